@@ -1,0 +1,101 @@
+"""Hashes, signatures and content ids (docs/spec/wire.md, section 2).
+
+Keccak-256 and secp256k1 are Ethereum's; content ids are SHA-256 Merkle roots (RFC 6962).
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final
+
+import coincurve
+from eth_hash.auto import keccak as _keccak
+
+from chain.primitives import Address, Hash32, PrivateKey, Signature
+
+SECP256K1_ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+"""The number of points of the curve; s and order - s both verify, so one is refused."""
+
+CHUNK_BYTES: Final = 2**18
+"""256 KiB: the leaf of a content id, and what one blob response carries."""
+
+
+def keccak256(data: bytes) -> Hash32:
+    """Ethereum's Keccak-256 of `data`."""
+    return Hash32(_keccak(data))
+
+
+def sha256(data: bytes) -> Hash32:
+    """SHA-256 of `data`."""
+    return Hash32(hashlib.sha256(data).digest())
+
+
+def sign(digest: Hash32, private_key: PrivateKey) -> Signature:
+    """The deterministic (RFC 6979), low-s, recoverable signature of `digest`."""
+    key = coincurve.PrivateKey(private_key)
+    return Signature(key.sign_recoverable(digest, hasher=None))
+
+
+def recover(digest: Hash32, signature: bytes) -> Address | None:
+    """The account whose key signed `digest`, or None if no canonical signature says so.
+
+    High s, a parity other than 0 or 1, and any other length than 65 bytes are refused: one
+    signer has one signature a digest (rule S1).
+    """
+    if len(signature) != 65 or signature[64] > 1:
+        return None
+    if int.from_bytes(signature[32:64], "big") > SECP256K1_ORDER // 2:
+        return None
+    try:
+        key = coincurve.PublicKey.from_signature_and_message(signature, digest, hasher=None)
+    except Exception:  # noqa: BLE001 - the library raises bare Exception on a bad point
+        return None
+    return public_key_to_address(key.format(compressed=False))
+
+
+def public_key_to_address(uncompressed: bytes) -> Address:
+    """The account of an uncompressed (65-byte) public key."""
+    return Address(keccak256(uncompressed[1:])[12:])
+
+
+def get_address(private_key: PrivateKey) -> Address:
+    """The account of `private_key`."""
+    return public_key_to_address(
+        coincurve.PrivateKey(private_key).public_key.format(compressed=False)
+    )
+
+
+def merkle_leaf(data: bytes) -> Hash32:
+    """RFC 6962's leaf hash: SHA-256(0x00 || data)."""
+    return sha256(b"\x00" + data)
+
+
+def merkle_node(left: bytes, right: bytes) -> Hash32:
+    """RFC 6962's node hash: SHA-256(0x01 || left || right)."""
+    return sha256(b"\x01" + left + right)
+
+
+def merkle_root(leaves: Sequence[Hash32]) -> Hash32:
+    """RFC 6962's tree hash over leaf hashes; of no leaves, SHA-256 of nothing."""
+    if not leaves:
+        return sha256(b"")
+    level = list(leaves)
+    # Pairing left to right and carrying an odd last node up gives RFC 6962's split at the
+    # largest power of two below n.
+    while len(level) > 1:
+        paired = [merkle_node(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
+        if len(level) % 2:
+            paired.append(level[-1])
+        level = paired
+    return level[0]
+
+
+def chunk_hashes(data: bytes | memoryview) -> tuple[Hash32, ...]:
+    """The leaf hash of every 256 KiB chunk of `data`; one leaf for no data at all."""
+    view = memoryview(data)
+    starts = range(0, max(len(view), 1), CHUNK_BYTES)
+    return tuple(merkle_leaf(bytes(view[start : start + CHUNK_BYTES])) for start in starts)
+
+
+def content_id(data: bytes | memoryview) -> Hash32:
+    """The name of a blob: the RFC 6962 root over its 256 KiB chunks."""
+    return merkle_root(chunk_hashes(data))

@@ -1,0 +1,86 @@
+"""What is wrong with somebody else's input, as values that can be counted and compared."""
+
+from enum import StrEnum
+
+
+class RejectionReason(StrEnum):
+    """Why a peer's, a miner's or a client's input was refused.
+
+    Tests and metrics use the member; people read the message.
+    """
+
+    MALFORMED = "malformed"
+    """The bytes are not the canonical encoding of what they claim to be."""
+    TOO_LARGE = "too_large"
+    """The bytes exceed the limit of their kind; they were not decoded."""
+    WRONG_CHAIN = "wrong_chain"
+    """Another chain id, genesis or protocol version."""
+    BAD_SIGNATURE = "bad_signature"
+    """The signature does not recover, is not low-s, or is another account's."""
+    UNKNOWN_VALIDATOR = "unknown_validator"
+    """The author is not in the validator set of that block number."""
+
+    # Blocks (docs/spec/state-transition.md, section 3).
+    UNKNOWN_PARENT = "unknown_parent"
+    HEADER_FIELD = "header_field"
+    """A header field breaks its rule; the detail names the field."""
+    BAD_CERTIFICATE = "bad_certificate"
+    BAD_TRANSACTION = "bad_transaction"
+    STATE_ROOT_MISMATCH = "state_root_mismatch"
+    RECEIPTS_ROOT_MISMATCH = "receipts_root_mismatch"
+    TRANSACTIONS_ROOT_MISMATCH = "transactions_root_mismatch"
+    GAS_USED_MISMATCH = "gas_used_mismatch"
+    BLOOM_MISMATCH = "bloom_mismatch"
+    TIMESTAMP_TOO_EARLY = "timestamp_too_early"
+    """A fresh proposal from the future: it is held, not dropped."""
+    WRONG_PRIMARY = "wrong_primary"
+
+    # Transactions (docs/spec/state-transition.md, section 4).
+    TRANSACTION_TYPE = "transaction_type"
+    NONCE_TOO_LOW = "nonce_too_low"
+    NONCE_TOO_HIGH = "nonce_too_high"
+    INSUFFICIENT_FUNDS = "insufficient_funds"
+    INTRINSIC_GAS = "intrinsic_gas"
+    GAS_LIMIT = "gas_limit"
+    FEE_TOO_LOW = "fee_too_low"
+    TIP_ABOVE_FEE = "tip_above_fee"
+    SENDER_HAS_CODE = "sender_has_code"
+    INIT_CODE_TOO_LARGE = "init_code_too_large"
+
+    # Training (docs/spec/training.md).
+    BAD_SPEC = "bad_spec"
+    CONTENT_MISMATCH = "content_mismatch"
+    """The bytes do not hash to the content id they were asked for by."""
+    BAD_GRADIENT = "bad_gradient"
+    """Shape, finiteness, canonical form or norm bound."""
+    NOT_COMMITTED = "not_committed"
+    """No commitment on chain is opened by this blob."""
+
+
+class RejectedInputError(Exception):
+    """Somebody else's input was refused. `reason` is for programs, the message for people."""
+
+    def __init__(self, reason: RejectionReason, detail: str = "") -> None:
+        super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
+        self.reason = reason
+        self.detail = detail
+
+
+class InvalidBlock(RejectedInputError):
+    """The block breaks a rule of the state transition; no honest node finalizes it."""
+
+
+class InvalidTransaction(RejectedInputError):
+    """The transaction cannot be included on top of the given state."""
+
+
+class InvalidMessage(RejectedInputError):
+    """A consensus or network message breaks its rules."""
+
+
+class InvalidSpec(RejectedInputError):
+    """A training task's specification breaks a rule of docs/spec/training.md."""
+
+
+class InvalidGradient(RejectedInputError):
+    """A gradient payload breaks a rule of its encoding."""

@@ -1,0 +1,1 @@
+"""The values that are hashed, signed, stored and sent."""

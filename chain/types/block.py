@@ -1,0 +1,77 @@
+"""A block: header, raw transactions, and the commit certificate of the parent
+(docs/spec/state-transition.md, section 2).
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from chain import codec
+from chain.primitives import BlockNumber, Hash32
+from chain.types.certificate import CommitCertificate, certificate_from_item
+from chain.types.header import Header, header_from_item
+
+BLOCK_LIMIT_BYTES: Final = 2**22
+"""4 MiB: 30 M gas of calldata at 10 gas a zero byte, with the certificate, stays below."""
+
+TRANSACTION_LIMIT_BYTES: Final = 2**17
+"""128 KiB, geth's transaction limit, which wallets and libraries expect."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block as proposed, stored and synced. Its digest in every view is its hash."""
+
+    header: Header
+    transactions: tuple[bytes, ...]
+    """Signed transactions in their EIP-2718 encoding."""
+    parent_certificate: CommitCertificate | None
+    """None only in block 1 (and in genesis): nobody votes on genesis."""
+
+    @property
+    def number(self) -> BlockNumber:
+        """The header's number."""
+        return self.header.number
+
+    @property
+    def hash(self) -> Hash32:
+        """The header's hash."""
+        return self.header.hash
+
+    def to_item(self) -> codec.Encodable:
+        """[header, [transaction, ...], certificate or []]."""
+        certificate = self.parent_certificate
+        return [
+            self.header.fields(),
+            list(self.transactions),
+            [] if certificate is None else certificate.to_item(),
+        ]
+
+    def encode(self) -> bytes:
+        """The RLP of the block."""
+        return codec.encode(self.to_item())
+
+
+def block_from_item(item: codec.Item) -> Block:
+    """The block of a decoded RLP list.
+
+    Raises:
+        RejectedInputError: MALFORMED.
+    """
+    header_item, transactions_item, certificate_item = codec.as_list(item, length=3)
+    return Block(
+        header=header_from_item(header_item),
+        transactions=tuple(
+            codec.as_bytes(raw, max_length=TRANSACTION_LIMIT_BYTES)
+            for raw in codec.as_list(transactions_item)
+        ),
+        parent_certificate=None if certificate_item == [] else certificate_from_item(certificate_item),
+    )
+
+
+def decode_block(data: bytes) -> Block:
+    """The block that `data` encodes.
+
+    Raises:
+        RejectedInputError: TOO_LARGE or MALFORMED.
+    """
+    return block_from_item(codec.decode(data, limit_bytes=BLOCK_LIMIT_BYTES))

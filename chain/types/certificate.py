@@ -1,0 +1,67 @@
+"""The commit certificate: a quorum of COMMIT signatures over one block hash
+(docs/spec/consensus.md, section 6).
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from chain import codec
+from chain.crypto import keccak256
+from chain.errors import RejectedInputError, RejectionReason
+from chain.primitives import Hash32, Signature, ValidatorIndex, View
+
+MAX_VALIDATORS: Final = 100
+"""The ValidatorSet contract's limit: at 100 a block costs 2.8 MB of votes network-wide."""
+
+CERTIFICATE_LIMIT_BYTES: Final = 16 + MAX_VALIDATORS * 72
+"""The view, and an index and a 65-byte signature for every possible validator."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitCertificate:
+    """COMMIT signatures of one view, by strictly ascending validator index.
+
+    Whether it is a quorum of valid signatures is `chain.consensus.certificates`'s question.
+    """
+
+    view: View
+    signatures: tuple[tuple[ValidatorIndex, Signature], ...]
+
+    def to_item(self) -> codec.Encodable:
+        """The nested list of the encoding: [view, [[index, signature], ...]]."""
+        return [self.view, [[index, signature] for index, signature in self.signatures]]
+
+    def encode(self) -> bytes:
+        """The RLP of the certificate."""
+        return codec.encode(self.to_item())
+
+    @property
+    def hash(self) -> Hash32:
+        """keccak256(rlp(certificate)): what the child's extra_data holds."""
+        return keccak256(self.encode())
+
+
+def certificate_from_item(item: codec.Item) -> CommitCertificate:
+    """The certificate of a decoded RLP list.
+
+    Raises:
+        RejectedInputError: MALFORMED, also if the indices do not ascend strictly.
+    """
+    view_item, entries_item = codec.as_list(item, length=2)
+    signatures: list[tuple[ValidatorIndex, Signature]] = []
+    for entry in codec.as_list(entries_item, max_length=MAX_VALIDATORS):
+        index_item, signature_item = codec.as_list(entry, length=2)
+        index = ValidatorIndex(codec.as_uint(index_item, bits=16))
+        if signatures and index <= signatures[-1][0]:
+            raise RejectedInputError(RejectionReason.MALFORMED, "certificate indices not ascending")
+        signatures.append((index, Signature(codec.as_bytes(signature_item, length=65))))
+    return CommitCertificate(View(codec.as_uint(view_item, bits=64)), tuple(signatures))
+
+
+def decode_certificate(data: bytes) -> CommitCertificate:
+    """The certificate that `data` encodes.
+
+    Raises:
+        RejectedInputError: TOO_LARGE or MALFORMED.
+    """
+    return certificate_from_item(codec.decode(data, limit_bytes=CERTIFICATE_LIMIT_BYTES))

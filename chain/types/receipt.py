@@ -1,0 +1,123 @@
+"""Receipts, logs and their bloom filter (docs/spec/state-transition.md, section 6)."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from chain import codec
+from chain.crypto import keccak256
+from chain.errors import RejectedInputError, RejectionReason
+from chain.primitives import Address, Hash32
+
+BLOOM_BYTES: Final = 256
+"""The yellow paper's 2048-bit filter."""
+
+MAX_TOPICS: Final = 4
+"""LOG4 is the last of the LOG opcodes."""
+
+RECEIPT_LIMIT_BYTES: Final = 2**22
+"""30 M gas of log data at 8 gas a byte is 3.75 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """What a contract emitted."""
+
+    address: Address
+    topics: tuple[Hash32, ...]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of one transaction of a block."""
+
+    transaction_type: int
+    status: int
+    """1 for success, 0 if it reverted or halted (EIP-658)."""
+    cumulative_gas_used: int
+    """Gas of this and all earlier transactions of the block."""
+    logs_bloom: bytes
+    logs: tuple[Log, ...]
+
+    def encode(self) -> bytes:
+        """The EIP-2718 encoding that the receipts root is computed over."""
+        payload = codec.encode(
+            [
+                self.status,
+                self.cumulative_gas_used,
+                self.logs_bloom,
+                [[log.address, list(log.topics), log.data] for log in self.logs],
+            ]
+        )
+        return bytes([self.transaction_type]) + payload if self.transaction_type else payload
+
+
+def build_receipt(
+    transaction_type: int, status: int, cumulative_gas_used: int, logs: tuple[Log, ...]
+) -> Receipt:
+    """The receipt with the bloom that its logs have."""
+    return Receipt(transaction_type, status, cumulative_gas_used, compute_bloom(logs), logs)
+
+
+def decode_receipt(data: bytes) -> Receipt:
+    """The receipt that `data` encodes.
+
+    Raises:
+        RejectedInputError: TOO_LARGE or MALFORMED; a bloom that is not the logs' is malformed.
+    """
+    typed = bool(data) and data[0] < 0xC0
+    item = codec.decode(data[1:] if typed else data, limit_bytes=RECEIPT_LIMIT_BYTES)
+    status, cumulative_gas_used, logs_bloom, log_items = codec.as_list(item, length=4)
+    receipt = build_receipt(
+        data[0] if typed else 0,
+        codec.as_uint(status, bits=1),
+        codec.as_uint(cumulative_gas_used, bits=64),
+        tuple(_as_log(log) for log in codec.as_list(log_items)),
+    )
+    if logs_bloom != receipt.logs_bloom or (typed and data[0] == 0):
+        raise RejectedInputError(RejectionReason.MALFORMED, "bloom or type of a receipt")
+    return receipt
+
+
+def _as_log(item: codec.Item) -> Log:
+    address, topics, data = codec.as_list(item, length=3)
+    return Log(
+        Address(codec.as_bytes(address, length=20)),
+        tuple(
+            Hash32(codec.as_bytes(topic, length=32))
+            for topic in codec.as_list(topics, max_length=MAX_TOPICS)
+        ),
+        codec.as_bytes(data),
+    )
+
+
+def compute_bloom(logs: Iterable[Log]) -> bytes:
+    """The 256-byte filter with three bits for every address and topic of `logs`."""
+    bits = 0
+    for log in logs:
+        for value in (log.address, *log.topics):
+            bits |= _bloom_bits(value)
+    return bits.to_bytes(BLOOM_BYTES, "big")
+
+
+def combine_blooms(blooms: Sequence[bytes]) -> bytes:
+    """The filter of everything that is in any of `blooms`."""
+    bits = 0
+    for bloom in blooms:
+        bits |= int.from_bytes(bloom, "big")
+    return bits.to_bytes(BLOOM_BYTES, "big")
+
+
+def may_contain(bloom: bytes, value: bytes) -> bool:
+    """Whether `value`, an address or a topic, may be in the filter; False is certain."""
+    wanted = _bloom_bits(value)
+    return int.from_bytes(bloom, "big") & wanted == wanted
+
+
+def _bloom_bits(value: bytes) -> int:
+    digest = keccak256(value)
+    bits = 0
+    for start in (0, 2, 4):
+        bits |= 1 << (int.from_bytes(digest[start : start + 2], "big") & 2047)
+    return bits

@@ -1,0 +1,147 @@
+import contextlib
+
+import pytest
+import rlp
+from eth_account import Account
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chain.crypto import SECP256K1_ORDER
+from chain.errors import InvalidTransaction, RejectionReason
+from chain.types.block import TRANSACTION_LIMIT_BYTES
+from chain.types.transaction import decode_transaction
+
+KEY = b"\x11" * 32
+SENDER = bytes.fromhex(Account.from_key(KEY).address[2:])
+RECIPIENT = b"\x22" * 20
+AUTHORIZATION = Account.sign_authorization({"chainId": 5, "address": RECIPIENT, "nonce": 7}, KEY)
+
+FIELDS_BY_TYPE = {
+    0: {"gasPrice": 9},
+    1: {
+        "gasPrice": 9,
+        "accessList": [{"address": "0x" + "22" * 20, "storageKeys": ["0x" + "01" * 32]}],
+    },
+    2: {"maxFeePerGas": 9, "maxPriorityFeePerGas": 4, "type": 2},
+    4: {"maxFeePerGas": 9, "maxPriorityFeePerGas": 4, "authorizationList": [AUTHORIZATION]},
+}
+
+
+def sign(transaction_type: int, **changes: object) -> bytes:
+    fields = {
+        "chainId": 5,
+        "nonce": 3,
+        "gas": 21_000,
+        "to": RECIPIENT,
+        "value": 10,
+        "data": b"\x00\x01",
+        **FIELDS_BY_TYPE[transaction_type],
+        **changes,
+    }
+    return bytes(Account.sign_transaction(fields, KEY).raw_transaction)
+
+
+def rejection(raw: bytes) -> RejectionReason:
+    with pytest.raises(InvalidTransaction) as caught:
+        decode_transaction(raw)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("transaction_type", [0, 1, 2, 4])
+def test_every_accepted_type_decodes_to_what_the_wallet_signed(transaction_type: int) -> None:
+    raw = sign(transaction_type)
+    transaction = decode_transaction(raw)
+    assert (transaction.type, transaction.raw, transaction.sender) == (
+        transaction_type,
+        raw,
+        SENDER,
+    )
+    assert (transaction.chain_id, transaction.nonce, transaction.gas_limit) == (5, 3, 21_000)
+    assert (transaction.to, transaction.value, transaction.data) == (RECIPIENT, 10, b"\x00\x01")
+    assert transaction.max_fee_per_gas == 9
+    assert transaction.max_priority_fee_per_gas == (9 if transaction_type < 2 else 4)
+    assert transaction.access_list == (
+        ((RECIPIENT, (b"\x01" * 32,)),) if transaction_type == 1 else ()
+    )
+    assert [entry.nonce for entry in transaction.authorization_list] == (
+        [7] if transaction_type == 4 else []
+    )
+
+
+def test_hash_is_the_wallets() -> None:
+    signed = Account.sign_transaction(
+        {"chainId": 5, "nonce": 0, "gas": 21_000, "to": RECIPIENT, "value": 0, "gasPrice": 1}, KEY
+    )
+    assert decode_transaction(bytes(signed.raw_transaction)).hash == bytes(signed.hash)
+
+
+def test_contract_creation_has_no_recipient() -> None:
+    assert decode_transaction(sign(2, to=b"")).to is None
+
+
+def test_legacy_without_replay_protection_has_no_chain_id() -> None:
+    fields = {"nonce": 0, "gas": 21_000, "to": RECIPIENT, "value": 0, "gasPrice": 1}
+    raw = bytes(Account.sign_transaction(fields, KEY).raw_transaction)
+    transaction = decode_transaction(raw)
+    assert (transaction.chain_id, transaction.v, transaction.sender) == (
+        None,
+        transaction.v,
+        SENDER,
+    )
+    assert transaction.v in (27, 28)
+
+
+def test_blob_and_unknown_types_are_refused() -> None:
+    assert rejection(b"\x03" + sign(2)[1:]) == RejectionReason.TRANSACTION_TYPE
+    assert rejection(b"\x7f\xc0") == RejectionReason.TRANSACTION_TYPE
+    assert rejection(b"\x00" + sign(0)) == RejectionReason.TRANSACTION_TYPE
+
+
+def test_high_s_is_refused() -> None:
+    fields = rlp.decode(sign(2)[1:])
+    flipped = SECP256K1_ORDER - int.from_bytes(fields[11], "big")
+    fields[11] = flipped.to_bytes(32, "big")
+    fields[9] = b"" if fields[9] else b"\x01"
+    assert rejection(b"\x02" + rlp.encode(fields)) == RejectionReason.BAD_SIGNATURE
+
+
+def test_leading_zero_and_trailing_bytes_and_size_are_refused() -> None:
+    fields = rlp.decode(sign(2)[1:])
+    padded = [*fields[:1], b"\x00\x03", *fields[2:]]
+    assert rejection(b"\x02" + rlp.encode(padded)) == RejectionReason.MALFORMED
+    assert rejection(sign(2) + b"\x00") == RejectionReason.MALFORMED
+    assert rejection(b"") == RejectionReason.MALFORMED
+    assert rejection(sign(2, data=bytes(TRANSACTION_LIMIT_BYTES))) == RejectionReason.TOO_LARGE
+
+
+def test_set_code_needs_a_recipient_and_an_authorization() -> None:
+    fields = rlp.decode(sign(4)[1:])
+    without_list = [*fields[:9], [], *fields[10:]]
+    without_recipient = [*fields[:5], b"", *fields[6:]]
+    assert rejection(b"\x04" + rlp.encode(without_list)) == RejectionReason.MALFORMED
+    assert rejection(b"\x04" + rlp.encode(without_recipient)) == RejectionReason.MALFORMED
+
+
+def test_effective_price_is_capped_by_the_fee() -> None:
+    transaction = decode_transaction(sign(2))
+    assert transaction.compute_effective_gas_price(1) == 5
+    assert transaction.compute_effective_gas_price(8) == 9
+
+
+@given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda tail: b"\x02" + tail))
+def test_any_bytes_decode_or_are_rejected(raw: bytes) -> None:
+    with contextlib.suppress(InvalidTransaction):
+        assert decode_transaction(raw).raw == raw
+
+
+@given(st.sampled_from([0, 1, 2, 4]), st.integers(0, 400), st.integers(0, 255))
+def test_a_changed_byte_never_passes_as_the_same_sender(
+    transaction_type: int, position: int, byte: int
+) -> None:
+    raw = sign(transaction_type)
+    position %= len(raw)
+    changed = raw[:position] + bytes([byte]) + raw[position + 1 :]
+    if changed == raw:
+        return
+    with contextlib.suppress(InvalidTransaction):
+        assert decode_transaction(changed).sender != SENDER

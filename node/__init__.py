@@ -1,0 +1,1 @@
+"""The world around the chain: disk, network, clock, processes (docs/adr)."""

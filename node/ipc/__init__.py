@@ -1,0 +1,1 @@
+"""How the node process and the RPC process speak: a Unix socket (docs/spec/rpc.md, section 7)."""

@@ -1,0 +1,264 @@
+"""The node process's end of the socket (docs/spec/rpc.md, section 7).
+
+trio. It answers what only the node knows, and tells of new heads. A client that misbehaves loses
+its connection, and nothing else happens.
+"""
+
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+import structlog
+import trio
+
+from chain.errors import RejectedInputError, RejectionReason
+from chain.primitives import Address, BlockNumber, Hash32
+from node.ipc.framing import FrameError, FrameReader, JsonObject, JsonValue, encode_frame
+
+if TYPE_CHECKING:
+    # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
+    from trio_typing import TaskStatus
+
+MAX_CONNECTIONS: Final = 16
+"""RPC processes and tools of one node; the socket is the operator's own."""
+
+MAX_REQUESTS_IN_FLIGHT: Final = 256
+"""Of one connection. Past it the server stops reading, and the client waits."""
+
+RECEIVE_BYTES: Final = 2**16
+"""What one read asks the socket for."""
+
+BACKLOG: Final = 16
+"""Connections that the kernel holds until they are accepted."""
+
+UNIX_PATH_LIMIT_BYTES: Final = 107
+"""sun_path has 108 bytes on Linux, with the terminating zero."""
+
+_log = structlog.get_logger("node.ipc")
+
+
+class NodeBackend(Protocol):
+    """What the node process answers. Called from the node's own thread; must not block."""
+
+    async def submit_transaction(self, raw: bytes) -> Hash32:
+        """Put a signed transaction into the pool and announce it; its hash.
+
+        Raises:
+            RejectedInputError: Why it was refused.
+        """
+        ...
+
+    def get_pending_nonce(self, address: Address) -> int | None:
+        """The nonce after the account's consecutive pooled transactions; None if it has none."""
+        ...
+
+    def get_pooled_transaction(self, transaction_hash: Hash32) -> bytes | None:
+        """The raw transaction, or None if the pool does not hold it."""
+        ...
+
+    def get_pool_content(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        """Raw transactions: those includable now, and those that wait for a nonce."""
+        ...
+
+    def get_node_info(self) -> JsonObject:
+        """Peer id, listen addresses, validator, role: what `pot_nodeInfo` adds to the chain."""
+        ...
+
+    def get_validators(self) -> JsonValue:
+        """What `pot_validators` shows."""
+        ...
+
+    def get_consensus_state(self) -> JsonObject:
+        """What `pot_consensusState` shows."""
+        ...
+
+    def get_sync_state(self) -> JsonObject:
+        """`{"peers": int, "best": int}`: connected peers and the highest head among them."""
+        ...
+
+    async def blob_arrived(self, content_id: Hash32, kind: str) -> None:
+        """A blob of that kind ("task" or "gradient") was stored by the RPC process."""
+        ...
+
+
+class IpcServer:
+    """Serves one NodeBackend on one Unix socket."""
+
+    def __init__(self, backend: NodeBackend) -> None:
+        self._backend = backend
+        self._head: JsonObject | None = None
+        self._head_changed = trio.Event()
+        self._handlers: Mapping[str, Callable[[JsonObject], Awaitable[JsonValue]]] = {
+            "submit_transaction": self._submit_transaction,
+            "pending_nonce": self._pending_nonce,
+            "pooled_transaction": self._pooled_transaction,
+            "pool_content": self._pool_content,
+            "node_info": self._node_info,
+            "validators": self._validators,
+            "consensus_state": self._consensus_state,
+            "sync_state": self._sync_state,
+            "blob_arrived": self._blob_arrived,
+        }
+
+    def announce_head(self, number: BlockNumber, block_hash: Hash32) -> None:
+        """Tell every client of a new head. A slow client hears only of the newest."""
+        self._head = {"number": number, "hash": "0x" + block_hash.hex()}
+        self._head_changed.set()
+        self._head_changed = trio.Event()
+
+    async def serve(
+        self, path: Path, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Listen at `path`, readable by the owner only, until cancelled.
+
+        Raises:
+            OSError: The path is too long, or its folder cannot be written.
+        """
+        with trio.socket.from_stdlib_socket(_open_socket(path)) as listener:
+            connections = trio.CapacityLimiter(MAX_CONNECTIONS)
+            async with trio.open_nursery() as nursery:
+                task_status.started()
+                while True:
+                    client, _ = await listener.accept()
+                    nursery.start_soon(self._serve_client, client, connections)
+
+    async def _serve_client(
+        self, client: trio.socket.SocketType, connections: trio.CapacityLimiter
+    ) -> None:
+        stream = trio.SocketStream(client)
+        try:
+            connections.acquire_nowait()
+        except trio.WouldBlock:
+            await trio.aclose_forcefully(stream)
+            return
+        try:
+            async with stream:
+                await _Connection(stream, self).run()
+        except* (FrameError, trio.BrokenResourceError, trio.ClosedResourceError) as errors:
+            _log.info("ipc connection lost", error=str(errors.exceptions[0]))
+        finally:
+            connections.release()
+
+    async def answer(self, request: JsonObject) -> JsonObject:
+        """The response to one request, an error included."""
+        response: JsonObject = {"id": request.get("id")}
+        method, params = request.get("method"), request.get("params")
+        handler = self._handlers.get(method) if isinstance(method, str) else None
+        try:
+            if handler is None or not isinstance(params, dict):
+                raise RejectedInputError(RejectionReason.MALFORMED, f"no method {method!r}")
+            response["result"] = await handler(params)
+        except RejectedInputError as error:
+            response["error"] = {"reason": error.reason.value, "message": error.detail}
+        return response
+
+    async def wait_head(self, seen: JsonObject | None) -> JsonObject:
+        """The head, once it is another than `seen`."""
+        while self._head is None or self._head == seen:
+            await self._head_changed.wait()
+        return self._head
+
+    async def _submit_transaction(self, params: JsonObject) -> JsonValue:
+        transaction_hash = await self._backend.submit_transaction(_as_bytes(params, "raw"))
+        return {"hash": "0x" + transaction_hash.hex()}
+
+    async def _pending_nonce(self, params: JsonObject) -> JsonValue:
+        return self._backend.get_pending_nonce(Address(_as_bytes(params, "address")))
+
+    async def _pooled_transaction(self, params: JsonObject) -> JsonValue:
+        raw = self._backend.get_pooled_transaction(Hash32(_as_bytes(params, "hash")))
+        return None if raw is None else "0x" + raw.hex()
+
+    async def _pool_content(self, _params: JsonObject) -> JsonValue:
+        pending, queued = self._backend.get_pool_content()
+        return {
+            "pending": ["0x" + raw.hex() for raw in pending],
+            "queued": ["0x" + raw.hex() for raw in queued],
+        }
+
+    async def _node_info(self, _params: JsonObject) -> JsonValue:
+        return self._backend.get_node_info()
+
+    async def _validators(self, _params: JsonObject) -> JsonValue:
+        return self._backend.get_validators()
+
+    async def _consensus_state(self, _params: JsonObject) -> JsonValue:
+        return self._backend.get_consensus_state()
+
+    async def _sync_state(self, _params: JsonObject) -> JsonValue:
+        return self._backend.get_sync_state()
+
+    async def _blob_arrived(self, params: JsonObject) -> JsonValue:
+        kind = params.get("kind")
+        if not isinstance(kind, str):
+            raise RejectedInputError(RejectionReason.MALFORMED, "kind is not a string")
+        await self._backend.blob_arrived(Hash32(_as_bytes(params, "content_id")), kind)
+        return None
+
+
+class _Connection:
+    """One client: reads requests, answers each in its own task, sends new heads."""
+
+    def __init__(self, stream: trio.SocketStream, server: IpcServer) -> None:
+        self._stream = stream
+        self._server = server
+        self._send_lock = trio.Lock()
+        self._in_flight = trio.CapacityLimiter(MAX_REQUESTS_IN_FLIGHT)
+
+    async def run(self) -> None:
+        """Serve until the client hangs up."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send_heads)
+            reader = FrameReader()
+            while data := await self._stream.receive_some(RECEIVE_BYTES):
+                for request in reader.feed(data):
+                    token = object()
+                    await self._in_flight.acquire_on_behalf_of(token)
+                    nursery.start_soon(self._answer, request, token)
+            nursery.cancel_scope.cancel()
+
+    async def _answer(self, request: JsonObject, token: object) -> None:
+        try:
+            await self._send(await self._server.answer(request))
+        finally:
+            self._in_flight.release_on_behalf_of(token)
+
+    async def _send_heads(self) -> None:
+        seen: JsonObject | None = None
+        while True:
+            seen = await self._server.wait_head(seen)
+            await self._send({"event": "new_head", "data": seen})
+
+    async def _send(self, value: JsonObject) -> None:
+        async with self._send_lock:
+            await self._stream.send_all(encode_frame(value))
+
+
+def _open_socket(path: Path) -> socket.socket:
+    if len(str(path).encode()) > UNIX_PATH_LIMIT_BYTES:
+        raise OSError(
+            f"the socket path {path} is longer than {UNIX_PATH_LIMIT_BYTES} bytes: "
+            "choose a shorter data_dir"
+        )
+    # The data directory's lock says that nobody else serves here: a socket that is left over
+    # belongs to a process that was killed.
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.setblocking(False)
+    listener.bind(str(path))
+    path.chmod(0o600)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _as_bytes(params: JsonObject, name: str) -> bytes:
+    value = params.get(name)
+    if not isinstance(value, str) or not value.startswith("0x"):
+        raise RejectedInputError(RejectionReason.MALFORMED, f"{name} is not 0x-hexadecimal")
+    try:
+        return bytes.fromhex(value[2:])
+    except ValueError as error:
+        raise RejectedInputError(
+            RejectionReason.MALFORMED, f"{name} is not 0x-hexadecimal"
+        ) from error

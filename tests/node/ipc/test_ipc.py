@@ -1,0 +1,266 @@
+"""The Unix socket between the node and its RPC process: both ends, for real."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from chain.errors import RejectedInputError, RejectionReason
+from chain.primitives import Address, BlockNumber, Hash32
+from node.ipc.client import IpcClient, IpcError, IpcRefusedError
+from node.ipc.framing import (
+    MAX_FRAME_BYTES,
+    FrameError,
+    FrameReader,
+    JsonObject,
+    JsonValue,
+    encode_frame,
+    parse_json,
+)
+from node.ipc.server import MAX_CONNECTIONS, IpcServer
+
+HASH = Hash32(b"\x11" * 32)
+
+
+class FakeBackend:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.submitted: list[bytes] = []
+        self.blobs: list[tuple[Hash32, str]] = []
+
+    async def submit_transaction(self, raw: bytes) -> Hash32:
+        if raw == b"\xff":
+            raise RejectedInputError(RejectionReason.NONCE_TOO_LOW, "next nonce 3, got 1")
+        self.submitted.append(raw)
+        return HASH
+
+    def get_pending_nonce(self, address: Address) -> int | None:
+        return 7 if address == Address(b"\x01" * 20) else None
+
+    def get_pooled_transaction(self, transaction_hash: Hash32) -> bytes | None:
+        return b"\x02raw" if transaction_hash == HASH else None
+
+    def get_pool_content(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        return (b"\x02a",), ()
+
+    def get_node_info(self) -> JsonObject:
+        return {"peerId": "me"}
+
+    def get_validators(self) -> JsonValue:
+        return []
+
+    def get_consensus_state(self) -> JsonObject:
+        return {"view": 0}
+
+    def get_sync_state(self) -> JsonObject:
+        return {"peers": 3, "best": 9}
+
+    async def blob_arrived(self, content_id: Hash32, kind: str) -> None:
+        self.blobs.append((content_id, kind))
+
+
+async def wait_until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 - the client has no event for every state
+            await asyncio.sleep(0.005)
+
+
+@contextmanager
+def served(path: Path, backend: FakeBackend) -> Iterator[tuple[IpcServer, trio.lowlevel.TrioToken]]:
+    """An IpcServer in a thread with a trio loop of its own."""
+    ready = threading.Event()
+    held: list[tuple[IpcServer, trio.lowlevel.TrioToken, trio.CancelScope]] = []
+
+    async def main() -> None:
+        server = IpcServer(backend)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve, path)
+            held.append((server, trio.lowlevel.current_trio_token(), nursery.cancel_scope))
+            ready.set()
+
+    thread = threading.Thread(target=trio.run, args=(main,))
+    thread.start()
+    assert ready.wait(10)
+    server, token, scope = held[0]
+    try:
+        yield server, token
+    finally:
+        token.run_sync_soon(scope.cancel)
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@contextmanager
+def connected_client(path: Path) -> Iterator[tuple[IpcClient, asyncio.Runner]]:
+    with asyncio.Runner() as runner:
+        client = IpcClient(path)
+
+        async def start() -> asyncio.Task[None]:
+            task = asyncio.create_task(client.run())
+            await wait_until(lambda: client.is_connected)
+            return task
+
+        async def stop(task: asyncio.Task[None]) -> None:
+            task.cancel()
+            await asyncio.wait([task])
+
+        task = runner.run(start())
+        try:
+            yield client, runner
+        finally:
+            runner.run(stop(task))
+
+
+def test_client_gets_what_the_backend_answers(tmp_path: Path) -> None:
+    backend = FakeBackend()
+    path = tmp_path / "node.ipc"
+    with served(path, backend), connected_client(path) as (client, runner):
+        assert runner.run(client.call("submit_transaction", {"raw": "0x02c0"})) == {
+            "hash": "0x" + HASH.hex()
+        }
+        assert backend.submitted == [b"\x02\xc0"]
+        assert runner.run(client.call("pending_nonce", {"address": "0x" + "01" * 20})) == 7
+        assert runner.run(client.call("pending_nonce", {"address": "0x" + "02" * 20})) is None
+        assert (
+            runner.run(client.call("pooled_transaction", {"hash": "0x" + HASH.hex()}))
+            == "0x02726177"
+        )
+        assert runner.run(client.call("pool_content")) == {"pending": ["0x0261"], "queued": []}
+        assert runner.run(client.call("sync_state")) == {"peers": 3, "best": 9}
+        runner.run(client.call("blob_arrived", {"content_id": "0x" + HASH.hex(), "kind": "task"}))
+        assert backend.blobs == [(HASH, "task")]
+
+
+def test_refusals_keep_their_reason(tmp_path: Path) -> None:
+    path = tmp_path / "node.ipc"
+    with served(path, FakeBackend()), connected_client(path) as (client, runner):
+        with pytest.raises(IpcRefusedError) as refused:
+            runner.run(client.call("submit_transaction", {"raw": "0xff"}))
+        assert (refused.value.reason, refused.value.message) == (
+            "nonce_too_low",
+            "next nonce 3, got 1",
+        )
+        for method, params in (
+            ("unknown", {}),
+            ("submit_transaction", {}),
+            ("submit_transaction", {"raw": "zz"}),
+            ("submit_transaction", {"raw": "0xz"}),
+            ("blob_arrived", {"content_id": "0x00", "kind": 1}),
+        ):
+            with pytest.raises(IpcRefusedError, match="malformed"):
+                runner.run(client.call(method, params))
+
+
+def test_new_heads_are_pushed_and_a_late_client_hears_the_newest(tmp_path: Path) -> None:
+    path = tmp_path / "node.ipc"
+
+    async def wait_head(client: IpcClient, number: int) -> None:
+        await wait_until(lambda: client.head is not None and client.head["number"] == number)
+
+    with served(path, FakeBackend()) as (server, token):
+        with connected_client(path) as (client, runner):
+            token.run_sync_soon(server.announce_head, BlockNumber(5), HASH)
+            runner.run(wait_head(client, 5))
+            assert client.head == {"number": 5, "hash": "0x" + HASH.hex()}
+            token.run_sync_soon(server.announce_head, BlockNumber(6), HASH)
+            runner.run(wait_head(client, 6))
+        with connected_client(path) as (client, runner):
+            runner.run(wait_head(client, 6))
+
+
+def test_client_reconnects_and_fails_at_once_while_the_node_is_away(tmp_path: Path) -> None:
+    path = tmp_path / "node.ipc"
+    with served(path, FakeBackend()):
+        context = connected_client(path)
+        client, runner = context.__enter__()
+    try:
+        runner.run(wait_until(lambda: not client.is_connected))
+        with pytest.raises(IpcError, match="not reachable"):
+            runner.run(client.call("node_info"))
+        with served(path, FakeBackend()):
+            runner.run(wait_until(lambda: client.is_connected))
+            assert runner.run(client.call("node_info")) == {"peerId": "me"}
+    finally:
+        context.__exit__(None, None, None)
+
+
+def test_garbage_costs_a_client_its_connection_only(tmp_path: Path) -> None:
+    path = tmp_path / "node.ipc"
+    with served(path, FakeBackend()), connected_client(path) as (client, runner):
+        for garbage in (b"\xff\xff\xff\xff", b"\x00\x00\x00\x02{]", b"\x00\x00\x00\x02[]"):
+            with socket.socket(socket.AF_UNIX) as stranger:
+                stranger.settimeout(10)
+                stranger.connect(str(path))
+                stranger.sendall(garbage)
+                assert stranger.recv(100) == b""
+        assert runner.run(client.call("node_info")) == {"peerId": "me"}
+
+
+def test_connections_are_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "node.ipc"
+    with served(path, FakeBackend()):
+        strangers = [socket.socket(socket.AF_UNIX) for _ in range(MAX_CONNECTIONS)]
+        try:
+            for stranger in strangers:
+                stranger.connect(str(path))
+                stranger.sendall(encode_frame({"id": 1, "method": "node_info", "params": {}}))
+                assert stranger.recv(4) != b""
+            with socket.socket(socket.AF_UNIX) as one_too_many:
+                one_too_many.settimeout(10)
+                one_too_many.connect(str(path))
+                assert one_too_many.recv(4) == b""
+        finally:
+            for stranger in strangers:
+                stranger.close()
+
+
+def test_socket_is_the_owners_alone_and_replaces_a_left_over_one(tmp_path: Path) -> None:
+    path = tmp_path / "node.ipc"
+    with socket.socket(socket.AF_UNIX) as left_over:
+        left_over.bind(str(path))
+    with served(path, FakeBackend()):
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_path_that_is_too_long_names_the_cure() -> None:
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(OSError, match="shorter data_dir"), flatten_subgroups=True
+    ):
+        trio.run(_serve_once, Path("/tmp/" + "x" * 110))
+
+
+async def _serve_once(path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(IpcServer(FakeBackend()).serve, path)
+
+
+def test_frames_survive_any_cut() -> None:
+    values: list[JsonObject] = [{"id": 1}, {"text": "é"}, {}]
+    stream = b"".join(encode_frame(value) for value in values)
+    for size in (1, 3, len(stream)):
+        reader = FrameReader()
+        got = [
+            value
+            for start in range(0, len(stream), size)
+            for value in reader.feed(stream[start : start + size])
+        ]
+        assert got == values
+
+
+def test_frames_are_bounded_both_ways() -> None:
+    with pytest.raises(FrameError, match="limit"):
+        encode_frame({"text": "x" * MAX_FRAME_BYTES})
+    with pytest.raises(FrameError, match="limit"):
+        FrameReader().feed((MAX_FRAME_BYTES + 1).to_bytes(4, "big"))
+
+
+@pytest.mark.parametrize("text", [b"NaN", b"[Infinity]", b"[" * 200_000, b"\xff", b"", b"1" * 5000])
+def test_json_that_no_standard_allows_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the message is Python's
+        parse_json(text)

@@ -1,0 +1,153 @@
+"""What all nodes of a network agree on (docs/spec/state-transition.md, section 7).
+
+These are the fields of `config.proofOfTraining` in genesis.json. Nothing else may change consensus.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Final
+
+from chain.primitives import Address
+from chain.types.certificate import MAX_VALIDATORS
+
+Json = None | bool | int | str | list["Json"] | dict[str, "Json"]
+"""A JSON value without floats: what a genesis may hold."""
+
+EXECUTION_FLOOR_GAS_PER_SECOND: Final = 1_000_000
+"""The slowest a full block may execute; bench/execution_floor.py holds every opcode to it."""
+
+TIMEOUT_CAP_FACTOR: Final = 3
+"""A view must outlast the worst full block by this factor, else timeouts never converge."""
+
+
+class BaseFeeMode(StrEnum):
+    """How the base fee moves from block to block."""
+
+    FIXED = "fixed"
+    """It stays what genesis says; 0 lets a new wallet claim without coins."""
+    EIP1559 = "eip1559"
+    """Ethereum's rule, but never below the floor."""
+
+
+class InvalidGenesisError(Exception):
+    """The genesis file is wrong. The message names the setting and the cure."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChainParameters:
+    """The network's own constants. Integers, in the unit of their name."""
+
+    validators: tuple[Address, ...] = ()
+    """Ascending; empty only in a template that `pot genesis` fills in."""
+    min_block_interval_ms: int = 500
+    """Not before this after the parent's proposal is a block proposed."""
+    empty_block_interval_ms: int = 5_000
+    """An empty block is proposed this long after its parent."""
+    view_timeout_base_ms: int = 2_000
+    """At least five of the largest one-way delays."""
+    view_timeout_cap_ms: int = 90_000
+    """At least three times the worst full block."""
+    base_fee_mode: BaseFeeMode = BaseFeeMode.FIXED
+    base_fee_floor_wei: int = 0
+    transaction_gas_limit: int = 2**24
+    """EIP-7825's cap: one transaction cannot fill a block."""
+    phase_floor_blocks: int = 8
+    """A training phase lasts at least this many blocks."""
+    blob_bytes_per_second: int = 1_000_000
+    """What a validator is expected to download; bounds how short a phase may be."""
+
+    def to_json(self) -> dict[str, Json]:
+        """The object as it stands in genesis.json."""
+        values: dict[str, Json] = asdict(self)
+        values["validators"] = ["0x" + validator.hex() for validator in self.validators]
+        values["base_fee_mode"] = self.base_fee_mode.value
+        return values
+
+    def canonical_bytes(self) -> bytes:
+        """Sorted, compact JSON of every parameter, defaults included; genesis commits to it."""
+        return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":")).encode()
+
+
+_BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
+    "min_block_interval_ms": (10, 60_000),
+    "empty_block_interval_ms": (10, 600_000),
+    "view_timeout_base_ms": (100, 600_000),
+    "view_timeout_cap_ms": (100, 3_600_000),
+    "base_fee_floor_wei": (0, 2**63),
+    "transaction_gas_limit": (1_000_000, 2**32),
+    "phase_floor_blocks": (1, 100_000),
+    "blob_bytes_per_second": (1_000, 2**40),
+}
+"""Least and greatest; outside, a network could not run or an integer field would overflow."""
+
+
+def parse_parameters(section: Mapping[str, Json]) -> ChainParameters:
+    """The parameters of `config.proofOfTraining`, missing ones by default.
+
+    Raises:
+        InvalidGenesisError: an unknown key, a wrong type, or a value out of bounds.
+    """
+    known = [field.name for field in fields(ChainParameters)]
+    unknown = sorted(set(section) - set(known))
+    if unknown:
+        raise InvalidGenesisError(
+            f"config.proofOfTraining.{unknown[0]} is not a setting; known are: {', '.join(known)}"
+        )
+    numbers = {name: _bounded(name, section[name]) for name in _BOUNDS if name in section}
+    parameters = ChainParameters(
+        validators=_parse_validators(section.get("validators", [])),
+        base_fee_mode=_parse_mode(section.get("base_fee_mode", BaseFeeMode.FIXED.value)),
+        **numbers,
+    )
+    _require_order(parameters, "min_block_interval_ms", "empty_block_interval_ms")
+    _require_order(parameters, "view_timeout_base_ms", "view_timeout_cap_ms")
+    return parameters
+
+
+def _require_order(parameters: ChainParameters, lower: str, upper: str) -> None:
+    values = parameters.to_json()
+    low, high = values[lower], values[upper]
+    assert isinstance(low, int)
+    assert isinstance(high, int)
+    if low > high:
+        raise InvalidGenesisError(
+            f"config.proofOfTraining.{lower} is {low}, above {upper} ({high}); raise {upper}"
+        )
+
+
+def _bounded(name: str, value: Json) -> int:
+    low, high = _BOUNDS[name]
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InvalidGenesisError(
+            f"config.proofOfTraining.{name} is {value!r}; give an integer from {low} to {high}"
+        )
+    return value
+
+
+def _parse_mode(value: Json) -> BaseFeeMode:
+    if value not in tuple(BaseFeeMode):
+        raise InvalidGenesisError(
+            f"config.proofOfTraining.base_fee_mode is {value!r}; give one of: "
+            + ", ".join(BaseFeeMode)
+        )
+    return BaseFeeMode(str(value))
+
+
+def _parse_validators(value: Json) -> tuple[Address, ...]:
+    name = "config.proofOfTraining.validators"
+    if not isinstance(value, list) or len(value) > MAX_VALIDATORS:
+        raise InvalidGenesisError(f"{name}: give a list of at most {MAX_VALIDATORS} addresses")
+    addresses: list[Address] = []
+    for entry in value:
+        try:
+            address = bytes.fromhex(str(entry).removeprefix("0x"))
+        except ValueError:
+            address = b""
+        if len(address) != 20 or not any(address):
+            raise InvalidGenesisError(f"{name}: {entry!r} is not a 20-byte address in hex")
+        addresses.append(Address(address))
+    if addresses != sorted(set(addresses)):
+        raise InvalidGenesisError(f"{name}: sort the addresses and name each once")
+    return tuple(addresses)

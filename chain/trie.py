@@ -1,0 +1,370 @@
+"""Ethereum's hexary Merkle trie as a value (docs/spec/state-transition.md, section 5).
+
+An update takes a root and a batch of changes and returns the new root with the nodes it made;
+nothing is written. Keys must be prefix-free (all of one length, or RLP), so no branch has a value.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, assert_never
+
+from chain import codec
+from chain.crypto import keccak256
+from chain.errors import RejectedInputError, RejectionReason
+from chain.primitives import EMPTY_TRIE_ROOT, Hash32
+
+NodeReader = Callable[[bytes], bytes | None]
+"""From the Keccak-256 of a node's encoding to that encoding, or None if it is not held."""
+
+NODE_CACHE_SIZE: Final = 2**16
+"""Decoded nodes kept: about 100 MB at worst, the upper levels of a state of some millions."""
+
+_EMPTY: Final = b"\x80"
+"""The encoding of no child, and of no value."""
+
+
+class MissingTrieNodeError(Exception):
+    """A node that the root implies is not in the database: the state is not held here."""
+
+    def __init__(self, node_hash: bytes) -> None:
+        super().__init__(f"trie node {node_hash.hex()} is not in the database")
+        self.node_hash = node_hash
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    path: bytes
+    """Nibbles left below the parent, one a byte."""
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Extension:
+    path: bytes
+    child: bytes
+    """A reference: 0xa0 and a hash, or the encoding itself of a node under 32 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    children: tuple[bytes, ...]
+    """16 references, `_EMPTY` where there is no child."""
+
+
+_Node = _Leaf | _Extension | _Branch
+_Change = tuple[bytes, bytes]
+"""Nibbles of the whole key, and the value, empty to delete."""
+
+
+def get(read: NodeReader, root: Hash32, key: bytes) -> bytes:
+    """The value at `key`, or no bytes if there is none.
+
+    Raises:
+        MissingTrieNodeError: a node on the way is not held.
+    """
+    value, _ = _walk(read, root, key)
+    return value
+
+
+def get_proof(read: NodeReader, root: Hash32, key: bytes) -> tuple[bytes, ...]:
+    """The encoded nodes from the root towards `key` (EIP-1186): a proof of value or absence.
+
+    Raises:
+        MissingTrieNodeError: a node on the way is not held.
+    """
+    _, proof = _walk(read, root, key)
+    return proof
+
+
+def verify_proof(root: Hash32, key: bytes, proof: Sequence[bytes]) -> bytes:
+    """The value at `key` that `proof` shows, or no bytes if it shows that there is none.
+
+    Raises:
+        RejectedInputError: CONTENT_MISMATCH if the proof does not lead from `root` to an answer.
+    """
+    nodes: dict[bytes, bytes] = {keccak256(node): node for node in proof}
+
+    def read(node_hash: bytes) -> bytes | None:
+        return nodes.get(node_hash)
+
+    try:
+        return get(read, root, key)
+    except (MissingTrieNodeError, IndexError, ValueError) as error:
+        raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, "trie proof") from error
+
+
+def update(
+    read: NodeReader, root: Hash32, changes: Mapping[bytes, bytes]
+) -> tuple[Hash32, dict[Hash32, bytes]]:
+    """The root after `changes` (no bytes deletes a key), and the new nodes by their hash.
+
+    Raises:
+        MissingTrieNodeError: a node that must change is not held.
+    """
+    if not changes:
+        return root, {}
+    writer = _Writer(read)
+    entries = sorted((_to_nibbles(key), value) for key, value in changes.items())
+    node = writer.apply(None if root == EMPTY_TRIE_ROOT else writer.load_hash(root), entries, 0)
+    if node is None:
+        return EMPTY_TRIE_ROOT, {}
+    encoded = _encode_node(node)
+    new_root = keccak256(encoded)
+    writer.nodes[new_root] = encoded
+    return new_root, writer.nodes
+
+
+def build(entries: Mapping[bytes, bytes]) -> tuple[Hash32, dict[Hash32, bytes]]:
+    """The root of the trie of `entries` alone, and its nodes by their hash."""
+    return update(_read_nothing, EMPTY_TRIE_ROOT, entries)
+
+
+def compute_ordered_root(items: Sequence[bytes]) -> Hash32:
+    """The root of the trie from rlp(index) to item, of a block's transactions or receipts."""
+    root, _ = build({codec.encode(index): item for index, item in enumerate(items)})
+    return root
+
+
+def _read_nothing(_key: bytes) -> bytes | None:
+    return None
+
+
+def _walk(read: NodeReader, root: Hash32, key: bytes) -> tuple[bytes, tuple[bytes, ...]]:
+    if root == EMPTY_TRIE_ROOT:
+        return b"", ()
+    nibbles = _to_nibbles(key)
+    depth = 0
+    reference = b"\xa0" + root
+    proof: list[bytes] = []
+    while reference != _EMPTY:
+        encoded = _read_reference(read, reference)
+        if len(reference) == 33:
+            proof.append(encoded)
+        node = _decode_node(encoded)
+        match node:
+            case _Leaf():
+                return (node.value if nibbles[depth:] == node.path else b""), tuple(proof)
+            case _Extension():
+                if nibbles[depth : depth + len(node.path)] != node.path:
+                    break
+                depth += len(node.path)
+                reference = node.child
+            case _Branch():
+                if depth == len(nibbles):
+                    break
+                reference = node.children[nibbles[depth]]
+                depth += 1
+            case _:
+                assert_never(node)
+    return b"", tuple(proof)
+
+
+def _read_reference(read: NodeReader, reference: bytes) -> bytes:
+    if len(reference) != 33:
+        return reference
+    encoded = read(reference[1:])
+    if encoded is None:
+        raise MissingTrieNodeError(reference[1:])
+    return encoded
+
+
+class _Writer:
+    """Collects the nodes that an update makes."""
+
+    def __init__(self, read: NodeReader) -> None:
+        self._read = read
+        self.nodes: dict[Hash32, bytes] = {}
+
+    def load_hash(self, node_hash: Hash32) -> _Node:
+        return self._load(b"\xa0" + node_hash)
+
+    def _load(self, reference: bytes) -> _Node:
+        if len(reference) == 33:
+            made = self.nodes.get(Hash32(reference[1:]))
+            if made is not None:
+                return _decode_node(made)
+        return _decode_node(_read_reference(self._read, reference))
+
+    def _store(self, node: _Node) -> bytes:
+        encoded = _encode_node(node)
+        if len(encoded) < 32:
+            return encoded
+        node_hash = keccak256(encoded)
+        self.nodes[node_hash] = encoded
+        return b"\xa0" + node_hash
+
+    def apply(self, node: _Node | None, changes: list[_Change], depth: int) -> _Node | None:
+        """The node at `depth` after `changes`, which are sorted and all pass through it."""
+        match node:
+            case None:
+                return self._build([change for change in changes if change[1]], depth)
+            case _Leaf():
+                key = changes[0][0][:depth] + node.path
+                merged = {key: node.value, **dict(changes)}
+                return self._build(sorted(item for item in merged.items() if item[1]), depth)
+            case _Extension():
+                return self._apply_to_extension(node, changes, depth)
+            case _Branch():
+                return self._apply_to_branch(node, changes, depth)
+            case _:
+                assert_never(node)
+
+    def _build(self, entries: list[_Change], depth: int) -> _Node | None:
+        """The node of `entries` alone, sorted, with no empty value."""
+        if not entries:
+            return None
+        first, last = entries[0][0], entries[-1][0]
+        if len(entries) == 1:
+            return _Leaf(first[depth:], entries[0][1])
+        end = depth + _common_length(first[depth:], last[depth:])
+        children = [_EMPTY] * 16
+        for nibble, group in _group(entries, end):
+            child = self._build(group, end + 1)
+            assert child is not None, "a group has entries"
+            children[nibble] = self._store(child)
+        branch = _Branch(tuple(children))
+        return branch if end == depth else _Extension(first[depth:end], self._store(branch))
+
+    def _apply_to_extension(
+        self, node: _Extension, changes: list[_Change], depth: int
+    ) -> _Node | None:
+        path = node.path
+        common = min(_common_length(path, key[depth:]) for key, _ in (changes[0], changes[-1]))
+        if common == len(path):
+            return self._prepend(path, self.apply(self._load(node.child), changes, depth + common))
+        rest = path[common + 1 :]
+        children = [_EMPTY] * 16
+        children[path[common]] = self._store(_Extension(rest, node.child)) if rest else node.child
+        split = self._apply_to_branch(_Branch(tuple(children)), changes, depth + common)
+        return self._prepend(path[:common], split)
+
+    def _apply_to_branch(self, node: _Branch, changes: list[_Change], depth: int) -> _Node | None:
+        children = list(node.children)
+        for nibble, group in _group(changes, depth):
+            reference = children[nibble]
+            old = None if reference == _EMPTY else self._load(reference)
+            new = self.apply(old, group, depth + 1)
+            children[nibble] = _EMPTY if new is None else self._store(new)
+        live = [nibble for nibble, reference in enumerate(children) if reference != _EMPTY]
+        if not live:
+            return None
+        if len(live) == 1:
+            return self._prepend(bytes(live), self._load(children[live[0]]))
+        return _Branch(tuple(children))
+
+    def _prepend(self, path: bytes, node: _Node | None) -> _Node | None:
+        """`node` as seen from `path` above it: leaves and extensions absorb the path."""
+        if node is None or not path:
+            return node
+        match node:
+            case _Leaf():
+                return _Leaf(path + node.path, node.value)
+            case _Extension():
+                return _Extension(path + node.path, node.child)
+            case _Branch():
+                return _Extension(path, self._store(node))
+            case _:
+                assert_never(node)
+
+
+def _group(changes: list[_Change], depth: int) -> list[tuple[int, list[_Change]]]:
+    groups: dict[int, list[_Change]] = {}
+    for change in changes:
+        groups.setdefault(change[0][depth], []).append(change)
+    return list(groups.items())
+
+
+def _common_length(first: bytes, second: bytes) -> int:
+    for index, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return index
+    return min(len(first), len(second))
+
+
+_NIBBLES: Final = tuple(bytes((byte >> 4, byte & 15)) for byte in range(256))
+"""The two nibbles of every byte."""
+
+
+def _to_nibbles(key: bytes) -> bytes:
+    return b"".join([_NIBBLES[byte] for byte in key])
+
+
+def _encode_path(path: bytes, *, is_leaf: bool) -> bytes:
+    """The yellow paper's hex-prefix encoding."""
+    flag = 0x20 if is_leaf else 0
+    if len(path) % 2:
+        head, rest = flag | 0x10 | path[0], path[1:]
+    else:
+        head, rest = flag, path
+    return bytes((head,)) + bytes(
+        [rest[index] << 4 | rest[index + 1] for index in range(0, len(rest), 2)]
+    )
+
+
+def _encode_node(node: _Node) -> bytes:
+    match node:
+        case _Leaf():
+            payload = _encode_string(_encode_path(node.path, is_leaf=True))
+            payload += _encode_string(node.value)
+        case _Extension():
+            payload = _encode_string(_encode_path(node.path, is_leaf=False)) + node.child
+        case _Branch():
+            payload = b"".join(node.children) + _EMPTY
+        case _:
+            assert_never(node)
+    return _encode_length(len(payload), 0xC0) + payload
+
+
+def _encode_string(data: bytes) -> bytes:
+    if len(data) == 1 and data[0] < 0x80:
+        return data
+    return _encode_length(len(data), 0x80) + data
+
+
+def _encode_length(length: int, offset: int) -> bytes:
+    if length < 56:
+        return bytes((offset + length,))
+    digits = length.to_bytes((length.bit_length() + 7) // 8, "big")
+    return bytes((offset + 55 + len(digits),)) + digits
+
+
+@lru_cache(maxsize=NODE_CACHE_SIZE)
+def _decode_node(encoded: bytes) -> _Node:
+    """The node of an encoding that its hash has vouched for."""
+    start, end = _payload_bounds(encoded, 0)
+    items: list[bytes] = []
+    while start < end:
+        _, item_end = _payload_bounds(encoded, start)
+        items.append(encoded[start:item_end])
+        start = item_end
+    if len(items) == 17:
+        if items[16] != _EMPTY:
+            raise ValueError("a branch with a value")
+        return _Branch(tuple(items[:16]))
+    if len(items) != 2:
+        raise ValueError("neither a branch nor a short node")
+    encoded_path = _string(items[0])
+    nibbles = _to_nibbles(encoded_path)
+    path = nibbles[1:] if nibbles[0] & 1 else nibbles[2:]
+    if nibbles[0] & 2:
+        return _Leaf(path, _string(items[1]))
+    return _Extension(path, items[1])
+
+
+def _string(item: bytes) -> bytes:
+    start, end = _payload_bounds(item, 0)
+    return item[start:end]
+
+
+def _payload_bounds(data: bytes, start: int) -> tuple[int, int]:
+    """Where the payload of the RLP item at `start` begins and ends."""
+    first = data[start]
+    if first < 0x80:
+        return start, start + 1
+    offset = 0x80 if first < 0xC0 else 0xC0
+    length = first - offset
+    if length < 56:
+        return start + 1, start + 1 + length
+    begin = start + 1 + length - 55
+    return begin, begin + int.from_bytes(data[start + 1 : begin], "big")

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from chain import codec
-from chain.crypto import keccak256, recover
+from chain.crypto import keccak256, recover, sign
 from chain.errors import InvalidTransaction, RejectedInputError, RejectionReason
-from chain.primitives import Address, Hash32
+from chain.primitives import Address, Hash32, PrivateKey
 from chain.types.block import TRANSACTION_LIMIT_BYTES
 
 LEGACY_TYPE: Final = 0
@@ -273,3 +273,33 @@ def _as_authorization(item: codec.Item) -> Authorization:
         r=codec.as_uint(r, bits=256),
         s=codec.as_uint(s, bits=256),
     )
+
+
+def sign_transaction(
+    private_key: PrivateKey,
+    *,
+    chain_id: int,
+    nonce: int,
+    max_fee_per_gas: int,
+    max_priority_fee_per_gas: int,
+    gas_limit: int,
+    to: Address | None,
+    value: int = 0,
+    data: bytes = b"",
+) -> Transaction:
+    """The type-2 transaction of these fields, signed by the account of `private_key`."""
+    unsigned: list[codec.Encodable] = [
+        chain_id,
+        nonce,
+        max_priority_fee_per_gas,
+        max_fee_per_gas,
+        gas_limit,
+        to or b"",
+        value,
+        data,
+        [],
+    ]
+    prefix = bytes([DYNAMIC_FEE_TYPE])
+    signature = sign(keccak256(prefix + codec.encode(unsigned)), private_key)
+    r, s = (int.from_bytes(signature[start : start + 32], "big") for start in (0, 32))
+    return decode_transaction(prefix + codec.encode([*unsigned, signature[64], r, s]))

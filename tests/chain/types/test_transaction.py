@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from chain.crypto import SECP256K1_ORDER
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.types.block import TRANSACTION_LIMIT_BYTES
-from chain.types.transaction import decode_transaction
+from chain.types.transaction import decode_transaction, sign_transaction
 
 KEY = b"\x11" * 32
 SENDER = bytes.fromhex(Account.from_key(KEY).address[2:])
@@ -145,3 +145,19 @@ def test_a_changed_byte_never_passes_as_the_same_sender(
         return
     with contextlib.suppress(InvalidTransaction):
         assert decode_transaction(changed).sender != SENDER
+
+
+@pytest.mark.parametrize("to", [RECIPIENT, None])
+def test_our_signature_is_byte_for_byte_a_wallets(to: bytes | None) -> None:
+    ours = sign_transaction(
+        KEY,
+        chain_id=5,
+        nonce=3,
+        max_fee_per_gas=9,
+        max_priority_fee_per_gas=4,
+        gas_limit=21_000,
+        to=to,
+        value=10,
+        data=b"\x00\x01",
+    )
+    assert ours.raw == sign(2, to=to or b"")

@@ -1,0 +1,16 @@
+"""What only the operator can put right: one line, with the setting and the cure."""
+
+
+class OperatorError(Exception):
+    """Something outside the program is wrong; the message says what to change.
+
+    The command line prints the message on one line and ends with status 1, without a traceback.
+    """
+
+
+class StorageFailed(OperatorError):
+    """The disk refused a write, or gave back other bytes than were written.
+
+    Nothing may be signed or finalized afterwards in this process: after a failed fsync the kernel
+    may have dropped the very pages that a second fsync would then call durable.
+    """

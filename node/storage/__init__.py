@@ -1,0 +1,1 @@
+"""What the node keeps on disk: blocks and state, the write-ahead log, the signer guard."""

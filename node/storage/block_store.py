@@ -1,0 +1,300 @@
+"""The finalized chain on disk (docs/spec/consensus.md, section 8).
+
+A block with all that follows from it is one transaction: after any crash the head is a whole block,
+or the one before. Nothing here is ever replaced: PBFT finalizes a block number once.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from chain import codec
+from chain.crypto import keccak256
+from chain.primitives import Address, BlockNumber, Hash32
+from chain.types.block import BLOCK_LIMIT_BYTES, Block, block_from_item
+from chain.types.certificate import CommitCertificate, decode_certificate
+from chain.types.header import Header, decode_header
+from chain.types.receipt import Log, Receipt, compute_bloom, decode_receipt
+from node.errors import OperatorError
+from node.storage.database import Database, Reader, Table, Writer
+
+SCHEMA_VERSION: Final = b"1"
+"""Raised when the tables change their meaning; an older directory is then refused by name."""
+
+RECEIPTS_LIMIT_BYTES: Final = 2**24
+"""Our own encoding read back; four times what the gas limit lets a block log."""
+
+_SCHEMA_KEY: Final = b"schema"
+_GENESIS_KEY: Final = b"genesis"
+_CONFIG_KEY: Final = b"genesis_config"
+_HEAD_KEY: Final = b"head"
+
+
+class BlockStore:
+    """Blocks, receipts, certificates and indices of the finalized chain.
+
+    Every method is synchronous and may be called from any thread; `finalize` from one at a time.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def initialize(
+        self, genesis: Header, delta: Mapping[bytes, bytes], genesis_config: bytes
+    ) -> None:
+        """Make `genesis` the head of an empty store; on a store of the same genesis do nothing.
+
+        Args:
+            genesis: the header of block 0.
+            delta: trie nodes and code of the genesis state, by Keccak-256.
+            genesis_config: the genesis file, kept so that any process can read it back.
+
+        Raises:
+            OperatorError: the store holds another chain, or was written by another version.
+            StorageFailed: the disk refused.
+        """
+        with self._database.write() as writer:
+            held = writer.get(Table.META, _GENESIS_KEY)
+            if held is not None:
+                self._check_schema(writer)
+                if held != genesis.hash:
+                    raise OperatorError(
+                        f"data_dir holds another chain in {self._database.path} (genesis "
+                        f"0x{held.hex()}, configured 0x{genesis.hash.hex()}): set data_dir to an "
+                        "empty directory, or genesis to the file of that chain"
+                    )
+                return
+            writer.put(Table.META, _SCHEMA_KEY, SCHEMA_VERSION)
+            writer.put(Table.META, _GENESIS_KEY, genesis.hash)
+            writer.put(Table.META, _CONFIG_KEY, genesis_config)
+            _put_block(writer, Block(genesis, (), None), (), (), delta)
+
+    def check_initialized(self) -> None:
+        """Refuse an empty store, or one of another version, before it is read.
+
+        Raises:
+            OperatorError: what to do about it.
+        """
+        with self._database.read() as reader:
+            if reader.get(Table.META, _GENESIS_KEY) is None:
+                raise OperatorError(
+                    f"the database {self._database.path} is empty: run `pot init --genesis FILE`"
+                )
+            self._check_schema(reader)
+
+    def _check_schema(self, reader: Reader) -> None:
+        version = reader.get(Table.META, _SCHEMA_KEY)
+        if version != SCHEMA_VERSION:
+            found = "?" if version is None else version.decode(errors="replace")
+            raise OperatorError(
+                f"the database {self._database.path} has format {found}, this program writes "
+                f"{SCHEMA_VERSION.decode()}: sync into an empty data_dir"
+            )
+
+    def finalize(
+        self,
+        block: Block,
+        certificate: CommitCertificate,
+        *,
+        receipts: Sequence[Receipt],
+        senders: Sequence[Address],
+        delta: Mapping[bytes, bytes],
+    ) -> None:
+        """Append a committed block and all that follows from it, durably and at once.
+
+        Args:
+            block: the child of the head.
+            certificate: its own commit certificate.
+            receipts: one a transaction.
+            senders: one a transaction.
+            delta: trie nodes and code that the block adds, by Keccak-256.
+
+        Raises:
+            StorageFailed: the disk refused; the head is unchanged.
+        """
+        assert len(receipts) == len(senders) == len(block.transactions)
+        assert block.number == 1 or block.parent_certificate is not None
+        with self._database.write() as writer:
+            head = _head(writer)
+            assert block.number == head.number + 1
+            assert block.header.parent_hash == head.hash
+            # The parent's certificate is in this block's body now.
+            writer.delete(Table.CERTIFICATES, _key(head.number))
+            writer.put(Table.CERTIFICATES, _key(block.number), certificate.encode())
+            _put_block(writer, block, receipts, senders, delta)
+
+    def head(self) -> Header:
+        """The header of the last finalized block."""
+        with self._database.read() as reader:
+            return _head(reader)
+
+    def head_number(self) -> BlockNumber:
+        """The number of the last finalized block."""
+        with self._database.read() as reader:
+            return _head_number(reader)
+
+    def genesis_hash(self) -> Hash32:
+        """The hash of block 0."""
+        return Hash32(self._get_meta(_GENESIS_KEY))
+
+    def genesis_config(self) -> bytes:
+        """The genesis file that the chain was made from."""
+        return self._get_meta(_CONFIG_KEY)
+
+    def _get_meta(self, key: bytes) -> bytes:
+        with self._database.read() as reader:
+            value = reader.get(Table.META, key)
+        assert value is not None, "initialize first"
+        return value
+
+    def number_of(self, block_hash: Hash32) -> BlockNumber | None:
+        """The number of the finalized block with that hash, or None if there is none."""
+        with self._database.read() as reader:
+            value = reader.get(Table.NUMBERS, block_hash)
+        return None if value is None else _number(value)
+
+    def header(self, number: BlockNumber) -> Header | None:
+        """The header at `number`, or None past the head."""
+        with self._database.read() as reader:
+            return _header(reader, number)
+
+    def headers(self, first: BlockNumber, last: BlockNumber) -> tuple[Header, ...]:
+        """The headers from `first` to `last`, both included, as far as the chain goes."""
+        with self._database.read() as reader:
+            return tuple(
+                decode_header(value)
+                for _, value in reader.scan(Table.HEADERS, _key(first), _key(last))
+            )
+
+    def block(self, number: BlockNumber) -> Block | None:
+        """The block at `number`, or None past the head."""
+        with self._database.read() as reader:
+            return _block(reader, number)
+
+    def receipts(self, number: BlockNumber) -> tuple[Receipt, ...] | None:
+        """The receipts of the block at `number`, one a transaction, or None past the head."""
+        with self._database.read() as reader:
+            value = reader.get(Table.RECEIPTS, _key(number))
+        if value is None:
+            return None
+        items = codec.as_list(codec.decode(value, limit_bytes=RECEIPTS_LIMIT_BYTES))
+        return tuple(decode_receipt(codec.as_bytes(item)) for item in items)
+
+    def senders(self, number: BlockNumber) -> tuple[Address, ...] | None:
+        """The senders in the block at `number`, one a transaction, or None past the head."""
+        with self._database.read() as reader:
+            value = reader.get(Table.SENDERS, _key(number))
+        if value is None:
+            return None
+        return tuple(Address(value[start : start + 20]) for start in range(0, len(value), 20))
+
+    def transaction_location(self, transaction_hash: Hash32) -> tuple[BlockNumber, int] | None:
+        """The block number and the index in it of a finalized transaction, or None."""
+        with self._database.read() as reader:
+            value = reader.get(Table.TRANSACTIONS, transaction_hash)
+        return None if value is None else (_number(value[:8]), int.from_bytes(value[8:], "big"))
+
+    def certificate(self, number: BlockNumber) -> CommitCertificate | None:
+        """The commit certificate of the block at `number`; None for genesis and past the head."""
+        with self._database.read() as reader:
+            value = reader.get(Table.CERTIFICATES, _key(number))
+            if value is not None:
+                return decode_certificate(value)
+            child = _block(reader, BlockNumber(number + 1))
+        return None if child is None else child.parent_certificate
+
+    def coinbases(self, first: BlockNumber, last: BlockNumber) -> tuple[Address, ...]:
+        """The coinbases of the blocks from `first` to `last`, both included: the primary order."""
+        with self._database.read() as reader:
+            return tuple(
+                Address(value) for _, value in reader.scan(Table.COINBASES, _key(first), _key(last))
+            )
+
+    def block_numbers_with_logs(
+        self,
+        first: BlockNumber,
+        last: BlockNumber,
+        alternatives: Sequence[Sequence[bytes]] = (),
+    ) -> tuple[BlockNumber, ...]:
+        """The blocks from `first` to `last` whose bloom may hold the logs asked for.
+
+        Args:
+            first: lowest block number.
+            last: highest block number, included.
+            alternatives: groups of addresses or topics; of each group that is not empty, the bloom
+                holds at least one.
+        """
+        groups = [[_bloom_mask(value) for value in group] for group in alternatives if group]
+        numbers: list[BlockNumber] = []
+        with self._database.read() as reader:
+            for key, value in reader.scan(Table.BLOOMS, _key(first), _key(last)):
+                bloom = int.from_bytes(value, "big")
+                if all(any(bloom & mask == mask for mask in group) for group in groups):
+                    numbers.append(_number(key))
+        return tuple(numbers)
+
+
+def _put_block(
+    writer: Writer,
+    block: Block,
+    receipts: Sequence[Receipt],
+    senders: Sequence[Address],
+    delta: Mapping[bytes, bytes],
+) -> None:
+    key = _key(block.number)
+    body = block.to_item()
+    assert isinstance(body, list)
+    writer.put(Table.HEADERS, key, block.header.encode())
+    writer.put(Table.BODIES, key, codec.encode(body[1:]))
+    writer.put(Table.NUMBERS, block.hash, key)
+    writer.put(Table.RECEIPTS, key, codec.encode([receipt.encode() for receipt in receipts]))
+    writer.put(Table.SENDERS, key, b"".join(senders))
+    writer.put(Table.COINBASES, key, block.header.coinbase)
+    if any(block.header.logs_bloom):
+        writer.put(Table.BLOOMS, key, block.header.logs_bloom)
+    for index, raw in enumerate(block.transactions):
+        writer.put(Table.TRANSACTIONS, keccak256(raw), key + index.to_bytes(4, "big"))
+    # Ascending keys touch each page of the tree once.
+    writer.put_new(Table.STATE, sorted(delta.items()))
+    writer.put(Table.META, _HEAD_KEY, key)
+
+
+def _head_number(reader: Reader) -> BlockNumber:
+    value = reader.get(Table.META, _HEAD_KEY)
+    assert value is not None, "initialize first"
+    return _number(value)
+
+
+def _head(reader: Reader) -> Header:
+    header = _header(reader, _head_number(reader))
+    assert header is not None
+    return header
+
+
+def _header(reader: Reader, number: BlockNumber) -> Header | None:
+    value = reader.get(Table.HEADERS, _key(number))
+    return None if value is None else decode_header(value)
+
+
+def _block(reader: Reader, number: BlockNumber) -> Block | None:
+    header = reader.get(Table.HEADERS, _key(number))
+    body = reader.get(Table.BODIES, _key(number))
+    if header is None or body is None:
+        return None
+    items: Iterable[codec.Item] = (
+        codec.decode(header, limit_bytes=BLOCK_LIMIT_BYTES),
+        *codec.as_list(codec.decode(body, limit_bytes=BLOCK_LIMIT_BYTES), length=2),
+    )
+    return block_from_item(list(items))
+
+
+def _key(number: int) -> bytes:
+    return number.to_bytes(8, "big")
+
+
+def _number(key: bytes) -> BlockNumber:
+    return BlockNumber(int.from_bytes(key, "big"))
+
+
+def _bloom_mask(value: bytes) -> int:
+    # The bloom of one value, whatever it is: addresses and topics set bits in the same way.
+    return int.from_bytes(compute_bloom((Log(Address(value), (), b""),)), "big")

@@ -1,0 +1,78 @@
+# Every target works on a fresh clone: .venv is made when it is missing or when the lock changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+SEEDS ?= 200
+SEED ?=
+# The package index that torch is installed from, on top of pip's own. Empty: pip's default build,
+# which on Linux is the large CUDA one. See README, "Installation".
+TORCH_INDEX ?=
+
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv run test test-all check fix lint types imports spelling contracts simulate bench \
+        lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/.installed: requirements.lock requirements-torch.txt pyproject.toml tools/preflight.sh
+	@sh tools/preflight.sh $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+		--requirement requirements-torch.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+venv: $(BIN)/.installed ## make .venv with the pinned dependencies
+
+run: venv ## start a development network, train a model on it, claim the rewards (ARGS="--exit --summary out.json")
+	$(BIN)/pot devnet $(ARGS)
+
+test: venv ## the tests, one network of real processes included (at most 8 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: venv ## the slow suites as well
+	$(BIN)/python -m pytest $(ARGS)
+	$(MAKE) simulate
+
+check: lint types imports spelling ## format, lint, types, import rules, spelling
+
+lint: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: venv
+	$(BIN)/mypy
+
+imports: venv
+	$(BIN)/lint-imports
+
+spelling: venv
+	$(BIN)/codespell
+
+fix: venv ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+contracts: venv ## compile contracts/src into contracts/build
+	$(BIN)/python contracts/build.py
+
+simulate: venv ## the deterministic simulator: SEEDS=200, or SEED=n to replay one
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+bench: venv ## benchmarks; each prints a table and writes JSON
+	for program in bench/*.py; do $(BIN)/python $$program || exit 1; done
+
+lock: venv ## resolve the dependencies again
+	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-header \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+		--extra dev --constraint requirements-torch.txt --output-file requirements.lock pyproject.toml
+	sed -i '/^torch==/,/^[^ ]*$$/{/^torch==/d;/^ /d}' requirements.lock
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis node_modules

@@ -1,0 +1,1 @@
+"""The training protocol: specification, assignment, exact numbers, acceptance, rewards."""

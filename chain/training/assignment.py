@@ -1,0 +1,126 @@
+"""Who computes on which samples (docs/spec/training.md, section 3).
+
+A round's seed turns the training samples into a permutation that anybody computes index by index;
+miners, by ascending address, take disjoint stretches of it.
+The permutation is an eight-round Feistel network with SHA-256 as round function over the smallest
+even number of bits that holds the indices; an image outside is mapped again until it is inside
+(cycle walking), so it is a bijection of exactly the indices there are.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final
+
+from eth_abi.abi import encode
+
+from chain.crypto import keccak256, sha256
+from chain.primitives import Address, Hash32, TaskId
+from chain.training.task_spec import MAX_UNITS
+
+FEISTEL_ROUNDS: Final = 8
+"""Four suffice against an adversary on large domains (Luby and Rackoff); eight, because a small
+data set has few bits in each half."""
+
+DOMAIN_SAMPLES: Final = b"POT samples v1\x00\x00"
+"""Separates the permutation of samples from that of units."""
+
+DOMAIN_UNITS: Final = b"POT units v1\x00\x00\x00\x00"
+"""Separates the permutation of units from that of samples."""
+
+
+def compute_seed(mix_hash: Hash32, task: TaskId, round_number: int, attempt: int) -> Hash32:
+    """The seed of an attempt at a round, from the block after the one at which it opened."""
+    words = encode(
+        ["bytes32", "uint256", "uint256", "uint256"], [mix_hash, task, round_number, attempt]
+    )
+    return keccak256(words)
+
+
+def permute(seed: Hash32, domain: bytes, size: int, index: int) -> int:
+    """The image of `index` under the permutation of range(size) that `seed` and `domain` draw."""
+    assert 0 <= index < size
+    half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
+    key = domain + seed
+    image = _feistel(key, half_bits, index)
+    while image >= size:
+        image = _feistel(key, half_bits, image)
+    return image
+
+
+def _feistel(key: bytes, half_bits: int, value: int) -> int:
+    mask = (1 << half_bits) - 1
+    left, right = value >> half_bits, value & mask
+    for i in range(FEISTEL_ROUNDS):
+        digest = sha256(key + bytes([i]) + right.to_bytes(8, "big"))
+        left, right = right, left ^ (int.from_bytes(digest[:8], "big") & mask)
+    return left << half_bits | right
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """The work of one attempt at a round.
+
+    Attributes:
+        seed: Of the attempt.
+        sample_count: Training samples there are.
+        samples_per_unit: Samples in one unit.
+        units: Units given to each registered miner, by ascending address; 0 if none was drawn.
+    """
+
+    seed: Hash32
+    sample_count: int
+    samples_per_unit: int
+    units: tuple[tuple[Address, int], ...]
+
+    @property
+    def unit_count(self) -> int:
+        """Units of all miners together."""
+        return sum(units for _, units in self.units)
+
+    def units_of(self, miner: Address) -> int:
+        """Units of `miner`; 0 if it does not take part."""
+        return dict(self.units).get(miner, 0)
+
+    def sample_indices(self, miner: Address) -> tuple[int, ...]:
+        """The samples of `miner`, in the order in which its gradient header binds them."""
+        first_unit = sum(units for address, units in self.units if address < miner)
+        first = first_unit * self.samples_per_unit
+        count = self.units_of(miner) * self.samples_per_unit
+        return tuple(
+            permute(self.seed, DOMAIN_SAMPLES, self.sample_count, position)
+            for position in range(first, first + count)
+        )
+
+
+def assign(
+    seed: Hash32,
+    miners: Sequence[tuple[Address, int]],
+    sample_count: int,
+    samples_per_unit: int,
+    max_units: int,
+) -> Assignment:
+    """The work of every miner that takes part.
+
+    Args:
+        seed: Of the attempt.
+        miners: Address and declared units (at least 1) of each; every address once, in any order.
+        sample_count: Training samples there are.
+        samples_per_unit: Samples in one unit, at most `sample_count`.
+        max_units: Units of one round at most, by the task's terms.
+    """
+    ordered = sorted(miners)
+    assert len({address for address, _ in ordered}) == len(ordered)
+    assert all(declared > 0 for _, declared in ordered)
+    capacity = min(max_units, sample_count // samples_per_unit, MAX_UNITS)
+    ends = list(accumulate(declared for _, declared in ordered))
+    if ends and ends[-1] > capacity:
+        granted = [0] * len(ordered)
+        for slot in range(capacity):
+            unit = permute(seed, DOMAIN_UNITS, ends[-1], slot)
+            granted[bisect_right(ends, unit)] += 1
+    else:
+        granted = [declared for _, declared in ordered]
+    units = tuple((address, count) for (address, _), count in zip(ordered, granted, strict=True))
+    return Assignment(seed, sample_count, samples_per_unit, units)

@@ -1,0 +1,94 @@
+"""A small specification and gradients for the tests of training."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from chain.primitives import Address, Hash32, TaskId
+from chain.training.architectures import Cnn
+from chain.training.encoding import Float32Array, GradientHeader
+from chain.training.task_spec import (
+    AdamW,
+    Aggregator,
+    Data,
+    Encoding,
+    FeatureType,
+    HeldOut,
+    LabelType,
+    Loss,
+    Phases,
+    Reward,
+    SchedulePoint,
+    Shard,
+    TaskSpec,
+    Verification,
+)
+
+ADAMW = AdamW(
+    beta1_bits=0x3F666666,
+    beta2_bits=0x3F7FBE77,
+    epsilon_bits=0x322BCC77,
+    weight_decay_bits=0x3C23D70A,
+)
+
+SPEC = TaskSpec(
+    name="small",
+    model=Cnn(image=(1, 8, 8), channels=(2, 3), classes=10),
+    initial_weights=Hash32(b"\x11" * 32),
+    data=Data(
+        feature_name="x",
+        feature_type=FeatureType.FLOAT32,
+        sample_shape=(1, 8, 8),
+        label_name="y",
+        label_type=LabelType.UINT8,
+        shards=(Shard(Hash32(b"\x22" * 32), 5_000, 60), Shard(Hash32(b"\x33" * 32), 4_000, 40)),
+        urls=("https://example.org/shards",),
+    ),
+    held_out=HeldOut(first_row=50, row_count=20),
+    loss=Loss.CROSS_ENTROPY,
+    local_steps=1,
+    samples_per_unit=8,
+    round_count=10,
+    encoding=Encoding.INT8,
+    aggregator=Aggregator.CLIP_MEAN,
+    optimizer=ADAMW,
+    schedule=(SchedulePoint(0, 20_000_000), SchedulePoint(9, 2_000_000)),
+    verification=Verification(audit_ppm=1_000_000, tolerance_ppb=100_000),
+    phases=Phases(commit_seconds=10, verdict_seconds=20, result_seconds=30),
+    reward=Reward(
+        token=Address(b"\x44" * 20),
+        unit_price=10**18,
+        validator_fee=10**17,
+        max_units=8,
+        min_miners=3,
+    ),
+    evaluate_every=1,
+)
+
+HEADER = GradientHeader(
+    parameter_count=600,
+    round_number=7,
+    chain_id=31_337,
+    theta_root=Hash32(b"\x55" * 32),
+    seed=Hash32(b"\x66" * 32),
+    miner=Address(b"\x77" * 20),
+    task=TaskId(3),
+    attempt=1,
+)
+
+
+def miner_address(number: int) -> Address:
+    return Address(bytes([number]) * 20)
+
+
+def header_of(miner: int, parameter_count: int) -> GradientHeader:
+    return replace(HEADER, miner=miner_address(miner), parameter_count=parameter_count)
+
+
+def random_gradient(seed: int, size: int, norm: float = 1.0) -> Float32Array:
+    """Values over many magnitudes, scaled to `norm`, some blocks zero."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    values = generator.standard_normal(size) * np.exp2(-generator.integers(0, 30, size))
+    values[512:768] = 0
+    length = float(np.sqrt(np.sum(values * values)))
+    return (values * (norm / length)).astype(np.float32)

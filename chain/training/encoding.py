@@ -1,0 +1,269 @@
+"""The one sequence of bytes that a gradient becomes (docs/spec/training.md, section 4).
+
+GQ8, version 1: a header of 128 bytes that binds the payload to its place; one signed exponent a
+block of 256 values; one signed code a value, value = code * 2**exponent. Scales are powers of two,
+so decoding, scaling and summing are exact on every machine.
+A payload is canonical: decode_gradient accepts nothing that quantize would not have written.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from eth_abi.abi import encode
+from numpy.typing import NDArray
+
+from chain.crypto import content_id, keccak256
+from chain.errors import InvalidGradient, RejectionReason
+from chain.primitives import Address, Hash32, TaskId
+
+Float32Array = NDArray[np.float32]
+"""Parameters or a gradient, flat, in manifest order."""
+
+Float64Array = NDArray[np.float64]
+"""What tolerances are computed in; nothing of it is hashed."""
+
+Int8Array = NDArray[np.int8]
+"""Exponents or codes."""
+
+BLOCK_VALUES: Final = 256
+"""Values that share an exponent: the scale costs 0.4 % of the bytes, the error is 1.3e-2."""
+
+EXPONENT_MIN: Final = -36
+"""Of a zero block, and the floor of every other: 2**-36 is below what a unit gradient feels."""
+
+EXPONENT_MAX: Final = -6
+"""Of a block that holds 1.0, the largest value a gradient of norm 1 has."""
+
+CODE_MAX: Final = 127
+"""Codes are symmetric: -128 is invalid."""
+
+CODE_MIN_OF_LARGEST: Final = 64
+"""What the largest code of a block at least is, unless its exponent is the floor."""
+
+SATURATION: Final = 127.5
+"""The block maximum, in steps, from which rounding would give 128 and the exponent goes up."""
+
+MAX_SQUARED_NORM: Final = 4 << (2 * -EXPONENT_MIN)
+"""Norm 2 in units of 2**EXPONENT_MIN: a miner clips to 1, and rounding at most doubles a value."""
+
+MAGIC: Final = b"GQ01"
+"""Gradient, quantized, format 1."""
+
+CODEC_INT8: Final = 8
+"""Bits of a code."""
+
+HEADER: Final = struct.Struct("<4sBBHQQQ32s32s20sQI")
+"""Magic, codec, flags, local steps, parameters, round, chain id, theta root, seed, miner, task,
+attempt."""
+
+HEADER_BYTES: Final = HEADER.size
+"""128."""
+
+COMMITMENT_DOMAIN: Final = keccak256(b"Proof of Training: gradient commitment, version 1")
+"""First word of a commitment, so that no other hash of the protocol can pass for one."""
+
+
+@dataclass(frozen=True, slots=True)
+class GradientHeader:
+    """Where a gradient belongs. A node builds it from the chain and compares it whole.
+
+    Attributes:
+        parameter_count: d, values without padding.
+        round_number: 0-based.
+        chain_id: EIP-155's.
+        theta_root: Model root of the parameters at which the gradient was taken.
+        seed: Of the attempt; names the samples.
+        miner: Who computed it.
+        task: Of which task.
+        attempt: 0-based, of the round.
+    """
+
+    parameter_count: int
+    round_number: int
+    chain_id: int
+    theta_root: Hash32
+    seed: Hash32
+    miner: Address
+    task: TaskId
+    attempt: int
+
+    def encode(self) -> bytes:
+        """The 128 bytes that start the payload."""
+        return HEADER.pack(
+            MAGIC,
+            CODEC_INT8,
+            0,
+            1,
+            self.parameter_count,
+            self.round_number,
+            self.chain_id,
+            self.theta_root,
+            self.seed,
+            self.miner,
+            self.task,
+            self.attempt,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gradient:
+    """A decoded gradient.
+
+    Attributes:
+        exponents: int8[blocks].
+        codes: int8[blocks, 256], the last block padded with zeros.
+        squared_norm: Of the decoded values, exact, in units of 2**(2 * EXPONENT_MIN).
+    """
+
+    exponents: Int8Array
+    codes: Int8Array
+    squared_norm: int
+
+
+def count_blocks(parameter_count: int) -> int:
+    """Blocks that hold that many values."""
+    return -(-parameter_count // BLOCK_VALUES)
+
+
+def count_payload_bytes(parameter_count: int) -> int:
+    """The exact length of a payload."""
+    return HEADER_BYTES + count_blocks(parameter_count) * (1 + BLOCK_VALUES)
+
+
+def compute_exponents(maxima: Float64Array) -> NDArray[np.int32]:
+    """The exponent of a block whose largest absolute value is `maxima`[block], for each block.
+
+    Only exact operations: frexp reads the bits, ldexp writes them.
+    """
+    _, exponents = np.frexp(maxima)
+    exponents = exponents.astype(np.int32) - 7
+    exponents += maxima > SATURATION * np.ldexp(1.0, exponents)
+    exponents[maxima == 0] = EXPONENT_MIN
+    return np.clip(exponents, EXPONENT_MIN, EXPONENT_MAX).astype(np.int32)
+
+
+def pad_blocks(values: Float32Array) -> Float32Array:
+    """`values`, float32[d], as float32[blocks, 256], zeros after the last."""
+    padding = count_blocks(values.size) * BLOCK_VALUES - values.size
+    return np.pad(values, (0, padding)).reshape(-1, BLOCK_VALUES)
+
+
+def quantize(gradient: Float32Array) -> tuple[Int8Array, Int8Array]:
+    """Exponents int8[blocks] and codes int8[blocks, 256] of `gradient`, float32[d].
+
+    The gradient is finite and clipped to norm 1 before.
+    """
+    blocks = pad_blocks(gradient)
+    maxima = np.abs(blocks).max(axis=1)
+    assert np.all(maxima <= 1.0), "clip the gradient to norm 1 first"  # false for NaN, too
+    exponents = compute_exponents(maxima.astype(np.float64))
+    scales = np.ldexp(np.float32(1), -exponents)[:, np.newaxis]
+    codes = np.clip(np.rint(blocks * scales), -CODE_MAX, CODE_MAX)
+    return exponents.astype(np.int8), codes.astype(np.int8)
+
+
+def dequantize(gradient: Gradient, parameter_count: int) -> Float32Array:
+    """The values, float32[parameter_count], that the codes stand for; exact."""
+    scales = np.ldexp(np.float32(1), gradient.exponents.astype(np.int32))[:, np.newaxis]
+    values = gradient.codes.astype(np.float32) * scales
+    return values.reshape(-1)[:parameter_count]
+
+
+def encode_gradient(header: GradientHeader, gradient: Float32Array) -> bytes:
+    """The payload of `gradient`, float32[header.parameter_count], clipped to norm 1."""
+    assert gradient.shape == (header.parameter_count,)
+    exponents, codes = quantize(gradient)
+    return header.encode() + exponents.tobytes() + codes.tobytes()
+
+
+def decode_gradient(payload: bytes, expected: GradientHeader) -> Gradient:
+    """The gradient in `payload`, which claims the place `expected`.
+
+    Raises:
+        InvalidGradient: The length, the header, a code or an exponent is not what the one
+            canonical payload of a gradient in that place has, or its norm exceeds 2.
+    """
+    size = count_payload_bytes(expected.parameter_count)
+    if len(payload) != size:
+        raise InvalidGradient(
+            RejectionReason.BAD_GRADIENT, f"{len(payload)} bytes instead of {size}"
+        )
+    if payload[:HEADER_BYTES] != expected.encode():
+        raise InvalidGradient(RejectionReason.BAD_GRADIENT, _describe_header(payload, expected))
+    block_count = count_blocks(expected.parameter_count)
+    exponents = np.frombuffer(payload, np.int8, block_count, HEADER_BYTES)
+    flat = np.frombuffer(payload, np.int8, -1, HEADER_BYTES + block_count)
+    _validate_codes(exponents, flat.reshape(-1, BLOCK_VALUES), expected.parameter_count)
+    gradient = from_codes(exponents, flat.reshape(-1, BLOCK_VALUES))
+    if gradient.squared_norm > MAX_SQUARED_NORM:
+        raise InvalidGradient(RejectionReason.BAD_GRADIENT, "the norm exceeds 2")
+    return gradient
+
+
+def from_codes(exponents: Int8Array, codes: Int8Array) -> Gradient:
+    """The gradient of canonical `exponents` int8[blocks] and `codes` int8[blocks, 256]."""
+    # 256 * 127**2 < 2**23: int32 holds the sum of a block's squares.
+    squares = np.square(codes.astype(np.int32)).sum(axis=1, dtype=np.int64)
+    # Summed by exponent first, so that Python's integers see at most 31 terms.
+    norm = sum(
+        int(squares[exponents == exponent].sum()) << (2 * (exponent - EXPONENT_MIN))
+        for exponent in range(EXPONENT_MIN, EXPONENT_MAX + 1)
+    )
+    return Gradient(exponents, codes, norm)
+
+
+def _validate_codes(exponents: Int8Array, codes: Int8Array, parameter_count: int) -> None:
+    if np.any(exponents < EXPONENT_MIN) or np.any(exponents > EXPONENT_MAX):
+        raise InvalidGradient(RejectionReason.BAD_GRADIENT, "an exponent is out of range")
+    if np.any(codes == -CODE_MAX - 1):
+        raise InvalidGradient(RejectionReason.BAD_GRADIENT, "a code is -128")
+    if np.any(codes.reshape(-1)[parameter_count:]):
+        raise InvalidGradient(RejectionReason.BAD_GRADIENT, "the padding is not zero")
+    largest = np.abs(codes).max(axis=1)
+    if np.any((largest < CODE_MIN_OF_LARGEST) & (exponents > EXPONENT_MIN)):
+        raise InvalidGradient(RejectionReason.BAD_GRADIENT, "a block's exponent is not canonical")
+
+
+def _describe_header(payload: bytes, expected: GradientHeader) -> str:
+    names = (
+        *("magic", "codec", "flags", "local_steps", "parameter_count", "round", "chain_id"),
+        *("theta_root", "seed", "miner", "task", "attempt"),
+    )
+    got = HEADER.unpack_from(payload)
+    wanted = HEADER.unpack(expected.encode())
+    differing = [name for name, x, y in zip(names, got, wanted, strict=True) if x != y]
+    return f"the header's {', '.join(differing)} differs"
+
+
+def compute_gradient_root(payload: bytes) -> Hash32:
+    """The content id of a payload, which a commitment binds."""
+    return content_id(payload)
+
+
+def compute_commitment(
+    header: GradientHeader, gradient_root: Hash32, salt: Hash32, units: int
+) -> Hash32:
+    """What a miner puts on the chain before anybody sees its gradient.
+
+    keccak256(abi.encode(DOMAIN, chainId, task, round, attempt, miner, thetaRoot, gradientRoot,
+    salt, units)).
+    """
+    types = ["bytes32", "uint256", "uint256", "uint256", "uint256", "address"]
+    words = encode(
+        [*types, "bytes32", "bytes32", "bytes32", "uint256"],
+        [
+            COMMITMENT_DOMAIN,
+            header.chain_id,
+            header.task,
+            header.round_number,
+            header.attempt,
+            header.miner,
+            header.theta_root,
+            gradient_root,
+            salt,
+            units,
+        ],
+    )
+    return keccak256(words)

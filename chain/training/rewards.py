@@ -1,0 +1,90 @@
+"""The tree of cumulative rewards of a task, and proofs in it (docs/spec/training.md, section 9).
+
+One root a task: a leaf says what an account has earned since the task began, so an old proof can
+never pay twice and a missed one loses nothing. Leaf and node hashes are those of OpenZeppelin's
+MerkleProof and StandardMerkleTree, which verify and rebuild it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from eth_abi.abi import encode
+
+from chain.crypto import keccak256
+from chain.primitives import ZERO_HASH, Address, Hash32, TaskId
+
+EMPTY_ROOT: Final = ZERO_HASH
+"""Before anybody has earned anything: no leaf hashes to it, so nothing can be claimed."""
+
+
+def compute_leaf(
+    chain_id: int, distributor: Address, task: TaskId, account: Address, cumulative: int
+) -> Hash32:
+    """keccak256(keccak256(abi.encode(chainId, distributor, task, account, cumulative))).
+
+    Hashed twice, so that no inner node can be shown as a leaf.
+    """
+    words = encode(
+        ["uint256", "address", "uint256", "address", "uint256"],
+        [chain_id, distributor, task, account, cumulative],
+    )
+    return keccak256(keccak256(words))
+
+
+def _hash_pair(one: Hash32, other: Hash32) -> Hash32:
+    return keccak256(min(one, other) + max(one, other))
+
+
+@dataclass(frozen=True, slots=True)
+class RewardTree:
+    """The rewards of a task after some round.
+
+    Attributes:
+        nodes: The tree as an array: the children of i are 2i + 1 and 2i + 2, the leaves are last,
+            in descending order of their hashes.
+        leaves: Each account's leaf.
+    """
+
+    nodes: tuple[Hash32, ...]
+    leaves: Mapping[Address, Hash32]
+
+    @property
+    def root(self) -> Hash32:
+        """What validators post with a result."""
+        return self.nodes[0] if self.nodes else EMPTY_ROOT
+
+    def proof(self, account: Address) -> tuple[Hash32, ...] | None:
+        """Sibling hashes from the leaf of `account` to the root; None if it has earned nothing."""
+        leaf = self.leaves.get(account)
+        if leaf is None:
+            return None
+        position = self.nodes.index(leaf, len(self.leaves) - 1)
+        siblings = []
+        while position > 0:
+            siblings.append(self.nodes[position + 1 if position % 2 else position - 1])
+            position = (position - 1) // 2
+        return tuple(siblings)
+
+
+def build_reward_tree(
+    chain_id: int, distributor: Address, task: TaskId, cumulative: Mapping[Address, int]
+) -> RewardTree:
+    """The tree over what each account has earned in all; accounts with 0 have no leaf."""
+    leaves = {
+        account: compute_leaf(chain_id, distributor, task, account, amount)
+        for account, amount in sorted(cumulative.items())
+        if amount > 0
+    }
+    nodes = [ZERO_HASH] * (len(leaves) - 1) + sorted(leaves.values(), reverse=True)
+    for i in reversed(range(len(leaves) - 1)):
+        nodes[i] = _hash_pair(nodes[2 * i + 1], nodes[2 * i + 2])
+    return RewardTree(tuple(nodes), leaves)
+
+
+def verify_reward_proof(root: Hash32, leaf: Hash32, proof: tuple[Hash32, ...]) -> bool:
+    """Whether `proof` leads from `leaf` to `root`, as the contract checks it."""
+    node = leaf
+    for sibling in proof:
+        node = _hash_pair(node, sibling)
+    return node == root

@@ -8,35 +8,23 @@ only damage the slot that was being written, and what it was to hold was not sig
 import os
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
 from typing import Final
 
-from chain.primitives import UINT64_MAX, ZERO_HASH, BlockNumber, Hash32, View
+from chain.consensus.guard import GUARD_LIMIT_BYTES, GuardState, decode_guard
+from chain.errors import RejectedInputError
 from node.atomic_file import write_atomically
 from node.errors import OperatorError, StorageFailed
 
+_SLOT_HEADER: Final = Struct(">8sIQB")
+"""Magic, CRC-32 of what follows it, write count, length of the guard's encoding."""
+
 _MAGIC: Final = b"POTGRD1\n"
-_SLOT: Final = Struct(">8sQQQBQ32s")
-"""Magic, write count, number, view, step, prepared view, prepared digest; a CRC-32 follows."""
+_CHECKED_FROM: Final = 12
 
 SLOT_STRIDE_BYTES: Final = 4096
 """A page for each slot, so that writing one cannot touch the other."""
-
-
-@dataclass(frozen=True, slots=True)
-class GuardRecord:
-    """The furthest that was signed. Which steps may follow is the consensus core's rule."""
-
-    number: BlockNumber
-    view: View
-    step: int
-    """Order of the kinds of message within a view, 0 to 255."""
-    prepared_view: View | None
-    """The view of the highest prepared certificate at `number`; None if there is none."""
-    prepared_digest: Hash32
-    """Its digest; zero if there is none."""
 
 
 class GuardFile:
@@ -50,10 +38,10 @@ class GuardFile:
     def __init__(self, path: Path, *, fsync: Callable[[int], None] = os.fsync) -> None:
         self._path = path
         self._fsync = fsync
-        self._write_count = 0
+        self._write_count: int | None = None
         self._failure: str | None = None
 
-    def load(self) -> GuardRecord | None:
+    def load(self) -> GuardState | None:
         """What was saved last, or None if nothing ever was.
 
         Raises:
@@ -62,33 +50,33 @@ class GuardFile:
         try:
             data = self._path.read_bytes()
         except FileNotFoundError:
+            self._write_count = 0
             return None
         except OSError as error:
             raise OperatorError(f"cannot read the signer guard {self._path}: {error}") from error
-        slots = [
-            _decode(data[start : start + SLOT_STRIDE_BYTES]) for start in (0, SLOT_STRIDE_BYTES)
-        ]
+        slots = [_decode(data[i : i + SLOT_STRIDE_BYTES]) for i in (0, SLOT_STRIDE_BYTES)]
         whole = [slot for slot in slots if slot is not None]
         if not whole:
             raise OperatorError(
                 f"the signer guard {self._path} is damaged: restore it, or move it away: this "
                 "validator then signs nothing until the network has passed what it may have signed"
             )
-        self._write_count, record = max(whole, key=lambda slot: slot[0])
-        return record
+        self._write_count, state = max(whole, key=lambda slot: slot[0])
+        return state
 
-    def save(self, record: GuardRecord) -> None:
-        """Replace what is saved; durable on return. Call `load` once before.
+    def save(self, state: GuardState) -> None:
+        """Replace what is saved; durable on return. `load` comes first.
 
         Raises:
             StorageFailed: the disk refused; from then on always, and nothing may be signed.
         """
+        assert self._write_count is not None, "load first: a stale guard must not be overwritten"
         if self._failure is not None:
             raise StorageFailed(self._failure)
         count = self._write_count + 1
-        slot = _encode(count, record)
+        slot = _encode(count, state)
         try:
-            if self._write_count == 0:
+            if count == 1:
                 write_atomically(self._path, slot * 2)
             else:
                 self._overwrite(slot, SLOT_STRIDE_BYTES * (count % 2))
@@ -111,33 +99,23 @@ class GuardFile:
             os.close(descriptor)
 
 
-def _encode(count: int, record: GuardRecord) -> bytes:
-    prepared_view = UINT64_MAX if record.prepared_view is None else record.prepared_view
-    body = _SLOT.pack(
-        _MAGIC,
-        count,
-        record.number,
-        record.view,
-        record.step,
-        prepared_view,
-        record.prepared_digest,
-    )
-    return (body + zlib.crc32(body).to_bytes(4, "big")).ljust(SLOT_STRIDE_BYTES, b"\x00")
+def _encode(count: int, state: GuardState) -> bytes:
+    body = state.encode()
+    assert len(body) <= GUARD_LIMIT_BYTES
+    slot = bytearray(_SLOT_HEADER.pack(_MAGIC, 0, count, len(body)) + body)
+    slot[len(_MAGIC) : _CHECKED_FROM] = zlib.crc32(slot[_CHECKED_FROM:]).to_bytes(4, "big")
+    return bytes(slot).ljust(SLOT_STRIDE_BYTES, b"\x00")
 
 
-def _decode(slot: bytes) -> tuple[int, GuardRecord] | None:
-    """The write count and the record of a whole slot, or None."""
-    body, checksum = slot[: _SLOT.size], slot[_SLOT.size : _SLOT.size + 4]
-    if len(slot) != SLOT_STRIDE_BYTES or checksum != zlib.crc32(body).to_bytes(4, "big"):
+def _decode(slot: bytes) -> tuple[int, GuardState] | None:
+    """The write count and the state of a whole slot, or None."""
+    if len(slot) != SLOT_STRIDE_BYTES:
         return None
-    magic, count, number, view, step, prepared_view, digest = _SLOT.unpack(body)
-    if magic != _MAGIC:
+    magic, checksum, count, length = _SLOT_HEADER.unpack_from(slot)
+    end = _SLOT_HEADER.size + length
+    if magic != _MAGIC or checksum != zlib.crc32(slot[_CHECKED_FROM:end]):
         return None
-    no_view = prepared_view == UINT64_MAX
-    return count, GuardRecord(
-        number=BlockNumber(number),
-        view=View(view),
-        step=step,
-        prepared_view=None if no_view else View(prepared_view),
-        prepared_digest=ZERO_HASH if no_view else Hash32(digest),
-    )
+    try:
+        return count, decode_guard(slot[_SLOT_HEADER.size : end])
+    except RejectedInputError:
+        return None

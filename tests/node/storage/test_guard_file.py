@@ -2,16 +2,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chain.consensus.guard import GuardState, Step
 from chain.crypto import keccak256
-from chain.primitives import ZERO_HASH, BlockNumber, View
+from chain.primitives import BlockNumber, View
 from node.errors import OperatorError, StorageFailed
-from node.storage.guard_file import SLOT_STRIDE_BYTES, GuardFile, GuardRecord
+from node.storage.guard_file import SLOT_STRIDE_BYTES, GuardFile
+
+DIGEST = keccak256(b"block")
 
 
-def record(number: int, prepared_view: int | None = None) -> GuardRecord:
-    digest = ZERO_HASH if prepared_view is None else keccak256(b"block")
-    view = None if prepared_view is None else View(prepared_view)
-    return GuardRecord(BlockNumber(number), View(number % 5), number % 4, view, digest)
+def state(number: int, prepared_view: int | None = None) -> GuardState:
+    prepared = None if prepared_view is None else (View(prepared_view), DIGEST)
+    return GuardState(BlockNumber(number), View(number % 5), Step.PREPARE, DIGEST, prepared)
+
+
+def loaded(path) -> GuardFile:
+    guard = GuardFile(path)
+    guard.load()
+    return guard
 
 
 def test_absent_guard_is_none(tmp_path):
@@ -21,43 +29,47 @@ def test_absent_guard_is_none(tmp_path):
 def test_last_saved_record_is_loaded_after_each_restart(tmp_path):
     path = tmp_path / "guard"
     for number in range(1, 6):
-        guard = GuardFile(path)
-        guard.load()
-        for given_record in (record(number), record(number, prepared_view=number)):
-            guard.save(given_record)
-            assert GuardFile(path).load() == given_record
+        guard = loaded(path)
+        for given_state in (state(number), state(number, prepared_view=number)):
+            guard.save(given_state)
+            assert GuardFile(path).load() == given_state
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.stat().st_size == 2 * SLOT_STRIDE_BYTES
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    saved=st.integers(1, 4), torn_at=st.integers(0, 76), filler=st.binary(min_size=77, max_size=77)
+    saved=st.integers(1, 4),
+    torn_at=st.integers(0, 200),
+    filler=st.binary(min_size=200, max_size=200),
 )
 def test_torn_write_leaves_the_record_before_it(tmp_path_factory, saved, torn_at, filler):
     path = tmp_path_factory.mktemp("guard") / "guard"
-    guard = GuardFile(path)
+    guard = loaded(path)
     for number in range(1, saved + 1):
-        guard.save(record(number))
+        guard.save(state(number))
     before = path.read_bytes()
-    guard.save(record(99))
+    guard.save(state(99))
     after = path.read_bytes()
     start = next(i for i in range(len(after)) if after[i] != before[i]) // SLOT_STRIDE_BYTES
     start *= SLOT_STRIDE_BYTES
+    used = len(after[start : start + SLOT_STRIDE_BYTES].rstrip(b"\x00"))
     torn = bytearray(before)
     torn[start : start + torn_at] = after[start : start + torn_at]
-    torn[start + torn_at : start + 77] = filler[: 77 - torn_at]
+    torn[start + torn_at : start + 200] = filler[: 200 - torn_at]
     path.write_bytes(torn)
 
     restarted = GuardFile(path)
-    assert restarted.load() == (record(99) if torn == after else record(saved))
-    restarted.save(record(100))
-    assert GuardFile(path).load() == record(100)
+    assert restarted.load() == (
+        state(99) if torn[start:][:used] == after[start:][:used] else state(saved)
+    )
+    restarted.save(state(100))
+    assert GuardFile(path).load() == state(100)
 
 
 def test_guard_with_no_whole_slot_is_an_error(tmp_path):
     path = tmp_path / "guard"
-    GuardFile(path).save(record(1))
+    loaded(path).save(state(1))
     data = bytearray(path.read_bytes())
     data[20] ^= 1
     data[SLOT_STRIDE_BYTES + 20] ^= 1
@@ -75,9 +87,17 @@ def test_failed_fsync_stops_the_guard_for_ever(tmp_path):
             raise OSError(5, "Input/output error")
 
     guard = GuardFile(tmp_path / "guard", fsync=fsync)
-    guard.save(record(1))
+    assert guard.load() is None
+    guard.save(state(1))
     with pytest.raises(StorageFailed, match=r"Input/output error.*signs nothing"):
-        guard.save(record(2))
+        guard.save(state(2))
     failing = False
     with pytest.raises(StorageFailed):
-        guard.save(record(3))
+        guard.save(state(3))
+
+
+def test_guard_is_not_overwritten_before_it_was_read(tmp_path):
+    loaded(tmp_path / "guard").save(state(5))
+    with pytest.raises(AssertionError, match="load first"):
+        GuardFile(tmp_path / "guard").save(state(1))
+    assert GuardFile(tmp_path / "guard").load() == state(5)

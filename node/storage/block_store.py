@@ -5,6 +5,7 @@ or the one before. Nothing here is ever replaced: PBFT finalizes a block number 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from chain import codec
@@ -98,6 +99,7 @@ class BlockStore:
         receipts: Sequence[Receipt],
         senders: Sequence[Address],
         delta: Mapping[bytes, bytes],
+        training_rows: Mapping[bytes, bytes] = MappingProxyType({}),
     ) -> None:
         """Append a committed block and all that follows from it, durably and at once.
 
@@ -107,6 +109,7 @@ class BlockStore:
             receipts: one a transaction.
             senders: one a transaction.
             delta: trie nodes and code that the block adds, by Keccak-256.
+            training_rows: what the training index changes with this block.
 
         Raises:
             StorageFailed: the disk refused; the head is unchanged.
@@ -121,6 +124,13 @@ class BlockStore:
             writer.delete(Table.CERTIFICATES, _key(head.number))
             writer.put(Table.CERTIFICATES, _key(block.number), certificate.encode())
             _put_block(writer, block, receipts, senders, delta)
+            for key, value in sorted(training_rows.items()):
+                writer.put(Table.TRAINING, key, value)
+
+    def training_row(self, key: bytes) -> bytes | None:
+        """One row of the training index, or None."""
+        with self._database.read() as reader:
+            return reader.get(Table.TRAINING, key)
 
     def head(self) -> Header:
         """The header of the last finalized block."""

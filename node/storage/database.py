@@ -42,6 +42,8 @@ class Table(StrEnum):
     COINBASES = "coinbases"
     BLOOMS = "blooms"
     """The logs bloom of blocks that have logs."""
+    TRAINING = "training"
+    """What node/training_index.py folds from the events of the system contracts."""
 
 
 class Reader:

@@ -1,0 +1,309 @@
+"""The libp2p host: TCP, Noise, Yamux and Ed25519, behind `Host` (docs/spec/wire.md, section 1)."""
+
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+from libp2p import new_host
+from libp2p.abc import INetStream
+from libp2p.crypto.ed25519 import Ed25519PrivateKey, create_new_key_pair
+from libp2p.crypto.keys import KeyPair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.network.stream.exceptions import StreamClosed, StreamEOF, StreamError, StreamReset
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL_ID
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from multiaddr import Multiaddr
+
+from chain.errors import RejectedInputError
+from node.errors import OperatorError
+from node.network import libp2p_fixes
+from node.network.stream import (
+    FrameStream,
+    PeerId,
+    StreamClosedError,
+    StreamHandler,
+    UnreachablePeerError,
+)
+
+if TYPE_CHECKING:
+    # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
+    from trio_typing import TaskStatus
+
+log = structlog.get_logger()
+
+HOST_KEY_BYTES: Final = 32
+"""An Ed25519 seed, stored raw."""
+
+DIAL_SECONDS: Final = 10.0
+"""TCP, Noise and Yamux across the world take three round trips; the rest is a busy peer."""
+
+SHUTDOWN_SECONDS: Final = 2.0
+"""What closing every connection politely may take."""
+
+PEER_STREAM_LIMIT: Final = 32
+"""Streams one peer may have served at a time: one for each protocol, and concurrent requests."""
+
+
+def load_or_create_host_key(path: Path) -> KeyPair:
+    """The Ed25519 host key stored at `path`; a missing one is created, readable by its owner only.
+
+    Raises:
+        OperatorError: the file is not a key, or others may read it.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        pass
+    else:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(os.urandom(HOST_KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    if path.stat().st_mode & 0o077:
+        raise OperatorError(f"host key {path} is readable by others: run `chmod 600 {path}`")
+    seed = path.read_bytes()
+    if len(seed) != HOST_KEY_BYTES:
+        raise OperatorError(
+            f"host key {path} holds {len(seed)} bytes instead of {HOST_KEY_BYTES}: restore it, or "
+            "delete it to get a new peer id"
+        )
+    return host_key_from_seed(seed)
+
+
+def host_key_from_seed(seed: bytes) -> KeyPair:
+    """The Ed25519 key pair of a 32-byte seed."""
+    private_key = Ed25519PrivateKey.from_bytes(seed)
+    return KeyPair(private_key, private_key.get_public_key())
+
+
+def create_host_key() -> KeyPair:
+    """A new Ed25519 key pair, stored nowhere."""
+    return create_new_key_pair()
+
+
+def compute_peer_id(key: KeyPair) -> PeerId:
+    """The peer id of a host key."""
+    return PeerId(ID.from_pubkey(key.public_key).to_base58())
+
+
+class _LibP2PStream:
+    """A libp2p stream as a ByteStream: one exception for every way to end."""
+
+    def __init__(self, stream: INetStream) -> None:
+        self._stream = stream
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        try:
+            return bytes(await self._stream.read(max_bytes))
+        except StreamEOF:
+            return b""
+        except (StreamReset, StreamClosed, StreamError) as error:
+            raise StreamClosedError("the peer reset the stream") from error
+
+    async def send_all(self, data: bytes) -> None:
+        try:
+            await self._stream.write(data)
+        except (StreamReset, StreamClosed, StreamError) as error:
+            raise StreamClosedError("the peer reset the stream") from error
+
+    async def close(self) -> None:
+        # libp2p raises whatever its broken connection raised; the stream is over either way.
+        with suppress(Exception):
+            await self._stream.close()
+
+    async def reset(self) -> None:
+        with suppress(Exception):
+            await self._stream.reset()
+
+
+class LibP2PHost:
+    """A host on TCP, Noise and Yamux. Nothing that a peer sends raises out of it."""
+
+    def __init__(
+        self,
+        *,
+        key: KeyPair,
+        listen_addresses: Sequence[str],
+        announce_addresses: Sequence[str] = (),
+        max_connections: int,
+    ) -> None:
+        """Make a host that listens once it is `run`.
+
+        Args:
+            key: the Ed25519 host key.
+            listen_addresses: multiaddresses such as /ip4/0.0.0.0/tcp/9000; port 0 picks one.
+            announce_addresses: what peers are told instead, without the /p2p part.
+            max_connections: connections of both directions together.
+
+        Raises:
+            OperatorError: an address is not a TCP multiaddress.
+            UnsupportedLibp2pError: another libp2p is installed.
+        """
+        libp2p_fixes.apply()
+        self._listen_addresses = [_parse_listen_address(text) for text in listen_addresses]
+        self._announce_addresses = [_parse_listen_address(text) for text in announce_addresses]
+        self._served: Counter[PeerId] = Counter()
+        noise = NoiseTransport(
+            libp2p_keypair=key, noise_privkey=create_noise_key_pair().private_key
+        )
+        self._host = new_host(
+            key_pair=key,
+            sec_opt={TProtocol(NOISE_PROTOCOL_ID): noise},
+            muxer_opt={TProtocol(YAMUX_PROTOCOL_ID): Yamux},
+            listen_addrs=self._listen_addresses,
+            connection_config=ConnectionConfig(
+                max_connections=max_connections,
+                high_watermark=max_connections,
+                low_watermark=0,
+                min_connections=0,
+                max_connections_per_peer=2,
+                dial_timeout=DIAL_SECONDS,
+            ),
+        )
+        network = self._host.get_network()
+        assert isinstance(network, Swarm)
+        # Our own bounds (streams, connections, rates) replace the default resource manager's,
+        # which counts 250 inbound connections over a life and 10 a second from an address.
+        network.set_resource_manager(None)
+        network.retry_config = RetryConfig(max_retries=0)
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Our own peer id."""
+        return PeerId(self._host.get_id().to_base58())
+
+    def listen_addresses(self) -> tuple[str, ...]:
+        """Our full multiaddresses, `/p2p/` part included."""
+        addresses = self._announce_addresses or self._host.get_transport_addrs()
+        suffix = f"/p2p/{self.peer_id}"
+        return tuple(sorted(f"{address}".removesuffix(suffix) + suffix for address in addresses))
+
+    def connected_peers(self) -> tuple[PeerId, ...]:
+        """Peers with at least one open connection, sorted."""
+        return tuple(sorted(PeerId(peer.to_base58()) for peer in self._host.get_connected_peers()))
+
+    def set_handler(self, protocol_id: str, handler: StreamHandler) -> None:
+        """Serve a protocol; before the host runs."""
+
+        async def serve(stream: INetStream) -> None:
+            await self._serve(stream, handler)
+
+        self._host.set_stream_handler(TProtocol(protocol_id), serve)
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Listen until the block ends.
+
+        Raises:
+            OperatorError: a listen address is in use or not ours.
+        """
+        async with trio.open_nursery() as nursery:
+            stop = trio.Event()
+            is_listening = await nursery.start(self._run_until, stop)
+            try:
+                if is_listening:
+                    yield
+            finally:
+                stop.set()
+        if not is_listening:
+            addresses = ", ".join(str(address) for address in self._listen_addresses)
+            raise OperatorError(
+                f"network.listen_addresses: cannot listen on {addresses}: the port is in use "
+                "or the address is not this machine's; choose another"
+            )
+
+    async def _run_until(
+        self, stop: trio.Event, task_status: "TaskStatus[bool]" = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        # libp2p leaks its sockets if it is cancelled, so it is asked to stop instead.
+        with trio.CancelScope(shield=True):
+            async with self._host.run(listen_addrs=self._listen_addresses):
+                listeners = self._host.get_network().listeners
+                task_status.started(len(listeners) == len(self._listen_addresses))
+                await stop.wait()
+                with trio.move_on_after(SHUTDOWN_SECONDS):
+                    async with trio.open_nursery() as nursery:
+                        for peer_id in self.connected_peers():
+                            nursery.start_soon(self.disconnect, peer_id)
+
+    async def dial(self, peer_id: PeerId, address: str) -> None:
+        """Connect to `peer_id` at a full multiaddress.
+
+        Raises:
+            UnreachablePeerError: nobody with that peer id answers there.
+        """
+        peer = ID.from_base58(peer_id)
+        network = self._host.get_network()
+        # libp2p tries one TCP address of those it has heard of; let it be this one.
+        with suppress(Exception):
+            network.peerstore.clear_addrs(peer)
+        try:
+            network.peerstore.add_addr(peer, Multiaddr(address.split("/p2p/")[0]), 3600)
+            with trio.fail_after(DIAL_SECONDS):
+                await network.dial_peer(peer)
+        except Exception as error:  # libp2p raises many kinds, ValueError and OSError among them
+            raise UnreachablePeerError(f"{address}: {error}") from error
+
+    async def open_stream(self, peer_id: PeerId, protocol_id: str) -> FrameStream:
+        """A new stream over an existing connection.
+
+        Raises:
+            UnreachablePeerError: no connection, or the peer does not speak the protocol.
+        """
+        peer = ID.from_base58(peer_id)
+        if not self._host.get_network().get_connections(peer):
+            raise UnreachablePeerError(f"not connected to {peer_id}")
+        try:
+            with trio.fail_after(DIAL_SECONDS):
+                stream = await self._host.new_stream(peer, [TProtocol(protocol_id)])
+        except Exception as error:
+            raise UnreachablePeerError(f"no {protocol_id} stream to {peer_id}: {error}") from error
+        return FrameStream(_LibP2PStream(stream), peer_id)
+
+    async def disconnect(self, peer_id: PeerId) -> None:
+        """Close every connection to the peer; never raises."""
+        with suppress(Exception):
+            await self._host.get_network().close_peer(ID.from_base58(peer_id))
+
+    async def _serve(self, raw_stream: INetStream, handler: StreamHandler) -> None:
+        peer_id = PeerId(raw_stream.muxed_conn.peer_id.to_base58())
+        stream = FrameStream(_LibP2PStream(raw_stream), peer_id)
+        if self._served[peer_id] >= PEER_STREAM_LIMIT:
+            await stream.reset()
+            return
+        self._served[peer_id] += 1
+        try:
+            await handler(stream)
+        except (StreamClosedError, RejectedInputError):
+            await stream.reset()
+        except Exception:  # our own bug: this peer loses a stream, the node loses nothing
+            log.exception("stream handler failed", peer_id=peer_id)
+            await stream.reset()
+        else:
+            await stream.close()
+        finally:
+            self._served[peer_id] -= 1
+            if not self._served[peer_id]:
+                del self._served[peer_id]
+
+
+def _parse_listen_address(text: str) -> Multiaddr:
+    try:
+        address = Multiaddr(text)
+        address.value_for_protocol("tcp")
+    except Exception as error:
+        raise OperatorError(
+            f"network.listen_addresses: {text!r} is not like /ip4/0.0.0.0/tcp/9000"
+        ) from error
+    return address

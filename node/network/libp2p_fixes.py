@@ -1,0 +1,339 @@
+"""Work-arounds for the defects of the pinned py-libp2p, in one place.
+
+Each function of `FIXES` cures one defect of `SUPPORTED_VERSION` by replacing a private name; its
+docstring says what goes wrong without it. `apply` runs them all, once, before a host is made, and
+refuses any other version, whose private names nobody has read. tests/node/network has a scenario
+for each that fails without it. Pubsub is not used, so its defects need no cure.
+"""
+
+# ruff: noqa: SLF001 - replacing private names is what this module is for
+
+import math
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+import libp2p
+import libp2p.io.msgio as msgio
+import libp2p.network.swarm as swarm
+import libp2p.stream_muxer.yamux.yamux as yamux
+import libp2p.transport.tcp.tcp as tcp
+import structlog
+import trio
+from libp2p.abc import INetStream, IRawConnection, ISecureConn
+from libp2p.host.basic_host import BasicHost
+from libp2p.io.abc import Reader
+from libp2p.io.exceptions import IncompleteReadError
+from libp2p.network.connection.exceptions import RawConnError
+from libp2p.network.exceptions import SwarmException
+from libp2p.peer.id import ID
+from libp2p.stream_muxer.exceptions import MuxedStreamError
+from multiaddr import Multiaddr
+
+log = structlog.get_logger()
+
+SUPPORTED_VERSION: Final = "0.8.1"
+"""The only version these replacements were read and measured against."""
+
+WINDOW_BYTES: Final = 2**20
+"""Receive window of a stream that is being read: 20 MB/s at a round trip of 50 ms."""
+
+INBOUND_STREAM_LIMIT: Final = 64
+"""Streams one connection may hold open towards us; times the first window, 16 MiB of buffers."""
+
+WRITE_STALL_SECONDS: Final = 30.0
+"""A writer waits this long for window: a reader that stores what it reads may pause for a disk."""
+
+FRAME_BODY_BYTES: Final = 2**15
+"""What one stream sends before another may: a vote waits for at most 32 KiB of each blob."""
+
+SOCKET_STALL_SECONDS: Final = 10.0
+"""A frame that the peer's TCP does not take for so long ends the connection; pings notice first."""
+
+GO_AWAY_SECONDS: Final = 0.5
+"""Politeness on closing is worth no more: the peer may be the reason why we close."""
+
+
+class UnsupportedLibp2pError(Exception):
+    """Another py-libp2p than the one that these work-arounds were written for is installed."""
+
+
+class FlowControlError(trio.TooSlowError):
+    """The peer sent more than its window, or opened too many streams.
+
+    A TooSlowError, because that is what Yamux's reader answers by closing the connection.
+    """
+
+
+def _replace(owner: object, name: str, replacement: object) -> None:
+    """Put `replacement` where libp2p looks for `name`, which must be there."""
+    assert hasattr(owner, name) or isinstance(replacement, property)
+    setattr(owner, name, replacement)
+
+
+def end_inbound_slot_with_connection() -> None:
+    """Release the slot of an inbound connection when the connection ends.
+
+    Stock, the slot is held until the whole swarm ends: after `max_connections` accepted
+    connections in its life, a node refuses everyone for ever.
+    """
+    upgrade = swarm.Swarm.upgrade_inbound_raw_conn
+
+    async def upgrade_and_wait(
+        self: swarm.Swarm, raw_connection: IRawConnection, address: Multiaddr
+    ) -> None:
+        muxed = await upgrade(self, raw_connection, address)
+        assert isinstance(muxed, yamux.Yamux)
+        await muxed.event_closed.wait()
+        # The caller handles this by closing the socket and returning, which frees the slot.
+        raise SwarmException("the inbound connection ended")
+
+    _replace(swarm.Swarm, "upgrade_inbound_raw_conn", upgrade_and_wait)
+
+
+def contain_handler_errors() -> None:
+    """Keep what a stream handler or the negotiation before it raises away from the swarm.
+
+    Stock, any exception, so any peer that finds one, ends the process.
+    """
+    handle = BasicHost._swarm_stream_handler
+
+    async def handle_contained(self: BasicHost, stream: INetStream) -> None:
+        try:
+            await handle(self, stream)
+        except Exception as error:  # noqa: BLE001 - the last line before the swarm's nursery
+            log.warning("stream handler failed", error=repr(error))
+            with suppress(Exception):
+                await stream.reset()
+
+    _replace(BasicHost, "_swarm_stream_handler", handle_contained)
+
+
+def lift_dial_ban() -> None:
+    """Leave redialling to us: stock, one failed dial bans the peer from being dialled for 60 s."""
+    _replace(swarm._NegativePeerCache.__init__, "__defaults__", (0.0, 1))
+
+
+def dial_without_head_start() -> None:
+    """Return from a dial when it succeeds.
+
+    Stock, every dial takes the 250 ms of head start over another transport that is not there.
+    """
+    _replace(swarm, "_HAPPY_EYEBALLS_DELAY", 0.0)
+
+
+def listen_on_free_ports_only() -> None:
+    """Let a second listener on a port fail.
+
+    Stock sets SO_REUSEPORT, so that two nodes share a port and each gets half of the connections.
+    """
+
+    def set_reuse_address(listener: trio.socket.SocketType) -> None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+    _replace(tcp, "_set_reuse_flags", set_reuse_address)
+
+
+def read_in_any_number_of_pieces() -> None:
+    """Read until the bytes are there or the stream ends.
+
+    Stock gives up after 101 short reads, and a slow path with small packets needs more of them
+    for one 64 KiB frame.
+    """
+
+    async def read_exactly(reader: Reader, count: int, retry_count: int = 0) -> bytes:
+        data = bytearray()
+        while len(data) < count:
+            piece = await reader.read(count - len(data))
+            if not piece:
+                raise IncompleteReadError(
+                    "connection closed", expected_bytes=count, received_bytes=len(data)
+                )
+            data += piece
+        return bytes(data)
+
+    _replace(yamux, "read_exactly", read_exactly)
+    _replace(msgio, "read_exactly", read_exactly)
+
+
+def bound_buffers() -> None:
+    """Close a connection that ignores flow control or opens streams without end.
+
+    Stock, Yamux buffers whatever arrives (100 MB to a stream that nobody reads) and accepts any
+    number of streams.
+    """
+    initialize = yamux.Yamux.__init__
+
+    def initialize_bounded(
+        self: yamux.Yamux,
+        secured_conn: ISecureConn,
+        peer_id: ID,
+        is_initiator: bool | None = None,
+        on_close: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        initialize(self, secured_conn, peer_id, is_initiator, on_close)
+        # An initiator's streams have odd ids.
+        self.stream_buffers = _StreamBuffers(own_parity=1 if self.is_initiator_value else 0)
+
+    _replace(yamux.Yamux, "__init__", initialize_bounded)
+
+
+class _StreamBuffer(bytearray):
+    """Bytes received and not yet read, at most a window of them."""
+
+    def extend(self, data: bytes) -> None:  # type: ignore[override]  # Yamux only passes bytes
+        if len(self) + len(data) > WINDOW_BYTES:
+            raise FlowControlError(f"more than {WINDOW_BYTES} unread bytes on a stream")
+        super().extend(data)
+
+
+class _StreamBuffers(dict[int, bytearray]):
+    """The buffers of a connection by stream id; at most INBOUND_STREAM_LIMIT of the peer's."""
+
+    def __init__(self, own_parity: int) -> None:
+        super().__init__()
+        self._own_parity = own_parity
+
+    def __setitem__(self, stream_id: int, buffer: bytearray) -> None:
+        if stream_id % 2 != self._own_parity:
+            inbound = sum(1 for open_id in self if open_id % 2 != self._own_parity)
+            if inbound >= INBOUND_STREAM_LIMIT:
+                raise FlowControlError(f"more than {INBOUND_STREAM_LIMIT} streams")
+        super().__setitem__(stream_id, _StreamBuffer(buffer))
+
+
+def credit_by_half_windows() -> None:
+    """Announce what was read once half a window has been, and grow a window that is being used.
+
+    Stock sends an encrypted WINDOW_UPDATE for every read, 13 % of a receiver's time, and lets
+    windows grow to 16 MiB.
+    """
+
+    async def credit(stream: yamux.YamuxStream, *, bytes_read: int = 0) -> None:
+        stream._pending_recv_release += bytes_read
+        if stream._pending_recv_release < yamux.DEFAULT_WINDOW_SIZE // 2:
+            return
+        credit_bytes = stream._pending_recv_release
+        stream._pending_recv_release = 0
+        if stream.target_recv_window < WINDOW_BYTES:
+            credit_bytes += WINDOW_BYTES - stream.target_recv_window
+            stream.target_recv_window = WINDOW_BYTES
+        stream.recv_window += credit_bytes
+        await stream.send_window_update(credit_bytes)
+
+    _replace(yamux.YamuxStream, "_auto_tune_and_send_window_update", credit)
+
+
+def wait_for_slow_readers() -> None:
+    """Wait WRITE_STALL_SECONDS for window, and wake as soon as it comes.
+
+    Stock resets a stream whose reader pauses for 5 s, and looks for window every 10 ms.
+    """
+
+    async def write(stream: yamux.YamuxStream, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            await _wait_for_window(stream)
+            if stream.closed or stream.send_closed:
+                raise MuxedStreamError("the stream is closed for sending")
+            piece = view[: min(stream.send_window, FRAME_BODY_BYTES)]
+            view = view[len(piece) :]
+            stream.send_window -= len(piece)
+            header = struct.pack(
+                yamux.YAMUX_HEADER_FORMAT, 0, yamux.TYPE_DATA, 0, stream.stream_id, len(piece)
+            )
+            await stream.conn._write_frame(header + piece)
+
+    _replace(yamux.YamuxStream, "write", write)
+    _replace(yamux.YamuxStream, "send_window", _waking_attribute("send_window"))
+    _replace(yamux.YamuxStream, "closed", _waking_attribute("closed"))
+
+
+def _waking_attribute(name: str) -> property:
+    """An attribute of a YamuxStream that wakes the waiting writer when it is set."""
+
+    def get_value(stream: object) -> object:
+        return stream.__dict__[name]
+
+    def set_value(stream: object, value: object) -> None:
+        stream.__dict__[name] = value
+        if "writer_wake_up" in stream.__dict__:
+            stream.__dict__.pop("writer_wake_up").set()
+
+    return property(get_value, set_value)
+
+
+async def _wait_for_window(stream: yamux.YamuxStream) -> None:
+    deadline = trio.current_time() + WRITE_STALL_SECONDS
+    while stream.send_window <= 0 and not stream.closed:
+        wake_up = stream.__dict__.setdefault("writer_wake_up", trio.Event())
+        with trio.move_on_at(deadline) as waiting:
+            await wake_up.wait()
+        if waiting.cancelled_caught:
+            raise MuxedStreamError(f"the peer has read nothing for {WRITE_STALL_SECONDS} s")
+
+
+def write_frames_whole() -> None:
+    """Never leave half a frame on the wire.
+
+    Stock, cancelling one stream's writer (a timeout) cuts a frame, which breaks every other
+    stream of the connection; and a peer that takes no bytes blocks the closing of its connection.
+    """
+
+    async def write_frame(connection: yamux.Yamux, data: bytes) -> None:
+        is_go_away = data[1] == yamux.TYPE_GO_AWAY
+        patience = GO_AWAY_SECONDS if is_go_away else SOCKET_STALL_SECONDS
+        with trio.move_on_after(GO_AWAY_SECONDS if is_go_away else math.inf):
+            await connection._write_lock.acquire()
+            try:
+                deadline = trio.current_time() + patience
+                with trio.CancelScope(shield=True, deadline=deadline) as sending:
+                    await connection.secured_conn.write(data)
+            finally:
+                connection._write_lock.release()
+            if not sending.cancelled_caught:
+                return
+        # Half a frame may be out: the ciphers of the two sides no longer agree. Yamux's reader
+        # finds the socket closed and cleans up.
+        await connection.secured_conn.close()
+        raise RawConnError("connection closed: the peer takes no bytes")
+
+    _replace(yamux.Yamux, "_write_frame", write_frame)
+
+
+FIXES: Final[tuple[Callable[[], None], ...]] = (
+    end_inbound_slot_with_connection,
+    contain_handler_errors,
+    lift_dial_ban,
+    dial_without_head_start,
+    listen_on_free_ports_only,
+    read_in_any_number_of_pieces,
+    bound_buffers,
+    credit_by_half_windows,
+    wait_for_slow_readers,
+    write_frames_whole,
+)
+"""Every work-around, one defect each."""
+
+_applied: list[str] = []
+
+
+def apply() -> None:
+    """Work around every known defect; only the first call does anything.
+
+    Raises:
+        UnsupportedLibp2pError: another version is installed.
+    """
+    installed = libp2p.__version__
+    if installed != SUPPORTED_VERSION:
+        raise UnsupportedLibp2pError(
+            f"libp2p {installed} is installed, but this node works around defects of "
+            f"{SUPPORTED_VERSION} only: run `pip install libp2p=={SUPPORTED_VERSION}`"
+        )
+    if _applied:
+        return
+    for fix in FIXES:
+        fix()
+        _applied.append(fix.__name__)

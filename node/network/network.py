@@ -1,0 +1,366 @@
+"""Sessions with peers, and what the rest of the node asks of them (docs/spec/wire.md)."""
+
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from chain.errors import RejectedInputError
+from chain.primitives import Address, Hash32
+from node.network.metrics import NetworkMetrics
+from node.network.peers import PeerInfo, PeerTable
+from node.network.protocols import consensus, status
+from node.network.protocols.consensus import ConsensusHandler, ConsensusLinks
+from node.network.protocols.status import Identity, RemoteStatus
+from node.network.stream import (
+    FrameStream,
+    Host,
+    PeerId,
+    StreamClosedError,
+    UnreachablePeerError,
+)
+from node.network.wire import ADDRESS_LIMIT, DisconnectReason, Head
+
+if TYPE_CHECKING:
+    # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
+    from trio_typing import TaskStatus
+
+log = structlog.get_logger()
+
+DIAL_TICK_SECONDS: Final = 0.2
+"""How often the dial list is looked at."""
+
+CONCURRENT_DIALS_LIMIT: Final = 16
+"""Dials under way at a time; a handshake costs 25 ms of processor time."""
+
+STRANGER_SECONDS: Final = 15.0
+"""A connection without a session for so long is closed."""
+
+SWEEP_SECONDS: Final = 5.0
+"""How often connections without a session are looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """What an operator decides about the network."""
+
+    bootstrap: tuple[str, ...] = ()
+    """Full multiaddresses, dialled for ever."""
+    max_peers: int = 64
+    """Sessions with nodes that are no validators; validators are always let in."""
+    accept_private_addresses: bool = False
+    """Whether peers may tell us of loopback and private addresses: in a laboratory, they must."""
+
+
+@dataclass(slots=True)
+class _Session:
+    stream: FrameStream
+    remote: RemoteStatus
+    is_inbound: bool
+    scope: trio.CancelScope
+    latency_seconds: float | None = None
+    is_replaced: bool = False
+
+
+SessionHandler = Callable[[FrameStream, RemoteStatus], Awaitable[None]]
+"""Serves a stream of a peer that has shaken hands."""
+
+
+class Network:
+    """Every peer is one session of /pot/status/1; the other protocols are served within it."""
+
+    def __init__(
+        self,
+        *,
+        host: Host,
+        config: NetworkConfig,
+        identity: Identity,
+        get_head: Callable[[], Head],
+        handle_consensus: ConsensusHandler,
+        random: Callable[[], float],
+    ) -> None:
+        self.metrics = NetworkMetrics()
+        self._host = host
+        self._config = config
+        self._identity = identity
+        self._get_head = get_head
+        self._sessions: dict[PeerId, _Session] = {}
+        self._session_opened = trio.Event()
+        self._first_seen: dict[PeerId, float] = {}
+        self._table = PeerTable(
+            own_peer_id=host.peer_id,
+            bootstrap=config.bootstrap,
+            random=random,
+            accept_private=config.accept_private_addresses,
+        )
+        self._links = ConsensusLinks(
+            own_address=identity.validator and identity.validator[0],
+            handle=handle_consensus,
+            metrics=self.metrics,
+        )
+        host.set_handler(status.PROTOCOL_ID, self._serve_status)
+        self._set_peer_handler(consensus.PROTOCOL_ID, self._serve_consensus)
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Our own peer id."""
+        return self._host.peer_id
+
+    def listen_addresses(self) -> tuple[str, ...]:
+        """Our full multiaddresses; known once the network runs."""
+        return self._host.listen_addresses()
+
+    def peers(self) -> tuple[PeerInfo, ...]:
+        """The peers we have a session with, by peer id."""
+        now = trio.current_time()
+        return tuple(
+            PeerInfo(
+                peer_id=peer_id,
+                validator=session.remote.validator,
+                head=session.remote.head,
+                is_inbound=session.is_inbound,
+                latency_seconds=session.latency_seconds,
+                addresses=session.remote.addresses,
+                score=self._table.score(peer_id, now),
+            )
+            for peer_id, session in sorted(self._sessions.items())
+        )
+
+    def set_validators(self, addresses: Iterable[Address]) -> None:
+        """Say who takes part in consensus now; others' consensus streams are closed."""
+        self._links.set_validators(addresses)
+
+    def broadcast_consensus(self, payload: bytes) -> None:
+        """Queue a consensus message for every other validator; never waits."""
+        self._links.broadcast(payload)
+
+    def send_consensus(self, validator: Address, payload: bytes) -> None:
+        """Queue a consensus message for one validator; never waits."""
+        self._links.send(validator, payload)
+
+    async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen, dial and serve until cancelled; started once we listen.
+
+        Raises:
+            OperatorError: a listen address is in use or not ours.
+        """
+        async with self._host.run(), trio.open_nursery() as nursery:
+            nursery.start_soon(self._sweep_strangers)
+            nursery.start_soon(self._dial_peers)
+            task_status.started()
+
+    async def _dial_peers(self) -> None:
+        limiter = trio.CapacityLimiter(CONCURRENT_DIALS_LIMIT)
+        async with trio.open_nursery() as nursery:
+            while True:
+                for peer_id, address in self._table.due(trio.current_time(), self._sessions):
+                    nursery.start_soon(self._dial, peer_id, address, limiter)
+                await trio.sleep(DIAL_TICK_SECONDS)
+
+    async def _dial(self, peer_id: PeerId, address: str, limiter: trio.CapacityLimiter) -> None:
+        async with limiter:
+            self.metrics.dials += 1
+            try:
+                await self._host.dial(peer_id, address)
+                stream = await self._host.open_stream(peer_id, status.PROTOCOL_ID)
+            except UnreachablePeerError as error:
+                self.metrics.dial_failures += 1
+                self._table.dial_failed(address)
+                log.debug("dial failed", address=address, error=str(error))
+                return
+        try:
+            if await self._run_session(stream, is_inbound=False):
+                self._table.dial_succeeded(address)
+        except (StreamClosedError, RejectedInputError) as error:
+            self._on_fault(peer_id, error)
+        except Exception:
+            log.exception("session failed", peer_id=peer_id)
+        finally:
+            with trio.CancelScope(shield=True):
+                await stream.reset()
+
+    async def _serve_status(self, stream: FrameStream) -> None:
+        try:
+            await self._run_session(stream, is_inbound=True)
+        except RejectedInputError as error:
+            self._on_fault(stream.peer_id, error)
+            raise
+
+    async def _run_session(self, stream: FrameStream, *, is_inbound: bool) -> bool:
+        """Shake hands and keep the session; False if it was refused."""
+        peer_id = stream.peer_id
+        remote: RemoteStatus | None = None
+        with trio.move_on_after(status.HANDSHAKE_SECONDS):
+            remote = await status.shake_hands(
+                stream,
+                self._identity,
+                own_peer_id=self.peer_id,
+                head=self._get_head(),
+                addresses=self._host.listen_addresses()[:ADDRESS_LIMIT],
+                nonce=Hash32(secrets.token_bytes(32)),
+            )
+        if remote is None:
+            raise StreamClosedError("the peer did not finish its handshake")
+        refusal = self._find_refusal(peer_id, remote, is_inbound=is_inbound)
+        if refusal is not None:
+            await status.say_goodbye(stream, refusal)
+            return False
+        with trio.CancelScope() as scope:
+            session = _Session(stream, remote, is_inbound, scope)
+            self._open_session(session)
+            try:
+                await self._keep_session(session)
+            finally:
+                self._close_session(session)
+                if not session.is_replaced:
+                    with trio.CancelScope(shield=True):
+                        await self._host.disconnect(peer_id)
+        return True
+
+    def _find_refusal(
+        self, peer_id: PeerId, remote: RemoteStatus, *, is_inbound: bool
+    ) -> DisconnectReason | None:
+        if self._table.is_banned(peer_id, trio.current_time()):
+            return DisconnectReason.MISBEHAVIOUR
+        existing = self._sessions.get(peer_id)
+        if existing is not None:
+            # Two nodes that dial each other at once must keep the same session: the one that the
+            # smaller peer id opened. A second one from the same side means that the first is dead.
+            opener = peer_id if is_inbound else self.peer_id
+            if is_inbound != existing.is_inbound and opener > min(peer_id, self.peer_id):
+                return DisconnectReason.DUPLICATE
+            return None
+        if self._links.is_validator(remote.validator):
+            return None
+        strangers = sum(
+            not self._links.is_validator(session.remote.validator)
+            for session in self._sessions.values()
+        )
+        return DisconnectReason.TOO_MANY_PEERS if strangers >= self._config.max_peers else None
+
+    def _open_session(self, session: _Session) -> None:
+        peer_id = session.stream.peer_id
+        if existing := self._sessions.get(peer_id):
+            existing.is_replaced = True
+            existing.scope.cancel()
+        self._sessions[peer_id] = session
+        self.metrics.sessions_opened += 1
+        self._table.learn(session.remote.addresses)
+        self._session_opened.set()
+        self._session_opened = trio.Event()
+        log.info(
+            "peer connected",
+            peer_id=peer_id,
+            validator=session.remote.validator and session.remote.validator.hex(),
+            head=session.remote.head.number,
+        )
+
+    def _close_session(self, session: _Session) -> None:
+        peer_id = session.stream.peer_id
+        self.metrics.sessions_closed += 1
+        if self._sessions.get(peer_id) is session:
+            del self._sessions[peer_id]
+            log.info("peer disconnected", peer_id=peer_id)
+
+    async def _keep_session(self, session: _Session) -> None:
+        """Run everything that lives as long as a session does."""
+        peer_id = session.stream.peer_id
+
+        async def open_stream(protocol_id: str) -> FrameStream:
+            return await self._host.open_stream(peer_id, protocol_id)
+
+        fault: RejectedInputError | StreamClosedError | None = None
+        async with trio.open_nursery() as nursery:
+            if session.remote.validator is not None:
+                nursery.start_soon(self._links.run_outbound, session.remote.validator, open_stream)
+            try:
+                reason = await status.keep_alive(session.stream, self)
+            except (RejectedInputError, StreamClosedError) as error:
+                fault = error
+            else:
+                self.metrics.peers_silent += reason is DisconnectReason.SILENT
+            nursery.cancel_scope.cancel()
+        if fault is not None:
+            raise fault
+
+    def _set_peer_handler(self, protocol_id: str, serve: SessionHandler) -> None:
+        """Serve a protocol to peers that have a session, and hold them to its rules."""
+
+        async def serve_peer(stream: FrameStream) -> None:
+            session = await self._wait_for_session(stream.peer_id)
+            try:
+                await serve(stream, session.remote)
+            except RejectedInputError as error:
+                self._on_fault(stream.peer_id, error)
+                raise
+
+        self._host.set_handler(protocol_id, serve_peer)
+
+    async def _wait_for_session(self, peer_id: PeerId) -> _Session:
+        # The peer may have finished the handshake a moment before we do.
+        with trio.move_on_after(status.HANDSHAKE_SECONDS):
+            while peer_id not in self._sessions:
+                await self._session_opened.wait()
+        session = self._sessions.get(peer_id)
+        if session is None:
+            raise StreamClosedError("the peer has no session")
+        return session
+
+    async def _serve_consensus(self, stream: FrameStream, remote: RemoteStatus) -> None:
+        if remote.validator is not None:
+            await self._links.serve(stream, remote.validator)
+
+    def _on_fault(self, peer_id: PeerId, error: RejectedInputError | StreamClosedError) -> None:
+        """Count what a peer did wrong, and end its session if that was the last straw."""
+        log.debug("stream ended", peer_id=peer_id, error=str(error))
+        if isinstance(error, StreamClosedError):
+            return
+        self.metrics.rejections[error.reason] += 1
+        log.warning("peer refused", peer_id=peer_id, error=str(error))
+        if self._table.penalize(peer_id, error.reason, trio.current_time()):
+            self.metrics.peers_banned += 1
+            log.warning("peer banned", peer_id=peer_id)
+            if session := self._sessions.get(peer_id):
+                session.scope.cancel()
+
+    async def _sweep_strangers(self) -> None:
+        """Close connections whose peer never opened a session, or lost it."""
+        while True:
+            now = trio.current_time()
+            connected = self._host.connected_peers()
+            self._first_seen = {
+                peer_id: self._first_seen.get(peer_id, now)
+                for peer_id in connected
+                if peer_id not in self._sessions
+            }
+            for peer_id, first_seen in self._first_seen.items():
+                if now - first_seen >= STRANGER_SECONDS:
+                    await self._host.disconnect(peer_id)
+            await trio.sleep(SWEEP_SECONDS)
+
+    # What a status session asks of the node (status.StatusHost).
+
+    def get_head(self) -> Head:
+        """Our highest finalized block."""
+        return self._get_head()
+
+    def known_addresses(self) -> tuple[str, ...]:
+        """Addresses of peers we have a session with."""
+        return self._table.known_addresses(self._sessions, ADDRESS_LIMIT)
+
+    def on_head(self, peer_id: PeerId, head: Head) -> None:
+        """Remember a peer's head."""
+        if session := self._sessions.get(peer_id):
+            session.remote = replace(session.remote, head=head)
+
+    def on_latency(self, peer_id: PeerId, seconds: float) -> None:
+        """Remember a peer's last round trip."""
+        if session := self._sessions.get(peer_id):
+            session.latency_seconds = seconds
+
+    def on_addresses(self, addresses: tuple[str, ...]) -> None:
+        """Remember whom else to dial."""
+        self._table.learn(addresses)

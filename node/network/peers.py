@@ -1,0 +1,235 @@
+"""Whom to dial and when, and whom to shun (docs/spec/wire.md, section 3).
+
+Time and chance are arguments, so that a test is a loop over numbers.
+"""
+
+import ipaddress
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from chain.errors import RejectionReason
+from chain.primitives import Address
+from node.network.stream import PeerId
+from node.network.wire import Head, peer_id_of_address
+
+TARGET_LIMIT: Final = 256
+"""Addresses remembered; bootstrap addresses are never pushed out by what peers tell."""
+
+RECORD_LIMIT: Final = 1024
+"""Peers whose score is remembered; the one penalized longest ago is forgotten first."""
+
+BACKOFF_FIRST_SECONDS: Final = 0.5
+"""The wait after a first failure, before jitter."""
+
+BACKOFF_LAST_SECONDS: Final = 30.0
+"""The longest wait, before jitter: a restarted machine is back within half a minute."""
+
+LEARNED_FAILURES_LIMIT: Final = 6
+"""Failures in a row after which an address that a peer told us is forgotten."""
+
+FULL_SCORE: Final = 100.0
+"""Where every peer starts; at 0 it is banned."""
+
+RECOVERY_PER_SECOND: Final = 0.5
+"""An honest peer's rare fault is forgotten in minutes."""
+
+BAN_SECONDS: Final = 300.0
+"""How long a banned peer is neither dialled nor served."""
+
+PENALTIES: Final[dict[RejectionReason, float]] = {
+    RejectionReason.MALFORMED: 50.0,
+    RejectionReason.TOO_LARGE: 50.0,
+    RejectionReason.BAD_SIGNATURE: 50.0,
+    RejectionReason.CONTENT_MISMATCH: 50.0,
+    # An operator's mistake: the connection ends, but nobody is banned for it.
+    RejectionReason.WRONG_CHAIN: 0.0,
+}
+"""Points off for an input refused; what our own software never sends costs half of all points."""
+
+DEFAULT_PENALTY: Final = 5.0
+"""Points off where honest nodes may disagree for a moment, such as about a transaction's nonce."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerInfo:
+    """One connected peer, as RPC and metrics show it."""
+
+    peer_id: PeerId
+    validator: Address | None
+    """None if the peer proved to be no validator's."""
+    head: Head
+    is_inbound: bool
+    latency_seconds: float | None
+    """The last ping's round trip; None before the first."""
+    addresses: tuple[str, ...]
+    score: float
+
+
+@dataclass(slots=True)
+class _Target:
+    peer_id: PeerId
+    is_persistent: bool
+    failures: int = 0
+    next_dial_at: float = 0.0
+
+
+@dataclass(slots=True)
+class _Record:
+    score: float
+    updated_at: float
+    banned_until: float = 0.0
+
+
+class PeerTable:
+    """Dial targets with backoff, and scores with bans; every table is bounded."""
+
+    def __init__(
+        self,
+        *,
+        own_peer_id: PeerId,
+        bootstrap: Iterable[str],
+        random: Callable[[], float],
+        accept_private: bool,
+    ) -> None:
+        """Start with the operator's addresses.
+
+        Args:
+            own_peer_id: never dialled.
+            bootstrap: full multiaddresses, redialled for ever.
+            random: uniform in [0, 1), for jitter.
+            accept_private: whether peers may tell us loopback and private addresses.
+
+        Raises:
+            ValueError: a bootstrap address is not a full multiaddress.
+        """
+        self._own_peer_id = own_peer_id
+        self._random = random
+        self._accept_private = accept_private
+        self._targets: dict[str, _Target] = {}
+        self._records: dict[PeerId, _Record] = {}
+        for address in bootstrap:
+            self.add_persistent(address)
+
+    def add_persistent(self, address: str) -> None:
+        """Dial this address for ever.
+
+        Raises:
+            ValueError: it is not a full multiaddress.
+        """
+        peer_id = peer_id_of_address(address)
+        if peer_id is None:
+            raise ValueError(
+                f"bootstrap address {address!r} is not like /ip4/192.0.2.1/tcp/9000/p2p/12D3..."
+            )
+        if peer_id != self._own_peer_id:
+            self._targets[address] = _Target(PeerId(peer_id), is_persistent=True)
+
+    def learn(self, addresses: Iterable[str]) -> None:
+        """Remember addresses that a peer told us, as far as there is room."""
+        for address in addresses:
+            peer_id = peer_id_of_address(address)
+            if peer_id is None or peer_id == self._own_peer_id or address in self._targets:
+                continue
+            if len(self._targets) >= TARGET_LIMIT:
+                return
+            if is_dialable(address, accept_private=self._accept_private):
+                self._targets[address] = _Target(PeerId(peer_id), is_persistent=False)
+
+    def known_addresses(self, peer_ids: Iterable[PeerId], limit: int) -> tuple[str, ...]:
+        """Addresses of the given peers, sorted, at most `limit`."""
+        wanted = set(peer_ids)
+        found = sorted(a for a, target in self._targets.items() if target.peer_id in wanted)
+        return tuple(found[:limit])
+
+    def due(self, now: float, connected: Iterable[PeerId]) -> tuple[tuple[PeerId, str], ...]:
+        """Peers to dial now, one address each; their next turn is set as if this dial fails."""
+        taken = set(connected)
+        chosen = []
+        for address, target in sorted(self._targets.items(), key=lambda item: item[1].failures):
+            if target.peer_id in taken or target.next_dial_at > now:
+                continue
+            if self.is_banned(target.peer_id, now):
+                continue
+            taken.add(target.peer_id)
+            self._back_off(target, now)
+            chosen.append((target.peer_id, address))
+        return tuple(chosen)
+
+    def dial_failed(self, address: str) -> None:
+        """Forget a learned address that keeps failing."""
+        target = self._targets.get(address)
+        if target and not target.is_persistent and target.failures >= LEARNED_FAILURES_LIMIT:
+            del self._targets[address]
+
+    def dial_succeeded(self, address: str) -> None:
+        """Start the backoff anew."""
+        if target := self._targets.get(address):
+            target.failures = 0
+
+    def penalize(self, peer_id: PeerId, reason: RejectionReason, now: float) -> bool:
+        """Take points off; True if the peer is banned now."""
+        record = _Record(self.score(peer_id, now), now)
+        record.score -= PENALTIES.get(reason, DEFAULT_PENALTY)
+        if is_ban := record.score <= 0:
+            record.banned_until = now + BAN_SECONDS
+        self._records.pop(peer_id, None)
+        self._records[peer_id] = record
+        if len(self._records) > RECORD_LIMIT:
+            del self._records[next(iter(self._records))]
+        return is_ban
+
+    def score(self, peer_id: PeerId, now: float) -> float:
+        """The points a peer has left, of 100."""
+        record = self._records.get(peer_id)
+        if record is None:
+            return FULL_SCORE
+        return min(FULL_SCORE, record.score + (now - record.updated_at) * RECOVERY_PER_SECOND)
+
+    def is_banned(self, peer_id: PeerId, now: float) -> bool:
+        """Whether the peer is shunned at `now`."""
+        record = self._records.get(peer_id)
+        return record is not None and now < record.banned_until
+
+    def _back_off(self, target: _Target, now: float) -> None:
+        wait = min(BACKOFF_LAST_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** min(target.failures, 16))
+        target.failures += 1
+        # Half to one and a half times: two nodes that dial each other at once part ways.
+        target.next_dial_at = now + wait * (0.5 + self._random())
+
+
+def is_dialable(address: str, *, accept_private: bool) -> bool:
+    """Whether an address that a peer told us may be dialled.
+
+    Without `accept_private` only public IP addresses are, so that nobody points us at services
+    inside an operator's network.
+    """
+    _, kind, host, _, port, *_ = address.split("/")
+    if kind not in ("ip4", "ip6") or not 0 < int(port) < 2**16:
+        return False
+    try:
+        parsed = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return parsed.is_global or (accept_private and not parsed.is_multicast)
+
+
+class TokenBucket:
+    """A budget that refills with time; who overdraws it waits, and his peer with him."""
+
+    def __init__(self, *, per_second: float, burst: float) -> None:
+        self._per_second = per_second
+        self._burst = burst
+        self._tokens = burst
+        self._updated_at = trio.current_time()
+
+    async def take(self, tokens: float) -> None:
+        """Use `tokens`, after waiting until there were as many (or the whole burst)."""
+        now = trio.current_time()
+        self._tokens += (now - self._updated_at) * self._per_second
+        self._tokens = min(self._tokens, self._burst) - tokens
+        self._updated_at = now
+        if self._tokens < 0:
+            await trio.sleep(-self._tokens / self._per_second)

@@ -1,0 +1,168 @@
+"""/pot/consensus/1: votes, one stream each way (docs/spec/wire.md, section 4)."""
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+import trio
+
+from chain.primitives import Address
+from node.network.metrics import NetworkMetrics
+from node.network.peers import TokenBucket
+from node.network.stream import FrameStream, StreamClosedError, UnreachablePeerError
+from node.network.wire import CONSENSUS_FRAME_LIMIT_BYTES
+
+PROTOCOL_ID: Final = "/pot/consensus/1"
+"""Opened by the sender; the receiver never writes to it."""
+
+QUEUE_FRAMES_LIMIT: Final = 4096
+"""Frames waiting for one validator: minutes of votes, after which the oldest is stale anyway."""
+
+QUEUE_LIMIT_BYTES: Final = 4 * CONSENSUS_FRAME_LIMIT_BYTES
+"""Bytes waiting for one validator: a few full blocks; 100 absent validators cost at most 3 GiB of
+references to the same few payloads.
+"""
+
+COALESCE_BYTES: Final = 2**16
+"""Frames that wait together are sent in one write of about so much."""
+
+REOPEN_SECONDS: Final = 0.5
+"""The wait after a stream that ended, before the next."""
+
+FRAMES_PER_SECOND: Final = 2000.0
+"""A validator sends three votes and a few repeats a block; more waits, by flow control."""
+
+BYTES_PER_SECOND: Final = 32.0 * 2**20
+"""Four of the largest messages a second."""
+
+ConsensusHandler = Callable[[Address, bytes], Awaitable[None]]
+"""Takes one frame of a validator (the one whose stream it is, not necessarily its author)."""
+
+OpenStream = Callable[[str], Awaitable[FrameStream]]
+"""Opens a stream of a protocol to one fixed peer; raises UnreachablePeerError."""
+
+
+class OutboundQueue:
+    """What waits for one validator; the oldest is dropped when it is full."""
+
+    def __init__(self, metrics: NetworkMetrics) -> None:
+        self._metrics = metrics
+        self._frames: deque[bytes] = deque()
+        self._size_bytes = 0
+        self._filled = trio.Event()
+
+    def put(self, frame: bytes) -> None:
+        """Append a frame; never waits."""
+        self._frames.append(frame)
+        self._size_bytes += len(frame)
+        while len(self._frames) > QUEUE_FRAMES_LIMIT or self._size_bytes > QUEUE_LIMIT_BYTES:
+            self._size_bytes -= len(self._frames.popleft())
+            self._metrics.consensus_frames_dropped += 1
+        self._filled.set()
+
+    def restore(self, frames: list[bytes]) -> None:
+        """Put back what was taken and not sent; the receiver may see some of it twice."""
+        self._frames.extendleft(reversed(frames))
+        self._size_bytes += sum(len(frame) for frame in frames)
+        self._filled.set()
+
+    async def take(self) -> list[bytes]:
+        """The oldest frames, at least one, of about COALESCE_BYTES together."""
+        while not self._frames:
+            self._filled = trio.Event()
+            await self._filled.wait()
+        batch: list[bytes] = []
+        room = COALESCE_BYTES
+        while self._frames and (not batch or len(self._frames[0]) <= room):
+            frame = self._frames.popleft()
+            self._size_bytes -= len(frame)
+            room -= len(frame)
+            batch.append(frame)
+        return batch
+
+
+class ConsensusLinks:
+    """The queues towards the other validators, and what arrives from them."""
+
+    def __init__(
+        self, *, own_address: Address | None, handle: ConsensusHandler, metrics: NetworkMetrics
+    ) -> None:
+        self._own_address = own_address
+        self._handle = handle
+        self._metrics = metrics
+        self._queues: dict[Address, OutboundQueue] = {}
+        self._set_changed = trio.Event()
+
+    def set_validators(self, addresses: Iterable[Address]) -> None:
+        """Keep a queue for each of these, this node excepted, and drop the others'."""
+        self._queues = {
+            address: self._queues.get(address) or OutboundQueue(self._metrics)
+            for address in sorted(addresses)
+            if address != self._own_address
+        }
+        self._set_changed.set()
+        self._set_changed = trio.Event()
+
+    def is_validator(self, address: Address | None) -> bool:
+        """Whether the address is another member of the current set."""
+        return address in self._queues
+
+    def broadcast(self, payload: bytes) -> None:
+        """Queue a message for every other validator."""
+        _check_size(payload)
+        for queue in self._queues.values():
+            queue.put(payload)
+
+    def send(self, address: Address, payload: bytes) -> None:
+        """Queue a message for one validator; nothing happens if it is not in the set."""
+        _check_size(payload)
+        if queue := self._queues.get(address):
+            queue.put(payload)
+
+    async def run_outbound(self, address: Address, open_stream: OpenStream) -> None:
+        """Send what is queued for a validator, for as long as its session lasts."""
+        while True:
+            # Taken before the wait, so that no change is missed.
+            changed = self._set_changed
+            queue = self._queues.get(address)
+            if queue is None:
+                await changed.wait()
+                continue
+            try:
+                await self._write(queue, address, await open_stream(PROTOCOL_ID))
+            except (StreamClosedError, UnreachablePeerError):
+                await trio.sleep(REOPEN_SECONDS)
+
+    async def _write(self, queue: OutboundQueue, address: Address, stream: FrameStream) -> None:
+        try:
+            while self._queues.get(address) is queue:
+                batch = await queue.take()
+                try:
+                    await stream.write_frames(batch)
+                except StreamClosedError:
+                    queue.restore(batch)
+                    raise
+                self._metrics.consensus_frames_sent += len(batch)
+        finally:
+            with trio.CancelScope(shield=True):
+                await stream.reset()
+
+    async def serve(self, stream: FrameStream, address: Address) -> None:
+        """Hand every frame of a validator's stream to consensus, no faster than the limits.
+
+        Raises:
+            InvalidMessage: TOO_LARGE.
+            StreamClosedError: the validator left.
+        """
+        frames = TokenBucket(per_second=FRAMES_PER_SECOND, burst=2 * FRAMES_PER_SECOND)
+        volume = TokenBucket(per_second=BYTES_PER_SECOND, burst=2 * BYTES_PER_SECOND)
+        while self.is_validator(address):
+            frame = await stream.read_frame(CONSENSUS_FRAME_LIMIT_BYTES)
+            self._metrics.consensus_frames_received += 1
+            await frames.take(1)
+            await volume.take(len(frame))
+            await self._handle(address, frame)
+
+
+def _check_size(payload: bytes) -> None:
+    assert len(payload) <= CONSENSUS_FRAME_LIMIT_BYTES, "consensus sends what no peer would read"

@@ -1,0 +1,280 @@
+"""/pot/status/1: who a peer is, and whether it is alive (docs/spec/wire.md, section 3)."""
+
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import trio
+from eth_abi.abi import encode as abi_encode
+
+from chain.crypto import keccak256, recover
+from chain.errors import InvalidMessage, RejectionReason
+from chain.primitives import Address, Hash32, Signature
+from node.network.stream import FrameStream, PeerId, StreamClosedError
+from node.network.wire import (
+    PROTOCOL_VERSION,
+    STATUS_FRAME_LIMIT_BYTES,
+    DisconnectReason,
+    Goodbye,
+    Head,
+    Hello,
+    Peers,
+    Ping,
+    Pong,
+    Proof,
+    StatusMessage,
+    decode_status,
+    encode_status,
+)
+
+PROTOCOL_ID: Final = "/pot/status/1"
+"""One stream a session, opened by the side that dialled."""
+
+STATUS_DOMAIN: Final = keccak256(b"ProofOfTraining/status")
+"""Apart from the domain of consensus messages: a proof of identity is never a vote."""
+
+HANDSHAKE_SECONDS: Final = 10.0
+"""Two messages each way; who takes longer is not there."""
+
+PING_SECONDS: Final = 2.0
+"""How often each side says that it is alive and where its head is."""
+
+SILENT_TICKS: Final = 5
+"""Seconds without a message after which a peer counts as frozen, so it is noticed within 6 s."""
+
+PEERS_PINGS: Final = 15
+"""Every so many pings, addresses are exchanged: twice a minute."""
+
+MESSAGES_PER_SECOND: Final = 20
+"""A peer sends a ping and a pong every 2 s; ten times the rest is a flood, and ends the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What this node says of itself, and demands of others."""
+
+    chain_id: int
+    genesis_hash: Hash32
+    validator: tuple[Address, Callable[[Hash32], Signature]] | None
+    """The consensus key's account, and what signs a status digest with it; None if it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteStatus:
+    """What a peer has said and proved of itself."""
+
+    validator: Address | None
+    """The account whose consensus key signed for this peer id; None if it claims none."""
+    head: Head
+    addresses: tuple[str, ...]
+
+
+class StatusHost(Protocol):
+    """What a session needs of the node."""
+
+    def get_head(self) -> Head:
+        """Our highest finalized block."""
+
+    def known_addresses(self) -> tuple[str, ...]:
+        """Addresses of peers we are connected to, for others to dial."""
+
+    def on_head(self, peer_id: PeerId, head: Head) -> None:
+        """A peer told its head."""
+
+    def on_latency(self, peer_id: PeerId, seconds: float) -> None:
+        """A peer answered a ping."""
+
+    def on_addresses(self, addresses: tuple[str, ...]) -> None:
+        """A peer told us of others."""
+
+
+def compute_status_digest(
+    identity: Identity, *, signer_peer_id: PeerId, verifier_nonce: Hash32
+) -> Hash32:
+    """What a validator signs to show that a peer id is its own.
+
+    The fields are those of a consensus digest (docs/spec/consensus.md, section 2), under a domain
+    of its own; the payload binds the peer id and the other side's nonce, so that a proof can be
+    neither replayed nor passed on.
+    """
+    payload = keccak256(abi_encode(["string", "bytes32"], [signer_peer_id, verifier_nonce]))
+    return keccak256(
+        abi_encode(
+            ["bytes32", "uint8", "uint256", "bytes32", "uint32", "uint64", "uint64", "bytes32"],
+            [
+                STATUS_DOMAIN,
+                0,
+                identity.chain_id,
+                identity.genesis_hash,
+                PROTOCOL_VERSION,
+                0,
+                0,
+                payload,
+            ],
+        )
+    )
+
+
+async def shake_hands(
+    stream: FrameStream,
+    identity: Identity,
+    *,
+    own_peer_id: PeerId,
+    head: Head,
+    addresses: tuple[str, ...],
+    nonce: Hash32,
+) -> RemoteStatus:
+    """Say who we are, hear who the peer is, and check that it is of this chain.
+
+    The nonce is 32 random bytes, used once.
+
+    Raises:
+        InvalidMessage: WRONG_CHAIN, BAD_SIGNATURE, MALFORMED, or TOO_LARGE.
+        StreamClosedError: the peer left.
+    """
+    own = Hello(PROTOCOL_VERSION, identity.chain_id, identity.genesis_hash, head, nonce, addresses)
+    await stream.write_frame(encode_status(own))
+    hello = await _read(stream)
+    if not isinstance(hello, Hello):
+        raise _unexpected(hello)
+    await _check_chain(stream, own, hello)
+    claim = None
+    if identity.validator is not None:
+        address, sign = identity.validator
+        digest = compute_status_digest(
+            identity, signer_peer_id=own_peer_id, verifier_nonce=hello.nonce
+        )
+        claim = (address, sign(digest))
+    await stream.write_frame(encode_status(Proof(claim)))
+    proof = await _read(stream)
+    if not isinstance(proof, Proof):
+        raise _unexpected(proof)
+    if proof.claim is not None:
+        digest = compute_status_digest(
+            identity, signer_peer_id=stream.peer_id, verifier_nonce=nonce
+        )
+        signer = recover(digest, proof.claim[1])
+        if signer is None or not hmac.compare_digest(signer, proof.claim[0]):
+            raise InvalidMessage(
+                RejectionReason.BAD_SIGNATURE, "the peer id is not that validator's"
+            )
+    return RemoteStatus(proof.claim and proof.claim[0], hello.head, hello.addresses)
+
+
+async def say_goodbye(stream: FrameStream, reason: DisconnectReason) -> None:
+    """Tell the peer why, if it still listens."""
+    with trio.move_on_after(0.5):
+        try:
+            await stream.write_frame(encode_status(Goodbye(reason)))
+            await stream.close()
+        except StreamClosedError:
+            return
+
+
+async def keep_alive(stream: FrameStream, host: StatusHost) -> DisconnectReason:
+    """Ping and listen until the peer leaves, falls silent, or breaks a rule.
+
+    Returns:
+        Why the session ended: the peer's word, or SILENT.
+
+    Raises:
+        InvalidMessage: a message that does not belong here, or too many.
+        StreamClosedError: the peer is gone.
+    """
+    return await _Session(stream, host).run()
+
+
+class _Session:
+    def __init__(self, stream: FrameStream, host: StatusHost) -> None:
+        self._stream = stream
+        self._host = host
+        self._silent_ticks = 0
+        self._messages_left = 2 * MESSAGES_PER_SECOND
+        self._pinged_at = 0.0
+        self._sequence = 0
+        self._reason = DisconnectReason.SILENT
+
+    async def run(self) -> DisconnectReason:
+        errors: list[InvalidMessage | StreamClosedError] = []
+        async with trio.open_nursery() as nursery:
+
+            async def run_until_first(part: Callable[[], Awaitable[None]]) -> None:
+                try:
+                    await part()
+                except (InvalidMessage, StreamClosedError) as error:
+                    errors.append(error)
+                nursery.cancel_scope.cancel()
+
+            for part in (self._listen, self._ping, self._watch):
+                nursery.start_soon(run_until_first, part)
+        if errors:
+            raise errors[0]
+        return self._reason
+
+    async def _watch(self) -> None:
+        # Ticks, not a deadline: while our own loop stands still, the peer is not to blame.
+        while self._silent_ticks < SILENT_TICKS:
+            await trio.sleep(1)
+            self._silent_ticks += 1
+            self._messages_left = min(
+                self._messages_left + MESSAGES_PER_SECOND, 2 * MESSAGES_PER_SECOND
+            )
+
+    async def _ping(self) -> None:
+        while True:
+            self._pinged_at = trio.current_time()
+            self._sequence += 1
+            await self._stream.write_frame(
+                encode_status(Ping(self._sequence, self._host.get_head()))
+            )
+            if self._sequence % PEERS_PINGS == 1 and (known := self._host.known_addresses()):
+                await self._stream.write_frame(encode_status(Peers(known)))
+            await trio.sleep(PING_SECONDS)
+
+    async def _listen(self) -> None:
+        while True:
+            message = await _read(self._stream)
+            self._silent_ticks = 0
+            self._messages_left -= 1
+            if self._messages_left < 0:
+                raise InvalidMessage(RejectionReason.TOO_LARGE, "too many status messages")
+            match message:
+                case Ping(sequence, head):
+                    self._host.on_head(self._stream.peer_id, head)
+                    await self._stream.write_frame(encode_status(Pong(sequence)))
+                case Pong(sequence):
+                    if sequence == self._sequence:
+                        latency = trio.current_time() - self._pinged_at
+                        self._host.on_latency(self._stream.peer_id, latency)
+                case Peers(addresses):
+                    self._host.on_addresses(addresses)
+                case Goodbye(reason):
+                    self._reason = reason
+                    return
+                case Hello() | Proof():
+                    raise _unexpected(message)
+
+
+async def _read(stream: FrameStream) -> StatusMessage:
+    return decode_status(await stream.read_frame(STATUS_FRAME_LIMIT_BYTES))
+
+
+async def _check_chain(stream: FrameStream, own: Hello, hello: Hello) -> None:
+    if hello.version != own.version:
+        detail = f"the peer speaks version {hello.version}, this node {own.version}"
+    elif hello.chain_id != own.chain_id:
+        detail = f"the peer is on chain {hello.chain_id}, this node on {own.chain_id}"
+    elif hello.genesis_hash != own.genesis_hash:
+        detail = f"the peer's genesis is 0x{hello.genesis_hash.hex()}"
+    else:
+        return
+    await say_goodbye(stream, DisconnectReason.WRONG_CHAIN)
+    raise InvalidMessage(RejectionReason.WRONG_CHAIN, detail)
+
+
+def _unexpected(message: StatusMessage) -> InvalidMessage | StreamClosedError:
+    if isinstance(message, Goodbye):
+        return StreamClosedError(f"the peer said goodbye: {message.reason.name.lower()}")
+    name = type(message).__name__.lower()
+    return InvalidMessage(RejectionReason.MALFORMED, f"{name} does not belong here")

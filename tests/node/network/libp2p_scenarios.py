@@ -1,0 +1,333 @@
+"""What goes wrong in libp2p, one function a defect; each returns whether all went well.
+
+Run as a program with `stock` or `fixed`; prints the outcomes as JSON.
+"""
+
+# ruff: noqa: BLE001, ASYNC110 - whatever stock libp2p raises is the finding, and it tells no event
+
+import json
+import logging
+import struct
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import trio
+import trio.testing
+from libp2p import new_host
+from libp2p.abc import IHost, INetStream
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.io import msgio
+from libp2p.io.exceptions import IncompleteReadError
+from libp2p.network.config import ConnectionConfig
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.exceptions import MuxedStreamError
+from libp2p.stream_muxer.yamux import yamux
+from multiaddr import Multiaddr
+
+from node.network import libp2p_fixes
+
+ECHO = TProtocol("/echo/1")
+
+
+def build_host(listen: str = "/ip4/127.0.0.1/tcp/0", max_connections: int = 50) -> IHost:
+    key = create_new_key_pair()
+    noise = NoiseTransport(key, noise_privkey=create_noise_key_pair().private_key)
+    host = new_host(
+        key_pair=key,
+        sec_opt={TProtocol(NOISE_PROTOCOL_ID): noise},
+        muxer_opt={TProtocol(yamux.PROTOCOL_ID): yamux.Yamux},
+        listen_addrs=[Multiaddr(listen)],
+        connection_config=ConnectionConfig(
+            max_connections=max_connections,
+            high_watermark=max_connections,
+            low_watermark=0,
+            min_connections=0,
+        ),
+    )
+    host.get_network().set_resource_manager(None)
+    return host
+
+
+@asynccontextmanager
+async def running(host: IHost, listen: str = "/ip4/127.0.0.1/tcp/0") -> AsyncIterator[IHost]:
+    async with host.run(listen_addrs=[Multiaddr(listen)]):
+        yield host
+
+
+def address_of(host: IHost) -> Multiaddr:
+    return host.get_transport_addrs()[0]
+
+
+async def connect(host: IHost, other: IHost) -> None:
+    network = host.get_network()
+    network.peerstore.add_addr(other.get_id(), address_of(other), 60)
+    with trio.fail_after(5):
+        await network.dial_peer(other.get_id())
+
+
+async def echo(stream: INetStream) -> None:
+    while True:
+        await stream.write(await stream.read(65536))
+
+
+async def end_inbound_slot_with_connection() -> bool:
+    server = build_host(max_connections=2)
+    async with running(server):
+        for _ in range(4):
+            client = build_host()
+            async with running(client):
+                try:
+                    await connect(client, server)
+                except Exception:
+                    return False
+                await client.get_network().close_peer(server.get_id())
+            with trio.fail_after(5):
+                while server.get_network().get_connections(client.get_id()):
+                    await trio.sleep(0.01)
+    return True
+
+
+async def contain_handler_errors() -> bool:
+    async def fail(_: INetStream) -> None:
+        raise ValueError("a handler's bug")
+
+    server, client = build_host(), build_host()
+    server.set_stream_handler(TProtocol("/fail/1"), fail)
+    server.set_stream_handler(ECHO, echo)
+    async with running(server), running(client):
+        await connect(client, server)
+        await client.new_stream(server.get_id(), [TProtocol("/fail/1")])
+        await trio.sleep(0.2)
+        stream = await client.new_stream(server.get_id(), [ECHO])
+        await stream.write(b"alive")
+        with trio.fail_after(2):
+            return await stream.read(5) == b"alive"
+
+
+async def lift_dial_ban() -> bool:
+    server, client = build_host(), build_host()
+    async with running(client):
+        network = client.get_network()
+        network.retry_config.max_retries = 0
+        network.peerstore.add_addr(server.get_id(), Multiaddr("/ip4/127.0.0.1/tcp/1"), 60)
+        try:
+            await network.dial_peer(server.get_id())
+        except Exception:
+            network.peerstore.clear_addrs(server.get_id())
+        async with running(server):
+            try:
+                await connect(client, server)
+            except Exception:
+                return False
+    return True
+
+
+async def dial_without_head_start() -> bool:
+    server, client = build_host(), build_host()
+    async with running(server), running(client):
+        start = trio.current_time()
+        await connect(client, server)
+        return trio.current_time() - start < 0.25
+
+
+async def listen_on_free_ports_only() -> bool:
+    first = build_host()
+    async with running(first):
+        port = address_of(first).value_for_protocol("tcp")
+        taken = f"/ip4/127.0.0.1/tcp/{port}"
+        second = build_host(taken)
+        async with running(second, taken):
+            return not second.get_network().listeners
+
+
+async def read_in_any_number_of_pieces() -> bool:
+    class OneByteAtATime:
+        async def read(self, n: int | None = None) -> bytes:
+            return b"x"
+
+    try:
+        for read_exactly in (msgio.read_exactly, yamux.read_exactly):
+            await read_exactly(OneByteAtATime(), 300)
+    except IncompleteReadError:
+        return False
+    return True
+
+
+async def bound_buffers() -> bool:
+    """Both halves: bytes to a stream nobody reads, and streams without end."""
+    return await _refuses_bytes() and await _refuses_streams()
+
+
+async def _refuses_bytes() -> bool:
+    async def never_read(_: INetStream) -> None:
+        await trio.sleep_forever()
+
+    server, client = build_host(), build_host()
+    server.set_stream_handler(ECHO, never_read)
+    async with running(server), running(client):
+        await connect(client, server)
+        stream = await client.new_stream(server.get_id(), [ECHO])
+        connection = stream.muxed_conn
+        header = struct.pack(
+            yamux.YAMUX_HEADER_FORMAT, 0, yamux.TYPE_DATA, 0, stream.muxed_stream.stream_id, 2**15
+        )
+        try:
+            for _ in range(200):
+                await connection._write_frame(header + bytes(2**15))
+            await trio.sleep(0.5)
+        except Exception:
+            return True
+        return client.get_id() not in server.get_network().connections
+
+
+async def _refuses_streams() -> bool:
+    server, client = build_host(), build_host()
+    async with running(server), running(client):
+        await connect(client, server)
+        [connection] = client.get_network().get_connections(server.get_id())
+        try:
+            for index in range(300):
+                header = struct.pack(
+                    yamux.YAMUX_HEADER_FORMAT,
+                    0,
+                    yamux.TYPE_WINDOW_UPDATE,
+                    yamux.FLAG_SYN,
+                    1001 + 2 * index,
+                    0,
+                )
+                await connection.muxed_conn._write_frame(header)
+            await trio.sleep(0.5)
+        except Exception:
+            return True
+        return client.get_id() not in server.get_network().connections
+
+
+async def credit_by_half_windows() -> bool:
+    """A MiB read in small pieces takes a handful of WINDOW_UPDATEs, not one for each."""
+    updates = 0
+    send = yamux.YamuxStream.send_window_update
+
+    async def count(self: yamux.YamuxStream, increment: int, skip_lock: bool = False) -> None:
+        nonlocal updates
+        updates += 1
+        await send(self, increment, skip_lock)
+
+    yamux.YamuxStream.send_window_update = count  # type: ignore[method-assign]
+    done = trio.Event()
+
+    async def read_all(stream: INetStream) -> None:
+        left = 2**20
+        while left:
+            left -= len(await stream.read(1000))
+        done.set()
+
+    server, client = build_host(), build_host()
+    server.set_stream_handler(ECHO, read_all)
+    try:
+        async with running(server), running(client):
+            await connect(client, server)
+            stream = await client.new_stream(server.get_id(), [ECHO])
+            await stream.write(bytes(2**20))
+            with trio.fail_after(10):
+                await done.wait()
+    finally:
+        yamux.YamuxStream.send_window_update = send  # type: ignore[method-assign]
+    return updates < 20
+
+
+async def wait_for_slow_readers() -> bool:
+    """A reader that pauses for 8 s (of a clock that jumps) is not given up."""
+
+    class Connection:
+        written = 0
+
+        async def _write_frame(self, frame: bytes) -> None:
+            self.written += len(frame)
+
+    connection = Connection()
+    stream = yamux.YamuxStream(1, connection, True)
+    stream.send_window = 0
+
+    async def resume() -> None:
+        await trio.sleep(8)
+        stream.send_window = 1000
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(resume)
+            await stream.write(bytes(1000))
+    except BaseExceptionGroup as errors:
+        if errors.subgroup(MuxedStreamError):
+            return False
+        raise
+    return connection.written > 1000
+
+
+async def write_frames_whole() -> bool:
+    """One stream's writer is cancelled in the middle of a frame; another stream still works."""
+    server, client = build_host(), build_host()
+    server.set_stream_handler(ECHO, echo)
+    async with running(server), running(client):
+        await connect(client, server)
+        victim = await client.new_stream(server.get_id(), [ECHO])
+        other = await client.new_stream(server.get_id(), [ECHO])
+        [connection] = client.get_network().get_connections(server.get_id())
+        raw = connection.muxed_conn.secured_conn
+        write = raw.write
+        is_first = True
+
+        async def write_slowly(data: bytes) -> None:
+            nonlocal is_first
+            if is_first and len(data) > 1000:
+                is_first = False
+                with trio.CancelScope() as scope:
+                    # The socket takes no more for a moment, and the writer is cancelled.
+                    victim_scope.cancel()
+                    await trio.lowlevel.checkpoint()
+                    assert not scope.cancelled_caught
+            await write(data)
+
+        raw.write = write_slowly
+        with trio.CancelScope() as victim_scope:
+            await victim.write(bytes(5000))
+        # Either the frame went out whole, or the window it took was lost for ever.
+        await other.write(b"alive")
+        with trio.fail_after(2):
+            if await other.read(5) != b"alive":
+                return False
+        received = 0
+        with trio.move_on_after(1):
+            while received < 5000:
+                received += len(await victim.read(65536))
+        return received == 5000
+
+
+async def main_of(scenario: Callable[[], Awaitable[bool]]) -> bool:
+    with trio.fail_after(30):
+        return await scenario()
+
+
+def run(scenario: Callable[[], Awaitable[bool]]) -> str:
+    clock = (
+        trio.testing.MockClock(autojump_threshold=0) if scenario is wait_for_slow_readers else None
+    )
+    try:
+        return "sound" if trio.run(main_of, scenario, clock=clock) else "defect"
+    except BaseException as error:
+        return f"defect: {error!r}"
+
+
+def main() -> None:
+    logging.disable(logging.CRITICAL)
+    if sys.argv[1] == "fixed":
+        libp2p_fixes.apply()
+    outcomes = {fix.__name__: run(globals()[fix.__name__]) for fix in libp2p_fixes.FIXES}
+    print(json.dumps(outcomes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Hosts in memory, and factories, for the network's tests."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from chain.crypto import get_address, keccak256, sign
+from chain.primitives import Address, BlockNumber, PrivateKey
+from node.network.network import Network, NetworkConfig
+from node.network.protocols.status import Identity
+from node.network.stream import (
+    FrameStream,
+    PeerId,
+    StreamClosedError,
+    StreamHandler,
+    UnreachablePeerError,
+)
+from node.network.wire import Head
+
+GENESIS_HASH = keccak256(b"genesis")
+CHAIN_ID = 7331
+ALICE = PeerId("alice")
+BOB = PeerId("bob")
+HEAD = Head(BlockNumber(5), keccak256(b"head"))
+
+
+def private_key(index: int) -> PrivateKey:
+    return PrivateKey(keccak256(b"validator %d" % index))
+
+
+def validator_address(index: int) -> Address:
+    return get_address(private_key(index))
+
+
+def identity(index: int | None, *, chain_id: int = CHAIN_ID) -> Identity:
+    if index is None:
+        return Identity(chain_id, GENESIS_HASH, None)
+    key = private_key(index)
+    return Identity(chain_id, GENESIS_HASH, (get_address(key), lambda digest: sign(digest, key)))
+
+
+class MemoryStream:
+    """One end of a pipe of bytes with 256 KiB of window."""
+
+    def __init__(
+        self,
+        send: trio.MemorySendChannel[bytes],
+        receive: trio.MemoryReceiveChannel[bytes],
+    ) -> None:
+        self._send = send
+        self._receive = receive
+        self._rest = b""
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        if not self._rest:
+            try:
+                self._rest = await self._receive.receive()
+            except trio.EndOfChannel:
+                return b""
+            except trio.ClosedResourceError as error:
+                raise StreamClosedError from error
+        data, self._rest = self._rest[:max_bytes], self._rest[max_bytes:]
+        return data
+
+    async def send_all(self, data: bytes) -> None:
+        try:
+            for start in range(0, len(data), 2**15):
+                await self._send.send(data[start : start + 2**15])
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise StreamClosedError from error
+
+    async def close(self) -> None:
+        self._send.close()
+
+    async def reset(self) -> None:
+        self._send.close()
+        self._receive.close()
+
+
+def stream_pair(first: PeerId = ALICE, second: PeerId = BOB) -> tuple[FrameStream, FrameStream]:
+    """The ends that `first` and `second` hold."""
+    to_second, from_first = trio.open_memory_channel[bytes](8)
+    to_first, from_second = trio.open_memory_channel[bytes](8)
+    return (
+        FrameStream(MemoryStream(to_second, from_second), second),
+        FrameStream(MemoryStream(to_first, from_first), first),
+    )
+
+
+@dataclass
+class MemoryInternet:
+    """Hosts by peer id, and who is connected to whom."""
+
+    hosts: dict[PeerId, "MemoryHost"] = field(default_factory=dict)
+
+
+class MemoryHost:
+    """A `Host` whose streams are memory channels."""
+
+    def __init__(self, internet: MemoryInternet, index: int) -> None:
+        self.peer_id = PeerId(f"12D3KooW{'ABCDEFGHJK'[index] * 44}")
+        self._internet = internet
+        self._handlers: dict[str, StreamHandler] = {}
+        self._connected: set[PeerId] = set()
+        self._streams: dict[PeerId, list[FrameStream]] = {}
+        self._index = index
+        self.is_reachable = True
+        self.dials = 0
+        self.errors: list[Exception] = []
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._internet.hosts[self.peer_id] = self
+            try:
+                yield
+            finally:
+                del self._internet.hosts[self.peer_id]
+                nursery.cancel_scope.cancel()
+
+    def listen_addresses(self) -> tuple[str, ...]:
+        return (f"/ip4/10.0.0.{self._index + 1}/tcp/9000/p2p/{self.peer_id}",)
+
+    def connected_peers(self) -> tuple[PeerId, ...]:
+        return tuple(sorted(self._connected))
+
+    def set_handler(self, protocol_id: str, handler: StreamHandler) -> None:
+        self._handlers[protocol_id] = handler
+
+    async def dial(self, peer_id: PeerId, address: str) -> None:
+        self.dials += 1
+        await trio.sleep(0.01)
+        other = self._internet.hosts.get(peer_id)
+        if other is None or not other.is_reachable:
+            raise UnreachablePeerError(address)
+        self._connected.add(peer_id)
+        other._connected.add(self.peer_id)
+
+    async def open_stream(self, peer_id: PeerId, protocol_id: str) -> FrameStream:
+        await trio.sleep(0.001)
+        other = self._internet.hosts.get(peer_id)
+        if other is None or peer_id not in self._connected or protocol_id not in other._handlers:
+            raise UnreachablePeerError(peer_id)
+        mine, theirs = stream_pair(self.peer_id, peer_id)
+        self._streams.setdefault(peer_id, []).append(mine)
+        other._streams.setdefault(self.peer_id, []).append(theirs)
+        other._nursery.start_soon(other._serve, other._handlers[protocol_id], theirs)
+        return mine
+
+    async def disconnect(self, peer_id: PeerId) -> None:
+        other = self._internet.hosts.get(peer_id)
+        for host, peer in ((self, peer_id), (other, self.peer_id)):
+            if host is not None:
+                host._connected.discard(peer)
+                for stream in host._streams.pop(peer, []):
+                    await stream.reset()
+
+    async def _serve(self, handler: StreamHandler, stream: FrameStream) -> None:
+        try:
+            await handler(stream)
+        except Exception as error:  # noqa: BLE001 - the tests look at what it was
+            self.errors.append(error)
+            await stream.reset()
+        else:
+            await stream.close()
+
+
+@dataclass
+class Received:
+    """What a node's consensus handler was given."""
+
+    frames: list[tuple[Address, bytes]] = field(default_factory=list)
+    arrived: trio.Event = field(default_factory=trio.Event)
+
+    async def handle(self, validator: Address, payload: bytes) -> None:
+        self.frames.append((validator, payload))
+        self.arrived.set()
+        self.arrived = trio.Event()
+
+    async def wait_for(self, count: int) -> None:
+        while len(self.frames) < count:
+            await self.arrived.wait()
+
+
+async def until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
+    """Wait for a condition that other tasks bring about."""
+    with trio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110 - any condition, of any task
+            await trio.sleep(0.01)
+
+
+@dataclass
+class Node:
+    """A network on a host in memory, and what arrived at it."""
+
+    network: Network
+    host: MemoryHost
+    received: Received
+
+
+def build_node(
+    internet: MemoryInternet,
+    index: int,
+    *,
+    bootstrap: tuple[str, ...] = (),
+    is_validator: bool = True,
+    chain_id: int = CHAIN_ID,
+    max_peers: int = 64,
+) -> Node:
+    host = MemoryHost(internet, index)
+    received = Received()
+    network = Network(
+        host=host,
+        config=NetworkConfig(
+            bootstrap=bootstrap, max_peers=max_peers, accept_private_addresses=True
+        ),
+        identity=identity(index if is_validator else None, chain_id=chain_id),
+        get_head=lambda: HEAD,
+        handle_consensus=received.handle,
+        random=lambda: 0.5,
+    )
+    return Node(network, host, received)
+
+
+def build_nodes(internet: MemoryInternet, count: int) -> list[Node]:
+    """Validators that all know the first one's address, and are each other's set."""
+    first = MemoryHost(internet, 0).listen_addresses()
+    nodes = [build_node(internet, index, bootstrap=first) for index in range(count)]
+    for node in nodes:
+        node.network.set_validators(validator_address(index) for index in range(count))
+    return nodes

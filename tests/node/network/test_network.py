@@ -1,0 +1,233 @@
+"""Whole networks: hosts in memory under a clock that jumps, and a few real ones on loopback."""
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chain.errors import RejectionReason
+from node.network.host import LibP2PHost, create_host_key
+from node.network.network import Network, NetworkConfig
+from node.network.protocols import consensus, status
+from tests.node.network.network_fakes import (
+    HEAD,
+    MemoryInternet,
+    Node,
+    Received,
+    build_node,
+    build_nodes,
+    identity,
+    until,
+    validator_address,
+)
+
+
+@asynccontextmanager
+async def running(*nodes: Node) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        for node in nodes:
+            await nursery.start(node.network.run)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def test_validators_find_each_other_through_one_bootstrap_address(
+    autojump_clock: MockClock,
+) -> None:
+    nodes = build_nodes(MemoryInternet(), 4)
+    async with running(*nodes):
+        await until(lambda: all(len(node.network.peers()) == 3 for node in nodes), seconds=120)
+        assert [peer.validator for peer in nodes[0].network.peers()] == [
+            validator_address(index) for index in (1, 2, 3)
+        ]
+        assert nodes[3].network.peers()[0].head == HEAD
+
+
+async def test_broadcast_reaches_every_other_validator_once(autojump_clock: MockClock) -> None:
+    nodes = build_nodes(MemoryInternet(), 4)
+    async with running(*nodes):
+        nodes[2].network.broadcast_consensus(b"vote")
+        for index in (0, 1, 3):
+            with trio.fail_after(120):
+                await nodes[index].received.wait_for(1)
+        await trio.sleep(5)
+        assert nodes[2].received.frames == []
+        for index in (0, 1, 3):
+            assert nodes[index].received.frames == [(validator_address(2), b"vote")]
+
+
+async def test_nodes_that_dial_each_other_at_once_keep_one_session(
+    autojump_clock: MockClock,
+) -> None:
+    internet = MemoryInternet()
+    addresses = [build_node(internet, index).host.listen_addresses()[0] for index in (0, 1)]
+    nodes = [
+        build_node(internet, 0, bootstrap=(addresses[1],)),
+        build_node(internet, 1, bootstrap=(addresses[0],)),
+    ]
+    async with running(*nodes):
+        await until(lambda: all(node.network.peers() for node in nodes))
+        await trio.sleep(60)
+        [first], [second] = nodes[0].network.peers(), nodes[1].network.peers()
+        assert (first.is_inbound, second.is_inbound) in ((True, False), (False, True))
+        opened = nodes[0].network.metrics.sessions_opened
+        await trio.sleep(60)
+        assert nodes[0].network.metrics.sessions_opened == opened
+
+
+async def test_node_of_another_chain_is_turned_away_but_not_banned(
+    autojump_clock: MockClock,
+) -> None:
+    internet = MemoryInternet()
+    ours = build_node(internet, 0)
+    stranger = build_node(internet, 1, bootstrap=ours.host.listen_addresses(), chain_id=1)
+    async with running(ours, stranger):
+        await until(lambda: ours.network.metrics.rejections[RejectionReason.WRONG_CHAIN] > 2)
+        assert ours.network.peers() == ()
+        assert ours.network.metrics.peers_banned == 0
+
+
+async def test_frozen_peer_is_noticed_within_six_seconds_and_redialled(
+    autojump_clock: MockClock,
+) -> None:
+    nodes = build_nodes(MemoryInternet(), 2)
+    async with running(*nodes):
+        await until(lambda: all(node.network.peers() for node in nodes))
+        frozen = nodes[1].host
+        frozen.is_reachable = False
+        started = trio.current_time()
+        # Frozen: its streams are open, and nobody at the other end reads or writes.
+        for stream in frozen._streams[nodes[0].host.peer_id]:
+            stream._byte_stream.receive_some = hang
+            stream._byte_stream.send_all = hang
+        await trio.sleep(2.1)
+        await until(lambda: not nodes[0].network.peers())
+        assert trio.current_time() - started <= 6 + 2.1
+        assert nodes[0].network.metrics.peers_silent == 1
+        frozen.is_reachable = True
+        await until(lambda: len(nodes[0].network.peers()) == 1, seconds=120)
+
+
+async def hang(_: object) -> bytes:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+async def test_strangers_are_refused_when_full_and_validators_are_not(
+    autojump_clock: MockClock,
+) -> None:
+    internet = MemoryInternet()
+    hub = build_node(internet, 0, max_peers=1)
+    address = hub.host.listen_addresses()
+    hub.network.set_validators([validator_address(0), validator_address(3)])
+    first, second = (
+        build_node(internet, index, bootstrap=address, is_validator=False) for index in (1, 2)
+    )
+    validator = build_node(internet, 3, bootstrap=address)
+    async with running(hub, first):
+        await until(lambda: len(hub.network.peers()) == 1)
+        async with running(second, validator):
+            await until(lambda: len(hub.network.peers()) == 2)
+            await trio.sleep(30)
+            assert {peer.peer_id for peer in hub.network.peers()} == {
+                first.host.peer_id,
+                validator.host.peer_id,
+            }
+
+
+async def test_consensus_frames_wait_while_the_validator_is_away(
+    autojump_clock: MockClock,
+) -> None:
+    internet = MemoryInternet()
+    nodes = build_nodes(internet, 2)
+    async with running(nodes[0]):
+        nodes[0].network.send_consensus(validator_address(1), b"first")
+        nodes[0].network.send_consensus(validator_address(1), b"second")
+        await trio.sleep(10)
+        async with running(nodes[1]):
+            with trio.fail_after(60):
+                await nodes[1].received.wait_for(2)
+    assert nodes[1].received.frames == [
+        (validator_address(0), b"first"),
+        (validator_address(0), b"second"),
+    ]
+
+
+async def test_connection_without_a_session_is_closed(autojump_clock: MockClock) -> None:
+    internet = MemoryInternet()
+    node = build_node(internet, 0)
+    silent = build_node(internet, 1).host
+    async with running(node), silent.run():
+        await silent.dial(node.host.peer_id, "")
+        stream = await silent.open_stream(node.host.peer_id, status.PROTOCOL_ID)
+        assert await stream.read_frame(10_000)
+        await until(lambda: node.host.connected_peers() == (), seconds=30)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\xff\xff\xff\xff",
+        b"\x00\x00\x00\x03\xc2\x05",
+        b"\x00\x00\x00\x05hello",
+        b"\x00\x00\x00\x01\xc0",
+        b"\x00\x00\x00\x02\xc1\x09",
+        bytes(100_000),
+    ],
+)
+@pytest.mark.parametrize("protocol", [status.PROTOCOL_ID, consensus.PROTOCOL_ID])
+async def test_garbage_raises_nothing_but_a_refusal(
+    garbage: bytes, protocol: str, autojump_clock: MockClock
+) -> None:
+    internet = MemoryInternet()
+    node, honest = build_nodes(internet, 2)
+    stranger = build_node(internet, 2).host
+    async with running(node, honest), stranger.run():
+        await stranger.dial(node.host.peer_id, "")
+        stream = await stranger.open_stream(node.host.peer_id, protocol)
+        await stream._byte_stream.send_all(garbage)
+        await stream.close()
+        await trio.sleep(20)
+        assert all(
+            type(error).__module__.startswith(("chain", "node")) for error in node.host.errors
+        )
+        assert len(node.network.peers()) == 1
+
+
+def build_real_network(
+    index: int, *, bootstrap: tuple[str, ...] = (), validators: int = 2
+) -> tuple[Network, Received]:
+    received = Received()
+    network = Network(
+        host=LibP2PHost(
+            key=create_host_key(), listen_addresses=["/ip4/127.0.0.1/tcp/0"], max_connections=50
+        ),
+        config=NetworkConfig(bootstrap=bootstrap, accept_private_addresses=True),
+        identity=identity(index),
+        get_head=lambda: HEAD,
+        handle_consensus=received.handle,
+        random=random.random,
+    )
+    network.set_validators(validator_address(index) for index in range(validators))
+    return network, received
+
+
+async def test_real_hosts_shake_hands_and_vote() -> None:
+    first, first_received = build_real_network(0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(first.run)
+        second, second_received = build_real_network(1, bootstrap=first.listen_addresses())
+        await nursery.start(second.run)
+        second.broadcast_consensus(b"x" * 200)
+        first.broadcast_consensus(b"y" * 200_000)
+        with trio.fail_after(10):
+            await first_received.wait_for(1)
+            await second_received.wait_for(1)
+        assert first_received.frames == [(validator_address(1), b"x" * 200)]
+        assert second_received.frames == [(validator_address(0), b"y" * 200_000)]
+        nursery.cancel_scope.cancel()

@@ -35,6 +35,10 @@ class RejectionReason(StrEnum):
     """A fresh proposal from the future: it is held, not dropped."""
     WRONG_PRIMARY = "wrong_primary"
 
+    # Consensus messages (docs/spec/consensus.md).
+    BAD_JUSTIFICATION = "bad_justification"
+    """A VIEW-CHANGE or NEW-VIEW whose proof is missing, too small or of something else."""
+
     # Transactions (docs/spec/state-transition.md, section 4).
     TRANSACTION_TYPE = "transaction_type"
     NONCE_TOO_LOW = "nonce_too_low"
@@ -46,6 +50,14 @@ class RejectionReason(StrEnum):
     TIP_ABOVE_FEE = "tip_above_fee"
     SENDER_HAS_CODE = "sender_has_code"
     INIT_CODE_TOO_LARGE = "init_code_too_large"
+
+    # The mempool's own, policy and never validity.
+    ALREADY_KNOWN = "already_known"
+    REPLACEMENT_UNDERPRICED = "replacement_underpriced"
+    POOL_FULL = "pool_full"
+    """The mempool, or the sender's share of it, holds nothing that this would displace."""
+    BANNED = "banned"
+    """The builder dropped it: its execution takes longer than a block has time for."""
 
     # Training (docs/spec/training.md).
     BAD_SPEC = "bad_spec"

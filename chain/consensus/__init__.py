@@ -1,0 +1,1 @@
+"""PBFT as a state machine: inputs in, a new state and effects out (docs/spec/consensus.md)."""

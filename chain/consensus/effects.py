@@ -1,0 +1,156 @@
+"""Everything a replica can ask of its host (docs/spec/consensus.md, section 5).
+
+The host's duties:
+
+1. Perform the effects of one transition in order, before the next input.
+2. `Persist` means: ask the guard (`guard.permits`), append the record and fsync, write the guard
+   and fsync. If any of it fails or is refused, drop this and all later effects, throw the state
+   away and go on with `own_index = None`: nothing was sent.
+3. Verify every signature of a message of the current number before `MessageReceived`.
+4. Never feed a replica its own messages.
+5. After a restart `pbft.restore` the records of the number and perform what it returns.
+"""
+
+from dataclasses import dataclass
+
+from chain.consensus.guard import GuardState
+from chain.consensus.inputs import Timer
+from chain.consensus.messages import Message, ViewChangeVote, Vote
+from chain.consensus.records import Record
+from chain.errors import RejectionReason
+from chain.primitives import BlockNumber, Hash32, ValidatorIndex, View
+from chain.types.block import Block
+from chain.types.certificate import CommitCertificate
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Make the record and then the guard's new content durable BEFORE any later effect."""
+
+    record: Record
+    intent: GuardState
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """Send to every other validator. Losing it is allowed."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send to one validator. Losing it is allowed."""
+
+    receiver: ValidatorIndex
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class SendCertificate:
+    """Send a `Committed` with the stored certificate of a final number to one validator."""
+
+    receiver: ValidatorIndex
+    number: BlockNumber
+
+
+@dataclass(frozen=True, slots=True)
+class ValidateBlock:
+    """Execute a block (once a digest) and answer with `BlockValidated`."""
+
+    block: Block
+    fresh: bool
+    """Also check what only a new proposal must satisfy: timestamp and pace. The coinbase is
+    checked here already."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildBlock:
+    """Build a block on the parent, with ourselves as coinbase, and answer with `BlockBuilt`."""
+
+    number: BlockNumber
+    view: View
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Give `TimerExpired(timer, number, view)` after `delay_ms`; replaces a running `timer`."""
+
+    timer: Timer
+    number: BlockNumber
+    view: View
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finalize:
+    """Store block, certificate and state in one durable step, then give `NewNumber`."""
+
+    block: Block
+    certificate: CommitCertificate
+
+
+@dataclass(frozen=True, slots=True)
+class FetchBlock:
+    """Ask these validators, who committed it, for the block; answer with `BlockFetched`."""
+
+    digest: Hash32
+    validators: tuple[ValidatorIndex, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardTransactions:
+    """Send the held transactions to the primary: it may not know what we wait for."""
+
+    primary: ValidatorIndex
+
+
+@dataclass(frozen=True, slots=True)
+class Redeliver:
+    """The number of a message that came early has begun: verify it, and give it once more."""
+
+    sender: ValidatorIndex
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRejection:
+    """The validator sent what no honest one sends."""
+
+    sender: ValidatorIndex
+    reason: RejectionReason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportEvidence:
+    """Two signed votes of one author that no honest validator casts both."""
+
+    first: Vote
+    second: Vote | ViewChangeVote
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """A quorum committed what this node finds invalid: stop, an operator must look."""
+
+    block: Block
+    certificate: CommitCertificate
+
+
+Effect = (
+    Persist
+    | Broadcast
+    | Send
+    | SendCertificate
+    | ValidateBlock
+    | BuildBlock
+    | SetTimer
+    | Finalize
+    | FetchBlock
+    | ForwardTransactions
+    | Redeliver
+    | ReportRejection
+    | ReportEvidence
+    | Halt
+)

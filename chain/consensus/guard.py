@@ -1,0 +1,132 @@
+"""The guard: what a validator's key may still sign (docs/spec/consensus.md, section 9).
+
+It is kept next to the key, apart from the log, and outlives a lost or restored data directory.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from chain import codec
+from chain.errors import RejectedInputError, RejectionReason
+from chain.primitives import BlockNumber, Hash32, View
+
+LOST_GUARD_MARGIN: Final = 2
+"""Without a guard nothing is signed up to the certified head + 2: the next number, where the lost
+guard may have voted, and one more for a head that was certified while we asked."""
+
+GUARD_LIMIT_BYTES: Final = 128
+"""Three u64, a step and two hashes with their prefixes take at most 100 bytes."""
+
+
+class Step(IntEnum):
+    """The votes of one view, in the only order in which they may be cast."""
+
+    VIEW_CHANGE = 1
+    """Entering the view (no vote of an earlier view follows)."""
+    PREPARE = 2
+    """Accepting a proposal; the primary's own proposal counts as this."""
+    COMMIT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class GuardState:
+    """The latest vote cast. As an intent: the vote that is about to be cast.
+
+    The wire, the log and this file agree because all three are made from one value.
+    """
+
+    number: BlockNumber
+    view: View
+    step: Step
+    digest: Hash32
+    """What was voted for: the block's hash, or a VIEW-CHANGE's payload."""
+    prepared: tuple[View, Hash32] | None
+    """The lock: view and digest of the highest prepared certificate of this number, after the
+    vote. None: nothing was prepared."""
+
+    @property
+    def position(self) -> tuple[BlockNumber, View, Step]:
+        """Where the vote stands in the order of all votes."""
+        return self.number, self.view, self.step
+
+    def encode(self) -> bytes:
+        """RLP [number, view, step, digest, [] or [prepared view, prepared digest]]."""
+        prepared: list[codec.Encodable] = [] if self.prepared is None else list(self.prepared)
+        return codec.encode([self.number, self.view, int(self.step), self.digest, prepared])
+
+
+def permits(guard: GuardState | None, intent: GuardState) -> bool:
+    """Whether `intent` may be signed after `guard` (rules S2, S3 and S4).
+
+    Strictly later positions only; at the same position only the very same vote again. Within a
+    number the lock never falls back, and within a view PREPARE and COMMIT are for one block.
+    """
+    if guard is None or intent.number > guard.number:
+        return True
+    if intent.position == guard.position:
+        return intent == guard
+    if intent.position < guard.position:
+        return False
+    if _lock_view(intent) < _lock_view(guard):
+        return False
+    is_same_view = intent.view == guard.view and guard.step is Step.PREPARE
+    return intent.digest == guard.digest if is_same_view else True
+
+
+def compute_first_signable(
+    guard: GuardState | None,
+    latest_logged: GuardState | None,
+    head: BlockNumber,
+    certified_head: BlockNumber,
+) -> BlockNumber:
+    """The lowest number that a starting node may vote on (rule S8).
+
+    Args:
+        guard: The guard file's content; None if there is no file.
+        latest_logged: The latest vote that the log holds; None if it holds none.
+        head: The number of our own final head.
+        certified_head: The highest certified head among a quorum of validators, ours included.
+    """
+    if guard is None:
+        if certified_head == 0 and latest_logged is None:
+            return BlockNumber(1)
+        return BlockNumber(certified_head + LOST_GUARD_MARGIN + 1)
+    # Below the head the log is emptied on purpose; above it, it must be as long as the guard.
+    is_lost = guard.number > head and (
+        latest_logged is None
+        or latest_logged.position < guard.position
+        or (latest_logged.position == guard.position and latest_logged != guard)
+    )
+    return BlockNumber(guard.number + 1) if is_lost else BlockNumber(head + 1)
+
+
+def decode_guard(data: bytes) -> GuardState:
+    """The guard that `data` encodes.
+
+    Raises:
+        RejectedInputError: TOO_LARGE or MALFORMED.
+    """
+    item = codec.decode(data, limit_bytes=GUARD_LIMIT_BYTES)
+    number, view, step_item, digest, prepared_item = codec.as_list(item, length=5)
+    prepared: tuple[View, Hash32] | None = None
+    if prepared_item != []:
+        prepared_view, prepared_digest = codec.as_list(prepared_item, length=2)
+        prepared = (
+            View(codec.as_uint(prepared_view, bits=64)),
+            Hash32(codec.as_bytes(prepared_digest, length=32)),
+        )
+    step = codec.as_uint(step_item, bits=8)
+    if step not in [member.value for member in Step]:
+        raise RejectedInputError(RejectionReason.MALFORMED, f"step {step}")
+    return GuardState(
+        number=BlockNumber(codec.as_uint(number, bits=64)),
+        view=View(codec.as_uint(view, bits=64)),
+        step=Step(step),
+        digest=Hash32(codec.as_bytes(digest, length=32)),
+        prepared=prepared,
+    )
+
+
+def _lock_view(state: GuardState) -> int:
+    return -1 if state.prepared is None else state.prepared[0]

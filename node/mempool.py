@@ -1,0 +1,367 @@
+"""The mempool: transactions that wait for a block (docs/spec/state-transition.md, section 7).
+
+Policy of this node, never validity. Bounded in every direction: transactions, bytes, transactions a
+sender, nonces ahead of the account, blocks of waiting. A sender's transactions leave in the order
+of their nonces; among senders operator votes go first, then commitments, then the higher tip.
+
+Where gas may cost nothing, whoever has nothing to lose shares a quarter of the pool.
+"""
+
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final, Protocol
+
+from chain.errors import InvalidTransaction, RejectionReason
+from chain.primitives import Address, Hash32
+from chain.types.transaction import Transaction
+
+REPLACEMENT_PERCENT: Final = 110
+"""geth's price bump: a replacement pays the network for having carried two."""
+
+FREE_SHARE: Final = 4
+"""Senders without a balance get one part in this many of the pool."""
+
+
+class Priority(IntEnum):
+    """Who goes first into a block."""
+
+    OPERATOR_VOTE = 0
+    """Ready, verdict and result transactions of validators' operators."""
+    COMMITMENT = 1
+    """Gradient commitments of registered miners."""
+    ORDINARY = 2
+
+
+class HeadRules(Protocol):
+    """What the mempool asks of the chain, always against the state of the head."""
+
+    def validate(self, transaction: Transaction) -> None:
+        """Accept a transaction that could be included once its nonce is due.
+
+        Raises:
+            InvalidTransaction: it could not; a nonce that is too low is one reason, a nonce that
+                is too high is none.
+        """
+
+    def nonce(self, sender: Address) -> int:
+        """The account's next nonce."""
+
+    def balance(self, sender: Address) -> int:
+        """The account's balance in wei."""
+
+    def classify(self, transaction: Transaction) -> Priority:
+        """Which queue of the block the transaction belongs to."""
+
+
+@dataclass(frozen=True, slots=True)
+class MempoolLimits:
+    """The bounds of a mempool."""
+
+    transactions: int = 8_192
+    """Some 20 full blocks of transfers."""
+    size_bytes: int = 32 * 2**20
+    """Eight full blocks of calldata."""
+    sender_transactions: int = 64
+    """A sender's transactions, and how far its nonces may run ahead of the account (geth: 64)."""
+    free_sender_transactions: int = 4
+    """The same for a sender without a balance: enough for approve, register and claim."""
+    waiting_blocks: int = 3_600
+    """After so many blocks a transaction is dropped: 30 minutes at two blocks a second."""
+    banned: int = 4_096
+    """Hashes of banned transactions that are remembered, the latest ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    transaction: Transaction
+    priority: Priority
+    is_free: bool
+    """The sender had no balance, and the transaction is an ordinary one."""
+    arrival: int
+    """Position in the order of admission, which breaks ties."""
+    admitted_block: int
+
+    @property
+    def worth(self) -> tuple[int, int, int]:
+        """Order of eviction, least first."""
+        return -self.priority, self.transaction.max_priority_fee_per_gas, -self.arrival
+
+
+@dataclass(slots=True)
+class _Queue:
+    """One sender's entries by nonce."""
+
+    nonce: int
+    """The account's next nonce at the head."""
+    entries: dict[int, _Entry] = field(default_factory=dict)
+
+    def pending(self) -> list[_Entry]:
+        """The entries without a gap from the account's nonce on."""
+        run: list[_Entry] = []
+        while (entry := self.entries.get(self.nonce + len(run))) is not None:
+            run.append(entry)
+        return run
+
+    def queued(self) -> list[_Entry]:
+        """The entries behind a gap, by ascending nonce."""
+        first = self.nonce + len(self.pending())
+        return [self.entries[nonce] for nonce in sorted(self.entries) if nonce >= first]
+
+
+class Mempool:
+    """A bounded pool of decoded transactions; one thread at a time.
+
+    Args:
+        rules: the chain's one rule function, and its accounts.
+        limits: how much is held.
+    """
+
+    def __init__(self, rules: HeadRules, limits: MempoolLimits | None = None) -> None:
+        self._rules = rules
+        self._limits = limits or MempoolLimits()
+        self._entries: dict[Hash32, _Entry] = {}
+        self._queues: dict[Address, _Queue] = {}
+        self._banned: dict[Hash32, None] = {}
+        self._cheapest: list[tuple[tuple[int, int, int], Hash32]] = []
+        self._size_bytes = 0
+        self._free_count = 0
+        self._free_bytes = 0
+        self._arrivals = 0
+        self._blocks = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, transaction_hash: Hash32) -> bool:
+        return transaction_hash in self._entries
+
+    @property
+    def size_bytes(self) -> int:
+        """The encoded bytes of all transactions held."""
+        return self._size_bytes
+
+    def get(self, transaction_hash: Hash32) -> Transaction | None:
+        """The transaction with that hash, or None if it is not held."""
+        entry = self._entries.get(transaction_hash)
+        return None if entry is None else entry.transaction
+
+    def hashes(self) -> tuple[Hash32, ...]:
+        """All transactions held, in the order they came."""
+        return tuple(self._entries)
+
+    def add(self, transaction: Transaction) -> None:
+        """Admit a transaction, in the place of a cheaper one where that is needed.
+
+        Raises:
+            InvalidTransaction: why not; the detail is geth's text where clients know one.
+        """
+        if transaction.hash in self._entries:
+            raise InvalidTransaction(RejectionReason.ALREADY_KNOWN, "already known")
+        if transaction.hash in self._banned:
+            raise InvalidTransaction(
+                RejectionReason.BANNED, "execution takes longer than a block has time for"
+            )
+        self._rules.validate(transaction)
+        sender = transaction.sender
+        account_nonce = self._rules.nonce(sender)
+        if transaction.nonce < account_nonce:
+            raise InvalidTransaction(
+                RejectionReason.NONCE_TOO_LOW,
+                f"nonce too low: next nonce {account_nonce}, tx nonce {transaction.nonce}",
+            )
+        priority = self._rules.classify(transaction)
+        entry = _Entry(
+            transaction,
+            priority,
+            priority is Priority.ORDINARY and self._rules.balance(sender) == 0,
+            self._arrivals,
+            self._blocks,
+        )
+        queue = self._queues.get(sender) or _Queue(account_nonce)
+        replaced = queue.entries.get(transaction.nonce)
+        if replaced is None:
+            self._check_sender_limits(entry, queue)
+        else:
+            _check_replacement(transaction, replaced.transaction)
+        self._make_room(entry, replaced)
+        if replaced is not None:
+            self._remove(replaced)
+        self._insert(entry, account_nonce)
+
+    def drop(self, transaction_hash: Hash32, *, ban: bool = False) -> None:
+        """Forget a transaction that could not be included; with `ban`, refuse it from now on."""
+        entry = self._entries.get(transaction_hash)
+        if entry is not None:
+            self._remove(entry)
+        if ban:
+            self._banned[transaction_hash] = None
+            while len(self._banned) > self._limits.banned:
+                del self._banned[next(iter(self._banned))]
+
+    def on_finalized(self, transactions: Iterable[Transaction]) -> None:
+        """Take out what a finalized block included or made stale. The rules are the new head's."""
+        self._blocks += 1
+        for sender in {transaction.sender: None for transaction in transactions}:
+            queue = self._queues.get(sender)
+            if queue is None:
+                continue
+            queue.nonce = self._rules.nonce(sender)
+            for nonce in [nonce for nonce in queue.entries if nonce < queue.nonce]:
+                self._remove(queue.entries[nonce])
+        oldest_kept = self._blocks - self._limits.waiting_blocks
+        for entry in list(self._entries.values()):
+            if entry.admitted_block >= oldest_kept:
+                break
+            self._remove(entry)
+
+    def candidates(self, base_fee_per_gas: int = 0) -> Iterator[Transaction]:
+        """What a block may include, best first, each sender's by ascending nonce.
+
+        Works on a copy: the pool may change, and another thread may iterate. Who cannot include a
+        transaction skips the later ones of its sender.
+        """
+        return _merge([queue.pending() for queue in self._queues.values()], base_fee_per_gas)
+
+    def pending_nonce(self, sender: Address) -> int:
+        """The nonce that the sender's next transaction should have."""
+        queue = self._queues.get(sender)
+        if queue is None:
+            return self._rules.nonce(sender)
+        return queue.nonce + len(queue.pending())
+
+    def content(
+        self,
+    ) -> dict[Address, tuple[tuple[Transaction, ...], tuple[Transaction, ...]]]:
+        """By ascending sender: the transactions due in turn, and those behind a nonce gap."""
+        return {
+            sender: (
+                tuple(entry.transaction for entry in queue.pending()),
+                tuple(entry.transaction for entry in queue.queued()),
+            )
+            for sender, queue in sorted(self._queues.items())
+        }
+
+    def counts(self) -> tuple[int, int]:
+        """How many transactions are due, and how many are behind a nonce gap."""
+        pending = sum(len(queue.pending()) for queue in self._queues.values())
+        return pending, len(self._entries) - pending
+
+    def _check_sender_limits(self, entry: _Entry, queue: _Queue) -> None:
+        ahead = entry.transaction.nonce - queue.nonce
+        if ahead >= self._limits.sender_transactions:
+            raise InvalidTransaction(
+                RejectionReason.NONCE_TOO_HIGH,
+                f"nonce too high: next nonce {queue.nonce}, tx nonce {entry.transaction.nonce}",
+            )
+        if not entry.is_free:
+            return
+        # A gap would let senders who risk nothing hold places that no block can empty.
+        if ahead > len(queue.pending()):
+            raise InvalidTransaction(
+                RejectionReason.NONCE_TOO_HIGH, "nonce too high for an account without a balance"
+            )
+        if len(queue.entries) >= self._limits.free_sender_transactions:
+            raise InvalidTransaction(
+                RejectionReason.POOL_FULL, "too many transactions of an account without a balance"
+            )
+
+    def _make_room(self, entry: _Entry, replaced: _Entry | None) -> None:
+        """Evict until `entry` fits in the place of `replaced`, or refuse it."""
+        count, size = 1, len(entry.transaction.raw)
+        free_count, free_bytes = (count, size) if entry.is_free else (0, 0)
+        if replaced is not None:
+            count, size = 0, size - len(replaced.transaction.raw)
+            if replaced.is_free:
+                free_count, free_bytes = free_count - 1, free_bytes - len(replaced.transaction.raw)
+        if entry.is_free and (
+            self._free_count + free_count > self._limits.transactions // FREE_SHARE
+            or self._free_bytes + free_bytes > self._limits.size_bytes // FREE_SHARE
+        ):
+            raise InvalidTransaction(
+                RejectionReason.POOL_FULL, "txpool is full for accounts without a balance"
+            )
+        while (
+            len(self._entries) + count > self._limits.transactions
+            or self._size_bytes + size > self._limits.size_bytes
+        ):
+            self._evict_for(entry)
+
+    def _evict_for(self, entry: _Entry) -> None:
+        """Drop the last transaction of whoever sent the least worthy one, if that is below `entry`.
+
+        The last one, since dropping another would leave a gap before it.
+        """
+        while True:
+            # A full pool holds something, so there is an entry that is not outdated.
+            worth, transaction_hash = self._cheapest[0]
+            held = self._entries.get(transaction_hash)
+            if held is not None and held.worth == worth:
+                break
+            heapq.heappop(self._cheapest)
+        sender = held.transaction.sender
+        if sender == entry.transaction.sender or worth[:2] >= entry.worth[:2]:
+            raise InvalidTransaction(RejectionReason.POOL_FULL, "txpool is full")
+        queue = self._queues[sender]
+        self._remove(queue.entries[max(queue.entries)])
+
+    def _insert(self, entry: _Entry, account_nonce: int) -> None:
+        transaction = entry.transaction
+        self._arrivals += 1
+        self._entries[transaction.hash] = entry
+        queue = self._queues.setdefault(transaction.sender, _Queue(account_nonce))
+        queue.nonce = account_nonce
+        queue.entries[transaction.nonce] = entry
+        self._size_bytes += len(transaction.raw)
+        if entry.is_free:
+            self._free_count += 1
+            self._free_bytes += len(transaction.raw)
+        heapq.heappush(self._cheapest, (entry.worth, transaction.hash))
+        if len(self._cheapest) > 2 * self._limits.transactions:
+            self._cheapest = [(held.worth, name) for name, held in self._entries.items()]
+            heapq.heapify(self._cheapest)
+
+    def _remove(self, entry: _Entry) -> None:
+        transaction = entry.transaction
+        del self._entries[transaction.hash]
+        queue = self._queues[transaction.sender]
+        del queue.entries[transaction.nonce]
+        if not queue.entries:
+            del self._queues[transaction.sender]
+        self._size_bytes -= len(transaction.raw)
+        if entry.is_free:
+            self._free_count -= 1
+            self._free_bytes -= len(transaction.raw)
+
+
+def _check_replacement(transaction: Transaction, replaced: Transaction) -> None:
+    for new, old in (
+        (transaction.max_fee_per_gas, replaced.max_fee_per_gas),
+        (transaction.max_priority_fee_per_gas, replaced.max_priority_fee_per_gas),
+    ):
+        if new <= old or new * 100 < old * REPLACEMENT_PERCENT:
+            raise InvalidTransaction(
+                RejectionReason.REPLACEMENT_UNDERPRICED, "replacement transaction underpriced"
+            )
+
+
+def _merge(runs: Iterable[Sequence[_Entry]], base_fee_per_gas: int) -> Iterator[Transaction]:
+    """The entries of all runs, each run in its order, otherwise best first."""
+    heads: list[tuple[int, int, int, Transaction, Iterator[_Entry]]] = []
+
+    def push_next(run: Iterator[_Entry]) -> None:
+        entry = next(run, None)
+        # Behind one that cannot pay the base fee, nothing of its sender can be included.
+        if entry is not None and entry.transaction.max_fee_per_gas >= base_fee_per_gas:
+            transaction = entry.transaction
+            tip = transaction.compute_effective_gas_price(base_fee_per_gas) - base_fee_per_gas
+            # Arrivals differ, so nothing behind them is compared.
+            heapq.heappush(heads, (entry.priority, -tip, entry.arrival, transaction, run))
+
+    for entries in runs:
+        push_next(iter(entries))
+    while heads:
+        _, _, _, transaction, run = heapq.heappop(heads)
+        yield transaction
+        push_next(run)

@@ -107,7 +107,7 @@ class GenesisState:
     """Block 0, and what its state root needs in the database."""
 
     header: Header
-    delta: Mapping[Hash32, bytes]
+    delta: Mapping[bytes, bytes]
     """Trie nodes and code by their Keccak-256."""
 
 
@@ -160,11 +160,14 @@ def compute_extra_data(config: GenesisConfig) -> Hash32:
 
 def build_genesis(config: GenesisConfig) -> GenesisState:
     """Block 0 and its state, with EIP-2935's history contract added to the allocation."""
-    alloc = {
-        **config.alloc,
-        HISTORY_STORAGE_ADDRESS: GenesisAccount(nonce=1, code=HISTORY_STORAGE_CODE),
-    }
-    delta: dict[Hash32, bytes] = {}
+    history = GenesisAccount(nonce=1, code=HISTORY_STORAGE_CODE)
+    state_root, delta = build_alloc({**config.alloc, HISTORY_STORAGE_ADDRESS: history})
+    return GenesisState(_build_header(config, state_root), delta)
+
+
+def build_alloc(alloc: Mapping[Address, GenesisAccount]) -> tuple[Hash32, dict[bytes, bytes]]:
+    """The state root of an allocation, and the trie nodes and code below it."""
+    delta: dict[bytes, bytes] = {}
     accounts: dict[bytes, bytes] = {}
     for address, account in sorted(alloc.items()):
         storage_root, nodes = trie.build(
@@ -181,7 +184,8 @@ def build_genesis(config: GenesisConfig) -> GenesisState:
         if not value.is_empty:  # EIP-161: an empty account is no account
             accounts[keccak256(address)] = value.encode()
     state_root, nodes = trie.build(accounts)
-    return GenesisState(_build_header(config, state_root), {**delta, **nodes})
+    delta.update(nodes)
+    return state_root, delta
 
 
 def _build_header(config: GenesisConfig, state_root: Hash32) -> Header:
@@ -229,6 +233,8 @@ def _check_relations(config: GenesisConfig) -> None:
             f"baseFeePerGas is {config.base_fee_per_gas}, below config.proofOfTraining."
             f"base_fee_floor_wei ({parameters.base_fee_floor_wei}); raise it"
         )
+    if sum(account.balance for account in config.alloc.values()) >= 1 << 256:
+        raise InvalidGenesisError("alloc: lower the balances; together they reach 2**256 wei")
     if HISTORY_STORAGE_ADDRESS in config.alloc:
         raise InvalidGenesisError(
             f"alloc.0x{HISTORY_STORAGE_ADDRESS.hex()}: remove it; genesis adds the history contract"

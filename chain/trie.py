@@ -96,7 +96,7 @@ def verify_proof(root: Hash32, key: bytes, proof: Sequence[bytes]) -> bytes:
 
 def update(
     read: NodeReader, root: Hash32, changes: Mapping[bytes, bytes]
-) -> tuple[Hash32, dict[Hash32, bytes]]:
+) -> tuple[Hash32, dict[bytes, bytes]]:
     """The root after `changes` (no bytes deletes a key), and the new nodes by their hash.
 
     Raises:
@@ -115,7 +115,7 @@ def update(
     return new_root, writer.nodes
 
 
-def build(entries: Mapping[bytes, bytes]) -> tuple[Hash32, dict[Hash32, bytes]]:
+def build(entries: Mapping[bytes, bytes]) -> tuple[Hash32, dict[bytes, bytes]]:
     """The root of the trie of `entries` alone, and its nodes by their hash."""
     return update(_read_nothing, EMPTY_TRIE_ROOT, entries)
 
@@ -174,7 +174,7 @@ class _Writer:
 
     def __init__(self, read: NodeReader) -> None:
         self._read = read
-        self.nodes: dict[Hash32, bytes] = {}
+        self.nodes: dict[bytes, bytes] = {}
 
     def load_hash(self, node_hash: Hash32) -> _Node:
         return self._load(b"\xa0" + node_hash)

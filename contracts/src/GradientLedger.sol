@@ -1,0 +1,874 @@
+// SPDX-License-Identifier: MIT
+pragma solidity ^0.8.30;
+
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
+import {IGradientLedger} from "./interfaces/IGradientLedger.sol";
+import {IRewardDistributor} from "./interfaces/IRewardDistributor.sol";
+import {ITaskRegistry} from "./interfaces/ITaskRegistry.sol";
+import {IValidatorSet} from "./interfaces/IValidatorSet.sol";
+import {ExactTransfer} from "./libraries/ExactTransfer.sol";
+import {SystemAddresses} from "./libraries/SystemAddresses.sol";
+
+/// @title The ledger of training rounds (IGradientLedger says what it promises)
+/// @dev What ends a phase is computed from stored starts, never stored itself: only early ends and new
+/// ballots are written. Every write of the hot calls is to slots that are laid out for it below.
+contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
+    using ExactTransfer for IERC20;
+    using SafeERC20 for IERC20;
+
+    /// @dev Of one attempt; the attempt is void after that.
+    uint8 private constant MAX_BALLOTS = 3;
+    /// @dev Void attempts in a row before a task waits for its submitter.
+    uint8 private constant MAX_VOID_ATTEMPTS = 3;
+    /// @dev Ballots of a task whose evidence is kept.
+    uint64 private constant EVIDENCE_BALLOTS = 4;
+    /// @dev How long after the end of a ballot its late verdicts are recorded.
+    uint64 private constant LATE_VERDICT_BLOCKS = 8;
+    /// @dev The attempt open when a miner leaves has at most two more ballots, then four others follow.
+    uint64 private constant BOND_BALLOTS = EVIDENCE_BALLOTS + MAX_BALLOTS - 1;
+    /// @dev In a closed task no ballot follows: late verdicts, and as long again to slash with them.
+    uint64 private constant BOND_CLOSED_BLOCKS = 2 * LATE_VERDICT_BLOCKS;
+    /// @dev In a task that stands still no ballot may ever follow.
+    uint64 private constant BOND_IDLE_BLOCKS = 256;
+    /// @dev Slashing shows the whole commitment list of a round, which must fit into a transaction.
+    uint256 private constant MAX_MINERS = 1024;
+    uint256 private constant MAX_SLASHES = 32;
+    uint256 private constant CHEAT = 2;
+    uint256 private constant UNAVAILABLE = 3;
+
+    IValidatorSet private constant VALIDATORS = IValidatorSet(SystemAddresses.VALIDATOR_SET);
+    ITaskRegistry private constant REGISTRY = ITaskRegistry(SystemAddresses.TASK_REGISTRY);
+    IRewardDistributor private constant DISTRIBUTOR = IRewardDistributor(SystemAddresses.REWARD_DISTRIBUTOR);
+
+    struct Training {
+        // slot 0: the attempt, and all that a commitment changes
+        uint32 round;
+        uint32 attempt;
+        uint64 ballotNumber;
+        uint8 ballot;
+        uint8 voidStreak;
+        bool open;
+        uint32 expectedCommitments;
+        uint32 commitmentCount;
+        uint32 committedUnits;
+        // slot 1
+        uint64 openBlock;
+        uint64 openTime;
+        uint64 verdictBlock; // 0 unless commitments ended early or this is a later ballot
+        uint64 verdictTime;
+        // slot 2: the result phase
+        uint64 resultBlock; // 0 unless verdicts ended early
+        uint64 resultTime;
+        uint104 resultVoters; // bit i: validator i posted a result in this ballot
+        // slot 3: the task's terms, copied when the first miner registers
+        uint32 rounds;
+        uint32 minMiners;
+        uint32 maxUnits;
+        uint32 commitSeconds;
+        uint32 verdictSeconds;
+        uint32 resultSeconds;
+        uint64 endedBlock; // where the last attempt ended
+        // slot 4
+        uint128 unitPrice;
+        uint128 validatorFee;
+        address token;
+        bytes32 commitmentDigest;
+        bytes32 quorumVote; // the result vote that a quorum of this ballot holds
+        bytes32 trainingStateRoot;
+        bytes32 modelRoot;
+        uint256 paidTotal;
+    }
+
+    struct Registration {
+        uint32 units; // 0: not registered
+        uint64 registeredBlock;
+        uint64 leftBlock;
+        uint64 committedOpenBlock; // opening block of the attempt it last committed in
+        uint24 commitmentPosition; // there: index + 1
+        bool slashed;
+        // slot 1
+        uint128 bond;
+        uint64 leftBallotNumber;
+        uint32 memberPosition; // in the list of members: index + 1, or 0
+    }
+
+    /// @dev A validator whose verdicts are shown as evidence.
+    struct Voter {
+        address operator;
+        bool timely;
+    }
+
+    /// @dev One of the last four ballots; a hash names its ballot, so what an older ballot left counts
+    /// for nothing.
+    struct Ballot {
+        uint64 ballotNumber;
+        uint64 openBlock;
+        uint64 endedBlock; // 0 while it runs
+        uint32 round;
+        uint32 attempt;
+        // slot 1
+        uint104 voters; // bit i: validator i posted a verdict
+        uint104 timely; // bit i: within the verdict phase
+        uint32 commitmentCount;
+        uint8 ballot;
+        bool settled; // its round, by it
+        bytes32 commitmentDigest;
+        mapping(uint256 validatorIndex => bytes32) verdictHashes;
+    }
+
+    /// @dev Where a phase began; it ends `length` seconds and the floor later.
+    struct Moment {
+        Phase phase;
+        uint64 startBlock;
+        uint64 startTime;
+        uint32 length; // 0: it has no end
+    }
+
+    uint32 public immutable phaseFloorBlocks;
+
+    mapping(uint256 taskId => Training) private _trainings;
+    mapping(uint256 taskId => address[]) private _members;
+    mapping(uint256 taskId => mapping(address miner => Registration)) private _registrations;
+    mapping(uint256 taskId => mapping(uint256 ring => Ballot)) private _ballots;
+    mapping(uint256 taskId => mapping(uint256 validatorIndex => bytes32)) private _resultVotes;
+    /// @dev Validators that hold a result vote; its hash names task and ballot.
+    mapping(bytes32 vote => uint256) private _tallies;
+    mapping(address token => mapping(address account => uint256)) private _credits;
+
+    constructor(uint32 phaseFloorBlocks_) {
+        phaseFloorBlocks = phaseFloorBlocks_;
+    }
+
+    // ---- miners
+
+    function register(uint256 taskId, uint32 units) external nonReentrant {
+        Training storage training = _load(taskId);
+        Registration storage miner = _registrations[taskId][msg.sender];
+        if (units == 0 || units > training.maxUnits) revert LedgerInvalidUnits(units);
+        if (miner.bond != 0) revert LedgerAlreadyRegistered(taskId, msg.sender);
+        if (REGISTRY.getAccount(taskId).status == ITaskRegistry.TaskStatus.Closed) {
+            revert LedgerWrongPhase(taskId, Phase.Inactive);
+        }
+        address[] storage members = _members[taskId];
+        if (members.length == MAX_MINERS) revert LedgerTooManyMiners(MAX_MINERS);
+
+        uint256 bond = _payOf(training, units);
+        members.push(msg.sender);
+        _registrations[taskId][msg.sender] = Registration({
+            units: units,
+            registeredBlock: uint64(block.number),
+            leftBlock: 0,
+            committedOpenBlock: 0,
+            commitmentPosition: 0,
+            slashed: false,
+            bond: uint128(bond),
+            leftBallotNumber: 0,
+            memberPosition: uint32(members.length)
+        });
+        emit MinerRegistered(taskId, msg.sender, units, bond);
+        if (!training.open) _tryOpen(taskId, training);
+        else if (training.openBlock == block.number) ++training.expectedCommitments;
+
+        IERC20(training.token).pullExact(msg.sender, bond);
+    }
+
+    function leave(uint256 taskId) external {
+        Registration storage miner = _registrations[taskId][msg.sender];
+        if (miner.memberPosition == 0) revert LedgerNotRegistered(taskId, msg.sender);
+        _removeMember(taskId, _trainings[taskId], miner, msg.sender);
+    }
+
+    function withdrawBond(uint256 taskId) external nonReentrant {
+        Training storage training = _trainings[taskId];
+        Registration storage miner = _registrations[taskId][msg.sender];
+        uint256 amount = miner.bond;
+        if (amount == 0) revert LedgerNotRegistered(taskId, msg.sender);
+        if (!_isBondFree(taskId, training, miner)) revert LedgerBondLocked(taskId, msg.sender);
+
+        if (miner.memberPosition != 0) _removeMember(taskId, training, miner, msg.sender);
+        delete _registrations[taskId][msg.sender];
+        emit BondWithdrawn(taskId, msg.sender, amount);
+
+        IERC20(training.token).safeTransfer(msg.sender, amount);
+    }
+
+    function commitGradient(uint256 taskId, uint32 round, uint32 attempt, uint32 units, bytes32 commitment)
+        external
+    {
+        Training storage training = _trainings[taskId];
+        _requirePhase(taskId, training, Phase.Commitment);
+        if (round != training.round || attempt != training.attempt) _revertWrongRound(training);
+        Registration storage miner = _registrations[taskId][msg.sender];
+        if (!_takesPart(training, miner) || miner.slashed) {
+            revert LedgerNotParticipating(taskId, msg.sender);
+        }
+        if (_hasCommitted(training, miner)) revert LedgerAlreadyCommitted(taskId, msg.sender);
+        if (units == 0 || units > miner.units) revert LedgerInvalidUnits(units);
+
+        uint32 index = training.commitmentCount;
+        training.commitmentCount = index + 1;
+        training.committedUnits += units;
+        miner.committedOpenBlock = training.openBlock;
+        miner.commitmentPosition = uint24(index + 1);
+        training.commitmentDigest = _chain(training.commitmentDigest, msg.sender, units, commitment);
+        emit GradientCommitted(taskId, round, msg.sender, attempt, index, units, commitment);
+        _endCommitmentsIfComplete(training);
+    }
+
+    // ---- operator votes
+
+    function postVerdict(uint256 taskId, uint32 round, uint32 attempt, uint32 ballot, bytes calldata verdicts)
+        external
+    {
+        (uint256 index, address validator,, uint256 count) = VALIDATORS.memberOfOperator(msg.sender);
+        Training storage training = _trainings[taskId];
+        (Ballot storage record, bool timely) = _recordOf(taskId, training, round, attempt, ballot);
+
+        uint104 bit = uint104(1 << index);
+        if (record.voters & bit != 0) revert LedgerAlreadyVoted(validator);
+        _requireVerdictFormat(verdicts, record.commitmentCount);
+        record.voters |= bit;
+        record.verdictHashes[index] = _verdictHash(record.ballotNumber, verdicts);
+        if (timely) {
+            uint104 voters = record.timely | bit;
+            record.timely = voters;
+            if (voters == (1 << count) - 1) {
+                training.resultBlock = uint64(block.number);
+                training.resultTime = uint64(block.timestamp);
+            }
+        }
+        emit VerdictPosted(taskId, round, validator, attempt, ballot, timely, verdicts);
+    }
+
+    function postResult(
+        uint256 taskId,
+        uint32 round,
+        uint32 attempt,
+        uint32 ballot,
+        ResultVote calldata result,
+        uint32 correctCount,
+        uint64 lossMillinats
+    ) external {
+        (uint256 index, address validator, uint256 quorum,) = VALIDATORS.memberOfOperator(msg.sender);
+        Training storage training = _trainings[taskId];
+        Phase current = _moment(taskId, training).phase;
+        if (current != Phase.Result && current != Phase.Settleable) revert LedgerWrongPhase(taskId, current);
+        if (round != training.round || attempt != training.attempt || ballot != training.ballot) {
+            _revertWrongRound(training);
+        }
+        // A result that could not be paid must not gather a quorum: the round would never settle.
+        uint32 limit = training.committedUnits;
+        if (limit > training.maxUnits) limit = training.maxUnits;
+        if (result.acceptedUnits > limit) {
+            revert LedgerPayoutTooLarge(
+                _payOf(training, result.acceptedUnits) + training.validatorFee,
+                _payOf(training, limit) + training.validatorFee
+            );
+        }
+
+        bytes32 vote = _voteHash(taskId, training.ballotNumber, result);
+        _castResult(taskId, training, index, vote, quorum);
+        emit ResultPosted(taskId, round, validator, attempt, ballot, result, correctCount, lossMillinats);
+    }
+
+    // ---- from round to round
+
+    function settleRound(uint256 taskId, ResultVote calldata result) external {
+        Training storage training = _trainings[taskId];
+        Phase current = _moment(taskId, training).phase;
+        bytes32 vote = _voteHash(taskId, training.ballotNumber, result);
+        if (current == Phase.Result || (current == Phase.Settleable && vote != training.quorumVote)) {
+            revert LedgerNoQuorum(_tallies[vote], VALIDATORS.quorum());
+        }
+        if (current != Phase.Settleable) revert LedgerWrongPhase(taskId, current);
+
+        Ballot storage record = _ballots[taskId][training.ballotNumber % EVIDENCE_BALLOTS];
+        record.settled = true;
+        uint256 timelyCount = _countBits(record.timely);
+        uint256 payout =
+            _payOf(training, result.acceptedUnits) + (training.validatorFee / timelyCount) * timelyCount;
+        uint32 round = training.round;
+        emit RoundSettled(taskId, round, training.attempt, training.ballot, result, payout);
+
+        delete _tallies[vote];
+        uint256 paidTotal = training.paidTotal + payout;
+        training.paidTotal = paidTotal;
+        training.trainingStateRoot = result.trainingStateRoot;
+        training.modelRoot = result.modelRoot;
+        training.round = round + 1;
+        training.attempt = 0;
+        training.voidStreak = 0;
+        _endAttempt(taskId, training);
+
+        REGISTRY.settleReservation(taskId, payout);
+        DISTRIBUTOR.setRoot(taskId, result.rewardsRoot, paidTotal);
+        _goOn(taskId, training);
+    }
+
+    function advanceRound(uint256 taskId) external {
+        Training storage training = _trainings[taskId];
+        Phase current = _moment(taskId, training).phase;
+        if (current == Phase.Waiting && !training.open) {
+            _tryOpen(taskId, training);
+            return;
+        }
+        if (current != Phase.Stalled) revert LedgerWrongPhase(taskId, current);
+
+        bool isEmpty = training.commitmentCount == 0;
+        if (!isEmpty) emit BallotFailed(taskId, training.round, training.attempt, training.ballot);
+        if (isEmpty || training.ballot + 1 == MAX_BALLOTS) _voidAttempt(taskId, training);
+        else _nextBallot(taskId, training);
+    }
+
+    // ---- slashing
+
+    function slash(
+        uint256 taskId,
+        uint64 ballotNumber,
+        CommitmentRecord[] calldata commitments,
+        address[] calldata validators,
+        bytes[] calldata verdicts,
+        uint32[] calldata indices
+    ) external {
+        if (indices.length > MAX_SLASHES) revert LedgerTooManySlashes(indices.length, MAX_SLASHES);
+        Ballot storage record = _evidence(taskId, ballotNumber);
+        if (_digestOf(commitments) != record.commitmentDigest) revert LedgerEvidenceMismatch();
+        Voter[] memory voters = _requireVerdicts(record, validators, verdicts);
+
+        for (uint256 i = 0; i < indices.length; ++i) {
+            uint256 index = indices[i];
+            if (index >= commitments.length) revert LedgerEvidenceMismatch();
+            _slashOne(taskId, record.openBlock, commitments[index].miner, index, voters, verdicts);
+        }
+    }
+
+    function withdrawCredit(address token) external nonReentrant {
+        uint256 amount = _credits[token][msg.sender];
+        if (amount == 0) revert LedgerNothingToWithdraw();
+        _credits[token][msg.sender] = 0;
+        emit CreditWithdrawn(token, msg.sender, amount);
+
+        IERC20(token).safeTransfer(msg.sender, amount);
+    }
+
+    // ---- views
+
+    function phase(uint256 taskId) external view returns (Phase) {
+        return _moment(taskId, _trainings[taskId]).phase;
+    }
+
+    function deadline(uint256 taskId) external view returns (uint64 blockNumber, uint64 timestamp) {
+        Moment memory moment = _moment(taskId, _trainings[taskId]);
+        if (moment.length == 0) return (0, 0);
+        return (moment.startBlock + phaseFloorBlocks, moment.startTime + moment.length);
+    }
+
+    function getRound(uint256 taskId) external view returns (Round memory round) {
+        Training storage training = _trainings[taskId];
+        round.round = training.round;
+        round.attempt = training.attempt;
+        round.ballot = training.ballot;
+        round.voidStreak = training.voidStreak;
+        round.ballotNumber = training.ballotNumber;
+        round.open = training.open;
+        round.trainingStateRoot = training.trainingStateRoot;
+        round.modelRoot = training.modelRoot;
+        round.paidTotal = training.paidTotal;
+        if (!training.open) return round;
+
+        round.openBlock = training.openBlock;
+        round.openTime = training.openTime;
+        round.expectedCommitments = training.expectedCommitments;
+        round.commitmentCount = training.commitmentCount;
+        round.committedUnits = training.committedUnits;
+        round.commitmentDigest = training.commitmentDigest;
+        round.verdictCount = uint32(_countBits(_timelyVoters(taskId, training)));
+        round.resultCount = uint32(_countBits(training.resultVoters));
+        if (!_areCommitmentsOver(training) || training.commitmentCount == 0) return round;
+        (round.verdictBlock, round.verdictTime) = _verdictStart(training);
+        if (!_areVerdictsOver(training) || _isShortOfVerdicts(taskId, training)) return round;
+        (round.resultBlock, round.resultTime) = _resultStart(training);
+    }
+
+    function getMiner(uint256 taskId, address miner) external view returns (Miner memory) {
+        Registration storage registration = _registrations[taskId][miner];
+        return Miner({
+            units: registration.units,
+            registeredBlock: registration.registeredBlock,
+            leftBlock: registration.leftBlock,
+            leftBallotNumber: registration.leftBallotNumber,
+            bond: registration.bond
+        });
+    }
+
+    function participants(uint256 taskId)
+        external
+        view
+        returns (address[] memory miners, uint32[] memory units)
+    {
+        miners = _members[taskId];
+        units = new uint32[](miners.length);
+        for (uint256 i = 0; i < miners.length; ++i) {
+            units[i] = _registrations[taskId][miners[i]].units;
+        }
+    }
+
+    /// @dev 1 + 2 (1/p - 1) times the pay for one round, at the only p there is yet: 1.
+    function requiredBond(uint256 taskId, uint32 units) external view returns (uint256) {
+        return uint256(units) * REGISTRY.getTerms(taskId).unitPrice;
+    }
+
+    function commitmentPosition(uint256 taskId, address miner) external view returns (uint32) {
+        Training storage training = _trainings[taskId];
+        Registration storage registration = _registrations[taskId][miner];
+        return training.open && _hasCommitted(training, registration) ? registration.commitmentPosition : 0;
+    }
+
+    function creditOf(address token, address account) external view returns (uint256) {
+        return _credits[token][account];
+    }
+
+    // ---- inside: the state machine of a round
+
+    function _load(uint256 taskId) private returns (Training storage training) {
+        training = _trainings[taskId];
+        if (training.maxUnits != 0) return training;
+        ITaskRegistry.TaskTerms memory terms = REGISTRY.getTerms(taskId);
+        training.rounds = terms.rounds;
+        training.minMiners = terms.minMiners;
+        training.maxUnits = terms.maxUnits;
+        training.commitSeconds = terms.commitSeconds;
+        training.verdictSeconds = terms.verdictSeconds;
+        training.resultSeconds = terms.resultSeconds;
+        training.unitPrice = terms.unitPrice;
+        training.validatorFee = terms.validatorFee;
+        training.token = terms.token;
+    }
+
+    /// @dev Opens an attempt in this block if there are miners and money enough. The reservation is that
+    /// of a full round, so that miners who register later in the block need no second one.
+    function _tryOpen(uint256 taskId, Training storage training) private {
+        uint256 memberCount = _members[taskId].length;
+        if (memberCount == 0 || memberCount < training.minMiners) return;
+        uint256 reserved = _payOf(training, training.maxUnits) + training.validatorFee;
+        if (!REGISTRY.reserveRound(taskId, reserved)) return;
+
+        // A pause ends here: its submitter resumed the task.
+        if (training.voidStreak == MAX_VOID_ATTEMPTS) training.voidStreak = 0;
+        training.open = true;
+        training.ballot = 0;
+        ++training.ballotNumber;
+        training.expectedCommitments = uint32(memberCount);
+        training.commitmentCount = 0;
+        training.committedUnits = 0;
+        training.openBlock = uint64(block.number);
+        training.openTime = uint64(block.timestamp);
+        training.verdictBlock = 0;
+        training.verdictTime = 0;
+        training.commitmentDigest = 0;
+        _clearResults(training);
+        emit AttemptOpened(taskId, training.round, training.attempt, uint32(memberCount), reserved);
+    }
+
+    function _nextBallot(uint256 taskId, Training storage training) private {
+        _endBallot(taskId, training);
+        ++training.ballot;
+        ++training.ballotNumber;
+        training.verdictBlock = uint64(block.number);
+        training.verdictTime = uint64(block.timestamp);
+        _clearResults(training);
+    }
+
+    function _voidAttempt(uint256 taskId, Training storage training) private {
+        emit AttemptVoided(taskId, training.round, training.attempt);
+        ++training.attempt;
+        ++training.voidStreak;
+        _endAttempt(taskId, training);
+        REGISTRY.settleReservation(taskId, 0);
+        _goOn(taskId, training);
+    }
+
+    function _endAttempt(uint256 taskId, Training storage training) private {
+        _endBallot(taskId, training);
+        training.open = false;
+        training.ballot = 0;
+        training.endedBlock = uint64(block.number);
+    }
+
+    /// @dev A ballot without a verdict has no record.
+    function _endBallot(uint256 taskId, Training storage training) private {
+        Ballot storage record = _ballots[taskId][training.ballotNumber % EVIDENCE_BALLOTS];
+        if (record.ballotNumber == training.ballotNumber) record.endedBlock = uint64(block.number);
+    }
+
+    function _clearResults(Training storage training) private {
+        training.resultBlock = 0;
+        training.resultTime = 0;
+        training.resultVoters = 0;
+        training.quorumVote = 0;
+    }
+
+    /// @dev The boundary between two attempts, where a task may end, pause or open the next.
+    function _goOn(uint256 taskId, Training storage training) private {
+        if (training.round == training.rounds) {
+            REGISTRY.closeTask(taskId, ITaskRegistry.CloseReason.Completed);
+        } else if (REGISTRY.getAccount(taskId).cancelling) {
+            REGISTRY.closeTask(taskId, ITaskRegistry.CloseReason.Cancelled);
+        } else if (training.voidStreak == MAX_VOID_ATTEMPTS) {
+            REGISTRY.pauseTask(taskId);
+        } else {
+            _tryOpen(taskId, training);
+        }
+    }
+
+    function _moment(uint256 taskId, Training storage training) private view returns (Moment memory moment) {
+        if (!training.open) {
+            bool isActive = REGISTRY.getAccount(taskId).status == ITaskRegistry.TaskStatus.Active;
+            moment.phase = isActive ? Phase.Waiting : Phase.Inactive;
+        } else if (training.openBlock == block.number) {
+            moment.phase = Phase.Waiting;
+        } else if (!_areCommitmentsOver(training)) {
+            moment = Moment(
+                Phase.Commitment, training.openBlock, training.openTime, training.commitSeconds
+            );
+        } else if (training.commitmentCount == 0) {
+            moment.phase = Phase.Stalled;
+        } else if (!_areVerdictsOver(training)) {
+            (uint64 startBlock, uint64 startTime) = _verdictStart(training);
+            moment = Moment(Phase.Verdict, startBlock, startTime, training.verdictSeconds);
+        } else if (training.quorumVote != 0) {
+            moment.phase = Phase.Settleable;
+        } else {
+            (uint64 startBlock, uint64 startTime) = _resultStart(training);
+            if (
+                _isOver(startBlock, startTime, training.resultSeconds)
+                    || (training.resultBlock == 0 && _isShortOfVerdicts(taskId, training))
+            ) moment.phase = Phase.Stalled;
+            else moment = Moment(Phase.Result, startBlock, startTime, training.resultSeconds);
+        }
+    }
+
+    function _isShortOfVerdicts(uint256 taskId, Training storage training) private view returns (bool) {
+        return _countBits(_timelyVoters(taskId, training)) < VALIDATORS.quorum();
+    }
+
+    function _areCommitmentsOver(Training storage training) private view returns (bool) {
+        return training.verdictBlock != 0
+            || _isOver(training.openBlock, training.openTime, training.commitSeconds);
+    }
+
+    function _areVerdictsOver(Training storage training) private view returns (bool) {
+        if (training.resultBlock != 0) return true;
+        (uint64 startBlock, uint64 startTime) = _verdictStart(training);
+        return _isOver(startBlock, startTime, training.verdictSeconds);
+    }
+
+    /// @dev A phase that ended at its deadline ended at its nominal deadline, whoever noticed when.
+    function _verdictStart(Training storage training) private view returns (uint64, uint64) {
+        if (training.verdictBlock != 0) return (training.verdictBlock, training.verdictTime);
+        return (training.openBlock + phaseFloorBlocks, training.openTime + training.commitSeconds);
+    }
+
+    function _resultStart(Training storage training) private view returns (uint64, uint64) {
+        if (training.resultBlock != 0) return (training.resultBlock, training.resultTime);
+        (uint64 startBlock, uint64 startTime) = _verdictStart(training);
+        return (startBlock + phaseFloorBlocks, startTime + training.verdictSeconds);
+    }
+
+    function _isOver(uint64 startBlock, uint64 startTime, uint32 length) private view returns (bool) {
+        return block.timestamp >= startTime + length && block.number >= startBlock + phaseFloorBlocks;
+    }
+
+    function _requirePhase(uint256 taskId, Training storage training, Phase wanted) private view {
+        Phase current = _moment(taskId, training).phase;
+        if (current != wanted) revert LedgerWrongPhase(taskId, current);
+    }
+
+    // ---- inside: miners
+
+    function _takesPart(Training storage training, Registration storage miner) private view returns (bool) {
+        uint64 openBlock = training.openBlock;
+        return miner.units != 0 && miner.registeredBlock <= openBlock
+            && (miner.leftBlock == 0 || miner.leftBlock > openBlock);
+    }
+
+    function _hasCommitted(Training storage training, Registration storage miner) private view returns (bool) {
+        return miner.committedOpenBlock == training.openBlock && miner.commitmentPosition != 0;
+    }
+
+    /// @dev Out of the next attempts; out of the open one too if it opened in this very block.
+    function _removeMember(
+        uint256 taskId,
+        Training storage training,
+        Registration storage miner,
+        address account
+    ) private {
+        address[] storage members = _members[taskId];
+        uint256 position = miner.memberPosition;
+        address last = members[members.length - 1];
+        members[position - 1] = last;
+        _registrations[taskId][last].memberPosition = uint32(position);
+        members.pop();
+
+        miner.memberPosition = 0;
+        miner.leftBlock = uint64(block.number);
+        miner.leftBallotNumber = training.ballotNumber;
+        emit MinerLeft(taskId, account);
+        if (training.open && training.openBlock == block.number) --training.expectedCommitments;
+    }
+
+    function _endCommitmentsIfComplete(Training storage training) private {
+        if (training.commitmentCount != training.expectedCommitments) return;
+        training.verdictBlock = uint64(block.number);
+        training.verdictTime = uint64(block.timestamp);
+    }
+
+    /// @dev docs/spec/contracts.md, section 6.
+    function _isBondFree(uint256 taskId, Training storage training, Registration storage miner)
+        private
+        view
+        returns (bool)
+    {
+        uint256 quietSince = training.endedBlock;
+        if (REGISTRY.getAccount(taskId).status == ITaskRegistry.TaskStatus.Closed) {
+            return block.number >= quietSince + BOND_CLOSED_BLOCKS;
+        }
+        if (miner.memberPosition != 0) return false;
+        if (training.ballotNumber >= miner.leftBallotNumber + BOND_BALLOTS) return true;
+        if (miner.leftBlock > quietSince) quietSince = miner.leftBlock;
+        return !training.open && block.number >= quietSince + BOND_IDLE_BLOCKS;
+    }
+
+    function _payOf(Training storage training, uint32 units) private view returns (uint256) {
+        return uint256(units) * training.unitPrice;
+    }
+
+    // ---- inside: votes
+
+    /// @dev The record a verdict goes to, and whether it counts for acceptance.
+    function _recordOf(
+        uint256 taskId,
+        Training storage training,
+        uint32 round,
+        uint32 attempt,
+        uint32 ballot
+    ) private returns (Ballot storage record, bool timely) {
+        if (
+            training.open && round == training.round && attempt == training.attempt
+                && ballot == training.ballot
+        ) {
+            Phase current = _moment(taskId, training).phase;
+            if (
+                current == Phase.Waiting || current == Phase.Commitment || training.commitmentCount == 0
+            ) revert LedgerWrongPhase(taskId, current);
+            record = _ballots[taskId][training.ballotNumber % EVIDENCE_BALLOTS];
+            if (record.ballotNumber != training.ballotNumber) _startRecord(training, record);
+            return (record, current == Phase.Verdict);
+        }
+        for (uint256 i = 0; i < EVIDENCE_BALLOTS; ++i) {
+            record = _ballots[taskId][i];
+            if (
+                record.round == round && record.attempt == attempt && record.ballot == ballot
+                    && record.endedBlock != 0 && block.number <= record.endedBlock + LATE_VERDICT_BLOCKS
+            ) return (record, false);
+        }
+        _revertWrongRound(training);
+    }
+
+    function _startRecord(Training storage training, Ballot storage record) private {
+        record.ballotNumber = training.ballotNumber;
+        record.openBlock = training.openBlock;
+        record.endedBlock = 0;
+        record.round = training.round;
+        record.attempt = training.attempt;
+        record.ballot = training.ballot;
+        record.settled = false;
+        record.voters = 0;
+        record.timely = 0;
+        record.commitmentCount = training.commitmentCount;
+        record.commitmentDigest = training.commitmentDigest;
+    }
+
+    function _timelyVoters(uint256 taskId, Training storage training) private view returns (uint104) {
+        Ballot storage record = _ballots[taskId][training.ballotNumber % EVIDENCE_BALLOTS];
+        return record.ballotNumber == training.ballotNumber ? record.timely : 0;
+    }
+
+    function _castResult(
+        uint256 taskId,
+        Training storage training,
+        uint256 index,
+        bytes32 vote,
+        uint256 quorum
+    ) private {
+        uint104 bit = uint104(1 << index);
+        if (training.resultVoters & bit == 0) {
+            training.resultVoters |= bit;
+        } else {
+            bytes32 previous = _resultVotes[taskId][index];
+            if (previous == vote) return;
+            uint256 left = --_tallies[previous];
+            if (previous == training.quorumVote && left < quorum) training.quorumVote = 0;
+        }
+        _resultVotes[taskId][index] = vote;
+        if (++_tallies[vote] == quorum) training.quorumVote = vote;
+    }
+
+    function _requireVerdictFormat(bytes calldata verdicts, uint256 commitmentCount) private pure {
+        uint256 expected = (commitmentCount + 3) / 4;
+        if (verdicts.length != expected) revert LedgerInvalidVerdicts(verdicts.length, expected);
+        uint256 used = commitmentCount % 4;
+        if (used != 0 && uint8(verdicts[expected - 1]) >> (2 * used) != 0) {
+            revert LedgerInvalidVerdicts(verdicts.length, expected);
+        }
+    }
+
+    function _revertWrongRound(Training storage training) private view {
+        revert LedgerWrongRound(training.round, training.attempt, training.ballot);
+    }
+
+    // ---- inside: evidence
+
+    function _evidence(uint256 taskId, uint64 ballotNumber) private view returns (Ballot storage record) {
+        record = _ballots[taskId][ballotNumber % EVIDENCE_BALLOTS];
+        if (
+            ballotNumber == 0 || record.ballotNumber != ballotNumber
+                || _trainings[taskId].ballotNumber >= ballotNumber + EVIDENCE_BALLOTS
+        ) revert LedgerEvidenceExpired();
+        if (!record.settled) revert LedgerBallotNotSettled(ballotNumber);
+    }
+
+    function _chain(bytes32 digest, address miner, uint32 units, bytes32 commitment)
+        private
+        pure
+        returns (bytes32)
+    {
+        return keccak256(abi.encode(digest, miner, units, commitment));
+    }
+
+    function _digestOf(CommitmentRecord[] calldata commitments) private pure returns (bytes32 digest) {
+        for (uint256 i = 0; i < commitments.length; ++i) {
+            CommitmentRecord calldata one = commitments[i];
+            digest = _chain(digest, one.miner, one.units, one.commitment);
+        }
+    }
+
+    /// @dev All timely verdicts must be shown, so that nobody chooses among whom a bond is shared.
+    function _requireVerdicts(
+        Ballot storage record,
+        address[] calldata validators,
+        bytes[] calldata verdicts
+    ) private view returns (Voter[] memory voters) {
+        if (validators.length != verdicts.length) revert LedgerEvidenceMismatch();
+        voters = new Voter[](validators.length);
+        uint256 shown = 0;
+        for (uint256 i = 0; i < validators.length; ++i) {
+            address operator = VALIDATORS.operatorOf(validators[i]);
+            uint256 index = VALIDATORS.indexOfOperator(operator);
+            uint256 bit = 1 << index;
+            bytes32 hash = _verdictHash(record.ballotNumber, verdicts[i]);
+            if (shown & bit != 0 || record.verdictHashes[index] != hash) revert LedgerEvidenceMismatch();
+            shown |= bit;
+            voters[i] = Voter(operator, record.timely & bit != 0);
+        }
+        if (shown & record.timely != record.timely) revert LedgerEvidenceMismatch();
+    }
+
+    function _slashOne(
+        uint256 taskId,
+        uint64 openBlock,
+        address account,
+        uint256 index,
+        Voter[] memory voters,
+        bytes[] calldata verdicts
+    ) private {
+        Registration storage miner = _registrations[taskId][account];
+        if (miner.slashed) revert LedgerAlreadySlashed(taskId, account);
+        // A bond answers for the attempts since it was placed.
+        if (miner.bond == 0 || miner.registeredBlock > openBlock) {
+            revert LedgerNotParticipating(taskId, account);
+        }
+        bool cheated = _requireGuilt(verdicts, index);
+        uint256 amount = _takeBond(taskId, miner, account, cheated);
+        if (cheated) _creditAccusers(_trainings[taskId].token, amount / 2, voters, verdicts, index);
+    }
+
+    /// @dev Whether a quorum says cheat; reverts unless one says that or unavailable.
+    function _requireGuilt(bytes[] calldata verdicts, uint256 index) private view returns (bool cheated) {
+        uint256 cheats = 0;
+        uint256 missing = 0;
+        for (uint256 i = 0; i < verdicts.length; ++i) {
+            uint256 verdict = _verdictOn(verdicts[i], index);
+            if (verdict == CHEAT) ++cheats;
+            else if (verdict == UNAVAILABLE) ++missing;
+        }
+        uint256 quorum = VALIDATORS.quorum();
+        cheated = cheats >= quorum;
+        if (!cheated && missing < quorum) revert LedgerNoQuorum(cheats > missing ? cheats : missing, quorum);
+    }
+
+    function _takeBond(uint256 taskId, Registration storage miner, address account, bool cheated)
+        private
+        returns (uint256 amount)
+    {
+        Training storage training = _trainings[taskId];
+        amount = cheated ? miner.bond : _payOf(training, miner.units);
+        miner.bond -= uint128(amount);
+        miner.slashed = true;
+        emit MinerSlashed(taskId, account, amount, cheated);
+        if (miner.memberPosition != 0) _removeMember(taskId, training, miner, account);
+
+        // Nobody waits for a commitment that is not accepted any more.
+        if (
+            training.open && _takesPart(training, miner) && !_hasCommitted(training, miner)
+                && !_areCommitmentsOver(training)
+        ) {
+            --training.expectedCommitments;
+            _endCommitmentsIfComplete(training);
+        }
+    }
+
+    function _creditAccusers(
+        address token,
+        uint256 amount,
+        Voter[] memory voters,
+        bytes[] calldata verdicts,
+        uint256 index
+    ) private {
+        uint256 accusers = 0;
+        for (uint256 i = 0; i < voters.length; ++i) {
+            if (voters[i].timely && _verdictOn(verdicts[i], index) == CHEAT) ++accusers;
+        }
+        if (accusers == 0) return;
+        uint256 share = amount / accusers;
+        for (uint256 i = 0; i < voters.length; ++i) {
+            if (voters[i].timely && _verdictOn(verdicts[i], index) == CHEAT) {
+                _credits[token][voters[i].operator] += share;
+            }
+        }
+    }
+
+    // ---- inside: hashes and bits
+
+    function _voteHash(uint256 taskId, uint64 ballotNumber, ResultVote calldata result)
+        private
+        pure
+        returns (bytes32)
+    {
+        return keccak256(abi.encode(taskId, ballotNumber, result));
+    }
+
+    function _verdictHash(uint64 ballotNumber, bytes calldata verdicts) private pure returns (bytes32) {
+        return keccak256(abi.encodePacked(ballotNumber, verdicts));
+    }
+
+    function _verdictOn(bytes calldata verdicts, uint256 index) private pure returns (uint256) {
+        return (uint8(verdicts[index / 4]) >> (2 * (index % 4))) & 3;
+    }
+
+    function _countBits(uint256 bits) private pure returns (uint256 count) {
+        for (; bits != 0; bits &= bits - 1) ++count;
+    }
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: MIT
+pragma solidity ^0.8.30;
+
+import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
+
+/// @notice Takes one unit of every transfer.
+contract FeeToken is ERC20("Fee", "FEE") {
+    constructor(address holder, uint256 amount) {
+        _mint(holder, amount);
+    }
+
+    function _update(address from, address to, uint256 value) internal override {
+        if (from == address(0)) return super._update(from, to, value);
+        super._update(from, address(0xfee), 1);
+        super._update(from, to, value - 1);
+    }
+}
+
+/// @notice An honest balance sheet that calls whom it was told, before every transfer it was armed for.
+contract CallbackToken is ERC20("Callback", "CALL") {
+    address private _target;
+    bytes private _data;
+    bool public called;
+    bool public succeeded;
+    bytes public answer;
+
+    constructor(address holder, uint256 amount) {
+        _mint(holder, amount);
+        _mint(address(this), amount);
+    }
+
+    function arm(address target, bytes calldata data) external {
+        _target = target;
+        _data = data;
+    }
+
+    /// @notice Lets the token itself take part: as submitter, miner or claimant.
+    function act(address target, bytes calldata data) external {
+        (bool ok, bytes memory result) = target.call(data);
+        if (!ok) {
+            assembly {
+                revert(add(result, 32), mload(result))
+            }
+        }
+    }
+
+    function _update(address from, address to, uint256 value) internal override {
+        if (_target != address(0)) {
+            address target = _target;
+            _target = address(0);
+            called = true;
+            (succeeded, answer) = target.call(_data);
+        }
+        super._update(from, to, value);
+    }
+}

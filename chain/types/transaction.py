@@ -82,6 +82,13 @@ class Transaction:
         """What a unit of gas costs the sender, in wei, in a block with that base fee."""
         return min(self.max_fee_per_gas, base_fee_per_gas + self.max_priority_fee_per_gas)
 
+    @property
+    def created_address(self) -> Address | None:
+        """Where a contract creation puts the contract; None for a message to an account."""
+        if self.to is not None:
+            return None
+        return Address(keccak256(codec.encode([self.sender, self.nonce]))[12:])
+
 
 def decode_transaction(raw: bytes) -> Transaction:
     """The signed transaction that `raw` canonically encodes.

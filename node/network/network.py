@@ -1,25 +1,32 @@
 """Sessions with peers, and what the rest of the node asks of them (docs/spec/wire.md)."""
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 import trio
 
 from chain.errors import RejectedInputError
-from chain.primitives import Address, Hash32
+from chain.primitives import Address, BlockNumber, Hash32
+from chain.types.block import Block
+from chain.types.certificate import CommitCertificate
+from chain.types.header import Header
 from node.network.metrics import NetworkMetrics
 from node.network.peers import PeerInfo, PeerTable
-from node.network.protocols import consensus, status
+from node.network.protocols import blobs, blocks, consensus, status, transactions
+from node.network.protocols.blobs import BlobExchange, BlobStore
+from node.network.protocols.blocks import BlockSource
 from node.network.protocols.consensus import ConsensusHandler, ConsensusLinks
 from node.network.protocols.status import Identity, RemoteStatus
+from node.network.protocols.transactions import TransactionExchange, TransactionPool
 from node.network.stream import (
     FrameStream,
     Host,
     PeerId,
     StreamClosedError,
+    StreamHandler,
     UnreachablePeerError,
 )
 from node.network.wire import ADDRESS_LIMIT, DisconnectReason, Head
@@ -35,6 +42,9 @@ DIAL_TICK_SECONDS: Final = 0.2
 
 CONCURRENT_DIALS_LIMIT: Final = 16
 """Dials under way at a time; a handshake costs 25 ms of processor time."""
+
+REQUEST_SECONDS: Final = 30.0
+"""How long an answer of at most 8 MiB may take."""
 
 STRANGER_SECONDS: Final = 15.0
 """A connection without a session for so long is closed."""
@@ -65,8 +75,7 @@ class _Session:
     is_replaced: bool = False
 
 
-SessionHandler = Callable[[FrameStream, RemoteStatus], Awaitable[None]]
-"""Serves a stream of a peer that has shaken hands."""
+_Answer = TypeVar("_Answer")
 
 
 class Network:
@@ -80,8 +89,27 @@ class Network:
         identity: Identity,
         get_head: Callable[[], Head],
         handle_consensus: ConsensusHandler,
+        transaction_pool: TransactionPool,
+        block_source: BlockSource,
+        blob_store: BlobStore,
         random: Callable[[], float],
     ) -> None:
+        """Build a network that does nothing until it runs.
+
+        Args:
+            host: the libp2p host.
+            config: the operator's decisions.
+            identity: what this node says of itself.
+            get_head: the highest finalized block.
+            handle_consensus: given every frame of another validator; it may wait.
+            transaction_pool: what is announced, and where fetched transactions go.
+            block_source: what is served to syncing peers.
+            blob_store: what is served, and where fetched blobs go.
+            random: uniform in [0, 1), for the jitter of redialling.
+
+        Raises:
+            OperatorError: a bootstrap address is not a full multiaddress.
+        """
         self.metrics = NetworkMetrics()
         self._host = host
         self._config = config
@@ -101,8 +129,14 @@ class Network:
             handle=handle_consensus,
             metrics=self.metrics,
         )
+        self._transactions = TransactionExchange(transaction_pool, self.metrics)
+        self._block_source = block_source
+        self._blobs = BlobExchange(blob_store, self.metrics)
         host.set_handler(status.PROTOCOL_ID, self._serve_status)
         self._set_peer_handler(consensus.PROTOCOL_ID, self._serve_consensus)
+        self._set_peer_handler(transactions.PROTOCOL_ID, self._transactions.serve)
+        self._set_peer_handler(blocks.PROTOCOL_ID, self._serve_blocks)
+        self._set_peer_handler(blobs.PROTOCOL_ID, self._blobs.serve)
 
     @property
     def peer_id(self) -> PeerId:
@@ -140,6 +174,84 @@ class Network:
     def send_consensus(self, validator: Address, payload: bytes) -> None:
         """Queue a consensus message for one validator; never waits."""
         self._links.send(validator, payload)
+
+    def announce_transactions(self, hashes: Iterable[Hash32]) -> None:
+        """Tell every peer of transactions in our pool; never waits."""
+        self._transactions.announce(hashes)
+
+    async def request_blocks(
+        self, peer_id: PeerId, first_number: BlockNumber, count: int
+    ) -> tuple[tuple[Block, CommitCertificate], ...]:
+        """Blocks from `first_number` on with the certificate of each; fewer if there are no more.
+
+        Raises:
+            UnreachablePeerError: no connection, no answer in time, or the stream ended.
+            RejectedInputError: the answer breaks the rules; the peer has been penalized.
+        """
+        return await self._request(
+            peer_id, lambda stream: blocks.request_blocks(stream, first_number, count)
+        )
+
+    async def request_headers(
+        self, peer_id: PeerId, first_number: BlockNumber, count: int
+    ) -> tuple[tuple[Header, CommitCertificate], ...]:
+        """Headers from `first_number` on with the certificate of each block.
+
+        Raises:
+            UnreachablePeerError: no connection, no answer in time, or the stream ended.
+            RejectedInputError: the answer breaks the rules; the peer has been penalized.
+        """
+        return await self._request(
+            peer_id, lambda stream: blocks.request_headers(stream, first_number, count)
+        )
+
+    async def request_block_by_hash(self, peer_id: PeerId, block_hash: Hash32) -> Block | None:
+        """A block that the peer holds, finalized or not; None if it does not hold it.
+
+        Raises:
+            UnreachablePeerError: no connection, no answer in time, or the stream ended.
+            RejectedInputError: the answer breaks the rules; the peer has been penalized.
+        """
+        return await self._request(
+            peer_id, lambda stream: blocks.request_block_by_hash(stream, block_hash)
+        )
+
+    async def fetch_blob(self, content_id: Hash32, prefer: Sequence[PeerId] = ()) -> None:
+        """Get a blob into the blob store, from any peers that hold it.
+
+        Args:
+            content_id: the blob; nothing happens if it is here.
+            prefer: peers to ask first.
+
+        Raises:
+            BlobUnavailableError: not all of it could be had; what came is kept for the next try.
+            OperatorError: the disk refused, or the quota is used up.
+        """
+        preferred = [peer_id for peer_id in prefer if peer_id in self._sessions]
+        others = [peer_id for peer_id in self._sessions if peer_id not in preferred]
+        await self._blobs.fetch(
+            content_id, [*preferred, *others], self._host.open_stream, self._on_fault
+        )
+
+    def report_fault(self, peer_id: PeerId, error: RejectedInputError) -> None:
+        """Take points off a peer whose well-formed data proved to be wrong, such as a block."""
+        self._on_fault(peer_id, error)
+
+    async def _request(
+        self, peer_id: PeerId, ask: Callable[[FrameStream], Awaitable[_Answer]]
+    ) -> _Answer:
+        stream = await self._host.open_stream(peer_id, blocks.PROTOCOL_ID)
+        try:
+            with trio.fail_after(REQUEST_SECONDS):
+                return await ask(stream)
+        except (StreamClosedError, trio.TooSlowError) as error:
+            raise UnreachablePeerError(f"{peer_id} did not answer") from error
+        except RejectedInputError as error:
+            self._on_fault(peer_id, error)
+            raise
+        finally:
+            with trio.CancelScope(shield=True):
+                await stream.reset()
 
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Listen, dial and serve until cancelled; started once we listen.
@@ -276,6 +388,7 @@ class Network:
         async with trio.open_nursery() as nursery:
             if session.remote.validator is not None:
                 nursery.start_soon(self._links.run_outbound, session.remote.validator, open_stream)
+            nursery.start_soon(self._transactions.run_outbound, peer_id, open_stream)
             try:
                 reason = await status.keep_alive(session.stream, self)
             except (RejectedInputError, StreamClosedError) as error:
@@ -286,32 +399,34 @@ class Network:
         if fault is not None:
             raise fault
 
-    def _set_peer_handler(self, protocol_id: str, serve: SessionHandler) -> None:
+    def _set_peer_handler(self, protocol_id: str, serve: StreamHandler) -> None:
         """Serve a protocol to peers that have a session, and hold them to its rules."""
 
         async def serve_peer(stream: FrameStream) -> None:
-            session = await self._wait_for_session(stream.peer_id)
+            await self._wait_for_session(stream.peer_id)
             try:
-                await serve(stream, session.remote)
+                await serve(stream)
             except RejectedInputError as error:
                 self._on_fault(stream.peer_id, error)
                 raise
 
         self._host.set_handler(protocol_id, serve_peer)
 
-    async def _wait_for_session(self, peer_id: PeerId) -> _Session:
+    async def _wait_for_session(self, peer_id: PeerId) -> None:
         # The peer may have finished the handshake a moment before we do.
         with trio.move_on_after(status.HANDSHAKE_SECONDS):
             while peer_id not in self._sessions:
                 await self._session_opened.wait()
-        session = self._sessions.get(peer_id)
-        if session is None:
+        if peer_id not in self._sessions:
             raise StreamClosedError("the peer has no session")
-        return session
 
-    async def _serve_consensus(self, stream: FrameStream, remote: RemoteStatus) -> None:
-        if remote.validator is not None:
-            await self._links.serve(stream, remote.validator)
+    async def _serve_consensus(self, stream: FrameStream) -> None:
+        validator = self._sessions[stream.peer_id].remote.validator
+        if validator is not None:
+            await self._links.serve(stream, validator)
+
+    async def _serve_blocks(self, stream: FrameStream) -> None:
+        await blocks.serve(stream, self._block_source, self.metrics)
 
     def _on_fault(self, peer_id: PeerId, error: RejectedInputError | StreamClosedError) -> None:
         """Count what a peer did wrong, and end its session if that was the last straw."""

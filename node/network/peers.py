@@ -12,6 +12,7 @@ import trio
 
 from chain.errors import RejectionReason
 from chain.primitives import Address
+from node.errors import OperatorError
 from node.network.stream import PeerId
 from node.network.wire import Head, peer_id_of_address
 
@@ -103,7 +104,7 @@ class PeerTable:
             accept_private: whether peers may tell us loopback and private addresses.
 
         Raises:
-            ValueError: a bootstrap address is not a full multiaddress.
+            OperatorError: a bootstrap address is not a full multiaddress.
         """
         self._own_peer_id = own_peer_id
         self._random = random
@@ -117,12 +118,12 @@ class PeerTable:
         """Dial this address for ever.
 
         Raises:
-            ValueError: it is not a full multiaddress.
+            OperatorError: it is not a full multiaddress.
         """
         peer_id = peer_id_of_address(address)
         if peer_id is None:
-            raise ValueError(
-                f"bootstrap address {address!r} is not like /ip4/192.0.2.1/tcp/9000/p2p/12D3..."
+            raise OperatorError(
+                f"network.bootstrap: {address!r} is not like /ip4/192.0.2.1/tcp/9000/p2p/12D3K..."
             )
         if peer_id != self._own_peer_id:
             self._targets[address] = _Target(PeerId(peer_id), is_persistent=True)

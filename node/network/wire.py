@@ -15,6 +15,7 @@ from chain.errors import InvalidMessage, RejectedInputError, RejectionReason
 from chain.primitives import Address, BlockNumber, Hash32, Signature
 from chain.types.block import BLOCK_LIMIT_BYTES, TRANSACTION_LIMIT_BYTES
 from chain.types.certificate import CERTIFICATE_LIMIT_BYTES
+from node.blobs import MAX_CHUNKS, BlobManifest
 
 PROTOCOL_VERSION: Final = 1
 """Said in every hello; a node refuses another, so that a change of these messages is seen."""
@@ -55,11 +56,11 @@ BLOCK_FRAME_LIMIT_BYTES: Final = BLOCK_LIMIT_BYTES + CERTIFICATE_LIMIT_BYTES + 6
 REQUEST_FRAME_LIMIT_BYTES: Final = 256
 """A request names a range or a content id."""
 
-BLOB_CHUNKS_LIMIT: Final = 2**16
-"""Chunks of a blob: 16 GiB, and a chunk hash list of 2 MiB."""
+MANIFEST_FRAME_LIMIT_BYTES: Final = 32 * MAX_CHUNKS + 64
+"""The chunk hashes of the largest blob, 16 GiB, and its size."""
 
-BLOB_FRAME_LIMIT_BYTES: Final = 32 * BLOB_CHUNKS_LIMIT + 2**16
-"""A chunk hash list, or one chunk."""
+CHUNK_FRAME_LIMIT_BYTES: Final = 1 + CHUNK_BYTES
+"""A chunk behind the byte that says it is one."""
 
 CHUNK_REQUEST_LIMIT: Final = 16
 """Chunks of one request: 4 MiB hide a round trip of 50 ms at 80 MB/s."""
@@ -342,7 +343,7 @@ def decode_certified(frame: bytes) -> tuple[bytes, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class RequestHave:
-    """Do you hold this blob? The answer is its size frame, empty if it is not held."""
+    """Do you hold this blob? The answer is one frame, 0x01 if it is held and else empty."""
 
     content_id: Hash32
 
@@ -356,7 +357,7 @@ class RequestManifest:
 
 @dataclass(frozen=True, slots=True)
 class RequestChunks:
-    """Chunks first_index .. first_index + count - 1; the answer is one raw frame for each.
+    """Chunks first_index .. first_index + count - 1; the answer is a frame 0x01 || chunk for each.
 
     An empty frame in the place of a chunk says that it is not held (any more) and ends the answer.
     """
@@ -401,39 +402,29 @@ def decode_blob_request(frame: bytes) -> BlobRequest:
             raise _unknown(kind)
 
 
-@dataclass(frozen=True, slots=True)
-class BlobManifest:
-    """The size of a blob and the leaf hash of each of its 256 KiB chunks."""
-
-    size_bytes: int
-    chunk_hashes: tuple[Hash32, ...]
-
-    def chunk_size_bytes(self, index: int) -> int:
-        """The length of one chunk: 256 KiB, and what is left for the last."""
-        return min(CHUNK_BYTES, self.size_bytes - index * CHUNK_BYTES)
-
-
 def encode_manifest(manifest: BlobManifest) -> bytes:
     """The frame of a manifest; the hashes are one byte string."""
-    return codec.encode([manifest.size_bytes, b"".join(manifest.chunk_hashes)])
+    return codec.encode([manifest.size_bytes, b"".join(manifest.leaves)])
 
 
-def decode_manifest(frame: bytes) -> BlobManifest:
-    """The manifest of a frame, with as many hashes as its size asks for.
+def decode_manifest(frame: bytes, content_id: Hash32) -> BlobManifest:
+    """The manifest of the blob `content_id`.
 
     Raises:
-        RejectedInputError: TOO_LARGE or MALFORMED.
+        RejectedInputError: TOO_LARGE, MALFORMED, or CONTENT_MISMATCH if it is another blob's.
     """
-    item = codec.decode(frame, limit_bytes=BLOB_FRAME_LIMIT_BYTES)
+    item = codec.decode(frame, limit_bytes=MANIFEST_FRAME_LIMIT_BYTES)
     size_item, hashes_item = codec.as_list(item, length=2)
-    size_bytes = codec.as_uint(size_item, bits=64)
-    chunk_count = max(1, -(-size_bytes // CHUNK_BYTES))
-    if chunk_count > BLOB_CHUNKS_LIMIT:
-        raise InvalidMessage(RejectionReason.TOO_LARGE, f"a blob of {size_bytes} bytes")
-    hashes = codec.as_bytes(hashes_item, length=32 * chunk_count)
-    return BlobManifest(
-        size_bytes, tuple(Hash32(hashes[i : i + 32]) for i in range(0, len(hashes), 32))
+    hashes = codec.as_bytes(hashes_item)
+    if len(hashes) % 32:
+        raise InvalidMessage(RejectionReason.MALFORMED, "chunk hashes of 32 bytes each")
+    manifest = BlobManifest(
+        codec.as_uint(size_item, bits=64),
+        tuple(Hash32(hashes[start : start + 32]) for start in range(0, len(hashes), 32)),
     )
+    if manifest.content_id != content_id:
+        raise InvalidMessage(RejectionReason.CONTENT_MISMATCH, "the manifest of another blob")
+    return manifest
 
 
 def _decode_message(frame: bytes, limit_bytes: int) -> tuple[int, list[codec.Item]]:

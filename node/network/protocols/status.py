@@ -31,7 +31,7 @@ from node.network.wire import (
 PROTOCOL_ID: Final = "/pot/status/1"
 """One stream a session, opened by the side that dialled."""
 
-STATUS_DOMAIN: Final = keccak256(b"ProofOfTraining/status")
+STATUS_DOMAIN: Final = keccak256(b"ProofOfTraining.status")
 """Apart from the domain of consensus messages: a proof of identity is never a vote."""
 
 HANDSHAKE_SECONDS: Final = 10.0

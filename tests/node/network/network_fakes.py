@@ -1,14 +1,34 @@
 """Hosts in memory, and factories, for the network's tests."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import trio
 
 from chain.crypto import get_address, keccak256, sign
-from chain.primitives import Address, BlockNumber, PrivateKey
+from chain.errors import RejectedInputError, RejectionReason
+from chain.primitives import (
+    EMPTY_REQUESTS_HASH,
+    EMPTY_TRIE_ROOT,
+    EMPTY_UNCLES_HASH,
+    ZERO_ADDRESS,
+    ZERO_HASH,
+    Address,
+    BlockNumber,
+    Hash32,
+    PrivateKey,
+    Signature,
+    ValidatorIndex,
+    View,
+)
+from chain.types.block import Block
+from chain.types.certificate import CommitCertificate
+from chain.types.header import Header
+from node.blobs import BlobManifest, BlobStore
 from node.network.network import Network, NetworkConfig
+from node.network.protocols.blobs import Download
 from node.network.protocols.status import Identity
 from node.network.stream import (
     FrameStream,
@@ -193,12 +213,93 @@ async def until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None
 
 
 @dataclass
+class MemoryPool:
+    """Transactions by hash; those that start with `bad` are refused as forged."""
+
+    held: dict[Hash32, bytes] = field(default_factory=dict)
+    submissions: int = 0
+
+    def add(self, *raws: bytes) -> list[Hash32]:
+        hashes = [keccak256(raw) for raw in raws]
+        self.held.update(zip(hashes, raws, strict=True))
+        return hashes
+
+    def contains(self, transaction_hash: Hash32) -> bool:
+        return transaction_hash in self.held
+
+    def get_raw(self, transaction_hash: Hash32) -> bytes | None:
+        return self.held.get(transaction_hash)
+
+    def hashes(self) -> list[Hash32]:
+        return list(self.held)
+
+    async def submit(self, raw: bytes) -> None:
+        self.submissions += 1
+        if raw.startswith(b"bad"):
+            raise RejectedInputError(RejectionReason.BAD_SIGNATURE)
+        self.add(raw)
+
+
+@dataclass
+class MemoryChain:
+    """Blocks by number; each is committed by a certificate of one signature."""
+
+    blocks: dict[BlockNumber, Block] = field(default_factory=dict)
+
+    def block(self, number: BlockNumber) -> Block | None:
+        return self.blocks.get(number)
+
+    def header(self, number: BlockNumber) -> Header | None:
+        block = self.blocks.get(number)
+        return block and block.header
+
+    def certificate(self, number: BlockNumber) -> CommitCertificate | None:
+        return CERTIFICATE if number in self.blocks else None
+
+    def find_block(self, block_hash: Hash32) -> Block | None:
+        return next((block for block in self.blocks.values() if block.hash == block_hash), None)
+
+
+CERTIFICATE = CommitCertificate(View(0), ((ValidatorIndex(0), Signature(bytes(65))),))
+
+
+def build_block(number: int, *, size_bytes: int = 100) -> Block:
+    header = Header(
+        parent_hash=ZERO_HASH,
+        ommers_hash=EMPTY_UNCLES_HASH,
+        coinbase=ZERO_ADDRESS,
+        state_root=EMPTY_TRIE_ROOT,
+        transactions_root=EMPTY_TRIE_ROOT,
+        receipts_root=EMPTY_TRIE_ROOT,
+        logs_bloom=bytes(256),
+        difficulty=0,
+        number=BlockNumber(number),
+        gas_limit=30_000_000,
+        gas_used=0,
+        timestamp=number,
+        extra_data=bytes(32),
+        mix_hash=ZERO_HASH,
+        nonce=bytes(8),
+        base_fee_per_gas=0,
+        withdrawals_root=EMPTY_TRIE_ROOT,
+        blob_gas_used=0,
+        excess_blob_gas=0,
+        parent_beacon_block_root=ZERO_HASH,
+        requests_hash=EMPTY_REQUESTS_HASH,
+    )
+    return Block(header, (bytes(min(size_bytes, 2**17)),) * max(1, size_bytes // 2**17), None)
+
+
+@dataclass
 class Node:
-    """A network on a host in memory, and what arrived at it."""
+    """A network on a host in memory, and what it holds."""
 
     network: Network
     host: MemoryHost
     received: Received
+    pool: MemoryPool
+    chain: MemoryChain
+    blobs: BlobStore | None
 
 
 def build_node(
@@ -209,9 +310,10 @@ def build_node(
     is_validator: bool = True,
     chain_id: int = CHAIN_ID,
     max_peers: int = 64,
+    blobs: BlobStore | None = None,
 ) -> Node:
     host = MemoryHost(internet, index)
-    received = Received()
+    received, pool, chain = Received(), MemoryPool(), MemoryChain()
     network = Network(
         host=host,
         config=NetworkConfig(
@@ -220,15 +322,49 @@ def build_node(
         identity=identity(index if is_validator else None, chain_id=chain_id),
         get_head=lambda: HEAD,
         handle_consensus=received.handle,
+        transaction_pool=pool,
+        block_source=chain,
+        blob_store=blobs or NO_BLOBS,
         random=lambda: 0.5,
     )
-    return Node(network, host, received)
+    return Node(network, host, received, pool, chain, blobs)
 
 
-def build_nodes(internet: MemoryInternet, count: int) -> list[Node]:
+class _NoBlobs:
+    def has(self, content_id: Hash32) -> bool:
+        return False
+
+    def manifest(self, content_id: Hash32) -> BlobManifest:
+        raise KeyError(content_id)
+
+    def chunk(self, content_id: Hash32, index: int) -> bytes:
+        raise KeyError(content_id)
+
+    def download(self, manifest: BlobManifest) -> AbstractContextManager[Download]:
+        raise AssertionError
+
+
+NO_BLOBS = _NoBlobs()
+
+
+def build_nodes(internet: MemoryInternet, count: int, blobs_at: Path | None = None) -> list[Node]:
     """Validators that all know the first one's address, and are each other's set."""
     first = MemoryHost(internet, 0).listen_addresses()
-    nodes = [build_node(internet, index, bootstrap=first) for index in range(count)]
+    stores = [
+        blobs_at and BlobStore(blobs_at / str(index), quota_bytes=2**26) for index in range(count)
+    ]
+    nodes = [
+        build_node(internet, index, bootstrap=first, blobs=stores[index]) for index in range(count)
+    ]
     for node in nodes:
         node.network.set_validators(validator_address(index) for index in range(count))
     return nodes
+
+
+@asynccontextmanager
+async def running(*nodes: Node) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        for node in nodes:
+            await nursery.start(node.network.run)
+        yield
+        nursery.cancel_scope.cancel()

@@ -1,37 +1,30 @@
 """Whole networks: hosts in memory under a clock that jumps, and a few real ones on loopback."""
 
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from chain.errors import RejectionReason
+from node.blobs import BlobStore
 from node.network.host import LibP2PHost, create_host_key
 from node.network.network import Network, NetworkConfig
 from node.network.protocols import consensus, status
 from tests.node.network.network_fakes import (
     HEAD,
+    NO_BLOBS,
+    MemoryChain,
     MemoryInternet,
-    Node,
+    MemoryPool,
     Received,
     build_node,
     build_nodes,
     identity,
+    running,
     until,
     validator_address,
 )
-
-
-@asynccontextmanager
-async def running(*nodes: Node) -> AsyncIterator[None]:
-    async with trio.open_nursery() as nursery:
-        for node in nodes:
-            await nursery.start(node.network.run)
-        yield
-        nursery.cancel_scope.cancel()
 
 
 async def test_validators_find_each_other_through_one_bootstrap_address(
@@ -200,7 +193,11 @@ async def test_garbage_raises_nothing_but_a_refusal(
 
 
 def build_real_network(
-    index: int, *, bootstrap: tuple[str, ...] = (), validators: int = 2
+    index: int,
+    *,
+    bootstrap: tuple[str, ...] = (),
+    validators: int = 2,
+    blobs: BlobStore | None = None,
 ) -> tuple[Network, Received]:
     received = Received()
     network = Network(
@@ -211,6 +208,9 @@ def build_real_network(
         identity=identity(index),
         get_head=lambda: HEAD,
         handle_consensus=received.handle,
+        transaction_pool=MemoryPool(),
+        block_source=MemoryChain(),
+        blob_store=blobs or NO_BLOBS,
         random=random.random,
     )
     network.set_validators(validator_address(index) for index in range(validators))

@@ -1,0 +1,173 @@
+"""/pot/blocks/1: finalized blocks and headers by range (docs/spec/wire.md, section 6).
+
+Bytes are only decoded here; that a block follows from its parent, and that the certificate makes
+it final, is for whoever asked to verify.
+"""
+
+from typing import Final, Protocol
+
+from chain.errors import InvalidMessage, RejectionReason
+from chain.primitives import BlockNumber, Hash32
+from chain.types.block import BLOCK_LIMIT_BYTES, Block, decode_block
+from chain.types.certificate import CommitCertificate, decode_certificate
+from chain.types.header import Header, decode_header
+from node.network.metrics import NetworkMetrics
+from node.network.peers import TokenBucket
+from node.network.stream import FrameStream
+from node.network.wire import (
+    BLOCK_FRAME_LIMIT_BYTES,
+    BLOCK_REQUEST_LIMIT,
+    BLOCKS_LIMIT_BYTES,
+    REQUEST_FRAME_LIMIT_BYTES,
+    BlocksRequest,
+    RequestBlockByHash,
+    RequestBlocks,
+    RequestHeaders,
+    decode_blocks_request,
+    decode_certified,
+    encode_blocks_request,
+    encode_certified,
+)
+
+PROTOCOL_ID: Final = "/pot/blocks/1"
+"""Opened by the side that asks; any number of requests, one after the other."""
+
+BYTES_PER_SECOND: Final = 16.0 * 2**20
+"""What one peer is served: a syncing node is limited by execution long before."""
+
+REQUESTS_PER_SECOND: Final = 20.0
+"""Requests of one stream, however small their answers."""
+
+
+class BlockSource(Protocol):
+    """The finalized chain, and blocks on their way to it."""
+
+    def block(self, number: BlockNumber) -> Block | None:
+        """A finalized block."""
+
+    def header(self, number: BlockNumber) -> Header | None:
+        """A finalized block's header."""
+
+    def certificate(self, number: BlockNumber) -> CommitCertificate | None:
+        """The certificate that makes the block of this number final."""
+
+    def find_block(self, block_hash: Hash32) -> Block | None:
+        """A block that is held, finalized or not."""
+
+
+async def serve(stream: FrameStream, source: BlockSource, metrics: NetworkMetrics) -> None:
+    """Answer a peer's requests until it closes the stream.
+
+    Raises:
+        RejectedInputError: a request that breaks the rules.
+        StreamClosedError: the peer left.
+    """
+    requests = TokenBucket(per_second=REQUESTS_PER_SECOND, burst=2 * REQUESTS_PER_SECOND)
+    volume = TokenBucket(per_second=BYTES_PER_SECOND, burst=2 * BYTES_PER_SECOND)
+    while True:
+        request = decode_blocks_request(await stream.read_frame(REQUEST_FRAME_LIMIT_BYTES))
+        await requests.take(1)
+        if isinstance(request, RequestBlockByHash):
+            block = source.find_block(request.hash)
+            await stream.write_frame(block.encode() if block else b"")
+            continue
+        room = BLOCKS_LIMIT_BYTES
+        first = request.first_number
+        for number in range(first, first + min(request.count, BLOCK_REQUEST_LIMIT)):
+            frame = _load(request, BlockNumber(number), source)
+            if frame is None or len(frame) > room:
+                break
+            room -= len(frame)
+            await volume.take(len(frame))
+            await stream.write_frame(frame)
+            metrics.blocks_served += 1
+        await stream.write_frame(b"")
+
+
+def _load(request: BlocksRequest, number: BlockNumber, source: BlockSource) -> bytes | None:
+    certificate = source.certificate(number)
+    item: Block | Header | None
+    item = source.block(number) if isinstance(request, RequestBlocks) else source.header(number)
+    if item is None or certificate is None:
+        return None
+    return encode_certified(item.encode(), certificate.encode())
+
+
+async def request_blocks(
+    stream: FrameStream, first_number: BlockNumber, count: int
+) -> tuple[tuple[Block, CommitCertificate], ...]:
+    """Blocks from `first_number` on, with their certificates; fewer if the peer has no more.
+
+    Raises:
+        InvalidMessage: the answer is not what was asked for.
+        RejectedInputError: TOO_LARGE or MALFORMED.
+        StreamClosedError: the peer left.
+    """
+    request = RequestBlocks(first_number, min(count, BLOCK_REQUEST_LIMIT))
+    frames = await _ask(stream, request, request.count)
+    answer = []
+    for number, frame in enumerate(frames, first_number):
+        block_bytes, certificate_bytes = decode_certified(frame)
+        block = decode_block(block_bytes)
+        _check_number(block.number, number)
+        answer.append((block, decode_certificate(certificate_bytes)))
+    return tuple(answer)
+
+
+async def request_headers(
+    stream: FrameStream, first_number: BlockNumber, count: int
+) -> tuple[tuple[Header, CommitCertificate], ...]:
+    """Headers from `first_number` on, with their blocks' certificates.
+
+    Raises:
+        InvalidMessage: the answer is not what was asked for.
+        RejectedInputError: TOO_LARGE or MALFORMED.
+        StreamClosedError: the peer left.
+    """
+    request = RequestHeaders(first_number, min(count, BLOCK_REQUEST_LIMIT))
+    frames = await _ask(stream, request, request.count)
+    answer = []
+    for number, frame in enumerate(frames, first_number):
+        header_bytes, certificate_bytes = decode_certified(frame)
+        header = decode_header(header_bytes)
+        _check_number(header.number, number)
+        answer.append((header, decode_certificate(certificate_bytes)))
+    return tuple(answer)
+
+
+async def request_block_by_hash(stream: FrameStream, block_hash: Hash32) -> Block | None:
+    """The block with this hash, or None if the peer does not hold it.
+
+    Raises:
+        InvalidMessage: CONTENT_MISMATCH, another block.
+        RejectedInputError: TOO_LARGE or MALFORMED.
+        StreamClosedError: the peer left.
+    """
+    await stream.write_frame(encode_blocks_request(RequestBlockByHash(block_hash)))
+    frame = await stream.read_frame(BLOCK_LIMIT_BYTES)
+    if not frame:
+        return None
+    block = decode_block(frame)
+    if block.hash != block_hash:
+        raise InvalidMessage(RejectionReason.CONTENT_MISMATCH, "another block than asked for")
+    return block
+
+
+async def _ask(stream: FrameStream, request: BlocksRequest, count: int) -> list[bytes]:
+    """The frames of an answer, at most `count` and BLOCKS_LIMIT_BYTES together."""
+    await stream.write_frame(encode_blocks_request(request))
+    frames: list[bytes] = []
+    room = BLOCKS_LIMIT_BYTES
+    while frame := await stream.read_frame(BLOCK_FRAME_LIMIT_BYTES):
+        room -= len(frame)
+        frames.append(frame)
+        if len(frames) > count or room < 0:
+            raise InvalidMessage(RejectionReason.TOO_LARGE, "more than was asked for")
+    return frames
+
+
+def _check_number(number: int, expected: int) -> None:
+    if number != expected:
+        raise InvalidMessage(
+            RejectionReason.CONTENT_MISMATCH, f"block {number} in the place of block {expected}"
+        )

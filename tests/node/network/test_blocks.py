@@ -1,0 +1,98 @@
+"""/pot/blocks/1 between nodes whose hosts are in memory."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chain.errors import RejectedInputError, RejectionReason
+from chain.primitives import BlockNumber
+from node.network import wire
+from node.network.protocols import blocks
+from node.network.stream import FrameStream, UnreachablePeerError
+from tests.node.network.network_fakes import (
+    CERTIFICATE,
+    MemoryChain,
+    MemoryInternet,
+    Node,
+    build_block,
+    build_nodes,
+    running,
+    stream_pair,
+    until,
+)
+
+
+@asynccontextmanager
+async def connected_pair() -> AsyncIterator[tuple[Node, Node]]:
+    asking, serving = build_nodes(MemoryInternet(), 2)
+    async with running(asking, serving):
+        await until(lambda: bool(asking.network.peers() and serving.network.peers()))
+        yield asking, serving
+
+
+async def test_blocks_and_headers_come_by_range_with_their_certificates(
+    autojump_clock: MockClock,
+) -> None:
+    async with connected_pair() as (asking, serving):
+        serving.chain.blocks = {BlockNumber(n): build_block(n) for n in range(1, 8)}
+        network, peer_id = asking.network, serving.host.peer_id
+        assert await network.request_blocks(peer_id, BlockNumber(5), 10) == tuple(
+            (build_block(number), CERTIFICATE) for number in (5, 6, 7)
+        )
+        assert await network.request_headers(peer_id, BlockNumber(1), 2) == tuple(
+            (build_block(number).header, CERTIFICATE) for number in (1, 2)
+        )
+        assert await network.request_blocks(peer_id, BlockNumber(8), 1) == ()
+        wanted = build_block(3)
+        assert await network.request_block_by_hash(peer_id, wanted.hash) == wanted
+        assert await network.request_block_by_hash(peer_id, build_block(9).hash) is None
+
+
+async def test_answer_stops_before_its_limit_of_bytes(autojump_clock: MockClock) -> None:
+    async with connected_pair() as (asking, serving):
+        serving.chain.blocks = {
+            BlockNumber(n): build_block(n, size_bytes=3 * 2**20) for n in range(1, 8)
+        }
+        answer = await asking.network.request_blocks(serving.host.peer_id, BlockNumber(1), 7)
+        assert [block.number for block, _ in answer] == [1, 2]
+
+
+async def test_answers_that_break_the_rules_are_refused(autojump_clock: MockClock) -> None:
+    wrong_block = wire.encode_certified(build_block(9).encode(), CERTIFICATE.encode())
+    for frames, reason in (
+        ([wrong_block, b""], RejectionReason.CONTENT_MISMATCH),
+        ([b"\x05"], RejectionReason.MALFORMED),
+        ([wire.encode_certified(build_block(1).encode(), b"")], RejectionReason.MALFORMED),
+        ([wrong_block] * 3, RejectionReason.TOO_LARGE),
+    ):
+        asking, serving = stream_pair()
+        await serving.write_frames([*frames, b""])
+        with pytest.raises(RejectedInputError) as refusal:
+            await blocks.request_blocks(asking, BlockNumber(1), 2)
+        assert refusal.value.reason is reason
+
+
+async def test_peer_that_does_not_answer_is_unreachable(autojump_clock: MockClock) -> None:
+    async with connected_pair() as (asking, serving):
+
+        async def never_answer(stream: FrameStream) -> None:
+            await trio.sleep_forever()
+
+        serving.host.set_handler(blocks.PROTOCOL_ID, never_answer)
+        with pytest.raises(UnreachablePeerError):
+            await asking.network.request_blocks(serving.host.peer_id, BlockNumber(1), 1)
+
+
+@pytest.mark.parametrize("frame", [b"", b"\xc0", b"\xc1\x09", b"\xc2\x00\x01", b"x" * 300])
+async def test_requests_that_break_the_rules_end_the_stream(
+    frame: bytes, autojump_clock: MockClock
+) -> None:
+    asking, serving = stream_pair()
+    await asking.write_frame(frame)
+    with pytest.raises(RejectedInputError):
+        await blocks.serve(
+            serving, MemoryChain(), build_nodes(MemoryInternet(), 1)[0].network.metrics
+        )

@@ -1,0 +1,95 @@
+"""/pot/tx/1 between nodes whose hosts are in memory."""
+
+import trio
+from trio.testing import MockClock
+
+from chain.crypto import keccak256
+from chain.errors import RejectionReason
+from node.network import wire
+from node.network.metrics import NetworkMetrics
+from node.network.protocols import transactions
+from node.network.protocols.transactions import AnnouncementQueue, TransactionExchange
+from tests.node.network.network_fakes import (
+    MemoryInternet,
+    MemoryPool,
+    build_nodes,
+    running,
+    stream_pair,
+    until,
+)
+
+
+async def test_transaction_reaches_every_pool_once(autojump_clock: MockClock) -> None:
+    nodes = build_nodes(MemoryInternet(), 4)
+    async with running(*nodes):
+        await until(lambda: all(len(node.network.peers()) == 3 for node in nodes), seconds=120)
+        nodes[2].network.announce_transactions(nodes[2].pool.add(b"pay", b"claim"))
+        await until(lambda: all(len(node.pool.held) == 2 for node in nodes))
+        await trio.sleep(10)
+        assert [node.pool.submissions for node in nodes] == [2, 2, 0, 2]
+
+
+async def test_pool_is_announced_to_a_peer_that_comes_later(autojump_clock: MockClock) -> None:
+    nodes = build_nodes(MemoryInternet(), 2)
+    raws = [b"transaction %d" % index for index in range(1000)]
+    nodes[0].pool.add(*raws)
+    async with running(*nodes):
+        await until(lambda: len(nodes[1].pool.held) == 1000, seconds=60)
+        assert nodes[1].pool.held == nodes[0].pool.held
+        assert nodes[1].network.metrics.transactions_received == 1000
+
+
+async def test_answers_stay_below_their_limit(autojump_clock: MockClock) -> None:
+    nodes = build_nodes(MemoryInternet(), 2)
+    nodes[0].pool.add(*(index.to_bytes(1, "big") * 2**17 for index in range(40)))
+    async with running(*nodes):
+        # What did not fit into the first answer is not asked of this peer again by itself.
+        await until(lambda: len(nodes[1].pool.held) >= 16)
+        assert nodes[1].host.errors == []
+
+
+async def test_transaction_that_nobody_honest_holds_is_penalized(
+    autojump_clock: MockClock,
+) -> None:
+    nodes = build_nodes(MemoryInternet(), 2)
+    async with running(*nodes):
+        await until(lambda: all(node.network.peers() for node in nodes))
+        nodes[0].network.announce_transactions(nodes[0].pool.add(b"bad"))
+        await until(lambda: nodes[1].network.metrics.rejections[RejectionReason.BAD_SIGNATURE] == 1)
+        assert nodes[1].network.peers()[0].score < 100
+
+
+async def test_silent_announcer_does_not_keep_a_transaction_from_us(
+    autojump_clock: MockClock,
+) -> None:
+    pool = MemoryPool()
+    exchange = TransactionExchange(pool, NetworkMetrics())
+    silent, served_silent = stream_pair()
+    honest, served_honest = stream_pair()
+    announcement = wire.encode_transaction_message(wire.AnnounceTransactions((keccak256(b"pay"),)))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(exchange.serve, served_silent)
+        await silent.write_frame(announcement)
+        await trio.sleep(0.1)
+        nursery.start_soon(exchange.serve, served_honest)
+        await honest.write_frame(announcement)
+        with trio.fail_after(2 * transactions.FETCH_SECONDS):
+            request = wire.decode_transaction_message(await honest.read_frame(1000))
+        assert request == wire.RequestTransactions((keccak256(b"pay"),))
+        await honest.write_frame(wire.encode_transaction_message(wire.TransactionBatch((b"pay",))))
+        await until(lambda: pool.contains(keccak256(b"pay")))
+        nursery.cancel_scope.cancel()
+
+
+async def test_announcements_are_bounded_and_never_return_to_their_source(
+    autojump_clock: MockClock,
+) -> None:
+    metrics = NetworkMetrics()
+    queue = AnnouncementQueue(metrics)
+    hashes = [keccak256(index.to_bytes(4, "big")) for index in range(transactions.QUEUE_LIMIT + 5)]
+    queue.put(hashes)
+    assert metrics.announcements_dropped == 5
+    queue.add_known(hashes[:10])
+    assert await queue.take() == tuple(hashes[10 : 10 + wire.HASHES_LIMIT])
+    queue.put(hashes[:20])
+    assert (await queue.take())[0] == hashes[10 + wire.HASHES_LIMIT]

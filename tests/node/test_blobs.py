@@ -176,7 +176,9 @@ def test_lost_or_damaged_chunk_hashes_are_computed_again(store, tmp_path):
     leaves = tmp_path / "blobs" / f"{name.hex()}.leaves"
     for damage in (leaves.unlink, lambda: leaves.write_bytes(b"x" * 96)):
         damage()
-        assert store.manifest(name) == manifest_of(BLOB)
+        restarted = BlobStore(tmp_path / "blobs", quota_bytes=QUOTA_BYTES)
+        assert restarted.manifest(name) == manifest_of(BLOB)
+        assert leaves.read_bytes() == b"".join(chunk_hashes(BLOB))
 
 
 def test_collection_keeps_what_is_wanted(store):

@@ -1,0 +1,167 @@
+"""Private keys as Web3 keystore V3 files, which every wallet reads (docs/operator-guide.md).
+
+Consensus, operator, miner and wallet keys are files of their own. A password comes from a file or a
+prompt, never from the command line, where every user of the machine could read it.
+"""
+
+import getpass
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ValidationError
+
+from chain.crypto import SECP256K1_ORDER, get_address
+from chain.primitives import Address, PrivateKey
+from node.atomic_file import write_atomically
+from node.errors import OperatorError
+
+STANDARD_SCRYPT_COST: Final = 2**18
+"""geth's: about a second and 256 MB for every guess of the password."""
+
+LIGHT_SCRYPT_COST: Final = 2**12
+"""geth's --lightkdf: some milliseconds. For development networks, whose password is public."""
+
+KEYFILE_LIMIT_BYTES: Final = 2**16
+"""A hundred times what a keystore takes: another file was named by mistake."""
+
+
+class _KeyfileHead(BaseModel):
+    """What is read of a keystore without its password."""
+
+    version: int
+    address: str
+
+
+def create_private_key() -> PrivateKey:
+    """A new key from the operating system's randomness."""
+    while True:
+        candidate = os.urandom(32)
+        if 0 < int.from_bytes(candidate, "big") < SECP256K1_ORDER:
+            return PrivateKey(candidate)
+
+
+def save_key(path: Path, private_key: PrivateKey, password: str, *, light: bool = False) -> Address:
+    """Encrypt a key into a new file of mode 0600; its account.
+
+    Args:
+        path: does not exist yet.
+        private_key: the secret.
+        password: opens the file.
+        light: make guessing the password cheap, for development networks.
+
+    Raises:
+        OperatorError: the file exists or cannot be written, or the password is empty.
+    """
+    # Imported here: with its other key types it takes a second, which most commands need not wait.
+    from eth_keyfile import keyfile
+
+    if not password:
+        raise OperatorError(f"the password for {path} is empty: choose another")
+    if path.exists():
+        raise OperatorError(f"{path} exists and is not overwritten: name another key file")
+    content = keyfile.create_keyfile_json(
+        private_key,
+        password.encode(),
+        kdf="scrypt",
+        iterations=LIGHT_SCRYPT_COST if light else STANDARD_SCRYPT_COST,
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomically(path, json.dumps(content, indent=2).encode() + b"\n")
+    except OSError as error:
+        raise OperatorError(f"cannot write the key file {path}: {error}") from error
+    return get_address(private_key)
+
+
+def load_key(path: Path, password: str) -> PrivateKey:
+    """The key in a keystore file.
+
+    Raises:
+        OperatorError: no keystore there, or another password.
+    """
+    from eth_keyfile import keyfile
+
+    stated = read_address(path)
+    try:
+        content = json.loads(path.read_bytes())
+        private_key = PrivateKey(keyfile.decode_keyfile_json(content, password.encode()))
+    except (ValueError, TypeError, KeyError) as error:
+        if "MAC mismatch" in str(error):
+            raise OperatorError(
+                f"wrong password for {path}: check the password file, or type it again"
+            ) from None
+        raise OperatorError(f"{path} is no Web3 keystore V3: {error}") from error
+    if get_address(private_key) != stated:
+        raise OperatorError(f"{path} holds the key of another account than it says: restore it")
+    return private_key
+
+
+def read_address(path: Path) -> Address:
+    """The account of a keystore file, which needs no password.
+
+    Raises:
+        OperatorError: no keystore there.
+    """
+    try:
+        with path.open("rb") as file:
+            head = _KeyfileHead.model_validate_json(file.read(KEYFILE_LIMIT_BYTES))
+        address = bytes.fromhex(head.address.removeprefix("0x"))
+    except OSError as error:
+        raise OperatorError(
+            f"cannot read the key file {path}: {error.strerror}; name an existing one"
+        ) from error
+    except (ValidationError, ValueError):
+        raise OperatorError(f"{path} is no Web3 keystore: name a file in that format") from None
+    if head.version != 3 or len(address) != 20:
+        raise OperatorError(f"{path} is no Web3 keystore of version 3: name a file in that format")
+    return Address(address)
+
+
+def list_keys(directory: Path) -> tuple[tuple[Address, Path], ...]:
+    """The keystores in a directory with their accounts, by file name; what is none is left out."""
+    found: list[tuple[Address, Path]] = []
+    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+        try:
+            found.append((read_address(path), path))
+        except OperatorError:
+            continue
+    return tuple(found)
+
+
+def get_password(password_file: Path | None, *, setting: str, prompt: str) -> str:
+    """The first line of the file, or what is typed at the prompt if there is none.
+
+    Args:
+        password_file: where to read it; None asks.
+        setting: name of the file's setting, for the message.
+        prompt: what is asked on a terminal.
+
+    Raises:
+        OperatorError: the file is not readable or empty, or there is no terminal to ask on.
+    """
+    if password_file is None:
+        if not sys.stdin.isatty():
+            raise OperatorError(f"no terminal to ask for a password on: set {setting}")
+        return getpass.getpass(prompt)
+    try:
+        lines = password_file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OperatorError(f"cannot read {setting} {password_file}: {error}") from error
+    if not lines or not lines[0]:
+        raise OperatorError(f"{setting} {password_file} is empty: write the password into it")
+    return lines[0]
+
+
+def ask_new_password(*, setting: str) -> str:
+    """A password typed twice.
+
+    Raises:
+        OperatorError: the two differ, or there is no terminal to ask on.
+    """
+    first = get_password(None, setting=setting, prompt="New password: ")
+    if get_password(None, setting=setting, prompt="Again: ") != first:
+        raise OperatorError("the two passwords differ: try again")
+    return first

@@ -1,0 +1,89 @@
+"""Logs: one event a line, for people (console) or for machines (JSON lines)."""
+
+import logging
+import sys
+from enum import StrEnum
+from typing import Final, TextIO
+
+import structlog
+
+QUIET_LIBRARIES: Final = ("libp2p", "multiaddr", "asyncio", "httpx", "httpcore", "urllib3", "web3")
+"""They tell at INFO what only their own developers want to know; their warnings stay."""
+
+
+class LogFormat(StrEnum):
+    """How a log line looks."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """From which severity on an event is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def configure_logs(
+    log_format: LogFormat, level: LogLevel, stream: TextIO | None = None, **context: str | int
+) -> None:
+    """Send all logs of this process, the libraries' too, to one stream in one format.
+
+    Args:
+        log_format: console or JSON lines.
+        level: the least severity that is logged.
+        stream: standard error if None.
+        context: added to every line, such as the process's role.
+    """
+    stream = stream or sys.stderr
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _hex_bytes,
+    ]
+    if log_format is LogFormat.JSON:
+        renderers: list[structlog.typing.Processor] = [
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(sort_keys=True),
+        ]
+    else:
+        renderers = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(**context)
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for name in QUIET_LIBRARIES:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def _hex_bytes(
+    _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Hashes and addresses as everybody writes them."""
+    return {
+        key: "0x" + value.hex() if isinstance(value, bytes) else value
+        for key, value in event.items()
+    }

@@ -1,0 +1,89 @@
+import io
+import json
+import logging
+import socket
+import urllib.request
+
+import pytest
+import structlog
+
+from node.clock import SystemClock
+from node.errors import OperatorError
+from node.logs import LogFormat, LogLevel, configure_logs
+from node.metrics import NodeMetrics, serve_metrics
+
+
+@pytest.fixture
+def restored_logs():
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+def test_json_logs_are_one_object_a_line(restored_logs):
+    stream = io.StringIO()
+    configure_logs(LogFormat.JSON, LogLevel.INFO, stream, node="validator-1")
+    log = structlog.get_logger("node.test")
+    log.debug("unseen")
+    log.info("block finalized", number=7, hash=b"\xab\xcd")
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        log.exception("failed")
+    logging.getLogger("some.library").warning("old %s", "style")
+
+    first, second, third = map(json.loads, stream.getvalue().splitlines())
+    assert first["event"] == "block finalized"
+    assert (first["number"], first["hash"], first["level"]) == (7, "0xabcd", "info")
+    assert (first["node"], first["logger"]) == ("validator-1", "node.test")
+    assert first["timestamp"].endswith("Z")
+    assert "ValueError: two" in second["exception"]
+    assert (third["event"], third["logger"]) == ("old style", "some.library")
+
+
+def test_console_logs_are_plain_text_where_there_is_no_terminal(restored_logs):
+    stream = io.StringIO()
+    configure_logs(LogFormat.CONSOLE, LogLevel.WARNING, stream)
+    structlog.get_logger("node.test").info("unseen")
+    structlog.get_logger("node.test").warning("peer left", reason="silent")
+    logging.getLogger("libp2p.host").info("chatter")
+    assert "unseen" not in stream.getvalue()
+    assert "chatter" not in stream.getvalue()
+    assert "peer left" in stream.getvalue()
+    assert "reason=silent" in stream.getvalue()
+    assert "\x1b[" not in stream.getvalue()
+
+
+def test_metrics_are_served_under_ethereums_names_and_our_own():
+    metrics = NodeMetrics()
+    metrics.blockchain_height.set(42)
+    metrics.votes.labels("commit").inc(3)
+    metrics.commit_seconds.observe(0.15)
+    with serve_metrics(metrics, host="127.0.0.1", port=0) as port:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+        for line in (
+            "ethereum_blockchain_height 42.0",
+            'pot_pbft_votes_total{kind="commit"} 3.0',
+            'pot_pbft_commit_seconds_bucket{le="0.2"} 1.0',
+            "process_resident_memory_bytes",
+            'pot_build_info{version="',
+        ):
+            assert line in text
+        with (
+            pytest.raises(OperatorError, match=r"set metrics\.port"),
+            serve_metrics(NodeMetrics(), host="127.0.0.1", port=port),
+        ):
+            pass
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_system_clock_tells_milliseconds_of_this_century():
+    first = SystemClock().now_ms()
+    assert 1_700_000_000_000 < first < 4_000_000_000_000
+    assert SystemClock().now_ms() >= first

@@ -10,6 +10,7 @@ Deviations from stock py-evm, each because the stock one is wrong or unbounded:
     sender with the origin, which EIP-7702 made wrong.
     Gas used is what was paid for; py-evm's receipts cap the refund by gas that includes EIP-7623's
     floor.
+    Logs, refunds and destroyed accounts are collected in one walk; py-evm's is quadratic in depth.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,6 +36,7 @@ from eth.vm.forks.prague.state import PragueState, PragueTransactionExecutor
 from eth.vm.forks.prague.transactions import Authorization as EngineAuthorization
 from eth.vm.logic.invalid import InvalidOpcode
 from eth.vm.message import Message
+from eth.vm.opcode_values import SELFDESTRUCT
 
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.execution.gas import compute_floor_gas, compute_intrinsic_gas
@@ -315,10 +317,12 @@ def estimate_gas(
             request.to, request.data, request.access_list, len(request.authorization_list)
         ),
     )
-    low = max(result.gas_used, floor) - 1
+    low = max(result.gas_used, floor)
+    if attempt(low).is_success:
+        return low
     while high - low > 1 and high - low > high // ESTIMATE_TOLERANCE:
-        # What was used is nearly always nearly enough: look close above it first.
-        middle = min((low + high) // 2, low + max(1, low // 16))
+        # What was used is mostly nearly enough: look close above it first.
+        middle = min((low + high) // 2, low + low // 16 + 1)
         if attempt(middle).is_success:
             high = middle
         else:
@@ -445,20 +449,41 @@ def _execute(world: WorldState, state: "_State", transaction: _EngineTransaction
 
 
 def _gas_used(transaction: _EngineTransaction, computation: ComputationAPI) -> int:
+    """What is paid for: after refunds (EIP-3529), but not below the floor (EIP-7623)."""
     spent = transaction.gas - computation.get_gas_remaining()
-    refund = min(computation.get_gas_refund(), spent // MAX_REFUND_QUOTIENT)
-    return int(spent - refund + computation.data_floor_gas)
+    refund = computation.msg.refund
+    for kept in _list_kept(computation):
+        refund += kept.get_gas_meter().gas_refunded
+    refund = min(refund, spent // MAX_REFUND_QUOTIENT)
+    return max(int(spent - refund), compute_floor_gas(transaction.data))
 
 
 def _logs(computation: ComputationAPI) -> tuple[Log, ...]:
+    # An entry begins with its position in the transaction.
+    entries = sorted(entry for kept in _list_kept(computation) for entry in kept.log_entries)
     return tuple(
         Log(
             Address(address),
             tuple(Hash32(topic.to_bytes(32, "big")) for topic in topics),
             bytes(data),
         )
-        for address, topics, data in computation.get_log_entries()
+        for _, address, topics, data in entries
     )
+
+
+def _list_kept(computation: ComputationAPI) -> "list[_Computation]":
+    """The message calls below `computation`, itself included, of which nothing was reverted.
+
+    py-evm's own collections recurse and copy at every level: quadratic in the depth of calls.
+    """
+    kept: list[_Computation] = []
+    left = [computation]
+    while left:
+        current = left.pop()
+        if current.is_success:
+            kept.append(current)
+            left.extend(current.children)
+    return kept
 
 
 @lru_cache(maxsize=JUMP_CACHE_SIZE)
@@ -486,6 +511,12 @@ class _Code(CodeStream):
 class _Computation(PragueComputation):
     """A message's execution."""
 
+    # py-evm wraps SELFDESTRUCT to warn of its deprecation: were warnings errors (a matter of the
+    # interpreter's flags), this node would leave the chain.
+    opcodes: ClassVar = {
+        **PragueComputation.opcodes,
+        SELFDESTRUCT: PragueComputation.opcodes[SELFDESTRUCT].__wrapped__,
+    }
     _precompiles: ClassVar = dict(PRECOMPILES)
 
     def __init__(
@@ -493,6 +524,12 @@ class _Computation(PragueComputation):
     ) -> None:
         super().__init__(state, message, transaction_context)
         self.code = _Code(message.code)
+
+    @property
+    def log_entries(self) -> list[tuple[int, bytes, tuple[int, ...], bytes]]:
+        """Position in the transaction, address, topics and data of this call's own logs."""
+        entries: list[tuple[int, bytes, tuple[int, ...], bytes]] = self._log_entries
+        return entries
 
     @classmethod
     def consume_initcode_gas_cost(cls, computation: ComputationAPI) -> None:
@@ -576,6 +613,23 @@ class _Executor(PragueTransactionExecutor):
             refund=refund,
         )
 
+    def finalize_computation(
+        self, transaction: _EngineTransaction, computation: ComputationAPI
+    ) -> ComputationAPI:
+        """Return what gas is left, pay the coinbase, and delete what must go."""
+        state = self.vm_state
+        gas_used = _gas_used(transaction, computation)
+        left = transaction.gas - gas_used
+        state.delta_balance(transaction.sender, left * transaction.gas_price)
+        state.delta_balance(state.coinbase, gas_used * transaction.tip)
+        destroyed = {
+            address for kept in _list_kept(computation) for address in kept.accounts_to_delete
+        }
+        for address in sorted(destroyed):
+            state.delete_account(address)
+        state.delete_touched_empty()
+        return computation
+
 
 class _State(PragueState):
     """py-evm's view of the world state and the block."""
@@ -622,11 +676,9 @@ class _State(PragueState):
     def clear_transient_storage(self) -> None:
         """Nothing: `WorldState.lock_changes` does it when the next transaction begins."""
 
-    def get_tip(self, transaction: _EngineTransaction) -> int:
-        return transaction.tip
-
-    def get_gas_price(self, transaction: _EngineTransaction) -> int:
-        return transaction.gas_price
+    def delete_touched_empty(self) -> None:
+        """EIP-161."""
+        self._world.delete_touched_empty()
 
     def get_transaction_context(self, transaction: _EngineTransaction) -> TransactionContextAPI:
         return CancunTransactionContext(gas_price=transaction.gas_price, origin=transaction.sender)

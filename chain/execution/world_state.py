@@ -98,6 +98,7 @@ class WorldState:
         """Accounts that may have changed and their slots; undo leaves it alone."""
         self._undo: list[Callable[[], object]] = []
         # Of the transaction in progress only:
+        self._touched: set[Address] = set()
         self._original: dict[tuple[Address, int], int] = {}
         self._warm: set[bytes | tuple[Address, int]] = set()
         self._transient: dict[tuple[Address, int], bytes] = {}
@@ -119,6 +120,7 @@ class WorldState:
     def lock_changes(self) -> None:
         """Begin a transaction: what was done so far can no longer be undone."""
         self._undo.clear()
+        self._touched.clear()
         self._original.clear()
         self._warm.clear()
         self._transient.clear()
@@ -144,6 +146,7 @@ class WorldState:
         self._undo.append(partial(self._accounts.__setitem__, address, old))
         self._accounts[address] = account
         self._dirty.setdefault(address, set())
+        self._touched.add(address)
 
     def get_balance(self, address: Address) -> int:
         """Wei."""
@@ -211,6 +214,13 @@ class WorldState:
         """Remove the account with its storage."""
         self._forget_slots(address)
         self._set_account(address, None)
+
+    def delete_touched_empty(self) -> None:
+        """Remove the accounts that this transaction left empty (EIP-161); none was before it."""
+        for address in sorted(self._touched):
+            account = self.get_account(address)
+            if account is not None and account.is_empty:
+                self.delete_account(address)
 
     # Storage.
 

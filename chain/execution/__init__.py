@@ -1,0 +1,1 @@
+"""Executing transactions: py-evm behind one door, and what stands around it."""

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import itertools
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from node.ipc.framing import FrameError, FrameReader, JsonObject, JsonValue, encode_frame
 
@@ -35,6 +35,24 @@ class IpcRefusedError(Exception):
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message
+
+
+class NodeLink(Protocol):
+    """How the RPC process asks its node."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the node is there."""
+        ...
+
+    async def call(self, method: str, params: JsonObject | None = None) -> JsonValue:
+        """The node's answer.
+
+        Raises:
+            IpcRefusedError: The node refused.
+            IpcError: It cannot be asked now.
+        """
+        ...
 
 
 class IpcClient:

@@ -57,6 +57,10 @@ class NodeBackend(Protocol):
         """The raw transaction, or None if the pool does not hold it."""
         ...
 
+    def get_pool_counts(self) -> tuple[int, int]:
+        """How many transactions are includable now, and how many wait for a nonce."""
+        ...
+
     def get_pool_content(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """Raw transactions: those includable now, and those that wait for a nonce."""
         ...
@@ -93,6 +97,7 @@ class IpcServer:
             "submit_transaction": self._submit_transaction,
             "pending_nonce": self._pending_nonce,
             "pooled_transaction": self._pooled_transaction,
+            "pool_counts": self._pool_counts,
             "pool_content": self._pool_content,
             "node_info": self._node_info,
             "validators": self._validators,
@@ -170,6 +175,10 @@ class IpcServer:
         raw = self._backend.get_pooled_transaction(Hash32(_as_bytes(params, "hash")))
         return None if raw is None else "0x" + raw.hex()
 
+    async def _pool_counts(self, _params: JsonObject) -> JsonValue:
+        pending, queued = self._backend.get_pool_counts()
+        return {"pending": pending, "queued": queued}
+
     async def _pool_content(self, _params: JsonObject) -> JsonValue:
         pending, queued = self._backend.get_pool_content()
         return {
@@ -220,7 +229,15 @@ class _Connection:
 
     async def _answer(self, request: JsonObject, token: object) -> None:
         try:
-            await self._send(await self._server.answer(request))
+            response = await self._server.answer(request)
+            try:
+                await self._send(response)
+            except FrameError as error:
+                refusal: JsonObject = {
+                    "reason": RejectionReason.TOO_LARGE.value,
+                    "message": str(error),
+                }
+                await self._send({"id": request.get("id"), "error": refusal})
         finally:
             self._in_flight.release_on_behalf_of(token)
 

@@ -46,6 +46,9 @@ class FakeBackend:
     def get_pooled_transaction(self, transaction_hash: Hash32) -> bytes | None:
         return b"\x02raw" if transaction_hash == HASH else None
 
+    def get_pool_counts(self) -> tuple[int, int]:
+        return 1, 2
+
     def get_pool_content(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         return (b"\x02a",), ()
 
@@ -132,6 +135,7 @@ def test_client_gets_what_the_backend_answers(tmp_path: Path) -> None:
             == "0x02726177"
         )
         assert runner.run(client.call("pool_content")) == {"pending": ["0x0261"], "queued": []}
+        assert runner.run(client.call("pool_counts")) == {"pending": 1, "queued": 2}
         assert runner.run(client.call("sync_state")) == {"peers": 3, "best": 9}
         runner.run(client.call("blob_arrived", {"content_id": "0x" + HASH.hex(), "kind": "task"}))
         assert backend.blobs == [(HASH, "task")]
@@ -218,6 +222,18 @@ def test_connections_are_bounded(tmp_path: Path) -> None:
         finally:
             for stranger in strangers:
                 stranger.close()
+
+
+def test_answer_that_is_too_long_is_an_error_not_a_lost_connection(tmp_path: Path) -> None:
+    class LargePool(FakeBackend):
+        def get_pool_content(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+            return (bytes(MAX_FRAME_BYTES // 2),), ()
+
+    path = tmp_path / "node.ipc"
+    with served(path, LargePool()), connected_client(path) as (client, runner):
+        with pytest.raises(IpcRefusedError, match="too_large"):
+            runner.run(client.call("pool_content"))
+        assert runner.run(client.call("node_info")) == {"peerId": "me"}
 
 
 def test_socket_is_the_owners_alone_and_replaces_a_left_over_one(tmp_path: Path) -> None:

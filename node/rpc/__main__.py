@@ -1,0 +1,59 @@
+"""`python -m node.rpc`: the RPC process, which the node starts (docs/spec/rpc.md, section 5)."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+
+from node.config import NodeConfig, load_config
+from node.errors import OperatorError
+from node.logs import configure_logs
+from node.rpc.http import AccessRules
+from node.rpc.service import RpcOptions, serve
+
+
+def build_options(config: NodeConfig) -> RpcOptions:
+    """What of the node's configuration concerns the RPC process."""
+    return RpcOptions(
+        database=config.database_dir,
+        blobs=config.blob_dir,
+        socket=config.rpc_socket,
+        host=config.rpc.host,
+        port=config.rpc.port,
+        shares_port=config.rpc.processes > 1,
+        access=AccessRules(frozenset(config.rpc.cors), frozenset(config.rpc.allowed_hosts)),
+        body_limit_bytes=config.rpc.body_limit_bytes,
+        blob_quota_bytes=config.blobs.quota_bytes,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until a signal or the parent's end; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m node.rpc",
+        description="JSON-RPC and blobs of a node's data directory",
+        epilog="example: python -m node.rpc --config node.toml --set rpc.port=8546",
+    )
+    parser.add_argument("--config", type=Path, help="the node's TOML file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, as rpc.port=0"
+    )
+    parser.add_argument("--parent-pid", type=int, help="end when this process is not the parent")
+    given = parser.parse_args(arguments)
+    flags = dict(setting.partition("=")[::2] for setting in given.set)
+    try:
+        config = load_config(given.config, flags)
+        configure_logs(config.logs.format, config.logs.level, process="rpc")
+        uvloop.run(serve(build_options(config), parent_pid=given.parent_pid))
+    except OperatorError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:  # uvicorn has shut down and passes the signal on
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

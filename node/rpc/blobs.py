@@ -1,0 +1,133 @@
+"""Blobs over HTTP (docs/spec/rpc.md, section 6)."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import BinaryIO, Final
+
+from chain.crypto import CHUNK_BYTES
+from chain.primitives import Hash32
+from node.blobs import BlobStore
+from node.rpc.http import HttpError, Request, Response, json_response
+
+CONCURRENT_TRANSFERS: Final = 64
+"""Blobs on their way at a time; each holds one chunk in memory."""
+
+_BLOB_PATH = re.compile(r"/v1/blobs/(?:0x)?([0-9a-f]{64})(/chunks)?\Z")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})\Z")
+
+
+class BlobReads:
+    """GET and HEAD of blobs by content id."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self._store = store
+        self._transfers = 0
+
+    async def answer(self, request: Request, content_id: Hash32, *, chunks: bool) -> Response:
+        """The blob, a range of it, or the hashes of its chunks.
+
+        Raises:
+            HttpError: 404: it is not here; 416: it has no such range; 503: too many transfers.
+        """
+        if chunks:
+            return await self._answer_chunks(content_id)
+        try:
+            file = self._store.open(content_id)
+        except KeyError as error:
+            raise _not_here(content_id) from error
+        try:
+            size = self._store.size_bytes(content_id)
+            selected = _parse_range(request.headers.get("range"), size)
+            if self._transfers >= CONCURRENT_TRANSFERS:
+                raise HttpError(503, "busy", "too many transfers at a time: try again later")
+        except BaseException:
+            file.close()
+            raise
+        first, last = selected or (0, size - 1)
+        headers = {
+            "etag": f'"{content_id.hex()}"',
+            "accept-ranges": "bytes",
+            "cache-control": "public, max-age=31536000, immutable",
+        }
+        if selected is not None:
+            headers["content-range"] = f"bytes {first}-{last}/{size}"
+        if request.method == "HEAD":
+            file.close()
+        return Response(
+            200 if selected is None else 206,
+            b"" if request.method == "HEAD" else self._stream(file, first, last + 1 - first),
+            "application/octet-stream",
+            headers,
+            length_bytes=last + 1 - first,
+        )
+
+    async def _answer_chunks(self, content_id: Hash32) -> Response:
+        try:
+            manifest = await asyncio.to_thread(self._store.manifest, content_id)
+        except KeyError as error:
+            raise _not_here(content_id) from error
+        return json_response(
+            {
+                "contentId": "0x" + content_id.hex(),
+                "bytes": manifest.size_bytes,
+                "chunkBytes": CHUNK_BYTES,
+                "chunks": ["0x" + leaf.hex() for leaf in manifest.leaves],
+            }
+        )
+
+    async def _stream(self, file: BinaryIO, start: int, length: int) -> AsyncIterator[bytes]:
+        self._transfers += 1
+        try:
+            file.seek(start)
+            while length:
+                part = await asyncio.to_thread(file.read, min(length, CHUNK_BYTES))
+                if not part:
+                    return  # the disk lost it; the client sees too few bytes
+                length -= len(part)
+                yield part
+        finally:
+            self._transfers -= 1
+            file.close()
+
+
+class BlobService:
+    """Everything below /v1."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self._reads = BlobReads(store)
+
+    async def __call__(self, request: Request) -> Response:
+        """The answer to `request`.
+
+        Raises:
+            HttpError: what is wrong with it.
+        """
+        match = _BLOB_PATH.match(request.path)
+        if match is None:
+            raise HttpError(404, "not_found", f"nothing at {request.path[:200]}")
+        content_id, chunks = Hash32(bytes.fromhex(match[1])), match[2] is not None
+        if request.method in ("GET", "HEAD"):
+            return await self._reads.answer(request, content_id, chunks=chunks)
+        raise HttpError(405, "method_not_allowed", "a blob is read with GET or HEAD")
+
+
+def _not_here(content_id: Hash32) -> HttpError:
+    return HttpError(404, "not_found", f"blob 0x{content_id.hex()} is not here")
+
+
+def _parse_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """The first and the last byte of one range; None asks for everything.
+
+    What is not one range of bytes is ignored, as HTTP wants it.
+    """
+    match = None if header is None else _RANGE.match(header.strip())
+    if match is None or match[1] == match[2] == "":
+        return None
+    if match[1] == "":
+        first, last = max(0, size - int(match[2])), size - 1
+    else:
+        first, last = int(match[1]), min(size - 1, int(match[2]) if match[2] else size - 1)
+    if first >= size or first > last:
+        raise HttpError(416, "range", f"the blob has {size} bytes")
+    return first, last

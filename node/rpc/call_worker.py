@@ -1,0 +1,218 @@
+"""A worker process that executes calls: frames in, frames out (docs/spec/rpc.md, section 5).
+
+    python -m node.rpc.call_worker DATABASE_DIRECTORY GAS_LIMIT
+
+It ends with its stdin, and by its alarm if a call outlasts its time in native code.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from eth_abi.abi import decode
+from eth_abi.exceptions import DecodingError
+
+from chain.errors import InvalidTransaction, RejectionReason
+from chain.execution import evm
+from chain.execution.evm import (
+    AccountOverride,
+    BlockEnvironment,
+    CallRequest,
+    CallResult,
+    ExecutionStoppedError,
+)
+from chain.execution.gas import GAS_TRANSACTION
+from chain.genesis import GenesisConfig, parse_genesis
+from chain.primitives import Address, BlockNumber
+from chain.trie import MissingTrieNodeError
+from chain.types.header import Header
+from node.ipc.framing import LENGTH_BYTES, JsonObject, decode_body, decode_length, encode_frame
+from node.rpc.call_objects import cap_gas, parse_call, parse_overrides
+from node.rpc.encoding import data, quantity
+from node.rpc.errors import ErrorCode, RpcError, build_rejection, header_not_found
+from node.storage.block_store import BlockStore
+from node.storage.database import Database, open_database
+
+ALARM_GRACE_SECONDS: Final = 1.0
+"""The engine looks at the clock between opcodes; only a long precompile passes this."""
+
+ERROR_SELECTOR: Final = bytes.fromhex("08c379a0")
+"""Solidity's Error(string): what `require(condition, "reason")` reverts with."""
+
+PANIC_SELECTOR: Final = bytes.fromhex("4e487b71")
+"""Solidity's Panic(uint256): what a failed `assert` or checked arithmetic reverts with."""
+
+PANIC_TEXTS: Final[Mapping[int, str]] = {
+    0x00: "generic panic",
+    0x01: "assert(false)",
+    0x11: "arithmetic underflow or overflow",
+    0x12: "division or modulo by zero",
+    0x21: "enum overflow",
+    0x22: "invalid encoded storage byte array accessed",
+    0x31: "out-of-bounds array access; popping on an empty array",
+    0x32: "out-of-bounds access of an array or bytesN",
+    0x41: "out of memory",
+    0x51: "uninitialized function",
+}
+"""geth's words for Solidity's panic codes."""
+
+FAILURE_TEXTS: Final[Mapping[str, str]] = {
+    "OutOfGas": "out of gas",
+    "InvalidInstruction": "invalid opcode",
+    "InvalidJumpDestination": "invalid jump destination",
+    "InsufficientStack": "stack underflow",
+    "FullStack": "stack limit reached 1024",
+    "StackDepthLimit": "max call depth exceeded",
+    "WriteProtection": "write protection",
+    "InsufficientFunds": "insufficient balance for transfer",
+    "ContractCreationCollision": "contract address collision",
+    "OutOfBoundsRead": "return data out of bounds",
+}
+"""geth's words for what py-evm calls its failures."""
+
+
+class CallEngine:
+    """Executes calls on the states of one database."""
+
+    def __init__(
+        self, store: BlockStore, database: Database, genesis: GenesisConfig, gas_limit: int
+    ) -> None:
+        self._store = store
+        self._database = database
+        self._genesis = genesis
+        self._gas_limit = gas_limit
+
+    def answer(self, request: JsonObject) -> JsonObject:
+        """`{"result": ...}` or `{"error": ...}`."""
+        number, seconds = request["block"], request["seconds"]
+        assert isinstance(number, int)
+        assert isinstance(seconds, int | float)
+        deadline = time.monotonic() + seconds
+        try:
+            return {"result": self._execute(request, BlockNumber(number), deadline)}
+        except RpcError as error:
+            return {"error": error.to_json()}
+        except InvalidTransaction as error:
+            return {"error": build_rejection(error.reason.value, error.detail).to_json()}
+        except MissingTrieNodeError as error:
+            return {
+                "error": RpcError(ErrorCode.INVALID_INPUT, f"missing trie node {error}").to_json()
+            }
+        except ExecutionStoppedError:
+            message = f"execution aborted (timeout = {seconds:g}s)"
+            return {"error": RpcError(ErrorCode.INVALID_INPUT, message).to_json()}
+
+    def _execute(self, request: JsonObject, number: BlockNumber, deadline: float) -> str:
+        header = self._store.header(number)
+        if header is None:
+            raise header_not_found()
+        environment = BlockEnvironment.of(header, self._genesis.chain_id)
+        call = parse_call(request["call"], header.base_fee_per_gas)
+        overrides = parse_overrides(request["overrides"])
+
+        def should_stop() -> bool:
+            return time.monotonic() > deadline
+
+        if request["method"] == "call":
+            result = evm.call(
+                self._database,
+                header.state_root,
+                environment,
+                cap_gas(call, self._gas_limit),
+                overrides,
+                should_stop,
+            )
+            if not result.is_success:
+                raise _failure(result)
+            return data(result.output)
+        return quantity(self._estimate_gas(header, environment, call, overrides, should_stop))
+
+    def _estimate_gas(
+        self,
+        header: Header,
+        environment: BlockEnvironment,
+        call: CallRequest,
+        overrides: Mapping[Address, AccountOverride],
+        should_stop: Callable[[], bool],
+    ) -> int:
+        limit = min(
+            self._gas_limit, header.gas_limit, self._genesis.parameters.transaction_gas_limit
+        )
+        call = cap_gas(call, limit)
+        state = (self._database, header.state_root, environment)
+        try:
+            if call.to is not None and not call.data:
+                # A transfer to an account without code is known to the last unit.
+                transfer = evm.call(*state, cap_gas(call, GAS_TRANSACTION), overrides, should_stop)
+                if transfer.is_success:
+                    return transfer.gas_used
+            gas = evm.estimate_gas(*state, call, overrides, should_stop)
+        except InvalidTransaction as error:
+            raise _estimate_failure(call, error) from error
+        if isinstance(gas, int):
+            return gas
+        if gas.error.startswith("OutOfGas"):
+            raise RpcError(
+                ErrorCode.INVALID_INPUT, f"gas required exceeds allowance ({call.gas_limit})"
+            )
+        raise _failure(gas)
+
+
+def _estimate_failure(call: CallRequest, error: InvalidTransaction) -> Exception:
+    # The balance bounds the gas that is tried: with none, the first try has not even the
+    # intrinsic gas, but what is wrong is the balance.
+    if error.reason is RejectionReason.INTRINSIC_GAS and call.gas_price:
+        return build_rejection(RejectionReason.INSUFFICIENT_FUNDS.value, "")
+    return error
+
+
+def _failure(result: CallResult) -> RpcError:
+    if result.is_revert:
+        reason = _revert_reason(result.output)
+        message = "execution reverted" + (f": {reason}" if reason else "")
+        return RpcError(ErrorCode.REVERTED, message, data(result.output))
+    name = result.error.split(":")[0]
+    return RpcError(ErrorCode.INVALID_INPUT, FAILURE_TEXTS.get(name, result.error))
+
+
+def _revert_reason(output: bytes) -> str | None:
+    selector, arguments = output[:4], output[4:]
+    try:
+        if selector == ERROR_SELECTOR:
+            return str(decode(["string"], arguments)[0])
+        if selector == PANIC_SELECTOR:
+            code = int(decode(["uint256"], arguments)[0])
+            return f"panic: {PANIC_TEXTS.get(code, 'unknown panic code')} ({code:#04x})"
+    except (DecodingError, OverflowError, UnicodeDecodeError):
+        return None  # a contract may revert with anything
+    return None
+
+
+def run(engine: CallEngine, stdin: BinaryIO, stdout: BinaryIO) -> None:
+    """Answer requests until `stdin` ends."""
+    while len(prefix := stdin.read(LENGTH_BYTES)) == LENGTH_BYTES:
+        request = decode_body(stdin.read(decode_length(prefix)))
+        seconds = request["seconds"]
+        assert isinstance(seconds, int | float)
+        signal.setitimer(signal.ITIMER_REAL, seconds + ALARM_GRACE_SECONDS)
+        answer = engine.answer(request)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        stdout.write(encode_frame(answer))
+        stdout.flush()
+
+
+def main() -> None:
+    """Serve the process that started this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; stdin ends
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default ends the process, even in C
+    database = open_database(Path(sys.argv[1]), readonly=True)
+    store = BlockStore(database)
+    engine = CallEngine(store, database, parse_genesis(store.genesis_config()), int(sys.argv[2]))
+    run(engine, sys.stdin.buffer, sys.stdout.buffer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Calls run in worker processes, so that one of them costs at most its time (docs/spec/rpc.md, 5).
+
+A worker that is past its time is ended by its own alarm, wherever it is. Workers start when they
+are first needed, and end with the pipe to this process.
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import structlog
+
+from chain.types.header import Header
+from node.ipc.framing import (
+    LENGTH_BYTES,
+    FrameError,
+    JsonObject,
+    JsonValue,
+    decode_body,
+    decode_length,
+    encode_frame,
+)
+from node.rpc.errors import ErrorCode, RpcError
+from node.rpc.parameters import parse_data, parse_quantity
+
+WAITING_LIMIT: Final = 1_000
+"""Calls that wait for a worker; what is past it is refused at once."""
+
+OUTPUT_LIMIT_BYTES: Final = 2**22
+"""What a call may return: 30 M gas of memory is less."""
+
+_log = structlog.get_logger("node.rpc")
+
+
+class CallExecutor(Protocol):
+    """Executes what is not a transaction."""
+
+    async def call(self, header: Header, call: JsonObject, overrides: JsonObject) -> bytes:
+        """What the call returns on the state after the block of `header`.
+
+        Raises:
+            RpcError: 3 if it reverted, -32000 if it failed or took too long.
+        """
+        ...
+
+    async def estimate_gas(self, header: Header, call: JsonObject, overrides: JsonObject) -> int:
+        """The least gas limit, to within 1.5 %, with which the call succeeds.
+
+        Raises:
+            RpcError: 3 if it reverts, -32000 if it fails with all the gas there is.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    process: asyncio.subprocess.Process
+
+    async def ask(self, request: JsonObject) -> JsonObject:
+        """The worker's answer.
+
+        Raises:
+            asyncio.IncompleteReadError, OSError: it ended.
+        """
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(encode_frame(request))
+        await stdin.drain()
+        length = decode_length(await stdout.readexactly(LENGTH_BYTES))
+        return decode_body(await stdout.readexactly(length))
+
+    async def end(self) -> int:
+        """Kill it, if it still runs; its exit status."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        return await self.process.wait()
+
+
+class CallWorkers:
+    """A bounded pool of workers: the CallExecutor of the service."""
+
+    def __init__(self, command: Sequence[str], *, size: int, timeout_seconds: float) -> None:
+        self._command = tuple(command)
+        self._timeout_seconds = timeout_seconds
+        self._free = asyncio.Semaphore(size)
+        self._idle: list[_Worker] = []
+        self._waiting = 0
+
+    async def call(self, header: Header, call: JsonObject, overrides: JsonObject) -> bytes:
+        """See CallExecutor."""
+        output = await self._request("call", header, call, overrides)
+        return parse_data(output, limit_bytes=OUTPUT_LIMIT_BYTES)
+
+    async def estimate_gas(self, header: Header, call: JsonObject, overrides: JsonObject) -> int:
+        """See CallExecutor."""
+        return parse_quantity(await self._request("estimate_gas", header, call, overrides))
+
+    async def close(self) -> None:
+        """End the idle workers; only when no call runs."""
+        workers, self._idle = self._idle, []
+        for worker in workers:
+            await worker.end()
+
+    async def _request(
+        self, method: str, header: Header, call: JsonObject, overrides: JsonObject
+    ) -> JsonValue:
+        if self._waiting >= WAITING_LIMIT:
+            raise RpcError(ErrorCode.LIMIT_EXCEEDED, "too many calls at a time: try again later")
+        self._waiting += 1
+        try:
+            async with self._free:
+                response = await self._ask_worker(
+                    {
+                        "method": method,
+                        "block": header.number,
+                        "call": call,
+                        "overrides": overrides,
+                        "seconds": self._timeout_seconds,
+                    }
+                )
+        finally:
+            self._waiting -= 1
+        error = response.get("error")
+        if isinstance(error, dict):
+            code, message = error.get("code"), error.get("message")
+            assert isinstance(code, int)
+            raise RpcError(ErrorCode(code), str(message), error.get("data"))
+        return response.get("result")
+
+    async def _ask_worker(self, request: JsonObject) -> JsonObject:
+        worker = self._idle.pop() if self._idle else await self._start()
+        answered = False
+        try:
+            response = await worker.ask(request)
+            answered = True
+        except (asyncio.IncompleteReadError, OSError, FrameError) as error:
+            status = await worker.process.wait() if not isinstance(error, FrameError) else 0
+            if status == -signal.SIGALRM:
+                raise RpcError(
+                    ErrorCode.INVALID_INPUT,
+                    f"execution aborted (timeout = {self._timeout_seconds:g}s)",
+                ) from error
+            _log.error("call worker ended", status=status, request=request["method"])
+            raise RpcError(ErrorCode.INTERNAL, "the call could not be executed") from error
+        finally:
+            if answered:
+                self._idle.append(worker)
+            else:
+                await worker.end()
+        return response
+
+    async def _start(self) -> _Worker:
+        return _Worker(
+            await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+            )
+        )

@@ -1,0 +1,131 @@
+"""JSON-RPC 2.0: a body to a body (docs/spec/rpc.md, section 1).
+
+Knows nothing of HTTP or of what the methods do.
+"""
+
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import structlog
+
+from node.ipc.framing import JsonObject, JsonValue, dump_json, parse_json
+from node.rpc.errors import ErrorCode, RpcError
+from node.rpc.parameters import Parameters
+
+BATCH_LIMIT: Final = 1_000
+"""Requests of one batch; geth's limit, above what ethers (100) and viem (1,000) send."""
+
+RESPONSE_LIMIT_BYTES: Final = 25_000_000
+"""Of a batch, together; geth's limit. What is past it is answered with an error each."""
+
+ID_LIMIT_CHARACTERS: Final = 1_000
+"""Of a request's id, which every response repeats."""
+
+Method = Callable[[Parameters], Awaitable[JsonValue]]
+"""A method; raises RpcError for what the client is to be told."""
+
+_log = structlog.get_logger("node.rpc")
+
+
+class Dispatcher:
+    """Answers requests from a table of methods."""
+
+    def __init__(self, methods: Mapping[str, Method]) -> None:
+        self._methods = methods
+
+    async def answer(self, body: bytes) -> bytes | None:
+        """The response to `body`, or None if it held only notifications."""
+        try:
+            message = parse_json(body)
+        except ValueError:
+            return dump_json(_failure(None, RpcError(ErrorCode.PARSE, "parse error")))
+        if isinstance(message, list):
+            return await self._answer_batch(message)
+        response = await self._answer_one(message)
+        return None if response is None else dump_json(response)
+
+    async def _answer_batch(self, batch: list[JsonValue]) -> bytes | None:
+        if not batch:
+            return dump_json(_failure(None, _invalid_request("empty batch")))
+        if len(batch) > BATCH_LIMIT:
+            return dump_json(
+                _failure(
+                    None,
+                    RpcError(ErrorCode.LIMIT_EXCEEDED, f"batch too large, limit {BATCH_LIMIT}"),
+                )
+            )
+        responses: list[bytes] = []
+        size = 0
+        for message in batch:
+            if size > RESPONSE_LIMIT_BYTES:
+                response = _refuse_unanswered(message)
+            else:
+                response = await self._answer_one(message)
+            if response is not None:
+                responses.append(dump_json(response))
+                size += len(responses[-1])
+        return b"[" + b",".join(responses) + b"]" if responses else None
+
+    async def _answer_one(self, message: JsonValue) -> JsonObject | None:
+        if not isinstance(message, dict):
+            return _failure(None, _invalid_request("a request is an object"))
+        request_id = message.get("id")
+        if not _is_id(request_id):
+            return _failure(None, _invalid_request("id is a string, a number or null"))
+        response = await self._respond(message, request_id)
+        return response if "id" in message else None
+
+    async def _respond(self, message: JsonObject, request_id: JsonValue) -> JsonObject:
+        try:
+            result = await self._call(message)
+        except RpcError as error:
+            return _failure(request_id, error)
+        except Exception:  # noqa: BLE001 - ours, whatever it is: it must not end the service
+            _log.exception("rpc method failed", method=message.get("method"))
+            return _failure(request_id, RpcError(ErrorCode.INTERNAL, "internal error"))
+        return {"jsonrpc": "2.0", "id": request_id, "result": result}
+
+    async def _call(self, message: JsonObject) -> JsonValue:
+        name, params = message.get("method"), message.get("params")
+        if message.get("jsonrpc") != "2.0":
+            raise _invalid_request('jsonrpc is not "2.0"')
+        if not isinstance(name, str):
+            raise _invalid_request("method is not a string")
+        method = self._methods.get(name)
+        if method is None:
+            raise RpcError(
+                ErrorCode.METHOD_NOT_FOUND,
+                f"the method {name[:100]} does not exist/is not available",
+            )
+        if params is None:
+            params = []
+        if not isinstance(params, list):
+            raise RpcError(ErrorCode.INVALID_PARAMS, "non-array args")
+        return await method(Parameters(params))
+
+
+def _refuse_unanswered(message: JsonValue) -> JsonObject | None:
+    if not isinstance(message, dict) or "id" not in message:
+        return None
+    request_id = message["id"]
+    return _failure(
+        request_id if _is_id(request_id) else None,
+        RpcError(ErrorCode.LIMIT_EXCEEDED, f"response too large, limit {RESPONSE_LIMIT_BYTES}"),
+    )
+
+
+def _is_id(value: JsonValue) -> bool:
+    if isinstance(value, str):
+        return len(value) <= ID_LIMIT_CHARACTERS
+    if isinstance(value, float):
+        return math.isfinite(value)  # 1e400 is JSON, and infinity is not
+    return value is None or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def _invalid_request(message: str) -> RpcError:
+    return RpcError(ErrorCode.INVALID_REQUEST, f"invalid request: {message}")
+
+
+def _failure(request_id: JsonValue, error: RpcError) -> JsonObject:
+    return {"jsonrpc": "2.0", "id": request_id, "error": error.to_json()}

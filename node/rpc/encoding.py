@@ -1,0 +1,225 @@
+"""Blocks, transactions and receipts as the execution APIs spell them (docs/spec/rpc.md, 2)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from chain import codec
+from chain.crypto import keccak256
+from chain.primitives import Address, Hash32
+from chain.types.block import Block
+from chain.types.header import Header
+from chain.types.receipt import Log, Receipt
+from chain.types.transaction import (
+    DYNAMIC_FEE_TYPE,
+    LEGACY_TYPE,
+    SET_CODE_TYPE,
+    Transaction,
+    decode_transaction,
+)
+from node.ipc.framing import JsonObject, JsonValue
+
+
+@dataclass(frozen=True)
+class ExecutedBlock:
+    """A finalized block with what became of it. Immutable, so that it may be cached."""
+
+    block: Block
+    receipts: tuple[Receipt, ...]
+
+    @cached_property
+    def transaction_hashes(self) -> tuple[Hash32, ...]:
+        """Of every transaction, in order."""
+        return tuple(keccak256(raw) for raw in self.block.transactions)
+
+    @cached_property
+    def _decoded(self) -> dict[int, Transaction]:
+        return {}
+
+    def transaction(self, index: int) -> Transaction:
+        """The transaction at `index`, decoded once: its signature is what costs."""
+        transaction = self._decoded.get(index)
+        if transaction is None:
+            transaction = decode_transaction(self.block.transactions[index])
+            self._decoded[index] = transaction
+        return transaction
+
+    @cached_property
+    def first_log_indices(self) -> tuple[int, ...]:
+        """The index in the block of the first log of every transaction."""
+        indices, total = [], 0
+        for receipt in self.receipts:
+            indices.append(total)
+            total += len(receipt.logs)
+        return tuple(indices)
+
+    def gas_used(self, index: int) -> int:
+        """Gas of the transaction at `index` alone."""
+        before = self.receipts[index - 1].cumulative_gas_used if index else 0
+        return self.receipts[index].cumulative_gas_used - before
+
+
+def quantity(value: int) -> str:
+    """0x-hexadecimal without leading zeros."""
+    return hex(value)
+
+
+def data(value: bytes) -> str:
+    """0x-hexadecimal, two digits a byte."""
+    return "0x" + value.hex()
+
+
+def encode_header(header: Header) -> JsonObject:
+    """The header's fields under their wire names."""
+    return {
+        "number": quantity(header.number),
+        "hash": data(header.hash),
+        "parentHash": data(header.parent_hash),
+        "nonce": data(header.nonce),
+        "sha3Uncles": data(header.ommers_hash),
+        "logsBloom": data(header.logs_bloom),
+        "transactionsRoot": data(header.transactions_root),
+        "stateRoot": data(header.state_root),
+        "receiptsRoot": data(header.receipts_root),
+        "miner": data(header.coinbase),
+        "difficulty": quantity(header.difficulty),
+        "extraData": data(header.extra_data),
+        "gasLimit": quantity(header.gas_limit),
+        "gasUsed": quantity(header.gas_used),
+        "timestamp": quantity(header.timestamp),
+        "mixHash": data(header.mix_hash),
+        "baseFeePerGas": quantity(header.base_fee_per_gas),
+        "withdrawalsRoot": data(header.withdrawals_root),
+        "blobGasUsed": quantity(header.blob_gas_used),
+        "excessBlobGas": quantity(header.excess_blob_gas),
+        "parentBeaconBlockRoot": data(header.parent_beacon_block_root),
+        "requestsHash": data(header.requests_hash),
+    }
+
+
+def encode_block(executed: ExecutedBlock, *, full: bool) -> JsonObject:
+    """A block, with whole transactions if `full`, else with their hashes."""
+    block = executed.block
+    transactions: list[JsonValue] = (
+        [encode_block_transaction(executed, index) for index in range(len(block.transactions))]
+        if full
+        else [data(transaction_hash) for transaction_hash in executed.transaction_hashes]
+    )
+    return {
+        **encode_header(block.header),
+        "size": quantity(len(block.encode())),
+        "transactions": transactions,
+        "uncles": [],
+        "withdrawals": [],
+    }
+
+
+def encode_block_transaction(executed: ExecutedBlock, index: int) -> JsonObject:
+    """The transaction at `index` of a block."""
+    return encode_transaction(executed.transaction(index), executed, index)
+
+
+def encode_transaction(
+    transaction: Transaction, executed: ExecutedBlock | None = None, index: int = 0
+) -> JsonObject:
+    """A transaction, at `index` of a block, or pending where there is none."""
+    header = None if executed is None else executed.block.header
+    price = (
+        transaction.max_fee_per_gas
+        if header is None
+        else transaction.compute_effective_gas_price(header.base_fee_per_gas)
+    )
+    encoded: JsonObject = {
+        "type": quantity(transaction.type),
+        "hash": data(transaction.hash),
+        "nonce": quantity(transaction.nonce),
+        "blockHash": None if header is None else data(header.hash),
+        "blockNumber": None if header is None else quantity(header.number),
+        "transactionIndex": None if header is None else quantity(index),
+        "from": data(transaction.sender),
+        "to": None if transaction.to is None else data(transaction.to),
+        "value": quantity(transaction.value),
+        "gas": quantity(transaction.gas_limit),
+        "gasPrice": quantity(price),
+        "input": data(transaction.data),
+        "v": quantity(transaction.v),
+        "r": quantity(transaction.r),
+        "s": quantity(transaction.s),
+    }
+    if transaction.chain_id is not None:
+        encoded["chainId"] = quantity(transaction.chain_id)
+    if transaction.type != LEGACY_TYPE:
+        encoded["yParity"] = quantity(transaction.y_parity)
+        encoded["accessList"] = [
+            {"address": data(address), "storageKeys": [data(key) for key in keys]}
+            for address, keys in transaction.access_list
+        ]
+    if transaction.type in (DYNAMIC_FEE_TYPE, SET_CODE_TYPE):
+        encoded["maxFeePerGas"] = quantity(transaction.max_fee_per_gas)
+        encoded["maxPriorityFeePerGas"] = quantity(transaction.max_priority_fee_per_gas)
+    if transaction.type == SET_CODE_TYPE:
+        encoded["authorizationList"] = [
+            {
+                "chainId": quantity(authorization.chain_id),
+                "address": data(authorization.address),
+                "nonce": quantity(authorization.nonce),
+                "yParity": quantity(authorization.y_parity),
+                "r": quantity(authorization.r),
+                "s": quantity(authorization.s),
+            }
+            for authorization in transaction.authorization_list
+        ]
+    return encoded
+
+
+def encode_receipt(executed: ExecutedBlock, index: int) -> JsonObject:
+    """The receipt of the transaction at `index`; no field that the schema does not know."""
+    header = executed.block.header
+    transaction, receipt = executed.transaction(index), executed.receipts[index]
+    created = compute_contract_address(transaction) if transaction.to is None else None
+    return {
+        "type": quantity(transaction.type),
+        "transactionHash": data(transaction.hash),
+        "transactionIndex": quantity(index),
+        "blockHash": data(header.hash),
+        "blockNumber": quantity(header.number),
+        "from": data(transaction.sender),
+        "to": None if transaction.to is None else data(transaction.to),
+        "cumulativeGasUsed": quantity(receipt.cumulative_gas_used),
+        "gasUsed": quantity(executed.gas_used(index)),
+        "contractAddress": None if created is None else data(created),
+        "logs": list(encode_logs(executed, index)),
+        "logsBloom": data(receipt.logs_bloom),
+        "status": quantity(receipt.status),
+        "effectiveGasPrice": quantity(
+            transaction.compute_effective_gas_price(header.base_fee_per_gas)
+        ),
+    }
+
+
+def encode_logs(executed: ExecutedBlock, index: int) -> list[JsonObject]:
+    """The logs of the transaction at `index`."""
+    first = executed.first_log_indices[index]
+    return [
+        encode_log(executed, index, first + position, log)
+        for position, log in enumerate(executed.receipts[index].logs)
+    ]
+
+
+def encode_log(executed: ExecutedBlock, index: int, log_index: int, log: Log) -> JsonObject:
+    """A log of the transaction at `index`; `log_index` counts from the block's first."""
+    return {
+        "address": data(log.address),
+        "topics": [data(topic) for topic in log.topics],
+        "data": data(log.data),
+        "blockNumber": quantity(executed.block.number),
+        "transactionHash": data(executed.transaction_hashes[index]),
+        "transactionIndex": quantity(index),
+        "blockHash": data(executed.block.hash),
+        "logIndex": quantity(log_index),
+        "removed": False,
+    }
+
+
+def compute_contract_address(transaction: Transaction) -> Address:
+    """Where a creating transaction puts its contract: keccak256(rlp([sender, nonce]))[12:]."""
+    return Address(keccak256(codec.encode([transaction.sender, transaction.nonce]))[12:])

@@ -1,0 +1,85 @@
+"""What a client is told when its call fails (docs/spec/rpc.md, section 3)."""
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Final
+
+from chain.errors import RejectionReason
+from node.ipc.framing import JsonObject, JsonValue
+
+
+class ErrorCode(IntEnum):
+    """The numbers that clients branch on."""
+
+    PARSE = -32700
+    INVALID_REQUEST = -32600
+    METHOD_NOT_FOUND = -32601
+    INVALID_PARAMS = -32602
+    INTERNAL = -32603
+    INVALID_INPUT = -32000
+    """geth's number for everything that is wrong with a transaction, a call or a block."""
+    NOT_FOUND = -32001
+    UNAVAILABLE = -32002
+    """The node process is not reachable."""
+    REJECTED = -32003
+    UNSUPPORTED = -32004
+    LIMIT_EXCEEDED = -32005
+    REVERTED = 3
+    """geth's number for a revert; `data` is what the contract returned."""
+
+
+class RpcError(Exception):
+    """An answer that is an error."""
+
+    def __init__(self, code: ErrorCode, message: str, data: JsonValue = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data = data
+
+    def to_json(self) -> JsonObject:
+        """The `error` member of the response."""
+        answer: JsonObject = {"code": int(self.code), "message": self.message}
+        if self.data is not None:
+            answer["data"] = self.data
+        return answer
+
+
+def invalid_params(message: str) -> RpcError:
+    """The error for parameters of the wrong shape."""
+    return RpcError(ErrorCode.INVALID_PARAMS, message)
+
+
+def header_not_found() -> RpcError:
+    """The error for a block that this chain does not have, where null would be ambiguous."""
+    return RpcError(ErrorCode.INVALID_INPUT, "header not found")
+
+
+GETH_TEXTS: Final[Mapping[RejectionReason, str]] = {
+    RejectionReason.NONCE_TOO_LOW: "nonce too low",
+    RejectionReason.NONCE_TOO_HIGH: "nonce too high",
+    RejectionReason.INSUFFICIENT_FUNDS: "insufficient funds for gas * price + value",
+    RejectionReason.INTRINSIC_GAS: "intrinsic gas too low",
+    RejectionReason.GAS_LIMIT: "exceeds block gas limit",
+    RejectionReason.FEE_TOO_LOW: "max fee per gas less than block base fee",
+    RejectionReason.TIP_ABOVE_FEE: "max priority fee per gas higher than max fee per gas",
+    RejectionReason.SENDER_HAS_CODE: "sender not an eoa",
+    RejectionReason.INIT_CODE_TOO_LARGE: "max initcode size exceeded",
+    RejectionReason.TRANSACTION_TYPE: "transaction type not supported",
+    RejectionReason.BAD_SIGNATURE: "invalid sender",
+    RejectionReason.TOO_LARGE: "oversized data",
+    RejectionReason.WRONG_CHAIN: "invalid chain id for signer",
+    RejectionReason.MALFORMED: "rlp: malformed transaction",
+    RejectionReason.ALREADY_KNOWN: "already known",
+    RejectionReason.REPLACEMENT_UNDERPRICED: "replacement transaction underpriced",
+    RejectionReason.POOL_FULL: "txpool is full",
+    RejectionReason.BANNED: "transaction takes too long to execute",
+}
+"""The texts that ethers, viem and web3 recognize, by our reason."""
+
+
+def build_rejection(reason: str, detail: str) -> RpcError:
+    """The error for a transaction that was refused, in geth's words, with ours as the detail."""
+    known = next((each for each in GETH_TEXTS if each.value == reason), None)
+    text = reason if known is None else GETH_TEXTS[known]
+    return RpcError(ErrorCode.INVALID_INPUT, f"{text}: {detail}" if detail else text)

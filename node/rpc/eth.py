@@ -1,0 +1,408 @@
+"""The methods that wallets and libraries of Ethereum call (docs/spec/rpc.md, section 2)."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final, ParamSpec, TypeVar
+
+from chain.crypto import keccak256
+from chain.errors import InvalidTransaction
+from chain.primitives import BlockNumber, Hash32
+from chain.types.transaction import decode_transaction
+from node.ipc.client import IpcError, IpcRefusedError, NodeLink
+from node.ipc.framing import JsonObject, JsonValue
+from node.rpc import parameters
+from node.rpc.calls import CallExecutor
+from node.rpc.chain_view import ChainView, build_pending_header
+from node.rpc.dispatch import Method
+from node.rpc.encoding import (
+    data,
+    encode_block,
+    encode_block_transaction,
+    encode_header,
+    encode_receipt,
+    encode_transaction,
+    quantity,
+)
+from node.rpc.errors import ErrorCode, RpcError, build_rejection
+from node.rpc.fees import HISTORY_LIMIT, FeeOracle, parse_percentiles
+from node.rpc.logs import find_logs
+from node.rpc.parameters import BlockTag, Parameters, parse_address, parse_block, parse_hash
+
+SLOW_READS: Final = 2
+"""Reads of many blocks at a time; the others wait, and short requests pass them."""
+
+SYNC_TOLERANCE_BLOCKS: Final = 2
+"""Behind the best peer by no more than this is not syncing: news travel."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class EthMethods:
+    """`eth_`, `net_`, `web3_`, `txpool_` and `rpc_modules` over one chain and one node."""
+
+    def __init__(
+        self,
+        *,
+        chain: ChainView,
+        chain_id: int,
+        client_version: str,
+        node: NodeLink,
+        fees: FeeOracle,
+        calls: CallExecutor,
+    ) -> None:
+        self._chain = chain
+        self._chain_id = chain_id
+        self._client_version = client_version
+        self._node = node
+        self._fees = fees
+        self._calls = calls
+        self._slow_reads = asyncio.Semaphore(SLOW_READS)
+
+    def table(self) -> Mapping[str, Method]:
+        """Every method by its name."""
+        return {
+            "eth_accounts": self._accounts,
+            "eth_blockNumber": self._block_number,
+            "eth_call": self._call,
+            "eth_chainId": self._get_chain_id,
+            "eth_estimateGas": self._estimate_gas,
+            "eth_feeHistory": self._fee_history,
+            "eth_gasPrice": self._gas_price,
+            "eth_getBalance": self._get_balance,
+            "eth_getBlockByHash": self._get_block_by_hash,
+            "eth_getBlockByNumber": self._get_block_by_number,
+            "eth_getBlockReceipts": self._get_block_receipts,
+            "eth_getBlockTransactionCountByHash": self._count_by_hash,
+            "eth_getBlockTransactionCountByNumber": self._count_by_number,
+            "eth_getCode": self._get_code,
+            "eth_getLogs": self._get_logs,
+            "eth_getRawTransactionByBlockHashAndIndex": self._get_raw_by_block_hash,
+            "eth_getRawTransactionByBlockNumberAndIndex": self._get_raw_by_block_number,
+            "eth_getRawTransactionByHash": self._get_raw_transaction,
+            "eth_getStorageAt": self._get_storage_at,
+            "eth_getTransactionByBlockHashAndIndex": self._get_by_block_hash,
+            "eth_getTransactionByBlockNumberAndIndex": self._get_by_block_number,
+            "eth_getTransactionByHash": self._get_transaction,
+            "eth_getTransactionCount": self._get_transaction_count,
+            "eth_getTransactionReceipt": self._get_receipt,
+            "eth_getUncleByBlockHashAndIndex": self._uncle_by_hash,
+            "eth_getUncleByBlockNumberAndIndex": self._uncle_by_number,
+            "eth_getUncleCountByBlockHash": self._uncle_count_by_hash,
+            "eth_getUncleCountByBlockNumber": self._uncle_count_by_number,
+            "eth_maxPriorityFeePerGas": self._max_priority_fee,
+            "eth_sendRawTransaction": self._send_raw_transaction,
+            "eth_syncing": self._syncing,
+            "net_listening": self._listening,
+            "net_peerCount": self._peer_count,
+            "net_version": self._net_version,
+            "rpc_modules": self._modules,
+            "txpool_status": self._pool_status,
+            "web3_clientVersion": self._get_client_version,
+            "web3_sha3": self._sha3,
+        }
+
+    async def _slow(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        async with self._slow_reads:
+            return await asyncio.to_thread(partial(function, *args, **kwargs))
+
+    async def _ask_node(self, method: str, params: JsonObject | None = None) -> JsonValue:
+        try:
+            return await self._node.call(method, params)
+        except IpcError as error:
+            raise RpcError(ErrorCode.UNAVAILABLE, str(error)) from error
+
+    # Constants of the chain.
+
+    async def _accounts(self, params: Parameters) -> JsonValue:
+        params.end()
+        return []
+
+    async def _get_chain_id(self, params: Parameters) -> JsonValue:
+        params.end()
+        return quantity(self._chain_id)
+
+    async def _net_version(self, params: Parameters) -> JsonValue:
+        params.end()
+        return str(self._chain_id)
+
+    async def _get_client_version(self, params: Parameters) -> JsonValue:
+        params.end()
+        return self._client_version
+
+    async def _modules(self, params: Parameters) -> JsonValue:
+        params.end()
+        return dict.fromkeys(("eth", "net", "pot", "rpc", "txpool", "web3"), "1.0")
+
+    async def _sha3(self, params: Parameters) -> JsonValue:
+        value = params.required("data", parameters.parse_data)
+        params.end()
+        return data(keccak256(value))
+
+    # The node.
+
+    async def _syncing(self, params: Parameters) -> JsonValue:
+        params.end()
+        state = await self._ask_node("sync_state")
+        best = state.get("best") if isinstance(state, dict) else None
+        head = self._chain.store.head_number()
+        if not isinstance(best, int) or best <= head + SYNC_TOLERANCE_BLOCKS:
+            return False
+        return {
+            "startingBlock": quantity(0),
+            "currentBlock": quantity(head),
+            "highestBlock": quantity(best),
+        }
+
+    async def _listening(self, params: Parameters) -> JsonValue:
+        params.end()
+        return self._node.is_connected
+
+    async def _peer_count(self, params: Parameters) -> JsonValue:
+        params.end()
+        state = await self._ask_node("sync_state")
+        peers = state.get("peers") if isinstance(state, dict) else None
+        return quantity(peers if isinstance(peers, int) else 0)
+
+    async def _pool_status(self, params: Parameters) -> JsonValue:
+        params.end()
+        counts = await self._ask_node("pool_counts")
+        assert isinstance(counts, dict)
+        return {name: quantity(count) for name, count in counts.items() if isinstance(count, int)}
+
+    # State.
+
+    async def _get_balance(self, params: Parameters) -> JsonValue:
+        address = params.required("address", parse_address)
+        block = params.optional("block", parse_block, BlockTag.LATEST)
+        params.end()
+        return quantity(self._chain.account(address, block).balance)
+
+    async def _get_transaction_count(self, params: Parameters) -> JsonValue:
+        address = params.required("address", parse_address)
+        block = params.optional("block", parse_block, BlockTag.LATEST)
+        params.end()
+        nonce = self._chain.account(address, block).nonce
+        if block is BlockTag.PENDING:
+            pending = await self._ask_node("pending_nonce", {"address": data(address)})
+            if isinstance(pending, int):
+                nonce = max(nonce, pending)
+        return quantity(nonce)
+
+    async def _get_code(self, params: Parameters) -> JsonValue:
+        address = params.required("address", parse_address)
+        block = params.optional("block", parse_block, BlockTag.LATEST)
+        params.end()
+        return data(self._chain.code(address, block))
+
+    async def _get_storage_at(self, params: Parameters) -> JsonValue:
+        address = params.required("address", parse_address)
+        slot = params.required("slot", parameters.parse_slot)
+        block = params.optional("block", parse_block, BlockTag.LATEST)
+        params.end()
+        return data(self._chain.storage(address, slot, block).to_bytes(32, "big"))
+
+    async def _call(self, params: Parameters) -> JsonValue:
+        call = params.required("transaction", parameters.parse_object)
+        block = params.optional("block", parse_block, BlockTag.LATEST)
+        overrides = params.optional("state override", parameters.parse_object, None)
+        params.end()
+        return data(await self._calls.call(self._chain.state_header(block), call, overrides or {}))
+
+    async def _estimate_gas(self, params: Parameters) -> JsonValue:
+        call = params.required("transaction", parameters.parse_object)
+        block = params.optional("block", parse_block, BlockTag.LATEST)
+        overrides = params.optional("state override", parameters.parse_object, None)
+        params.end()
+        return quantity(
+            await self._calls.estimate_gas(self._chain.state_header(block), call, overrides or {})
+        )
+
+    # Fees.
+
+    async def _gas_price(self, params: Parameters) -> JsonValue:
+        params.end()
+        tip = await self._slow(self._fees.suggest_tip)
+        return quantity(self._fees.next_base_fee() + tip)
+
+    async def _max_priority_fee(self, params: Parameters) -> JsonValue:
+        params.end()
+        return quantity(await self._slow(self._fees.suggest_tip))
+
+    async def _fee_history(self, params: Parameters) -> JsonValue:
+        count = params.required(
+            "blockCount",
+            lambda value: parameters.parse_integer(value, low=0, high=2**64 - 1),
+        )
+        newest = params.required("newestBlock", parse_block)
+        percentiles = params.optional("rewardPercentiles", parse_percentiles, None)
+        params.end()
+        return await self._slow(self._fees.history, min(count, HISTORY_LIMIT), newest, percentiles)
+
+    # Blocks.
+
+    async def _block_number(self, params: Parameters) -> JsonValue:
+        params.end()
+        return quantity(self._chain.store.head_number())
+
+    async def _get_block_by_number(self, params: Parameters) -> JsonValue:
+        block = params.required("block", parse_block)
+        full = params.optional("full", parameters.parse_bool, default=False)
+        params.end()
+        if block is BlockTag.PENDING:
+            return self._pending_block()
+        return self._encode_block(self._chain.find_number(block), full=full)
+
+    async def _get_block_by_hash(self, params: Parameters) -> JsonValue:
+        block_hash = params.required("hash", parse_hash)
+        full = params.optional("full", parameters.parse_bool, default=False)
+        params.end()
+        return self._encode_block(self._chain.find_number(block_hash), full=full)
+
+    def _encode_block(self, number: BlockNumber | None, *, full: bool) -> JsonValue:
+        executed = None if number is None else self._chain.executed(number)
+        return None if executed is None else encode_block(executed, full=full)
+
+    def _pending_block(self) -> JsonValue:
+        header = build_pending_header(
+            self._chain.head(), self._fees.next_base_fee(), int(time.time())
+        )
+        return {
+            **encode_header(header),
+            "hash": None,
+            "nonce": None,
+            "miner": None,
+            "size": quantity(len(header.encode())),
+            "transactions": [],
+            "uncles": [],
+            "withdrawals": [],
+        }
+
+    async def _get_block_receipts(self, params: Parameters) -> JsonValue:
+        number = self._chain.find_number(params.required("block", parse_block))
+        params.end()
+        executed = None if number is None else self._chain.executed(number)
+        if executed is None:
+            return None
+        return [encode_receipt(executed, index) for index in range(len(executed.receipts))]
+
+    async def _count_by_hash(self, params: Parameters) -> JsonValue:
+        return self._count(self._chain.find_number(params.required("hash", parse_hash)), params)
+
+    async def _count_by_number(self, params: Parameters) -> JsonValue:
+        return self._count(self._chain.find_number(params.required("block", parse_block)), params)
+
+    def _count(self, number: BlockNumber | None, params: Parameters) -> JsonValue:
+        params.end()
+        executed = None if number is None else self._chain.executed(number)
+        return None if executed is None else quantity(len(executed.receipts))
+
+    async def _uncle_count_by_hash(self, params: Parameters) -> JsonValue:
+        number = self._chain.find_number(params.required("hash", parse_hash))
+        params.end()
+        return None if number is None else quantity(0)
+
+    async def _uncle_count_by_number(self, params: Parameters) -> JsonValue:
+        number = self._chain.find_number(params.required("block", parse_block))
+        params.end()
+        return None if number is None else quantity(0)
+
+    async def _uncle_by_hash(self, params: Parameters) -> JsonValue:
+        params.required("hash", parse_hash)
+        params.required("index", parameters.parse_quantity)
+        params.end()
+        return None
+
+    async def _uncle_by_number(self, params: Parameters) -> JsonValue:
+        params.required("block", parse_block)
+        params.required("index", parameters.parse_quantity)
+        params.end()
+        return None
+
+    async def _get_logs(self, params: Parameters) -> JsonValue:
+        log_filter = params.required("filter", parameters.parse_filter)
+        params.end()
+        return list(await self._slow(find_logs, self._chain, log_filter))
+
+    # Transactions.
+
+    async def _send_raw_transaction(self, params: Parameters) -> JsonValue:
+        raw = params.required("data", parameters.parse_data)
+        params.end()
+        try:
+            decode_transaction(raw)  # here, so that nonsense never reaches the node
+            answer = await self._ask_node("submit_transaction", {"raw": data(raw)})
+        except InvalidTransaction as error:
+            raise build_rejection(error.reason.value, error.detail) from error
+        except IpcRefusedError as error:
+            raise build_rejection(error.reason, error.message) from error
+        assert isinstance(answer, dict)
+        return answer["hash"]
+
+    async def _pooled(self, transaction_hash: Hash32) -> bytes | None:
+        try:
+            raw = await self._node.call("pooled_transaction", {"hash": data(transaction_hash)})
+        except IpcError:
+            return None  # what is finalized is answered without the node, the rest is not known
+        return parameters.parse_data(raw) if raw is not None else None
+
+    async def _get_transaction(self, params: Parameters) -> JsonValue:
+        transaction_hash = params.required("hash", parse_hash)
+        params.end()
+        location = self._chain.store.transaction_location(transaction_hash)
+        if location is None:
+            raw = await self._pooled(transaction_hash)
+            return None if raw is None else encode_transaction(decode_transaction(raw))
+        return self._encode_at(location[0], location[1])
+
+    async def _get_raw_transaction(self, params: Parameters) -> JsonValue:
+        transaction_hash = params.required("hash", parse_hash)
+        params.end()
+        location = self._chain.store.transaction_location(transaction_hash)
+        if location is None:
+            raw = await self._pooled(transaction_hash)
+            return None if raw is None else data(raw)
+        return self._raw_at(location[0], location[1])
+
+    async def _get_receipt(self, params: Parameters) -> JsonValue:
+        transaction_hash = params.required("hash", parse_hash)
+        params.end()
+        location = self._chain.store.transaction_location(transaction_hash)
+        if location is None:
+            return None
+        executed = self._chain.executed(location[0])
+        return None if executed is None else encode_receipt(executed, location[1])
+
+    async def _get_by_block_hash(self, params: Parameters) -> JsonValue:
+        return self._encode_at(*self._read_place(params, parse_hash))
+
+    async def _get_by_block_number(self, params: Parameters) -> JsonValue:
+        return self._encode_at(*self._read_place(params, parse_block))
+
+    async def _get_raw_by_block_hash(self, params: Parameters) -> JsonValue:
+        return self._raw_at(*self._read_place(params, parse_hash))
+
+    async def _get_raw_by_block_number(self, params: Parameters) -> JsonValue:
+        return self._raw_at(*self._read_place(params, parse_block))
+
+    def _read_place(
+        self, params: Parameters, parse: Callable[[JsonValue], parameters.BlockSelector]
+    ) -> tuple[BlockNumber | None, int]:
+        number = self._chain.find_number(params.required("block", parse))
+        index = params.required("index", parameters.parse_uint64)
+        params.end()
+        return number, index
+
+    def _encode_at(self, number: BlockNumber | None, index: int) -> JsonValue:
+        executed = None if number is None else self._chain.executed(number)
+        if executed is None or index >= len(executed.receipts):
+            return None
+        return encode_block_transaction(executed, index)
+
+    def _raw_at(self, number: BlockNumber | None, index: int) -> JsonValue:
+        executed = None if number is None else self._chain.executed(number)
+        if executed is None or index >= len(executed.receipts):
+            return None
+        return data(executed.block.transactions[index])

@@ -1,0 +1,123 @@
+"""What gas costs: suggestions and history (docs/spec/rpc.md, section 2)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from chain.primitives import BlockNumber
+from chain.types.header import Header
+from node.ipc.framing import JsonObject, JsonValue
+from node.rpc.chain_view import ChainView
+from node.rpc.encoding import ExecutedBlock, quantity
+from node.rpc.errors import header_not_found, invalid_params
+from node.rpc.parameters import BlockSelector, BlockTag
+
+HISTORY_LIMIT: Final = 1_024
+"""Blocks of one fee history; geth's limit."""
+
+REWARD_HISTORY_LIMIT: Final = 128
+"""Blocks of one fee history with rewards, which reads every transaction of them."""
+
+PERCENTILE_LIMIT: Final = 100
+"""Percentiles of one fee history; geth's limit."""
+
+SAMPLED_BLOCKS: Final = 20
+"""Blocks that a suggested tip looks back on; geth's number."""
+
+SUGGESTED_PERCENTILE: Final = 60
+"""Of the tips in them; geth's number."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeeOracle:
+    """Suggestions from what recent blocks paid."""
+
+    chain: ChainView
+    compute_base_fee: Callable[[Header], int]
+    """The base fee of the child of a header, wei a unit of gas."""
+
+    def next_base_fee(self) -> int:
+        """Wei a unit of gas, in the block after the head."""
+        return self.compute_base_fee(self.chain.head())
+
+    def suggest_tip(self) -> int:
+        """Wei a unit of gas above the base fee; 0 while nobody pays one."""
+        head = self.chain.head().number
+        tips = sorted(
+            tip
+            for number in range(max(1, head - SAMPLED_BLOCKS + 1), head + 1)
+            if (executed := self.chain.executed(BlockNumber(number))) is not None
+            for tip, _ in _paid_tips(executed)
+        )
+        return tips[(len(tips) - 1) * SUGGESTED_PERCENTILE // 100] if tips else 0
+
+    def history(
+        self, block_count: int, newest: BlockSelector, percentiles: list[float] | None
+    ) -> JsonObject:
+        """`eth_feeHistory`: of `block_count` blocks up to `newest`, as far as there are any.
+
+        Raises:
+            RpcError: -32000: there is no such block.
+        """
+        last = self.chain.find_number(BlockTag.LATEST if newest is BlockTag.PENDING else newest)
+        if last is None:
+            raise header_not_found()
+        limit = REWARD_HISTORY_LIMIT if percentiles else HISTORY_LIMIT
+        first = BlockNumber(max(0, last + 1 - min(block_count, limit)))
+        headers = self.chain.store.headers(first, last) if block_count else ()
+        base_fees = [header.base_fee_per_gas for header in headers]
+        if headers:
+            base_fees.append(self.compute_base_fee(headers[-1]))
+        history: JsonObject = {
+            "oldestBlock": quantity(first if headers else 0),
+            "baseFeePerGas": [quantity(fee) for fee in base_fees],
+            "gasUsedRatio": [header.gas_used / header.gas_limit for header in headers],
+        }
+        if percentiles:
+            history["reward"] = [self._rewards(header.number, percentiles) for header in headers]
+        return history
+
+    def _rewards(self, number: BlockNumber, percentiles: list[float]) -> JsonValue:
+        executed = self.chain.executed(number)
+        assert executed is not None, "its header was there"
+        tips = sorted(_paid_tips(executed))
+        total_gas = executed.block.header.gas_used
+        rewards: list[JsonValue] = []
+        for percentile in percentiles:
+            wanted, tip = total_gas * percentile / 100, 0
+            for tip, gas in tips:  # noqa: B007 - the last one looked at is the answer
+                wanted -= gas
+                if wanted <= 0:
+                    break
+            rewards.append(quantity(tip))
+        return rewards
+
+
+def _paid_tips(executed: ExecutedBlock) -> list[tuple[int, int]]:
+    """The tip a unit of gas and the gas of every transaction."""
+    base_fee = executed.block.header.base_fee_per_gas
+    return [
+        (
+            executed.transaction(index).compute_effective_gas_price(base_fee) - base_fee,
+            executed.gas_used(index),
+        )
+        for index in range(len(executed.receipts))
+    ]
+
+
+def parse_percentiles(value: JsonValue) -> list[float]:
+    """Ascending numbers from 0 to 100.
+
+    Raises:
+        RpcError: -32602.
+    """
+    if not isinstance(value, list) or len(value) > PERCENTILE_LIMIT:
+        raise invalid_params(f"expected a list of at most {PERCENTILE_LIMIT} percentiles")
+    percentiles: list[float] = []
+    for entry in value:
+        if not isinstance(entry, int | float) or isinstance(entry, bool) or not 0 <= entry <= 100:
+            raise invalid_params("invalid reward percentile: expected a number from 0 to 100")
+        if percentiles and entry < percentiles[-1]:
+            raise invalid_params("invalid reward percentile: not ascending")
+        percentiles.append(float(entry))
+    return percentiles

@@ -1,0 +1,280 @@
+"""HTTP as this service needs it: bounded bodies, streams, and who may ask (docs/spec/rpc.md, 4).
+
+The ASGI protocol is spoken here and nowhere else.
+"""
+
+import asyncio
+import ipaddress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import parse_qsl
+
+import structlog
+
+from node.ipc.framing import JsonObject, dump_json
+
+Message = MutableMapping[str, object]
+"""An ASGI message or scope."""
+
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+RECEIVE_TIMEOUT_SECONDS: Final = 30.0
+"""Between two parts of a body; a client that is slower holds a connection for nothing."""
+
+QUERY_LIMIT_FIELDS: Final = 32
+"""Fields of a query string; no resource here has more than ten."""
+
+_log = structlog.get_logger("node.rpc")
+
+
+class HttpError(Exception):
+    """The request is answered with this status; `reason` is for programs."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.message = message
+
+
+class Request:
+    """One request, its body not yet read."""
+
+    def __init__(self, scope: Message, receive: Receive) -> None:
+        self.method = str(scope["method"])
+        self.path = str(scope["path"])
+        raw_headers = scope["headers"]
+        assert isinstance(raw_headers, list | tuple)
+        self.headers: Mapping[str, str] = {
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw_headers
+        }
+        query = scope["query_string"]
+        assert isinstance(query, bytes)
+        self._query_string = query.decode("latin-1")
+        self._receive = receive
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """The fields of the query string; the last of equal names.
+
+        Raises:
+            HttpError: 400: there are too many.
+        """
+        try:
+            return dict(
+                parse_qsl(
+                    self._query_string, keep_blank_values=True, max_num_fields=QUERY_LIMIT_FIELDS
+                )
+            )
+        except ValueError as error:
+            raise HttpError(400, "malformed", "too many query fields") from error
+
+    @property
+    def content_type(self) -> str:
+        """The media type of the body, without parameters."""
+        return self.headers.get("content-type", "").split(";")[0].strip().lower()
+
+    def content_length(self) -> int | None:
+        """How many bytes the body has, if the client says so.
+
+        Raises:
+            HttpError: 400: it is not a number.
+        """
+        value = self.headers.get("content-length")
+        if value is None:
+            return None
+        if not value.isascii() or not value.isdigit() or len(value) > 18:
+            raise HttpError(400, "malformed", "content-length is not a number")
+        return int(value)
+
+    async def chunks(self, limit_bytes: int) -> AsyncIterator[bytes]:
+        """The body in parts, as it arrives.
+
+        Raises:
+            HttpError: 413 past `limit_bytes` (before anything is read if the client says so);
+                408 if the client stalls; 400 if it goes away.
+        """
+        if (self.content_length() or 0) > limit_bytes:
+            raise HttpError(413, "too_large", f"content length too large, limit {limit_bytes}")
+        received = 0
+        while True:
+            try:
+                async with asyncio.timeout(RECEIVE_TIMEOUT_SECONDS):
+                    message = await self._receive()
+            except TimeoutError as error:
+                raise HttpError(408, "timeout", "the body does not arrive") from error
+            if message["type"] != "http.request":
+                raise HttpError(400, "malformed", "the body ended early")
+            part = message.get("body", b"")
+            assert isinstance(part, bytes)
+            received += len(part)
+            if received > limit_bytes:
+                raise HttpError(413, "too_large", f"content length too large, limit {limit_bytes}")
+            if part:
+                yield part
+            if not message.get("more_body", False):
+                return
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            HttpError: as `chunks`.
+        """
+        return b"".join([part async for part in self.chunks(limit_bytes)])
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer: a whole body, or a stream of `length_bytes`."""
+
+    status: int
+    body: bytes | AsyncIterator[bytes] = b""
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    length_bytes: int | None = None
+    """Of a stream, or of what HEAD leaves out."""
+
+
+def json_response(value: JsonObject, status: int = 200) -> Response:
+    """A JSON object."""
+    return Response(status, dump_json(value))
+
+
+def error_response(error: HttpError) -> Response:
+    """`{"error": reason, "message": ...}`."""
+    return Response(
+        error.status,
+        dump_json({"error": error.reason, "message": error.message}),
+        # What is left of a body that was not read must not be taken for the next request.
+        headers={"connection": "close"} if error.status in (408, 413) else {},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRules:
+    """Which pages and which names may be used to reach this service."""
+
+    allowed_origins: frozenset[str] = frozenset()
+    """Origins of web pages that may read answers; "*" is any."""
+    allowed_hosts: frozenset[str] = frozenset({"localhost"})
+    """Names in the Host header besides addresses; "*" is any.
+
+    A page of a stranger's domain that resolves to this machine (DNS rebinding) says its own name.
+    """
+
+    def check_host(self, request: Request) -> None:
+        """Refuse a name that is not ours.
+
+        Raises:
+            HttpError: 403.
+        """
+        host = request.headers.get("host")
+        if host is None or "*" in self.allowed_hosts:
+            return
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        name = name.removeprefix("[").removesuffix("]").lower()
+        if name not in self.allowed_hosts and not _is_address(name):
+            raise HttpError(
+                403,
+                "host_not_allowed",
+                "invalid host specified: add it to rpc.allowed_hosts of the node",
+            )
+
+    def cross_origin_headers(self, request: Request) -> dict[str, str]:
+        """The headers that let the asking page read the answer; none if it may not."""
+        origin = request.headers.get("origin")
+        if origin is None or not self.allowed_origins & {origin, "*"}:
+            return {}
+        return {
+            "access-control-allow-origin": "*" if "*" in self.allowed_origins else origin,
+            "vary": "origin",
+        }
+
+    def answer_preflight(self) -> Response:
+        """What a browser asks before a request that a form could not send."""
+        return Response(
+            204,
+            headers={
+                "access-control-allow-methods": "GET, HEAD, POST, PUT",
+                "access-control-allow-headers": "content-type, range",
+                "access-control-max-age": "600",
+            },
+        )
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+"""What answers a request; raises HttpError."""
+
+
+class HttpApplication:
+    """The ASGI application around one handler."""
+
+    def __init__(self, handler: Handler, rules: AccessRules) -> None:
+        self._handler = handler
+        self._rules = rules
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] != "http":
+            return
+        request = Request(scope, receive)
+        response = await self._respond(request)
+        extra = self._rules.cross_origin_headers(request)
+        await _send_response(request, response, extra, send)
+
+    async def _respond(self, request: Request) -> Response:
+        try:
+            self._rules.check_host(request)
+            if request.method == "OPTIONS":
+                return self._rules.answer_preflight()
+            return await self._handler(request)
+        except HttpError as error:
+            return error_response(error)
+        except Exception:  # noqa: BLE001 - ours, whatever it is: it must not end the service
+            _log.exception("http request failed", path=request.path)
+            return error_response(HttpError(500, "internal", "internal error"))
+
+
+async def _send_response(
+    request: Request, response: Response, extra: Mapping[str, str], send: Send
+) -> None:
+    body = response.body
+    length = len(body) if isinstance(body, bytes) else response.length_bytes
+    if request.method == "HEAD" and response.length_bytes is not None:
+        length = response.length_bytes
+    headers = {
+        "content-type": response.content_type,
+        "x-content-type-options": "nosniff",
+        **({} if length is None else {"content-length": str(length)}),
+        **response.headers,
+        **extra,
+    }
+    if response.status == 204:
+        del headers["content-length"], headers["content-type"]
+    await send(
+        {
+            "type": "http.response.start",
+            "status": response.status,
+            "headers": [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()],
+        }
+    )
+    if isinstance(body, bytes):
+        await send(
+            {"type": "http.response.body", "body": b"" if request.method == "HEAD" else body}
+        )
+        return
+    if request.method != "HEAD":
+        async for part in body:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,330 @@
+"""JSON to exact values, or a -32602 that says which and why (docs/spec/rpc.md, section 2)."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, TypeVar
+
+from chain.primitives import Address, BlockNumber, Hash32
+from chain.types.block import TRANSACTION_LIMIT_BYTES
+from chain.types.receipt import MAX_TOPICS
+from node.ipc.framing import JsonObject, JsonValue
+from node.rpc.errors import ErrorCode, RpcError, invalid_params
+
+Value = TypeVar("Value")
+Default = TypeVar("Default")
+
+CALL_DATA_LIMIT_BYTES: Final = TRANSACTION_LIMIT_BYTES
+"""A call that no transaction could make is of no use."""
+
+MAX_FILTER_ALTERNATIVES: Final = 1_000
+"""Addresses or topics of one position; geth's limit."""
+
+_QUANTITY = re.compile(r"0x(0|[1-9a-fA-F][0-9a-fA-F]*)\Z")
+_DATA = re.compile(r"0x([0-9a-fA-F]{2})*\Z")
+
+
+class BlockTag(StrEnum):
+    """Names for blocks. Under PBFT the latest block is final, so three of them are one."""
+
+    LATEST = "latest"
+    SAFE = "safe"
+    FINALIZED = "finalized"
+    EARLIEST = "earliest"
+    PENDING = "pending"
+
+
+BlockSelector = BlockTag | BlockNumber | Hash32
+"""What a block parameter names."""
+
+
+class Parameters:
+    """The positional parameters of one request, read in order."""
+
+    def __init__(self, values: list[JsonValue]) -> None:
+        self._values = values
+        self._next = 0
+
+    def required(self, name: str, parse: Callable[[JsonValue], Value]) -> Value:
+        """The next parameter.
+
+        Raises:
+            RpcError: -32602: it is missing or of the wrong shape.
+        """
+        if self._next >= len(self._values):
+            raise invalid_params(f"missing value for required argument {self._next} ({name})")
+        value = self._values[self._next]
+        self._next += 1
+        return parse_named(name, parse, value)
+
+    def optional(
+        self, name: str, parse: Callable[[JsonValue], Value], default: Default
+    ) -> Value | Default:
+        """The next parameter, or `default` if it is absent or null.
+
+        Raises:
+            RpcError: -32602: it is of the wrong shape.
+        """
+        if self._next >= len(self._values) or self._values[self._next] is None:
+            self._next += 1
+            return default
+        return self.required(name, parse)
+
+    def end(self) -> None:
+        """Check that nothing is left.
+
+        Raises:
+            RpcError: -32602: there is.
+        """
+        if self._next < len(self._values):
+            raise invalid_params(f"too many arguments, want at most {self._next}")
+
+
+def parse_named(name: str, parse: Callable[[JsonValue], Value], value: JsonValue) -> Value:
+    """The parsed value; an error says the name.
+
+    Raises:
+        RpcError: as `parse`.
+    """
+    try:
+        return parse(value)
+    except RpcError as error:
+        if error.code is not ErrorCode.INVALID_PARAMS:
+            raise
+        raise invalid_params(f"invalid argument {name}: {error.message}") from error
+
+
+def parse_quantity(value: JsonValue) -> int:
+    """An unsigned integer below 2**256 from 0x-hexadecimal without leading zeros.
+
+    Raises:
+        RpcError: -32602.
+    """
+    if not isinstance(value, str):
+        raise invalid_params("expected a 0x-hexadecimal string")
+    if not value.startswith("0x"):
+        raise invalid_params("hex string without 0x prefix")
+    if not _QUANTITY.match(value):
+        raise invalid_params("hex number with leading zero digits, no digits, or other characters")
+    if len(value) > 66:
+        raise invalid_params("hex number > 256 bits")
+    return int(value, 16)
+
+
+def parse_uint64(value: JsonValue) -> int:
+    """A quantity below 2**64.
+
+    Raises:
+        RpcError: -32602.
+    """
+    number = parse_quantity(value)
+    if number >= 1 << 64:
+        raise invalid_params("hex number > 64 bits")
+    return number
+
+
+def parse_data(value: JsonValue, *, limit_bytes: int = CALL_DATA_LIMIT_BYTES) -> bytes:
+    """Bytes from 0x-hexadecimal of even length.
+
+    Raises:
+        RpcError: -32602; -32005 past `limit_bytes`.
+    """
+    if not isinstance(value, str):
+        raise invalid_params("expected a 0x-hexadecimal string")
+    if not value.startswith("0x"):
+        raise invalid_params("hex string without 0x prefix")
+    if len(value) > 2 + 2 * limit_bytes:
+        raise RpcError(ErrorCode.LIMIT_EXCEEDED, f"more than {limit_bytes} bytes")
+    if not _DATA.match(value):
+        raise invalid_params("hex string of odd length, or with other characters")
+    return bytes.fromhex(value[2:])
+
+
+def _parse_fixed(value: JsonValue, length: int) -> bytes:
+    parsed = parse_data(value)
+    if len(parsed) != length:
+        raise invalid_params(f"hex string has {len(parsed)} bytes, want {length}")
+    return parsed
+
+
+def parse_address(value: JsonValue) -> Address:
+    """20 bytes, in any letter case.
+
+    Raises:
+        RpcError: -32602.
+    """
+    return Address(_parse_fixed(value, 20))
+
+
+def parse_hash(value: JsonValue) -> Hash32:
+    """32 bytes.
+
+    Raises:
+        RpcError: -32602.
+    """
+    return Hash32(_parse_fixed(value, 32))
+
+
+def parse_slot(value: JsonValue) -> int:
+    """A storage slot: up to 32 bytes, leading zeros allowed, as clients send both forms.
+
+    Raises:
+        RpcError: -32602.
+    """
+    if not isinstance(value, str) or not re.match(r"0x[0-9a-fA-F]{1,64}\Z", value):
+        raise invalid_params("expected 0x and 1 to 64 hexadecimal digits")
+    return int(value, 16)
+
+
+def parse_bool(value: JsonValue) -> bool:
+    """True or false.
+
+    Raises:
+        RpcError: -32602.
+    """
+    if not isinstance(value, bool):
+        raise invalid_params("expected true or false")
+    return value
+
+
+def parse_string(value: JsonValue) -> str:
+    """A string.
+
+    Raises:
+        RpcError: -32602.
+    """
+    if not isinstance(value, str):
+        raise invalid_params("expected a string")
+    return value
+
+
+def parse_object(value: JsonValue) -> JsonObject:
+    """A JSON object.
+
+    Raises:
+        RpcError: -32602.
+    """
+    if not isinstance(value, dict):
+        raise invalid_params("expected an object")
+    return value
+
+
+def parse_list(value: JsonValue, *, limit: int) -> list[JsonValue]:
+    """A list of at most `limit` entries.
+
+    Raises:
+        RpcError: -32602; -32005 past `limit`.
+    """
+    if not isinstance(value, list):
+        raise invalid_params("expected a list")
+    if len(value) > limit:
+        raise RpcError(ErrorCode.LIMIT_EXCEEDED, f"more than {limit} entries")
+    return value
+
+
+def parse_integer(value: JsonValue, *, low: int, high: int) -> int:
+    """A JSON integer, or the same as a quantity, from `low` to `high`.
+
+    Raises:
+        RpcError: -32602.
+    """
+    number = value if isinstance(value, int) and not isinstance(value, bool) else None
+    if number is None:
+        number = parse_quantity(value)
+    if not low <= number <= high:
+        raise invalid_params(f"expected an integer from {low} to {high}")
+    return number
+
+
+def parse_block(value: JsonValue) -> BlockSelector:
+    """A tag, a number, or EIP-1898's object with `blockNumber` or `blockHash`.
+
+    `requireCanonical` changes nothing: every block of this chain is canonical.
+
+    Raises:
+        RpcError: -32602.
+    """
+    if isinstance(value, dict):
+        if set(value) - {"blockNumber", "blockHash", "requireCanonical"}:
+            raise invalid_params("expected blockNumber or blockHash")
+        parse_bool(value.get("requireCanonical", False))
+        if "blockHash" in value and "blockNumber" in value:
+            raise invalid_params("cannot specify both blockHash and blockNumber")
+        if "blockHash" in value:
+            return parse_hash(value["blockHash"])
+        if "blockNumber" in value:
+            return parse_block_number(value["blockNumber"])
+        raise invalid_params("expected blockNumber or blockHash")
+    if isinstance(value, str) and len(value) == 66:
+        return parse_hash(value)
+    return parse_block_number(value)
+
+
+def parse_block_number(value: JsonValue) -> BlockTag | BlockNumber:
+    """A tag or a number.
+
+    Raises:
+        RpcError: -32602.
+    """
+    if isinstance(value, str) and value in set(BlockTag):
+        return BlockTag(value)
+    return BlockNumber(parse_uint64(value))
+
+
+@dataclass(frozen=True, slots=True)
+class LogFilter:
+    """Which logs: of one block by hash, or of a range, by address and by topic position."""
+
+    block_hash: Hash32 | None
+    from_block: BlockTag | BlockNumber
+    to_block: BlockTag | BlockNumber
+    addresses: tuple[Address, ...]
+    """Any of them; none given means any address."""
+    topics: tuple[tuple[Hash32, ...], ...]
+    """For each position any of them; none given means any topic, but there must be one."""
+
+    def matches(self, address: Address, topics: tuple[Hash32, ...]) -> bool:
+        """Whether a log with that address and those topics is asked for."""
+        return (
+            (not self.addresses or address in self.addresses)
+            and len(topics) >= len(self.topics)
+            and all(
+                not wanted or topic in wanted
+                for wanted, topic in zip(self.topics, topics, strict=False)
+            )
+        )
+
+
+def parse_filter(value: JsonValue) -> LogFilter:
+    """A log filter.
+
+    Raises:
+        RpcError: -32602 or -32005.
+    """
+    given = parse_object(value)
+    block_hash = given.get("blockHash")
+    first, last = given.get("fromBlock"), given.get("toBlock")
+    if block_hash is not None and (first is not None or last is not None):
+        raise invalid_params("cannot specify both BlockHash and FromBlock/ToBlock, choose one")
+    topics = given.get("topics")
+    positions = [] if topics is None else parse_list(topics, limit=MAX_FILTER_ALTERNATIVES)
+    if len(positions) > MAX_TOPICS:
+        raise invalid_params("exceed max topics")
+    return LogFilter(
+        block_hash=None if block_hash is None else parse_hash(block_hash),
+        from_block=BlockTag.LATEST if first is None else parse_block_number(first),
+        to_block=BlockTag.LATEST if last is None else parse_block_number(last),
+        addresses=_parse_alternatives(given.get("address"), parse_address),
+        topics=tuple(_parse_alternatives(position, parse_hash) for position in positions),
+    )
+
+
+def _parse_alternatives(value: JsonValue, parse: Callable[[JsonValue], Value]) -> tuple[Value, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        return (parse(value),)
+    entries = parse_list(value, limit=MAX_FILTER_ALTERNATIVES)
+    # A null among alternatives is a wildcard, as in geth.
+    return () if None in entries else tuple(parse(entry) for entry in entries)

@@ -1,0 +1,178 @@
+"""The RPC process put together (docs/spec/rpc.md, section 5).
+
+It reads the database and the blobs of its node's data directory, and asks the node over the Unix
+socket for what only the node knows.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import structlog
+import uvicorn
+
+from chain.genesis import parse_genesis
+from chain.validation import compute_next_base_fee
+from node.blobs import BlobStore
+from node.errors import OperatorError
+from node.ipc.client import IpcClient, NodeLink
+from node.rpc.blobs import BlobService
+from node.rpc.calls import CallExecutor, CallWorkers
+from node.rpc.chain_view import ChainView
+from node.rpc.dispatch import Dispatcher
+from node.rpc.eth import EthMethods
+from node.rpc.fees import FeeOracle
+from node.rpc.http import AccessRules, HttpApplication
+from node.rpc.server import RpcService
+from node.storage.block_store import BlockStore
+from node.storage.database import Database, open_database
+
+CONNECTION_LIMIT: Final = 512
+"""Connections and requests at a time; past it the answer is 503 at once."""
+
+KEEP_ALIVE_SECONDS: Final = 75
+"""Longer than clients poll: a wallet asks every few seconds over one connection."""
+
+PARENT_CHECK_SECONDS: Final = 0.5
+"""A service whose node died answers from a chain that stands still, so it ends."""
+
+BACKLOG: Final = 1_024
+"""Connections that the kernel holds until they are accepted."""
+
+_log = structlog.get_logger("node.rpc")
+
+
+@dataclass(frozen=True, slots=True)
+class RpcOptions:
+    """Where things are, and how much a client may ask for."""
+
+    database: Path
+    blobs: Path
+    socket: Path
+    host: str = "127.0.0.1"
+    port: int = 8545
+    """0 takes a free one; the log says which."""
+    shares_port: bool = False
+    """Other processes of this node listen on it too; the kernel spreads connections."""
+    access: AccessRules = field(default_factory=AccessRules)
+    body_limit_bytes: int = 5 * 2**20
+    """Of a JSON-RPC request; geth's limit."""
+    blob_quota_bytes: int = 10 * 2**30
+    call_gas_limit: int = 50_000_000
+    """Of eth_call; geth's default."""
+    call_timeout_seconds: float = 5.0
+    """Of one eth_call or eth_estimateGas; geth's default."""
+    call_workers: int = 2
+    """Processes that execute calls, each on a core of its own."""
+
+
+def get_client_version() -> str:
+    """`web3_clientVersion`: name, version, platform, language."""
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return f"ProofOfTraining/v{version('proof-of-training')}/{sys.platform}/{python}"
+
+
+def build_service(
+    options: RpcOptions, database: Database, node: NodeLink, calls: CallExecutor
+) -> HttpApplication:
+    """Put everything together over an open database.
+
+    Raises:
+        OperatorError: the database is empty, or of another version.
+    """
+    store = BlockStore(database)
+    store.check_initialized()
+    genesis = parse_genesis(store.genesis_config())
+    chain = ChainView(store, database)
+    fees = FeeOracle(chain, lambda parent: compute_next_base_fee(parent, genesis))
+    eth = EthMethods(
+        chain=chain,
+        chain_id=genesis.chain_id,
+        client_version=get_client_version(),
+        node=node,
+        fees=fees,
+        calls=calls,
+    )
+    service = RpcService(
+        dispatcher=Dispatcher(eth.table()),
+        chain=chain,
+        node=node,
+        blobs=BlobService(BlobStore(options.blobs, quota_bytes=options.blob_quota_bytes)),
+        body_limit_bytes=options.body_limit_bytes,
+    )
+    return HttpApplication(service, options.access)
+
+
+async def serve(options: RpcOptions, *, parent_pid: int | None = None) -> None:
+    """Serve until SIGTERM, SIGINT or the end of the parent process.
+
+    Raises:
+        OperatorError: the database is absent, or the port is taken.
+    """
+    node = IpcClient(options.socket)
+    calls = CallWorkers(
+        (
+            sys.executable,
+            "-m",
+            "node.rpc.call_worker",
+            str(options.database),
+            str(options.call_gas_limit),
+        ),
+        size=options.call_workers,
+        timeout_seconds=options.call_timeout_seconds,
+    )
+    database = open_database(options.database, readonly=True)
+    application = build_service(options, database, node, calls)
+    listener = _listen(options)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            limit_concurrency=CONNECTION_LIMIT,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=2,
+        )
+    )
+    helpers = [asyncio.create_task(node.run())]
+    if parent_pid is not None:
+        helpers.append(asyncio.create_task(_end_with_parent(server, parent_pid)))
+    host, port = listener.getsockname()[:2]
+    _log.info("rpc listens", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        for helper in helpers:
+            helper.cancel()
+        await calls.close()
+
+
+def _listen(options: RpcOptions) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+        return socket.create_server((options.host, options.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise OperatorError(
+            f"cannot listen on {options.host}:{options.port} ({error.strerror}): set rpc.port to a "
+            "free port, and rpc.host to an address of this machine"
+        ) from error
+
+
+async def _end_with_parent(server: uvicorn.Server, parent_pid: int) -> None:
+    # Not PR_SET_PDEATHSIG: it is sent when the *thread* that started this process ends, and trio
+    # starts processes from a thread that ends after some idle seconds.
+    while os.getppid() == parent_pid:  # noqa: ASYNC110 - nothing tells of a parent's end
+        await asyncio.sleep(PARENT_CHECK_SECONDS)
+    _log.warning("the node process ended, so does its rpc process")
+    server.should_exit = True

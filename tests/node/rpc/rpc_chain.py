@@ -1,0 +1,269 @@
+"""A small finalized chain on disk, built by the real transition, and a node that extends it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from eth_account import Account as Signer
+from eth_account.signers.local import LocalAccount
+
+from chain.builder import build_block
+from chain.crypto import keccak256
+from chain.errors import RejectedInputError, RejectionReason
+from chain.genesis import build_genesis, parse_genesis
+from chain.primitives import Address, Hash32, Signature, ValidatorIndex, View
+from chain.types.certificate import CommitCertificate
+from chain.types.transaction import Transaction, decode_transaction
+from node.ipc.framing import JsonObject, JsonValue
+from node.storage.block_store import BlockStore
+from node.storage.database import Database, open_database
+
+CHAIN_ID: Final = 424_242
+ALICE: Final[LocalAccount] = Signer.from_key(b"\x0a" * 32)
+BOB: Final[LocalAccount] = Signer.from_key(b"\x0b" * 32)
+VALIDATOR: Final = Address(b"\x11" * 20)
+TEN: Final = 10**19
+TIMESTAMP: Final = 1_790_000_000
+
+
+def selector(signature: str) -> bytes:
+    return keccak256(signature.encode())[:4]
+
+
+CHANGED: Final = keccak256(b"Changed(address,uint256)")
+REASON: Final = b"not like this"
+ERROR_DATA: Final = (
+    selector("Error(string)")
+    + (32).to_bytes(32, "big")
+    + len(REASON).to_bytes(32, "big")
+    + REASON.ljust(32, b"\0")
+)
+COUNTER_ABI: Final = [
+    {
+        "type": "function",
+        "name": "set",
+        "inputs": [{"name": "value", "type": "uint256"}],
+        "outputs": [],
+        "stateMutability": "nonpayable",
+    },
+    {
+        "type": "function",
+        "name": "get",
+        "inputs": [],
+        "outputs": [{"name": "", "type": "uint256"}],
+        "stateMutability": "view",
+    },
+    {
+        "type": "function",
+        "name": "fail",
+        "inputs": [],
+        "outputs": [],
+        "stateMutability": "nonpayable",
+    },
+    {
+        "type": "function",
+        "name": "spin",
+        "inputs": [],
+        "outputs": [],
+        "stateMutability": "view",
+    },
+    {
+        "type": "event",
+        "name": "Changed",
+        "anonymous": False,
+        "inputs": [
+            {"name": "by", "type": "address", "indexed": True},
+            {"name": "value", "type": "uint256", "indexed": False},
+        ],
+    },
+]
+
+
+def _assemble(program: Sequence[str | bytes]) -> bytes:
+    """Code from mnemonics, pushed bytes, and labels: ":x" defines one, "@x" pushes it."""
+    opcodes = {
+        "STOP": 0x00,
+        "EQ": 0x14,
+        "SHR": 0x1C,
+        "CALLER": 0x33,
+        "CALLDATALOAD": 0x35,
+        "CODECOPY": 0x39,
+        "MSTORE": 0x52,
+        "SLOAD": 0x54,
+        "SSTORE": 0x55,
+        "JUMP": 0x56,
+        "JUMPI": 0x57,
+        "DUP1": 0x80,
+        "LOG2": 0xA2,
+        "RETURN": 0xF3,
+        "REVERT": 0xFD,
+    }
+    code, labels, uses = bytearray(), {}, []
+    for step in program:
+        if isinstance(step, bytes):
+            code += bytes([0x5F + len(step)]) + step
+        elif step.startswith(":"):
+            labels[step[1:]] = len(code)
+            code.append(0x5B)
+        elif step.startswith("@"):
+            uses.append((len(code) + 1, step[1:]))
+            code += b"\x61\0\0"
+        else:
+            code.append(opcodes[step])
+    for position, label in uses:
+        code[position : position + 2] = labels[label].to_bytes(2, "big")
+    return bytes(code)
+
+
+def _build_counter() -> bytes:
+    def choose(signature: str, label: str) -> list[str | bytes]:
+        return ["DUP1", selector(signature), "EQ", f"@{label}", "JUMPI"]
+
+    failing = [
+        step
+        for start in range(0, 128, 32)
+        for step in (ERROR_DATA.ljust(128, b"\0")[start : start + 32], bytes([start]), "MSTORE")
+    ]
+    return _assemble(
+        [
+            *(b"\0", "CALLDATALOAD", b"\xe0", "SHR"),
+            *choose("set(uint256)", "set"),
+            *choose("fail()", "fail"),
+            *choose("spin()", "spin"),
+            *(b"\0", "SLOAD", b"\0", "MSTORE", b"\x20", b"\0", "RETURN"),
+            *(":set", b"\x04", "CALLDATALOAD", "DUP1", b"\0", "SSTORE", b"\0", "MSTORE"),
+            *("CALLER", bytes(CHANGED), b"\x20", b"\0", "LOG2", "STOP"),
+            *(":fail", *failing, bytes([len(ERROR_DATA)]), b"\0", "REVERT"),
+            *(":spin", "@spin", "JUMP"),
+        ]
+    )
+
+
+COUNTER_RUNTIME: Final = _build_counter()
+_LENGTH = len(COUNTER_RUNTIME).to_bytes(2, "big")
+COUNTER_INIT_CODE: Final = (
+    _assemble([_LENGTH, "DUP1", b"\0\x0d", b"\0", "CODECOPY", b"\0", "RETURN"]) + COUNTER_RUNTIME
+)
+
+
+def set_call(value: int) -> bytes:
+    return selector("set(uint256)") + value.to_bytes(32, "big")
+
+
+def sign(signer: LocalAccount, **fields: object) -> bytes:
+    """The raw transaction of these fields, by default of type 2 and free."""
+    if isinstance(fields.get("to"), str):
+        fields["to"] = bytes.fromhex(str(fields["to"])[2:])  # the signer wants checksums in text
+    defaults: dict[str, object] = {"chainId": CHAIN_ID, "gas": 300_000, "value": 0}
+    if "gasPrice" not in fields:
+        defaults |= {"maxFeePerGas": 0, "maxPriorityFeePerGas": 0}
+    return bytes(signer.sign_transaction({**defaults, **fields}).raw_transaction)
+
+
+def genesis_file(**parameters: object) -> bytes:
+    return json.dumps(
+        {
+            "config": {"chainId": CHAIN_ID, "proofOfTraining": parameters},
+            "gasLimit": "0x1c9c380",
+            "timestamp": hex(TIMESTAMP),
+            "alloc": {
+                ALICE.address: {"balance": str(TEN)},
+                BOB.address: {"balance": str(TEN)},
+            },
+        }
+    ).encode()
+
+
+class LocalChain:
+    """One store, extended a block at a time. The certificates are of nobody: none is checked."""
+
+    def __init__(self, path: Path, **parameters: object) -> None:
+        file = genesis_file(**parameters)
+        self.config = parse_genesis(file)
+        genesis = build_genesis(self.config)
+        self.database: Database = open_database(path)
+        self.store = BlockStore(self.database)
+        self.store.initialize(genesis.header, genesis.delta, file)
+
+    def extend(self, *raw_transactions: bytes) -> Hash32:
+        """Finalize a block of these transactions; its hash.
+
+        Raises:
+            InvalidTransaction: one of them does not fit.
+        """
+        parent = self.store.head()
+        built = build_block(
+            parent,
+            [decode_transaction(raw) for raw in raw_transactions],
+            self.database,
+            self.config,
+            coinbase=VALIDATOR,
+            timestamp=parent.timestamp + 2,
+            parent_certificate=_certificate() if parent.number else None,
+        )
+        if built.dropped:
+            raise built.dropped[0].error
+        self.store.finalize(
+            built.block,
+            _certificate(),
+            receipts=built.result.receipts,
+            senders=built.result.senders,
+            delta=built.result.delta,
+        )
+        return built.block.hash
+
+
+def _certificate() -> CommitCertificate:
+    return CommitCertificate(View(0), ((ValidatorIndex(0), Signature(b"\x01" * 65)),))
+
+
+class InstantNode:
+    """The node process's answers; a transaction is in a block at once, unless it is `holding`."""
+
+    def __init__(self, chain: LocalChain) -> None:
+        self.chain = chain
+        self.holding = False
+        self.pool: dict[Hash32, Transaction] = {}
+        self.blobs: list[tuple[Hash32, str]] = []
+        self.peers = 3
+        self.best_ahead = 0
+
+    async def submit_transaction(self, raw: bytes) -> Hash32:
+        transaction = decode_transaction(raw)
+        if transaction.hash in self.pool:
+            raise RejectedInputError(RejectionReason.ALREADY_KNOWN)
+        if self.holding:
+            self.pool[transaction.hash] = transaction
+        else:
+            self.chain.extend(raw)
+        return transaction.hash
+
+    def get_pending_nonce(self, address: Address) -> int | None:
+        nonces = [each.nonce for each in self.pool.values() if each.sender == address]
+        return max(nonces) + 1 if nonces else None
+
+    def get_pooled_transaction(self, transaction_hash: Hash32) -> bytes | None:
+        transaction = self.pool.get(transaction_hash)
+        return None if transaction is None else transaction.raw
+
+    def get_pool_counts(self) -> tuple[int, int]:
+        return len(self.pool), 0
+
+    def get_pool_content(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        return tuple(each.raw for each in self.pool.values()), ()
+
+    def get_node_info(self) -> JsonObject:
+        return {"peerId": "12D3KooWTest", "listen": [], "validator": None, "role": "validator"}
+
+    def get_validators(self) -> JsonValue:
+        return []
+
+    def get_consensus_state(self) -> JsonObject:
+        return {"number": self.chain.store.head_number() + 1, "view": 0}
+
+    def get_sync_state(self) -> JsonObject:
+        return {"peers": self.peers, "best": self.chain.store.head_number() + self.best_ahead}
+
+    async def blob_arrived(self, content_id: Hash32, kind: str) -> None:
+        self.blobs.append((content_id, kind))

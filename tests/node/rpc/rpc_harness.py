@@ -1,0 +1,99 @@
+"""The service over ASGI, without a socket, and clients to ask it with."""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from node.ipc.client import IpcError, IpcRefusedError
+from node.ipc.framing import JsonObject, JsonValue
+from node.ipc.server import IpcServer
+from node.rpc.calls import CallWorkers
+from node.rpc.http import AccessRules
+from node.rpc.service import RpcOptions, build_service
+from tests.node.rpc.rpc_chain import InstantNode, LocalChain
+
+
+class DirectLink:
+    """The node's answers without the socket between."""
+
+    def __init__(self, node: InstantNode) -> None:
+        self._server = IpcServer(node)
+        self.is_connected = True
+
+    async def call(self, method: str, params: JsonObject | None = None) -> JsonValue:
+        if not self.is_connected:
+            raise IpcError("the node process is not reachable")
+        response = await self._server.answer({"id": 1, "method": method, "params": params or {}})
+        error = response.get("error")
+        if isinstance(error, dict):
+            raise IpcRefusedError(str(error["reason"]), str(error["message"]))
+        return response["result"]
+
+
+class RpcHarness:
+    """A chain, its node, and the service over both."""
+
+    def __init__(self, directory: Path, runner: asyncio.Runner, **parameters: object) -> None:
+        self.chain = LocalChain(directory / "database", **parameters)
+        self.node = InstantNode(self.chain)
+        self.link = DirectLink(self.node)
+        self._runner = runner
+        self.options = RpcOptions(
+            database=directory / "database",
+            blobs=directory / "blobs",
+            socket=directory / "unused",
+            access=AccessRules(
+                frozenset({"https://wallet.example"}), frozenset({"localhost", "node.example"})
+            ),
+            call_timeout_seconds=2.0,
+        )
+        command = (sys.executable, "-m", "node.rpc.call_worker", str(self.options.database))
+        self.workers = CallWorkers((*command, "50000000"), size=1, timeout_seconds=2.0)
+        application = build_service(self.options, self.chain.database, self.link, self.workers)
+        self._client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(application),  # type: ignore[arg-type]
+            base_url="http://localhost:8545",
+        )
+
+    def http(self, method: str, path: str, **arguments: object) -> httpx.Response:
+        return self._runner.run(self._client.request(method, path, **arguments))  # type: ignore[arg-type]
+
+    def post(self, value: object) -> object:
+        """The answer to a JSON-RPC body; None if there is none."""
+        response = self.http("POST", "/", json=value)
+        return response.json() if response.content else None
+
+    def ask(self, method: str, *params: object) -> dict[str, object]:
+        """The response object."""
+        answer = self.post({"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)})
+        assert isinstance(answer, dict)
+        assert answer.pop("jsonrpc") == "2.0"
+        assert answer.pop("id") == 1
+        return answer
+
+    def result(self, method: str, *params: object) -> object:
+        answer = self.ask(method, *params)
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def error(self, method: str, *params: object) -> dict[str, object]:
+        answer = self.ask(method, *params)
+        assert "error" in answer, answer
+        error = answer["error"]
+        assert isinstance(error, dict)
+        return error
+
+
+@contextmanager
+def rpc_harness(directory: Path, **parameters: object) -> Iterator[RpcHarness]:
+    with asyncio.Runner() as runner:
+        harness = RpcHarness(directory, runner, **parameters)
+        try:
+            yield harness
+        finally:
+            runner.run(harness.workers.close())
+            harness.chain.database.close()

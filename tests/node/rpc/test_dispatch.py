@@ -1,0 +1,144 @@
+"""JSON-RPC 2.0 by the letter."""
+
+import asyncio
+import json
+import sys
+
+import pytest
+
+from node.ipc.framing import JsonValue
+from node.rpc import dispatch
+from node.rpc.dispatch import BATCH_LIMIT, Dispatcher
+from node.rpc.errors import ErrorCode, RpcError
+from node.rpc.parameters import Parameters
+
+
+async def echo(params: Parameters) -> JsonValue:
+    return params.optional("value", lambda value: value, None)
+
+
+async def refuse(_params: Parameters) -> JsonValue:
+    raise RpcError(ErrorCode.REVERTED, "execution reverted", "0x01")
+
+
+async def crash(_params: Parameters) -> JsonValue:
+    raise ZeroDivisionError
+
+
+DISPATCHER = Dispatcher({"echo": echo, "refuse": refuse, "crash": crash})
+
+
+def answer(body: bytes | object) -> object:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    reply = asyncio.run(DISPATCHER.answer(raw))
+    return None if reply is None else json.loads(reply)
+
+
+def request(method: object, request_id: object = 1, **members: object) -> dict[str, object]:
+    return {"jsonrpc": "2.0", "id": request_id, "method": method, **members}
+
+
+def failure(code: int, message: str, request_id: object = None) -> dict[str, object]:
+    return {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message}}
+
+
+def success(result: object, request_id: object = 1) -> dict[str, object]:
+    return {"jsonrpc": "2.0", "id": request_id, "result": result}
+
+
+def test_result_carries_the_id_back() -> None:
+    for request_id in (1, "a", None, 1.5, 0, ""):
+        assert answer(request("echo", request_id, params=["x"])) == success("x", request_id)
+
+
+def test_error_carries_code_message_and_data() -> None:
+    assert answer(request("refuse")) == {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "error": {"code": 3, "message": "execution reverted", "data": "0x01"},
+    }
+
+
+def test_deep_nesting_cannot_end_the_process_whatever_the_recursion_limit() -> None:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)  # as importing py-evm does
+    try:
+        assert answer(b"[" * 2**20) == failure(-32700, "parse error")
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"{'a':1}", b"[1,", b"NaN", b"[" * 100_000])
+def test_what_is_not_json_is_a_parse_error(body: bytes) -> None:
+    assert answer(body) == failure(-32700, "parse error")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (1, "a request is an object"),
+        ([], "empty batch"),
+        (request("echo", {}), "id is a string, a number or null"),
+        (request("echo", "x" * 1001), "id is a string, a number or null"),
+        (b'{"jsonrpc": "2.0", "id": 1e400, "method": "echo"}', "id is a string, a number or null"),
+        (request("echo", True), "id is a string, a number or null"),
+    ],
+)
+def test_what_is_no_request_is_an_invalid_request(body: object, message: str) -> None:
+    assert answer(body) == failure(-32600, f"invalid request: {message}")
+
+
+def test_request_with_wrong_members_keeps_its_id() -> None:
+    assert answer({"id": 7, "method": "echo"}) == failure(
+        -32600, 'invalid request: jsonrpc is not "2.0"', 7
+    )
+    assert answer(request(5)) == failure(-32600, "invalid request: method is not a string", 1)
+    assert answer(request("echo", params={"a": 1})) == failure(-32602, "non-array args", 1)
+
+
+def test_unknown_method_is_refused_by_name() -> None:
+    assert answer(request("eth_mining")) == failure(
+        -32601, "the method eth_mining does not exist/is not available", 1
+    )
+
+
+def test_our_own_fault_is_an_internal_error_and_nothing_leaks() -> None:
+    assert answer(request("crash")) == failure(-32603, "internal error", 1)
+
+
+def test_notification_is_not_answered() -> None:
+    assert answer({"jsonrpc": "2.0", "method": "echo"}) is None
+    assert answer([{"jsonrpc": "2.0", "method": "echo"}]) is None
+
+
+def test_batch_is_answered_in_order_and_one_failure_is_its_own() -> None:
+    batch = [
+        request("echo", 1, params=["a"]),
+        1,
+        {"jsonrpc": "2.0", "method": "echo"},
+        request("missing", "b"),
+        request("echo", 2),
+    ]
+    assert answer(batch) == [
+        success("a", 1),
+        failure(-32600, "invalid request: a request is an object"),
+        failure(-32601, "the method missing does not exist/is not available", "b"),
+        success(None, 2),
+    ]
+
+
+def test_batch_is_bounded() -> None:
+    assert len(answer([request("echo")] * BATCH_LIMIT)) == BATCH_LIMIT
+    assert answer([request("echo")] * (BATCH_LIMIT + 1)) == failure(
+        -32005, "batch too large, limit 1000"
+    )
+
+
+def test_answers_of_a_batch_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "RESPONSE_LIMIT_BYTES", 100)
+    answers = answer([request("echo", each, params=["x" * 60]) for each in range(3)])
+    assert answers == [
+        success("x" * 60, 0),
+        success("x" * 60, 1),
+        failure(-32005, "response too large, limit 100", 2),
+    ]

@@ -1,0 +1,244 @@
+"""The RPC process itself, with web3.py as its client and a node that makes a block at once."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+from web3 import HTTPProvider, Web3
+from web3.exceptions import ContractLogicError, TransactionNotFound, Web3RPCError
+
+from node.ipc.server import IpcServer
+from tests.node.rpc.rpc_chain import (
+    ALICE,
+    BOB,
+    CHAIN_ID,
+    COUNTER_ABI,
+    COUNTER_INIT_CODE,
+    InstantNode,
+    LocalChain,
+)
+
+pytestmark = pytest.mark.process
+
+
+@contextmanager
+def served_node(path: Path, chain: LocalChain) -> Iterator[IpcServer]:
+    """The node process's end of the socket, in a thread of this one."""
+    ready = threading.Event()
+    held: list[tuple[IpcServer, trio.lowlevel.TrioToken, trio.CancelScope]] = []
+
+    async def main() -> None:
+        server = IpcServer(InstantNode(chain))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve, path)
+            held.append((server, trio.lowlevel.current_trio_token(), nursery.cancel_scope))
+            ready.set()
+
+    thread = threading.Thread(target=trio.run, args=(main,))
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield held[0][0]
+    finally:
+        held[0][1].run_sync_soon(held[0][2].cancel)
+        thread.join(10)
+
+
+@contextmanager
+def rpc_process(directory: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process and its URL."""
+    settings = (f"data_dir={directory}", "rpc.port=0", "rpc.cors=*", "logs.format=json")
+    flags = [part for setting in settings for part in ("--set", setting)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "node.rpc", *flags, *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert "rpc listens" in line, line + process.stderr.read()
+        yield process, str(json.loads(line)["url"])
+    finally:
+        process.terminate()
+        process.wait(10)
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def data_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, LocalChain]]:
+    directory = tmp_path_factory.mktemp("node")
+    chain = LocalChain(directory / "database")
+    yield directory, chain
+    chain.database.close()
+
+
+@pytest.fixture(scope="module")
+def url(data_directory: tuple[Path, LocalChain]) -> Iterator[str]:
+    directory, chain = data_directory
+    with (
+        served_node(directory / "rpc.sock", chain),
+        rpc_process(directory, "--parent-pid", str(os.getpid())) as (_, url),
+    ):
+        yield url
+
+
+def test_web3_deploys_sends_waits_reads_logs_and_calls(url: str) -> None:
+    web3 = Web3(HTTPProvider(url))
+    assert (web3.is_connected(), web3.eth.chain_id) == (True, CHAIN_ID)
+
+    def send(transaction: object) -> object:
+        signed = ALICE.sign_transaction(transaction)
+        return web3.eth.wait_for_transaction_receipt(
+            web3.eth.send_raw_transaction(signed.raw_transaction), poll_latency=0.01
+        )
+
+    def fields() -> dict[str, object]:
+        # Fees and gas are filled in by web3 from the node's answers.
+        nonce = web3.eth.get_transaction_count(ALICE.address, "pending")
+        return {"from": ALICE.address, "nonce": nonce}
+
+    factory = web3.eth.contract(abi=COUNTER_ABI, bytecode=COUNTER_INIT_CODE)
+    deployed = send(factory.constructor().build_transaction(fields()))
+    assert deployed.status == 1
+    counter = web3.eth.contract(deployed.contractAddress, abi=COUNTER_ABI)
+    assert counter.functions.get().call() == 0
+
+    changed = send(counter.functions.set(42).build_transaction(fields()))
+    assert counter.functions.get().call() == 42
+    assert counter.functions.get().call(block_identifier=deployed.blockNumber) == 0
+    (event,) = counter.events.Changed().get_logs(from_block=0)
+    assert (event.args.by, event.args.value) == (ALICE.address, 42)
+    assert event.transactionHash == changed.transactionHash
+    assert counter.events.Changed().process_receipt(changed)[0].args.value == 42
+    assert counter.events.Changed().get_logs(argument_filters={"by": BOB.address}) == []
+
+    with pytest.raises(ContractLogicError, match="execution reverted: not like this") as reverted:
+        counter.functions.fail().call()
+    assert str(reverted.value.data).startswith("0x08c379a0")
+    with pytest.raises(ContractLogicError, match="not like this"):
+        counter.functions.fail().estimate_gas({"from": ALICE.address})
+    failed = send(counter.functions.fail().build_transaction({**fields(), "gas": 100_000}))
+    assert failed.status == 0
+
+    override = {counter.address: {"stateDiff": {"0x0": "0x5"}}}
+    assert counter.functions.get().call(state_override=override) == 5
+    balance = web3.eth.get_balance(BOB.address)
+    paid = send(
+        {
+            **fields(),
+            "to": BOB.address,
+            "value": 7,
+            "gas": 21_000,
+            "gasPrice": 0,
+            "chainId": CHAIN_ID,
+        }
+    )
+    assert web3.eth.get_balance(BOB.address) == balance + 7
+    block = web3.eth.get_block("latest", full_transactions=True)
+    assert block.transactions[0].hash == paid.transactionHash
+    assert web3.eth.get_block("finalized").hash == block.hash
+    assert web3.eth.get_block("pending").number == block.number + 1
+    assert len(web3.eth.get_block_receipts(block.number)) == 1
+    assert web3.eth.fee_history(2, "latest", [50]).reward == [[0], [0]]
+    assert web3.eth.syncing is False
+    with pytest.raises(Web3RPCError, match="nonce too low"):
+        web3.eth.send_raw_transaction(
+            ALICE.sign_transaction(
+                {"nonce": 0, "to": BOB.address, "gas": 21_000, "gasPrice": 0, "chainId": CHAIN_ID}
+            ).raw_transaction
+        )
+    with pytest.raises(TransactionNotFound):
+        web3.eth.get_transaction("0x" + "77" * 32)
+    with web3.batch_requests() as batch:
+        batch.add(web3.eth.get_block(0))
+        batch.add(counter.functions.get())
+        first, second = batch.execute()
+    assert (first.number, second) == (0, 42)
+
+
+def test_calls_at_a_time_do_not_hold_up_short_requests(url: str) -> None:
+    call_without_end = {"input": "0x5b600056", "gas": hex(10_000_000)}
+    spin = {"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": [call_without_end]}
+    head = {"jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber"}
+    codes: list[int] = []
+
+    def call() -> None:
+        codes.append(httpx.post(url, json=spin, timeout=60).json()["error"]["code"])
+
+    threads = [threading.Thread(target=call) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert httpx.post(url, json=head, timeout=60).json()["result"]
+    assert all(thread.is_alive() for thread in threads), "the short one was answered first"
+    for thread in threads:
+        thread.join()
+    assert codes == [-32000] * 3
+
+
+def test_garbage_on_the_port_stops_nothing(url: str) -> None:
+    json_type = {"content-type": "application/json"}
+    for body in (b"\x00" * 1000, b"[" * 2**20, b'{"jsonrpc":"2.0","id":1,"method":[]}', b"\xff"):
+        assert httpx.post(url, content=body, headers=json_type).status_code == 200
+    assert httpx.post(url, content=b" " * (6 * 2**20), headers=json_type).status_code == 413
+    assert httpx.get(url + "/liveness").json() == {"status": "UP"}
+    assert httpx.get(url + "/readiness?minPeers=3").status_code == 200
+
+
+def test_process_ends_with_its_parent(data_directory: tuple[Path, LocalChain]) -> None:
+    directory, _ = data_directory
+    flags = ["--set", f"data_dir={directory}", "--set", "rpc.port=0"]
+    # A parent that starts the process, says its id, and dies without a word to it.
+    program = (
+        "import os, subprocess, sys; "
+        "child = subprocess.Popen([sys.executable, '-m', 'node.rpc', *sys.argv[1:], "
+        "'--parent-pid', str(os.getpid())], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE); "
+        "child.stderr.readline(); print(child.pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    parent = subprocess.run(
+        [sys.executable, "-c", program, *flags], capture_output=True, text=True, timeout=30
+    )
+    assert parent.returncode == -signal.SIGKILL
+    child = int(parent.stdout)
+    deadline = time.monotonic() + 10
+    while _is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _is_running(child)
+
+
+def _is_running(process_id: int) -> bool:
+    try:
+        status = Path(f"/proc/{process_id}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_port_in_use_and_missing_database_name_the_cure(
+    data_directory: tuple[Path, LocalChain], url: str, tmp_path: Path
+) -> None:
+    port = re.findall(r"\d+", url)[-1]
+    for directory, wanted in ((data_directory[0], "set rpc.port"), (tmp_path, "pot init")):
+        settings = (f"data_dir={directory}", f"rpc.port={port}", "logs.level=error")
+        flags = [part for setting in settings for part in ("--set", setting)]
+        ended = subprocess.run(
+            [sys.executable, "-m", "node.rpc", *flags],
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert ended.returncode == 1
+        assert wanted in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1, ended.stderr

@@ -1,0 +1,187 @@
+"""The HTTP port: routes, limits, and who may ask."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from chain.crypto import CHUNK_BYTES, merkle_leaf
+from node.blobs import BlobStore
+from node.rpc.http import AccessRules, HttpError, Message, Request
+from tests.node.rpc.rpc_harness import RpcHarness, rpc_harness
+
+CALL = {"jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber"}
+
+
+@pytest.fixture(scope="module")
+def rpc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RpcHarness]:
+    with rpc_harness(tmp_path_factory.mktemp("rpc")) as harness:
+        yield harness
+
+
+def test_json_rpc_errors_are_http_200(rpc: RpcHarness) -> None:
+    json_type = {"content-type": "application/json; charset=utf-8"}
+    response = rpc.http("POST", "/", content=b"{", headers=json_type)
+    assert (response.status_code, response.json()["error"]["code"]) == (200, -32700)
+    assert rpc.http("POST", "/", json={**CALL, "method": "no"}).status_code == 200
+
+
+def test_notification_has_no_body(rpc: RpcHarness) -> None:
+    response = rpc.http("POST", "/", json={"jsonrpc": "2.0", "method": "eth_blockNumber"})
+    assert (response.status_code, response.content) == (204, b"")
+
+
+def test_a_form_of_another_site_cannot_call(rpc: RpcHarness) -> None:
+    for content_type in ("text/plain", "application/x-www-form-urlencoded", ""):
+        headers = {"content-type": content_type}
+        assert rpc.http("POST", "/", content=b"{}", headers=headers).status_code == 415
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8545", 200),
+        ("127.0.0.1:8545", 200),
+        ("192.168.1.7", 200),
+        ("[::1]:8545", 200),
+        ("[::1]", 200),
+        ("node.example:1", 200),
+        ("attacker.example", 403),
+        ("localhost.attacker.example:8545", 403),
+        ("127.0.0.1.attacker.example", 403),
+        ("", 403),
+    ],
+)
+def test_only_names_that_are_ours_are_answered(rpc: RpcHarness, host: str, status: int) -> None:
+    assert rpc.http("POST", "/", json=CALL, headers={"host": host}).status_code == status
+
+
+def test_only_configured_pages_may_read(rpc: RpcHarness) -> None:
+    wallet, stranger = {"origin": "https://wallet.example"}, {"origin": "https://other.example"}
+    allowed = rpc.http("POST", "/", json=CALL, headers=wallet)
+    assert allowed.headers["access-control-allow-origin"] == "https://wallet.example"
+    preflight = rpc.http("OPTIONS", "/", headers=wallet)
+    assert preflight.status_code == 204
+    assert preflight.headers["access-control-allow-origin"] == "https://wallet.example"
+    assert "content-type" in preflight.headers["access-control-allow-headers"]
+    for response in (
+        rpc.http("POST", "/", json=CALL, headers=stranger),
+        rpc.http("OPTIONS", "/", headers=stranger),
+        rpc.http("POST", "/", json=CALL),
+    ):
+        assert "access-control-allow-origin" not in response.headers
+
+
+def test_any_page_may_read_where_the_operator_says_so() -> None:
+    rules = AccessRules(frozenset({"*"}))
+    headers = rules.cross_origin_headers(request(headers={"origin": "https://any.example"}))
+    assert headers["access-control-allow-origin"] == "*"
+
+
+def test_paths_and_methods(rpc: RpcHarness) -> None:
+    assert rpc.http("GET", "/liveness").json() == {"status": "UP"}
+    assert rpc.http("HEAD", "/liveness").content == b""
+    for method, path, status in (
+        ("GET", "/", 405),
+        ("POST", "/liveness", 405),
+        ("GET", "/nothing", 404),
+        ("GET", "/v1/nothing", 404),
+        ("DELETE", "/v1/blobs/" + "00" * 32, 405),
+    ):
+        response = rpc.http(method, path)
+        assert response.status_code == status
+        assert set(response.json()) == {"error", "message"}
+
+
+def test_readiness_needs_peers_and_a_recent_head(rpc: RpcHarness) -> None:
+    node = rpc.node
+    assert rpc.http("GET", "/readiness").json() == {
+        "status": "UP",
+        "head": 0,
+        "best": 0,
+        "peers": 3,
+    }
+    assert rpc.http("GET", "/readiness?minPeers=4").status_code == 503
+    node.best_ahead = 3
+    assert rpc.http("GET", "/readiness").status_code == 503
+    assert rpc.http("GET", "/readiness?maxBlocksBehind=3").status_code == 200
+    node.best_ahead = 0
+    rpc.link.is_connected = False
+    assert rpc.http("GET", "/readiness").status_code == 503
+    rpc.link.is_connected = True
+    assert rpc.http("GET", "/readiness?minPeers=x").status_code == 400
+    assert rpc.http("GET", "/readiness?" + "a=1&" * 40).status_code == 400
+
+
+def test_blob_is_served_whole_in_ranges_and_by_chunks(rpc: RpcHarness) -> None:
+    content = bytes(range(256)) * 1500
+    content_id = BlobStore(rpc.options.blobs, quota_bytes=2**30).put(content)
+    path = f"/v1/blobs/0x{content_id.hex()}"
+    whole = rpc.http("GET", path)
+    assert (whole.status_code, whole.content) == (200, content)
+    head = rpc.http("HEAD", path)
+    assert (head.headers["content-length"], head.content) == (str(len(content)), b"")
+    for header, first, last in (
+        ("bytes=0-0", 0, 0),
+        ("bytes=1000-400000", 1000, len(content) - 1),
+        ("bytes=300000-", 300000, len(content) - 1),
+        ("bytes=-5", len(content) - 5, len(content) - 1),
+    ):
+        part = rpc.http("GET", path, headers={"range": header})
+        assert (part.status_code, part.content) == (206, content[first : last + 1])
+        assert part.headers["content-range"] == f"bytes {first}-{last}/{len(content)}"
+    for header in ("bytes=500000-", "bytes=5-4", "bytes=-0"):
+        assert rpc.http("GET", path, headers={"range": header}).status_code == 416
+    assert rpc.http("GET", path, headers={"range": "lines=1-2"}).status_code == 200
+    assert rpc.http("GET", path + "/chunks").json() == {
+        "contentId": "0x" + content_id.hex(),
+        "bytes": len(content),
+        "chunkBytes": CHUNK_BYTES,
+        "chunks": [
+            "0x" + merkle_leaf(content[start : start + CHUNK_BYTES]).hex()
+            for start in (0, CHUNK_BYTES)
+        ],
+    }
+
+
+def test_blob_that_is_not_here_is_not_found(rpc: RpcHarness) -> None:
+    for path in ("/v1/blobs/" + "11" * 32, "/v1/blobs/0x" + "11" * 32 + "/chunks"):
+        assert rpc.http("GET", path).status_code == 404
+
+
+def test_empty_blob(rpc: RpcHarness) -> None:
+    content_id = BlobStore(rpc.options.blobs, quota_bytes=2**30).put(b"")
+    response = rpc.http("GET", f"/v1/blobs/{content_id.hex()}")
+    assert (response.status_code, response.content) == (200, b"")
+
+
+def request(headers: dict[str, str], parts: tuple[bytes, ...] = ()) -> Request:
+    """A request whose body arrives in `parts`."""
+    arriving = list(parts)
+
+    async def receive() -> Message:
+        part = arriving.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(arriving)}
+
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"method": "POST", "path": "/", "headers": raw, "query_string": b""}
+    return Request(scope, receive)
+
+
+def test_body_is_bounded_before_and_while_it_arrives() -> None:
+    announced = request({"content-length": "11"}, parts=())
+    with pytest.raises(HttpError, match="too large"):
+        asyncio.run(announced.body(10))
+    growing = request({}, parts=(b"12345", b"67890", b"1", b"never read"))
+    with pytest.raises(HttpError, match="too large"):
+        asyncio.run(growing.body(10))
+    assert asyncio.run(request({}, parts=(b"12345", b"", b"67890")).body(10)) == b"1234567890"
+    with pytest.raises(HttpError, match="not a number"):
+        asyncio.run(request({"content-length": "-1"}).body(10))
+
+
+def test_too_large_a_body_is_413(rpc: RpcHarness) -> None:
+    json_type = {"content-type": "application/json"}
+    response = rpc.http("POST", "/", content=b" " * (5 * 2**20 + 1), headers=json_type)
+    assert (response.status_code, response.headers["connection"]) == (413, "close")

@@ -1,0 +1,747 @@
+"""Phases, ballots, attempts and rounds (docs/spec/contracts.md, section 5)."""
+
+from dataclasses import replace
+
+import pytest
+
+from chain.crypto import keccak256
+from chain.execution import system_contracts as contracts
+from chain.execution.system_contracts import (
+    GRADIENT_LEDGER,
+    TRAINING_TOKEN,
+    AttemptOpened,
+    AttemptVoided,
+    BallotFailed,
+    CloseReason,
+    ContractError,
+    Deadline,
+    GradientCommitted,
+    MinerLeft,
+    MinerRegistered,
+    ResultPosted,
+    RootSet,
+    RoundSettled,
+    TaskClosed,
+    TaskPaused,
+    TaskResumed,
+    TaskStatus,
+    VerdictPosted,
+)
+from chain.primitives import ZERO_HASH
+from chain.training.rounds import Phase
+from tests.contracts.world import (
+    BUDGET,
+    FLOOR,
+    MINERS,
+    OK,
+    OPERATORS,
+    POT,
+    ROUND_COST,
+    STRANGER,
+    SUPPLY_EACH,
+    TERMS,
+    VALIDATORS,
+    World,
+    bitmap,
+    new_world,
+    refusal,
+    result,
+    started_world,
+    with_terms,
+)
+
+
+@pytest.fixture
+def world() -> World:
+    return new_world()
+
+
+@pytest.fixture
+def started() -> World:
+    """An attempt with two miners, in its commitment phase."""
+    return started_world()
+
+
+def wrong_phase(phase: Phase) -> ContractError:
+    return ContractError("LedgerWrongPhase", (1, phase))
+
+
+def about(name: str, who: bytes) -> ContractError:
+    return ContractError(name, (1, "0x" + who.hex()))
+
+
+def deadline(world: World) -> Deadline:
+    data = world.view(GRADIENT_LEDGER, contracts.encode_deadline(world.task))
+    return contracts.decode_deadline(data)
+
+
+def to_result_phase(world: World) -> None:
+    world.commit_all()
+    world.judge()
+    assert world.phase is Phase.RESULT
+
+
+# ---- registration and opening
+
+
+def test_registration_takes_the_bond_of_one_round(world: World) -> None:
+    world.submit()
+    answer = world.register(MINERS[0], units=3)
+    assert answer.events == (MinerRegistered(world.task, MINERS[0], 3, 3 * POT),)
+    assert world.miner(MINERS[0]) == contracts.MinerState(3, world.number, 0, 0, 3 * POT)
+    assert world.balance(GRADIENT_LEDGER) == 3 * POT
+    assert world.participants() == (contracts.Participant(MINERS[0], 3),)
+
+
+def test_registration_twice_or_of_impossible_units_is_refused(world: World) -> None:
+    world.submit()
+    world.register(MINERS[0])
+    assert refusal(world.register, MINERS[0]) == about("LedgerAlreadyRegistered", MINERS[0])
+    assert refusal(world.register, MINERS[1], 0) == ContractError("LedgerInvalidUnits", (0,))
+    assert refusal(world.register, MINERS[1], 9) == ContractError("LedgerInvalidUnits", (9,))
+
+
+def test_registration_without_allowance_leaves_nothing(world: World) -> None:
+    world.submit()
+    data = contracts.encode_register(world.task, 1)
+    refused = refusal(world.send, MINERS[0], GRADIENT_LEDGER, data)
+    assert isinstance(refused, ContractError)
+    assert refused.name == "ERC20InsufficientAllowance"
+    assert world.participants() == ()
+
+
+def test_no_attempt_opens_before_the_task_is_active(world: World) -> None:
+    world.submit()
+    for miner in MINERS[:2]:
+        world.register(miner)
+    assert (world.phase, world.round.open) == (Phase.INACTIVE, False)
+    opened = world.ready().events[-1]
+    assert opened == AttemptOpened(world.task, 0, 0, 2, ROUND_COST)
+    assert (world.money.reserved, world.money.refundable) == (ROUND_COST, BUDGET - ROUND_COST)
+
+
+def test_no_attempt_opens_before_the_minimum_of_miners(world: World) -> None:
+    world.submit()
+    world.ready()
+    world.register(MINERS[0])
+    assert world.advance().events == ()
+    assert (world.phase, world.round.open) == (Phase.WAITING, False)
+    assert world.register(MINERS[1]).events[-1] == AttemptOpened(world.task, 0, 0, 2, ROUND_COST)
+
+
+def test_who_registers_in_the_opening_block_takes_part_and_later_ones_wait(world: World) -> None:
+    world.submit()
+    world.ready()
+    for miner in MINERS[:3]:
+        world.register(miner)
+    assert (world.round.expected_commitments, world.phase) == (3, Phase.WAITING)
+    world.mine(1, 1)
+    world.register(MINERS[3])
+    assert world.round.expected_commitments == 3
+    assert refusal(world.commit, MINERS[3]) == about("LedgerNotParticipating", MINERS[3])
+    assert world.commit(MINERS[2]).events
+
+
+def test_who_leaves_in_the_opening_block_takes_no_part(world: World) -> None:
+    world.submit()
+    world.ready()
+    for miner in MINERS[:3]:
+        world.register(miner)
+    assert world.leave(MINERS[1]).events == (MinerLeft(world.task, MINERS[1]),)
+    assert world.round.expected_commitments == 2
+    assert [one.miner for one in world.participants()] == sorted((MINERS[0], MINERS[2]))
+    world.mine(1, 1)
+    assert refusal(world.commit, MINERS[1]) == about("LedgerNotParticipating", MINERS[1])
+
+
+def test_who_leaves_later_finishes_the_attempt_but_not_the_next(started: World) -> None:
+    started.leave(MINERS[0])
+    assert started.round.expected_commitments == 2
+    started.register(MINERS[2])
+    started.play_round()
+    assert refusal(started.commit, MINERS[0]) == about("LedgerNotParticipating", MINERS[0])
+    assert started.commit(MINERS[2]).events
+
+
+def test_a_stranger_cannot_leave_or_withdraw(started: World) -> None:
+    assert refusal(started.leave, STRANGER) == about("LedgerNotRegistered", STRANGER)
+    assert refusal(started.withdraw_bond, STRANGER) == about("LedgerNotRegistered", STRANGER)
+    started.leave(MINERS[0])
+    assert refusal(started.leave, MINERS[0]) == about("LedgerNotRegistered", MINERS[0])
+
+
+def test_the_list_of_participants_survives_departures_in_any_order(world: World) -> None:
+    world.submit()
+    for miner in MINERS:
+        world.register(miner)
+    for miner in (MINERS[1], MINERS[3], MINERS[0]):
+        world.leave(miner)
+    assert [one.miner for one in world.participants()] == [MINERS[2]]
+
+
+# ---- commitments
+
+
+def test_a_commitment_is_numbered_and_chained(started: World) -> None:
+    digest = ZERO_HASH
+    for index, miner in enumerate(MINERS[:2]):
+        commitment = keccak256(b"commitment" + miner)
+        assert started.commit(miner).events == (
+            GradientCommitted(started.task, 0, miner, 0, index, 2, commitment),
+        )
+        words = (bytes(12) + miner, (2).to_bytes(32, "big"), commitment)
+        digest = keccak256(digest + b"".join(words))
+        position = started.view(
+            GRADIENT_LEDGER, contracts.encode_commitment_position(started.task, miner)
+        )
+        assert contracts.decode_uint(position) == index + 1
+    state = started.round
+    assert (state.commitment_count, state.committed_units) == (2, 4)
+    assert state.commitment_digest == digest
+
+
+def test_no_commitment_in_the_opening_block(world: World) -> None:
+    world.submit()
+    world.ready()
+    for miner in MINERS[:2]:
+        world.register(miner)
+    assert refusal(world.commit, MINERS[0]) == wrong_phase(Phase.WAITING)
+    world.mine(1, 0)
+    assert world.commit(MINERS[0]).events
+
+
+def test_commitments_end_with_the_last_expected_one(started: World) -> None:
+    started.commit(MINERS[0])
+    assert started.phase is Phase.COMMITMENT
+    started.mine(1, 1)
+    started.commit(MINERS[1])
+    assert started.phase is Phase.VERDICT
+    state = started.round
+    assert (state.verdict_block, state.verdict_time) == (started.number, started.timestamp)
+    assert refusal(started.commit, MINERS[1]) == wrong_phase(Phase.VERDICT)
+
+
+def test_a_phase_lasts_until_both_its_seconds_and_its_blocks_have_passed(started: World) -> None:
+    started.commit(MINERS[0])
+    state = started.round
+    end = Deadline(state.open_block + FLOOR, state.open_time + TERMS.commit_seconds)
+    assert deadline(started) == end
+    started.at(end.block_number - 1, end.timestamp + 1000)
+    assert started.phase is Phase.COMMITMENT
+    started.at(end.block_number + 1000, end.timestamp - 1)
+    assert started.phase is Phase.COMMITMENT
+    started.at(end.block_number, end.timestamp)
+    assert started.phase is Phase.VERDICT
+    assert refusal(started.commit, MINERS[1]) == wrong_phase(Phase.VERDICT)
+    # What ended at its deadline ended at its nominal deadline, whoever noticed when.
+    started.mine(1, 5)
+    state = started.round
+    assert (state.verdict_block, state.verdict_time) == (end.block_number, end.timestamp)
+    assert deadline(started) == Deadline(
+        end.block_number + FLOOR, end.timestamp + TERMS.verdict_seconds
+    )
+
+
+def test_a_commitment_is_refused_twice_and_for_units_it_does_not_have(started: World) -> None:
+    assert refusal(started.commit, MINERS[0], 3) == ContractError("LedgerInvalidUnits", (3,))
+    assert refusal(started.commit, MINERS[0], 0) == ContractError("LedgerInvalidUnits", (0,))
+    started.commit(MINERS[0], 1)
+    assert refusal(started.commit, MINERS[0]) == about("LedgerAlreadyCommitted", MINERS[0])
+    assert refusal(started.commit, STRANGER) == about("LedgerNotParticipating", STRANGER)
+
+
+def test_a_commitment_to_another_round_or_attempt_is_refused(started: World) -> None:
+    current = ContractError("LedgerWrongRound", (0, 0, 0))
+    assert refusal(started.commit, MINERS[0], round=1) == current
+    assert refusal(started.commit, MINERS[0], attempt=1) == current
+    started.play_round()
+    # The very transaction of the last round, replayed.
+    replayed = refusal(started.commit, MINERS[0], round=0)
+    assert replayed == ContractError("LedgerWrongRound", (1, 0, 0))
+    assert started.commit(MINERS[0]).events
+
+
+def test_an_attempt_without_a_commitment_is_void_and_the_next_one_opens(started: World) -> None:
+    started.pass_phase()
+    assert started.phase is Phase.STALLED
+    assert refusal(started.commit, MINERS[0]) == wrong_phase(Phase.STALLED)
+    assert refusal(started.verdict, OPERATORS[0], []) == wrong_phase(Phase.STALLED)
+    assert started.advance().events == (
+        AttemptVoided(started.task, 0, 0),
+        AttemptOpened(started.task, 0, 1, 2, ROUND_COST),
+    )
+    state = started.round
+    assert (state.round, state.attempt, state.void_streak, state.ballot_number) == (0, 1, 1, 2)
+    assert (state.open_block, started.money.paid) == (started.number, 0)
+    started.mine(1, 1)
+    assert refusal(started.commit, MINERS[0], attempt=0) == ContractError(
+        "LedgerWrongRound", (0, 1, 0)
+    )
+
+
+# ---- verdicts
+
+
+def test_a_verdict_counts_and_names_the_validator(started: World) -> None:
+    started.commit_all()
+    answer = started.verdict(OPERATORS[2], (OK, 3))
+    assert answer.events == (
+        VerdictPosted(started.task, 0, VALIDATORS[2], 0, 0, True, bitmap((OK, 3))),
+    )
+    assert started.round.verdict_count == 1
+
+
+def test_verdicts_are_refused_before_their_phase(started: World) -> None:
+    assert refusal(started.verdict, OPERATORS[0], []) == wrong_phase(Phase.COMMITMENT)
+    started.commit(MINERS[0])
+    assert refusal(started.verdict, OPERATORS[0], [OK]) == wrong_phase(Phase.COMMITMENT)
+
+
+def test_verdicts_are_refused_from_others_twice_and_for_another_ballot(started: World) -> None:
+    started.commit_all()
+    assert refusal(started.verdict, MINERS[0], (OK, OK)) == ContractError(
+        "ValidatorSetNotOperator", ("0x" + MINERS[0].hex(),)
+    )
+    # A consensus key signs nothing else.
+    assert refusal(started.verdict, VALIDATORS[0], (OK, OK)) == ContractError(
+        "ValidatorSetNotOperator", ("0x" + VALIDATORS[0].hex(),)
+    )
+    current = ContractError("LedgerWrongRound", (0, 0, 0))
+    for place in ({"round": 1}, {"attempt": 1}, {"ballot": 1}):
+        assert refusal(started.verdict, OPERATORS[0], (OK, OK), **place) == current
+    started.verdict(OPERATORS[0], (OK, OK))
+    assert refusal(started.verdict, OPERATORS[0], (OK, OK)) == ContractError(
+        "LedgerAlreadyVoted", ("0x" + VALIDATORS[0].hex(),)
+    )
+
+
+def test_a_verdict_has_two_bits_a_commitment_and_zero_padding(started: World) -> None:
+    started.commit_all()
+    wrong = ((0, 1), (2, 1))
+    for verdicts, (length, expected) in (([], wrong[0]), ([OK] * 5, wrong[1])):
+        assert refusal(started.verdict, OPERATORS[0], verdicts) == ContractError(
+            "LedgerInvalidVerdicts", (length, expected)
+        )
+    assert refusal(started.verdict, OPERATORS[0], (OK, OK, 1)) == ContractError(
+        "LedgerInvalidVerdicts", (1, 1)
+    )
+    assert started.verdict(OPERATORS[0], (3, 3)).events
+
+
+def test_verdicts_end_when_all_have_spoken_and_not_at_a_quorum(started: World) -> None:
+    started.commit_all()
+    started.judge(operators=OPERATORS[:3])
+    assert started.phase is Phase.VERDICT
+    assert refusal(started.result, OPERATORS[0], result()) == wrong_phase(Phase.VERDICT)
+    started.mine(1, 1)
+    started.judge(operators=OPERATORS[3:])
+    state = started.round
+    assert started.phase is Phase.RESULT
+    assert (state.result_block, state.result_time) == (started.number, started.timestamp)
+
+
+def test_at_the_deadline_a_quorum_of_verdicts_is_enough(started: World) -> None:
+    started.commit_all()
+    started.judge(operators=OPERATORS[:3])
+    end = deadline(started)
+    started.pass_phase()
+    started.mine(3, 7)
+    state = started.round
+    assert started.phase is Phase.RESULT
+    assert (state.result_block, state.result_time) == (end.block_number, end.timestamp)
+    late = started.verdict(OPERATORS[3], (OK, OK)).events
+    assert late == (VerdictPosted(started.task, 0, VALIDATORS[3], 0, 0, False, bitmap((OK, OK))),)
+    assert started.round.verdict_count == 3
+
+
+def test_too_few_verdicts_at_the_deadline_start_the_next_ballot(started: World) -> None:
+    started.commit_all()
+    started.judge(operators=OPERATORS[:2])
+    started.pass_phase()
+    assert started.phase is Phase.STALLED
+    assert refusal(started.result, OPERATORS[0], result()) == wrong_phase(Phase.STALLED)
+    assert started.advance().events == (BallotFailed(started.task, 0, 0, 0),)
+    state = started.round
+    assert (state.ballot, state.ballot_number, state.verdict_count) == (1, 2, 0)
+    assert (state.verdict_block, state.verdict_time) == (started.number, started.timestamp)
+    assert started.phase is Phase.VERDICT
+    # Assignment and commitments stay, votes are cast again.
+    assert (state.attempt, state.commitment_count) == (0, 2)
+    assert started.verdict(OPERATORS[0], (OK, OK)).events[0].timely
+
+
+def test_a_late_verdict_is_recorded_until_eight_blocks_after_its_ballot(started: World) -> None:
+    started.commit_all()
+    started.judge(operators=OPERATORS[:3])
+    started.pass_phase()
+    started.settle(started.agree())
+    started.mine(8, 8)
+    place = {"round": 0, "attempt": 0, "ballot": 0}
+    late = started.verdict(OPERATORS[3], (OK, OK), **place).events[0]
+    assert not late.timely
+    assert refusal(started.verdict, OPERATORS[3], (OK, OK), **place) == ContractError(
+        "LedgerAlreadyVoted", ("0x" + VALIDATORS[3].hex(),)
+    )
+    assert started.round.verdict_count == 0
+
+    other = started_world()
+    other.commit_all()
+    other.judge(operators=OPERATORS[:3])
+    other.pass_phase()
+    other.settle(other.agree())
+    other.mine(9, 9)
+    assert refusal(other.verdict, OPERATORS[3], (OK, OK), **place) == ContractError(
+        "LedgerWrongRound", (1, 0, 0)
+    )
+
+
+# ---- results and settlement
+
+
+def test_a_quorum_of_equal_results_settles_the_round(started: World) -> None:
+    to_result_phase(started)
+    vote = result()
+    posted = [started.result(operator, vote) for operator in OPERATORS[:3]]
+    assert posted[0].events == (ResultPosted(started.task, 0, VALIDATORS[0], 0, 0, vote, 350, 120),)
+    assert started.phase is Phase.SETTLEABLE
+    settled = started.settle(vote)
+    share = TERMS.validator_fee // 4
+    payout = 4 * POT + 4 * share
+    assert settled.events == (
+        RoundSettled(started.task, 0, 0, 0, vote, payout),
+        RootSet(started.task, vote.rewards_root, payout),
+        AttemptOpened(started.task, 1, 0, 2, ROUND_COST),
+    )
+    state = started.round
+    assert (state.round, state.attempt, state.ballot, state.ballot_number) == (1, 0, 0, 2)
+    assert (state.training_state_root, state.model_root) == (
+        vote.training_state_root,
+        vote.model_root,
+    )
+    assert (state.paid_total, state.open_block) == (payout, started.number)
+    # The fee's remainder and the units nobody did are refundable again.
+    money = started.money
+    assert (money.paid, money.reserved) == (payout, ROUND_COST)
+    assert money.refundable == BUDGET - payout - ROUND_COST
+
+
+def test_the_fee_is_shared_by_timely_verdicts(started: World) -> None:
+    started.commit_all()
+    started.judge(operators=OPERATORS[:3])
+    started.pass_phase()
+    started.verdict(OPERATORS[3], (OK, OK))
+    started.settle(started.agree())
+    assert started.money.paid == 4 * POT + TERMS.validator_fee // 3 * 3
+
+
+def test_a_round_without_an_accepted_gradient_pays_validators_only(started: World) -> None:
+    started.play_round((1, 1), units=0)
+    assert started.money.paid == TERMS.validator_fee // 4 * 4
+    assert started.round.round == 1
+
+
+def test_a_round_is_not_settled_without_a_quorum(started: World) -> None:
+    to_result_phase(started)
+    vote = started.agree(operators=OPERATORS[:2])
+    assert refusal(started.settle, vote) == ContractError("LedgerNoQuorum", (2, 3))
+    started.result(OPERATORS[2], result("other"))
+    assert refusal(started.settle, vote) == ContractError("LedgerNoQuorum", (2, 3))
+    started.result(OPERATORS[3], vote)
+    assert refusal(started.settle, result("other")) == ContractError("LedgerNoQuorum", (1, 3))
+    assert started.settle(vote).events
+
+
+def test_a_result_differs_in_any_of_its_parts(started: World) -> None:
+    to_result_phase(started)
+    vote = started.agree(operators=OPERATORS[:2])
+    for other in (
+        replace(vote, training_state_root=ZERO_HASH),
+        replace(vote, model_root=ZERO_HASH),
+        replace(vote, rewards_root=ZERO_HASH),
+        replace(vote, accepted_units=3),
+    ):
+        started.result(OPERATORS[2], other)
+        assert started.phase is Phase.RESULT
+    started.result(OPERATORS[2], vote)
+    assert started.phase is Phase.SETTLEABLE
+
+
+def test_a_result_can_be_replaced_and_then_counts_once(started: World) -> None:
+    to_result_phase(started)
+    first, second = result("first"), result("second")
+    for operator in OPERATORS[:3]:
+        started.result(operator, first)
+        started.result(operator, first)
+    assert (started.phase, started.round.result_count) == (Phase.SETTLEABLE, 3)
+    started.result(OPERATORS[0], second)
+    assert (started.phase, started.round.result_count) == (Phase.RESULT, 3)
+    assert refusal(started.settle, first) == ContractError("LedgerNoQuorum", (2, 3))
+    for operator in OPERATORS[1:]:
+        started.result(operator, second)
+    assert refusal(started.settle, first) == ContractError("LedgerNoQuorum", (0, 3))
+    assert started.settle(second).events
+
+
+def test_results_are_refused_from_others_and_for_another_ballot(started: World) -> None:
+    to_result_phase(started)
+    assert refusal(started.result, STRANGER, result()) == ContractError(
+        "ValidatorSetNotOperator", ("0x" + STRANGER.hex(),)
+    )
+    for place in ({"round": 1}, {"attempt": 1}, {"ballot": 1}):
+        assert refusal(started.result, OPERATORS[0], result(), **place) == ContractError(
+            "LedgerWrongRound", (0, 0, 0)
+        )
+
+
+def test_a_result_of_more_units_than_were_committed_gathers_no_vote(started: World) -> None:
+    to_result_phase(started)
+    fee = TERMS.validator_fee
+    assert refusal(started.result, OPERATORS[0], result(accepted_units=5)) == ContractError(
+        "LedgerPayoutTooLarge", (5 * POT + fee, 4 * POT + fee)
+    )
+
+
+def test_a_result_of_more_units_than_the_round_has_gathers_no_vote(world: World) -> None:
+    world.submit()
+    world.ready()
+    for miner in MINERS[:2]:
+        world.register(miner, units=8)
+    world.mine(1, 1)
+    for miner in MINERS[:2]:
+        world.commit(miner, units=8)
+    world.judge()
+    fee = TERMS.validator_fee
+    assert refusal(world.result, OPERATORS[0], result(accepted_units=9)) == ContractError(
+        "LedgerPayoutTooLarge", (9 * POT + fee, 8 * POT + fee)
+    )
+    world.settle(world.agree(result(accepted_units=8)))
+    assert world.money.paid == 8 * POT + fee // 4 * 4
+
+
+def test_a_settled_round_cannot_be_settled_again(started: World) -> None:
+    to_result_phase(started)
+    vote = started.agree()
+    started.settle(vote)
+    assert refusal(started.settle, vote) == wrong_phase(Phase.WAITING)
+    started.mine(1, 1)
+    assert refusal(started.settle, vote) == wrong_phase(Phase.COMMITMENT)
+    # Nor do its votes count in the next round.
+    to_result_phase(started)
+    assert refusal(started.settle, vote) == ContractError("LedgerNoQuorum", (0, 3))
+    started.result(OPERATORS[0], vote)
+    assert refusal(started.settle, vote) == ContractError("LedgerNoQuorum", (1, 3))
+
+
+def test_without_equal_results_in_time_the_ballot_fails(started: World) -> None:
+    to_result_phase(started)
+    started.agree(operators=OPERATORS[:2])
+    started.pass_phase()
+    assert started.phase is Phase.STALLED
+    assert refusal(started.result, OPERATORS[2], result()) == wrong_phase(Phase.STALLED)
+    assert refusal(started.settle, result()) == wrong_phase(Phase.STALLED)
+    started.advance()
+    assert (started.phase, started.round.ballot) == (Phase.VERDICT, 1)
+    started.mine(1, 1)
+    started.judge()
+    started.agree(operators=OPERATORS[1:3])
+    assert started.phase is Phase.RESULT
+    started.result(OPERATORS[0], result())
+    settled = started.settle(result()).events[0]
+    assert (settled.attempt, settled.ballot) == (0, 1)
+
+
+def test_a_quorum_stays_settleable_after_the_deadline(started: World) -> None:
+    to_result_phase(started)
+    end = deadline(started)
+    vote = started.agree()
+    started.at(end.block_number + 100, end.timestamp + 10_000)
+    assert started.phase is Phase.SETTLEABLE
+    assert refusal(started.advance) == wrong_phase(Phase.SETTLEABLE)
+    assert started.settle(vote).events
+
+
+def test_three_failed_ballots_void_the_attempt(started: World) -> None:
+    started.commit_all()
+    for ballot in range(3):
+        assert started.round.ballot == ballot
+        started.pass_phase()
+        events = started.advance().events
+    assert events == (
+        BallotFailed(started.task, 0, 0, 2),
+        AttemptVoided(started.task, 0, 0),
+        AttemptOpened(started.task, 0, 1, 2, ROUND_COST),
+    )
+    assert started.money.paid == 0
+
+
+def test_three_void_attempts_pause_the_task_until_it_is_resumed(started: World) -> None:
+    for _ in range(2):
+        started.pass_phase()
+        started.advance()
+        started.mine(1, 1)
+    started.pass_phase()
+    assert started.advance().events == (
+        AttemptVoided(started.task, 0, 2),
+        TaskPaused(started.task),
+    )
+    assert (started.phase, started.money.status) == (Phase.INACTIVE, TaskStatus.PAUSED)
+    assert (started.round.void_streak, started.money.reserved) == (3, 0)
+    assert refusal(started.advance) == wrong_phase(Phase.INACTIVE)
+    started.fund(1)
+    assert not started.round.open
+
+    assert started.resume().events == (
+        TaskResumed(started.task),
+        AttemptOpened(started.task, 0, 3, 2, ROUND_COST),
+    )
+    assert started.round.void_streak == 0
+    assert refusal(started.resume) == ContractError(
+        "TaskWrongStatus", (started.task, TaskStatus.ACTIVE)
+    )
+
+
+def test_a_settled_round_ends_a_streak_of_void_attempts(started: World) -> None:
+    for _ in range(2):
+        started.pass_phase()
+        started.advance()
+        started.mine(1, 1)
+    started.play_round()
+    assert (started.round.void_streak, started.round.attempt) == (0, 0)
+
+
+def test_a_paused_task_can_be_cancelled(started: World) -> None:
+    for _ in range(3):
+        started.pass_phase()
+        started.advance()
+        started.mine(1, 1)
+    assert started.cancel().events == (TaskClosed(started.task, CloseReason.CANCELLED),)
+    started.refund()
+    assert started.money.refunded == BUDGET
+
+
+def test_the_last_round_closes_the_task(started: World) -> None:
+    for _ in range(TERMS.rounds):
+        settled = started.play_round()
+    assert settled.events[-1] == TaskClosed(started.task, CloseReason.COMPLETED)
+    assert (started.phase, started.round.round) == (Phase.INACTIVE, TERMS.rounds)
+    started.refund()
+    assert started.money.refunded == BUDGET - started.money.paid
+
+
+def test_a_completed_task_is_completed_even_if_it_was_cancelled(world: World) -> None:
+    world.submit(with_terms(rounds=1))
+    world.ready()
+    for miner in MINERS[:2]:
+        world.register(miner)
+    world.mine(1, 1)
+    world.cancel()
+    assert world.play_round().events[-1] == TaskClosed(world.task, CloseReason.COMPLETED)
+
+
+def test_nothing_advances_while_a_phase_is_running(started: World) -> None:
+    assert refusal(started.advance) == wrong_phase(Phase.COMMITMENT)
+    started.commit_all()
+    assert refusal(started.advance) == wrong_phase(Phase.VERDICT)
+    started.judge()
+    assert refusal(started.advance) == wrong_phase(Phase.RESULT)
+    started.settle(started.agree())
+    assert refusal(started.advance) == wrong_phase(Phase.WAITING)
+
+
+def test_every_deadline_passed_at_once_is_a_ballot_more_and_no_hang(started: World) -> None:
+    """The chain stood still for a week."""
+    started.commit(MINERS[0])
+    started.mine(100, 7 * 86_400)
+    assert started.phase is Phase.STALLED
+    started.advance()
+    assert (started.phase, started.round.ballot) == (Phase.VERDICT, 1)
+    started.judge((OK,))
+    assert started.settle(started.agree(result(accepted_units=2))).events
+
+
+def test_phases_without_an_end_have_no_deadline(world: World) -> None:
+    none = Deadline(0, 0)
+    world.submit()
+    assert (deadline(world), world.phase) == (none, Phase.INACTIVE)
+    world.ready()
+    for miner in MINERS[:2]:
+        world.register(miner)
+    assert (deadline(world), world.phase) == (none, Phase.WAITING)
+    world.mine(1, 1)
+    to_result_phase(world)
+    world.agree()
+    assert (deadline(world), world.phase) == (none, Phase.SETTLEABLE)
+
+
+def test_the_floor_is_what_genesis_said(world: World) -> None:
+    answer = world.view(GRADIENT_LEDGER, contracts.encode_phase_floor_blocks())
+    assert contracts.decode_uint(answer) == FLOOR
+
+
+def test_two_tasks_do_not_touch_each_other(started: World) -> None:
+    started.submit()
+    started.commit_all()
+    other = started_world()
+    other.commit_all()
+    assert started.round == other.round
+    started.task = 2
+    assert (started.phase, started.round.ballot_number) == (Phase.INACTIVE, 0)
+    assert refusal(started.commit, MINERS[0]) == ContractError(
+        "LedgerWrongPhase", (2, Phase.INACTIVE)
+    )
+
+
+# ---- bonds
+
+
+def test_a_bond_is_locked_while_its_miner_takes_part(started: World) -> None:
+    assert refusal(started.withdraw_bond, MINERS[0]) == about("LedgerBondLocked", MINERS[0])
+    started.leave(MINERS[0])
+    assert refusal(started.withdraw_bond, MINERS[0]) == about("LedgerBondLocked", MINERS[0])
+    assert refusal(started.register, MINERS[0]) == about("LedgerAlreadyRegistered", MINERS[0])
+
+
+def test_a_bond_is_free_six_ballots_after_its_miner_left(started: World) -> None:
+    started.register(MINERS[2])
+    started.leave(MINERS[0])
+    for _ in range(6):
+        assert refusal(started.withdraw_bond, MINERS[0]) == about("LedgerBondLocked", MINERS[0])
+        started.pass_phase()
+        started.advance()
+        started.mine(1, 1)
+        if started.money.status is TaskStatus.PAUSED:
+            started.resume()
+            started.mine(1, 1)
+    assert started.round.ballot_number == 7
+    started.withdraw_bond(MINERS[0])
+    assert started.balance(MINERS[0]) == SUPPLY_EACH
+    assert started.miner(MINERS[0]).units == 0
+    assert started.register(MINERS[0]).events
+
+
+def test_a_bond_is_free_sixteen_blocks_after_the_last_round_of_a_closed_task(
+    started: World,
+) -> None:
+    started.cancel()
+    started.play_round()
+    started.mine(14)
+    assert refusal(started.withdraw_bond, MINERS[0]) == about("LedgerBondLocked", MINERS[0])
+    started.mine(1)
+    # Nobody needs to leave what is over.
+    started.withdraw_bond(MINERS[0])
+    assert started.balance(MINERS[0]) == SUPPLY_EACH
+    assert [one.miner for one in started.participants()] == [MINERS[1]]
+    assert refusal(started.withdraw_bond, MINERS[0]) == about("LedgerNotRegistered", MINERS[0])
+
+
+def test_a_bond_is_free_256_blocks_after_its_miner_left_a_task_that_stands_still(
+    world: World,
+) -> None:
+    world.submit()
+    world.register(MINERS[0])
+    world.leave(MINERS[0])
+    world.mine(255)
+    assert refusal(world.withdraw_bond, MINERS[0]) == about("LedgerBondLocked", MINERS[0])
+    world.mine(1)
+    world.withdraw_bond(MINERS[0])
+    assert world.balance(MINERS[0], TRAINING_TOKEN) == SUPPLY_EACH

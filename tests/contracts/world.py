@@ -1,0 +1,423 @@
+"""The system contracts in py-evm, with no blocks: any sender, any number, any time.
+
+Four validators, and accounts that hold POT. What a call says comes back as typed events; a revert
+comes back as the exception that it is.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from eth.db.atomic import AtomicDB
+from eth.vm.execution_context import ExecutionContext
+from eth.vm.forks.cancun.transaction_context import CancunTransactionContext
+from eth.vm.forks.prague.state import PragueState
+from eth.vm.message import Message
+
+from chain.crypto import keccak256
+from chain.execution import system_contracts as contracts
+from chain.execution.system_contracts import (
+    GRADIENT_LEDGER,
+    REWARD_DISTRIBUTOR,
+    TASK_REGISTRY,
+    TRAINING_TOKEN,
+    VALIDATOR_SET,
+    ContractError,
+    Event,
+    MinerState,
+    ResultVote,
+    RoundState,
+    TaskAccount,
+    TaskTerms,
+)
+from chain.primitives import EMPTY_TRIE_ROOT, Address, Hash32, TaskId
+from chain.training.rewards import RewardTree, build_reward_tree
+from chain.training.rounds import Phase
+from chain.types.receipt import Log
+
+CHAIN_ID = 424242
+POT = 10**18
+FLOOR = 2
+FIRST_BLOCK = 100
+FIRST_TIME = 1_800_000_000
+GAS = 2**24
+
+
+def account(name: str) -> Address:
+    return Address(keccak256(name.encode())[12:])
+
+
+VALIDATORS = tuple(sorted(account(f"validator {i}") for i in range(4)))
+OPERATORS = tuple(account(f"operator {i}") for i in range(4))
+SUBMITTER = account("submitter")
+MINERS = tuple(account(f"miner {i}") for i in range(4))
+STRANGER = account("stranger")
+TREASURY = account("treasury")
+SUPPLY_EACH = 10_000 * POT
+
+SPEC = b'{"task":"a"}'
+TERMS = TaskTerms(
+    spec_hash=Hash32(hashlib.sha256(b"\x00" + SPEC).digest()),
+    token=TRAINING_TOKEN,
+    unit_price=POT,
+    validator_fee=10 * POT + 3,
+    rounds=3,
+    min_miners=2,
+    max_units=8,
+    audit_ppm=1_000_000,
+    commit_seconds=30,
+    verdict_seconds=40,
+    result_seconds=50,
+)
+ROUND_COST = TERMS.max_units * TERMS.unit_price + TERMS.validator_fee
+BUDGET = 3 * ROUND_COST
+OK, BAD, CHEAT, UNAVAILABLE = range(4)
+
+
+def result(name: str = "result", accepted_units: int = 4, rewards: RewardTree | None = None):
+    return ResultVote(
+        training_state_root=keccak256(name.encode()),
+        model_root=keccak256(b"model " + name.encode()),
+        rewards_root=keccak256(b"rewards") if rewards is None else rewards.root,
+        accepted_units=accepted_units,
+    )
+
+
+def bitmap(verdicts: Sequence[int]) -> bytes:
+    packed = bytearray((len(verdicts) + 3) // 4)
+    for i, verdict in enumerate(verdicts):
+        packed[i // 4] |= verdict << (2 * (i % 4))
+    return bytes(packed)
+
+
+@cache
+def artifact(name: str) -> dict:
+    for folder in ("contracts/build", "tests/contracts/build"):
+        path = Path(__file__).parents[2] / folder / f"{name}.json"
+        if path.exists():
+            return json.loads(path.read_text())
+    raise AssertionError(name)
+
+
+class Reverted(Exception):
+    """A call failed; `error` is what the contract said."""
+
+    def __init__(self, error: ContractError | str) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def refusal(call, *arguments, **keywords) -> ContractError | str:
+    """What a call is refused with; it must be."""
+    try:
+        call(*arguments, **keywords)
+    except Reverted as reverted:
+        return reverted.error
+    raise AssertionError("the call was not refused")
+
+
+@dataclass(frozen=True)
+class Answer:
+    output: bytes
+    events: tuple[Event, ...]
+    gas: int
+    """Of execution, without what a transaction costs before it runs."""
+
+
+class World:
+    def __init__(self, database: AtomicDB, state_root: Hash32 = EMPTY_TRIE_ROOT) -> None:
+        self.state = PragueState(database, None, state_root)
+        self.at(FIRST_BLOCK, FIRST_TIME)
+
+    def save(self, database: AtomicDB) -> tuple[AtomicDB, Hash32]:
+        """What another world can start from."""
+        self.state.persist()
+        return database, Hash32(self.state.state_root)
+
+    # ---- time
+
+    def at(self, number: int, timestamp: int) -> None:
+        self.number, self.timestamp = number, timestamp
+        self.state.execution_context = ExecutionContext(
+            coinbase=bytes(20),
+            timestamp=timestamp,
+            block_number=number,
+            difficulty=0,
+            mix_hash=bytes(32),
+            gas_limit=GAS,
+            prev_hashes=(),
+            chain_id=CHAIN_ID,
+            base_fee_per_gas=0,
+            excess_blob_gas=0,
+        )
+
+    def mine(self, blocks: int = 1, seconds: int = 0) -> None:
+        self.at(self.number + blocks, self.timestamp + seconds)
+
+    def pass_phase(self) -> None:
+        """Go to the first block past the deadline of the phase."""
+        deadline = contracts.decode_deadline(
+            self.view(GRADIENT_LEDGER, contracts.encode_deadline(self.task))
+        )
+        assert deadline.timestamp, "this phase has no end"
+        self.at(max(self.number, deadline.block_number), max(self.timestamp, deadline.timestamp))
+
+    # ---- calls
+
+    def deploy(self, name: str, at: Address, arguments: bytes = b"") -> Address:
+        code = bytes.fromhex(artifact(name)["bytecode"][2:]) + arguments
+        message = Message(
+            gas=2**30,
+            to=b"",
+            sender=bytes(20),
+            value=0,
+            data=b"",
+            code=code,
+            create_address=at,
+        )
+        context = CancunTransactionContext(gas_price=0, origin=bytes(20))
+        computation = self.state.computation_class.apply_create_message(
+            self.state, message, context
+        )
+        self._finish(computation)
+        return at
+
+    def send(self, sender: Address, to: Address, data: bytes, *, is_static: bool = False) -> Answer:
+        message = Message(
+            gas=GAS,
+            to=to,
+            sender=sender,
+            value=0,
+            data=data,
+            code=self.state.get_code(to),
+            is_static=is_static,
+        )
+        context = CancunTransactionContext(gas_price=0, origin=sender)
+        computation = self.state.computation_class.apply_message(self.state, message, context)
+        return self._finish(computation)
+
+    def _finish(self, computation) -> Answer:
+        self.state.lock_changes()
+        self.state.clear_transient_storage()
+        if computation.is_error:
+            data = bytes(computation.output)
+            raise Reverted(contracts.decode_error(data) or f"{computation.error!r} {data.hex()}")
+        logs = (
+            Log(Address(address), tuple(Hash32(t.to_bytes(32, "big")) for t in topics), bytes(data))
+            for address, topics, data in computation.get_log_entries()
+        )
+        events = tuple(event for log in logs if (event := contracts.decode_event(log)) is not None)
+        return Answer(bytes(computation.output), events, computation.get_gas_used())
+
+    def view(self, to: Address, data: bytes) -> bytes:
+        return self.send(STRANGER, to, data, is_static=True).output
+
+    # ---- the task under test, in the words of its actors
+
+    task = TaskId(1)
+
+    def approve(self, owner: Address, spender: Address, amount: int, token=TRAINING_TOKEN) -> None:
+        self.send(owner, token, contracts.encode_approve(spender, amount))
+
+    def submit(self, terms: TaskTerms = TERMS, spec: bytes = SPEC, budget: int = BUDGET) -> Answer:
+        self.approve(SUBMITTER, TASK_REGISTRY, budget, terms.token)
+        return self.send(
+            SUBMITTER, TASK_REGISTRY, contracts.encode_submit_task(terms, spec, budget)
+        )
+
+    def ready(self, operators: Sequence[Address] = OPERATORS[:3]) -> Answer:
+        for operator in operators:
+            answer = self.send(operator, TASK_REGISTRY, contracts.encode_post_ready(self.task))
+        return answer
+
+    def register(self, miner: Address, units: int = 2) -> Answer:
+        bond = contracts.decode_uint(
+            self.view(GRADIENT_LEDGER, contracts.encode_required_bond(self.task, units))
+        )
+        self.approve(miner, GRADIENT_LEDGER, bond)
+        return self.send(miner, GRADIENT_LEDGER, contracts.encode_register(self.task, units))
+
+    def leave(self, miner: Address) -> Answer:
+        return self.send(miner, GRADIENT_LEDGER, contracts.encode_leave(self.task))
+
+    def withdraw_bond(self, miner: Address) -> Answer:
+        return self.send(miner, GRADIENT_LEDGER, contracts.encode_withdraw_bond(self.task))
+
+    def commit(self, miner: Address, units: int = 2, **place: int) -> Answer:
+        place = {**self.place(), **place}
+        commitment = keccak256(b"commitment" + miner)
+        data = contracts.encode_commit_gradient(
+            self.task, place["round"], place["attempt"], units, commitment
+        )
+        return self.send(miner, GRADIENT_LEDGER, data)
+
+    def verdict(self, operator: Address, verdicts: Sequence[int], **place: int) -> Answer:
+        place = {**self.place(), **place}
+        data = contracts.encode_post_verdict(
+            self.task, place["round"], place["attempt"], place["ballot"], bitmap(verdicts)
+        )
+        return self.send(operator, GRADIENT_LEDGER, data)
+
+    def result(self, operator: Address, vote: ResultVote, **place: int) -> Answer:
+        place = {**self.place(), **place}
+        data = contracts.encode_post_result(
+            self.task, place["round"], place["attempt"], place["ballot"], vote, 350, 120
+        )
+        return self.send(operator, GRADIENT_LEDGER, data)
+
+    def settle(self, vote: ResultVote, sender: Address = STRANGER) -> Answer:
+        return self.send(sender, GRADIENT_LEDGER, contracts.encode_settle_round(self.task, vote))
+
+    def advance(self, sender: Address = STRANGER) -> Answer:
+        return self.send(sender, GRADIENT_LEDGER, contracts.encode_advance_round(self.task))
+
+    def cancel(self, sender: Address = SUBMITTER) -> Answer:
+        return self.send(sender, TASK_REGISTRY, contracts.encode_cancel_task(self.task))
+
+    def resume(self, sender: Address = SUBMITTER) -> Answer:
+        return self.send(sender, TASK_REGISTRY, contracts.encode_resume_task(self.task))
+
+    def refund(self) -> Answer:
+        return self.send(STRANGER, TASK_REGISTRY, contracts.encode_refund_task(self.task))
+
+    def fund(self, amount: int, sender: Address = SUBMITTER) -> Answer:
+        self.approve(sender, TASK_REGISTRY, amount)
+        return self.send(sender, TASK_REGISTRY, contracts.encode_fund_task(self.task, amount))
+
+    def claim(self, account_: Address, tree: RewardTree, cumulative: int) -> Answer:
+        proof = tree.proof(account_) or ()
+        data = contracts.encode_claim(self.task, cumulative, proof)
+        return self.send(account_, REWARD_DISTRIBUTOR, data)
+
+    # ---- whole steps of a round
+
+    def start_round(self, miners: Sequence[Address] = MINERS[:2]) -> None:
+        """An active task whose first attempt is open, one block later."""
+        self.submit()
+        self.ready()
+        for miner in miners:
+            self.register(miner)
+        self.mine(1, 1)
+
+    def commit_all(self, miners: Sequence[Address] = MINERS[:2]) -> None:
+        for miner in miners:
+            self.commit(miner)
+
+    def judge(self, verdicts: Sequence[int] = (OK, OK), operators=OPERATORS) -> None:
+        for operator in operators:
+            self.verdict(operator, verdicts)
+
+    def agree(self, vote: ResultVote | None = None, operators=OPERATORS[:3]) -> ResultVote:
+        vote = vote or result()
+        for operator in operators:
+            self.result(operator, vote)
+        return vote
+
+    def play_round(self, verdicts: Sequence[int] = (OK, OK), units: int = 4) -> Answer:
+        """From an open attempt to its settlement, one block later."""
+        self.commit_all()
+        self.judge(verdicts)
+        settled = self.settle(self.agree(result(f"round {self.place()['round']}", units)))
+        self.mine(1, 1)
+        return settled
+
+    # ---- what is so
+
+    @property
+    def phase(self) -> Phase:
+        data = self.view(GRADIENT_LEDGER, contracts.encode_phase(self.task))
+        return Phase(contracts.decode_uint(data))
+
+    @property
+    def round(self) -> RoundState:
+        data = self.view(GRADIENT_LEDGER, contracts.encode_get_round(self.task))
+        return contracts.decode_round(data)
+
+    @property
+    def money(self) -> TaskAccount:
+        data = self.view(TASK_REGISTRY, contracts.encode_get_account(self.task))
+        return contracts.decode_account(data)
+
+    def place(self) -> dict[str, int]:
+        """Round, attempt and ballot, straight from storage: as `round` says, but faster."""
+        (slot,) = (
+            variable["slot"]
+            for variable in artifact("GradientLedger")["storageLayout"]
+            if variable["label"] == "_trainings"
+        )
+        key = keccak256(self.task.to_bytes(32, "big") + slot.to_bytes(32, "big"))
+        word = self.state.get_storage(GRADIENT_LEDGER, int.from_bytes(key, "big"))
+        mask = 2**32 - 1
+        return {"round": word & mask, "attempt": word >> 32 & mask, "ballot": word >> 128 & 0xFF}
+
+    def miner(self, miner: Address) -> MinerState:
+        data = self.view(GRADIENT_LEDGER, contracts.encode_get_miner(self.task, miner))
+        return contracts.decode_miner(data)
+
+    def participants(self) -> tuple[contracts.Participant, ...]:
+        data = self.view(GRADIENT_LEDGER, contracts.encode_participants(self.task))
+        return contracts.decode_participants(data)
+
+    def balance(self, holder: Address, token: Address = TRAINING_TOKEN) -> int:
+        return contracts.decode_uint(self.view(token, contracts.encode_balance_of(holder)))
+
+    def credit(self, operator: Address) -> int:
+        data = contracts.encode_credit_of(TRAINING_TOKEN, operator)
+        return contracts.decode_uint(self.view(GRADIENT_LEDGER, data))
+
+    def claimed_total(self) -> int:
+        data = contracts.encode_claimed_total_of(self.task)
+        return contracts.decode_uint(self.view(REWARD_DISTRIBUTOR, data))
+
+    def rewards(self, cumulative: dict[Address, int]) -> RewardTree:
+        return build_reward_tree(CHAIN_ID, REWARD_DISTRIBUTOR, self.task, cumulative)
+
+
+HOLDERS = (SUBMITTER, *MINERS, TREASURY)
+
+
+@cache
+def _genesis() -> tuple[AtomicDB, Hash32]:
+    world = World(database := AtomicDB())
+    world.deploy(
+        "TrainingToken",
+        TRAINING_TOKEN,
+        contracts.encode_training_token_arguments(HOLDERS, [SUPPLY_EACH] * len(HOLDERS)),
+    )
+    world.deploy(
+        "ValidatorSet",
+        VALIDATOR_SET,
+        contracts.encode_validator_set_arguments(VALIDATORS, OPERATORS),
+    )
+    world.deploy("TaskRegistry", TASK_REGISTRY)
+    world.deploy(
+        "GradientLedger", GRADIENT_LEDGER, contracts.encode_gradient_ledger_arguments(FLOOR)
+    )
+    world.deploy("RewardDistributor", REWARD_DISTRIBUTOR)
+    return world.save(database)
+
+
+@cache
+def _started() -> tuple[AtomicDB, Hash32]:
+    world = new_world()
+    world.start_round()
+    return world.save(_genesis()[0])
+
+
+def new_world() -> World:
+    """The contracts as genesis leaves them."""
+    return World(*_genesis())
+
+
+def started_world() -> World:
+    """An active task whose first attempt is open, with two miners, one block later."""
+    world = World(*_started())
+    world.mine(1, 1)
+    return world
+
+
+def with_terms(**changes: object) -> TaskTerms:
+    return replace(TERMS, **changes)

@@ -1,0 +1,58 @@
+"""The hardware that gradients are computed on, behind one door (docs/spec/training.md, section 5).
+
+Precision is part of the protocol: float32 with TF32 off and deterministic algorithms, so that two
+honest machines differ by rounding alone.
+"""
+
+import os
+from typing import Final
+
+import torch
+
+DEVICE_NAMES: Final = "auto, cpu, cuda or cuda:N"
+"""What an operator may write."""
+
+
+class DeviceError(Exception):
+    """The configured device is not there; the message names the setting and the cure."""
+
+
+def open_device(name: str, threads: int = 1) -> torch.device:
+    """The torch device called `name`, with the protocol's arithmetic switched on.
+
+    Args:
+        name: auto (CUDA if there is any), cpu, cuda or cuda:N.
+        threads: CPU threads of this process.
+
+    Raises:
+        DeviceError: There is no such device here.
+    """
+    _fix_arithmetic(threads)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or not (index.isdecimal() or name == "cuda"):
+        message = f"device {name!r} is unknown: set it to {DEVICE_NAMES}"
+        raise DeviceError(message)
+    count = torch.cuda.device_count()
+    if int(index or 0) >= count:
+        message = (
+            f"device {name!r} is not there: torch {torch.__version__} sees {count} CUDA devices; "
+            "set the device to cpu, or install a CUDA build of torch and its driver"
+        )
+        raise DeviceError(message)
+    return torch.device("cuda", int(index or 0))
+
+
+def _fix_arithmetic(threads: int) -> None:
+    # cuBLAS is deterministic only with a fixed workspace, which it reads at its first use.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(0)  # nothing draws; a layer that did would be found by re-execution

@@ -1,0 +1,65 @@
+"""How far a payload is from an honest gradient (docs/spec/training.md, section 5).
+
+The cell distance E: how far the re-executed gradient lies outside the cells that the codes stand
+for, relative to its own norm. Rounding to codes thus costs an honest miner nothing. Because a
+coarser exponent would widen the cells, exponents must be the encoder's, up to a slack.
+Tolerances only accept or reject; nothing here is hashed.
+"""
+
+import math
+from typing import Final
+
+import numpy as np
+
+from chain.training.acceptance import CHEAT_FACTOR, ExponentRule, Measurement
+from chain.training.encoding import (
+    Float32Array,
+    Float64Array,
+    Gradient,
+    compute_exponents,
+    pad_blocks,
+)
+
+PPB: Final = 10**9
+"""One, in parts per billion."""
+
+MAX_DISTANCE_PPB: Final = 2**53 - 1
+"""Stands for every larger distance, infinity included; the largest integer JSON carries exactly."""
+
+BLOCK_SLACK: Final = 1e-3
+"""Of a block maximum, relative to itself: honest machines differ by 2e-5 at most (measured)."""
+
+NORM_SLACK: Final = 1e-5
+"""Of a block maximum, relative to the gradient's norm: for blocks of nearly nothing."""
+
+
+def measure(gradient: Gradient, reference: Float32Array) -> Measurement:
+    """The measurement of a decoded payload against the clipped `reference`, float32[parameters]."""
+    blocks = pad_blocks(reference).astype(np.float64)
+    norm = float(np.sqrt(np.sum(blocks * blocks)))
+    return Measurement(
+        distance_ppb=_compute_distance_ppb(gradient, blocks, norm),
+        exponents=_judge_exponents(gradient, np.abs(blocks).max(axis=1), norm),
+    )
+
+
+def _compute_distance_ppb(gradient: Gradient, blocks: Float64Array, norm: float) -> int:
+    steps = np.ldexp(1.0, gradient.exponents.astype(np.int32))[:, np.newaxis]
+    codes = gradient.codes.astype(np.float64)
+    outside = np.maximum(np.abs(blocks - codes * steps) - steps / 2, 0.0)
+    distance = float(np.sqrt(np.sum(outside * outside)))
+    if distance == 0:
+        return 0
+    if norm == 0:
+        return MAX_DISTANCE_PPB
+    return min(math.ceil(distance / norm * PPB), MAX_DISTANCE_PPB)
+
+
+def _judge_exponents(gradient: Gradient, maxima: Float64Array, norm: float) -> ExponentRule:
+    for factor, broken in ((CHEAT_FACTOR, ExponentRule.BROKEN_TENFOLD), (1, ExponentRule.BROKEN)):
+        slack = factor * (BLOCK_SLACK * maxima + NORM_SLACK * norm)
+        lowest = compute_exponents(np.maximum(maxima - slack, 0.0))
+        highest = compute_exponents(maxima + slack)
+        if np.any((gradient.exponents < lowest) | (gradient.exponents > highest)):
+            return broken
+    return ExponentRule.KEPT

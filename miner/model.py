@@ -1,0 +1,98 @@
+"""The built-in architectures in torch (docs/spec/training.md, section 2).
+
+Parameter names and shapes are those of chain.training.architectures, so theta fits both.
+"""
+
+from itertools import pairwise
+from typing import assert_never
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from chain.training.architectures import KERNEL, Cnn, Mlp, Model
+from chain.training.encoding import Float32Array
+
+
+class MlpModule(nn.Module):
+    """`mlp` version 1."""
+
+    def __init__(self, config: Mlp) -> None:
+        super().__init__()
+        widths = (config.inputs, *config.hidden, config.classes)
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of samples (B, ...)."""
+        x = x.flatten(1)  # (B, inputs)
+        for layer in self.layers[:-1]:
+            x = functional.relu(layer(x))
+        logits: Tensor = self.layers[-1](x)
+        return logits
+
+
+class CnnModule(nn.Module):
+    """`cnn` version 1."""
+
+    def __init__(self, config: Cnn) -> None:
+        super().__init__()
+        channels, height, width = config.image
+        widths = (channels, *config.channels)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(i, o, KERNEL, padding=KERNEL // 2) for i, o in pairwise(widths)
+        )
+        stages = len(config.channels)
+        self.head = nn.Linear(widths[-1] * (height >> stages) * (width >> stages), config.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of samples (B, C, H, W)."""
+        for convolution in self.convolutions:
+            x = _pool(functional.relu(convolution(x)))  # (B, C', H // 2, W // 2)
+        logits: Tensor = self.head(x.flatten(1))
+        return logits
+
+
+def _pool(x: Tensor) -> Tensor:
+    """2x2 max pooling, (B, C, H, W) to (B, C, H // 2, W // 2).
+
+    By maximum, because max_pool2d's backward pass has no deterministic kernel on CUDA.
+    """
+    height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
+    x = torch.maximum(x[:, :, 0:height:2], x[:, :, 1:height:2])
+    return torch.maximum(x[..., 0:width:2], x[..., 1:width:2])
+
+
+def build_model(model: Model) -> nn.Module:
+    """The module of `model`, on the CPU, with parameters of no meaning."""
+    match model:
+        case Mlp():
+            return MlpModule(model)
+        case Cnn():
+            return CnnModule(model)
+        case _:
+            assert_never(model)
+
+
+def ordered_parameters(module: nn.Module) -> tuple[nn.Parameter, ...]:
+    """The parameters in manifest order: by ascending name."""
+    return tuple(parameter for _, parameter in sorted(module.named_parameters()))
+
+
+def load_parameters(module: nn.Module, theta: bytes) -> None:
+    """Set the parameters of `module` to `theta`, little-endian float32 in manifest order."""
+    values = torch.from_numpy(np.frombuffer(theta, "<f4").astype(np.float32))
+    parameters = ordered_parameters(module)
+    assert sum(parameter.numel() for parameter in parameters) == values.numel()
+    offset = 0
+    with torch.no_grad():
+        for parameter in parameters:
+            end = offset + parameter.numel()
+            parameter.copy_(values[offset:end].view_as(parameter))
+            offset = end
+
+
+def flatten(tensors: tuple[Tensor, ...]) -> Float32Array:
+    """The values of `tensors`, in order, as one float32[parameters] on the CPU."""
+    flat: Float32Array = torch.cat([tensor.flatten() for tensor in tensors]).cpu().numpy()
+    return flat

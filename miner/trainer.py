@@ -1,0 +1,122 @@
+"""A task, ready to compute on, for miners and verifiers (docs/spec/training.md, section 5)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from chain.training.acceptance import Measurement
+from chain.training.architectures import count_parameters
+from chain.training.encoding import (
+    Float32Array,
+    GradientHeader,
+    decode_gradient,
+    encode_gradient,
+)
+from chain.training.task_spec import TaskSpec
+from miner.data import Dataset, load_dataset, read_file
+from miner.devices import open_device
+from miner.gradient import MICROBATCH, clip, compute_gradient
+from miner.loss import compute_loss_sum
+from miner.measurement import measure
+from miner.model import build_model, load_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a model does on the held-out rows."""
+
+    correct_count: int
+    row_count: int
+    loss_millinats: int
+    """Mean over the rows, rounded; in thousandths of a nat."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trainer:
+    """One task on one device.
+
+    Attributes:
+        spec: The task.
+        module: Its model; every method first loads the parameters it is given.
+        dataset: Its rows, on the device.
+    """
+
+    spec: TaskSpec
+    module: nn.Module
+    dataset: Dataset
+
+    def compute_gradient(self, theta: bytes, sample_indices: Sequence[int]) -> Float32Array:
+        """The clipped gradient, float32[parameters], at `theta` over training samples by index."""
+        rows = torch.tensor([self.spec.row_of_sample(i) for i in sample_indices], dtype=torch.int64)
+        rows = rows.to(self.dataset.labels.device)
+        load_parameters(self.module, theta)
+        features, labels = self.dataset.features[rows], self.dataset.labels[rows]
+        return clip(compute_gradient(self.module, self.spec.loss, features, labels))
+
+    def build_payload(
+        self, header: GradientHeader, theta: bytes, sample_indices: Sequence[int]
+    ) -> bytes:
+        """The payload of the gradient at `theta` over samples, for the place `header` names."""
+        assert header.parameter_count == count_parameters(self.spec.model)
+        return encode_gradient(header, self.compute_gradient(theta, sample_indices))
+
+    def verify_payload(
+        self, payload: bytes, header: GradientHeader, theta: bytes, sample_indices: Sequence[int]
+    ) -> Measurement:
+        """Re-execute, and measure `payload` against the result.
+
+        Raises:
+            InvalidGradient: The payload is not well-formed for the place that `header` names.
+        """
+        gradient = decode_gradient(payload, header)
+        return measure(gradient, self.compute_gradient(theta, sample_indices))
+
+    def evaluate(self, theta: bytes) -> Evaluation:
+        """Accuracy and loss of `theta` on the held-out rows."""
+        load_parameters(self.module, theta)
+        first, count = self.spec.held_out.first_row, self.spec.held_out.row_count
+        correct, loss = 0, 0.0
+        with torch.no_grad():
+            for start in range(first, first + count, MICROBATCH):
+                part = slice(start, min(start + MICROBATCH, first + count))
+                logits, labels = self.module(self.dataset.features[part]), self.dataset.labels[part]
+                correct += int((logits.argmax(dim=1) == labels).sum())
+                loss += float(compute_loss_sum(self.spec.loss, logits.double(), labels))
+        return Evaluation(correct, count, _to_millinats(loss / count))
+
+
+def _to_millinats(nats: float) -> int:
+    # A diverged model has an infinite or undefined loss; JSON and the contract have neither.
+    largest = 2**53 - 1
+    return round(1000 * nats) if nats < largest // 1000 else largest
+
+
+def open_task(spec: TaskSpec, shards: Sequence[bytes], device: torch.device) -> Trainer:
+    """The trainer of `spec` on `device`, from the bytes of its shards in manifest order.
+
+    Raises:
+        RejectedInputError: A shard is not what the manifest announces.
+    """
+    dataset = load_dataset(spec, shards, device)
+    return Trainer(spec, build_model(spec.model).to(device), dataset)
+
+
+def make_trainer_factory(device_name: str) -> Callable[[TaskSpec, Sequence[Path]], Trainer]:
+    """What opens tasks, by the paths of their shards, on the device called `device_name`.
+
+    Raises:
+        DeviceError: There is no such device here.
+    """
+    device = open_device(device_name)
+
+    def open_from_files(spec: TaskSpec, paths: Sequence[Path]) -> Trainer:
+        shards = [
+            read_file(path, shard.byte_count)
+            for path, shard in zip(paths, spec.data.shards, strict=True)
+        ]
+        return open_task(spec, shards, device)
+
+    return open_from_files

@@ -1,0 +1,301 @@
+"""The verifier worker: `python -m miner.verify` (docs/spec/training.md, section 5).
+
+A node starts it, writes requests to its standard input and reads answers from its standard output,
+one JSON object each behind its length as a 4-byte big-endian integer. Large things come as paths.
+The worker limits its own memory, so a task that breaks it breaks nothing else: it dies, and the
+node starts another. It ends when its input does.
+
+Every request has `id`, `kind`, and the paths `spec`, `theta` and `shards` (an array). By kind:
+    dry_run: nothing more; answers parameter_count, unit_milliseconds, peak_bytes.
+    evaluate: nothing more; answers correct_count, row_count, loss_millinats.
+    verify: the paths `payload` and `indices` (the samples, little-endian 64-bit) and `header`
+        (round, chain_id, seed, miner, task, attempt); answers distance_ppb, exponents,
+        milliseconds.
+An answer has the request's `id`, and `error` and `detail` instead if what was given breaks a rule.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import time
+from array import array
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import torch
+
+from chain.crypto import content_id
+from chain.errors import RejectedInputError, RejectionReason
+from chain.primitives import Address, Hash32, TaskId
+from chain.training.architectures import count_parameters
+from chain.training.encoding import GradientHeader, count_payload_bytes
+from chain.training.optimizer import initial_state
+from chain.training.state import FLOAT32_BYTES
+from chain.training.task_spec import MAX_SPEC_BYTES, TaskSpec, decode_task_spec
+from miner.data import read_file
+from miner.devices import DeviceError, open_device
+from miner.quiet import claim_stdout
+from miner.trainer import Trainer, open_task
+
+LENGTH_BYTES: Final = 4
+"""Big-endian, before every frame."""
+
+MAX_FRAME_BYTES: Final = 2**17
+"""A request with the paths of all shards of the largest manifest is shorter."""
+
+DEFAULT_MEMORY_BYTES: Final = 4 * 2**30
+"""Four times what the digits example takes; a genesis for larger models raises it."""
+
+MAX_OPEN_FILES: Final = 256
+"""Python, torch and one input at a time need far fewer."""
+
+INDEX_BYTES: Final = 8
+"""Of a sample index in a file."""
+
+Answer = dict[str, str | int]
+"""The members of an answer but for its id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, its members read as they are needed."""
+
+    members: dict[str, object]
+
+    def text(self, key: str) -> str:
+        """The string `key`."""
+        value = self.members.get(key)
+        if not isinstance(value, str):
+            raise _bad_request(f"{key} must be a string")
+        return value
+
+    def integer(self, key: str) -> int:
+        """The integer `key`, not negative."""
+        value = self.members.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**64:
+            raise _bad_request(f"{key} must be an integer from 0 to 2**64 - 1")
+        return value
+
+    def path(self, key: str) -> Path:
+        """The path `key`."""
+        return Path(self.text(key))
+
+    def paths(self, key: str) -> tuple[Path, ...]:
+        """The array of paths `key`."""
+        value = self.members.get(key)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise _bad_request(f"{key} must be an array of strings")
+        return tuple(Path(item) for item in value)
+
+    def digest(self, key: str, byte_count: int) -> bytes:
+        """The hexadecimal bytes `key`."""
+        try:
+            value = bytes.fromhex(self.text(key).removeprefix("0x"))
+        except ValueError as error:
+            raise _bad_request(f"{key} must be hexadecimal") from error
+        if len(value) != byte_count:
+            raise _bad_request(f"{key} must be {byte_count} bytes")
+        return value
+
+    def child(self, key: str) -> "Request":
+        """The object `key`."""
+        value = self.members.get(key)
+        if not isinstance(value, dict):
+            raise _bad_request(f"{key} must be an object")
+        return Request(value)
+
+
+@dataclass(slots=True)
+class Worker:
+    """Answers requests; keeps the task that it worked on last.
+
+    Attributes:
+        device: Where it computes.
+        task_hash: Of the specification that `trainer` is for.
+        trainer: None before the first request.
+    """
+
+    device: torch.device
+    task_hash: Hash32 | None = field(default=None)
+    trainer: Trainer | None = field(default=None)
+
+    def answer(self, request: Request) -> Answer:
+        """The answer to `request`; what was given and breaks a rule is answered, too."""
+        try:
+            trainer = self._open(request)
+            theta_size = count_parameters(trainer.spec.model) * FLOAT32_BYTES
+            theta = read_file(request.path("theta"), theta_size)
+            match kind := request.text("kind"):
+                case "dry_run":
+                    return _dry_run(trainer, theta)
+                case "evaluate":
+                    return dict(asdict(trainer.evaluate(theta)))
+                case "verify":
+                    return _verify(trainer, theta, request)
+                case _:
+                    raise _bad_request(f"kind {kind!r} is unknown")
+        except RejectedInputError as refusal:
+            return {"error": refusal.reason.value, "detail": refusal.detail}
+        except OSError as error:
+            return {"error": RejectionReason.CONTENT_MISMATCH.value, "detail": str(error)}
+
+    def _open(self, request: Request) -> Trainer:
+        with request.path("spec").open("rb") as file:
+            data = file.read(MAX_SPEC_BYTES + 1)
+        task_hash = content_id(data)
+        if self.trainer is None or task_hash != self.task_hash:
+            # First let go of the old task's data: both may not fit together.
+            self.trainer, self.task_hash = None, None
+            spec = decode_task_spec(data)
+            self.trainer = open_task(spec, _read_shards(spec, request), self.device)
+            self.task_hash = task_hash
+        return self.trainer
+
+
+def _read_shards(spec: TaskSpec, request: Request) -> list[bytes]:
+    paths = request.paths("shards")
+    if len(paths) != len(spec.data.shards):
+        raise _bad_request(f"shards must be {len(spec.data.shards)} paths")
+    return [
+        read_file(path, shard.byte_count)
+        for path, shard in zip(paths, spec.data.shards, strict=True)
+    ]
+
+
+def _dry_run(trainer: Trainer, theta: bytes) -> Answer:
+    spec = trainer.spec
+    if content_id(theta) != spec.initial_weights:
+        raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, "not the initial weights")
+    initial_state(spec.optimizer, theta)
+    samples = range(spec.samples_per_unit)
+    trainer.compute_gradient(theta, samples)  # the first call also loads kernels
+    start = time.monotonic()
+    trainer.compute_gradient(theta, samples)
+    return {
+        "parameter_count": count_parameters(spec.model),
+        "unit_milliseconds": _milliseconds_since(start),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def _verify(trainer: Trainer, theta: bytes, request: Request) -> Answer:
+    start = time.monotonic()
+    parameter_count = count_parameters(trainer.spec.model)
+    fields = request.child("header")
+    header = GradientHeader(
+        parameter_count=parameter_count,
+        round_number=fields.integer("round"),
+        chain_id=fields.integer("chain_id"),
+        theta_root=content_id(theta),
+        seed=Hash32(fields.digest("seed", 32)),
+        miner=Address(fields.digest("miner", 20)),
+        task=TaskId(fields.integer("task")),
+        attempt=fields.integer("attempt"),
+    )
+    payload = read_file(request.path("payload"), count_payload_bytes(parameter_count))
+    indices = _read_indices(request.path("indices"), trainer.spec.sample_count)
+    measurement = trainer.verify_payload(payload, header, theta, indices)
+    return {
+        "distance_ppb": measurement.distance_ppb,
+        "exponents": measurement.exponents.value,
+        "milliseconds": _milliseconds_since(start),
+    }
+
+
+def _read_indices(path: Path, sample_count: int) -> array[int]:
+    with path.open("rb") as file:
+        data = file.read(sample_count * INDEX_BYTES + 1)
+    if not data or len(data) % INDEX_BYTES or len(data) > sample_count * INDEX_BYTES:
+        raise _bad_request("indices must be 1 to as many 64-bit integers as there are samples")
+    indices = array("Q", data)
+    if sys.byteorder == "big":
+        indices.byteswap()
+    if max(indices) >= sample_count:
+        raise _bad_request("an index is not that of a sample")
+    return indices
+
+
+def _milliseconds_since(start: float) -> int:
+    return round(1000 * (time.monotonic() - start))
+
+
+def _bad_request(problem: str) -> RejectedInputError:
+    return RejectedInputError(RejectionReason.MALFORMED, problem)
+
+
+def limit_process(memory_bytes: int) -> None:
+    """Give up memory beyond `memory_bytes`, many open files, and core dumps.
+
+    RLIMIT_DATA, because RLIMIT_AS counts what CUDA and allocators merely reserve.
+    """
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, MAX_OPEN_FILES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def read_frame(stream: BinaryIO) -> bytes | None:
+    """The next frame; None at the end of the stream.
+
+    Raises:
+        RejectedInputError: The frame is longer than MAX_FRAME_BYTES, or the stream ends inside it.
+    """
+    prefix = stream.read(LENGTH_BYTES)
+    if not prefix:
+        return None
+    length = int.from_bytes(prefix, "big")
+    if length > MAX_FRAME_BYTES:
+        raise RejectedInputError(RejectionReason.TOO_LARGE, f"a frame of {length} bytes")
+    frame = stream.read(length)
+    if len(prefix) < LENGTH_BYTES or len(frame) < length:
+        raise RejectedInputError(RejectionReason.MALFORMED, "the stream ends inside a frame")
+    return frame
+
+
+def encode_frame(message: dict[str, object]) -> bytes:
+    """`message` behind its length."""
+    data = json.dumps(message).encode()
+    return len(data).to_bytes(LENGTH_BYTES, "big") + data
+
+
+def serve(worker: Worker, requests: BinaryIO, answers: BinaryIO) -> None:
+    """Answer requests until their stream ends.
+
+    Raises:
+        RejectedInputError: A frame is not a JSON object; the node that wrote it is at fault.
+    """
+    while (frame := read_frame(requests)) is not None:
+        try:
+            members = json.loads(frame)
+        except ValueError as error:
+            raise _bad_request(f"a frame is not JSON: {error}") from error
+        if not isinstance(members, dict):
+            raise _bad_request("a frame is not a JSON object")
+        request = Request(members)
+        answers.write(encode_frame({"id": members.get("id"), **worker.answer(request)}))
+        answers.flush()
+
+
+def main() -> int:
+    """Run the worker on standard input and output."""
+    parser = argparse.ArgumentParser(prog="python -m miner.verify", description=__doc__)
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--memory-bytes", type=int, default=DEFAULT_MEMORY_BYTES)
+    options = parser.parse_args()
+    answers = claim_stdout()
+    try:
+        worker = Worker(open_device(options.device, options.threads))
+        limit_process(options.memory_bytes)
+        serve(worker, sys.stdin.buffer, answers)
+    except (DeviceError, RejectedInputError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - read by the node that started it
+        return 1
+    except (KeyboardInterrupt, BrokenPipeError):
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

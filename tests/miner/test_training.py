@@ -1,0 +1,217 @@
+"""The numbers of a whole task: learning, verification of every gradient, and lies."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from chain.crypto import sha256
+from chain.primitives import Address
+from chain.training.acceptance import ExponentRule, Verdict, compute_verdict
+from chain.training.encoding import (
+    GradientHeader,
+    decode_gradient,
+    encode_gradient,
+    from_codes,
+    pad_blocks,
+)
+from miner.devices import open_device
+from miner.gradient import clip, compute_gradient
+from miner.measurement import measure
+from miner.model import load_parameters
+from miner.trainer import Trainer, open_task
+from node.tasks import TaskBundle, load_task_toml
+from tests.miner.training_simulation import MINERS, SimulatedRound, honest, simulate
+
+DIGITS = Path("examples/digits.toml")
+TOKEN = Address(b"\x44" * 20)
+
+
+@pytest.fixture(scope="module")
+def bundle() -> TaskBundle:
+    return load_task_toml(DIGITS.read_text(), DIGITS.parent, TOKEN)
+
+
+def open_digits(bundle: TaskBundle, device: str = "cpu") -> Trainer:
+    shards = [bundle.blobs[shard.content_id] for shard in bundle.spec.data.shards]
+    return open_task(bundle.spec, shards, open_device(device))
+
+
+@pytest.fixture(scope="module")
+def trainer(bundle: TaskBundle) -> Trainer:
+    return open_digits(bundle)
+
+
+@pytest.fixture(scope="module")
+def rounds(bundle: TaskBundle, trainer: Trainer) -> list[SimulatedRound]:
+    """Every round of the digits task, each payload re-executed by a verifier of its own."""
+    weights = bundle.blobs[bundle.spec.initial_weights]
+    return list(simulate(trainer, weights, 1, verifier=open_digits(bundle)))
+
+
+def test_three_miners_learn_the_digits(
+    bundle: TaskBundle, trainer: Trainer, rounds: list[SimulatedRound]
+) -> None:
+    before = trainer.evaluate(bundle.blobs[bundle.spec.initial_weights])
+    after = trainer.evaluate(rounds[-1].state.theta)
+    assert len(rounds) == bundle.spec.round_count == 36
+    assert before.correct_count <= 0.2 * before.row_count
+    assert after.correct_count >= 0.95 * after.row_count
+    assert after.loss_millinats < 250 < before.loss_millinats
+
+
+def test_every_honest_gradient_is_within_the_tolerance(rounds: list[SimulatedRound]) -> None:
+    for simulated in rounds:
+        assert simulated.verdicts == (Verdict.OK,) * 3
+        assert all(m.distance_ppb <= 10_000 for m in simulated.measurements)
+        assert all(m.exponents is ExponentRule.KEPT for m in simulated.measurements)
+
+
+def test_other_order_precision_and_batching_stay_far_below_the_tolerance(
+    bundle: TaskBundle, trainer: Trainer, rounds: list[SimulatedRound]
+) -> None:
+    double = open_digits(bundle)
+    double.module.double()
+    double = replace(
+        double, dataset=replace(double.dataset, features=double.dataset.features.double())
+    )
+    for simulated in rounds[::5]:
+        gradient = decode_gradient(simulated.payloads[0], simulated.headers[0])
+        for other in (
+            trainer.compute_gradient(simulated.theta, simulated.indices[0][::-1]),
+            double.compute_gradient(simulated.theta, simulated.indices[0]).astype(np.float32),
+            clip(_one_by_one(trainer, simulated)),
+        ):
+            measurement = measure(gradient, other)
+            assert measurement.exponents is ExponentRule.KEPT
+            assert measurement.distance_ppb <= 20_000
+
+
+def _one_by_one(trainer: Trainer, simulated: SimulatedRound) -> np.ndarray:
+    """The unclipped gradient as a mean over parts of 8 samples."""
+    load_parameters(trainer.module, simulated.theta)
+    rows = torch.tensor([trainer.spec.row_of_sample(i) for i in simulated.indices[0]])
+    parts = [
+        compute_gradient(
+            trainer.module,
+            trainer.spec.loss,
+            trainer.dataset.features[part],
+            trainer.dataset.labels[part],
+        )
+        for part in rows.split(8)
+    ]
+    mean: np.ndarray = np.mean(parts, axis=0, dtype=np.float32)
+    return mean
+
+
+# Lies. Each takes what an honest miner has and gives the payload that it sends instead.
+
+
+def _encode_clipped(header: GradientHeader, values: np.ndarray) -> bytes:
+    return encode_gradient(header, clip(values.astype(np.float32)))
+
+
+def _lie_about(name: str, trainer: Trainer, rounds: list[SimulatedRound], number: int) -> bytes:
+    simulated = rounds[number]
+    header, theta, mine = simulated.headers[0], simulated.theta, simulated.indices[0]
+    truth = trainer.compute_gradient(theta, mine)
+    generator = np.random.Generator(np.random.PCG64(number))
+    match name:
+        case "another miner's samples":
+            return honest(trainer, header, theta, simulated.indices[1])
+        case "half of the samples":
+            return honest(trainer, header, theta, mine[:64])
+        case "one sample skipped":
+            return honest(trainer, header, theta, mine[:-1])
+        case "the theta of the round before":
+            return honest(trainer, header, rounds[number - 1].theta, mine)
+        case "halved":
+            return _encode_clipped(header, truth / 2)
+        case "sign flipped":
+            return _encode_clipped(header, -truth)
+        case "zero":
+            return _encode_clipped(header, truth * 0)
+        case "noise":
+            return _encode_clipped(header, generator.standard_normal(truth.size))
+        case "a tenth of noise":
+            noise = generator.standard_normal(truth.size)
+            scale = 0.1 * np.linalg.norm(truth) / np.linalg.norm(noise)
+            return _encode_clipped(header, truth + noise * scale)
+        case "a replayed payload":
+            return header.encode() + rounds[number - 1].payloads[0][128:]
+        case _:
+            raise AssertionError(name)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        "another miner's samples",
+        "half of the samples",
+        "one sample skipped",
+        "the theta of the round before",
+        "halved",
+        "sign flipped",
+        "zero",
+        "noise",
+        "a tenth of noise",
+        "a replayed payload",
+    ],
+)
+def test_a_lie_is_a_cheat(lie: str, trainer: Trainer, rounds: list[SimulatedRound]) -> None:
+    for number in (1, 12, 30):
+        simulated = rounds[number]
+        measurement = trainer.verify_payload(
+            _lie_about(lie, trainer, rounds, number),
+            simulated.headers[0],
+            simulated.theta,
+            simulated.indices[0],
+        )
+        assert compute_verdict(measurement, 100_000) is Verdict.CHEAT
+
+
+def test_a_coarser_exponent_hides_nothing(trainer: Trainer, rounds: list[SimulatedRound]) -> None:
+    """Without the exponent rule, codes on a coarser grid would have distance 0."""
+    for simulated in rounds[::9]:
+        reference = trainer.compute_gradient(simulated.theta, simulated.indices[0])
+        fine = decode_gradient(simulated.payloads[0], simulated.headers[0])
+        exponents = (fine.exponents + 2).astype(np.int8)
+        steps = np.ldexp(1.0, exponents.astype(np.int32))[:, np.newaxis]
+        codes = np.rint(pad_blocks(reference) / steps).astype(np.int8)
+        coarse = from_codes(exponents, codes)
+        measurement = measure(coarse, reference)
+        assert measurement.distance_ppb == 0
+        assert compute_verdict(measurement, 100_000) is Verdict.CHEAT
+
+
+def test_a_liar_neither_stops_nor_spoils_the_training(bundle: TaskBundle, trainer: Trainer) -> None:
+    def flip(
+        trainer: Trainer, header: GradientHeader, theta: bytes, indices: Sequence[int]
+    ) -> bytes:
+        return _encode_clipped(header, -trainer.compute_gradient(theta, indices))
+
+    weights = bundle.blobs[bundle.spec.initial_weights]
+    rounds = list(simulate(trainer, weights, 2, trainer, {MINERS[1]: flip}))
+    assert {simulated.verdicts for simulated in rounds} == {(Verdict.OK, Verdict.CHEAT, Verdict.OK)}
+    assert trainer.evaluate(rounds[-1].state.theta).correct_count >= 0.94 * 360
+
+
+def test_digits_are_the_same_blobs_everywhere(bundle: TaskBundle) -> None:
+    """Another value here means that a submitter elsewhere would submit another task."""
+    assert sha256(b"".join(bundle.blobs.values())).hex() == (
+        "351783b7d282a3c1931892aed81063e07f04d1695134d54f3036eb1f609625d0"
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_agrees_with_the_cpu(bundle: TaskBundle, rounds: list[SimulatedRound]) -> None:
+    gpu = open_digits(bundle, "cuda")
+    for simulated in rounds[::3]:
+        measurement = gpu.verify_payload(
+            simulated.payloads[0], simulated.headers[0], simulated.theta, simulated.indices[0]
+        )
+        assert compute_verdict(measurement, 100_000) is Verdict.OK

@@ -9,7 +9,7 @@ from typing import Final
 
 from chain import codec
 from chain.errors import RejectedInputError, RejectionReason
-from chain.primitives import BlockNumber, Hash32, View
+from chain.primitives import ZERO_HASH, BlockNumber, Hash32, View
 
 LOST_GUARD_MARGIN: Final = 2
 """Without a guard nothing is signed up to the certified head + 2: the next number, where the lost
@@ -99,6 +99,15 @@ def compute_first_signable(
         or (latest_logged.position == guard.position and latest_logged != guard)
     )
     return BlockNumber(guard.number + 1) if is_lost else BlockNumber(head + 1)
+
+
+def build_floor_guard(first_signable: BlockNumber) -> GuardState:
+    """The guard that a node without one writes before its first vote, and before it waits.
+
+    A guard that is missing then always means a loss: without it, a crash between the first record
+    and the first guard would look like one, and each restart would begin the wait anew.
+    """
+    return GuardState(BlockNumber(first_signable - 1), View(0), Step.VIEW_CHANGE, ZERO_HASH, None)
 
 
 def decode_guard(data: bytes) -> GuardState:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from chain.consensus.guard import (
     GuardState,
     Step,
+    build_floor_guard,
     compute_first_signable,
     decode_guard,
     permits,
@@ -117,3 +118,13 @@ def test_lost_guard_signs_nothing_near_the_certified_head() -> None:
     # C7: an empty data directory with an old key.
     assert first_signable(None, None, 0, 40) == 43
     assert first_signable(None, vote(1, 0, Step.PREPARE), 0, 0) == 3
+
+
+def test_floor_guard_keeps_the_wait_across_restarts_and_ends_it() -> None:
+    floor = build_floor_guard(BlockNumber(43))
+    assert first_signable(floor, None, 40, 40) == 43
+    assert first_signable(floor, None, 41, 60) == 43
+    assert first_signable(floor, None, 42, 42) == 43
+    assert permits(floor, vote(43, 0, Step.PREPARE))
+    # A new node that died between its first record and its first guard.
+    assert first_signable(build_floor_guard(BlockNumber(1)), vote(1, 0, Step.PREPARE), 0, 0) == 1

@@ -3,16 +3,22 @@ pragma solidity ^0.8.30;
 
 import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
 
-/// @notice Takes one unit of every transfer.
+/// @notice Takes a fee of every transfer.
 contract FeeToken is ERC20("Fee", "FEE") {
-    constructor(address holder, uint256 amount) {
-        _mint(holder, amount);
+    uint256 private _fee;
+
+    constructor(address[] memory holders, uint256 amount) {
+        for (uint256 i = 0; i < holders.length; ++i) _mint(holders[i], amount);
+    }
+
+    function setFee(uint256 fee) external {
+        _fee = fee;
     }
 
     function _update(address from, address to, uint256 value) internal override {
-        if (from == address(0)) return super._update(from, to, value);
-        super._update(from, address(0xfee), 1);
-        super._update(from, to, value - 1);
+        if (from == address(0) || _fee == 0) return super._update(from, to, value);
+        super._update(from, address(0xfee), _fee);
+        super._update(from, to, value - _fee);
     }
 }
 
@@ -24,8 +30,8 @@ contract CallbackToken is ERC20("Callback", "CALL") {
     bool public succeeded;
     bytes public answer;
 
-    constructor(address holder, uint256 amount) {
-        _mint(holder, amount);
+    constructor(address[] memory holders, uint256 amount) {
+        for (uint256 i = 0; i < holders.length; ++i) _mint(holders[i], amount);
         _mint(address(this), amount);
     }
 

@@ -1,0 +1,289 @@
+"""POT, and tokens that mean harm (docs/spec/contracts.md, sections 4 and 10)."""
+
+import pytest
+from eth_abi.abi import encode
+
+from chain.crypto import get_address, keccak256, sign
+from chain.execution import system_contracts as contracts
+from chain.execution.system_contracts import (
+    GRADIENT_LEDGER,
+    REWARD_DISTRIBUTOR,
+    TASK_REGISTRY,
+    TRAINING_TOKEN,
+    ContractError,
+    TaskStatus,
+)
+from chain.primitives import Address, Hash32, PrivateKey
+from tests.contracts.world import (
+    BUDGET,
+    CHAIN_ID,
+    HOLDERS,
+    MINERS,
+    POT,
+    SPEC,
+    STRANGER,
+    SUBMITTER,
+    SUPPLY_EACH,
+    Answer,
+    Reverted,
+    World,
+    account,
+    new_world,
+    refusal,
+    result,
+    with_terms,
+)
+
+TOKEN = account("a token that means harm")
+TERMS = with_terms(token=TOKEN)
+REENTERED = contracts.compute_selector("ReentrancyGuardReentrantCall()")
+
+
+def call(signature: str, types=(), values=()) -> bytes:
+    return contracts.compute_selector(signature) + encode(types, values)
+
+
+# ---- POT
+
+
+def test_pot_is_an_erc20_with_a_fixed_supply() -> None:
+    world = new_world()
+    answers = {
+        name: world.view(TRAINING_TOKEN, call(f"{name}()"))
+        for name in ("name", "symbol", "decimals", "totalSupply")
+    }
+    assert answers == {
+        "name": encode(["string"], ["Proof of Training"]),
+        "symbol": encode(["string"], ["POT"]),
+        "decimals": encode(["uint8"], [18]),
+        "totalSupply": encode(["uint256"], [SUPPLY_EACH * len(HOLDERS)]),
+    }
+    mint = call("mint(address,uint256)", ["address", "uint256"], [STRANGER, 1])
+    refusal(world.send, SUBMITTER, TRAINING_TOKEN, mint)
+
+
+def test_pot_is_allocated_to_as_many_holders_as_amounts() -> None:
+    arguments = contracts.encode_training_token_arguments([SUBMITTER], [1, 2])
+    refused = refusal(new_world().deploy, "TrainingToken", TOKEN, arguments)
+    assert refused == ContractError("TokenAllocationMismatch", (1, 2))
+
+
+def test_pot_can_be_approved_by_signature() -> None:
+    """EIP-2612: a wallet without coins signs, somebody else pays the gas."""
+    world = new_world()
+    secret = PrivateKey(keccak256(b"holder"))
+    holder = get_address(secret)
+    domain = keccak256(
+        encode(
+            ["bytes32", "bytes32", "bytes32", "uint256", "address"],
+            [
+                keccak256(
+                    b"EIP712Domain(string name,string version,uint256 chainId,"
+                    b"address verifyingContract)"
+                ),
+                keccak256(b"Proof of Training"),
+                keccak256(b"1"),
+                CHAIN_ID,
+                TRAINING_TOKEN,
+            ],
+        )
+    )
+    permit = keccak256(
+        encode(
+            ["bytes32", "address", "address", "uint256", "uint256", "uint256"],
+            [
+                keccak256(
+                    b"Permit(address owner,address spender,uint256 value,uint256 nonce,"
+                    b"uint256 deadline)"
+                ),
+                holder,
+                TASK_REGISTRY,
+                7,
+                0,
+                2**64,
+            ],
+        )
+    )
+    signature = sign(Hash32(keccak256(b"\x19\x01" + domain + permit)), secret)
+    data = call(
+        "permit(address,address,uint256,uint256,uint8,bytes32,bytes32)",
+        ["address", "address", "uint256", "uint256", "uint8", "bytes32", "bytes32"],
+        [
+            holder,
+            TASK_REGISTRY,
+            7,
+            2**64,
+            signature[64] + 27,
+            signature[:32],
+            signature[32:64],
+        ],
+    )
+    world.send(STRANGER, TRAINING_TOKEN, data)
+    allowance = world.view(TRAINING_TOKEN, contracts.encode_allowance(holder, TASK_REGISTRY))
+    assert contracts.decode_uint(allowance) == 7
+
+
+# ---- a token that takes a fee
+
+
+@pytest.fixture
+def fee_world() -> World:
+    world = new_world()
+    arguments = encode(["address[]", "uint256"], [HOLDERS, SUPPLY_EACH])
+    world.deploy("FeeToken", TOKEN, arguments)
+    return world
+
+
+def set_fee(world: World, fee: int) -> None:
+    world.send(STRANGER, TOKEN, call("setFee(uint256)", ["uint256"], [fee]))
+
+
+def test_a_deposit_that_arrives_short_is_refused_everywhere(fee_world: World) -> None:
+    set_fee(fee_world, 1)
+    short = ContractError("TaskInexactTransfer", (BUDGET, BUDGET - 1))
+    assert refusal(fee_world.submit, TERMS) == short
+    set_fee(fee_world, 0)
+    fee_world.submit(TERMS)
+    set_fee(fee_world, 3)
+    fee_world.approve(SUBMITTER, TASK_REGISTRY, 10, TOKEN)
+    fund = contracts.encode_fund_task(fee_world.task, 10)
+    assert refusal(fee_world.send, SUBMITTER, TASK_REGISTRY, fund) == ContractError(
+        "TaskInexactTransfer", (10, 7)
+    )
+    fee_world.approve(MINERS[0], GRADIENT_LEDGER, 2 * POT, TOKEN)
+    register = contracts.encode_register(fee_world.task, 2)
+    assert refusal(fee_world.send, MINERS[0], GRADIENT_LEDGER, register) == ContractError(
+        "TaskInexactTransfer", (2 * POT, 2 * POT - 3)
+    )
+    assert fee_world.participants() == ()
+
+
+def test_a_token_that_is_no_contract_is_refused(fee_world: World) -> None:
+    data = contracts.encode_submit_task(with_terms(token=STRANGER), SPEC, BUDGET)
+    with pytest.raises(Reverted):
+        fee_world.send(SUBMITTER, TASK_REGISTRY, data)
+
+
+# ---- a token that calls back, and that plays a part itself
+
+
+@pytest.fixture
+def world() -> World:
+    world = new_world()
+    arguments = encode(["address[]", "uint256"], [HOLDERS, SUPPLY_EACH])
+    world.deploy("CallbackToken", TOKEN, arguments)
+    world.approve(MINERS[0], GRADIENT_LEDGER, SUPPLY_EACH, TOKEN)
+    world.approve(MINERS[1], GRADIENT_LEDGER, SUPPLY_EACH, TOKEN)
+    for spender in (TASK_REGISTRY, GRADIENT_LEDGER):
+        act(world, TOKEN, contracts.encode_approve(spender, SUPPLY_EACH))
+    return world
+
+
+def act(world: World, to: Address, data: bytes) -> Answer:
+    """The token makes a call."""
+    return world.send(STRANGER, TOKEN, call("act(address,bytes)", ["address", "bytes"], [to, data]))
+
+
+def arm(world: World, to: Address, data: bytes) -> None:
+    """At its next transfer the token makes this call first."""
+    world.send(STRANGER, TOKEN, call("arm(address,bytes)", ["address", "bytes"], [to, data]))
+
+
+def outcome(world: World) -> tuple[bool, bool, bytes]:
+    """Whether it called back, whether that succeeded, and the first word of the answer."""
+    called = bool(contracts.decode_uint(world.view(TOKEN, call("called()"))))
+    succeeded = bool(contracts.decode_uint(world.view(TOKEN, call("succeeded()"))))
+    answer = world.view(TOKEN, call("answer()"))
+    return called, succeeded, answer[64:68]
+
+
+SUBMIT = contracts.encode_submit_task(TERMS, SPEC, BUDGET)
+
+
+def test_a_submission_cannot_be_reentered(world: World) -> None:
+    arm(world, TASK_REGISTRY, SUBMIT)
+    act(world, TASK_REGISTRY, SUBMIT)
+    assert outcome(world) == (True, False, REENTERED)
+    count = world.view(TASK_REGISTRY, contracts.encode_task_count())
+    assert contracts.decode_uint(count) == 1
+    assert world.balance(TASK_REGISTRY, TOKEN) == BUDGET
+
+
+def test_a_task_cancelled_while_its_budget_arrives_has_arrived(world: World) -> None:
+    arm(world, TASK_REGISTRY, contracts.encode_cancel_task(world.task))
+    act(world, TASK_REGISTRY, SUBMIT)
+    assert outcome(world)[:2] == (True, True)
+    assert world.money.status is TaskStatus.CLOSED
+    assert world.balance(TASK_REGISTRY, TOKEN) == BUDGET
+    world.refund()
+    assert world.balance(TASK_REGISTRY, TOKEN) == 0
+
+
+def test_a_refund_cannot_be_reentered(world: World) -> None:
+    world.submit(TERMS)
+    act(world, TASK_REGISTRY, SUBMIT)
+    world.cancel()
+    arm(world, TASK_REGISTRY, contracts.encode_refund_task(world.task))
+    world.refund()
+    assert outcome(world) == (True, False, REENTERED)
+    assert world.balance(TASK_REGISTRY, TOKEN) == BUDGET
+    assert world.balance(SUBMITTER, TOKEN) == SUPPLY_EACH
+
+
+def test_a_registration_cannot_be_reentered(world: World) -> None:
+    world.submit(TERMS)
+    register = contracts.encode_register(world.task, 2)
+    arm(world, GRADIENT_LEDGER, register)
+    act(world, GRADIENT_LEDGER, register)
+    assert outcome(world) == (True, False, REENTERED)
+    assert world.balance(GRADIENT_LEDGER, TOKEN) == 2 * POT
+
+
+def test_a_bond_withdrawn_cannot_be_withdrawn_again(world: World) -> None:
+    world.submit(TERMS)
+    act(world, GRADIENT_LEDGER, contracts.encode_register(world.task, 2))
+    world.register(MINERS[0])
+    world.cancel()
+    withdraw = contracts.encode_withdraw_bond(world.task)
+    arm(world, GRADIENT_LEDGER, withdraw)
+    act(world, GRADIENT_LEDGER, withdraw)
+    assert outcome(world) == (True, False, REENTERED)
+    assert world.balance(GRADIENT_LEDGER, TOKEN) == 2 * POT
+
+
+def test_a_claim_is_recorded_before_it_is_paid(world: World) -> None:
+    world.submit(TERMS)
+    world.ready()
+    for miner in MINERS[:2]:
+        world.register(miner)
+    world.mine(1, 1)
+    world.commit_all()
+    world.judge()
+    tree = world.rewards({MINERS[0]: POT, MINERS[1]: 2 * POT})
+    world.settle(world.agree(result(rewards=tree)))
+    again = contracts.encode_claim_for(world.task, MINERS[0], POT, tree.proof(MINERS[0]) or ())
+    before = world.balance(MINERS[0], TOKEN)
+    arm(world, REWARD_DISTRIBUTOR, again)
+    world.claim(MINERS[0], tree, POT)
+    refused = contracts.compute_selector("DistributorNothingToClaim(uint256,address)")
+    assert outcome(world) == (True, False, refused)
+    assert world.balance(MINERS[0], TOKEN) == before + POT
+    assert world.claimed_total() == POT
+
+
+def test_votes_and_settlement_call_no_token(world: World) -> None:
+    world.submit(TERMS)
+    world.ready()
+    for miner in MINERS[:2]:
+        world.register(miner)
+    world.mine(1, 1)
+    # From here on the token fails whatever is asked of it.
+    world.state.set_code(TOKEN, b"\xfe")
+    for _ in range(2):
+        world.play_round()
+    world.pass_phase()
+    world.advance()
+    world.mine(1, 1)
+    world.cancel()
+    world.play_round()
+    assert world.money.status is TaskStatus.CLOSED

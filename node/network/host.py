@@ -19,6 +19,7 @@ from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.stream.exceptions import StreamClosed, StreamEOF, StreamError, StreamReset
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStoreError
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL_ID
@@ -243,12 +244,12 @@ class LibP2PHost:
         Raises:
             UnreachablePeerError: nobody with that peer id answers there.
         """
-        peer = ID.from_base58(peer_id)
         network = self._host.get_network()
-        # libp2p tries one TCP address of those it has heard of; let it be this one.
-        with suppress(Exception):
-            network.peerstore.clear_addrs(peer)
         try:
+            peer = ID.from_base58(peer_id)
+            # libp2p tries one TCP address of those it has heard of; let it be this one.
+            with suppress(PeerStoreError):
+                network.peerstore.clear_addrs(peer)
             network.peerstore.add_addr(peer, Multiaddr(address.split("/p2p/")[0]), 3600)
             with trio.fail_after(DIAL_SECONDS):
                 await network.dial_peer(peer)

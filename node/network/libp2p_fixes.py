@@ -26,6 +26,7 @@ from libp2p.abc import INetStream, IRawConnection, ISecureConn
 from libp2p.host.basic_host import BasicHost
 from libp2p.io.abc import Reader
 from libp2p.io.exceptions import IncompleteReadError
+from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
@@ -122,6 +123,19 @@ def dial_without_head_start() -> None:
     Stock, every dial takes the 250 ms of head start over another transport that is not there.
     """
     _replace(swarm, "_HAPPY_EYEBALLS_DELAY", 0.0)
+
+
+def leave_dialling_to_us() -> None:
+    """Dial only whom we dial.
+
+    Stock dials by itself whoever it has heard of, half way up to the high watermark, past our
+    backoff and our bans.
+    """
+
+    async def connect_to_nobody(_: AutoConnector) -> None:
+        await trio.lowlevel.checkpoint()
+
+    _replace(AutoConnector, "maybe_connect", connect_to_nobody)
 
 
 def listen_on_free_ports_only() -> None:
@@ -308,6 +322,7 @@ FIXES: Final[tuple[Callable[[], None], ...]] = (
     contain_handler_errors,
     lift_dial_ban,
     dial_without_head_start,
+    leave_dialling_to_us,
     listen_on_free_ports_only,
     read_in_any_number_of_pieces,
     bound_buffers,

@@ -9,17 +9,18 @@ import structlog
 import trio
 
 from chain.errors import RejectedInputError
-from chain.primitives import Address, BlockNumber, Hash32
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from node.network.metrics import NetworkMetrics
 from node.network.peers import PeerInfo, PeerTable
-from node.network.protocols import blobs, blocks, consensus, status, transactions
+from node.network.protocols import blobs, blocks, consensus, status, training, transactions
 from node.network.protocols.blobs import BlobExchange, BlobStore
 from node.network.protocols.blocks import BlockSource
 from node.network.protocols.consensus import ConsensusHandler, ConsensusLinks
 from node.network.protocols.status import Identity, RemoteStatus
+from node.network.protocols.training import TrainingSource
 from node.network.protocols.transactions import TransactionExchange, TransactionPool
 from node.network.stream import (
     FrameStream,
@@ -30,6 +31,7 @@ from node.network.stream import (
     UnreachablePeerError,
 )
 from node.network.wire import ADDRESS_LIMIT, DisconnectReason, Head
+from node.reveals import Reveal
 
 if TYPE_CHECKING:
     # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
@@ -92,6 +94,7 @@ class Network:
         transaction_pool: TransactionPool,
         block_source: BlockSource,
         blob_store: BlobStore,
+        training_source: TrainingSource,
         random: Callable[[], float],
     ) -> None:
         """Build a network that does nothing until it runs.
@@ -105,6 +108,7 @@ class Network:
             transaction_pool: what is announced, and where fetched transactions go.
             block_source: what is served to syncing peers.
             blob_store: what is served, and where fetched blobs go.
+            training_source: reveals and state parts that are served.
             random: uniform in [0, 1), for the jitter of redialling.
 
         Raises:
@@ -117,6 +121,7 @@ class Network:
         self._get_head = get_head
         self._sessions: dict[PeerId, _Session] = {}
         self._session_opened = trio.Event()
+        self._dialling: set[PeerId] = set()
         self._first_seen: dict[PeerId, float] = {}
         self._table = PeerTable(
             own_peer_id=host.peer_id,
@@ -132,11 +137,13 @@ class Network:
         self._transactions = TransactionExchange(transaction_pool, self.metrics)
         self._block_source = block_source
         self._blobs = BlobExchange(blob_store, self.metrics)
+        self._training_source = training_source
         host.set_handler(status.PROTOCOL_ID, self._serve_status)
         self._set_peer_handler(consensus.PROTOCOL_ID, self._serve_consensus)
         self._set_peer_handler(transactions.PROTOCOL_ID, self._transactions.serve)
         self._set_peer_handler(blocks.PROTOCOL_ID, self._serve_blocks)
         self._set_peer_handler(blobs.PROTOCOL_ID, self._blobs.serve)
+        self._set_peer_handler(training.PROTOCOL_ID, self._serve_training)
 
     @property
     def peer_id(self) -> PeerId:
@@ -233,14 +240,57 @@ class Network:
             content_id, [*preferred, *others], self._host.open_stream, self._on_fault
         )
 
+    async def request_reveals(
+        self, peer_id: PeerId, task_id: TaskId, round_number: int, attempt: int
+    ) -> tuple[Reveal, ...]:
+        """The reveals of an attempt that a peer holds, unchecked.
+
+        Raises:
+            UnreachablePeerError: no connection, no answer in time, or the stream ended.
+            RejectedInputError: the answer breaks the rules; the peer has been penalized.
+        """
+        return await self._request(
+            peer_id,
+            lambda stream: training.request_reveals(stream, task_id, round_number, attempt),
+            training.PROTOCOL_ID,
+        )
+
+    async def request_state_parts(self, peer_id: PeerId, root: Hash32) -> tuple[Hash32, ...]:
+        """The content ids below a training state root, unchecked; empty if unknown there.
+
+        Raises:
+            UnreachablePeerError: no connection, no answer in time, or the stream ended.
+            RejectedInputError: the answer breaks the rules; the peer has been penalized.
+        """
+        return await self._request(
+            peer_id,
+            lambda stream: training.request_state_parts(stream, root),
+            training.PROTOCOL_ID,
+        )
+
+    async def announce_reveal(self, peer_id: PeerId, reveal: Reveal) -> None:
+        """Tell a peer of a reveal that is held here with its gradient.
+
+        Raises:
+            UnreachablePeerError: no connection, or the stream ended.
+        """
+        await self._request(
+            peer_id,
+            lambda stream: training.announce_reveal(stream, reveal),
+            training.PROTOCOL_ID,
+        )
+
     def report_fault(self, peer_id: PeerId, error: RejectedInputError) -> None:
         """Take points off a peer whose well-formed data proved to be wrong, such as a block."""
         self._on_fault(peer_id, error)
 
     async def _request(
-        self, peer_id: PeerId, ask: Callable[[FrameStream], Awaitable[_Answer]]
+        self,
+        peer_id: PeerId,
+        ask: Callable[[FrameStream], Awaitable[_Answer]],
+        protocol_id: str = blocks.PROTOCOL_ID,
     ) -> _Answer:
-        stream = await self._host.open_stream(peer_id, blocks.PROTOCOL_ID)
+        stream = await self._host.open_stream(peer_id, protocol_id)
         try:
             with trio.fail_after(REQUEST_SECONDS):
                 return await ask(stream)
@@ -268,29 +318,32 @@ class Network:
         limiter = trio.CapacityLimiter(CONCURRENT_DIALS_LIMIT)
         async with trio.open_nursery() as nursery:
             while True:
-                for peer_id, address in self._table.due(trio.current_time(), self._sessions):
+                busy = self._sessions.keys() | self._dialling
+                for peer_id, address in self._table.due(trio.current_time(), busy):
+                    self._dialling.add(peer_id)
                     nursery.start_soon(self._dial, peer_id, address, limiter)
                 await trio.sleep(DIAL_TICK_SECONDS)
 
     async def _dial(self, peer_id: PeerId, address: str, limiter: trio.CapacityLimiter) -> None:
-        async with limiter:
-            self.metrics.dials += 1
-            try:
+        try:
+            async with limiter:
+                self.metrics.dials += 1
                 await self._host.dial(peer_id, address)
                 stream = await self._host.open_stream(peer_id, status.PROTOCOL_ID)
-            except UnreachablePeerError as error:
-                self.metrics.dial_failures += 1
-                self._table.dial_failed(address)
-                log.debug("dial failed", address=address, error=str(error))
-                return
+        except UnreachablePeerError as error:
+            self.metrics.dial_failures += 1
+            self._table.dial_failed(address)
+            self._dialling.discard(peer_id)
+            log.debug("dial failed", address=address, error=str(error))
+            return
         try:
-            if await self._run_session(stream, is_inbound=False):
-                self._table.dial_succeeded(address)
+            await self._run_session(stream, is_inbound=False)
         except (StreamClosedError, RejectedInputError) as error:
             self._on_fault(peer_id, error)
         except Exception:
             log.exception("session failed", peer_id=peer_id)
         finally:
+            self._dialling.discard(peer_id)
             with trio.CancelScope(shield=True):
                 await stream.reset()
 
@@ -301,8 +354,8 @@ class Network:
             self._on_fault(stream.peer_id, error)
             raise
 
-    async def _run_session(self, stream: FrameStream, *, is_inbound: bool) -> bool:
-        """Shake hands and keep the session; False if it was refused."""
+    async def _run_session(self, stream: FrameStream, *, is_inbound: bool) -> None:
+        """Shake hands, and keep the session unless it is to be refused."""
         peer_id = stream.peer_id
         remote: RemoteStatus | None = None
         with trio.move_on_after(status.HANDSHAKE_SECONDS):
@@ -319,7 +372,7 @@ class Network:
         refusal = self._find_refusal(peer_id, remote, is_inbound=is_inbound)
         if refusal is not None:
             await status.say_goodbye(stream, refusal)
-            return False
+            return
         with trio.CancelScope() as scope:
             session = _Session(stream, remote, is_inbound, scope)
             self._open_session(session)
@@ -330,7 +383,6 @@ class Network:
                 if not session.is_replaced:
                     with trio.CancelScope(shield=True):
                         await self._host.disconnect(peer_id)
-        return True
 
     def _find_refusal(
         self, peer_id: PeerId, remote: RemoteStatus, *, is_inbound: bool
@@ -358,15 +410,22 @@ class Network:
         if existing := self._sessions.get(peer_id):
             existing.is_replaced = True
             existing.scope.cancel()
+        validator = session.remote.validator
+        for other in self._sessions.values():
+            if validator is not None and other.remote.validator == validator:
+                # The validator has come back with another host key: one node takes its votes.
+                other.scope.cancel()
         self._sessions[peer_id] = session
+        self._dialling.discard(peer_id)
         self.metrics.sessions_opened += 1
+        self._table.connected(peer_id)
         self._table.learn(session.remote.addresses)
         self._session_opened.set()
         self._session_opened = trio.Event()
         log.info(
             "peer connected",
             peer_id=peer_id,
-            validator=session.remote.validator and session.remote.validator.hex(),
+            validator=validator and validator.hex(),
             head=session.remote.head.number,
         )
 
@@ -427,6 +486,9 @@ class Network:
 
     async def _serve_blocks(self, stream: FrameStream) -> None:
         await blocks.serve(stream, self._block_source, self.metrics)
+
+    async def _serve_training(self, stream: FrameStream) -> None:
+        await training.serve(stream, self._training_source)
 
     def _on_fault(self, peer_id: PeerId, error: RejectedInputError | StreamClosedError) -> None:
         """Count what a peer did wrong, and end its session if that was the last straw."""

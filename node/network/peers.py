@@ -165,10 +165,12 @@ class PeerTable:
         if target and not target.is_persistent and target.failures >= LEARNED_FAILURES_LIMIT:
             del self._targets[address]
 
-    def dial_succeeded(self, address: str) -> None:
-        """Start the backoff anew."""
-        if target := self._targets.get(address):
-            target.failures = 0
+    def connected(self, peer_id: PeerId) -> None:
+        """Start the backoff of a peer's addresses anew."""
+        for target in self._targets.values():
+            if target.peer_id == peer_id:
+                target.failures = 0
+                target.next_dial_at = 0.0
 
     def penalize(self, peer_id: PeerId, reason: RejectionReason, now: float) -> bool:
         """Take points off; True if the peer is banned now."""

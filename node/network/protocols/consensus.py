@@ -19,8 +19,8 @@ QUEUE_FRAMES_LIMIT: Final = 4096
 """Frames waiting for one validator: minutes of votes, after which the oldest is stale anyway."""
 
 QUEUE_LIMIT_BYTES: Final = 4 * CONSENSUS_FRAME_LIMIT_BYTES
-"""Bytes waiting for one validator: a few full blocks; 100 absent validators cost at most 3 GiB of
-references to the same few payloads.
+"""Bytes waiting for one validator: a few full blocks. What is broadcast is one payload in memory,
+however many queues it waits in.
 """
 
 COALESCE_BYTES: Final = 2**16

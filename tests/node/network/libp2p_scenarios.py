@@ -134,6 +134,16 @@ async def dial_without_head_start() -> bool:
         return trio.current_time() - start < 0.25
 
 
+async def leave_dialling_to_us() -> bool:
+    server, client = build_host(), build_host()
+    async with running(server), running(client):
+        network = client.get_network()
+        network.peerstore.add_addr(server.get_id(), address_of(server), 60)
+        await network.auto_connector.maybe_connect()
+        await trio.sleep(0.5)
+        return not network.connections
+
+
 async def listen_on_free_ports_only() -> bool:
     first = build_host()
     async with running(first):

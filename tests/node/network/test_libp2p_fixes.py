@@ -13,35 +13,29 @@ import pytest
 from node.network import libp2p_fixes
 from node.network.libp2p_fixes import FIXES, UnsupportedLibp2pError
 
-
-def run_scenarios(mode: str) -> dict[str, str]:
-    completed = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.node.network.libp2p_scenarios", mode],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    outcomes: dict[str, str] = json.loads(completed.stdout.splitlines()[-1])
-    return outcomes
+Outcomes = dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def stock() -> dict[str, str]:
-    return run_scenarios("stock")
-
-
-@pytest.fixture(scope="module")
-def fixed() -> dict[str, str]:
-    return run_scenarios("fixed")
+def outcomes() -> dict[str, Outcomes]:
+    """What every scenario came to, by `stock` and `fixed`; the two run side by side."""
+    programs = {
+        mode: subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.node.network.libp2p_scenarios", mode],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for mode in ("stock", "fixed")
+    }
+    printed = {mode: program.communicate(timeout=120)[0] for mode, program in programs.items()}
+    return {mode: json.loads(text.splitlines()[-1]) for mode, text in printed.items()}
 
 
 @pytest.mark.parametrize("name", [fix.__name__ for fix in FIXES])
-def test_the_defect_shows_only_without_its_fix(
-    name: str, stock: dict[str, str], fixed: dict[str, str]
-) -> None:
-    assert stock[name].startswith("defect"), stock[name]
-    assert fixed[name] == "sound"
+def test_the_defect_shows_only_without_its_fix(name: str, outcomes: dict[str, Outcomes]) -> None:
+    assert outcomes["stock"][name].startswith("defect")
+    assert outcomes["fixed"][name] == "sound"
 
 
 def test_another_version_of_libp2p_is_refused_with_the_cure(

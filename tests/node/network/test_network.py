@@ -1,6 +1,8 @@
 """Whole networks: hosts in memory under a clock that jumps, and a few real ones on loopback."""
 
+import os
 import random
+from pathlib import Path
 
 import pytest
 import trio
@@ -231,3 +233,35 @@ async def test_real_hosts_shake_hands_and_vote() -> None:
         assert first_received.frames == [(validator_address(1), b"x" * 200)]
         assert second_received.frames == [(validator_address(0), b"y" * 200_000)]
         nursery.cancel_scope.cancel()
+
+
+async def test_votes_overtake_blobs_on_real_hosts(tmp_path: Path) -> None:
+    model = os.urandom(2**24)
+    stores = [BlobStore(tmp_path / str(index), quota_bytes=2**26) for index in range(2)]
+    first, first_received = build_real_network(0, blobs=stores[0])
+    wanted = stores[0].put(model)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(first.run)
+        second, _ = build_real_network(1, bootstrap=first.listen_addresses(), blobs=stores[1])
+        await nursery.start(second.run)
+        await until(lambda: bool(first.peers() and second.peers()))
+        second.broadcast_consensus(b"warm")
+        await first_received.wait_for(1)
+        waits = []
+        fetched = trio.Event()
+
+        async def fetch() -> None:
+            await second.fetch_blob(wanted)
+            fetched.set()
+
+        nursery.start_soon(fetch)
+        while not fetched.is_set():
+            start = trio.current_time()
+            second.broadcast_consensus(bytes(200))
+            await first_received.wait_for(len(waits) + 2)
+            waits.append(trio.current_time() - start)
+        nursery.cancel_scope.cancel()
+    assert stores[1].path(wanted).read_bytes() == model
+    assert len(waits) > 3
+    # A vote never waits for the blob, which takes much longer than this on any machine.
+    assert sorted(waits)[len(waits) // 2] < 0.1

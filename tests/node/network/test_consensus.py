@@ -1,0 +1,115 @@
+"""/pot/consensus/1: queues, writers and limits."""
+
+import trio
+from trio.testing import MockClock
+
+from node.network.metrics import NetworkMetrics
+from node.network.protocols import consensus
+from node.network.protocols.consensus import ConsensusLinks, OutboundQueue
+from node.network.stream import FrameStream, StreamClosedError, UnreachablePeerError
+from tests.node.network.network_fakes import Received, stream_pair, validator_address
+
+BOB = validator_address(1)
+
+
+async def test_full_queue_drops_the_oldest_frames_and_counts_them() -> None:
+    metrics = NetworkMetrics()
+    queue = OutboundQueue(metrics)
+    for index in range(consensus.QUEUE_FRAMES_LIMIT + 3):
+        queue.put(index.to_bytes(4, "big"))
+    assert metrics.consensus_frames_dropped == 3
+    assert (await queue.take())[0] == (3).to_bytes(4, "big")
+
+
+async def test_queue_is_bounded_by_bytes_too() -> None:
+    metrics = NetworkMetrics()
+    queue = OutboundQueue(metrics)
+    block = bytes(2**22)
+    for _ in range(10):
+        queue.put(block)
+    assert metrics.consensus_frames_dropped == 10 - consensus.QUEUE_LIMIT_BYTES // 2**22
+
+
+async def test_small_frames_that_wait_together_leave_together() -> None:
+    queue = OutboundQueue(NetworkMetrics())
+    frames = [bytes([index]) * 200 for index in range(100)]
+    for frame in [*frames, bytes(2**20), b"last"]:
+        queue.put(frame)
+    assert await queue.take() == frames
+    assert await queue.take() == [bytes(2**20)]
+    assert await queue.take() == [b"last"]
+
+
+def build_links(received: Received) -> ConsensusLinks:
+    links = ConsensusLinks(
+        own_address=validator_address(0), handle=received.handle, metrics=NetworkMetrics()
+    )
+    links.set_validators([validator_address(0), BOB])
+    return links
+
+
+async def test_frames_that_a_broken_stream_did_not_take_go_to_the_next(
+    autojump_clock: MockClock,
+) -> None:
+    links = build_links(Received())
+    streams = [stream_pair() for _ in range(2)]
+    opened: list[FrameStream] = []
+    await streams[0][1].reset()
+
+    async def open_stream(protocol_id: str) -> FrameStream:
+        if not opened:
+            opened.append(streams[0][0])
+            return streams[0][0]
+        if len(opened) == 1:
+            opened.append(streams[0][0])
+            raise UnreachablePeerError("not yet")
+        return streams[1][0]
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(links.run_outbound, BOB, open_stream)
+        links.broadcast(b"vote")
+        with trio.fail_after(5):
+            assert await streams[1][1].read_frame(100) == b"vote"
+        nursery.cancel_scope.cancel()
+
+
+async def test_validator_that_leaves_the_set_is_neither_heard_nor_told(
+    autojump_clock: MockClock,
+) -> None:
+    received = Received()
+    links = build_links(received)
+    theirs, ours = stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(links.serve, ours, BOB)
+        await theirs.write_frame(b"first")
+        await received.wait_for(1)
+        links.set_validators([validator_address(0)])
+        links.send(BOB, b"to nobody")
+        await theirs.write_frames([b"second", b"third"])
+        await trio.sleep(1)
+    # The frame that was being waited for still counts as sent in time.
+    assert received.frames == [(BOB, b"first"), (BOB, b"second")]
+
+
+async def test_flood_of_frames_is_slowed_down_to_the_limit(autojump_clock: MockClock) -> None:
+    received = Received()
+    links = build_links(received)
+    theirs, ours = stream_pair()
+
+    async def flood() -> None:
+        while True:
+            await theirs.write_frames([b"vote"] * 1000)
+
+    async def serve() -> None:
+        try:
+            await links.serve(ours, BOB)
+        except StreamClosedError:
+            return
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flood)
+        nursery.start_soon(serve)
+        await trio.sleep(3)
+        nursery.cancel_scope.cancel()
+    assert len(received.frames) <= (3 + 2) * consensus.FRAMES_PER_SECOND + 1
+    assert len(received.frames) >= 3 * consensus.FRAMES_PER_SECOND

@@ -1,0 +1,194 @@
+"""Real hosts on loopback, and what strangers and broken handlers do to them."""
+
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from chain.errors import InvalidMessage, RejectionReason
+from node.errors import OperatorError
+from node.network import host as host_module
+from node.network.host import (
+    LibP2PHost,
+    compute_peer_id,
+    create_host_key,
+    load_or_create_host_key,
+)
+from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
+from tests.node.network.network_fakes import until
+
+ECHO = "/echo/1"
+
+
+async def echo(stream: FrameStream) -> None:
+    while True:
+        await stream.write_frame(await stream.read_frame(2**20))
+
+
+def build_host(listen: str = "/ip4/127.0.0.1/tcp/0") -> LibP2PHost:
+    host = LibP2PHost(key=create_host_key(), listen_addresses=[listen], max_connections=20)
+    host.set_handler(ECHO, echo)
+    return host
+
+
+@asynccontextmanager
+async def connected_pair() -> AsyncIterator[tuple[LibP2PHost, LibP2PHost]]:
+    first, second = build_host(), build_host()
+    async with first.run(), second.run():
+        await first.dial(second.peer_id, second.listen_addresses()[0])
+        yield first, second
+
+
+async def check_alive(host: LibP2PHost) -> None:
+    """A new peer gets an answer."""
+    client = build_host()
+    async with client.run():
+        with trio.fail_after(5):
+            await client.dial(host.peer_id, host.listen_addresses()[0])
+            stream = await client.open_stream(host.peer_id, ECHO)
+            await stream.write_frame(b"alive")
+            assert await stream.read_frame(100) == b"alive"
+
+
+def test_host_key_is_kept_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "host.key"
+    key = load_or_create_host_key(path)
+    assert compute_peer_id(load_or_create_host_key(path)) == compute_peer_id(key)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)
+    with pytest.raises(OperatorError, match="chmod 600"):
+        load_or_create_host_key(path)
+    path.chmod(0o600)
+    path.write_bytes(b"short")
+    with pytest.raises(OperatorError, match="5 bytes instead of 32"):
+        load_or_create_host_key(path)
+
+
+def test_bad_listen_address_is_named() -> None:
+    with pytest.raises(OperatorError, match=r"network\.listen_addresses: '0\.0\.0\.0:9000'"):
+        build_host("0.0.0.0:9000")
+
+
+async def test_port_in_use_is_named() -> None:
+    first = build_host()
+    async with first.run():
+        taken = first.listen_addresses()[0].split("/p2p/")[0]
+        second = build_host(taken)
+        with pytest.raises(OperatorError, match="the port is in use"):
+            async with second.run():
+                pytest.fail("two hosts listen on one port")
+
+
+async def test_wrong_peer_id_and_closed_port_are_unreachable() -> None:
+    first, second = build_host(), build_host()
+    stranger = compute_peer_id(create_host_key())
+    async with first.run(), second.run():
+        address = second.listen_addresses()[0]
+        for peer_id, target in (
+            (stranger, address),
+            (stranger, "/ip4/127.0.0.1/tcp/1"),
+            (PeerId("not base58!"), address),
+        ):
+            with pytest.raises(UnreachablePeerError):
+                await first.dial(peer_id, target)
+        with pytest.raises(UnreachablePeerError):
+            await first.open_stream(stranger, ECHO)
+        await first.dial(second.peer_id, address)
+        with pytest.raises(UnreachablePeerError):
+            await first.open_stream(second.peer_id, "/unknown/1")
+        assert first.connected_peers() == (second.peer_id,)
+        await first.disconnect(second.peer_id)
+        await until(lambda: first.connected_peers() == second.connected_peers() == ())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("our bug"),
+        ExceptionGroup("of a nursery", [KeyError("our bug")]),
+        InvalidMessage(RejectionReason.MALFORMED),
+        StreamClosedError("gone"),
+    ],
+)
+async def test_handler_that_raises_costs_its_stream_only(error: Exception) -> None:
+    async def fail(stream: FrameStream) -> None:
+        raise error
+
+    first, second = build_host(), build_host()
+    second.set_handler("/fail/1", fail)
+    async with first.run(), second.run():
+        await first.dial(second.peer_id, second.listen_addresses()[0])
+        stream = await first.open_stream(second.peer_id, "/fail/1")
+        with pytest.raises(StreamClosedError), trio.fail_after(5):
+            await stream.read_frame(100)
+        echoed = await first.open_stream(second.peer_id, ECHO)
+        await echoed.write_frame(b"alive")
+        assert await echoed.read_frame(100) == b"alive"
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"\x00" * 1000,
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\x13/multistream/1.0.0\n\x07/noise\n" + b"\xff" * 70_000,
+        b"\x13/multistream/1.0.0\n\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+async def test_garbage_on_the_port_stops_nothing(garbage: bytes) -> None:
+    host = build_host()
+    async with host.run():
+        port = int(host.listen_addresses()[0].split("/")[4])
+        for closes in (True, False):
+            raw = await trio.open_tcp_stream("127.0.0.1", port)
+            await raw.send_all(garbage)
+            if closes:
+                await raw.aclose()
+        await check_alive(host)
+        await raw.aclose()
+
+
+async def test_half_open_and_idle_streams_stop_nothing() -> None:
+    async with connected_pair() as (first, second):
+        for _ in range(10):
+            await first.open_stream(second.peer_id, ECHO)
+        half_closed = await first.open_stream(second.peer_id, ECHO)
+        await half_closed.close()
+        await check_alive(second)
+
+
+async def test_streams_of_one_peer_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_module, "PEER_STREAM_LIMIT", 3)
+    async with connected_pair() as (first, second):
+        streams = [await first.open_stream(second.peer_id, ECHO) for _ in range(4)]
+        answered = 0
+        for stream in streams:
+            try:
+                await stream.write_frame(b"x")
+                answered += await stream.read_frame(100) == b"x"
+            except StreamClosedError:
+                continue
+        assert answered == 3
+        await streams[0].reset()
+        await until(lambda: second._served[first.peer_id] == 2)
+        stream = await first.open_stream(second.peer_id, ECHO)
+        await stream.write_frame(b"again")
+        assert await stream.read_frame(100) == b"again"
+
+
+async def test_cancelled_writer_does_not_break_the_connection() -> None:
+    async with connected_pair() as (first, second):
+        for attempt in range(10):
+            stream = await first.open_stream(second.peer_id, ECHO)
+            with trio.move_on_after(0.001 * attempt):
+                await stream.write_frame(bytes(2**20))
+            await stream.reset()
+        stream = await first.open_stream(second.peer_id, ECHO)
+        await stream.write_frame(b"alive")
+        with trio.fail_after(5):
+            assert await stream.read_frame(100) == b"alive"

@@ -1,15 +1,242 @@
-"""Prague's precompiled contracts, by address (docs/spec/state-transition.md, section 8)."""
+"""Prague's precompiled contracts, by address (docs/spec/state-transition.md, section 8).
 
+Those that py-evm computes in Python run in native libraries here, at Prague's gas, so that a full
+block of them stays above the floor of execution speed: BLS12-381 in arkworks, BLAKE2 in Rust (which
+py-evm finds by itself). BN254, for which no library has wheels, is in chain.execution.bn254.
+
+Deviations from stock py-evm, which is wrong or unbounded there:
+    MODEXP of an empty base is 0 to the power of the exponent, not 0.
+    The trusted setup of the point evaluation is loaded once, not for every call.
+"""
+
+import hashlib
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Final
 
+import blake2b  # noqa: F401 - py-evm's BLAKE2 is slow Python without it
+import ckzg
 from eth.abc import ComputationAPI
+from eth.exceptions import VMError
+from eth.precompiles.bls12_381 import constants as bls_gas
+from eth.precompiles.point_evaluation import TRUSTED_SETUP_PATH
 from eth.vm.forks.prague.computation import PRAGUE_PRECOMPILES
+from py_arkworks_bls12381 import GT, G1Point, G2Point, Scalar
 
 from chain.primitives import Address
 
 Precompile = Callable[[ComputationAPI], object]
 """Charges gas, reads the message's data, and sets the output or raises a VMError."""
 
-PRECOMPILES: Final[Mapping[Address, Precompile]] = dict(PRAGUE_PRECOMPILES)
+GAS_POINT_EVALUATION: Final = 50_000
+"""EIP-4844."""
+
+GAS_MODEXP_LEAST: Final = 200
+"""EIP-2565."""
+
+GAS_PAIRING_BASE: Final = 37_700
+"""EIP-2537, for any BLS12-381 pairing check."""
+
+GAS_PAIRING_PAIR: Final = 32_600
+"""EIP-2537, for every pair."""
+
+POINT_EVALUATION_OUTPUT: Final = (4096).to_bytes(32, "big") + bytes.fromhex(
+    "73eda753299d7d483339d80809a1d80553bda402fffe5bfeffffffff00000001"
+)
+"""EIP-4844: field elements a blob, and the order of the field."""
+
+_TRUE: Final = (1).to_bytes(32, "big")
+_FALSE: Final = bytes(32)
+
+
+def _modexp(computation: ComputationAPI) -> None:
+    data: bytes = computation.msg.data_as_bytes
+
+    def read(start: int, length: int) -> bytes:
+        # Bytes past the end are zero. Nothing long is padded before it has been paid for.
+        return data[start : start + length].ljust(length, b"\0")
+
+    base_length, exponent_length, modulus_length = (
+        int.from_bytes(read(start, 32), "big") for start in (0, 32, 64)
+    )
+    head_length = min(32, exponent_length)
+    head = int.from_bytes(read(96 + base_length, head_length), "big")
+    iterations = max(1, max(0, head.bit_length() - 1) + 8 * (exponent_length - head_length))
+    words = (max(base_length, modulus_length) + 7) // 8
+    computation.consume_gas(max(GAS_MODEXP_LEAST, words**2 * iterations // 3), reason="MODEXP")
+    if modulus_length == 0:
+        computation.output = b""
+        return
+    base = int.from_bytes(read(96, base_length), "big")
+    exponent = int.from_bytes(read(96 + base_length, exponent_length), "big")
+    modulus = int.from_bytes(read(96 + base_length + exponent_length, modulus_length), "big")
+    result = pow(base, exponent, modulus) if modulus else 0
+    computation.output = result.to_bytes(modulus_length, "big")
+
+
+@lru_cache(maxsize=1)
+def load_trusted_setup() -> object:
+    """The KZG ceremony's points, loaded once; a node does it at start, for it takes seconds."""
+    return ckzg.load_trusted_setup(TRUSTED_SETUP_PATH, 0)
+
+
+def _point_evaluation(computation: ComputationAPI) -> None:
+    computation.consume_gas(GAS_POINT_EVALUATION, reason="point evaluation")
+    data = computation.msg.data_as_bytes
+    if len(data) != 192:
+        raise VMError("point evaluation: not 192 bytes")
+    versioned_hash, z, y = data[:32], data[32:64], data[64:96]
+    commitment, proof = data[96:144], data[144:]
+    if versioned_hash != b"\x01" + hashlib.sha256(commitment).digest()[1:]:
+        raise VMError("point evaluation: another commitment's hash")
+    try:
+        is_right = ckzg.verify_kzg_proof(commitment, z, y, proof, load_trusted_setup())
+    except RuntimeError as error:
+        raise VMError("point evaluation: not field elements or points") from error
+    if not is_right:
+        raise VMError("point evaluation: the proof is wrong")
+    computation.output = POINT_EVALUATION_OUTPUT
+
+
+def _field(data: bytes) -> bytes:
+    """A 64-byte coordinate's 48 significant bytes."""
+    if any(data[:16]):
+        raise VMError("BLS12-381: a coordinate above the modulus")
+    return data[16:]
+
+
+def _g1(data: bytes, *, check_subgroup: bool) -> G1Point:
+    encoded = _field(data[:64]) + _field(data[64:128])
+    decode = G1Point.from_xy_bytes_be if check_subgroup else G1Point.from_xy_bytes_unchecked_be
+    try:
+        return decode(encoded)
+    except ValueError as error:
+        raise VMError("BLS12-381: not a point of G1") from error
+
+
+def _g2(data: bytes, *, check_subgroup: bool) -> G2Point:
+    encoded = b"".join(_field(data[start : start + 64]) for start in range(0, 256, 64))
+    decode = G2Point.from_xy_bytes_be if check_subgroup else G2Point.from_xy_bytes_unchecked_be
+    try:
+        return decode(encoded)
+    except ValueError as error:
+        raise VMError("BLS12-381: not a point of G2") from error
+
+
+def _pad_coordinates(encoded: bytes) -> bytes:
+    return b"".join(bytes(16) + encoded[start : start + 48] for start in range(0, len(encoded), 48))
+
+
+def _slices(data: bytes, size: int) -> list[bytes]:
+    if not data or len(data) % size:
+        raise VMError(f"BLS12-381: not a multiple of {size} bytes")
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+def _require_length(data: bytes, length: int) -> None:
+    if len(data) != length:
+        raise VMError(f"BLS12-381: not {length} bytes")
+
+
+def _g1_add(computation: ComputationAPI) -> None:
+    data = computation.msg.data_as_bytes
+    _require_length(data, 256)
+    computation.consume_gas(bls_gas.BLS12_G1_ADD_GAS, reason="G1 addition")
+    total = _g1(data[:128], check_subgroup=False) + _g1(data[128:], check_subgroup=False)
+    computation.output = _pad_coordinates(total.to_xy_bytes_be())
+
+
+def _g2_add(computation: ComputationAPI) -> None:
+    data = computation.msg.data_as_bytes
+    _require_length(data, 512)
+    computation.consume_gas(bls_gas.BLS12_G2_ADD_GAS, reason="G2 addition")
+    total = _g2(data[:256], check_subgroup=False) + _g2(data[256:], check_subgroup=False)
+    computation.output = _pad_coordinates(total.to_xy_bytes_be())
+
+
+def _msm_gas(count: int, gas: int, discounts: list[int], least_discount: int) -> int:
+    discount = discounts[count - 1] if count <= len(discounts) else least_discount
+    return count * gas * discount // 1000
+
+
+def _g1_msm(computation: ComputationAPI) -> None:
+    pairs = _slices(computation.msg.data_as_bytes, 160)
+    computation.consume_gas(
+        _msm_gas(
+            len(pairs),
+            bls_gas.BLS12_G1_MSM_GAS,
+            bls_gas.G1_MSM_DISCOUNTS,
+            bls_gas.G1_MSM_MAX_DISCOUNT,
+        ),
+        reason="G1 multi-scalar multiplication",
+    )
+    points = [_g1(pair[:128], check_subgroup=True) for pair in pairs]
+    scalars = [Scalar.from_be_bytes_mod_order(pair[128:]) for pair in pairs]
+    total = G1Point.multiexp_unchecked(points, scalars)
+    computation.output = _pad_coordinates(total.to_xy_bytes_be())
+
+
+def _g2_msm(computation: ComputationAPI) -> None:
+    pairs = _slices(computation.msg.data_as_bytes, 288)
+    computation.consume_gas(
+        _msm_gas(
+            len(pairs),
+            bls_gas.BLS12_G2_MSM_GAS,
+            bls_gas.G2_MSM_DISCOUNTS,
+            bls_gas.G2_MSM_MAX_DISCOUNT,
+        ),
+        reason="G2 multi-scalar multiplication",
+    )
+    points = [_g2(pair[:256], check_subgroup=True) for pair in pairs]
+    scalars = [Scalar.from_be_bytes_mod_order(pair[256:]) for pair in pairs]
+    total = G2Point.multiexp_unchecked(points, scalars)
+    computation.output = _pad_coordinates(total.to_xy_bytes_be())
+
+
+def _pairing_check(computation: ComputationAPI) -> None:
+    pairs = _slices(computation.msg.data_as_bytes, 384)
+    computation.consume_gas(GAS_PAIRING_BASE + GAS_PAIRING_PAIR * len(pairs), reason="pairing")
+    g1_points = [_g1(pair[:128], check_subgroup=True) for pair in pairs]
+    g2_points = [_g2(pair[128:], check_subgroup=True) for pair in pairs]
+    computation.output = _TRUE if GT.pairing_check(g1_points, g2_points) else _FALSE
+
+
+def _map_to_g1(computation: ComputationAPI) -> None:
+    data = computation.msg.data_as_bytes
+    _require_length(data, 64)
+    computation.consume_gas(bls_gas.BLS12_MAP_FP_G1_GAS, reason="map to G1")
+    try:
+        point = G1Point.map_from_fp_be(_field(data))
+    except ValueError as error:
+        raise VMError("BLS12-381: a coordinate above the modulus") from error
+    computation.output = _pad_coordinates(point.to_xy_bytes_be())
+
+
+def _map_to_g2(computation: ComputationAPI) -> None:
+    data = computation.msg.data_as_bytes
+    _require_length(data, 128)
+    computation.consume_gas(bls_gas.BLS12_MAP_FP2_G2_GAS, reason="map to G2")
+    try:
+        point = G2Point.map_from_fp2_be(_field(data[:64]) + _field(data[64:]))
+    except ValueError as error:
+        raise VMError("BLS12-381: a coordinate above the modulus") from error
+    computation.output = _pad_coordinates(point.to_xy_bytes_be())
+
+
+def _at(number: int) -> Address:
+    return Address(number.to_bytes(20, "big"))
+
+
+PRECOMPILES: Final[Mapping[Address, Precompile]] = {
+    **{Address(address): precompile for address, precompile in PRAGUE_PRECOMPILES.items()},
+    _at(0x05): _modexp,
+    _at(0x0A): _point_evaluation,
+    _at(0x0B): _g1_add,
+    _at(0x0C): _g1_msm,
+    _at(0x0D): _g2_add,
+    _at(0x0E): _g2_msm,
+    _at(0x0F): _pairing_check,
+    _at(0x10): _map_to_g1,
+    _at(0x11): _map_to_g2,
+}
 """By address, 0x01 to 0x11."""

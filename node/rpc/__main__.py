@@ -19,6 +19,8 @@ def build_options(config: NodeConfig) -> RpcOptions:
     return RpcOptions(
         database=config.database_dir,
         blobs=config.blob_dir,
+        reveals=config.data_dir / "reveals",
+        checks=config.data_dir / "training",
         socket=config.rpc_socket,
         host=config.rpc.host,
         port=config.rpc.port,

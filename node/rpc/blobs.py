@@ -9,6 +9,7 @@ from chain.crypto import CHUNK_BYTES
 from chain.primitives import Hash32
 from node.blobs import BlobStore
 from node.rpc.http import HttpError, Request, Response, json_response
+from node.rpc.uploads import Uploads
 
 CONCURRENT_TRANSFERS: Final = 64
 """Blobs on their way at a time; each holds one chunk in memory."""
@@ -94,8 +95,9 @@ class BlobReads:
 class BlobService:
     """Everything below /v1."""
 
-    def __init__(self, store: BlobStore) -> None:
-        self._reads = BlobReads(store)
+    def __init__(self, reads: BlobReads, uploads: Uploads) -> None:
+        self._reads = reads
+        self._uploads = uploads
 
     async def __call__(self, request: Request) -> Response:
         """The answer to `request`.
@@ -103,13 +105,17 @@ class BlobService:
         Raises:
             HttpError: what is wrong with it.
         """
+        if (request.method, request.path) == ("POST", "/v1/reveals"):
+            return await self._uploads.post_reveal(request)
         match = _BLOB_PATH.match(request.path)
         if match is None:
             raise HttpError(404, "not_found", f"nothing at {request.path[:200]}")
         content_id, chunks = Hash32(bytes.fromhex(match[1])), match[2] is not None
         if request.method in ("GET", "HEAD"):
             return await self._reads.answer(request, content_id, chunks=chunks)
-        raise HttpError(405, "method_not_allowed", "a blob is read with GET or HEAD")
+        if request.method == "PUT" and not chunks:
+            return await self._uploads.put_blob(request, content_id)
+        raise HttpError(405, "method_not_allowed", "blobs are read with GET or HEAD, sent with PUT")
 
 
 def _not_here(content_id: Hash32) -> HttpError:

@@ -29,6 +29,7 @@ from chain.genesis import GenesisConfig, parse_genesis
 from chain.primitives import Address, BlockNumber
 from chain.trie import MissingTrieNodeError
 from chain.types.header import Header
+from chain.validation import compute_mix_hash, compute_next_base_fee
 from node.ipc.framing import LENGTH_BYTES, JsonObject, decode_body, decode_length, encode_frame
 from node.rpc.call_objects import cap_gas, parse_call, parse_overrides
 from node.rpc.encoding import data, quantity
@@ -110,13 +111,15 @@ class CallEngine:
         if header is None:
             raise header_not_found()
         environment = BlockEnvironment.of(header, self._genesis.chain_id)
-        call = parse_call(request["call"], header.base_fee_per_gas)
+        if request["method"] == "call_pending":
+            environment = self._build_next_environment(header)
+        call = parse_call(request["call"], environment.base_fee_per_gas)
         overrides = parse_overrides(request["overrides"])
 
         def should_stop() -> bool:
             return time.monotonic() > deadline
 
-        if request["method"] == "call":
+        if request["method"] in ("call", "call_pending"):
             result = evm.call(
                 self._database,
                 header.state_root,
@@ -129,6 +132,17 @@ class CallEngine:
                 raise _failure(result)
             return data(result.output)
         return quantity(self._estimate_gas(header, environment, call, overrides, should_stop))
+
+    def _build_next_environment(self, head: Header) -> BlockEnvironment:
+        return BlockEnvironment(
+            chain_id=self._genesis.chain_id,
+            number=BlockNumber(head.number + 1),
+            timestamp=max(head.timestamp, int(time.time())),
+            coinbase=head.coinbase,
+            gas_limit=head.gas_limit,
+            base_fee_per_gas=compute_next_base_fee(head, self._genesis),
+            mix_hash=compute_mix_hash(head),
+        )
 
     def _estimate_gas(
         self,

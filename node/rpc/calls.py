@@ -38,8 +38,17 @@ _log = structlog.get_logger("node.rpc")
 class CallExecutor(Protocol):
     """Executes what is not a transaction."""
 
-    async def call(self, header: Header, call: JsonObject, overrides: JsonObject) -> bytes:
+    async def call(
+        self,
+        header: Header,
+        call: JsonObject,
+        overrides: JsonObject,
+        *,
+        is_pending: bool = False,
+    ) -> bytes:
         """What the call returns on the state after the block of `header`.
+
+        The opcodes see that block, or the one after it if `is_pending`.
 
         Raises:
             RpcError: 3 if it reverted, -32000 if it failed or took too long.
@@ -90,9 +99,17 @@ class CallWorkers:
         self._idle: list[_Worker] = []
         self._waiting = 0
 
-    async def call(self, header: Header, call: JsonObject, overrides: JsonObject) -> bytes:
+    async def call(
+        self,
+        header: Header,
+        call: JsonObject,
+        overrides: JsonObject,
+        *,
+        is_pending: bool = False,
+    ) -> bytes:
         """See CallExecutor."""
-        output = await self._request("call", header, call, overrides)
+        method = "call_pending" if is_pending else "call"
+        output = await self._request(method, header, call, overrides)
         return parse_data(output, limit_bytes=OUTPUT_LIMIT_BYTES)
 
     async def estimate_gas(self, header: Header, call: JsonObject, overrides: JsonObject) -> int:

@@ -209,7 +209,9 @@ class EthMethods:
         block = params.optional("block", parse_block, BlockTag.LATEST)
         overrides = params.optional("state override", parameters.parse_object, None)
         params.end()
-        return data(await self._calls.call(self._chain.state_header(block), call, overrides or {}))
+        header = self._chain.state_header(block)
+        is_pending = block is BlockTag.PENDING
+        return data(await self._calls.call(header, call, overrides or {}, is_pending=is_pending))
 
     async def _estimate_gas(self, params: Parameters) -> JsonValue:
         call = params.required("transaction", parameters.parse_object)

@@ -8,7 +8,7 @@ import asyncio
 import os
 import socket
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -21,14 +21,19 @@ from chain.validation import compute_next_base_fee
 from node.blobs import BlobStore
 from node.errors import OperatorError
 from node.ipc.client import IpcClient, NodeLink
-from node.rpc.blobs import BlobService
+from node.reveals import RevealStore
+from node.rpc.blobs import BlobReads, BlobService
 from node.rpc.calls import CallExecutor, CallWorkers
 from node.rpc.chain_view import ChainView
 from node.rpc.dispatch import Dispatcher
 from node.rpc.eth import EthMethods
 from node.rpc.fees import FeeOracle
 from node.rpc.http import AccessRules, HttpApplication
+from node.rpc.ledger import LedgerView
+from node.rpc.pot import PotMethods
 from node.rpc.server import RpcService
+from node.rpc.training_view import TrainingView, build_index
+from node.rpc.uploads import Uploads
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, open_database
 
@@ -53,6 +58,9 @@ class RpcOptions:
 
     database: Path
     blobs: Path
+    reveals: Path
+    checks: Path
+    """What the node measured of gradients."""
     socket: Path
     host: str = "127.0.0.1"
     port: int = 8545
@@ -69,6 +77,11 @@ class RpcOptions:
     """Of one eth_call or eth_estimateGas; geth's default."""
     call_workers: int = 2
     """Processes that execute calls, each on a core of its own."""
+
+    @property
+    def url(self) -> str:
+        """Where clients reach this service."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
 def get_client_version() -> str:
@@ -98,11 +111,21 @@ def build_service(
         fees=fees,
         calls=calls,
     )
+    view = TrainingView(
+        chain=chain,
+        chain_id=genesis.chain_id,
+        index=build_index(chain),
+        ledger=LedgerView(chain, calls),
+        reveals=RevealStore(options.reveals),
+        checks_directory=options.checks,
+    )
+    pot = PotMethods(view=view, node=node, client_version=get_client_version(), rpc_url=options.url)
+    blobs = BlobStore(options.blobs, quota_bytes=options.blob_quota_bytes)
     service = RpcService(
-        dispatcher=Dispatcher(eth.table()),
+        dispatcher=Dispatcher({**eth.table(), **pot.table()}),
         chain=chain,
         node=node,
-        blobs=BlobService(BlobStore(options.blobs, quota_bytes=options.blob_quota_bytes)),
+        blobs=BlobService(BlobReads(blobs), Uploads(blobs, view, node)),
         body_limit_bytes=options.body_limit_bytes,
     )
     return HttpApplication(service, options.access)
@@ -127,8 +150,9 @@ async def serve(options: RpcOptions, *, parent_pid: int | None = None) -> None:
         timeout_seconds=options.call_timeout_seconds,
     )
     database = open_database(options.database, readonly=True)
-    application = build_service(options, database, node, calls)
     listener = _listen(options)
+    options = replace(options, port=listener.getsockname()[1])
+    application = build_service(options, database, node, calls)
     server = uvicorn.Server(
         uvicorn.Config(
             application,
@@ -148,8 +172,7 @@ async def serve(options: RpcOptions, *, parent_pid: int | None = None) -> None:
     helpers = [asyncio.create_task(node.run())]
     if parent_pid is not None:
         helpers.append(asyncio.create_task(_end_with_parent(server, parent_pid)))
-    host, port = listener.getsockname()[:2]
-    _log.info("rpc listens", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    _log.info("rpc listens", url=options.url)
     try:
         await server.serve(sockets=[listener])
     finally:

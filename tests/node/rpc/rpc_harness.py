@@ -45,6 +45,8 @@ class RpcHarness:
         self.options = RpcOptions(
             database=directory / "database",
             blobs=directory / "blobs",
+            reveals=directory / "reveals",
+            checks=directory / "training",
             socket=directory / "unused",
             access=AccessRules(
                 frozenset({"https://wallet.example"}), frozenset({"localhost", "node.example"})

@@ -170,7 +170,7 @@ def test_web3_deploys_sends_waits_reads_logs_and_calls(url: str) -> None:
 
 
 def test_calls_at_a_time_do_not_hold_up_short_requests(url: str) -> None:
-    call_without_end = {"input": "0x5b600056", "gas": hex(10_000_000)}
+    call_without_end = {"input": "0x5b600056", "gas": hex(2_000_000)}
     spin = {"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": [call_without_end]}
     head = {"jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber"}
     codes: list[int] = []

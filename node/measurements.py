@@ -1,0 +1,52 @@
+"""What this node measured when it re-executed gradients, for work receipts (docs/spec/rpc.md, 2).
+
+One small JSON file an attempt, written by the training host, read by the RPC process.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.alias_generators import to_camel
+
+from chain.primitives import Address, TaskId
+
+CHECKS_LIMIT_BYTES: Final = 2**24
+"""Our own file read back: 65 536 miners at 200 bytes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class GradientCheck:
+    """What this node found out about one gradient."""
+
+    __pydantic_config__ = ConfigDict(alias_generator=to_camel)
+
+    verdict: str
+    """ok, bad, cheat or unavailable."""
+    distance_ppb: int | None
+    """The cell distance E, parts per billion; None if it was not re-executed."""
+    exponents: str | None
+    """Whether the exponent rule is kept, broken, or broken_tenfold; None as above."""
+
+
+_CHECKS: Final[TypeAdapter[Mapping[str, GradientCheck]]] = TypeAdapter(Mapping[str, GradientCheck])
+
+
+def get_checks_path(directory: Path, task_id: TaskId, round_number: int, attempt: int) -> Path:
+    """Where this node's measurements of an attempt are kept, as JSON by miner."""
+    return directory / f"{task_id}-{round_number}-{attempt}.checks.json"
+
+
+def load_check(
+    directory: Path, task_id: TaskId, round_number: int, attempt: int, miner: Address
+) -> GradientCheck | None:
+    """What this node found out about a miner's gradient; None if it never looked at it."""
+    path = get_checks_path(directory, task_id, round_number, attempt)
+    try:
+        if path.stat().st_size > CHECKS_LIMIT_BYTES:
+            return None
+        return _CHECKS.validate_json(path.read_bytes()).get("0x" + miner.hex())
+    except (FileNotFoundError, ValidationError):
+        return None  # never measured, or being written: it is for show only

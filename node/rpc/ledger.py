@@ -1,0 +1,119 @@
+"""What system contracts say of tasks, through the call workers (docs/spec/rpc.md, section 2)."""
+
+import time
+from collections import OrderedDict
+from typing import Final
+
+from chain.execution import system_contracts
+from chain.execution.system_contracts import (
+    GRADIENT_LEDGER,
+    REWARD_DISTRIBUTOR,
+    TASK_REGISTRY,
+    VALIDATOR_SET,
+    Deadline,
+    RoundState,
+    TaskAccount,
+    TaskTerms,
+)
+from chain.primitives import Address, BlockNumber, TaskId
+from chain.training.history import Committee
+from chain.training.rounds import Phase
+from chain.types.header import Header
+from node.rpc.calls import CallExecutor
+from node.rpc.chain_view import ChainView
+from node.rpc.encoding import data
+from node.rpc.errors import header_not_found
+
+CACHED_ATTEMPTS: Final = 256
+"""Attempts whose participants are kept: they never change once the attempt is open."""
+
+
+class LedgerView:
+    """Views of the predeployed contracts."""
+
+    def __init__(self, chain: ChainView, calls: CallExecutor) -> None:
+        self._chain = chain
+        self._calls = calls
+        self._committee: Committee | None = None
+        self._participants: OrderedDict[
+            tuple[TaskId, BlockNumber], tuple[tuple[Address, int], ...]
+        ] = OrderedDict()
+        self._phases: dict[TaskId, tuple[tuple[BlockNumber, int], Phase, Deadline]] = {}
+
+    async def committee(self) -> Committee:
+        """The validators and their operators; the set is fixed in genesis."""
+        if self._committee is None:
+            answer = await self._call(VALIDATOR_SET, system_contracts.encode_validators())
+            validators = system_contracts.decode_addresses(answer)
+            operators = [
+                system_contracts.decode_address(
+                    await self._call(VALIDATOR_SET, system_contracts.encode_operator_of(validator))
+                )
+                for validator in validators
+            ]
+            self._committee = Committee(validators, tuple(operators))
+        return self._committee
+
+    async def phase(self, task_id: TaskId) -> tuple[Phase, Deadline]:
+        """The phase as the next block will find it, and when it ends."""
+        moment = (self._chain.store.head_number(), int(time.time()))
+        known = self._phases.get(task_id)
+        if known is None or known[0] != moment:
+            phase = await self._call(GRADIENT_LEDGER, system_contracts.encode_phase(task_id))
+            deadline = await self._call(GRADIENT_LEDGER, system_contracts.encode_deadline(task_id))
+            known = (
+                moment,
+                Phase(system_contracts.decode_uint(phase)),
+                system_contracts.decode_deadline(deadline),
+            )
+            self._phases[task_id] = known
+        return known[1], known[2]
+
+    async def terms(self, task_id: TaskId) -> TaskTerms:
+        """What settlement goes by."""
+        answer = await self._call(TASK_REGISTRY, system_contracts.encode_get_terms(task_id))
+        return system_contracts.decode_terms(answer)
+
+    async def account(self, task_id: TaskId) -> TaskAccount:
+        """The task's money and status."""
+        answer = await self._call(TASK_REGISTRY, system_contracts.encode_get_account(task_id))
+        return system_contracts.decode_account(answer)
+
+    async def round(self, task_id: TaskId) -> RoundState:
+        """The round in progress."""
+        answer = await self._call(GRADIENT_LEDGER, system_contracts.encode_get_round(task_id))
+        return system_contracts.decode_round(answer)
+
+    async def claimed(self, task_id: TaskId, account: Address) -> int:
+        """What an account has claimed in all, base units."""
+        answer = await self._call(
+            REWARD_DISTRIBUTOR, system_contracts.encode_claimed_of(task_id, account)
+        )
+        return system_contracts.decode_uint(answer)
+
+    async def participants(
+        self, task_id: TaskId, open_block: BlockNumber
+    ) -> tuple[tuple[Address, int], ...]:
+        """Who takes part in the attempt that opened in `open_block`, with declared units."""
+        key = (task_id, open_block)
+        if key not in self._participants:
+            header = self._chain.store.header(open_block)
+            if header is None:
+                raise header_not_found()
+            answer = await self._call(
+                GRADIENT_LEDGER, system_contracts.encode_participants(task_id), header
+            )
+            self._participants[key] = tuple(
+                (each.miner, each.units) for each in system_contracts.decode_participants(answer)
+            )
+            if len(self._participants) > CACHED_ATTEMPTS:
+                self._participants.popitem(last=False)
+        return self._participants[key]
+
+    async def _call(self, to: Address, call_data: bytes, header: Header | None = None) -> bytes:
+        return await self._calls.call(
+            header or self._chain.head(),
+            {"to": data(to), "input": data(call_data)},
+            {},
+            is_pending=header is None,
+        )

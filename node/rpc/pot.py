@@ -1,0 +1,481 @@
+"""The methods of this chain's own: nodes, validators, tasks, rounds, rewards (docs/spec/rpc.md, 2).
+
+Token amounts are decimal strings of base units, since they pass 2**53; block numbers, rounds and
+units are plain integers.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Final
+
+from chain.execution.system_contracts import (
+    FAUCET,
+    GRADIENT_LEDGER,
+    REWARD_DISTRIBUTOR,
+    TASK_REGISTRY,
+    TRAINING_TOKEN,
+    VALIDATOR_SET,
+    CloseReason,
+)
+from chain.primitives import ZERO_HASH, Address, TaskId
+from chain.training.acceptance import Outcome, decode_verdicts
+from chain.training.architectures import count_parameters
+from chain.training.history import (
+    Attempt,
+    RoundOutcome,
+    SettledRound,
+    TaskHistory,
+    compute_outcome,
+    get_evaluation,
+    get_rewards,
+)
+from chain.training.rewards import build_reward_tree
+from chain.training.task_spec import PPM, TaskSpec
+from node.ipc.client import IpcError, NodeLink
+from node.ipc.framing import JsonObject, JsonValue, parse_json
+from node.measurements import load_check
+from node.rpc.dispatch import Method
+from node.rpc.encoding import data
+from node.rpc.errors import ErrorCode, RpcError, invalid_params
+from node.rpc.parameters import BlockTag, Parameters, parse_address, parse_integer, parse_object
+from node.rpc.training_view import TrainingView
+from node.training_index import get_theta_root
+
+LIST_LIMIT: Final = 100
+"""Tasks of one answer."""
+
+SAMPLE_LIST_LIMIT: Final = 4_096
+"""Sample indices that a work receipt spells out; of more it gives the count."""
+
+EVALUATION_SEARCH_LIMIT: Final = 64
+"""Rounds that are looked through for the latest evaluation."""
+
+FLOAT32_BYTES: Final = 4
+"""Of one parameter in a model's blob."""
+
+_parse_id = partial(parse_integer, low=1, high=2**53 - 1)
+_parse_round = partial(parse_integer, low=0, high=2**32 - 1)
+
+
+class PotMethods:
+    """`pot_` over the chain, the contracts and the node process."""
+
+    def __init__(
+        self, *, view: TrainingView, node: NodeLink, client_version: str, rpc_url: str
+    ) -> None:
+        self._view = view
+        self._node = node
+        self._client_version = client_version
+        self._rpc_url = rpc_url
+
+    def table(self) -> Mapping[str, Method]:
+        """Every method by its name."""
+        return {
+            "pot_consensusState": self._consensus_state,
+            "pot_getAttempt": self._get_attempt,
+            "pot_getModel": self._get_model,
+            "pot_getReceipt": self._get_receipt,
+            "pot_getRewardProof": self._get_reward_proof,
+            "pot_getRound": self._get_round,
+            "pot_getTask": self._get_task,
+            "pot_listTasks": self._list_tasks,
+            "pot_nodeInfo": self._node_info,
+            "pot_validators": self._validators,
+        }
+
+    # The node.
+
+    async def _ask_node(self, method: str) -> JsonValue:
+        try:
+            return await self._node.call(method)
+        except IpcError as error:
+            raise RpcError(ErrorCode.UNAVAILABLE, str(error)) from error
+
+    async def _node_info(self, params: Parameters) -> JsonValue:
+        params.end()
+        info = await self._ask_node("node_info")
+        assert isinstance(info, dict)
+        chain = self._view.chain
+        head = chain.head()
+        client, _, version = self._client_version.partition("/")
+        has_faucet = bool(chain.code(FAUCET, BlockTag.LATEST))
+        return {
+            **info,
+            "client": client,
+            "version": version,
+            "chainId": self._view.chain_id,
+            "genesisHash": data(chain.store.genesis_hash()),
+            "head": {"number": head.number, "hash": data(head.hash)},
+            "rpcUrl": self._rpc_url,
+            "systemContracts": {
+                "token": data(TRAINING_TOKEN),
+                "validatorSet": data(VALIDATOR_SET),
+                "taskRegistry": data(TASK_REGISTRY),
+                "gradientLedger": data(GRADIENT_LEDGER),
+                "rewardDistributor": data(REWARD_DISTRIBUTOR),
+                "faucet": data(FAUCET) if has_faucet else None,
+            },
+        }
+
+    async def _validators(self, params: Parameters) -> JsonValue:
+        params.end()
+        return await self._ask_node("validators")
+
+    async def _consensus_state(self, params: Parameters) -> JsonValue:
+        params.end()
+        return await self._ask_node("consensus_state")
+
+    # Tasks.
+
+    def _take_task(self, params: Parameters) -> TaskHistory | None:
+        return self._view.index.history(TaskId(params.required("task id", _parse_id)))
+
+    async def _list_tasks(self, params: Parameters) -> JsonValue:
+        page = params.optional("page", parse_object, None) or {}
+        params.end()
+        if set(page) - {"offset", "limit"}:
+            raise invalid_params("expected offset and limit")
+        offset = parse_integer(page.get("offset", 0), low=0, high=2**53 - 1)
+        limit = parse_integer(page.get("limit", LIST_LIMIT), low=1, high=LIST_LIMIT)
+        last = min(self._view.index.task_count(), offset + limit)
+        histories = (
+            self._view.index.history(TaskId(number)) for number in range(offset + 1, last + 1)
+        )
+        return [self._summarize(history) for history in histories if history is not None]
+
+    def _summarize(self, history: TaskHistory) -> JsonObject:
+        spec = self._view.index.spec(history)
+        reason = history.close_reason
+        return {
+            "id": history.task_id,
+            "name": None if spec is None else spec.name,
+            "submitter": data(history.submitter),
+            "submittedBlock": history.submitted_block,
+            "status": history.status,
+            "closeReason": None if reason is None else CloseReason(reason).name.lower(),
+            "specHash": data(history.spec_hash),
+            "budget": str(history.budget),
+            "rounds": None if spec is None else spec.round_count,
+            "roundsSettled": history.rounds_settled,
+            "readyCount": len(history.ready),
+            "trainingStateRoot": data(history.training_state_root),
+            "modelRoot": data(history.model_root),
+        }
+
+    async def _get_task(self, params: Parameters) -> JsonValue:
+        history = self._take_task(params)
+        params.end()
+        if history is None:
+            return None
+        ledger, task_id = self._view.ledger, history.task_id
+        phase, deadline = await ledger.phase(task_id)
+        terms, account = await ledger.terms(task_id), await ledger.account(task_id)
+        state = await ledger.round(task_id)
+        return {
+            **self._summarize(history),
+            "phase": phase.name.lower(),
+            "spec": _describe_spec(history),
+            "terms": {
+                "token": data(terms.token),
+                "unitPrice": str(terms.unit_price),
+                "validatorFee": str(terms.validator_fee),
+                "rounds": terms.rounds,
+                "minMiners": terms.min_miners,
+                "maxUnits": terms.max_units,
+                "auditPpm": terms.audit_ppm,
+                "commitSeconds": terms.commit_seconds,
+                "verdictSeconds": terms.verdict_seconds,
+                "resultSeconds": terms.result_seconds,
+            },
+            "account": {
+                "escrowed": str(account.escrowed),
+                "paid": str(account.paid),
+                "reserved": str(account.reserved),
+                "refundable": str(account.refundable),
+                "refunded": str(account.refunded),
+                "readyCount": account.ready_count,
+                "cancelling": account.cancelling,
+            },
+            "round": {
+                "round": state.round,
+                "attempt": state.attempt,
+                "ballot": state.ballot,
+                "openBlock": state.open_block if state.open else None,
+                "expectedCommitments": state.expected_commitments,
+                "commitmentCount": state.commitment_count,
+                "verdictCount": state.verdict_count,
+                "resultCount": state.result_count,
+            },
+            "deadline": {"blockNumber": deadline.block_number, "timestamp": deadline.timestamp},
+            "evaluation": self._find_evaluation(history),
+        }
+
+    def _find_evaluation(self, history: TaskHistory) -> JsonValue:
+        spec = self._view.index.spec(history)
+        last = history.rounds_settled - 1
+        for number in range(last, max(-1, last - EVALUATION_SEARCH_LIMIT), -1):
+            settled = self._view.index.settled_round(history.task_id, number)
+            if settled is not None and spec is not None and get_evaluation(settled) is not None:
+                return {"round": number, **_encode_evaluation(settled, spec)}
+        return None
+
+    async def _get_attempt(self, params: Parameters) -> JsonValue:
+        history = self._take_task(params)
+        params.end()
+        attempt = None if history is None else history.attempt
+        spec = None if history is None else self._view.index.spec(history)
+        if history is None or attempt is None or spec is None:
+            return None
+        phase, deadline = await self._view.ledger.phase(history.task_id)
+        participants = await self._view.ledger.participants(history.task_id, attempt.open_block)
+        seed = self._view.seed(history.task_id, attempt)
+        return {
+            "round": attempt.round_number,
+            "attempt": attempt.attempt,
+            "ballot": attempt.ballot,
+            "phase": phase.name.lower(),
+            "openBlock": attempt.open_block,
+            "seed": None if seed is None else data(seed),
+            "participants": _encode_participants(participants),
+            "trainingStateRoot": data(history.training_state_root),
+            "thetaRoot": data(get_theta_root(history, spec)),
+            "deadline": {"blockNumber": deadline.block_number, "timestamp": deadline.timestamp},
+        }
+
+    # Rounds.
+
+    async def _get_round(self, params: Parameters) -> JsonValue:
+        history = self._take_task(params)
+        number = params.required("round", _parse_round)
+        params.end()
+        spec = None if history is None else self._view.index.spec(history)
+        if history is None or spec is None:
+            return None
+        settled = self._view.index.settled_round(history.task_id, number)
+        attempt = history.attempt if settled is None else settled.attempt
+        if attempt is None or attempt.round_number != number:
+            return None
+        seed = self._view.seed(history.task_id, attempt)
+        participants = await self._view.ledger.participants(history.task_id, attempt.open_block)
+        count = len(attempt.commitments)
+        in_progress: JsonObject = {
+            "round": number,
+            "attempt": attempt.attempt,
+            "ballot": attempt.ballot,
+            "openBlock": attempt.open_block,
+            "seed": None if seed is None else data(seed),
+            "participants": _encode_participants(participants),
+            "commitments": [
+                {
+                    "index": index,
+                    "miner": data(record.miner),
+                    "units": record.units,
+                    "commitment": data(record.commitment),
+                    "blockNumber": record.block_number,
+                }
+                for index, record in enumerate(attempt.commitments)
+            ],
+            "verdicts": [
+                {
+                    "validator": data(verdict.validator),
+                    "timely": verdict.is_timely,
+                    "verdicts": [
+                        each.name.lower() for each in decode_verdicts(verdict.bitmap, count)
+                    ],
+                    "blockNumber": verdict.block_number,
+                }
+                for verdict in attempt.verdicts
+            ],
+            "evaluations": [
+                {
+                    "validator": data(result.validator),
+                    "correctCount": result.correct_count,
+                    "lossMillinats": result.loss_millinats,
+                }
+                for result in attempt.results
+                if result.correct_count is not None
+            ],
+        }
+        if settled is None:
+            nothing: JsonObject = dict.fromkeys(
+                ("blockNumber", "result", "payout", "seconds", *_NO_EVALUATION)
+            )
+            return {**in_progress, **nothing, "accepted": []}
+        outcome = compute_outcome(attempt, spec, await self._view.ledger.committee())
+        return {
+            **in_progress,
+            **_encode_evaluation(settled, spec),
+            "blockNumber": settled.block_number,
+            "accepted": list(outcome.accepted),
+            "result": {
+                "trainingStateRoot": data(settled.vote.training_state_root),
+                "modelRoot": data(settled.vote.model_root),
+                "rewardsRoot": data(settled.vote.rewards_root),
+                "acceptedUnits": settled.vote.accepted_units,
+            },
+            "payout": str(settled.payout),
+            "seconds": settled.timestamp - attempt.open_timestamp,
+        }
+
+    async def _get_receipt(self, params: Parameters) -> JsonValue:
+        history = self._take_task(params)
+        number = params.required("round", _parse_round)
+        miner = params.required("miner", parse_address)
+        params.end()
+        spec = None if history is None else self._view.index.spec(history)
+        if history is None or spec is None:
+            return None
+        settled = self._view.index.settled_round(history.task_id, number)
+        attempt = history.attempt if settled is None else settled.attempt
+        if attempt is None or attempt.round_number != number:
+            return None
+        assignment = await self._view.assignment(history.task_id, spec, attempt)
+        units = 0 if assignment is None else assignment.units_of(miner)
+        index = next((i for i, r in enumerate(attempt.commitments) if r.miner == miner), None)
+        if units == 0 and index is None:
+            return None
+        sample_count = units * spec.samples_per_unit
+        samples: JsonValue = sample_count
+        if assignment is not None and sample_count <= SAMPLE_LIST_LIMIT:
+            samples = list(assignment.sample_indices(miner))
+        outcome = (
+            None
+            if settled is None
+            else compute_outcome(attempt, spec, await self._view.ledger.committee())
+        )
+        is_accepted = outcome is not None and index is not None and index in outcome.accepted
+        pay = attempt.commitments[index].units * spec.reward.unit_price if index is not None else 0
+        reveal = self._view.reveals.get(history.task_id, number, attempt.attempt, miner)
+        return {
+            "samples": samples,
+            "units": units,
+            "commitmentBlock": (None if index is None else attempt.commitments[index].block_number),
+            "revealed": reveal is not None,
+            "verdicts": await self._encode_verdicts(history.task_id, spec, attempt, index, miner),
+            "accepted": None if settled is None else is_accepted,
+            "pay": str(pay if is_accepted else 0),
+            "reason": _explain(outcome, index),
+        }
+
+    async def _encode_verdicts(
+        self, task_id: TaskId, spec: TaskSpec, attempt: Attempt, index: int | None, miner: Address
+    ) -> JsonValue:
+        """Every validator's verdict on one gradient; E only of this node, which measured it."""
+        if index is None:
+            return []
+        own = await self._find_own_validator()
+        check = load_check(
+            self._view.checks_directory, task_id, attempt.round_number, attempt.attempt, miner
+        )
+        count = len(attempt.commitments)
+        return [
+            {
+                "validator": data(verdict.validator),
+                "verdict": decode_verdicts(verdict.bitmap, count)[index].name.lower(),
+                "excess": (
+                    str(check.distance_ppb)
+                    if check is not None
+                    and check.distance_ppb is not None
+                    and data(verdict.validator) == own
+                    else None
+                ),
+                "tolerance": str(spec.verification.tolerance_ppb),
+            }
+            for verdict in attempt.verdicts
+        ]
+
+    async def _find_own_validator(self) -> str | None:
+        try:
+            info = await self._node.call("node_info")
+        except IpcError:
+            return None
+        validator = info.get("validator") if isinstance(info, dict) else None
+        return validator.lower() if isinstance(validator, str) else None
+
+    # Rewards and models.
+
+    async def _get_reward_proof(self, params: Parameters) -> JsonValue:
+        history = self._take_task(params)
+        account = params.required("account", parse_address)
+        params.end()
+        if history is None:
+            return None
+        rewards = get_rewards(history)
+        tree = build_reward_tree(self._view.chain_id, REWARD_DISTRIBUTOR, history.task_id, rewards)
+        cumulative = rewards.get(account, 0)
+        claimed = await self._view.ledger.claimed(history.task_id, account)
+        return {
+            "root": data(tree.root),
+            "cumulative": str(cumulative),
+            "claimed": str(claimed),
+            "claimable": str(max(0, cumulative - claimed)),
+            "proof": [data(sibling) for sibling in tree.proof(account) or ()],
+        }
+
+    async def _get_model(self, params: Parameters) -> JsonValue:
+        history = self._take_task(params)
+        number = params.optional("round", _parse_round, None)
+        params.end()
+        spec = None if history is None else self._view.index.spec(history)
+        if history is None or spec is None:
+            return None
+        if number is None and history.rounds_settled:
+            number = history.rounds_settled - 1
+        model_root, state_root = spec.initial_weights, ZERO_HASH
+        if number is not None:
+            settled = self._view.index.settled_round(history.task_id, number)
+            if settled is None:
+                return None
+            model_root = settled.vote.model_root
+            state_root = settled.vote.training_state_root
+        parameter_count = count_parameters(spec.model)
+        return {
+            "round": number,
+            "modelRoot": data(model_root),
+            "trainingStateRoot": data(state_root),
+            "contentId": data(model_root),
+            "bytes": parameter_count * FLOAT32_BYTES,
+            "parameters": parameter_count,
+            "path": f"/v1/blobs/{data(model_root)}",
+        }
+
+
+_NO_EVALUATION: Final = ("correctCount", "lossMillinats", "accuracyPpm")
+
+
+def _encode_evaluation(settled: SettledRound, spec: TaskSpec) -> JsonObject:
+    evaluation = get_evaluation(settled)
+    if evaluation is None:
+        return dict.fromkeys(_NO_EVALUATION)
+    correct_count, loss_millinats = evaluation
+    return {
+        "correctCount": correct_count,
+        "lossMillinats": loss_millinats,
+        "accuracyPpm": correct_count * PPM // spec.held_out.row_count,
+    }
+
+
+def _encode_participants(participants: Sequence[tuple[Address, int]]) -> JsonValue:
+    return [[data(miner), units] for miner, units in sorted(participants)]
+
+
+def _describe_spec(history: TaskHistory) -> JsonValue:
+    try:
+        return parse_json(history.spec)
+    except ValueError:
+        return None  # what was submitted is no JSON; such a task never becomes active
+
+
+def _explain(outcome: RoundOutcome | None, index: int | None) -> str:
+    """Why a gradient was paid or not."""
+    if index is None:
+        return "no commitment in this attempt"
+    if outcome is None:
+        return "the round is not settled yet"
+    match outcome.outcomes[index]:
+        case Outcome.ACCEPTED:
+            return "accepted"
+        case Outcome.UNAVAILABLE:
+            return "too few validators held the gradient in time"
+        case Outcome.REJECTED:
+            return "slashed: a quorum called it a cheat" if index in outcome.slashed else "rejected"

@@ -1,0 +1,68 @@
+"""Tasks and rounds as chain, contracts and this node's files tell of them (docs/spec/rpc.md, 2)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
+from chain.training.architectures import count_parameters
+from chain.training.assignment import Assignment, assign, compute_seed
+from chain.training.encoding import GradientHeader
+from chain.training.history import Attempt, Committee, TaskHistory
+from chain.training.task_spec import TaskSpec
+from node.reveals import RevealStore
+from node.rpc.chain_view import ChainView
+from node.rpc.ledger import LedgerView
+from node.training_index import TrainingIndex, get_theta_root
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingView:
+    """Everything that a question about training may need."""
+
+    chain: ChainView
+    chain_id: int
+    index: TrainingIndex
+    ledger: LedgerView
+    reveals: RevealStore
+    checks_directory: Path
+    """Where the training host keeps what it measured."""
+
+    def seed(self, task_id: TaskId, attempt: Attempt) -> Hash32 | None:
+        """The attempt's seed; None until the block after its opening is final."""
+        header = self.chain.store.header(BlockNumber(attempt.open_block + 1))
+        if header is None:
+            return None
+        return compute_seed(header.mix_hash, task_id, attempt.round_number, attempt.attempt)
+
+    async def assignment(
+        self, task_id: TaskId, spec: TaskSpec, attempt: Attempt
+    ) -> Assignment | None:
+        """Who works on what; None while there is no seed."""
+        seed = self.seed(task_id, attempt)
+        if seed is None:
+            return None
+        miners = await self.ledger.participants(task_id, attempt.open_block)
+        return assign(seed, miners, spec.sample_count, spec.samples_per_unit, spec.reward.max_units)
+
+    def gradient_header(
+        self, history: TaskHistory, spec: TaskSpec, attempt: Attempt, miner: Address
+    ) -> GradientHeader | None:
+        """What a payload of the attempt in progress starts with; None while there is no seed."""
+        seed = self.seed(history.task_id, attempt)
+        if seed is None:
+            return None
+        return GradientHeader(
+            parameter_count=count_parameters(spec.model),
+            round_number=attempt.round_number,
+            chain_id=self.chain_id,
+            theta_root=get_theta_root(history, spec),
+            seed=seed,
+            miner=miner,
+            task=history.task_id,
+            attempt=attempt.attempt,
+        )
+
+
+def build_index(chain: ChainView) -> TrainingIndex:
+    """The index for reading: rows are folded by the node process, which knows the committee."""
+    return TrainingIndex(chain.store, Committee((), ()))

@@ -1,0 +1,190 @@
+"""What a node takes over HTTP: content of live tasks, committed gradients (docs/spec/rpc.md, 6).
+
+Whether anybody wants the bytes, and how many, is decided before the first of them is read.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
+
+import structlog
+
+from chain.errors import RejectedInputError, RejectionReason
+from chain.primitives import BlockNumber, Hash32, TaskId
+from chain.training.architectures import count_parameters
+from chain.training.encoding import count_payload_bytes
+from node.blobs import BlobQuotaExceeded, BlobStore
+from node.errors import StorageFailed
+from node.ipc.client import IpcError, NodeLink
+from node.ipc.framing import JsonValue
+from node.reveals import Reveal
+from node.rpc.encoding import data
+from node.rpc.errors import RpcError
+from node.rpc.http import HttpError, Request, Response, json_response
+from node.rpc.parameters import parse_address, parse_hash
+from node.rpc.training_view import TrainingView
+
+CONCURRENT_UPLOADS: Final = 32
+"""Each has one open file and holds one chunk in memory."""
+
+FLOAT32_BYTES: Final = 4
+"""Of one weight."""
+
+Value = TypeVar("Value")
+
+_log = structlog.get_logger("node.rpc")
+
+
+class Uploads:
+    """PUT of task content and POST of reveals."""
+
+    def __init__(self, store: BlobStore, view: TrainingView, node: NodeLink) -> None:
+        self._store = store
+        self._view = view
+        self._node = node
+        self._running = 0
+        self._wanted: tuple[BlockNumber, Mapping[Hash32, int]] = (BlockNumber(-1), {})
+
+    async def put_blob(self, request: Request, content_id: Hash32) -> Response:
+        """Take a blob that a live task's specification names.
+
+        Raises:
+            HttpError: why not.
+        """
+        size = self._list_wanted().get(content_id)
+        if size is None:
+            raise HttpError(
+                404,
+                "not_wanted",
+                f"no live task names 0x{content_id.hex()}: submit the task first",
+            )
+        is_new = await self._receive(request, content_id, size)
+        await self._tell_node(content_id, "task")
+        return json_response({"contentId": data(content_id), "bytes": size}, 201 if is_new else 200)
+
+    async def post_reveal(self, request: Request) -> Response:
+        """Take the gradient that opens a commitment of the attempt in progress.
+
+        Raises:
+            HttpError: why not.
+        """
+        reveal = _parse_reveal(request)
+        size = self._check_reveal(reveal)
+        is_new = await self._receive(request, reveal.gradient_root, size)
+        await asyncio.to_thread(self._view.reveals.put, reveal)
+        await self._tell_node(reveal.gradient_root, "gradient")
+        return json_response(
+            {"contentId": data(reveal.gradient_root), "bytes": size}, 201 if is_new else 200
+        )
+
+    def _list_wanted(self) -> Mapping[Hash32, int]:
+        """Content ids that live tasks name, with their sizes in bytes."""
+        head = self._view.chain.store.head_number()
+        if self._wanted[0] != head:
+            wanted: dict[Hash32, int] = {}
+            for history in self._view.index.live_tasks():
+                spec = self._view.index.spec(history)
+                if spec is not None:
+                    wanted[spec.initial_weights] = count_parameters(spec.model) * FLOAT32_BYTES
+                    wanted |= {shard.content_id: shard.byte_count for shard in spec.data.shards}
+            self._wanted = (head, wanted)
+        return self._wanted[1]
+
+    def _check_reveal(self, reveal: Reveal) -> int:
+        """The size of the payload that a reveal is to bring, in bytes.
+
+        Raises:
+            HttpError: it opens no commitment of the attempt in progress.
+        """
+        history = self._view.index.history(reveal.task_id)
+        spec = None if history is None else self._view.index.spec(history)
+        if history is None or spec is None:
+            raise HttpError(404, "not_found", f"there is no task {reveal.task_id}")
+        attempt = history.attempt
+        place = (reveal.round_number, reveal.attempt)
+        if attempt is None or (attempt.round_number, attempt.attempt) != place:
+            raise HttpError(
+                409, "wrong_round", "that attempt is not in progress (see pot_getAttempt)"
+            )
+        record = next((r for r in attempt.commitments if r.miner == reveal.miner), None)
+        header = self._view.gradient_header(history, spec, attempt, reveal.miner)
+        if (
+            record is None
+            or header is None
+            or record.units != reveal.units
+            or not reveal.opens(record.commitment, header)
+        ):
+            raise HttpError(
+                403,
+                RejectionReason.NOT_COMMITTED.value,
+                "this opens no commitment on the chain: check salt, units and gradientRoot",
+            )
+        return count_payload_bytes(header.parameter_count)
+
+    async def _receive(self, request: Request, content_id: Hash32, size: int) -> bool:
+        """Store the body as the blob `content_id`; False if it was here already.
+
+        Raises:
+            HttpError: it is another blob, or there is no room.
+        """
+        announced = request.content_length()
+        if announced is not None and announced != size:
+            raise HttpError(
+                422, "content_mismatch", f"the blob has {size} bytes, the body {announced}"
+            )
+        if self._store.has(content_id):
+            return False
+        if self._running >= CONCURRENT_UPLOADS:
+            raise HttpError(503, "busy", "too many uploads at a time: try again later")
+        self._running += 1
+        try:
+            await self._write(request, content_id, size)
+        except RejectedInputError as error:
+            raise HttpError(422, error.reason.value, error.detail) from error
+        except BlobQuotaExceeded as error:
+            raise HttpError(507, "quota", "the node has no room for this blob") from error
+        except StorageFailed as error:
+            _log.error("blob not stored", error=str(error))
+            raise HttpError(500, "storage", "the node's disk refused the blob") from error
+        finally:
+            self._running -= 1
+        return True
+
+    async def _write(self, request: Request, content_id: Hash32, size: int) -> None:
+        with self._store.upload(size, content_id) as upload:
+            async for part in request.chunks(size):
+                await asyncio.to_thread(upload.write, part)
+            await asyncio.to_thread(upload.finish)
+
+    async def _tell_node(self, content_id: Hash32, kind: str) -> None:
+        try:
+            await self._node.call("blob_arrived", {"content_id": data(content_id), "kind": kind})
+        except IpcError as error:
+            # It is stored; the node finds it when it looks for it.
+            _log.warning("the node was not told of a blob", error=str(error))
+
+
+def _parse_reveal(request: Request) -> Reveal:
+    query = request.query
+
+    def take(name: str, parse: Callable[[JsonValue], Value]) -> Value:
+        try:
+            return parse(query.get(name))
+        except RpcError as error:
+            raise HttpError(400, "malformed", f"{name}: {error.message}") from error
+
+    return Reveal(
+        task_id=TaskId(take("task", _parse_count)),
+        round_number=take("round", _parse_count),
+        attempt=take("attempt", _parse_count),
+        miner=take("miner", parse_address),
+        units=take("units", _parse_count),
+        salt=take("salt", parse_hash),
+        gradient_root=take("gradientRoot", parse_hash),
+    )
+
+
+def _parse_count(value: JsonValue) -> int:
+    if not isinstance(value, str) or not value.isascii() or not value.isdigit() or len(value) > 9:
+        raise HttpError(400, "malformed", "task, round, attempt and units are decimal numbers")
+    return int(value)

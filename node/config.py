@@ -188,6 +188,21 @@ class NodeConfig(BaseSettings):
         return self.data_dir / "blobs"
 
     @property
+    def reveal_dir(self) -> Path:
+        """What opens commitments."""
+        return self.data_dir / "reveals"
+
+    @property
+    def state_part_dir(self) -> Path:
+        """Which blobs training states consist of."""
+        return self.data_dir / "training-states"
+
+    @property
+    def training_dir(self) -> Path:
+        """Working files of verification, and what was measured."""
+        return self.data_dir / "training"
+
+    @property
     def rpc_socket(self) -> Path:
         """Where the RPC process reaches the node process."""
         return self.data_dir / "rpc.sock"

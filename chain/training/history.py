@@ -1,0 +1,354 @@
+"""What the final chain says of a task, folded event by event (docs/spec/training.md, section 7).
+
+The fold is the only reading of the events: the training host decides by it, JSON-RPC shows it, and
+`pot task verify` replays it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from chain.execution.system_contracts import (
+    AttemptOpened,
+    AttemptVoided,
+    BallotFailed,
+    Event,
+    GradientCommitted,
+    ResultPosted,
+    ResultVote,
+    RoundSettled,
+    TaskActivated,
+    TaskClosed,
+    TaskPaused,
+    TaskReady,
+    TaskResumed,
+    TaskSubmitted,
+    VerdictPosted,
+)
+from chain.primitives import ZERO_HASH, Address, BlockNumber, Hash32, TaskId
+from chain.training.acceptance import Outcome, decide, decode_verdicts
+from chain.training.task_spec import TaskSpec
+
+MAX_BALLOTS: Final = 3
+"""The ledger's limit: an attempt whose last ballot fails is void."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockContext:
+    """Where an event stands."""
+
+    number: BlockNumber
+    timestamp: int
+    """Seconds since the Unix epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committee:
+    """Who judges a round: the validators and the operator account of each, by index."""
+
+    validators: tuple[Address, ...]
+    operators: tuple[Address, ...]
+
+    @property
+    def max_faulty(self) -> int:
+        """F = (n - 1) // 3."""
+        return (len(self.validators) - 1) // 3
+
+    @property
+    def quorum(self) -> int:
+        """ceil(2n / 3), of distinct validators."""
+        return -(-2 * len(self.validators) // 3)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentRecord:
+    """The i-th commitment of an attempt, i being its place in `Attempt.commitments`."""
+
+    miner: Address
+    units: int
+    commitment: Hash32
+    block_number: BlockNumber
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictRecord:
+    """One validator's verdicts on all commitments of the ballot."""
+
+    validator: Address
+    is_timely: bool
+    """Within the verdict phase: counts for acceptance and pay. Else only for slashing."""
+    bitmap: bytes
+    block_number: BlockNumber
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRecord:
+    """One validator's latest word on the outcome of the ballot."""
+
+    validator: Address
+    vote: ResultVote
+    correct_count: int | None
+    """Of the held-out split; None if it did not evaluate."""
+    loss_millinats: int
+    block_number: BlockNumber
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One assignment and commitment of a round, with the votes of its ballot in progress."""
+
+    round_number: int
+    attempt: int
+    ballot: int
+    ballot_number: int
+    """Counts every ballot of the task from 1; names the evidence that the ledger keeps."""
+    open_block: BlockNumber
+    open_timestamp: int
+    expected_count: int
+    """Commitments expected when it opened."""
+    commitments: tuple[CommitmentRecord, ...] = ()
+    verdicts: tuple[VerdictRecord, ...] = ()
+    """In the order they were posted; at most one a validator."""
+    results: tuple[ResultRecord, ...] = ()
+    """At most one a validator: the latest."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettledRound:
+    """A round that is over, with everything that led to its result."""
+
+    attempt: Attempt
+    vote: ResultVote
+    payout: int
+    """Base units of the task's token, for miners and operators together."""
+    block_number: BlockNumber
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskHistory:
+    """A task as the finalized chain knows it."""
+
+    task_id: TaskId
+    submitter: Address
+    spec_hash: Hash32
+    spec: bytes
+    """Canonical JSON; whether it is a valid specification is the reader's question."""
+    budget: int
+    submitted_block: BlockNumber
+    status: str = "pending"
+    """pending, active, paused or closed."""
+    close_reason: int | None = None
+    ready: tuple[Address, ...] = ()
+    """Validators that posted ready, in order."""
+    rounds_settled: int = 0
+    training_state_root: Hash32 = ZERO_HASH
+    """After the last settled round; zero before the first."""
+    model_root: Hash32 = ZERO_HASH
+    attempt: Attempt | None = None
+    """The attempt in progress."""
+    ballot_count: int = 0
+    """Ballots so far, the one in progress included."""
+    rewards: tuple[tuple[Address, int], ...] = ()
+    """What each account has earned in all, by ascending address."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOutcome:
+    """What the verdicts of a ballot mean."""
+
+    outcomes: tuple[Outcome, ...]
+    """Of each commitment, in order."""
+    slashed: tuple[int, ...]
+    """Indices of commitments that a quorum called cheat."""
+    fined: tuple[int, ...]
+    """Indices of commitments that a quorum found unavailable."""
+    accepted_units: int
+    payouts: tuple[tuple[Address, int], ...]
+    """Of this round alone, by ascending address: miners' pay and operators' fee shares."""
+
+    @property
+    def accepted(self) -> tuple[int, ...]:
+        """Indices of the accepted commitments."""
+        return tuple(i for i, each in enumerate(self.outcomes) if each is Outcome.ACCEPTED)
+
+
+def compute_outcome(attempt: Attempt, spec: TaskSpec, committee: Committee) -> RoundOutcome:
+    """What the timely verdicts of the ballot in progress mean for miners and operators."""
+    timely = [record for record in attempt.verdicts if record.is_timely]
+    count = len(attempt.commitments)
+    votes = [decode_verdicts(record.bitmap, count) for record in timely]
+    decisions = [
+        decide([vote[i] for vote in votes], committee.max_faulty, committee.quorum)
+        for i in range(count)
+    ]
+    payouts: dict[Address, int] = {}
+    accepted_units = 0
+    for record, decision in zip(attempt.commitments, decisions, strict=True):
+        if decision.outcome is Outcome.ACCEPTED:
+            accepted_units += record.units
+            pay = record.units * spec.reward.unit_price
+            payouts[record.miner] = payouts.get(record.miner, 0) + pay
+    share = spec.reward.validator_fee // len(timely) if timely else 0
+    operator_of = dict(zip(committee.validators, committee.operators, strict=True))
+    for verdict in timely:
+        operator = operator_of[verdict.validator]
+        payouts[operator] = payouts.get(operator, 0) + share
+    return RoundOutcome(
+        outcomes=tuple(decision.outcome for decision in decisions),
+        slashed=tuple(i for i, decision in enumerate(decisions) if decision.is_slashed),
+        fined=tuple(i for i, decision in enumerate(decisions) if decision.is_fined),
+        accepted_units=accepted_units,
+        payouts=tuple(sorted((account, pay) for account, pay in payouts.items() if pay)),
+    )
+
+
+def add_rewards(
+    earned: Sequence[tuple[Address, int]], payouts: Sequence[tuple[Address, int]]
+) -> tuple[tuple[Address, int], ...]:
+    """Cumulative rewards after a round, by ascending address."""
+    total: dict[Address, int] = dict(earned)
+    for account, pay in payouts:
+        total[account] = total.get(account, 0) + pay
+    return tuple(sorted(total.items()))
+
+
+def get_lower_median(values: Sequence[int]) -> int | None:
+    """The middle of an odd number of values, the lower middle of an even one; None of none."""
+    ordered = sorted(values)
+    return ordered[(len(ordered) - 1) // 2] if ordered else None
+
+
+def get_evaluation(settled: SettledRound) -> tuple[int, int] | None:
+    """Lower medians of correct count and loss (millinats) of who posted the result, or None."""
+    records = [
+        record
+        for record in settled.attempt.results
+        if record.correct_count is not None and record.vote == settled.vote
+    ]
+    correct = get_lower_median([r.correct_count for r in records if r.correct_count is not None])
+    loss = get_lower_median([record.loss_millinats for record in records])
+    return None if correct is None or loss is None else (correct, loss)
+
+
+def build_history(event: TaskSubmitted, block: BlockContext) -> TaskHistory:
+    """The history of a task at its submission."""
+    return TaskHistory(
+        task_id=event.task_id,
+        submitter=event.submitter,
+        spec_hash=event.spec_hash,
+        spec=event.spec,
+        budget=event.budget,
+        submitted_block=block.number,
+    )
+
+
+def apply_event(
+    history: TaskHistory,
+    event: Event,
+    block: BlockContext,
+    *,
+    spec: TaskSpec | None,
+    committee: Committee,
+) -> tuple[TaskHistory, SettledRound | None]:
+    """The history after one event of its task, and the round that the event settled, if any.
+
+    Args:
+        history: Before the event.
+        event: Of the same task, in the order of the chain.
+        block: Where it stands.
+        spec: The task's specification, or None if the submitted bytes are none (such a task never
+            becomes active, for no honest validator posts ready).
+        committee: Who judges.
+    """
+    attempt = history.attempt
+    match event:
+        case TaskReady():
+            return replace(history, ready=(*history.ready, event.validator)), None
+        case TaskActivated() | TaskResumed():
+            return replace(history, status="active"), None
+        case TaskPaused():
+            return replace(history, status="paused"), None
+        case TaskClosed():
+            return replace(history, status="closed", close_reason=event.reason, attempt=None), None
+        case AttemptOpened():
+            opened = Attempt(
+                round_number=event.round,
+                attempt=event.attempt,
+                ballot=0,
+                ballot_number=history.ballot_count + 1,
+                open_block=block.number,
+                open_timestamp=block.timestamp,
+                expected_count=event.expected_commitments,
+            )
+            return replace(history, attempt=opened, ballot_count=opened.ballot_number), None
+        case GradientCommitted() if attempt is not None:
+            commitment = CommitmentRecord(event.miner, event.units, event.commitment, block.number)
+            assert event.index == len(attempt.commitments)
+            return _with_attempt(
+                history, replace(attempt, commitments=(*attempt.commitments, commitment))
+            ), None
+        case VerdictPosted() if attempt is not None and _is_current(attempt, event):
+            verdict = VerdictRecord(event.validator, event.timely, event.verdicts, block.number)
+            return _with_attempt(
+                history, replace(attempt, verdicts=(*attempt.verdicts, verdict))
+            ), None
+        case ResultPosted() if attempt is not None and _is_current(attempt, event):
+            others = (r for r in attempt.results if r.validator != event.validator)
+            result = ResultRecord(
+                validator=event.validator,
+                vote=event.result,
+                correct_count=event.correct_count,
+                loss_millinats=event.loss_millinats,
+                block_number=block.number,
+            )
+            return _with_attempt(history, replace(attempt, results=(*others, result))), None
+        case BallotFailed() if attempt is not None:
+            if event.ballot + 1 == MAX_BALLOTS:
+                return history, None  # AttemptVoided follows
+            next_ballot = replace(
+                attempt,
+                ballot=event.ballot + 1,
+                ballot_number=attempt.ballot_number + 1,
+                verdicts=(),
+                results=(),
+            )
+            return replace(
+                history, attempt=next_ballot, ballot_count=next_ballot.ballot_number
+            ), None
+        case AttemptVoided():
+            return replace(history, attempt=None), None
+        case RoundSettled() if attempt is not None:
+            assert spec is not None, "an active task has a valid specification"
+            settled = SettledRound(
+                attempt, event.result, event.payout, block.number, block.timestamp
+            )
+            payouts = compute_outcome(attempt, spec, committee).payouts
+            return replace(
+                history,
+                rounds_settled=event.round + 1,
+                training_state_root=event.result.training_state_root,
+                model_root=event.result.model_root,
+                attempt=None,
+                rewards=add_rewards(history.rewards, payouts),
+            ), settled
+        case _:
+            return history, None
+
+
+def _with_attempt(history: TaskHistory, attempt: Attempt) -> TaskHistory:
+    return replace(history, attempt=attempt)
+
+
+def _is_current(attempt: Attempt, event: VerdictPosted | ResultPosted) -> bool:
+    # A late verdict on an earlier ballot is evidence for slashing, and nothing else.
+    return (event.round, event.attempt, event.ballot) == (
+        attempt.round_number,
+        attempt.attempt,
+        attempt.ballot,
+    )
+
+
+def get_rewards(history: TaskHistory) -> Mapping[Address, int]:
+    """What each account has earned in all."""
+    return dict(history.rewards)

@@ -1,0 +1,232 @@
+"""What a validator owes a task right now (docs/spec/training.md, section 7).
+
+One pure question, asked again after everything that happens: given the finalized chain and what
+this node holds and has checked, what is to be done? Nothing is remembered between two answers, so
+no event can be missed and no restart forgets a duty.
+The contract's `phase` is the authority on phases; its answer comes in.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from chain.execution.system_contracts import ResultVote
+from chain.primitives import Address, BlockNumber
+from chain.training.acceptance import Verdict
+from chain.training.history import Attempt, Committee, TaskHistory
+from chain.training.task_spec import TaskSpec
+
+TURN_BLOCKS: Final = 2
+"""Blocks between one operator's turn to send a call that anyone may send, and the next one's."""
+
+
+class Phase(IntEnum):
+    """The contract's enum, number by number."""
+
+    INACTIVE = 0
+    WAITING = 1
+    COMMITMENT = 2
+    VERDICT = 3
+    DISPUTE = 4
+    RESULT = 5
+    SETTLEABLE = 6
+    STALLED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseView:
+    """What the ledger answers at the head."""
+
+    phase: Phase
+    deadline_timestamp: int
+    """Seconds; 0 if the phase has no end."""
+    head_number: BlockNumber
+    since_block: BlockNumber
+    """The first head at which this node saw this phase of this ballot."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnWork:
+    """What this node holds and has found out."""
+
+    is_content_held: bool
+    """Initial weights and every data shard."""
+    is_accepted: bool | None
+    """Whether the task passed the dry run; None before it ran."""
+    is_state_held: bool
+    """The training state that the round in progress starts from."""
+    verdicts: tuple[Verdict | None, ...]
+    """On each commitment so far; None while not checked."""
+    result: ResultVote | None
+    """What this node computed from the accepted gradients of the ballot in progress."""
+
+
+class PrepareContent:
+    """Fetch what the specification names, then dry-run the task."""
+
+
+class PostReady:
+    """Say that the content is held and the task runs within limits."""
+
+
+class RestoreState:
+    """Fetch the training state by its root, or make the initial one."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckGradients:
+    """Collect and check the gradients of these commitments."""
+
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PostVerdict:
+    """Post one verdict a commitment."""
+
+    verdicts: tuple[Verdict, ...]
+
+
+class ComputeResult:
+    """Aggregate the accepted gradients and compute the roots."""
+
+
+@dataclass(frozen=True, slots=True)
+class PostResult:
+    """Post what was computed."""
+
+    vote: ResultVote
+
+
+@dataclass(frozen=True, slots=True)
+class SettleRound:
+    """It is our turn to settle with what a quorum posted."""
+
+    vote: ResultVote
+
+
+class AdvanceRound:
+    """It is our turn to end a stalled ballot or to open an attempt."""
+
+
+Duty = (
+    PrepareContent
+    | PostReady
+    | RestoreState
+    | CheckGradients
+    | PostVerdict
+    | ComputeResult
+    | PostResult
+    | SettleRound
+    | AdvanceRound
+)
+
+
+def list_duties(
+    history: TaskHistory,
+    spec: TaskSpec,
+    view: PhaseView,
+    own: OwnWork,
+    committee: Committee,
+    own_index: int | None,
+    now: int,
+) -> tuple[Duty, ...]:
+    """What this node owes the task now.
+
+    Args:
+        history: The task at the head.
+        spec: Its specification.
+        view: The ledger's phase at the head.
+        own: What this node holds.
+        committee: Who judges.
+        own_index: Our place in the committee; None for a node that only follows.
+        now: Seconds since the Unix epoch, for the last quarter of the verdict phase.
+    """
+    if history.status == "closed":
+        return ()
+    if not own.is_content_held or own.is_accepted is None:
+        return (PrepareContent(),)
+    if not own.is_accepted:
+        return ()
+    if history.status != "active":
+        is_wanted = (
+            history.status == "pending"
+            and own_index is not None
+            and committee.validators[own_index] not in history.ready
+        )
+        return (PostReady(),) if is_wanted else ()
+    if not own.is_state_held:
+        # Everything below needs theta; a stalled round can still be advanced by others.
+        return (RestoreState(),)
+    attempt = history.attempt
+    if attempt is None:
+        waits = view.phase is Phase.STALLED
+        return (
+            (AdvanceRound(),) if waits and _is_our_turn(history, view, committee, own_index) else ()
+        )
+    validator = None if own_index is None else committee.validators[own_index]
+    match view.phase:
+        case Phase.VERDICT | Phase.DISPUTE:
+            return _verdict_duties(attempt, spec, view, own, validator, now)
+        case Phase.RESULT:
+            return _result_duties(attempt, own, validator)
+        case Phase.SETTLEABLE:
+            duties: tuple[Duty, ...] = () if own.result is not None else (ComputeResult(),)
+            vote = get_quorum_vote(attempt, committee)
+            if vote is not None and _is_our_turn(history, view, committee, own_index):
+                duties = (*duties, SettleRound(vote))
+            return duties
+        case Phase.STALLED:
+            is_ours = _is_our_turn(history, view, committee, own_index)
+            return (AdvanceRound(),) if is_ours else ()
+        case Phase.INACTIVE | Phase.WAITING | Phase.COMMITMENT:
+            return ()
+
+
+def _verdict_duties(
+    attempt: Attempt,
+    spec: TaskSpec,
+    view: PhaseView,
+    own: OwnWork,
+    validator: Address | None,
+    now: int,
+) -> tuple[Duty, ...]:
+    missing = tuple(i for i, verdict in enumerate(own.verdicts) if verdict is None)
+    duties: tuple[Duty, ...] = (CheckGradients(missing),) if missing else ()
+    has_voted = any(record.validator == validator for record in attempt.verdicts)
+    if validator is None or has_voted:
+        return duties
+    # What is not here when three quarters of the phase are over counts as unavailable.
+    is_late = now >= view.deadline_timestamp - spec.phases.verdict_seconds // 4
+    if missing and not is_late:
+        return duties
+    verdicts = tuple(Verdict.UNAVAILABLE if v is None else v for v in own.verdicts)
+    return (*duties, PostVerdict(verdicts))
+
+
+def _result_duties(attempt: Attempt, own: OwnWork, validator: Address | None) -> tuple[Duty, ...]:
+    if own.result is None:
+        return (ComputeResult(),)
+    posted = next((r.vote for r in attempt.results if r.validator == validator), None)
+    if validator is None or posted == own.result:
+        return ()
+    return (PostResult(own.result),)
+
+
+def get_quorum_vote(attempt: Attempt, committee: Committee) -> ResultVote | None:
+    """The result that a quorum posted in the ballot in progress, or None."""
+    for record in attempt.results:
+        equal = sum(other.vote == record.vote for other in attempt.results)
+        if equal >= committee.quorum:
+            return record.vote
+    return None
+
+
+def _is_our_turn(
+    history: TaskHistory, view: PhaseView, committee: Committee, own_index: int | None
+) -> bool:
+    if own_index is None:
+        return False
+    n = len(committee.validators)
+    place = (own_index - history.rounds_settled) % n
+    return view.head_number >= view.since_block + TURN_BLOCKS * place

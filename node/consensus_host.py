@@ -1,0 +1,551 @@
+"""The consensus host: serves the PBFT core (docs/spec/consensus.md, section 5).
+
+One task performs the effects of one transition in order, before the next input. What takes long
+(executing, fetching) runs beside it and comes back as an input.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Protocol, assert_never
+
+import structlog
+import trio
+
+from chain.consensus import pbft
+from chain.consensus.certificates import verify_message
+from chain.consensus.effects import (
+    Broadcast,
+    BuildBlock,
+    Effect,
+    FetchBlock,
+    Finalize,
+    ForwardTransactions,
+    Halt,
+    Persist,
+    Redeliver,
+    ReportEvidence,
+    ReportRejection,
+    Send,
+    SendCertificate,
+    SetTimer,
+    ValidateBlock,
+)
+from chain.consensus.guard import GuardState, compute_first_signable, permits
+from chain.consensus.inputs import (
+    BlockBuilt,
+    BlockFetched,
+    BlockValidated,
+    Input,
+    MessageReceived,
+    NewNumber,
+    NumberConfig,
+    Timer,
+    TimerExpired,
+    Timing,
+    TransactionHeld,
+)
+from chain.consensus.messages import (
+    Committed,
+    Message,
+    SigningDomain,
+    decode_message,
+    encode_message,
+    get_pre_prepare,
+)
+from chain.consensus.quorum import ACTIVITY_WINDOW_TURNS, compute_primary_order, compute_quorum
+from chain.consensus.records import Record, compute_intent, decode_record, encode_record
+from chain.errors import InvalidBlock, InvalidMessage, RejectedInputError, RejectionReason
+from chain.params import ChainParameters
+from chain.primitives import Address, BlockNumber, Hash32, Signature, ValidatorIndex
+from chain.transition import BlockResult
+from chain.types.block import Block
+from chain.types.certificate import CommitCertificate
+from chain.validation import validate_fresh_proposal
+from node.clock import Clock
+from node.errors import OperatorError, StorageFailed
+from node.executor import Executor, Refusal
+from node.mempool import Mempool
+from node.network.peers import PeerInfo
+from node.network.stream import PeerId, UnreachablePeerError
+from node.storage.block_store import BlockStore
+from node.storage.guard_file import GuardFile
+from node.storage.wal import WriteAheadLog
+from node.training_index import TrainingIndex
+
+if TYPE_CHECKING:
+    # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
+    from trio_typing import TaskStatus
+
+RESEND_INTERVAL_MS: Final = 1_000
+"""Between two repetitions of what may have been lost: a few hundred bytes a second each."""
+
+INPUT_LIMIT: Final = 1_024
+"""Inputs waiting for the core; past it the streams of peers wait."""
+
+FRESHNESS_POLL_SECONDS: Final = 0.02
+"""How often a proposal that came early is looked at again."""
+
+PACE_TOLERANCE_MS: Final = 50
+"""A proposal may come so much before the interval is over by our clock: clocks and links differ."""
+
+_log = structlog.get_logger("node.consensus")
+
+
+class ConsensusNetwork(Protocol):
+    """What consensus asks of the network."""
+
+    def broadcast_consensus(self, payload: bytes) -> None:
+        """Queue a message for every other validator."""
+
+    def send_consensus(self, validator: Address, payload: bytes) -> None:
+        """Queue a message for one validator."""
+
+    def announce_transactions(self, hashes: Sequence[Hash32]) -> None:
+        """Tell peers of transactions that we hold."""
+
+    def peers(self) -> tuple[PeerInfo, ...]:
+        """The connected peers."""
+
+    async def request_block_by_hash(self, peer_id: PeerId, block_hash: Hash32) -> Block | None:
+        """A block that a peer holds."""
+
+    def report_fault(self, peer_id: PeerId, error: RejectedInputError) -> None:
+        """Take points off a peer."""
+
+
+class Signer(Protocol):
+    """The consensus key, with the guard that outlives this process."""
+
+    @property
+    def address(self) -> Address:
+        """The validator."""
+
+    @property
+    def guard(self) -> GuardFile:
+        """What may still be signed."""
+
+    @property
+    def wal(self) -> WriteAheadLog:
+        """What was signed."""
+
+    def sign(self, digest: Hash32) -> Signature:
+        """The deterministic signature of a digest."""
+
+
+class ConsensusHost:
+    """Runs the replica of this node at the number after its head."""
+
+    def __init__(
+        self,
+        *,
+        domain: SigningDomain,
+        parameters: ChainParameters,
+        validators: tuple[Address, ...],
+        signer: Signer | None,
+        store: BlockStore,
+        executor: Executor,
+        index: TrainingIndex,
+        mempool: Mempool,
+        network: ConsensusNetwork,
+        clock: Clock,
+        on_finalized: Callable[[Block], None],
+    ) -> None:
+        self.view_changes = 0
+        self.is_signing = False
+        self._domain = domain
+        self._parameters = parameters
+        self._validators = validators
+        self._signer = signer
+        self._store = store
+        self._executor = executor
+        self._index = index
+        self._mempool = mempool
+        self._network = network
+        self._clock = clock
+        self._on_finalized = on_finalized
+        self._timing = Timing(
+            min_block_interval_ms=parameters.min_block_interval_ms,
+            empty_block_interval_ms=parameters.empty_block_interval_ms,
+            view_timeout_base_ms=parameters.view_timeout_base_ms,
+            view_timeout_cap_ms=parameters.view_timeout_cap_ms,
+            resend_interval_ms=RESEND_INTERVAL_MS,
+        )
+        self._own_index = (
+            ValidatorIndex(validators.index(signer.address))
+            if signer is not None and signer.address in validators
+            else None
+        )
+        self._first_signable: BlockNumber | None = None
+        self._state: pbft.ReplicaState | None = None
+        self._send_input, self._inputs = trio.open_memory_channel[Input](INPUT_LIMIT)
+        self._timers: dict[Timer, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
+        self._finalizing = trio.Lock()
+        self._proposed_at_ms = clock.now_ms()
+        """When the block being decided was first seen, or else the head."""
+        self._parent_proposed_at_ms = self._proposed_at_ms
+
+    # What others ask and tell.
+
+    @property
+    def state(self) -> pbft.ReplicaState | None:
+        """The replica; None before it started."""
+        return self._state
+
+    async def handle_message(self, sender: Address, payload: bytes) -> None:
+        """Take one frame of a validator's consensus stream.
+
+        Raises:
+            InvalidMessage: it breaks the rules; the network holds the peer to them.
+        """
+        message = decode_message(payload)
+        if self._state is None or sender not in self._validators:
+            return
+        if message.number == self._state.config.number:
+            verify_message(message, self._domain, self._validators, self._executor.recover)
+        index = ValidatorIndex(self._validators.index(sender))
+        await self._send_input.send(MessageReceived(index, message))
+
+    def on_transaction(self) -> None:
+        """The pool took a transaction that can be included."""
+        if self._state is not None and not self._state.has_transaction:
+            self._post(TransactionHeld())
+
+    def find_block(self, block_hash: Hash32) -> Block | None:
+        """A block of the number being decided that is held here."""
+        state = self._state
+        if state is None:
+            return None
+        proposals = () if state.proposal is None else (get_pre_prepare(state.proposal).block,)
+        prepared = () if state.prepared is None else (state.prepared.block,)
+        candidates = (*state.blocks, *proposals, *prepared)
+        return next((block for block in candidates if block.hash == block_hash), None)
+
+    # Running.
+
+    async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Decide numbers until cancelled.
+
+        Raises:
+            OperatorError: the network finalized what this node finds invalid.
+            StorageFailed: the finalized chain cannot be written.
+        """
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await self._find_first_signable()
+            await self._begin()
+            async for event in self._inputs:
+                assert self._state is not None
+                await self._perform(pbft.apply(self._state, event, self._get_sign()))
+
+    async def _find_first_signable(self) -> None:
+        """Rule S8: know what may have been signed before anything is."""
+        signer = self._signer
+        if signer is None or self._own_index is None:
+            return
+        guard = await trio.to_thread.run_sync(signer.guard.load)
+        latest = _get_latest_vote(self._load_records())
+        certified_head = self._store.head_number()
+        if guard is None:
+            certified_head = await self._wait_for_heads()
+        self._first_signable = compute_first_signable(
+            guard, latest, self._store.head_number(), certified_head
+        )
+        if self._first_signable > self._store.head_number() + 1:
+            _log.warning(
+                "nothing is signed before a later block",
+                first_signable=self._first_signable,
+                reason="the guard or the write-ahead log of this key was lost",
+            )
+
+    async def _wait_for_heads(self) -> BlockNumber:
+        """The highest head among a quorum of validators, ours included."""
+        quorum = compute_quorum(len(self._validators))
+        while True:
+            heads = {
+                peer.validator: peer.head.number
+                for peer in self._network.peers()
+                if peer.validator in self._validators
+            }
+            if len(heads) + 1 >= quorum:
+                return BlockNumber(max([self._store.head_number(), *heads.values()]))
+            await trio.sleep(FRESHNESS_POLL_SECONDS)
+
+    async def _begin(self) -> None:
+        """Start at the number after the head, or where the log left off."""
+        config = self._make_config()
+        if config.own_index is None:
+            transition = pbft.start(config)
+        else:
+            assert self._signer is not None
+            records = [record for record in self._load_records() if record.number == config.number]
+            transition = pbft.restore(config, records, self._signer.sign)
+        await self._perform(transition)
+
+    def _load_records(self) -> list[Record]:
+        assert self._signer is not None
+        return [decode_record(record.payload) for record in self._signer.wal.records()]
+
+    def _make_config(self) -> NumberConfig:
+        head = self._store.head()
+        number = BlockNumber(head.number + 1)
+        window = ACTIVITY_WINDOW_TURNS * len(self._validators) + 2
+        coinbases = self._store.coinbases(BlockNumber(max(1, number - window)), head.number)
+        may_sign = self._first_signable is not None and number >= self._first_signable
+        self.is_signing = may_sign
+        return NumberConfig(
+            number=number,
+            parent_hash=head.hash,
+            validators=self._validators,
+            primary_order=compute_primary_order(number, self._validators, coinbases),
+            own_index=self._own_index if may_sign else None,
+            domain=self._domain,
+            timing=self._timing,
+            proposal_age_ms=max(0, self._clock.now_ms() - self._parent_proposed_at_ms),
+            has_transaction=self._mempool.counts()[0] > 0,
+        )
+
+    def _get_sign(self) -> pbft.Sign | None:
+        return None if self._signer is None else self._signer.sign
+
+    def _post(self, event: Input) -> None:
+        """Give the core an input from a task of ours; dropped only when hopelessly behind."""
+        try:
+            self._send_input.send_nowait(event)
+        except trio.WouldBlock:
+            _log.error("input dropped", kind=type(event).__name__)
+
+    # Effects.
+
+    async def _perform(self, transition: pbft.Transition) -> None:
+        self._state = transition.state
+        for effect in transition.effects:
+            if isinstance(effect, Persist):
+                if not await self._persist(effect):
+                    await self._stop_signing()
+                    return
+            elif isinstance(effect, Finalize):
+                await self.finalize(effect.block, effect.certificate)
+            else:
+                self._perform_one(effect)
+
+    def _perform_one(self, effect: Effect) -> None:
+        assert self._nursery is not None
+        match effect:
+            case Broadcast(message):
+                self._network.broadcast_consensus(encode_message(message))
+            case Send(receiver, message):
+                self._network.send_consensus(self._validators[receiver], encode_message(message))
+            case SendCertificate(receiver, number):
+                self._send_certificate(receiver, number)
+            case ValidateBlock(block, fresh):
+                self._proposed_at_ms = self._clock.now_ms()
+                self._nursery.start_soon(self._validate, block, fresh)
+            case BuildBlock():
+                self._nursery.start_soon(self._build, effect)
+            case SetTimer():
+                self._set_timer(effect)
+            case FetchBlock(digest, validators):
+                self._nursery.start_soon(self._fetch, digest, validators)
+            case ForwardTransactions():
+                self._network.announce_transactions(self._mempool.hashes())
+            case Redeliver(sender, message):
+                self._redeliver(sender, message)
+            case ReportRejection(sender, reason, detail):
+                self._report(sender, InvalidMessage(reason, detail))
+            case ReportEvidence(first, second):
+                _log.error("validator equivocates", author=first.author, first=first, second=second)
+            case Halt(block):
+                raise OperatorError(
+                    f"a quorum finalized block {block.number} (0x{block.hash.hex()}), which this "
+                    "node finds invalid: stop, and compare this program's version and genesis "
+                    "with the other validators'"
+                )
+            case Persist() | Finalize():
+                raise AssertionError("performed in order, by the caller")
+            case _:
+                assert_never(effect)
+
+    async def _persist(self, effect: Persist) -> bool:
+        """Log, then guard; False if the vote must not be sent."""
+        signer = self._signer
+        assert signer is not None
+        try:
+            return await trio.to_thread.run_sync(_write_vote, signer, effect)
+        except StorageFailed as error:
+            _log.critical("signing stops", reason=str(error))
+            return False
+
+    async def _stop_signing(self) -> None:
+        """Go on as a follower: nothing of the dropped vote was sent."""
+        self._first_signable = None
+        self.is_signing = False
+        assert self._state is not None
+        _log.critical("this validator signs nothing more until it is restarted")
+        await self._perform(pbft.start(replace(self._state.config, own_index=None)))
+
+    def _send_certificate(self, receiver: ValidatorIndex, number: BlockNumber) -> None:
+        header, certificate = self._store.header(number), self._store.certificate(number)
+        if header is not None and certificate is not None:
+            message = Committed(number, header.hash, certificate)
+            self._network.send_consensus(self._validators[receiver], encode_message(message))
+
+    def _set_timer(self, effect: SetTimer) -> None:
+        assert self._nursery is not None
+        running = self._timers.pop(effect.timer, None)
+        if running is not None:
+            running.cancel()
+        scope = self._timers[effect.timer] = trio.CancelScope()
+        self._nursery.start_soon(self._run_timer, effect, scope)
+
+    async def _run_timer(self, effect: SetTimer, scope: trio.CancelScope) -> None:
+        with scope:
+            await trio.sleep(effect.delay_ms / 1000)
+            await self._send_input.send(TimerExpired(effect.timer, effect.number, effect.view))
+
+    async def _validate(self, block: Block, fresh: bool) -> None:
+        if block.number != self._store.head_number() + 1:
+            return
+        outcome = await self._executor.execute(block)
+        is_valid = not isinstance(outcome, Refusal)
+        is_fresh = fresh and is_valid and self._is_fresh(block)
+        await self._send_input.send(BlockValidated(block.hash, is_valid, is_fresh))
+        if not fresh or is_fresh or not is_valid:
+            return
+        # It came early: held, and accepted when its time has come.
+        while block.number == self._store.head_number() + 1:
+            await trio.sleep(FRESHNESS_POLL_SECONDS)
+            if self._is_fresh(block):
+                await self._send_input.send(
+                    BlockValidated(block.hash, is_valid=True, is_fresh=True)
+                )
+                return
+
+    def _is_fresh(self, block: Block) -> bool:
+        now_ms = self._clock.now_ms()
+        earliest_ms = self._parent_proposed_at_ms + self._parameters.min_block_interval_ms
+        if now_ms < earliest_ms - PACE_TOLERANCE_MS:
+            return False
+        try:
+            validate_fresh_proposal(block.header, block.header.coinbase, now_ms)
+        except InvalidBlock:
+            return False
+        return True
+
+    async def _build(self, effect: BuildBlock) -> None:
+        head = self._store.head()
+        if effect.number != head.number + 1:
+            return
+        assert self._signer is not None
+        built = await self._executor.build(
+            head,
+            lambda: self._mempool.candidates(head.base_fee_per_gas),
+            self._signer.address,
+            self._store.certificate(head.number),
+        )
+        for dropped in built.dropped:
+            is_temporary = dropped.error.reason in _TEMPORARY_REASONS
+            self._mempool.drop(dropped.transaction.hash, ban=not is_temporary)
+        if built.stopped_at is not None:
+            _log.warning("transaction exceeds the time budget", hash=built.stopped_at.hash.hex())
+            self._mempool.drop(built.stopped_at.hash, ban=True)
+        self._proposed_at_ms = self._clock.now_ms()
+        await self._send_input.send(BlockBuilt(effect.number, effect.view, built.block))
+
+    async def _fetch(self, digest: Hash32, validators: tuple[ValidatorIndex, ...]) -> None:
+        wanted = {self._validators[index] for index in validators}
+        for peer in self._network.peers():
+            if peer.validator not in wanted:
+                continue
+            try:
+                block = await self._network.request_block_by_hash(peer.peer_id, digest)
+            except (UnreachablePeerError, RejectedInputError):
+                continue
+            if block is not None and block.hash == digest:
+                await self._send_input.send(BlockFetched(block))
+                return
+
+    def _redeliver(self, sender: ValidatorIndex, message: Message) -> None:
+        try:
+            verify_message(message, self._domain, self._validators, self._executor.recover)
+        except InvalidMessage as error:
+            self._report(sender, error)
+        else:
+            self._post(MessageReceived(sender, message))
+
+    def _report(self, sender: ValidatorIndex, error: InvalidMessage) -> None:
+        _log.warning("rejected", validator=sender, reason=str(error))
+        for peer in self._network.peers():
+            if peer.validator == self._validators[sender]:
+                self._network.report_fault(peer.peer_id, error)
+
+    # Finality.
+
+    async def finalize(self, block: Block, certificate: CommitCertificate) -> None:
+        """Store a certified child of the head and go on to the next number.
+
+        Consensus and sync both come here; whoever is second finds it done.
+
+        Raises:
+            OperatorError: the certified block is invalid here.
+            StorageFailed: the disk refused.
+        """
+        async with self._finalizing:
+            if block.number != self._store.head_number() + 1:
+                return
+            outcome = await self._executor.execute(block)
+            if isinstance(outcome, Refusal):
+                raise OperatorError(
+                    f"a quorum finalized block {block.number}, which this node finds invalid "
+                    f"({outcome.error}): compare version and genesis with the other validators'"
+                )
+            await trio.to_thread.run_sync(self._store_block, block, certificate, outcome)
+            self._executor.forget()
+            self._mempool.on_finalized(outcome.transactions)
+            self._parent_proposed_at_ms = self._proposed_at_ms
+            self.view_changes += certificate.view
+            self._on_finalized(block)
+        if self._state is not None:
+            self._post(NewNumber(self._make_config()))
+
+    def _store_block(
+        self, block: Block, certificate: CommitCertificate, result: BlockResult
+    ) -> None:
+        self._store.finalize(
+            block,
+            certificate,
+            receipts=result.receipts,
+            senders=result.senders,
+            delta=result.delta,
+            training_rows=self._index.compute_rows(block.header, result.receipts),
+        )
+        if self._signer is not None:
+            self._signer.wal.truncate_through(block.number)
+
+
+_TEMPORARY_REASONS: Final = frozenset(
+    {RejectionReason.NONCE_TOO_HIGH, RejectionReason.FEE_TOO_LOW, RejectionReason.GAS_LIMIT}
+)
+"""A dropped transaction may come back when these have changed."""
+
+
+def _write_vote(signer: Signer, effect: Persist) -> bool:
+    guard = signer.guard.load()
+    if not permits(guard, effect.intent):
+        _log.critical("the guard refuses", intent=effect.intent, guard=guard)
+        return False
+    signer.wal.append(effect.record.number, encode_record(effect.record))
+    signer.guard.save(effect.intent)
+    return True
+
+
+def _get_latest_vote(records: Sequence[Record]) -> GuardState | None:
+    """The guard state after the last vote of the log; None if the log is empty."""
+    latest: GuardState | None = None
+    for record in records:
+        prepared = (
+            latest.prepared if latest is not None and latest.number == record.number else None
+        )
+        latest = compute_intent(record, prepared)
+    return latest

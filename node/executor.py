@@ -1,0 +1,167 @@
+"""Blocks are executed here, once a digest, in the one execution thread (docs/adr/0005)."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from threading import Event
+from typing import Final
+
+import structlog
+import trio
+
+from chain.builder import BuiltBlock, build_block
+from chain.consensus.certificates import Recover, verify_commit_certificate
+from chain.consensus.messages import SigningDomain
+from chain.crypto import recover
+from chain.errors import InvalidBlock
+from chain.genesis import GenesisConfig
+from chain.primitives import Address, BlockNumber, Hash32
+from chain.transition import BlockResult, apply_block
+from chain.types.block import Block
+from chain.types.certificate import CommitCertificate
+from chain.types.header import Header
+from chain.types.transaction import Transaction
+from node.clock import Clock
+from node.storage.block_store import BlockStore
+from node.storage.database import Database
+
+KEPT_RESULTS: Final = 8
+"""Results of blocks at the number being decided: one a view, and few views."""
+
+SIGNATURE_CACHE_SIZE: Final = 4_096
+"""Recovered signatures; votes come again inside certificates and repetitions."""
+
+_log = structlog.get_logger("node.executor")
+
+
+class SignatureCache:
+    """`chain.crypto.recover` that remembers what it recovered lately."""
+
+    def __init__(self, recover_signature: Recover = recover) -> None:
+        self._recover = recover_signature
+        self._known: OrderedDict[tuple[Hash32, bytes], Address | None] = OrderedDict()
+
+    def __call__(self, digest: Hash32, signature: bytes) -> Address | None:
+        """The account that signed `digest`, or None."""
+        key = (digest, signature)
+        if key in self._known:
+            self._known.move_to_end(key)
+            return self._known[key]
+        account = self._known[key] = self._recover(digest, signature)
+        if len(self._known) > SIGNATURE_CACHE_SIZE:
+            self._known.popitem(last=False)
+        return account
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a block is invalid."""
+
+    error: InvalidBlock
+
+
+class Executor:
+    """Validates and builds blocks on top of the head."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        store: BlockStore,
+        config: GenesisConfig,
+        domain: SigningDomain,
+        validators: tuple[Address, ...],
+        clock: Clock,
+        build_seconds: float,
+    ) -> None:
+        self.recover = SignatureCache()
+        self._database = database
+        self._store = store
+        self._config = config
+        self._domain = domain
+        self._validators = validators
+        self._clock = clock
+        self._build_seconds = build_seconds
+        self._thread = trio.CapacityLimiter(1)
+        self._results: OrderedDict[Hash32, BlockResult | Refusal] = OrderedDict()
+
+    def verify_certificate(
+        self, certificate: CommitCertificate, number: BlockNumber, digest: Hash32
+    ) -> None:
+        """Verify that `certificate` makes the block `digest` final.
+
+        Raises:
+            InvalidMessage: why it does not.
+        """
+        verify_commit_certificate(
+            certificate, number, digest, self._domain, self._validators, self.recover
+        )
+
+    async def execute(self, block: Block) -> BlockResult | Refusal:
+        """The result of a child of the head; the same object when asked again."""
+        known = self._results.get(block.hash)
+        if known is not None:
+            return known
+        result = await trio.to_thread.run_sync(self._apply, block, limiter=self._thread)
+        self._keep(block.hash, result)
+        return result
+
+    def _apply(self, block: Block) -> BlockResult | Refusal:
+        known = self._results.get(block.hash)
+        if known is not None:
+            return known
+        try:
+            return apply_block(
+                self._store.head(),
+                block,
+                self._database,
+                self._config,
+                self._validators,
+                self.verify_certificate,
+            )
+        except InvalidBlock as error:
+            _log.warning("invalid block", number=block.number, reason=str(error))
+            return Refusal(error)
+
+    async def build(
+        self,
+        parent: Header,
+        candidates: Callable[[], Iterable[Transaction]],
+        coinbase: Address,
+        parent_certificate: CommitCertificate | None,
+    ) -> BuiltBlock:
+        """Our own block on top of `parent`; its result is kept, so it is never executed again."""
+        transactions = tuple(candidates())
+        is_over = Event()
+
+        def build() -> BuiltBlock:
+            return build_block(
+                parent,
+                transactions,
+                self._database,
+                self._config,
+                coinbase=coinbase,
+                timestamp=self._clock.now_ms() // 1000,
+                parent_certificate=parent_certificate,
+                should_stop=is_over.is_set,
+            )
+
+        async def end_budget() -> None:
+            await trio.sleep(self._build_seconds)
+            is_over.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end_budget)
+            built = await trio.to_thread.run_sync(build, limiter=self._thread)
+            nursery.cancel_scope.cancel()
+        self._keep(built.block.hash, built.result)
+        return built
+
+    def _keep(self, digest: Hash32, result: BlockResult | Refusal) -> None:
+        self._results[digest] = result
+        if len(self._results) > KEPT_RESULTS:
+            self._results.popitem(last=False)
+
+    def forget(self) -> None:
+        """A block is final: results on top of the old head are of no use."""
+        self._results.clear()

@@ -1,0 +1,114 @@
+"""What the training host asks the system contracts, at the head (docs/spec/contracts.md)."""
+
+from dataclasses import astuple
+
+from chain.execution import system_contracts
+from chain.execution.evm import BlockEnvironment, CallRequest, CallResult, call
+from chain.execution.system_contracts import GRADIENT_LEDGER, TASK_REGISTRY, VALIDATOR_SET
+from chain.genesis import GenesisConfig
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
+from chain.training.history import Committee
+from chain.training.rounds import Phase
+from chain.training.task_spec import TaskTerms
+from chain.types.header import Header
+from chain.validation import compute_mix_hash, compute_next_base_fee
+from node.clock import Clock
+from node.storage.block_store import BlockStore
+from node.storage.database import Database
+
+
+class LedgerReader:
+    """Calls of the predeployed contracts on a state of the chain."""
+
+    def __init__(
+        self, store: BlockStore, database: Database, config: GenesisConfig, clock: Clock
+    ) -> None:
+        self._store = store
+        self._database = database
+        self._config = config
+        self._clock = clock
+
+    def head_number(self) -> BlockNumber:
+        """The number of the head."""
+        return self._store.head_number()
+
+    def phase(self, task_id: TaskId) -> tuple[Phase, int]:
+        """The phase as the next block will find it, and when it ends (seconds; 0 for never)."""
+        phase = self._call(GRADIENT_LEDGER, system_contracts.encode_phase(task_id))
+        deadline = self._call(GRADIENT_LEDGER, system_contracts.encode_deadline(task_id))
+        return (
+            Phase(system_contracts.decode_uint(phase)),
+            system_contracts.decode_deadline(deadline).timestamp,
+        )
+
+    def terms(self, task_id: TaskId) -> TaskTerms:
+        """The terms that the registry holds."""
+        data = self._call(TASK_REGISTRY, system_contracts.encode_get_terms(task_id))
+        return TaskTerms(*astuple(system_contracts.decode_terms(data)))
+
+    def participants(
+        self, task_id: TaskId, open_block: BlockNumber
+    ) -> tuple[tuple[Address, int], ...]:
+        """Who takes part in an attempt that opened in `open_block`, by ascending address."""
+        header = self._store.header(open_block)
+        assert header is not None, "an attempt opens in a final block"
+        data = self._call(GRADIENT_LEDGER, system_contracts.encode_participants(task_id), header)
+        participants = system_contracts.decode_participants(data)
+        return tuple((each.miner, each.units) for each in participants)
+
+    def is_registered(self, task_id: TaskId, miner: Address) -> bool:
+        """Whether an account is registered as a miner of a task."""
+        data = self._call(GRADIENT_LEDGER, system_contracts.encode_get_miner(task_id, miner))
+        return system_contracts.decode_miner(data).units > 0
+
+    def committee(self) -> Committee:
+        """The validators and their operators, by index."""
+        data = self._call(VALIDATOR_SET, system_contracts.encode_validators())
+        validators = system_contracts.decode_addresses(data)
+        operators = [
+            self._call(VALIDATOR_SET, system_contracts.encode_operator_of(validator))
+            for validator in validators
+        ]
+        return Committee(
+            validators, tuple(system_contracts.decode_address(each) for each in operators)
+        )
+
+    def mix_hash(self, number: BlockNumber) -> Hash32 | None:
+        """The mix hash of a final block; None if it is not final yet."""
+        header = self._store.header(number)
+        return None if header is None else header.mix_hash
+
+    def simulate(self, sender: Address, to: Address, data: bytes, gas_limit: int) -> str | None:
+        """Why a call would fail in the next block; None if it would not."""
+        head = self._store.head()
+        request = CallRequest(to=to, data=data, sender=sender, gas_limit=gas_limit)
+        result = call(self._database, head.state_root, self._next_environment(head), request)
+        if result.is_success:
+            return None
+        error = system_contracts.decode_error(result.output)
+        return result.error if error is None else error.name
+
+    def _call(self, to: Address, data: bytes, header: Header | None = None) -> bytes:
+        """The answer of a contract after `header`'s block, or for the next block at the head."""
+        head = self._store.head()
+        if header is None:
+            environment, state_root = self._next_environment(head), head.state_root
+        else:
+            environment = BlockEnvironment.of(header, self._config.chain_id)
+            state_root = header.state_root
+        result: CallResult = call(
+            self._database, state_root, environment, CallRequest(to=to, data=data)
+        )
+        assert result.is_success, f"a view of 0x{to.hex()} failed: {result.error}"
+        return result.output
+
+    def _next_environment(self, head: Header) -> BlockEnvironment:
+        return BlockEnvironment(
+            chain_id=self._config.chain_id,
+            number=BlockNumber(head.number + 1),
+            timestamp=max(head.timestamp, self._clock.now_ms() // 1000),
+            coinbase=head.coinbase,
+            gas_limit=head.gas_limit,
+            base_fee_per_gas=compute_next_base_fee(head, self._config),
+            mix_hash=compute_mix_hash(head),
+        )

@@ -1,0 +1,118 @@
+"""/pot/training/1: who revealed what, what a state consists of (docs/spec/wire.md, section 8).
+
+Gradients and tensors themselves are blobs; these few bytes say which blobs to ask for. Nothing here is believed: a reveal must open its commitment, parts must hash to their root.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from chain import codec
+from chain.errors import InvalidMessage, RejectionReason
+from chain.primitives import Hash32, TaskId
+from node.network.peers import TokenBucket
+from node.network.stream import FrameStream
+from node.network.wire import REQUEST_FRAME_LIMIT_BYTES
+from node.reveals import REVEAL_LIMIT_BYTES, Reveal, reveal_from_item
+from node.state_parts import MAX_PARTS
+
+PROTOCOL_ID: Final = "/pot/training/1"
+"""The libp2p protocol."""
+
+REVEALS_LIMIT: Final = 1_024
+"""Reveals in one answer: as many miners as the ledger lets take part in a task."""
+
+REVEALS_FRAME_LIMIT_BYTES: Final = REVEALS_LIMIT * REVEAL_LIMIT_BYTES + 16
+"""An answer with all of them."""
+
+REQUESTS_PER_SECOND: Final = 50
+"""Of one stream: a validator asks a few times a second in each verdict phase."""
+
+_REVEALS: Final = 0
+_STATE_PARTS: Final = 1
+_ANNOUNCE: Final = 2
+
+
+class TrainingSource(Protocol):
+    """What a node tells its peers of training."""
+
+    def list_reveals(self, task_id: TaskId, round_number: int, attempt: int) -> Sequence[Reveal]:
+        """The reveals of an attempt that are held here."""
+
+    def get_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
+        """The content ids below a training state root; None if they are not known here."""
+
+    def on_announced_reveal(self, reveal: Reveal) -> None:
+        """A peer says that it holds a reveal; nothing is checked yet."""
+
+
+async def serve(stream: FrameStream, source: TrainingSource) -> None:
+    """Answer a peer's requests until it closes the stream.
+
+    Raises:
+        RejectedInputError: a request that breaks the rules.
+        StreamClosedError: the peer left.
+    """
+    requests = TokenBucket(per_second=REQUESTS_PER_SECOND, burst=4 * REQUESTS_PER_SECOND)
+    while True:
+        frame = await stream.read_frame(REQUEST_FRAME_LIMIT_BYTES)
+        await requests.take(1)
+        item = codec.as_list(codec.decode(frame, limit_bytes=REQUEST_FRAME_LIMIT_BYTES))
+        kind = codec.as_uint(item[0], bits=8) if item else -1
+        match kind, item[1:]:
+            case 0, [task, round_number, attempt]:
+                reveals = source.list_reveals(
+                    TaskId(codec.as_uint(task, bits=64)),
+                    codec.as_uint(round_number, bits=32),
+                    codec.as_uint(attempt, bits=32),
+                )
+                answer = [reveal.to_item() for reveal in reveals[:REVEALS_LIMIT]]
+                await stream.write_frame(codec.encode(answer))
+            case 1, [root]:
+                parts = source.get_state_parts(Hash32(codec.as_bytes(root, length=32)))
+                await stream.write_frame(codec.encode(list(parts or ())))
+            case 2, [reveal]:
+                source.on_announced_reveal(reveal_from_item(reveal))
+                await stream.write_frame(b"")
+            case _:
+                raise InvalidMessage(RejectionReason.MALFORMED, f"unknown request {kind}")
+
+
+async def request_reveals(
+    stream: FrameStream, task_id: TaskId, round_number: int, attempt: int
+) -> tuple[Reveal, ...]:
+    """The reveals of an attempt that the peer holds, unchecked.
+
+    Raises:
+        RejectedInputError: TOO_LARGE or MALFORMED.
+        StreamClosedError: the peer left.
+    """
+    await stream.write_frame(codec.encode([_REVEALS, task_id, round_number, attempt]))
+    frame = await stream.read_frame(REVEALS_FRAME_LIMIT_BYTES)
+    items = codec.decode(frame, limit_bytes=REVEALS_FRAME_LIMIT_BYTES)
+    return tuple(reveal_from_item(each) for each in codec.as_list(items, max_length=REVEALS_LIMIT))
+
+
+async def request_state_parts(stream: FrameStream, root: Hash32) -> tuple[Hash32, ...]:
+    """The content ids below a training state root, unchecked; empty if the peer knows none.
+
+    Raises:
+        RejectedInputError: TOO_LARGE or MALFORMED.
+        StreamClosedError: the peer left.
+    """
+    await stream.write_frame(codec.encode([_STATE_PARTS, root]))
+    limit = 40 * MAX_PARTS
+    items = codec.decode(await stream.read_frame(limit), limit_bytes=limit)
+    return tuple(
+        Hash32(codec.as_bytes(each, length=32))
+        for each in codec.as_list(items, max_length=MAX_PARTS)
+    )
+
+
+async def announce_reveal(stream: FrameStream, reveal: Reveal) -> None:
+    """Tell the peer of a reveal.
+
+    Raises:
+        StreamClosedError: the peer left.
+    """
+    await stream.write_frame(codec.encode([_ANNOUNCE, reveal.to_item()]))
+    await stream.read_frame(0)

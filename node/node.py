@@ -1,0 +1,605 @@
+"""The composition root: all that a node is made of, put together once (docs/operator-guide.md)."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from chain.consensus.messages import SigningDomain
+from chain.crypto import get_address, sign
+from chain.errors import RejectedInputError
+from chain.genesis import GenesisConfig, build_genesis, parse_genesis
+from chain.params import InvalidGenesisError
+from chain.primitives import Address, BlockNumber, Hash32, PrivateKey, Signature, TaskId
+from chain.training.history import Committee
+from chain.types.block import Block
+from chain.types.certificate import CommitCertificate
+from chain.types.header import Header
+from chain.types.transaction import sign_transaction
+from chain.validation import compute_next_base_fee
+from node.backend import Backend, Pool
+from node.blobs import BlobQuotaExceeded, BlobStore
+from node.clock import SystemClock
+from node.config import KeySection, NodeConfig
+from node.consensus_host import ConsensusHost
+from node.errors import OperatorError
+from node.executor import Executor
+from node.head_rules import HeadRules
+from node.ipc.server import IpcServer
+from node.keystore import get_password, load_key
+from node.ledger import LedgerReader
+from node.lock_file import lock
+from node.mempool import Mempool
+from node.metrics import NodeMetrics, serve_metrics
+from node.network.host import LibP2PHost, load_or_create_host_key
+from node.network.network import Network, NetworkConfig
+from node.network.protocols.blobs import BlobUnavailableError
+from node.network.protocols.status import Identity
+from node.network.stream import PeerId, UnreachablePeerError
+from node.network.wire import PROTOCOL_VERSION, Head
+from node.reveals import Reveal, RevealStore
+from node.state_parts import StatePartStore
+from node.storage.block_store import BlockStore
+from node.storage.database import Database, open_database
+from node.storage.guard_file import GuardFile
+from node.storage.wal import WriteAheadLog
+from node.sync.block_sync import BlockSync
+from node.training_host import Operator, TrainingHost
+from node.training_index import TrainingIndex
+from node.verifier import Verifier, VerifierSettings
+
+if TYPE_CHECKING:
+    # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
+    from trio_typing import TaskStatus
+
+BUILD_SECONDS: Final = 1.0
+"""The builder's wall-clock budget: half of the smallest view timeout that makes sense."""
+
+MAX_PENDING_CONNECTIONS: Final = 128
+"""Connections above the peers' own: both sides of a duplicate dial live for a moment."""
+
+PRIORITY_FEE_WEI: Final = 1_000_000_000
+"""What an operator's vote tips where gas has a price; on a free network it tips nothing."""
+
+METRICS_SECONDS: Final = 1.0
+"""How often gauges that nobody sets are read."""
+
+_log = structlog.get_logger("node")
+
+
+@dataclass(frozen=True, slots=True)
+class ConsensusSigner:
+    """The consensus key with its guard and log: nothing else may sign with it."""
+
+    address: Address
+    private_key: PrivateKey
+    guard: GuardFile
+    wal: WriteAheadLog
+
+    def sign(self, digest: Hash32) -> Signature:
+        """The deterministic signature of a digest."""
+        return sign(digest, self.private_key)
+
+
+class _BlockSource:
+    """The finalized chain and the blocks being decided, as peers are served."""
+
+    def __init__(self, store: BlockStore) -> None:
+        self._store = store
+        self.consensus: ConsensusHost | None = None
+
+    def block(self, number: BlockNumber) -> Block | None:
+        return self._store.block(number)
+
+    def header(self, number: BlockNumber) -> Header | None:
+        return self._store.header(number)
+
+    def certificate(self, number: BlockNumber) -> CommitCertificate | None:
+        return self._store.certificate(number)
+
+    def find_block(self, block_hash: Hash32) -> Block | None:
+        number = self._store.number_of(block_hash)
+        if number is not None:
+            return self._store.block(number)
+        return None if self.consensus is None else self.consensus.find_block(block_hash)
+
+
+class _Peers:
+    """What the training host gets from other nodes."""
+
+    def __init__(self, network: Network, blobs: BlobStore) -> None:
+        self._network = network
+        self._blobs = blobs
+
+    async def fetch_blob(self, content_id: Hash32, size_limit: int) -> bool:
+        try:
+            await self._network.fetch_blob(content_id)
+        except BlobUnavailableError:
+            return False
+        except BlobQuotaExceeded as error:
+            _log.warning("blob refused", reason=str(error))
+            return False
+        if self._blobs.size_bytes(content_id) > size_limit:
+            self._blobs.delete(content_id)
+            return False
+        return True
+
+    async def fetch_reveals(
+        self, task_id: TaskId, round_number: int, attempt: int
+    ) -> Sequence[Reveal]:
+        found: list[Reveal] = []
+
+        async def ask(peer_id: PeerId) -> None:
+            try:
+                found.extend(
+                    await self._network.request_reveals(peer_id, task_id, round_number, attempt)
+                )
+            except (UnreachablePeerError, RejectedInputError):
+                return
+
+        async with trio.open_nursery() as nursery:
+            for peer in self._network.peers():
+                nursery.start_soon(ask, peer.peer_id)
+        return found
+
+    async def fetch_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
+        for peer in self._network.peers():
+            try:
+                parts = await self._network.request_state_parts(peer.peer_id, state_root)
+            except (UnreachablePeerError, RejectedInputError):
+                continue
+            if parts:
+                return parts
+        return None
+
+    async def announce_reveal(self, reveal: Reveal) -> None:
+        async def tell(peer_id: PeerId) -> None:
+            try:
+                await self._network.announce_reveal(peer_id, reveal)
+            except (UnreachablePeerError, RejectedInputError):
+                return
+
+        async with trio.open_nursery() as nursery:
+            for peer in self._network.peers():
+                nursery.start_soon(tell, peer.peer_id)
+
+
+class _OperatorAccount:
+    """Signs the operator's calls with nonces in order."""
+
+    def __init__(
+        self,
+        private_key: PrivateKey,
+        config: GenesisConfig,
+        store: BlockStore,
+        pool: Pool,
+        mempool: Mempool,
+    ) -> None:
+        self.address = get_address(private_key)
+        self._private_key = private_key
+        self._config = config
+        self._store = store
+        self._pool = pool
+        self._mempool = mempool
+        self._turn = trio.Lock()
+
+    async def send(self, contract: Address, data: bytes, gas_limit: int) -> None:
+        async with self._turn:
+            base_fee = compute_next_base_fee(self._store.head(), self._config)
+            tip = PRIORITY_FEE_WEI if base_fee else 0
+            transaction = sign_transaction(
+                self._private_key,
+                chain_id=self._config.chain_id,
+                nonce=self._mempool.pending_nonce(self.address),
+                max_priority_fee_per_gas=tip,
+                max_fee_per_gas=2 * base_fee + tip,
+                gas_limit=gas_limit,
+                to=contract,
+                value=0,
+                data=data,
+            )
+            await self._pool.submit(transaction.raw)
+
+
+def load_genesis(config: NodeConfig) -> tuple[GenesisConfig, bytes]:
+    """The network's genesis, and its file.
+
+    Raises:
+        OperatorError: there is none, or it is wrong.
+    """
+    try:
+        data = config.genesis_file.read_bytes()
+    except OSError as error:
+        raise OperatorError(
+            f"cannot read the genesis file {config.genesis_file}: {error.strerror}; set genesis to "
+            "the network's genesis.json"
+        ) from error
+    try:
+        genesis = parse_genesis(data)
+    except InvalidGenesisError as error:
+        raise OperatorError(f"{config.genesis_file}: {error}") from error
+    if not genesis.parameters.validators:
+        raise OperatorError(
+            f"{config.genesis_file} names no validators: make one with `pot genesis new`"
+        )
+    return genesis, data
+
+
+def open_chain(config: NodeConfig) -> tuple[GenesisConfig, Database, BlockStore]:
+    """The database of the configured chain, made if it is absent.
+
+    Raises:
+        OperatorError: it holds another chain, or the genesis is wrong.
+    """
+    genesis, data = load_genesis(config)
+    database = open_database(config.database_dir)
+    store = BlockStore(database)
+    state = build_genesis(genesis)
+    store.initialize(state.header, state.delta, data)
+    return genesis, database, store
+
+
+def _load_private_key(section: KeySection, name: str) -> PrivateKey | None:
+    if section.key_file is None:
+        return None
+    password = get_password(
+        section.password_file,
+        setting=f"{name}.password_file",
+        prompt=f"password of {section.key_file}: ",
+    )
+    return load_key(section.key_file, password)
+
+
+async def run_node(config: NodeConfig, config_file: Path | None = None) -> None:
+    """Run a node until SIGTERM or SIGINT.
+
+    Raises:
+        OperatorError: what keeps it from running, in one line.
+    """
+    config.data_dir.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(
+            lock(
+                config.lock_file,
+                purpose=f"data_dir {config.data_dir}",
+                cure="stop the other node, or set data_dir to another directory",
+            )
+        )
+        consensus_key = _load_private_key(config.consensus, "consensus")
+        operator_key = _load_private_key(config.operator, "operator")
+        if config.consensus.key_file is not None:
+            stack.enter_context(
+                lock(
+                    config.consensus.key_file.with_suffix(".lock"),
+                    purpose=f"consensus key {config.consensus.key_file}",
+                    cure="two nodes must never sign with one key: stop the other one",
+                )
+            )
+        genesis, database, store = open_chain(config)
+        stack.callback(database.close)
+        metrics = NodeMetrics()
+        if config.metrics.enabled:
+            stack.enter_context(
+                serve_metrics(metrics, host=config.metrics.host, port=config.metrics.port)
+            )
+        signer = None
+        if consensus_key is not None:
+            assert config.guard_file is not None
+            wal = WriteAheadLog(config.wal_file)
+            stack.callback(wal.close)
+            signer = ConsensusSigner(
+                get_address(consensus_key), consensus_key, GuardFile(config.guard_file), wal
+            )
+        node = _Node(config, config_file, genesis, database, store, signer, operator_key, metrics)
+        await node.run()
+
+
+class _Node:
+    """The parts of a running node, each made once."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        config_file: Path | None,
+        genesis: GenesisConfig,
+        database: Database,
+        store: BlockStore,
+        signer: ConsensusSigner | None,
+        operator_key: PrivateKey | None,
+        metrics: NodeMetrics,
+    ) -> None:
+        self._config = config
+        self._config_file = config_file
+        self._store = store
+        self._metrics = metrics
+        clock = SystemClock()
+        ledger = LedgerReader(store, database, genesis, clock)
+        self._committee = committee = ledger.committee()
+        validator = _check_role(signer, committee, genesis)
+        domain = SigningDomain(genesis.chain_id, store.genesis_hash(), PROTOCOL_VERSION)
+        rules = HeadRules(
+            store=store, database=database, config=genesis, ledger=ledger, committee=committee
+        )
+        self._mempool = mempool = Mempool(rules)
+        pool = Pool(mempool)
+        blobs = BlobStore(config.blob_dir, quota_bytes=config.blobs.quota_bytes)
+        index = TrainingIndex(store, committee)
+        self._executor = executor = Executor(
+            database=database,
+            store=store,
+            config=genesis,
+            domain=domain,
+            validators=committee.validators,
+            clock=clock,
+            build_seconds=BUILD_SECONDS,
+        )
+        host = LibP2PHost(
+            key=load_or_create_host_key(config.host_key_file),
+            listen_addresses=config.network.listen,
+            max_connections=config.network.max_peers
+            + len(committee.validators)
+            + MAX_PENDING_CONNECTIONS,
+        )
+        source = _BlockSource(store)
+        self._training: TrainingHost | None = None
+        self._network = network = Network(
+            host=host,
+            config=NetworkConfig(
+                bootstrap=config.network.bootstrap,
+                max_peers=config.network.max_peers,
+                accept_private_addresses=config.network.accept_private_addresses,
+            ),
+            identity=Identity(
+                genesis.chain_id,
+                store.genesis_hash(),
+                None if signer is None else (signer.address, signer.sign),
+            ),
+            get_head=self._get_head,
+            handle_consensus=self._handle_consensus,
+            transaction_pool=pool,
+            block_source=source,
+            blob_store=blobs,
+            training_source=self,
+            random=random.Random().random,  # noqa: S311 - jitter of redialling
+        )
+        network.set_validators(committee.validators)
+        self._consensus = consensus = ConsensusHost(
+            domain=domain,
+            parameters=genesis.parameters,
+            validators=committee.validators,
+            signer=signer,
+            store=store,
+            executor=executor,
+            index=index,
+            mempool=mempool,
+            network=network,
+            clock=clock,
+            on_finalized=self._on_finalized,
+        )
+        source.consensus = consensus
+        pool.connect(network.announce_transactions, consensus.on_transaction)
+        self._sync = sync = BlockSync(
+            store=store,
+            executor=executor,
+            network=network,
+            finalize=consensus.finalize,
+            is_validator=validator is not None,
+        )
+        self._verifier = Verifier(
+            VerifierSettings(
+                workers=config.verifier.workers,
+                device=config.verifier.device,
+                memory_bytes=config.verifier.memory_limit_bytes,
+                timeout_seconds=config.verifier.timeout_seconds,
+            )
+        )
+        operator = None
+        if operator_key is not None:
+            account = _OperatorAccount(operator_key, genesis, store, pool, mempool)
+            operator = _check_operator(account, validator, committee)
+        self._training = TrainingHost(
+            chain_id=genesis.chain_id,
+            blob_bytes_per_second=genesis.parameters.blob_bytes_per_second,
+            index=index,
+            ledger=ledger,
+            blobs=blobs,
+            reveals=RevealStore(config.reveal_dir),
+            state_parts=StatePartStore(config.state_part_dir),
+            verifier=self._verifier,
+            peers=_Peers(network, blobs),
+            operator=operator,
+            clock=clock,
+            directory=config.training_dir,
+        )
+        self._ipc = IpcServer(
+            Backend(
+                pool=pool,
+                mempool=mempool,
+                network=network,
+                consensus=consensus,
+                sync=sync,
+                store=store,
+                committee=committee,
+                validator=validator,
+                clock=clock,
+                wake_training=self._training.wake,
+            )
+        )
+
+    async def run(self) -> None:
+        """Run every part until a signal."""
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._stop_on_signal, nursery.cancel_scope)
+                await nursery.start(self._network.run)
+                await nursery.start(self._ipc.serve, self._config.rpc_socket)
+                await nursery.start(self._consensus.run)
+                assert self._training is not None
+                await nursery.start(self._training.run)
+                nursery.start_soon(self._sync.run)
+                nursery.start_soon(self._update_metrics)
+                for _ in range(self._config.rpc.processes):
+                    nursery.start_soon(self._run_rpc)
+                _log.info(
+                    "node runs",
+                    chain_head=self._store.head_number(),
+                    genesis=self._store.genesis_hash(),
+                    listen=self._network.listen_addresses(),
+                )
+        except* OperatorError as group:
+            raise _first(group) from None
+        finally:
+            await self._verifier.aclose()
+
+    async def _stop_on_signal(
+        self,
+        scope: trio.CancelScope,
+        task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for number in signals:
+                _log.info("stopping", signal=signal.Signals(number).name)
+                scope.cancel()
+
+    async def _run_rpc(self) -> None:
+        """Keep one RPC process: a crash of it must not take the validator along."""
+        command = [sys.executable, "-m", "node.rpc", "--parent-pid", str(os.getpid())]
+        if self._config_file is not None:
+            command.extend(["--config", str(self._config_file)])
+        for name, value in _list_rpc_settings(self._config):
+            command.extend(["--set", f"{name}={value}"])
+        while True:
+            process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL)
+            try:
+                status = await process.wait()
+            finally:
+                if process.returncode is None:
+                    process.terminate()
+                    with trio.CancelScope(shield=True):
+                        await process.wait()
+            if status == 1:
+                raise OperatorError(
+                    "the RPC process cannot start (its line is above); rpc.processes=0 goes without"
+                )
+            _log.error("RPC process ended", status=status)
+            await trio.sleep(1)
+
+    async def _update_metrics(self) -> None:
+        metrics = self._metrics
+        metrics.peer_limit.set(self._config.network.max_peers)
+        while True:
+            head = self._store.head()
+            metrics.blockchain_height.set(head.number)
+            metrics.finalized_block.set(head.number)
+            metrics.head_timestamp.set(head.timestamp)
+            metrics.head_gas_used.set(head.gas_used)
+            metrics.best_known_block_number.set(self._sync.best_known())
+            peers = self._network.peers()
+            metrics.peer_count.set(len(peers))
+            inbound = sum(peer.is_inbound for peer in peers)
+            metrics.peers.labels("inbound").set(inbound)
+            metrics.peers.labels("outbound").set(len(peers) - inbound)
+            pending, queued = self._mempool.counts()
+            metrics.mempool_pending.set(pending)
+            metrics.mempool_queued.set(queued)
+            metrics.mempool_bytes.set(self._mempool.size_bytes)
+            state = self._consensus.state
+            if state is not None:
+                metrics.pbft_number.set(state.config.number)
+                metrics.pbft_view.set(state.view)
+            await trio.sleep(METRICS_SECONDS)
+
+    def _get_head(self) -> Head:
+        head = self._store.head()
+        return Head(head.number, head.hash)
+
+    async def _handle_consensus(self, sender: Address, payload: bytes) -> None:
+        await self._consensus.handle_message(sender, payload)
+
+    def _on_finalized(self, block: Block) -> None:
+        self._ipc.announce_head(block.number, block.hash)
+        self._metrics.transactions.inc(len(block.transactions))
+        self._metrics.head_transactions.set(len(block.transactions))
+        if self._training is not None:
+            self._training.wake()
+
+    # What peers ask of training; the host exists once everything is put together.
+
+    def list_reveals(self, task_id: TaskId, round_number: int, attempt: int) -> Sequence[Reveal]:
+        """The reveals of an attempt that are held here."""
+        assert self._training is not None
+        return self._training.list_reveals(task_id, round_number, attempt)
+
+    def get_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
+        """The content ids below a training state root."""
+        assert self._training is not None
+        return self._training.get_state_parts(state_root)
+
+    def on_announced_reveal(self, reveal: Reveal) -> None:
+        """A peer says that it holds a reveal."""
+        assert self._training is not None
+        self._training.on_announced_reveal(reveal)
+
+
+def _list_rpc_settings(config: NodeConfig) -> list[tuple[str, str]]:
+    """The settings that flags may have changed and the RPC process needs."""
+    return [
+        ("data_dir", str(config.data_dir)),
+        ("rpc.host", config.rpc.host),
+        ("rpc.port", str(config.rpc.port)),
+        ("rpc.processes", str(config.rpc.processes)),
+        ("rpc.cors", ",".join(config.rpc.cors)),
+        ("rpc.allowed_hosts", ",".join(config.rpc.allowed_hosts)),
+        ("logs.format", config.logs.format.value),
+        ("logs.level", config.logs.level.value),
+    ]
+
+
+def _check_role(
+    signer: ConsensusSigner | None, committee: Committee, genesis: GenesisConfig
+) -> Address | None:
+    if committee.validators != genesis.parameters.validators:
+        raise OperatorError(
+            "genesis.json: config.proofOfTraining.validators differ from the ValidatorSet contract "
+            "in alloc: make the file with `pot genesis new`"
+        )
+    if signer is None:
+        return None
+    if signer.address not in committee.validators:
+        raise OperatorError(
+            f"consensus.key_file holds 0x{signer.address.hex()}, which is no validator of this "
+            "network: set it to a validator's key, or remove it to follow"
+        )
+    return signer.address
+
+
+def _check_operator(
+    account: _OperatorAccount, validator: Address | None, committee: Committee
+) -> Operator:
+    if validator is None:
+        raise OperatorError("operator.key_file is set without consensus.key_file: set both or none")
+    index = committee.validators.index(validator)
+    if committee.operators[index] != account.address:
+        raise OperatorError(
+            f"operator.key_file holds 0x{account.address.hex()}, but the operator of this "
+            f"validator is 0x{committee.operators[index].hex()}: set it to that account's key"
+        )
+    return Operator(index, account.address, account.send)
+
+
+def _first(group: BaseExceptionGroup[OperatorError]) -> OperatorError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, OperatorError)
+    return error

@@ -1,0 +1,1 @@
+"""Catching up with the finalized chain."""

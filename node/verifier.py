@@ -1,0 +1,139 @@
+"""Verifier workers: torch in processes of their own (docs/adr/0008).
+
+A task that exhausts memory, hangs or crashes kills a worker, never the node. Workers are started
+when they are needed, and again after they died.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+import trio
+
+ANSWER_LIMIT_BYTES: Final = 2**16
+"""Answers are a handful of numbers, or a refusal with its detail."""
+
+_log = structlog.get_logger("node.verifier")
+
+
+class VerifierFailed(Exception):
+    """A worker died or took too long; the question may be asked again."""
+
+
+class VerifierRefused(Exception):
+    """What was given breaks a rule; the reason is the first argument."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierSettings:
+    """What an operator decides about the workers."""
+
+    workers: int = 1
+    device: str = "cpu"
+    threads: int = 1
+    memory_bytes: int = 4 * 2**30
+    timeout_seconds: float = 120.0
+    """Of one question; a dry run has shown before that a task stays far below."""
+
+
+class Verifier:
+    """Asks workers, one question at a time each."""
+
+    def __init__(self, settings: VerifierSettings) -> None:
+        self._settings = settings
+        self._idle: list[trio.Process] = []
+        self._slots = trio.CapacityLimiter(settings.workers)
+
+    async def ask(self, kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
+        """The worker's answer (miner/verify.py says what there is to ask).
+
+        Raises:
+            VerifierRefused: What was given breaks a rule.
+            VerifierFailed: The worker died or took too long.
+        """
+        frame = json.dumps({"id": 0, "kind": kind, **members}).encode()
+        async with self._slots, self._worker() as process:
+            answer: object = None
+            try:
+                with trio.fail_after(self._settings.timeout_seconds):
+                    answer = await _exchange(process, frame)
+            except trio.TooSlowError as error:
+                limit = self._settings.timeout_seconds
+                raise VerifierFailed(f"no answer to {kind} in {limit:g} s") from error
+            except (
+                trio.BrokenResourceError,
+                trio.ClosedResourceError,
+                EOFError,
+                ValueError,
+            ) as error:
+                raise VerifierFailed(f"the worker ended during {kind}: {error!r}") from error
+        if not isinstance(answer, dict):
+            raise VerifierFailed(f"no object in the answer to {kind}")
+        if "error" in answer:
+            raise VerifierRefused(str(answer["error"]), str(answer.get("detail", "")))
+        return answer
+
+    @asynccontextmanager
+    async def _worker(self) -> AsyncIterator[trio.Process]:
+        """A worker; given back if all went well, killed otherwise."""
+        process = self._idle.pop() if self._idle else await self._start()
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+            raise
+        self._idle.append(process)
+
+    async def _start(self) -> trio.Process:
+        settings = self._settings
+        options = {
+            "--device": settings.device,
+            "--threads": str(settings.threads),
+            "--memory-bytes": str(settings.memory_bytes),
+        }
+        command = [sys.executable, "-m", "miner.verify"]
+        command.extend(part for option in options.items() for part in option)
+        _log.info("verifier worker starts", device=settings.device)
+        return await trio.lowlevel.open_process(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    async def aclose(self) -> None:
+        """End the workers: their input ends, and they with it."""
+        while self._idle:
+            process = self._idle.pop()
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+
+async def _exchange(process: trio.Process, frame: bytes) -> object:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    await process.stdin.send_all(len(frame).to_bytes(4, "big") + frame)
+    length = int.from_bytes(await _receive_exactly(process.stdout, 4), "big")
+    if length > ANSWER_LIMIT_BYTES:
+        raise ValueError(f"an answer of {length} bytes")
+    answer: object = json.loads(await _receive_exactly(process.stdout, length))
+    return answer
+
+
+async def _receive_exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        part = await stream.receive_some(count - len(data))
+        if not part:
+            raise EOFError
+        data += part
+    return bytes(data)

@@ -5,7 +5,8 @@ the rules for what transaction is valid (chain.validation), and receipts.
 
 Deviations from stock py-evm, each because the stock one is wrong or unbounded:
     BLOCKHASH reads EIP-2935's contract, so that a state root is all an execution needs.
-    Jump destinations come from one linear scan; py-evm's recursion can exceed Python's limit.
+    Cheap opcodes and jumps are in chain.execution.run_loop; py-evm's are slower than their gas, and
+    its search for jump destinations recurses beyond Python's limit.
     What belongs to the outermost message is told by its having no parent; py-evm compares the
     sender with the origin, which EIP-7702 made wrong.
     Gas used is what was paid for; py-evm's receipts cap the refund by gas that includes EIP-7623's
@@ -15,7 +16,6 @@ Deviations from stock py-evm, each because the stock one is wrong or unbounded:
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import ClassVar, Final, Self
 
 from eth._utils.address import generate_contract_address
@@ -27,20 +27,20 @@ from eth.abc import (
     TransactionContextAPI,
 )
 from eth.constants import CREATE_CONTRACT_ADDRESS
-from eth.exceptions import Halt, Revert
-from eth.vm.code_stream import CodeStream
+from eth.exceptions import Revert
 from eth.vm.execution_context import ExecutionContext
 from eth.vm.forks.cancun.transaction_context import CancunTransactionContext
 from eth.vm.forks.prague.computation import PragueComputation
 from eth.vm.forks.prague.state import PragueState, PragueTransactionExecutor
 from eth.vm.forks.prague.transactions import Authorization as EngineAuthorization
-from eth.vm.logic.invalid import InvalidOpcode
+from eth.vm.memory import Memory
 from eth.vm.message import Message
 from eth.vm.opcode_values import SELFDESTRUCT
 
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.execution.gas import compute_floor_gas, compute_intrinsic_gas
 from chain.execution.precompiles import PRECOMPILES
+from chain.execution.run_loop import ExecutionStoppedError, run_code
 from chain.execution.world_state import ReadableDatabase, StateDelta, WorldState
 from chain.genesis import HISTORY_STORAGE_ADDRESS, GenesisAccount, build_alloc
 from chain.primitives import ZERO_ADDRESS, ZERO_HASH, Address, BlockNumber, Hash32
@@ -58,21 +58,11 @@ BLOCK_HASH_WINDOW: Final = 256
 MAX_REFUND_QUOTIENT: Final = 5
 """EIP-3529: at most a fifth of the gas used is refunded."""
 
-STOP_CHECK_INTERVAL: Final = 1024
-"""Opcodes between two questions whether to stop: about a millisecond."""
-
 ESTIMATE_TOLERANCE: Final = 64
 """A gas estimate is at most a 64th above the least that works: few runs, as geth does."""
 
 CONSTRUCTOR_GAS: Final = 2**34
 """Ample for any genesis constructor; nobody pays it."""
-
-JUMP_CACHE_SIZE: Final = 1024
-"""Codes whose jump destinations are kept; at most 48 KiB of code each."""
-
-
-class ExecutionStoppedError(Exception):
-    """`should_stop` said so: the wall-clock budget of this execution is used up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -486,26 +476,14 @@ def _list_kept(computation: ComputationAPI) -> "list[_Computation]":
     return kept
 
 
-@lru_cache(maxsize=JUMP_CACHE_SIZE)
-def _find_jump_destinations(code: bytes) -> frozenset[int]:
-    """The positions of JUMPDEST that are not data of a PUSH."""
-    destinations: list[int] = []
-    position = 0
-    while position < len(code):
-        opcode = code[position]
-        if opcode == 0x5B:
-            destinations.append(position)
-        elif 0x60 <= opcode <= 0x7F:
-            position += opcode - 0x5F
-        position += 1
-    return frozenset(destinations)
+class _Memory(Memory):
+    """Memory that lets the run loop at its bytes."""
 
-
-class _Code(CodeStream):
-    """Code whose jump destinations come from one scan."""
-
-    def is_valid_opcode(self, position: int) -> bool:
-        return position in _find_jump_destinations(self._raw_code_bytes)
+    @property
+    def held(self) -> bytearray:
+        """The bytes themselves."""
+        held: bytearray = self._bytes
+        return held
 
 
 class _Computation(PragueComputation):
@@ -523,7 +501,18 @@ class _Computation(PragueComputation):
         self, state: StateAPI, message: MessageAPI, transaction_context: TransactionContextAPI
     ) -> None:
         super().__init__(state, message, transaction_context)
-        self.code = _Code(message.code)
+        self._memory = _Memory()
+
+    @property
+    def stack_values(self) -> list[int | bytes]:
+        """The stack itself, its top last."""
+        values: list[int | bytes] = self._stack.values
+        return values
+
+    @property
+    def memory(self) -> "_Memory":
+        """The memory itself."""
+        return self._memory
 
     @property
     def log_entries(self) -> list[tuple[int, bytes, tuple[int, ...], bytes]]:
@@ -552,28 +541,10 @@ class _Computation(PragueComputation):
                 computation.contracts_created.append(message.storage_address)
             precompile = cls._precompiles.get(message.code_address)
             if precompile is None:
-                cls._run(state, computation)
+                run_code(computation, message.code, cls.opcodes, state.should_stop)
             elif not message.is_delegation:
                 precompile(computation)
         return computation
-
-    @classmethod
-    def _run(cls, state: StateAPI, computation: ComputationAPI) -> None:
-        opcodes = computation.opcodes
-        countdown = STOP_CHECK_INTERVAL
-        try:
-            for opcode in computation.code:
-                countdown -= 1
-                if not countdown:
-                    countdown = STOP_CHECK_INTERVAL
-                    if state.should_stop():
-                        raise ExecutionStoppedError
-                operation = opcodes.get(opcode)
-                if operation is None:
-                    operation = InvalidOpcode(opcode)
-                operation(computation=computation)
-        except Halt:
-            return
 
 
 class _Executor(PragueTransactionExecutor):

@@ -1,0 +1,242 @@
+"""Mgas/s of every opcode class and precompile; fails below the floor (state-transition, 8).
+
+    python bench/execution_floor.py [--json FILE] [--floor MGAS] [--only TEXT]
+
+Each case is a contract that does one thing in a loop until its gas is used up, so what is measured
+is what a hostile block could do, call overhead and loop included.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from py_ecc.optimized_bls12_381 import G1, G2, multiply, normalize
+from py_ecc.optimized_bn128 import G1 as BN_G1
+from py_ecc.optimized_bn128 import G2 as BN_G2
+from py_ecc.optimized_bn128 import multiply as bn_multiply
+from py_ecc.optimized_bn128 import normalize as bn_normalize
+
+from chain.execution.evm import BlockEnvironment, CallRequest, call
+from chain.execution.precompiles import load_trusted_setup
+from chain.genesis import GenesisAccount, GenesisConfig, build_genesis
+from chain.params import EXECUTION_FLOOR_GAS_PER_SECOND, ChainParameters
+from chain.primitives import Address
+
+CONTRACT = Address(b"\x99" * 20)
+CALLEE = Address(b"\x98" * 20)
+GAS = 1_500_000
+"""A case is repeated until it has used this much or half a second has passed."""
+
+
+def push(value: int) -> str:
+    size = max(1, (value.bit_length() + 7) // 8)
+    return f"{0x5F + size:02x}{value:0{2 * size}x}"
+
+
+def loop(body: str, prepare: str = "", times: int = 1) -> bytes:
+    """`prepare`, then `body` (which keeps the stack) for ever."""
+    start = len(bytes.fromhex(prepare))
+    return bytes.fromhex(prepare + "5b" + body * times + push(start) + "56")
+
+
+def call_precompile(number: int, data: bytes, output: int) -> bytes:
+    """Copy the code's tail to memory once, then call for ever."""
+    body = "50".join([])
+    body = (
+        push(output) + push(0) + push(len(data)) + push(0) + push(number) + "5a" + "fa" + "50"
+    )
+    for offset in range(40, 200):
+        prepare = push(len(data)) + push(offset) + "5f39"
+        code = loop(body, prepare)
+        if len(code) <= offset:
+            return code.ljust(offset, b"\x00") + data
+    raise AssertionError
+
+
+def words(*values: int) -> bytes:
+    return b"".join(value.to_bytes(32, "big") for value in values)
+
+
+def bls(point: tuple) -> bytes:
+    return b"".join(
+        int(part).to_bytes(64, "big")
+        for coordinate in normalize(point)
+        for part in getattr(coordinate, "coeffs", (coordinate,))
+    )
+
+
+def bn(point: tuple) -> bytes:
+    return b"".join(
+        int(part).to_bytes(32, "big")
+        for coordinate in bn_normalize(point)
+        for part in reversed(getattr(coordinate, "coeffs", (coordinate,)))
+    )
+
+
+def modexp(base: int, exponent: int, modulus: int) -> bytes:
+    return (
+        words(base, exponent, modulus)
+        + b"\xff" * base
+        + b"\xff" * exponent
+        + b"\xff" * (modulus - 1)
+        + b"\xfd"
+    )
+
+
+G1_POINT, G2_POINT = bls(multiply(G1, 7)), bls(multiply(G2, 9))
+BN_G1_POINT, BN_G2_POINT = bn(bn_multiply(BN_G1, 7)), bn(bn_multiply(BN_G2, 9))
+SCALAR = words(2**255 - 19)
+ZERO_PROOF = b"\xc0" + bytes(47)
+
+PRECOMPILES: Mapping[str, bytes] = {
+    "ecrecover": call_precompile(1, words(1, 27, 2**200 + 5, 2**200 + 7), 32),
+    "sha256 nothing": call_precompile(2, b"", 32),
+    "sha256 8 KiB": call_precompile(2, bytes(8192), 32),
+    "ripemd160 nothing": call_precompile(3, b"", 32),
+    "ripemd160 8 KiB": call_precompile(3, bytes(8192), 32),
+    "identity nothing": call_precompile(4, b"", 0),
+    "identity 8 KiB": call_precompile(4, bytes(8192), 8192),
+    "modexp least": call_precompile(5, modexp(1, 1, 1), 1),
+    "modexp 32 bytes": call_precompile(5, modexp(32, 32, 32), 32),
+    "modexp 256 bytes": call_precompile(5, modexp(256, 256, 256), 256),
+    "modexp 1 KiB base, exponent 1": call_precompile(5, modexp(1024, 1, 1024), 1024),
+    "modexp 7 bytes, long exponent": call_precompile(5, modexp(7, 1024, 8), 8),
+    "bn254 add": call_precompile(6, BN_G1_POINT * 2, 64),
+    "bn254 multiply": call_precompile(7, BN_G1_POINT + SCALAR, 64),
+    "bn254 pairing, 1 pair": call_precompile(8, BN_G1_POINT + BN_G2_POINT, 32),
+    "bn254 pairing, 8 pairs": call_precompile(8, (BN_G1_POINT + BN_G2_POINT) * 8, 32),
+    "blake2f 1 round": call_precompile(9, b"\0\0\0\1" + bytes(208) + b"\1", 64),
+    "blake2f 100,000 rounds": call_precompile(9, b"\0\1\x86\xa0" + bytes(208) + b"\1", 64),
+    "point evaluation": call_precompile(
+        10,
+        bytes.fromhex("010657f37554c781402a22917dee2f75def7ab966d7b770905398eba3c444014")
+        + words(5, 0)
+        + ZERO_PROOF * 2,
+        64,
+    ),
+    "bls12 G1 add": call_precompile(0x0B, G1_POINT * 2, 128),
+    "bls12 G1 msm, 1": call_precompile(0x0C, G1_POINT + SCALAR, 128),
+    "bls12 G1 msm, 64": call_precompile(0x0C, (G1_POINT + SCALAR) * 64, 128),
+    "bls12 G2 add": call_precompile(0x0D, G2_POINT * 2, 256),
+    "bls12 G2 msm, 1": call_precompile(0x0E, G2_POINT + SCALAR, 256),
+    "bls12 G2 msm, 64": call_precompile(0x0E, (G2_POINT + SCALAR) * 64, 256),
+    "bls12 pairing, 1 pair": call_precompile(0x0F, G1_POINT + G2_POINT, 32),
+    "bls12 pairing, 8 pairs": call_precompile(0x0F, (G1_POINT + G2_POINT) * 8, 32),
+    "bls12 map to G1": call_precompile(0x10, bytes(32) + words(2**200 + 5), 128),
+    "bls12 map to G2": call_precompile(0x11, (bytes(32) + words(2**200 + 5)) * 2, 256),
+}
+
+TOP = push(2**256 - 189)
+OTHER = push(2**255 - 19)
+CALL_CALLEE = "5f5f5f5f73" + CALLEE.hex() + "5a"
+OPCODES: Mapping[str, bytes] = {
+    "jumpdest": loop("5b", times=60),
+    "push, pop": loop(push(1) + "50", times=20),
+    "push32, pop": loop(TOP + "50", times=20),
+    "dup, pop": loop("8050", prepare=push(1), times=20),
+    "swap": loop("90", prepare=push(1) + push(2), times=40),
+    "jump, jumpi": loop("6001" + "58600501" + "57" + "5b", times=10),
+    "gas, pop": loop("5a50", times=20),
+    "address, caller, number, pop": loop("30503350435046504850", times=4),
+    "add": loop(OTHER + "01", prepare=TOP, times=20),
+    "mul": loop(OTHER + "02", prepare=TOP, times=20),
+    "div": loop("80" + TOP + "0450", prepare=OTHER, times=20),
+    "sdiv, smod": loop("80" + TOP + "0550" + "80" + TOP + "0750", prepare=OTHER, times=10),
+    "addmod": loop(OTHER + TOP + TOP + "0850", times=10),
+    "mulmod": loop(OTHER + TOP + TOP + "0950", times=10),
+    "exp, 1 byte": loop(push(255) + TOP + "0a50", times=10),
+    "exp, 32 bytes": loop(TOP + TOP + "0a50", times=10),
+    "signextend": loop(TOP + push(3) + "0b50", times=10),
+    "lt, eq, iszero": loop(TOP + OTHER + "10" + "15" + "50" + TOP + OTHER + "1450", times=10),
+    "and, or, xor, not": loop(TOP + "16" + OTHER + "17" + TOP + "1819", prepare=OTHER, times=10),
+    "byte, shl, shr, sar": loop(push(9) + "1b" + push(9) + "1c" + push(9) + "1d", TOP, times=10),
+    "keccak256, 32 bytes": loop(push(32) + "5f2050", times=10),
+    "keccak256, 8 KiB": loop(push(8192) + "5f2050", times=2),
+    "mload, mstore": loop("5f515f52", times=10),
+    "mstore8": loop("5f5f53", times=10),
+    "mcopy, 32 bytes": loop(push(32) + "5f" + push(32) + "5e", times=10),
+    "mcopy, 64 KiB": loop(push(65536) + "5f5f5e", times=1),
+    "memory growth": loop("80515060200180", prepare=push(0)).replace(b"\x80", b"\x80"),
+    "calldatacopy, 64 KiB": loop(push(65536) + "5f5f37"),
+    "codecopy, 64 KiB": loop(push(65536) + "5f5f39"),
+    "extcodecopy, 64 KiB": loop(push(65536) + "5f5f73" + CALLEE.hex() + "3c"),
+    "calldataload": loop("5f3550", times=20),
+    "sload, warm": loop("5f5450", times=20),
+    "sload, cold": loop("805450600101", prepare=push(1)),
+    "sstore, warm": loop("5a5f55", times=5),
+    "sstore, cold, new": loop("80805590".replace("90", "") + "600101", prepare=push(1)),
+    "tload": loop("5f5c50", times=10),
+    "tstore": loop("5a5f5d", times=10),
+    "tstore, new slots": loop("80805d600101", prepare=push(1)),
+    "balance, warm": loop("303150", times=10),
+    "balance, cold": loop("803150600101", prepare=push(2**80)),
+    "extcodehash, cold": loop("803f50600101", prepare=push(2**80)),
+    "extcodesize, warm": loop("303b50", times=10),
+    "blockhash": loop("5f4050", times=10),
+    "log0": loop("5f5fa0", times=10),
+    "log4, 32 bytes": loop("5f5f5f5f" + push(32) + "5fa4", times=4),
+    "call, empty account": loop("5f5f5f5f5f" + push(2**90) + "5af150", times=4),
+    "call with value": loop("5f5f5f5f6001" + "73" + CALLEE.hex() + "5af150", times=2),
+    "staticcall": loop(CALL_CALLEE + "fa50", times=4),
+    "delegatecall": loop(CALL_CALLEE + "f450", times=4),
+    "call itself, deep": bytes.fromhex("5b5f5f5f5f5f305af150" + "5f56"),
+    "call that reverts": loop("5f5f5f5f5f73" + (b"\x97" * 20).hex() + "5af150", times=4),
+    "create, empty": loop("5f5f5ff050", times=2),
+    "create2, 1 KiB": loop("5a" + push(1024) + "5f5ff550", times=2),
+    "create that stores 4 KiB": loop(
+        push(4096) + "5f5f5ff05050".replace("5f5f5ff05050", "50") + push(6) + "5f5ff050",
+        prepare="65" + "6110005ff3fe" + "60d01b" + "5f52",
+    ),
+    "returndatacopy": loop("5f5f5f3e", times=10),
+}
+
+
+def measure(code: bytes) -> tuple[float, int]:
+    """Seconds of processor time, and gas."""
+    alloc = {
+        CONTRACT: GenesisAccount(balance=10**18, nonce=1, code=code),
+        CALLEE: GenesisAccount(nonce=1, code=b"\x00"),
+        Address(b"\x97" * 20): GenesisAccount(nonce=1, code=bytes.fromhex("5f5ffd")),
+    }
+    genesis = build_genesis(GenesisConfig(1, ChainParameters(), alloc))
+    environment = BlockEnvironment.of(genesis.header, 1)
+    database = dict(genesis.delta)
+    request = CallRequest(to=CONTRACT, gas_limit=GAS)
+    seconds, gas = 0.0, 0
+    while seconds < 0.25:
+        start = time.process_time()
+        result = call(database, genesis.header.state_root, environment, request)
+        seconds += time.process_time() - start
+        gas += result.gas_used - 21_000
+    return seconds, gas
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument(
+        "--floor", type=float, default=EXECUTION_FLOOR_GAS_PER_SECOND / 1e6, help="Mgas/s"
+    )
+    arguments = parser.parse_args()
+    load_trusted_setup()
+    results: dict[str, float] = {}
+    for name, code in {**OPCODES, **PRECOMPILES}.items():
+        if arguments.only in name:
+            seconds, gas = measure(code)
+            results[name] = gas / seconds / 1e6
+    for name, speed in sorted(results.items(), key=lambda item: item[1]):
+        print(f"{speed:9.2f} Mgas/s  {name}{'   BELOW' if speed < arguments.floor else ''}")
+    below = sorted(name for name, speed in results.items() if speed < arguments.floor)
+    if arguments.json:
+        report = {"floor_mgas_per_second": arguments.floor, "mgas_per_second": results}
+        arguments.json.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
+    print(f"{len(results)} cases, {len(below)} below {arguments.floor} Mgas/s")
+    return 1 if below else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

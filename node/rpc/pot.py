@@ -351,6 +351,8 @@ class PotMethods:
             "units": units,
             "commitmentBlock": (None if index is None else attempt.commitments[index].block_number),
             "revealed": reveal is not None,
+            "salt": None if reveal is None else data(reveal.salt),
+            "gradientRoot": None if reveal is None else data(reveal.gradient_root),
             "verdicts": await self._encode_verdicts(history.task_id, spec, attempt, index, miner),
             "accepted": None if settled is None else is_accepted,
             "pay": str(pay if is_accepted else 0),

@@ -1,4 +1,4 @@
-"""The guard: what a validator's key may still sign (docs/spec/consensus.md, section 9).
+"""The guard: what a validator's key may still sign (docs/spec/consensus.md, section 8).
 
 It is kept next to the key, apart from the log, and outlives a lost or restored data directory.
 """

@@ -1,4 +1,4 @@
-"""What others said, within bounds (docs/spec/consensus.md, section 8).
+"""What others said, within bounds (docs/spec/consensus.md, section 9).
 
 Nothing here grows with what a Byzantine validator sends: per author a few votes a kind and one
 VIEW-CHANGE, per sender a few messages of later numbers.

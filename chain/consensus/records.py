@@ -1,4 +1,4 @@
-"""What a validator writes down before it speaks (docs/spec/consensus.md, section 9).
+"""What a validator writes down before it speaks (docs/spec/consensus.md, section 8).
 
 One record a vote, in the order they were cast; replayed, they give back the replica with the very
 bytes it had signed. A record is one byte of kind and the RLP of the body.

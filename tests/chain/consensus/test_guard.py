@@ -1,4 +1,4 @@
-"""What a key may still sign (docs/spec/consensus.md, section 9; rules S2, S3, S4, S8)."""
+"""What a key may still sign (docs/spec/consensus.md, section 8; rules S2, S3, S4, S8)."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Records of votes (docs/spec/consensus.md, section 9)."""
+"""Records of votes (docs/spec/consensus.md, section 8)."""
 
 import contextlib
 

@@ -204,7 +204,7 @@ def _verify(trainer: Trainer, theta: bytes, request: Request) -> Answer:
     }
 
 
-def _read_indices(path: Path, sample_count: int) -> array[int]:
+def _read_indices(path: Path, sample_count: int) -> "array[int]":
     with path.open("rb") as file:
         data = file.read(sample_count * INDEX_BYTES + 1)
     if not data or len(data) % INDEX_BYTES or len(data) > sample_count * INDEX_BYTES:

@@ -197,7 +197,7 @@ def _read_model(table: "_Table") -> tuple[Model, str]:
 def _check_extents(model: Model) -> None:
     # Before any memory is touched; decode_task_spec knows the finer rules.
     if any(min(shape, default=1) < 1 for _, shape in parameter_shapes(model)):
-        message = "task file: model: every width must be at least 1"
+        message = "task file: model: every width, also after pooling, must be at least 1"
         raise OperatorError(message)
     if (parameters := count_parameters(model)) * 4 > MAX_SHARD_BYTES:
         message = f"task file: model: {parameters} parameters are too many"

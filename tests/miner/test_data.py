@@ -1,0 +1,128 @@
+import zipfile
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chain.crypto import content_id
+from chain.errors import RejectedInputError, RejectionReason
+from chain.training.task_spec import FeatureType, Shard, TaskSpec
+from miner.data import load_dataset, read_shard
+from node.tasks import encode_npz
+from tests.chain.training.training_factory import SPEC
+
+X = (np.arange(5 * 64, dtype=np.float32) / 64).reshape(5, 1, 8, 8)
+Y = np.array([0, 9, 3, 3, 1], np.uint8)
+NPZ = encode_npz({"x": X, "y": Y})
+CPU = torch.device("cpu")
+
+
+def spec_of(
+    *files: bytes, rows: int = 5, feature_type: FeatureType = FeatureType.FLOAT32
+) -> TaskSpec:
+    shards = tuple(Shard(content_id(file), len(file), rows) for file in files)
+    return replace(SPEC, data=replace(SPEC.data, shards=shards, feature_type=feature_type))
+
+
+def refusal_of(file: bytes, spec: TaskSpec | None = None) -> str:
+    with pytest.raises(RejectedInputError) as refusal:
+        load_dataset(spec or spec_of(file), [file], CPU)
+    return refusal.value.detail
+
+
+def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def npy(values: np.ndarray, version: tuple[int, int] = (1, 0)) -> bytes:
+    file = BytesIO()
+    np.lib.format.write_array(file, values, version=version)
+    return file.getvalue()
+
+
+def test_shards_become_rows_in_manifest_order() -> None:
+    second = encode_npz({"x": X[::-1], "y": Y[::-1]})
+    dataset = load_dataset(spec_of(NPZ, second), [NPZ, second], CPU)
+    assert torch.equal(dataset.features, torch.from_numpy(np.concatenate([X, X[::-1]])))
+    assert dataset.labels.tolist() == [0, 9, 3, 3, 1, 1, 3, 3, 9, 0]
+
+
+def test_what_numpy_writes_is_read_compressed_or_not() -> None:
+    for write in (np.savez, np.savez_compressed):
+        file = BytesIO()
+        write(file, x=X, y=Y)
+        data = file.getvalue()
+        assert torch.equal(load_dataset(spec_of(data), [data], CPU).features, torch.from_numpy(X))
+
+
+def test_bytes_stand_for_fractions_of_255() -> None:
+    pixels = (np.arange(5 * 64) % 256).astype(np.uint8).reshape(5, 1, 8, 8)
+    file = encode_npz({"x": pixels, "y": Y})
+    dataset = load_dataset(spec_of(file, feature_type=FeatureType.UINT8), [file], CPU)
+    assert torch.equal(dataset.features, torch.from_numpy(pixels).float() / 255)
+
+
+def test_equal_arrays_give_equal_bytes() -> None:
+    assert encode_npz({"x": X.copy(order="F"), "y": Y}) == NPZ
+
+
+def test_another_file_is_not_the_shard() -> None:
+    with pytest.raises(RejectedInputError) as refusal:
+        load_dataset(spec_of(NPZ), [NPZ[:-1] + b"\x01"], CPU)
+    assert refusal.value.reason is RejectionReason.CONTENT_MISMATCH
+
+
+@pytest.mark.parametrize(
+    ("file", "problem"),
+    [
+        (b"not a zip archive", "not a readable npz"),
+        (zipped({"x.npy": npy(X)}), "members are not"),
+        (zipped({"x.npy": npy(X), "y.npy": npy(Y), "z.npy": b""}), "members are not"),
+        (zipped({"x.npy": npy(X), "y.npy": npy(Y, (2, 0))}), "y is not an array"),
+        (zipped({"x.npy": npy(X.astype(np.float64)), "y.npy": npy(Y)}), "x is not an array"),
+        (zipped({"x.npy": npy(np.asfortranarray(X)), "y.npy": npy(Y)}), "x is not an array"),
+        (zipped({"x.npy": npy(X[:4]), "y.npy": npy(Y)}), "x is not an array"),
+        (zipped({"x.npy": npy(X) + b"\0", "y.npy": npy(Y)}), "another length"),
+        (zipped({"x.npy": npy(X)[:-1], "y.npy": npy(Y)}), "another length"),
+        (zipped({"x.npy": npy(np.full_like(X, np.nan)), "y.npy": npy(Y)}), "not finite"),
+        (zipped({"x.npy": npy(np.full_like(X, 2.0**21)), "y.npy": npy(Y)}), "not finite"),
+        (zipped({"x.npy": npy(X), "y.npy": npy(Y + np.uint8(1))}), "not one of 10 classes"),
+    ],
+)
+def test_a_shard_that_is_not_what_it_announces_is_refused(file: bytes, problem: str) -> None:
+    assert problem in refusal_of(file)
+
+
+def test_a_pickle_is_never_loaded() -> None:
+    file = BytesIO()
+    np.save(file, np.array([{}], object), allow_pickle=True)
+    assert "x is not an array" in refusal_of(zipped({"x.npy": file.getvalue(), "y.npy": npy(Y)}))
+
+
+def test_a_zip_bomb_is_not_unpacked_beyond_its_announcement() -> None:
+    bomb = zipped({"x.npy": npy(X) + bytes(10**8), "y.npy": npy(Y)}, zipfile.ZIP_DEFLATED)
+    assert len(bomb) < 10**6
+    assert "another length" in refusal_of(bomb)
+
+
+@settings(max_examples=150)
+@given(st.integers(0, len(NPZ) - 1), st.integers(0, 255))
+def test_a_damaged_file_is_refused_or_read(position: int, value: int) -> None:
+    damaged = bytearray(NPZ)
+    damaged[position] = value
+    file = bytes(damaged)
+    shard = Shard(content_id(file), len(file), 5)
+    try:
+        features, labels = read_shard(SPEC.data, shard, file)
+    except RejectedInputError:
+        return
+    assert features.shape == X.shape
+    assert labels.shape == Y.shape

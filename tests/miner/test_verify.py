@@ -1,0 +1,226 @@
+"""The verifier worker as a node sees it: a process behind two pipes."""
+
+import json
+import subprocess
+import sys
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chain.crypto import content_id
+from chain.errors import RejectedInputError
+from chain.training.architectures import Mlp, count_parameters
+from chain.training.encoding import encode_gradient
+from chain.training.task_spec import Shard, decode_task_spec, encode_task_spec
+from miner.devices import open_device
+from miner.trainer import open_task
+from miner.verify import MAX_FRAME_BYTES, Worker, encode_frame, read_frame, serve
+from node.tasks import build_initial_weights, encode_npz
+from tests.chain.training.training_factory import SPEC, header_of
+
+SAMPLES = (3, 1, 4, 15, 9, 26, 5, 35)
+
+
+@dataclass(frozen=True)
+class Files:
+    """A task on the disk, an honest payload, and requests about both."""
+
+    directory: Path
+
+    def request(self, kind: str, **members: object) -> dict[str, object]:
+        paths = {name: str(self.directory / name) for name in ("spec", "theta")}
+        shards = [str(self.directory / "shard")]
+        return {"id": 7, "kind": kind, "shards": shards, **paths, **members}
+
+    def verify(self, **members: object) -> dict[str, object]:
+        paths = {name: str(self.directory / name) for name in ("payload", "indices")}
+        return {**self.request("verify"), "header": HEADER_FIELDS, **paths, **members}
+
+
+MODEL = Mlp(inputs=64, hidden=(8,), classes=10)
+THETA = build_initial_weights(MODEL, "verify")
+HEADER = replace(header_of(1, count_parameters(MODEL)), theta_root=content_id(THETA))
+HEADER_FIELDS = {
+    "round": HEADER.round_number,
+    "chain_id": HEADER.chain_id,
+    "seed": "0x" + HEADER.seed.hex(),
+    "miner": "0x" + HEADER.miner.hex(),
+    "task": HEADER.task,
+    "attempt": HEADER.attempt,
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    directory = tmp_path_factory.mktemp("task")
+    generator = np.random.Generator(np.random.PCG64(1))
+    shard = encode_npz(
+        {
+            "x": generator.standard_normal((60, 1, 8, 8)).astype(np.float32),
+            "y": generator.integers(0, 10, 60).astype(np.uint8),
+        }
+    )
+    spec = replace(
+        SPEC,
+        model=MODEL,
+        initial_weights=content_id(THETA),
+        data=replace(SPEC.data, shards=(Shard(content_id(shard), len(shard), 60),)),
+        held_out=replace(SPEC.held_out, first_row=40, row_count=20),
+    )
+    payload = open_task(spec, [shard], open_device("cpu")).build_payload(HEADER, THETA, SAMPLES)
+    contents = {
+        "spec": encode_task_spec(spec),
+        "theta": THETA,
+        "shard": shard,
+        "payload": payload,
+        "indices": array("Q", SAMPLES).tobytes(),
+        "lie": encode_gradient(HEADER, np.full(HEADER.parameter_count, 0.01, np.float32)),
+        "short": payload[:-1],
+        "foreign": b"GQ02" + payload[4:],
+        "bad_indices": array("Q", [40]).tobytes(),
+    }
+    for name, data in contents.items():
+        (directory / name).write_bytes(data)
+    return Files(directory)
+
+
+@contextmanager
+def worker_process(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "miner.verify", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        with process:
+            yield process
+    finally:
+        process.kill()
+
+
+def ask(worker: Worker, *requests: dict[str, object]) -> list[dict[str, object]]:
+    answers = BytesIO()
+    serve(worker, BytesIO(b"".join(encode_frame(request) for request in requests)), answers)
+    answers.seek(0)
+    frames = iter(lambda: read_frame(answers), None)
+    return [json.loads(frame) for frame in frames]
+
+
+@pytest.fixture(scope="module")
+def worker() -> Worker:
+    return Worker(open_device("cpu"))
+
+
+@pytest.mark.process
+def test_a_node_asks_a_worker_process_and_closes_it(files: Files) -> None:
+    requests = [
+        files.request("dry_run"),
+        files.request("evaluate"),
+        files.verify(),
+        files.verify(payload=str(files.directory / "lie")),
+    ]
+    with worker_process() as process:
+        output, errors = process.communicate(b"".join(map(encode_frame, requests)), timeout=60)
+    stream = BytesIO(output)
+    answers = [json.loads(read_frame(stream) or b"null") for _ in requests]
+    assert (process.returncode, errors, stream.read()) == (0, b"", b"")
+    dry_run, evaluation, honest, lie = answers
+    assert dry_run.keys() == {"id", "parameter_count", "unit_milliseconds", "peak_bytes"}
+    assert dry_run["parameter_count"] == count_parameters(MODEL)
+    assert 10**7 < dry_run["peak_bytes"] < 2 * 10**9
+    assert (evaluation["row_count"], 0 <= evaluation["correct_count"] <= 20) == (20, True)
+    assert 1_000 < evaluation["loss_millinats"] < 10_000
+    assert (honest["id"], honest["exponents"]) == (7, "kept")
+    assert honest["distance_ppb"] < 10_000
+    assert lie["distance_ppb"] > 1_000_000
+
+
+@pytest.mark.process
+def test_a_task_that_exceeds_the_memory_limit_kills_only_its_worker(files: Files) -> None:
+    model = replace(MODEL, hidden=(50_000,))
+    theta = build_initial_weights(model, "large")
+    (files.directory / "large_theta").write_bytes(theta)
+    (files.directory / "large_spec").write_bytes(
+        encode_task_spec(
+            replace(
+                decode_task_spec((files.directory / "spec").read_bytes()),
+                model=model,
+                initial_weights=content_id(theta),
+            )
+        )
+    )
+    paths = {name: str(files.directory / f"large_{name}") for name in ("spec", "theta")}
+    frame = encode_frame({**files.request("dry_run"), **paths})
+    with worker_process("--memory-bytes", str(2**20)) as process:
+        output, errors = process.communicate(frame, timeout=60)
+    assert process.returncode != 0
+    assert output == b""
+    assert b"memory" in errors.lower()
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "error", "detail"),
+    [
+        ("payload", "short", "content_mismatch", "bytes long"),
+        ("payload", "foreign", "bad_gradient", "magic"),
+        ("payload", "nowhere", "content_mismatch", "No such file"),
+        ("theta", "payload", "content_mismatch", "bytes long"),
+        ("spec", "theta", "malformed", "not JSON"),
+        ("indices", "bad_indices", "malformed", "not that of a sample"),
+        ("indices", "short", "malformed", "64-bit integers"),
+    ],
+)
+def test_what_breaks_a_rule_is_answered(
+    files: Files, worker: Worker, name: str, file: str, error: str, detail: str
+) -> None:
+    (answer,) = ask(worker, files.verify(**{name: str(files.directory / file)}))
+    assert (answer["id"], answer["error"]) == (7, error)
+    assert detail in str(answer["detail"])
+
+
+def test_other_initial_weights_fail_the_dry_run(files: Files, worker: Worker) -> None:
+    other = files.directory / "other_theta"
+    other.write_bytes(build_initial_weights(MODEL, "other"))
+    (answer,) = ask(worker, files.request("dry_run", theta=str(other)))
+    assert answer["error"] == "content_mismatch"
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"kind": "exec"},
+        {"kind": None},
+        {"shards": "x"},
+        {"shards": []},
+        {"header": {}},
+        {"header": {**HEADER_FIELDS, "seed": "0xzz"}},
+        {"header": {**HEADER_FIELDS, "miner": "0x00"}},
+        {"header": {**HEADER_FIELDS, "round": -1}},
+        {"header": {**HEADER_FIELDS, "round": True}},
+    ],
+)
+def test_a_bad_request_is_answered(files: Files, members: dict[str, object]) -> None:
+    (answer,) = ask(Worker(open_device("cpu")), {**files.verify(), **members})
+    assert answer["error"] == "malformed"
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        (MAX_FRAME_BYTES + 1).to_bytes(4, "big"),
+        b"\0\0",
+        b"\0\0\0\x05{}",
+        b"\0\0\0\x02[]",
+        b"\0\0\0\x02{{",
+    ],
+)
+def test_a_broken_stream_ends_the_worker(worker: Worker, frames: bytes) -> None:
+    with pytest.raises(RejectedInputError):
+        serve(worker, BytesIO(frames), BytesIO())

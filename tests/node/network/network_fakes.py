@@ -20,6 +20,7 @@ from chain.primitives import (
     Hash32,
     PrivateKey,
     Signature,
+    TaskId,
     ValidatorIndex,
     View,
 )
@@ -38,6 +39,7 @@ from node.network.stream import (
     UnreachablePeerError,
 )
 from node.network.wire import Head
+from node.reveals import Reveal
 
 GENESIS_HASH = keccak256(b"genesis")
 CHAIN_ID = 7331
@@ -260,6 +262,19 @@ class MemoryChain:
         return next((block for block in self.blocks.values() if block.hash == block_hash), None)
 
 
+class NoTraining:
+    """A node that has heard of no training."""
+
+    def list_reveals(self, task_id: TaskId, round_number: int, attempt: int) -> tuple[Reveal, ...]:
+        return ()
+
+    def get_state_parts(self, state_root: Hash32) -> None:
+        return None
+
+    def on_announced_reveal(self, reveal: Reveal) -> None:
+        pass
+
+
 CERTIFICATE = CommitCertificate(View(0), ((ValidatorIndex(0), Signature(bytes(65))),))
 
 
@@ -325,6 +340,7 @@ def build_node(
         transaction_pool=pool,
         block_source=chain,
         blob_store=blobs or NO_BLOBS,
+        training_source=NoTraining(),
         random=lambda: 0.5,
     )
     return Node(network, host, received, pool, chain, blobs)

@@ -19,6 +19,7 @@ from tests.node.network.network_fakes import (
     MemoryChain,
     MemoryInternet,
     MemoryPool,
+    NoTraining,
     Received,
     build_node,
     build_nodes,
@@ -213,6 +214,7 @@ def build_real_network(
         transaction_pool=MemoryPool(),
         block_source=MemoryChain(),
         blob_store=blobs or NO_BLOBS,
+        training_source=NoTraining(),
         random=random.random,
     )
     network.set_validators(validator_address(index) for index in range(validators))

@@ -13,11 +13,13 @@ from chain.crypto import keccak256
 from chain.errors import RejectedInputError, RejectionReason
 from chain.genesis import build_genesis, parse_genesis
 from chain.primitives import Address, Hash32, Signature, ValidatorIndex, View
+from chain.training.history import Committee
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction, decode_transaction
 from node.ipc.framing import JsonObject, JsonValue
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, open_database
+from node.training_index import TrainingIndex
 
 CHAIN_ID: Final = 424_242
 ALICE: Final[LocalAccount] = Signer.from_key(b"\x0a" * 32)
@@ -161,10 +163,10 @@ def sign(signer: LocalAccount, **fields: object) -> bytes:
     return bytes(signer.sign_transaction({**defaults, **fields}).raw_transaction)
 
 
-def genesis_file(**parameters: object) -> bytes:
+def genesis_file() -> bytes:
     return json.dumps(
         {
-            "config": {"chainId": CHAIN_ID, "proofOfTraining": parameters},
+            "config": {"chainId": CHAIN_ID, "proofOfTraining": {}},
             "gasLimit": "0x1c9c380",
             "timestamp": hex(TIMESTAMP),
             "alloc": {
@@ -178,13 +180,16 @@ def genesis_file(**parameters: object) -> bytes:
 class LocalChain:
     """One store, extended a block at a time. The certificates are of nobody: none is checked."""
 
-    def __init__(self, path: Path, **parameters: object) -> None:
-        file = genesis_file(**parameters)
+    def __init__(
+        self, path: Path, *, genesis: bytes | None = None, committee: Committee | None = None
+    ) -> None:
+        file = genesis or genesis_file()
         self.config = parse_genesis(file)
-        genesis = build_genesis(self.config)
+        state = build_genesis(self.config)
         self.database: Database = open_database(path)
         self.store = BlockStore(self.database)
-        self.store.initialize(genesis.header, genesis.delta, file)
+        self.store.initialize(state.header, state.delta, file)
+        self._index = TrainingIndex(self.store, committee or Committee((), ()))
 
     def extend(self, *raw_transactions: bytes) -> Hash32:
         """Finalize a block of these transactions; its hash.
@@ -210,6 +215,7 @@ class LocalChain:
             receipts=built.result.receipts,
             senders=built.result.senders,
             delta=built.result.delta,
+            training_rows=self._index.compute_rows(built.block.header, built.result.receipts),
         )
         return built.block.hash
 

@@ -37,8 +37,8 @@ class DirectLink:
 class RpcHarness:
     """A chain, its node, and the service over both."""
 
-    def __init__(self, directory: Path, runner: asyncio.Runner, **parameters: object) -> None:
-        self.chain = LocalChain(directory / "database", **parameters)
+    def __init__(self, directory: Path, runner: asyncio.Runner, chain: LocalChain) -> None:
+        self.chain = chain
         self.node = InstantNode(self.chain)
         self.link = DirectLink(self.node)
         self._runner = runner
@@ -91,9 +91,10 @@ class RpcHarness:
 
 
 @contextmanager
-def rpc_harness(directory: Path, **parameters: object) -> Iterator[RpcHarness]:
+def rpc_harness(directory: Path, chain: LocalChain | None = None) -> Iterator[RpcHarness]:
+    """A chain at `directory / "database"`, by default a new one, served."""
     with asyncio.Runner() as runner:
-        harness = RpcHarness(directory, runner, **parameters)
+        harness = RpcHarness(directory, runner, chain or LocalChain(directory / "database"))
         try:
             yield harness
         finally:

@@ -1,0 +1,405 @@
+"""One training round on the real contracts, as `pot_` shows it and as uploads are checked by it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from eth_account import Account as Signer
+from eth_account.signers.local import LocalAccount
+
+from chain.crypto import content_id, keccak256
+from chain.execution import system_contracts as contracts
+from chain.execution.system_contracts import (
+    GRADIENT_LEDGER,
+    REWARD_DISTRIBUTOR,
+    TASK_REGISTRY,
+    TRAINING_TOKEN,
+    ResultVote,
+)
+from chain.params import ChainParameters
+from chain.primitives import Address, Hash32, TaskId
+from chain.training import task_spec
+from chain.training.acceptance import Verdict, encode_verdicts
+from chain.training.architectures import count_parameters
+from chain.training.assignment import assign, compute_seed
+from chain.training.encoding import GradientHeader, compute_commitment, count_payload_bytes
+from chain.training.history import Committee
+from chain.training.rewards import build_reward_tree, compute_leaf, verify_reward_proof
+from chain.training.task_spec import Shard
+from node.measurements import get_checks_path
+from node.network_genesis import NetworkPlan, Seat, build_network, encode_genesis
+from node.reveals import RevealStore
+from tests.chain.training.training_factory import SPEC as SMALL
+from tests.node.rpc.rpc_chain import CHAIN_ID, LocalChain, sign
+from tests.node.rpc.rpc_harness import RpcHarness, rpc_harness
+
+POT = 10**18
+TASK = TaskId(1)
+START = 2_000_000_000
+"""Ahead of every clock, so that the time of day decides no phase."""
+
+OPERATORS = [Signer.from_key(bytes([n]) * 32) for n in range(1, 5)]
+VALIDATORS = tuple(Address(bytes([0x20 + n]) * 20) for n in range(4))
+SUBMITTER, ANN, BEN = (Signer.from_key(bytes([n]) * 32) for n in (11, 12, 13))
+SHARD = b"rows and columns" * 30_000
+WEIGHTS = bytes(4 * count_parameters(SMALL.model))
+GRADIENT = bytes(range(256)) * 20
+SALT = Hash32(b"\x5a" * 32)
+
+
+def address_of(signer: LocalAccount) -> Address:
+    return Address(bytes.fromhex(signer.address[2:]))
+
+
+SPEC = replace(
+    SMALL,
+    initial_weights=content_id(WEIGHTS),
+    data=replace(
+        SMALL.data,
+        shards=(Shard(content_id(SHARD), len(SHARD), 60), Shard(Hash32(b"\x33" * 32), 4_000, 40)),
+    ),
+    reward=replace(SMALL.reward, token=TRAINING_TOKEN, min_miners=2),
+)
+PAYLOAD = (GRADIENT * 20)[: count_payload_bytes(count_parameters(SPEC.model))]
+
+
+@dataclass(frozen=True)
+class Round:
+    """The harness, and what the round came to."""
+
+    rpc: RpcHarness
+    seed: Hash32
+    vote: ResultVote
+    reveal: dict[str, object]
+    early: dict[str, object]
+    """pot_getAttempt before the block of the seed."""
+    open_reveals: dict[str, int]
+    """Statuses of uploads while the attempt was in progress."""
+
+
+def text(value: bytes) -> str:
+    return "0x" + value.hex()
+
+
+def build_chain(path: Path) -> LocalChain:
+    seats = tuple(
+        Seat(validator, address_of(operator))
+        for validator, operator in zip(VALIDATORS, OPERATORS, strict=True)
+    )
+    config = build_network(
+        NetworkPlan(
+            chain_id=CHAIN_ID,
+            seats=seats,
+            parameters=ChainParameters(phase_floor_blocks=1),
+            gas_limit=30_000_000,
+            base_fee_per_gas=0,
+            timestamp=START,
+            tokens={address_of(signer): 1_000 * POT for signer in (SUBMITTER, ANN, BEN)},
+        )
+    )
+    committee = Committee(VALIDATORS, tuple(address_of(each) for each in OPERATORS))
+    return LocalChain(path, genesis=encode_genesis(config), committee=committee)
+
+
+def upload_reveal(rpc: RpcHarness, query: dict[str, object], body: bytes = PAYLOAD) -> int:
+    return rpc.http("POST", "/v1/reveals", params=query, content=body).status_code
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
+    directory = tmp_path_factory.mktemp("pot")
+    chain = build_chain(directory / "database")
+    nonces: dict[str, int] = {}
+
+    def send(signer: LocalAccount, to: Address, data: bytes) -> bytes:
+        nonce = nonces.get(signer.address, 0)
+        nonces[signer.address] = nonce + 1
+        return sign(signer, nonce=nonce, to=text(to), data=data, gas=3_000_000)
+
+    def finalize(*raw: bytes) -> None:
+        chain.extend(*raw)
+        receipts = chain.store.receipts(chain.store.head_number())
+        assert [receipt.status for receipt in receipts] == [1] * len(raw)
+
+    with rpc_harness(directory, chain) as rpc:
+        rpc.node.get_node_info = lambda: {"peerId": "me", "validator": text(VALIDATORS[0])}
+        budget = 100 * POT
+        spec = task_spec.encode_task_spec(SPEC)
+        terms = contracts.TaskTerms(*_fields(task_spec.terms(SPEC)))
+        finalize(
+            send(SUBMITTER, TRAINING_TOKEN, contracts.encode_approve(TASK_REGISTRY, budget)),
+            send(SUBMITTER, TASK_REGISTRY, contracts.encode_submit_task(terms, spec, budget)),
+        )
+        finalize(
+            *(send(op, TASK_REGISTRY, contracts.encode_post_ready(TASK)) for op in OPERATORS[:3])
+        )
+        finalize(
+            *(
+                send(miner, TRAINING_TOKEN, contracts.encode_approve(GRADIENT_LEDGER, 500 * POT))
+                for miner in (ANN, BEN)
+            ),
+            send(ANN, GRADIENT_LEDGER, contracts.encode_register(TASK, 1)),
+            send(BEN, GRADIENT_LEDGER, contracts.encode_register(TASK, 2)),
+        )
+        early = rpc.result("pot_getAttempt", TASK)
+        assert early is not None
+        finalize()
+        header = chain.store.header(early["openBlock"] + 1)
+        seed = compute_seed(header.mix_hash, TASK, 0, 0)
+
+        def commit(miner: LocalAccount, units: int, root: Hash32) -> Hash32:
+            where = GradientHeader(
+                parameter_count=count_parameters(SPEC.model),
+                round_number=0,
+                chain_id=CHAIN_ID,
+                theta_root=SPEC.initial_weights,
+                seed=seed,
+                miner=address_of(miner),
+                task=TASK,
+                attempt=0,
+            )
+            return compute_commitment(where, root, SALT, units)
+
+        root = content_id(PAYLOAD)
+        reveal: dict[str, object] = {
+            "task": 1,
+            "round": 0,
+            "attempt": 0,
+            "miner": ANN.address,
+            "units": 1,
+            "salt": text(SALT),
+            "gradientRoot": text(root),
+        }
+        statuses = {"before the commitment": upload_reveal(rpc, reveal)}
+        finalize(
+            send(
+                ANN,
+                GRADIENT_LEDGER,
+                contracts.encode_commit_gradient(TASK, 0, 0, 1, commit(ANN, 1, root)),
+            ),
+            send(
+                BEN,
+                GRADIENT_LEDGER,
+                contracts.encode_commit_gradient(TASK, 0, 0, 2, commit(BEN, 2, Hash32(bytes(32)))),
+            ),
+        )
+        for name, changes in (
+            ("another salt", {"salt": text(bytes(32))}),
+            ("other units", {"units": 2}),
+            ("a stranger", {"miner": SUBMITTER.address}),
+            ("another round", {"round": 1}),
+            ("another task", {"task": 9}),
+            ("no number", {"units": "1x"}),
+            ("no address", {"miner": "0x12"}),
+        ):
+            statuses[name] = upload_reveal(rpc, {**reveal, **changes})
+        statuses["too short"] = upload_reveal(rpc, reveal, PAYLOAD[:-1])
+        statuses["other bytes"] = upload_reveal(rpc, reveal, bytes(len(PAYLOAD)))
+        statuses["right"] = upload_reveal(rpc, reveal)
+        statuses["again"] = upload_reveal(rpc, reveal)
+        finalize()
+        bitmap = encode_verdicts([Verdict.OK, Verdict.CHEAT])
+        finalize(
+            *(
+                send(op, GRADIENT_LEDGER, contracts.encode_post_verdict(TASK, 0, 0, 0, bitmap))
+                for op in OPERATORS
+            )
+        )
+        earned = {address_of(ANN): SPEC.reward.unit_price}
+        earned |= {address_of(op): SPEC.reward.validator_fee // 4 for op in OPERATORS}
+        tree = build_reward_tree(CHAIN_ID, REWARD_DISTRIBUTOR, TASK, earned)
+        vote = ResultVote(Hash32(b"\x71" * 32), Hash32(b"\x72" * 32), tree.root, 1)
+        finalize()
+        finalize(
+            *(
+                send(
+                    op,
+                    GRADIENT_LEDGER,
+                    contracts.encode_post_result(TASK, 0, 0, 0, vote, 15 + place, 700 + place),
+                )
+                for place, op in enumerate(OPERATORS)
+            )
+        )
+        finalize(send(OPERATORS[0], GRADIENT_LEDGER, contracts.encode_settle_round(TASK, vote)))
+        path = get_checks_path(rpc.options.checks, TASK, 0, 0)
+        path.parent.mkdir()
+        row = {"verdict": "cheat", "distancePpb": 2_000_000, "exponents": "kept"}
+        path.write_text(json.dumps({text(address_of(BEN)): row}))
+        yield Round(rpc, seed, vote, reveal, early, statuses)
+
+
+def _fields(terms: task_spec.TaskTerms) -> list[object]:
+    return [getattr(terms, name) for name in terms.__slots__]
+
+
+def test_tasks_are_listed_in_pages(training: Round) -> None:
+    (task,) = training.rpc.result("pot_listTasks")
+    assert (task["id"], task["name"], task["status"]) == (1, "small", "active")
+    assert (task["rounds"], task["roundsSettled"]) == (10, 1)
+    assert task["submitter"] == SUBMITTER.address.lower()
+    assert training.rpc.result("pot_listTasks", {"offset": 1}) == []
+    for page in ({"limit": 101}, {"limit": 0}, {"offset": -1}, {"page": 1}, []):
+        assert training.rpc.error("pot_listTasks", page)["code"] == -32602
+
+
+def test_task_shows_spec_money_and_round(training: Round) -> None:
+    task = training.rpc.result("pot_getTask", 1)
+    assert task["spec"] == json.loads(task_spec.encode_task_spec(SPEC))
+    assert task["specHash"] == text(task_spec.compute_spec_hash(SPEC))
+    account = {name: task["account"][name] for name in ("escrowed", "paid", "refunded")}
+    paid = SPEC.reward.unit_price + SPEC.reward.validator_fee
+    assert account == {"escrowed": str(100 * POT), "paid": str(paid), "refunded": "0"}
+    assert task["terms"]["unitPrice"] == str(SPEC.reward.unit_price)
+    assert task["round"]["round"] == 1
+    assert task["evaluation"] == {
+        "round": 0,
+        "correctCount": 16,
+        "lossMillinats": 701,
+        "accuracyPpm": 800_000,
+    }
+    assert training.rpc.result("pot_getTask", 2) is None
+    for task_id in (0, -1, "one", None, 1.5, True):
+        assert training.rpc.error("pot_getTask", task_id)["code"] == -32602
+
+
+def test_attempt_is_all_that_a_miner_needs(training: Round) -> None:
+    participants = [[text(miner), units] for miner, units in _participants()]
+    early = training.early
+    assert early["seed"] is None, "the block of the seed is not final yet"
+    assert (early["phase"], early["participants"]) == ("commitment", participants)
+    assert early["thetaRoot"] == text(SPEC.initial_weights)
+    now = training.rpc.result("pot_getAttempt", 1)
+    assert (now["round"], now["attempt"]) == (1, 0)
+    assert now["thetaRoot"] == text(training.vote.model_root)
+    assert training.rpc.result("pot_getAttempt", 2) is None
+
+
+def _participants() -> list[tuple[Address, int]]:
+    return sorted([(address_of(ANN), 1), (address_of(BEN), 2)])
+
+
+def test_round_shows_how_it_was_settled(training: Round) -> None:
+    got = training.rpc.result("pot_getRound", 1, 0)
+    assert got["seed"] == text(training.seed)
+    assert [(c["miner"], c["units"]) for c in got["commitments"]] == [
+        (ANN.address.lower(), 1),
+        (BEN.address.lower(), 2),
+    ]
+    assert [v["verdicts"] for v in got["verdicts"]] == [["ok", "cheat"]] * 4
+    assert {v["validator"] for v in got["verdicts"]} == {text(each) for each in VALIDATORS}
+    assert got["accepted"] == [0]
+    assert got["result"] == {
+        "trainingStateRoot": text(training.vote.training_state_root),
+        "modelRoot": text(training.vote.model_root),
+        "rewardsRoot": text(training.vote.rewards_root),
+        "acceptedUnits": 1,
+    }
+    assert got["payout"] == str(SPEC.reward.unit_price + SPEC.reward.validator_fee)
+    assert (got["correctCount"], got["accuracyPpm"], len(got["evaluations"])) == (16, 800_000, 4)
+    assert got["seconds"] > 0
+    in_progress = training.rpc.result("pot_getRound", 1, 1)
+    assert (in_progress["result"], in_progress["payout"], in_progress["accepted"]) == (
+        None,
+        None,
+        [],
+    )
+    assert training.rpc.result("pot_getRound", 1, 2) is None
+
+
+def test_receipt_says_what_was_done_and_why_it_was_not_paid(training: Round) -> None:
+    assignment = assign(training.seed, _participants(), SPEC.sample_count, 8, 8)
+    ann = training.rpc.result("pot_getReceipt", 1, 0, ANN.address)
+    assert ann["samples"] == list(assignment.sample_indices(address_of(ANN)))
+    assert (ann["units"], ann["accepted"], ann["pay"]) == (1, True, str(SPEC.reward.unit_price))
+    assert (ann["revealed"], ann["reason"]) == (True, "accepted")
+    ben = training.rpc.result("pot_getReceipt", 1, 0, BEN.address)
+    assert (ben["accepted"], ben["pay"], ben["revealed"]) == (False, "0", False)
+    assert ben["reason"] == "slashed: a quorum called it a cheat"
+    excess = {each["validator"]: each["excess"] for each in ben["verdicts"]}
+    assert excess == {
+        **dict.fromkeys(text(each) for each in VALIDATORS[1:]),
+        text(VALIDATORS[0]): "2000000",
+    }
+    assert training.rpc.result("pot_getReceipt", 1, 0, SUBMITTER.address) is None
+
+
+def test_reward_proof_is_what_the_distributor_pays(training: Round) -> None:
+    rpc = training.rpc
+    proof = rpc.result("pot_getRewardProof", 1, ANN.address)
+    cumulative = int(proof["cumulative"])
+    assert cumulative == SPEC.reward.unit_price
+    assert (proof["claimed"], proof["claimable"]) == ("0", str(cumulative))
+    siblings = tuple(Hash32(bytes.fromhex(each[2:])) for each in proof["proof"])
+    leaf = compute_leaf(CHAIN_ID, REWARD_DISTRIBUTOR, TASK, address_of(ANN), cumulative)
+    assert verify_reward_proof(training.vote.rewards_root, leaf, siblings)
+    claim = contracts.encode_claim(TASK, cumulative, siblings)
+    call = {"from": ANN.address, "to": text(REWARD_DISTRIBUTOR), "input": text(claim)}
+    assert rpc.result("eth_call", call) == "0x"
+    nothing = rpc.result("pot_getRewardProof", 1, BEN.address)
+    assert (nothing["cumulative"], nothing["proof"]) == ("0", [])
+    assert rpc.result("pot_getRewardProof", 2, ANN.address) is None
+
+
+def test_model_is_named_by_its_root(training: Round) -> None:
+    got = training.rpc.result("pot_getModel", 1)
+    root = text(training.vote.model_root)
+    assert (got["round"], got["modelRoot"], got["contentId"]) == (0, root, root)
+    assert (got["bytes"], got["parameters"]) == (len(WEIGHTS), len(WEIGHTS) // 4)
+    assert got["path"] == f"/v1/blobs/{root}"
+    assert training.rpc.result("pot_getModel", 1, 0) == got
+    assert training.rpc.result("pot_getModel", 1, 1) is None
+
+
+def test_node_tells_who_it_is(training: Round) -> None:
+    rpc = training.rpc
+    info = rpc.result("pot_nodeInfo")
+    head = rpc.chain.store.head()
+    assert info["head"] == {"number": head.number, "hash": text(head.hash)}
+    assert info["genesisHash"] == text(rpc.chain.store.genesis_hash())
+    assert (info["peerId"], info["chainId"]) == ("me", CHAIN_ID)
+    assert info["systemContracts"]["token"] == text(TRAINING_TOKEN)
+    assert info["systemContracts"]["faucet"] is None
+    assert rpc.result("pot_validators") == []
+    assert rpc.result("pot_consensusState")["view"] == 0
+
+
+def test_reveal_is_taken_only_if_it_opens_a_commitment(training: Round) -> None:
+    assert training.open_reveals == {
+        "before the commitment": 403,
+        "another salt": 403,
+        "other units": 403,
+        "a stranger": 403,
+        "another round": 409,
+        "another task": 404,
+        "no number": 400,
+        "no address": 400,
+        "too short": 422,
+        "other bytes": 422,
+        "right": 201,
+        "again": 200,
+    }
+    assert upload_reveal(training.rpc, training.reveal) == 409, "the round is settled"
+    root = content_id(PAYLOAD)
+    assert training.rpc.http("GET", f"/v1/blobs/{root.hex()}").content == PAYLOAD
+    held = RevealStore(training.rpc.options.reveals).get(TASK, 0, 0, address_of(ANN))
+    assert (held.salt, held.gradient_root) == (SALT, root)
+    assert (root, "gradient") in training.rpc.node.blobs
+
+
+def test_blob_is_taken_only_if_a_live_task_names_it(training: Round) -> None:
+    rpc = training.rpc
+    path = f"/v1/blobs/{text(content_id(SHARD))}"
+    stranger = f"/v1/blobs/{text(keccak256(b'stranger'))}"
+    assert rpc.http("PUT", stranger, content=b"x").status_code == 404
+    assert rpc.http("PUT", path, content=SHARD[:-1]).status_code == 422
+    wrong = rpc.http("PUT", path, content=bytes(len(SHARD)))
+    assert (wrong.status_code, wrong.json()["error"]) == (422, "content_mismatch")
+    assert rpc.http("GET", path).status_code == 404, "nothing half done is served"
+    assert rpc.http("PUT", path, content=SHARD).status_code == 201
+    assert rpc.http("PUT", path, content=SHARD).status_code == 200
+    assert rpc.http("GET", path).content == SHARD
+    weights = f"/v1/blobs/{text(SPEC.initial_weights)}"
+    assert rpc.http("PUT", weights, content=WEIGHTS).status_code == 201
+    assert (SPEC.initial_weights, "task") in rpc.node.blobs

@@ -1,0 +1,187 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chain.execution.system_contracts import (
+    AttemptVoided,
+    BallotFailed,
+    RoundSettled,
+    TaskClosed,
+    TaskPaused,
+    TaskReady,
+    TaskResumed,
+)
+from chain.training.acceptance import Outcome, Verdict
+from chain.training.history import (
+    add_rewards,
+    apply_event,
+    compute_outcome,
+    get_evaluation,
+    get_lower_median,
+)
+from tests.chain.training.history_factory import (
+    COMMITTEE,
+    MINERS,
+    OPERATORS,
+    TASK,
+    VALIDATORS,
+    VOTE,
+    at,
+    committed,
+    history_after,
+    opened,
+    result,
+    verdict,
+)
+from tests.chain.training.training_factory import SPEC
+
+OK, BAD, CHEAT, GONE = Verdict.OK, Verdict.BAD, Verdict.CHEAT, Verdict.UNAVAILABLE
+PRICE = SPEC.reward.unit_price
+
+
+def test_commitments_stand_in_the_order_of_the_chain() -> None:
+    attempt = history_after(opened(), committed(0), committed(1, units=2)).attempt
+
+    assert attempt is not None
+    assert [record.miner for record in attempt.commitments] == [MINERS[0], MINERS[1]]
+    assert [record.units for record in attempt.commitments] == [1, 2]
+    assert attempt.open_block == 3
+    assert attempt.ballot_number == 1
+
+
+def test_a_validators_later_result_replaces_its_earlier_one() -> None:
+    other = replace(VOTE, accepted_units=0)
+    attempt = history_after(opened(), committed(0), result(1, other), result(1)).attempt
+
+    assert attempt is not None
+    assert [(record.validator, record.vote) for record in attempt.results] == [
+        (VALIDATORS[1], VOTE)
+    ]
+
+
+def test_a_failed_ballot_keeps_commitments_and_drops_votes() -> None:
+    attempt = history_after(
+        opened(), committed(0), verdict(0, OK), result(0), BallotFailed(TASK, 0, 0, 0)
+    ).attempt
+
+    assert attempt is not None
+    assert (attempt.ballot, attempt.ballot_number) == (1, 2)
+    assert len(attempt.commitments) == 1
+    assert (attempt.verdicts, attempt.results) == ((), ())
+
+
+def test_votes_of_an_earlier_ballot_do_not_count_in_the_next() -> None:
+    late = verdict(2, OK, timely=False, ballot=0)
+    attempt = history_after(opened(), committed(0), BallotFailed(TASK, 0, 0, 0), late).attempt
+
+    assert attempt is not None
+    assert attempt.verdicts == ()
+
+
+def test_ballots_are_numbered_over_attempts_as_the_ledger_does() -> None:
+    events = [opened(), committed(0)]
+    events += [BallotFailed(TASK, 0, 0, ballot) for ballot in range(3)]
+    history = history_after(*events, AttemptVoided(TASK, 0, 0), opened(attempt=1))
+
+    assert history.attempt is not None
+    # Three ballots of attempt 0, then the first of attempt 1.
+    assert history.attempt.ballot_number == 4
+
+
+def test_settlement_pays_accepted_units_and_timely_operators() -> None:
+    votes = [verdict(i, OK, OK, CHEAT) for i in range(3)]
+    late = verdict(3, OK, OK, OK, timely=False)
+    before = history_after(
+        opened(), committed(0, units=2), committed(1), committed(2), *votes, late
+    )
+
+    settled_event = RoundSettled(TASK, 0, 0, 0, VOTE, 123)
+    after, settled = apply_event(before, settled_event, at(99), spec=SPEC, committee=COMMITTEE)
+
+    share = SPEC.reward.validator_fee // 3
+    expected = {MINERS[0]: 2 * PRICE, MINERS[1]: PRICE}
+    if share:
+        expected.update(dict.fromkeys(OPERATORS[:3], share))
+    assert dict(after.rewards) == expected
+    assert (after.rounds_settled, after.attempt) == (1, None)
+    assert (after.model_root, after.training_state_root) == (
+        VOTE.model_root,
+        VOTE.training_state_root,
+    )
+    assert settled is not None
+    assert (settled.block_number, settled.payout) == (99, 123)
+    assert settled.attempt == before.attempt
+
+
+@pytest.mark.parametrize(
+    ("votes", "outcome", "is_slashed", "is_fined"),
+    [
+        ([OK, OK, OK, OK], Outcome.ACCEPTED, False, False),
+        ([OK, OK, CHEAT, GONE], Outcome.ACCEPTED, False, False),
+        ([OK, OK, CHEAT, BAD], Outcome.REJECTED, False, False),
+        ([OK, CHEAT, CHEAT, CHEAT], Outcome.REJECTED, True, False),
+        ([OK, GONE, GONE, GONE], Outcome.UNAVAILABLE, False, True),
+    ],
+)
+def test_outcome_of_one_gradient(
+    votes: list[Verdict], outcome: Outcome, is_slashed: bool, is_fined: bool
+) -> None:
+    posted = [verdict(i, vote) for i, vote in enumerate(votes)]
+    attempt = history_after(opened(), committed(0), *posted).attempt
+
+    assert attempt is not None
+    found = compute_outcome(attempt, SPEC, COMMITTEE)
+    assert found.outcomes == (outcome,)
+    assert bool(found.slashed) == is_slashed
+    assert bool(found.fined) == is_fined
+    assert found.accepted_units == (1 if outcome is Outcome.ACCEPTED else 0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(MINERS), st.integers(min_value=0, max_value=10**30)), max_size=6
+    )
+)
+def test_rewards_only_grow_and_conserve_every_unit(rounds: list[tuple]) -> None:
+    earned = ()
+    for payout in rounds:
+        grown = add_rewards(earned, [payout])
+        assert all(dict(grown)[account] >= amount for account, amount in earned)
+        earned = grown
+    assert sum(amount for _, amount in earned) == sum(amount for _, amount in rounds)
+
+
+def test_evaluation_is_the_lower_median_of_who_posted_the_settled_result() -> None:
+    liar = result(3, replace(VOTE, accepted_units=9), correct=360)
+    posted = [result(0, correct=300), result(1, correct=310), result(2), liar]
+    before = history_after(opened(), committed(0), verdict(0, OK), *posted)
+    _, settled = apply_event(
+        before, RoundSettled(TASK, 0, 0, 0, VOTE, 0), at(50), spec=SPEC, committee=COMMITTEE
+    )
+
+    assert settled is not None
+    # 300 and 310 evaluated; losses 500 and 501.
+    assert get_evaluation(settled) == (300, 500)
+
+
+def test_lower_median() -> None:
+    assert get_lower_median([]) is None
+    assert get_lower_median([3, 1, 2]) == 2
+    assert get_lower_median([4, 1, 3, 2]) == 2
+
+
+def test_status_follows_the_registry() -> None:
+    paused = history_after(TaskPaused(TASK))
+    resumed = history_after(TaskPaused(TASK), TaskResumed(TASK))
+    closed = history_after(opened(), TaskClosed(TASK, 1))
+
+    assert (paused.status, resumed.status, closed.status) == ("paused", "active", "closed")
+    assert closed.attempt is None
+
+
+def test_ready_validators_are_kept_in_order() -> None:
+    history = history_after(TaskReady(TASK, VALIDATORS[2], 1), TaskReady(TASK, VALIDATORS[0], 2))
+
+    assert history.ready == (VALIDATORS[2], VALIDATORS[0])

@@ -1,0 +1,179 @@
+from dataclasses import replace
+
+from chain.primitives import BlockNumber
+from chain.training.acceptance import Verdict
+from chain.training.history import TaskHistory, build_history
+from chain.training.rounds import (
+    AdvanceRound,
+    CheckGradients,
+    ComputeResult,
+    Duty,
+    OwnWork,
+    Phase,
+    PhaseView,
+    PostReady,
+    PostResult,
+    PostVerdict,
+    PrepareContent,
+    RestoreState,
+    SettleRound,
+    get_quorum_vote,
+    list_duties,
+)
+from tests.chain.training.history_factory import (
+    COMMITTEE,
+    SUBMITTED,
+    VOTE,
+    at,
+    committed,
+    history_after,
+    opened,
+    result,
+    verdict,
+)
+from tests.chain.training.training_factory import SPEC
+
+OK, CHEAT, GONE = Verdict.OK, Verdict.CHEAT, Verdict.UNAVAILABLE
+READY_WORK = OwnWork(
+    is_content_held=True, is_accepted=True, is_state_held=True, verdicts=(), result=None
+)
+DEADLINE = 5_000
+
+
+def view(phase: Phase, *, head: int = 10, since: int = 10) -> PhaseView:
+    return PhaseView(phase, DEADLINE, BlockNumber(head), BlockNumber(since))
+
+
+def duties(
+    history: TaskHistory,
+    phase: Phase,
+    own: OwnWork = READY_WORK,
+    *,
+    own_index: int | None = 0,
+    now: int = 1_000,
+    head: int = 10,
+) -> tuple[Duty, ...]:
+    return list_duties(history, SPEC, view(phase, head=head), own, COMMITTEE, own_index, now)
+
+
+def test_content_comes_first() -> None:
+    own = replace(READY_WORK, is_content_held=False, is_accepted=None)
+    found = duties(build_history(SUBMITTED, at(1)), Phase.INACTIVE, own)
+    assert [type(duty) for duty in found] == [PrepareContent]
+
+
+def test_a_refused_task_is_owed_nothing() -> None:
+    own = replace(READY_WORK, is_accepted=False)
+    assert duties(build_history(SUBMITTED, at(1)), Phase.INACTIVE, own) == ()
+
+
+def test_ready_is_posted_once_and_only_by_validators() -> None:
+    pending = build_history(SUBMITTED, at(1))
+    said = replace(pending, ready=(COMMITTEE.validators[0],))
+
+    assert [type(duty) for duty in duties(pending, Phase.INACTIVE)] == [PostReady]
+    assert duties(said, Phase.INACTIVE) == ()
+    assert duties(pending, Phase.INACTIVE, own_index=None) == ()
+
+
+def test_a_late_node_fetches_the_state_before_anything_else() -> None:
+    own = replace(READY_WORK, is_state_held=False, verdicts=(None,))
+    history = history_after(opened(), committed(0))
+    assert [type(duty) for duty in duties(history, Phase.VERDICT, own)] == [RestoreState]
+
+
+def test_nothing_is_revealed_or_checked_while_commitments_are_open() -> None:
+    own = replace(READY_WORK, verdicts=(None,))
+    assert duties(history_after(opened(), committed(0)), Phase.COMMITMENT, own) == ()
+
+
+def test_verdict_waits_for_every_gradient() -> None:
+    history = history_after(opened(), committed(0), committed(1))
+    waiting = duties(history, Phase.VERDICT, replace(READY_WORK, verdicts=(OK, None)))
+    complete = duties(history, Phase.VERDICT, replace(READY_WORK, verdicts=(OK, CHEAT)))
+
+    assert waiting == (CheckGradients((1,)),)
+    assert complete == (PostVerdict((OK, CHEAT)),)
+
+
+def test_what_is_missing_after_three_quarters_of_the_phase_is_unavailable() -> None:
+    history = history_after(opened(), committed(0), committed(1))
+    own = replace(READY_WORK, verdicts=(OK, None))
+    quarter = SPEC.phases.verdict_seconds // 4
+
+    early = duties(history, Phase.VERDICT, own, now=DEADLINE - quarter - 1)
+    late = duties(history, Phase.VERDICT, own, now=DEADLINE - quarter)
+
+    assert early == (CheckGradients((1,)),)
+    assert late == (CheckGradients((1,)), PostVerdict((OK, GONE)))
+
+
+def test_a_verdict_is_posted_once() -> None:
+    history = history_after(opened(), committed(0), verdict(0, OK))
+    own = replace(READY_WORK, verdicts=(OK,))
+    assert duties(history, Phase.VERDICT, own) == ()
+    assert duties(history, Phase.VERDICT, own, own_index=1) == (PostVerdict((OK,)),)
+
+
+def test_a_follower_checks_and_computes_but_votes_nothing() -> None:
+    history = history_after(opened(), committed(0), verdict(0, OK))
+    unchecked = replace(READY_WORK, verdicts=(None,))
+    computed = replace(READY_WORK, result=VOTE)
+
+    assert duties(history, Phase.VERDICT, unchecked, own_index=None) == (CheckGradients((0,)),)
+    found = duties(history, Phase.RESULT, own_index=None)
+    assert [type(duty) for duty in found] == [ComputeResult]
+    assert duties(history, Phase.RESULT, computed, own_index=None) == ()
+
+
+def test_result_is_computed_then_posted_then_done() -> None:
+    history = history_after(opened(), committed(0), verdict(0, OK))
+    computed = replace(READY_WORK, result=VOTE)
+    posted = history_after(opened(), committed(0), verdict(0, OK), result(0))
+
+    assert [type(duty) for duty in duties(history, Phase.RESULT)] == [ComputeResult]
+    assert duties(history, Phase.RESULT, computed) == (PostResult(VOTE),)
+    assert duties(posted, Phase.RESULT, computed) == ()
+
+
+def test_a_wrong_result_of_our_own_is_replaced() -> None:
+    history = history_after(opened(), committed(0), result(0, replace(VOTE, accepted_units=9)))
+    own = replace(READY_WORK, result=VOTE)
+    assert duties(history, Phase.RESULT, own) == (PostResult(VOTE),)
+
+
+def test_operators_settle_in_turn() -> None:
+    history = history_after(opened(), committed(0), *(result(i) for i in range(3)))
+    own = replace(READY_WORK, result=VOTE)
+
+    # Round 0: validator 0 at once, each next one two blocks later.
+    assert duties(history, Phase.SETTLEABLE, own, own_index=0) == (SettleRound(VOTE),)
+    assert duties(history, Phase.SETTLEABLE, own, own_index=1, head=11) == ()
+    assert duties(history, Phase.SETTLEABLE, own, own_index=1, head=12) == (SettleRound(VOTE),)
+    assert duties(history, Phase.SETTLEABLE, own, own_index=3, head=15) == ()
+    assert duties(history, Phase.SETTLEABLE, own, own_index=3, head=16) == (SettleRound(VOTE),)
+
+
+def test_a_stalled_ballot_is_ended_in_turn() -> None:
+    history = history_after(opened())
+    assert [type(duty) for duty in duties(history, Phase.STALLED)] == [AdvanceRound]
+    assert duties(history, Phase.STALLED, own_index=2, head=13) == ()
+    assert [type(duty) for duty in duties(history, Phase.STALLED, own_index=2, head=14)] == [
+        AdvanceRound
+    ]
+
+
+def test_a_quorum_of_equal_results_is_needed() -> None:
+    other = replace(VOTE, accepted_units=9)
+    two = history_after(opened(), result(0), result(1), result(2, other)).attempt
+    three = history_after(opened(), result(0), result(1), result(2, other), result(3)).attempt
+
+    assert two is not None
+    assert three is not None
+    assert get_quorum_vote(two, COMMITTEE) is None
+    assert get_quorum_vote(three, COMMITTEE) == VOTE
+
+
+def test_a_closed_task_is_owed_nothing() -> None:
+    closed = replace(history_after(opened()), status="closed")
+    assert duties(closed, Phase.INACTIVE) == ()

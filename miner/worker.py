@@ -1,0 +1,468 @@
+"""What a miner does, round after round (docs/spec/training.md, section 10).
+
+Register with a bond; when an attempt's seed is known, compute the gradient on the samples that it
+assigns; write it down; commit to it on the chain; when the commitment phase is over in a final
+block, show it to the nodes.
+Whatever is committed is on the disk before, so that a miner that is killed at any moment shows
+after its restart what it committed to, and is never taken for a cheat.
+"""
+
+import json
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from chain.crypto import get_address
+from chain.errors import RejectedInputError
+from chain.execution import system_contracts
+from chain.primitives import Address, Hash32, PrivateKey, TaskId
+from chain.training.architectures import count_parameters
+from chain.training.assignment import assign
+from chain.training.encoding import (
+    GradientHeader,
+    compute_commitment,
+    compute_gradient_root,
+)
+from chain.training.state import FLOAT32_BYTES
+from chain.training.task_spec import TaskSpec, compute_spec_hash, decode_task_spec
+from miner.client import (
+    Attempt,
+    ClientError,
+    ContentUnavailableError,
+    NodeClient,
+    NodeInfo,
+    NodesUnreachableError,
+    RpcError,
+    to_hex,
+)
+from miner.log import log_event
+
+OPEN_STATUSES: Final = frozenset({"pending", "active", "paused"})
+"""Of tasks that a miner can still work for."""
+
+RETRY_SECONDS: Final = 2.0
+"""Between attempts to reach nodes that do not answer."""
+
+CONTENT_RETRY_SECONDS: Final = 0.3
+"""A blob that no node has yet is being computed, or uploaded, right now."""
+
+IDLE_SECONDS: Final = 1.0
+"""Between looks for a task, and at the status of one between attempts."""
+
+REVEAL_RETRY_SECONDS: Final = 0.3
+"""A node that is a block behind refuses a reveal as early; it catches up in about this."""
+
+SALT_BYTES: Final = 32
+"""Hides the gradient behind its commitment, whoever could guess it."""
+
+UNITS_BYTES: Final = 4
+"""Of the units in a commitment file."""
+
+KEPT_ROUNDS: Final = 4
+"""Gradients of older rounds are deleted: no ballot on them can follow."""
+
+
+class Trainer(Protocol):
+    """Computes gradients of one task."""
+
+    def build_payload(self, header: GradientHeader, theta: bytes, samples: Sequence[int]) -> bytes:
+        """The payload of the gradient at `theta` over `samples`, for the place `header`."""
+
+
+TrainerFactory = Callable[[TaskSpec, Sequence[Path]], Trainer]
+"""The trainer of a task whose shards lie in the given files, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who mines, on which network."""
+
+    private_key: PrivateKey
+    address: Address
+    chain_id: int
+    info: NodeInfo
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedGradient:
+    """What is behind a commitment."""
+
+    units: int
+    salt: Hash32
+    payload: bytes
+
+    def encode(self) -> bytes:
+        """As it lies on the disk: salt, units, payload."""
+        return self.salt + self.units.to_bytes(UNITS_BYTES, "big") + self.payload
+
+
+def decode_prepared(data: bytes) -> PreparedGradient:
+    """What `PreparedGradient.encode` wrote."""
+    start = SALT_BYTES + UNITS_BYTES
+    units = int.from_bytes(data[SALT_BYTES:start], "big")
+    return PreparedGradient(units, Hash32(data[:SALT_BYTES]), data[start:])
+
+
+class GradientStore:
+    """Prepared gradients of one task, on the disk."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+
+    def save(self, attempt: Attempt, prepared: PreparedGradient) -> None:
+        """Write down what is behind the commitment of an attempt; durable on return."""
+        path = self._path(attempt.round, attempt.attempt)
+        temporary = path.with_suffix(".part")
+        with temporary.open("wb") as file:
+            file.write(prepared.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        descriptor = os.open(self._directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def load(self, attempt: Attempt) -> PreparedGradient | None:
+        """What was written down for an attempt, or None if nothing was."""
+        path = self._path(attempt.round, attempt.attempt)
+        return decode_prepared(path.read_bytes()) if path.exists() else None
+
+    def prune(self, round_number: int) -> None:
+        """Delete what no ballot of `round_number` or later can ask for."""
+        for path in sorted(self._directory.glob("round-*-*.gradient")):
+            if int(path.stem.split("-")[1]) < round_number - KEPT_ROUNDS:
+                path.unlink()
+
+    def _path(self, round_number: int, attempt: int) -> Path:
+        return self._directory / f"round-{round_number}-{attempt}.gradient"
+
+
+class TaskWorker:
+    """Mines one task."""
+
+    def __init__(
+        self,
+        client: NodeClient,
+        identity: Identity,
+        task: TaskId,
+        spec: TaskSpec,
+        trainer: Trainer,
+        store: GradientStore,
+    ) -> None:
+        self._client = client
+        self._identity = identity
+        self._task = task
+        self._spec = spec
+        self._trainer = trainer
+        self._store = store
+        self._committed: tuple[int, int] | None = None
+        """Round and attempt that we have done with: committed, or have no part in."""
+        self._revealed: tuple[int, int, int] | None = None
+        """Round, attempt and ballot in which a node has taken our gradient."""
+
+    # Money.
+
+    def register(self, units: int) -> None:
+        """Take part with `units` a round, unless we do already.
+
+        Raises:
+            ClientError: The account cannot pay the bond.
+        """
+        ledger = self._identity.info.system_contracts.gradient_ledger
+        if self._is_registered():
+            log_event("already registered", task=self._task)
+            return
+        declared = min(units, self._spec.reward.max_units)
+        bond = system_contracts.decode_uint(
+            self._client.call_contract(
+                ledger, system_contracts.encode_required_bond(self._task, declared)
+            )
+        )
+        self._fund(bond)
+        token = self._spec.reward.token
+        self._transact(token, system_contracts.encode_approve(ledger, bond))
+        self._transact(ledger, system_contracts.encode_register(self._task, declared))
+        log_event("registered", task=self._task, units=declared, bond=bond)
+
+    def _is_registered(self) -> bool:
+        registration = system_contracts.decode_miner(
+            self._client.call_contract(
+                self._identity.info.system_contracts.gradient_ledger,
+                system_contracts.encode_get_miner(self._task, self._identity.address),
+            )
+        )
+        return registration.units > 0
+
+    def _fund(self, bond: int) -> None:
+        contracts = self._identity.info.system_contracts
+        token = self._spec.reward.token
+        balance = self._token_balance(token)
+        if balance < bond and contracts.faucet is not None and token == contracts.token:
+            self._transact(contracts.faucet, system_contracts.encode_drip(self._identity.address))
+            balance = self._token_balance(token)
+        if balance < bond:
+            raise ClientError(
+                f"account {to_hex(self._identity.address)} has {balance} base units of token "
+                f"{to_hex(token)}, the bond of task {self._task} is {bond}: send it the difference "
+                "or declare fewer --units"
+            )
+
+    def _token_balance(self, token: Address) -> int:
+        reply = self._client.call_contract(
+            token, system_contracts.encode_balance_of(self._identity.address)
+        )
+        return system_contracts.decode_uint(reply)
+
+    def claim(self) -> None:
+        """Claim what the account has earned of the task and not claimed yet."""
+        proof = self._client.reward_proof(self._task, self._identity.address)
+        if proof.claimable == 0:
+            log_event("nothing to claim", task=self._task)
+            return
+        self._transact(
+            self._identity.info.system_contracts.reward_distributor,
+            system_contracts.encode_claim(self._task, proof.cumulative, proof.proof),
+        )
+        log_event("claimed", task=self._task, amount=proof.claimable)
+
+    def _transact(self, to: Address, data: bytes) -> None:
+        identity = self._identity
+        self._client.transact(identity.private_key, identity.address, identity.chain_id, to, data)
+
+    # Work.
+
+    def advance(self, attempt: Attempt) -> None:
+        """Do what the attempt asks of us now, once."""
+        place = (attempt.round, attempt.attempt)
+        if attempt.phase == "commitment":
+            if attempt.seed is not None and place != self._committed:
+                self._commit(attempt, attempt.seed)
+                self._committed = place
+        elif attempt.phase in ("verdict", "dispute") and self._revealed != (
+            *place,
+            attempt.ballot,
+        ):
+            self._reveal(attempt)
+
+    def _commit(self, attempt: Attempt, seed: Hash32) -> None:
+        assignment = assign(
+            seed,
+            attempt.participants,
+            self._spec.sample_count,
+            self._spec.samples_per_unit,
+            self._spec.reward.max_units,
+        )
+        units = assignment.units_of(self._identity.address)
+        if units == 0:
+            log_event("no work in this attempt", round=attempt.round, attempt=attempt.attempt)
+            return
+        header = self._header(attempt, seed)
+        prepared = self._store.load(attempt)
+        if prepared is None:
+            started = time.monotonic()
+            theta = self._fetch_theta(attempt.theta_root)
+            indices = assignment.sample_indices(self._identity.address)
+            payload = self._trainer.build_payload(header, theta, indices)
+            prepared = PreparedGradient(units, Hash32(secrets.token_bytes(SALT_BYTES)), payload)
+            self._store.save(attempt, prepared)
+            seconds = round(time.monotonic() - started, 3)
+            log_event("gradient", round=attempt.round, samples=len(indices), seconds=seconds)
+        if self._is_committed():
+            return
+        commitment = compute_commitment(
+            header, compute_gradient_root(prepared.payload), prepared.salt, prepared.units
+        )
+        self._transact(
+            self._identity.info.system_contracts.gradient_ledger,
+            system_contracts.encode_commit_gradient(
+                self._task, attempt.round, attempt.attempt, prepared.units, commitment
+            ),
+        )
+        log_event(
+            "committed", round=attempt.round, attempt=attempt.attempt, commitment=to_hex(commitment)
+        )
+
+    def _header(self, attempt: Attempt, seed: Hash32) -> GradientHeader:
+        return GradientHeader(
+            parameter_count=count_parameters(self._spec.model),
+            round_number=attempt.round,
+            chain_id=self._identity.chain_id,
+            theta_root=attempt.theta_root,
+            seed=seed,
+            miner=self._identity.address,
+            task=self._task,
+            attempt=attempt.attempt,
+        )
+
+    def _fetch_theta(self, root: Hash32) -> bytes:
+        byte_count = count_parameters(self._spec.model) * FLOAT32_BYTES
+        return self._client.fetch_blob(root, byte_count)
+
+    def _is_committed(self) -> bool:
+        """Whether a commitment of ours stands in the attempt in progress."""
+        reply = self._client.call_contract(
+            self._identity.info.system_contracts.gradient_ledger,
+            system_contracts.encode_commitment_position(self._task, self._identity.address),
+        )
+        return system_contracts.decode_uint(reply) > 0
+
+    def _reveal(self, attempt: Attempt) -> None:
+        prepared = self._store.load(attempt)
+        place = (attempt.round, attempt.attempt, attempt.ballot)
+        if prepared is None or (self._committed != place[:2] and not self._is_committed()):
+            self._revealed = place  # we have no part in it
+            return
+        query: dict[str, str | int] = {
+            "task": self._task,
+            "round": attempt.round,
+            "attempt": attempt.attempt,
+            "miner": to_hex(self._identity.address),
+            "units": prepared.units,
+            "salt": to_hex(prepared.salt),
+            "gradientRoot": to_hex(compute_gradient_root(prepared.payload)),
+        }
+        accepted, refusals = self._client.reveal(query, prepared.payload)
+        if accepted:
+            self._revealed = place
+            log_event("revealed", round=attempt.round, attempt=attempt.attempt, nodes=accepted)
+            self._store.prune(attempt.round)
+            return
+        log_event(
+            "no node takes the gradient",
+            level=logging.WARNING,
+            round=attempt.round,
+            answers="; ".join(refusals),
+        )
+        time.sleep(REVEAL_RETRY_SECONDS)
+
+
+class Miner:
+    """Mines one task until it closes, or one after the other."""
+
+    def __init__(
+        self,
+        client: NodeClient,
+        private_key: PrivateKey,
+        directory: Path,
+        units: int,
+        make_trainer: TrainerFactory,
+        *,
+        poll_seconds: float,
+        claims: bool,
+    ) -> None:
+        info = client.require_one_network()
+        self._client = client
+        self._identity = Identity(private_key, get_address(private_key), info.chain_id, info)
+        self._directory = directory / info.genesis_hash.hex()[:16]
+        self._units = units
+        self._make_trainer = make_trainer
+        self._poll_seconds = poll_seconds
+        self._claims = claims
+        self._finished: set[int] = set()
+
+    def mine_all(self) -> None:
+        """Take part in the newest open task; when it closes, in the next. Never returns."""
+        log_event("looking for a task", account=to_hex(self._identity.address))
+        while True:
+            try:
+                task = self._choose()
+                if task is not None:
+                    self.mine(task)
+                    self._finished.add(task)
+                    log_event("looking for a task", account=to_hex(self._identity.address))
+            except ClientError as error:
+                log_event(str(error), level=logging.WARNING)
+                time.sleep(RETRY_SECONDS)
+            time.sleep(IDLE_SECONDS)
+
+    def _choose(self) -> TaskId | None:
+        open_tasks = [
+            task.id
+            for task in self._client.list_tasks()
+            if task.status in OPEN_STATUSES and task.id not in self._finished
+        ]
+        return TaskId(max(open_tasks)) if open_tasks else None
+
+    def mine(self, task: TaskId) -> None:
+        """Take part in `task` until it is closed.
+
+        Raises:
+            ClientError: There is no such task, or the account cannot take part in it.
+        """
+        spec = self._fetch_spec(task)
+        shards = self._fetch_shards(spec)
+        trainer = self._make_trainer(spec, shards)
+        store = GradientStore(self._directory / f"task-{task}")
+        worker = TaskWorker(self._client, self._identity, task, spec, trainer, store)
+        worker.register(self._units)
+        log_event("mining", task=task, name=spec.name, parameters=count_parameters(spec.model))
+        while self._is_open(task):
+            self._follow(worker, task)
+        log_event("task closed", task=task)
+        if self._claims:
+            worker.claim()
+
+    def _is_open(self, task: TaskId) -> bool:
+        try:
+            found = self._client.task(task)
+        except NodesUnreachableError as error:
+            log_event(str(error), level=logging.WARNING)
+            time.sleep(RETRY_SECONDS)
+            return True
+        return found is not None and found.status in OPEN_STATUSES
+
+    def _follow(self, worker: TaskWorker, task: TaskId) -> None:
+        """Follow the attempts at the task's rounds until there is none."""
+        try:
+            while (attempt := self._client.attempt(task)) is not None:
+                try:
+                    worker.advance(attempt)
+                except RpcError as error:
+                    # The phase ended while we worked, or the account ran dry: the next poll tells.
+                    log_event(f"refused: {error}", level=logging.WARNING, round=attempt.round)
+                    time.sleep(REVEAL_RETRY_SECONDS)
+                time.sleep(self._poll_seconds)
+        except ContentUnavailableError as error:
+            log_event(str(error), level=logging.WARNING)
+            time.sleep(CONTENT_RETRY_SECONDS)
+        except ClientError as error:
+            log_event(str(error), level=logging.WARNING)
+            time.sleep(RETRY_SECONDS)
+        time.sleep(self._poll_seconds)
+
+    def _fetch_spec(self, task: TaskId) -> TaskSpec:
+        found = self._client.task(task)
+        if found is None:
+            raise ClientError(f"there is no task {task}; `pot task list` shows those there are")
+        spec = self._client.task_spec(task)
+        encoded = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        try:
+            decoded = decode_task_spec(encoded.encode())
+        except RejectedInputError as error:
+            raise ClientError(f"task {task} cannot be mined with this version: {error}") from error
+        if compute_spec_hash(decoded) != found.spec_hash:
+            raise ClientError(
+                f"the node gives another specification of task {task} than it has the hash of"
+            )
+        return decoded
+
+    def _fetch_shards(self, spec: TaskSpec) -> tuple[Path, ...]:
+        """The files of the task's data, fetched unless they lie here already."""
+        directory = self._directory / "data"
+        directory.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for shard in spec.data.shards:
+            path = directory / f"{shard.content_id.hex()}.npz"
+            if not path.exists():
+                self._client.fetch_file(shard.content_id, shard.byte_count, path, spec.data.urls)
+                log_event("fetched", content=to_hex(shard.content_id), bytes=shard.byte_count)
+            paths.append(path)
+        return tuple(paths)

@@ -1,0 +1,200 @@
+"""`pot devnet`: a network on this machine, from nothing to a trained model and paid miners."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from node.cli.output import DEFAULT_BASE_PORT, print_line
+from node.errors import OperatorError
+
+if TYPE_CHECKING:
+    from node.cli.devnet_view import DevnetView
+    from node.devnet import Devnet
+    from node.rpc_client import JsonObject
+
+EXAMPLE: Final = "Example:  pot devnet --miners 5 --rounds 10 --exit --summary out.json"
+
+DEFAULT_TASK: Final = Path(__file__).parents[2] / "examples" / "digits.toml"
+"""Handwritten digits; in the sources."""
+
+POLL_SECONDS: Final = 0.5
+"""Between looks at the network; a round takes seconds."""
+
+STALL_SECONDS: Final = 180.0
+"""A task that settles no round for so long has failed: its longest phases are over by then."""
+
+CLAIM_SECONDS: Final = 60.0
+"""Until every miner has claimed; one transaction each."""
+
+
+def devnet(
+    validators: Annotated[int, typer.Option(help="Validator processes.")] = 4,
+    miners: Annotated[int, typer.Option(help="Miner processes.")] = 3,
+    task: Annotated[Path, typer.Option(help="The task to train.")] = DEFAULT_TASK,
+    rounds: Annotated[int | None, typer.Option(help="Instead of the task's rounds.")] = None,
+    data_dir: Annotated[
+        Path, typer.Option(help="Everything goes here; an earlier network's files are replaced.")
+    ] = Path("devnet"),
+    base_port: Annotated[
+        int, typer.Option(help="RPC of the first validator; the others follow, peers 100 above.")
+    ] = DEFAULT_BASE_PORT,
+    exits: Annotated[
+        bool, typer.Option("--exit", help="End after the claims; status 0 if all went well.")
+    ] = False,
+    summary: Annotated[Path | None, typer.Option(help="Write what happened as JSON.")] = None,
+) -> None:
+    """Start validators, miners and a submitter, train a task, let the miners claim.
+
+    It keeps running until Ctrl-C, so that a wallet can be connected. Nothing stays behind.
+    """
+    import signal
+    import sys
+    import time
+
+    from rich.console import Console
+
+    from node.cli.devnet_view import DevnetView, print_summary
+    from node.devnet import Devnet, DevnetPlan, prepare
+    from node.devnet_processes import ProcessGroup
+
+    # Also when we are terminated, the `with` block below ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    started = time.monotonic()
+    plan = DevnetPlan(validators, miners, task, rounds, data_dir, base_port)
+    console = Console()
+    files = prepare(plan)
+    with ProcessGroup(files.log_directory) as processes:
+        network = Devnet(files, processes)
+        with DevnetView(console) as view:
+            report = _train(network, view, started)
+        if summary is not None:
+            _write_json(summary, report)
+        print_summary(console, report)
+        _require_success(network, report)
+        if not exits:
+            print_line(f"running; logs in {files.log_directory}; stop with Ctrl-C")
+            _wait_for_interrupt()
+
+
+def _train(network: "Devnet", view: "DevnetView", started: float) -> "JsonObject":
+    """Start everything, follow the task to its end, take the model; the summary."""
+    import time
+
+    from node.devnet import evaluate_model
+    from node.devnet_summary import build_summary
+    from node.task_submission import download_model, find_model
+
+    files = network.files
+    view.tell(f"starting {len(files.validators)} validators (logs in {files.log_directory})")
+    network.start_validators()
+    view.tell(f"starting {len(files.miners)} miners and a submitter")
+    network.start_miners()
+    task = network.submit()
+    _follow(network, task, view)
+    view.tell("the task is closed; waiting for the miners to claim")
+    _await_claims(network, task)
+    client = network.get_client()
+    files.model_file.write_bytes(download_model(client, find_model(client, task)))
+    view.tell("evaluating the initial weights")
+    initial_accuracy = evaluate_model(files, files.spec.initial_weights, client)
+    return build_summary(
+        network.clients,
+        client,
+        task,
+        miners=[miner.address for miner in files.miners],
+        initial_accuracy=initial_accuracy,
+        model_file=files.model_file,
+        wall_seconds=time.monotonic() - started,
+    )
+
+
+def _follow(network: "Devnet", task: int, view: "DevnetView") -> None:
+    """Show the task until it closes.
+
+    Raises:
+        OperatorError: It makes no progress any more.
+    """
+    import time
+
+    from node.cli.devnet_view import Snapshot
+    from node.rpc_client import JsonObject, get_integer, get_text
+
+    rounds: tuple[JsonObject, ...] = ()
+    last_progress = time.monotonic()
+    while True:
+        try:
+            client = network.get_client()
+            found = client.call_object("pot_getTask", task) or {}
+            settled = get_integer(found, "roundsSettled")
+            while len(rounds) < settled:
+                rounds += (client.call_object("pot_getRound", task, len(rounds)) or {},)
+                last_progress = time.monotonic()
+            consensus = client.call_object("pot_consensusState") or {}
+            view.show(Snapshot(consensus, found, rounds, network.list_ended()))
+            if get_text(found, "status") == "closed":
+                return
+        except OperatorError:
+            # A validator that is stopped in between: the next look asks another one.
+            if time.monotonic() - last_progress > STALL_SECONDS:
+                raise
+        network.require_miners()
+        if time.monotonic() - last_progress > STALL_SECONDS:
+            raise OperatorError(
+                f"no round settled for {STALL_SECONDS:.0f} s; see the logs in "
+                f"{network.files.log_directory}"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _await_claims(network: "Devnet", task: int) -> None:
+    """Wait until every miner has claimed all that it earned.
+
+    Raises:
+        OperatorError: One of them does not.
+    """
+    import time
+
+    from node.rpc_client import get_integer, to_hex
+
+    deadline = time.monotonic() + CLAIM_SECONDS
+    for index, miner in enumerate(network.files.miners):
+        while True:
+            proof = network.get_client().call_object(
+                "pot_getRewardProof", task, to_hex(miner.address)
+            )
+            if get_integer(proof, "claimable") == 0:
+                break
+            if time.monotonic() > deadline:
+                raise OperatorError(
+                    f"miner {index} has not claimed; see {network.files.log_directory}"
+                )
+            time.sleep(POLL_SECONDS)
+
+
+def _require_success(network: "Devnet", report: "JsonObject") -> None:
+    from node.rpc_client import get_integer
+
+    settled = get_integer(report, "task", "rounds_settled")
+    planned = get_integer(report, "task", "rounds_planned")
+    if settled < planned:
+        raise OperatorError(
+            f"the task closed after {settled} of {planned} rounds; see the logs in "
+            f"{network.files.log_directory}"
+        )
+
+
+def _write_json(path: Path, value: "JsonObject") -> None:
+    import json
+
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def _wait_for_interrupt() -> None:
+    import time
+
+    try:
+        while True:
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        print_line("stopping")

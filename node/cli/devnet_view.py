@@ -1,0 +1,176 @@
+"""What `pot devnet` shows: a live view on a terminal, lines elsewhere, and a table at the end."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from node.cli.output import format_amount
+from node.cli.task_command import describe_round
+from node.devnet_summary import MinerUnits, count_units, summarize_round
+from node.rpc_client import Json, JsonObject, get_integer, get_objects, get_text, get_value
+
+SHOWN_ROUNDS: Final = 8
+"""Of the settled ones, the latest."""
+
+BAR_WIDTH: Final = 20
+"""Characters of an accuracy bar."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The network and its task at one moment, as a validator tells it."""
+
+    consensus: JsonObject
+    """pot_consensusState."""
+    task: JsonObject
+    """pot_getTask."""
+    rounds: tuple[JsonObject, ...]
+    """pot_getRound of every settled round."""
+    ended: tuple[str, ...] = field(default=())
+    """Processes that have ended."""
+
+    @property
+    def planned(self) -> int:
+        """Rounds that the task is to have."""
+        return get_integer(self.task, "terms", "rounds")
+
+
+class DevnetView:
+    """Shows snapshots until the `with` block is left.
+
+    Args:
+        console: Where to.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, transient=True) if console.is_terminal else None
+        self._told = 0
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def tell(self, text: str) -> None:
+        """Say what is going on where there is no snapshot yet."""
+        if self._live is None:
+            self._console.print(text, highlight=False)
+        else:
+            self._live.update(Text(text), refresh=True)
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show a snapshot; without a terminal, only the rounds that are new in it."""
+        if self._live is not None:
+            self._live.update(render_snapshot(snapshot), refresh=True)
+            return
+        for round_ in snapshot.rounds[self._told :]:
+            self._console.print(
+                describe_round(round_, snapshot.planned), highlight=False, soft_wrap=True
+            )
+        self._told = len(snapshot.rounds)
+
+
+def render_snapshot(snapshot: Snapshot) -> Group:
+    """The live view."""
+    consensus, task = snapshot.consensus, snapshot.task
+    entries = [summarize_round(round_) for round_ in snapshot.rounds]
+    accepted = sum(get_integer(entry, "accepted") for entry in entries)
+    rejected = sum(get_integer(entry, "rejected") for entry in entries)
+    network = (
+        f"block {get_value(consensus, 'number')}   view {get_value(consensus, 'view')}   "
+        f"{get_value(consensus, 'phase') or ''}"
+    )
+    round_number = min(len(entries) + 1, snapshot.planned)
+    progress = (
+        f"task {get_integer(task, 'id')} {get_text(task, 'status')}   "
+        f"round {round_number}/{snapshot.planned}   phase {get_value(task, 'phase')}"
+    )
+    work = (
+        f"gradients accepted {accepted}, rejected {rejected}   "
+        f"rewards paid {format_amount(get_integer(task, 'account', 'paid'))} POT"
+    )
+    lines = [network, progress, work]
+    if snapshot.ended:
+        lines.append(f"not running: {', '.join(snapshot.ended)}")
+    return Group(Text("\n".join(lines)), _render_rounds(entries), _render_miners(snapshot.rounds))
+
+
+def _render_rounds(entries: list[JsonObject]) -> Table:
+    table = Table("round", "block", "accepted", "rejected", "loss", "accuracy", "", "s")
+    for entry in entries[-SHOWN_ROUNDS:]:
+        accuracy = entry["accuracy"]
+        filled = round(BAR_WIDTH * accuracy) if isinstance(accuracy, float) else 0
+        table.add_row(
+            str(get_integer(entry, "round") + 1),
+            str(entry["block_number"]),
+            str(entry["accepted"]),
+            str(entry["rejected"]),
+            _format_loss(entry["loss"]),
+            format_accuracy(accuracy),
+            "█" * filled + "░" * (BAR_WIDTH - filled),
+            str(entry["seconds"]),
+        )
+    return table
+
+
+def _render_miners(rounds: tuple[JsonObject, ...]) -> Table:
+    table = Table("miner", "units accepted", "units rejected")
+    units: Mapping[str, MinerUnits] = count_units(rounds)
+    for miner, counts in sorted(units.items()):
+        table.add_row(miner, str(counts.accepted), str(counts.rejected))
+    return table
+
+
+def _format_loss(loss: Json) -> str:
+    return f"{loss:.3f}" if isinstance(loss, float) else "-"
+
+
+def format_accuracy(accuracy: Json) -> str:
+    """A share as a percentage; a dash if there is none."""
+    return f"{100 * accuracy:.2f} %" if isinstance(accuracy, float) else "-"
+
+
+def print_summary(console: Console, summary: JsonObject) -> None:
+    """The table that tells what came of a task."""
+    task = summary["task"]
+    result = Table("", "result", title="Development network", title_justify="left")
+    for name, value in (
+        ("accuracy before", format_accuracy(get_value(task, "initial_accuracy"))),
+        ("accuracy after", format_accuracy(get_value(task, "final_accuracy"))),
+        ("rounds", f"{get_value(task, 'rounds_settled')} of {get_value(task, 'rounds_planned')}"),
+        ("blocks", str(summary["blocks"])),
+        ("transactions", str(summary["transactions"])),
+        ("seconds", str(summary["wall_seconds"])),
+        ("model file", get_text(task, "model_file")),
+        ("model root", get_text(task, "model_root")),
+        ("chain id", str(summary["chain_id"])),
+        *(("RPC URL", get_text(node, "rpc_url")) for node in get_objects(summary, "validators")),
+    ):
+        result.add_row(name, value)
+    console.print(result)
+    miners = Table("miner", "units", "rejected", "claimed POT", "balance POT")
+    for miner in get_objects(summary, "miners"):
+        miners.add_row(
+            get_text(miner, "address"),
+            str(miner["units_accepted"]),
+            str(miner["units_rejected"]),
+            format_amount(get_integer(miner, "claimed")),
+            format_amount(get_integer(miner, "balance")),
+        )
+    console.print(miners)

@@ -1,0 +1,121 @@
+"""`pot genesis`: the file that everybody on a network shares."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chain.primitives import Address
+from node.cli.output import (
+    JsonOption,
+    format_amount,
+    parse_address,
+    parse_amount,
+    print_json,
+    print_line,
+)
+from node.errors import OperatorError
+
+app = typer.Typer(help="Make or look at a network's genesis.", no_args_is_help=True)
+
+
+@app.command(
+    epilog="Example:  pot genesis new --validator 0xAb…:0xCd… --token 0xEf…=1000000 "
+    "--coin 0xCd…=100 -o genesis.json"
+)
+def new(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    validator: Annotated[
+        list[str],
+        typer.Option(help="A validator's consensus and operator accounts, 0xA:0xB; repeatable."),
+    ],
+    token: Annotated[
+        list[str] | None, typer.Option(help="POT of an account, 0xA=AMOUNT; repeatable.")
+    ] = None,
+    coin: Annotated[
+        list[str] | None, typer.Option(help="Native coins of an account, 0xA=AMOUNT; repeatable.")
+    ] = None,
+    chain_id: Annotated[int | None, typer.Option(help="EIP-155 chain id.")] = None,
+    template: Annotated[
+        Path | None, typer.Option(help="Parameters to start from; genesis.json of the sources.")
+    ] = None,
+    development: Annotated[
+        bool, typer.Option("--development", help="Free, fast blocks and a faucet; loopback only.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Write the genesis of a new network, system contracts included."""
+    from dataclasses import replace
+
+    from node import network_genesis as networks
+
+    if output.exists() and not force:
+        raise OperatorError(f"{output} exists; give another --output, or --force to overwrite it")
+    seats = tuple(networks.Seat(*_parse_seat(text)) for text in validator)
+    if development:
+        if template is not None:
+            raise OperatorError("--development has its own parameters; leave --template out")
+        plan = networks.plan_development_network(
+            seats, chain_id=networks.DEVELOPMENT_CHAIN_ID if chain_id is None else chain_id
+        )
+    else:
+        source = networks.read_template(template or networks.TEMPLATE_PATH)
+        plan = networks.plan_public_network(source, seats, chain_id=chain_id)
+    config = networks.build_network(
+        replace(plan, tokens=_parse_allocations(token), coins=_parse_allocations(coin))
+    )
+    output.write_bytes(networks.encode_genesis(config))
+    print_line(f"genesis hash  0x{networks.compute_genesis_hash(config).hex()}")
+    print_line(f"chain id      {config.chain_id}")
+    print_line(f"written to    {output}; give every operator the same file")
+
+
+@app.command(epilog="Example:  pot genesis show genesis.json")
+def show(
+    file: Annotated[Path, typer.Argument(help="A network's genesis.")], as_json: JsonOption = False
+) -> None:
+    """Print what a genesis file means: its hash, validators and parameters."""
+    from chain.genesis import build_genesis, parse_genesis
+
+    config = parse_genesis(file.read_bytes())
+    genesis_hash = "0x" + build_genesis(config).header.hash.hex()
+    coins = sum(account.balance for account in config.alloc.values())
+    if as_json:
+        print_json(
+            {
+                "genesisHash": genesis_hash,
+                "chainId": config.chain_id,
+                "parameters": config.parameters.to_json(),
+                "accounts": len(config.alloc),
+                "coins": str(coins),
+            }
+        )
+        return
+    print_line(f"genesis hash  {genesis_hash}")
+    print_line(f"chain id      {config.chain_id}")
+    print_line(f"accounts      {len(config.alloc)}, {format_amount(coins)} native coins in all")
+    for name, value in config.parameters.to_json().items():
+        if name != "validators":
+            print_line(f"{name}  {value}")
+    for index, address in enumerate(config.parameters.validators):
+        print_line(f"validator {index}  0x{address.hex()}")
+
+
+def _parse_seat(text: str) -> tuple[Address, Address]:
+    consensus, separator, operator = text.partition(":")
+    if not separator:
+        raise OperatorError(f"--validator {text!r}: give consensus and operator account, 0xA:0xB")
+    return parse_address(consensus), parse_address(operator)
+
+
+def _parse_allocations(entries: list[str] | None) -> dict[Address, int]:
+    allocations: dict[Address, int] = {}
+    for text in entries or []:
+        account, separator, amount = text.partition("=")
+        if not separator:
+            raise OperatorError(f"{text!r}: give an account and an amount, 0xA=12.5")
+        address = parse_address(account)
+        if address in allocations:
+            raise OperatorError(f"{account} is given twice; add the amounts up")
+        allocations[address] = parse_amount(amount)
+    return allocations

@@ -1,0 +1,57 @@
+"""`pot node`: run a full node."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Run a full node.", no_args_is_help=True)
+
+
+@app.command(
+    epilog="Example:  pot node run --config /var/lib/pot/config.toml --rpc-port 8545\n\n"
+    "Every setting can also be given as an environment variable, POT_RPC__PORT=8545."
+)
+def run(
+    config: Annotated[Path | None, typer.Option(help="A TOML file; see pot init.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="data_dir")] = None,
+    genesis: Annotated[Path | None, typer.Option(help="genesis")] = None,
+    listen: Annotated[str | None, typer.Option(help="network.listen")] = None,
+    bootstrap: Annotated[str | None, typer.Option(help="network.bootstrap")] = None,
+    rpc_host: Annotated[str | None, typer.Option(help="rpc.host")] = None,
+    rpc_port: Annotated[int | None, typer.Option(help="rpc.port")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="metrics.port")] = None,
+    log_format: Annotated[str | None, typer.Option(help="logs.format: console or json")] = None,
+    log_level: Annotated[str | None, typer.Option(help="logs.level")] = None,
+) -> None:
+    """Run a node until it is stopped (Ctrl-C or SIGTERM)."""
+    import trio
+
+    from node.config import load_config
+    from node.errors import OperatorError
+    from node.node import run_node
+
+    flags = {
+        "data_dir": data_dir,
+        "genesis": genesis,
+        "network.listen": listen,
+        "network.bootstrap": bootstrap,
+        "rpc.host": rpc_host,
+        "rpc.port": rpc_port,
+        "metrics.port": metrics_port,
+        "logs.format": log_format,
+        "logs.level": log_level,
+    }
+    try:
+        trio.run(run_node, load_config(config, flags))
+    except BaseExceptionGroup as group:
+        # A nursery wraps what ended it. One line is for the operator; a fault of ours stays whole.
+        expected, rest = group.split((OperatorError, KeyboardInterrupt))
+        if rest is not None or expected is None:
+            raise
+        raise _first_leaf(expected) from None
+
+
+def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _first_leaf(first) if isinstance(first, BaseExceptionGroup) else first

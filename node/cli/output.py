@@ -1,0 +1,114 @@
+"""What commands print and how they read what people type."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Final
+
+import typer
+
+from chain.primitives import Address
+from node.errors import OperatorError
+from node.rpc_client import Progress
+
+TOKEN_DECIMALS: Final = 18
+"""Of POT and of the native coin; amounts on the command line are in whole ones."""
+
+DEFAULT_BASE_PORT: Final = 8545
+"""Ethereum's port for JSON-RPC."""
+
+DEFAULT_RPC_URL: Final = f"http://127.0.0.1:{DEFAULT_BASE_PORT}"
+"""Where `pot node run` and `pot devnet` answer unless told otherwise."""
+
+RpcOption = Annotated[
+    str, typer.Option("--rpc", help="URL of a node.", metavar="URL", envvar="ETH_RPC_URL")
+]
+"""The node that a command talks to."""
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+"""Machine-readable output."""
+
+_ADDRESS: Final = re.compile(r"(0x)?[0-9a-fA-F]{40}")
+
+
+def print_json(value: object) -> None:
+    """Print one JSON value on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def print_line(text: str) -> None:
+    """Print one line on standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def print_note(text: str) -> None:
+    """Print one line on standard error, where it does not mix with what a script reads."""
+    sys.stderr.write(text + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """Print a table that fits its contents."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title or None, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+@contextmanager
+def progress_bar(label: str, byte_count: int) -> Iterator[Progress]:
+    """A bar on standard error for as many bytes; gives what is to be told of their progress."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=byte_count)
+
+        def advance(count: int) -> None:
+            progress.advance(task, count)
+
+        yield advance
+
+
+def parse_address(text: str) -> Address:
+    """The account that was typed.
+
+    Raises:
+        OperatorError: It is none.
+    """
+    if not _ADDRESS.fullmatch(text):
+        raise OperatorError(f"{text!r} is not an account; give 0x and 40 hex digits")
+    return Address(bytes.fromhex(text.removeprefix("0x")))
+
+
+def parse_amount(text: str) -> int:
+    """Base units of an amount typed in whole ones, such as 12.5.
+
+    Raises:
+        OperatorError: It is no amount, or finer than a base unit.
+    """
+    try:
+        amount = Decimal(text).scaleb(TOKEN_DECIMALS)
+    except InvalidOperation:
+        amount = Decimal(-1)
+    if not amount.is_finite() or amount < 0 or amount != amount.to_integral_value():
+        raise OperatorError(f"{text!r} is not an amount; give a number such as 12.5")
+    return int(amount)
+
+
+def format_amount(base_units: int) -> str:
+    """Base units in whole ones, without trailing zeros."""
+    whole, fraction = divmod(base_units, 10**TOKEN_DECIMALS)
+    digits = f"{fraction:0{TOKEN_DECIMALS}d}".rstrip("0")
+    return f"{whole}.{digits}" if digits else str(whole)

@@ -1,0 +1,288 @@
+"""`pot task`: submit a training task, watch it learn, take the model, check the work."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from node.cli.output import (
+    DEFAULT_RPC_URL,
+    JsonOption,
+    RpcOption,
+    format_amount,
+    parse_amount,
+    print_json,
+    print_line,
+    print_note,
+    print_table,
+    progress_bar,
+)
+from node.cli.wallet_command import KeyOption, PasswordOption, load_private_key
+from node.errors import OperatorError
+
+if TYPE_CHECKING:
+    from node.rpc_client import JsonObject, RpcClient
+
+WATCH_SECONDS: Final = 0.5
+"""Between looks at a task; a round takes seconds."""
+
+app = typer.Typer(help="Training tasks: submit, watch, download, verify.", no_args_is_help=True)
+
+TaskArgument = Annotated[int, typer.Argument(metavar="ID", help="Task id.")]
+
+
+@app.command(
+    epilog="Example:  pot task submit examples/digits.toml --key alice.json "
+    "--password-file alice.password"
+)
+def submit(
+    file: Annotated[Path, typer.Argument(help="A task file; see examples/digits.toml.")],
+    key: KeyOption,
+    password_file: PasswordOption = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Tokens put in escrow; enough for all rounds if not given.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Instead of the file's rounds.")] = None,
+    rpc: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="A node to upload to; repeat for several."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Submit a task: approve its budget, send the specification, upload weights and data.
+
+    Model, data and initial weights follow from the file alone. What is not spent is refunded when
+    the task closes.
+    """
+    from chain.execution.system_contracts import TRAINING_TOKEN
+    from node.rpc_client import RpcClient
+    from node.task_submission import submit_task
+    from node.tasks import load_task_toml
+
+    bundle = load_task_toml(file.read_text(encoding="utf-8"), file.parent, TRAINING_TOKEN, rounds)
+    amount = None if budget is None else parse_amount(budget)
+    private_key = load_private_key(key, password_file)
+    clients = [RpcClient(url) for url in rpc or [DEFAULT_RPC_URL]]
+    submission = submit_task(clients[0], private_key, bundle, amount)
+    total = sum(len(blob) for blob in bundle.blobs.values()) * len(clients)
+    with progress_bar("uploading weights and data", total) as progress:
+        for client in clients:
+            for name, blob in sorted(bundle.blobs.items()):
+                client.put_blob(name, blob, progress)
+    if as_json:
+        print_json(
+            {
+                "id": submission.task,
+                "specHash": "0x" + submission.spec_hash.hex(),
+                "budget": str(submission.budget),
+                "transactionHash": submission.transaction_hash,
+            }
+        )
+        return
+    print_line(f"task {submission.task} submitted in {submission.transaction_hash}")
+    print_line(f"escrowed {format_amount(submission.budget)} tokens")
+    print_line(f"next: pot task watch {submission.task}")
+
+
+@app.command("list", epilog="Example:  pot task list --rpc http://127.0.0.1:8545")
+def list_(
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    offset: Annotated[int, typer.Option(help="Tasks to pass over.")] = 0,
+    limit: Annotated[int, typer.Option(help="At most 100.")] = 100,
+    as_json: JsonOption = False,
+) -> None:
+    """List the tasks on the chain."""
+    from node.rpc_client import RpcClient, get_integer, get_text, get_value
+
+    tasks = RpcClient(rpc).call_list("pot_listTasks", {"offset": offset, "limit": limit})
+    if as_json:
+        print_json(tasks)
+        return
+    rows = [
+        (
+            str(get_integer(task, "id")),
+            str(get_value(task, "name") or "-"),
+            get_text(task, "status"),
+            str(get_integer(task, "roundsSettled")),
+            get_text(task, "submitter"),
+        )
+        for task in tasks
+    ]
+    print_table(("id", "name", "status", "rounds settled", "submitter"), rows)
+
+
+@app.command(epilog="Example:  pot task show 1 --json")
+def show(task: TaskArgument, rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> None:
+    """Print what the chain knows of a task."""
+    from node.rpc_client import RpcClient, get_integer, get_text, get_value
+
+    found = _get_task(RpcClient(rpc), task)
+    if as_json:
+        print_json(found)
+        return
+    account = found["account"]
+    rows = [
+        ("name", str(get_value(found, "spec", "name"))),
+        ("status", get_text(found, "status")),
+        ("phase", str(get_value(found, "phase"))),
+        ("submitter", get_text(found, "submitter")),
+        ("spec hash", get_text(found, "specHash")),
+        ("rounds settled", f"{found['roundsSettled']} of {_planned_rounds(found)}"),
+        *((name, format_amount(get_integer(account, name))) for name in ("escrowed", "paid")),
+        ("model root", str(found["modelRoot"])),
+        ("training state root", str(found["trainingStateRoot"])),
+    ]
+    print_table(("", f"task {task}"), rows)
+
+
+@app.command(epilog="Example:  pot task watch 1")
+def watch(
+    task: TaskArgument, rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False
+) -> None:
+    """Print a line for every settled round until the task closes."""
+    from node.rpc_client import RpcClient, get_integer, get_text
+
+    client = RpcClient(rpc)
+    shown = 0
+    waiting_for = ""
+    while True:
+        found = _get_task(client, task)
+        settled = get_integer(found, "roundsSettled")
+        for number in range(shown, settled):
+            round_ = client.call_object("pot_getRound", task, number) or {}
+            if as_json:
+                print_json(round_)
+            else:
+                print_line(describe_round(round_, _planned_rounds(found)))
+            sys.stdout.flush()
+        shown = settled
+        status = get_text(found, "status")
+        if status == "closed":
+            break
+        if not as_json and status != waiting_for and status != "active":
+            print_note(f"the task is {status}")
+        waiting_for = status
+        time.sleep(WATCH_SECONDS)
+    if shown < _planned_rounds(found):
+        raise OperatorError(f"task {task} closed after {shown} of {_planned_rounds(found)} rounds")
+    if not as_json:
+        print_line(f"done; next: pot task download {task} -o model.safetensors")
+
+
+def describe_round(round_: "JsonObject", planned: int) -> str:
+    """One line on a settled round."""
+    from node.rpc_client import get_integer, get_value
+
+    accepted, commitments = round_.get("accepted"), round_.get("commitments")
+    assert isinstance(accepted, list)
+    assert isinstance(commitments, list)
+    loss, accuracy = get_value(round_, "lossMillinats"), get_value(round_, "accuracyPpm")
+    parts = [
+        f"round {get_integer(round_, 'round') + 1:>3}/{planned}",
+        f"block {get_integer(round_, 'blockNumber')}",
+        f"accepted {len(accepted)}, rejected {len(commitments) - len(accepted)}",
+        f"loss {int(str(loss)) / 1000:.3f}" if loss is not None else "loss -",
+        f"accuracy {int(str(accuracy)) / 10_000:.2f} %" if accuracy is not None else "accuracy -",
+        f"paid {format_amount(get_integer(round_, 'payout'))}",
+        f"{get_integer(round_, 'seconds')} s",
+    ]
+    return "  ".join(parts)
+
+
+@app.command(epilog="Example:  pot task download 1 -o model.safetensors")
+def download(
+    task: TaskArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write.")],
+    number: Annotated[
+        int | None, typer.Option("--round", help="After that round; after the last if not given.")
+    ] = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Download a task's model, check it against the root on the chain, write it as safetensors."""
+    from node.rpc_client import RpcClient
+    from node.task_submission import download_model, find_model
+
+    if output.exists() and not force:
+        raise OperatorError(f"{output} exists; give another --output, or --force to overwrite it")
+    client = RpcClient(rpc)
+    model = find_model(client, task, number)
+    with progress_bar("downloading the model", model.byte_count) as progress:
+        data = download_model(client, model, progress)
+    output.write_bytes(data)
+    root = "0x" + model.root.hex()
+    if as_json:
+        print_json({"file": str(output), "modelRoot": root, "round": model.round_number})
+        return
+    print_line(f"model root  {root}, as settled in round {model.round_number + 1}")
+    print_line(f"written to  {output}")
+
+
+@app.command(epilog="Example:  pot task verify 1")
+def verify(
+    task: TaskArgument, rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False
+) -> None:
+    """Train a task again from its gradients and compare every root with the chain's.
+
+    Ends with status 1 if the chain settled anything else than what follows from the gradients.
+    """
+    from chain.primitives import TaskId
+    from node.rpc_client import RpcClient
+    from node.task_replay import TaskReplay
+
+    replay = TaskReplay(RpcClient(rpc), TaskId(task))
+    results = []
+    for result in replay.rounds():
+        results.append(result)
+        if not as_json:
+            mark = "equal" if result.is_equal else "DIFFERENT"
+            print_line(
+                f"round {result.round_number + 1:>3}/{replay.spec.round_count}  "
+                f"block {result.block_number}  accepted {result.accepted_count}  "
+                f"model root 0x{result.replayed.model_root.hex()[:16]}…  {mark}"
+            )
+            sys.stdout.flush()
+    if as_json:
+        print_json(
+            {
+                "task": task,
+                "equal": all(result.is_equal for result in results),
+                "rounds": [
+                    {
+                        "round": result.round_number,
+                        "blockNumber": result.block_number,
+                        "equal": result.is_equal,
+                        "trainingStateRoot": "0x" + result.replayed.training_state_root.hex(),
+                        "modelRoot": "0x" + result.replayed.model_root.hex(),
+                        "rewardsRoot": "0x" + result.replayed.rewards_root.hex(),
+                        "acceptedUnits": result.replayed.accepted_units,
+                        "payout": str(result.replayed_payout),
+                    }
+                    for result in results
+                ],
+            }
+        )
+    different = [result.round_number for result in results if not result.is_equal]
+    if different:
+        raise OperatorError(
+            f"round {different[0]} of task {task}: the chain settled another result than follows "
+            "from the gradients; its validators are not to be trusted"
+        )
+    if not as_json:
+        print_line(f"all {len(results)} rounds reproduced: states, models, rewards, payouts")
+
+
+def _get_task(client: "RpcClient", task: int) -> "JsonObject":
+    found = client.call_object("pot_getTask", task)
+    if found is None:
+        raise OperatorError(f"there is no task {task}; `pot task list` shows those there are")
+    return found
+
+
+def _planned_rounds(task: "JsonObject") -> int:
+    from node.rpc_client import get_integer
+
+    return get_integer(task, "terms", "rounds")

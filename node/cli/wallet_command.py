@@ -1,0 +1,250 @@
+"""`pot wallet`: accounts, balances, rewards."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from node.cli.output import (
+    DEFAULT_RPC_URL,
+    JsonOption,
+    RpcOption,
+    format_amount,
+    parse_address,
+    parse_amount,
+    print_json,
+    print_line,
+    print_table,
+)
+from node.errors import OperatorError
+
+if TYPE_CHECKING:
+    from chain.primitives import Address, PrivateKey
+    from node.rpc_client import RpcClient
+
+DEFAULT_WALLET: Final = Path.home() / ".pot" / "wallet"
+"""Where `pot wallet new` puts keystores."""
+
+POT: Final = "POT"
+"""On the command line: the reward token."""
+
+COIN: Final = "coin"
+"""On the command line: the native coin, which pays for gas."""
+
+app = typer.Typer(help="Accounts: keys, balances, transfers, rewards.", no_args_is_help=True)
+
+KeyOption = Annotated[Path, typer.Option("--key", help="V3 keystore of the account.")]
+PasswordOption = Annotated[
+    Path | None, typer.Option("--password-file", help="Asked for if not given.")
+]
+WalletOption = Annotated[Path, typer.Option("--wallet", help="Directory of keystores.")]
+
+
+def load_private_key(key: Path, password_file: Path | None) -> "PrivateKey":
+    """The key of a keystore, with its password from a file or a prompt."""
+    from node.keystore import get_password, load_key, read_address
+
+    read_address(key)  # before a password is asked for
+    prompt = f"Password of {key}: "
+    return load_key(key, get_password(password_file, setting="--password-file", prompt=prompt))
+
+
+@app.command(epilog="Example:  pot wallet new alice")
+def new(
+    name: Annotated[str, typer.Argument(help="Of the keystore file.")],
+    wallet: WalletOption = DEFAULT_WALLET,
+    password_file: PasswordOption = None,
+    light: Annotated[
+        bool, typer.Option("--light", help="Cheap key derivation, for development networks.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a new account: a Web3 V3 keystore that every Ethereum wallet reads."""
+    from node.keystore import ask_new_password, create_private_key, get_password, save_key
+
+    if password_file is None:
+        password = ask_new_password(setting="--password-file")
+    else:
+        password = get_password(password_file, setting="--password-file", prompt="")
+    path = wallet / f"{name}.json"
+    address = "0x" + save_key(path, create_private_key(), password, light=light).hex()
+    if as_json:
+        print_json({"address": address, "key": str(path)})
+        return
+    print_line(f"account  {address}")
+    print_line(f"key      {path}; keep it and its password, nobody can restore them")
+
+
+@app.command("list", epilog="Example:  pot wallet list")
+def list_(wallet: WalletOption = DEFAULT_WALLET, as_json: JsonOption = False) -> None:
+    """List the accounts of a wallet directory."""
+    from node.keystore import list_keys
+
+    accounts = [("0x" + address.hex(), str(path)) for address, path in list_keys(wallet)]
+    if as_json:
+        print_json([{"address": address, "key": path} for address, path in accounts])
+    elif accounts:
+        print_table(("account", "key"), accounts)
+    else:
+        print_line(f"no accounts in {wallet}; make one with `pot wallet new NAME`")
+
+
+@app.command(epilog="Example:  pot wallet balance 0x5B38Da6a701c568545dCfcB03FcB875f56beddC4")
+def balance(
+    account: Annotated[str, typer.Argument(help="An account, or the path of a keystore.")],
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the POT and the native coins of an account."""
+    from node.rpc_client import RpcClient
+
+    address = _parse_account(account)
+    client = RpcClient(rpc)
+    tokens = _token_balance(client, address)
+    coins = client.quantity("eth_getBalance", "0x" + address.hex(), "latest")
+    if as_json:
+        print_json({"address": "0x" + address.hex(), "pot": str(tokens), "coins": str(coins)})
+        return
+    print_line(f"{format_amount(tokens)} POT")
+    print_line(f"{format_amount(coins)} native coins")
+
+
+@app.command(epilog="Example:  pot wallet send --key alice.json --to 0xAb… --amount 12.5")
+def send(
+    key: KeyOption,
+    to: Annotated[str, typer.Option(help="The receiving account.")],
+    amount: Annotated[str, typer.Option(help="In whole ones, such as 12.5.")],
+    asset: Annotated[str, typer.Option("--token", help="POT, or coin: the native one.")] = POT,
+    password_file: PasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Send POT or native coins."""
+    from chain.execution.system_contracts import TRAINING_TOKEN, encode_transfer
+    from node.rpc_client import RpcClient
+
+    receiver, base_units = parse_address(to), parse_amount(amount)
+    if asset not in (POT, COIN):
+        raise OperatorError(f"--token is {asset!r}; give {POT} or {COIN}")
+    private_key = load_private_key(key, password_file)
+    client = RpcClient(rpc)
+    if asset == COIN:
+        receipt = client.transact(private_key, receiver, value=base_units)
+    else:
+        data = encode_transfer(receiver, base_units)
+        receipt = client.transact(private_key, TRAINING_TOKEN, data)
+    if as_json:
+        print_json(receipt)
+        return
+    print_line(f"sent {format_amount(base_units)} {asset} in {receipt['transactionHash']}")
+
+
+@app.command(epilog="Example:  pot wallet claim --key miner.json --task 1")
+def claim(
+    key: KeyOption,
+    task: Annotated[int | None, typer.Option(help="Task id; every task if not given.")] = None,
+    account: Annotated[
+        str | None, typer.Option("--for", help="Claim for another account, which gets the money.")
+    ] = None,
+    password_file: PasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Claim the rewards that the contracts hold for an account."""
+    from chain.crypto import get_address
+    from chain.execution.system_contracts import (
+        REWARD_DISTRIBUTOR,
+        RewardClaim,
+        encode_claim_many,
+    )
+    from chain.primitives import Hash32, TaskId
+    from node.rpc_client import RpcClient, from_hex, get_integer
+
+    private_key = load_private_key(key, password_file)
+    client = RpcClient(rpc)
+    owner = get_address(private_key) if account is None else parse_address(account)
+    claims: list[RewardClaim] = []
+    claimable = 0
+    for task_id in _list_task_ids(client) if task is None else [task]:
+        proof = client.call_object("pot_getRewardProof", task_id, "0x" + owner.hex())
+        if proof is None:
+            raise OperatorError(
+                f"there is no task {task_id}; `pot task list` shows those there are"
+            )
+        if get_integer(proof, "claimable") == 0:
+            continue
+        siblings = proof["proof"]
+        assert isinstance(siblings, list)
+        claimable += get_integer(proof, "claimable")
+        claims.append(
+            RewardClaim(
+                task_id=TaskId(task_id),
+                account=owner,
+                cumulative=get_integer(proof, "cumulative"),
+                proof=tuple(Hash32(from_hex(sibling)) for sibling in siblings),
+            )
+        )
+    transaction = None
+    if claims:
+        data = encode_claim_many(claims)
+        transaction = client.transact(private_key, REWARD_DISTRIBUTOR, data)["transactionHash"]
+    if as_json:
+        tasks = [claim.task_id for claim in claims]
+        print_json({"claimed": str(claimable), "tasks": tasks, "transactionHash": transaction})
+    elif transaction is None:
+        print_line("nothing to claim")
+    else:
+        print_line(f"claimed {format_amount(claimable)} in {transaction}")
+
+
+@app.command(epilog="Example:  pot wallet faucet --key alice.json")
+def faucet(
+    key: KeyOption,
+    password_file: PasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the faucet of a development network for POT and native coins."""
+    from chain.crypto import get_address
+    from chain.execution.system_contracts import FAUCET, encode_drip
+    from node.rpc_client import RpcClient, get_value
+
+    client = RpcClient(rpc)
+    info = client.call_object("pot_nodeInfo")
+    if get_value(info, "systemContracts", "faucet") is None:
+        raise OperatorError("this network has no faucet: only development networks do; buy or mine")
+    private_key = load_private_key(key, password_file)
+    address = get_address(private_key)
+    before = _token_balance(client, address)
+    receipt = client.transact(private_key, FAUCET, encode_drip(address))
+    received = _token_balance(client, address) - before
+    if as_json:
+        print_json({"received": str(received), "transactionHash": receipt["transactionHash"]})
+        return
+    print_line(f"received {format_amount(received)} POT")
+
+
+def _parse_account(text: str) -> "Address":
+    from node.keystore import read_address
+
+    path = Path(text)
+    return read_address(path) if path.is_file() else parse_address(text)
+
+
+def _token_balance(client: "RpcClient", account: "Address") -> int:
+    from chain.execution.system_contracts import TRAINING_TOKEN, decode_uint, encode_balance_of
+
+    return decode_uint(client.call_contract(TRAINING_TOKEN, encode_balance_of(account)))
+
+
+def _list_task_ids(client: "RpcClient") -> list[int]:
+    from node.rpc_client import get_integer
+
+    page, offset = 100, 0
+    ids: list[int] = []
+    while True:
+        tasks = client.call_list("pot_listTasks", {"offset": offset, "limit": page})
+        ids += [get_integer(task, "id") for task in tasks]
+        if len(tasks) < page:
+            return ids
+        offset += page

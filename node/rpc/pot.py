@@ -17,7 +17,7 @@ from chain.execution.system_contracts import (
     VALIDATOR_SET,
     CloseReason,
 )
-from chain.primitives import ZERO_HASH, Address, TaskId
+from chain.primitives import Address, TaskId
 from chain.training.acceptance import Outcome, decode_verdicts
 from chain.training.architectures import count_parameters
 from chain.training.history import (
@@ -351,6 +351,8 @@ class PotMethods:
             "units": units,
             "commitmentBlock": (None if index is None else attempt.commitments[index].block_number),
             "revealed": reveal is not None,
+            "gradientRoot": None if reveal is None else data(reveal.gradient_root),
+            "salt": None if reveal is None else data(reveal.salt),
             "salt": None if reveal is None else data(reveal.salt),
             "gradientRoot": None if reveal is None else data(reveal.gradient_root),
             "verdicts": await self._encode_verdicts(history.task_id, spec, attempt, index, miner),
@@ -421,20 +423,17 @@ class PotMethods:
         spec = None if history is None else self._view.index.spec(history)
         if history is None or spec is None:
             return None
-        if number is None and history.rounds_settled:
-            number = history.rounds_settled - 1
-        model_root, state_root = spec.initial_weights, ZERO_HASH
-        if number is not None:
-            settled = self._view.index.settled_round(history.task_id, number)
-            if settled is None:
-                return None
-            model_root = settled.vote.model_root
-            state_root = settled.vote.training_state_root
+        if number is None:
+            number = max(0, history.rounds_settled - 1)
+        settled = self._view.index.settled_round(history.task_id, number)
+        if settled is None:
+            return None
+        model_root = settled.vote.model_root
         parameter_count = count_parameters(spec.model)
         return {
             "round": number,
             "modelRoot": data(model_root),
-            "trainingStateRoot": data(state_root),
+            "trainingStateRoot": data(settled.vote.training_state_root),
             "contentId": data(model_root),
             "bytes": parameter_count * FLOAT32_BYTES,
             "parameters": parameter_count,

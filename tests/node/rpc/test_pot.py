@@ -314,8 +314,10 @@ def test_receipt_says_what_was_done_and_why_it_was_not_paid(training: Round) -> 
     assert ann["samples"] == list(assignment.sample_indices(address_of(ANN)))
     assert (ann["units"], ann["accepted"], ann["pay"]) == (1, True, str(SPEC.reward.unit_price))
     assert (ann["revealed"], ann["reason"]) == (True, "accepted")
+    assert (ann["gradientRoot"], ann["salt"]) == (text(content_id(PAYLOAD)), text(SALT))
     ben = training.rpc.result("pot_getReceipt", 1, 0, BEN.address)
     assert (ben["accepted"], ben["pay"], ben["revealed"]) == (False, "0", False)
+    assert (ben["gradientRoot"], ben["salt"]) == (None, None)
     assert ben["reason"] == "slashed: a quorum called it a cheat"
     excess = {each["validator"]: each["excess"] for each in ben["verdicts"]}
     assert excess == {

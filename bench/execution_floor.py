@@ -27,8 +27,11 @@ from chain.primitives import Address
 
 CONTRACT = Address(b"\x99" * 20)
 CALLEE = Address(b"\x98" * 20)
-GAS = 1_500_000
-"""A case is repeated until it has used this much or half a second has passed."""
+REVERTER = Address(b"\x97" * 20)
+GAS = 600_000
+"""Of one run: enough for any one precompile call here, little enough for several runs."""
+SECONDS_A_CASE = 0.6
+"""Runs are repeated for this long."""
 
 
 def push(value: int) -> str:
@@ -45,9 +48,7 @@ def loop(body: str, prepare: str = "", times: int = 1) -> bytes:
 def call_precompile(number: int, data: bytes, output: int) -> bytes:
     """Copy the code's tail to memory once, then call for ever."""
     body = "50".join([])
-    body = (
-        push(output) + push(0) + push(len(data)) + push(0) + push(number) + "5a" + "fa" + "50"
-    )
+    body = push(output) + push(0) + push(len(data)) + push(0) + push(number) + "5a" + "fa" + "50"
     for offset in range(40, 200):
         prepare = push(len(data)) + push(offset) + "5f39"
         code = loop(body, prepare)
@@ -183,7 +184,7 @@ OPCODES: Mapping[str, bytes] = {
     "staticcall": loop(CALL_CALLEE + "fa50", times=4),
     "delegatecall": loop(CALL_CALLEE + "f450", times=4),
     "call itself, deep": bytes.fromhex("5b5f5f5f5f5f305af150" + "5f56"),
-    "call that reverts": loop("5f5f5f5f5f73" + (b"\x97" * 20).hex() + "5af150", times=4),
+    "call that reverts": loop("5f5f5f5f5f73" + REVERTER.hex() + "5af150", times=4),
     "create, empty": loop("5f5f5ff050", times=2),
     "create2, 1 KiB": loop("5a" + push(1024) + "5f5ff550", times=2),
     "create that stores 4 KiB": loop(
@@ -194,24 +195,25 @@ OPCODES: Mapping[str, bytes] = {
 }
 
 
-def measure(code: bytes) -> tuple[float, int]:
-    """Seconds of processor time, and gas."""
+def measure(code: bytes) -> float:
+    """The best of some runs, in gas a second of processor time: other processes only slow one."""
     alloc = {
         CONTRACT: GenesisAccount(balance=10**18, nonce=1, code=code),
         CALLEE: GenesisAccount(nonce=1, code=b"\x00"),
-        Address(b"\x97" * 20): GenesisAccount(nonce=1, code=bytes.fromhex("5f5ffd")),
+        REVERTER: GenesisAccount(nonce=1, code=bytes.fromhex("5f5ffd")),
     }
     genesis = build_genesis(GenesisConfig(1, ChainParameters(), alloc))
     environment = BlockEnvironment.of(genesis.header, 1)
     database = dict(genesis.delta)
     request = CallRequest(to=CONTRACT, gas_limit=GAS)
-    seconds, gas = 0.0, 0
-    while seconds < 0.25:
+    best, spent = 0.0, 0.0
+    while spent < SECONDS_A_CASE:
         start = time.process_time()
         result = call(database, genesis.header.state_root, environment, request)
-        seconds += time.process_time() - start
-        gas += result.gas_used - 21_000
-    return seconds, gas
+        seconds = time.process_time() - start
+        best = max(best, (result.gas_used - 21_000) / seconds)
+        spent += seconds
+    return best
 
 
 def main() -> int:
@@ -226,8 +228,7 @@ def main() -> int:
     results: dict[str, float] = {}
     for name, code in {**OPCODES, **PRECOMPILES}.items():
         if arguments.only in name:
-            seconds, gas = measure(code)
-            results[name] = gas / seconds / 1e6
+            results[name] = measure(code) / 1e6
     for name, speed in sorted(results.items(), key=lambda item: item[1]):
         print(f"{speed:9.2f} Mgas/s  {name}{'   BELOW' if speed < arguments.floor else ''}")
     below = sorted(name for name, speed in results.items() if speed < arguments.floor)

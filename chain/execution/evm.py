@@ -27,7 +27,8 @@ from eth.abc import (
     TransactionContextAPI,
 )
 from eth.constants import CREATE_CONTRACT_ADDRESS
-from eth.exceptions import Revert
+from eth.exceptions import InsufficientFunds, Revert, VMError
+from eth.vm.code_stream import CodeStream
 from eth.vm.execution_context import ExecutionContext
 from eth.vm.forks.cancun.transaction_context import CancunTransactionContext
 from eth.vm.forks.prague.computation import PragueComputation
@@ -36,6 +37,7 @@ from eth.vm.forks.prague.transactions import Authorization as EngineAuthorizatio
 from eth.vm.memory import Memory
 from eth.vm.message import Message
 from eth.vm.opcode_values import SELFDESTRUCT
+from eth.vm.stack import Stack
 
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.execution.gas import compute_floor_gas, compute_intrinsic_gas
@@ -486,8 +488,44 @@ class _Memory(Memory):
         return held
 
 
+class _Message(Message):
+    """A message whose parts py-evm has just taken off its stack: nothing to validate."""
+
+    def __init__(
+        self,
+        gas: int,
+        to: Address,
+        sender: Address,
+        value: int,
+        data: bytes,
+        code: bytes,
+        depth: int = 0,
+        create_address: Address | None = None,
+        code_address: Address | None = None,
+        should_transfer_value: bool = True,
+        is_static: bool = False,
+        is_delegation: bool = False,
+    ) -> None:
+        self.gas = gas
+        self.to = to
+        self.sender = sender
+        self.value = value
+        self.data = data
+        self.code = code
+        self.depth = depth
+        self.storage_address = create_address
+        self.code_address = code_address
+        self.should_transfer_value = should_transfer_value
+        self.is_static = is_static
+        self.is_delegation = is_delegation
+        self.refund = 0
+
+
 class _Computation(PragueComputation):
-    """A message's execution."""
+    """A message's execution.
+
+    Its frame is a good part of what a CALL costs, so it does without py-evm's checks and logs.
+    """
 
     # py-evm wraps SELFDESTRUCT to warn of its deprecation: were warnings errors (a matter of the
     # interpreter's flags), this node would leave the chain.
@@ -500,8 +538,17 @@ class _Computation(PragueComputation):
     def __init__(
         self, state: StateAPI, message: MessageAPI, transaction_context: TransactionContextAPI
     ) -> None:
-        super().__init__(state, message, transaction_context)
+        self.state = state
+        self.msg = message
+        self.transaction_context = transaction_context
+        self.code = CodeStream(message.code)
+        self.children: list[ComputationAPI] = []
+        self.accounts_to_delete: list[Address] = []
+        self.beneficiaries: list[Address] = []
+        self._gas_meter = self._configure_gas_meter()
+        self._stack = Stack()
         self._memory = _Memory()
+        self._log_entries: list[tuple[int, bytes, tuple[int, ...], bytes]] = []
 
     @property
     def stack_values(self) -> list[int | bytes]:
@@ -517,12 +564,62 @@ class _Computation(PragueComputation):
     @property
     def log_entries(self) -> list[tuple[int, bytes, tuple[int, ...], bytes]]:
         """Position in the transaction, address, topics and data of this call's own logs."""
-        entries: list[tuple[int, bytes, tuple[int, ...], bytes]] = self._log_entries
-        return entries
+        return self._log_entries
+
+    def prepare_child_message(
+        self,
+        gas: int,
+        to: Address,
+        value: int,
+        data: bytes,
+        code: bytes,
+        *,
+        sender: Address | None = None,
+        create_address: Address | None = None,
+        code_address: Address | None = None,
+        should_transfer_value: bool = True,
+        is_static: bool = False,
+        is_delegation: bool = False,
+    ) -> MessageAPI:
+        """The message of a call or creation from within this one."""
+        return _Message(
+            gas=gas,
+            to=to,
+            sender=self.msg.storage_address if sender is None else sender,
+            value=value,
+            data=data,
+            code=code,
+            depth=self.msg.depth + 1,
+            create_address=create_address,
+            code_address=code_address,
+            should_transfer_value=should_transfer_value,
+            is_static=is_static,
+            is_delegation=is_delegation,
+        )
 
     @classmethod
-    def consume_initcode_gas_cost(cls, computation: ComputationAPI) -> None:
-        """Nothing: the intrinsic gas contains it already."""
+    def apply_message(
+        cls,
+        state: StateAPI,
+        message: MessageAPI,
+        transaction_context: TransactionContextAPI,
+        parent_computation: ComputationAPI | None = None,
+    ) -> ComputationAPI:
+        """Move the value and run the message; undo both if it fails."""
+        world: WorldState = state.world
+        checkpoint = world.record()
+        if message.should_transfer_value and message.value:
+            balance = world.get_balance(message.sender)
+            if balance < message.value:
+                raise InsufficientFunds(f"{balance}, needs {message.value}")
+            world.set_balance(message.sender, balance - message.value)
+            received = world.get_balance(message.storage_address) + message.value
+            world.set_balance(message.storage_address, received)
+        world.touch_account(message.storage_address)
+        computation = cls.apply_computation(state, message, transaction_context, parent_computation)
+        if computation.is_error:
+            world.discard(checkpoint)
+        return computation
 
     @classmethod
     def apply_computation(
@@ -533,17 +630,24 @@ class _Computation(PragueComputation):
         parent_computation: ComputationAPI | None = None,
     ) -> ComputationAPI:
         """Run the message's code, or the precompile at its address."""
-        with cls(state, message, transaction_context) as computation:
-            computation.contracts_created = (
-                [] if parent_computation is None else parent_computation.contracts_created
-            )
-            if message.is_create:
-                computation.contracts_created.append(message.storage_address)
-            precompile = cls._precompiles.get(message.code_address)
+        computation = cls(state, message, transaction_context)
+        computation.contracts_created = (
+            [] if parent_computation is None else parent_computation.contracts_created
+        )
+        if message.is_create:
+            computation.contracts_created.append(message.storage_address)
+        precompile = cls._precompiles.get(message.code_address)
+        try:
             if precompile is None:
                 run_code(computation, message.code, cls.opcodes, state.should_stop)
             elif not message.is_delegation:
                 precompile(computation)
+        except VMError as error:
+            computation.error = error
+            if computation.should_burn_gas:
+                computation.get_gas_meter().gas_remaining = 0
+            if computation.should_erase_return_data:
+                computation.return_data = b""
         return computation
 
 
@@ -559,6 +663,7 @@ class _Executor(PragueTransactionExecutor):
         state.delta_balance(transaction.sender, -transaction.gas * transaction.gas_price)
         nonce = state.get_nonce(transaction.sender)
         state.set_nonce(transaction.sender, nonce + 1)
+        state.mark_address_warm(state.coinbase)  # EIP-3651
         refund = self.calc_message_refund(transaction)
         gas = transaction.gas - transaction.intrinsic_gas
         if transaction.to == CREATE_CONTRACT_ADDRESS:
@@ -614,7 +719,7 @@ class _State(PragueState):
         environment: BlockEnvironment,
         should_stop: Callable[[], bool],
     ) -> None:
-        self._account_db = self._world = world
+        self._account_db = self.world = world
         self.should_stop = should_stop
         self.execution_context = ExecutionContext(
             coinbase=environment.coinbase,
@@ -630,26 +735,26 @@ class _State(PragueState):
         )
 
     def snapshot(self) -> int:
-        return self._world.record()
+        return self.world.record()
 
     def revert(self, snapshot: int) -> None:
-        self._world.discard(snapshot)
+        self.world.discard(snapshot)
 
     def commit(self, snapshot: int) -> None:
-        self._world.commit(snapshot)
+        self.world.commit(snapshot)
 
     def get_transient_storage(self, address: Address, slot: int) -> bytes:
-        return self._world.get_transient_storage(address, slot)
+        return self.world.get_transient_storage(address, slot)
 
     def set_transient_storage(self, address: Address, slot: int, value: bytes) -> None:
-        self._world.set_transient_storage(address, slot, value)
+        self.world.set_transient_storage(address, slot, value)
 
     def clear_transient_storage(self) -> None:
         """Nothing: `WorldState.lock_changes` does it when the next transaction begins."""
 
     def delete_touched_empty(self) -> None:
         """EIP-161."""
-        self._world.delete_touched_empty()
+        self.world.delete_touched_empty()
 
     def get_transaction_context(self, transaction: _EngineTransaction) -> TransactionContextAPI:
         return CancunTransactionContext(gas_price=transaction.gas_price, origin=transaction.sender)
@@ -659,5 +764,5 @@ class _State(PragueState):
         if not 0 < self.block_number - block_number <= BLOCK_HASH_WINDOW or block_number < 0:
             return ZERO_HASH
         slot = block_number % HISTORY_SERVE_WINDOW
-        value = self._world.get_storage(HISTORY_STORAGE_ADDRESS, slot)
+        value = self.world.get_storage(HISTORY_STORAGE_ADDRESS, slot)
         return Hash32(value.to_bytes(32, "big"))

@@ -35,6 +35,7 @@ def run(kind: type, code: bytes, gas: int) -> tuple:
     environment = BlockEnvironment(1, 1, 1, ZERO_ADDRESS, 10**7, 0, ZERO_HASH)
     world = WorldState({}, EMPTY_TRIE_ROOT)
     state = _State(world, environment, never_stop)
+    world.mark_address_warm(ZERO_ADDRESS)  # the coinbase, as for every transaction
     context = state.get_transaction_context_class()(gas_price=0, origin=ZERO_ADDRESS)
     message = Message(gas=gas, to=b"\x99" * 20, sender=ZERO_ADDRESS, value=0, data=b"", code=code)
     computation = kind.apply_computation(state, message, context)

@@ -46,6 +46,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "--data-dir", type=Path, default=Path("miner-data"), help="gradients and shards"
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument(
         "--claim", action="store_true", help="claim the rewards of a task that closed"
     )

@@ -124,7 +124,7 @@ def _build_environment() -> dict[str, str]:
 
 
 def _prepare_death_signal() -> Callable[[], None] | None:
-    """What a child calls before exec so that it does not outlive us; None where there is no such."""
+    """What a child calls before exec so that it does not outlive us; None if there is no such."""
     if sys.platform != "linux":
         return None
     # Loaded here: after the fork nothing may be loaded or allocated that another thread holds.

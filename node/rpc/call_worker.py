@@ -22,9 +22,9 @@ from chain.execution.evm import (
     BlockEnvironment,
     CallRequest,
     CallResult,
-    ExecutionStoppedError,
 )
 from chain.execution.gas import GAS_TRANSACTION
+from chain.execution.run_loop import ExecutionStoppedError
 from chain.genesis import GenesisConfig, parse_genesis
 from chain.primitives import Address, BlockNumber
 from chain.trie import MissingTrieNodeError

@@ -353,8 +353,6 @@ class PotMethods:
             "revealed": reveal is not None,
             "gradientRoot": None if reveal is None else data(reveal.gradient_root),
             "salt": None if reveal is None else data(reveal.salt),
-            "salt": None if reveal is None else data(reveal.salt),
-            "gradientRoot": None if reveal is None else data(reveal.gradient_root),
             "verdicts": await self._encode_verdicts(history.task_id, spec, attempt, index, miner),
             "accepted": None if settled is None else is_accepted,
             "pay": str(pay if is_accepted else 0),

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 from eth_abi.abi import decode, encode
+from eth_abi.exceptions import DecodingError
 from eth_abi.grammar import TupleType, parse
 
 from chain.crypto import keccak256
@@ -695,9 +696,11 @@ def decode_error(data: bytes) -> ContractError | None:
     if signature is None:
         return None
     types = _types(signature)
-    if len(data) < SELECTOR_BYTES + WORD_BYTES * len(types):
+    try:
+        arguments = decode(types, data[SELECTOR_BYTES:])
+    except (DecodingError, UnicodeDecodeError):
+        # Any contract may revert with any bytes.
         return None
-    arguments = decode(types, data[SELECTOR_BYTES:])
     return ContractError(
         signature[: signature.index("(")],
         tuple("0x" + each.hex() if isinstance(each, bytes) else each for each in arguments),

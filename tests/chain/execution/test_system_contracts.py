@@ -275,7 +275,9 @@ def test_an_error_is_decoded_for_people() -> None:
         contracts.compute_selector("TaskUnknown(uint256)") + b"\x01",
         contracts.compute_selector("TaskInvalidTerms(string)") + b"\xff" * 32,
         contracts.compute_selector("TaskAlreadyReady(uint256,address)") + b"\xff" * 64,
+        contracts.compute_selector("Error(string)") + encode(["bytes"], [b"\xff"]),
     ],
+    ids=range(8),
 )
 def test_revert_data_that_is_no_error_of_ours_is_none(data: bytes) -> None:
     assert contracts.decode_error(data) is None

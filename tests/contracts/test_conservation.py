@@ -1,0 +1,267 @@
+"""No call sequence makes or loses money (docs/spec/contracts.md, section 10).
+
+Worlds are seeds: a seed is a walk of random calls, most of them refused. (Hypothesis's state
+machine settled 7 rounds in 400 steps, these walks about one in 25.)
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+
+import pytest
+
+from chain.execution import system_contracts as contracts
+from chain.execution.system_contracts import (
+    GRADIENT_LEDGER,
+    TASK_REGISTRY,
+    CommitmentEvidence,
+    GradientCommitted,
+    MinerSlashed,
+    TaskStatus,
+    VerdictPosted,
+)
+from chain.primitives import Address
+from chain.training.rewards import RewardTree
+from chain.training.rounds import Phase
+from tests.contracts.world import (
+    BAD,
+    CHEAT,
+    HOLDERS,
+    MINERS,
+    OK,
+    OPERATORS,
+    POT,
+    STRANGER,
+    SUPPLY_EACH,
+    TERMS,
+    UNAVAILABLE,
+    Answer,
+    Reverted,
+    result,
+    started_world,
+)
+
+STEPS = 80
+
+
+class Walk:
+    """Anybody calls anything."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.world = started_world()
+        self.earned: dict[Address, int] = {}
+        self.committed: list[CommitmentEvidence] = []
+        self.posted: list[tuple[Address, bytes]] = []
+        self.evidence: tuple = (0, (), ())
+        self.slashed = 0
+        self.seen: Counter[str] = Counter()
+        self.actions = {
+            self.goes_on: 30,
+            self.commits: 4,
+            self.judges: 2,
+            self.posts: 2,
+            self.registers: 8,
+            self.leaves: 2,
+            self.withdraws: 6,
+            self.advances: 2,
+            self.slashes: 10,
+            self.takes_credit: 4,
+            self.claims: 10,
+            self.funds: 3,
+            self.cancels: 0.3,
+            self.resumes: 2,
+            self.asks_for_refund: 2,
+            self.waits: 4,
+        }
+
+    def step(self) -> None:
+        (action,) = self.random.choices(list(self.actions), list(self.actions.values()))
+        said_before = self.seen.total()
+        action()
+        if self.seen.total() != said_before:
+            self.check()
+
+    def attempt(self, call: Callable[[], Answer]) -> None:
+        try:
+            answer = call()
+        except Reverted as reverted:
+            error = reverted.error
+        else:
+            self.record(answer)
+            return
+        # A custom error, never a panic: no sum over- or underflows.
+        assert not isinstance(error, str), error
+        assert error.name != "Panic"
+
+    def record(self, answer: Answer) -> None:
+        for event in answer.events:
+            self.seen[type(event).__name__] += 1
+            if isinstance(event, GradientCommitted):
+                evidence = CommitmentEvidence(event.miner, event.units, event.commitment)
+                self.committed.append(evidence)
+            if isinstance(event, VerdictPosted) and event.timely:
+                self.posted.append((event.validator, event.verdicts))
+            if isinstance(event, MinerSlashed):
+                self.slashed += event.amount
+
+    # ---- what somebody does
+
+    def goes_on(self) -> None:
+        """What an honest network would do next, more or less."""
+        phase = self.world.phase
+        if phase is Phase.WAITING:
+            self.world.mine(1, 1)
+        elif phase is Phase.COMMITMENT and not self.committed and self.random.random() < 0.9:
+            for miner in MINERS:
+                units = self.world.miner(miner).units
+                self.attempt(lambda miner=miner, units=units: self.world.commit(miner, units))
+        elif phase is Phase.VERDICT and not self.posted:
+            words = self.random.choices((OK, BAD, CHEAT, UNAVAILABLE), (6, 1, 5, 2), k=4)
+            count = len(self.committed)
+            for operator in self.random.sample(OPERATORS, self.random.choice((2, 3, 4, 4, 4))):
+                self.attempt(lambda one=operator: self.world.verdict(one, words[:count]))
+        elif phase is Phase.RESULT:
+            self.settles()
+        elif phase in (Phase.COMMITMENT, Phase.VERDICT):
+            self.world.pass_phase()
+        else:
+            self.advances()
+
+    def settles(self) -> None:
+        """A quorum says anything that can be paid, and now and then promises thrice as much."""
+        state = self.world.round
+        units = self.random.randint(0, min(state.committed_units, TERMS.max_units))
+        miner, promise = self.random.choice(MINERS), self.random.choice((1, 1, 1, 3))
+        earned = {**self.earned, miner: self.earned.get(miner, 0) + units * POT * promise}
+        vote = result(f"{state.ballot_number}", units, self.tree(earned))
+        self.world.agree(vote)
+        self.evidence = (state.ballot_number, tuple(self.committed), tuple(self.posted))
+        self.earned, self.committed, self.posted = earned, [], []
+        self.record(self.world.settle(vote))
+
+    def commits(self) -> None:
+        miner, units = self.random.choice(MINERS), self.random.randint(0, 5)
+        self.attempt(lambda: self.world.commit(miner, units))
+
+    def judges(self) -> None:
+        words = self.random.choices((OK, CHEAT), k=self.random.randint(0, 4))
+        self.attempt(lambda: self.world.verdict(self.random.choice(OPERATORS), words))
+
+    def posts(self) -> None:
+        vote = result("alone", self.random.randint(0, 12))
+        self.attempt(lambda: self.world.result(self.random.choice(OPERATORS), vote))
+
+    def registers(self) -> None:
+        miner, units = self.random.choice(MINERS), self.random.randint(1, 9)
+        self.attempt(lambda: self.world.register(miner, units))
+
+    def leaves(self) -> None:
+        self.attempt(lambda: self.world.leave(self.random.choice(MINERS)))
+
+    def withdraws(self) -> None:
+        self.attempt(lambda: self.world.withdraw_bond(self.random.choice(MINERS)))
+
+    def advances(self) -> None:
+        before = self.world.place()
+        self.attempt(self.world.advance)
+        after = self.world.place()
+        if after != before:
+            self.posted = []
+            if after["attempt"] != before["attempt"]:
+                self.committed = []
+
+    def slashes(self) -> None:
+        ballot_number, commitments, verdicts = self.evidence
+        data = contracts.encode_slash(
+            self.world.task, ballot_number, commitments, verdicts, [self.random.randint(0, 3)]
+        )
+        self.attempt(lambda: self.world.send(STRANGER, GRADIENT_LEDGER, data))
+
+    def takes_credit(self) -> None:
+        data = contracts.encode_withdraw_credit(TERMS.token)
+        operator = self.random.choice(OPERATORS)
+        self.attempt(lambda: self.world.send(operator, GRADIENT_LEDGER, data))
+
+    def claims(self) -> None:
+        miner = self.random.choice(MINERS)
+        cumulative = self.earned.get(miner, 0) + self.random.choice((0, 0, 0, 1))
+        self.attempt(lambda: self.world.claim(miner, self.tree(self.earned), cumulative))
+
+    def funds(self) -> None:
+        self.attempt(lambda: self.world.fund(self.random.randint(0, 20 * POT)))
+
+    def cancels(self) -> None:
+        self.attempt(self.world.cancel)
+
+    def resumes(self) -> None:
+        self.attempt(self.world.resume)
+
+    def asks_for_refund(self) -> None:
+        self.attempt(self.world.refund)
+
+    def waits(self) -> None:
+        self.world.mine(self.random.choice((1, 2, 16, 256)), self.random.randint(0, 25))
+
+    def tree(self, earned: dict[Address, int]) -> RewardTree:
+        return self.world.rewards({who: amount for who, amount in earned.items() if amount})
+
+    # ---- what holds
+
+    def check(self) -> None:
+        world = self.world
+        money, state = world.money, world.round
+        assert money.escrowed == money.paid + money.reserved + money.refundable + money.refunded
+        claimed = world.claimed_total()
+        assert claimed <= money.paid <= money.escrowed - money.refunded
+        assert world.pot_of(TASK_REGISTRY) == money.escrowed - money.refunded - claimed
+        assert state.paid_total == money.paid
+
+        miners = {miner: world.miner(miner) for miner in MINERS}
+        withdrawn = sum(world.pot_of(operator) for operator in OPERATORS)
+        credited = sum(world.credit(operator) for operator in OPERATORS)
+        bonds = sum(miner.bond for miner in miners.values())
+        assert world.pot_of(GRADIENT_LEDGER) == bonds + self.slashed - withdrawn
+        assert credited + withdrawn <= self.slashed // 2
+        everyone = (*HOLDERS, *OPERATORS, TASK_REGISTRY, GRADIENT_LEDGER)
+        assert sum(map(world.pot_of, everyone)) == SUPPLY_EACH * len(HOLDERS)
+
+        assert state.open == (money.reserved != 0)
+        assert not state.open or money.status is TaskStatus.ACTIVE
+        assert (world.phase is Phase.INACTIVE) == (money.status is not TaskStatus.ACTIVE)
+        assert state.commitment_count <= state.expected_commitments
+        assert {one.miner for one in world.participants()} == {
+            who for who, miner in miners.items() if miner.bond and not miner.left_block
+        }
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_sequence_of_calls_makes_or_loses_money(seed: int) -> None:
+    walk = Walk(seed)
+    for _ in range(STEPS):
+        walk.step()
+    assert walk.seen["RoundSettled"], "this seed walks nowhere"
+
+
+def test_a_whole_task_ends_with_every_unit_accounted_for() -> None:
+    world = started_world()
+    before = {who: world.balance(who) for who in (*HOLDERS, TASK_REGISTRY, GRADIENT_LEDGER)}
+    share = TERMS.validator_fee // 4
+    earned: dict[Address, int] = {}
+    for round_number in range(1, TERMS.rounds + 1):
+        earned = dict.fromkeys(MINERS[:2], 2 * POT * round_number)
+        earned |= dict.fromkeys(OPERATORS, share * round_number)
+        tree = world.rewards(earned)
+        world.commit_all()
+        world.judge()
+        world.settle(world.agree(result(f"{round_number}", rewards=tree)))
+        world.mine(1, 1)
+    for who, cumulative in earned.items():
+        world.claim(who, tree, cumulative)
+    world.refund()
+    world.mine(16)
+    for miner in MINERS[:2]:
+        world.withdraw_bond(miner)
+    assert (world.balance(TASK_REGISTRY), world.balance(GRADIENT_LEDGER)) == (0, 0)
+    for miner in MINERS[:2]:
+        assert world.balance(miner) == before[miner] + 2 * POT + 6 * POT

@@ -11,12 +11,13 @@ Deviations from stock py-evm, each because the stock one is wrong or unbounded:
     sender with the origin, which EIP-7702 made wrong.
     Gas used is what was paid for; py-evm's receipts cap the refund by gas that includes EIP-7623's
     floor.
-    Logs, refunds and destroyed accounts are collected in one walk; py-evm's is quadratic in depth.
+    A finished call leaves logs, refund and destroyed accounts to its caller; py-evm keeps all calls
+    of a transaction and collects from them in time quadratic in depth.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, Self, TypeVar
 
 from eth._utils.address import generate_contract_address
 from eth.abc import (
@@ -443,39 +444,23 @@ def _execute(world: WorldState, state: "_State", transaction: _EngineTransaction
 def _gas_used(transaction: _EngineTransaction, computation: ComputationAPI) -> int:
     """What is paid for: after refunds (EIP-3529), but not below the floor (EIP-7623)."""
     spent = transaction.gas - computation.get_gas_remaining()
-    refund = computation.msg.refund
-    for kept in _list_kept(computation):
-        refund += kept.get_gas_meter().gas_refunded
+    refund = computation.msg.refund + (computation.kept_refund if computation.is_success else 0)
     refund = min(refund, spent // MAX_REFUND_QUOTIENT)
     return max(int(spent - refund), compute_floor_gas(transaction.data))
 
 
 def _logs(computation: ComputationAPI) -> tuple[Log, ...]:
     # An entry begins with its position in the transaction.
-    entries = sorted(entry for kept in _list_kept(computation) for entry in kept.log_entries)
     return tuple(
         Log(
             Address(address),
             tuple(Hash32(topic.to_bytes(32, "big")) for topic in topics),
             bytes(data),
         )
-        for _, address, topics, data in entries
+        for _, address, topics, data in (
+            sorted(computation.log_entries) if computation.is_success else ()
+        )
     )
-
-
-def _list_kept(computation: ComputationAPI) -> "list[_Computation]":
-    """The message calls below `computation`, itself included, of which nothing was reverted.
-
-    py-evm's own collections recurse and copy at every level: quadratic in the depth of calls.
-    """
-    kept: list[_Computation] = []
-    left = [computation]
-    while left:
-        current = left.pop()
-        if current.is_success:
-            kept.append(current)
-            left.extend(current.children)
-    return kept
 
 
 class _Memory(Memory):
@@ -521,6 +506,16 @@ class _Message(Message):
         self.refund = 0
 
 
+_Entry = TypeVar("_Entry")
+
+
+def _merge(first: list[_Entry], second: list[_Entry]) -> list[_Entry]:
+    """All of both, in any order; the longer list is kept, so deep calls copy little."""
+    short, long = sorted((first, second), key=len)
+    long.extend(short)
+    return long
+
+
 class _Computation(PragueComputation):
     """A message's execution.
 
@@ -542,7 +537,7 @@ class _Computation(PragueComputation):
         self.msg = message
         self.transaction_context = transaction_context
         self.code = CodeStream(message.code)
-        self.children: list[ComputationAPI] = []
+        self._absorbed_refund = 0
         self.accounts_to_delete: list[Address] = []
         self.beneficiaries: list[Address] = []
         self._gas_meter = self._configure_gas_meter()
@@ -563,8 +558,24 @@ class _Computation(PragueComputation):
 
     @property
     def log_entries(self) -> list[tuple[int, bytes, tuple[int, ...], bytes]]:
-        """Position in the transaction, address, topics and data of this call's own logs."""
+        """Position in the transaction, address, topics and data; not in order."""
         return self._log_entries
+
+    @property
+    def kept_refund(self) -> int:
+        """The gas that this call, and those below it that succeeded, have given back."""
+        refund: int = self._gas_meter.gas_refunded
+        return refund + self._absorbed_refund
+
+    def add_child_computation(self, child: Self) -> None:
+        """Take over what a finished call below has left, and forget the call."""
+        is_created = child.is_success and child.msg.is_create
+        self.return_data = b"" if is_created else child.output
+        if child.is_error:
+            return
+        self._absorbed_refund += child.kept_refund
+        self._log_entries = _merge(self._log_entries, child.log_entries)
+        self.accounts_to_delete = _merge(self.accounts_to_delete, child.accounts_to_delete)
 
     def prepare_child_message(
         self,
@@ -643,7 +654,8 @@ class _Computation(PragueComputation):
             elif not message.is_delegation:
                 precompile(computation)
         except VMError as error:
-            computation.error = error
+            # Its traceback would keep every frame of the call alive.
+            computation.error = error.with_traceback(None)
             if computation.should_burn_gas:
                 computation.get_gas_meter().gas_remaining = 0
             if computation.should_erase_return_data:
@@ -698,11 +710,9 @@ class _Executor(PragueTransactionExecutor):
         left = transaction.gas - gas_used
         state.delta_balance(transaction.sender, left * transaction.gas_price)
         state.delta_balance(state.coinbase, gas_used * transaction.tip)
-        destroyed = {
-            address for kept in _list_kept(computation) for address in kept.accounts_to_delete
-        }
-        for address in sorted(destroyed):
-            state.delete_account(address)
+        if computation.is_success:
+            for address in sorted(set(computation.accounts_to_delete)):
+                state.delete_account(address)
         state.delete_touched_empty()
         return computation
 

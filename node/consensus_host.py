@@ -30,7 +30,7 @@ from chain.consensus.effects import (
     SetTimer,
     ValidateBlock,
 )
-from chain.consensus.guard import GuardState, compute_first_signable, permits
+from chain.consensus.guard import build_floor_guard, compute_first_signable, permits
 from chain.consensus.inputs import (
     BlockBuilt,
     BlockFetched,
@@ -53,7 +53,12 @@ from chain.consensus.messages import (
     get_pre_prepare,
 )
 from chain.consensus.quorum import ACTIVITY_WINDOW_TURNS, compute_primary_order, compute_quorum
-from chain.consensus.records import Record, compute_intent, decode_record, encode_record
+from chain.consensus.records import (
+    Record,
+    compute_latest_intent,
+    decode_record,
+    encode_record,
+)
 from chain.errors import InvalidBlock, InvalidMessage, RejectedInputError, RejectionReason
 from chain.params import ChainParameters
 from chain.primitives import Address, BlockNumber, Hash32, Signature, ValidatorIndex
@@ -245,17 +250,22 @@ class ConsensusHost:
         if signer is None or self._own_index is None:
             return
         guard = await trio.to_thread.run_sync(signer.guard.load)
-        latest = _get_latest_vote(self._load_records())
+        latest = compute_latest_intent(self._load_records())
         certified_head = self._store.head_number()
         if guard is None:
             certified_head = await self._wait_for_heads()
-        self._first_signable = compute_first_signable(
-            guard, latest, self._store.head_number(), certified_head
-        )
-        if self._first_signable > self._store.head_number() + 1:
+        first = compute_first_signable(guard, latest, self._store.head_number(), certified_head)
+        if guard is None:
+            # So that a crash before the first vote's guard is not taken for a lost one.
+            await trio.to_thread.run_sync(signer.guard.save, build_floor_guard(first))
+        elif latest is not None and latest.position > guard.position:
+            # Logged, and killed before the guard: the vote is sent again, so it counts as cast.
+            await trio.to_thread.run_sync(signer.guard.save, latest)
+        self._first_signable = first
+        if first > self._store.head_number() + 1:
             _log.warning(
                 "nothing is signed before a later block",
-                first_signable=self._first_signable,
+                first_signable=first,
                 reason="the guard or the write-ahead log of this key was lost",
             )
 
@@ -538,14 +548,3 @@ def _write_vote(signer: Signer, effect: Persist) -> bool:
     signer.wal.append(effect.record.number, encode_record(effect.record))
     signer.guard.save(effect.intent)
     return True
-
-
-def _get_latest_vote(records: Sequence[Record]) -> GuardState | None:
-    """The guard state after the last vote of the log; None if the log is empty."""
-    latest: GuardState | None = None
-    for record in records:
-        prepared = (
-            latest.prepared if latest is not None and latest.number == record.number else None
-        )
-        latest = compute_intent(record, prepared)
-    return latest

@@ -59,6 +59,7 @@ from chain.training.task_spec import TaskSpec, learning_rate_ppb, terms
 from node.blobs import BlobStore
 from node.clock import Clock
 from node.ledger import LedgerReader
+from node.measurements import get_checks_path
 from node.reveals import Reveal, RevealStore
 from node.state_parts import StatePartStore
 from node.training_index import TrainingIndex, get_theta_root
@@ -730,8 +731,3 @@ def _advance_state(
     gradients = [(units, decode_gradient(payload, header)) for units, payload, header in payloads]
     mean = aggregate(spec.aggregator, count_parameters(spec.model), gradients)
     return apply_update(spec.optimizer, learning_rate_ppb(spec, round_number), state, mean)
-
-
-def get_checks_path(directory: Path, task_id: TaskId, round_number: int, attempt: int) -> Path:
-    """Where this node's measurements of an attempt are kept, as JSON by miner."""
-    return directory / f"{task_id}-{round_number}-{attempt}.checks.json"

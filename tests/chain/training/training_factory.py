@@ -1,5 +1,7 @@
 """A small specification and gradients for the tests of training."""
 
+import hashlib
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -86,9 +88,10 @@ def header_of(miner: int, parameter_count: int) -> GradientHeader:
 
 
 def random_gradient(seed: int, size: int, norm: float = 1.0) -> Float32Array:
-    """Values over many magnitudes, scaled to `norm`, some blocks zero."""
-    generator = np.random.Generator(np.random.PCG64(seed))
-    values = generator.standard_normal(size) * np.exp2(-generator.integers(0, 30, size))
+    """Values over many magnitudes, scaled to `norm`, some blocks zero; drawn with SHA-256."""
+    stream = b"".join(hashlib.sha256(f"{seed}/{i}".encode()).digest() for i in range(size // 4 + 1))
+    drawn = np.frombuffer(stream, "<i4").reshape(-1, 2)[:size]
+    values = np.ldexp(drawn[:, 0].astype(np.float64), -31 - drawn[:, 1] % 30)
     values[512:768] = 0
-    length = float(np.sqrt(np.sum(values * values)))
+    length = math.sqrt(math.fsum(float(value) ** 2 for value in values))
     return (values * (norm / length)).astype(np.float32)

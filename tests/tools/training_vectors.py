@@ -1,0 +1,212 @@
+"""Vectors of the training protocol, for other implementations: inputs and what must come out.
+
+`python -m tests.tools.training_vectors` rewrites tests/vectors/training_*.json; a test compares.
+"""
+
+import json
+from pathlib import Path
+
+from chain.crypto import sha256
+from chain.primitives import Address, Hash32, TaskId
+from chain.training.acceptance import Verdict, encode_verdicts
+from chain.training.aggregation import aggregate, compute_weights
+from chain.training.assignment import DOMAIN_SAMPLES, DOMAIN_UNITS, assign, compute_seed, permute
+from chain.training.encoding import (
+    COMMITMENT_DOMAIN,
+    compute_commitment,
+    compute_gradient_root,
+    decode_gradient,
+    encode_gradient,
+)
+from chain.training.optimizer import apply_update, initial_state
+from chain.training.rewards import build_reward_tree
+from chain.training.self_test import EXPECTED, OPTIMIZERS
+from chain.training.state import compute_model_root, compute_training_state_root
+from chain.training.task_spec import (
+    Aggregator,
+    compute_spec_hash,
+    encode_task_spec,
+    learning_rate_ppb,
+)
+from tests.chain.training.training_factory import (
+    HEADER,
+    SPEC,
+    header_of,
+    miner_address,
+    random_gradient,
+)
+
+DIRECTORY = Path("tests/vectors")
+SEED = Hash32(sha256(b"seed"))
+SIZE = 300
+RATE_PPB = 20_000_000
+
+
+def build_spec() -> object:
+    return {
+        "canonical": encode_task_spec(SPEC).decode(),
+        "spec_hash": compute_spec_hash(SPEC).hex(),
+        "learning_rate_ppb": [learning_rate_ppb(SPEC, i) for i in range(11)],
+    }
+
+
+def build_assignment() -> object:
+    mix_hash = Hash32(sha256(b"mix"))
+    given = [
+        {"miners": [[3, 1], [1, 2], [2, 1]], "samples": 50, "samples_per_unit": 8, "max_units": 9},
+        {"miners": [[1, 40], [2, 7]], "samples": 100, "samples_per_unit": 10, "max_units": 64},
+        {"miners": [[1, 40], [2, 7]], "samples": 100, "samples_per_unit": 10, "max_units": 3},
+        {"miners": [], "samples": 100, "samples_per_unit": 10, "max_units": 3},
+    ]
+    cases = []
+    for case in given:
+        miners = [(miner_address(number), units) for number, units in case["miners"]]
+        result = assign(SEED, miners, case["samples"], case["samples_per_unit"], case["max_units"])
+        assigned = [
+            {"miner": miner.hex(), "units": units, "indices": list(result.sample_indices(miner))}
+            for miner, units in result.units
+        ]
+        named = [[miner.hex(), units] for miner, units in miners]
+        cases.append({**case, "miners": named, "assigned": assigned})
+    return {
+        "seed": {
+            "mix_hash": mix_hash.hex(),
+            "task": 3,
+            "round": 7,
+            "attempt": 1,
+            "expected": compute_seed(mix_hash, TaskId(3), 7, 1).hex(),
+        },
+        "permutation": [
+            {
+                "seed": SEED.hex(),
+                "domain": domain.hex(),
+                "size": size,
+                "images": [permute(SEED, domain, size, index) for index in range(min(size, 20))],
+            }
+            for domain in (DOMAIN_SAMPLES, DOMAIN_UNITS)
+            for size in (1, 2, 5, 16, 17, 1_437, 10**6, 2**32)
+        ],
+        "assignment": {"seed": SEED.hex(), "cases": cases},
+    }
+
+
+def build_encoding() -> object:
+    cases = []
+    for number, size in ((1, 1), (2, 256), (3, 600)):
+        header = header_of(number, size)
+        values = random_gradient(number, size)
+        payload = encode_gradient(header, values)
+        cases.append(
+            {
+                "values": values.astype("<f4").tobytes().hex(),
+                "payload": payload.hex(),
+                "squared_norm": str(decode_gradient(payload, header).squared_norm),
+                "gradient_root": compute_gradient_root(payload).hex(),
+            }
+        )
+    salt = Hash32(sha256(b"salt"))
+    return {
+        "gradients": cases,
+        "commitment": {
+            "domain": COMMITMENT_DOMAIN.hex(),
+            "chain_id": HEADER.chain_id,
+            "task": HEADER.task,
+            "round": HEADER.round_number,
+            "attempt": HEADER.attempt,
+            "miner": HEADER.miner.hex(),
+            "theta_root": HEADER.theta_root.hex(),
+            "gradient_root": SEED.hex(),
+            "salt": salt.hex(),
+            "units": 4,
+            "expected": compute_commitment(HEADER, SEED, salt, 4).hex(),
+        },
+    }
+
+
+def build_aggregation() -> object:
+    gradients = []
+    for number, (units, norm) in enumerate(((3, 1.0), (1, 0.01), (2, 0.5))):
+        header = header_of(number, SIZE)
+        payload = encode_gradient(header, random_gradient(number, SIZE, norm))
+        gradients.append((units, payload, decode_gradient(payload, header)))
+    contributions = [(units, gradient.squared_norm) for units, _, gradient in gradients]
+    parts = [(units, gradient) for units, _, gradient in gradients]
+    theta = random_gradient(9, SIZE, 2.0) + SIZE**-0.5
+    updates = []
+    for aggregator in Aggregator:
+        mean = aggregate(aggregator, SIZE, parts)
+        for optimizer in OPTIMIZERS:
+            state = initial_state(optimizer, theta.astype("<f4").tobytes())
+            for _ in range(2):
+                state = apply_update(optimizer, RATE_PPB, state, mean)
+            updates.append(
+                {
+                    "aggregator": aggregator.value,
+                    "optimizer": repr(optimizer),
+                    "weights": list(compute_weights(aggregator, contributions)),
+                    "mean": sha256(mean.astype("<f4").tobytes()).hex(),
+                    "model_root": compute_model_root(state).hex(),
+                    "training_state_root": compute_training_state_root(state).hex(),
+                }
+            )
+    return {
+        "self_test": EXPECTED,
+        "gradients": [
+            {"units": units, "payload": payload.hex()} for units, payload, _ in gradients
+        ],
+        "theta": theta.astype("<f4").tobytes().hex(),
+        "learning_rate_ppb": RATE_PPB,
+        "rounds": 2,
+        "updates": updates,
+    }
+
+
+def build_rewards() -> object:
+    distributor = Address(b"\xdd" * 20)
+    cases = []
+    for count in (0, 1, 2, 3, 5, 8):
+        amounts = {miner_address(i + 1): 10**18 + i for i in range(count)}
+        tree = build_reward_tree(31_337, distributor, TaskId(2), amounts)
+        claims = [
+            {
+                "account": account.hex(),
+                "cumulative": str(amount),
+                "leaf": tree.leaves[account].hex(),
+                "proof": [node.hex() for node in tree.proof(account) or ()],
+            }
+            for account, amount in amounts.items()
+        ]
+        cases.append({"root": tree.root.hex(), "claims": claims})
+    verdicts = [Verdict.OK, Verdict.BAD, Verdict.CHEAT, Verdict.UNAVAILABLE, Verdict.BAD]
+    return {
+        "chain_id": 31_337,
+        "distributor": distributor.hex(),
+        "task": 2,
+        "trees": cases,
+        "verdicts": {
+            "of": [verdict.name.lower() for verdict in verdicts],
+            "bitmap": encode_verdicts(verdicts).hex(),
+        },
+    }
+
+
+VECTORS = {
+    "training_spec": build_spec,
+    "training_assignment": build_assignment,
+    "training_encoding": build_encoding,
+    "training_aggregation": build_aggregation,
+    "training_rewards": build_rewards,
+}
+
+
+def path_of(name: str) -> Path:
+    return DIRECTORY / f"{name}.json"
+
+
+def encode_vector(name: str) -> str:
+    return json.dumps(VECTORS[name](), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    for vector in VECTORS:
+        path_of(vector).write_text(encode_vector(vector))

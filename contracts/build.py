@@ -73,12 +73,21 @@ class BuildError(Exception):
     """The contracts cannot be built; the message says what to do."""
 
 
-def build() -> dict[Path, str]:
-    """The text of every artifact, by its path: what `contracts/build` must hold."""
+def build(*, may_download: bool) -> dict[Path, str]:
+    """The text of every artifact, by its path: what `contracts/build` must hold.
+
+    Args:
+        may_download: Whether to try for the native compiler; npm's is there without.
+
+    Raises:
+        BuildError: a source does not compile cleanly, or the packages cannot be installed.
+    """
     _install_packages()
     try:
         output = solcx.compile_standard(
-            _standard_input(), solc_binary=_find_compiler(), base_path=str(ROOT / "node_modules")
+            _standard_input(),
+            solc_binary=_find_compiler(may_download=may_download),
+            base_path=str(ROOT / "node_modules"),
         )
     except solcx.exceptions.SolcError as error:
         raise BuildError(error.message) from error
@@ -159,21 +168,28 @@ def _target_folder(source: str) -> Path | None:
     return None
 
 
-def _find_compiler() -> Path:
+def _find_compiler(*, may_download: bool) -> Path:
     """A native compiler, already there or downloaded, else the wrapper over npm's."""
-    if SOLC_VERSION not in map(str, solcx.get_installed_solc_versions()):
-        code = f"import solcx; solcx.install_solc({SOLC_VERSION!r})"
-        try:
-            subprocess.run(
-                [sys.executable, "-c", code],
-                check=True,
-                capture_output=True,
-                timeout=INSTALL_SECONDS,
-            )
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-            _put_node_on_path()
-            return ROOT / "contracts" / "solc-wrapper.cjs"
-    return Path(solcx.install.get_executable(SOLC_VERSION))
+    if _has_native_compiler() or (may_download and _download_compiler()):
+        return Path(solcx.install.get_executable(SOLC_VERSION))
+    _put_node_on_path()
+    return ROOT / "contracts" / "solc-wrapper.cjs"
+
+
+def _has_native_compiler() -> bool:
+    return SOLC_VERSION in map(str, solcx.get_installed_solc_versions())
+
+
+def _download_compiler() -> bool:
+    code = f"import solcx; solcx.install_solc({SOLC_VERSION!r})"
+    try:
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, timeout=INSTALL_SECONDS
+        )
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        # npm's compiler does as well.
+        return False
+    return True
 
 
 def _install_packages() -> None:
@@ -200,14 +216,12 @@ def _versions(lock_file: Path) -> dict[str, str]:
 
 
 def _npm_command() -> list[str]:
-    _put_node_on_path()
+    """The machine's npm, else the wheel's; the wheel's `bin/npm` is a link that pip made a file."""
     npm = shutil.which("npm")
-    if npm:
+    if npm and shutil.which("node"):
         return [npm]
-    return [
-        "node",
-        str(_wheel_folder() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"),
-    ]
+    _put_node_on_path()
+    return ["node", str(_wheel_folder() / "lib/node_modules/npm/bin/npm-cli.js")]
 
 
 def _put_node_on_path() -> None:
@@ -231,7 +245,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare with the committed build")
     arguments = parser.parse_args()
     try:
-        artifacts = build()
+        artifacts = build(may_download=not arguments.check)
     except BuildError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -59,7 +59,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def run(
     options: argparse.Namespace,
-    load_trainer_factory: Callable[[argparse.Namespace], TrainerFactory],
+    load_factory: Callable[[argparse.Namespace], TrainerFactory],
 ) -> None:
     """Mine until the task closes, or for ever.
 
@@ -73,12 +73,15 @@ def run(
         raise SettingsError(f"--task is {options.task!r}; give a task id, or auto")
     private_key = read_private_key(options.key, options.password_file)
     with lock_directory(options.data_dir):
+        client = NodeClient(options.rpc)
+        info = client.require_one_network()  # before torch is loaded: a wrong URL shows at once
         miner = Miner(
-            NodeClient(options.rpc),
+            client,
+            info,
             private_key,
             options.data_dir,
             options.units,
-            load_trainer_factory(options),
+            load_factory(options),
             poll_seconds=options.poll_ms / 1000,
             claims=options.claim,
         )
@@ -112,7 +115,7 @@ def read_private_key(path: Path, password_file: Path | None) -> PrivateKey:
         return PrivateKey(bytes(decode_keyfile_json(keystore, password.encode())))
     except ValueError as error:
         raise SettingsError(f"wrong password for {path}; check --password-file") from error
-    except (KeyError, TypeError, NotImplementedError) as error:
+    except (KeyError, TypeError, AttributeError, NotImplementedError) as error:
         raise SettingsError(f"--key: {path} is not a V3 keystore") from error
 
 
@@ -136,19 +139,19 @@ def lock_directory(directory: Path) -> BinaryIO:
 
 def main(
     arguments: Sequence[str] | None = None,
-    load_trainer_factory: Callable[[argparse.Namespace], TrainerFactory] | None = None,
+    load_factory: Callable[[argparse.Namespace], TrainerFactory] | None = None,
 ) -> int:
     """Run the miner; the exit status.
 
     Args:
         arguments: The command line, if not the process's own.
-        load_trainer_factory: Makes what computes gradients, if not torch on `--device`.
+        load_factory: Makes what computes gradients, if not torch on `--device`.
     """
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     configure_logging(is_json=options.log_format == "json")
     signal.signal(signal.SIGTERM, _stop)
     try:
-        run(options, load_trainer_factory or _load_trainer_factory)
+        run(options, load_factory or load_trainer_factory)
     except (SettingsError, ClientError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one line the operator reads
         return 1
@@ -157,7 +160,12 @@ def main(
     return 0
 
 
-def _load_trainer_factory(options: argparse.Namespace) -> TrainerFactory:
+def load_trainer_factory(options: argparse.Namespace) -> TrainerFactory:
+    """Torch on `--device`.
+
+    Raises:
+        SettingsError: There is no such device.
+    """
     # Late, so that --help and a mistake in the settings do not wait for torch.
     from miner.devices import DeviceError, open_device
     from miner.trainer import open_task

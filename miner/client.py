@@ -113,7 +113,6 @@ class Task(_Reply):
     status: str
     """pending, active, paused or closed."""
     spec_hash: HexHash
-    rounds_settled: int
 
 
 class Attempt(_Reply):

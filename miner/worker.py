@@ -350,6 +350,7 @@ class Miner:
     def __init__(
         self,
         client: NodeClient,
+        info: NodeInfo,
         private_key: PrivateKey,
         directory: Path,
         units: int,
@@ -358,7 +359,6 @@ class Miner:
         poll_seconds: float,
         claims: bool,
     ) -> None:
-        info = client.require_one_network()
         self._client = client
         self._identity = Identity(private_key, get_address(private_key), info.chain_id, info)
         self._directory = directory / info.genesis_hash.hex()[:16]

@@ -1,0 +1,220 @@
+"""A node as a miner sees it, without a chain: answers, remembers, and can be told to fail."""
+
+import json
+from dataclasses import dataclass, field, replace
+
+import httpx
+
+from chain.crypto import content_id
+from chain.execution import system_contracts as contracts
+from chain.primitives import Address, Hash32, TaskId
+from chain.training.architectures import count_parameters
+from chain.training.encoding import (
+    Float32Array,
+    GradientHeader,
+    compute_commitment,
+    encode_gradient,
+)
+from chain.training.task_spec import Shard, TaskSpec, encode_task_spec
+from chain.types.transaction import Transaction, decode_transaction
+from tests.chain.training.training_factory import SPEC, random_gradient
+
+CHAIN_ID = 31_337
+TASK = TaskId(1)
+GENESIS_HASH = "0x" + "ab" * 32
+SEED = Hash32(b"\x66" * 32)
+PARAMETERS = count_parameters(SPEC.model)
+THETA = bytes(4 * PARAMETERS)
+SHARD = b"rows" * 1_000
+MINING_SPEC: TaskSpec = replace(
+    SPEC,
+    initial_weights=content_id(THETA),
+    data=replace(SPEC.data, shards=(Shard(content_id(SHARD), len(SHARD), 100),)),
+    reward=replace(SPEC.reward, token=contracts.TRAINING_TOKEN),
+)
+BOND = 5
+HEX_CONTRACTS = {
+    "token": contracts.TRAINING_TOKEN,
+    "taskRegistry": contracts.TASK_REGISTRY,
+    "gradientLedger": contracts.GRADIENT_LEDGER,
+    "rewardDistributor": contracts.REWARD_DISTRIBUTOR,
+    "faucet": contracts.FAUCET,
+}
+
+
+def word(value: int) -> str:
+    return "0x" + value.to_bytes(32, "big").hex()
+
+
+def selector(data: bytes) -> bytes:
+    return data[:4]
+
+
+class CountingTrainer:
+    """Gives another gradient every time, so that a repeated payload was not computed again."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[bytes, tuple[int, ...]]] = []
+
+    def build_payload(self, header: GradientHeader, theta: bytes, samples: list[int]) -> bytes:
+        self.calls.append((theta, tuple(samples)))
+        gradient: Float32Array = random_gradient(len(self.calls), header.parameter_count)
+        return encode_gradient(header, gradient)
+
+
+@dataclass
+class FakeNode:
+    """What the miner of `miner` may find; tests set the fields."""
+
+    miner: Address
+    phase: str = "commitment"
+    round_number: int = 0
+    attempt: int = 0
+    ballot: int = 0
+    seed: Hash32 | None = SEED
+    participants: tuple[tuple[Address, int], ...] = ()
+    status: str = "active"
+    token_balance: int = 0
+    units: int = 0
+    is_down: bool = False
+    refuses_reveals: bool = False
+    claimable: int = 0
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    transactions: list[Transaction] = field(default_factory=list)
+    reveals: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    genesis_hash: str = GENESIS_HASH
+
+    def __post_init__(self) -> None:
+        for blob in (THETA, SHARD):
+            self.blobs["0x" + content_id(blob).hex()] = blob
+        if not self.participants:
+            self.participants = ((self.miner, 1),)
+
+    @property
+    def commitments(self) -> list[Transaction]:
+        name = selector(contracts.encode_commit_gradient(TASK, 0, 0, 1, Hash32(bytes(32))))
+        return [each for each in self.transactions if selector(each.data) == name]
+
+    def sent(self, to: Address) -> list[bytes]:
+        return [transaction.data for transaction in self.transactions if transaction.to == to]
+
+    def opens(self, query: dict[str, str]) -> bool:
+        """Whether what was revealed opens the last commitment."""
+        header = GradientHeader(
+            parameter_count=PARAMETERS,
+            round_number=int(query["round"]),
+            chain_id=CHAIN_ID,
+            theta_root=content_id(THETA),
+            seed=SEED,
+            miner=self.miner,
+            task=TASK,
+            attempt=int(query["attempt"]),
+        )
+        root, salt = (Hash32(bytes.fromhex(query[key][2:])) for key in ("gradientRoot", "salt"))
+        opened = compute_commitment(header, root, salt, int(query["units"]))
+        return self.commitments[-1].data.endswith(opened)
+
+    # HTTP.
+
+    def transport(self) -> httpx.MockTransport:
+        return httpx.MockTransport(self.handle)
+
+    def handle(self, request: httpx.Request) -> httpx.Response:
+        if self.is_down:
+            raise httpx.ConnectError("connection refused", request=request)
+        if request.url.path == "/v1/reveals":
+            return self.take_reveal(dict(request.url.params), request.read())
+        if request.method == "GET":
+            blob = self.blobs.get(request.url.path.rsplit("/", 1)[1])
+            return httpx.Response(404) if blob is None else httpx.Response(200, content=blob)
+        call = json.loads(request.content)
+        try:
+            result = getattr(self, call["method"])(*call["params"])
+        except RuntimeError as error:
+            code, message, data = error.args
+            failure = {"code": code, "message": message, "data": data}
+            return httpx.Response(200, json={"jsonrpc": "2.0", "id": call["id"], "error": failure})
+        return httpx.Response(200, json={"jsonrpc": "2.0", "id": call["id"], "result": result})
+
+    def take_reveal(self, query: dict[str, str], body: bytes) -> httpx.Response:
+        if self.refuses_reveals:
+            return httpx.Response(409, json={"error": "wrong_round", "message": "too early"})
+        self.reveals.append((query, body))
+        return httpx.Response(201)
+
+    # JSON-RPC.
+
+    def pot_nodeInfo(self) -> object:  # noqa: N802
+        addresses = {name: "0x" + address.hex() for name, address in HEX_CONTRACTS.items()}
+        return {
+            "chainId": CHAIN_ID,
+            "genesisHash": self.genesis_hash,
+            "systemContracts": addresses,
+            "unknown": 1,
+        }
+
+    def pot_getTask(self, task: int) -> object:  # noqa: N802
+        if task != TASK:
+            return None
+        encoded = encode_task_spec(MINING_SPEC)
+        return {
+            "id": task,
+            "status": self.status,
+            "specHash": "0x" + content_id(encoded).hex(),
+            "roundsSettled": self.round_number,
+            "spec": json.loads(encoded),
+        }
+
+    def pot_listTasks(self, page: dict[str, int]) -> object:  # noqa: N802
+        return [self.pot_getTask(TASK)] if page["offset"] == 0 else []
+
+    def pot_getAttempt(self, task: int) -> object:  # noqa: N802
+        return {
+            "round": self.round_number,
+            "attempt": self.attempt,
+            "ballot": self.ballot,
+            "phase": self.phase,
+            "openBlock": 7,
+            "seed": None if self.seed is None else "0x" + self.seed.hex(),
+            "participants": [["0x" + miner.hex(), units] for miner, units in self.participants],
+            "thetaRoot": "0x" + content_id(THETA).hex(),
+        }
+
+    def pot_getRewardProof(self, task: int, account: str) -> object:  # noqa: N802
+        amount = str(self.claimable)
+        return {"cumulative": amount, "claimable": amount, "proof": ["0x" + "01" * 32]}
+
+    def eth_call(self, call: dict[str, str], block: str) -> object:
+        data = bytes.fromhex(call["data"][2:])
+        if selector(data) == selector(contracts.encode_required_bond(TASK, 1)):
+            return word(BOND)
+        if selector(data) == selector(contracts.encode_balance_of(self.miner)):
+            return word(self.token_balance)
+        if selector(data) == selector(contracts.encode_get_miner(TASK, self.miner)):
+            return word(self.units) + "00" * 128
+        assert selector(data) == selector(contracts.encode_commitment_position(TASK, self.miner))
+        return word(1 if self.commitments else 0)
+
+    def eth_estimateGas(self, call: dict[str, str]) -> object:  # noqa: N802
+        return hex(50_000)
+
+    def eth_getTransactionCount(self, account: str, block: str) -> object:  # noqa: N802
+        return hex(len(self.transactions))
+
+    def eth_getBlockByNumber(self, number: str, full: bool) -> object:  # noqa: N802
+        return {"baseFeePerGas": "0x7"}
+
+    def eth_maxPriorityFeePerGas(self) -> object:  # noqa: N802
+        return "0x1"
+
+    def eth_sendRawTransaction(self, raw: str) -> object:  # noqa: N802
+        transaction = decode_transaction(bytes.fromhex(raw[2:]))
+        self.transactions.append(transaction)
+        if transaction.to == contracts.FAUCET:
+            self.token_balance += 1_000
+        if selector(transaction.data) == selector(contracts.encode_register(TASK, 1)):
+            self.units = 1
+        return "0x" + transaction.hash.hex()
+
+    def eth_getTransactionReceipt(self, name: str) -> object:  # noqa: N802
+        return {"status": "0x1", "blockNumber": "0x9"}

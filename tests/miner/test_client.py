@@ -1,0 +1,159 @@
+from pathlib import Path
+
+import httpx
+import pytest
+
+from chain.crypto import CHUNK_BYTES, content_id
+from chain.execution.system_contracts import compute_selector
+from chain.primitives import Address
+from miner.client import (
+    ClientError,
+    ContentUnavailableError,
+    NodeClient,
+    NodesUnreachableError,
+    RpcError,
+    to_hex,
+)
+from tests.miner.fake_node import BOND, SHARD, THETA, FakeNode
+
+MINER = Address(b"\x77" * 20)
+
+
+def client_of(*nodes: FakeNode) -> NodeClient:
+    by_host = {f"node{index}": node for index, node in enumerate(nodes)}
+    transport = httpx.MockTransport(lambda request: by_host[request.url.host].handle(request))
+    return NodeClient([f"http://{host}/" for host in by_host], transport)
+
+
+def test_second_node_answers_when_the_first_is_down() -> None:
+    client = client_of(FakeNode(MINER, is_down=True), FakeNode(MINER, status="paused"))
+    task = client.task(1)
+    assert task is not None
+    assert task.status == "paused"
+
+
+def test_node_that_answered_is_kept() -> None:
+    nodes = FakeNode(MINER, is_down=True), FakeNode(MINER, status="paused")
+    client = client_of(*nodes)
+    client.node_info()
+    nodes[0].is_down = False
+    assert getattr(client.task(1), "status", None) == "paused"
+
+
+def test_no_node_at_all_names_every_url_and_the_setting() -> None:
+    client = client_of(FakeNode(MINER, is_down=True), FakeNode(MINER, is_down=True))
+    with pytest.raises(NodesUnreachableError) as failure:
+        client.node_info()
+    message = str(failure.value)
+    assert "http://node0" in message
+    assert "http://node1" in message
+    assert "--rpc" in message
+
+
+def test_node_that_cannot_answer_now_is_passed_over() -> None:
+    first, second = FakeNode(MINER), FakeNode(MINER)
+
+    def is_unavailable(*_: object) -> object:
+        raise RuntimeError(-32002, "the node is starting", None)
+
+    first.pot_getAttempt = is_unavailable  # type: ignore[method-assign]
+    assert client_of(first, second).attempt(1) is not None
+
+
+def test_refusal_is_not_tried_elsewhere_and_a_revert_is_spelled_out() -> None:
+    first, second = FakeNode(MINER), FakeNode(MINER)
+    revert = compute_selector("TaskUnknown(uint256)") + (9).to_bytes(32, "big")
+
+    def refuse(*_: object) -> object:
+        raise RuntimeError(3, "execution reverted", to_hex(revert))
+
+    first.eth_estimateGas = refuse  # type: ignore[method-assign]
+    with pytest.raises(RpcError, match=r"TaskUnknown\(9\)") as refusal:
+        client_of(first, second).call("eth_estimateGas", {})
+    assert refusal.value.code == 3
+
+
+def test_nodes_of_two_networks_are_refused() -> None:
+    client = client_of(FakeNode(MINER), FakeNode(MINER, genesis_hash="0x" + "cd" * 32))
+    with pytest.raises(ClientError, match="node1 is on another network"):
+        client.require_one_network()
+
+
+def test_answer_of_another_shape_is_an_error_of_one_line() -> None:
+    node = FakeNode(MINER)
+    node.pot_getAttempt = lambda task: {"round": "many"}  # type: ignore[method-assign]
+    with pytest.raises(ClientError, match="not understood") as failure:
+        client_of(node).attempt(1)
+    assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize("forgery", [b"", THETA + b"\x00", b"\x01" + THETA[1:]])
+def test_blob_that_does_not_hash_to_its_name_is_taken_from_another_node(forgery: bytes) -> None:
+    liar, honest = FakeNode(MINER), FakeNode(MINER)
+    name = content_id(THETA)
+    liar.blobs[to_hex(name)] = forgery
+    assert client_of(liar, honest).fetch_blob(name, len(THETA)) == THETA
+    with pytest.raises(ContentUnavailableError):
+        client_of(liar).fetch_blob(name, len(THETA))
+
+
+@pytest.mark.parametrize(
+    "size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES]
+)
+def test_file_is_there_whole_or_not_at_all(tmp_path: Path, size: int) -> None:
+    node, path = FakeNode(MINER), tmp_path / "shard"
+    data = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    node.blobs[to_hex(content_id(data))] = data + b"!"
+    with pytest.raises(ContentUnavailableError):
+        client_of(node).fetch_file(content_id(data), size, path)
+    assert not path.exists()
+    node.blobs[to_hex(content_id(data))] = data
+    client_of(node).fetch_file(content_id(data), size, path)
+    assert path.read_bytes() == data
+
+
+def test_file_comes_from_a_mirror_that_the_specification_names(tmp_path: Path) -> None:
+    node, mirror = FakeNode(MINER), FakeNode(MINER)
+    name = content_id(SHARD)
+    del node.blobs[to_hex(name)]
+    mirror.blobs[name.hex()] = SHARD
+    client = NodeClient(
+        ["http://node"],
+        httpx.MockTransport(
+            lambda request: (mirror if request.url.host == "mirror" else node).handle(request)
+        ),
+    )
+    client.fetch_file(name, len(SHARD), tmp_path / "shard", ["http://mirror/data/"])
+    assert (tmp_path / "shard").read_bytes() == SHARD
+
+
+def test_transaction_pays_twice_the_base_fee_and_leaves_room_for_what_ends_a_phase() -> None:
+    node = FakeNode(MINER)
+    client_of(node).transact(b"\x11" * 32, MINER, 31_337, MINER, b"\x01")
+    (sent,) = node.transactions
+    assert (sent.max_fee_per_gas, sent.max_priority_fee_per_gas) == (15, 1)
+    assert (sent.gas_limit, sent.chain_id, sent.data) == (350_000, 31_337, b"\x01")
+
+
+def test_reverted_transaction_is_an_error() -> None:
+    node = FakeNode(MINER)
+    reverted = {"status": "0x0", "blockNumber": "0x9"}
+    node.eth_getTransactionReceipt = lambda name: reverted  # type: ignore[method-assign]
+    with pytest.raises(ClientError, match="reverted in block 9"):
+        client_of(node).transact(b"\x11" * 32, MINER, 31_337, MINER, b"")
+
+
+def test_reveal_goes_to_every_node_and_tells_who_refused() -> None:
+    nodes = FakeNode(MINER), FakeNode(MINER, refuses_reveals=True), FakeNode(MINER, is_down=True)
+    accepted, refusals = client_of(*nodes).reveal({"task": 1}, b"payload")
+    assert accepted == 1
+    assert [refusal.split(":")[1] for refusal in refusals] == ["//node1", "//node2"]
+    assert nodes[0].reveals == [({"task": "1"}, b"payload")]
+
+
+def test_view_function_is_called_at_the_head() -> None:
+    from chain.execution import system_contracts
+
+    data = system_contracts.encode_required_bond(1, 1)
+    reply = client_of(FakeNode(MINER)).call_contract(MINER, data)
+    assert system_contracts.decode_uint(reply) == BOND

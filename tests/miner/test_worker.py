@@ -1,0 +1,237 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from chain.crypto import get_address
+from chain.execution import system_contracts as contracts
+from chain.primitives import Address, PrivateKey
+from chain.training.assignment import assign
+from miner.client import ClientError, NodeClient
+from miner.worker import Miner
+from tests.miner.fake_node import (
+    BOND,
+    MINING_SPEC,
+    SEED,
+    SHARD,
+    TASK,
+    THETA,
+    CountingTrainer,
+    FakeNode,
+)
+
+KEY = PrivateKey(b"\x11" * 32)
+MINER = get_address(KEY)
+OTHER = Address(b"\x01" * 20)
+
+
+class Stage:
+    """A miner before a node whose phases a test steps through, one phase a look."""
+
+    def __init__(self, directory: Path, node: FakeNode, script: list[dict[str, object]]) -> None:
+        self.node = node
+        self.trainer = CountingTrainer()
+        self.shards: list[bytes] = []
+        self._script = iter(script)
+        node.pot_getAttempt = lambda task: self._next()  # type: ignore[method-assign]
+        client = NodeClient(["http://node"], node.transport())
+        self.miner = Miner(
+            client,
+            client.node_info(),
+            KEY,
+            directory,
+            1,
+            self._make_trainer,
+            poll_seconds=0.0,
+            claims=True,
+        )
+
+    def _make_trainer(self, spec: object, shards: tuple[Path, ...]) -> CountingTrainer:
+        self.shards = [path.read_bytes() for path in shards]
+        return self.trainer
+
+    def _next(self) -> object:
+        for changes in self._script:
+            for name, value in changes.items():
+                setattr(self.node, name, value)
+            return FakeNode.pot_getAttempt(self.node, TASK)
+        self.node.status = "closed"
+        return None
+
+    def play(self) -> FakeNode:
+        self.miner.mine(TASK)
+        return self.node
+
+
+@pytest.fixture(autouse=True)
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("miner.worker.time.sleep", lambda seconds: None)
+
+
+def registered(**fields: object) -> FakeNode:
+    return FakeNode(MINER, units=1, **fields)  # type: ignore[arg-type]
+
+
+COMMITMENT = {"phase": "commitment"}
+VERDICT = {"phase": "verdict"}
+
+
+def test_miner_funds_itself_registers_with_a_bond_and_fetches_the_data(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, FakeNode(MINER), [])
+    node = stage.play()
+    assert [transaction.data for transaction in node.transactions] == [
+        contracts.encode_drip(MINER),
+        contracts.encode_approve(contracts.GRADIENT_LEDGER, BOND),
+        contracts.encode_register(TASK, 1),
+    ]
+    assert stage.shards == [SHARD]
+
+
+def test_registered_miner_pays_no_second_bond(tmp_path: Path) -> None:
+    assert Stage(tmp_path, registered(), []).play().transactions == []
+
+
+def test_account_without_money_says_how_much_is_missing(tmp_path: Path) -> None:
+    node = FakeNode(MINER)
+    node.eth_sendRawTransaction = lambda raw: "0x00"  # type: ignore[method-assign]
+    with pytest.raises(ClientError, match=f"has 0 base units .* is {BOND}: send it"):
+        Stage(tmp_path, node, []).play()
+
+
+def test_gradient_is_of_the_assigned_samples_and_stays_here_until_commitments_are_over(
+    tmp_path: Path,
+) -> None:
+    participants = ((OTHER, 3), (MINER, 2))
+    stage = Stage(tmp_path, registered(participants=participants), [COMMITMENT, COMMITMENT])
+    node = stage.play()
+    assignment = assign(SEED, participants, MINING_SPEC.sample_count, 8, 8)
+    assert stage.trainer.calls == [(THETA, assignment.sample_indices(MINER))]
+    assert len(node.commitments) == 1
+    assert node.reveals == []
+
+
+def test_reveal_opens_the_commitment_once_a_ballot(tmp_path: Path) -> None:
+    script = [COMMITMENT, VERDICT, VERDICT, {"ballot": 1}, {"phase": "result"}]
+    node = Stage(tmp_path, registered(), script).play()
+    assert len(node.commitments) == 1
+    assert len(node.reveals) == 2
+    assert all(node.opens(query) for query, _ in node.reveals)
+
+
+def test_nothing_is_committed_before_the_seed_is_known(tmp_path: Path) -> None:
+    node = registered(seed=None)
+    Stage(tmp_path, node, [COMMITMENT]).play()
+    assert node.commitments == []
+
+
+def test_gradient_is_on_the_disk_before_its_commitment_is_sent(tmp_path: Path) -> None:
+    node = registered()
+    send = node.eth_sendRawTransaction
+    found: list[int] = []
+
+    def watch(raw: str) -> object:
+        found.append(len(list(tmp_path.rglob("*.gradient"))))
+        return send(raw)
+
+    node.eth_sendRawTransaction = watch  # type: ignore[method-assign]
+    Stage(tmp_path, node, [COMMITMENT]).play()
+    assert found == [1]
+
+
+def test_miner_killed_after_its_commitment_reveals_the_same_gradient(tmp_path: Path) -> None:
+    node = registered()
+    before = Stage(tmp_path, node, [COMMITMENT])
+    before.play()
+    node.status = "active"
+    after = Stage(tmp_path, node, [VERDICT])
+    after.play()
+    assert after.trainer.calls == []
+    ((query, payload),) = node.reveals
+    assert node.opens(query)
+    assert payload in next(tmp_path.rglob("*.gradient")).read_bytes()
+
+
+def test_miner_killed_before_its_commitment_commits_to_what_it_wrote_down(tmp_path: Path) -> None:
+    node = registered()
+    send = node.eth_sendRawTransaction
+
+    def die(raw: str) -> object:
+        raise KeyboardInterrupt
+
+    node.eth_sendRawTransaction = die  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        Stage(tmp_path, node, [COMMITMENT]).play()
+    node.eth_sendRawTransaction = send  # type: ignore[method-assign]
+    after = Stage(tmp_path, node, [COMMITMENT, VERDICT])
+    after.play()
+    assert after.trainer.calls == []
+    ((query, _),) = node.reveals
+    assert node.opens(query)
+
+
+def test_gradient_that_missed_its_phase_is_not_revealed(tmp_path: Path) -> None:
+    node = registered()
+
+    def refuse(*_: object) -> object:
+        raise RuntimeError(3, "execution reverted", None)
+
+    node.eth_estimateGas = refuse  # type: ignore[method-assign]
+    Stage(tmp_path, node, [COMMITMENT, VERDICT]).play()
+    assert (node.commitments, node.reveals) == ([], [])
+
+
+def test_miner_that_does_not_take_part_does_nothing(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, registered(participants=((OTHER, 1),)), [COMMITMENT, VERDICT])
+    node = stage.play()
+    assert (stage.trainer.calls, node.transactions, node.reveals) == ([], [], [])
+
+
+def test_reveal_is_tried_again_until_a_node_takes_it(tmp_path: Path) -> None:
+    script = [COMMITMENT, {**VERDICT, "refuses_reveals": True}, {"refuses_reveals": False}]
+    node = Stage(tmp_path, registered(), script).play()
+    assert len(node.reveals) == 1
+
+
+def test_every_attempt_has_a_gradient_and_a_salt_of_its_own(tmp_path: Path) -> None:
+    script = [COMMITMENT, VERDICT, {"phase": "commitment", "attempt": 1}, VERDICT]
+    node = Stage(tmp_path, registered(), script).play()
+    queries = [query for query, _ in node.reveals]
+    assert [query["attempt"] for query in queries] == ["0", "1"]
+    assert queries[0]["salt"] != queries[1]["salt"]
+
+
+def test_gradients_of_rounds_long_over_are_deleted(tmp_path: Path) -> None:
+    script = [
+        {"phase": phase, "round_number": number}
+        for number in range(7)
+        for phase in ("commitment", "verdict")
+    ]
+    Stage(tmp_path, registered(), script).play()
+    kept = sorted(path.name for path in tmp_path.rglob("*.gradient"))
+    assert kept == [f"round-{number}-0.gradient" for number in range(2, 7)]
+
+
+def test_reward_is_claimed_when_the_task_closes(tmp_path: Path) -> None:
+    node = registered(claimable=9)
+    Stage(tmp_path, node, []).play()
+    (claim,) = node.sent(contracts.REWARD_DISTRIBUTOR)
+    assert claim == contracts.encode_claim(TASK, 9, [b"\x01" * 32])
+
+
+def test_specification_that_is_not_the_one_of_the_chain_is_refused(tmp_path: Path) -> None:
+    node = registered()
+    honest = node.pot_getTask
+
+    def forge(task: int) -> object:
+        answer = json.loads(json.dumps(honest(task)))
+        answer["spec"]["rounds"] += 1
+        return answer
+
+    node.pot_getTask = forge  # type: ignore[method-assign]
+    with pytest.raises(ClientError, match="another specification"):
+        Stage(tmp_path, node, []).play()
+
+
+def test_unknown_task_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ClientError, match="there is no task 2; `pot task list`"):
+        Stage(tmp_path, registered(), []).miner.mine(2)

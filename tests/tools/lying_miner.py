@@ -1,0 +1,60 @@
+"""A miner that lies about its gradients: the product's own, with another gradient put in.
+
+    python -m tests.tools.lying_miner MODE [arguments of `python -m miner`]
+
+MODE is one of
+    flip   the negated gradient: what an attacker sends who wants the model to get worse
+    stale  the gradient on other samples than assigned: work that was not done
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from chain.training.encoding import GradientHeader, encode_gradient
+from chain.training.task_spec import TaskSpec
+from miner.__main__ import load_trainer_factory, main
+from miner.trainer import Trainer
+from miner.worker import TrainerFactory
+
+Lie = Callable[[Trainer, GradientHeader, bytes, Sequence[int]], bytes]
+
+
+def flip(trainer: Trainer, header: GradientHeader, theta: bytes, samples: Sequence[int]) -> bytes:
+    return encode_gradient(header, -trainer.compute_gradient(theta, samples))
+
+
+def stale(trainer: Trainer, header: GradientHeader, theta: bytes, samples: Sequence[int]) -> bytes:
+    others = [(index + 1) % trainer.spec.sample_count for index in samples]
+    return trainer.build_payload(header, theta, others)
+
+
+LIES: dict[str, Lie] = {"flip": flip, "stale": stale}
+
+
+class LyingTrainer:
+    def __init__(self, honest: Trainer, lie: Lie) -> None:
+        self._honest = honest
+        self._lie = lie
+
+    def build_payload(self, header: GradientHeader, theta: bytes, samples: Sequence[int]) -> bytes:
+        return self._lie(self._honest, header, theta, samples)
+
+
+def lie_with(lie: Lie) -> Callable[[argparse.Namespace], TrainerFactory]:
+    def load(options: argparse.Namespace) -> TrainerFactory:
+        make_honest = load_trainer_factory(options)
+
+        def make(spec: TaskSpec, shards: Sequence[Path]) -> LyingTrainer:
+            honest = make_honest(spec, shards)
+            assert isinstance(honest, Trainer)
+            return LyingTrainer(honest, lie)
+
+        return make
+
+    return load
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[2:], lie_with(LIES[sys.argv[1]])))

@@ -1,8 +1,7 @@
 """A task, ready to compute on, for miners and verifiers (docs/spec/training.md, section 5)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -16,8 +15,7 @@ from chain.training.encoding import (
     encode_gradient,
 )
 from chain.training.task_spec import TaskSpec
-from miner.data import Dataset, load_dataset, read_file
-from miner.devices import open_device
+from miner.data import Dataset, load_dataset
 from miner.gradient import MICROBATCH, clip, compute_gradient
 from miner.loss import compute_loss_sum
 from miner.measurement import measure
@@ -102,21 +100,3 @@ def open_task(spec: TaskSpec, shards: Sequence[bytes], device: torch.device) -> 
     """
     dataset = load_dataset(spec, shards, device)
     return Trainer(spec, build_model(spec.model).to(device), dataset)
-
-
-def make_trainer_factory(device_name: str) -> Callable[[TaskSpec, Sequence[Path]], Trainer]:
-    """What opens tasks, by the paths of their shards, on the device called `device_name`.
-
-    Raises:
-        DeviceError: There is no such device here.
-    """
-    device = open_device(device_name)
-
-    def open_from_files(spec: TaskSpec, paths: Sequence[Path]) -> Trainer:
-        shards = [
-            read_file(path, shard.byte_count)
-            for path, shard in zip(paths, spec.data.shards, strict=True)
-        ]
-        return open_task(spec, shards, device)
-
-    return open_from_files

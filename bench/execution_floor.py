@@ -47,8 +47,9 @@ def loop(body: str, prepare: str = "", times: int = 1) -> bytes:
 
 def call_precompile(number: int, data: bytes, output: int) -> bytes:
     """Copy the code's tail to memory once, then call for ever."""
-    body = "50".join([])
-    body = push(output) + push(0) + push(len(data)) + push(0) + push(number) + "5a" + "fa" + "50"
+    # The output goes behind the input, which must stay valid.
+    out = push(output) + push(len(data))
+    body = out + push(len(data)) + push(0) + push(number) + "5a" + "fa" + "50"
     for offset in range(40, 200):
         prepare = push(len(data)) + push(offset) + "5f39"
         code = loop(body, prepare)

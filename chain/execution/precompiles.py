@@ -1,8 +1,8 @@
 """Prague's precompiled contracts, by address (docs/spec/state-transition.md, section 8).
 
 Those that py-evm computes in Python run in native libraries here, at Prague's gas, so that a full
-block of them stays above the floor of execution speed: BLS12-381 in arkworks, BLAKE2 in Rust (which
-py-evm finds by itself). BN254, for which no library has wheels, is in chain.execution.bn254.
+block of them stays above the floor of execution speed: BLS12-381 in arkworks, BLAKE2 in Rust and
+MODEXP in GMP. BN254, for which no library has wheels, is in chain.execution.bn254, on GMP too.
 
 Deviations from stock py-evm, which is wrong or unbounded there:
     MODEXP of an empty base is 0 to the power of the exponent, not 0.
@@ -14,15 +14,17 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final
 
-import blake2b  # noqa: F401 - py-evm's BLAKE2 is slow Python without it
+import blake2b
 import ckzg
 from eth.abc import ComputationAPI
 from eth.exceptions import VMError
 from eth.precompiles.bls12_381 import constants as bls_gas
 from eth.precompiles.point_evaluation import TRUSTED_SETUP_PATH
 from eth.vm.forks.prague.computation import PRAGUE_PRECOMPILES
+from gmpy2 import mpz, powmod
 from py_arkworks_bls12381 import GT, G1Point, G2Point, Scalar
 
+from chain.execution import bn254
 from chain.primitives import Address
 
 Precompile = Callable[[ComputationAPI], object]
@@ -33,6 +35,21 @@ GAS_POINT_EVALUATION: Final = 50_000
 
 GAS_MODEXP_LEAST: Final = 200
 """EIP-2565."""
+
+BLAKE2F_BYTES: Final = 213
+"""EIP-152: rounds, state, message, counters and final flag."""
+
+GAS_BN254_ADD: Final = 150
+"""EIP-1108."""
+
+GAS_BN254_MULTIPLY: Final = 6_000
+"""EIP-1108."""
+
+GAS_BN254_PAIRING_BASE: Final = 45_000
+"""EIP-1108, for any check."""
+
+GAS_BN254_PAIRING_PAIR: Final = 34_000
+"""EIP-1108, for every pair."""
 
 GAS_PAIRING_BASE: Final = 37_700
 """EIP-2537, for any BLS12-381 pairing check."""
@@ -70,8 +87,17 @@ def _modexp(computation: ComputationAPI) -> None:
     base = int.from_bytes(read(96, base_length), "big")
     exponent = int.from_bytes(read(96 + base_length, exponent_length), "big")
     modulus = int.from_bytes(read(96 + base_length + exponent_length, modulus_length), "big")
-    result = pow(base, exponent, modulus) if modulus else 0
+    # GMP: Python's own pow is slow where the exponent is long and the modulus short.
+    result = int(powmod(base, exponent, modulus)) if modulus else 0
     computation.output = result.to_bytes(modulus_length, "big")
+
+
+def _blake2f(computation: ComputationAPI) -> None:
+    data = computation.msg.data_as_bytes
+    if len(data) != BLAKE2F_BYTES or data[-1] > 1:
+        raise VMError("BLAKE2: not 213 bytes, or a final flag above 1")
+    computation.consume_gas(int.from_bytes(data[:4], "big"), reason="BLAKE2 rounds")
+    computation.output = bytes(blake2b.decode_and_compress(data))
 
 
 @lru_cache(maxsize=1)
@@ -96,6 +122,64 @@ def _point_evaluation(computation: ComputationAPI) -> None:
     if not is_right:
         raise VMError("point evaluation: the proof is wrong")
     computation.output = POINT_EVALUATION_OUTPUT
+
+
+def _bn254_word(data: bytes, index: int) -> mpz:
+    """The index-th word as a coordinate; bytes past the end are zero."""
+    value = mpz.from_bytes(data[32 * index : 32 * index + 32].ljust(32, b"\0"), "big")
+    if value >= bn254.P:
+        raise VMError("BN254: a coordinate above the modulus")
+    return value
+
+
+def _bn254_g1(data: bytes, index: int) -> bn254.G1:
+    x, y = _bn254_word(data, index), _bn254_word(data, index + 1)
+    if x == 0 and y == 0:
+        return None
+    if not bn254.is_on_curve(x, y):
+        raise VMError("BN254: not on the curve")
+    return x, y
+
+
+def _bn254_g2(data: bytes, index: int) -> bn254.G2:
+    # EIP-197 puts the coefficient of i first.
+    x1, x0, y1, y0 = (_bn254_word(data, index + k) for k in range(4))
+    x, y = (x0, x1), (y0, y1)
+    if not (x0 or x1 or y0 or y1):
+        return None
+    if not bn254.is_on_twist(x, y) or not bn254.is_in_subgroup((x, y)):
+        raise VMError("BN254: not a point of G2")
+    return x, y
+
+
+def _bn254_output(point: bn254.G1) -> bytes:
+    return bytes(64) if point is None else b"".join(int(c).to_bytes(32, "big") for c in point)
+
+
+def _bn254_add(computation: ComputationAPI) -> None:
+    computation.consume_gas(GAS_BN254_ADD, reason="BN254 addition")
+    data = computation.msg.data_as_bytes
+    total = bn254.add_g1(_bn254_g1(data, 0), _bn254_g1(data, 2))
+    computation.output = _bn254_output(total)
+
+
+def _bn254_multiply(computation: ComputationAPI) -> None:
+    computation.consume_gas(GAS_BN254_MULTIPLY, reason="BN254 multiplication")
+    data = computation.msg.data_as_bytes
+    scalar = int.from_bytes(data[64:96].ljust(32, b"\0"), "big")
+    computation.output = _bn254_output(bn254.multiply_g1(_bn254_g1(data, 0), scalar))
+
+
+def _bn254_pairing(computation: ComputationAPI) -> None:
+    data = computation.msg.data_as_bytes
+    if len(data) % 192:
+        raise VMError("BN254: not a multiple of 192 bytes")
+    count = len(data) // 192
+    computation.consume_gas(
+        GAS_BN254_PAIRING_BASE + count * GAS_BN254_PAIRING_PAIR, reason="BN254 pairing"
+    )
+    pairs = [(_bn254_g1(data, 6 * k), _bn254_g2(data, 6 * k + 2)) for k in range(count)]
+    computation.output = _TRUE if bn254.is_pairing_product_one(pairs) else _FALSE
 
 
 def _field(data: bytes) -> bytes:
@@ -230,6 +314,10 @@ def _at(number: int) -> Address:
 PRECOMPILES: Final[Mapping[Address, Precompile]] = {
     **{Address(address): precompile for address, precompile in PRAGUE_PRECOMPILES.items()},
     _at(0x05): _modexp,
+    _at(0x06): _bn254_add,
+    _at(0x07): _bn254_multiply,
+    _at(0x08): _bn254_pairing,
+    _at(0x09): _blake2f,
     _at(0x0A): _point_evaluation,
     _at(0x0B): _g1_add,
     _at(0x0C): _g1_msm,

@@ -76,7 +76,11 @@ class RpcClient:
             "method": method,
             "params": list(params),
         }
-        body = self._send("POST", self.url, body=request).json()
+        response = self._send("POST", self.url, body=request)
+        try:
+            body = response.json()
+        except ValueError:
+            body = None
         if not isinstance(body, dict):
             raise OperatorError(f"{self.url} does not speak JSON-RPC; check --rpc")
         error = body.get("error")

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, localcontext
 from typing import Annotated, Final
 
 import typer
@@ -16,6 +16,9 @@ from node.rpc_client import Progress
 
 TOKEN_DECIMALS: Final = 18
 """Of POT and of the native coin; amounts on the command line are in whole ones."""
+
+AMOUNT_DIGITS: Final = 78
+"""Of the largest uint256."""
 
 DEFAULT_BASE_PORT: Final = 8545
 """Ethereum's port for JSON-RPC."""
@@ -98,13 +101,15 @@ def parse_amount(text: str) -> int:
     Raises:
         OperatorError: It is no amount, or finer than a base unit.
     """
-    try:
-        amount = Decimal(text).scaleb(TOKEN_DECIMALS)
-    except InvalidOperation:
-        amount = Decimal(-1)
-    if not amount.is_finite() or amount < 0 or amount != amount.to_integral_value():
-        raise OperatorError(f"{text!r} is not an amount; give a number such as 12.5")
-    return int(amount)
+    with localcontext(prec=AMOUNT_DIGITS):  # the default's 28 digits would round
+        try:
+            amount = Decimal(text).scaleb(TOKEN_DECIMALS)
+        except ArithmeticError:  # no number, or beyond every bound
+            amount = Decimal(-1)
+        is_amount = amount.is_finite() and amount >= 0 and amount.adjusted() < AMOUNT_DIGITS
+        if not is_amount or amount != amount.to_integral_value():
+            raise OperatorError(f"{text!r} is not an amount; give a number such as 12.5")
+        return int(amount)
 
 
 def format_amount(base_units: int) -> str:

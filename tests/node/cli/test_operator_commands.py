@@ -1,0 +1,146 @@
+"""genesis, init and config: what an operator does before a node runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from chain.genesis import parse_genesis
+from node.config import load_config
+from node.keystore import load_key, read_address
+from tests.node.cli.pot_command import Pot
+
+VALIDATORS = [f"0x{index:02x}{'11' * 19}:0x{index:02x}{'22' * 19}" for index in range(1, 5)]
+HOLDER = "0x" + "77" * 20
+
+
+@pytest.fixture
+def password_file(tmp_path: Path) -> Path:
+    path = tmp_path / "password"
+    path.write_text("secret\n")
+    return path
+
+
+def new_genesis(pot: Pot, path: Path, *options: str) -> str:
+    seats = [part for validator in VALIDATORS for part in ("--validator", validator)]
+    return pot("genesis", "new", *seats, "--token", f"{HOLDER}=1000", "-o", path, *options)
+
+
+def test_genesis_that_was_made_is_shown_with_the_same_hash(pot: Pot, tmp_path: Path) -> None:
+    path = tmp_path / "genesis.json"
+    printed = new_genesis(pot, path, "--coin", f"{HOLDER}=2.5", "--chain-id", "99")
+    shown = pot.json("genesis", "show", path)
+    assert str(shown["genesisHash"]) in printed
+    assert (shown["chainId"], shown["coins"]) == (99, str(25 * 10**17))
+    assert len(parse_genesis(path.read_bytes()).parameters.validators) == 4
+    assert "validator 3" in pot("genesis", "show", path)
+
+
+def test_genesis_is_not_overwritten_unless_told_so(pot: Pot, tmp_path: Path) -> None:
+    path = tmp_path / "genesis.json"
+    new_genesis(pot, path)
+    seats = [part for validator in VALIDATORS for part in ("--validator", validator)]
+    assert "--force" in pot.fails("genesis", "new", *seats, "-o", path)
+    assert "0 1" not in new_genesis(pot, path, "--force")
+
+
+@pytest.mark.parametrize(
+    ("options", "cure"),
+    [
+        (["--validator", "0x12"], "0xA:0xB"),
+        (["--validator", "0x12:0x13"], "40 hex digits"),
+        (["--validator", VALIDATORS[0]], "--token"),
+        (["--validator", VALIDATORS[0], "--token", HOLDER], "0xA=12.5"),
+        (
+            ["--validator", VALIDATORS[0], "--token", f"{HOLDER}=1", "--token", f"{HOLDER}=1"],
+            "twice",
+        ),
+        (["--validator", VALIDATORS[0], "--template", "none.json"], "--template"),
+        (["--validator", VALIDATORS[0], "--development", "--template", "x"], "--template"),
+    ],
+)
+def test_genesis_refuses_with_a_cure(
+    pot: Pot, tmp_path: Path, options: list[str], cure: str
+) -> None:
+    path = tmp_path / "genesis.json"
+    assert cure in pot.fails("genesis", "new", "-o", path, *options)
+    assert not path.exists()
+
+
+def test_free_gas_needs_the_word_development(pot: Pot, tmp_path: Path) -> None:
+    template = json.loads(Path("genesis.json").read_text())
+    template["config"]["proofOfTraining"] |= {"base_fee_mode": "fixed", "base_fee_floor_wei": 0}
+    template["baseFeePerGas"] = "0x0"
+    (tmp_path / "free.json").write_text(json.dumps(template))
+    arguments = ("genesis", "new", "--validator", VALIDATORS[0], "-o", tmp_path / "out.json")
+    refusal = pot.fails(*arguments, "--template", tmp_path / "free.json")
+    assert "base_fee_floor_wei" in refusal
+    assert "--development" in refusal
+    pot(*arguments, "--development")
+
+
+def test_file_that_is_no_genesis_is_one_line(pot: Pot, tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("[]")
+    assert "JSON object" in pot.fails("genesis", "show", tmp_path / "other")
+    assert "none: No such file" in pot.fails("genesis", "show", tmp_path / "none")
+
+
+def test_init_makes_a_directory_that_a_node_can_start_on(
+    pot: Pot, tmp_path: Path, password_file: Path
+) -> None:
+    genesis, directory = tmp_path / "genesis.json", tmp_path / "node"
+    new_genesis(pot, genesis)
+    made = pot.json(
+        *("init", "--data-dir", directory, "--genesis", genesis),
+        *("--password-file", password_file, "--light"),
+    )
+    config = load_config(directory / "config.toml")
+    assert config.consensus.key_file is not None
+    assert config.operator.key_file is not None
+    assert "0x" + read_address(config.consensus.key_file).hex() == made["consensus"]
+    assert "0x" + read_address(config.operator.key_file).hex() == made["operator"]
+    load_key(config.operator.key_file, "secret")
+    assert config.consensus.password_file == password_file
+    assert config.host_key_file.stat().st_mode & 0o777 == 0o600
+    assert config.genesis_file.read_bytes() == genesis.read_bytes()
+    assert (config.database_dir / "data.mdb").exists()
+    checked = pot.json("config", "check", "--config", directory / "config.toml")
+    assert checked["genesisHash"] == made["genesisHash"]
+    assert "not among the validators" in pot("config", "check", "--config", config_of(directory))
+    assert "exists" in pot.fails("init", "--data-dir", directory)
+
+
+def config_of(directory: Path) -> Path:
+    return directory / "config.toml"
+
+
+def test_init_without_a_genesis_gives_the_accounts_that_the_genesis_needs(
+    pot: Pot, tmp_path: Path, password_file: Path
+) -> None:
+    directory = tmp_path / "node"
+    printed = pot("init", "--data-dir", directory, "--password-file", password_file, "--light")
+    assert "pot genesis new" in printed
+    assert "genesis.json: No such file" in pot.fails(
+        "config", "check", "--config", config_of(directory)
+    )
+
+
+def test_misspelt_setting_is_named_with_the_one_that_was_meant(
+    pot: Pot, tmp_path: Path, password_file: Path
+) -> None:
+    directory = tmp_path / "node"
+    pot("init", "--data-dir", directory, "--password-file", password_file, "--light")
+    path = config_of(directory)
+    path.write_text(path.read_text() + "\n[rpc]\nprot = 1\n")
+    assert "did you mean rpc.port?" in pot.fails("config", "check", "--config", path)
+
+
+def test_every_command_shows_an_example(pot: Pot) -> None:
+    commands = [
+        *(("init",), ("devnet",), ("node", "run"), ("miner", "run"), ("config", "check")),
+        *(("genesis", name) for name in ("new", "show")),
+        *(("wallet", name) for name in ("new", "list", "balance", "send", "claim", "faucet")),
+        *(("task", n) for n in ("submit", "list", "show", "watch", "download", "verify")),
+    ]
+    for command in commands:
+        assert f"Example:  pot {' '.join(command)}" in pot(*command, "--help"), command

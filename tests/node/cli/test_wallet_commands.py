@@ -1,0 +1,152 @@
+from pathlib import Path
+
+import pytest
+
+from chain.execution import system_contracts as contracts
+from chain.primitives import Address, TaskId
+from chain.types.transaction import Transaction, decode_transaction
+from tests.node.cli.pot_command import Answers, Pot, serve
+
+PROOF = "0x" + "01" * 32
+
+
+class FakeChain:
+    """Balances, claimable rewards, and the transactions that were sent."""
+
+    def __init__(self) -> None:
+        self.transactions: list[Transaction] = []
+        self.tokens = 10**18
+        self.claimable = {1: 5, 2: 0, 3: 7}
+        self.faucet: str | None = "0x" + contracts.FAUCET.hex()
+
+    def answers(self) -> Answers:
+        return {
+            "eth_chainId": lambda: "0x5",
+            "eth_getBalance": lambda account, block: hex(3 * 10**18),
+            "eth_call": lambda call, block: "0x" + self.tokens.to_bytes(32, "big").hex(),
+            "eth_estimateGas": lambda call: "0x5208",
+            "eth_getBlockByNumber": lambda number, full: {"baseFeePerGas": "0x0"},
+            "eth_maxPriorityFeePerGas": lambda: "0x0",
+            "eth_getTransactionCount": lambda account, block: "0x0",
+            "eth_sendRawTransaction": self.send,
+            "eth_getTransactionReceipt": lambda name: {
+                "status": "0x1",
+                "blockNumber": "0x1",
+                "transactionHash": name,
+            },
+            "pot_nodeInfo": lambda: {"systemContracts": {"faucet": self.faucet}},
+            "pot_listTasks": lambda page: [] if page["offset"] else [{"id": i} for i in (1, 2, 3)],
+            "pot_getRewardProof": self.prove,
+        }
+
+    def send(self, raw: str) -> str:
+        self.transactions.append(decode_transaction(bytes.fromhex(raw[2:])))
+        self.tokens += 10**18
+        return "0x" + self.transactions[-1].hash.hex()
+
+    def prove(self, task: int, account: str) -> object:
+        if task not in self.claimable:
+            return None
+        amount = str(self.claimable[task])
+        return {"cumulative": amount, "claimable": amount, "claimed": "0", "proof": [PROOF]}
+
+
+@pytest.fixture
+def account(pot: Pot, tmp_path: Path) -> tuple[str, list[str]]:
+    """An account in hex, and the options that open its keystore."""
+    password = tmp_path / "password"
+    password.write_text("secret\n")
+    made = pot.json(
+        *("wallet", "new", "alice", "--wallet", tmp_path / "wallet"),
+        *("--password-file", password, "--light"),
+    )
+    return str(made["address"]), ["--key", str(made["key"]), "--password-file", str(password)]
+
+
+def test_new_account_is_listed_and_never_overwritten(
+    pot: Pot, tmp_path: Path, account: tuple[str, list[str]]
+) -> None:
+    wallet = ("--wallet", tmp_path / "wallet")
+    assert account[0][:20] in pot("wallet", "list", *wallet).replace("…", "")
+    assert pot("wallet", "list", *wallet, "--json").count(account[0]) == 1
+    assert "exists" in pot.fails(
+        "wallet", "new", "alice", *wallet, "--password-file", tmp_path / "password"
+    )
+    assert "pot wallet new" in pot("wallet", "list", "--wallet", tmp_path / "none")
+
+
+def test_balance_is_of_an_account_or_of_a_keystore(
+    pot: Pot, account: tuple[str, list[str]]
+) -> None:
+    with serve(FakeChain().answers()) as url:
+        for named in (account[0], account[1][1]):
+            assert pot("wallet", "balance", named, "--rpc", url) == "1 POT\n3 native coins\n"
+        assert pot.json("wallet", "balance", account[0], "--rpc", url)["pot"] == str(10**18)
+
+
+def test_send_moves_tokens_or_coins(pot: Pot, account: tuple[str, list[str]]) -> None:
+    chain, to = FakeChain(), Address(b"\x22" * 20)
+    with serve(chain.answers()) as url:
+        options = (*account[1], "--to", "0x" + to.hex(), "--amount", "1.5", "--rpc", url)
+        pot("wallet", "send", *options)
+        pot("wallet", "send", *options, "--token", "coin")
+        assert "give POT or coin" in pot.fails("wallet", "send", *options, "--token", "ETH")
+    tokens, coins = chain.transactions
+    assert (tokens.to, tokens.value) == (contracts.TRAINING_TOKEN, 0)
+    assert tokens.data == contracts.encode_transfer(to, 15 * 10**17)
+    assert (coins.to, coins.value, coins.data) == (to, 15 * 10**17, b"")
+    assert "0x" + coins.sender.hex() == account[0]
+
+
+def test_claim_takes_the_rewards_of_every_task_in_one_transaction(
+    pot: Pot, account: tuple[str, list[str]]
+) -> None:
+    chain = FakeChain()
+    owner = Address(bytes.fromhex(account[0][2:]))
+    with serve(chain.answers()) as url:
+        claimed = pot.json("wallet", "claim", *account[1], "--rpc", url)
+        assert (claimed["claimed"], claimed["tasks"]) == ("12", [1, 3])
+        assert pot("wallet", "claim", *account[1], "--task", 2, "--rpc", url) == (
+            "nothing to claim\n"
+        )
+        assert "there is no task 9" in pot.fails(
+            "wallet", "claim", *account[1], "--task", 9, "--rpc", url
+        )
+    (transaction,) = chain.transactions
+    proof = (bytes.fromhex(PROOF[2:]),)
+    assert transaction.data == contracts.encode_claim_many(
+        [
+            contracts.RewardClaim(TaskId(1), owner, 5, proof),
+            contracts.RewardClaim(TaskId(3), owner, 7, proof),
+        ]
+    )
+
+
+def test_claim_for_another_account_pays_that_account(
+    pot: Pot, account: tuple[str, list[str]]
+) -> None:
+    chain, other = FakeChain(), "0x" + "33" * 20
+    with serve(chain.answers()) as url:
+        pot("wallet", "claim", *account[1], "--task", 1, "--for", other, "--rpc", url)
+    assert bytes.fromhex(other[2:]) in chain.transactions[0].data
+
+
+def test_faucet_is_asked_only_where_there_is_one(pot: Pot, account: tuple[str, list[str]]) -> None:
+    chain = FakeChain()
+    with serve(chain.answers()) as url:
+        assert pot("wallet", "faucet", *account[1], "--rpc", url) == "received 1 POT\n"
+        chain.faucet = None
+        assert "no faucet" in pot.fails("wallet", "faucet", *account[1], "--rpc", url)
+    assert [transaction.to for transaction in chain.transactions] == [contracts.FAUCET]
+
+
+def test_wrong_password_and_absent_node_are_one_line_each(
+    pot: Pot, tmp_path: Path, account: tuple[str, list[str]]
+) -> None:
+    (tmp_path / "guess").write_text("guess\n")
+    guess = [*account[1][:2], "--password-file", str(tmp_path / "guess")]
+    with serve(FakeChain().answers()) as url:
+        assert "wrong password" in pot.fails("wallet", "faucet", *guess, "--rpc", url)
+    gone = pot.fails("wallet", "balance", account[0], "--rpc", "http://127.0.0.1:9")
+    assert "no node answers at http://127.0.0.1:9" in gone
+    assert "--rpc" in gone

@@ -1,6 +1,7 @@
 """Small files that are there whole or not at all, also after a power cut."""
 
 import os
+import threading
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -14,7 +15,9 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     Raises:
         OSError: the disk refused; `path` holds what it held before.
     """
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    # Two processes of a node may write the same file at once; the last one stays.
+    writer = f"{os.getpid()}-{threading.get_ident()}"
+    temporary = path.with_name(f"{path.name}.{writer}{TEMPORARY_SUFFIX}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)

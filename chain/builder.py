@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from chain.errors import InvalidTransaction
-from chain.execution.evm import BlockEnvironment, ExecutionStoppedError, never_stop
+from chain.execution.evm import BlockEnvironment, never_stop
 from chain.execution.gas import GAS_TRANSACTION
+from chain.execution.run_loop import ExecutionStoppedError
 from chain.execution.world_state import ReadableDatabase
 from chain.genesis import GenesisConfig
 from chain.primitives import (

@@ -330,7 +330,8 @@ def _parse_alloc(alloc: Mapping[str, Json]) -> Mapping[Address, GenesisAccount]:
 
 
 def _word(value: Json, name: str) -> int:
-    data = _hex(value, name)
+    digits = value.removeprefix("0x") if isinstance(value, str) else ""
+    data = _hex(digits.rjust(len(digits) + len(digits) % 2, "0") if digits else value, name)
     if len(data) > 32:
         raise InvalidGenesisError(f"{name}: give at most 32 bytes in hex")
     return int.from_bytes(data, "big")

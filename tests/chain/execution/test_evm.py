@@ -17,12 +17,12 @@ from chain.execution.evm import (
     AccountOverride,
     BlockEnvironment,
     CallRequest,
-    ExecutionStoppedError,
     call,
     estimate_gas,
     run_constructor,
 )
 from chain.execution.gas import compute_intrinsic_gas
+from chain.execution.run_loop import ExecutionStoppedError
 from chain.genesis import HISTORY_STORAGE_ADDRESS, HISTORY_STORAGE_CODE, GenesisAccount
 from chain.primitives import Address
 from chain.types.transaction import Transaction

@@ -1,0 +1,144 @@
+import json
+
+import pytest
+
+from chain.crypto import keccak256
+from chain.execution.world_state import get_account, get_code, get_storage
+from chain.genesis import (
+    HISTORY_STORAGE_ADDRESS,
+    HISTORY_STORAGE_CODE,
+    build_genesis,
+    compute_extra_data,
+    parse_genesis,
+)
+from chain.params import BaseFeeMode, ChainParameters, InvalidGenesisError, parse_parameters
+from chain.types.header import decode_header
+
+ADDRESS = "0x" + "11" * 20
+GENESIS_HASH = "76dac44e303a44e544331bb0b6c9fc5b29a68375e67312d84a1cab7f26e62333"
+VALIDATORS = ["0x" + f"{n:02x}" * 20 for n in (1, 2, 3, 4)]
+FILE = {
+    "config": {
+        "chainId": 1337,
+        "homesteadBlock": 0,
+        "pragueTime": 0,
+        "proofOfTraining": {"validators": VALIDATORS, "min_block_interval_ms": 200},
+    },
+    "alloc": {
+        ADDRESS: {"balance": "0x64"},
+        "22" * 20: {"balance": "7", "nonce": "0x1", "code": "0x00", "storage": {"0x1": "0x02"}},
+        "33" * 20: {"balance": "0"},
+    },
+    "timestamp": "0x65",
+    "gasLimit": "0x1c9c380",
+    "baseFeePerGas": "0x0",
+    "difficulty": "0x0",
+}
+
+
+def changed(path: str, value: object) -> bytes:
+    """The file with one setting changed, or removed if the value is None."""
+    copy = json.loads(json.dumps(FILE))
+    *parents, last = path.split("/")
+    target = copy
+    for name in parents:
+        target = target[name]
+    target[last] = value
+    return json.dumps(copy).encode()
+
+
+def test_the_hash_of_a_genesis_is_stable() -> None:
+    state = build_genesis(parse_genesis(json.dumps(FILE).encode()))
+    assert state.header.hash.hex() == GENESIS_HASH
+    assert decode_header(state.header.encode()) == state.header
+
+
+def test_the_state_is_the_allocation_and_the_history_contract() -> None:
+    state = build_genesis(parse_genesis(FILE))
+    root = state.header.state_root
+    accounts = {
+        name: get_account(state.delta, root, bytes.fromhex(name * 20))
+        for name in ("11", "22", "33")
+    }
+    assert [account and account.balance for account in accounts.values()] == [100, 7, None]
+    assert get_storage(state.delta, root, b"\x22" * 20, 1) == 2
+    assert get_code(state.delta, root, HISTORY_STORAGE_ADDRESS) == HISTORY_STORAGE_CODE
+
+
+def test_networks_with_other_parameters_have_other_genesis_hashes() -> None:
+    one = parse_genesis(FILE)
+    other = parse_genesis(changed("config/proofOfTraining/phase_floor_blocks", 2))
+    assert build_genesis(one).header.state_root == build_genesis(other).header.state_root
+    assert build_genesis(one).header.hash != build_genesis(other).header.hash
+    assert compute_extra_data(one) == keccak256(one.parameters.canonical_bytes())
+
+
+def test_a_plain_geth_genesis_parses_with_the_defaults() -> None:
+    plain = json.loads(json.dumps(FILE))
+    del plain["config"]["proofOfTraining"]
+    genesis = parse_genesis(plain)
+    assert (genesis.chain_id, genesis.parameters) == (1337, ChainParameters())
+    assert genesis.timestamp == 0x65
+
+
+def test_the_commitment_may_stand_in_the_file() -> None:
+    genesis = parse_genesis(FILE)
+    given = changed("extraData", "0x" + compute_extra_data(genesis).hex())
+    assert parse_genesis(given) == genesis
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("config/chainId", "x", "chainId"),
+        ("config/chainId", 1.5, "JSON without floats"),
+        ("config/chainId", True, "chainId"),
+        ("config/londonBlock", 5, "londonBlock"),
+        ("config/osakaTime", 0, "osakaTime"),
+        ("config/proofOfTraining/nonsense", 1, "nonsense is not a setting"),
+        ("config/proofOfTraining/min_block_interval_ms", 0, "min_block_interval_ms"),
+        ("config/proofOfTraining/min_block_interval_ms", 9000, "raise empty_block_interval_ms"),
+        ("config/proofOfTraining/min_block_interval_ms", True, "min_block_interval_ms"),
+        ("config/proofOfTraining/view_timeout_cap_ms", 80_000, "view_timeout_cap_ms"),
+        ("config/proofOfTraining/transaction_gas_limit", 2**31, "transaction_gas_limit"),
+        ("config/proofOfTraining/base_fee_mode", "free", "base_fee_mode"),
+        ("config/proofOfTraining/base_fee_floor_wei", 5, "base_fee_floor_wei"),
+        ("config/proofOfTraining/validators", VALIDATORS[::-1], "sort the addresses"),
+        ("config/proofOfTraining/validators", [VALIDATORS[0]] * 2, "name each once"),
+        ("config/proofOfTraining/validators", ["0x" + "00" * 20], "20-byte address"),
+        ("config/proofOfTraining/validators", ["0xzz"], "20-byte address"),
+        ("config/proofOfTraining/validators", "0x01", "validators"),
+        ("alloc/0x12", {"balance": "1"}, "20-byte address once"),
+        ("alloc/0x" + "22" * 20, {"balance": "1"}, "20-byte address once"),
+        ("alloc/" + "11" * 20, {"balance": "1"}, "20-byte address once"),
+        (f"alloc/{ADDRESS}/balance", -1, "balance"),
+        (f"alloc/{ADDRESS}/balance", hex(2**256 - 1), "lower the balances"),
+        (f"alloc/{ADDRESS}/code", "0xz", "code"),
+        (f"alloc/{ADDRESS}/storage", {"0x" + "01" * 33: "0x1"}, "32 bytes"),
+        ("alloc/0x" + HISTORY_STORAGE_ADDRESS.hex(), {"balance": "1"}, "history contract"),
+        ("gasLimit", "0x1", "gasLimit"),
+        ("number", "0x1", "number"),
+        ("extraData", "0x1234", "extraData"),
+        ("mixHash", "0x1234", "mixHash"),
+        ("timestamp", "soon", "timestamp"),
+        ("alloc", [], "alloc"),
+    ],
+)
+def test_a_wrong_setting_is_named(path: str, value: object, named: str) -> None:
+    with pytest.raises(InvalidGenesisError, match=named):
+        parse_genesis(changed(path, value))
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"config":{},"config":{}}', b"[" * 10_000])
+def test_what_is_not_a_json_object_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidGenesisError):
+        parse_genesis(data)
+
+
+def test_parameters_survive_their_own_json() -> None:
+    parameters = parse_parameters(
+        {"validators": VALIDATORS, "base_fee_mode": "eip1559", "base_fee_floor_wei": 10**9}
+    )
+    assert parameters.base_fee_mode is BaseFeeMode.EIP1559
+    assert parse_parameters(parameters.to_json()) == parameters
+    assert json.loads(parameters.canonical_bytes()) == parameters.to_json()

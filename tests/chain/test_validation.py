@@ -1,0 +1,165 @@
+from dataclasses import replace
+
+import pytest
+from eth_account import Account as Wallet
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chain.crypto import get_address, keccak256
+from chain.errors import InvalidBlock, InvalidTransaction, RejectionReason
+from chain.execution.gas import compute_base_fee
+from chain.execution.world_state import WorldState
+from chain.genesis import GenesisAccount
+from chain.params import BaseFeeMode
+from chain.types.transaction import Transaction, decode_transaction
+from chain.validation import (
+    RANDAO_DOMAIN,
+    compute_mix_hash,
+    validate_fresh_proposal,
+    validate_transaction,
+)
+from tests.chain.chain_factories import ALICE, BOB, ETHER, VALIDATORS, Chain, genesis_config, sign
+
+RECIPIENT = b"\x77" * 20
+
+
+def reason_of(transaction: Transaction, chain: Chain | None = None, **limits: int) -> str | None:
+    """Why the rule refuses the transaction, or None if it does not."""
+    chain = chain or Chain()
+    view = WorldState(chain.database, chain.head.state_root)
+    arguments = {"base_fee_per_gas": 0, "gas_available": 30_000_000, **limits}
+    try:
+        validate_transaction(transaction, view, chain.config, **arguments)
+    except InvalidTransaction as error:
+        return error.reason
+    return None
+
+
+def chain_with_sender_code(code: bytes) -> Chain:
+    account = GenesisAccount(balance=ETHER, code=code)
+    return Chain(genesis_config({get_address(ALICE): account}))
+
+
+def test_an_ordinary_transaction_is_accepted() -> None:
+    assert reason_of(sign(ALICE, 0, RECIPIENT, value=1)) is None
+
+
+def test_another_chains_typed_and_legacy_transactions_are_refused() -> None:
+    assert reason_of(sign(ALICE, 0, RECIPIENT, chainId=5)) == RejectionReason.WRONG_CHAIN
+    legacy = sign(ALICE, 0, RECIPIENT, chainId=5, gasPrice=1)
+    assert reason_of(legacy) == RejectionReason.WRONG_CHAIN
+
+
+def test_a_legacy_transaction_without_chain_id_is_accepted() -> None:
+    fields = {"nonce": 0, "gas": 21_000, "to": RECIPIENT, "value": 0, "gasPrice": 1}
+    raw = bytes(Wallet.sign_transaction(fields, ALICE).raw_transaction)
+    assert reason_of(decode_transaction(raw)) is None
+
+
+def test_a_sender_with_code_is_refused_unless_it_is_a_delegation() -> None:
+    transaction = sign(ALICE, 0, RECIPIENT)
+    assert reason_of(transaction, chain_with_sender_code(b"\x00")) == (
+        RejectionReason.SENDER_HAS_CODE
+    )
+    delegation = b"\xef\x01\x00" + RECIPIENT
+    assert reason_of(transaction, chain_with_sender_code(delegation)) is None
+    assert reason_of(transaction, chain_with_sender_code(delegation + b"\x00")) == (
+        RejectionReason.SENDER_HAS_CODE
+    )
+
+
+def test_a_tip_above_the_fee_is_refused() -> None:
+    transaction = sign(ALICE, 0, RECIPIENT, maxFeePerGas=5, maxPriorityFeePerGas=6)
+    assert reason_of(transaction) == RejectionReason.TIP_ABOVE_FEE
+
+
+def test_init_code_is_limited() -> None:
+    most = sign(ALICE, 0, None, data=bytes(49_152), gas=1_000_000)
+    assert reason_of(most) is None
+    more = sign(ALICE, 0, None, data=bytes(49_153), gas=1_000_000)
+    assert reason_of(more) == RejectionReason.INIT_CODE_TOO_LARGE
+
+
+def test_intrinsic_gas_and_data_floor_are_required() -> None:
+    assert reason_of(sign(ALICE, 0, RECIPIENT, gas=20_999)) == RejectionReason.INTRINSIC_GAS
+    data = b"\xff" * 1000
+    below = sign(ALICE, 0, RECIPIENT, data=data, gas=60_999)
+    assert reason_of(below) == RejectionReason.INTRINSIC_GAS
+    assert reason_of(sign(ALICE, 0, RECIPIENT, data=data, gas=61_000)) is None
+
+
+def test_gas_is_limited_by_the_block_and_by_the_network() -> None:
+    transaction = sign(ALICE, 0, RECIPIENT, gas=50_000)
+    assert reason_of(transaction, gas_available=49_999) == RejectionReason.GAS_LIMIT
+    assert reason_of(transaction, gas_available=50_000) is None
+    above = sign(ALICE, 0, RECIPIENT, gas=2**24 + 1)
+    assert reason_of(above) == RejectionReason.GAS_LIMIT
+
+
+def test_the_fee_covers_the_base_fee() -> None:
+    assert reason_of(sign(ALICE, 0, RECIPIENT), base_fee_per_gas=10) is None
+    assert reason_of(sign(ALICE, 0, RECIPIENT), base_fee_per_gas=11) == RejectionReason.FEE_TOO_LOW
+
+
+def test_the_balance_covers_value_and_the_largest_fee() -> None:
+    affordable = ETHER - 21_000 * 10
+    assert reason_of(sign(ALICE, 0, RECIPIENT, value=affordable)) is None
+    assert reason_of(sign(ALICE, 0, RECIPIENT, value=affordable + 1)) == (
+        RejectionReason.INSUFFICIENT_FUNDS
+    )
+
+
+def test_an_account_without_balance_may_send_for_nothing() -> None:
+    nobody = keccak256(b"nobody")
+    assert reason_of(sign(nobody, 0, RECIPIENT, maxFeePerGas=0, maxPriorityFeePerGas=0)) is None
+
+
+def test_nonces_are_next_and_too_high_is_asked_last() -> None:
+    chain = Chain()
+    chain.extend(sign(ALICE, 0, RECIPIENT))
+    assert reason_of(sign(ALICE, 0, RECIPIENT), chain) == RejectionReason.NONCE_TOO_LOW
+    assert reason_of(sign(ALICE, 1, RECIPIENT), chain) is None
+    assert reason_of(sign(ALICE, 2, RECIPIENT), chain) == RejectionReason.NONCE_TOO_HIGH
+    poor = sign(ALICE, 2, RECIPIENT, value=2 * ETHER)
+    assert reason_of(poor, chain) == RejectionReason.INSUFFICIENT_FUNDS
+
+
+def test_the_last_nonce_is_refused() -> None:
+    account = GenesisAccount(balance=ETHER, nonce=2**64 - 1)
+    chain = Chain(genesis_config({get_address(BOB): account}))
+    transaction = sign(BOB, 2**64 - 1, RECIPIENT)
+    assert reason_of(transaction, chain) == RejectionReason.NONCE_TOO_HIGH
+
+
+def test_a_fresh_proposal_is_the_primarys_and_at_most_a_second_ahead() -> None:
+    header = replace(Chain().head, coinbase=VALIDATORS[1], timestamp=100)
+    validate_fresh_proposal(header, VALIDATORS[1], 99_000)
+    for primary, now_ms, reason in (
+        (VALIDATORS[0], 99_000, RejectionReason.WRONG_PRIMARY),
+        (VALIDATORS[1], 98_999, RejectionReason.TIMESTAMP_TOO_EARLY),
+    ):
+        with pytest.raises(InvalidBlock) as caught:
+            validate_fresh_proposal(header, primary, now_ms)
+        assert caught.value.reason == reason
+
+
+def test_mix_hash_binds_the_parent() -> None:
+    parent = Chain().head
+    assert compute_mix_hash(parent) == keccak256(RANDAO_DOMAIN + bytes(32) + parent.hash)
+
+
+def test_base_fee_follows_eip_1559_above_its_floor_or_stays() -> None:
+    # The worked cases of EIP-1559: target half of the limit, at most an eighth a block.
+    follow = BaseFeeMode.EIP1559
+    assert compute_base_fee(follow, 0, 1000, 15_000_000, 30_000_000) == 1000
+    assert compute_base_fee(follow, 0, 1000, 30_000_000, 30_000_000) == 1125
+    assert compute_base_fee(follow, 0, 1000, 0, 30_000_000) == 875
+    assert compute_base_fee(follow, 0, 1, 30_000_000, 30_000_000) == 2
+    assert compute_base_fee(follow, 900, 1000, 0, 30_000_000) == 900
+    assert compute_base_fee(BaseFeeMode.FIXED, 900, 7, 30_000_000, 30_000_000) == 7
+
+
+@given(st.integers(1, 2**60), st.integers(0, 30_000_000))
+def test_base_fee_moves_by_at_most_an_eighth(fee: int, gas_used: int) -> None:
+    following = compute_base_fee(BaseFeeMode.EIP1559, 0, fee, gas_used, 30_000_000)
+    assert abs(following - fee) <= max(1, fee // 8)

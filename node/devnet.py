@@ -1,4 +1,4 @@
-"""A development network on this machine: validators, miners, a submitter (docs/operators.md).
+"""A development network on this machine: validators, miners, a submitter (docs/operator-guide.md).
 
 Nothing in here takes part: real processes do, each with its own directory, keys and ports. What is
 shown and summed up is read from the chain over JSON-RPC, or from the downloaded model.
@@ -304,13 +304,22 @@ class Devnet:
         marker = self.files.plan.data_dir / MARKER_NAME
         marker.write_text(json.dumps({"processes": pids}, indent=2) + "\n")
 
-    def require_miners(self) -> None:
-        """Check that miners work at all.
+    def require_workers(self) -> None:
+        """Check that enough validators for a quorum, and one miner, still work.
+
+        A validator that was stopped and started again by hand counts.
 
         Raises:
-            OperatorError: All of them have ended.
+            OperatorError: Too many have ended.
         """
-        if self._miners and not any(child.is_running for child in self._miners):
+        ended = [
+            child
+            for child, client in zip(self._validators, self.clients, strict=True)
+            if not child.is_running and not client.is_ready()
+        ]
+        if len(ended) > (len(self._validators) - 1) // 3:
+            raise OperatorError(ended[0].describe_end())
+        if not any(child.is_running for child in self._miners):
             raise OperatorError(self._miners[0].describe_end())
 
     def list_ended(self) -> tuple[str, ...]:

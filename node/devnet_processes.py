@@ -52,8 +52,10 @@ class Child:
         """Why it ended, as far as its log tells."""
         with self.log.open("rb") as file:
             file.seek(max(0, self.log.stat().st_size - LOG_TAIL_BYTES))
-            lines = file.read().decode(errors="replace").strip().splitlines()
-        last = lines[-1] if lines else "it said nothing"
+            lines = file.read().decode(errors="replace").splitlines()
+        # The frames that Python draws around exception groups say nothing.
+        said = [line.strip(" |+-") for line in lines]
+        last = next((line for line in reversed(said) if line), "it said nothing")
         return f"{self.name} ended with status {self.process.returncode}: {last} (see {self.log})"
 
 

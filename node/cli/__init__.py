@@ -1,1 +1,1 @@
-"""The `pot` command (docs/operators.md)."""
+"""The `pot` command (docs/operator-guide.md)."""

@@ -138,7 +138,7 @@ def _follow(network: "Devnet", task: int, view: "DevnetView") -> None:
             # A validator that is stopped in between: the next look asks another one.
             if time.monotonic() - last_progress > STALL_SECONDS:
                 raise
-        network.require_miners()
+        network.require_workers()
         if time.monotonic() - last_progress > STALL_SECONDS:
             raise OperatorError(
                 f"no round settled for {STALL_SECONDS:.0f} s; see the logs in "

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from node.cli.output import format_amount
+from node.cli.output import build_table, format_amount
 from node.cli.task_command import describe_round
 from node.devnet_summary import MinerUnits, count_units, summarize_round
 from node.rpc_client import Json, JsonObject, get_integer, get_objects, get_text, get_value
@@ -112,7 +112,7 @@ def render_snapshot(snapshot: Snapshot) -> Group:
 
 
 def _render_rounds(entries: list[JsonObject]) -> Table:
-    table = Table("round", "block", "accepted", "rejected", "loss", "accuracy", "", "s")
+    table = build_table(("round", "block", "accepted", "rejected", "loss", "accuracy", "", "s"))
     for entry in entries[-SHOWN_ROUNDS:]:
         accuracy = entry["accuracy"]
         filled = round(BAR_WIDTH * accuracy) if isinstance(accuracy, float) else 0
@@ -130,7 +130,7 @@ def _render_rounds(entries: list[JsonObject]) -> Table:
 
 
 def _render_miners(rounds: tuple[JsonObject, ...]) -> Table:
-    table = Table("miner", "units accepted", "units rejected")
+    table = build_table(("miner", "units accepted", "units rejected"))
     units: Mapping[str, MinerUnits] = count_units(rounds)
     for miner, counts in sorted(units.items()):
         table.add_row(miner, str(counts.accepted), str(counts.rejected))
@@ -149,7 +149,7 @@ def format_accuracy(accuracy: Json) -> str:
 def print_summary(console: Console, summary: JsonObject) -> None:
     """The table that tells what came of a task."""
     task = summary["task"]
-    result = Table("", "result", title="Development network", title_justify="left")
+    result = build_table(("", "result"), "Development network")
     for name, value in (
         ("accuracy before", format_accuracy(get_value(task, "initial_accuracy"))),
         ("accuracy after", format_accuracy(get_value(task, "final_accuracy"))),
@@ -164,7 +164,7 @@ def print_summary(console: Console, summary: JsonObject) -> None:
     ):
         result.add_row(name, value)
     console.print(result)
-    miners = Table("miner", "units", "rejected", "claimed POT", "balance POT")
+    miners = build_table(("miner", "units", "rejected", "claimed POT", "balance POT"))
     for miner in get_objects(summary, "miners"):
         miners.add_row(
             get_text(miner, "address"),

@@ -6,13 +6,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal, localcontext
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from chain.primitives import Address
 from node.errors import OperatorError
 from node.rpc_client import Progress
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 TOKEN_DECIMALS: Final = 18
 """Of POT and of the native coin; amounts on the command line are in whole ones."""
@@ -52,12 +55,19 @@ def print_note(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-    """Print a table that fits its contents."""
-    from rich.console import Console
-    from rich.table import Table
+def build_table(columns: Sequence[str], title: str = "") -> "Table":
+    """A table whose long values (hashes, accounts) are folded, never cut."""
+    from rich.table import Column, Table
 
-    table = Table(*columns, title=title or None, title_justify="left")
+    folding = (Column(column, overflow="fold") for column in columns)
+    return Table(*folding, title=title or None, title_justify="left")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """Print a table."""
+    from rich.console import Console
+
+    table = build_table(columns, title)
     for row in rows:
         table.add_row(*row)
     Console().print(table)

@@ -1,4 +1,4 @@
-"""What a miner asks of nodes, over JSON-RPC and HTTP (docs/spec/wire.md, section 6).
+"""What a miner asks of nodes, over JSON-RPC and HTTP (docs/spec/rpc.md, sections 2 and 6).
 
 Of several nodes, the first that answers is kept until it fails. The miner believes its nodes about
 the chain (run one, or name one you trust first) but no bytes: a blob is what its content id says,

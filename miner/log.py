@@ -1,4 +1,4 @@
-"""One line an event, for people or as JSON (docs/operators.md, "Logs of a miner")."""
+"""One line an event, for people or as JSON (docs/operator-guide.md, "Logs of a miner")."""
 
 import json
 import logging

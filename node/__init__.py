@@ -1,1 +1,1 @@
-"""The world around the chain: disk, network, clock, processes (docs/adr)."""
+"""The world around the chain: disk, network, clock, processes (docs/adr/0002)."""

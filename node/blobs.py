@@ -1,4 +1,4 @@
-"""Blobs by content id: gradients, models and data shards as files (docs/spec/wire.md, section 5).
+"""Blobs by content id: gradients, models and data shards as files (docs/spec/wire.md, section 7).
 
     <content id>.blob     a whole blob, verified before it got this name
     <content id>.partial  a download: its full length, chunks in their places

@@ -1,4 +1,4 @@
-"""What a development network did, read from the chain when its task is done (docs/operators.md)."""
+"""What a development network did, read from the chain when its task is done (docs/operator-guide.md)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The mempool's rules, against the head (docs/spec/state-transition.md, sections 4 and 7)."""
+"""The mempool's rules, against the head (docs/spec/state-transition.md, section 4)."""
 
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.execution.system_contracts import CallKind, classify_call, decode_task_id

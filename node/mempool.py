@@ -1,4 +1,4 @@
-"""The mempool: transactions that wait for a block (docs/spec/state-transition.md, section 7).
+"""The mempool: transactions that wait for a block (docs/spec/wire.md, section 5).
 
 Policy of this node, never validity. Bounded in every direction: transactions, bytes, transactions a
 sender, nonces ahead of the account, blocks of waiting. A sender's transactions leave in the order

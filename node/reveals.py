@@ -1,4 +1,4 @@
-"""What opens commitments: who revealed which gradient (docs/spec/training.md, section 7).
+"""What opens commitments: who revealed which gradient (docs/spec/training.md, section 10).
 
 One small file a reveal, so that the RPC process that took an upload and the node process that
 verifies share them without a lock. The gradient itself is a blob.

@@ -1,4 +1,4 @@
-"""Train a task again from the chain and the gradients (docs/spec/training.md, section 9).
+"""Train a task again from the chain and the gradients (docs/spec/training.md, section 10).
 
 The events of the contracts say who registered, committed and voted; the same fold and the same
 arithmetic that validators run turn them, and the gradients that open the commitments, into every

@@ -1,4 +1,4 @@
-"""The training host: what validators owe tasks is done here (docs/spec/training.md, section 7).
+"""The training host: what validators owe tasks is done here (docs/spec/training.md, section 10).
 
 After every block, blob and finished job chain/training/rounds.py is asked again what is owed; a job
 runs once at a time and is started again while its duty stands. So a restart, a lost blob or a dead

@@ -1,4 +1,4 @@
-"""What the final chain says of a task, folded event by event (docs/spec/training.md, section 7).
+"""What the final chain says of a task, folded event by event (docs/spec/training.md, section 10).
 
 The fold is the only reading of the events: the training host decides by it, JSON-RPC shows it, and
 `pot task verify` replays it.

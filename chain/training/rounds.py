@@ -1,4 +1,4 @@
-"""What a validator owes a task right now (docs/spec/training.md, section 7).
+"""What a validator owes a task right now (docs/spec/training.md, section 10).
 
 One pure question, asked again after everything that happens: given the finalized chain and what
 this node holds and has checked, what is to be done? Nothing is remembered between two answers, so

@@ -94,7 +94,7 @@ def compute_status_digest(
 ) -> Hash32:
     """What a validator signs to show that a peer id is its own.
 
-    The fields are those of a consensus digest (docs/spec/consensus.md, section 2), under a domain
+    The fields are those of a consensus digest (docs/spec/consensus.md, section 4), under a domain
     of its own; the payload binds the peer id and the other side's nonce, so that a proof can be
     neither replayed nor passed on.
     """

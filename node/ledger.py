@@ -27,13 +27,24 @@ class LedgerReader:
         self._database = database
         self._config = config
         self._clock = clock
+        self._phases: dict[TaskId, tuple[tuple[BlockNumber, int], tuple[Phase, int]]] = {}
 
     def head_number(self) -> BlockNumber:
         """The number of the head."""
         return self._store.head_number()
 
     def phase(self, task_id: TaskId) -> tuple[Phase, int]:
-        """The phase as the next block will find it, and when it ends (seconds; 0 for never)."""
+        """The phase as the next block will find it, and when it ends (seconds; 0 for never).
+
+        Asked once a block and second: the contracts see no finer time, and a call takes 3 ms.
+        """
+        moment = (self._store.head_number(), self._clock.now_ms() // 1000)
+        known = self._phases.get(task_id)
+        if known is None or known[0] != moment:
+            known = self._phases[task_id] = (moment, self._ask_phase(task_id))
+        return known[1]
+
+    def _ask_phase(self, task_id: TaskId) -> tuple[Phase, int]:
         phase = self._call(GRADIENT_LEDGER, system_contracts.encode_phase(task_id))
         deadline = self._call(GRADIENT_LEDGER, system_contracts.encode_deadline(task_id))
         return (

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from chain.errors import InvalidSpec
 from chain.execution import system_contracts
-from chain.primitives import Hash32, TaskId
+from chain.primitives import BlockNumber, Hash32, TaskId
 from chain.training.history import (
     BlockContext,
     Committee,
@@ -25,6 +25,9 @@ from chain.training.task_spec import TaskSpec, decode_task_spec
 from chain.types.header import Header
 from chain.types.receipt import Receipt
 from node.storage.block_store import BlockStore
+
+KEPT_HISTORIES: Final = 1_024
+"""Decoded tasks; more live ones are decoded again and again, which is slow and right."""
 
 _COUNT_KEY: Final = b"count"
 _CONFIG: Final = ConfigDict(ser_json_bytes="hex", val_json_bytes="hex")
@@ -44,6 +47,7 @@ class TrainingIndex:
         self.committee = committee
         self._store = store
         self._specs: dict[TaskId, TaskSpec | None] = {}
+        self._histories: dict[TaskId, tuple[BlockNumber, TaskHistory]] = {}
 
     def task_count(self) -> int:
         """Tasks submitted so far; their ids are 1 to this."""
@@ -51,9 +55,19 @@ class TrainingIndex:
         return 0 if value is None else int.from_bytes(value, "big")
 
     def history(self, task_id: TaskId) -> TaskHistory | None:
-        """The task at the head, or None if there is no such task."""
+        """The task at the head, or None if there is no such task; decoded once a block."""
+        head = self._store.head_number()
+        known = self._histories.get(task_id)
+        if known is not None and known[0] == head:
+            return known[1]
         value = self._store.training_row(_history_key(task_id))
-        return None if value is None else _HISTORIES.validate_json(value)[0]
+        if value is None:
+            return None
+        history = _HISTORIES.validate_json(value)[0]
+        if len(self._histories) >= KEPT_HISTORIES:
+            self._histories.clear()
+        self._histories[task_id] = (head, history)
+        return history
 
     def settled_round(self, task_id: TaskId, round_number: int) -> SettledRound | None:
         """A settled round, or None if it is not settled."""

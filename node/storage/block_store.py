@@ -38,6 +38,7 @@ class BlockStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._head: Header | None = None
 
     def initialize(
         self, genesis: Header, delta: Mapping[bytes, bytes], genesis_config: bytes
@@ -133,9 +134,12 @@ class BlockStore:
             return reader.get(Table.TRAINING, key)
 
     def head(self) -> Header:
-        """The header of the last finalized block."""
+        """The header of the last finalized block; decoded once."""
         with self._database.read() as reader:
-            return _head(reader)
+            known, number = self._head, _head_number(reader)
+            if known is None or known.number != number:
+                known = self._head = _head(reader)
+        return known
 
     def head_number(self) -> BlockNumber:
         """The number of the last finalized block."""

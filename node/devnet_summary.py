@@ -1,4 +1,7 @@
-"""What a development network did, read from the chain when its task is done (docs/operator-guide.md)."""
+"""What a development network did, as the chain tells when its task is done.
+
+docs/operator-guide.md, "A development network".
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

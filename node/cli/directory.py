@@ -1,4 +1,4 @@
-"""What is in a node's directory, as `pot init` and `pot devnet` make it (docs/operator-guide.md)."""
+"""A node's directory, as `pot init` and `pot devnet` make it (docs/operator-guide.md)."""
 
 import json
 from collections.abc import Mapping

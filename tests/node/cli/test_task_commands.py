@@ -1,0 +1,257 @@
+import json
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from eth_abi import encode
+
+from chain.crypto import content_id
+from chain.execution import system_contracts as contracts
+from chain.execution.system_contracts import EVENT_LAYOUTS, TaskSubmitted
+from chain.training.model_file import encode_model_file
+from chain.training.task_spec import encode_task_spec, terms
+from chain.types.transaction import Transaction, decode_transaction
+from node.task_submission import compute_full_budget
+from node.tasks import TaskBundle, load_task_toml
+from tests.node.cli.pot_command import Answers, Pot, serve
+
+TASK_FILE = """
+name = "tiny"
+[model]
+architecture = "mlp"
+inputs = 4
+hidden = [3]
+classes = 2
+weights_seed = "a"
+[data]
+source = "rows.npz"
+held_out = 4
+[training]
+loss = "cross_entropy"
+samples_per_unit = 4
+rounds = 2
+encoding = "int8"
+aggregator = "mean"
+[optimizer]
+kind = "sgd"
+learning_rate = 0.5
+learning_rate_decay = "none"
+[verification]
+audit_probability = 1.0
+tolerance = 1e-4
+[phases]
+commit_seconds = 5
+verdict_seconds = 5
+result_seconds = 5
+[reward]
+unit_price = 1.5
+validator_fee = 0.5
+max_units = 4
+min_miners = 1
+"""
+
+
+class FakeRegistry:
+    """A chain that takes submissions, and knows what tests put into it."""
+
+    def __init__(self, bundle: TaskBundle) -> None:
+        self.bundle = bundle
+        self.tokens = 10**24
+        self.transactions: list[Transaction] = []
+        self.status = "closed"
+        self.settled = 2
+        self.model = b"\x00" * (4 * 23)
+
+    def answers(self) -> Answers:
+        return {
+            "eth_chainId": lambda: "0x5",
+            "eth_call": self.call,
+            "eth_estimateGas": lambda call: "0x5208",
+            "eth_getBlockByNumber": lambda number, full: {"baseFeePerGas": "0x0"},
+            "eth_maxPriorityFeePerGas": lambda: "0x0",
+            "eth_getTransactionCount": lambda account, block: hex(len(self.transactions)),
+            "eth_sendRawTransaction": self.send,
+            "eth_getTransactionReceipt": self.receipt,
+            "pot_getTask": self.task,
+            "pot_listTasks": lambda page: [self.task(1)],
+            "pot_getRound": self.round,
+            "pot_getModel": lambda task, number=1: {
+                "round": number,
+                "modelRoot": "0x" + content_id(self.model).hex(),
+                "bytes": len(self.model),
+            },
+        }
+
+    def call(self, call: dict[str, str], block: str) -> str:
+        is_allowance = call["data"].startswith("0x" + contracts.encode_allowance(
+            contracts.FAUCET, contracts.FAUCET)[:4].hex())  # fmt: skip
+        return "0x" + (0 if is_allowance else self.tokens).to_bytes(32, "big").hex()
+
+    def send(self, raw: str) -> str:
+        self.transactions.append(decode_transaction(bytes.fromhex(raw[2:])))
+        return "0x00"
+
+    def receipt(self, name: str) -> object:
+        layout = next(layout for layout in EVENT_LAYOUTS if layout.build is TaskSubmitted)
+        spec = encode_task_spec(self.bundle.spec)
+        topics = [layout.topic, bytes(31) + b"\x01", bytes(32), content_id(spec)]
+        log = {
+            "address": "0x" + contracts.TASK_REGISTRY.hex(),
+            "topics": ["0x" + topic.hex() for topic in topics],
+            "data": "0x" + encode(["uint256", "bytes"], [77, spec]).hex(),
+        }
+        return {"status": "0x1", "blockNumber": "0x1", "transactionHash": name, "logs": [log]}
+
+    def task(self, task: int) -> object:
+        if task != 1:
+            return None
+        zero = "0x" + "00" * 32
+        return {
+            "id": 1,
+            "name": "tiny",
+            "status": self.status,
+            "phase": "inactive",
+            "submitter": "0x" + "11" * 20,
+            "specHash": zero,
+            "spec": json.loads(encode_task_spec(self.bundle.spec)),
+            "terms": {"rounds": 2},
+            "account": {"escrowed": str(10**18), "paid": "0"},
+            "roundsSettled": self.settled,
+            "modelRoot": zero,
+            "trainingStateRoot": zero,
+        }
+
+    def round(self, task: int, number: int) -> object:
+        return {
+            "round": number,
+            "blockNumber": 30 + number,
+            "commitments": [{}, {}],
+            "accepted": [0],
+            "lossMillinats": 1_250 if number else None,
+            "accuracyPpm": 875_000 if number else None,
+            "payout": str(2 * 10**18),
+            "seconds": 4,
+        }
+
+
+@pytest.fixture
+def task_file(tmp_path: Path) -> Path:
+    rows = np.arange(80, dtype=np.float32).reshape(20, 4) / 80
+    np.savez(tmp_path / "rows.npz", x=rows, y=np.arange(20) % 2)
+    path = tmp_path / "task.toml"
+    path.write_text(TASK_FILE)
+    return path
+
+
+@pytest.fixture
+def registry(task_file: Path) -> FakeRegistry:
+    return FakeRegistry(load_task_toml(TASK_FILE, task_file.parent, contracts.TRAINING_TOKEN))
+
+
+@pytest.fixture
+def key(pot: Pot, tmp_path: Path) -> list[str]:
+    password = tmp_path / "password"
+    password.write_text("secret\n")
+    made = pot.json(
+        *("wallet", "new", "a", "--wallet", tmp_path, "--password-file", password, "--light")
+    )
+    return ["--key", str(made["key"]), "--password-file", str(password)]
+
+
+def test_submission_approves_the_budget_sends_the_spec_and_uploads_every_blob(
+    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+) -> None:
+    blobs: dict[str, bytes] = {}
+    with serve(registry.answers(), blobs) as url:
+        submitted = pot.json("task", "submit", task_file, *key, "--rpc", url)
+    spec, budget = registry.bundle.spec, compute_full_budget(registry.bundle.spec)
+    assert budget == 2 * (4 * 15 * 10**17 + 5 * 10**17)
+    assert submitted["id"] == 1
+    approval, submission = registry.transactions
+    assert approval.data == contracts.encode_approve(contracts.TASK_REGISTRY, budget)
+    contract_terms = contracts.TaskTerms(*astuple(terms(spec)))
+    assert submission.data == contracts.encode_submit_task(
+        contract_terms, encode_task_spec(spec), budget
+    )
+    assert sorted(blobs.values()) == sorted(registry.bundle.blobs.values())
+    assert all(path == f"/v1/blobs/0x{content_id(blob).hex()}" for path, blob in blobs.items())
+
+
+def test_rounds_and_budget_can_be_given(
+    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+) -> None:
+    with serve(registry.answers()) as url:
+        pot("task", "submit", task_file, *key, "--rounds", 9, "--budget", "7", "--rpc", url)
+    assert registry.transactions[0].data == contracts.encode_approve(
+        contracts.TASK_REGISTRY, 7 * 10**18
+    )
+    assert b'"rounds":9' in registry.transactions[1].data
+
+
+def test_budget_that_the_account_does_not_have_is_refused_before_anything_is_sent(
+    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+) -> None:
+    registry.tokens = 3
+    with serve(registry.answers()) as url:
+        refusal = pot.fails("task", "submit", task_file, *key, "--rpc", url)
+    assert "has 3 base units" in refusal
+    assert "--budget" in refusal
+    assert registry.transactions == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (("rounds = 2", "round = 2"), "rounds is missing"),
+        (('"mean"', '"median"'), "aggregator must be one of"),
+        (("rows.npz", "none.npz"), "none.npz"),
+        (("[data]", "[data"), "not TOML"),
+        (("min_miners = 1", "min_miners = 9"), "min_miners"),
+    ],
+)
+def test_malformed_task_file_is_one_line_that_names_the_setting(
+    pot: Pot, task_file: Path, key: list[str], change: tuple[str, str], named: str
+) -> None:
+    task_file.write_text(TASK_FILE.replace(*change))
+    assert named in pot.fails("task", "submit", task_file, *key)
+
+
+def test_watch_prints_a_line_for_every_round_and_ends_with_the_task(
+    pot: Pot, registry: FakeRegistry
+) -> None:
+    with serve(registry.answers()) as url:
+        lines = pot("task", "watch", 1, "--rpc", url).splitlines()
+    assert lines[0].startswith("round   1/2  block 30  accepted 1, rejected 1  loss -")
+    assert "loss 1.250  accuracy 87.50 %  paid 2  4 s" in lines[1]
+
+
+def test_watch_of_a_task_that_closed_early_fails(pot: Pot, registry: FakeRegistry) -> None:
+    registry.settled = 1
+    with serve(registry.answers()) as url:
+        assert "after 1 of 2 rounds" in pot.fails("task", "watch", 1, "--rpc", url)
+
+
+def test_list_and_show_print_what_the_chain_says(pot: Pot, registry: FakeRegistry) -> None:
+    with serve(registry.answers()) as url:
+        assert "tiny" in pot("task", "list", "--rpc", url)
+        shown = pot("task", "show", 1, "--rpc", url)
+        assert pot.json("task", "show", 1, "--rpc", url)["status"] == "closed"
+        assert "there is no task 2; `pot task list`" in pot.fails("task", "show", 2, "--rpc", url)
+    assert "2 of 2" in shown
+
+
+def test_download_writes_the_model_that_hashes_to_the_root_and_no_other(
+    pot: Pot, tmp_path: Path, registry: FakeRegistry
+) -> None:
+    path = tmp_path / "model.safetensors"
+    place = f"/v1/blobs/0x{content_id(registry.model).hex()}"
+    arguments = ("task", "download", 1, "-o", path)
+    with serve(registry.answers(), {place: registry.model[:-1] + b"\x01"}) as url:
+        assert "do not trust this node" in pot.fails(*arguments, "--rpc", url)
+    assert not path.exists()
+    with serve(registry.answers(), {place: registry.model}) as url:
+        pot(*arguments, "--rpc", url)
+        assert path.read_bytes() == encode_model_file(registry.bundle.spec.model, registry.model)
+        assert "--force" in pot.fails(*arguments, "--rpc", url)
+        pot(*arguments, "--rpc", url, "--force")

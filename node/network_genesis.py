@@ -1,4 +1,4 @@
-"""The genesis of a new network: parameters, predeployed contracts, allocations (docs/operator-guide.md).
+"""A new network's genesis: parameters, contracts, allocations (docs/operator-guide.md).
 
 The system contracts are deployed by running their constructors here, once; what they leave in code
 and storage is what genesis.json holds, so a node needs no compiler and no deployment transactions.

@@ -10,6 +10,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
@@ -310,11 +311,11 @@ class TrainingHost:
             case rounds.RestoreState():
                 return [("state", lambda: self._restore_state(history, spec, work))]
             case rounds.PostReady():
-                data = system_contracts.encode_post_ready(history.task_id)
-                return [self._vote(work, "ready", TASK_REGISTRY, data)]
+                encode = partial(system_contracts.encode_post_ready, history.task_id)
+                return [self._vote(work, "ready", TASK_REGISTRY, encode)]
             case rounds.AdvanceRound():
-                data = system_contracts.encode_advance_round(history.task_id)
-                return [self._vote(work, f"advance-{work.phase_key}", GRADIENT_LEDGER, data)]
+                encode = partial(system_contracts.encode_advance_round, history.task_id)
+                return [self._vote(work, f"advance-{work.phase_key}", GRADIENT_LEDGER, encode)]
             case rounds.CheckGradients(indices):
                 assert attempt is not None
                 place = f"check-{attempt.round_number}-{attempt.attempt}"
@@ -324,51 +325,38 @@ class TrainingHost:
                 ]
             case rounds.PostVerdict(verdicts):
                 assert attempt is not None
-                self._save_checks(history, work, attempt)
-                data = system_contracts.encode_post_verdict(
-                    history.task_id,
-                    attempt.round_number,
-                    attempt.attempt,
-                    attempt.ballot,
-                    encode_verdicts(verdicts),
-                )
-                return [self._vote(work, f"verdict-{attempt.ballot_number}", GRADIENT_LEDGER, data)]
+                encode = partial(self._encode_verdict, history, work, attempt, verdicts)
+                name = f"verdict-{attempt.ballot_number}"
+                return [self._vote(work, name, GRADIENT_LEDGER, encode)]
             case rounds.ComputeResult():
                 assert attempt is not None
                 name = f"result-{attempt.ballot_number}"
                 return [(name, lambda: self._compute_result(history, spec, work, attempt))]
             case rounds.PostResult(vote):
                 assert attempt is not None
-                _, correct_count, loss = work.results[attempt.ballot_number]
-                data = system_contracts.encode_post_result(
-                    history.task_id,
-                    attempt.round_number,
-                    attempt.attempt,
-                    attempt.ballot,
-                    vote,
-                    correct_count,
-                    loss,
-                )
-                return [self._vote(work, f"post-{attempt.ballot_number}", GRADIENT_LEDGER, data)]
+                encode = partial(self._encode_result, history, work, attempt, vote)
+                return [self._vote(work, f"post-{attempt.ballot_number}", GRADIENT_LEDGER, encode)]
             case rounds.SettleRound(vote):
                 assert attempt is not None
-                data = system_contracts.encode_settle_round(history.task_id, vote)
-                return [self._vote(work, f"settle-{attempt.ballot_number}", GRADIENT_LEDGER, data)]
+                encode = partial(system_contracts.encode_settle_round, history.task_id, vote)
+                name = f"settle-{attempt.ballot_number}"
+                return [self._vote(work, name, GRADIENT_LEDGER, encode)]
             case _:
                 assert_never(duty)
 
     # Operator votes.
 
     def _vote(
-        self, work: _Work, name: str, contract: Address, data: bytes
+        self, work: _Work, name: str, contract: Address, encode: Callable[[], bytes]
     ) -> tuple[str, Callable[[], Awaitable[None]]]:
         async def send() -> None:
             head = self._ledger.head_number()
             sent_at = work.sent.get(name)
             if sent_at is not None and head < sent_at + RESEND_BLOCKS:
-                return
+                raise Unavailable(f"{name} is on its way into a block")
             operator = self._operator
             assert operator is not None
+            data = encode()
             refusal = await trio.to_thread.run_sync(
                 self._ledger.simulate, operator.address, contract, data, VOTE_GAS
             )
@@ -380,6 +368,32 @@ class TrainingHost:
             _log.info("operator vote sent", vote=name)
 
         return name, send
+
+    def _encode_verdict(
+        self, history: TaskHistory, work: _Work, attempt: Attempt, verdicts: Sequence[Verdict]
+    ) -> bytes:
+        self._save_checks(history, work, attempt)
+        return system_contracts.encode_post_verdict(
+            history.task_id,
+            attempt.round_number,
+            attempt.attempt,
+            attempt.ballot,
+            encode_verdicts(verdicts),
+        )
+
+    def _encode_result(
+        self, history: TaskHistory, work: _Work, attempt: Attempt, vote: ResultVote
+    ) -> bytes:
+        _, correct_count, loss = work.results[attempt.ballot_number]
+        return system_contracts.encode_post_result(
+            history.task_id,
+            attempt.round_number,
+            attempt.attempt,
+            attempt.ballot,
+            vote,
+            correct_count,
+            loss,
+        )
 
     # Content and dry run.
 
@@ -703,13 +717,17 @@ class TrainingHost:
             if self._ledger.head_number() < due:
                 raise Unavailable("another operator's turn")
             for i in guilty[:SLASH_LIMIT]:
-                data = system_contracts.encode_slash(
-                    history.task_id, attempt.ballot_number, records, verdicts, [i]
+                encode = partial(
+                    system_contracts.encode_slash,
+                    history.task_id,
+                    attempt.ballot_number,
+                    records,
+                    verdicts,
+                    [i],
                 )
+                name = f"slash-{attempt.ballot_number}-{i}"
                 try:
-                    await self._vote(
-                        work, f"slash-{attempt.ballot_number}-{i}", GRADIENT_LEDGER, data
-                    )[1]()
+                    await self._vote(work, name, GRADIENT_LEDGER, encode)[1]()
                 except Unavailable:
                     continue  # done by another operator, or the evidence is too old
             # Again until nothing is left to slash: a call may have been lost.

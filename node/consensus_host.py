@@ -5,7 +5,9 @@ One task performs the effects of one transition in order, before the next input.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from threading import Lock
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
 import structlog
@@ -47,7 +49,10 @@ from chain.consensus.inputs import (
 from chain.consensus.messages import (
     Committed,
     Message,
+    NewView,
+    PrePrepare,
     SigningDomain,
+    ViewChange,
     decode_message,
     encode_message,
     get_pre_prepare,
@@ -68,7 +73,7 @@ from chain.types.certificate import CommitCertificate
 from chain.validation import validate_fresh_proposal
 from node.clock import Clock
 from node.errors import OperatorError, StorageFailed
-from node.executor import Executor, Refusal
+from node.executor import Executor, Refusal, validate_body
 from node.mempool import Mempool
 from node.network.peers import PeerInfo
 from node.network.stream import PeerId, UnreachablePeerError
@@ -113,6 +118,11 @@ class ConsensusNetwork(Protocol):
 
     async def request_block_by_hash(self, peer_id: PeerId, block_hash: Hash32) -> Block | None:
         """A block that a peer holds."""
+
+    async def request_blocks(
+        self, peer_id: PeerId, first_number: BlockNumber, count: int
+    ) -> tuple[tuple[Block, CommitCertificate], ...]:
+        """Blocks of a peer from a number on."""
 
     def report_fault(self, peer_id: PeerId, error: RejectedInputError) -> None:
         """Take points off a peer."""
@@ -182,10 +192,16 @@ class ConsensusHost:
         )
         self._first_signable: BlockNumber | None = None
         self._state: pbft.ReplicaState | None = None
-        self._send_input, self._inputs = trio.open_memory_channel[Input](INPUT_LIMIT)
+        self._send_input, self._inputs = trio.open_memory_channel[Input | Redeliver | None](
+            INPUT_LIMIT
+        )
+        self._new_number: NewNumber | None = None
+        """Beside the queue, which peers can fill: this one input must not be lost."""
         self._timers: dict[Timer, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
         self._finalizing = trio.Lock()
+        self._log_lock = Lock()
+        """Sync empties the log while consensus may be writing to it."""
         self._proposed_at_ms = clock.now_ms()
         """When the block being decided was first seen, or else the head."""
         self._parent_proposed_at_ms = self._proposed_at_ms
@@ -201,15 +217,21 @@ class ConsensusHost:
         """Take one frame of a validator's consensus stream.
 
         Raises:
-            InvalidMessage: it breaks the rules; the network holds the peer to them.
+            RejectedInputError: it breaks the rules; the network holds the peer to them.
         """
         message = decode_message(payload)
         if self._state is None or sender not in self._validators:
             return
+        block = _get_block(message)
+        if block is not None:
+            await trio.to_thread.run_sync(validate_body, block)
+        index = ValidatorIndex(self._validators.index(sender))
         if message.number == self._state.config.number:
             verify_message(message, self._domain, self._validators, self._executor.recover)
-        index = ValidatorIndex(self._validators.index(sender))
-        await self._send_input.send(MessageReceived(index, message))
+            await self._send_input.send(MessageReceived(index, message))
+        else:
+            # Its number may begin while it waits in the queue: looked at again when it is taken.
+            await self._send_input.send(Redeliver(index, message))
 
     def on_transaction(self) -> None:
         """The pool took a transaction that can be included."""
@@ -241,8 +263,29 @@ class ConsensusHost:
             await self._find_first_signable()
             await self._begin()
             async for event in self._inputs:
-                assert self._state is not None
-                await self._perform(pbft.apply(self._state, event, self._get_sign()))
+                if self._new_number is not None:
+                    new_number, self._new_number = self._new_number, None
+                    await self._apply(new_number)
+                checked = self._check(event) if isinstance(event, Redeliver) else event
+                if checked is not None:
+                    await self._apply(checked)
+
+    async def _apply(self, event: Input) -> None:
+        assert self._state is not None
+        await self._perform(pbft.apply(self._state, event, self._get_sign()))
+
+    def _check(self, given: Redeliver) -> MessageReceived | None:
+        """The input that a message makes, verified if its number has begun; None if it is bad."""
+        assert self._state is not None
+        if given.message.number == self._state.config.number:
+            try:
+                verify_message(
+                    given.message, self._domain, self._validators, self._executor.recover
+                )
+            except InvalidMessage as error:
+                self._report(given.sender, error)
+                return None
+        return MessageReceived(given.sender, given.message)
 
     async def _find_first_signable(self) -> None:
         """Rule S8: know what may have been signed before anything is."""
@@ -270,17 +313,37 @@ class ConsensusHost:
             )
 
     async def _wait_for_heads(self) -> BlockNumber:
-        """The highest head among a quorum of validators, ours included."""
+        """The highest certified head among a quorum of validators, ours included."""
+        assert self._signer is not None
         quorum = compute_quorum(len(self._validators))
-        while True:
-            heads = {
-                peer.validator: peer.head.number
-                for peer in self._network.peers()
-                if peer.validator in self._validators
-            }
-            if len(heads) + 1 >= quorum:
-                return BlockNumber(max([self._store.head_number(), *heads.values()]))
+        heads = {self._signer.address: self._store.head_number()}
+        while len(heads) < quorum:
+            for peer in self._network.peers():
+                if peer.validator in self._validators and peer.validator not in heads:
+                    head = await self._fetch_certified_head(peer)
+                    if head is not None:
+                        heads[peer.validator] = head
             await trio.sleep(FRESHNESS_POLL_SECONDS)
+        return BlockNumber(max([self._store.head_number(), *heads.values()]))
+
+    async def _fetch_certified_head(self, peer: PeerInfo) -> BlockNumber | None:
+        """The head that a validator claims and proves; None if it does not.
+
+        One that is merely claimed could be so high that this validator never signs again.
+        """
+        number = peer.head.number
+        if number <= self._store.head_number():
+            return number
+        try:
+            certified = await self._network.request_blocks(peer.peer_id, number, 1)
+            for block, certificate in certified:
+                self._executor.verify_certificate(certificate, number, block.hash)
+                return number
+        except UnreachablePeerError:
+            pass
+        except RejectedInputError as error:
+            self._network.report_fault(peer.peer_id, error)
+        return None
 
     async def _begin(self) -> None:
         """Start at the number after the head, or where the log left off."""
@@ -319,7 +382,7 @@ class ConsensusHost:
     def _get_sign(self) -> pbft.Sign | None:
         return None if self._signer is None else self._signer.sign
 
-    def _post(self, event: Input) -> None:
+    def _post(self, event: Input | Redeliver) -> None:
         """Give the core an input from a task of ours; dropped only when hopelessly behind."""
         try:
             self._send_input.send_nowait(event)
@@ -360,8 +423,8 @@ class ConsensusHost:
                 self._nursery.start_soon(self._fetch, digest, validators)
             case ForwardTransactions():
                 self._network.announce_transactions(self._mempool.hashes())
-            case Redeliver(sender, message):
-                self._redeliver(sender, message)
+            case Redeliver():
+                self._post(effect)
             case ReportRejection(sender, reason, detail):
                 self._report(sender, InvalidMessage(reason, detail))
             case ReportEvidence(first, second):
@@ -382,7 +445,7 @@ class ConsensusHost:
         signer = self._signer
         assert signer is not None
         try:
-            return await trio.to_thread.run_sync(_write_vote, signer, effect)
+            return await trio.to_thread.run_sync(_write_vote, signer, effect, self._log_lock)
         except StorageFailed as error:
             _log.critical("signing stops", reason=str(error))
             return False
@@ -472,17 +535,15 @@ class ConsensusHost:
                 block = await self._network.request_block_by_hash(peer.peer_id, digest)
             except (UnreachablePeerError, RejectedInputError):
                 continue
-            if block is not None and block.hash == digest:
-                await self._send_input.send(BlockFetched(block))
-                return
-
-    def _redeliver(self, sender: ValidatorIndex, message: Message) -> None:
-        try:
-            verify_message(message, self._domain, self._validators, self._executor.recover)
-        except InvalidMessage as error:
-            self._report(sender, error)
-        else:
-            self._post(MessageReceived(sender, message))
+            if block is None or block.hash != digest:
+                continue
+            try:
+                await trio.to_thread.run_sync(validate_body, block)
+            except RejectedInputError as error:
+                self._network.report_fault(peer.peer_id, error)
+                continue
+            await self._send_input.send(BlockFetched(block))
+            return
 
     def _report(self, sender: ValidatorIndex, error: InvalidMessage) -> None:
         _log.warning("rejected", validator=sender, reason=str(error))
@@ -517,7 +578,9 @@ class ConsensusHost:
             self.view_changes += certificate.view
             self._on_finalized(block)
         if self._state is not None:
-            self._post(NewNumber(self._make_config()))
+            self._new_number = NewNumber(self._make_config())
+            with suppress(trio.WouldBlock):  # what waits there wakes the loop as well
+                self._send_input.send_nowait(None)
 
     def _store_block(
         self, block: Block, certificate: CommitCertificate, result: BlockResult
@@ -530,8 +593,15 @@ class ConsensusHost:
             delta=result.delta,
             training_rows=self._index.compute_rows(block.header, result.receipts),
         )
-        if self._signer is not None:
-            self._signer.wal.truncate_through(block.number)
+        if self._signer is None or self._first_signable is None:
+            return
+        try:
+            with self._log_lock:
+                self._signer.wal.truncate_through(block.number)
+        except StorageFailed as error:
+            # The chain is written; without its log this validator goes on as a follower.
+            self._first_signable = None
+            _log.critical("signing stops", reason=str(error))
 
 
 _TEMPORARY_REASONS: Final = frozenset(
@@ -540,11 +610,25 @@ _TEMPORARY_REASONS: Final = frozenset(
 """A dropped transaction may come back when these have changed."""
 
 
-def _write_vote(signer: Signer, effect: Persist) -> bool:
+def _write_vote(signer: Signer, effect: Persist, log_lock: Lock) -> bool:
     guard = signer.guard.load()
     if not permits(guard, effect.intent):
         _log.critical("the guard refuses", intent=effect.intent, guard=guard)
         return False
-    signer.wal.append(effect.record.number, encode_record(effect.record))
+    with log_lock:
+        signer.wal.append(effect.record.number, encode_record(effect.record))
     signer.guard.save(effect.intent)
     return True
+
+
+def _get_block(message: Message) -> Block | None:
+    """The block that a message brings, if it brings one."""
+    match message:
+        case PrePrepare():
+            return message.block
+        case NewView():
+            return message.pre_prepare.block
+        case ViewChange():
+            return None if message.certificate is None else message.certificate.block
+        case _:
+            return None

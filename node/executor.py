@@ -13,14 +13,15 @@ from chain.builder import BuiltBlock, build_block
 from chain.consensus.certificates import Recover, verify_commit_certificate
 from chain.consensus.messages import SigningDomain
 from chain.crypto import recover
-from chain.errors import InvalidBlock
+from chain.errors import InvalidBlock, RejectionReason
 from chain.genesis import GenesisConfig
 from chain.primitives import Address, BlockNumber, Hash32
-from chain.transition import BlockResult, apply_block
+from chain.transition import BlockResult, apply_block, compute_transactions_root
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.transaction import Transaction
+from chain.validation import compute_extra_data
 from node.clock import Clock
 from node.storage.block_store import BlockStore
 from node.storage.database import Database
@@ -58,6 +59,22 @@ class Refusal:
     """Why a block is invalid."""
 
     error: InvalidBlock
+
+
+def validate_body(block: Block) -> None:
+    """Check that the body is the one its header commits to.
+
+    The hash that validators vote on covers the header alone: with another body under it, a valid
+    block would look invalid here, whoever certified it.
+
+    Raises:
+        InvalidBlock: TRANSACTIONS_ROOT_MISMATCH or BAD_CERTIFICATE.
+    """
+    header = block.header
+    if compute_transactions_root(block.transactions) != header.transactions_root:
+        raise InvalidBlock(RejectionReason.TRANSACTIONS_ROOT_MISMATCH)
+    if compute_extra_data(block.parent_certificate) != header.extra_data:
+        raise InvalidBlock(RejectionReason.BAD_CERTIFICATE, "not the one of the header")
 
 
 class Executor:

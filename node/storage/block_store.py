@@ -213,6 +213,8 @@ class BlockStore:
             value = reader.get(Table.CERTIFICATES, _key(number))
             if value is not None:
                 return decode_certificate(value)
+            if number >= _head_number(reader):
+                return None
             child = _block(reader, BlockNumber(number + 1))
         return None if child is None else child.parent_certificate
 

@@ -14,7 +14,7 @@ from chain.errors import RejectedInputError
 from chain.primitives import BlockNumber
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
-from node.executor import Executor
+from node.executor import Executor, validate_body
 from node.network.peers import PeerInfo
 from node.network.stream import PeerId, UnreachablePeerError
 from node.network.wire import BLOCK_REQUEST_LIMIT
@@ -106,6 +106,7 @@ class BlockSync:
             if block.number <= self._store.head_number():
                 continue  # consensus was faster
             try:
+                await trio.to_thread.run_sync(validate_body, block)
                 self._executor.verify_certificate(certificate, block.number, block.hash)
             except RejectedInputError as error:
                 self._network.report_fault(peer_id, error)

@@ -238,6 +238,11 @@ class Devnet:
         self._validators: list[Child] = []
         self._miners: list[Child] = []
 
+    def close(self) -> None:
+        """Let the connections to the validators go."""
+        for client in self.clients:
+            client.close()
+
     # Starting.
 
     def start_validators(self) -> None:

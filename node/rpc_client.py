@@ -63,6 +63,10 @@ class RpcClient:
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS), transport=transport
         )
 
+    def close(self) -> None:
+        """Let the connections go."""
+        self._http.close()
+
     def call(self, method: str, *params: Json) -> Json:
         """The result of a JSON-RPC method.
 

@@ -214,6 +214,8 @@ class TrainingHost:
         """Serve tasks until cancelled."""
         task_status.started()
         async with trio.open_nursery() as nursery:
+            if self._operator is not None:
+                nursery.start_soon(self._verifier.warm_up)
             while True:
                 self._changed = trio.Event()
                 for number in range(1, self._index.task_count() + 1):

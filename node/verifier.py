@@ -53,6 +53,11 @@ class Verifier:
         self._idle: list[trio.Process] = []
         self._slots = trio.CapacityLimiter(settings.workers)
 
+    async def warm_up(self) -> None:
+        """Start one worker ahead of the first question: importing torch takes seconds."""
+        async with self._slots, self._worker():
+            pass
+
     async def ask(self, kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
         """The worker's answer (miner/verify.py says what there is to ask).
 

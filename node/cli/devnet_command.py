@@ -51,6 +51,7 @@ def devnet(
     import signal
     import sys
     import time
+    from contextlib import closing
 
     from rich.console import Console
 
@@ -64,8 +65,10 @@ def devnet(
     plan = DevnetPlan(validators, miners, task, rounds, data_dir, base_port)
     console = Console()
     files = prepare(plan)
-    with ProcessGroup(files.log_directory) as processes:
-        network = Devnet(files, processes)
+    with (
+        ProcessGroup(files.log_directory) as processes,
+        closing(Devnet(files, processes)) as network,
+    ):
         with DevnetView(console) as view:
             report = _train(network, view, started)
         if summary is not None:

@@ -1,0 +1,323 @@
+"""What no single test sees: rules of the tree as a whole, and that documents and code agree."""
+
+import ast
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+FLOAT_MODULES = {f"chain/training/{name}.py" for name in ("encoding", "aggregation", "optimizer")}
+"""docs/adr/0008: the only floats and the only numpy in chain/."""
+
+COVERED_BY = {
+    "tests/chain/consensus/test_pbft.py": (
+        "chain/consensus/effects.py",
+        "chain/consensus/inputs.py",
+        "chain/consensus/message_log.py",
+        "chain/consensus/view_change.py",
+    ),
+    "tests/chain/execution/test_evm.py": ("chain/execution/gas.py",),
+    "tests/chain/execution/test_precompiles.py": ("chain/execution/bn254.py",),
+    "tests/chain/execution/test_world_state.py": ("chain/types/account.py",),
+    "tests/chain/test_genesis.py": ("chain/params.py",),
+    "tests/chain/test_transition.py": (
+        "chain/types/block.py",
+        "chain/types/certificate.py",
+        "chain/types/header.py",
+    ),
+    "tests/chain/types/test_transaction.py": ("chain/codec.py", "chain/crypto.py"),
+    "tests/tools/test_check_model.py": ("chain/training/model_file.py",),
+    "tests/node/cli/test_operator_commands.py": (
+        "node/cli/config_command.py",
+        "node/cli/directory.py",
+        "node/cli/genesis_command.py",
+        "node/cli/init_command.py",
+        "node/cli/main.py",
+        "node/cli/miner_command.py",
+        "node/cli/node_command.py",
+    ),
+    "tests/node/cli/test_task_commands.py": (
+        "node/cli/task_command.py",
+        "node/task_submission.py",
+    ),
+    "tests/node/cli/test_wallet_commands.py": ("node/cli/wallet_command.py",),
+    "tests/node/ipc/test_ipc.py": (
+        "node/ipc/client.py",
+        "node/ipc/framing.py",
+        "node/ipc/server.py",
+    ),
+    "tests/node/network/test_blobs.py": ("node/network/protocols/blobs.py",),
+    "tests/node/network/test_blocks.py": ("node/network/protocols/blocks.py",),
+    "tests/node/network/test_consensus.py": (
+        "node/network/metrics.py",
+        "node/network/protocols/consensus.py",
+    ),
+    "tests/node/network/test_status.py": ("node/network/protocols/status.py",),
+    "tests/node/network/test_transactions.py": ("node/network/protocols/transactions.py",),
+    "tests/node/rpc/test_dispatch.py": ("node/rpc/errors.py", "node/rpc/parameters.py"),
+    "tests/node/rpc/test_eth.py": (
+        "node/rpc/call_objects.py",
+        "node/rpc/call_worker.py",
+        "node/rpc/calls.py",
+        "node/rpc/chain_view.py",
+        "node/rpc/encoding.py",
+        "node/rpc/fees.py",
+    ),
+    "tests/node/rpc/test_pot.py": (
+        "node/measurements.py",
+        "node/rpc/blobs.py",
+        "node/rpc/ledger.py",
+        "node/rpc/training_view.py",
+        "node/rpc/uploads.py",
+        "node/training_index.py",
+    ),
+    "tests/node/rpc/test_process.py": ("node/rpc/service.py",),
+    "tests/node/rpc/test_server.py": ("node/rpc/http.py",),
+    "tests/node/storage/test_block_store.py": ("node/storage/database.py",),
+    "tests/node/test_consensus_host.py": (
+        "node/executor.py",
+        "node/head_rules.py",
+        "node/ledger.py",
+        "node/sync/block_sync.py",
+    ),
+    "tests/node/test_devnet.py": (
+        "node/cli/devnet_command.py",
+        "node/cli/devnet_view.py",
+        "node/devnet_processes.py",
+        "node/devnet_summary.py",
+    ),
+    "tests/node/test_keystore.py": ("node/atomic_file.py", "node/lock_file.py"),
+    "tests/node/test_logs_and_metrics.py": ("node/logs.py", "node/metrics.py"),
+    "tests/process/test_network.py": (
+        "node/backend.py",
+        "node/network/protocols/training.py",
+        "node/node.py",
+        "node/reveals.py",
+        "node/state_parts.py",
+        "node/training_host.py",
+        "node/verifier.py",
+    ),
+}
+"""Modules whose tests are where a caller of theirs, or the process, is tested."""
+
+UNTESTED = {
+    "chain/errors.py": "reasons without behaviour; every test of a refusal names one",
+    "chain/primitives.py": "names of types",
+    "node/clock.py": "the system's clock, as one reads it",
+    "node/errors.py": "exceptions without behaviour",
+}
+"""Modules in which nothing could be wrong, and why."""
+
+CITATION = re.compile(
+    r"docs/(?P<page>[A-Za-z0-9_/-]+(?:\.md)?)"
+    r"(?:,\s+(?:sections?\s+)?(?P<sections>\d+(?:(?:,| and| to)\s+\d+)*))?"
+)
+MACHINE_PATHS = re.compile(
+    r"(?<![\w.])/(?:home|root|Users|work|mnt)/\w|/var/folders/\w|/tmp/\w|\.\./share" + "d"
+)
+TEXT_SUFFIXES = {
+    *(".py", ".md", ".toml", ".sol", ".cjs", ".sh", ".txt", ".json", ".lock", ".yml", ""),
+}
+
+
+@cache
+def tracked_files() -> tuple[str, ...]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode == 0:
+        return tuple(name for name in listed.stdout.splitlines() if (ROOT / name).is_file())
+    # An unpacked archive: what make and the tools leave behind lies in directories with a dot.
+    paths = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
+    skipped = {"node_modules", "devnet", "build", "__pycache__"}
+    return tuple(
+        path.as_posix()
+        for path in paths
+        if not any(part in skipped or part.startswith(".") for part in path.parts)
+    )
+
+
+def modules_of(*packages: str) -> list[str]:
+    return [
+        name for name in tracked_files() if name.endswith(".py") and name.split("/")[0] in packages
+    ]
+
+
+@cache
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+@cache
+def parse(name: str) -> ast.Module:
+    return ast.parse(read(name))
+
+
+def float_uses(tree: ast.Module) -> list[str]:
+    found = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Constant(value=float() | complex()):
+                found.append(f"{node.lineno}: the literal {node.value}")
+            case ast.Name(id="float"):
+                found.append(f"{node.lineno}: float")
+            case ast.BinOp(op=ast.Div()) | ast.AugAssign(op=ast.Div()):
+                found.append(f"{node.lineno}: a division")
+            case ast.Import(names=names) if any(n.name.split(".")[0] == "numpy" for n in names):
+                found.append(f"{node.lineno}: numpy")
+            case ast.ImportFrom(module=str() as module) if module.split(".")[0] == "numpy":
+                found.append(f"{node.lineno}: numpy")
+            case _:
+                pass
+    return found
+
+
+def constants_without_reason(tree: ast.Module) -> list[str]:
+    found = []
+    for node, following in zip(tree.body, [*tree.body[1:], None], strict=True):
+        match node:
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation):
+                is_documented = isinstance(following, ast.Expr) and isinstance(
+                    following.value, ast.Constant
+                )
+                is_public = not name.startswith("_")
+                if "Final" in ast.unparse(annotation) and is_public and not is_documented:
+                    found.append(name)
+            case _:
+                pass
+    return found
+
+
+@cache
+def headings(page: str) -> frozenset[int]:
+    return frozenset(int(number) for number in re.findall(r"^## (\d+)\b", read(page), re.MULTILINE))
+
+
+def resolve_page(cited: str) -> str | None:
+    """The file that a citation means: a decision may be cited by its number alone."""
+    if (ROOT / "docs" / cited).is_file():
+        return f"docs/{cited}"
+    if cited.startswith("adr/"):
+        decisions = sorted((ROOT / "docs/adr").glob(cited.removeprefix("adr/") + "-*.md"))
+        if len(decisions) == 1:
+            return decisions[0].relative_to(ROOT).as_posix()
+    return None
+
+
+def bad_citations(text: str) -> list[str]:
+    found = []
+    for citation in CITATION.finditer(text):
+        page = resolve_page(citation["page"])
+        if page is None:
+            found.append(f"{citation[0]}: no such page")
+        elif citation["sections"]:
+            numbers = {int(number) for number in re.findall(r"\d+", citation["sections"])}
+            if numbers - headings(page):
+                found.append(f"{citation[0]}: no such section")
+    return found
+
+
+def test_chain_has_no_floats_outside_the_three_modules() -> None:
+    found = {name: float_uses(parse(name)) for name in modules_of("chain")}
+    assert {name: uses for name, uses in found.items() if uses and name not in FLOAT_MODULES} == {}
+    assert all(found[name] for name in FLOAT_MODULES)
+
+
+def test_every_public_constant_of_the_chain_has_its_reason() -> None:
+    found = {name: constants_without_reason(parse(name)) for name in modules_of("chain")}
+    assert {name: constants for name, constants in found.items() if constants} == {}
+
+
+def test_every_page_and_section_that_code_cites_exists() -> None:
+    sources = [
+        name
+        for name in tracked_files()
+        if name.split("/")[0] in ("chain", "node", "miner", "contracts", "tests", "examples")
+        and name.endswith((".py", ".sol", ".cjs", ".toml"))
+        and name != "tests/test_tidy.py"
+    ]
+    found = {name: bad_citations(read(name)) for name in sources}
+    assert {name: citations for name, citations in found.items() if citations} == {}
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    pages = [name for name in tracked_files() if name.endswith(".md")]
+    broken = [
+        f"{page}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)#:]+)\)", read(page))
+        if not ((ROOT / page).parent / target).exists()
+    ]
+    assert broken == []
+
+
+def test_no_path_of_a_machine_is_in_the_tree() -> None:
+    found = [
+        f"{name}: {match[0]}"
+        for name in tracked_files()
+        if Path(name).suffix in TEXT_SUFFIXES and not name.startswith("tests/vectors/")
+        for match in MACHINE_PATHS.finditer(read(name))
+    ]
+    assert found == []
+
+
+def test_every_module_has_a_test_of_its_name_or_a_reason() -> None:
+    modules = {
+        name
+        for name in modules_of("chain", "node")
+        if Path(name).name not in ("__init__.py", "__main__.py")
+    }
+    listed = {*UNTESTED, *(module for group in COVERED_BY.values() for module in group)}
+    mirrored = {
+        name
+        for name in modules
+        if (ROOT / "tests" / name).with_name(f"test_{Path(name).name}").is_file()
+    }
+    assert sorted(modules - mirrored - listed) == []
+    assert sorted(listed - modules) == [], "listed, and gone"
+    assert [test for test in COVERED_BY if not (ROOT / test).is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x = 1 / 2",
+        "x /= 2",
+        "x = 0.5",
+        "x: float = y",
+        "import numpy as np",
+        "from numpy import pi",
+    ],
+)
+def test_a_float_would_be_found(source: str) -> None:
+    assert float_uses(ast.parse(source)) != []
+
+
+def test_a_constant_without_a_reason_would_be_found() -> None:
+    assert constants_without_reason(ast.parse("A: Final = 1\nB: Final[int] = 2\n'why'")) == ["A"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "docs/spec/consensus.md, section 99",
+        "docs/spec/consensus.md, sections 2 and 99",
+        "docs/spec/nothing.md",
+        "docs/adr/9999",
+    ],
+)
+def test_a_wrong_citation_would_be_found(text: str) -> None:
+    assert bad_citations(text) != []
+
+
+def test_a_path_of_a_machine_would_be_found() -> None:
+    assert MACHINE_PATHS.search("see /" + "home/ada/chain")
+    assert MACHINE_PATHS.search("see .." + "/shared/notes")

@@ -1,6 +1,4 @@
-"""Strict RLP: bounded before it is decoded, and what decodes re-encodes to the same bytes
-(docs/spec/wire.md, section 1).
-"""
+"""Strict RLP: what decodes re-encodes to the same bytes (docs/spec/wire.md, section 1)."""
 
 from collections.abc import Sequence
 from typing import Final

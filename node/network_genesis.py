@@ -204,7 +204,7 @@ def _check(plan: NetworkPlan) -> None:
         ("operator", [seat.operator for seat in plan.seats]),
     ):
         if len(set(accounts)) != len(accounts):
-            raise OperatorError(f"an {name} is named twice; give each --validator its own")
+            raise OperatorError(f"one {name} is named twice; give each --validator its own")
     shared = {seat.validator for seat in plan.seats} & {seat.operator for seat in plan.seats}
     if shared:
         raise OperatorError(

@@ -21,6 +21,7 @@ from chain.genesis import GenesisConfig, build_genesis, parse_genesis
 from chain.params import InvalidGenesisError
 from chain.primitives import Address, BlockNumber, Hash32, PrivateKey, Signature, TaskId
 from chain.training.history import Committee
+from chain.training.self_test import WrongNumbersError, run_self_test
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
@@ -38,6 +39,7 @@ from node.ipc.server import IpcServer
 from node.keystore import get_password, load_key
 from node.ledger import LedgerReader
 from node.lock_file import lock
+from node.logs import configure_logs
 from node.mempool import Mempool
 from node.metrics import NodeMetrics, serve_metrics
 from node.network.host import LibP2PHost, load_or_create_host_key
@@ -248,6 +250,14 @@ def open_chain(config: NodeConfig) -> tuple[GenesisConfig, Database, BlockStore]
     return genesis, database, store
 
 
+def _require_exact_arithmetic() -> None:
+    """Refuse to validate on a machine whose numbers differ: it would vote for wrong roots."""
+    try:
+        run_self_test()
+    except WrongNumbersError as error:
+        raise OperatorError(str(error)) from error
+
+
 def _load_private_key(section: KeySection, name: str) -> PrivateKey | None:
     if section.key_file is None:
         return None
@@ -265,6 +275,7 @@ async def run_node(config: NodeConfig, config_file: Path | None = None) -> None:
     Raises:
         OperatorError: what keeps it from running, in one line.
     """
+    configure_logs(config.logs.format, config.logs.level)
     config.data_dir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.enter_context(
@@ -293,6 +304,7 @@ async def run_node(config: NodeConfig, config_file: Path | None = None) -> None:
             )
         signer = None
         if consensus_key is not None:
+            _require_exact_arithmetic()
             assert config.guard_file is not None
             wal = WriteAheadLog(config.wal_file)
             stack.callback(wal.close)

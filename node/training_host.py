@@ -9,7 +9,7 @@ import json
 from array import array
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final, Protocol, assert_never
 import structlog
 import trio
 
-from chain.errors import RejectedInputError
+from chain.crypto import content_id as compute_content_id
+from chain.errors import RejectedInputError, RejectionReason
 from chain.execution import system_contracts
 from chain.execution.system_contracts import (
     GRADIENT_LEDGER,
@@ -57,7 +58,8 @@ from chain.training.state import (
     compute_state_root,
 )
 from chain.training.task_spec import TaskSpec, learning_rate_ppb, terms
-from node.blobs import BlobStore
+from node.atomic_file import write_atomically
+from node.blobs import BlobDamaged, BlobDiskFailed, BlobQuotaExceeded, BlobStore
 from node.clock import Clock
 from node.ledger import LedgerReader
 from node.measurements import get_checks_path
@@ -76,6 +78,18 @@ TICK_SECONDS: Final = 0.25
 RETRY_SECONDS: Final = 0.5
 """Until a job that could not finish (a blob nobody has yet) is tried again."""
 
+RETRY_LIMIT_SECONDS: Final = 30.0
+"""The longest such wait: each failure of a job doubles its own, up to this for content."""
+
+SERVED_TASKS_LIMIT: Final = 64
+"""Tasks that this node has said it is ready for: each is looked at after every block."""
+
+PREPARING_LIMIT: Final = 4
+"""Tasks whose content is fetched and tried at once; submitting one costs next to nothing."""
+
+REMEMBERED_LIMIT: Final = 4_096
+"""Entries of the tables that only spare repetitions; the oldest is forgotten first."""
+
 RESEND_BLOCKS: Final = 6
 """A transaction that is in no block by then is sent again."""
 
@@ -86,7 +100,7 @@ HINT_LIMIT: Final = 4_096
 """Announced reveals that are remembered until their commitment is checked."""
 
 SLASH_LIMIT: Final = 32
-"""Miners in one call of slash."""
+"""Calls of slash that are sent together; each shows the whole list of commitments."""
 
 EVIDENCE_BALLOTS: Final = 4
 """The ledger keeps the evidence of this many ballots."""
@@ -144,6 +158,10 @@ class _Work:
     results: dict[int, tuple[ResultVote, int | None, int]] = field(default_factory=dict)
     """By ballot number: the vote, correct count (None: not evaluated) and loss in millinats."""
     sent: dict[str, BlockNumber] = field(default_factory=dict)
+    """Votes on their way into a block; older ones are forgotten."""
+    asking: trio.Lock = field(default_factory=trio.Lock)
+    """Peers are asked for reveals once for all miners that are waited for."""
+    ask_again_at: float = 0.0
     slashed_through: int = -1
     """The last settled round whose slashing is over with."""
 
@@ -181,11 +199,15 @@ class TrainingHost:
         self._directory = directory
         self._work: dict[TaskId, _Work] = {}
         self._running: set[str] = set()
-        self._retry_at: dict[str, float] = {}
+        self._retry_at: OrderedDict[str, float] = OrderedDict()
+        self._preparing = trio.CapacityLimiter(PREPARING_LIMIT)
+        self._prepare_seconds: dict[TaskId, float] = {}
+        """How long the next failure to prepare a task makes it wait."""
         self._changed = trio.Event()
         self._closed: set[TaskId] = set()
+        """Closed, or refused: not looked at any more."""
         self._hints: OrderedDict[tuple[TaskId, int, int, Address], Reveal] = OrderedDict()
-        self._announced: set[Hash32] = set()
+        self._announced: OrderedDict[Hash32, None] = OrderedDict()
         directory.mkdir(parents=True, exist_ok=True)
 
     def wake(self) -> None:
@@ -204,6 +226,9 @@ class TrainingHost:
 
     def on_announced_reveal(self, reveal: Reveal) -> None:
         """A peer says that it holds a reveal; it is looked at when its commitment is checked."""
+        work = self._work.get(reveal.task_id)
+        if work is None or work.phase_key[1:3] != (reveal.round_number, reveal.attempt):
+            return  # nobody waits for it; who comes to wait asks his peers
         place = (reveal.task_id, reveal.round_number, reveal.attempt, reveal.miner)
         self._hints[place] = reveal
         if len(self._hints) > HINT_LIMIT:
@@ -220,21 +245,35 @@ class TrainingHost:
                 self._changed = trio.Event()
                 for number in range(1, self._index.task_count() + 1):
                     task_id = TaskId(number)
-                    if task_id not in self._closed:
+                    if task_id not in self._closed and not self._is_waiting(task_id):
                         await self._step(task_id, nursery)
+                        # Many tasks must not keep consensus from its turn.
+                        await trio.lowlevel.checkpoint()
                 with trio.move_on_after(TICK_SECONDS):
                     await self._changed.wait()
 
+    def _is_waiting(self, task_id: TaskId) -> bool:
+        """Whether the task's content is being fetched, or will be tried again later."""
+        name = f"{task_id}/prepare"
+        return name in self._running or trio.current_time() < self._retry_at.get(name, 0)
+
     async def _step(self, task_id: TaskId, nursery: trio.Nursery) -> None:
+        head = self._ledger.head_number()
         history = self._index.history(task_id)
         assert history is not None
         spec = self._index.spec(history)
-        if history.status == "closed" or spec is None:
+        held = self._work.get(task_id)
+        is_refused = held is not None and held.is_accepted is False
+        if history.status == "closed" or spec is None or is_refused:
             self._closed.add(task_id)
             self._work.pop(task_id, None)
             return
         work = self._work.setdefault(task_id, _Work())
         view = self._get_view(history, work)
+        if self._ledger.head_number() != head:
+            # A block became final in between: history and phase may not be of one state.
+            self.wake()
+            return
         own_index = None if self._operator is None else self._operator.validator_index
         for duty in rounds.list_duties(
             history,
@@ -262,15 +301,27 @@ class TrainingHost:
             await job()
         except (Unavailable, VerifierFailed) as error:
             _log.debug("job waits", job=name, reason=str(error))
-            self._retry_at[name] = trio.current_time() + RETRY_SECONDS
-        except RejectedInputError as error:
+            self._put_off(name, RETRY_SECONDS)
+        except (
+            RejectedInputError,
+            VerifierRefused,
+            BlobQuotaExceeded,
+            BlobDiskFailed,
+            BlobDamaged,
+        ) as error:
             _log.warning("job refused", job=name, reason=str(error))
-            self._retry_at[name] = trio.current_time() + RETRY_SECONDS
+            self._put_off(name, RETRY_SECONDS)
         else:
             self._retry_at.pop(name, None)
         finally:
             self._running.discard(name)
             self.wake()
+
+    def _put_off(self, name: str, seconds: float) -> None:
+        self._retry_at[name] = max(trio.current_time() + seconds, self._retry_at.get(name, 0))
+        self._retry_at.move_to_end(name)
+        if len(self._retry_at) > REMEMBERED_LIMIT:
+            self._retry_at.popitem(last=False)
 
     def _get_view(self, history: TaskHistory, work: _Work) -> rounds.PhaseView:
         phase, deadline_timestamp = self._ledger.phase(history.task_id)
@@ -309,7 +360,7 @@ class TrainingHost:
         attempt = history.attempt
         match duty:
             case rounds.PrepareContent():
-                return [("prepare", lambda: self._prepare_content(history, spec, work))]
+                return [("prepare", lambda: self._prepare(history, spec, work))]
             case rounds.RestoreState():
                 return [("state", lambda: self._restore_state(history, spec, work))]
             case rounds.PostReady():
@@ -366,6 +417,9 @@ class TrainingHost:
                 # Somebody was faster, or the phase is over: the next look at the chain tells.
                 raise Unavailable(f"{name} would revert: {refusal}")
             await operator.send(contract, data, VOTE_GAS)
+            work.sent = {
+                each: sent for each, sent in work.sent.items() if head < sent + RESEND_BLOCKS
+            }
             work.sent[name] = head
             _log.info("operator vote sent", vote=name)
 
@@ -399,6 +453,22 @@ class TrainingHost:
 
     # Content and dry run.
 
+    async def _prepare(self, history: TaskHistory, spec: TaskSpec, work: _Work) -> None:
+        """As below, for a few tasks at once, and less and less often for content nobody has."""
+        task_id = history.task_id
+        try:
+            async with self._preparing:
+                served = sum(each.is_accepted is True for each in self._work.values())
+                if history.status == "pending" and served >= SERVED_TASKS_LIMIT:
+                    raise Unavailable(f"{served} tasks are served already")
+                await self._prepare_content(history, spec, work)
+        except (Unavailable, VerifierFailed):
+            seconds = self._prepare_seconds.get(task_id, RETRY_SECONDS)
+            self._prepare_seconds[task_id] = min(2 * seconds, RETRY_LIMIT_SECONDS)
+            self._put_off(f"{task_id}/prepare", seconds)
+            raise
+        self._prepare_seconds.pop(task_id, None)
+
     async def _prepare_content(self, history: TaskHistory, spec: TaskSpec, work: _Work) -> None:
         parameter_bytes = 4 * count_parameters(spec.model)
         wanted = {spec.initial_weights: parameter_bytes}
@@ -426,6 +496,7 @@ class TrainingHost:
                 "dry_run", self._get_inputs(history, spec, spec.initial_weights)
             )
         except VerifierRefused as refusal:
+            await self._check_intact([spec.initial_weights, *_shard_ids(spec)])
             _log.warning("task refused", task=history.task_id, reason=str(refusal))
             work.is_accepted = False
             return
@@ -438,13 +509,22 @@ class TrainingHost:
         if not await self._peers.fetch_blob(content_id, size_limit):
             raise Unavailable(f"blob {content_id.hex()[:16]} is not to be had")
 
+    async def _check_intact(self, content_ids: Sequence[Hash32]) -> None:
+        """Before anybody is blamed: the disk may have changed what was judged.
+
+        Raises:
+            Unavailable: it has; the blob was deleted, and is fetched again.
+        """
+        for content_id in content_ids:
+            await self._read_blob(content_id)
+
     def _get_inputs(
         self, history: TaskHistory, spec: TaskSpec, theta_root: Hash32
     ) -> dict[str, object]:
         """What every question to a verifier worker names."""
         spec_path = self._directory / f"{history.task_id}.spec.json"
         if not spec_path.exists():
-            spec_path.write_bytes(history.spec)
+            write_atomically(spec_path, history.spec)
         return {
             "spec": str(spec_path),
             "theta": str(self._blobs.path(theta_root)),
@@ -455,7 +535,8 @@ class TrainingHost:
 
     async def _restore_state(self, history: TaskHistory, spec: TaskSpec, work: _Work) -> None:
         if history.rounds_settled == 0:
-            theta = self._read_blob(spec.initial_weights)
+            await self._ensure_blob(spec.initial_weights, 4 * count_parameters(spec.model))
+            theta = await self._read_blob(spec.initial_weights)
             state = initial_state(spec.optimizer, theta)
             root = await trio.to_thread.run_sync(self._save_state, state)
         else:
@@ -475,7 +556,7 @@ class TrainingHost:
             raise Unavailable(f"training state {root.hex()[:16]} has {len(part_ids)} parts")
         for part_id, size in zip(part_ids, layout, strict=True):
             await self._ensure_blob(part_id, size)
-        parts = [self._read_blob(part_id) for part_id in part_ids]
+        parts = [await self._read_blob(part_id) for part_id in part_ids]
         state = build_training_state(parts, spec, root)
         self._state_parts.put(root, part_ids)
         return state
@@ -488,9 +569,21 @@ class TrainingHost:
         self._state_parts.put(root, part_ids)
         return root
 
-    def _read_blob(self, content_id: Hash32) -> bytes:
-        with self._blobs.open(content_id) as file:
-            return file.read()
+    async def _read_blob(self, content_id: Hash32) -> bytes:
+        """The bytes of a blob; damaged ones are deleted, to be fetched again.
+
+        Raises:
+            Unavailable: it is not here, or the disk changed it.
+        """
+        try:
+            with self._blobs.open(content_id) as file:
+                data = await trio.to_thread.run_sync(file.read)
+        except KeyError as error:
+            raise Unavailable(f"blob {content_id.hex()[:16]} is not here") from error
+        if await trio.to_thread.run_sync(compute_content_id, data) != content_id:
+            self._blobs.delete(content_id)
+            raise Unavailable(f"blob {content_id.hex()[:16]} was damaged on our disk")
+        return data
 
     # Gradients.
 
@@ -546,11 +639,22 @@ class TrainingHost:
             work.checks[key] = (Verdict.CHEAT, None)
             return
         header = self._get_header(history, spec, attempt, assignment, record.miner)
-        reveal = await self._find_reveal(history, attempt, record.miner, record.commitment, header)
+        reveal = await self._find_reveal(
+            history, work, attempt, record.miner, record.commitment, header
+        )
         payload_bytes = count_payload_bytes(header.parameter_count)
         await self._ensure_blob(reveal.gradient_root, payload_bytes)
+        if self._blobs.size_bytes(reveal.gradient_root) != payload_bytes:
+            _log.warning("gradient malformed", miner=record.miner.hex(), reason="its length")
+            work.checks[key] = (Verdict.UNAVAILABLE, None)
+            return
+        await self._ensure_blob(header.theta_root, 4 * header.parameter_count)
+        for shard in spec.data.shards:
+            await self._ensure_blob(shard.content_id, shard.byte_count)
         if reveal.gradient_root not in self._announced:
-            self._announced.add(reveal.gradient_root)
+            self._announced[reveal.gradient_root] = None
+            if len(self._announced) > REMEMBERED_LIMIT:
+                self._announced.popitem(last=False)
             await self._peers.announce_reveal(reveal)
         indices_path = self._directory / f"{history.task_id}-{attempt.round_number}-{index}.indices"
         indices = await trio.to_thread.run_sync(assignment.sample_indices, record.miner)
@@ -569,6 +673,9 @@ class TrainingHost:
         try:
             answer = await self._verifier.ask("verify", inputs)
         except VerifierRefused as refusal:
+            if refusal.reason != RejectionReason.BAD_GRADIENT:
+                raise  # what we gave the worker is at fault, not the miner
+            await self._check_intact([reveal.gradient_root, header.theta_root])
             # A malformed gradient counts as one that is missing.
             _log.warning("gradient malformed", miner=record.miner.hex(), reason=str(refusal))
             work.checks[key] = (Verdict.UNAVAILABLE, None)
@@ -580,6 +687,8 @@ class TrainingHost:
         assert isinstance(exponents, str)
         measurement = Measurement(distance, ExponentRule(exponents))
         verdict = compute_verdict(measurement, spec.verification.tolerance_ppb)
+        if verdict is not Verdict.OK:
+            await self._check_intact([reveal.gradient_root, header.theta_root, *_shard_ids(spec)])
         work.checks[key] = (verdict, measurement)
         if verdict is not Verdict.OK:
             _log.warning(
@@ -594,6 +703,7 @@ class TrainingHost:
     async def _find_reveal(
         self,
         history: TaskHistory,
+        work: _Work,
         attempt: Attempt,
         miner: Address,
         commitment: Hash32,
@@ -603,12 +713,23 @@ class TrainingHost:
         held = self._reveals.get(*place, miner)
         if held is not None and held.opens(commitment, header):
             return held
-        hint = self._hints.pop((*place, miner), None)
-        found = [] if hint is None else [hint]
-        if hint is None or not hint.opens(commitment, header):
-            found.extend(await self._peers.fetch_reveals(*place))
+        async with work.asking:
+            hint = self._hints.get((*place, miner))
+            found = [] if hint is None else [hint]
+            is_open = hint is not None and hint.opens(commitment, header)
+            if not is_open and trio.current_time() >= work.ask_again_at:
+                work.ask_again_at = trio.current_time() + RETRY_SECONDS
+                commitments = {each.miner: each.commitment for each in attempt.commitments}
+                for reveal in await self._peers.fetch_reveals(*place):
+                    if reveal.miner == miner:
+                        found.append(reveal)
+                    elif reveal.miner in commitments and reveal.opens(
+                        commitments[reveal.miner], replace(header, miner=reveal.miner)
+                    ):
+                        self._reveals.put(reveal)
         for reveal in found:
             if reveal.miner == miner and reveal.opens(commitment, header):
+                self._hints.pop((*place, miner), None)
                 self._reveals.put(reveal)
                 return reveal
         raise Unavailable(f"no reveal of 0x{miner.hex()}")
@@ -645,12 +766,12 @@ class TrainingHost:
                 record = attempt.commitments[i]
                 header = self._get_header(history, spec, attempt, assignment, record.miner)
                 reveal = await self._find_reveal(
-                    history, attempt, record.miner, record.commitment, header
+                    history, work, attempt, record.miner, record.commitment, header
                 )
                 await self._ensure_blob(
                     reveal.gradient_root, count_payload_bytes(header.parameter_count)
                 )
-                payloads.append((record.units, self._read_blob(reveal.gradient_root), header))
+                payloads.append((record.units, await self._read_blob(reveal.gradient_root), header))
             state = await trio.to_thread.run_sync(
                 _advance_state, spec, state, attempt.round_number, payloads
             )
@@ -667,13 +788,18 @@ class TrainingHost:
         loss = 0
         is_last = attempt.round_number + 1 == spec.round_count
         if is_last or (attempt.round_number + 1) % spec.evaluate_every == 0:
-            answer = await self._verifier.ask(
-                "evaluate", self._get_inputs(history, spec, model_root)
-            )
-            counted, measured = answer["correct_count"], answer["loss_millinats"]
-            assert isinstance(counted, int)
-            assert isinstance(measured, int)
-            correct_count, loss = counted, measured
+            try:
+                answer = await self._verifier.ask(
+                    "evaluate", self._get_inputs(history, spec, model_root)
+                )
+            except VerifierRefused as refusal:
+                # The roots need no evaluation: others may have one, and the round goes on.
+                _log.warning("not evaluated", task=history.task_id, reason=str(refusal))
+            else:
+                counted, measured = answer["correct_count"], answer["loss_millinats"]
+                assert isinstance(counted, int)
+                assert isinstance(measured, int)
+                correct_count, loss = counted, measured
         work.results = {attempt.ballot_number: (vote, correct_count, loss)}
         work.checks = {
             key: check for key, check in work.checks.items() if key[0] >= attempt.round_number
@@ -685,9 +811,10 @@ class TrainingHost:
         self, history: TaskHistory, spec: TaskSpec, work: _Work
     ) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
         """The calls of slash that settled rounds still ask for."""
-        first = max(work.slashed_through + 1, history.rounds_settled - EVIDENCE_BALLOTS)
+        too_old = history.rounds_settled - EVIDENCE_BALLOTS - 1
+        work.slashed_through = max(work.slashed_through, too_old)
         jobs = []
-        for round_number in range(first, history.rounds_settled):
+        for round_number in range(work.slashed_through + 1, history.rounds_settled):
             settled = self._index.settled_round(history.task_id, round_number)
             assert settled is not None
             job = self._bind_slashing(history, spec, work, settled)
@@ -718,7 +845,8 @@ class TrainingHost:
         async def send() -> None:
             if self._ledger.head_number() < due:
                 raise Unavailable("another operator's turn")
-            for i in guilty[:SLASH_LIMIT]:
+            sent_count = 0
+            for i in guilty:
                 encode = partial(
                     system_contracts.encode_slash,
                     history.task_id,
@@ -732,13 +860,20 @@ class TrainingHost:
                     await self._vote(work, name, GRADIENT_LEDGER, encode)[1]()
                 except Unavailable:
                     continue  # done by another operator, or the evidence is too old
+                sent_count += 1
+                if sent_count == SLASH_LIMIT:
+                    break
             # Again until nothing is left to slash: a call may have been lost.
-            if self._ledger.head_number() >= due + RESEND_BLOCKS:
+            if not sent_count and self._ledger.head_number() >= due + RESEND_BLOCKS:
                 work.slashed_through = max(work.slashed_through, attempt.round_number)
             else:
                 raise Unavailable("to be looked at again")
 
         return send
+
+
+def _shard_ids(spec: TaskSpec) -> list[Hash32]:
+    return [shard.content_id for shard in spec.data.shards]
 
 
 def _advance_state(

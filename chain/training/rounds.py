@@ -169,9 +169,9 @@ def list_duties(
         case Phase.VERDICT | Phase.DISPUTE:
             return _verdict_duties(attempt, spec, view, own, validator, now)
         case Phase.RESULT:
-            return _result_duties(attempt, own, validator)
+            return _result_duties(attempt, own, committee, validator)
         case Phase.SETTLEABLE:
-            duties: tuple[Duty, ...] = () if own.result is not None else (ComputeResult(),)
+            duties = _result_duties(attempt, own, committee, None)
             vote = get_quorum_vote(attempt, committee)
             if vote is not None and _is_our_turn(history, view, committee, own_index):
                 duties = (*duties, SettleRound(vote))
@@ -204,7 +204,12 @@ def _verdict_duties(
     return (*duties, PostVerdict(verdicts))
 
 
-def _result_duties(attempt: Attempt, own: OwnWork, validator: Address | None) -> tuple[Duty, ...]:
+def _result_duties(
+    attempt: Attempt, own: OwnWork, committee: Committee, validator: Address | None
+) -> tuple[Duty, ...]:
+    if sum(record.is_timely for record in attempt.verdicts) < committee.quorum:
+        # The phase cannot have been reached with so few: the two views are of different blocks.
+        return ()
     if own.result is None:
         return (ComputeResult(),)
     posted = next((r.vote for r in attempt.results if r.validator == validator), None)

@@ -1,6 +1,4 @@
-"""A block: header, raw transactions, and the commit certificate of the parent
-(docs/spec/state-transition.md, section 2).
-"""
+"""A block: header, transactions, the parent's certificate (docs/spec/state-transition.md, 2)."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -64,7 +62,9 @@ def block_from_item(item: codec.Item) -> Block:
             codec.as_bytes(raw, max_length=TRANSACTION_LIMIT_BYTES)
             for raw in codec.as_list(transactions_item)
         ),
-        parent_certificate=None if certificate_item == [] else certificate_from_item(certificate_item),
+        parent_certificate=(
+            None if certificate_item == [] else certificate_from_item(certificate_item)
+        ),
     )
 
 

@@ -1,6 +1,4 @@
-"""The commit certificate: a quorum of COMMIT signatures over one block hash
-(docs/spec/consensus.md, section 6).
-"""
+"""The commit certificate: COMMITs of a quorum for one block (docs/spec/consensus.md, section 6)."""
 
 from dataclasses import dataclass
 from typing import Final

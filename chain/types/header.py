@@ -1,6 +1,4 @@
-"""The block header: Ethereum's Prague header, so that every tool can recompute its hash
-(docs/spec/state-transition.md, section 2).
-"""
+"""The block header: Prague's, so every tool can hash it (docs/spec/state-transition.md, 2)."""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -220,7 +220,7 @@ class LibP2PHost:
         if not is_listening:
             addresses = ", ".join(str(address) for address in self._listen_addresses)
             raise OperatorError(
-                f"network.listen_addresses: cannot listen on {addresses}: the port is in use "
+                f"network.listen: cannot listen on {addresses}: the port is in use "
                 "or the address is not this machine's; choose another"
             )
 
@@ -305,6 +305,6 @@ def _parse_listen_address(text: str) -> Multiaddr:
         address.value_for_protocol("tcp")
     except Exception as error:
         raise OperatorError(
-            f"network.listen_addresses: {text!r} is not like /ip4/0.0.0.0/tcp/9000"
+            f"network.listen: {text!r} is not like /ip4/0.0.0.0/tcp/9000"
         ) from error
     return address

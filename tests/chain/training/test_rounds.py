@@ -38,6 +38,7 @@ READY_WORK = OwnWork(
     is_content_held=True, is_accepted=True, is_state_held=True, verdicts=(), result=None
 )
 DEADLINE = 5_000
+QUORUM = tuple(verdict(i, Verdict.OK) for i in range(3))
 
 
 def view(phase: Phase, *, head: int = 10, since: int = 10) -> PhaseView:
@@ -115,8 +116,16 @@ def test_a_verdict_is_posted_once() -> None:
     assert duties(history, Phase.VERDICT, own, own_index=1) == (PostVerdict((OK,)),)
 
 
+def test_nothing_is_computed_from_fewer_verdicts_than_a_quorum() -> None:
+    # The phase was asked a block later than the history: nothing may be accepted or refused yet.
+    history = history_after(opened(), committed(0), verdict(0, OK), verdict(1, OK))
+    late = verdict(2, OK, timely=False)
+    assert duties(history, Phase.RESULT) == ()
+    assert duties(history_after(opened(), committed(0), late), Phase.SETTLEABLE) == ()
+
+
 def test_a_follower_checks_and_computes_but_votes_nothing() -> None:
-    history = history_after(opened(), committed(0), verdict(0, OK))
+    history = history_after(opened(), committed(0), *QUORUM)
     unchecked = replace(READY_WORK, verdicts=(None,))
     computed = replace(READY_WORK, result=VOTE)
 
@@ -127,9 +136,9 @@ def test_a_follower_checks_and_computes_but_votes_nothing() -> None:
 
 
 def test_result_is_computed_then_posted_then_done() -> None:
-    history = history_after(opened(), committed(0), verdict(0, OK))
+    history = history_after(opened(), committed(0), *QUORUM)
     computed = replace(READY_WORK, result=VOTE)
-    posted = history_after(opened(), committed(0), verdict(0, OK), result(0))
+    posted = history_after(opened(), committed(0), *QUORUM, result(0))
 
     assert [type(duty) for duty in duties(history, Phase.RESULT)] == [ComputeResult]
     assert duties(history, Phase.RESULT, computed) == (PostResult(VOTE),)
@@ -137,7 +146,8 @@ def test_result_is_computed_then_posted_then_done() -> None:
 
 
 def test_a_wrong_result_of_our_own_is_replaced() -> None:
-    history = history_after(opened(), committed(0), result(0, replace(VOTE, accepted_units=9)))
+    wrong = result(0, replace(VOTE, accepted_units=9))
+    history = history_after(opened(), committed(0), *QUORUM, wrong)
     own = replace(READY_WORK, result=VOTE)
     assert duties(history, Phase.RESULT, own) == (PostResult(VOTE),)
 

@@ -68,7 +68,7 @@ def test_host_key_is_kept_and_private(tmp_path: Path) -> None:
 
 
 def test_bad_listen_address_is_named() -> None:
-    with pytest.raises(OperatorError, match=r"network\.listen_addresses: '0\.0\.0\.0:9000'"):
+    with pytest.raises(OperatorError, match=r"network\.listen: '0\.0\.0\.0:9000'"):
         build_host("0.0.0.0:9000")
 
 

@@ -4,6 +4,7 @@ One small file a reveal, so that the RPC process that took an upload and the nod
 verifies share them without a lock. The gradient itself is a blob.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,10 @@ from node.atomic_file import write_atomically
 
 REVEAL_LIMIT_BYTES: Final = 160
 """Seven fields: three hashes or addresses and four integers."""
+
+
+_ADDRESS_NAME: Final = re.compile("[0-9a-f]{40}")
+"""Other files, such as half-written ones, are none of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,7 @@ class RevealStore:
         found = (
             self.get(task_id, round_number, attempt, Address(bytes.fromhex(name)))
             for name in names
-            if len(name) == 40
+            if _ADDRESS_NAME.fullmatch(name)
         )
         return tuple(reveal for reveal in found if reveal is not None)
 

@@ -25,9 +25,8 @@ class StatePartStore:
     def put(self, root: Hash32, part_ids: Sequence[Hash32]) -> None:
         """Remember the parts of a state; they must hash to its root."""
         assert compute_state_root(part_ids) == root
-        path = self._directory / root.hex()
-        if not path.exists():
-            write_atomically(path, b"".join(part_ids))
+        if self.get(root) is None:
+            write_atomically(self._directory / root.hex(), b"".join(part_ids))
 
     def get(self, root: Hash32) -> tuple[Hash32, ...] | None:
         """The parts of a state, theta first; None if they are not known."""

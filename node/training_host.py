@@ -682,10 +682,10 @@ class TrainingHost:
             return
         finally:
             indices_path.unlink(missing_ok=True)
-        distance, exponents = answer["distance_ppb"], answer["exponents"]
-        assert isinstance(distance, int)
-        assert isinstance(exponents, str)
-        measurement = Measurement(distance, ExponentRule(exponents))
+        distance, exponents = _get_integer(answer, "distance_ppb"), answer.get("exponents")
+        if exponents not in tuple(ExponentRule):
+            raise VerifierFailed(f"exponents are {exponents!r}")
+        measurement = Measurement(distance, ExponentRule(str(exponents)))
         verdict = compute_verdict(measurement, spec.verification.tolerance_ppb)
         if verdict is not Verdict.OK:
             await self._check_intact([reveal.gradient_root, header.theta_root, *_shard_ids(spec)])
@@ -796,10 +796,8 @@ class TrainingHost:
                 # The roots need no evaluation: others may have one, and the round goes on.
                 _log.warning("not evaluated", task=history.task_id, reason=str(refusal))
             else:
-                counted, measured = answer["correct_count"], answer["loss_millinats"]
-                assert isinstance(counted, int)
-                assert isinstance(measured, int)
-                correct_count, loss = counted, measured
+                correct_count = _get_integer(answer, "correct_count")
+                loss = _get_integer(answer, "loss_millinats")
         work.results = {attempt.ballot_number: (vote, correct_count, loss)}
         work.checks = {
             key: check for key, check in work.checks.items() if key[0] >= attempt.round_number
@@ -870,6 +868,13 @@ class TrainingHost:
                 raise Unavailable("to be looked at again")
 
         return send
+
+
+def _get_integer(answer: Mapping[str, object], key: str) -> int:
+    value = answer.get(key)
+    if not isinstance(value, int):
+        raise VerifierFailed(f"{key} is {value!r}")
+    return value
 
 
 def _shard_ids(spec: TaskSpec) -> list[Hash32]:

@@ -79,10 +79,11 @@ class Verifier:
                 trio.ClosedResourceError,
                 EOFError,
                 ValueError,
+                RecursionError,
             ) as error:
                 raise VerifierFailed(f"the worker ended during {kind}: {error!r}") from error
-        if not isinstance(answer, dict):
-            raise VerifierFailed(f"no object in the answer to {kind}")
+            if not isinstance(answer, dict):
+                raise VerifierFailed(f"no object in the answer to {kind}")
         if "error" in answer:
             raise VerifierRefused(str(answer["error"]), str(answer.get("detail", "")))
         return answer

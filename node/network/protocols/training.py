@@ -1,6 +1,7 @@
 """/pot/training/1: who revealed what, what a state consists of (docs/spec/wire.md, section 8).
 
-Gradients and tensors themselves are blobs; these few bytes say which blobs to ask for. Nothing here is believed: a reveal must open its commitment, parts must hash to their root.
+Gradients and tensors themselves are blobs; these few bytes say which blobs to ask for. Nothing here
+is believed: a reveal must open its commitment, parts must hash to their root.
 """
 
 from collections.abc import Sequence

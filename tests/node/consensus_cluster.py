@@ -299,7 +299,7 @@ class ClusterNode:
                 validator=VALIDATORS[node.index] if node.is_signer else None,
                 head=node.claimed_head or Head(node.store.head().number, node.store.head().hash),
                 is_inbound=False,
-                latency_seconds=0.001 * node.index,
+                latency_seconds=0.001 * (1 + node.index),
                 addresses=(),
                 score=100,
             )

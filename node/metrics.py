@@ -21,9 +21,6 @@ from prometheus_client import (
 
 from node.errors import OperatorError
 
-COMMIT_SECONDS_BUCKETS: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
-"""From a tenth of the shortest block interval to past the first view changes."""
-
 ROUND_SECONDS_BUCKETS: Final = (1, 2, 5, 10, 30, 60, 120, 300, 900, 3600)
 """From the development network's rounds to those of a large model."""
 
@@ -67,17 +64,9 @@ class NodeMetrics:
 
         self.pbft_number = gauge("pot_pbft_number", "Block number that is being decided")
         self.pbft_view = gauge("pot_pbft_view", "View at that number")
-        self.pbft_is_primary = gauge("pot_pbft_is_primary", "1 while this validator is primary")
         self.view_changes = counter("pot_pbft_view_changes_total", "Views entered above 0")
-        self.votes = counter("pot_pbft_votes_total", "Votes accepted, by kind", "kind")
         self.missing_validators = gauge(
             "pot_pbft_missing_validators", "Validators whose COMMIT the head's certificate lacks"
-        )
-        self.commit_seconds = Histogram(
-            "pot_pbft_commit_seconds",
-            "From the pre-prepare to the commit certificate",
-            buckets=COMMIT_SECONDS_BUCKETS,
-            registry=registry,
         )
         self.signing_stopped = gauge(
             "pot_signing_stopped", "1 once a failed disk has stopped this validator from signing"
@@ -87,10 +76,6 @@ class NodeMetrics:
         self.network = gauge(
             "pot_p2p_events", "Totals of the network since the start, by name", "name"
         )
-        self.rejected = counter(
-            "pot_rejected_inputs_total", "Inputs of others that were refused", "source", "reason"
-        )
-
         self.mempool_pending = gauge("pot_txpool_pending", "Transactions due in turn")
         self.mempool_queued = gauge("pot_txpool_queued", "Transactions behind a nonce gap")
         self.mempool_bytes = gauge("pot_txpool_bytes", "Encoded bytes of the mempool")
@@ -104,14 +89,6 @@ class NodeMetrics:
             "From a training round's start to its settlement",
             buckets=ROUND_SECONDS_BUCKETS,
             registry=registry,
-        )
-        self.training_samples = counter("pot_train_samples_total", "Samples of accepted units")
-        self.verdicts = counter("pot_train_verdicts_total", "Own verdicts, by word", "verdict")
-        self.verifications = Histogram(
-            "pot_train_verification_seconds", "Re-execution of one gradient", registry=registry
-        )
-        self.download_failures = counter(
-            "pot_train_download_failures_total", "Blobs that no peer gave whole"
         )
         self.rewards = counter(
             "pot_rewards_total", "Base units of rewards settled, by task", "task"

@@ -42,6 +42,7 @@ from node.lock_file import lock
 from node.logs import configure_logs
 from node.mempool import Mempool
 from node.metrics import NodeMetrics, serve_metrics
+from node.metrics_feed import MetricsFeed
 from node.network.host import LibP2PHost, load_or_create_host_key
 from node.network.network import Network, NetworkConfig
 from node.network.protocols.blobs import BlobUnavailableError
@@ -332,7 +333,6 @@ class _Node:
         self._config = config
         self._config_file = config_file
         self._store = store
-        self._metrics = metrics
         clock = SystemClock()
         ledger = LedgerReader(store, database, genesis, clock)
         self._committee = committee = ledger.committee()
@@ -341,7 +341,7 @@ class _Node:
         rules = HeadRules(
             store=store, database=database, config=genesis, ledger=ledger, committee=committee
         )
-        self._mempool = mempool = Mempool(rules)
+        mempool = Mempool(rules)
         pool = Pool(mempool)
         blobs = BlobStore(config.blob_dir, quota_bytes=config.blobs.quota_bytes)
         index = TrainingIndex(store, committee)
@@ -432,6 +432,20 @@ class _Node:
             clock=clock,
             directory=config.training_dir,
         )
+        self._metrics_feed = MetricsFeed(
+            metrics=metrics,
+            max_peers=config.network.max_peers,
+            is_validator=validator is not None,
+            validator_count=len(committee.validators),
+            store=store,
+            index=index,
+            blobs=blobs,
+            blob_quota_bytes=config.blobs.quota_bytes,
+            mempool=mempool,
+            network=network,
+            consensus=consensus,
+            sync=sync,
+        )
         self._ipc = IpcServer(
             Backend(
                 pool=pool,
@@ -507,28 +521,8 @@ class _Node:
             await trio.sleep(1)
 
     async def _update_metrics(self) -> None:
-        metrics = self._metrics
-        metrics.peer_limit.set(self._config.network.max_peers)
         while True:
-            head = self._store.head()
-            metrics.blockchain_height.set(head.number)
-            metrics.finalized_block.set(head.number)
-            metrics.head_timestamp.set(head.timestamp)
-            metrics.head_gas_used.set(head.gas_used)
-            metrics.best_known_block_number.set(self._sync.best_known())
-            peers = self._network.peers()
-            metrics.peer_count.set(len(peers))
-            inbound = sum(peer.is_inbound for peer in peers)
-            metrics.peers.labels("inbound").set(inbound)
-            metrics.peers.labels("outbound").set(len(peers) - inbound)
-            pending, queued = self._mempool.counts()
-            metrics.mempool_pending.set(pending)
-            metrics.mempool_queued.set(queued)
-            metrics.mempool_bytes.set(self._mempool.size_bytes)
-            state = self._consensus.state
-            if state is not None:
-                metrics.pbft_number.set(state.config.number)
-                metrics.pbft_view.set(state.view)
+            self._metrics_feed.update()
             await trio.sleep(METRICS_SECONDS)
 
     def _get_head(self) -> Head:
@@ -540,8 +534,6 @@ class _Node:
 
     def _on_finalized(self, block: Block) -> None:
         self._ipc.announce_head(block.number, block.hash)
-        self._metrics.transactions.inc(len(block.transactions))
-        self._metrics.head_transactions.set(len(block.transactions))
         if self._training is not None:
             self._training.wake()
 

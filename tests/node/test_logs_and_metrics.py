@@ -61,15 +61,15 @@ def test_console_logs_are_plain_text_where_there_is_no_terminal(restored_logs):
 def test_metrics_are_served_under_ethereums_names_and_our_own():
     metrics = NodeMetrics()
     metrics.blockchain_height.set(42)
-    metrics.votes.labels("commit").inc(3)
-    metrics.commit_seconds.observe(0.15)
+    metrics.training_tasks.labels("active").set(3)
+    metrics.round_seconds.observe(3.0)
     with serve_metrics(metrics, host="127.0.0.1", port=0) as port:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
             text = answer.read().decode()
         for line in (
             "ethereum_blockchain_height 42.0",
-            'pot_pbft_votes_total{kind="commit"} 3.0',
-            'pot_pbft_commit_seconds_bucket{le="0.2"} 1.0',
+            'pot_train_tasks{state="active"} 3.0',
+            'pot_train_round_seconds_bucket{le="5.0"} 1.0',
             "process_resident_memory_bytes",
             'pot_build_info{version="',
         ):

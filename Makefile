@@ -72,7 +72,8 @@ lock: venv ## resolve the dependencies again
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-header \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 		--extra dev --constraint requirements-torch.txt --output-file requirements.lock pyproject.toml
-	sed -i '/^torch==/,/^[^ ]*$$/{/^torch==/d;/^ /d}' requirements.lock
+	awk '/^torch==/ {skip = 1; next} /^[a-z0-9]/ {skip = 0} !skip' requirements.lock > $@.new
+	mv $@.new requirements.lock
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis node_modules

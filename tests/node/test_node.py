@@ -1,0 +1,115 @@
+"""Composition: what keeps a node from starting, and the accounts it signs for."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from chain.crypto import get_address, keccak256
+from chain.execution.system_contracts import TASK_REGISTRY, encode_post_ready
+from chain.genesis import parse_genesis
+from chain.primitives import PrivateKey
+from node.backend import Pool
+from node.config import NodeConfig
+from node.errors import OperatorError
+from node.mempool import Mempool
+from node.node import _check_operator, _check_role, _OperatorAccount, load_genesis, open_chain
+from tests.node.consensus_cluster import KEYS, VALIDATORS
+from tests.node.training_chain import COMMITTEE, OPERATORS, TASK, TrainingChain
+
+
+def configured(path: Path, genesis: bytes | None) -> NodeConfig:
+    if genesis is not None:
+        (path / "genesis.json").write_bytes(genesis)
+    return NodeConfig(data_dir=path / "data", genesis=path / "genesis.json")
+
+
+@pytest.mark.parametrize(
+    ("genesis", "said"),
+    [
+        (None, "cannot read the genesis file"),
+        (b"no JSON", "is not JSON"),
+        (b'{"config": {"chainId": 5}, "gasLimit": "0x1c9c380", "alloc": {}}', "no validators"),
+    ],
+)
+def test_a_genesis_that_is_none_is_named_with_its_cure(
+    tmp_path: Path, genesis: bytes | None, said: str
+) -> None:
+    with pytest.raises(OperatorError, match=said) as refused:
+        load_genesis(configured(tmp_path, genesis))
+    assert str(tmp_path / "genesis.json") in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_directory_holds_one_chain_for_ever(tmp_path: Path) -> None:
+    chain = TrainingChain(tmp_path / "other")
+    genesis = chain.store.genesis_config()
+    config = configured(tmp_path, genesis)
+    for _ in range(2):
+        _, database, store = open_chain(config)
+        assert store.genesis_hash() == chain.store.genesis_hash()
+        database.close()
+    changed = json.loads(genesis)
+    changed["timestamp"] = "0x1"
+    (tmp_path / "genesis.json").write_text(json.dumps(changed))
+    with pytest.raises(OperatorError, match="data_dir holds another chain"):
+        open_chain(config)
+
+
+def test_a_key_of_nobody_and_a_wrong_operator_are_refused_by_setting(tmp_path: Path) -> None:
+    chain = TrainingChain(tmp_path)
+    genesis = parse_genesis(chain.store.genesis_config())
+    stranger = ClusterSigner()
+    assert _check_role(None, COMMITTEE, genesis) is None
+    with pytest.raises(OperatorError, match=r"consensus\.key_file"):
+        _check_role(stranger, COMMITTEE, genesis)
+    with pytest.raises(OperatorError, match="pot genesis new"):
+        _check_role(None, replace(COMMITTEE, validators=VALIDATORS), genesis)
+
+    account = operator_account(chain, 1)
+    assert _check_operator(account, COMMITTEE.validators[1], COMMITTEE).validator_index == 1
+    with pytest.raises(OperatorError, match=r"operator\.key_file holds"):
+        _check_operator(account, COMMITTEE.validators[2], COMMITTEE)
+    with pytest.raises(OperatorError, match="set both or none"):
+        _check_operator(account, None, COMMITTEE)
+
+
+class ClusterSigner:
+    """A consensus key of another network."""
+
+    address = get_address(KEYS[0])
+
+
+def operator_account(chain: TrainingChain, index: int) -> _OperatorAccount:
+    mempool = Mempool(chain.rules)
+    key = PrivateKey(bytes(OPERATORS[index].key))
+    return _OperatorAccount(key, chain.local.config, chain.store, Pool(mempool), mempool)
+
+
+async def test_an_operators_votes_have_nonces_in_order_and_are_includable(tmp_path: Path) -> None:
+    chain = TrainingChain(tmp_path)
+    chain.submit()
+    account = operator_account(chain, 0)
+    for _ in range(3):
+        await account.send(TASK_REGISTRY, encode_post_ready(TASK), 1_500_000)
+    sent = list(account._mempool.candidates())
+    assert [each.nonce for each in sent] == [0, 1, 2]
+    assert {each.sender for each in sent} == {COMMITTEE.operators[0]}
+    chain.finalize(sent[0].raw)
+    history = chain.index.history(TASK)
+    assert history is not None
+    assert history.ready == (COMMITTEE.validators[0],)
+
+
+def test_the_block_source_serves_final_blocks_and_knows_no_others(tmp_path: Path) -> None:
+    chain = TrainingChain(tmp_path)
+    chain.finalize()
+    chain.finalize()
+    for number in (1, 2):
+        assert chain.store.certificate(number) is not None
+    # The largest number a peer can ask for, too.
+    for number in (0, 3, 2**64 - 1):
+        assert chain.store.certificate(number) is None
+    assert chain.store.block(2**64 - 1) is None
+    assert chain.store.number_of(keccak256(b"unknown")) is None

@@ -95,6 +95,9 @@ INPUT_LIMIT: Final = 1_024
 FRESHNESS_POLL_SECONDS: Final = 0.02
 """How often a proposal that came early is looked at again."""
 
+GATHER_SECONDS: Final = 0.05
+"""Between the pace's word and the choice of transactions; less than a hop of a slow link."""
+
 PACE_TOLERANCE_MS: Final = 50
 """A proposal may come so much before the interval is over by our clock: clocks and links differ."""
 
@@ -511,6 +514,8 @@ class ConsensusHost:
         if effect.number != head.number + 1:
             return
         assert self._signer is not None
+        # Votes and commitments come in bursts: whoever is a moment later is in the same block.
+        await trio.sleep(GATHER_SECONDS)
         built = await self._executor.build(
             head,
             lambda: self._mempool.candidates(head.base_fee_per_gas),

@@ -457,7 +457,7 @@ class _Node:
                 committee=committee,
                 validator=validator,
                 clock=clock,
-                wake_training=self._training.wake,
+                wake_training=self._training.on_blob,
             )
         )
 

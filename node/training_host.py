@@ -211,8 +211,17 @@ class TrainingHost:
         directory.mkdir(parents=True, exist_ok=True)
 
     def wake(self) -> None:
-        """Look at the duties again: a block is final, a blob or a reveal has come."""
+        """Look at the duties again: a block is final, or something else has happened."""
         self._changed.set()
+
+    def on_blob(self) -> None:
+        """The RPC process stored a blob: a check that waits for one need not wait any longer."""
+        self._end_waits("/check-")
+
+    def _end_waits(self, part_of_name: str) -> None:
+        for name in [name for name in self._retry_at if part_of_name in name]:
+            del self._retry_at[name]
+        self.wake()
 
     # What peers are told (node.network.protocols.training.TrainingSource).
 
@@ -233,7 +242,7 @@ class TrainingHost:
         self._hints[place] = reveal
         if len(self._hints) > HINT_LIMIT:
             self._hints.popitem(last=False)
-        self.wake()
+        self._end_waits(f"{reveal.task_id}/check-{reveal.round_number}-{reveal.attempt}-")
 
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Serve tasks until cancelled."""

@@ -107,6 +107,11 @@ class BlobStore:
         except OSError as error:
             raise OperatorError(f"cannot use the blob directory {directory}: {error}") from error
 
+    @property
+    def quota_bytes(self) -> int:
+        """The limit on all blobs together."""
+        return self._quota_bytes
+
     def has(self, content_id: Hash32) -> bool:
         """Whether the whole blob is here."""
         return self.path(content_id).exists()

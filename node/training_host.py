@@ -50,6 +50,7 @@ from chain.training.history import (
 from chain.training.optimizer import apply_update, initial_state
 from chain.training.rewards import build_reward_tree
 from chain.training.state import (
+    FLOAT32_BYTES,
     TrainingState,
     build_training_state,
     compute_layout,
@@ -95,6 +96,9 @@ RESEND_BLOCKS: Final = 6
 
 VOTE_GAS: Final = 1_500_000
 """Gas limit of every operator's call; the dearest, slashing 32 miners, takes less."""
+
+CONTENT_QUOTA_SHARE: Final = 8
+"""Initial weights and data of one task take at most one part in this many of the blob quota."""
 
 HINT_LIMIT: Final = 4_096
 """Announced reveals that are remembered until their commitment is checked."""
@@ -479,27 +483,18 @@ class TrainingHost:
         self._prepare_seconds.pop(task_id, None)
 
     async def _prepare_content(self, history: TaskHistory, spec: TaskSpec, work: _Work) -> None:
-        parameter_bytes = 4 * count_parameters(spec.model)
-        wanted = {spec.initial_weights: parameter_bytes}
+        wanted = {spec.initial_weights: FLOAT32_BYTES * count_parameters(spec.model)}
         wanted.update((shard.content_id, shard.byte_count) for shard in spec.data.shards)
+        objection = self._find_objection(history, spec, sum(wanted.values()))
+        if objection is not None:
+            # Before anything is fetched: whoever submits must not fill the disks of validators.
+            _log.warning("task refused", task=history.task_id, reason=objection)
+            work.is_accepted = False
+            work.is_content_held = True
+            return
         for content_id, size in sorted(wanted.items()):
             await self._ensure_blob(content_id, size)
         work.is_content_held = True
-        if self._ledger.terms(history.task_id) != terms(spec):
-            _log.warning("task refused", task=history.task_id, reason="terms differ from the spec")
-            work.is_accepted = False
-            return
-        payload_bytes = count_payload_bytes(count_parameters(spec.model))
-        needed_seconds = payload_bytes * spec.reward.max_units // self._blob_bytes_per_second
-        if needed_seconds > spec.phases.verdict_seconds:
-            _log.warning(
-                "task refused",
-                task=history.task_id,
-                reason=f"verdict_seconds {spec.phases.verdict_seconds} is too short to fetch "
-                f"{spec.reward.max_units} gradients, which takes {needed_seconds} s",
-            )
-            work.is_accepted = False
-            return
         try:
             answer = await self._verifier.ask(
                 "dry_run", self._get_inputs(history, spec, spec.initial_weights)
@@ -511,6 +506,24 @@ class TrainingHost:
             return
         _log.info("task accepted", task=history.task_id, **answer)
         work.is_accepted = True
+
+    def _find_objection(
+        self, history: TaskHistory, spec: TaskSpec, content_bytes: int
+    ) -> str | None:
+        """Why this node takes no part in a task; None if it may."""
+        if self._ledger.terms(history.task_id) != terms(spec):
+            return "terms differ from the spec"
+        limit = self._blobs.quota_bytes // CONTENT_QUOTA_SHARE
+        if content_bytes > limit:
+            return f"content of {content_bytes} bytes, blobs.quota_bytes allows a task {limit}"
+        payload_bytes = count_payload_bytes(count_parameters(spec.model))
+        needed_seconds = payload_bytes * spec.reward.max_units // self._blob_bytes_per_second
+        if needed_seconds > spec.phases.verdict_seconds:
+            return (
+                f"verdict_seconds {spec.phases.verdict_seconds} is too short to fetch "
+                f"{spec.reward.max_units} gradients, which takes {needed_seconds} s"
+            )
+        return None
 
     async def _ensure_blob(self, content_id: Hash32, size_limit: int) -> None:
         if self._blobs.has(content_id):

@@ -221,10 +221,17 @@ def honest_worker(kind: str, _members: Mapping[str, object]) -> Mapping[str, obj
 class Node:
     """A training host on a directory; built anew on the same one, it is a restart."""
 
-    def __init__(self, path: Path, chain: FakeChain, *, has_content: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        chain: FakeChain,
+        *,
+        has_content: bool = True,
+        quota_bytes: int = 2**26,
+    ) -> None:
         self.chain = chain
         self.path = path
-        self.blobs = BlobStore(path / "blobs", quota_bytes=2**26)
+        self.blobs = BlobStore(path / "blobs", quota_bytes=quota_bytes)
         self.reveals = RevealStore(path / "reveals")
         self.parts = StatePartStore(path / "parts")
         self.peers = FakePeers(store=self.blobs)
@@ -661,6 +668,19 @@ async def test_a_refused_task_is_not_looked_at_again(
     await node.run_for(20)
     assert node.verifier.asked == ["dry_run"]
     assert chain.phase_calls <= 3
+
+
+async def test_a_task_too_large_for_the_quota_is_refused_before_anything_is_fetched(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    size = len(WEIGHTS) + sum(len(shard) for shard in SHARDS)
+    for name, quota_bytes, is_taken in (("large", 8 * size, True), ("small", 8 * size - 8, False)):
+        chain = FakeChain({TASK: replace(history_after(), status="pending")})
+        node = Node(tmp_path / name, chain, has_content=False, quota_bytes=quota_bytes)
+        node.peers.blobs = {content_id(data): data for data in (WEIGHTS, *SHARDS)}
+        await node.run_for(20)
+        assert node.blobs.has(content_id(WEIGHTS)) == is_taken
+        assert bool(node.sent) == is_taken
 
 
 async def test_a_flood_of_announcements_neither_grows_nor_wakes_anything(

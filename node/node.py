@@ -344,6 +344,7 @@ class _Node:
         mempool = Mempool(rules)
         pool = Pool(mempool)
         blobs = BlobStore(config.blob_dir, quota_bytes=config.blobs.quota_bytes)
+        blobs.remove_abandoned_uploads()
         index = TrainingIndex(store, committee)
         self._executor = executor = Executor(
             database=database,

@@ -216,13 +216,6 @@ class RpcClient:
 
     # Blobs.
 
-    def has_blob(self, name: Hash32) -> bool:
-        """Whether the node has the whole blob."""
-        try:
-            return self._http.head(self._blob_url(name)).is_success
-        except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
-
     def put_blob(self, name: Hash32, data: bytes, progress: Progress) -> None:
         """Upload the blob `data`, whose content id is `name`."""
 

@@ -4,7 +4,6 @@ The fold itself is chain/training/history.py; here it gets its events, its commi
 Readers are the training host and the RPC processes.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -125,15 +124,6 @@ def _history_key(task_id: TaskId) -> bytes:
 
 def _round_key(task_id: TaskId, round_number: int) -> bytes:
     return b"round" + task_id.to_bytes(8, "big") + round_number.to_bytes(8, "big")
-
-
-def describe_spec(history: TaskHistory) -> object:
-    """The submitted specification as JSON for people, or None if it is not JSON."""
-    try:
-        value: object = json.loads(history.spec)
-    except ValueError:
-        return None
-    return value
 
 
 def get_theta_root(history: TaskHistory, spec: TaskSpec) -> Hash32:

@@ -188,17 +188,6 @@ def parse_bool(value: JsonValue) -> bool:
     return value
 
 
-def parse_string(value: JsonValue) -> str:
-    """A string.
-
-    Raises:
-        RpcError: -32602.
-    """
-    if not isinstance(value, str):
-        raise invalid_params("expected a string")
-    return value
-
-
 def parse_object(value: JsonValue) -> JsonObject:
     """A JSON object.
 

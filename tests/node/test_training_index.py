@@ -12,7 +12,7 @@ from chain.training.history import (
     build_history,
 )
 from node.storage.block_store import BlockStore
-from node.training_index import TrainingIndex, describe_spec, get_theta_root
+from node.training_index import TrainingIndex, get_theta_root
 from tests.node.training_chain import COMMITTEE, SPEC, TASK, TrainingChain
 
 
@@ -71,10 +71,8 @@ def test_a_submission_that_is_no_specification_is_kept_and_described(tmp_path: P
     history = chain.index.history(TASK)
     assert history is not None
     assert chain.index.spec(history) == SPEC
-    assert isinstance(describe_spec(history), dict)
 
     broken = TaskHistory(
         TASK, history.submitter, history.spec_hash, b"\xff no JSON", 1, BlockNumber(1)
     )
     assert TrainingIndex(chain.store, COMMITTEE).spec(broken) is None
-    assert describe_spec(broken) is None

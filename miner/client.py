@@ -123,7 +123,7 @@ class Attempt(_Reply):
     ballot: int
     phase: str
     open_block: int
-    seed: HexHash | None
+    seed: HexHash
     """None until the block after the opening one is final."""
     participants: tuple[tuple[HexAddress, int], ...]
     """Miners with their declared units, by ascending address."""

@@ -243,8 +243,8 @@ class TaskWorker:
         """Do what the attempt asks of us now, once."""
         place = (attempt.round, attempt.attempt)
         if attempt.phase == "commitment":
-            if attempt.seed is not None and place != self._committed:
-                self._commit(attempt, attempt.seed)
+            if place != self._committed:
+                self._commit(attempt)
                 self._committed = place
         elif attempt.phase in ("verdict", "dispute") and self._revealed != (
             *place,
@@ -252,9 +252,9 @@ class TaskWorker:
         ):
             self._reveal(attempt)
 
-    def _commit(self, attempt: Attempt, seed: Hash32) -> None:
+    def _commit(self, attempt: Attempt) -> None:
         assignment = assign(
-            seed,
+            attempt.seed,
             attempt.participants,
             self._spec.sample_count,
             self._spec.samples_per_unit,
@@ -264,7 +264,7 @@ class TaskWorker:
         if units == 0:
             log_event("no work in this attempt", round=attempt.round, attempt=attempt.attempt)
             return
-        header = self._header(attempt, seed)
+        header = self._header(attempt)
         prepared = self._store.load(attempt)
         if prepared is None:
             started = time.monotonic()
@@ -290,13 +290,13 @@ class TaskWorker:
             "committed", round=attempt.round, attempt=attempt.attempt, commitment=to_hex(commitment)
         )
 
-    def _header(self, attempt: Attempt, seed: Hash32) -> GradientHeader:
+    def _header(self, attempt: Attempt) -> GradientHeader:
         return GradientHeader(
             parameter_count=count_parameters(self._spec.model),
             round_number=attempt.round,
             chain_id=self._identity.chain_id,
             theta_root=attempt.theta_root,
-            seed=seed,
+            seed=attempt.seed,
             miner=self._identity.address,
             task=self._task,
             attempt=attempt.attempt,

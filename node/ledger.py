@@ -84,10 +84,11 @@ class LedgerReader:
             validators, tuple(system_contracts.decode_address(each) for each in operators)
         )
 
-    def mix_hash(self, number: BlockNumber) -> Hash32 | None:
-        """The mix hash of a final block; None if it is not final yet."""
+    def mix_hash_after(self, number: BlockNumber) -> Hash32:
+        """The mix hash of the child of a final block; it follows from the block."""
         header = self._store.header(number)
-        return None if header is None else header.mix_hash
+        assert header is not None, "asked of final blocks only"
+        return compute_mix_hash(header)
 
     def simulate(self, sender: Address, to: Address, data: bytes, gas_limit: int) -> str | None:
         """Why a call would fail in the next block; None if it would not."""

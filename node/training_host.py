@@ -614,9 +614,7 @@ class TrainingHost:
     ) -> Assignment:
         key = (attempt.round_number, attempt.attempt)
         if key not in work.assignments:
-            mix_hash = self._ledger.mix_hash(BlockNumber(attempt.open_block + 1))
-            if mix_hash is None:
-                raise Unavailable("the block of the seed is not final")
+            mix_hash = self._ledger.mix_hash_after(attempt.open_block)
             seed = compute_seed(mix_hash, history.task_id, attempt.round_number, attempt.attempt)
             miners = self._ledger.participants(history.task_id, attempt.open_block)
             work.assignments = {

@@ -31,7 +31,15 @@ DOMAIN_UNITS: Final = b"POT units v1\x00\x00\x00\x00"
 
 
 def compute_seed(mix_hash: Hash32, task: TaskId, round_number: int, attempt: int) -> Hash32:
-    """The seed of an attempt at a round, from the block after the one at which it opened."""
+    """The seed of an attempt at a round.
+
+    Args:
+        mix_hash: Of the block after the one that opened the attempt. It follows from that one
+            (`chain.validation.compute_mix_hash`), so nobody waits for the block after.
+        task: Its id.
+        round_number: From 0.
+        attempt: From 0 in every round.
+    """
     words = encode(
         ["bytes32", "uint256", "uint256", "uint256"], [mix_hash, task, round_number, attempt]
     )

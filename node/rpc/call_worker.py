@@ -111,7 +111,7 @@ class CallEngine:
         if header is None:
             raise header_not_found()
         environment = BlockEnvironment.of(header, self._genesis.chain_id)
-        if request["method"] == "call_pending":
+        if request["is_pending"]:
             environment = self._build_next_environment(header)
         call = parse_call(request["call"], environment.base_fee_per_gas)
         overrides = parse_overrides(request["overrides"])
@@ -119,7 +119,7 @@ class CallEngine:
         def should_stop() -> bool:
             return time.monotonic() > deadline
 
-        if request["method"] in ("call", "call_pending"):
+        if request["method"] == "call":
             result = evm.call(
                 self._database,
                 header.state_root,

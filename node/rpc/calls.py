@@ -55,8 +55,15 @@ class CallExecutor(Protocol):
         """
         ...
 
-    async def estimate_gas(self, header: Header, call: JsonObject, overrides: JsonObject) -> int:
-        """The least gas limit, to within 1.5 %, with which the call succeeds.
+    async def estimate_gas(
+        self,
+        header: Header,
+        call: JsonObject,
+        overrides: JsonObject,
+        *,
+        is_pending: bool = False,
+    ) -> int:
+        """The least gas limit, to within 1.5 %, with which the call succeeds where `call` would.
 
         Raises:
             RpcError: 3 if it reverts, -32000 if it fails with all the gas there is.
@@ -108,13 +115,21 @@ class CallWorkers:
         is_pending: bool = False,
     ) -> bytes:
         """See CallExecutor."""
-        method = "call_pending" if is_pending else "call"
-        output = await self._request(method, header, call, overrides)
+        output = await self._request("call", header, call, overrides, is_pending=is_pending)
         return parse_data(output, limit_bytes=OUTPUT_LIMIT_BYTES)
 
-    async def estimate_gas(self, header: Header, call: JsonObject, overrides: JsonObject) -> int:
+    async def estimate_gas(
+        self,
+        header: Header,
+        call: JsonObject,
+        overrides: JsonObject,
+        *,
+        is_pending: bool = False,
+    ) -> int:
         """See CallExecutor."""
-        return parse_quantity(await self._request("estimate_gas", header, call, overrides))
+        return parse_quantity(
+            await self._request("estimate_gas", header, call, overrides, is_pending=is_pending)
+        )
 
     async def close(self) -> None:
         """End the idle workers; only when no call runs."""
@@ -123,7 +138,13 @@ class CallWorkers:
             await worker.end()
 
     async def _request(
-        self, method: str, header: Header, call: JsonObject, overrides: JsonObject
+        self,
+        method: str,
+        header: Header,
+        call: JsonObject,
+        overrides: JsonObject,
+        *,
+        is_pending: bool,
     ) -> JsonValue:
         if self._waiting >= WAITING_LIMIT:
             raise RpcError(ErrorCode.LIMIT_EXCEEDED, "too many calls at a time: try again later")
@@ -134,6 +155,7 @@ class CallWorkers:
                     {
                         "method": method,
                         "block": header.number,
+                        "is_pending": is_pending,
                         "call": call,
                         "overrides": overrides,
                         "seconds": self._timeout_seconds,

@@ -215,11 +215,14 @@ class EthMethods:
 
     async def _estimate_gas(self, params: Parameters) -> JsonValue:
         call = params.required("transaction", parameters.parse_object)
-        block = params.optional("block", parse_block, BlockTag.LATEST)
+        # A transaction sent now is in the next block, where a phase may have begun.
+        block = params.optional("block", parse_block, BlockTag.PENDING)
         overrides = params.optional("state override", parameters.parse_object, None)
         params.end()
+        header = self._chain.state_header(block)
+        is_pending = block is BlockTag.PENDING
         return quantity(
-            await self._calls.estimate_gas(self._chain.state_header(block), call, overrides or {})
+            await self._calls.estimate_gas(header, call, overrides or {}, is_pending=is_pending)
         )
 
     # Fees.

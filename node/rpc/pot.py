@@ -235,7 +235,7 @@ class PotMethods:
             "ballot": attempt.ballot,
             "phase": phase.name.lower(),
             "openBlock": attempt.open_block,
-            "seed": None if seed is None else data(seed),
+            "seed": data(seed),
             "participants": _encode_participants(participants),
             "trainingStateRoot": data(history.training_state_root),
             "thetaRoot": data(get_theta_root(history, spec)),
@@ -263,7 +263,7 @@ class PotMethods:
             "attempt": attempt.attempt,
             "ballot": attempt.ballot,
             "openBlock": attempt.open_block,
-            "seed": None if seed is None else data(seed),
+            "seed": data(seed),
             "participants": _encode_participants(participants),
             "commitments": [
                 {
@@ -330,13 +330,13 @@ class PotMethods:
         if attempt is None or attempt.round_number != number:
             return None
         assignment = await self._view.assignment(history.task_id, spec, attempt)
-        units = 0 if assignment is None else assignment.units_of(miner)
+        units = assignment.units_of(miner)
         index = next((i for i, r in enumerate(attempt.commitments) if r.miner == miner), None)
         if units == 0 and index is None:
             return None
         sample_count = units * spec.samples_per_unit
         samples: JsonValue = sample_count
-        if assignment is not None and sample_count <= SAMPLE_LIST_LIMIT:
+        if sample_count <= SAMPLE_LIST_LIMIT:
             samples = list(assignment.sample_indices(miner))
         outcome = (
             None

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from chain.primitives import Address, BlockNumber, Hash32, TaskId
+from chain.primitives import Address, Hash32, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.assignment import Assignment, assign, compute_seed
 from chain.training.encoding import GradientHeader
 from chain.training.history import Attempt, Committee, TaskHistory
 from chain.training.task_spec import TaskSpec
+from chain.validation import compute_mix_hash
 from node.reveals import RevealStore
 from node.rpc.chain_view import ChainView
 from node.rpc.ledger import LedgerView
@@ -27,30 +28,24 @@ class TrainingView:
     checks_directory: Path
     """Where the training host keeps what it measured."""
 
-    def seed(self, task_id: TaskId, attempt: Attempt) -> Hash32 | None:
-        """The attempt's seed; None until the block after its opening is final."""
-        header = self.chain.store.header(BlockNumber(attempt.open_block + 1))
-        if header is None:
-            return None
-        return compute_seed(header.mix_hash, task_id, attempt.round_number, attempt.attempt)
+    def seed(self, task_id: TaskId, attempt: Attempt) -> Hash32:
+        """The attempt's seed; it follows from the block that opened the attempt."""
+        header = self.chain.store.header(attempt.open_block)
+        assert header is not None, "an attempt opens in a final block"
+        mix_hash = compute_mix_hash(header)
+        return compute_seed(mix_hash, task_id, attempt.round_number, attempt.attempt)
 
-    async def assignment(
-        self, task_id: TaskId, spec: TaskSpec, attempt: Attempt
-    ) -> Assignment | None:
-        """Who works on what; None while there is no seed."""
+    async def assignment(self, task_id: TaskId, spec: TaskSpec, attempt: Attempt) -> Assignment:
+        """Who works on what."""
         seed = self.seed(task_id, attempt)
-        if seed is None:
-            return None
         miners = await self.ledger.participants(task_id, attempt.open_block)
         return assign(seed, miners, spec.sample_count, spec.samples_per_unit, spec.reward.max_units)
 
     def gradient_header(
         self, history: TaskHistory, spec: TaskSpec, attempt: Attempt, miner: Address
-    ) -> GradientHeader | None:
-        """What a payload of the attempt in progress starts with; None while there is no seed."""
+    ) -> GradientHeader:
+        """What a payload of the attempt in progress starts with."""
         seed = self.seed(history.task_id, attempt)
-        if seed is None:
-            return None
         return GradientHeader(
             parameter_count=count_parameters(spec.model),
             round_number=attempt.round_number,

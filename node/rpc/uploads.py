@@ -110,7 +110,6 @@ class Uploads:
         header = self._view.gradient_header(history, spec, attempt, reveal.miner)
         if (
             record is None
-            or header is None
             or record.units != reveal.units
             or not reveal.opens(record.commitment, header)
         ):

@@ -71,7 +71,7 @@ class FakeNode:
     round_number: int = 0
     attempt: int = 0
     ballot: int = 0
-    seed: Hash32 | None = SEED
+    seed: Hash32 = SEED
     participants: tuple[tuple[Address, int], ...] = ()
     status: str = "active"
     token_balance: int = 0
@@ -175,7 +175,7 @@ class FakeNode:
             "ballot": self.ballot,
             "phase": self.phase,
             "openBlock": 7,
-            "seed": None if self.seed is None else "0x" + self.seed.hex(),
+            "seed": "0x" + self.seed.hex(),
             "participants": [["0x" + miner.hex(), units] for miner, units in self.participants],
             "thetaRoot": "0x" + content_id(THETA).hex(),
         }

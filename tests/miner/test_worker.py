@@ -118,12 +118,6 @@ def test_reveal_opens_the_commitment_once_a_ballot(tmp_path: Path) -> None:
     assert all(node.opens(query) for query, _ in node.reveals)
 
 
-def test_nothing_is_committed_before_the_seed_is_known(tmp_path: Path) -> None:
-    node = registered(seed=None)
-    Stage(tmp_path, node, [COMMITMENT]).play()
-    assert node.commitments == []
-
-
 def test_gradient_is_on_the_disk_before_its_commitment_is_sent(tmp_path: Path) -> None:
     node = registered()
     send = node.eth_sendRawTransaction

@@ -57,10 +57,9 @@ def test_the_phase_is_that_of_the_next_block(chain: TrainingChain) -> None:
     assert deadline == opened + SPEC.phases.commit_seconds
 
 
-def test_the_seed_waits_for_its_block(chain: TrainingChain) -> None:
+def test_the_mix_hash_of_a_block_is_known_from_its_parent(chain: TrainingChain) -> None:
     head = chain.store.head()
-    assert chain.ledger.mix_hash(head.number) == head.mix_hash
-    assert chain.ledger.mix_hash(BlockNumber(head.number + 1)) is None
+    assert chain.ledger.mix_hash_after(BlockNumber(head.number - 1)) == head.mix_hash
 
 
 def test_a_simulation_names_the_contracts_error_and_changes_nothing(chain: TrainingChain) -> None:

@@ -148,7 +148,7 @@ class FakeChain:
     def participants(self, _task_id: TaskId, _open: BlockNumber) -> tuple[tuple[Address, int], ...]:
         return tuple((miner, 1) for miner in MINERS)
 
-    def mix_hash(self, _number: BlockNumber) -> Hash32:
+    def mix_hash_after(self, _number: BlockNumber) -> Hash32:
         return SEED_BLOCK_HASH
 
     def simulate(self, *_call: object) -> str | None:

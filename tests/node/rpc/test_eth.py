@@ -363,6 +363,16 @@ def test_estimate_is_enough_and_hardly_more(world: World) -> None:
     assert "insufficient funds" in rpc.error("eth_estimateGas", broke)["message"]
 
 
+def test_estimate_is_for_the_next_block_unless_one_is_named(world: World) -> None:
+    head = int(world.rpc.result("eth_blockNumber"), 16)
+    # NUMBER, PUSH2 head, EQ, PUSH1 9, JUMPI, STOP, JUMPDEST, PUSH0, PUSH0, REVERT
+    reverts_in_the_head = bytes.fromhex(f"4361{head:04x}14600957005b5f5ffd").hex()
+    create = {"from": ALICE.address, "input": "0x" + reverts_in_the_head}
+    assert int(world.rpc.result("eth_estimateGas", create), 16) > 53_000
+    assert int(world.rpc.result("eth_estimateGas", create, "pending"), 16) > 53_000
+    assert world.rpc.error("eth_estimateGas", create, "latest")["code"] == 3
+
+
 def test_fees(world: World) -> None:
     rpc = world.rpc
     assert rpc.result("eth_maxPriorityFeePerGas") == "0x3"

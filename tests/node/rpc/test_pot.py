@@ -74,7 +74,7 @@ class Round:
     vote: ResultVote
     reveal: dict[str, object]
     early: dict[str, object]
-    """pot_getAttempt before the block of the seed."""
+    """pot_getAttempt when the block that opened it was the head."""
     open_reveals: dict[str, int]
     """Statuses of uploads while the attempt was in progress."""
 
@@ -267,7 +267,7 @@ def test_task_shows_spec_money_and_round(training: Round) -> None:
 def test_attempt_is_all_that_a_miner_needs(training: Round) -> None:
     participants = [[text(miner), units] for miner, units in _participants()]
     early = training.early
-    assert early["seed"] is None, "the block of the seed is not final yet"
+    assert early["seed"] == text(training.seed), "known as soon as that block is final"
     assert (early["phase"], early["participants"]) == ("commitment", participants)
     assert early["thetaRoot"] == text(SPEC.initial_weights)
     now = training.rpc.result("pot_getAttempt", 1)

@@ -56,7 +56,8 @@ from node.storage.database import Database, open_database
 from node.storage.guard_file import GuardFile
 from node.storage.wal import WriteAheadLog
 from node.sync.block_sync import BlockSync
-from node.training_host import Operator, TrainingHost
+from node.training.votes import Operator
+from node.training_host import TrainingHost
 from node.training_index import TrainingIndex
 from node.verifier import Verifier, VerifierSettings
 

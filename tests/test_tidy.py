@@ -109,6 +109,7 @@ UNTESTED = {
     "chain/primitives.py": "names of types",
     "node/clock.py": "the system's clock, as one reads it",
     "node/errors.py": "exceptions without behaviour",
+    "node/training/work.py": "values that jobs share, without behaviour",
 }
 """Modules in which nothing could be wrong, and why."""
 

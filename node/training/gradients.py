@@ -1,0 +1,258 @@
+"""Gradients: found, opened and judged, one commitment at a time.
+
+docs/spec/training.md, sections 3 to 5 and 10.
+"""
+
+import json
+from array import array
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+
+from chain.errors import RejectionReason
+from chain.primitives import Address, Hash32, TaskId
+from chain.training.acceptance import ExponentRule, Measurement, Verdict, compute_verdict
+from chain.training.architectures import count_parameters
+from chain.training.assignment import Assignment, assign, compute_seed
+from chain.training.encoding import GradientHeader, count_payload_bytes
+from chain.training.history import Attempt, CommitmentRecord
+from chain.training.state import FLOAT32_BYTES
+from node.blobs import BlobStore
+from node.ledger import LedgerReader
+from node.measurements import get_checks_path
+from node.reveals import Reveal, RevealStore
+from node.training.content import Content, get_integer, list_shard_ids
+from node.training.jobs import RETRY_SECONDS
+from node.training.work import ServedTask, TrainingPeers, Unavailable
+from node.training_index import get_theta_root
+from node.verifier import Verifier, VerifierFailed, VerifierRefused
+
+HINT_LIMIT: Final = 4_096
+"""Announced reveals that are remembered until their commitment is checked."""
+
+ANNOUNCED_LIMIT: Final = 4_096
+"""Gradients that peers were told of; the oldest is forgotten first, and told again."""
+
+_log = structlog.get_logger("node.training")
+
+
+class Gradients:
+    """Checks what miners committed to; verdicts are in the task's work."""
+
+    def __init__(
+        self,
+        *,
+        chain_id: int,
+        ledger: LedgerReader,
+        blobs: BlobStore,
+        content: Content,
+        reveals: RevealStore,
+        verifier: Verifier,
+        peers: TrainingPeers,
+        directory: Path,
+    ) -> None:
+        self._chain_id = chain_id
+        self._ledger = ledger
+        self._blobs = blobs
+        self._content = content
+        self._reveals = reveals
+        self._verifier = verifier
+        self._peers = peers
+        self._directory = directory
+        self._hints: OrderedDict[tuple[TaskId, int, int, Address], Reveal] = OrderedDict()
+        self._announced: OrderedDict[Hash32, None] = OrderedDict()
+
+    def remember(self, reveal: Reveal) -> None:
+        """A peer says that it holds this; it is looked at when its commitment is checked."""
+        place = (reveal.task_id, reveal.round_number, reveal.attempt, reveal.miner)
+        self._hints[place] = reveal
+        if len(self._hints) > HINT_LIMIT:
+            self._hints.popitem(last=False)
+
+    async def check(self, task: ServedTask, attempt: Attempt, index: int) -> None:
+        """Judge the gradient of one commitment.
+
+        Raises:
+            Unavailable: it, or what it is measured by, is not to be had yet.
+            VerifierFailed, VerifierRefused: it could not be measured.
+        """
+        spec, work = task.spec, task.work
+        record = attempt.commitments[index]
+        key = (attempt.round_number, attempt.attempt, index)
+        if self._get_assignment(task, attempt).units_of(record.miner) != record.units:
+            # It claims other units than it was assigned: nothing opens to honest work.
+            work.checks[key] = (Verdict.CHEAT, None)
+            return
+        header = self._build_header(task, attempt, record.miner)
+        reveal = await self._find_reveal(task, attempt, record, header)
+        payload_bytes = count_payload_bytes(header.parameter_count)
+        await self._content.ensure(reveal.gradient_root, payload_bytes)
+        if self._blobs.size_bytes(reveal.gradient_root) != payload_bytes:
+            _log.warning("gradient malformed", miner=record.miner.hex(), reason="its length")
+            work.checks[key] = (Verdict.UNAVAILABLE, None)
+            return
+        await self._content.ensure(header.theta_root, FLOAT32_BYTES * header.parameter_count)
+        await self._content.ensure_shards(spec)
+        await self._announce(reveal)
+        try:
+            measurement = await self._measure(task, attempt, index, header, reveal)
+        except VerifierRefused as refusal:
+            if refusal.reason != RejectionReason.BAD_GRADIENT:
+                raise  # what we gave the worker is at fault, not the miner
+            await self._content.check_intact([reveal.gradient_root, header.theta_root])
+            # A malformed gradient counts as one that is missing.
+            _log.warning("gradient malformed", miner=record.miner.hex(), reason=str(refusal))
+            work.checks[key] = (Verdict.UNAVAILABLE, None)
+            return
+        verdict = compute_verdict(measurement, spec.verification.tolerance_ppb)
+        if verdict is not Verdict.OK:
+            used = [reveal.gradient_root, header.theta_root, *list_shard_ids(spec)]
+            await self._content.check_intact(used)
+        work.checks[key] = (verdict, measurement)
+        if verdict is not Verdict.OK:
+            _log.warning(
+                "gradient judged",
+                task=task.task_id,
+                round=attempt.round_number,
+                miner="0x" + record.miner.hex(),
+                verdict=verdict.name.lower(),
+                distance_ppb=measurement.distance_ppb,
+            )
+
+    async def read_payload(
+        self, task: ServedTask, attempt: Attempt, index: int
+    ) -> tuple[int, bytes, GradientHeader]:
+        """Units, payload and expected header of an accepted commitment.
+
+        Raises:
+            Unavailable: it is not to be had yet.
+        """
+        record = attempt.commitments[index]
+        header = self._build_header(task, attempt, record.miner)
+        reveal = await self._find_reveal(task, attempt, record, header)
+        payload_bytes = count_payload_bytes(header.parameter_count)
+        await self._content.ensure(reveal.gradient_root, payload_bytes)
+        return record.units, await self._content.read(reveal.gradient_root), header
+
+    def save_checks(self, task: ServedTask, attempt: Attempt) -> None:
+        """Keep what was measured, for the receipts that JSON-RPC shows."""
+        rows: dict[str, Mapping[str, object]] = {}
+        for i, record in enumerate(attempt.commitments):
+            check = task.work.checks.get((attempt.round_number, attempt.attempt, i))
+            if check is not None:
+                measurement = check[1]
+                rows["0x" + record.miner.hex()] = {
+                    "verdict": check[0].name.lower(),
+                    "distancePpb": None if measurement is None else measurement.distance_ppb,
+                    "exponents": None if measurement is None else measurement.exponents.value,
+                }
+        path = get_checks_path(self._directory, task.task_id, attempt.round_number, attempt.attempt)
+        path.write_text(json.dumps(rows))
+
+    # What a commitment should open to.
+
+    def _get_assignment(self, task: ServedTask, attempt: Attempt) -> Assignment:
+        work, spec = task.work, task.spec
+        key = (attempt.round_number, attempt.attempt)
+        if key not in work.assignments:
+            mix_hash = self._ledger.mix_hash_after(attempt.open_block)
+            seed = compute_seed(mix_hash, task.task_id, attempt.round_number, attempt.attempt)
+            miners = self._ledger.participants(task.task_id, attempt.open_block)
+            work.assignments = {
+                key: assign(
+                    seed, miners, spec.sample_count, spec.samples_per_unit, spec.reward.max_units
+                )
+            }
+        return work.assignments[key]
+
+    def _build_header(self, task: ServedTask, attempt: Attempt, miner: Address) -> GradientHeader:
+        return GradientHeader(
+            parameter_count=count_parameters(task.spec.model),
+            round_number=attempt.round_number,
+            chain_id=self._chain_id,
+            theta_root=get_theta_root(task.history, task.spec),
+            seed=self._get_assignment(task, attempt).seed,
+            miner=miner,
+            task=task.task_id,
+            attempt=attempt.attempt,
+        )
+
+    # Reveals.
+
+    async def _find_reveal(
+        self, task: ServedTask, attempt: Attempt, record: CommitmentRecord, header: GradientHeader
+    ) -> Reveal:
+        work, miner, commitment = task.work, record.miner, record.commitment
+        place = (task.task_id, attempt.round_number, attempt.attempt)
+        held = self._reveals.get(*place, miner)
+        if held is not None and held.opens(commitment, header):
+            return held
+        async with work.asking:
+            hint = self._hints.get((*place, miner))
+            found = [] if hint is None else [hint]
+            is_open = hint is not None and hint.opens(commitment, header)
+            if not is_open and trio.current_time() >= work.ask_again_at:
+                work.ask_again_at = trio.current_time() + RETRY_SECONDS
+                commitments = {each.miner: each.commitment for each in attempt.commitments}
+                for reveal in await self._peers.fetch_reveals(*place):
+                    if reveal.miner == miner:
+                        found.append(reveal)
+                    elif reveal.miner in commitments and reveal.opens(
+                        commitments[reveal.miner], replace(header, miner=reveal.miner)
+                    ):
+                        self._reveals.put(reveal)
+        for reveal in found:
+            if reveal.miner == miner and reveal.opens(commitment, header):
+                self._hints.pop((*place, miner), None)
+                self._reveals.put(reveal)
+                return reveal
+        raise Unavailable(f"no reveal of 0x{miner.hex()}")
+
+    async def _announce(self, reveal: Reveal) -> None:
+        if reveal.gradient_root in self._announced:
+            return
+        self._announced[reveal.gradient_root] = None
+        if len(self._announced) > ANNOUNCED_LIMIT:
+            self._announced.popitem(last=False)
+        await self._peers.announce_reveal(reveal)
+
+    # Re-execution.
+
+    async def _measure(
+        self,
+        task: ServedTask,
+        attempt: Attempt,
+        index: int,
+        header: GradientHeader,
+        reveal: Reveal,
+    ) -> Measurement:
+        """How far the gradient lies from what a verifier worker computes."""
+        name = f"{task.task_id}-{attempt.round_number}-{index}.indices"
+        indices_path = self._directory / name
+        assignment = self._get_assignment(task, attempt)
+        indices = await trio.to_thread.run_sync(assignment.sample_indices, header.miner)
+        indices_path.write_bytes(array("Q", indices).tobytes())
+        inputs = self._content.get_inputs(task, header.theta_root)
+        inputs["payload"] = str(self._blobs.path(reveal.gradient_root))
+        inputs["indices"] = str(indices_path)
+        inputs["header"] = {
+            "round": header.round_number,
+            "chain_id": header.chain_id,
+            "seed": header.seed.hex(),
+            "miner": header.miner.hex(),
+            "task": header.task,
+            "attempt": header.attempt,
+        }
+        try:
+            answer = await self._verifier.ask("verify", inputs)
+        finally:
+            indices_path.unlink(missing_ok=True)
+        distance, exponents = get_integer(answer, "distance_ppb"), answer.get("exponents")
+        if exponents not in tuple(ExponentRule):
+            raise VerifierFailed(f"exponents are {exponents!r}")
+        return Measurement(distance, ExponentRule(str(exponents)))

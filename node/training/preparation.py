@@ -1,0 +1,125 @@
+"""A new task: what a validator looks at before it says that it is ready.
+
+docs/spec/training.md, section 10.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+import trio
+
+from chain.primitives import TaskId
+from chain.training.architectures import count_parameters
+from chain.training.encoding import count_payload_bytes
+from chain.training.state import FLOAT32_BYTES
+from chain.training.task_spec import terms
+from node.blobs import BlobStore
+from node.ledger import LedgerReader
+from node.training.content import Content, list_shard_ids
+from node.training.jobs import RETRY_SECONDS, Jobs
+from node.training.work import ServedTask, Unavailable
+from node.verifier import Verifier, VerifierFailed, VerifierRefused
+
+RETRY_LIMIT_SECONDS: Final = 30.0
+"""The longest wait for content: each failure doubles the task's own, up to this."""
+
+SERVED_TASKS_LIMIT: Final = 64
+"""Tasks that this node has said it is ready for: each is looked at after every block."""
+
+PREPARING_LIMIT: Final = 4
+"""Tasks whose content is fetched and tried at once; submitting one costs next to nothing."""
+
+CONTENT_QUOTA_SHARE: Final = 8
+"""Initial weights and data of one task take at most one part in this many of the blob quota."""
+
+_log = structlog.get_logger("node.training")
+
+
+class Preparation:
+    """Fetches and tries what tasks name; the outcome is in their work."""
+
+    def __init__(
+        self,
+        *,
+        blob_bytes_per_second: int,
+        ledger: LedgerReader,
+        blobs: BlobStore,
+        content: Content,
+        verifier: Verifier,
+        jobs: Jobs,
+        count_served: Callable[[], int],
+    ) -> None:
+        self._blob_bytes_per_second = blob_bytes_per_second
+        self._ledger = ledger
+        self._blobs = blobs
+        self._content = content
+        self._verifier = verifier
+        self._jobs = jobs
+        self._count_served = count_served
+        self._turns = trio.CapacityLimiter(PREPARING_LIMIT)
+        self._wait_seconds: dict[TaskId, float] = {}
+        """How long the next failure to prepare a task makes it wait."""
+
+    async def prepare(self, task: ServedTask) -> None:
+        """Fetch and try a task, a few at once, and less and less often what nobody has.
+
+        Raises:
+            Unavailable: content is not to be had, or too many tasks are served.
+            VerifierFailed: the dry run came to no end.
+        """
+        try:
+            async with self._turns:
+                served = self._count_served()
+                if task.history.status == "pending" and served >= SERVED_TASKS_LIMIT:
+                    raise Unavailable(f"{served} tasks are served already")
+                await self._prepare(task)
+        except (Unavailable, VerifierFailed):
+            seconds = self._wait_seconds.get(task.task_id, RETRY_SECONDS)
+            self._wait_seconds[task.task_id] = min(2 * seconds, RETRY_LIMIT_SECONDS)
+            self._jobs.put_off(f"{task.task_id}/prepare", seconds)
+            raise
+        self._wait_seconds.pop(task.task_id, None)
+
+    async def _prepare(self, task: ServedTask) -> None:
+        spec, work = task.spec, task.work
+        wanted = {spec.initial_weights: FLOAT32_BYTES * count_parameters(spec.model)}
+        wanted.update((shard.content_id, shard.byte_count) for shard in spec.data.shards)
+        objection = self._find_objection(task, sum(wanted.values()))
+        if objection is not None:
+            # Before anything is fetched: whoever submits must not fill the disks of validators.
+            _log.warning("task refused", task=task.task_id, reason=objection)
+            work.is_accepted = False
+            work.is_content_held = True
+            return
+        for content_id, size in sorted(wanted.items()):
+            await self._content.ensure(content_id, size)
+        work.is_content_held = True
+        try:
+            answer = await self._verifier.ask(
+                "dry_run", self._content.get_inputs(task, spec.initial_weights)
+            )
+        except VerifierRefused as refusal:
+            await self._content.check_intact([spec.initial_weights, *list_shard_ids(spec)])
+            _log.warning("task refused", task=task.task_id, reason=str(refusal))
+            work.is_accepted = False
+            return
+        _log.info("task accepted", task=task.task_id, **answer)
+        work.is_accepted = True
+
+    def _find_objection(self, task: ServedTask, content_bytes: int) -> str | None:
+        """Why this node takes no part in a task; None if it may."""
+        spec = task.spec
+        if self._ledger.terms(task.task_id) != terms(spec):
+            return "terms differ from the spec"
+        limit = self._blobs.quota_bytes // CONTENT_QUOTA_SHARE
+        if content_bytes > limit:
+            return f"content of {content_bytes} bytes, blobs.quota_bytes allows a task {limit}"
+        payload_bytes = count_payload_bytes(count_parameters(spec.model))
+        needed_seconds = payload_bytes * spec.reward.max_units // self._blob_bytes_per_second
+        if needed_seconds > spec.phases.verdict_seconds:
+            return (
+                f"verdict_seconds {spec.phases.verdict_seconds} is too short to fetch "
+                f"{spec.reward.max_units} gradients, which takes {needed_seconds} s"
+            )
+        return None

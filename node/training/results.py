@@ -1,0 +1,107 @@
+"""Results: the next state from the accepted gradients, and what this node votes for.
+
+docs/spec/training.md, sections 6 to 10.
+"""
+
+from collections.abc import Sequence
+
+import structlog
+import trio
+
+from chain.execution.system_contracts import REWARD_DISTRIBUTOR, ResultVote
+from chain.training.aggregation import aggregate
+from chain.training.architectures import count_parameters
+from chain.training.encoding import GradientHeader, decode_gradient
+from chain.training.history import Attempt, add_rewards, compute_outcome
+from chain.training.optimizer import apply_update
+from chain.training.rewards import build_reward_tree
+from chain.training.state import TrainingState, compute_model_root
+from chain.training.task_spec import TaskSpec, learning_rate_ppb
+from node.training.content import Content, get_integer
+from node.training.gradients import Gradients
+from node.training.states import TrainingStates
+from node.training.work import ServedTask
+from node.training_index import TrainingIndex
+from node.verifier import Verifier, VerifierRefused
+
+_log = structlog.get_logger("node.training")
+
+
+class Results:
+    """Computes what ballots should end in; the votes are in the task's work."""
+
+    def __init__(
+        self,
+        *,
+        chain_id: int,
+        index: TrainingIndex,
+        content: Content,
+        gradients: Gradients,
+        states: TrainingStates,
+        verifier: Verifier,
+    ) -> None:
+        self._chain_id = chain_id
+        self._index = index
+        self._content = content
+        self._gradients = gradients
+        self._states = states
+        self._verifier = verifier
+
+    async def compute(self, task: ServedTask, attempt: Attempt) -> None:
+        """Aggregate, update, keep the state, evaluate where the task wants it.
+
+        Raises:
+            Unavailable: an accepted gradient is not to be had yet.
+            VerifierFailed: the evaluation came to no end.
+            BlobQuotaExceeded, BlobDiskFailed: there is no room for the state.
+        """
+        history, spec, work = task.history, task.spec, task.work
+        outcome = compute_outcome(attempt, spec, self._index.committee)
+        assert work.state is not None
+        state = work.state
+        if outcome.accepted:
+            payloads = [
+                await self._gradients.read_payload(task, attempt, i) for i in outcome.accepted
+            ]
+            state = await trio.to_thread.run_sync(
+                _advance_state, spec, state, attempt.round_number, payloads
+            )
+        root = await self._states.save(state)
+        model_root = compute_model_root(state)
+        tree = build_reward_tree(
+            self._chain_id,
+            REWARD_DISTRIBUTOR,
+            task.task_id,
+            dict(add_rewards(history.rewards, outcome.payouts)),
+        )
+        vote = ResultVote(root, model_root, tree.root, outcome.accepted_units)
+        correct_count: int | None = None
+        loss = 0
+        is_last = attempt.round_number + 1 == spec.round_count
+        if is_last or (attempt.round_number + 1) % spec.evaluate_every == 0:
+            try:
+                answer = await self._verifier.ask(
+                    "evaluate", self._content.get_inputs(task, model_root)
+                )
+            except VerifierRefused as refusal:
+                # The roots need no evaluation: others may have one, and the round goes on.
+                _log.warning("not evaluated", task=task.task_id, reason=str(refusal))
+            else:
+                correct_count = get_integer(answer, "correct_count")
+                loss = get_integer(answer, "loss_millinats")
+        work.results = {attempt.ballot_number: (vote, correct_count, loss)}
+        work.checks = {
+            key: check for key, check in work.checks.items() if key[0] >= attempt.round_number
+        }
+
+
+def _advance_state(
+    spec: TaskSpec,
+    state: TrainingState,
+    round_number: int,
+    payloads: Sequence[tuple[int, bytes, GradientHeader]],
+) -> TrainingState:
+    """The state after a round with these accepted gradients."""
+    gradients = [(units, decode_gradient(payload, header)) for units, payload, header in payloads]
+    mean = aggregate(spec.aggregator, count_parameters(spec.model), gradients)
+    return apply_update(spec.optimizer, learning_rate_ppb(spec, round_number), state, mean)

@@ -1,0 +1,89 @@
+"""Slashing: a settled round's verdicts are shown to the ledger, operator by operator in turn.
+
+docs/spec/training.md, section 10, and docs/spec/contracts.md, section 6.
+"""
+
+from functools import partial
+from typing import Final
+
+from chain.execution import system_contracts
+from chain.execution.system_contracts import GRADIENT_LEDGER, CommitmentEvidence
+from chain.training import rounds
+from chain.training.history import SettledRound, compute_outcome
+from node.ledger import LedgerReader
+from node.training.votes import RESEND_BLOCKS, OperatorVotes
+from node.training.work import Job, NamedJob, ServedTask, Unavailable
+from node.training_index import TrainingIndex
+
+SLASH_LIMIT: Final = 32
+"""Calls of slash that are sent together; each shows the whole list of commitments."""
+
+EVIDENCE_BALLOTS: Final = 4
+"""The ledger keeps the evidence of this many ballots."""
+
+
+class Slashings:
+    """What one operator owes to settled rounds."""
+
+    def __init__(self, index: TrainingIndex, ledger: LedgerReader, votes: OperatorVotes) -> None:
+        self._index = index
+        self._ledger = ledger
+        self._votes = votes
+
+    def list_jobs(self, task: ServedTask) -> list[NamedJob]:
+        """The calls of slash that settled rounds still ask for."""
+        history, work = task.history, task.work
+        too_old = history.rounds_settled - EVIDENCE_BALLOTS - 1
+        work.slashed_through = max(work.slashed_through, too_old)
+        jobs: list[NamedJob] = []
+        for round_number in range(work.slashed_through + 1, history.rounds_settled):
+            settled = self._index.settled_round(history.task_id, round_number)
+            assert settled is not None
+            job = self._find_job(task, settled)
+            if job is not None:
+                jobs.append((f"slash-{round_number}", job))
+            elif round_number == work.slashed_through + 1:
+                work.slashed_through = round_number
+        return jobs
+
+    def _find_job(self, task: ServedTask, settled: SettledRound) -> Job | None:
+        """The job that slashes those a round found guilty; None if there are none."""
+        attempt, committee = settled.attempt, self._index.committee
+        outcome = compute_outcome(attempt, task.spec, committee)
+        guilty = sorted({*outcome.slashed, *outcome.fined})
+        if not guilty or self._ledger.head_number() < settled.block_number:
+            return None
+        own_index = self._votes.operator.validator_index
+        place = (own_index - attempt.round_number) % len(committee.validators)
+        due = settled.block_number + rounds.TURN_BLOCKS * place
+        verdicts = [(r.validator, r.bitmap) for r in attempt.verdicts if r.is_timely]
+        records = [CommitmentEvidence(r.miner, r.units, r.commitment) for r in attempt.commitments]
+
+        async def send() -> None:
+            if self._ledger.head_number() < due:
+                raise Unavailable("another operator's turn")
+            sent_count = 0
+            for i in guilty:
+                encode = partial(
+                    system_contracts.encode_slash,
+                    task.task_id,
+                    attempt.ballot_number,
+                    records,
+                    verdicts,
+                    [i],
+                )
+                name = f"slash-{attempt.ballot_number}-{i}"
+                try:
+                    await self._votes.build(task.work, name, GRADIENT_LEDGER, encode)[1]()
+                except Unavailable:
+                    continue  # done by another operator, or the evidence is too old
+                sent_count += 1
+                if sent_count == SLASH_LIMIT:
+                    break
+            # Again until nothing is left to slash: a call may have been lost.
+            if not sent_count and self._ledger.head_number() >= due + RESEND_BLOCKS:
+                task.work.slashed_through = max(task.work.slashed_through, attempt.round_number)
+            else:
+                raise Unavailable("to be looked at again")
+
+        return send

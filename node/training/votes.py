@@ -1,0 +1,67 @@
+"""Operator votes: tried on the head's state first, and sent again if no block takes them.
+
+docs/spec/training.md, section 10, says which votes there are.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+import trio
+
+from chain.primitives import Address
+from node.ledger import LedgerReader
+from node.training.work import NamedJob, TaskWork, Unavailable
+
+RESEND_BLOCKS: Final = 6
+"""A transaction that is in no block by then is sent again."""
+
+VOTE_GAS: Final = 1_500_000
+"""Gas limit of every operator's call; the dearest, slashing 32 miners, takes less."""
+
+_log = structlog.get_logger("node.training")
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """The account that votes for this validator."""
+
+    validator_index: int
+    address: Address
+    send: Callable[[Address, bytes, int], Awaitable[None]]
+    """Signs and submits a call: contract, calldata, gas limit. Raises RejectedInputError."""
+
+
+class OperatorVotes:
+    """The calls that one operator account sends."""
+
+    def __init__(self, operator: Operator, ledger: LedgerReader) -> None:
+        self.operator = operator
+        self._ledger = ledger
+
+    def build(
+        self, work: TaskWork, name: str, contract: Address, encode: Callable[[], bytes]
+    ) -> NamedJob:
+        """The job that sends a call, unless it is on its way or would revert."""
+
+        async def send() -> None:
+            head = self._ledger.head_number()
+            sent_at = work.sent.get(name)
+            if sent_at is not None and head < sent_at + RESEND_BLOCKS:
+                raise Unavailable(f"{name} is on its way into a block")
+            data = encode()
+            refusal = await trio.to_thread.run_sync(
+                self._ledger.simulate, self.operator.address, contract, data, VOTE_GAS
+            )
+            if refusal is not None:
+                # Somebody was faster, or the phase is over: the next look at the chain tells.
+                raise Unavailable(f"{name} would revert: {refusal}")
+            await self.operator.send(contract, data, VOTE_GAS)
+            work.sent = {
+                each: sent for each, sent in work.sent.items() if head < sent + RESEND_BLOCKS
+            }
+            work.sent[name] = head
+            _log.info("operator vote sent", vote=name)
+
+        return name, send

@@ -1,0 +1,50 @@
+"""Blobs are not trusted because they are ours."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chain.crypto import content_id
+from tests.node.consensus_cluster import until
+from tests.node.training_node import (
+    OK,
+    PAYLOADS,
+    SHARDS,
+    WEIGHTS,
+    Node,
+    expected_verdict,
+    honest_worker,
+    judging,
+)
+
+pytestmark = pytest.mark.usefixtures("inline_threads")
+
+
+@pytest.mark.parametrize("victim", [PAYLOADS[0], WEIGHTS, SHARDS[1]])
+async def test_a_blob_that_our_disk_changed_is_fetched_again_before_anybody_is_blamed(
+    autojump_clock: MockClock, tmp_path: Path, victim: bytes
+) -> None:
+    node = Node(tmp_path, judging(1))
+    node.hold(0)
+    node.peers.blobs = {content_id(victim): victim}
+    path = node.blobs.path(content_id(victim))
+
+    def measure(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
+        if kind == "verify" and path.read_bytes() != victim:
+            return {"distance_ppb": 10**9, "exponents": "broken_tenfold"}
+        return honest_worker(kind, members)
+
+    node.verifier.answers = measure
+    async with trio.open_nursery() as nursery:
+        await until(lambda: True)
+        path.chmod(0o600)
+        path.write_bytes(bytes([victim[0] ^ 1]) + victim[1:])
+        await nursery.start(node.host.run)
+        await until(lambda: bool(node.verdicts()), seconds=10)
+        nursery.cancel_scope.cancel()
+
+    assert node.verdicts() == [expected_verdict(OK)]
+    assert path.read_bytes() == victim

@@ -1,0 +1,193 @@
+"""What becomes of each committed gradient."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chain.crypto import content_id
+from chain.primitives import Address, Hash32, TaskId
+from node.training import gradients
+from node.verifier import VerifierRefused
+from tests.chain.training.history_factory import (
+    TASK,
+    history_after,
+)
+from tests.node.consensus_cluster import until
+from tests.node.training_node import (
+    BAD,
+    CHEAT,
+    OK,
+    OPENED,
+    PAYLOADS,
+    REVEALS,
+    SPEC,
+    UNAVAILABLE,
+    FakeChain,
+    Node,
+    committed,
+    expected_verdict,
+    honest_worker,
+    judging,
+)
+
+pytestmark = pytest.mark.usefixtures("inline_threads")
+
+
+async def test_revealed_gradients_are_checked_announced_and_judged(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, judging())
+    node.hold(0, 1, 2)
+    distances = {
+        str(node.blobs.path(content_id(payload))): distance
+        for payload, distance in zip(PAYLOADS, (4, 500_000, 500_000_000), strict=True)
+    }
+    node.verifier.answers = lambda kind, members: (
+        {"distance_ppb": distances[str(members["payload"])], "exponents": "kept"}
+        if kind == "verify"
+        else honest_worker(kind, members)
+    )
+
+    await node.run(lambda: bool(node.verdicts()))
+
+    assert node.verdicts() == [expected_verdict(OK, BAD, CHEAT)]
+    assert sorted(node.peers.announced, key=lambda each: each.miner) == list(REVEALS)
+
+
+async def test_a_late_reveal_is_judged_and_one_that_never_comes_is_unavailable(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, judging())
+    node.hold(0)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await trio.sleep(3)
+        assert node.verdicts() == [], "there is time yet"
+        node.hold(1)
+        node.host.wake()
+        await trio.sleep(3)
+        assert node.verdicts() == []
+        node.clock.ahead_seconds = SPEC.phases.verdict_seconds * 3 // 4
+        await until(lambda: bool(node.verdicts()))
+        nursery.cancel_scope.cancel()
+
+    assert node.verdicts() == [expected_verdict(OK, OK, UNAVAILABLE)]
+
+
+async def test_a_reveal_that_does_not_open_its_commitment_hides_no_true_one(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, judging())
+    lies = [replace(reveal, salt=Hash32(b"\x66" * 32)) for reveal in REVEALS]
+    node.peers.blobs = {content_id(payload): payload for payload in PAYLOADS}
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await trio.sleep(1)
+        for lie in lies:
+            node.host.on_announced_reveal(lie)
+        await trio.sleep(1)
+        # The liar answers first and last, and goes on announcing.
+        node.peers.reveals = [*lies, *REVEALS, *lies]
+        with trio.fail_after(5):
+            while not node.verdicts():
+                for lie in lies:
+                    node.host.on_announced_reveal(lie)
+                await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+
+    assert node.verdicts() == [expected_verdict(OK, OK, OK)]
+    assert node.reveals.list(TASK, 0, 0) == REVEALS
+
+
+@pytest.mark.parametrize("reason", ["malformed", "content_mismatch", "too_large"])
+async def test_what_the_node_gave_its_worker_is_not_the_miners_fault(
+    autojump_clock: MockClock, tmp_path: Path, reason: str
+) -> None:
+    node = Node(tmp_path, judging())
+    node.hold(0, 1, 2)
+    refusals = 6
+
+    def refuse_at_first(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
+        nonlocal refusals
+        if kind == "verify" and refusals:
+            refusals -= 1
+            raise VerifierRefused(reason, "theta is not 2400 bytes long")
+        return honest_worker(kind, members)
+
+    node.verifier.answers = refuse_at_first
+    await node.run(lambda: bool(node.verdicts()))
+
+    assert node.verdicts() == [expected_verdict(OK, OK, OK)]
+
+
+async def test_a_malformed_gradient_counts_as_missing(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, judging())
+    node.hold(0, 1, 2)
+
+    def refuse_second(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
+        if kind == "verify" and content_id(PAYLOADS[1]).hex() in str(members["payload"]):
+            raise VerifierRefused("bad_gradient", "a code is -128")
+        return honest_worker(kind, members)
+
+    node.verifier.answers = refuse_second
+    await node.run(lambda: bool(node.verdicts()), seconds=5)
+
+    assert node.verdicts() == [expected_verdict(OK, UNAVAILABLE, OK)]
+
+
+async def test_a_committed_blob_of_another_length_counts_as_missing(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    short = b"not a gradient"
+    reveal = replace(REVEALS[0], gradient_root=content_id(short))
+    history = history_after(OPENED, committed(reveal, 0))
+    node = Node(tmp_path, FakeChain({TASK: history}))
+    node.blobs.put(short)
+    node.reveals.put(reveal)
+
+    await node.run(lambda: bool(node.verdicts()), seconds=5)
+
+    assert node.verdicts() == [expected_verdict(UNAVAILABLE)]
+    assert node.verifier.asked == ["dry_run"]
+
+
+async def test_a_flood_of_announcements_neither_grows_nor_wakes_anything(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, judging(1))
+    node.hold(0)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await until(lambda: bool(node.verdicts()))
+        await trio.sleep(1)
+        calls = node.chain.phase_calls
+        for number in range(20_000):
+            elsewhere = replace(REVEALS[0], task_id=TaskId(number % 7), round_number=5)
+            node.host.on_announced_reveal(elsewhere)
+            if number % 100 == 0:
+                await trio.sleep(0.001)
+        assert node.chain.phase_calls - calls <= 3
+        for number in range(10_000):
+            miner = Address(number.to_bytes(20, "big"))
+            node.host.on_announced_reveal(replace(REVEALS[0], miner=miner))
+        assert len(node.host._gradients._hints) == gradients.HINT_LIMIT
+        nursery.cancel_scope.cancel()
+
+
+async def test_peers_are_asked_for_reveals_once_for_all_miners(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, judging())
+    node.peers.reveals = list(REVEALS)
+    node.peers.blobs = {content_id(payload): payload for payload in PAYLOADS}
+    await node.run(lambda: bool(node.verdicts()))
+    assert node.peers.reveals_asked == 1

@@ -1,0 +1,92 @@
+"""Tasks are fetched, tried, and called ready or refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chain.crypto import content_id
+from chain.execution import system_contracts
+from chain.execution.system_contracts import (
+    TASK_REGISTRY,
+)
+from chain.primitives import TaskId
+from node.training import preparation
+from tests.chain.training.history_factory import (
+    TASK,
+    history_after,
+)
+from tests.node.training_node import (
+    SHARDS,
+    WEIGHTS,
+    FakeChain,
+    Node,
+)
+
+pytestmark = pytest.mark.usefixtures("inline_threads")
+
+
+async def test_content_that_peers_hold_is_fetched_tried_and_called_ready(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    history = replace(history_after(), status="pending")
+    node = Node(tmp_path, FakeChain({TASK: history}), has_content=False)
+    node.peers.blobs = {content_id(data): data for data in (WEIGHTS, *SHARDS)}
+
+    await node.run(lambda: bool(node.sent))
+
+    assert node.sent == [(TASK_REGISTRY, system_contracts.encode_post_ready(TASK))]
+    assert node.verifier.asked == ["dry_run"]
+    assert sorted(node.blobs.content_ids()) == sorted(node.peers.blobs)
+
+
+async def test_a_thousand_tasks_whose_content_nobody_has_cost_little(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    pending = replace(history_after(), status="pending")
+    histories = {TaskId(n): replace(pending, task_id=TaskId(n)) for n in range(1, 1_001)}
+    chain = FakeChain(histories)
+    node = Node(tmp_path, chain, has_content=False)
+
+    await node.run_for(20)
+
+    # Each was looked at and asked for a few times, and a few at once.
+    assert node.peers.busiest == preparation.PREPARING_LIMIT
+    assert 1_000 <= len(node.peers.asked) <= 6_000
+    assert chain.phase_calls <= 6_000
+
+
+async def test_no_more_tasks_are_called_ready_than_can_be_served(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "SERVED_TASKS_LIMIT", 2)
+    monkeypatch.setattr(preparation, "PREPARING_LIMIT", 1)
+    pending = replace(history_after(), status="pending")
+    chain = FakeChain({TaskId(n): replace(pending, task_id=TaskId(n)) for n in range(1, 9)})
+    node = Node(tmp_path, chain)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await trio.sleep(60)
+        ready = {data for _, data in node.sent}
+        assert len(ready) == 2
+        for task_id in list(chain.histories)[:2]:
+            chain.histories[task_id] = replace(chain.histories[task_id], status="closed")
+        await trio.sleep(60)
+        assert len({data for _, data in node.sent}) == 4
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_task_too_large_for_the_quota_is_refused_before_anything_is_fetched(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    size = len(WEIGHTS) + sum(len(shard) for shard in SHARDS)
+    for name, quota_bytes, is_taken in (("large", 8 * size, True), ("small", 8 * size - 8, False)):
+        chain = FakeChain({TASK: replace(history_after(), status="pending")})
+        node = Node(tmp_path / name, chain, has_content=False, quota_bytes=quota_bytes)
+        node.peers.blobs = {content_id(data): data for data in (WEIGHTS, *SHARDS)}
+        await node.run_for(20)
+        assert node.blobs.has(content_id(WEIGHTS)) == is_taken
+        assert bool(node.sent) == is_taken

@@ -1,0 +1,69 @@
+"""What validators compute from accepted gradients."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from trio.testing import MockClock
+
+from chain.crypto import content_id
+from chain.execution import system_contracts
+from chain.execution.system_contracts import (
+    GRADIENT_LEDGER,
+)
+from chain.training.rounds import Phase
+from node.verifier import VerifierRefused
+from tests.chain.training.history_factory import (
+    TASK,
+    verdict,
+)
+from tests.node.training_node import (
+    BAD,
+    OK,
+    PAYLOADS,
+    REVEALS,
+    VOTE,
+    FakeChain,
+    Node,
+    honest_worker,
+    judging,
+    with_results,
+)
+
+pytestmark = pytest.mark.usefixtures("inline_threads")
+
+
+async def test_the_result_is_that_of_every_other_validator(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    judged = with_results(judging().histories[TASK], *(verdict(i, OK, OK, BAD) for i in range(4)))
+    votes = []
+    for name, holding in (("holder", True), ("fetcher", False)):
+        node = Node(tmp_path / name, FakeChain({TASK: judged}, Phase.RESULT))
+        if holding:
+            node.hold(0, 1)
+        else:
+            node.peers.reveals = list(REVEALS)
+            node.peers.blobs = {content_id(payload): payload for payload in PAYLOADS}
+        await node.run(lambda node=node: bool(node.sent))
+        votes.append(node.sent[0])
+    assert votes[0] == votes[1]
+    assert votes[0][0] == GRADIENT_LEDGER
+
+
+async def test_a_model_that_cannot_be_evaluated_still_has_a_result(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    judged = with_results(judging().histories[TASK], *(verdict(i, OK, OK, OK) for i in range(4)))
+    node = Node(tmp_path, FakeChain({TASK: judged}, Phase.RESULT))
+    node.hold(0, 1, 2)
+
+    def refuse(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
+        if kind == "evaluate":
+            raise VerifierRefused("content_mismatch", "a shard")
+        return honest_worker(kind, members)
+
+    node.verifier.answers = refuse
+    await node.run(lambda: bool(node.sent))
+    start = system_contracts.encode_post_result(TASK, 0, 0, 0, VOTE, None, 0)[:4]
+    assert [data[:4] for _, data in node.sent] == [start]

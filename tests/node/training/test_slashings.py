@@ -1,0 +1,58 @@
+"""Who lied is shown to the ledger, in turn."""
+
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chain.execution.system_contracts import (
+    GRADIENT_LEDGER,
+)
+from tests.node.consensus_cluster import until
+from tests.node.training_node import (
+    CHEAT,
+    OK,
+    UNAVAILABLE,
+    Node,
+    settled_round,
+    slashing_chain,
+)
+
+pytestmark = pytest.mark.usefixtures("inline_threads")
+
+
+async def test_cheats_are_slashed_when_it_is_our_turn(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    # Round 1: operator 1 first, and operator 0 three turns of two blocks after block 90.
+    chain = slashing_chain(95, 2, r1=settled_round(1, OK, CHEAT, UNAVAILABLE))
+    node = Node(tmp_path, chain)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await trio.sleep(3)
+        assert node.sent == []
+        chain.head = 96
+        await until(lambda: len(node.sent) == 2)
+        await trio.sleep(3)
+        assert len(node.sent) == 2, "they are on their way"
+        chain.reverts = "LedgerAlreadySlashed"
+        chain.head = 103
+        await trio.sleep(3)
+        nursery.cancel_scope.cancel()
+    assert len(node.sent) == 2
+    assert {contract for contract, _ in node.sent} == {GRADIENT_LEDGER}
+
+
+async def test_evidence_that_the_ledger_forgot_is_shown_to_nobody(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    old = slashing_chain(200, 6, r1=settled_round(1, OK, CHEAT, OK))
+    node = Node(tmp_path / "old", old)
+    await node.run_for(3)
+    assert node.sent == []
+
+    young = slashing_chain(200, 6, r2=settled_round(2, OK, CHEAT, OK))
+    other = Node(tmp_path / "young", young)
+    await other.run(lambda: len(other.sent) == 1)

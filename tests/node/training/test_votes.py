@@ -1,0 +1,52 @@
+"""Votes are sent once, and forgotten."""
+
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chain.execution.system_contracts import (
+    AttemptOpened,
+)
+from chain.training.history import apply_event
+from chain.training.rounds import Phase
+from node.training import jobs
+from tests.chain.training.history_factory import (
+    COMMITTEE,
+    TASK,
+    at,
+    history_after,
+)
+from tests.node.training_node import (
+    SPEC,
+    FakeChain,
+    Node,
+)
+
+pytestmark = pytest.mark.usefixtures("inline_threads")
+
+
+async def test_what_is_remembered_of_votes_and_jobs_does_not_grow_with_rounds(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "REMEMBERED_LIMIT", 8)
+    chain = FakeChain({TASK: history_after()}, Phase.STALLED)
+    node = Node(tmp_path, chain)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        for round_number in range(40):
+            chain.head += 3
+            opened = AttemptOpened(TASK, 0, round_number, 3, 10**19)
+            history, _ = apply_event(
+                history_after(), opened, at(50), spec=SPEC, committee=COMMITTEE
+            )
+            chain.histories = {TASK: history}
+            node.host.wake()
+            await trio.sleep(1)
+        assert len(node.sent) == 40
+        (work,) = node.host._work.values()
+        assert len(work.sent) <= 3
+        assert len(node.host._jobs._retry_at) <= 8
+        nursery.cancel_scope.cancel()

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact
 from io import BytesIO
 from itertools import count, islice
 from pathlib import Path
@@ -80,6 +80,10 @@ DIGITS_SCALE: Final = np.float32(8)
 
 DIGITS_CENTRE: Final = np.float32(5)
 """About their mean pixel (4.88), so that inputs are centred; eighths of integers are exact."""
+
+SCALED_DIGITS: Final = 64
+"""Digits of a scaled setting, more than any that is accepted has (31 before the point, 18 after):
+decimal's own 28 would round a large price and say nothing."""
 
 NPZ_DATE: Final = (1980, 1, 1, 0, 0, 0)
 """The earliest that a zip archive can say, so that equal rows give equal bytes."""
@@ -358,8 +362,9 @@ class _Table:
 
     def scaled(self, key: str, scale: int) -> int:
         """A decimal number as an integer number of 1 / scale."""
-        scaled = self.number(key) * scale
-        if scaled != scaled.to_integral_value():
+        exact = Context(prec=SCALED_DIGITS, traps=[])
+        scaled = exact.multiply(self.number(key), scale)
+        if exact.flags[Inexact] or scaled != exact.to_integral_value(scaled):
             self.refuse(key, f"has more than {len(str(scale)) - 1} decimals")
         return int(scaled)
 

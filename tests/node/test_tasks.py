@@ -47,6 +47,12 @@ def test_a_file_of_ones_own_is_data_too(tmp_path: Path) -> None:
     assert bundle == load_task_toml(text, tmp_path, TOKEN)
 
 
+def test_a_price_keeps_every_digit() -> None:
+    written = "unit_price = 12345678901234567890.123456789012345678"
+    spec = load_task_toml(DIGITS.replace("unit_price = 1.0", written), Path(), TOKEN).spec
+    assert spec.reward.unit_price == 12345678901234567890_123456789012345678
+
+
 def test_shuffling_moves_whole_rows_by_the_seed() -> None:
     digits = build_digits()
     one, other = shuffle_rows(digits, "a"), shuffle_rows(digits, "b")
@@ -104,6 +110,10 @@ def test_momentum_of_plain_descent_is_zero_unless_given() -> None:
         ('token = "POT"', 'token = "ETH"', "[reward] token must be"),
         ('token = "POT"', 'token = "0x1234"', "[reward] token must be an address of 20 bytes"),
         ("unit_price = 1.0", "unit_price = 1e-19", "has more than 18 decimals"),
+        ("unit_price = 1.0", f"unit_price = {10**30}.{1:019}", "has more than 18 decimals"),
+        ("unit_price = 1.0", f"unit_price = 1.{1:080}", "has more than 18 decimals"),
+        ("unit_price = 1.0", f"unit_price = {10**30}", "unit_price must match"),
+        ("unit_price = 1.0", "unit_price = 1e-9999999", "has more than 18 decimals"),
         ("min_miners = 3", "min_miners = 9", "reward.min_miners exceeds max_units"),
         ('name = "digits"', 'name = "../digits"', "name must match"),
     ],

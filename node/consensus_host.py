@@ -205,9 +205,10 @@ class ConsensusHost:
         self._finalizing = trio.Lock()
         self._log_lock = Lock()
         """Sync empties the log while consensus may be writing to it."""
-        self._proposed_at_ms = clock.now_ms()
-        """When the block being decided was first seen, or else the head."""
-        self._parent_proposed_at_ms = self._proposed_at_ms
+        self._proposed_at = trio.current_time()
+        """When the block being decided was first seen, or else the head. Like every duration here
+        it is measured on trio's clock, which nobody sets."""
+        self._parent_proposed_at = self._proposed_at
 
     # What others ask and tell.
 
@@ -378,7 +379,7 @@ class ConsensusHost:
             own_index=self._own_index if may_sign else None,
             domain=self._domain,
             timing=self._timing,
-            proposal_age_ms=max(0, self._clock.now_ms() - self._parent_proposed_at_ms),
+            proposal_age_ms=int(1000 * (trio.current_time() - self._parent_proposed_at)),
             has_transaction=self._mempool.counts()[0] > 0,
         )
 
@@ -416,7 +417,7 @@ class ConsensusHost:
             case SendCertificate(receiver, number):
                 self._send_certificate(receiver, number)
             case ValidateBlock(block, fresh):
-                self._proposed_at_ms = self._clock.now_ms()
+                self._proposed_at = trio.current_time()
                 self._nursery.start_soon(self._validate, block, fresh)
             case BuildBlock():
                 self._nursery.start_soon(self._build, effect)
@@ -499,10 +500,11 @@ class ConsensusHost:
                 return
 
     def _is_fresh(self, block: Block) -> bool:
-        now_ms = self._clock.now_ms()
-        earliest_ms = self._parent_proposed_at_ms + self._parameters.min_block_interval_ms
-        if now_ms < earliest_ms - PACE_TOLERANCE_MS:
+        age_ms = 1000 * (trio.current_time() - self._parent_proposed_at)
+        if age_ms < self._parameters.min_block_interval_ms - PACE_TOLERANCE_MS:
             return False
+        # A quorum accepted the head's time: where our clock is behind that, it is wrong.
+        now_ms = max(self._clock.now_ms(), self._store.head().timestamp * 1000)
         try:
             validate_fresh_proposal(block.header, block.header.coinbase, now_ms)
         except InvalidBlock:
@@ -528,7 +530,7 @@ class ConsensusHost:
         if built.stopped_at is not None:
             _log.warning("transaction exceeds the time budget", hash=built.stopped_at.hash.hex())
             self._mempool.drop(built.stopped_at.hash, ban=True)
-        self._proposed_at_ms = self._clock.now_ms()
+        self._proposed_at = trio.current_time()
         await self._send_input.send(BlockBuilt(effect.number, effect.view, built.block))
 
     async def _fetch(self, digest: Hash32, validators: tuple[ValidatorIndex, ...]) -> None:
@@ -579,7 +581,7 @@ class ConsensusHost:
             await trio.to_thread.run_sync(self._store_block, block, certificate, outcome)
             self._executor.forget()
             self._mempool.on_finalized(outcome.transactions)
-            self._parent_proposed_at_ms = self._proposed_at_ms
+            self._parent_proposed_at = self._proposed_at
             self.view_changes += certificate.view
             self._on_finalized(block)
         if self._state is not None:

@@ -250,6 +250,35 @@ async def test_a_proposal_from_the_future_is_held_then_accepted(
     assert 0.8 <= held_seconds <= 1.1
 
 
+@pytest.mark.parametrize("jumping", [(0,), (0, 1, 2, 3)])
+@pytest.mark.parametrize("jump_seconds", [-3_600, 3_600])
+async def test_a_clock_that_is_set_changes_neither_pace_nor_who_votes(
+    autojump_clock: MockClock, tmp_path: Path, jumping: tuple[int, ...], jump_seconds: int
+) -> None:
+    wire = build_cluster(tmp_path)
+
+    async with running(wire):
+        await until(lambda: min(heads(wire.nodes)) >= 2)
+        for index in jumping:
+            wire.nodes[index].clock.ahead_ms += jump_seconds * 1000
+        before = max(heads(wire.nodes))
+        started = trio.current_time()
+        await until(lambda: min(heads(wire.nodes)) >= before + 8)
+        seconds = (trio.current_time() - started) / 8
+        store = wire.nodes[-1].store
+        views = [store.certificate(BlockNumber(before + i)).view for i in range(1, 9)]
+        times = [header.timestamp for header in store.headers(before, before + 8)]
+    if len(jumping) == 4 or jump_seconds < 0:
+        assert views == [0] * 8
+        assert 0.9 <= seconds <= 1.2, "an empty block a second"
+    else:
+        # Its own proposals are an hour early; nobody else's are.
+        assert 0 < sum(views) <= 4
+        assert times[-1] - times[0] < 60
+    assert times == sorted(times)
+    assert_nobody_signed_twice(wire)
+
+
 def _proposals(wire: Wire) -> list[PrePrepare]:
     return [message for message in wire.messages() if isinstance(message, PrePrepare)]
 

@@ -59,6 +59,12 @@ class RejectionReason(StrEnum):
     BANNED = "banned"
     """The builder dropped it: its execution takes longer than a block has time for."""
 
+    # Sync (docs/spec/consensus.md, section 10).
+    FALSE_HEAD = "false_head"
+    """The peer told of blocks that it does not give."""
+    TOO_SLOW = "too_slow"
+    """Another peer, asked seconds later, gave the same blocks before."""
+
     # Training (docs/spec/training.md).
     BAD_SPEC = "bad_spec"
     CONTENT_MISMATCH = "content_mismatch"

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from threading import Event
+from threading import Event, Lock
 from typing import Final
 
 import structlog
@@ -41,16 +41,21 @@ class SignatureCache:
     def __init__(self, recover_signature: Recover = recover) -> None:
         self._recover = recover_signature
         self._known: OrderedDict[tuple[Hash32, bytes], Address | None] = OrderedDict()
+        self._lock = Lock()
+        """Sync verifies in threads of its own."""
 
     def __call__(self, digest: Hash32, signature: bytes) -> Address | None:
         """The account that signed `digest`, or None."""
         key = (digest, signature)
-        if key in self._known:
-            self._known.move_to_end(key)
-            return self._known[key]
-        account = self._known[key] = self._recover(digest, signature)
-        if len(self._known) > SIGNATURE_CACHE_SIZE:
-            self._known.popitem(last=False)
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+                return self._known[key]
+        account = self._recover(digest, signature)
+        with self._lock:
+            self._known[key] = account
+            if len(self._known) > SIGNATURE_CACHE_SIZE:
+                self._known.popitem(last=False)
         return account
 
 

@@ -45,6 +45,7 @@ PENALTIES: Final[dict[RejectionReason, float]] = {
     RejectionReason.TOO_LARGE: 50.0,
     RejectionReason.BAD_SIGNATURE: 50.0,
     RejectionReason.CONTENT_MISMATCH: 50.0,
+    RejectionReason.FALSE_HEAD: 50.0,
     # An operator's mistake: the connection ends, but nobody is banned for it.
     RejectionReason.WRONG_CHAIN: 0.0,
 }

@@ -1,0 +1,104 @@
+"""The plan of a download: everything is fetched, whatever peers do, in bounded room."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chain.primitives import BlockNumber
+from node.network.stream import PeerId
+from node.sync.ranges import (
+    ASKED_LIMIT,
+    PATIENCE_SECONDS,
+    RANGE_BLOCKS,
+    RANGES_LIMIT,
+    Batch,
+    BlockRange,
+    RangePlan,
+)
+from tests.node import chain_factory
+
+GOAL = 5 * RANGE_BLOCKS + 7
+LINKS = chain_factory.chain_of(GOAL, state_nodes=0)
+ANN, BEN, CID = PeerId("ann"), PeerId("ben"), PeerId("cid")
+
+
+def batch(peer_id: PeerId, first: int, last: int) -> Batch:
+    return Batch(peer_id, tuple((link.block, link.certificate) for link in LINKS[first - 1 : last]))
+
+
+def number(value: int) -> BlockNumber:
+    return BlockNumber(value)
+
+
+def span(first: int, last: int) -> BlockRange:
+    return BlockRange(number(first), number(last))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_whatever_peers_do_every_block_comes_and_memory_is_bounded(data: st.DataObject) -> None:
+    plan, head, now = RangePlan(number(1)), 0, 0.0
+    out: list[tuple[PeerId, BlockRange]] = []
+    heads = {ANN: GOAL, BEN: data.draw(st.integers(0, GOAL)), CID: data.draw(st.integers(0, GOAL))}
+    for _ in range(5_000):
+        if head == GOAL:
+            break
+        now += data.draw(st.sampled_from([0.01, PATIENCE_SECONDS]))
+        for peer in heads:
+            if all(peer != busy for busy, _ in out):
+                asked = plan.take(peer, number(heads[peer]), number(head), now)
+                if asked is not None:
+                    assert asked.last <= heads[peer]
+                    out.append((peer, asked))
+        assert len({asked for _, asked in out}) + len(plan._ready) <= RANGES_LIMIT + 1
+        if out:
+            peer, asked = out.pop(data.draw(st.integers(0, len(out) - 1)))
+            # Ann is honest; the others fail, or give as little as they like.
+            fails = peer != ANN and data.draw(st.booleans())
+            if not fails:
+                shortest = asked.first if peer != ANN else asked.last
+                last = data.draw(st.integers(shortest, asked.last))
+                plan.put(asked, batch(peer, asked.first, last))
+            plan.give_back(asked, peer)
+        while (got := plan.pop_next(number(head))) is not None:
+            assert got.range.first <= head + 1
+            head = max(head, got.range.last)
+        if data.draw(st.integers(0, 9)) == 0:
+            head = min(GOAL, head + data.draw(st.integers(0, 3)))  # consensus is faster
+    assert head == GOAL
+
+
+def test_a_range_that_is_late_is_asked_of_others_and_the_slower_ones_are_named() -> None:
+    plan = RangePlan(number(1))
+    goal = number(RANGE_BLOCKS)
+    first = plan.take(ANN, goal, number(0), 0)
+    assert first == span(1, RANGE_BLOCKS)
+    assert plan.take(BEN, goal, number(0), PATIENCE_SECONDS - 0.1) is None
+    assert plan.take(ANN, goal, number(0), PATIENCE_SECONDS) is None, "it has been asked"
+    assert plan.take(BEN, goal, number(0), PATIENCE_SECONDS) == first
+    assert plan.take(CID, goal, number(0), PATIENCE_SECONDS) == first
+    others = [plan.take(PeerId(f"p{i}"), goal, number(0), 9) for i in range(3)]
+    assert others == [None] * 3, f"no more than {ASKED_LIMIT}"
+    assert plan.put(first, batch(CID, 1, RANGE_BLOCKS)) == [ANN, BEN]
+    assert plan.put(first, batch(ANN, 1, RANGE_BLOCKS)) is None, "too late"
+    assert plan.pop_next(number(0)) == batch(CID, 1, RANGE_BLOCKS)
+    assert plan.pop_next(number(0)) is None
+
+
+def test_the_next_block_to_execute_is_asked_for_even_when_there_is_no_room() -> None:
+    plan, far = RangePlan(number(1)), number(10**6)
+    taken = [plan.take(PeerId(f"p{i}"), far, number(0), 0) for i in range(RANGES_LIMIT)]
+    assert taken[-1] == span((RANGES_LIMIT - 1) * RANGE_BLOCKS + 1, RANGES_LIMIT * RANGE_BLOCKS)
+    assert plan.take(ANN, far, number(0), 0) is None
+    plan.put(taken[1], batch(PeerId("p1"), RANGE_BLOCKS + 1, RANGE_BLOCKS + 1))
+    assert plan.take(ANN, far, number(0), 0) is None, "what the short answer left is not urgent"
+    plan.give_back(taken[0], PeerId("p0"))
+    assert plan.take(ANN, far, number(0), 0) == taken[0]
+
+
+def test_a_peer_is_asked_for_nothing_above_its_head() -> None:
+    plan = RangePlan(number(1))
+    assert plan.take(ANN, number(2**63), number(0), 0) == span(1, RANGE_BLOCKS)
+    plan.give_back(span(1, RANGE_BLOCKS), ANN)
+    assert plan.take(BEN, number(10), number(0), 0) == span(1, 10)
+    assert plan.take(CID, number(10), number(0), 0) is None
+    assert plan.take(CID, number(12), number(0), 0) == span(11, 12)

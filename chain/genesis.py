@@ -1,7 +1,7 @@
 """Genesis in geth's format: header and state of block 0 (docs/spec/state-transition.md, section 7).
 
-The header's extra data is the Keccak-256 of the network's parameters, so networks that differ in
-one of them have different genesis hashes.
+The header's extra data is the Keccak-256 of chain id and parameters, so networks that differ in one
+of them have different genesis hashes.
 """
 
 import json
@@ -148,14 +148,14 @@ def parse_genesis(data: bytes | Mapping[str, Json]) -> GenesisConfig:
     extra_data = _hex(root.get("extraData", "0x"), "extraData")
     if extra_data not in (b"", compute_extra_data(genesis)):
         raise InvalidGenesisError(
-            "extraData: remove it; block 0 commits there to config.proofOfTraining"
+            "extraData: remove it; block 0 commits there to chain id and parameters"
         )
     return genesis
 
 
 def compute_extra_data(config: GenesisConfig) -> Hash32:
-    """What block 0's extra data holds: the commitment to the network's parameters."""
-    return keccak256(config.parameters.canonical_bytes())
+    """What block 0's extra data holds: the commitment to chain id and parameters."""
+    return keccak256(config.chain_id.to_bytes(32, "big") + config.parameters.canonical_bytes())
 
 
 def build_genesis(config: GenesisConfig) -> GenesisState:

@@ -15,7 +15,7 @@ from chain.params import BaseFeeMode, ChainParameters, InvalidGenesisError, pars
 from chain.types.header import decode_header
 
 ADDRESS = "0x" + "11" * 20
-GENESIS_HASH = "76dac44e303a44e544331bb0b6c9fc5b29a68375e67312d84a1cab7f26e62333"
+GENESIS_HASH = "086a561af52ae2a34f0d512e47ae44ba6bf2f646dbdb86562f8245e02e0db041"
 VALIDATORS = ["0x" + f"{n:02x}" * 20 for n in (1, 2, 3, 4)]
 FILE = {
     "config": {
@@ -70,7 +70,15 @@ def test_networks_with_other_parameters_have_other_genesis_hashes() -> None:
     other = parse_genesis(changed("config/proofOfTraining/phase_floor_blocks", 2))
     assert build_genesis(one).header.state_root == build_genesis(other).header.state_root
     assert build_genesis(one).header.hash != build_genesis(other).header.hash
-    assert compute_extra_data(one) == keccak256(one.parameters.canonical_bytes())
+    canonical = one.parameters.canonical_bytes()
+    assert compute_extra_data(one) == keccak256((1337).to_bytes(32, "big") + canonical)
+
+
+def test_networks_with_other_chain_ids_have_other_genesis_hashes() -> None:
+    one = parse_genesis(FILE)
+    other = parse_genesis(changed("config/chainId", 1338))
+    assert build_genesis(one).header.state_root == build_genesis(other).header.state_root
+    assert build_genesis(one).header.hash != build_genesis(other).header.hash
 
 
 def test_a_plain_geth_genesis_parses_with_the_defaults() -> None:

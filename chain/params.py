@@ -57,6 +57,14 @@ class ChainParameters:
     """A training phase lasts at least this many blocks."""
     blob_bytes_per_second: int = 1_000_000
     """What a validator is expected to download; bounds how short a phase may be."""
+    validator_stake_pot: int = 10_000
+    """Whole POT that each validator stakes, and loses if it signs twice."""
+    min_validators: int = 1
+    """Nobody is removed from so few."""
+    validator_change_blocks: int = 100
+    """From a change of the set to its activation; no other is scheduled meanwhile."""
+    evidence_blocks: int = 200_000
+    """How old evidence may be, and how long stake stays locked after a removal."""
 
     def to_json(self) -> dict[str, Json]:
         """The object as it stands in genesis.json."""
@@ -79,6 +87,10 @@ _BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "transaction_gas_limit": (1_000_000, 2**32),
     "phase_floor_blocks": (1, 100_000),
     "blob_bytes_per_second": (1_000, 2**40),
+    "validator_stake_pot": (1, 10**12),
+    "min_validators": (1, MAX_VALIDATORS),
+    "validator_change_blocks": (1, 1_000_000),
+    "evidence_blocks": (1, 100_000_000),
 }
 """Least and greatest; outside, a network could not run or an integer field would overflow."""
 

@@ -73,16 +73,9 @@ class LedgerReader:
         return system_contracts.decode_miner(data).units > 0
 
     def committee(self) -> Committee:
-        """The validators and their operators, by index."""
-        data = self._call(VALIDATOR_SET, system_contracts.encode_validators())
-        validators = system_contracts.decode_addresses(data)
-        operators = [
-            self._call(VALIDATOR_SET, system_contracts.encode_operator_of(validator))
-            for validator in validators
-        ]
-        return Committee(
-            validators, tuple(system_contracts.decode_address(each) for each in operators)
-        )
+        """The validators and their operators in the block after the head, by index."""
+        data = self._call(VALIDATOR_SET, system_contracts.encode_committee())
+        return Committee(*system_contracts.decode_committee(data))
 
     def mix_hash_after(self, number: BlockNumber) -> Hash32:
         """The mix hash of the child of a final block; it follows from the block."""

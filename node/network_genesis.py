@@ -79,7 +79,7 @@ class NetworkPlan:
     """Seconds since the Unix epoch; no block is older."""
     has_faucet: bool = False
     tokens: Mapping[Address, int] = field(default_factory=dict)
-    """POT, in base units; the whole supply, the faucet's share apart."""
+    """POT, in base units; the whole supply, the faucet's share and the stakes apart."""
     coins: Mapping[Address, int] = field(default_factory=dict)
     """Native coins, in wei."""
 
@@ -136,6 +136,8 @@ def plan_development_network(
         base_fee_mode=BaseFeeMode.FIXED,
         base_fee_floor_wei=0,
         phase_floor_blocks=2,
+        validator_change_blocks=10,
+        evidence_blocks=1_000,
     )
     return NetworkPlan(
         chain_id=chain_id,
@@ -159,16 +161,26 @@ def build_network(plan: NetworkPlan) -> GenesisConfig:
     tokens = dict(sorted(plan.tokens.items()))
     if plan.has_faucet:
         tokens[FAUCET] = FAUCET_SUPPLY
+    parameters = plan.parameters
+    stake = parameters.validator_stake_pot * TOKEN_UNIT
+    tokens[VALIDATOR_SET] = stake * len(seats)
     validators = [seat.validator for seat in seats]
     operators = [seat.operator for seat in seats]
     init_codes = {
         TRAINING_TOKEN: _load_bytecode("TrainingToken")
         + encode_training_token_arguments(list(tokens), list(tokens.values())),
         VALIDATOR_SET: _load_bytecode("ValidatorSet")
-        + encode_validator_set_arguments(validators, operators),
+        + encode_validator_set_arguments(
+            validators,
+            operators,
+            stake=stake,
+            min_validators=parameters.min_validators,
+            change_blocks=parameters.validator_change_blocks,
+            evidence_blocks=parameters.evidence_blocks,
+        ),
         TASK_REGISTRY: _load_bytecode("TaskRegistry"),
         GRADIENT_LEDGER: _load_bytecode("GradientLedger")
-        + encode_gradient_ledger_arguments(plan.parameters.phase_floor_blocks),
+        + encode_gradient_ledger_arguments(parameters.phase_floor_blocks),
         REWARD_DISTRIBUTOR: _load_bytecode("RewardDistributor"),
     }
     if plan.has_faucet:
@@ -186,7 +198,7 @@ def build_network(plan: NetworkPlan) -> GenesisConfig:
         alloc[FAUCET] = replace(alloc[FAUCET], balance=FAUCET_SUPPLY)
     return GenesisConfig(
         chain_id=plan.chain_id,
-        parameters=replace(plan.parameters, validators=tuple(validators)),
+        parameters=replace(parameters, validators=tuple(validators)),
         alloc=alloc,
         timestamp=plan.timestamp,
         gas_limit=plan.gas_limit,
@@ -198,6 +210,11 @@ def _check(plan: NetworkPlan) -> None:
     if not 1 <= len(plan.seats) <= MAX_VALIDATORS:
         raise OperatorError(
             f"{len(plan.seats)} validators; name 1 to {MAX_VALIDATORS} with --validator"
+        )
+    if len(plan.seats) < plan.parameters.min_validators:
+        raise OperatorError(
+            f"{len(plan.seats)} validators, fewer than min_validators "
+            f"({plan.parameters.min_validators}); name more, or lower it in the template"
         )
     for name, accounts in (
         ("validator", [seat.validator for seat in plan.seats]),

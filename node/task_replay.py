@@ -19,11 +19,9 @@ from chain.execution.system_contracts import (
     MinerRegistered,
     ResultVote,
     TaskSubmitted,
-    decode_address,
-    decode_addresses,
+    decode_committee,
     decode_event,
-    encode_operator_of,
-    encode_validators,
+    encode_committee,
 )
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.aggregation import aggregate
@@ -262,13 +260,9 @@ class TaskReplay:
     # The chain.
 
     def _fetch_committee(self) -> Committee:
-        call = self._client.call_contract
-        validators = decode_addresses(call(VALIDATOR_SET, encode_validators()))
-        operators = tuple(
-            decode_address(call(VALIDATOR_SET, encode_operator_of(validator)))
-            for validator in validators
+        return Committee(
+            *decode_committee(self._client.call_contract(VALIDATOR_SET, encode_committee()))
         )
-        return Committee(validators, operators)
 
     def _fetch_events(self) -> Iterator[tuple[BlockNumber, Event]]:
         """The task's events with their block numbers, in the order of the chain."""

@@ -65,6 +65,17 @@ class CloseReason(IntEnum):
     EXHAUSTED = 3
 
 
+class ValidatorStatus(IntEnum):
+    """The validator set's enum, number by number."""
+
+    NONE = 0
+    ACTIVE = 1
+    """In the set, or scheduled to be."""
+    EXITING = 2
+    """Removed as soon as a change can be scheduled."""
+    EXITED = 3
+
+
 # ---- values
 
 
@@ -193,6 +204,35 @@ class RewardClaim:
     account: Address
     cumulative: int
     proof: tuple[Hash32, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatorState:
+    """A validator's account in the validator set."""
+
+    operator: Address
+    status: ValidatorStatus
+    is_slashed: bool
+    unlock_block: BlockNumber
+    """From which on its stake can be withdrawn; 0 unless it has left."""
+    stake: int
+    """Base units of POT."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatorProposal:
+    """A join or a removal that members vote on."""
+
+    validator: Address
+    operator: Address
+    is_join: bool
+    is_closed: bool
+    expiry_block: BlockNumber
+    """From which on it cannot be carried out."""
+    stake: int
+    """Base units of POT, of an open join."""
+    votes: int
+    """Of who is a member now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,6 +476,69 @@ class Dripped:
     coin_amount: int
 
 
+@dataclass(frozen=True, slots=True)
+class ProposalMade:
+    """Members may vote on a join or a removal."""
+
+    proposal_id: int
+    validator: Address
+    operator: Address
+    is_join: bool
+    expiry_block: BlockNumber
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalVoted:
+    """A member is for it."""
+
+    proposal_id: int
+    validator: Address
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalClosed:
+    """It was carried out, or given up."""
+
+    proposal_id: int
+    carried_out: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRequested:
+    """A validator leaves at the next possible change."""
+
+    validator: Address
+
+
+@dataclass(frozen=True, slots=True)
+class SetScheduled:
+    """From `activation_block` on the set is another."""
+
+    version: int
+    validator: Address
+    is_join: bool
+    activation_block: BlockNumber
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatorSlashed:
+    """It signed two things for one place, about block `number`; all its stake is lost."""
+
+    validator: Address
+    reporter: Address
+    number: BlockNumber
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class StakeWithdrawn:
+    """An operator has its stake back."""
+
+    validator: Address
+    operator: Address
+    amount: int
+
+
 Event = (
     TaskSubmitted
     | TaskFunded
@@ -460,6 +563,13 @@ Event = (
     | RootSet
     | Claimed
     | Dripped
+    | ProposalMade
+    | ProposalVoted
+    | ProposalClosed
+    | ExitRequested
+    | SetScheduled
+    | ValidatorSlashed
+    | StakeWithdrawn
 )
 """Everything that `decode_event` can answer."""
 
@@ -566,6 +676,17 @@ EVENT_LAYOUTS: Final = (
     EventLayout(REWARD_DISTRIBUTOR, "RootSet(uint256,bytes32,uint256)", (0,), RootSet),
     EventLayout(REWARD_DISTRIBUTOR, "Claimed(uint256,address,uint256,uint256)", (0, 1), Claimed),
     EventLayout(FAUCET, "Dripped(address,uint256,uint256)", (0,), Dripped),
+    EventLayout(
+        VALIDATOR_SET, "ProposalMade(uint256,address,address,bool,uint64)", (0, 1, 2), ProposalMade
+    ),
+    EventLayout(VALIDATOR_SET, "ProposalVoted(uint256,address)", (0, 1), ProposalVoted),
+    EventLayout(VALIDATOR_SET, "ProposalClosed(uint256,bool)", (0,), ProposalClosed),
+    EventLayout(VALIDATOR_SET, "ExitRequested(address)", (0,), ExitRequested),
+    EventLayout(VALIDATOR_SET, "SetScheduled(uint256,address,bool,uint64)", (0, 1), SetScheduled),
+    EventLayout(
+        VALIDATOR_SET, "ValidatorSlashed(address,address,uint64,uint256)", (0, 1), ValidatorSlashed
+    ),
+    EventLayout(VALIDATOR_SET, "StakeWithdrawn(address,address,uint256)", (0, 1), StakeWithdrawn),
 )
 """Every event of the system contracts but the token's, which are ERC-20's."""
 
@@ -611,8 +732,20 @@ ERROR_SIGNATURES: Final = (
     "TaskUnknown(uint256)",
     "TaskWrongStatus(uint256,uint8)",
     "TokenAllocationMismatch(uint256,uint256)",
+    "ValidatorSetAlreadySlashed(address)",
+    "ValidatorSetAlreadyVoted(uint256,address)",
+    "ValidatorSetBadEvidence(string)",
+    "ValidatorSetGenesisUnknown()",
     "ValidatorSetInvalid(string)",
+    "ValidatorSetNotCandidate(address)",
+    "ValidatorSetNotMember(address)",
     "ValidatorSetNotOperator(address)",
+    "ValidatorSetNotReady()",
+    "ValidatorSetProposalClosed(uint256)",
+    "ValidatorSetStakeLocked(address,uint64)",
+    "ValidatorSetTaken(address)",
+    "ValidatorSetUnknownProposal(uint256)",
+    "ValidatorSetWrongStatus(address,uint8)",
 )
 """The custom errors of the system contracts, those of POT that callers meet, and Solidity's two."""
 
@@ -714,7 +847,7 @@ class CallKind(Enum):
     """What the mempool and the builder tell apart."""
 
     OPERATOR_VOTE = auto()
-    """ready, verdict or result."""
+    """ready, verdict, result, a vote on the validator set, or evidence."""
     COMMITMENT = auto()
     OTHER = auto()
 
@@ -731,11 +864,29 @@ _POST_VERDICT: Final = "postVerdict(uint256,uint32,uint32,uint32,bytes)"
 _POST_RESULT: Final = f"postResult(uint256,uint32,uint32,uint32,{_VOTE},uint32,uint64)"
 """An operator vote."""
 
+_VOTE_ON_PROPOSAL: Final = "voteOnProposal(uint256)"
+"""An operator vote."""
+
+_PLACE: Final = "(uint8,uint32,uint64,uint64)"
+"""VotePlace."""
+
+_DIGEST: Final = "(bytes32,bytes)"
+"""SignedDigest."""
+
+_REPORT_EQUIVOCATION: Final = f"reportEquivocation({_PLACE},{_DIGEST},{_DIGEST})"
+"""Anyone's; sent by an operator it has an operator vote's place in a block."""
+
+_REPORT_LOST_LOCK: Final = f"reportLostLock({_PLACE},{_DIGEST},(uint64,uint64,bytes32,bytes))"
+"""As above."""
+
 _KIND_OF: Final = {
     (TASK_REGISTRY, compute_selector(_POST_READY)): CallKind.OPERATOR_VOTE,
     (GRADIENT_LEDGER, compute_selector(_POST_VERDICT)): CallKind.OPERATOR_VOTE,
     (GRADIENT_LEDGER, compute_selector(_POST_RESULT)): CallKind.OPERATOR_VOTE,
     (GRADIENT_LEDGER, compute_selector(_COMMIT_GRADIENT)): CallKind.COMMITMENT,
+    (VALIDATOR_SET, compute_selector(_VOTE_ON_PROPOSAL)): CallKind.OPERATOR_VOTE,
+    (VALIDATOR_SET, compute_selector(_REPORT_EQUIVOCATION)): CallKind.OPERATOR_VOTE,
+    (VALIDATOR_SET, compute_selector(_REPORT_LOST_LOCK)): CallKind.OPERATOR_VOTE,
 }
 """By the contract and the selector."""
 
@@ -999,17 +1150,133 @@ def encode_claimed_total_of(task_id: TaskId) -> bytes:
     return _call("claimedTotalOf(uint256)", task_id)
 
 
-# ---- calls: the validator set's, the token's, the faucet's
+# ---- calls: the validator set's
 
 
-def encode_validators() -> bytes:
-    """Answers `decode_addresses`."""
-    return _call("validators()")
+def encode_committee() -> bytes:
+    """Answers `decode_committee`."""
+    return _call("committee()")
+
+
+def encode_next_validators() -> bytes:
+    """Answers `decode_addresses`: the set that a scheduled change leads to, or none."""
+    return _call("nextValidators()")
+
+
+def encode_activation_block() -> bytes:
+    """Answers `decode_uint`: of the change scheduled last, if `nextValidators` is not empty."""
+    return _call("activationBlock()")
 
 
 def encode_operator_of(validator: Address) -> bytes:
     """Answers `decode_address`; the zero address for no validator."""
     return _call("operatorOf(address)", validator)
+
+
+def encode_validator_of(operator: Address) -> bytes:
+    """Answers `decode_address`; the zero address for no operator."""
+    return _call("validatorOf(address)", operator)
+
+
+def encode_get_validator(validator: Address) -> bytes:
+    """Answers `decode_validator`."""
+    return _call("getValidator(address)", validator)
+
+
+def encode_propose_join(validator: Address) -> bytes:
+    """The caller wants to operate `validator`; the stake must have been approved to the set."""
+    return _call("proposeJoin(address)", validator)
+
+
+def encode_propose_removal(validator: Address) -> bytes:
+    """A member's operator asks for another's removal."""
+    return _call("proposeRemoval(address)", validator)
+
+
+def encode_vote_on_proposal(proposal_id: int) -> bytes:
+    """An operator vote for a join or a removal."""
+    return _call(_VOTE_ON_PROPOSAL, proposal_id)
+
+
+def encode_carry_out(proposal_id: int) -> bytes:
+    """Anyone's, of a join that has a quorum."""
+    return _call("carryOut(uint256)", proposal_id)
+
+
+def encode_withdraw_proposal(proposal_id: int) -> bytes:
+    """The candidate's; returns the stake."""
+    return _call("withdrawProposal(uint256)", proposal_id)
+
+
+def encode_leave_set() -> bytes:
+    """A member's operator leaves."""
+    return _call("leaveSet()")
+
+
+def encode_remove_exiting(validator: Address) -> bytes:
+    """Anyone's, of a validator that waits for its removal."""
+    return _call("removeExiting(address)", validator)
+
+
+def encode_withdraw_stake() -> bytes:
+    """The operator's, of a validator that has left."""
+    return _call("withdrawStake()")
+
+
+def encode_proposal_count() -> bytes:
+    """Answers `decode_uint`; ids are 1 to this."""
+    return _call("proposalCount()")
+
+
+def encode_get_proposal(proposal_id: int) -> bytes:
+    """Answers `decode_proposal`."""
+    return _call("getProposal(uint256)", proposal_id)
+
+
+def encode_has_voted(proposal_id: int, validator: Address) -> bytes:
+    """Answers `decode_uint`: 0 or 1."""
+    return _call("hasVoted(uint256,address)", proposal_id, validator)
+
+
+def encode_required_stake() -> bytes:
+    """Answers `decode_uint`: base units of POT."""
+    return _call("requiredStake()")
+
+
+def encode_min_validators() -> bytes:
+    """Answers `decode_uint`."""
+    return _call("minValidators()")
+
+
+def encode_record_genesis() -> bytes:
+    """Anyone's, in the first 8191 blocks: evidence needs the genesis hash."""
+    return _call("recordGenesis()")
+
+
+def encode_genesis_hash() -> bytes:
+    """Answers `decode_hash`: zero until it was recorded."""
+    return _call("genesisHash()")
+
+
+def encode_report_equivocation(
+    place: tuple[int, int, int, int],
+    first: tuple[Hash32, bytes],
+    second: tuple[Hash32, bytes],
+) -> bytes:
+    """Anyone's: two signed digests, for one (kind, version, number, view)."""
+    return _call(_REPORT_EQUIVOCATION, place, first, second)
+
+
+def encode_report_lost_lock(
+    place: tuple[int, int, int, int],
+    commit: tuple[Hash32, bytes],
+    view_change: tuple[int, int, Hash32, bytes],
+) -> bytes:
+    """Anyone's: a COMMIT, and a VIEW-CHANGE (view, prepared view and digest, signature)."""
+    return _call(_REPORT_LOST_LOCK, place, commit, view_change)
+
+
+# ---- calls: the token's, the faucet's
 
 
 def encode_balance_of(account: Address) -> bytes:
@@ -1046,10 +1313,28 @@ def encode_training_token_arguments(holders: Sequence[Address], amounts: Sequenc
 
 
 def encode_validator_set_arguments(
-    validators: Sequence[Address], operators: Sequence[Address]
+    validators: Sequence[Address],
+    operators: Sequence[Address],
+    *,
+    stake: int,
+    min_validators: int,
+    change_blocks: int,
+    evidence_blocks: int,
 ) -> bytes:
-    """Validators, ascending, and the operator account of each."""
-    return encode(["address[]", "address[]"], [validators, operators])
+    """The first set, ascending, with the operator account of each, and the network's constants.
+
+    Args:
+        validators: Their consensus accounts.
+        operators: One account for each.
+        stake: Base units of POT a validator; genesis gives them to the contract.
+        min_validators: Nobody is removed from so few.
+        change_blocks: From a change's scheduling to its activation.
+        evidence_blocks: How old evidence may be, and how long stake stays after a removal.
+    """
+    return encode(
+        ["address[]", "address[]", "uint256", "uint256", "uint64", "uint64"],
+        [validators, operators, stake, min_validators, change_blocks, evidence_blocks],
+    )
 
 
 def encode_gradient_ledger_arguments(phase_floor_blocks: int) -> bytes:
@@ -1084,6 +1369,32 @@ def decode_addresses(data: bytes) -> tuple[Address, ...]:
     """A list of accounts, in the contract's order."""
     (addresses,) = decode(["address[]"], data)
     return tuple(Address(bytes.fromhex(each[2:])) for each in addresses)
+
+
+def decode_committee(data: bytes) -> tuple[tuple[Address, ...], tuple[Address, ...]]:
+    """The validators in force, and the operator account of each."""
+    validators, operators = decode(["address[]", "address[]"], data)
+    return (
+        tuple(Address(bytes.fromhex(each[2:])) for each in validators),
+        tuple(Address(bytes.fromhex(each[2:])) for each in operators),
+    )
+
+
+def decode_validator(data: bytes) -> ValidatorState:
+    """The validator set's `getValidator`."""
+    operator, status, *rest = _struct("(address,uint8,bool,uint64,uint256)", data)
+    build: Callable[..., ValidatorState] = ValidatorState
+    assert isinstance(status, int)
+    return build(operator, ValidatorStatus(status), *rest)
+
+
+def decode_proposal(data: bytes) -> ValidatorProposal:
+    """The validator set's `getProposal`."""
+    layout = "(address,address,bool,bool,uint64,uint256)"
+    (values, votes) = decode([layout, "uint256"], data)
+    build: Callable[..., ValidatorProposal] = ValidatorProposal
+    typed = (_typed(kind, value) for kind, value in zip(_types(layout), values, strict=True))
+    return build(*typed, votes)
 
 
 def decode_deadline(data: bytes) -> Deadline:

@@ -103,7 +103,8 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
     /// @dev One of the last four ballots; a hash names its ballot, so what an older ballot left counts
     /// for nothing.
     struct Ballot {
-        uint64 ballotNumber;
+        uint32 ballotNumber;
+        uint32 setVersion; // the validator set in force at its first verdict: who judges, f and q
         uint64 openBlock;
         uint64 endedBlock; // 0 while it runs
         uint32 round;
@@ -222,9 +223,10 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
     function postVerdict(uint256 taskId, uint32 round, uint32 attempt, uint32 ballot, bytes calldata verdicts)
         external
     {
-        (uint256 index, address validator,, uint256 count) = VALIDATORS.memberOfOperator(msg.sender);
         Training storage training = _trainings[taskId];
         (Ballot storage record, bool timely) = _recordOf(taskId, training, round, attempt, ballot);
+        (uint256 index, address validator,, uint256 count) =
+            VALIDATORS.memberOfOperator(record.setVersion, msg.sender);
 
         uint104 bit = uint104(1 << index);
         if (record.voters & bit != 0) revert LedgerAlreadyVoted(validator);
@@ -251,8 +253,9 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         uint32 correctCount,
         uint64 lossMillinats
     ) external {
-        (uint256 index, address validator, uint256 quorum,) = VALIDATORS.memberOfOperator(msg.sender);
         Training storage training = _trainings[taskId];
+        (uint256 index, address validator, uint256 quorum,) =
+            VALIDATORS.memberOfOperator(_judges(taskId, training), msg.sender);
         Phase current = _moment(taskId, training).phase;
         if (current != Phase.Result && current != Phase.Settleable) revert LedgerWrongPhase(taskId, current);
         if (round != training.round || attempt != training.attempt || ballot != training.ballot) {
@@ -280,7 +283,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         Phase current = _moment(taskId, training).phase;
         bytes32 vote = _voteHash(taskId, training.ballotNumber, result);
         if (current == Phase.Result || (current == Phase.Settleable && vote != training.quorumVote)) {
-            revert LedgerNoQuorum(_tallies[vote], VALIDATORS.quorum());
+            revert LedgerNoQuorum(_tallies[vote], VALIDATORS.quorumOf(_judges(taskId, training)));
         }
         if (current != Phase.Settleable) revert LedgerWrongPhase(taskId, current);
 
@@ -340,7 +343,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         for (uint256 i = 0; i < indices.length; ++i) {
             uint256 index = indices[i];
             if (index >= commitments.length) revert LedgerEvidenceMismatch();
-            _slashOne(taskId, record.openBlock, commitments[index].miner, index, voters, verdicts);
+            _slashOne(taskId, record, commitments[index].miner, index, voters, verdicts);
         }
     }
 
@@ -551,7 +554,13 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
     }
 
     function _isShortOfVerdicts(uint256 taskId, Training storage training) private view returns (bool) {
-        return _countBits(_timelyVoters(taskId, training)) < VALIDATORS.quorum();
+        return _countBits(_timelyVoters(taskId, training)) < VALIDATORS.quorumOf(_judges(taskId, training));
+    }
+
+    /// @dev The set that judges the ballot in progress; before its first verdict, the one in force.
+    function _judges(uint256 taskId, Training storage training) private view returns (uint256) {
+        Ballot storage record = _ballots[taskId][training.ballotNumber % EVIDENCE_BALLOTS];
+        return record.ballotNumber == training.ballotNumber ? record.setVersion : VALIDATORS.version();
     }
 
     function _areCommitmentsOver(Training storage training) private view returns (bool) {
@@ -678,7 +687,8 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
     }
 
     function _startRecord(Training storage training, Ballot storage record) private {
-        record.ballotNumber = training.ballotNumber;
+        record.ballotNumber = uint32(training.ballotNumber);
+        record.setVersion = uint32(VALIDATORS.version());
         record.openBlock = training.openBlock;
         record.endedBlock = 0;
         record.round = training.round;
@@ -766,7 +776,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         uint256 shown = 0;
         for (uint256 i = 0; i < validators.length; ++i) {
             address operator = VALIDATORS.operatorOf(validators[i]);
-            uint256 index = VALIDATORS.indexOfOperator(operator);
+            uint256 index = VALIDATORS.indexIn(record.setVersion, validators[i]);
             uint256 bit = 1 << index;
             bytes32 hash = _verdictHash(record.ballotNumber, verdicts[i]);
             if (shown & bit != 0 || record.verdictHashes[index] != hash) revert LedgerEvidenceMismatch();
@@ -778,7 +788,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
 
     function _slashOne(
         uint256 taskId,
-        uint64 openBlock,
+        Ballot storage record,
         address account,
         uint256 index,
         Voter[] memory voters,
@@ -787,16 +797,20 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         Registration storage miner = _registrations[taskId][account];
         if (miner.slashed) revert LedgerAlreadySlashed(taskId, account);
         // A bond answers for the attempts since it was placed.
-        if (miner.bond == 0 || miner.registeredBlock > openBlock) {
+        if (miner.bond == 0 || miner.registeredBlock > record.openBlock) {
             revert LedgerNotParticipating(taskId, account);
         }
-        bool cheated = _requireGuilt(verdicts, index);
+        bool cheated = _requireGuilt(verdicts, index, VALIDATORS.quorumOf(record.setVersion));
         uint256 amount = _takeBond(taskId, miner, account, cheated);
         if (cheated) _creditAccusers(_trainings[taskId].token, amount / 2, voters, verdicts, index);
     }
 
     /// @dev Whether a quorum says cheat; reverts unless one says that or unavailable.
-    function _requireGuilt(bytes[] calldata verdicts, uint256 index) private view returns (bool cheated) {
+    function _requireGuilt(bytes[] calldata verdicts, uint256 index, uint256 quorum)
+        private
+        pure
+        returns (bool cheated)
+    {
         uint256 cheats = 0;
         uint256 missing = 0;
         for (uint256 i = 0; i < verdicts.length; ++i) {
@@ -804,7 +818,6 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
             if (verdict == CHEAT) ++cheats;
             else if (verdict == UNAVAILABLE) ++missing;
         }
-        uint256 quorum = VALIDATORS.quorum();
         cheated = cheats >= quorum;
         if (!cheated && missing < quorum) revert LedgerNoQuorum(cheats > missing ? cheats : missing, quorum);
     }

@@ -31,8 +31,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
     uint256 public taskCount;
     mapping(uint256 taskId => TaskTerms) private _terms;
     mapping(uint256 taskId => TaskAccount) private _accounts;
-    /// @dev Bit i: validator i is ready.
-    mapping(uint256 taskId => uint256) private _ready;
+    mapping(uint256 taskId => mapping(address validator => bool)) private _ready;
 
     modifier onlyLedger() {
         if (msg.sender != address(LEDGER)) revert TaskNotLedger(msg.sender);
@@ -107,12 +106,12 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
     // ---- the validators' vote
 
     function postReady(uint256 taskId) external {
-        (uint256 index, address validator, uint256 quorum,) = VALIDATORS.memberOfOperator(msg.sender);
+        (, address validator, uint256 quorum,) =
+            VALIDATORS.memberOfOperator(VALIDATORS.version(), msg.sender);
         TaskAccount storage account = _known(taskId);
         _requireStatus(taskId, account, TaskStatus.Pending);
-        uint256 bit = 1 << index;
-        if (_ready[taskId] & bit != 0) revert TaskAlreadyReady(taskId, msg.sender);
-        _ready[taskId] |= bit;
+        if (_ready[taskId][validator]) revert TaskAlreadyReady(taskId, msg.sender);
+        _ready[taskId][validator] = true;
         uint32 readyCount = ++account.readyCount;
         emit TaskReady(taskId, validator, readyCount);
         if (readyCount < quorum) return;
@@ -173,7 +172,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
     }
 
     function isReady(uint256 taskId, address operator) external view returns (bool) {
-        return _ready[taskId] & (1 << VALIDATORS.indexOfOperator(operator)) != 0;
+        return _ready[taskId][VALIDATORS.validatorOf(operator)];
     }
 
     // ---- inside

@@ -9,6 +9,7 @@ from chain.execution import system_contracts as contracts
 from chain.execution.system_contracts import (
     GRADIENT_LEDGER,
     TRAINING_TOKEN,
+    VALIDATOR_SET,
     AttemptOpened,
     AttemptVoided,
     BallotFailed,
@@ -31,17 +32,21 @@ from chain.primitives import ZERO_HASH
 from chain.training.rounds import Phase
 from tests.contracts.world import (
     BUDGET,
+    CHANGE_BLOCKS,
+    CHEAT,
     FLOOR,
     MINERS,
     OK,
     OPERATORS,
     POT,
     ROUND_COST,
+    STAKE,
     STRANGER,
     SUPPLY_EACH,
     TERMS,
     VALIDATORS,
     World,
+    account,
     bitmap,
     new_world,
     refusal,
@@ -745,3 +750,76 @@ def test_a_bond_is_free_256_blocks_after_its_miner_left_a_task_that_stands_still
     world.mine(1)
     world.withdraw_bond(MINERS[0])
     assert world.balance(MINERS[0], TRAINING_TOKEN) == SUPPLY_EACH
+
+
+# ---- a changing validator set
+
+
+def with_a_fifth_validator(world: World) -> None:
+    """A fifth validator joins; its operator is a miner's account."""
+    joiner = MINERS[3]
+    world.approve(joiner, VALIDATOR_SET, STAKE)
+    world.send(joiner, VALIDATOR_SET, contracts.encode_propose_join(account("validator 5")))
+    for operator in OPERATORS[:3]:
+        world.send(operator, VALIDATOR_SET, contracts.encode_vote_on_proposal(1))
+    world.mine(CHANGE_BLOCKS)
+
+
+def test_who_judges_a_ballot_is_frozen_at_its_first_verdict() -> None:
+    world = started_world()
+    world.commit_all()
+    world.verdict(OPERATORS[0], (OK, OK))
+    with_a_fifth_validator(world)
+    refused = refusal(world.verdict, MINERS[3], (OK, OK))
+    assert refused == ContractError("ValidatorSetNotOperator", ("0x" + MINERS[3].hex(),))
+    world.judge(operators=OPERATORS[1:])
+    # The fourth of four verdicts ends the phase, and three equal results are a quorum.
+    assert world.phase is Phase.RESULT
+    world.agree()
+    assert world.phase is Phase.SETTLEABLE
+
+
+def test_a_set_that_changed_before_the_first_verdict_judges() -> None:
+    world = started_world()
+    with_a_fifth_validator(world)
+    world.commit_all()
+    world.judge(operators=OPERATORS)
+    assert world.phase is Phase.VERDICT
+    world.verdict(MINERS[3], (OK, OK))
+    assert world.phase is Phase.RESULT
+    world.agree()
+    assert world.phase is Phase.RESULT
+    world.agree(operators=(MINERS[3],))
+    assert world.phase is Phase.SETTLEABLE
+
+
+def test_who_left_still_judges_the_ballot_that_it_belongs_to() -> None:
+    world = started_world()
+    world.commit_all()
+    world.verdict(OPERATORS[0], (OK, CHEAT))
+    world.send(OPERATORS[1], VALIDATOR_SET, contracts.encode_leave_set())
+    world.mine(CHANGE_BLOCKS)
+    world.judge((OK, CHEAT), operators=OPERATORS[1:3])
+    world.pass_phase()
+    vote = world.agree(result("r", 2))
+    world.settle(vote)
+    evidence = [(validator, bitmap((OK, CHEAT))) for validator in VALIDATORS[:3]]
+    commitments = [
+        contracts.CommitmentEvidence(miner, 2, keccak256(b"commitment" + miner))
+        for miner in MINERS[:2]
+    ]
+    data = contracts.encode_slash(world.task, 1, commitments, evidence, [1])
+    world.send(STRANGER, GRADIENT_LEDGER, data)
+    assert world.credit(OPERATORS[1]) == world.credit(OPERATORS[0]) > 0
+
+
+def test_the_ballot_after_a_failed_one_has_the_set_of_its_own_time() -> None:
+    world = started_world()
+    world.commit_all()
+    world.verdict(OPERATORS[0], (OK, OK))
+    with_a_fifth_validator(world)
+    world.pass_phase()
+    world.advance()
+    world.verdict(MINERS[3], (OK, OK))
+    world.judge()
+    assert world.phase is Phase.RESULT

@@ -157,7 +157,7 @@ def test_evidence_must_be_what_was_posted(world: World) -> None:
     assert refusal(slash, world, evidence, indices=[2]) == MISMATCH
     stranger = [*evidence, (STRANGER, (OK, CHEAT))]
     refused = refusal(slash, world, stranger)
-    assert refused == ContractError("ValidatorSetNotOperator", ("0x" + "00" * 20,))
+    assert refused == ContractError("ValidatorSetNotMember", ("0x" + STRANGER.hex(),))
     assert slash(world, evidence).events
 
 

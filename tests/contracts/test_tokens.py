@@ -21,9 +21,11 @@ from tests.contracts.world import (
     MINERS,
     POT,
     SPEC,
+    STAKE,
     STRANGER,
     SUBMITTER,
     SUPPLY_EACH,
+    VALIDATORS,
     Answer,
     Reverted,
     World,
@@ -56,7 +58,7 @@ def test_pot_is_an_erc20_with_a_fixed_supply() -> None:
         "name": encode(["string"], ["Proof of Training"]),
         "symbol": encode(["string"], ["POT"]),
         "decimals": encode(["uint8"], [18]),
-        "totalSupply": encode(["uint256"], [SUPPLY_EACH * len(HOLDERS)]),
+        "totalSupply": encode(["uint256"], [SUPPLY_EACH * len(HOLDERS) + STAKE * len(VALIDATORS)]),
     }
     mint = call("mint(address,uint256)", ["address", "uint256"], [STRANGER, 1])
     refusal(world.send, SUBMITTER, TRAINING_TOKEN, mint)

@@ -3,50 +3,147 @@
 import pytest
 from eth_abi.abi import encode
 
-from chain.crypto import keccak256
+from chain.consensus.messages import (
+    MessageKind,
+    SigningDomain,
+    compute_signing_digest,
+    compute_view_change_payload,
+)
+from chain.crypto import get_address, keccak256, sign
 from chain.execution import system_contracts as contracts
-from chain.execution.system_contracts import VALIDATOR_SET, ContractError
-from chain.primitives import Address
+from chain.execution.system_contracts import (
+    TRAINING_TOKEN,
+    VALIDATOR_SET,
+    ContractError,
+    ExitRequested,
+    ProposalClosed,
+    SetScheduled,
+    StakeWithdrawn,
+    ValidatorProposal,
+    ValidatorSlashed,
+    ValidatorState,
+    ValidatorStatus,
+)
+from chain.genesis import HISTORY_STORAGE_ADDRESS, HISTORY_STORAGE_CODE
+from chain.primitives import Address, BlockNumber, Hash32, PrivateKey, View
 from tests.contracts.world import (
+    CHAIN_ID,
+    CHANGE_BLOCKS,
+    EVIDENCE_BLOCKS,
+    FIRST_BLOCK,
     MINERS,
     OPERATORS,
+    POT,
+    STAKE,
+    STRANGER,
+    SUPPLY_EACH,
     VALIDATORS,
+    Answer,
     World,
     account,
     new_world,
     refusal,
 )
 
+PLACE = account("another set")
+CANDIDATE = account("validator candidate")
+JOINER = MINERS[0]
+"""Holds POT, and wants to operate the candidate."""
+GENESIS_HASH = keccak256(b"genesis")
+KEY = PrivateKey(keccak256(b"a validator's key"))
+SIGNER = get_address(KEY)
+DOMAIN = SigningDomain(CHAIN_ID, GENESIS_HASH, 1)
+BLOCK_A, BLOCK_B = keccak256(b"block a"), keccak256(b"block b")
+NUMBER = BlockNumber(90)
 
-def deployed(validators, operators) -> World:
+
+def deployed(validators, operators, **changes: int) -> World:
     world = new_world()
-    arguments = contracts.encode_validator_set_arguments(validators, operators)
+    constants = {
+        "stake": STAKE,
+        "min_validators": 1,
+        "change_blocks": CHANGE_BLOCKS,
+        "evidence_blocks": EVIDENCE_BLOCKS,
+        **changes,
+    }
+    arguments = contracts.encode_validator_set_arguments(validators, operators, **constants)
     world.deploy("ValidatorSet", PLACE, arguments)
     return world
 
 
-PLACE = account("another set")
+def send(world: World, sender: Address, data: bytes) -> Answer:
+    return world.send(sender, VALIDATOR_SET, data)
 
 
 def ask(world: World, signature: str, at: Address = PLACE) -> int:
     return contracts.decode_uint(world.view(at, contracts.compute_selector(signature)))
 
 
+def committee(world: World) -> tuple[Address, ...]:
+    validators, operators = contracts.decode_committee(
+        world.view(VALIDATOR_SET, contracts.encode_committee())
+    )
+    assert len(operators) == len(validators)
+    return validators
+
+
+def state_of(world: World, validator: Address) -> ValidatorState:
+    return contracts.decode_validator(
+        world.view(VALIDATOR_SET, contracts.encode_get_validator(validator))
+    )
+
+
+def proposal(world: World, proposal_id: int = 1) -> ValidatorProposal:
+    return contracts.decode_proposal(
+        world.view(VALIDATOR_SET, contracts.encode_get_proposal(proposal_id))
+    )
+
+
+def slots(world: World) -> list[int]:
+    return [world.state.get_storage(VALIDATOR_SET, slot) for slot in range(3)]
+
+
+def set_hash(validators) -> int:
+    return int.from_bytes(keccak256(encode(["address[]"], [validators])), "big")
+
+
+def propose_join(world: World, candidate: Address = CANDIDATE, operator: Address = JOINER) -> None:
+    world.approve(operator, VALIDATOR_SET, STAKE)
+    send(world, operator, contracts.encode_propose_join(candidate))
+
+
+def vote(world: World, *operators: Address, proposal_id: int = 1) -> Answer:
+    for operator in operators:
+        answer = send(world, operator, contracts.encode_vote_on_proposal(proposal_id))
+    return answer
+
+
+def joined() -> tuple[World, tuple[Address, ...]]:
+    """A world of five validators, and their addresses."""
+    world = new_world()
+    propose_join(world)
+    vote(world, *OPERATORS[:3])
+    world.mine(CHANGE_BLOCKS)
+    return world, tuple(sorted((*VALIDATORS, CANDIDATE)))
+
+
+# ---- the first set
+
+
 def test_the_set_answers_who_votes_for_whom() -> None:
     world = new_world()
-    addresses = world.view(VALIDATOR_SET, contracts.encode_validators())
-    assert contracts.decode_addresses(addresses) == VALIDATORS
+    answer = world.view(VALIDATOR_SET, contracts.encode_committee())
+    assert contracts.decode_committee(answer) == (VALIDATORS, OPERATORS)
     operator = world.view(VALIDATOR_SET, contracts.encode_operator_of(VALIDATORS[2]))
     assert contracts.decode_address(operator) == OPERATORS[2]
+    validator = world.view(VALIDATOR_SET, contracts.encode_validator_of(OPERATORS[2]))
+    assert contracts.decode_address(validator) == VALIDATORS[2]
     nobody = world.view(VALIDATOR_SET, contracts.encode_operator_of(MINERS[0]))
     assert contracts.decode_address(nobody) == bytes(20)
 
 
 def test_light_clients_find_the_set_in_slots_0_to_2() -> None:
-    world = new_world()
-    slots = [world.state.get_storage(VALIDATOR_SET, slot) for slot in range(3)]
-    hashed = keccak256(encode(["address[]"], [VALIDATORS]))
-    assert slots == [int.from_bytes(hashed, "big"), 0, 0]
+    assert slots(new_world()) == [set_hash(VALIDATORS), 0, 0]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 10, 100])
@@ -74,3 +171,423 @@ def test_quorum_and_faults_are_those_of_pbft(n: int) -> None:
 def test_a_set_that_breaks_a_rule_is_not_deployed(validators, operators, reason) -> None:
     refused = refusal(deployed, validators, operators)
     assert refused == ContractError("ValidatorSetInvalid", (reason,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"min_validators": 5}, "count"),
+        ({"min_validators": 0}, "count"),
+        ({"stake": 0}, "stake: zero"),
+        ({"change_blocks": 0}, "change: in no blocks"),
+    ],
+)
+def test_constants_that_could_not_work_are_not_deployed(changes, reason) -> None:
+    refused = refusal(deployed, VALIDATORS, OPERATORS, **changes)
+    assert refused == ContractError("ValidatorSetInvalid", (reason,))
+
+
+# ---- joining
+
+
+def test_a_candidate_joins_with_a_quorum_some_blocks_later() -> None:
+    world = new_world()
+    propose_join(world)
+    assert world.pot_of(VALIDATOR_SET) == 5 * STAKE
+    vote(world, *OPERATORS[:2])
+    assert proposal(world) == ValidatorProposal(
+        CANDIDATE, JOINER, True, False, FIRST_BLOCK + EVIDENCE_BLOCKS, STAKE, 2
+    )
+    scheduled = vote(world, OPERATORS[2])
+    activation = FIRST_BLOCK + CHANGE_BLOCKS
+    assert scheduled.events[1:] == (
+        ProposalClosed(1, True),
+        SetScheduled(1, CANDIDATE, True, activation),
+    )
+    five = tuple(sorted((*VALIDATORS, CANDIDATE)))
+    assert slots(world) == [set_hash(VALIDATORS), set_hash(five), activation]
+    following = world.view(VALIDATOR_SET, contracts.encode_next_validators())
+    assert contracts.decode_addresses(following) == five
+
+    world.mine(CHANGE_BLOCKS - 1)
+    assert committee(world) == VALIDATORS
+    world.mine()
+    assert committee(world) == five
+    assert ask(world, "quorum()", VALIDATOR_SET) == 4
+    assert ask(world, "version()", VALIDATOR_SET) == 1
+    # Nobody needed to call: what is in force follows from the block number.
+    assert slots(world) == [set_hash(VALIDATORS), set_hash(five), activation]
+    assert world.view(VALIDATOR_SET, contracts.encode_next_validators())[32:] == bytes(32)
+
+
+def test_the_next_change_writes_down_the_last_one() -> None:
+    world, five = joined()
+    send(world, JOINER, contracts.encode_leave_set())
+    assert slots(world) == [set_hash(five), set_hash(VALIDATORS), world.number + CHANGE_BLOCKS]
+
+
+def test_only_members_vote_and_once() -> None:
+    world = new_world()
+    propose_join(world)
+    refused = refusal(vote, world, JOINER)
+    assert refused == ContractError("ValidatorSetNotOperator", ("0x" + JOINER.hex(),))
+    vote(world, OPERATORS[0])
+    assert refusal(vote, world, OPERATORS[0]).name == "ValidatorSetAlreadyVoted"
+    assert refusal(vote, world, OPERATORS[0], proposal_id=2).name == "ValidatorSetUnknownProposal"
+
+
+def test_votes_of_who_is_no_member_any_more_do_not_count() -> None:
+    world, _ = joined()
+    propose_join(world, account("second candidate"), MINERS[1])
+    vote(world, JOINER, *OPERATORS[:2], proposal_id=2)
+    assert proposal(world, 2).votes == 3
+    send(world, JOINER, contracts.encode_leave_set())
+    world.mine(CHANGE_BLOCKS)
+    assert proposal(world, 2).votes == 2
+    assert refusal(send, world, STRANGER, contracts.encode_carry_out(2)).name == (
+        "ValidatorSetNotReady"
+    )
+    vote(world, OPERATORS[2], proposal_id=2)
+    assert proposal(world, 2).is_closed
+
+
+def test_one_change_at_a_time_and_anyone_carries_out_the_next() -> None:
+    world = new_world()
+    propose_join(world)
+    second = account("second candidate")
+    propose_join(world, second, MINERS[1])
+    vote(world, *OPERATORS[:3])
+    vote(world, *OPERATORS[:3], proposal_id=2)
+    assert not proposal(world, 2).is_closed
+    carry_out = contracts.encode_carry_out(2)
+    world.mine(CHANGE_BLOCKS - 1)
+    assert refusal(send, world, STRANGER, carry_out).name == "ValidatorSetNotReady"
+    world.mine()
+    # Five members now, and a quorum of four: three votes are not enough any more.
+    assert refusal(send, world, STRANGER, carry_out).name == "ValidatorSetNotReady"
+    vote(world, OPERATORS[3], proposal_id=2)
+    world.mine(CHANGE_BLOCKS)
+    assert committee(world) == tuple(sorted((*VALIDATORS, CANDIDATE, second)))
+
+
+def test_keys_and_accounts_that_are_taken_cannot_join() -> None:
+    world = new_world()
+
+    def refused(candidate: Address, operator: Address) -> str:
+        world.approve(operator, VALIDATOR_SET, STAKE)
+        return refusal(send, world, operator, contracts.encode_propose_join(candidate)).name
+
+    assert refused(VALIDATORS[0], JOINER) == "ValidatorSetTaken"
+    assert refused(OPERATORS[0], JOINER) == "ValidatorSetTaken"
+    assert refused(CANDIDATE, OPERATORS[0]) == "ValidatorSetTaken"
+    assert refused(CANDIDATE, VALIDATORS[0]) == "ValidatorSetTaken"
+    assert refused(JOINER, JOINER) == "ValidatorSetInvalid"
+    assert refused(Address(bytes(20)), JOINER) == "ValidatorSetInvalid"
+    propose_join(world)
+    assert refused(account("another"), JOINER) == "ValidatorSetTaken"
+
+
+def test_a_candidate_without_the_stake_is_refused() -> None:
+    world = new_world()
+    world.approve(STRANGER, VALIDATOR_SET, STAKE)
+    data = contracts.encode_propose_join(CANDIDATE)
+    assert refusal(send, world, STRANGER, data).name == "ERC20InsufficientBalance"
+
+
+def test_a_candidate_that_nobody_wants_has_its_stake_back() -> None:
+    world = new_world()
+    propose_join(world)
+    withdraw = contracts.encode_withdraw_proposal(1)
+    assert refusal(send, world, OPERATORS[0], withdraw).name == "ValidatorSetNotCandidate"
+    send(world, JOINER, withdraw)
+    assert world.pot_of(JOINER) == SUPPLY_EACH
+    assert refusal(send, world, JOINER, withdraw).name == "ValidatorSetProposalClosed"
+    assert refusal(vote, world, OPERATORS[0]).name == "ValidatorSetProposalClosed"
+    propose_join(world)
+
+
+def test_a_proposal_expires() -> None:
+    world = new_world()
+    propose_join(world)
+    vote(world, *OPERATORS[:2])
+    world.mine(EVIDENCE_BLOCKS)
+    assert refusal(vote, world, OPERATORS[2]).name == "ValidatorSetProposalClosed"
+    send(world, JOINER, contracts.encode_withdraw_proposal(1))
+    assert world.pot_of(JOINER) == SUPPLY_EACH
+
+
+def test_a_set_of_a_hundred_is_full() -> None:
+    world = new_world()
+    validators = sorted(account(f"v {i}") for i in range(100))
+    operators = [account(f"o {i}") for i in range(100)]
+    arguments = contracts.encode_validator_set_arguments(
+        validators,
+        operators,
+        stake=STAKE,
+        min_validators=1,
+        change_blocks=CHANGE_BLOCKS,
+        evidence_blocks=EVIDENCE_BLOCKS,
+    )
+    world.deploy("ValidatorSet", PLACE, arguments)
+    world.approve(JOINER, PLACE, STAKE)
+    world.send(JOINER, PLACE, contracts.encode_propose_join(CANDIDATE))
+    for operator in operators[:67]:
+        world.send(operator, PLACE, contracts.encode_vote_on_proposal(1))
+    refused = refusal(world.send, STRANGER, PLACE, contracts.encode_carry_out(1))
+    assert refused.name == "ValidatorSetNotReady"
+    # What a change costs at most: a block has room for it.
+    removed = world.send(operators[50], PLACE, contracts.encode_leave_set())
+    assert removed.gas < 4_000_000
+
+
+# ---- leaving, and being removed
+
+
+def test_a_validator_leaves_and_has_its_stake_after_the_evidence_window() -> None:
+    world = new_world()
+    leaving, operator = VALIDATORS[1], OPERATORS[1]
+    left = send(world, operator, contracts.encode_leave_set())
+    activation = FIRST_BLOCK + CHANGE_BLOCKS
+    assert left.events == (
+        ExitRequested(leaving),
+        SetScheduled(1, leaving, False, activation),
+    )
+    unlock = activation + EVIDENCE_BLOCKS
+    assert state_of(world, leaving) == ValidatorState(
+        operator, ValidatorStatus.EXITED, False, unlock, STAKE
+    )
+    world.mine(CHANGE_BLOCKS)
+    assert committee(world) == (VALIDATORS[0], *VALIDATORS[2:])
+    withdraw = contracts.encode_withdraw_stake()
+    world.at(unlock - 1, world.timestamp)
+    assert refusal(send, world, operator, withdraw).name == "ValidatorSetStakeLocked"
+    world.mine()
+    paid = send(world, operator, withdraw)
+    assert paid.events == (StakeWithdrawn(leaving, operator, STAKE),)
+    assert world.pot_of(operator) == STAKE
+    assert refusal(send, world, operator, withdraw).name == "ValidatorSetNotOperator"
+    # Key and account are free again.
+    propose_join(world, leaving, operator)
+
+
+def test_a_quorum_removes_a_member_whose_stake_stays_its_own() -> None:
+    world, _ = joined()
+    send(world, OPERATORS[0], contracts.encode_propose_removal(CANDIDATE))
+    vote(world, *OPERATORS[1:3], proposal_id=2)
+    assert state_of(world, CANDIDATE).status is ValidatorStatus.ACTIVE
+    removed = vote(world, OPERATORS[3], proposal_id=2)
+    assert ExitRequested(CANDIDATE) in removed.events
+    world.mine(CHANGE_BLOCKS)
+    assert committee(world) == VALIDATORS
+    assert state_of(world, CANDIDATE).stake == STAKE
+
+
+def test_only_members_are_removed_by_members() -> None:
+    world = new_world()
+    removal = contracts.encode_propose_removal(VALIDATORS[0])
+    assert refusal(send, world, STRANGER, removal).name == "ValidatorSetNotOperator"
+    other = contracts.encode_propose_removal(CANDIDATE)
+    assert refusal(send, world, OPERATORS[0], other).name == "ValidatorSetNotMember"
+    send(world, OPERATORS[0], contracts.encode_leave_set())
+    assert refusal(send, world, OPERATORS[1], removal).name == "ValidatorSetWrongStatus"
+    again = contracts.encode_leave_set()
+    assert refusal(send, world, OPERATORS[0], again).name == "ValidatorSetWrongStatus"
+    assert refusal(send, world, STRANGER, again).name == "ValidatorSetNotOperator"
+
+
+def test_who_leaves_during_a_change_waits_for_it() -> None:
+    world = new_world()
+    send(world, OPERATORS[0], contracts.encode_leave_set())
+    propose_join(world)
+    send(world, OPERATORS[1], contracts.encode_leave_set())
+    assert state_of(world, VALIDATORS[1]).status is ValidatorStatus.EXITING
+    remove = contracts.encode_remove_exiting(VALIDATORS[1])
+    assert refusal(send, world, STRANGER, remove).name == "ValidatorSetNotReady"
+    world.mine(CHANGE_BLOCKS)
+    # Three are left, which is the least: it waits until somebody joins.
+    assert refusal(send, world, STRANGER, remove).name == "ValidatorSetNotReady"
+    vote(world, *OPERATORS[1:3])
+    world.mine(CHANGE_BLOCKS)
+    send(world, STRANGER, remove)
+    world.mine(CHANGE_BLOCKS)
+    assert committee(world) == tuple(sorted((*VALIDATORS[2:], CANDIDATE)))
+    assert refusal(send, world, STRANGER, remove).name == "ValidatorSetWrongStatus"
+
+
+def test_who_left_still_votes_until_the_change_is_in_force() -> None:
+    world = new_world()
+    send(world, OPERATORS[0], contracts.encode_leave_set())
+    propose_join(world)
+    vote(world, OPERATORS[0])
+    world.mine(CHANGE_BLOCKS)
+    assert refusal(vote, world, OPERATORS[0]).name == "ValidatorSetNotOperator"
+
+
+# ---- evidence
+
+
+def guilty_world(*, has_genesis: bool = True) -> World:
+    """A world in which the key that the tests sign with has joined."""
+    world = new_world()
+    propose_join(world, SIGNER)
+    vote(world, *OPERATORS[:3])
+    world.state.set_code(HISTORY_STORAGE_ADDRESS, HISTORY_STORAGE_CODE)
+    world.state.set_storage(HISTORY_STORAGE_ADDRESS, 0, int.from_bytes(GENESIS_HASH, "big"))
+    world.mine(CHANGE_BLOCKS)
+    if has_genesis:
+        send(world, STRANGER, contracts.encode_record_genesis())
+    return world
+
+
+def signed(
+    kind: MessageKind,
+    payload: Hash32,
+    *,
+    view: int = 2,
+    number: int = NUMBER,
+    key: PrivateKey = KEY,
+    domain: SigningDomain = DOMAIN,
+) -> tuple[Hash32, bytes]:
+    digest = compute_signing_digest(domain, kind, BlockNumber(number), View(view), payload)
+    return payload, sign(digest, key)
+
+
+def equivocation(kind: MessageKind = MessageKind.COMMIT, number: int = NUMBER, **other) -> bytes:
+    return contracts.encode_report_equivocation(
+        (kind, 1, number, 2),
+        signed(kind, BLOCK_A, number=number),
+        signed(kind, BLOCK_B, **{"number": number, **other}),
+    )
+
+
+def lost_lock(
+    prepared: tuple[View, Hash32] | None = None, *, view: int = 5, key: PrivateKey = KEY
+) -> bytes:
+    claimed_view, claimed_digest = prepared or (2**64 - 1, bytes(32))
+    payload = compute_view_change_payload(prepared)
+    _, signature = signed(MessageKind.VIEW_CHANGE, payload, view=view, key=key)
+    return contracts.encode_report_lost_lock(
+        (MessageKind.COMMIT, 1, NUMBER, 2),
+        signed(MessageKind.COMMIT, BLOCK_A),
+        (view, claimed_view, Hash32(claimed_digest), signature),
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        equivocation(MessageKind.PRE_PREPARE),
+        equivocation(MessageKind.PREPARE),
+        equivocation(MessageKind.COMMIT),
+        lost_lock(),
+        lost_lock((View(1), BLOCK_B)),
+    ],
+    ids=["PRE-PREPARE", "PREPARE", "COMMIT", "nothing prepared", "an earlier view prepared"],
+)
+def test_who_signs_twice_loses_all_its_stake_and_its_seat(data: bytes) -> None:
+    world = guilty_world()
+    slashed = send(world, STRANGER, data)
+    assert slashed.events == (
+        ValidatorSlashed(SIGNER, STRANGER, NUMBER, STAKE),
+        ExitRequested(SIGNER),
+        SetScheduled(2, SIGNER, False, world.number + CHANGE_BLOCKS),
+    )
+    world.mine(CHANGE_BLOCKS)
+    assert committee(world) == VALIDATORS
+    state = state_of(world, SIGNER)
+    assert (state.status, state.is_slashed, state.stake) == (ValidatorStatus.EXITED, True, 0)
+    assert refusal(send, world, STRANGER, data).name == "ValidatorSetAlreadySlashed"
+    world.at(state.unlock_block, world.timestamp)
+    withdraw = contracts.encode_withdraw_stake()
+    assert refusal(send, world, JOINER, withdraw).name == "ValidatorSetAlreadySlashed"
+    world.approve(MINERS[1], VALIDATOR_SET, STAKE)
+    again = contracts.encode_propose_join(SIGNER)
+    assert refusal(send, world, MINERS[1], again).name == "ValidatorSetTaken"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (equivocation(MessageKind.VIEW_CHANGE), "kind"),
+        (equivocation(MessageKind.STATUS), "kind"),
+        (equivocation(view=3), "two authors"),
+        (equivocation(key=PrivateKey(keccak256(b"another"))), "two authors"),
+        (equivocation(domain=SigningDomain(CHAIN_ID + 1, GENESIS_HASH, 1)), "two authors"),
+        (equivocation(domain=SigningDomain(CHAIN_ID, Hash32(BLOCK_A), 1)), "two authors"),
+        (equivocation(domain=SigningDomain(CHAIN_ID, GENESIS_HASH, 2)), "two authors"),
+        (lost_lock((View(2), BLOCK_B)), "the lock is kept"),
+        (lost_lock((View(3), BLOCK_B)), "the lock is kept"),
+        (lost_lock(view=2), "an earlier view"),
+        (lost_lock(key=PrivateKey(keccak256(b"another"))), "two authors"),
+    ],
+)
+def test_what_an_honest_validator_may_sign_is_no_evidence(data: bytes, reason: str) -> None:
+    refused = refusal(send, guilty_world(), STRANGER, data)
+    assert refused == ContractError("ValidatorSetBadEvidence", (reason,))
+
+
+def test_one_signature_over_one_block_is_no_evidence_however_it_is_written() -> None:
+    world = guilty_world()
+    place = (MessageKind.COMMIT, 1, NUMBER, 2)
+    digest, signature = signed(MessageKind.COMMIT, BLOCK_A)
+    half = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+    s = half - int.from_bytes(signature[32:64], "big")
+    other = signature[:32] + s.to_bytes(32, "big") + bytes([1 - signature[64]])
+    data = contracts.encode_report_equivocation(place, (digest, signature), (digest, other))
+    assert refusal(send, world, STRANGER, data).arguments == ("one block",)
+    for bad in (b"", signature + b"\x00", bytes(65), signature[:64] + b"\x05"):
+        data = contracts.encode_report_equivocation(place, (digest, signature), (BLOCK_B, bad))
+        assert refusal(send, world, STRANGER, data).name == "ValidatorSetBadEvidence"
+
+
+def test_evidence_of_who_has_no_stake_here_is_refused() -> None:
+    world = guilty_world()
+    key = PrivateKey(keccak256(b"nobody"))
+    data = contracts.encode_report_equivocation(
+        (MessageKind.COMMIT, 1, NUMBER, 2),
+        signed(MessageKind.COMMIT, BLOCK_A, key=key),
+        signed(MessageKind.COMMIT, BLOCK_B, key=key),
+    )
+    assert refusal(send, world, STRANGER, data).name == "ValidatorSetNotMember"
+
+
+def test_evidence_counts_as_long_as_the_stake_of_its_number_is_locked() -> None:
+    world = guilty_world()
+    send(world, JOINER, contracts.encode_leave_set())
+    activation = world.number + CHANGE_BLOCKS
+    world.at(activation - 1 + EVIDENCE_BLOCKS, world.timestamp)
+    too_old = equivocation(number=activation - 2)
+    assert refusal(send, world, STRANGER, too_old).arguments == ("too old",)
+    slashed = send(world, STRANGER, equivocation(number=activation - 1))
+    assert slashed.events == (ValidatorSlashed(SIGNER, STRANGER, activation - 1, STAKE),)
+
+
+def test_a_slashed_validator_that_cannot_be_replaced_stays_until_it_can() -> None:
+    world = guilty_world()
+    for operator in OPERATORS[:2]:
+        send(world, operator, contracts.encode_leave_set())
+        world.mine(CHANGE_BLOCKS)
+    send(world, STRANGER, equivocation())
+    assert SIGNER in committee(world)
+    assert state_of(world, SIGNER).status is ValidatorStatus.EXITING
+
+
+def test_the_genesis_hash_is_recorded_by_the_first_evidence_or_before() -> None:
+    world = guilty_world(has_genesis=False)
+    assert world.view(VALIDATOR_SET, contracts.encode_genesis_hash()) == bytes(32)
+    send(world, STRANGER, equivocation())
+    assert world.view(VALIDATOR_SET, contracts.encode_genesis_hash()) == GENESIS_HASH
+
+    late = guilty_world(has_genesis=False)
+    late.at(8192, late.timestamp)
+    record = contracts.encode_record_genesis()
+    assert refusal(send, late, STRANGER, record).name == "ValidatorSetGenesisUnknown"
+    assert refusal(send, late, STRANGER, equivocation(number=8000)).name == (
+        "ValidatorSetGenesisUnknown"
+    )
+
+
+def test_stake_is_held_in_the_token_of_the_network() -> None:
+    world = new_world()
+    assert world.balance(VALIDATOR_SET, TRAINING_TOKEN) == 4 * STAKE
+    assert ask(world, "requiredStake()", VALIDATOR_SET) == STAKE == 500 * POT

@@ -57,6 +57,9 @@ MINERS = tuple(account(f"miner {i}") for i in range(4))
 STRANGER = account("stranger")
 TREASURY = account("treasury")
 SUPPLY_EACH = 10_000 * POT
+STAKE = 500 * POT
+CHANGE_BLOCKS = 10
+EVIDENCE_BLOCKS = 1_000
 
 SPEC = b'{"task":"a"}'
 TERMS = TaskTerms(
@@ -393,12 +396,21 @@ def _genesis() -> tuple[AtomicDB, Hash32]:
     world.deploy(
         "TrainingToken",
         TRAINING_TOKEN,
-        contracts.encode_training_token_arguments(HOLDERS, [SUPPLY_EACH] * len(HOLDERS)),
+        contracts.encode_training_token_arguments(
+            (*HOLDERS, VALIDATOR_SET), (*[SUPPLY_EACH] * len(HOLDERS), STAKE * len(VALIDATORS))
+        ),
     )
     world.deploy(
         "ValidatorSet",
         VALIDATOR_SET,
-        contracts.encode_validator_set_arguments(VALIDATORS, OPERATORS),
+        contracts.encode_validator_set_arguments(
+            VALIDATORS,
+            OPERATORS,
+            stake=STAKE,
+            min_validators=3,
+            change_blocks=CHANGE_BLOCKS,
+            evidence_blocks=EVIDENCE_BLOCKS,
+        ),
     )
     world.deploy("TaskRegistry", TASK_REGISTRY)
     world.deploy(

@@ -50,17 +50,17 @@ def refusal(**changes: object) -> str:
 
 def test_contracts_know_validators_operators_and_holders() -> None:
     config = public_network(coins={OPERATORS[0]: 5})
-    validators = contracts.decode_addresses(
-        ask(config, contracts.VALIDATOR_SET, contracts.encode_validators())
+    validators, operators = contracts.decode_committee(
+        ask(config, contracts.VALIDATOR_SET, contracts.encode_committee())
     )
     assert validators == tuple(sorted(VALIDATORS)) == config.parameters.validators
-    operators = [
-        contracts.decode_address(
-            ask(config, contracts.VALIDATOR_SET, contracts.encode_operator_of(validator))
-        )
-        for validator in VALIDATORS
-    ]
-    assert operators == list(OPERATORS)
+    operator_of = dict(zip(validators, operators, strict=True))
+    assert [operator_of[validator] for validator in VALIDATORS] == list(OPERATORS)
+    stakes = len(VALIDATORS) * config.parameters.validator_stake_pot * 10**18
+    held = ask(
+        config, contracts.TRAINING_TOKEN, contracts.encode_balance_of(contracts.VALIDATOR_SET)
+    )
+    assert contracts.decode_uint(held) == stakes
     balance = ask(config, contracts.TRAINING_TOKEN, contracts.encode_balance_of(HOLDER))
     assert contracts.decode_uint(balance) == 10**24
     floor = ask(config, contracts.GRADIENT_LEDGER, contracts.encode_phase_floor_blocks())

@@ -1,0 +1,177 @@
+"""No call sequence makes or loses stake (docs/spec/contracts.md, sections 8 and 10).
+
+Worlds are seeds: a seed is a walk of random calls of anybody, most of them refused.
+"""
+
+from collections import Counter
+from random import Random
+
+import pytest
+
+from chain.consensus.messages import MessageKind
+from chain.crypto import get_address, keccak256
+from chain.execution import system_contracts as contracts
+from chain.execution.system_contracts import VALIDATOR_SET, ValidatorStatus
+from chain.primitives import Address, PrivateKey
+from tests.contracts.test_validator_set import (
+    BLOCK_A,
+    BLOCK_B,
+    SIGNER,
+    committee,
+    guilty_world,
+    proposal,
+    signed,
+    state_of,
+)
+from tests.contracts.world import (
+    CHANGE_BLOCKS,
+    EVIDENCE_BLOCKS,
+    HOLDERS,
+    MINERS,
+    OPERATORS,
+    STAKE,
+    STRANGER,
+    SUPPLY_EACH,
+    VALIDATORS,
+    Reverted,
+)
+
+STEPS = 60
+KEYS = tuple(PrivateKey(keccak256(b"candidate %d" % i)) for i in range(4))
+CANDIDATES = tuple(get_address(key) for key in KEYS)
+ACCOUNTS = (*OPERATORS, *MINERS)
+
+
+class Walk:
+    """Anybody calls anything."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.world = guilty_world()
+        self.seen: Counter[str] = Counter()
+        self.last_activation = 0
+        self.actions = {
+            self.joins: 6,
+            self.votes: 20,
+            self.removes: 3,
+            self.leaves: 2,
+            self.carries_out: 4,
+            self.is_removed: 4,
+            self.gives_up: 1,
+            self.withdraws: 6,
+            self.reports: 3,
+            self.waits: 5,
+        }
+
+    def step(self) -> None:
+        (action,) = self.random.choices(list(self.actions), list(self.actions.values()))
+        action()
+        self.check()
+
+    def send(self, sender: Address, data: bytes) -> None:
+        try:
+            answer = self.world.send(sender, VALIDATOR_SET, data)
+        except Reverted as reverted:
+            error = reverted.error
+        else:
+            self.seen.update(type(event).__name__ for event in answer.events)
+            return
+        # A custom error, never a panic: no sum over- or underflows.
+        assert not isinstance(error, str), error
+        assert error.name != "Panic"
+
+    def count(self) -> int:
+        return contracts.decode_uint(
+            self.world.view(VALIDATOR_SET, contracts.encode_proposal_count())
+        )
+
+    def any_proposal(self) -> int:
+        return max(1, self.count() - self.random.choice((0, 0, 0, 1, 2)))
+
+    # ---- what somebody does
+
+    def joins(self) -> None:
+        operator = self.random.choice(MINERS)
+        self.world.approve(operator, VALIDATOR_SET, self.random.choice((STAKE, STAKE, STAKE - 1)))
+        self.send(operator, contracts.encode_propose_join(self.random.choice(CANDIDATES)))
+
+    def votes(self) -> None:
+        number = self.any_proposal()
+        for operator in self.random.sample(ACCOUNTS, self.random.choice((1, 4, 8))):
+            self.send(operator, contracts.encode_vote_on_proposal(number))
+
+    def removes(self) -> None:
+        target = self.random.choice((*VALIDATORS, *CANDIDATES))
+        self.send(self.random.choice(ACCOUNTS), contracts.encode_propose_removal(target))
+
+    def leaves(self) -> None:
+        self.send(self.random.choice(ACCOUNTS), contracts.encode_leave_set())
+
+    def carries_out(self) -> None:
+        self.send(STRANGER, contracts.encode_carry_out(self.any_proposal()))
+
+    def is_removed(self) -> None:
+        for validator in (*VALIDATORS, *CANDIDATES):
+            self.send(STRANGER, contracts.encode_remove_exiting(validator))
+
+    def gives_up(self) -> None:
+        self.send(
+            self.random.choice(MINERS), contracts.encode_withdraw_proposal(self.any_proposal())
+        )
+
+    def withdraws(self) -> None:
+        self.send(self.random.choice(ACCOUNTS), contracts.encode_withdraw_stake())
+
+    def reports(self) -> None:
+        key = self.random.choice(KEYS)
+        number = max(1, self.world.number - self.random.choice((0, EVIDENCE_BLOCKS + 1)))
+        first, second = (
+            signed(MessageKind.PREPARE, block, number=number, key=key)
+            for block in (BLOCK_A, BLOCK_B)
+        )
+        place = (MessageKind.PREPARE, 1, number, 2)
+        self.send(STRANGER, contracts.encode_report_equivocation(place, first, second))
+
+    def waits(self) -> None:
+        blocks = self.random.choice((1, CHANGE_BLOCKS, CHANGE_BLOCKS, EVIDENCE_BLOCKS))
+        self.world.mine(blocks)
+
+    # ---- what holds
+
+    def check(self) -> None:
+        world = self.world
+        members = committee(world)
+        assert 3 <= len(members) <= 100
+        assert list(members) == sorted(set(members))
+        states = {each: state_of(world, each) for each in (*VALIDATORS, *CANDIDATES, SIGNER)}
+        assert len({states[member].operator for member in members}) == len(members)
+        assert all(states[member].status is not ValidatorStatus.NONE for member in members)
+
+        proposals = [proposal(world, number) for number in range(1, self.count() + 1)]
+        staked = sum(state.stake for state in states.values())
+        offered = sum(each.stake for each in proposals if not each.is_closed)
+        slashed = contracts.decode_uint(
+            world.view(VALIDATOR_SET, contracts.compute_selector("slashedTotal()"))
+        )
+        assert world.pot_of(VALIDATOR_SET) == staked + offered + slashed
+        everyone = (*HOLDERS, *OPERATORS, VALIDATOR_SET)
+        supply = SUPPLY_EACH * len(HOLDERS) + STAKE * len(VALIDATORS)
+        assert sum(map(world.pot_of, everyone)) == supply
+        # Whoever is in the set has a stake to lose, or has lost it.
+        assert all(states[member].stake == STAKE or states[member].is_slashed for member in members)
+
+        activation = contracts.decode_uint(
+            world.view(VALIDATOR_SET, contracts.encode_activation_block())
+        )
+        if activation > self.last_activation:
+            # One change in so many blocks.
+            assert activation >= self.last_activation + CHANGE_BLOCKS
+            self.last_activation = activation
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_sequence_of_calls_makes_or_loses_stake(seed: int) -> None:
+    walk = Walk(seed)
+    for _ in range(STEPS):
+        walk.step()
+    assert walk.seen["SetScheduled"] >= 2, "this seed walks nowhere"

@@ -15,7 +15,7 @@ from chain.params import BaseFeeMode, ChainParameters, InvalidGenesisError, pars
 from chain.types.header import decode_header
 
 ADDRESS = "0x" + "11" * 20
-GENESIS_HASH = "086a561af52ae2a34f0d512e47ae44ba6bf2f646dbdb86562f8245e02e0db041"
+GENESIS_HASH = "028de4985265efcbe290d59ea00553d54783d4702f326e6bac467bbd9f7bb7f9"
 VALIDATORS = ["0x" + f"{n:02x}" * 20 for n in (1, 2, 3, 4)]
 FILE = {
     "config": {

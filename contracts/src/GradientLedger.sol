@@ -776,7 +776,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         uint256 shown = 0;
         for (uint256 i = 0; i < validators.length; ++i) {
             address operator = VALIDATORS.operatorOf(validators[i]);
-            uint256 index = VALIDATORS.indexIn(record.setVersion, validators[i]);
+            uint256 index = VALIDATORS.indexOf(record.setVersion, validators[i]);
             uint256 bit = 1 << index;
             bytes32 hash = _verdictHash(record.ballotNumber, verdicts[i]);
             if (shown & bit != 0 || record.verdictHashes[index] != hash) revert LedgerEvidenceMismatch();

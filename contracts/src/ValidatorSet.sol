@@ -115,7 +115,7 @@ contract ValidatorSet is IValidatorSet {
         return (2 * _sets[version_].length + 2) / 3;
     }
 
-    function indexIn(uint256 version_, address validator) public view returns (uint256 index) {
+    function indexOf(uint256 version_, address validator) public view returns (uint256 index) {
         bool found;
         (found, index) = _find(_sets[version_], validator);
         if (!found) revert ValidatorSetNotMember(validator);
@@ -166,7 +166,7 @@ contract ValidatorSet is IValidatorSet {
     function proposeRemoval(address validator) external returns (uint256 proposalId) {
         _roll();
         address member = _requireMember();
-        indexIn(_version, validator);
+        indexOf(_version, validator);
         _requireStatus(validator, Status.Active);
         proposalId = _propose(validator, _validators[validator].operator, false, 0);
         _castVote(proposalId, member);

@@ -106,7 +106,7 @@ interface IValidatorSet {
     function quorumOf(uint256 version_) external view returns (uint256);
 
     /// @notice The index of a validator in a set; reverts if it is not in it.
-    function indexIn(uint256 version_, address validator) external view returns (uint256);
+    function indexOf(uint256 version_, address validator) external view returns (uint256);
 
     /// @notice All that a vote needs of its sender in one call; reverts for anyone but an operator.
     function memberOfOperator(uint256 version_, address operator)

@@ -148,8 +148,10 @@ def get_password(password_file: Path | None, *, setting: str, prompt: str) -> st
         return getpass.getpass(prompt)
     try:
         lines = password_file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OperatorError(f"cannot read {setting} {password_file}: {error}") from error
+    except OSError as error:
+        raise OperatorError(f"cannot read {setting} {password_file}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise OperatorError(f"{setting} {password_file} is no text: name another file") from None
     if not lines or not lines[0]:
         raise OperatorError(f"{setting} {password_file} is empty: write the password into it")
     return lines[0]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from node.cli.output import JsonOption, print_json, print_line
+from node.cli.output import JsonOption, print_fields, print_json, print_line
 
 app = typer.Typer(help="Look at a node's configuration.", no_args_is_help=True)
 
@@ -15,19 +15,24 @@ def check(
     config: Annotated[Path, typer.Option(help="The configuration file.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Check a configuration: misspelt settings, values, the genesis, the key files."""
-    from chain.genesis import build_genesis, parse_genesis
+    """Check a configuration before a node runs on it.
+
+    Finds misspelt settings, wrong values, and a genesis, key or password file that is not there.
+    """
+    from chain.genesis import build_genesis
     from node.config import load_config
-    from node.keystore import read_address
+    from node.keystore import get_password, read_address
+    from node.node import load_genesis
 
     loaded = load_config(config)
-    genesis = parse_genesis(loaded.genesis_file.read_bytes())
+    genesis, _ = load_genesis(loaded)
     genesis_hash = "0x" + build_genesis(genesis).header.hash.hex()
-    accounts = {
-        name: "0x" + read_address(section.key_file).hex()
-        for name, section in (("consensus", loaded.consensus), ("operator", loaded.operator))
-        if section.key_file is not None
-    }
+    accounts: dict[str, str] = {}
+    for name, section in (("consensus", loaded.consensus), ("operator", loaded.operator)):
+        if section.key_file is not None:
+            accounts[name] = "0x" + read_address(section.key_file).hex()
+            if section.password_file is not None:
+                get_password(section.password_file, setting=f"{name}.password_file", prompt="")
     if as_json:
         print_json(
             {
@@ -37,11 +42,25 @@ def check(
             }
         )
         return
+    serves = loaded.rpc.processes > 0
     print_line(f"{config} is good")
-    print_line(f"genesis hash       {genesis_hash}, chain id {genesis.chain_id}")
-    for name, account in accounts.items():
-        print_line(f"{name} account  {account}")
+    print_fields(
+        [
+            ("data directory", str(loaded.data_dir)),
+            ("genesis hash", genesis_hash),
+            ("chain id", str(genesis.chain_id)),
+            *((f"{name} account", account) for name, account in accounts.items()),
+            ("role", "validator" if accounts else "follows the chain"),
+            ("listens for peers", ", ".join(loaded.network.listen)),
+            ("starts from", f"{len(loaded.network.bootstrap)} other nodes"),
+            ("RPC", f"http://{loaded.rpc.host}:{loaded.rpc.port}" if serves else "none"),
+            ("metrics", f"http://{loaded.metrics.host}:{loaded.metrics.port}/metrics"),
+        ]
+    )
     if "consensus" in accounts:
         seats = ["0x" + validator.hex() for validator in genesis.parameters.validators]
         if accounts["consensus"] not in seats:
-            print_line("note: the consensus account is not among the validators of the genesis")
+            print_line(
+                "note: the consensus account is not among the validators of the genesis, so the "
+                "node will not start; remove [consensus] and [operator] to follow"
+            )

@@ -44,9 +44,10 @@ def devnet(
     ] = False,
     summary: Annotated[Path | None, typer.Option(help="Write what happened as JSON.")] = None,
 ) -> None:
-    """Start validators, miners and a submitter, train a task, let the miners claim.
+    """Run a whole network on this machine.
 
-    It keeps running until Ctrl-C, so that a wallet can be connected. Nothing stays behind.
+    It starts validators, miners and a submitter, trains a task, and lets the miners claim. Then it
+    runs until Ctrl-C, so that a wallet can be connected. Nothing stays behind.
     """
     import signal
     import sys

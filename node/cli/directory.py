@@ -37,6 +37,39 @@ class NodeDirectory:
         return self.path / CONFIG_NAME
 
 
+FURTHER_SETTINGS: Final = """
+# Often set besides; docs/operator-guide.md, section 5, has all of them.
+#
+# [network]
+# listen = ["/ip4/0.0.0.0/tcp/30303"]
+# bootstrap = ["/ip4/192.0.2.2/tcp/30303/p2p/PEER_ID"]   # other nodes
+# accept_private_addresses = true   # where nodes share a machine or a private network
+#
+# [rpc]
+# port = 8545
+#
+# [metrics]
+# port = 6060
+"""
+"""Written into a new configuration, so that the names need not be looked up."""
+
+
+def create_following_directory(path: Path) -> str:
+    """Make the configuration of a node that follows, in `path`; its peer id.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    from node.network.host import compute_peer_id, load_or_create_host_key
+
+    path = path.resolve()
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    peer_id = compute_peer_id(load_or_create_host_key(path / "host.key"))
+    content = encode_config({"data_dir": path}) + FURTHER_SETTINGS
+    write_atomically(path / CONFIG_NAME, content.encode())
+    return peer_id
+
+
 def create_node_directory(
     path: Path,
     password: str,
@@ -44,6 +77,7 @@ def create_node_directory(
     password_file: Path | None,
     settings: Mapping[str, Setting] | None = None,
     light: bool = False,
+    further: str = "",
 ) -> NodeDirectory:
     """Make keys and a configuration in `path`.
 
@@ -53,6 +87,7 @@ def create_node_directory(
         password_file: Where the node reads it; None: the node asks.
         settings: Further settings of the configuration, by dotted name.
         light: Cheap key derivation, for development networks.
+        further: TOML at the end of the configuration.
 
     Raises:
         OperatorError: Something is there already, or cannot be written.
@@ -82,7 +117,7 @@ def create_node_directory(
         operator=operator,
         peer_id=compute_peer_id(load_or_create_host_key(path / "host.key")),
     )
-    write_atomically(directory.config_file, encode_config(values).encode())
+    write_atomically(directory.config_file, (encode_config(values) + further).encode())
     return directory
 
 

@@ -11,6 +11,7 @@ from node.cli.output import (
     format_amount,
     parse_address,
     parse_amount,
+    print_fields,
     print_json,
     print_line,
 )
@@ -27,13 +28,16 @@ def new(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
     validator: Annotated[
         list[str],
-        typer.Option(help="A validator's consensus and operator accounts, 0xA:0xB; repeatable."),
+        typer.Option(
+            metavar="0xA:0xB", help="A validator's consensus and operator accounts; repeatable."
+        ),
     ],
     token: Annotated[
-        list[str] | None, typer.Option(help="POT of an account, 0xA=AMOUNT; repeatable.")
+        list[str] | None, typer.Option(metavar="0xA=AMOUNT", help="POT of an account; repeatable.")
     ] = None,
     coin: Annotated[
-        list[str] | None, typer.Option(help="Native coins of an account, 0xA=AMOUNT; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="0xA=AMOUNT", help="Native coins of an account; repeatable."),
     ] = None,
     chain_id: Annotated[int | None, typer.Option(help="EIP-155 chain id.")] = None,
     template: Annotated[
@@ -74,7 +78,7 @@ def new(
 def show(
     file: Annotated[Path, typer.Argument(help="A network's genesis.")], as_json: JsonOption = False
 ) -> None:
-    """Print what a genesis file means: its hash, validators and parameters."""
+    """Print a genesis: its hash, validators, parameters."""
     from chain.genesis import build_genesis, parse_genesis
 
     config = parse_genesis(file.read_bytes())
@@ -91,14 +95,19 @@ def show(
             }
         )
         return
-    print_line(f"genesis hash  {genesis_hash}")
-    print_line(f"chain id      {config.chain_id}")
-    print_line(f"accounts      {len(config.alloc)}, {format_amount(coins)} native coins in all")
-    for name, value in config.parameters.to_json().items():
-        if name != "validators":
-            print_line(f"{name}  {value}")
-    for index, address in enumerate(config.parameters.validators):
-        print_line(f"validator {index}  0x{address.hex()}")
+    parameters = config.parameters.to_json().items()
+    print_fields(
+        [
+            ("genesis hash", genesis_hash),
+            ("chain id", str(config.chain_id)),
+            ("accounts", f"{len(config.alloc)}, {format_amount(coins)} native coins in all"),
+            *((name, str(value)) for name, value in parameters if name != "validators"),
+            *(
+                (f"validator {index}", "0x" + address.hex())
+                for index, address in enumerate(config.parameters.validators)
+            ),
+        ]
+    )
 
 
 def _parse_seat(text: str) -> tuple[Address, Address]:

@@ -5,11 +5,13 @@ from typing import Annotated, Final
 
 import typer
 
-from node.cli.output import JsonOption, print_json, print_line
+from chain.primitives import Address
+from node.cli.output import JsonOption, print_fields, print_json, print_line
 from node.errors import OperatorError
 
 EXAMPLE: Final = (
-    "Example:  pot init --data-dir /var/lib/pot --genesis genesis.json --password-file password"
+    "Example:  pot init --data-dir /var/lib/pot --password-file password\n\n"
+    "Example:  pot init --data-dir /var/lib/pot --follow --genesis genesis.json"
 )
 
 
@@ -18,6 +20,9 @@ def init(
     genesis: Annotated[
         Path | None, typer.Option(help="The network's genesis file; can be added later.")
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="No validator's keys: the node follows the chain.")
+    ] = False,
     password_file: Annotated[
         Path | None, typer.Option(help="Password of the new keys; asked for if not given.")
     ] = None,
@@ -26,40 +31,57 @@ def init(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a node's keys, its configuration and, given a genesis, its database.
+    """Make a node's keys, configuration and database.
 
     A new network starts without --genesis: every operator makes keys, `pot genesis new` takes their
     accounts, and the file that it writes is copied into each data directory.
     """
-    from node.cli.directory import CONFIG_NAME, create_database, create_node_directory
+    from chain.genesis import parse_genesis
+    from node.cli.directory import (
+        CONFIG_NAME,
+        FURTHER_SETTINGS,
+        create_database,
+        create_following_directory,
+        create_node_directory,
+    )
     from node.keystore import ask_new_password, get_password
 
     if (data_dir / CONFIG_NAME).exists():
         raise OperatorError(f"{data_dir / CONFIG_NAME} exists; give another --data-dir")
-    if password_file is None:
-        password = ask_new_password(setting="--password-file")
+    if genesis is not None:
+        parse_genesis(genesis.read_bytes())  # before anything is written
+    config_file = data_dir.resolve() / CONFIG_NAME
+    accounts: dict[str, Address] = {}
+    if follow:
+        peer_id = create_following_directory(data_dir)
     else:
-        password = get_password(password_file, setting="--password-file", prompt="")
-        password_file = password_file.resolve()
-    directory = create_node_directory(data_dir, password, password_file=password_file, light=light)
-    genesis_hash = None if genesis is None else create_database(data_dir, genesis)
-    if as_json:
-        print_json(
-            {
-                "config": str(directory.config_file),
-                "consensus": "0x" + directory.consensus.hex(),
-                "operator": "0x" + directory.operator.hex(),
-                "peerId": directory.peer_id,
-                "genesisHash": None if genesis_hash is None else "0x" + genesis_hash.hex(),
-            }
+        if password_file is None:
+            password = ask_new_password(setting="--password-file")
+        else:
+            password = get_password(password_file, setting="--password-file", prompt="")
+            password_file = password_file.resolve()
+        directory = create_node_directory(
+            data_dir, password, password_file=password_file, light=light, further=FURTHER_SETTINGS
         )
+        peer_id = directory.peer_id
+        accounts = {"consensus": directory.consensus, "operator": directory.operator}
+    names = {role: "0x" + account.hex() for role, account in accounts.items()}
+    genesis_hash = None if genesis is None else "0x" + create_database(data_dir, genesis).hex()
+    if as_json:
+        made = {"config": str(config_file), **names, "peerId": peer_id}
+        print_json({**made, "genesisHash": genesis_hash})
         return
-    print_line(f"configuration      {directory.config_file}")
-    print_line(f"consensus account  0x{directory.consensus.hex()}")
-    print_line(f"operator account   0x{directory.operator.hex()}")
-    print_line(f"peer id            {directory.peer_id}")
+    print_fields(
+        [
+            ("configuration", str(config_file)),
+            *((f"{role} account", name) for role, name in names.items()),
+            ("peer id", peer_id),
+            *((("genesis hash", genesis_hash),) if genesis_hash is not None else ()),
+        ]
+    )
     if genesis_hash is None:
-        print_line(f"next: pot genesis new, then copy the file to {data_dir / 'genesis.json'}")
-    else:
-        print_line(f"genesis hash       0x{genesis_hash.hex()}")
-        print_line(f"next: pot node run --config {directory.config_file}")
+        if names:
+            print_line(f"next: pot genesis new --validator {':'.join(names.values())} ...")
+        print_line(f"next: copy the network's genesis to {data_dir / 'genesis.json'}")
+    print_line("next: name other nodes in network.bootstrap of the configuration")
+    print_line(f"next: pot node run --config {config_file}")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from node.cli.output import DEFAULT_RPC_URL
+from node.cli.output import DEFAULT_RPC_URL, RPC_VARIABLE
+from node.cli.wallet_command import find_key_file
 
 app = typer.Typer(help="Compute gradients and be paid for them.", no_args_is_help=True)
 
@@ -17,9 +18,10 @@ app = typer.Typer(help="Compute gradients and be paid for them.", no_args_is_hel
     "--key miner.json --password-file miner.password"
 )
 def run(
-    key: Annotated[Path, typer.Option(help="V3 keystore of the account; see pot wallet new.")],
+    key: Annotated[Path, typer.Option(help="V3 keystore, or an account of pot wallet.")],
     rpc: Annotated[
-        list[str] | None, typer.Option(metavar="URL", help="A node; repeat for failover.")
+        list[str] | None,
+        typer.Option(metavar="URL", help="A node; repeat for failover.", envvar=RPC_VARIABLE),
     ] = None,
     task: Annotated[str, typer.Option(help="Task id, or auto: the newest open one.")] = "auto",
     units: Annotated[
@@ -40,6 +42,7 @@ def run(
 
     The miner needs no port of its own: it speaks HTTP to nodes, and checks what it downloads.
     """
+    key = find_key_file(key)
     urls = rpc or [DEFAULT_RPC_URL]
     arguments = [
         *(argument for url in urls for argument in ("--rpc", url)),

@@ -14,15 +14,25 @@ app = typer.Typer(help="Run a full node.", no_args_is_help=True)
 )
 def run(
     config: Annotated[Path | None, typer.Option(help="A TOML file; see pot init.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="data_dir")] = None,
-    genesis: Annotated[Path | None, typer.Option(help="genesis")] = None,
-    listen: Annotated[str | None, typer.Option(help="network.listen")] = None,
-    bootstrap: Annotated[str | None, typer.Option(help="network.bootstrap")] = None,
-    rpc_host: Annotated[str | None, typer.Option(help="rpc.host")] = None,
-    rpc_port: Annotated[int | None, typer.Option(help="rpc.port")] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="metrics.port")] = None,
-    log_format: Annotated[str | None, typer.Option(help="logs.format: console or json")] = None,
-    log_level: Annotated[str | None, typer.Option(help="logs.level")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Sets data_dir: everything the node keeps.")
+    ] = None,
+    genesis: Annotated[Path | None, typer.Option(help="Sets genesis: the network's file.")] = None,
+    listen: Annotated[
+        str | None, typer.Option(help="Sets network.listen: addresses, with commas.")
+    ] = None,
+    bootstrap: Annotated[
+        str | None, typer.Option(help="Sets network.bootstrap: addresses, with commas.")
+    ] = None,
+    rpc_host: Annotated[str | None, typer.Option(help="Sets rpc.host.")] = None,
+    rpc_port: Annotated[int | None, typer.Option(help="Sets rpc.port.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Sets metrics.port.")] = None,
+    log_format: Annotated[
+        str | None, typer.Option(help="Sets logs.format: console or json.")
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help="Sets logs.level: debug, info, warning or error.")
+    ] = None,
 ) -> None:
     """Run a node until it is stopped (Ctrl-C or SIGTERM)."""
     import trio

@@ -29,8 +29,11 @@ DEFAULT_BASE_PORT: Final = 8545
 DEFAULT_RPC_URL: Final = f"http://127.0.0.1:{DEFAULT_BASE_PORT}"
 """Where `pot node run` and `pot devnet` answer unless told otherwise."""
 
+RPC_VARIABLE: Final = "ETH_RPC_URL"
+"""The environment's name for --rpc, as Ethereum's tools have it; several with spaces between."""
+
 RpcOption = Annotated[
-    str, typer.Option("--rpc", help="URL of a node.", metavar="URL", envvar="ETH_RPC_URL")
+    str, typer.Option("--rpc", help="URL of a node.", metavar="URL", envvar=RPC_VARIABLE)
 ]
 """The node that a command talks to."""
 

@@ -9,6 +9,7 @@ import typer
 
 from node.cli.output import (
     DEFAULT_RPC_URL,
+    RPC_VARIABLE,
     JsonOption,
     RpcOption,
     format_amount,
@@ -44,19 +45,21 @@ def submit(
     key: KeyOption,
     password_file: PasswordOption = None,
     budget: Annotated[
-        str | None, typer.Option(help="Tokens put in escrow; enough for all rounds if not given.")
+        str | None, typer.Option(help="POT put in escrow; enough for all rounds if not given.")
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Instead of the file's rounds.")] = None,
     rpc: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL", help="A node to upload to; repeat for several."),
+        typer.Option(
+            metavar="URL", help="A node to upload to; repeat for several.", envvar=RPC_VARIABLE
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Submit a task: approve its budget, send the specification, upload weights and data.
+    """Submit a task and put its budget in escrow.
 
-    Model, data and initial weights follow from the file alone. What is not spent is refunded when
-    the task closes.
+    The specification is sent in a transaction, weights and data are uploaded to nodes; all of them
+    follow from the file alone. What is not spent when the task closes can be taken back.
     """
     from chain.execution.system_contracts import TRAINING_TOKEN
     from node.rpc_client import RpcClient
@@ -152,7 +155,7 @@ def show(task: TaskArgument, rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOpti
 def watch(
     task: TaskArgument, rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False
 ) -> None:
-    """Print a line for every settled round until the task closes."""
+    """Print every settled round until a task closes."""
     from node.rpc_client import RpcClient, get_integer, get_text
 
     client = RpcClient(rpc)
@@ -216,7 +219,10 @@ def download(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Download a task's model, check it against the root on the chain, write it as safetensors."""
+    """Download a task's model as safetensors.
+
+    It is checked against the root on the chain before anything is written.
+    """
     from node.rpc_client import RpcClient
     from node.task_submission import download_model, find_model
 
@@ -239,9 +245,10 @@ def download(
 def verify(
     task: TaskArgument, rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False
 ) -> None:
-    """Train a task again from its gradients and compare every root with the chain's.
+    """Train a task again and compare every root.
 
-    Ends with status 1 if the chain settled anything else than what follows from the gradients.
+    Each round is replayed from its gradients, which the node must still keep. Ends with status 1 if
+    the chain settled anything else than what follows from them.
     """
     from chain.primitives import TaskId
     from node.rpc_client import RpcClient

@@ -1,5 +1,6 @@
 """`pot wallet`: accounts, balances, rewards."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -12,6 +13,7 @@ from node.cli.output import (
     format_amount,
     parse_address,
     parse_amount,
+    print_fields,
     print_json,
     print_line,
     print_table,
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 DEFAULT_WALLET: Final = Path.home() / ".pot" / "wallet"
 """Where `pot wallet new` puts keystores."""
 
+ACCOUNT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+"""What an account may be called: a file name that leaves the wallet directory nowhere."""
+
 POT: Final = "POT"
 """On the command line: the reward token."""
 
@@ -33,17 +38,25 @@ COIN: Final = "coin"
 
 app = typer.Typer(help="Accounts: keys, balances, transfers, rewards.", no_args_is_help=True)
 
-KeyOption = Annotated[Path, typer.Option("--key", help="V3 keystore of the account.")]
+KeyOption = Annotated[Path, typer.Option("--key", help="V3 keystore, or an account of pot wallet.")]
 PasswordOption = Annotated[
     Path | None, typer.Option("--password-file", help="Asked for if not given.")
 ]
 WalletOption = Annotated[Path, typer.Option("--wallet", help="Directory of keystores.")]
 
 
+def find_key_file(key: Path) -> Path:
+    """The keystore that is meant: a path, or the name of an account of `pot wallet new`."""
+    named = DEFAULT_WALLET / f"{key}.json"
+    is_name = ACCOUNT_NAME.fullmatch(str(key)) is not None
+    return named if is_name and not key.is_file() and named.is_file() else key
+
+
 def load_private_key(key: Path, password_file: Path | None) -> "PrivateKey":
     """The key of a keystore, with its password from a file or a prompt."""
     from node.keystore import get_password, load_key, read_address
 
+    key = find_key_file(key)
     read_address(key)  # before a password is asked for
     prompt = f"Password of {key}: "
     return load_key(key, get_password(password_file, setting="--password-file", prompt=prompt))
@@ -51,7 +64,9 @@ def load_private_key(key: Path, password_file: Path | None) -> "PrivateKey":
 
 @app.command(epilog="Example:  pot wallet new alice")
 def new(
-    name: Annotated[str, typer.Argument(help="Of the keystore file.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Of the account, and so of its keystore.")
+    ],
     wallet: WalletOption = DEFAULT_WALLET,
     password_file: PasswordOption = None,
     light: Annotated[
@@ -59,9 +74,16 @@ def new(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a new account: a Web3 V3 keystore that every Ethereum wallet reads."""
+    """Make a new account.
+
+    It is a Web3 V3 keystore, which every Ethereum wallet reads.
+    """
     from node.keystore import ask_new_password, create_private_key, get_password, save_key
 
+    if ACCOUNT_NAME.fullmatch(name) is None:
+        raise OperatorError(
+            f"{name!r} is no name; give letters, digits, dots, dashes, such as alice"
+        )
     if password_file is None:
         password = ask_new_password(setting="--password-file")
     else:
@@ -71,8 +93,8 @@ def new(
     if as_json:
         print_json({"address": address, "key": str(path)})
         return
-    print_line(f"account  {address}")
-    print_line(f"key      {path}; keep it and its password, nobody can restore them")
+    print_fields([("account", address), ("key", str(path))])
+    print_line("keep the key and its password: nobody can restore them")
 
 
 @app.command("list", epilog="Example:  pot wallet list")
@@ -80,18 +102,23 @@ def list_(wallet: WalletOption = DEFAULT_WALLET, as_json: JsonOption = False) ->
     """List the accounts of a wallet directory."""
     from node.keystore import list_keys
 
-    accounts = [("0x" + address.hex(), str(path)) for address, path in list_keys(wallet)]
+    keys = list_keys(wallet)
+    accounts = [("0x" + address.hex(), str(path)) for address, path in keys]
     if as_json:
         print_json([{"address": address, "key": path} for address, path in accounts])
     elif accounts:
-        print_table(("account", "key"), accounts)
+        rows = [(path.stem, "0x" + address.hex()) for address, path in keys]
+        print_table(("name", "account"), rows)
     else:
         print_line(f"no accounts in {wallet}; make one with `pot wallet new NAME`")
 
 
 @app.command(epilog="Example:  pot wallet balance 0x5B38Da6a701c568545dCfcB03FcB875f56beddC4")
 def balance(
-    account: Annotated[str, typer.Argument(help="An account, or the path of a keystore.")],
+    account: Annotated[
+        str,
+        typer.Argument(metavar="ACCOUNT", help="0x..., a keystore, or an account of pot wallet."),
+    ],
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
@@ -101,7 +128,7 @@ def balance(
     address = _parse_account(account)
     client = RpcClient(rpc)
     tokens = _token_balance(client, address)
-    coins = client.quantity("eth_getBalance", "0x" + address.hex(), "latest")
+    coins = _coin_balance(client, address)
     if as_json:
         print_json({"address": "0x" + address.hex(), "pot": str(tokens), "coins": str(coins)})
         return
@@ -120,6 +147,7 @@ def send(
     as_json: JsonOption = False,
 ) -> None:
     """Send POT or native coins."""
+    from chain.crypto import get_address
     from chain.execution.system_contracts import TRAINING_TOKEN, encode_transfer
     from node.rpc_client import RpcClient
 
@@ -128,6 +156,10 @@ def send(
         raise OperatorError(f"--token is {asset!r}; give {POT} or {COIN}")
     private_key = load_private_key(key, password_file)
     client = RpcClient(rpc)
+    sender = get_address(private_key)
+    held = (_coin_balance if asset == COIN else _token_balance)(client, sender)
+    if held < base_units:
+        raise OperatorError(f"0x{sender.hex()} has {format_amount(held)} {asset}, and no more")
     if asset == COIN:
         receipt = client.transact(private_key, receiver, value=base_units)
     else:
@@ -150,7 +182,7 @@ def claim(
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Claim the rewards that the contracts hold for an account."""
+    """Claim the rewards of an account."""
     from chain.crypto import get_address
     from chain.execution.system_contracts import (
         REWARD_DISTRIBUTOR,
@@ -194,7 +226,7 @@ def claim(
     elif transaction is None:
         print_line("nothing to claim")
     else:
-        print_line(f"claimed {format_amount(claimable)} in {transaction}")
+        print_line(f"claimed {format_amount(claimable)} POT in {transaction}")
 
 
 @app.command(epilog="Example:  pot wallet faucet --key alice.json")
@@ -204,7 +236,7 @@ def faucet(
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask the faucet of a development network for POT and native coins."""
+    """Ask a development network for POT and coins."""
     from chain.crypto import get_address
     from chain.execution.system_contracts import FAUCET, encode_drip
     from node.rpc_client import RpcClient, get_value
@@ -227,7 +259,7 @@ def faucet(
 def _parse_account(text: str) -> "Address":
     from node.keystore import read_address
 
-    path = Path(text)
+    path = find_key_file(Path(text))
     return read_address(path) if path.is_file() else parse_address(text)
 
 
@@ -235,6 +267,10 @@ def _token_balance(client: "RpcClient", account: "Address") -> int:
     from chain.execution.system_contracts import TRAINING_TOKEN, decode_uint, encode_balance_of
 
     return decode_uint(client.call_contract(TRAINING_TOKEN, encode_balance_of(account)))
+
+
+def _coin_balance(client: "RpcClient", account: "Address") -> int:
+    return client.quantity("eth_getBalance", "0x" + account.hex(), "latest")
 
 
 def _list_task_ids(client: "RpcClient") -> list[int]:

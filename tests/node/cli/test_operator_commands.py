@@ -120,9 +120,57 @@ def test_init_without_a_genesis_gives_the_accounts_that_the_genesis_needs(
     directory = tmp_path / "node"
     printed = pot("init", "--data-dir", directory, "--password-file", password_file, "--light")
     assert "pot genesis new" in printed
-    assert "genesis.json: No such file" in pot.fails(
+    consensus, operator = (
+        "0x" + read_address(directory / "keys" / f"{role}.json").hex()
+        for role in ("consensus", "operator")
+    )
+    assert f"--validator {consensus}:{operator}" in printed
+    assert "cannot read the genesis file" in pot.fails(
         "config", "check", "--config", config_of(directory)
     )
+
+
+def test_following_node_has_a_configuration_and_no_keys(pot: Pot, tmp_path: Path) -> None:
+    genesis, directory = tmp_path / "genesis.json", tmp_path / "node"
+    new_genesis(pot, genesis)
+    assert "is not JSON" in pot.fails("init", "--data-dir", directory, "--genesis", __file__)
+    assert not directory.exists()
+    made = pot.json("init", "--data-dir", directory, "--follow", "--genesis", genesis)
+    assert "consensus" not in made
+    assert not (directory / "keys").exists()
+    config = load_config(config_of(directory))
+    assert config.consensus.key_file is None
+    checked = pot("config", "check", "--config", config_of(directory))
+    assert str(made["genesisHash"]) in checked
+    assert "follows the chain" in checked
+
+
+def test_settings_that_init_writes_as_comments_are_settings(
+    pot: Pot, tmp_path: Path, password_file: Path
+) -> None:
+    directory = tmp_path / "node"
+    pot("init", "--data-dir", directory, "--password-file", password_file, "--light")
+    path = config_of(directory)
+    commented = path.read_text().replace("\n# ", "\n").replace("\nOften", "\n# Often")
+    path.write_text(commented.replace("\n#\n", "\n"))
+    config = load_config(path)
+    assert config.network.accept_private_addresses
+    assert len(config.network.bootstrap) == 1
+
+
+def test_password_file_that_is_gone_is_found_before_the_node_starts(
+    pot: Pot, tmp_path: Path, password_file: Path
+) -> None:
+    genesis, directory = tmp_path / "genesis.json", tmp_path / "node"
+    new_genesis(pot, genesis)
+    pot(
+        *("init", "--data-dir", directory, "--genesis", genesis),
+        *("--password-file", password_file, "--light"),
+    )
+    password_file.unlink()
+    refusal = pot.fails("config", "check", "--config", config_of(directory))
+    assert "cannot read consensus.password_file" in refusal
+    assert "Errno" not in refusal
 
 
 def test_misspelt_setting_is_named_with_the_one_that_was_meant(
@@ -133,6 +181,14 @@ def test_misspelt_setting_is_named_with_the_one_that_was_meant(
     path = config_of(directory)
     path.write_text(path.read_text() + "\n[rpc]\nprot = 1\n")
     assert "did you mean rpc.port?" in pot.fails("config", "check", "--config", path)
+
+
+def test_lists_of_commands_cut_no_sentence(pot: Pot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for group in ((), ("genesis",), ("task",), ("wallet",), ("config",), ("miner",), ("node",)):
+        commands = pot(*group, "--help").partition("Commands:")[2]
+        assert commands
+        assert "..." not in commands
 
 
 def test_every_command_shows_an_example(pot: Pot) -> None:

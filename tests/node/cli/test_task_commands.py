@@ -161,11 +161,16 @@ def key(pot: Pot, tmp_path: Path) -> list[str]:
 
 
 def test_submission_approves_the_budget_sends_the_spec_and_uploads_every_blob(
-    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+    pot: Pot,
+    task_file: Path,
+    registry: FakeRegistry,
+    key: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     blobs: dict[str, bytes] = {}
     with serve(registry.answers(), blobs) as url:
-        submitted = pot.json("task", "submit", task_file, *key, "--rpc", url)
+        monkeypatch.setenv("ETH_RPC_URL", url)
+        submitted = pot.json("task", "submit", task_file, *key)
     spec, budget = registry.bundle.spec, compute_full_budget(registry.bundle.spec)
     assert budget == 2 * (4 * 15 * 10**17 + 5 * 10**17)
     assert submitted["id"] == 1

@@ -67,7 +67,7 @@ def test_new_account_is_listed_and_never_overwritten(
     pot: Pot, tmp_path: Path, account: tuple[str, list[str]]
 ) -> None:
     wallet = ("--wallet", tmp_path / "wallet")
-    assert account[0][:20] in pot("wallet", "list", *wallet).replace("…", "")
+    assert pot("wallet", "list", *wallet).splitlines()[1] == f"alice  {account[0]}"
     assert pot("wallet", "list", *wallet, "--json").count(account[0]) == 1
     assert "exists" in pot.fails(
         "wallet", "new", "alice", *wallet, "--password-file", tmp_path / "password"
@@ -84,8 +84,38 @@ def test_balance_is_of_an_account_or_of_a_keystore(
         assert pot.json("wallet", "balance", account[0], "--rpc", url)["pot"] == str(10**18)
 
 
+def test_account_is_called_by_its_name(
+    pot: Pot, tmp_path: Path, account: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.cli.wallet_command.DEFAULT_WALLET", tmp_path / "wallet")
+    chain = FakeChain()
+    with serve(chain.answers()) as url:
+        assert pot("wallet", "balance", "alice", "--rpc", url).startswith("1 POT")
+        pot("wallet", "faucet", "--key", "alice", *account[1][2:], "--rpc", url)
+        assert "is not an account" in pot.fails("wallet", "balance", "bob", "--rpc", url)
+    assert "0x" + chain.transactions[0].sender.hex() == account[0]
+
+
+@pytest.mark.parametrize("name", ["", "../evil", "a/b", ".hidden", "x" * 65])
+def test_name_that_would_leave_the_wallet_is_refused(pot: Pot, tmp_path: Path, name: str) -> None:
+    assert "is no name" in pot.fails("wallet", "new", name, "--wallet", tmp_path)
+
+
+def test_more_than_there_is_is_refused_in_whole_ones(
+    pot: Pot, account: tuple[str, list[str]]
+) -> None:
+    options = (*account[1], "--to", "0x" + "22" * 20)
+    with serve(FakeChain().answers()) as url:
+        for amount, asset, held in (("1.5", "POT", "1 POT"), ("3.5", "coin", "3 coin")):
+            refusal = pot.fails(
+                *("wallet", "send", *options, "--amount", amount, "--token", asset, "--rpc", url)
+            )
+            assert f"{account[0]} has {held}, and no more" in refusal
+
+
 def test_send_moves_tokens_or_coins(pot: Pot, account: tuple[str, list[str]]) -> None:
     chain, to = FakeChain(), Address(b"\x22" * 20)
+    chain.tokens = 2 * 10**18
     with serve(chain.answers()) as url:
         options = (*account[1], "--to", "0x" + to.hex(), "--amount", "1.5", "--rpc", url)
         pot("wallet", "send", *options)

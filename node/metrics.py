@@ -76,6 +76,24 @@ class NodeMetrics:
         self.network = gauge(
             "pot_p2p_events", "Totals of the network since the start, by name", "name"
         )
+        self.frames = gauge(
+            "pot_p2p_frames", "Frames since the start, by protocol", "protocol", "direction"
+        )
+        self.frame_bytes = gauge(
+            "pot_p2p_bytes", "Bytes of frames since the start, by protocol", "protocol", "direction"
+        )
+        self.connections = gauge("pot_p2p_inbound_connections", "Open inbound connections")
+        self.connections_refused = gauge(
+            "pot_p2p_connections_refused",
+            "Inbound connections closed without a session since the start, by reason",
+            "reason",
+        )
+        self.consensus_queue_frames = gauge(
+            "pot_p2p_consensus_queue_frames", "Consensus messages waiting for some validator"
+        )
+        self.consensus_queue_bytes = gauge(
+            "pot_p2p_consensus_queue_bytes", "Bytes of consensus messages waiting"
+        )
         self.mempool_pending = gauge("pot_txpool_pending", "Transactions due in turn")
         self.mempool_queued = gauge("pot_txpool_queued", "Transactions behind a nonce gap")
         self.mempool_bytes = gauge("pot_txpool_bytes", "Encoded bytes of the mempool")

@@ -70,6 +70,17 @@ class MetricsFeed:
                 metrics.network.labels(field.name).set(value)
         for reason, count in self._network.metrics.rejections.items():
             metrics.network.labels(f"rejected_{reason.value}").set(count)
+        for labels, count in self._network.metrics.frames.items():
+            metrics.frames.labels(*labels).set(count)
+        for labels, count in self._network.metrics.bytes.items():
+            metrics.frame_bytes.labels(*labels).set(count)
+        connections, refused = self._network.inbound_connections()
+        metrics.connections.set(connections)
+        for why, count in refused.items():
+            metrics.connections_refused.labels(why).set(count)
+        waiting_frames, waiting_bytes = self._network.waiting_consensus()
+        metrics.consensus_queue_frames.set(waiting_frames)
+        metrics.consensus_queue_bytes.set(waiting_bytes)
         pending, queued = self._mempool.counts()
         metrics.mempool_pending.set(pending)
         metrics.mempool_queued.set(queued)

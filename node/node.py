@@ -362,6 +362,7 @@ class _Node:
             max_connections=config.network.max_peers
             + len(committee.validators)
             + MAX_PENDING_CONNECTIONS,
+            is_laboratory=config.network.accept_private_addresses,
         )
         source = _BlockSource(store)
         self._training: TrainingHost | None = None
@@ -371,6 +372,7 @@ class _Node:
                 bootstrap=config.network.bootstrap,
                 max_peers=config.network.max_peers,
                 accept_private_addresses=config.network.accept_private_addresses,
+                peer_file=config.data_dir / "peers.json",
             ),
             identity=Identity(
                 genesis.chain_id,

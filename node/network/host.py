@@ -1,8 +1,9 @@
 """The libp2p host: TCP, Noise, Yamux and Ed25519, behind `Host` (docs/spec/wire.md, section 1)."""
 
 import os
+import resource
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,8 @@ from libp2p.crypto.ed25519 import Ed25519PrivateKey, create_new_key_pair
 from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
+from libp2p.identity.identify_push.identify_push import ID_PUSH
+from libp2p.io.trio import TrioTCPStream
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.stream.exceptions import StreamClosed, StreamEOF, StreamError, StreamReset
 from libp2p.network.swarm import Swarm
@@ -29,6 +32,7 @@ from multiaddr import Multiaddr
 from chain.errors import RejectedInputError
 from node.errors import OperatorError
 from node.network import libp2p_fixes
+from node.network.admission import Admission, Endpoint
 from node.network.stream import (
     FrameStream,
     PeerId,
@@ -52,8 +56,30 @@ DIAL_SECONDS: Final = 10.0
 SHUTDOWN_SECONDS: Final = 2.0
 """What closing every connection politely may take."""
 
+SPARE_DESCRIPTORS: Final = 128
+"""Files besides connections: database, blobs being read and written, sockets of RPC and metrics."""
+
 PEER_STREAM_LIMIT: Final = 32
 """Streams one peer may have served at a time: one for each protocol, and concurrent requests."""
+
+
+def reserve_descriptors(connections: int) -> None:
+    """Raise this process's limit of open files as far as so many connections need.
+
+    Raises:
+        OperatorError: the operating system's limit is lower.
+    """
+    wanted = connections + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or wanted <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise OperatorError(
+            f"network.max_peers: {connections} connections need {wanted} open files, and the limit "
+            f"of this process is {hard}: raise it (`ulimit -n {wanted}`, or LimitNOFILE={wanted} "
+            "in the service file), or set fewer peers"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def load_or_create_host_key(path: Path) -> KeyPair:
@@ -138,6 +164,7 @@ class LibP2PHost:
         listen_addresses: Sequence[str],
         announce_addresses: Sequence[str] = (),
         max_connections: int,
+        is_laboratory: bool = False,
     ) -> None:
         """Make a host that listens once it is `run`.
 
@@ -146,12 +173,18 @@ class LibP2PHost:
             listen_addresses: multiaddresses such as /ip4/0.0.0.0/tcp/9000; port 0 picks one.
             announce_addresses: what peers are told instead, without the /p2p part.
             max_connections: connections of both directions together.
+            is_laboratory: whether private addresses may connect as often as they like.
 
         Raises:
-            OperatorError: an address is not a TCP multiaddress.
+            OperatorError: an address is not a TCP multiaddress, or the operating system allows
+                fewer open files than connections.
             UnsupportedLibp2pError: another libp2p is installed.
         """
         libp2p_fixes.apply()
+        reserve_descriptors(max_connections)
+        self._refused = Counter[str]()
+        self._admission = Admission(is_laboratory=is_laboratory)
+        self._inbound: dict[Endpoint, TrioTCPStream] = {}
         self._listen_addresses = [_parse_listen_address(text) for text in listen_addresses]
         self._announce_addresses = [_parse_listen_address(text) for text in announce_addresses]
         self._served: Counter[PeerId] = Counter()
@@ -178,6 +211,9 @@ class LibP2PHost:
         # which counts 250 inbound connections over a life and 10 a second from an address.
         network.set_resource_manager(None)
         network.retry_config = RetryConfig(max_retries=0)
+        libp2p_fixes.guard_inbound(network, self._guard_inbound)
+        # What a peer says of itself is told in the status handshake.
+        self._host.remove_stream_handler(ID_PUSH)
 
     @property
     def peer_id(self) -> PeerId:
@@ -193,6 +229,10 @@ class LibP2PHost:
     def connected_peers(self) -> tuple[PeerId, ...]:
         """Peers with at least one open connection, sorted."""
         return tuple(sorted(PeerId(peer.to_base58()) for peer in self._host.get_connected_peers()))
+
+    def inbound_connections(self) -> tuple[int, Mapping[str, int]]:
+        """How many are open, and how many were closed without a session, by reason."""
+        return self._admission.count(), self._refused
 
     def set_handler(self, protocol_id: str, handler: StreamHandler) -> None:
         """Serve a protocol; before the host runs."""
@@ -272,10 +312,41 @@ class LibP2PHost:
             raise UnreachablePeerError(f"no {protocol_id} stream to {peer_id}: {error}") from error
         return FrameStream(_LibP2PStream(stream), peer_id)
 
+    def keep(self, peer_id: PeerId, *, is_validator: bool) -> None:
+        """The peer has a session: its connection is not one of those closed to make room."""
+        for connection in self._host.get_network().get_connections(ID.from_base58(peer_id)):
+            muxed = connection.muxed_conn
+            assert isinstance(muxed, Yamux)
+            if endpoint := muxed.get_remote_address():
+                self._admission.keep(endpoint, is_validator=is_validator)
+
     async def disconnect(self, peer_id: PeerId) -> None:
         """Close every connection to the peer; never raises."""
         with suppress(Exception):
             await self._host.get_network().close_peer(ID.from_base58(peer_id))
+
+    @asynccontextmanager
+    async def _guard_inbound(self, connection: TrioTCPStream) -> AsyncIterator[bool]:
+        """Surround an inbound connection's life; false if it is not let in."""
+        endpoint = connection.get_remote_address()
+        if endpoint is None or endpoint in self._inbound:
+            # Gone already; or one socket of the peer's at two of our ports, which no node does.
+            yield False
+            return
+        refusal = self._admission.admit(endpoint, trio.current_time())
+        if refusal is not None:
+            self._refused[refusal] += 1
+            yield False
+            return
+        self._inbound[endpoint] = connection
+        try:
+            if surplus := self._admission.find_surplus():
+                self._refused["no_session"] += 1
+                await self._inbound[surplus].close()
+            yield True
+        finally:
+            del self._inbound[endpoint]
+            self._admission.release(endpoint)
 
     async def _serve(self, raw_stream: INetStream, handler: StreamHandler) -> None:
         peer_id = PeerId(raw_stream.muxed_conn.peer_id.to_base58())

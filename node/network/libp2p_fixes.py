@@ -12,26 +12,34 @@ import math
 import socket
 import struct
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import libp2p
 import libp2p.io.msgio as msgio
+import libp2p.io.trio as trio_io
 import libp2p.network.swarm as swarm
+import libp2p.protocol_muxer.multiselect_communicator as multiselect
 import libp2p.stream_muxer.yamux.yamux as yamux
 import libp2p.transport.tcp.tcp as tcp
 import structlog
 import trio
 from libp2p.abc import INetStream, IRawConnection, ISecureConn
+from libp2p.exceptions import ParseError
 from libp2p.host.basic_host import BasicHost
 from libp2p.io.abc import Reader
-from libp2p.io.exceptions import IncompleteReadError
+from libp2p.io.exceptions import IncompleteReadError, IOException
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
+from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError
 from libp2p.stream_muxer.exceptions import MuxedStreamError
+from libp2p.utils.varint import decode_uvarint_from_stream
 from multiaddr import Multiaddr
+
+from node.network.budget import TokenBucket
 
 log = structlog.get_logger()
 
@@ -42,7 +50,21 @@ WINDOW_BYTES: Final = 2**20
 """Receive window of a stream that is being read: 20 MB/s at a round trip of 50 ms."""
 
 INBOUND_STREAM_LIMIT: Final = 64
-"""Streams one connection may hold open towards us; times the first window, 16 MiB of buffers."""
+"""Streams one connection may hold open towards us."""
+
+CONNECTION_BUFFER_BYTES: Final = 8 * 2**20
+"""Unread bytes of all streams of a connection; we read at once, unless a disk or a vote is late."""
+
+FRAMES_PER_SECOND: Final = 4_000.0
+"""Yamux frames taken from a connection: 128 MiB/s in frames of FRAME_BODY_BYTES, but no storm of
+empty ones, each of which costs as much of our time.
+"""
+
+NEGOTIATION_LINE_BYTES: Final = 1_024
+"""The longest line of a protocol negotiation; names of protocols have under 100 bytes."""
+
+NEGOTIATION_LINES: Final = 32
+"""Lines a peer may send before it agrees on a protocol; other nodes offer a dozen at most."""
 
 WRITE_STALL_SECONDS: Final = 30.0
 """A writer waits this long for window: a reader that stores what it reads may pause for a disk."""
@@ -105,7 +127,8 @@ def contain_handler_errors() -> None:
         try:
             await handle(self, stream)
         except Exception as error:  # noqa: BLE001 - the last line before the swarm's nursery
-            log.warning("stream handler failed", error=repr(error))
+            # Any peer can cause these, so none is worth a line of everybody's log.
+            log.debug("stream handler failed", error=repr(error))
             with suppress(Exception):
                 await stream.reset()
 
@@ -156,27 +179,80 @@ def read_in_any_number_of_pieces() -> None:
     Stock gives up after 101 short reads, and a slow path with small packets needs more of them
     for one 64 KiB frame.
     """
-
-    async def read_exactly(reader: Reader, count: int, retry_count: int = 0) -> bytes:
-        data = bytearray()
-        while len(data) < count:
-            piece = await reader.read(count - len(data))
-            if not piece:
-                raise IncompleteReadError(
-                    "connection closed", expected_bytes=count, received_bytes=len(data)
-                )
-            data += piece
-        return bytes(data)
-
     _replace(yamux, "read_exactly", read_exactly)
     _replace(msgio, "read_exactly", read_exactly)
 
 
-def bound_buffers() -> None:
-    """Close a connection that ignores flow control or opens streams without end.
+async def read_exactly(reader: Reader, count: int, retry_count: int = 0) -> bytes:
+    """The next `count` bytes, in however many pieces they come."""
+    del retry_count
+    data = bytearray()
+    while len(data) < count:
+        piece = await reader.read(count - len(data))
+        if not piece:
+            raise IncompleteReadError(
+                "connection closed", expected_bytes=count, received_bytes=len(data)
+            )
+        data += piece
+    return bytes(data)
 
-    Stock, Yamux buffers whatever arrives (100 MB to a stream that nobody reads) and accepts any
-    number of streams.
+
+def bound_negotiations() -> None:
+    """Read negotiation lines of at most a KiB, and only so many.
+
+    Stock, whoever reaches the port may announce a line of any length, before any handshake, and
+    what it sends is kept in memory; or ask for protocols that are not there as fast as it can.
+    """
+
+    async def read_line(self: multiselect.MultiselectCommunicator) -> str:
+        lines = self.__dict__["lines_read"] = self.__dict__.get("lines_read", 0) + 1
+        try:
+            if lines > NEGOTIATION_LINES:
+                raise ParseError(f"more than {NEGOTIATION_LINES} lines")
+            length = await decode_uvarint_from_stream(self.read_writer)
+            if not 0 < length <= NEGOTIATION_LINE_BYTES:
+                raise ParseError(f"a line of {length} bytes")
+            line = await read_exactly(self.read_writer, length)
+            if not line.endswith(b"\n"):
+                raise ParseError("a line without its end")
+            return line[:-1].decode()
+        except (ParseError, IOException, UnicodeDecodeError) as error:
+            raise MultiselectCommunicatorError("no line of a negotiation") from error
+
+    _replace(multiselect.MultiselectCommunicator, "read", read_line)
+
+
+def ask_nobody_who_he_is() -> None:
+    """Answer identify, and neither ask it nor take pushes of it.
+
+    Stock asks every peer that connects, and keeps what it or a push says: up to 1 MiB each of
+    addresses that nobody needs, for a thousand peers, the gone ones included.
+    """
+
+    def schedule_nothing(_: BasicHost, peer_id: ID, *, reason: str) -> None:
+        del peer_id, reason
+
+    _replace(BasicHost, "_schedule_identify", schedule_nothing)
+
+
+def name_ipv6_peers() -> None:
+    """Tell the address of IPv6 peers too: stock expects two fields of a socket's name, not four."""
+
+    def get_remote_address(self: trio_io.TrioTCPStream) -> tuple[str, int] | None:
+        if self._cached_remote_address is None:
+            with suppress(OSError):
+                host, port, *_ = self.stream.socket.getpeername()
+                self._cached_remote_address = (str(host), int(port))
+        return self._cached_remote_address
+
+    _replace(trio_io.TrioTCPStream, "get_remote_address", get_remote_address)
+
+
+def bound_buffers() -> None:
+    """Close a connection that ignores flow control, opens streams without end, or storms.
+
+    Stock, Yamux buffers whatever arrives (100 MB to a stream that nobody reads), reads frames of
+    16 MiB into memory, and accepts any number of streams and frames.
     """
     initialize = yamux.Yamux.__init__
 
@@ -188,34 +264,60 @@ def bound_buffers() -> None:
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         initialize(self, secured_conn, peer_id, is_initiator, on_close)
-        # An initiator's streams have odd ids.
-        self.stream_buffers = _StreamBuffers(own_parity=1 if self.is_initiator_value else 0)
+        self.stream_buffers = _StreamBuffers(self)
+
+    async def read_paced(reader: Reader, count: int) -> bytes:
+        if count == yamux.HEADER_SIZE:
+            budget = _frame_budgets.get(reader)
+            if budget is None:
+                budget = TokenBucket(per_second=FRAMES_PER_SECOND, burst=FRAMES_PER_SECOND)
+                _frame_budgets[reader] = budget
+            await budget.take(1)
+        return await read_exactly(reader, count)
 
     _replace(yamux.Yamux, "__init__", initialize_bounded)
+    _replace(yamux, "read_exactly", read_paced)
+    _replace(yamux, "MAX_WINDOW_SIZE", WINDOW_BYTES)
+
+
+_frame_budgets: WeakKeyDictionary[Reader, TokenBucket] = WeakKeyDictionary()
 
 
 class _StreamBuffer(bytearray):
-    """Bytes received and not yet read, at most a window of them."""
+    """Bytes received and not yet read, at most the window that the peer was given."""
+
+    def __init__(self, data: bytearray, buffers: "_StreamBuffers") -> None:
+        super().__init__(data)
+        self.limit_bytes = yamux.DEFAULT_WINDOW_SIZE
+        self._buffers = buffers
 
     def extend(self, data: bytes) -> None:  # type: ignore[override]  # Yamux only passes bytes
-        if len(self) + len(data) > WINDOW_BYTES:
-            raise FlowControlError(f"more than {WINDOW_BYTES} unread bytes on a stream")
+        if len(self) + len(data) > self.limit_bytes:
+            raise FlowControlError(f"more than {self.limit_bytes} unread bytes on a stream")
+        if self._buffers.count_bytes() + len(data) > CONNECTION_BUFFER_BYTES:
+            raise FlowControlError(f"more than {CONNECTION_BUFFER_BYTES} unread bytes")
         super().extend(data)
 
 
 class _StreamBuffers(dict[int, bytearray]):
     """The buffers of a connection by stream id; at most INBOUND_STREAM_LIMIT of the peer's."""
 
-    def __init__(self, own_parity: int) -> None:
+    def __init__(self, connection: yamux.Yamux) -> None:
         super().__init__()
-        self._own_parity = own_parity
+        self._connection = connection
+
+    def count_bytes(self) -> int:
+        return sum(map(len, self.values()))
 
     def __setitem__(self, stream_id: int, buffer: bytearray) -> None:
-        if stream_id % 2 != self._own_parity:
-            inbound = sum(1 for open_id in self if open_id % 2 != self._own_parity)
-            if inbound >= INBOUND_STREAM_LIMIT:
-                raise FlowControlError(f"more than {INBOUND_STREAM_LIMIT} streams")
-        super().__setitem__(stream_id, _StreamBuffer(buffer))
+        # An initiator's streams have odd ids. Ours are made one after the other.
+        own_parity = 1 if self._connection.is_initiator_value else 0
+        if stream_id % 2 == own_parity:
+            if stream_id != self._connection.next_stream_id - 2:
+                raise FlowControlError(f"stream {stream_id} is not the peer's to open")
+        elif sum(open_id % 2 != own_parity for open_id in self) >= INBOUND_STREAM_LIMIT:
+            raise FlowControlError(f"more than {INBOUND_STREAM_LIMIT} streams")
+        super().__setitem__(stream_id, _StreamBuffer(buffer, self))
 
 
 def credit_by_half_windows() -> None:
@@ -234,6 +336,10 @@ def credit_by_half_windows() -> None:
         if stream.target_recv_window < WINDOW_BYTES:
             credit_bytes += WINDOW_BYTES - stream.target_recv_window
             stream.target_recv_window = WINDOW_BYTES
+            if isinstance(
+                buffer := stream.conn.stream_buffers.get(stream.stream_id), _StreamBuffer
+            ):
+                buffer.limit_bytes = WINDOW_BYTES
         stream.recv_window += credit_bytes
         await stream.send_window_update(credit_bytes)
 
@@ -317,6 +423,24 @@ def write_frames_whole() -> None:
     _replace(yamux.Yamux, "_write_frame", write_frame)
 
 
+InboundGuard = Callable[[trio_io.TrioTCPStream], AbstractAsyncContextManager[bool]]
+"""Surrounds an inbound connection's life; false inside means that it is to be closed at once."""
+
+
+def guard_inbound(network: swarm.Swarm, guard: InboundGuard) -> None:
+    """Ask `guard` about every connection of this swarm before its handshake."""
+    handle = network._handle_inbound_connection
+
+    async def handle_guarded(connection: trio_io.TrioTCPStream, address: Multiaddr) -> None:
+        async with guard(connection) as is_admitted:
+            if is_admitted:
+                await handle(connection, address)
+            else:
+                await connection.close()
+
+    _replace(network, "_handle_inbound_connection", handle_guarded)
+
+
 FIXES: Final[tuple[Callable[[], None], ...]] = (
     end_inbound_slot_with_connection,
     contain_handler_errors,
@@ -325,6 +449,9 @@ FIXES: Final[tuple[Callable[[], None], ...]] = (
     leave_dialling_to_us,
     listen_on_free_ports_only,
     read_in_any_number_of_pieces,
+    bound_negotiations,
+    ask_nobody_who_he_is,
+    name_ipv6_peers,
     bound_buffers,
     credit_by_half_windows,
     wait_for_slow_readers,

@@ -30,5 +30,11 @@ class NetworkMetrics:
     blob_chunks_served: int = 0
     blob_chunks_refused: int = 0
     """Chunks that did not hash to what the content id says."""
+    streams_refused: int = 0
+    """Streams beyond what a peer may have served at a time."""
+    frames: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Frames by protocol and direction, `in` or `out`."""
+    bytes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Bytes of frames, likewise."""
     rejections: Counter[RejectionReason] = field(default_factory=Counter)
     """Inputs of peers refused, by reason."""

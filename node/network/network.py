@@ -1,8 +1,10 @@
 """Sessions with peers, and what the rest of the node asks of them (docs/spec/wire.md)."""
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
@@ -13,8 +15,11 @@ from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
+from node.network.budget import TokenBucket
+from node.network.limits import Meter, get_kind, get_limits
 from node.network.metrics import NetworkMetrics
-from node.network.peers import PeerInfo, PeerTable
+from node.network.peer_file import load_records, save_records
+from node.network.peers import RECORD_LIMIT, PeerInfo, PeerTable
 from node.network.protocols import blobs, blocks, consensus, status, training, transactions
 from node.network.protocols.blobs import BlobExchange, BlobStore
 from node.network.protocols.blocks import BlockSource
@@ -42,8 +47,10 @@ log = structlog.get_logger()
 DIAL_TICK_SECONDS: Final = 0.2
 """How often the dial list is looked at."""
 
-CONCURRENT_DIALS_LIMIT: Final = 16
-"""Dials under way at a time; a handshake costs 25 ms of processor time."""
+CONCURRENT_DIALS_LIMIT: Final = 8
+"""Dials under way at a time to addresses that are known to be good, and as many to those that peers
+told us, so that lies delay only one another; a handshake costs 25 ms of processor time.
+"""
 
 REQUEST_SECONDS: Final = 30.0
 """How long an answer of at most 8 MiB may take."""
@@ -53,6 +60,18 @@ STRANGER_SECONDS: Final = 15.0
 
 SWEEP_SECONDS: Final = 5.0
 """How often connections without a session are looked for."""
+
+HANDSHAKES_PER_SECOND: Final = 0.5
+"""Handshakes of one peer id that are answered; a node that restarts does one."""
+
+HANDSHAKES_BURST: Final = 8.0
+"""Handshakes of one peer id at once."""
+
+GOODBYE_SECONDS: Final = 0.2
+"""What a peer gets to read why it is let go."""
+
+SAVE_SECONDS: Final = 60.0
+"""How often scores and bans are written to the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +84,8 @@ class NetworkConfig:
     """Sessions with nodes that are no validators; validators are always let in."""
     accept_private_addresses: bool = False
     """Whether peers may tell us of loopback and private addresses: in a laboratory, they must."""
+    peer_file: Path | None = None
+    """Where scores and bans outlive a restart; None forgets them."""
 
 
 @dataclass(slots=True)
@@ -75,6 +96,10 @@ class _Session:
     scope: trio.CancelScope
     latency_seconds: float | None = None
     is_replaced: bool = False
+    meters: dict[str, Meter] = field(default_factory=dict)
+    """The budgets of what the peer opens, by kind of protocol."""
+    served: Counter[str] = field(default_factory=Counter)
+    """Streams of the peer being served, by kind."""
 
 
 _Answer = TypeVar("_Answer")
@@ -123,6 +148,7 @@ class Network:
         self._session_opened = trio.Event()
         self._dialling: set[PeerId] = set()
         self._first_seen: dict[PeerId, float] = {}
+        self._handshakes: dict[PeerId, TokenBucket] = {}
         self._table = PeerTable(
             own_peer_id=host.peer_id,
             bootstrap=config.bootstrap,
@@ -169,6 +195,14 @@ class Network:
             )
             for peer_id, session in sorted(self._sessions.items())
         )
+
+    def inbound_connections(self) -> tuple[int, Mapping[str, int]]:
+        """How many are open, and how many were closed without a session, by reason."""
+        return self._host.inbound_connections()
+
+    def waiting_consensus(self) -> tuple[int, int]:
+        """Consensus messages that wait for some validator, and their bytes."""
+        return self._links.count_waiting()
 
     def set_validators(self, addresses: Iterable[Address]) -> None:
         """Say who takes part in consensus now; others' consensus streams are closed."""
@@ -237,7 +271,7 @@ class Network:
         preferred = [peer_id for peer_id in prefer if peer_id in self._sessions]
         others = [peer_id for peer_id in self._sessions if peer_id not in preferred]
         await self._blobs.fetch(
-            content_id, [*preferred, *others], self._host.open_stream, self._on_fault
+            content_id, [*preferred, *others], self._open_stream, self._on_fault
         )
 
     async def request_reveals(
@@ -290,7 +324,7 @@ class Network:
         ask: Callable[[FrameStream], Awaitable[_Answer]],
         protocol_id: str = blocks.PROTOCOL_ID,
     ) -> _Answer:
-        stream = await self._host.open_stream(peer_id, protocol_id)
+        stream = await self._open_stream(peer_id, protocol_id)
         try:
             with trio.fail_after(REQUEST_SECONDS):
                 return await ask(stream)
@@ -312,15 +346,31 @@ class Network:
         async with self._host.run(), trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep_strangers)
             nursery.start_soon(self._dial_peers)
+            if self._config.peer_file is not None:
+                nursery.start_soon(self._keep_records, self._config.peer_file)
             task_status.started()
 
+    async def _keep_records(self, path: Path) -> None:
+        """Load scores and bans, and save them now and then, and at the end."""
+        records, age_seconds = load_records(path)
+        self._table.import_records(records, age_seconds=age_seconds, now=trio.current_time())
+        try:
+            while True:
+                await trio.sleep(SAVE_SECONDS)
+                records = self._table.export_records(trio.current_time())
+                await trio.to_thread.run_sync(save_records, path, records)
+        finally:
+            save_records(path, self._table.export_records(trio.current_time()))
+
     async def _dial_peers(self) -> None:
-        limiter = trio.CapacityLimiter(CONCURRENT_DIALS_LIMIT)
+        proven = trio.CapacityLimiter(CONCURRENT_DIALS_LIMIT)
+        unproven = trio.CapacityLimiter(CONCURRENT_DIALS_LIMIT)
         async with trio.open_nursery() as nursery:
             while True:
                 busy = self._sessions.keys() | self._dialling
                 for peer_id, address in self._table.due(trio.current_time(), busy):
                     self._dialling.add(peer_id)
+                    limiter = proven if self._table.is_proven(address) else unproven
                     nursery.start_soon(self._dial, peer_id, address, limiter)
                 await trio.sleep(DIAL_TICK_SECONDS)
 
@@ -329,6 +379,7 @@ class Network:
             async with limiter:
                 self.metrics.dials += 1
                 await self._host.dial(peer_id, address)
+                self._table.dial_succeeded(address)
                 stream = await self._host.open_stream(peer_id, status.PROTOCOL_ID)
         except UnreachablePeerError as error:
             self.metrics.dial_failures += 1
@@ -348,11 +399,29 @@ class Network:
                 await stream.reset()
 
     async def _serve_status(self, stream: FrameStream) -> None:
+        if self._table.is_banned(stream.peer_id, trio.current_time()):
+            await self._turn_away(stream)
+            return
+        # A handshake has us sign and recover: a peer that shakes hands for ever must wait.
+        budget = self._handshakes.pop(stream.peer_id, None) or TokenBucket(
+            per_second=HANDSHAKES_PER_SECOND, burst=HANDSHAKES_BURST
+        )
+        self._handshakes[stream.peer_id] = budget
+        if len(self._handshakes) > RECORD_LIMIT:
+            del self._handshakes[next(iter(self._handshakes))]
+        await budget.take(1)
         try:
             await self._run_session(stream, is_inbound=True)
         except RejectedInputError as error:
             self._on_fault(stream.peer_id, error)
             raise
+
+    async def _turn_away(self, stream: FrameStream) -> None:
+        """Tell a banned peer why, and close its connection."""
+        await status.say_goodbye(stream, DisconnectReason.MISBEHAVIOUR)
+        # A closed connection takes with it what its reader has not read.
+        await trio.sleep(GOODBYE_SECONDS)
+        await self._host.disconnect(stream.peer_id)
 
     async def _run_session(self, stream: FrameStream, *, is_inbound: bool) -> None:
         """Shake hands, and keep the session unless it is to be refused."""
@@ -382,7 +451,10 @@ class Network:
                 self._close_session(session)
                 if not session.is_replaced:
                     with trio.CancelScope(shield=True):
-                        await self._host.disconnect(peer_id)
+                        if self._table.is_banned(peer_id, trio.current_time()):
+                            await self._turn_away(stream)
+                        else:
+                            await self._host.disconnect(peer_id)
 
     def _find_refusal(
         self, peer_id: PeerId, remote: RemoteStatus, *, is_inbound: bool
@@ -419,16 +491,19 @@ class Network:
         self._dialling.discard(peer_id)
         self.metrics.sessions_opened += 1
         self._table.connected(peer_id)
-        self._table.learn(session.remote.addresses)
+        is_validator = self._links.is_validator(validator)
+        self._host.keep(peer_id, is_validator=is_validator)
+        session.stream.meter = Meter("status", self.metrics, None)
+        own_addresses = (a for a in session.remote.addresses if a.endswith(f"/p2p/{peer_id}"))
+        self._table.learn(own_addresses, peer_id)
         self._session_opened.set()
         self._session_opened = trio.Event()
-        if existing is None:
-            log.info(
-                "peer connected",
-                peer_id=peer_id,
-                validator=validator,
-                head=session.remote.head.number,
-            )
+        log.info(
+            "peer connected",
+            peer_id=peer_id,
+            validator=validator and validator.hex(),
+            head=session.remote.head.number,
+        )
 
     def _close_session(self, session: _Session) -> None:
         peer_id = session.stream.peer_id
@@ -442,48 +517,79 @@ class Network:
         peer_id = session.stream.peer_id
 
         async def open_stream(protocol_id: str) -> FrameStream:
-            return await self._host.open_stream(peer_id, protocol_id)
+            stream = await self._open_stream(peer_id, protocol_id)
+            if protocol_id == transactions.PROTOCOL_ID:
+                # We open it, and the peer asks.
+                stream.meter = self._get_meter(session, transactions.PROTOCOL_ID)
+            return stream
+
+        def on_fault(error: RejectedInputError) -> None:
+            self._on_fault(peer_id, error)
 
         fault: RejectedInputError | StreamClosedError | None = None
         async with trio.open_nursery() as nursery:
             if session.remote.validator is not None:
                 nursery.start_soon(self._links.run_outbound, session.remote.validator, open_stream)
-            nursery.start_soon(self._transactions.run_outbound, peer_id, open_stream)
+            nursery.start_soon(self._transactions.run_outbound, peer_id, open_stream, on_fault)
             try:
                 reason = await status.keep_alive(session.stream, self)
             except (RejectedInputError, StreamClosedError) as error:
                 fault = error
             else:
                 self.metrics.peers_silent += reason is DisconnectReason.SILENT
+                log.info("session ends", peer_id=peer_id, reason=reason.name.lower())
             nursery.cancel_scope.cancel()
         if fault is not None:
             raise fault
 
+    async def _open_stream(self, peer_id: PeerId, protocol_id: str) -> FrameStream:
+        """A stream on which we ask; its frames are counted."""
+        stream = await self._host.open_stream(peer_id, protocol_id)
+        stream.meter = Meter(get_kind(protocol_id), self.metrics, None)
+        return stream
+
+    def _get_meter(self, session: _Session, protocol_id: str) -> Meter:
+        """The budget of a protocol that all streams of a session share."""
+        kind = get_kind(protocol_id)
+        if kind not in session.meters:
+            session.meters[kind] = Meter(kind, self.metrics, get_limits(kind))
+        return session.meters[kind]
+
     def _set_peer_handler(self, protocol_id: str, serve: StreamHandler) -> None:
-        """Serve a protocol to peers that have a session, and hold them to its rules."""
+        """Serve a protocol to peers that have a session, and hold them to its rules and limits."""
+        kind = get_kind(protocol_id)
 
         async def serve_peer(stream: FrameStream) -> None:
-            await self._wait_for_session(stream.peer_id)
+            session = await self._wait_for_session(stream.peer_id)
+            if session.served[kind] >= get_limits(kind).streams:
+                self.metrics.streams_refused += 1
+                raise StreamClosedError(f"too many {kind} streams of one peer")
+            session.served[kind] += 1
+            stream.meter = self._get_meter(session, protocol_id)
             try:
                 await serve(stream)
             except RejectedInputError as error:
                 self._on_fault(stream.peer_id, error)
                 raise
+            finally:
+                session.served[kind] -= 1
 
         self._host.set_handler(protocol_id, serve_peer)
 
-    async def _wait_for_session(self, peer_id: PeerId) -> None:
+    async def _wait_for_session(self, peer_id: PeerId) -> _Session:
         # The peer may have finished the handshake a moment before we do.
         with trio.move_on_after(status.HANDSHAKE_SECONDS):
             while peer_id not in self._sessions:
                 await self._session_opened.wait()
-        if peer_id not in self._sessions:
+        session = self._sessions.get(peer_id)
+        if session is None:
             raise StreamClosedError("the peer has no session")
+        return session
 
     async def _serve_consensus(self, stream: FrameStream) -> None:
-        validator = self._sessions[stream.peer_id].remote.validator
-        if validator is not None:
-            await self._links.serve(stream, validator)
+        session = self._sessions.get(stream.peer_id)
+        if session is not None and session.remote.validator is not None:
+            await self._links.serve(stream, session.remote.validator)
 
     async def _serve_blocks(self, stream: FrameStream) -> None:
         await blocks.serve(stream, self._block_source, self.metrics)
@@ -539,6 +645,6 @@ class Network:
         if session := self._sessions.get(peer_id):
             session.latency_seconds = seconds
 
-    def on_addresses(self, addresses: tuple[str, ...]) -> None:
+    def on_addresses(self, peer_id: PeerId, addresses: tuple[str, ...]) -> None:
         """Remember whom else to dial."""
-        self._table.learn(addresses)
+        self._table.learn(addresses, peer_id)

@@ -4,11 +4,10 @@ Time and chance are arguments, so that a test is a loop over numbers.
 """
 
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
-
-import trio
 
 from chain.errors import RejectionReason
 from chain.primitives import Address
@@ -17,7 +16,16 @@ from node.network.stream import PeerId
 from node.network.wire import Head, peer_id_of_address
 
 TARGET_LIMIT: Final = 256
-"""Addresses remembered; bootstrap addresses are never pushed out by what peers tell."""
+"""Addresses remembered; bootstrap and proven addresses are never pushed out by what peers tell."""
+
+OWN_ADDRESS_LIMIT: Final = 4
+"""Addresses that a peer may claim for itself: two networks, of two families."""
+
+SOURCE_LIMIT: Final = 16
+"""Addresses of others remembered from one peer until they are proven: one message of them."""
+
+PEER_ADDRESS_LIMIT: Final = 4
+"""Addresses of one peer remembered from others: lies about it leave room for the truth."""
 
 RECORD_LIMIT: Final = 1024
 """Peers whose score is remembered; the one penalized longest ago is forgotten first."""
@@ -73,7 +81,10 @@ class PeerInfo:
 @dataclass(slots=True)
 class _Target:
     peer_id: PeerId
-    is_persistent: bool
+    source: PeerId | None
+    """Who told us; None for the operator."""
+    is_proven: bool = False
+    """Whether a dial there found this peer id."""
     failures: int = 0
     next_dial_at: float = 0.0
 
@@ -127,30 +138,73 @@ class PeerTable:
                 f"network.bootstrap: {address!r} is not like /ip4/192.0.2.1/tcp/9000/p2p/12D3K..."
             )
         if peer_id != self._own_peer_id:
-            self._targets[address] = _Target(PeerId(peer_id), is_persistent=True)
+            self._targets[address] = _Target(PeerId(peer_id), source=None)
 
-    def learn(self, addresses: Iterable[str]) -> None:
-        """Remember addresses that a peer told us, as far as there is room."""
+    def learn(self, addresses: Iterable[str], source: PeerId) -> None:
+        """Remember addresses that the peer `source` told us, as far as it may have us remember.
+
+        None is believed before a dial has proven it, and who tells many pushes out his own.
+        """
         for address in addresses:
             peer_id = peer_id_of_address(address)
             if peer_id is None or peer_id == self._own_peer_id or address in self._targets:
                 continue
-            if len(self._targets) >= TARGET_LIMIT:
-                return
-            if is_dialable(address, accept_private=self._accept_private):
-                self._targets[address] = _Target(PeerId(peer_id), is_persistent=False)
+            if not is_dialable(address, accept_private=self._accept_private):
+                continue
+            if self._has_room(PeerId(peer_id), source):
+                self._targets[address] = _Target(PeerId(peer_id), source)
+
+    def _has_room(self, peer_id: PeerId, source: PeerId) -> bool:
+        unproven = [
+            (address, target)
+            for address, target in self._targets.items()
+            if target.source is not None and not target.is_proven
+        ]
+        own = sum(target.source == target.peer_id == peer_id for _, target in unproven)
+        if peer_id == source:
+            return own < OWN_ADDRESS_LIMIT and self._make_room(unproven, source)
+        told = sum(target.source == source != target.peer_id for _, target in unproven)
+        others = sum(target.peer_id == peer_id for _, target in unproven) - own
+        return (
+            told < SOURCE_LIMIT
+            and others < PEER_ADDRESS_LIMIT
+            and self._make_room(unproven, source)
+        )
+
+    def _make_room(self, unproven: list[tuple[str, _Target]], source: PeerId) -> bool:
+        """Forget an address of whoever told most, if the table is full and that is not `source`."""
+        if len(self._targets) < TARGET_LIMIT:
+            return True
+        counts = Counter(target.source for _, target in unproven)
+        if not counts:
+            return False
+        busiest, count = counts.most_common(1)[0]
+        if busiest == source or counts[source] + 1 >= count:
+            return False
+        del self._targets[next(a for a, target in unproven if target.source == busiest)]
+        return True
 
     def known_addresses(self, peer_ids: Iterable[PeerId], limit: int) -> tuple[str, ...]:
-        """Addresses of the given peers, sorted, at most `limit`."""
+        """Addresses of the given peers to tell others, sorted, at most `limit`.
+
+        Only those that our own dial has proven, and what a peer with a session says of itself.
+        """
         wanted = set(peer_ids)
-        found = sorted(a for a, target in self._targets.items() if target.peer_id in wanted)
+        found = sorted(
+            address
+            for address, target in self._targets.items()
+            if target.peer_id in wanted and (target.is_proven or target.source == target.peer_id)
+        )
         return tuple(found[:limit])
 
     def due(self, now: float, connected: Iterable[PeerId]) -> tuple[tuple[PeerId, str], ...]:
-        """Peers to dial now, one address each; their next turn is set as if this dial fails."""
+        """Peers to dial now, one address each; their next turn is set as if this dial fails.
+
+        The operator's addresses come first, then proven ones, then what a peer says of itself.
+        """
         taken = set(connected)
         chosen = []
-        for address, target in sorted(self._targets.items(), key=lambda item: item[1].failures):
+        for address, target in sorted(self._targets.items(), key=lambda item: _rank(item[1])):
             if target.peer_id in taken or target.next_dial_at > now:
                 continue
             if self.is_banned(target.peer_id, now):
@@ -160,10 +214,20 @@ class PeerTable:
             chosen.append((target.peer_id, address))
         return tuple(chosen)
 
+    def is_proven(self, address: str) -> bool:
+        """Whether it is the operator's address, or a dial there has found its peer."""
+        target = self._targets.get(address)
+        return target is not None and (target.source is None or target.is_proven)
+
+    def dial_succeeded(self, address: str) -> None:
+        """The peer id that belongs to the address answered there."""
+        if target := self._targets.get(address):
+            target.is_proven = True
+
     def dial_failed(self, address: str) -> None:
         """Forget a learned address that keeps failing."""
         target = self._targets.get(address)
-        if target and not target.is_persistent and target.failures >= LEARNED_FAILURES_LIMIT:
+        if target and target.source is not None and target.failures >= LEARNED_FAILURES_LIMIT:
             del self._targets[address]
 
     def connected(self, peer_id: PeerId) -> None:
@@ -176,14 +240,34 @@ class PeerTable:
     def penalize(self, peer_id: PeerId, reason: RejectionReason, now: float) -> bool:
         """Take points off; True if the peer is banned now."""
         record = _Record(self.score(peer_id, now), now)
-        record.score -= PENALTIES.get(reason, DEFAULT_PENALTY)
-        if is_ban := record.score <= 0:
+        record.score = max(0.0, record.score - PENALTIES.get(reason, DEFAULT_PENALTY))
+        if is_ban := record.score == 0:
             record.banned_until = now + BAN_SECONDS
         self._records.pop(peer_id, None)
         self._records[peer_id] = record
         if len(self._records) > RECORD_LIMIT:
             del self._records[next(iter(self._records))]
         return is_ban
+
+    def export_records(self, now: float) -> dict[str, tuple[float, float]]:
+        """What is held against peers: score, and seconds that a ban still lasts."""
+        return {
+            peer_id: (self.score(peer_id, now), max(0.0, record.banned_until - now))
+            for peer_id, record in self._records.items()
+            if self.score(peer_id, now) < FULL_SCORE or record.banned_until > now
+        }
+
+    def import_records(
+        self, records: Mapping[str, tuple[float, float]], *, age_seconds: float, now: float
+    ) -> None:
+        """Take over what was exported `age_seconds` ago, as decayed as it would be by now."""
+        for peer_id, (score, ban_seconds) in list(records.items())[:RECORD_LIMIT]:
+            ban_left = min(ban_seconds, BAN_SECONDS) - age_seconds
+            self._records[PeerId(peer_id)] = _Record(
+                min(FULL_SCORE, max(score, 0.0) + age_seconds * RECOVERY_PER_SECOND),
+                now,
+                now + max(0.0, ban_left),
+            )
 
     def score(self, peer_id: PeerId, now: float) -> float:
         """The points a peer has left, of 100."""
@@ -204,6 +288,14 @@ class PeerTable:
         target.next_dial_at = now + wait * (0.5 + self._random())
 
 
+def _rank(target: _Target) -> tuple[int, int]:
+    if target.source is None:
+        return (0, target.failures)
+    if target.is_proven:
+        return (1, target.failures)
+    return (2 if target.source == target.peer_id else 3, target.failures)
+
+
 def is_dialable(address: str, *, accept_private: bool) -> bool:
     """Whether an address that a peer told us may be dialled.
 
@@ -218,22 +310,3 @@ def is_dialable(address: str, *, accept_private: bool) -> bool:
     except ValueError:
         return False
     return parsed.is_global or (accept_private and not parsed.is_multicast)
-
-
-class TokenBucket:
-    """A budget that refills with time; who overdraws it waits, and his peer with him."""
-
-    def __init__(self, *, per_second: float, burst: float) -> None:
-        self._per_second = per_second
-        self._burst = burst
-        self._tokens = burst
-        self._updated_at = trio.current_time()
-
-    async def take(self, tokens: float) -> None:
-        """Use `tokens`, after waiting until there were as many (or the whole burst)."""
-        now = trio.current_time()
-        self._tokens += (now - self._updated_at) * self._per_second
-        self._tokens = min(self._tokens, self._burst) - tokens
-        self._updated_at = now
-        if self._tokens < 0:
-            await trio.sleep(-self._tokens / self._per_second)

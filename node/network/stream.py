@@ -1,6 +1,6 @@
 """A stream of length-prefixed frames to one peer (docs/spec/wire.md, section 1)."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final, NewType, Protocol
 
@@ -42,11 +42,23 @@ class ByteStream(Protocol):
         """End both directions at once."""
 
 
+class FrameMeter(Protocol):
+    """Told of every frame; it may wait."""
+
+    async def on_received(self, size_bytes: int) -> None:
+        """A frame of so many bytes has come."""
+
+    async def on_sending(self, frame_count: int, size_bytes: int) -> None:
+        """Frames of so many bytes together are about to be written."""
+
+
 class FrameStream:
     """Frames over a byte stream. One task may read; any number may write whole frames."""
 
     def __init__(self, byte_stream: ByteStream, peer_id: PeerId) -> None:
         self.peer_id = peer_id
+        self.meter: FrameMeter | None = None
+        """None until the peer has a session."""
         self._byte_stream = byte_stream
         self._buffer = bytearray()
         self._write_lock = trio.Lock()
@@ -78,7 +90,10 @@ class FrameStream:
             raise InvalidMessage(
                 RejectionReason.TOO_LARGE, f"a frame of {length} bytes, limit {limit_bytes}"
             )
-        return await self.read_exactly(length)
+        payload = await self.read_exactly(length)
+        if self.meter is not None:
+            await self.meter.on_received(LENGTH_BYTES + length)
+        return payload
 
     async def write_frame(self, payload: bytes) -> None:
         """Send one frame.
@@ -99,6 +114,8 @@ class FrameStream:
             for payload in payloads
             for part in (len(payload).to_bytes(LENGTH_BYTES, "big"), payload)
         )
+        if self.meter is not None:
+            await self.meter.on_sending(len(payloads), len(data))
         async with self._write_lock:
             await self._byte_stream.send_all(data)
 
@@ -131,6 +148,9 @@ class Host(Protocol):
     def connected_peers(self) -> tuple[PeerId, ...]:
         """Peers with at least one open connection, sorted."""
 
+    def inbound_connections(self) -> tuple[int, Mapping[str, int]]:
+        """How many are open, and how many were closed without a session, by reason."""
+
     def set_handler(self, protocol_id: str, handler: StreamHandler) -> None:
         """Serve a protocol; before the host runs."""
 
@@ -147,6 +167,9 @@ class Host(Protocol):
         Raises:
             UnreachablePeerError: no connection, or the peer does not speak the protocol.
         """
+
+    def keep(self, peer_id: PeerId, *, is_validator: bool) -> None:
+        """The peer has a session: its connection is not one of those closed to make room."""
 
     async def disconnect(self, peer_id: PeerId) -> None:
         """Close every connection to the peer; never raises."""

@@ -20,6 +20,12 @@ class FakeNetwork:
     def peers(self) -> tuple:
         return ()
 
+    def inbound_connections(self) -> tuple[int, dict[str, int]]:
+        return 3, {"address_full": 2}
+
+    def waiting_consensus(self) -> tuple[int, int]:
+        return 7, 700
+
 
 class FakePool:
     size_bytes = 17
@@ -51,6 +57,7 @@ def test_the_feed_counts_every_block_once_and_shows_a_validator_that_stopped_sig
     metrics = NodeMetrics()
     network = FakeNetwork()
     network.metrics.dials = 5
+    network.metrics.frames["blob", "in"] = 11
     feed = MetricsFeed(
         metrics=metrics,
         max_peers=64,
@@ -85,6 +92,9 @@ def test_the_feed_counts_every_block_once_and_shows_a_validator_that_stopped_sig
         "ethereum_best_known_block_number 9.0",
         "pot_signing_stopped 1.0",
         'pot_p2p_events{name="dials"} 5.0',
+        'pot_p2p_frames{direction="in",protocol="blob"} 11.0',
+        'pot_p2p_connections_refused{reason="address_full"} 2.0',
+        "pot_p2p_consensus_queue_bytes 700.0",
         "pot_txpool_pending 2.0",
         "pot_blob_bytes 4096.0",
     ):

@@ -11,8 +11,8 @@ from chain.primitives import BlockNumber, Hash32
 from chain.types.block import BLOCK_LIMIT_BYTES, Block, decode_block
 from chain.types.certificate import CommitCertificate, decode_certificate
 from chain.types.header import Header, decode_header
+from node.network.budget import TokenBucket
 from node.network.metrics import NetworkMetrics
-from node.network.peers import TokenBucket
 from node.network.stream import FrameStream
 from node.network.wire import (
     BLOCK_FRAME_LIMIT_BYTES,

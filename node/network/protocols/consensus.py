@@ -8,7 +8,6 @@ import trio
 
 from chain.primitives import Address
 from node.network.metrics import NetworkMetrics
-from node.network.peers import TokenBucket
 from node.network.stream import FrameStream, StreamClosedError, UnreachablePeerError
 from node.network.wire import CONSENSUS_FRAME_LIMIT_BYTES
 
@@ -28,12 +27,6 @@ COALESCE_BYTES: Final = 2**16
 
 REOPEN_SECONDS: Final = 0.5
 """The wait after a stream that ended, before the next."""
-
-FRAMES_PER_SECOND: Final = 2000.0
-"""A validator sends three votes and a few repeats a block; more waits, by flow control."""
-
-BYTES_PER_SECOND: Final = 32.0 * 2**20
-"""Four of the largest messages a second."""
 
 ConsensusHandler = Callable[[Address, bytes], Awaitable[None]]
 """Takes one frame of a validator (the one whose stream it is, not necessarily its author)."""
@@ -59,6 +52,10 @@ class OutboundQueue:
             self._size_bytes -= len(self._frames.popleft())
             self._metrics.consensus_frames_dropped += 1
         self._filled.set()
+
+    def count(self) -> tuple[int, int]:
+        """Frames that wait, and their bytes."""
+        return len(self._frames), self._size_bytes
 
     def restore(self, frames: list[bytes]) -> None:
         """Put back what was taken and not sent; the receiver may see some of it twice."""
@@ -102,6 +99,11 @@ class ConsensusLinks:
         }
         self._set_changed.set()
         self._set_changed = trio.Event()
+
+    def count_waiting(self) -> tuple[int, int]:
+        """Frames that wait for some validator, and their bytes."""
+        sizes = [queue.count() for queue in self._queues.values()]
+        return sum(frames for frames, _ in sizes), sum(size for _, size in sizes)
 
     def is_validator(self, address: Address | None) -> bool:
         """Whether the address is another member of the current set."""
@@ -148,19 +150,15 @@ class ConsensusLinks:
                 await stream.reset()
 
     async def serve(self, stream: FrameStream, address: Address) -> None:
-        """Hand every frame of a validator's stream to consensus, no faster than the limits.
+        """Hand every frame of a validator's stream to consensus.
 
         Raises:
             InvalidMessage: TOO_LARGE.
             StreamClosedError: the validator left.
         """
-        frames = TokenBucket(per_second=FRAMES_PER_SECOND, burst=2 * FRAMES_PER_SECOND)
-        volume = TokenBucket(per_second=BYTES_PER_SECOND, burst=2 * BYTES_PER_SECOND)
         while self.is_validator(address):
             frame = await stream.read_frame(CONSENSUS_FRAME_LIMIT_BYTES)
             self._metrics.consensus_frames_received += 1
-            await frames.take(1)
-            await volume.take(len(frame))
             await self._handle(address, frame)
 
 

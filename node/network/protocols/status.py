@@ -85,7 +85,7 @@ class StatusHost(Protocol):
     def on_latency(self, peer_id: PeerId, seconds: float) -> None:
         """A peer answered a ping."""
 
-    def on_addresses(self, addresses: tuple[str, ...]) -> None:
+    def on_addresses(self, peer_id: PeerId, addresses: tuple[str, ...]) -> None:
         """A peer told us of others."""
 
 
@@ -248,7 +248,7 @@ class _Session:
                         latency = trio.current_time() - self._pinged_at
                         self._host.on_latency(self._stream.peer_id, latency)
                 case Peers(addresses):
-                    self._host.on_addresses(addresses)
+                    self._host.on_addresses(self._stream.peer_id, addresses)
                 case Goodbye(reason):
                     self._reason = reason
                     return

@@ -10,7 +10,6 @@ from typing import Final, Protocol
 from chain import codec
 from chain.errors import InvalidMessage, RejectionReason
 from chain.primitives import Hash32, TaskId
-from node.network.peers import TokenBucket
 from node.network.stream import FrameStream
 from node.network.wire import REQUEST_FRAME_LIMIT_BYTES
 from node.reveals import REVEAL_LIMIT_BYTES, Reveal, reveal_from_item
@@ -24,9 +23,6 @@ REVEALS_LIMIT: Final = 1_024
 
 REVEALS_FRAME_LIMIT_BYTES: Final = REVEALS_LIMIT * REVEAL_LIMIT_BYTES + 16
 """An answer with all of them."""
-
-REQUESTS_PER_SECOND: Final = 50
-"""Of one stream: a validator asks a few times a second in each verdict phase."""
 
 _REVEALS: Final = 0
 _STATE_PARTS: Final = 1
@@ -53,10 +49,8 @@ async def serve(stream: FrameStream, source: TrainingSource) -> None:
         RejectedInputError: a request that breaks the rules.
         StreamClosedError: the peer left.
     """
-    requests = TokenBucket(per_second=REQUESTS_PER_SECOND, burst=4 * REQUESTS_PER_SECOND)
     while True:
         frame = await stream.read_frame(REQUEST_FRAME_LIMIT_BYTES)
-        await requests.take(1)
         item = codec.as_list(codec.decode(frame, limit_bytes=REQUEST_FRAME_LIMIT_BYTES))
         kind = codec.as_uint(item[0], bits=8) if item else -1
         match kind, item[1:]:

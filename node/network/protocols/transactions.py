@@ -12,8 +12,8 @@ import trio
 from chain.crypto import keccak256
 from chain.errors import InvalidMessage, RejectedInputError, RejectionReason
 from chain.primitives import Hash32
+from node.network.budget import TokenBucket
 from node.network.metrics import NetworkMetrics
-from node.network.peers import TokenBucket
 from node.network.stream import FrameStream, StreamClosedError, UnreachablePeerError
 from node.network.wire import (
     HASHES_LIMIT,
@@ -133,8 +133,19 @@ class TransactionExchange:
         for queue in self._queues.values():
             queue.put(listed)
 
-    async def run_outbound(self, peer_id: str, open_stream: OpenStream) -> None:
-        """Announce and serve to a peer, for as long as its session lasts."""
+    async def run_outbound(
+        self,
+        peer_id: str,
+        open_stream: OpenStream,
+        on_fault: Callable[[RejectedInputError], None],
+    ) -> None:
+        """Announce and serve to a peer, for as long as its session lasts.
+
+        Args:
+            peer_id: the peer.
+            open_stream: opens a stream to it.
+            on_fault: told of a request that breaks the rules.
+        """
         queue = AnnouncementQueue(self._metrics)
         self._queues[peer_id] = queue
         try:
@@ -142,6 +153,9 @@ class TransactionExchange:
                 queue.put(self._pool.hashes())
                 try:
                     await self._announce_and_serve(queue, await open_stream(PROTOCOL_ID))
+                except RejectedInputError as error:
+                    on_fault(error)
+                    await trio.sleep(REOPEN_SECONDS)
                 except (StreamClosedError, UnreachablePeerError):
                     await trio.sleep(REOPEN_SECONDS)
         finally:
@@ -149,32 +163,32 @@ class TransactionExchange:
                 del self._queues[peer_id]
 
     async def _announce_and_serve(self, queue: AnnouncementQueue, stream: FrameStream) -> None:
-        closed = False
+        fault: StreamClosedError | RejectedInputError | None = None
         async with trio.open_nursery() as nursery:
 
             async def announce() -> None:
-                nonlocal closed
+                nonlocal fault
                 try:
                     while True:
                         message = AnnounceTransactions(await queue.take())
                         await stream.write_frame(encode_transaction_message(message))
                         self._metrics.transactions_announced += len(message.hashes)
-                except StreamClosedError:
-                    closed = True
+                except StreamClosedError as error:
+                    fault = error
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(announce)
             try:
                 while True:
                     await self._answer(stream)
-            except (StreamClosedError, RejectedInputError):
-                closed = True
+            except (StreamClosedError, RejectedInputError) as error:
+                fault = error
             finally:
                 with trio.CancelScope(shield=True):
                     await stream.reset()
             nursery.cancel_scope.cancel()
-        if closed:
-            raise StreamClosedError("the peer closed the stream")
+        if fault is not None:
+            raise fault
 
     async def _answer(self, stream: FrameStream) -> None:
         message = decode_transaction_message(await stream.read_frame(TRANSACTION_FRAME_LIMIT_BYTES))

@@ -21,6 +21,7 @@ from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.io import msgio
 from libp2p.io.exceptions import IncompleteReadError
+from libp2p.io.trio import TrioTCPStream
 from libp2p.network.config import ConnectionConfig
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
@@ -167,9 +168,70 @@ async def read_in_any_number_of_pieces() -> bool:
     return True
 
 
+async def bound_negotiations() -> bool:
+    """A line of 64 KiB before any handshake, and questions without end, both end the connection."""
+    return await _refuses_long_lines() and await _refuses_many_lines()
+
+
+async def _refuses_long_lines() -> bool:
+    server = build_host()
+    async with running(server):
+        port = int(address_of(server).value_for_protocol("tcp"))
+        client = await trio.open_tcp_stream("127.0.0.1", port)
+        await client.send_all(b"\x80\x80\x04" + bytes(1000))
+        return await _is_closed(client)
+
+
+async def _refuses_many_lines() -> bool:
+    server = build_host()
+    async with running(server):
+        port = int(address_of(server).value_for_protocol("tcp"))
+        client = await trio.open_tcp_stream("127.0.0.1", port)
+        await client.send_all(b"\x13/multistream/1.0.0\n" + b"\x03no\n" * 100)
+        return await _is_closed(client)
+
+
+async def _is_closed(stream: trio.SocketStream) -> bool:
+    with trio.move_on_after(2):
+        try:
+            while await stream.receive_some(65536):
+                pass
+        except trio.BrokenResourceError:
+            pass
+        return True
+    return False
+
+
+async def ask_nobody_who_he_is() -> bool:
+    """A peer that connects and pushes addresses leaves none."""
+    server, client = build_host(), build_host()
+    async with running(server), running(client):
+        await connect(client, server)
+        await trio.sleep(0.3)
+        store = server.get_peerstore()
+        known = store.has_peer(client.get_id()) and store.get_protocols(client.get_id())
+        return not known
+
+
+async def name_ipv6_peers() -> bool:
+    class Socket:
+        def getpeername(self) -> tuple[str, int, int, int]:
+            return ("2001:db8::1", 9000, 0, 0)
+
+    class Stream:
+        socket = Socket()
+
+    return TrioTCPStream(Stream()).get_remote_address() == ("2001:db8::1", 9000)
+
+
 async def bound_buffers() -> bool:
-    """Both halves: bytes to a stream nobody reads, and streams without end."""
-    return await _refuses_bytes() and await _refuses_streams()
+    """Bytes to a stream nobody reads, a huge frame, streams without end, streams of our own ids."""
+    return (
+        await _refuses_bytes()
+        and await _refuses_huge_frame()
+        and await _refuses_streams(first_id=1001)
+        and await _refuses_streams(first_id=1000)
+    )
 
 
 async def _refuses_bytes() -> bool:
@@ -194,7 +256,22 @@ async def _refuses_bytes() -> bool:
         return client.get_id() not in server.get_network().connections
 
 
-async def _refuses_streams() -> bool:
+async def _refuses_huge_frame() -> bool:
+    """A frame longer than any window is refused by its header."""
+    server, client = build_host(), build_host()
+    server.set_stream_handler(ECHO, echo)
+    async with running(server), running(client):
+        await connect(client, server)
+        stream = await client.new_stream(server.get_id(), [ECHO])
+        header = struct.pack(
+            yamux.YAMUX_HEADER_FORMAT, 0, yamux.TYPE_DATA, 0, stream.muxed_stream.stream_id, 2**23
+        )
+        await stream.muxed_conn._write_frame(header)
+        await trio.sleep(0.5)
+        return client.get_id() not in server.get_network().connections
+
+
+async def _refuses_streams(first_id: int) -> bool:
     server, client = build_host(), build_host()
     async with running(server), running(client):
         await connect(client, server)
@@ -206,7 +283,7 @@ async def _refuses_streams() -> bool:
                     0,
                     yamux.TYPE_WINDOW_UPDATE,
                     yamux.FLAG_SYN,
-                    1001 + 2 * index,
+                    first_id + 2 * index,
                     0,
                 )
                 await connection.muxed_conn._write_frame(header)

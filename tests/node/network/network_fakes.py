@@ -131,6 +131,7 @@ class MemoryHost:
         self.is_reachable = True
         self.dials = 0
         self.errors: list[Exception] = []
+        self.kept: list[tuple[PeerId, bool]] = []
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
@@ -148,6 +149,12 @@ class MemoryHost:
 
     def connected_peers(self) -> tuple[PeerId, ...]:
         return tuple(sorted(self._connected))
+
+    def keep(self, peer_id: PeerId, *, is_validator: bool) -> None:
+        self.kept.append((peer_id, is_validator))
+
+    def inbound_connections(self) -> tuple[int, dict[str, int]]:
+        return len(self._connected), {}
 
     def set_handler(self, protocol_id: str, handler: StreamHandler) -> None:
         self._handlers[protocol_id] = handler
@@ -326,13 +333,17 @@ def build_node(
     chain_id: int = CHAIN_ID,
     max_peers: int = 64,
     blobs: BlobStore | None = None,
+    peer_file: Path | None = None,
 ) -> Node:
     host = MemoryHost(internet, index)
     received, pool, chain = Received(), MemoryPool(), MemoryChain()
     network = Network(
         host=host,
         config=NetworkConfig(
-            bootstrap=bootstrap, max_peers=max_peers, accept_private_addresses=True
+            bootstrap=bootstrap,
+            max_peers=max_peers,
+            accept_private_addresses=True,
+            peer_file=peer_file,
         ),
         identity=identity(index if is_validator else None, chain_id=chain_id),
         get_head=lambda: HEAD,

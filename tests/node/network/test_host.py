@@ -10,6 +10,7 @@ import trio
 
 from chain.errors import InvalidMessage, RejectionReason
 from node.errors import OperatorError
+from node.network import admission
 from node.network import host as host_module
 from node.network.host import (
     LibP2PHost,
@@ -29,7 +30,9 @@ async def echo(stream: FrameStream) -> None:
 
 
 def build_host(listen: str = "/ip4/127.0.0.1/tcp/0") -> LibP2PHost:
-    host = LibP2PHost(key=create_host_key(), listen_addresses=[listen], max_connections=20)
+    host = LibP2PHost(
+        key=create_host_key(), listen_addresses=[listen], max_connections=20, is_laboratory=True
+    )
     host.set_handler(ECHO, echo)
     return host
 
@@ -151,6 +154,53 @@ async def test_garbage_on_the_port_stops_nothing(garbage: bytes) -> None:
                 await raw.aclose()
         await check_alive(host)
         await raw.aclose()
+
+
+async def test_an_address_in_a_hurry_is_refused_without_a_handshake() -> None:
+    host = LibP2PHost(
+        key=create_host_key(), listen_addresses=["/ip4/127.0.0.1/tcp/0"], max_connections=50
+    )
+    async with host.run():
+        port = int(host.listen_addresses()[0].split("/")[4])
+        silent = [
+            await trio.open_tcp_stream("127.0.0.1", port)
+            for _ in range(admission.ADDRESS_CONNECTION_LIMIT)
+        ]
+        await until(lambda: host._admission.count() == admission.ADDRESS_CONNECTION_LIMIT)
+        late = await trio.open_tcp_stream("127.0.0.1", port)
+        with trio.fail_after(2):
+            assert await late.receive_some(1) == b""
+        assert host.inbound_connections() == (len(silent), {"address_full": 1})
+        for stream in (*silent, late):
+            await stream.aclose()
+        await until(lambda: host._admission.count() == 0)
+
+
+async def test_silent_strangers_make_room_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "STRANGER_LIMIT", 3)
+    host, client = build_host(), build_host()
+    async with host.run(), client.run():
+        port = int(host.listen_addresses()[0].split("/")[4])
+        await client.dial(host.peer_id, host.listen_addresses()[0])
+        await until(lambda: host.connected_peers() == (client.peer_id,))
+        host.keep(client.peer_id, is_validator=True)
+        silent = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(4)]
+        await until(lambda: host._refused["no_session"] == 1)
+        await until(lambda: host._admission.count() == 4)
+        assert host.connected_peers() == (client.peer_id,)
+        for stream in silent:
+            await stream.aclose()
+
+
+def test_too_few_open_files_are_named_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [(256, 400)]
+    monkeypatch.setattr(host_module.resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(host_module.resource, "setrlimit", lambda _, given: limits.append(given))
+    host_module.reserve_descriptors(128)
+    host_module.reserve_descriptors(200)
+    assert limits == [(256, 400), (328, 400)]
+    with pytest.raises(OperatorError, match=r"network\.max_peers.*ulimit -n 1128"):
+        host_module.reserve_descriptors(1000)
 
 
 async def test_half_open_and_idle_streams_stop_nothing() -> None:

@@ -9,16 +9,27 @@ import trio
 from trio.testing import MockClock
 
 from chain.errors import RejectionReason
+from chain.primitives import Hash32
 from node.blobs import BlobStore
 from node.network.host import LibP2PHost, create_host_key
-from node.network.network import Network, NetworkConfig
-from node.network.protocols import consensus, status
+from node.network.limits import LIMITS
+from node.network.network import (
+    HANDSHAKES_BURST,
+    HANDSHAKES_PER_SECOND,
+    Network,
+    NetworkConfig,
+)
+from node.network.protocols import blobs, blocks, consensus, status, transactions
+from node.network.stream import FrameStream
+from node.network.wire import DisconnectReason, Goodbye, decode_status
 from tests.node.network.network_fakes import (
     HEAD,
     NO_BLOBS,
     MemoryChain,
+    MemoryHost,
     MemoryInternet,
     MemoryPool,
+    Node,
     NoTraining,
     Received,
     build_node,
@@ -161,6 +172,97 @@ async def test_connection_without_a_session_is_closed(autojump_clock: MockClock)
         stream = await silent.open_stream(node.host.peer_id, status.PROTOCOL_ID)
         assert await stream.read_frame(10_000)
         await until(lambda: node.host.connected_peers() == (), seconds=30)
+
+
+async def open_session(node: Node, stranger: MemoryHost) -> FrameStream:
+    """A session of a stranger that does nothing but what the test makes it do."""
+    await stranger.dial(node.host.peer_id, "")
+    stream = await stranger.open_stream(node.host.peer_id, status.PROTOCOL_ID)
+    await status.shake_hands(
+        stream,
+        identity(None),
+        own_peer_id=stranger.peer_id,
+        head=HEAD,
+        addresses=(),
+        nonce=Hash32(bytes(32)),
+    )
+    return stream
+
+
+async def test_peer_that_breaks_the_rules_is_told_why_it_is_let_go(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    internet = MemoryInternet()
+    file = tmp_path / "peers.json"
+    node = build_node(internet, 0, peer_file=file)
+    stranger = build_node(internet, 1).host
+    async with stranger.run():
+        async with running(node):
+            session = await open_session(node, stranger)
+            for _ in range(3):
+                stream = await stranger.open_stream(node.host.peer_id, blocks.PROTOCOL_ID)
+                await stream.write_frame(b"garbage")
+            goodbye = None
+            while not isinstance(goodbye, Goodbye):
+                goodbye = decode_status(await session.read_frame(10_000))
+            assert goodbye.reason is DisconnectReason.MISBEHAVIOUR
+            assert node.network.metrics.peers_banned == 1
+        # The ban outlives a restart.
+        node = build_node(internet, 0, peer_file=file)
+        async with running(node):
+            await trio.sleep(1)
+            await stranger.dial(node.host.peer_id, "")
+            stream = await stranger.open_stream(node.host.peer_id, status.PROTOCOL_ID)
+            assert decode_status(await stream.read_frame(10_000)) == goodbye
+
+
+async def test_streams_and_handshakes_of_one_peer_are_limited(autojump_clock: MockClock) -> None:
+    internet = MemoryInternet()
+    node = build_node(internet, 0)
+    stranger = build_node(internet, 1).host
+    async with running(node), stranger.run():
+        await open_session(node, stranger)
+        limit = LIMITS["blob"].streams
+        for _ in range(limit + 3):
+            await stranger.open_stream(node.host.peer_id, blobs.PROTOCOL_ID)
+        await trio.sleep(1)
+        assert node.network.metrics.streams_refused == 3
+        start = trio.current_time()
+        for _ in range(10):
+            await open_session(node, stranger)
+        assert (
+            trio.current_time() - start >= (10 + 1 - HANDSHAKES_BURST) / HANDSHAKES_PER_SECOND - 2
+        )
+
+
+async def test_garbage_asked_of_a_served_announcement_costs_points(
+    autojump_clock: MockClock,
+) -> None:
+    internet = MemoryInternet()
+    node = build_node(internet, 0)
+    stranger = build_node(internet, 1).host
+    served = []
+
+    async def ask_garbage(stream: FrameStream) -> None:
+        served.append(stream)
+        await stream.write_frame(b"garbage")
+        await trio.sleep_forever()
+
+    stranger.set_handler(transactions.PROTOCOL_ID, ask_garbage)
+    async with running(node), stranger.run():
+        await open_session(node, stranger)
+        await until(lambda: node.network.metrics.peers_banned == 1)
+        # Half of all points each time; one comes back while the stream is opened again.
+        assert len(served) == 3
+
+
+async def test_hello_with_addresses_of_others_teaches_nothing(autojump_clock: MockClock) -> None:
+    nodes = build_nodes(MemoryInternet(), 2)
+    victim = f"/ip4/192.0.2.1/tcp/1/p2p/12D3KooW{'Z' * 44}"
+    nodes[1].host.listen_addresses = lambda: (victim,)  # type: ignore[method-assign]
+    async with running(*nodes):
+        await until(lambda: all(node.network.peers() for node in nodes))
+        assert victim not in nodes[0].network._table._targets
 
 
 @pytest.mark.parametrize(

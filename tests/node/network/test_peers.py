@@ -3,13 +3,11 @@
 import itertools
 
 import pytest
-import trio
-from trio.testing import MockClock
 
 from chain.errors import RejectionReason
 from node.errors import OperatorError
 from node.network import peers
-from node.network.peers import PeerTable, TokenBucket, is_dialable
+from node.network.peers import PeerTable, is_dialable
 from node.network.stream import PeerId
 
 OWN = PeerId("12D3KooW" + "A" * 44)
@@ -44,7 +42,7 @@ def test_bootstrap_peer_is_redialled_for_ever_with_growing_waits() -> None:
 
 def test_learned_address_is_forgotten_after_failures() -> None:
     table = build_table()
-    table.learn([address()])
+    table.learn([address()], BOB)
     assert len(dial_times(table, until=1000)) == peers.LEARNED_FAILURES_LIMIT
 
 
@@ -78,7 +76,9 @@ def test_two_malformed_messages_ban_and_time_forgives_one() -> None:
 
 def test_tables_are_bounded() -> None:
     table = build_table(address())
-    table.learn(address(host=f"10.0.{i // 256}.{i % 256}") for i in range(1000))
+    for index in range(1000):
+        source = PeerId(f"12D3KooW{index:044d}".replace("0", "K"))
+        table.learn([address(source, host=f"10.0.{index // 256}.{index % 256}")], source)
     assert len(table._targets) == peers.TARGET_LIMIT
     assert address() in table._targets
     for index in range(2000):
@@ -96,20 +96,76 @@ def test_strangers_may_not_point_us_at_private_services() -> None:
     assert not is_dialable(f"/dns4/example.org/tcp/1/p2p/{BOB}", accept_private=True)
 
 
+def peer(number: int) -> PeerId:
+    digits = "".join("ABCDEFGHJK"[int(digit)] for digit in f"{number:044d}")
+    return PeerId(f"12D3KooW{digits}")
+
+
+def test_one_liar_fills_neither_the_table_nor_the_place_of_others() -> None:
+    table = build_table()
+    liar, honest = peer(10**6), peer(10**7)
+    for start in range(0, 10_000, 16):
+        lies = [address(peer(index), port=1 + index) for index in range(start, start + 16)]
+        table.learn(lies, liar)
+    assert len(table._targets) == peers.SOURCE_LIMIT
+    table.learn([address(honest)], honest)
+    assert table.known_addresses([honest], 16) == (address(honest),)
+
+
+def test_lies_about_a_peer_leave_room_for_what_it_says_itself() -> None:
+    table = build_table()
+    for source in range(100, 120):
+        table.learn([address(BOB, host=f"198.51.100.{source}")], peer(source))
+    table.learn([address(BOB)], BOB)
+    assert len(table._targets) == peers.PEER_ADDRESS_LIMIT + 1
+    # And that is tried first.
+    assert table.due(0, connected=()) == ((BOB, address()),)
+
+
+def test_a_full_table_makes_room_at_the_expense_of_who_told_most() -> None:
+    table = build_table()
+    for source in range(peers.TARGET_LIMIT // peers.SOURCE_LIMIT):
+        told = [address(peer(1000 * source + index)) for index in range(1, 17)]
+        table.learn(told, peer(10**6 + source))
+    assert len(table._targets) == peers.TARGET_LIMIT
+    table.learn([address()], BOB)
+    assert address() in table._targets
+    assert len(table._targets) == peers.TARGET_LIMIT
+
+
+def test_others_are_told_only_what_was_proven_or_claimed_by_its_owner() -> None:
+    table = build_table()
+    table.learn([address(BOB, port=1)], peer(1))
+    assert table.known_addresses([BOB], 16) == ()
+    table.learn([address(BOB, port=2)], BOB)
+    table.dial_succeeded(address(BOB, port=1))
+    assert table.known_addresses([BOB], 16) == (address(BOB, port=1), address(BOB, port=2))
+    assert table.is_proven(address(BOB, port=1))
+    assert not table.is_proven(address(BOB, port=2))
+
+
+def test_a_peer_claims_only_a_few_addresses_for_itself() -> None:
+    table = build_table()
+    table.learn([address(BOB, port=1 + index) for index in range(16)], BOB)
+    assert len(table._targets) == peers.OWN_ADDRESS_LIMIT
+
+
+def test_bans_outlive_a_restart_and_go_on_decaying() -> None:
+    table = build_table()
+    while not table.penalize(BOB, RejectionReason.MALFORMED, now=0):
+        pass
+    table.penalize(OWN, RejectionReason.HEADER_FIELD, now=0)
+    records = table.export_records(now=100)
+    later = build_table()
+    later.import_records(records, age_seconds=50, now=7)
+    assert later.is_banned(BOB, now=7 + peers.BAN_SECONDS - 151)
+    assert not later.is_banned(BOB, now=7 + peers.BAN_SECONDS - 149)
+    assert later.score(BOB, now=7) == 75
+    assert table.export_records(now=10_000) == {}
+    later.import_records({BOB: (-1e9, 1e9)}, age_seconds=0, now=7)
+    assert not later.is_banned(BOB, now=7 + peers.BAN_SECONDS)
+
+
 def test_bad_bootstrap_address_is_named() -> None:
     with pytest.raises(OperatorError, match=r"network\.bootstrap: 'localhost:9000'"):
         build_table("localhost:9000")
-
-
-async def test_overdrawn_budget_makes_its_user_wait(autojump_clock: MockClock) -> None:
-    bucket = TokenBucket(per_second=10, burst=20)
-    start = trio.current_time()
-    for _ in range(20):
-        await bucket.take(1)
-    assert trio.current_time() == start
-    for _ in range(30):
-        await bucket.take(1)
-    assert trio.current_time() - start == pytest.approx(3)
-    await trio.sleep(1000)
-    await bucket.take(20)
-    assert trio.current_time() - start == pytest.approx(1003)

@@ -139,7 +139,7 @@ class RecordingHost:
     def on_latency(self, peer_id: PeerId, seconds: float) -> None:
         self.latencies.append(seconds)
 
-    def on_addresses(self, addresses: tuple[str, ...]) -> None:
+    def on_addresses(self, peer_id: PeerId, addresses: tuple[str, ...]) -> None:
         self.addresses.extend(addresses)
 
 

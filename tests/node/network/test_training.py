@@ -91,18 +91,6 @@ async def test_a_request_that_is_none_is_refused(autojump_clock: MockClock, fram
     assert source.announced == []
 
 
-async def test_a_flood_of_announcements_is_slowed_down(autojump_clock: MockClock) -> None:
-    asking, serving = stream_pair()
-    source = Source()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(training.serve, serving, source)
-        start = trio.current_time()
-        for number in range(1_000):
-            await training.announce_reveal(asking, reveal(number))
-        assert trio.current_time() - start >= 800 / training.REQUESTS_PER_SECOND - 1
-        nursery.cancel_scope.cancel()
-
-
 async def answer_once(stream: FrameStream, frame: bytes) -> None:
     try:
         await stream.read_frame(1_000)

@@ -1,0 +1,157 @@
+"""Which connections are let in, before a handshake is paid for (docs/spec/wire.md, section 1).
+
+An address is refused only for what it asks at the moment, never banned: honest nodes may sit behind
+it. Time is an argument, so that a test is a loop over numbers.
+"""
+
+import ipaddress
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+STRANGER_LIMIT: Final = 64
+"""Inbound connections without a session; one more, and another stranger's is closed for it."""
+
+ADDRESS_CONNECTION_LIMIT: Final = 16
+"""Connections from one address, those of validators apart: a site with several nodes behind it."""
+
+ADDRESS_PER_SECOND: Final = 1.0
+"""Connections a second from one address."""
+
+ADDRESS_BURST: Final = 16.0
+"""Connections at once from one address."""
+
+TOTAL_PER_SECOND: Final = 16.0
+"""Connections a second from everybody: a handshake takes 25 ms, so at most 0.4 of a core."""
+
+TOTAL_BURST: Final = 64.0
+"""Connections at once from everybody."""
+
+ADDRESS_RECORD_LIMIT: Final = 4_096
+"""Addresses whose budget is remembered; the one heard of longest ago is forgotten first."""
+
+TRUSTED_LIMIT: Final = 256
+"""Addresses of validators that are remembered."""
+
+Endpoint = tuple[str, int]
+"""Address and port of the other side of a connection."""
+
+
+class Refusal(StrEnum):
+    """Why a connection is closed before its handshake."""
+
+    ADDRESS_FULL = "address_full"
+    ADDRESS_TOO_FAST = "address_too_fast"
+    TOO_FAST = "too_fast"
+
+
+@dataclass(slots=True)
+class _Connection:
+    group: str
+    is_kept: bool = False
+    is_validator: bool = False
+
+
+@dataclass(slots=True)
+class _Budget:
+    tokens: float
+    updated_at: float
+
+    def take(self, now: float, *, per_second: float, burst: float) -> bool:
+        self.tokens = min(burst, self.tokens + (now - self.updated_at) * per_second)
+        self.updated_at = now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+class Admission:
+    """The inbound connections by endpoint; every table is bounded."""
+
+    def __init__(self, *, is_laboratory: bool) -> None:
+        """Start with no connections.
+
+        Args:
+            is_laboratory: whether connections from private addresses, where a whole network may
+                run on one machine, are not limited by address and second.
+        """
+        self._is_laboratory = is_laboratory
+        self._connections: dict[Endpoint, _Connection] = {}
+        self._budgets: dict[str, _Budget] = {}
+        self._total = _Budget(TOTAL_BURST, 0.0)
+        self._trusted: dict[str, None] = {}
+
+    def admit(self, endpoint: Endpoint, now: float) -> Refusal | None:
+        """Let a connection in, or say why not."""
+        address = ipaddress.ip_address(endpoint[0].split("%")[0])
+        group = get_group(address)
+        is_free = self._is_laboratory and not address.is_global
+        refusal = None if is_free else self._find_refusal(group, now)
+        if refusal is None:
+            self._connections[endpoint] = _Connection(group)
+        return refusal
+
+    def find_surplus(self) -> Endpoint | None:
+        """The stranger to let go if there are too many: the last of the address with the most."""
+        strangers = [
+            (endpoint, each.group)
+            for endpoint, each in self._connections.items()
+            if not each.is_kept
+        ]
+        if len(strangers) <= STRANGER_LIMIT:
+            return None
+        counts: dict[str, int] = {}
+        for _, group in strangers:
+            counts[group] = counts.get(group, 0) + 1
+        busiest = max(counts, key=lambda group: counts[group])
+        return next(endpoint for endpoint, group in reversed(strangers) if group == busiest)
+
+    def keep(self, endpoint: Endpoint, *, is_validator: bool) -> None:
+        """The connection has a session now; one that is not inbound is not counted here."""
+        connection = self._connections.get(endpoint)
+        if connection is None:
+            return
+        connection.is_kept = True
+        connection.is_validator = is_validator
+        if is_validator:
+            self._trusted.pop(connection.group, None)
+            self._trusted[connection.group] = None
+            if len(self._trusted) > TRUSTED_LIMIT:
+                del self._trusted[next(iter(self._trusted))]
+
+    def release(self, endpoint: Endpoint) -> None:
+        """The connection has ended."""
+        self._connections.pop(endpoint, None)
+
+    def count(self) -> int:
+        """Inbound connections that are open, handshakes included."""
+        return len(self._connections)
+
+    def _find_refusal(self, group: str, now: float) -> Refusal | None:
+        if group in self._trusted:
+            # Where a validator sits, a neighbour's storm must not keep it out.
+            return None
+        count = sum(
+            each.group == group and not each.is_validator for each in self._connections.values()
+        )
+        if count >= ADDRESS_CONNECTION_LIMIT:
+            return Refusal.ADDRESS_FULL
+        budget = self._budgets.pop(group, None) or _Budget(ADDRESS_BURST, now)
+        self._budgets[group] = budget
+        if len(self._budgets) > ADDRESS_RECORD_LIMIT:
+            del self._budgets[next(iter(self._budgets))]
+        if not budget.take(now, per_second=ADDRESS_PER_SECOND, burst=ADDRESS_BURST):
+            return Refusal.ADDRESS_TOO_FAST
+        if not self._total.take(now, per_second=TOTAL_PER_SECOND, burst=TOTAL_BURST):
+            return Refusal.TOO_FAST
+        return None
+
+
+def get_group(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """What counts as one address: an IPv4 address, or the /64 that one IPv6 site is given."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))

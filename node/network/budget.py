@@ -1,0 +1,22 @@
+"""A budget that refills with time (docs/spec/wire.md, section 1)."""
+
+import trio
+
+
+class TokenBucket:
+    """A budget that refills with time; who overdraws it waits, and his peer with him."""
+
+    def __init__(self, *, per_second: float, burst: float) -> None:
+        self._per_second = per_second
+        self._burst = burst
+        self._tokens = burst
+        self._updated_at = trio.current_time()
+
+    async def take(self, tokens: float) -> None:
+        """Use `tokens`, after waiting until there were as many (or the whole burst)."""
+        now = trio.current_time()
+        self._tokens += (now - self._updated_at) * self._per_second
+        self._tokens = min(self._tokens, self._burst) - tokens
+        self._updated_at = now
+        if self._tokens < 0:
+            await trio.sleep(-self._tokens / self._per_second)

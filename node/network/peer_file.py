@@ -1,0 +1,55 @@
+"""Scores and bans on disk, so that a restart forgives nobody (docs/spec/wire.md, section 1).
+
+Nothing depends on the file: one that is missing, damaged or of another version is as good as none.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Final
+
+import structlog
+from pydantic_core import from_json
+
+from node.network.peers import RECORD_LIMIT
+
+log = structlog.get_logger()
+
+VERSION: Final = 1
+"""Of the file's format."""
+
+FILE_LIMIT_BYTES: Final = 256 * RECORD_LIMIT
+"""More than RECORD_LIMIT entries take."""
+
+Records = dict[str, tuple[float, float]]
+"""Score and seconds of ban left, by peer id."""
+
+
+def save_records(path: Path, records: Records) -> None:
+    """Replace the file; a disk that refuses costs a warning."""
+    new = path.with_suffix(".new")
+    text = json.dumps({"version": VERSION, "savedAt": int(time.time()), "peers": records})
+    try:
+        new.write_text(text)
+        new.replace(path)
+    except OSError as error:
+        log.warning("peer scores not saved", path=str(path), error=str(error))
+
+
+def load_records(path: Path) -> tuple[Records, float]:
+    """What was saved, and how many seconds ago; nothing if the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            content = from_json(file.read(FILE_LIMIT_BYTES))
+        if content["version"] != VERSION:
+            return {}, 0.0
+        records = {
+            str(peer_id): (float(score), float(ban_seconds))
+            for peer_id, (score, ban_seconds) in content["peers"].items()
+        }
+        return records, max(0.0, time.time() - float(content["savedAt"]))
+    except FileNotFoundError:
+        return {}, 0.0
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("peer scores not loaded", path=str(path), error=str(error))
+        return {}, 0.0

@@ -1,0 +1,85 @@
+"""Inbound connections, as loops over numbers."""
+
+import ipaddress
+
+from node.network import admission
+from node.network.admission import Admission, Refusal, get_group
+
+HOME = "203.0.113.7"
+
+
+def fill(table: Admission, count: int, host: str = HOME, now: float = 0.0) -> list[Refusal | None]:
+    return [table.admit((host, port), now) for port in range(count)]
+
+
+def test_an_address_has_so_many_connections_and_no_more() -> None:
+    table = Admission(is_laboratory=False)
+    assert set(fill(table, admission.ADDRESS_CONNECTION_LIMIT)) == {None}
+    assert table.admit((HOME, 9999), now=1e6) is Refusal.ADDRESS_FULL
+    assert table.admit(("203.0.113.8", 1), now=1e6) is None
+    table.release((HOME, 0))
+    assert table.admit((HOME, 9999), now=1e6) is None
+
+
+def test_an_address_that_comes_and_goes_is_slowed_down() -> None:
+    table = Admission(is_laboratory=False)
+    admitted = 0
+    for tenth in range(600):
+        if table.admit((HOME, tenth), now=tenth / 10) is None:
+            admitted += 1
+            table.release((HOME, tenth))
+    assert admission.ADDRESS_BURST + 58 <= admitted <= admission.ADDRESS_BURST + 60
+
+
+def test_a_storm_from_everywhere_is_slowed_down_and_validators_are_not() -> None:
+    table = Admission(is_laboratory=False)
+    validator = ("198.51.100.1", 30303)
+    assert table.admit(validator, now=0) is None
+    table.keep(validator, is_validator=True)
+    table.release(validator)
+    hosts = [f"203.0.{index // 250}.{1 + index % 250}" for index in range(2000)]
+    outcomes = [table.admit((host, 1), now=0) for host in hosts]
+    assert outcomes.count(None) == admission.TOTAL_BURST - 1
+    assert set(outcomes) == {None, Refusal.TOO_FAST}
+    assert table.admit(validator, now=0) is None
+
+
+def test_the_last_stranger_of_the_busiest_address_makes_room() -> None:
+    table = Admission(is_laboratory=True)
+    fill(table, 40, host="10.0.0.1")
+    fill(table, 24, host="10.0.0.2")
+    assert table.find_surplus() is None
+    table.admit(("10.0.0.3", 1), now=0)
+    assert table.find_surplus() == ("10.0.0.1", 39)
+    for port in range(10, 40):
+        table.keep(("10.0.0.1", port), is_validator=False)
+    assert table.find_surplus() is None
+    fill(table, 64, host="10.0.0.4")
+    assert table.find_surplus() == ("10.0.0.4", 63)
+
+
+def test_validators_do_not_count_towards_their_address() -> None:
+    table = Admission(is_laboratory=False)
+    fill(table, admission.ADDRESS_CONNECTION_LIMIT)
+    for port in range(4):
+        table.keep((HOME, port), is_validator=True)
+    # Somebody behind a validator's address still gets in.
+    assert table.admit((HOME, 9999), now=0) is None
+
+
+def test_tables_are_bounded() -> None:
+    table = Admission(is_laboratory=False)
+    for index in range(6000):
+        endpoint = (str(ipaddress.ip_address(0x08000000 + index)), 1)
+        if table.admit(endpoint, now=float(index)) is None:
+            table.keep(endpoint, is_validator=True)
+            table.release(endpoint)
+    assert len(table._budgets) <= admission.ADDRESS_RECORD_LIMIT
+    assert len(table._trusted) == admission.TRUSTED_LIMIT
+    assert table.count() == 0
+
+
+def test_an_ipv6_site_counts_as_one_address() -> None:
+    groups = {get_group(ipaddress.ip_address(text)) for text in ("2001:db8::1", "2001:db8::2:3")}
+    assert groups == {"2001:db8::/64"}
+    assert get_group(ipaddress.ip_address("::ffff:192.0.2.1")) == "192.0.2.1"

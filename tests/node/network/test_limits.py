@@ -1,0 +1,68 @@
+"""Budgets of one peer and one protocol."""
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from node.network.limits import BURST_SECONDS, DEFAULT_LIMITS, LIMITS, Meter, get_kind, get_limits
+from node.network.metrics import NetworkMetrics
+from node.network.protocols import blobs, blocks, consensus, status, training, transactions
+from tests.node.network.network_fakes import stream_pair
+
+
+def test_every_protocol_has_limits() -> None:
+    protocols = (blobs, blocks, consensus, status, training, transactions)
+    assert {get_kind(each.PROTOCOL_ID) for each in protocols} == set(LIMITS)
+    assert get_limits("unknown") is DEFAULT_LIMITS
+
+
+async def test_streams_of_one_peer_share_a_budget_of_messages(autojump_clock: MockClock) -> None:
+    metrics = NetworkMetrics()
+    meter = Meter("training", metrics, LIMITS["training"])
+    received = 0
+
+    async def flood_and_read() -> None:
+        nonlocal received
+        theirs, ours = stream_pair()
+        ours.meter = meter
+        async with trio.open_nursery() as nursery:
+
+            async def flood() -> None:
+                while True:
+                    await theirs.write_frame(b"request")
+
+            nursery.start_soon(flood)
+            while True:
+                await ours.read_frame(100)
+                received += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(flood_and_read)
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    rate = LIMITS["training"].messages_per_second
+    assert (10 + BURST_SECONDS - 1) * rate <= received <= (10 + BURST_SECONDS) * rate + 3
+    assert metrics.frames["training", "in"] >= received
+    assert metrics.bytes["training", "in"] == metrics.frames["training", "in"] * (4 + 7)
+
+
+async def test_answers_are_paced_and_questions_are_not(autojump_clock: MockClock) -> None:
+    metrics = NetworkMetrics()
+    answer = bytes(2**18)
+    for limits, seconds in ((LIMITS["blob"], 2.0), (None, 0.0)):
+        theirs, ours = stream_pair()
+        ours.meter = Meter("blob", metrics, limits)
+        start = trio.current_time()
+        async with trio.open_nursery() as nursery:
+
+            async def read_all(stream=theirs) -> None:
+                for _ in range(4 * 64 * 4):
+                    await stream.read_frame(2**20)
+
+            nursery.start_soon(read_all)
+            for _ in range(4 * 64 * 4):
+                await ours.write_frame(answer)
+        # 256 MiB at 64 MiB/s, of which two seconds' worth go at once.
+        assert trio.current_time() - start == pytest.approx(seconds, abs=0.1)
+    assert metrics.frames["blob", "out"] == 2 * 4 * 64 * 4

@@ -7,8 +7,12 @@ from typing import Final, TextIO
 
 import structlog
 
-QUIET_LIBRARIES: Final = ("libp2p", "multiaddr", "asyncio", "httpx", "httpcore", "urllib3", "web3")
+QUIET_LIBRARIES: Final = ("multiaddr", "asyncio", "httpx", "httpcore", "urllib3", "uvicorn", "web3")
 """They tell at INFO what only their own developers want to know; their warnings stay."""
+
+NETWORK_LIBRARY: Final = "libp2p"
+"""It logs as errors, with tracebacks, what it also raises: a peer that is not there, a stream that
+is cut when the node stops. The node tells of those itself; libp2p's words are seen at DEBUG."""
 
 
 class LogFormat(StrEnum):
@@ -77,6 +81,10 @@ def configure_logs(
     root.setLevel(level.upper())
     for name in QUIET_LIBRARIES:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    network = logging.getLogger(NETWORK_LIBRARY)
+    network.setLevel(logging.WARNING if level is LogLevel.DEBUG else logging.CRITICAL)
+    # When imported, it cuts itself off from the root, so that it would write plain lines.
+    network.propagate = True
 
 
 def _hex_bytes(

@@ -237,7 +237,7 @@ class TrainingHost:
         self, task: ServedTask, name: str, contract: Address, encode: Callable[[], bytes]
     ) -> NamedJob:
         assert self._votes is not None, "who has no operator owes no votes"
-        return self._votes.build(task.work, name, contract, encode)
+        return self._votes.build(task, name, contract, encode)
 
     def _count_served(self) -> int:
         return sum(work.is_accepted is True for work in self._work.values())

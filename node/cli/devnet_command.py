@@ -74,7 +74,7 @@ def devnet(
             report = _train(network, view, started)
         if summary is not None:
             _write_json(summary, report)
-        print_summary(console, report)
+        print_summary(report)
         _require_success(network, report)
         if not exits:
             print_line(f"running; logs in {files.log_directory}; stop with Ctrl-C")

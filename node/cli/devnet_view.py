@@ -7,10 +7,18 @@ from typing import Final, Self
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from node.cli.output import build_table, format_amount
+from node.cli.output import (
+    format_amount,
+    format_rounded,
+    format_table,
+    print_fields,
+    print_line,
+    print_table,
+)
 from node.cli.task_command import describe_round
 from node.devnet_summary import MinerUnits, count_units, summarize_round
 from node.rpc_client import Json, JsonObject, get_integer, get_objects, get_text, get_value
@@ -18,8 +26,8 @@ from node.rpc_client import Json, JsonObject, get_integer, get_objects, get_text
 SHOWN_ROUNDS: Final = 8
 """Of the settled ones, the latest."""
 
-BAR_WIDTH: Final = 20
-"""Characters of an accuracy bar."""
+BAR_WIDTH: Final = 16
+"""Characters of an accuracy bar: the table fits into 80 columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,7 @@ class DevnetView:
         if self._live is None:
             self._console.print(text, highlight=False)
         else:
-            self._live.update(Text(text), refresh=True)
+            self._live.update(Spinner("dots", Text(text)), refresh=True)
 
     def show(self, snapshot: Snapshot) -> None:
         """Show a snapshot; without a terminal, only the rounds that are new in it."""
@@ -103,16 +111,25 @@ def render_snapshot(snapshot: Snapshot) -> Group:
     )
     work = (
         f"gradients accepted {accepted}, rejected {rejected}   "
-        f"rewards paid {format_amount(get_integer(task, 'account', 'paid'))} POT"
+        f"rewards paid {format_rounded(get_integer(task, 'account', 'paid'))} POT"
     )
     lines = [network, progress, work]
     if snapshot.ended:
         lines.append(f"not running: {', '.join(snapshot.ended)}")
-    return Group(Text("\n".join(lines)), _render_rounds(entries), _render_miners(snapshot.rounds))
+    if not entries:
+        return Group(Text("\n".join(lines)))
+    gap = Text("")
+    return Group(
+        Text("\n".join(lines)), gap, _render_rounds(entries), gap, _render_miners(snapshot.rounds)
+    )
 
 
 def _render_rounds(entries: list[JsonObject]) -> Table:
-    table = build_table(("round", "block", "accepted", "rejected", "loss", "accuracy", "", "s"))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("round", "block", "accepted", "rejected", "loss", "accuracy"):
+        table.add_column(name, justify="right")
+    table.add_column("", no_wrap=True)
+    table.add_column("seconds", justify="right")
     for entry in entries[-SHOWN_ROUNDS:]:
         accuracy = entry["accuracy"]
         filled = round(BAR_WIDTH * accuracy) if isinstance(accuracy, float) else 0
@@ -129,12 +146,13 @@ def _render_rounds(entries: list[JsonObject]) -> Table:
     return table
 
 
-def _render_miners(rounds: tuple[JsonObject, ...]) -> Table:
-    table = build_table(("miner", "units accepted", "units rejected"))
+def _render_miners(rounds: tuple[JsonObject, ...]) -> Text:
     units: Mapping[str, MinerUnits] = count_units(rounds)
-    for miner, counts in sorted(units.items()):
-        table.add_row(miner, str(counts.accepted), str(counts.rejected))
-    return table
+    rows = [
+        (miner, str(counts.accepted), str(counts.rejected))
+        for miner, counts in sorted(units.items())
+    ]
+    return Text("\n".join(format_table(("miner", "units accepted", "rejected"), rows)))
 
 
 def _format_loss(loss: Json) -> str:
@@ -146,31 +164,38 @@ def format_accuracy(accuracy: Json) -> str:
     return f"{100 * accuracy:.2f} %" if isinstance(accuracy, float) else "-"
 
 
-def print_summary(console: Console, summary: JsonObject) -> None:
-    """The table that tells what came of a task."""
+def print_summary(summary: JsonObject) -> None:
+    """Print what came of a task."""
     task = summary["task"]
-    result = build_table(("", "result"), "Development network")
-    for name, value in (
-        ("accuracy before", format_accuracy(get_value(task, "initial_accuracy"))),
-        ("accuracy after", format_accuracy(get_value(task, "final_accuracy"))),
-        ("rounds", f"{get_value(task, 'rounds_settled')} of {get_value(task, 'rounds_planned')}"),
-        ("blocks", str(summary["blocks"])),
-        ("transactions", str(summary["transactions"])),
-        ("seconds", str(summary["wall_seconds"])),
-        ("model file", get_text(task, "model_file")),
-        ("model root", get_text(task, "model_root")),
-        ("chain id", str(summary["chain_id"])),
-        *(("RPC URL", get_text(node, "rpc_url")) for node in get_objects(summary, "validators")),
-    ):
-        result.add_row(name, value)
-    console.print(result)
-    miners = build_table(("miner", "units", "rejected", "claimed POT", "balance POT"))
-    for miner in get_objects(summary, "miners"):
-        miners.add_row(
+    validators = get_objects(summary, "validators")
+    print_line("")
+    print_fields(
+        [
+            ("accuracy before", format_accuracy(get_value(task, "initial_accuracy"))),
+            ("accuracy after", format_accuracy(get_value(task, "final_accuracy"))),
+            (
+                "rounds",
+                f"{get_value(task, 'rounds_settled')} of {get_value(task, 'rounds_planned')}",
+            ),
+            ("blocks", str(summary["blocks"])),
+            ("transactions", str(summary["transactions"])),
+            ("time", f"{summary['wall_seconds']} s"),
+            ("model file", get_text(task, "model_file")),
+            ("model root", get_text(task, "model_root")),
+            ("chain id", str(summary["chain_id"])),
+            *(("RPC URL", get_text(node, "rpc_url")) for node in validators),
+        ]
+    )
+    print_line("")
+    rows = [
+        (
             get_text(miner, "address"),
             str(miner["units_accepted"]),
             str(miner["units_rejected"]),
-            format_amount(get_integer(miner, "claimed")),
-            format_amount(get_integer(miner, "balance")),
+            f"{format_amount(get_integer(miner, 'claimed'))} POT",
+            f"{format_amount(get_integer(miner, 'balance'))} POT",
         )
-    console.print(miners)
+        for miner in get_objects(summary, "miners")
+    ]
+    print_table(("miner", "units", "rejected", "claimed", "balance"), rows)
+    print_line("")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal, localcontext
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
@@ -14,11 +14,11 @@ from chain.primitives import Address
 from node.errors import OperatorError
 from node.rpc_client import Progress
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 TOKEN_DECIMALS: Final = 18
 """Of POT and of the native coin; amounts on the command line are in whole ones."""
+
+ROUNDED_DECIMALS: Final = 4
+"""Of an amount in a line about a round: equal shares are floored, and 3.3999... means 3.4."""
 
 AMOUNT_DIGITS: Final = 78
 """Of the largest uint256."""
@@ -58,22 +58,25 @@ def print_note(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
-def build_table(columns: Sequence[str], title: str = "") -> "Table":
-    """A table whose long values (hashes, accounts) are folded, never cut."""
-    from rich.table import Column, Table
+def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, one a row; nothing is cut or folded, so that it can be piped and copied."""
+    lines = [columns, *rows] if any(columns) else list(rows)
+    widths = [max((len(line[i]) for line in lines), default=0) for i in range(len(columns))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
 
-    folding = (Column(column, overflow="fold") for column in columns)
-    return Table(*folding, title=title or None, title_justify="left")
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table with a line of headings."""
+    for line in format_table(columns, rows):
+        print_line(line)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-    """Print a table."""
-    from rich.console import Console
-
-    table = build_table(columns, title)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+def print_fields(fields: Sequence[tuple[str, str]]) -> None:
+    """Print names and their values, aligned."""
+    print_table(("", ""), fields)
 
 
 @contextmanager
@@ -130,3 +133,9 @@ def format_amount(base_units: int) -> str:
     whole, fraction = divmod(base_units, 10**TOKEN_DECIMALS)
     digits = f"{fraction:0{TOKEN_DECIMALS}d}".rstrip("0")
     return f"{whole}.{digits}" if digits else str(whole)
+
+
+def format_rounded(base_units: int) -> str:
+    """Base units in whole ones with at most four decimals, for lines that are looked at."""
+    unit = 10 ** (TOKEN_DECIMALS - ROUNDED_DECIMALS)
+    return format_amount((base_units + unit // 2) // unit * unit)

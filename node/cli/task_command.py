@@ -13,7 +13,9 @@ from node.cli.output import (
     JsonOption,
     RpcOption,
     format_amount,
+    format_rounded,
     parse_amount,
+    print_fields,
     print_json,
     print_line,
     print_note,
@@ -85,7 +87,9 @@ def submit(
         )
         return
     print_line(f"task {submission.task} submitted in {submission.transaction_hash}")
-    print_line(f"escrowed {format_amount(submission.budget)} tokens")
+    print_line(
+        f"escrowed {format_amount(submission.budget)} POT; what is not spent can be taken back"
+    )
     print_line(f"next: pot task watch {submission.task}")
 
 
@@ -103,17 +107,20 @@ def list_(
     if as_json:
         print_json(tasks)
         return
+    if not tasks:
+        print_line("no tasks; submit one with `pot task submit FILE`")
+        return
     rows = [
         (
             str(get_integer(task, "id")),
             str(get_value(task, "name") or "-"),
             get_text(task, "status"),
-            str(get_integer(task, "roundsSettled")),
+            f"{get_integer(task, 'roundsSettled')}/{get_value(task, 'rounds') or '?'}",
             get_text(task, "submitter"),
         )
         for task in tasks
     ]
-    print_table(("id", "name", "status", "rounds settled", "submitter"), rows)
+    print_table(("id", "name", "status", "rounds", "submitter"), rows)
 
 
 @app.command(epilog="Example:  pot task show 1 --json")
@@ -127,17 +134,21 @@ def show(task: TaskArgument, rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOpti
         return
     account = found["account"]
     rows = [
+        ("task", str(task)),
         ("name", str(get_value(found, "spec", "name"))),
         ("status", get_text(found, "status")),
         ("phase", str(get_value(found, "phase"))),
         ("submitter", get_text(found, "submitter")),
         ("spec hash", get_text(found, "specHash")),
         ("rounds settled", f"{found['roundsSettled']} of {_planned_rounds(found)}"),
-        *((name, format_amount(get_integer(account, name))) for name in ("escrowed", "paid")),
+        *(
+            (name, f"{format_amount(get_integer(account, name))} POT")
+            for name in ("escrowed", "paid", "refundable")
+        ),
         ("model root", str(found["modelRoot"])),
         ("training state root", str(found["trainingStateRoot"])),
     ]
-    print_table(("", f"task {task}"), rows)
+    print_fields(rows)
 
 
 @app.command(epilog="Example:  pot task watch 1")
@@ -175,20 +186,23 @@ def watch(
 
 
 def describe_round(round_: "JsonObject", planned: int) -> str:
-    """One line on a settled round."""
+    """One line on a settled round, within 80 columns."""
     from node.rpc_client import get_integer, get_value
 
     accepted, commitments = round_.get("accepted"), round_.get("commitments")
     assert isinstance(accepted, list)
     assert isinstance(commitments, list)
     loss, accuracy = get_value(round_, "lossMillinats"), get_value(round_, "accuracyPpm")
+    number = str(get_integer(round_, "round") + 1).rjust(len(str(planned)))
+    loss_text = "    -" if loss is None else f"{int(str(loss)) / 1000:.3f}"
+    accuracy_text = "    -  " if accuracy is None else f"{int(str(accuracy)) / 10_000:5.2f} %"
     parts = [
-        f"round {get_integer(round_, 'round') + 1:>3}/{planned}",
-        f"block {get_integer(round_, 'blockNumber')}",
-        f"accepted {len(accepted)}, rejected {len(commitments) - len(accepted)}",
-        f"loss {int(str(loss)) / 1000:.3f}" if loss is not None else "loss -",
-        f"accuracy {int(str(accuracy)) / 10_000:.2f} %" if accuracy is not None else "accuracy -",
-        f"paid {format_amount(get_integer(round_, 'payout'))}",
+        f"round {number}/{planned}",
+        f"block {get_integer(round_, 'blockNumber'):>3}",
+        f"accepted {len(accepted)}/{len(commitments)}",
+        f"loss {loss_text}",
+        f"accuracy {accuracy_text}",
+        f"{format_rounded(get_integer(round_, 'payout'))} POT",
         f"{get_integer(round_, 'seconds')} s",
     ]
     return "  ".join(parts)

@@ -498,12 +498,13 @@ class Network:
         self._table.learn(own_addresses, peer_id)
         self._session_opened.set()
         self._session_opened = trio.Event()
-        log.info(
-            "peer connected",
-            peer_id=peer_id,
-            validator=validator and validator.hex(),
-            head=session.remote.head.number,
-        )
+        if existing is None:
+            log.info(
+                "peer connected",
+                peer_id=peer_id,
+                validator=validator,
+                head=session.remote.head.number,
+            )
 
     def _close_session(self, session: _Session) -> None:
         peer_id = session.stream.peer_id

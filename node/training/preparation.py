@@ -104,7 +104,8 @@ class Preparation:
             _log.warning("task refused", task=task.task_id, reason=str(refusal))
             work.is_accepted = False
             return
-        _log.info("task accepted", task=task.task_id, **answer)
+        measured = {name: value for name, value in answer.items() if name != "id"}
+        _log.info("task accepted", task=task.task_id, **measured)
         work.is_accepted = True
 
     def _find_objection(self, task: ServedTask, content_bytes: int) -> str | None:

@@ -74,7 +74,7 @@ class Slashings:
                 )
                 name = f"slash-{attempt.ballot_number}-{i}"
                 try:
-                    await self._votes.build(task.work, name, GRADIENT_LEDGER, encode)[1]()
+                    await self._votes.build(task, name, GRADIENT_LEDGER, encode)[1]()
                 except Unavailable:
                     continue  # done by another operator, or the evidence is too old
                 sent_count += 1

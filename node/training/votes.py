@@ -12,7 +12,7 @@ import trio
 
 from chain.primitives import Address
 from node.ledger import LedgerReader
-from node.training.work import NamedJob, TaskWork, Unavailable
+from node.training.work import NamedJob, ServedTask, Unavailable
 
 RESEND_BLOCKS: Final = 6
 """A transaction that is in no block by then is sent again."""
@@ -41,9 +41,10 @@ class OperatorVotes:
         self._ledger = ledger
 
     def build(
-        self, work: TaskWork, name: str, contract: Address, encode: Callable[[], bytes]
+        self, task: ServedTask, name: str, contract: Address, encode: Callable[[], bytes]
     ) -> NamedJob:
         """The job that sends a call, unless it is on its way or would revert."""
+        work, attempt = task.work, task.history.attempt
 
         async def send() -> None:
             head = self._ledger.head_number()
@@ -62,6 +63,11 @@ class OperatorVotes:
                 each: sent for each, sent in work.sent.items() if head < sent + RESEND_BLOCKS
             }
             work.sent[name] = head
-            _log.info("operator vote sent", vote=name)
+            _log.info(
+                "operator vote sent",
+                vote=name.partition("-")[0],
+                task=task.task_id,
+                round=None if attempt is None else attempt.round_number,
+            )
 
         return name, send

@@ -9,7 +9,7 @@ import structlog
 
 from node.clock import SystemClock
 from node.errors import OperatorError
-from node.logs import LogFormat, LogLevel, configure_logs
+from node.logs import NETWORK_LIBRARY, LogFormat, LogLevel, configure_logs
 from node.metrics import NodeMetrics, serve_metrics
 
 
@@ -17,9 +17,14 @@ from node.metrics import NodeMetrics, serve_metrics
 def restored_logs():
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
+    network = logging.getLogger(NETWORK_LIBRARY)
+    network_state = network.propagate, network.level
+    network.propagate = False  # as its import leaves it
     yield
     root.handlers = handlers
     root.setLevel(level)
+    network.propagate = network_state[0]
+    network.setLevel(network_state[1])
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
 
@@ -56,6 +61,16 @@ def test_console_logs_are_plain_text_where_there_is_no_terminal(restored_logs):
     assert "peer left" in stream.getvalue()
     assert "reason=silent" in stream.getvalue()
     assert "\x1b[" not in stream.getvalue()
+
+
+def test_what_libp2p_raises_as_well_is_logged_in_our_format_and_only_at_debug(restored_logs):
+    log = logging.getLogger("libp2p.transport.tcp")
+    for level, seen in ((LogLevel.INFO, 0), (LogLevel.DEBUG, 1)):
+        stream = io.StringIO()
+        configure_logs(LogFormat.JSON, level, stream)
+        log.error("Failed to open TCP stream: %s", "refused")
+        events = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+        assert events == ["Failed to open TCP stream: refused"] * seen
 
 
 def test_metrics_are_served_under_ethereums_names_and_our_own():

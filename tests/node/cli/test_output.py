@@ -2,7 +2,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.cli.output import format_amount, parse_address, parse_amount
+from node.cli.output import (
+    format_amount,
+    format_rounded,
+    format_table,
+    parse_address,
+    parse_amount,
+)
 from node.errors import OperatorError
 
 
@@ -28,3 +34,18 @@ def test_what_is_no_amount_is_refused(text: str) -> None:
 def test_what_is_no_account_is_refused(text: str) -> None:
     with pytest.raises(OperatorError, match="is not an account"):
         parse_address(text)
+
+
+def test_amount_in_a_line_is_rounded() -> None:
+    amounts = [34 * 10**17 - 1, 3 * 10**18, 10**13, 0]
+    assert [format_rounded(amount) for amount in amounts] == ["3.4", "3", "0", "0"]
+
+
+def test_table_is_one_line_a_row_and_nothing_is_cut() -> None:
+    long = "0x" + "12" * 32
+    assert format_table(("name", "root"), [("a", long), ("longer", "")]) == [
+        "name    root",
+        f"a       {long}",
+        "longer",
+    ]
+    assert format_table(("", ""), [("a", "1"), ("bb", "2")]) == ["a   1", "bb  2"]

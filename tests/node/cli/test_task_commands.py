@@ -116,7 +116,8 @@ class FakeRegistry:
             "specHash": zero,
             "spec": json.loads(encode_task_spec(self.bundle.spec)),
             "terms": {"rounds": 2},
-            "account": {"escrowed": str(10**18), "paid": "0"},
+            "rounds": 2,
+            "account": {"escrowed": str(10**18), "paid": "0", "refundable": "0"},
             "roundsSettled": self.settled,
             "modelRoot": zero,
             "trainingStateRoot": zero,
@@ -227,8 +228,10 @@ def test_watch_prints_a_line_for_every_round_and_ends_with_the_task(
 ) -> None:
     with serve(registry.answers()) as url:
         lines = pot("task", "watch", 1, "--rpc", url).splitlines()
-    assert lines[0].startswith("round   1/2  block 30  accepted 1, rejected 1  loss -")
-    assert "loss 1.250  accuracy 87.50 %  paid 2  4 s" in lines[1]
+    assert lines[0] == (
+        "round 1/2  block  30  accepted 1/2  loss     -  accuracy     -    2 POT  4 s"
+    )
+    assert lines[1].endswith("loss 1.250  accuracy 87.50 %  2 POT  4 s")
 
 
 def test_watch_of_a_task_that_closed_early_fails(pot: Pot, registry: FakeRegistry) -> None:

@@ -4,15 +4,19 @@
     <content id>.partial  a download: its full length, chunks in their places
     <content id>.leaves   the chunk hashes, of a blob or of a download
     <random>.upload       an upload in progress
+    <any of them>.aside   being collected
 
-Several processes may use one directory: a blob appears by rename, and how much is used is what the
-directory says. Which chunks of a download are there is not recorded but recomputed from the bytes,
-so a crash leaves nothing that could disagree with them. No more than one chunk is in memory.
+A file's time of modification says when it was last wanted. Several processes may use one directory:
+a blob appears by rename, and how much is used is what the directory says. Which chunks of a
+download are there is not recorded but recomputed from the bytes, so a crash leaves nothing that
+could disagree with them. No more than one chunk is in memory.
 """
 
 import os
 import secrets
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +26,7 @@ from chain.crypto import CHUNK_BYTES, merkle_leaf, merkle_root
 from chain.crypto import content_id as compute_content_id
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Hash32
-from node.atomic_file import sync_directory, sync_file, write_atomically
+from node.atomic_file import TEMPORARY_SUFFIX, sync_directory, sync_file, write_atomically
 from node.errors import OperatorError
 
 MAX_CHUNKS: Final = 2**16
@@ -36,6 +40,7 @@ _BLOB: Final = ".blob"
 _PARTIAL: Final = ".partial"
 _LEAVES: Final = ".leaves"
 _UPLOAD: Final = ".upload"
+_ASIDE: Final = ".aside"
 
 
 class BlobQuotaExceeded(OperatorError):
@@ -116,6 +121,14 @@ class BlobStore:
         """Whether the whole blob is here."""
         return self.path(content_id).exists()
 
+    def renew(self, content_id: Hash32) -> bool:
+        """Whether the whole blob is here; if so, it is wanted from now on (see `collect`)."""
+        try:
+            _touch(self.path(content_id))
+        except FileNotFoundError:
+            return False
+        return True
+
     def path(self, content_id: Hash32) -> Path:
         """Where the whole blob is, or would be."""
         return self._directory / (content_id.hex() + _BLOB)
@@ -193,7 +206,7 @@ class BlobStore:
             BlobDiskFailed: the disk refused.
         """
         known = compute_content_id(data)
-        if self.has(known):
+        if self.renew(known):
             return known
         with self.upload(len(data), known) as upload:
             upload.write(data)
@@ -252,21 +265,73 @@ class BlobStore:
                     continue
         return used
 
-    def collect(self, kept: Collection[Hash32]) -> int:
-        """Delete blobs and downloads, running ones too, that are not `kept`; how many."""
-        keep = frozenset(kept)
-        stored = {*self._stored(_BLOB), *self._stored(_PARTIAL), *self._stored(_LEAVES)}
-        unwanted = sorted(stored - keep)
-        for content_id in unwanted:
-            self.delete(content_id)
-        return len(unwanted)
+    def list_unwanted(self, before_ns: int) -> tuple[Hash32, ...]:
+        """Blobs and downloads not wanted since `before_ns` (Unix time), by ascending content id."""
+        wanted: dict[Hash32, int] = {}
+        with os.scandir(self._directory) as entries:
+            for entry in entries:
+                stem, _, suffix = entry.name.partition(".")
+                if len(stem) != 64 or f".{suffix}" not in (_BLOB, _PARTIAL, _LEAVES):
+                    continue
+                content_id = Hash32(bytes.fromhex(stem))
+                try:
+                    at_ns = entry.stat().st_mtime_ns
+                except FileNotFoundError:  # another process just renamed or deleted it
+                    continue
+                wanted[content_id] = max(at_ns, wanted.get(content_id, 0))
+        return tuple(sorted(each for each, at_ns in wanted.items() if at_ns < before_ns))
 
-    def remove_abandoned_uploads(self) -> int:
-        """Delete what killed processes left half written; only while no other process uploads."""
-        abandoned = [path for path in self._directory.iterdir() if path.suffix in (_UPLOAD, ".tmp")]
-        for path in abandoned:
-            path.unlink(missing_ok=True)
-        return len(abandoned)
+    def collect(self, content_id: Hash32, before_ns: int) -> int:
+        """Delete a blob or download, unless it was wanted since `before_ns`; the bytes freed.
+
+        Whoever wants it at the same moment, in whatever process, either keeps it or finds it
+        absent: it is put aside first, and back if it was wanted until then.
+        """
+        freed = 0
+        for suffix in (_BLOB, _PARTIAL):
+            path = self._directory / (content_id.hex() + suffix)
+            aside = path.with_name(path.name + _ASIDE)
+            try:
+                path.rename(aside)
+            except FileNotFoundError:
+                continue
+            status = aside.stat()
+            if status.st_mtime_ns >= before_ns:
+                aside.rename(path)
+                return freed
+            aside.unlink()
+            freed += status.st_size
+        leaves = self._leaves_path(content_id)
+        try:
+            size = leaves.stat().st_size
+        except FileNotFoundError:
+            return freed
+        leaves.unlink(missing_ok=True)
+        return freed + size
+
+    def recover(self) -> int:
+        """Put right what killed processes left, while no other one writes; how many files.
+
+        Half-written files go; what was put aside comes back, to be collected again or not.
+        """
+        count = 0
+        for path in tuple(self._directory.iterdir()):
+            if path.suffix in (_UPLOAD, TEMPORARY_SUFFIX):
+                path.unlink(missing_ok=True)
+            elif path.suffix == _ASIDE:
+                path.rename(path.with_suffix(""))
+            else:
+                continue
+            count += 1
+        return count
+
+    def remove_uploads(self, before_ns: int) -> None:
+        """Delete uploads that nobody has written to since `before_ns`."""
+        for path in tuple(self._directory.iterdir()):
+            if path.suffix in (_UPLOAD, TEMPORARY_SUFFIX):
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime_ns < before_ns:
+                        path.unlink()
 
     def _leaves_path(self, content_id: Hash32) -> Path:
         return self._directory / (content_id.hex() + _LEAVES)
@@ -382,6 +447,8 @@ class BlobDownload:
         self._manifest = manifest
         self._missing = set(range(len(manifest.leaves)))
         resumed = path.exists()
+        if resumed:
+            _touch(path)
         self._file = path.open("r+b" if resumed else "x+b")
         self._file.truncate(manifest.size_bytes)
         if resumed:
@@ -441,6 +508,11 @@ def _publish(written: Path, manifest: BlobManifest) -> Hash32:
     written.replace(stem.with_suffix(_BLOB))
     sync_directory(written.parent)
     return content_id
+
+
+def _touch(path: Path) -> None:
+    now_ns = time.time_ns()
+    os.utime(path, ns=(now_ns, now_ns))
 
 
 def _disk_failed(directory: Path, error: OSError) -> BlobDiskFailed:

@@ -21,6 +21,7 @@ from pydantic_settings import (
 
 from node.errors import OperatorError
 from node.logs import LogFormat, LogLevel
+from node.training.retention import Retention
 
 ENVIRONMENT_PREFIX: Final = "POT_"
 """POT_RPC__PORT is rpc.port."""
@@ -100,6 +101,11 @@ class BlobsSection(_Section):
     """Gradients, models and data."""
 
     quota_bytes: Annotated[int, Field(ge=2**20)] = 64 * 2**30
+    retention: Retention = Retention.LIVE
+    """`live`: of rounds that are over only what the network may still need; `task`: everything,
+    until the task goes, so that `pot task verify` works here."""
+    closed_task_days: Annotated[float, Field(ge=0, le=36_500)] = 30.0
+    """How long a closed task, its final model above all, stays."""
 
 
 class LogsSection(_Section):

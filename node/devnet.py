@@ -34,6 +34,7 @@ from node.network_genesis import (
 from node.rpc_client import JsonObject, RpcClient, get_integer
 from node.task_submission import compute_full_budget
 from node.tasks import load_task_toml
+from node.training.retention import Retention
 
 MARKER_NAME: Final = "devnet.json"
 """Says that a directory is a development network's, so that the next run may replace it."""
@@ -208,6 +209,8 @@ def _create_validators(plan: DevnetPlan, password_file: Path) -> tuple[NodeDirec
                 "network.accept_private_addresses": True,
                 "rpc.port": plan.rpc_port(index),
                 "metrics.enabled": False,
+                # So that `pot task verify` can replay what was shown.
+                "blobs.retention": Retention.TASK.value,
             },
         )
         for index, path in enumerate(paths)

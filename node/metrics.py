@@ -113,6 +113,8 @@ class NodeMetrics:
         )
         self.blob_bytes = gauge("pot_blob_bytes", "Bytes in the blob directory")
         self.blob_quota_bytes = gauge("pot_blob_quota_bytes", "blobs.quota_bytes")
+        self.blobs_collected = counter("pot_blobs_collected_total", "Blobs that no task wanted")
+        self.blob_bytes_collected = counter("pot_blob_bytes_collected_total", "Their bytes")
 
 
 @contextmanager

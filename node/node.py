@@ -56,6 +56,8 @@ from node.storage.database import Database, open_database
 from node.storage.guard_file import GuardFile
 from node.storage.wal import WriteAheadLog
 from node.sync.block_sync import BlockSync
+from node.training.collector import Collector
+from node.training.retention import RetentionPolicy
 from node.training.votes import Operator
 from node.training_host import TrainingHost
 from node.training_index import TrainingIndex
@@ -73,6 +75,9 @@ MAX_PENDING_CONNECTIONS: Final = 128
 
 PRIORITY_FEE_WEI: Final = 1_000_000_000
 """What an operator's vote tips where gas has a price; on a free network it tips nothing."""
+
+DAY_SECONDS: Final = 86_400
+"""Of blobs.closed_task_days."""
 
 METRICS_SECONDS: Final = 1.0
 """How often gauges that nobody sets are read."""
@@ -132,10 +137,13 @@ class _Peers:
         except BlobQuotaExceeded as error:
             _log.warning("blob refused", reason=str(error))
             return False
-        if self._blobs.size_bytes(content_id) > size_limit:
-            self._blobs.delete(content_id)
+        try:
+            is_too_large = self._blobs.size_bytes(content_id) > size_limit
+        except KeyError:  # collected
             return False
-        return True
+        if is_too_large:
+            self._blobs.delete(content_id)
+        return not is_too_large
 
     async def fetch_reveals(
         self, task_id: TaskId, round_number: int, attempt: int
@@ -345,7 +353,7 @@ class _Node:
         mempool = Mempool(rules)
         pool = Pool(mempool)
         blobs = BlobStore(config.blob_dir, quota_bytes=config.blobs.quota_bytes)
-        blobs.remove_abandoned_uploads()
+        blobs.recover()
         index = TrainingIndex(store, committee)
         self._executor = executor = Executor(
             database=database,
@@ -422,19 +430,35 @@ class _Node:
         if operator_key is not None:
             account = _OperatorAccount(operator_key, genesis, store, pool, mempool)
             operator = _check_operator(account, validator, committee)
+        reveals = RevealStore(config.reveal_dir)
+        state_parts = StatePartStore(config.state_part_dir)
         self._training = TrainingHost(
             chain_id=genesis.chain_id,
             blob_bytes_per_second=genesis.parameters.blob_bytes_per_second,
             index=index,
             ledger=ledger,
             blobs=blobs,
-            reveals=RevealStore(config.reveal_dir),
-            state_parts=StatePartStore(config.state_part_dir),
+            reveals=reveals,
+            state_parts=state_parts,
             verifier=self._verifier,
             peers=_Peers(network, blobs),
             operator=operator,
             clock=clock,
             directory=config.training_dir,
+        )
+        self._collector = Collector(
+            store=store,
+            index=index,
+            blobs=blobs,
+            reveals=reveals,
+            state_parts=state_parts,
+            directory=config.training_dir,
+            clock=clock,
+            policy=RetentionPolicy(
+                config.blobs.retention, int(config.blobs.closed_task_days * DAY_SECONDS)
+            ),
+            own_validator=validator,
+            metrics=metrics,
         )
         self._metrics_feed = MetricsFeed(
             metrics=metrics,
@@ -475,6 +499,7 @@ class _Node:
                 await nursery.start(self._consensus.run)
                 assert self._training is not None
                 await nursery.start(self._training.run)
+                nursery.start_soon(self._collector.run)
                 nursery.start_soon(self._sync.run)
                 nursery.start_soon(self._update_metrics)
                 for _ in range(self._config.rpc.processes):

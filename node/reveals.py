@@ -5,7 +5,9 @@ verifies share them without a lock. The gradient itself is a blob.
 """
 
 import re
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,6 +24,9 @@ REVEAL_LIMIT_BYTES: Final = 160
 
 _ADDRESS_NAME: Final = re.compile("[0-9a-f]{40}")
 """Other files, such as half-written ones, are none of ours."""
+
+_ATTEMPT_NAME: Final = re.compile(r"\d{1,20}/\d{1,10}-\d{1,10}")
+"""Task, round and attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,24 @@ class RevealStore:
             if _ADDRESS_NAME.fullmatch(name)
         )
         return tuple(reveal for reveal in found if reveal is not None)
+
+    def attempts(self) -> Iterator[tuple[TaskId, int, int]]:
+        """Task, round and attempt of every folder of reveals."""
+        if not self._directory.is_dir():
+            return
+        for folder in self._directory.glob("*/*"):
+            if _ATTEMPT_NAME.fullmatch(f"{folder.parent.name}/{folder.name}"):
+                round_number, attempt = folder.name.split("-")
+                yield TaskId(int(folder.parent.name)), int(round_number), int(attempt)
+
+    def remove(self, task_id: TaskId, round_number: int, attempt: int) -> None:
+        """Forget the reveals of an attempt."""
+        shutil.rmtree(self._path(task_id, round_number, attempt))
+
+    def remove_task(self, task_id: TaskId) -> None:
+        """Forget a task whose attempts are forgotten."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self._directory / str(task_id))
 
     def _path(self, task_id: TaskId, round_number: int, attempt: int) -> Path:
         return self._directory / str(task_id) / f"{round_number}-{attempt}"

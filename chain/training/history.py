@@ -139,6 +139,8 @@ class TaskHistory:
     status: str = "pending"
     """pending, active, paused or closed."""
     close_reason: int | None = None
+    closed: BlockContext | None = None
+    """Where it was closed; None before."""
     ready: tuple[Address, ...] = ()
     """Validators that posted ready, in order."""
     rounds_settled: int = 0
@@ -270,7 +272,8 @@ def apply_event(
         case TaskPaused():
             return replace(history, status="paused"), None
         case TaskClosed():
-            return replace(history, status="closed", close_reason=event.reason, attempt=None), None
+            closed = replace(history, status="closed", close_reason=event.reason, closed=block)
+            return replace(closed, attempt=None), None
         case AttemptOpened():
             opened = Attempt(
                 round_number=event.round,

@@ -1,6 +1,7 @@
 """Blobs over HTTP (docs/spec/rpc.md, section 6)."""
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator
 from typing import BinaryIO, Final
@@ -38,7 +39,7 @@ class BlobReads:
         except KeyError as error:
             raise _not_here(content_id) from error
         try:
-            size = self._store.size_bytes(content_id)
+            size = os.fstat(file.fileno()).st_size
             selected = _parse_range(request.headers.get("range"), size)
             if self._transfers >= CONCURRENT_TRANSFERS:
                 raise HttpError(503, "busy", "too many transfers at a time: try again later")

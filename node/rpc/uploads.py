@@ -131,7 +131,7 @@ class Uploads:
             raise HttpError(
                 422, "content_mismatch", f"the blob has {size} bytes, the body {announced}"
             )
-        if self._store.has(content_id):
+        if self._store.renew(content_id):
             return False
         if self._running >= CONCURRENT_UPLOADS:
             raise HttpError(503, "busy", "too many uploads at a time: try again later")

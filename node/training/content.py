@@ -31,7 +31,7 @@ class Content:
         Raises:
             Unavailable: no peer gave it.
         """
-        if self._blobs.has(content_id):
+        if self._blobs.renew(content_id):
             return
         if not await self._peers.fetch_blob(content_id, size_limit):
             raise Unavailable(f"blob {content_id.hex()[:16]} is not to be had")
@@ -60,6 +60,17 @@ class Content:
             self._blobs.delete(content_id)
             raise Unavailable(f"blob {content_id.hex()[:16]} was damaged on our disk")
         return data
+
+    def get_size(self, content_id: Hash32) -> int:
+        """The length of a blob in bytes.
+
+        Raises:
+            Unavailable: it is not here.
+        """
+        try:
+            return self._blobs.size_bytes(content_id)
+        except KeyError as error:
+            raise Unavailable(f"blob {content_id.hex()[:16]} is not here") from error
 
     async def check_intact(self, content_ids: Sequence[Hash32]) -> None:
         """Before anybody is blamed: the disk may have changed what was judged.

@@ -92,7 +92,7 @@ class Gradients:
         reveal = await self._find_reveal(task, attempt, record, header)
         payload_bytes = count_payload_bytes(header.parameter_count)
         await self._content.ensure(reveal.gradient_root, payload_bytes)
-        if self._blobs.size_bytes(reveal.gradient_root) != payload_bytes:
+        if self._content.get_size(reveal.gradient_root) != payload_bytes:
             _log.warning("gradient malformed", miner=record.miner.hex(), reason="its length")
             work.checks[key] = (Verdict.UNAVAILABLE, None)
             return

@@ -76,6 +76,7 @@ class Jobs:
             BlobQuotaExceeded,
             BlobDiskFailed,
             BlobDamaged,
+            OSError,  # of our small files: the duty stands, and the disk may come back
         ) as error:
             _log.warning("job refused", job=name, reason=str(error))
             self.put_off(name, RETRY_SECONDS)

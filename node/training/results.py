@@ -66,7 +66,7 @@ class Results:
             state = await trio.to_thread.run_sync(
                 _advance_state, spec, state, attempt.round_number, payloads
             )
-        root = await self._states.save(state)
+        root = await self._states.save(task, attempt.round_number + 1, state)
         model_root = compute_model_root(state)
         tree = build_reward_tree(
             self._chain_id,

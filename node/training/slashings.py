@@ -11,15 +11,13 @@ from chain.execution.system_contracts import GRADIENT_LEDGER, CommitmentEvidence
 from chain.training import rounds
 from chain.training.history import SettledRound, compute_outcome
 from node.ledger import LedgerReader
+from node.training.retention import EVIDENCE_BALLOTS
 from node.training.votes import RESEND_BLOCKS, OperatorVotes
 from node.training.work import Job, NamedJob, ServedTask, Unavailable
 from node.training_index import TrainingIndex
 
 SLASH_LIMIT: Final = 32
 """Calls of slash that are sent together; each shows the whole list of commitments."""
-
-EVIDENCE_BALLOTS: Final = 4
-"""The ledger keeps the evidence of this many ballots."""
 
 
 class Slashings:

@@ -5,7 +5,7 @@ docs/spec/training.md, sections 8 and 10.
 
 import trio
 
-from chain.primitives import Hash32
+from chain.primitives import Hash32, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.optimizer import initial_state
 from chain.training.state import (
@@ -16,7 +16,6 @@ from chain.training.state import (
     compute_part_ids,
     compute_state_root,
 )
-from chain.training.task_spec import TaskSpec
 from node.blobs import BlobStore
 from node.state_parts import StatePartStore
 from node.training.content import Content
@@ -50,29 +49,29 @@ class TrainingStates:
             await self._content.ensure(spec.initial_weights, size)
             theta = await self._content.read(spec.initial_weights)
             state = initial_state(spec.optimizer, theta)
-            root = await self.save(state)
+            root = await self.save(task, 0, state)
         else:
             root = history.training_state_root
-            state = await self._load(spec, root)
+            state = await self._load(task, root)
         task.work.state, task.work.state_root = state, root
 
-    async def save(self, state: TrainingState) -> Hash32:
-        """Keep a state; its root.
+    async def save(self, task: ServedTask, rounds_settled: int, state: TrainingState) -> Hash32:
+        """Keep the state of a task after so many rounds; its root.
 
         Raises:
             BlobQuotaExceeded, BlobDiskFailed: there is no room for it.
         """
-        return await trio.to_thread.run_sync(self._save, state)
+        return await trio.to_thread.run_sync(self._save, task.task_id, rounds_settled, state)
 
-    def _save(self, state: TrainingState) -> Hash32:
+    def _save(self, task_id: TaskId, rounds_settled: int, state: TrainingState) -> Hash32:
+        # The record first: blobs that no record names may be collected.
+        root = self._state_parts.put(task_id, rounds_settled, compute_part_ids(state))
         for part in state.parts:
             self._blobs.put(part)
-        part_ids = compute_part_ids(state)
-        root = compute_state_root(part_ids)
-        self._state_parts.put(root, part_ids)
         return root
 
-    async def _load(self, spec: TaskSpec, root: Hash32) -> TrainingState:
+    async def _load(self, task: ServedTask, root: Hash32) -> TrainingState:
+        spec = task.spec
         part_ids = self._state_parts.get(root)
         if part_ids is None:
             answer = await self._peers.fetch_state_parts(root)
@@ -82,9 +81,8 @@ class TrainingStates:
         layout = compute_layout(spec.optimizer, count_parameters(spec.model))
         if len(part_ids) != len(layout):
             raise Unavailable(f"training state {root.hex()[:16]} has {len(part_ids)} parts")
+        self._state_parts.put(task.task_id, task.history.rounds_settled, part_ids)
         for part_id, size in zip(part_ids, layout, strict=True):
             await self._content.ensure(part_id, size)
         parts = [await self._content.read(part_id) for part_id in part_ids]
-        state = build_training_state(parts, spec, root)
-        self._state_parts.put(root, part_ids)
-        return state
+        return build_training_state(parts, spec, root)

@@ -1,4 +1,6 @@
+import os
 import random
+import time
 from itertools import pairwise
 
 import pytest
@@ -7,10 +9,12 @@ from hypothesis import strategies as st
 
 from chain.crypto import CHUNK_BYTES, chunk_hashes, content_id, merkle_node
 from chain.errors import RejectedInputError, RejectionReason
-from node.blobs import BlobDamaged, BlobManifest, BlobQuotaExceeded, BlobStore
+from node.blobs import BlobDamaged, BlobDiskFailed, BlobManifest, BlobQuotaExceeded, BlobStore
 
 QUOTA_BYTES = 8 * CHUNK_BYTES
 BLOB = random.Random(1).randbytes(2 * CHUNK_BYTES + 1000)
+NOW_NS = time.time_ns()
+HOUR_NS = 3600 * 10**9
 SIZES = (0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES)
 
 
@@ -181,20 +185,88 @@ def test_lost_or_damaged_chunk_hashes_are_computed_again(store, tmp_path):
         assert leaves.read_bytes() == b"".join(chunk_hashes(BLOB))
 
 
-def test_collection_keeps_what_is_wanted(store):
-    kept, dropped = store.put(b"kept"), store.put(b"dropped")
+def age(tmp_path, *names: str) -> None:
+    """Make files an hour old; all if none is named."""
+    for path in (tmp_path / "blobs").iterdir():
+        if not names or path.name in names:
+            os.utime(path, ns=(NOW_NS - HOUR_NS, NOW_NS - HOUR_NS))
+
+
+def test_what_was_not_wanted_for_long_is_found_and_collected(store, tmp_path):
+    old, renewed, put_again = (store.put(data) for data in (b"old", b"renewed", b"put again"))
     unfinished = manifest_of(b"unfinished")
     with store.download(unfinished):
         pass
-    assert store.collect([kept]) == 2
-    assert store.content_ids() == (kept,)
-    assert not store.has(dropped)
-    assert store.used_bytes() == len(b"kept") + 32
+    age(tmp_path)
+    young = store.put(b"young")
+    assert store.renew(renewed)
+    assert store.put(b"put again") == put_again
+    assert not store.renew(content_id(b"absent"))
+
+    unwanted = store.list_unwanted(NOW_NS - HOUR_NS // 2)
+    assert unwanted == tuple(sorted((old, unfinished.content_id)))
+    freed = sum(store.collect(each, NOW_NS - HOUR_NS // 2) for each in unwanted)
+    assert freed == len(b"old") + 32 + len(b"unfinished") + 32
+    assert store.content_ids() == tuple(sorted((renewed, put_again, young)))
+    assert store.collect(old, NOW_NS) == 0
 
 
-def test_abandoned_uploads_are_removed(store, tmp_path):
+def test_what_is_wanted_at_the_last_moment_is_not_collected(store, tmp_path):
+    name = store.put(BLOB)
+    age(tmp_path)
+    assert store.list_unwanted(NOW_NS - HOUR_NS // 2) == (name,)
+    store.renew(name)
+    assert store.collect(name, NOW_NS - HOUR_NS // 2) == 0
+    assert read(store, name) == BLOB
+    assert store.manifest(name) == manifest_of(BLOB)
+
+
+def test_a_blob_that_is_being_read_is_read_to_its_end_though_it_is_collected(store):
+    name = store.put(BLOB)
+    with store.open(name) as file:
+        start = file.read(1000)
+        assert store.collect(name, 2 * NOW_NS) == len(BLOB) + 3 * 32
+        assert start + file.read() == BLOB
+    with pytest.raises(KeyError):
+        store.chunk(name, 0)
+    assert store.used_bytes() == 0
+    assert store.put(BLOB) == name
+    assert read(store, name) == BLOB
+
+
+def test_a_download_that_is_collected_begins_again(store, tmp_path):
+    manifest = manifest_of(BLOB)
+    with store.download(manifest) as download:
+        download.write_chunk(0, BLOB[:CHUNK_BYTES])
+        store.collect(manifest.content_id, 2 * NOW_NS)
+        download.write_chunk(1, BLOB[CHUNK_BYTES : 2 * CHUNK_BYTES])
+        download.write_chunk(2, BLOB[2 * CHUNK_BYTES :])
+        with pytest.raises(BlobDiskFailed):
+            download.finish()
+    with store.download(manifest) as download:
+        assert download.missing() == (0, 1, 2)
+    age(tmp_path)
+    with store.download(manifest):
+        assert store.list_unwanted(NOW_NS - HOUR_NS // 2) == (), "it goes on"
+
+
+def test_what_a_killed_process_left_is_put_right(store, tmp_path):
     (tmp_path / "blobs" / "0123.upload").write_bytes(b"half")
-    store.put(b"whole")
-    assert store.remove_abandoned_uploads() == 1
-    assert store.content_ids() == (content_id(b"whole"),)
+    (tmp_path / "blobs" / "0123.leaves.1-2.tmp").write_bytes(b"half")
+    name = store.put(b"whole")
+    blob = store.path(name)
+    blob.rename(blob.with_name(blob.name + ".aside"))
+    assert store.recover() == 3
+    assert store.content_ids() == (name,)
+    assert read(store, name) == b"whole"
     assert store.used_bytes() == len(b"whole") + 32
+
+
+def test_uploads_that_nobody_writes_to_are_removed(store, tmp_path):
+    (tmp_path / "blobs" / "0123.upload").write_bytes(b"half")
+    age(tmp_path)
+    with store.upload(4) as upload:
+        store.remove_uploads(NOW_NS - HOUR_NS // 2)
+        upload.write(b"abcd")
+        assert upload.finish() == content_id(b"abcd")
+    assert [path.suffix for path in (tmp_path / "blobs").glob("*.upload")] == []

@@ -1,0 +1,192 @@
+"""Collection: blobs and their records go when no task wants them.
+
+docs/spec/training.md, section 11, says what is wanted.
+
+Everything is decided anew from the chain and from the files that are here, so a restart or a crash
+between two deletions changes nothing. A record (a reveal, the parts of a state) is written before
+its blobs and removed after them; a blob that is wanted again while it is collected stays, or is
+absent and fetched (`BlobStore.collect`).
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+
+from chain.primitives import Address, Hash32, TaskId
+from node.blobs import BlobStore
+from node.clock import Clock
+from node.metrics import NodeMetrics
+from node.reveals import RevealStore
+from node.state_parts import StatePartStore
+from node.storage.block_store import BlockStore
+from node.training.retention import KeptTask, RetentionPolicy, compute_kept
+from node.training_index import TrainingIndex
+
+COLLECT_SECONDS: Final = 10.0
+"""Between two collections: as many rounds more than needed may lie there as settle in it."""
+
+PAUSE_FACTOR: Final = 20
+"""A collection that takes long is followed by so many times its length of rest."""
+
+GRACE_SECONDS: Final = 86_400
+"""What belongs to no task that is served stays a day after it was last wanted, on the chain's
+clock: longer than an upload or an outage takes."""
+
+CLOCK_SLACK_NS: Final = 10**9
+"""A file system's clock may be some milliseconds behind ours."""
+
+_MEASUREMENTS: Final = re.compile(r"(\d{1,20})[-.].*")
+"""Files of the training directory start with their task."""
+
+_log = structlog.get_logger("node.training")
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What the chain says at one head."""
+
+    task_count: int
+    kept: Mapping[TaskId, KeptTask]
+    gone: Sequence[TaskId]
+    """Tasks of which nothing is kept any more, since the last collection."""
+    unwanted_before_ns: int
+
+
+class Collector:
+    """Frees what no task wants from time to time."""
+
+    def __init__(
+        self,
+        *,
+        store: BlockStore,
+        index: TrainingIndex,
+        blobs: BlobStore,
+        reveals: RevealStore,
+        state_parts: StatePartStore,
+        directory: Path,
+        clock: Clock,
+        policy: RetentionPolicy,
+        own_validator: Address | None,
+        metrics: NodeMetrics,
+    ) -> None:
+        self._store = store
+        self._index = index
+        self._blobs = blobs
+        self._reveals = reveals
+        self._state_parts = state_parts
+        self._directory = directory
+        self._clock = clock
+        self._policy = policy
+        self._own_validator = own_validator
+        self._metrics = metrics
+        self._gone: set[TaskId] = set()
+        """Not looked at any more."""
+
+    async def run(self) -> None:
+        """Collect until cancelled."""
+        while True:
+            started = trio.current_time()
+            try:
+                await self.collect()
+            except OSError as error:
+                # Nothing is lost, and the next collection begins where this one ended.
+                _log.error("collection failed; look at the disk of data_dir", reason=str(error))
+            took = trio.current_time() - started
+            await trio.sleep(max(COLLECT_SECONDS, PAUSE_FACTOR * took))
+
+    async def collect(self) -> None:
+        """Free everything that no task wants now.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        started_ns = self._clock.now_ms() * 10**6
+        wanted = await self._ask_chain()
+        await trio.to_thread.run_sync(self._sweep, wanted, started_ns - CLOCK_SLACK_NS)
+
+    async def _ask_chain(self) -> _Wanted:
+        # The count comes first: a task submitted meanwhile is one that we know nothing of.
+        task_count = self._index.task_count()
+        head = self._store.head()
+        kept: dict[TaskId, KeptTask] = {}
+        gone: list[TaskId] = []
+        for number in range(1, task_count + 1):
+            task_id = TaskId(number)
+            if task_id in self._gone:
+                continue
+            history = self._index.history(task_id)
+            assert history is not None
+            spec = self._index.spec(history)
+            task = None
+            if spec is not None:
+                task = compute_kept(
+                    history,
+                    spec,
+                    partial(self._index.settled_round, task_id),
+                    self._policy,
+                    head_number=head.number,
+                    head_timestamp=head.timestamp,
+                    own_validator=self._own_validator,
+                )
+            if task is not None:
+                kept[task_id] = task
+            elif history.status == "closed":
+                gone.append(task_id)
+                self._gone.add(task_id)
+            # Many tasks must not keep consensus from its turn.
+            await trio.lowlevel.checkpoint()
+        return _Wanted(task_count, kept, gone, (head.timestamp - GRACE_SECONDS) * 10**9)
+
+    def _sweep(self, wanted: _Wanted, started_ns: int) -> None:
+        needed = {each for task in wanted.kept.values() for each in task.content}
+        over: list[tuple[Sequence[Hash32], Callable[[], None]]] = []
+        for place in self._reveals.attempts():
+            task_id, round_number, attempt = place
+            roots = [reveal.gradient_root for reveal in self._reveals.list(*place)]
+            task = wanted.kept.get(task_id)
+            is_kept = task is not None and task.keeps_gradients(round_number, attempt)
+            # A node that syncs does not know its later tasks yet.
+            if is_kept or task_id > wanted.task_count:
+                needed.update(roots)
+            else:
+                over.append((roots, partial(self._reveals.remove, *place)))
+        for state in self._state_parts.states():
+            task = wanted.kept.get(state.task_id)
+            is_kept = task is not None and task.keeps_state(state.rounds_settled)
+            if is_kept or state.task_id > wanted.task_count:
+                needed.update(state.part_ids)
+            else:
+                remove = partial(self._state_parts.remove, state.task_id, state.root)
+                over.append((state.part_ids, remove))
+        for content_ids, forget in over:
+            for content_id in content_ids:
+                if content_id not in needed:
+                    self._free(content_id, started_ns)
+            forget()
+        for content_id in self._blobs.list_unwanted(wanted.unwanted_before_ns):
+            if content_id not in needed:
+                self._free(content_id, wanted.unwanted_before_ns)
+        self._blobs.remove_uploads(wanted.unwanted_before_ns)
+        for task_id in wanted.gone:
+            self._reveals.remove_task(task_id)
+            self._state_parts.remove_task(task_id)
+        if wanted.gone:
+            self._remove_measurements(frozenset(wanted.gone))
+
+    def _free(self, content_id: Hash32, before_ns: int) -> None:
+        freed = self._blobs.collect(content_id, before_ns)
+        if freed:
+            self._metrics.blobs_collected.inc()
+            self._metrics.blob_bytes_collected.inc(freed)
+
+    def _remove_measurements(self, tasks: frozenset[TaskId]) -> None:
+        for path in tuple(self._directory.iterdir()):
+            name = _MEASUREMENTS.fullmatch(path.name)
+            if name is not None and TaskId(int(name[1])) in tasks:
+                path.unlink(missing_ok=True)

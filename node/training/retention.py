@@ -1,0 +1,115 @@
+"""What of a task is to stay, a pure question (docs/spec/training.md, section 11).
+
+Collection asks it again and again; what no task wants goes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from chain.primitives import Address, BlockNumber, Hash32
+from chain.training.history import SettledRound, TaskHistory
+from chain.training.task_spec import TaskSpec
+
+EVIDENCE_BALLOTS: Final = 4
+"""The ledger keeps the evidence of this many ballots: gradients stay as long as one can be slashed
+for them."""
+
+CLOSED_EVIDENCE_BLOCKS: Final = 16
+"""In a closed task no ballot follows; so many blocks after it the ledger gives back the bonds."""
+
+KEPT_STATES: Final = 2
+"""A state stays until two later rounds are settled, for nodes that are late."""
+
+
+class Retention(StrEnum):
+    """What a node keeps of rounds that are over."""
+
+    LIVE = "live"
+    """Only what the network may still need."""
+    TASK = "task"
+    """Everything, until the task itself goes: `pot task verify` can replay it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionPolicy:
+    """What an operator decides."""
+
+    retention: Retention
+    closed_seconds: int
+    """How long a closed task stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTask:
+    """What of one task is to stay."""
+
+    content: frozenset[Hash32]
+    """Initial weights, data shards, and the final model of a closed task."""
+    first_round: int
+    """From which on gradients stay."""
+    open_attempt: tuple[int, int]
+    """Round and attempt in progress: earlier attempts at this round are void."""
+    first_state: int
+    """From which on states stay, counted in settled rounds."""
+
+    def keeps_gradients(self, round_number: int, attempt: int) -> bool:
+        """Whether the gradients of an attempt stay."""
+        open_round, open_attempt = self.open_attempt
+        is_void = round_number == open_round and attempt < open_attempt
+        return round_number >= self.first_round and not is_void
+
+    def keeps_state(self, rounds_settled: int) -> bool:
+        """Whether the state after so many rounds stays."""
+        return rounds_settled >= self.first_state
+
+
+def compute_kept(
+    history: TaskHistory,
+    spec: TaskSpec,
+    get_settled: Callable[[int], SettledRound | None],
+    policy: RetentionPolicy,
+    *,
+    head_number: BlockNumber,
+    head_timestamp: int,
+    own_validator: Address | None,
+) -> KeptTask | None:
+    """What of a task is to stay at the head; None if nothing is.
+
+    Args:
+        history: The task at the head.
+        spec: Its specification.
+        get_settled: A settled round of it, by number.
+        policy: The operator's.
+        head_number: Of the head.
+        head_timestamp: Of the head, in seconds: while a node is late, so are its deletions.
+        own_validator: Ours, whose *ready* is a promise to hold the content; None if we follow.
+    """
+    content = {spec.initial_weights, *(shard.content_id for shard in spec.data.shards)}
+    next_round, next_state = history.rounds_settled, history.rounds_settled + 1
+    attempt = 0 if history.attempt is None else history.attempt.attempt
+    first_round, first_state = next_round, history.rounds_settled + 1 - KEPT_STATES
+    while first_round > 0:
+        settled = get_settled(first_round - 1)
+        assert settled is not None, "below the settled count"
+        if settled.attempt.ballot_number <= history.ballot_count - EVIDENCE_BALLOTS:
+            break
+        first_round -= 1
+    if history.status == "pending":
+        # Submitting costs next to nothing. What nobody promised to hold is a stranger's upload.
+        if own_validator not in history.ready:
+            return None
+    elif history.status == "closed":
+        closed = history.closed
+        if closed is None or head_timestamp >= closed.timestamp + policy.closed_seconds:
+            return None
+        if history.rounds_settled == 0:
+            return None  # nobody was paid: submitting and cancelling must not hold our disk
+        content.add(history.model_root)
+        first_state = next_state
+        if head_number > closed.number + CLOSED_EVIDENCE_BLOCKS:
+            first_round = next_round
+    if policy.retention is Retention.TASK:
+        first_round, attempt, first_state = 0, 0, 0
+    return KeptTask(frozenset(content), first_round, (next_round, attempt), first_state)

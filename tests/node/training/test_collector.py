@@ -1,0 +1,542 @@
+"""Collection on real files, with the chain played."""
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chain.crypto import CHUNK_BYTES, content_id
+from chain.execution.system_contracts import (
+    AttemptOpened,
+    AttemptVoided,
+    BallotFailed,
+    Event,
+    GradientCommitted,
+    ResultVote,
+    RoundSettled,
+    TaskActivated,
+    TaskClosed,
+    TaskPaused,
+    TaskReady,
+    TaskResumed,
+)
+from chain.primitives import BlockNumber, Hash32, TaskId
+from chain.training.history import (
+    BlockContext,
+    SettledRound,
+    TaskHistory,
+    apply_event,
+    build_history,
+)
+from chain.training.task_spec import Shard, TaskSpec
+from node.blobs import BlobStore
+from node.measurements import get_checks_path
+from node.metrics import NodeMetrics
+from node.reveals import Reveal, RevealStore
+from node.state_parts import StatePartStore
+from node.training import collector
+from node.training.collector import Collector
+from node.training.retention import Retention, RetentionPolicy
+from tests.chain.training.history_factory import (
+    COMMITTEE,
+    MINERS,
+    SUBMITTED,
+    TASK,
+    VALIDATORS,
+)
+from tests.chain.training.training_factory import SPEC
+
+pytestmark = pytest.mark.usefixtures("inline_threads", "no_fsync")
+
+OTHER = TaskId(2)
+SHARD = b"rows" * 500
+"""Of both tasks."""
+ZEROS = bytes(600)
+"""An optimizer's tensor that stays as it was, in every state of every task."""
+THETA_BYTES, GRADIENT_BYTES = 1_000, 704
+DAY = 86_400
+
+
+@pytest.fixture
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here cuts the power, and thousands of small files are written."""
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
+
+
+@dataclass
+class Head:
+    number: BlockNumber
+    timestamp: int
+
+
+class World:
+    """Two tasks whose rounds are played; index, ledger and clock of the collector."""
+
+    def __init__(
+        self, path: Path, retention: Retention = Retention.LIVE, *, closed_days: int = 3
+    ) -> None:
+        self.path = path
+        self.blobs = BlobStore(path / "blobs", quota_bytes=2**30)
+        self.reveals = RevealStore(path / "reveals")
+        self.parts = StatePartStore(path / "states")
+        self.directory = path / "training"
+        self.directory.mkdir()
+        self.policy = RetentionPolicy(retention, closed_days * DAY)
+        self.now = int(time.time())
+        self.block = 10
+        self.specs: dict[TaskId, TaskSpec] = {}
+        self.histories: dict[TaskId, TaskHistory] = {}
+        self.rounds: dict[tuple[TaskId, int], SettledRound] = {}
+        self.weights: dict[TaskId, bytes] = {}
+        self.made = 0
+        self.metrics = NodeMetrics()
+        self.restart()
+
+    def restart(self) -> None:
+        self.blobs.recover()
+        self.collector = Collector(
+            store=self,
+            index=self,
+            blobs=self.blobs,
+            reveals=self.reveals,
+            state_parts=self.parts,
+            directory=self.directory,
+            clock=self,
+            policy=self.policy,
+            own_validator=VALIDATORS[0],
+            metrics=self.metrics,
+        )
+
+    # What the collector asks.
+
+    def head(self) -> Head:
+        return Head(BlockNumber(self.block), self.now)
+
+    def now_ms(self) -> int:
+        return self.now * 1000
+
+    def task_count(self) -> int:
+        return len(self.histories)
+
+    def history(self, task_id: TaskId) -> TaskHistory:
+        return self.histories[task_id]
+
+    def spec(self, history: TaskHistory) -> TaskSpec:
+        return self.specs[history.task_id]
+
+    def settled_round(self, task_id: TaskId, number: int) -> SettledRound | None:
+        return self.rounds.get((task_id, number))
+
+    # What happens.
+
+    def put(self, data: bytes) -> Hash32:
+        name = self.blobs.put(data)
+        os.utime(self.blobs.path(name), (self.now, self.now))
+        leaves = self.blobs.path(name).with_suffix(".leaves")
+        os.utime(leaves, (self.now, self.now))
+        return name
+
+    def make(self, size: int) -> bytes:
+        self.made += 1
+        return self.made.to_bytes(8, "big") * (size // 8)
+
+    def pass_time(self, seconds: int = 5) -> None:
+        self.now += seconds
+        self.block += 1
+
+    def apply(self, task: TaskId, event: Event) -> None:
+        self.pass_time()
+        block = BlockContext(BlockNumber(self.block), self.now)
+        history, settled = apply_event(
+            self.histories[task], event, block, spec=self.specs[task], committee=COMMITTEE
+        )
+        self.histories[task] = history
+        if settled is not None:
+            self.rounds[task, settled.attempt.round_number] = settled
+
+    def submit(self, task: TaskId = TASK) -> None:
+        self.weights[task] = self.make(THETA_BYTES)
+        weights = self.put(self.weights[task])
+        shards = (Shard(self.put(SHARD), len(SHARD), 50),)
+        data = replace(SPEC.data, shards=shards)
+        self.specs[task] = replace(SPEC, initial_weights=weights, data=data)
+        block = BlockContext(BlockNumber(self.block), self.now)
+        self.histories[task] = build_history(replace(SUBMITTED, task_id=task), block)
+
+    def prepare(self, task: TaskId) -> None:
+        """Fetch what was collected while nobody had promised to hold it."""
+        self.put(self.weights[task])
+        self.put(SHARD)
+
+    def start(self, task: TaskId = TASK) -> None:
+        self.submit(task)
+        self.apply(task, TaskReady(task, VALIDATORS[0], 1))
+        self.apply(task, TaskActivated(task))
+
+    def open(self, task: TaskId = TASK, attempt: int = 0) -> None:
+        number = self.histories[task].rounds_settled
+        self.apply(task, AttemptOpened(task, number, attempt, 3, 1))
+
+    def reveal(self, task: TaskId = TASK, miners: int = 3) -> None:
+        attempt = self.histories[task].attempt
+        assert attempt is not None
+        number = attempt.round_number
+        for index, miner in enumerate(MINERS[:miners], len(attempt.commitments)):
+            gradient = self.put(self.make(GRADIENT_BYTES))
+            salt = Hash32(bytes(32))
+            self.apply(
+                task,
+                GradientCommitted(task, number, miner, attempt.attempt, index, 1, salt),
+            )
+            self.reveals.put(Reveal(task, number, attempt.attempt, miner, 1, salt, gradient))
+        get_checks_path(self.directory, task, number, attempt.attempt).write_text("{}")
+
+    def compute(self, task: TaskId = TASK) -> ResultVote:
+        """The state after the round in progress."""
+        theta = self.make(THETA_BYTES)
+        part_ids = [content_id(theta), content_id(ZEROS)]
+        root = self.parts.put(task, self.histories[task].rounds_settled + 1, part_ids)
+        self.put(theta)
+        self.put(ZEROS)
+        return ResultVote(root, part_ids[0], Hash32(bytes(32)), 1)
+
+    def settle(self, vote: ResultVote, task: TaskId = TASK) -> None:
+        attempt = self.histories[task].attempt
+        assert attempt is not None
+        place = (attempt.round_number, attempt.attempt, attempt.ballot)
+        self.apply(task, RoundSettled(task, *place, vote, 0))
+
+    def play_round(self, task: TaskId = TASK) -> None:
+        self.open(task)
+        self.reveal(task)
+        self.settle(self.compute(task), task)
+
+    async def collect(self) -> None:
+        self.pass_time()
+        await self.collector.collect()
+
+    # What must be there.
+
+    def list_duties(self) -> Iterator[tuple[str, Hash32]]:
+        """Every blob that the network may still ask this node for, by design and not by code."""
+        for task, history in self.histories.items():
+            spec = self.specs[task]
+            closed = history.closed
+            is_live = history.status in ("active", "paused")
+            is_promised = history.status == "pending" and VALIDATORS[0] in history.ready
+            is_shown = (
+                closed is not None
+                and history.rounds_settled > 0
+                and self.now < closed.timestamp + self.policy.closed_seconds
+            )
+            if is_live or is_promised or is_shown:
+                yield "weights", spec.initial_weights
+                yield "shard", spec.data.shards[0].content_id
+            if is_shown:
+                yield "model", history.model_root
+            if is_live:
+                for count in range(max(1, history.rounds_settled - 1), history.rounds_settled + 1):
+                    root = self.rounds[task, count - 1].vote.training_state_root
+                    part_ids = self.parts.get(root)
+                    assert part_ids is not None, f"state {count} of {history.rounds_settled}"
+                    yield from ((f"state {count}", part) for part in part_ids)
+            is_slashable = closed is not None and self.block <= closed.number + 16 and is_shown
+            for number in range(history.rounds_settled):
+                attempt = self.rounds[task, number].attempt
+                has_evidence = history.ballot_count < attempt.ballot_number + 4
+                if (is_live or is_slashable) and has_evidence:
+                    yield from self.list_revealed(task, number, attempt.attempt)
+            if history.attempt is not None:
+                now = history.attempt
+                yield from self.list_revealed(task, now.round_number, now.attempt)
+
+    def list_revealed(
+        self, task: TaskId, number: int, attempt: int
+    ) -> Iterator[tuple[str, Hash32]]:
+        committed = (
+            self.histories[task].attempt
+            if number == self.histories[task].rounds_settled
+            else self.rounds[task, number].attempt
+        )
+        assert committed is not None
+        held = self.reveals.list(task, number, attempt)
+        assert len(held) == len(committed.commitments), f"round {number}"
+        yield from ((f"round {number}", reveal.gradient_root) for reveal in held)
+
+    def check_duties(self) -> None:
+        missing = [
+            (what, name.hex()) for what, name in self.list_duties() if not self.blobs.has(name)
+        ]
+        assert missing == []
+
+
+def stored_size(data_bytes: int) -> int:
+    """Of a blob with its chunk hashes."""
+    return data_bytes + 32 * max(1, -(-data_bytes // CHUNK_BYTES))
+
+
+CONTENT_BYTES = stored_size(THETA_BYTES) + stored_size(len(SHARD))
+STATE_BYTES = stored_size(THETA_BYTES) + stored_size(len(ZEROS))
+ROUND_BYTES = 3 * stored_size(GRADIENT_BYTES)
+
+
+async def test_what_is_held_does_not_grow_with_rounds(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.start()
+    held = []
+    for _ in range(12):
+        world.play_round()
+        await world.collect()
+        world.check_duties()
+        held.append(world.blobs.used_bytes())
+    # The bound of docs/spec/training.md, section 11; no round is in progress here.
+    assert max(held) <= CONTENT_BYTES + 2 * STATE_BYTES + 4 * ROUND_BYTES
+    assert len(set(held[4:])) == 1
+    assert len(list(world.reveals.attempts())) == 4
+    assert sorted(state.rounds_settled for state in world.parts.states()) == [11, 12]
+    assert world.metrics.blobs_collected._value.get() == 8 * 3 + 10
+    freed = world.metrics.blob_bytes_collected._value.get()
+    assert freed == 8 * ROUND_BYTES + 10 * stored_size(THETA_BYTES)
+
+
+async def test_a_node_that_keeps_tasks_has_every_round_until_the_task_goes(tmp_path: Path) -> None:
+    world = World(tmp_path, Retention.TASK)
+    world.start()
+    for _ in range(8):
+        world.play_round()
+    before = world.blobs.content_ids()
+    world.pass_time(10 * DAY)
+    await world.collect()
+    world.apply(TASK, TaskClosed(TASK, 1))
+    world.pass_time(2 * DAY)
+    await world.collect()
+    assert world.blobs.content_ids() == before
+    assert len(list(world.reveals.attempts())) == 8
+    world.pass_time(2 * DAY)
+    await world.collect()
+    assert world.blobs.content_ids() == ()
+
+
+async def test_a_closed_task_leaves_its_model_and_then_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.start()
+    for _ in range(3):
+        world.play_round()
+    model = world.histories[TASK].model_root
+    world.apply(TASK, TaskClosed(TASK, 1))
+    await world.collect()
+    world.check_duties()
+    world.block += 17
+    await world.collect()
+    spec = world.specs[TASK]
+    content = (spec.initial_weights, spec.data.shards[0].content_id, model)
+    assert world.blobs.content_ids() == tuple(sorted(content))
+    world.pass_time(3 * DAY)
+    await world.collect()
+    assert world.blobs.used_bytes() == 0
+    for directory in (world.path / "reveals", world.path / "states", world.directory):
+        assert list(directory.iterdir()) == []
+
+
+async def test_what_two_tasks_share_stays_for_the_second(tmp_path: Path) -> None:
+    world = World(tmp_path, closed_days=0)
+    for task in (TASK, OTHER):
+        world.start(task)
+        world.play_round(task)
+    world.apply(TASK, TaskClosed(TASK, 1))
+    await world.collect()
+    world.check_duties()
+    assert world.blobs.has(content_id(SHARD))
+    assert world.blobs.has(content_id(ZEROS))
+    world.pass_time(DAY + 60)
+    await world.collect()
+    world.check_duties()
+    assert not world.blobs.has(world.specs[TASK].initial_weights)
+
+
+async def test_a_strangers_uploads_go_after_a_day(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.submit()  # nobody says that it is ready
+    stranger = world.put(b"nobody committed to this")
+    (world.path / "blobs" / "12.upload").write_bytes(b"never finished")
+    os.utime(world.path / "blobs" / "12.upload", (world.now, world.now))
+    world.pass_time(DAY - 60)
+    await world.collect()
+    assert world.blobs.has(stranger)
+    assert world.blobs.has(world.specs[TASK].initial_weights)
+    world.pass_time(120)
+    await world.collect()
+    assert world.blobs.used_bytes() == 0
+
+
+async def test_a_node_that_syncs_deletes_nothing_of_tasks_it_does_not_know_yet(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    world.start()
+    world.play_round()
+    later, world.histories, ahead = world.histories, {}, world.now
+    before = world.blobs.content_ids()
+    world.now -= 30 * DAY
+    world.restart()
+    await world.collect()
+    assert world.blobs.content_ids() == before
+    assert len(list(world.reveals.attempts())) == 1
+    world.histories, world.now = later, ahead
+    await world.collect()
+    world.check_duties()
+
+
+async def test_a_collection_that_was_cut_off_anywhere_is_finished_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = Path.unlink
+    for cut in (0, 1, 2, 5, 9):
+        (tmp_path / str(cut)).mkdir()
+        world = World(tmp_path / str(cut))
+        world.start()
+        for _ in range(6):
+            world.play_round()
+        count = 0
+
+        def cut_off(path: Path, missing_ok: bool = False, cut: int = cut) -> None:
+            nonlocal count
+            count += 1
+            if count > cut:
+                raise OSError("killed")
+            unlink(path, missing_ok=missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", cut_off)
+        with pytest.raises(OSError, match="killed"):
+            await world.collect()
+        monkeypatch.setattr(Path, "unlink", unlink)
+        world.restart()
+        world.check_duties()
+        await world.collect()
+        world.check_duties()
+        assert (
+            world.blobs.used_bytes()
+            == CONTENT_BYTES + STATE_BYTES + stored_size(THETA_BYTES) + 4 * ROUND_BYTES
+        )
+
+
+async def test_a_disk_that_fails_stops_nothing(
+    tmp_path: Path, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path)
+    world.start()
+    for _ in range(6):
+        world.play_round()
+    world.pass_time()
+    before = world.blobs.used_bytes()
+    collect = BlobStore.collect
+    failures = iter([OSError("input/output error")])
+
+    def fail_once(store: BlobStore, name: Hash32, before_ns: int) -> int:
+        for error in failures:
+            raise error
+        return collect(store, name, before_ns)
+
+    monkeypatch.setattr(BlobStore, "collect", fail_once)
+    with trio.move_on_after(collector.COLLECT_SECONDS * 1.5):
+        await world.collector.run()
+    assert world.blobs.used_bytes() < before
+    world.check_duties()
+
+
+def act(world: World, task: TaskId, action: str) -> None:
+    """One thing that may happen, if it can where the task stands."""
+    history = world.histories.get(task)
+    if history is None:
+        if action == "submit" and len(world.histories) == task - 1:
+            world.submit(task)
+        return
+    attempt = history.attempt
+    match action, history.status:
+        case "ready", "pending":
+            world.prepare(task)
+            world.apply(task, TaskReady(task, VALIDATORS[0], 1))
+        case "activate", "pending":
+            # Where this node was not ready, others were.
+            world.apply(task, TaskActivated(task))
+            world.prepare(task)
+        case "pause", "active" if attempt is None:
+            world.apply(task, TaskPaused(task))
+        case "resume", "paused":
+            world.apply(task, TaskResumed(task))
+        case "close", "pending" | "active" | "paused" if attempt is None:
+            world.apply(task, TaskClosed(task, 1))
+        case "open", "active" if attempt is None:
+            world.open(task)
+            world.reveal(task)
+        case "fail", "active" if attempt is not None and attempt.ballot < 2:
+            place = (attempt.round_number, attempt.attempt, attempt.ballot)
+            world.apply(task, BallotFailed(task, *place))
+        case "void", "active" if attempt is not None:
+            place = (attempt.round_number, attempt.attempt)
+            world.apply(task, AttemptVoided(task, *place))
+            world.open(task, attempt.attempt + 1)
+            world.reveal(task, miners=1)
+        case "settle", "active" if attempt is not None:
+            world.settle(world.compute(task), task)
+        case _:
+            pass
+
+
+ACTIONS = (
+    *("submit", "ready", "activate", "open", "open", "settle", "settle", "fail", "void"),
+    *("pause", "resume", "close", "stranger", "wait", "day", "restart"),
+)
+
+
+@pytest.mark.parametrize("retention", list(Retention))
+def test_nothing_that_a_live_duty_needs_is_ever_collected(
+    tmp_path_factory: pytest.TempPathFactory, retention: Retention
+) -> None:
+    @settings(max_examples=25, deadline=None)
+    @given(
+        st.lists(st.tuples(st.sampled_from((TASK, OTHER)), st.sampled_from(ACTIONS)), max_size=60)
+    )
+    def play(actions: list[tuple[TaskId, str]]) -> None:
+        world = World(tmp_path_factory.mktemp("world"), retention)
+        trio.run(play_all, world, [(TASK, "submit"), (TASK, "activate"), *actions])
+
+    play()
+
+
+async def play_all(world: World, actions: list[tuple[TaskId, str]]) -> None:
+    uploads: dict[Hash32, int] = {}
+    for task, action in actions:
+        match action:
+            case "stranger":
+                uploads[world.put(world.make(80))] = world.now
+            case "wait":
+                world.block += 20
+                world.pass_time(60)
+            case "day":
+                world.pass_time(DAY)
+            case "restart":
+                world.restart()
+            case _:
+                act(world, task, action)
+        await world.collect()
+        world.check_duties()
+        for name, at in uploads.items():
+            assert world.blobs.has(name) == (world.now - at <= DAY)
+    # What is over leaves nothing behind, however it came to its end.
+    for task in world.histories:
+        if world.histories[task].attempt is not None:
+            world.settle(world.compute(task), task)
+        if world.histories[task].status != "closed":
+            world.apply(task, TaskClosed(task, 1))
+    world.pass_time(5 * DAY)
+    await world.collect()
+    assert world.blobs.used_bytes() == 0
+    assert list(world.reveals.attempts()) == []
+    assert list(world.parts.states()) == []

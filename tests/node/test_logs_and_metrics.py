@@ -1,11 +1,14 @@
 import io
 import json
 import logging
+import re
 import socket
 import urllib.request
+from pathlib import Path
 
 import pytest
 import structlog
+from prometheus_client import generate_latest
 
 from node.clock import SystemClock
 from node.errors import OperatorError
@@ -71,6 +74,15 @@ def test_what_libp2p_raises_as_well_is_logged_in_our_format_and_only_at_debug(re
         log.error("Failed to open TCP stream: %s", "refused")
         events = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
         assert events == ["Failed to open TCP stream: refused"] * seen
+
+
+def test_rules_of_the_operator_guide_read_metrics_that_are_served():
+    guide = Path(__file__).parents[2] / "docs" / "operator-guide.md"
+    rules = guide.read_text().partition("```yaml")[2].partition("```")[0]
+    named = set(re.findall(r"\b(?:pot|ethereum)_\w+", rules))
+    served = generate_latest(NodeMetrics().registry).decode()
+    assert len(named) > 5
+    assert {name for name in named if f"# TYPE {name} " not in served} == set()
 
 
 def test_metrics_are_served_under_ethereums_names_and_our_own():

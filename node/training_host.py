@@ -28,6 +28,7 @@ from node.training.gradients import Gradients
 from node.training.jobs import Jobs
 from node.training.preparation import Preparation
 from node.training.results import Results
+from node.training.retention import CLOSED_EVIDENCE_BLOCKS
 from node.training.slashings import Slashings
 from node.training.states import TrainingStates
 from node.training.votes import Operator, OperatorVotes
@@ -157,7 +158,11 @@ class TrainingHost:
         spec = self._index.spec(history)
         held = self._work.get(task_id)
         is_refused = held is not None and held.is_accepted is False
-        if history.status == "closed" or spec is None or is_refused:
+        if (
+            spec is None
+            or is_refused
+            or (history.status == "closed" and not self._may_slash(history))
+        ):
             self._closed.add(task_id)
             self._work.pop(task_id, None)
             return
@@ -238,6 +243,12 @@ class TrainingHost:
     ) -> NamedJob:
         assert self._votes is not None, "who has no operator owes no votes"
         return self._votes.build(task, name, contract, encode)
+
+    def _may_slash(self, closed: TaskHistory) -> bool:
+        """Whether the last rounds of a closed task may still ask for slashing."""
+        if self._slashings is None or closed.closed is None:
+            return False
+        return self._ledger.head_number() <= closed.closed.number + CLOSED_EVIDENCE_BLOCKS
 
     def _count_served(self) -> int:
         return sum(work.is_accepted is True for work in self._work.values())

@@ -1,5 +1,6 @@
 """Who lied is shown to the ledger, in turn."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from trio.testing import MockClock
 from chain.execution.system_contracts import (
     GRADIENT_LEDGER,
 )
+from tests.chain.training.history_factory import TASK, at
 from tests.node.consensus_cluster import until
 from tests.node.training_node import (
     CHEAT,
@@ -43,6 +45,22 @@ async def test_cheats_are_slashed_when_it_is_our_turn(
         nursery.cancel_scope.cancel()
     assert len(node.sent) == 2
     assert {contract for contract, _ in node.sent} == {GRADIENT_LEDGER}
+
+
+async def test_cheats_of_the_last_round_are_slashed_though_the_task_is_closed(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    chain = slashing_chain(96, 2, r1=settled_round(1, OK, CHEAT, OK))
+    over = replace(chain.histories[TASK], status="closed", closed=at(90))
+    chain.histories[TASK] = over
+    node = Node(tmp_path / "in time", chain)
+    await node.run(lambda: len(node.sent) == 1)
+
+    chain.head = 90 + 17
+    late = Node(tmp_path / "late", chain)
+    await late.run_for(3)
+    assert late.sent == []
+    assert late.host._work == {}
 
 
 async def test_evidence_that_the_ledger_forgot_is_shown_to_nobody(

@@ -44,6 +44,10 @@ LOG_RANGE_BLOCKS: Final = 5_000
 """Blocks asked for in one eth_getLogs; nodes bound the range."""
 
 
+class BlobGone(OperatorError):
+    """The node does not have the blob, or not any more."""
+
+
 class RpcFailed(OperatorError):
     """The node answered with an error; `code` is JSON-RPC's or EIP-1474's, 3 is a revert."""
 
@@ -233,14 +237,16 @@ class RpcClient:
         """The blob of that content id and size.
 
         Raises:
-            OperatorError: The node does not have it, or what it gives is something else.
+            BlobGone: The node does not have it.
+            OperatorError: It cannot be had, or what it gives is something else.
         """
         data = bytearray()
         try:
             with self._http.stream("GET", self._blob_url(name)) as response:
                 if not response.is_success:
                     response.read()
-                    raise OperatorError(
+                    kind = BlobGone if response.status_code == 404 else OperatorError
+                    raise kind(
                         f"{self.url} does not have blob {to_hex(name)}: "
                         f"{_describe_refusal(response)}; ask another node with --rpc"
                     )

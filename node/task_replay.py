@@ -58,6 +58,7 @@ from chain.training.task_spec import TaskSpec, decode_task_spec, learning_rate_p
 from chain.types.receipt import Log
 from node.errors import OperatorError
 from node.rpc_client import (
+    BlobGone,
     JsonObject,
     RpcClient,
     from_hex,
@@ -118,12 +119,15 @@ class TaskReplay:
         Raises:
             OperatorError: A gradient is not to be had any more, or opens no commitment.
         """
-        state = initial_state(
-            self.spec.optimizer,
-            self._client.get_blob(
-                self.spec.initial_weights, count_parameters(self.spec.model) * FLOAT32_BYTES
-            ),
-        )
+        weights, size = self.spec.initial_weights, count_parameters(self.spec.model) * FLOAT32_BYTES
+        try:
+            state = initial_state(self.spec.optimizer, self._client.get_blob(weights, size))
+        except BlobGone as error:
+            raise OperatorError(
+                f"{self._client.url} does not have the initial weights (blob {to_hex(weights)}) "
+                "any more: nodes keep a closed task for blobs.closed_task_days; ask one that has "
+                "them with --rpc"
+            ) from error
         participants: dict[BlockNumber, tuple[tuple[Address, int], ...]] = {}
         for number, event in self._events:
             self._fold_members(event)
@@ -214,21 +218,27 @@ class TaskReplay:
             "pot_getReceipt", self._task, attempt.round_number, to_hex(record.miner)
         )
         if get_value(receipt, "revealed") in (None, False):
-            raise OperatorError(
-                f"{place}: {self._client.url} does not have the gradient any more; "
-                "ask a node that keeps them with --rpc"
-            )
+            raise self._build_gone(place, "the gradient")
         root = Hash32(from_hex(get_text(receipt, "gradientRoot")))
         salt = Hash32(from_hex(get_text(receipt, "salt")))
         if compute_commitment(header, root, salt, record.units) != record.commitment:
             raise OperatorError(
                 f"{place}: what {self._client.url} gives does not open the commitment"
             )
-        payload = self._client.get_blob(root, count_payload_bytes(header.parameter_count))
+        try:
+            payload = self._client.get_blob(root, count_payload_bytes(header.parameter_count))
+        except BlobGone as error:
+            raise self._build_gone(place, f"the gradient (blob {to_hex(root)})") from error
         try:
             return decode_gradient(payload, header)
         except InvalidGradient as error:
             raise OperatorError(f"{place}: an accepted gradient is malformed: {error}") from error
+
+    def _build_gone(self, place: str, what: str) -> OperatorError:
+        return OperatorError(
+            f"{place}: {self._client.url} does not have {what} any more: nodes with "
+            'blobs.retention = "task" keep it; ask one with --rpc'
+        )
 
     def _compare(
         self, before: TaskHistory, settled: SettledRound, state: TrainingState

@@ -26,6 +26,7 @@ from chain.training.task_spec import TaskSpec, decode_task_spec, encode_task_spe
 from chain.types.receipt import Log
 from node.errors import OperatorError
 from node.rpc_client import (
+    BlobGone,
     JsonObject,
     Progress,
     RpcClient,
@@ -149,5 +150,13 @@ def download_model(
     client: RpcClient, model: PublishedModel, progress: Progress | None = None
 ) -> bytes:
     """The safetensors file of a model, whose parameters hash to the root on the chain."""
-    theta = client.get_blob(model.root, model.byte_count, progress)
+    try:
+        theta = client.get_blob(model.root, model.byte_count, progress)
+    except BlobGone as error:
+        raise OperatorError(
+            f"{client.url} does not have the model of round {model.round_number + 1} (blob "
+            f"{to_hex(model.root)}) any more: nodes keep a task's last model for "
+            'blobs.closed_task_days, and earlier ones with blobs.retention = "task"; ask one that '
+            "has it with --rpc"
+        ) from error
     return encode_model_file(model.model, theta)

@@ -9,7 +9,15 @@ from chain.execution.system_contracts import compute_selector
 from chain.primitives import Address, PrivateKey
 from chain.types.transaction import decode_transaction
 from node.errors import OperatorError
-from node.rpc_client import RpcClient, RpcFailed, get_integer, get_objects, get_text, to_hex
+from node.rpc_client import (
+    BlobGone,
+    RpcClient,
+    RpcFailed,
+    get_integer,
+    get_objects,
+    get_text,
+    to_hex,
+)
 
 KEY = PrivateKey(b"\x11" * 32)
 TO = Address(b"\x22" * 20)
@@ -104,7 +112,7 @@ def test_blob_arrives_as_it_was_sent_and_progress_counts_its_bytes() -> None:
         return httpx.Response(200, content=stored[request.url.path])
 
     client, name = client_of(answer), content_id(BLOB)
-    with pytest.raises(OperatorError, match="not here"):
+    with pytest.raises(BlobGone, match="not here"):
         client.get_blob(name, len(BLOB))
     sent: list[int] = []
     received: list[int] = []

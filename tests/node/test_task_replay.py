@@ -33,7 +33,7 @@ from chain.training.rewards import build_reward_tree
 from chain.training.state import compute_model_root, compute_training_state_root
 from chain.training.task_spec import encode_task_spec, learning_rate_ppb
 from node.errors import OperatorError
-from node.rpc_client import RpcClient, to_hex
+from node.rpc_client import BlobGone, RpcClient, to_hex
 from node.task_replay import TaskReplay
 from tests.chain.training.history_factory import MINERS, OPERATORS, TASK, VALIDATORS
 from tests.chain.training.training_factory import SPEC, random_gradient
@@ -154,7 +154,7 @@ class FakeChain(RpcClient):
 
     def get_blob(self, name: Hash32, byte_count: int, progress: object = None) -> bytes:
         if name not in self.blobs:
-            raise OperatorError("no such blob")
+            raise BlobGone("no such blob")
         assert len(self.blobs[name]) == byte_count
         return self.blobs[name]
 
@@ -215,10 +215,31 @@ def test_hidden_miner_is_found(chain: FakeChain) -> None:
         list(TaskReplay(chain, TASK).rounds())
 
 
-def test_gradient_that_is_gone_says_where_to_ask(chain: FakeChain) -> None:
-    chain.receipts[0, to_hex(MINERS[0])] |= {"revealed": False, "salt": None}
-    with pytest.raises(OperatorError, match="--rpc"):
+def refuse_replay(chain: FakeChain) -> str:
+    with pytest.raises(OperatorError) as refusal:
         list(TaskReplay(chain, TASK).rounds())
+    return str(refusal.value)
+
+
+def test_what_is_gone_is_named_with_the_setting_that_keeps_it(chain: FakeChain) -> None:
+    receipt = chain.receipts[1, to_hex(MINERS[0])]
+    root = str(receipt["gradientRoot"])
+    del chain.blobs[Hash32(bytes.fromhex(root[2:]))]
+    assert refuse_replay(chain) == (
+        f"round 1, miner {to_hex(MINERS[0])}: http://node does not have the gradient (blob {root}) "
+        'any more: nodes with blobs.retention = "task" keep it; ask one with --rpc'
+    )
+    receipt |= {"revealed": False, "gradientRoot": None, "salt": None}
+    assert refuse_replay(chain) == (
+        f"round 1, miner {to_hex(MINERS[0])}: http://node does not have the gradient any more: "
+        'nodes with blobs.retention = "task" keep it; ask one with --rpc'
+    )
+    del chain.blobs[content_id(THETA)]
+    assert refuse_replay(chain) == (
+        f"http://node does not have the initial weights (blob {to_hex(content_id(THETA))}) any "
+        "more: nodes keep a closed task for blobs.closed_task_days; ask one that has them with "
+        "--rpc"
+    )
 
 
 def test_salt_that_opens_nothing_is_refused(chain: FakeChain) -> None:

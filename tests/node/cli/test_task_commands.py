@@ -257,6 +257,8 @@ def test_download_writes_the_model_that_hashes_to_the_root_and_no_other(
     arguments = ("task", "download", 1, "-o", path)
     with serve(registry.answers(), {place: registry.model[:-1] + b"\x01"}) as url:
         assert "do not trust this node" in pot.fails(*arguments, "--rpc", url)
+    with serve(registry.answers(), {}) as url:
+        assert "blobs.closed_task_days" in pot.fails(*arguments, "--rpc", url)
     assert not path.exists()
     with serve(registry.answers(), {place: registry.model}) as url:
         pot(*arguments, "--rpc", url)

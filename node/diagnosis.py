@@ -1,0 +1,474 @@
+"""Why a chain does not go on, in a sentence, and what to do (docs/operator-guide.md, section 13).
+
+Pure: from what a node observes to what is wrong. `pot_consensusState`, `pot doctor`, the log and
+the metrics all say what is found here.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, assert_never
+
+from chain.primitives import Address, BlockNumber
+
+CLOCK_TOLERANCE_SECONDS: Final = 1.5
+"""Offsets are known to half a second; a proposal a second ahead of a clock is still accepted."""
+
+SILENT_BLOCKS: Final = 20
+"""A validator that has not voted for so many blocks while the chain goes on is worth a word."""
+
+BEHIND_BLOCKS: Final = 2
+"""One behind is normal while votes are on their way."""
+
+DISK_CRITICAL_BYTES: Final = 2**30
+"""A full block and its state are some megabytes; blobs arrive in tens of them."""
+
+DISK_LOW_BYTES: Final = 5 * 2**30
+"""Time enough to free some."""
+
+
+class Severity(StrEnum):
+    """How bad it is."""
+
+    WARNING = "warning"
+    """It works, and will not if nobody acts."""
+    CRITICAL = "critical"
+    """The chain, or this node's part in it, stands still."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong."""
+
+    code: str
+    """For programs."""
+    severity: Severity
+    text: str
+    """A sentence."""
+    cure: str
+    """What to do."""
+
+    def to_json(self) -> dict[str, str]:
+        """As RPC and `--json` show it."""
+        return {
+            "code": self.code,
+            "severity": self.severity.value,
+            "text": self.text,
+            "cure": self.cure,
+        }
+
+
+class Step(StrEnum):
+    """What the replica waits for."""
+
+    HEADS = "the heads of a quorum of validators"
+    PROPOSAL = "a proposal"
+    OWN_PROPOSAL = "this node's own proposal"
+    VERDICT = "its own check of the proposal"
+    HELD = "the time of the proposal"
+    REFUSED = "another proposal: the one it has is invalid here"
+    PREPARES = "PREPAREs"
+    COMMITS = "COMMITs"
+    VIEW_CHANGES = "VIEW-CHANGEs"
+    NEW_VIEW = "a NEW-VIEW"
+    BLOCK = "the block that was committed"
+    CERTIFICATE = "blocks with their certificates"
+    """A follower has no other part."""
+    STORED = "the disk"
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatorStatus:
+    """One validator, as this node sees it."""
+
+    address: Address
+    operator: Address
+    name: str | None = None
+    """What this node's operator calls it."""
+    is_self: bool = False
+    is_connected: bool = True
+    absent_seconds: float | None = None
+    """Since its session ended; None: it is connected, or never was since the start."""
+    silent_seconds: float | None = None
+    """Since its last consensus message; None: none since the start."""
+    voted_number: BlockNumber | None = None
+    """The last block that it voted on; None: none since the start."""
+    clock_offset_seconds: float | None = None
+    """Its clock minus ours, to within half a second; None: not known."""
+
+    @property
+    def label(self) -> str:
+        """Name and address, as far as there are any."""
+        address = "0x" + self.address.hex()
+        return f"{self.name} ({address})" if self.name else address
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a node knows at one moment."""
+
+    number: BlockNumber
+    """What is being decided."""
+    view: int
+    step: Step
+    validators: tuple[ValidatorStatus, ...]
+    """Of that number, by index."""
+    quorum: int
+    primary: Address | None = None
+    """Of the view; None before the replica has started."""
+    answered: frozenset[Address] = field(default_factory=frozenset)
+    """Who gave what `step` waits for, where several have to."""
+    head_age_seconds: float = 0.0
+    """Since the head became final."""
+    due_seconds: float = 30.0
+    """After so long there should be a block, even with one primary down."""
+    best_known: int = 0
+    """The highest block that we or our peers have."""
+    peer_count: int = 1
+    uptime_seconds: float = 3_600.0
+    is_validator: bool = True
+    """Whether this node has a validator's key."""
+    first_signable: BlockNumber | None = None
+    """The lowest number it may sign; None: none."""
+    signing_failure: str | None = None
+    """Why it signs nothing more; None: nothing failed."""
+    held_seconds: float | None = None
+    """How far the proposal's time is ahead of our clock, if `step` is HELD."""
+    disk_free_bytes: int = 2**40
+
+    @property
+    def overdue_seconds(self) -> float:
+        """How long ago the next block should have been final; 0: it should not yet."""
+        return max(0.0, min(self.head_age_seconds, self.uptime_seconds) - self.due_seconds)
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the next block should have been final by now."""
+        return self.overdue_seconds > 0
+
+    @property
+    def head(self) -> int:
+        """The last final block."""
+        return self.number - 1
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether peers have blocks that this node has not."""
+        return self.best_known >= self.head + BEHIND_BLOCKS
+
+
+def diagnose(situation: Situation) -> tuple[Finding, ...]:
+    """What is wrong, the worst and most likely cause first; empty if nothing is."""
+    found = [
+        *_check_disk(situation),
+        *_check_signing(situation),
+        *_check_clocks(situation),
+        *_check_peers(situation),
+        *_check_progress(situation),
+        *_check_silent(situation),
+    ]
+    return tuple(sorted(found, key=lambda finding: finding.severity is Severity.WARNING))
+
+
+def describe(situation: Situation) -> str:
+    """Where consensus is, in a sentence."""
+    return (
+        f"Block {situation.number}, view {situation.view}: waiting for "
+        f"{_describe_step(situation)}; block {situation.head} became final "
+        f"{_span(situation.head_age_seconds)} ago."
+    )
+
+
+# One check a cause.
+
+
+def _check_disk(situation: Situation) -> Iterable[Finding]:
+    free = situation.disk_free_bytes
+    if free < DISK_LOW_BYTES:
+        is_critical = free < DISK_CRITICAL_BYTES
+        yield Finding(
+            "disk_full" if is_critical else "disk_low",
+            Severity.CRITICAL if is_critical else Severity.WARNING,
+            f"The disk of data_dir has {free / 2**30:.1f} GiB left; a validator whose disk is full "
+            "stops signing.",
+            "Free space there (blobs of closed tasks, while the node is stopped), or move data_dir "
+            "to a larger disk.",
+        )
+
+
+def _check_signing(situation: Situation) -> Iterable[Finding]:
+    if not situation.is_validator:
+        return
+    if situation.signing_failure is not None:
+        yield Finding(
+            "signing_stopped",
+            Severity.CRITICAL,
+            f"This validator signs nothing more: {situation.signing_failure}.",
+            "Free or repair the disk, then restart the node; it follows the chain meanwhile.",
+        )
+    elif situation.step is Step.HEADS:
+        missing = _missing(situation)
+        known = len(situation.answered)
+        yield Finding(
+            "waiting_for_heads",
+            Severity.CRITICAL,
+            f"This validator has no signer guard and asks for validators' heads before it signs: "
+            f"{known} of the {situation.quorum} it needs are known; missing: "
+            f"{_list(situation, missing)}.",
+            "It goes on by itself once they answer. " + _cure_of_absent(missing),
+        )
+    elif situation.first_signable is not None and situation.first_signable > situation.number:
+        yield Finding(
+            "guard_ahead",
+            Severity.CRITICAL,
+            f"This validator signs nothing before block {situation.first_signable}: its guard or "
+            f"its write-ahead log was lost, and it may have voted on blocks up to "
+            f"{situation.first_signable - 1}; the head is {situation.head}.",
+            "It goes on by itself when the others have made these blocks. Never restore an old "
+            "guard file. If more than a third of the validators are like this one, the chain waits "
+            "for those that still have their guard and log.",
+        )
+
+
+def _check_clocks(situation: Situation) -> Iterable[Finding]:
+    offsets = {
+        validator.address: validator.clock_offset_seconds
+        for validator in situation.validators
+        if validator.clock_offset_seconds is not None and not validator.is_self
+    }
+    wrong = {
+        address: offset
+        for address, offset in offsets.items()
+        if abs(offset) > CLOCK_TOLERANCE_SECONDS
+    }
+    if not wrong:
+        return
+    middle = sorted(offsets.values())[(len(offsets) - 1) // 2]
+    max_faulty = (len(situation.validators) - 1) // 3
+    if abs(middle) > CLOCK_TOLERANCE_SECONDS and len(wrong) > max_faulty:
+        yield Finding(
+            "clock_wrong",
+            Severity.CRITICAL,
+            f"This machine's clock is about {_span(abs(middle))} "
+            f"{'behind' if middle > 0 else 'ahead of'} the clocks of {len(wrong)} of "
+            f"{len(offsets)} validators: proposals are held until their time has come.",
+            "Set the clock and keep it set: `timedatectl set-ntp true`, or chrony.",
+        )
+        return
+    for validator in situation.validators:
+        offset = wrong.get(validator.address)
+        if offset is not None:
+            yield Finding(
+                "clock_of_validator",
+                Severity.WARNING,
+                f"The clock of {validator.label} is about {_span(abs(offset))} "
+                f"{'ahead of' if offset > 0 else 'behind'} this machine's.",
+                f"Tell its operator (account 0x{validator.operator.hex()}) to set it by NTP, and "
+                "see that yours is.",
+            )
+
+
+def _check_peers(situation: Situation) -> Iterable[Finding]:
+    others = [validator for validator in situation.validators if not validator.is_self]
+    if not others:
+        return
+    if situation.peer_count == 0:
+        yield Finding(
+            "no_peers",
+            Severity.CRITICAL,
+            "This node has no peers: it hears of no block.",
+            "Check network.bootstrap, the firewall of the port in network.listen, and that the "
+            "others run the same genesis.",
+        )
+        return
+    connected = [validator for validator in others if validator.is_connected]
+    reachable = len(connected) + situation.is_validator
+    if situation.is_validator and reachable < situation.quorum:
+        missing = [validator for validator in others if not validator.is_connected]
+        yield Finding(
+            "no_quorum",
+            Severity.CRITICAL,
+            f"Only {reachable} of {len(situation.validators)} validators can talk to one another "
+            f"here, this one included, and {situation.quorum} are needed to make a block; not "
+            f"connected: {_list(situation, missing)}.",
+            _cure_of_absent(missing),
+        )
+
+
+def _check_progress(situation: Situation) -> Iterable[Finding]:
+    if situation.is_behind:
+        yield Finding(
+            "behind",
+            Severity.WARNING,
+            f"This node is {situation.best_known - situation.head} blocks behind its peers "
+            f"(block {situation.head} of {situation.best_known}) and fetches them; it votes again "
+            "when it has them.",
+            "Wait. If the distance does not shrink, see the log for refused peers, and whether the "
+            "disk or the processor is too slow.",
+        )
+    elif situation.is_overdue:
+        yield _explain_stuck(situation)
+
+
+def _check_silent(situation: Situation) -> Iterable[Finding]:
+    """Validators that do not vote although the chain goes on: one more and it may not."""
+    if situation.is_overdue or situation.is_behind or not situation.is_validator:
+        return
+    for validator in situation.validators:
+        if validator.is_self:
+            continue
+        last = validator.voted_number or 0
+        if validator.voted_number is None and situation.uptime_seconds < situation.due_seconds:
+            continue
+        is_absent = not validator.is_connected
+        if is_absent or situation.number - last > SILENT_BLOCKS:
+            yield Finding(
+                "validator_silent",
+                Severity.WARNING,
+                f"{validator.label} does not take part: {_describe_absence(validator)}.",
+                _cure_of_absent([validator]),
+            )
+
+
+# Sentences.
+
+
+def _explain_stuck(situation: Situation) -> Finding:
+    missing = _missing(situation)
+    names = f"; missing: {_list(situation, missing)}" if missing else ""
+    return Finding(
+        "stuck",
+        Severity.CRITICAL,
+        f"No block for {_span(situation.head_age_seconds)}: block {situation.number} in view "
+        f"{situation.view} waits for {_describe_step(situation)}{names}.",
+        _cure_of_step(situation, missing),
+    )
+
+
+def _describe_step(situation: Situation) -> str:
+    step = situation.step
+    match step:
+        case Step.PREPARES | Step.COMMITS | Step.VIEW_CHANGES:
+            suffix = f" for view {situation.view} or later" if step is Step.VIEW_CHANGES else ""
+            return (
+                f"{step.value}{suffix} ({len(situation.answered)} of the {situation.quorum} needed)"
+            )
+        case Step.PROPOSAL | Step.NEW_VIEW:
+            return f"{step.value} of its primary {_label(situation, situation.primary)}"
+        case Step.HELD if situation.held_seconds is not None:
+            return (
+                f"the time of a proposal by {_label(situation, situation.primary)}, which is "
+                f"{_span(situation.held_seconds)} ahead of this machine's clock"
+            )
+        case _:
+            return step.value
+
+
+def _cure_of_step(situation: Situation, missing: Sequence[ValidatorStatus]) -> str:
+    match situation.step:
+        case Step.PREPARES | Step.COMMITS | Step.VIEW_CHANGES | Step.HEADS:
+            needed = situation.quorum - len(situation.answered)
+            return f"{needed} of them must vote. " + _cure_of_absent(missing)
+        case Step.PROPOSAL | Step.NEW_VIEW:
+            return (
+                "The validators replace a primary that is down by themselves, in as many timeouts; "
+                "if they do not, fewer than a quorum run: see which are connected."
+            )
+        case Step.HELD:
+            return "Set this machine's clock by NTP, or tell the primary's operator to."
+        case Step.REFUSED:
+            return (
+                "Compare this program's version and genesis with the other validators'; see "
+                "`invalid block` in the log."
+            )
+        case Step.BLOCK:
+            return "The validators that committed it must be reachable; see network.bootstrap."
+        case Step.CERTIFICATE:
+            return "The validators make no block: ask one of them, `pot doctor --rpc URL`."
+        case Step.VERDICT | Step.OWN_PROPOSAL:
+            return "The engine is at work or starved: see the machine's load and memory."
+        case Step.STORED:
+            return "The database is writing: see the disk's load."
+        case _:
+            assert_never(situation.step)
+
+
+def _missing(situation: Situation) -> list[ValidatorStatus]:
+    counted = (Step.PREPARES, Step.COMMITS, Step.VIEW_CHANGES, Step.HEADS)
+    if situation.step not in counted:
+        return []
+    return [each for each in situation.validators if each.address not in situation.answered]
+
+
+def _list(situation: Situation, validators: Sequence[ValidatorStatus]) -> str:
+    """The absent first: they are the likelier cause."""
+    ordered = sorted(validators, key=lambda each: each.is_connected)
+    return "; ".join(
+        f"{each.label}, " + (_describe_self(situation) if each.is_self else _describe_absence(each))
+        for each in ordered
+    )
+
+
+def _describe_self(situation: Situation) -> str:
+    if situation.signing_failure is not None:
+        return "this node, which cannot sign"
+    if situation.first_signable is not None and situation.first_signable > situation.number:
+        return f"this node, which signs nothing before block {situation.first_signable}"
+    return "this node"
+
+
+def _describe_absence(validator: ValidatorStatus) -> str:
+    if validator.is_connected:
+        connection = "connected"
+        if validator.silent_seconds is not None:
+            connection += f", silent for {_span(validator.silent_seconds)}"
+    elif validator.absent_seconds is not None:
+        connection = f"not connected for {_span(validator.absent_seconds)}"
+    else:
+        connection = "never connected since this node's start"
+    if validator.voted_number is None:
+        return f"{connection}, no vote seen"
+    return f"{connection}, last vote for block {validator.voted_number}"
+
+
+def _cure_of_absent(validators: Sequence[ValidatorStatus]) -> str:
+    absent = [each for each in validators if not each.is_connected and not each.is_self]
+    silent = [each for each in validators if each.is_connected and not each.is_self]
+    parts = []
+    if absent:
+        parts.append(
+            f"Start or reconnect {_names(absent)}: does the node run, is its network.listen port "
+            "reachable?"
+        )
+    if silent:
+        parts.append(
+            f"On {_names(silent)} run `pot doctor`: connected and not voting is a stopped signer, "
+            "a lost guard, a held proposal or a machine under load."
+        )
+    return " ".join(parts) or "See this node's other findings."
+
+
+def _names(validators: Sequence[ValidatorStatus]) -> str:
+    return ", ".join(
+        each.name or f"the node of operator 0x{each.operator.hex()}" for each in validators
+    )
+
+
+def _label(situation: Situation, address: Address | None) -> str:
+    for validator in situation.validators:
+        if validator.address == address:
+            if validator.is_self:
+                return f"{validator.label}, which is this node"
+            if not validator.is_connected:
+                return f"{validator.label}, {_describe_absence(validator)}"
+            return validator.label
+    return "that is not known yet"
+
+
+def _span(seconds: float) -> str:
+    """A duration for people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7_200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3_600:.0f} h"

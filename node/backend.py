@@ -5,17 +5,16 @@ from typing import Final
 
 import trio
 
-from chain.consensus import pbft
 from chain.consensus.messages import MessageKind, get_pre_prepare
-from chain.consensus.quorum import compute_quorum
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.training.history import Committee
 from chain.types.transaction import decode_transaction
-from node.clock import Clock
 from node.consensus_host import ConsensusHost
+from node.diagnosis import ValidatorStatus, describe, diagnose
 from node.ipc.framing import JsonObject, JsonValue
 from node.mempool import Mempool
 from node.network.network import Network
+from node.situation import SituationReader
 from node.storage.block_store import BlockStore
 from node.sync.block_sync import BlockSync
 
@@ -77,7 +76,7 @@ class Backend:
         store: BlockStore,
         committee: Committee,
         validator: Address | None,
-        clock: Clock,
+        situation: SituationReader,
         wake_training: Callable[[], None],
     ) -> None:
         self._pool = pool
@@ -88,7 +87,7 @@ class Backend:
         self._store = store
         self._committee = committee
         self._validator = validator
-        self._clock = clock
+        self._situation = situation
         self._wake_training = wake_training
 
     async def submit_transaction(self, raw: bytes) -> Hash32:
@@ -159,37 +158,40 @@ class Backend:
         return rows
 
     def get_consensus_state(self) -> JsonObject:
-        """What `pot_consensusState` shows: where this replica is, and whom it waits for."""
+        """What `pot_consensusState` shows: where this replica is, whom it waits for, and why."""
+        situation = self._situation.read()
         state = self._consensus.state
-        head = self._store.head()
-        seconds = max(0.0, self._clock.now_ms() / 1000 - head.timestamp)
-        if state is None:
-            return {"number": head.number + 1, "phase": "waiting for validators' heads"}
-        validators = self._committee.validators
-        config = state.config
-        primary = config.primary_order[state.view % len(validators)]
-        digest = None if state.proposal is None else get_pre_prepare(state.proposal).block.hash
-        prepares, commits = (
-            []
-            if digest is None
-            else [author for author, _ in state.log.get_signatures(kind, state.view, digest)]
-            for kind in (MessageKind.PREPARE, MessageKind.COMMIT)
-        )
+        answered: JsonObject = {"prepares": [], "commits": []}
+        if state is not None and state.proposal is not None:
+            digest = get_pre_prepare(state.proposal).block.hash
+            for name, kind in (
+                ("prepares", MessageKind.PREPARE),
+                ("commits", MessageKind.COMMIT),
+            ):
+                signatures = state.log.get_signatures(kind, state.view, digest)
+                answered[name] = [
+                    "0x" + state.config.validators[author].hex() for author, _ in signatures
+                ]
+        findings = diagnose(situation)
         return {
-            "number": config.number,
-            "view": state.view,
-            "primary": "0x" + validators[primary].hex(),
-            "phase": _describe_phase(state),
-            "quorum": compute_quorum(len(validators)),
-            "prepares": ["0x" + validators[index].hex() for index in prepares],
-            "commits": ["0x" + validators[index].hex() for index in commits],
-            "viewChanges": self._consensus.view_changes,
+            "number": situation.number,
+            "view": situation.view,
+            "primary": None if situation.primary is None else "0x" + situation.primary.hex(),
+            "phase": situation.step.name.lower(),
+            "quorum": situation.quorum,
+            **answered,
             "missing": [
-                "0x" + validator.hex()
-                for index, validator in enumerate(validators)
-                if index not in commits
+                "0x" + validator.address.hex()
+                for validator in situation.validators
+                if validator.address not in situation.answered
             ],
-            "lastBlockSeconds": round(seconds, 3),
+            "validators": [_encode_validator(validator) for validator in situation.validators],
+            "failedViews": self._consensus.watch.failed_views,
+            "lastBlockSeconds": round(situation.head_age_seconds, 3),
+            "overdueSeconds": round(situation.overdue_seconds, 3),
+            "behind": max(0, situation.best_known - situation.head),
+            "summary": findings[0].text if findings else describe(situation),
+            "findings": [dict(finding.to_json()) for finding in findings],
         }
 
     def get_sync_state(self) -> JsonObject:
@@ -203,11 +205,18 @@ class Backend:
         self._wake_training()
 
 
-def _describe_phase(state: pbft.ReplicaState) -> str:
-    if state.is_decided:
-        return "decided"
-    if state.own_commit is not None:
-        return "prepared"
-    if state.own_prepare is not None:
-        return "pre-prepared"
-    return "view-change" if state.own_view_change is not None else "waiting for a proposal"
+def _encode_validator(validator: ValidatorStatus) -> JsonObject:
+    def rounded(seconds: float | None) -> float | None:
+        return None if seconds is None else round(seconds, 1)
+
+    return {
+        "address": "0x" + validator.address.hex(),
+        "operator": "0x" + validator.operator.hex(),
+        "name": validator.name,
+        "isSelf": validator.is_self,
+        "connected": validator.is_connected,
+        "absentSeconds": rounded(validator.absent_seconds),
+        "silentSeconds": rounded(validator.silent_seconds),
+        "votedNumber": validator.voted_number,
+        "clockOffsetSeconds": rounded(validator.clock_offset_seconds),
+    }

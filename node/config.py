@@ -5,12 +5,21 @@ Nothing here can change what is valid: that is the genesis file's.
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -19,6 +28,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from chain.primitives import Address
 from node.errors import OperatorError
 from node.logs import LogFormat, LogLevel
 from node.training.retention import Retention
@@ -42,6 +52,31 @@ def _split(value: object) -> object:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 """A list of strings."""
+
+NAMES_LIMIT: Final = 1_000
+"""Names of validators: ten times a set."""
+
+
+def _parse_names(value: object) -> object:
+    """Addresses in hex to names, as bytes to names."""
+    if not isinstance(value, dict) or len(value) > NAMES_LIMIT:
+        raise ValueError(f'write names as "0x..." = "name", at most {NAMES_LIMIT}')
+    names: dict[Address, str] = {}
+    for key, name in value.items():
+        if not isinstance(key, str) or not re.fullmatch("0x[0-9a-fA-F]{40}", key):
+            raise ValueError(f"{key!r} is no address: give 0x and 40 hex digits")
+        if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 64:
+            raise ValueError(f"the name of {key} has 1 to 64 printable characters")
+        names[Address(bytes.fromhex(key[2:]))] = name
+    return names
+
+
+ValidatorNames = Annotated[
+    dict[Address, str],
+    BeforeValidator(_parse_names),
+    PlainSerializer(lambda names: {"0x" + key.hex(): name for key, name in names.items()}),
+]
+"""Names by address."""
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 """A TCP port; 0 takes a free one."""
@@ -152,6 +187,8 @@ class NodeConfig(BaseSettings):
     blobs: BlobsSection = BlobsSection()
     logs: LogsSection = LogsSection()
     verifier: VerifierSection = VerifierSection()
+    names: ValidatorNames = Field(default_factory=dict)
+    """What messages call validators, by address; only on this node."""
 
     @model_validator(mode="after")
     def _keep_keys_apart(self) -> Self:

@@ -72,9 +72,11 @@ from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.validation import validate_fresh_proposal
 from node.clock import Clock
+from node.consensus_watch import ConsensusWatch
 from node.errors import OperatorError, StorageFailed
 from node.executor import Executor, Refusal, validate_body
 from node.mempool import Mempool
+from node.metrics import NodeMetrics
 from node.network.peers import PeerInfo
 from node.network.stream import PeerId, UnreachablePeerError
 from node.storage.block_store import BlockStore
@@ -167,9 +169,15 @@ class ConsensusHost:
         network: ConsensusNetwork,
         clock: Clock,
         on_finalized: Callable[[Block], None],
+        metrics: NodeMetrics | None = None,
     ) -> None:
-        self.view_changes = 0
         self.is_signing = False
+        self.signing_failure: str | None = None
+        """Why this validator signs nothing more until it is started again."""
+        self.known_heads: frozenset[Address] = frozenset()
+        """Whose heads are known, while a validator without a guard waits for a quorum of them."""
+        self.metrics = metrics or NodeMetrics()
+        self.watch = ConsensusWatch(self.metrics, clock, store.head)
         self._domain = domain
         self._parameters = parameters
         self._validators = validators
@@ -217,6 +225,16 @@ class ConsensusHost:
         """The replica; None before it started."""
         return self._state
 
+    @property
+    def first_signable(self) -> BlockNumber | None:
+        """The lowest number that this validator may vote on; None: none, or not known yet."""
+        return self._first_signable
+
+    @property
+    def waiting_inputs(self) -> int:
+        """Inputs that wait for the replica."""
+        return self._send_input.statistics().current_buffer_used
+
     async def handle_message(self, sender: Address, payload: bytes) -> None:
         """Take one frame of a validator's consensus stream.
 
@@ -232,8 +250,10 @@ class ConsensusHost:
         index = ValidatorIndex(self._validators.index(sender))
         if message.number == self._state.config.number:
             verify_message(message, self._domain, self._validators, self._executor.recover)
+            self.watch.on_message(sender, message)
             await self._send_input.send(MessageReceived(index, message))
         else:
+            self.watch.on_other_message(sender)
             # Its number may begin while it waits in the queue: looked at again when it is taken.
             await self._send_input.send(Redeliver(index, message))
 
@@ -275,8 +295,11 @@ class ConsensusHost:
                     await self._apply(checked)
 
     async def _apply(self, event: Input) -> None:
-        assert self._state is not None
-        await self._perform(pbft.apply(self._state, event, self._get_sign()))
+        before = self._state
+        assert before is not None
+        transition = pbft.apply(before, event, self._get_sign())
+        self.watch.on_transition(event, before, transition.state, transition.effects)
+        await self._perform(transition)
 
     def _check(self, given: Redeliver) -> MessageReceived | None:
         """The input that a message makes, verified if its number has begun; None if it is bad."""
@@ -327,6 +350,7 @@ class ConsensusHost:
                     head = await self._fetch_certified_head(peer)
                     if head is not None:
                         heads[peer.validator] = head
+                        self.known_heads = frozenset(heads)
             await trio.sleep(FRESHNESS_POLL_SECONDS)
         return BlockNumber(max([self._store.head_number(), *heads.values()]))
 
@@ -358,6 +382,7 @@ class ConsensusHost:
             assert self._signer is not None
             records = [record for record in self._load_records() if record.number == config.number]
             transition = pbft.restore(config, records, self._signer.sign)
+        self.watch.on_number(transition.state)
         await self._perform(transition)
 
     def _load_records(self) -> list[Record]:
@@ -391,6 +416,7 @@ class ConsensusHost:
         try:
             self._send_input.send_nowait(event)
         except trio.WouldBlock:
+            self.metrics.dropped_inputs.inc()
             _log.error("input dropped", kind=type(event).__name__)
 
     # Effects.
@@ -458,13 +484,20 @@ class ConsensusHost:
         try:
             return await trio.to_thread.run_sync(_write_vote, signer, effect, self._log_lock)
         except StorageFailed as error:
-            _log.critical("signing stops", reason=str(error))
+            self._on_storage_failed(error)
             return False
+
+    def _on_storage_failed(self, error: StorageFailed) -> None:
+        self._first_signable = None
+        self.is_signing = False
+        self.signing_failure = str(error)
+        _log.critical("signing stops", reason=str(error))
 
     async def _stop_signing(self) -> None:
         """Go on as a follower: nothing of the dropped vote was sent."""
         self._first_signable = None
         self.is_signing = False
+        self.signing_failure = self.signing_failure or "the signer guard refused a vote"
         assert self._state is not None
         _log.critical("this validator signs nothing more until it is restarted")
         await self._perform(pbft.start(replace(self._state.config, own_index=None)))
@@ -589,7 +622,9 @@ class ConsensusHost:
             self._executor.forget()
             self._mempool.on_finalized(outcome.transactions)
             self._parent_proposed_at = self._proposed_at
-            self.view_changes += certificate.view
+            committed = None if self._state is None else self._state.committed
+            is_synced = committed is None or committed.digest != block.hash
+            self.watch.on_finalized(block, certificate, self._validators, is_synced=is_synced)
             self._on_finalized(block)
         if self._state is not None:
             self._new_number = NewNumber(self._make_config())
@@ -614,8 +649,7 @@ class ConsensusHost:
                 self._signer.wal.truncate_through(block.number)
         except StorageFailed as error:
             # The chain is written; without its log this validator goes on as a follower.
-            self._first_signable = None
-            _log.critical("signing stops", reason=str(error))
+            self._on_storage_failed(error)
 
 
 _TEMPORARY_REASONS: Final = frozenset(

@@ -20,7 +20,12 @@ from chain.primitives import Address, Hash32
 from chain.training.architectures import count_parameters
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec, encode_task_spec
-from node.cli.directory import NodeDirectory, create_database, create_node_directory
+from node.cli.directory import (
+    NodeDirectory,
+    create_database,
+    create_node_directory,
+    encode_config,
+)
 from node.devnet_processes import Child, ProcessGroup, require_free_ports
 from node.errors import OperatorError
 from node.keystore import create_private_key, save_key
@@ -197,7 +202,7 @@ def _create_validators(plan: DevnetPlan, password_file: Path) -> tuple[NodeDirec
         path.mkdir(mode=0o700)
         peer_id = compute_peer_id(load_or_create_host_key(path / "host.key"))
         addresses.append(f"/ip4/127.0.0.1/tcp/{plan.peer_port(index)}/p2p/{peer_id}")
-    return tuple(
+    nodes = tuple(
         create_node_directory(
             path,
             PASSWORD,
@@ -215,6 +220,12 @@ def _create_validators(plan: DevnetPlan, password_file: Path) -> tuple[NodeDirec
         )
         for index, path in enumerate(paths)
     )
+    # Known only now: what each calls the others.
+    names = encode_config({f"names.0x{node.consensus.hex()}": node.path.name for node in nodes})
+    for node in nodes:
+        with node.config_file.open("a", encoding="utf-8") as file:
+            file.write(names)
+    return nodes
 
 
 def _create_miner(directory: Path) -> MinerAccount:

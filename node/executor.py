@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from threading import Event, Lock
+from time import perf_counter
 from typing import Final
 
 import structlog
@@ -23,6 +24,7 @@ from chain.types.header import Header
 from chain.types.transaction import Transaction
 from chain.validation import compute_extra_data
 from node.clock import Clock
+from node.metrics import NodeMetrics
 from node.storage.block_store import BlockStore
 from node.storage.database import Database
 
@@ -95,7 +97,9 @@ class Executor:
         validators: tuple[Address, ...],
         clock: Clock,
         build_seconds: float,
+        metrics: NodeMetrics | None = None,
     ) -> None:
+        self._work_seconds = (metrics or NodeMetrics()).execution_seconds
         self.recover = SignatureCache()
         self._database = database
         self._store = store
@@ -132,6 +136,7 @@ class Executor:
         known = self._results.get(block.hash)
         if known is not None:
             return known
+        started = perf_counter()
         try:
             return apply_block(
                 self._store.head(),
@@ -144,6 +149,8 @@ class Executor:
         except InvalidBlock as error:
             _log.warning("invalid block", number=block.number, reason=str(error))
             return Refusal(error)
+        finally:
+            self._work_seconds.labels("execute").observe(perf_counter() - started)
 
     async def build(
         self,
@@ -157,7 +164,8 @@ class Executor:
         is_over = Event()
 
         def build() -> BuiltBlock:
-            return build_block(
+            started = perf_counter()
+            built = build_block(
                 parent,
                 transactions,
                 self._database,
@@ -167,6 +175,8 @@ class Executor:
                 parent_certificate=parent_certificate,
                 should_stop=is_over.is_set,
             )
+            self._work_seconds.labels("build").observe(perf_counter() - started)
+            return built
 
         async def end_budget() -> None:
             await trio.sleep(self._build_seconds)

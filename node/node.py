@@ -50,6 +50,7 @@ from node.network.protocols.status import Identity
 from node.network.stream import PeerId, UnreachablePeerError
 from node.network.wire import PROTOCOL_VERSION, Head
 from node.reveals import Reveal, RevealStore
+from node.situation import SituationReader
 from node.state_parts import StatePartStore
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, open_database
@@ -308,6 +309,7 @@ async def run_node(config: NodeConfig, config_file: Path | None = None) -> None:
         genesis, database, store = open_chain(config)
         stack.callback(database.close)
         metrics = NodeMetrics()
+        database.on_commit = metrics.sync_seconds.labels("database").observe
         if config.metrics.enabled:
             stack.enter_context(
                 serve_metrics(metrics, host=config.metrics.host, port=config.metrics.port)
@@ -316,11 +318,10 @@ async def run_node(config: NodeConfig, config_file: Path | None = None) -> None:
         if consensus_key is not None:
             _require_exact_arithmetic()
             assert config.guard_file is not None
-            wal = WriteAheadLog(config.wal_file)
+            wal = WriteAheadLog(config.wal_file, fsync=metrics.time_sync("wal", os.fsync))
             stack.callback(wal.close)
-            signer = ConsensusSigner(
-                get_address(consensus_key), consensus_key, GuardFile(config.guard_file), wal
-            )
+            guard = GuardFile(config.guard_file, fsync=metrics.time_sync("guard", os.fsync))
+            signer = ConsensusSigner(get_address(consensus_key), consensus_key, guard, wal)
         node = _Node(config, config_file, genesis, database, store, signer, operator_key, metrics)
         await node.run()
 
@@ -363,6 +364,7 @@ class _Node:
             validators=committee.validators,
             clock=clock,
             build_seconds=BUILD_SECONDS,
+            metrics=metrics,
         )
         host = LibP2PHost(
             key=load_or_create_host_key(config.host_key_file),
@@ -408,6 +410,7 @@ class _Node:
             network=network,
             clock=clock,
             on_finalized=self._on_finalized,
+            metrics=metrics,
         )
         source.consensus = consensus
         pool.connect(network.announce_transactions, consensus.on_transaction)
@@ -417,6 +420,18 @@ class _Node:
             network=network,
             finalize=consensus.finalize,
             is_validator=validator is not None,
+        )
+        situation = SituationReader(
+            parameters=genesis.parameters,
+            committee=committee,
+            validator=validator,
+            names=config.names,
+            data_dir=config.data_dir,
+            clock=clock,
+            store=store,
+            consensus=consensus,
+            network=network,
+            sync=sync,
         )
         self._verifier = Verifier(
             VerifierSettings(
@@ -464,7 +479,6 @@ class _Node:
             metrics=metrics,
             max_peers=config.network.max_peers,
             is_validator=validator is not None,
-            validator_count=len(committee.validators),
             store=store,
             index=index,
             blobs=blobs,
@@ -472,7 +486,7 @@ class _Node:
             mempool=mempool,
             network=network,
             consensus=consensus,
-            sync=sync,
+            situation=situation,
         )
         self._ipc = IpcServer(
             Backend(
@@ -484,7 +498,7 @@ class _Node:
                 store=store,
                 committee=committee,
                 validator=validator,
-                clock=clock,
+                situation=situation,
                 wake_training=self._training.on_blob,
             )
         )

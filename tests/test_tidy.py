@@ -78,6 +78,7 @@ COVERED_BY = {
     "tests/node/rpc/test_process.py": ("node/rpc/service.py",),
     "tests/node/rpc/test_server.py": ("node/rpc/http.py",),
     "tests/node/storage/test_block_store.py": ("node/storage/database.py",),
+    "tests/node/test_backend.py": ("node/situation.py",),
     "tests/node/test_consensus_host.py": (
         "node/executor.py",
         "node/head_rules.py",

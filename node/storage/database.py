@@ -4,10 +4,11 @@ Writes go through one transaction at a time, in the process that finalizes; it i
 `write` returns. Readers, in this process or another, see the last committed state and block nobody.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from time import perf_counter
 from typing import Final
 
 import lmdb
@@ -92,6 +93,8 @@ class Database:
 
     def __init__(self, environment: lmdb.Environment, path: Path, *, readonly: bool) -> None:
         self.path = path
+        self.on_commit: Callable[[float], None] = lambda _seconds: None
+        """Told how long a commit took."""
         self._environment = environment
         self._handles = {
             table: environment.open_db(table.encode(), create=not readonly) for table in Table
@@ -121,6 +124,8 @@ class Database:
         try:
             with self._environment.begin(write=True) as transaction:
                 yield Writer(transaction, self._handles)
+                started = perf_counter()
+            self.on_commit(perf_counter() - started)
         except (lmdb.Error, OSError) as error:
             self._failure = (
                 f"cannot write to the database {self.path}: {error}; "

@@ -35,6 +35,7 @@ from node.executor import Executor
 from node.head_rules import HeadRules
 from node.ledger import LedgerReader
 from node.mempool import Mempool
+from node.metrics import NodeMetrics
 from node.network.peers import PeerInfo
 from node.network.stream import PeerId
 from node.network.wire import Head
@@ -209,6 +210,7 @@ class ClusterNode:
             validators=VALIDATORS,
             clock=self.clock,
             build_seconds=60,
+            metrics=(metrics := NodeMetrics()),
         )
         self.host = ConsensusHost(
             domain=domain(),
@@ -222,6 +224,7 @@ class ClusterNode:
             network=self,
             clock=self.clock,
             on_finalized=self._on_finalized,
+            metrics=metrics,
         )
         self.sync = BlockSync(
             store=self.store,

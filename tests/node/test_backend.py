@@ -14,12 +14,14 @@ from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Hash32
 from chain.training.history import Committee
 from node.backend import Backend, Pool
+from node.situation import SituationReader
 from tests.chain.chain_factories import ALICE, BOB, sign
 from tests.node.consensus_cluster import (
     VALIDATORS,
     ClusterNode,
     build_cluster,
     heads,
+    network_genesis,
     run_thread_inline,
     until,
 )
@@ -76,7 +78,18 @@ async def running_backend(path: Path) -> AsyncIterator[tuple[Backend, ClusterNod
                 store=node.store,
                 committee=Committee(VALIDATORS, VALIDATORS[::-1]),
                 validator=VALIDATORS[0],
-                clock=node.clock,
+                situation=SituationReader(
+                    parameters=network_genesis()[0].parameters,
+                    committee=Committee(VALIDATORS, VALIDATORS[::-1]),
+                    validator=VALIDATORS[0],
+                    names={VALIDATORS[3]: "delta"},
+                    data_dir=path,
+                    clock=node.clock,
+                    store=node.store,
+                    consensus=node.host,
+                    network=node,
+                    sync=node.sync,
+                ),
                 wake_training=told.wake,
             ),
             node,
@@ -126,23 +139,43 @@ async def test_the_state_of_consensus_names_primary_votes_and_who_is_missing(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     async with running_backend(tmp_path) as (backend, node, _):
-        assert backend.get_consensus_state() == {
-            "number": 1,
-            "phase": "waiting for validators' heads",
-        }
+        state = backend.get_consensus_state()
+        assert (state["number"], state["phase"]) == (1, "heads")
         await until(lambda: min(heads(node._wire.nodes)) >= 2)
         state = backend.get_consensus_state()
         assert state["number"] == node.store.head_number() + 1
-        assert (state["view"], state["quorum"], state["viewChanges"]) == (0, 3, 0)
+        assert (state["view"], state["quorum"], state["failedViews"]) == (0, 3, 0)
         assert state["primary"] in ["0x" + each.hex() for each in VALIDATORS]
-        assert len(state["missing"]) + len(state["commits"]) == 4
+        assert state["findings"] == []
         phases = set()
         for _ in range(1_000):
             phases.add(backend.get_consensus_state()["phase"])
             await trio.sleep(0.002)
-        assert "waiting for a proposal" in phases
-        assert phases <= {"waiting for a proposal", "pre-prepared", "prepared", "decided"}
+        assert "proposal" in phases
+        assert phases <= {*("proposal", "own_proposal", "verdict", "prepares", "commits", "stored")}
         json.dumps(state)
+
+
+async def test_a_stuck_chain_is_explained_by_its_own_nodes(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with running_backend(tmp_path) as (backend, node, _):
+        await until(lambda: min(heads(node._wire.nodes)) >= 4)
+        backend.get_consensus_state()
+        for absent in node._wire.nodes[2:]:
+            absent.kill()
+        await trio.sleep(60)
+        state = backend.get_consensus_state()
+        assert [finding["code"] for finding in state["findings"]] == ["no_quorum", "stuck"]
+        stuck = state["findings"][1]["text"]
+        assert state["phase"] == "view_changes"
+        assert "waits for VIEW-CHANGEs" in stuck
+        assert "(2 of the 3 needed)" in stuck
+        assert f"delta (0x{VALIDATORS[3].hex()}), not connected for 60 s, last vote for" in stuck
+        assert VALIDATORS[1].hex() not in stuck
+        assert state["overdueSeconds"] > 40
+        assert state["summary"] == state["findings"][0]["text"]
+        assert [row["connected"] for row in state["validators"]] == [True, True, False, False]
 
 
 async def test_validators_and_node_are_shown_as_they_are(

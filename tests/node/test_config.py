@@ -142,3 +142,16 @@ def test_guard_lies_beside_the_consensus_key():
 def test_every_setting_has_a_dotted_name():
     assert {"data_dir", "rpc.port", "verifier.device"} <= set(setting_names())
     assert len(setting_names()) > len(NodeConfig.model_fields)
+
+
+def test_validators_are_named_by_address(tmp_path: Path) -> None:
+    address = "0x" + "aB" * 20
+    file = tmp_path / "config.toml"
+    file.write_text(f'[names]\n{address} = "Ada"\n')
+    config = load_config(file)
+    assert config.names == {bytes.fromhex("ab" * 20): "Ada"}
+    assert config.model_dump(mode="json")["names"] == {address.lower(): "Ada"}
+    for wrong in ('0x12 = "Ada"', f'{address} = ""', f'{address} = "a\\nb"', f"{address} = 7"):
+        file.write_text(f"[names]\n{wrong}\n")
+        with pytest.raises(OperatorError, match="names"):
+            load_config(file)

@@ -155,7 +155,12 @@ def parse_genesis(data: bytes | Mapping[str, Json]) -> GenesisConfig:
 
 def compute_extra_data(config: GenesisConfig) -> Hash32:
     """What block 0's extra data holds: the commitment to chain id and parameters."""
-    return keccak256(config.chain_id.to_bytes(32, "big") + config.parameters.canonical_bytes())
+    return compute_commitment(config.chain_id, config.parameters.canonical_bytes())
+
+
+def compute_commitment(chain_id: int, parameters: bytes) -> Hash32:
+    """The commitment to a chain id and to the canonical bytes of parameters."""
+    return keccak256(chain_id.to_bytes(32, "big") + parameters)
 
 
 def build_genesis(config: GenesisConfig) -> GenesisState:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from chain.consensus.messages import SigningDomain
+from chain.consensus.messages import CONSENSUS_VERSION, SigningDomain
 from chain.crypto import get_address, sign
 from chain.errors import RejectedInputError
 from chain.genesis import GenesisConfig, build_genesis, parse_genesis
@@ -48,7 +48,7 @@ from node.network.network import Network, NetworkConfig
 from node.network.protocols.blobs import BlobUnavailableError
 from node.network.protocols.status import Identity
 from node.network.stream import PeerId, UnreachablePeerError
-from node.network.wire import PROTOCOL_VERSION, Head
+from node.network.wire import Head
 from node.reveals import Reveal, RevealStore
 from node.situation import SituationReader
 from node.state_parts import StatePartStore
@@ -347,7 +347,7 @@ class _Node:
         ledger = LedgerReader(store, database, genesis, clock)
         self._committee = committee = ledger.committee()
         validator = _check_role(signer, committee, genesis)
-        domain = SigningDomain(genesis.chain_id, store.genesis_hash(), PROTOCOL_VERSION)
+        domain = SigningDomain(genesis.chain_id, store.genesis_hash(), CONSENSUS_VERSION)
         rules = HeadRules(
             store=store, database=database, config=genesis, ledger=ledger, committee=committee
         )

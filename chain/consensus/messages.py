@@ -32,6 +32,9 @@ from chain.types.certificate import (
 SIGNING_DOMAIN: Final = keccak256(b"ProofOfTraining.consensus")
 """DOMAIN: no other protocol's signed bytes start with it."""
 
+CONSENSUS_VERSION: Final = 1
+"""What `SigningDomain.version` is at every block number: there has been no change of rules yet."""
+
 VOTE_LIMIT_BYTES: Final = 160
 """Two u64, a hash, an index and a signature take at most 124 bytes with their prefixes."""
 

@@ -1,0 +1,148 @@
+"""Final headers and the storage under them, made to order: what a node proves its answers with."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from chain.consensus.messages import (
+    CONSENSUS_VERSION,
+    MessageKind,
+    SigningDomain,
+    compute_signing_digest,
+)
+from chain.crypto import get_address, sign
+from chain.execution import ledger_storage
+from chain.execution.system_contracts import TaskStatus
+from chain.genesis import GenesisAccount, GenesisConfig, build_alloc, build_genesis
+from chain.params import ChainParameters
+from chain.primitives import (
+    Address,
+    BlockNumber,
+    Hash32,
+    PrivateKey,
+    TaskId,
+    ValidatorIndex,
+    View,
+)
+from chain.state_proof import StorageReads, build_state_proof
+from chain.types.certificate import CommitCertificate
+from chain.types.header import Header
+
+CHAIN_ID = 31_337
+START = 1_000_000
+Storage = Mapping[Address, Mapping[int, int]]
+
+VALIDATOR_KEYS = tuple(
+    sorted((PrivateKey(bytes([n]) * 32) for n in range(0x21, 0x25)), key=get_address)
+)
+PARAMETERS = ChainParameters(
+    validators=tuple(get_address(key) for key in VALIDATOR_KEYS), phase_floor_blocks=2
+)
+CONFIG = GenesisConfig(chain_id=CHAIN_ID, parameters=PARAMETERS, alloc={}, timestamp=START)
+GENESIS = build_genesis(CONFIG).header
+
+
+def certify(
+    header: Header,
+    signers: tuple[int, ...] = (0, 1, 2),
+    chain_id: int = CHAIN_ID,
+    keys: tuple[PrivateKey, ...] = VALIDATOR_KEYS,
+) -> CommitCertificate:
+    """What validators of those indices sign for a header in view 0."""
+    domain = SigningDomain(chain_id, GENESIS.hash, CONSENSUS_VERSION)
+    digest = compute_signing_digest(domain, MessageKind.COMMIT, header.number, View(0), header.hash)
+    return CommitCertificate(
+        View(0), tuple((ValidatorIndex(index), sign(digest, keys[index])) for index in signers)
+    )
+
+
+def make_header(number: int, storage: Storage, timestamp: int = START) -> tuple[Header, dict]:
+    """A header over a state with that storage, and the state's nodes."""
+    alloc = {address: GenesisAccount(nonce=1, storage=slots) for address, slots in storage.items()}
+    state_root, nodes = build_alloc(alloc)
+    mix_hash = Hash32(number.to_bytes(32, "big"))
+    header = replace(
+        GENESIS,
+        number=BlockNumber(number),
+        state_root=state_root,
+        timestamp=timestamp,
+        mix_hash=mix_hash,
+    )
+    return header, nodes
+
+
+def prove(
+    number: int,
+    storage: Storage,
+    reads: StorageReads,
+    timestamp: int = START,
+    certificate: CommitCertificate | None = None,
+) -> dict[str, object]:
+    """The answer to pot_getProof."""
+    header, nodes = make_header(number, storage, timestamp)
+    proof = build_state_proof(nodes, header.state_root, reads)
+    return {
+        "header": "0x" + header.encode().hex(),
+        "certificate": "0x" + (certificate or certify(header)).encode().hex(),
+        "nodes": ["0x" + node.hex() for node in proof],
+    }
+
+
+def attempt_storage(
+    task: TaskId,
+    *,
+    round_number: int,
+    attempt: int,
+    open_block: int,
+    verdict_block: int = 0,
+    model_root: Hash32,
+    is_open: bool = True,
+) -> dict[int, int]:
+    """The ledger's words of an attempt."""
+    place, times, model = ledger_storage.list_attempt_slots(task)
+    return {
+        place: round_number | attempt << 32 | is_open << 144,
+        times: open_block | START << 64 | verdict_block << 128,
+        model: int.from_bytes(model_root, "big"),
+    }
+
+
+def members_storage(
+    task: TaskId, members: tuple[tuple[Address, int], ...], committed: Mapping[Address, int]
+) -> dict[int, int]:
+    """The ledger's words of registered miners, in the order in which they came, and of the block
+    that opened the attempt in which each committed last."""
+    miners = [miner for miner, _ in members]
+    count, *slots = ledger_storage.list_participant_slots(task, miners)
+    elements = {
+        slot: int.from_bytes(miner, "big") for slot, miner in zip(slots, miners, strict=False)
+    }
+    registrations = {
+        slot: units | committed.get(miner, 0) << 160 | (miner in committed) << 224
+        for slot, (miner, units) in zip(slots[len(miners) :], members, strict=True)
+    }
+    return {count: len(miners), **elements, **registrations}
+
+
+def ledger_with(*parts: Mapping[int, int]) -> dict[int, int]:
+    """The words of all of them."""
+    return {slot: value for part in parts for slot, value in part.items()}
+
+
+def task_storage(task: TaskId, spec_hash: Hash32, status: TaskStatus) -> dict[int, int]:
+    """The registry's words of a task."""
+    terms, account = ledger_storage.list_task_slots(task)
+    return {terms: int.from_bytes(spec_hash, "big"), account: int(status) << 160}
+
+
+def genesis_answer() -> dict[str, str]:
+    """The answer to pot_getGenesis."""
+    parameters = PARAMETERS.canonical_bytes()
+    return {"header": "0x" + GENESIS.encode().hex(), "parameters": "0x" + parameters.hex()}
+
+
+def read_reads(storage: Mapping[str, list[str]]) -> dict[Address, list[int]]:
+    """The first parameter of pot_getProof."""
+    return {
+        Address(bytes.fromhex(address[2:])): [int(slot, 16) for slot in slots]
+        for address, slots in storage.items()
+    }

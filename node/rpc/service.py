@@ -31,6 +31,7 @@ from node.rpc.fees import FeeOracle
 from node.rpc.http import AccessRules, HttpApplication
 from node.rpc.ledger import LedgerView
 from node.rpc.pot import PotMethods
+from node.rpc.proofs import ProofMethods
 from node.rpc.server import RpcService
 from node.rpc.training_view import TrainingView, build_index
 from node.rpc.uploads import Uploads
@@ -120,9 +121,10 @@ def build_service(
         checks_directory=options.checks,
     )
     pot = PotMethods(view=view, node=node, client_version=get_client_version(), rpc_url=options.url)
+    proofs = ProofMethods(chain, genesis.parameters.canonical_bytes())
     blobs = BlobStore(options.blobs, quota_bytes=options.blob_quota_bytes)
     service = RpcService(
-        dispatcher=Dispatcher({**eth.table(), **pot.table()}),
+        dispatcher=Dispatcher({**eth.table(), **pot.table(), **proofs.table()}),
         chain=chain,
         node=node,
         blobs=BlobService(BlobReads(blobs), Uploads(blobs, view, node)),

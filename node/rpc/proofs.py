@@ -1,0 +1,79 @@
+"""What a client needs who believes no node (docs/spec/rpc.md, section 9)."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from chain.primitives import Address
+from chain.state_proof import build_state_proof
+from chain.trie import MissingTrieNodeError
+from node.ipc.framing import JsonValue
+from node.rpc.chain_view import ChainView
+from node.rpc.dispatch import Method
+from node.rpc.encoding import data
+from node.rpc.errors import ErrorCode, RpcError
+from node.rpc.parameters import (
+    BlockTag,
+    Parameters,
+    parse_address,
+    parse_block,
+    parse_list,
+    parse_object,
+    parse_slot,
+)
+
+CONTRACT_LIMIT: Final = 16
+"""Contracts of one proof."""
+
+SLOT_LIMIT: Final = 4_096
+"""Slots of one proof: two for each miner that a task may have, and some."""
+
+
+class ProofMethods:
+    """`pot_getGenesis` and `pot_getProof`."""
+
+    def __init__(self, chain: ChainView, parameters: bytes) -> None:
+        self._chain = chain
+        self._parameters = parameters
+        """The network's, in their canonical bytes."""
+
+    def table(self) -> Mapping[str, Method]:
+        """Every method by its name."""
+        return {"pot_getGenesis": self._get_genesis, "pot_getProof": self._get_proof}
+
+    async def _get_genesis(self, params: Parameters) -> JsonValue:
+        params.end()
+        header = self._chain.state_header(BlockTag.EARLIEST)
+        return {"header": data(header.encode()), "parameters": data(self._parameters)}
+
+    async def _get_proof(self, params: Parameters) -> JsonValue:
+        reads = params.required("storage", _parse_reads)
+        block = params.optional("block", parse_block, BlockTag.LATEST)
+        params.end()
+        header = self._chain.state_header(block)
+        try:
+            nodes = await asyncio.to_thread(
+                build_state_proof, self._chain.database, header.state_root, reads
+            )
+        except MissingTrieNodeError as error:
+            raise RpcError(
+                ErrorCode.INVALID_INPUT, f"the state of block {header.number} is not kept here"
+            ) from error
+        certificate = self._chain.store.certificate(header.number)  # none of block 0
+        return {
+            "header": data(header.encode()),
+            "certificate": None if certificate is None else data(certificate.encode()),
+            "nodes": [data(node) for node in nodes],
+        }
+
+
+def _parse_reads(value: JsonValue) -> dict[Address, list[int]]:
+    reads = {
+        parse_address(address): [parse_slot(slot) for slot in parse_list(slots, limit=SLOT_LIMIT)]
+        for address, slots in parse_object(value).items()
+    }
+    if len(reads) > CONTRACT_LIMIT or sum(map(len, reads.values())) > SLOT_LIMIT:
+        raise RpcError(
+            ErrorCode.LIMIT_EXCEEDED, f"more than {CONTRACT_LIMIT} contracts or {SLOT_LIMIT} slots"
+        )
+    return reads

@@ -16,7 +16,9 @@ from chain.errors import RejectedInputError
 from chain.primitives import PrivateKey, TaskId
 from chain.training.task_spec import TaskSpec
 from miner.client import ClientError, NodeClient
+from miner.light import LightClient
 from miner.log import configure_logging, log_event
+from miner.trust import TrustError, find_network
 from miner.worker import Miner, Trainer, TrainerFactory
 
 KEYFILE_LIMIT_BYTES: Final = 2**16
@@ -37,6 +39,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--rpc", action="append", required=True, metavar="URL", help="a node; repeatable"
+    )
+    parser.add_argument(
+        "--genesis",
+        metavar="HASH|FILE",
+        help="the network's genesis hash or file; else the first node is trusted, once",
     )
     parser.add_argument("--task", default="auto", help="task id, or auto: the newest open one")
     parser.add_argument("--units", type=int, default=1, help="units of work a round")
@@ -74,10 +81,12 @@ def run(
     private_key = read_private_key(options.key, options.password_file)
     with lock_directory(options.data_dir):
         client = NodeClient(options.rpc)
-        info = client.require_one_network()  # before torch is loaded: a wrong URL shows at once
+        # Before torch is loaded: a wrong URL shows at once.
+        light = LightClient(client, find_network(client, options.genesis, options.key))
+        light.prefer_highest(len(options.rpc))
         miner = Miner(
             client,
-            info,
+            light,
             private_key,
             options.data_dir,
             options.units,
@@ -152,7 +161,7 @@ def main(
     signal.signal(signal.SIGTERM, _stop)
     try:
         run(options, load_factory or load_trainer_factory)
-    except (SettingsError, ClientError) as error:
+    except (SettingsError, TrustError, ClientError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one line the operator reads
         return 1
     except KeyboardInterrupt:

@@ -1,13 +1,14 @@
 """What a miner asks of nodes, over JSON-RPC and HTTP (docs/spec/rpc.md, sections 2 and 6).
 
-Of several nodes, the first that answers is kept until it fails. The miner believes its nodes about
-the chain (run one, or name one you trust first) but no bytes: a blob is what its content id says,
-wherever it came from.
+Of several nodes, the first that answers is kept until it fails, lies or has no news. No node is
+believed: a blob is what its content id says, wherever it came from, and what decides a commitment
+is proven from the genesis hash (miner/light.py). What is asked for here without a proof are hints.
 """
 
+import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias, TypeVar
@@ -20,6 +21,7 @@ from chain.crypto import CHUNK_BYTES, content_id, merkle_leaf, merkle_root
 from chain.execution.system_contracts import decode_error
 from chain.primitives import Address, Hash32, PrivateKey
 from chain.types.transaction import sign_transaction
+from miner.log import log_event
 
 Reply = TypeVar("Reply")
 """What an answer is read as."""
@@ -30,8 +32,14 @@ Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | Non
 CONNECT_SECONDS: Final = 3.0
 """A node that does not accept within this is passed over."""
 
-ANSWER_SECONDS: Final = 20.0
-"""The longest silence in an answer: a busy node executes a call for seconds."""
+ANSWER_SECONDS: Final = 10.0
+"""The longest silence in an answer: twice what a node gives a call. A frozen node costs it once."""
+
+UNREACHABLE_REST_SECONDS: Final = 30.0
+"""A node that did not answer is for so long asked only if no other is left."""
+
+LIAR_REST_SECONDS: Final = 300.0
+"""A node that was caught is not asked at all for so long; after that it may have been repaired."""
 
 RECEIPT_POLL_SECONDS: Final = 0.1
 """Half of the shortest block interval."""
@@ -40,8 +48,14 @@ REBROADCAST_SECONDS: Final = 5.0
 """After so long without a receipt the transaction is sent again, to every node: the one that took
 it may have died before it told its peers."""
 
+FINAL_SECONDS: Final = 120.0
+"""A transaction that is not final after this has a nonce, or a fee, that does not fit."""
+
 GAS_MARGIN: Final = 300_000
 """Added to an estimate: by the time it runs, the transaction may be the one that ends a phase."""
+
+TIP_LIMIT_WEI: Final = 10 * 10**9
+"""A unit of gas. The tip is a node's word, and whoever proposes the block is paid it."""
 
 
 UNAVAILABLE_CODE: Final = -32002
@@ -53,6 +67,9 @@ def _from_hex(value: object) -> bytes:
         raise ValueError("expected 0x and hex digits")
     return bytes.fromhex(value[2:])
 
+
+HexBytes = Annotated[bytes, BeforeValidator(_from_hex)]
+"""Bytes, as JSON-RPC writes them."""
 
 HexAddress = Annotated[Address, BeforeValidator(_from_hex)]
 """20 bytes, as JSON-RPC writes them."""
@@ -67,6 +84,15 @@ class ClientError(Exception):
 
 class NodesUnreachableError(ClientError):
     """None of the nodes answers."""
+
+
+class DishonestNodeError(ClientError):
+    """What a node says is contradicted by what the chain proves, or proves nothing."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"{url} is not believed: {reason}")
+        self.url = url
+        self.reason = reason
 
 
 class RpcError(ClientError):
@@ -87,23 +113,18 @@ class _Reply(BaseModel):
     model_config = ConfigDict(frozen=True, alias_generator=to_camel)
 
 
-class SystemContracts(_Reply):
-    """Addresses of the predeployed contracts."""
-
-    token: HexAddress
-    task_registry: HexAddress
-    gradient_ledger: HexAddress
-    reward_distributor: HexAddress
-    faucet: HexAddress | None = None
-    """Only on development networks."""
-
-
 class NodeInfo(_Reply):
     """pot_nodeInfo."""
 
     chain_id: int
     genesis_hash: HexHash
-    system_contracts: SystemContracts
+    system_contracts: dict[str, HexAddress | None]
+    """A hint: what is sent goes to the addresses that every network has."""
+
+    @property
+    def has_faucet(self) -> bool:
+        """Whether it is a development network."""
+        return self.system_contracts.get("faucet") is not None
 
 
 class Task(_Reply):
@@ -116,18 +137,31 @@ class Task(_Reply):
 
 
 class Attempt(_Reply):
-    """pot_getAttempt: the attempt in progress at a task's round."""
+    """pot_getAttempt: the attempt in progress at a task's round, as a node has it: hints."""
 
     round: int
     attempt: int
     ballot: int
     phase: str
     open_block: int
-    seed: HexHash
-    """None until the block after the opening one is final."""
     participants: tuple[tuple[HexAddress, int], ...]
     """Miners with their declared units, by ascending address."""
-    theta_root: HexHash
+
+
+class Genesis(_Reply):
+    """pot_getGenesis: the encoded header of block 0, and the parameters that it commits to."""
+
+    header: HexBytes
+    parameters: HexBytes
+
+
+class Proof(_Reply):
+    """pot_getProof: an encoded header, what makes it final, and nodes of its state."""
+
+    header: HexBytes
+    certificate: HexBytes | None
+    """None for block 0."""
+    nodes: tuple[HexBytes, ...]
 
 
 class RewardProof(_Reply):
@@ -149,6 +183,8 @@ _NODE_INFO: Final = TypeAdapter(NodeInfo)
 _TASK: Final[TypeAdapter[Task | None]] = TypeAdapter(Task | None)
 _TASKS: Final = TypeAdapter(tuple[Task, ...])
 _ATTEMPT: Final[TypeAdapter[Attempt | None]] = TypeAdapter(Attempt | None)
+_GENESIS: Final = TypeAdapter(Genesis)
+_PROOF: Final = TypeAdapter(Proof)
 _REWARD_PROOF: Final = TypeAdapter(RewardProof)
 _RECEIPT: Final[TypeAdapter[TransactionReceipt | None]] = TypeAdapter(TransactionReceipt | None)
 
@@ -160,6 +196,13 @@ class NodeClient:
         assert urls
         self._urls = [url.rstrip("/") for url in urls]
         self._current = 0
+        self._network: tuple[int, Hash32] | None = None
+        self._recognized: set[str] = set()
+        """Nodes that have said that they are of that network, since they last failed."""
+        self._unreachable: dict[str, float] = {}
+        """Until when, by the monotonic clock, others are preferred."""
+        self._liars: dict[str, tuple[float, str]] = {}
+        """Until when they are not asked, and why."""
         self._http = httpx.Client(
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS), transport=transport
         )
@@ -167,6 +210,36 @@ class NodeClient:
     def close(self) -> None:
         """Let the connections go."""
         self._http.close()
+
+    # Nodes.
+
+    @property
+    def current(self) -> str:
+        """The node that answered last."""
+        return self._urls[self._current]
+
+    def rotate(self) -> None:
+        """Prefer the next node from now on: the current one has no news."""
+        self._current = (self._current + 1) % len(self._urls)
+
+    def prefer(self, url: str) -> None:
+        """Ask that node first from now on."""
+        self._current = self._urls.index(url)
+
+    def drop(self, error: DishonestNodeError) -> None:
+        """Ask that node nothing for a while."""
+        log_event(str(error), level=logging.WARNING, seconds=LIAR_REST_SECONDS)
+        self._liars[error.url] = (time.monotonic() + LIAR_REST_SECONDS, error.reason)
+
+    def _list_candidates(self) -> list[int]:
+        """Positions of the nodes to ask, the preferred one first."""
+        now, count = time.monotonic(), len(self._urls)
+        positions = [(self._current + offset) % count for offset in range(count)]
+        honest = [at for at in positions if self._liars.get(self._urls[at], (0.0, ""))[0] <= now]
+        return sorted(honest, key=lambda at: not self._is_reachable(self._urls[at]))
+
+    def _is_reachable(self, url: str) -> bool:
+        return self._unreachable.get(url, 0.0) <= time.monotonic()
 
     # JSON-RPC.
 
@@ -178,25 +251,55 @@ class NodeClient:
             NodesUnreachableError: No node answered.
         """
         failures = []
-        for offset in range(len(self._urls)):
-            position = (self._current + offset) % len(self._urls)
+        for position in self._list_candidates():
+            url = self._urls[position]
             try:
-                result = self._call_at(self._urls[position], method, params)
+                result = self._call_at(url, method, params)
             except (httpx.HTTPError, ValueError) as error:
-                failures.append(f"{self._urls[position]} ({_describe(error)})")
+                failures.append(f"{url} ({_describe(error)})")
+                self._unreachable[url] = time.monotonic() + UNREACHABLE_REST_SECONDS
+                continue
+            except DishonestNodeError as error:
+                self.drop(error)
                 continue
             except RpcError as error:
                 if error.code != UNAVAILABLE_CODE:
+                    self._current = position
                     raise
-                failures.append(f"{self._urls[position]} ({error})")
+                failures.append(f"{url} ({error})")
                 continue
             self._current = position
+            self._unreachable.pop(url, None)
             return result
+        failures += [
+            f"{url} (not believed: {reason})"
+            for url, (until, reason) in self._liars.items()
+            if until > time.monotonic()
+        ]
         raise NodesUnreachableError(
             f"no node answers: {', '.join(failures)}; is one running, and is --rpc right?"
         )
 
     def _call_at(self, url: str, method: str, params: Sequence[Json]) -> Json:
+        """The result at one node, which is of our network.
+
+        Raises:
+            httpx.HTTPError, ValueError: It does not answer.
+            RpcError: It refused the call.
+            DishonestNodeError: It is of another network.
+        """
+        if self._network is not None and url not in self._recognized:
+            info = _read(_NODE_INFO, self._post(url, "pot_nodeInfo", ()))
+            if (info.chain_id, info.genesis_hash) != self._network:
+                raise DishonestNodeError(url, _describe_network(info))
+            self._recognized.add(url)
+        try:
+            return self._post(url, method, params)
+        except httpx.HTTPError:
+            self._recognized.discard(url)
+            raise
+
+    def _post(self, url: str, method: str, params: Sequence[Json]) -> Json:
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
         response = self._http.post(url, json=request)
         response.raise_for_status()
@@ -209,28 +312,39 @@ class NodeClient:
         result: Json = body.get("result")
         return result
 
+    def require_network(self, chain_id: int, genesis_hash: Hash32) -> None:
+        """Ask only nodes of this network from now on.
+
+        Raises:
+            ClientError: One that answers is of another network.
+        """
+        self._network = (chain_id, genesis_hash)
+        for url in self._urls:
+            try:
+                self._call_at(url, "eth_chainId", ())
+            except (httpx.HTTPError, ValueError, RpcError):
+                continue
+            except DishonestNodeError as error:
+                raise ClientError(
+                    f"{url} is on another network ({error.reason}); name nodes of one network "
+                    "with --rpc"
+                ) from error
+
     def node_info(self) -> NodeInfo:
         """The network that the node belongs to."""
         return _read(_NODE_INFO, self.call("pot_nodeInfo"))
 
-    def require_one_network(self) -> NodeInfo:
-        """The network of the nodes that answer.
+    def genesis(self) -> Genesis:
+        """What the node says block 0 is."""
+        return _read(_GENESIS, self.call("pot_getGenesis"))
 
-        Raises:
-            ClientError: Two of them belong to different networks, or none answers.
-        """
-        info = self.node_info()
-        for url in self._urls:
-            try:
-                other = _read(_NODE_INFO, self._call_at(url, "pot_nodeInfo", ()))
-            except (httpx.HTTPError, ValueError):
-                continue
-            if other.genesis_hash != info.genesis_hash:
-                raise ClientError(
-                    f"{url} is on another network (genesis 0x{other.genesis_hash.hex()} instead of "
-                    f"0x{info.genesis_hash.hex()}); name nodes of one network with --rpc"
-                )
-        return info
+    def proof(self, reads: Mapping[Address, Sequence[int]], block: int | None = None) -> Proof:
+        """Storage slots of contracts in the state of a block, the head's if none is given."""
+        storage: Json = {
+            to_hex(address): [hex(slot) for slot in slots] for address, slots in reads.items()
+        }
+        reply = self.call("pot_getProof", storage, "latest" if block is None else hex(block))
+        return _read(_PROOF, reply)
 
     def list_tasks(self) -> tuple[Task, ...]:
         """All tasks, by ascending id."""
@@ -303,25 +417,30 @@ class NodeClient:
     def _fees(self) -> tuple[int, int]:
         block = self.call("eth_getBlockByNumber", "latest", False)
         base_fee = _read_quantity(block.get("baseFeePerGas")) if isinstance(block, dict) else 0
-        tip = _read_quantity(self.call("eth_maxPriorityFeePerGas"))
+        tip = min(TIP_LIMIT_WEI, _read_quantity(self.call("eth_maxPriorityFeePerGas")))
         return 2 * base_fee + tip, tip
 
     def _await_receipt(self, raw: str, name: str) -> TransactionReceipt:
-        sent = time.monotonic()
-        while True:
+        started = sent = time.monotonic()
+        while time.monotonic() - started < FINAL_SECONDS:
             receipt = _read(_RECEIPT, self.call("eth_getTransactionReceipt", name))
             if receipt is not None:
                 return receipt
             if time.monotonic() - sent > REBROADCAST_SECONDS:
                 sent = time.monotonic()
                 self._broadcast(raw)
+                self.rotate()
             time.sleep(RECEIPT_POLL_SECONDS)
+        raise ClientError(
+            f"transaction {name} is in no block after {FINAL_SECONDS:.0f} s; does the network make "
+            "blocks?"
+        )
 
     def _broadcast(self, raw: str) -> None:
         for url in self._urls:
             try:
                 self._call_at(url, "eth_sendRawTransaction", [raw])
-            except (httpx.HTTPError, ValueError, RpcError):
+            except (httpx.HTTPError, ValueError, RpcError, DishonestNodeError):
                 continue  # unreachable, or it knows the transaction: another has it
 
     # Blobs.
@@ -373,8 +492,8 @@ class NodeClient:
         raise ContentUnavailableError(_unavailable(name))
 
     def _blob_sources(self, name: Hash32) -> list[str]:
-        order = self._urls[self._current :] + self._urls[: self._current]
-        return [f"{url}/v1/blobs/{to_hex(name)}" for url in order]
+        order = self._list_candidates()
+        return [f"{self._urls[position]}/v1/blobs/{to_hex(name)}" for position in order]
 
     @contextmanager
     def _stream(self, source: str, byte_count: int) -> Iterator[Iterator[bytes]]:
@@ -382,24 +501,30 @@ class NodeClient:
             response.raise_for_status()
             yield _bounded(response.iter_bytes(), byte_count)
 
-    def reveal(self, query: dict[str, str | int], payload: bytes) -> tuple[int, list[str]]:
-        """Upload a gradient payload to every node.
+    def reveal(
+        self, query: dict[str, str | int], payload: bytes, takers: frozenset[str] = frozenset()
+    ) -> tuple[frozenset[str], list[str]]:
+        """Upload a gradient payload to every node but `takers`.
 
         Returns:
-            How many nodes took it, and what the others said.
+            The nodes that took it, and what the others said.
         """
-        accepted, refusals = 0, []
-        for url in self._urls:
+        accepted, refusals = set(), []
+        candidates = [self._urls[position] for position in self._list_candidates()]
+        for url in [each for each in candidates if self._is_reachable(each)] or candidates:
+            if url in takers:
+                continue
             try:
                 response = self._http.post(f"{url}/v1/reveals", params=query, content=payload)
             except httpx.HTTPError as error:
+                self._unreachable[url] = time.monotonic() + UNREACHABLE_REST_SECONDS
                 refusals.append(f"{url}: {_describe(error)}")
                 continue
             if response.is_success:
-                accepted += 1
+                accepted.add(url)
             else:
                 refusals.append(f"{url}: {response.status_code} {response.text[:200].strip()}")
-        return accepted, refusals
+        return frozenset(accepted), refusals
 
 
 def _build_rpc_error(error: dict[str, Json]) -> RpcError:
@@ -454,6 +579,10 @@ def _hash_file_as_it_arrives(parts: Iterable[bytes], path: Path) -> Hash32:
         file.flush()
         os.fsync(file.fileno())
     return merkle_root([*leaves, merkle_leaf(pending)])
+
+
+def _describe_network(info: NodeInfo) -> str:
+    return f"its network has chain id {info.chain_id}, genesis {to_hex(info.genesis_hash)}"
 
 
 def _describe(error: Exception) -> str:

@@ -1,8 +1,8 @@
 """What a miner does, round after round (docs/spec/training.md, section 10).
 
-Register with a bond; when an attempt's seed is known, compute the gradient on the samples that it
-assigns; write it down; commit to it on the chain; when the commitment phase is over in a final
-block, show it to the nodes.
+Register with a bond; when an attempt is open, prove it (miner/light.py), compute the gradient on
+the samples that it assigns; write it down; commit to it on the chain; when the commitment phase is
+over in a final block, show it to the nodes.
 Whatever is committed is on the disk before, so that a miner that is killed at any moment shows
 after its restart what it committed to, and is never taken for a cheat.
 """
@@ -15,11 +15,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from chain.crypto import get_address
 from chain.errors import RejectedInputError
 from chain.execution import system_contracts
+from chain.execution.system_contracts import (
+    FAUCET,
+    GRADIENT_LEDGER,
+    REWARD_DISTRIBUTOR,
+    TRAINING_TOKEN,
+    TaskStatus,
+)
 from chain.primitives import Address, Hash32, PrivateKey, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.assignment import assign
@@ -34,12 +41,12 @@ from miner.client import (
     Attempt,
     ClientError,
     ContentUnavailableError,
+    DishonestNodeError,
     NodeClient,
-    NodeInfo,
-    NodesUnreachableError,
     RpcError,
     to_hex,
 )
+from miner.light import LightClient, ProvenAttempt
 from miner.log import log_event
 
 OPEN_STATUSES: Final = frozenset({"pending", "active", "paused"})
@@ -56,6 +63,12 @@ IDLE_SECONDS: Final = 1.0
 
 REVEAL_RETRY_SECONDS: Final = 0.3
 """A node that is a block behind refuses a reveal as early; it catches up in about this."""
+
+REVEAL_TRIES: Final = 10
+"""Of a reveal that some nodes took and others refuse; one node alone could have lied."""
+
+PATIENCE_SECONDS: Final = 2.0
+"""After so long without anything to do another node is asked: this one may keep things back."""
 
 SALT_BYTES: Final = 32
 """Hides the gradient behind its commitment, whoever could guess it."""
@@ -85,7 +98,6 @@ class Identity:
     private_key: PrivateKey
     address: Address
     chain_id: int
-    info: NodeInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +127,7 @@ class GradientStore:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
 
-    def save(self, attempt: Attempt, prepared: PreparedGradient) -> None:
+    def save(self, attempt: ProvenAttempt, prepared: PreparedGradient) -> None:
         """Write down what is behind the commitment of an attempt; durable on return."""
         path = self._path(attempt.round, attempt.attempt)
         temporary = path.with_suffix(".part")
@@ -130,7 +142,7 @@ class GradientStore:
         finally:
             os.close(descriptor)
 
-    def load(self, attempt: Attempt) -> PreparedGradient | None:
+    def load(self, attempt: Attempt | ProvenAttempt) -> PreparedGradient | None:
         """What was written down for an attempt, or None if nothing was."""
         path = self._path(attempt.round, attempt.attempt)
         return decode_prepared(path.read_bytes()) if path.exists() else None
@@ -145,12 +157,28 @@ class GradientStore:
         return self._directory / f"round-{round_number}-{attempt}.gradient"
 
 
+@dataclass(slots=True)
+class Showing:
+    """A reveal in progress."""
+
+    place: tuple[int, int, int]
+    """Round, attempt and ballot."""
+    takers: frozenset[str] = frozenset()
+    """Nodes that have taken the gradient."""
+    tries: int = 0
+
+
+Answer = TypeVar("Answer")
+"""What nodes are asked for."""
+
+
 class TaskWorker:
     """Mines one task."""
 
     def __init__(
         self,
         client: NodeClient,
+        light: LightClient,
         identity: Identity,
         task: TaskId,
         spec: TaskSpec,
@@ -158,15 +186,19 @@ class TaskWorker:
         store: GradientStore,
     ) -> None:
         self._client = client
+        self._light = light
         self._identity = identity
         self._task = task
         self._spec = spec
         self._trainer = trainer
         self._store = store
+        self._proven: ProvenAttempt | None = None
+        """The last attempt that was proven."""
         self._committed: tuple[int, int] | None = None
         """Round and attempt that we have done with: committed, or have no part in."""
         self._revealed: tuple[int, int, int] | None = None
-        """Round, attempt and ballot in which a node has taken our gradient."""
+        """Round, attempt and ballot in which our gradient was shown, or will not be."""
+        self._showing = Showing((-1, 0, 0))
 
     # Money.
 
@@ -176,37 +208,22 @@ class TaskWorker:
         Raises:
             ClientError: The account cannot pay the bond.
         """
-        ledger = self._identity.info.system_contracts.gradient_ledger
-        if self._is_registered():
+        if self._light.progress(self._task, self._identity.address).registration.units > 0:
             log_event("already registered", task=self._task)
             return
-        declared = min(units, self._spec.reward.max_units)
-        bond = system_contracts.decode_uint(
-            self._client.call_contract(
-                ledger, system_contracts.encode_required_bond(self._task, declared)
-            )
-        )
+        reward = self._spec.reward
+        declared = min(units, reward.max_units)
+        bond = declared * reward.unit_price  # at p = 1; the ledger takes no more than its own sum
         self._fund(bond)
-        token = self._spec.reward.token
-        self._transact(token, system_contracts.encode_approve(ledger, bond))
-        self._transact(ledger, system_contracts.encode_register(self._task, declared))
+        self._transact(reward.token, system_contracts.encode_approve(GRADIENT_LEDGER, bond))
+        self._transact(GRADIENT_LEDGER, system_contracts.encode_register(self._task, declared))
         log_event("registered", task=self._task, units=declared, bond=bond)
 
-    def _is_registered(self) -> bool:
-        registration = system_contracts.decode_miner(
-            self._client.call_contract(
-                self._identity.info.system_contracts.gradient_ledger,
-                system_contracts.encode_get_miner(self._task, self._identity.address),
-            )
-        )
-        return registration.units > 0
-
     def _fund(self, bond: int) -> None:
-        contracts = self._identity.info.system_contracts
         token = self._spec.reward.token
         balance = self._token_balance(token)
-        if balance < bond and contracts.faucet is not None and token == contracts.token:
-            self._transact(contracts.faucet, system_contracts.encode_drip(self._identity.address))
+        if balance < bond and token == TRAINING_TOKEN and self._client.node_info().has_faucet:
+            self._transact(FAUCET, system_contracts.encode_drip(self._identity.address))
             balance = self._token_balance(token)
         if balance < bond:
             raise ClientError(
@@ -228,7 +245,7 @@ class TaskWorker:
             log_event("nothing to claim", task=self._task)
             return
         self._transact(
-            self._identity.info.system_contracts.reward_distributor,
+            REWARD_DISTRIBUTOR,
             system_contracts.encode_claim(self._task, proof.cumulative, proof.proof),
         )
         log_event("claimed", task=self._task, amount=proof.claimable)
@@ -239,20 +256,37 @@ class TaskWorker:
 
     # Work.
 
-    def advance(self, attempt: Attempt) -> None:
-        """Do what the attempt asks of us now, once."""
-        place = (attempt.round, attempt.attempt)
-        if attempt.phase == "commitment":
-            if place != self._committed:
-                self._commit(attempt)
-                self._committed = place
-        elif attempt.phase in ("verdict", "dispute") and self._revealed != (
-            *place,
-            attempt.ballot,
-        ):
-            self._reveal(attempt)
+    def is_old(self, hint: Attempt) -> bool:
+        """Whether an attempt after that one was proven: the node that tells of it is behind."""
+        known = self._proven
+        return known is not None and (hint.round, hint.attempt) < (known.round, known.attempt)
 
-    def _commit(self, attempt: Attempt) -> None:
+    def advance(self, hint: Attempt) -> bool:
+        """Do what the attempt asks of us now, once; whether there was anything to do.
+
+        Raises:
+            DishonestNodeError: The chain has no such attempt.
+            ClientError: No node answers, or it refused.
+        """
+        place = (hint.round, hint.attempt)
+        if hint.phase == "commitment" and place != self._committed:
+            self._commit(self._prove(hint))
+            self._committed = place
+            return True
+        is_shown = self._revealed == (*place, hint.ballot)
+        if hint.phase in ("verdict", "dispute") and not is_shown:
+            prepared = self._store.load(hint)
+            return prepared is not None and self._reveal(self._prove(hint), hint.ballot, prepared)
+        return False
+
+    def _prove(self, hint: Attempt) -> ProvenAttempt:
+        known = self._proven
+        if known is None or (known.round, known.attempt) != (hint.round, hint.attempt):
+            known = self._light.prove_attempt(self._task, hint, self._client.current)
+            self._proven = known
+        return known
+
+    def _commit(self, attempt: ProvenAttempt) -> None:
         assignment = assign(
             attempt.seed,
             attempt.participants,
@@ -266,22 +300,22 @@ class TaskWorker:
             return
         header = self._header(attempt)
         prepared = self._store.load(attempt)
+        if prepared is not None and self._has_committed(attempt):
+            return
         if prepared is None:
             started = time.monotonic()
-            theta = self._fetch_theta(attempt.theta_root)
+            theta = self._fetch_theta(header.theta_root)
             indices = assignment.sample_indices(self._identity.address)
             payload = self._trainer.build_payload(header, theta, indices)
             prepared = PreparedGradient(units, Hash32(secrets.token_bytes(SALT_BYTES)), payload)
             self._store.save(attempt, prepared)
             seconds = round(time.monotonic() - started, 3)
             log_event("gradient", round=attempt.round, samples=len(indices), seconds=seconds)
-        if self._is_committed():
-            return
         commitment = compute_commitment(
             header, compute_gradient_root(prepared.payload), prepared.salt, prepared.units
         )
         self._transact(
-            self._identity.info.system_contracts.gradient_ledger,
+            GRADIENT_LEDGER,
             system_contracts.encode_commit_gradient(
                 self._task, attempt.round, attempt.attempt, prepared.units, commitment
             ),
@@ -290,12 +324,12 @@ class TaskWorker:
             "committed", round=attempt.round, attempt=attempt.attempt, commitment=to_hex(commitment)
         )
 
-    def _header(self, attempt: Attempt) -> GradientHeader:
+    def _header(self, attempt: ProvenAttempt) -> GradientHeader:
         return GradientHeader(
             parameter_count=count_parameters(self._spec.model),
             round_number=attempt.round,
             chain_id=self._identity.chain_id,
-            theta_root=attempt.theta_root,
+            theta_root=attempt.model_root if attempt.round else self._spec.initial_weights,
             seed=attempt.seed,
             miner=self._identity.address,
             task=self._task,
@@ -306,20 +340,23 @@ class TaskWorker:
         byte_count = count_parameters(self._spec.model) * FLOAT32_BYTES
         return self._client.fetch_blob(root, byte_count)
 
-    def _is_committed(self) -> bool:
-        """Whether a commitment of ours stands in the attempt in progress."""
-        reply = self._client.call_contract(
-            self._identity.info.system_contracts.gradient_ledger,
-            system_contracts.encode_commitment_position(self._task, self._identity.address),
-        )
-        return system_contracts.decode_uint(reply) > 0
+    def _has_committed(self, attempt: ProvenAttempt) -> bool:
+        """Whether a commitment of ours stands in the attempt."""
+        progress = self._light.progress(self._task, self._identity.address)
+        return progress.registration.committed_open_block == attempt.open_block
 
-    def _reveal(self, attempt: Attempt) -> None:
-        prepared = self._store.load(attempt)
-        place = (attempt.round, attempt.attempt, attempt.ballot)
-        if prepared is None or (self._committed != place[:2] and not self._is_committed()):
+    def _reveal(self, attempt: ProvenAttempt, ballot: int, prepared: PreparedGradient) -> bool:
+        """Show the gradient to the nodes, if it is time and we committed to it."""
+        progress = self._light.progress(self._task, self._identity.address)
+        floor_blocks = self._light.network.parameters.phase_floor_blocks
+        if not progress.is_past_commitments(
+            attempt.open_block, self._spec.phases.commit_seconds, floor_blocks
+        ):
+            return False
+        place = (attempt.round, attempt.attempt, ballot)
+        if progress.registration.committed_open_block != attempt.open_block:
             self._revealed = place  # we have no part in it
-            return
+            return False
         query: dict[str, str | int] = {
             "task": self._task,
             "round": attempt.round,
@@ -329,19 +366,28 @@ class TaskWorker:
             "salt": to_hex(prepared.salt),
             "gradientRoot": to_hex(compute_gradient_root(prepared.payload)),
         }
-        accepted, refusals = self._client.reveal(query, prepared.payload)
-        if accepted:
+        if self._showing.place != place:
+            self._showing = Showing(place)
+        showing = self._showing
+        takers, refusals = self._client.reveal(query, prepared.payload, showing.takers)
+        showing.takers |= takers
+        showing.tries += 1
+        if showing.takers and (not refusals or showing.tries >= REVEAL_TRIES):
+            log_event(
+                "revealed", round=attempt.round, attempt=attempt.attempt, nodes=len(showing.takers)
+            )
             self._revealed = place
-            log_event("revealed", round=attempt.round, attempt=attempt.attempt, nodes=accepted)
             self._store.prune(attempt.round)
-            return
-        log_event(
-            "no node takes the gradient",
-            level=logging.WARNING,
-            round=attempt.round,
-            answers="; ".join(refusals),
-        )
+            return True
+        if not showing.takers:
+            log_event(
+                "no node takes the gradient",
+                level=logging.WARNING,
+                round=attempt.round,
+                answers="; ".join(refusals),
+            )
         time.sleep(REVEAL_RETRY_SECONDS)
+        return True
 
 
 class Miner:
@@ -350,7 +396,7 @@ class Miner:
     def __init__(
         self,
         client: NodeClient,
-        info: NodeInfo,
+        light: LightClient,
         private_key: PrivateKey,
         directory: Path,
         units: int,
@@ -360,13 +406,16 @@ class Miner:
         claims: bool,
     ) -> None:
         self._client = client
-        self._identity = Identity(private_key, get_address(private_key), info.chain_id, info)
-        self._directory = directory / info.genesis_hash.hex()[:16]
+        self._light = light
+        self._identity = Identity(private_key, get_address(private_key), light.network.chain_id)
+        self._directory = directory / light.network.genesis_hash.hex()[:16]
         self._units = units
         self._make_trainer = make_trainer
         self._poll_seconds = poll_seconds
         self._claims = claims
         self._finished: set[int] = set()
+        self._last_work = time.monotonic()
+        """When there was last something to do, or another node was asked."""
 
     def mine_all(self) -> None:
         """Take part in the newest open task; when it closes, in the next. Never returns."""
@@ -379,8 +428,7 @@ class Miner:
                     self._finished.add(task)
                     log_event("looking for a task", account=to_hex(self._identity.address))
             except ClientError as error:
-                log_event(str(error), level=logging.WARNING)
-                time.sleep(RETRY_SECONDS)
+                self._try_another(error, RETRY_SECONDS)
             time.sleep(IDLE_SECONDS)
 
     def _choose(self) -> TaskId | None:
@@ -397,12 +445,12 @@ class Miner:
         Raises:
             ClientError: There is no such task, or the account cannot take part in it.
         """
-        spec = self._fetch_spec(task)
+        spec = self._insist(lambda: self._fetch_spec(task))
         shards = self._fetch_shards(spec)
         trainer = self._make_trainer(spec, shards)
         store = GradientStore(self._directory / f"task-{task}")
-        worker = TaskWorker(self._client, self._identity, task, spec, trainer, store)
-        worker.register(self._units)
+        worker = TaskWorker(self._client, self._light, self._identity, task, spec, trainer, store)
+        self._insist(lambda: worker.register(self._units))
         log_event("mining", task=task, name=spec.name, parameters=count_parameters(spec.model))
         while self._is_open(task):
             self._follow(worker, task)
@@ -410,37 +458,65 @@ class Miner:
         if self._claims:
             worker.claim()
 
+    def _insist(self, ask: Callable[[], Answer]) -> Answer:
+        """What the first node answers that is not caught lying."""
+        while True:
+            try:
+                return ask()
+            except DishonestNodeError as error:
+                self._client.drop(error)
+
     def _is_open(self, task: TaskId) -> bool:
         try:
-            found = self._client.task(task)
-        except NodesUnreachableError as error:
-            log_event(str(error), level=logging.WARNING)
-            time.sleep(RETRY_SECONDS)
+            return self._light.task(task)[1] is not TaskStatus.CLOSED
+        except ClientError as error:
+            self._try_another(error, RETRY_SECONDS)
             return True
-        return found is not None and found.status in OPEN_STATUSES
 
     def _follow(self, worker: TaskWorker, task: TaskId) -> None:
         """Follow the attempts at the task's rounds until there is none."""
         try:
-            while (attempt := self._client.attempt(task)) is not None:
+            while (hint := self._client.attempt(task)) is not None:
+                if worker.is_old(hint):
+                    self._ask_next()
+                    break
                 try:
-                    worker.advance(attempt)
+                    if worker.advance(hint):
+                        self._last_work = time.monotonic()
                 except RpcError as error:
                     # The phase ended while we worked, or the account ran dry: the next poll tells.
-                    log_event(f"refused: {error}", level=logging.WARNING, round=attempt.round)
+                    log_event(f"refused: {error}", level=logging.WARNING, round=hint.round)
                     time.sleep(REVEAL_RETRY_SECONDS)
+                if self._has_waited_long():
+                    break
                 time.sleep(self._poll_seconds)
         except ContentUnavailableError as error:
-            log_event(str(error), level=logging.WARNING)
-            time.sleep(CONTENT_RETRY_SECONDS)
+            self._try_another(error, CONTENT_RETRY_SECONDS)
         except ClientError as error:
-            log_event(str(error), level=logging.WARNING)
-            time.sleep(RETRY_SECONDS)
+            self._try_another(error, RETRY_SECONDS)
+        if self._has_waited_long():
+            self._ask_next()
         time.sleep(self._poll_seconds)
 
+    def _has_waited_long(self) -> bool:
+        return time.monotonic() - self._last_work > PATIENCE_SECONDS
+
+    def _try_another(self, error: ClientError, seconds: float) -> None:
+        """Go on with another node, at once if this one was caught."""
+        if isinstance(error, DishonestNodeError):
+            self._client.drop(error)
+            return
+        log_event(str(error), level=logging.WARNING)
+        time.sleep(seconds)
+        self._ask_next()
+
+    def _ask_next(self) -> None:
+        self._last_work = time.monotonic()
+        self._client.rotate()
+
     def _fetch_spec(self, task: TaskId) -> TaskSpec:
-        found = self._client.task(task)
-        if found is None:
+        spec_hash, status = self._light.task(task)
+        if status is TaskStatus.NONE:
             raise ClientError(f"there is no task {task}; `pot task list` shows those there are")
         spec = self._client.task_spec(task)
         encoded = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -448,9 +524,10 @@ class Miner:
             decoded = decode_task_spec(encoded.encode())
         except RejectedInputError as error:
             raise ClientError(f"task {task} cannot be mined with this version: {error}") from error
-        if compute_spec_hash(decoded) != found.spec_hash:
-            raise ClientError(
-                f"the node gives another specification of task {task} than it has the hash of"
+        if compute_spec_hash(decoded) != spec_hash:
+            raise DishonestNodeError(
+                self._client.current,
+                f"it gives another specification of task {task} than the chain has the hash of",
             )
         return decoded
 

@@ -118,6 +118,11 @@ class DevnetFiles:
         return self.plan.data_dir / "model.safetensors"
 
     @property
+    def genesis_file(self) -> Path:
+        """What everybody on the network shares."""
+        return self.plan.data_dir / "genesis.json"
+
+    @property
     def log_directory(self) -> Path:
         """Of all processes."""
         return self.plan.data_dir / "logs"
@@ -153,11 +158,11 @@ def prepare(plan: DevnetPlan) -> DevnetFiles:
         tokens={submitter: compute_full_budget(bundle.spec)},
         coins={**coins, submitter: SUBMITTER_COINS},
     )
-    genesis_file = plan.data_dir / "genesis.json"
-    genesis_file.write_bytes(encode_genesis(build_network(network)))
+    files = DevnetFiles(plan, bundle.spec, validators, miners, submitter_key, password_file)
+    files.genesis_file.write_bytes(encode_genesis(build_network(network)))
     for node in validators:
-        create_database(node.path, genesis_file)
-    return DevnetFiles(plan, bundle.spec, validators, miners, submitter_key, password_file)
+        create_database(node.path, files.genesis_file)
+    return files
 
 
 def _check(plan: DevnetPlan) -> None:
@@ -290,6 +295,7 @@ class Devnet:
                 *("miner", "--key", str(miner.key_file)),
                 *("--password-file", str(self.files.password_file), "--claim"),
                 *("--data-dir", str(miner.directory / "data"), "--device", "cpu"),
+                *("--genesis", str(self.files.genesis_file)),
                 *(part for url in rotated for part in ("--rpc", url)),
             )
             self._miners.append(self._processes.start(f"miner-{index}", arguments))

@@ -23,6 +23,13 @@ def run(
         list[str] | None,
         typer.Option(metavar="URL", help="A node; repeat for failover.", envvar=RPC_VARIABLE),
     ] = None,
+    genesis: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HASH|FILE",
+            help="The network's genesis hash or file; else the first node is trusted, once.",
+        ),
+    ] = None,
     task: Annotated[str, typer.Option(help="Task id, or auto: the newest open one.")] = "auto",
     units: Annotated[
         int, typer.Option(help="Units of work a round; the bond grows with them.")
@@ -40,7 +47,8 @@ def run(
 ) -> None:
     """Register for a task with a bond and mine it.
 
-    The miner needs no port of its own: it speaks HTTP to nodes, and checks what it downloads.
+    The miner needs no port of its own: it speaks HTTP to nodes. It believes none of them: what it
+    works on is proven from the network's genesis hash.
     """
     key = find_key_file(key)
     urls = rpc or [DEFAULT_RPC_URL]
@@ -48,6 +56,7 @@ def run(
         *(argument for url in urls for argument in ("--rpc", url)),
         *("--task", task, "--units", str(units), "--key", str(key), "--data-dir", str(data_dir)),
         *("--device", device, "--threads", str(threads), "--log-format", log_format),
+        *(("--genesis", genesis) if genesis is not None else ()),
         *(("--password-file", str(password_file)) if password_file is not None else ()),
         *(("--claim",) if claim else ()),
     ]

@@ -9,6 +9,7 @@ from chain.crypto import content_id
 from chain.execution import system_contracts as contracts
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.architectures import count_parameters
+from chain.training.assignment import compute_seed
 from chain.training.encoding import (
     Float32Array,
     GradientHeader,
@@ -17,12 +18,23 @@ from chain.training.encoding import (
 )
 from chain.training.task_spec import Shard, TaskSpec, encode_task_spec
 from chain.types.transaction import Transaction, decode_transaction
+from chain.validation import compute_mix_hash
 from tests.chain.training.training_factory import SPEC, random_gradient
+from tests.miner.fake_chain import (
+    CHAIN_ID,
+    GENESIS,
+    Storage,
+    attempt_storage,
+    genesis_answer,
+    make_header,
+    members_storage,
+    prove,
+    read_reads,
+    task_storage,
+)
 
-CHAIN_ID = 31_337
 TASK = TaskId(1)
-GENESIS_HASH = "0x" + "ab" * 32
-SEED = Hash32(b"\x66" * 32)
+GENESIS_HASH = "0x" + GENESIS.hash.hex()
 PARAMETERS = count_parameters(SPEC.model)
 THETA = bytes(4 * PARAMETERS)
 SHARD = b"rows" * 1_000
@@ -32,7 +44,7 @@ MINING_SPEC: TaskSpec = replace(
     data=replace(SPEC.data, shards=(Shard(content_id(SHARD), len(SHARD), 100),)),
     reward=replace(SPEC.reward, token=contracts.TRAINING_TOKEN),
 )
-BOND = 5
+BOND = MINING_SPEC.reward.unit_price
 HEX_CONTRACTS = {
     "token": contracts.TRAINING_TOKEN,
     "taskRegistry": contracts.TASK_REGISTRY,
@@ -71,7 +83,6 @@ class FakeNode:
     round_number: int = 0
     attempt: int = 0
     ballot: int = 0
-    seed: Hash32 = SEED
     participants: tuple[tuple[Address, int], ...] = ()
     status: str = "active"
     token_balance: int = 0
@@ -83,12 +94,75 @@ class FakeNode:
     transactions: list[Transaction] = field(default_factory=list)
     reveals: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     genesis_hash: str = GENESIS_HASH
+    chain_id: int = CHAIN_ID
+    lag: int = 0
+    """How many blocks the head is behind what it should be."""
+    proofs: int = 0
+    """How often it was asked for one."""
 
     def __post_init__(self) -> None:
         for blob in (THETA, SHARD):
             self.blobs["0x" + content_id(blob).hex()] = blob
         if not self.participants:
             self.participants = ((self.miner, 1),)
+
+    @property
+    def open_block(self) -> int:
+        """Where the attempt opened."""
+        return 7 + 100 * self.round_number + 10 * self.attempt
+
+    @property
+    def head(self) -> int:
+        """The last final block."""
+        return self.open_block + (1 if self.phase == "commitment" else 4) - self.lag
+
+    @property
+    def seed(self) -> Hash32:
+        """Of the attempt."""
+        header, _ = make_header(self.open_block, self.storage_at(self.open_block))
+        mix_hash = compute_mix_hash(header)
+        return compute_seed(mix_hash, TASK, self.round_number, self.attempt)
+
+    def storage_at(self, block: int) -> Storage:
+        """What the contracts hold at the end of a block."""
+        is_committed = block > self.open_block and bool(self.commitments)
+        members = self.participants if self.units else self.others
+        late = () if (self.miner in dict(members) or not self.units) else ((self.miner, 1),)
+        attempt = attempt_storage(
+            TASK,
+            round_number=self.round_number,
+            attempt=self.attempt,
+            open_block=self.open_block,
+            verdict_block=0 if block < self.open_block + 3 else self.open_block + 2,
+            model_root=content_id(THETA) if self.round_number else Hash32(bytes(32)),
+        )
+        committed = {self.miner: self.committed_at} if is_committed else {}
+        spec_hash = content_id(encode_task_spec(MINING_SPEC))
+        status = self.status if block > self.open_block else "active"
+        return {
+            contracts.GRADIENT_LEDGER: {
+                **members_storage(TASK, late, {}),  # its place in the list is overwritten
+                **attempt,
+                **members_storage(TASK, members, committed),
+            },
+            contracts.TASK_REGISTRY: task_storage(
+                TASK, spec_hash, contracts.TaskStatus[status.upper()]
+            ),
+        }
+
+    @property
+    def others(self) -> tuple[tuple[Address, int], ...]:
+        """Registered miners apart from ours."""
+        return tuple(each for each in self.participants if each[0] != self.miner)
+
+    @property
+    def committed_at(self) -> int:
+        """The opening block of the attempt that the last commitment is to."""
+        round_number, attempt = (
+            int.from_bytes(self.commitments[-1].data[start : start + 32], "big")
+            for start in (36, 68)
+        )
+        return 7 + 100 * round_number + 10 * attempt
 
     @property
     def commitments(self) -> list[Transaction]:
@@ -105,7 +179,7 @@ class FakeNode:
             round_number=int(query["round"]),
             chain_id=CHAIN_ID,
             theta_root=content_id(THETA),
-            seed=SEED,
+            seed=self.seed,
             miner=self.miner,
             task=TASK,
             attempt=int(query["attempt"]),
@@ -147,7 +221,7 @@ class FakeNode:
     def pot_nodeInfo(self) -> object:  # noqa: N802
         addresses = {name: "0x" + address.hex() for name, address in HEX_CONTRACTS.items()}
         return {
-            "chainId": CHAIN_ID,
+            "chainId": self.chain_id,
             "genesisHash": self.genesis_hash,
             "systemContracts": addresses,
             "unknown": 1,
@@ -174,11 +248,17 @@ class FakeNode:
             "attempt": self.attempt,
             "ballot": self.ballot,
             "phase": self.phase,
-            "openBlock": 7,
-            "seed": "0x" + self.seed.hex(),
+            "openBlock": self.open_block,
             "participants": [["0x" + miner.hex(), units] for miner, units in self.participants],
-            "thetaRoot": "0x" + content_id(THETA).hex(),
         }
+
+    def pot_getGenesis(self) -> object:  # noqa: N802
+        return genesis_answer()
+
+    def pot_getProof(self, storage: dict[str, list[str]], block: str) -> object:  # noqa: N802
+        self.proofs += 1
+        number = self.head if block == "latest" else int(block, 16)
+        return prove(number, self.storage_at(number), read_reads(storage))
 
     def pot_getRewardProof(self, task: int, account: str) -> object:  # noqa: N802
         amount = str(self.claimable)
@@ -186,14 +266,11 @@ class FakeNode:
 
     def eth_call(self, call: dict[str, str], block: str) -> object:
         data = bytes.fromhex(call["data"][2:])
-        if selector(data) == selector(contracts.encode_required_bond(TASK, 1)):
-            return word(BOND)
-        if selector(data) == selector(contracts.encode_balance_of(self.miner)):
-            return word(self.token_balance)
-        if selector(data) == selector(contracts.encode_get_miner(TASK, self.miner)):
-            return word(self.units) + "00" * 128
-        assert selector(data) == selector(contracts.encode_commitment_position(TASK, self.miner))
-        return word(1 if self.commitments else 0)
+        assert selector(data) == selector(contracts.encode_balance_of(self.miner))
+        return word(self.token_balance)
+
+    def eth_chainId(self) -> object:  # noqa: N802
+        return hex(self.chain_id)
 
     def eth_estimateGas(self, call: dict[str, str]) -> object:  # noqa: N802
         return hex(50_000)
@@ -211,7 +288,7 @@ class FakeNode:
         transaction = decode_transaction(bytes.fromhex(raw[2:]))
         self.transactions.append(transaction)
         if transaction.to == contracts.FAUCET:
-            self.token_balance += 1_000
+            self.token_balance += 10 * BOND
         if selector(transaction.data) == selector(contracts.encode_register(TASK, 1)):
             self.units = 1
         return "0x" + transaction.hash.hex()

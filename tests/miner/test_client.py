@@ -4,9 +4,10 @@ import httpx
 import pytest
 
 from chain.crypto import CHUNK_BYTES, content_id
-from chain.execution.system_contracts import compute_selector
+from chain.execution.system_contracts import compute_selector, decode_uint, encode_balance_of
 from chain.primitives import Address
 from miner.client import (
+    TIP_LIMIT_WEI,
     ClientError,
     ContentUnavailableError,
     NodeClient,
@@ -14,7 +15,8 @@ from miner.client import (
     RpcError,
     to_hex,
 )
-from tests.miner.fake_node import BOND, SHARD, THETA, FakeNode
+from tests.miner.fake_chain import CHAIN_ID, GENESIS
+from tests.miner.fake_node import SHARD, THETA, FakeNode
 
 MINER = Address(b"\x77" * 20)
 
@@ -74,9 +76,32 @@ def test_refusal_is_not_tried_elsewhere_and_a_revert_is_spelled_out() -> None:
 
 
 def test_nodes_of_two_networks_are_refused() -> None:
-    client = client_of(FakeNode(MINER), FakeNode(MINER, genesis_hash="0x" + "cd" * 32))
-    with pytest.raises(ClientError, match="node1 is on another network"):
-        client.require_one_network()
+    for stranger in (
+        FakeNode(MINER, genesis_hash="0x" + "cd" * 32),
+        FakeNode(MINER, chain_id=CHAIN_ID + 1),
+    ):
+        client = client_of(FakeNode(MINER), stranger)
+        with pytest.raises(ClientError, match="http://node1 is on another network") as failure:
+            client.require_network(CHAIN_ID, GENESIS.hash)
+        assert "--rpc" in str(failure.value)
+
+
+def test_node_that_comes_back_on_another_network_is_not_asked() -> None:
+    first, second = FakeNode(MINER), FakeNode(MINER, status="paused")
+    client = client_of(first, second)
+    client.require_network(CHAIN_ID, GENESIS.hash)
+    first.is_down = True
+    client.task(1)
+    first.is_down, first.chain_id, second.is_down = False, CHAIN_ID + 1, True
+    with pytest.raises(NodesUnreachableError, match=r"node0 .not believed: its network has chain"):
+        client.task(1)
+
+
+def test_tip_is_what_the_node_says_up_to_a_limit() -> None:
+    node = FakeNode(MINER)
+    node.eth_maxPriorityFeePerGas = lambda: hex(10**18)  # type: ignore[method-assign]
+    client_of(node).transact(b"\x11" * 32, MINER, 31_337, MINER, b"\x01")
+    assert node.transactions[0].max_priority_fee_per_gas == TIP_LIMIT_WEI
 
 
 def test_answer_of_another_shape_is_an_error_of_one_line() -> None:
@@ -145,15 +170,17 @@ def test_reverted_transaction_is_an_error() -> None:
 
 def test_reveal_goes_to_every_node_and_tells_who_refused() -> None:
     nodes = FakeNode(MINER), FakeNode(MINER, refuses_reveals=True), FakeNode(MINER, is_down=True)
-    accepted, refusals = client_of(*nodes).reveal({"task": 1}, b"payload")
-    assert accepted == 1
+    client = client_of(*nodes)
+    takers, refusals = client.reveal({"task": 1}, b"payload")
+    assert takers == {"http://node0"}
     assert [refusal.split(":")[1] for refusal in refusals] == ["//node1", "//node2"]
     assert nodes[0].reveals == [({"task": "1"}, b"payload")]
+    # Again, it goes to the one that refused: who has it is left alone, who is down too.
+    nodes[1].refuses_reveals = False
+    assert client.reveal({"task": 1}, b"payload", takers) == ({"http://node1"}, [])
 
 
 def test_view_function_is_called_at_the_head() -> None:
-    from chain.execution import system_contracts
-
-    data = system_contracts.encode_required_bond(1, 1)
-    reply = client_of(FakeNode(MINER)).call_contract(MINER, data)
-    assert system_contracts.decode_uint(reply) == BOND
+    data = encode_balance_of(MINER)
+    reply = client_of(FakeNode(MINER, token_balance=7)).call_contract(MINER, data)
+    assert decode_uint(reply) == 7

@@ -8,11 +8,12 @@ from chain.execution import system_contracts as contracts
 from chain.primitives import Address, PrivateKey
 from chain.training.assignment import assign
 from miner.client import ClientError, NodeClient
+from miner.light import LightClient, fetch_network
 from miner.worker import Miner
+from tests.miner.fake_chain import CHAIN_ID, GENESIS
 from tests.miner.fake_node import (
     BOND,
     MINING_SPEC,
-    SEED,
     SHARD,
     TASK,
     THETA,
@@ -37,7 +38,7 @@ class Stage:
         client = NodeClient(["http://node"], node.transport())
         self.miner = Miner(
             client,
-            client.node_info(),
+            LightClient(client, fetch_network(client, CHAIN_ID, GENESIS.hash)),
             KEY,
             directory,
             1,
@@ -104,7 +105,7 @@ def test_gradient_is_of_the_assigned_samples_and_stays_here_until_commitments_ar
     participants = ((OTHER, 3), (MINER, 2))
     stage = Stage(tmp_path, registered(participants=participants), [COMMITMENT, COMMITMENT])
     node = stage.play()
-    assignment = assign(SEED, participants, MINING_SPEC.sample_count, 8, 8)
+    assignment = assign(node.seed, participants, MINING_SPEC.sample_count, 8, 8)
     assert stage.trainer.calls == [(THETA, assignment.sample_indices(MINER))]
     assert len(node.commitments) == 1
     assert node.reveals == []

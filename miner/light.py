@@ -1,0 +1,200 @@
+"""What a miner believes: what follows from the genesis hash (docs/spec/rpc.md, section 9).
+
+A miner that commits to other work than the chain assigned to it loses its bond, so what it works on
+comes from a header that a quorum of validators signed, and from Merkle proofs under that header's
+state root. A node that contradicts them is named and not asked again for a while; a node can keep
+things back, which is why there should be several.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from chain.errors import RejectedInputError
+from chain.execution import ledger_storage
+from chain.execution.ledger_storage import AttemptState, RegistrationState
+from chain.execution.system_contracts import GRADIENT_LEDGER, TASK_REGISTRY, TaskStatus
+from chain.light import TrustedNetwork, verify_final_header, verify_network
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
+from chain.state_proof import ProvenState
+from chain.training.assignment import compute_seed
+from chain.types.header import Header
+from chain.validation import compute_mix_hash
+from miner.client import Attempt, DishonestNodeError, NodeClient
+
+STALE_BLOCKS: Final = 16
+"""A node whose head is so far behind what was proven before has stopped, or holds things back."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenAttempt:
+    """An attempt as the chain opened it: all that a gradient and its commitment depend on."""
+
+    round: int
+    attempt: int
+    open_block: BlockNumber
+    seed: Hash32
+    participants: tuple[tuple[Address, int], ...]
+    """Miners with their declared units, by ascending address."""
+    model_root: Hash32
+    """Of the last settled round; zero before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a task is at a final block."""
+
+    header: Header
+    attempt: AttemptState
+    registration: RegistrationState
+
+    def is_past_commitments(
+        self, open_block: BlockNumber, commit_seconds: int, floor_blocks: int
+    ) -> bool:
+        """Whether no commitment to the attempt that opened in `open_block` can follow."""
+        attempt, header = self.attempt, self.header
+        if header.number < open_block:
+            return False
+        if not attempt.is_open or attempt.open_block != open_block or attempt.verdict_block:
+            return True
+        return (
+            header.timestamp >= attempt.open_time + commit_seconds
+            and header.number >= open_block + floor_blocks
+        )
+
+
+class LightClient:
+    """Reads the chain through nodes that it does not believe."""
+
+    def __init__(self, client: NodeClient, network: TrustedNetwork) -> None:
+        self.network = network
+        self._client = client
+        self._highest = BlockNumber(0)
+
+    def read(
+        self, reads: Mapping[Address, Sequence[int]], block: BlockNumber | None = None
+    ) -> tuple[Header, ProvenState]:
+        """Slots in the state of a final block, the head of the node asked if none is given.
+
+        Raises:
+            DishonestNodeError: What the node gives proves nothing, or is far behind.
+            ClientError: No node answers, or it does not keep that state.
+        """
+        proof = self._client.proof(reads, block)
+        source = self._client.current
+        try:
+            header = verify_final_header(
+                self.network, block, proof.header, proof.certificate or b""
+            )
+        except RejectedInputError as error:
+            raise DishonestNodeError(source, f"what it calls final is not ({error})") from error
+        if block is None and header.number + STALE_BLOCKS < self._highest:
+            raise DishonestNodeError(
+                source, f"its head is block {header.number}, block {self._highest} is final"
+            )
+        self._highest = max(self._highest, header.number)
+        state = ProvenState(header.state_root, proof.nodes)
+        try:
+            for address, slots in reads.items():
+                for slot in slots:
+                    state.get_storage(address, slot)
+        except RejectedInputError as error:
+            raise DishonestNodeError(source, f"its proof of block {header.number} fails") from error
+        return header, state
+
+    def prefer_highest(self, node_count: int) -> None:
+        """Ask the nodes in turn for their last final block, and prefer the one with the highest.
+
+        Raises:
+            NodesUnreachableError: None of them answers with a block that is final.
+        """
+        best = None
+        for _ in range(node_count):
+            try:
+                header, _state = self.read({})
+            except DishonestNodeError as error:
+                self._client.drop(error)
+                continue
+            if best is None or header.number > best[0]:
+                best = header.number, self._client.current
+            self._client.rotate()
+        if best is not None:
+            self._client.prefer(best[1])
+
+    def prove_attempt(self, task: TaskId, hint: Attempt, source: str) -> ProvenAttempt:
+        """The attempt that `source` told of, as the state of its opening block shows it.
+
+        Raises:
+            DishonestNodeError: The chain opened another one there, or none.
+            ClientError: No node answers.
+        """
+        block = BlockNumber(hint.open_block)
+        miners = [miner for miner, _ in hint.participants]
+        slots = (
+            *ledger_storage.list_attempt_slots(task),
+            *ledger_storage.list_participant_slots(task, miners),
+        )
+        header, state = self.read({GRADIENT_LEDGER: slots}, block)
+        attempt = ledger_storage.read_attempt(state.get_storage, task)
+        found = (attempt.is_open, attempt.open_block, attempt.round_number, attempt.attempt)
+        if found != (True, block, hint.round, hint.attempt):
+            raise DishonestNodeError(
+                source, f"round {hint.round}, attempt {hint.attempt} did not open in block {block}"
+            )
+        try:
+            participants = ledger_storage.read_participants(state.get_storage, task)
+        except RejectedInputError as error:
+            raise DishonestNodeError(source, "its list of participants is another") from error
+        if participants != hint.participants:
+            raise DishonestNodeError(source, "its list of participants is another")
+        mix_hash = compute_mix_hash(header)
+        return ProvenAttempt(
+            round=attempt.round_number,
+            attempt=attempt.attempt,
+            open_block=block,
+            seed=compute_seed(mix_hash, task, attempt.round_number, attempt.attempt),
+            participants=participants,
+            model_root=attempt.model_root,
+        )
+
+    def progress(self, task: TaskId, miner: Address) -> Progress:
+        """How far a task is, and the miner in it, at some final block near the head.
+
+        Raises:
+            DishonestNodeError: The node cannot prove its answer.
+            ClientError: No node answers.
+        """
+        slots = (
+            *ledger_storage.list_attempt_slots(task),
+            *ledger_storage.list_registration_slots(task, miner),
+        )
+        header, state = self.read({GRADIENT_LEDGER: slots})
+        return Progress(
+            header,
+            ledger_storage.read_attempt(state.get_storage, task),
+            ledger_storage.read_registration(state.get_storage, task, miner),
+        )
+
+    def task(self, task: TaskId) -> tuple[Hash32, TaskStatus]:
+        """The hash of a task's specification, and its status, at some final block near the head.
+
+        Raises:
+            DishonestNodeError: The node cannot prove its answer.
+            ClientError: No node answers.
+        """
+        _, state = self.read({TASK_REGISTRY: ledger_storage.list_task_slots(task)})
+        return ledger_storage.read_task(state.get_storage, task)
+
+
+def fetch_network(client: NodeClient, chain_id: int, genesis_hash: Hash32) -> TrustedNetwork:
+    """The network of a genesis hash that is trusted, its parameters fetched and checked.
+
+    Raises:
+        DishonestNodeError: What the node gives is not of that genesis.
+        ClientError: No node answers.
+    """
+    genesis = client.genesis()
+    try:
+        return verify_network(genesis_hash, chain_id, genesis.header, genesis.parameters)
+    except RejectedInputError as error:
+        raise DishonestNodeError(client.current, f"its genesis is another ({error})") from error

@@ -1,0 +1,126 @@
+"""Which network a miner mines on: the one thing that it must be told (docs/operator-guide.md).
+
+Everything else is proven from the genesis hash. It comes from `--genesis`, or, at first use, from
+the first node; what was trusted then is written down beside the key, and another is refused later.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from chain.genesis import GENESIS_LIMIT_BYTES, build_genesis, parse_genesis
+from chain.light import TrustedNetwork
+from chain.params import InvalidGenesisError
+from chain.primitives import Hash32
+from miner.client import ClientError, NodeClient, to_hex
+from miner.light import fetch_network
+from miner.log import log_event
+
+TRUST_SUFFIX: Final = ".network"
+"""Of the file beside the key."""
+
+HASH_CHARACTERS: Final = 66
+"""0x and 64 hex digits."""
+
+
+class TrustError(Exception):
+    """The network cannot be told; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """What was trusted at first use."""
+
+    chain_id: int
+    genesis_hash: Hash32
+
+
+def find_network(client: NodeClient, genesis: str | None, key: Path) -> TrustedNetwork:
+    """The network that the operator named, or that was trusted before, or the first node's.
+
+    Args:
+        client: Is told to ask only nodes of that network from now on.
+        genesis: The hash of block 0 in hex, or the path of a genesis file; None: see above.
+        key: The key file; what is trusted at first use is written beside it.
+
+    Raises:
+        TrustError: The setting or a file is wrong.
+        ClientError: No node answers, or one is of another network.
+    """
+    if genesis is not None and not _is_hash(genesis):
+        network = _read_genesis_file(Path(genesis))
+        client.require_network(network.chain_id, network.genesis_hash)
+        return network
+    path = key.with_name(key.name + TRUST_SUFFIX)
+    pin = _read_pin(path) if genesis is None else None
+    if pin is not None:
+        try:
+            client.require_network(pin.chain_id, pin.genesis_hash)
+        except ClientError as error:
+            raise TrustError(
+                f"{error}; this key mines on the network of {path}: to move it to another, give "
+                "--genesis"
+            ) from error
+        return fetch_network(client, pin.chain_id, pin.genesis_hash)
+    info = client.node_info()
+    named = info.genesis_hash if genesis is None else Hash32(bytes.fromhex(genesis[2:]))
+    client.require_network(info.chain_id, named)
+    network = fetch_network(client, info.chain_id, named)
+    if genesis is None:
+        _write_pin(path, Pin(info.chain_id, named))
+        log_event(
+            f"trusting the network of {client.current} at first use; compare its genesis with what "
+            "its operators publish, or give --genesis",
+            genesis=to_hex(named),
+            chain_id=info.chain_id,
+            written_to=str(path),
+        )
+    return network
+
+
+def _is_hash(text: str) -> bool:
+    return (
+        len(text) == HASH_CHARACTERS
+        and text.startswith("0x")
+        and all(digit in "0123456789abcdefABCDEF" for digit in text[2:])
+    )
+
+
+def _read_genesis_file(path: Path) -> TrustedNetwork:
+    try:
+        if path.stat().st_size > GENESIS_LIMIT_BYTES:
+            raise TrustError(f"--genesis: {path} is too large for a genesis file")
+        config = parse_genesis(path.read_bytes())
+    except OSError as error:
+        raise TrustError(
+            f"--genesis: {path}: {error.strerror}; give a genesis file, or the genesis hash with 0x"
+        ) from error
+    except InvalidGenesisError as error:
+        raise TrustError(f"--genesis: {path}: {error}") from error
+    genesis_hash = build_genesis(config).header.hash
+    return TrustedNetwork(config.chain_id, genesis_hash, config.parameters)
+
+
+def _read_pin(path: Path) -> Pin | None:
+    try:
+        stored = json.loads(path.read_bytes())
+        return Pin(int(stored["chainId"]), Hash32(bytes.fromhex(stored["genesisHash"][2:])))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrustError(
+            f"{path} cannot be read ({error}); it says which network this key mines on: delete it "
+            "to trust the first node again, or give --genesis"
+        ) from error
+
+
+def _write_pin(path: Path, pin: Pin) -> None:
+    stored = {"chainId": pin.chain_id, "genesisHash": to_hex(pin.genesis_hash)}
+    try:
+        path.write_text(json.dumps(stored) + "\n")
+    except OSError as error:
+        raise TrustError(
+            f"{path} cannot be written ({error.strerror}); it would say which network this key "
+            "mines on: give --genesis instead"
+        ) from error

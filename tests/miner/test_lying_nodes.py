@@ -1,0 +1,168 @@
+"""A miner between an honest node and one that lies, is behind, or goes away (miner/worker.py)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from chain.crypto import get_address
+from chain.primitives import Address, PrivateKey
+from miner.client import NodeClient
+from miner.light import LightClient, fetch_network
+from miner.worker import Miner
+from tests.miner.fake_chain import CHAIN_ID, GENESIS
+from tests.miner.fake_node import TASK, CountingTrainer, FakeNode
+
+KEY = PrivateKey(b"\x11" * 32)
+MINER = get_address(KEY)
+OTHER = Address(b"\x01" * 20)
+PHASE_SECONDS = 8
+ROUND = [{"phase": "commitment"}, {"phase": "verdict"}, {"phase": "result"}]
+
+Lie = Callable[[FakeNode], None]
+
+
+class Clock:
+    """Time that passes when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += max(seconds, 0.05)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for module in ("miner.worker", "miner.client"):
+        monkeypatch.setattr(f"{module}.time.sleep", clock.sleep)
+        monkeypatch.setattr(f"{module}.time.monotonic", clock.monotonic)
+    return clock
+
+
+class Network:
+    """Two nodes of one chain, of which the first lies; every phase lasts eight seconds."""
+
+    def __init__(self, directory: Path, clock: Clock, lie: Lie) -> None:
+        self.honest, self.liar = (
+            FakeNode(MINER, units=1, participants=((OTHER, 3), (MINER, 1))) for _ in range(2)
+        )
+        self.liar.transactions = self.honest.transactions  # one chain
+        self.trainer = CountingTrainer()
+        self._clock, self._started = clock, clock.seconds
+        client = NodeClient(["http://liar", "http://honest"], httpx.MockTransport(self._handle))
+        self.miner = Miner(
+            client,
+            LightClient(client, fetch_network(client, CHAIN_ID, GENESIS.hash)),
+            KEY,
+            directory,
+            1,
+            lambda spec, shards: self.trainer,
+            poll_seconds=0.1,
+            claims=False,
+        )
+        lie(self.liar)
+
+    def _handle(self, request: httpx.Request) -> httpx.Response:
+        elapsed = int(self._clock.seconds - self._started) // PHASE_SECONDS
+        for node in (self.honest, self.liar):
+            for name, value in ROUND[min(elapsed, 2)].items():
+                setattr(node, name, value)
+            if elapsed > 2:
+                node.status = "closed"
+        return (self.liar if request.url.host == "liar" else self.honest).handle(request)
+
+    def mine(self) -> None:
+        self.miner.mine(TASK)
+
+
+def lie_about_the_attempt(**changes: object) -> Lie:
+    def lie(node: FakeNode) -> None:
+        honest = node.pot_getAttempt
+
+        def forge(task: int) -> object:
+            answer = honest(task)
+            assert isinstance(answer, dict)
+            return {**answer, **changes}
+
+        node.pot_getAttempt = forge  # type: ignore[method-assign]
+
+    return lie
+
+
+def say_nothing_of_it(node: FakeNode) -> None:
+    node.pot_getAttempt = lambda task: None  # type: ignore[method-assign]
+
+
+def go_away(node: FakeNode) -> None:
+    node.is_down = True
+
+
+def stand_still(node: FakeNode) -> None:
+    node.pot_getAttempt = FakeNode(MINER, round_number=0, phase="waiting").pot_getAttempt  # type: ignore[method-assign]
+    node.lag = 3
+
+
+def change_networks(node: FakeNode) -> None:
+    node.is_down = True
+    node.chain_id = 5
+
+
+def forge_proofs(node: FakeNode) -> None:
+    node.pot_getProof = lambda storage, block: {  # type: ignore[method-assign]
+        "header": "0x" + GENESIS.encode().hex(),
+        "certificate": "0xc0",
+        "nodes": [],
+    }
+
+
+def answer_nonsense(node: FakeNode) -> None:
+    node.pot_getAttempt = lambda task: {"round": "many"}  # type: ignore[method-assign]
+
+
+def swallow_transactions(node: FakeNode) -> None:
+    node.eth_sendRawTransaction = lambda raw: "0x00"  # type: ignore[method-assign]
+    node.eth_getTransactionReceipt = lambda name: None  # type: ignore[method-assign]
+
+
+LIES: dict[str, Lie] = {
+    "another round": lie_about_the_attempt(round=7),
+    "another block": lie_about_the_attempt(openBlock=2),
+    "other participants": lie_about_the_attempt(participants=[["0x" + MINER.hex(), 1]]),
+    "commitments are over": lie_about_the_attempt(phase="verdict"),
+    "commitments are not over": lie_about_the_attempt(phase="commitment"),
+    "nothing is open": say_nothing_of_it,
+    "forged proofs": forge_proofs,
+    "nonsense": answer_nonsense,
+    "gone": go_away,
+    "still": stand_still,
+    "another network": change_networks,
+    "swallowed transactions": swallow_transactions,
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
+def test_miner_beside_a_liar_commits_to_its_own_work_once_and_shows_it_in_time(
+    tmp_path: Path, clock: Clock, lie: Lie
+) -> None:
+    network = Network(tmp_path, clock, lie)
+    network.mine()
+    honest = network.honest
+    assert len(honest.commitments) == 1
+    assert len(network.trainer.calls) == 1
+    assert honest.reveals
+    assert all(honest.opens(query) for query, _ in honest.reveals)
+
+
+@pytest.mark.parametrize("lie", [LIES["another round"], LIES["forged proofs"]])
+def test_liar_that_was_caught_is_not_asked_again_for_a_while(
+    tmp_path: Path, clock: Clock, lie: Lie
+) -> None:
+    network = Network(tmp_path, clock, lie)
+    network.mine()
+    assert network.liar.reveals == []

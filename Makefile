@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 SEEDS ?= 200
 SEED ?=
+FIRST ?= 0
 # The package index that torch is installed from, on top of pip's own. Empty: pip's default build,
 # which on Linux is the large CUDA one. See README, "Installation".
 TORCH_INDEX ?=
@@ -62,8 +63,8 @@ fix: venv ## format and mend what can be mended
 contracts: venv ## compile contracts/src into contracts/build
 	$(BIN)/python contracts/build.py
 
-simulate: venv ## the deterministic simulator: SEEDS=200, or SEED=n to replay one
-	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+simulate: venv ## simulated networks: SEEDS=200 from FIRST=0 on, or SEED=n to print one's events
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST))
 
 bench: venv ## benchmarks; each prints a table and writes JSON
 	for program in bench/*.py; do $(BIN)/python $$program || exit 1; done

@@ -1,32 +1,104 @@
-"""`python -m tests.simulation --seeds N --seed K`: N seeds from K on, each a simulated network."""
+"""`python -m tests.simulation`: simulated networks, each a seed.
+
+--seed K       run seed K alone and print one line an event
+--seeds N      run N seeds from --first on, and report
+--mutant NAME  the same with one rule of the core removed; 0 if a seed finds out
+--mutants      every mutant, and the table of who was caught where
+"""
 
 import argparse
 import sys
 import time
+from collections import Counter
 
-from tests.simulation.cluster import draw_faults, simulate
+from tests.simulation import mutants
 
 
 def main() -> int:
-    """Run the seeds; 1 if any violates a checker."""
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    """Run what was asked for; 1 if a checker found a violation (or none, for a mutant)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.simulation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--seed", type=int, help="replay this seed")
     parser.add_argument("--seeds", type=int, default=200, help="how many seeds (default 200)")
-    parser.add_argument("--seed", type=int, default=0, help="the first seed (default 0)")
-    parser.add_argument("--trace", action="store_true", help="print one line an event")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
+    parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="break one rule")
+    parser.add_argument("--mutants", action="store_true", help="break each rule in turn")
     arguments = parser.parse_args()
-    failed: list[int] = []
-    start = time.perf_counter()
-    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+    if arguments.mutants:
+        return mutants.main(arguments.seeds)
+    if arguments.mutant:
+        mutants.install(arguments.mutant)
+    if arguments.seed is not None:
+        return replay(arguments.seed)
+    if arguments.mutant:
+        return hunt(arguments.mutant, arguments.first, arguments.seeds)
+    return survey(arguments.first, arguments.seeds)
+
+
+def replay(seed: int) -> int:
+    from tests.simulation.worlds import simulate
+
+    try:
+        simulate(seed, print)
+    except AssertionError as error:
+        print(f"VIOLATION {error}")
+        return 1
+    return 0
+
+
+def hunt(name: str, first: int, seeds: int) -> int:
+    """Look for the first seed that tells a mutant from the core."""
+    from tests.simulation.worlds import draw_world, simulate
+
+    for seed in range(first, first + seeds):
         try:
-            simulate(seed, print if arguments.trace else lambda line: None)
+            simulate(seed)
+        except AssertionError as error:
+            text = str(error).splitlines()[0]
+            print(f"{name} | {seed} | {draw_world(seed)[0]} | {text}", flush=True)
+            return 0
+    print(f"{name} | none of {seeds} | |", flush=True)
+    return 1
+
+
+def survey(first: int, seeds: int) -> int:
+    """Run many seeds and say what they reached."""
+    from tests.simulation.worlds import draw_world, simulate
+
+    failed: list[int] = []
+    total: Counter[str] = Counter()
+    families: Counter[str] = Counter()
+    spent: Counter[str] = Counter()
+    start = time.process_time()
+    for seed in range(first, first + seeds):
+        family, world = draw_world(seed)
+        families[family] += 1
+        began = time.process_time()
+        try:
+            cluster = simulate(seed)
         except AssertionError as error:
             failed.append(seed)
-            n, faults = draw_faults(seed)
-            print(f"seed {seed} n {n} {faults}\n  {error}")
-    seconds = time.perf_counter() - start
-    print(f"{arguments.seeds} seeds, {len(failed)} failed, {seconds:.1f} s")
+            print(f"seed {seed} {family} {world}\n  {error}", flush=True)
+        else:
+            total += cluster.counts
+            total["blocks"] += len(cluster.checkers.final)
+            total["evidence"] += cluster.checkers.evidence
+            total["refused"] += cluster.checkers.rejections
+            total["executions"] += cluster.executions.count
+        spent[family] += int((time.process_time() - began) * 1000)
+    seconds = time.process_time() - start
+    print(" ".join(f"{name} {count}" for name, count in sorted(families.items())))
+    print(" ".join(f"{name} {spent[name] // count}ms" for name, count in sorted(families.items())))
+    print(" ".join(f"{name} {total[name]}" for name in sorted(total)))
+    print(
+        f"{seeds} seeds from {first}, {len(failed)} failed, {seconds:.1f} CPU s, "
+        f"{seconds / seeds:.2f} a seed"
+    )
     if failed:
-        print(f"again: python -m tests.simulation --seeds 1 --seed {failed[0]} --trace")
+        print(f"again: make simulate SEED={failed[0]}; all: {failed}")
     return 1 if failed else 0
 
 

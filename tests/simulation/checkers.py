@@ -1,18 +1,32 @@
-"""What must hold after every step of a simulation; a violation is an AssertionError."""
+"""What must hold after every step of a simulation; a violation is an AssertionError.
+
+S1 to S8 are the safety rules of docs/spec/consensus.md, section 5. They are checked on what honest
+nodes say, keep and store, with arithmetic of their own: a wrong quorum in the core is seen here.
+"""
+
+from collections import defaultdict
 
 from chain.consensus.guard import GuardState, Step
+from chain.consensus.message_log import EARLY_MESSAGES_PER_SENDER, VOTES_KEPT
 from chain.consensus.messages import (
+    VOTE_LIMIT_BYTES,
+    Committed,
     Message,
     MessageKind,
     NewView,
+    PreparedCertificate,
     PrePrepare,
+    QuorumSignatures,
     ViewChange,
     ViewChangeVote,
     Vote,
     compute_view_change_payload,
 )
-from chain.primitives import BlockNumber, Hash32, ValidatorIndex, View
+from chain.consensus.pbft import MAX_KEPT_BLOCKS, MAX_KEPT_VERDICTS, ReplicaState
+from chain.primitives import Address, BlockNumber, Hash32, Signature, ValidatorIndex, View
 from chain.types.block import Block
+from chain.types.certificate import CommitCertificate
+from tests.simulation.keys import Keys
 
 Word = tuple[MessageKind, BlockNumber, View, ValidatorIndex]
 
@@ -22,44 +36,228 @@ STEPS = {
     MessageKind.COMMIT: Step.COMMIT,
     MessageKind.VIEW_CHANGE: Step.VIEW_CHANGE,
 }
+SIGNATURE_BYTES = 72
+"""A signature with its author, encoded."""
+
+SIGNED_KINDS = (MessageKind.PRE_PREPARE, MessageKind.PREPARE, MessageKind.COMMIT)
 
 
 class Checkers:
-    """Agreement, no double vote, durable before sent, and no honest validator accused."""
+    """S1 to S8, durable before sent, bounded memory, and no honest validator accused."""
 
-    def __init__(self, honest: frozenset[ValidatorIndex]) -> None:
+    def __init__(self, keys: Keys, honest: frozenset[ValidatorIndex]) -> None:
         self.honest = honest
         self.final: dict[BlockNumber, Hash32] = {}
         self.evidence = 0
+        self.rejections = 0
+        self._keys = keys
+        self._n = len(keys.validators)
+        self._quorum = -(-2 * self._n // 3)
         self._said: dict[Word, Hash32] = {}
+        self._view: dict[tuple[BlockNumber, ValidatorIndex], View] = {}
+        self._lock: dict[tuple[BlockNumber, ValidatorIndex], View] = {}
+        self._commits: dict[tuple[BlockNumber, View, Hash32], set[ValidatorIndex]] = defaultdict(
+            set
+        )
+        self._decidable: dict[BlockNumber, list[tuple[View, Hash32]]] = defaultdict(list)
+        self._last: dict[ValidatorIndex, tuple[BlockNumber, View, Step]] = {}
+        self._silent_through: dict[ValidatorIndex, BlockNumber] = {}
+        self._configs: dict[
+            BlockNumber, tuple[tuple[Address, ...], tuple[ValidatorIndex, ...]]
+        ] = {}
 
-    def on_final(self, name: str, block: Block) -> None:
-        """Agreement: one block a number."""
+    # What an honest node does.
+
+    def on_final(self, name: str, block: Block, certificate: CommitCertificate) -> None:
+        """Agreement, S1 of the certificate, and S7: honest entries were cast."""
         first = self.final.setdefault(block.number, block.hash)
         assert first == block.hash, f"fork at {block.number}, {name} disagrees"
-
-    def on_sent(self, guard: GuardState, message: Message) -> None:
-        """No double vote, across restarts too, and nothing sent that the guard has not seen."""
-        for vote in _own_votes(message):
-            digest = (
-                vote.digest
-                if isinstance(vote, Vote)
-                else compute_view_change_payload(vote.prepared)
+        self._check_quorum(certificate.signatures, f"S1: certificate of {block.number} at {name}")
+        for author, _ in certificate.signatures:
+            word = MessageKind.COMMIT, block.number, certificate.view, author
+            assert author not in self.honest or self._said.get(word) == block.hash, (
+                f"S7: {name} counts a COMMIT that {author} never cast"
             )
-            kind = vote.kind if isinstance(vote, Vote) else MessageKind.VIEW_CHANGE
-            word = kind, vote.number, vote.view, vote.author
-            assert self._said.setdefault(word, digest) == digest, f"double vote {word}"
-            assert guard.position >= (vote.number, vote.view, STEPS[kind]), f"sent {word} too soon"
+
+    def on_sent(self, guard: GuardState | None, message: Message) -> None:
+        """S2, S3, S4 and S8, across restarts too, and nothing sent that is not durable."""
+        for vote in _own_votes(message):
+            kind = _kind_of(vote)
+            word = _describe(vote)
+            assert guard is not None, f"sent {word} without a guard"
+            position = vote.number, vote.view, STEPS[kind]
+            assert guard.position >= position, f"sent {word} too soon"
+            silent = self._silent_through.get(vote.author, 0)
+            assert vote.number > silent, f"S8: {word} after a loss, silent through {silent}"
+            self.on_voted(vote)
+        if isinstance(message, ViewChange) and message.certificate is not None:
+            self._check_certificate(message.certificate, "S4: VIEW-CHANGE")
+
+    def on_voted(self, vote: Vote | ViewChangeVote) -> None:
+        """S2, S3 and S4 of one vote that somebody may have seen."""
+        kind = _kind_of(vote)
+        word = _describe(vote)
+        self._say(vote)
+        position = vote.number, vote.view, STEPS[kind]
+        self._last[vote.author] = max(position, self._last.get(vote.author, position))
+        place = vote.number, vote.author
+        if isinstance(vote, ViewChangeVote):
+            self._view[place] = max(vote.view, self._view.get(place, View(0)))
+            lock = -1 if vote.prepared is None else vote.prepared[0]
+            held = self._lock.get(place, -1)
+            assert held >= vote.view or lock >= held, f"S4: {word} forgets view {held}"
+        else:
+            left = self._view.get(place, View(0))
+            assert vote.view >= left, f"S3: {word} after leaving for view {left}"
+        if isinstance(vote, Vote) and kind is MessageKind.COMMIT:
+            self._lock[place] = max(vote.view, self._lock.get(place, View(0)))
+            self._note_commit(vote)
+
+    def on_step(self, name: str, before: ReplicaState | None, state: ReplicaState) -> None:
+        """S5, S6, S1 of what is kept, and the bounds, of a node that has just moved."""
+        if before is None or before.config is not state.config:
+            fixed = state.config.validators, state.config.primary_order
+            assert self._configs.setdefault(state.config.number, fixed) == fixed, (
+                f"S6: {name} has other validators at {state.config.number}"
+            )
+        if state.own_prepare is not None and (
+            before is None or before.own_prepare is not state.own_prepare
+        ):
+            self._check_justified(name, state)
+        if state.prepared is not None and (before is None or before.prepared is not state.prepared):
+            self._check_certificate(state.prepared, f"S1: lock of {name}")
+        if before is None or before.log is not state.log:
+            self._check_log(name, state)
+        assert len(state.early) <= self._n * (EARLY_MESSAGES_PER_SENDER + 1), f"early at {name}"
+        assert len(state.blocks) <= MAX_KEPT_BLOCKS
+        assert len(state.verdicts) <= MAX_KEPT_VERDICTS
+        assert len(state.answered) <= self._n
+
+    def on_loss(self, index: ValidatorIndex, durable: GuardState | None) -> None:
+        """S8: what was sent after `durable`, the latest vote on disk, is forgotten."""
+        last = self._last.get(index)
+        if last is not None and (durable is None or durable.position < last):
+            self._silent_through[index] = last[0]
 
     def on_rejection(self, sender: ValidatorIndex, reason: str) -> None:
         """No honest validator sends what an honest one refuses."""
         assert sender not in self.honest, f"honest {sender} refused: {reason}"
+        self.rejections += 1
 
     def on_evidence(self, first: Vote, second: Vote | ViewChangeVote) -> None:
         """No honest validator is accused."""
         assert first.author == second.author
         assert first.author not in self.honest, f"honest {first.author} accused: {first} {second}"
         self.evidence += 1
+
+    def check_memory(self, name: str, state: ReplicaState) -> None:
+        """What others can make a replica hold is bounded."""
+        assert measure_memory(state) <= compute_memory_bound(self._n), f"memory of {name}"
+
+    # Parts.
+
+    def _say(self, vote: Vote | ViewChangeVote) -> None:
+        word = _kind_of(vote), vote.number, vote.view, vote.author
+        digest = (
+            vote.digest if isinstance(vote, Vote) else compute_view_change_payload(vote.prepared)
+        )
+        assert self._said.setdefault(word, digest) == digest, f"S2: two votes {_describe(vote)}"
+
+    def _note_commit(self, vote: Vote) -> None:
+        """With the Byzantine ones' help these COMMITs may have decided: that must stay so."""
+        authors = self._commits[vote.number, vote.view, vote.digest]
+        authors.add(vote.author)
+        faulty = self._n - len(self.honest)
+        decision = vote.view, vote.digest
+        decided = self._decidable[vote.number]
+        if len(authors) + faulty >= self._quorum and decision not in decided:
+            decided.append(decision)
+
+    def _check_justified(self, name: str, state: ReplicaState) -> None:
+        """S5, by the rule and by what it is for: nothing else after a decision."""
+        own, proposal = state.own_prepare, state.proposal
+        assert own is not None
+        assert proposal is not None, f"S5: {name} prepares nothing"
+        for view, digest in self._decidable[own.number]:
+            assert own.view <= view or own.digest == digest, (
+                f"S5: {name} prepares another block at {own.number}/{own.view}, decided in {view}"
+            )
+        if isinstance(proposal, PrePrepare):
+            assert own.view == 0, f"S5: {name} prepares without a NEW-VIEW"
+            return
+        votes = proposal.view_changes
+        authors = {vote.author for vote in votes}
+        assert len(authors) == len(votes) >= self._quorum, f"S5: {name}: too few VIEW-CHANGEs"
+        assert all((vote.number, vote.view) == (own.number, own.view) for vote in votes), (
+            f"S5: {name}: VIEW-CHANGEs of another view"
+        )
+        claims = [vote.prepared for vote in votes if vote.prepared is not None]
+        if claims:
+            assert max(claims)[1] == own.digest, f"S5: {name}: not the highest prepared block"
+            self._check_quorum(proposal.prepares, f"S5: PREPAREs at {name}")
+
+    def _check_log(self, name: str, state: ReplicaState) -> None:
+        log = state.log
+        assert len(log.votes) <= self._n * len(SIGNED_KINDS), f"votes at {name}"
+        assert len(log.view_changes) <= self._n, f"VIEW-CHANGEs at {name}"
+        most = max(map(len, log.votes.values()), default=0)
+        assert most <= VOTES_KEPT, f"{most} votes of one author at {name}"
+        if self._keys.is_real:
+            signatures = [vote.signature for votes in log.votes.values() for vote in votes]
+            assert all(map(self._keys.is_canonical, signatures)), f"S1: {name} holds a high s"
+
+    def _check_certificate(self, certificate: PreparedCertificate, what: str) -> None:
+        self._check_quorum(certificate.signatures, what)
+
+    def _check_quorum(self, signatures: QuorumSignatures, what: str) -> None:
+        authors = {author for author, _ in signatures}
+        assert len(authors) == len(signatures) >= self._quorum, (
+            f"{what}: {len(authors)} of {self._quorum} authors"
+        )
+        assert all(self._keys.is_canonical(Signature(each)) for _, each in signatures), (
+            f"{what}: a high s"
+        )
+
+
+def measure_memory(state: ReplicaState) -> int:
+    """Bytes that others have put into a replica, as they would be on the wire, without blocks."""
+    log = state.log
+    votes = sum(map(len, log.votes.values())) * VOTE_LIMIT_BYTES
+    certificates = [held.certificate for held in log.view_changes.values()]
+    signatures = sum(len(each.signatures) for each in certificates if each is not None)
+    changes = len(certificates) * VOTE_LIMIT_BYTES + signatures * SIGNATURE_BYTES
+    early = sum(_measure_early(held.message) for held in state.early)
+    return votes + changes + early
+
+
+def compute_memory_bound(n: int) -> int:
+    """What `measure_memory` may be at most: a share for each of the n validators."""
+    votes = len(SIGNED_KINDS) * VOTES_KEPT * VOTE_LIMIT_BYTES
+    change = VOTE_LIMIT_BYTES + n * SIGNATURE_BYTES
+    early = EARLY_MESSAGES_PER_SENDER * VOTE_LIMIT_BYTES + (n + 1) * VOTE_LIMIT_BYTES
+    certificates = EARLY_MESSAGES_PER_SENDER * n * SIGNATURE_BYTES
+    return n * (votes + change + early + certificates)
+
+
+def _measure_early(message: Message) -> int:
+    match message:
+        case NewView(_, votes, prepares):
+            return (1 + len(votes) + len(prepares)) * VOTE_LIMIT_BYTES
+        case ViewChange(_, certificate):
+            count = 0 if certificate is None else len(certificate.signatures)
+            return VOTE_LIMIT_BYTES + count * SIGNATURE_BYTES
+        case Committed(_, _, certificate):
+            return VOTE_LIMIT_BYTES + len(certificate.signatures) * SIGNATURE_BYTES
+        case _:
+            return VOTE_LIMIT_BYTES
+
+
+def _kind_of(vote: Vote | ViewChangeVote) -> MessageKind:
+    return vote.kind if isinstance(vote, Vote) else MessageKind.VIEW_CHANGE
+
+
+def _describe(vote: Vote | ViewChangeVote) -> str:
+    return f"{_kind_of(vote).name} {vote.number}/{vote.view} of {vote.author}"
 
 
 def _own_votes(message: Message) -> list[Vote | ViewChangeVote]:

@@ -1,18 +1,20 @@
 """A simulated network of real replicas: virtual time, one seed, every fault by chance.
 
-The world is a heap of (time, sequence, action). Replicas are `chain.consensus.pbft`; the host's
-duties (persist, guard, send, validate, build, store, fetch, sync) are played here, with a crash
-possible at every boundary between two effects. Nobody makes another validator's token, so
-signatures are checked only in certificates.
+The world is a heap of (time, sequence, action). Replicas are `chain.consensus.pbft`, blocks are
+executed by the real transition; the host's duties (persist, guard, send, verify, validate, build,
+store, fetch, sync) are played here, with a crash possible at every boundary between two of them.
 """
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Final
 
+from chain.consensus import guard as guard_rules
 from chain.consensus import pbft
-from chain.consensus.certificates import verify_commit_certificate
+from chain.consensus.certificates import verify_commit_certificate, verify_message
 from chain.consensus.effects import (
     Broadcast,
     BuildBlock,
@@ -30,7 +32,6 @@ from chain.consensus.effects import (
     SetTimer,
     ValidateBlock,
 )
-from chain.consensus.guard import GuardState, build_floor_guard, compute_first_signable, permits
 from chain.consensus.inputs import (
     BlockBuilt,
     BlockFetched,
@@ -44,59 +45,91 @@ from chain.consensus.inputs import (
     Timing,
     TransactionHeld,
 )
-from chain.consensus.message_log import EARLY_MESSAGES_PER_SENDER, VOTES_KEPT
-from chain.consensus.messages import Committed, Message, MessageKind, Status
+from chain.consensus.messages import (
+    Committed,
+    Message,
+    MessageKind,
+    NewView,
+    PrePrepare,
+    SigningDomain,
+    Status,
+    ViewChange,
+    Vote,
+)
 from chain.consensus.pbft import ReplicaState, Transition
 from chain.consensus.quorum import compute_max_faulty, compute_primary_order
-from chain.consensus.records import (
-    PrepareRecord,
-    ViewChangeRecord,
-    compute_latest_intent,
-    decode_record,
-    encode_record,
-)
+from chain.consensus.records import PrepareRecord, Record, compute_latest_intent
+from chain.errors import InvalidBlock, InvalidMessage
 from chain.primitives import BlockNumber, Hash32, ValidatorIndex
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
-from tests.chain.consensus.consensus_factory import (
-    DOMAIN,
-    PARENT,
-    make_block,
-    token_recover,
-    token_signer,
-    validators_of,
-    view_change,
-)
+from chain.validation import validate_fresh_proposal
+from tests.simulation.adversary import Adversary
 from tests.simulation.checkers import Checkers
+from tests.simulation.disk import Disk, find_stored
+from tests.simulation.executions import GENESIS_SECONDS, Executions
+from tests.simulation.keys import Keys
+from tests.simulation.masks import MASKS, Mask
 
-TIMING = Timing(
+TIMING: Final = Timing(
     min_block_interval_ms=200,
     empty_block_interval_ms=800,
     view_timeout_base_ms=400,
     view_timeout_cap_ms=3_000,
     resend_interval_ms=400,
 )
-HEALED_DELAY_MS = 60
+HEALED_DELAY_MS: Final = 60
 """The longest one-way delay after healing; the base is more than five times of it."""
+
+COMMITTED: Final = MessageKind.COMMITTED
+
+BOOT_MS: Final = 2_000
+"""A crashed process is up again within this."""
 
 
 @dataclass(frozen=True)
-class Faults:
-    """What may go wrong before the network heals. Probabilities are of one message or effect."""
+class World:
+    """One network, and what goes wrong before it heals; chances are of one message or boundary."""
 
+    n: int = 4
+    timing: Timing = TIMING
+    faulty_ms: int = 15_000
     loss: float = 0.0
     duplication: float = 0.0
+    min_delay_ms: int = 1
     max_delay_ms: int = HEALED_DELAY_MS
     crash: float = 0.0
-    """Before one effect, or between the log and the guard of a `Persist`."""
+    """At a boundary: before an effect, before one receiver, in or after a write."""
     partitions: float = 0.0
     """That a new second begins with the nodes split in two, or one of them cut off one way."""
+    restarts: float = 0.0
+    """That in a second all processes are killed at once."""
+    kills: float = 0.0
+    """That in a second one process is killed."""
+    mask: str = "none"
+    """Which messages never arrive before healing, by kind and view (`masks.MASKS`)."""
     twins: int = 0
     """Validators that run twice with one key, each copy with its own half of the network."""
     dead: int = 0
     """Validators that never start."""
-    lost_logs: int = 0
-    """Crashes that also lose the log, but not the guard."""
+    habits: tuple[str, ...] = ()
+    """How the liars lie (`adversary.HABITS`); all of them have all of these."""
+    liars: int = 0
+    accidents: tuple[str, ...] = ()
+    """What may happen to the disks of `victims` when they crash (`Disk.have_accident`)."""
+    victims: int = 0
+    skew_ms: int = 0
+    """The largest error of a clock."""
+    outage_ms: int = 0
+    """How long f + 1 nodes are away at the end of the faulty time."""
+    gone: int = 0
+    """Validators that never come back when the network heals, the primary of the view first."""
+    is_cold: bool = False
+    """All processes are killed just before the network heals."""
+    views: tuple[int | None, ...] = ()
+    """The views of number 1 that the validators have gone to before the start; None: dead."""
+    is_strict: bool = False
+    """Real signatures, every one verified, messages over the wire's encoding, no memory shared."""
 
 
 @dataclass
@@ -105,92 +138,164 @@ class Node:
 
     name: str
     index: ValidatorIndex
-    is_byzantine: bool = False
-    # On disk.
-    log: list[bytes] = field(default_factory=list)
-    guard: GuardState = field(default_factory=lambda: build_floor_guard(BlockNumber(1)))
-    chain: list[tuple[Block, CommitCertificate]] = field(default_factory=list)
+    disk: Disk
+    is_twin: bool = False
+    is_liar: bool = False
+    is_victim: bool = False
+    skew_ms: int = 0
     blocks: dict[Hash32, Block] = field(default_factory=dict)
-    # In memory.
+    """Blocks of logged proposals: what a peer may fetch."""
     state: ReplicaState | None = None
     incarnation: int = 0
     timers: dict[Timer, int] = field(default_factory=dict)
     is_syncing: bool = False
     proposed_ms: int = 0
+    first_signable: int = 0
+
+    @property
+    def is_byzantine(self) -> bool:
+        return self.is_twin or self.is_liar
 
     @property
     def head(self) -> BlockNumber:
-        return BlockNumber(len(self.chain))
+        return self.disk.head
+
+
+class CrashError(Exception):
+    """The process died in the middle of something."""
 
 
 class Cluster:
     """n validators, their network, and the checkers that watch them."""
 
-    def __init__(self, seed: int, n: int, faults: Faults, trace: Callable[[str], None]) -> None:
+    def __init__(self, seed: int, world: World, trace: Callable[[str], None] | None = None) -> None:
         self.random = Random(seed)
-        self.n = n
-        self.faults = faults
-        self.trace = trace
+        self.world = world
+        self.n = world.n
+        self.faulty = compute_max_faulty(world.n)
         self.now_ms = 0
         self.is_healed = False
-        self.validators = validators_of(n)
-        self.recover = token_recover(self.validators)
-        self.lost_logs = faults.lost_logs
+        self.counts: Counter[str] = Counter()
+        self.crash_at: tuple[str, int] | None = None
+        """A node and the boundary at which it dies once, for those who try every one."""
+        self.boundaries: Counter[str] = Counter()
         self.links_down: frozenset[tuple[str, str]] = frozenset()
-        self.tags = 0
+        self.keys = Keys(world.n, is_real=world.is_strict)
+        self.validators = self.keys.validators
+        self.executions = Executions(
+            self.validators, self._verify_certificate, is_strict=world.is_strict
+        )
+        config = self.executions.config
+        self.domain = SigningDomain(config.chain_id, self.executions.genesis.header.hash, 1)
+        self._trace = trace
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = 0
-        roles = self.random.sample(range(n), faults.twins + faults.dead)
-        twins, dead = roles[: faults.twins], roles[faults.twins :]
-        self.nodes: list[Node] = []
-        for index in range(n):
-            if index in twins:
-                for copy in "xy":
-                    self.nodes.append(Node(f"{index}{copy}", ValidatorIndex(index), True))
-            elif index not in dead:
-                self.nodes.append(Node(str(index), ValidatorIndex(index)))
+        self._mask: Mask = MASKS[world.mask](seed, world.n)
+        self.nodes = self._draw_nodes()
         self.honest = [node for node in self.nodes if not node.is_byzantine]
-        self.checkers = Checkers(frozenset(node.index for node in self.honest))
+        self.checkers = Checkers(self.keys, frozenset(node.index for node in self.honest))
+        self.adversary = Adversary(self, world.habits)
         for node in self.nodes:
-            self.after(self.random.randrange(300), self._make_boot(node))
+            self._after(self.random.randrange(300), self._make_boot(node))
 
-    def diverge(self, views: Sequence[int | None]) -> None:
-        """Before the start: validator i has gone to `views[i]` of number 1 already; None: dead."""
-        for index, view in enumerate(views):
-            node = next(node for node in self.nodes if node.index == index)
-            if view is None:
-                self.nodes.remove(node)
-                self.honest.remove(node)
-            elif view > 0:
-                record = ViewChangeRecord(view_change(index, view).vote)
-                node.log = [encode_record(record)]
+    def _draw_nodes(self) -> list[Node]:
+        world, random = self.world, self.random
+        faulty = world.twins + world.liars + world.dead
+        roles = random.sample(range(self.n), faulty + world.victims)
+        twins, rest = roles[: world.twins], roles[world.twins :]
+        liars, rest = rest[: world.liars], rest[world.liars :]
+        dead, victims = rest[: world.dead], rest[world.dead :]
+        nodes: list[Node] = []
+        for index in range(self.n):
+            if index in dead or (world.views and world.views[index] is None):
+                continue
+            for name in (f"{index}x", f"{index}y") if index in twins else (str(index),):
+                node = Node(
+                    name,
+                    ValidatorIndex(index),
+                    Disk(guard_rules.build_floor_guard(BlockNumber(1))),
+                    is_twin=index in twins,
+                    is_liar=index in liars,
+                    is_victim=index in victims,
+                    skew_ms=random.randint(-world.skew_ms, world.skew_ms),
+                )
+                nodes.append(node)
+        return nodes
+
+    def trace(self, text: str) -> None:
+        """One line an event: milliseconds, node or *, what happened."""
+        if self._trace is not None:
+            self._trace(f"{self.now_ms:7} {text}")
 
     # Time.
 
-    def after(self, delay_ms: int, action: Callable[[], None]) -> None:
+    def _after(self, delay_ms: int, action: Callable[[], None]) -> None:
         self._sequence += 1
         heapq.heappush(self._heap, (self.now_ms + delay_ms, self._sequence, action))
 
-    def run_until(self, end_ms: int, is_done: Callable[[], bool] = lambda: False) -> None:
-        while self._heap and self._heap[0][0] <= end_ms and not is_done():
-            self.now_ms, _, action = heapq.heappop(self._heap)
+    def run_until(self, end_ms: int, is_done: Callable[[], bool] | None = None) -> None:
+        """Let things happen up to a time, or until `is_done`."""
+        heap = self._heap
+        while heap and heap[0][0] <= end_ms and not (is_done is not None and is_done()):
+            self.now_ms, _, action = heapq.heappop(heap)
             action()
+        if is_done is None:
+            self.now_ms = max(self.now_ms, end_ms)
 
-    def run_faulty(self, duration_ms: int) -> None:
-        """Run with faults, drawing a new partition every second."""
-        for second in range(0, duration_ms, 1_000):
+    def run_faulty(self) -> None:
+        """The time of the world's faults: new partitions every second, an outage at the end."""
+        end_ms = self.now_ms + self.world.faulty_ms
+        while self.now_ms < end_ms:
             self._draw_partition()
-            self.run_until(second + 1_000)
+            if self.random.random() < self.world.kills:
+                self.crash(self.random.choice(self.nodes))
+            if self.random.random() < self.world.restarts:
+                for node in self.nodes:
+                    self.crash(node)
+            self.run_until(min(end_ms, self.now_ms + 1_000))
+        if self.world.outage_ms:
+            away = self.random.sample(self.nodes, min(self.faulty + 1, len(self.nodes)))
+            self.cut_off({node.name for node in away})
+            self.trace(f"* {len(away)} away for {self.world.outage_ms} ms")
+            self.run_until(self.now_ms + self.world.outage_ms)
 
     def heal(self) -> None:
         """No more loss, long delays, partitions or crashes; what is down comes up."""
+        self._say_goodbye()
+        for node in self.nodes if self.world.is_cold else ():
+            self.crash(node)
         self.is_healed = True
         self.links_down = frozenset()
-        self.trace(f"{self.now_ms:7} * heal")
+        self.trace("* heal")
+
+    def _say_goodbye(self) -> None:
+        if not self.world.gone:
+            return
+        states = [node.state for node in self.honest if node.state is not None]
+        latest = max(states, key=lambda state: (state.config.number, state.view), default=None)
+        leaving = self.random.sample(self.honest, len(self.honest))
+        if latest is not None:
+            primary = latest.config.get_primary(latest.view)
+            leaving.sort(key=lambda node: node.index != primary)
+        for node in leaving[: self.world.gone]:
+            self.trace(f"{node.name} gone")
+            node.state = None
+            node.incarnation += 1
+            self.nodes.remove(node)
+            self.honest.remove(node)
+
+    def cut_off(self, names: set[str]) -> None:
+        """Leave each of these nodes alone."""
+        self.links_down = frozenset(
+            (a.name, b.name)
+            for a in self.nodes
+            for b in self.nodes
+            if a is not b and (a.name in names or b.name in names)
+        )
 
     def _draw_partition(self) -> None:
         self.links_down = frozenset()
-        if self.random.random() >= self.faults.partitions:
+        if self.random.random() >= self.world.partitions:
             return
         names = [node.name for node in self.nodes]
         cut = set(self.random.sample(names, self.random.randint(1, len(names) - 1)))
@@ -205,52 +310,134 @@ class Cluster:
     # Processes.
 
     def _make_boot(self, node: Node) -> Callable[[], None]:
-        return lambda: self._boot(node)
+        incarnation = node.incarnation
+
+        def boot() -> None:
+            if node.incarnation == incarnation:
+                self._boot(node)
+
+        return boot
 
     def _boot(self, node: Node) -> None:
-        if node not in self.nodes:
-            return
-        records = [decode_record(data) for data in node.log]
+        disk = node.disk
+        records = disk.load()
+        if records is None:
+            # The operator moves it away, as the message says.
+            self.trace(f"{node.name} log damaged")
+            disk.forget_log()
+            records = []
         logged = compute_latest_intent(records)
-        first = compute_first_signable(node.guard, logged, node.head, BlockNumber(0))
+        certified_head = disk.head
+        if disk.guard is None:
+            heads = self._ask_heads(node)
+            if heads is None:
+                self._after(100, self._make_boot(node))
+                return
+            certified_head = max(heads)
+        first = guard_rules.compute_first_signable(disk.guard, logged, disk.head, certified_head)
+        if disk.guard is None:
+            disk.guard = guard_rules.build_floor_guard(first)
+        elif logged is not None and logged.position > disk.guard.position:
+            disk.guard = logged
+        node.first_signable = first
         number = BlockNumber(node.head + 1)
-        if logged is not None and permits(node.guard, logged):
-            node.guard = logged
-        config = self._make_config(node, may_sign=first <= number)
-        self.trace(f"{self.now_ms:7} {node.name} boot {number} signs from {first}")
+        self.trace(f"{node.name} boot {number} signs from {first}, {len(records)} records")
         node.timers = {}
         node.is_syncing = False
-        if config.own_index is None:
-            transition = pbft.start(config)
-        else:
-            transition = pbft.restore(config, records, token_signer(node.index))
-        self._perform(node, transition)
+        config = self._make_config(node)
+        current = [record for record in records if record.number == number]
+        try:
+            if config.own_index is None:
+                self._perform(node, pbft.start(config))
+            else:
+                signer = self.keys.signer(node.index)
+                self._perform(node, pbft.restore(config, current, signer))
+        except CrashError:
+            self.crash(node)
+            return
         self._hold_transaction(node)
+        if node.is_liar:
+            self._after(100, self._make_lie(node))
 
-    def _crash(self, node: Node) -> None:
-        self.trace(f"{self.now_ms:7} {node.name} crash")
+    def _ask_heads(self, node: Node) -> list[BlockNumber] | None:
+        """Certified heads of a quorum of validators; None if they cannot be reached."""
+        heads = {node.index: node.head}
+        for other in self.nodes:
+            links = {(node.name, other.name), (other.name, node.name)}
+            if other is not node and other.state is not None and not links & self.links_down:
+                # A liar may hide its chain; what it shows is certified.
+                heads[other.index] = BlockNumber(0) if other.is_byzantine else other.head
+        return list(heads.values()) if len(heads) >= -(-2 * self.n // 3) else None
+
+    def _make_lie(self, node: Node) -> Callable[[], None]:
+        incarnation = node.incarnation
+
+        def lie() -> None:
+            if node.incarnation == incarnation:
+                for receiver, message in self.adversary.invent(node):
+                    self.transmit(node, receiver, message)
+                self._after(self.random.randrange(200, 600), lie)
+
+        return lie
+
+    def crash(self, node: Node) -> None:
+        """Kill a process; it is started again, perhaps with a worse disk."""
+        if node.state is None:
+            return
+        self.counts["crashes"] += 1
+        self.trace(f"{node.name} crash")
         node.state = None
         node.incarnation += 1
-        if self.lost_logs and not node.is_byzantine and self.random.random() < 0.5:
-            self.lost_logs -= 1
-            node.log = []
-            self.trace(f"{self.now_ms:7} {node.name} lost its log")
-        self.after(self.random.randrange(50, 2_000), self._make_boot(node))
+        accidents = self.world.accidents
+        if node.is_victim and accidents and self.random.random() < 0.5:
+            self._have_accident(node, self.random.choice(accidents))
+        self._after(self.random.randrange(50, BOOT_MS), self._make_boot(node))
 
-    def _is_crash_due(self) -> bool:
-        return not self.is_healed and self.random.random() < self.faults.crash
+    def _have_accident(self, node: Node, kind: str) -> None:
+        disk = node.disk
+        heads = [other.head for other in self.honest]
+        if kind == "guard" and disk.head == 0 and not disk.sizes:
+            return
+        # A wiped node counts as faulty, and nothing tells it from a new one before block 2.
+        is_amnesia = min(heads) < 2 or len(self.honest) < self.n
+        if kind == "wiped" and is_amnesia:
+            return
+        self.trace(f"{node.name} loses {kind}")
+        self.counts["accidents"] += 1
+        disk.have_accident(kind, self.random)
+        records = disk.load()
+        durable = compute_latest_intent(records) if records else None
+        if durable is None and disk.guard is not None and disk.guard.number <= disk.head:
+            # All that was logged is final, and the log was emptied on purpose.
+            durable = disk.guard
+        self.checkers.on_loss(node.index, None if disk.guard is None else durable)
 
-    def _make_config(self, node: Node, *, may_sign: bool = True) -> NumberConfig:
+    def _reach(self, node: Node) -> None:
+        """A boundary at which a process may die.
+
+        Raises:
+            CrashError: it does.
+        """
+        if self.is_healed:
+            return
+        self.boundaries[node.name] += 1
+        if self.crash_at == (node.name, self.boundaries[node.name]):
+            raise CrashError
+        if self.world.crash and self.random.random() < self.world.crash:
+            raise CrashError
+
+    def _make_config(self, node: Node) -> NumberConfig:
+        chain = node.disk.chain
         number = BlockNumber(node.head + 1)
-        coinbases = [block.header.coinbase for block, _ in node.chain]
+        coinbases = [block.header.coinbase for block, _ in chain]
         return NumberConfig(
             number=number,
-            parent_hash=node.chain[-1][0].hash if node.chain else PARENT,
+            parent_hash=chain[-1][0].hash if chain else self.executions.genesis.header.hash,
             validators=self.validators,
             primary_order=compute_primary_order(number, self.validators, coinbases),
-            own_index=node.index if may_sign else None,
-            domain=DOMAIN,
-            timing=TIMING,
+            own_index=node.index if node.first_signable <= number else None,
+            domain=self.domain,
+            timing=self.world.timing,
             proposal_age_ms=min(self.now_ms - node.proposed_ms, 10_000),
         )
 
@@ -265,70 +452,54 @@ class Cluster:
             if node.incarnation == incarnation:
                 self._give(node, event)
 
-        self.after(delay_ms, give)
+        self._after(delay_ms, give)
 
     def _give(self, node: Node, event: Input) -> None:
         if node.state is None:
             return
-        sign = None if node.state.config.own_index is None else token_signer(node.index)
-        self._perform(node, pbft.apply(node.state, event, sign))
+        try:
+            self._perform(node, pbft.apply(node.state, event, self.keys.signer(node.index)))
+        except CrashError:
+            self.crash(node)
 
     # Effects.
 
     def _perform(self, node: Node, transition: Transition) -> None:
-        node.state = transition.state
+        before, node.state = node.state, transition.state
+        if not node.is_byzantine:
+            self.checkers.on_step(node.name, before, transition.state)
+            if before is not None and before.config is transition.state.config:
+                self.counts["view changes"] += transition.state.view > before.view
         for effect in transition.effects:
-            if self._is_crash_due():
-                self._crash(node)
-                return
-            if not self._perform_one(node, effect):
-                return
+            self._reach(node)
+            self._perform_one(node, effect)
 
-    def _perform_one(self, node: Node, effect: Effect) -> bool:
-        """Do one effect; False if the process died of it."""
+    def _perform_one(self, node: Node, effect: Effect) -> None:
         match effect:
             case Persist(record, intent):
-                assert permits(node.guard, intent), f"{node.name}: {node.guard} then {intent}"
-                if isinstance(record, PrepareRecord):
-                    block = pbft.get_pre_prepare(record.proposal).block
-                    node.blocks[block.hash] = block
-                node.log.append(encode_record(record))
-                if self._is_crash_due():
-                    self._crash(node)
-                    return False
-                node.guard = intent
+                self._persist(node, record, intent)
             case Broadcast(message):
+                if self._trace is not None:
+                    self.trace(f"{node.name} says {describe(message, node)}")
                 for index in range(self.n):
                     if index != node.index:
+                        self._reach(node)
                         self._send(node, ValidatorIndex(index), message)
             case Send(receiver, message):
                 self._send(node, receiver, message)
             case SendCertificate(receiver, number):
-                if number <= node.head:
-                    block, certificate = node.chain[number - 1]
+                if 1 <= number <= node.head:
+                    block, certificate = node.disk.chain[number - 1]
                     self._send(node, receiver, Committed(number, block.hash, certificate))
-            case ValidateBlock(block, _):
+            case ValidateBlock(block, fresh):
                 node.proposed_ms = self.now_ms
-                is_early = self.random.random() < 0.1
-                delay_ms = self.random.randrange(1, 30)
-                answer = BlockValidated(block.hash, is_valid=True, is_fresh=not is_early)
-                self._give_later(node, delay_ms, answer)
-                if is_early:
-                    later = BlockValidated(block.hash, is_valid=True, is_fresh=True)
-                    self._give_later(node, delay_ms + self.random.randrange(1, 200), later)
+                self._validate_later(node, block, fresh)
             case BuildBlock(number, view):
                 node.proposed_ms = self.now_ms
-                self.tags += 1
-                assert node.state is not None
-                block = make_block(
-                    self.tags,
-                    number=number,
-                    parent=node.state.config.parent_hash,
-                    coinbase=node.index,
-                )
-                self._give_later(
-                    node, self.random.randrange(1, 30), BlockBuilt(number, view, block)
-                )
+                if node.head + 1 == number:
+                    block = self.build(node)
+                    event = BlockBuilt(number, view, block)
+                    self._give_later(node, self.random.randrange(1, 30), event)
             case SetTimer(timer, number, view, delay_ms):
                 self._set_timer(node, timer, delay_ms, TimerExpired(timer, number, view))
             case Finalize(block, certificate):
@@ -340,13 +511,67 @@ class Cluster:
                     if (node.name, other.name) not in self.links_down:
                         self._give_later(other, self._draw_delay(), TransactionHeld())
             case Redeliver(sender, message):
-                self._give_later(node, 0, MessageReceived(sender, message))
+                self._redeliver(node, sender, message)
             case ReportRejection(sender, reason, detail):
-                self.checkers.on_rejection(sender, f"{reason}: {detail}")
+                self._report(node, sender, f"{reason}: {detail}")
             case ReportEvidence(first, second):
-                self.checkers.on_evidence(first, second)
+                if not node.is_byzantine:
+                    self.checkers.on_evidence(first, second)
             case Halt(block, _):
-                raise AssertionError(f"{node.name} halted at {block.number}")
+                assert node.is_byzantine, f"{node.name} halted at {block.number}"
+
+    def _persist(self, node: Node, record: Record, intent: guard_rules.GuardState) -> None:
+        disk = node.disk
+        if not guard_rules.permits(disk.guard, intent):
+            assert node.is_byzantine, (
+                f"the guard of {node.name} at {describe_guard(disk.guard)} refuses "
+                f"{describe_guard(intent)}"
+            )
+            raise CrashError
+        if isinstance(record, PrepareRecord):
+            block = pbft.get_pre_prepare(record.proposal).block
+            node.blocks[block.hash] = block
+        try:
+            self._reach(node)
+        except CrashError:
+            disk.tear(record, self.random)
+            raise
+        disk.append(record)
+        self._reach(node)
+        disk.guard = intent
+
+    def build(self, node: Node, *, seconds_later: int = 0) -> Block:
+        """A block of this node on its head."""
+        return self.executions.build(
+            node.name,
+            node.disk.chain,
+            self.validators[node.index],
+            self._read_clock(node) // 1000 + seconds_later,
+            with_transfer=self.random.random() < 0.2,
+        )
+
+    def _read_clock(self, node: Node) -> int:
+        return GENESIS_SECONDS * 1000 + self.now_ms + node.skew_ms
+
+    def _validate_later(self, node: Node, block: Block, fresh: bool) -> None:
+        incarnation = node.incarnation
+
+        def validate() -> None:
+            if node.incarnation != incarnation or block.number != node.head + 1:
+                return
+            is_valid = self.executions.is_valid(node.name, node.disk.chain, block)
+            is_fresh = fresh and is_valid and self._is_fresh(node, block)
+            self._give(node, BlockValidated(block.hash, is_valid=is_valid, is_fresh=is_fresh))
+            if fresh and is_valid and not is_fresh:
+                self._after(100, validate)
+
+        self._after(self.random.randrange(1, 30), validate)
+
+    def _is_fresh(self, node: Node, block: Block) -> bool:
+        try:
+            validate_fresh_proposal(block.header, block.header.coinbase, self._read_clock(node))
+        except InvalidBlock:
+            return False
         return True
 
     def _set_timer(self, node: Node, timer: Timer, delay_ms: int, event: TimerExpired) -> None:
@@ -356,10 +581,10 @@ class Cluster:
 
         def expire() -> None:
             if node.incarnation == incarnation and node.timers.get(timer) == generation:
-                self.trace(f"{self.now_ms:7} {node.name} {timer.value} {event.number}/{event.view}")
+                self.trace(f"{node.name} {timer.value} {event.number}/{event.view}")
                 self._give(node, event)
 
-        self.after(delay_ms, expire)
+        self._after(delay_ms, expire)
 
     def _finalize_later(self, node: Node, block: Block, certificate: CommitCertificate) -> None:
         incarnation = node.incarnation
@@ -367,31 +592,39 @@ class Cluster:
         def store() -> None:
             if node.incarnation != incarnation or node.head >= block.number:
                 return
-            self._store(node, block, certificate)
-            if self._is_crash_due():
-                self._crash(node)
-                return
-            self._begin_next(node)
+            try:
+                self._reach(node)
+                self._store(node, block, certificate)
+                self._begin_next(node)
+            except CrashError:
+                self.crash(node)
 
-        self.after(self.random.randrange(1, 10), store)
+        self._after(self.random.randrange(1, 10), store)
 
     def _store(self, node: Node, block: Block, certificate: CommitCertificate) -> None:
-        verify_commit_certificate(
-            certificate, block.number, block.hash, DOMAIN, self.validators, self.recover
-        )
-        self.trace(
-            f"{self.now_ms:7} {node.name} final {block.number} {block.hash.hex()[:8]}"
-            f" view {certificate.view}"
-        )
+        """Store a final block, then empty the log; a crash may come between the two."""
+        self._verify_certificate(certificate, block.number, block.hash)
+        if self._trace is not None:
+            self.trace(
+                f"{node.name} final {block.number} {block.hash.hex()[:8]} view {certificate.view}"
+            )
         if not node.is_byzantine:
-            self.checkers.on_final(node.name, block)
-        node.chain.append((block, certificate))
-        node.log = [data for data in node.log if decode_record(data).number > block.number]
+            self.checkers.on_final(node.name, block, certificate)
+            assert self.executions.is_valid(node.name, node.disk.chain, block), "invalid and final"
+        node.disk.chain.append((block, certificate))
         node.blocks = {}
+        self._reach(node)
+        node.disk.truncate_through(block.number)
+
+    def _verify_certificate(
+        self, certificate: CommitCertificate, number: BlockNumber, digest: Hash32
+    ) -> None:
+        verify_commit_certificate(
+            certificate, number, digest, self.domain, self.validators, self.keys.recover
+        )
 
     def _begin_next(self, node: Node) -> None:
-        config = self._make_config(node, may_sign=node.guard.number <= node.head)
-        self._give(node, NewNumber(config))
+        self._give(node, NewNumber(self._make_config(node)))
         self._hold_transaction(node)
 
     def _fetch(self, node: Node, digest: Hash32, indices: tuple[ValidatorIndex, ...]) -> None:
@@ -400,10 +633,9 @@ class Cluster:
                 pair, back = (node.name, other.name), (other.name, node.name)
                 if self.links_down & {pair, back} or other.state is None:
                     continue
-                stored = [block for block, _ in other.chain if block.hash == digest]
-                held = [*stored, *(b for b in other.blocks.values() if b.hash == digest)]
-                if held:
-                    self._give_later(node, 2 * self._draw_delay(), BlockFetched(held[0]))
+                block = find_stored(other.disk, digest) or other.blocks.get(digest)
+                if block is not None and not self.adversary.is_hidden(other, "BLOCK"):
+                    self._give_later(node, 2 * self._draw_delay(), BlockFetched(block))
 
     # Network.
 
@@ -411,40 +643,85 @@ class Cluster:
         return [node for node in self.nodes if node.index == index]
 
     def _draw_delay(self) -> int:
-        limit_ms = HEALED_DELAY_MS if self.is_healed else self.faults.max_delay_ms
-        return self.random.randrange(1, limit_ms + 1)
+        if self.is_healed:
+            limit_ms = min(HEALED_DELAY_MS, self.world.max_delay_ms)
+            return self.random.randint(min(self.world.min_delay_ms, limit_ms), limit_ms)
+        return self.random.randint(self.world.min_delay_ms, self.world.max_delay_ms)
 
     def _send(self, node: Node, receiver: ValidatorIndex, message: Message) -> None:
+        if node.is_liar:
+            for lie in self.adversary.rewrite(node, receiver, message):
+                self.transmit(node, receiver, lie)
+            return
         if not node.is_byzantine:
-            self.checkers.on_sent(node.guard, message)
+            self.checkers.on_sent(node.disk.guard, message)
+        self.transmit(node, receiver, message)
+
+    def transmit(self, node: Node, receiver: ValidatorIndex, message: Message) -> None:
+        """Put a message on its way, unless the network loses it."""
+        world = self.world
         for other in self._copies(receiver):
+            self.counts["messages"] += 1
             if (node.name, other.name) in self.links_down or self._is_hidden(node, other):
                 continue
-            if not self.is_healed and self.random.random() < self.faults.loss:
-                continue
             copies = 1
-            if not self.is_healed and self.random.random() < self.faults.duplication:
-                copies = 2
+            if not self.is_healed:
+                if world.loss and self.random.random() < world.loss:
+                    continue
+                kind, number, view = read_place(message, node)
+                if not self._mask(kind, number, view, node.name, other.name):
+                    continue
+                if world.duplication and self.random.random() < world.duplication:
+                    copies = 2
             for _ in range(copies):
                 self._deliver_later(node, other, message)
 
     def _is_hidden(self, node: Node, other: Node) -> bool:
         """Whether this copy of a twin keeps away from that node, a new half every second."""
-        if not node.is_byzantine or other.is_byzantine:
+        if not node.is_twin or other.is_twin or self.world.mask == "twins":
             return False
         side = (self.now_ms // 1_000 * 7 + other.index * 3) % 5 % 2
         return side == (node.name[-1] == "x")
 
     def _deliver_later(self, node: Node, other: Node, message: Message) -> None:
         def deliver() -> None:
-            state = other.state
-            if state is None:
+            if other.state is None:
                 return
-            if isinstance(message, Status) and message.number > state.config.number:
-                self._sync_later(other, node)
-            self._give(other, MessageReceived(node.index, message))
+            if isinstance(message, Status) and message.number > other.state.config.number:
+                number = other.state.config.number
+                if self.is_healed or self._mask(COMMITTED, number, 0, node.name, other.name):
+                    self._sync_later(other, node)
+            is_trusted = not node.is_byzantine and not self.world.is_strict
+            self._receive(other, node.index, message, is_trusted=is_trusted)
 
-        self.after(self._draw_delay(), deliver)
+        self._after(self._draw_delay(), deliver)
+
+    def _receive(
+        self, node: Node, sender: ValidatorIndex, message: Message, *, is_trusted: bool
+    ) -> None:
+        """The host's part: verify what is of the number being decided."""
+        assert node.state is not None
+        if not is_trusted and message.number == node.state.config.number:
+            try:
+                verify_message(message, self.domain, self.validators, self.keys.recover)
+            except InvalidMessage as error:
+                self._report(node, sender, str(error))
+                return
+        self._give(node, MessageReceived(sender, message))
+
+    def _redeliver(self, node: Node, sender: ValidatorIndex, message: Message) -> None:
+        incarnation = node.incarnation
+
+        def give() -> None:
+            if node.incarnation == incarnation and node.state is not None:
+                self._receive(node, sender, message, is_trusted=False)
+
+        self._after(0, give)
+
+    def _report(self, node: Node, sender: ValidatorIndex, text: str) -> None:
+        if not node.is_byzantine:
+            self.trace(f"{node.name} refuses {sender}: {text}")
+            self.checkers.on_rejection(sender, text)
 
     def _sync_later(self, node: Node, source: Node) -> None:
         """Block sync: fetch what is final at the source, one round trip away."""
@@ -457,74 +734,82 @@ class Cluster:
             if node.incarnation != incarnation:
                 return
             node.is_syncing = False
-            missing = source.chain[node.head :]
+            missing = source.disk.chain[node.head :]
             if not missing or (source.name, node.name) in self.links_down:
                 return
-            for block, certificate in missing:
-                self._store(node, block, certificate)
-            self._begin_next(node)
+            try:
+                for block, certificate in missing:
+                    self._store(node, block, certificate)
+                self._begin_next(node)
+            except CrashError:
+                self.crash(node)
 
-        self.after(2 * self._draw_delay(), finish)
+        self._after(2 * self._draw_delay(), finish)
 
-    # What must hold.
+    # What must hold in the end.
 
-    def check_bounds(self) -> None:
-        """Memory is bounded whatever was sent."""
-        for node in self.honest:
-            if node.state is None:
-                continue
-            log = node.state.log
-            assert len(node.state.early) <= self.n * (EARLY_MESSAGES_PER_SENDER + 1)
-            assert len(log.votes) <= self.n * len(MessageKind)
-            assert all(len(votes) <= VOTES_KEPT for votes in log.votes.values())
-            assert len(log.view_changes) <= self.n
+    def compute_recovery_limit_ms(self) -> int:
+        """How long a block may take once q validators are back.
 
-    def run_to_liveness(self, more_blocks: int, limit_ms: int) -> int:
+        (highest - lowest live view + 1) capped timeouts, and one for each turn of a validator that
+        is dead or lies; beside them booting and repeating what was lost.
+        """
+        numbers = [node.state.config.number for node in self.honest if node.state is not None]
+        highest = max(numbers, default=0)
+        views = [
+            node.state.view
+            for node in self.honest
+            if node.state is not None and node.state.config.number == highest
+        ]
+        spread = max(views, default=0) - min(views, default=0)
+        timing = self.world.timing
+        # Victims and those that are gone count as dead.
+        turns = spread + 1 + self.n - len(self.honest) + self.world.victims
+        return BOOT_MS + turns * timing.view_timeout_cap_ms + 5 * timing.resend_interval_ms
+
+    def run_to_block(self, more_blocks: int, limit_ms: int) -> int:
         """Run until every honest node has stored `more_blocks` more; the time it took."""
         start_ms = self.now_ms
         goal = max(node.head for node in self.honest) + more_blocks
         self.run_until(start_ms + limit_ms, lambda: all(node.head >= goal for node in self.honest))
         heads = {node.name: node.head for node in self.honest}
         assert min(heads.values()) >= goal, (
-            f"no progress {self.now_ms - start_ms} ms after healing: {heads}, goal {goal}, views "
+            f"stall: no block {goal} in {limit_ms} ms after healing: {heads}, views "
             f"{[(node.name, node.state and node.state.view) for node in self.honest]}"
         )
         return self.now_ms - start_ms
 
 
-def draw_faults(seed: int) -> tuple[int, Faults]:
-    """The size of the network and its faults for a seed."""
-    random = Random(f"faults {seed}")
-    n = random.choice((4, 4, 5, 7))
-    faulty = compute_max_faulty(n)
-    twins = random.choice((0, 0, 1))
-    dead = random.choice((0, 0, 1)) if faulty > twins else 0
-    return n, Faults(
-        loss=random.choice((0.0, 0.0, 0.1, 0.3)),
-        duplication=random.choice((0.0, 0.1)),
-        max_delay_ms=random.choice((30, HEALED_DELAY_MS, 400, 800)),
-        crash=random.choice((0.0, 0.0, 0.002, 0.01)),
-        partitions=random.choice((0.0, 0.3, 0.7)),
-        twins=twins,
-        dead=dead,
-        lost_logs=1 if faulty > twins + dead else 0,
-    )
+def read_place(message: Message, node: Node) -> tuple[MessageKind, int, int]:
+    """Kind, number and view of a message; a certificate passes in its sender's view."""
+    match message:
+        case Vote():
+            return message.kind, message.number, message.view
+        case PrePrepare(vote, _):
+            return MessageKind.PRE_PREPARE, vote.number, vote.view
+        case NewView(pre_prepare, _, _):
+            return MessageKind.NEW_VIEW, pre_prepare.number, pre_prepare.vote.view
+        case ViewChange(vote, _):
+            return MessageKind.VIEW_CHANGE, vote.number, vote.view
+        case Status():
+            return MessageKind.STATUS, message.number, message.view
+        case Committed(number, _, _):
+            return COMMITTED, number, 0 if node.state is None else node.state.view
 
 
-def simulate(
-    seed: int, trace: Callable[[str], None] = lambda line: None, *, faulty_ms: int = 15_000
-) -> Cluster:
-    """Run one seed: faults, then health, with every checker on.
+def describe(message: Message, node: Node) -> str:
+    """A message in a few words, for the trace."""
+    kind, number, view = read_place(message, node)
+    digest = ""
+    if isinstance(message, Vote | Status | Committed):
+        digest = " " + message.digest.hex()[:8]
+    return f"{kind.name} {number}/{view}{digest}"
 
-    Raises:
-        AssertionError: A checker found a violation.
-    """
-    n, faults = draw_faults(seed)
-    trace(f"      0 * seed {seed} n {n} {faults}")
-    cluster = Cluster(seed, n, faults, trace)
-    cluster.run_faulty(faulty_ms)
-    cluster.heal()
-    cluster.check_bounds()
-    cluster.run_to_liveness(more_blocks=3, limit_ms=90_000)
-    cluster.check_bounds()
-    return cluster
+
+def describe_guard(guard: guard_rules.GuardState | None) -> str:
+    """Where a guard stands, in a few words."""
+    if guard is None:
+        return "nothing"
+    lock = "" if guard.prepared is None else f" locked {guard.prepared[0]}"
+    place = f"{guard.step.name} {guard.number}/{guard.view}"
+    return f"{place} {guard.digest.hex()[:8]}{lock}"

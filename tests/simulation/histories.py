@@ -1,0 +1,181 @@
+"""Networks that begin in the middle of number 1: scattered views, and locks of every kind.
+
+Everything here could have happened: who holds a lone certificate saw the PREPAREs of a quorum that
+nobody else saw; a later block was proposed to a quorum of VIEW-CHANGEs without that holder.
+"""
+
+from chain.consensus.messages import (
+    MessageKind,
+    NewView,
+    PreparedCertificate,
+    PrePrepare,
+    Proposal,
+    QuorumSignatures,
+    ViewChangeVote,
+    Vote,
+    compute_signing_digest,
+    compute_view_change_payload,
+)
+from chain.consensus.records import (
+    CommitRecord,
+    PrepareRecord,
+    Record,
+    ViewChangeRecord,
+    compute_latest_intent,
+)
+from chain.primitives import BlockNumber, Hash32, Signature, ValidatorIndex, View
+from chain.types.block import Block
+from chain.types.certificate import CommitCertificate
+from tests.simulation.cluster import Cluster, Node
+from tests.simulation.executions import GENESIS_SECONDS
+
+ONE = BlockNumber(1)
+
+
+class History:
+    """Number 1 so far, written into the disks of a cluster that has not started."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._records: dict[int, list[Record]] = {index: [] for index in range(cluster.n)}
+        self._locks: dict[int, PreparedCertificate] = {}
+
+    def propose(
+        self, view: int, changers: list[int], preparers: list[int], lockers: list[int]
+    ) -> Block:
+        """A new block in `view`: who changed to it, who prepared it and who saw a quorum do so."""
+        cluster = self._cluster
+        primary = view % cluster.n
+        for index in changers if view else ():
+            self.change_view(index, view)
+        node = next((each for each in cluster.nodes if each.index == primary), cluster.nodes[0])
+        block = cluster.executions.build(
+            node.name,
+            (),
+            cluster.validators[primary],
+            GENESIS_SECONDS + view,
+            with_transfer=view % 2 == 1,
+        )
+        pre_prepare = PrePrepare(self._vote(MessageKind.PRE_PREPARE, primary, view, block), block)
+        proposal: Proposal = pre_prepare
+        if view:
+            votes = tuple(self._change(index, view, None).vote for index in sorted(changers))
+            proposal = NewView(pre_prepare, votes, ())
+        for index in preparers:
+            vote = self._vote(MessageKind.PREPARE, index, view, block)
+            self._records[index].append(PrepareRecord(proposal, vote))
+        prepares = self._quorum_of(MessageKind.PREPARE, preparers, view, block)
+        for index in lockers:
+            commit = self._vote(MessageKind.COMMIT, index, view, block)
+            self._records[index].append(CommitRecord(commit, prepares))
+            self._locks[index] = PreparedCertificate(View(view), block, prepares)
+        return block
+
+    def finalize(self, block: Block, view: int, committers: list[int], index: int) -> None:
+        """Validator `index` has seen these COMMITs and stored the block."""
+        signatures = self._quorum_of(MessageKind.COMMIT, committers, view, block)
+        for node in self._nodes(index):
+            node.disk.chain.append((block, CommitCertificate(View(view), signatures)))
+
+    def change_view(self, index: int, view: int) -> None:
+        """Validator `index` has gone to `view`."""
+        record = self._change(index, view, self._locks.get(index))
+        self._records[index].append(record)
+
+    def write(self) -> None:
+        """Put it all on the disks."""
+        for index, records in self._records.items():
+            for node in self._nodes(index):
+                if not records:
+                    continue
+                for record in records:
+                    node.disk.append(record)
+                    self._tell(node, record)
+                node.disk.guard = compute_latest_intent(records)
+
+    def _tell(self, node: Node, record: Record) -> None:
+        checkers = self._cluster.checkers
+        match record:
+            case PrepareRecord(proposal, prepare):
+                core = proposal if isinstance(proposal, PrePrepare) else proposal.pre_prepare
+                node.blocks[core.block.hash] = core.block
+                votes: list[Vote | ViewChangeVote] = [prepare]
+                if core.vote.author == node.index:
+                    votes.append(core.vote)
+            case CommitRecord(commit, _):
+                votes = [commit]
+            case ViewChangeRecord(vote):
+                votes = [vote]
+        for vote in votes if not node.is_byzantine else ():
+            checkers.on_voted(vote)
+
+    def _nodes(self, index: int) -> list[Node]:
+        return [node for node in self._cluster.nodes if node.index == index]
+
+    def _change(
+        self, index: int, view: int, certificate: PreparedCertificate | None
+    ) -> ViewChangeRecord:
+        prepared = None if certificate is None else (certificate.view, certificate.block.hash)
+        payload = compute_view_change_payload(prepared)
+        signature = self._sign(MessageKind.VIEW_CHANGE, index, view, payload)
+        return ViewChangeRecord(
+            ViewChangeVote(ONE, View(view), prepared, ValidatorIndex(index), signature)
+        )
+
+    def _vote(self, kind: MessageKind, index: int, view: int, block: Block) -> Vote:
+        signature = self._sign(kind, index, view, block.hash)
+        return Vote(kind, ONE, View(view), block.hash, ValidatorIndex(index), signature)
+
+    def _quorum_of(
+        self, kind: MessageKind, authors: list[int], view: int, block: Block
+    ) -> QuorumSignatures:
+        return tuple(
+            (ValidatorIndex(index), self._sign(kind, index, view, block.hash))
+            for index in sorted(authors)
+        )
+
+    def _sign(self, kind: MessageKind, index: int, view: int, payload: Hash32) -> Signature:
+        digest = compute_signing_digest(self._cluster.domain, kind, ONE, View(view), payload)
+        return self._cluster.keys.signer(index)(digest)
+
+
+def scatter(cluster: Cluster) -> None:
+    """Each validator is at the view that the world says, and no block was ever seen."""
+    history = History(cluster)
+    for index, view in enumerate(cluster.world.views):
+        if view:
+            history.change_view(index, view)
+    history.write()
+
+
+def scatter_with_locks(cluster: Cluster) -> None:
+    """A lone lock, then perhaps another block that more have locked and one may have stored."""
+    random, n = cluster.random, cluster.n
+    quorum = -(-2 * n // 3)
+    history = History(cluster)
+    order = random.sample(range(n), n)
+    lone = order[: random.randint(1, n - quorum)]
+    others = order[n - quorum :]
+    low = random.randrange(4)
+    # The lone ones saw a quorum of PREPAREs; the others, who sent some of them, did not.
+    first = [*lone, low % n, *others]
+    preparers = list(dict.fromkeys(first))[:quorum]
+    changers = list(dict.fromkeys([low % n, *random.sample(range(n), n)]))[:quorum]
+    for index in preparers:
+        if low and index not in changers:
+            history.change_view(index, low)
+    history.propose(low, changers, preparers, lone)
+    high = low
+    if random.random() < 0.8:
+        high += random.randint(1, 6)
+        while high % n not in others:
+            high += 1
+        lockers = random.sample(others, random.randint(1, quorum))
+        block = history.propose(high, others, others, lockers)
+        if len(lockers) == quorum and random.random() < 0.7:
+            history.finalize(block, high, lockers, random.choice(lockers))
+    top = high + random.choice((1, 3, 12, 40))
+    for index in range(n):
+        if random.random() < 0.8:
+            history.change_view(index, random.randint(high + 1, top))
+    history.write()

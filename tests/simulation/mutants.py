@@ -1,0 +1,272 @@
+"""The core with one rule removed: proof that the simulator sees what it is there to see.
+
+A mutant is a change of source text, made when the module is imported, in a process of its own. The
+program has no switch for it. `python -m tests.simulation --mutants` writes the table.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Final
+
+TABLE: Final = Path(__file__).with_name("mutants.txt")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One rule less."""
+
+    rule: str
+    module: str
+    changes: tuple[tuple[str, str], ...]
+    """Text that occurs once in the module, and what takes its place."""
+
+
+PBFT: Final = "chain.consensus.pbft"
+
+MUTANTS: Final = {
+    "s1-quorum-2f+1": Mutant(
+        "S1: the quorum is 2f + 1",
+        "chain.consensus.quorum",
+        (("return (2 * n + 2) // 3", "return 2 * ((n - 1) // 3) + 1"),),
+    ),
+    "s1-same-author-twice": Mutant(
+        "S1: authors of a certificate may repeat",
+        "chain.consensus.certificates",
+        (("second <= first", "second < first"),),
+    ),
+    "s1-high-s": Mutant(
+        "S1: a signature with high s is good",
+        "chain.crypto",
+        (("> SECP256K1_ORDER // 2", "> SECP256K1_ORDER"),),
+    ),
+    "s2-second-proposal": Mutant(
+        "S2: a second proposal of a view takes the place of the first",
+        PBFT,
+        (
+            (
+                (
+                    "        if not self._add_vote(message.vote):\n            return\n"
+                    "        if self.state.view == 0 and self.state.proposal is None and"
+                ),
+                (
+                    "        self._add_vote(message.vote)\n"
+                    "        if self.state.proposal not in (None, message):\n"
+                    "            self._update(own_prepare=None, own_commit=None)\n"
+                    "        if self.state.view == 0 and"
+                ),
+            ),
+        ),
+    ),
+    "s3-old-view-after-view-change": Mutant(
+        "S3: the proposal of a view that was left is still voted for",
+        PBFT,
+        (
+            (
+                (
+                    "            own_view_change=view_change,\n            proposal=None,\n"
+                    "            own_prepare=None,\n            own_commit=None,\n"
+                ),
+                "            own_view_change=view_change,\n",
+            ),
+            (
+                "state.log.get_signatures(MessageKind.PREPARE, state.view, block.hash)",
+                "state.log.get_signatures(MessageKind.PREPARE, state.own_prepare.view, block.hash)",
+            ),
+            (
+                "        commit = self._make_vote(MessageKind.COMMIT, block.hash)\n",
+                (
+                    "        commit = replace(state.own_prepare, kind=MessageKind.COMMIT)\n"
+                    "        commit = replace(commit, signature=self._sign(compute_signing_digest("
+                    "self._config.domain, MessageKind.COMMIT, commit.number, commit.view, "
+                    "commit.digest)))\n"
+                ),
+            ),
+        ),
+    ),
+    "s4-lock-is-forgotten": Mutant(
+        "S4: a VIEW-CHANGE carries no certificate",
+        PBFT,
+        (
+            (
+                (
+                    "        certificate = self.state.prepared\n"
+                    "        prepared = None if certificate is None else"
+                    " (certificate.view, certificate.block.hash)\n"
+                    "        signature"
+                ),
+                (
+                    "        certificate = prepared = None\n"
+                    "        self._update(prepared=None)\n"
+                    "        signature"
+                ),
+            ),
+        ),
+    ),
+    "s5-lowest-lock": Mutant(
+        "S5: the primary repeats the block of the lowest prepared view",
+        "chain.consensus.view_change",
+        (("return max(certificates", "return min(certificates"),),
+    ),
+    "s5-any-proposal": Mutant(
+        "S5: a backup does not compare a NEW-VIEW with its VIEW-CHANGEs",
+        "chain.consensus.view_change",
+        (
+            ("    if demanded != {pre_prepare.block.hash}:", "    if not demanded:"),
+            ("    validate_quorum(new_view.prepares, n,", "    (new_view.prepares, n,"),
+        ),
+    ),
+    "s5-unproven-claim": Mutant(
+        "S5: a VIEW-CHANGE needs no proof of what it claims",
+        "chain.consensus.view_change",
+        (("        validate_quorum(certificate.signatures, n,", "        (certificate, n,"),),
+    ),
+    "s7-commit-not-cast": Mutant(
+        "S7: a COMMIT of our own is counted when the proposal is accepted",
+        PBFT,
+        (
+            (
+                "        self._add_vote(prepare)\n        self.effects += [*before,",
+                (
+                    "        self._add_vote(prepare)\n"
+                    "        self._add_vote(self._make_vote(MessageKind.COMMIT, prepare.digest))\n"
+                    "        self.effects += [*before,"
+                ),
+            ),
+        ),
+    ),
+    "s8-guard-is-ignored": Mutant(
+        "S8: the signer guard permits everything and remembers no loss",
+        "chain.consensus.guard",
+        (
+            ("    if guard is None or intent.number > guard.number:", "    if True:"),
+            ("    is_lost = guard.number > head and (", "    is_lost = False and ("),
+        ),
+    ),
+    "persist-after-send": Mutant(
+        "persist before send: votes are sent, then written down",
+        PBFT,
+        (
+            (
+                "        return Transition(self.state, tuple(self.effects))\n",
+                (
+                    "        self.effects.sort(key=lambda effect: isinstance(effect, Persist))\n"
+                    "        return Transition(self.state, tuple(self.effects))\n"
+                ),
+            ),
+        ),
+    ),
+    "no-replay": Mutant(
+        "persist before send: the log is not read again",
+        PBFT,
+        (("        if record.number == config.number:", "        if False:"),),
+    ),
+    "no-timer-gate": Mutant(
+        "timers: a view's timer runs without a quorum of VIEW-CHANGEs",
+        PBFT,
+        (
+            (
+                (
+                    "        if len(state.log.get_views_from(state.view)) < quorum:\n"
+                    "            return ViewTimer.STOPPED\n"
+                ),
+                "",
+            ),
+        ),
+    ),
+    "no-f+1-jump": Mutant(
+        "timers: f + 1 VIEW-CHANGEs to later views are not followed",
+        PBFT,
+        (("        if len(views) < needed:", "        if True:"),),
+    ),
+    "no-own-view-change": Mutant(
+        "timers: who follows a NEW-VIEW sends no VIEW-CHANGE of its own",
+        PBFT,
+        (
+            (
+                "        if view > self.state.view:\n            self._enter_view(view)\n",
+                (
+                    "        if view > self.state.view:\n"
+                    "            self._update(view=view, own_view_change=None, own_prepare=None,"
+                    " own_commit=None, built=None, is_build_asked=False,"
+                    " view_timer=ViewTimer.STOPPED)\n"
+                ),
+            ),
+        ),
+    ),
+    "no-repetition": Mutant(
+        "timers: nothing is sent again",
+        PBFT,
+        (("            case Timer.RESEND:\n", "            case Timer.RESEND if False:\n"),),
+    ),
+    "no-fetch": Mutant(
+        "steps: a committed block that is unknown is not fetched",
+        PBFT,
+        (("                self.effects.append(FetchBlock(committed.digest, asked))\n", ""),),
+    ),
+}
+
+
+class _Loader(SourceFileLoader):
+    def __init__(self, mutant: Mutant, path: str) -> None:
+        super().__init__(mutant.module, path)
+        self._mutant = mutant
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The code of the changed text; what is cached is of the unchanged one."""
+        text = Path(self.path).read_text(encoding="utf-8")
+        return compile(mutate(self._mutant, text), self.path, "exec", dont_inherit=True)
+
+
+class _Finder(MetaPathFinder):
+    def __init__(self, mutant: Mutant) -> None:
+        self._mutant = mutant
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self._mutant.module:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        assert spec is not None
+        assert spec.origin is not None
+        spec.loader = _Loader(self._mutant, spec.origin)
+        return spec
+
+
+def mutate(mutant: Mutant, text: str) -> str:
+    """The module's source without the rule."""
+    for old, new in mutant.changes:
+        assert text.count(old) == 1, f"{mutant.rule}: {old!r} occurs {text.count(old)} times"
+        text = text.replace(old, new)
+    return text
+
+
+def install(name: str) -> None:
+    """Import the mutant from now on; its module must not have been imported."""
+    mutant = MUTANTS[name]
+    assert mutant.module not in sys.modules, f"{mutant.module} is imported already"
+    sys.meta_path.insert(0, _Finder(mutant))
+
+
+def run_mutant(name: str, seeds: int) -> str:
+    """`mutant | first seed | family | what caught it`."""
+    program = [sys.executable, "-m", "tests.simulation", "--mutant", name, "--seeds", str(seeds)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.stdout, done.stderr
+    return done.stdout.strip()
+
+
+def main(seeds: int) -> int:
+    """Write the table; 1 if a mutant was not caught."""
+    rows = []
+    for name in MUTANTS:
+        rows.append(run_mutant(name, seeds))
+        print(rows[-1], flush=True)
+    TABLE.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return 1 if any("| none of" in row for row in rows) else 0

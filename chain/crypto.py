@@ -89,6 +89,43 @@ def merkle_root(leaves: Sequence[Hash32]) -> Hash32:
     return level[0]
 
 
+def merkle_path(leaves: Sequence[Hash32], index: int) -> tuple[Hash32, ...]:
+    """RFC 6962's audit path of leaf `index`: the siblings on the way, from the bottom up."""
+    assert 0 <= index < len(leaves)
+    if len(leaves) == 1:
+        return ()
+    split = _split(len(leaves))
+    if index < split:
+        return (*merkle_path(leaves[:split], index), merkle_root(leaves[split:]))
+    return (*merkle_path(leaves[split:], index - split), merkle_root(leaves[:split]))
+
+
+def merkle_root_of_path(
+    leaf: Hash32, path: Sequence[Hash32], index: int, count: int
+) -> Hash32 | None:
+    """The tree hash that an audit path leads to; None if no path at this place is so long.
+
+    Args:
+        leaf: The leaf hash.
+        path: As `merkle_path` gives it.
+        index: Of the leaf, below `count`.
+        count: Leaves of the tree.
+    """
+    if count == 1 or not path:
+        return leaf if count == 1 and not path else None
+    split = _split(count)
+    if index < split:
+        left = merkle_root_of_path(leaf, path[:-1], index, split)
+        return None if left is None else merkle_node(left, path[-1])
+    right = merkle_root_of_path(leaf, path[:-1], index - split, count - split)
+    return None if right is None else merkle_node(path[-1], right)
+
+
+def _split(count: int) -> int:
+    """RFC 6962's k: the largest power of two below `count`."""
+    return 1 << (count - 1).bit_length() - 1
+
+
 def chunk_hashes(data: bytes | memoryview) -> tuple[Hash32, ...]:
     """The leaf hash of every 256 KiB chunk of `data`; one leaf for no data at all."""
     view = memoryview(data)

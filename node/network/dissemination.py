@@ -29,6 +29,9 @@ SPREAD_BYTES: Final = 2**16
 SPARE_PIECES: Final = 1
 """Pieces that may be missing beside those of f faulty backups: a link that is down."""
 
+SPREAD_SECONDS: Final = 2.0
+"""While a message spreads, who says that it lacks it is not sent it whole: that is true of all."""
+
 LIVE_PER_RELAY: Final = 4
 """Messages of which one relay's piece is kept: one a view, and views change while pieces fly."""
 
@@ -115,6 +118,8 @@ class Dissemination:
         self._live: dict[Address, OrderedDict[MessageName, int]] = {}
         """By relay: which pieces of its are kept; the oldest makes room."""
         self._done: OrderedDict[MessageName, None] = OrderedDict()
+        self._latest_cut: tuple[Hash32, float] | None = None
+        """The digest of the last message that was cut up, and when."""
 
     def set_validators(self, addresses: Iterable[Address]) -> None:
         """The set changed: messages that are being put together are forgotten."""
@@ -132,9 +137,17 @@ class Dissemination:
             and self._own_address in self._validators
         )
 
-    def cut(self, message: bytes) -> list[tuple[Address, bytes]]:
+    def is_spreading(self, message: bytes, now: float) -> bool:
+        """Whether the pieces of a message are on their way still; `now` as in `cut`, seconds."""
+        if len(message) < SPREAD_BYTES or self._latest_cut is None:
+            return False
+        digest, cut_at = self._latest_cut
+        return now < cut_at + SPREAD_SECONDS and sha256(message) == digest
+
+    def cut(self, message: bytes, now: float) -> list[tuple[Address, bytes]]:
         """The frame for each other validator; takes milliseconds for each MB and validator."""
         assert self._own_address is not None
+        self._latest_cut = sha256(message), now
         backups = self._list_backups(self._own_address)
         pieces = encode(message, count_data_pieces(len(self._validators)), len(backups))
         leaves = [merkle_leaf(piece) for piece in pieces]

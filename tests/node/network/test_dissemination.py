@@ -12,6 +12,7 @@ from node.network.dissemination import (
     DONE_KEPT,
     LIVE_PER_RELAY,
     SPREAD_BYTES,
+    SPREAD_SECONDS,
     Complete,
     Dissemination,
     Piece,
@@ -43,7 +44,7 @@ def spread(
 ) -> dict[Address, bytes]:
     """Everybody's copy of a message, where `is_lost(sender, receiver)` cuts links."""
     got: dict[Address, bytes] = {}
-    flying = [(author, receiver, frame) for receiver, frame in network[author].cut(message)]
+    flying = [(author, receiver, frame) for receiver, frame in network[author].cut(message, 0.0)]
     while flying:
         sender, receiver, frame = flying.pop(0)
         if is_lost(sender, receiver):
@@ -74,7 +75,7 @@ def test_everybody_gets_the_message_though_f_and_one_link_fail(count: int) -> No
 def test_nobody_sends_much_more_than_the_message_itself(count: int) -> None:
     network = nodes(count)
     author, first, *_ = network
-    frames = network[author].cut(MESSAGE)
+    frames = network[author].cut(MESSAGE, 0.0)
     own = sum(len(frame) for _, frame in frames)
     taken = network[first].take(author, frames[0][1])
     relayed = len(taken.relay_to) * len(frames[0][1])
@@ -95,6 +96,16 @@ def test_small_messages_small_networks_and_strangers_send_whole() -> None:
     follower = Dissemination(None)
     follower.set_validators(addresses(8))
     assert not follower.is_worth_it(MESSAGE)
+
+
+def test_a_message_is_not_sent_whole_while_its_pieces_fly() -> None:
+    own, *_ = addresses(8)
+    node = nodes(8)[own]
+    assert not node.is_spreading(MESSAGE, 10.0)
+    node.cut(MESSAGE, 10.0)
+    assert node.is_spreading(MESSAGE, 10.0 + SPREAD_SECONDS - 0.1)
+    assert not node.is_spreading(MESSAGE + b"!", 10.0)
+    assert not node.is_spreading(MESSAGE, 10.0 + SPREAD_SECONDS)
 
 
 def forgeries() -> Iterator[tuple[str, Callable[[Piece], Piece]]]:
@@ -119,7 +130,7 @@ def forgeries() -> Iterator[tuple[str, Callable[[Piece], Piece]]]:
 def test_a_piece_that_is_none_is_refused(forge: Callable[[Piece], Piece]) -> None:
     network = nodes(8)
     author, receiver, *_ = network
-    frame = dict(network[author].cut(MESSAGE))[receiver]
+    frame = dict(network[author].cut(MESSAGE, 0.0))[receiver]
     with pytest.raises(InvalidMessage) as refusal:
         network[receiver].take(author, encode_piece(forge(decode_piece(frame))))
     reasons = {RejectionReason.MALFORMED, RejectionReason.UNKNOWN_VALIDATOR}
@@ -129,7 +140,7 @@ def test_a_piece_that_is_none_is_refused(forge: Callable[[Piece], Piece]) -> Non
 def test_a_relay_can_pass_on_its_own_piece_only() -> None:
     network = nodes(8)
     author, first, second, third, *_ = network
-    frames = dict(network[author].cut(MESSAGE))
+    frames = dict(network[author].cut(MESSAGE, 0.0))
     network[third].take(first, frames[first])
     with pytest.raises(InvalidMessage):
         network[third].take(first, frames[second])
@@ -140,7 +151,7 @@ def test_a_relay_can_pass_on_its_own_piece_only() -> None:
 def test_pieces_that_make_no_message_are_the_authors_fault() -> None:
     network = nodes(8)
     author, receiver, *others = network
-    cut = network[author].cut(MESSAGE)
+    cut = network[author].cut(MESSAGE, 0.0)
     lying = []
     for address, frame in cut:
         piece = decode_piece(frame)
@@ -158,11 +169,11 @@ def test_pieces_that_make_no_message_are_the_authors_fault() -> None:
 def test_a_flood_of_names_pushes_out_the_flooders_own_pieces_only() -> None:
     network = nodes(8)
     author, receiver, flooder, *others = network
-    frames = dict(network[author].cut(MESSAGE))
+    frames = dict(network[author].cut(MESSAGE, 0.0))
     network[receiver].take(others[0], frames[others[0]])
     network[receiver].take(flooder, frames[flooder])
     for i in range(LIVE_PER_RELAY + 1):
-        other = dict(network[author].cut(MESSAGE + bytes([i])))
+        other = dict(network[author].cut(MESSAGE + bytes([i]), 0.0))
         network[receiver].take(flooder, other[flooder])
     taken = [network[receiver].take(each, frames[each]) for each in others[1:4]]
     assert taken[-1].complete is not None, "4 of 7: the flooder's was lost, nobody else's"
@@ -172,7 +183,7 @@ def test_a_flood_of_names_pushes_out_the_flooders_own_pieces_only() -> None:
 def test_late_pieces_of_a_complete_message_are_not_kept() -> None:
     network = nodes(8)
     author, receiver, *others = network
-    frames = dict(network[author].cut(MESSAGE))
+    frames = dict(network[author].cut(MESSAGE, 0.0))
     for each in others[:4]:
         network[receiver].take(each, frames[each])
     assert network[receiver].take(others[4], frames[others[4]]).complete is None
@@ -184,7 +195,7 @@ def test_memory_stays_within_its_bound() -> None:
     network = nodes(8)
     author, receiver, *others = network
     for i in range(DONE_KEPT // 32):
-        frames = dict(network[author].cut(MESSAGE + bytes([i])))
+        frames = dict(network[author].cut(MESSAGE + bytes([i]), 0.0))
         for each in others[:2]:
             network[receiver].take(each, frames[each])
     assert network[receiver].count_held() == 2 * LIVE_PER_RELAY

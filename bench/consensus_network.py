@@ -1,0 +1,416 @@
+"""Seconds from a request to q commit certificates, on a simulated network (consensus.md, 1).
+
+    python bench/consensus_network.py [--json FILE] [--seeds N] [--only TEXT]
+
+The real replicas and the real dissemination under virtual time. Harder than the emulated network of
+the published Go prototype that the table is compared with: the bandwidth is that of a node's whole
+uplink, first in, first out, and only the primary holds the transactions when the clock starts. The
+one-way delay of each frame is drawn from U[0.1 L, L), L = 300 ms; a transaction has 315 bytes. The
+clock stops when q honest validators hold the certificate. Computing takes no virtual time: what
+coding took is printed apart, execution is bench/execution_floor.py's.
+"""
+
+import argparse
+import heapq
+import json
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from chain.consensus import pbft
+from chain.consensus.effects import (
+    Broadcast,
+    BuildBlock,
+    Effect,
+    FetchBlock,
+    Finalize,
+    Send,
+    SetTimer,
+    ValidateBlock,
+)
+from chain.consensus.inputs import (
+    BlockBuilt,
+    BlockFetched,
+    BlockValidated,
+    Input,
+    MessageReceived,
+    NumberConfig,
+    Timer,
+    TimerExpired,
+    Timing,
+)
+from chain.consensus.messages import (
+    Message,
+    MessageKind,
+    PrePrepare,
+    Status,
+    Vote,
+    compute_signing_digest,
+    decode_message,
+    encode_message,
+)
+from chain.consensus.quorum import compute_quorum
+from chain.errors import RejectedInputError
+from chain.primitives import Address, BlockNumber, Hash32, ValidatorIndex, View
+from chain.types.block import Block
+from node.network.dissemination import Dissemination, MessageName
+from tests.chain.consensus.consensus_factory import (
+    DOMAIN,
+    PARENT,
+    make_block,
+    token_signer,
+    validators_of,
+)
+
+DELAY_SECONDS = 0.3
+TRANSACTION_BYTES = 315
+# The defaults of genesis, but for the pace.
+TIMING = Timing(
+    min_block_interval_ms=0,
+    empty_block_interval_ms=5_000,
+    view_timeout_base_ms=2_000,
+    view_timeout_cap_ms=90_000,
+    resend_interval_ms=1_000,
+)
+SMALLEST_VOTE_BYTES = 32 + 65 + 8
+"""A digest, a signature, and number and view in as few bytes as they need."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting, and what the prototype took there (seconds, from and to)."""
+
+    megabits: int
+    transactions: int
+    validators: int
+    prototype: tuple[float, float]
+
+
+CELLS = (
+    Cell(30, 100, 10, (1.5, 1.6)),
+    Cell(30, 100, 30, (1.6, 1.8)),
+    Cell(30, 100, 50, (1.8, 2.1)),
+    Cell(30, 5_000, 50, (3.6, 4.5)),
+    Cell(30, 10_000, 50, (5.3, 7.6)),
+    Cell(30, 100, 100, (2.7, 3.7)),
+    Cell(30, 10_000, 100, (5.8, 10.9)),
+    Cell(125, 100, 10, (1.5, 1.8)),
+    Cell(125, 100, 50, (1.8, 2.1)),
+    Cell(125, 10_000, 50, (3.3, 4.8)),
+)
+
+
+@dataclass
+class Node:
+    """One validator: its replica, its uplink, and what it puts together."""
+
+    index: ValidatorIndex
+    address: Address
+    dissemination: Dissemination
+    state: pbft.ReplicaState | None = None
+    uplink_free: float = 0.0
+    decided_at: float | None = None
+    timers: dict[Timer, int] = field(default_factory=dict)
+    blocks: dict[Hash32, Block] = field(default_factory=dict)
+
+
+class World:
+    """n validators that decide one block number."""
+
+    def __init__(self, seed: int, n: int, megabits: int, transactions: Sequence[bytes]) -> None:
+        self.n = n
+        self.now = 0.0
+        self.frames = 0
+        self.bytes = 0
+        self.coding_seconds = 0.0
+        self.refused: Counter[str] = Counter()
+        self.is_equivocating = False
+        self.is_request_known = False
+        """Whether the backups have heard of the request, so that they wait for the primary."""
+        self.dead: set[int] = set()
+        self._random = Random(seed)
+        self._bytes_per_second = megabits * 1_000_000 / 8
+        self._transactions = tuple(transactions)
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._sequence = 0
+        self._messages: dict[MessageName, bytes] = {}
+        self._decoded: dict[bytes, Message] = {}
+        validators = validators_of(n)
+        self.nodes = []
+        for index in range(n):
+            dissemination = Dissemination(validators[index])
+            dissemination.set_validators(validators)
+            self.nodes.append(Node(ValidatorIndex(index), validators[index], dissemination))
+        self._by_address = {node.address: node for node in self.nodes}
+        self._order = tuple(ValidatorIndex(index) for index in range(n))
+
+    def run(self, limit_seconds: float = 600.0) -> float:
+        """The time at which q honest validators hold the certificate."""
+        faulty = self.dead | ({0} if self.is_equivocating else set())
+        for node in self.nodes:
+            if node.index not in self.dead:
+                self._start(node)
+        quorum = compute_quorum(self.n)
+        honest = [node for node in self.nodes if node.index not in faulty]
+        while True:
+            decided = [node.decided_at for node in honest if node.decided_at is not None]
+            if len(decided) >= min(quorum, len(honest)):
+                return max(decided)
+            assert self._heap, "nothing will ever happen again"
+            assert self.now <= limit_seconds, f"{len(decided)} decided"
+            self.now, _, action = heapq.heappop(self._heap)
+            action()
+
+    def say(self, sender: Node, frame: bytes) -> None:
+        """Send a frame of any bytes to everybody."""
+        for node in self.nodes:
+            if node is not sender:
+                self._send(sender, node, frame, is_piece=False)
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        self._sequence += 1
+        heapq.heappush(self._heap, (self.now + seconds, self._sequence, action))
+
+    def _start(self, node: Node) -> None:
+        config = NumberConfig(
+            number=BlockNumber(1),
+            parent_hash=PARENT,
+            validators=validators_of(self.n),
+            primary_order=self._order,
+            own_index=node.index,
+            domain=DOMAIN,
+            timing=TIMING,
+            has_transaction=node.index == 0 or self.is_request_known,
+        )
+        started = pbft.restore(config, [], token_signer(node.index))
+        # A status is what a node says when its process starts, not when a number does.
+        effects = [
+            effect
+            for effect in started.effects
+            if not (isinstance(effect, Broadcast) and isinstance(effect.message, Status))
+        ]
+        self._perform(node, pbft.Transition(started.state, tuple(effects)))
+
+    def _give(self, node: Node, event: Input) -> None:
+        if node.index not in self.dead and node.decided_at is None:
+            assert node.state is not None
+            self._perform(node, pbft.apply(node.state, event, token_signer(node.index)))
+
+    def _perform(self, node: Node, transition: pbft.Transition) -> None:
+        node.state = transition.state
+        for effect in transition.effects:
+            self._perform_one(node, effect)
+
+    def _perform_one(self, node: Node, effect: Effect) -> None:
+        match effect:
+            case Broadcast(message):
+                self._broadcast(node, message)
+            case Send(receiver, message):
+                data = encode_message(message)
+                if not node.dissemination.is_spreading(data, self.now):
+                    self._send(node, self.nodes[receiver], data, is_piece=False)
+            case ValidateBlock(block, _):
+                node.blocks[block.hash] = block
+                event = BlockValidated(block.hash, is_valid=True, is_fresh=True)
+                self._after(0, lambda: self._give(node, event))
+            case BuildBlock(number, view):
+                block = self._build(node)
+                self._after(0, lambda: self._give(node, BlockBuilt(number, view, block)))
+            case FetchBlock(digest, _):
+                held = next(each for each in self.nodes if digest in each.blocks)
+                block = held.blocks[digest]
+                seconds = 2 * DELAY_SECONDS + len(block.encode()) / self._bytes_per_second
+                self._after(seconds, lambda: self._give(node, BlockFetched(block)))
+            case SetTimer(timer, number, view, delay_ms):
+                node.timers[timer] = self._sequence + 1
+                self._after(delay_ms / 1000, self._make_timer(node, timer, number, view))
+            case Finalize():
+                node.decided_at = self.now
+            case _:
+                pass  # what is persisted, rejected or reported takes no time here
+
+    def _make_timer(
+        self, node: Node, timer: Timer, number: BlockNumber, view: View
+    ) -> Callable[[], None]:
+        set_at = node.timers[timer]
+
+        def expire() -> None:
+            if node.timers[timer] == set_at:
+                self._give(node, TimerExpired(timer, number, view))
+
+        return expire
+
+    def _build(self, node: Node, tag: int = 0) -> Block:
+        return make_block(tag + 1, coinbase=node.index, transactions=self._transactions)
+
+    def _broadcast(self, node: Node, message: Message) -> None:
+        if self.is_equivocating and node.index == 0 and isinstance(message, PrePrepare):
+            self._equivocate(node)
+            return
+        data = encode_message(message)
+        self._decoded[data] = message
+        if not node.dissemination.is_worth_it(data):
+            self.say(node, data)
+            return
+        started = time.perf_counter()
+        cut = node.dissemination.cut(data, self.now)
+        self.coding_seconds += time.perf_counter() - started
+        for address, frame in cut:
+            self._send(node, self._by_address[address], frame, is_piece=True)
+
+    def _equivocate(self, node: Node) -> None:
+        """One block for the first half of the backups, another for the second."""
+        for tag, half in enumerate((self.nodes[: self.n // 2], self.nodes[self.n // 2 :])):
+            block = self._build(node, tag + 7)
+            kind, number, view = MessageKind.PRE_PREPARE, BlockNumber(1), View(0)
+            digest = compute_signing_digest(DOMAIN, kind, number, view, block.hash)
+            signature = token_signer(0)(digest)
+            vote = Vote(kind, number, view, block.hash, ValidatorIndex(0), signature)
+            data = encode_message(PrePrepare(vote, block))
+            for each in half:
+                if each is not node:
+                    self._send(node, each, data, is_piece=False)
+
+    def _send(self, sender: Node, receiver: Node, frame: bytes, *, is_piece: bool) -> None:
+        self.frames += 1
+        self.bytes += len(frame)
+        sender.uplink_free = max(self.now, sender.uplink_free) + len(frame) / self._bytes_per_second
+        delay = DELAY_SECONDS * self._random.uniform(0.1, 1.0)
+        arrive = self._take_piece if is_piece else self._take_message
+        self._after(sender.uplink_free + delay - self.now, lambda: arrive(sender, receiver, frame))
+
+    def _take_message(self, sender: Node, receiver: Node, frame: bytes) -> None:
+        message = self._decoded.get(frame)
+        if message is None:
+            try:
+                message = self._decoded[frame] = decode_message(frame)
+            except RejectedInputError as error:
+                self.refused[error.reason] += 1
+                return
+        self._give(receiver, MessageReceived(sender.index, message))
+
+    def _take_piece(self, sender: Node, receiver: Node, frame: bytes) -> None:
+        taken = receiver.dissemination.take(sender.address, frame)
+        for address in taken.relay_to:
+            self._send(receiver, self._by_address[address], frame, is_piece=True)
+        if taken.complete is None:
+            return
+        name = taken.complete.name
+        if name not in self._messages:
+            # The others' pieces give the same bytes (tests): once is enough here.
+            started = time.perf_counter()
+            self._messages[name] = taken.complete.decode()
+            self.coding_seconds += time.perf_counter() - started
+        author = self._by_address[name.author]
+        self._take_message(author, receiver, self._messages[name])
+
+
+def build_transactions(count: int) -> list[bytes]:
+    """Transactions of TRANSACTION_BYTES each, all different."""
+    return [i.to_bytes(4, "big") + bytes(TRANSACTION_BYTES - 4) for i in range(count)]
+
+
+def measure_cells(seeds: int, only: str) -> list[dict[str, object]]:
+    """Every cell of the comparison."""
+    rows = []
+    print(f"{'Mbit/s':>6} {'tx':>6} {'n':>4} {'median s':>9} {'worst s':>8} {'prototype s':>12}"
+          f" {'ratio':>6} {'coding s':>9}")  # fmt: skip
+    for cell in CELLS:
+        if only not in f"{cell.megabits}-{cell.transactions}-{cell.validators}":
+            continue
+        transactions = build_transactions(cell.transactions)
+        seconds, coding = [], 0.0
+        for seed in range(seeds):
+            world = World(seed, cell.validators, cell.megabits, transactions)
+            seconds.append(world.run())
+            coding = max(coding, world.coding_seconds)
+        median, worst = statistics.median(seconds), max(seconds)
+        low, high = cell.prototype
+        print(f"{cell.megabits:6} {cell.transactions:6} {cell.validators:4} {median:9.2f}"
+              f" {worst:8.2f} {low:5.1f} - {high:4.1f} {median / low:6.2f}"
+              f" {coding:9.2f}")  # fmt: skip
+        rows.append(
+            {
+                "megabits": cell.megabits,
+                "transactions": cell.transactions,
+                "validators": cell.validators,
+                "seconds": seconds,
+                "prototype_seconds": cell.prototype,
+                "ratio_to_its_fastest": median / low,
+                "coding_seconds": coding,
+            }
+        )
+    return rows
+
+
+def measure_traffic() -> list[dict[str, object]]:
+    """Frames and bytes of one small block, beside the least that this protocol needs."""
+    print(f"\n{'n':>4} {'frames':>8} {'least':>8} {'bytes':>10} {'least':>10} {'ratio':>6}")
+    rows = []
+    for n in (4, 10, 31, 100):
+        world = World(0, n, 1_000, ())
+        world.run()
+        votes = (n - 1) ** 2 + n * (n - 1)
+        block_bytes = len(make_block(1).encode())
+        least = votes * SMALLEST_VOTE_BYTES + (n - 1) * (block_bytes + SMALLEST_VOTE_BYTES)
+        frames = votes + n - 1
+        print(f"{n:4} {world.frames:8} {frames:8} {world.bytes:10} {least:10}"
+              f" {world.bytes / least:6.2f}")  # fmt: skip
+        rows.append({"validators": n, "frames": world.frames, "least_frames": frames,
+                     "bytes": world.bytes, "least_bytes": least})  # fmt: skip
+    return rows
+
+
+def measure_attacks(seeds: int) -> list[dict[str, object]]:
+    """What the prototype does not survive."""
+    print(f"\n{'attack':24} {'n':>4} {'median s':>9} {'worst s':>8}")
+    rows = []
+
+    def measure(name: str, n: int, prepare: Callable[[World], None]) -> None:
+        seconds = []
+        for seed in range(seeds):
+            world = World(seed, n, 30, build_transactions(100))
+            prepare(world)
+            seconds.append(world.run())
+        print(f"{name:24} {n:4} {statistics.median(seconds):9.2f} {max(seconds):8.2f}")
+        rows.append({"attack": name, "validators": n, "seconds": seconds})
+
+    def equivocate(world: World) -> None:
+        world.is_equivocating = True
+
+    def kill(world: World) -> None:
+        world.dead = {0}
+        world.is_request_known = True
+
+    def babble(world: World) -> None:
+        world.say(world.nodes[-1], b"\x01")
+
+    for n in (8, 32, 50):
+        measure("equivocating primary", n, equivocate)
+    for n in (10, 50):
+        measure("dead primary", n, kill)
+        measure("one-byte message", n, babble)
+    return rows
+
+
+def main() -> None:
+    """Measure, print, and write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, default=Path("consensus_network.json"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", default="", help="cells whose 'Mbit-transactions-n' has this")
+    arguments = parser.parse_args()
+    result = {
+        "cells": measure_cells(arguments.seeds, arguments.only),
+        "traffic": measure_traffic(),
+        "attacks": measure_attacks(arguments.seeds),
+    }
+    arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -57,7 +57,7 @@ from chain.consensus.quorum import compute_quorum
 from chain.errors import RejectedInputError
 from chain.primitives import Address, BlockNumber, Hash32, ValidatorIndex, View
 from chain.types.block import Block
-from node.network.dissemination import Dissemination, MessageName
+from node.network.dissemination import Dissemination, MessageName, decode_piece
 from tests.chain.consensus.consensus_factory import (
     DOMAIN,
     PARENT,
@@ -253,11 +253,11 @@ class World:
             return
         data = encode_message(message)
         self._decoded[data] = message
-        if not node.dissemination.is_worth_it(data):
+        if not node.dissemination.begin(data, self.now):
             self.say(node, data)
             return
         started = time.perf_counter()
-        cut = node.dissemination.cut(data, self.now)
+        cut = node.dissemination.cut(data)
         self.coding_seconds += time.perf_counter() - started
         for address, frame in cut:
             self._send(node, self._by_address[address], frame, is_piece=True)
@@ -294,7 +294,7 @@ class World:
         self._give(receiver, MessageReceived(sender.index, message))
 
     def _take_piece(self, sender: Node, receiver: Node, frame: bytes) -> None:
-        taken = receiver.dissemination.take(sender.address, frame)
+        taken = receiver.dissemination.take(sender.address, decode_piece(frame))
         for address in taken.relay_to:
             self._send(receiver, self._by_address[address], frame, is_piece=True)
         if taken.complete is None:

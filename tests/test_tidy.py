@@ -56,6 +56,7 @@ COVERED_BY = {
         "node/network/metrics.py",
         "node/network/protocols/consensus.py",
     ),
+    "tests/node/network/test_pieces.py": ("node/network/protocols/pieces.py",),
     "tests/node/network/test_status.py": ("node/network/protocols/status.py",),
     "tests/node/network/test_transactions.py": ("node/network/protocols/transactions.py",),
     "tests/node/rpc/test_dispatch.py": ("node/rpc/errors.py", "node/rpc/parameters.py"),

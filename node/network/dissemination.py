@@ -1,4 +1,4 @@
-"""Large proposals spread in coded pieces (docs/spec/wire.md, section 5).
+"""Large proposals spread in coded pieces (docs/spec/wire.md, section 4).
 
 A primary that sends a block of B bytes to n - 1 backups pushes (n - 1) B through its own uplink,
 while theirs lie idle. Here it cuts the message into pieces, any k of which give it back, sends each
@@ -118,8 +118,8 @@ class Dissemination:
         self._live: dict[Address, OrderedDict[MessageName, int]] = {}
         """By relay: which pieces of its are kept; the oldest makes room."""
         self._done: OrderedDict[MessageName, None] = OrderedDict()
-        self._latest_cut: tuple[Hash32, float] | None = None
-        """The digest of the last message that was cut up, and when."""
+        self._latest: tuple[Hash32, float] | None = None
+        """The digest of the last message that we sent in pieces, and when."""
 
     def set_validators(self, addresses: Iterable[Address]) -> None:
         """The set changed: messages that are being put together are forgotten."""
@@ -129,25 +129,27 @@ class Dissemination:
             self._assemblies.clear()
             self._live.clear()
 
-    def is_worth_it(self, message: bytes) -> bool:
-        """Whether a message to everybody goes in pieces."""
-        return (
-            len(message) >= SPREAD_BYTES
-            and len(self._validators) >= SPREAD_VALIDATORS
-            and self._own_address in self._validators
-        )
+    def begin(self, message: bytes, now: float) -> bool:
+        """Whether a message to everybody goes in pieces, from `now` on (seconds)."""
+        if (
+            len(message) < SPREAD_BYTES
+            or len(self._validators) < SPREAD_VALIDATORS
+            or self._own_address not in self._validators
+        ):
+            return False
+        self._latest = sha256(message), now
+        return True
 
     def is_spreading(self, message: bytes, now: float) -> bool:
-        """Whether the pieces of a message are on their way still; `now` as in `cut`, seconds."""
-        if len(message) < SPREAD_BYTES or self._latest_cut is None:
+        """Whether the pieces of a message that we began to send are on their way still."""
+        if len(message) < SPREAD_BYTES or self._latest is None:
             return False
-        digest, cut_at = self._latest_cut
-        return now < cut_at + SPREAD_SECONDS and sha256(message) == digest
+        digest, begun_at = self._latest
+        return now < begun_at + SPREAD_SECONDS and sha256(message) == digest
 
-    def cut(self, message: bytes, now: float) -> list[tuple[Address, bytes]]:
+    def cut(self, message: bytes) -> list[tuple[Address, bytes]]:
         """The frame for each other validator; takes milliseconds for each MB and validator."""
         assert self._own_address is not None
-        self._latest_cut = sha256(message), now
         backups = self._list_backups(self._own_address)
         pieces = encode(message, count_data_pieces(len(self._validators)), len(backups))
         leaves = [merkle_leaf(piece) for piece in pieces]
@@ -157,14 +159,13 @@ class Dissemination:
             for index, backup in enumerate(backups)
         ]
 
-    def take(self, sender: Address, frame: bytes) -> Taken:
-        """Look at a frame that a validator sent.
+    def take(self, sender: Address, piece: Piece) -> Taken:
+        """Look at a piece that a validator sent.
 
         Raises:
-            InvalidMessage: TOO_LARGE, MALFORMED, or UNKNOWN_VALIDATOR: not a piece that this sender
-                may send us.
+            InvalidMessage: MALFORMED or UNKNOWN_VALIDATOR: not one that this sender may send us, by
+                the validator set as we know it. An honest sender may know another for a moment.
         """
-        piece = decode_piece(frame)
         name = piece.name
         if name.author not in self._validators or len(self._validators) < SPREAD_VALIDATORS:
             raise InvalidMessage(RejectionReason.UNKNOWN_VALIDATOR, f"author 0x{name.author.hex()}")
@@ -238,7 +239,7 @@ def decode_piece(frame: bytes) -> Piece:
     """The piece of a frame.
 
     Raises:
-        InvalidMessage: TOO_LARGE or MALFORMED.
+        RejectedInputError: TOO_LARGE or MALFORMED.
     """
     items = codec.as_list(codec.decode(frame, limit_bytes=PIECE_FRAME_LIMIT_BYTES), max_length=7)
     if len(items) != 7:

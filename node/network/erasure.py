@@ -2,7 +2,7 @@
 
 Systematic: the first k pieces are the data itself, the others are rows of a Cauchy matrix times
 them (Bloemer et al., "An XOR-Based Erasure-Resilient Coding Scheme", 1995), so every k rows are
-independent. Docs: docs/spec/wire.md, section 5.
+independent. Docs: docs/spec/wire.md, section 4.
 """
 
 from collections.abc import Mapping

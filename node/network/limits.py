@@ -36,6 +36,8 @@ LIMITS: Final = {
     # A validator sends three votes and a few repeats a block, and after an outage a queue of them;
     # the largest NEW-VIEW has 8 MiB.
     "consensus": ProtocolLimits(2, 500, 32 * MIB, 1_024),
+    # Everybody's piece of everybody's large messages, at most 2 MiB each.
+    "pieces": ProtocolLimits(2, 500, 32 * MIB, 1_024),
     # Announcements in batches, and requests of 256 for what they announce.
     "tx": ProtocolLimits(2, 100, 8 * MIB, 8 * MIB),
     # Who syncs is limited by execution long before.

@@ -20,10 +20,19 @@ from node.network.limits import Meter, get_kind, get_limits
 from node.network.metrics import NetworkMetrics
 from node.network.peer_file import load_records, save_records
 from node.network.peers import RECORD_LIMIT, PeerInfo, PeerTable
-from node.network.protocols import blobs, blocks, consensus, status, training, transactions
+from node.network.protocols import (
+    blobs,
+    blocks,
+    consensus,
+    pieces,
+    status,
+    training,
+    transactions,
+)
 from node.network.protocols.blobs import BlobExchange, BlobStore
 from node.network.protocols.blocks import BlockSource
 from node.network.protocols.consensus import ConsensusHandler, ConsensusLinks
+from node.network.protocols.pieces import PieceLinks
 from node.network.protocols.status import Identity, RemoteStatus
 from node.network.protocols.training import TrainingSource
 from node.network.protocols.transactions import TransactionExchange, TransactionPool
@@ -160,12 +169,18 @@ class Network:
             handle=handle_consensus,
             metrics=self.metrics,
         )
+        self._pieces = PieceLinks(
+            own_address=identity.validator and identity.validator[0],
+            handle=handle_consensus,
+            metrics=self.metrics,
+        )
         self._transactions = TransactionExchange(transaction_pool, self.metrics)
         self._block_source = block_source
         self._blobs = BlobExchange(blob_store, self.metrics)
         self._training_source = training_source
         host.set_handler(status.PROTOCOL_ID, self._serve_status)
         self._set_peer_handler(consensus.PROTOCOL_ID, self._serve_consensus)
+        self._set_peer_handler(pieces.PROTOCOL_ID, self._serve_pieces)
         self._set_peer_handler(transactions.PROTOCOL_ID, self._transactions.serve)
         self._set_peer_handler(blocks.PROTOCOL_ID, self._serve_blocks)
         self._set_peer_handler(blobs.PROTOCOL_ID, self._blobs.serve)
@@ -206,15 +221,22 @@ class Network:
 
     def set_validators(self, addresses: Iterable[Address]) -> None:
         """Say who takes part in consensus now; others' consensus streams are closed."""
-        self._links.set_validators(addresses)
+        validators = tuple(addresses)
+        self._links.set_validators(validators)
+        self._pieces.set_validators(validators)
 
     def broadcast_consensus(self, payload: bytes) -> None:
         """Queue a consensus message for every other validator; never waits."""
-        self._links.broadcast(payload)
+        if not self._pieces.broadcast(payload):
+            self._links.broadcast(payload)
 
     def send_consensus(self, validator: Address, payload: bytes) -> None:
-        """Queue a consensus message for one validator; never waits."""
-        self._links.send(validator, payload)
+        """Queue a consensus message for one validator; never waits.
+
+        A large one that everybody is being sent in pieces is not sent to it once more.
+        """
+        if not self._pieces.is_spreading(payload):
+            self._links.send(validator, payload)
 
     def announce_transactions(self, hashes: Iterable[Hash32]) -> None:
         """Tell every peer of transactions in our pool; never waits."""
@@ -346,6 +368,7 @@ class Network:
         async with self._host.run(), trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep_strangers)
             nursery.start_soon(self._dial_peers)
+            nursery.start_soon(self._pieces.run)
             if self._config.peer_file is not None:
                 nursery.start_soon(self._keep_records, self._config.peer_file)
             task_status.started()
@@ -530,7 +553,9 @@ class Network:
         fault: RejectedInputError | StreamClosedError | None = None
         async with trio.open_nursery() as nursery:
             if session.remote.validator is not None:
-                nursery.start_soon(self._links.run_outbound, session.remote.validator, open_stream)
+                validator = session.remote.validator
+                nursery.start_soon(self._links.run_outbound, validator, open_stream)
+                nursery.start_soon(self._pieces.run_outbound, validator, open_stream)
             nursery.start_soon(self._transactions.run_outbound, peer_id, open_stream, on_fault)
             try:
                 reason = await status.keep_alive(session.stream, self)
@@ -591,6 +616,11 @@ class Network:
         session = self._sessions.get(stream.peer_id)
         if session is not None and session.remote.validator is not None:
             await self._links.serve(stream, session.remote.validator)
+
+    async def _serve_pieces(self, stream: FrameStream) -> None:
+        session = self._sessions.get(stream.peer_id)
+        if session is not None and session.remote.validator is not None:
+            await self._pieces.serve(stream, session.remote.validator)
 
     async def _serve_blocks(self, stream: FrameStream) -> None:
         await blocks.serve(stream, self._block_source, self.metrics)

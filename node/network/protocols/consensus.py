@@ -79,14 +79,22 @@ class OutboundQueue:
 
 
 class ConsensusLinks:
-    """The queues towards the other validators, and what arrives from them."""
+    """The queues towards the other validators, and what arrives from them, of one protocol."""
 
     def __init__(
-        self, *, own_address: Address | None, handle: ConsensusHandler, metrics: NetworkMetrics
+        self,
+        *,
+        own_address: Address | None,
+        handle: ConsensusHandler,
+        metrics: NetworkMetrics,
+        protocol_id: str = PROTOCOL_ID,
+        frame_limit_bytes: int = CONSENSUS_FRAME_LIMIT_BYTES,
     ) -> None:
         self._own_address = own_address
         self._handle = handle
         self._metrics = metrics
+        self._protocol_id = protocol_id
+        self._frame_limit_bytes = frame_limit_bytes
         self._queues: dict[Address, OutboundQueue] = {}
         self._set_changed = trio.Event()
 
@@ -111,13 +119,13 @@ class ConsensusLinks:
 
     def broadcast(self, payload: bytes) -> None:
         """Queue a message for every other validator."""
-        _check_size(payload)
+        self._check_size(payload)
         for queue in self._queues.values():
             queue.put(payload)
 
     def send(self, address: Address, payload: bytes) -> None:
         """Queue a message for one validator; nothing happens if it is not in the set."""
-        _check_size(payload)
+        self._check_size(payload)
         if queue := self._queues.get(address):
             queue.put(payload)
 
@@ -131,7 +139,7 @@ class ConsensusLinks:
                 await changed.wait()
                 continue
             try:
-                await self._write(queue, address, await open_stream(PROTOCOL_ID))
+                await self._write(queue, address, await open_stream(self._protocol_id))
             except (StreamClosedError, UnreachablePeerError):
                 await trio.sleep(REOPEN_SECONDS)
 
@@ -157,10 +165,9 @@ class ConsensusLinks:
             StreamClosedError: the validator left.
         """
         while self.is_validator(address):
-            frame = await stream.read_frame(CONSENSUS_FRAME_LIMIT_BYTES)
+            frame = await stream.read_frame(self._frame_limit_bytes)
             self._metrics.consensus_frames_received += 1
             await self._handle(address, frame)
 
-
-def _check_size(payload: bytes) -> None:
-    assert len(payload) <= CONSENSUS_FRAME_LIMIT_BYTES, "consensus sends what no peer would read"
+    def _check_size(self, payload: bytes) -> None:
+        assert len(payload) <= self._frame_limit_bytes, "consensus sends what no peer would read"

@@ -44,12 +44,12 @@ def spread(
 ) -> dict[Address, bytes]:
     """Everybody's copy of a message, where `is_lost(sender, receiver)` cuts links."""
     got: dict[Address, bytes] = {}
-    flying = [(author, receiver, frame) for receiver, frame in network[author].cut(message, 0.0)]
+    flying = [(author, receiver, frame) for receiver, frame in network[author].cut(message)]
     while flying:
         sender, receiver, frame = flying.pop(0)
         if is_lost(sender, receiver):
             continue
-        taken = network[receiver].take(sender, frame)
+        taken = network[receiver].take(sender, decode_piece(frame))
         flying.extend((receiver, address, frame) for address in taken.relay_to)
         if taken.complete is not None:
             assert receiver not in got, "told once"
@@ -75,9 +75,9 @@ def test_everybody_gets_the_message_though_f_and_one_link_fail(count: int) -> No
 def test_nobody_sends_much_more_than_the_message_itself(count: int) -> None:
     network = nodes(count)
     author, first, *_ = network
-    frames = network[author].cut(MESSAGE, 0.0)
+    frames = network[author].cut(MESSAGE)
     own = sum(len(frame) for _, frame in frames)
-    taken = network[first].take(author, frames[0][1])
+    taken = network[first].take(author, decode_piece(frames[0][1]))
     relayed = len(taken.relay_to) * len(frames[0][1])
     for sent in (own, relayed):
         assert sent < 2.2 * len(MESSAGE), "whole, it would be n - 1 times its size"
@@ -90,19 +90,19 @@ def test_k_pieces_are_more_than_the_faulty_can_make() -> None:
 
 def test_small_messages_small_networks_and_strangers_send_whole() -> None:
     own, *_ = addresses(8)
-    assert nodes(8)[own].is_worth_it(MESSAGE)
-    assert not nodes(8)[own].is_worth_it(MESSAGE[: SPREAD_BYTES - 1])
-    assert not nodes(7)[own].is_worth_it(MESSAGE)
+    assert nodes(8)[own].begin(MESSAGE, 0.0)
+    assert not nodes(8)[own].begin(MESSAGE[: SPREAD_BYTES - 1], 0.0)
+    assert not nodes(7)[own].begin(MESSAGE, 0.0)
     follower = Dissemination(None)
     follower.set_validators(addresses(8))
-    assert not follower.is_worth_it(MESSAGE)
+    assert not follower.begin(MESSAGE, 0.0)
 
 
 def test_a_message_is_not_sent_whole_while_its_pieces_fly() -> None:
     own, *_ = addresses(8)
     node = nodes(8)[own]
     assert not node.is_spreading(MESSAGE, 10.0)
-    node.cut(MESSAGE, 10.0)
+    assert node.begin(MESSAGE, 10.0)
     assert node.is_spreading(MESSAGE, 10.0 + SPREAD_SECONDS - 0.1)
     assert not node.is_spreading(MESSAGE + b"!", 10.0)
     assert not node.is_spreading(MESSAGE, 10.0 + SPREAD_SECONDS)
@@ -130,9 +130,9 @@ def forgeries() -> Iterator[tuple[str, Callable[[Piece], Piece]]]:
 def test_a_piece_that_is_none_is_refused(forge: Callable[[Piece], Piece]) -> None:
     network = nodes(8)
     author, receiver, *_ = network
-    frame = dict(network[author].cut(MESSAGE, 0.0))[receiver]
+    frame = dict(network[author].cut(MESSAGE))[receiver]
     with pytest.raises(InvalidMessage) as refusal:
-        network[receiver].take(author, encode_piece(forge(decode_piece(frame))))
+        network[receiver].take(author, forge(decode_piece(frame)))
     reasons = {RejectionReason.MALFORMED, RejectionReason.UNKNOWN_VALIDATOR}
     assert refusal.value.reason in reasons
 
@@ -140,18 +140,18 @@ def test_a_piece_that_is_none_is_refused(forge: Callable[[Piece], Piece]) -> Non
 def test_a_relay_can_pass_on_its_own_piece_only() -> None:
     network = nodes(8)
     author, first, second, third, *_ = network
-    frames = dict(network[author].cut(MESSAGE, 0.0))
-    network[third].take(first, frames[first])
+    frames = dict(network[author].cut(MESSAGE))
+    network[third].take(first, decode_piece(frames[first]))
     with pytest.raises(InvalidMessage):
-        network[third].take(first, frames[second])
+        network[third].take(first, decode_piece(frames[second]))
     with pytest.raises(InvalidMessage):
-        network[author].take(first, frames[first])  # its own message comes back
+        network[author].take(first, decode_piece(frames[first]))  # its own message comes back
 
 
 def test_pieces_that_make_no_message_are_the_authors_fault() -> None:
     network = nodes(8)
     author, receiver, *others = network
-    cut = network[author].cut(MESSAGE, 0.0)
+    cut = network[author].cut(MESSAGE)
     lying = []
     for address, frame in cut:
         piece = decode_piece(frame)
@@ -160,7 +160,7 @@ def test_pieces_that_make_no_message_are_the_authors_fault() -> None:
     complete: Complete | None = None
     for address, frame in lying:
         if address in others and complete is None:
-            complete = network[receiver].take(address, frame).complete
+            complete = network[receiver].take(address, decode_piece(frame)).complete
     assert complete is not None
     with pytest.raises(InvalidMessage, match="make no message"):
         complete.decode()
@@ -169,13 +169,13 @@ def test_pieces_that_make_no_message_are_the_authors_fault() -> None:
 def test_a_flood_of_names_pushes_out_the_flooders_own_pieces_only() -> None:
     network = nodes(8)
     author, receiver, flooder, *others = network
-    frames = dict(network[author].cut(MESSAGE, 0.0))
-    network[receiver].take(others[0], frames[others[0]])
-    network[receiver].take(flooder, frames[flooder])
+    frames = dict(network[author].cut(MESSAGE))
+    network[receiver].take(others[0], decode_piece(frames[others[0]]))
+    network[receiver].take(flooder, decode_piece(frames[flooder]))
     for i in range(LIVE_PER_RELAY + 1):
-        other = dict(network[author].cut(MESSAGE + bytes([i]), 0.0))
-        network[receiver].take(flooder, other[flooder])
-    taken = [network[receiver].take(each, frames[each]) for each in others[1:4]]
+        other = dict(network[author].cut(MESSAGE + bytes([i])))
+        network[receiver].take(flooder, decode_piece(other[flooder]))
+    taken = [network[receiver].take(each, decode_piece(frames[each])) for each in others[1:4]]
     assert taken[-1].complete is not None, "4 of 7: the flooder's was lost, nobody else's"
     assert taken[-1].complete.decode() == MESSAGE
 
@@ -183,11 +183,13 @@ def test_a_flood_of_names_pushes_out_the_flooders_own_pieces_only() -> None:
 def test_late_pieces_of_a_complete_message_are_not_kept() -> None:
     network = nodes(8)
     author, receiver, *others = network
-    frames = dict(network[author].cut(MESSAGE, 0.0))
+    frames = dict(network[author].cut(MESSAGE))
     for each in others[:4]:
-        network[receiver].take(each, frames[each])
-    assert network[receiver].take(others[4], frames[others[4]]).complete is None
-    assert network[receiver].take(author, frames[receiver]).relay_to, "still passed on"
+        network[receiver].take(each, decode_piece(frames[each]))
+    assert network[receiver].take(others[4], decode_piece(frames[others[4]])).complete is None
+    assert network[receiver].take(author, decode_piece(frames[receiver])).relay_to, (
+        "still passed on"
+    )
     assert network[receiver].count_held() == 0
 
 
@@ -195,9 +197,9 @@ def test_memory_stays_within_its_bound() -> None:
     network = nodes(8)
     author, receiver, *others = network
     for i in range(DONE_KEPT // 32):
-        frames = dict(network[author].cut(MESSAGE + bytes([i]), 0.0))
+        frames = dict(network[author].cut(MESSAGE + bytes([i])))
         for each in others[:2]:
-            network[receiver].take(each, frames[each])
+            network[receiver].take(each, decode_piece(frames[each]))
     assert network[receiver].count_held() == 2 * LIVE_PER_RELAY
 
 

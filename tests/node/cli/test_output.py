@@ -36,6 +36,15 @@ def test_what_is_no_account_is_refused(text: str) -> None:
         parse_address(text)
 
 
+def test_capitals_of_an_account_are_its_checksum() -> None:
+    # The second of EIP-55's own examples.
+    account = "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359"
+    for same in (account, account.lower(), "0x" + account[2:].upper()):
+        assert parse_address(same).hex() == account[2:].lower()
+    with pytest.raises(OperatorError, match="is mistyped"):
+        parse_address(account.replace("fB69", "Fb69"))
+
+
 def test_amount_in_a_line_is_rounded() -> None:
     amounts = [34 * 10**17 - 1, 3 * 10**18, 10**13, 0]
     assert [format_rounded(amount) for amount in amounts] == ["3.4", "3", "0", "0"]

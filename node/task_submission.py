@@ -63,8 +63,12 @@ class PublishedModel:
 
 def compute_full_budget(spec: TaskSpec) -> int:
     """Base units that pay every round with all of its units."""
-    reward = spec.reward
-    return spec.round_count * (reward.max_units * reward.unit_price + reward.validator_fee)
+    return spec.round_count * compute_round_budget(spec)
+
+
+def compute_round_budget(spec: TaskSpec) -> int:
+    """Base units that pay one round with all of its units; the least that a task may escrow."""
+    return spec.reward.max_units * spec.reward.unit_price + spec.reward.validator_fee
 
 
 def submit_task(

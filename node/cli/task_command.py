@@ -63,11 +63,16 @@ def submit(
     """
     from chain.execution.system_contracts import TRAINING_TOKEN
     from node.rpc_client import RpcClient
-    from node.task_submission import submit_task
+    from node.task_submission import compute_round_budget, submit_task
     from node.tasks import load_task_toml
 
     bundle = load_task_toml(file.read_text(encoding="utf-8"), file.parent, TRAINING_TOKEN, rounds)
     amount = None if budget is None else parse_amount(budget)
+    least = compute_round_budget(bundle.spec)
+    if amount is not None and amount < least:
+        raise OperatorError(
+            f"--budget {budget} pays for no round: one costs up to {format_amount(least)} POT"
+        )
     private_key = load_private_key(key, password_file)
     clients = [RpcClient(url) for url in rpc or [DEFAULT_RPC_URL]]
     submission = submit_task(clients[0], private_key, bundle, amount)

@@ -195,6 +195,15 @@ def test_rounds_and_budget_can_be_given(
     assert b'"rounds":9' in registry.transactions[1].data
 
 
+def test_budget_that_pays_for_no_round_is_refused_before_anything_is_sent(
+    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+) -> None:
+    with serve(registry.answers()) as url:
+        refusal = pot.fails("task", "submit", task_file, *key, "--budget", "6.4", "--rpc", url)
+    assert "pays for no round: one costs up to 6.5 POT" in refusal
+    assert registry.transactions == []
+
+
 def test_budget_that_the_account_does_not_have_is_refused_before_anything_is_sent(
     pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
 ) -> None:

@@ -168,6 +168,8 @@ class ConsensusWatch:
             observe.labels("prepare").observe(now - (steps.proposed_at or steps.started_at))
         if steps.committed_at is None and state.committed is not None:
             steps.committed_at = now
+            if steps.proposed_at is not None:
+                observe.labels("decide").observe(now - steps.proposed_at)
             if steps.prepared_at is not None:
                 observe.labels("commit").observe(now - steps.prepared_at)
 

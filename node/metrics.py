@@ -31,7 +31,10 @@ from node.network.metrics import NetworkMetrics
 ROUND_SECONDS_BUCKETS: Final = (1, 2, 5, 10, 30, 60, 120, 300, 900, 3600)
 """From the development network's rounds to those of a large model."""
 
-STEP_SECONDS_BUCKETS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 90)
+STEP_SECONDS_BUCKETS: Final = (
+    *(0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08),
+    *(0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 90),
+)
 """From one hop on loopback to the longest view."""
 
 SYNC_SECONDS_BUCKETS: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2)
@@ -119,7 +122,8 @@ class NodeMetrics:
         self.step_seconds = histogram(
             "pot_pbft_step_seconds",
             "One step of a block: propose (from the parent's finality), prepare (to a quorum of "
-            "PREPAREs), commit (to a quorum of COMMITs), finalize (until it is stored)",
+            "PREPAREs), commit (to a quorum of COMMITs), finalize (until it is stored); decide is "
+            "prepare and commit together",
             STEP_SECONDS_BUCKETS,
             "step",
         )

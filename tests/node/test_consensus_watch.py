@@ -56,7 +56,7 @@ async def test_every_step_of_every_block_is_timed_and_every_block_is_a_line(
             await until(lambda: min(heads(wire.nodes)) >= 5)
             node = wire.nodes[0]
             count = node.store.head_number()
-            for step in ("propose", "commit", "finalize"):
+            for step in ("propose", "commit", "decide", "finalize"):
                 timed = value(node, "pot_pbft_step_seconds_count", step=step)
                 assert count - 2 <= timed <= count + 1, step
             assert value(node, "pot_chain_blocks_total") == count

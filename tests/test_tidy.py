@@ -29,7 +29,7 @@ COVERED_BY = {
         "chain/types/certificate.py",
         "chain/types/header.py",
     ),
-    "tests/chain/types/test_transaction.py": ("chain/codec.py", "chain/crypto.py"),
+    "tests/chain/types/test_transaction.py": ("chain/crypto.py",),
     "tests/tools/test_check_model.py": ("chain/training/model_file.py",),
     "tests/node/cli/test_operator_commands.py": (
         "node/cli/config_command.py",

@@ -1,0 +1,68 @@
+"""The strict decoder, beside a library that has decoded Ethereum for years."""
+
+import time
+
+import pytest
+import rlp
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from chain import codec
+from chain.errors import RejectedInputError
+
+ITEMS = st.recursive(
+    st.binary(max_size=70), lambda children: st.lists(children, max_size=5), max_leaves=20
+)
+
+
+def nested(depth: int) -> bytes:
+    """`depth` lists, each the only item of the one around it."""
+    data = b""
+    prefixes = []
+    size = 0
+    for _ in range(depth):
+        if size < 56:
+            prefix = bytes([0xC0 + size])
+        else:
+            length = size.to_bytes((size.bit_length() + 7) // 8)
+            prefix = bytes([0xF7 + len(length)]) + length
+        prefixes.append(prefix)
+        size += len(prefix)
+    return b"".join(reversed(prefixes)) + data
+
+
+@given(ITEMS)
+def test_what_is_encoded_decodes_to_itself(item: codec.Item) -> None:
+    assert codec.decode(codec.encode(item), limit_bytes=10_000) == item
+
+
+@settings(max_examples=500)
+@given(st.binary(max_size=80) | ITEMS.map(codec.encode).flatmap(lambda data: st.just(data[:-1])))
+@example(b"\x81\x00")
+@example(b"\xb8\x37" + bytes(55))
+@example(b"\xb9\x00\x38" + bytes(56))
+@example(b"\xc1\x81")
+@example(b"\xbf" + b"\xff" * 8)
+def test_the_library_accepts_and_refuses_the_same(data: bytes) -> None:
+    try:
+        expected = rlp.decode(data, strict=True)
+    except rlp.exceptions.RLPException:
+        with pytest.raises(RejectedInputError):
+            codec.decode(data, limit_bytes=10_000)
+    else:
+        assert codec.decode(data, limit_bytes=10_000) == expected
+
+
+def test_nesting_has_a_limit() -> None:
+    assert codec.decode(nested(codec.MAX_DEPTH), limit_bytes=100)
+    with pytest.raises(RejectedInputError, match="nested too deeply"):
+        codec.decode(nested(codec.MAX_DEPTH + 1), limit_bytes=100)
+
+
+def test_a_mebibyte_of_open_brackets_is_refused_at_once() -> None:
+    data = nested(250_000)
+    start = time.perf_counter()
+    with pytest.raises(RejectedInputError, match="nested too deeply"):
+        codec.decode(data, limit_bytes=len(data))
+    # The library takes minutes.
+    assert time.perf_counter() - start < 1

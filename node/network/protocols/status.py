@@ -9,7 +9,7 @@ import trio
 from eth_abi.abi import encode as abi_encode
 
 from chain.crypto import keccak256, recover
-from chain.errors import InvalidMessage, RejectionReason
+from chain.errors import InvalidMessage, RejectedInputError, RejectionReason
 from chain.primitives import Address, Hash32, Signature
 from node.network.stream import FrameStream, PeerId, StreamClosedError
 from node.network.wire import (
@@ -130,7 +130,7 @@ async def shake_hands(
     The nonce is 32 random bytes, used once.
 
     Raises:
-        InvalidMessage: WRONG_CHAIN, BAD_SIGNATURE, MALFORMED, or TOO_LARGE.
+        RejectedInputError: WRONG_CHAIN, BAD_SIGNATURE, MALFORMED, or TOO_LARGE.
         StreamClosedError: the peer left.
     """
     own = Hello(PROTOCOL_VERSION, identity.chain_id, identity.genesis_hash, head, nonce, addresses)
@@ -179,7 +179,7 @@ async def keep_alive(stream: FrameStream, host: StatusHost) -> DisconnectReason:
         Why the session ended: the peer's word, or SILENT.
 
     Raises:
-        InvalidMessage: a message that does not belong here, or too many.
+        RejectedInputError: a message that does not belong here, is none, or one too many.
         StreamClosedError: the peer is gone.
     """
     return await _Session(stream, host).run()
@@ -196,13 +196,13 @@ class _Session:
         self._reason = DisconnectReason.SILENT
 
     async def run(self) -> DisconnectReason:
-        errors: list[InvalidMessage | StreamClosedError] = []
+        errors: list[RejectedInputError | StreamClosedError] = []
         async with trio.open_nursery() as nursery:
 
             async def run_until_first(part: Callable[[], Awaitable[None]]) -> None:
                 try:
                     await part()
-                except (InvalidMessage, StreamClosedError) as error:
+                except (RejectedInputError, StreamClosedError) as error:
                     errors.append(error)
                 nursery.cancel_scope.cancel()
 

@@ -256,6 +256,22 @@ async def test_garbage_asked_of_a_served_announcement_costs_points(
         assert len(served) == 3
 
 
+@pytest.mark.parametrize("frame", [b"garbage", b"", b"\xc1\x09", b"\xc2\x03" + b"\x05" * 9_000])
+async def test_garbage_in_a_session_ends_it_and_costs_points(
+    frame: bytes, autojump_clock: MockClock
+) -> None:
+    internet = MemoryInternet()
+    node = build_node(internet, 0)
+    stranger = build_node(internet, 1).host
+    async with running(node), stranger.run():
+        session = await open_session(node, stranger)
+        await until(lambda: len(node.network.peers()) == 1)
+        await session.write_frame(frame)
+        await until(lambda: not node.network.peers())
+        assert node.network.metrics.rejections.total() == 1
+        assert node.network._table.score(stranger.peer_id, trio.current_time()) < 60
+
+
 async def test_hello_with_addresses_of_others_teaches_nothing(autojump_clock: MockClock) -> None:
     nodes = build_nodes(MemoryInternet(), 2)
     victim = f"/ip4/192.0.2.1/tcp/1/p2p/12D3KooW{'Z' * 44}"

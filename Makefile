@@ -7,6 +7,7 @@ ARGS ?=
 SEEDS ?= 200
 SEED ?=
 FIRST ?= 0
+MINUTES ?= 60
 # The package index that torch is installed from, on top of pip's own. Empty: pip's default build,
 # which on Linux is the large CUDA one. See README, "Installation".
 TORCH_INDEX ?=
@@ -14,7 +15,7 @@ TORCH_INDEX ?=
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test test-all check fix lint types imports spelling contracts simulate bench \
+.PHONY: help venv run test test-all check fix lint types imports spelling contracts simulate fuzz bench \
         lock clean
 
 help: ## show this list
@@ -40,6 +41,7 @@ test: venv ## the tests, one network of real processes included (at most 8 minut
 test-all: venv ## the slow suites as well
 	$(BIN)/python -m pytest $(ARGS)
 	$(MAKE) simulate
+	$(MAKE) fuzz MINUTES=2
 
 check: lint types imports spelling ## format, lint, types, import rules, spelling
 
@@ -65,6 +67,9 @@ contracts: venv ## compile contracts/src into contracts/build
 
 simulate: venv ## simulated networks: SEEDS=200 from FIRST=0 on, or SEED=n to print one's events
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST))
+
+fuzz: venv ## mutated input and strangers on loopback, memory printed: MINUTES=60, SEED=n
+	$(BIN)/python -W ignore -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: venv ## benchmarks; each prints a table and writes JSON
 	for program in bench/*.py; do $(BIN)/python $$program || exit 1; done

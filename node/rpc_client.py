@@ -15,6 +15,7 @@ from chain.execution.system_contracts import decode_error
 from chain.primitives import Address, Hash32, PrivateKey
 from chain.types.transaction import sign_transaction
 from node.errors import OperatorError
+from node.reverts import describe_revert
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 """A decoded JSON value."""
@@ -274,7 +275,7 @@ def _build_failure(error: JsonObject) -> RpcFailed:
     message = str(error.get("message", "unknown error"))
     revert = decode_error(from_hex(data)) if isinstance(data, str) else None
     if revert is not None:
-        message = f"the contract refuses: {revert}"
+        message = describe_revert(revert)
     return RpcFailed(get_integer(error, "code"), message)
 
 

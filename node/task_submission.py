@@ -13,10 +13,13 @@ from chain.execution.system_contracts import (
     TaskSubmitted,
     TaskTerms,
     decode_event,
+    decode_terms,
     decode_uint,
     encode_allowance,
     encode_approve,
     encode_balance_of,
+    encode_fund_task,
+    encode_get_terms,
     encode_submit_task,
 )
 from chain.primitives import Address, Hash32, PrivateKey, TaskId
@@ -88,9 +91,7 @@ def submit_task(
             f"account {to_hex(submitter)} has {balance} base units of token {to_hex(token)}, the "
             f"budget is {amount}; send it more, or give a smaller --budget"
         )
-    allowance = decode_uint(client.call_contract(token, encode_allowance(submitter, TASK_REGISTRY)))
-    if allowance < amount:
-        client.transact(private_key, token, encode_approve(TASK_REGISTRY, amount))
+    _approve(client, private_key, token, amount)
     data = encode_submit_task(_contract_terms(spec), encode_task_spec(spec), amount)
     receipt = client.transact(private_key, TASK_REGISTRY, data)
     event = _find_submission(receipt)
@@ -100,6 +101,24 @@ def submit_task(
         budget=event.budget,
         transaction_hash=get_text(receipt, "transactionHash"),
     )
+
+
+def fund_task(client: RpcClient, private_key: PrivateKey, task: TaskId, amount: int) -> JsonObject:
+    """Put more of its token into a task's escrow; the receipt. Anybody may.
+
+    Raises:
+        OperatorError: There is no such open task, or the account cannot pay.
+    """
+    token = decode_terms(client.call_contract(TASK_REGISTRY, encode_get_terms(task))).token
+    _approve(client, private_key, token, amount)
+    return client.transact(private_key, TASK_REGISTRY, encode_fund_task(task, amount))
+
+
+def _approve(client: RpcClient, private_key: PrivateKey, token: Address, amount: int) -> None:
+    owner = get_address(private_key)
+    allowance = decode_uint(client.call_contract(token, encode_allowance(owner, TASK_REGISTRY)))
+    if allowance < amount:
+        client.transact(private_key, token, encode_approve(TASK_REGISTRY, amount))
 
 
 def _contract_terms(spec: TaskSpec) -> TaskTerms:

@@ -1,14 +1,27 @@
-"""`pot miner`: start the process that computes gradients."""
+"""`pot miner`: start the process that computes gradients, leave a task, take the bond back."""
 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.output import DEFAULT_RPC_URL, RPC_VARIABLE
-from node.cli.wallet_command import find_key_file
+from node.cli.output import (
+    DEFAULT_RPC_URL,
+    RPC_VARIABLE,
+    JsonOption,
+    RpcOption,
+    format_amount,
+    print_json,
+    print_line,
+)
+from node.cli.wallet_command import KeyOption, PasswordOption, find_key_file, load_private_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chain.primitives import TaskId
 
 app = typer.Typer(help="Compute gradients and be paid for them.", no_args_is_help=True)
 
@@ -62,3 +75,79 @@ def run(
     ]
     # A process of its own: what computes has torch, and the node's code is no part of it.
     os.execv(sys.executable, [sys.executable, "-m", "miner", *arguments])  # noqa: S606
+
+
+TaskArgument = Annotated[int, typer.Argument(metavar="ID", help="Task id.")]
+
+
+@app.command(epilog="Example:  pot miner leave 1 --key miner-1")
+def leave(
+    task: TaskArgument,
+    key: KeyOption,
+    password_file: PasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Take no part in a task's further rounds.
+
+    You still owe the round in progress: stop the miner after it. The bond comes back with `pot
+    miner withdraw`.
+    """
+    from chain.execution.system_contracts import encode_leave
+
+    _send_to_ledger(task, encode_leave, key, password_file, rpc, as_json, "left")
+
+
+@app.command(epilog="Example:  pot miner withdraw 1 --key miner-1")
+def withdraw(
+    task: TaskArgument,
+    key: KeyOption,
+    password_file: PasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Take back the bond in a task.
+
+    Once it has been closed for 16 blocks, or once you have left it for some rounds.
+    """
+    from chain.execution.system_contracts import encode_withdraw_bond
+
+    _send_to_ledger(task, encode_withdraw_bond, key, password_file, rpc, as_json, "bond withdrawn")
+
+
+def _send_to_ledger(
+    task: int,
+    encode: "Callable[[TaskId], bytes]",
+    key: Path,
+    password_file: Path | None,
+    rpc: str,
+    as_json: bool,
+    done: str,
+) -> None:
+    from chain.crypto import get_address
+    from chain.execution.system_contracts import GRADIENT_LEDGER, decode_miner, encode_get_miner
+    from chain.primitives import TaskId
+    from node.rpc_client import RpcClient, get_text
+
+    client = RpcClient(rpc)
+    private_key = load_private_key(key, password_file)
+    asked = encode_get_miner(TaskId(task), get_address(private_key))
+    before = decode_miner(client.call_contract(GRADIENT_LEDGER, asked)).bond
+    receipt = client.transact(private_key, GRADIENT_LEDGER, encode(TaskId(task)))
+    bond = decode_miner(client.call_contract(GRADIENT_LEDGER, asked)).bond
+    transaction = get_text(receipt, "transactionHash")
+    if as_json:
+        print_json(
+            {
+                "task": task,
+                "bond": str(bond),
+                "received": str(before - bond),
+                "transactionHash": transaction,
+            }
+        )
+        return
+    print_line(f"task {task}: {done} in {transaction}")
+    if bond:
+        print_line(f"bond {format_amount(bond)} POT; next: pot miner withdraw {task}")
+    else:
+        print_line(f"received {format_amount(before - bond)} POT")

@@ -26,12 +26,17 @@ from node.cli.wallet_command import KeyOption, PasswordOption, load_private_key
 from node.errors import OperatorError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chain.primitives import TaskId
     from node.rpc_client import JsonObject, RpcClient
 
 WATCH_SECONDS: Final = 0.5
 """Between looks at a task; a round takes seconds."""
 
-app = typer.Typer(help="Training tasks: submit, watch, download, verify.", no_args_is_help=True)
+app = typer.Typer(
+    help="Training tasks: submit, watch, download, verify, fund, cancel.", no_args_is_help=True
+)
 
 TaskArgument = Annotated[int, typer.Argument(metavar="ID", help="Task id.")]
 
@@ -299,6 +304,138 @@ def verify(
         )
     if not as_json:
         print_line(f"all {len(results)} rounds reproduced: states, models, rewards, payouts")
+
+
+@app.command(epilog="Example:  pot task fund 1 --amount 25 --key alice")
+def fund(
+    task: TaskArgument,
+    amount: Annotated[str, typer.Option(help="POT to add to the escrow, such as 12.5.")],
+    key: KeyOption,
+    password_file: PasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Add to a task's escrow.
+
+    Anybody may; a round that could not be paid starts.
+    """
+    from chain.primitives import TaskId
+    from node.rpc_client import RpcClient
+    from node.task_submission import fund_task
+
+    base_units = parse_amount(amount)
+    if base_units == 0:
+        raise OperatorError("--amount is 0; give what is to be added")
+    client = RpcClient(rpc)
+    _get_task(client, task)
+    receipt = fund_task(client, load_private_key(key, password_file), TaskId(task), base_units)
+    _print_done(client, task, receipt, as_json, f"added {format_amount(base_units)} POT")
+
+
+@app.command(epilog="Example:  pot task cancel 1 --key alice")
+def cancel(
+    task: TaskArgument,
+    key: KeyOption,
+    password_file: PasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Close a task of yours.
+
+    At once, or when the round in progress is settled and paid.
+    """
+    from chain.execution.system_contracts import encode_cancel_task
+
+    _send_to_registry(task, encode_cancel_task, key, password_file, rpc, as_json, "cancelled")
+
+
+@app.command(epilog="Example:  pot task resume 1 --key alice")
+def resume(
+    task: TaskArgument,
+    key: KeyOption,
+    password_file: PasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a paused task of yours.
+
+    It pauses after three attempts without a result.
+    """
+    from chain.execution.system_contracts import encode_resume_task
+
+    _send_to_registry(task, encode_resume_task, key, password_file, rpc, as_json, "resumed")
+
+
+@app.command(epilog="Example:  pot task refund 1 --key alice")
+def refund(
+    task: TaskArgument,
+    key: KeyOption,
+    password_file: PasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Return what a closed task did not spend.
+
+    Anybody may send it; the submitter gets the money.
+    """
+    from chain.execution.system_contracts import encode_refund_task
+
+    _send_to_registry(task, encode_refund_task, key, password_file, rpc, as_json, "refunded")
+
+
+def _send_to_registry(
+    task: int,
+    encode: "Callable[[TaskId], bytes]",
+    key: Path,
+    password_file: Path | None,
+    rpc: str,
+    as_json: bool,
+    done: str,
+) -> None:
+    from chain.execution.system_contracts import TASK_REGISTRY
+    from chain.primitives import TaskId
+    from node.rpc_client import RpcClient
+
+    client = RpcClient(rpc)
+    _get_task(client, task)
+    private_key = load_private_key(key, password_file)
+    receipt = client.transact(private_key, TASK_REGISTRY, encode(TaskId(task)))
+    _print_done(client, task, receipt, as_json, done)
+
+
+def _print_done(
+    client: "RpcClient", task: int, receipt: "JsonObject", as_json: bool, done: str
+) -> None:
+    """What was done to a task, and how it stands now."""
+    from node.rpc_client import get_integer, get_text, get_value
+
+    found = _get_task(client, task)
+    transaction, status = get_text(receipt, "transactionHash"), get_text(found, "status")
+    is_cancelling = status != "closed" and get_value(found, "account", "cancelling") is True
+    amounts = {
+        name: get_integer(found, "account", name)
+        for name in ("escrowed", "paid", "refundable", "refunded")
+    }
+    if as_json:
+        print_json(
+            {
+                "id": task,
+                "status": status,
+                "cancelling": is_cancelling,
+                **{name: str(amount) for name, amount in amounts.items()},
+                "transactionHash": transaction,
+            }
+        )
+        return
+    print_line(f"task {task}: {done} in {transaction}")
+    print_fields(
+        [
+            ("status", f"{status}, closes with its round" if is_cancelling else status),
+            *((name, f"{format_amount(amount)} POT") for name, amount in amounts.items()),
+        ]
+    )
+    if status == "closed" and amounts["refundable"]:
+        print_line(f"next: pot task refund {task}")
 
 
 def _get_task(client: "RpcClient", task: int) -> "JsonObject":

@@ -229,6 +229,43 @@ def claim(
         print_line(f"claimed {format_amount(claimable)} POT in {transaction}")
 
 
+@app.command(epilog="Example:  pot wallet credit --key keys/operator.json")
+def credit(
+    key: KeyOption,
+    password_file: PasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Take what slashing credited to an operator.
+
+    Half the bond of a cheat is shared by the validators that called it one.
+    """
+    from chain.crypto import get_address
+    from chain.execution.system_contracts import (
+        GRADIENT_LEDGER,
+        TRAINING_TOKEN,
+        decode_uint,
+        encode_credit_of,
+        encode_withdraw_credit,
+    )
+    from node.rpc_client import RpcClient
+
+    private_key = load_private_key(key, password_file)
+    client = RpcClient(rpc)
+    asked = encode_credit_of(TRAINING_TOKEN, get_address(private_key))
+    amount = decode_uint(client.call_contract(GRADIENT_LEDGER, asked))
+    transaction = None
+    if amount:
+        data = encode_withdraw_credit(TRAINING_TOKEN)
+        transaction = client.transact(private_key, GRADIENT_LEDGER, data)["transactionHash"]
+    if as_json:
+        print_json({"received": str(amount), "transactionHash": transaction})
+    elif transaction is None:
+        print_line("no credit")
+    else:
+        print_line(f"received {format_amount(amount)} POT in {transaction}")
+
+
 @app.command(epilog="Example:  pot wallet faucet --key alice.json")
 def faucet(
     key: KeyOption,

@@ -1,11 +1,14 @@
 """genesis, init and config: what an operator does before a node runs."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
 from chain.genesis import parse_genesis
+from node.cli.main import app
 from node.config import load_config
 from node.keystore import load_key, read_address
 from tests.node.cli.pot_command import Pot
@@ -192,11 +195,13 @@ def test_lists_of_commands_cut_no_sentence(pot: Pot, monkeypatch: pytest.MonkeyP
 
 
 def test_every_command_shows_an_example(pot: Pot) -> None:
-    commands = [
-        *(("init",), ("devnet",), ("node", "run"), ("miner", "run"), ("config", "check")),
-        *(("genesis", name) for name in ("new", "show")),
-        *(("wallet", name) for name in ("new", "list", "balance", "send", "claim", "faucet")),
-        *(("task", n) for n in ("submit", "list", "show", "watch", "download", "verify")),
-    ]
-    for command in commands:
+    def list_commands(command: object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        children = getattr(command, "commands", None)
+        if children is None:
+            yield path
+            return
+        for name, child in children.items():
+            yield from list_commands(child, (*path, name))
+
+    for command in list_commands(typer.main.get_command(app), ()):
         assert f"Example:  pot {' '.join(command)}" in pot(*command, "--help"), command

@@ -180,3 +180,13 @@ def test_wrong_password_and_absent_node_are_one_line_each(
     gone = pot.fails("wallet", "balance", account[0], "--rpc", "http://127.0.0.1:9")
     assert "no node answers at http://127.0.0.1:9" in gone
     assert "--rpc" in gone
+
+
+def test_credit_of_an_operator_is_taken(pot: Pot, account: tuple[str, list[str]]) -> None:
+    chain = FakeChain()
+    with serve(chain.answers()) as url:
+        taken = pot.json("wallet", "credit", *account[1], "--rpc", url)
+    (transaction,) = chain.transactions
+    assert taken["received"] == str(10**18)
+    assert transaction.to == contracts.GRADIENT_LEDGER
+    assert transaction.data == contracts.encode_withdraw_credit(contracts.TRAINING_TOKEN)

@@ -1,0 +1,141 @@
+"""Fund, cancel, resume, refund, leave, withdraw: `pot` over HTTP on the real contracts."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+from eth_account.signers.local import LocalAccount
+
+from chain.execution import system_contracts as contracts
+from chain.execution.system_contracts import GRADIENT_LEDGER
+from chain.execution.world_state import get_account
+from chain.primitives import PrivateKey
+from node.keystore import save_key
+from tests.node.cli.pot_command import Pot
+from tests.node.rpc.rpc_harness import RpcHarness, rpc_harness
+from tests.node.training_chain import (
+    ANN,
+    BEN,
+    OPERATORS,
+    SPEC,
+    SUBMITTER,
+    TASK,
+    TrainingChain,
+    address_of,
+)
+
+POT = 10**18
+BOND = SPEC.reward.unit_price
+
+
+@contextmanager
+def served(rpc: RpcHarness) -> Iterator[str]:
+    """The URL of a node that makes a block of every transaction it is sent."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            body = json.dumps(rpc.post(request)).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Accounts:
+    """Keystores of the chain's people, as options."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._password = directory / "password"
+        self._password.write_text("secret\n")
+
+    def __call__(self, signer: LocalAccount) -> tuple[object, ...]:
+        path = self._directory / f"{signer.address}.json"
+        if not path.exists():
+            save_key(path, PrivateKey(bytes(signer.key)), "secret", light=True)
+        return ("--key", path, "--password-file", self._password)
+
+
+def catch_up(chain: TrainingChain) -> None:
+    """Tell the chain's own people the nonces that commands have used."""
+    for signer in (SUBMITTER, ANN, BEN, OPERATORS[0]):
+        account = get_account(
+            chain.local.database, chain.store.head().state_root, address_of(signer)
+        )
+        chain._nonces[signer.address] = 0 if account is None else account.nonce
+
+
+def void_attempt(chain: TrainingChain) -> None:
+    """Let an attempt pass without a commitment."""
+    catch_up(chain)
+    for _ in range(SPEC.phases.commit_seconds // 2 + 2):
+        chain.finalize()
+    chain.finalize(chain.call(OPERATORS[0], GRADIENT_LEDGER, contracts.encode_advance_round(TASK)))
+
+
+def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
+    pot: Pot, tmp_path: Path
+) -> None:
+    chain = TrainingChain(tmp_path / "database")
+    chain.submit()
+    account = Accounts(tmp_path)
+    with rpc_harness(tmp_path, chain.local) as rpc, served(rpc) as url:
+
+        def task(command: str, signer: LocalAccount, *more: object) -> tuple[object, ...]:
+            return ("task", command, TASK, *account(signer), "--rpc", url, *more)
+
+        def miner(command: str, signer: LocalAccount) -> tuple[object, ...]:
+            return ("miner", command, TASK, *account(signer), "--rpc", url)
+
+        # Anybody puts money in, nobody else takes anything out, and not while it is open.
+        funded = pot.json(*task("fund", ANN, "--amount", "5"))
+        assert (funded["escrowed"], funded["status"]) == (str(105 * POT), "pending")
+        assert "did not submit this task; give --key" in pot.fails(*task("cancel", ANN))
+        assert "is pending, which rules" in pot.fails(*task("resume", SUBMITTER))
+        assert "only a closed one refunded" in pot.fails(*task("refund", SUBMITTER))
+        assert "base units of the token" in pot.fails(*task("fund", BEN, "--amount", "9999"))
+        assert "give what is to be added" in pot.fails(*task("fund", ANN, "--amount", "0"))
+        unknown = ("task", "cancel", 9, *account(SUBMITTER), "--rpc", url)
+        assert "there is no task 9; `pot task list`" in pot.fails(*unknown)
+        assert "is not registered for task 1" in pot.fails(*miner("leave", ANN))
+        assert "is not registered for task 1" in pot.fails(*miner("withdraw", ANN))
+
+        # Three attempts without a commitment pause it.
+        chain.activate()
+        catch_up(chain)
+        chain.register()
+        assert "still locked" in pot.fails(*miner("withdraw", ANN))
+        for _ in range(3):
+            void_attempt(chain)
+        assert "status      active" in pot(*task("resume", SUBMITTER))
+
+        # It closes where its round ends, and gives back what is left.
+        left = pot(*miner("leave", ANN))
+        assert "bond 1 POT; next: pot miner withdraw 1" in left
+        cancelled = pot.json(*task("cancel", SUBMITTER))
+        assert (cancelled["status"], cancelled["cancelling"]) == ("active", True)
+        void_attempt(chain)
+        catch_up(chain)
+        assert "next: pot task refund 1" not in pot(*task("refund", ANN))
+        assert "nothing of task 1 is left to refund" in pot.fails(*task("refund", SUBMITTER))
+        for _ in range(16):
+            chain.finalize()
+        assert "no credit" in pot("wallet", "credit", *account(OPERATORS[0]), "--rpc", url)
+        assert pot.json(*miner("withdraw", ANN))["received"] == str(BOND)
+        assert "received 2 POT" in pot(*miner("withdraw", BEN))

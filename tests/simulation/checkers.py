@@ -83,12 +83,13 @@ class Checkers:
         """S2, S3, S4 and S8, across restarts too, and nothing sent that is not durable."""
         for vote in _own_votes(message):
             kind = _kind_of(vote)
-            word = _describe(vote)
-            assert guard is not None, f"sent {word} without a guard"
+            assert guard is not None, f"sent {_describe(vote)} without a guard"
             position = vote.number, vote.view, STEPS[kind]
-            assert guard.position >= position, f"sent {word} too soon"
+            assert guard.position >= position, f"sent {_describe(vote)} too soon"
             silent = self._silent_through.get(vote.author, 0)
-            assert vote.number > silent, f"S8: {word} after a loss, silent through {silent}"
+            assert vote.number > silent, (
+                f"S8: {_describe(vote)} after a loss, silent through {silent}"
+            )
             self.on_voted(vote)
         if isinstance(message, ViewChange) and message.certificate is not None:
             self._check_certificate(message.certificate, "S4: VIEW-CHANGE")
@@ -96,7 +97,6 @@ class Checkers:
     def on_voted(self, vote: Vote | ViewChangeVote) -> None:
         """S2, S3 and S4 of one vote that somebody may have seen."""
         kind = _kind_of(vote)
-        word = _describe(vote)
         self._say(vote)
         position = vote.number, vote.view, STEPS[kind]
         self._last[vote.author] = max(position, self._last.get(vote.author, position))
@@ -105,10 +105,10 @@ class Checkers:
             self._view[place] = max(vote.view, self._view.get(place, View(0)))
             lock = -1 if vote.prepared is None else vote.prepared[0]
             held = self._lock.get(place, -1)
-            assert held >= vote.view or lock >= held, f"S4: {word} forgets view {held}"
+            assert held >= vote.view or lock >= held, f"S4: {_describe(vote)} forgets view {held}"
         else:
             left = self._view.get(place, View(0))
-            assert vote.view >= left, f"S3: {word} after leaving for view {left}"
+            assert vote.view >= left, f"S3: {_describe(vote)} after leaving for view {left}"
         if isinstance(vote, Vote) and kind is MessageKind.COMMIT:
             self._lock[place] = max(vote.view, self._lock.get(place, View(0)))
             self._note_commit(vote)

@@ -481,11 +481,13 @@ class Cluster:
             case Broadcast(message):
                 if self._trace is not None:
                     self.trace(f"{node.name} says {describe(message, node)}")
+                self._check_sent(node, message)
                 for index in range(self.n):
                     if index != node.index:
                         self._reach(node)
                         self._send(node, ValidatorIndex(index), message)
             case Send(receiver, message):
+                self._check_sent(node, message)
                 self._send(node, receiver, message)
             case SendCertificate(receiver, number):
                 if 1 <= number <= node.head:
@@ -648,13 +650,15 @@ class Cluster:
             return self.random.randint(min(self.world.min_delay_ms, limit_ms), limit_ms)
         return self.random.randint(self.world.min_delay_ms, self.world.max_delay_ms)
 
+    def _check_sent(self, node: Node, message: Message) -> None:
+        if not node.is_byzantine:
+            self.checkers.on_sent(node.disk.guard, message)
+
     def _send(self, node: Node, receiver: ValidatorIndex, message: Message) -> None:
         if node.is_liar:
             for lie in self.adversary.rewrite(node, receiver, message):
                 self.transmit(node, receiver, lie)
             return
-        if not node.is_byzantine:
-            self.checkers.on_sent(node.disk.guard, message)
         self.transmit(node, receiver, message)
 
     def transmit(self, node: Node, receiver: ValidatorIndex, message: Message) -> None:
@@ -748,24 +752,25 @@ class Cluster:
 
     # What must hold in the end.
 
+    def compute_promised_recovery_ms(self) -> int:
+        """(highest - lowest live view + 1) capped timeouts: the promise if nobody is faulty."""
+        return self._compute_turns() * self.world.timing.view_timeout_cap_ms
+
     def compute_recovery_limit_ms(self) -> int:
         """How long a block may take once q validators are back.
 
-        (highest - lowest live view + 1) capped timeouts, and one for each turn of a validator that
-        is dead or lies; beside them booting and repeating what was lost.
+        The promise, a capped timeout for each turn of a validator that is dead, lies or must stay
+        silent, and the time to boot and to repeat what was lost.
         """
-        numbers = [node.state.config.number for node in self.honest if node.state is not None]
-        highest = max(numbers, default=0)
-        views = [
-            node.state.view
-            for node in self.honest
-            if node.state is not None and node.state.config.number == highest
-        ]
-        spread = max(views, default=0) - min(views, default=0)
         timing = self.world.timing
-        # Victims and those that are gone count as dead.
-        turns = spread + 1 + self.n - len(self.honest) + self.world.victims
+        turns = self._compute_turns() + self.n - len(self.honest) + self.world.victims
         return BOOT_MS + turns * timing.view_timeout_cap_ms + 5 * timing.resend_interval_ms
+
+    def _compute_turns(self) -> int:
+        states = [node.state for node in self.honest if node.state is not None]
+        highest = max((state.config.number for state in states), default=0)
+        views = [state.view for state in states if state.config.number == highest]
+        return max(views, default=0) - min(views, default=0) + 1
 
     def run_to_block(self, more_blocks: int, limit_ms: int) -> int:
         """Run until every honest node has stored `more_blocks` more; the time it took."""

@@ -204,11 +204,6 @@ MUTANTS: Final = {
         PBFT,
         (("            case Timer.RESEND:\n", "            case Timer.RESEND if False:\n"),),
     ),
-    "no-fetch": Mutant(
-        "steps: a committed block that is unknown is not fetched",
-        PBFT,
-        (("                self.effects.append(FetchBlock(committed.digest, asked))\n", ""),),
-    ),
 }
 
 

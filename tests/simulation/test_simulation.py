@@ -81,6 +81,30 @@ def test_more_than_f_away_stalls_and_recovers_within_a_capped_timeout(
     assert cluster.run_to_block(1, 20_000) <= 2 * TIMING.view_timeout_cap_ms
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_all_restart_at_once_after_one_has_finalized(seed: int) -> None:
+    # C3: the others must come to the same block, whatever they remember.
+    cluster = Cluster(seed, World(max_delay_ms=400))
+    cluster.run_until(30_000, lambda: any(node.head == 1 for node in cluster.nodes))
+    assert min(node.head for node in cluster.nodes) == 0
+    for node in cluster.nodes:
+        cluster.crash(node)
+    cluster.heal()
+    cluster.run_to_block(1, 20_000)
+
+
+def test_f_plus_1_restart_one_after_another_within_one_number() -> None:
+    # C4.
+    cluster = Cluster(6, World(n=7, max_delay_ms=200))
+    cluster.run_until(700)
+    for node in cluster.nodes[:3]:
+        cluster.crash(node)
+        cluster.run_until(cluster.now_ms + 150)
+    cluster.heal()
+    cluster.run_to_block(1, 20_000)
+    assert cluster.counts["crashes"] == 3
+
+
 @pytest.mark.parametrize(
     "views", [(10, 9, 6, 10), (100, 6, 6, None), (3, 2, 1, 0, None), (1, 0, 0, 0)]
 )

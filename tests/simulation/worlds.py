@@ -256,5 +256,7 @@ def run(cluster: Cluster) -> None:
     cluster.heal()
     # Everybody is up, and every link was used once, before the clock of the promise starts.
     cluster.run_until(cluster.now_ms + 2_000)
-    cluster.run_to_block(1, cluster.compute_recovery_limit_ms())
+    promised_ms = cluster.compute_promised_recovery_ms()
+    took_ms = cluster.run_to_block(1, cluster.compute_recovery_limit_ms())
+    cluster.counts["recoveries as if all were honest"] += took_ms <= promised_ms
     cluster.run_to_block(3, 90_000)

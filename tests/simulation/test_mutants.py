@@ -1,0 +1,34 @@
+"""Whoever removes a rule of the core is found out within 200 seeds, and the table says where."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.mutants import MUTANTS, TABLE, mutate, run_mutant
+
+ROWS = [row.split(" | ") for row in TABLE.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_mutant_is_in_the_table_and_was_caught_within_200_seeds() -> None:
+    assert [row[0] for row in ROWS] == list(MUTANTS)
+    assert all(0 <= int(row[1]) < 200 for row in ROWS)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_changes_the_text_of_today(name: str) -> None:
+    mutant = MUTANTS[name]
+    path = Path(__file__).parents[2] / (mutant.module.replace(".", "/") + ".py")
+    text = path.read_text(encoding="utf-8")
+    assert mutate(mutant, text) != text
+
+
+@pytest.mark.parametrize("name", ["s1-quorum-2f+1", "s4-lock-is-forgotten", "persist-after-send"])
+def test_mutant_is_caught_early(name: str) -> None:
+    assert "| none of" not in run_mutant(name, 20)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_mutant_is_caught_by_the_seed_of_the_table(row: list[str]) -> None:
+    assert run_mutant(row[0], int(row[1]) + 1).split(" | ") == row

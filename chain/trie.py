@@ -94,6 +94,45 @@ def verify_proof(root: Hash32, key: bytes, proof: Sequence[bytes]) -> bytes:
         raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, "trie proof") from error
 
 
+def open_node(
+    encoded: bytes,
+) -> tuple[tuple[bytes, bytes] | None, tuple[tuple[bytes, bytes], ...]]:
+    """A leaf's path and value (None for another node), and the paths and references of children.
+
+    A path is in nibbles, one a byte; a reference is 0xa0 and a hash, or an encoded node itself.
+    Not remembered: who walks a whole state must not push out what execution needs.
+
+    Raises:
+        ValueError, IndexError: it is no node.
+    """
+    node = _decode_node.__wrapped__(encoded)
+    match node:
+        case _Leaf():
+            return (node.path, node.value), ()
+        case _Extension():
+            return None, ((node.path, node.child),)
+        case _Branch():
+            children = ((bytes((nibble,)), child) for nibble, child in enumerate(node.children))
+            return None, tuple(each for each in children if each[1] != _EMPTY)
+        case _:
+            assert_never(node)
+
+
+def list_hashes(encoded: bytes) -> list[Hash32]:
+    """The hashes of the nodes that a node names, through those that it holds itself.
+
+    Raises:
+        ValueError, IndexError: it is no node.
+    """
+    found = []
+    for _, reference in open_node(encoded)[1]:
+        if len(reference) == 33:
+            found.append(Hash32(reference[1:]))
+        else:
+            found += list_hashes(reference)
+    return found
+
+
 def update(
     read: NodeReader, root: Hash32, changes: Mapping[bytes, bytes]
 ) -> tuple[Hash32, dict[bytes, bytes]]:

@@ -15,6 +15,9 @@ BLOOM_BYTES: Final = 256
 MAX_TOPICS: Final = 4
 """LOG4 is the last of the LOG opcodes."""
 
+RECEIPTS_LIMIT_BYTES: Final = 2**24
+"""The receipts of a block; four times what the gas limit lets it log."""
+
 RECEIPT_LIMIT_BYTES: Final = 2**22
 """30 M gas of log data at 8 gas a byte is 3.75 MB."""
 
@@ -78,6 +81,21 @@ def decode_receipt(data: bytes) -> Receipt:
     if logs_bloom != receipt.logs_bloom or (typed and data[0] == 0):
         raise RejectedInputError(RejectionReason.MALFORMED, "bloom or type of a receipt")
     return receipt
+
+
+def encode_receipts(receipts: Sequence[Receipt]) -> bytes:
+    """The receipts of a block, one a transaction, as one byte string."""
+    return codec.encode([receipt.encode() for receipt in receipts])
+
+
+def decode_receipts(data: bytes) -> tuple[Receipt, ...]:
+    """The receipts of a block that `data` encodes.
+
+    Raises:
+        RejectedInputError: TOO_LARGE or MALFORMED.
+    """
+    items = codec.as_list(codec.decode(data, limit_bytes=RECEIPTS_LIMIT_BYTES))
+    return tuple(decode_receipt(codec.as_bytes(item)) for item in items)
 
 
 def _as_log(item: codec.Item) -> Log:

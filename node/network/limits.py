@@ -42,6 +42,8 @@ LIMITS: Final = {
     "tx": ProtocolLimits(2, 100, 8 * MIB, 8 * MIB),
     # Who syncs is limited by execution long before.
     "blocks": ProtocolLimits(4, 20, 8_192, 16 * MIB),
+    # A chunk of half a MiB at a time, or nodes by hash.
+    "state": ProtocolLimits(4, 50, 262_144, 16 * MIB),
     # A request is answered by up to 4 MiB.
     "blob": ProtocolLimits(8, 100, 32_768, 64 * MIB),
     # A validator asks a few times a second in each verdict phase.

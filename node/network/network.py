@@ -11,10 +11,12 @@ import structlog
 import trio
 
 from chain.errors import RejectedInputError
+from chain.execution.state_walk import VerifiedChunk
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
+from chain.types.receipt import Receipt
 from node.network.budget import TokenBucket
 from node.network.limits import Meter, get_kind, get_limits
 from node.network.metrics import NetworkMetrics
@@ -25,6 +27,7 @@ from node.network.protocols import (
     blocks,
     consensus,
     pieces,
+    state,
     status,
     training,
     transactions,
@@ -33,6 +36,7 @@ from node.network.protocols.blobs import BlobExchange, BlobStore
 from node.network.protocols.blocks import BlockSource
 from node.network.protocols.consensus import ConsensusHandler, ConsensusLinks
 from node.network.protocols.pieces import PieceLinks
+from node.network.protocols.state import StateServer, StateSource, TaskRecord
 from node.network.protocols.status import Identity, RemoteStatus
 from node.network.protocols.training import TrainingSource
 from node.network.protocols.transactions import TransactionExchange, TransactionPool
@@ -129,6 +133,7 @@ class Network:
         block_source: BlockSource,
         blob_store: BlobStore,
         training_source: TrainingSource,
+        state_source: StateSource,
         random: Callable[[], float],
     ) -> None:
         """Build a network that does nothing until it runs.
@@ -143,6 +148,7 @@ class Network:
             block_source: what is served to syncing peers.
             blob_store: what is served, and where fetched blobs go.
             training_source: reveals and state parts that are served.
+            state_source: the chain's state, as it is served to nodes that join by snapshot.
             random: uniform in [0, 1), for the jitter of redialling.
 
         Raises:
@@ -178,6 +184,7 @@ class Network:
         self._block_source = block_source
         self._blobs = BlobExchange(blob_store, self.metrics)
         self._training_source = training_source
+        self._state_server = StateServer(state_source)
         host.set_handler(status.PROTOCOL_ID, self._serve_status)
         self._set_peer_handler(consensus.PROTOCOL_ID, self._serve_consensus)
         self._set_peer_handler(pieces.PROTOCOL_ID, self._serve_pieces)
@@ -185,6 +192,7 @@ class Network:
         self._set_peer_handler(blocks.PROTOCOL_ID, self._serve_blocks)
         self._set_peer_handler(blobs.PROTOCOL_ID, self._blobs.serve)
         self._set_peer_handler(training.PROTOCOL_ID, self._serve_training)
+        self._set_peer_handler(state.PROTOCOL_ID, self._state_server.serve)
 
     @property
     def peer_id(self) -> PeerId:
@@ -257,8 +265,8 @@ class Network:
 
     async def request_headers(
         self, peer_id: PeerId, first_number: BlockNumber, count: int
-    ) -> tuple[tuple[Header, CommitCertificate], ...]:
-        """Headers from `first_number` on with the certificate of each block.
+    ) -> tuple[tuple[Header, CommitCertificate | None], ...]:
+        """Headers from `first_number` on with the certificate of each block, where it is held.
 
         Raises:
             UnreachablePeerError: no connection, no answer in time, or the stream ended.
@@ -266,6 +274,60 @@ class Network:
         """
         return await self._request(
             peer_id, lambda stream: blocks.request_headers(stream, first_number, count)
+        )
+
+    async def request_receipts(
+        self, peer_id: PeerId, numbers: Sequence[BlockNumber]
+    ) -> tuple[tuple[Receipt, ...], ...]:
+        """The receipts of these blocks, unverified; of the first of them if not all have room.
+
+        Raises:
+            UnreachablePeerError: no connection, no answer in time, or the stream ended.
+            RejectedInputError: the answer breaks the rules; the peer has been penalized.
+        """
+        return await self._request(peer_id, lambda stream: blocks.request_receipts(stream, numbers))
+
+    async def request_state_chunk(
+        self, peer_id: PeerId, number: BlockNumber, state_root: Hash32, start: bytes, end: bytes
+    ) -> VerifiedChunk | None:
+        """The state after a block from one position to before another; None if not held there.
+
+        Raises:
+            UnreachablePeerError: no connection, no answer in time, or the stream ended.
+            RejectedInputError: the answer is not of that state; the peer has been penalized.
+        """
+        return await self._request(
+            peer_id,
+            lambda stream: state.request_chunk(stream, number, state_root, start, end),
+            state.PROTOCOL_ID,
+        )
+
+    async def request_state_nodes(
+        self, peer_id: PeerId, hashes: Sequence[Hash32]
+    ) -> dict[bytes, bytes]:
+        """Those of the trie nodes and code that the peer holds, by hash.
+
+        Raises:
+            UnreachablePeerError: no connection, no answer in time, or the stream ended.
+            RejectedInputError: the answer breaks the rules; the peer has been penalized.
+        """
+        return await self._request(
+            peer_id, lambda stream: state.request_nodes(stream, hashes), state.PROTOCOL_ID
+        )
+
+    async def request_task_records(
+        self, peer_id: PeerId, number: BlockNumber, first: TaskId, count: int
+    ) -> tuple[TaskRecord, ...] | None:
+        """What tasks were as of a block, unverified; None if the peer does not know.
+
+        Raises:
+            UnreachablePeerError: no connection, no answer in time, or the stream ended.
+            RejectedInputError: the answer breaks the rules; the peer has been penalized.
+        """
+        return await self._request(
+            peer_id,
+            lambda stream: state.request_records(stream, number, first, count),
+            state.PROTOCOL_ID,
         )
 
     async def request_block_by_hash(self, peer_id: PeerId, block_hash: Hash32) -> Block | None:

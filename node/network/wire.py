@@ -50,6 +50,9 @@ BLOCK_REQUEST_LIMIT: Final = 256
 BLOCKS_LIMIT_BYTES: Final = 2 * BLOCK_LIMIT_BYTES
 """Bytes after which an answer stops; the requester asks again from where it stopped."""
 
+RECEIPTS_REQUEST_LIMIT: Final = 24
+"""Blocks whose receipts are asked for at a time: their numbers fit in a request."""
+
 BLOCK_FRAME_LIMIT_BYTES: Final = BLOCK_LIMIT_BYTES + CERTIFICATE_LIMIT_BYTES + 64
 """One block, its certificate, and their list."""
 
@@ -279,7 +282,11 @@ class RequestBlocks:
 
 @dataclass(frozen=True, slots=True)
 class RequestHeaders:
-    """As RequestBlocks, with headers in the place of blocks."""
+    """As RequestBlocks, with headers in the place of blocks.
+
+    A certificate is empty if it is not held: headers also come from below a snapshot, and hash up
+    to one that is certified.
+    """
 
     first_number: BlockNumber
     count: int
@@ -292,7 +299,14 @@ class RequestBlockByHash:
     hash: Hash32
 
 
-BlocksRequest = RequestBlocks | RequestHeaders | RequestBlockByHash
+@dataclass(frozen=True, slots=True)
+class RequestReceipts:
+    """The receipts of these blocks; a frame [receipt, ...] for each, then an empty frame."""
+
+    numbers: tuple[BlockNumber, ...]
+
+
+BlocksRequest = RequestBlocks | RequestHeaders | RequestBlockByHash | RequestReceipts
 
 
 def encode_blocks_request(request: BlocksRequest) -> bytes:
@@ -304,6 +318,8 @@ def encode_blocks_request(request: BlocksRequest) -> bytes:
             return codec.encode([1, first_number, count])
         case RequestBlockByHash(block_hash):
             return codec.encode([2, block_hash])
+        case RequestReceipts(numbers):
+            return codec.encode([3, list(numbers)])
 
 
 def decode_blocks_request(frame: bytes) -> BlocksRequest:
@@ -321,6 +337,11 @@ def decode_blocks_request(frame: bytes) -> BlocksRequest:
             )
         case 2, [block_hash]:
             return RequestBlockByHash(_hash32(block_hash))
+        case 3, [numbers]:
+            items = codec.as_list(numbers, max_length=RECEIPTS_REQUEST_LIMIT)
+            return RequestReceipts(
+                tuple(BlockNumber(codec.as_uint(item, bits=64)) for item in items)
+            )
         case _:
             raise _unknown(kind)
 
@@ -328,6 +349,23 @@ def decode_blocks_request(frame: bytes) -> BlocksRequest:
 def encode_certified(encoded_block: bytes, encoded_certificate: bytes) -> bytes:
     """The frame of a block or header with its certificate, both already encoded."""
     return codec.encode([encoded_block, encoded_certificate])
+
+
+def encode_first_held(number: BlockNumber) -> bytes:
+    """The frame that says: nothing below this block is held here."""
+    return codec.encode([number])
+
+
+def decode_first_held(frame: bytes) -> BlockNumber | None:
+    """The block of such a frame; None if it is another frame.
+
+    Raises:
+        RejectedInputError: TOO_LARGE or MALFORMED.
+    """
+    if len(frame) > 16:
+        return None
+    item = codec.decode(frame, limit_bytes=16)
+    return BlockNumber(codec.as_uint(codec.as_list(item, length=1)[0], bits=64))
 
 
 def decode_certified(frame: bytes) -> tuple[bytes, bytes]:

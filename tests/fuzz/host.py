@@ -16,6 +16,7 @@ from tests.node.network.network_fakes import (
     NO_BLOBS,
     MemoryChain,
     MemoryPool,
+    NoStates,
     NoTraining,
     build_block,
     identity,
@@ -67,6 +68,7 @@ def build_network(
         block_source=chain,
         blob_store=NO_BLOBS,
         training_source=NoTraining(),
+        state_source=NoStates(),
         random=lambda: 0.5,
     )
     network.set_validators(validator_address(index) for index in range(2))

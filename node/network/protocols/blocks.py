@@ -4,6 +4,7 @@ Bytes are only decoded here; that a block follows from its parent, and that the 
 it final, is for whoever asked to verify.
 """
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from chain.errors import InvalidMessage, RejectionReason
@@ -11,22 +12,27 @@ from chain.primitives import BlockNumber, Hash32
 from chain.types.block import BLOCK_LIMIT_BYTES, Block, decode_block
 from chain.types.certificate import CommitCertificate, decode_certificate
 from chain.types.header import Header, decode_header
+from chain.types.receipt import Receipt, decode_receipts, encode_receipts
 from node.network.budget import TokenBucket
 from node.network.metrics import NetworkMetrics
-from node.network.stream import FrameStream
+from node.network.stream import FrameStream, UnreachablePeerError
 from node.network.wire import (
     BLOCK_FRAME_LIMIT_BYTES,
     BLOCK_REQUEST_LIMIT,
     BLOCKS_LIMIT_BYTES,
+    RECEIPTS_REQUEST_LIMIT,
     REQUEST_FRAME_LIMIT_BYTES,
     BlocksRequest,
     RequestBlockByHash,
     RequestBlocks,
     RequestHeaders,
+    RequestReceipts,
     decode_blocks_request,
     decode_certified,
+    decode_first_held,
     encode_blocks_request,
     encode_certified,
+    encode_first_held,
 )
 
 PROTOCOL_ID: Final = "/pot/blocks/1"
@@ -51,8 +57,18 @@ class BlockSource(Protocol):
     def certificate(self, number: BlockNumber) -> CommitCertificate | None:
         """The certificate that makes the block of this number final."""
 
+    def receipts(self, number: BlockNumber) -> tuple[Receipt, ...] | None:
+        """The receipts of a finalized block."""
+
+    def first_held(self) -> BlockNumber:
+        """The lowest block from which on all are held: 0, unless the node began with a snapshot."""
+
     def find_block(self, block_hash: Hash32) -> Block | None:
         """A block that is held, finalized or not."""
+
+
+class HistoryNotHeldError(UnreachablePeerError):
+    """The peer began with a snapshot above what it was asked for; it breaks no rule."""
 
 
 async def serve(stream: FrameStream, source: BlockSource, metrics: NetworkMetrics) -> None:
@@ -72,9 +88,11 @@ async def serve(stream: FrameStream, source: BlockSource, metrics: NetworkMetric
             await stream.write_frame(block.encode() if block else b"")
             continue
         room = BLOCKS_LIMIT_BYTES
-        first = request.first_number
-        for number in range(first, first + min(request.count, BLOCK_REQUEST_LIMIT)):
-            frame = _load(request, BlockNumber(number), source)
+        if isinstance(request, RequestBlocks) and request.first_number < source.first_held():
+            await stream.write_frames([encode_first_held(source.first_held()), b""])
+            continue
+        for number in _list_numbers(request):
+            frame = _load(request, number, source)
             if frame is None or len(frame) > room:
                 break
             room -= len(frame)
@@ -84,13 +102,29 @@ async def serve(stream: FrameStream, source: BlockSource, metrics: NetworkMetric
         await stream.write_frame(b"")
 
 
-def _load(request: BlocksRequest, number: BlockNumber, source: BlockSource) -> bytes | None:
+_RangeRequest = RequestBlocks | RequestHeaders | RequestReceipts
+
+
+def _list_numbers(request: _RangeRequest) -> Sequence[BlockNumber]:
+    if isinstance(request, RequestReceipts):
+        return request.numbers
+    first, count = request.first_number, min(request.count, BLOCK_REQUEST_LIMIT)
+    return [BlockNumber(number) for number in range(first, first + count)]
+
+
+def _load(request: _RangeRequest, number: BlockNumber, source: BlockSource) -> bytes | None:
+    if isinstance(request, RequestReceipts):
+        receipts = source.receipts(number)
+        return None if receipts is None else encode_receipts(receipts)
     certificate = source.certificate(number)
-    item: Block | Header | None
-    item = source.block(number) if isinstance(request, RequestBlocks) else source.header(number)
-    if item is None or certificate is None:
+    if isinstance(request, RequestHeaders):
+        header = source.header(number)
+        signed = b"" if certificate is None else certificate.encode()
+        return None if header is None else encode_certified(header.encode(), signed)
+    block = source.block(number)
+    if block is None or certificate is None:
         return None
-    return encode_certified(item.encode(), certificate.encode())
+    return encode_certified(block.encode(), certificate.encode())
 
 
 async def request_blocks(
@@ -99,12 +133,16 @@ async def request_blocks(
     """Blocks from `first_number` on, with their certificates; fewer if the peer has no more.
 
     Raises:
+        HistoryNotHeldError: the peer began with a later block.
         InvalidMessage: the answer is not what was asked for.
         RejectedInputError: TOO_LARGE or MALFORMED.
         StreamClosedError: the peer left.
     """
     request = RequestBlocks(first_number, min(count, BLOCK_REQUEST_LIMIT))
     frames = await _ask(stream, request, request.count)
+    first_held = decode_first_held(frames[0]) if len(frames) == 1 else None
+    if first_held is not None and first_held > first_number:
+        raise HistoryNotHeldError(f"blocks below {first_held} are not held there")
     answer = []
     for number, frame in enumerate(frames, first_number):
         block_bytes, certificate_bytes = decode_certified(frame)
@@ -116,8 +154,8 @@ async def request_blocks(
 
 async def request_headers(
     stream: FrameStream, first_number: BlockNumber, count: int
-) -> tuple[tuple[Header, CommitCertificate], ...]:
-    """Headers from `first_number` on, with their blocks' certificates.
+) -> tuple[tuple[Header, CommitCertificate | None], ...]:
+    """Headers from `first_number` on, with their blocks' certificates as far as they are held.
 
     Raises:
         InvalidMessage: the answer is not what was asked for.
@@ -131,8 +169,24 @@ async def request_headers(
         header_bytes, certificate_bytes = decode_certified(frame)
         header = decode_header(header_bytes)
         _check_number(header.number, number)
-        answer.append((header, decode_certificate(certificate_bytes)))
+        certificate = decode_certificate(certificate_bytes) if certificate_bytes else None
+        answer.append((header, certificate))
     return tuple(answer)
+
+
+async def request_receipts(
+    stream: FrameStream, numbers: Sequence[BlockNumber]
+) -> tuple[tuple[Receipt, ...], ...]:
+    """The receipts of these blocks, unverified; of the first of them if the rest has no room.
+
+    Raises:
+        InvalidMessage: the answer is not what was asked for.
+        RejectedInputError: TOO_LARGE or MALFORMED.
+        StreamClosedError: the peer left.
+    """
+    request = RequestReceipts(tuple(numbers[:RECEIPTS_REQUEST_LIMIT]))
+    frames = await _ask(stream, request, len(request.numbers))
+    return tuple(decode_receipts(frame) for frame in frames)
 
 
 async def request_block_by_hash(stream: FrameStream, block_hash: Hash32) -> Block | None:

@@ -1,6 +1,6 @@
 """Hosts in memory, and factories, for the network's tests."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +27,11 @@ from chain.primitives import (
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
+from chain.types.receipt import Receipt
 from node.blobs import BlobManifest, BlobStore
 from node.network.network import Network, NetworkConfig
 from node.network.protocols.blobs import Download
+from node.network.protocols.state import StateSource, TaskRecord
 from node.network.protocols.status import Identity
 from node.network.stream import (
     FrameStream,
@@ -254,6 +256,10 @@ class MemoryChain:
     """Blocks by number; each is committed by a certificate of one signature."""
 
     blocks: dict[BlockNumber, Block] = field(default_factory=dict)
+    executed: dict[BlockNumber, tuple[Receipt, ...]] = field(default_factory=dict)
+    certified: set[BlockNumber] | None = None
+    """The blocks whose certificate is held; None for all."""
+    first: int = 0
 
     def block(self, number: BlockNumber) -> Block | None:
         return self.blocks.get(number)
@@ -263,7 +269,14 @@ class MemoryChain:
         return block and block.header
 
     def certificate(self, number: BlockNumber) -> CommitCertificate | None:
-        return CERTIFICATE if number in self.blocks else None
+        certified = self.blocks if self.certified is None else self.certified
+        return CERTIFICATE if number in certified else None
+
+    def receipts(self, number: BlockNumber) -> tuple[Receipt, ...] | None:
+        return self.executed.get(number)
+
+    def first_held(self) -> BlockNumber:
+        return BlockNumber(self.first)
 
     def find_block(self, block_hash: Hash32) -> Block | None:
         return next((block for block in self.blocks.values() if block.hash == block_hash), None)
@@ -280,6 +293,23 @@ class NoTraining:
 
     def on_announced_reveal(self, reveal: Reveal) -> None:
         pass
+
+
+class NoStates:
+    """A node that holds no state, nor knows a task."""
+
+    def state_chunk(
+        self, number: BlockNumber, start: bytes, end: bytes, limit_bytes: int
+    ) -> tuple[bytes, ...] | None:
+        return None
+
+    def state_nodes(self, hashes: Sequence[Hash32], limit_bytes: int) -> tuple[bytes, ...]:
+        return tuple(b"" for _ in hashes)
+
+    def task_records(
+        self, number: BlockNumber, first: TaskId, count: int
+    ) -> tuple[TaskRecord, ...] | None:
+        return None
 
 
 CERTIFICATE = CommitCertificate(View(0), ((ValidatorIndex(0), Signature(bytes(65))),))
@@ -334,6 +364,7 @@ def build_node(
     max_peers: int = 64,
     blobs: BlobStore | None = None,
     peer_file: Path | None = None,
+    states: StateSource | None = None,
 ) -> Node:
     host = MemoryHost(internet, index)
     received, pool, chain = Received(), MemoryPool(), MemoryChain()
@@ -352,6 +383,7 @@ def build_node(
         block_source=chain,
         blob_store=blobs or NO_BLOBS,
         training_source=NoTraining(),
+        state_source=states or NoStates(),
         random=lambda: 0.5,
     )
     return Node(network, host, received, pool, chain, blobs)

@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import BlockNumber
+from chain.types.receipt import build_receipt
 from node.network import wire
 from node.network.protocols import blocks
 from node.network.stream import FrameStream, UnreachablePeerError
@@ -49,6 +50,34 @@ async def test_blocks_and_headers_come_by_range_with_their_certificates(
         wanted = build_block(3)
         assert await network.request_block_by_hash(peer_id, wanted.hash) == wanted
         assert await network.request_block_by_hash(peer_id, build_block(9).hash) is None
+
+
+async def test_receipts_come_by_number_as_far_as_they_are_held(autojump_clock: MockClock) -> None:
+    async with connected_pair() as (asking, serving):
+        network, peer_id = asking.network, serving.host.peer_id
+        receipts = (build_receipt(2, 1, 21_000, ()), build_receipt(0, 0, 50_000, ()))
+        serving.chain.executed = {BlockNumber(3): receipts, BlockNumber(7): ()}
+        numbers = [BlockNumber(n) for n in (3, 7, 8, 3)]
+        assert await network.request_receipts(peer_id, numbers) == (receipts, ())
+
+
+async def test_who_began_with_a_snapshot_says_so_and_gives_headers_without_certificates(
+    autojump_clock: MockClock,
+) -> None:
+    async with connected_pair() as (asking, serving):
+        network, peer_id = asking.network, serving.host.peer_id
+        serving.chain.blocks = {BlockNumber(n): build_block(n) for n in (4, 5, 6)}
+        serving.chain.certified = {BlockNumber(5), BlockNumber(6)}
+        serving.chain.first = 5
+        for count in (1, 10):
+            with pytest.raises(blocks.HistoryNotHeldError, match="below 5"):
+                await network.request_blocks(peer_id, BlockNumber(4), count)
+        assert len(await network.request_blocks(peer_id, BlockNumber(5), 10)) == 2
+        assert await network.request_headers(peer_id, BlockNumber(4), 2) == (
+            (build_block(4).header, None),
+            (build_block(5).header, CERTIFICATE),
+        )
+        assert serving.network.peers()[0].score == 100
 
 
 async def test_answer_stops_before_its_limit_of_bytes(autojump_clock: MockClock) -> None:

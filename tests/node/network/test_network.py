@@ -30,6 +30,7 @@ from tests.node.network.network_fakes import (
     MemoryInternet,
     MemoryPool,
     Node,
+    NoStates,
     NoTraining,
     Received,
     build_node,
@@ -333,6 +334,7 @@ def build_real_network(
         block_source=MemoryChain(),
         blob_store=blobs or NO_BLOBS,
         training_source=NoTraining(),
+        state_source=NoStates(),
         random=random.random,
     )
     network.set_validators(validator_address(index) for index in range(validators))

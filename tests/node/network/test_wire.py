@@ -55,6 +55,10 @@ blocks_requests = st.one_of(
     st.builds(wire.RequestBlocks, numbers, counts),
     st.builds(wire.RequestHeaders, numbers, counts),
     st.builds(wire.RequestBlockByHash, hashes),
+    st.builds(
+        wire.RequestReceipts,
+        st.lists(numbers, max_size=wire.RECEIPTS_REQUEST_LIMIT).map(tuple),
+    ),
 )
 blob_requests = st.one_of(
     st.builds(wire.RequestHave, hashes),

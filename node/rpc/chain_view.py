@@ -15,7 +15,7 @@ from chain.types.account import Account
 from chain.types.header import Header
 from chain.types.receipt import BLOOM_BYTES
 from node.rpc.encoding import ExecutedBlock
-from node.rpc.errors import header_not_found
+from node.rpc.errors import header_not_found, history_not_held
 from node.rpc.parameters import BlockSelector, BlockTag
 from node.storage.block_store import BlockStore
 
@@ -39,7 +39,26 @@ class ChainView:
         """The number of the block that `selector` names; None if there is none.
 
         `pending` is the number of the next block, which is not there yet.
+
+        Raises:
+            RpcError: 4444: the block is below the snapshot that this node began with.
         """
+        number = self._find_number(selector)
+        if number:  # genesis is always held
+            self.check_held(number)
+        return number
+
+    def check_held(self, number: BlockNumber) -> None:
+        """Refuse what is below the snapshot that this node began with.
+
+        Raises:
+            RpcError: 4444.
+        """
+        first_held = self.store.first_held()
+        if number < first_held:
+            raise history_not_held(first_held)
+
+    def _find_number(self, selector: BlockSelector) -> BlockNumber | None:
         match selector:
             case BlockTag.EARLIEST:
                 return BlockNumber(0)

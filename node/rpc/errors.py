@@ -24,6 +24,8 @@ class ErrorCode(IntEnum):
     REJECTED = -32003
     UNSUPPORTED = -32004
     LIMIT_EXCEEDED = -32005
+    HISTORY_NOT_HELD = 4444
+    """EIP-4444's number for blocks that a node does not keep."""
     REVERTED = 3
     """geth's number for a revert; `data` is what the contract returned."""
 
@@ -53,6 +55,12 @@ def invalid_params(message: str) -> RpcError:
 def header_not_found() -> RpcError:
     """The error for a block that this chain does not have, where null would be ambiguous."""
     return RpcError(ErrorCode.INVALID_INPUT, "header not found")
+
+
+def history_not_held(first_held: int) -> RpcError:
+    """The error for what is below the snapshot that this node began with."""
+    message = f"history before block {first_held} is not held by this node"
+    return RpcError(ErrorCode.HISTORY_NOT_HELD, message)
 
 
 GETH_TEXTS: Final[Mapping[RejectionReason, str]] = {

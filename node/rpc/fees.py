@@ -42,10 +42,10 @@ class FeeOracle:
 
     def suggest_tip(self) -> int:
         """Wei a unit of gas above the base fee; 0 while nobody pays one."""
-        head = self.chain.head().number
+        head, held = self.chain.head().number, self.chain.store.first_held()
         tips = sorted(
             tip
-            for number in range(max(1, head - SAMPLED_BLOCKS + 1), head + 1)
+            for number in range(max(1, held, head - SAMPLED_BLOCKS + 1), head + 1)
             if (executed := self.chain.executed(BlockNumber(number))) is not None
             for tip, _ in _paid_tips(executed)
         )
@@ -63,7 +63,8 @@ class FeeOracle:
         if last is None:
             raise header_not_found()
         limit = REWARD_HISTORY_LIMIT if percentiles else HISTORY_LIMIT
-        first = BlockNumber(max(0, last + 1 - min(block_count, limit)))
+        held = min(last, self.chain.store.first_held())
+        first = BlockNumber(max(held, last + 1 - min(block_count, limit)))
         headers = self.chain.store.headers(first, last) if block_count else ()
         base_fees = [header.base_fee_per_gas for header in headers]
         if headers:

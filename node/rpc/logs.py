@@ -51,6 +51,7 @@ def _candidates(chain: ChainView, log_filter: LogFilter) -> tuple[BlockNumber, .
     first, last = _bound(chain, log_filter.from_block), _bound(chain, log_filter.to_block)
     if first > last:
         raise invalid_params("invalid block range params: fromBlock is after toBlock")
+    chain.check_held(first)
     last = min(last, chain.store.head_number())
     if last - first >= BLOCK_RANGE_LIMIT:
         raise RpcError(ErrorCode.LIMIT_EXCEEDED, f"exceed maximum block range: {BLOCK_RANGE_LIMIT}")

@@ -36,7 +36,7 @@ from node.ipc.framing import JsonObject, JsonValue, parse_json
 from node.measurements import load_check
 from node.rpc.dispatch import Method
 from node.rpc.encoding import data
-from node.rpc.errors import ErrorCode, RpcError, invalid_params
+from node.rpc.errors import ErrorCode, RpcError, history_not_held, invalid_params
 from node.rpc.parameters import BlockTag, Parameters, parse_address, parse_integer, parse_object
 from node.rpc.training_view import TrainingView
 from node.training_index import get_theta_root
@@ -244,6 +244,17 @@ class PotMethods:
 
     # Rounds.
 
+    def _find_settled(self, history: TaskHistory, number: int) -> SettledRound | None:
+        """A settled round; None if it is not settled.
+
+        Raises:
+            RpcError: 4444: it was settled below the snapshot that this node began with.
+        """
+        settled = self._view.index.settled_round(history.task_id, number)
+        if settled is None and number < history.rounds_settled:
+            raise history_not_held(self._view.chain.store.first_held())
+        return settled
+
     async def _get_round(self, params: Parameters) -> JsonValue:
         history = self._take_task(params)
         number = params.required("round", _parse_round)
@@ -251,7 +262,7 @@ class PotMethods:
         spec = None if history is None else self._view.index.spec(history)
         if history is None or spec is None:
             return None
-        settled = self._view.index.settled_round(history.task_id, number)
+        settled = self._find_settled(history, number)
         attempt = history.attempt if settled is None else settled.attempt
         if attempt is None or attempt.round_number != number:
             return None
@@ -325,7 +336,7 @@ class PotMethods:
         spec = None if history is None else self._view.index.spec(history)
         if history is None or spec is None:
             return None
-        settled = self._view.index.settled_round(history.task_id, number)
+        settled = self._find_settled(history, number)
         attempt = history.attempt if settled is None else settled.attempt
         if attempt is None or attempt.round_number != number:
             return None
@@ -423,7 +434,7 @@ class PotMethods:
             return None
         if number is None:
             number = max(0, history.rounds_settled - 1)
-        settled = self._view.index.settled_round(history.task_id, number)
+        settled = self._find_settled(history, number)
         if settled is None:
             return None
         model_root = settled.vote.model_root

@@ -143,6 +143,16 @@ class BlobsSection(_Section):
     """How long a closed task, its final model above all, stays."""
 
 
+class SyncSection(_Section):
+    """How a node that is behind catches up."""
+
+    mode: Literal["auto", "full", "snapshot"] = "auto"
+    """auto: by snapshot of a recent state if some thousand blocks behind, or else by executing all
+    blocks. full: always that. snapshot: by snapshot also to join a short chain."""
+    checkpoint: Annotated[str, Field(pattern="^(0x[0-9a-f]{64})?$")] = ""
+    """The hash of a final block that is trusted: a snapshot is taken of it and no other."""
+
+
 class LogsSection(_Section):
     """What is logged, on standard error."""
 
@@ -186,6 +196,7 @@ class NodeConfig(BaseSettings):
     """The account that sends the validator's operator votes."""
     blobs: BlobsSection = BlobsSection()
     logs: LogsSection = LogsSection()
+    sync: SyncSection = SyncSection()
     verifier: VerifierSection = VerifierSection()
     names: ValidatorNames = Field(default_factory=dict)
     """What messages call validators, by address; only on this node."""

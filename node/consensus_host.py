@@ -79,7 +79,7 @@ from node.mempool import Mempool
 from node.metrics import NodeMetrics
 from node.network.peers import PeerInfo
 from node.network.stream import PeerId, UnreachablePeerError
-from node.storage.block_store import BlockStore
+from node.storage.block_store import BlockStore, Snapshot
 from node.storage.guard_file import GuardFile
 from node.storage.wal import WriteAheadLog
 from node.training_index import TrainingIndex
@@ -626,6 +626,27 @@ class ConsensusHost:
             is_synced = committed is None or committed.digest != block.hash
             self.watch.on_finalized(block, certificate, self._validators, is_synced=is_synced)
             self._on_finalized(block)
+        self._go_on()
+
+    async def adopt(self, snapshot: Snapshot) -> None:
+        """Make the block of a verified snapshot the head, and go on with the number after it.
+
+        Raises:
+            StorageFailed: the disk refused.
+        """
+        async with self._finalizing:
+            if snapshot.block.number <= self._store.head_number():
+                return
+            await trio.to_thread.run_sync(self._store_snapshot, snapshot)
+            self._executor.forget()
+            pooled = self._mempool.content().values()
+            self._mempool.on_finalized([each for due, later in pooled for each in (*due, *later)])
+            self._parent_proposed_at = self._proposed_at
+            self._on_finalized(snapshot.block)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Tell the core of the number after the head."""
         if self._state is not None:
             self._new_number = NewNumber(self._make_config())
             with suppress(trio.WouldBlock):  # what waits there wakes the loop as well
@@ -642,11 +663,19 @@ class ConsensusHost:
             delta=result.delta,
             training_rows=self._index.compute_rows(block.header, result.receipts),
         )
+        self._truncate_log(block.number)
+
+    def _store_snapshot(self, snapshot: Snapshot) -> None:
+        self._store.adopt(snapshot)
+        self._truncate_log(snapshot.block.number)
+
+    def _truncate_log(self, number: BlockNumber) -> None:
+        """Empty the log of what is final."""
         if self._signer is None or self._first_signable is None:
             return
         try:
             with self._log_lock:
-                self._signer.wal.truncate_through(block.number)
+                self._signer.wal.truncate_through(number)
         except StorageFailed as error:
             # The chain is written; without its log this validator goes on as a follower.
             self._on_storage_failed(error)

@@ -25,6 +25,7 @@ from chain.training.self_test import WrongNumbersError, run_self_test
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
+from chain.types.receipt import Receipt
 from chain.types.transaction import sign_transaction
 from chain.validation import compute_next_base_fee
 from node.backend import Backend, Pool
@@ -57,6 +58,8 @@ from node.storage.database import Database, open_database
 from node.storage.guard_file import GuardFile
 from node.storage.wal import WriteAheadLog
 from node.sync.block_sync import BlockSync
+from node.sync.snapshot_source import SnapshotSource
+from node.sync.snapshot_sync import SnapshotSync
 from node.training.collector import Collector
 from node.training.retention import RetentionPolicy
 from node.training.votes import Operator
@@ -115,6 +118,12 @@ class _BlockSource:
 
     def certificate(self, number: BlockNumber) -> CommitCertificate | None:
         return self._store.certificate(number)
+
+    def receipts(self, number: BlockNumber) -> tuple[Receipt, ...] | None:
+        return self._store.receipts(number)
+
+    def first_held(self) -> BlockNumber:
+        return self._store.first_held()
 
     def find_block(self, block_hash: Hash32) -> Block | None:
         number = self._store.number_of(block_hash)
@@ -395,6 +404,7 @@ class _Node:
             block_source=source,
             blob_store=blobs,
             training_source=self,
+            state_source=SnapshotSource(store, database, index),
             random=random.Random().random,  # noqa: S311 - jitter of redialling
         )
         network.set_validators(committee.validators)
@@ -420,6 +430,16 @@ class _Node:
             network=network,
             finalize=consensus.finalize,
             is_validator=validator is not None,
+            snapshot=SnapshotSync(
+                store=store,
+                database=database,
+                executor=executor,
+                network=network,
+                adopt=consensus.adopt,
+                chain_id=genesis.chain_id,
+                mode=config.sync.mode,
+                checkpoint=_parse_checkpoint(config.sync.checkpoint),
+            ),
         )
         situation = SituationReader(
             parameters=genesis.parameters,
@@ -610,6 +630,10 @@ def _list_rpc_settings(config: NodeConfig) -> list[tuple[str, str]]:
         ("logs.format", config.logs.format.value),
         ("logs.level", config.logs.level.value),
     ]
+
+
+def _parse_checkpoint(text: str) -> Hash32 | None:
+    return Hash32(bytes.fromhex(text.removeprefix("0x"))) if text else None
 
 
 def _check_role(

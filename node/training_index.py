@@ -118,6 +118,12 @@ class TrainingIndex:
         return rows
 
 
+def build_rows(histories: Sequence[TaskHistory]) -> Mapping[bytes, bytes]:
+    """The rows of all tasks there are, from the first on; settled rounds are not among them."""
+    rows = {_history_key(each.task_id): _HISTORIES.dump_json((each,)) for each in histories}
+    return {_COUNT_KEY: len(histories).to_bytes(8, "big"), **rows}
+
+
 def _history_key(task_id: TaskId) -> bytes:
     return b"task" + task_id.to_bytes(8, "big")
 

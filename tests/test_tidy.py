@@ -78,13 +78,19 @@ COVERED_BY = {
     ),
     "tests/node/rpc/test_process.py": ("node/rpc/service.py",),
     "tests/node/rpc/test_server.py": ("node/rpc/http.py",),
+    "tests/node/network/test_state.py": ("node/network/protocols/state.py",),
     "tests/node/storage/test_block_store.py": ("node/storage/database.py",),
+    "tests/node/sync/test_snapshot_sync.py": (
+        "node/storage/snapshot_progress.py",
+        "node/sync/snapshot_source.py",
+        "node/sync/sources.py",
+        "node/sync/task_snapshot.py",
+    ),
     "tests/node/test_backend.py": ("node/situation.py",),
     "tests/node/test_consensus_host.py": (
         "node/executor.py",
         "node/head_rules.py",
         "node/ledger.py",
-        "node/sync/block_sync.py",
     ),
     "tests/node/test_devnet.py": (
         "node/cli/devnet_command.py",

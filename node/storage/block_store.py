@@ -1,10 +1,13 @@
 """The finalized chain on disk (docs/spec/consensus.md, section 8).
 
 A block with all that follows from it is one transaction: after any crash the head is a whole block,
-or the one before. Nothing here is ever replaced: PBFT finalizes a block number once.
+or the one before. Nothing here is ever replaced: PBFT finalizes a block number once. A node
+may begin with a snapshot: the blocks below it are then not held.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Final
 
@@ -14,20 +17,36 @@ from chain.primitives import Address, BlockNumber, Hash32
 from chain.types.block import BLOCK_LIMIT_BYTES, Block, block_from_item
 from chain.types.certificate import CommitCertificate, decode_certificate
 from chain.types.header import Header, decode_header
-from chain.types.receipt import Log, Receipt, compute_bloom, decode_receipt
+from chain.types.receipt import Log, Receipt, compute_bloom, decode_receipts, encode_receipts
 from node.errors import OperatorError
 from node.storage.database import Database, Reader, Table, Writer
+from node.storage.snapshot_progress import clear_progress
 
 SCHEMA_VERSION: Final = b"1"
 """Raised when the tables change their meaning; an older directory is then refused by name."""
-
-RECEIPTS_LIMIT_BYTES: Final = 2**24
-"""Our own encoding read back; four times what the gas limit lets a block log."""
 
 _SCHEMA_KEY: Final = b"schema"
 _GENESIS_KEY: Final = b"genesis"
 _CONFIG_KEY: Final = b"genesis_config"
 _HEAD_KEY: Final = b"head"
+_FIRST_HELD_KEY: Final = b"first_held"
+"""Absent: every block is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A final block with all that a node needs besides its state to go on from it; verified."""
+
+    ancestors: tuple[Header, ...]
+    """Headers of the blocks before it, ascending, without a gap."""
+    block: Block
+    certificate: CommitCertificate
+    receipts: Mapping[BlockNumber, tuple[Receipt, ...]]
+    """One a transaction, of the block and of those ancestors that attempts in progress need."""
+    senders: tuple[Address, ...]
+    """One a transaction of the block."""
+    training_rows: Mapping[bytes, bytes]
+    """The training index as of the block."""
 
 
 class BlockStore:
@@ -128,6 +147,39 @@ class BlockStore:
             for key, value in sorted(training_rows.items()):
                 writer.put(Table.TRAINING, key, value)
 
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Make the block of a snapshot the head, durably and at once; its state is held already.
+
+        Raises:
+            StorageFailed: the disk refused; the head is unchanged.
+        """
+        block = snapshot.block
+        with self._database.write() as writer:
+            old_head = _head_number(writer)
+            assert block.number > old_head
+            for header, child in pairwise((*snapshot.ancestors, block.header)):
+                assert child.parent_hash == header.hash
+                _put_header(writer, header)
+            writer.delete(Table.CERTIFICATES, _key(old_head))
+            writer.put(Table.CERTIFICATES, _key(block.number), snapshot.certificate.encode())
+            for number, receipts in sorted(snapshot.receipts.items()):
+                writer.put(Table.RECEIPTS, _key(number), encode_receipts(receipts))
+            _put_block(writer, block, snapshot.receipts[block.number], snapshot.senders, {})
+            for key, value in sorted(snapshot.training_rows.items()):
+                writer.put(Table.TRAINING, key, value)
+            writer.put(Table.META, _FIRST_HELD_KEY, _key(block.number))
+            clear_progress(writer)
+
+    def first_held(self) -> BlockNumber:
+        """The lowest block from which on all are held with their receipts and states.
+
+        0, unless the node began with a snapshot: then genesis is held, and of the blocks below this
+        one only some headers.
+        """
+        with self._database.read() as reader:
+            value = reader.get(Table.META, _FIRST_HELD_KEY)
+        return BlockNumber(0) if value is None else _number(value)
+
     def training_row(self, key: bytes) -> bytes | None:
         """One row of the training index, or None."""
         with self._database.read() as reader:
@@ -188,10 +240,7 @@ class BlockStore:
         """The receipts of the block at `number`, one a transaction, or None past the head."""
         with self._database.read() as reader:
             value = reader.get(Table.RECEIPTS, _key(number))
-        if value is None:
-            return None
-        items = codec.as_list(codec.decode(value, limit_bytes=RECEIPTS_LIMIT_BYTES))
-        return tuple(decode_receipt(codec.as_bytes(item)) for item in items)
+        return None if value is None else decode_receipts(value)
 
     def senders(self, number: BlockNumber) -> tuple[Address, ...] | None:
         """The senders in the block at `number`, one a transaction, or None past the head."""
@@ -259,12 +308,10 @@ def _put_block(
     key = _key(block.number)
     body = block.to_item()
     assert isinstance(body, list)
-    writer.put(Table.HEADERS, key, block.header.encode())
+    _put_header(writer, block.header)
     writer.put(Table.BODIES, key, codec.encode(body[1:]))
-    writer.put(Table.NUMBERS, block.hash, key)
-    writer.put(Table.RECEIPTS, key, codec.encode([receipt.encode() for receipt in receipts]))
+    writer.put(Table.RECEIPTS, key, encode_receipts(receipts))
     writer.put(Table.SENDERS, key, b"".join(senders))
-    writer.put(Table.COINBASES, key, block.header.coinbase)
     if any(block.header.logs_bloom):
         writer.put(Table.BLOOMS, key, block.header.logs_bloom)
     for index, raw in enumerate(block.transactions):
@@ -272,6 +319,13 @@ def _put_block(
     # Ascending keys touch each page of the tree once.
     writer.put_new(Table.STATE, sorted(delta.items()))
     writer.put(Table.META, _HEAD_KEY, key)
+
+
+def _put_header(writer: Writer, header: Header) -> None:
+    key = _key(header.number)
+    writer.put(Table.HEADERS, key, header.encode())
+    writer.put(Table.NUMBERS, header.hash, key)
+    writer.put(Table.COINBASES, key, header.coinbase)
 
 
 def _head_number(reader: Reader) -> BlockNumber:

@@ -43,6 +43,8 @@ class Table(StrEnum):
     COINBASES = "coinbases"
     BLOOMS = "blooms"
     """The logs bloom of blocks that have logs."""
+    SNAPSHOT = "snapshot"
+    """What node/storage/snapshot_progress.py keeps of a download that is not over."""
     TRAINING = "training"
     """What node/training_index.py folds from the events of the system contracts."""
 

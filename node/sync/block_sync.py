@@ -22,6 +22,8 @@ from node.network.stream import PeerId, UnreachablePeerError
 from node.network.wire import BLOCK_FRAME_LIMIT_BYTES, BLOCKS_LIMIT_BYTES
 from node.storage.block_store import BlockStore
 from node.sync.ranges import Batch, BlockRange, RangePlan
+from node.sync.snapshot_sync import SnapshotSync
+from node.sync.sources import ANSWER_SECONDS, SOURCES_LIMIT, PeerNetwork, Sources
 
 POLL_SECONDS: Final = 0.2
 """How often peers' heads are looked at; they are told with every ping."""
@@ -29,37 +31,19 @@ POLL_SECONDS: Final = 0.2
 PATIENCE_SECONDS: Final = 2.0
 """One block behind is normal while consensus is at it; after so long it is fetched."""
 
-SOURCES_LIMIT: Final = 8
-"""Peers asked at a time: more only share the same line."""
-
-ANSWER_SECONDS: Final = 20.0
-"""The longest that a range may take, even if nobody else is there to ask: 0.4 MB/s."""
-
-REST_SECONDS: Final = 60.0
-"""How long a peer that failed sync is not asked again."""
-
-ABSENT_REST_SECONDS: Final = 2.0
-"""The same for one that could not be reached: a connection is soon back."""
-
 CERTIFIED_OVERHEAD_BYTES: Final = CERTIFICATE_LIMIT_BYTES + 64
 """What a frame of an answer holds at most besides its block."""
 
 _log = structlog.get_logger("node.sync")
 
 
-class SyncNetwork(Protocol):
+class SyncNetwork(PeerNetwork, Protocol):
     """What sync asks of the network."""
-
-    def peers(self) -> tuple[PeerInfo, ...]:
-        """The connected peers."""
 
     async def request_blocks(
         self, peer_id: PeerId, first_number: BlockNumber, count: int
     ) -> tuple[tuple[Block, CommitCertificate], ...]:
         """Blocks of a peer from a number on."""
-
-    def report_fault(self, peer_id: PeerId, error: RejectedInputError) -> None:
-        """Take points off a peer."""
 
 
 class BlockSync:
@@ -73,15 +57,26 @@ class BlockSync:
         network: SyncNetwork,
         finalize: Callable[[Block, CommitCertificate], Awaitable[None]],
         is_validator: bool,
+        snapshot: SnapshotSync | None = None,
     ) -> None:
+        """Build it; nothing happens before `run`.
+
+        Args:
+            store: where the head is.
+            executor: verifies certificates.
+            network: the peers.
+            finalize: executes a block and makes it the head.
+            is_validator: whether consensus brings most blocks.
+            snapshot: what is used instead while the node is too far behind.
+        """
         self._store = store
         self._executor = executor
         self._network = network
+        self._sources = Sources(network)
         self._finalize = finalize
+        self._snapshot = snapshot
         self._patience = PATIENCE_SECONDS if is_validator else 0.0
         self._behind_since: tuple[BlockNumber, float] | None = None
-        self._resting: dict[PeerId, float] = {}
-        """Peers that are not asked, and until when."""
         self._workers: dict[PeerId, trio.CancelScope] = {}
         self._changed = trio.Event()
 
@@ -93,9 +88,16 @@ class BlockSync:
     async def run(self) -> None:
         """Catch up whenever peers are ahead, until cancelled."""
         while True:
-            if self._is_due():
+            if self._snapshot is not None and self._is_too_far():
+                await self._snapshot.join()
+            elif self._is_due():
                 await self._catch_up()
             await trio.sleep(POLL_SECONDS)
+
+    def _is_too_far(self) -> bool:
+        """Whether a snapshot brings us on faster than blocks."""
+        head = self._store.head_number()
+        return self._snapshot is not None and self._snapshot.is_wanted(head, self.best_known())
 
     def _is_due(self) -> bool:
         head, best = self._store.head_number(), self.best_known()
@@ -110,31 +112,14 @@ class BlockSync:
         return now - self._behind_since[1] >= self._patience
 
     def _list_sources(self) -> list[PeerInfo]:
-        """The peers to ask, the best first: ahead of us, and not resting."""
-        now = trio.current_time()
-        self._resting = {peer: until for peer, until in self._resting.items() if until > now}
-        head = self._store.head_number()
-        ahead = [
-            peer
-            for peer in self._network.peers()
-            if peer.head.number > head and peer.peer_id not in self._resting
-        ]
-        # Validators first: strangers may come in any number, to take all places and be slow.
-        return sorted(
-            ahead,
-            key=lambda peer: (
-                peer.validator is None,
-                peer.latency_seconds or 1.0,
-                peer.peer_id,
-            ),
-        )
+        return self._sources.list_at(BlockNumber(self._store.head_number() + 1))
 
     async def _catch_up(self) -> None:
         """Fetch and finalize until no source is ahead."""
         head = self._store.head_number()
         plan = RangePlan(BlockNumber(head + 1))
         async with trio.open_nursery() as nursery:
-            while self._is_due():
+            while self._is_due() and not self._is_too_far():
                 for peer in self._list_sources():
                     if peer.peer_id not in self._workers and len(self._workers) < SOURCES_LIMIT:
                         scope = self._workers[peer.peer_id] = trio.CancelScope()
@@ -155,63 +140,54 @@ class BlockSync:
     async def _work(self, peer_id: PeerId, plan: RangePlan, scope: trio.CancelScope) -> None:
         """Ask one peer for range after range, as long as it is a source."""
         with scope:
-            while (peer_head := self._get_head(peer_id)) is not None:
+            while (peer_head := self._sources.get_head(peer_id)) is not None:
                 head = self._store.head_number()
+                if peer_head <= head:
+                    break
                 asked = plan.take(peer_id, peer_head, head, trio.current_time())
                 if asked is None:
                     await trio.sleep(POLL_SECONDS)
                     continue
                 try:
                     batch = await self._fetch(peer_id, asked)
+                    for slower in () if batch is None else plan.put(asked, batch) or ():
+                        self._sources.report_slow(slower, str(asked))
+                        self._stop(slower)
                 except UnreachablePeerError:
-                    self._rest(peer_id, ABSENT_REST_SECONDS)
-                except RejectedInputError as error:
-                    self._rest(peer_id, REST_SECONDS, error)
-                else:
-                    for slower in plan.put(asked, batch) or ():
-                        self._rest(slower, REST_SECONDS, self._report_slow(slower, asked))
+                    self._sources.rest(peer_id)
                 finally:
                     plan.give_back(asked, peer_id)
                     self._changed.set()
         self._workers.pop(peer_id, None)
 
-    def _get_head(self, peer_id: PeerId) -> BlockNumber | None:
-        """The head of a source; None if it is one no more."""
-        heads = (peer.head.number for peer in self._list_sources() if peer.peer_id == peer_id)
-        return next(heads, None)
-
-    def _rest(
-        self, peer_id: PeerId, seconds: float, error: RejectedInputError | None = None
-    ) -> None:
-        self._resting[peer_id] = trio.current_time() + seconds
+    def _stop(self, peer_id: PeerId) -> None:
         scope = self._workers.get(peer_id)
         if scope is not None:
             scope.cancel()
-        if error is not None:
-            _log.warning("peer is not synced from", peer=peer_id, reason=str(error))
 
-    def _report_slow(self, peer_id: PeerId, asked: BlockRange) -> InvalidMessage:
-        error = InvalidMessage(RejectionReason.TOO_SLOW, f"blocks {asked.first} to {asked.last}")
-        self._network.report_fault(peer_id, error)
-        return error
-
-    async def _fetch(self, peer_id: PeerId, asked: BlockRange) -> Batch:
+    async def _fetch(self, peer_id: PeerId, asked: BlockRange) -> Batch | None:
         """The blocks of a range, or the first of them: verified, but not executed.
+
+        None if the peer lied or was slow: it rests now.
 
         Raises:
             UnreachablePeerError: no connection, or it broke.
-            RejectedInputError: the peer lies or is slow; it has been reported.
         """
-        certified = None
-        with trio.move_on_after(ANSWER_SECONDS):
-            certified = await self._network.request_blocks(peer_id, asked.first, asked.count)
-        if certified is None:
-            raise self._report_slow(peer_id, asked)
+        answer = None
         try:
-            return await trio.to_thread.run_sync(self._verify, peer_id, asked, certified)
+            with trio.move_on_after(ANSWER_SECONDS):
+                answer = await self._network.request_blocks(peer_id, asked.first, asked.count)
         except RejectedInputError as error:
-            self._network.report_fault(peer_id, error)
-            raise
+            self._sources.rest(peer_id, error)
+            return None
+        if answer is None:
+            self._sources.report_slow(peer_id, str(asked))
+            return None
+        try:
+            return await trio.to_thread.run_sync(self._verify, peer_id, asked, answer)
+        except RejectedInputError as error:
+            self._sources.report(peer_id, error)
+            return None
 
     def _verify(
         self,
@@ -223,7 +199,7 @@ class BlockSync:
             # Who serves stops only where the next block, of at most half an answer, has no room.
             size_bytes = sum(len(block.encode()) + CERTIFIED_OVERHEAD_BYTES for block, _ in answer)
             if size_bytes <= BLOCKS_LIMIT_BYTES - BLOCK_FRAME_LIMIT_BYTES:
-                detail = f"{len(answer)} of blocks {asked.first} to {asked.last}"
+                detail = f"{len(answer)} of {asked}"
                 raise InvalidMessage(RejectionReason.FALSE_HEAD, detail)
         if not answer or answer[0][0].number != asked.first or len(answer) > asked.count:
             raise InvalidMessage(RejectionReason.CONTENT_MISMATCH, "other blocks than asked for")

@@ -38,6 +38,10 @@ class BlockRange:
         """How many blocks."""
         return self.last - self.first + 1
 
+    def __str__(self) -> str:
+        """As logs show it."""
+        return f"blocks {self.first} to {self.last}"
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

@@ -36,8 +36,8 @@ class Slashings:
         jobs: list[NamedJob] = []
         for round_number in range(work.slashed_through + 1, history.rounds_settled):
             settled = self._index.settled_round(history.task_id, round_number)
-            assert settled is not None
-            job = self._find_job(task, settled)
+            # None: settled below the snapshot that this node began with; others slash for it.
+            job = None if settled is None else self._find_job(task, settled)
             if job is not None:
                 jobs.append((f"slash-{round_number}", job))
             elif round_number == work.slashed_through + 1:

@@ -15,7 +15,8 @@ from chain.types.certificate import CommitCertificate
 from node.network.stream import PeerId, UnreachablePeerError
 from node.network.wire import Head
 from node.sync import ranges
-from node.sync.block_sync import ANSWER_SECONDS, PATIENCE_SECONDS, REST_SECONDS
+from node.sync.block_sync import PATIENCE_SECONDS
+from node.sync.sources import ANSWER_SECONDS, REST_SECONDS
 from tests.node.consensus_cluster import Wire, build_cluster, heads, run_thread_inline, until
 
 

@@ -1,0 +1,130 @@
+"""How far the download of a state snapshot has come, so that a crash loses one chunk at most.
+
+Nodes lie where the state lies, by their hash; until the snapshot is adopted no root leads to them.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from chain import codec
+from chain.execution.state_walk import END, POSITION_LIMIT_BYTES, START, StateItem
+from chain.types.certificate import CERTIFICATE_LIMIT_BYTES, CommitCertificate, decode_certificate
+from chain.types.header import Header, decode_header
+from node.storage.database import Database, Table, Writer
+
+PART_COUNT: Final = 16
+"""Parts of the state that are fetched side by side: by the first nibble of the account's hash."""
+
+_PIVOT_KEY: Final = b"pivot"
+_PART_PREFIX: Final = b"part"
+_LAST_KEY: Final = b"\xff"
+_LIMIT_BYTES: Final = CERTIFICATE_LIMIT_BYTES + 4096
+"""A header, a certificate, and their list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pivot:
+    """The final block whose state is fetched."""
+
+    header: Header
+    certificate: CommitCertificate
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is still to be fetched of one part of the state."""
+
+    index: int
+    next_position: bytes
+    end: bytes
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left."""
+        return self.next_position == self.end
+
+
+class SnapshotProgress:
+    """The rows of one download."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def load(self) -> Pivot | None:
+        """The block that was begun with, or None."""
+        with self._database.read() as reader:
+            value = reader.get(Table.SNAPSHOT, _PIVOT_KEY)
+        if value is None:
+            return None
+        header, certificate = codec.as_list(codec.decode(value, limit_bytes=_LIMIT_BYTES), length=2)
+        return Pivot(
+            decode_header(codec.as_bytes(header)), decode_certificate(codec.as_bytes(certificate))
+        )
+
+    def begin(self, pivot: Pivot) -> None:
+        """Start with the state of a block, and forget any other.
+
+        Raises:
+            StorageFailed: the disk refused.
+        """
+        bounds = [START, *(bytes((nibble,)) for nibble in range(1, PART_COUNT)), END]
+        with self._database.write() as writer:
+            clear_progress(writer)
+            row = codec.encode([pivot.header.encode(), pivot.certificate.encode()])
+            writer.put(Table.SNAPSHOT, _PIVOT_KEY, row)
+            for index in range(PART_COUNT):
+                _put_part(writer, Part(index, bounds[index], bounds[index + 1]))
+
+    def parts(self) -> tuple[Part, ...]:
+        """Every part, done or not."""
+        first, last = _PART_PREFIX, _PART_PREFIX + _LAST_KEY
+        with self._database.read() as reader:
+            return tuple(
+                _decode_part(key, value) for key, value in reader.scan(Table.SNAPSHOT, first, last)
+            )
+
+    def save_chunk(self, part: Part, items: Iterable[StateItem]) -> None:
+        """Store verified items, and that a part has come so far, at once.
+
+        Raises:
+            StorageFailed: the disk refused.
+        """
+        with self._database.write() as writer:
+            writer.put_new(Table.STATE, sorted((item.hash, item.data) for item in items))
+            _put_part(writer, part)
+
+    def save_nodes(self, nodes: Mapping[bytes, bytes]) -> None:
+        """Store nodes of another state, by their hashes.
+
+        Raises:
+            StorageFailed: the disk refused.
+        """
+        with self._database.write() as writer:
+            writer.put_new(Table.STATE, sorted(nodes.items()))
+
+    def clear(self) -> None:
+        """Give the download up.
+
+        Raises:
+            StorageFailed: the disk refused.
+        """
+        with self._database.write() as writer:
+            clear_progress(writer)
+
+
+def clear_progress(writer: Writer) -> None:
+    """Forget the download, in the transaction that adopts the snapshot or begins another."""
+    for key, _ in list(writer.scan(Table.SNAPSHOT, b"", _LAST_KEY)):
+        writer.delete(Table.SNAPSHOT, key)
+
+
+def _put_part(writer: Writer, part: Part) -> None:
+    key = _PART_PREFIX + bytes((part.index,))
+    writer.put(Table.SNAPSHOT, key, codec.encode([part.next_position, part.end]))
+
+
+def _decode_part(key: bytes, value: bytes) -> Part:
+    row = codec.decode(value, limit_bytes=2 * POSITION_LIMIT_BYTES + 16)
+    position, end = codec.as_list(row, length=2)
+    return Part(key[-1], codec.as_bytes(position), codec.as_bytes(end))

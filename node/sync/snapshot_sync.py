@@ -1,0 +1,496 @@
+"""Snapshot sync: a node joins at a recent final block (docs/spec/consensus.md, section 10).
+
+The block is believed for its certificate, its state for the state root, all else for what these
+name. The state comes in chunks from several peers; each is verified, then stored together with how
+far its part has come, so that a crash costs one chunk. Only then does the block become the head.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Final, Literal, Protocol, TypeVar
+
+import structlog
+import trio
+
+from chain import trie
+from chain.errors import InvalidBlock, RejectedInputError, RejectionReason
+from chain.execution.state_walk import VerifiedChunk
+from chain.execution.system_contracts import GRADIENT_LEDGER
+from chain.execution.world_state import get_account
+from chain.primitives import EMPTY_TRIE_ROOT, BlockNumber, Hash32, TaskId
+from chain.transition import compute_receipts_root
+from chain.types.block import Block
+from chain.types.certificate import CommitCertificate
+from chain.types.header import Header
+from chain.types.receipt import Receipt, may_contain
+from chain.types.transaction import decode_transaction
+from node.executor import Executor, validate_body
+from node.network.protocols.state import NODES_LIMIT, RECORDS_LIMIT, TaskRecord
+from node.network.stream import PeerId, UnreachablePeerError
+from node.network.wire import BLOCK_REQUEST_LIMIT, RECEIPTS_REQUEST_LIMIT
+from node.storage.block_store import BlockStore, Snapshot
+from node.storage.database import Database
+from node.storage.snapshot_progress import Part, Pivot, SnapshotProgress
+from node.sync.sources import ANSWER_SECONDS, SOURCES_LIMIT, PeerNetwork, Sources
+from node.sync.task_snapshot import ContractView, TaskStand, fold_attempt
+from node.training_index import build_rows
+
+SyncMode = Literal["auto", "full", "snapshot"]
+"""When snapshots are used: far behind; never; far behind or with nothing but genesis."""
+
+DISTANCE_BLOCKS: Final = 4_096
+"""In mode auto, a node that is further behind takes a snapshot: replaying them takes a minute."""
+
+PIVOT_LAG_BLOCKS: Final = 8
+"""The pivot is so far below a peer's head: others that are a moment behind can serve it too."""
+
+HEADERS_LIMIT: Final = 2**17
+"""Headers below the pivot that are kept in memory until it is adopted: 80 MB. More are needed only
+for an attempt that opened half a day ago; then blocks are executed instead."""
+
+STALL_SECONDS: Final = 60.0
+"""So long without any progress, and the pivot is given up: nobody serves it (any more)."""
+
+RETRY_SECONDS: Final = 60.0
+"""After a failure blocks are synced for so long before the next try."""
+
+POLL_SECONDS: Final = 0.2
+"""How often peers are looked at while nobody answers."""
+
+PRIMARY_ORDER_TURNS: Final = 4
+"""The primary order looks at the coinbases of 4n + 2 blocks."""
+
+_log = structlog.get_logger("node.sync")
+
+_Answer = TypeVar("_Answer")
+
+
+class SnapshotNetwork(PeerNetwork, Protocol):
+    """What snapshot sync asks of the network."""
+
+    async def request_headers(
+        self, peer_id: PeerId, first_number: BlockNumber, count: int
+    ) -> tuple[tuple[Header, CommitCertificate | None], ...]:
+        """Headers with the certificates that are held."""
+
+    async def request_blocks(
+        self, peer_id: PeerId, first_number: BlockNumber, count: int
+    ) -> tuple[tuple[Block, CommitCertificate], ...]:
+        """Blocks of a peer from a number on."""
+
+    async def request_block_by_hash(self, peer_id: PeerId, block_hash: Hash32) -> Block | None:
+        """A block that a peer holds."""
+
+    async def request_receipts(
+        self, peer_id: PeerId, numbers: Sequence[BlockNumber]
+    ) -> tuple[tuple[Receipt, ...], ...]:
+        """Receipts of blocks, unverified."""
+
+    async def request_state_chunk(
+        self, peer_id: PeerId, number: BlockNumber, state_root: Hash32, start: bytes, end: bytes
+    ) -> VerifiedChunk | None:
+        """The next part of a state, verified."""
+
+    async def request_state_nodes(
+        self, peer_id: PeerId, hashes: Sequence[Hash32]
+    ) -> dict[bytes, bytes]:
+        """Trie nodes by hash, verified."""
+
+    async def request_task_records(
+        self, peer_id: PeerId, number: BlockNumber, first: TaskId, count: int
+    ) -> tuple[TaskRecord, ...] | None:
+        """What tasks were as of a block, unverified."""
+
+
+class SnapshotFailedError(Exception):
+    """No snapshot can be had now; blocks are synced instead."""
+
+
+class SnapshotSync:
+    """Joins the chain at a recent block, once the node is far behind."""
+
+    def __init__(
+        self,
+        *,
+        store: BlockStore,
+        database: Database,
+        executor: Executor,
+        network: SnapshotNetwork,
+        adopt: Callable[[Snapshot], Awaitable[None]],
+        chain_id: int,
+        mode: SyncMode,
+        checkpoint: Hash32 | None = None,
+    ) -> None:
+        """Build it; nothing happens before `join`.
+
+        Args:
+            store: where the head is.
+            database: where the state goes.
+            executor: verifies certificates.
+            network: the peers.
+            adopt: makes the snapshot the head.
+            chain_id: of the network.
+            mode: when snapshots are used.
+            checkpoint: the hash of a final block that the operator trusts: the snapshot is of it.
+        """
+        self._store = store
+        self._database = database
+        self._executor = executor
+        self._network = network
+        self._adopt = adopt
+        self._chain_id = chain_id
+        self._mode = mode
+        self._checkpoint = checkpoint
+        self._progress = SnapshotProgress(database)
+        self._sources = Sources(network)
+        self._not_before = 0.0
+        self._progress_at = 0.0
+        self._changed = trio.Event()
+
+    def is_wanted(self, head: BlockNumber, best: BlockNumber) -> bool:
+        """Whether a node at `head`, whose peers tell of `best`, should join by snapshot now."""
+        if self._mode == "full" or best - head <= 2 * PIVOT_LAG_BLOCKS:
+            return False
+        if self._mode == "snapshot" and head == 0:
+            return True
+        return best - head > DISTANCE_BLOCKS and trio.current_time() >= self._not_before
+
+    async def join(self) -> None:
+        """Bring the node to a recent block, or leave it as it is until later.
+
+        Raises:
+            StorageFailed: the disk refused.
+        """
+        self._progress_at = trio.current_time()
+        try:
+            pivot = self._progress.load()
+            if pivot is None or pivot.header.number <= self._store.head_number():
+                pivot = await self._choose_pivot()
+                await trio.to_thread.run_sync(self._progress.begin, pivot)
+            _log.info("joining by snapshot", number=pivot.header.number)
+            await self._download_state(pivot)
+            await self._adopt(await self._complete(pivot))
+        except SnapshotFailedError as error:
+            self._not_before = trio.current_time() + RETRY_SECONDS
+            await trio.to_thread.run_sync(self._progress.clear)
+            _log.warning("no snapshot", reason=str(error))
+        else:
+            _log.info("joined by snapshot", head=self._store.head_number())
+
+    # Asking.
+
+    async def _ask(
+        self, number: BlockNumber, ask: Callable[[PeerId], Awaitable[_Answer | None]]
+    ) -> _Answer:
+        """The first answer that a peer with that block gives and that is not refused.
+
+        Raises:
+            SnapshotFailedError: nobody gave one for STALL_SECONDS.
+        """
+        while True:
+            for peer in self._sources.list_at(number):
+                answer = await self._ask_one(peer.peer_id, ask)
+                if answer is not None:
+                    self._progress_at = trio.current_time()
+                    return answer
+            if self._is_stalled():
+                raise _stalled()
+            await trio.sleep(POLL_SECONDS)
+
+    async def _ask_one(
+        self, peer_id: PeerId, ask: Callable[[PeerId], Awaitable[_Answer | None]]
+    ) -> _Answer | None:
+        """What a peer answers; None if that is nothing, and then it rests."""
+        scope = trio.move_on_after(ANSWER_SECONDS)
+        try:
+            with scope:
+                answer = await ask(peer_id)
+                if answer is None:  # it is honest, and does not hold it
+                    self._sources.rest(peer_id)
+                return answer
+        except UnreachablePeerError:
+            self._sources.rest(peer_id)
+        except _UnfitError as error:
+            self._sources.report(peer_id, error)
+        except RejectedInputError as error:
+            self._sources.rest(peer_id, error)  # the network has reported it
+        if scope.cancelled_caught:
+            self._sources.report_slow(peer_id, "part of a snapshot")
+        return None
+
+    def _is_stalled(self) -> bool:
+        return trio.current_time() - self._progress_at > STALL_SECONDS
+
+    # The pivot.
+
+    async def _choose_pivot(self) -> Pivot:
+        """A recent final block that a peer proves, or the checkpoint."""
+        first = BlockNumber(self._store.head_number() + 2 * PIVOT_LAG_BLOCKS)
+        return await self._ask(first, self._ask_pivot)
+
+    async def _ask_pivot(self, peer_id: PeerId) -> Pivot | None:
+        head = self._sources.get_head(peer_id)
+        if head is None:
+            return None
+        number = BlockNumber(head - PIVOT_LAG_BLOCKS)
+        checkpoint = self._checkpoint
+        if checkpoint is not None and self._store.number_of(checkpoint) is None:
+            block = await self._network.request_block_by_hash(peer_id, checkpoint)
+            if block is None:
+                return None
+            number = block.number
+        answer = await self._network.request_headers(peer_id, number, 1)
+        for header, certificate in answer:
+            if certificate is None:
+                return None
+            # While the set of validators is static, genesis's is that of every block.
+            try:
+                self._executor.verify_certificate(certificate, number, header.hash)
+            except RejectedInputError as error:
+                raise _UnfitError(error.reason, error.detail) from error
+            return Pivot(header, certificate)
+        raise _UnfitError(RejectionReason.FALSE_HEAD, f"block {number}")
+
+    # The state.
+
+    async def _download_state(self, pivot: Pivot) -> None:
+        """Fetch what is left of the state, each part from whoever is free."""
+        parts = {part.index: part for part in self._progress.parts() if not part.is_done}
+        busy: set[int] = set()
+        workers: set[PeerId] = set()
+        async with trio.open_nursery() as nursery:
+            while parts and not self._is_stalled():
+                for peer in self._sources.list_at(pivot.header.number):
+                    if peer.peer_id not in workers and len(workers) < SOURCES_LIMIT:
+                        workers.add(peer.peer_id)
+                        nursery.start_soon(self._work, peer.peer_id, pivot, parts, busy, workers)
+                self._changed = trio.Event()
+                with trio.move_on_after(POLL_SECONDS):
+                    await self._changed.wait()
+            nursery.cancel_scope.cancel()
+        if parts:
+            raise _stalled()
+
+    async def _work(
+        self,
+        peer_id: PeerId,
+        pivot: Pivot,
+        parts: dict[int, Part],
+        busy: set[int],
+        workers: set[PeerId],
+    ) -> None:
+        """Ask one peer for chunk after chunk of whatever part nobody else is at."""
+        while self._sources.get_head(peer_id) is not None:
+            free = sorted(parts.keys() - busy)
+            if not free:
+                await trio.sleep(POLL_SECONDS)
+                continue
+            index = free[0]
+            busy.add(index)
+            try:
+                part = await self._ask_one(peer_id, self._bind_chunk(pivot, parts[index]))
+            finally:
+                busy.discard(index)
+            if part is not None:
+                self._progress_at = trio.current_time()
+                parts[index] = part
+                if part.is_done:
+                    del parts[index]
+            self._changed.set()
+        workers.discard(peer_id)
+
+    def _bind_chunk(self, pivot: Pivot, part: Part) -> Callable[[PeerId], Awaitable[Part | None]]:
+        async def ask(peer_id: PeerId) -> Part | None:
+            header = pivot.header
+            chunk = await self._network.request_state_chunk(
+                peer_id, header.number, header.state_root, part.next_position, part.end
+            )
+            if chunk is None:
+                return None
+            done = replace(part, next_position=chunk.next_position)
+            # Not to be left half way: a cancelled thread goes on, and its row must be the last.
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._progress.save_chunk, done, chunk.items)
+            return done
+
+        return ask
+
+    # What goes with it.
+
+    async def _complete(self, pivot: Pivot) -> Snapshot:
+        """Everything else, each verified against the pivot."""
+        header = pivot.header
+        view = ContractView(self._database, header, self._chain_id)
+        committee = await trio.to_thread.run_sync(view.committee)
+        stands = await self._fetch_tasks(pivot, view)
+        opened = [stand.open_block for stand in stands if stand.open_block is not None]
+        window = PRIMARY_ORDER_TURNS * len(committee.validators) + 2
+        first = BlockNumber(max(0, min([header.number - window, *opened])))
+        ancestors = await self._fetch_ancestors(header, first)
+        headers = {each.number: each for each in (*ancestors, header)}
+        wanted = [header.number] + [
+            number
+            for number, each in headers.items()
+            if opened and min(opened) <= number < header.number
+            if may_contain(each.logs_bloom, GRADIENT_LEDGER)
+        ]
+        receipts = await self._fetch_receipts(header.number, [headers[each] for each in wanted])
+        executed = [(headers[number], receipts[number]) for number in sorted(receipts)]
+        histories = [fold_attempt(stand, executed, committee) for stand in stands]
+        for stand in stands:
+            if stand.open_block is not None:
+                await self._fetch_participants(header.number, headers[stand.open_block], stand)
+        block = await self._ask(header.number, self._bind_block(header))
+        return Snapshot(
+            ancestors=ancestors,
+            block=block,
+            certificate=pivot.certificate,
+            receipts=receipts,
+            senders=tuple(decode_transaction(raw).sender for raw in block.transactions),
+            training_rows=build_rows(histories),
+        )
+
+    async def _fetch_tasks(self, pivot: Pivot, view: ContractView) -> list[TaskStand]:
+        committee = await trio.to_thread.run_sync(view.committee)
+        task_count = await trio.to_thread.run_sync(view.task_count)
+        stands: list[TaskStand] = []
+
+        async def ask(peer_id: PeerId) -> list[TaskStand] | None:
+            first = TaskId(len(stands) + 1)
+            count = min(RECORDS_LIMIT, task_count - len(stands))
+            number = pivot.header.number
+            records = await self._network.request_task_records(peer_id, number, first, count)
+            if records is None:
+                return None
+            found = []
+            for task_id, record in enumerate(records, first):
+                try:
+                    found.append(
+                        await trio.to_thread.run_sync(
+                            view.build_stand, TaskId(task_id), record, committee
+                        )
+                    )
+                except RejectedInputError as error:
+                    raise _UnfitError(error.reason, error.detail) from error
+            return found
+
+        while len(stands) < task_count:
+            stands += await self._ask(pivot.header.number, ask)
+        return stands
+
+    async def _fetch_ancestors(self, header: Header, first: BlockNumber) -> tuple[Header, ...]:
+        """The headers from `first` to the parent of `header`: each is named by its child."""
+        if header.number - first > HEADERS_LIMIT:
+            raise SnapshotFailedError(f"a round opened {header.number - first} blocks ago")
+        found: list[Header] = []  # descending
+        child = header
+
+        async def ask(peer_id: PeerId) -> list[Header] | None:
+            count = min(BLOCK_REQUEST_LIMIT, child.number - first)
+            start = BlockNumber(child.number - count)
+            answer = await self._network.request_headers(peer_id, start, count)
+            if not answer:
+                return None
+            descending = [each for each, _ in reversed(answer)]
+            for parent, below in zip(descending, [child, *descending], strict=False):
+                if parent.hash != below.parent_hash:
+                    raise _UnfitError(RejectionReason.UNKNOWN_PARENT, f"header {parent.number}")
+            return descending
+
+        while child.number > first:
+            found += await self._ask(header.number, ask)
+            child = found[-1]
+        return tuple(reversed(found))
+
+    async def _fetch_receipts(
+        self, pivot_number: BlockNumber, headers: Sequence[Header]
+    ) -> dict[BlockNumber, tuple[Receipt, ...]]:
+        """The receipts of these blocks by number, each list as its header's root says."""
+        found: dict[BlockNumber, tuple[Receipt, ...]] = {}
+
+        async def ask(peer_id: PeerId) -> dict[BlockNumber, tuple[Receipt, ...]] | None:
+            asked = [each for each in headers if each.number not in found][:RECEIPTS_REQUEST_LIMIT]
+            numbers = [each.number for each in asked]
+            answer = await self._network.request_receipts(peer_id, numbers)
+            for header, receipts in zip(asked, answer, strict=False):
+                if compute_receipts_root(receipts) != header.receipts_root:
+                    detail = f"block {header.number}"
+                    raise _UnfitError(RejectionReason.RECEIPTS_ROOT_MISMATCH, detail)
+            return dict(zip(numbers, answer, strict=False)) or None
+
+        while len(found) < len(headers):
+            found |= await self._ask(pivot_number, ask)
+        return found
+
+    def _bind_block(self, header: Header) -> Callable[[PeerId], Awaitable[Block | None]]:
+        async def ask(peer_id: PeerId) -> Block | None:
+            for block, _ in await self._network.request_blocks(peer_id, header.number, 1):
+                if block.hash != header.hash:
+                    raise _UnfitError(RejectionReason.CONTENT_MISMATCH, "another block")
+                try:
+                    validate_body(block)
+                except InvalidBlock as error:
+                    raise _UnfitError(error.reason, error.detail) from error
+                return block
+            return None
+
+        return ask
+
+    # Who takes part in an open attempt is told by the state in which it opened. It differs from the
+    # pivot's by little, so that only the nodes that differ are fetched, each by its hash.
+
+    async def _fetch_participants(
+        self, pivot_number: BlockNumber, opened: Header, stand: TaskStand
+    ) -> None:
+        if opened.number == pivot_number:
+            return
+        account = await self._with_nodes(
+            pivot_number, lambda: get_account(self._database, opened.state_root, GRADIENT_LEDGER)
+        )
+        if account is not None and account.storage_root != EMPTY_TRIE_ROOT:
+            await self._fetch_trie(pivot_number, account.storage_root)
+        view = ContractView(self._database, opened, self._chain_id)
+        task_id = stand.history.task_id
+        await self._with_nodes(pivot_number, lambda: view.read_participants(task_id))
+
+    async def _with_nodes(self, pivot_number: BlockNumber, read: Callable[[], _Answer]) -> _Answer:
+        """What `read` returns once the nodes that it misses are here."""
+        while True:
+            try:
+                return await trio.to_thread.run_sync(read)
+            except trie.MissingTrieNodeError as error:
+                await self._fetch_nodes(pivot_number, [Hash32(error.node_hash)])
+
+    async def _fetch_trie(self, pivot_number: BlockNumber, root: Hash32) -> None:
+        """Fetch what is missing of a trie, level by level."""
+        wanted = [root]
+        while wanted:
+            missing = [each for each in wanted if self._database.get(each) is None]
+            wanted = []
+            for start in range(0, len(missing), NODES_LIMIT):
+                nodes = await self._fetch_nodes(pivot_number, missing[start : start + NODES_LIMIT])
+                for node in nodes.values():
+                    wanted += trie.list_hashes(node)
+
+    async def _fetch_nodes(
+        self, pivot_number: BlockNumber, hashes: Sequence[Hash32]
+    ) -> dict[bytes, bytes]:
+        """These nodes, stored."""
+        found: dict[bytes, bytes] = {}
+
+        async def ask(peer_id: PeerId) -> dict[bytes, bytes] | None:
+            missing = [each for each in hashes if bytes(each) not in found]
+            return await self._network.request_state_nodes(peer_id, missing) or None
+
+        while len(found) < len(hashes):
+            found |= await self._ask(pivot_number, ask)
+        await trio.to_thread.run_sync(self._progress.save_nodes, found)
+        return found
+
+
+def _stalled() -> SnapshotFailedError:
+    return SnapshotFailedError(f"no peer has served it for {STALL_SECONDS:g} s")
+
+
+class _UnfitError(RejectedInputError):
+    """An answer that is well formed and not what the pivot says: nobody has reported it yet."""

@@ -1,0 +1,197 @@
+"""The training index of a snapshot (docs/spec/consensus.md, section 10).
+
+A late node has no old events, but the contracts' state is verified. It says where each task stands
+and holds the hashes of what is too large for it: the specification and the cumulative rewards. The
+attempt in progress is folded from the receipts since it opened, as every node folds it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from chain.crypto import content_id, keccak256
+from chain.errors import InvalidSpec, RejectedInputError, RejectionReason
+from chain.execution import system_contracts
+from chain.execution.evm import BlockEnvironment, CallRequest, call
+from chain.execution.system_contracts import (
+    GRADIENT_LEDGER,
+    REWARD_DISTRIBUTOR,
+    TASK_REGISTRY,
+    VALIDATOR_SET,
+    AttemptOpened,
+    CloseReason,
+    RoundState,
+    TaskStatus,
+)
+from chain.execution.world_state import ReadableDatabase
+from chain.primitives import Address, BlockNumber, TaskId
+from chain.training.history import BlockContext, Committee, TaskHistory, apply_event
+from chain.training.rewards import build_reward_tree
+from chain.training.task_spec import decode_task_spec
+from chain.types.header import Header
+from chain.types.receipt import Receipt
+from node.network.protocols.state import TaskRecord
+
+_STATUSES: Final[Mapping[TaskStatus, str]] = {
+    TaskStatus.PENDING: "pending",
+    TaskStatus.ACTIVE: "active",
+    TaskStatus.PAUSED: "paused",
+    TaskStatus.CLOSED: "closed",
+}
+"""The registry's words in the history's."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStand:
+    """A task as the contracts alone know it."""
+
+    history: TaskHistory
+    """Without the attempt in progress."""
+    round: RoundState
+
+    @property
+    def open_block(self) -> BlockNumber | None:
+        """Where the attempt in progress opened; None if there is none."""
+        is_open = self.round.open and self.history.status != "closed"
+        return self.round.open_block if is_open else None
+
+
+class ContractView:
+    """Views of the system contracts on the state after one block."""
+
+    def __init__(self, database: ReadableDatabase, header: Header, chain_id: int) -> None:
+        self._database = database
+        self._header = header
+        self._chain_id = chain_id
+
+    def task_count(self) -> int:
+        """Tasks submitted so far; their ids are 1 to this."""
+        return system_contracts.decode_uint(
+            self._call(TASK_REGISTRY, system_contracts.encode_task_count())
+        )
+
+    def committee(self) -> Committee:
+        """The validators and their operators, by index."""
+        data = self._call(VALIDATOR_SET, system_contracts.encode_committee())
+        return Committee(*system_contracts.decode_committee(data))
+
+    def read_participants(self, task_id: TaskId) -> None:
+        """Ask who takes part in the attempt that opened in this block, to see if that can be told.
+
+        Raises:
+            MissingTrieNodeError: the state is not held as far as that.
+        """
+        self._call(GRADIENT_LEDGER, system_contracts.encode_participants(task_id))
+
+    def build_stand(self, task_id: TaskId, record: TaskRecord, committee: Committee) -> TaskStand:
+        """A task, from the contracts and from what a peer says of it.
+
+        Raises:
+            RejectedInputError: CONTENT_MISMATCH: the contracts hold other hashes.
+        """
+        terms = system_contracts.decode_terms(
+            self._call(TASK_REGISTRY, system_contracts.encode_get_terms(task_id))
+        )
+        root = system_contracts.decode_hash(
+            self._call(REWARD_DISTRIBUTOR, system_contracts.encode_root_of(task_id))
+        )
+        if content_id(record.spec) != terms.spec_hash:
+            raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, f"spec of task {task_id}")
+        rewards = dict(record.rewards)
+        is_canonical = tuple(sorted(rewards.items())) == record.rewards and all(rewards.values())
+        tree = build_reward_tree(self._chain_id, REWARD_DISTRIBUTOR, task_id, rewards)
+        if not is_canonical or tree.root != root:
+            raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, f"rewards of task {task_id}")
+        account = system_contracts.decode_account(
+            self._call(TASK_REGISTRY, system_contracts.encode_get_account(task_id))
+        )
+        state = system_contracts.decode_round(
+            self._call(GRADIENT_LEDGER, system_contracts.encode_get_round(task_id))
+        )
+        # Why else it was closed is told by its event alone.
+        is_completed = account.status is TaskStatus.CLOSED and state.round == terms.rounds
+        history = TaskHistory(
+            task_id=task_id,
+            submitter=account.submitter,
+            spec_hash=terms.spec_hash,
+            spec=record.spec,
+            budget=account.escrowed,
+            submitted_block=account.submitted_block,
+            status=_STATUSES[account.status],
+            close_reason=CloseReason.COMPLETED if is_completed else None,
+            ready=tuple(
+                validator
+                for validator, operator in zip(
+                    committee.validators, committee.operators, strict=True
+                )
+                if self._is_ready(task_id, operator)
+            ),
+            rounds_settled=state.round,
+            training_state_root=state.training_state_root,
+            model_root=state.model_root,
+            ballot_count=state.ballot_number,
+            rewards=record.rewards,
+        )
+        return TaskStand(history, state)
+
+    def _is_ready(self, task_id: TaskId, operator: Address) -> bool:
+        answer = self._call(TASK_REGISTRY, system_contracts.encode_is_ready(task_id, operator))
+        return bool(system_contracts.decode_uint(answer))
+
+    def _call(self, to: Address, data: bytes) -> bytes:
+        environment = BlockEnvironment.of(self._header, self._chain_id)
+        request = CallRequest(to=to, data=data)
+        result = call(self._database, self._header.state_root, environment, request)
+        assert result.is_success, f"a view of 0x{to.hex()} failed: {result.error}"
+        return result.output
+
+
+def fold_attempt(
+    stand: TaskStand,
+    executed: Iterable[tuple[Header, Sequence[Receipt]]],
+    committee: Committee,
+) -> TaskHistory:
+    """The task with its attempt in progress.
+
+    Args:
+        stand: what the contracts say.
+        executed: blocks with their receipts, ascending: all from where the attempt opened that may
+            hold events of the ledger.
+        committee: who judges.
+    """
+    if stand.open_block is None:
+        return stand.history
+    try:
+        spec = decode_task_spec(stand.history.spec)
+    except InvalidSpec:
+        spec = None
+    opened = stand.round.ballot_number - stand.round.ballot
+    folded = replace(stand.history, ballot_count=opened - 1)
+    for header, receipts in executed:
+        context = BlockContext(header.number, header.timestamp)
+        for receipt in receipts:
+            for log in receipt.logs:
+                event = system_contracts.decode_event(log)
+                if event is None or getattr(event, "task_id", None) != stand.history.task_id:
+                    continue
+                is_opening = isinstance(event, AttemptOpened) and (
+                    header.number,
+                    event.round,
+                    event.attempt,
+                ) == (stand.open_block, stand.round.round, stand.round.attempt)
+                if is_opening or folded.attempt is not None:
+                    folded, _ = apply_event(folded, event, context, spec=spec, committee=committee)
+    attempt = folded.attempt
+    assert attempt is not None, "the ledger says that it is open"
+    assert _compute_digest(folded) == stand.round.commitment_digest
+    return replace(stand.history, attempt=attempt)
+
+
+def _compute_digest(history: TaskHistory) -> bytes:
+    """The ledger's chain of hashes over the commitments of the attempt."""
+    assert history.attempt is not None
+    digest = bytes(32)
+    for record in history.attempt.commitments:
+        words = (digest, record.miner, record.units.to_bytes(4, "big"), record.commitment)
+        digest = keccak256(b"".join(word.rjust(32, b"\0") for word in words))
+    return digest

@@ -1,0 +1,320 @@
+"""A fresh node joins by snapshot: at any moment of a round, across crashes, among liars."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chain.errors import RejectedInputError, RejectionReason
+from chain.primitives import Address, BlockNumber, View
+from chain.types.block import Block
+from chain.types.certificate import CommitCertificate
+from chain.types.header import Header
+from chain.types.receipt import Receipt
+from node.ledger import LedgerReader
+from node.network.protocols.state import TaskRecord
+from node.network.stream import PeerId
+from node.storage.database import Database, Writer
+from node.storage.snapshot_progress import SnapshotProgress
+from node.sync.snapshot_sync import DISTANCE_BLOCKS, RETRY_SECONDS, SnapshotSync
+from node.sync.sources import ANSWER_SECONDS
+from tests.node.consensus_cluster import Killed, run_thread_inline, suppress_killed
+from tests.node.sync.snapshot_world import (
+    FreshNode,
+    MemoryNetwork,
+    Server,
+    build_world,
+    small_numbers,
+)
+from tests.node.training_chain import TASK, FixedClock, TrainingChain
+
+
+@pytest.fixture(autouse=True)
+def inline_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
+
+
+STEPS = ("submit", "activate", "register", "commit", "judge", "agree", "settle", "cancel")
+
+
+def play(chain: TrainingChain, until: str) -> None:
+    for step in STEPS[: STEPS.index(until) + 1]:
+        getattr(chain, step)()
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_node_that_joins_at_any_step_of_a_round_knows_what_others_know(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    small_numbers(monkeypatch, chunk_bytes=2**19)
+    chain, server = build_world(tmp_path)
+    play(chain, step)
+    node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server))
+    await node.sync.join()
+    head = chain.store.head()
+    assert node.store.head() == head
+    assert node.store.first_held() == head.number
+    assert node.store.block(head.number) == chain.store.block(head.number)
+    assert node.store.receipts(head.number) == chain.store.receipts(head.number)
+    assert node.store.senders(head.number) == chain.store.senders(head.number)
+    assert node.store.certificate(head.number) == chain.store.certificate(head.number)
+    assert node.index.history(TASK) == chain.index.history(TASK)
+    assert node.collect_state() == FreshNode.collect_state(chain_node(chain))
+    # And it goes on like everybody: the rounds that follow are folded to the same rows.
+    for following in STEPS[STEPS.index(step) + 1 :]:
+        getattr(chain, following)()
+    node.follow(chain.local)
+    assert node.store.head() == chain.store.head()
+    assert node.index.history(TASK) == chain.index.history(TASK)
+
+
+def chain_node(chain: TrainingChain) -> SimpleNamespace:
+    return SimpleNamespace(store=chain.store, database=chain.local.database)
+
+
+async def test_who_takes_part_in_an_open_attempt_is_known_although_the_block_is_below(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_numbers(monkeypatch)
+    chain, server = build_world(tmp_path)
+    play(chain, "judge")
+    node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server))
+    await node.sync.join()
+    history = node.index.history(TASK)
+    assert history is not None
+    assert history.attempt is not None
+    opened = history.attempt.open_block
+    assert opened < node.store.first_held()
+    ledger = LedgerReader(node.store, node.database, chain.local.config, FixedClock())
+    assert ledger.participants(TASK, opened) == chain.ledger.participants(TASK, opened)
+    assert ledger.participants(TASK, opened) != ()
+
+
+async def test_rewards_that_were_earned_after_the_pivot_are_taken_off(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_numbers(monkeypatch, lag=1)  # the last block settles the round, the pivot is before it
+    chain, server = build_world(tmp_path)
+    play(chain, "settle")
+    node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server))
+    await node.sync.join()
+    assert node.store.head_number() == chain.store.head_number() - 1
+    history = node.index.history(TASK)
+    assert history is not None
+    assert history.rewards == ()
+    node.follow(chain.local)
+    assert node.index.history(TASK) == chain.index.history(TASK)
+    assert node.index.settled_round(TASK, 0) == chain.index.settled_round(TASK, 0)
+
+
+async def test_a_snapshot_node_serves_the_next_one(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_numbers(monkeypatch)
+    chain, server = build_world(tmp_path)
+    play(chain, "commit")
+    second = FreshNode(chain.local, tmp_path / "second", MemoryNetwork(ann=server))
+    await second.sync.join()
+    chain.judge()
+    second.follow(chain.local)
+    network = MemoryNetwork(second=Server(second.store, second.database))
+    third = FreshNode(chain.local, tmp_path / "third", network)
+    await third.sync.join()
+    assert third.store.head() == chain.store.head()
+    assert third.index.history(TASK) == chain.index.history(TASK)
+    assert third.collect_state() == second.collect_state()
+
+
+async def test_every_cut_is_gone_on_from_and_nothing_is_fetched_twice(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_numbers(monkeypatch, chunk_bytes=2**10)
+    chain, server = build_world(tmp_path)
+    play(chain, "commit")
+    whole = FreshNode(chain.local, tmp_path / "whole", MemoryNetwork(ann=server))
+    await whole.sync.join()
+    chunks = server.asked.count("chunk")
+    assert chunks > 20
+    server.asked.clear()
+    write = Database.write
+    writes_left, lives = 0, 0
+
+    @contextmanager
+    def cut(database: Database) -> Iterator[Writer]:
+        # Killed before a transaction is durable, or just after it.
+        nonlocal writes_left
+        writes_left -= 1
+        if writes_left == 0:
+            raise Killed
+        with write(database) as writer:
+            yield writer
+        if writes_left == 1 and lives % 2:
+            writes_left = 0
+            raise Killed
+
+    while True:
+        writes_left, lives = 10**9, lives + 1
+        monkeypatch.setattr(Database, "write", cut)
+        node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server))
+        writes_left = 3
+        try:
+            with suppress_killed():
+                await node.sync.join()
+                break
+        finally:
+            node.database.close()
+    assert lives > chunks // 3
+    # Each life loses at most the chunk that it was at.
+    assert server.asked.count("chunk") <= chunks + lives
+    monkeypatch.setattr(Database, "write", write)
+    node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server))
+    assert node.store.head() == whole.store.head()
+    assert node.collect_state() == whole.collect_state()
+    assert node.index.history(TASK) == chain.index.history(TASK)
+    assert SnapshotProgress(node.database).load() is None
+    assert SnapshotProgress(node.database).parts() == ()
+
+
+def spoil(value: object) -> object:
+    """Another value of the same shape."""
+    match value:
+        case tuple() | list():
+            return type(value)(spoil(each) for each in value)
+        case dict():
+            raise RejectedInputError(RejectionReason.CONTENT_MISMATCH)  # the network's own check
+        case Header():
+            return replace(value, gas_used=value.gas_used + 1)
+        case Block():
+            return replace(value, transactions=(*value.transactions, b"\x02"))
+        case Receipt():
+            return replace(value, cumulative_gas_used=value.cumulative_gas_used + 1)
+        case TaskRecord():
+            return replace(value, rewards=((Address(bytes(20)), 10**18),))
+        case CommitCertificate():
+            return replace(value, view=View(value.view + 1))
+        case bytes():
+            return value[:-1] + bytes((value[-1] ^ 1,))
+        case _:
+            return value
+
+
+LIES = {
+    "headers": RejectionReason.BAD_CERTIFICATE,
+    "chunk": RejectionReason.CONTENT_MISMATCH,
+    "records": RejectionReason.CONTENT_MISMATCH,
+    "receipts": RejectionReason.RECEIPTS_ROOT_MISMATCH,
+    "nodes": RejectionReason.CONTENT_MISMATCH,
+    "blocks": RejectionReason.TRANSACTIONS_ROOT_MISMATCH,
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+async def test_a_liar_is_reported_and_the_snapshot_comes_from_another(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    small_numbers(monkeypatch)
+    chain, server = build_world(tmp_path)
+    play(chain, "commit")
+    liar = Server(chain.store, chain.local.database)
+    liar.lies[name] = spoil
+    network = MemoryNetwork(liar=liar, nice=server)
+    node = FreshNode(chain.local, tmp_path / "new", network)
+    await node.sync.join()
+    assert node.store.head() == chain.store.head()
+    assert node.index.history(TASK) == chain.index.history(TASK)
+    assert network.faults == [("liar", LIES[name])]
+
+
+async def test_headers_that_do_not_lead_to_the_pivot_are_refused(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_numbers(monkeypatch)
+    chain, server = build_world(tmp_path)
+    play(chain, "commit")
+    liar = Server(chain.store, chain.local.database)
+    liar.lies["headers"] = lambda found: found if len(found) == 1 else spoil(found)
+    network = MemoryNetwork(liar=liar, nice=server)
+    node = FreshNode(chain.local, tmp_path / "new", network)
+    await node.sync.join()
+    assert node.store.head() == chain.store.head()
+    assert network.faults == [("liar", RejectionReason.UNKNOWN_PARENT)]
+
+
+async def test_peers_that_hold_nothing_are_not_blamed_and_the_node_stays_as_it_is(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_numbers(monkeypatch)
+    chain, server = build_world(tmp_path)
+    play(chain, "submit")
+    server.lies["chunk"] = lambda _: None
+    node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server), mode="auto")
+    await node.sync.join()
+    assert node.store.head_number() == 0
+    assert node.network.faults == []
+    assert SnapshotProgress(node.database).load() is None, "another pivot is chosen the next time"
+    far = BlockNumber(DISTANCE_BLOCKS + 1)
+    assert not node.sync.is_wanted(BlockNumber(0), far), "blocks are synced meanwhile"
+    await trio.sleep(RETRY_SECONDS)
+    assert node.sync.is_wanted(BlockNumber(0), far)
+    server.lies.clear()
+    await node.sync.join()
+    assert node.store.head() == chain.store.head()
+
+
+async def test_a_slow_peer_is_reported_and_holds_nothing_up(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_numbers(monkeypatch)
+    chain, server = build_world(tmp_path)
+    play(chain, "submit")
+    network = MemoryNetwork(ann=Server(chain.store, chain.local.database), ben=server)
+    get = network._get
+
+    async def get_late(peer_id: PeerId, name: str, value: object) -> object:
+        if peer_id == "ann" and name == "chunk":
+            await trio.sleep_forever()
+        return await get(peer_id, name, value)
+
+    network._get = get_late
+    node = FreshNode(chain.local, tmp_path / "new", network)
+    start = trio.current_time()
+    await node.sync.join()
+    assert node.store.head() == chain.store.head()
+    assert trio.current_time() - start < ANSWER_SECONDS + 2
+    assert network.faults == [("ann", RejectionReason.TOO_SLOW)]
+
+
+async def test_the_snapshot_is_of_the_checkpoint_if_the_operator_names_one(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_numbers(monkeypatch)
+    chain, server = build_world(tmp_path)
+    play(chain, "register")
+    checkpoint = chain.store.head()
+    chain.commit()
+    network = MemoryNetwork(ann=server)
+    node = FreshNode(chain.local, tmp_path / "new", network, checkpoint=checkpoint.hash)
+    await node.sync.join()
+    assert node.store.head() == checkpoint
+    node.follow(chain.local)
+    assert node.index.history(TASK) == chain.index.history(TASK)
+
+
+def test_when_a_snapshot_is_wanted() -> None:
+    def wanted(mode: str, head: int, best: int) -> bool:
+        sync = object.__new__(SnapshotSync)
+        sync._mode, sync._not_before = mode, -1.0
+        return sync.is_wanted(BlockNumber(head), BlockNumber(best))
+
+    async def check() -> None:
+        assert [wanted("full", 0, 10**6), wanted("auto", 0, DISTANCE_BLOCKS)] == [False, False]
+        assert [wanted("auto", 0, DISTANCE_BLOCKS + 1), wanted("snapshot", 0, 17)] == [True, True]
+        assert [wanted("snapshot", 0, 16), wanted("snapshot", 1, 99)] == [False, False]
+        assert wanted("snapshot", 1, DISTANCE_BLOCKS + 2)
+
+    trio.run(check)

@@ -36,6 +36,10 @@ CACHED_MANIFESTS: Final = 16
 """Manifests kept in memory, up to 5 MB each: hashing one anew for every chunk would cost 4 ms a
 gigabyte."""
 
+RESERVED_SHARE: Final = 4
+"""One part in this many of the quota is for gradients and states alone: naming content costs a
+submitter next to nothing, and must not keep tasks that run from going on."""
+
 _BLOB: Final = ".blob"
 _PARTIAL: Final = ".partial"
 _LEAVES: Final = ".leaves"
@@ -116,6 +120,11 @@ class BlobStore:
     def quota_bytes(self) -> int:
         """The limit on all blobs together."""
         return self._quota_bytes
+
+    def has_room_for_content(self, size_bytes: int) -> bool:
+        """Whether so many bytes of a task's content fit, with the reserve left free."""
+        limit = self._quota_bytes - self._quota_bytes // RESERVED_SHARE
+        return self.used_bytes() + size_bytes <= limit
 
     def has(self, content_id: Hash32) -> bool:
         """Whether the whole blob is here."""

@@ -58,6 +58,8 @@ class Uploads:
                 "not_wanted",
                 f"no live task names 0x{content_id.hex()}: submit the task first",
             )
+        if not self._store.has(content_id) and not self._store.has_room_for_content(size):
+            raise HttpError(507, "quota", "the node has no room for more task content")
         is_new = await self._receive(request, content_id, size)
         await self._tell_node(content_id, "task")
         return json_response({"contentId": data(content_id), "bytes": size}, 201 if is_new else 200)

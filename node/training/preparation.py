@@ -92,6 +92,11 @@ class Preparation:
             work.is_accepted = False
             work.is_content_held = True
             return
+        missing = sum(
+            size for content_id, size in wanted.items() if not self._blobs.has(content_id)
+        )
+        if missing and not self._blobs.has_room_for_content(missing):
+            raise Unavailable(f"no room for {missing} bytes of content; raise blobs.quota_bytes")
         for content_id, size in sorted(wanted.items()):
             await self._content.ensure(content_id, size)
         work.is_content_held = True

@@ -399,6 +399,12 @@ def test_blob_is_taken_only_if_a_live_task_names_it(training: Round) -> None:
     wrong = rpc.http("PUT", path, content=bytes(len(SHARD)))
     assert (wrong.status_code, wrong.json()["error"]) == (422, "content_mismatch")
     assert rpc.http("GET", path).status_code == 404, "nothing half done is served"
+    filler = rpc.options.blobs / "00.upload"
+    with filler.open("wb") as file:
+        file.truncate(rpc.options.blob_quota_bytes * 3 // 4)
+    full = rpc.http("PUT", path, content=SHARD)
+    assert (full.status_code, full.json()["error"]) == (507, "quota"), "the rest is for rounds"
+    filler.unlink()
     assert rpc.http("PUT", path, content=SHARD).status_code == 201
     assert rpc.http("PUT", path, content=SHARD).status_code == 200
     assert rpc.http("GET", path).content == SHARD

@@ -18,6 +18,7 @@ from tests.chain.training.history_factory import (
     TASK,
     history_after,
 )
+from tests.node.consensus_cluster import until
 from tests.node.training_node import (
     SHARDS,
     WEIGHTS,
@@ -76,6 +77,24 @@ async def test_no_more_tasks_are_called_ready_than_can_be_served(
             chain.histories[task_id] = replace(chain.histories[task_id], status="closed")
         await trio.sleep(60)
         assert len({data for _, data in node.sent}) == 4
+        nursery.cancel_scope.cancel()
+
+
+async def test_content_leaves_a_quarter_of_the_quota_to_tasks_that_run(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    size = len(WEIGHTS) + sum(len(shard) for shard in SHARDS)
+    chain = FakeChain({TASK: replace(history_after(), status="pending")})
+    node = Node(tmp_path, chain, has_content=False, quota_bytes=16 * size)
+    node.peers.blobs = {content_id(data): data for data in (WEIGHTS, *SHARDS)}
+    filler = node.blobs.put(bytes(12 * size - size - 31))
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await trio.sleep(20)
+        assert node.peers.asked == []
+        node.blobs.delete(filler)
+        await until(lambda: bool(node.sent), seconds=60)
         nursery.cancel_scope.cancel()
 
 

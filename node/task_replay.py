@@ -198,7 +198,7 @@ class TaskReplay:
         state: TrainingState,
     ) -> Gradient:
         """The gradient behind an accepted commitment."""
-        place = f"round {attempt.round_number}, miner {to_hex(record.miner)}"
+        place = f"round {attempt.round_number + 1}, miner {to_hex(record.miner)}"
         if assignment.units_of(record.miner) != record.units:
             raise OperatorError(
                 f"{place}: the commitment is for {record.units} units, "

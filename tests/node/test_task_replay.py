@@ -226,12 +226,12 @@ def test_what_is_gone_is_named_with_the_setting_that_keeps_it(chain: FakeChain) 
     root = str(receipt["gradientRoot"])
     del chain.blobs[Hash32(bytes.fromhex(root[2:]))]
     assert refuse_replay(chain) == (
-        f"round 1, miner {to_hex(MINERS[0])}: http://node does not have the gradient (blob {root}) "
+        f"round 2, miner {to_hex(MINERS[0])}: http://node does not have the gradient (blob {root}) "
         'any more: nodes with blobs.retention = "task" keep it; ask one with --rpc'
     )
     receipt |= {"revealed": False, "gradientRoot": None, "salt": None}
     assert refuse_replay(chain) == (
-        f"round 1, miner {to_hex(MINERS[0])}: http://node does not have the gradient any more: "
+        f"round 2, miner {to_hex(MINERS[0])}: http://node does not have the gradient any more: "
         'nodes with blobs.retention = "task" keep it; ask one with --rpc'
     )
     del chain.blobs[content_id(THETA)]

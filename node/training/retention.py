@@ -80,7 +80,7 @@ def compute_kept(
     Args:
         history: The task at the head.
         spec: Its specification.
-        get_settled: A settled round of it, by number.
+        get_settled: A settled round of it, by number; None if it is not known here.
         policy: The operator's.
         head_number: Of the head.
         head_timestamp: Of the head, in seconds: while a node is late, so are its deletions.
@@ -92,8 +92,10 @@ def compute_kept(
     first_round, first_state = next_round, history.rounds_settled + 1 - KEPT_STATES
     while first_round > 0:
         settled = get_settled(first_round - 1)
-        assert settled is not None, "below the settled count"
-        if settled.attempt.ballot_number <= history.ballot_count - EVIDENCE_BALLOTS:
+        if (
+            settled is None  # before the snapshot that we joined by: we never had its gradients
+            or settled.attempt.ballot_number <= history.ballot_count - EVIDENCE_BALLOTS
+        ):
             break
         first_round -= 1
     if history.status == "pending":

@@ -1,5 +1,6 @@
 """What of a task is to stay, by where it stands."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -51,7 +52,7 @@ def settle(count: int) -> list[object]:
 
 def keep(
     history: TaskHistory,
-    settled: list[SettledRound],
+    settled: Sequence[SettledRound | None],
     policy: RetentionPolicy = LIVE,
     head: int = 100,
     own: int | None = 0,
@@ -79,6 +80,15 @@ def test_gradients_stay_while_the_ledger_has_their_evidence(
     assert kept is not None
     stays = [number for number in range(10) if kept.keeps_gradients(number, 0)]
     assert stays == list(range(first_round, 10))
+
+
+def test_rounds_before_the_snapshot_that_a_node_joined_by_are_not_waited_for() -> None:
+    history, settled = play(*settle(7))
+    known: list[SettledRound | None] = [*[None] * 5, *settled[5:]]
+    kept = keep(history, known)
+    assert kept is not None
+    assert [number for number in range(8) if kept.keeps_gradients(number, 0)] == [5, 6, 7]
+    assert kept.keeps_state(7)
 
 
 def test_further_ballots_push_older_evidence_out() -> None:

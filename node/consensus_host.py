@@ -430,13 +430,6 @@ class ConsensusHost:
                     return
             elif isinstance(effect, Finalize):
                 await self.finalize(effect.block, effect.certificate)
-                _log.info(
-                    "block finalized",
-                    number=effect.block.number,
-                    hash=effect.block.hash,
-                    view=effect.certificate.view,
-                    transactions=len(effect.block.transactions),
-                )
             else:
                 self._perform_one(effect)
 

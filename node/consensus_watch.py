@@ -3,6 +3,7 @@
 The host tells; nothing here decides anything. Durations are trio's, which nobody sets.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -24,6 +25,10 @@ from node.metrics import NodeMetrics
 KEPT_NUMBERS: Final = 4
 """Final numbers whose COMMITs are still counted; what is later is missed for good."""
 
+CLOCK_READINGS: Final = 8
+"""Proposals whose times are compared with ours: delay only makes a clock look later than it is, so
+the greatest of them is the nearest."""
+
 _log = structlog.get_logger("node.consensus")
 
 
@@ -35,8 +40,13 @@ class ValidatorRecord:
     """Its last consensus message, on trio's clock; None: never."""
     voted_number: BlockNumber | None = None
     """The highest number for which it sent a PREPARE or COMMIT; None: none."""
-    clock_offset_seconds: float | None = None
-    """Its clock minus ours, by its last proposal, to within a second; None: not known."""
+    clock_readings: deque[float] = field(default_factory=lambda: deque(maxlen=CLOCK_READINGS))
+    """Its clock minus ours in seconds, by each of its last proposals, to half a second."""
+
+    @property
+    def clock_offset_seconds(self) -> float | None:
+        """Its clock minus ours; None: not known."""
+        return max(self.clock_readings, default=None)
 
 
 @dataclass(slots=True)
@@ -70,9 +80,13 @@ class ConsensusWatch:
         now = trio.current_time()
         # Of a head from before the start only its own time is known.
         self._head_final_at = now - max(0.0, clock.now_ms() / 1000 - get_head().timestamp)
+        self._has_seen_head = False
+        """Whether the head became final while we looked."""
         self._validators: dict[Address, ValidatorRecord] = {}
         self._steps = _Steps(now)
         self._final: list[_Final] = []
+        self._first_number: BlockNumber | None = None
+        """The one that was being decided at the start."""
         self._proposers: set[Address] = set()
         """Who proposed at this number already."""
 
@@ -107,16 +121,19 @@ class ConsensusWatch:
     def _on_proposal(self, sender: Address, record: ValidatorRecord, proposal: PrePrepare) -> None:
         """Compare clocks; a time that the parent forced upwards tells nothing."""
         header, parent = proposal.block.header, self._get_head()
-        if header.number != parent.number + 1 or sender in self._proposers:
-            return  # a repetition is as old as its delay
+        if header.number in (self._first_number, parent.number) or sender in self._proposers:
+            return  # sent again, to a node that came late: as old as nobody knows
         self._proposers.add(sender)
         if header.coinbase == sender and header.timestamp > parent.timestamp:
             # Half a second: the header's time is cut to whole ones.
-            record.clock_offset_seconds = header.timestamp + 0.5 - self._clock.now_ms() / 1000
+            offset = header.timestamp + 0.5 - self._clock.now_ms() / 1000
+            record.clock_readings.append(offset)
 
     def on_number(self, state: ReplicaState) -> None:
         """The replica begins a number, perhaps for the first time since the start."""
         self._steps = _Steps(trio.current_time())
+        if self._first_number is None:
+            self._first_number = state.config.number
         self._proposers.clear()
         members = set(state.config.validators)
         for gone in [address for address in self._validators if address not in members]:
@@ -238,7 +255,9 @@ class ConsensusWatch:
         if is_synced:
             self._final.clear()
             return
-        metrics.block_interval.observe(seconds)
+        if self._has_seen_head:
+            metrics.block_interval.observe(seconds)
+        self._has_seen_head = True
         if self._steps.committed_at is not None:
             metrics.step_seconds.labels("finalize").observe(now - self._steps.committed_at)
         self._close_votes(block.number, certificate, validators)

@@ -14,6 +14,9 @@ from chain.primitives import Address, BlockNumber
 CLOCK_TOLERANCE_SECONDS: Final = 1.5
 """Offsets are known to half a second; a proposal a second ahead of a clock is still accepted."""
 
+GRACE_SECONDS: Final = 10.0
+"""Connections break and are back within seconds, and at a start none is there yet."""
+
 SILENT_BLOCKS: Final = 20
 """A validator that has not voted for so many blocks while the chain goes on is worth a word."""
 
@@ -95,6 +98,12 @@ class ValidatorStatus:
     """The last block that it voted on; None: none since the start."""
     clock_offset_seconds: float | None = None
     """Its clock minus ours, to within half a second; None: not known."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it is not connected, and that is not just a moment's."""
+        absent = self.absent_seconds
+        return not self.is_connected and (absent is None or absent > GRACE_SECONDS)
 
     @property
     def label(self) -> str:
@@ -270,7 +279,7 @@ def _check_clocks(situation: Situation) -> Iterable[Finding]:
 
 def _check_peers(situation: Situation) -> Iterable[Finding]:
     others = [validator for validator in situation.validators if not validator.is_self]
-    if not others:
+    if not others or situation.uptime_seconds < GRACE_SECONDS:
         return
     if situation.peer_count == 0:
         yield Finding(
@@ -281,10 +290,9 @@ def _check_peers(situation: Situation) -> Iterable[Finding]:
             "others run the same genesis.",
         )
         return
-    connected = [validator for validator in others if validator.is_connected]
-    reachable = len(connected) + situation.is_validator
+    missing = [validator for validator in others if validator.is_away]
+    reachable = len(others) - len(missing) + situation.is_validator
     if situation.is_validator and reachable < situation.quorum:
-        missing = [validator for validator in others if not validator.is_connected]
         yield Finding(
             "no_quorum",
             Severity.CRITICAL,
@@ -318,10 +326,9 @@ def _check_silent(situation: Situation) -> Iterable[Finding]:
         if validator.is_self:
             continue
         last = validator.voted_number or 0
-        if validator.voted_number is None and situation.uptime_seconds < situation.due_seconds:
+        if situation.uptime_seconds < max(GRACE_SECONDS, situation.due_seconds):
             continue
-        is_absent = not validator.is_connected
-        if is_absent or situation.number - last > SILENT_BLOCKS:
+        if validator.is_away or situation.number - last > SILENT_BLOCKS:
             yield Finding(
                 "validator_silent",
                 Severity.WARNING,

@@ -11,6 +11,7 @@ from chain.params import InvalidGenesisError
 from node.cli import (
     config_command,
     devnet_command,
+    doctor_command,
     genesis_command,
     init_command,
     miner_command,
@@ -37,6 +38,7 @@ app.add_typer(config_command.app, name="config")
 app.add_typer(miner_command.app, name="miner")
 app.add_typer(task_command.app, name="task")
 app.add_typer(wallet_command.app, name="wallet")
+app.command("doctor", epilog=doctor_command.EXAMPLE)(doctor_command.doctor)
 app.command("devnet", epilog=devnet_command.EXAMPLE)(devnet_command.devnet)
 
 

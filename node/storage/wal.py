@@ -62,9 +62,7 @@ class WriteAheadLog:
                 write_atomically(path, _MAGIC + os.urandom(_SALT_BYTES))
             self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
             data = path.read_bytes()
-            if len(data) < _FILE_HEADER_BYTES or not data.startswith(_MAGIC):
-                raise OperatorError(f"{path} is no write-ahead log of this version; {_CURE}")
-            self._salt = data[len(_MAGIC) : _FILE_HEADER_BYTES]
+            self._salt = _read_salt(path, data)
             self._records, good_bytes = _replay(path, data, self._salt)
             if good_bytes < len(data):
                 os.ftruncate(self._descriptor, good_bytes)
@@ -132,6 +130,21 @@ class WriteAheadLog:
         raise StorageFailed(self._failure) from error
 
 
+def read_records(path: Path) -> tuple[WalRecord, ...]:
+    """What is in the log at `path`, which stays as it is; nothing if there is none.
+
+    Raises:
+        OperatorError: damaged in the middle, no log at all, or not readable.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise OperatorError(f"cannot read the write-ahead log {path}: {error}") from error
+    return tuple(_replay(path, data, _read_salt(path, data))[0])
+
+
 _CURE: Final = (
     "restore it, or move it away: the signer guard then keeps this validator from signing until "
     "the network has passed what it may have signed"
@@ -148,6 +161,12 @@ def _encode(record: WalRecord, salt: bytes) -> bytes:
 def _checksum(salt: bytes, number: int, payload: bytes) -> int:
     prefix = salt + len(payload).to_bytes(4, "big") + number.to_bytes(8, "big")
     return zlib.crc32(payload, zlib.crc32(prefix))
+
+
+def _read_salt(path: Path, data: bytes) -> bytes:
+    if len(data) < _FILE_HEADER_BYTES or not data.startswith(_MAGIC):
+        raise OperatorError(f"{path} is no write-ahead log of this version; {_CURE}")
+    return data[len(_MAGIC) : _FILE_HEADER_BYTES]
 
 
 def _replay(path: Path, data: bytes, salt: bytes) -> tuple[list[WalRecord], int]:

@@ -135,6 +135,17 @@ def test_a_node_without_peers_says_so_first() -> None:
     assert "network.bootstrap" in diagnose(alone)[0].cure
 
 
+def test_a_connection_that_broke_a_moment_ago_is_no_finding() -> None:
+    flapping = with_validators(HEALTHY, gamma=gone(9), delta=gone(9))
+    assert diagnose(flapping) == ()
+    assert codes(with_validators(HEALTHY, gamma=gone(11), delta=gone(9))) == ["validator_silent"]
+    starting = with_validators(
+        replace(HEALTHY, peer_count=0, uptime_seconds=9),
+        **{name: {"is_connected": False} for name in NAMES[1:]},
+    )
+    assert diagnose(starting) == ()
+
+
 def test_too_few_reachable_validators_are_named() -> None:
     situation = with_validators(
         replace(HEALTHY, head_age_seconds=60, step=Step.COMMITS, answered=frozenset(ADDRESSES[:2])),

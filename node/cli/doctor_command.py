@@ -1,0 +1,73 @@
+"""`pot doctor`: what is wrong, and what to do about it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from node.cli.output import JsonOption, print_json, print_line
+
+if TYPE_CHECKING:
+    from node.doctor import Check
+
+EXAMPLE: Final = "Example:  pot doctor --config /var/lib/pot/config.toml"
+
+
+def doctor(
+    config: Annotated[Path | None, typer.Option(help="A node's TOML file; see pot init.")] = None,
+    rpc: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Ask only this node, and look at nothing here."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look for what is wrong with a node, its directory and its machine.
+
+    Asks the node why it waits, if it runs. Ends with status 1 if anything is wrong.
+    """
+    checks = []
+    for check in _examine(config) if rpc is None else _ask(rpc):
+        checks.append(check)
+        if not as_json:
+            _print(check)
+    wrong = [check for check in checks if check.finding is not None]
+    if as_json:
+        print_json({"ok": not wrong, "checks": [check.to_json() for check in checks]})
+    else:
+        print_line(
+            f"{len(wrong)} of {len(checks)} checks found something wrong" if wrong else "well"
+        )
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _examine(config_file: Path | None) -> "Iterator[Check]":
+    from node import doctor
+    from node.clock import SystemClock
+    from node.config import load_config
+
+    config = load_config(config_file)
+    is_running = doctor.ask_node(config.rpc_socket, "node_info") is not None
+    yield from doctor.examine_machine()
+    yield from doctor.examine_directory(config, SystemClock(), is_running=is_running)
+    state = doctor.ask_node(config.rpc_socket, "consensus_state")
+    if state is None:
+        yield doctor.Check("node", "does not run here")
+    else:
+        yield from doctor.check_state(state)
+
+
+def _ask(url: str) -> "Iterator[Check]":
+    from node.doctor import check_state
+    from node.rpc_client import RpcClient
+
+    yield from check_state(RpcClient(url).call_object("pot_consensusState") or {})
+
+
+def _print(check: "Check") -> None:
+    if check.finding is None:
+        print_line(f"ok        {check.name}: {check.text}")
+        return
+    print_line(f"{check.finding.severity.value:<8}  {check.name}: {check.text}")
+    print_line(f"          do: {check.finding.cure}")

@@ -111,7 +111,7 @@ def read_private_key(path: Path, password_file: Path | None) -> PrivateKey:
             raise SettingsError(f"--key: {path} is too large for a V3 keystore")
         keystore = json.loads(path.read_bytes())
         if password_file is not None:
-            password = password_file.read_text().rstrip("\r\n")
+            password = _read_password(password_file)
         else:
             password = getpass.getpass(f"Password of {path}: ")
     except OSError as error:
@@ -126,6 +126,13 @@ def read_private_key(path: Path, password_file: Path | None) -> PrivateKey:
         raise SettingsError(f"wrong password for {path}; check --password-file") from error
     except (KeyError, TypeError, AttributeError, NotImplementedError) as error:
         raise SettingsError(f"--key: {path} is not a V3 keystore") from error
+
+
+def _read_password(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"--password-file {path} is no text: name another file") from error
 
 
 def lock_directory(directory: Path) -> BinaryIO:

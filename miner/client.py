@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, Valida
 from pydantic.alias_generators import to_camel
 
 from chain.crypto import CHUNK_BYTES, content_id, merkle_leaf, merkle_root
+from chain.execution.reverts import describe_revert
 from chain.execution.system_contracts import decode_error
 from chain.primitives import Address, Hash32, PrivateKey
 from chain.types.transaction import sign_transaction
@@ -530,7 +531,9 @@ class NodeClient:
 def _build_rpc_error(error: dict[str, Json]) -> RpcError:
     code, data = error.get("code"), error.get("data")
     revert = decode_error(_from_hex(data)) if isinstance(data, str) else None
-    message = str(error.get("message", "unknown error")) if revert is None else str(revert)
+    message = (
+        str(error.get("message", "unknown error")) if revert is None else describe_revert(revert)
+    )
     return RpcError(code if isinstance(code, int) else 0, message)
 
 

@@ -211,6 +211,10 @@ class TaskWorker:
         if self._light.progress(self._task, self._identity.address).registration.units > 0:
             log_event("already registered", task=self._task)
             return
+        if self._light.task(self._task)[1] is TaskStatus.CLOSED:
+            raise ClientError(
+                f"task {self._task} is closed; `pot task list` shows those that are open"
+            )
         reward = self._spec.reward
         declared = min(units, reward.max_units)
         bond = declared * reward.unit_price  # at p = 1; the ledger takes no more than its own sum

@@ -38,7 +38,7 @@ from node.network_genesis import (
 )
 from node.rpc_client import JsonObject, RpcClient, get_integer
 from node.task_submission import compute_full_budget
-from node.tasks import load_task_toml
+from node.tasks import load_task_file
 from node.training.retention import Retention
 
 MARKER_NAME: Final = "devnet.json"
@@ -135,12 +135,7 @@ def prepare(plan: DevnetPlan) -> DevnetFiles:
         OperatorError: A port is in use, the directory is somebody else's, the task is malformed.
     """
     _check(plan)
-    bundle = load_task_toml(
-        plan.task_file.read_text(encoding="utf-8"),
-        plan.task_file.parent,
-        TRAINING_TOKEN,
-        plan.round_count,
-    )
+    bundle = load_task_file(plan.task_file, TRAINING_TOKEN, plan.round_count)
     _clear(plan.data_dir)
     password_file = plan.data_dir / "password"
     password_file.write_text(PASSWORD + "\n")

@@ -11,11 +11,11 @@ from typing import Final, TypeAlias
 import httpx
 
 from chain.crypto import CHUNK_BYTES, content_id, get_address
+from chain.execution.reverts import describe_revert
 from chain.execution.system_contracts import decode_error
 from chain.primitives import Address, Hash32, PrivateKey
 from chain.types.transaction import sign_transaction
 from node.errors import OperatorError
-from node.reverts import describe_revert
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 """A decoded JSON value."""

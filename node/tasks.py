@@ -113,6 +113,22 @@ class Rows:
     labels: NDArray[np.uint8] | NDArray[np.int64]
 
 
+def load_task_file(path: Path, token: Address, round_count: int | None = None) -> TaskBundle:
+    """The task that a file describes; as `load_task_toml`.
+
+    Raises:
+        OperatorError: It is not text, or see there.
+        OSError: It cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise OperatorError(
+            f"{path} is no text: give a task file, as examples/digits.toml"
+        ) from error
+    return load_task_toml(text, path.parent, token, round_count)
+
+
 def load_task_toml(
     text: str, directory: Path, token: Address, round_count: int | None = None
 ) -> TaskBundle:

@@ -69,9 +69,9 @@ def submit(
     from chain.execution.system_contracts import TRAINING_TOKEN
     from node.rpc_client import RpcClient
     from node.task_submission import compute_round_budget, submit_task
-    from node.tasks import load_task_toml
+    from node.tasks import load_task_file
 
-    bundle = load_task_toml(file.read_text(encoding="utf-8"), file.parent, TRAINING_TOKEN, rounds)
+    bundle = load_task_file(file, TRAINING_TOKEN, rounds)
     amount = None if budget is None else parse_amount(budget)
     least = compute_round_budget(bundle.spec)
     if amount is not None and amount < least:

@@ -52,6 +52,15 @@ def test_wrong_password_names_the_setting(
     assert "--password-file" in error
 
 
+def test_password_file_that_is_no_text_is_named(
+    tmp_path: Path, key_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "binary"
+    path.write_bytes(b"\xd0\xff")
+    error = error_of(capsys, "--key", str(key_file), "--password-file", str(path))
+    assert "binary is no text" in error
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", "not JSON", '{"version": 3, "crypto": 1}'])
 def test_file_that_is_no_keystore_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str

@@ -227,6 +227,13 @@ def test_specification_that_is_not_the_one_of_the_chain_is_refused(tmp_path: Pat
         Stage(tmp_path, node, []).play()
 
 
+def test_closed_task_takes_no_bond(tmp_path: Path) -> None:
+    node = FakeNode(MINER, status="closed")
+    with pytest.raises(ClientError, match="task 1 is closed; `pot task list`"):
+        Stage(tmp_path, node, []).play()
+    assert node.transactions == []
+
+
 def test_unknown_task_is_named(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="there is no task 2; `pot task list`"):
         Stage(tmp_path, registered(), []).miner.mine(2)

@@ -3,13 +3,13 @@ import string
 import pytest
 from eth_abi import encode
 
+from chain.execution.reverts import MEANINGS, describe_revert
 from chain.execution.system_contracts import (
     ERROR_SIGNATURES,
     ContractError,
     compute_selector,
     decode_error,
 )
-from node.reverts import MEANINGS, describe_revert
 
 SIGNATURES = {signature.partition("(")[0]: signature for signature in ERROR_SIGNATURES}
 VALUES = {"uint": 4, "address": "0x" + "11" * 20, "string": "unitPrice", "bytes32": b"\x01" * 32}

@@ -33,8 +33,9 @@ Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | Non
 CONNECT_SECONDS: Final = 3.0
 """A node that does not accept within this is passed over."""
 
-ANSWER_SECONDS: Final = 10.0
-"""The longest silence in an answer: twice what a node gives a call. A frozen node costs it once."""
+ANSWER_SECONDS: Final = 20.0
+"""The longest silence in an answer: a busy node starts its call workers, then executes a call for
+seconds. A frozen node costs it once."""
 
 UNREACHABLE_REST_SECONDS: Final = 30.0
 """A node that did not answer is for so long asked only if no other is left."""

@@ -67,8 +67,9 @@ REVEAL_RETRY_SECONDS: Final = 0.3
 REVEAL_TRIES: Final = 10
 """Of a reveal that some nodes took and others refuse; one node alone could have lied."""
 
-PATIENCE_SECONDS: Final = 2.0
-"""After so long without anything to do another node is asked: this one may keep things back."""
+PATIENCE_SECONDS: Final = 5.0
+"""After so long without anything to do another node is asked: this one may keep things back. Longer
+than the phases of a quick round, since a node that was not asked yet may take seconds to start."""
 
 SALT_BYTES: Final = 32
 """Hides the gradient behind its commitment, whoever could guess it."""

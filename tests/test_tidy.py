@@ -63,7 +63,6 @@ COVERED_BY = {
     "tests/node/rpc/test_eth.py": (
         "node/rpc/call_objects.py",
         "node/rpc/call_worker.py",
-        "node/rpc/calls.py",
         "node/rpc/chain_view.py",
         "node/rpc/encoding.py",
         "node/rpc/fees.py",

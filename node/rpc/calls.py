@@ -96,6 +96,10 @@ class _Worker:
         return await self.process.wait()
 
 
+class _WorkerEndedError(Exception):
+    """A worker ended instead of answering."""
+
+
 class CallWorkers:
     """A bounded pool of workers: the CallExecutor of the service."""
 
@@ -171,7 +175,18 @@ class CallWorkers:
         return response.get("result")
 
     async def _ask_worker(self, request: JsonObject) -> JsonObject:
-        worker = self._idle.pop() if self._idle else await self._start()
+        while self._idle:
+            try:
+                return await self._ask(self._idle.pop(), request)
+            except _WorkerEndedError:
+                continue  # it may have ended while it was idle; a new one decides
+        try:
+            return await self._ask(await self._start(), request)
+        except _WorkerEndedError as error:
+            raise RpcError(ErrorCode.INTERNAL, "the call could not be executed") from error
+
+    async def _ask(self, worker: _Worker, request: JsonObject) -> JsonObject:
+        """A worker's answer, after which it is idle; it is ended if it gives none."""
         answered = False
         try:
             response = await worker.ask(request)
@@ -184,7 +199,7 @@ class CallWorkers:
                     f"execution aborted (timeout = {self._timeout_seconds:g}s)",
                 ) from error
             _log.error("call worker ended", status=status, request=request["method"])
-            raise RpcError(ErrorCode.INTERNAL, "the call could not be executed") from error
+            raise _WorkerEndedError from error
         finally:
             if answered:
                 self._idle.append(worker)

@@ -1,0 +1,49 @@
+"""The pool of call workers, with workers that end."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from node.rpc.calls import CallWorkers
+from node.rpc.errors import ErrorCode, RpcError
+from tests.node.network.network_fakes import build_block
+
+HEADER = build_block(1).header
+ANSWERS_ONCE = """
+import sys
+size = int.from_bytes(sys.stdin.buffer.read(4), "big")
+sys.stdin.buffer.read(size)
+answer = b'{"result": "0x2a"}'
+sys.stdout.buffer.write(len(answer).to_bytes(4, "big") + answer)
+"""
+ANSWERS_NOTHING = "import sys; sys.stdin.buffer.read(4)"
+
+
+def play(program: str, scenario: Callable[[CallWorkers], Awaitable[None]]) -> None:
+    async def run() -> None:
+        workers = CallWorkers((sys.executable, "-c", program), size=1, timeout_seconds=2.0)
+        try:
+            await scenario(workers)
+        finally:
+            await workers.close()
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_ended_while_it_was_idle_is_replaced() -> None:
+    async def scenario(workers: CallWorkers) -> None:
+        for _ in range(3):
+            assert await workers.call(HEADER, {}, {}) == b"\x2a"
+
+    play(ANSWERS_ONCE, scenario)
+
+
+def test_a_call_that_ends_every_worker_is_an_error_of_ours() -> None:
+    async def scenario(workers: CallWorkers) -> None:
+        with pytest.raises(RpcError) as refusal:
+            await workers.call(HEADER, {}, {})
+        assert refusal.value.code is ErrorCode.INTERNAL
+
+    play(ANSWERS_NOTHING, scenario)

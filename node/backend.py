@@ -14,6 +14,7 @@ from node.diagnosis import ValidatorStatus, describe, diagnose
 from node.ipc.framing import JsonObject, JsonValue
 from node.mempool import Mempool
 from node.network.network import Network
+from node.rpc_report import RpcReports
 from node.situation import SituationReader
 from node.storage.block_store import BlockStore
 from node.sync.block_sync import BlockSync
@@ -77,6 +78,7 @@ class Backend:
         committee: Committee,
         validator: Address | None,
         situation: SituationReader,
+        rpc_reports: RpcReports,
         wake_training: Callable[[], None],
     ) -> None:
         self._pool = pool
@@ -88,6 +90,7 @@ class Backend:
         self._committee = committee
         self._validator = validator
         self._situation = situation
+        self._rpc_reports = rpc_reports
         self._wake_training = wake_training
 
     async def submit_transaction(self, raw: bytes) -> Hash32:
@@ -203,6 +206,14 @@ class Backend:
         del content_id, kind
         await trio.lowlevel.checkpoint()
         self._wake_training()
+
+    def take_rpc_metrics(self, process_id: int, text: str) -> None:
+        """What an RPC process counts, in Prometheus's format.
+
+        Raises:
+            RejectedInputError: it is something else, or too much.
+        """
+        self._rpc_reports.take(process_id, text)
 
 
 def _encode_validator(validator: ValidatorStatus) -> JsonObject:

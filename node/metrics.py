@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 
 from node.errors import OperatorError
 from node.network.metrics import NetworkMetrics
+from node.rpc_report import RpcReports
 
 ROUND_SECONDS_BUCKETS: Final = (1, 2, 5, 10, 30, 60, 120, 300, 900, 3600)
 """From the development network's rounds to those of a large model."""
@@ -198,6 +199,8 @@ class NodeMetrics:
         self.waiting_bytes = gauge("pot_p2p_waiting_bytes", "Bytes of those messages")
         self._network = _NetworkCollector()
         registry.register(self._network)
+        self.rpc_reports = RpcReports()
+        registry.register(self.rpc_reports)
         self.mempool_pending = gauge("pot_txpool_pending_transactions", "Due in turn")
         self.mempool_queued = gauge("pot_txpool_queued_transactions", "Behind a nonce gap")
         self.mempool_bytes = gauge("pot_txpool_bytes", "Encoded bytes of the mempool")

@@ -519,6 +519,7 @@ class _Node:
                 committee=committee,
                 validator=validator,
                 situation=situation,
+                rpc_reports=metrics.rpc_reports,
                 wake_training=self._training.on_blob,
             )
         )

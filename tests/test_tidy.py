@@ -59,7 +59,11 @@ COVERED_BY = {
     "tests/node/network/test_pieces.py": ("node/network/protocols/pieces.py",),
     "tests/node/network/test_status.py": ("node/network/protocols/status.py",),
     "tests/node/network/test_transactions.py": ("node/network/protocols/transactions.py",),
-    "tests/node/rpc/test_dispatch.py": ("node/rpc/errors.py", "node/rpc/parameters.py"),
+    "tests/node/rpc/test_dispatch.py": (
+        "node/rpc/errors.py",
+        "node/rpc/metrics.py",
+        "node/rpc/parameters.py",
+    ),
     "tests/node/rpc/test_eth.py": (
         "node/rpc/call_objects.py",
         "node/rpc/call_worker.py",

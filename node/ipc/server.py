@@ -85,6 +85,14 @@ class NodeBackend(Protocol):
         """A blob of that kind ("task" or "gradient") was stored by the RPC process."""
         ...
 
+    def take_rpc_metrics(self, process_id: int, text: str) -> None:
+        """What an RPC process counts, in Prometheus's format.
+
+        Raises:
+            RejectedInputError: It is something else, or too much.
+        """
+        ...
+
 
 class IpcServer:
     """Serves one NodeBackend on one Unix socket."""
@@ -104,6 +112,7 @@ class IpcServer:
             "consensus_state": self._consensus_state,
             "sync_state": self._sync_state,
             "blob_arrived": self._blob_arrived,
+            "rpc_metrics": self._rpc_metrics,
         }
 
     def announce_head(self, number: BlockNumber, block_hash: Hash32) -> None:
@@ -203,6 +212,14 @@ class IpcServer:
         if not isinstance(kind, str):
             raise RejectedInputError(RejectionReason.MALFORMED, "kind is not a string")
         await self._backend.blob_arrived(Hash32(_as_bytes(params, "content_id")), kind)
+        return None
+
+    async def _rpc_metrics(self, params: JsonObject) -> JsonValue:
+        process_id, text = params.get("process"), params.get("text")
+        if not isinstance(process_id, int) or not isinstance(text, str):
+            raise RejectedInputError(RejectionReason.MALFORMED, "process and text")
+        self._backend.take_rpc_metrics(process_id, text)
+        await trio.lowlevel.checkpoint()
         return None
 
 

@@ -110,6 +110,10 @@ class CallWorkers:
         self._idle: list[_Worker] = []
         self._waiting = 0
 
+    def count(self) -> int:
+        """Calls in a worker or waiting for one."""
+        return self._waiting
+
     async def call(
         self,
         header: Header,

@@ -5,12 +5,14 @@ Knows nothing of HTTP or of what the methods do.
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from time import perf_counter
 from typing import Final
 
 import structlog
 
 from node.ipc.framing import JsonObject, JsonValue, dump_json, parse_json
 from node.rpc.errors import ErrorCode, RpcError
+from node.rpc.metrics import UNKNOWN_METHOD, RpcMetrics
 from node.rpc.parameters import Parameters
 
 BATCH_LIMIT: Final = 1_000
@@ -31,8 +33,9 @@ _log = structlog.get_logger("node.rpc")
 class Dispatcher:
     """Answers requests from a table of methods."""
 
-    def __init__(self, methods: Mapping[str, Method]) -> None:
+    def __init__(self, methods: Mapping[str, Method], metrics: RpcMetrics | None = None) -> None:
         self._methods = methods
+        self._metrics = metrics or RpcMetrics()
 
     async def answer(self, body: bytes) -> bytes | None:
         """The response to `body`, or None if it held only notifications."""
@@ -77,13 +80,20 @@ class Dispatcher:
         return response if "id" in message else None
 
     async def _respond(self, message: JsonObject, request_id: JsonValue) -> JsonObject:
+        started, outcome = perf_counter(), "ok"
         try:
             result = await self._call(message)
         except RpcError as error:
+            outcome = "refused"
             return _failure(request_id, error)
         except Exception:  # noqa: BLE001 - ours, whatever it is: it must not end the service
+            outcome = "failed"
             _log.exception("rpc method failed", method=message.get("method"))
             return _failure(request_id, RpcError(ErrorCode.INTERNAL, "internal error"))
+        finally:
+            name = message.get("method")
+            known = name if isinstance(name, str) and name in self._methods else UNKNOWN_METHOD
+            self._metrics.on_request(known, outcome, perf_counter() - started)
         return {"jsonrpc": "2.0", "id": request_id, "result": result}
 
     async def _call(self, message: JsonObject) -> JsonValue:

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 import structlog
 
 from node.ipc.framing import JsonObject, dump_json
+from node.rpc.metrics import RpcMetrics
 
 Message = MutableMapping[str, object]
 """An ASGI message or scope."""
@@ -220,9 +221,12 @@ Handler = Callable[[Request], Awaitable[Response]]
 class HttpApplication:
     """The ASGI application around one handler."""
 
-    def __init__(self, handler: Handler, rules: AccessRules) -> None:
+    def __init__(
+        self, handler: Handler, rules: AccessRules, metrics: RpcMetrics | None = None
+    ) -> None:
         self._handler = handler
         self._rules = rules
+        self._metrics = metrics or RpcMetrics()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -230,6 +234,7 @@ class HttpApplication:
             return
         request = Request(scope, receive)
         response = await self._respond(request)
+        self._metrics.on_response(response.status)
         extra = self._rules.cross_origin_headers(request)
         await _send_response(request, response, extra, send)
 

@@ -30,6 +30,7 @@ from node.rpc.eth import EthMethods
 from node.rpc.fees import FeeOracle
 from node.rpc.http import AccessRules, HttpApplication
 from node.rpc.ledger import LedgerView
+from node.rpc.metrics import RpcMetrics
 from node.rpc.pot import PotMethods
 from node.rpc.proofs import ProofMethods
 from node.rpc.server import RpcService
@@ -92,7 +93,11 @@ def get_client_version() -> str:
 
 
 def build_service(
-    options: RpcOptions, database: Database, node: NodeLink, calls: CallExecutor
+    options: RpcOptions,
+    database: Database,
+    node: NodeLink,
+    calls: CallExecutor,
+    metrics: RpcMetrics | None = None,
 ) -> HttpApplication:
     """Put everything together over an open database.
 
@@ -124,13 +129,13 @@ def build_service(
     proofs = ProofMethods(chain, genesis.parameters.canonical_bytes())
     blobs = BlobStore(options.blobs, quota_bytes=options.blob_quota_bytes)
     service = RpcService(
-        dispatcher=Dispatcher({**eth.table(), **pot.table(), **proofs.table()}),
+        dispatcher=Dispatcher({**eth.table(), **pot.table(), **proofs.table()}, metrics),
         chain=chain,
         node=node,
         blobs=BlobService(BlobReads(blobs), Uploads(blobs, view, node)),
         body_limit_bytes=options.body_limit_bytes,
     )
-    return HttpApplication(service, options.access)
+    return HttpApplication(service, options.access, metrics)
 
 
 async def serve(options: RpcOptions, *, parent_pid: int | None = None) -> None:
@@ -154,7 +159,8 @@ async def serve(options: RpcOptions, *, parent_pid: int | None = None) -> None:
     database = open_database(options.database, readonly=True)
     listener = _listen(options)
     options = replace(options, port=listener.getsockname()[1])
-    application = build_service(options, database, node, calls)
+    metrics = RpcMetrics()
+    application = build_service(options, database, node, calls, metrics)
     server = uvicorn.Server(
         uvicorn.Config(
             application,
@@ -171,7 +177,10 @@ async def serve(options: RpcOptions, *, parent_pid: int | None = None) -> None:
             timeout_graceful_shutdown=2,
         )
     )
-    helpers = [asyncio.create_task(node.run())]
+    helpers = [
+        asyncio.create_task(node.run()),
+        asyncio.create_task(metrics.report(node, calls.count)),
+    ]
     if parent_pid is not None:
         helpers.append(asyncio.create_task(_end_with_parent(server, parent_pid)))
     _log.info("rpc listens", url=options.url)

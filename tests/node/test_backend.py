@@ -14,6 +14,7 @@ from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Hash32
 from chain.training.history import Committee
 from node.backend import Backend, Pool
+from node.rpc_report import RpcReports
 from node.situation import SituationReader
 from tests.chain.chain_factories import ALICE, BOB, sign
 from tests.node.consensus_cluster import (
@@ -90,6 +91,7 @@ async def running_backend(path: Path) -> AsyncIterator[tuple[Backend, ClusterNod
                     network=node,
                     sync=node.sync,
                 ),
+                rpc_reports=RpcReports(),
                 wake_training=told.wake,
             ),
             node,

@@ -14,6 +14,7 @@ from chain.training.history import Committee
 from node.metrics import NETWORK_TEXTS, NodeMetrics
 from node.metrics_feed import MetricsFeed
 from node.network.metrics import NetworkMetrics
+from node.rpc.metrics import RpcMetrics
 from node.storage.block_store import BlockStore
 from node.storage.database import open_database
 from node.training_index import TrainingIndex
@@ -24,7 +25,17 @@ GUIDE = Path(__file__).parents[2] / "docs" / "operator-guide.md"
 
 UNITS = {
     *("seconds", "bytes", "info", "number", "view", "ratio", "nats", "gas", "transactions"),
-    *("connections", "frames", "peers", "validators", "tasks", "rounds", "inputs", "findings"),
+    *(
+        "calls",
+        "connections",
+        "frames",
+        "peers",
+        "validators",
+        "tasks",
+        "rounds",
+        "inputs",
+        "findings",
+    ),
 }
 STATES = {"pot_pbft_signing_stopped"}
 """1 or 0, and the text says of what."""
@@ -82,6 +93,7 @@ class Fed:
 
     def text(self) -> str:
         self.feed.update()
+        self.metrics.rpc_reports.take(1, generate_latest(RpcMetrics().registry).decode())
         return generate_latest(self.metrics.registry).decode()
 
 

@@ -33,6 +33,7 @@ class FakeBackend:
     def __init__(self) -> None:
         self.submitted: list[bytes] = []
         self.blobs: list[tuple[Hash32, str]] = []
+        self.reports: list[tuple[int, str]] = []
 
     async def submit_transaction(self, raw: bytes) -> Hash32:
         if raw == b"\xff":
@@ -63,6 +64,9 @@ class FakeBackend:
 
     def get_sync_state(self) -> JsonObject:
         return {"peers": 3, "best": 9}
+
+    def take_rpc_metrics(self, process_id: int, text: str) -> None:
+        self.reports.append((process_id, text))
 
     async def blob_arrived(self, content_id: Hash32, kind: str) -> None:
         self.blobs.append((content_id, kind))
@@ -138,7 +142,9 @@ def test_client_gets_what_the_backend_answers(tmp_path: Path) -> None:
         assert runner.run(client.call("pool_counts")) == {"pending": 1, "queued": 2}
         assert runner.run(client.call("sync_state")) == {"peers": 3, "best": 9}
         runner.run(client.call("blob_arrived", {"content_id": "0x" + HASH.hex(), "kind": "task"}))
+        runner.run(client.call("rpc_metrics", {"process": 7, "text": "calls 1"}))
         assert backend.blobs == [(HASH, "task")]
+        assert backend.reports == [(7, "calls 1")]
 
 
 def test_refusals_keep_their_reason(tmp_path: Path) -> None:
@@ -156,6 +162,8 @@ def test_refusals_keep_their_reason(tmp_path: Path) -> None:
             ("submit_transaction", {"raw": "zz"}),
             ("submit_transaction", {"raw": "0xz"}),
             ("blob_arrived", {"content_id": "0x00", "kind": 1}),
+            ("rpc_metrics", {"process": "7", "text": "calls 1"}),
+            ("rpc_metrics", {"process": 7}),
         ):
             with pytest.raises(IpcRefusedError, match="malformed"):
                 runner.run(client.call(method, params))

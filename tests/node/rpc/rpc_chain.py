@@ -234,6 +234,7 @@ class InstantNode:
         self.blobs: list[tuple[Hash32, str]] = []
         self.peers = 3
         self.best_ahead = 0
+        self.reports: list[tuple[int, str]] = []
 
     async def submit_transaction(self, raw: bytes) -> Hash32:
         transaction = decode_transaction(raw)
@@ -270,6 +271,9 @@ class InstantNode:
 
     def get_sync_state(self) -> JsonObject:
         return {"peers": self.peers, "best": self.chain.store.head_number() + self.best_ahead}
+
+    def take_rpc_metrics(self, process_id: int, text: str) -> None:
+        self.reports.append((process_id, text))
 
     async def blob_arrived(self, content_id: Hash32, kind: str) -> None:
         self.blobs.append((content_id, kind))

@@ -10,6 +10,7 @@ from node.ipc.framing import JsonValue
 from node.rpc import dispatch
 from node.rpc.dispatch import BATCH_LIMIT, Dispatcher
 from node.rpc.errors import ErrorCode, RpcError
+from node.rpc.metrics import RpcMetrics
 from node.rpc.parameters import Parameters
 
 
@@ -142,3 +143,24 @@ def test_answers_of_a_batch_are_bounded_together(monkeypatch: pytest.MonkeyPatch
         success("x" * 60, 1),
         failure(-32005, "response too large, limit 100", 2),
     ]
+
+
+def test_requests_are_counted_by_method_and_result_and_strangers_names_are_not() -> None:
+    metrics = RpcMetrics()
+    dispatcher = Dispatcher({"echo": echo, "refuse": refuse, "crash": crash}, metrics)
+    batch = [request(name) for name in ("echo", "echo", "refuse", "crash", "evil-1", 7)]
+    asyncio.run(dispatcher.answer(json.dumps(batch).encode()))
+    samples = {
+        (sample.labels["method"], sample.labels["result"]): sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "pot_rpc_requests_total"
+    }
+    assert samples == {
+        ("echo", "ok"): 2,
+        ("refuse", "refused"): 1,
+        ("crash", "failed"): 1,
+        ("unknown", "refused"): 2,
+    }
+    seconds = metrics.registry.get_sample_value("pot_rpc_request_seconds_count", {"method": "echo"})
+    assert seconds == 2

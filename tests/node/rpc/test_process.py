@@ -33,13 +33,15 @@ pytestmark = pytest.mark.process
 
 
 @contextmanager
-def served_node(path: Path, chain: LocalChain) -> Iterator[IpcServer]:
+def served_node(
+    path: Path, chain: LocalChain, backend: InstantNode | None = None
+) -> Iterator[IpcServer]:
     """The node process's end of the socket, in a thread of this one."""
     ready = threading.Event()
     held: list[tuple[IpcServer, trio.lowlevel.TrioToken, trio.CancelScope]] = []
 
     async def main() -> None:
-        server = IpcServer(InstantNode(chain))
+        server = IpcServer(backend or InstantNode(chain))
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve, path)
             held.append((server, trio.lowlevel.current_trio_token(), nursery.cancel_scope))
@@ -167,6 +169,23 @@ def test_web3_deploys_sends_waits_reads_logs_and_calls(url: str) -> None:
         batch.add(counter.functions.get())
         first, second = batch.execute()
     assert (first.number, second) == (0, 42)
+
+
+def test_the_process_tells_its_node_what_it_counts(tmp_path: Path) -> None:
+    chain = LocalChain(tmp_path / "database")
+    backend = InstantNode(chain)
+    with (
+        served_node(tmp_path / "rpc.sock", chain, backend),
+        rpc_process(tmp_path) as (process, url),
+    ):
+        Web3(HTTPProvider(url)).eth.get_balance(ALICE.address)
+        deadline = time.monotonic() + 20
+        line = 'pot_rpc_requests_total{method="eth_getBalance",result="ok"} 1.0'
+        while not any(line in text for _, text in backend.reports):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert {pid for pid, _ in backend.reports} == {process.pid}
+    chain.database.close()
 
 
 def test_calls_at_a_time_do_not_hold_up_short_requests(url: str) -> None:

@@ -23,7 +23,7 @@ from tests.node.network.network_fakes import (
     validator_address,
 )
 
-VOTE_SECONDS = 10.0
+VOTE_SECONDS = 30.0
 """A vote of the honest validator arrives within this, whatever the strangers do to a busy core."""
 
 LISTEN = "/ip4/127.0.0.1/tcp/0"

@@ -1,0 +1,222 @@
+"""Consensus round trips between two nodes, idle and while 50 MB blobs move between them both ways.
+
+    python bench/network.py [--blobs N] [--json FILE]
+
+Two processes on loopback with the node's own network: libp2p host, sessions, consensus queues, blob
+exchange and blob store. A round trip is a frame of 300 bytes to the other process and one back,
+20 a second. Idle and loaded are measured in one run, so that the ratio means something on a machine
+that does other things too. Fails if the loaded p99 is 250 ms or more.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import trio
+
+from chain.crypto import get_address, keccak256, sign
+from chain.primitives import Address, BlockNumber, Hash32, PrivateKey
+from node.blobs import BlobStore
+from node.network.host import LibP2PHost, create_host_key
+from node.network.network import Network, NetworkConfig
+from node.network.protocols.status import Identity
+from node.network.wire import Head
+
+P99_LIMIT_MS = 250.0
+"""Of a round trip while blobs move; a view's timeout is 4 s."""
+BLOB_BYTES = 50 * 10**6
+MESSAGE_BYTES = 300
+ROUND_TRIPS_PER_SECOND = 20
+IDLE_ROUND_TRIPS = 200
+LISTEN = "/ip4/127.0.0.1/tcp/0"
+GENESIS = keccak256(b"bench")
+HEAD = Head(BlockNumber(0), GENESIS)
+
+
+class Nothing:
+    """A node without transactions, blocks and training."""
+
+    def contains(self, _: Hash32) -> bool:
+        return True
+
+    def get_raw(self, _: Hash32) -> None:
+        return None
+
+    def hashes(self) -> tuple[Hash32, ...]:
+        return ()
+
+    def block(self, _: BlockNumber) -> None:
+        return None
+
+    header = certificate = find_block = block
+
+
+def private_key(index: int) -> PrivateKey:
+    return PrivateKey(keccak256(b"bench validator %d" % index))
+
+
+class Node:
+    """One validator; the frames that arrive go to `receive`."""
+
+    def __init__(self, index: int, directory: Path, bootstrap: tuple[str, ...] = ()) -> None:
+        key = private_key(index)
+        self.blobs = BlobStore(directory, quota_bytes=2**36)
+        self._send, self.receive = trio.open_memory_channel[bytes](10_000)
+        nothing = Nothing()
+        self.network = Network(
+            host=LibP2PHost(
+                key=create_host_key(),
+                listen_addresses=[LISTEN],
+                max_connections=20,
+                is_laboratory=True,
+            ),
+            config=NetworkConfig(bootstrap=bootstrap, accept_private_addresses=True),
+            identity=Identity(1, GENESIS, (get_address(key), lambda digest: sign(digest, key))),
+            get_head=lambda: HEAD,
+            handle_consensus=self._handle,
+            transaction_pool=nothing,
+            block_source=nothing,
+            blob_store=self.blobs,
+            training_source=nothing,
+            random=lambda: 0.5,
+        )
+        self.network.set_validators(get_address(private_key(each)) for each in (0, 1))
+
+    async def _handle(self, sender: Address, payload: bytes) -> None:
+        await self._send.send(payload)
+
+    async def fetch_for_ever(self, wanted: list[Hash32]) -> None:
+        for content_id in wanted:
+            await self.network.fetch_blob(content_id)
+
+
+async def echo(directory: Path, address: str, wanted: list[Hash32]) -> None:
+    """The other process: echoes frames; on `go` it fetches what we hold."""
+    node = Node(1, directory, (address,))
+    for index in range(len(wanted)):
+        content_id = node.blobs.put(build_blob(1, index))
+        print(content_id.hex(), flush=True)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.network.run)
+        async for frame in node.receive:
+            if frame == b"go":
+                nursery.start_soon(node.fetch_for_ever, wanted)
+            else:
+                node.network.broadcast_consensus(frame)
+
+
+def build_blob(owner: int, index: int) -> bytes:
+    return (b"%d %d " % (owner, index) + os.urandom(64)) * (BLOB_BYTES // 66)
+
+
+async def measure_round_trips(node: Node, stop: trio.Event, most: int | None) -> list[float]:
+    """Milliseconds of each, until `stop` or `most` of them."""
+    taken: list[float] = []
+    while not stop.is_set() and (most is None or len(taken) < most):
+        frame = len(taken).to_bytes(8) + os.urandom(MESSAGE_BYTES - 8)
+        start = time.perf_counter()
+        node.network.broadcast_consensus(frame)
+        with trio.fail_after(60):
+            while await node.receive.receive() != frame:
+                pass
+        taken.append(1_000 * (time.perf_counter() - start))
+        await trio.sleep(1 / ROUND_TRIPS_PER_SECOND)
+    return taken
+
+
+def summarize(taken: list[float]) -> dict[str, float]:
+    ordered = sorted(taken)
+    return {
+        "count": len(ordered),
+        "p50Ms": round(ordered[len(ordered) // 2], 2),
+        "p99Ms": round(ordered[int(0.99 * (len(ordered) - 1))], 2),
+        "maxMs": round(ordered[-1], 2),
+    }
+
+
+async def run(directory: Path, blob_count: int) -> dict[str, object]:
+    node = Node(0, directory / "0")
+    own = [node.blobs.put(build_blob(0, index)) for index in range(blob_count)]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.network.run)
+        [address] = node.network.listen_addresses()
+        other = subprocess.Popen(  # noqa: ASYNC220 - starts once, before anything is timed
+            [sys.executable, "-W", "ignore", __file__, "--echo", str(directory / "1"), address]
+            + [content_id.hex() for content_id in own],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert other.stdout is not None
+            lines = [await trio.to_thread.run_sync(other.stdout.readline) for _ in own]
+            theirs = [Hash32(bytes.fromhex(line.strip())) for line in lines]
+            with trio.fail_after(60):
+                while not node.network.peers():  # noqa: ASYNC110
+                    await trio.sleep(0.1)
+            never = trio.Event()
+            await measure_round_trips(node, never, 20)
+            idle = await measure_round_trips(node, never, IDLE_ROUND_TRIPS)
+            finished = trio.Event()
+            loaded: list[float] = []
+
+            async def measure() -> None:
+                loaded.extend(await measure_round_trips(node, finished, None))
+
+            node.network.broadcast_consensus(b"go")
+            start = time.perf_counter()
+            nursery.start_soon(measure)
+            await node.fetch_for_ever(theirs)
+            seconds = time.perf_counter() - start
+            finished.set()
+            await trio.sleep(1)
+            for content_id in theirs:
+                assert node.blobs.has(content_id)
+        finally:
+            other.kill()
+            other.wait()
+        nursery.cancel_scope.cancel()
+    return {
+        "idle": summarize(idle),
+        "loaded": summarize(loaded),
+        "blobs": blob_count,
+        "blobBytes": BLOB_BYTES,
+        "megabytesPerSecondEachWay": round(blob_count * BLOB_BYTES / 1e6 / seconds, 1),
+        "p99LimitMs": P99_LIMIT_MS,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--blobs", type=int, default=8, help="of 50 MB, each way")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--echo", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.echo:
+        directory, address, *wanted = arguments.echo
+        wanted_ids = [Hash32(bytes.fromhex(each)) for each in wanted]
+        trio.run(echo, Path(directory), address, wanted_ids)
+        return 0
+    with tempfile.TemporaryDirectory() as directory:
+        result = trio.run(run, Path(directory), arguments.blobs)
+    print(f"consensus round trip of {MESSAGE_BYTES} bytes, ms      p50      p99      max   count")
+    idle, loaded = result["idle"], result["loaded"]
+    for name, row in (("idle", idle), ("50 MB blobs both ways", loaded)):
+        print(f"{name:37} {row['p50Ms']:9} {row['p99Ms']:8} {row['maxMs']:8} {row['count']:7}")
+    ratios = [loaded[each] / idle[each] for each in ("p50Ms", "p99Ms")]
+    print(f"{'ratio':37} {ratios[0]:9.1f} {ratios[1]:8.1f}")
+    print(f"blobs: {result['megabytesPerSecondEachWay']} MB/s each way")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(result, indent=2))
+    if loaded["p99Ms"] >= P99_LIMIT_MS:
+        print(f"the loaded p99 is above {P99_LIMIT_MS} ms")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

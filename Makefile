@@ -82,4 +82,4 @@ lock: venv ## resolve the dependencies again
 	mv $@.new requirements.lock
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis node_modules
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis node_modules tests/interop/node_modules

@@ -83,6 +83,7 @@ class Node:
             block_source=nothing,
             blob_store=self.blobs,
             training_source=nothing,
+            state_source=nothing,
             random=lambda: 0.5,
         )
         self.network.set_validators(get_address(private_key(each)) for each in (0, 1))

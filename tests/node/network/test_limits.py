@@ -6,12 +6,21 @@ from trio.testing import MockClock
 
 from node.network.limits import BURST_SECONDS, DEFAULT_LIMITS, LIMITS, Meter, get_kind, get_limits
 from node.network.metrics import NetworkMetrics
-from node.network.protocols import blobs, blocks, consensus, pieces, status, training, transactions
+from node.network.protocols import (
+    blobs,
+    blocks,
+    consensus,
+    pieces,
+    state,
+    status,
+    training,
+    transactions,
+)
 from tests.node.network.network_fakes import stream_pair
 
 
 def test_every_protocol_has_limits() -> None:
-    protocols = (blobs, blocks, consensus, pieces, status, training, transactions)
+    protocols = (blobs, blocks, consensus, pieces, state, status, training, transactions)
     assert {get_kind(each.PROTOCOL_ID) for each in protocols} == set(LIMITS)
     assert get_limits("unknown") is DEFAULT_LIMITS
 

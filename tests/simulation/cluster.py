@@ -610,9 +610,10 @@ class Cluster:
             self.trace(
                 f"{node.name} final {block.number} {block.hash.hex()[:8]} view {certificate.view}"
             )
+        is_valid = self.executions.is_valid(node.name, node.disk.chain, block)
         if not node.is_byzantine:
             self.checkers.on_final(node.name, block, certificate)
-            assert self.executions.is_valid(node.name, node.disk.chain, block), "invalid and final"
+            assert is_valid, f"{node.name} stores the invalid block {block.number}"
         node.disk.chain.append((block, certificate))
         node.blocks = {}
         self._reach(node)
@@ -816,5 +817,4 @@ def describe_guard(guard: guard_rules.GuardState | None) -> str:
     if guard is None:
         return "nothing"
     lock = "" if guard.prepared is None else f" locked {guard.prepared[0]}"
-    place = f"{guard.step.name} {guard.number}/{guard.view}"
-    return f"{place} {guard.digest.hex()[:8]}{lock}"
+    return f"{guard.step.name} {guard.number}/{guard.view}{lock}"

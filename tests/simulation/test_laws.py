@@ -137,15 +137,15 @@ def draw_strategies(n: int, liars: frozenset[int]) -> dict[str, Strategy]:
     }
 
 
-@pytest.mark.parametrize("n", [4, 5, 7, 10])
+@pytest.mark.parametrize("n", [4, 7, pytest.param(10, marks=pytest.mark.slow)])
 def test_nobodys_share_of_blocks_grows_by_letting_turns_go_by(n: int) -> None:
     faulty = compute_max_faulty(n)
     random = Random(n)
-    worst = 0.0
-    for _ in range(3):
+    worst, blocks = 0.0, 200 * n
+    for _ in range(2):
         liars = frozenset(random.sample(range(n), faulty))
         for proposes in draw_strategies(n, liars).values():
-            shares = measure_shares(n, liars, proposes, 1_500)
-            worst = max(worst, sum(shares[index] for index in liars) / 1_500)
+            shares = measure_shares(n, liars, proposes, blocks)
+            worst = max(worst, sum(shares[index] for index in liars) / blocks)
     print(f"n {n}: liars' share {worst:.3f}, of {faulty / n:.3f}")
     assert worst <= faulty / n + 0.02

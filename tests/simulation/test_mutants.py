@@ -22,7 +22,7 @@ def test_mutant_changes_the_text_of_today(name: str) -> None:
     assert mutate(mutant, text) != text
 
 
-@pytest.mark.parametrize("name", ["s1-quorum-2f+1", "s4-lock-is-forgotten", "persist-after-send"])
+@pytest.mark.parametrize("name", ["s4-lock-is-forgotten", "no-f+1-jump"])
 def test_mutant_is_caught_early(name: str) -> None:
     assert "| none of" not in run_mutant(name, 20)
 
@@ -30,5 +30,5 @@ def test_mutant_is_caught_early(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
-def test_mutant_is_caught_by_the_seed_of_the_table(row: list[str]) -> None:
-    assert run_mutant(row[0], int(row[1]) + 1).split(" | ") == row
+def test_mutant_is_caught_no_later_than_the_table_says(row: list[str]) -> None:
+    assert "| none of" not in run_mutant(row[0], int(row[1]) + 1)

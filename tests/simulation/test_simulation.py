@@ -13,25 +13,15 @@ import pytest
 
 from chain.consensus import pbft
 from chain.consensus.inputs import Timer
+from tests.simulation.checkers import Checkers
 from tests.simulation.cluster import TIMING, Cluster, World
 from tests.simulation.histories import scatter
 from tests.simulation.worlds import FAMILIES, draw_world, run, simulate
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(10))
 def test_network_agrees_and_recovers(seed: int) -> None:
     simulate(seed)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1_200)
-def test_two_hundred_networks_agree_and_recover() -> None:
-    # `make test-all`; `make simulate` says what they reached.
-    seen = set()
-    for seed in range(1_000, 1_200):
-        seen.add(draw_world(seed)[0])
-        simulate(seed)
-    assert seen >= set(FAMILIES) - {"large"}
 
 
 def violation_of(seed: int, world: World) -> str:
@@ -57,12 +47,12 @@ def test_dead_validator_costs_a_view_change_only_while_it_is_in_the_window() -> 
     lines: list[str] = []
     cluster = Cluster(2, World(n=5, dead=1), lines.append)
     cluster.heal()
-    cluster.run_to_block(100, 200_000)
+    cluster.run_to_block(60, 200_000)
     late = {
         int(line.split()[3]) for line in lines if " final " in line and not line.endswith("view 0")
     }
     assert late
-    assert len(late) <= 12
+    assert len(late) <= 10
 
 
 @pytest.mark.parametrize(
@@ -126,33 +116,34 @@ def test_links_that_lose_one_thing_only_are_survived(shape: int) -> None:
 def test_one_twin_of_four_never_forks_and_is_caught() -> None:
     # D1.
     evidence = 0
-    for seed in range(6):
+    for seed in range(3):
         cluster = Cluster(seed, World(twins=1, mask="twins", faulty_ms=5_000))
         run(cluster)
         evidence += cluster.checkers.evidence
     assert evidence > 0
 
 
-def test_two_twins_of_four_fork() -> None:
-    # D2, the positive control: with more than f liars the checker must see a fork.
+def test_two_twins_of_four_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    # D2, the positive control: with more than f liars the checker must see a fork. S5's own checker
+    # would speak up before two nodes store two blocks.
+    monkeypatch.setattr(Checkers, "_check_justified", lambda self, name, state: None)
     world = World(twins=2, mask="twins", faulty_ms=8_000)
     assert any("fork at" in violation_of(seed, world) for seed in range(40))
 
 
+@pytest.mark.timeout(1_200)
 @pytest.mark.parametrize(
     "n", [8, pytest.param(32, marks=pytest.mark.slow), pytest.param(50, marks=pytest.mark.slow)]
 )
 def test_equivocating_primary_costs_a_view_and_no_more(n: int) -> None:
-    # Each half is told of another block, by the liar's votes too.
-    cluster = Cluster(5, World(n=n, liars=1, habits=("equivocate",), faulty_ms=0))
+    # Each half is told of another block 1, by the liar's votes too.
+    world = World(n=n, liars=1, habits=("equivocate",), faulty_ms=0)
+    clusters = (Cluster(seed, world) for seed in range(1_000))
+    cluster = next(cluster for cluster in clusters if cluster.nodes[0].is_liar)
     cluster.heal()
-    for _ in range(n):
-        cluster.run_to_block(1, 20_000)
-        if cluster.adversary.equivocations:
-            break
-    assert cluster.adversary.equivocations > 0
     cluster.run_to_block(1, 20_000)
-    assert cluster.counts["view changes"] > 0
+    assert cluster.adversary.equivocations == 1
+    assert [certificate.view for _, certificate in cluster.honest[0].disk.chain] == [1]
 
 
 def test_checker_sees_a_replica_that_forgets_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +165,7 @@ TRACE_PROGRAM = (
 
 
 def test_a_seed_is_one_history_whatever_the_hash_seed() -> None:
-    seeds = [first_seed_of(family) for family in ("liars", "disks", "locked")]
+    seeds = [first_seed_of(family) for family in ("twins", "disks", "locked")]
     digest = hashlib.sha256()
     for seed in seeds:
         simulate(seed, lambda line: digest.update(line.encode()))
@@ -199,6 +190,10 @@ def test_one_seed_in_a_hundred_is_strict_and_its_signatures_are_real() -> None:
     _, certificate = cluster.honest[0].disk.chain[0]
     assert all(cluster.keys.is_canonical(each) for _, each in certificate.signatures)
     assert cluster.executions.count >= 4 * len(cluster.checkers.final)
+
+
+def test_two_hundred_seeds_are_of_every_family() -> None:
+    assert {draw_world(seed)[0] for seed in range(200)} == {*FAMILIES, "strict"}
 
 
 def test_replay_prints_one_line_an_event() -> None:

@@ -1,0 +1,129 @@
+"""A validator that lost everything joins by snapshot while blocks go on, votes, and serves."""
+
+import shutil
+from functools import cache
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chain.genesis import GenesisConfig, GenesisState, build_genesis
+from chain.params import ChainParameters
+from chain.primitives import Address, BlockNumber
+from node.network.stream import PeerId
+from node.network_genesis import NetworkPlan, Seat, build_network
+from node.sync import snapshot_sync
+from node.sync.block_sync import BlockSync
+from node.sync.snapshot_sync import SnapshotSync
+from tests.node import consensus_cluster
+from tests.node.consensus_cluster import (
+    TIMESTAMP,
+    VALIDATORS,
+    ClusterNode,
+    Wire,
+    heads,
+    run_thread_inline,
+    until,
+)
+from tests.node.rpc.rpc_chain import CHAIN_ID
+from tests.node.sync.snapshot_world import MemoryNetwork, Server
+
+
+@cache
+def contract_genesis() -> tuple[GenesisConfig, GenesisState]:
+    """The cluster's genesis, on which the system contracts are deployed."""
+    config = build_network(
+        NetworkPlan(
+            chain_id=CHAIN_ID,
+            seats=tuple(Seat(each, Address(each[::-1])) for each in VALIDATORS),
+            parameters=ChainParameters(
+                min_block_interval_ms=200,
+                empty_block_interval_ms=1_000,
+                view_timeout_base_ms=2_000,
+                view_timeout_cap_ms=8_000,
+            ),
+            gas_limit=30_000_000,
+            base_fee_per_gas=0,
+            timestamp=TIMESTAMP,
+            has_faucet=True,
+        )
+    )
+    return config, build_genesis(config)
+
+
+class SnapshotNode(ClusterNode, MemoryNetwork):
+    """A node of the cluster that also serves its state, and may join by snapshot."""
+
+    sources: tuple[int, ...] = (0, 1, 2, 3)
+    """Whom it hears of."""
+
+    @property
+    def servers(self) -> dict[PeerId, Server]:
+        return {PeerId(f"node {node.index}"): node.server for node in self._wire.nodes}
+
+    def peers(self):
+        names = {f"node {index}" for index in self.sources}
+        return tuple(peer for peer in ClusterNode.peers(self) if peer.peer_id in names)
+
+    def open(self) -> None:
+        super().open()
+        self.server = Server(self.store, self.database)
+        self.sync = BlockSync(
+            store=self.store,
+            executor=self.executor,
+            network=self,
+            finalize=self.host.finalize,
+            is_validator=self.is_signer,
+            snapshot=SnapshotSync(
+                store=self.store,
+                database=self.database,
+                executor=self.executor,
+                network=self,
+                adopt=self.host.adopt,
+                chain_id=CHAIN_ID,
+                mode="snapshot",
+            ),
+        )
+
+
+async def test_who_lost_everything_joins_votes_and_serves_the_next_one(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
+    monkeypatch.setattr(consensus_cluster, "network_genesis", contract_genesis)
+    monkeypatch.setattr(snapshot_sync, "PIVOT_LAG_BLOCKS", 2)
+    wire = Wire()
+    for index in range(4):
+        (tmp_path / str(index)).mkdir()
+        SnapshotNode(wire, index, tmp_path / str(index))
+    first, _, _, late = wire.nodes
+    async with trio.open_nursery() as nursery:
+        for node in wire.nodes[:3]:
+            await nursery.start(node.run)
+        await until(lambda: min(heads(wire.nodes[:3])) >= 10)
+        begun = first.store.head_number()
+        await nursery.start(late.run)
+        await until(lambda: late.store.head_number() > begun)
+        assert late.store.first_held() >= 10 - 2
+        assert late.store.block(BlockNumber(5)) is None, "nothing was replayed"
+        head = late.store.head()
+        assert first.store.header(head.number) == head
+
+        # Without its guard it signs nothing for two blocks. Then two others are not enough without
+        # it: blocks go on, so it votes.
+        await until(lambda: late.host.is_signing)
+        first.kill()
+        goal = late.store.head_number() + 6
+        await until(lambda: min(heads(wire.nodes[1:])) >= goal)
+
+        # And what it holds is enough for another one to begin with, which knows nobody else.
+        shutil.rmtree(first.directory)
+        first.directory.mkdir()
+        first.sources, first.is_signer = (3,), False
+        await nursery.start(first.run)
+        await until(lambda: first.store.head_number() > goal)
+        assert first.store.first_held() >= late.store.first_held()
+        assert set(late.server.asked) >= {"chunk", "headers", "receipts"}
+        assert late.faults == first.faults == []
+        nursery.cancel_scope.cancel()

@@ -27,6 +27,9 @@ def run(
     rpc_host: Annotated[str | None, typer.Option(help="Sets rpc.host.")] = None,
     rpc_port: Annotated[int | None, typer.Option(help="Sets rpc.port.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Sets metrics.port.")] = None,
+    sync_mode: Annotated[
+        str | None, typer.Option(help="Sets sync.mode: auto, full or snapshot.")
+    ] = None,
     log_format: Annotated[
         str | None, typer.Option(help="Sets logs.format: console or json.")
     ] = None,
@@ -49,6 +52,7 @@ def run(
         "rpc.host": rpc_host,
         "rpc.port": rpc_port,
         "metrics.port": metrics_port,
+        "sync.mode": sync_mode,
         "logs.format": log_format,
         "logs.level": log_level,
     }

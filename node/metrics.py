@@ -283,6 +283,7 @@ def _build_network_families(
     reasons = {reason.value: count for reason, count in metrics.rejections.items()}
     for name, text, counts in (
         ("refused_inputs", "Inputs of peers refused, by reason", reasons),
+        ("disconnects", "Sessions ended and handshakes refused, by reason", metrics.disconnects),
         ("refused_connections", "Inbound connections closed without a session", refused),
     ):
         family = CounterMetricFamily(f"pot_p2p_{name}", text, labels=("reason",))

@@ -36,5 +36,7 @@ class NetworkMetrics:
     """Frames by protocol and direction, `in` or `out`."""
     bytes: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Bytes of frames, likewise."""
+    disconnects: Counter[str] = field(default_factory=Counter)
+    """Sessions ended, and handshakes refused, by reason."""
     rejections: Counter[RejectionReason] = field(default_factory=Counter)
     """Inputs of peers refused, by reason."""

@@ -109,6 +109,8 @@ class _Session:
     scope: trio.CancelScope
     latency_seconds: float | None = None
     is_replaced: bool = False
+    end_reason: str = "closed_here"
+    """What metrics call the end of it, if nothing else happens."""
     meters: dict[str, Meter] = field(default_factory=dict)
     """The budgets of what the peer opens, by kind of protocol."""
     served: Counter[str] = field(default_factory=Counter)
@@ -525,6 +527,7 @@ class Network:
             raise StreamClosedError("the peer did not finish its handshake")
         refusal = self._find_refusal(peer_id, remote, is_inbound=is_inbound)
         if refusal is not None:
+            self.metrics.disconnects[f"refused_{refusal.name.lower()}"] += 1
             await status.say_goodbye(stream, refusal)
             return
         with trio.CancelScope() as scope:
@@ -594,6 +597,8 @@ class Network:
     def _close_session(self, session: _Session) -> None:
         peer_id = session.stream.peer_id
         self.metrics.sessions_closed += 1
+        reason = "replaced" if session.is_replaced else session.end_reason
+        self.metrics.disconnects[reason] += 1
         if self._sessions.get(peer_id) is session:
             del self._sessions[peer_id]
             log.info("peer disconnected", peer_id=peer_id)
@@ -621,11 +626,14 @@ class Network:
             nursery.start_soon(self._transactions.run_outbound, peer_id, open_stream, on_fault)
             try:
                 reason = await status.keep_alive(session.stream, self)
-            except (RejectedInputError, StreamClosedError) as error:
-                fault = error
+            except RejectedInputError as error:
+                fault, session.end_reason = error, "fault"
+            except StreamClosedError as error:
+                fault, session.end_reason = error, "lost"
             else:
+                session.end_reason = reason.name.lower()
                 self.metrics.peers_silent += reason is DisconnectReason.SILENT
-                log.info("session ends", peer_id=peer_id, reason=reason.name.lower())
+                log.info("session ends", peer_id=peer_id, reason=session.end_reason)
             nursery.cancel_scope.cancel()
         if fault is not None:
             raise fault
@@ -701,6 +709,7 @@ class Network:
             self.metrics.peers_banned += 1
             log.warning("peer banned", peer_id=peer_id)
             if session := self._sessions.get(peer_id):
+                session.end_reason = "banned"
                 session.scope.cancel()
 
     async def _sweep_strangers(self) -> None:

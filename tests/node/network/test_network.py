@@ -115,6 +115,7 @@ async def test_frozen_peer_is_noticed_within_six_seconds_and_redialled(
         await until(lambda: not nodes[0].network.peers())
         assert trio.current_time() - started <= 6 + 2.1
         assert nodes[0].network.metrics.peers_silent == 1
+        assert nodes[0].network.metrics.disconnects["silent"] == 1
         frozen.is_reachable = True
         await until(lambda: len(nodes[0].network.peers()) == 1, seconds=120)
 
@@ -253,6 +254,7 @@ async def test_garbage_asked_of_a_served_announcement_costs_points(
     async with running(node), stranger.run():
         await open_session(node, stranger)
         await until(lambda: node.network.metrics.peers_banned == 1)
+        await until(lambda: node.network.metrics.disconnects["banned"] == 1)
         # Half of all points each time; one comes back while the stream is opened again.
         assert len(served) == 3
 

@@ -253,7 +253,7 @@ class ConsensusHost:
             self.watch.on_message(sender, message)
             await self._send_input.send(MessageReceived(index, message))
         else:
-            self.watch.on_other_message(sender)
+            self.watch.on_other_message(sender, message)
             # Its number may begin while it waits in the queue: looked at again when it is taken.
             await self._send_input.send(Redeliver(index, message))
 

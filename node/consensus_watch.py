@@ -114,9 +114,13 @@ class ConsensusWatch:
             case _:
                 pass
 
-    def on_other_message(self, sender: Address) -> None:
+    def on_other_message(self, sender: Address, message: Message) -> None:
         """A message of another number came from `sender`; nothing in it is verified."""
-        self._validators.setdefault(sender, ValidatorRecord()).heard_at = trio.current_time()
+        record = self._validators.setdefault(sender, ValidatorRecord())
+        record.heard_at = trio.current_time()
+        if isinstance(message, Vote) and message.number <= self._get_head().number:
+            # One that is far away votes too, after the others have finished.
+            record.voted_number = BlockNumber(max(record.voted_number or 0, message.number))
 
     def _on_proposal(self, sender: Address, record: ValidatorRecord, proposal: PrePrepare) -> None:
         """Compare clocks; a time that the parent forced upwards tells nothing."""

@@ -79,19 +79,19 @@ async def test_a_dead_primary_costs_a_view_with_its_cause(
             await until(lambda: min(heads(wire.nodes)) >= 1)
             dead = wire.nodes[3]
             dead.kill()
-            await until(lambda: min(heads(wire.nodes[:3])) >= 12)
+            await until(lambda: min(heads(wire.nodes[:3])) >= 7)
             live = wire.nodes[:3]
             causes = {
                 cause: sum(value(node, "pot_pbft_view_changes_total", cause=cause) for node in live)
                 for cause in ("timeout", "jump", "new_view")
             }
-            assert causes["timeout"] >= 2
+            assert causes["timeout"] >= 1
             assert sum(causes.values()) % 3 == 0, "all three enter each view"
             for node in live:
                 assert value(node, "pot_pbft_failed_views_total") >= 1
                 assert node.host.watch.failed_views >= 1
                 missed = by_validator(node, "pot_pbft_missed_commits_total")
-                assert missed[3] >= 8
+                assert missed[3] >= 4
                 assert value(node, "pot_pbft_missing_validators") >= 1
     entered = [line for line in lines if line["event"] == "view entered"]
     assert {line["cause"] for line in entered} >= {"timeout"}
@@ -111,7 +111,6 @@ async def test_late_commits_are_counted_and_forgeries_of_them_are_not(
                 held.append(payload)
             return is_commit
 
-        await until(lambda: min(heads(wire.nodes)) >= 1)
         wire.lost = lose
         await until(lambda: bool(held))
         number = decode_message(held[0]).number
@@ -124,6 +123,7 @@ async def test_late_commits_are_counted_and_forgeries_of_them_are_not(
         await node.host.handle_message(VALIDATORS[2], held[0])
         await until(lambda: by_validator(node, "pot_pbft_late_commits_total")[2] > 0)
         await trio.sleep(0.1)
+        assert node.host.watch.get_record(VALIDATORS[2]).voted_number >= number
         after = by_validator(node, "pot_pbft_late_commits_total")
         assert after[1] == before[1]
         assert after[2] == 1
@@ -163,7 +163,7 @@ async def test_who_was_heard_when_is_known(autojump_clock: MockClock, tmp_path: 
         await until(lambda: min(heads(wire.nodes)) >= 3)
         wire.nodes[2].kill()
         killed_at = trio.current_time()
-        await trio.sleep(20)
+        await trio.sleep(8)
         watch = wire.nodes[0].host.watch
         gone, live = (watch.get_record(VALIDATORS[index]) for index in (2, 1))
         assert killed_at - 2 <= gone.heard_at <= killed_at + 0.1

@@ -1,5 +1,6 @@
 """What is told to Prometheus: set where it happens, named as the operator guide says."""
 
+import json
 import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -21,7 +22,9 @@ from node.training_index import TrainingIndex
 from tests.node.chain_factory import GENESIS, GENESIS_DELTA, chain_of
 from tests.node.test_diagnosis import HEALTHY, gone, with_validators
 
-GUIDE = Path(__file__).parents[2] / "docs" / "operator-guide.md"
+DOCS = Path(__file__).parents[2] / "docs"
+GUIDE = DOCS / "operator-guide.md"
+DASHBOARD = DOCS / "grafana-dashboard.json"
 
 UNITS = {
     *("seconds", "bytes", "info", "number", "view", "ratio", "nats", "gas", "transactions"),
@@ -204,3 +207,26 @@ async def test_the_guide_names_every_metric_and_no_other(
     found = exposed(fed.text())
     ours = {name for name in found if not name.startswith(("python_", "process_"))}
     assert documented() == ours
+
+
+def asked_for() -> dict[str, set[str]]:
+    """The metrics in the guide's rules and the dashboard's queries, by query."""
+    rules = re.findall(r"^ +expr: (.*)$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
+    panels = json.loads(DASHBOARD.read_bytes())["panels"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    return {
+        query: set(re.findall(r"\b(?:pot|ethereum)_\w+", query)) for query in (*rules, *queries)
+    }
+
+
+async def test_rules_and_dashboard_ask_for_metrics_that_there_are(
+    autojump_clock: MockClock, fed: Fed
+) -> None:
+    names = {
+        name + suffix
+        for name, (kind, _) in exposed(fed.text()).items()
+        for suffix in (("_bucket", "_sum", "_count") if kind == "histogram" else ("",))
+    }
+    asked = asked_for()
+    assert len(asked) > 30
+    assert {query: found - names for query, found in asked.items() if found - names} == {}

@@ -139,6 +139,10 @@ class CallWorkers:
             await self._request("estimate_gas", header, call, overrides, is_pending=is_pending)
         )
 
+    async def warm_up(self) -> None:
+        """Start a worker before somebody waits for it: its imports take a second or two."""
+        self._idle.append(await self._start())
+
     async def close(self) -> None:
         """End the idle workers; only when no call runs."""
         workers, self._idle = self._idle, []

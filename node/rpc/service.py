@@ -180,6 +180,7 @@ async def serve(options: RpcOptions, *, parent_pid: int | None = None) -> None:
     helpers = [
         asyncio.create_task(node.run()),
         asyncio.create_task(metrics.report(node, calls.count)),
+        asyncio.create_task(calls.warm_up()),
     ]
     if parent_pid is not None:
         helpers.append(asyncio.create_task(_end_with_parent(server, parent_pid)))

@@ -47,3 +47,13 @@ def test_a_call_that_ends_every_worker_is_an_error_of_ours() -> None:
         assert refusal.value.code is ErrorCode.INTERNAL
 
     play(ANSWERS_NOTHING, scenario)
+
+
+def test_a_warm_worker_takes_the_first_call() -> None:
+    async def scenario(workers: CallWorkers) -> None:
+        await workers.warm_up()
+        (warm,) = workers._idle
+        assert await workers.call(HEADER, {}, {}) == b"\x2a"
+        assert workers._idle == [warm]
+
+    play(ANSWERS_ONCE, scenario)

@@ -22,7 +22,7 @@ from chain.transition import compute_receipts_root
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
-from chain.types.receipt import Receipt, may_contain
+from chain.types.receipt import Receipt, encode_receipts, may_contain
 from chain.types.transaction import decode_transaction
 from node.executor import Executor, validate_body
 from node.network.protocols.state import NODES_LIMIT, RECORDS_LIMIT, TaskRecord
@@ -47,6 +47,10 @@ PIVOT_LAG_BLOCKS: Final = 8
 HEADERS_LIMIT: Final = 2**17
 """Headers below the pivot that are kept in memory until it is adopted: 80 MB. More are needed only
 for an attempt that opened half a day ago; then blocks are executed instead."""
+
+RECEIPTS_LIMIT_BYTES: Final = 2**28
+"""Of the receipts that attempts in progress need: somebody may have filled every block since one
+opened with logs. Past it blocks are executed instead."""
 
 STALL_SECONDS: Final = 60.0
 """So long without any progress, and the pivot is given up: nobody serves it (any more)."""
@@ -418,8 +422,13 @@ class SnapshotSync:
                     raise _UnfitError(RejectionReason.RECEIPTS_ROOT_MISMATCH, detail)
             return dict(zip(numbers, answer, strict=False)) or None
 
+        size_bytes = 0
         while len(found) < len(headers):
-            found |= await self._ask(pivot_number, ask)
+            more = await self._ask(pivot_number, ask)
+            size_bytes += sum(len(encode_receipts(receipts)) for receipts in more.values())
+            if size_bytes > RECEIPTS_LIMIT_BYTES:
+                raise SnapshotFailedError(f"receipts of more than {RECEIPTS_LIMIT_BYTES} bytes")
+            found |= more
         return found
 
     def _bind_block(self, header: Header) -> Callable[[PeerId], Awaitable[Block | None]]:

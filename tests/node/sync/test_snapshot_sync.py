@@ -21,6 +21,7 @@ from node.network.protocols.state import TaskRecord
 from node.network.stream import PeerId
 from node.storage.database import Database, Writer
 from node.storage.snapshot_progress import SnapshotProgress
+from node.sync import snapshot_sync
 from node.sync.snapshot_sync import DISTANCE_BLOCKS, RETRY_SECONDS, SnapshotSync
 from node.sync.sources import ANSWER_SECONDS
 from tests.node.consensus_cluster import Killed, run_thread_inline, suppress_killed
@@ -287,6 +288,38 @@ async def test_a_slow_peer_is_reported_and_holds_nothing_up(
     assert node.store.head() == chain.store.head()
     assert trio.current_time() - start < ANSWER_SECONDS + 2
     assert network.faults == [("ann", RejectionReason.TOO_SLOW)]
+
+
+async def test_a_node_that_was_away_for_long_jumps_and_keeps_what_it_had(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_numbers(monkeypatch)
+    chain, server = build_world(tmp_path)
+    play(chain, "register")
+    node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server))
+    node.follow(chain.local)
+    left = node.store.head_number()
+    for step in STEPS[STEPS.index("commit") :]:
+        getattr(chain, step)()
+    await node.sync.join()
+    assert node.store.head() == chain.store.head()
+    assert node.store.first_held() == chain.store.head_number()
+    assert node.store.block(left) == chain.store.block(left)
+    assert node.index.history(TASK) == chain.index.history(TASK)
+    assert node.index.settled_round(TASK, 0) is None, "it was settled meanwhile"
+    assert node.collect_state() == FreshNode.collect_state(chain_node(chain))
+
+
+async def test_receipts_without_end_are_not_kept_in_memory(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_numbers(monkeypatch)
+    monkeypatch.setattr(snapshot_sync, "RECEIPTS_LIMIT_BYTES", 1_000)
+    chain, server = build_world(tmp_path)
+    play(chain, "commit")
+    node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server))
+    await node.sync.join()
+    assert node.store.head_number() == 0
 
 
 async def test_the_snapshot_is_of_the_checkpoint_if_the_operator_names_one(

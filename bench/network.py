@@ -55,6 +55,9 @@ class Nothing:
 
     header = certificate = find_block = block
 
+    async def handle(self, sender: Address, payload: bytes) -> None:
+        pass
+
 
 def private_key(index: int) -> PrivateKey:
     return PrivateKey(keccak256(b"bench validator %d" % index))
@@ -63,7 +66,9 @@ def private_key(index: int) -> PrivateKey:
 class Node:
     """One validator; the frames that arrive go to `receive`."""
 
-    def __init__(self, index: int, directory: Path, bootstrap: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, index: int, directory: Path, bootstrap: tuple[str, ...] = (), max_peers: int = 64
+    ) -> None:
         key = private_key(index)
         self.blobs = BlobStore(directory, quota_bytes=2**36)
         self._send, self.receive = trio.open_memory_channel[bytes](10_000)
@@ -71,11 +76,14 @@ class Node:
         self.network = Network(
             host=LibP2PHost(
                 key=create_host_key(),
-                listen_addresses=[LISTEN],
-                max_connections=20,
+                # The other process dials, and nobody else is to find it.
+                listen_addresses=[] if bootstrap else [LISTEN],
+                max_connections=max_peers + 130,
                 is_laboratory=True,
             ),
-            config=NetworkConfig(bootstrap=bootstrap, accept_private_addresses=True),
+            config=NetworkConfig(
+                bootstrap=bootstrap, max_peers=max_peers, accept_private_addresses=True
+            ),
             identity=Identity(1, GENESIS, (get_address(key), lambda digest: sign(digest, key))),
             get_head=lambda: HEAD,
             handle_consensus=self._handle,

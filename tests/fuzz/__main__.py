@@ -8,7 +8,6 @@ input that made it and ends the run with status 1; so does memory that goes on g
 """
 
 import argparse
-import gc
 import json
 import logging
 import os
@@ -98,28 +97,25 @@ def main() -> int:
             result = fuzz_decoders(seconds, arguments.seed)
         else:
             result = fuzz_host(seconds, arguments.seed)
-        gc.collect()
         print(json.dumps(result), flush=True)
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(result))
         return 0
     command = [sys.executable, "-W", "ignore", "-m", "tests.fuzz", "--seed", str(arguments.seed)]
-    programs = {
-        only: subprocess.Popen(
-            [*command, "--minutes", str(arguments.minutes), "--only", only],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for only in ("decoders", "host")
-    }
     results: dict[str, object] = {"seed": arguments.seed}
-    status = 0
-    for only, program in programs.items():
-        assert program.stdout is not None
-        lines = []
-        for line in program.stdout:
-            print(line, end="", flush=True)
-            lines.append(line)
-        status = max(status, abs(program.wait()))
-        results[only] = json.loads(lines[-1]) if program.returncode == 0 else "failed"
+    with tempfile.TemporaryDirectory() as directory:
+        files = {only: Path(directory) / only for only in ("decoders", "host")}
+        programs = {
+            only: subprocess.Popen(
+                [*command, "--minutes", f"{arguments.minutes}", "--only", only, "--json", str(file)]
+            )
+            for only, file in files.items()
+        }
+        status = 0
+        for only, program in programs.items():
+            status = max(status, abs(program.wait()))
+            is_clean = program.returncode == 0
+            results[only] = json.loads(files[only].read_text()) if is_clean else "failed"
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(results, indent=2))
     print("failed" if status else "clean")

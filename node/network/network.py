@@ -80,6 +80,18 @@ HANDSHAKES_PER_SECOND: Final = 0.5
 HANDSHAKES_BURST: Final = 8.0
 """Handshakes of one peer id at once."""
 
+SETTLED_SESSIONS: Final = 16
+"""Sessions with which a node stops dialling whom it was told of."""
+
+REFUSALS: Final = frozenset(
+    {
+        DisconnectReason.WRONG_CHAIN,
+        DisconnectReason.TOO_MANY_PEERS,
+        DisconnectReason.MISBEHAVIOUR,
+    }
+)
+"""Reasons that will hold for minutes; each try would cost both sides a handshake of 25 ms."""
+
 GOODBYE_SECONDS: Final = 0.2
 """What a peer gets to read why it is let go."""
 
@@ -455,11 +467,23 @@ class Network:
         async with trio.open_nursery() as nursery:
             while True:
                 busy = self._sessions.keys() | self._dialling
-                for peer_id, address in self._table.due(trio.current_time(), busy):
+                now = trio.current_time()
+                for peer_id, address in self._table.due(now, busy, is_settled=self._is_settled()):
                     self._dialling.add(peer_id)
                     limiter = proven if self._table.is_proven(address) else unproven
                     nursery.start_soon(self._dial, peer_id, address, limiter)
                 await trio.sleep(DIAL_TICK_SECONDS)
+
+    def _is_settled(self) -> bool:
+        """Whether only the operator's addresses are still dialled.
+
+        A validator looks for the others as long as one is missing; who is none has enough peers
+        at some point, and leaves the places of full nodes to others.
+        """
+        if len(self._sessions) < SETTLED_SESSIONS:
+            return False
+        present = {session.remote.validator for session in self._sessions.values()}
+        return self._identity.validator is None or self._links.are_among(present)
 
     async def _dial(self, peer_id: PeerId, address: str, limiter: trio.CapacityLimiter) -> None:
         try:
@@ -625,13 +649,17 @@ class Network:
                 nursery.start_soon(self._pieces.run_outbound, validator, open_stream)
             nursery.start_soon(self._transactions.run_outbound, peer_id, open_stream, on_fault)
             try:
-                reason = await status.keep_alive(session.stream, self)
+                both = self._identity.validator and session.remote.validator
+                pace = status.VALIDATORS if both else status.OTHERS
+                reason = await status.keep_alive(session.stream, self, pace)
             except RejectedInputError as error:
                 fault, session.end_reason = error, "fault"
             except StreamClosedError as error:
                 fault, session.end_reason = error, "lost"
             else:
                 session.end_reason = reason.name.lower()
+                if reason in REFUSALS:
+                    self._table.turned_away(peer_id, trio.current_time())
                 self.metrics.peers_silent += reason is DisconnectReason.SILENT
                 log.info("session ends", peer_id=peer_id, reason=session.end_reason)
             nursery.cancel_scope.cancel()

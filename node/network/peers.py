@@ -36,6 +36,11 @@ BACKOFF_FIRST_SECONDS: Final = 0.5
 BACKOFF_LAST_SECONDS: Final = 30.0
 """The longest wait, before jitter: a restarted machine is back within half a minute."""
 
+REFUSED_SECONDS: Final = 600.0
+"""The wait before a learned peer that had no place for us is dialled again, before jitter; the
+operator's addresses wait BACKOFF_LAST_SECONDS.
+"""
+
 LEARNED_FAILURES_LIMIT: Final = 6
 """Failures in a row after which an address that a peer told us is forgotten."""
 
@@ -197,8 +202,12 @@ class PeerTable:
         )
         return tuple(found[:limit])
 
-    def due(self, now: float, connected: Iterable[PeerId]) -> tuple[tuple[PeerId, str], ...]:
+    def due(
+        self, now: float, connected: Iterable[PeerId], *, is_settled: bool = False
+    ) -> tuple[tuple[PeerId, str], ...]:
         """Peers to dial now, one address each; their next turn is set as if this dial fails.
+
+        With `is_settled`, only the operator's addresses.
 
         The operator's addresses come first, then proven ones, then what a peer says of itself.
         """
@@ -206,6 +215,8 @@ class PeerTable:
         chosen = []
         for address, target in sorted(self._targets.items(), key=lambda item: _rank(item[1])):
             if target.peer_id in taken or target.next_dial_at > now:
+                continue
+            if is_settled and target.source is not None:
                 continue
             if self.is_banned(target.peer_id, now):
                 continue
@@ -218,6 +229,13 @@ class PeerTable:
         """Whether it is the operator's address, or a dial there has found its peer."""
         target = self._targets.get(address)
         return target is not None and (target.source is None or target.is_proven)
+
+    def turned_away(self, peer_id: PeerId, now: float) -> None:
+        """The peer said why it keeps no session with us: come back in minutes, not at once."""
+        for target in self._targets.values():
+            if target.peer_id == peer_id:
+                wait = BACKOFF_LAST_SECONDS if target.source is None else REFUSED_SECONDS
+                target.next_dial_at = now + wait * (0.5 + self._random())
 
     def dial_succeeded(self, address: str) -> None:
         """The peer id that belongs to the address answered there."""

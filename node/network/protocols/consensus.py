@@ -1,7 +1,7 @@
 """/pot/consensus/1: votes, one stream each way (docs/spec/wire.md, section 4)."""
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Final
 
 import trio
@@ -112,6 +112,10 @@ class ConsensusLinks:
         """Frames that wait for some validator, and their bytes."""
         sizes = [queue.count() for queue in self._queues.values()]
         return sum(frames for frames, _ in sizes), sum(size for _, size in sizes)
+
+    def are_among(self, addresses: Collection[Address | None]) -> bool:
+        """Whether every other member of the current set is in `addresses`."""
+        return all(address in addresses for address in self._queues)
 
     def is_validator(self, address: Address | None) -> bool:
         """Whether the address is another member of the current set."""

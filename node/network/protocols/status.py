@@ -37,17 +37,32 @@ STATUS_DOMAIN: Final = keccak256(b"ProofOfTraining.status")
 HANDSHAKE_SECONDS: Final = 10.0
 """Two messages each way; who takes longer is not there."""
 
-PING_SECONDS: Final = 2.0
-"""How often each side says that it is alive and where its head is."""
 
-SILENT_TICKS: Final = 5
-"""Seconds without a message after which a peer counts as frozen, so it is noticed within 6 s."""
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How closely two peers watch each other."""
 
-PEERS_PINGS: Final = 15
-"""Every so many pings, addresses are exchanged: twice a minute."""
+    ping_seconds: float
+    """How often each side says that it is alive."""
+    silent_ticks: int
+    """Seconds without a message after which a peer counts as frozen."""
+
+
+VALIDATORS: Final = Pace(2.0, 5)
+"""Between two validators: one that is frozen is noticed within 6 s."""
+
+OTHERS: Final = Pace(10.0, 25)
+"""Of every other pair: a frame costs each side half a millisecond, and a node may have a thousand
+such peers. A new head is told within a second anyway.
+"""
+
+PEERS_SECONDS: Final = 30.0
+"""How often addresses are exchanged."""
 
 MESSAGES_PER_SECOND: Final = 20
-"""A peer sends a ping and a pong every 2 s; ten times the rest is a flood, and ends the session."""
+"""A peer sends a ping and a pong every 2 s, or a new head a second; ten times that is a flood, and
+ends the session.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +187,15 @@ async def say_goodbye(stream: FrameStream, reason: DisconnectReason) -> None:
             return
 
 
-async def keep_alive(stream: FrameStream, host: StatusHost) -> DisconnectReason:
+async def keep_alive(
+    stream: FrameStream, host: StatusHost, pace: Pace = VALIDATORS
+) -> DisconnectReason:
     """Ping and listen until the peer leaves, falls silent, or breaks a rule.
+
+    Args:
+        stream: the session's stream, after the handshake.
+        host: what the session asks and tells.
+        pace: the same on both sides.
 
     Returns:
         Why the session ended: the peer's word, or SILENT.
@@ -182,13 +204,17 @@ async def keep_alive(stream: FrameStream, host: StatusHost) -> DisconnectReason:
         RejectedInputError: a message that does not belong here, is none, or one too many.
         StreamClosedError: the peer is gone.
     """
-    return await _Session(stream, host).run()
+    return await _Session(stream, host, pace).run()
 
 
 class _Session:
-    def __init__(self, stream: FrameStream, host: StatusHost) -> None:
+    def __init__(self, stream: FrameStream, host: StatusHost, pace: Pace) -> None:
         self._stream = stream
         self._host = host
+        self._pace = pace
+        self._told_number = 0
+        self._heard_number = 0
+        self._has_news = trio.Event()
         self._silent_ticks = 0
         self._messages_left = 2 * MESSAGES_PER_SECOND
         self._pinged_at = 0.0
@@ -214,23 +240,36 @@ class _Session:
 
     async def _watch(self) -> None:
         # Ticks, not a deadline: while our own loop stands still, the peer is not to blame.
-        while self._silent_ticks < SILENT_TICKS:
+        while self._silent_ticks < self._pace.silent_ticks:
             await trio.sleep(1)
             self._silent_ticks += 1
+            if self._host.get_head().number > max(self._told_number, self._heard_number):
+                self._has_news.set()
             self._messages_left = min(
                 self._messages_left + MESSAGES_PER_SECOND, 2 * MESSAGES_PER_SECOND
             )
 
     async def _ping(self) -> None:
+        peers_pings = round(PEERS_SECONDS / self._pace.ping_seconds)
         while True:
             self._pinged_at = trio.current_time()
             self._sequence += 1
-            await self._stream.write_frame(
-                encode_status(Ping(self._sequence, self._host.get_head()))
-            )
-            if self._sequence % PEERS_PINGS == 1 and (known := self._host.known_addresses()):
+            await self._tell_head(self._sequence)
+            if self._sequence % peers_pings == 1 and (known := self._host.known_addresses()):
                 await self._stream.write_frame(encode_status(Peers(known)))
-            await trio.sleep(PING_SECONDS)
+            next_ping_at = self._pinged_at + self._pace.ping_seconds
+            while trio.current_time() < next_ping_at:
+                with trio.move_on_at(next_ping_at):
+                    await self._has_news.wait()
+                # Outside the timeout, which must not cut a frame.
+                if self._has_news.is_set():
+                    await self._tell_head(0)
+
+    async def _tell_head(self, sequence: int) -> None:
+        head = self._host.get_head()
+        self._told_number = head.number
+        self._has_news = trio.Event()
+        await self._stream.write_frame(encode_status(Ping(sequence, head)))
 
     async def _listen(self) -> None:
         while True:
@@ -241,8 +280,10 @@ class _Session:
                 raise InvalidMessage(RejectionReason.TOO_LARGE, "too many status messages")
             match message:
                 case Ping(sequence, head):
+                    self._heard_number = head.number
                     self._host.on_head(self._stream.peer_id, head)
-                    await self._stream.write_frame(encode_status(Pong(sequence)))
+                    if sequence:
+                        await self._stream.write_frame(encode_status(Pong(sequence)))
                 case Pong(sequence):
                     if sequence == self._sequence:
                         latency = trio.current_time() - self._pinged_at

@@ -144,6 +144,25 @@ def test_others_are_told_only_what_was_proven_or_claimed_by_its_owner() -> None:
     assert not table.is_proven(address(BOB, port=2))
 
 
+def test_a_settled_node_dials_the_operators_addresses_only() -> None:
+    table = build_table(address())
+    table.learn([address(peer(1))], peer(1))
+    assert table.due(0, connected=(), is_settled=True) == ((BOB, address()),)
+    assert table.due(0, connected=()) == ((peer(1), address(peer(1))),)
+
+
+def test_who_was_turned_away_comes_back_in_minutes() -> None:
+    table = build_table(address())
+    table.learn([address(peer(1))], peer(1))
+    for each in (BOB, peer(1)):
+        table.turned_away(each, now=0)
+    assert table.due(peers.BACKOFF_LAST_SECONDS - 1, connected=()) == ()
+    assert table.due(peers.BACKOFF_LAST_SECONDS, connected=()) == ((BOB, address()),)
+    learned = ((peer(1), address(peer(1))),)
+    assert table.due(peers.REFUSED_SECONDS - 1, connected=[BOB]) == ()
+    assert table.due(peers.REFUSED_SECONDS, connected=[BOB]) == learned
+
+
 def test_a_peer_claims_only_a_few_addresses_for_itself() -> None:
     table = build_table()
     table.learn([address(BOB, port=1 + index) for index in range(16)], BOB)

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from chain.crypto import keccak256
 from chain.errors import InvalidMessage, RejectedInputError, RejectionReason
-from chain.primitives import Hash32
+from chain.primitives import BlockNumber, Hash32
 from node.network import wire
 from node.network.protocols import status
 from node.network.protocols.status import Identity, RemoteStatus, shake_hands
@@ -194,3 +194,34 @@ async def test_second_hello_does_not_belong_into_a_session(autojump_clock: MockC
     await bobs_end.write_frame(wire.encode_status(hello))
     with pytest.raises(InvalidMessage, match="hello does not belong here"):
         await status.keep_alive(alices_end, RecordingHost())
+
+
+async def test_other_pairs_ping_seldom_and_tell_a_new_head_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    alices_end, bobs_end = stream_pair()
+    alice, bob = RecordingHost(), RecordingHost()
+    newer = wire.Head(BlockNumber(HEAD.number + 1), HEAD.hash)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(status.keep_alive, alices_end, alice, status.OTHERS)
+        nursery.start_soon(status.keep_alive, bobs_end, bob, status.OTHERS)
+        await trio.sleep(8.5)
+        assert bob.heads == [HEAD]
+        alice.get_head = lambda: newer  # type: ignore[method-assign]
+        await trio.sleep(1.1)
+        assert bob.heads == [HEAD, newer]
+        await trio.sleep(8)
+        # Bob has heard it and tells the old one when he pings; nobody answers news.
+        assert bob.heads == [HEAD, newer, newer]
+        assert len(alice.latencies) == len(bob.latencies) == 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_other_pairs_part_after_twenty_five_silent_seconds(
+    autojump_clock: MockClock,
+) -> None:
+    alices_end, _ = stream_pair()
+    start = trio.current_time()
+    reason = await status.keep_alive(alices_end, RecordingHost(), status.OTHERS)
+    assert reason is wire.DisconnectReason.SILENT
+    assert 24 <= trio.current_time() - start <= 26

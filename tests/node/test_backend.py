@@ -1,6 +1,7 @@
 """What the node process tells its RPC processes, over hosts that run."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -178,6 +179,17 @@ async def test_a_stuck_chain_is_explained_by_its_own_nodes(
         assert state["overdueSeconds"] > 40
         assert state["summary"] == state["findings"][0]["text"]
         assert [row["connected"] for row in state["validators"]] == [True, True, False, False]
+
+
+async def test_a_node_whose_clock_is_behind_says_so_and_not_that_the_others_are_ahead(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with running_backend(tmp_path) as (backend, node, _):
+        node.clock.ahead_ms = -30_000
+        await until(lambda: node.store.head_number() >= 8)
+        (finding,) = backend.get_consensus_state()["findings"]
+        assert finding["code"] == "clock_wrong"
+        assert re.search("30 s behind the clocks of [23] of 3 validators", finding["text"])
 
 
 async def test_validators_and_node_are_shown_as_they_are(

@@ -1,0 +1,95 @@
+"""A TCP proxy for each pair of nodes: how the network between them is cut, without privileges."""
+
+from enum import Enum, auto
+from functools import partial
+from typing import Final
+
+import trio
+
+CHUNK_BYTES: Final = 65_536
+"""Read at once."""
+
+HOST: Final = "127.0.0.1"
+"""All nodes are on this machine."""
+
+
+class LinkState(Enum):
+    """What a link does with what it is given."""
+
+    OPEN = auto()
+    SILENT = auto()
+    """Connections stay and are accepted; bytes wait."""
+    CUT = auto()
+    """Connections end, and new ones at once."""
+
+
+class Link:
+    """What one node dials to reach another."""
+
+    def __init__(self, target_port: int) -> None:
+        self.port = 0
+        """Where it listens; known once it is served."""
+        self.byte_count = 0
+        """Passed on in either direction."""
+        self._target_port = target_port
+        self._state = LinkState.OPEN
+        self._opened = trio.Event()
+        self._opened.set()
+        self._scopes: set[trio.CancelScope] = set()
+
+    @property
+    def connection_count(self) -> int:
+        """Open now."""
+        return len(self._scopes)
+
+    def set_state(self, state: LinkState) -> None:
+        """Change what happens from now on."""
+        self._state = state
+        if state is LinkState.SILENT:
+            self._opened = trio.Event()
+        else:
+            self._opened.set()
+        if state is LinkState.CUT:
+            for scope in self._scopes:
+                scope.cancel()
+
+    async def serve(self, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Accept connections until cancelled."""
+        [listener] = await trio.open_tcp_listeners(0, host=HOST)
+        self.port = listener.socket.getsockname()[1]
+        task_status.started()
+        await trio.serve_listeners(self._handle, [listener])
+
+    async def _handle(self, near: trio.SocketStream) -> None:
+        with trio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                if self._state is not LinkState.CUT:
+                    await self._join(near)
+            except (OSError, trio.BrokenResourceError):
+                pass  # either side went: the other one learns of it by the end of its stream
+            finally:
+                self._scopes.discard(scope)
+                await trio.aclose_forcefully(near)
+
+    async def _join(self, near: trio.SocketStream) -> None:
+        await self._opened.wait()
+        far = await trio.open_tcp_stream(HOST, self._target_port)
+        try:
+            async with trio.open_nursery() as nursery:
+                for source, sink in ((near, far), (far, near)):
+                    nursery.start_soon(partial(self._pump, source, sink, nursery.cancel_scope))
+        finally:
+            await trio.aclose_forcefully(far)
+
+    async def _pump(
+        self, source: trio.SocketStream, sink: trio.SocketStream, both: trio.CancelScope
+    ) -> None:
+        try:
+            while data := await source.receive_some(CHUNK_BYTES):
+                await self._opened.wait()
+                await sink.send_all(data)
+                self.byte_count += len(data)
+        except (OSError, trio.BrokenResourceError):
+            pass
+        both.cancel()

@@ -153,11 +153,14 @@ class SnapshotSync:
 
     def is_wanted(self, head: BlockNumber, best: BlockNumber) -> bool:
         """Whether a node at `head`, whose peers tell of `best`, should join by snapshot now."""
-        if self._mode == "full" or best - head <= 2 * PIVOT_LAG_BLOCKS:
+        if self._mode == "full" or best - head <= self._get_distance(head):
             return False
-        if self._mode == "snapshot" and head == 0:
-            return True
-        return best - head > DISTANCE_BLOCKS and trio.current_time() >= self._not_before
+        has_nothing = self._mode == "snapshot" and head == 0
+        return has_nothing or trio.current_time() >= self._not_before
+
+    def _get_distance(self, head: BlockNumber) -> int:
+        """How many blocks a node at `head` may be behind without a snapshot."""
+        return 2 * PIVOT_LAG_BLOCKS if self._mode == "snapshot" and head == 0 else DISTANCE_BLOCKS
 
     async def join(self) -> None:
         """Bring the node to a recent block, or leave it as it is until later.
@@ -168,7 +171,7 @@ class SnapshotSync:
         self._progress_at = trio.current_time()
         try:
             pivot = self._progress.load()
-            if pivot is None or pivot.header.number <= self._store.head_number():
+            if pivot is None or not self._is_far_enough(pivot):
                 pivot = await self._choose_pivot()
                 await trio.to_thread.run_sync(self._progress.begin, pivot)
             _log.info("joining by snapshot", number=pivot.header.number)
@@ -180,6 +183,13 @@ class SnapshotSync:
             _log.warning("no snapshot", reason=str(error))
         else:
             _log.info("joined by snapshot", head=self._store.head_number())
+
+    def _is_far_enough(self, pivot: Pivot) -> bool:
+        """Whether it is still worth the history below it: claims alone must not cost us that."""
+        head, number = self._store.head_number(), pivot.header.number
+        if pivot.header.hash == self._checkpoint:
+            return number > head
+        return number + PIVOT_LAG_BLOCKS - head > self._get_distance(head)
 
     # Asking.
 
@@ -228,9 +238,13 @@ class SnapshotSync:
     # The pivot.
 
     async def _choose_pivot(self) -> Pivot:
-        """A recent final block that a peer proves, or the checkpoint."""
-        first = BlockNumber(self._store.head_number() + 2 * PIVOT_LAG_BLOCKS)
-        return await self._ask(first, self._ask_pivot)
+        """A recent final block far ahead that a peer proves, or the checkpoint."""
+        head = self._store.head_number()
+        for peer in self._sources.list_at(BlockNumber(head + self._get_distance(head) + 1)):
+            pivot = await self._ask_one(peer.peer_id, self._ask_pivot)
+            if pivot is not None:
+                return pivot
+        raise SnapshotFailedError("no peer proves a block that is far enough ahead")
 
     async def _ask_pivot(self, peer_id: PeerId) -> Pivot | None:
         head = self._sources.get_head(peer_id)

@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from chain.errors import RejectedInputError, RejectionReason
-from chain.primitives import Address, BlockNumber, View
+from chain.primitives import ZERO_HASH, Address, BlockNumber, View
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
@@ -19,6 +19,7 @@ from chain.types.receipt import Receipt
 from node.ledger import LedgerReader
 from node.network.protocols.state import TaskRecord
 from node.network.stream import PeerId
+from node.network.wire import Head
 from node.storage.database import Database, Writer
 from node.storage.snapshot_progress import SnapshotProgress
 from node.sync import snapshot_sync
@@ -253,18 +254,43 @@ async def test_peers_that_hold_nothing_are_not_blamed_and_the_node_stays_as_it_i
     chain, server = build_world(tmp_path)
     play(chain, "submit")
     server.lies["chunk"] = lambda _: None
+    monkeypatch.setattr(snapshot_sync, "DISTANCE_BLOCKS", 0)
     node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server), mode="auto")
     await node.sync.join()
     assert node.store.head_number() == 0
     assert node.network.faults == []
     assert SnapshotProgress(node.database).load() is None, "another pivot is chosen the next time"
-    far = BlockNumber(DISTANCE_BLOCKS + 1)
+    far = BlockNumber(1)
     assert not node.sync.is_wanted(BlockNumber(0), far), "blocks are synced meanwhile"
     await trio.sleep(RETRY_SECONDS)
     assert node.sync.is_wanted(BlockNumber(0), far)
     server.lies.clear()
     await node.sync.join()
     assert node.store.head() == chain.store.head()
+
+
+async def test_a_claim_that_nobody_proves_costs_a_node_neither_its_history_nor_time(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_numbers(monkeypatch)
+    chain, server = build_world(tmp_path)
+    play(chain, "submit")
+    node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server), mode="auto")
+    node.follow(chain.local)
+    chain.activate()
+    network = node.network
+    far = BlockNumber(DISTANCE_BLOCKS + 10)
+    liar = Server(chain.store, chain.local.database)
+    monkeypatch.setattr(Server, "head", property(lambda self: Head(far, ZERO_HASH)))
+    network.servers[PeerId("liar")] = liar
+    del network.servers[PeerId("ann")]
+    left, start = node.store.head(), trio.current_time()
+    assert node.sync.is_wanted(left.number, far)
+    await node.sync.join()
+    assert trio.current_time() - start < 1
+    assert (node.store.head(), node.store.first_held()) == (left, 0)
+    assert network.faults == [("liar", RejectionReason.FALSE_HEAD)]
+    assert not node.sync.is_wanted(left.number, far), "blocks are synced first"
 
 
 async def test_a_slow_peer_is_reported_and_holds_nothing_up(
@@ -294,6 +320,7 @@ async def test_a_node_that_was_away_for_long_jumps_and_keeps_what_it_had(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_numbers(monkeypatch)
+    monkeypatch.setattr(snapshot_sync, "DISTANCE_BLOCKS", 2)
     chain, server = build_world(tmp_path)
     play(chain, "register")
     node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server))

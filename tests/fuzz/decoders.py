@@ -15,18 +15,22 @@ from chain.consensus.guard import GuardState, Step
 from chain.consensus.messages import decode_message, encode_message
 from chain.consensus.records import CommitRecord, PrepareRecord, decode_record, encode_record
 from chain.errors import RejectedInputError
+from chain.execution.state_walk import END, START, collect_chunk
+from chain.execution.world_state import WorldState
 from chain.genesis import InvalidGenesisError, parse_genesis
-from chain.primitives import BlockNumber, Hash32, TaskId, View
+from chain.primitives import EMPTY_TRIE_ROOT, Address, BlockNumber, Hash32, TaskId, View
 from chain.training.task_spec import decode_task_spec, encode_task_spec
 from chain.types.block import decode_block
 from chain.types.certificate import decode_certificate
 from chain.types.header import decode_header
+from chain.types.receipt import build_receipt, decode_receipts, encode_receipts
 from chain.types.transaction import decode_transaction
 from node.blobs import BlobManifest
 from node.errors import OperatorError
 from node.ipc.framing import FrameError, decode_body, encode_frame, parse_json
 from node.network import wire
 from node.network.peer_file import load_records, save_records
+from node.network.protocols.state import StateServer, _verify_chunk
 from node.network.stream import FrameStream, StreamClosedError
 from node.reveals import Reveal, reveal_from_item
 from node.rpc.dispatch import Dispatcher
@@ -36,7 +40,7 @@ from node.storage.wal import WriteAheadLog
 from tests.chain.consensus import consensus_factory as factory
 from tests.chain.training.training_factory import SPEC
 from tests.chain.types import test_transaction
-from tests.node.network.network_fakes import ALICE, CERTIFICATE, HEAD, build_block
+from tests.node.network.network_fakes import ALICE, CERTIFICATE, HEAD, NoStates, build_block
 from tests.node.rpc.rpc_chain import genesis_file
 
 DIGEST = Hash32(b"\x31" * 32)
@@ -66,6 +70,25 @@ def canonical(
     return run
 
 
+def build_state() -> tuple[Hash32, bytes]:
+    """A state root, and the whole state as one chunk."""
+    world = WorldState({}, EMPTY_TRIE_ROOT)
+    for index in range(40):
+        world.set_balance(Address(index.to_bytes(20, "big")), index + 1)
+        world.set_storage(Address(index.to_bytes(20, "big")), index % 3, 7)
+    root, delta = world.compute_delta()
+    return root, codec.encode(list(collect_chunk(delta.get, root, START, END, 2**20)))
+
+
+STATE_ROOT, STATE = build_state()
+
+
+def verify_state(data: bytes) -> None:
+    """Nothing but the state itself is taken for it."""
+    _verify_chunk(data, STATE_ROOT, START, END)
+    assert data == STATE
+
+
 def encode_self(value: object) -> bytes:
     return value.encode()  # type: ignore[attr-defined, no-any-return]
 
@@ -83,6 +106,7 @@ def build_targets(directory: Path) -> list[Target]:
         factory.new_view(1, factory.BLOCK_A, [factory.view_change(each, 1) for each in (0, 1, 2)]),
         factory.status(1),
     ]
+    receipts = (build_receipt(2, 1, 21_000, ()), build_receipt(0, 0, 50_000, ()))
     reveal = Reveal(TaskId(1), 2, 0, factory.validators_of(1)[0], 3, DIGEST, DIGEST)
     manifest = BlobManifest(2**18 + 5, (DIGEST, DIGEST))
     statuses = [
@@ -142,6 +166,21 @@ def build_targets(directory: Path) -> list[Target]:
             wire.encode_blocks_request(wire.RequestBlocks(BlockNumber(1), 2)),
             wire.encode_blocks_request(wire.RequestBlockByHash(DIGEST)),
         ),
+        target(
+            "receipts request",
+            canonical(wire.decode_blocks_request, wire.encode_blocks_request),
+            wire.encode_blocks_request(wire.RequestReceipts((BlockNumber(1), BlockNumber(9)))),
+        ),
+        target("first held", wire.decode_first_held, wire.encode_first_held(BlockNumber(2**40))),
+        target("receipts", canonical(decode_receipts, encode_receipts), encode_receipts(receipts)),
+        target(
+            "state request",
+            StateServer(NoStates())._answer,
+            codec.encode([0, 5, START, END]),
+            codec.encode([1, [DIGEST, DIGEST]]),
+            codec.encode([2, 5, 1, 16]),
+        ),
+        target("state chunk", verify_state, STATE),
         target("certified", lambda data: wire.decode_certified(data), certified),
         target(
             "blob request",

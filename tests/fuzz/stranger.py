@@ -17,7 +17,7 @@ from chain.errors import RejectedInputError
 from chain.primitives import Hash32
 from node.network import wire
 from node.network.host import LibP2PHost, create_host_key
-from node.network.protocols import blobs, blocks, consensus, status, training, transactions
+from node.network.protocols import blobs, blocks, consensus, state, status, training, transactions
 from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
 from tests.chain.consensus import consensus_factory as factory
 from tests.fuzz.mutate import mutate
@@ -30,6 +30,7 @@ PROTOCOLS = (
     blocks.PROTOCOL_ID,
     blobs.PROTOCOL_ID,
     training.PROTOCOL_ID,
+    state.PROTOCOL_ID,
     "/ipfs/id/1.0.0",
     "/ipfs/id/push/1.0.0",
     "/ipfs/ping/1.0.0",

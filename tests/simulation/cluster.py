@@ -760,12 +760,11 @@ class Cluster:
     def compute_recovery_limit_ms(self) -> int:
         """How long a block may take once q validators are back.
 
-        The promise, a capped timeout for each turn of a validator that is dead, lies or must stay
-        silent, and the time to boot and to repeat what was lost.
+        The promise, and a capped timeout for each turn of a validator that is dead, lies or must
+        stay silent.
         """
-        timing = self.world.timing
         turns = self._compute_turns() + self.n - len(self.honest) + self.world.victims
-        return BOOT_MS + turns * timing.view_timeout_cap_ms + 5 * timing.resend_interval_ms
+        return turns * self.world.timing.view_timeout_cap_ms
 
     def _compute_turns(self) -> int:
         states = [node.state for node in self.honest if node.state is not None]

@@ -7,7 +7,7 @@ from typing import Final
 from chain.consensus.inputs import Timing
 from chain.consensus.quorum import compute_max_faulty
 from tests.simulation.adversary import HABITS
-from tests.simulation.cluster import HEALED_DELAY_MS, TIMING, Cluster, World
+from tests.simulation.cluster import BOOT_MS, HEALED_DELAY_MS, TIMING, Cluster, World
 from tests.simulation.histories import scatter, scatter_with_locks
 
 STRICT_EVERY: Final = 100
@@ -254,8 +254,8 @@ def run(cluster: Cluster) -> None:
         if node.state is not None:
             cluster.checkers.check_memory(node.name, node.state)
     cluster.heal()
-    # Everybody is up, and every link was used once, before the clock of the promise starts.
-    cluster.run_until(cluster.now_ms + 2_000)
+    # Everybody is up before the clock of the promise starts.
+    cluster.run_until(cluster.now_ms + BOOT_MS)
     promised_ms = cluster.compute_promised_recovery_ms()
     took_ms = cluster.run_to_block(1, cluster.compute_recovery_limit_ms())
     cluster.counts["recoveries as if all were honest"] += took_ms <= promised_ms

@@ -53,8 +53,9 @@ class History:
             node.name,
             (),
             cluster.validators[primary],
-            GENESIS_SECONDS + view,
-            with_transfer=view % 2 == 1,
+            GENESIS_SECONDS,
+            # What differs, should both be the same primary's.
+            with_transfer=bool(self._locks),
         )
         pre_prepare = PrePrepare(self._vote(MessageKind.PRE_PREPARE, primary, view, block), block)
         proposal: Proposal = pre_prepare

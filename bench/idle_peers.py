@@ -9,6 +9,7 @@ told apart from how busy the machine is.
 """
 
 import argparse
+import gc
 import json
 import resource
 import subprocess
@@ -18,19 +19,13 @@ import time
 from pathlib import Path
 
 import trio
-from network import (
-    GENESIS,
-    HEAD,
-    IDLE_ROUND_TRIPS,
-    Node,
-    Nothing,
-    measure_round_trips,
-    summarize,
-)
+from network import GENESIS, HEAD, IDLE_ROUND_TRIPS, Node, measure_round_trips, summarize
 
 from node.network.host import LibP2PHost, create_host_key
-from node.network.network import Network, NetworkConfig
+from node.network.protocols import status, transactions
 from node.network.protocols.status import Identity
+from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
+from node.network.wire import TRANSACTION_FRAME_LIMIT_BYTES, Head
 
 CLIENT_PROCESSES = 4
 CONNECTING_AT_ONCE = 8
@@ -49,6 +44,51 @@ def processor_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+class IdlePeer:
+    """Tells and learns nothing."""
+
+    def get_head(self) -> Head:
+        return HEAD
+
+    def known_addresses(self) -> tuple[str, ...]:
+        return ()
+
+    def on_head(self, peer_id: PeerId, head: Head) -> None:
+        pass
+
+    def on_latency(self, peer_id: PeerId, seconds: float) -> None:
+        pass
+
+    def on_addresses(self, peer_id: PeerId, addresses: tuple[str, ...]) -> None:
+        pass
+
+
+async def read_on(stream: FrameStream) -> None:
+    while True:
+        await stream.read_frame(TRANSACTION_FRAME_LIMIT_BYTES)
+
+
+async def connect(host: LibP2PHost, address: str) -> FrameStream:
+    """A session with the node at `address`, however often it takes."""
+    peer_id = PeerId(address.rpartition("/")[2])
+    while True:
+        try:
+            await host.dial(peer_id, address)
+            stream = await host.open_stream(peer_id, status.PROTOCOL_ID)
+            await status.shake_hands(
+                stream,
+                Identity(1, GENESIS, None),
+                own_peer_id=host.peer_id,
+                head=HEAD,
+                addresses=(),
+                nonce=GENESIS,
+            )
+        except (UnreachablePeerError, StreamClosedError):
+            await trio.sleep(1)
+        else:
+            return stream
+
+
 async def be_idle(address: str, count: int) -> None:
     """Hold `count` sessions with the node at `address`, and say so once they are there."""
     connecting = trio.CapacityLimiter(CONNECTING_AT_ONCE)
@@ -56,28 +96,15 @@ async def be_idle(address: str, count: int) -> None:
 
     async def hold() -> None:
         nonlocal ready
-        nothing = Nothing()
-        network = Network(
-            host=LibP2PHost(key=create_host_key(), listen_addresses=[], max_connections=4),
-            config=NetworkConfig(bootstrap=(address,), accept_private_addresses=True),
-            identity=Identity(1, GENESIS, None),
-            get_head=lambda: HEAD,
-            handle_consensus=nothing.handle,
-            transaction_pool=nothing,
-            block_source=nothing,
-            blob_store=nothing,
-            training_source=nothing,
-            state_source=nothing,
-            random=lambda: 0.5,
-        )
-        async with trio.open_nursery() as nursery:
+        host = LibP2PHost(key=create_host_key(), listen_addresses=[], max_connections=4)
+        host.set_handler(transactions.PROTOCOL_ID, read_on)
+        async with host.run():
             async with connecting:
-                await nursery.start(network.run)
-                while not network.peers():  # noqa: ASYNC110
-                    await trio.sleep(0.2)
+                stream = await connect(host, address)
             ready += 1
             if ready == count:
                 print("ready", flush=True)
+            await status.keep_alive(stream, IdlePeer(), status.OTHERS)
 
     async with trio.open_nursery() as nursery:
         for _ in range(count):
@@ -116,6 +143,7 @@ async def run(directory: Path, peer_count: int, seconds: float) -> dict[str, obj
             connect_seconds = time.perf_counter() - start
             connect_processor = processor_seconds() - used
             await trio.sleep(5)
+            collector = CollectorWatch()
             start, used = time.perf_counter(), processor_seconds()
             stop = trio.Event()
             taken: list[float] = []
@@ -145,15 +173,32 @@ async def run(directory: Path, peer_count: int, seconds: float) -> dict[str, obj
         "memoryWithPeersMib": round(after_mib, 1),
         "kibAPeer": round(1_024 * (after_mib - before_mib) / peers, 1),
         "processorShare": round(busy, 3),
+        "longestCollectionMs": round(collector.longest_ms, 1),
         "alone": summarize(alone),
         "withPeers": summarize(taken),
     }
 
 
+class CollectorWatch:
+    """How long Python's garbage collector stopped everything."""
+
+    def __init__(self) -> None:
+        self.longest_ms = 0.0
+        self._start = 0.0
+        gc.callbacks.append(self._look)
+
+    def _look(self, phase: str, _: dict[str, int]) -> None:
+        if phase == "start":
+            self._start = time.perf_counter()
+        else:
+            self.longest_ms = max(self.longest_ms, 1_000 * (time.perf_counter() - self._start))
+
+
 async def wait_for(node: Node, count: int) -> None:
     with trio.fail_after(900):
-        while len(node.network.peers()) < count:  # noqa: ASYNC110
-            await trio.sleep(0.1)
+        while (present := len(node.network.peers())) < count:
+            print(f"{present} of {count} peers", file=sys.stderr, flush=True)
+            await trio.sleep(5 if count > 1 else 0.1)
 
 
 def main() -> int:
@@ -176,7 +221,8 @@ def main() -> int:
     )
     print(
         f"memory {result['memoryBeforeMib']} -> {result['memoryWithPeersMib']} MiB "
-        f"({result['kibAPeer']} KiB a peer); {100 * result['processorShare']:.0f} % of a core busy"
+        f"({result['kibAPeer']} KiB a peer); {100 * result['processorShare']:.0f} % of a core "
+        f"busy; longest garbage collection {result['longestCollectionMs']} ms"
     )
     print("consensus round trip, ms          p50      p99      max   count")
     for name, row in (("alone", result["alone"]), ("with idle peers", result["withPeers"])):

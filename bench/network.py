@@ -55,9 +55,6 @@ class Nothing:
 
     header = certificate = find_block = block
 
-    async def handle(self, sender: Address, payload: bytes) -> None:
-        pass
-
 
 def private_key(index: int) -> PrivateKey:
     return PrivateKey(keccak256(b"bench validator %d" % index))

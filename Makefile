@@ -15,7 +15,7 @@ TORCH_INDEX ?=
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test test-all check fix lint types imports spelling contracts simulate fuzz bench \
+.PHONY: help venv run test test-all check fix lint types imports spelling contracts simulate fuzz chaos bench \
         lock clean
 
 help: ## show this list
@@ -70,6 +70,9 @@ simulate: venv ## simulated networks: SEEDS=200 from FIRST=0 on, or SEED=n to pr
 
 fuzz: venv ## mutated input and strangers on loopback, memory printed: MINUTES=60, SEED=n
 	$(BIN)/python -W ignore -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+chaos: venv ## real nodes on loopback under kills, pauses, cut links, lost and full disks, copied keys (ARGS="--seed 7 --seconds 120 --json out.json")
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: venv ## benchmarks; each prints a table and writes JSON
 	for program in bench/*.py; do $(BIN)/python $$program || exit 1; done

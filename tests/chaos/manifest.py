@@ -91,7 +91,7 @@ class Manifest:
 
     seed: int
     seconds: float
-    """No fault begins after this."""
+    """How long it takes on a quiet machine; on a busy one recoveries take longer."""
     validator_count: int
     lanes: tuple[tuple[Fault, ...], ...]
 

@@ -1,0 +1,61 @@
+"""`python -m tests.chaos`: real nodes, clients and faults, all drawn from a seed.
+
+The report goes to standard output, or to a file as JSON. The status is 1 if anything was lost,
+forked, not linearizable, signed where it must not be, or not healed in the end.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import trio
+
+from tests.chaos.manifest import draw_manifest
+from tests.chaos.run import Run
+
+
+def main() -> int:
+    """Run a manifest; 1 if something came of it that must not."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--seed", type=int, help="of the manifest (default: any)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=120.0,
+        help="of the plan (default: 120); a busy machine takes longer",
+    )
+    parser.add_argument("--json", type=Path, help="where the report goes")
+    parser.add_argument("--base-port", type=int, default=27_000, help="the first of 90 ports")
+    parser.add_argument("--show", action="store_true", help="print the manifest and do nothing")
+    arguments = parser.parse_args()
+    seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
+    manifest = draw_manifest(seed, arguments.seconds)
+    if arguments.show:
+        print(json.dumps(manifest.to_json(), indent=2))
+        return 0
+    print(f"seed {seed}: {manifest.validator_count} validators and a full node", flush=True)
+    directory = Path(tempfile.mkdtemp(prefix="chaos-"))
+    run = Run(manifest, directory, arguments.base_port, lambda line: print(line, flush=True))
+    report = trio.run(run.execute)
+    text = json.dumps(report, indent=2)
+    if arguments.json is not None:
+        arguments.json.write_text(text + "\n")
+    print(text)
+    if report["violations"]:
+        print(f"again: make chaos ARGS='--seed {seed} --seconds {arguments.seconds:g}'; "
+              f"logs: {directory}")  # fmt: skip
+        return 1
+    shutil.rmtree(directory)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

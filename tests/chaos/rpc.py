@@ -1,0 +1,56 @@
+"""JSON-RPC with little patience: a client under faults asks the next node rather than wait."""
+
+from typing import Final
+
+import httpx
+import trio
+
+TIMEOUT_SECONDS: Final = 5.0
+"""For an answer; a paused node gives none."""
+
+Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
+
+
+class NoAnswer(Exception):
+    """The node is not there, too slow, or refused; what was asked may have happened."""
+
+
+class Refused(NoAnswer):
+    """The node answered with an error."""
+
+
+class Rpc:
+    """One node."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._http = httpx.AsyncClient(timeout=TIMEOUT_SECONDS)
+
+    async def close(self) -> None:
+        """Let the connections go."""
+        await self._http.aclose()
+
+    async def call(self, method: str, *params: Json) -> Json:
+        """The result of a method.
+
+        Raises:
+            NoAnswer: There is none.
+        """
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
+        try:
+            with trio.fail_after(2 * TIMEOUT_SECONDS):
+                body = (await self._http.post(self._url, json=request)).json()
+        except (httpx.HTTPError, ValueError, trio.TooSlowError) as error:
+            raise NoAnswer(repr(error)) from error
+        if "error" in body:
+            raise Refused(str(body["error"].get("message")))
+        return body["result"]
+
+    async def head(self) -> int:
+        """The number of the last final block."""
+        return int(str(await self.call("eth_blockNumber")), 16)
+
+    async def block_hash(self, number: int) -> str | None:
+        """The hash of a block; None if it is not there yet."""
+        block = await self.call("eth_getBlockByNumber", hex(number), False)
+        return str(block["hash"]) if isinstance(block, dict) else None

@@ -1,0 +1,452 @@
+"""One run: a network, its clients, what goes wrong, and whether anything came of it."""
+
+import random
+import re
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import httpx
+import trio
+
+from chain.types.certificate import decode_certificate
+from node.devnet_processes import ProcessGroup
+from node.keystore import create_private_key
+from node.network_genesis import DEVELOPMENT_CHAIN_ID
+from node.rpc_client import from_hex
+from tests.chaos import linearizability
+from tests.chaos.clients import Client, Recorder, read_words
+from tests.chaos.contracts import SET
+from tests.chaos.history import Operation
+from tests.chaos.manifest import Fault, FaultKind, Manifest
+from tests.chaos.network import Network
+from tests.chaos.observer import Observations, Silence, compare_set, list_broken_silences
+from tests.chaos.proxy import HOST, LinkState
+from tests.chaos.rpc import NoAnswer, Rpc
+
+REGISTER_CLIENTS: Final = 3
+"""Clients of the register."""
+
+SET_CLIENTS: Final = 2
+"""Clients of the set."""
+
+OBSERVE_SECONDS: Final = 0.5
+"""Between looks at the heads."""
+
+PATIENCE_SECONDS: Final = 240.0
+"""For what must happen in the end: a machine that runs other things as well gets there."""
+
+Say = Callable[[str], None]
+
+
+class Violation(Exception):
+    """What must not happen did."""
+
+
+class Run:
+    """Carries a manifest out.
+
+    Args:
+        manifest: What to do.
+        directory: Of the network's files.
+        base_port: The first of 90.
+        say: Takes a line for each thing that happens.
+    """
+
+    def __init__(self, manifest: Manifest, directory: Path, base_port: int, say: Say) -> None:
+        self._manifest = manifest
+        self._say = say
+        self._keys = tuple(create_private_key() for _ in range(REGISTER_CLIENTS + SET_CLIENTS))
+        self._processes = ProcessGroup(directory / "logs")
+        self._network = Network(
+            directory, base_port, manifest.validator_count, self._keys, self._processes
+        )
+        self._nodes: tuple[Rpc, ...] = ()
+        self._recorder = Recorder()
+        self._seen = Observations(0.0)
+        self._silences: list[Silence] = []
+        self._cloned: set[int] = set()
+        self._faults: list[dict[str, object]] = []
+        self._violations: list[str] = []
+
+    async def execute(self) -> dict[str, object]:
+        """Do it all; the report."""
+        with self._processes:
+            async with trio.open_nursery() as nursery:
+                await self._network.create(nursery)
+                self._nodes = tuple(Rpc(place.rpc_url) for place in self._network.places)
+                try:
+                    await self._start()
+                    report = await self._play()
+                finally:
+                    with trio.CancelScope(shield=True):
+                        for node in self._nodes:
+                            await node.close()
+                nursery.cancel_scope.cancel()
+        return report
+
+    @property
+    def _now(self) -> float:
+        """Seconds since the clients began."""
+        return trio.current_time() - self._seen.started
+
+    async def _start(self) -> None:
+        present = sorted(set(range(self._manifest.node_count)) - self._manifest.late_nodes)
+        for index in present:
+            self._network.start(index)
+        for index in present:
+            await self._wait_for_head(index, 2)
+        self._say(f"{len(present)} of {self._manifest.node_count} nodes run")
+
+    async def _play(self) -> dict[str, object]:
+        self._seen = Observations(trio.current_time())
+        async with trio.open_nursery() as background:
+            background.start_soon(self._observe)
+            async with trio.open_nursery() as clients:
+                self._start_clients(clients)
+                async with trio.open_nursery() as lanes:
+                    for lane in self._manifest.lanes:
+                        lanes.start_soon(self._run_lane, lane)
+                healed_at = self._now
+                await self._recover_all()
+                recovery_seconds = self._now - healed_at
+                self._recorder.is_over = True
+                clients.cancel_scope.deadline = trio.current_time() + PATIENCE_SECONDS
+            background.cancel_scope.cancel()
+        await self._audit()
+        return self._report(recovery_seconds)
+
+    def _start_clients(self, nursery: trio.Nursery) -> None:
+        nodes = self._nodes[: self._manifest.node_count]
+        for index, key in enumerate(self._keys):
+            client = Client(index, key, DEVELOPMENT_CHAIN_ID, nodes, self._recorder)
+            source = random.Random(f"{self._manifest.seed}/{index}")
+            use = client.use_register if index < REGISTER_CLIENTS else client.use_set
+            nursery.start_soon(use, source)
+
+    # Watching.
+
+    async def _observe(self) -> None:
+        while True:
+            async with trio.open_nursery() as nursery:
+                for index in range(len(self._nodes)):
+                    if self._network.is_running(index):
+                        nursery.start_soon(self._look_at, index)
+            self._seen.see_head(self._seen.highest, trio.current_time())
+            await trio.sleep(OBSERVE_SECONDS)
+
+    async def _look_at(self, index: int) -> None:
+        with trio.move_on_after(OBSERVE_SECONDS):
+            try:
+                number = await self._nodes[index].head()
+                self._seen.see_head(number, trio.current_time())
+                if block_hash := await self._nodes[index].block_hash(number):
+                    self._seen.see_hash(index, number, block_hash)
+            except NoAnswer:
+                return
+
+    async def _head(self, index: int) -> int:
+        """A node's head; 0 if it does not tell."""
+        try:
+            return await self._nodes[index].head()
+        except NoAnswer:
+            return 0
+
+    async def _wait_for_head(self, index: int, number: int) -> None:
+        with trio.move_on_after(PATIENCE_SECONDS):
+            while await self._head(index) < number:
+                if not self._network.is_running(index):
+                    raise Violation(self._network.children[index].describe_end())
+                await trio.sleep(OBSERVE_SECONDS)
+            return
+        raise Violation(f"node {index} has no block {number} after {PATIENCE_SECONDS:.0f} s")
+
+    async def _recover_all(self) -> None:
+        target = self._seen.highest + 2
+        for index in range(self._manifest.node_count):
+            try:
+                await self._wait_for_head(index, target)
+            except Violation as violation:
+                self._violate(str(violation))
+
+    def _violate(self, text: str) -> None:
+        self._violations.append(text)
+        self._say(f"{self._now:7.1f} s  VIOLATION {text}")
+
+    # Faults.
+
+    async def _run_lane(self, lane: tuple[Fault, ...]) -> None:
+        for fault in lane:
+            await trio.sleep(fault.pause_seconds)
+            began = self._now
+            self._say(f"{began:7.1f} s  {fault.kind} node {fault.node}")
+            try:
+                await self._inject(fault)
+                ended = self._now
+                await self._wait_for_head(fault.node, self._seen.highest + 1)
+            except Violation as violation:
+                self._violate(f"{fault.kind} node {fault.node}: {violation}")
+                return
+            recovered = self._now
+            self._say(f"{recovered:7.1f} s  node {fault.node} is back after {fault.kind}")
+            self._faults.append(
+                {
+                    "kind": fault.kind.value,
+                    "node": fault.node,
+                    "began_seconds": round(began, 1),
+                    "ended_seconds": round(ended, 1),
+                    "recovered_seconds": round(recovered, 1),
+                }
+            )
+
+    async def _inject(self, fault: Fault) -> None:
+        network, node = self._network, fault.node
+        match fault.kind:
+            case FaultKind.LATE_START:
+                await trio.sleep(fault.duration_seconds)
+                network.start(node)
+            case FaultKind.KILL:
+                await self._kill(node)
+                await trio.sleep(fault.duration_seconds)
+                network.start(node)
+            case FaultKind.RESTART:
+                network.send(node, signal.SIGTERM)
+                if not await network.wait_for_end(node):
+                    raise Violation("it did not end after SIGTERM")
+                await trio.sleep(fault.duration_seconds)
+                network.start(node)
+            case FaultKind.PAUSE:
+                network.send_all(node, signal.SIGSTOP)
+                await trio.sleep(fault.duration_seconds)
+                network.send_all(node, signal.SIGCONT)
+            case FaultKind.DISCONNECT | FaultKind.SILENCE:
+                is_cut = fault.kind is FaultKind.DISCONNECT
+                network.set_links(node, LinkState.CUT if is_cut else LinkState.SILENT)
+                await trio.sleep(fault.duration_seconds)
+                network.set_links(node, LinkState.OPEN)
+            case FaultKind.WIPE:
+                await self._wipe(fault, keep_guard=False)
+            case FaultKind.WIPE_KEEP_GUARD:
+                await self._wipe(fault, keep_guard=True)
+            case FaultKind.DISK_FULL:
+                await self._fill_disk(fault)
+            case FaultKind.CLONE:
+                await self._clone(fault)
+
+    async def _kill(self, node: int) -> None:
+        self._network.send(node, signal.SIGKILL)
+        await self._network.wait_for_end(node)
+
+    def _validator_index(self, node: int) -> int:
+        """Its place in the order of addresses, which certificates count by."""
+        validators = self._network.validators
+        return sorted(validators).index(validators[node])
+
+    async def _wipe(self, fault: Fault, *, keep_guard: bool) -> None:
+        """Lose all but the key: nothing may be signed that may have been signed before."""
+        network, node = self._network, fault.node
+        own_head = await self._head(node)
+        await self._kill(node)
+        signed = self._seen.highest + 1
+        await trio.sleep(fault.duration_seconds)
+        network.wipe(node, keep_guard=keep_guard)
+        others = [
+            await self._head(index)
+            for index in range(self._manifest.validator_count)
+            if index != node and network.is_running(index)
+        ]
+        known = min(head for head in others if head)
+        log = network.log_length(node)
+        network.start(node)
+        await self._wait_for_head(node, known)
+        said = re.search(r"first_signable=(\d+)", network.read_log(node, log))
+        first = int(said[1]) if said else 0
+        least = own_head + 1 if keep_guard else known + 3
+        if first < least:
+            raise Violation(f"it would sign from block {first} on, not from {least} on")
+        last = first - 1
+        self._silences.append(
+            Silence(self._validator_index(node), signed + 1, last, "its directory had been lost")
+        )
+        await self._wait_for_head(node, first)
+
+    async def _fill_disk(self, fault: Fault) -> None:
+        """No file can be written: nothing is signed until the node is started with room."""
+        network, node = self._network, fault.node
+        network.set_disk_full(node)
+        # What it was writing, and what the network was deciding, may still be signed.
+        first = self._seen.highest + 3
+        await trio.sleep(fault.duration_seconds)
+        if network.is_running(node) and not await self._has_stopped_signing(node):
+            raise Violation("it does not say that it has stopped signing")
+        await self._kill(node)
+        self._silences.append(
+            Silence(self._validator_index(node), first, self._seen.highest, "its disk was full")
+        )
+        network.start(node)
+
+    async def _has_stopped_signing(self, node: int) -> bool:
+        url = f"http://{HOST}:{self._network.places[node].metrics_port}/metrics"
+        async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
+            try:
+                text = (await client.get(url)).text
+            except httpx.HTTPError:
+                return not self._network.is_running(node)
+        return re.search(r"^pot_pbft_signing_stopped 1", text, re.MULTILINE) is not None
+
+    async def _clone(self, fault: Fault) -> None:
+        """Its key in a second node, which knows nothing of the first."""
+        network = self._network
+        network.copy_key(fault.node)
+        self._cloned.add(fault.node)
+        network.start(network.clone)
+        await self._wait_for_head(network.clone, self._seen.highest)
+        await trio.sleep(fault.duration_seconds)
+        await self._collect_hashes(network.clone)
+        network.send(network.clone, signal.SIGTERM)
+        await network.wait_for_end(network.clone)
+
+    # Afterwards.
+
+    async def _collect_hashes(self, index: int) -> int:
+        """Look at every block of a node; its head."""
+        head = await self._head(index)
+        for number in range(head + 1):
+            for _ in range(3):
+                try:
+                    block_hash = await self._nodes[index].block_hash(number)
+                except NoAnswer:
+                    continue
+                break
+            else:
+                self._violate(f"node {index} does not tell its block {number}")
+                continue
+            if block_hash is None:
+                self._violate(f"node {index} has head {head} and no block {number}")
+            else:
+                self._seen.see_hash(index, number, block_hash)
+        return head
+
+    async def _audit(self) -> None:
+        count = self._manifest.node_count
+        for index in range(count):
+            if not self._network.is_running(index):
+                self._violate(self._network.children[index].describe_end())
+            await self._collect_hashes(index)
+        for text in self._seen.list_forks():
+            self._violate(f"fork: {text}")
+        for index in range(count):
+            for text in await self._find_lost(index):
+                self._violate(f"lost at node {index}: {text}")
+        for name, history, check in (
+            ("register", self._recorder.register, check_register),
+            ("set", self._recorder.set, check_set),
+        ):
+            self._say(f"{len(history)} operations on the {name}")
+            for text in await trio.to_thread.run_sync(check, history):
+                self._violate(f"{name}: {text}")
+        signers = await self._read_signers()
+        for text in list_broken_silences(self._silences, signers):
+            self._violate(text)
+        for author in sorted(self._find_equivocators() - self._cloned):
+            self._violate(f"node {author} signed two different votes, and its key was not copied")
+
+    async def _find_lost(self, index: int) -> list[str]:
+        """Acknowledged transactions that a node does not have, or has elsewhere."""
+        node, lost = self._nodes[index], []
+        try:
+            for known in self._recorder.acknowledged:
+                receipt = await node.call("eth_getTransactionReceipt", known.transaction_hash)
+                place = (
+                    (receipt["blockHash"], int(str(receipt["blockNumber"]), 16))
+                    if isinstance(receipt, dict)
+                    else None
+                )
+                if place != (known.block_hash, known.block_number):
+                    lost.append(f"{known} is in {place}")
+            _, *held = await read_words(node, SET, await node.head())
+        except NoAnswer as error:
+            return [f"no answer: {error}"]
+        calls = [call for call in self._recorder.set if call.action[0] == "add"]
+        elements = {
+            is_open: [int(str(call.action[1])) for call in calls if call.is_open is is_open]
+            for is_open in (False, True)
+        }
+        missing, strange = compare_set(elements[False], elements[True], held)
+        return [
+            *lost,
+            *(f"element {element} is not there" for element in missing),
+            *(f"element {element} was not added so often" for element in strange),
+        ]
+
+    async def _read_signers(self) -> dict[int, list[frozenset[int]]]:
+        """Who is in each node's certificate of the blocks that somebody must not have signed."""
+        signers: dict[int, list[frozenset[int]]] = {}
+        for silence in self._silences:
+            for number in range(silence.first, silence.last + 1):
+                for node in self._nodes[: self._manifest.node_count]:
+                    try:
+                        proof = await node.call("pot_getProof", {}, hex(number))
+                    except NoAnswer as error:
+                        self._violate(f"no certificate of block {number}: {error}")
+                        continue
+                    assert isinstance(proof, dict)
+                    certificate = decode_certificate(from_hex(proof["certificate"]))
+                    signers.setdefault(number, []).append(
+                        frozenset(index for index, _ in certificate.signatures)
+                    )
+        return signers
+
+    def _find_equivocators(self) -> set[int]:
+        """The nodes whose conflicting votes any other one has logged."""
+        places = {address.hex(): node for node, address in enumerate(self._network.validators)}
+        return {
+            places[author]
+            for index in range(self._manifest.node_count)
+            for author in re.findall(
+                r"validator equivocates.*?author=(?:0x)?([0-9a-f]{40})",
+                self._network.read_log(index),
+            )
+        }
+
+    def _report(self, recovery_seconds: float) -> dict[str, object]:
+        histories = (self._recorder.register, self._recorder.set)
+        is_lost = [text for text in self._violations if text.startswith("lost")]
+        return {
+            "seed": self._manifest.seed,
+            "validators": self._manifest.validator_count,
+            "nodes": self._manifest.node_count,
+            "seconds": round(self._now, 1),
+            "faults": self._faults,
+            "blocks": self._seen.highest,
+            "operations": sum(map(len, histories)),
+            "unanswered": sum(call.is_open for calls in histories for call in calls),
+            "acknowledged": len(self._recorder.acknowledged),
+            "lost": len(is_lost),
+            "forks": len(self._seen.list_forks()),
+            "longest_stall_seconds": round(self._seen.longest_stall_seconds, 1),
+            "recovery_seconds": round(recovery_seconds, 1),
+            "equivocators": sorted(self._find_equivocators()),
+            "passed_bytes": self._network.count_passed_bytes(),
+            "violations": self._violations,
+        }
+
+
+def check_register(history: list[Operation[object]]) -> list[str]:
+    """What no order of the register's operations explains."""
+    return _explain(partial(linearizability.find_violation, history, linearizability.REGISTER))
+
+
+def check_set(history: list[Operation[object]]) -> list[str]:
+    """What no order of the set's operations explains."""
+    return _explain(partial(linearizability.find_violation, history, linearizability.SET))
+
+
+def _explain(search: Callable[[], tuple[Operation[object], ...] | None]) -> list[str]:
+    try:
+        found = search()
+    except linearizability.Undecided as error:
+        return [f"undecided: {error}"]
+    return [] if found is None else [f"not linearizable at {found}"]

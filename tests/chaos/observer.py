@@ -31,6 +31,13 @@ class Observations:
         if number > self.highest:
             self.highest, self.grown_at = number, now
 
+    def find_last(self, node: int) -> int:
+        """The highest number of which the node gave a block; 0 if none."""
+        return max(
+            (n for n, seen in self.hashes.items() if any(node in nodes for nodes in seen.values())),
+            default=0,
+        )
+
     def list_forks(self) -> list[str]:
         """Every number of which nodes gave different final blocks."""
         return [

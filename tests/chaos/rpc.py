@@ -8,6 +8,9 @@ import trio
 TIMEOUT_SECONDS: Final = 5.0
 """For an answer; a paused node gives none."""
 
+ATTEMPTS: Final = 6
+"""Of one who insists: half a minute to a minute."""
+
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 
 
@@ -45,6 +48,21 @@ class Rpc:
         if "error" in body:
             raise Refused(str(body["error"].get("message")))
         return body["result"]
+
+    async def insist(self, method: str, *params: Json) -> Json:
+        """The result of a method, asked for again if there is no answer: for when all is well.
+
+        Raises:
+            NoAnswer: There is none, or the node refuses.
+        """
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return await self.call(method, *params)
+            except Refused:
+                raise
+            except NoAnswer:
+                await trio.sleep(TIMEOUT_SECONDS)
+        return await self.call(method, *params)
 
     async def head(self) -> int:
         """The number of the last final block."""

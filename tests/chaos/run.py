@@ -1,9 +1,11 @@
 """One run: a network, its clients, what goes wrong, and whether anything came of it."""
 
+import itertools
 import random
 import re
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -279,22 +281,26 @@ class Run:
         # What it was writing, and what the network was deciding, may still be signed.
         first = self._seen.highest + 3
         await trio.sleep(fault.duration_seconds)
-        if network.is_running(node) and not await self._has_stopped_signing(node):
-            raise Violation("it does not say that it has stopped signing")
+        await self._wait_until_signing_stopped(node)
         await self._kill(node)
         self._silences.append(
             Silence(self._validator_index(node), first, self._seen.highest, "its disk was full")
         )
         network.start(node)
 
-    async def _has_stopped_signing(self, node: int) -> bool:
+    async def _wait_until_signing_stopped(self, node: int) -> None:
+        """Return when the node says so, or has ended."""
         url = f"http://{HOST}:{self._network.places[node].metrics_port}/metrics"
-        async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
-            try:
-                text = (await client.get(url)).text
-            except httpx.HTTPError:
-                return not self._network.is_running(node)
-        return re.search(r"^pot_pbft_signing_stopped 1", text, re.MULTILINE) is not None
+        async with httpx.AsyncClient() as client:
+            with trio.move_on_after(PATIENCE_SECONDS):
+                while self._network.is_running(node):
+                    with suppress(httpx.HTTPError):  # on its way out
+                        text = (await client.get(url)).text
+                        if re.search(r"^pot_pbft_signing_stopped 1", text, re.MULTILINE):
+                            return
+                    await trio.sleep(OBSERVE_SECONDS)
+                return
+        raise Violation("it does not say that it has stopped signing")
 
     async def _clone(self, fault: Fault) -> None:
         """Its key in a second node, which knows nothing of the first."""
@@ -310,24 +316,19 @@ class Run:
 
     # Afterwards.
 
-    async def _collect_hashes(self, index: int) -> int:
-        """Look at every block of a node; its head."""
-        head = await self._head(index)
-        for number in range(head + 1):
-            for _ in range(3):
-                try:
-                    block_hash = await self._nodes[index].block_hash(number)
-                except NoAnswer:
-                    continue
+    async def _collect_hashes(self, index: int) -> None:
+        """Look at every block of a node, from the first to its head."""
+        for number in itertools.count():
+            try:
+                block = await self._nodes[index].insist("eth_getBlockByNumber", hex(number), False)
+            except NoAnswer as error:
+                self._violate(f"node {index} does not tell its block {number}: {error}")
+                return
+            if not isinstance(block, dict):
                 break
-            else:
-                self._violate(f"node {index} does not tell its block {number}")
-                continue
-            if block_hash is None:
-                self._violate(f"node {index} has head {head} and no block {number}")
-            else:
-                self._seen.see_hash(index, number, block_hash)
-        return head
+            self._seen.see_hash(index, number, str(block["hash"]))
+        if number <= self._seen.find_last(index):
+            self._violate(f"node {index} has lost its block {number}")
 
     async def _audit(self) -> None:
         count = self._manifest.node_count
@@ -338,8 +339,11 @@ class Run:
         for text in self._seen.list_forks():
             self._violate(f"fork: {text}")
         for index in range(count):
-            for text in await self._find_lost(index):
-                self._violate(f"lost at node {index}: {text}")
+            try:
+                for text in await self._find_lost(index):
+                    self._violate(f"lost at node {index}: {text}")
+            except NoAnswer as error:
+                self._violate(f"node {index} does not answer: {error}")
         for name, history, check in (
             ("register", self._recorder.register, check_register),
             ("set", self._recorder.set, check_set),
@@ -356,19 +360,16 @@ class Run:
     async def _find_lost(self, index: int) -> list[str]:
         """Acknowledged transactions that a node does not have, or has elsewhere."""
         node, lost = self._nodes[index], []
-        try:
-            for known in self._recorder.acknowledged:
-                receipt = await node.call("eth_getTransactionReceipt", known.transaction_hash)
-                place = (
-                    (receipt["blockHash"], int(str(receipt["blockNumber"]), 16))
-                    if isinstance(receipt, dict)
-                    else None
-                )
-                if place != (known.block_hash, known.block_number):
-                    lost.append(f"{known} is in {place}")
-            _, *held = await read_words(node, SET, await node.head())
-        except NoAnswer as error:
-            return [f"no answer: {error}"]
+        for known in self._recorder.acknowledged:
+            receipt = await node.insist("eth_getTransactionReceipt", known.transaction_hash)
+            place = (
+                (receipt["blockHash"], int(str(receipt["blockNumber"]), 16))
+                if isinstance(receipt, dict)
+                else None
+            )
+            if place != (known.block_hash, known.block_number):
+                lost.append(f"{known} is in {place}")
+        _, *held = await read_words(node, SET, await node.head())
         calls = [call for call in self._recorder.set if call.action[0] == "add"]
         elements = {
             is_open: [int(str(call.action[1])) for call in calls if call.is_open is is_open]
@@ -388,7 +389,7 @@ class Run:
             for number in range(silence.first, silence.last + 1):
                 for node in self._nodes[: self._manifest.node_count]:
                     try:
-                        proof = await node.call("pot_getProof", {}, hex(number))
+                        proof = await node.insist("pot_getProof", {}, hex(number))
                     except NoAnswer as error:
                         self._violate(f"no certificate of block {number}: {error}")
                         continue

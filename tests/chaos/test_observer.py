@@ -18,6 +18,13 @@ def test_a_node_that_changes_its_mind_is_a_fork() -> None:
     assert len(seen.list_forks()) == 1
 
 
+def test_a_nodes_last_block_is_remembered() -> None:
+    seen = Observations(started=0)
+    seen.see_hash(0, 5, "0xa")
+    seen.see_hash(1, 9, "0xb")
+    assert [seen.find_last(node) for node in range(3)] == [5, 9, 0]
+
+
 def test_the_longest_stall_is_between_new_highest_heads() -> None:
     seen = Observations(started=10)
     for now, head in ((11, 1), (12, 2), (13, 1), (19, 2), (20, 3), (22, 3)):

@@ -298,6 +298,7 @@ class _Step:
                     )
                     if self.state.committed is None:
                         self._update(committed=message)
+                    self._add_commits(message)
                 case _:
                     assert_never(message)
         except InvalidMessage as error:
@@ -312,6 +313,13 @@ class _Step:
         if held is None:
             self._set_log(self.state.log.add_vote(vote), vote.author)
         return True
+
+    def _add_commits(self, message: Committed) -> None:
+        """Record a certificate's votes, so that one of them may contradict another we hold."""
+        view, digest = message.certificate.view, message.digest
+        for author, signature in message.certificate.signatures:
+            commit = MessageKind.COMMIT
+            self._add_vote(Vote(commit, message.number, view, digest, author, signature))
 
     def _set_log(self, log: MessageLog, author: ValidatorIndex) -> None:
         """Take over the log with something new of `author`, and see whether it forgot a lock."""
@@ -365,7 +373,10 @@ class _Step:
         state = self.state
         if status.view != state.view or state.proposal is None or not self._may_answer(sender):
             return
-        if status.digest == ZERO_HASH and self._is_primary:
+        digest = get_pre_prepare(state.proposal).vote.digest
+        # Who holds another proposal of this view is to see that its primary signed two.
+        is_other = status.digest not in (ZERO_HASH, digest)
+        if is_other or (status.digest == ZERO_HASH and self._is_primary):
             self.effects.append(Send(sender, state.proposal))
         for vote in (state.own_prepare, state.own_commit):
             if vote is not None:

@@ -79,9 +79,11 @@ class Checkers:
                 f"S7: {name} counts a COMMIT that {author} never cast"
             )
 
-    def on_sent(self, guard: GuardState | None, message: Message) -> None:
+    def on_sent(self, sender: ValidatorIndex, guard: GuardState | None, message: Message) -> None:
         """S2, S3, S4 and S8, across restarts too, and nothing sent that is not durable."""
-        for vote in _own_votes(message):
+        for vote in _list_votes(message):
+            if vote.author != sender:
+                continue  # another's proposal, shown to who holds a different one
             kind = _kind_of(vote)
             assert guard is not None, f"sent {_describe(vote)} without a guard"
             position = vote.number, vote.view, STEPS[kind]
@@ -260,7 +262,7 @@ def _describe(vote: Vote | ViewChangeVote) -> str:
     return f"{_kind_of(vote).name} {vote.number}/{vote.view} of {vote.author}"
 
 
-def _own_votes(message: Message) -> list[Vote | ViewChangeVote]:
+def _list_votes(message: Message) -> list[Vote | ViewChangeVote]:
     match message:
         case Vote():
             return [message]

@@ -653,7 +653,7 @@ class Cluster:
 
     def _check_sent(self, node: Node, message: Message) -> None:
         if not node.is_byzantine:
-            self.checkers.on_sent(node.disk.guard, message)
+            self.checkers.on_sent(node.index, node.disk.guard, message)
 
     def _send(self, node: Node, receiver: ValidatorIndex, message: Message) -> None:
         if node.is_liar:

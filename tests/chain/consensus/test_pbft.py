@@ -593,6 +593,22 @@ def test_status_is_answered_with_what_its_author_lacks_once_a_period() -> None:
     assert again.effects == (Send(two, prepare(0)),)
 
 
+def test_who_holds_another_proposal_of_the_view_is_shown_ours() -> None:
+    # An equivocating primary tells each half of the backups another block.
+    ours, theirs = accepted(), run(backup(2), pre_prepare(BLOCK_B)).state
+    told = apply(ours, status(2, digest=BLOCK_B.hash))
+    assert Send(ValidatorIndex(2), pre_prepare()) in told.effects
+    shown = apply(theirs, pre_prepare())
+    evidence = ReportEvidence(pre_prepare(BLOCK_B).vote, pre_prepare().vote)
+    assert shown.effects == (evidence,)
+
+
+def test_a_certificate_shows_who_committed_another_block_before() -> None:
+    given = run(backup(), commit(3, BLOCK_B)).state
+    message = Committed(BlockNumber(1), BLOCK_A.hash, certificate(authors=(0, 2, 3)))
+    assert ReportEvidence(commit(3, BLOCK_B), commit(3)) in apply(given, message).effects
+
+
 def test_stale_view_change_or_status_is_answered_with_the_certificate() -> None:
     given = pbft.start(config_of(1, number=5)).state
     for stale in (view_change(3, 2, number=4), status(3, number=4)):

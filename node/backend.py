@@ -7,7 +7,6 @@ import trio
 
 from chain.consensus.messages import MessageKind, get_pre_prepare
 from chain.primitives import Address, BlockNumber, Hash32
-from chain.training.history import Committee
 from chain.types.transaction import decode_transaction
 from node.consensus_host import ConsensusHost
 from node.diagnosis import ValidatorStatus, describe, diagnose
@@ -75,7 +74,6 @@ class Backend:
         consensus: ConsensusHost,
         sync: BlockSync,
         store: BlockStore,
-        committee: Committee,
         validator: Address | None,
         situation: SituationReader,
         rpc_reports: RpcReports,
@@ -87,7 +85,6 @@ class Backend:
         self._consensus = consensus
         self._sync = sync
         self._store = store
-        self._committee = committee
         self._validator = validator
         self._situation = situation
         self._rpc_reports = rpc_reports
@@ -128,7 +125,7 @@ class Backend:
             "peerId": self._network.peer_id,
             "listen": list(self._network.listen_addresses()),
             "validator": None if self._validator is None else "0x" + self._validator.hex(),
-            "role": "follower" if self._validator is None else "validator",
+            "role": "validator" if self._consensus.is_member else "follower",
             "isSigning": self._consensus.is_signing,
         }
 
@@ -139,7 +136,8 @@ class Backend:
         coinbases = self._store.coinbases(first, head)
         sessions = {peer.validator: peer for peer in self._network.peers()}
         rows: list[JsonValue] = []
-        pairs = zip(self._committee.validators, self._committee.operators, strict=True)
+        committee = self._store.next_committee()
+        pairs = zip(committee.validators, committee.operators, strict=True)
         for index, (validator, operator) in enumerate(pairs):
             is_self = validator == self._validator
             peer = sessions.get(validator)

@@ -242,6 +242,11 @@ class NodeConfig(BaseSettings):
         return self.data_dir / "blobs"
 
     @property
+    def evidence_dir(self) -> Path:
+        """Conflicting votes of validators that are not on chain yet."""
+        return self.data_dir / "evidence"
+
+    @property
     def reveal_dir(self) -> Path:
         """What opens commitments."""
         return self.data_dir / "reveals"

@@ -6,7 +6,7 @@ One task performs the effects of one transition in order, before the next input.
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
@@ -32,6 +32,7 @@ from chain.consensus.effects import (
     SetTimer,
     ValidateBlock,
 )
+from chain.consensus.evidence import build_evidence
 from chain.consensus.guard import build_floor_guard, compute_first_signable, permits
 from chain.consensus.inputs import (
     BlockBuilt,
@@ -74,6 +75,7 @@ from chain.validation import validate_fresh_proposal
 from node.clock import Clock
 from node.consensus_watch import ConsensusWatch
 from node.errors import OperatorError, StorageFailed
+from node.evidence import EvidenceStore
 from node.executor import Executor, Refusal, validate_body
 from node.mempool import Mempool
 from node.metrics import NodeMetrics
@@ -152,6 +154,15 @@ class Signer(Protocol):
         """The deterministic signature of a digest."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Received:
+    """A validator's message on its way to the core; the sender's index is of the number then."""
+
+    sender: Address
+    message: Message
+    is_verified: bool
+
+
 class ConsensusHost:
     """Runs the replica of this node at the number after its head."""
 
@@ -160,7 +171,6 @@ class ConsensusHost:
         *,
         domain: SigningDomain,
         parameters: ChainParameters,
-        validators: tuple[Address, ...],
         signer: Signer | None,
         store: BlockStore,
         executor: Executor,
@@ -168,6 +178,7 @@ class ConsensusHost:
         mempool: Mempool,
         network: ConsensusNetwork,
         clock: Clock,
+        evidence: EvidenceStore,
         on_finalized: Callable[[Block], None],
         metrics: NodeMetrics | None = None,
     ) -> None:
@@ -178,9 +189,10 @@ class ConsensusHost:
         """Whose heads are known, while a validator without a guard waits for a quorum of them."""
         self.metrics = metrics or NodeMetrics()
         self.watch = ConsensusWatch(self.metrics, clock, store.head)
+        self.is_member = False
+        """Whether the key of this node is a validator's at the number being decided."""
         self._domain = domain
         self._parameters = parameters
-        self._validators = validators
         self._signer = signer
         self._store = store
         self._executor = executor
@@ -188,6 +200,7 @@ class ConsensusHost:
         self._mempool = mempool
         self._network = network
         self._clock = clock
+        self._evidence = evidence
         self._on_finalized = on_finalized
         self._timing = Timing(
             min_block_interval_ms=parameters.min_block_interval_ms,
@@ -196,14 +209,9 @@ class ConsensusHost:
             view_timeout_cap_ms=parameters.view_timeout_cap_ms,
             resend_interval_ms=RESEND_INTERVAL_MS,
         )
-        self._own_index = (
-            ValidatorIndex(validators.index(signer.address))
-            if signer is not None and signer.address in validators
-            else None
-        )
         self._first_signable: BlockNumber | None = None
         self._state: pbft.ReplicaState | None = None
-        self._send_input, self._inputs = trio.open_memory_channel[Input | Redeliver | None](
+        self._send_input, self._inputs = trio.open_memory_channel[Input | _Received | None](
             INPUT_LIMIT
         )
         self._new_number: NewNumber | None = None
@@ -247,15 +255,14 @@ class ConsensusHost:
         block = _get_block(message)
         if block is not None:
             await trio.to_thread.run_sync(validate_body, block)
-        index = ValidatorIndex(self._validators.index(sender))
-        if message.number == self._state.config.number:
+        is_verified = message.number == self._state.config.number
+        if is_verified:
             verify_message(message, self._domain, self._validators, self._executor.recover)
             self.watch.on_message(sender, message)
-            await self._send_input.send(MessageReceived(index, message))
         else:
             self.watch.on_other_message(sender, message)
-            # Its number may begin while it waits in the queue: looked at again when it is taken.
-            await self._send_input.send(Redeliver(index, message))
+        # Another number may begin while it waits in the queue: looked at again when it is taken.
+        await self._send_input.send(_Received(sender, message, is_verified))
 
     def on_transaction(self) -> None:
         """The pool took a transaction that can be included."""
@@ -290,7 +297,7 @@ class ConsensusHost:
                 if self._new_number is not None:
                     new_number, self._new_number = self._new_number, None
                     await self._apply(new_number)
-                checked = self._check(event) if isinstance(event, Redeliver) else event
+                checked = self._check(event) if isinstance(event, _Received) else event
                 if checked is not None:
                     await self._apply(checked)
 
@@ -301,10 +308,21 @@ class ConsensusHost:
         self.watch.on_transition(event, before, transition.state, transition.effects)
         await self._perform(transition)
 
-    def _check(self, given: Redeliver) -> MessageReceived | None:
-        """The input that a message makes, verified if its number has begun; None if it is bad."""
+    @property
+    def _validators(self) -> tuple[Address, ...]:
+        """Of the number being decided: indices mean these."""
         assert self._state is not None
-        if given.message.number == self._state.config.number:
+        return self._state.config.validators
+
+    def _check(self, given: "_Received") -> MessageReceived | None:
+        """The input that a message makes, verified if its number has begun.
+
+        None if it is bad, or its sender is no validator of the number that has begun meanwhile.
+        """
+        assert self._state is not None
+        if given.sender not in self._validators:
+            return None
+        if not given.is_verified and given.message.number == self._state.config.number:
             try:
                 verify_message(
                     given.message, self._domain, self._validators, self._executor.recover
@@ -312,12 +330,13 @@ class ConsensusHost:
             except InvalidMessage as error:
                 self._report(given.sender, error)
                 return None
-        return MessageReceived(given.sender, given.message)
+        index = ValidatorIndex(self._validators.index(given.sender))
+        return MessageReceived(index, given.message)
 
     async def _find_first_signable(self) -> None:
         """Rule S8: know what may have been signed before anything is."""
         signer = self._signer
-        if signer is None or self._own_index is None:
+        if signer is None:
             return
         guard = await trio.to_thread.run_sync(signer.guard.load)
         latest = compute_latest_intent(self._load_records())
@@ -342,17 +361,19 @@ class ConsensusHost:
     async def _wait_for_heads(self) -> BlockNumber:
         """The highest certified head among a quorum of validators, ours included."""
         assert self._signer is not None
-        quorum = compute_quorum(len(self._validators))
         heads = {self._signer.address: self._store.head_number()}
-        while len(heads) < quorum:
+        while True:
+            # Sync may be at work, and bring another set.
+            validators = self._store.next_committee().validators
+            if len(heads.keys() & set(validators)) >= compute_quorum(len(validators)):
+                return BlockNumber(max([self._store.head_number(), *heads.values()]))
             for peer in self._network.peers():
-                if peer.validator in self._validators and peer.validator not in heads:
+                if peer.validator in validators and peer.validator not in heads:
                     head = await self._fetch_certified_head(peer)
                     if head is not None:
                         heads[peer.validator] = head
                         self.known_heads = frozenset(heads)
             await trio.sleep(FRESHNESS_POLL_SECONDS)
-        return BlockNumber(max([self._store.head_number(), *heads.values()]))
 
     async def _fetch_certified_head(self, peer: PeerInfo) -> BlockNumber | None:
         """The head that a validator claims and proves; None if it does not.
@@ -370,7 +391,9 @@ class ConsensusHost:
         except UnreachablePeerError:
             pass
         except RejectedInputError as error:
-            self._network.report_fault(peer.peer_id, error)
+            # Further ahead the validators may be others: sync brings us there.
+            if number == self._store.head_number() + 1:
+                self._network.report_fault(peer.peer_id, error)
         return None
 
     async def _begin(self) -> None:
@@ -392,16 +415,24 @@ class ConsensusHost:
     def _make_config(self) -> NumberConfig:
         head = self._store.head()
         number = BlockNumber(head.number + 1)
-        window = ACTIVITY_WINDOW_TURNS * len(self._validators) + 2
+        validators = self._store.committee(number).validators
+        window = ACTIVITY_WINDOW_TURNS * len(validators) + 2
         coinbases = self._store.coinbases(BlockNumber(max(1, number - window)), head.number)
         may_sign = self._first_signable is not None and number >= self._first_signable
-        self.is_signing = may_sign
+        own_index = None
+        if self._signer is not None and self._signer.address in validators:
+            own_index = ValidatorIndex(validators.index(self._signer.address))
+        is_member = own_index is not None
+        if is_member != self.is_member:
+            _log.info("this node decides" if is_member else "this node follows", number=number)
+        self.is_member = is_member
+        self.is_signing = is_member and may_sign
         return NumberConfig(
             number=number,
             parent_hash=head.hash,
-            validators=self._validators,
-            primary_order=compute_primary_order(number, self._validators, coinbases),
-            own_index=self._own_index if may_sign else None,
+            validators=validators,
+            primary_order=compute_primary_order(number, validators, coinbases),
+            own_index=own_index if may_sign else None,
             domain=self._domain,
             timing=self._timing,
             proposal_age_ms=int(1000 * (trio.current_time() - self._parent_proposed_at)),
@@ -411,7 +442,7 @@ class ConsensusHost:
     def _get_sign(self) -> pbft.Sign | None:
         return None if self._signer is None else self._signer.sign
 
-    def _post(self, event: Input | Redeliver) -> None:
+    def _post(self, event: "Input | _Received") -> None:
         """Give the core an input from a task of ours; dropped only when hopelessly behind."""
         try:
             self._send_input.send_nowait(event)
@@ -450,15 +481,19 @@ class ConsensusHost:
             case SetTimer():
                 self._set_timer(effect)
             case FetchBlock(digest, validators):
-                self._nursery.start_soon(self._fetch, digest, validators)
+                authors = {self._validators[index] for index in validators}
+                self._nursery.start_soon(self._fetch, digest, authors)
             case ForwardTransactions():
                 self._network.announce_transactions(self._mempool.hashes())
-            case Redeliver():
-                self._post(effect)
+            case Redeliver(sender, message):
+                self._post(_Received(self._validators[sender], message, is_verified=False))
             case ReportRejection(sender, reason, detail):
-                self._report(sender, InvalidMessage(reason, detail))
+                self._report(self._validators[sender], InvalidMessage(reason, detail))
             case ReportEvidence(first, second):
-                _log.error("validator equivocates", author=first.author, first=first, second=second)
+                author = self._validators[first.author]
+                _log.error("validator equivocates", author=author, first=first, second=second)
+                evidence = build_evidence(first, second, author, self._domain.version)
+                self._nursery.start_soon(trio.to_thread.run_sync, self._evidence.add, evidence)
             case Halt(block):
                 raise OperatorError(
                     f"a quorum finalized block {block.number} (0x{block.hash.hex()}), which this "
@@ -566,8 +601,7 @@ class ConsensusHost:
         self._proposed_at = trio.current_time()
         await self._send_input.send(BlockBuilt(effect.number, effect.view, built.block))
 
-    async def _fetch(self, digest: Hash32, validators: tuple[ValidatorIndex, ...]) -> None:
-        wanted = {self._validators[index] for index in validators}
+    async def _fetch(self, digest: Hash32, wanted: set[Address]) -> None:
         for peer in self._network.peers():
             if peer.validator not in wanted:
                 continue
@@ -585,10 +619,10 @@ class ConsensusHost:
             await self._send_input.send(BlockFetched(block))
             return
 
-    def _report(self, sender: ValidatorIndex, error: InvalidMessage) -> None:
+    def _report(self, sender: Address, error: InvalidMessage) -> None:
         _log.warning("rejected", validator=sender, reason=str(error))
         for peer in self._network.peers():
-            if peer.validator == self._validators[sender]:
+            if peer.validator == sender:
                 self._network.report_fault(peer.peer_id, error)
 
     # Finality.
@@ -655,6 +689,7 @@ class ConsensusHost:
             senders=result.senders,
             delta=result.delta,
             training_rows=self._index.compute_rows(block.header, result.receipts),
+            next_committee=self._executor.read_next_committee(result),
         )
         self._truncate_log(block.number)
 

@@ -15,8 +15,11 @@ from chain.consensus.certificates import Recover, verify_commit_certificate
 from chain.consensus.messages import SigningDomain
 from chain.crypto import recover
 from chain.errors import InvalidBlock, RejectionReason
+from chain.execution.validator_set import read_next_set
+from chain.execution.world_state import StateDelta
 from chain.genesis import GenesisConfig
 from chain.primitives import Address, BlockNumber, Hash32
+from chain.training.history import Committee
 from chain.transition import BlockResult, apply_block, compute_transactions_root
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
@@ -68,6 +71,18 @@ class Refusal:
     error: InvalidBlock
 
 
+class _Overlay:
+    """A database as it will be with a delta."""
+
+    def __init__(self, delta: StateDelta, below: Database) -> None:
+        self._delta = delta
+        self._below = below
+
+    def get(self, key: bytes) -> bytes | None:
+        value = self._delta.get(key)
+        return self._below.get(key) if value is None else value
+
+
 def validate_body(block: Block) -> None:
     """Check that the body is the one its header commits to.
 
@@ -94,7 +109,6 @@ class Executor:
         store: BlockStore,
         config: GenesisConfig,
         domain: SigningDomain,
-        validators: tuple[Address, ...],
         clock: Clock,
         build_seconds: float,
         metrics: NodeMetrics | None = None,
@@ -105,7 +119,6 @@ class Executor:
         self._store = store
         self._config = config
         self._domain = domain
-        self._validators = validators
         self._clock = clock
         self._build_seconds = build_seconds
         self._thread = trio.CapacityLimiter(1)
@@ -116,11 +129,28 @@ class Executor:
     ) -> None:
         """Verify that `certificate` makes the block `digest` final.
 
+        Past the head's child the set may be another by then: that it does not verify means nothing.
+
         Raises:
             InvalidMessage: why it does not.
         """
+        validators = self._store.committee(number).validators
+        self.verify_certificate_of(certificate, number, digest, validators)
+
+    def verify_certificate_of(
+        self,
+        certificate: CommitCertificate,
+        number: BlockNumber,
+        digest: Hash32,
+        validators: tuple[Address, ...],
+    ) -> None:
+        """Verify that `validators` made the block `digest` final.
+
+        Raises:
+            InvalidMessage: why they did not.
+        """
         verify_commit_certificate(
-            certificate, number, digest, self._domain, self._validators, self.recover
+            certificate, number, digest, self._domain, validators, self.recover
         )
 
     async def execute(self, block: Block) -> BlockResult | Refusal:
@@ -143,7 +173,7 @@ class Executor:
                 block,
                 self._database,
                 self._config,
-                self._validators,
+                self._store.committee(block.number).validators,
                 self.verify_certificate,
             )
         except InvalidBlock as error:
@@ -188,6 +218,17 @@ class Executor:
             nursery.cancel_scope.cancel()
         self._keep(built.block.hash, built.result)
         return built
+
+    def read_next_committee(self, result: BlockResult) -> Committee | None:
+        """Who decides the block after an executed one; None if it is who decided that."""
+        header = result.header
+        found = read_next_set(
+            _Overlay(result.delta, self._database),
+            header,
+            self._config.chain_id,
+            self._store.committee(header.number).validators,
+        )
+        return None if found is None else Committee(*found)
 
     def _keep(self, digest: Hash32, result: BlockResult | Refusal) -> None:
         self._results[digest] = result

@@ -5,7 +5,6 @@ from chain.execution.system_contracts import CallKind, classify_call, decode_tas
 from chain.execution.world_state import WorldState
 from chain.genesis import GenesisConfig
 from chain.primitives import Address
-from chain.training.history import Committee
 from chain.types.transaction import Transaction
 from chain.validation import compute_next_base_fee, validate_transaction
 from node.ledger import LedgerReader
@@ -24,13 +23,11 @@ class HeadRules:
         database: Database,
         config: GenesisConfig,
         ledger: LedgerReader,
-        committee: Committee,
     ) -> None:
         self._store = store
         self._database = database
         self._config = config
         self._ledger = ledger
-        self._operators = frozenset(committee.operators)
         self._world: tuple[bytes, WorldState] | None = None
 
     def validate(self, transaction: Transaction) -> None:
@@ -64,7 +61,7 @@ class HeadRules:
     def classify(self, transaction: Transaction) -> Priority:
         """Operators' votes and registered miners' commitments have queues of their own."""
         match classify_call(transaction.to, transaction.data):
-            case CallKind.OPERATOR_VOTE if transaction.sender in self._operators:
+            case CallKind.OPERATOR_VOTE if self._is_operator(transaction.sender):
                 return Priority.OPERATOR_VOTE
             case CallKind.COMMITMENT:
                 task_id = decode_task_id(transaction.data)
@@ -73,6 +70,9 @@ class HeadRules:
             case CallKind.OPERATOR_VOTE | CallKind.OTHER:
                 pass
         return Priority.ORDINARY
+
+    def _is_operator(self, account: Address) -> bool:
+        return account in self._store.next_committee().operators
 
     def _view(self) -> WorldState:
         state_root = self._store.head().state_root

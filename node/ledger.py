@@ -4,10 +4,14 @@ from dataclasses import astuple
 
 from chain.execution import system_contracts
 from chain.execution.evm import BlockEnvironment, CallRequest, CallResult, call
-from chain.execution.system_contracts import GRADIENT_LEDGER, TASK_REGISTRY, VALIDATOR_SET
+from chain.execution.system_contracts import (
+    GRADIENT_LEDGER,
+    TASK_REGISTRY,
+    VALIDATOR_SET,
+    ValidatorState,
+)
 from chain.genesis import GenesisConfig
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
-from chain.training.history import Committee
 from chain.training.rounds import Phase
 from chain.training.task_spec import TaskTerms
 from chain.types.header import Header
@@ -72,10 +76,14 @@ class LedgerReader:
         data = self._call(GRADIENT_LEDGER, system_contracts.encode_get_miner(task_id, miner))
         return system_contracts.decode_miner(data).units > 0
 
-    def committee(self) -> Committee:
-        """The validators and their operators in the block after the head, by index."""
-        data = self._call(VALIDATOR_SET, system_contracts.encode_committee())
-        return Committee(*system_contracts.decode_committee(data))
+    def ask_validator_set(self, data: bytes) -> bytes:
+        """The answer of a view of the validator set, for the next block."""
+        return self._call(VALIDATOR_SET, data)
+
+    def validator(self, validator: Address) -> ValidatorState:
+        """A validator's account; of status NONE if it never was one."""
+        data = self._call(VALIDATOR_SET, system_contracts.encode_get_validator(validator))
+        return system_contracts.decode_validator(data)
 
     def mix_hash_after(self, number: BlockNumber) -> Hash32:
         """The mix hash of the child of a final block; it follows from the block."""

@@ -32,7 +32,6 @@ class MetricsFeed:
         *,
         metrics: NodeMetrics,
         max_peers: int,
-        is_validator: bool,
         store: BlockStore,
         index: TrainingIndex,
         blobs: BlobStore,
@@ -43,7 +42,6 @@ class MetricsFeed:
         situation: SituationReader,
     ) -> None:
         self._metrics = metrics
-        self._is_validator = is_validator
         self._store = store
         self._index = index
         self._blobs = blobs
@@ -75,7 +73,7 @@ class MetricsFeed:
         metrics.mempool_queued.set(queued)
         metrics.mempool_bytes.set(self._mempool.size_bytes)
         metrics.waiting_inputs.set(self._consensus.waiting_inputs)
-        metrics.signing_stopped.set(self._is_validator and not self._consensus.is_signing)
+        metrics.signing_stopped.set(self._consensus.is_member and not self._consensus.is_signing)
         if self._updates % BLOB_SCAN_UPDATES == 0:
             metrics.blob_bytes.set(self._blobs.used_bytes())
         self._updates += 1

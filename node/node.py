@@ -17,13 +17,14 @@ import trio
 from chain.consensus.messages import CONSENSUS_VERSION, SigningDomain
 from chain.crypto import get_address, sign
 from chain.errors import RejectedInputError
+from chain.execution.validator_set import read_genesis_set
 from chain.genesis import GenesisConfig, build_genesis, parse_genesis
 from chain.params import InvalidGenesisError
 from chain.primitives import Address, BlockNumber, Hash32, PrivateKey, Signature, TaskId
 from chain.training.history import Committee
 from chain.training.self_test import WrongNumbersError, run_self_test
 from chain.types.block import Block
-from chain.types.certificate import CommitCertificate
+from chain.types.certificate import MAX_VALIDATORS, CommitCertificate
 from chain.types.header import Header
 from chain.types.receipt import Receipt
 from chain.types.transaction import sign_transaction
@@ -34,6 +35,7 @@ from node.clock import SystemClock
 from node.config import KeySection, NodeConfig
 from node.consensus_host import ConsensusHost
 from node.errors import OperatorError
+from node.evidence import EvidenceStore
 from node.executor import Executor
 from node.head_rules import HeadRules
 from node.ipc.server import IpcServer
@@ -51,6 +53,7 @@ from node.network.protocols.status import Identity
 from node.network.stream import PeerId, UnreachablePeerError
 from node.network.wire import Head
 from node.reveals import Reveal, RevealStore
+from node.set_duties import SetDuties
 from node.situation import SituationReader
 from node.state_parts import StatePartStore
 from node.storage.block_store import BlockStore
@@ -266,7 +269,13 @@ def open_chain(config: NodeConfig) -> tuple[GenesisConfig, Database, BlockStore]
     database = open_database(config.database_dir)
     store = BlockStore(database)
     state = build_genesis(genesis)
-    store.initialize(state.header, state.delta, data)
+    committee = Committee(*read_genesis_set(genesis, state))
+    if committee.validators != genesis.parameters.validators:
+        raise OperatorError(
+            "genesis.json: config.proofOfTraining.validators differ from the ValidatorSet contract "
+            "in alloc: make the file with `pot genesis new`"
+        )
+    store.initialize(state.header, state.delta, data, committee)
     return genesis, database, store
 
 
@@ -352,25 +361,22 @@ class _Node:
         self._config = config
         self._config_file = config_file
         self._store = store
+        self._connected_validators: tuple[Address, ...] = ()
         clock = SystemClock()
         ledger = LedgerReader(store, database, genesis, clock)
-        self._committee = committee = ledger.committee()
-        validator = _check_role(signer, committee, genesis)
+        validator = None if signer is None else signer.address
         domain = SigningDomain(genesis.chain_id, store.genesis_hash(), CONSENSUS_VERSION)
-        rules = HeadRules(
-            store=store, database=database, config=genesis, ledger=ledger, committee=committee
-        )
+        rules = HeadRules(store=store, database=database, config=genesis, ledger=ledger)
         mempool = Mempool(rules)
         pool = Pool(mempool)
         blobs = BlobStore(config.blob_dir, quota_bytes=config.blobs.quota_bytes)
         blobs.recover()
-        index = TrainingIndex(store, committee)
+        index = TrainingIndex(store)
         self._executor = executor = Executor(
             database=database,
             store=store,
             config=genesis,
             domain=domain,
-            validators=committee.validators,
             clock=clock,
             build_seconds=BUILD_SECONDS,
             metrics=metrics,
@@ -378,9 +384,7 @@ class _Node:
         host = LibP2PHost(
             key=load_or_create_host_key(config.host_key_file),
             listen_addresses=config.network.listen,
-            max_connections=config.network.max_peers
-            + len(committee.validators)
-            + MAX_PENDING_CONNECTIONS,
+            max_connections=config.network.max_peers + MAX_VALIDATORS + MAX_PENDING_CONNECTIONS,
             is_laboratory=config.network.accept_private_addresses,
         )
         source = _BlockSource(store)
@@ -407,11 +411,11 @@ class _Node:
             state_source=SnapshotSource(store, database, index),
             random=random.Random().random,  # noqa: S311 - jitter of redialling
         )
-        network.set_validators(committee.validators)
+        self._connect_validators()
+        evidence = EvidenceStore(config.evidence_dir)
         self._consensus = consensus = ConsensusHost(
             domain=domain,
             parameters=genesis.parameters,
-            validators=committee.validators,
             signer=signer,
             store=store,
             executor=executor,
@@ -419,6 +423,7 @@ class _Node:
             mempool=mempool,
             network=network,
             clock=clock,
+            evidence=evidence,
             on_finalized=self._on_finalized,
             metrics=metrics,
         )
@@ -429,7 +434,7 @@ class _Node:
             executor=executor,
             network=network,
             finalize=consensus.finalize,
-            is_validator=validator is not None,
+            own_validator=validator,
             snapshot=SnapshotSync(
                 store=store,
                 database=database,
@@ -443,7 +448,6 @@ class _Node:
         )
         situation = SituationReader(
             parameters=genesis.parameters,
-            committee=committee,
             validator=validator,
             names=config.names,
             data_dir=config.data_dir,
@@ -464,7 +468,16 @@ class _Node:
         operator = None
         if operator_key is not None:
             account = _OperatorAccount(operator_key, genesis, store, pool, mempool)
-            operator = _check_operator(account, validator, committee)
+            operator = _check_operator(account, validator, store.next_committee())
+        self._set_duties = None
+        if operator is not None:
+            self._set_duties = SetDuties(
+                operator=operator,
+                ledger=ledger,
+                store=store,
+                evidence=evidence,
+                evidence_blocks=genesis.parameters.evidence_blocks,
+            )
         reveals = RevealStore(config.reveal_dir)
         state_parts = StatePartStore(config.state_part_dir)
         self._training = TrainingHost(
@@ -498,7 +511,6 @@ class _Node:
         self._metrics_feed = MetricsFeed(
             metrics=metrics,
             max_peers=config.network.max_peers,
-            is_validator=validator is not None,
             store=store,
             index=index,
             blobs=blobs,
@@ -516,7 +528,6 @@ class _Node:
                 consensus=consensus,
                 sync=sync,
                 store=store,
-                committee=committee,
                 validator=validator,
                 situation=situation,
                 rpc_reports=metrics.rpc_reports,
@@ -536,6 +547,8 @@ class _Node:
                 await nursery.start(self._training.run)
                 nursery.start_soon(self._collector.run)
                 nursery.start_soon(self._sync.run)
+                if self._set_duties is not None:
+                    nursery.start_soon(self._set_duties.run)
                 nursery.start_soon(self._update_metrics)
                 for _ in range(self._config.rpc.processes):
                     nursery.start_soon(self._run_rpc)
@@ -596,7 +609,15 @@ class _Node:
     async def _handle_consensus(self, sender: Address, payload: bytes) -> None:
         await self._consensus.handle_message(sender, payload)
 
+    def _connect_validators(self) -> None:
+        """Have consensus streams with the validators of the block being decided."""
+        validators = self._store.next_committee().validators
+        if validators != self._connected_validators:
+            self._connected_validators = validators
+            self._network.set_validators(validators)
+
     def _on_finalized(self, block: Block) -> None:
+        self._connect_validators()
         self._ipc.announce_head(block.number, block.hash)
         if self._training is not None:
             self._training.wake()
@@ -637,36 +658,19 @@ def _parse_checkpoint(text: str) -> Hash32 | None:
     return Hash32(bytes.fromhex(text.removeprefix("0x"))) if text else None
 
 
-def _check_role(
-    signer: ConsensusSigner | None, committee: Committee, genesis: GenesisConfig
-) -> Address | None:
-    if committee.validators != genesis.parameters.validators:
-        raise OperatorError(
-            "genesis.json: config.proofOfTraining.validators differ from the ValidatorSet contract "
-            "in alloc: make the file with `pot genesis new`"
-        )
-    if signer is None:
-        return None
-    if signer.address not in committee.validators:
-        raise OperatorError(
-            f"consensus.key_file holds 0x{signer.address.hex()}, which is no validator of this "
-            "network: set it to a validator's key, or remove it to follow"
-        )
-    return signer.address
-
-
 def _check_operator(
     account: _OperatorAccount, validator: Address | None, committee: Committee
 ) -> Operator:
     if validator is None:
         raise OperatorError("operator.key_file is set without consensus.key_file: set both or none")
-    index = committee.validators.index(validator)
-    if committee.operators[index] != account.address:
-        raise OperatorError(
-            f"operator.key_file holds 0x{account.address.hex()}, but the operator of this "
-            f"validator is 0x{committee.operators[index].hex()}: set it to that account's key"
-        )
-    return Operator(index, account.address, account.send)
+    if validator in committee.validators:
+        expected = committee.operators[committee.validators.index(validator)]
+        if expected != account.address:
+            raise OperatorError(
+                f"operator.key_file holds 0x{account.address.hex()}, but the operator of this "
+                f"validator is 0x{expected.hex()}: set it to that account's key"
+            )
+    return Operator(account.address, account.send)
 
 
 def _first(group: BaseExceptionGroup[OperatorError]) -> OperatorError:

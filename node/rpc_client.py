@@ -14,6 +14,7 @@ from chain.crypto import CHUNK_BYTES, content_id, get_address
 from chain.execution.reverts import describe_revert
 from chain.execution.system_contracts import decode_error
 from chain.primitives import Address, Hash32, PrivateKey
+from chain.types.receipt import Log
 from chain.types.transaction import sign_transaction
 from node.errors import OperatorError
 
@@ -150,9 +151,9 @@ class RpcClient:
 
     # Contracts and transactions.
 
-    def call_contract(self, to: Address, data: bytes) -> bytes:
-        """What a view function returns at the head."""
-        reply = self.call("eth_call", {"to": to_hex(to), "data": to_hex(data)}, "latest")
+    def call_contract(self, to: Address, data: bytes, block: str = "latest") -> bytes:
+        """What a view function returns in a block."""
+        reply = self.call("eth_call", {"to": to_hex(to), "data": to_hex(data)}, block)
         return from_hex(reply)
 
     def transact(
@@ -333,6 +334,18 @@ def get_objects(value: Json, *path: str) -> list[JsonObject]:
     if not isinstance(found, list):
         raise _not_understood(path)
     return [entry for entry in found if isinstance(entry, dict)]
+
+
+def decode_log(entry: JsonObject) -> Log:
+    """An event of `eth_getLogs` or of a receipt."""
+    topics = entry["topics"]
+    if not isinstance(topics, list):
+        raise OperatorError("the node's answer to eth_getLogs is not understood")
+    return Log(
+        address=Address(from_hex(entry["address"])),
+        topics=tuple(Hash32(from_hex(topic)) for topic in topics),
+        data=from_hex(entry["data"]),
+    )
 
 
 def _not_understood(path: Sequence[str]) -> OperatorError:

@@ -59,6 +59,9 @@ class WatchedStore(Protocol):
     def head_number(self) -> BlockNumber:
         """The last final block."""
 
+    def next_committee(self) -> Committee:
+        """Who decides the block after it."""
+
 
 class WatchedSync(Protocol):
     """What is read of block sync."""
@@ -74,7 +77,6 @@ class SituationReader:
         self,
         *,
         parameters: ChainParameters,
-        committee: Committee,
         validator: Address | None,
         names: Mapping[Address, str],
         data_dir: Path,
@@ -87,7 +89,6 @@ class SituationReader:
         self._due_seconds = DUE_MARGIN_SECONDS + (
             (parameters.empty_block_interval_ms + 2 * parameters.view_timeout_base_ms) / 1000
         )
-        self._committee = committee
         self._validator = validator
         self._names = names
         self._data_dir = data_dir
@@ -103,14 +104,15 @@ class SituationReader:
         """The situation now."""
         state, head = self._consensus.state, self._store.head_number()
         peers = self._network.peers()
-        validators = self._committee.validators if state is None else state.config.validators
+        committee = self._store.next_committee()
+        validators = committee.validators if state is None else state.config.validators
         step, answered = self._find_step(state)
         view = View(0) if state is None else _find_view(state)
         return Situation(
             number=BlockNumber(head + 1),
             view=view,
             step=step,
-            validators=self._read_validators(validators, peers),
+            validators=self._read_validators(validators, committee, peers),
             quorum=compute_quorum(len(validators)),
             primary=None if state is None else validators[state.config.get_primary(view)],
             answered=answered,
@@ -119,7 +121,7 @@ class SituationReader:
             best_known=self._sync.best_known(),
             peer_count=len(peers),
             uptime_seconds=trio.current_time() - self._started_at,
-            is_validator=self._validator is not None,
+            is_validator=self._validator in validators,
             first_signable=self._consensus.first_signable,
             signing_failure=self._consensus.signing_failure,
             held_seconds=None if state is None else self._find_held_seconds(state),
@@ -127,11 +129,11 @@ class SituationReader:
         )
 
     def _read_validators(
-        self, validators: tuple[Address, ...], peers: tuple[PeerInfo, ...]
+        self, validators: tuple[Address, ...], committee: Committee, peers: tuple[PeerInfo, ...]
     ) -> tuple[ValidatorStatus, ...]:
         now, watch = trio.current_time(), self._consensus.watch
         connected = {peer.validator for peer in peers}
-        operators = dict(zip(self._committee.validators, self._committee.operators, strict=True))
+        operators = dict(zip(committee.validators, committee.operators, strict=True))
         found = []
         for address in validators:
             if address in connected:
@@ -158,7 +160,9 @@ class SituationReader:
 
     def _find_step(self, state: ReplicaState | None) -> tuple[Step, frozenset[Address]]:
         """What the replica waits for, and who has given it."""
-        if self._validator is None:
+        if self._validator is None or (
+            state is not None and self._validator not in state.config.validators
+        ):
             return Step.CERTIFICATE, frozenset()
         if state is None:
             return Step.HEADS, self._consensus.known_heads | {self._validator}

@@ -19,6 +19,7 @@ from chain.execution.system_contracts import (
     MinerRegistered,
     ResultVote,
     TaskSubmitted,
+    VerdictPosted,
     decode_committee,
     decode_event,
     encode_committee,
@@ -55,12 +56,11 @@ from chain.training.state import (
     compute_training_state_root,
 )
 from chain.training.task_spec import TaskSpec, decode_task_spec, learning_rate_ppb
-from chain.types.receipt import Log
 from node.errors import OperatorError
 from node.rpc_client import (
     BlobGone,
-    JsonObject,
     RpcClient,
+    decode_log,
     from_hex,
     get_integer,
     get_text,
@@ -103,7 +103,7 @@ class TaskReplay:
         self._client = client
         self._task = task
         self._chain_id = client.quantity("eth_chainId")
-        self._committee = self._fetch_committee()
+        self._committee = self._fetch_committee(BlockNumber(0))
         self._events = self._fetch_events()
         number, submission = next(self._events, (BlockNumber(0), None))
         if not isinstance(submission, TaskSubmitted):
@@ -131,6 +131,10 @@ class TaskReplay:
         participants: dict[BlockNumber, tuple[tuple[Address, int], ...]] = {}
         for number, event in self._events:
             self._fold_members(event)
+            attempt = self._history.attempt
+            is_first = attempt is not None and attempt.committee is None
+            if isinstance(event, VerdictPosted) and is_first:
+                self._committee = self._fetch_committee(number)
             before = self._history
             self._history, settled = apply_event(
                 before,
@@ -269,10 +273,10 @@ class TaskReplay:
 
     # The chain.
 
-    def _fetch_committee(self) -> Committee:
-        return Committee(
-            *decode_committee(self._client.call_contract(VALIDATOR_SET, encode_committee()))
-        )
+    def _fetch_committee(self, number: BlockNumber) -> Committee:
+        """Who was in force in a block."""
+        answer = self._client.call_contract(VALIDATOR_SET, encode_committee(), hex(number))
+        return Committee(*decode_committee(answer))
 
     def _fetch_events(self) -> Iterator[tuple[BlockNumber, Event]]:
         """The task's events with their block numbers, in the order of the chain."""
@@ -283,17 +287,6 @@ class TaskReplay:
         last = self._client.quantity("eth_blockNumber")
         topics = [None, to_hex(self._task.to_bytes(32, "big"))]
         for entry in self._client.logs((TASK_REGISTRY, GRADIENT_LEDGER), topics, first, last):
-            event = decode_event(_decode_log(entry))
+            event = decode_event(decode_log(entry))
             if event is not None:
                 yield BlockNumber(int(get_text(entry, "blockNumber"), 16)), event
-
-
-def _decode_log(entry: JsonObject) -> Log:
-    topics = entry["topics"]
-    if not isinstance(topics, list):
-        raise OperatorError("the node's answer to eth_getLogs is not understood")
-    return Log(
-        address=Address(from_hex(entry["address"])),
-        topics=tuple(Hash32(from_hex(topic)) for topic in topics),
-        data=from_hex(entry["data"]),
-    )

@@ -178,7 +178,7 @@ class TrainingHost:
             view,
             _get_own_work(task),
             self._index.committee,
-            None if self._votes is None else self._votes.operator.validator_index,
+            None if self._votes is None else self._votes.operator.address,
             self._clock.now_ms() // 1000,
         )
         jobs = [job for duty in duties for job in self._list_jobs(duty, task)]

@@ -42,11 +42,15 @@ _ROUNDS: Final = TypeAdapter(tuple[SettledRound], config=_CONFIG)
 class TrainingIndex:
     """Reads the rows, and computes those that a block changes."""
 
-    def __init__(self, store: BlockStore, committee: Committee) -> None:
-        self.committee = committee
+    def __init__(self, store: BlockStore) -> None:
         self._store = store
         self._specs: dict[TaskId, TaskSpec | None] = {}
         self._histories: dict[TaskId, tuple[BlockNumber, TaskHistory]] = {}
+
+    @property
+    def committee(self) -> Committee:
+        """The validators and their operators in the block after the head."""
+        return self._store.next_committee()
 
     def task_count(self) -> int:
         """Tasks submitted so far; their ids are 1 to this."""
@@ -92,6 +96,7 @@ class TrainingIndex:
     def compute_rows(self, header: Header, receipts: Sequence[Receipt]) -> Mapping[bytes, bytes]:
         """The rows that change when this block, the child of the head, is finalized."""
         context = BlockContext(header.number, header.timestamp)
+        committee = self._store.committee(header.number)
         changed: dict[TaskId, TaskHistory] = {}
         rows: dict[bytes, bytes] = {}
         for receipt in receipts:
@@ -107,7 +112,7 @@ class TrainingIndex:
                 history = changed.get(task_id) or self.history(task_id)
                 assert history is not None, "events of a task follow its submission"
                 changed[task_id], settled = apply_event(
-                    history, event, context, spec=self.spec(history), committee=self.committee
+                    history, event, context, spec=self.spec(history), committee=committee
                 )
                 if settled is not None:
                     key = _round_key(task_id, settled.attempt.round_number)

@@ -1097,6 +1097,11 @@ def encode_commitment_position(task_id: TaskId, miner: Address) -> bytes:
     return _call("commitmentPosition(uint256,address)", task_id, miner)
 
 
+def encode_judges_of(task_id: TaskId) -> bytes:
+    """Answers `decode_uint`: the version of the validator set that judges the ballot."""
+    return _call("judgesOf(uint256)", task_id)
+
+
 def encode_credit_of(token: Address, account: Address) -> bytes:
     """Answers `decode_uint`."""
     return _call("creditOf(address,address)", token, account)
@@ -1156,6 +1161,11 @@ def encode_claimed_total_of(task_id: TaskId) -> bytes:
 def encode_committee() -> bytes:
     """Answers `decode_committee`."""
     return _call("committee()")
+
+
+def encode_committee_of(version: int) -> bytes:
+    """Answers `decode_committee`: of a set that is or was in force."""
+    return _call("committeeOf(uint256)", version)
 
 
 def encode_next_validators() -> bytes:
@@ -1231,6 +1241,11 @@ def encode_proposal_count() -> bytes:
 def encode_get_proposal(proposal_id: int) -> bytes:
     """Answers `decode_proposal`."""
     return _call("getProposal(uint256)", proposal_id)
+
+
+def encode_candidacy_of(operator: Address) -> bytes:
+    """Answers `decode_uint`: the id of the join that an account proposed, or 0."""
+    return _call("candidacyOf(address)", operator)
 
 
 def encode_has_voted(proposal_id: int, validator: Address) -> bytes:

@@ -59,6 +59,10 @@ class Committee:
         """ceil(2n / 3), of distinct validators."""
         return -(-2 * len(self.validators) // 3)
 
+    def find_operator(self, operator: Address | None) -> int | None:
+        """The validator index of an operator account, or None if it has none here."""
+        return self.operators.index(operator) if operator in self.operators else None
+
 
 @dataclass(frozen=True, slots=True)
 class CommitmentRecord:
@@ -111,6 +115,8 @@ class Attempt:
     """In the order they were posted; at most one a validator."""
     results: tuple[ResultRecord, ...] = ()
     """At most one a validator: the latest."""
+    committee: Committee | None = None
+    """Who judges the ballot: the set in force at its first verdict; None before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +182,14 @@ class RoundOutcome:
 
 
 def compute_outcome(attempt: Attempt, spec: TaskSpec, committee: Committee) -> RoundOutcome:
-    """What the timely verdicts of the ballot in progress mean for miners and operators."""
+    """What the timely verdicts of the ballot in progress mean for miners and operators.
+
+    Args:
+        attempt: With its verdicts.
+        spec: Of the task.
+        committee: The validators in force; whoever judges the attempt counts instead.
+    """
+    committee = attempt.committee or committee
     timely = [record for record in attempt.verdicts if record.is_timely]
     count = len(attempt.commitments)
     votes = [decode_verdicts(record.bitmap, count) for record in timely]
@@ -261,7 +274,7 @@ def apply_event(
         block: Where it stands.
         spec: The task's specification, or None if the submitted bytes are none (such a task never
             becomes active, for no honest validator posts ready).
-        committee: Who judges.
+        committee: The validators of the event's block.
     """
     attempt = history.attempt
     match event:
@@ -293,9 +306,12 @@ def apply_event(
             ), None
         case VerdictPosted() if attempt is not None and _is_current(attempt, event):
             verdict = VerdictRecord(event.validator, event.timely, event.verdicts, block.number)
-            return _with_attempt(
-                history, replace(attempt, verdicts=(*attempt.verdicts, verdict))
-            ), None
+            judged = replace(
+                attempt,
+                verdicts=(*attempt.verdicts, verdict),
+                committee=attempt.committee or committee,
+            )
+            return _with_attempt(history, judged), None
         case ResultPosted() if attempt is not None and _is_current(attempt, event):
             others = (r for r in attempt.results if r.validator != event.validator)
             result = ResultRecord(
@@ -315,6 +331,7 @@ def apply_event(
                 ballot_number=attempt.ballot_number + 1,
                 verdicts=(),
                 results=(),
+                committee=None,
             )
             return replace(
                 history, attempt=next_ballot, ballot_count=next_ballot.ballot_number

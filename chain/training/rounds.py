@@ -128,7 +128,7 @@ def list_duties(
     view: PhaseView,
     own: OwnWork,
     committee: Committee,
-    own_index: int | None,
+    own_operator: Address | None,
     now: int,
 ) -> tuple[Duty, ...]:
     """What this node owes the task now.
@@ -138,12 +138,15 @@ def list_duties(
         spec: Its specification.
         view: The ledger's phase at the head.
         own: What this node holds.
-        committee: Who judges.
-        own_index: Our place in the committee; None for a node that only follows.
+        committee: The validators in force; whoever judges the attempt counts instead.
+        own_operator: The account that votes for this node; None for a node that only follows.
         now: Seconds since the Unix epoch, for the last quarter of the verdict phase.
     """
     if history.status == "closed":
         return ()
+    if history.attempt is not None:
+        committee = history.attempt.committee or committee
+    own_index = committee.find_operator(own_operator)
     if not own.is_content_held or own.is_accepted is None:
         return (PrepareContent(),)
     if not own.is_accepted:

@@ -429,6 +429,10 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         return training.open && _hasCommitted(training, registration) ? registration.commitmentPosition : 0;
     }
 
+    function judgesOf(uint256 taskId) external view returns (uint256) {
+        return _judges(taskId, _trainings[taskId]);
+    }
+
     function creditOf(address token, address account) external view returns (uint256) {
         return _credits[token][account];
     }

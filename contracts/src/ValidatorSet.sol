@@ -98,11 +98,7 @@ contract ValidatorSet is IValidatorSet {
     }
 
     function committee() external view returns (address[] memory validators, address[] memory operators) {
-        validators = _sets[version()];
-        operators = new address[](validators.length);
-        for (uint256 i = 0; i < validators.length; ++i) {
-            operators[i] = _validators[validators[i]].operator;
-        }
+        return committeeOf(version());
     }
 
     function nextValidators() external view returns (address[] memory validators) {
@@ -110,6 +106,18 @@ contract ValidatorSet is IValidatorSet {
     }
 
     // ---- a set that is or was in force
+
+    function committeeOf(uint256 version_)
+        public
+        view
+        returns (address[] memory validators, address[] memory operators)
+    {
+        validators = _sets[version_];
+        operators = new address[](validators.length);
+        for (uint256 i = 0; i < validators.length; ++i) {
+            operators[i] = _validators[validators[i]].operator;
+        }
+    }
 
     function quorumOf(uint256 version_) public view returns (uint256) {
         return (2 * _sets[version_].length + 2) / 3;
@@ -229,6 +237,10 @@ contract ValidatorSet is IValidatorSet {
         proposal = _proposals[proposalId];
         if (proposal.validator == address(0)) revert ValidatorSetUnknownProposal(proposalId);
         votes = _countVotes(proposalId, _sets[version()]);
+    }
+
+    function candidacyOf(address operator) external view returns (uint256) {
+        return _candidacies[operator];
     }
 
     function hasVoted(uint256 proposalId, address validator) external view returns (bool) {

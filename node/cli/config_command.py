@@ -61,6 +61,6 @@ def check(
         seats = ["0x" + validator.hex() for validator in genesis.parameters.validators]
         if accounts["consensus"] not in seats:
             print_line(
-                "note: the consensus account is not among the validators of the genesis, so the "
-                "node will not start; remove [consensus] and [operator] to follow"
+                "note: the consensus account is not among the validators of the genesis: the node "
+                "follows until it joins (pot validator propose join)"
             )

@@ -147,15 +147,19 @@ def create_database(path: Path, genesis_file: Path) -> Hash32:
         InvalidGenesisError: It is no genesis.
         OSError: A file cannot be read or written.
     """
+    from chain.execution.validator_set import read_genesis_set
+    from chain.training.history import Committee
     from node.storage.block_store import BlockStore
     from node.storage.database import open_database
 
     data = genesis_file.read_bytes()
-    genesis = build_genesis(parse_genesis(data))
+    parsed = parse_genesis(data)
+    genesis = build_genesis(parsed)
     config = load_config(path / CONFIG_NAME)
     database = open_database(config.database_dir)
     try:
-        BlockStore(database).initialize(genesis.header, genesis.delta, data)
+        committee = Committee(*read_genesis_set(parsed, genesis))
+        BlockStore(database).initialize(genesis.header, genesis.delta, data, committee)
     finally:
         database.close()
     target = path / GENESIS_NAME

@@ -9,14 +9,12 @@ from chain.execution.system_contracts import (
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
-    VALIDATOR_SET,
     Deadline,
     RoundState,
     TaskAccount,
     TaskTerms,
 )
 from chain.primitives import Address, BlockNumber, TaskId
-from chain.training.history import Committee
 from chain.training.rounds import Phase
 from chain.types.header import Header
 from node.rpc.calls import CallExecutor
@@ -34,19 +32,10 @@ class LedgerView:
     def __init__(self, chain: ChainView, calls: CallExecutor) -> None:
         self._chain = chain
         self._calls = calls
-        self._committee: tuple[BlockNumber, Committee] | None = None
         self._participants: OrderedDict[
             tuple[TaskId, BlockNumber], tuple[tuple[Address, int], ...]
         ] = OrderedDict()
         self._phases: dict[TaskId, tuple[tuple[BlockNumber, int], Phase, Deadline]] = {}
-
-    async def committee(self) -> Committee:
-        """The validators and their operators in the block after the head."""
-        number = self._chain.store.head_number()
-        if self._committee is None or self._committee[0] != number:
-            answer = await self._call(VALIDATOR_SET, system_contracts.encode_committee())
-            self._committee = (number, Committee(*system_contracts.decode_committee(answer)))
-        return self._committee[1]
 
     async def phase(self, task_id: TaskId) -> tuple[Phase, Deadline]:
         """The phase as the next block will find it, and when it ends."""

@@ -7,7 +7,7 @@ from chain.primitives import Address, Hash32, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.assignment import Assignment, assign, compute_seed
 from chain.training.encoding import GradientHeader
-from chain.training.history import Attempt, Committee, TaskHistory
+from chain.training.history import Attempt, TaskHistory
 from chain.training.task_spec import TaskSpec
 from chain.validation import compute_mix_hash
 from node.reveals import RevealStore
@@ -59,5 +59,5 @@ class TrainingView:
 
 
 def build_index(chain: ChainView) -> TrainingIndex:
-    """The index for reading: rows are folded by the node process, which knows the committee."""
-    return TrainingIndex(chain.store, Committee((), ()))
+    """The index for reading: rows are folded by the node process, with each block."""
+    return TrainingIndex(chain.store)

@@ -14,6 +14,7 @@ from typing import Final
 from chain import codec
 from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber, Hash32
+from chain.training.history import Committee
 from chain.types.block import BLOCK_LIMIT_BYTES, Block, block_from_item
 from chain.types.certificate import CommitCertificate, decode_certificate
 from chain.types.header import Header, decode_header
@@ -22,7 +23,7 @@ from node.errors import OperatorError
 from node.storage.database import Database, Reader, Table, Writer
 from node.storage.snapshot_progress import clear_progress
 
-SCHEMA_VERSION: Final = b"1"
+SCHEMA_VERSION: Final = b"2"
 """Raised when the tables change their meaning; an older directory is then refused by name."""
 
 _SCHEMA_KEY: Final = b"schema"
@@ -47,6 +48,10 @@ class Snapshot:
     """One a transaction of the block."""
     training_rows: Mapping[bytes, bytes]
     """The training index as of the block."""
+    committee: Committee
+    """Who decided the block."""
+    next_committee: Committee
+    """Who decides its child."""
 
 
 class BlockStore:
@@ -58,9 +63,14 @@ class BlockStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._head: Header | None = None
+        self._committee: tuple[bytes, Committee] = (b"", Committee((), ()))
 
     def initialize(
-        self, genesis: Header, delta: Mapping[bytes, bytes], genesis_config: bytes
+        self,
+        genesis: Header,
+        delta: Mapping[bytes, bytes],
+        genesis_config: bytes,
+        committee: Committee,
     ) -> None:
         """Make `genesis` the head of an empty store; on a store of the same genesis do nothing.
 
@@ -68,6 +78,7 @@ class BlockStore:
             genesis: the header of block 0.
             delta: trie nodes and code of the genesis state, by Keccak-256.
             genesis_config: the genesis file, kept so that any process can read it back.
+            committee: who decides block 1.
 
         Raises:
             OperatorError: the store holds another chain, or was written by another version.
@@ -87,6 +98,7 @@ class BlockStore:
             writer.put(Table.META, _SCHEMA_KEY, SCHEMA_VERSION)
             writer.put(Table.META, _GENESIS_KEY, genesis.hash)
             writer.put(Table.META, _CONFIG_KEY, genesis_config)
+            writer.put(Table.COMMITTEES, _key(1), _encode_committee(committee))
             _put_block(writer, Block(genesis, (), None), (), (), delta)
 
     def check_initialized(self) -> None:
@@ -120,6 +132,7 @@ class BlockStore:
         senders: Sequence[Address],
         delta: Mapping[bytes, bytes],
         training_rows: Mapping[bytes, bytes] = MappingProxyType({}),
+        next_committee: Committee | None = None,
     ) -> None:
         """Append a committed block and all that follows from it, durably and at once.
 
@@ -130,6 +143,7 @@ class BlockStore:
             senders: one a transaction.
             delta: trie nodes and code that the block adds, by Keccak-256.
             training_rows: what the training index changes with this block.
+            next_committee: who decides the next block; None if it is who decided this one.
 
         Raises:
             StorageFailed: the disk refused; the head is unchanged.
@@ -146,6 +160,28 @@ class BlockStore:
             _put_block(writer, block, receipts, senders, delta)
             for key, value in sorted(training_rows.items()):
                 writer.put(Table.TRAINING, key, value)
+            if next_committee is not None:
+                following = _key(block.number + 1)
+                writer.put(Table.COMMITTEES, following, _encode_committee(next_committee))
+
+    def committee(self, number: BlockNumber) -> Committee:
+        """Who decides block `number`; past the head's child, who does as far as is known.
+
+        Below a snapshot that the node began with it is who decided block 1.
+        """
+        with self._database.read() as reader:
+            found = reader.find_last(Table.COMMITTEES, _key(max(1, number)))
+            assert found is not None, "initialize first"
+            first, value = found
+            if self._committee[0] == first:
+                return self._committee[1]
+        committee = _decode_committee(value)
+        self._committee = (first, committee)
+        return committee
+
+    def next_committee(self) -> Committee:
+        """Who decides the block after the head."""
+        return self.committee(BlockNumber(self.head_number() + 1))
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Make the block of a snapshot the head, durably and at once; its state is held already.
@@ -167,6 +203,11 @@ class BlockStore:
             _put_block(writer, block, snapshot.receipts[block.number], snapshot.senders, {})
             for key, value in sorted(snapshot.training_rows.items()):
                 writer.put(Table.TRAINING, key, value)
+            for first, committee in (
+                (block.number, snapshot.committee),
+                (block.number + 1, snapshot.next_committee),
+            ):
+                writer.put(Table.COMMITTEES, _key(first), _encode_committee(committee))
             writer.put(Table.META, _FIRST_HELD_KEY, _key(block.number))
             clear_progress(writer)
 
@@ -363,6 +404,22 @@ def _key(number: int) -> bytes:
 
 def _number(key: bytes) -> BlockNumber:
     return BlockNumber(int.from_bytes(key, "big"))
+
+
+def _encode_committee(committee: Committee) -> bytes:
+    pairs = zip(committee.validators, committee.operators, strict=True)
+    return codec.encode([list(pair) for pair in pairs])
+
+
+def _decode_committee(value: bytes) -> Committee:
+    pairs = [
+        codec.as_list(item, length=2)
+        for item in codec.as_list(codec.decode(value, limit_bytes=len(value)))
+    ]
+    return Committee(
+        tuple(Address(codec.as_bytes(validator)) for validator, _ in pairs),
+        tuple(Address(codec.as_bytes(operator)) for _, operator in pairs),
+    )
 
 
 def _bloom_mask(value: bytes) -> int:

@@ -45,6 +45,8 @@ class Table(StrEnum):
     """The logs bloom of blocks that have logs."""
     SNAPSHOT = "snapshot"
     """What node/storage/snapshot_progress.py keeps of a download that is not over."""
+    COMMITTEES = "committees"
+    """By the first number that a validator set decides: its members and their operators."""
     TRAINING = "training"
     """What node/training_index.py folds from the events of the system contracts."""
 
@@ -71,6 +73,15 @@ class Reader:
                 if key > last:
                     return
                 yield key, value
+
+    def find_last(self, table: Table, last: bytes) -> tuple[bytes, bytes] | None:
+        """The entry with the greatest key <= last, or None if there is none."""
+        with self._transaction.cursor(db=self._handles[table]) as cursor:
+            is_found = cursor.set_range(last)
+            if is_found and cursor.key() == last:
+                return cursor.item()
+            is_found = cursor.prev() if is_found else cursor.last()
+            return cursor.item() if is_found else None
 
 
 class Writer(Reader):

@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from chain.errors import InvalidBlock, InvalidMessage, RejectedInputError, RejectionReason
-from chain.primitives import BlockNumber
+from chain.primitives import Address, BlockNumber
 from chain.types.block import Block
 from chain.types.certificate import CERTIFICATE_LIMIT_BYTES, CommitCertificate
 from node.executor import Executor, validate_body
@@ -56,7 +56,7 @@ class BlockSync:
         executor: Executor,
         network: SyncNetwork,
         finalize: Callable[[Block, CommitCertificate], Awaitable[None]],
-        is_validator: bool,
+        own_validator: Address | None,
         snapshot: SnapshotSync | None = None,
     ) -> None:
         """Build it; nothing happens before `run`.
@@ -66,7 +66,7 @@ class BlockSync:
             executor: verifies certificates.
             network: the peers.
             finalize: executes a block and makes it the head.
-            is_validator: whether consensus brings most blocks.
+            own_validator: whom consensus brings most blocks, while it is a member.
             snapshot: what is used instead while the node is too far behind.
         """
         self._store = store
@@ -75,7 +75,7 @@ class BlockSync:
         self._sources = Sources(network)
         self._finalize = finalize
         self._snapshot = snapshot
-        self._patience = PATIENCE_SECONDS if is_validator else 0.0
+        self._own_validator = own_validator
         self._behind_since: tuple[BlockNumber, float] | None = None
         self._workers: dict[PeerId, trio.CancelScope] = {}
         self._changed = trio.Event()
@@ -109,7 +109,8 @@ class BlockSync:
         now = trio.current_time()
         if self._behind_since is None or self._behind_since[0] != head:
             self._behind_since = (head, now)
-        return now - self._behind_since[1] >= self._patience
+        is_deciding = self._own_validator in self._store.next_committee().validators
+        return now - self._behind_since[1] >= (PATIENCE_SECONDS if is_deciding else 0)
 
     def _list_sources(self) -> list[PeerInfo]:
         return self._sources.list_at(BlockNumber(self._store.head_number() + 1))
@@ -130,12 +131,29 @@ class BlockSync:
                     with trio.move_on_after(POLL_SECONDS):
                         await self._changed.wait()
                     continue
-                for block, certificate in batch.certified:
-                    await self._finalize(block, certificate)
+                await self._finalize_batch(batch, plan)
             nursery.cancel_scope.cancel()
         self._workers.clear()
         if self._store.head_number() > head:
             _log.info("synced", first=head + 1, head=self._store.head_number())
+
+    async def _finalize_batch(self, batch: Batch, plan: RangePlan) -> None:
+        """Finalize the blocks of a batch, each certified by the validators of its own number.
+
+        Those are known only now: a block of the batch may change them.
+        """
+        for block, certificate in batch.certified:
+            if block.number <= self._store.head_number():
+                continue  # consensus was faster
+            try:
+                await trio.to_thread.run_sync(
+                    self._executor.verify_certificate, certificate, block.number, block.hash
+                )
+            except RejectedInputError as error:
+                self._sources.report(batch.peer_id, error)
+                plan.reopen(BlockRange(block.number, batch.range.last))
+                return
+            await self._finalize(block, certificate)
 
     async def _work(self, peer_id: PeerId, plan: RangePlan, scope: trio.CancelScope) -> None:
         """Ask one peer for range after range, as long as it is a source."""
@@ -209,10 +227,7 @@ class BlockSync:
                 raise InvalidBlock(RejectionReason.UNKNOWN_PARENT, f"block {child.number}")
             if child.parent_certificate is None:
                 raise InvalidBlock(RejectionReason.BAD_CERTIFICATE, f"none in block {child.number}")
-            # It is verified with the child's other rules; the last one's vouches for its bytes.
             certified.append((parent, child.parent_certificate))
         for block, _ in answer:
             validate_body(block)
-        last, certificate = answer[-1]
-        self._executor.verify_certificate(certificate, last.number, last.hash)
-        return Batch(peer_id, (*certified, (last, certificate)))
+        return Batch(peer_id, (*certified, answer[-1]))

@@ -111,7 +111,7 @@ class RangePlan:
             return None
         wanted = self._open.pop(0)
         if wanted.last > peer_head:
-            self._reopen(BlockRange(BlockNumber(peer_head + 1), wanted.last))
+            self.reopen(BlockRange(BlockNumber(peer_head + 1), wanted.last))
             wanted = BlockRange(wanted.first, peer_head)
         return wanted
 
@@ -126,7 +126,7 @@ class RangePlan:
             return None
         self._ready.append(batch)
         if batch.range.last < asked.last:
-            self._reopen(BlockRange(BlockNumber(batch.range.last + 1), asked.last))
+            self.reopen(BlockRange(BlockNumber(batch.range.last + 1), asked.last))
         return flight.peers[: flight.peers.index(batch.peer_id)]
 
     def give_back(self, asked: BlockRange, peer_id: PeerId) -> None:
@@ -137,7 +137,7 @@ class RangePlan:
         flight.peers.remove(peer_id)
         if not flight.peers:
             del self._flights[asked]
-            self._reopen(asked)
+            self.reopen(asked)
 
     def pop_next(self, head: BlockNumber) -> Batch | None:
         """The batch that begins with the child of the head or reaches beyond it, if it came."""
@@ -147,7 +147,8 @@ class RangePlan:
                 return self._ready.pop(index)
         return None
 
-    def _reopen(self, again: BlockRange) -> None:
+    def reopen(self, again: BlockRange) -> None:
+        """Have a range asked for again."""
         self._open.append(again)
         self._open.sort()
 

@@ -261,11 +261,15 @@ class SnapshotSync:
         for header, certificate in answer:
             if certificate is None:
                 return None
-            # While the set of validators is static, genesis's is that of every block.
+            if header.hash == checkpoint:
+                # The operator vouches for it; who certified it is in its state.
+                return Pivot(header, certificate)
             try:
                 self._executor.verify_certificate(certificate, number, header.hash)
             except RejectedInputError as error:
-                raise _UnfitError(error.reason, error.detail) from error
+                # The peer lies, or the validators are not those that this node knows any more.
+                _log.info("pivot not proven", peer=peer_id, number=number, reason=str(error))
+                return None
             return Pivot(header, certificate)
         raise _UnfitError(RejectionReason.FALSE_HEAD, f"block {number}")
 
@@ -340,6 +344,12 @@ class SnapshotSync:
         header = pivot.header
         view = ContractView(self._database, header, self._chain_id)
         committee = await trio.to_thread.run_sync(view.committee)
+        try:
+            self._executor.verify_certificate_of(
+                pivot.certificate, header.number, header.hash, committee.validators
+            )
+        except RejectedInputError as error:
+            raise SnapshotFailedError(f"the checkpoint's certificate: {error}") from error
         stands = await self._fetch_tasks(pivot, view)
         opened = [stand.open_block for stand in stands if stand.open_block is not None]
         window = PRIMARY_ORDER_TURNS * len(committee.validators) + 2
@@ -354,7 +364,14 @@ class SnapshotSync:
         ]
         receipts = await self._fetch_receipts(header.number, [headers[each] for each in wanted])
         executed = [(headers[number], receipts[number]) for number in sorted(receipts)]
-        histories = [fold_attempt(stand, executed, committee) for stand in stands]
+        histories = [
+            fold_attempt(
+                stand,
+                executed,
+                await trio.to_thread.run_sync(view.judges, stand.history.task_id),
+            )
+            for stand in stands
+        ]
         for stand in stands:
             if stand.open_block is not None:
                 await self._fetch_participants(header.number, headers[stand.open_block], stand)
@@ -366,6 +383,8 @@ class SnapshotSync:
             receipts=receipts,
             senders=tuple(decode_transaction(raw).sender for raw in block.transactions),
             training_rows=build_rows(histories),
+            committee=committee,
+            next_committee=await trio.to_thread.run_sync(view.next_committee, committee),
         )
 
     async def _fetch_tasks(self, pivot: Pivot, view: ContractView) -> list[TaskStand]:

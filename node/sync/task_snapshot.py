@@ -23,6 +23,7 @@ from chain.execution.system_contracts import (
     RoundState,
     TaskStatus,
 )
+from chain.execution.validator_set import read_next_set
 from chain.execution.world_state import ReadableDatabase
 from chain.primitives import Address, BlockNumber, TaskId
 from chain.training.history import BlockContext, Committee, TaskHistory, apply_event
@@ -71,8 +72,22 @@ class ContractView:
         )
 
     def committee(self) -> Committee:
-        """The validators and their operators, by index."""
+        """Who decided this block."""
         data = self._call(VALIDATOR_SET, system_contracts.encode_committee())
+        return Committee(*system_contracts.decode_committee(data))
+
+    def next_committee(self, current: Committee) -> Committee:
+        """Who decides the next block."""
+        found = read_next_set(self._database, self._header, self._chain_id, current.validators)
+        return current if found is None else Committee(*found)
+
+    def judges(self, task_id: TaskId) -> Committee:
+        """Who judges the ballot in progress."""
+        version = self._call(GRADIENT_LEDGER, system_contracts.encode_judges_of(task_id))
+        data = self._call(
+            VALIDATOR_SET,
+            system_contracts.encode_committee_of(system_contracts.decode_uint(version)),
+        )
         return Committee(*system_contracts.decode_committee(data))
 
     def read_participants(self, task_id: TaskId) -> None:

@@ -46,12 +46,14 @@ class Slashings:
 
     def _find_job(self, task: ServedTask, settled: SettledRound) -> Job | None:
         """The job that slashes those a round found guilty; None if there are none."""
-        attempt, committee = settled.attempt, self._index.committee
+        attempt = settled.attempt
+        committee = attempt.committee or self._index.committee
         outcome = compute_outcome(attempt, task.spec, committee)
         guilty = sorted({*outcome.slashed, *outcome.fined})
-        if not guilty or self._ledger.head_number() < settled.block_number:
+        own_index = committee.find_operator(self._votes.operator.address)
+        is_final = self._ledger.head_number() >= settled.block_number
+        if not guilty or own_index is None or not is_final:
             return None
-        own_index = self._votes.operator.validator_index
         place = (own_index - attempt.round_number) % len(committee.validators)
         due = settled.block_number + rounds.TURN_BLOCKS * place
         verdicts = [(r.validator, r.bitmap) for r in attempt.verdicts if r.is_timely]

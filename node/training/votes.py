@@ -27,7 +27,6 @@ _log = structlog.get_logger("node.training")
 class Operator:
     """The account that votes for this validator."""
 
-    validator_index: int
     address: Address
     send: Callable[[Address, bytes, int], Awaitable[None]]
     """Signs and submits a call: contract, calldata, gas limit. Raises RejectedInputError."""

@@ -15,6 +15,7 @@ from chain.primitives import (
     ValidatorIndex,
     View,
 )
+from chain.training.history import Committee
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
@@ -101,3 +102,8 @@ def chain_of(length: int, *, state_nodes: int = 3) -> list[ChainLink]:
         )
         parent, parent_certificate = block.header, certificate(number)
     return links
+
+
+COMMITTEE = Committee(
+    tuple(address(100 + i) for i in range(4)), tuple(address(200 + i) for i in range(4))
+)

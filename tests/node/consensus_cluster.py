@@ -24,6 +24,7 @@ from chain.consensus.messages import (
 )
 from chain.crypto import get_address, keccak256, sign
 from chain.errors import RejectedInputError
+from chain.execution.validator_set import read_genesis_set
 from chain.genesis import GenesisConfig, GenesisState, build_genesis
 from chain.primitives import Address, BlockNumber, Hash32, PrivateKey, Signature
 from chain.training.history import Committee
@@ -31,6 +32,7 @@ from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction
 from node.consensus_host import ConsensusHost
+from node.evidence import EvidenceStore
 from node.executor import Executor
 from node.head_rules import HeadRules
 from node.ledger import LedgerReader
@@ -67,9 +69,9 @@ def network_genesis() -> tuple[GenesisConfig, GenesisState]:
     return config, build_genesis(config)
 
 
-def domain() -> SigningDomain:
-    config, genesis = network_genesis()
-    return SigningDomain(config.chain_id, genesis.header.hash, 1)
+def domain(genesis: tuple[GenesisConfig, GenesisState] | None = None) -> SigningDomain:
+    config, state = genesis or network_genesis()
+    return SigningDomain(config.chain_id, state.header.hash, 1)
 
 
 class VirtualClock:
@@ -148,6 +150,8 @@ class TestSigner:
 class Wire:
     """Every frame that was ever sent, and who hears whom."""
 
+    genesis: tuple[GenesisConfig, GenesisState] = field(default_factory=network_genesis)
+    keys: Sequence[PrivateKey] = KEYS
     nodes: "list[ClusterNode]" = field(default_factory=list)
     frames: list[tuple[int, bytes]] = field(default_factory=list)
     rejections: list[tuple[int, RejectedInputError]] = field(default_factory=list)
@@ -165,6 +169,8 @@ class ClusterNode:
 
     def __init__(self, wire: Wire, index: int, directory: Path) -> None:
         self.index = index
+        self.private_key = wire.keys[index]
+        self.address = get_address(self.private_key)
         self.directory = directory
         self.clock = VirtualClock()
         self.fuse = Fuse()
@@ -183,15 +189,15 @@ class ClusterNode:
 
     def open(self) -> None:
         """Everything a process has after it read its directory."""
-        config, genesis = network_genesis()
+        config, genesis = self._wire.genesis
         self.database = open_database(self.directory / "database")
         self.store = FusedStore(self.database)
         self.store.fuse = self.fuse
-        self.store.initialize(genesis.header, genesis.delta, b"{}")
+        committee = Committee(*read_genesis_set(config, genesis))
+        self.store.initialize(genesis.header, genesis.delta, b"{}", committee)
         self.wal = FusedLog(self.directory / "wal", self.fuse, self.fsync)
         guard = FusedGuard(self.directory / "guard", self.fuse)
-        signer = TestSigner(VALIDATORS[self.index], KEYS[self.index], guard, self.wal)
-        committee = Committee(VALIDATORS, VALIDATORS)
+        signer = TestSigner(self.address, self.private_key, guard, self.wal)
         ledger = LedgerReader(self.store, self.database, config, self.clock)
         self.mempool = Mempool(
             HeadRules(
@@ -199,30 +205,29 @@ class ClusterNode:
                 database=self.database,
                 config=config,
                 ledger=ledger,
-                committee=committee,
             )
         )
         self.executor = Executor(
             database=self.database,
             store=self.store,
             config=config,
-            domain=domain(),
-            validators=VALIDATORS,
+            domain=domain(self._wire.genesis),
             clock=self.clock,
             build_seconds=60,
             metrics=(metrics := NodeMetrics()),
         )
+        self.evidence = EvidenceStore(self.directory / "evidence")
         self.host = ConsensusHost(
-            domain=domain(),
+            domain=domain(self._wire.genesis),
             parameters=config.parameters,
-            validators=VALIDATORS,
             signer=signer if self.is_signer else None,
             store=self.store,
             executor=self.executor,
-            index=TrainingIndex(self.store, committee),
+            index=TrainingIndex(self.store),
             mempool=self.mempool,
             network=self,
             clock=self.clock,
+            evidence=self.evidence,
             on_finalized=self._on_finalized,
             metrics=metrics,
         )
@@ -231,7 +236,7 @@ class ClusterNode:
             executor=self.executor,
             network=self,
             finalize=self.host.finalize,
-            is_validator=self.is_signer,
+            own_validator=self.address if self.is_signer else None,
         )
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -267,7 +272,7 @@ class ClusterNode:
     async def _receive(self) -> None:
         async for sender, payload in self._incoming:
             try:
-                await self.host.handle_message(VALIDATORS[sender], payload)
+                await self.host.handle_message(self._wire.nodes[sender].address, payload)
             except RejectedInputError as error:
                 self._wire.rejections.append((self.index, error))
 
@@ -278,15 +283,17 @@ class ClusterNode:
             self._inbox.send_nowait((sender, payload))
 
     def broadcast_consensus(self, payload: bytes) -> None:
+        members = self.store.next_committee().validators
         for node in self._wire.nodes:
-            if node is not self:
+            if node is not self and node.address in members:
                 self._send(node, payload)
         self._wire.frames.append((self.index, payload))
         self.fuse.burn()
 
     def send_consensus(self, validator: Address, payload: bytes) -> None:
         self._wire.frames.append((self.index, payload))
-        self._send(self._wire.nodes[VALIDATORS.index(validator)], payload)
+        node = next(each for each in self._wire.nodes if each.address == validator)
+        self._send(node, payload)
 
     def _send(self, node: "ClusterNode", payload: bytes) -> None:
         if node.is_running and not self._wire.lost(self.index, node.index, payload):
@@ -299,7 +306,7 @@ class ClusterNode:
         return tuple(
             PeerInfo(
                 peer_id=PeerId(f"node {node.index}"),
-                validator=VALIDATORS[node.index] if node.is_signer else None,
+                validator=node.address if node.is_signer else None,
                 head=node.claimed_head or Head(node.store.head().number, node.store.head().hash),
                 is_inbound=False,
                 latency_seconds=0.001 * (1 + node.index),
@@ -353,8 +360,8 @@ class suppress_killed:  # noqa: N801 - a context manager, as contextlib names it
         return isinstance(error, Killed)
 
 
-def build_cluster(directory: Path, count: int = 4) -> Wire:
-    wire = Wire()
+def build_cluster(directory: Path, count: int = 4, wire: Wire | None = None) -> Wire:
+    wire = wire or Wire()
     for index in range(count):
         (directory / str(index)).mkdir(parents=True, exist_ok=True)
         ClusterNode(wire, index, directory / str(index))

@@ -13,7 +13,6 @@ from trio.testing import MockClock
 from chain.crypto import get_address
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Hash32
-from chain.training.history import Committee
 from node.backend import Backend, Pool
 from node.rpc_report import RpcReports
 from node.situation import SituationReader
@@ -78,11 +77,9 @@ async def running_backend(path: Path) -> AsyncIterator[tuple[Backend, ClusterNod
                 consensus=node.host,
                 sync=node.sync,
                 store=node.store,
-                committee=Committee(VALIDATORS, VALIDATORS[::-1]),
                 validator=VALIDATORS[0],
                 situation=SituationReader(
                     parameters=network_genesis()[0].parameters,
-                    committee=Committee(VALIDATORS, VALIDATORS[::-1]),
                     validator=VALIDATORS[0],
                     names={VALIDATORS[3]: "delta"},
                     data_dir=path,
@@ -202,7 +199,7 @@ async def test_validators_and_node_are_shown_as_they_are(
         rows = backend.get_validators()
         assert [row["connected"] for row in rows] == [True, True, True, False]
         assert [row["lastSeenNumber"] is None for row in rows] == [False, False, False, True]
-        assert [row["operator"] for row in rows] == ["0x" + each.hex() for each in VALIDATORS[::-1]]
+        assert [row["operator"] for row in rows] == ["0x" + each.hex() for each in VALIDATORS]
         assert sum(row["blocksProposed"] for row in rows) == node.store.head_number()
         info = backend.get_node_info()
         assert info["role"] == "validator"

@@ -116,17 +116,16 @@ async def test_late_commits_are_counted_and_forgeries_of_them_are_not(
         number = decode_message(held[0]).number
         await until(lambda: node.store.head_number() >= number)
         before = by_validator(node, "pot_pbft_late_commits_total")
-        assert before[2] == 0
         # Whose it is is not verified any more: passed on by another it counts for nobody.
         await node.host.handle_message(VALIDATORS[1], held[0])
         await node.host.handle_message(VALIDATORS[2], held[0])
         await node.host.handle_message(VALIDATORS[2], held[0])
-        await until(lambda: by_validator(node, "pot_pbft_late_commits_total")[2] > 0)
+        await until(lambda: by_validator(node, "pot_pbft_late_commits_total")[2] > before[2])
         await trio.sleep(0.1)
         assert node.host.watch.get_record(VALIDATORS[2]).voted_number >= number
         after = by_validator(node, "pot_pbft_late_commits_total")
         assert after[1] == before[1]
-        assert after[2] == 1
+        assert after[2] == before[2] + 1
         assert slow.is_running
 
 

@@ -11,7 +11,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
 from chain.errors import RejectionReason
-from chain.training.history import Committee
 from node.metrics import NETWORK_TEXTS, NodeMetrics
 from node.metrics_feed import MetricsFeed
 from node.network.metrics import NetworkMetrics
@@ -19,7 +18,7 @@ from node.rpc.metrics import RpcMetrics
 from node.storage.block_store import BlockStore
 from node.storage.database import open_database
 from node.training_index import TrainingIndex
-from tests.node.chain_factory import GENESIS, GENESIS_DELTA, chain_of
+from tests.node.chain_factory import COMMITTEE, GENESIS, GENESIS_DELTA, chain_of
 from tests.node.test_diagnosis import HEALTHY, gone, with_validators
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -69,6 +68,7 @@ class FakePool:
 
 class FakeConsensus:
     state = None
+    is_member = True
     is_signing = False
     waiting_inputs = 3
 
@@ -103,14 +103,13 @@ class Fed:
 @pytest.fixture
 def fed(tmp_path: Path) -> Fed:
     store = BlockStore(open_database(tmp_path))
-    store.initialize(GENESIS, GENESIS_DELTA, b"{}")
+    store.initialize(GENESIS, GENESIS_DELTA, b"{}", COMMITTEE)
     metrics, network, situation = NodeMetrics(), FakeNetwork(), FakeSituation()
     feed = MetricsFeed(
         metrics=metrics,
         max_peers=64,
-        is_validator=True,
         store=store,
-        index=TrainingIndex(store, Committee((), ())),
+        index=TrainingIndex(store),
         blobs=FakeBlobs(),
         blob_quota_bytes=8_192,
         mempool=FakePool(),

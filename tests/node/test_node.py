@@ -1,21 +1,19 @@
 """Composition: what keeps a node from starting, and the accounts it signs for."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from chain.crypto import get_address, keccak256
 from chain.execution.system_contracts import TASK_REGISTRY, encode_post_ready
-from chain.genesis import parse_genesis
-from chain.primitives import PrivateKey
+from chain.primitives import Address, PrivateKey
 from node.backend import Pool
 from node.config import NodeConfig
 from node.errors import OperatorError
 from node.mempool import Mempool
-from node.node import _check_operator, _check_role, _OperatorAccount, load_genesis, open_chain
-from tests.node.consensus_cluster import KEYS, VALIDATORS
+from node.node import _check_operator, _OperatorAccount, load_genesis, open_chain
+from tests.node.consensus_cluster import KEYS
 from tests.node.training_chain import COMMITTEE, OPERATORS, TASK, TrainingChain
 
 
@@ -57,18 +55,14 @@ def test_a_directory_holds_one_chain_for_ever(tmp_path: Path) -> None:
         open_chain(config)
 
 
-def test_a_key_of_nobody_and_a_wrong_operator_are_refused_by_setting(tmp_path: Path) -> None:
+def test_an_operator_key_of_another_validator_is_refused_by_setting(tmp_path: Path) -> None:
     chain = TrainingChain(tmp_path)
-    genesis = parse_genesis(chain.store.genesis_config())
-    stranger = ClusterSigner()
-    assert _check_role(None, COMMITTEE, genesis) is None
-    with pytest.raises(OperatorError, match=r"consensus\.key_file"):
-        _check_role(stranger, COMMITTEE, genesis)
-    with pytest.raises(OperatorError, match="pot genesis new"):
-        _check_role(None, replace(COMMITTEE, validators=VALIDATORS), genesis)
-
     account = operator_account(chain, 1)
-    assert _check_operator(account, COMMITTEE.validators[1], COMMITTEE).validator_index == 1
+    operator = _check_operator(account, COMMITTEE.validators[1], COMMITTEE)
+    assert COMMITTEE.find_operator(operator.address) == 1
+    # Whoever wants to join has both keys before it is a validator.
+    candidate = operator_account(chain, 3)
+    assert _check_operator(candidate, Address(b"\x07" * 20), COMMITTEE).address
     with pytest.raises(OperatorError, match=r"operator\.key_file holds"):
         _check_operator(account, COMMITTEE.validators[2], COMMITTEE)
     with pytest.raises(OperatorError, match="set both or none"):

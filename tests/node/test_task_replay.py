@@ -137,7 +137,7 @@ class FakeChain(RpcClient):
     def quantity(self, method: str, *params: object) -> int:
         return {"eth_chainId": CHAIN_ID, "eth_blockNumber": 20}[method]
 
-    def call_contract(self, to: bytes, data: bytes) -> bytes:
+    def call_contract(self, to: bytes, data: bytes, block: str) -> bytes:
         assert to == contracts.VALIDATOR_SET
         assert data == contracts.encode_committee()
         return encode(["address[]", "address[]"], [VALIDATORS, OPERATORS])

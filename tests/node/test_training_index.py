@@ -53,7 +53,7 @@ def test_rows_equal_the_fold_over_all_receipts_at_every_step(tmp_path: Path) -> 
         history, rounds = fold(chain.store)
         assert history is not None
         # What another process reads, which has folded nothing itself.
-        reader = TrainingIndex(chain.store, COMMITTEE)
+        reader = TrainingIndex(chain.store)
         assert reader.history(TASK) == history
         assert [reader.settled_round(TASK, n) for n in range(len(rounds))] == rounds
         assert reader.settled_round(TASK, len(rounds)) is None
@@ -75,4 +75,4 @@ def test_a_submission_that_is_no_specification_is_kept_and_described(tmp_path: P
     broken = TaskHistory(
         TASK, history.submitter, history.spec_hash, b"\xff no JSON", 1, BlockNumber(1)
     )
-    assert TrainingIndex(chain.store, COMMITTEE).spec(broken) is None
+    assert TrainingIndex(chain.store).spec(broken) is None

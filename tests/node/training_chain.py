@@ -71,16 +71,15 @@ class TrainingChain:
             )
         )
         clock: Clock = FixedClock()
-        self.local = LocalChain(path, genesis=encode_genesis(config), committee=COMMITTEE)
+        self.local = LocalChain(path, genesis=encode_genesis(config))
         self.store = self.local.store
         self.ledger = LedgerReader(self.store, self.local.database, self.local.config, clock)
-        self.index = TrainingIndex(self.store, COMMITTEE)
+        self.index = TrainingIndex(self.store)
         self.rules = HeadRules(
             store=self.store,
             database=self.local.database,
             config=self.local.config,
             ledger=self.ledger,
-            committee=COMMITTEE,
         )
         self._nonces: dict[str, int] = {}
 

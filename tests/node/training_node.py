@@ -239,7 +239,7 @@ class Node:
             state_parts=self.parts,
             verifier=self.verifier,
             peers=self.peers,
-            operator=Operator(0, OPERATORS[0], self._send),
+            operator=Operator(OPERATORS[0], self._send),
             clock=self.clock,
             directory=path / "training",
         )

@@ -200,6 +200,10 @@ interface IGradientLedger {
     /// @notice The commitment of a miner in the attempt in progress: index + 1, or 0 if none.
     function commitmentPosition(uint256 taskId, address miner) external view returns (uint32);
 
+    /// @notice The version of the validator set that judges the ballot in progress; before its first
+    /// verdict, of the set in force.
+    function judgesOf(uint256 taskId) external view returns (uint256 version);
+
     function creditOf(address token, address account) external view returns (uint256);
 
     function phaseFloorBlocks() external view returns (uint32);

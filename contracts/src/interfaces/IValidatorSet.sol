@@ -103,6 +103,11 @@ interface IValidatorSet {
 
     // ---- a set that is or was in force
 
+    function committeeOf(uint256 version_)
+        external
+        view
+        returns (address[] memory validators, address[] memory operators);
+
     function quorumOf(uint256 version_) external view returns (uint256);
 
     /// @notice The index of a validator in a set; reverts if it is not in it.
@@ -156,6 +161,9 @@ interface IValidatorSet {
 
     /// @notice A proposal, with the votes of current members; ids are 1 to proposalCount.
     function getProposal(uint256 proposalId) external view returns (Proposal memory proposal, uint256 votes);
+
+    /// @notice The open join that an account proposed; 0 if there is none.
+    function candidacyOf(address operator) external view returns (uint256 proposalId);
 
     function hasVoted(uint256 proposalId, address validator) external view returns (bool);
 

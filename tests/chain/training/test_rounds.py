@@ -22,6 +22,7 @@ from chain.training.rounds import (
 )
 from tests.chain.training.history_factory import (
     COMMITTEE,
+    OPERATORS,
     SUBMITTED,
     VOTE,
     at,
@@ -54,7 +55,8 @@ def duties(
     now: int = 1_000,
     head: int = 10,
 ) -> tuple[Duty, ...]:
-    return list_duties(history, SPEC, view(phase, head=head), own, COMMITTEE, own_index, now)
+    operator = None if own_index is None else OPERATORS[own_index]
+    return list_duties(history, SPEC, view(phase, head=head), own, COMMITTEE, operator, now)
 
 
 def test_content_comes_first() -> None:

@@ -11,6 +11,7 @@ from eth_account.signers.local import LocalAccount
 from chain.builder import build_block
 from chain.crypto import keccak256
 from chain.errors import RejectedInputError, RejectionReason
+from chain.execution.validator_set import read_genesis_set
 from chain.genesis import build_genesis, parse_genesis
 from chain.primitives import Address, Hash32, Signature, ValidatorIndex, View
 from chain.training.history import Committee
@@ -180,16 +181,15 @@ def genesis_file() -> bytes:
 class LocalChain:
     """One store, extended a block at a time. The certificates are of nobody: none is checked."""
 
-    def __init__(
-        self, path: Path, *, genesis: bytes | None = None, committee: Committee | None = None
-    ) -> None:
+    def __init__(self, path: Path, *, genesis: bytes | None = None) -> None:
         file = genesis or genesis_file()
         self.config = parse_genesis(file)
         state = build_genesis(self.config)
         self.database: Database = open_database(path)
         self.store = BlockStore(self.database)
-        self.store.initialize(state.header, state.delta, file)
-        self._index = TrainingIndex(self.store, committee or Committee((), ()))
+        committee = Committee(*read_genesis_set(self.config, state))
+        self.store.initialize(state.header, state.delta, file, committee)
+        self._index = TrainingIndex(self.store)
 
     def extend(self, *raw_transactions: bytes) -> Hash32:
         """Finalize a block of these transactions; its hash.

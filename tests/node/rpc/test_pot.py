@@ -25,7 +25,6 @@ from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.architectures import count_parameters
 from chain.training.assignment import assign, compute_seed
 from chain.training.encoding import GradientHeader, compute_commitment, count_payload_bytes
-from chain.training.history import Committee
 from chain.training.rewards import build_reward_tree, compute_leaf, verify_reward_proof
 from chain.training.task_spec import Shard
 from node.measurements import get_checks_path
@@ -99,8 +98,7 @@ def build_chain(path: Path) -> LocalChain:
             tokens={address_of(signer): 1_000 * POT for signer in (SUBMITTER, ANN, BEN)},
         )
     )
-    committee = Committee(VALIDATORS, tuple(address_of(each) for each in OPERATORS))
-    return LocalChain(path, genesis=encode_genesis(config), committee=committee)
+    return LocalChain(path, genesis=encode_genesis(config))
 
 
 def upload_reveal(rpc: RpcHarness, query: dict[str, object], body: bytes = PAYLOAD) -> int:

@@ -14,6 +14,7 @@ from node.errors import OperatorError, StorageFailed
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, Table, Writer, open_database
 from tests.node.chain_factory import (
+    COMMITTEE,
     GENESIS,
     GENESIS_DELTA,
     ChainLink,
@@ -35,7 +36,7 @@ def database(tmp_path):
 @pytest.fixture
 def store(database: Database) -> BlockStore:
     result = BlockStore(database)
-    result.initialize(GENESIS, GENESIS_DELTA, b"{}")
+    result.initialize(GENESIS, GENESIS_DELTA, b"{}", COMMITTEE)
     return result
 
 
@@ -61,14 +62,14 @@ def test_initialized_store_has_genesis_as_head(store, database):
 
 def test_initializing_again_keeps_the_chain(store):
     finalize(store, chain_of(1)[0])
-    store.initialize(GENESIS, GENESIS_DELTA, b"{}")
+    store.initialize(GENESIS, GENESIS_DELTA, b"{}", COMMITTEE)
     assert store.head_number() == 1
 
 
 def test_another_genesis_is_refused_with_the_cure(store):
     other = header(0, GENESIS.hash)
     with pytest.raises(OperatorError, match=r"another chain.*set data_dir to an empty directory"):
-        store.initialize(other, {}, b"{}")
+        store.initialize(other, {}, b"{}", COMMITTEE)
     assert store.head() == GENESIS
 
 
@@ -78,7 +79,7 @@ def test_store_of_another_format_is_refused(store, database):
     with pytest.raises(OperatorError, match="format 0"):
         store.check_initialized()
     with pytest.raises(OperatorError, match="format 0"):
-        store.initialize(GENESIS, {}, b"{}")
+        store.initialize(GENESIS, {}, b"{}", COMMITTEE)
 
 
 def test_empty_store_names_the_command_that_fills_it(database):
@@ -210,9 +211,9 @@ import sys
 from pathlib import Path
 from node.storage.block_store import BlockStore
 from node.storage.database import open_database
-from tests.node.chain_factory import GENESIS, GENESIS_DELTA, chain_of
+from tests.node.chain_factory import COMMITTEE, GENESIS, GENESIS_DELTA, chain_of
 store = BlockStore(open_database(Path(sys.argv[1])))
-store.initialize(GENESIS, GENESIS_DELTA, b"{}")
+store.initialize(GENESIS, GENESIS_DELTA, b"{}", COMMITTEE)
 links = chain_of(300, state_nodes=20)
 print("ready", flush=True)
 for link in links[store.head_number():]:

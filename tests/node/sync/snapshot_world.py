@@ -9,7 +9,7 @@ import trio
 from chain.errors import InvalidMessage, RejectedInputError, RejectionReason
 from chain.execution.state_walk import END, START, VerifiedChunk, collect_chunk, verify_chunk
 from chain.genesis import build_genesis
-from chain.primitives import BlockNumber, Hash32, TaskId
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.transition import apply_block
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
@@ -44,13 +44,23 @@ class TrustingExecutor:
         if certificate != self._certificate:
             raise InvalidMessage(RejectionReason.BAD_CERTIFICATE)
 
+    def verify_certificate_of(
+        self,
+        certificate: CommitCertificate,
+        number: BlockNumber,
+        digest: Hash32,
+        validators: tuple[Address, ...],
+    ) -> None:
+        assert validators == COMMITTEE.validators
+        self.verify_certificate(certificate, number, digest)
+
 
 class Server:
     """What one peer answers from a store, as its node would."""
 
     def __init__(self, store: BlockStore, database: Database) -> None:
         self.store = store
-        self.source = SnapshotSource(store, database, TrainingIndex(store, COMMITTEE))
+        self.source = SnapshotSource(store, database, TrainingIndex(store))
         self.lies: dict[str, Callable[[object], object]] = {}
         """By the name of a request: what becomes of its answer."""
         self.asked: list[str] = []
@@ -171,8 +181,8 @@ class FreshNode:
         self.database = open_database(directory)
         self.store = BlockStore(self.database)
         genesis = build_genesis(chain.config)
-        self.store.initialize(genesis.header, genesis.delta, b"{}")
-        self.index = TrainingIndex(self.store, COMMITTEE)
+        self.store.initialize(genesis.header, genesis.delta, b"{}", COMMITTEE)
+        self.index = TrainingIndex(self.store)
         certificate = chain.store.certificate(chain.store.head_number())
         assert certificate is not None
         self.sync = SnapshotSync(

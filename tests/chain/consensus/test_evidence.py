@@ -1,0 +1,50 @@
+"""The calls that report conflicting votes (docs/spec/consensus.md, section 9)."""
+
+from chain.consensus.evidence import Evidence, build_evidence
+from chain.consensus.messages import MessageKind
+from chain.execution.system_contracts import (
+    encode_report_equivocation,
+    encode_report_lost_lock,
+)
+from chain.primitives import ZERO_HASH, Address, BlockNumber
+from tests.chain.consensus.consensus_factory import (
+    BLOCK_A,
+    BLOCK_B,
+    commit,
+    prepare,
+    prepared,
+    view_change,
+)
+
+ACCUSED = Address(b"\x31" * 20)
+
+
+def test_two_votes_of_one_place_are_an_equivocation() -> None:
+    first, second = prepare(3, BLOCK_A, view=2), prepare(3, BLOCK_B, view=2)
+    data = encode_report_equivocation(
+        (MessageKind.PREPARE, 7, 1, 2),
+        (BLOCK_A.hash, first.signature),
+        (BLOCK_B.hash, second.signature),
+    )
+    assert build_evidence(first, second, ACCUSED, 7) == Evidence(ACCUSED, BlockNumber(1), data)
+
+
+def test_a_commit_and_a_view_change_that_forgets_it_are_a_lost_lock() -> None:
+    locked = commit(3)
+    forgot = view_change(3, 2).vote
+    data = encode_report_lost_lock(
+        (MessageKind.COMMIT, 1, 1, 0),
+        (BLOCK_A.hash, locked.signature),
+        (2, 2**64 - 1, ZERO_HASH, forgot.signature),
+    )
+    assert build_evidence(locked, forgot, ACCUSED, 1).data == data
+
+
+def test_an_older_lock_than_the_commit_is_a_lost_lock_too() -> None:
+    locked, older = commit(3, view=3), view_change(3, 5, prepared(view=1)).vote
+    data = encode_report_lost_lock(
+        (MessageKind.COMMIT, 1, 1, 3),
+        (BLOCK_A.hash, locked.signature),
+        (5, 1, BLOCK_A.hash, older.signature),
+    )
+    assert build_evidence(locked, older, ACCUSED, 1).data == data

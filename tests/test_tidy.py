@@ -44,6 +44,7 @@ COVERED_BY = {
         "node/cli/task_command.py",
         "node/task_submission.py",
     ),
+    "tests/node/cli/test_validator_commands.py": ("node/cli/validator_command.py",),
     "tests/node/cli/test_wallet_commands.py": ("node/cli/wallet_command.py",),
     "tests/node/ipc/test_ipc.py": (
         "node/ipc/client.py",

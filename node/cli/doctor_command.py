@@ -22,7 +22,7 @@ def doctor(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Look for what is wrong with a node, its directory and its machine.
+    """Look for what is wrong with a node and its machine.
 
     Asks the node why it waits, if it runs. Ends with status 1 if anything is wrong.
     """

@@ -17,6 +17,7 @@ from node.cli import (
     miner_command,
     node_command,
     task_command,
+    validator_command,
     wallet_command,
 )
 from node.errors import OperatorError
@@ -38,6 +39,7 @@ app.add_typer(config_command.app, name="config")
 app.add_typer(miner_command.app, name="miner")
 app.add_typer(task_command.app, name="task")
 app.add_typer(wallet_command.app, name="wallet")
+app.add_typer(validator_command.app, name="validator")
 app.command("doctor", epilog=doctor_command.EXAMPLE)(doctor_command.doctor)
 app.command("devnet", epilog=devnet_command.EXAMPLE)(devnet_command.devnet)
 

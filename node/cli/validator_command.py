@@ -1,0 +1,298 @@
+"""`pot validator`: who decides blocks, and how that changes."""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from node.cli.output import (
+    DEFAULT_RPC_URL,
+    JsonOption,
+    RpcOption,
+    format_amount,
+    parse_address,
+    print_json,
+    print_line,
+    print_table,
+)
+from node.cli.wallet_command import KeyOption, PasswordOption, load_private_key
+from node.errors import OperatorError
+
+if TYPE_CHECKING:
+    from chain.execution.system_contracts import ValidatorProposal
+    from chain.primitives import Address
+    from node.rpc_client import Json, JsonObject, RpcClient
+
+PROPOSALS_SHOWN: Final = 100
+"""The latest ones; older ones are closed or will not be missed."""
+
+app = typer.Typer(help="The validator set: join, leave, vote, stake.", no_args_is_help=True)
+
+ValidatorArgument = Annotated[
+    str, typer.Argument(metavar="VALIDATOR", help="The consensus account, 0x….")
+]
+ProposalArgument = Annotated[
+    int, typer.Argument(metavar="ID", min=1, help="As `pot validator status` lists it.")
+]
+
+
+class Change(StrEnum):
+    """What may be proposed."""
+
+    JOIN = "join"
+    REMOVE = "remove"
+
+
+@app.command(epilog="Example:  pot validator status")
+def status(rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> None:
+    """Show the validators, the change that is under way and the open proposals."""
+    from chain.execution import system_contracts as contracts
+    from chain.execution.system_contracts import VALIDATOR_SET
+    from node.rpc_client import RpcClient
+
+    client = RpcClient(rpc)
+    validators, _ = contracts.decode_committee(_ask(client, contracts.encode_committee()))
+    following = contracts.decode_addresses(_ask(client, contracts.encode_next_validators()))
+    members: list[Json] = []
+    for index, validator in enumerate(validators):
+        state = contracts.decode_validator(_ask(client, contracts.encode_get_validator(validator)))
+        members.append(
+            {
+                "index": index,
+                "validator": _hex(validator),
+                "operator": _hex(state.operator),
+                "status": state.status.name.lower(),
+                "slashed": state.is_slashed,
+                "stake": str(state.stake),
+            }
+        )
+    activation = contracts.decode_uint(_ask(client, contracts.encode_activation_block()))
+    change: Json = None
+    if following:
+        change = {
+            "activationBlock": activation,
+            "joins": [_hex(each) for each in following if each not in validators],
+            "leaves": [_hex(each) for each in validators if each not in following],
+        }
+    head = client.quantity("eth_blockNumber")
+    quorum = -(-2 * len(validators) // 3)
+    proposals: list[Json] = [
+        _describe(number, proposal, quorum)
+        for number, proposal in _list_proposals(client)
+        if not proposal.is_closed and head < proposal.expiry_block
+    ]
+    document: JsonObject = {
+        "head": head,
+        "quorum": quorum,
+        "requiredStake": str(
+            contracts.decode_uint(_ask(client, contracts.encode_required_stake()))
+        ),
+        "validators": members,
+        "change": change,
+        "proposals": proposals,
+        "contract": _hex(VALIDATOR_SET),
+    }
+    if as_json:
+        print_json(document)
+    else:
+        _print_status(document)
+
+
+@app.command(epilog="Example:  pot validator propose join 0xAb… --key operator.json")
+def propose(
+    change: Annotated[Change, typer.Argument(help="join or remove")],
+    validator: ValidatorArgument,
+    key: KeyOption,
+    password_file: PasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the members to let a validator join, or to remove one.
+
+    A join is proposed by its future operator account, which pays the stake in POT. A removal is
+    proposed by a member's operator.
+    """
+    from chain.execution import system_contracts as contracts
+    from chain.execution.system_contracts import TRAINING_TOKEN, VALIDATOR_SET
+    from node.rpc_client import RpcClient
+
+    address = parse_address(validator)
+    private_key = load_private_key(key, password_file)
+    client = RpcClient(rpc)
+    if change is Change.REMOVE:
+        data = contracts.encode_propose_removal(address)
+    else:
+        stake = contracts.decode_uint(_ask(client, contracts.encode_required_stake()))
+        client.transact(private_key, TRAINING_TOKEN, contracts.encode_approve(VALIDATOR_SET, stake))
+        data = contracts.encode_propose_join(address)
+    receipt = client.transact(private_key, VALIDATOR_SET, data)
+    events = _decode_events(receipt)
+    made = [event for event in events if isinstance(event, contracts.ProposalMade)]
+    if not made:
+        raise OperatorError("the proposal's event is missing; does --rpc name a node of ours?")
+    number = made[0].proposal_id
+    if as_json:
+        print_json({"proposal": number, "expiryBlock": made[0].expiry_block})
+        return
+    print_line(f"proposal {number}: {change.value} {_hex(address)}")
+    print_line(f"members vote with:  pot validator vote {number} --key OPERATOR")
+
+
+@app.command(epilog="Example:  pot validator vote 3 --key operator.json")
+def vote(
+    proposal: ProposalArgument,
+    key: KeyOption,
+    password_file: PasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Vote for a proposal with a member's operator account."""
+    from chain.execution import system_contracts as contracts
+
+    _send(
+        contracts.encode_vote_on_proposal(proposal),
+        key,
+        password_file,
+        rpc,
+        as_json,
+        f"voted for proposal {proposal}",
+    )
+
+
+@app.command(epilog="Example:  pot validator leave --key operator.json")
+def leave(
+    key: KeyOption,
+    password_file: PasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Leave the set at the next possible change.
+
+    Keep the node running until `pot validator status` shows that the change is in force.
+    """
+    from chain.execution import system_contracts as contracts
+
+    _send(
+        contracts.encode_leave_set(), key, password_file, rpc, as_json, "the validator is leaving"
+    )
+
+
+@app.command(epilog="Example:  pot validator withdraw --key operator.json")
+def withdraw(
+    key: KeyOption,
+    password_file: PasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Take the stake back: of a join that is still a proposal, or of a validator that has left."""
+    from chain.crypto import get_address
+    from chain.execution import system_contracts as contracts
+    from node.rpc_client import RpcClient
+
+    account = get_address(load_private_key(key, password_file))
+    candidacy = contracts.decode_uint(_ask(RpcClient(rpc), contracts.encode_candidacy_of(account)))
+    data = (
+        contracts.encode_withdraw_proposal(candidacy)
+        if candidacy
+        else contracts.encode_withdraw_stake()
+    )
+    _send(data, key, password_file, rpc, as_json, "the stake is back")
+
+
+def _send(
+    data: bytes,
+    key: KeyOption,
+    password_file: PasswordOption,
+    rpc: str,
+    as_json: bool,
+    done: str,
+) -> None:
+    from chain.execution import system_contracts as contracts
+    from node.rpc_client import RpcClient
+
+    private_key = load_private_key(key, password_file)
+    receipt = RpcClient(rpc).transact(private_key, contracts.VALIDATOR_SET, data)
+    scheduled = [
+        event for event in _decode_events(receipt) if isinstance(event, contracts.SetScheduled)
+    ]
+    activation = scheduled[0].activation_block if scheduled else None
+    if as_json:
+        print_json({"transaction": receipt["transactionHash"], "activationBlock": activation})
+        return
+    print_line(done)
+    if activation is not None:
+        print_line(f"the set changes at block {activation}")
+
+
+def _ask(client: "RpcClient", data: bytes) -> bytes:
+    from chain.execution.system_contracts import VALIDATOR_SET
+
+    return client.call_contract(VALIDATOR_SET, data)
+
+
+def _list_proposals(client: "RpcClient") -> "list[tuple[int, ValidatorProposal]]":
+    from chain.execution import system_contracts as contracts
+
+    count = contracts.decode_uint(_ask(client, contracts.encode_proposal_count()))
+    first = max(1, count - PROPOSALS_SHOWN + 1)
+    return [
+        (number, contracts.decode_proposal(_ask(client, contracts.encode_get_proposal(number))))
+        for number in range(first, count + 1)
+    ]
+
+
+def _describe(number: int, proposal: "ValidatorProposal", quorum: int) -> "JsonObject":
+    return {
+        "id": number,
+        "change": Change.JOIN.value if proposal.is_join else Change.REMOVE.value,
+        "validator": _hex(proposal.validator),
+        "operator": _hex(proposal.operator),
+        "votes": proposal.votes,
+        "needed": quorum,
+        "expiryBlock": proposal.expiry_block,
+    }
+
+
+def _decode_events(receipt: "JsonObject") -> list[object]:
+    from chain.execution.system_contracts import decode_event
+    from node.rpc_client import decode_log, get_objects
+
+    return [decode_event(decode_log(entry)) for entry in get_objects(receipt, "logs")]
+
+
+def _print_status(document: "JsonObject") -> None:
+    from node.rpc_client import get_objects
+
+    rows = [
+        (
+            str(row["index"]),
+            str(row["validator"]),
+            str(row["operator"]),
+            "slashed" if row["slashed"] else str(row["status"]),
+            f"{format_amount(int(str(row['stake'])))} POT",
+        )
+        for row in get_objects(document, "validators")
+    ]
+    print_table(("", "validator", "operator", "status", "stake"), rows)
+    change = document["change"]
+    if isinstance(change, dict):
+        joins = [f"{each} joins" for each in _strings(change["joins"])]
+        leaves = [f"{each} leaves" for each in _strings(change["leaves"])]
+        block = change["activationBlock"]
+        print_line(f"block {block}: {', '.join([*joins, *leaves])}")
+    proposals = get_objects(document, "proposals")
+    for row in proposals:
+        print_line(
+            f"proposal {row['id']}: {row['change']} {row['validator']}, {row['votes']} of "
+            f"{row['needed']} votes, until block {row['expiryBlock']}"
+        )
+    if not proposals:
+        print_line("no open proposals")
+
+
+def _strings(value: "Json") -> list[str]:
+    return [str(each) for each in value] if isinstance(value, list) else []
+
+
+def _hex(address: "Address") -> str:
+    return "0x" + address.hex()

@@ -1,0 +1,183 @@
+"""`pot validator`, against the contract itself behind a fake node."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from eth_abi.abi import encode
+
+from chain.crypto import get_address, keccak256
+from chain.execution import system_contracts as contracts
+from chain.execution.system_contracts import (
+    EVENT_LAYOUTS,
+    TRAINING_TOKEN,
+    VALIDATOR_SET,
+    ProposalMade,
+    SetScheduled,
+    ValidatorStatus,
+)
+from chain.primitives import Address, PrivateKey
+from chain.types.transaction import decode_transaction
+from node.keystore import save_key
+from tests.contracts.world import (
+    CHANGE_BLOCKS,
+    FIRST_BLOCK,
+    MINERS,
+    OPERATORS,
+    STAKE,
+    VALIDATORS,
+    World,
+    account,
+    new_world,
+)
+from tests.node.cli.pot_command import Pot, serve
+
+CANDIDATE = account("validator candidate")
+
+
+class FakeChain:
+    """The contracts in py-evm; a transaction is executed for whom the test says."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.sender: Address = MINERS[0]
+        self.logs: list[object] = []
+
+    def answers(self) -> dict:
+        return {
+            "eth_chainId": lambda: "0x5",
+            "eth_blockNumber": lambda: hex(self.world.number),
+            "eth_call": lambda call, block: "0x" + self.view(call).hex(),
+            "eth_estimateGas": lambda call: "0x5208",
+            "eth_getBlockByNumber": lambda number, full: {"baseFeePerGas": "0x0"},
+            "eth_maxPriorityFeePerGas": lambda: "0x0",
+            "eth_getTransactionCount": lambda who, block: "0x0",
+            "eth_sendRawTransaction": self.send,
+            "eth_getTransactionReceipt": lambda name: {
+                "status": "0x1",
+                "blockNumber": "0x1",
+                "transactionHash": name,
+                "logs": self.logs,
+            },
+        }
+
+    def view(self, call: dict) -> bytes:
+        data = bytes.fromhex(call["data"][2:])
+        if data == contracts.encode_candidacy_of(get_address(KEY)):
+            data = contracts.encode_candidacy_of(self.sender)
+        return self.world.view(Address(bytes.fromhex(call["to"][2:])), data)
+
+    def send(self, raw: str) -> str:
+        transaction = decode_transaction(bytes.fromhex(raw[2:]))
+        answer = self.world.send(self.sender, transaction.to, transaction.data)
+        self.logs = [
+            {
+                "address": "0x" + VALIDATOR_SET.hex(),
+                "topics": ["0x" + each.hex() for each in topics],
+                "data": "0x" + data.hex(),
+            }
+            for topics, data in map(as_log, answer.events)
+            if topics
+        ]
+        return "0x" + transaction.hash.hex()
+
+
+def as_log(event: object) -> tuple[list[bytes], bytes]:
+    layouts = {layout.build: layout for layout in EVENT_LAYOUTS}
+    layout = layouts[type(event)]
+
+    def word(value: int) -> bytes:
+        return value.to_bytes(32, "big")
+
+    match event:
+        case ProposalMade(number, validator, operator, is_join, expiry):
+            indexed = [word(number), bytes(12) + validator, bytes(12) + operator]
+            return [layout.topic, *indexed], encode(["bool", "uint64"], [is_join, expiry])
+        case SetScheduled(version, validator, is_join, activation):
+            indexed = [word(version), bytes(12) + validator]
+            return [layout.topic, *indexed], encode(["bool", "uint64"], [is_join, activation])
+        case _:
+            return [], b""
+
+
+KEY = PrivateKey(keccak256(b"any key: the test says who sends"))
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> list[str]:
+    (tmp_path / "password").write_text("secret\n")
+    save_key(tmp_path / "key.json", KEY, "secret", light=True)
+    return ["--key", str(tmp_path / "key.json"), "--password-file", str(tmp_path / "password")]
+
+
+@pytest.fixture
+def chain() -> FakeChain:
+    return FakeChain(new_world())
+
+
+@pytest.fixture
+def rpc(chain: FakeChain) -> Iterator[list[str]]:
+    with serve(chain.answers()) as url:
+        yield ["--rpc", url]
+
+
+def test_a_candidate_is_proposed_voted_in_and_leaves_with_its_stake(
+    pot: Pot, chain: FakeChain, rpc: list[str], key: list[str]
+) -> None:
+    candidate = "0x" + CANDIDATE.hex()
+    said = pot("validator", "propose", "join", candidate, *key, *rpc)
+    assert said.splitlines()[0] == f"proposal 1: join {candidate}"
+    assert chain.world.pot_of(VALIDATOR_SET) == 5 * STAKE
+
+    for chain.sender in OPERATORS[:2]:
+        assert pot("validator", "vote", 1, *key, *rpc) == "voted for proposal 1\n"
+    shown = pot("validator", "status", *rpc)
+    assert f"proposal 1: join {candidate}, 2 of 3 votes" in shown
+    chain.sender = OPERATORS[2]
+    activation = FIRST_BLOCK + CHANGE_BLOCKS
+    assert pot.json("validator", "vote", 1, *key, *rpc)["activationBlock"] == activation
+
+    status = pot.json("validator", "status", *rpc)
+    assert status["change"] == {
+        "activationBlock": activation,
+        "joins": [candidate],
+        "leaves": [],
+    }
+    assert status["proposals"] == []
+    assert f"block {activation}: {candidate} joins" in pot("validator", "status", *rpc)
+
+    chain.world.mine(CHANGE_BLOCKS)
+    chain.sender = MINERS[0]
+    assert f"block {activation + CHANGE_BLOCKS}" in pot("validator", "leave", *key, *rpc)
+    chain.world.mine(CHANGE_BLOCKS + 1_000)
+    assert pot("validator", "withdraw", *key, *rpc) == "the stake is back\n"
+    assert chain.world.pot_of(VALIDATOR_SET) == 4 * STAKE
+
+
+def test_a_candidate_that_waits_can_have_its_stake_back(
+    pot: Pot, chain: FakeChain, rpc: list[str], key: list[str]
+) -> None:
+    made = pot.json("validator", "propose", "join", "0x" + CANDIDATE.hex(), *key, *rpc)
+    assert made["proposal"] == 1
+    pot("validator", "withdraw", *key, *rpc)
+    assert chain.world.balance(MINERS[0], TRAINING_TOKEN) == 10_000 * 10**18
+
+
+def test_status_shows_members_with_operators_and_stake(
+    pot: Pot, chain: FakeChain, rpc: list[str], key: list[str]
+) -> None:
+    chain.sender = OPERATORS[0]
+    pot("validator", "propose", "remove", "0x" + VALIDATORS[3].hex(), *key, *rpc)
+    status = pot.json("validator", "status", *rpc)
+    assert [row["validator"] for row in status["validators"]] == [
+        "0x" + validator.hex() for validator in VALIDATORS
+    ]
+    assert {row["stake"] for row in status["validators"]} == {str(STAKE)}
+    assert {row["status"] for row in status["validators"]} == {ValidatorStatus.ACTIVE.name.lower()}
+    (proposal,) = status["proposals"]
+    assert (proposal["change"], proposal["votes"], proposal["needed"]) == ("remove", 1, 3)
+    assert "500 POT" in pot("validator", "status", *rpc)
+
+
+def test_what_is_mistyped_is_refused_by_name(pot: Pot, rpc: list[str], key: list[str]) -> None:
+    assert "not an account" in pot.fails("validator", "propose", "join", "0x12", *key, *rpc)

@@ -26,8 +26,10 @@ from chain.consensus.messages import MessageKind, SigningDomain, compute_signing
 from chain.crypto import get_address, keccak256, sign
 from chain.execution.state_walk import END, START, collect_chunk
 from chain.execution.system_contracts import TRAINING_TOKEN, encode_transfer
+from chain.execution.validator_set import read_genesis_set
 from chain.genesis import GenesisConfig, build_genesis
 from chain.primitives import Address, Hash32, PrivateKey, ValidatorIndex, View
+from chain.training.history import Committee
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction, decode_transaction, sign_transaction
 from node.devnet_processes import Child, ProcessGroup
@@ -66,7 +68,8 @@ def build_chain(directory: Path, config: GenesisConfig, file: bytes, block_count
     database = open_database(directory)
     store = BlockStore(database)
     genesis = build_genesis(config)
-    store.initialize(genesis.header, genesis.delta, file)
+    committee = Committee(*read_genesis_set(config, genesis))
+    store.initialize(genesis.header, genesis.delta, file, committee)
     domain = SigningDomain(config.chain_id, genesis.header.hash, PROTOCOL_VERSION)
     certificate = None
     for number in range(1, block_count + 1):

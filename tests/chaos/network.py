@@ -243,11 +243,10 @@ class Network:
         create_database(place.path, self.genesis_file)
 
     def copy_key(self, index: int) -> None:
-        """Give the consensus key of a node to the clone, as a file of its own."""
-        source, target = (
-            self.places[each].path / KEYS / "consensus.json" for each in (index, self.clone)
-        )
-        shutil.copyfile(source, target)
+        """Give the keys of a node to the clone, as files of its own: locks do not see it."""
+        source, target = (self.places[each].path / KEYS for each in (index, self.clone))
+        for name in ("consensus.json", "operator.json"):
+            shutil.copyfile(source / name, target / name)
 
     def read_log(self, index: int, offset: int = 0) -> str:
         """What a node has logged from `offset` on, in bytes."""

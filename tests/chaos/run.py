@@ -331,19 +331,11 @@ class Run:
             self._violate(f"node {index} has lost its block {number}")
 
     async def _audit(self) -> None:
-        count = self._manifest.node_count
-        for index in range(count):
-            if not self._network.is_running(index):
-                self._violate(self._network.children[index].describe_end())
-            await self._collect_hashes(index)
+        async with trio.open_nursery() as nursery:
+            for index in range(self._manifest.node_count):
+                nursery.start_soon(self._audit_node, index)
         for text in self._seen.list_forks():
             self._violate(f"fork: {text}")
-        for index in range(count):
-            try:
-                for text in await self._find_lost(index):
-                    self._violate(f"lost at node {index}: {text}")
-            except NoAnswer as error:
-                self._violate(f"node {index} does not answer: {error}")
         for name, history, check in (
             ("register", self._recorder.register, check_register),
             ("set", self._recorder.set, check_set),
@@ -356,6 +348,17 @@ class Run:
             self._violate(text)
         for author in sorted(self._find_equivocators() - self._cloned):
             self._violate(f"node {author} signed two different votes, and its key was not copied")
+
+    async def _audit_node(self, index: int) -> None:
+        if not self._network.is_running(index):
+            self._violate(self._network.children[index].describe_end())
+            return
+        await self._collect_hashes(index)
+        try:
+            for text in await self._find_lost(index):
+                self._violate(f"lost at node {index}: {text}")
+        except NoAnswer as error:
+            self._violate(f"node {index} does not answer: {error}")
 
     async def _find_lost(self, index: int) -> list[str]:
         """Acknowledged transactions that a node does not have, or has elsewhere."""

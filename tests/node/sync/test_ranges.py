@@ -33,7 +33,7 @@ def span(first: int, last: int) -> BlockRange:
     return BlockRange(number(first), number(last))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_whatever_peers_do_every_block_comes_and_memory_is_bounded(data: st.DataObject) -> None:
     plan, head, now = RangePlan(number(1)), 0, 0.0
@@ -49,7 +49,8 @@ def test_whatever_peers_do_every_block_comes_and_memory_is_bounded(data: st.Data
                 if asked is not None:
                     assert asked.last <= heads[peer]
                     out.append((peer, asked))
-        assert len({asked for _, asked in out}) + len(plan._ready) <= RANGES_LIMIT + 1
+        # The answers of those who proved slower are still out, one a peer, and of no use.
+        assert len(plan._flights) + len(plan._ready) <= RANGES_LIMIT + 1
         if out:
             peer, asked = out.pop(data.draw(st.integers(0, len(out) - 1)))
             # Ann is honest; the others fail, or give as little as they like.

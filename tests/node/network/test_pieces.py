@@ -10,6 +10,7 @@ from node.network.dissemination import SPREAD_BYTES, SPREAD_SECONDS
 from node.network.metrics import NetworkMetrics
 from node.network.protocols.pieces import WAITING_LIMIT, PieceLinks
 from node.network.stream import FrameStream, StreamClosedError
+from tests.node.consensus_cluster import run_thread_inline
 from tests.node.network.network_fakes import (
     MemoryInternet,
     Received,
@@ -24,8 +25,9 @@ MESSAGE = b"".join(sha256(bytes([i])) for i in range(256)) * (SPREAD_BYTES // 2*
 
 
 async def test_large_message_reaches_everybody_once_and_costs_its_author_less(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
     nodes = build_nodes(MemoryInternet(), 8)
     async with running(*nodes):
         await until(lambda: all(len(node.network.peers()) == 7 for node in nodes))
@@ -42,8 +44,9 @@ async def test_large_message_reaches_everybody_once_and_costs_its_author_less(
 
 
 async def test_who_lacks_a_message_is_sent_it_whole_when_its_pieces_had_their_time(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
     nodes = build_nodes(MemoryInternet(), 8)
     async with running(*nodes):
         await until(lambda: all(len(node.network.peers()) == 7 for node in nodes))
@@ -72,8 +75,9 @@ async def test_what_is_no_piece_is_its_senders_fault(autojump_clock: MockClock) 
 
 
 async def test_a_piece_under_another_validator_set_is_nobodys_fault(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
     metrics = NetworkMetrics()
     sender = build_links(Received(), NetworkMetrics(), own=1)
     sender.set_validators([validator_address(index) for index in range(9)])

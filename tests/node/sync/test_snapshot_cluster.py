@@ -16,7 +16,6 @@ from node.network_genesis import NetworkPlan, Seat, build_network
 from node.sync import snapshot_sync
 from node.sync.block_sync import BlockSync
 from node.sync.snapshot_sync import SnapshotSync
-from tests.node import consensus_cluster
 from tests.node.consensus_cluster import (
     TIMESTAMP,
     VALIDATORS,
@@ -74,7 +73,7 @@ class SnapshotNode(ClusterNode, MemoryNetwork):
             executor=self.executor,
             network=self,
             finalize=self.host.finalize,
-            is_validator=self.is_signer,
+            own_validator=self.address if self.is_signer else None,
             snapshot=SnapshotSync(
                 store=self.store,
                 database=self.database,
@@ -91,9 +90,8 @@ async def test_who_lost_everything_joins_votes_and_serves_the_next_one(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
-    monkeypatch.setattr(consensus_cluster, "network_genesis", contract_genesis)
     monkeypatch.setattr(snapshot_sync, "PIVOT_LAG_BLOCKS", 2)
-    wire = Wire()
+    wire = Wire(genesis=contract_genesis())
     for index in range(4):
         (tmp_path / str(index)).mkdir()
         SnapshotNode(wire, index, tmp_path / str(index))

@@ -88,8 +88,8 @@ class Link:
         try:
             while data := await source.receive_some(CHUNK_BYTES):
                 await self._opened.wait()
-                await sink.send_all(data)
                 self.byte_count += len(data)
+                await sink.send_all(data)
         except (OSError, trio.BrokenResourceError):
             pass
         both.cancel()

@@ -71,6 +71,7 @@ from chain.primitives import Address, BlockNumber, Hash32, Signature, ValidatorI
 from chain.transition import BlockResult
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
+from chain.types.transaction import Transaction
 from chain.validation import validate_fresh_proposal
 from node.clock import Clock
 from node.consensus_watch import ConsensusWatch
@@ -100,7 +101,7 @@ FRESHNESS_POLL_SECONDS: Final = 0.02
 """How often a proposal that came early is looked at again."""
 
 GATHER_SECONDS: Final = 0.05
-"""Between the pace's word and the choice of transactions; less than a hop of a slow link."""
+"""From the first transaction held to the choice of a block's; less than a hop of a slow link."""
 
 PACE_TOLERANCE_MS: Final = 50
 """A proposal may come so much before the interval is over by our clock: clocks and links differ."""
@@ -225,6 +226,9 @@ class ConsensusHost:
         """When the block being decided was first seen, or else the head. Like every duration here
         it is measured on trio's clock, which nobody sets."""
         self._parent_proposed_at = self._proposed_at
+        self._transaction_held_at: float | None = None
+        """Since when the pool has had something for a block; None: it has nothing, or had when this
+        host began."""
 
     # What others ask and tell.
 
@@ -266,6 +270,8 @@ class ConsensusHost:
 
     def on_transaction(self) -> None:
         """The pool took a transaction that can be included."""
+        if self._transaction_held_at is None:
+            self._transaction_held_at = trio.current_time()
         if self._state is not None and not self._state.has_transaction:
             self._post(TransactionHeld())
 
@@ -585,7 +591,8 @@ class ConsensusHost:
             return
         assert self._signer is not None
         # Votes and commitments come in bursts: whoever is a moment later is in the same block.
-        await trio.sleep(GATHER_SECONDS)
+        if self._transaction_held_at is not None:
+            await trio.sleep_until(self._transaction_held_at + GATHER_SECONDS)
         built = await self._executor.build(
             head,
             lambda: self._mempool.candidates(head.base_fee_per_gas),
@@ -647,7 +654,7 @@ class ConsensusHost:
                 )
             await trio.to_thread.run_sync(self._store_block, block, certificate, outcome)
             self._executor.forget()
-            self._mempool.on_finalized(outcome.transactions)
+            self._take_out(outcome.transactions)
             self._parent_proposed_at = self._proposed_at
             committed = None if self._state is None else self._state.committed
             is_synced = committed is None or committed.digest != block.hash
@@ -667,10 +674,16 @@ class ConsensusHost:
             await trio.to_thread.run_sync(self._store_snapshot, snapshot)
             self._executor.forget()
             pooled = self._mempool.content().values()
-            self._mempool.on_finalized([each for due, later in pooled for each in (*due, *later)])
+            self._take_out([each for due, later in pooled for each in (*due, *later)])
             self._parent_proposed_at = self._proposed_at
             self._on_finalized(snapshot.block)
         self._go_on()
+
+    def _take_out(self, transactions: Sequence[Transaction]) -> None:
+        """Take what became final out of the pool."""
+        self._mempool.on_finalized(transactions)
+        if self._mempool.counts()[0] == 0:
+            self._transaction_held_at = None
 
     def _go_on(self) -> None:
         """Tell the core of the number after the head."""

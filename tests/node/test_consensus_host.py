@@ -279,6 +279,47 @@ async def test_a_clock_that_is_set_changes_neither_pace_nor_who_votes(
     assert_nobody_signed_twice(wire)
 
 
+async def test_while_transactions_are_held_a_block_comes_every_interval(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    wire = build_cluster(tmp_path)
+
+    async def submit_one_after_the_other() -> None:
+        for nonce in range(200):
+            for node in wire.nodes:
+                node.submit(sign(ALICE, nonce, get_address(BOB), value=7))
+            await trio.sleep(0.025)
+
+    async with running(wire) as nursery:
+        nursery.start_soon(submit_one_after_the_other)
+        await until(lambda: min(heads(wire.nodes)) >= 2)
+        before = max(heads(wire.nodes))
+        started = trio.current_time()
+        await until(lambda: min(heads(wire.nodes)) >= before + 10)
+        seconds = (trio.current_time() - started) / 10
+    assert 0.2 <= seconds < 0.22, "the interval, and what the wire in memory takes"
+
+
+async def test_transactions_that_come_together_are_in_one_block(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    wire = build_cluster(tmp_path)
+    transfers = [sign(ALICE, nonce, get_address(BOB), value=7) for nonce in range(3)]
+
+    async with running(wire):
+        await until(lambda: min(heads(wire.nodes)) >= 2)
+        await trio.sleep(0.5)  # the interval is over, so the first transaction starts a block
+        for transfer in transfers:
+            for node in wire.nodes:
+                node.submit(transfer)
+            await trio.sleep(0.02)
+        await until(
+            lambda: wire.nodes[0].store.transaction_location(transfers[-1].hash) is not None
+        )
+        places = {wire.nodes[0].store.transaction_location(each.hash)[0] for each in transfers}
+    assert len(places) == 1
+
+
 def _proposals(wire: Wire) -> list[PrePrepare]:
     return [message for message in wire.messages() if isinstance(message, PrePrepare)]
 

@@ -166,6 +166,14 @@ class Proof(_Reply):
     nodes: tuple[HexBytes, ...]
 
 
+class ValidatorSetChange(_Reply):
+    """An entry of pot_getValidatorSets: a claim, to be proven."""
+
+    first_block: int
+    """The first that the set decides."""
+    validators: tuple[HexAddress, ...]
+
+
 class RewardProof(_Reply):
     """pot_getRewardProof."""
 
@@ -187,6 +195,7 @@ _TASKS: Final = TypeAdapter(tuple[Task, ...])
 _ATTEMPT: Final[TypeAdapter[Attempt | None]] = TypeAdapter(Attempt | None)
 _GENESIS: Final = TypeAdapter(Genesis)
 _PROOF: Final = TypeAdapter(Proof)
+_SET_CHANGES: Final = TypeAdapter(tuple[ValidatorSetChange, ...])
 _REWARD_PROOF: Final = TypeAdapter(RewardProof)
 _RECEIPT: Final[TypeAdapter[TransactionReceipt | None]] = TypeAdapter(TransactionReceipt | None)
 
@@ -347,6 +356,10 @@ class NodeClient:
         }
         reply = self.call("pot_getProof", storage, "latest" if block is None else hex(block))
         return _read(_PROOF, reply)
+
+    def validator_sets(self, after: int) -> tuple[ValidatorSetChange, ...]:
+        """The next sets that decide from a block after `after` on, ascending; none: no change."""
+        return _read(_SET_CHANGES, self.call("pot_getValidatorSets", after))
 
     def list_tasks(self) -> tuple[Task, ...]:
         """All tasks, by ascending id."""

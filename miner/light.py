@@ -13,14 +13,20 @@ from typing import Final
 from chain.errors import RejectedInputError
 from chain.execution import ledger_storage
 from chain.execution.ledger_storage import AttemptState, RegistrationState
-from chain.execution.system_contracts import GRADIENT_LEDGER, TASK_REGISTRY, TaskStatus
-from chain.light import TrustedNetwork, verify_final_header, verify_network
+from chain.execution.set_storage import SET_SLOTS
+from chain.execution.system_contracts import (
+    GRADIENT_LEDGER,
+    TASK_REGISTRY,
+    VALIDATOR_SET,
+    TaskStatus,
+)
+from chain.light import LightChain, TrustedNetwork, verify_network
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.state_proof import ProvenState
 from chain.training.assignment import compute_seed
 from chain.types.header import Header
 from chain.validation import compute_mix_hash
-from miner.client import Attempt, DishonestNodeError, NodeClient
+from miner.client import Attempt, DishonestNodeError, NodeClient, Proof
 
 STALE_BLOCKS: Final = 16
 """A node whose head is so far behind what was proven before has stopped, or holds things back."""
@@ -69,6 +75,7 @@ class LightClient:
     def __init__(self, client: NodeClient, network: TrustedNetwork) -> None:
         self.network = network
         self._client = client
+        self._chain = LightChain(network)
         self._highest = BlockNumber(0)
 
     def read(
@@ -82,12 +89,7 @@ class LightClient:
         """
         proof = self._client.proof(reads, block)
         source = self._client.current
-        try:
-            header = verify_final_header(
-                self.network, block, proof.header, proof.certificate or b""
-            )
-        except RejectedInputError as error:
-            raise DishonestNodeError(source, f"what it calls final is not ({error})") from error
+        header = self._verify_header(source, block, proof)
         if block is None and header.number + STALE_BLOCKS < self._highest:
             raise DishonestNodeError(
                 source, f"its head is block {header.number}, block {self._highest} is final"
@@ -101,6 +103,34 @@ class LightClient:
         except RejectedInputError as error:
             raise DishonestNodeError(source, f"its proof of block {header.number} fails") from error
         return header, state
+
+    def _verify_header(self, source: str, block: BlockNumber | None, proof: Proof) -> Header:
+        """The header of a proof, by the validators of then."""
+        certificate = proof.certificate or b""
+        try:
+            return self._chain.verify_header(block, proof.header, certificate)
+        except RejectedInputError:
+            self._follow_sets(source)
+        try:
+            return self._chain.verify_header(block, proof.header, certificate)
+        except RejectedInputError as error:
+            raise DishonestNodeError(source, f"what it calls final is not ({error})") from error
+
+    def _follow_sets(self, source: str) -> None:
+        """Take over the sets of validators that were in force since the last known one."""
+        while changes := self._client.validator_sets(self._chain.set_since):
+            for change in changes:
+                last = BlockNumber(change.first_block - 1)
+                proof = self._client.proof({VALIDATOR_SET: SET_SLOTS}, last)
+                try:
+                    self._chain.follow_change(
+                        change.validators, proof.header, proof.certificate or b"", proof.nodes
+                    )
+                except RejectedInputError as error:
+                    raise DishonestNodeError(
+                        source,
+                        f"it does not prove its validators from block {last + 1} on ({error})",
+                    ) from error
 
     def prefer_highest(self, node_count: int) -> None:
         """Ask the nodes in turn for their last final block, and prefer the one with the highest.

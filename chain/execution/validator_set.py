@@ -1,14 +1,17 @@
 """Who decides the next block, from the state of this one (docs/spec/contracts.md, section 8.1)."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import partial
 from typing import Final
 
-from eth_abi.abi import encode
 from eth_abi.exceptions import DecodingError
 
-from chain.crypto import keccak256
 from chain.execution.evm import BlockEnvironment, CallRequest, call
+from chain.execution.set_storage import (
+    compute_set_hash,
+    is_validator_set,
+    read_next_set_hash,
+)
 from chain.execution.system_contracts import (
     VALIDATOR_SET,
     decode_committee,
@@ -16,17 +19,11 @@ from chain.execution.system_contracts import (
 )
 from chain.execution.world_state import ReadableDatabase, get_storage
 from chain.genesis import GenesisConfig, GenesisState
-from chain.primitives import ZERO_ADDRESS, ZERO_HASH, Address, BlockNumber, Hash32
-from chain.types.certificate import MAX_VALIDATORS
+from chain.primitives import ZERO_HASH, Address, BlockNumber, Hash32
 from chain.types.header import Header
 
 READ_GAS: Final = 10_000_000
 """A set of 100 costs a fifteenth of that; it bounds what a broken contract may cost."""
-
-
-def compute_set_hash(validators: Sequence[Address]) -> Hash32:
-    """keccak256(abi.encode(address[] validators)): what the contract holds of a set."""
-    return keccak256(encode(["address[]"], [validators]))
 
 
 def get_next_set_hash(database: ReadableDatabase, header: Header) -> Hash32:
@@ -35,10 +32,7 @@ def get_next_set_hash(database: ReadableDatabase, header: Header) -> Hash32:
     Raises:
         MissingTrieNodeError: the state of `header` is not held.
     """
-    activation = get_storage(database, header.state_root, VALIDATOR_SET, 2)
-    slot = 1 if activation and header.number + 1 >= activation else 0
-    value = get_storage(database, header.state_root, VALIDATOR_SET, slot)
-    return Hash32(value.to_bytes(32, "big"))
+    return read_next_set_hash(partial(get_storage, database, header.state_root), header.number)
 
 
 def read_genesis_set(
@@ -91,9 +85,8 @@ def read_next_set(
     except DecodingError:
         return None
     is_set = (
-        1 <= len(validators) <= MAX_VALIDATORS
+        is_validator_set(validators)
         and len(operators) == len(validators)
-        and all(first < second for first, second in pairwise((ZERO_ADDRESS, *validators)))
         and compute_set_hash(validators) == wanted
     )
     return (validators, operators) if is_set else None

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
-from chain.primitives import Address
+from chain.primitives import Address, BlockNumber
 from chain.state_proof import build_state_proof
 from chain.trie import MissingTrieNodeError
 from node.ipc.framing import JsonValue
@@ -17,6 +18,7 @@ from node.rpc.parameters import (
     Parameters,
     parse_address,
     parse_block,
+    parse_integer,
     parse_list,
     parse_object,
     parse_slot,
@@ -29,8 +31,12 @@ SLOT_LIMIT: Final = 4_096
 """Slots of one proof: two for each miner that a task may have, and some."""
 
 
+SETS_LIMIT: Final = 16
+"""Validator sets of one answer: 70 kB if each has a hundred members."""
+
+
 class ProofMethods:
-    """`pot_getGenesis` and `pot_getProof`."""
+    """`pot_getGenesis`, `pot_getProof` and `pot_getValidatorSets`."""
 
     def __init__(self, chain: ChainView, parameters: bytes) -> None:
         self._chain = chain
@@ -39,7 +45,11 @@ class ProofMethods:
 
     def table(self) -> Mapping[str, Method]:
         """Every method by its name."""
-        return {"pot_getGenesis": self._get_genesis, "pot_getProof": self._get_proof}
+        return {
+            "pot_getGenesis": self._get_genesis,
+            "pot_getProof": self._get_proof,
+            "pot_getValidatorSets": self._get_validator_sets,
+        }
 
     async def _get_genesis(self, params: Parameters) -> JsonValue:
         params.end()
@@ -65,6 +75,16 @@ class ProofMethods:
             "certificate": None if certificate is None else data(certificate.encode()),
             "nodes": [data(node) for node in nodes],
         }
+
+    async def _get_validator_sets(self, params: Parameters) -> JsonValue:
+        number = params.required("number", partial(parse_integer, low=0, high=2**53 - 1))
+        params.end()
+        return [
+            {"firstBlock": first, "validators": [data(each) for each in committee.validators]}
+            for first, committee in self._chain.store.committees_after(
+                BlockNumber(number), SETS_LIMIT
+            )
+        ]
 
 
 def _parse_reads(value: JsonValue) -> dict[Address, list[int]]:

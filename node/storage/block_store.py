@@ -7,7 +7,7 @@ may begin with a snapshot: the blocks below it are then not held.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from types import MappingProxyType
 from typing import Final
 
@@ -178,6 +178,19 @@ class BlockStore:
         committee = _decode_committee(value)
         self._committee = (first, committee)
         return committee
+
+    def committees_after(
+        self, number: BlockNumber, limit: int
+    ) -> tuple[tuple[BlockNumber, Committee], ...]:
+        """The next `limit` committees that decide from a block after `number` on, with that block.
+
+        After a snapshot that this node began with, two of them may be the same.
+        """
+        with self._database.read() as reader:
+            entries = reader.scan(Table.COMMITTEES, _key(number + 1), _key(self.head_number() + 1))
+            return tuple(
+                (_number(key), _decode_committee(value)) for key, value in islice(entries, limit)
+            )
 
     def next_committee(self) -> Committee:
         """Who decides the block after the head."""

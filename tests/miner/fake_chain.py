@@ -11,6 +11,7 @@ from chain.consensus.messages import (
 )
 from chain.crypto import get_address, sign
 from chain.execution import ledger_storage
+from chain.execution.set_storage import SET_HASH_SLOT, compute_set_hash
 from chain.execution.system_contracts import TaskStatus
 from chain.genesis import GenesisAccount, GenesisConfig, build_alloc, build_genesis
 from chain.params import ChainParameters
@@ -132,6 +133,12 @@ def task_storage(task: TaskId, spec_hash: Hash32, status: TaskStatus) -> dict[in
     """The registry's words of a task."""
     terms, account = ledger_storage.list_task_slots(task)
     return {terms: int.from_bytes(spec_hash, "big"), account: int(status) << 160}
+
+
+def set_storage(keys: tuple[PrivateKey, ...]) -> dict[int, int]:
+    """The validator set's words while no change is scheduled."""
+    validators = tuple(get_address(key) for key in keys)
+    return {SET_HASH_SLOT: int.from_bytes(compute_set_hash(validators), "big")}
 
 
 def genesis_answer() -> dict[str, str]:

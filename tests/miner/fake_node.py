@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 
 import httpx
 
-from chain.crypto import content_id
+from chain.crypto import content_id, get_address
 from chain.execution import system_contracts as contracts
-from chain.primitives import Address, Hash32, TaskId
+from chain.primitives import Address, Hash32, PrivateKey, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.assignment import compute_seed
 from chain.training.encoding import (
@@ -23,13 +23,16 @@ from tests.chain.training.training_factory import SPEC, random_gradient
 from tests.miner.fake_chain import (
     CHAIN_ID,
     GENESIS,
+    VALIDATOR_KEYS,
     Storage,
     attempt_storage,
+    certify,
     genesis_answer,
     make_header,
     members_storage,
     prove,
     read_reads,
+    set_storage,
     task_storage,
 )
 
@@ -97,6 +100,8 @@ class FakeNode:
     chain_id: int = CHAIN_ID
     lag: int = 0
     """How many blocks the head is behind what it should be."""
+    set_changes: tuple[tuple[int, tuple[PrivateKey, ...]], ...] = ()
+    """The first block and the validators' keys of each set after that of genesis, ascending."""
     proofs: int = 0
     """How often it was asked for one."""
 
@@ -148,7 +153,13 @@ class FakeNode:
             contracts.TASK_REGISTRY: task_storage(
                 TASK, spec_hash, contracts.TaskStatus[status.upper()]
             ),
+            contracts.VALIDATOR_SET: set_storage(self.keys_at(block + 1)),
         }
+
+    def keys_at(self, block: int) -> tuple[PrivateKey, ...]:
+        """Of the validators that decide a block."""
+        sets = [keys for first, keys in self.set_changes if first <= block]
+        return sets[-1] if sets else VALIDATOR_KEYS
 
     @property
     def others(self) -> tuple[tuple[Address, int], ...]:
@@ -258,7 +269,17 @@ class FakeNode:
     def pot_getProof(self, storage: dict[str, list[str]], block: str) -> object:  # noqa: N802
         self.proofs += 1
         number = self.head if block == "latest" else int(block, 16)
-        return prove(number, self.storage_at(number), read_reads(storage))
+        state, keys = self.storage_at(number), self.keys_at(number)
+        header, _ = make_header(number, state)
+        certificate = certify(header, tuple(range(len(keys) - 1)), keys=keys)
+        return prove(number, state, read_reads(storage), certificate=certificate)
+
+    def pot_getValidatorSets(self, after: int) -> object:  # noqa: N802
+        return [
+            {"firstBlock": first, "validators": ["0x" + get_address(key).hex() for key in keys]}
+            for first, keys in self.set_changes
+            if after < first <= self.head + 1
+        ][:1]
 
     def pot_getRewardProof(self, task: int, account: str) -> object:  # noqa: N802
         amount = str(self.claimable)

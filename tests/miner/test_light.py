@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
+from chain.crypto import get_address
 from chain.errors import RejectedInputError
 from chain.execution.system_contracts import TaskStatus
 from chain.light import verify_network
-from chain.primitives import Address, Hash32, PrivateKey
+from chain.primitives import Address, BlockNumber, Hash32, PrivateKey
 from chain.types.certificate import CommitCertificate
 from miner.client import DishonestNodeError, NodeClient
 from miner.light import LightClient, fetch_network
@@ -16,6 +17,7 @@ from tests.miner.fake_chain import (
     CHAIN_ID,
     GENESIS,
     PARAMETERS,
+    VALIDATOR_KEYS,
     certify,
     genesis_answer,
     make_header,
@@ -153,6 +155,35 @@ def test_head_of_a_new_network_is_genesis_which_needs_no_certificate(reader: Rea
     reader.node.pot_getProof = lambda storage, block: answer  # type: ignore[method-assign]
     header, _ = reader.light.read({})
     assert header == GENESIS
+
+
+JOINED = tuple(sorted((*VALIDATOR_KEYS, STRANGERS[0]), key=get_address))
+REPLACED = tuple(sorted((*STRANGERS[:3], *VALIDATOR_KEYS[:1]), key=get_address))
+
+
+def test_sets_of_validators_are_followed_while_mining_and_from_the_start(reader: Reader) -> None:
+    node = reader.node
+    reader.light.task(TASK)
+    node.set_changes = ((103, JOINED), (105, REPLACED))
+    node.round_number = 1
+    assert reader.light.task(TASK)[1] is TaskStatus.ACTIVE
+    before = node.proofs
+    reader.light.task(TASK)
+    assert node.proofs == before + 1, "a change is proven once"
+    assert reader_of(node).light.task(TASK)[1] is TaskStatus.ACTIVE
+    header, _ = reader.light.read({}, BlockNumber(104))
+    assert header.number == 104, "decided by those who left since"
+
+
+def test_sets_that_the_chain_does_not_name_name_the_node(reader: Reader) -> None:
+    node = reader.node
+    forged = FakeNode(MINER, units=2, set_changes=((6, STRANGERS),))
+    node.pot_getProof = lambda storage, block: (  # type: ignore[method-assign]
+        FakeNode(MINER, units=2) if block == "0x5" else forged
+    ).pot_getProof(storage, block)
+    node.pot_getValidatorSets = forged.pot_getValidatorSets  # type: ignore[method-assign]
+    with pytest.raises(DishonestNodeError, match="does not prove its validators from block 6 on"):
+        reader.light.task(TASK)
 
 
 def test_parameters_that_genesis_does_not_commit_to_are_refused(reader: Reader) -> None:

@@ -7,13 +7,17 @@ import trio
 from trio.testing import MockClock
 
 from chain.execution import system_contracts as contracts
+from chain.execution.set_storage import SET_SLOTS
 from chain.execution.system_contracts import VALIDATOR_SET
+from chain.light import LightChain, TrustedNetwork
 from chain.primitives import BlockNumber
+from chain.state_proof import build_state_proof
 from tests.node.changing_cluster import (
     FIVE,
     JOINER,
     OPERATOR_KEYS,
     ChangingCluster,
+    changing_genesis,
     running,
 )
 from tests.node.consensus_cluster import (
@@ -35,6 +39,25 @@ def certificates_of(node: ClusterNode, index: int, first: int) -> int:
     numbers = range(first, node.store.head_number() + 1)
     held = [node.store.certificate(BlockNumber(number)) for number in numbers]
     return sum(index in dict(certificate.signatures) for certificate in held if certificate)
+
+
+def follow_from_genesis(node: ClusterNode) -> None:
+    """Who holds no state knows after two proofs which headers are final."""
+    config, genesis = changing_genesis()
+    chain = LightChain(TrustedNetwork(config.chain_id, genesis.header.hash, config.parameters))
+
+    def certified(number: int) -> tuple[bytes, bytes]:
+        header = node.store.header(BlockNumber(number))
+        return header.encode(), node.store.certificate(header.number).encode()
+
+    for first_block, committee in node.store.committees_after(chain.set_since, 16):
+        last = node.store.header(BlockNumber(first_block - 1))
+        nodes = build_state_proof(node.database, last.state_root, {VALIDATOR_SET: SET_SLOTS})
+        chain.follow_change(committee.validators, *certified(last.number), nodes)
+    for number in range(1, node.store.head_number() + 1):
+        committee = node.store.committee(BlockNumber(number))
+        assert chain.get_validators(BlockNumber(number)) == committee.validators
+        chain.verify_header(BlockNumber(number), *certified(number))
 
 
 async def test_a_fifth_validator_joins_votes_proposes_and_leaves_under_load(
@@ -71,6 +94,7 @@ async def test_a_fifth_validator_joins_votes_proposes_and_leaves_under_load(
         assert len(cluster.wire.messages(4)) == said
         assert JOINER not in first.store.coinbases(BlockNumber(left_at), 2**60)
         cluster.check()
+        follow_from_genesis(first)
 
 
 async def test_with_a_fifth_member_four_must_agree_even_if_the_joiner_is_dead(

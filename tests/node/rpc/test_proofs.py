@@ -102,6 +102,17 @@ def test_block_0_has_no_certificate_and_an_unknown_block_is_an_error(
     assert rpc.error("pot_getProof", {}, "0xffff")["message"] == "header not found"
 
 
+def test_sets_of_validators_are_listed_from_a_block_on(
+    served: tuple[TrainingChain, RpcHarness],
+) -> None:
+    chain, rpc = served
+    of_genesis = ["0x" + each.hex() for each in chain.store.next_committee().validators]
+    assert rpc.result("pot_getValidatorSets", 0) == [{"firstBlock": 1, "validators": of_genesis}]
+    assert rpc.result("pot_getValidatorSets", 1) == []
+    assert rpc.error("pot_getValidatorSets", -1)["code"] == -32602
+    assert rpc.error("pot_getValidatorSets")["code"] == -32602
+
+
 @pytest.mark.parametrize(
     ("reads", "code"),
     [

@@ -1,12 +1,14 @@
 r"""The write-ahead log: promises, durable before they are sent (docs/spec/consensus.md, section 8).
 
-    file    = "POTWAL1\n" || salt (8 random bytes) || record ...
-    record  = marker (4) || payload length (u32) || CRC-32 (u32) || block number (u64) || payload
+    file    = "POTWAL2\n" || salt (8 random bytes) || record ...
+    record  = salt || payload length (u32) || CRC-32 (u32) || block number (u64) || payload
 
 The CRC covers salt, length, number and payload; integers are big-endian. Nothing is sent before
 `append` returns, so a record that a crash cut off was never acted on and is dropped. A whole record
 behind a damaged one proves that the damage is no cut-off tail: then nothing may be dropped, and the
-operator decides. The salt keeps a peer from hiding such a record in the bytes of a block.
+operator decides. Records begin with the salt so that a peer, who does not know it, can neither hide
+such a record in the bytes of a block nor fill a block with what looks like the start of one: every
+start costs a checksum of up to 8 MiB.
 
 A damaged last record looks like a cut-off one. That the validator then signs nothing is the signer
 guard's work, which knows a later step than the log.
@@ -24,11 +26,10 @@ from chain.primitives import BlockNumber
 from node.atomic_file import write_atomically
 from node.errors import OperatorError, StorageFailed
 
-_MAGIC: Final = b"POTWAL1\n"
+_MAGIC: Final = b"POTWAL2\n"
 _SALT_BYTES: Final = 8
 _FILE_HEADER_BYTES: Final = len(_MAGIC) + _SALT_BYTES
-_MARKER: Final = b"\xf7wal"
-_RECORD_HEADER: Final = Struct(">4sIIQ")
+_RECORD_HEADER: Final = Struct(">8sIIQ")
 
 RECORD_LIMIT_BYTES: Final = 2**23
 """8 MiB: a whole block of 4 MiB and the quorum of PREPAREs beside it."""
@@ -60,13 +61,12 @@ class WriteAheadLog:
         try:
             if not path.exists():
                 write_atomically(path, _MAGIC + os.urandom(_SALT_BYTES))
-            self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
             data = path.read_bytes()
             self._salt = _read_salt(path, data)
             self._records, good_bytes = _replay(path, data, self._salt)
             if good_bytes < len(data):
-                os.ftruncate(self._descriptor, good_bytes)
-                fsync(self._descriptor)
+                _cut(path, good_bytes, fsync)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         except OSError as error:
             raise OperatorError(f"cannot open the write-ahead log {path}: {error}") from error
 
@@ -152,9 +152,16 @@ _CURE: Final = (
 """What an operator can do about a log that is not readable."""
 
 
+def _cut(path: Path, length: int, fsync: Callable[[int], None]) -> None:
+    """Drop what is behind `length`, durably."""
+    with path.open("rb+", buffering=0) as file:
+        file.truncate(length)
+        fsync(file.fileno())
+
+
 def _encode(record: WalRecord, salt: bytes) -> bytes:
     checksum = _checksum(salt, record.number, record.payload)
-    header = _RECORD_HEADER.pack(_MARKER, len(record.payload), checksum, record.number)
+    header = _RECORD_HEADER.pack(salt, len(record.payload), checksum, record.number)
     return header + record.payload
 
 
@@ -176,14 +183,14 @@ def _replay(path: Path, data: bytes, salt: bytes) -> tuple[list[WalRecord], int]
     while (record := _decode_at(data, position, salt)) is not None:
         records.append(record)
         position += _RECORD_HEADER.size + len(record.payload)
-    candidate = data.find(_MARKER, position + 1)
+    candidate = data.find(salt, position + 1)
     while candidate != -1:
         if _decode_at(data, candidate, salt) is not None:
             raise OperatorError(
                 f"the write-ahead log {path} is damaged at byte {position}, before whole records: "
                 f"that is a broken disk, not a crash; {_CURE}"
             )
-        candidate = data.find(_MARKER, candidate + 1)
+        candidate = data.find(salt, candidate + 1)
     return records, position
 
 
@@ -193,7 +200,7 @@ def _decode_at(data: bytes, position: int, salt: bytes) -> WalRecord | None:
     if start > len(data):
         return None
     marker, length, checksum, number = _RECORD_HEADER.unpack_from(data, position)
-    if marker != _MARKER or length > RECORD_LIMIT_BYTES or start + length > len(data):
+    if marker != salt or length > RECORD_LIMIT_BYTES or start + length > len(data):
         return None
     payload = data[start : start + length]
     if checksum != _checksum(salt, number, payload):

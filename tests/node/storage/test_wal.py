@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -6,13 +7,14 @@ from hypothesis import strategies as st
 
 from chain.primitives import BlockNumber
 from node.errors import OperatorError, StorageFailed
+from node.storage import wal
 from node.storage.wal import WalRecord, WriteAheadLog
 
 RECORDS = (
     WalRecord(BlockNumber(1), b"prepare"),
     WalRecord(BlockNumber(1), b""),
     WalRecord(BlockNumber(2), b"commit" * 9),
-    WalRecord(BlockNumber(3), b"\xf7wal" * 3),
+    WalRecord(BlockNumber(3), b"POTWAL2\n" * 3),
 )
 
 
@@ -28,6 +30,10 @@ def replayed(path: Path) -> tuple[WalRecord, ...]:
     log = WriteAheadLog(path)
     log.close()
     return log.records()
+
+
+def count_open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def test_what_was_appended_is_replayed_in_order(tmp_path):
@@ -65,7 +71,7 @@ def test_crash_that_fills_the_tail_with_anything_keeps_all_earlier_records(
     whole = written(path, records[:-1])
     torn = written(path, records[-1:])[len(whole) :]
     kept = data.draw(st.integers(0, len(torn) - 1))
-    filler = data.draw(st.sampled_from([b"\x00", b"\xff", b"\xf7wal"]))
+    filler = data.draw(st.sampled_from([b"\x00", b"\xff", whole[8:16]]))
     path.write_bytes((whole + torn[:kept]) + (filler * len(torn))[: len(torn) - kept])
     assert replayed(path) in (records[:-1], records)  # records: the filler was what was torn off
     if path.read_bytes() != whole + torn:
@@ -93,6 +99,31 @@ def test_record_hidden_in_a_torn_payload_is_not_taken_for_a_whole_one(tmp_path):
     data = written(path, (WalRecord(BlockNumber(9), foreign + b"more"),))
     path.write_bytes(data[:-1])
     assert replayed(path) == ()
+
+
+def test_torn_block_full_of_record_starts_costs_no_checksum_each(tmp_path, monkeypatch):
+    foreign = written(tmp_path / "foreign", (WalRecord(BlockNumber(9), bytes(2**22)),))
+    path = tmp_path / "wal"
+    block = (foreign[16:40] * 2**18)[: 2**22]
+    data = written(path, (WalRecord(BlockNumber(9), block),))
+    path.write_bytes(data[:-1])
+    checksums = Counter()
+    monkeypatch.setattr(wal.zlib, "crc32", lambda *_: checksums.update("1") or 0)
+    assert replayed(path) == ()
+    assert checksums.total() == 0, "the one record is too short; none of 170 000 starts is ours"
+
+
+def test_refused_logs_leave_no_file_open(tmp_path):
+    path = tmp_path / "wal"
+    data = written(path)
+    damaged = data.replace(b"prepare", b"prepara")
+    before = count_open_files()
+    for content in (b"something else entirely", damaged):
+        path.write_bytes(content)
+        for _ in range(3):
+            with pytest.raises(OperatorError):
+                WriteAheadLog(path)
+    assert count_open_files() == before
 
 
 def test_file_that_is_no_log_is_refused(tmp_path):

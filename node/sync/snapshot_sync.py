@@ -16,8 +16,9 @@ from chain import trie
 from chain.errors import InvalidBlock, RejectedInputError, RejectionReason
 from chain.execution.state_walk import VerifiedChunk
 from chain.execution.system_contracts import GRADIENT_LEDGER
+from chain.execution.validator_set import read_next_set
 from chain.execution.world_state import get_account
-from chain.primitives import EMPTY_TRIE_ROOT, BlockNumber, Hash32, TaskId
+from chain.primitives import EMPTY_TRIE_ROOT, Address, BlockNumber, Hash32, TaskId
 from chain.transition import compute_receipts_root
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
@@ -31,6 +32,7 @@ from node.network.wire import BLOCK_REQUEST_LIMIT, RECEIPTS_REQUEST_LIMIT
 from node.storage.block_store import BlockStore, Snapshot
 from node.storage.database import Database
 from node.storage.snapshot_progress import Part, Pivot, SnapshotProgress
+from node.sync.set_search import Certified, SetSearch
 from node.sync.sources import ANSWER_SECONDS, SOURCES_LIMIT, PeerNetwork, Sources
 from node.sync.task_snapshot import ContractView, TaskStand, fold_attempt
 from node.training_index import build_rows
@@ -242,7 +244,7 @@ class SnapshotSync:
         head = self._store.head_number()
         for peer in self._sources.list_at(BlockNumber(head + self._get_distance(head) + 1)):
             pivot = await self._ask_one(peer.peer_id, self._ask_pivot)
-            if pivot is not None:
+            if pivot is not None and await self._is_proven(peer.peer_id, pivot):
                 return pivot
         raise SnapshotFailedError("no peer proves a block that is far enough ahead")
 
@@ -259,19 +261,47 @@ class SnapshotSync:
             number = block.number
         answer = await self._network.request_headers(peer_id, number, 1)
         for header, certificate in answer:
-            if certificate is None:
-                return None
-            if header.hash == checkpoint:
-                # The operator vouches for it; who certified it is in its state.
-                return Pivot(header, certificate)
-            try:
-                self._executor.verify_certificate(certificate, number, header.hash)
-            except RejectedInputError as error:
-                # The peer lies, or the validators are not those that this node knows any more.
-                _log.info("pivot not proven", peer=peer_id, number=number, reason=str(error))
-                return None
-            return Pivot(header, certificate)
+            return None if certificate is None else Pivot(header, certificate)
         raise _UnfitError(RejectionReason.FALSE_HEAD, f"block {number}")
+
+    async def _is_proven(self, peer_id: PeerId, pivot: Pivot) -> bool:
+        """Whether the pivot is final, by the validators of then; or else the peer rests."""
+        header = pivot.header
+        if header.hash == self._checkpoint:
+            return True  # the operator vouches for it; who certified it is in its state
+
+        async def fetch(number: BlockNumber) -> Certified | None:
+            return await self._ask_one(peer_id, self._bind_certified(number))
+
+        async def read_next(
+            last: Header, validators: tuple[Address, ...]
+        ) -> tuple[Address, ...] | None:
+            found = await self._with_nodes(
+                header.number,
+                lambda: read_next_set(self._database, last, self._chain_id, validators),
+            )
+            return None if found is None else found[0]
+
+        verify = self._executor.verify_certificate_of
+        search = SetSearch(verify=verify, fetch=fetch, read_next=read_next)
+        target = (header, pivot.certificate)
+        validators = self._store.next_committee().validators
+        if await search.is_final(target, self._store.head_number(), validators):
+            return True
+        # It lies, or it has not the headers since a change of the validators.
+        _log.info("pivot not proven", peer=peer_id, number=header.number)
+        self._sources.rest(peer_id)
+        return False
+
+    def _bind_certified(
+        self, number: BlockNumber
+    ) -> Callable[[PeerId], Awaitable[Certified | None]]:
+        async def ask(peer_id: PeerId) -> Certified | None:
+            for header, certificate in await self._network.request_headers(peer_id, number, 1):
+                return None if certificate is None else (header, certificate)
+            return None
+
+        return ask
 
     # The state.
 

@@ -68,9 +68,9 @@ def changing_genesis() -> tuple[GenesisConfig, GenesisState]:
 class ChangingCluster:
     """Five nodes, the last of which is no validator yet; everybody hears every transaction."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, node_class: type[ClusterNode] = ClusterNode) -> None:
         wire = Wire(changing_genesis(), (*KEYS, JOINER_KEY))
-        self.wire = build_cluster(path, 5, wire)
+        self.wire = build_cluster(path, 5, wire, node_class)
         self.joiner = self.wire.nodes[4]
         self.sent = 0
 

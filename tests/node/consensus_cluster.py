@@ -360,11 +360,16 @@ class suppress_killed:  # noqa: N801 - a context manager, as contextlib names it
         return isinstance(error, Killed)
 
 
-def build_cluster(directory: Path, count: int = 4, wire: Wire | None = None) -> Wire:
+def build_cluster(
+    directory: Path,
+    count: int = 4,
+    wire: Wire | None = None,
+    node_class: type[ClusterNode] = ClusterNode,
+) -> Wire:
     wire = wire or Wire()
     for index in range(count):
         (directory / str(index)).mkdir(parents=True, exist_ok=True)
-        ClusterNode(wire, index, directory / str(index))
+        node_class(wire, index, directory / str(index))
     return wire
 
 

@@ -8,6 +8,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from chain.execution import system_contracts as contracts
+from chain.execution.system_contracts import VALIDATOR_SET
 from chain.genesis import GenesisConfig, GenesisState, build_genesis
 from chain.params import ChainParameters
 from chain.primitives import Address, BlockNumber
@@ -16,6 +18,12 @@ from node.network_genesis import NetworkPlan, Seat, build_network
 from node.sync import snapshot_sync
 from node.sync.block_sync import BlockSync
 from node.sync.snapshot_sync import SnapshotSync
+from tests.node.changing_cluster import (
+    FIVE,
+    OPERATOR_KEYS,
+    ChangingCluster,
+    changing_genesis,
+)
 from tests.node.consensus_cluster import (
     TIMESTAMP,
     VALIDATORS,
@@ -57,6 +65,8 @@ class SnapshotNode(ClusterNode, MemoryNetwork):
     sources: tuple[int, ...] = (0, 1, 2, 3)
     """Whom it hears of."""
 
+    chain_id = CHAIN_ID
+
     @property
     def servers(self) -> dict[PeerId, Server]:
         return {PeerId(f"node {node.index}"): node.server for node in self._wire.nodes}
@@ -80,7 +90,7 @@ class SnapshotNode(ClusterNode, MemoryNetwork):
                 executor=self.executor,
                 network=self,
                 adopt=self.host.adopt,
-                chain_id=CHAIN_ID,
+                chain_id=self.chain_id,
                 mode="snapshot",
             ),
         )
@@ -124,4 +134,41 @@ async def test_who_lost_everything_joins_votes_and_serves_the_next_one(
         assert first.store.first_held() >= late.store.first_held()
         assert set(late.server.asked) >= {"chunk", "headers", "receipts"}
         assert late.faults == first.faults == []
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_was_away_while_the_validators_changed_joins_by_what_their_states_prove(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
+    monkeypatch.setattr(snapshot_sync, "PIVOT_LAG_BLOCKS", 2)
+    cluster = ChangingCluster(tmp_path, SnapshotNode)
+    for node in cluster.wire.nodes:
+        node.sources, node.chain_id = (0, 1, 2, 4), changing_genesis()[0].chain_id
+    first, late = cluster.wire.nodes[0], cluster.wire.nodes[3]
+    there = [node for node in cluster.wire.nodes if node is not late]
+    async with trio.open_nursery() as nursery:
+        for node in there:
+            await nursery.start(node.run)
+        cluster.join()
+        await until(lambda: first.mempool.counts()[0] == 0)
+        cluster.vote(0, 1, 2)
+        await until(lambda: first.store.next_committee().validators == FIVE)
+        await until(lambda: cluster.joiner.host.is_signing)
+        cluster.send(
+            OPERATOR_KEYS[0], VALIDATOR_SET, contracts.encode_propose_removal(late.address)
+        )
+        await until(lambda: first.mempool.counts()[0] == 0)
+        for key in (OPERATOR_KEYS[1], OPERATOR_KEYS[2], OPERATOR_KEYS[4]):
+            cluster.send(key, VALIDATOR_SET, contracts.encode_vote_on_proposal(2))
+        await until(lambda: late.address not in first.store.next_committee().validators)
+        begun = first.store.head_number() + 20
+        await until(lambda: min(heads(there)) >= begun)
+
+        # Genesis is all that it knows.
+        await nursery.start(late.run)
+        await until(lambda: late.store.head_number() > begun)
+        assert late.store.first_held() >= begun - 2, "nothing was replayed"
+        assert late.store.next_committee() == first.store.next_committee()
+        assert late.faults == []
         nursery.cancel_scope.cancel()

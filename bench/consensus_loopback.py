@@ -43,12 +43,19 @@ READY_SECONDS = 90.0
 
 
 def start_network(
-    directory: Path, base_port: int, rich: PrivateKey, processes: ProcessGroup
+    directory: Path,
+    base_port: int,
+    rich: PrivateKey,
+    processes: ProcessGroup,
+    *,
+    count: int = VALIDATORS,
+    min_block_interval_ms: int,
+    view_timeout_base_ms: int = 2_000,
 ) -> list[Child]:
     """Start the validators on a genesis of their own."""
     password_file = directory / "password"
     password_file.write_text("bench\n")
-    paths = [directory / f"validator-{index}" for index in range(VALIDATORS)]
+    paths = [directory / f"validator-{index}" for index in range(count)]
     addresses = []
     for index, path in enumerate(paths):
         path.mkdir(mode=0o700)
@@ -73,17 +80,24 @@ def start_network(
     plan = plan_development_network(tuple(Seat(each.consensus, each.operator) for each in nodes))
     plan = replace(
         plan,
-        parameters=replace(plan.parameters, min_block_interval_ms=INTERVAL_MS),
+        parameters=replace(
+            plan.parameters,
+            min_block_interval_ms=min_block_interval_ms,
+            view_timeout_base_ms=view_timeout_base_ms,
+        ),
         coins={get_address(rich): 1_000 * TOKEN_UNIT},
     )
     genesis_file = directory / "genesis.json"
     genesis_file.write_bytes(encode_genesis(build_network(plan)))
     for each in nodes:
         create_database(each.path, genesis_file)
-    return [
-        processes.start(path.name, ("node.cli", "node", "run", "--config", str(each.config_file)))
-        for path, each in zip(paths, nodes, strict=True)
-    ]
+    return [start_validator(path, processes) for path in paths]
+
+
+def start_validator(path: Path, processes: ProcessGroup) -> Child:
+    """Start, or start again, the node of that directory."""
+    config = str(path / "config.toml")
+    return processes.start(path.name, ("node.cli", "node", "run", "--config", config))
 
 
 def wait_until_ready(clients: list[RpcClient], children: list[Child]) -> None:
@@ -134,24 +148,29 @@ class Steps:
         return float("inf")
 
 
+def send_transfer(client: RpcClient, chain_id: int, rich: PrivateKey, nonce: int) -> None:
+    """Send one transfer to an address that nobody knows, and do not wait for it."""
+    transaction = sign_transaction(
+        rich,
+        chain_id=chain_id,
+        nonce=nonce,
+        max_priority_fee_per_gas=0,
+        max_fee_per_gas=0,
+        gas_limit=21_000,
+        to=get_address(create_private_key()),
+        value=1,
+        data=b"",
+    )
+    client.call("eth_sendRawTransaction", to_hex(transaction.raw))
+
+
 def send_transfers(client: RpcClient, rich: PrivateKey, seconds: float) -> int:
     """One transfer after the other, none waited for; how many were sent."""
     chain_id = client.quantity("eth_chainId")
     deadline = time.monotonic() + seconds
     sent = 0
     while time.monotonic() < deadline:
-        transaction = sign_transaction(
-            rich,
-            chain_id=chain_id,
-            nonce=sent,
-            max_priority_fee_per_gas=0,
-            max_fee_per_gas=0,
-            gas_limit=21_000,
-            to=get_address(create_private_key()),
-            value=1,
-            data=b"",
-        )
-        client.call("eth_sendRawTransaction", to_hex(transaction.raw))
+        send_transfer(client, chain_id, rich, sent)
         sent += 1
         time.sleep(0.02)
     return sent
@@ -205,7 +224,13 @@ def main() -> None:
         directory = Path(name)
         fsync_ms = measure_fsync(directory)
         with ProcessGroup(directory / "logs") as processes:
-            children = start_network(directory, arguments.base_port, rich, processes)
+            children = start_network(
+                directory,
+                arguments.base_port,
+                rich,
+                processes,
+                min_block_interval_ms=INTERVAL_MS,
+            )
             urls = [f"http://127.0.0.1:{arguments.base_port + i}" for i in range(VALIDATORS)]
             clients = [RpcClient(url) for url in urls]
             wait_until_ready(clients, children)

@@ -28,6 +28,7 @@ import trio
 from libp2p.abc import INetStream, IRawConnection, ISecureConn
 from libp2p.exceptions import ParseError
 from libp2p.host.basic_host import BasicHost
+from libp2p.host.ping import PingService
 from libp2p.io.abc import Reader
 from libp2p.io.exceptions import IncompleteReadError, IOException
 from libp2p.network.auto_connector import AutoConnector
@@ -159,6 +160,31 @@ def leave_dialling_to_us() -> None:
         await trio.lowlevel.checkpoint()
 
     _replace(AutoConnector, "maybe_connect", connect_to_nobody)
+
+
+def forget_who_left() -> None:
+    """Keep nothing of a peer that is gone.
+
+    Stock keeps an entry for each identity that ever disconnected, and one for each that ever
+    pinged: half a kilobyte that any stranger can have for a handshake.
+    """
+
+    def record_nothing(_: AutoConnector, _peer_id: ID) -> None:
+        """Only stock's own dialling, which is off, would ask."""
+
+    _replace(AutoConnector, "record_disconnect", record_nothing)
+
+    handle = PingService.handle_ping
+
+    async def handle_and_forget(self: PingService, stream: INetStream) -> None:
+        try:
+            await handle(self, stream)
+        finally:
+            peer_id = stream.muxed_conn.peer_id
+            if not self._inbound_streams.get(peer_id, True):
+                del self._inbound_streams[peer_id]
+
+    _replace(PingService, "handle_ping", handle_and_forget)
 
 
 def listen_on_free_ports_only() -> None:
@@ -447,6 +473,7 @@ FIXES: Final[tuple[Callable[[], None], ...]] = (
     lift_dial_ban,
     dial_without_head_start,
     leave_dialling_to_us,
+    forget_who_left,
     listen_on_free_ports_only,
     read_in_any_number_of_pieces,
     bound_negotiations,

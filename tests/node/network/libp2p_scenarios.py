@@ -19,6 +19,7 @@ from libp2p.abc import IHost, INetStream
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
+from libp2p.host import ping
 from libp2p.io import msgio
 from libp2p.io.exceptions import IncompleteReadError
 from libp2p.io.trio import TrioTCPStream
@@ -143,6 +144,21 @@ async def leave_dialling_to_us() -> bool:
         await network.auto_connector.maybe_connect()
         await trio.sleep(0.5)
         return not network.connections
+
+
+async def forget_who_left() -> bool:
+    server, client = build_host(), build_host()
+    network = server.get_network()
+    ping_service = server.get_mux().handlers[ping.ID].__self__
+    async with running(server), running(client):
+        await connect(client, server)
+        await ping.PingService(client).ping(server.get_id())
+        await client.get_network().close_peer(server.get_id())
+        with trio.fail_after(5):
+            while network.connections:
+                await trio.sleep(0.01)
+        await trio.sleep(0.1)
+    return not network.auto_connector._recent_disconnects and not ping_service._inbound_streams
 
 
 async def listen_on_free_ports_only() -> bool:

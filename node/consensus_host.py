@@ -404,13 +404,15 @@ class ConsensusHost:
 
     async def _begin(self) -> None:
         """Start at the number after the head, or where the log left off."""
-        config = self._make_config()
-        if config.own_index is None:
-            transition = pbft.start(config)
-        else:
-            assert self._signer is not None
-            records = [record for record in self._load_records() if record.number == config.number]
-            transition = pbft.restore(config, records, self._signer.sign)
+        async with self._finalizing:  # sync is at work: the head is before a block or after it
+            config = self._make_config()
+            if config.own_index is None:
+                transition = pbft.start(config)
+            else:
+                assert self._signer is not None
+                records = [each for each in self._load_records() if each.number == config.number]
+                transition = pbft.restore(config, records, self._signer.sign)
+            self._state = transition.state
         self.watch.on_number(transition.state)
         await self._perform(transition)
 
@@ -658,9 +660,10 @@ class ConsensusHost:
             self._parent_proposed_at = self._proposed_at
             committed = None if self._state is None else self._state.committed
             is_synced = committed is None or committed.digest != block.hash
-            self.watch.on_finalized(block, certificate, self._validators, is_synced=is_synced)
+            validators = self._store.committee(block.number).validators
+            self.watch.on_finalized(block, certificate, validators, is_synced=is_synced)
             self._on_finalized(block)
-        self._go_on()
+            self._go_on()
 
     async def adopt(self, snapshot: Snapshot) -> None:
         """Make the block of a verified snapshot the head, and go on with the number after it.
@@ -677,7 +680,7 @@ class ConsensusHost:
             self._take_out([each for due, later in pooled for each in (*due, *later)])
             self._parent_proposed_at = self._proposed_at
             self._on_finalized(snapshot.block)
-        self._go_on()
+            self._go_on()
 
     def _take_out(self, transactions: Sequence[Transaction]) -> None:
         """Take what became final out of the pool."""

@@ -1,6 +1,7 @@
 """Consensus hosts on real cores, executors, logs and guards, over a wire in memory."""
 
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -214,6 +215,36 @@ async def test_without_guard_a_host_waits_for_a_quorum_of_heads(
 
 def _payloads(wire: Wire, sender: int, start: int = 0) -> list[bytes]:
     return [payload for author, payload in wire.frames[start:] if author == sender]
+
+
+@pytest.mark.parametrize("slow", ["_store_block", "load"])
+async def test_a_wiped_host_begins_while_sync_is_at_work(
+    autojump_clock: MockClock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    slow: str,
+) -> None:
+    """Whatever ends last: a block is stored before the host has begun, or while it begins."""
+
+    async def return_late(
+        function: Callable[..., object], *arguments: object, **_: object
+    ) -> object:
+        result = await run_thread_inline(function, *arguments)
+        if getattr(function, "__name__", "") == slow:
+            await trio.sleep(0.5)
+        return result
+
+    wire = build_cluster(tmp_path)
+    victim = wire.nodes[2]
+
+    async with running(wire) as nursery:
+        victim.kill()
+        await until(lambda: min(heads(wire.nodes[:2])) >= 8)
+        shutil.rmtree(victim.directory)
+        victim.directory.mkdir()
+        monkeypatch.setattr(trio.to_thread, "run_sync", return_late)
+        await nursery.start(victim.run)
+        await until(lambda: victim.host.is_signing)
 
 
 async def test_a_head_that_is_claimed_and_not_proved_keeps_nobody_silent(

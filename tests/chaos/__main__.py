@@ -1,7 +1,8 @@
-"""`python -m tests.chaos`: real nodes, clients and faults, all drawn from a seed.
+"""`python -m tests.chaos`: real nodes, clients, faults and set changes, all drawn from a seed.
 
 The report goes to standard output, or to a file as JSON. The status is 1 if anything was lost,
-forked, not linearizable, signed where it must not be, or not healed in the end.
+forked, not linearizable, signed where it must not be, or not healed in the end, or if the nodes do
+not agree on who decided a block.
 """
 
 import argparse
@@ -41,7 +42,8 @@ def main() -> int:
     if arguments.show:
         print(json.dumps(manifest.to_json(), indent=2))
         return 0
-    print(f"seed {seed}: {manifest.validator_count} validators and a full node", flush=True)
+    others = "a full node" if manifest.spare is None else "a full node, a spare that joins"
+    print(f"seed {seed}: {manifest.validator_count} validators, {others}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="chaos-"))
     run = Run(manifest, directory, arguments.base_port, lambda line: print(line, flush=True))
     report = trio.run(run.execute)

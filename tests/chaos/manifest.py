@@ -1,13 +1,17 @@
-"""What will go wrong, whom it hits and for how long: all drawn from a seed.
+"""What will go wrong, whom it hits and for how long, and how the set changes: drawn from a seed.
 
 Faults run in lanes. A lane does one at a time, waits until its victim has recovered, and no two
 lanes share a victim; there are at most f lanes of validators, so never more than f are faulty. The
 last lane is the full node's.
+
+In half of the runs a spare node joins the validators, and one of them goes later. f is that of
+genesis's set: nobody goes before the spare has come, so no set in force has a smaller one. Whose
+key was copied may be convicted and removed as well, but then it is faulty no longer.
 """
 
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -37,6 +41,17 @@ class FaultKind(StrEnum):
     """Its consensus key signs in a second node as well."""
 
 
+class ChangeKind(StrEnum):
+    """How the validator set can change."""
+
+    JOIN = "join"
+    """The spare node comes in by the votes of a quorum of operators."""
+    LEAVE = "leave"
+    """A member goes because its operator wants to."""
+    REMOVE = "remove"
+    """A member goes by the votes of a quorum of operators."""
+
+
 DOWN_SECONDS: Final = (1, 6)
 """How long a victim of KILL, RESTART and the wipes is not there."""
 
@@ -57,6 +72,18 @@ DECK: Final = tuple(
 )
 """What may hit a validator at any time. LATE_START comes first in a lane, CLONE last: whoever signs
 twice stays faulty."""
+
+CHANGING_SHARE: Final = 0.5
+"""Of the runs have a spare node."""
+
+CHANGE_RUN_SECONDS: Final = 60
+"""A shorter run has no time for two changes."""
+
+CHANGE_PAUSE_SHARES: Final = (0.1, 0.25)
+"""Of a run's time pass before each change."""
+
+SPARE_FAULT_SHARE: Final = 0.3
+"""Of the faults of the first lane hit the spare, if there is one."""
 
 FULL_NODE_DECK: Final = (
     FaultKind.KILL,
@@ -86,6 +113,19 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class SetChange:
+    """One change of the validator set."""
+
+    kind: ChangeKind
+    node: int
+    """Who comes or goes."""
+    pause_seconds: float
+    """Before it."""
+    voters: tuple[int, ...]
+    """Whose operators vote, one after the other; the first proposes a removal."""
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A run."""
 
@@ -93,12 +133,25 @@ class Manifest:
     seconds: float
     """How long it takes on a quiet machine; on a busy one recoveries take longer."""
     validator_count: int
+    """In genesis."""
     lanes: tuple[tuple[Fault, ...], ...]
+    changes: tuple[SetChange, ...] = ()
+    """One at a time, each after the one before is in force."""
+
+    @property
+    def full_node(self) -> int:
+        """It signs nothing."""
+        return self.validator_count
+
+    @property
+    def spare(self) -> int | None:
+        """Who follows until it joins; None: nobody joins."""
+        return self.validator_count + 1 if self.changes else None
 
     @property
     def node_count(self) -> int:
-        """The validators and the full node."""
-        return self.validator_count + 1
+        """The validators, the full node, and the spare if there is one."""
+        return self.validator_count + (1 if self.spare is None else 2)
 
     @property
     def late_nodes(self) -> frozenset[int]:
@@ -116,8 +169,22 @@ def compute_max_faulty(validator_count: int) -> int:
     return (validator_count - 1) // 3
 
 
+def compute_quorum(validator_count: int) -> int:
+    """q, with arithmetic of our own."""
+    return -(-2 * validator_count // 3)
+
+
 def draw_manifest(seed: int, seconds: float) -> Manifest:
     """The run of a seed: 4 to 7 validators, a full node, and what happens to them."""
+    manifest = _draw_faults(seed, seconds)
+    # A source of its own: what goes wrong does not depend on whether the set changes.
+    source = random.Random(f"{seed}/changes")
+    if seconds < CHANGE_RUN_SECONDS or source.random() >= CHANGING_SHARE:
+        return manifest
+    return _share_faults(source, replace(manifest, changes=_draw_changes(source, manifest)))
+
+
+def _draw_faults(seed: int, seconds: float) -> Manifest:
     source = random.Random(seed)
     count = source.randint(4, 7)
     victims = list(range(count))
@@ -183,3 +250,50 @@ def _fill(
         if spent > seconds:
             return faults
         faults.append(fault)
+
+
+def _draw_changes(source: random.Random, manifest: Manifest) -> tuple[SetChange, ...]:
+    """The spare joins; then somebody goes, unless evidence against a copied key sees to that."""
+    count, seconds = manifest.validator_count, manifest.seconds
+    spare = count + 1
+    faults = [fault for lane in manifest.lanes for fault in lane]
+    copied = {fault.node for fault in faults if fault.kind is FaultKind.CLONE}
+    pause = source.uniform(*CHANGE_PAUSE_SHARES) * seconds
+    voters = source.sample(sorted(set(range(count)) - copied), compute_quorum(count))
+    join = SetChange(ChangeKind.JOIN, spare, pause, tuple(voters))
+    if copied:
+        return (join,)
+    members = [*range(count), spare]
+    leaver = source.choice(members)
+    pause = source.uniform(*CHANGE_PAUSE_SHARES) * seconds
+    members.remove(leaver)
+    if source.random() < 0.5:
+        return join, SetChange(ChangeKind.LEAVE, leaver, pause, ())
+    voters = source.sample(members, compute_quorum(count + 1))
+    return join, SetChange(ChangeKind.REMOVE, leaver, pause, tuple(voters))
+
+
+def _share_faults(source: random.Random, manifest: Manifest) -> Manifest:
+    """Let some of the first lane's faults hit the spare instead."""
+    spare = manifest.spare
+    assert spare is not None
+    lane = [
+        replace(fault, node=spare)
+        if fault.kind in DECK and source.random() < SPARE_FAULT_SHARE
+        else fault
+        for fault in manifest.lanes[0]
+    ]
+    # What a guard must say that was kept is known of members only.
+    movers = {change.node for change in manifest.changes}
+    return replace(
+        manifest,
+        lanes=tuple(
+            tuple(
+                replace(fault, kind=FaultKind.WIPE)
+                if fault.kind is FaultKind.WIPE_KEEP_GUARD and fault.node in movers
+                else fault
+                for fault in each
+            )
+            for each in (lane, *manifest.lanes[1:])
+        ),
+    )

@@ -12,7 +12,7 @@ import trio
 
 from chain.crypto import get_address
 from chain.genesis import GenesisAccount
-from chain.primitives import Address, PrivateKey
+from chain.primitives import ZERO_HASH, Address, PrivateKey
 from node.cli.directory import CONFIG_NAME, create_database, create_node_directory, encode_config
 from node.devnet_processes import Child, ProcessGroup, require_free_ports
 from node.network.host import compute_peer_id, load_or_create_host_key
@@ -24,6 +24,7 @@ from node.network_genesis import (
     plan_development_network,
 )
 from tests.chaos.contracts import REGISTER, REGISTER_CODE, SET, SET_CODE
+from tests.chaos.manifest import Manifest
 from tests.chaos.proxy import HOST, Link, LinkState
 
 PASSWORD: Final = "chaos"
@@ -67,14 +68,19 @@ class Place:
         """For `pot node run --config`."""
         return self.path / CONFIG_NAME
 
+    @property
+    def operator_file(self) -> Path:
+        """For `pot validator --key`."""
+        return self.path / KEYS / "operator.json"
+
 
 class Network:
-    """Validators, a full node after them, and room for one clone after that.
+    """Validators, a full node after them, perhaps a spare validator, and room for one clone.
 
     Args:
         directory: Takes everything.
         base_port: The first of 90.
-        validator_count: How many sign.
+        manifest: Says how many there are.
         rich: Accounts with coins.
         processes: Starts and stops the nodes.
     """
@@ -83,20 +89,21 @@ class Network:
         self,
         directory: Path,
         base_port: int,
-        validator_count: int,
+        manifest: Manifest,
         rich: tuple[PrivateKey, ...],
         processes: ProcessGroup,
     ) -> None:
-        self.validator_count = validator_count
-        self.clone = validator_count + 1
+        self.clone = manifest.node_count
         self.places = tuple(
-            Place(index, directory / f"node-{index}", base_port)
-            for index in range(validator_count + 2)
+            Place(index, directory / f"node-{index}", base_port) for index in range(self.clone + 1)
         )
-        self.validators: tuple[Address, ...] = ()
-        """By index of the node; `ValidatorIndex` is the place in their order."""
+        self.validators: dict[int, Address] = {}
+        """The consensus accounts of those that sign, now or later, by index of the node."""
+        self.genesis_hash = ZERO_HASH
+        """Known when the network was created."""
         self.children: dict[int, Child] = {}
         """The process of each node that was started, the last one."""
+        self._manifest = manifest
         self._directory = directory
         self._rich = rich
         self._processes = processes
@@ -118,12 +125,16 @@ class Network:
         """What all share."""
         return self._directory / "genesis.json"
 
+    @property
+    def password_file(self) -> Path:
+        """Of every key."""
+        return self._directory / "password"
+
     async def create(self, nursery: trio.Nursery) -> None:
         """Serve the links and make the directories; nothing runs yet."""
         for link in self._links.values():
             await nursery.start(link.serve)
-        password_file = self._directory / "password"
-        password_file.write_text(PASSWORD + "\n")
+        self.password_file.write_text(PASSWORD + "\n")
         peer_ids = []
         for place in self.places:
             place.path.mkdir(mode=0o700)
@@ -132,18 +143,25 @@ class Network:
             create_node_directory(
                 place.path,
                 PASSWORD,
-                password_file=password_file,
+                password_file=self.password_file,
                 light=True,
                 settings=self._build_settings(place, peer_ids),
             )
             for place in self.places
         ]
-        seats = [Seat(node.consensus, node.operator) for node in nodes[: self.validator_count]]
-        self.validators = tuple(seat.validator for seat in seats)
+        seats = tuple(
+            Seat(node.consensus, node.operator) for node in nodes[: self._manifest.validator_count]
+        )
+        self.validators = {index: seat.validator for index, seat in enumerate(seats)}
         plan = replace(
-            plan_development_network(tuple(seats)),
+            plan_development_network(seats),
             coins={get_address(key): 1_000 * TOKEN_UNIT for key in self._rich},
         )
+        spare = self._manifest.spare
+        if spare is not None:
+            self.validators[spare] = nodes[spare].consensus
+            stake = plan.parameters.validator_stake_pot * TOKEN_UNIT
+            plan = replace(plan, tokens={nodes[spare].operator: stake})
         genesis = build_network(plan)
         contracts = {
             REGISTER: GenesisAccount(nonce=1, code=REGISTER_CODE),
@@ -152,9 +170,9 @@ class Network:
         genesis = replace(genesis, alloc={**genesis.alloc, **contracts})
         self.genesis_file.write_bytes(encode_genesis(genesis))
         for place in self.places:
-            create_database(place.path, self.genesis_file)
+            self.genesis_hash = create_database(place.path, self.genesis_file)
         # Its key is nobody's: it follows.
-        self._write_config(self.places[self.validator_count], peer_ids, password_file)
+        self._write_config(self.places[self._manifest.full_node], peer_ids)
 
     def _build_settings(
         self, place: Place, peer_ids: list[str]
@@ -172,7 +190,7 @@ class Network:
             "metrics.port": place.metrics_port,
         }
 
-    def _write_config(self, place: Place, peer_ids: list[str], password_file: Path) -> None:
+    def _write_config(self, place: Place, peer_ids: list[str]) -> None:
         settings = {"data_dir": place.path, **self._build_settings(place, peer_ids)}
         place.config_file.write_text(encode_config(settings))
 

@@ -1,7 +1,19 @@
-"""What is seen from outside: block hashes of every node, and how long nothing moved."""
+"""What is seen from outside: every node's blocks, who signed them, and how long nothing moved.
+
+Validators are named by the index of their node.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from tests.chaos.manifest import compute_quorum
+
+STRANGER: Final = -1
+"""Signed or proposed, and is no node of ours."""
+
+Sets: TypeAlias = tuple[tuple[int, frozenset[int]], ...]
+"""The validator sets, each with the first block that it decides; genesis's from block 1 on."""
 
 
 @dataclass(slots=True)
@@ -12,6 +24,10 @@ class Observations:
     """Seconds of the clock that every time here is of."""
     hashes: dict[int, dict[str, set[int]]] = field(default_factory=dict)
     """By block number: each hash that was seen, with the nodes that gave it."""
+    signers: dict[int, dict[int, frozenset[int]]] = field(default_factory=dict)
+    """By block number and node: the authors of the signatures in its certificate."""
+    proposers: dict[int, int] = field(default_factory=dict)
+    """By block number: who built it."""
     highest: int = 0
     """The highest head of any node."""
     grown_at: float = 0.0
@@ -24,6 +40,22 @@ class Observations:
     def see_hash(self, node: int, number: int, block_hash: str) -> None:
         """A node says that this is its final block of that number."""
         self.hashes.setdefault(number, {}).setdefault(block_hash, set()).add(node)
+
+    def see_certificate(self, node: int, number: int, signers: frozenset[int]) -> None:
+        """A node's certificate of a block has the signatures of these."""
+        self.signers.setdefault(number, {})[node] = signers
+
+    def find_signed(self, validator: int) -> list[int]:
+        """The blocks of which some node's certificate has its signature."""
+        return sorted(
+            number
+            for number, given in self.signers.items()
+            if any(validator in signers for signers in given.values())
+        )
+
+    def find_proposed(self, validator: int) -> list[int]:
+        """The blocks that it built."""
+        return sorted(number for number, each in self.proposers.items() if each == validator)
 
     def see_head(self, number: int, now: float) -> None:
         """Some node's head has that number."""
@@ -52,22 +84,92 @@ class Observations:
 class Silence:
     """Blocks whose certificates must not hold a validator's signature."""
 
-    validator_index: int
+    validator: int
     first: int
     last: int
     why: str
 
 
-def list_broken_silences(
-    silences: Sequence[Silence], signers: Mapping[int, Sequence[frozenset[int]]]
-) -> list[str]:
-    """Who signed where it must not; `signers` are those of each node's certificate of a block."""
+def list_broken_silences(silences: Sequence[Silence], seen: Observations) -> list[str]:
+    """Who signed where it must not."""
     return [
-        f"validator {silence.validator_index} signed block {number}: {silence.why}"
+        f"validator {silence.validator} signed block {number}: {silence.why}"
         for silence in silences
-        for number in range(silence.first, silence.last + 1)
-        if any(silence.validator_index in given for given in signers.get(number, ()))
+        for number in seen.find_signed(silence.validator)
+        if silence.first <= number <= silence.last
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A change of the set, as its event tells."""
+
+    activation_block: int
+    validator: int
+    is_join: bool
+
+
+def compute_sets(genesis: frozenset[int], scheduled: Sequence[Scheduled], last: int) -> Sets:
+    """The sets that decide the blocks up to `last`, if these are all changes."""
+    sets = [(1, genesis)]
+    for change in scheduled:
+        if change.activation_block <= last:
+            before, moved = sets[-1][1], {change.validator}
+            after = before | moved if change.is_join else before - moved
+            sets.append((change.activation_block, after))
+    return tuple(sets)
+
+
+def find_members(sets: Sets, number: int) -> frozenset[int]:
+    """Who decides a block."""
+    return next(members for first, members in reversed(sets) if first <= number)
+
+
+def find_activation(sets: Sets, validator: int, *, is_join: bool) -> int | None:
+    """From which block on a validator is in all sets, or in none; None: the last is not so."""
+    found = None
+    for first, members in sets:
+        if (validator in members) is not is_join:
+            found = None
+        elif found is None:
+            found = first
+    return found
+
+
+def list_disagreements(claims: Mapping[str, Sets]) -> list[str]:
+    """What is claimed of the sets, if it is not the same everywhere."""
+    by_claim: dict[Sets, list[str]] = {}
+    for name, sets in claims.items():
+        by_claim.setdefault(sets, []).append(name)
+    if len(by_claim) <= 1:
+        return []
+    return [
+        f"{', '.join(names)}: " + "; ".join(f"{sorted(who)} from block {n} on" for n, who in sets)
+        for sets, names in by_claim.items()
+    ]
+
+
+def list_wrong_deciders(seen: Observations, sets: Sets, last: int) -> list[str]:
+    """Blocks up to `last` that no member of the set in force built, or no quorum certified."""
+    wrong = []
+    for number, given in sorted(seen.signers.items()):
+        if number > last:
+            break
+        members = find_members(sets, number)
+        if seen.proposers[number] not in members:
+            wrong.append(f"block {number} was built by {seen.proposers[number]}, no member")
+        for node, signers in sorted(given.items()):
+            if not signers <= members:
+                wrong.append(
+                    f"block {number} at node {node} is signed by {sorted(signers - members)}, "
+                    "no members"
+                )
+            if len(signers & members) < compute_quorum(len(members)):
+                wrong.append(
+                    f"block {number} at node {node} is signed by {len(signers & members)} of "
+                    f"{len(members)} members only"
+                )
+    return wrong
 
 
 def compare_set(

@@ -4,8 +4,9 @@ import itertools
 import random
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -13,20 +14,42 @@ from typing import Final
 import httpx
 import trio
 
+from chain.consensus.messages import (
+    CONSENSUS_VERSION,
+    MessageKind,
+    SigningDomain,
+    compute_signing_digest,
+)
+from chain.crypto import keccak256, recover
+from chain.execution.system_contracts import VALIDATOR_SET, SetScheduled, decode_event
+from chain.primitives import Address, BlockNumber
 from chain.types.certificate import decode_certificate
 from node.devnet_processes import ProcessGroup
 from node.keystore import create_private_key
 from node.network_genesis import DEVELOPMENT_CHAIN_ID
-from node.rpc_client import from_hex
+from node.rpc_client import decode_log, from_hex, to_hex
 from tests.chaos import linearizability
 from tests.chaos.clients import Client, Recorder, read_words
 from tests.chaos.contracts import SET
 from tests.chaos.history import Operation
-from tests.chaos.manifest import Fault, FaultKind, Manifest
+from tests.chaos.manifest import ChangeKind, Fault, FaultKind, Manifest, SetChange
 from tests.chaos.network import Network
-from tests.chaos.observer import Observations, Silence, compare_set, list_broken_silences
+from tests.chaos.observer import (
+    STRANGER,
+    Observations,
+    Scheduled,
+    Sets,
+    Silence,
+    compare_set,
+    compute_sets,
+    find_activation,
+    list_broken_silences,
+    list_disagreements,
+    list_wrong_deciders,
+)
+from tests.chaos.operators import Operators
 from tests.chaos.proxy import HOST, LinkState
-from tests.chaos.rpc import NoAnswer, Rpc
+from tests.chaos.rpc import Json, NoAnswer, Rpc
 
 REGISTER_CLIENTS: Final = 3
 """Clients of the register."""
@@ -42,9 +65,38 @@ PATIENCE_SECONDS: Final = 240.0
 
 Say = Callable[[str], None]
 
+Ask = Callable[..., Awaitable[Json]]
+"""A node's `Rpc.call`, or its `Rpc.insist`."""
+
 
 class Violation(Exception):
     """What must not happen did."""
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedOut:
+    """A change of the validator set that is in force."""
+
+    change: SetChange
+    asked_seconds: float
+    in_force_seconds: float
+    activation_block: int
+
+    def to_json(self, seen: Observations) -> dict[str, object]:
+        """As the report shows it, with the first blocks of who came and the last of who went."""
+        node = self.change.node
+        signed, built = seen.find_signed(node), seen.find_proposed(node)
+        word, place = ("first", 0) if self.change.kind is ChangeKind.JOIN else ("last", -1)
+        return {
+            "kind": self.change.kind.value,
+            "node": node,
+            "voters": list(self.change.voters),
+            "asked_seconds": round(self.asked_seconds, 1),
+            "in_force_seconds": round(self.in_force_seconds, 1),
+            "activation_block": self.activation_block,
+            f"{word}_signed_block": signed[place] if signed else None,
+            f"{word}_built_block": built[place] if built else None,
+        }
 
 
 class Run:
@@ -62,15 +114,15 @@ class Run:
         self._say = say
         self._keys = tuple(create_private_key() for _ in range(REGISTER_CLIENTS + SET_CLIENTS))
         self._processes = ProcessGroup(directory / "logs")
-        self._network = Network(
-            directory, base_port, manifest.validator_count, self._keys, self._processes
-        )
+        self._network = Network(directory, base_port, manifest, self._keys, self._processes)
         self._nodes: tuple[Rpc, ...] = ()
         self._recorder = Recorder()
         self._seen = Observations(0.0)
         self._silences: list[Silence] = []
         self._cloned: set[int] = set()
         self._faults: list[dict[str, object]] = []
+        self._changes: list[CarriedOut] = []
+        self._sets: Sets = ()
         self._violations: list[str] = []
 
     async def execute(self) -> dict[str, object]:
@@ -111,6 +163,7 @@ class Run:
                 async with trio.open_nursery() as lanes:
                     for lane in self._manifest.lanes:
                         lanes.start_soon(self._run_lane, lane)
+                    lanes.start_soon(self._run_changes)
                 healed_at = self._now
                 await self._recover_all()
                 recovery_seconds = self._now - healed_at
@@ -177,6 +230,101 @@ class Run:
         self._violations.append(text)
         self._say(f"{self._now:7.1f} s  VIOLATION {text}")
 
+    # Changes of the validator set.
+
+    async def _run_changes(self) -> None:
+        operators = Operators(self._network, self._manifest.node_count)
+        for change in self._manifest.changes:
+            await trio.sleep(change.pause_seconds)
+            asked = self._now
+            self._say(f"{asked:7.1f} s  {change.kind} node {change.node}")
+            try:
+                activation, in_force = await self._carry_out(operators, change)
+            except Violation as violation:
+                self._violate(f"{change.kind} node {change.node}: {violation}")
+                return
+            self._say(f"{in_force:7.1f} s  {change.kind} node {change.node}: block {activation}")
+            self._changes.append(CarriedOut(change, asked, in_force, activation))
+
+    async def _carry_out(self, operators: Operators, change: SetChange) -> tuple[int, float]:
+        """The block from which on it is in force, and when that was seen."""
+        is_join = change.kind is ChangeKind.JOIN
+        with trio.move_on_after(PATIENCE_SECONDS):
+            await operators.carry_out(change, self._seen.highest)
+            for node in itertools.cycle(self._nodes[: self._manifest.node_count]):
+                with suppress(NoAnswer):
+                    sets = await self._read_sets(node.call)
+                    activation = find_activation(sets, change.node, is_join=is_join)
+                    if activation is not None:
+                        in_force = self._now
+                        if is_join:
+                            await self._wait_for_signature(change.node, activation)
+                        return activation, in_force
+                await trio.sleep(OBSERVE_SECONDS)
+        raise Violation(f"not done after {PATIENCE_SECONDS:.0f} s")
+
+    async def _wait_for_signature(self, validator: int, number: int) -> None:
+        """Return when a certificate has the validator's signature, from a block on."""
+        for node in itertools.cycle(self._nodes[: self._manifest.node_count]):
+            with suppress(NoAnswer):
+                while number <= await node.head():
+                    if validator in await self._read_signers(node.call, number):
+                        return
+                    number += 1
+            await trio.sleep(OBSERVE_SECONDS)
+
+    def _find_node(self, validator: Address | None) -> int:
+        """Whose consensus account it is."""
+        return next(
+            (node for node, each in self._network.validators.items() if each == validator), STRANGER
+        )
+
+    @property
+    def _genesis_set(self) -> frozenset[int]:
+        return frozenset(range(self._manifest.validator_count))
+
+    async def _read_sets(self, ask: Ask) -> Sets:
+        """The sets that a node says decided."""
+        answer = await ask("pot_getValidatorSets", 0)
+        assert isinstance(answer, list)
+        sets = []
+        for each in answer:
+            assert isinstance(each, dict)
+            first, members = each["firstBlock"], each["validators"]
+            assert isinstance(first, int)
+            assert isinstance(members, list)
+            validators = [self._find_node(Address(from_hex(member))) for member in members]
+            sets.append((first, frozenset(validators)))
+        return tuple(sets)
+
+    async def _read_scheduled(self, ask: Ask) -> list[Scheduled]:
+        """The changes that the contract announced, as a node has its events."""
+        query = {"address": to_hex(VALIDATOR_SET), "fromBlock": "0x0", "toBlock": "latest"}
+        answer = await ask("eth_getLogs", query)
+        assert isinstance(answer, list)
+        events = [decode_event(decode_log(log)) for log in answer if isinstance(log, dict)]
+        return [
+            Scheduled(event.activation_block, self._find_node(event.validator), event.is_join)
+            for event in events
+            if isinstance(event, SetScheduled)
+        ]
+
+    async def _read_signers(self, ask: Ask, number: int) -> frozenset[int]:
+        """Whose signatures are in a node's certificate of a block."""
+        proof = await ask("pot_getProof", {}, hex(number))
+        assert isinstance(proof, dict)
+        certificate = decode_certificate(from_hex(proof["certificate"]))
+        digest = compute_signing_digest(
+            SigningDomain(DEVELOPMENT_CHAIN_ID, self._network.genesis_hash, CONSENSUS_VERSION),
+            MessageKind.COMMIT,
+            BlockNumber(number),
+            certificate.view,
+            keccak256(from_hex(proof["header"])),
+        )
+        return frozenset(
+            self._find_node(recover(digest, signature)) for _, signature in certificate.signatures
+        )
+
     # Faults.
 
     async def _run_lane(self, lane: tuple[Fault, ...]) -> None:
@@ -241,11 +389,6 @@ class Run:
         self._network.send(node, signal.SIGKILL)
         await self._network.wait_for_end(node)
 
-    def _validator_index(self, node: int) -> int:
-        """Its place in the order of addresses, which certificates count by."""
-        validators = self._network.validators
-        return sorted(validators).index(validators[node])
-
     async def _wipe(self, fault: Fault, *, keep_guard: bool) -> None:
         """Lose all but the key: nothing may be signed that may have been signed before."""
         network, node = self._network, fault.node
@@ -269,9 +412,7 @@ class Run:
         if first < least:
             raise Violation(f"it would sign from block {first} on, not from {least} on")
         last = first - 1
-        self._silences.append(
-            Silence(self._validator_index(node), signed + 1, last, "its directory had been lost")
-        )
+        self._silences.append(Silence(node, signed + 1, last, "its directory had been lost"))
         await self._wait_for_head(node, first)
 
     async def _fill_disk(self, fault: Fault) -> None:
@@ -283,9 +424,7 @@ class Run:
         await trio.sleep(fault.duration_seconds)
         await self._wait_until_signing_stopped(node)
         await self._kill(node)
-        self._silences.append(
-            Silence(self._validator_index(node), first, self._seen.highest, "its disk was full")
-        )
+        self._silences.append(Silence(node, first, self._seen.highest, "its disk was full"))
         network.start(node)
 
     async def _wait_until_signing_stopped(self, node: int) -> None:
@@ -310,23 +449,29 @@ class Run:
         network.start(network.clone)
         await self._wait_for_head(network.clone, self._seen.highest)
         await trio.sleep(fault.duration_seconds)
-        await self._collect_hashes(network.clone)
+        await self._collect_blocks(network.clone)
         network.send(network.clone, signal.SIGTERM)
         await network.wait_for_end(network.clone)
 
     # Afterwards.
 
-    async def _collect_hashes(self, index: int) -> None:
-        """Look at every block of a node, from the first to its head."""
+    async def _collect_blocks(self, index: int) -> None:
+        """Look at every block of a node and its certificate, from the first to its head."""
+        node = self._nodes[index]
         for number in itertools.count():
             try:
-                block = await self._nodes[index].insist("eth_getBlockByNumber", hex(number), False)
+                block = await node.insist("eth_getBlockByNumber", hex(number), False)
+                if not isinstance(block, dict):
+                    break
+                self._seen.see_hash(index, number, str(block["hash"]))
+                if number > 0:  # genesis has neither builder nor certificate
+                    builder = self._find_node(Address(from_hex(block["miner"])))
+                    self._seen.proposers[number] = builder
+                    signers = await self._read_signers(node.insist, number)
+                    self._seen.see_certificate(index, number, signers)
             except NoAnswer as error:
                 self._violate(f"node {index} does not tell its block {number}: {error}")
                 return
-            if not isinstance(block, dict):
-                break
-            self._seen.see_hash(index, number, str(block["hash"]))
         if number <= self._seen.find_last(index):
             self._violate(f"node {index} has lost its block {number}")
 
@@ -343,17 +488,42 @@ class Run:
             self._say(f"{len(history)} operations on the {name}")
             for text in await trio.to_thread.run_sync(check, history):
                 self._violate(f"{name}: {text}")
-        signers = await self._read_signers()
-        for text in list_broken_silences(self._silences, signers):
+        for text in list_broken_silences(self._silences, self._seen):
             self._violate(text)
+        await self._audit_sets()
         for author in sorted(self._find_equivocators() - self._cloned):
             self._violate(f"node {author} signed two different votes, and its key was not copied")
+
+    async def _audit_sets(self) -> None:
+        """One history of sets everywhere, and members of the set in force decided every block."""
+        claims: dict[str, Sets] = {}
+        nodes = range(self._manifest.node_count)
+        running = [index for index in nodes if self._network.is_running(index)]
+        last = min(map(self._seen.find_last, running), default=0)
+        for index in running:
+            try:
+                sets = await self._read_sets(self._nodes[index].insist)
+                scheduled = await self._read_scheduled(self._nodes[index].insist)
+            except NoAnswer as error:
+                self._violate(f"node {index} does not tell the validator sets: {error}")
+                continue
+            claims[f"node {index}"] = tuple(each for each in sets if each[0] <= last)
+            self._sets = compute_sets(self._genesis_set, scheduled, last)
+            claims[f"events at node {index}"] = self._sets
+        for text in list_disagreements(claims):
+            self._violate(f"validator sets differ: {text}")
+        for text in list_wrong_deciders(self._seen, self._sets, last):
+            self._violate(text)
+        for carried in self._changes:
+            node = carried.change.node
+            if carried.change.kind is ChangeKind.JOIN and not self._seen.find_signed(node):
+                self._violate(f"node {node} joined, and signed no block")
 
     async def _audit_node(self, index: int) -> None:
         if not self._network.is_running(index):
             self._violate(self._network.children[index].describe_end())
             return
-        await self._collect_hashes(index)
+        await self._collect_blocks(index)
         try:
             for text in await self._find_lost(index):
                 self._violate(f"lost at node {index}: {text}")
@@ -385,29 +555,10 @@ class Run:
             *(f"element {element} was not added so often" for element in strange),
         ]
 
-    async def _read_signers(self) -> dict[int, list[frozenset[int]]]:
-        """Who is in each node's certificate of the blocks that somebody must not have signed."""
-        signers: dict[int, list[frozenset[int]]] = {}
-        for silence in self._silences:
-            for number in range(silence.first, silence.last + 1):
-                for node in self._nodes[: self._manifest.node_count]:
-                    try:
-                        proof = await node.insist("pot_getProof", {}, hex(number))
-                    except NoAnswer as error:
-                        self._violate(f"no certificate of block {number}: {error}")
-                        continue
-                    assert isinstance(proof, dict)
-                    certificate = decode_certificate(from_hex(proof["certificate"]))
-                    signers.setdefault(number, []).append(
-                        frozenset(index for index, _ in certificate.signatures)
-                    )
-        return signers
-
     def _find_equivocators(self) -> set[int]:
         """The nodes whose conflicting votes any other one has logged."""
-        places = {address.hex(): node for node, address in enumerate(self._network.validators)}
         return {
-            places[author]
+            self._find_node(Address(bytes.fromhex(author)))
             for index in range(self._manifest.node_count)
             for author in re.findall(
                 r"validator equivocates.*?author=(?:0x)?([0-9a-f]{40})",
@@ -424,6 +575,10 @@ class Run:
             "nodes": self._manifest.node_count,
             "seconds": round(self._now, 1),
             "faults": self._faults,
+            "set_changes": [carried.to_json(self._seen) for carried in self._changes],
+            "sets": [
+                {"first_block": first, "nodes": sorted(members)} for first, members in self._sets
+            ],
             "blocks": self._seen.highest,
             "operations": sum(map(len, histories)),
             "unanswered": sum(call.is_open for calls in histories for call in calls),

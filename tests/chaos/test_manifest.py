@@ -1,14 +1,30 @@
-from tests.chaos.manifest import FaultKind, Manifest, compute_max_faulty, draw_manifest
+from tests.chaos.manifest import (
+    ChangeKind,
+    FaultKind,
+    Manifest,
+    compute_max_faulty,
+    compute_quorum,
+    draw_manifest,
+)
 
 MANIFESTS = [draw_manifest(seed, 180) for seed in range(200)]
 
 
 def validator_lanes(manifest: Manifest) -> list[set[int]]:
-    """The victims of each lane."""
+    """The victims of each lane; the full node is none."""
     return [
-        {fault.node for fault in lane if fault.node < manifest.validator_count}
+        {fault.node for fault in lane if fault.node != manifest.full_node}
         for lane in manifest.lanes
     ]
+
+
+def list_sets(manifest: Manifest) -> list[set[int]]:
+    """Genesis's set, and the one after each change."""
+    sets = [set(range(manifest.validator_count))]
+    for change in manifest.changes:
+        assert (change.node in sets[-1]) is (change.kind is not ChangeKind.JOIN)
+        sets.append(sets[-1] ^ {change.node})
+    return sets
 
 
 def test_a_seed_is_always_the_same_run() -> None:
@@ -19,7 +35,8 @@ def test_a_seed_is_always_the_same_run() -> None:
 def test_never_more_than_f_validators_can_be_faulty_at_a_time() -> None:
     for manifest in MANIFESTS:
         lanes = [victims for victims in validator_lanes(manifest) if victims]
-        assert len(lanes) <= compute_max_faulty(manifest.validator_count)
+        for members in list_sets(manifest):
+            assert sum(1 for lane in lanes if lane & members) <= compute_max_faulty(len(members))
         assert sum(map(len, lanes)) == len(set().union(*lanes)), "lanes share no victim"
 
 
@@ -40,5 +57,35 @@ def test_runs_of_three_minutes_reach_every_kind_and_every_size() -> None:
 
 def test_only_late_nodes_are_missing_at_the_start() -> None:
     for manifest in MANIFESTS:
-        assert manifest.validator_count in manifest.late_nodes
+        assert manifest.full_node in manifest.late_nodes
         assert len(manifest.late_nodes) <= 2
+
+
+def test_votes_are_those_of_a_quorum_of_members_whose_key_nobody_copied() -> None:
+    for manifest in MANIFESTS:
+        faults = [fault for lane in manifest.lanes for fault in lane]
+        copied = {fault.node for fault in faults if fault.kind is FaultKind.CLONE}
+        for change, members in zip(manifest.changes, list_sets(manifest), strict=False):
+            needed = 0 if change.kind is ChangeKind.LEAVE else compute_quorum(len(members))
+            assert len(set(change.voters)) == len(change.voters) == needed
+            assert set(change.voters) <= members - copied - {change.node}
+
+
+def test_half_of_the_runs_change_the_set_in_every_way_and_hit_the_spare() -> None:
+    changing = [manifest for manifest in MANIFESTS if manifest.changes]
+    assert 80 <= len(changing) <= 120
+    assert {change.kind for manifest in changing for change in manifest.changes} == set(ChangeKind)
+    faults = [
+        fault.kind
+        for manifest in changing
+        for lane in manifest.lanes
+        for fault in lane
+        if fault.node == manifest.spare
+    ]
+    assert {FaultKind.KILL, FaultKind.WIPE, FaultKind.SILENCE} <= set(faults)
+    assert FaultKind.WIPE_KEEP_GUARD not in faults
+
+
+def test_runs_that_docs_and_tests_name_are_what_they_were_before_sets_could_change() -> None:
+    for seed in (7, 31):
+        assert draw_manifest(seed, 120).changes == ()

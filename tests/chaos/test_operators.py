@@ -1,0 +1,34 @@
+from chain.primitives import Address
+from node.rpc_client import JsonObject, to_hex
+from tests.chaos.operators import has_votes, is_going, is_proposed
+
+ALICE = Address(b"\x0a" * 20)
+BOB = Address(b"\x0b" * 20)
+
+
+def status(*, alice: str = "active", votes: int | None = None) -> JsonObject:
+    """What `pot validator status` shows: Alice is a member, Bob has so many votes."""
+    proposals: list[JsonObject] = [{"id": 1, "validator": to_hex(BOB), "votes": votes}]
+    return {
+        "validators": [{"validator": to_hex(ALICE), "status": alice}],
+        "proposals": [] if votes is None else list(proposals),
+    }
+
+
+def test_a_proposal_is_made_when_it_is_open_about_that_validator() -> None:
+    assert is_proposed(status(votes=0), BOB)
+    assert not is_proposed(status(votes=0), ALICE)
+    assert not is_proposed(status(), BOB)
+
+
+def test_a_vote_is_cast_when_it_is_counted_or_the_proposal_is_closed() -> None:
+    assert not has_votes(status(votes=1), BOB, 2)
+    assert has_votes(status(votes=2), BOB, 2)
+    assert has_votes(status(), BOB, 2)
+
+
+def test_who_leaves_is_active_no_longer_or_no_member() -> None:
+    assert not is_going(status(), ALICE)
+    assert is_going(status(alice="exiting"), ALICE)
+    assert is_going(status(alice="exited"), ALICE)
+    assert is_going(status(), BOB)

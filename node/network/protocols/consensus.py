@@ -162,16 +162,19 @@ class ConsensusLinks:
                 await stream.reset()
 
     async def serve(self, stream: FrameStream, address: Address) -> None:
-        """Hand every frame of a validator's stream to consensus.
+        """Hand every frame of a validator's stream to consensus, as long as it is one.
 
         Raises:
             InvalidMessage: TOO_LARGE.
-            StreamClosedError: the validator left.
+            StreamClosedError: the stream ended, or is to be reset: its sender is no validator, and
+                opens another one when it writes again.
         """
         while self.is_validator(address):
             frame = await stream.read_frame(self._frame_limit_bytes)
             self._metrics.consensus_frames_received += 1
             await self._handle(address, frame)
+        # Not merely closed: what it writes after it has joined would be read by nobody.
+        raise StreamClosedError("the sender is no validator")
 
     def _check_size(self, payload: bytes) -> None:
         assert len(payload) <= self._frame_limit_bytes, "consensus sends what no peer would read"

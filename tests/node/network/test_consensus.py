@@ -1,12 +1,13 @@
 """/pot/consensus/1: queues, writers and limits."""
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from node.network.metrics import NetworkMetrics
 from node.network.protocols import consensus
 from node.network.protocols.consensus import ConsensusLinks, OutboundQueue
-from node.network.stream import FrameStream, UnreachablePeerError
+from node.network.stream import FrameStream, StreamClosedError, UnreachablePeerError
 from tests.node.network.network_fakes import Received, stream_pair, validator_address
 
 BOB = validator_address(1)
@@ -79,8 +80,13 @@ async def test_validator_that_leaves_the_set_is_neither_heard_nor_told(
     received = Received()
     links = build_links(received)
     theirs, ours = stream_pair()
+
+    async def serve() -> None:
+        with pytest.raises(StreamClosedError, match="no validator"):
+            await links.serve(ours, BOB)
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(links.serve, ours, BOB)
+        nursery.start_soon(serve)
         await theirs.write_frame(b"first")
         await received.wait_for(1)
         links.set_validators([validator_address(0)])

@@ -165,6 +165,22 @@ async def test_consensus_frames_wait_while_the_validator_is_away(
     ]
 
 
+async def test_who_joins_the_set_long_after_its_session_began_is_heard(
+    autojump_clock: MockClock,
+) -> None:
+    nodes = build_nodes(MemoryInternet(), 2)
+    member, joiner = nodes
+    member.network.set_validators([validator_address(0)])
+    async with running(*nodes):
+        await until(lambda: len(member.network.peers()) == 1, seconds=120)
+        await trio.sleep(10)
+        member.network.set_validators([validator_address(0), validator_address(1)])
+        joiner.network.broadcast_consensus(b"vote")
+        with trio.fail_after(10):
+            await member.received.wait_for(1)
+    assert member.received.frames == [(validator_address(1), b"vote")]
+
+
 async def test_connection_without_a_session_is_closed(autojump_clock: MockClock) -> None:
     internet = MemoryInternet()
     node = build_node(internet, 0)

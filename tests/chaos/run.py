@@ -60,6 +60,9 @@ SET_CLIENTS: Final = 2
 OBSERVE_SECONDS: Final = 0.5
 """Between looks at the heads."""
 
+PROMPT_SECONDS: Final = 2.0
+"""A node that is well says its head within this; one that is paused does not."""
+
 PATIENCE_SECONDS: Final = 240.0
 """For what must happen in the end: a machine that runs other things as well gets there."""
 
@@ -208,6 +211,20 @@ class Run:
             return await self._nodes[index].head()
         except NoAnswer:
             return 0
+
+    async def _ask_highest(self, but: int) -> int:
+        """The highest head of the nodes but one, now: what was observed is a few blocks old."""
+        heads = [self._seen.highest]
+
+        async def ask(index: int) -> None:
+            heads.append(await self._head(index))
+
+        with trio.move_on_after(PROMPT_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for index in range(self._manifest.node_count):
+                    if index != but and self._network.is_running(index):
+                        nursery.start_soon(ask, index)
+        return max(heads)
 
     async def _wait_for_head(self, index: int, number: int) -> None:
         with trio.move_on_after(PATIENCE_SECONDS):
@@ -394,7 +411,7 @@ class Run:
         network, node = self._network, fault.node
         own_head = await self._head(node)
         await self._kill(node)
-        signed = self._seen.highest + 1
+        signed = await self._ask_highest(node) + 1
         await trio.sleep(fault.duration_seconds)
         network.wipe(node, keep_guard=keep_guard)
         others = [
@@ -420,7 +437,7 @@ class Run:
         network, node = self._network, fault.node
         network.set_disk_full(node)
         # What it was writing, and what the network was deciding, may still be signed.
-        first = self._seen.highest + 3
+        first = await self._ask_highest(node) + 3
         await trio.sleep(fault.duration_seconds)
         await self._wait_until_signing_stopped(node)
         await self._kill(node)

@@ -281,10 +281,13 @@ class Run:
         raise Violation(f"not done after {PATIENCE_SECONDS:.0f} s")
 
     async def _wait_for_signature(self, validator: int, number: int) -> None:
-        """Return when a certificate has the validator's signature, from a block on."""
+        """Return when a certificate has the validator's signature, from a block on.
+
+        Not the head's, which may be the validator's own: a block's child holds what others heard.
+        """
         for node in itertools.cycle(self._nodes[: self._manifest.node_count]):
             with suppress(NoAnswer):
-                while number <= await node.head():
+                while number < await node.head():
                     if validator in await self._read_signers(node.call, number):
                         return
                     number += 1

@@ -66,6 +66,9 @@ PROMPT_SECONDS: Final = 2.0
 PATIENCE_SECONDS: Final = 240.0
 """For what must happen in the end: a machine that runs other things as well gets there."""
 
+CHANGE_SECONDS: Final = 600.0
+"""For a change of the set: a dozen commands, each of which may meet a node that is paused or cut."""
+
 Say = Callable[[str], None]
 
 Ask = Callable[..., Awaitable[Json]]
@@ -266,7 +269,7 @@ class Run:
     async def _carry_out(self, operators: Operators, change: SetChange) -> tuple[int, float]:
         """The block from which on it is in force, and when that was seen."""
         is_join = change.kind is ChangeKind.JOIN
-        with trio.move_on_after(PATIENCE_SECONDS):
+        with trio.move_on_after(CHANGE_SECONDS):
             await operators.carry_out(change, self._seen.highest)
             for node in itertools.cycle(self._nodes[: self._manifest.node_count]):
                 with suppress(NoAnswer):
@@ -278,7 +281,7 @@ class Run:
                             await self._wait_for_signature(change.node, activation)
                         return activation, in_force
                 await trio.sleep(OBSERVE_SECONDS)
-        raise Violation(f"not done after {PATIENCE_SECONDS:.0f} s")
+        raise Violation(f"not done after {CHANGE_SECONDS:.0f} s")
 
     async def _wait_for_signature(self, validator: int, number: int) -> None:
         """Return when a certificate has the validator's signature, from a block on.

@@ -67,7 +67,7 @@ PATIENCE_SECONDS: Final = 240.0
 """For what must happen in the end: a machine that runs other things as well gets there."""
 
 CHANGE_SECONDS: Final = 600.0
-"""For a change of the set: a dozen commands, each of which may meet a node that is paused or cut."""
+"""For a change of the set: a dozen commands, each of which may meet a node that is paused."""
 
 Say = Callable[[str], None]
 

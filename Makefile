@@ -71,7 +71,7 @@ simulate: venv ## simulated networks: SEEDS=200 from FIRST=0 on, or SEED=n to pr
 fuzz: venv ## mutated input and strangers on loopback, memory printed: MINUTES=60, SEED=n
 	$(BIN)/python -W ignore -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-chaos: venv ## real nodes on loopback under kills, pauses, cut links, lost and full disks, copied keys (ARGS="--seed 7 --seconds 120 --json out.json")
+chaos: venv ## real nodes on loopback under kills, pauses, cut links, lost and full disks, copied keys, set changes (ARGS="--seed 7 --seconds 120 --json out.json")
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: venv ## benchmarks; each prints a table and writes JSON

@@ -234,10 +234,10 @@ def validate_transaction(
         view.get_code(transaction.sender)
     ):
         raise InvalidTransaction(RejectionReason.SENDER_HAS_CODE)  # EIP-3607
-    cost = transaction.gas_limit * transaction.max_fee_per_gas + transaction.value
-    if account.balance < cost:
+    if account.balance < transaction.cost:
         raise InvalidTransaction(
-            RejectionReason.INSUFFICIENT_FUNDS, f"balance {account.balance}, needs {cost}"
+            RejectionReason.INSUFFICIENT_FUNDS,
+            f"balance {account.balance}, needs {transaction.cost}",
         )
     if transaction.nonce < account.nonce:
         raise InvalidTransaction(

@@ -4,7 +4,9 @@ Policy of this node, never validity. Bounded in every direction: transactions, b
 sender, nonces ahead of the account, blocks of waiting. A sender's transactions leave in the order
 of their nonces; among senders operator votes go first, then commitments, then the higher tip.
 
-Where gas may cost nothing, whoever has nothing to lose shares a quarter of the pool.
+Where gas may cost nothing, whoever has nothing to lose shares a quarter of the pool. So does what
+waits behind a nonce gap, which no block may ever take, and it pushes nobody out. A sender's
+transactions need a balance for all of them together.
 """
 
 import heapq
@@ -22,6 +24,9 @@ REPLACEMENT_PERCENT: Final = 110
 
 FREE_SHARE: Final = 4
 """Senders without a balance get one part in this many of the pool."""
+
+GAPPED_SHARE: Final = 4
+"""What waits behind nonce gaps gets one part in this many of the pool."""
 
 
 class Priority(IntEnum):
@@ -96,6 +101,8 @@ class _Queue:
     nonce: int
     """The account's next nonce at the head."""
     entries: dict[int, _Entry] = field(default_factory=dict)
+    gapped_count: int = 0
+    gapped_bytes: int = 0
 
     def pending(self) -> list[_Entry]:
         """The entries without a gap from the account's nonce on."""
@@ -128,6 +135,8 @@ class Mempool:
         self._size_bytes = 0
         self._free_count = 0
         self._free_bytes = 0
+        self._gapped_count = 0
+        self._gapped_bytes = 0
         self._arrivals = 0
         self._blocks = 0
 
@@ -185,7 +194,9 @@ class Mempool:
             self._check_sender_limits(entry, queue)
         else:
             _check_replacement(transaction, replaced.transaction)
-        self._make_room(entry, replaced)
+        self._check_funds(transaction, queue)
+        is_gapped = transaction.nonce - queue.nonce > len(queue.pending())
+        self._make_room(entry, replaced, is_gapped=is_gapped)
         if replaced is not None:
             self._remove(replaced)
         self._insert(entry, account_nonce)
@@ -194,7 +205,7 @@ class Mempool:
         """Forget a transaction that could not be included; with `ban`, refuse it from now on."""
         entry = self._entries.get(transaction_hash)
         if entry is not None:
-            self._remove(entry)
+            self._take_out(entry)
         if ban:
             self._banned[transaction_hash] = None
             while len(self._banned) > self._limits.banned:
@@ -210,11 +221,13 @@ class Mempool:
             queue.nonce = self._rules.nonce(sender)
             for nonce in [nonce for nonce in queue.entries if nonce < queue.nonce]:
                 self._remove(queue.entries[nonce])
+            self._count_gapped(queue)
         oldest_kept = self._blocks - self._limits.waiting_blocks
         for entry in list(self._entries.values()):
             if entry.admitted_block >= oldest_kept:
                 break
-            self._remove(entry)
+            if entry.transaction.hash in self._entries:
+                self._take_out(entry)
 
     def candidates(self, base_fee_per_gas: int = 0) -> Iterator[Transaction]:
         """What a block may include, best first, each sender's by ascending nonce.
@@ -245,8 +258,7 @@ class Mempool:
 
     def counts(self) -> tuple[int, int]:
         """How many transactions are due, and how many are behind a nonce gap."""
-        pending = sum(len(queue.pending()) for queue in self._queues.values())
-        return pending, len(self._entries) - pending
+        return len(self._entries) - self._gapped_count, self._gapped_count
 
     def _check_sender_limits(self, entry: _Entry, queue: _Queue) -> None:
         ahead = entry.transaction.nonce - queue.nonce
@@ -267,7 +279,32 @@ class Mempool:
                 RejectionReason.POOL_FULL, "too many transactions of an account without a balance"
             )
 
-    def _make_room(self, entry: _Entry, replaced: _Entry | None) -> None:
+    def _check_funds(self, transaction: Transaction, queue: _Queue) -> None:
+        others = (entry.transaction for entry in queue.entries.values())
+        held = sum(other.cost for other in others if other.nonce != transaction.nonce)
+        balance = self._rules.balance(transaction.sender)
+        if held + transaction.cost > balance:
+            raise InvalidTransaction(
+                RejectionReason.INSUFFICIENT_FUNDS,
+                f"balance {balance}, needs {transaction.cost} and {held} for others in the pool",
+            )
+
+    def _is_gapped_full(self, count: int = 0, size: int = 0) -> bool:
+        """Whether so much more than is held would be too much behind gaps."""
+        return (
+            self._gapped_count + count > self._limits.transactions // GAPPED_SHARE
+            or self._gapped_bytes + size > self._limits.size_bytes // GAPPED_SHARE
+        )
+
+    def _count_gapped(self, queue: _Queue) -> None:
+        """Bring the sums up to date with a queue that changed."""
+        queued = queue.queued()
+        size = sum(len(entry.transaction.raw) for entry in queued)
+        self._gapped_count += len(queued) - queue.gapped_count
+        self._gapped_bytes += size - queue.gapped_bytes
+        queue.gapped_count, queue.gapped_bytes = len(queued), size
+
+    def _make_room(self, entry: _Entry, replaced: _Entry | None, *, is_gapped: bool) -> None:
         """Evict until `entry` fits in the place of `replaced`, or refuse it."""
         count, size = 1, len(entry.transaction.raw)
         free_count, free_bytes = (count, size) if entry.is_free else (0, 0)
@@ -282,10 +319,16 @@ class Mempool:
             raise InvalidTransaction(
                 RejectionReason.POOL_FULL, "txpool is full for accounts without a balance"
             )
+        if is_gapped and self._is_gapped_full(count, size):
+            raise InvalidTransaction(
+                RejectionReason.POOL_FULL, "txpool is full for nonces that are not due"
+            )
         while (
             len(self._entries) + count > self._limits.transactions
             or self._size_bytes + size > self._limits.size_bytes
         ):
+            if is_gapped:
+                raise InvalidTransaction(RejectionReason.POOL_FULL, "txpool is full")
             self._evict_for(entry)
 
     def _evict_for(self, entry: _Entry) -> None:
@@ -313,6 +356,7 @@ class Mempool:
         queue = self._queues.setdefault(transaction.sender, _Queue(account_nonce))
         queue.nonce = account_nonce
         queue.entries[transaction.nonce] = entry
+        self._count_gapped(queue)
         self._size_bytes += len(transaction.raw)
         if entry.is_free:
             self._free_count += 1
@@ -322,11 +366,19 @@ class Mempool:
             self._cheapest = [(held.worth, name) for name, held in self._entries.items()]
             heapq.heapify(self._cheapest)
 
+    def _take_out(self, entry: _Entry) -> None:
+        """Remove it, and what waits behind the gap that it leaves where that is too much."""
+        queue = self._queues[entry.transaction.sender]
+        self._remove(entry)
+        while queue.entries and self._is_gapped_full():
+            self._remove(queue.entries[max(queue.entries)])
+
     def _remove(self, entry: _Entry) -> None:
         transaction = entry.transaction
         del self._entries[transaction.hash]
         queue = self._queues[transaction.sender]
         del queue.entries[transaction.nonce]
+        self._count_gapped(queue)
         if not queue.entries:
             del self._queues[transaction.sender]
         self._size_bytes -= len(transaction.raw)

@@ -83,6 +83,11 @@ class Transaction:
         return min(self.max_fee_per_gas, base_fee_per_gas + self.max_priority_fee_per_gas)
 
     @property
+    def cost(self) -> int:
+        """Wei that the sender must own: all gas at the highest price, and the value."""
+        return self.gas_limit * self.max_fee_per_gas + self.value
+
+    @property
     def created_address(self) -> Address | None:
         """Where a contract creation puts the contract; None for a message to an account."""
         if self.to is not None:

@@ -7,7 +7,7 @@ from chain.crypto import keccak256
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.primitives import Address
 from chain.types.transaction import Transaction
-from node.mempool import FREE_SHARE, Mempool, MempoolLimits, Priority
+from node.mempool import FREE_SHARE, GAPPED_SHARE, Mempool, MempoolLimits, Priority
 
 ALICE, BOB, CAROL, DAVE = (Address(bytes([value]) * 20) for value in range(1, 5))
 
@@ -246,6 +246,47 @@ def test_senders_without_a_balance_share_a_quarter(pool, head):
     pool.add(transaction(senders[1], 0))
 
 
+def test_what_is_not_due_shares_a_quarter_and_pushes_nobody_out(pool):
+    senders = [Address(bytes([20 + i]) * 20) for i in range(8)]
+    pool.add(transaction(senders[0], 1, tip=99))
+    pool.add(transaction(senders[0], 2, tip=99))
+    assert pool.counts() == (0, LIMITS.transactions // GAPPED_SHARE)
+    assert "not due" in refusal(pool, transaction(senders[1], 1, tip=99)).detail
+    pool.add(transaction(senders[0], 2, tip=110))  # in the place of another
+    due = [transaction(sender, 0) for sender in senders]
+    pool.add(due[0])  # which closes the gap
+    for given in due[1:6]:
+        pool.add(given)
+    assert (len(pool), pool.counts()) == (LIMITS.transactions, (8, 0))
+    assert refusal(pool, transaction(senders[6], 1, tip=99)).detail == "txpool is full"
+    assert all(given.hash in pool for given in due[:6])
+
+
+def test_what_is_not_due_is_bounded_in_bytes(pool):
+    pool.add(transaction(ALICE, 1, size=LIMITS.size_bytes // GAPPED_SHARE))
+    assert "not due" in refusal(pool, transaction(ALICE, 2)).detail
+
+
+def test_what_followed_a_dropped_one_stays_within_the_quarter(pool):
+    run = [transaction(ALICE, nonce) for nonce in range(4)]
+    for given in run:
+        pool.add(given)
+    pool.drop(run[0].hash)
+    assert pool.hashes() == (run[1].hash, run[2].hash)
+
+
+def test_a_balance_is_for_all_of_a_senders_transactions(pool, head):
+    cost = transaction(ALICE, 0, tip=10).cost
+    head.balances[ALICE] = 2 * cost
+    pool.add(transaction(ALICE, 0, tip=10))
+    pool.add(transaction(ALICE, 1, tip=10))
+    short = refusal(pool, transaction(ALICE, 2, tip=10))
+    assert short.reason == RejectionReason.INSUFFICIENT_FUNDS
+    assert f"needs {cost} and {2 * cost} for others" in short.detail
+    dearer = refusal(pool, transaction(ALICE, 1, tip=11))  # its own first price is no other's
+    assert f"needs {cost * 11 // 10} and {cost} for others" in dearer.detail
+
+
 def test_dropped_and_banned_transactions_stay_away(pool):
     given = [transaction(ALICE, nonce) for nonce in range(4)]
     for each in given[:3]:
@@ -331,6 +372,11 @@ class MempoolMachine(RuleBasedStateMachine):
         ]
         assert len(free) <= LIMITS.transactions // FREE_SHARE
         assert sum(len(given.raw) for given in free) <= LIMITS.size_bytes // FREE_SHARE
+        due = set(self.pool.candidates())
+        gapped = [given for given in held if given not in due]
+        assert self.pool.counts() == (len(due), len(gapped))
+        assert len(gapped) <= LIMITS.transactions // GAPPED_SHARE
+        assert sum(len(given.raw) for given in gapped) <= LIMITS.size_bytes // GAPPED_SHARE
 
     @invariant()
     def candidates_are_the_runs_from_the_accounts_nonces(self):

@@ -22,11 +22,16 @@ def encode(value: Encodable) -> bytes:
     return bytes(rlp.encode(value))
 
 
-def decode(data: bytes, *, limit_bytes: int) -> Item:
+def decode(data: bytes, *, limit_bytes: int, limit_items: int | None = None) -> Item:
     """The item that `data` canonically encodes.
 
+    Args:
+        data: of a peer, or of our own disk.
+        limit_bytes: the most bytes.
+        limit_items: the most items within lists, at all depths; without it, one a byte.
+
     Raises:
-        RejectedInputError: TOO_LARGE past `limit_bytes`, MALFORMED if not canonical RLP.
+        RejectedInputError: TOO_LARGE past a limit, MALFORMED if not canonical RLP.
     """
     if len(data) > limit_bytes:
         raise RejectedInputError(
@@ -34,14 +39,17 @@ def decode(data: bytes, *, limit_bytes: int) -> Item:
         )
     if not data:
         raise _not_canonical()
-    item, end = _decode_item(data, 0, len(data), MAX_DEPTH)
+    items_left = [len(data) if limit_items is None else limit_items]
+    item, end = _decode_item(data, 0, len(data), MAX_DEPTH, items_left)
     if end != len(data):
         raise _not_canonical()
     return item
 
 
-def _decode_item(data: bytes, start: int, limit: int, depth_left: int) -> tuple[Item, int]:
-    """The item at `start`, which is below `limit`, and where it ends.
+def _decode_item(
+    data: bytes, start: int, limit: int, depth_left: int, items_left: list[int]
+) -> tuple[Item, int]:
+    """The item at `start`, which is below `limit`, and where it ends; `items_left` is counted down.
 
     Nothing is copied but the strings themselves, and depth is looked at before an item is: a
     library that nests first and asks later takes a minute for a MiB of open brackets.
@@ -70,7 +78,10 @@ def _decode_item(data: bytes, start: int, limit: int, depth_left: int) -> tuple[
         raise RejectedInputError(RejectionReason.MALFORMED, "nested too deeply")
     items: list[Item] = []
     while body < end:
-        item, body = _decode_item(data, body, end, depth_left - 1)
+        if items_left[0] == 0:
+            raise RejectedInputError(RejectionReason.TOO_LARGE, "too many items")
+        items_left[0] -= 1
+        item, body = _decode_item(data, body, end, depth_left - 1, items_left)
         items.append(item)
     return items, end
 

@@ -47,6 +47,7 @@ from chain.consensus.inputs import (
     Timing,
     TransactionHeld,
 )
+from chain.consensus.message_log import add_early_message
 from chain.consensus.messages import (
     Committed,
     Message,
@@ -77,7 +78,7 @@ from node.clock import Clock
 from node.consensus_watch import ConsensusWatch
 from node.errors import OperatorError, StorageFailed
 from node.evidence import EvidenceStore
-from node.executor import Executor, Refusal, validate_body
+from node.executor import Executor, Refusal
 from node.mempool import Mempool
 from node.metrics import NodeMetrics
 from node.network.peers import PeerInfo
@@ -256,17 +257,26 @@ class ConsensusHost:
         message = decode_message(payload)
         if self._state is None or sender not in self._validators:
             return
-        block = _get_block(message)
-        if block is not None:
-            await trio.to_thread.run_sync(validate_body, block)
-        is_verified = message.number == self._state.config.number
-        if is_verified:
+        ahead = message.number - self._state.config.number
+        if ahead == 0:
             verify_message(message, self._domain, self._validators, self._executor.recover)
             self.watch.on_message(sender, message)
         else:
             self.watch.on_other_message(sender, message)
+        block = _get_block(message)
+        if block is not None and ahead >= 0:
+            if ahead > 0 and not self._would_hold(sender, message):
+                return
+            await trio.to_thread.run_sync(self._executor.validate_body, block)
         # Another number may begin while it waits in the queue: looked at again when it is taken.
-        await self._send_input.send(_Received(sender, message, is_verified))
+        await self._send_input.send(_Received(sender, message, ahead == 0))
+
+    def _would_hold(self, sender: Address, message: Message) -> bool:
+        """Whether the core will hold a message of a later number, by what it holds now."""
+        assert self._state is not None
+        index = ValidatorIndex(self._validators.index(sender))
+        number, early = self._state.config.number, self._state.early
+        return add_early_message(early, number, index, message) is not early
 
     def on_transaction(self) -> None:
         """The pool took a transaction that can be included."""
@@ -621,7 +631,7 @@ class ConsensusHost:
             if block is None or block.hash != digest:
                 continue
             try:
-                await trio.to_thread.run_sync(validate_body, block)
+                await trio.to_thread.run_sync(self._executor.validate_body, block)
             except RejectedInputError as error:
                 self._network.report_fault(peer.peer_id, error)
                 continue

@@ -15,6 +15,7 @@ from chain.consensus.certificates import Recover, verify_commit_certificate
 from chain.consensus.messages import SigningDomain
 from chain.crypto import recover
 from chain.errors import InvalidBlock, RejectionReason
+from chain.execution.gas import GAS_TRANSACTION
 from chain.execution.validator_set import read_next_set
 from chain.execution.world_state import StateDelta
 from chain.genesis import GenesisConfig
@@ -83,16 +84,26 @@ class _Overlay:
         return self._below.get(key) if value is None else value
 
 
-def validate_body(block: Block) -> None:
-    """Check that the body is the one its header commits to.
+def validate_body(block: Block, gas_limit: int) -> None:
+    """Check that the body is the one its header commits to, before anything is done with it.
 
     The hash that validators vote on covers the header alone: with another body under it, a valid
     block would look invalid here, whoever certified it.
 
+    Args:
+        block: of a peer.
+        gas_limit: of this chain's blocks.
+
     Raises:
-        InvalidBlock: TRANSACTIONS_ROOT_MISMATCH or BAD_CERTIFICATE.
+        InvalidBlock: HEADER_FIELD where the gas limit is another, GAS_LIMIT where it has no room
+            for so many transactions, TRANSACTIONS_ROOT_MISMATCH or BAD_CERTIFICATE.
     """
-    header = block.header
+    header, count = block.header, len(block.transactions)
+    # Before the roots: those of 700 000 transactions of 4 bytes take ten seconds.
+    if header.gas_limit != gas_limit:
+        raise InvalidBlock(RejectionReason.HEADER_FIELD, "gas_limit")
+    if count * GAS_TRANSACTION > header.gas_limit:
+        raise InvalidBlock(RejectionReason.GAS_LIMIT, f"{count} transactions")
     if compute_transactions_root(block.transactions) != header.transactions_root:
         raise InvalidBlock(RejectionReason.TRANSACTIONS_ROOT_MISMATCH)
     if compute_extra_data(block.parent_certificate) != header.extra_data:
@@ -123,6 +134,10 @@ class Executor:
         self._build_seconds = build_seconds
         self._thread = trio.CapacityLimiter(1)
         self._results: OrderedDict[Hash32, BlockResult | Refusal] = OrderedDict()
+
+    def validate_body(self, block: Block) -> None:
+        """`validate_body` with this chain's gas limit."""
+        validate_body(block, self._config.gas_limit)
 
     def verify_certificate(
         self, certificate: CommitCertificate, number: BlockNumber, digest: Hash32

@@ -21,7 +21,7 @@ from chain.primitives import (
     ValidatorIndex,
     View,
 )
-from chain.types.block import BLOCK_LIMIT_BYTES, Block, block_from_item
+from chain.types.block import BLOCK_ITEMS_LIMIT, BLOCK_LIMIT_BYTES, Block, block_from_item
 from chain.types.certificate import (
     CERTIFICATE_LIMIT_BYTES,
     MAX_VALIDATORS,
@@ -296,7 +296,9 @@ def decode_message(data: bytes) -> Message:
     if kind is None:
         raise InvalidMessage(RejectionReason.MALFORMED, "unknown message kind")
     try:
-        item = codec.decode(data[1:], limit_bytes=MESSAGE_LIMITS_BYTES[kind])
+        item = codec.decode(
+            data[1:], limit_bytes=MESSAGE_LIMITS_BYTES[kind], limit_items=BLOCK_ITEMS_LIMIT
+        )
         return message_from_item(kind, item)
     except InvalidMessage:
         raise

@@ -11,6 +11,11 @@ from chain.types.header import Header, header_from_item
 BLOCK_LIMIT_BYTES: Final = 2**22
 """4 MiB: 30 M gas of calldata at 10 gas a zero byte, with the certificate, stays below."""
 
+BLOCK_ITEMS_LIMIT: Final = 2**16 + 2**14
+"""RLP items in whatever carries a block: of the largest gas limit that timeouts allow, 1.2 G, come
+57 142 transactions; the rest is for header, certificates and the votes of a NEW-VIEW.
+"""
+
 TRANSACTION_LIMIT_BYTES: Final = 2**17
 """128 KiB, geth's transaction limit, which wallets and libraries expect."""
 
@@ -74,4 +79,6 @@ def decode_block(data: bytes) -> Block:
     Raises:
         RejectedInputError: TOO_LARGE or MALFORMED.
     """
-    return block_from_item(codec.decode(data, limit_bytes=BLOCK_LIMIT_BYTES))
+    return block_from_item(
+        codec.decode(data, limit_bytes=BLOCK_LIMIT_BYTES, limit_items=BLOCK_ITEMS_LIMIT)
+    )

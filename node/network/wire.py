@@ -13,7 +13,7 @@ from chain import codec
 from chain.crypto import CHUNK_BYTES
 from chain.errors import InvalidMessage, RejectedInputError, RejectionReason
 from chain.primitives import Address, BlockNumber, Hash32, Signature
-from chain.types.block import BLOCK_LIMIT_BYTES, TRANSACTION_LIMIT_BYTES
+from chain.types.block import BLOCK_ITEMS_LIMIT, BLOCK_LIMIT_BYTES, TRANSACTION_LIMIT_BYTES
 from chain.types.certificate import CERTIFICATE_LIMIT_BYTES
 from node.blobs import MAX_CHUNKS, BlobManifest
 
@@ -374,7 +374,7 @@ def decode_certified(frame: bytes) -> tuple[bytes, bytes]:
     Raises:
         RejectedInputError: TOO_LARGE or MALFORMED.
     """
-    item = codec.decode(frame, limit_bytes=BLOCK_FRAME_LIMIT_BYTES)
+    item = codec.decode(frame, limit_bytes=BLOCK_FRAME_LIMIT_BYTES, limit_items=BLOCK_ITEMS_LIMIT)
     block, certificate = codec.as_list(item, length=2)
     return codec.as_bytes(block), codec.as_bytes(certificate)
 

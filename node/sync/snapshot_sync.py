@@ -25,7 +25,7 @@ from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.receipt import Receipt, encode_receipts, may_contain
 from chain.types.transaction import decode_transaction
-from node.executor import Executor, validate_body
+from node.executor import Executor
 from node.network.protocols.state import NODES_LIMIT, RECORDS_LIMIT, TaskRecord
 from node.network.stream import PeerId, UnreachablePeerError
 from node.network.wire import BLOCK_REQUEST_LIMIT, RECEIPTS_REQUEST_LIMIT
@@ -500,7 +500,7 @@ class SnapshotSync:
                 if block.hash != header.hash:
                     raise _UnfitError(RejectionReason.CONTENT_MISMATCH, "another block")
                 try:
-                    validate_body(block)
+                    self._executor.validate_body(block)
                 except InvalidBlock as error:
                     raise _UnfitError(error.reason, error.detail) from error
                 return block

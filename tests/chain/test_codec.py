@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chain import codec
-from chain.errors import RejectedInputError
+from chain.errors import RejectedInputError, RejectionReason
 
 ITEMS = st.recursive(
     st.binary(max_size=70), lambda children: st.lists(children, max_size=5), max_leaves=20
@@ -57,6 +57,15 @@ def test_nesting_has_a_limit() -> None:
     assert codec.decode(nested(codec.MAX_DEPTH), limit_bytes=100)
     with pytest.raises(RejectedInputError, match="nested too deeply"):
         codec.decode(nested(codec.MAX_DEPTH + 1), limit_bytes=100)
+
+
+def test_items_at_all_depths_are_limited() -> None:
+    item: codec.Item = [[b"a"] * 3, b"", [[b"b"]]]
+    data = codec.encode(item)
+    assert codec.decode(data, limit_bytes=100, limit_items=8) == item
+    with pytest.raises(RejectedInputError) as refused:
+        codec.decode(data, limit_bytes=100, limit_items=7)
+    assert refused.value.reason is RejectionReason.TOO_LARGE
 
 
 def test_a_mebibyte_of_open_brackets_is_refused_at_once() -> None:

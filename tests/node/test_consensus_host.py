@@ -434,6 +434,32 @@ async def test_another_body_under_a_certified_header_halts_nobody(
     assert rejection[1].reason is RejectionReason.TRANSACTIONS_ROOT_MISMATCH
 
 
+async def test_a_flood_of_later_blocks_costs_no_more_than_is_held(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No signature is checked before their number begins, so work is bounded by what is held."""
+    wire = build_cluster(tmp_path)
+    wire.lost = lambda _sender, _receiver, _payload: True
+    target = wire.nodes[0]
+
+    async with running(wire):
+        checked = []
+        monkeypatch.setattr(target.executor, "validate_body", checked.append)
+        block = await _build_block(target, 3)
+        for number in (1, 2, 2, 3, 4, 5, 6, 2**63):
+            header = replace(block.header, number=BlockNumber(number), timestamp=number)
+            later = replace(block, header=header)
+            vote = replace(
+                _signed_vote(MessageKind.PRE_PREPARE, 3, number, later.hash),
+                signature=Signature(bytes(65)),
+            )
+            target.deliver(3, encode_message(PrePrepare(vote, later)))
+            await trio.sleep(0.1)
+        assert [each.number for each in checked] == [2]
+    (rejection,) = wire.rejections
+    assert rejection[1].reason is RejectionReason.BAD_SIGNATURE, "number 1 has begun"
+
+
 async def test_a_message_of_the_next_number_is_verified_when_its_number_begins(
     autojump_clock: MockClock,
     tmp_path: Path,

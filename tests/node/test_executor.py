@@ -12,9 +12,10 @@ from chain.crypto import get_address, keccak256
 from chain.errors import InvalidBlock, InvalidMessage, RejectionReason
 from chain.primitives import Address, BlockNumber, Hash32, Signature, ValidatorIndex, View
 from chain.transition import BlockResult
+from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from node import executor as module
-from node.executor import Refusal, SignatureCache, validate_body
+from node.executor import Refusal, SignatureCache
 from tests.chain.chain_factories import ALICE, BOB, sign
 from tests.node.consensus_cluster import TIMESTAMP, VALIDATORS, ClusterNode, build_cluster
 
@@ -100,7 +101,7 @@ async def test_the_body_is_the_headers(tmp_path: Path) -> None:
     certificate = CommitCertificate(View(0), ((ValidatorIndex(0), Signature(bytes(65))),))
     async with opened(tmp_path) as node:
         built = await node.executor.build(node.store.head(), lambda: (), VALIDATORS[0], None)
-        validate_body(built.block)
+        node.executor.validate_body(built.block)
         for wrong, reason in (
             (
                 replace(built.block, transactions=(b"\2",)),
@@ -110,7 +111,24 @@ async def test_the_body_is_the_headers(tmp_path: Path) -> None:
         ):
             assert wrong.hash == built.block.hash
             with pytest.raises(InvalidBlock) as refused:
-                validate_body(wrong)
+                node.executor.validate_body(wrong)
+            assert refused.value.reason is reason
+
+
+async def test_a_body_of_more_than_fits_is_refused_before_its_root_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(module, "compute_transactions_root")
+    async with opened(tmp_path) as node:
+        header = node.store.head()
+        crowded = Block(header, (b"\2",) * (header.gas_limit // 21_000 + 1), None)
+        larger = Block(replace(header, gas_limit=2 * header.gas_limit), crowded.transactions, None)
+        for block, reason in (
+            (crowded, RejectionReason.GAS_LIMIT),
+            (larger, RejectionReason.HEADER_FIELD),
+        ):
+            with pytest.raises(InvalidBlock) as refused:
+                node.executor.validate_body(block)
             assert refused.value.reason is reason
 
 

@@ -15,6 +15,7 @@ from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.receipt import Receipt
+from node.executor import validate_body
 from node.network.peers import PeerInfo
 from node.network.protocols import state
 from node.network.protocols.state import TaskRecord
@@ -37,6 +38,9 @@ class TrustingExecutor:
 
     def __init__(self, certificate: CommitCertificate) -> None:
         self._certificate = certificate
+
+    def validate_body(self, block: Block) -> None:
+        validate_body(block, block.header.gas_limit)
 
     def verify_certificate(
         self, certificate: CommitCertificate, number: BlockNumber, digest: Hash32

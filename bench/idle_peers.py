@@ -22,6 +22,7 @@ import trio
 from network import GENESIS, HEAD, IDLE_ROUND_TRIPS, Node, measure_round_trips, summarize
 
 from node.network.host import LibP2PHost, create_host_key
+from node.network.network import OUTBOUND_PLACES
 from node.network.protocols import status, transactions
 from node.network.protocols.status import Identity
 from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
@@ -112,7 +113,7 @@ async def be_idle(address: str, count: int) -> None:
 
 
 async def run(directory: Path, peer_count: int, seconds: float) -> dict[str, object]:
-    node = Node(0, directory / "0", max_peers=peer_count)
+    node = Node(0, directory / "0", max_peers=peer_count + OUTBOUND_PLACES)
     never = trio.Event()
     programs: list[subprocess.Popen[str]] = []
     async with trio.open_nursery() as nursery:

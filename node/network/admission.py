@@ -30,6 +30,12 @@ TOTAL_BURST: Final = 64.0
 ADDRESS_RECORD_LIMIT: Final = 4_096
 """Addresses whose budget is remembered; the one heard of longest ago is forgotten first."""
 
+TRUSTED_PER_SECOND: Final = 8.0
+"""Connections a second from an address where a validator sits, besides everybody's."""
+
+TRUSTED_BURST: Final = 64.0
+"""Connections at once from there: all nodes of a site come back together."""
+
 TRUSTED_LIMIT: Final = 256
 """Addresses of validators that are remembered."""
 
@@ -80,7 +86,7 @@ class Admission:
         self._connections: dict[Endpoint, _Connection] = {}
         self._budgets: dict[str, _Budget] = {}
         self._total = _Budget(TOTAL_BURST, 0.0)
-        self._trusted: dict[str, None] = {}
+        self._trusted: dict[str, _Budget] = {}
 
     def admit(self, endpoint: Endpoint, now: float) -> Refusal | None:
         """Let a connection in, or say why not."""
@@ -107,7 +113,7 @@ class Admission:
         busiest = max(counts, key=lambda group: counts[group])
         return next(endpoint for endpoint, group in reversed(strangers) if group == busiest)
 
-    def keep(self, endpoint: Endpoint, *, is_validator: bool) -> None:
+    def keep(self, endpoint: Endpoint, now: float, *, is_validator: bool) -> None:
         """The connection has a session now; one that is not inbound is not counted here."""
         connection = self._connections.get(endpoint)
         if connection is None:
@@ -115,8 +121,8 @@ class Admission:
         connection.is_kept = True
         connection.is_validator = is_validator
         if is_validator:
-            self._trusted.pop(connection.group, None)
-            self._trusted[connection.group] = None
+            budget = self._trusted.pop(connection.group, None) or _Budget(TRUSTED_BURST, now)
+            self._trusted[connection.group] = budget
             if len(self._trusted) > TRUSTED_LIMIT:
                 del self._trusted[next(iter(self._trusted))]
 
@@ -129,9 +135,10 @@ class Admission:
         return len(self._connections)
 
     def _find_refusal(self, group: str, now: float) -> Refusal | None:
-        if group in self._trusted:
-            # Where a validator sits, a neighbour's storm must not keep it out.
-            return None
+        if trusted := self._trusted.get(group):
+            # Where a validator sits, everybody's storm must not keep it out.
+            is_in = trusted.take(now, per_second=TRUSTED_PER_SECOND, burst=TRUSTED_BURST)
+            return None if is_in else Refusal.ADDRESS_TOO_FAST
         count = sum(
             each.group == group and not each.is_validator for each in self._connections.values()
         )

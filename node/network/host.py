@@ -318,7 +318,7 @@ class LibP2PHost:
             muxed = connection.muxed_conn
             assert isinstance(muxed, Yamux)
             if endpoint := muxed.get_remote_address():
-                self._admission.keep(endpoint, is_validator=is_validator)
+                self._admission.keep(endpoint, trio.current_time(), is_validator=is_validator)
 
     async def disconnect(self, peer_id: PeerId) -> None:
         """Close every connection to the peer; never raises."""

@@ -80,6 +80,9 @@ HANDSHAKES_PER_SECOND: Final = 0.5
 HANDSHAKES_BURST: Final = 8.0
 """Handshakes of one peer id at once."""
 
+OUTBOUND_PLACES: Final = 8
+"""Of `max_peers`, kept for strangers whom we dialled; a quarter where that is less."""
+
 SETTLED_SESSIONS: Final = 16
 """Sessions with which a node stops dialling whom it was told of."""
 
@@ -581,13 +584,16 @@ class Network:
             if is_inbound != existing.is_inbound and opener > min(peer_id, self.peer_id):
                 return DisconnectReason.DUPLICATE
             return None
-        if self._links.is_validator(remote.validator):
+        if self._links.is_validator(remote.validator) or self._table.is_persistent(peer_id):
             return None
         strangers = sum(
             not self._links.is_validator(session.remote.validator)
             for session in self._sessions.values()
         )
-        return DisconnectReason.TOO_MANY_PEERS if strangers >= self._config.max_peers else None
+        limit = self._config.max_peers
+        if is_inbound:
+            limit -= min(OUTBOUND_PLACES, limit // 4)
+        return DisconnectReason.TOO_MANY_PEERS if strangers >= limit else None
 
     def _open_session(self, session: _Session) -> None:
         peer_id = session.stream.peer_id

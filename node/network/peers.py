@@ -6,12 +6,15 @@ Time and chance are arguments, so that a test is a loop over numbers.
 import ipaddress
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from chain.errors import RejectionReason
 from chain.primitives import Address
 from node.errors import OperatorError
+from node.network.admission import get_group
 from node.network.stream import PeerId
 from node.network.wire import Head, peer_id_of_address
 
@@ -26,6 +29,12 @@ SOURCE_LIMIT: Final = 16
 
 PEER_ADDRESS_LIMIT: Final = 4
 """Addresses of one peer remembered from others: lies about it leave room for the truth."""
+
+SITE_LIMIT: Final = 8
+"""Learned addresses of one public IP address remembered: a site with several nodes behind it."""
+
+SITE_TOLD_LIMIT: Final = 2
+"""Addresses of one public IP address in one message to others."""
 
 RECORD_LIMIT: Final = 1024
 """Peers whose score is remembered; the one penalized longest ago is forgotten first."""
@@ -148,13 +157,16 @@ class PeerTable:
     def learn(self, addresses: Iterable[str], source: PeerId) -> None:
         """Remember addresses that the peer `source` told us, as far as it may have us remember.
 
-        None is believed before a dial has proven it, and who tells many pushes out his own.
+        None is believed before a dial has proven it, and who tells many pushes out his own. Proven
+        or not, one site has SITE_LIMIT of them, and makes room when the table is full of proven.
         """
         for address in addresses:
             peer_id = peer_id_of_address(address)
             if peer_id is None or peer_id == self._own_peer_id or address in self._targets:
                 continue
             if not is_dialable(address, accept_private=self._accept_private):
+                continue
+            if self._count_sites()[get_site(address)] >= SITE_LIMIT:
                 continue
             if self._has_room(PeerId(peer_id), source):
                 self._targets[address] = _Target(PeerId(peer_id), source)
@@ -177,30 +189,58 @@ class PeerTable:
         )
 
     def _make_room(self, unproven: list[tuple[str, _Target]], source: PeerId) -> bool:
-        """Forget an address of whoever told most, if the table is full and that is not `source`."""
+        """Forget an address of whoever told most, if the table is full and that is not `source`.
+
+        Where all are proven, one of the site with most.
+        """
         if len(self._targets) < TARGET_LIMIT:
             return True
         counts = Counter(target.source for _, target in unproven)
         if not counts:
-            return False
+            sites = self._count_sites()
+            site, _ = max(sites.items(), key=lambda item: item[1], default=("", 0))
+            learned = [a for a in self._list_learned() if get_site(a) == site]
+            if learned:
+                del self._targets[learned[0]]
+            return bool(learned)
         busiest, count = counts.most_common(1)[0]
         if busiest == source or counts[source] + 1 >= count:
             return False
         del self._targets[next(a for a, target in unproven if target.source == busiest)]
         return True
 
-    def known_addresses(self, peer_ids: Iterable[PeerId], limit: int) -> tuple[str, ...]:
-        """Addresses of the given peers to tell others, sorted, at most `limit`.
+    def _list_learned(self) -> list[str]:
+        return [address for address, target in self._targets.items() if target.source is not None]
 
-        Only those that our own dial has proven, and what a peer with a session says of itself.
+    def _count_sites(self) -> Counter[str]:
+        return Counter(map(get_site, self._list_learned()))
+
+    def known_addresses(self, peer_ids: Iterable[PeerId], limit: int) -> tuple[str, ...]:
+        """Addresses of the given peers to tell others, one of each, sorted, at most `limit`.
+
+        Those that our own dial has proven, before what a peer with a session says of itself; among
+        equals chance decides, so that all are told in time, and no site is told as if it were many.
         """
         wanted = set(peer_ids)
-        found = sorted(
-            address
+        candidates = sorted(
+            (not target.is_proven, self._random(), address, target.peer_id)
             for address, target in self._targets.items()
             if target.peer_id in wanted and (target.is_proven or target.source == target.peer_id)
         )
-        return tuple(found[:limit])
+        told: dict[PeerId, str] = {}
+        sites: Counter[str] = Counter()
+        for _, _, address, peer_id in candidates:
+            site = get_site(address)
+            if len(told) < limit and peer_id not in told and sites[site] < SITE_TOLD_LIMIT:
+                told[peer_id] = address
+                sites[site] += 1
+        return tuple(sorted(told.values()))
+
+    def is_persistent(self, peer_id: PeerId) -> bool:
+        """Whether the operator named an address of the peer."""
+        return any(
+            target.source is None for target in self._targets.values() if target.peer_id == peer_id
+        )
 
     def due(
         self, now: float, connected: Iterable[PeerId], *, is_settled: bool = False
@@ -312,6 +352,17 @@ def _rank(target: _Target) -> tuple[int, int]:
     if target.is_proven:
         return (1, target.failures)
     return (2 if target.source == target.peer_id else 3, target.failures)
+
+
+@lru_cache(4 * TARGET_LIMIT)
+def get_site(address: str) -> str:
+    """What counts as one place on the internet; every private address with its port is one."""
+    _, kind, host, *_ = address.split("/")
+    if kind in ("ip4", "ip6"):
+        with suppress(ValueError):
+            parsed = ipaddress.ip_address(host)
+            return get_group(parsed) if parsed.is_global else address
+    return address
 
 
 def is_dialable(address: str, *, accept_private: bool) -> bool:

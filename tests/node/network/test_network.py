@@ -147,6 +147,27 @@ async def test_strangers_are_refused_when_full_and_validators_are_not(
             }
 
 
+@pytest.mark.parametrize(("max_peers", "kept"), [(4, 3), (1, 1)])
+async def test_a_full_node_has_places_for_whom_it_dials(
+    autojump_clock: MockClock, max_peers: int, kept: int
+) -> None:
+    internet = MemoryInternet()
+    friend = build_node(internet, 9, is_validator=False)
+    friends = friend.host.listen_addresses()
+    hub = build_node(internet, 0, bootstrap=friends, max_peers=max_peers, is_validator=False)
+    address = hub.host.listen_addresses()
+    strangers = [
+        build_node(internet, index, bootstrap=address, is_validator=False) for index in range(1, 6)
+    ]
+    async with running(hub, *strangers):
+        await until(lambda: len(hub.network.peers()) == kept)
+        async with running(friend):
+            await until(lambda: len(hub.network.peers()) == kept + 1, seconds=120)
+            assert friend.host.peer_id in {peer.peer_id for peer in hub.network.peers()}
+            await trio.sleep(30)
+            assert len(hub.network.peers()) == kept + 1
+
+
 async def test_consensus_frames_wait_while_the_validator_is_away(
     autojump_clock: MockClock,
 ) -> None:

@@ -1,6 +1,8 @@
 """The dial list, scores and budgets, as loops over numbers."""
 
 import itertools
+from collections.abc import Callable
+from random import Random
 
 import pytest
 
@@ -18,9 +20,11 @@ def address(peer_id: str = BOB, *, host: str = "203.0.113.7", port: int = 9000) 
     return f"/ip4/{host}/tcp/{port}/p2p/{peer_id}"
 
 
-def build_table(*bootstrap: str, accept_private: bool = True) -> PeerTable:
+def build_table(
+    *bootstrap: str, accept_private: bool = True, random: Callable[[], float] = lambda: 0.5
+) -> PeerTable:
     return PeerTable(
-        own_peer_id=OWN, bootstrap=bootstrap, random=lambda: 0.5, accept_private=accept_private
+        own_peer_id=OWN, bootstrap=bootstrap, random=random, accept_private=accept_private
     )
 
 
@@ -138,10 +142,56 @@ def test_others_are_told_only_what_was_proven_or_claimed_by_its_owner() -> None:
     table.learn([address(BOB, port=1)], peer(1))
     assert table.known_addresses([BOB], 16) == ()
     table.learn([address(BOB, port=2)], BOB)
+    assert table.known_addresses([BOB], 16) == (address(BOB, port=2),)
     table.dial_succeeded(address(BOB, port=1))
-    assert table.known_addresses([BOB], 16) == (address(BOB, port=1), address(BOB, port=2))
+    assert table.known_addresses([BOB], 16) == (address(BOB, port=1),)
     assert table.is_proven(address(BOB, port=1))
     assert not table.is_proven(address(BOB, port=2))
+
+
+def test_claims_silence_nobody_and_all_proven_are_told_in_time() -> None:
+    """Low addresses that sort first, four of each of four peers, were all that others heard."""
+    table = build_table(random=Random(1).random)
+    honest = [peer(index) for index in range(1, 31)]
+    for index, name in enumerate(honest):
+        table.learn([address(name, host=f"8.8.{index}.1")], name)
+        table.dial_succeeded(address(name, host=f"8.8.{index}.1"))
+    liars = [peer(1000 + index) for index in range(4)]
+    for index, name in enumerate(liars):
+        table.learn([address(name, host=f"1.0.0.{4 * index + i}") for i in range(1, 5)], name)
+    told = [table.known_addresses(honest + liars, 16) for _ in range(20)]
+    assert all(len(each) == 16 for each in told)
+    assert {each for one in told for each in one} == {
+        address(name, host=f"8.8.{index}.1") for index, name in enumerate(honest)
+    }
+
+
+def test_one_site_is_told_as_one_site() -> None:
+    table = build_table()
+    names = [peer(index) for index in range(1, 9)]
+    for index, name in enumerate(names):
+        table.learn([address(name, host="8.8.8.8", port=1 + index)], name)
+    assert len(table.known_addresses(names, 16)) == peers.SITE_TOLD_LIMIT
+    for index, name in enumerate(names):
+        table.learn([address(name, host="10.0.0.1", port=1 + index)], name)
+    assert len(table.known_addresses(names, 16)) == len(names)
+
+
+def test_one_site_fills_no_table_and_a_full_one_makes_room() -> None:
+    table = build_table()
+    for index in range(1, 300):
+        name = peer(index)
+        table.learn([address(name, host="8.8.8.8", port=1 + index)], name)
+        table.dial_succeeded(address(name, host="8.8.8.8", port=1 + index))
+    assert len(table._targets) == peers.SITE_LIMIT
+    for index in range(300):
+        name = peer(1000 + index)
+        table.learn([address(name, host=f"9.9.{index // 3}.9", port=1 + index)], name)
+        table.dial_succeeded(address(name, host=f"9.9.{index // 3}.9", port=1 + index))
+    assert len(table._targets) == peers.TARGET_LIMIT
+    table.learn([address(host="4.4.4.4")], BOB)
+    assert address(host="4.4.4.4") in table._targets
+    assert sum("/8.8.8.8/" in each for each in table._targets) < peers.SITE_LIMIT
 
 
 def test_a_settled_node_dials_the_operators_addresses_only() -> None:

@@ -162,25 +162,35 @@ class CallWorkers:
             raise RpcError(ErrorCode.LIMIT_EXCEEDED, "too many calls at a time: try again later")
         self._waiting += 1
         try:
-            async with self._free:
-                response = await self._ask_worker(
-                    {
-                        "method": method,
-                        "block": header.number,
-                        "is_pending": is_pending,
-                        "call": call,
-                        "overrides": overrides,
-                        "seconds": self._timeout_seconds,
-                    }
-                )
-        finally:
+            await self._free.acquire()
+        except asyncio.CancelledError:
             self._waiting -= 1
+            raise
+        asked = asyncio.ensure_future(
+            self._ask_worker(
+                {
+                    "method": method,
+                    "block": header.number,
+                    "is_pending": is_pending,
+                    "call": call,
+                    "overrides": overrides,
+                    "seconds": self._timeout_seconds,
+                }
+            )
+        )
+        asked.add_done_callback(self._free_place)
+        # Who asked may go away; the worker ends its call, for a new worker costs more than that.
+        response = await asyncio.shield(asked)
         error = response.get("error")
         if isinstance(error, dict):
             code, message = error.get("code"), error.get("message")
             assert isinstance(code, int)
             raise RpcError(ErrorCode(code), str(message), error.get("data"))
         return response.get("result")
+
+    def _free_place(self, _asked: asyncio.Future[JsonObject]) -> None:
+        self._waiting -= 1
+        self._free.release()
 
     async def _ask_worker(self, request: JsonObject) -> JsonObject:
         while self._idle:

@@ -21,6 +21,9 @@ BATCH_LIMIT: Final = 1_000
 RESPONSE_LIMIT_BYTES: Final = 25_000_000
 """Of a batch, together; geth's limit. What is past it is answered with an error each."""
 
+BATCH_LIMIT_SECONDS: Final = 30.0
+"""For a batch; geth's default. What has not begun by then is answered with an error each."""
+
 ID_LIMIT_CHARACTERS: Final = 1_000
 """Of a request's id, which every response repeats."""
 
@@ -59,10 +62,14 @@ class Dispatcher:
                 )
             )
         responses: list[bytes] = []
-        size = 0
+        size, started = 0, perf_counter()
         for message in batch:
             if size > RESPONSE_LIMIT_BYTES:
-                response = _refuse_unanswered(message)
+                limit = f"response too large, limit {RESPONSE_LIMIT_BYTES}"
+                response = _refuse_unanswered(message, limit)
+            elif perf_counter() - started > BATCH_LIMIT_SECONDS:
+                limit = f"batch takes too long, limit {BATCH_LIMIT_SECONDS:g} s: send a smaller one"
+                response = _refuse_unanswered(message, limit)
             else:
                 response = await self._answer_one(message)
             if response is not None:
@@ -115,13 +122,13 @@ class Dispatcher:
         return await method(Parameters(params))
 
 
-def _refuse_unanswered(message: JsonValue) -> JsonObject | None:
+def _refuse_unanswered(message: JsonValue, limit: str) -> JsonObject | None:
     if not isinstance(message, dict) or "id" not in message:
         return None
     request_id = message["id"]
     return _failure(
         request_id if _is_id(request_id) else None,
-        RpcError(ErrorCode.LIMIT_EXCEEDED, f"response too large, limit {RESPONSE_LIMIT_BYTES}"),
+        RpcError(ErrorCode.LIMIT_EXCEEDED, limit),
     )
 
 

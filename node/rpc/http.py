@@ -5,9 +5,9 @@ The ASGI protocol is spoken here and nowhere else.
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import parse_qsl
 
 import structlog
@@ -26,6 +26,8 @@ RECEIVE_TIMEOUT_SECONDS: Final = 30.0
 
 QUERY_LIMIT_FIELDS: Final = 32
 """Fields of a query string; no resource here has more than ten."""
+
+_T = TypeVar("_T")
 
 _log = structlog.get_logger("node.rpc")
 
@@ -125,6 +127,22 @@ class Request:
             HttpError: as `chunks`.
         """
         return b"".join([part async for part in self.chunks(limit_bytes)])
+
+    async def finish(self, work: Coroutine[object, object, _T]) -> _T:
+        """The result of `work`, which ends where it is if the client goes away; after the body.
+
+        Raises:
+            HttpError: 400: it went away.
+        """
+        task, gone = asyncio.ensure_future(work), asyncio.ensure_future(self._receive())
+        try:
+            await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise HttpError(400, "malformed", "the client went away")
+            return task.result()
+        finally:
+            for each in (task, gone):
+                each.cancel()
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,8 @@ class RpcService:
             raise HttpError(
                 415, "content_type", "invalid content type, only application/json is supported"
             )
-        answer = await self._dispatcher.answer(await request.body(self._body_limit_bytes))
+        body = await request.body(self._body_limit_bytes)
+        answer = await request.finish(self._dispatcher.answer(body))
         return Response(204) if answer is None else Response(200, answer)
 
     async def _answer_readiness(self, request: Request) -> Response:

@@ -21,6 +21,17 @@ sys.stdout.buffer.write(len(answer).to_bytes(4, "big") + answer)
 ANSWERS_NOTHING = "import sys; sys.stdin.buffer.read(4)"
 
 
+ANSWERS_LATE = """
+import sys, time
+while len(head := sys.stdin.buffer.read(4)) == 4:
+    sys.stdin.buffer.read(int.from_bytes(head, "big"))
+    time.sleep(0.2)
+    answer = b'{"result": "0x2a"}'
+    sys.stdout.buffer.write(len(answer).to_bytes(4, "big") + answer)
+    sys.stdout.buffer.flush()
+"""
+
+
 def play(program: str, scenario: Callable[[CallWorkers], Awaitable[None]]) -> None:
     async def run() -> None:
         workers = CallWorkers((sys.executable, "-c", program), size=1, timeout_seconds=2.0)
@@ -57,3 +68,19 @@ def test_a_warm_worker_takes_the_first_call() -> None:
         assert workers._idle == [warm]
 
     play(ANSWERS_ONCE, scenario)
+
+
+def test_a_call_that_nobody_waits_for_ends_in_its_worker_which_takes_the_next() -> None:
+    async def scenario(workers: CallWorkers) -> None:
+        await workers.warm_up()
+        (warm,) = workers._idle
+        running, waiting = (asyncio.ensure_future(workers.call(HEADER, {}, {})) for _ in range(2))
+        await asyncio.sleep(0.05)
+        running.cancel()
+        waiting.cancel()
+        await asyncio.sleep(0)
+        assert workers.count() == 1
+        assert await workers.call(HEADER, {}, {}) == b"\x2a"
+        assert (workers._idle, workers.count()) == ([warm], 0)
+
+    play(ANSWERS_LATE, scenario)

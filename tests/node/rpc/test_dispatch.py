@@ -1,6 +1,7 @@
 """JSON-RPC 2.0 by the letter."""
 
 import asyncio
+import itertools
 import json
 import sys
 
@@ -143,6 +144,14 @@ def test_answers_of_a_batch_are_bounded_together(monkeypatch: pytest.MonkeyPatch
         success("x" * 60, 1),
         failure(-32005, "response too large, limit 100", 2),
     ]
+
+
+def test_a_batch_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count(step=11)  # between any two looks at the clock
+    monkeypatch.setattr(dispatch, "perf_counter", lambda: next(seconds))
+    answers = answer([request("echo", each) for each in range(3)])
+    late = "batch takes too long, limit 30 s: send a smaller one"
+    assert answers == [success(None, 0), failure(-32005, late, 1), failure(-32005, late, 2)]
 
 
 def test_requests_are_counted_by_method_and_result_and_strangers_names_are_not() -> None:

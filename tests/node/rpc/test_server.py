@@ -11,6 +11,7 @@ from node.rpc.http import AccessRules, HttpError, Message, Request
 from tests.node.rpc.rpc_harness import RpcHarness, rpc_harness
 
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber"}
+_POST = {"method": "POST", "path": "/", "headers": [], "query_string": b""}
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +180,41 @@ def test_body_is_bounded_before_and_while_it_arrives() -> None:
     assert asyncio.run(request({}, parts=(b"12345", b"", b"67890")).body(10)) == b"1234567890"
     with pytest.raises(HttpError, match="not a number"):
         asyncio.run(request({"content-length": "-1"}).body(10))
+
+
+def test_work_ends_when_the_client_goes_away() -> None:
+    ended = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(3_600)
+        finally:
+            ended.append(True)
+
+    async def leave() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def run() -> list[bool]:
+        with pytest.raises(HttpError, match="went away"):
+            await Request(_POST, leave).finish(work())
+        await asyncio.sleep(0)
+        return list(ended)  # before the loop ends, and all that runs on it
+
+    assert asyncio.run(run()) == [True]
+
+
+def test_work_for_a_client_that_stays_is_answered() -> None:
+    async def work() -> str:
+        return "answer"
+
+    async def stay() -> Message:
+        await asyncio.sleep(3_600)
+        raise AssertionError
+
+    async def run() -> str:
+        return await Request(_POST, stay).finish(work())
+
+    assert asyncio.run(run()) == "answer"
 
 
 def test_too_large_a_body_is_413(rpc: RpcHarness) -> None:

@@ -138,3 +138,27 @@ async def test_a_node_that_was_away_syncs_across_a_change(
         await until(lambda: certificates_of(first, position, target) >= 2)
         cluster.check()
         assert all(node.faults == [] for node in cluster.wire.nodes)
+
+
+async def test_a_validator_that_was_removed_while_it_was_away_finds_out_and_follows(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    cluster = ChangingCluster(tmp_path)
+    first, joiner = cluster.validators[0], cluster.joiner
+    async with running(cluster) as nursery:
+        await until(lambda: min(heads(cluster.wire.nodes)) >= 2)
+        cluster.join()
+        await until(lambda: first.mempool.counts()[0] == 0)
+        cluster.vote(0, 1, 2)
+        await until(lambda: joiner.host.is_member and joiner.host.is_signing)
+        joiner.kill()
+        cluster.send(OPERATOR_KEYS[4], VALIDATOR_SET, contracts.encode_leave_set())
+        await until(lambda: first.store.next_committee().validators == VALIDATORS)
+        target = first.store.head_number() + 8
+        await until(lambda: first.store.head_number() >= target)
+        # It begins in the belief that it decides; the others hear it no more.
+        await nursery.start(joiner.run)
+        await until(lambda: joiner.store.head_number() >= target)
+        assert not joiner.host.is_member
+        cluster.check()
+        assert all(node.faults == [] for node in cluster.wire.nodes)

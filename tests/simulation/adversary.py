@@ -71,9 +71,7 @@ class Adversary:
         """Whether this node withholds what it could give."""
         return node.is_liar and "mute" in self._habits and kind == "BLOCK"
 
-    def rewrite(
-        self, node: "Node", receiver: ValidatorIndex, message: Message
-    ) -> Iterator[Message]:
+    def rewrite(self, node: "Node", receiver: int, message: Message) -> Iterator[Message]:
         """What a liar says to `receiver` instead of `message`."""
         self._learn(message)
         if "mute" in self._habits and self._is_muted(node, receiver, message):
@@ -97,11 +95,11 @@ class Adversary:
             yield replace(lie, signature=twin)
         yield lie
 
-    def invent(self, node: "Node") -> Iterator[tuple[ValidatorIndex, Message]]:
+    def invent(self, node: "Node") -> Iterator[tuple[int, Message]]:
         """What a liar says unasked."""
-        receivers = [index for index in range(self._cluster.n) if index != node.index]
-        for index in receivers:
-            receiver = ValidatorIndex(index)
+        for receiver in range(self._cluster.n):
+            if receiver == node.slot:
+                continue
             if "flood" in self._habits:
                 for _ in range(self.zeal):
                     yield receiver, self._make_noise(node)
@@ -111,7 +109,7 @@ class Adversary:
     # Proposals.
 
     def _rewrite_proposal(
-        self, node: "Node", receiver: ValidatorIndex, proposal: PrePrepare | NewView
+        self, node: "Node", receiver: int, proposal: PrePrepare | NewView
     ) -> Message | None:
         pre_prepare = proposal.pre_prepare if isinstance(proposal, NewView) else proposal
         is_new = isinstance(proposal, PrePrepare) or not proposal.prepares
@@ -169,7 +167,8 @@ class Adversary:
                 view = View(vote.view - 1)
                 prepare = self._sign_word(node, MessageKind.PREPARE, vote.number, view, block.hash)
                 count = self._random.randrange(1, self._cluster.n + 1)
-                authors = self._random.choice((range(count), [node.index] * self._cluster.n))
+                own = self._cluster.sets.index_of(node.slot, vote.number)
+                authors = self._random.choice((range(count), [own] * self._cluster.n))
                 signatures = tuple((ValidatorIndex(author), prepare) for author in authors)
                 certificate = PreparedCertificate(view, block, signatures)
                 return self._reclaim(node, vote, certificate)
@@ -232,17 +231,18 @@ class Adversary:
         number = BlockNumber(random.choice((head + 1, head + 1, near, 2**63, UINT64_MAX)))
         view = View(random.choice((random.randrange(40), 2 ** random.randrange(64), UINT64_MAX)))
         digest = Hash32(random.randbytes(32))
+        author = self._cluster.sets.index_of(node.slot, BlockNumber(head + 1)) or ValidatorIndex(0)
         match random.randrange(4):
             case 0:
                 signature = self._sign_word(node, MessageKind.STATUS, number, view, digest)
-                return Status(number, view, digest, node.index, signature)
+                return Status(number, view, digest, author, signature)
             case 1:
-                blank = ViewChangeVote(number, view, None, node.index, Signature(bytes(65)))
+                blank = ViewChangeVote(number, view, None, author, Signature(bytes(65)))
                 return self._reclaim(node, replace(blank, view=View(max(1, view))), None)
             case _:
                 kind = random.choice((MessageKind.PREPARE, MessageKind.COMMIT))
                 signature = self._sign_word(node, kind, number, view, digest)
-                return Vote(kind, number, view, digest, node.index, signature)
+                return Vote(kind, number, view, digest, author, signature)
 
     # Small helpers.
 
@@ -255,11 +255,11 @@ class Adversary:
         if certificate is not None and certificate not in self._certificates:
             self._certificates = [*self._certificates, certificate][-KEPT_WORDS:]
 
-    def _is_muted(self, node: "Node", receiver: ValidatorIndex, message: Message) -> bool:
+    def _is_muted(self, node: "Node", receiver: int, message: Message) -> bool:
         kind = int(message_to_item(message)[0])
         return (kind * 7 + receiver * 3 + node.head) % 3 == 0
 
-    def _is_other_half(self, receiver: ValidatorIndex) -> bool:
+    def _is_other_half(self, receiver: int) -> bool:
         return receiver % 2 == 1
 
     def _any_block(self, node: "Node") -> Block | None:
@@ -280,4 +280,4 @@ class Adversary:
         digest = compute_signing_digest(
             self._cluster.domain, kind, BlockNumber(number), View(view), payload
         )
-        return self._cluster.keys.signer(node.index)(digest)
+        return self._cluster.keys.signer(node.slot)(digest)

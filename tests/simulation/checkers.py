@@ -23,10 +23,11 @@ from chain.consensus.messages import (
     compute_view_change_payload,
 )
 from chain.consensus.pbft import MAX_KEPT_BLOCKS, MAX_KEPT_VERDICTS, ReplicaState
-from chain.primitives import Address, BlockNumber, Hash32, Signature, ValidatorIndex, View
+from chain.primitives import BlockNumber, Hash32, Signature, ValidatorIndex, View
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from tests.simulation.keys import Keys
+from tests.simulation.validator_sets import ValidatorSets
 
 Word = tuple[MessageKind, BlockNumber, View, ValidatorIndex]
 
@@ -45,14 +46,13 @@ SIGNED_KINDS = (MessageKind.PRE_PREPARE, MessageKind.PREPARE, MessageKind.COMMIT
 class Checkers:
     """S1 to S8, durable before sent, bounded memory, and no honest validator accused."""
 
-    def __init__(self, keys: Keys, honest: frozenset[ValidatorIndex]) -> None:
+    def __init__(self, keys: Keys, sets: ValidatorSets, honest: frozenset[int]) -> None:
         self.honest = honest
         self.final: dict[BlockNumber, Hash32] = {}
         self.evidence = 0
         self.rejections = 0
         self._keys = keys
-        self._n = len(keys.validators)
-        self._quorum = -(-2 * self._n // 3)
+        self._sets = sets
         self._said: dict[Word, Hash32] = {}
         self._view: dict[tuple[BlockNumber, ValidatorIndex], View] = {}
         self._lock: dict[tuple[BlockNumber, ValidatorIndex], View] = {}
@@ -60,11 +60,9 @@ class Checkers:
             set
         )
         self._decidable: dict[BlockNumber, list[tuple[View, Hash32]]] = defaultdict(list)
-        self._last: dict[ValidatorIndex, tuple[BlockNumber, View, Step]] = {}
-        self._silent_through: dict[ValidatorIndex, BlockNumber] = {}
-        self._configs: dict[
-            BlockNumber, tuple[tuple[Address, ...], tuple[ValidatorIndex, ...]]
-        ] = {}
+        self._last: dict[int, tuple[BlockNumber, View, Step]] = {}
+        self._silent_through: dict[int, BlockNumber] = {}
+        self._orders: dict[BlockNumber, tuple[ValidatorIndex, ...]] = {}
 
     # What an honest node does.
 
@@ -72,23 +70,27 @@ class Checkers:
         """Agreement, S1 of the certificate, and S7: honest entries were cast."""
         first = self.final.setdefault(block.number, block.hash)
         assert first == block.hash, f"fork at {block.number}, {name} disagrees"
-        self._check_quorum(certificate.signatures, f"S1: certificate of {block.number} at {name}")
+        self._check_quorum(
+            block.number, certificate.signatures, f"S1: certificate of {block.number} at {name}"
+        )
         for author, _ in certificate.signatures:
+            slot = self._slot_of(author, block.number)
             word = MessageKind.COMMIT, block.number, certificate.view, author
-            assert author not in self.honest or self._said.get(word) == block.hash, (
-                f"S7: {name} counts a COMMIT that {author} never cast"
+            assert slot not in self.honest or self._said.get(word) == block.hash, (
+                f"S7: {name} counts a COMMIT that {slot} never cast"
             )
 
-    def on_sent(self, sender: ValidatorIndex, guard: GuardState | None, message: Message) -> None:
+    def on_sent(self, sender: int, guard: GuardState | None, message: Message) -> None:
         """S2, S3, S4 and S8, across restarts too, and nothing sent that is not durable."""
         for vote in _list_votes(message):
-            if vote.author != sender:
+            slot = self._slot_of(vote.author, vote.number)
+            if slot != sender:
                 continue  # another's proposal, shown to who holds a different one
             kind = _kind_of(vote)
             assert guard is not None, f"sent {_describe(vote)} without a guard"
             position = vote.number, vote.view, STEPS[kind]
             assert guard.position >= position, f"sent {_describe(vote)} too soon"
-            silent = self._silent_through.get(vote.author, 0)
+            silent = self._silent_through.get(slot, 0)
             assert vote.number > silent, (
                 f"S8: {_describe(vote)} after a loss, silent through {silent}"
             )
@@ -101,7 +103,8 @@ class Checkers:
         kind = _kind_of(vote)
         self._say(vote)
         position = vote.number, vote.view, STEPS[kind]
-        self._last[vote.author] = max(position, self._last.get(vote.author, position))
+        slot = self._slot_of(vote.author, vote.number)
+        self._last[slot] = max(position, self._last.get(slot, position))
         place = vote.number, vote.author
         if isinstance(vote, ViewChangeVote):
             self._view[place] = max(vote.view, self._view.get(place, View(0)))
@@ -118,9 +121,12 @@ class Checkers:
     def on_step(self, name: str, before: ReplicaState | None, state: ReplicaState) -> None:
         """S5, S6, S1 of what is kept, and the bounds, of a node that has just moved."""
         if before is None or before.config is not state.config:
-            fixed = state.config.validators, state.config.primary_order
-            assert self._configs.setdefault(state.config.number, fixed) == fixed, (
-                f"S6: {name} has other validators at {state.config.number}"
+            number, order = state.config.number, state.config.primary_order
+            assert state.config.validators == self._sets.validators(number), (
+                f"S6: {name} has other validators at {number}"
+            )
+            assert self._orders.setdefault(number, order) == order, (
+                f"S6: {name} has another order at {number}"
             )
         if state.own_prepare is not None and (
             before is None or before.own_prepare is not state.own_prepare
@@ -130,18 +136,19 @@ class Checkers:
             self._check_certificate(state.prepared, f"S1: lock of {name}")
         if before is None or before.log is not state.log:
             self._check_log(name, state)
-        assert len(state.early) <= self._n * (EARLY_MESSAGES_PER_SENDER + 1), f"early at {name}"
+        n = len(state.config.validators)
+        assert len(state.early) <= n * (EARLY_MESSAGES_PER_SENDER + 1), f"early at {name}"
         assert len(state.blocks) <= MAX_KEPT_BLOCKS
         assert len(state.verdicts) <= MAX_KEPT_VERDICTS
-        assert len(state.answered) <= self._n
+        assert len(state.answered) <= n
 
-    def on_loss(self, index: ValidatorIndex, durable: GuardState | None) -> None:
+    def on_loss(self, slot: int, durable: GuardState | None) -> None:
         """S8: what was sent after `durable`, the latest vote on disk, is forgotten."""
-        last = self._last.get(index)
+        last = self._last.get(slot)
         if last is not None and (durable is None or durable.position < last):
-            self._silent_through[index] = last[0]
+            self._silent_through[slot] = last[0]
 
-    def on_rejection(self, sender: ValidatorIndex, reason: str) -> None:
+    def on_rejection(self, sender: int, reason: str) -> None:
         """No honest validator sends what an honest one refuses."""
         assert sender not in self.honest, f"honest {sender} refused: {reason}"
         self.rejections += 1
@@ -149,14 +156,22 @@ class Checkers:
     def on_evidence(self, first: Vote, second: Vote | ViewChangeVote) -> None:
         """No honest validator is accused."""
         assert first.author == second.author
-        assert first.author not in self.honest, f"honest {first.author} accused: {first} {second}"
+        slot = self._slot_of(first.author, first.number)
+        assert slot not in self.honest, f"honest {slot} accused: {first} {second}"
         self.evidence += 1
 
     def check_memory(self, name: str, state: ReplicaState) -> None:
         """What others can make a replica hold is bounded."""
-        assert measure_memory(state) <= compute_memory_bound(self._n), f"memory of {name}"
+        bound = compute_memory_bound(len(state.config.validators))
+        assert measure_memory(state) <= bound, f"memory of {name}"
 
     # Parts.
+
+    def _slot_of(self, author: ValidatorIndex, number: BlockNumber) -> int:
+        return self._sets.members(number)[author]
+
+    def _quorum(self, number: BlockNumber) -> int:
+        return -(-2 * len(self._sets.members(number)) // 3)
 
     def _say(self, vote: Vote | ViewChangeVote) -> None:
         word = _kind_of(vote), vote.number, vote.view, vote.author
@@ -169,10 +184,10 @@ class Checkers:
         """With the Byzantine ones' help these COMMITs may have decided: that must stay so."""
         authors = self._commits[vote.number, vote.view, vote.digest]
         authors.add(vote.author)
-        faulty = self._n - len(self.honest)
+        faulty = len(set(self._sets.members(vote.number)) - self.honest)
         decision = vote.view, vote.digest
         decided = self._decidable[vote.number]
-        if len(authors) + faulty >= self._quorum and decision not in decided:
+        if len(authors) + faulty >= self._quorum(vote.number) and decision not in decided:
             decided.append(decision)
 
     def _check_justified(self, name: str, state: ReplicaState) -> None:
@@ -189,19 +204,20 @@ class Checkers:
             return
         votes = proposal.view_changes
         authors = {vote.author for vote in votes}
-        assert len(authors) == len(votes) >= self._quorum, f"S5: {name}: too few VIEW-CHANGEs"
+        quorum = self._quorum(own.number)
+        assert len(authors) == len(votes) >= quorum, f"S5: {name}: too few VIEW-CHANGEs"
         assert all((vote.number, vote.view) == (own.number, own.view) for vote in votes), (
             f"S5: {name}: VIEW-CHANGEs of another view"
         )
         claims = [vote.prepared for vote in votes if vote.prepared is not None]
         if claims:
             assert max(claims)[1] == own.digest, f"S5: {name}: not the highest prepared block"
-            self._check_quorum(proposal.prepares, f"S5: PREPAREs at {name}")
+            self._check_quorum(own.number, proposal.prepares, f"S5: PREPAREs at {name}")
 
     def _check_log(self, name: str, state: ReplicaState) -> None:
-        log = state.log
-        assert len(log.votes) <= self._n * len(SIGNED_KINDS), f"votes at {name}"
-        assert len(log.view_changes) <= self._n, f"VIEW-CHANGEs at {name}"
+        log, n = state.log, len(state.config.validators)
+        assert len(log.votes) <= n * len(SIGNED_KINDS), f"votes at {name}"
+        assert len(log.view_changes) <= n, f"VIEW-CHANGEs at {name}"
         most = max(map(len, log.votes.values()), default=0)
         assert most <= VOTES_KEPT, f"{most} votes of one author at {name}"
         if self._keys.is_real:
@@ -209,12 +225,12 @@ class Checkers:
             assert all(map(self._keys.is_canonical, signatures)), f"S1: {name} holds a high s"
 
     def _check_certificate(self, certificate: PreparedCertificate, what: str) -> None:
-        self._check_quorum(certificate.signatures, what)
+        self._check_quorum(certificate.block.number, certificate.signatures, what)
 
-    def _check_quorum(self, signatures: QuorumSignatures, what: str) -> None:
-        authors = {author for author, _ in signatures}
-        assert len(authors) == len(signatures) >= self._quorum, (
-            f"{what}: {len(authors)} of {self._quorum} authors"
+    def _check_quorum(self, number: BlockNumber, signatures: QuorumSignatures, what: str) -> None:
+        authors, quorum = {author for author, _ in signatures}, self._quorum(number)
+        assert len(authors) == len(signatures) >= quorum, (
+            f"{what}: {len(authors)} of {quorum} authors"
         )
         assert all(self._keys.is_canonical(Signature(each)) for _, each in signatures), (
             f"{what}: a high s"

@@ -70,6 +70,7 @@ from tests.simulation.disk import Disk, find_stored
 from tests.simulation.executions import GENESIS_SECONDS, Executions
 from tests.simulation.keys import Keys
 from tests.simulation.masks import MASKS, Mask
+from tests.simulation.validator_sets import ValidatorSets
 
 TIMING: Final = Timing(
     min_block_interval_ms=200,
@@ -83,6 +84,9 @@ HEALED_DELAY_MS: Final = 60
 
 COMMITTED: Final = MessageKind.COMMITTED
 
+FOLLOW_MS: Final = 300
+"""Between two questions of a node to another, how far the chain is; in worlds with spares."""
+
 BOOT_MS: Final = 2_000
 """A crashed process is up again within this."""
 
@@ -92,6 +96,9 @@ class World:
     """One network, and what goes wrong before it heals; chances are of one message or boundary."""
 
     n: int = 4
+    """Validators of the first number."""
+    spares: int = 0
+    """Nodes that may join; with them, each block with a transaction changes the set."""
     timing: Timing = TIMING
     faulty_ms: int = 15_000
     loss: float = 0.0
@@ -137,7 +144,8 @@ class Node:
     """One process: what is on its disk, and what dies with it."""
 
     name: str
-    index: ValidatorIndex
+    slot: int
+    """Which of the world's keys it signs with: its index, as long as the set is the first one."""
     disk: Disk
     is_twin: bool = False
     is_liar: bool = False
@@ -171,7 +179,7 @@ class Cluster:
     def __init__(self, seed: int, world: World, trace: Callable[[str], None] | None = None) -> None:
         self.random = Random(seed)
         self.world = world
-        self.n = world.n
+        self.n = world.n + world.spares
         self.faulty = compute_max_faulty(world.n)
         self.now_ms = 0
         self.is_healed = False
@@ -180,11 +188,10 @@ class Cluster:
         """A node and the boundary at which it dies once, for those who try every one."""
         self.boundaries: Counter[str] = Counter()
         self.links_down: frozenset[tuple[str, str]] = frozenset()
-        self.keys = Keys(world.n, is_real=world.is_strict)
+        self.keys = Keys(self.n, is_real=world.is_strict)
         self.validators = self.keys.validators
-        self.executions = Executions(
-            self.validators, self._verify_certificate, is_strict=world.is_strict
-        )
+        self.sets = ValidatorSets(self.validators, world.n)
+        self.executions = Executions(self.sets, self._verify_certificate, is_strict=world.is_strict)
         config = self.executions.config
         self.domain = SigningDomain(config.chain_id, self.executions.genesis.header.hash, 1)
         self._trace = trace
@@ -193,7 +200,7 @@ class Cluster:
         self._mask: Mask = MASKS[world.mask](seed, world.n)
         self.nodes = self._draw_nodes()
         self.honest = [node for node in self.nodes if not node.is_byzantine]
-        self.checkers = Checkers(self.keys, frozenset(node.index for node in self.honest))
+        self.checkers = Checkers(self.keys, self.sets, frozenset(node.slot for node in self.honest))
         self.adversary = Adversary(self, world.habits)
         for node in self.nodes:
             self._after(self.random.randrange(300), self._make_boot(node))
@@ -206,17 +213,17 @@ class Cluster:
         liars, rest = rest[: world.liars], rest[world.liars :]
         dead, victims = rest[: world.dead], rest[world.dead :]
         nodes: list[Node] = []
-        for index in range(self.n):
-            if index in dead or (world.views and world.views[index] is None):
+        for slot in range(self.n):
+            if slot in dead or (world.views and world.views[slot] is None):
                 continue
-            for name in (f"{index}x", f"{index}y") if index in twins else (str(index),):
+            for name in (f"{slot}x", f"{slot}y") if slot in twins else (str(slot),):
                 node = Node(
                     name,
-                    ValidatorIndex(index),
+                    slot,
                     Disk(guard_rules.build_floor_guard(BlockNumber(1))),
-                    is_twin=index in twins,
-                    is_liar=index in liars,
-                    is_victim=index in victims,
+                    is_twin=slot in twins,
+                    is_liar=slot in liars,
+                    is_victim=slot in victims,
                     skew_ms=random.randint(-world.skew_ms, world.skew_ms),
                 )
                 nodes.append(node)
@@ -275,8 +282,8 @@ class Cluster:
         latest = max(states, key=lambda state: (state.config.number, state.view), default=None)
         leaving = self.random.sample(self.honest, len(self.honest))
         if latest is not None:
-            primary = latest.config.get_primary(latest.view)
-            leaving.sort(key=lambda node: node.index != primary)
+            primary = self._find_slot(latest.config, latest.config.get_primary(latest.view))
+            leaving.sort(key=lambda node: node.slot != primary)
         for node in leaving[: self.world.gone]:
             self.trace(f"{node.name} gone")
             node.state = None
@@ -350,7 +357,7 @@ class Cluster:
             if config.own_index is None:
                 self._perform(node, pbft.start(config))
             else:
-                signer = self.keys.signer(node.index)
+                signer = self.keys.signer(node.slot)
                 self._perform(node, pbft.restore(config, current, signer))
         except CrashError:
             self.crash(node)
@@ -358,16 +365,36 @@ class Cluster:
         self._hold_transaction(node)
         if node.is_liar:
             self._after(100, self._make_lie(node))
+        if self.world.spares:
+            self._after(self.random.randrange(FOLLOW_MS), self._make_poll(node))
+
+    def _make_poll(self, node: Node) -> Callable[[], None]:
+        """Who is no validator any more, known or not, hears no votes: it asks for heads."""
+        incarnation = node.incarnation
+
+        def poll() -> None:
+            if node.incarnation != incarnation:
+                return
+            other = self.random.choice(self.nodes)
+            pair, back = (node.name, other.name), (other.name, node.name)
+            is_heard = other.state is not None and not self.links_down & {pair, back}
+            if is_heard and other.head > node.head:
+                self._sync_later(node, other)
+            self._after(FOLLOW_MS, poll)
+
+        return poll
 
     def _ask_heads(self, node: Node) -> list[BlockNumber] | None:
         """Certified heads of a quorum of validators; None if they cannot be reached."""
-        heads = {node.index: node.head}
+        members = self.sets.members(BlockNumber(node.head + 1))
+        heads = {node.slot: node.head}
         for other in self.nodes:
             links = {(node.name, other.name), (other.name, node.name)}
             if other is not node and other.state is not None and not links & self.links_down:
                 # A liar may hide its chain; what it shows is certified.
-                heads[other.index] = BlockNumber(0) if other.is_byzantine else other.head
-        return list(heads.values()) if len(heads) >= -(-2 * self.n // 3) else None
+                heads[other.slot] = BlockNumber(0) if other.is_byzantine else other.head
+        is_quorum = len(heads.keys() & set(members)) >= -(-2 * len(members) // 3)
+        return list(heads.values()) if is_quorum else None
 
     def _make_lie(self, node: Node) -> Callable[[], None]:
         incarnation = node.incarnation
@@ -410,7 +437,7 @@ class Cluster:
         if durable is None and disk.guard is not None and disk.guard.number <= disk.head:
             # All that was logged is final, and the log was emptied on purpose.
             durable = disk.guard
-        self.checkers.on_loss(node.index, None if disk.guard is None else durable)
+        self.checkers.on_loss(node.slot, None if disk.guard is None else durable)
 
     def _reach(self, node: Node) -> None:
         """A boundary at which a process may die.
@@ -430,12 +457,14 @@ class Cluster:
         chain = node.disk.chain
         number = BlockNumber(node.head + 1)
         coinbases = [block.header.coinbase for block, _ in chain]
+        validators = self.sets.validators(number)
+        own_index = self.sets.index_of(node.slot, number)
         return NumberConfig(
             number=number,
             parent_hash=chain[-1][0].hash if chain else self.executions.genesis.header.hash,
-            validators=self.validators,
-            primary_order=compute_primary_order(number, self.validators, coinbases),
-            own_index=node.index if node.first_signable <= number else None,
+            validators=validators,
+            primary_order=compute_primary_order(number, validators, coinbases),
+            own_index=own_index if node.first_signable <= number else None,
             domain=self.domain,
             timing=self.world.timing,
             proposal_age_ms=min(self.now_ms - node.proposed_ms, 10_000),
@@ -458,7 +487,7 @@ class Cluster:
         if node.state is None:
             return
         try:
-            self._perform(node, pbft.apply(node.state, event, self.keys.signer(node.index)))
+            self._perform(node, pbft.apply(node.state, event, self.keys.signer(node.slot)))
         except CrashError:
             self.crash(node)
 
@@ -475,6 +504,8 @@ class Cluster:
             self._perform_one(node, effect)
 
     def _perform_one(self, node: Node, effect: Effect) -> None:
+        assert node.state is not None
+        config = node.state.config
         match effect:
             case Persist(record, intent):
                 self._persist(node, record, intent)
@@ -482,17 +513,18 @@ class Cluster:
                 if self._trace is not None:
                     self.trace(f"{node.name} says {describe(message, node)}")
                 self._check_sent(node, message)
-                for index in range(self.n):
-                    if index != node.index:
+                for slot in self.sets.members(config.number):
+                    if slot != node.slot:
                         self._reach(node)
-                        self._send(node, ValidatorIndex(index), message)
+                        self._send(node, slot, message)
             case Send(receiver, message):
                 self._check_sent(node, message)
-                self._send(node, receiver, message)
+                self._send(node, self._find_slot(config, receiver), message)
             case SendCertificate(receiver, number):
                 if 1 <= number <= node.head:
                     block, certificate = node.disk.chain[number - 1]
-                    self._send(node, receiver, Committed(number, block.hash, certificate))
+                    answer = Committed(number, block.hash, certificate)
+                    self._send(node, self._find_slot(config, receiver), answer)
             case ValidateBlock(block, fresh):
                 node.proposed_ms = self.now_ms
                 self._validate_later(node, block, fresh)
@@ -507,15 +539,16 @@ class Cluster:
             case Finalize(block, certificate):
                 self._finalize_later(node, block, certificate)
             case FetchBlock(digest, indices):
-                self._fetch(node, digest, indices)
+                for index in indices:
+                    self._fetch(node, digest, self._find_slot(config, index))
             case ForwardTransactions(primary):
-                for other in self._copies(primary):
+                for other in self._copies(self._find_slot(config, primary)):
                     if (node.name, other.name) not in self.links_down:
                         self._give_later(other, self._draw_delay(), TransactionHeld())
             case Redeliver(sender, message):
-                self._redeliver(node, sender, message)
+                self._redeliver(node, self._find_slot(config, sender), message)
             case ReportRejection(sender, reason, detail):
-                self._report(node, sender, f"{reason}: {detail}")
+                self._report(node, self._find_slot(config, sender), f"{reason}: {detail}")
             case ReportEvidence(first, second):
                 if not node.is_byzantine:
                     self.checkers.on_evidence(first, second)
@@ -547,9 +580,9 @@ class Cluster:
         return self.executions.build(
             node.name,
             node.disk.chain,
-            self.validators[node.index],
+            self.validators[node.slot],
             self._read_clock(node) // 1000 + seconds_later,
-            with_transfer=self.random.random() < 0.2,
+            with_transfer=self.random.random() < (0.5 if self.world.spares else 0.2),
         )
 
     def _read_clock(self, node: Node) -> int:
@@ -615,6 +648,7 @@ class Cluster:
             self.checkers.on_final(node.name, block, certificate)
             assert is_valid, f"{node.name} stores the invalid block {block.number}"
         node.disk.chain.append((block, certificate))
+        self.counts["set changes"] += self.sets.on_final(block)
         node.blocks = {}
         self._reach(node)
         node.disk.truncate_through(block.number)
@@ -623,27 +657,37 @@ class Cluster:
         self, certificate: CommitCertificate, number: BlockNumber, digest: Hash32
     ) -> None:
         verify_commit_certificate(
-            certificate, number, digest, self.domain, self.validators, self.keys.recover
+            certificate,
+            number,
+            digest,
+            self.domain,
+            self.sets.validators(number),
+            self.keys.recover,
         )
 
     def _begin_next(self, node: Node) -> None:
         self._give(node, NewNumber(self._make_config(node)))
         self._hold_transaction(node)
 
-    def _fetch(self, node: Node, digest: Hash32, indices: tuple[ValidatorIndex, ...]) -> None:
-        for index in indices:
-            for other in self._copies(index):
-                pair, back = (node.name, other.name), (other.name, node.name)
-                if self.links_down & {pair, back} or other.state is None:
-                    continue
-                block = find_stored(other.disk, digest) or other.blocks.get(digest)
-                if block is not None and not self.adversary.is_hidden(other, "BLOCK"):
-                    self._give_later(node, 2 * self._draw_delay(), BlockFetched(block))
+    def _fetch(self, node: Node, digest: Hash32, slot: int) -> None:
+        for other in self._copies(slot):
+            pair, back = (node.name, other.name), (other.name, node.name)
+            if self.links_down & {pair, back} or other.state is None:
+                continue
+            block = find_stored(other.disk, digest) or other.blocks.get(digest)
+            if block is not None and not self.adversary.is_hidden(other, "BLOCK"):
+                self._give_later(node, 2 * self._draw_delay(), BlockFetched(block))
 
     # Network.
 
-    def _copies(self, index: ValidatorIndex) -> list[Node]:
-        return [node for node in self.nodes if node.index == index]
+    def _copies(self, slot: int) -> list[Node]:
+        return [node for node in self.nodes if node.slot == slot]
+
+    def _find_slot(self, config: NumberConfig, index: ValidatorIndex) -> int:
+        return self.sets.members(config.number)[index]
+
+    def _is_member(self, node: Node) -> bool:
+        return node.slot in self.sets.members(BlockNumber(node.head + 1))
 
     def _draw_delay(self) -> int:
         if self.is_healed:
@@ -653,16 +697,16 @@ class Cluster:
 
     def _check_sent(self, node: Node, message: Message) -> None:
         if not node.is_byzantine:
-            self.checkers.on_sent(node.index, node.disk.guard, message)
+            self.checkers.on_sent(node.slot, node.disk.guard, message)
 
-    def _send(self, node: Node, receiver: ValidatorIndex, message: Message) -> None:
+    def _send(self, node: Node, receiver: int, message: Message) -> None:
         if node.is_liar:
             for lie in self.adversary.rewrite(node, receiver, message):
                 self.transmit(node, receiver, lie)
             return
         self.transmit(node, receiver, message)
 
-    def transmit(self, node: Node, receiver: ValidatorIndex, message: Message) -> None:
+    def transmit(self, node: Node, receiver: int, message: Message) -> None:
         """Put a message on its way, unless the network loses it."""
         world = self.world
         for other in self._copies(receiver):
@@ -685,7 +729,7 @@ class Cluster:
         """Whether this copy of a twin keeps away from that node, a new half every second."""
         if not node.is_twin or other.is_twin or self.world.mask == "twins":
             return False
-        side = (self.now_ms // 1_000 * 7 + other.index * 3) % 5 % 2
+        side = (self.now_ms // 1_000 * 7 + other.slot * 3) % 5 % 2
         return side == (node.name[-1] == "x")
 
     def _deliver_later(self, node: Node, other: Node, message: Message) -> None:
@@ -697,24 +741,26 @@ class Cluster:
                 if self.is_healed or self._mask(COMMITTED, number, 0, node.name, other.name):
                     self._sync_later(other, node)
             is_trusted = not node.is_byzantine and not self.world.is_strict
-            self._receive(other, node.index, message, is_trusted=is_trusted)
+            self._receive(other, node.slot, message, is_trusted=is_trusted)
 
         self._after(self._draw_delay(), deliver)
 
-    def _receive(
-        self, node: Node, sender: ValidatorIndex, message: Message, *, is_trusted: bool
-    ) -> None:
-        """The host's part: verify what is of the number being decided."""
+    def _receive(self, node: Node, sender: int, message: Message, *, is_trusted: bool) -> None:
+        """The host's part: take what validators say, and verify what is of the number decided."""
         assert node.state is not None
-        if not is_trusted and message.number == node.state.config.number:
+        config = node.state.config
+        index = self.sets.index_of(sender, config.number)
+        if index is None:
+            return
+        if not is_trusted and message.number == config.number:
             try:
-                verify_message(message, self.domain, self.validators, self.keys.recover)
+                verify_message(message, self.domain, config.validators, self.keys.recover)
             except InvalidMessage as error:
                 self._report(node, sender, str(error))
                 return
-        self._give(node, MessageReceived(sender, message))
+        self._give(node, MessageReceived(index, message))
 
-    def _redeliver(self, node: Node, sender: ValidatorIndex, message: Message) -> None:
+    def _redeliver(self, node: Node, sender: int, message: Message) -> None:
         incarnation = node.incarnation
 
         def give() -> None:
@@ -723,7 +769,7 @@ class Cluster:
 
         self._after(0, give)
 
-    def _report(self, node: Node, sender: ValidatorIndex, text: str) -> None:
+    def _report(self, node: Node, sender: int, text: str) -> None:
         if not node.is_byzantine:
             self.trace(f"{node.name} refuses {sender}: {text}")
             self.checkers.on_rejection(sender, text)
@@ -767,7 +813,7 @@ class Cluster:
         return turns * self.world.timing.view_timeout_cap_ms
 
     def _compute_turns(self) -> int:
-        states = [node.state for node in self.honest if node.state is not None]
+        states = [node.state for node in self.honest if node.state and self._is_member(node)]
         highest = max((state.config.number for state in states), default=0)
         views = [state.view for state in states if state.config.number == highest]
         return max(views, default=0) - min(views, default=0) + 1

@@ -11,7 +11,7 @@ from chain.crypto import get_address
 from chain.errors import InvalidBlock
 from chain.genesis import GenesisAccount, GenesisConfig, GenesisState, build_genesis
 from chain.params import ChainParameters
-from chain.primitives import Address, Hash32
+from chain.primitives import Address, BlockNumber, Hash32
 from chain.transition import apply_block
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
@@ -19,6 +19,7 @@ from chain.types.header import Header
 from chain.types.transaction import Transaction
 from chain.validation import VerifyCertificate
 from tests.chain.chain_factories import ALICE, CHAIN_ID, sign
+from tests.simulation.validator_sets import ValidatorSets
 
 GENESIS_SECONDS = 1_700_000_000
 RECIPIENT = b"\x77" * 20
@@ -46,14 +47,14 @@ class Executions:
 
     def __init__(
         self,
-        validators: tuple[Address, ...],
-        verify_certificate: VerifyCertificate | None,
+        sets: ValidatorSets,
+        verify_certificate: VerifyCertificate,
         *,
         is_strict: bool,
     ) -> None:
-        self.config, self.genesis = make_genesis(validators)
+        self.config, self.genesis = make_genesis(sets.validators(BlockNumber(1)))
         self.count = 0
-        self._validators = validators
+        self._sets = sets
         self._verify_certificate = verify_certificate
         self._is_strict = is_strict
         self._databases: dict[str, dict[bytes, bytes]] = {}
@@ -94,11 +95,15 @@ class Executions:
         if key not in self._verdicts:
             parent, _ = self._parent_of(chain)
             database = self._database(name)
-            assert self._verify_certificate is not None
             self.count += 1
             try:
                 result = apply_block(
-                    parent, block, database, self.config, self._validators, self._verify_certificate
+                    parent,
+                    block,
+                    database,
+                    self.config,
+                    self._sets.validators(block.number),
+                    self._verify_certificate,
                 )
             except InvalidBlock:
                 self._verdicts[key] = False

@@ -48,7 +48,7 @@ class History:
         primary = view % cluster.n
         for index in changers if view else ():
             self.change_view(index, view)
-        node = next((each for each in cluster.nodes if each.index == primary), cluster.nodes[0])
+        node = next((each for each in cluster.nodes if each.slot == primary), cluster.nodes[0])
         block = cluster.executions.build(
             node.name,
             (),
@@ -101,7 +101,7 @@ class History:
                 core = proposal if isinstance(proposal, PrePrepare) else proposal.pre_prepare
                 node.blocks[core.block.hash] = core.block
                 votes: list[Vote | ViewChangeVote] = [prepare]
-                if core.vote.author == node.index:
+                if core.vote.author == node.slot:
                     votes.append(core.vote)
             case CommitRecord(commit, _):
                 votes = [commit]
@@ -111,7 +111,7 @@ class History:
             checkers.on_voted(vote)
 
     def _nodes(self, index: int) -> list[Node]:
-        return [node for node in self._cluster.nodes if node.index == index]
+        return [node for node in self._cluster.nodes if node.slot == index]
 
     def _change(
         self, index: int, view: int, certificate: PreparedCertificate | None

@@ -126,6 +126,16 @@ MUTANTS: Final = {
         "chain.consensus.view_change",
         (("        validate_quorum(certificate.signatures, n,", "        (certificate, n,"),),
     ),
+    "s6-sender-of-the-last-set": Mutant(
+        "S6: who sent a message ahead of its number keeps the index of the set before",
+        PBFT,
+        (
+            (
+                "ValidatorIndex(config.validators.index(address))",
+                "ValidatorIndex(early.sender % len(config.validators))",
+            ),
+        ),
+    ),
     "s7-commit-not-cast": Mutant(
         "S7: a COMMIT of our own is counted when the proposal is accepted",
         PBFT,

@@ -57,7 +57,7 @@ def blocks_until_back(n: int, seed: int) -> int:
     run_until_head(cluster, others, 5 * n)
     cluster.heal()
     gone_through = others[0].head
-    own = cluster.validators[away.index]
+    own = cluster.validators[away.slot]
     for more in range(1, 32 * n + 1):
         run_until_head(cluster, others, gone_through + more)
         if others[0].disk.chain[gone_through + more - 1][0].header.coinbase == own:

@@ -120,6 +120,17 @@ def test_links_that_lose_one_thing_only_are_survived(shape: int) -> None:
     run(cluster)
 
 
+@pytest.mark.parametrize("spares", [1, 3])
+def test_set_may_change_with_every_block(spares: int) -> None:
+    world = World(n=4, spares=spares, faulty_ms=12_000, crash=0.001, loss=0.1)
+    cluster = Cluster(spares, world)
+    run(cluster)
+    sets = [cluster.sets.members(number) for number in sorted(cluster.checkers.final)]
+    assert len(set(sets)) > 2
+    assert len({len(members) for members in sets}) >= 2
+    assert cluster.counts["set changes"] >= len(set(sets)) - 1
+
+
 def test_one_twin_of_four_never_forks_and_is_caught() -> None:
     # D1.
     evidence = 0
@@ -172,7 +183,7 @@ TRACE_PROGRAM = (
 
 
 def test_a_seed_is_one_history_whatever_the_hash_seed() -> None:
-    seeds = [first_seed_of(family) for family in ("twins", "disks", "locked")]
+    seeds = [first_seed_of(family) for family in ("twins", "disks", "locked", "sets")]
     digest = hashlib.sha256()
     for seed in seeds:
         simulate(seed, lambda line: digest.update(line.encode()))
@@ -200,7 +211,7 @@ def test_one_seed_in_a_hundred_is_strict_and_its_signatures_are_real() -> None:
 
 
 def test_two_hundred_seeds_are_of_every_family() -> None:
-    assert {draw_world(seed)[0] for seed in range(200)} == {*FAMILIES, "strict"}
+    assert {draw_world(seed)[0] for seed in range(200)} == {*FAMILIES, "strict", "sets"}
 
 
 def test_replay_prints_one_line_an_event() -> None:

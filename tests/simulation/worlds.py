@@ -13,6 +13,9 @@ from tests.simulation.histories import scatter, scatter_with_locks
 STRICT_EVERY: Final = 100
 """One seed in so many has real signatures and shares nothing."""
 
+SETS_EVERY: Final = 20
+"""One seed in so many has a set that changes."""
+
 DISK_ACCIDENTS: Final = ("log", "flip", "cut", "guard", "wiped")
 
 
@@ -29,6 +32,8 @@ def draw_world(seed: int) -> tuple[str, World]:
             habits=("malleate", random.choice(("mutate", "equivocate", "replay"))),
             is_strict=True,
         )
+    if seed % SETS_EVERY == SETS_EVERY // 2:
+        return "sets", draw_sets(random)
     (family,) = random.choices(list(FAMILIES), [weight for _, weight in FAMILIES.values()])
     draw, _ = FAMILIES[family]
     return family, draw(random)
@@ -190,6 +195,27 @@ def draw_large(random: Random) -> World:
         dead=random.choice((0, 10)),
         max_delay_ms=random.choice((30, HEALED_DELAY_MS)),
         restarts=random.choice((0.0, 0.2)),
+    )
+
+
+def draw_sets(random: Random) -> World:
+    """Validators join and leave, from one block to the next, while everything else goes wrong."""
+    role = random.choice(("none", "dead", "liars", "liars", "twins"))
+    return World(
+        n=random.choice((4, 5)),
+        spares=random.choice((1, 3)),
+        timing=draw_timing(random),
+        faulty_ms=20_000,
+        loss=random.choice((0.0, 0.1)),
+        max_delay_ms=random.choice((30, HEALED_DELAY_MS, 200)),
+        partitions=random.choice((0.0, 0.3)),
+        crash=random.choice((0.0, 0.001)),
+        restarts=random.choice((0.0, 0.05)),
+        dead=role == "dead",
+        twins=role == "twins",
+        liars=role == "liars",
+        habits=draw_habits(random) if role == "liars" else (),
+        is_cold=random.random() < 0.2,
     )
 
 

@@ -24,6 +24,7 @@ from chain.primitives import Address, BlockNumber, Hash32, PrivateKey
 from node.blobs import BlobStore
 from node.network.host import LibP2PHost, create_host_key
 from node.network.network import Network, NetworkConfig
+from node.network.protocols.blocks import BlockSource
 from node.network.protocols.status import Identity
 from node.network.wire import Head
 
@@ -50,10 +51,8 @@ class Nothing:
     def hashes(self) -> tuple[Hash32, ...]:
         return ()
 
-    def block(self, _: BlockNumber) -> None:
+    def encoded_block(self, _: BlockNumber) -> None:
         return None
-
-    header = certificate = find_block = block
 
 
 def private_key(index: int) -> PrivateKey:
@@ -64,20 +63,26 @@ class Node:
     """One validator; the frames that arrive go to `receive`."""
 
     def __init__(
-        self, index: int, directory: Path, bootstrap: tuple[str, ...] = (), max_peers: int = 64
+        self,
+        index: int,
+        directory: Path,
+        bootstrap: tuple[str, ...] = (),
+        max_peers: int = 64,
+        blocks: BlockSource | None = None,
     ) -> None:
         key = private_key(index)
         self.blobs = BlobStore(directory, quota_bytes=2**36)
         self._send, self.receive = trio.open_memory_channel[bytes](10_000)
         nothing = Nothing()
+        self.host = LibP2PHost(
+            key=create_host_key(),
+            # The other process dials, and nobody else is to find it.
+            listen_addresses=[] if bootstrap else [LISTEN],
+            max_connections=max_peers + 130,
+            is_laboratory=True,
+        )
         self.network = Network(
-            host=LibP2PHost(
-                key=create_host_key(),
-                # The other process dials, and nobody else is to find it.
-                listen_addresses=[] if bootstrap else [LISTEN],
-                max_connections=max_peers + 130,
-                is_laboratory=True,
-            ),
+            host=self.host,
             config=NetworkConfig(
                 bootstrap=bootstrap, max_peers=max_peers, accept_private_addresses=True
             ),
@@ -85,7 +90,7 @@ class Node:
             get_head=lambda: HEAD,
             handle_consensus=self._handle,
             transaction_pool=nothing,
-            block_source=nothing,
+            block_source=blocks or nothing,
             blob_store=self.blobs,
             training_source=nothing,
             state_source=nothing,

@@ -46,6 +46,26 @@ def decode(data: bytes, *, limit_bytes: int, limit_items: int | None = None) -> 
     return item
 
 
+def split_list(data: bytes) -> list[bytes]:
+    """The encodings of the items of an encoded list; nothing inside of them is looked at.
+
+    Args:
+        data: of our own disk: what is not RLP is a bug or a broken disk.
+    """
+    _, _, _, start = rlp.codec.consume_length_prefix(data, 0)
+    items = []
+    while start < len(data):
+        _, _, length, body = rlp.codec.consume_length_prefix(data, start)
+        items.append(data[start : body + length])
+        start = body + length
+    return items
+
+
+def join_list(items: Sequence[bytes]) -> bytes:
+    """The encoding of the list whose items' encodings these are."""
+    return bytes(rlp.codec.length_prefix(sum(map(len, items)), 0xC0)) + b"".join(items)
+
+
 def _decode_item(
     data: bytes, start: int, limit: int, depth_left: int, items_left: list[int]
 ) -> tuple[Item, int]:

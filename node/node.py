@@ -24,9 +24,7 @@ from chain.primitives import Address, BlockNumber, Hash32, PrivateKey, Signature
 from chain.training.history import Committee
 from chain.training.self_test import WrongNumbersError, run_self_test
 from chain.types.block import Block
-from chain.types.certificate import MAX_VALIDATORS, CommitCertificate
-from chain.types.header import Header
-from chain.types.receipt import Receipt
+from chain.types.certificate import MAX_VALIDATORS
 from chain.types.transaction import sign_transaction
 from chain.validation import compute_next_base_fee
 from node.backend import Backend, Pool
@@ -113,26 +111,25 @@ class _BlockSource:
         self._store = store
         self.consensus: ConsensusHost | None = None
 
-    def block(self, number: BlockNumber) -> Block | None:
-        return self._store.block(number)
+    def encoded_block(self, number: BlockNumber) -> tuple[bytes, bytes] | None:
+        return self._store.encoded_block(number)
 
-    def header(self, number: BlockNumber) -> Header | None:
-        return self._store.header(number)
+    def encoded_header(self, number: BlockNumber) -> tuple[bytes, bytes] | None:
+        return self._store.encoded_header(number)
 
-    def certificate(self, number: BlockNumber) -> CommitCertificate | None:
-        return self._store.certificate(number)
-
-    def receipts(self, number: BlockNumber) -> tuple[Receipt, ...] | None:
-        return self._store.receipts(number)
+    def encoded_receipts(self, number: BlockNumber) -> bytes | None:
+        return self._store.encoded_receipts(number)
 
     def first_held(self) -> BlockNumber:
         return self._store.first_held()
 
-    def find_block(self, block_hash: Hash32) -> Block | None:
+    def find_block(self, block_hash: Hash32) -> bytes | None:
         number = self._store.number_of(block_hash)
         if number is not None:
-            return self._store.block(number)
-        return None if self.consensus is None else self.consensus.find_block(block_hash)
+            block = self._store.block(number)
+        else:
+            block = None if self.consensus is None else self.consensus.find_block(block_hash)
+        return None if block is None else block.encode()
 
 
 class _Peers:

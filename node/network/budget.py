@@ -1,5 +1,7 @@
 """A budget that refills with time (docs/spec/wire.md, section 1)."""
 
+import math
+
 import trio
 
 
@@ -10,7 +12,7 @@ class TokenBucket:
         self._per_second = per_second
         self._burst = burst
         self._tokens = burst
-        self._updated_at = trio.current_time()
+        self._updated_at = -math.inf
 
     async def take(self, tokens: float) -> None:
         """Use `tokens`, after waiting until there were as many (or the whole burst)."""

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary, WeakSet
 
 import structlog
 import trio
 from libp2p import new_host
-from libp2p.abc import INetStream
+from libp2p.abc import IMuxedConn, INetStream
 from libp2p.crypto.ed25519 import Ed25519PrivateKey, create_new_key_pair
 from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
@@ -33,6 +34,7 @@ from chain.errors import RejectedInputError
 from node.errors import OperatorError
 from node.network import libp2p_fixes
 from node.network.admission import Admission, Endpoint
+from node.network.budget import TokenBucket
 from node.network.stream import (
     FrameStream,
     PeerId,
@@ -61,6 +63,16 @@ SPARE_DESCRIPTORS: Final = 128
 
 PEER_STREAM_LIMIT: Final = 32
 """Streams one peer may have served at a time: one for each protocol, and concurrent requests."""
+
+
+STREAMS_PER_SECOND: Final = 50.0
+"""Streams one connection may open; each costs two milliseconds of processor time."""
+
+STREAMS_BURST: Final = 100.0
+"""Streams one connection may open at once."""
+
+CROWD_STREAMS_PER_SECOND: Final = 200.0
+"""Streams that all nodes which are no validators may open together."""
 
 
 def reserve_descriptors(connections: int) -> None:
@@ -188,6 +200,11 @@ class LibP2PHost:
         self._listen_addresses = [_parse_listen_address(text) for text in listen_addresses]
         self._announce_addresses = [_parse_listen_address(text) for text in announce_addresses]
         self._served: Counter[PeerId] = Counter()
+        self._stream_budgets: WeakKeyDictionary[IMuxedConn, TokenBucket] = WeakKeyDictionary()
+        self._crowd_streams = TokenBucket(
+            per_second=CROWD_STREAMS_PER_SECOND, burst=2 * CROWD_STREAMS_PER_SECOND
+        )
+        self._of_validators: WeakSet[IMuxedConn] = WeakSet()
         noise = NoiseTransport(
             libp2p_keypair=key, noise_privkey=create_noise_key_pair().private_key
         )
@@ -212,6 +229,7 @@ class LibP2PHost:
         network.set_resource_manager(None)
         network.retry_config = RetryConfig(max_retries=0)
         libp2p_fixes.guard_inbound(network, self._guard_inbound)
+        libp2p_fixes.pace_streams(network, self._pace_stream)
         # What a peer says of itself is told in the status handshake.
         self._host.remove_stream_handler(ID_PUSH)
 
@@ -319,6 +337,10 @@ class LibP2PHost:
             assert isinstance(muxed, Yamux)
             if endpoint := muxed.get_remote_address():
                 self._admission.keep(endpoint, trio.current_time(), is_validator=is_validator)
+            if is_validator:
+                self._of_validators.add(muxed)
+            else:
+                self._of_validators.discard(muxed)
 
     async def disconnect(self, peer_id: PeerId) -> None:
         """Close every connection to the peer; never raises."""
@@ -347,6 +369,16 @@ class LibP2PHost:
         finally:
             del self._inbound[endpoint]
             self._admission.release(endpoint)
+
+    async def _pace_stream(self, connection: IMuxedConn) -> None:
+        """Wait as long as the peer of this connection opens streams too fast, or the crowd does."""
+        if connection not in self._stream_budgets:
+            self._stream_budgets[connection] = TokenBucket(
+                per_second=STREAMS_PER_SECOND, burst=STREAMS_BURST
+            )
+        await self._stream_budgets[connection].take(1)
+        if connection not in self._of_validators:
+            await self._crowd_streams.take(1)
 
     async def _serve(self, raw_stream: INetStream, handler: StreamHandler) -> None:
         peer_id = PeerId(raw_stream.muxed_conn.peer_id.to_base58())

@@ -25,7 +25,7 @@ import libp2p.stream_muxer.yamux.yamux as yamux
 import libp2p.transport.tcp.tcp as tcp
 import structlog
 import trio
-from libp2p.abc import INetStream, IRawConnection, ISecureConn
+from libp2p.abc import IMuxedConn, IMuxedStream, INetStream, IRawConnection, ISecureConn
 from libp2p.exceptions import ParseError
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.ping import PingService
@@ -33,6 +33,7 @@ from libp2p.io.abc import Reader
 from libp2p.io.exceptions import IncompleteReadError, IOException
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.connection.exceptions import RawConnError
+from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError
@@ -465,6 +466,31 @@ def guard_inbound(network: swarm.Swarm, guard: InboundGuard) -> None:
                 await connection.close()
 
     _replace(network, "_handle_inbound_connection", handle_guarded)
+
+
+StreamGate = Callable[[IMuxedConn], Awaitable[None]]
+"""Waits until one more stream that the peer of this connection opened may be served."""
+
+
+def pace_streams(network: swarm.Swarm, wait: StreamGate) -> None:
+    """Have the streams that peers open wait before they are negotiated.
+
+    Some may wait in the connection; then it is not read, and the peer waits.
+    """
+    add_connection = network.add_conn
+
+    async def add_paced(connection: IMuxedConn, direction: str = "unknown") -> SwarmConn:
+        accept = connection.accept_stream
+
+        async def accept_paced() -> IMuxedStream:
+            stream = await accept()
+            await wait(connection)
+            return stream
+
+        _replace(connection, "accept_stream", accept_paced)
+        return await add_connection(connection, direction)
+
+    _replace(network, "add_conn", add_paced)
 
 
 FIXES: Final[tuple[Callable[[], None], ...]] = (

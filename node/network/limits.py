@@ -65,19 +65,42 @@ def get_limits(kind: str) -> ProtocolLimits:
     return LIMITS.get(kind, DEFAULT_LIMITS)
 
 
+CROWD_MESSAGES_PER_SECOND: Final = 2_000.0
+"""Frames taken from all nodes together that are no validators, and frames of answers to them."""
+
+CROWD_SERVED_BYTES_PER_SECOND: Final = 32 * MIB
+"""Bytes written in answer to all nodes together that are no validators."""
+
+
+class CrowdBudget:
+    """What all nodes that are no validators share: half of a core, so that votes find the other."""
+
+    def __init__(self) -> None:
+        self.messages = _build_bucket(CROWD_MESSAGES_PER_SECOND)
+        self.served = _build_bucket(CROWD_SERVED_BYTES_PER_SECOND)
+
+
 class Meter:
     """Counts the frames of a protocol, and makes whoever overdraws its budget wait."""
 
-    def __init__(self, kind: str, metrics: NetworkMetrics, limits: ProtocolLimits | None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        metrics: NetworkMetrics,
+        limits: ProtocolLimits | None,
+        crowd: CrowdBudget | None = None,
+    ) -> None:
         """Begin with full budgets.
 
         Args:
             kind: the protocol, see `get_kind`.
             metrics: where frames and bytes are counted.
             limits: None where we ask, and the answers are bounded by what we ask for.
+            crowd: what the peer shares with others, unless it is a validator.
         """
         self._kind = kind
         self._metrics = metrics
+        self._crowd = crowd
         self._messages = limits and _build_bucket(limits.messages_per_second)
         self._bytes = limits and _build_bucket(limits.bytes_per_second)
         self._served = limits and _build_bucket(limits.served_bytes_per_second)
@@ -89,6 +112,8 @@ class Meter:
         if self._messages and self._bytes:
             await self._messages.take(1)
             await self._bytes.take(size_bytes)
+        if self._crowd:
+            await self._crowd.messages.take(1)
 
     async def on_sending(self, frame_count: int, size_bytes: int) -> None:
         """Frames are about to go out; waits if they are answers and the peer has had enough."""
@@ -96,6 +121,9 @@ class Meter:
         self._metrics.bytes[self._kind, "out"] += size_bytes
         if self._served:
             await self._served.take(size_bytes)
+        if self._crowd:
+            await self._crowd.messages.take(frame_count)
+            await self._crowd.served.take(size_bytes)
 
 
 def _build_bucket(per_second: float) -> TokenBucket:

@@ -18,7 +18,7 @@ from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.receipt import Receipt
 from node.network.budget import TokenBucket
-from node.network.limits import Meter, get_kind, get_limits
+from node.network.limits import CrowdBudget, Meter, get_kind, get_limits
 from node.network.metrics import NetworkMetrics
 from node.network.peer_file import load_records, save_records
 from node.network.peers import RECORD_LIMIT, PeerInfo, PeerTable
@@ -173,6 +173,7 @@ class Network:
         """
         self.metrics = NetworkMetrics()
         self._host = host
+        self._crowd = CrowdBudget()
         self._config = config
         self._identity = identity
         self._get_head = get_head
@@ -682,7 +683,9 @@ class Network:
         """The budget of a protocol that all streams of a session share."""
         kind = get_kind(protocol_id)
         if kind not in session.meters:
-            session.meters[kind] = Meter(kind, self.metrics, get_limits(kind))
+            is_validator = self._links.is_validator(session.remote.validator)
+            crowd = None if is_validator else self._crowd
+            session.meters[kind] = Meter(kind, self.metrics, get_limits(kind), crowd)
         return session.meters[kind]
 
     def _set_peer_handler(self, protocol_id: str, serve: StreamHandler) -> None:

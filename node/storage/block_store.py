@@ -30,6 +30,7 @@ _SCHEMA_KEY: Final = b"schema"
 _GENESIS_KEY: Final = b"genesis"
 _CONFIG_KEY: Final = b"genesis_config"
 _HEAD_KEY: Final = b"head"
+_NO_CERTIFICATE: Final = codec.encode([])
 _FIRST_HELD_KEY: Final = b"first_held"
 """Absent: every block is held."""
 
@@ -292,8 +293,7 @@ class BlockStore:
 
     def receipts(self, number: BlockNumber) -> tuple[Receipt, ...] | None:
         """The receipts of the block at `number`, one a transaction, or None past the head."""
-        with self._database.read() as reader:
-            value = reader.get(Table.RECEIPTS, _key(number))
+        value = self.encoded_receipts(number)
         return None if value is None else decode_receipts(value)
 
     def senders(self, number: BlockNumber) -> tuple[Address, ...] | None:
@@ -313,13 +313,33 @@ class BlockStore:
     def certificate(self, number: BlockNumber) -> CommitCertificate | None:
         """The commit certificate of the block at `number`; None for genesis and past the head."""
         with self._database.read() as reader:
-            value = reader.get(Table.CERTIFICATES, _key(number))
-            if value is not None:
-                return decode_certificate(value)
-            if number >= _head_number(reader):
-                return None
-            child = _block(reader, BlockNumber(number + 1))
-        return None if child is None else child.parent_certificate
+            value = _encoded_certificate(reader, number)
+        return None if value is None else decode_certificate(value)
+
+    def encoded_header(self, number: BlockNumber) -> tuple[bytes, bytes] | None:
+        """The header at `number` and its certificate, as they are stored.
+
+        The certificate is empty if it is not held; None past the head.
+        """
+        with self._database.read() as reader:
+            header = reader.get(Table.HEADERS, _key(number))
+            certificate = _encoded_certificate(reader, number)
+        return None if header is None else (header, certificate or b"")
+
+    def encoded_block(self, number: BlockNumber) -> tuple[bytes, bytes] | None:
+        """The block at `number`, of stored parts, and its certificate; None past the head."""
+        with self._database.read() as reader:
+            header = reader.get(Table.HEADERS, _key(number))
+            body = reader.get(Table.BODIES, _key(number))
+            certificate = _encoded_certificate(reader, number)
+        if header is None or body is None or certificate is None:
+            return None
+        return codec.join_list([header, *codec.split_list(body)]), certificate
+
+    def encoded_receipts(self, number: BlockNumber) -> bytes | None:
+        """The receipts of the block at `number`, as they are stored, or None past the head."""
+        with self._database.read() as reader:
+            return reader.get(Table.RECEIPTS, _key(number))
 
     def coinbases(self, first: BlockNumber, last: BlockNumber) -> tuple[Address, ...]:
         """The coinbases of the blocks from `first` to `last`, both included: the primary order."""
@@ -397,6 +417,16 @@ def _head(reader: Reader) -> Header:
 def _header(reader: Reader, number: BlockNumber) -> Header | None:
     value = reader.get(Table.HEADERS, _key(number))
     return None if value is None else decode_header(value)
+
+
+def _encoded_certificate(reader: Reader, number: BlockNumber) -> bytes | None:
+    """That of the head has a table of its own, until the child carries it."""
+    value = reader.get(Table.CERTIFICATES, _key(number))
+    if value is not None or number >= _head_number(reader):
+        return value
+    child = reader.get(Table.BODIES, _key(number + 1))
+    certificate = _NO_CERTIFICATE if child is None else codec.split_list(child)[1]
+    return None if certificate == _NO_CERTIFICATE else certificate
 
 
 def _block(reader: Reader, number: BlockNumber) -> Block | None:

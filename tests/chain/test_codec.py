@@ -36,6 +36,13 @@ def test_what_is_encoded_decodes_to_itself(item: codec.Item) -> None:
     assert codec.decode(codec.encode(item), limit_bytes=10_000) == item
 
 
+@given(st.lists(ITEMS))
+def test_a_list_is_split_and_joined_without_a_look_at_its_items(items: list[codec.Item]) -> None:
+    parts = [codec.encode(item) for item in items]
+    assert codec.split_list(codec.encode(items)) == parts
+    assert codec.join_list(parts) == codec.encode(items)
+
+
 @settings(max_examples=500)
 @given(st.binary(max_size=80) | ITEMS.map(codec.encode).flatmap(lambda data: st.just(data[:-1])))
 @example(b"\x81\x00")

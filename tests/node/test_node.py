@@ -105,5 +105,7 @@ def test_the_block_source_serves_final_blocks_and_knows_no_others(tmp_path: Path
     # The largest number a peer can ask for, too.
     for number in (0, 3, 2**64 - 1):
         assert chain.store.certificate(number) is None
+        assert chain.store.encoded_block(number) is None
     assert chain.store.block(2**64 - 1) is None
+    assert chain.store.encoded_header(2**64 - 1) is None
     assert chain.store.number_of(keccak256(b"unknown")) is None

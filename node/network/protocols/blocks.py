@@ -12,7 +12,7 @@ from chain.primitives import BlockNumber, Hash32
 from chain.types.block import BLOCK_LIMIT_BYTES, Block, decode_block
 from chain.types.certificate import CommitCertificate, decode_certificate
 from chain.types.header import Header, decode_header
-from chain.types.receipt import Receipt, decode_receipts, encode_receipts
+from chain.types.receipt import Receipt, decode_receipts
 from node.network.budget import TokenBucket
 from node.network.metrics import NetworkMetrics
 from node.network.stream import FrameStream, UnreachablePeerError
@@ -45,25 +45,29 @@ REQUESTS_PER_SECOND: Final = 20.0
 """Requests of one stream, however small their answers."""
 
 
+WRITE_FRAMES: Final = 16
+"""So many small frames of an answer go out together; others have their turn between two writes."""
+
+WRITE_BYTES: Final = 2**16
+"""A frame of this size waits for no other."""
+
+
 class BlockSource(Protocol):
-    """The finalized chain, and blocks on their way to it."""
+    """The finalized chain, and blocks on their way to it, encoded: as they are stored."""
 
-    def block(self, number: BlockNumber) -> Block | None:
-        """A finalized block."""
+    def encoded_block(self, number: BlockNumber) -> tuple[bytes, bytes] | None:
+        """A finalized block, and the certificate that makes it final."""
 
-    def header(self, number: BlockNumber) -> Header | None:
-        """A finalized block's header."""
+    def encoded_header(self, number: BlockNumber) -> tuple[bytes, bytes] | None:
+        """A finalized block's header, and its certificate or, if that is not held, nothing."""
 
-    def certificate(self, number: BlockNumber) -> CommitCertificate | None:
-        """The certificate that makes the block of this number final."""
-
-    def receipts(self, number: BlockNumber) -> tuple[Receipt, ...] | None:
+    def encoded_receipts(self, number: BlockNumber) -> bytes | None:
         """The receipts of a finalized block."""
 
     def first_held(self) -> BlockNumber:
         """The lowest block from which on all are held: 0, unless the node began with a snapshot."""
 
-    def find_block(self, block_hash: Hash32) -> Block | None:
+    def find_block(self, block_hash: Hash32) -> bytes | None:
         """A block that is held, finalized or not."""
 
 
@@ -84,22 +88,25 @@ async def serve(stream: FrameStream, source: BlockSource, metrics: NetworkMetric
         request = decode_blocks_request(await stream.read_frame(REQUEST_FRAME_LIMIT_BYTES))
         await requests.take(1)
         if isinstance(request, RequestBlockByHash):
-            block = source.find_block(request.hash)
-            await stream.write_frame(block.encode() if block else b"")
+            await stream.write_frame(source.find_block(request.hash) or b"")
             continue
         room = BLOCKS_LIMIT_BYTES
         if isinstance(request, RequestBlocks) and request.first_number < source.first_held():
             await stream.write_frames([encode_first_held(source.first_held()), b""])
             continue
+        waiting: list[bytes] = []
         for number in _list_numbers(request):
             frame = _load(request, number, source)
             if frame is None or len(frame) > room:
                 break
             room -= len(frame)
             await volume.take(len(frame))
-            await stream.write_frame(frame)
+            waiting.append(frame)
             metrics.blocks_served += 1
-        await stream.write_frame(b"")
+            if len(waiting) == WRITE_FRAMES or len(frame) >= WRITE_BYTES:
+                await stream.write_frames(waiting)
+                waiting = []
+        await stream.write_frames([*waiting, b""])
 
 
 _RangeRequest = RequestBlocks | RequestHeaders | RequestReceipts
@@ -114,17 +121,10 @@ def _list_numbers(request: _RangeRequest) -> Sequence[BlockNumber]:
 
 def _load(request: _RangeRequest, number: BlockNumber, source: BlockSource) -> bytes | None:
     if isinstance(request, RequestReceipts):
-        receipts = source.receipts(number)
-        return None if receipts is None else encode_receipts(receipts)
-    certificate = source.certificate(number)
-    if isinstance(request, RequestHeaders):
-        header = source.header(number)
-        signed = b"" if certificate is None else certificate.encode()
-        return None if header is None else encode_certified(header.encode(), signed)
-    block = source.block(number)
-    if block is None or certificate is None:
-        return None
-    return encode_certified(block.encode(), certificate.encode())
+        return source.encoded_receipts(number)
+    is_header = isinstance(request, RequestHeaders)
+    pair = source.encoded_header(number) if is_header else source.encoded_block(number)
+    return None if pair is None else encode_certified(*pair)
 
 
 async def request_blocks(

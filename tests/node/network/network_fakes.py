@@ -27,7 +27,7 @@ from chain.primitives import (
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
-from chain.types.receipt import Receipt
+from chain.types.receipt import Receipt, encode_receipts
 from node.blobs import BlobManifest, BlobStore
 from node.network.network import Network, NetworkConfig
 from node.network.protocols.blobs import Download
@@ -261,25 +261,26 @@ class MemoryChain:
     """The blocks whose certificate is held; None for all."""
     first: int = 0
 
-    def block(self, number: BlockNumber) -> Block | None:
-        return self.blocks.get(number)
-
-    def header(self, number: BlockNumber) -> Header | None:
+    def encoded_block(self, number: BlockNumber) -> tuple[bytes, bytes] | None:
         block = self.blocks.get(number)
-        return block and block.header
+        is_certified = self.certified is None or number in self.certified
+        return (block.encode(), CERTIFICATE.encode()) if block and is_certified else None
 
-    def certificate(self, number: BlockNumber) -> CommitCertificate | None:
-        certified = self.blocks if self.certified is None else self.certified
-        return CERTIFICATE if number in certified else None
+    def encoded_header(self, number: BlockNumber) -> tuple[bytes, bytes] | None:
+        block = self.blocks.get(number)
+        is_certified = self.certified is None or number in self.certified
+        return block and (block.header.encode(), CERTIFICATE.encode() if is_certified else b"")
 
-    def receipts(self, number: BlockNumber) -> tuple[Receipt, ...] | None:
-        return self.executed.get(number)
+    def encoded_receipts(self, number: BlockNumber) -> bytes | None:
+        receipts = self.executed.get(number)
+        return None if receipts is None else encode_receipts(receipts)
 
     def first_held(self) -> BlockNumber:
         return BlockNumber(self.first)
 
-    def find_block(self, block_hash: Hash32) -> Block | None:
-        return next((block for block in self.blocks.values() if block.hash == block_hash), None)
+    def find_block(self, block_hash: Hash32) -> bytes | None:
+        found = (each.encode() for each in self.blocks.values() if each.hash == block_hash)
+        return next(found, None)
 
 
 class NoTraining:

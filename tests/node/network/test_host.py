@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from chain.errors import InvalidMessage, RejectionReason
 from node.errors import OperatorError
 from node.network import admission
 from node.network import host as host_module
 from node.network.host import (
+    CROWD_STREAMS_PER_SECOND,
+    STREAMS_BURST,
+    STREAMS_PER_SECOND,
     LibP2PHost,
     compute_peer_id,
     create_host_key,
@@ -229,6 +233,46 @@ async def test_streams_of_one_peer_are_limited(monkeypatch: pytest.MonkeyPatch) 
         stream = await first.open_stream(second.peer_id, ECHO)
         await stream.write_frame(b"again")
         assert await stream.read_frame(100) == b"again"
+
+
+class Connection:
+    """Stands for the connection of some peer."""
+
+
+async def test_streams_are_taken_at_a_pace_of_a_connection_and_of_the_crowd(
+    autojump_clock: MockClock,
+) -> None:
+    host = build_host()
+    connections = [Connection() for _ in range(20)]
+    host._of_validators.add(connections[0])
+    taken = [0] * len(connections)
+
+    async def flood(index: int) -> None:
+        while True:
+            await host._pace_stream(connections[index])
+            taken[index] += 1
+
+    async with trio.open_nursery() as nursery:
+        for index in range(len(connections)):
+            nursery.start_soon(flood, index)
+        await trio.sleep(30)
+        nursery.cancel_scope.cancel()
+    validators, *crowds = taken
+    assert validators == pytest.approx(30 * STREAMS_PER_SECOND + STREAMS_BURST, abs=2)
+    assert sum(crowds) == pytest.approx(32 * CROWD_STREAMS_PER_SECOND, rel=0.01)
+    assert max(crowds) <= min(crowds) + STREAMS_BURST
+
+
+async def test_streams_that_come_too_fast_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_module, "STREAMS_PER_SECOND", 10.0)
+    monkeypatch.setattr(host_module, "STREAMS_BURST", 5.0)
+    async with connected_pair() as (first, second):
+        start = trio.current_time()
+        for _ in range(15):
+            stream = await first.open_stream(second.peer_id, ECHO)
+            await stream.reset()
+        # Five at once, and a stream or two that were opened by the host itself.
+        assert trio.current_time() - start >= 0.9
 
 
 async def test_cancelled_writer_does_not_break_the_connection() -> None:

@@ -4,7 +4,17 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from node.network.limits import BURST_SECONDS, DEFAULT_LIMITS, LIMITS, Meter, get_kind, get_limits
+from node.network.limits import (
+    BURST_SECONDS,
+    CROWD_MESSAGES_PER_SECOND,
+    CROWD_SERVED_BYTES_PER_SECOND,
+    DEFAULT_LIMITS,
+    LIMITS,
+    CrowdBudget,
+    Meter,
+    get_kind,
+    get_limits,
+)
 from node.network.metrics import NetworkMetrics
 from node.network.protocols import (
     blobs,
@@ -54,6 +64,47 @@ async def test_streams_of_one_peer_share_a_budget_of_messages(autojump_clock: Mo
     assert (10 + BURST_SECONDS - 1) * rate <= received <= (10 + BURST_SECONDS) * rate + 3
     assert metrics.frames["training", "in"] >= received
     assert metrics.bytes["training", "in"] == metrics.frames["training", "in"] * (4 + 7)
+
+
+async def test_a_crowd_shares_a_budget_evenly_and_a_validator_waits_for_nobody(
+    autojump_clock: MockClock,
+) -> None:
+    metrics, crowd, limits = NetworkMetrics(), CrowdBudget(), LIMITS["training"]
+    meters = [Meter("training", metrics, limits, crowd) for _ in range(100)]
+    meters.append(Meter("training", metrics, limits))
+    taken = [0] * len(meters)
+
+    async def flood(index: int) -> None:
+        while True:
+            await meters[index].on_received(7)
+            taken[index] += 1
+
+    async with trio.open_nursery() as nursery:
+        for index in range(len(meters)):
+            nursery.start_soon(flood, index)
+        await trio.sleep(20)
+        nursery.cancel_scope.cancel()
+    *crowds, validators = taken
+    assert sum(crowds) <= (20 + BURST_SECONDS) * CROWD_MESSAGES_PER_SECOND
+    assert sum(crowds) >= 19 * CROWD_MESSAGES_PER_SECOND
+    assert max(crowds) <= min(crowds) + BURST_SECONDS * limits.messages_per_second
+    assert validators >= 20 * limits.messages_per_second
+
+
+async def test_answers_to_a_crowd_are_paced_by_bytes_and_by_frames(
+    autojump_clock: MockClock,
+) -> None:
+    for frames, size_bytes, rate in (
+        (1, 2**20, CROWD_SERVED_BYTES_PER_SECOND / 2**20),
+        (100, 100, CROWD_MESSAGES_PER_SECOND / 100),
+    ):
+        crowd = CrowdBudget()
+        meters = [Meter("blob", NetworkMetrics(), LIMITS["blob"], crowd) for _ in range(10)]
+        start = trio.current_time()
+        count = int(10 * rate)
+        for index in range(count):
+            await meters[index % len(meters)].on_sending(frames, size_bytes)
+        assert trio.current_time() - start == pytest.approx(10 - BURST_SECONDS, abs=0.1)
 
 
 async def test_answers_are_paced_and_questions_are_not(autojump_clock: MockClock) -> None:

@@ -10,6 +10,7 @@ import pytest
 from chain.crypto import keccak256
 from chain.primitives import BlockNumber
 from chain.types.block import Block
+from chain.types.receipt import encode_receipts
 from node.errors import OperatorError, StorageFailed
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, Table, Writer, open_database
@@ -104,6 +105,10 @@ def test_every_reader_finds_what_was_finalized(store, database):
         assert store.number_of(link.block.hash) == number
         assert store.receipts(BlockNumber(number)) == link.receipts
         assert store.senders(BlockNumber(number)) == link.senders
+        signed = certificate(number).encode()
+        assert store.encoded_block(BlockNumber(number)) == (link.block.encode(), signed)
+        assert store.encoded_header(BlockNumber(number)) == (link.block.header.encode(), signed)
+        assert store.encoded_receipts(BlockNumber(number)) == encode_receipts(link.receipts)
         for index, raw in enumerate(link.block.transactions):
             assert store.transaction_location(keccak256(raw)) == (number, index)
         assert all(database.get(key) == value for key, value in link.delta.items())
@@ -115,6 +120,9 @@ def test_nothing_is_found_past_the_head(store):
     assert store.receipts(BlockNumber(1)) is None
     assert store.senders(BlockNumber(1)) is None
     assert store.certificate(BlockNumber(1)) is None
+    assert store.encoded_block(BlockNumber(1)) is None
+    assert store.encoded_header(BlockNumber(1)) is None
+    assert store.encoded_receipts(BlockNumber(1)) is None
     assert store.number_of(keccak256(b"x")) is None
     assert store.transaction_location(keccak256(b"x")) is None
 

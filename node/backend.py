@@ -37,8 +37,8 @@ class Pool:
         self._announce, self._on_added = announce, on_added
 
     def contains(self, transaction_hash: Hash32) -> bool:
-        """Whether it is held, or was refused for good."""
-        return transaction_hash in self._mempool
+        """Whether it is held, or was refused since the last block."""
+        return self._mempool.is_settled(transaction_hash)
 
     def get_raw(self, transaction_hash: Hash32) -> bytes | None:
         """The signed transaction, or None if it is not held."""

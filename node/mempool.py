@@ -29,6 +29,10 @@ GAPPED_SHARE: Final = 4
 """What waits behind nonce gaps gets one part in this many of the pool."""
 
 
+REFUSED_LIMIT: Final = 8_192
+"""Hashes of refused transactions that are remembered until the next block."""
+
+
 class Priority(IntEnum):
     """Who goes first into a block."""
 
@@ -131,6 +135,7 @@ class Mempool:
         self._entries: dict[Hash32, _Entry] = {}
         self._queues: dict[Address, _Queue] = {}
         self._banned: dict[Hash32, None] = {}
+        self._refused: dict[Hash32, None] = {}
         self._cheapest: list[tuple[tuple[int, int, int], Hash32]] = []
         self._size_bytes = 0
         self._free_count = 0
@@ -166,6 +171,21 @@ class Mempool:
         Raises:
             InvalidTransaction: why not; the detail is geth's text where clients know one.
         """
+        try:
+            self._admit(transaction)
+        except InvalidTransaction:
+            self._refused[transaction.hash] = None
+            if len(self._refused) > REFUSED_LIMIT:
+                del self._refused[next(iter(self._refused))]
+            raise
+
+    def is_settled(self, transaction_hash: Hash32) -> bool:
+        """Whether it is held, banned, or was refused since the last block: not worth a look."""
+        return any(
+            transaction_hash in each for each in (self._entries, self._refused, self._banned)
+        )
+
+    def _admit(self, transaction: Transaction) -> None:
         if transaction.hash in self._entries:
             raise InvalidTransaction(RejectionReason.ALREADY_KNOWN, "already known")
         if transaction.hash in self._banned:
@@ -214,6 +234,7 @@ class Mempool:
     def on_finalized(self, transactions: Iterable[Transaction]) -> None:
         """Take out what a finalized block included or made stale. The rules are the new head's."""
         self._blocks += 1
+        self._refused.clear()
         for sender in {transaction.sender: None for transaction in transactions}:
             queue = self._queues.get(sender)
             if queue is None:

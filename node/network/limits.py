@@ -72,11 +72,18 @@ CROWD_SERVED_BYTES_PER_SECOND: Final = 32 * MIB
 """Bytes written in answer to all nodes together that are no validators."""
 
 
+CROWD_TRANSACTIONS_PER_SECOND: Final = 1_000.0
+"""Transactions fetched from all of them: more than blocks have room for, and each one's signature
+costs 0.2 ms.
+"""
+
+
 class CrowdBudget:
     """What all nodes that are no validators share: half of a core, so that votes find the other."""
 
     def __init__(self) -> None:
         self.messages = _build_bucket(CROWD_MESSAGES_PER_SECOND)
+        self.transactions = _build_bucket(CROWD_TRANSACTIONS_PER_SECOND)
         self.served = _build_bucket(CROWD_SERVED_BYTES_PER_SECOND)
 
 

@@ -206,7 +206,7 @@ class Network:
         host.set_handler(status.PROTOCOL_ID, self._serve_status)
         self._set_peer_handler(consensus.PROTOCOL_ID, self._serve_consensus)
         self._set_peer_handler(pieces.PROTOCOL_ID, self._serve_pieces)
-        self._set_peer_handler(transactions.PROTOCOL_ID, self._transactions.serve)
+        self._set_peer_handler(transactions.PROTOCOL_ID, self._serve_transactions)
         self._set_peer_handler(blocks.PROTOCOL_ID, self._serve_blocks)
         self._set_peer_handler(blobs.PROTOCOL_ID, self._blobs.serve)
         self._set_peer_handler(training.PROTOCOL_ID, self._serve_training)
@@ -683,10 +683,13 @@ class Network:
         """The budget of a protocol that all streams of a session share."""
         kind = get_kind(protocol_id)
         if kind not in session.meters:
-            is_validator = self._links.is_validator(session.remote.validator)
-            crowd = None if is_validator else self._crowd
+            crowd = self._get_crowd(session)
             session.meters[kind] = Meter(kind, self.metrics, get_limits(kind), crowd)
         return session.meters[kind]
+
+    def _get_crowd(self, session: _Session) -> CrowdBudget | None:
+        """What the peer shares with others, unless it is a validator."""
+        return None if self._links.is_validator(session.remote.validator) else self._crowd
 
     def _set_peer_handler(self, protocol_id: str, serve: StreamHandler) -> None:
         """Serve a protocol to peers that have a session, and hold them to its rules and limits."""
@@ -718,6 +721,10 @@ class Network:
         if session is None:
             raise StreamClosedError("the peer has no session")
         return session
+
+    async def _serve_transactions(self, stream: FrameStream) -> None:
+        crowd = self._get_crowd(await self._wait_for_session(stream.peer_id))
+        await self._transactions.serve(stream, None if crowd is None else crowd.transactions)
 
     async def _serve_consensus(self, stream: FrameStream) -> None:
         session = self._sessions.get(stream.peer_id)

@@ -7,6 +7,7 @@ from chain.crypto import keccak256
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.primitives import Address
 from chain.types.transaction import Transaction
+from node import mempool
 from node.mempool import FREE_SHARE, GAPPED_SHARE, Mempool, MempoolLimits, Priority
 
 ALICE, BOB, CAROL, DAVE = (Address(bytes([value]) * 20) for value in range(1, 5))
@@ -285,6 +286,27 @@ def test_a_balance_is_for_all_of_a_senders_transactions(pool, head):
     assert f"needs {cost} and {2 * cost} for others" in short.detail
     dearer = refusal(pool, transaction(ALICE, 1, tip=11))  # its own first price is no other's
     assert f"needs {cost * 11 // 10} and {cost} for others" in dearer.detail
+
+
+def test_what_was_refused_is_not_looked_at_again_before_the_next_block(pool, head):
+    refused, held, stranger = transaction(ALICE, 99), transaction(ALICE, 0), transaction(BOB, 0)
+    pool.add(held)
+    with pytest.raises(InvalidTransaction):
+        pool.add(refused)
+    settled = [pool.is_settled(each.hash) for each in (held, refused, stranger)]
+    assert settled == [True, True, False]
+    pool.on_finalized([])
+    settled = [pool.is_settled(each.hash) for each in (held, refused, stranger)]
+    assert settled == [True, False, False]
+
+
+def test_memory_of_refused_transactions_is_bounded(pool, monkeypatch):
+    monkeypatch.setattr(mempool, "REFUSED_LIMIT", 3)
+    refused = [transaction(ALICE, 99 + each) for each in range(5)]
+    for each in refused:
+        with pytest.raises(InvalidTransaction):
+            pool.add(each)
+    assert [pool.is_settled(each.hash) for each in refused] == [False, False, True, True, True]
 
 
 def test_dropped_and_banned_transactions_stay_away(pool):

@@ -1,15 +1,19 @@
 """/pot/tx/1 between nodes whose hosts are in memory."""
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from chain.crypto import keccak256
-from chain.errors import RejectionReason
+from chain.errors import RejectedInputError, RejectionReason
 from node.network import wire
+from node.network.limits import BURST_SECONDS, CROWD_TRANSACTIONS_PER_SECOND, CrowdBudget
 from node.network.metrics import NetworkMetrics
 from node.network.protocols import transactions
 from node.network.protocols.transactions import AnnouncementQueue, TransactionExchange
+from node.network.stream import FrameStream
 from tests.node.network.network_fakes import (
+    ALICE,
     MemoryInternet,
     MemoryPool,
     build_nodes,
@@ -27,6 +31,36 @@ async def test_transaction_reaches_every_pool_once(autojump_clock: MockClock) ->
         await until(lambda: all(len(node.pool.held) == 2 for node in nodes))
         await trio.sleep(10)
         assert [node.pool.submissions for node in nodes] == [2, 2, 0, 2]
+
+
+async def test_a_crowds_transactions_are_fetched_at_a_pace(autojump_clock: MockClock) -> None:
+    raws = [b"transaction %d" % index for index in range(5_000)]
+    seconds: list[float] = []
+    for crowd in (None, CrowdBudget().transactions):
+        giving, taking = MemoryPool(), MemoryPool()
+        giving.add(*raws)
+        theirs, ours = stream_pair()
+
+        async def open_stream(_: str, stream: FrameStream = theirs) -> FrameStream:
+            return stream
+
+        start = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            giver, taker = (
+                TransactionExchange(pool, NetworkMetrics()) for pool in (giving, taking)
+            )
+            nursery.start_soon(giver.run_outbound, ALICE, open_stream, faults_of_nobody)
+            nursery.start_soon(taker.serve, ours, crowd)
+            await until(lambda pool=taking: len(pool.held) == len(raws))
+            nursery.cancel_scope.cancel()
+        seconds.append(trio.current_time() - start)
+    alone, crowded = seconds
+    waiting = len(raws) / CROWD_TRANSACTIONS_PER_SECOND - BURST_SECONDS
+    assert crowded - alone == pytest.approx(waiting, abs=0.5)
+
+
+def faults_of_nobody(error: RejectedInputError) -> None:
+    raise AssertionError(error)
 
 
 async def test_pool_is_announced_to_a_peer_that_comes_later(autojump_clock: MockClock) -> None:

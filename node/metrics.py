@@ -252,6 +252,7 @@ NETWORK_TEXTS: Final[Mapping[str, str]] = {
     "transactions_announced": "Transactions announced to peers",
     "transactions_received": "Transactions fetched from peers",
     "transactions_served": "Transactions given to peers",
+    "pieces_withheld": "Pieces not passed on, because their author sends too many messages",
     "announcements_dropped": "Announcements dropped because a peer's queue was full",
     "blocks_received": "Blocks fetched from peers",
     "blocks_served": "Blocks given to peers",

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from node.network.budget import Allowance
+
 STRANGER_LIMIT: Final = 64
 """Inbound connections without a session; one more, and another stranger's is closed for it."""
 
@@ -58,20 +60,6 @@ class _Connection:
     is_validator: bool = False
 
 
-@dataclass(slots=True)
-class _Budget:
-    tokens: float
-    updated_at: float
-
-    def take(self, now: float, *, per_second: float, burst: float) -> bool:
-        self.tokens = min(burst, self.tokens + (now - self.updated_at) * per_second)
-        self.updated_at = now
-        if self.tokens < 1:
-            return False
-        self.tokens -= 1
-        return True
-
-
 class Admission:
     """The inbound connections by endpoint; every table is bounded."""
 
@@ -84,9 +72,9 @@ class Admission:
         """
         self._is_laboratory = is_laboratory
         self._connections: dict[Endpoint, _Connection] = {}
-        self._budgets: dict[str, _Budget] = {}
-        self._total = _Budget(TOTAL_BURST, 0.0)
-        self._trusted: dict[str, _Budget] = {}
+        self._budgets: dict[str, Allowance] = {}
+        self._total = Allowance(per_second=TOTAL_PER_SECOND, burst=TOTAL_BURST)
+        self._trusted: dict[str, Allowance] = {}
 
     def admit(self, endpoint: Endpoint, now: float) -> Refusal | None:
         """Let a connection in, or say why not."""
@@ -113,7 +101,7 @@ class Admission:
         busiest = max(counts, key=lambda group: counts[group])
         return next(endpoint for endpoint, group in reversed(strangers) if group == busiest)
 
-    def keep(self, endpoint: Endpoint, now: float, *, is_validator: bool) -> None:
+    def keep(self, endpoint: Endpoint, *, is_validator: bool) -> None:
         """The connection has a session now; one that is not inbound is not counted here."""
         connection = self._connections.get(endpoint)
         if connection is None:
@@ -121,7 +109,9 @@ class Admission:
         connection.is_kept = True
         connection.is_validator = is_validator
         if is_validator:
-            budget = self._trusted.pop(connection.group, None) or _Budget(TRUSTED_BURST, now)
+            budget = self._trusted.pop(connection.group, None) or Allowance(
+                per_second=TRUSTED_PER_SECOND, burst=TRUSTED_BURST
+            )
             self._trusted[connection.group] = budget
             if len(self._trusted) > TRUSTED_LIMIT:
                 del self._trusted[next(iter(self._trusted))]
@@ -137,20 +127,21 @@ class Admission:
     def _find_refusal(self, group: str, now: float) -> Refusal | None:
         if trusted := self._trusted.get(group):
             # Where a validator sits, everybody's storm must not keep it out.
-            is_in = trusted.take(now, per_second=TRUSTED_PER_SECOND, burst=TRUSTED_BURST)
-            return None if is_in else Refusal.ADDRESS_TOO_FAST
+            return None if trusted.take(now) else Refusal.ADDRESS_TOO_FAST
         count = sum(
             each.group == group and not each.is_validator for each in self._connections.values()
         )
         if count >= ADDRESS_CONNECTION_LIMIT:
             return Refusal.ADDRESS_FULL
-        budget = self._budgets.pop(group, None) or _Budget(ADDRESS_BURST, now)
+        budget = self._budgets.pop(group, None) or Allowance(
+            per_second=ADDRESS_PER_SECOND, burst=ADDRESS_BURST
+        )
         self._budgets[group] = budget
         if len(self._budgets) > ADDRESS_RECORD_LIMIT:
             del self._budgets[next(iter(self._budgets))]
-        if not budget.take(now, per_second=ADDRESS_PER_SECOND, burst=ADDRESS_BURST):
+        if not budget.take(now):
             return Refusal.ADDRESS_TOO_FAST
-        if not self._total.take(now, per_second=TOTAL_PER_SECOND, burst=TOTAL_BURST):
+        if not self._total.take(now):
             return Refusal.TOO_FAST
         return None
 

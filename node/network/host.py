@@ -336,7 +336,7 @@ class LibP2PHost:
             muxed = connection.muxed_conn
             assert isinstance(muxed, Yamux)
             if endpoint := muxed.get_remote_address():
-                self._admission.keep(endpoint, trio.current_time(), is_validator=is_validator)
+                self._admission.keep(endpoint, is_validator=is_validator)
             if is_validator:
                 self._of_validators.add(muxed)
             else:

@@ -20,6 +20,8 @@ class NetworkMetrics:
     consensus_frames_received: int = 0
     consensus_frames_dropped: int = 0
     """Oldest frames dropped because a peer's queue was full."""
+    pieces_withheld: int = 0
+    """Pieces not passed on, because their author sends too many messages."""
     transactions_announced: int = 0
     transactions_received: int = 0
     transactions_served: int = 0

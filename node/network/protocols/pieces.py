@@ -11,10 +11,12 @@ import trio
 
 from chain.errors import RejectedInputError
 from chain.primitives import Address
+from node.network.budget import Allowance
 from node.network.dissemination import (
     PIECE_FRAME_LIMIT_BYTES,
     Complete,
     Dissemination,
+    MessageName,
     decode_piece,
 )
 from node.network.metrics import NetworkMetrics
@@ -31,6 +33,15 @@ PROTOCOL_ID: Final = "/pot/pieces/1"
 WAITING_LIMIT: Final = 4
 """Messages of ours that wait to be cut up; more are sent whole."""
 
+RELAYED_BYTES_PER_SECOND: Final = 2.0 * 2**20
+"""Bytes of one author's messages whose pieces are passed on; an author proposes each n-th block.
+
+Who cuts up rubbish would else have everybody send it to everybody.
+"""
+
+RELAYED_BURST_BYTES: Final = 32.0 * 2**20
+"""So many at once: four messages of the largest size."""
+
 _log = structlog.get_logger("node.network.pieces")
 
 
@@ -43,6 +54,8 @@ class PieceLinks:
         self._handle = handle
         self._metrics = metrics
         self._dissemination = Dissemination(own_address)
+        self._allowances: dict[Address, Allowance] = {}
+        """By author: what is passed on of its messages."""
         self._links = ConsensusLinks(
             own_address=own_address,
             handle=self._take,
@@ -56,6 +69,11 @@ class PieceLinks:
         """Say who takes part in consensus now."""
         validators = tuple(addresses)
         self._dissemination.set_validators(validators)
+        self._allowances = {
+            address: self._allowances.get(address)
+            or Allowance(per_second=RELAYED_BYTES_PER_SECOND, burst=RELAYED_BURST_BYTES)
+            for address in validators
+        }
         self._links.set_validators(validators)
 
     def broadcast(self, message: bytes) -> bool:
@@ -100,10 +118,18 @@ class PieceLinks:
             # It may know another validator set, for a block or two: counted, not held against it.
             self._metrics.rejections[error.reason] += 1
             return
-        for address in taken.relay_to:
-            self._links.send(address, frame)
+        if taken.relay_to:
+            self._relay(piece.name, frame, taken.relay_to)
         if taken.complete is not None:
             await self._deliver(taken.complete)
+
+    def _relay(self, name: MessageName, frame: bytes, receivers: Iterable[Address]) -> None:
+        """Pass on our piece, unless its author has us pass on too much."""
+        if not self._allowances[name.author].take(trio.current_time(), name.size_bytes):
+            self._metrics.pieces_withheld += 1
+            return
+        for address in receivers:
+            self._links.send(address, frame)
 
     async def _deliver(self, complete: Complete) -> None:
         try:

@@ -35,7 +35,7 @@ def test_a_storm_from_everywhere_is_slowed_down_and_validators_are_not() -> None
     table = Admission(is_laboratory=False)
     validator = ("198.51.100.1", 30303)
     assert table.admit(validator, now=0) is None
-    table.keep(validator, 0.0, is_validator=True)
+    table.keep(validator, is_validator=True)
     table.release(validator)
     hosts = [f"203.0.{index // 250}.{1 + index % 250}" for index in range(2000)]
     outcomes = [table.admit((host, 1), now=0) for host in hosts]
@@ -48,7 +48,7 @@ def test_a_validators_neighbours_are_slowed_down_too() -> None:
     table = Admission(is_laboratory=False)
     validator = (HOME, 30303)
     table.admit(validator, now=0)
-    table.keep(validator, 0.0, is_validator=True)
+    table.keep(validator, is_validator=True)
     outcomes = [table.admit((HOME, port), now=port / 100) for port in range(1000)]
     admitted = outcomes.count(None)
     expected = admission.TRUSTED_BURST + 10 * admission.TRUSTED_PER_SECOND
@@ -65,7 +65,7 @@ def test_the_last_stranger_of_the_busiest_address_makes_room() -> None:
     table.admit(("10.0.0.3", 1), now=0)
     assert table.find_surplus() == ("10.0.0.1", 39)
     for port in range(10, 40):
-        table.keep(("10.0.0.1", port), 0.0, is_validator=False)
+        table.keep(("10.0.0.1", port), is_validator=False)
     assert table.find_surplus() is None
     fill(table, 64, host="10.0.0.4")
     assert table.find_surplus() == ("10.0.0.4", 63)
@@ -75,7 +75,7 @@ def test_validators_do_not_count_towards_their_address() -> None:
     table = Admission(is_laboratory=False)
     fill(table, admission.ADDRESS_CONNECTION_LIMIT)
     for port in range(4):
-        table.keep((HOME, port), 0.0, is_validator=True)
+        table.keep((HOME, port), is_validator=True)
     # Somebody behind a validator's address still gets in.
     assert table.admit((HOME, 9999), now=0) is None
 
@@ -85,7 +85,7 @@ def test_tables_are_bounded() -> None:
     for index in range(6000):
         endpoint = (str(ipaddress.ip_address(0x08000000 + index)), 1)
         if table.admit(endpoint, now=float(index)) is None:
-            table.keep(endpoint, float(index), is_validator=True)
+            table.keep(endpoint, is_validator=True)
             table.release(endpoint)
     assert len(table._budgets) <= admission.ADDRESS_RECORD_LIMIT
     assert len(table._trusted) == admission.TRUSTED_LIMIT

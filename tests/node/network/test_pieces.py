@@ -6,7 +6,7 @@ from trio.testing import MockClock
 
 from chain.crypto import sha256
 from chain.errors import RejectedInputError, RejectionReason
-from node.network.dissemination import SPREAD_BYTES, SPREAD_SECONDS
+from node.network.dissemination import SPREAD_BYTES, SPREAD_SECONDS, Dissemination
 from node.network.metrics import NetworkMetrics
 from node.network.protocols.pieces import WAITING_LIMIT, PieceLinks
 from node.network.stream import FrameStream, StreamClosedError
@@ -102,6 +102,36 @@ async def test_a_piece_under_another_validator_set_is_nobodys_fault(
         await until(lambda: metrics.rejections[RejectionReason.MALFORMED] == 1)
         assert not stopped.is_set()
         nursery.cancel_scope.cancel()
+
+
+async def test_who_sends_too_many_large_messages_is_not_helped(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
+    metrics = NetworkMetrics()
+    validators = [validator_address(index) for index in range(8)]
+    received = Received()
+    ours = PieceLinks(own_address=validators[0], handle=received.handle, metrics=metrics)
+    ours.set_validators(validators)
+
+    def cut(author: int, message: bytes) -> bytes:
+        """The piece that is ours."""
+        theirs = Dissemination(validators[author])
+        theirs.set_validators(validators)
+        assert theirs.begin(message, 0.0)
+        return dict(theirs.cut(message))[validators[0]]
+
+    rubbish = [cut(1, bytes([index]) * 2**22) for index in range(10)]
+    for frame in rubbish:
+        await ours._take(validators[1], frame)
+    assert metrics.pieces_withheld == 2  # of ten messages of 4 MiB, 32 MiB
+    # Nobody else is the worse for it, and after a while not even its author.
+    await ours._take(validators[2], cut(2, MESSAGE))
+    await trio.sleep(2)
+    await ours._take(validators[1], rubbish[0])
+    assert metrics.pieces_withheld == 2
+    await ours._take(validators[1], rubbish[0])
+    assert metrics.pieces_withheld == 3
 
 
 async def test_more_than_a_few_messages_at_once_are_sent_whole(autojump_clock: MockClock) -> None:

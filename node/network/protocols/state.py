@@ -87,7 +87,7 @@ class StateServer:
 
     def __init__(self, source: StateSource) -> None:
         self._source = source
-        self._volume: TokenBucket | None = None
+        self._volume = TokenBucket(per_second=BYTES_PER_SECOND, burst=BYTES_PER_SECOND)
         self._readers = trio.CapacityLimiter(READERS_LIMIT)
 
     async def serve(self, stream: FrameStream) -> None:
@@ -97,8 +97,6 @@ class StateServer:
             RejectedInputError: a request that breaks the rules.
             StreamClosedError: the peer left.
         """
-        if self._volume is None:
-            self._volume = TokenBucket(per_second=BYTES_PER_SECOND, burst=BYTES_PER_SECOND)
         while True:
             frame = await stream.read_frame(NODES_REQUEST_LIMIT_BYTES)
             answer = await trio.to_thread.run_sync(self._answer, frame, limiter=self._readers)

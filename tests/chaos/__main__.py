@@ -16,6 +16,7 @@ from pathlib import Path
 import trio
 
 from tests.chaos.manifest import draw_manifest
+from tests.chaos.network import LinkChoice
 from tests.chaos.run import Run
 
 
@@ -35,6 +36,13 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, help="where the report goes")
     parser.add_argument("--base-port", type=int, default=27_000, help="the first of 90 ports")
+    parser.add_argument(
+        "--links",
+        type=LinkChoice,
+        choices=list(LinkChoice),
+        default=LinkChoice.AUTO,
+        help="between the nodes (default: namespaces where they are allowed, else proxies)",
+    )
     parser.add_argument("--show", action="store_true", help="print the manifest and do nothing")
     arguments = parser.parse_args()
     seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
@@ -45,7 +53,11 @@ def main() -> int:
     others = "a full node" if manifest.spare is None else "a full node, a spare that joins"
     print(f"seed {seed}: {manifest.validator_count} validators, {others}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="chaos-"))
-    run = Run(manifest, directory, arguments.base_port, lambda line: print(line, flush=True))
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    run = Run(manifest, directory, arguments.base_port, say, arguments.links)
     report = trio.run(run.execute)
     text = json.dumps(report, indent=2)
     if arguments.json is not None:

@@ -28,7 +28,7 @@ class FaultKind(StrEnum):
     PAUSE = "pause"
     """SIGSTOP, then SIGCONT: the kernel keeps its connections."""
     DISCONNECT = "disconnect"
-    """Its connections end, and new ones are refused."""
+    """There is no way to it; over proxies, connections end and new ones are refused."""
     SILENCE = "silence"
     """Its connections stay, and nothing comes through until the end."""
     WIPE = "wipe"

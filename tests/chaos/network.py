@@ -5,6 +5,7 @@ import resource
 import shutil
 import signal
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -24,8 +25,10 @@ from node.network_genesis import (
     plan_development_network,
 )
 from tests.chaos.contracts import REGISTER, REGISTER_CODE, SET, SET_CODE
+from tests.chaos.links import Links
 from tests.chaos.manifest import Manifest
-from tests.chaos.proxy import HOST, Link, LinkState
+from tests.chaos.namespaces import NamespaceLinks, NotAllowedError
+from tests.chaos.proxy import ProxyLinks
 
 PASSWORD: Final = "chaos"
 """Of every key."""
@@ -47,21 +50,27 @@ class Place:
     index: int
     path: Path
     base_port: int
+    host: str
 
     @property
     def rpc_url(self) -> str:
         """Where it answers JSON-RPC."""
-        return f"http://{HOST}:{self.base_port + self.index}"
+        return f"http://{self.host}:{self.base_port + self.index}"
 
     @property
     def peer_port(self) -> int:
-        """Where it listens for the links that lead to it."""
+        """Where it listens for the others."""
         return self.base_port + PEER_PORT_OFFSET + self.index
 
     @property
     def metrics_port(self) -> int:
-        """Where it tells its metrics."""
+        """Of its metrics."""
         return self.base_port + 2 * PEER_PORT_OFFSET + self.index
+
+    @property
+    def metrics_url(self) -> str:
+        """Where it tells its metrics."""
+        return f"http://{self.host}:{self.metrics_port}/metrics"
 
     @property
     def config_file(self) -> Path:
@@ -74,12 +83,55 @@ class Place:
         return self.path / KEYS / "operator.json"
 
 
+class LinkChoice(StrEnum):
+    """What to put between the nodes."""
+
+    AUTO = "auto"
+    """Namespaces where the machine allows them, else proxies."""
+    NAMESPACES = "namespaces"
+    PROXIES = "proxies"
+
+
+async def open_links(
+    choice: LinkChoice, base_port: int, node_count: int, nursery: trio.Nursery
+) -> Links:
+    """What lies between the nodes, set up; it is the caller's to close.
+
+    Raises:
+        NotAllowedError: Namespaces were chosen, and cannot be made.
+        OperatorError: One of the ports is in use.
+    """
+    indices = range(node_count)
+    peer_ports = tuple(base_port + PEER_PORT_OFFSET + index for index in indices)
+    links: Links
+    if choice is not LinkChoice.PROXIES:
+        links = NamespaceLinks(base_port, peer_ports)
+        try:
+            await links.create(nursery)
+        except NotAllowedError:
+            if choice is LinkChoice.NAMESPACES:
+                raise
+        else:
+            return links
+    require_free_ports(
+        {
+            base_port + group * PEER_PORT_OFFSET + index: f"{purpose} of node-{index}"
+            for group, purpose in enumerate(("RPC", "peers", "metrics"))
+            for index in indices
+        }
+    )
+    links = ProxyLinks(peer_ports)
+    await links.create(nursery)
+    return links
+
+
 class Network:
     """Validators, a full node after them, perhaps a spare validator, and room for one clone.
 
     Args:
         directory: Takes everything.
         base_port: The first of 90.
+        links: Between the nodes, the clone too.
         manifest: Says how many there are.
         rich: Accounts with coins.
         processes: Starts and stops the nodes.
@@ -89,13 +141,15 @@ class Network:
         self,
         directory: Path,
         base_port: int,
+        links: Links,
         manifest: Manifest,
         rich: tuple[PrivateKey, ...],
         processes: ProcessGroup,
     ) -> None:
         self.clone = manifest.node_count
         self.places = tuple(
-            Place(index, directory / f"node-{index}", base_port) for index in range(self.clone + 1)
+            Place(index, directory / f"node-{index}", base_port, links.host(index))
+            for index in range(self.clone + 1)
         )
         self.validators: dict[int, Address] = {}
         """The consensus accounts of those that sign, now or later, by index of the node."""
@@ -107,18 +161,8 @@ class Network:
         self._directory = directory
         self._rich = rich
         self._processes = processes
-        self._links = {
-            (source.index, target.index): Link(target.peer_port)
-            for source in self.places
-            for target in self.places
-            if source is not target
-        }
-        ports = {}
-        for place in self.places:
-            ports[place.base_port + place.index] = f"RPC of {place.path.name}"
-            ports[place.peer_port] = f"peers of {place.path.name}"
-            ports[place.metrics_port] = f"metrics of {place.path.name}"
-        require_free_ports(ports)
+        self.links = links
+        """Who cuts and silences nodes."""
 
     @property
     def genesis_file(self) -> Path:
@@ -130,10 +174,8 @@ class Network:
         """Of every key."""
         return self._directory / "password"
 
-    async def create(self, nursery: trio.Nursery) -> None:
-        """Serve the links and make the directories; nothing runs yet."""
-        for link in self._links.values():
-            await nursery.start(link.serve)
+    def create(self) -> None:
+        """Make the directories; nothing runs yet."""
         self.password_file.write_text(PASSWORD + "\n")
         peer_ids = []
         for place in self.places:
@@ -179,14 +221,18 @@ class Network:
     ) -> dict[str, str | int | bool | Path | tuple[str, ...]]:
         others = [other for other in self.places if other is not place]
         return {
-            "network.listen": (f"/ip4/{HOST}/tcp/{place.peer_port}",),
-            # The links only: what peers tell of loopback addresses is not believed.
+            "network.listen": (f"/ip4/{place.host}/tcp/{place.peer_port}",),
+            # The links only: what peers tell of private addresses is not believed.
             "network.bootstrap": tuple(
-                f"/ip4/{HOST}/tcp/{self._links[place.index, other.index].port}"
-                f"/p2p/{peer_ids[other.index]}"
+                "/ip4/{}/tcp/{}/p2p/{}".format(
+                    *self.links.dial(place.index, other.index), peer_ids[other.index]
+                )
                 for other in others
             ),
+            "rpc.host": place.host,
+            "rpc.allowed_hosts": (place.host,),
             "rpc.port": place.base_port + place.index,
+            "metrics.host": place.host,
             "metrics.port": place.metrics_port,
         }
 
@@ -201,7 +247,8 @@ class Network:
         assert not self.is_running(index)
         place = self.places[index]
         arguments = ("node.cli", "node", "run", "--config", str(place.config_file))
-        self.children[index] = self._processes.start(place.path.name, arguments)
+        program = self.links.program(index, arguments)
+        self.children[index] = self._processes.start(place.path.name, program)
 
     def is_running(self, index: int) -> bool:
         """Whether its process has not ended."""
@@ -232,18 +279,6 @@ class Network:
         process = self.children[index].process
         _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, hard))
-
-    # Links.
-
-    def set_links(self, index: int, state: LinkState) -> None:
-        """Change every link to and from a node."""
-        for pair, link in self._links.items():
-            if index in pair:
-                link.set_state(state)
-
-    def count_passed_bytes(self) -> int:
-        """What all links have passed on."""
-        return sum(link.byte_count for link in self._links.values())
 
     # Directories.
 

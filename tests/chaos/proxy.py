@@ -1,26 +1,18 @@
 """A TCP proxy for each pair of nodes: how the network between them is cut, without privileges."""
 
-from enum import Enum, auto
+from collections.abc import Iterable
 from functools import partial
 from typing import Final
 
 import trio
+
+from tests.chaos.links import LinkState
 
 CHUNK_BYTES: Final = 65_536
 """Read at once."""
 
 HOST: Final = "127.0.0.1"
 """All nodes are on this machine."""
-
-
-class LinkState(Enum):
-    """What a link does with what it is given."""
-
-    OPEN = auto()
-    SILENT = auto()
-    """Connections stay and are accepted; bytes wait."""
-    CUT = auto()
-    """Connections end, and new ones at once."""
 
 
 class Link:
@@ -93,3 +85,54 @@ class Link:
         except (OSError, trio.BrokenResourceError):
             pass
         both.cancel()
+
+
+class ProxyLinks:
+    """A `Link` for each of the nodes to each other; all nodes are on loopback.
+
+    Args:
+        peer_ports: Where each node listens for its links.
+    """
+
+    name = "TCP proxies"
+
+    def __init__(self, peer_ports: tuple[int, ...]) -> None:
+        self._links = {
+            (source, target): Link(port)
+            for target, port in enumerate(peer_ports)
+            for source in range(len(peer_ports))
+            if source != target
+        }
+
+    def host(self, index: int) -> str:
+        """The address of a node."""
+        del index
+        return HOST
+
+    def dial(self, source: int, target: int) -> tuple[str, int]:
+        """Address and port at which one node reaches another."""
+        return HOST, self._links[source, target].port
+
+    def program(self, index: int, arguments: Iterable[str]) -> tuple[str, ...]:
+        """The module and arguments that start a node."""
+        del index
+        return tuple(arguments)
+
+    async def create(self, nursery: trio.Nursery) -> None:
+        """Serve the links from now on."""
+        for link in self._links.values():
+            await nursery.start(link.serve)
+
+    async def set_state(self, index: int, state: LinkState) -> None:
+        """Change every link to and from a node."""
+        for pair, link in self._links.items():
+            if index in pair:
+                link.set_state(state)
+        await trio.lowlevel.checkpoint()
+
+    def count_passed_bytes(self) -> int:
+        """What all links have passed on."""
+        return sum(link.byte_count for link in self._links.values())
+
+    async def close(self) -> None:
+        """Nothing is left behind: the links end with their nursery."""

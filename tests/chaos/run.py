@@ -32,8 +32,9 @@ from tests.chaos import linearizability
 from tests.chaos.clients import Client, Recorder, read_words
 from tests.chaos.contracts import SET
 from tests.chaos.history import Operation
+from tests.chaos.links import Links, LinkState
 from tests.chaos.manifest import ChangeKind, Fault, FaultKind, Manifest, SetChange
-from tests.chaos.network import Network
+from tests.chaos.network import LinkChoice, Network, open_links
 from tests.chaos.observer import (
     STRANGER,
     Observations,
@@ -48,7 +49,6 @@ from tests.chaos.observer import (
     list_wrong_deciders,
 )
 from tests.chaos.operators import Operators
-from tests.chaos.proxy import HOST, LinkState
 from tests.chaos.rpc import Json, NoAnswer, Rpc
 
 REGISTER_CLIENTS: Final = 3
@@ -113,14 +113,26 @@ class Run:
         directory: Of the network's files.
         base_port: The first of 90.
         say: Takes a line for each thing that happens.
+        links: What to put between the nodes.
     """
 
-    def __init__(self, manifest: Manifest, directory: Path, base_port: int, say: Say) -> None:
+    _network: Network
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        directory: Path,
+        base_port: int,
+        say: Say,
+        links: LinkChoice = LinkChoice.AUTO,
+    ) -> None:
         self._manifest = manifest
+        self._directory = directory
+        self._base_port = base_port
+        self._links = links
         self._say = say
         self._keys = tuple(create_private_key() for _ in range(REGISTER_CLIENTS + SET_CLIENTS))
         self._processes = ProcessGroup(directory / "logs")
-        self._network = Network(directory, base_port, manifest, self._keys, self._processes)
         self._nodes: tuple[Rpc, ...] = ()
         self._recorder = Recorder()
         self._seen = Observations(0.0)
@@ -133,19 +145,32 @@ class Run:
 
     async def execute(self) -> dict[str, object]:
         """Do it all; the report."""
-        with self._processes:
-            async with trio.open_nursery() as nursery:
-                await self._network.create(nursery)
-                self._nodes = tuple(Rpc(place.rpc_url) for place in self._network.places)
-                try:
-                    await self._start()
-                    report = await self._play()
-                finally:
-                    with trio.CancelScope(shield=True):
-                        for node in self._nodes:
-                            await node.close()
-                nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            count = self._manifest.node_count + 1  # the clone
+            links = await open_links(self._links, self._base_port, count, nursery)
+            self._say(f"links: {links.name}")
+            try:
+                with self._processes:
+                    report = await self._execute_over(links)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await links.close()
+            nursery.cancel_scope.cancel()
         return report
+
+    async def _execute_over(self, links: Links) -> dict[str, object]:
+        self._network = Network(
+            self._directory, self._base_port, links, self._manifest, self._keys, self._processes
+        )
+        self._network.create()
+        self._nodes = tuple(Rpc(place.rpc_url) for place in self._network.places)
+        try:
+            await self._start()
+            return await self._play()
+        finally:
+            with trio.CancelScope(shield=True):
+                for node in self._nodes:
+                    await node.close()
 
     @property
     def _now(self) -> float:
@@ -396,9 +421,9 @@ class Run:
                 network.send_all(node, signal.SIGCONT)
             case FaultKind.DISCONNECT | FaultKind.SILENCE:
                 is_cut = fault.kind is FaultKind.DISCONNECT
-                network.set_links(node, LinkState.CUT if is_cut else LinkState.SILENT)
+                await network.links.set_state(node, LinkState.CUT if is_cut else LinkState.SILENT)
                 await trio.sleep(fault.duration_seconds)
-                network.set_links(node, LinkState.OPEN)
+                await network.links.set_state(node, LinkState.OPEN)
             case FaultKind.WIPE:
                 await self._wipe(fault, keep_guard=False)
             case FaultKind.WIPE_KEEP_GUARD:
@@ -452,7 +477,7 @@ class Run:
 
     async def _wait_until_signing_stopped(self, node: int) -> None:
         """Return when the node says so, or has ended."""
-        url = f"http://{HOST}:{self._network.places[node].metrics_port}/metrics"
+        url = self._network.places[node].metrics_url
         async with httpx.AsyncClient() as client:
             with trio.move_on_after(PATIENCE_SECONDS):
                 while self._network.is_running(node):
@@ -611,7 +636,8 @@ class Run:
             "longest_stall_seconds": round(self._seen.longest_stall_seconds, 1),
             "recovery_seconds": round(recovery_seconds, 1),
             "equivocators": sorted(self._find_equivocators()),
-            "passed_bytes": self._network.count_passed_bytes(),
+            "links": self._network.links.name,
+            "passed_bytes": self._network.links.count_passed_bytes(),
             "violations": self._violations,
         }
 

@@ -9,6 +9,7 @@ import trio
 from node.devnet_processes import require_free_ports
 from node.errors import OperatorError
 from tests.chaos.manifest import draw_manifest
+from tests.chaos.network import LinkChoice
 from tests.chaos.run import Run
 
 SEED = 31
@@ -37,12 +38,15 @@ def find_base_port() -> int:
 @pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.timeout(1_200)
-@pytest.mark.parametrize(("seed", "changes"), [(SEED, []), (CHANGING_SEED, ["join", "leave"])])
+@pytest.mark.parametrize(
+    ("seed", "changes", "links"),
+    [(SEED, [], LinkChoice.PROXIES), (CHANGING_SEED, ["join", "leave"], LinkChoice.AUTO)],
+)
 def test_nothing_is_lost_and_nothing_forks_under_faults(
-    tmp_path: Path, seed: int, changes: list[str]
+    tmp_path: Path, seed: int, changes: list[str], links: LinkChoice
 ) -> None:
     manifest = draw_manifest(seed, SECONDS)
-    report = trio.run(Run(manifest, tmp_path, find_base_port(), print).execute)
+    report = trio.run(Run(manifest, tmp_path, find_base_port(), print, links).execute)
     assert report["violations"] == []
     assert isinstance(report["faults"], list)
     assert len(report["faults"]) >= 3

@@ -4,7 +4,8 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from tests.chaos.proxy import HOST, Link, LinkState
+from tests.chaos.links import LinkState
+from tests.chaos.proxy import HOST, Link
 
 SILENCE_SECONDS = 0.05
 PATIENCE_SECONDS = 10

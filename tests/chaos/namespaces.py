@@ -1,0 +1,165 @@
+"""A network namespace for each node: its own interface and address, and packets that get lost.
+
+A node's cable is pulled by taking its interface down, RPC included; a silent one gets no packet
+through to other nodes, nor they to it, while its clients still reach it. No end of a connection
+learns of either from the kernel, which the proxy cannot do. Needs root and iproute2.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from tests.chaos.links import LinkState
+
+PREFIX_BITS: Final = 24
+"""Of the subnet that all nodes share."""
+
+
+class NotAllowedError(Exception):
+    """This machine or user may not make network namespaces."""
+
+
+class NamespaceLinks:
+    """A bridge with us and every node on it.
+
+    Args:
+        node_count: How many nodes.
+        base_port: Tells networks on one machine apart; nodes have the same ports on their own
+            addresses.
+        peer_ports: Where each node listens for the others.
+    """
+
+    name = "network namespaces"
+
+    def __init__(self, base_port: int, peer_ports: tuple[int, ...]) -> None:
+        self._peer_ports = peer_ports
+        self._subnet = f"10.{base_port >> 8}.{base_port & 0xFF}"
+        self._bridge = f"pot{base_port}"
+        self._spaces = [f"pot{base_port}-{index}" for index in range(len(peer_ports))]
+        self._ends = [f"pv{base_port}-{index}" for index in range(len(peer_ports))]
+        """Our ends of the cables."""
+        self._silent: set[int] = set()
+        self._lost: set[tuple[int, int]] = set()
+        """Who sends to whom in vain."""
+
+    def host(self, index: int) -> str:
+        """The address of a node."""
+        return f"{self._subnet}.{index + 1}"
+
+    def dial(self, source: int, target: int) -> tuple[str, int]:
+        """Address and port at which one node reaches another."""
+        del source
+        return self.host(target), self._peer_ports[target]
+
+    def inside(self, index: int) -> tuple[str, ...]:
+        """What comes before a program and its arguments to run it in a node's namespace."""
+        return _enter(self._spaces[index])
+
+    def program(self, index: int, arguments: Iterable[str]) -> tuple[str, ...]:
+        """The module and arguments that start a node inside of its namespace."""
+        return ("tests.chaos.namespaces", self._spaces[index], *arguments)
+
+    async def create(self, nursery: trio.Nursery) -> None:
+        """Make bridge, namespaces and cables.
+
+        Raises:
+            NotAllowedError: That is not allowed here.
+        """
+        del nursery
+        await self.close()  # what a run that was killed left behind
+        lines = [
+            f"link add {self._bridge} type bridge",
+            f"address add {self._subnet}.254/{PREFIX_BITS} dev {self._bridge}",
+            f"link set {self._bridge} up",
+        ]
+        for space, end in zip(self._spaces, self._ends, strict=True):
+            lines += [
+                f"netns add {space}",
+                f"link add {end} type veth peer name eth0 netns {space}",
+                f"link set {end} master {self._bridge} up",
+            ]
+        try:
+            await _run_ip(lines)
+            for index, space in enumerate(self._spaces):
+                inside = [
+                    "link set lo up",
+                    f"address add {self.host(index)}/{PREFIX_BITS} dev eth0",
+                    "link set eth0 up",
+                ]
+                await _run_ip(inside, space)
+        except (OSError, subprocess.CalledProcessError) as error:
+            await self.close()
+            raise NotAllowedError(str(error)) from error
+
+    async def set_state(self, index: int, state: LinkState) -> None:
+        """Change what happens to everything that a node sends and is sent."""
+        is_up = state is not LinkState.CUT
+        await _run_ip([f"link set eth0 {'up' if is_up else 'down'}"], self._spaces[index])
+        if state is LinkState.SILENT:
+            self._silent.add(index)
+        else:
+            self._silent.discard(index)
+        nodes = range(len(self._spaces))
+        lost = {
+            (source, target)
+            for source in nodes
+            for target in nodes
+            if source != target and {source, target} & self._silent
+        }
+        for source, space in enumerate(self._spaces):
+            lines = [
+                f"route {'add' if (source, target) in lost else 'delete'} blackhole "
+                f"{self.host(target)}/32"
+                for target in nodes
+                if (source, target) in lost ^ self._lost
+            ]
+            if lines:
+                await _run_ip(lines, space)
+        self._lost = lost
+
+    def count_passed_bytes(self) -> int:
+        """What all nodes have sent, to us too."""
+        counters = [Path(f"/sys/class/net/{end}/statistics/rx_bytes") for end in self._ends]
+        return sum(int(counter.read_text()) for counter in counters)
+
+    async def close(self) -> None:
+        """Remove it all; nothing happens if it is not there."""
+        for space in self._spaces:
+            await _run_ip([f"netns delete {space}"], is_checked=False)
+        for end in (*self._ends, self._bridge):
+            await _run_ip([f"link delete {end}"], is_checked=False)
+
+
+def _enter(space: str) -> tuple[str, ...]:
+    return ("ip", "netns", "exec", space)
+
+
+async def _run_ip(lines: list[str], space: str | None = None, *, is_checked: bool = True) -> None:
+    where = () if space is None else ("-netns", space)
+    try:
+        await trio.run_process(
+            ["ip", *where, "-batch", "-"],
+            stdin="\n".join(lines).encode(),
+            capture_stdout=True,
+            capture_stderr=True,
+            check=is_checked,
+        )
+    except OSError:
+        if is_checked:
+            raise
+
+
+def main() -> None:
+    """Become `python -m` with the other arguments, in the namespace that the first one names."""
+    space, *arguments = sys.argv[1:]
+    program = [*_enter(space), sys.executable, "-m", *arguments]
+    os.execvp(program[0], program)
+
+
+if __name__ == "__main__":
+    main()

@@ -71,7 +71,7 @@ STREAMS_PER_SECOND: Final = 50.0
 STREAMS_BURST: Final = 100.0
 """Streams one connection may open at once."""
 
-CROWD_STREAMS_PER_SECOND: Final = 200.0
+CROWD_STREAMS_PER_SECOND: Final = 100.0
 """Streams that all nodes which are no validators may open together."""
 
 

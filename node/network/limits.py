@@ -65,7 +65,7 @@ def get_limits(kind: str) -> ProtocolLimits:
     return LIMITS.get(kind, DEFAULT_LIMITS)
 
 
-CROWD_MESSAGES_PER_SECOND: Final = 2_000.0
+CROWD_MESSAGES_PER_SECOND: Final = 1_000.0
 """Frames taken from all nodes together that are no validators, and frames of answers to them."""
 
 CROWD_SERVED_BYTES_PER_SECOND: Final = 32 * MIB
@@ -79,7 +79,7 @@ costs 0.2 ms.
 
 
 class CrowdBudget:
-    """What all nodes that are no validators share: half of a core, so that votes find the other."""
+    """What all nodes that are no validators share, so that votes find time whatever they ask."""
 
     def __init__(self) -> None:
         self.messages = _build_bucket(CROWD_MESSAGES_PER_SECOND)

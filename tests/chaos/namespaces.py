@@ -43,6 +43,7 @@ class NamespaceLinks:
         self._spaces = [f"pot{base_port}-{index}" for index in range(len(peer_ports))]
         self._ends = [f"pv{base_port}-{index}" for index in range(len(peer_ports))]
         """Our ends of the cables."""
+        self._changing = trio.Lock()
         self._silent: set[int] = set()
         self._lost: set[tuple[int, int]] = set()
         """Who sends to whom in vain."""
@@ -98,6 +99,22 @@ class NamespaceLinks:
 
     async def set_state(self, index: int, state: LinkState) -> None:
         """Change what happens to everything that a node sends and is sent."""
+        async with self._changing:
+            await self._set_state(index, state)
+
+    def count_passed_bytes(self) -> int:
+        """What all nodes have sent, to us too."""
+        counters = [Path(f"/sys/class/net/{end}/statistics/rx_bytes") for end in self._ends]
+        return sum(int(counter.read_text()) for counter in counters)
+
+    async def close(self) -> None:
+        """Remove it all; nothing happens if it is not there."""
+        for space in self._spaces:
+            await _run_ip([f"netns delete {space}"], is_checked=False)
+        for end in (*self._ends, self._bridge):
+            await _run_ip([f"link delete {end}"], is_checked=False)
+
+    async def _set_state(self, index: int, state: LinkState) -> None:
         is_up = state is not LinkState.CUT
         await _run_ip([f"link set eth0 {'up' if is_up else 'down'}"], self._spaces[index])
         if state is LinkState.SILENT:
@@ -121,18 +138,6 @@ class NamespaceLinks:
             if lines:
                 await _run_ip(lines, space)
         self._lost = lost
-
-    def count_passed_bytes(self) -> int:
-        """What all nodes have sent, to us too."""
-        counters = [Path(f"/sys/class/net/{end}/statistics/rx_bytes") for end in self._ends]
-        return sum(int(counter.read_text()) for counter in counters)
-
-    async def close(self) -> None:
-        """Remove it all; nothing happens if it is not there."""
-        for space in self._spaces:
-            await _run_ip([f"netns delete {space}"], is_checked=False)
-        for end in (*self._ends, self._bridge):
-            await _run_ip([f"link delete {end}"], is_checked=False)
 
 
 def _enter(space: str) -> tuple[str, ...]:

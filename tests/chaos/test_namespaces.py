@@ -78,8 +78,9 @@ async def test_a_silent_node_hears_no_other_and_a_cut_one_nobody() -> None:
         assert await asks(links, 0, 2)
 
         # Two at once: what one of them gets back, the other still keeps from it.
-        await links.set_state(0, LinkState.SILENT)
-        await links.set_state(1, LinkState.OPEN)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(links.set_state, 0, LinkState.SILENT)
+            nursery.start_soon(links.set_state, 1, LinkState.OPEN)
         assert not await asks(links, 0, 1)
         assert await asks(links, 1, 2)
 

@@ -28,7 +28,6 @@ FREE_SHARE: Final = 4
 GAPPED_SHARE: Final = 4
 """What waits behind nonce gaps gets one part in this many of the pool."""
 
-
 REFUSED_LIMIT: Final = 8_192
 """Hashes of refused transactions that are remembered until the next block."""
 

@@ -64,9 +64,8 @@ SPARE_DESCRIPTORS: Final = 128
 PEER_STREAM_LIMIT: Final = 32
 """Streams one peer may have served at a time: one for each protocol, and concurrent requests."""
 
-
 STREAMS_PER_SECOND: Final = 50.0
-"""Streams one connection may open; each costs two milliseconds of processor time."""
+"""Streams one connection may open; each costs three milliseconds of processor time."""
 
 STREAMS_BURST: Final = 100.0
 """Streams one connection may open at once."""

@@ -54,6 +54,17 @@ LIMITS: Final = {
 DEFAULT_LIMITS: Final = ProtocolLimits(4, 50, 65_536, 16 * MIB)
 """Of a request protocol that LIMITS does not name."""
 
+CROWD_MESSAGES_PER_SECOND: Final = 1_000.0
+"""Frames taken from all nodes together that are no validators, and frames of answers to them."""
+
+CROWD_SERVED_BYTES_PER_SECOND: Final = 32 * MIB
+"""Bytes written in answer to all nodes together that are no validators."""
+
+CROWD_TRANSACTIONS_PER_SECOND: Final = 1_000.0
+"""Transactions fetched from all of them: more than blocks have room for, and each one's signature
+costs 0.2 ms.
+"""
+
 
 def get_kind(protocol_id: str) -> str:
     """`blocks` of `/pot/blocks/1`: what metrics and LIMITS call a protocol."""
@@ -63,19 +74,6 @@ def get_kind(protocol_id: str) -> str:
 def get_limits(kind: str) -> ProtocolLimits:
     """The limits of a protocol."""
     return LIMITS.get(kind, DEFAULT_LIMITS)
-
-
-CROWD_MESSAGES_PER_SECOND: Final = 1_000.0
-"""Frames taken from all nodes together that are no validators, and frames of answers to them."""
-
-CROWD_SERVED_BYTES_PER_SECOND: Final = 32 * MIB
-"""Bytes written in answer to all nodes together that are no validators."""
-
-
-CROWD_TRANSACTIONS_PER_SECOND: Final = 1_000.0
-"""Transactions fetched from all of them: more than blocks have room for, and each one's signature
-costs 0.2 ms.
-"""
 
 
 class CrowdBudget:

@@ -44,7 +44,6 @@ BYTES_PER_SECOND: Final = 16.0 * 2**20
 REQUESTS_PER_SECOND: Final = 20.0
 """Requests of one stream, however small their answers."""
 
-
 WRITE_FRAMES: Final = 16
 """So many small frames of an answer go out together; others have their turn between two writes."""
 

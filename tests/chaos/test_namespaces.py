@@ -11,6 +11,9 @@ import trio
 from tests.chaos.links import LinkState
 from tests.chaos.namespaces import NamespaceLinks, NotAllowedError
 
+# Slow, for one reason: where they are skipped, `make test` must not say that something is missing.
+pytestmark = pytest.mark.slow
+
 BASE_PORT = 22_000 + os.getpid() % 1_000
 """Names the bridge; no port of ours is taken."""
 PORT = 8_000

@@ -1,10 +1,10 @@
-"""The budget that refills."""
+"""Budgets that refill."""
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from node.network.budget import TokenBucket
+from node.network.budget import Allowance, TokenBucket
 
 
 async def test_overdrawn_budget_makes_its_user_wait(autojump_clock: MockClock) -> None:
@@ -19,3 +19,14 @@ async def test_overdrawn_budget_makes_its_user_wait(autojump_clock: MockClock) -
     await trio.sleep(1000)
     await bucket.take(20)
     assert trio.current_time() - start == pytest.approx(1003)
+
+
+def test_an_allowance_that_is_used_up_refuses_until_it_has_refilled() -> None:
+    allowance = Allowance(per_second=10, burst=20)
+    assert allowance.take(100.0, 15)
+    assert not allowance.take(100.0, 6)
+    assert allowance.take(100.0, 5)
+    assert not allowance.take(100.5, 6.5)
+    assert allowance.take(101.0, 6)
+    assert not allowance.take(10_000.0, 21)
+    assert allowance.take(10_000.0, 20)

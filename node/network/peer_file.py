@@ -50,6 +50,6 @@ def load_records(path: Path) -> tuple[Records, float]:
         return records, max(0.0, time.time() - float(content["savedAt"]))
     except FileNotFoundError:
         return {}, 0.0
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
         log.warning("peer scores not loaded", path=str(path), error=str(error))
         return {}, 0.0

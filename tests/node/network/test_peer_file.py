@@ -35,6 +35,9 @@ def test_what_is_saved_is_loaded_with_its_age(
         json.dumps({"version": 1, "savedAt": 0, "peers": [1]}).encode(),
         json.dumps({"version": 1, "savedAt": "x", "peers": {"a": [1, 2]}}).encode(),
         json.dumps({"version": 1, "savedAt": 0, "peers": {"a": [1]}}).encode(),
+        # Found by fuzzing: an integer that no float holds.
+        json.dumps({"version": 1, "savedAt": 10**400, "peers": {"a": [1, 2]}}).encode(),
+        json.dumps({"version": 1, "savedAt": 0, "peers": {"a": [1, 10**400]}}).encode(),
         b"[" * 100_000,
     ],
 )

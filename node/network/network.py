@@ -248,8 +248,14 @@ class Network:
     def set_validators(self, addresses: Iterable[Address]) -> None:
         """Say who takes part in consensus now; others' consensus streams are closed."""
         validators = tuple(addresses)
+        crowd = {peer_id: self._get_crowd(session) for peer_id, session in self._sessions.items()}
         self._links.set_validators(validators)
         self._pieces.set_validators(validators)
+        for peer_id, session in self._sessions.items():
+            if self._get_crowd(session) is not crowd[peer_id]:
+                # Its next streams are served as a validator's, or no longer.
+                session.meters.clear()
+                self._host.keep(peer_id, is_validator=self._get_crowd(session) is None)
 
     def broadcast_consensus(self, payload: bytes) -> None:
         """Queue a consensus message for every other validator; never waits."""

@@ -202,6 +202,26 @@ async def test_who_joins_the_set_long_after_its_session_began_is_heard(
     assert member.received.frames == [(validator_address(1), b"vote")]
 
 
+async def test_who_joins_or_leaves_the_set_leaves_or_joins_the_crowd(
+    autojump_clock: MockClock,
+) -> None:
+    nodes = build_nodes(MemoryInternet(), 2)
+    member, other = nodes
+    peer_id = other.host.peer_id
+    member.network.set_validators([validator_address(0)])
+    async with running(*nodes):
+        await until(lambda: len(member.network.peers()) == 1, seconds=120)
+        [session] = member.network._sessions.values()
+        waits: list[bool] = []
+        for is_validator in (False, True, True, False):
+            indices = (0, 1) if is_validator else (0,)
+            member.network.set_validators(map(validator_address, indices))
+            meter = member.network._get_meter(session, blocks.PROTOCOL_ID)
+            waits.append(meter._crowd is not None)
+        assert waits == [True, False, False, True]
+        assert member.host.kept == [(peer_id, False), (peer_id, True), (peer_id, False)]
+
+
 async def test_connection_without_a_session_is_closed(autojump_clock: MockClock) -> None:
     internet = MemoryInternet()
     node = build_node(internet, 0)

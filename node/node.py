@@ -126,9 +126,9 @@ class _BlockSource:
     def find_block(self, block_hash: Hash32) -> bytes | None:
         number = self._store.number_of(block_hash)
         if number is not None:
-            block = self._store.block(number)
-        else:
-            block = None if self.consensus is None else self.consensus.find_block(block_hash)
+            pair = self._store.encoded_block(number)
+            return None if pair is None else pair[0]
+        block = None if self.consensus is None else self.consensus.find_block(block_hash)
         return None if block is None else block.encode()
 
 

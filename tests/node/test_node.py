@@ -12,7 +12,7 @@ from node.backend import Pool
 from node.config import NodeConfig
 from node.errors import OperatorError
 from node.mempool import Mempool
-from node.node import _check_operator, _OperatorAccount, load_genesis, open_chain
+from node.node import _BlockSource, _check_operator, _OperatorAccount, load_genesis, open_chain
 from tests.node.consensus_cluster import KEYS
 from tests.node.training_chain import COMMITTEE, OPERATORS, TASK, TrainingChain
 
@@ -106,6 +106,11 @@ def test_the_block_source_serves_final_blocks_and_knows_no_others(tmp_path: Path
     for number in (0, 3, 2**64 - 1):
         assert chain.store.certificate(number) is None
         assert chain.store.encoded_block(number) is None
+    source = _BlockSource(chain.store)
+    final = chain.store.block(1)
+    assert final is not None
+    assert source.find_block(final.hash) == final.encode()
+    assert source.find_block(keccak256(b"unknown")) is None
     assert chain.store.block(2**64 - 1) is None
     assert chain.store.encoded_header(2**64 - 1) is None
     assert chain.store.number_of(keccak256(b"unknown")) is None

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Final
+from typing import Final, Protocol
 
 from chain.consensus import guard as guard_rules
 from chain.consensus import pbft
@@ -169,6 +169,21 @@ class Node:
         return self.disk.head
 
 
+class Recorder(Protocol):
+    """Is told what happens in a world, by the names of its nodes; it changes nothing."""
+
+    def on_message(
+        self, now_ms: int, event: str, sender: str, receiver: str, message: Message
+    ) -> None:
+        """A message was "sent" and is not lost, or was "delivered" to a process that runs."""
+
+    def on_record(self, node: str, record: Record) -> None:
+        """A node has made a record of a vote durable."""
+
+    def on_final(self, node: str, block: Block) -> None:
+        """A node has stored a final block."""
+
+
 class CrashError(Exception):
     """The process died in the middle of something."""
 
@@ -176,7 +191,13 @@ class CrashError(Exception):
 class Cluster:
     """n validators, their network, and the checkers that watch them."""
 
-    def __init__(self, seed: int, world: World, trace: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        world: World,
+        trace: Callable[[str], None] | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
         self.random = Random(seed)
         self.world = world
         self.n = world.n + world.spares
@@ -195,6 +216,7 @@ class Cluster:
         config = self.executions.config
         self.domain = SigningDomain(config.chain_id, self.executions.genesis.header.hash, 1)
         self._trace = trace
+        self._recorder = recorder
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = 0
         self._mask: Mask = MASKS[world.mask](seed, world.n)
@@ -572,6 +594,8 @@ class Cluster:
             disk.tear(record, self.random)
             raise
         disk.append(record)
+        if self._recorder is not None:
+            self._recorder.on_record(node.name, record)
         self._reach(node)
         disk.guard = intent
 
@@ -648,6 +672,8 @@ class Cluster:
             self.checkers.on_final(node.name, block, certificate)
             assert is_valid, f"{node.name} stores the invalid block {block.number}"
         node.disk.chain.append((block, certificate))
+        if self._recorder is not None:
+            self._recorder.on_final(node.name, block)
         self.counts["set changes"] += self.sets.on_final(block)
         node.blocks = {}
         self._reach(node)
@@ -733,9 +759,12 @@ class Cluster:
         return side == (node.name[-1] == "x")
 
     def _deliver_later(self, node: Node, other: Node, message: Message) -> None:
+        self._record_message("sent", node, other, message)
+
         def deliver() -> None:
             if other.state is None:
                 return
+            self._record_message("delivered", node, other, message)
             if isinstance(message, Status) and message.number > other.state.config.number:
                 number = other.state.config.number
                 if self.is_healed or self._mask(COMMITTED, number, 0, node.name, other.name):
@@ -744,6 +773,10 @@ class Cluster:
             self._receive(other, node.slot, message, is_trusted=is_trusted)
 
         self._after(self._draw_delay(), deliver)
+
+    def _record_message(self, event: str, node: Node, other: Node, message: Message) -> None:
+        if self._recorder is not None:
+            self._recorder.on_message(self.now_ms, event, node.name, other.name, message)
 
     def _receive(self, node: Node, sender: int, message: Message, *, is_trusted: bool) -> None:
         """The host's part: take what validators say, and verify what is of the number decided."""

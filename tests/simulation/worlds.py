@@ -7,7 +7,14 @@ from typing import Final
 from chain.consensus.inputs import Timing
 from chain.consensus.quorum import compute_max_faulty
 from tests.simulation.adversary import HABITS
-from tests.simulation.cluster import BOOT_MS, HEALED_DELAY_MS, TIMING, Cluster, World
+from tests.simulation.cluster import (
+    BOOT_MS,
+    HEALED_DELAY_MS,
+    TIMING,
+    Cluster,
+    Recorder,
+    World,
+)
 from tests.simulation.histories import scatter, scatter_with_locks
 
 STRICT_EVERY: Final = 100
@@ -250,9 +257,15 @@ FAMILIES: Final[Mapping[str, tuple[Callable[[Random], World], int]]] = {
 """The families of worlds, and how many of a hundred seeds each has, about."""
 
 
-def start(seed: int, family: str, world: World, trace: Callable[[str], None] | None) -> Cluster:
+def start(
+    seed: int,
+    family: str,
+    world: World,
+    trace: Callable[[str], None] | None,
+    recorder: Recorder | None = None,
+) -> Cluster:
     """The cluster of a world before its first event."""
-    cluster = Cluster(seed, world, trace)
+    cluster = Cluster(seed, world, trace, recorder)
     if world.views:
         scatter(cluster)
     if family == "locked":
@@ -260,14 +273,18 @@ def start(seed: int, family: str, world: World, trace: Callable[[str], None] | N
     return cluster
 
 
-def simulate(seed: int, trace: Callable[[str], None] | None = None) -> Cluster:
+def simulate(
+    seed: int,
+    trace: Callable[[str], None] | None = None,
+    recorder: Recorder | None = None,
+) -> Cluster:
     """Run one seed: faults, then health, with every checker on.
 
     Raises:
         AssertionError: A checker found a violation.
     """
     family, world = draw_world(seed)
-    cluster = start(seed, family, world, trace)
+    cluster = start(seed, family, world, trace, recorder)
     cluster.trace(f"* seed {seed} {family} {world}")
     run(cluster)
     return cluster

@@ -22,18 +22,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from chain.crypto import get_address
 from chain.primitives import PrivateKey
 from chain.types.transaction import sign_transaction
-from node.cli.directory import create_database, create_node_directory
-from node.devnet_processes import Child, ProcessGroup
+from node.client.rpc_client import RpcClient, to_hex
+from node.devnet.processes import Child, ProcessGroup
 from node.keystore import create_private_key
 from node.network.host import compute_peer_id, load_or_create_host_key
-from node.network_genesis import (
+from node.setup.directory import create_database, create_node_directory
+from node.setup.network_genesis import (
     TOKEN_UNIT,
     Seat,
     build_network,
     encode_genesis,
     plan_development_network,
 )
-from node.rpc_client import RpcClient, to_hex
 
 VALIDATORS = 4
 INTERVAL_MS = 100

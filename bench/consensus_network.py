@@ -57,7 +57,7 @@ from chain.consensus.quorum import compute_quorum
 from chain.errors import RejectedInputError
 from chain.primitives import Address, BlockNumber, Hash32, ValidatorIndex, View
 from chain.types.block import Block
-from node.network.dissemination import Dissemination, MessageName, decode_piece
+from node.network.pieces.dissemination import Dissemination, MessageName, decode_piece
 from tests.chain.consensus.consensus_factory import (
     DOMAIN,
     PARENT,

@@ -27,10 +27,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from chain.consensus.quorum import compute_max_faulty
 from chain.primitives import PrivateKey
-from node.devnet_processes import ProcessGroup
-from node.errors import OperatorError
+from node.client.rpc_client import RpcClient
+from node.devnet.processes import ProcessGroup
 from node.keystore import create_private_key
-from node.rpc_client import RpcClient
+from pot_common.errors import OperatorError
 
 VALIDATORS = 5
 INTERVAL_MS = 200

@@ -21,12 +21,12 @@ import trio
 
 from chain.crypto import get_address, keccak256, sign
 from chain.primitives import Address, BlockNumber, Hash32, PrivateKey
-from node.blobs import BlobStore
 from node.network.host import LibP2PHost, create_host_key
 from node.network.network import Network, NetworkConfig
 from node.network.protocols.blocks import BlockSource
 from node.network.protocols.status import Identity
 from node.network.wire import Head
+from node.storage.blobs import BlobStore
 
 P99_LIMIT_MS = 250.0
 """Of a round trip while blobs move; a view's timeout is 4 s."""

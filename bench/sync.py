@@ -23,19 +23,19 @@ from pathlib import Path
 
 from chain.builder import build_block
 from chain.consensus.messages import MessageKind, SigningDomain, compute_signing_digest
+from chain.contracts.set_reader import read_genesis_set
+from chain.contracts.system_contracts import TRAINING_TOKEN, encode_transfer
 from chain.crypto import get_address, keccak256, sign
-from chain.execution.state_walk import END, START, collect_chunk
-from chain.execution.system_contracts import TRAINING_TOKEN, encode_transfer
-from chain.execution.validator_set import read_genesis_set
 from chain.genesis import GenesisConfig, build_genesis
 from chain.primitives import Address, Hash32, PrivateKey, ValidatorIndex, View
+from chain.state.walk import END, START, collect_chunk
 from chain.training.history import Committee
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction, decode_transaction, sign_transaction
-from node.devnet_processes import Child, ProcessGroup
+from node.devnet.processes import Child, ProcessGroup
 from node.network.host import compute_peer_id, load_or_create_host_key
 from node.network.wire import PROTOCOL_VERSION
-from node.network_genesis import (
+from node.setup.network_genesis import (
     TOKEN_UNIT,
     Seat,
     build_network,

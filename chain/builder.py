@@ -8,7 +8,6 @@ from chain.errors import InvalidTransaction
 from chain.execution.evm import BlockEnvironment, never_stop
 from chain.execution.gas import GAS_TRANSACTION
 from chain.execution.run_loop import ExecutionStoppedError
-from chain.execution.world_state import ReadableDatabase
 from chain.genesis import GenesisConfig
 from chain.primitives import (
     EMPTY_REQUESTS_HASH,
@@ -18,6 +17,7 @@ from chain.primitives import (
     Address,
     BlockNumber,
 )
+from chain.state.world_state import ReadableDatabase
 from chain.transition import BlockAssembly, BlockResult
 from chain.types.block import BLOCK_LIMIT_BYTES, Block
 from chain.types.certificate import CERTIFICATE_LIMIT_BYTES, CommitCertificate

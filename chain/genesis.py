@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from chain import trie
 from chain.crypto import keccak256
 from chain.params import (
     EXECUTION_FLOOR_GAS_PER_SECOND,
@@ -29,6 +28,7 @@ from chain.primitives import (
     BlockNumber,
     Hash32,
 )
+from chain.state import trie
 from chain.types.account import Account, encode_storage_value
 from chain.types.header import Header
 from chain.types.receipt import BLOOM_BYTES

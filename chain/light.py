@@ -14,12 +14,12 @@ from typing import Final
 
 from chain.consensus.certificates import verify_commit_certificate
 from chain.consensus.messages import CONSENSUS_VERSION, SigningDomain
+from chain.contracts.set_storage import compute_set_hash, is_validator_set, read_next_set_hash
 from chain.errors import RejectedInputError, RejectionReason
-from chain.execution.set_storage import compute_set_hash, is_validator_set, read_next_set_hash
 from chain.genesis import compute_commitment
 from chain.params import ChainParameters, InvalidGenesisError, parse_parameters
 from chain.primitives import Address, BlockNumber, Hash32
-from chain.state_proof import ProvenState
+from chain.state.proof import ProvenState
 from chain.types.certificate import decode_certificate
 from chain.types.header import Header, decode_header
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from chain import trie
 from chain.errors import InvalidBlock, InvalidTransaction, RejectionReason
 from chain.execution.evm import BlockEnvironment, BlockExecution, never_stop
-from chain.execution.world_state import ReadableDatabase, StateDelta
 from chain.genesis import GenesisConfig
 from chain.primitives import Address, Hash32
+from chain.state import trie
+from chain.state.world_state import ReadableDatabase, StateDelta
 from chain.types.block import Block
 from chain.types.header import Header
 from chain.types.receipt import Receipt, build_receipt, combine_blooms

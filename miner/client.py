@@ -17,9 +17,9 @@ import httpx
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
+from chain.contracts.reverts import describe_revert
+from chain.contracts.system_contracts import decode_error
 from chain.crypto import CHUNK_BYTES, content_id, merkle_leaf, merkle_root
-from chain.execution.reverts import describe_revert
-from chain.execution.system_contracts import decode_error
 from chain.primitives import Address, Hash32, PrivateKey
 from chain.types.transaction import sign_transaction
 from miner.log import log_event

@@ -10,19 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from chain.errors import RejectedInputError
-from chain.execution import ledger_storage
-from chain.execution.ledger_storage import AttemptState, RegistrationState
-from chain.execution.set_storage import SET_SLOTS
-from chain.execution.system_contracts import (
+from chain.contracts import ledger_storage
+from chain.contracts.ledger_storage import AttemptState, RegistrationState
+from chain.contracts.set_storage import SET_SLOTS
+from chain.contracts.system_contracts import (
     GRADIENT_LEDGER,
     TASK_REGISTRY,
     VALIDATOR_SET,
     TaskStatus,
 )
+from chain.errors import RejectedInputError
 from chain.light import LightChain, TrustedNetwork, verify_network
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
-from chain.state_proof import ProvenState
+from chain.state.proof import ProvenState
 from chain.training.assignment import compute_seed
 from chain.types.header import Header
 from chain.validation import compute_mix_hash

@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
-from chain.crypto import get_address
-from chain.errors import RejectedInputError
-from chain.execution import system_contracts
-from chain.execution.system_contracts import (
+from chain.contracts import system_contracts
+from chain.contracts.system_contracts import (
     FAUCET,
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     TRAINING_TOKEN,
     TaskStatus,
 )
+from chain.crypto import get_address
+from chain.errors import RejectedInputError
 from chain.primitives import Address, Hash32, PrivateKey, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.assignment import assign

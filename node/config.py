@@ -29,9 +29,9 @@ from pydantic_settings import (
 )
 
 from chain.primitives import Address
-from node.errors import OperatorError
 from node.logs import LogFormat, LogLevel
 from node.training.retention import Retention
+from pot_common.errors import OperatorError
 
 ENVIRONMENT_PREFIX: Final = "POT_"
 """POT_RPC__PORT is rpc.port."""

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 from chain.crypto import SECP256K1_ORDER, get_address
 from chain.primitives import Address, PrivateKey
-from node.atomic_file import write_atomically
-from node.errors import OperatorError
+from pot_common.atomic_file import write_atomically
+from pot_common.errors import OperatorError
 
 STANDARD_SCRYPT_COST: Final = 2**18
 """geth's: about a second and 256 MB for every guess of the password."""

@@ -15,9 +15,9 @@ import structlog
 import trio
 
 from chain.consensus.messages import CONSENSUS_VERSION, SigningDomain
+from chain.contracts.set_reader import read_genesis_set
 from chain.crypto import get_address, sign
 from chain.errors import RejectedInputError
-from chain.execution.validator_set import read_genesis_set
 from chain.genesis import GenesisConfig, build_genesis, parse_genesis
 from chain.params import InvalidGenesisError
 from chain.primitives import Address, BlockNumber, Hash32, PrivateKey, Signature, TaskId
@@ -27,46 +27,46 @@ from chain.types.block import Block
 from chain.types.certificate import MAX_VALIDATORS
 from chain.types.transaction import sign_transaction
 from chain.validation import compute_next_base_fee
-from node.backend import Backend, Pool
-from node.blobs import BlobQuotaExceeded, BlobStore
+from node.chain.contract_reader import LedgerReader
+from node.chain.executor import Executor
+from node.chain.training_index import TrainingIndex
 from node.clock import SystemClock
 from node.config import KeySection, NodeConfig
-from node.consensus_host import ConsensusHost
-from node.errors import OperatorError
-from node.evidence import EvidenceStore
-from node.executor import Executor
-from node.head_rules import HeadRules
+from node.consensus.evidence_store import EvidenceStore
+from node.consensus.guard_file import GuardFile
+from node.consensus.host import ConsensusHost
+from node.consensus.wal import WriteAheadLog
+from node.health.metrics_feed import MetricsFeed
+from node.health.situation import SituationReader
+from node.ipc.backend import Backend, Pool
 from node.ipc.server import IpcServer
 from node.keystore import get_password, load_key
-from node.ledger import LedgerReader
-from node.lock_file import lock
 from node.logs import configure_logs
-from node.mempool import Mempool
-from node.metrics import NodeMetrics, serve_metrics
-from node.metrics_feed import MetricsFeed
+from node.mempool.head_rules import HeadRules
+from node.mempool.pool import Mempool
+from node.metrics.registry import NodeMetrics, serve_metrics
 from node.network.host import LibP2PHost, load_or_create_host_key
 from node.network.network import Network, NetworkConfig
 from node.network.protocols.blobs import BlobUnavailableError
 from node.network.protocols.status import Identity
 from node.network.stream import PeerId, UnreachablePeerError
 from node.network.wire import Head
-from node.reveals import Reveal, RevealStore
-from node.set_duties import SetDuties
-from node.situation import SituationReader
-from node.state_parts import StatePartStore
+from node.operator.set_duties import SetDuties
+from node.storage.blobs import BlobQuotaExceeded, BlobStore
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, open_database
-from node.storage.guard_file import GuardFile
-from node.storage.wal import WriteAheadLog
 from node.sync.block_sync import BlockSync
 from node.sync.snapshot_source import SnapshotSource
 from node.sync.snapshot_sync import SnapshotSync
 from node.training.collector import Collector
+from node.training.host import TrainingHost
 from node.training.retention import RetentionPolicy
+from node.training.reveal_store import Reveal, RevealStore
+from node.training.state_parts import StatePartStore
+from node.training.verifier import Verifier, VerifierSettings
 from node.training.votes import Operator
-from node.training_host import TrainingHost
-from node.training_index import TrainingIndex
-from node.verifier import Verifier, VerifierSettings
+from pot_common.errors import OperatorError
+from pot_common.lock_file import lock
 
 if TYPE_CHECKING:
     # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.

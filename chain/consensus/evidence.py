@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from chain.consensus.messages import MessageKind, ViewChangeVote, Vote
-from chain.execution.system_contracts import (
+from chain.contracts.system_contracts import (
     encode_report_equivocation,
     encode_report_lost_lock,
 )

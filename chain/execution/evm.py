@@ -44,10 +44,10 @@ from chain.errors import InvalidTransaction, RejectionReason
 from chain.execution.gas import compute_floor_gas, compute_intrinsic_gas
 from chain.execution.precompiles import PRECOMPILES
 from chain.execution.run_loop import ExecutionStoppedError, run_code
-from chain.execution.world_state import ReadableDatabase, StateDelta, WorldState
 from chain.genesis import HISTORY_STORAGE_ADDRESS, GenesisAccount, build_alloc
 from chain.primitives import ZERO_ADDRESS, ZERO_HASH, Address, BlockNumber, Hash32
-from chain.trie import MissingTrieNodeError
+from chain.state.trie import MissingTrieNodeError
+from chain.state.world_state import ReadableDatabase, StateDelta, WorldState
 from chain.types.header import Header
 from chain.types.receipt import Log
 from chain.types.transaction import AccessList, Authorization, Transaction

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from chain.execution.system_contracts import (
+from chain.contracts.system_contracts import (
     AttemptOpened,
     AttemptVoided,
     BallotFailed,

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from node.cli.output import DEFAULT_BASE_PORT, print_line
-from node.errors import OperatorError
+from pot_common.errors import OperatorError
 
 if TYPE_CHECKING:
     from node.cli.devnet_view import DevnetView
-    from node.devnet import Devnet
-    from node.rpc_client import JsonObject
+    from node.client.rpc_client import JsonObject
+    from node.devnet.devnet import Devnet
 
 EXAMPLE: Final = "Example:  pot devnet --miners 5 --rounds 10 --exit --summary out.json"
 
@@ -57,8 +57,8 @@ def devnet(
     from rich.console import Console
 
     from node.cli.devnet_view import DevnetView, print_summary
-    from node.devnet import Devnet, DevnetPlan, prepare
-    from node.devnet_processes import ProcessGroup
+    from node.devnet.devnet import Devnet, DevnetPlan, prepare
+    from node.devnet.processes import ProcessGroup
 
     # Also when we are terminated, the `with` block below ends what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -85,9 +85,9 @@ def _train(network: "Devnet", view: "DevnetView", started: float) -> "JsonObject
     """Start everything, follow the task to its end, take the model; the summary."""
     import time
 
-    from node.devnet import evaluate_model
-    from node.devnet_summary import build_summary
-    from node.task_submission import download_model, find_model
+    from node.client.task_submission import download_model, find_model
+    from node.devnet.devnet import evaluate_model
+    from node.devnet.summary import build_summary
 
     files = network.files
     view.tell(f"starting {len(files.validators)} validators (logs in {files.log_directory})")
@@ -122,7 +122,7 @@ def _follow(network: "Devnet", task: int, view: "DevnetView") -> None:
     import time
 
     from node.cli.devnet_view import Snapshot
-    from node.rpc_client import JsonObject, get_integer, get_text
+    from node.client.rpc_client import JsonObject, get_integer, get_text
 
     rounds: tuple[JsonObject, ...] = ()
     last_progress = time.monotonic()
@@ -159,7 +159,7 @@ def _await_claims(network: "Devnet", task: int) -> None:
     """
     import time
 
-    from node.rpc_client import get_integer, to_hex
+    from node.client.rpc_client import get_integer, to_hex
 
     deadline = time.monotonic() + CLAIM_SECONDS
     for index, miner in enumerate(network.files.miners):
@@ -177,7 +177,7 @@ def _await_claims(network: "Devnet", task: int) -> None:
 
 
 def _require_success(network: "Devnet", report: "JsonObject") -> None:
-    from node.rpc_client import get_integer
+    from node.client.rpc_client import get_integer
 
     settled = get_integer(report, "task", "rounds_settled")
     planned = get_integer(report, "task", "rounds_planned")

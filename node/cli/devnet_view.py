@@ -20,8 +20,8 @@ from node.cli.output import (
     print_table,
 )
 from node.cli.task_command import describe_round
-from node.devnet_summary import MinerUnits, count_units, summarize_round
-from node.rpc_client import Json, JsonObject, get_integer, get_objects, get_text, get_value
+from node.client.rpc_client import Json, JsonObject, get_integer, get_objects, get_text, get_value
+from node.devnet.summary import MinerUnits, count_units, summarize_round
 
 SHOWN_ROUNDS: Final = 8
 """Of the settled ones, the latest."""

@@ -9,7 +9,7 @@ import typer
 from node.cli.output import JsonOption, print_json, print_line
 
 if TYPE_CHECKING:
-    from node.doctor import Check
+    from node.setup.doctor import Check
 
 EXAMPLE: Final = "Example:  pot doctor --config /var/lib/pot/config.toml"
 
@@ -43,9 +43,9 @@ def doctor(
 
 
 def _examine(config_file: Path | None) -> "Iterator[Check]":
-    from node import doctor
     from node.clock import SystemClock
     from node.config import load_config
+    from node.setup import doctor
 
     config = load_config(config_file)
     is_running = doctor.ask_node(config.rpc_socket, "node_info") is not None
@@ -59,8 +59,8 @@ def _examine(config_file: Path | None) -> "Iterator[Check]":
 
 
 def _ask(url: str) -> "Iterator[Check]":
-    from node.doctor import check_state
-    from node.rpc_client import RpcClient
+    from node.client.rpc_client import RpcClient
+    from node.setup.doctor import check_state
 
     yield from check_state(RpcClient(url).call_object("pot_consensusState") or {})
 

@@ -15,7 +15,7 @@ from node.cli.output import (
     print_json,
     print_line,
 )
-from node.errors import OperatorError
+from pot_common.errors import OperatorError
 
 app = typer.Typer(help="Make or look at a network's genesis.", no_args_is_help=True)
 
@@ -51,7 +51,7 @@ def new(
     """Write the genesis of a new network, system contracts included."""
     from dataclasses import replace
 
-    from node import network_genesis as networks
+    from node.setup import network_genesis as networks
 
     if output.exists() and not force:
         raise OperatorError(f"{output} exists; give another --output, or --force to overwrite it")

@@ -7,7 +7,7 @@ import typer
 
 from chain.primitives import Address
 from node.cli.output import JsonOption, print_fields, print_json, print_line
-from node.errors import OperatorError
+from pot_common.errors import OperatorError
 
 EXAMPLE: Final = (
     "Example:  pot init --data-dir /var/lib/pot --password-file password\n\n"
@@ -37,14 +37,14 @@ def init(
     accounts, and the file that it writes is copied into each data directory.
     """
     from chain.genesis import parse_genesis
-    from node.cli.directory import (
+    from node.keystore import ask_new_password, get_password
+    from node.setup.directory import (
         CONFIG_NAME,
         FURTHER_SETTINGS,
         create_database,
         create_following_directory,
         create_node_directory,
     )
-    from node.keystore import ask_new_password, get_password
 
     if (data_dir / CONFIG_NAME).exists():
         raise OperatorError(f"{data_dir / CONFIG_NAME} exists; give another --data-dir")

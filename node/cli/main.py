@@ -20,7 +20,7 @@ from node.cli import (
     validator_command,
     wallet_command,
 )
-from node.errors import OperatorError
+from pot_common.errors import OperatorError
 
 app = typer.Typer(
     name="pot",

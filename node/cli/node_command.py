@@ -41,8 +41,8 @@ def run(
     import trio
 
     from node.config import load_config
-    from node.errors import OperatorError
     from node.node import run_node
+    from pot_common.errors import OperatorError
 
     flags = {
         "data_dir": data_dir,

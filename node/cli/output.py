@@ -12,8 +12,8 @@ import typer
 
 from chain.crypto import keccak256
 from chain.primitives import Address
-from node.errors import OperatorError
-from node.rpc_client import Progress
+from node.client.rpc_client import Progress
+from pot_common.errors import OperatorError
 
 TOKEN_DECIMALS: Final = 18
 """Of POT and of the native coin; amounts on the command line are in whole ones."""

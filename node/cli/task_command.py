@@ -23,13 +23,13 @@ from node.cli.output import (
     progress_bar,
 )
 from node.cli.wallet_command import KeyOption, PasswordOption, load_private_key
-from node.errors import OperatorError
+from pot_common.errors import OperatorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chain.primitives import TaskId
-    from node.rpc_client import JsonObject, RpcClient
+    from node.client.rpc_client import JsonObject, RpcClient
 
 WATCH_SECONDS: Final = 0.5
 """Between looks at a task; a round takes seconds."""
@@ -66,10 +66,10 @@ def submit(
     The specification is sent in a transaction, weights and data are uploaded to nodes; all of them
     follow from the file alone. What is not spent when the task closes can be taken back.
     """
-    from chain.execution.system_contracts import TRAINING_TOKEN
-    from node.rpc_client import RpcClient
-    from node.task_submission import compute_round_budget, submit_task
-    from node.tasks import load_task_file
+    from chain.contracts.system_contracts import TRAINING_TOKEN
+    from node.client.rpc_client import RpcClient
+    from node.client.task_file import load_task_file
+    from node.client.task_submission import compute_round_budget, submit_task
 
     bundle = load_task_file(file, TRAINING_TOKEN, rounds)
     amount = None if budget is None else parse_amount(budget)
@@ -111,7 +111,7 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List the tasks on the chain."""
-    from node.rpc_client import RpcClient, get_integer, get_text, get_value
+    from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
 
     tasks = RpcClient(rpc).call_list("pot_listTasks", {"offset": offset, "limit": limit})
     if as_json:
@@ -136,7 +136,7 @@ def list_(
 @app.command(epilog="Example:  pot task show 1 --json")
 def show(task: TaskArgument, rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> None:
     """Print what the chain knows of a task."""
-    from node.rpc_client import RpcClient, get_integer, get_text, get_value
+    from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
 
     found = _get_task(RpcClient(rpc), task)
     if as_json:
@@ -166,7 +166,7 @@ def watch(
     task: TaskArgument, rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False
 ) -> None:
     """Print every settled round until a task closes."""
-    from node.rpc_client import RpcClient, get_integer, get_text
+    from node.client.rpc_client import RpcClient, get_integer, get_text
 
     client = RpcClient(rpc)
     shown = 0
@@ -197,7 +197,7 @@ def watch(
 
 def describe_round(round_: "JsonObject", planned: int) -> str:
     """One line on a settled round, within 80 columns."""
-    from node.rpc_client import get_integer, get_value
+    from node.client.rpc_client import get_integer, get_value
 
     accepted, commitments = round_.get("accepted"), round_.get("commitments")
     assert isinstance(accepted, list)
@@ -233,8 +233,8 @@ def download(
 
     It is checked against the root on the chain before anything is written.
     """
-    from node.rpc_client import RpcClient
-    from node.task_submission import download_model, find_model
+    from node.client.rpc_client import RpcClient
+    from node.client.task_submission import download_model, find_model
 
     if output.exists() and not force:
         raise OperatorError(f"{output} exists; give another --output, or --force to overwrite it")
@@ -261,8 +261,8 @@ def verify(
     the chain settled anything else than what follows from them.
     """
     from chain.primitives import TaskId
-    from node.rpc_client import RpcClient
-    from node.task_replay import TaskReplay
+    from node.client.rpc_client import RpcClient
+    from node.client.task_replay import TaskReplay
 
     replay = TaskReplay(RpcClient(rpc), TaskId(task))
     results = []
@@ -320,8 +320,8 @@ def fund(
     Anybody may; a round that could not be paid starts.
     """
     from chain.primitives import TaskId
-    from node.rpc_client import RpcClient
-    from node.task_submission import fund_task
+    from node.client.rpc_client import RpcClient
+    from node.client.task_submission import fund_task
 
     base_units = parse_amount(amount)
     if base_units == 0:
@@ -344,7 +344,7 @@ def cancel(
 
     At once, or when the round in progress is settled and paid.
     """
-    from chain.execution.system_contracts import encode_cancel_task
+    from chain.contracts.system_contracts import encode_cancel_task
 
     _send_to_registry(task, encode_cancel_task, key, password_file, rpc, as_json, "cancelled")
 
@@ -361,7 +361,7 @@ def resume(
 
     It pauses after three attempts without a result.
     """
-    from chain.execution.system_contracts import encode_resume_task
+    from chain.contracts.system_contracts import encode_resume_task
 
     _send_to_registry(task, encode_resume_task, key, password_file, rpc, as_json, "resumed")
 
@@ -378,7 +378,7 @@ def refund(
 
     Anybody may send it; the submitter gets the money.
     """
-    from chain.execution.system_contracts import encode_refund_task
+    from chain.contracts.system_contracts import encode_refund_task
 
     _send_to_registry(task, encode_refund_task, key, password_file, rpc, as_json, "refunded")
 
@@ -392,9 +392,9 @@ def _send_to_registry(
     as_json: bool,
     done: str,
 ) -> None:
-    from chain.execution.system_contracts import TASK_REGISTRY
+    from chain.contracts.system_contracts import TASK_REGISTRY
     from chain.primitives import TaskId
-    from node.rpc_client import RpcClient
+    from node.client.rpc_client import RpcClient
 
     client = RpcClient(rpc)
     _get_task(client, task)
@@ -407,7 +407,7 @@ def _print_done(
     client: "RpcClient", task: int, receipt: "JsonObject", as_json: bool, done: str
 ) -> None:
     """What was done to a task, and how it stands now."""
-    from node.rpc_client import get_integer, get_text, get_value
+    from node.client.rpc_client import get_integer, get_text, get_value
 
     found = _get_task(client, task)
     transaction, status = get_text(receipt, "transactionHash"), get_text(found, "status")
@@ -446,6 +446,6 @@ def _get_task(client: "RpcClient", task: int) -> "JsonObject":
 
 
 def _planned_rounds(task: "JsonObject") -> int:
-    from node.rpc_client import get_integer
+    from node.client.rpc_client import get_integer
 
     return get_integer(task, "terms", "rounds")

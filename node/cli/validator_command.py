@@ -16,12 +16,12 @@ from node.cli.output import (
     print_table,
 )
 from node.cli.wallet_command import KeyOption, PasswordOption, load_private_key
-from node.errors import OperatorError
+from pot_common.errors import OperatorError
 
 if TYPE_CHECKING:
-    from chain.execution.system_contracts import ValidatorProposal
+    from chain.contracts.system_contracts import ValidatorProposal
     from chain.primitives import Address
-    from node.rpc_client import Json, JsonObject, RpcClient
+    from node.client.rpc_client import Json, JsonObject, RpcClient
 
 PROPOSALS_SHOWN: Final = 100
 """The latest ones; older ones are closed or will not be missed."""
@@ -46,9 +46,9 @@ class Change(StrEnum):
 @app.command(epilog="Example:  pot validator status")
 def status(rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> None:
     """Show the validators, the change that is under way and the open proposals."""
-    from chain.execution import system_contracts as contracts
-    from chain.execution.system_contracts import VALIDATOR_SET
-    from node.rpc_client import RpcClient
+    from chain.contracts import system_contracts as contracts
+    from chain.contracts.system_contracts import VALIDATOR_SET
+    from node.client.rpc_client import RpcClient
 
     client = RpcClient(rpc)
     validators, _ = contracts.decode_committee(_ask(client, contracts.encode_committee()))
@@ -112,9 +112,9 @@ def propose(
     A join is proposed by its future operator account, which pays the stake in POT. A removal is
     proposed by a member's operator.
     """
-    from chain.execution import system_contracts as contracts
-    from chain.execution.system_contracts import TRAINING_TOKEN, VALIDATOR_SET
-    from node.rpc_client import RpcClient
+    from chain.contracts import system_contracts as contracts
+    from chain.contracts.system_contracts import TRAINING_TOKEN, VALIDATOR_SET
+    from node.client.rpc_client import RpcClient
 
     address = parse_address(validator)
     private_key = load_private_key(key, password_file)
@@ -147,7 +147,7 @@ def vote(
     as_json: JsonOption = False,
 ) -> None:
     """Vote for a proposal with a member's operator account."""
-    from chain.execution import system_contracts as contracts
+    from chain.contracts import system_contracts as contracts
 
     _send(
         contracts.encode_vote_on_proposal(proposal),
@@ -170,7 +170,7 @@ def leave(
 
     Keep the node running until `pot validator status` shows that the change is in force.
     """
-    from chain.execution import system_contracts as contracts
+    from chain.contracts import system_contracts as contracts
 
     _send(
         contracts.encode_leave_set(), key, password_file, rpc, as_json, "the validator is leaving"
@@ -185,9 +185,9 @@ def withdraw(
     as_json: JsonOption = False,
 ) -> None:
     """Take the stake back: of a join that is still a proposal, or of a validator that has left."""
+    from chain.contracts import system_contracts as contracts
     from chain.crypto import get_address
-    from chain.execution import system_contracts as contracts
-    from node.rpc_client import RpcClient
+    from node.client.rpc_client import RpcClient
 
     account = get_address(load_private_key(key, password_file))
     candidacy = contracts.decode_uint(_ask(RpcClient(rpc), contracts.encode_candidacy_of(account)))
@@ -207,8 +207,8 @@ def _send(
     as_json: bool,
     done: str,
 ) -> None:
-    from chain.execution import system_contracts as contracts
-    from node.rpc_client import RpcClient
+    from chain.contracts import system_contracts as contracts
+    from node.client.rpc_client import RpcClient
 
     private_key = load_private_key(key, password_file)
     receipt = RpcClient(rpc).transact(private_key, contracts.VALIDATOR_SET, data)
@@ -225,13 +225,13 @@ def _send(
 
 
 def _ask(client: "RpcClient", data: bytes) -> bytes:
-    from chain.execution.system_contracts import VALIDATOR_SET
+    from chain.contracts.system_contracts import VALIDATOR_SET
 
     return client.call_contract(VALIDATOR_SET, data)
 
 
 def _list_proposals(client: "RpcClient") -> "list[tuple[int, ValidatorProposal]]":
-    from chain.execution import system_contracts as contracts
+    from chain.contracts import system_contracts as contracts
 
     count = contracts.decode_uint(_ask(client, contracts.encode_proposal_count()))
     first = max(1, count - PROPOSALS_SHOWN + 1)
@@ -254,14 +254,14 @@ def _describe(number: int, proposal: "ValidatorProposal", quorum: int) -> "JsonO
 
 
 def _decode_events(receipt: "JsonObject") -> list[object]:
-    from chain.execution.system_contracts import decode_event
-    from node.rpc_client import decode_log, get_objects
+    from chain.contracts.system_contracts import decode_event
+    from node.client.rpc_client import decode_log, get_objects
 
     return [decode_event(decode_log(entry)) for entry in get_objects(receipt, "logs")]
 
 
 def _print_status(document: "JsonObject") -> None:
-    from node.rpc_client import get_objects
+    from node.client.rpc_client import get_objects
 
     rows = [
         (

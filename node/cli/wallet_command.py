@@ -18,11 +18,11 @@ from node.cli.output import (
     print_line,
     print_table,
 )
-from node.errors import OperatorError
+from pot_common.errors import OperatorError
 
 if TYPE_CHECKING:
     from chain.primitives import Address, PrivateKey
-    from node.rpc_client import RpcClient
+    from node.client.rpc_client import RpcClient
 
 DEFAULT_WALLET: Final = Path.home() / ".pot" / "wallet"
 """Where `pot wallet new` puts keystores."""
@@ -123,7 +123,7 @@ def balance(
     as_json: JsonOption = False,
 ) -> None:
     """Print the POT and the native coins of an account."""
-    from node.rpc_client import RpcClient
+    from node.client.rpc_client import RpcClient
 
     address = _parse_account(account)
     client = RpcClient(rpc)
@@ -147,9 +147,9 @@ def send(
     as_json: JsonOption = False,
 ) -> None:
     """Send POT or native coins."""
+    from chain.contracts.system_contracts import TRAINING_TOKEN, encode_transfer
     from chain.crypto import get_address
-    from chain.execution.system_contracts import TRAINING_TOKEN, encode_transfer
-    from node.rpc_client import RpcClient
+    from node.client.rpc_client import RpcClient
 
     receiver, base_units = parse_address(to), parse_amount(amount)
     if asset not in (POT, COIN):
@@ -183,14 +183,14 @@ def claim(
     as_json: JsonOption = False,
 ) -> None:
     """Claim the rewards of an account."""
-    from chain.crypto import get_address
-    from chain.execution.system_contracts import (
+    from chain.contracts.system_contracts import (
         REWARD_DISTRIBUTOR,
         RewardClaim,
         encode_claim_many,
     )
+    from chain.crypto import get_address
     from chain.primitives import Hash32, TaskId
-    from node.rpc_client import RpcClient, from_hex, get_integer
+    from node.client.rpc_client import RpcClient, from_hex, get_integer
 
     private_key = load_private_key(key, password_file)
     client = RpcClient(rpc)
@@ -240,15 +240,15 @@ def credit(
 
     Half the bond of a cheat is shared by the validators that called it one.
     """
-    from chain.crypto import get_address
-    from chain.execution.system_contracts import (
+    from chain.contracts.system_contracts import (
         GRADIENT_LEDGER,
         TRAINING_TOKEN,
         decode_uint,
         encode_credit_of,
         encode_withdraw_credit,
     )
-    from node.rpc_client import RpcClient
+    from chain.crypto import get_address
+    from node.client.rpc_client import RpcClient
 
     private_key = load_private_key(key, password_file)
     client = RpcClient(rpc)
@@ -274,9 +274,9 @@ def faucet(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a development network for POT and coins."""
+    from chain.contracts.system_contracts import FAUCET, encode_drip
     from chain.crypto import get_address
-    from chain.execution.system_contracts import FAUCET, encode_drip
-    from node.rpc_client import RpcClient, get_value
+    from node.client.rpc_client import RpcClient, get_value
 
     client = RpcClient(rpc)
     info = client.call_object("pot_nodeInfo")
@@ -301,7 +301,7 @@ def _parse_account(text: str) -> "Address":
 
 
 def _token_balance(client: "RpcClient", account: "Address") -> int:
-    from chain.execution.system_contracts import TRAINING_TOKEN, decode_uint, encode_balance_of
+    from chain.contracts.system_contracts import TRAINING_TOKEN, decode_uint, encode_balance_of
 
     return decode_uint(client.call_contract(TRAINING_TOKEN, encode_balance_of(account)))
 
@@ -311,7 +311,7 @@ def _coin_balance(client: "RpcClient", account: "Address") -> int:
 
 
 def _list_task_ids(client: "RpcClient") -> list[int]:
-    from node.rpc_client import get_integer
+    from node.client.rpc_client import get_integer
 
     page, offset = 100, 0
     ids: list[int] = []

@@ -31,7 +31,6 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr
 
 from chain.errors import RejectedInputError
-from node.errors import OperatorError
 from node.network import libp2p_fixes
 from node.network.admission import Admission, Endpoint
 from node.network.budget import TokenBucket
@@ -42,6 +41,7 @@ from node.network.stream import (
     StreamHandler,
     UnreachablePeerError,
 )
+from pot_common.errors import OperatorError
 
 if TYPE_CHECKING:
     # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.

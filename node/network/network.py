@@ -11,8 +11,8 @@ import structlog
 import trio
 
 from chain.errors import RejectedInputError
-from chain.execution.state_walk import VerifiedChunk
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
+from chain.state.walk import VerifiedChunk
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
@@ -22,11 +22,12 @@ from node.network.limits import CrowdBudget, Meter, get_kind, get_limits
 from node.network.metrics import NetworkMetrics
 from node.network.peer_file import load_records, save_records
 from node.network.peers import RECORD_LIMIT, PeerInfo, PeerTable
+from node.network.pieces import links as pieces
+from node.network.pieces.links import PieceLinks
 from node.network.protocols import (
     blobs,
     blocks,
     consensus,
-    pieces,
     state,
     status,
     training,
@@ -35,7 +36,6 @@ from node.network.protocols import (
 from node.network.protocols.blobs import BlobExchange, BlobStore
 from node.network.protocols.blocks import BlockSource
 from node.network.protocols.consensus import ConsensusHandler, ConsensusLinks
-from node.network.protocols.pieces import PieceLinks
 from node.network.protocols.state import StateServer, StateSource, TaskRecord
 from node.network.protocols.status import Identity, RemoteStatus
 from node.network.protocols.training import TrainingSource
@@ -49,7 +49,7 @@ from node.network.stream import (
     UnreachablePeerError,
 )
 from node.network.wire import ADDRESS_LIMIT, DisconnectReason, Head
-from node.reveals import Reveal
+from node.training.reveal_store import Reveal
 
 if TYPE_CHECKING:
     # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.

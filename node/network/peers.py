@@ -13,10 +13,10 @@ from typing import Final
 
 from chain.errors import RejectionReason
 from chain.primitives import Address
-from node.errors import OperatorError
 from node.network.admission import get_group
 from node.network.stream import PeerId
 from node.network.wire import Head, peer_id_of_address
+from pot_common.errors import OperatorError
 
 TARGET_LIMIT: Final = 256
 """Addresses remembered; bootstrap and proven addresses are never pushed out by what peers tell."""

@@ -15,7 +15,7 @@ from chain.errors import InvalidMessage, RejectedInputError, RejectionReason
 from chain.primitives import Address, BlockNumber, Hash32, Signature
 from chain.types.block import BLOCK_ITEMS_LIMIT, BLOCK_LIMIT_BYTES, TRANSACTION_LIMIT_BYTES
 from chain.types.certificate import CERTIFICATE_LIMIT_BYTES
-from node.blobs import MAX_CHUNKS, BlobManifest
+from node.storage.blobs import MAX_CHUNKS, BlobManifest
 
 PROTOCOL_VERSION: Final = 1
 """Said in every hello; a node refuses another, so that a change of these messages is seen."""

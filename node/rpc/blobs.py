@@ -8,9 +8,9 @@ from typing import BinaryIO, Final
 
 from chain.crypto import CHUNK_BYTES
 from chain.primitives import Hash32
-from node.blobs import BlobStore
 from node.rpc.http import HttpError, Request, Response, json_response
 from node.rpc.uploads import Uploads
+from node.storage.blobs import BlobStore
 
 CONCURRENT_TRANSFERS: Final = 64
 """Blobs on their way at a time; each holds one chunk in memory."""

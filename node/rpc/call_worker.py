@@ -27,7 +27,7 @@ from chain.execution.gas import GAS_TRANSACTION
 from chain.execution.run_loop import ExecutionStoppedError
 from chain.genesis import GenesisConfig, parse_genesis
 from chain.primitives import Address, BlockNumber
-from chain.trie import MissingTrieNodeError
+from chain.state.trie import MissingTrieNodeError
 from chain.types.header import Header
 from chain.validation import compute_mix_hash, compute_next_base_fee
 from node.ipc.framing import LENGTH_BYTES, JsonObject, decode_body, decode_length, encode_frame

@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
-from chain.execution import world_state
-from chain.execution.world_state import ReadableDatabase
 from chain.primitives import EMPTY_TRIE_ROOT, Address, BlockNumber, Hash32
+from chain.state import world_state
+from chain.state.world_state import ReadableDatabase
 from chain.types.account import Account
 from chain.types.header import Header
 from chain.types.receipt import BLOOM_BYTES

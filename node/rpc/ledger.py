@@ -4,8 +4,8 @@ import time
 from collections import OrderedDict
 from typing import Final
 
-from chain.execution import system_contracts
-from chain.execution.system_contracts import (
+from chain.contracts import system_contracts
+from chain.contracts.system_contracts import (
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from chain.execution.system_contracts import (
+from chain.contracts.system_contracts import (
     FAUCET,
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
@@ -31,15 +31,15 @@ from chain.training.history import (
 )
 from chain.training.rewards import build_reward_tree
 from chain.training.task_spec import PPM, TaskSpec
+from node.chain.training_index import get_theta_root
 from node.ipc.client import IpcError, NodeLink
 from node.ipc.framing import JsonObject, JsonValue, parse_json
-from node.measurements import load_check
 from node.rpc.dispatch import Method
 from node.rpc.encoding import data
 from node.rpc.errors import ErrorCode, RpcError, history_not_held, invalid_params
 from node.rpc.parameters import BlockTag, Parameters, parse_address, parse_integer, parse_object
 from node.rpc.training_view import TrainingView
-from node.training_index import get_theta_root
+from node.training.checks import load_check
 
 LIST_LIMIT: Final = 100
 """Tasks of one answer."""

@@ -6,8 +6,8 @@ from functools import partial
 from typing import Final
 
 from chain.primitives import Address, BlockNumber
-from chain.state_proof import build_state_proof
-from chain.trie import MissingTrieNodeError
+from chain.state.proof import build_state_proof
+from chain.state.trie import MissingTrieNodeError
 from node.ipc.framing import JsonValue
 from node.rpc.chain_view import ChainView
 from node.rpc.dispatch import Method

@@ -18,10 +18,7 @@ import uvicorn
 
 from chain.genesis import parse_genesis
 from chain.validation import compute_next_base_fee
-from node.blobs import BlobStore
-from node.errors import OperatorError
 from node.ipc.client import IpcClient, NodeLink
-from node.reveals import RevealStore
 from node.rpc.blobs import BlobReads, BlobService
 from node.rpc.calls import CallExecutor, CallWorkers
 from node.rpc.chain_view import ChainView
@@ -36,8 +33,11 @@ from node.rpc.proofs import ProofMethods
 from node.rpc.server import RpcService
 from node.rpc.training_view import TrainingView, build_index
 from node.rpc.uploads import Uploads
+from node.storage.blobs import BlobStore
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, open_database
+from node.training.reveal_store import RevealStore
+from pot_common.errors import OperatorError
 
 CONNECTION_LIMIT: Final = 512
 """Connections and requests at a time; past it the answer is 503 at once."""

@@ -10,10 +10,10 @@ from chain.training.encoding import GradientHeader
 from chain.training.history import Attempt, TaskHistory
 from chain.training.task_spec import TaskSpec
 from chain.validation import compute_mix_hash
-from node.reveals import RevealStore
+from node.chain.training_index import TrainingIndex, get_theta_root
 from node.rpc.chain_view import ChainView
 from node.rpc.ledger import LedgerView
-from node.training_index import TrainingIndex, get_theta_root
+from node.training.reveal_store import RevealStore
 
 
 @dataclass(frozen=True, slots=True)

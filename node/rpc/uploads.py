@@ -13,16 +13,16 @@ from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import BlockNumber, Hash32, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.encoding import count_payload_bytes
-from node.blobs import BlobQuotaExceeded, BlobStore
-from node.errors import StorageFailed
 from node.ipc.client import IpcError, NodeLink
 from node.ipc.framing import JsonValue
-from node.reveals import Reveal
 from node.rpc.encoding import data
 from node.rpc.errors import RpcError
 from node.rpc.http import HttpError, Request, Response, json_response
 from node.rpc.parameters import parse_address, parse_hash
 from node.rpc.training_view import TrainingView
+from node.storage.blobs import BlobQuotaExceeded, BlobStore
+from node.training.reveal_store import Reveal
+from pot_common.errors import StorageFailed
 
 CONCURRENT_UPLOADS: Final = 32
 """Each has one open file and holds one chunk in memory."""

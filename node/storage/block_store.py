@@ -19,9 +19,9 @@ from chain.types.block import BLOCK_LIMIT_BYTES, Block, block_from_item
 from chain.types.certificate import CommitCertificate, decode_certificate
 from chain.types.header import Header, decode_header
 from chain.types.receipt import Log, Receipt, compute_bloom, decode_receipts, encode_receipts
-from node.errors import OperatorError
 from node.storage.database import Database, Reader, Table, Writer
 from node.storage.snapshot_progress import clear_progress
+from pot_common.errors import OperatorError
 
 SCHEMA_VERSION: Final = b"2"
 """Raised when the tables change their meaning; an older directory is then refused by name."""

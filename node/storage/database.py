@@ -13,7 +13,7 @@ from typing import Final
 
 import lmdb
 
-from node.errors import OperatorError, StorageFailed
+from pot_common.errors import OperatorError, StorageFailed
 
 MAP_SIZE_BYTES: Final = 2**40
 """1 TiB of address space, not of disk: the file grows with what is stored. The same for every
@@ -48,7 +48,7 @@ class Table(StrEnum):
     COMMITTEES = "committees"
     """By the first number that a validator set decides: its members and their operators."""
     TRAINING = "training"
-    """What node/training_index.py folds from the events of the system contracts."""
+    """What node/chain/training_index.py folds from the events of the system contracts."""
 
 
 class Reader:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from chain import codec
-from chain.execution.state_walk import END, POSITION_LIMIT_BYTES, START, StateItem
+from chain.state.walk import END, POSITION_LIMIT_BYTES, START, StateItem
 from chain.types.certificate import CERTIFICATE_LIMIT_BYTES, CommitCertificate, decode_certificate
 from chain.types.header import Header, decode_header
 from node.storage.database import Database, Table, Writer

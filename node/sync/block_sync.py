@@ -16,7 +16,7 @@ from chain.errors import InvalidBlock, InvalidMessage, RejectedInputError, Rejec
 from chain.primitives import Address, BlockNumber
 from chain.types.block import Block
 from chain.types.certificate import CERTIFICATE_LIMIT_BYTES, CommitCertificate
-from node.executor import Executor
+from node.chain.executor import Executor
 from node.network.peers import PeerInfo
 from node.network.stream import PeerId, UnreachablePeerError
 from node.network.wire import BLOCK_FRAME_LIMIT_BYTES, BLOCKS_LIMIT_BYTES

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Final
 
-from chain.execution.state_walk import collect_chunk
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
+from chain.state.trie import MissingTrieNodeError
+from chain.state.walk import collect_chunk
 from chain.training.history import TaskHistory, compute_outcome
-from chain.trie import MissingTrieNodeError
+from node.chain.training_index import TrainingIndex
 from node.network.protocols.state import TaskRecord
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, Table
-from node.training_index import TrainingIndex
 
 ROUNDS_BACK_LIMIT: Final = 1_000
 """Settled rounds that are taken back to tell of an older block: a snapshot is of a recent one."""

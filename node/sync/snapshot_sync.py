@@ -12,20 +12,21 @@ from typing import Final, Literal, Protocol, TypeVar
 import structlog
 import trio
 
-from chain import trie
+from chain.contracts.set_reader import read_next_set
+from chain.contracts.system_contracts import GRADIENT_LEDGER
 from chain.errors import InvalidBlock, RejectedInputError, RejectionReason
-from chain.execution.state_walk import VerifiedChunk
-from chain.execution.system_contracts import GRADIENT_LEDGER
-from chain.execution.validator_set import read_next_set
-from chain.execution.world_state import get_account
 from chain.primitives import EMPTY_TRIE_ROOT, Address, BlockNumber, Hash32, TaskId
+from chain.state import trie
+from chain.state.walk import VerifiedChunk
+from chain.state.world_state import get_account
 from chain.transition import compute_receipts_root
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.receipt import Receipt, encode_receipts, may_contain
 from chain.types.transaction import decode_transaction
-from node.executor import Executor
+from node.chain.executor import Executor
+from node.chain.training_index import build_rows
 from node.network.protocols.state import NODES_LIMIT, RECORDS_LIMIT, TaskRecord
 from node.network.stream import PeerId, UnreachablePeerError
 from node.network.wire import BLOCK_REQUEST_LIMIT, RECEIPTS_REQUEST_LIMIT
@@ -35,7 +36,6 @@ from node.storage.snapshot_progress import Part, Pivot, SnapshotProgress
 from node.sync.set_search import Certified, SetSearch
 from node.sync.sources import ANSWER_SECONDS, SOURCES_LIMIT, PeerNetwork, Sources
 from node.sync.task_snapshot import ContractView, TaskStand, fold_attempt
-from node.training_index import build_rows
 
 SyncMode = Literal["auto", "full", "snapshot"]
 """When snapshots are used: far behind; never; far behind or with nothing but genesis."""

@@ -9,11 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from chain.crypto import content_id, keccak256
-from chain.errors import InvalidSpec, RejectedInputError, RejectionReason
-from chain.execution import system_contracts
-from chain.execution.evm import BlockEnvironment, CallRequest, call
-from chain.execution.system_contracts import (
+from chain.contracts import system_contracts
+from chain.contracts.set_reader import read_next_set
+from chain.contracts.system_contracts import (
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
@@ -23,9 +21,11 @@ from chain.execution.system_contracts import (
     RoundState,
     TaskStatus,
 )
-from chain.execution.validator_set import read_next_set
-from chain.execution.world_state import ReadableDatabase
+from chain.crypto import content_id, keccak256
+from chain.errors import InvalidSpec, RejectedInputError, RejectionReason
+from chain.execution.evm import BlockEnvironment, CallRequest, call
 from chain.primitives import Address, BlockNumber, TaskId
+from chain.state.world_state import ReadableDatabase
 from chain.training.history import BlockContext, Committee, TaskHistory, apply_event
 from chain.training.rewards import build_reward_tree
 from chain.training.task_spec import decode_task_spec

@@ -19,14 +19,14 @@ import structlog
 import trio
 
 from chain.primitives import Address, Hash32, TaskId
-from node.blobs import BlobStore
+from node.chain.training_index import TrainingIndex
 from node.clock import Clock
-from node.metrics import NodeMetrics
-from node.reveals import RevealStore
-from node.state_parts import StatePartStore
+from node.metrics.registry import NodeMetrics
+from node.storage.blobs import BlobStore
 from node.storage.block_store import BlockStore
 from node.training.retention import KeptTask, RetentionPolicy, compute_kept
-from node.training_index import TrainingIndex
+from node.training.reveal_store import RevealStore
+from node.training.state_parts import StatePartStore
 
 COLLECT_SECONDS: Final = 10.0
 """Between two collections: as many rounds more than needed may lie there as settle in it."""

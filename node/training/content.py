@@ -11,10 +11,10 @@ import trio
 from chain.crypto import content_id as compute_content_id
 from chain.primitives import Hash32
 from chain.training.task_spec import TaskSpec
-from node.atomic_file import write_atomically
-from node.blobs import BlobStore
+from node.storage.blobs import BlobStore
+from node.training.verifier import VerifierFailed
 from node.training.work import ServedTask, TrainingPeers, Unavailable
-from node.verifier import VerifierFailed
+from pot_common.atomic_file import write_atomically
 
 
 class Content:

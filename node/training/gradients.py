@@ -22,15 +22,15 @@ from chain.training.assignment import Assignment, assign, compute_seed
 from chain.training.encoding import GradientHeader, count_payload_bytes
 from chain.training.history import Attempt, CommitmentRecord
 from chain.training.state import FLOAT32_BYTES
-from node.blobs import BlobStore
-from node.ledger import LedgerReader
-from node.measurements import get_checks_path
-from node.reveals import Reveal, RevealStore
+from node.chain.contract_reader import LedgerReader
+from node.chain.training_index import get_theta_root
+from node.storage.blobs import BlobStore
+from node.training.checks import get_checks_path
 from node.training.content import Content, get_integer, list_shard_ids
 from node.training.jobs import RETRY_SECONDS
+from node.training.reveal_store import Reveal, RevealStore
+from node.training.verifier import Verifier, VerifierFailed, VerifierRefused
 from node.training.work import ServedTask, TrainingPeers, Unavailable
-from node.training_index import get_theta_root
-from node.verifier import Verifier, VerifierFailed, VerifierRefused
 
 HINT_LIMIT: Final = 4_096
 """Announced reveals that are remembered until their commitment is checked."""

@@ -7,9 +7,9 @@ import structlog
 import trio
 
 from chain.errors import RejectedInputError
-from node.blobs import BlobDamaged, BlobDiskFailed, BlobQuotaExceeded
+from node.storage.blobs import BlobDamaged, BlobDiskFailed, BlobQuotaExceeded
+from node.training.verifier import VerifierFailed, VerifierRefused
 from node.training.work import Job, Unavailable
-from node.verifier import VerifierFailed, VerifierRefused
 
 RETRY_SECONDS: Final = 0.5
 """Until a job that could not finish (a blob nobody has yet) is tried again."""

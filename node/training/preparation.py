@@ -14,12 +14,12 @@ from chain.training.architectures import count_parameters
 from chain.training.encoding import count_payload_bytes
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import terms
-from node.blobs import BlobStore
-from node.ledger import LedgerReader
+from node.chain.contract_reader import LedgerReader
+from node.storage.blobs import BlobStore
 from node.training.content import Content, list_shard_ids
 from node.training.jobs import RETRY_SECONDS, Jobs
+from node.training.verifier import Verifier, VerifierFailed, VerifierRefused
 from node.training.work import ServedTask, Unavailable
-from node.verifier import Verifier, VerifierFailed, VerifierRefused
 
 RETRY_LIMIT_SECONDS: Final = 30.0
 """The longest wait for content: each failure doubles the task's own, up to this."""

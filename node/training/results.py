@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import structlog
 import trio
 
-from chain.execution.system_contracts import REWARD_DISTRIBUTOR, ResultVote
+from chain.contracts.system_contracts import REWARD_DISTRIBUTOR, ResultVote
 from chain.training.aggregation import aggregate
 from chain.training.architectures import count_parameters
 from chain.training.encoding import GradientHeader, decode_gradient
@@ -17,12 +17,12 @@ from chain.training.optimizer import apply_update
 from chain.training.rewards import build_reward_tree
 from chain.training.state import TrainingState, compute_model_root
 from chain.training.task_spec import TaskSpec, learning_rate_ppb
+from node.chain.training_index import TrainingIndex
 from node.training.content import Content, get_integer
 from node.training.gradients import Gradients
 from node.training.states import TrainingStates
+from node.training.verifier import Verifier, VerifierRefused
 from node.training.work import ServedTask
-from node.training_index import TrainingIndex
-from node.verifier import Verifier, VerifierRefused
 
 _log = structlog.get_logger("node.training")
 

@@ -6,15 +6,15 @@ docs/spec/training.md, section 10, and docs/spec/contracts.md, section 6.
 from functools import partial
 from typing import Final
 
-from chain.execution import system_contracts
-from chain.execution.system_contracts import GRADIENT_LEDGER, CommitmentEvidence
+from chain.contracts import system_contracts
+from chain.contracts.system_contracts import GRADIENT_LEDGER, CommitmentEvidence
 from chain.training import rounds
 from chain.training.history import SettledRound, compute_outcome
-from node.ledger import LedgerReader
+from node.chain.contract_reader import LedgerReader
+from node.chain.training_index import TrainingIndex
 from node.training.retention import EVIDENCE_BALLOTS
 from node.training.votes import RESEND_BLOCKS, OperatorVotes
 from node.training.work import Job, NamedJob, ServedTask, Unavailable
-from node.training_index import TrainingIndex
 
 SLASH_LIMIT: Final = 32
 """Calls of slash that are sent together; each shows the whole list of commitments."""

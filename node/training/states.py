@@ -16,9 +16,9 @@ from chain.training.state import (
     compute_part_ids,
     compute_state_root,
 )
-from node.blobs import BlobStore
-from node.state_parts import StatePartStore
+from node.storage.blobs import BlobStore
 from node.training.content import Content
+from node.training.state_parts import StatePartStore
 from node.training.work import ServedTask, TrainingPeers, Unavailable
 
 

@@ -11,7 +11,7 @@ import structlog
 import trio
 
 from chain.primitives import Address
-from node.ledger import LedgerReader
+from node.chain.contract_reader import LedgerReader
 from node.training.work import NamedJob, ServedTask, Unavailable
 
 RESEND_BLOCKS: Final = 6

@@ -6,14 +6,14 @@ from typing import Protocol, TypeAlias
 
 import trio
 
-from chain.execution.system_contracts import ResultVote
+from chain.contracts.system_contracts import ResultVote
 from chain.primitives import BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Measurement, Verdict
 from chain.training.assignment import Assignment
 from chain.training.history import TaskHistory
 from chain.training.state import TrainingState
 from chain.training.task_spec import TaskSpec
-from node.reveals import Reveal
+from node.training.reveal_store import Reveal
 
 Job: TypeAlias = Callable[[], Awaitable[None]]
 """Something to be done that may wait, fail and be started again."""

@@ -3,7 +3,6 @@ import json
 import pytest
 
 from chain.crypto import keccak256
-from chain.execution.world_state import get_account, get_code, get_storage
 from chain.genesis import (
     HISTORY_STORAGE_ADDRESS,
     HISTORY_STORAGE_CODE,
@@ -12,6 +11,7 @@ from chain.genesis import (
     parse_genesis,
 )
 from chain.params import BaseFeeMode, ChainParameters, InvalidGenesisError, parse_parameters
+from chain.state.world_state import get_account, get_code, get_storage
 from chain.types.header import decode_header
 
 ADDRESS = "0x" + "11" * 20

@@ -2,14 +2,14 @@ from collections.abc import Sequence
 
 import pytest
 
+from chain.contracts.set_storage import SET_SLOTS, compute_set_hash
+from chain.contracts.system_contracts import VALIDATOR_SET
 from chain.crypto import get_address
 from chain.errors import RejectedInputError, RejectionReason
-from chain.execution.set_storage import SET_SLOTS, compute_set_hash
-from chain.execution.system_contracts import VALIDATOR_SET
 from chain.light import PARAMETERS_LIMIT_BYTES, LightChain, TrustedNetwork, verify_network
 from chain.params import ChainParameters
 from chain.primitives import Address, BlockNumber, Hash32, PrivateKey
-from chain.state_proof import build_state_proof
+from chain.state.proof import build_state_proof
 from chain.types.certificate import CommitCertificate
 from tests.miner.fake_chain import (
     CHAIN_ID,

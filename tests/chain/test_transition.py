@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from chain.crypto import get_address, keccak256
 from chain.errors import InvalidBlock, InvalidTransaction, RejectedInputError, RejectionReason
-from chain.execution.world_state import get_account, get_code, get_storage
 from chain.genesis import HISTORY_STORAGE_ADDRESS
+from chain.state.world_state import get_account, get_code, get_storage
 from chain.transition import apply_block, compute_transactions_root
 from chain.types.block import Block
 from chain.types.transaction import Transaction

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from chain.crypto import get_address, keccak256
 from chain.errors import InvalidBlock, InvalidTransaction, RejectionReason
 from chain.execution.gas import compute_base_fee
-from chain.execution.world_state import WorldState
 from chain.genesis import GenesisAccount
 from chain.params import BaseFeeMode
+from chain.state.world_state import WorldState
 from chain.types.transaction import Transaction, decode_transaction
 from chain.validation import (
     RANDAO_DOMAIN,

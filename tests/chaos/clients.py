@@ -17,7 +17,7 @@ import trio
 
 from chain.primitives import Address, PrivateKey
 from chain.types.transaction import Transaction, sign_transaction
-from node.rpc_client import from_hex, to_hex
+from node.client.rpc_client import from_hex, to_hex
 from tests.chaos.contracts import REGISTER, SET, decode_words, encode_words
 from tests.chaos.history import Operation
 from tests.chaos.rpc import Json, NoAnswer, Rpc

@@ -14,10 +14,10 @@ import trio
 from chain.crypto import get_address
 from chain.genesis import GenesisAccount
 from chain.primitives import ZERO_HASH, Address, PrivateKey
-from node.cli.directory import CONFIG_NAME, create_database, create_node_directory, encode_config
-from node.devnet_processes import Child, ProcessGroup, require_free_ports
+from node.devnet.processes import Child, ProcessGroup, require_free_ports
 from node.network.host import compute_peer_id, load_or_create_host_key
-from node.network_genesis import (
+from node.setup.directory import CONFIG_NAME, create_database, create_node_directory, encode_config
+from node.setup.network_genesis import (
     TOKEN_UNIT,
     Seat,
     build_network,

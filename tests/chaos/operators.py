@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from chain.primitives import Address
-from node.rpc_client import JsonObject, get_integer, get_objects, to_hex
+from node.client.rpc_client import JsonObject, get_integer, get_objects, to_hex
 from tests.chaos.manifest import ChangeKind, SetChange
 from tests.chaos.network import Network
 

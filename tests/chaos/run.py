@@ -20,14 +20,14 @@ from chain.consensus.messages import (
     SigningDomain,
     compute_signing_digest,
 )
+from chain.contracts.system_contracts import VALIDATOR_SET, SetScheduled, decode_event
 from chain.crypto import keccak256, recover
-from chain.execution.system_contracts import VALIDATOR_SET, SetScheduled, decode_event
 from chain.primitives import Address, BlockNumber
 from chain.types.certificate import decode_certificate
-from node.devnet_processes import ProcessGroup
+from node.client.rpc_client import decode_log, from_hex, to_hex
+from node.devnet.processes import ProcessGroup
 from node.keystore import create_private_key
-from node.network_genesis import DEVELOPMENT_CHAIN_ID
-from node.rpc_client import decode_log, from_hex, to_hex
+from node.setup.network_genesis import DEVELOPMENT_CHAIN_ID
 from tests.chaos import linearizability
 from tests.chaos.clients import Client, Recorder, read_words
 from tests.chaos.contracts import SET

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.devnet_processes import require_free_ports
-from node.errors import OperatorError
+from node.devnet.processes import require_free_ports
+from pot_common.errors import OperatorError
 from tests.chaos.manifest import draw_manifest
 from tests.chaos.network import LinkChoice
 from tests.chaos.run import Run

@@ -1,5 +1,5 @@
 from chain.primitives import Address
-from node.rpc_client import JsonObject, to_hex
+from node.client.rpc_client import JsonObject, to_hex
 from tests.chaos.operators import has_votes, is_going, is_proposed
 
 ALICE = Address(b"\x0a" * 20)

@@ -2,13 +2,8 @@
 
 from dataclasses import astuple
 
-from chain.execution import system_contracts as contracts
-from chain.execution.system_contracts import (
-    CommitmentEvidence,
-    ResultVote,
-    RewardClaim,
-    TaskTerms,
-)
+from chain.contracts import system_contracts as contracts
+from chain.contracts.system_contracts import CommitmentEvidence, ResultVote, RewardClaim, TaskTerms
 from tests.conformance.registry import Value, sample
 from tests.conformance.values import (
     TASK,

@@ -3,18 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import astuple, replace
 
-from chain import trie
 from chain.consensus.evidence import build_evidence
 from chain.consensus.messages import (
     MessageKind,
     compute_signing_digest,
     compute_view_change_payload,
 )
+from chain.contracts.set_storage import compute_set_hash
 from chain.crypto import chunk_hashes, content_id, merkle_path, merkle_root
-from chain.execution.set_storage import compute_set_hash
-from chain.execution.world_state import WorldState
 from chain.genesis import GenesisAccount, build_alloc
 from chain.primitives import BlockNumber, PrivateKey, View
+from chain.state import trie
+from chain.state.world_state import WorldState
 from chain.training.assignment import assign, compute_seed
 from chain.training.encoding import compute_commitment, compute_gradient_root
 from chain.training.rewards import build_reward_tree, compute_leaf

@@ -2,7 +2,7 @@
 
 from chain.genesis import build_genesis
 from chain.params import BaseFeeMode, ChainParameters
-from node.network_genesis import (
+from node.setup.network_genesis import (
     NetworkPlan,
     Seat,
     build_network,

@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "tests/conformance.toml"
-PACKAGES = ("chain", "node", "miner")
+PACKAGES = ("chain", "node", "miner", "pot_common")
 
 COMMAND = "python -m tests.conformance --write"
 HEADER = f"""\

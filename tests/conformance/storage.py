@@ -13,28 +13,28 @@ from chain.consensus.records import (
     ViewChangeRecord,
     encode_record,
 )
+from chain.contracts import ledger_storage, set_storage
 from chain.crypto import keccak256
-from chain.execution import ledger_storage, set_storage
-from chain.execution.state_walk import StateItem
 from chain.primitives import Address, BlockNumber, Hash32, View
+from chain.state.walk import StateItem
 from chain.training.acceptance import ExponentRule, Measurement, Verdict, encode_verdicts
 from chain.training.history import Attempt, BlockContext, CommitmentRecord, TaskHistory
 from chain.training.task_spec import encode_task_spec
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
-from node.blobs import BlobManifest, BlobStore
-from node.evidence import EvidenceStore
+from node.chain.training_index import TrainingIndex, build_rows
+from node.consensus.evidence_store import EvidenceStore
+from node.consensus.guard_file import GuardFile
+from node.consensus.wal import WriteAheadLog
 from node.network.peer_file import save_records
-from node.reveals import RevealStore
-from node.state_parts import StatePartStore
+from node.storage.blobs import BlobManifest, BlobStore
 from node.storage.block_store import BlockStore, Snapshot
 from node.storage.database import Database, Table, open_database
-from node.storage.guard_file import GuardFile
 from node.storage.snapshot_progress import Part, Pivot, SnapshotProgress
-from node.storage.wal import WriteAheadLog
 from node.training.gradients import Gradients
+from node.training.reveal_store import RevealStore
+from node.training.state_parts import StatePartStore
 from node.training.work import ServedTask, TaskWork
-from node.training_index import TrainingIndex, build_rows
 from tests.conformance import values
 from tests.conformance.registry import Value, sample
 from tests.conformance.streams import new_directory, read_directory

@@ -16,8 +16,8 @@ from chain.consensus.messages import (
     ViewChangeVote,
     Vote,
 )
+from chain.contracts.system_contracts import EVENT_LAYOUTS
 from chain.crypto import keccak256, sign
-from chain.execution.system_contracts import EVENT_LAYOUTS
 from chain.primitives import (
     Address,
     BlockNumber,
@@ -51,7 +51,7 @@ from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.receipt import Log, Receipt, build_receipt
-from node.reveals import Reveal
+from node.training.reveal_store import Reveal
 
 
 def make_bytes(tag: int, length: int) -> bytes:

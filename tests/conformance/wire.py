@@ -15,9 +15,9 @@ import trio
 from chain import codec
 from chain.consensus.messages import Committed, Message, Status, encode_message
 from chain.crypto import keccak256, sign
-from chain.execution.state_walk import END, START, collect_chunk
 from chain.genesis import GenesisAccount, build_alloc
 from chain.primitives import Address, BlockNumber, Hash32, TaskId, ValidatorIndex, View
+from chain.state.walk import END, START, collect_chunk
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.architectures import Mlp
 from chain.training.encoding import encode_gradient
@@ -32,15 +32,15 @@ from chain.training.state import (
 )
 from chain.training.task_spec import Sgd, encode_task_spec
 from chain.types.receipt import combine_blooms, compute_bloom, encode_receipts
-from node.blobs import BlobManifest, BlobStore
 from node.ipc.client import IpcClient, IpcError
 from node.ipc.framing import JsonObject, encode_frame
 from node.ipc.server import IpcServer
-from node.network import erasure
-from node.network.dissemination import Dissemination
 from node.network.host import compute_peer_id, host_key_from_seed
 from node.network.metrics import NetworkMetrics
-from node.network.protocols import blobs, blocks, consensus, pieces, state, status, training
+from node.network.pieces import erasure
+from node.network.pieces import links as pieces
+from node.network.pieces.dissemination import Dissemination
+from node.network.protocols import blobs, blocks, consensus, state, status, training
 from node.network.protocols import transactions as transactions_protocol
 from node.network.protocols.blobs import BlobExchange
 from node.network.protocols.state import StateServer, TaskRecord
@@ -75,8 +75,9 @@ from node.network.wire import (
     encode_status,
     encode_transaction_message,
 )
-from node.reveals import Reveal
-from node.verifier import Verifier, VerifierSettings
+from node.storage.blobs import BlobManifest, BlobStore
+from node.training.reveal_store import Reveal
+from node.training.verifier import Verifier, VerifierSettings
 from tests.conformance import values
 from tests.conformance.registry import Value, sample
 from tests.conformance.streams import new_directory, record

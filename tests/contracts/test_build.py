@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from chain.execution import system_contracts
+from chain.contracts import system_contracts
 from contracts import build
 
 ROOT = Path(__file__).parents[2]

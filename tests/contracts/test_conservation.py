@@ -10,8 +10,8 @@ from random import Random
 
 import pytest
 
-from chain.execution import system_contracts as contracts
-from chain.execution.system_contracts import (
+from chain.contracts import system_contracts as contracts
+from chain.contracts.system_contracts import (
     GRADIENT_LEDGER,
     TASK_REGISTRY,
     CommitmentEvidence,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from chain.execution import system_contracts as contracts
-from chain.execution.system_contracts import FAUCET, ContractError, Dripped
+from chain.contracts import system_contracts as contracts
+from chain.contracts.system_contracts import FAUCET, ContractError, Dripped
 from tests.contracts.world import MINERS, POT, STRANGER, TREASURY, World, new_world, refusal
 
 COIN = 10**17

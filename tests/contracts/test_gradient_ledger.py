@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from chain.crypto import keccak256
-from chain.execution import system_contracts as contracts
-from chain.execution.system_contracts import (
+from chain.contracts import system_contracts as contracts
+from chain.contracts.system_contracts import (
     GRADIENT_LEDGER,
     TRAINING_TOKEN,
     VALIDATOR_SET,
@@ -28,6 +27,7 @@ from chain.execution.system_contracts import (
     TaskStatus,
     VerdictPosted,
 )
+from chain.crypto import keccak256
 from chain.primitives import ZERO_HASH
 from chain.training.rounds import Phase
 from tests.contracts.world import (

@@ -2,15 +2,15 @@
 
 import pytest
 
-from chain.crypto import keccak256
-from chain.execution import system_contracts as contracts
-from chain.execution.system_contracts import (
+from chain.contracts import system_contracts as contracts
+from chain.contracts.system_contracts import (
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     Claimed,
     ContractError,
     RewardClaim,
 )
+from chain.crypto import keccak256
 from chain.primitives import Address
 from chain.training.rewards import RewardTree
 from tests.contracts.world import (

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from chain.crypto import keccak256
-from chain.execution import system_contracts as contracts
-from chain.execution.system_contracts import (
+from chain.contracts import system_contracts as contracts
+from chain.contracts.system_contracts import (
     GRADIENT_LEDGER,
     TRAINING_TOKEN,
     CommitmentEvidence,
@@ -15,6 +14,7 @@ from chain.execution.system_contracts import (
     MinerLeft,
     MinerSlashed,
 )
+from chain.crypto import keccak256
 from chain.primitives import Address
 from chain.training.rounds import Phase
 from tests.contracts.world import (

@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from chain.execution import system_contracts as contracts
-from chain.execution.system_contracts import (
+from chain.contracts import system_contracts as contracts
+from chain.contracts.system_contracts import (
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,

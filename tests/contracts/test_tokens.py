@@ -3,9 +3,8 @@
 import pytest
 from eth_abi.abi import encode
 
-from chain.crypto import get_address, keccak256, sign
-from chain.execution import system_contracts as contracts
-from chain.execution.system_contracts import (
+from chain.contracts import system_contracts as contracts
+from chain.contracts.system_contracts import (
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
@@ -13,6 +12,7 @@ from chain.execution.system_contracts import (
     ContractError,
     TaskStatus,
 )
+from chain.crypto import get_address, keccak256, sign
 from chain.primitives import Address, Hash32, PrivateKey
 from tests.contracts.world import (
     BUDGET,

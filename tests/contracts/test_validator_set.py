@@ -9,9 +9,8 @@ from chain.consensus.messages import (
     compute_signing_digest,
     compute_view_change_payload,
 )
-from chain.crypto import get_address, keccak256, sign
-from chain.execution import system_contracts as contracts
-from chain.execution.system_contracts import (
+from chain.contracts import system_contracts as contracts
+from chain.contracts.system_contracts import (
     TRAINING_TOKEN,
     VALIDATOR_SET,
     ContractError,
@@ -24,6 +23,7 @@ from chain.execution.system_contracts import (
     ValidatorState,
     ValidatorStatus,
 )
+from chain.crypto import get_address, keccak256, sign
 from chain.genesis import HISTORY_STORAGE_ADDRESS, HISTORY_STORAGE_CODE
 from chain.primitives import Address, BlockNumber, Hash32, PrivateKey, View
 from tests.contracts.world import (

@@ -9,9 +9,9 @@ from random import Random
 import pytest
 
 from chain.consensus.messages import MessageKind
+from chain.contracts import system_contracts as contracts
+from chain.contracts.system_contracts import VALIDATOR_SET, ValidatorStatus
 from chain.crypto import get_address, keccak256
-from chain.execution import system_contracts as contracts
-from chain.execution.system_contracts import VALIDATOR_SET, ValidatorStatus
 from chain.primitives import Address, PrivateKey
 from tests.contracts.test_validator_set import (
     BLOCK_A,

@@ -17,9 +17,8 @@ from eth.vm.forks.cancun.transaction_context import CancunTransactionContext
 from eth.vm.forks.prague.state import PragueState
 from eth.vm.message import Message
 
-from chain.crypto import keccak256
-from chain.execution import system_contracts as contracts
-from chain.execution.system_contracts import (
+from chain.contracts import system_contracts as contracts
+from chain.contracts.system_contracts import (
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
@@ -33,6 +32,7 @@ from chain.execution.system_contracts import (
     TaskAccount,
     TaskTerms,
 )
+from chain.crypto import keccak256
 from chain.primitives import EMPTY_TRIE_ROOT, Address, Hash32, TaskId
 from chain.training.rewards import RewardTree, build_reward_tree
 from chain.training.rounds import Phase

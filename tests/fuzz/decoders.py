@@ -15,28 +15,28 @@ from chain.consensus.guard import GuardState, Step
 from chain.consensus.messages import decode_message, encode_message
 from chain.consensus.records import CommitRecord, PrepareRecord, decode_record, encode_record
 from chain.errors import RejectedInputError
-from chain.execution.state_walk import END, START, collect_chunk
-from chain.execution.world_state import WorldState
 from chain.genesis import InvalidGenesisError, parse_genesis
 from chain.primitives import EMPTY_TRIE_ROOT, Address, BlockNumber, Hash32, TaskId, View
+from chain.state.walk import END, START, collect_chunk
+from chain.state.world_state import WorldState
 from chain.training.task_spec import decode_task_spec, encode_task_spec
 from chain.types.block import decode_block
 from chain.types.certificate import decode_certificate
 from chain.types.header import decode_header
 from chain.types.receipt import build_receipt, decode_receipts, encode_receipts
 from chain.types.transaction import decode_transaction
-from node.blobs import BlobManifest
-from node.errors import OperatorError
+from node.consensus.guard_file import GuardFile
+from node.consensus.wal import WriteAheadLog
 from node.ipc.framing import FrameError, decode_body, encode_frame, parse_json
 from node.network import wire
 from node.network.peer_file import load_records, save_records
 from node.network.protocols.state import StateServer, _verify_chunk
 from node.network.stream import FrameStream, StreamClosedError
-from node.reveals import Reveal, reveal_from_item
 from node.rpc.dispatch import Dispatcher
 from node.rpc.parameters import Parameters
-from node.storage.guard_file import GuardFile
-from node.storage.wal import WriteAheadLog
+from node.storage.blobs import BlobManifest
+from node.training.reveal_store import Reveal, reveal_from_item
+from pot_common.errors import OperatorError
 from tests.chain.consensus import consensus_factory as factory
 from tests.chain.training.training_factory import SPEC
 from tests.chain.types import test_transaction

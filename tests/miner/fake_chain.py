@@ -9,10 +9,10 @@ from chain.consensus.messages import (
     SigningDomain,
     compute_signing_digest,
 )
+from chain.contracts import ledger_storage
+from chain.contracts.set_storage import SET_HASH_SLOT, compute_set_hash
+from chain.contracts.system_contracts import TaskStatus
 from chain.crypto import get_address, sign
-from chain.execution import ledger_storage
-from chain.execution.set_storage import SET_HASH_SLOT, compute_set_hash
-from chain.execution.system_contracts import TaskStatus
 from chain.genesis import GenesisAccount, GenesisConfig, build_alloc, build_genesis
 from chain.params import ChainParameters
 from chain.primitives import (
@@ -24,7 +24,7 @@ from chain.primitives import (
     ValidatorIndex,
     View,
 )
-from chain.state_proof import StorageReads, build_state_proof
+from chain.state.proof import StorageReads, build_state_proof
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 
 import httpx
 
+from chain.contracts import system_contracts as contracts
 from chain.crypto import content_id, get_address
-from chain.execution import system_contracts as contracts
 from chain.primitives import Address, Hash32, PrivateKey, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.assignment import compute_seed

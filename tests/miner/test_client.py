@@ -3,8 +3,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from chain.contracts.system_contracts import compute_selector, decode_uint, encode_balance_of
 from chain.crypto import CHUNK_BYTES, content_id
-from chain.execution.system_contracts import compute_selector, decode_uint, encode_balance_of
 from chain.primitives import Address
 from miner.client import (
     TIP_LIMIT_WEI,

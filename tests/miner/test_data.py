@@ -12,7 +12,7 @@ from chain.crypto import content_id
 from chain.errors import RejectedInputError, RejectionReason
 from chain.training.task_spec import FeatureType, Shard, TaskSpec
 from miner.data import load_dataset, read_shard
-from node.tasks import encode_npz
+from node.client.task_file import encode_npz
 from tests.chain.training.training_factory import SPEC
 
 X = (np.arange(5 * 64, dtype=np.float32) / 64).reshape(5, 1, 8, 8)

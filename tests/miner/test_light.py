@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
+from chain.contracts.system_contracts import TaskStatus
 from chain.crypto import get_address
 from chain.errors import RejectedInputError
-from chain.execution.system_contracts import TaskStatus
 from chain.light import verify_network
 from chain.primitives import Address, BlockNumber, Hash32, PrivateKey
 from chain.types.certificate import CommitCertificate

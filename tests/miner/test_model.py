@@ -14,7 +14,7 @@ from chain.training.architectures import (
 )
 from chain.training.model_file import METADATA, encode_model_file
 from miner.model import build_model, flatten, load_parameters, ordered_parameters
-from node.tasks import build_initial_weights
+from node.client.task_file import build_initial_weights
 
 MODELS: tuple[Model, ...] = (
     Mlp(inputs=64, hidden=(64, 32), classes=10),

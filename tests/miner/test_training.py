@@ -23,7 +23,7 @@ from miner.gradient import clip, compute_gradient
 from miner.measurement import measure
 from miner.model import load_parameters
 from miner.trainer import Trainer, open_task
-from node.tasks import TaskBundle, load_task_toml
+from node.client.task_file import TaskBundle, load_task_toml
 from tests.miner.training_simulation import MINERS, SimulatedRound, honest, simulate
 
 DIGITS = Path("examples/digits.toml")

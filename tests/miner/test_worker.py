@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from chain.contracts import system_contracts as contracts
 from chain.crypto import get_address
-from chain.execution import system_contracts as contracts
 from chain.primitives import Address, PrivateKey
 from chain.training.assignment import assign
 from miner.client import ClientError, NodeClient

@@ -1,7 +1,7 @@
 import pytest
 import trio
 
-from tests.node.consensus_cluster import run_thread_inline
+from tests.node.consensus.consensus_cluster import run_thread_inline
 
 
 @pytest.fixture

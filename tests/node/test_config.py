@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from node.config import NodeConfig, load_config, setting_names
-from node.errors import OperatorError
 from node.logs import LogFormat
+from pot_common.errors import OperatorError
 
 
 @pytest.fixture(autouse=True)

@@ -1,14 +1,11 @@
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from chain.crypto import get_address
 from chain.primitives import PrivateKey
 from node import keystore
-from node.errors import OperatorError
 from node.keystore import (
     create_private_key,
     get_password,
@@ -17,7 +14,7 @@ from node.keystore import (
     read_address,
     save_key,
 )
-from node.lock_file import lock
+from pot_common.errors import OperatorError
 
 KEY = PrivateKey(bytes.fromhex("7a28b5ba57c53603b0b07b56bba752f7784bf506fa95edc395f5cf6c7514fe9d"))
 
@@ -154,35 +151,3 @@ def test_new_password_is_typed_twice(monkeypatch):
 
 def test_created_keys_differ():
     assert create_private_key() != create_private_key()
-
-
-HOLDER = """
-import sys
-from pathlib import Path
-from node.lock_file import lock
-with lock(Path(sys.argv[1]), purpose="it", cure="x"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_second_process_on_a_lock_is_told_of_the_first_until_it_is_killed(tmp_path):
-    path = tmp_path / "data" / "LOCK"
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"held\n"
-    guarded = {"purpose": "the data directory", "cure": "set data_dir"}
-    message = rf"the data directory is in use by the process {process.pid}: .*or set data_dir"
-    with pytest.raises(OperatorError, match=message), lock(path, **guarded):
-        pass
-    process.kill()
-    process.communicate()
-    with lock(path, **guarded):
-        assert path.read_text().strip().isdigit()
-    with lock(path, **guarded):
-        pass

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from chain.contracts.system_contracts import TASK_REGISTRY, encode_post_ready
 from chain.crypto import get_address, keccak256
-from chain.execution.system_contracts import TASK_REGISTRY, encode_post_ready
 from chain.primitives import Address, PrivateKey
-from node.backend import Pool
 from node.config import NodeConfig
-from node.errors import OperatorError
-from node.mempool import Mempool
+from node.ipc.backend import Pool
+from node.mempool.pool import Mempool
 from node.node import _BlockSource, _check_operator, _OperatorAccount, load_genesis, open_chain
-from tests.node.consensus_cluster import KEYS
-from tests.node.training_chain import COMMITTEE, OPERATORS, TASK, TrainingChain
+from pot_common.errors import OperatorError
+from tests.node.consensus.consensus_cluster import KEYS
+from tests.node.training.training_chain import COMMITTEE, OPERATORS, TASK, TrainingChain
 
 
 def configured(path: Path, genesis: bytes | None) -> NodeConfig:

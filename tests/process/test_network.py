@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from chain.execution.system_contracts import GRADIENT_LEDGER, MinerSlashed, decode_event
+from chain.contracts.system_contracts import GRADIENT_LEDGER, MinerSlashed, decode_event
 from chain.primitives import Address, Hash32
 from chain.types.receipt import Log
-from node.devnet import Devnet, DevnetPlan, prepare
-from node.devnet_processes import ProcessGroup
-from node.errors import OperatorError
+from node.client.rpc_client import JsonObject, RpcClient
+from node.devnet.devnet import Devnet, DevnetPlan, prepare
+from node.devnet.processes import ProcessGroup
 from node.keystore import create_private_key, save_key
-from node.rpc_client import JsonObject, RpcClient
+from pot_common.errors import OperatorError
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 5

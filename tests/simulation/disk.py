@@ -12,8 +12,8 @@ from chain.consensus.records import Record, decode_record, encode_record
 from chain.primitives import BlockNumber, Hash32
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
-from node.errors import OperatorError
-from node.storage import wal
+from node.consensus import wal
+from pot_common.errors import OperatorError
 
 SALT = b"\x05" * 8
 FILE_HEADER = wal._MAGIC + SALT

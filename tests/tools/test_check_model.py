@@ -8,7 +8,7 @@ from chain.training.model_file import encode_model_file
 from chain.training.task_spec import encode_task_spec
 from miner.devices import open_device
 from miner.trainer import open_task
-from node.tasks import load_task_toml
+from node.client.task_file import load_task_toml
 from tests.tools import check_model
 
 

@@ -2,7 +2,7 @@
 pragma solidity ^0.8.30;
 
 /// @title Where genesis puts the system contracts
-/// @dev "pot" in ASCII, zeros, and an index. chain/execution/system_contracts.py holds the same list.
+/// @dev "pot" in ASCII, zeros, and an index. chain/contracts/system_contracts.py holds the same list.
 library SystemAddresses {
     address internal constant TRAINING_TOKEN = 0x706F740000000000000000000000000000000001;
     address internal constant VALIDATOR_SET = 0x706f740000000000000000000000000000000002;

@@ -15,8 +15,6 @@ import trio
 
 from chain.errors import RejectedInputError
 from chain.primitives import Hash32
-from node.blobs import BlobDamaged, BlobManifest
-from node.errors import OperatorError
 from node.network.metrics import NetworkMetrics
 from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
 from node.network.wire import (
@@ -32,6 +30,8 @@ from node.network.wire import (
     encode_blob_request,
     encode_manifest,
 )
+from node.storage.blobs import BlobDamaged, BlobManifest
+from pot_common.errors import OperatorError
 
 PROTOCOL_ID: Final = "/pot/blob/1"
 """Opened by the side that asks; any number of requests, one after the other."""

@@ -13,8 +13,8 @@ import trio
 from chain import codec
 from chain.crypto import keccak256
 from chain.errors import InvalidMessage, RejectionReason
-from chain.execution.state_walk import POSITION_LIMIT_BYTES, VerifiedChunk, verify_chunk
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
+from chain.state.walk import POSITION_LIMIT_BYTES, VerifiedChunk, verify_chunk
 from node.network.budget import TokenBucket
 from node.network.stream import FrameStream
 

@@ -12,8 +12,8 @@ from chain.errors import InvalidMessage, RejectionReason
 from chain.primitives import Hash32, TaskId
 from node.network.stream import FrameStream
 from node.network.wire import REQUEST_FRAME_LIMIT_BYTES
-from node.reveals import REVEAL_LIMIT_BYTES, Reveal, reveal_from_item
-from node.state_parts import MAX_PARTS
+from node.training.reveal_store import REVEAL_LIMIT_BYTES, Reveal, reveal_from_item
+from node.training.state_parts import MAX_PARTS
 
 PROTOCOL_ID: Final = "/pot/training/1"
 """The libp2p protocol."""

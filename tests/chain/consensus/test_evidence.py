@@ -2,7 +2,7 @@
 
 from chain.consensus.evidence import Evidence, build_evidence
 from chain.consensus.messages import MessageKind
-from chain.execution.system_contracts import (
+from chain.contracts.system_contracts import (
     encode_report_equivocation,
     encode_report_lost_lock,
 )

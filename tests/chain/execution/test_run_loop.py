@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from chain.execution.evm import BlockEnvironment, _Computation, _State, never_stop
 from chain.execution.run_loop import analyze_code
-from chain.execution.world_state import WorldState
 from chain.primitives import EMPTY_TRIE_ROOT, ZERO_ADDRESS, ZERO_HASH
+from chain.state.world_state import WorldState
 
 PURE = [*range(0x01, 0x0A), 0x0B, *range(0x10, 0x1E), 0x50, 0x51, 0x52, 0x53, 0x58, 0x5A, 0x5B]
 EDGES = [0, 1, 2, 7, 31, 32, 64, 255, 256, 2**255 - 1, 2**255, 2**256 - 2, 2**256 - 1]

@@ -1,6 +1,6 @@
 """Tasks, committees and events for the tests of what the chain says and what is owed."""
 
-from chain.execution.system_contracts import (
+from chain.contracts.system_contracts import (
     AttemptOpened,
     Event,
     GradientCommitted,

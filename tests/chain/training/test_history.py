@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.execution.system_contracts import (
+from chain.contracts.system_contracts import (
     AttemptVoided,
     BallotFailed,
     RoundSettled,

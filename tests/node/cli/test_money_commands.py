@@ -9,14 +9,14 @@ from pathlib import Path
 
 from eth_account.signers.local import LocalAccount
 
-from chain.execution import system_contracts as contracts
-from chain.execution.system_contracts import GRADIENT_LEDGER
-from chain.execution.world_state import get_account
+from chain.contracts import system_contracts as contracts
+from chain.contracts.system_contracts import GRADIENT_LEDGER
 from chain.primitives import PrivateKey
+from chain.state.world_state import get_account
 from node.keystore import save_key
 from tests.node.cli.pot_command import Pot
 from tests.node.rpc.rpc_harness import RpcHarness, rpc_harness
-from tests.node.training_chain import (
+from tests.node.training.training_chain import (
     ANN,
     BEN,
     OPERATORS,

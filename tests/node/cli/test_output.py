@@ -9,7 +9,7 @@ from node.cli.output import (
     parse_address,
     parse_amount,
 )
-from node.errors import OperatorError
+from pot_common.errors import OperatorError
 
 
 @given(st.integers(min_value=0, max_value=2**256 - 1))

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from eth_abi import encode
 
+from chain.contracts import system_contracts as contracts
+from chain.contracts.system_contracts import EVENT_LAYOUTS, TaskSubmitted
 from chain.crypto import content_id
-from chain.execution import system_contracts as contracts
-from chain.execution.system_contracts import EVENT_LAYOUTS, TaskSubmitted
 from chain.training.model_file import encode_model_file
 from chain.training.task_spec import encode_task_spec, terms
 from chain.types.transaction import Transaction, decode_transaction
-from node.task_submission import compute_full_budget
-from node.tasks import TaskBundle, load_task_toml
+from node.client.task_file import TaskBundle, load_task_toml
+from node.client.task_submission import compute_full_budget
 from tests.node.cli.pot_command import Answers, Pot, serve
 
 TASK_FILE = """

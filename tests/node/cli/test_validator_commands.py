@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from eth_abi.abi import encode
 
-from chain.crypto import get_address, keccak256
-from chain.execution import system_contracts as contracts
-from chain.execution.system_contracts import (
+from chain.contracts import system_contracts as contracts
+from chain.contracts.system_contracts import (
     EVENT_LAYOUTS,
     TRAINING_TOKEN,
     VALIDATOR_SET,
@@ -16,6 +15,7 @@ from chain.execution.system_contracts import (
     SetScheduled,
     ValidatorStatus,
 )
+from chain.crypto import get_address, keccak256
 from chain.primitives import Address, PrivateKey
 from chain.types.transaction import decode_transaction
 from node.keystore import save_key

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from chain.execution import system_contracts as contracts
+from chain.contracts import system_contracts as contracts
 from chain.primitives import Address, TaskId
 from chain.types.transaction import Transaction, decode_transaction
 from tests.node.cli.pot_command import Answers, Pot, serve

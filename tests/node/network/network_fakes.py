@@ -28,7 +28,6 @@ from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.receipt import Receipt, encode_receipts
-from node.blobs import BlobManifest, BlobStore
 from node.network.network import Network, NetworkConfig
 from node.network.protocols.blobs import Download
 from node.network.protocols.state import StateSource, TaskRecord
@@ -41,7 +40,8 @@ from node.network.stream import (
     UnreachablePeerError,
 )
 from node.network.wire import Head
-from node.reveals import Reveal
+from node.storage.blobs import BlobManifest, BlobStore
+from node.training.reveal_store import Reveal
 
 GENESIS_HASH = keccak256(b"genesis")
 CHAIN_ID = 7331

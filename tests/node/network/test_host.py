@@ -10,7 +10,6 @@ import trio
 from trio.testing import MockClock
 
 from chain.errors import InvalidMessage, RejectionReason
-from node.errors import OperatorError
 from node.network import admission
 from node.network import host as host_module
 from node.network.host import (
@@ -23,6 +22,7 @@ from node.network.host import (
     load_or_create_host_key,
 )
 from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
+from pot_common.errors import OperatorError
 from tests.node.network.network_fakes import until
 
 ECHO = "/echo/1"

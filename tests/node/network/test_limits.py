@@ -16,11 +16,11 @@ from node.network.limits import (
     get_limits,
 )
 from node.network.metrics import NetworkMetrics
+from node.network.pieces import links as pieces
 from node.network.protocols import (
     blobs,
     blocks,
     consensus,
-    pieces,
     state,
     status,
     training,

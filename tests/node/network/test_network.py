@@ -10,7 +10,6 @@ from trio.testing import MockClock
 
 from chain.errors import RejectionReason
 from chain.primitives import Hash32
-from node.blobs import BlobStore
 from node.network.host import LibP2PHost, create_host_key
 from node.network.limits import LIMITS
 from node.network.network import (
@@ -22,6 +21,7 @@ from node.network.network import (
 from node.network.protocols import blobs, blocks, consensus, status, transactions
 from node.network.stream import FrameStream
 from node.network.wire import DisconnectReason, Goodbye, decode_status
+from node.storage.blobs import BlobStore
 from tests.node.network.network_fakes import (
     HEAD,
     NO_BLOBS,

@@ -7,10 +7,10 @@ from random import Random
 import pytest
 
 from chain.errors import RejectionReason
-from node.errors import OperatorError
 from node.network import peers
 from node.network.peers import PeerTable, is_dialable
 from node.network.stream import PeerId
+from pot_common.errors import OperatorError
 
 OWN = PeerId("12D3KooW" + "A" * 44)
 BOB = PeerId("12D3KooW" + "B" * 44)

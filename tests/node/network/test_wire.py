@@ -8,8 +8,8 @@ from chain import codec
 from chain.crypto import chunk_hashes, content_id
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Address, BlockNumber, Hash32, Signature
-from node.blobs import BlobManifest
 from node.network import wire
+from node.storage.blobs import BlobManifest
 
 hashes = st.binary(min_size=32, max_size=32).map(Hash32)
 u64 = st.integers(0, 2**64 - 1)

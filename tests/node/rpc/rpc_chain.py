@@ -9,18 +9,18 @@ from eth_account import Account as Signer
 from eth_account.signers.local import LocalAccount
 
 from chain.builder import build_block
+from chain.contracts.set_reader import read_genesis_set
 from chain.crypto import keccak256
 from chain.errors import RejectedInputError, RejectionReason
-from chain.execution.validator_set import read_genesis_set
 from chain.genesis import build_genesis, parse_genesis
 from chain.primitives import Address, Hash32, Signature, ValidatorIndex, View
 from chain.training.history import Committee
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction, decode_transaction
+from node.chain.training_index import TrainingIndex
 from node.ipc.framing import JsonObject, JsonValue
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, open_database
-from node.training_index import TrainingIndex
 
 CHAIN_ID: Final = 424_242
 ALICE: Final[LocalAccount] = Signer.from_key(b"\x0a" * 32)

@@ -9,15 +9,15 @@ import pytest
 from eth_account import Account as Signer
 from eth_account.signers.local import LocalAccount
 
-from chain.crypto import content_id, keccak256
-from chain.execution import system_contracts as contracts
-from chain.execution.system_contracts import (
+from chain.contracts import system_contracts as contracts
+from chain.contracts.system_contracts import (
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     TRAINING_TOKEN,
     ResultVote,
 )
+from chain.crypto import content_id, keccak256
 from chain.params import ChainParameters
 from chain.primitives import Address, Hash32, TaskId
 from chain.training import task_spec
@@ -27,9 +27,9 @@ from chain.training.assignment import assign, compute_seed
 from chain.training.encoding import GradientHeader, compute_commitment, count_payload_bytes
 from chain.training.rewards import build_reward_tree, compute_leaf, verify_reward_proof
 from chain.training.task_spec import Shard
-from node.measurements import get_checks_path
-from node.network_genesis import NetworkPlan, Seat, build_network, encode_genesis
-from node.reveals import RevealStore
+from node.setup.network_genesis import NetworkPlan, Seat, build_network, encode_genesis
+from node.training.checks import get_checks_path
+from node.training.reveal_store import RevealStore
 from tests.chain.training.training_factory import SPEC as SMALL
 from tests.node.rpc.rpc_chain import CHAIN_ID, LocalChain, sign
 from tests.node.rpc.rpc_harness import RpcHarness, rpc_harness

@@ -5,18 +5,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from chain.contracts import ledger_storage
+from chain.contracts.system_contracts import GRADIENT_LEDGER, TASK_REGISTRY, TaskStatus
 from chain.errors import RejectedInputError
-from chain.execution import ledger_storage
-from chain.execution.system_contracts import GRADIENT_LEDGER, TASK_REGISTRY, TaskStatus
 from chain.light import TrustedNetwork, verify_network
 from chain.primitives import Address, Hash32
-from chain.state_proof import ProvenState
+from chain.state.proof import ProvenState
 from chain.training.task_spec import compute_spec_hash
 from chain.types.certificate import decode_certificate
 from chain.types.header import decode_header
 from tests.node.rpc.rpc_chain import CHAIN_ID
 from tests.node.rpc.rpc_harness import RpcHarness
-from tests.node.training_chain import ANN, BEN, SPEC, TASK, TrainingChain, address_of
+from tests.node.training.training_chain import ANN, BEN, SPEC, TASK, TrainingChain, address_of
 
 MINERS = [address_of(ANN), address_of(BEN)]
 

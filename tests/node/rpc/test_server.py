@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from chain.crypto import CHUNK_BYTES, merkle_leaf
-from node.blobs import BlobStore
 from node.rpc.http import AccessRules, HttpError, Message, Request
+from node.storage.blobs import BlobStore
 from tests.node.rpc.rpc_harness import RpcHarness, rpc_harness
 
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber"}

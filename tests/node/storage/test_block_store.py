@@ -11,9 +11,9 @@ from chain.crypto import keccak256
 from chain.primitives import BlockNumber
 from chain.types.block import Block
 from chain.types.receipt import encode_receipts
-from node.errors import OperatorError, StorageFailed
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, Table, Writer, open_database
+from pot_common.errors import OperatorError, StorageFailed
 from tests.node.chain_factory import (
     COMMITTEE,
     GENESIS,

@@ -7,15 +7,16 @@ import pytest
 import trio
 
 from chain.errors import InvalidMessage, RejectedInputError, RejectionReason
-from chain.execution.state_walk import END, START, VerifiedChunk, collect_chunk, verify_chunk
 from chain.genesis import build_genesis
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
+from chain.state.walk import END, START, VerifiedChunk, collect_chunk, verify_chunk
 from chain.transition import apply_block
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.receipt import Receipt
-from node.executor import validate_body
+from node.chain.executor import validate_body
+from node.chain.training_index import TrainingIndex
 from node.network.peers import PeerInfo
 from node.network.protocols import state
 from node.network.protocols.state import TaskRecord
@@ -26,9 +27,8 @@ from node.storage.database import Database, open_database
 from node.sync import snapshot_sync
 from node.sync.snapshot_source import SnapshotSource
 from node.sync.snapshot_sync import SnapshotSync
-from node.training_index import TrainingIndex
 from tests.node.rpc.rpc_chain import CHAIN_ID, VALIDATOR, LocalChain
-from tests.node.training_chain import COMMITTEE, TrainingChain
+from tests.node.training.training_chain import COMMITTEE, TrainingChain
 
 Answer = Callable[..., object]
 

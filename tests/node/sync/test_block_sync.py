@@ -17,7 +17,13 @@ from node.network.wire import Head
 from node.sync import ranges
 from node.sync.block_sync import PATIENCE_SECONDS
 from node.sync.sources import ANSWER_SECONDS, REST_SECONDS
-from tests.node.consensus_cluster import Wire, build_cluster, heads, run_thread_inline, until
+from tests.node.consensus.consensus_cluster import (
+    Wire,
+    build_cluster,
+    heads,
+    run_thread_inline,
+    until,
+)
 
 
 @pytest.fixture(autouse=True)

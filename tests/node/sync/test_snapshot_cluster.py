@@ -8,23 +8,23 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chain.execution import system_contracts as contracts
-from chain.execution.system_contracts import VALIDATOR_SET
+from chain.contracts import system_contracts as contracts
+from chain.contracts.system_contracts import VALIDATOR_SET
 from chain.genesis import GenesisConfig, GenesisState, build_genesis
 from chain.params import ChainParameters
 from chain.primitives import Address, BlockNumber
 from node.network.stream import PeerId
-from node.network_genesis import NetworkPlan, Seat, build_network
+from node.setup.network_genesis import NetworkPlan, Seat, build_network
 from node.sync import snapshot_sync
 from node.sync.block_sync import BlockSync
 from node.sync.snapshot_sync import SnapshotSync
-from tests.node.changing_cluster import (
+from tests.node.consensus.changing_cluster import (
     FIVE,
     OPERATOR_KEYS,
     ChangingCluster,
     changing_genesis,
 )
-from tests.node.consensus_cluster import (
+from tests.node.consensus.consensus_cluster import (
     TIMESTAMP,
     VALIDATORS,
     ClusterNode,

@@ -16,7 +16,7 @@ from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.receipt import Receipt
-from node.ledger import LedgerReader
+from node.chain.contract_reader import LedgerReader
 from node.network.protocols.state import TaskRecord
 from node.network.stream import PeerId
 from node.network.wire import Head
@@ -25,7 +25,7 @@ from node.storage.snapshot_progress import SnapshotProgress
 from node.sync import snapshot_sync
 from node.sync.snapshot_sync import DISTANCE_BLOCKS, RETRY_SECONDS, SnapshotSync
 from node.sync.sources import ANSWER_SECONDS
-from tests.node.consensus_cluster import Killed, run_thread_inline, suppress_killed
+from tests.node.consensus.consensus_cluster import Killed, run_thread_inline, suppress_killed
 from tests.node.sync.snapshot_world import (
     FreshNode,
     MemoryNetwork,
@@ -33,7 +33,7 @@ from tests.node.sync.snapshot_world import (
     build_world,
     small_numbers,
 )
-from tests.node.training_chain import TASK, FixedClock, TrainingChain
+from tests.node.training.training_chain import TASK, FixedClock, TrainingChain
 
 
 @pytest.fixture(autouse=True)

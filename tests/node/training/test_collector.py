@@ -11,8 +11,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.crypto import CHUNK_BYTES, content_id
-from chain.execution.system_contracts import (
+from chain.contracts.system_contracts import (
     AttemptOpened,
     AttemptVoided,
     BallotFailed,
@@ -26,6 +25,7 @@ from chain.execution.system_contracts import (
     TaskReady,
     TaskResumed,
 )
+from chain.crypto import CHUNK_BYTES, content_id
 from chain.primitives import BlockNumber, Hash32, TaskId
 from chain.training.history import (
     BlockContext,
@@ -35,14 +35,14 @@ from chain.training.history import (
     build_history,
 )
 from chain.training.task_spec import Shard, TaskSpec
-from node.blobs import BlobStore
-from node.measurements import get_checks_path
-from node.metrics import NodeMetrics
-from node.reveals import Reveal, RevealStore
-from node.state_parts import StatePartStore
+from node.metrics.registry import NodeMetrics
+from node.storage.blobs import BlobStore
 from node.training import collector
+from node.training.checks import get_checks_path
 from node.training.collector import Collector
 from node.training.retention import Retention, RetentionPolicy
+from node.training.reveal_store import Reveal, RevealStore
+from node.training.state_parts import StatePartStore
 from tests.chain.training.history_factory import (
     COMMITTEE,
     MINERS,

@@ -8,8 +8,8 @@ import trio
 from trio.testing import MockClock
 
 from chain.crypto import content_id
-from tests.node.consensus_cluster import until
-from tests.node.training_node import (
+from tests.node.consensus.consensus_cluster import until
+from tests.node.training.training_node import (
     OK,
     PAYLOADS,
     SHARDS,

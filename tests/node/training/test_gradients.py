@@ -11,13 +11,13 @@ from trio.testing import MockClock
 from chain.crypto import content_id
 from chain.primitives import Address, Hash32, TaskId
 from node.training import gradients
-from node.verifier import VerifierRefused
+from node.training.verifier import VerifierRefused
 from tests.chain.training.history_factory import (
     TASK,
     history_after,
 )
-from tests.node.consensus_cluster import until
-from tests.node.training_node import (
+from tests.node.consensus.consensus_cluster import until
+from tests.node.training.training_node import (
     BAD,
     CHEAT,
     OK,

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
-from node.verifier import VerifierFailed
-from tests.node.training_node import (
+from node.training.verifier import VerifierFailed
+from tests.node.training.training_node import (
     OK,
     Node,
     expected_verdict,

@@ -7,19 +7,19 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chain.crypto import content_id
-from chain.execution import system_contracts
-from chain.execution.system_contracts import (
+from chain.contracts import system_contracts
+from chain.contracts.system_contracts import (
     TASK_REGISTRY,
 )
+from chain.crypto import content_id
 from chain.primitives import TaskId
 from node.training import preparation
 from tests.chain.training.history_factory import (
     TASK,
     history_after,
 )
-from tests.node.consensus_cluster import until
-from tests.node.training_node import (
+from tests.node.consensus.consensus_cluster import until
+from tests.node.training.training_node import (
     SHARDS,
     WEIGHTS,
     FakeChain,

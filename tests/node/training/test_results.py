@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
-from chain.crypto import content_id
-from chain.execution import system_contracts
-from chain.execution.system_contracts import (
+from chain.contracts import system_contracts
+from chain.contracts.system_contracts import (
     GRADIENT_LEDGER,
 )
+from chain.crypto import content_id
 from chain.training.rounds import Phase
-from node.verifier import VerifierRefused
+from node.training.verifier import VerifierRefused
 from tests.chain.training.history_factory import (
     TASK,
     verdict,
 )
-from tests.node.training_node import (
+from tests.node.training.training_node import (
     BAD,
     OK,
     PAYLOADS,

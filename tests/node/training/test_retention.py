@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from chain.execution.system_contracts import (
+from chain.contracts.system_contracts import (
     AttemptOpened,
     AttemptVoided,
     BallotFailed,

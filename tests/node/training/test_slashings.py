@@ -7,12 +7,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chain.execution.system_contracts import (
+from chain.contracts.system_contracts import (
     GRADIENT_LEDGER,
 )
 from tests.chain.training.history_factory import TASK, at
-from tests.node.consensus_cluster import until
-from tests.node.training_node import (
+from tests.node.consensus.consensus_cluster import until
+from tests.node.training.training_node import (
     CHEAT,
     OK,
     UNAVAILABLE,

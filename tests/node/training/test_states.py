@@ -7,10 +7,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chain.crypto import content_id
-from chain.execution.system_contracts import (
+from chain.contracts.system_contracts import (
     AttemptOpened,
 )
+from chain.crypto import content_id
 from chain.primitives import Hash32
 from chain.training.history import apply_event
 from chain.training.optimizer import initial_state
@@ -22,8 +22,8 @@ from tests.chain.training.history_factory import (
     at,
     history_after,
 )
-from tests.node.consensus_cluster import until
-from tests.node.training_node import (
+from tests.node.consensus.consensus_cluster import until
+from tests.node.training.training_node import (
     OK,
     SPEC,
     WEIGHTS,

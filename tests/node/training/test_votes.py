@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chain.execution.system_contracts import (
+from chain.contracts.system_contracts import (
     AttemptOpened,
 )
 from chain.training.history import apply_event
@@ -18,7 +18,7 @@ from tests.chain.training.history_factory import (
     at,
     history_after,
 )
-from tests.node.training_node import (
+from tests.node.training.training_node import (
     SPEC,
     FakeChain,
     Node,

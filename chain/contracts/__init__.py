@@ -1,0 +1,1 @@
+"""How are the system contracts called, and how is their storage read?"""

@@ -1,0 +1,149 @@
+"""Where the training contracts keep what a miner must be sure of (docs/spec/rpc.md, section 9).
+
+Slots as solc lays them out: the value of `mapping[key]` at slot p starts at keccak(key . p), the
+elements of an array at keccak(p). The tests hold these numbers against the compiled contracts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from chain.contracts.system_contracts import GRADIENT_LEDGER, TASK_REGISTRY, TaskStatus
+from chain.crypto import keccak256
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
+
+ReadSlot = Callable[[Address, int], int]
+"""The value of a contract's storage slot."""
+
+LEDGER_TRAININGS: Final = 0
+"""GradientLedger._trainings: a task's attempt in progress."""
+
+LEDGER_MEMBERS: Final = 1
+"""GradientLedger._members: a task's registered miners."""
+
+LEDGER_REGISTRATIONS: Final = 2
+"""GradientLedger._registrations: by task, then by miner."""
+
+REGISTRY_TERMS: Final = 1
+"""TaskRegistry._terms; the first word is the specification's hash."""
+
+REGISTRY_ACCOUNTS: Final = 2
+"""TaskRegistry._accounts; the first word ends with the submitter and, above it, the status."""
+
+MODEL_ROOT_OFFSET: Final = 9
+"""Of `modelRoot` in a Training, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptState:
+    """The attempt that a task's ledger is at."""
+
+    round_number: int
+    attempt: int
+    is_open: bool
+    open_block: BlockNumber
+    open_time: int
+    """Seconds since the Unix epoch."""
+    verdict_block: BlockNumber
+    """Where the last commitment was made, or a later ballot began; 0 if neither happened yet."""
+    model_root: Hash32
+    """Of the last settled round; zero before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationState:
+    """A miner's place in a task."""
+
+    units: int
+    """Declared; 0 for an account that never registered."""
+    committed_open_block: BlockNumber
+    """The opening block of the attempt that it last committed in."""
+
+
+def _mapping_slot(position: int, key: bytes) -> int:
+    word = key.rjust(32, b"\x00") + position.to_bytes(32, "big")
+    return int.from_bytes(keccak256(word), "big")
+
+
+def _task_key(task: TaskId) -> bytes:
+    return task.to_bytes(32, "big")
+
+
+def _element_slot(position: int, index: int) -> int:
+    return int.from_bytes(keccak256(position.to_bytes(32, "big")), "big") + index
+
+
+def _registration_slot(task: TaskId, miner: Address) -> int:
+    return _mapping_slot(_mapping_slot(LEDGER_REGISTRATIONS, _task_key(task)), miner)
+
+
+def _bits(word: int, low: int, count: int) -> int:
+    return (word >> low) & ((1 << count) - 1)
+
+
+def list_attempt_slots(task: TaskId) -> tuple[int, ...]:
+    """What `read_attempt` reads of the GradientLedger."""
+    base = _mapping_slot(LEDGER_TRAININGS, _task_key(task))
+    return base, base + 1, base + MODEL_ROOT_OFFSET
+
+
+def read_attempt(read: ReadSlot, task: TaskId) -> AttemptState:
+    """The attempt that the ledger is at."""
+    place, times, model = (read(GRADIENT_LEDGER, slot) for slot in list_attempt_slots(task))
+    return AttemptState(
+        round_number=_bits(place, 0, 32),
+        attempt=_bits(place, 32, 32),
+        is_open=_bits(place, 144, 8) == 1,
+        open_block=BlockNumber(_bits(times, 0, 64)),
+        open_time=_bits(times, 64, 64),
+        verdict_block=BlockNumber(_bits(times, 128, 64)),
+        model_root=Hash32(model.to_bytes(32, "big")),
+    )
+
+
+def list_participant_slots(task: TaskId, miners: Sequence[Address]) -> tuple[int, ...]:
+    """What `read_participants` reads of the GradientLedger if exactly `miners` are registered."""
+    members = _mapping_slot(LEDGER_MEMBERS, _task_key(task))
+    return (
+        members,
+        *(_element_slot(members, index) for index in range(len(miners))),
+        *(_registration_slot(task, miner) for miner in miners),
+    )
+
+
+def read_participants(read: ReadSlot, task: TaskId) -> tuple[tuple[Address, int], ...]:
+    """The registered miners with their declared units, by ascending address."""
+    members = _mapping_slot(LEDGER_MEMBERS, _task_key(task))
+    count = read(GRADIENT_LEDGER, members)
+    miners = [
+        Address(read(GRADIENT_LEDGER, _element_slot(members, index)).to_bytes(32, "big")[12:])
+        for index in range(count)
+    ]
+    return tuple((miner, read_registration(read, task, miner).units) for miner in sorted(miners))
+
+
+def list_registration_slots(task: TaskId, miner: Address) -> tuple[int, ...]:
+    """What `read_registration` reads of the GradientLedger."""
+    return (_registration_slot(task, miner),)
+
+
+def read_registration(read: ReadSlot, task: TaskId, miner: Address) -> RegistrationState:
+    """A miner's place in a task."""
+    word = read(GRADIENT_LEDGER, _registration_slot(task, miner))
+    has_position = _bits(word, 224, 24) != 0
+    return RegistrationState(
+        units=_bits(word, 0, 32),
+        committed_open_block=BlockNumber(_bits(word, 160, 64) if has_position else 0),
+    )
+
+
+def list_task_slots(task: TaskId) -> tuple[int, ...]:
+    """What `read_task` reads of the TaskRegistry."""
+    key = _task_key(task)
+    return _mapping_slot(REGISTRY_TERMS, key), _mapping_slot(REGISTRY_ACCOUNTS, key)
+
+
+def read_task(read: ReadSlot, task: TaskId) -> tuple[Hash32, TaskStatus]:
+    """The hash of a task's specification, and its status."""
+    spec_hash, account = (read(TASK_REGISTRY, slot) for slot in list_task_slots(task))
+    return Hash32(spec_hash.to_bytes(32, "big")), TaskStatus(_bits(account, 160, 8))

@@ -1,0 +1,88 @@
+"""What a contract's refusal means to who sent the call, and what to do (docs/operator-guide.md)."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from chain.contracts.system_contracts import ContractError, TaskStatus
+from chain.training.rounds import Phase
+
+Argument = int | str | bool
+
+
+def _status(value: Argument) -> str:
+    known = {int(status) for status in TaskStatus}
+    return TaskStatus(int(value)).name.lower() if value in known else str(value)
+
+
+def _phase(value: Argument) -> str:
+    known = {int(phase) for phase in Phase}
+    return Phase(int(value)).name.lower() if value in known else str(value)
+
+
+MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
+    "TaskUnknown": lambda task: f"there is no task {task}; `pot task list` shows those there are",
+    "TaskNotSubmitter": lambda caller: (
+        f"account {caller} did not submit this task; give --key the account that did "
+        "(`pot task show`)"
+    ),
+    "TaskWrongStatus": lambda task, status: (
+        f"task {task} is {_status(status)}, which rules this out: only an open task is funded or "
+        "cancelled, only a paused one resumed, only a closed one refunded"
+    ),
+    "TaskNothingToRefund": lambda task: (
+        f"nothing of task {task} is left to refund: all is paid, or was refunded before"
+    ),
+    "TaskInvalidTerms": lambda field: f"the registry refuses the task's {field}; change it",
+    "TaskSpecTooLarge": lambda size, limit: (
+        f"the specification has {size} bytes, {limit} are allowed; name fewer shards or layers"
+    ),
+    "TaskInexactTransfer": lambda expected, received: (
+        f"the token moved {received} base units instead of {expected}; one that takes a fee cannot "
+        "pay a task"
+    ),
+    "LedgerAlreadyRegistered": lambda task, miner: (
+        f"account {miner} is, or was, registered for task {task}; `pot miner withdraw {task}` "
+        "frees it for another registration"
+    ),
+    "LedgerNotRegistered": lambda task, miner: (
+        f"account {miner} is not registered for task {task}, or has left it; check --key and the "
+        "task id"
+    ),
+    "LedgerBondLocked": lambda task, _miner: (
+        f"the bond in task {task} is still locked: until 16 blocks after the task closes, or, if "
+        f"you leave it first (`pot miner leave {task}`), until its next rounds are settled; try "
+        "again later"
+    ),
+    "LedgerInvalidUnits": lambda units: (
+        f"{units} units are not allowed; give --units from 1 to the task's max_units"
+    ),
+    "LedgerTooManyMiners": lambda limit: f"the task has its {limit} miners; mine another",
+    "LedgerWrongPhase": lambda task, phase: (
+        f"task {task} is in phase {_phase(phase)}, which rules this out; wait for the next round"
+    ),
+    "LedgerNothingToWithdraw": lambda: "the account has no credit in this token; nothing to do",
+    "DistributorNothingToClaim": lambda task, account: (
+        f"account {account} has claimed all it earned of task {task}"
+    ),
+    "DistributorInvalidProof": lambda task, account: (
+        f"the proof for account {account} is not of task {task}'s present root; a round was just "
+        "settled: try again"
+    ),
+    "FaucetTooSoon": lambda account, block: (
+        f"the faucet served account {account} lately; ask again from block {block} on"
+    ),
+    "ERC20InsufficientBalance": lambda account, balance, needed: (
+        f"account {account} has {balance} base units of the token, {needed} are needed; send it "
+        "the difference"
+    ),
+    "ERC20InsufficientAllowance": lambda spender, allowance, needed: (
+        f"{spender} may take {allowance} base units of the token, {needed} are needed; approve them"
+    ),
+}
+"""By the error's name: what happened and the cure, from the error's arguments."""
+
+
+def describe_revert(error: ContractError) -> str:
+    """One line: what the contract refuses and, where we know it, what to do."""
+    meaning = MEANINGS.get(error.name)
+    return f"the contract refuses: {error}" if meaning is None else meaning(*error.arguments)

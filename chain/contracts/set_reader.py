@@ -1,0 +1,92 @@
+"""Who decides the next block, from the state of this one (docs/spec/contracts.md, section 8.1)."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from eth_abi.exceptions import DecodingError
+
+from chain.contracts.set_storage import (
+    compute_set_hash,
+    is_validator_set,
+    read_next_set_hash,
+)
+from chain.contracts.system_contracts import (
+    VALIDATOR_SET,
+    decode_committee,
+    encode_committee,
+)
+from chain.execution.evm import BlockEnvironment, CallRequest, call
+from chain.genesis import GenesisConfig, GenesisState
+from chain.primitives import ZERO_HASH, Address, BlockNumber, Hash32
+from chain.state.world_state import ReadableDatabase, get_storage
+from chain.types.header import Header
+
+READ_GAS: Final = 10_000_000
+"""A set of 100 costs a fifteenth of that; it bounds what a broken contract may cost."""
+
+
+def get_next_set_hash(database: ReadableDatabase, header: Header) -> Hash32:
+    """The hash of the set of the block after `header`; zero if there is no contract.
+
+    Raises:
+        MissingTrieNodeError: the state of `header` is not held.
+    """
+    return read_next_set_hash(partial(get_storage, database, header.state_root), header.number)
+
+
+def read_genesis_set(
+    config: GenesisConfig, genesis: GenesisState
+) -> tuple[tuple[Address, ...], tuple[Address, ...]]:
+    """The validators of block 1 and their operators.
+
+    A genesis without the contract has the validators of its parameters for ever, each its own
+    operator.
+    """
+    found = read_next_set(genesis.delta, genesis.header, config.chain_id, ())
+    return found or (config.parameters.validators, config.parameters.validators)
+
+
+def read_next_set(
+    database: ReadableDatabase, header: Header, chain_id: int, current: Sequence[Address]
+) -> tuple[tuple[Address, ...], tuple[Address, ...]] | None:
+    """The validators of the block after `header` and their operators, if they are not `current`.
+
+    Args:
+        database: Holds the state of `header`.
+        header: The parent of that block.
+        chain_id: Of the network.
+        current: The validators of `header`'s own number.
+
+    Returns:
+        None if the set stays: because it is the same, or because what the contract says is no set.
+
+    Raises:
+        MissingTrieNodeError: the state of `header` is not held.
+    """
+    wanted = get_next_set_hash(database, header)
+    if wanted in (ZERO_HASH, compute_set_hash(current)):
+        return None
+    environment = BlockEnvironment(
+        chain_id=chain_id,
+        number=BlockNumber(header.number + 1),
+        timestamp=header.timestamp,
+        coinbase=header.coinbase,
+        gas_limit=header.gas_limit,
+        base_fee_per_gas=header.base_fee_per_gas,
+        mix_hash=header.mix_hash,
+    )
+    request = CallRequest(to=VALIDATOR_SET, data=encode_committee(), gas_limit=READ_GAS)
+    answer = call(database, header.state_root, environment, request)
+    if not answer.is_success:
+        return None
+    try:
+        validators, operators = decode_committee(answer.output)
+    except DecodingError:
+        return None
+    is_set = (
+        is_validator_set(validators)
+        and len(operators) == len(validators)
+        and compute_set_hash(validators) == wanted
+    )
+    return (validators, operators) if is_set else None

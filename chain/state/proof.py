@@ -1,0 +1,64 @@
+"""Accounts and storage read from Merkle proofs (docs/spec/rpc.md, section 9).
+
+A proof is the trie nodes that the reads pass through, each once: who has the state records them,
+who has only the state root repeats the reads over them and gets the same values or none.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from chain.crypto import keccak256
+from chain.errors import RejectedInputError, RejectionReason
+from chain.primitives import Address, Hash32
+from chain.state import trie
+from chain.state.world_state import ReadableDatabase, get_storage
+
+StorageReads = Mapping[Address, Sequence[int]]
+"""Slots of contracts."""
+
+
+class _RecordingDatabase:
+    """Remembers every node that is read, in order."""
+
+    def __init__(self, database: ReadableDatabase) -> None:
+        self._database = database
+        self.nodes: dict[bytes, bytes] = {}
+
+    def get(self, key: bytes, /) -> bytes | None:
+        value = self._database.get(key)
+        if value is not None:
+            self.nodes[key] = value
+        return value
+
+
+def build_state_proof(
+    database: ReadableDatabase, state_root: Hash32, reads: StorageReads
+) -> tuple[bytes, ...]:
+    """The trie nodes that prove every slot of `reads`, absent ones too; each node once.
+
+    Raises:
+        MissingTrieNodeError: that state is not held.
+    """
+    recording = _RecordingDatabase(database)
+    for address, slots in reads.items():
+        for slot in slots:
+            get_storage(recording, state_root, address, slot)
+    return tuple(recording.nodes.values())
+
+
+class ProvenState:
+    """Storage under a state root, known from a proof."""
+
+    def __init__(self, state_root: Hash32, nodes: Iterable[bytes]) -> None:
+        self._state_root = state_root
+        self._nodes = {bytes(keccak256(node)): node for node in nodes}
+
+    def get_storage(self, address: Address, slot: int) -> int:
+        """The value of a slot; 0 if it was never set.
+
+        Raises:
+            RejectedInputError: CONTENT_MISMATCH: the proof does not lead there from the root.
+        """
+        try:
+            return get_storage(self._nodes, self._state_root, address, slot)
+        except (trie.MissingTrieNodeError, IndexError, ValueError) as error:
+            raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, "state proof") from error

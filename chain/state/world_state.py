@@ -1,0 +1,340 @@
+"""Accounts over a state root, with undo (docs/spec/state-transition.md, section 5).
+
+The EVM changes this overlay, which is written nowhere; `compute_delta` turns it into a root and the
+nodes to store.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Protocol
+
+from chain.crypto import keccak256
+from chain.primitives import EMPTY_TRIE_ROOT, Address, Hash32
+from chain.state import trie
+from chain.types.account import (
+    EMPTY_CODE_HASH,
+    Account,
+    decode_account,
+    decode_storage_value,
+    encode_storage_value,
+)
+
+
+class ReadableDatabase(Protocol):
+    """Trie nodes and code by their Keccak-256."""
+
+    def get(self, key: bytes, /) -> bytes | None:
+        """The value under `key`, or None if it is not held."""
+
+
+StateDelta = Mapping[bytes, bytes]
+"""What a block adds to the database: trie nodes and code by their Keccak-256."""
+
+_NO_ACCOUNT = Account()
+
+
+def get_account(database: ReadableDatabase, state_root: Hash32, address: Address) -> Account | None:
+    """The account at `address` under `state_root`, or None if there is none.
+
+    Raises:
+        MissingTrieNodeError: that state is not held.
+    """
+    data = trie.get(database.get, state_root, keccak256(address))
+    return decode_account(data) if data else None
+
+
+def get_storage(database: ReadableDatabase, state_root: Hash32, address: Address, slot: int) -> int:
+    """The value of a storage slot under `state_root`; 0 if it was never set.
+
+    Raises:
+        MissingTrieNodeError: that state is not held.
+    """
+    account = get_account(database, state_root, address)
+    if account is None:
+        return 0
+    return _read_storage(database, account.storage_root, slot)
+
+
+def get_code(database: ReadableDatabase, state_root: Hash32, address: Address) -> bytes:
+    """The code at `address` under `state_root`; no bytes if it has none.
+
+    Raises:
+        MissingTrieNodeError: that state is not held.
+    """
+    account = get_account(database, state_root, address)
+    return b"" if account is None else _read_code(database, account.code_hash)
+
+
+def _read_storage(database: ReadableDatabase, storage_root: Hash32, slot: int) -> int:
+    if storage_root == EMPTY_TRIE_ROOT:
+        return 0
+    key = keccak256(slot.to_bytes(32, "big"))
+    return decode_storage_value(trie.get(database.get, storage_root, key))
+
+
+def _read_code(database: ReadableDatabase, code_hash: Hash32) -> bytes:
+    if code_hash == EMPTY_CODE_HASH:
+        return b""
+    code = database.get(code_hash)
+    if code is None:
+        raise trie.MissingTrieNodeError(code_hash)
+    return code
+
+
+class WorldState:
+    """A mutable overlay over a state root, in the shape py-evm's account database has.
+
+    Every change leaves its inverse in an undo log; a checkpoint is a length of that log.
+    """
+
+    def __init__(self, database: ReadableDatabase, state_root: Hash32) -> None:
+        self._database = database
+        self._base_root = state_root
+        self._accounts: dict[Address, Account | None] = {}
+        self._storage: dict[Address, dict[int, int]] = {}
+        """Slots read or written, over the account's `storage_root`."""
+        self._code: dict[bytes, bytes] = {}
+        self._dirty: dict[Address, set[int]] = {}
+        """Accounts that may have changed and their slots; undo leaves it alone."""
+        self._undo: list[Callable[[], object]] = []
+        # Of the transaction in progress only:
+        self._touched: set[Address] = set()
+        self._original: dict[tuple[Address, int], int] = {}
+        self._warm: set[bytes | tuple[Address, int]] = set()
+        self._transient: dict[tuple[Address, int], bytes] = {}
+
+    # Checkpoints.
+
+    def record(self) -> int:
+        """A checkpoint to go back to within this transaction."""
+        return len(self._undo)
+
+    def discard(self, checkpoint: int) -> None:
+        """Undo everything since `checkpoint`."""
+        while len(self._undo) > checkpoint:
+            self._undo.pop()()
+
+    def commit(self, checkpoint: int) -> None:
+        """Keep what was done since `checkpoint`; an outer checkpoint can still undo it."""
+
+    def lock_changes(self) -> None:
+        """Begin a transaction: what was done so far can no longer be undone."""
+        self._undo.clear()
+        self._touched.clear()
+        self._original.clear()
+        self._warm.clear()
+        self._transient.clear()
+
+    # Accounts.
+
+    @property
+    def state_root(self) -> Hash32:
+        """The root this state was opened at."""
+        return self._base_root
+
+    def get_account(self, address: Address) -> Account | None:
+        """The account as of now, or None if there is none."""
+        try:
+            return self._accounts[address]
+        except KeyError:
+            account = get_account(self._database, self._base_root, address)
+            self._accounts[address] = account
+            return account
+
+    def _set_account(self, address: Address, account: Account | None) -> None:
+        old = self.get_account(address)
+        self._undo.append(partial(self._accounts.__setitem__, address, old))
+        self._accounts[address] = account
+        self._dirty.setdefault(address, set())
+        self._touched.add(address)
+
+    def get_balance(self, address: Address) -> int:
+        """Wei."""
+        return (self.get_account(address) or _NO_ACCOUNT).balance
+
+    def set_balance(self, address: Address, balance: int) -> None:
+        """Make the balance `balance` wei, creating the account."""
+        assert 0 <= balance < 1 << 256, "the total supply is below 2**256 and fees are checked"
+        old = self.get_account(address) or _NO_ACCOUNT
+        self._set_account(address, Account(old.nonce, balance, old.storage_root, old.code_hash))
+
+    def get_nonce(self, address: Address) -> int:
+        """How many transactions the account sent, or contracts it created."""
+        return (self.get_account(address) or _NO_ACCOUNT).nonce
+
+    def set_nonce(self, address: Address, nonce: int) -> None:
+        """Make the nonce `nonce`, creating the account."""
+        old = self.get_account(address) or _NO_ACCOUNT
+        self._set_account(address, Account(nonce, old.balance, old.storage_root, old.code_hash))
+
+    def increment_nonce(self, address: Address) -> None:
+        """Add one to the nonce, creating the account."""
+        self.set_nonce(address, self.get_nonce(address) + 1)
+
+    def get_code_hash(self, address: Address) -> Hash32:
+        """keccak256 of the account's code."""
+        return (self.get_account(address) or _NO_ACCOUNT).code_hash
+
+    def get_code(self, address: Address) -> bytes:
+        """The account's code; no bytes if it has none."""
+        code_hash = self.get_code_hash(address)
+        code = self._code.get(code_hash)
+        return _read_code(self._database, code_hash) if code is None else code
+
+    def set_code(self, address: Address, code: bytes) -> None:
+        """Make `code` the account's code, creating the account."""
+        code_hash = keccak256(code)
+        self._code[code_hash] = code
+        old = self.get_account(address) or _NO_ACCOUNT
+        self._set_account(address, Account(old.nonce, old.balance, old.storage_root, code_hash))
+
+    def delete_code(self, address: Address) -> None:
+        """Leave the account without code."""
+        self.set_code(address, b"")
+
+    def account_has_code_or_nonce(self, address: Address) -> bool:
+        """Whether a contract creation at `address` would collide."""
+        account = self.get_account(address) or _NO_ACCOUNT
+        return account.nonce != 0 or account.code_hash != EMPTY_CODE_HASH
+
+    def account_exists(self, address: Address) -> bool:
+        """Whether the state trie has the account."""
+        return self.get_account(address) is not None
+
+    def account_is_empty(self, address: Address) -> bool:
+        """EIP-161's emptiness; an account that is not there is empty."""
+        return (self.get_account(address) or _NO_ACCOUNT).is_empty
+
+    def touch_account(self, address: Address) -> None:
+        """Create the account, empty, if there is none."""
+        if self.get_account(address) is None:
+            self._set_account(address, _NO_ACCOUNT)
+
+    def delete_account(self, address: Address) -> None:
+        """Remove the account with its storage."""
+        self._forget_slots(address)
+        self._set_account(address, None)
+
+    def delete_touched_empty(self) -> None:
+        """Remove the accounts that this transaction left empty (EIP-161); none was before it."""
+        for address in sorted(self._touched):
+            account = self.get_account(address)
+            if account is not None and account.is_empty:
+                self.delete_account(address)
+
+    # Storage.
+
+    def get_storage(self, address: Address, slot: int, from_journal: bool = True) -> int:
+        """The slot's value, or (`from_journal` False) its value before this transaction."""
+        if not from_journal:
+            original = self._original.get((address, slot))
+            if original is not None:
+                return original
+        slots = self._storage.setdefault(address, {})
+        value = slots.get(slot)
+        if value is None:
+            account = self.get_account(address) or _NO_ACCOUNT
+            value = _read_storage(self._database, account.storage_root, slot)
+            slots[slot] = value
+        return value
+
+    def set_storage(self, address: Address, slot: int, value: int) -> None:
+        """Make the slot's value `value`, below 2**256."""
+        old = self.get_storage(address, slot)
+        self._original.setdefault((address, slot), old)
+        slots = self._storage[address]
+        self._undo.append(partial(slots.__setitem__, slot, old))
+        slots[slot] = value
+        self._dirty.setdefault(address, set()).add(slot)
+
+    def delete_storage(self, address: Address) -> None:
+        """Empty the account's storage."""
+        self._forget_slots(address)
+        old = self.get_account(address)
+        if old is not None and old.storage_root != EMPTY_TRIE_ROOT:
+            self._set_account(
+                address, Account(old.nonce, old.balance, EMPTY_TRIE_ROOT, old.code_hash)
+            )
+
+    def _forget_slots(self, address: Address) -> None:
+        old = self._storage.get(address, {})
+        self._undo.append(partial(self._storage.__setitem__, address, old))
+        self._storage[address] = {}
+
+    # Warm addresses and slots (EIP-2929), transient storage (EIP-1153).
+
+    def is_address_warm(self, address: Address) -> bool:
+        """Whether this transaction has accessed the account."""
+        return address in self._warm
+
+    def mark_address_warm(self, address: Address) -> None:
+        """Count the account as accessed."""
+        self._mark_warm(address)
+
+    def is_storage_warm(self, address: Address, slot: int) -> bool:
+        """Whether this transaction has accessed the slot."""
+        return (address, slot) in self._warm
+
+    def mark_storage_warm(self, address: Address, slot: int) -> None:
+        """Count the slot as accessed."""
+        self._mark_warm((address, slot))
+
+    def _mark_warm(self, key: bytes | tuple[Address, int]) -> None:
+        if key not in self._warm:
+            self._warm.add(key)
+            self._undo.append(partial(self._warm.discard, key))
+
+    def get_transient_storage(self, address: Address, slot: int) -> bytes:
+        """The slot's value in this transaction; no bytes if it was not set."""
+        return self._transient.get((address, slot), b"")
+
+    def set_transient_storage(self, address: Address, slot: int, value: bytes) -> None:
+        """Make the slot's value `value` until the end of this transaction."""
+        old = self.get_transient_storage(address, slot)
+        self._undo.append(partial(self._transient.__setitem__, (address, slot), old))
+        self._transient[address, slot] = value
+
+    # The result.
+
+    def list_changed(self) -> tuple[Address, ...]:
+        """The accounts that were written to, ascending, whether or not it was undone."""
+        return tuple(sorted(self._dirty))
+
+    def get_written_storage(self, address: Address) -> dict[int, int]:
+        """The slots that were written and are not zero, by slot."""
+        slots = self._storage.get(address, {})
+        return {slot: slots[slot] for slot in sorted(self._dirty[address]) if slots.get(slot)}
+
+    def compute_delta(self) -> tuple[Hash32, StateDelta]:
+        """The root of everything done so far, and the nodes and code that it adds.
+
+        Raises:
+            MissingTrieNodeError: the base state is not held completely.
+        """
+        delta: dict[bytes, bytes] = {}
+        changes: dict[bytes, bytes] = {}
+        for address in sorted(self._dirty):
+            account = self.get_account(address)
+            if account is None:
+                changes[keccak256(address)] = b""
+                continue
+            slots = self._storage.get(address, {})
+            written = sorted(slot for slot in self._dirty[address] if slot in slots)
+            storage_root, nodes = trie.update(
+                self._database.get,
+                account.storage_root,
+                {
+                    keccak256(slot.to_bytes(32, "big")): encode_storage_value(slots[slot])
+                    for slot in written
+                },
+            )
+            delta.update(nodes)
+            code = self._code.get(account.code_hash)
+            if code:
+                delta[account.code_hash] = code
+            changes[keccak256(address)] = Account(
+                account.nonce, account.balance, storage_root, account.code_hash
+            ).encode()
+        state_root, nodes = trie.update(self._database.get, self._base_root, changes)
+        delta.update(nodes)
+        return state_root, delta

@@ -1,0 +1,1 @@
+"""What is final, and what follows from it?"""

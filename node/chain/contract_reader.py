@@ -1,0 +1,127 @@
+"""What the training host asks the system contracts, at the head (docs/spec/contracts.md)."""
+
+from dataclasses import astuple
+
+from chain.contracts import system_contracts
+from chain.contracts.system_contracts import (
+    GRADIENT_LEDGER,
+    TASK_REGISTRY,
+    VALIDATOR_SET,
+    ValidatorState,
+)
+from chain.execution.evm import BlockEnvironment, CallRequest, CallResult, call
+from chain.genesis import GenesisConfig
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
+from chain.training.rounds import Phase
+from chain.training.task_spec import TaskTerms
+from chain.types.header import Header
+from chain.validation import compute_mix_hash, compute_next_base_fee
+from node.clock import Clock
+from node.storage.block_store import BlockStore
+from node.storage.database import Database
+
+
+class LedgerReader:
+    """Calls of the predeployed contracts on a state of the chain."""
+
+    def __init__(
+        self, store: BlockStore, database: Database, config: GenesisConfig, clock: Clock
+    ) -> None:
+        self._store = store
+        self._database = database
+        self._config = config
+        self._clock = clock
+        self._phases: dict[TaskId, tuple[tuple[BlockNumber, int], tuple[Phase, int]]] = {}
+
+    def head_number(self) -> BlockNumber:
+        """The number of the head."""
+        return self._store.head_number()
+
+    def phase(self, task_id: TaskId) -> tuple[Phase, int]:
+        """The phase as the next block will find it, and when it ends (seconds; 0 for never).
+
+        Asked once a block and second: the contracts see no finer time, and a call takes 3 ms.
+        """
+        moment = (self._store.head_number(), self._clock.now_ms() // 1000)
+        known = self._phases.get(task_id)
+        if known is None or known[0] != moment:
+            known = self._phases[task_id] = (moment, self._ask_phase(task_id))
+        return known[1]
+
+    def _ask_phase(self, task_id: TaskId) -> tuple[Phase, int]:
+        phase = self._call(GRADIENT_LEDGER, system_contracts.encode_phase(task_id))
+        deadline = self._call(GRADIENT_LEDGER, system_contracts.encode_deadline(task_id))
+        return (
+            Phase(system_contracts.decode_uint(phase)),
+            system_contracts.decode_deadline(deadline).timestamp,
+        )
+
+    def terms(self, task_id: TaskId) -> TaskTerms:
+        """The terms that the registry holds."""
+        data = self._call(TASK_REGISTRY, system_contracts.encode_get_terms(task_id))
+        return TaskTerms(*astuple(system_contracts.decode_terms(data)))
+
+    def participants(
+        self, task_id: TaskId, open_block: BlockNumber
+    ) -> tuple[tuple[Address, int], ...]:
+        """Who takes part in an attempt that opened in `open_block`, by ascending address."""
+        header = self._store.header(open_block)
+        assert header is not None, "an attempt opens in a final block"
+        data = self._call(GRADIENT_LEDGER, system_contracts.encode_participants(task_id), header)
+        participants = system_contracts.decode_participants(data)
+        return tuple((each.miner, each.units) for each in participants)
+
+    def is_registered(self, task_id: TaskId, miner: Address) -> bool:
+        """Whether an account is registered as a miner of a task."""
+        data = self._call(GRADIENT_LEDGER, system_contracts.encode_get_miner(task_id, miner))
+        return system_contracts.decode_miner(data).units > 0
+
+    def ask_validator_set(self, data: bytes) -> bytes:
+        """The answer of a view of the validator set, for the next block."""
+        return self._call(VALIDATOR_SET, data)
+
+    def validator(self, validator: Address) -> ValidatorState:
+        """A validator's account; of status NONE if it never was one."""
+        data = self._call(VALIDATOR_SET, system_contracts.encode_get_validator(validator))
+        return system_contracts.decode_validator(data)
+
+    def mix_hash_after(self, number: BlockNumber) -> Hash32:
+        """The mix hash of the child of a final block; it follows from the block."""
+        header = self._store.header(number)
+        assert header is not None, "asked of final blocks only"
+        return compute_mix_hash(header)
+
+    def simulate(self, sender: Address, to: Address, data: bytes, gas_limit: int) -> str | None:
+        """Why a call would fail in the next block; None if it would not."""
+        head = self._store.head()
+        request = CallRequest(to=to, data=data, sender=sender, gas_limit=gas_limit)
+        result = call(self._database, head.state_root, self._next_environment(head), request)
+        if result.is_success:
+            return None
+        error = system_contracts.decode_error(result.output)
+        return result.error if error is None else error.name
+
+    def _call(self, to: Address, data: bytes, header: Header | None = None) -> bytes:
+        """The answer of a contract after `header`'s block, or for the next block at the head."""
+        head = self._store.head()
+        if header is None:
+            environment, state_root = self._next_environment(head), head.state_root
+        else:
+            environment = BlockEnvironment.of(header, self._config.chain_id)
+            state_root = header.state_root
+        result: CallResult = call(
+            self._database, state_root, environment, CallRequest(to=to, data=data)
+        )
+        assert result.is_success, f"a view of 0x{to.hex()} failed: {result.error}"
+        return result.output
+
+    def _next_environment(self, head: Header) -> BlockEnvironment:
+        return BlockEnvironment(
+            chain_id=self._config.chain_id,
+            number=BlockNumber(head.number + 1),
+            timestamp=max(head.timestamp, self._clock.now_ms() // 1000),
+            coinbase=head.coinbase,
+            gas_limit=head.gas_limit,
+            base_fee_per_gas=compute_next_base_fee(head, self._config),
+            mix_hash=compute_mix_hash(head),
+        )

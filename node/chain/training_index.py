@@ -1,0 +1,142 @@
+"""Tasks and rounds as rows of the database, written with the block that changes them.
+
+The fold itself is chain/training/history.py; here it gets its events, its committee and its disk.
+Readers are the training host and the RPC processes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from pydantic import ConfigDict, TypeAdapter
+
+from chain.contracts import system_contracts
+from chain.errors import InvalidSpec
+from chain.primitives import BlockNumber, Hash32, TaskId
+from chain.training.history import (
+    BlockContext,
+    Committee,
+    SettledRound,
+    TaskHistory,
+    apply_event,
+    build_history,
+)
+from chain.training.task_spec import TaskSpec, decode_task_spec
+from chain.types.header import Header
+from chain.types.receipt import Receipt
+from node.storage.block_store import BlockStore
+
+KEPT_HISTORIES: Final = 1_024
+"""Decoded tasks; more live ones are decoded again and again, which is slow and right."""
+
+_COUNT_KEY: Final = b"count"
+_CONFIG: Final = ConfigDict(ser_json_bytes="hex", val_json_bytes="hex")
+
+
+_HISTORIES: Final = TypeAdapter(tuple[TaskHistory], config=_CONFIG)
+"""In a tuple, because pydantic gives a dataclass itself no configuration from outside."""
+
+_ROUNDS: Final = TypeAdapter(tuple[SettledRound], config=_CONFIG)
+"""As above."""
+
+
+class TrainingIndex:
+    """Reads the rows, and computes those that a block changes."""
+
+    def __init__(self, store: BlockStore) -> None:
+        self._store = store
+        self._specs: dict[TaskId, TaskSpec | None] = {}
+        self._histories: dict[TaskId, tuple[BlockNumber, TaskHistory]] = {}
+
+    @property
+    def committee(self) -> Committee:
+        """The validators and their operators in the block after the head."""
+        return self._store.next_committee()
+
+    def task_count(self) -> int:
+        """Tasks submitted so far; their ids are 1 to this."""
+        value = self._store.training_row(_COUNT_KEY)
+        return 0 if value is None else int.from_bytes(value, "big")
+
+    def history(self, task_id: TaskId) -> TaskHistory | None:
+        """The task at the head, or None if there is no such task; decoded once a block."""
+        head = self._store.head_number()
+        known = self._histories.get(task_id)
+        if known is not None and known[0] == head:
+            return known[1]
+        value = self._store.training_row(_history_key(task_id))
+        if value is None:
+            return None
+        history = _HISTORIES.validate_json(value)[0]
+        if len(self._histories) >= KEPT_HISTORIES:
+            self._histories.clear()
+        self._histories[task_id] = (head, history)
+        return history
+
+    def settled_round(self, task_id: TaskId, round_number: int) -> SettledRound | None:
+        """A settled round, or None if it is not settled."""
+        value = self._store.training_row(_round_key(task_id, round_number))
+        return None if value is None else _ROUNDS.validate_json(value)[0]
+
+    def spec(self, history: TaskHistory) -> TaskSpec | None:
+        """The task's specification, or None if what was submitted is none."""
+        if history.task_id not in self._specs:
+            try:
+                self._specs[history.task_id] = decode_task_spec(history.spec)
+            except InvalidSpec:
+                self._specs[history.task_id] = None
+        return self._specs[history.task_id]
+
+    def live_tasks(self) -> Iterator[TaskHistory]:
+        """The tasks that are not closed, by id."""
+        for number in range(1, self.task_count() + 1):
+            history = self.history(TaskId(number))
+            if history is not None and history.status != "closed":
+                yield history
+
+    def compute_rows(self, header: Header, receipts: Sequence[Receipt]) -> Mapping[bytes, bytes]:
+        """The rows that change when this block, the child of the head, is finalized."""
+        context = BlockContext(header.number, header.timestamp)
+        committee = self._store.committee(header.number)
+        changed: dict[TaskId, TaskHistory] = {}
+        rows: dict[bytes, bytes] = {}
+        for receipt in receipts:
+            for entry in receipt.logs:
+                event = system_contracts.decode_event(entry)
+                if event is None or not hasattr(event, "task_id"):
+                    continue
+                task_id = TaskId(event.task_id)
+                if isinstance(event, system_contracts.TaskSubmitted):
+                    changed[task_id] = build_history(event, context)
+                    rows[_COUNT_KEY] = task_id.to_bytes(8, "big")
+                    continue
+                history = changed.get(task_id) or self.history(task_id)
+                assert history is not None, "events of a task follow its submission"
+                changed[task_id], settled = apply_event(
+                    history, event, context, spec=self.spec(history), committee=committee
+                )
+                if settled is not None:
+                    key = _round_key(task_id, settled.attempt.round_number)
+                    rows[key] = _ROUNDS.dump_json((settled,))
+        rows.update(
+            (_history_key(id_), _HISTORIES.dump_json((each,))) for id_, each in changed.items()
+        )
+        return rows
+
+
+def build_rows(histories: Sequence[TaskHistory]) -> Mapping[bytes, bytes]:
+    """The rows of all tasks there are, from the first on; settled rounds are not among them."""
+    rows = {_history_key(each.task_id): _HISTORIES.dump_json((each,)) for each in histories}
+    return {_COUNT_KEY: len(histories).to_bytes(8, "big"), **rows}
+
+
+def _history_key(task_id: TaskId) -> bytes:
+    return b"task" + task_id.to_bytes(8, "big")
+
+
+def _round_key(task_id: TaskId, round_number: int) -> bytes:
+    return b"round" + task_id.to_bytes(8, "big") + round_number.to_bytes(8, "big")
+
+
+def get_theta_root(history: TaskHistory, spec: TaskSpec) -> Hash32:
+    """The model root that the round in progress starts from."""
+    return history.model_root if history.rounds_settled else spec.initial_weights

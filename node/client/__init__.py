@@ -1,0 +1,1 @@
+"""How is a node asked from outside?"""

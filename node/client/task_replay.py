@@ -1,0 +1,292 @@
+"""Train a task again from the chain and the gradients (docs/spec/training.md, section 10).
+
+The events of the contracts say who registered, committed and voted; the same fold and the same
+arithmetic that validators run turn them, and the gradients that open the commitments, into every
+root that was settled. A node that leaves events out or invents some is found by the roots.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from chain.contracts.system_contracts import (
+    GRADIENT_LEDGER,
+    REWARD_DISTRIBUTOR,
+    TASK_REGISTRY,
+    VALIDATOR_SET,
+    Event,
+    MinerLeft,
+    MinerRegistered,
+    ResultVote,
+    TaskSubmitted,
+    VerdictPosted,
+    decode_committee,
+    decode_event,
+    encode_committee,
+)
+from chain.errors import InvalidGradient
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
+from chain.training.aggregation import aggregate
+from chain.training.architectures import count_parameters
+from chain.training.assignment import Assignment, assign, compute_seed
+from chain.training.encoding import (
+    Gradient,
+    GradientHeader,
+    compute_commitment,
+    count_payload_bytes,
+    decode_gradient,
+)
+from chain.training.history import (
+    Attempt,
+    BlockContext,
+    CommitmentRecord,
+    Committee,
+    SettledRound,
+    TaskHistory,
+    add_rewards,
+    apply_event,
+    build_history,
+    compute_outcome,
+)
+from chain.training.optimizer import apply_update, initial_state
+from chain.training.rewards import build_reward_tree
+from chain.training.state import (
+    FLOAT32_BYTES,
+    TrainingState,
+    compute_model_root,
+    compute_training_state_root,
+)
+from chain.training.task_spec import TaskSpec, decode_task_spec, learning_rate_ppb
+from node.client.rpc_client import (
+    BlobGone,
+    RpcClient,
+    decode_log,
+    from_hex,
+    get_integer,
+    get_text,
+    get_value,
+    to_hex,
+)
+from pot_common.errors import OperatorError
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedRound:
+    """What became of one round when it was trained again."""
+
+    round_number: int
+    block_number: BlockNumber
+    accepted_count: int
+    rejected_count: int
+    settled: ResultVote
+    replayed: ResultVote
+    settled_payout: int
+    replayed_payout: int
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the chain settled what follows from the gradients."""
+        return (self.settled, self.settled_payout) == (self.replayed, self.replayed_payout)
+
+
+class TaskReplay:
+    """One task, replayed round after round.
+
+    Args:
+        client: A node that has the events and the gradients.
+        task: The task.
+
+    Raises:
+        OperatorError: There is no such task, or its specification is none.
+    """
+
+    def __init__(self, client: RpcClient, task: TaskId) -> None:
+        self._client = client
+        self._task = task
+        self._chain_id = client.quantity("eth_chainId")
+        self._committee = self._fetch_committee(BlockNumber(0))
+        self._events = self._fetch_events()
+        number, submission = next(self._events, (BlockNumber(0), None))
+        if not isinstance(submission, TaskSubmitted):
+            raise OperatorError(f"there is no task {task}; `pot task list` shows those there are")
+        self._history: TaskHistory = build_history(submission, BlockContext(number, 0))
+        self.spec: TaskSpec = decode_task_spec(submission.spec)
+        """What was submitted."""
+        self._members: dict[Address, int] = {}
+
+    def rounds(self) -> Iterator[ReplayedRound]:
+        """Every settled round, trained again.
+
+        Raises:
+            OperatorError: A gradient is not to be had any more, or opens no commitment.
+        """
+        weights, size = self.spec.initial_weights, count_parameters(self.spec.model) * FLOAT32_BYTES
+        try:
+            state = initial_state(self.spec.optimizer, self._client.get_blob(weights, size))
+        except BlobGone as error:
+            raise OperatorError(
+                f"{self._client.url} does not have the initial weights (blob {to_hex(weights)}) "
+                "any more: nodes keep a closed task for blobs.closed_task_days; ask one that has "
+                "them with --rpc"
+            ) from error
+        participants: dict[BlockNumber, tuple[tuple[Address, int], ...]] = {}
+        for number, event in self._events:
+            self._fold_members(event)
+            attempt = self._history.attempt
+            is_first = attempt is not None and attempt.committee is None
+            if isinstance(event, VerdictPosted) and is_first:
+                self._committee = self._fetch_committee(number)
+            before = self._history
+            self._history, settled = apply_event(
+                before,
+                event,
+                BlockContext(number, 0),
+                spec=self.spec,
+                committee=self._committee,
+            )
+            attempt = self._history.attempt
+            if attempt is not None and number == attempt.open_block:
+                # The last event of the opening block decides: all of it takes part.
+                participants[number] = tuple(sorted(self._members.items()))
+            if settled is None:
+                continue
+            state = self._advance(before, settled, participants[settled.attempt.open_block], state)
+            yield self._compare(before, settled, state)
+            participants = {
+                block: members for block, members in participants.items() if block >= number
+            }
+
+    def _fold_members(self, event: Event) -> None:
+        match event:
+            case MinerRegistered():
+                self._members[event.miner] = event.units
+            case MinerLeft():
+                self._members.pop(event.miner, None)
+            case _:
+                pass
+
+    # A round.
+
+    def _advance(
+        self,
+        history: TaskHistory,
+        settled: SettledRound,
+        participants: tuple[tuple[Address, int], ...],
+        state: TrainingState,
+    ) -> TrainingState:
+        attempt = settled.attempt
+        outcome = compute_outcome(attempt, self.spec, self._committee)
+        if not outcome.accepted:
+            return state
+        block = self._client.call_object("eth_getBlockByNumber", hex(attempt.open_block + 1), False)
+        mix_hash = Hash32(from_hex(get_value(block, "mixHash")))
+        assignment = assign(
+            compute_seed(mix_hash, self._task, attempt.round_number, attempt.attempt),
+            participants,
+            self.spec.sample_count,
+            self.spec.samples_per_unit,
+            self.spec.reward.max_units,
+        )
+        gradients = [
+            (record.units, self._open_commitment(attempt, record, assignment, state))
+            for record in (attempt.commitments[i] for i in outcome.accepted)
+        ]
+        mean = aggregate(self.spec.aggregator, count_parameters(self.spec.model), gradients)
+        rate = learning_rate_ppb(self.spec, attempt.round_number)
+        return apply_update(self.spec.optimizer, rate, state, mean)
+
+    def _open_commitment(
+        self,
+        attempt: Attempt,
+        record: CommitmentRecord,
+        assignment: Assignment,
+        state: TrainingState,
+    ) -> Gradient:
+        """The gradient behind an accepted commitment."""
+        place = f"round {attempt.round_number + 1}, miner {to_hex(record.miner)}"
+        if assignment.units_of(record.miner) != record.units:
+            raise OperatorError(
+                f"{place}: the commitment is for {record.units} units, "
+                f"assigned were {assignment.units_of(record.miner)}; the settlement is wrong"
+            )
+        header = GradientHeader(
+            parameter_count=count_parameters(self.spec.model),
+            round_number=attempt.round_number,
+            chain_id=self._chain_id,
+            theta_root=compute_model_root(state),
+            seed=assignment.seed,
+            miner=record.miner,
+            task=self._task,
+            attempt=attempt.attempt,
+        )
+        receipt = self._client.call_object(
+            "pot_getReceipt", self._task, attempt.round_number, to_hex(record.miner)
+        )
+        if get_value(receipt, "revealed") in (None, False):
+            raise self._build_gone(place, "the gradient")
+        root = Hash32(from_hex(get_text(receipt, "gradientRoot")))
+        salt = Hash32(from_hex(get_text(receipt, "salt")))
+        if compute_commitment(header, root, salt, record.units) != record.commitment:
+            raise OperatorError(
+                f"{place}: what {self._client.url} gives does not open the commitment"
+            )
+        try:
+            payload = self._client.get_blob(root, count_payload_bytes(header.parameter_count))
+        except BlobGone as error:
+            raise self._build_gone(place, f"the gradient (blob {to_hex(root)})") from error
+        try:
+            return decode_gradient(payload, header)
+        except InvalidGradient as error:
+            raise OperatorError(f"{place}: an accepted gradient is malformed: {error}") from error
+
+    def _build_gone(self, place: str, what: str) -> OperatorError:
+        return OperatorError(
+            f"{place}: {self._client.url} does not have {what} any more: nodes with "
+            'blobs.retention = "task" keep it; ask one with --rpc'
+        )
+
+    def _compare(
+        self, before: TaskHistory, settled: SettledRound, state: TrainingState
+    ) -> ReplayedRound:
+        attempt = settled.attempt
+        outcome = compute_outcome(attempt, self.spec, self._committee)
+        rewards = build_reward_tree(
+            self._chain_id,
+            REWARD_DISTRIBUTOR,
+            self._task,
+            dict(add_rewards(before.rewards, outcome.payouts)),
+        )
+        return ReplayedRound(
+            round_number=attempt.round_number,
+            block_number=settled.block_number,
+            accepted_count=len(outcome.accepted),
+            rejected_count=len(attempt.commitments) - len(outcome.accepted),
+            settled=settled.vote,
+            replayed=ResultVote(
+                training_state_root=compute_training_state_root(state),
+                model_root=compute_model_root(state),
+                rewards_root=rewards.root,
+                accepted_units=outcome.accepted_units,
+            ),
+            settled_payout=settled.payout,
+            replayed_payout=sum(pay for _, pay in outcome.payouts),
+        )
+
+    # The chain.
+
+    def _fetch_committee(self, number: BlockNumber) -> Committee:
+        """Who was in force in a block."""
+        answer = self._client.call_contract(VALIDATOR_SET, encode_committee(), hex(number))
+        return Committee(*decode_committee(answer))
+
+    def _fetch_events(self) -> Iterator[tuple[BlockNumber, Event]]:
+        """The task's events with their block numbers, in the order of the chain."""
+        task = self._client.call_object("pot_getTask", self._task)
+        if task is None:
+            return
+        first = get_integer(task, "submittedBlock")
+        last = self._client.quantity("eth_blockNumber")
+        topics = [None, to_hex(self._task.to_bytes(32, "big"))]
+        for entry in self._client.logs((TASK_REGISTRY, GRADIENT_LEDGER), topics, first, last):
+            event = decode_event(decode_log(entry))
+            if event is not None:
+                yield BlockNumber(int(get_text(entry, "blockNumber"), 16)), event

@@ -1,0 +1,185 @@
+"""Send a task and take its model, as the command line and the development network do.
+
+docs/spec/training.md, section 1.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from chain.contracts.system_contracts import (
+    TASK_REGISTRY,
+    TaskSubmitted,
+    TaskTerms,
+    decode_event,
+    decode_terms,
+    decode_uint,
+    encode_allowance,
+    encode_approve,
+    encode_balance_of,
+    encode_fund_task,
+    encode_get_terms,
+    encode_submit_task,
+)
+from chain.crypto import get_address
+from chain.primitives import Address, Hash32, PrivateKey, TaskId
+from chain.training.architectures import Model
+from chain.training.model_file import encode_model_file
+from chain.training.task_spec import TaskSpec, decode_task_spec, encode_task_spec, terms
+from chain.types.receipt import Log
+from node.client.rpc_client import (
+    BlobGone,
+    JsonObject,
+    Progress,
+    RpcClient,
+    from_hex,
+    get_integer,
+    get_objects,
+    get_text,
+    get_value,
+    to_hex,
+)
+from node.client.task_file import TaskBundle
+from pot_common.errors import OperatorError
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A task that is on the chain."""
+
+    task: TaskId
+    spec_hash: Hash32
+    budget: int
+    """Base units of its token in escrow."""
+    transaction_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedModel:
+    """A model that the chain names."""
+
+    model: Model
+    root: Hash32
+    round_number: int
+    byte_count: int
+
+
+def compute_full_budget(spec: TaskSpec) -> int:
+    """Base units that pay every round with all of its units."""
+    return spec.round_count * compute_round_budget(spec)
+
+
+def compute_round_budget(spec: TaskSpec) -> int:
+    """Base units that pay one round with all of its units; the least that a task may escrow."""
+    return spec.reward.max_units * spec.reward.unit_price + spec.reward.validator_fee
+
+
+def submit_task(
+    client: RpcClient, private_key: PrivateKey, bundle: TaskBundle, budget: int | None = None
+) -> Submission:
+    """Approve the budget, send the specification, wait until both are final.
+
+    Raises:
+        OperatorError: The account cannot pay, or the registry refuses the task.
+    """
+    spec = bundle.spec
+    submitter, token = get_address(private_key), spec.reward.token
+    amount = compute_full_budget(spec) if budget is None else budget
+    balance = decode_uint(client.call_contract(token, encode_balance_of(submitter)))
+    if balance < amount:
+        raise OperatorError(
+            f"account {to_hex(submitter)} has {balance} base units of token {to_hex(token)}, the "
+            f"budget is {amount}; send it more, or give a smaller --budget"
+        )
+    _approve(client, private_key, token, amount)
+    data = encode_submit_task(_contract_terms(spec), encode_task_spec(spec), amount)
+    receipt = client.transact(private_key, TASK_REGISTRY, data)
+    event = _find_submission(receipt)
+    return Submission(
+        task=event.task_id,
+        spec_hash=event.spec_hash,
+        budget=event.budget,
+        transaction_hash=get_text(receipt, "transactionHash"),
+    )
+
+
+def fund_task(client: RpcClient, private_key: PrivateKey, task: TaskId, amount: int) -> JsonObject:
+    """Put more of its token into a task's escrow; the receipt. Anybody may.
+
+    Raises:
+        OperatorError: There is no such open task, or the account cannot pay.
+    """
+    token = decode_terms(client.call_contract(TASK_REGISTRY, encode_get_terms(task))).token
+    _approve(client, private_key, token, amount)
+    return client.transact(private_key, TASK_REGISTRY, encode_fund_task(task, amount))
+
+
+def _approve(client: RpcClient, private_key: PrivateKey, token: Address, amount: int) -> None:
+    owner = get_address(private_key)
+    allowance = decode_uint(client.call_contract(token, encode_allowance(owner, TASK_REGISTRY)))
+    if allowance < amount:
+        client.transact(private_key, token, encode_approve(TASK_REGISTRY, amount))
+
+
+def _contract_terms(spec: TaskSpec) -> TaskTerms:
+    return TaskTerms(**dataclasses.asdict(terms(spec)))
+
+
+def _find_submission(receipt: JsonObject) -> TaskSubmitted:
+    for entry in get_objects(receipt, "logs"):
+        topics = entry["topics"]
+        assert isinstance(topics, list)
+        log = Log(
+            address=Address(from_hex(entry["address"])),
+            topics=tuple(Hash32(from_hex(topic)) for topic in topics),
+            data=from_hex(entry["data"]),
+        )
+        event = decode_event(log)
+        if isinstance(event, TaskSubmitted):
+            return event
+    raise OperatorError("the receipt has no TaskSubmitted event; is --rpc the right network?")
+
+
+def find_model(client: RpcClient, task: int, round_number: int | None = None) -> PublishedModel:
+    """The model of a task after a round, or after the last settled one.
+
+    Raises:
+        OperatorError: There is no such task, or no round of it is settled.
+    """
+    found = client.call_object("pot_getTask", task)
+    if found is None:
+        raise OperatorError(f"there is no task {task}; `pot task list` shows those there are")
+    arguments = (task,) if round_number is None else (task, round_number)
+    published = client.call_object("pot_getModel", *arguments)
+    if published is None:
+        raise OperatorError(f"task {task} has no such settled round; `pot task watch {task}`")
+    spec = decode_task_spec(_canonical(found))
+    return PublishedModel(
+        model=spec.model,
+        root=Hash32(from_hex(get_text(published, "modelRoot"))),
+        round_number=get_integer(published, "round"),
+        byte_count=get_integer(published, "bytes"),
+    )
+
+
+def _canonical(task: JsonObject) -> bytes:
+
+    return json.dumps(
+        get_value(task, "spec"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    ).encode()
+
+
+def download_model(
+    client: RpcClient, model: PublishedModel, progress: Progress | None = None
+) -> bytes:
+    """The safetensors file of a model, whose parameters hash to the root on the chain."""
+    try:
+        theta = client.get_blob(model.root, model.byte_count, progress)
+    except BlobGone as error:
+        raise OperatorError(
+            f"{client.url} does not have the model of round {model.round_number + 1} (blob "
+            f"{to_hex(model.root)}) any more: nodes keep a task's last model for "
+            'blobs.closed_task_days, and earlier ones with blobs.retention = "task"; ask one that '
+            "has it with --rpc"
+        ) from error
+    return encode_model_file(model.model, theta)

@@ -1,0 +1,1 @@
+"""How does this node take part in PBFT?"""

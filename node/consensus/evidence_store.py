@@ -1,0 +1,86 @@
+"""Evidence against validators, kept until it is on chain (docs/operator-guide.md, section 4).
+
+One file a validator: the first evidence takes all its stake, so a second one is of no use, and
+what is kept is bounded by how many validators there are.
+"""
+
+import json
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from chain.consensus.evidence import Evidence
+from chain.primitives import Address, BlockNumber
+from pot_common.atomic_file import sync_directory, write_atomically
+from pot_common.errors import OperatorError
+
+FILE_LIMIT_BYTES: Final = 4_096
+"""Three times the longest report; a longer file is none of ours."""
+
+_log = structlog.get_logger("node.evidence")
+
+
+class EvidenceStore:
+    """A directory of JSON files, so that an operator can send what a node could not."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open the directory, made if it is absent.
+
+        Raises:
+            OperatorError: it cannot be made, or a file in it is not what was written.
+        """
+        self._directory = directory
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._held = {
+                evidence.validator: evidence
+                for evidence in map(_load, sorted(directory.glob("0x*.json")))
+            }
+        except OSError as error:
+            raise OperatorError(f"cannot read evidence in {directory}: {error}") from error
+
+    def held(self) -> tuple[Evidence, ...]:
+        """What is not known to be settled, by validator."""
+        return tuple(self._held[validator] for validator in sorted(self._held))
+
+    def add(self, evidence: Evidence) -> None:
+        """Keep evidence durably, unless there is some against that validator already."""
+        if evidence.validator in self._held:
+            return
+        self._held[evidence.validator] = evidence
+        document = {
+            "validator": "0x" + evidence.validator.hex(),
+            "number": evidence.number,
+            "data": "0x" + evidence.data.hex(),
+        }
+        try:
+            write_atomically(self._path(evidence.validator), json.dumps(document).encode() + b"\n")
+        except OSError as error:
+            # It is still in memory, and is sent from there.
+            _log.error("evidence is not kept", reason=str(error))
+
+    def remove(self, validator: Address) -> None:
+        """Forget evidence that is on chain, or counts no more."""
+        if self._held.pop(validator, None) is not None:
+            self._path(validator).unlink(missing_ok=True)
+            sync_directory(self._directory)
+
+    def _path(self, validator: Address) -> Path:
+        return self._directory / f"0x{validator.hex()}.json"
+
+
+def _load(path: Path) -> Evidence:
+    try:
+        if path.stat().st_size > FILE_LIMIT_BYTES:
+            raise ValueError("too long")
+        document = json.loads(path.read_bytes())
+        return Evidence(
+            Address(bytes.fromhex(document["validator"][2:])),
+            BlockNumber(int(document["number"])),
+            bytes.fromhex(document["data"][2:]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise OperatorError(
+            f"the evidence {path} is not what was written ({error}): restore or remove it"
+        ) from error

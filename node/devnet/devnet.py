@@ -1,0 +1,410 @@
+"""A development network on this machine: validators, miners, a submitter (docs/operator-guide.md).
+
+Nothing in here takes part: real processes do, each with its own directory, keys and ports. What is
+shown and summed up is read from the chain over JSON-RPC, or from the downloaded model.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from chain.contracts.system_contracts import TRAINING_TOKEN
+from chain.crypto import get_address
+from chain.primitives import Address, Hash32
+from chain.training.architectures import count_parameters
+from chain.training.state import FLOAT32_BYTES
+from chain.training.task_spec import TaskSpec, encode_task_spec
+from node.client.rpc_client import JsonObject, RpcClient, get_integer
+from node.client.task_file import load_task_file
+from node.client.task_submission import compute_full_budget
+from node.devnet.processes import Child, ProcessGroup, require_free_ports
+from node.keystore import create_private_key, save_key
+from node.setup.directory import (
+    NodeDirectory,
+    create_database,
+    create_node_directory,
+    encode_config,
+)
+from node.setup.network_genesis import (
+    TOKEN_UNIT,
+    Seat,
+    build_network,
+    encode_genesis,
+    plan_development_network,
+)
+from node.training.retention import Retention
+from pot_common.errors import OperatorError
+
+MARKER_NAME: Final = "devnet.json"
+"""Says that a directory is a development network's, so that the next run may replace it."""
+
+PASSWORD: Final = "development"  # noqa: S105 - of keys that hold nothing of worth
+"""Of every key of a development network."""
+
+PEER_PORT_OFFSET: Final = 100
+"""From a validator's RPC port to its libp2p port."""
+
+READY_SECONDS: Final = 90.0
+"""Until all validators answer, on a slow and busy machine."""
+
+POLL_SECONDS: Final = 0.1
+"""Between looks at something that is about to happen."""
+
+OPERATOR_COINS: Final = 1_000 * TOKEN_UNIT
+"""Wei for an operator: not one of the penniless, who share a quarter of each block."""
+
+SUBMITTER_COINS: Final = 1_000 * TOKEN_UNIT
+"""Wei for the submitter."""
+
+
+@dataclass(frozen=True, slots=True)
+class DevnetPlan:
+    """What to start."""
+
+    validator_count: int
+    miner_count: int
+    task_file: Path
+    round_count: int | None
+    """Instead of the task file's rounds; None leaves them."""
+    data_dir: Path
+    base_port: int
+
+    def rpc_port(self, index: int) -> int:
+        """Where the validator `index` answers JSON-RPC."""
+        return self.base_port + index
+
+    def peer_port(self, index: int) -> int:
+        """Where the validator `index` listens for peers."""
+        return self.base_port + PEER_PORT_OFFSET + index
+
+    def rpc_url(self, index: int) -> str:
+        """The URL of the validator `index`."""
+        return f"http://127.0.0.1:{self.rpc_port(index)}"
+
+
+@dataclass(frozen=True, slots=True)
+class MinerAccount:
+    """A miner's keystore."""
+
+    address: Address
+    directory: Path
+
+    @property
+    def key_file(self) -> Path:
+        """The V3 keystore."""
+        return self.directory / "key.json"
+
+
+@dataclass(frozen=True, slots=True)
+class DevnetFiles:
+    """What lies in the directory of a development network before anything is started."""
+
+    plan: DevnetPlan
+    spec: TaskSpec
+    validators: tuple[NodeDirectory, ...]
+    miners: tuple[MinerAccount, ...]
+    submitter_key: Path
+    password_file: Path
+
+    @property
+    def model_file(self) -> Path:
+        """Where the trained model goes."""
+        return self.plan.data_dir / "model.safetensors"
+
+    @property
+    def genesis_file(self) -> Path:
+        """What everybody on the network shares."""
+        return self.plan.data_dir / "genesis.json"
+
+    @property
+    def log_directory(self) -> Path:
+        """Of all processes."""
+        return self.plan.data_dir / "logs"
+
+
+def prepare(plan: DevnetPlan) -> DevnetFiles:
+    """Make keys, genesis, configurations and databases; an earlier network's are replaced.
+
+    Raises:
+        OperatorError: A port is in use, the directory is somebody else's, the task is malformed.
+    """
+    _check(plan)
+    bundle = load_task_file(plan.task_file, TRAINING_TOKEN, plan.round_count)
+    _clear(plan.data_dir)
+    password_file = plan.data_dir / "password"
+    password_file.write_text(PASSWORD + "\n")
+    password_file.chmod(0o600)
+    validators = _create_validators(plan, password_file)
+    miners = tuple(
+        _create_miner(plan.data_dir / f"miner-{index}") for index in range(plan.miner_count)
+    )
+    submitter_key = plan.data_dir / "submitter" / "key.json"
+    submitter = save_key(submitter_key, create_private_key(), PASSWORD, light=True)
+    seats = tuple(Seat(node.consensus, node.operator) for node in validators)
+    coins = {node.operator: OPERATOR_COINS for node in validators}
+    network = replace(
+        plan_development_network(seats),
+        tokens={submitter: compute_full_budget(bundle.spec)},
+        coins={**coins, submitter: SUBMITTER_COINS},
+    )
+    files = DevnetFiles(plan, bundle.spec, validators, miners, submitter_key, password_file)
+    files.genesis_file.write_bytes(encode_genesis(build_network(network)))
+    for node in validators:
+        create_database(node.path, files.genesis_file)
+    return files
+
+
+def _check(plan: DevnetPlan) -> None:
+    for name, count, least in (
+        ("--validators", plan.validator_count, 1),
+        ("--miners", plan.miner_count, 1),
+        ("--rounds", plan.round_count if plan.round_count is not None else 1, 1),
+    ):
+        if not least <= count <= PEER_PORT_OFFSET and name != "--rounds":
+            raise OperatorError(f"{name} is {count}; give {least} to {PEER_PORT_OFFSET}")
+        if count < least:
+            raise OperatorError(f"{name} is {count}; give at least {least}")
+    last_port = plan.peer_port(plan.validator_count - 1)
+    if plan.base_port < 1024 or last_port > 65_535:
+        raise OperatorError(
+            f"--base-port is {plan.base_port}; give 1024 to {65_535 - last_port + plan.base_port}"
+        )
+    ports = {plan.rpc_port(i): f"RPC of validator {i}" for i in range(plan.validator_count)}
+    peer_ports = {plan.peer_port(i): f"peers of validator {i}" for i in range(plan.validator_count)}
+    require_free_ports(ports | peer_ports)
+
+
+def _clear(directory: Path) -> None:
+    """An empty directory with our marker."""
+    if directory.exists() and any(directory.iterdir()):
+        if not (directory / MARKER_NAME).exists():
+            raise OperatorError(
+                f"{directory} is not empty and no development network's; give another --data-dir"
+            )
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (directory / MARKER_NAME).write_text("{}\n")
+
+
+def _create_validators(plan: DevnetPlan, password_file: Path) -> tuple[NodeDirectory, ...]:
+    # Late: libp2p takes a second to import.
+    from node.network.host import compute_peer_id, load_or_create_host_key
+
+    paths = [plan.data_dir / f"validator-{index}" for index in range(plan.validator_count)]
+    addresses = []
+    for index, path in enumerate(paths):
+        path.mkdir(mode=0o700)
+        peer_id = compute_peer_id(load_or_create_host_key(path / "host.key"))
+        addresses.append(f"/ip4/127.0.0.1/tcp/{plan.peer_port(index)}/p2p/{peer_id}")
+    nodes = tuple(
+        create_node_directory(
+            path,
+            PASSWORD,
+            password_file=password_file.resolve(),
+            light=True,
+            settings={
+                "network.listen": (f"/ip4/127.0.0.1/tcp/{plan.peer_port(index)}",),
+                "network.bootstrap": tuple(a for a in addresses if a != addresses[index]),
+                "network.accept_private_addresses": True,
+                "rpc.port": plan.rpc_port(index),
+                "metrics.enabled": False,
+                # So that `pot task verify` can replay what was shown.
+                "blobs.retention": Retention.TASK.value,
+            },
+        )
+        for index, path in enumerate(paths)
+    )
+    # Known only now: what each calls the others.
+    names = encode_config({f"names.0x{node.consensus.hex()}": node.path.name for node in nodes})
+    for node in nodes:
+        with node.config_file.open("a", encoding="utf-8") as file:
+            file.write(names)
+    return nodes
+
+
+def _create_miner(directory: Path) -> MinerAccount:
+    private_key = create_private_key()
+    account = MinerAccount(get_address(private_key), directory)
+    save_key(account.key_file, private_key, PASSWORD, light=True)
+    return account
+
+
+class Devnet:
+    """The processes of a prepared network.
+
+    Args:
+        files: What `prepare` made.
+        processes: Starts and stops them.
+    """
+
+    def __init__(self, files: DevnetFiles, processes: ProcessGroup) -> None:
+        self.files = files
+        self.clients = tuple(
+            RpcClient(files.plan.rpc_url(index)) for index in range(files.plan.validator_count)
+        )
+        self._processes = processes
+        self._validators: list[Child] = []
+        self._miners: list[Child] = []
+
+    def close(self) -> None:
+        """Let the connections to the validators go."""
+        for client in self.clients:
+            client.close()
+
+    # Starting.
+
+    def start_validators(self) -> None:
+        """Start the validators and wait until each answers.
+
+        Raises:
+            OperatorError: One of them ends, or does not answer in time.
+        """
+        for index, directory in enumerate(self.files.validators):
+            arguments = ("node.cli", "node", "run", "--config", str(directory.config_file))
+            self._validators.append(self._processes.start(f"validator-{index}", arguments))
+        self._write_marker()
+        deadline = time.monotonic() + READY_SECONDS
+        for child, client in zip(self._validators, self.clients, strict=True):
+            while not client.is_ready():
+                if not child.is_running:
+                    raise OperatorError(child.describe_end())
+                if time.monotonic() > deadline:
+                    raise OperatorError(
+                        f"{child.name} does not answer at {client.url}; see {child.log}"
+                    )
+                time.sleep(POLL_SECONDS)
+
+    def start_miners(self) -> None:
+        """Start the miners; each looks for a task by itself."""
+        urls = [client.url for client in self.clients]
+        for index, miner in enumerate(self.files.miners):
+            start = index % len(urls)
+            rotated = urls[start:] + urls[:start]
+            arguments = (
+                *("miner", "--key", str(miner.key_file)),
+                *("--password-file", str(self.files.password_file), "--claim"),
+                *("--data-dir", str(miner.directory / "data"), "--device", "cpu"),
+                *("--genesis", str(self.files.genesis_file)),
+                *(part for url in rotated for part in ("--rpc", url)),
+            )
+            self._miners.append(self._processes.start(f"miner-{index}", arguments))
+        self._write_marker()
+
+    def submit(self) -> int:
+        """Send the task from a process of its own; its id.
+
+        Raises:
+            OperatorError: The submitter failed.
+        """
+        plan = self.files.plan
+        output = self.files.log_directory / "submitter.json"
+        arguments = (
+            *("node.cli", "task", "submit", str(plan.task_file), "--json"),
+            *("--key", str(self.files.submitter_key)),
+            *("--password-file", str(self.files.password_file)),
+            *(() if plan.round_count is None else ("--rounds", str(plan.round_count))),
+            *("--rpc", self.clients[0].url),
+        )
+        child = self._processes.start("submitter", arguments, output=output)
+        if child.process.wait() != 0:
+            raise OperatorError(child.describe_end())
+        submitted: JsonObject = json.loads(output.read_bytes())
+        return get_integer(submitted, "id")
+
+    def _write_marker(self) -> None:
+        """Say which process is which, for whoever wants to stop one."""
+        children = [*self._validators, *self._miners]
+        pids = {child.name: child.process.pid for child in children}
+        marker = self.files.plan.data_dir / MARKER_NAME
+        marker.write_text(json.dumps({"processes": pids}, indent=2) + "\n")
+
+    def require_workers(self) -> None:
+        """Check that enough validators for a quorum, and one miner, still work.
+
+        A validator that was stopped and started again by hand counts.
+
+        Raises:
+            OperatorError: Too many have ended.
+        """
+        ended = [
+            child
+            for child, client in zip(self._validators, self.clients, strict=True)
+            if not child.is_running and not client.is_ready()
+        ]
+        if len(ended) > (len(self._validators) - 1) // 3:
+            raise OperatorError(ended[0].describe_end())
+        if not any(child.is_running for child in self._miners):
+            raise OperatorError(self._miners[0].describe_end())
+
+    def list_ended(self) -> tuple[str, ...]:
+        """Names of the validators and miners that have ended."""
+        return tuple(
+            child.name for child in (*self._validators, *self._miners) if not child.is_running
+        )
+
+    # Asking.
+
+    def get_client(self) -> RpcClient:
+        """A validator that answers: any one may be stopped while the network goes on.
+
+        Raises:
+            OperatorError: None does.
+        """
+        for client in self.clients:
+            if client.is_ready():
+                return client
+        raise OperatorError(
+            f"no validator answers any more; see the logs in {self.files.log_directory}"
+        )
+
+
+def evaluate_model(files: DevnetFiles, theta_root: Hash32, client: RpcClient) -> float:
+    """The share of held-out rows that the model of that root gets right, 0 to 1.
+
+    Raises:
+        OperatorError: The evaluation failed.
+    """
+    directory = files.plan.data_dir / "evaluation"
+    directory.mkdir(exist_ok=True)
+    spec = files.spec
+    spec_file, theta_file = directory / "spec.json", directory / "theta"
+    spec_file.write_bytes(encode_task_spec(spec))
+    theta_file.write_bytes(
+        client.get_blob(theta_root, count_parameters(spec.model) * FLOAT32_BYTES)
+    )
+    shard_files = []
+    for shard in spec.data.shards:
+        shard_files.append(directory / shard.content_id.hex())
+        shard_files[-1].write_bytes(client.get_blob(shard.content_id, shard.byte_count))
+    answer = _ask_verifier(
+        {
+            "id": 0,
+            "kind": "evaluate",
+            "spec": str(spec_file),
+            "theta": str(theta_file),
+            "shards": [str(path) for path in shard_files],
+        }
+    )
+    return get_integer(answer, "correct_count") / get_integer(answer, "row_count")
+
+
+def _ask_verifier(request: JsonObject) -> JsonObject:
+    frame = json.dumps(request).encode()
+    result = subprocess.run(
+        [sys.executable, "-m", "miner.verify"],
+        input=len(frame).to_bytes(4, "big") + frame,
+        capture_output=True,
+        check=False,
+    )
+    answer: JsonObject = {"error": "no answer"}
+    with suppress(ValueError):
+        answer = json.loads(result.stdout[4:])
+    if "error" in answer:
+        raise OperatorError(f"the model cannot be evaluated: {answer}")
+    return answer

@@ -1,0 +1,167 @@
+"""Reads what the metrics show from the parts of the node (docs/operator-guide.md, section 6)."""
+
+from typing import Final
+
+import trio
+
+from chain.primitives import TaskId
+from chain.training.history import TaskHistory, get_evaluation
+from node.chain.training_index import TrainingIndex
+from node.consensus.host import ConsensusHost
+from node.health.diagnosis import Finding, Situation, diagnose
+from node.health.log import HealthLog
+from node.health.situation import SituationReader
+from node.mempool.pool import Mempool
+from node.metrics.registry import NodeMetrics
+from node.network.network import Network
+from node.storage.blobs import BlobStore
+from node.storage.block_store import BlockStore
+
+BLOB_SCAN_UPDATES: Final = 60
+"""The blob directory is measured once in so many updates: it is a walk over files."""
+
+TASKS_SHOWN_LIMIT: Final = 64
+"""Tasks with metrics of their own; the earliest of them goes first."""
+
+
+class MetricsFeed:
+    """Brings the gauges up to date, and says in the log what is wrong."""
+
+    def __init__(
+        self,
+        *,
+        metrics: NodeMetrics,
+        max_peers: int,
+        store: BlockStore,
+        index: TrainingIndex,
+        blobs: BlobStore,
+        blob_quota_bytes: int,
+        mempool: Mempool,
+        network: Network,
+        consensus: ConsensusHost,
+        situation: SituationReader,
+    ) -> None:
+        self._metrics = metrics
+        self._store = store
+        self._index = index
+        self._blobs = blobs
+        self._mempool = mempool
+        self._network = network
+        self._consensus = consensus
+        self._situation = situation
+        self._health_log = HealthLog()
+        self._codes: set[str] = set()
+        self._updates = 0
+        self._rounds_shown: dict[TaskId, int] = {}
+        """By task, in the order in which they were seen."""
+        metrics.peer_limit.set(max_peers)
+        metrics.blob_quota_bytes.set(blob_quota_bytes)
+
+    def update(self) -> None:
+        """Read everything once."""
+        metrics = self._metrics
+        situation = self._situation.read()
+        findings = diagnose(situation)
+        self._health_log.update(findings, trio.current_time())
+        self._show_situation(situation)
+        self._show_findings(findings)
+        self._update_chain()
+        self._update_training()
+        self._update_network()
+        pending, queued = self._mempool.counts()
+        metrics.mempool_pending.set(pending)
+        metrics.mempool_queued.set(queued)
+        metrics.mempool_bytes.set(self._mempool.size_bytes)
+        metrics.waiting_inputs.set(self._consensus.waiting_inputs)
+        metrics.signing_stopped.set(self._consensus.is_member and not self._consensus.is_signing)
+        if self._updates % BLOB_SCAN_UPDATES == 0:
+            metrics.blob_bytes.set(self._blobs.used_bytes())
+        self._updates += 1
+
+    def _update_network(self) -> None:
+        metrics, peers = self._metrics, self._network.peers()
+        inbound = sum(peer.is_inbound for peer in peers)
+        metrics.peer_count.set(len(peers))
+        metrics.peers.labels("inbound").set(inbound)
+        metrics.peers.labels("outbound").set(len(peers) - inbound)
+        connections, refused = self._network.inbound_connections()
+        metrics.open_connections.set(connections)
+        frames, size_bytes = self._network.waiting_consensus()
+        metrics.waiting_frames.set(frames)
+        metrics.waiting_bytes.set(size_bytes)
+        metrics.show_network(self._network.metrics, refused)
+
+    def _show_situation(self, situation: Situation) -> None:
+        metrics = self._metrics
+        metrics.best_known_block_number.set(situation.best_known)
+        metrics.pbft_number.set(situation.number)
+        metrics.pbft_view.set(situation.view)
+        metrics.head_age.set(situation.head_age_seconds)
+        metrics.overdue.set(situation.overdue_seconds)
+        metrics.disk_free.set(situation.disk_free_bytes)
+        others = [each for each in situation.validators if not each.is_self]
+        metrics.connected_validators.set(sum(each.is_connected for each in others))
+        for validator in others:
+            label = "0x" + validator.address.hex()
+            if validator.silent_seconds is not None:
+                metrics.silent_seconds.labels(label).set(validator.silent_seconds)
+            if validator.clock_offset_seconds is not None:
+                metrics.clock_offset.labels(label).set(validator.clock_offset_seconds)
+
+    def _show_findings(self, findings: tuple[Finding, ...]) -> None:
+        codes = {finding.code for finding in findings}
+        self._codes |= codes
+        for code in self._codes:
+            self._metrics.findings.labels(code).set(code in codes)
+
+    def _update_chain(self) -> None:
+        head = self._store.head()
+        self._metrics.blockchain_height.set(head.number)
+        self._metrics.finalized_number.set(head.number)
+        self._metrics.head_timestamp.set(head.timestamp)
+
+    def _update_training(self) -> None:
+        states = dict.fromkeys(("pending", "active", "paused"), 0)
+        closed = set(self._rounds_shown)
+        for history in self._index.live_tasks():
+            states[history.status] += 1
+            closed.discard(history.task_id)
+            self._show_task(history)
+        for task_id in closed:
+            # Its last round was settled by the block that closed it.
+            history_of_closed = self._index.history(task_id)
+            if history_of_closed is not None:
+                self._show_task(history_of_closed)
+        for state, count in states.items():
+            self._metrics.training_tasks.labels(state).set(count)
+        while len(self._rounds_shown) > TASKS_SHOWN_LIMIT:
+            self._forget(next(iter(self._rounds_shown)))
+
+    def _show_task(self, history: TaskHistory) -> None:
+        metrics, label = self._metrics, str(history.task_id)
+        spec = self._index.spec(history)
+        metrics.settled_rounds.labels(label).set(history.rounds_settled)
+        shown = self._rounds_shown.get(history.task_id, history.rounds_settled)
+        for round_number in range(shown, history.rounds_settled):
+            settled = self._index.settled_round(history.task_id, round_number)
+            if settled is None:
+                continue  # below a snapshot that this node took
+            metrics.round_seconds.observe(settled.timestamp - settled.attempt.open_timestamp)
+            metrics.rewards.labels(label).inc(settled.payout)
+            evaluation = get_evaluation(settled)
+            if evaluation is not None and spec is not None:
+                correct, loss = evaluation
+                metrics.training_accuracy.labels(label).set(correct / spec.held_out.row_count)
+                metrics.training_loss.labels(label).set(loss / 1000)
+        self._rounds_shown[history.task_id] = history.rounds_settled
+
+    def _forget(self, task_id: TaskId) -> None:
+        del self._rounds_shown[task_id]
+        metrics = self._metrics
+        for family in (
+            metrics.settled_rounds,
+            metrics.rewards,
+            metrics.training_accuracy,
+            metrics.training_loss,
+        ):
+            family.remove(str(task_id))

@@ -1,0 +1,231 @@
+"""What the node process answers its RPC processes (docs/spec/rpc.md, section 7)."""
+
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from chain.consensus.messages import MessageKind, get_pre_prepare
+from chain.primitives import Address, BlockNumber, Hash32
+from chain.types.transaction import decode_transaction
+from node.consensus.host import ConsensusHost
+from node.health.diagnosis import ValidatorStatus, describe, diagnose
+from node.health.situation import SituationReader
+from node.ipc.framing import JsonObject, JsonValue
+from node.mempool.pool import Mempool
+from node.metrics.rpc_report import RpcReports
+from node.network.network import Network
+from node.storage.block_store import BlockStore
+from node.sync.block_sync import BlockSync
+
+PROPOSED_WINDOW: Final = 1_000
+"""Blocks over which proposals are counted for `pot_validators`."""
+
+
+class Pool:
+    """The mempool as network and RPC see it: raw bytes in, announcements out."""
+
+    def __init__(self, mempool: Mempool) -> None:
+        self._mempool = mempool
+        self._announce: Callable[[tuple[Hash32, ...]], None] = lambda hashes: None
+        self._on_added: Callable[[], None] = lambda: None
+
+    def connect(
+        self, announce: Callable[[tuple[Hash32, ...]], None], on_added: Callable[[], None]
+    ) -> None:
+        """Say whom to tell of an admitted transaction: the peers, and consensus."""
+        self._announce, self._on_added = announce, on_added
+
+    def contains(self, transaction_hash: Hash32) -> bool:
+        """Whether it is held, or was refused since the last block."""
+        return self._mempool.is_settled(transaction_hash)
+
+    def get_raw(self, transaction_hash: Hash32) -> bytes | None:
+        """The signed transaction, or None if it is not held."""
+        transaction = self._mempool.get(transaction_hash)
+        return None if transaction is None else transaction.raw
+
+    def hashes(self) -> tuple[Hash32, ...]:
+        """All that is held."""
+        return self._mempool.hashes()
+
+    async def submit(self, raw: bytes) -> None:
+        """Admit a signed transaction.
+
+        Raises:
+            RejectedInputError: why not.
+        """
+        await trio.lowlevel.checkpoint()
+        transaction = decode_transaction(raw)
+        self._mempool.add(transaction)
+        self._announce((transaction.hash,))
+        self._on_added()
+
+
+class Backend:
+    """Answers from the node's own objects; nothing here blocks."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        mempool: Mempool,
+        network: Network,
+        consensus: ConsensusHost,
+        sync: BlockSync,
+        store: BlockStore,
+        validator: Address | None,
+        situation: SituationReader,
+        rpc_reports: RpcReports,
+        wake_training: Callable[[], None],
+    ) -> None:
+        self._pool = pool
+        self._mempool = mempool
+        self._network = network
+        self._consensus = consensus
+        self._sync = sync
+        self._store = store
+        self._validator = validator
+        self._situation = situation
+        self._rpc_reports = rpc_reports
+        self._wake_training = wake_training
+
+    async def submit_transaction(self, raw: bytes) -> Hash32:
+        """Put a signed transaction into the pool and announce it; its hash.
+
+        Raises:
+            RejectedInputError: why it was refused.
+        """
+        await self._pool.submit(raw)
+        return decode_transaction(raw).hash
+
+    def get_pending_nonce(self, address: Address) -> int | None:
+        """The nonce after the account's consecutive pooled transactions."""
+        return self._mempool.pending_nonce(address)
+
+    def get_pooled_transaction(self, transaction_hash: Hash32) -> bytes | None:
+        """The raw transaction, or None if the pool does not hold it."""
+        return self._pool.get_raw(transaction_hash)
+
+    def get_pool_counts(self) -> tuple[int, int]:
+        """How many transactions are includable now, and how many wait for a nonce."""
+        return self._mempool.counts()
+
+    def get_pool_content(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        """Raw transactions: those includable now, and those that wait for a nonce."""
+        content = self._mempool.content().values()
+        return (
+            tuple(each.raw for pending, _ in content for each in pending),
+            tuple(each.raw for _, queued in content for each in queued),
+        )
+
+    def get_node_info(self) -> JsonObject:
+        """What `pot_nodeInfo` adds to the chain."""
+        return {
+            "peerId": self._network.peer_id,
+            "listen": list(self._network.listen_addresses()),
+            "validator": None if self._validator is None else "0x" + self._validator.hex(),
+            "role": "validator" if self._consensus.is_member else "follower",
+            "isSigning": self._consensus.is_signing,
+        }
+
+    def get_validators(self) -> JsonValue:
+        """What `pot_validators` shows."""
+        head = self._store.head_number()
+        first = BlockNumber(max(1, head - PROPOSED_WINDOW + 1))
+        coinbases = self._store.coinbases(first, head)
+        sessions = {peer.validator: peer for peer in self._network.peers()}
+        rows: list[JsonValue] = []
+        committee = self._store.next_committee()
+        pairs = zip(committee.validators, committee.operators, strict=True)
+        for index, (validator, operator) in enumerate(pairs):
+            is_self = validator == self._validator
+            peer = sessions.get(validator)
+            peer_id = None if peer is None else peer.peer_id
+            if is_self:
+                peer_id = self._network.peer_id
+            seen = head if is_self else (None if peer is None else peer.head.number)
+            rows.append(
+                {
+                    "index": index,
+                    "address": "0x" + validator.hex(),
+                    "operator": "0x" + operator.hex(),
+                    "peerId": peer_id,
+                    "connected": is_self or peer is not None,
+                    "lastSeenNumber": seen,
+                    "blocksProposed": coinbases.count(validator),
+                }
+            )
+        return rows
+
+    def get_consensus_state(self) -> JsonObject:
+        """What `pot_consensusState` shows: where this replica is, whom it waits for, and why."""
+        situation = self._situation.read()
+        state = self._consensus.state
+        answered: JsonObject = {"prepares": [], "commits": []}
+        if state is not None and state.proposal is not None:
+            digest = get_pre_prepare(state.proposal).block.hash
+            for name, kind in (
+                ("prepares", MessageKind.PREPARE),
+                ("commits", MessageKind.COMMIT),
+            ):
+                signatures = state.log.get_signatures(kind, state.view, digest)
+                answered[name] = [
+                    "0x" + state.config.validators[author].hex() for author, _ in signatures
+                ]
+        findings = diagnose(situation)
+        return {
+            "number": situation.number,
+            "view": situation.view,
+            "primary": None if situation.primary is None else "0x" + situation.primary.hex(),
+            "phase": situation.step.name.lower(),
+            "quorum": situation.quorum,
+            **answered,
+            "missing": [
+                "0x" + validator.address.hex()
+                for validator in situation.validators
+                if validator.address not in situation.answered
+            ],
+            "validators": [_encode_validator(validator) for validator in situation.validators],
+            "failedViews": self._consensus.watch.failed_views,
+            "lastBlockSeconds": round(situation.head_age_seconds, 3),
+            "overdueSeconds": round(situation.overdue_seconds, 3),
+            "behind": max(0, situation.best_known - situation.head),
+            "summary": findings[0].text if findings else describe(situation),
+            "findings": [dict(finding.to_json()) for finding in findings],
+        }
+
+    def get_sync_state(self) -> JsonObject:
+        """Connected peers and the highest head among them."""
+        return {"peers": len(self._network.peers()), "best": self._sync.best_known()}
+
+    async def blob_arrived(self, content_id: Hash32, kind: str) -> None:
+        """A blob was stored by the RPC process: somebody may be waiting for it."""
+        del content_id, kind
+        await trio.lowlevel.checkpoint()
+        self._wake_training()
+
+    def take_rpc_metrics(self, process_id: int, text: str) -> None:
+        """What an RPC process counts, in Prometheus's format.
+
+        Raises:
+            RejectedInputError: it is something else, or too much.
+        """
+        self._rpc_reports.take(process_id, text)
+
+
+def _encode_validator(validator: ValidatorStatus) -> JsonObject:
+    def rounded(seconds: float | None) -> float | None:
+        return None if seconds is None else round(seconds, 1)
+
+    return {
+        "address": "0x" + validator.address.hex(),
+        "operator": "0x" + validator.operator.hex(),
+        "name": validator.name,
+        "isSelf": validator.is_self,
+        "connected": validator.is_connected,
+        "absentSeconds": rounded(validator.absent_seconds),
+        "silentSeconds": rounded(validator.silent_seconds),
+        "votedNumber": validator.voted_number,
+        "clockOffsetSeconds": rounded(validator.clock_offset_seconds),
+    }

@@ -1,0 +1,1 @@
+"""Which transactions wait for a block?"""

@@ -1,0 +1,1 @@
+"""How does a large consensus message reach all validators in coded pieces?"""

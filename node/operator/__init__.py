@@ -1,0 +1,1 @@
+"""What does the operator's account send?"""

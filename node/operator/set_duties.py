@@ -1,0 +1,138 @@
+"""What an operator's node owes the validator set, in turn (docs/spec/contracts.md, section 8).
+
+The genesis hash recorded, evidence reported, exits and the own join carried out. Each is asked
+again at every look at the head's state, so no restart forgets one and nobody sends what is done.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+import trio
+
+from chain.contracts import system_contracts
+from chain.contracts.system_contracts import VALIDATOR_SET, ValidatorStatus
+from chain.errors import RejectedInputError
+from chain.primitives import ZERO_HASH, BlockNumber
+from chain.training.rounds import TURN_BLOCKS
+from node.chain.contract_reader import LedgerReader
+from node.consensus.evidence_store import EvidenceStore
+from node.storage.block_store import BlockStore
+from node.training.votes import RESEND_BLOCKS, Operator
+
+LOOK_SECONDS: Final = 2.0
+"""Between two looks: a few calls of the contract, 2 ms each."""
+
+CALL_GAS: Final = 6_000_000
+"""A change of a set of 100 takes half of it."""
+
+GENESIS_HASH_BLOCKS: Final = 8_191
+"""EIP-2935: past this block the contract cannot read the genesis hash any more."""
+
+BACKOFF_LIMIT: Final = 5
+"""Resending doubles its interval so often at most: 6 blocks to 192."""
+
+_log = structlog.get_logger("node.set_duties")
+
+
+@dataclass(slots=True)
+class _Sending:
+    """A call that is due."""
+
+    since: BlockNumber
+    next_block: BlockNumber
+    attempts: int = 0
+
+
+class SetDuties:
+    """Sends what the validator set waits for from one operator account."""
+
+    def __init__(
+        self,
+        *,
+        operator: Operator,
+        ledger: LedgerReader,
+        store: BlockStore,
+        evidence: EvidenceStore,
+        evidence_blocks: int,
+    ) -> None:
+        self._operator = operator
+        self._ledger = ledger
+        self._store = store
+        self._evidence = evidence
+        self._evidence_blocks = evidence_blocks
+        self._sendings: dict[str, _Sending] = {}
+
+    async def run(self) -> None:
+        """Look, and send, until cancelled."""
+        while True:
+            await self.look()
+            await trio.sleep(LOOK_SECONDS)
+
+    async def look(self) -> None:
+        """Send what is due now and whose turn is ours."""
+        calls = await trio.to_thread.run_sync(self._list_calls)
+        head = self._store.head_number()
+        self._sendings = {
+            name: self._sendings.get(name) or _Sending(head, self._find_turn(head))
+            for name in calls
+        }
+        for name, data in calls.items():
+            sending = self._sendings[name]
+            if head < sending.next_block:
+                continue
+            sending.next_block = BlockNumber(
+                head + (RESEND_BLOCKS << min(sending.attempts, BACKOFF_LIMIT))
+            )
+            sending.attempts += 1
+            refusal = await trio.to_thread.run_sync(
+                self._ledger.simulate, self._operator.address, VALIDATOR_SET, data, CALL_GAS
+            )
+            if refusal is not None:
+                _log.info("not sent", call=name, reason=refusal)
+                continue
+            try:
+                await self._operator.send(VALIDATOR_SET, data, CALL_GAS)
+            except RejectedInputError as error:
+                _log.warning("not sent", call=name, reason=str(error))
+            else:
+                _log.info("sent", call=name, attempt=sending.attempts)
+
+    def _find_turn(self, head: BlockNumber) -> BlockNumber:
+        """From which block on it is ours to send: operators go one after the other."""
+        place = self._store.next_committee().find_operator(self._operator.address)
+        return BlockNumber(head + TURN_BLOCKS * (place or 0))
+
+    def _list_calls(self) -> dict[str, bytes]:
+        """What the head's state asks for, by name."""
+        calls = {}
+        ask = self._ledger.ask_validator_set
+        head = self._store.head_number()
+        if (
+            0 < head < GENESIS_HASH_BLOCKS
+            and system_contracts.decode_hash(ask(system_contracts.encode_genesis_hash()))
+            == ZERO_HASH
+        ):
+            calls["record genesis"] = system_contracts.encode_record_genesis()
+        for evidence in self._evidence.held():
+            state = self._ledger.validator(evidence.validator)
+            if state.stake == 0 or head > evidence.number + self._evidence_blocks:
+                self._evidence.remove(evidence.validator)
+                continue
+            calls[f"report 0x{evidence.validator.hex()}"] = evidence.data
+        if system_contracts.decode_addresses(ask(system_contracts.encode_next_validators())):
+            return calls  # no other change is possible before that one is in force
+        for validator in self._store.next_committee().validators:
+            if self._ledger.validator(validator).status is ValidatorStatus.EXITING:
+                remove = system_contracts.encode_remove_exiting(validator)
+                calls[f"remove 0x{validator.hex()}"] = remove
+        own = system_contracts.decode_uint(
+            ask(system_contracts.encode_candidacy_of(self._operator.address))
+        )
+        if own:
+            proposal = system_contracts.decode_proposal(
+                ask(system_contracts.encode_get_proposal(own))
+            )
+            if proposal.votes >= self._store.next_committee().quorum:
+                calls[f"join {own}"] = system_contracts.encode_carry_out(own)
+        return calls

@@ -1,0 +1,1 @@
+"""What is prepared and checked before a node runs?"""

@@ -1,0 +1,168 @@
+"""A node's directory, as `pot init` and `pot devnet` make it (docs/operator-guide.md)."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from chain.genesis import build_genesis, parse_genesis
+from chain.primitives import Address, Hash32
+from node.config import load_config
+from node.keystore import create_private_key, save_key
+from pot_common.atomic_file import write_atomically
+
+CONFIG_NAME: Final = "config.toml"
+"""In the node's directory."""
+
+GENESIS_NAME: Final = "genesis.json"
+"""In the node's directory, where the configuration looks for it by default."""
+
+Setting: TypeAlias = str | int | bool | Path | tuple[str, ...]
+"""A value of the configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDirectory:
+    """A node's directory, with what others need to know of it."""
+
+    path: Path
+    consensus: Address
+    operator: Address
+    peer_id: str
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration, for `pot node run --config`."""
+        return self.path / CONFIG_NAME
+
+
+FURTHER_SETTINGS: Final = """
+# Often set besides; docs/operator-guide.md, section 5, has all of them.
+#
+# [network]
+# listen = ["/ip4/0.0.0.0/tcp/30303"]
+# bootstrap = ["/ip4/192.0.2.2/tcp/30303/p2p/PEER_ID"]   # other nodes
+# accept_private_addresses = true   # where nodes share a machine or a private network
+#
+# [rpc]
+# port = 8545
+#
+# [metrics]
+# port = 6060
+"""
+"""Written into a new configuration, so that the names need not be looked up."""
+
+
+def create_following_directory(path: Path) -> str:
+    """Make the configuration of a node that follows, in `path`; its peer id.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    from node.network.host import compute_peer_id, load_or_create_host_key
+
+    path = path.resolve()
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    peer_id = compute_peer_id(load_or_create_host_key(path / "host.key"))
+    content = encode_config({"data_dir": path}) + FURTHER_SETTINGS
+    write_atomically(path / CONFIG_NAME, content.encode())
+    return peer_id
+
+
+def create_node_directory(
+    path: Path,
+    password: str,
+    *,
+    password_file: Path | None,
+    settings: Mapping[str, Setting] | None = None,
+    light: bool = False,
+    further: str = "",
+) -> NodeDirectory:
+    """Make keys and a configuration in `path`.
+
+    Args:
+        path: Made if it is absent.
+        password: Of the keys.
+        password_file: Where the node reads it; None: the node asks.
+        settings: Further settings of the configuration, by dotted name.
+        light: Cheap key derivation, for development networks.
+        further: TOML at the end of the configuration.
+
+    Raises:
+        OperatorError: Something is there already, or cannot be written.
+    """
+    # Late: libp2p takes a second to import, and only this needs it.
+    from node.network.host import compute_peer_id, load_or_create_host_key
+
+    path = path.resolve()
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    consensus_file, operator_file = (
+        path / "keys" / f"{name}.json" for name in ("consensus", "operator")
+    )
+    consensus = save_key(consensus_file, create_private_key(), password, light=light)
+    operator = save_key(operator_file, create_private_key(), password, light=light)
+    values: dict[str, Setting] = {
+        "data_dir": path,
+        "consensus.key_file": consensus_file,
+        "operator.key_file": operator_file,
+        **(settings or {}),
+    }
+    if password_file is not None:
+        values["consensus.password_file"] = password_file
+        values["operator.password_file"] = password_file
+    directory = NodeDirectory(
+        path=path,
+        consensus=consensus,
+        operator=operator,
+        peer_id=compute_peer_id(load_or_create_host_key(path / "host.key")),
+    )
+    write_atomically(directory.config_file, (encode_config(values) + further).encode())
+    return directory
+
+
+def encode_config(settings: Mapping[str, Setting]) -> str:
+    """A configuration file of `settings`, by dotted name."""
+    sections: dict[str, list[str]] = {"": []}
+    for name, value in settings.items():
+        section, _, key = name.rpartition(".")
+        sections.setdefault(section, []).append(f"{key} = {_encode_value(value)}")
+    parts = [
+        "\n".join(([f"[{section}]"] if section else []) + lines)
+        for section, lines in sections.items()
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _encode_value(value: Setting) -> str:
+    # TOML's strings, integers, booleans and arrays of them are written as JSON's.
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+
+
+def create_database(path: Path, genesis_file: Path) -> Hash32:
+    """Put the genesis into the directory and its database; the genesis hash.
+
+    Raises:
+        OperatorError: The database holds another chain.
+        InvalidGenesisError: It is no genesis.
+        OSError: A file cannot be read or written.
+    """
+    from chain.contracts.set_reader import read_genesis_set
+    from chain.training.history import Committee
+    from node.storage.block_store import BlockStore
+    from node.storage.database import open_database
+
+    data = genesis_file.read_bytes()
+    parsed = parse_genesis(data)
+    genesis = build_genesis(parsed)
+    config = load_config(path / CONFIG_NAME)
+    database = open_database(config.database_dir)
+    try:
+        committee = Committee(*read_genesis_set(parsed, genesis))
+        BlockStore(database).initialize(genesis.header, genesis.delta, data, committee)
+    finally:
+        database.close()
+    target = path / GENESIS_NAME
+    if not target.exists() or not target.samefile(genesis_file):
+        write_atomically(target, data, mode=0o644)
+    return genesis.header.hash

@@ -1,0 +1,274 @@
+"""A new network's genesis: parameters, contracts, allocations (docs/operator-guide.md).
+
+The system contracts are deployed by running their constructors here, once; what they leave in code
+and storage is what genesis.json holds, so a node needs no compiler and no deployment transactions.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from chain.contracts.system_contracts import (
+    FAUCET,
+    GRADIENT_LEDGER,
+    REWARD_DISTRIBUTOR,
+    TASK_REGISTRY,
+    TRAINING_TOKEN,
+    VALIDATOR_SET,
+    encode_faucet_arguments,
+    encode_gradient_ledger_arguments,
+    encode_training_token_arguments,
+    encode_validator_set_arguments,
+)
+from chain.execution.evm import run_constructor
+from chain.genesis import GenesisAccount, GenesisConfig, build_genesis, parse_genesis
+from chain.params import BaseFeeMode, ChainParameters, Json
+from chain.primitives import Address, Hash32
+from chain.types.certificate import MAX_VALIDATORS
+from pot_common.errors import OperatorError
+
+TEMPLATE_PATH: Final = Path(__file__).parents[2] / "genesis.json"
+"""The parameters of a public network, beside the sources."""
+
+CONTRACTS_DIRECTORY: Final = Path(__file__).parents[2] / "contracts" / "build"
+"""What `make contracts` compiled."""
+
+DEVELOPMENT_CHAIN_ID: Final = 7_368_565
+""""pot" in ASCII, plus one: not the template's, so that no wallet takes one for the other."""
+
+TOKEN_UNIT: Final = 10**18
+"""Base units in one POT, and wei in one coin."""
+
+FAUCET_PORTION: Final = 1_000 * TOKEN_UNIT
+"""POT for whoever asks, on a development network: bonds and small tasks."""
+
+FAUCET_COINS: Final = TOKEN_UNIT
+"""Native coins with it."""
+
+FAUCET_BLOCKS_BETWEEN: Final = 10
+"""Blocks until the same account is served again."""
+
+FAUCET_SUPPLY: Final = 10**9 * TOKEN_UNIT
+"""POT, and coins, that the faucet holds: nobody empties it by hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A place in the validator set."""
+
+    validator: Address
+    """Signs consensus messages."""
+    operator: Address
+    """Sends the validator's votes as transactions."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPlan:
+    """What makes a network this one."""
+
+    chain_id: int
+    seats: tuple[Seat, ...]
+    parameters: ChainParameters
+    gas_limit: int
+    base_fee_per_gas: int
+    """Wei."""
+    timestamp: int
+    """Seconds since the Unix epoch; no block is older."""
+    has_faucet: bool = False
+    tokens: Mapping[Address, int] = field(default_factory=dict)
+    """POT, in base units; the whole supply, the faucet's share and the stakes apart."""
+    coins: Mapping[Address, int] = field(default_factory=dict)
+    """Native coins, in wei."""
+
+
+def read_template(path: Path) -> GenesisConfig:
+    """The parameters that a new network starts from.
+
+    Raises:
+        OperatorError: The file cannot be read.
+        InvalidGenesisError: It is no genesis.
+    """
+    try:
+        return parse_genesis(path.read_bytes())
+    except OSError as error:
+        raise OperatorError(
+            f"cannot read the template {path} ({error.strerror}); name one with --template"
+        ) from error
+
+
+def plan_public_network(
+    template: GenesisConfig, seats: tuple[Seat, ...], *, chain_id: int | None = None
+) -> NetworkPlan:
+    """A network with the template's parameters.
+
+    Raises:
+        OperatorError: Its blocks would be free for everybody on the internet.
+    """
+    parameters = template.parameters
+    if (
+        parameters.base_fee_mode is BaseFeeMode.FIXED and template.base_fee_per_gas == 0
+    ) or parameters.base_fee_floor_wei == 0:
+        raise OperatorError(
+            "the template's base fee is 0, so anybody could fill the blocks for nothing; set "
+            'base_fee_mode to "eip1559" and base_fee_floor_wei to 1000000000, '
+            "or say --development for a network on loopback"
+        )
+    return NetworkPlan(
+        chain_id=template.chain_id if chain_id is None else chain_id,
+        seats=seats,
+        parameters=parameters,
+        gas_limit=template.gas_limit,
+        base_fee_per_gas=template.base_fee_per_gas,
+        timestamp=int(time.time()),
+    )
+
+
+def plan_development_network(
+    seats: tuple[Seat, ...], *, chain_id: int = DEVELOPMENT_CHAIN_ID
+) -> NetworkPlan:
+    """A network on loopback: fast blocks, free transactions, a faucet."""
+    parameters = ChainParameters(
+        min_block_interval_ms=200,
+        empty_block_interval_ms=1_000,
+        base_fee_mode=BaseFeeMode.FIXED,
+        base_fee_floor_wei=0,
+        phase_floor_blocks=2,
+        validator_change_blocks=10,
+        evidence_blocks=1_000,
+    )
+    return NetworkPlan(
+        chain_id=chain_id,
+        seats=seats,
+        parameters=parameters,
+        gas_limit=30_000_000,
+        base_fee_per_gas=0,
+        timestamp=int(time.time()),
+        has_faucet=True,
+    )
+
+
+def build_network(plan: NetworkPlan) -> GenesisConfig:
+    """The genesis of the planned network.
+
+    Raises:
+        OperatorError: The plan contradicts itself.
+    """
+    _check(plan)
+    seats = sorted(plan.seats, key=lambda seat: seat.validator)
+    tokens = dict(sorted(plan.tokens.items()))
+    if plan.has_faucet:
+        tokens[FAUCET] = FAUCET_SUPPLY
+    parameters = plan.parameters
+    stake = parameters.validator_stake_pot * TOKEN_UNIT
+    tokens[VALIDATOR_SET] = stake * len(seats)
+    validators = [seat.validator for seat in seats]
+    operators = [seat.operator for seat in seats]
+    init_codes = {
+        TRAINING_TOKEN: _load_bytecode("TrainingToken")
+        + encode_training_token_arguments(list(tokens), list(tokens.values())),
+        VALIDATOR_SET: _load_bytecode("ValidatorSet")
+        + encode_validator_set_arguments(
+            validators,
+            operators,
+            stake=stake,
+            min_validators=parameters.min_validators,
+            change_blocks=parameters.validator_change_blocks,
+            evidence_blocks=parameters.evidence_blocks,
+        ),
+        TASK_REGISTRY: _load_bytecode("TaskRegistry"),
+        GRADIENT_LEDGER: _load_bytecode("GradientLedger")
+        + encode_gradient_ledger_arguments(parameters.phase_floor_blocks),
+        REWARD_DISTRIBUTOR: _load_bytecode("RewardDistributor"),
+    }
+    if plan.has_faucet:
+        init_codes[FAUCET] = _load_bytecode("Faucet") + encode_faucet_arguments(
+            FAUCET_PORTION, FAUCET_COINS, FAUCET_BLOCKS_BETWEEN
+        )
+    alloc: dict[Address, GenesisAccount] = {
+        address: GenesisAccount(balance=amount) for address, amount in plan.coins.items()
+    }
+    for address, init_code in init_codes.items():
+        alloc[address] = run_constructor(
+            init_code, address, chain_id=plan.chain_id, timestamp=plan.timestamp
+        )
+    if plan.has_faucet:
+        alloc[FAUCET] = replace(alloc[FAUCET], balance=FAUCET_SUPPLY)
+    return GenesisConfig(
+        chain_id=plan.chain_id,
+        parameters=replace(parameters, validators=tuple(validators)),
+        alloc=alloc,
+        timestamp=plan.timestamp,
+        gas_limit=plan.gas_limit,
+        base_fee_per_gas=plan.base_fee_per_gas,
+    )
+
+
+def _check(plan: NetworkPlan) -> None:
+    if not 1 <= len(plan.seats) <= MAX_VALIDATORS:
+        raise OperatorError(
+            f"{len(plan.seats)} validators; name 1 to {MAX_VALIDATORS} with --validator"
+        )
+    if len(plan.seats) < plan.parameters.min_validators:
+        raise OperatorError(
+            f"{len(plan.seats)} validators, fewer than min_validators "
+            f"({plan.parameters.min_validators}); name more, or lower it in the template"
+        )
+    for name, accounts in (
+        ("validator", [seat.validator for seat in plan.seats]),
+        ("operator", [seat.operator for seat in plan.seats]),
+    ):
+        if len(set(accounts)) != len(accounts):
+            raise OperatorError(f"one {name} is named twice; give each --validator its own")
+    shared = {seat.validator for seat in plan.seats} & {seat.operator for seat in plan.seats}
+    if shared:
+        raise OperatorError(
+            f"0x{min(shared).hex()} is a validator and an operator; the consensus key signs "
+            "nothing but consensus, so give the operator an account of its own"
+        )
+    if not plan.tokens and not plan.has_faucet:
+        raise OperatorError(
+            "nobody holds POT, and it is never minted; allocate the supply with --token"
+        )
+
+
+def _load_bytecode(name: str) -> bytes:
+    artifact = json.loads((CONTRACTS_DIRECTORY / f"{name}.json").read_bytes())
+    return bytes.fromhex(artifact["bytecode"].removeprefix("0x"))
+
+
+def encode_genesis(config: GenesisConfig) -> bytes:
+    """The genesis file, which `parse_genesis` reads back to the same configuration."""
+    alloc: dict[str, Json] = {}
+    for address, account in sorted(config.alloc.items()):
+        entry: dict[str, Json] = {"balance": hex(account.balance)}
+        if account.nonce:
+            entry["nonce"] = hex(account.nonce)
+        if account.code:
+            entry["code"] = "0x" + account.code.hex()
+        if account.storage:
+            entry["storage"] = {
+                _word(slot): _word(value) for slot, value in sorted(account.storage.items())
+            }
+        alloc["0x" + address.hex()] = entry
+    document: dict[str, Json] = {
+        "config": {"chainId": config.chain_id, "proofOfTraining": config.parameters.to_json()},
+        "timestamp": hex(config.timestamp),
+        "gasLimit": hex(config.gas_limit),
+        "baseFeePerGas": hex(config.base_fee_per_gas),
+        "alloc": alloc,
+    }
+    data = json.dumps(document, indent=2).encode() + b"\n"
+    assert parse_genesis(data) == config
+    return data
+
+
+def _word(value: int) -> str:
+    return "0x" + value.to_bytes(32, "big").hex()
+
+
+def compute_genesis_hash(config: GenesisConfig) -> Hash32:
+    """The network's identity."""
+    return build_genesis(config).header.hash

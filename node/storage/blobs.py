@@ -1,0 +1,539 @@
+"""Blobs by content id: gradients, models and data shards as files (docs/spec/wire.md, section 7).
+
+    <content id>.blob     a whole blob, verified before it got this name
+    <content id>.partial  a download: its full length, chunks in their places
+    <content id>.leaves   the chunk hashes, of a blob or of a download
+    <random>.upload       an upload in progress
+    <any of them>.aside   being collected
+
+A file's time of modification says when it was last wanted. Several processes may use one directory:
+a blob appears by rename, and how much is used is what the directory says. Which chunks of a
+download are there is not recorded but recomputed from the bytes, so a crash leaves nothing that
+could disagree with them. No more than one chunk is in memory.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, Final, NoReturn, Self
+
+from chain.crypto import CHUNK_BYTES, merkle_leaf, merkle_root
+from chain.crypto import content_id as compute_content_id
+from chain.errors import RejectedInputError, RejectionReason
+from chain.primitives import Hash32
+from pot_common.atomic_file import TEMPORARY_SUFFIX, sync_directory, sync_file, write_atomically
+from pot_common.errors import OperatorError
+
+MAX_CHUNKS: Final = 2**16
+"""16 GiB a blob; its chunk hashes are 2 MiB, one message to a peer."""
+
+CACHED_MANIFESTS: Final = 16
+"""Manifests kept in memory, up to 5 MB each: hashing one anew for every chunk would cost 4 ms a
+gigabyte."""
+
+RESERVED_SHARE: Final = 4
+"""One part in this many of the quota is for gradients and states alone: naming content costs a
+submitter next to nothing, and must not keep tasks that run from going on."""
+
+_BLOB: Final = ".blob"
+_PARTIAL: Final = ".partial"
+_LEAVES: Final = ".leaves"
+_UPLOAD: Final = ".upload"
+_ASIDE: Final = ".aside"
+
+
+class BlobQuotaExceeded(OperatorError):
+    """The blob would not fit into blobs.quota_bytes; the message names the setting."""
+
+
+class BlobDiskFailed(OperatorError):
+    """The disk refused a blob. Nothing that was promised is lost: a blob can be fetched again."""
+
+
+class BlobDamaged(Exception):
+    """The disk changed a blob; it was deleted, and is to be fetched again like any absent one."""
+
+
+@dataclass(frozen=True)
+class BlobManifest:
+    """What verifies each chunk of a blob by itself."""
+
+    size_bytes: int
+    leaves: tuple[Hash32, ...]
+    """The hash of every 256 KiB chunk; of one chunk without bytes if the blob is empty."""
+
+    def __post_init__(self) -> None:
+        """Refuse a manifest that no blob has.
+
+        Raises:
+            RejectedInputError: TOO_LARGE, or MALFORMED if size and leaves do not fit together.
+        """
+        if len(self.leaves) > MAX_CHUNKS:
+            raise RejectedInputError(RejectionReason.TOO_LARGE, f"{len(self.leaves)} chunks")
+        if self.size_bytes < 0 or len(self.leaves) != compute_chunk_count(self.size_bytes):
+            raise RejectedInputError(
+                RejectionReason.MALFORMED, f"{len(self.leaves)} chunks of {self.size_bytes} bytes"
+            )
+
+    @property
+    def content_id(self) -> Hash32:
+        """The Merkle root of the leaves."""
+        return merkle_root(self.leaves)
+
+    def chunk_size(self, index: int) -> int:
+        """Bytes in the chunk at `index`: 256 KiB but for the last one."""
+        return min(CHUNK_BYTES, self.size_bytes - index * CHUNK_BYTES)
+
+
+def compute_chunk_count(size_bytes: int) -> int:
+    """The chunks of a blob; one, without bytes, for an empty blob."""
+    return max(1, -(-size_bytes // CHUNK_BYTES))
+
+
+class BlobStore:
+    """The blobs in one directory.
+
+    Args:
+        directory: made if it is absent.
+        quota_bytes: limit on all blobs, downloads and uploads together.
+
+    Raises:
+        OperatorError: the directory is not accessible.
+    """
+
+    def __init__(self, directory: Path, *, quota_bytes: int) -> None:
+        self._directory = directory
+        self._quota_bytes = quota_bytes
+        # A content id has one manifest for ever, so it stays right whatever happens to the files.
+        self._manifests = lru_cache(CACHED_MANIFESTS)(self._read_manifest)
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise OperatorError(f"cannot use the blob directory {directory}: {error}") from error
+
+    @property
+    def quota_bytes(self) -> int:
+        """The limit on all blobs together."""
+        return self._quota_bytes
+
+    def has_room_for_content(self, size_bytes: int) -> bool:
+        """Whether so many bytes of a task's content fit, with the reserve left free."""
+        limit = self._quota_bytes - self._quota_bytes // RESERVED_SHARE
+        return self.used_bytes() + size_bytes <= limit
+
+    def has(self, content_id: Hash32) -> bool:
+        """Whether the whole blob is here."""
+        return self.path(content_id).exists()
+
+    def renew(self, content_id: Hash32) -> bool:
+        """Whether the whole blob is here; if so, it is wanted from now on (see `collect`)."""
+        try:
+            _touch(self.path(content_id))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def path(self, content_id: Hash32) -> Path:
+        """Where the whole blob is, or would be."""
+        return self._directory / (content_id.hex() + _BLOB)
+
+    def size_bytes(self, content_id: Hash32) -> int:
+        """The length of a blob that is here.
+
+        Raises:
+            KeyError: it is not.
+        """
+        try:
+            return self.path(content_id).stat().st_size
+        except FileNotFoundError:
+            raise KeyError(content_id) from None
+
+    def open(self, content_id: Hash32) -> BinaryIO:
+        """The blob for reading; the caller closes it. It stays readable if it is deleted.
+
+        Raises:
+            KeyError: it is not here.
+        """
+        try:
+            return self.path(content_id).open("rb")
+        except FileNotFoundError:
+            raise KeyError(content_id) from None
+
+    def manifest(self, content_id: Hash32) -> BlobManifest:
+        """Size and chunk hashes of a blob that is here.
+
+        Raises:
+            KeyError: it is not.
+            BlobDamaged: the disk changed it.
+        """
+        size_bytes = self.size_bytes(content_id)
+        manifest = self._manifests(content_id)
+        if manifest.size_bytes != size_bytes:
+            self._drop_damaged(content_id)
+        return manifest
+
+    def _read_manifest(self, content_id: Hash32) -> BlobManifest:
+        size_bytes = self.size_bytes(content_id)
+        try:
+            return self._load_manifest(content_id, size_bytes)
+        except (FileNotFoundError, RejectedInputError):
+            pass
+        with self.open(content_id) as file:
+            manifest = BlobManifest(size_bytes, tuple(_leaves_of(file)))
+        if manifest.content_id != content_id:
+            self._drop_damaged(content_id)
+        write_atomically(self._leaves_path(content_id), b"".join(manifest.leaves))
+        return manifest
+
+    def chunk(self, content_id: Hash32, index: int) -> bytes:
+        """The chunk at `index` of a blob that is here, verified against its hash.
+
+        Raises:
+            KeyError: the blob is not here, or has no such chunk.
+            BlobDamaged: the disk changed it.
+        """
+        manifest = self.manifest(content_id)
+        if not 0 <= index < len(manifest.leaves):
+            raise KeyError(index)
+        with self.open(content_id) as file:
+            file.seek(index * CHUNK_BYTES)
+            data = file.read(CHUNK_BYTES)
+        if merkle_leaf(data) != manifest.leaves[index]:
+            self._drop_damaged(content_id)
+        return data
+
+    def put(self, data: bytes | memoryview) -> Hash32:
+        """Store a blob that is in memory; its content id.
+
+        Raises:
+            BlobQuotaExceeded: it does not fit.
+            BlobDiskFailed: the disk refused.
+        """
+        known = compute_content_id(data)
+        if self.renew(known):
+            return known
+        with self.upload(len(data), known) as upload:
+            upload.write(data)
+            return upload.finish()
+
+    def upload(self, size_limit: int, expected: Hash32 | None = None) -> "BlobUpload":
+        """A blob to be written from start to end.
+
+        Args:
+            size_limit: the most bytes it may have; they count against the quota until it ends.
+            expected: its content id, if it is known before.
+
+        Raises:
+            BlobQuotaExceeded: `size_limit` bytes do not fit.
+            BlobDiskFailed: the disk refused.
+        """
+        self._check_quota(size_limit)
+        return BlobUpload(self._directory, size_limit, expected)
+
+    def download(self, manifest: BlobManifest) -> "BlobDownload":
+        """A blob to be fetched chunk by chunk, going on where an earlier try ended.
+
+        One at a time for a content id.
+
+        Raises:
+            BlobQuotaExceeded: it does not fit.
+            BlobDiskFailed: the disk refused.
+        """
+        content_id = manifest.content_id
+        partial = self._directory / (content_id.hex() + _PARTIAL)
+        if not partial.exists() or partial.stat().st_size != manifest.size_bytes:
+            self._check_quota(manifest.size_bytes)
+        try:
+            write_atomically(self._leaves_path(content_id), b"".join(manifest.leaves))
+            return BlobDownload(partial, manifest)
+        except OSError as error:
+            raise _disk_failed(self._directory, error) from error
+
+    def delete(self, content_id: Hash32) -> None:
+        """Forget the blob and any download of it."""
+        for suffix in (_BLOB, _PARTIAL, _LEAVES):
+            (self._directory / (content_id.hex() + suffix)).unlink(missing_ok=True)
+
+    def content_ids(self) -> tuple[Hash32, ...]:
+        """The whole blobs, by ascending content id."""
+        return tuple(sorted(self._stored(_BLOB)))
+
+    def used_bytes(self) -> int:
+        """What counts against the quota: all files, downloads and uploads at their full length."""
+        used = 0
+        with os.scandir(self._directory) as entries:
+            for entry in entries:
+                try:
+                    used += entry.stat().st_size
+                except FileNotFoundError:  # another process just renamed or deleted it
+                    continue
+        return used
+
+    def list_unwanted(self, before_ns: int) -> tuple[Hash32, ...]:
+        """Blobs and downloads not wanted since `before_ns` (Unix time), by ascending content id."""
+        wanted: dict[Hash32, int] = {}
+        with os.scandir(self._directory) as entries:
+            for entry in entries:
+                stem, _, suffix = entry.name.partition(".")
+                if len(stem) != 64 or f".{suffix}" not in (_BLOB, _PARTIAL, _LEAVES):
+                    continue
+                content_id = Hash32(bytes.fromhex(stem))
+                try:
+                    at_ns = entry.stat().st_mtime_ns
+                except FileNotFoundError:  # another process just renamed or deleted it
+                    continue
+                wanted[content_id] = max(at_ns, wanted.get(content_id, 0))
+        return tuple(sorted(each for each, at_ns in wanted.items() if at_ns < before_ns))
+
+    def collect(self, content_id: Hash32, before_ns: int) -> int:
+        """Delete a blob or download, unless it was wanted since `before_ns`; the bytes freed.
+
+        Whoever wants it at the same moment, in whatever process, either keeps it or finds it
+        absent: it is put aside first, and back if it was wanted until then.
+        """
+        freed = 0
+        for suffix in (_BLOB, _PARTIAL):
+            path = self._directory / (content_id.hex() + suffix)
+            aside = path.with_name(path.name + _ASIDE)
+            try:
+                path.rename(aside)
+            except FileNotFoundError:
+                continue
+            status = aside.stat()
+            if status.st_mtime_ns >= before_ns:
+                aside.rename(path)
+                return freed
+            aside.unlink()
+            freed += status.st_size
+        leaves = self._leaves_path(content_id)
+        try:
+            size = leaves.stat().st_size
+        except FileNotFoundError:
+            return freed
+        leaves.unlink(missing_ok=True)
+        return freed + size
+
+    def recover(self) -> int:
+        """Put right what killed processes left, while no other one writes; how many files.
+
+        Half-written files go; what was put aside comes back, to be collected again or not.
+        """
+        count = 0
+        for path in tuple(self._directory.iterdir()):
+            if path.suffix in (_UPLOAD, TEMPORARY_SUFFIX):
+                path.unlink(missing_ok=True)
+            elif path.suffix == _ASIDE:
+                path.rename(path.with_suffix(""))
+            else:
+                continue
+            count += 1
+        return count
+
+    def remove_uploads(self, before_ns: int) -> None:
+        """Delete uploads that nobody has written to since `before_ns`."""
+        for path in tuple(self._directory.iterdir()):
+            if path.suffix in (_UPLOAD, TEMPORARY_SUFFIX):
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime_ns < before_ns:
+                        path.unlink()
+
+    def _leaves_path(self, content_id: Hash32) -> Path:
+        return self._directory / (content_id.hex() + _LEAVES)
+
+    def _load_manifest(self, content_id: Hash32, size_bytes: int) -> BlobManifest:
+        data = self._leaves_path(content_id).read_bytes()
+        leaves = tuple(Hash32(data[start : start + 32]) for start in range(0, len(data), 32))
+        manifest = BlobManifest(size_bytes, leaves)
+        if manifest.content_id != content_id:
+            raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, "chunk hashes")
+        return manifest
+
+    def _stored(self, suffix: str) -> Iterator[Hash32]:
+        for path in self._directory.iterdir():
+            if path.suffix == suffix and len(path.stem) == 64:
+                yield Hash32(bytes.fromhex(path.stem))
+
+    def _check_quota(self, size_bytes: int) -> None:
+        used = self.used_bytes()
+        if used + size_bytes > self._quota_bytes:
+            raise BlobQuotaExceeded(
+                f"a blob of {size_bytes} bytes does not fit: {used} of blobs.quota_bytes = "
+                f"{self._quota_bytes} are in use; raise blobs.quota_bytes"
+            )
+
+    def _drop_damaged(self, content_id: Hash32) -> NoReturn:
+        self.delete(content_id)
+        raise BlobDamaged(f"the disk of {self._directory} changed blob 0x{content_id.hex()}")
+
+
+class BlobUpload:
+    """A blob that arrives from start to end. Leaving its `with` block unfinished deletes it."""
+
+    def __init__(self, directory: Path, size_limit: int, expected: Hash32 | None) -> None:
+        self._size_limit = size_limit
+        self._expected = expected
+        self._size_bytes = 0
+        self._leaves: list[Hash32] = []
+        self._chunk = bytearray()
+        self._path = directory / (secrets.token_hex(16) + _UPLOAD)
+        try:
+            self._file = self._path.open("xb")
+            # The reservation: other uploads see these bytes as used.
+            self._file.truncate(size_limit)
+        except OSError as error:
+            raise _disk_failed(directory, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append `data`.
+
+        Raises:
+            RejectedInputError: TOO_LARGE past the size limit.
+            BlobDiskFailed: the disk refused.
+        """
+        view = memoryview(data).cast("B")
+        self._size_bytes += len(view)
+        if self._size_bytes > self._size_limit:
+            raise RejectedInputError(
+                RejectionReason.TOO_LARGE, f"more than the {self._size_limit} bytes announced"
+            )
+        while view:
+            taken = view[: CHUNK_BYTES - len(self._chunk)]
+            self._chunk += taken
+            view = view[len(taken) :]
+            if len(self._chunk) == CHUNK_BYTES:
+                self._flush_chunk()
+
+    def finish(self) -> Hash32:
+        """Give the blob its name; its content id.
+
+        Raises:
+            RejectedInputError: CONTENT_MISMATCH if it is not the expected one.
+            BlobDiskFailed: the disk refused.
+        """
+        if self._chunk or not self._leaves:
+            self._flush_chunk()
+        manifest = BlobManifest(self._size_bytes, tuple(self._leaves))
+        if self._expected is not None and manifest.content_id != self._expected:
+            raise RejectedInputError(
+                RejectionReason.CONTENT_MISMATCH, f"the bytes are 0x{manifest.content_id.hex()}"
+            )
+        try:
+            self._file.truncate(self._size_bytes)
+            sync_file(self._file)
+            return _publish(self._path, manifest)
+        except OSError as error:
+            raise _disk_failed(self._path.parent, error) from error
+
+    def _flush_chunk(self) -> None:
+        self._leaves.append(merkle_leaf(bytes(self._chunk)))
+        try:
+            self._file.write(self._chunk)
+        except OSError as error:
+            raise _disk_failed(self._path.parent, error) from error
+        self._chunk.clear()
+
+
+class BlobDownload:
+    """A blob that arrives in chunks, in any order, each verified before it is written.
+
+    Chunks may be written from several threads.
+    """
+
+    def __init__(self, path: Path, manifest: BlobManifest) -> None:
+        self._path = path
+        self._manifest = manifest
+        self._missing = set(range(len(manifest.leaves)))
+        resumed = path.exists()
+        if resumed:
+            _touch(path)
+        self._file = path.open("r+b" if resumed else "x+b")
+        self._file.truncate(manifest.size_bytes)
+        if resumed:
+            held = enumerate(_leaves_of(self._file))
+            self._missing -= {index for index, leaf in held if leaf == manifest.leaves[index]}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def missing(self) -> tuple[int, ...]:
+        """The chunks still to come, ascending."""
+        return tuple(sorted(self._missing))
+
+    def write_chunk(self, index: int, data: bytes) -> None:
+        """Put the chunk at `index` in its place.
+
+        Raises:
+            RejectedInputError: MALFORMED if there is no such chunk, CONTENT_MISMATCH if these are
+                not its bytes.
+            BlobDiskFailed: the disk refused.
+        """
+        if not 0 <= index < len(self._manifest.leaves):
+            raise RejectedInputError(RejectionReason.MALFORMED, f"no chunk {index}")
+        right_size = len(data) == self._manifest.chunk_size(index)
+        if not right_size or merkle_leaf(data) != self._manifest.leaves[index]:
+            raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, f"chunk {index}")
+        try:
+            written = os.pwrite(self._file.fileno(), data, index * CHUNK_BYTES)
+            if written != len(data):
+                raise OSError(f"wrote {written} of {len(data)} bytes")
+        except OSError as error:
+            raise _disk_failed(self._path.parent, error) from error
+        self._missing.discard(index)
+
+    def finish(self) -> Hash32:
+        """Give the whole blob its name; its content id. Only when nothing is missing.
+
+        Raises:
+            BlobDiskFailed: the disk refused.
+        """
+        assert not self._missing
+        try:
+            sync_file(self._file)
+            return _publish(self._path, self._manifest)
+        except OSError as error:
+            raise _disk_failed(self._path.parent, error) from error
+
+
+def _publish(written: Path, manifest: BlobManifest) -> Hash32:
+    """Give a verified, durable file its name."""
+    content_id = manifest.content_id
+    stem = written.with_name(content_id.hex())
+    write_atomically(stem.with_suffix(_LEAVES), b"".join(manifest.leaves))
+    written.replace(stem.with_suffix(_BLOB))
+    sync_directory(written.parent)
+    return content_id
+
+
+def _touch(path: Path) -> None:
+    now_ns = time.time_ns()
+    os.utime(path, ns=(now_ns, now_ns))
+
+
+def _disk_failed(directory: Path, error: OSError) -> BlobDiskFailed:
+    return BlobDiskFailed(
+        f"cannot write blobs to {directory}: {error}; free or repair the disk of data_dir"
+    )
+
+
+def _leaves_of(file: BinaryIO) -> Iterator[Hash32]:
+    """The hash of every chunk of `file`, read one at a time."""
+    file.seek(0)
+    chunk = file.read(CHUNK_BYTES)
+    yield merkle_leaf(chunk)
+    while len(chunk) == CHUNK_BYTES and (chunk := file.read(CHUNK_BYTES)):
+        yield merkle_leaf(chunk)

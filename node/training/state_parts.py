@@ -1,0 +1,98 @@
+"""Which blobs a training state consists of (docs/spec/training.md, section 8).
+
+A root says nothing of what is below it; this remembers the content ids, for restarts and peers.
+One small file a state, TASK/ROOT: rounds settled until then (u64, big-endian), content ids.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from chain.primitives import Hash32, TaskId
+from chain.training.state import compute_state_root
+from pot_common.atomic_file import write_atomically
+
+MAX_PARTS: Final = 16
+"""More tensors than any optimizer keeps."""
+
+_COUNT_BYTES: Final = 8
+_STATE_NAME: Final = re.compile(r"\d{1,20}/[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredState:
+    """A training state, and where in its task it stands."""
+
+    task_id: TaskId
+    rounds_settled: int
+    """0 for the initial state. Of equal states, the latest."""
+    root: Hash32
+    part_ids: tuple[Hash32, ...]
+    """Theta first."""
+
+
+class StatePartStore:
+    """Content ids by task and training state root, as small files below one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+
+    def put(self, task_id: TaskId, rounds_settled: int, part_ids: Sequence[Hash32]) -> Hash32:
+        """Remember the parts of a task's state after so many rounds; its root."""
+        root = compute_state_root(part_ids)
+        path = self._path(task_id, root)
+        held = self._read(path)
+        if held is None or held.rounds_settled < rounds_settled:
+            path.parent.mkdir(exist_ok=True)
+            count = rounds_settled.to_bytes(_COUNT_BYTES, "big")
+            write_atomically(path, count + b"".join(part_ids))
+        return root
+
+    def get(self, root: Hash32) -> tuple[Hash32, ...] | None:
+        """The parts of a state, theta first; None if they are not known."""
+        # Equal states of two tasks have equal parts.
+        for path in self._directory.glob(f"*/{root.hex()}"):
+            held = self._read(path)
+            if held is not None:
+                return held.part_ids
+        return None
+
+    def states(self) -> Iterator[StoredState]:
+        """Every state that is remembered."""
+        for path in self._directory.glob("*/*"):
+            held = self._read(path)
+            if held is not None:
+                yield held
+
+    def remove(self, task_id: TaskId, root: Hash32) -> None:
+        """Forget a state of a task."""
+        self._path(task_id, root).unlink(missing_ok=True)
+
+    def remove_task(self, task_id: TaskId) -> None:
+        """Forget a task whose states are forgotten."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self._directory / str(task_id))
+
+    def _path(self, task_id: TaskId, root: Hash32) -> Path:
+        return self._directory / str(task_id) / root.hex()
+
+    def _read(self, path: Path) -> StoredState | None:
+        if not _STATE_NAME.fullmatch(f"{path.parent.name}/{path.name}"):
+            return None
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        count, ids = data[:_COUNT_BYTES], data[_COUNT_BYTES:]
+        part_ids = tuple(Hash32(ids[start : start + 32]) for start in range(0, len(ids), 32))
+        root = Hash32(bytes.fromhex(path.name))
+        if not part_ids or compute_state_root(part_ids) != root:
+            return None
+        return StoredState(
+            TaskId(int(path.parent.name)), int.from_bytes(count, "big"), root, part_ids
+        )

@@ -1,0 +1,61 @@
+"""The slots that are written down, against the contracts that were compiled."""
+
+from pathlib import Path
+
+from chain.contracts import ledger_storage
+from chain.contracts.system_contracts import GRADIENT_LEDGER, TASK_REGISTRY, TaskStatus
+from chain.crypto import content_id
+from chain.state.proof import ProvenState, build_state_proof
+from chain.training.task_spec import encode_task_spec
+from tests.node.training.training_chain import ANN, BEN, SPEC, TASK, TrainingChain, address_of
+
+MINERS = [address_of(ANN), address_of(BEN)]
+
+
+def test_commitments_and_settled_models_are_read_where_the_ledger_keeps_them(
+    tmp_path: Path,
+) -> None:
+    chain = TrainingChain(tmp_path / "database")
+    for step in (chain.submit, chain.activate, chain.register):
+        step()
+
+    def read() -> tuple[ledger_storage.AttemptState, ledger_storage.RegistrationState]:
+        head = chain.store.head()
+        slots = (
+            *ledger_storage.list_attempt_slots(TASK),
+            *ledger_storage.list_registration_slots(TASK, MINERS[0]),
+        )
+        nodes = build_state_proof(chain.local.database, head.state_root, {GRADIENT_LEDGER: slots})
+        state = ProvenState(head.state_root, nodes)
+        return (
+            ledger_storage.read_attempt(state.get_storage, TASK),
+            ledger_storage.read_registration(state.get_storage, TASK, MINERS[0]),
+        )
+
+    opened, registration = read()
+    assert (registration.units, registration.committed_open_block) == (1, 0)
+    chain.commit()
+    over, registration = read()
+    assert registration.committed_open_block == opened.open_block
+    assert over.verdict_block > opened.open_block
+    chain.judge()
+    chain.agree()
+    chain.settle()
+    second, _ = read()
+    assert (second.round_number, second.is_open) == (1, True)
+    assert second.model_root == chain.compute_vote().model_root
+
+
+def test_task_is_closed_when_it_was_cancelled(tmp_path: Path) -> None:
+    chain = TrainingChain(tmp_path / "database")
+    chain.submit()
+    slots = ledger_storage.list_task_slots(TASK)
+    for step, status in ((chain.activate, TaskStatus.ACTIVE), (chain.cancel, TaskStatus.CLOSED)):
+        step()
+        head = chain.store.head()
+        nodes = build_state_proof(chain.local.database, head.state_root, {TASK_REGISTRY: slots})
+        state = ProvenState(head.state_root, nodes)
+        assert ledger_storage.read_task(state.get_storage, TASK) == (
+            content_id(encode_task_spec(SPEC)),
+            status,
+        )

@@ -1,0 +1,35 @@
+import string
+
+import pytest
+from eth_abi import encode
+
+from chain.contracts.reverts import MEANINGS, describe_revert
+from chain.contracts.system_contracts import (
+    ERROR_SIGNATURES,
+    ContractError,
+    compute_selector,
+    decode_error,
+)
+
+SIGNATURES = {signature.partition("(")[0]: signature for signature in ERROR_SIGNATURES}
+VALUES = {"uint": 4, "address": "0x" + "11" * 20, "string": "unitPrice", "bytes32": b"\x01" * 32}
+
+
+@pytest.mark.parametrize("name", sorted(MEANINGS))
+def test_meaning_is_one_line_of_an_error_that_the_contracts_have(name: str) -> None:
+    types = [each for each in SIGNATURES[name].partition("(")[2][:-1].split(",") if each]
+    values = [VALUES[each.rstrip(string.digits) if each != "bytes32" else each] for each in types]
+    error = decode_error(compute_selector(SIGNATURES[name]) + encode(types, values))
+    assert error is not None
+    said = describe_revert(error)
+    assert "\n" not in said
+    assert name not in said
+
+
+def test_error_without_a_meaning_is_spelled_out() -> None:
+    error = ContractError("LedgerEvidenceExpired", ())
+    assert describe_revert(error) == "the contract refuses: LedgerEvidenceExpired()"
+
+
+def test_status_that_is_not_known_is_given_as_it_is() -> None:
+    assert "is 77, which" in describe_revert(ContractError("TaskWrongStatus", (1, 77)))

@@ -1,0 +1,76 @@
+"""What the training host asks the contracts, on a state where a round is in progress."""
+
+import pytest
+
+from chain.contracts import system_contracts as contracts
+from chain.contracts.system_contracts import GRADIENT_LEDGER
+from chain.primitives import Address, BlockNumber, TaskId
+from chain.training.rounds import Phase
+from chain.training.task_spec import terms
+from tests.node.training.training_chain import (
+    ANN,
+    BEN,
+    COMMITTEE,
+    OPERATORS,
+    SPEC,
+    SUBMITTER,
+    TASK,
+    TrainingChain,
+    address_of,
+)
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> TrainingChain:
+    chain = TrainingChain(tmp_path_factory.mktemp("ledger"))
+    chain.submit()
+    chain.activate()
+    chain.register()
+    return chain
+
+
+def test_the_committee_and_the_terms_are_those_of_genesis_and_specification(
+    chain: TrainingChain,
+) -> None:
+    assert chain.store.next_committee() == COMMITTEE
+    assert chain.ledger.terms(TASK) == terms(SPEC)
+
+
+def test_who_is_registered_takes_part_in_the_order_of_addresses(chain: TrainingChain) -> None:
+    history = chain.index.history(TASK)
+    assert history is not None
+    assert history.attempt is not None
+    expected = tuple(sorted([(address_of(ANN), 1), (address_of(BEN), 2)]))
+    assert chain.ledger.participants(TASK, history.attempt.open_block) == expected
+    assert chain.ledger.is_registered(TASK, address_of(ANN))
+    assert not chain.ledger.is_registered(TASK, address_of(SUBMITTER))
+    assert not chain.ledger.is_registered(TaskId(2**64 - 1), address_of(ANN))
+
+
+def test_the_phase_is_that_of_the_next_block(chain: TrainingChain) -> None:
+    history = chain.index.history(TASK)
+    assert history is not None
+    assert history.attempt is not None
+    phase, deadline = chain.ledger.phase(TASK)
+    assert phase is Phase.COMMITMENT
+    opened = history.attempt.open_timestamp
+    assert deadline == opened + SPEC.phases.commit_seconds
+
+
+def test_the_mix_hash_of_a_block_is_known_from_its_parent(chain: TrainingChain) -> None:
+    head = chain.store.head()
+    assert chain.ledger.mix_hash_after(BlockNumber(head.number - 1)) == head.mix_hash
+
+
+def test_a_simulation_names_the_contracts_error_and_changes_nothing(chain: TrainingChain) -> None:
+    root = chain.store.head().state_root
+    operator = address_of(OPERATORS[0])
+    early = contracts.encode_post_verdict(TASK, 0, 0, 0, b"\0")
+    refusal = chain.ledger.simulate(operator, GRADIENT_LEDGER, early, 1_500_000)
+    assert refusal is not None
+    assert refusal.startswith("Ledger")
+    leave = contracts.encode_leave(TASK)
+    assert chain.ledger.simulate(address_of(ANN), GRADIENT_LEDGER, leave, 1_500_000) is None
+    assert chain.ledger.simulate(address_of(ANN), GRADIENT_LEDGER, leave, 25_000) is not None
+    assert chain.ledger.simulate(Address(bytes(20)), GRADIENT_LEDGER, b"\xff" * 9, 10**6)
+    assert chain.store.head().state_root == root

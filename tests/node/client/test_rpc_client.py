@@ -1,0 +1,143 @@
+import json
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from chain.contracts.system_contracts import compute_selector
+from chain.crypto import content_id, get_address
+from chain.primitives import Address, PrivateKey
+from chain.types.transaction import decode_transaction
+from node.client.rpc_client import (
+    BlobGone,
+    RpcClient,
+    RpcFailed,
+    get_integer,
+    get_objects,
+    get_text,
+    to_hex,
+)
+from pot_common.errors import OperatorError
+
+KEY = PrivateKey(b"\x11" * 32)
+TO = Address(b"\x22" * 20)
+BLOB = bytes(range(256)) * 3_000
+
+
+def client_of(answer: Callable[[httpx.Request], httpx.Response]) -> RpcClient:
+    return RpcClient("http://node/", httpx.MockTransport(answer))
+
+
+def answering(results: dict[str, object], calls: list[tuple[str, list[object]]]) -> RpcClient:
+    def answer(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        calls.append((body["method"], body["params"]))
+        return httpx.Response(200, json={"id": 1, "result": results[body["method"]]})
+
+    return client_of(answer)
+
+
+def message_of(answer: Callable[[httpx.Request], httpx.Response]) -> str:
+    with pytest.raises(OperatorError) as failure:
+        client_of(answer).call("eth_chainId")
+    message = str(failure.value)
+    assert "\n" not in message
+    return message
+
+
+def test_url_without_a_scheme_is_refused() -> None:
+    with pytest.raises(OperatorError, match="--rpc"):
+        RpcClient("127.0.0.1:8545")
+
+
+def test_what_is_no_node_is_one_line_that_names_the_setting() -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("connection refused")
+
+    assert "--rpc" in message_of(refuse)
+    assert "HTTP 502" in message_of(lambda _: httpx.Response(502))
+    assert "JSON-RPC" in message_of(lambda _: httpx.Response(200, json=[]))
+    assert "JSON-RPC" in message_of(lambda _: httpx.Response(200, text="<html>"))
+
+
+def test_revert_is_spelled_out() -> None:
+    data = compute_selector("TaskUnknown(uint256)") + (9).to_bytes(32, "big")
+    error = {"code": 3, "message": "execution reverted", "data": to_hex(data)}
+    with pytest.raises(RpcFailed, match="there is no task 9; `pot task list`") as refused:
+        client_of(lambda _: httpx.Response(200, json={"error": error})).call("eth_call")
+    assert refused.value.code == 3
+
+
+def test_transaction_is_signed_for_the_chain_and_waited_for() -> None:
+    calls: list[tuple[str, list[object]]] = []
+    receipt = {"status": "0x1", "blockNumber": "0x5"}
+    results = {
+        "eth_estimateGas": "0x5208",
+        "eth_getBlockByNumber": {"baseFeePerGas": "0xa"},
+        "eth_maxPriorityFeePerGas": "0x2",
+        "eth_chainId": "0x7a69",
+        "eth_getTransactionCount": "0x3",
+        "eth_sendRawTransaction": "0x00",
+        "eth_getTransactionReceipt": receipt,
+    }
+    assert answering(results, calls).transact(KEY, TO, value=7) == receipt
+    (raw,) = next(params for method, params in calls if method == "eth_sendRawTransaction")
+    transaction = decode_transaction(bytes.fromhex(str(raw)[2:]))
+    assert transaction.sender == get_address(KEY)
+    assert (transaction.chain_id, transaction.nonce, transaction.value) == (31_337, 3, 7)
+    assert (transaction.max_fee_per_gas, transaction.gas_limit) == (22, 21_000)
+    results["eth_getTransactionReceipt"] = {"status": "0x0", "blockNumber": "0x5"}
+    with pytest.raises(OperatorError, match="reverted in block 5"):
+        answering(results, []).transact(KEY, TO)
+
+
+def test_logs_are_asked_for_in_ranges_that_nodes_answer() -> None:
+    calls: list[tuple[str, list[object]]] = []
+    client = answering({"eth_getLogs": [{"data": "0x"}]}, calls)
+    assert len(list(client.logs([TO], [None], 1, 12_000))) == 3
+    ranges = [(query["fromBlock"], query["toBlock"]) for _, (query,) in calls]  # type: ignore[index]
+    assert ranges == [("0x1", "0x1388"), ("0x1389", "0x2710"), ("0x2711", "0x2ee0")]
+
+
+def test_blob_arrives_as_it_was_sent_and_progress_counts_its_bytes() -> None:
+    stored: dict[str, bytes] = {}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "PUT":
+            assert request.headers["content-length"] == str(len(BLOB))
+            stored[request.url.path] = request.read()
+            return httpx.Response(201)
+        if request.url.path not in stored:
+            return httpx.Response(404, json={"error": "not_found", "message": "not here"})
+        return httpx.Response(200, content=stored[request.url.path])
+
+    client, name = client_of(answer), content_id(BLOB)
+    with pytest.raises(BlobGone, match="not here"):
+        client.get_blob(name, len(BLOB))
+    sent: list[int] = []
+    received: list[int] = []
+    client.put_blob(name, BLOB, sent.append)
+    assert client.get_blob(name, len(BLOB), received.append) == BLOB
+    assert sum(sent) == sum(received) == len(BLOB)
+
+
+@pytest.mark.parametrize("forgery", [b"", BLOB[:-1], BLOB + b"!", b"!" + BLOB[1:]])
+def test_forged_blob_is_refused(forgery: bytes) -> None:
+    client = client_of(lambda _: httpx.Response(200, content=forgery))
+    with pytest.raises(OperatorError, match="do not trust this node"):
+        client.get_blob(content_id(BLOB), len(BLOB))
+
+
+def test_answers_are_read_by_path_or_refused_by_name() -> None:
+    answer = {"account": {"paid": "12", "count": 3}, "list": [{"a": 1}]}
+    assert get_integer(answer, "account", "paid") == 12
+    assert get_integer(answer, "account", "count") == 3
+    assert get_objects(answer, "list") == [{"a": 1}]
+    for read, path in (
+        (get_text, ("account", "count")),
+        (get_integer, ("account",)),
+        (get_objects, ("account", "list")),
+        (get_text, ("list", "a")),
+    ):
+        with pytest.raises(OperatorError, match=r"not understood"):
+            read(answer, *path)

@@ -1,0 +1,133 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chain.crypto import content_id
+from chain.primitives import Address
+from chain.training.task_spec import AdamW, LabelType, SchedulePoint, Sgd, terms
+from node.client.task_file import build_digits, load_task_toml, shuffle_rows
+from pot_common.errors import OperatorError
+
+TOKEN = Address(b"\x44" * 20)
+DIGITS = Path("examples/digits.toml").read_text()
+
+
+def test_the_digits_example_is_the_task_that_the_documentation_promises() -> None:
+    bundle = load_task_toml(DIGITS, Path(), TOKEN)
+    spec = bundle.spec
+    assert set(bundle.blobs) == {spec.initial_weights, spec.data.shards[0].content_id}
+    assert all(content_id(blob) == name for name, blob in bundle.blobs.items())
+    assert (spec.data.row_count, spec.held_out.row_count, spec.sample_count) == (1797, 360, 1437)
+    assert spec.optimizer == AdamW(0x3F19999A, 0x3F7D70A4, 0x322BCC77, 0)
+    assert spec.schedule == (SchedulePoint(0, 20_000_000), SchedulePoint(36, 0))
+    assert (spec.verification.audit_ppm, spec.verification.tolerance_ppb) == (10**6, 10**5)
+    assert terms(spec).unit_price == 10**18
+    assert terms(spec).validator_fee == 4 * 10**17
+    assert terms(spec).token == TOKEN
+
+
+def test_other_rounds_stretch_the_schedule() -> None:
+    spec = load_task_toml(DIGITS, Path(), TOKEN, 5).spec
+    assert spec.round_count == 5
+    assert spec.schedule[-1] == SchedulePoint(5, 0)
+
+
+def test_a_file_of_ones_own_is_data_too(tmp_path: Path) -> None:
+    x = np.arange(40 * 64, dtype=np.float64).reshape(40, 1, 8, 8) / 4096
+    np.savez(tmp_path / "mine.npz", x=x, y=np.arange(40) % 10)
+    text = (
+        DIGITS.replace("sklearn:digits", "mine.npz")
+        .replace("held_out = 360", "held_out = 10")
+        .replace("samples_per_unit = 128", "samples_per_unit = 3")
+    )
+    bundle = load_task_toml(text, tmp_path, TOKEN)
+    assert (bundle.spec.data.row_count, bundle.spec.sample_count) == (40, 30)
+    assert bundle.spec.data.label_type is LabelType.INT64
+    assert bundle == load_task_toml(text, tmp_path, TOKEN)
+
+
+def test_a_price_keeps_every_digit() -> None:
+    written = "unit_price = 12345678901234567890.123456789012345678"
+    spec = load_task_toml(DIGITS.replace("unit_price = 1.0", written), Path(), TOKEN).spec
+    assert spec.reward.unit_price == 12345678901234567890_123456789012345678
+
+
+def test_shuffling_moves_whole_rows_by_the_seed() -> None:
+    digits = build_digits()
+    one, other = shuffle_rows(digits, "a"), shuffle_rows(digits, "b")
+    assert not np.array_equal(one.labels, other.labels)
+    assert sorted(one.labels) == sorted(digits.labels)
+    row = 0
+    places = np.flatnonzero((digits.features == one.features[row]).all(axis=(1, 2, 3)))
+    assert one.labels[row] in digits.labels[places]
+
+
+def test_momentum_of_plain_descent_is_zero_unless_given() -> None:
+    start, end = DIGITS.index("[optimizer]"), DIGITS.index("[verification]")
+    text = '[optimizer]\nkind = "sgd"\nlearning_rate = 1\nlearning_rate_decay = "none"\n'
+    spec = load_task_toml(DIGITS[:start] + text + DIGITS[end:], Path(), TOKEN).spec
+    assert spec.optimizer == Sgd(0)
+    assert spec.schedule == (SchedulePoint(0, 10**9),)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[model]", "[model", "not TOML"),
+        ('architecture = "cnn"', 'architecture = "llm"', "[model] architecture must be one of"),
+        ("classes = 10", 'classes = "ten"', "[model] classes must be an integer"),
+        ("classes = 10", "classes = true", "[model] classes must be an integer"),
+        (
+            "channels = [16, 32]",
+            "channels = [16, 0]",
+            "every width, also after pooling, must be at least 1",
+        ),
+        ("channels = [16, 32]", "channels = [16, 1.5]", "channels must be an array of integers"),
+        (
+            "channels = [16, 32]",
+            "channels = [9, 9, 9, 9]",
+            "every width, also after pooling, must be at least 1",
+        ),
+        ("image = [1, 8, 8]", "image = [1, 8]", "image must be [channels, height, width]"),
+        ("image = [1, 8, 8]", "image = [1, 9, 8]", "does not fit"),
+        ("classes = 10", "classes = 70000", "model.config.classes must be an integer from"),
+        ("channels = [16, 32]", "channels = [60000, 60000]", "parameters are too many"),
+        ("held_out = 360", "held_out = 1797", "unit.samples exceeds the 0 samples"),
+        ("held_out = 360", "held_in = 360", "[data] held_out is missing"),
+        ("held_out = 360", "held_out = 360\nheld_in = 1", "[data] held_in is not a known setting"),
+        ('"sklearn:digits"', '"nowhere.npz"', "[data] source must be"),
+        ("rounds = 36", "rounds = 0", "rounds must be an integer from 1"),
+        ("rounds = 36", "rounds = 3.6", "[training] rounds must be an integer"),
+        ("local_steps = 1", "local_steps = 4", "local_steps must be an integer from 1 to 1"),
+        ("learning_rate = 0.02", "learning_rate = nan", "[optimizer] learning_rate must be a fin"),
+        ("learning_rate = 0.02", "learning_rate = -0.1", "[optimizer] learning_rate must be a fin"),
+        ("learning_rate = 0.02", "learning_rate = 1e-12", "has more than 9 decimals"),
+        ("learning_rate = 0.02", "learning_rate = 11", "learning_rate_ppb[0] must be an integer"),
+        ("beta1 = 0.6", "beta1 = 1.0", "optimizer.beta1 must be an integer"),
+        ("audit_probability = 1.0", "audit_probability = 1.5", "verification.audit_ppm must be"),
+        ("commit_seconds = 20", "commit_seconds = 0", "phases.commit_seconds must be"),
+        ('token = "POT"', 'token = "ETH"', "[reward] token must be"),
+        ('token = "POT"', 'token = "0x1234"', "[reward] token must be an address of 20 bytes"),
+        ("unit_price = 1.0", "unit_price = 1e-19", "has more than 18 decimals"),
+        ("unit_price = 1.0", f"unit_price = {10**30}.{1:019}", "has more than 18 decimals"),
+        ("unit_price = 1.0", f"unit_price = 1.{1:080}", "has more than 18 decimals"),
+        ("unit_price = 1.0", f"unit_price = {10**30}", "unit_price must match"),
+        ("unit_price = 1.0", "unit_price = 1e-9999999", "has more than 18 decimals"),
+        ("min_miners = 3", "min_miners = 9", "reward.min_miners exceeds max_units"),
+        ('name = "digits"', 'name = "../digits"', "name must match"),
+    ],
+)
+def test_a_mistake_is_named_with_its_setting(old: str, new: str, message: str) -> None:
+    assert old in DIGITS
+    with pytest.raises(OperatorError) as refusal:
+        load_task_toml(DIGITS.replace(old, new, 1), Path(), TOKEN)
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x05\x06" + bytes(18), b"\x93NUMPY\x01\x00"])
+def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "mine.npz").write_bytes(data)
+    with pytest.raises(OperatorError, match="source must be"):
+        load_task_toml(DIGITS.replace("sklearn:digits", "mine.npz"), tmp_path, TOKEN)

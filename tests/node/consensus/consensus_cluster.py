@@ -1,0 +1,428 @@
+"""Consensus hosts of one network in one trio process: all is real but the wire and the clock."""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+import trio
+
+from chain.consensus.guard import GuardState
+from chain.consensus.messages import (
+    Committed,
+    Message,
+    MessageKind,
+    NewView,
+    PrePrepare,
+    SigningDomain,
+    Status,
+    ViewChange,
+    ViewChangeVote,
+    Vote,
+    decode_message,
+)
+from chain.contracts.set_reader import read_genesis_set
+from chain.crypto import get_address, keccak256, sign
+from chain.errors import RejectedInputError
+from chain.genesis import GenesisConfig, GenesisState, build_genesis
+from chain.primitives import Address, BlockNumber, Hash32, PrivateKey, Signature
+from chain.training.history import Committee
+from chain.types.block import Block
+from chain.types.certificate import CommitCertificate
+from chain.types.transaction import Transaction
+from node.chain.contract_reader import LedgerReader
+from node.chain.executor import Executor
+from node.chain.training_index import TrainingIndex
+from node.consensus.evidence_store import EvidenceStore
+from node.consensus.guard_file import GuardFile
+from node.consensus.host import ConsensusHost
+from node.consensus.wal import WriteAheadLog
+from node.mempool.head_rules import HeadRules
+from node.mempool.pool import Mempool
+from node.metrics.registry import NodeMetrics
+from node.network.peers import PeerInfo
+from node.network.stream import PeerId
+from node.network.wire import Head
+from node.storage.block_store import BlockStore
+from node.storage.database import open_database
+from node.sync.block_sync import BlockSync
+from tests.chain.chain_factories import genesis_config
+
+KEYS = tuple(
+    sorted((PrivateKey(keccak256(b"validator %d" % i)) for i in range(4)), key=get_address)
+)
+VALIDATORS = tuple(get_address(key) for key in KEYS)
+TIMESTAMP = 1_700_000_000
+ONE_WAY_SECONDS = 0.005
+
+
+@cache
+def network_genesis() -> tuple[GenesisConfig, GenesisState]:
+    config = genesis_config(
+        validators=VALIDATORS,
+        min_block_interval_ms=200,
+        empty_block_interval_ms=1_000,
+        view_timeout_base_ms=2_000,
+        view_timeout_cap_ms=8_000,
+    )
+    return config, build_genesis(config)
+
+
+def domain(genesis: tuple[GenesisConfig, GenesisState] | None = None) -> SigningDomain:
+    config, state = genesis or network_genesis()
+    return SigningDomain(config.chain_id, state.header.hash, 1)
+
+
+class VirtualClock:
+    """Wall time that follows trio's clock."""
+
+    def __init__(self, ahead_ms: int = 0) -> None:
+        self.ahead_ms = ahead_ms
+
+    def now_ms(self) -> int:
+        return TIMESTAMP * 1000 + int(trio.current_time() * 1000) + self.ahead_ms
+
+
+class Killed(BaseException):
+    """The power went out, here."""
+
+
+@dataclass
+class Fuse:
+    """Raises `Killed` the n-th time that something durable or visible is about to happen."""
+
+    left: int | None = None
+
+    def burn(self) -> None:
+        if self.left is None:
+            return
+        if self.left == 0:
+            self.left = None
+            raise Killed
+        self.left -= 1
+
+
+class FusedLog(WriteAheadLog):
+    def __init__(self, path: Path, fuse: Fuse, fsync: Callable[[int], None]) -> None:
+        super().__init__(path, fsync=fsync)
+        self._fuse = fuse
+
+    def append(self, number: BlockNumber, payload: bytes) -> None:
+        self._fuse.burn()
+        super().append(number, payload)
+
+
+class FusedGuard(GuardFile):
+    def __init__(self, path: Path, fuse: Fuse) -> None:
+        super().__init__(path)
+        self._fuse = fuse
+
+    def save(self, state: GuardState) -> None:
+        self._fuse.burn()
+        super().save(state)
+        self._fuse.burn()
+
+
+class FusedStore(BlockStore):
+    fuse = Fuse()
+
+    def finalize(self, block: Block, certificate: CommitCertificate, **rest: object) -> None:
+        self.fuse.burn()
+        super().finalize(block, certificate, **rest)  # type: ignore[arg-type]  # passed on
+        self.fuse.burn()
+
+
+@dataclass(frozen=True)
+class TestSigner:
+    """A key with its guard and log."""
+
+    address: Address
+    private_key: PrivateKey
+    guard: GuardFile
+    wal: WriteAheadLog
+
+    def sign(self, digest: Hash32) -> Signature:
+        return sign(digest, self.private_key)
+
+
+@dataclass
+class Wire:
+    """Every frame that was ever sent, and who hears whom."""
+
+    genesis: tuple[GenesisConfig, GenesisState] = field(default_factory=network_genesis)
+    keys: Sequence[PrivateKey] = KEYS
+    nodes: "list[ClusterNode]" = field(default_factory=list)
+    frames: list[tuple[int, bytes]] = field(default_factory=list)
+    rejections: list[tuple[int, RejectedInputError]] = field(default_factory=list)
+    """By whom, and what."""
+    lost: Callable[[int, int, bytes], bool] = lambda _sender, _receiver, _payload: False
+
+    def messages(self, *indices: int) -> list[Message]:
+        """What these validators sent, in order; of all if none is named."""
+        chosen = indices or range(len(self.nodes))
+        return [decode_message(payload) for sender, payload in self.frames if sender in chosen]
+
+
+class ClusterNode:
+    """A validator whose process can be killed and started again on the same directory."""
+
+    def __init__(self, wire: Wire, index: int, directory: Path) -> None:
+        self.index = index
+        self.private_key = wire.keys[index]
+        self.address = get_address(self.private_key)
+        self.directory = directory
+        self.clock = VirtualClock()
+        self.fuse = Fuse()
+        self.fsync: Callable[[int], None] = lambda _descriptor: None
+        self.is_signer = True
+        self.is_running = False
+        self.faults: list[tuple[PeerId, RejectedInputError]] = []
+        self.claimed_head: Head | None = None
+        """What peers are told instead of the true head."""
+        self.finalized: list[Block] = []
+        self.after_finalized: Callable[[Block], None] = lambda _block: None
+        self.has_sync = True
+        self._wire = wire
+        self._scope = trio.CancelScope()
+        wire.nodes.append(self)
+
+    def open(self) -> None:
+        """Everything a process has after it read its directory."""
+        config, genesis = self._wire.genesis
+        self.database = open_database(self.directory / "database")
+        self.store = FusedStore(self.database)
+        self.store.fuse = self.fuse
+        committee = Committee(*read_genesis_set(config, genesis))
+        self.store.initialize(genesis.header, genesis.delta, b"{}", committee)
+        self.wal = FusedLog(self.directory / "wal", self.fuse, self.fsync)
+        guard = FusedGuard(self.directory / "guard", self.fuse)
+        signer = TestSigner(self.address, self.private_key, guard, self.wal)
+        ledger = LedgerReader(self.store, self.database, config, self.clock)
+        self.mempool = Mempool(
+            HeadRules(
+                store=self.store,
+                database=self.database,
+                config=config,
+                ledger=ledger,
+            )
+        )
+        self.executor = Executor(
+            database=self.database,
+            store=self.store,
+            config=config,
+            domain=domain(self._wire.genesis),
+            clock=self.clock,
+            build_seconds=60,
+            metrics=(metrics := NodeMetrics()),
+        )
+        self.evidence = EvidenceStore(self.directory / "evidence")
+        self.host = ConsensusHost(
+            domain=domain(self._wire.genesis),
+            parameters=config.parameters,
+            signer=signer if self.is_signer else None,
+            store=self.store,
+            executor=self.executor,
+            index=TrainingIndex(self.store),
+            mempool=self.mempool,
+            network=self,
+            clock=self.clock,
+            evidence=self.evidence,
+            on_finalized=self._on_finalized,
+            metrics=metrics,
+        )
+        self.sync = BlockSync(
+            store=self.store,
+            executor=self.executor,
+            network=self,
+            finalize=self.host.finalize,
+            own_validator=self.address if self.is_signer else None,
+        )
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """One life of the process: until `kill`, or until the fuse is burnt."""
+        self.open()
+        self.is_running = True
+        self._inbox, self._incoming = trio.open_memory_channel[tuple[int, bytes]](10_000)
+        self._scope = trio.CancelScope()
+        try:
+            with suppress_killed(), self._scope:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(self.host.run)
+                    nursery.start_soon(self._receive)
+                    if self.has_sync:
+                        nursery.start_soon(self.sync.run)
+                    task_status.started()
+        finally:
+            self.is_running = False
+            self.wal.close()
+            self.database.close()
+
+    def kill(self) -> None:
+        self._scope.cancel()
+
+    def submit(self, transaction: Transaction) -> None:
+        self.mempool.add(transaction)
+        self.host.on_transaction()
+
+    def _on_finalized(self, block: Block) -> None:
+        self.finalized.append(block)
+        self.after_finalized(block)
+
+    async def _receive(self) -> None:
+        async for sender, payload in self._incoming:
+            try:
+                await self.host.handle_message(self._wire.nodes[sender].address, payload)
+            except RejectedInputError as error:
+                self._wire.rejections.append((self.index, error))
+
+    # The network, as the host sees it.
+
+    def deliver(self, sender: int, payload: bytes) -> None:
+        with suppress(trio.WouldBlock):
+            self._inbox.send_nowait((sender, payload))
+
+    def broadcast_consensus(self, payload: bytes) -> None:
+        members = self.store.next_committee().validators
+        for node in self._wire.nodes:
+            if node is not self and node.address in members:
+                self._send(node, payload)
+        self._wire.frames.append((self.index, payload))
+        self.fuse.burn()
+
+    def send_consensus(self, validator: Address, payload: bytes) -> None:
+        self._wire.frames.append((self.index, payload))
+        node = next(each for each in self._wire.nodes if each.address == validator)
+        self._send(node, payload)
+
+    def _send(self, node: "ClusterNode", payload: bytes) -> None:
+        if node.is_running and not self._wire.lost(self.index, node.index, payload):
+            node.deliver(self.index, payload)
+
+    def announce_transactions(self, hashes: Sequence[Hash32]) -> None:
+        pass
+
+    def peers(self) -> tuple[PeerInfo, ...]:
+        return tuple(
+            PeerInfo(
+                peer_id=PeerId(f"node {node.index}"),
+                validator=node.address if node.is_signer else None,
+                head=node.claimed_head or Head(node.store.head().number, node.store.head().hash),
+                is_inbound=False,
+                latency_seconds=0.001 * (1 + node.index),
+                addresses=(),
+                score=100,
+            )
+            for node in self._wire.nodes
+            if node is not self and node.is_running
+        )
+
+    def _peer(self, peer_id: PeerId) -> "ClusterNode":
+        return self._wire.nodes[int(peer_id.split()[1])]
+
+    async def request_block_by_hash(self, peer_id: PeerId, block_hash: Hash32) -> Block | None:
+        await trio.sleep(ONE_WAY_SECONDS)
+        node = self._peer(peer_id)
+        number = node.store.number_of(block_hash)
+        return node.host.find_block(block_hash) if number is None else node.store.block(number)
+
+    async def request_blocks(
+        self, peer_id: PeerId, first_number: BlockNumber, count: int
+    ) -> tuple[tuple[Block, CommitCertificate], ...]:
+        await trio.sleep(ONE_WAY_SECONDS)
+        return self._peer(peer_id).serve_blocks(first_number, count)
+
+    def serve_blocks(
+        self, first_number: BlockNumber, count: int
+    ) -> tuple[tuple[Block, CommitCertificate], ...]:
+        found = []
+        for number in range(first_number, first_number + count):
+            block = self.store.block(BlockNumber(number))
+            certificate = self.store.certificate(BlockNumber(number))
+            if block is None or certificate is None:
+                break
+            found.append((block, certificate))
+        return tuple(found)
+
+    def report_fault(self, peer_id: PeerId, error: RejectedInputError) -> None:
+        self.faults.append((peer_id, error))
+
+
+class suppress_killed:  # noqa: N801 - a context manager, as contextlib names its own
+    """Ends a process at `Killed`, however deep in groups it comes."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, _traceback: object) -> bool:
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        return isinstance(error, Killed)
+
+
+def build_cluster(
+    directory: Path,
+    count: int = 4,
+    wire: Wire | None = None,
+    node_class: type[ClusterNode] = ClusterNode,
+) -> Wire:
+    wire = wire or Wire()
+    for index in range(count):
+        (directory / str(index)).mkdir(parents=True, exist_ok=True)
+        node_class(wire, index, directory / str(index))
+    return wire
+
+
+async def until(condition: Callable[[], bool], *, seconds: float = 120) -> None:
+    """Wait, in virtual time, for what the hosts bring about."""
+    with trio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110 - any condition, of any task
+            await trio.sleep(0.02)
+
+
+def heads(nodes: Iterable[ClusterNode]) -> list[int]:
+    return [node.store.head_number() for node in nodes]
+
+
+async def run_thread_inline(function: Callable[..., object], *arguments: object, **_: object):
+    """Stands for `trio.to_thread.run_sync` under a virtual clock, which would not wait for it."""
+    await trio.lowlevel.checkpoint()
+    return function(*arguments)
+
+
+SignedPlace = tuple[int, MessageKind, int, int]
+"""Author, kind, number and view: where an honest validator signs one thing."""
+
+
+def list_signed(messages: Iterable[Message]) -> dict[SignedPlace, set[tuple[object, Signature]]]:
+    """What was signed in each place, by everybody whose signature is in these messages."""
+    found: dict[SignedPlace, set[tuple[object, Signature]]] = {}
+
+    def add_vote(vote: Vote) -> None:
+        place = (vote.author, vote.kind, vote.number, vote.view)
+        found.setdefault(place, set()).add((vote.digest, vote.signature))
+
+    def add_view_change(vote: ViewChangeVote) -> None:
+        place = (vote.author, MessageKind.VIEW_CHANGE, vote.number, vote.view)
+        found.setdefault(place, set()).add((vote.prepared, vote.signature))
+
+    for message in messages:
+        match message:
+            case Vote():
+                add_vote(message)
+            case PrePrepare():
+                add_vote(message.vote)
+            case NewView():
+                add_vote(message.pre_prepare.vote)
+                for vote in message.view_changes:
+                    add_view_change(vote)
+            case ViewChange():
+                add_view_change(message.vote)
+            case Status() | Committed():
+                pass
+    return found
+
+
+def with_body(block: Block, *transactions: bytes) -> Block:
+    """The header of a block over another body: the same hash."""
+    return replace(block, transactions=transactions)

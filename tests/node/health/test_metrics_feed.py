@@ -1,0 +1,231 @@
+"""What is told to Prometheus: set where it happens, named as the operator guide says."""
+
+import json
+import re
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from trio.testing import MockClock
+
+from chain.errors import RejectionReason
+from node.chain.training_index import TrainingIndex
+from node.health.metrics_feed import MetricsFeed
+from node.metrics.registry import NETWORK_TEXTS, NodeMetrics
+from node.network.metrics import NetworkMetrics
+from node.rpc.metrics import RpcMetrics
+from node.storage.block_store import BlockStore
+from node.storage.database import open_database
+from tests.node.chain_factory import COMMITTEE, GENESIS, GENESIS_DELTA, chain_of
+from tests.node.health.test_diagnosis import HEALTHY, gone, with_validators
+
+DOCS = Path(__file__).parents[3] / "docs"
+GUIDE = DOCS / "operator-guide.md"
+DASHBOARD = DOCS / "grafana-dashboard.json"
+
+UNITS = {
+    *("seconds", "bytes", "info", "number", "view", "ratio", "nats", "gas", "transactions"),
+    *(
+        "calls",
+        "connections",
+        "frames",
+        "peers",
+        "validators",
+        "tasks",
+        "rounds",
+        "inputs",
+        "findings",
+    ),
+}
+STATES = {"pot_pbft_signing_stopped"}
+"""1 or 0, and the text says of what."""
+
+FOREIGN = ("python_", "process_", "ethereum_")
+
+
+@dataclass
+class FakeNetwork:
+    metrics: NetworkMetrics = field(default_factory=NetworkMetrics)
+
+    def peers(self) -> tuple:
+        return ()
+
+    def inbound_connections(self) -> tuple[int, dict[str, int]]:
+        return 3, {"address_full": 2}
+
+    def waiting_consensus(self) -> tuple[int, int]:
+        return 7, 700
+
+
+class FakePool:
+    size_bytes = 17
+
+    def counts(self) -> tuple[int, int]:
+        return 2, 1
+
+
+class FakeConsensus:
+    state = None
+    is_member = True
+    is_signing = False
+    waiting_inputs = 3
+
+
+class FakeBlobs:
+    def used_bytes(self) -> int:
+        return 4_096
+
+
+@dataclass
+class FakeSituation:
+    situation: object = HEALTHY
+
+    def read(self):
+        return self.situation
+
+
+@dataclass
+class Fed:
+    feed: MetricsFeed
+    metrics: NodeMetrics
+    network: FakeNetwork
+    situation: FakeSituation
+    store: BlockStore
+
+    def text(self) -> str:
+        self.feed.update()
+        self.metrics.rpc_reports.take(1, generate_latest(RpcMetrics().registry).decode())
+        return generate_latest(self.metrics.registry).decode()
+
+
+@pytest.fixture
+def fed(tmp_path: Path) -> Fed:
+    store = BlockStore(open_database(tmp_path))
+    store.initialize(GENESIS, GENESIS_DELTA, b"{}", COMMITTEE)
+    metrics, network, situation = NodeMetrics(), FakeNetwork(), FakeSituation()
+    feed = MetricsFeed(
+        metrics=metrics,
+        max_peers=64,
+        store=store,
+        index=TrainingIndex(store),
+        blobs=FakeBlobs(),
+        blob_quota_bytes=8_192,
+        mempool=FakePool(),
+        network=network,
+        consensus=FakeConsensus(),
+        situation=situation,
+    )
+    return Fed(feed, metrics, network, situation, store)
+
+
+async def test_the_feed_shows_chain_pool_network_and_situation(
+    autojump_clock: MockClock, fed: Fed
+) -> None:
+    for link in chain_of(3):
+        fed.store.finalize(
+            link.block,
+            link.certificate,
+            receipts=link.receipts,
+            senders=link.senders,
+            delta=link.delta,
+        )
+    fed.network.metrics.dials = 5
+    fed.network.metrics.frames["blob", "in"] = 11
+    fed.network.metrics.rejections[RejectionReason.MALFORMED] += 2
+    fed.situation.situation = replace(HEALTHY, head_age_seconds=61.0, view=2)
+    text = fed.text()
+    for line in (
+        "ethereum_blockchain_height 3.0",
+        "pot_chain_finalized_number 3.0",
+        "ethereum_best_known_block_number 41.0",
+        "pot_pbft_signing_stopped 1.0",
+        "pot_pbft_view 2.0",
+        "pot_pbft_waiting_inputs 3.0",
+        "pot_chain_overdue_seconds 50.0",
+        'pot_diagnosis_findings{code="stuck"} 1.0',
+        "pot_p2p_dials_total 5.0",
+        'pot_p2p_frames_total{direction="in",protocol="blob"} 11.0',
+        'pot_p2p_refused_connections_total{reason="address_full"} 2.0',
+        "pot_p2p_waiting_bytes 700.0",
+        'pot_p2p_refused_inputs_total{reason="malformed"} 2.0',
+        "pot_p2p_connected_validators 3.0",
+        "pot_txpool_pending_transactions 2.0",
+        "pot_blob_bytes 4096.0",
+    ):
+        assert line in text, line
+
+
+def test_every_total_of_the_network_is_shown() -> None:
+    totals = {each.name for each in fields(NetworkMetrics) if each.type in (int, "int")}
+    assert set(NETWORK_TEXTS) == totals
+
+
+async def test_a_finding_that_is_over_is_shown_as_over(autojump_clock: MockClock, fed: Fed) -> None:
+    fed.situation.situation = with_validators(HEALTHY, delta=gone(300))
+    assert 'pot_diagnosis_findings{code="validator_silent"} 1.0' in fed.text()
+    fed.situation.situation = HEALTHY
+    assert 'pot_diagnosis_findings{code="validator_silent"} 0.0' in fed.text()
+
+
+def exposed(text: str) -> dict[str, tuple[str, str]]:
+    """Type and help text of everything in an exposition, by the name that a query uses."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        suffix = "_total" if family.type == "counter" else ""
+        found[family.name + suffix] = (family.type, family.documentation)
+    return found
+
+
+def documented() -> set[str]:
+    """The metrics that the first columns of the guide's tables name."""
+    section = GUIDE.read_text(encoding="utf-8").split("\n## 6. ")[1].split("\n## ")[0]
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    return {name for cell in cells for name in re.findall(r"`((?:pot|ethereum)_\w+)", cell)}
+
+
+async def test_every_metric_parses_has_a_text_and_ends_in_its_unit(
+    autojump_clock: MockClock, fed: Fed
+) -> None:
+    found = exposed(fed.text())
+    assert "process_resident_memory_bytes" in found
+    ours = {name: value for name, value in found.items() if not name.startswith(FOREIGN)}
+    assert len(ours) > 40
+    for name, (kind, text) in ours.items():
+        assert text, name
+        if kind == "counter":
+            assert name.endswith("_total"), name
+        elif name not in STATES:
+            assert name.rsplit("_", 1)[1] in UNITS, name
+
+
+async def test_the_guide_names_every_metric_and_no_other(
+    autojump_clock: MockClock, fed: Fed
+) -> None:
+    found = exposed(fed.text())
+    ours = {name for name in found if not name.startswith(("python_", "process_"))}
+    assert documented() == ours
+
+
+def asked_for() -> dict[str, set[str]]:
+    """The metrics in the guide's rules and the dashboard's queries, by query."""
+    rules = re.findall(r"^ +expr: (.*)$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
+    panels = json.loads(DASHBOARD.read_bytes())["panels"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    return {
+        query: set(re.findall(r"\b(?:pot|ethereum)_\w+", query)) for query in (*rules, *queries)
+    }
+
+
+async def test_rules_and_dashboard_ask_for_metrics_that_there_are(
+    autojump_clock: MockClock, fed: Fed
+) -> None:
+    names = {
+        name + suffix
+        for name, (kind, _) in exposed(fed.text()).items()
+        for suffix in (("_bucket", "_sum", "_count") if kind == "histogram" else ("",))
+    }
+    asked = asked_for()
+    assert len(asked) > 30
+    assert {query: found - names for query, found in asked.items() if found - names} == {}

@@ -1,0 +1,209 @@
+"""What the node process tells its RPC processes, over hosts that run."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chain.crypto import get_address
+from chain.errors import RejectedInputError, RejectionReason
+from chain.primitives import Hash32
+from node.health.situation import SituationReader
+from node.ipc.backend import Backend, Pool
+from node.metrics.rpc_report import RpcReports
+from tests.chain.chain_factories import ALICE, BOB, sign
+from tests.node.consensus.consensus_cluster import (
+    VALIDATORS,
+    ClusterNode,
+    build_cluster,
+    heads,
+    network_genesis,
+    run_thread_inline,
+    until,
+)
+
+
+@pytest.fixture(autouse=True)
+def inline_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
+
+
+class NamedNetwork:
+    """A cluster's network with what the backend asks besides."""
+
+    peer_id = "12D3KooWMe"
+
+    def __init__(self, node: ClusterNode) -> None:
+        self.peers = node.peers
+
+    def listen_addresses(self) -> tuple[str, ...]:
+        return ("/ip4/127.0.0.1/tcp/9000",)
+
+
+class Told:
+    """Whom the backend and the pool told."""
+
+    def __init__(self) -> None:
+        self.announced: list[tuple[Hash32, ...]] = []
+        self.woken = 0
+        self.added = 0
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def add(self) -> None:
+        self.added += 1
+
+
+@asynccontextmanager
+async def running_backend(path: Path) -> AsyncIterator[tuple[Backend, ClusterNode, Told]]:
+    wire = build_cluster(path)
+    async with trio.open_nursery() as nursery:
+        for node in wire.nodes:
+            await nursery.start(node.run)
+        node, told = wire.nodes[0], Told()
+        pool = Pool(node.mempool)
+        pool.connect(told.announced.append, told.add)
+        yield (
+            Backend(
+                pool=pool,
+                mempool=node.mempool,
+                network=NamedNetwork(node),
+                consensus=node.host,
+                sync=node.sync,
+                store=node.store,
+                validator=VALIDATORS[0],
+                situation=SituationReader(
+                    parameters=network_genesis()[0].parameters,
+                    validator=VALIDATORS[0],
+                    names={VALIDATORS[3]: "delta"},
+                    data_dir=path,
+                    clock=node.clock,
+                    store=node.store,
+                    consensus=node.host,
+                    network=node,
+                    sync=node.sync,
+                ),
+                rpc_reports=RpcReports(),
+                wake_training=told.wake,
+            ),
+            node,
+            told,
+        )
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_transaction_is_pooled_announced_and_found(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with running_backend(tmp_path) as (backend, _, told):
+        first, later = (sign(ALICE, nonce, get_address(BOB), value=1) for nonce in (0, 2))
+        assert await backend.submit_transaction(first.raw) == first.hash
+        await backend.submit_transaction(later.raw)
+        assert told.announced == [(first.hash,), (later.hash,)]
+        assert told.added == 2
+        assert backend.get_pending_nonce(get_address(ALICE)) == 1
+        assert backend.get_pooled_transaction(first.hash) == first.raw
+        assert backend.get_pooled_transaction(Hash32(bytes(32))) is None
+        assert backend.get_pool_counts() == (1, 1)
+        assert backend.get_pool_content() == ((first.raw,), (later.raw,))
+
+
+@pytest.mark.parametrize("raw", [b"", b"\x03" + bytes(50), b"\xff" * 10, bytes(2**18)])
+async def test_garbage_is_refused_and_told_to_nobody(
+    autojump_clock: MockClock, tmp_path: Path, raw: bytes
+) -> None:
+    async with running_backend(tmp_path) as (backend, _, told):
+        with pytest.raises(RejectedInputError):
+            await backend.submit_transaction(raw)
+        assert told.announced == []
+
+
+async def test_a_known_transaction_is_refused_by_name(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with running_backend(tmp_path) as (backend, _, _told):
+        transfer = sign(ALICE, 0, get_address(BOB), value=1)
+        await backend.submit_transaction(transfer.raw)
+        with pytest.raises(RejectedInputError) as refused:
+            await backend.submit_transaction(transfer.raw)
+        assert refused.value.reason is RejectionReason.ALREADY_KNOWN
+
+
+async def test_the_state_of_consensus_names_primary_votes_and_who_is_missing(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with running_backend(tmp_path) as (backend, node, _):
+        state = backend.get_consensus_state()
+        assert (state["number"], state["phase"]) == (1, "heads")
+        await until(lambda: min(heads(node._wire.nodes)) >= 2)
+        state = backend.get_consensus_state()
+        assert state["number"] == node.store.head_number() + 1
+        assert (state["view"], state["quorum"], state["failedViews"]) == (0, 3, 0)
+        assert state["primary"] in ["0x" + each.hex() for each in VALIDATORS]
+        assert state["findings"] == []
+        phases = set()
+        for _ in range(1_000):
+            phases.add(backend.get_consensus_state()["phase"])
+            await trio.sleep(0.002)
+        assert "proposal" in phases
+        assert phases <= {*("proposal", "own_proposal", "verdict", "prepares", "commits", "stored")}
+        json.dumps(state)
+
+
+async def test_a_stuck_chain_is_explained_by_its_own_nodes(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with running_backend(tmp_path) as (backend, node, _):
+        await until(lambda: min(heads(node._wire.nodes)) >= 4)
+        backend.get_consensus_state()
+        for absent in node._wire.nodes[2:]:
+            absent.kill()
+        await trio.sleep(60)
+        state = backend.get_consensus_state()
+        assert [finding["code"] for finding in state["findings"]] == ["no_quorum", "stuck"]
+        stuck = state["findings"][1]["text"]
+        assert state["phase"] == "view_changes"
+        assert "waits for VIEW-CHANGEs" in stuck
+        assert "(2 of the 3 needed)" in stuck
+        assert f"delta (0x{VALIDATORS[3].hex()}), not connected for 60 s, last vote for" in stuck
+        assert VALIDATORS[1].hex() not in stuck
+        assert state["overdueSeconds"] > 40
+        assert state["summary"] == state["findings"][0]["text"]
+        assert [row["connected"] for row in state["validators"]] == [True, True, False, False]
+
+
+async def test_a_node_whose_clock_is_behind_says_so_and_not_that_the_others_are_ahead(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with running_backend(tmp_path) as (backend, node, _):
+        node.clock.ahead_ms = -30_000
+        await until(lambda: node.store.head_number() >= 8)
+        (finding,) = backend.get_consensus_state()["findings"]
+        assert finding["code"] == "clock_wrong"
+        assert re.search("30 s behind the clocks of [23] of 3 validators", finding["text"])
+
+
+async def test_validators_and_node_are_shown_as_they_are(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with running_backend(tmp_path) as (backend, node, told):
+        await until(lambda: min(heads(node._wire.nodes)) >= 4)
+        node._wire.nodes[3].kill()
+        await until(lambda: not node._wire.nodes[3].is_running)
+        rows = backend.get_validators()
+        assert [row["connected"] for row in rows] == [True, True, True, False]
+        assert [row["lastSeenNumber"] is None for row in rows] == [False, False, False, True]
+        assert [row["operator"] for row in rows] == ["0x" + each.hex() for each in VALIDATORS]
+        assert sum(row["blocksProposed"] for row in rows) == node.store.head_number()
+        info = backend.get_node_info()
+        assert info["role"] == "validator"
+        assert info["isSigning"] is True
+        assert backend.get_sync_state()["peers"] == 2
+        await backend.blob_arrived(Hash32(bytes(32)), "blob")
+        assert told.woken == 1

@@ -1,0 +1,432 @@
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from chain.crypto import keccak256
+from chain.errors import InvalidTransaction, RejectionReason
+from chain.primitives import Address
+from chain.types.transaction import Transaction
+from node.mempool import pool as mempool
+from node.mempool.pool import FREE_SHARE, GAPPED_SHARE, Mempool, MempoolLimits, Priority
+
+ALICE, BOB, CAROL, DAVE = (Address(bytes([value]) * 20) for value in range(1, 5))
+
+
+def transaction(
+    sender: Address, nonce: int, tip: int = 0, *, fee: int | None = None, size: int = 100, to=None
+) -> Transaction:
+    fee = tip if fee is None else fee
+    raw = keccak256(repr((sender, nonce, tip, fee, size, to)).encode()).ljust(size, b"\x00")
+    return Transaction(
+        raw=raw,
+        hash=keccak256(raw),
+        type=2,
+        chain_id=1,
+        nonce=nonce,
+        max_fee_per_gas=fee,
+        max_priority_fee_per_gas=tip,
+        gas_limit=21_000,
+        to=to,
+        value=0,
+        data=b"",
+        access_list=(),
+        authorization_list=(),
+        v=0,
+        y_parity=0,
+        r=1,
+        s=1,
+        sender=sender,
+    )
+
+
+class FakeHead:
+    """Accounts in dictionaries; the recipient says which priority a transaction has."""
+
+    def __init__(self) -> None:
+        self.nonces: dict[Address, int] = {}
+        self.balances: dict[Address, int] = {}
+        self.validated = 0
+
+    def validate(self, transaction: Transaction) -> None:
+        self.validated += 1
+        if transaction.max_fee_per_gas > 0 and self.balance(transaction.sender) == 0:
+            raise InvalidTransaction(RejectionReason.INSUFFICIENT_FUNDS)
+
+    def nonce(self, sender: Address) -> int:
+        return self.nonces.get(sender, 0)
+
+    def balance(self, sender: Address) -> int:
+        return self.balances.get(sender, 10**18)
+
+    def classify(self, transaction: Transaction) -> Priority:
+        votes = {ALICE: Priority.OPERATOR_VOTE, BOB: Priority.COMMITMENT}
+        return votes.get(transaction.to, Priority.ORDINARY)
+
+
+LIMITS = MempoolLimits(
+    transactions=8,
+    size_bytes=2_000,
+    sender_transactions=4,
+    free_sender_transactions=2,
+    waiting_blocks=10,
+    banned=2,
+)
+
+
+@pytest.fixture
+def head() -> FakeHead:
+    return FakeHead()
+
+
+@pytest.fixture
+def pool(head: FakeHead) -> Mempool:
+    return Mempool(head, LIMITS)
+
+
+def refusal(pool: Mempool, given: Transaction) -> InvalidTransaction:
+    before = pool.hashes()
+    with pytest.raises(InvalidTransaction) as refused:
+        pool.add(given)
+    assert pool.hashes() == before
+    return refused.value
+
+
+def test_admitted_transaction_is_found_and_is_the_candidate(pool):
+    given = transaction(ALICE, 0)
+    pool.add(given)
+    assert given.hash in pool
+    assert pool.get(given.hash) == given
+    assert (len(pool), pool.size_bytes) == (1, 100)
+    assert list(pool.candidates()) == [given]
+
+
+def test_refusals_carry_geths_texts(pool, head):
+    given = transaction(ALICE, 3, tip=100)
+    head.nonces[ALICE] = 3
+    pool.add(given)
+    assert refusal(pool, given).detail == "already known"
+    assert refusal(pool, transaction(ALICE, 2)).detail.startswith("nonce too low")
+    underpriced = refusal(pool, transaction(ALICE, 3, tip=109))
+    assert underpriced.detail == "replacement transaction underpriced"
+    assert underpriced.reason == RejectionReason.REPLACEMENT_UNDERPRICED
+
+
+def test_known_transaction_is_refused_before_it_costs_a_validation(pool, head):
+    pool.add(transaction(ALICE, 0))
+    refusal(pool, transaction(ALICE, 0))
+    assert head.validated == 1
+
+
+def test_what_the_chain_refuses_is_refused(pool, head):
+    head.balances[ALICE] = 0
+    assert refusal(pool, transaction(ALICE, 0, tip=1)).reason == RejectionReason.INSUFFICIENT_FUNDS
+
+
+def test_replacement_needs_a_tenth_more_of_both_fees(pool):
+    first = transaction(ALICE, 0, tip=100, fee=1000)
+    pool.add(first)
+    for tip, fee in ((110, 1099), (109, 1100), (100, 2000)):
+        refusal(pool, transaction(ALICE, 0, tip=tip, fee=fee))
+    second = transaction(ALICE, 0, tip=110, fee=1100)
+    pool.add(second)
+    assert list(pool.candidates()) == [second]
+    assert first.hash not in pool
+    assert len(pool) == 1
+
+
+def test_replacing_a_free_transaction_needs_some_fee(pool):
+    pool.add(transaction(ALICE, 0, to=CAROL))
+    refusal(pool, transaction(ALICE, 0, to=DAVE))
+    pool.add(transaction(ALICE, 0, tip=1))
+
+
+def test_candidates_leave_in_nonce_order_and_wait_behind_gaps(pool):
+    second, first, late = (transaction(ALICE, nonce) for nonce in (1, 0, 3))
+    for given in (second, first, late):
+        pool.add(given)
+    assert list(pool.candidates()) == [first, second]
+    assert pool.pending_nonce(ALICE) == 2
+    assert pool.content() == {ALICE: ((first, second), (late,))}
+    assert pool.counts() == (2, 1)
+
+
+def test_operator_votes_then_commitments_then_tips_then_arrival(pool):
+    cheap, rich = transaction(CAROL, 0, tip=1), transaction(DAVE, 0, tip=9)
+    also_cheap = transaction(Address(bytes([9]) * 20), 0, tip=1)
+    commitment = transaction(BOB, 0, to=BOB)
+    vote, after_vote = transaction(ALICE, 0, to=ALICE), transaction(ALICE, 1, tip=5)
+    for given in (cheap, also_cheap, rich, commitment, after_vote, vote):
+        pool.add(given)
+    assert list(pool.candidates()) == [vote, commitment, rich, after_vote, cheap, also_cheap]
+
+
+def test_effective_tip_counts_and_who_cannot_pay_the_base_fee_waits_with_followers(pool):
+    capped = transaction(ALICE, 0, tip=50, fee=110)
+    tipping = transaction(BOB, 0, tip=20, fee=1000)
+    too_low, follower = transaction(CAROL, 0, tip=1, fee=99), transaction(CAROL, 1, tip=9, fee=999)
+    for given in (capped, tipping, too_low, follower):
+        pool.add(given)
+    assert list(pool.candidates(base_fee_per_gas=100)) == [tipping, capped]
+
+
+def test_candidates_are_a_copy(pool):
+    given = [transaction(ALICE, 0), transaction(ALICE, 1), transaction(BOB, 0)]
+    for each in given:
+        pool.add(each)
+    candidates = pool.candidates()
+    pool.drop(given[0].hash)
+    pool.drop(given[2].hash)
+    assert list(candidates) == given
+
+
+def test_finalized_and_stale_transactions_leave(pool, head):
+    included, conflicting, next_one = (
+        transaction(ALICE, 0, tip=1),
+        transaction(ALICE, 1, tip=1),
+        transaction(ALICE, 2, tip=1),
+    )
+    for given in (included, conflicting, next_one):
+        pool.add(given)
+    head.nonces[ALICE] = 2
+    pool.on_finalized([included, transaction(ALICE, 1, tip=7), transaction(DAVE, 0)])
+    assert list(pool.candidates()) == [next_one]
+    assert pool.hashes() == (next_one.hash,)
+
+
+def test_nonce_far_ahead_is_refused(pool, head):
+    head.nonces[ALICE] = 10
+    pool.add(transaction(ALICE, 13))
+    assert refusal(pool, transaction(ALICE, 14)).reason == RejectionReason.NONCE_TOO_HIGH
+
+
+def test_full_pool_takes_only_what_tips_more_than_the_least(pool):
+    held = [transaction(Address(bytes([10 + i]) * 20), 0, tip=10 + i) for i in range(8)]
+    for given in held:
+        pool.add(given)
+    assert refusal(pool, transaction(ALICE, 0, tip=10)).detail == "txpool is full"
+    pool.add(transaction(ALICE, 0, tip=12))
+    assert held[0].hash not in pool
+    assert len(pool) == 8
+    pool.add(transaction(BOB, 0, tip=0, to=ALICE))
+    assert held[1].hash not in pool
+
+
+def test_eviction_takes_the_last_of_the_least_senders_transactions(pool):
+    chain = [transaction(ALICE, 0, tip=1), transaction(ALICE, 1, tip=99)]
+    others = [transaction(Address(bytes([10 + i]) * 20), 0, tip=50) for i in range(6)]
+    for given in (*chain, *others):
+        pool.add(given)
+    pool.add(transaction(BOB, 0, tip=50))
+    assert chain[0].hash in pool
+    assert chain[1].hash not in pool
+
+
+def test_bytes_are_bounded_too(pool):
+    small = [transaction(Address(bytes([10 + i]) * 20), 0, tip=1, size=300) for i in range(6)]
+    for given in small:
+        pool.add(given)
+    assert refusal(pool, transaction(ALICE, 0, tip=1, size=300)).detail == "txpool is full"
+    pool.add(transaction(ALICE, 0, tip=2, size=700))
+    assert pool.size_bytes <= LIMITS.size_bytes
+
+
+def test_senders_without_a_balance_share_a_quarter(pool, head):
+    senders = [Address(bytes([20 + i]) * 20) for i in range(4)]
+    head.balances = dict.fromkeys(senders, 0)
+    pool.add(transaction(senders[0], 0))
+    assert "gap" not in refusal(pool, transaction(senders[1], 1)).detail
+    pool.add(transaction(senders[0], 1))
+    assert len(pool) == LIMITS.transactions // FREE_SHARE
+    assert refusal(pool, transaction(senders[0], 2)).reason == RejectionReason.POOL_FULL
+    assert refusal(pool, transaction(senders[1], 0)).reason == RejectionReason.POOL_FULL
+    pool.add(transaction(senders[2], 0, to=ALICE))  # an operator's vote is no free ride
+    pool.add(transaction(ALICE, 0))
+    head.nonces[senders[0]] = 1
+    pool.on_finalized([transaction(senders[0], 0)])
+    pool.add(transaction(senders[1], 0))
+
+
+def test_what_is_not_due_shares_a_quarter_and_pushes_nobody_out(pool):
+    senders = [Address(bytes([20 + i]) * 20) for i in range(8)]
+    pool.add(transaction(senders[0], 1, tip=99))
+    pool.add(transaction(senders[0], 2, tip=99))
+    assert pool.counts() == (0, LIMITS.transactions // GAPPED_SHARE)
+    assert "not due" in refusal(pool, transaction(senders[1], 1, tip=99)).detail
+    pool.add(transaction(senders[0], 2, tip=110))  # in the place of another
+    due = [transaction(sender, 0) for sender in senders]
+    pool.add(due[0])  # which closes the gap
+    for given in due[1:6]:
+        pool.add(given)
+    assert (len(pool), pool.counts()) == (LIMITS.transactions, (8, 0))
+    assert refusal(pool, transaction(senders[6], 1, tip=99)).detail == "txpool is full"
+    assert all(given.hash in pool for given in due[:6])
+
+
+def test_what_is_not_due_is_bounded_in_bytes(pool):
+    pool.add(transaction(ALICE, 1, size=LIMITS.size_bytes // GAPPED_SHARE))
+    assert "not due" in refusal(pool, transaction(ALICE, 2)).detail
+
+
+def test_what_followed_a_dropped_one_stays_within_the_quarter(pool):
+    run = [transaction(ALICE, nonce) for nonce in range(4)]
+    for given in run:
+        pool.add(given)
+    pool.drop(run[0].hash)
+    assert pool.hashes() == (run[1].hash, run[2].hash)
+
+
+def test_a_balance_is_for_all_of_a_senders_transactions(pool, head):
+    cost = transaction(ALICE, 0, tip=10).cost
+    head.balances[ALICE] = 2 * cost
+    pool.add(transaction(ALICE, 0, tip=10))
+    pool.add(transaction(ALICE, 1, tip=10))
+    short = refusal(pool, transaction(ALICE, 2, tip=10))
+    assert short.reason == RejectionReason.INSUFFICIENT_FUNDS
+    assert f"needs {cost} and {2 * cost} for others" in short.detail
+    dearer = refusal(pool, transaction(ALICE, 1, tip=11))  # its own first price is no other's
+    assert f"needs {cost * 11 // 10} and {cost} for others" in dearer.detail
+
+
+def test_what_was_refused_is_not_looked_at_again_before_the_next_block(pool, head):
+    refused, held, stranger = transaction(ALICE, 99), transaction(ALICE, 0), transaction(BOB, 0)
+    pool.add(held)
+    with pytest.raises(InvalidTransaction):
+        pool.add(refused)
+    settled = [pool.is_settled(each.hash) for each in (held, refused, stranger)]
+    assert settled == [True, True, False]
+    pool.on_finalized([])
+    settled = [pool.is_settled(each.hash) for each in (held, refused, stranger)]
+    assert settled == [True, False, False]
+
+
+def test_memory_of_refused_transactions_is_bounded(pool, monkeypatch):
+    monkeypatch.setattr(mempool, "REFUSED_LIMIT", 3)
+    refused = [transaction(ALICE, 99 + each) for each in range(5)]
+    for each in refused:
+        with pytest.raises(InvalidTransaction):
+            pool.add(each)
+    assert [pool.is_settled(each.hash) for each in refused] == [False, False, True, True, True]
+
+
+def test_dropped_and_banned_transactions_stay_away(pool):
+    given = [transaction(ALICE, nonce) for nonce in range(4)]
+    for each in given[:3]:
+        pool.add(each)
+        pool.drop(each.hash, ban=True)
+    assert refusal(pool, given[2]).reason == RejectionReason.BANNED
+    pool.add(given[0])  # two are remembered, this is the third last
+    pool.drop(given[0].hash)
+    pool.add(given[0])
+
+
+def test_what_waits_too_long_is_dropped(pool):
+    pool.add(transaction(ALICE, 1))
+    for _ in range(5):
+        pool.on_finalized([])
+    pool.add(transaction(BOB, 1))
+    for _ in range(5):
+        pool.on_finalized([])
+    assert len(pool) == 2
+    pool.on_finalized([])
+    assert pool.hashes() == (transaction(BOB, 1).hash,)
+
+
+class MempoolMachine(RuleBasedStateMachine):
+    """Anything may be sent, dropped and finalized: the bounds and the order hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = FakeHead()
+        self.senders = [Address(bytes([30 + i]) * 20) for i in range(6)]
+        self.head.balances = {self.senders[0]: 0, self.senders[1]: 0}
+        self.pool = Mempool(self.head, LIMITS)
+        self.admitted: dict[bytes, Transaction] = {}
+
+    @rule(
+        sender=st.integers(0, 5),
+        nonce=st.integers(0, 7),
+        tip=st.sampled_from([0, 0, 1, 10, 11, 50]),
+        size=st.sampled_from([100, 400, 900]),
+        to=st.sampled_from([ALICE, BOB, CAROL]),
+    )
+    def send(self, sender, nonce, tip, size, to):
+        given = transaction(self.senders[sender], nonce, tip, size=size, to=to)
+        before = set(self.pool.hashes())
+        try:
+            self.pool.add(given)
+        except InvalidTransaction:
+            assert set(self.pool.hashes()) <= before
+        else:
+            assert given.hash in self.pool
+            assert set(self.pool.hashes()) <= before | {given.hash}
+            self.admitted[given.hash] = given
+
+    @rule(data=st.data())
+    def drop(self, data):
+        if len(self.pool):
+            self.pool.drop(data.draw(st.sampled_from(self.pool.hashes())))
+
+    @rule(count=st.integers(0, 3))
+    def finalize(self, count):
+        included = [given for _, given in zip(range(count), self.pool.candidates(), strict=False)]
+        for given in included:
+            self.head.nonces[given.sender] = given.nonce + 1
+        self.pool.on_finalized(included)
+        assert not any(given.hash in self.pool for given in included)
+
+    @invariant()
+    def bounds_hold(self):
+        held = [self.pool.get(name) for name in self.pool.hashes()]
+        assert all(self.admitted[given.hash] == given for given in held)
+        assert len(held) == len(self.pool) <= LIMITS.transactions
+        assert sum(len(given.raw) for given in held) == self.pool.size_bytes <= LIMITS.size_bytes
+        assert len({(given.sender, given.nonce) for given in held}) == len(held)
+        for sender in self.senders:
+            mine = [given for given in held if given.sender == sender]
+            first = self.head.nonce(sender)
+            assert all(first <= given.nonce < first + LIMITS.sender_transactions for given in mine)
+        free = [
+            given
+            for given in held
+            if self.head.balance(given.sender) == 0
+            and self.head.classify(given) is Priority.ORDINARY
+        ]
+        assert len(free) <= LIMITS.transactions // FREE_SHARE
+        assert sum(len(given.raw) for given in free) <= LIMITS.size_bytes // FREE_SHARE
+        due = set(self.pool.candidates())
+        gapped = [given for given in held if given not in due]
+        assert self.pool.counts() == (len(due), len(gapped))
+        assert len(gapped) <= LIMITS.transactions // GAPPED_SHARE
+        assert sum(len(given.raw) for given in gapped) <= LIMITS.size_bytes // GAPPED_SHARE
+
+    @invariant()
+    def candidates_are_the_runs_from_the_accounts_nonces(self):
+        due = dict(self.head.nonces)
+        for given in self.pool.candidates():
+            assert given.nonce == due.get(given.sender, 0)
+            due[given.sender] = given.nonce + 1
+        for sender in self.senders:
+            assert self.pool.pending_nonce(sender) == due.get(sender, 0)
+            assert not any(
+                given.sender == sender and given.nonce == due.get(sender, 0)
+                for given in map(self.pool.get, self.pool.hashes())
+            )
+
+    @invariant()
+    def nothing_worse_goes_first(self):
+        seen: list[Transaction] = []
+        for given in self.pool.candidates():
+            # Whatever was not first of its sender's rest could not have gone earlier.
+            free_to_go = not seen or seen[-1].sender != given.sender
+            if seen and free_to_go:
+                before = seen[-1]
+                assert self.order(before) <= self.order(given)
+            seen.append(given)
+
+    def order(self, given: Transaction) -> tuple[int, int]:
+        return self.head.classify(given), -given.max_priority_fee_per_gas
+
+
+MempoolMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+test_any_history_keeps_the_bounds_and_the_order = MempoolMachine.TestCase

@@ -1,0 +1,121 @@
+"""/pot/blob/1 between nodes whose hosts are in memory, on real blob directories."""
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+
+from chain.crypto import CHUNK_BYTES, content_id
+from chain.errors import RejectionReason
+from node.network import wire
+from node.network.protocols import blobs
+from node.network.protocols.blobs import BlobUnavailableError, list_ranges
+from node.network.stream import FrameStream
+from node.storage.blobs import BlobStore
+from pot_common.errors import OperatorError
+from tests.node.network.network_fakes import MemoryInternet, Node, build_nodes, running, until
+
+MODEL = os.urandom(37 * CHUNK_BYTES + 5)
+
+
+def store_of(node: Node) -> BlobStore:
+    assert node.blobs is not None
+    return node.blobs
+
+
+async def test_blob_comes_from_those_that_hold_it(tmp_path: Path) -> None:
+    nodes = build_nodes(MemoryInternet(), 4, tmp_path)
+    wanted = store_of(nodes[1]).put(MODEL)
+    store_of(nodes[2]).put(MODEL)
+    async with running(*nodes):
+        await until(lambda: len(nodes[0].network.peers()) == 3)
+        await nodes[0].network.fetch_blob(wanted)
+    assert store_of(nodes[0]).path(wanted).read_bytes() == MODEL
+    served = [node.network.metrics.blob_chunks_served for node in nodes]
+    assert sum(served) == 38
+    assert served[1] > 0
+    assert served[2] > 0
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, CHUNK_BYTES + 1])
+async def test_blobs_of_every_shape_arrive(size: int, tmp_path: Path) -> None:
+    nodes = build_nodes(MemoryInternet(), 2, tmp_path)
+    wanted = store_of(nodes[1]).put(MODEL[:size])
+    async with running(*nodes):
+        await until(lambda: len(nodes[0].network.peers()) == 1)
+        async with trio.open_nursery() as nursery:
+            # Twice at once is one fetch.
+            nursery.start_soon(nodes[0].network.fetch_blob, wanted)
+            nursery.start_soon(nodes[0].network.fetch_blob, wanted)
+    assert store_of(nodes[0]).path(wanted).read_bytes() == MODEL[:size]
+    assert nodes[1].network.metrics.blob_chunks_served == max(1, -(-size // CHUNK_BYTES))
+
+
+async def test_blob_that_nobody_holds_is_unavailable(tmp_path: Path) -> None:
+    nodes = build_nodes(MemoryInternet(), 2, tmp_path)
+    async with running(*nodes):
+        await until(lambda: len(nodes[0].network.peers()) == 1)
+        with pytest.raises(BlobUnavailableError, match="no connected peer holds it"):
+            await nodes[0].network.fetch_blob(content_id(MODEL))
+
+
+async def test_interrupted_fetch_goes_on_where_it_ended(tmp_path: Path) -> None:
+    nodes = build_nodes(MemoryInternet(), 2, tmp_path)
+    wanted = store_of(nodes[1]).put(MODEL)
+    metrics = nodes[0].network.metrics
+    async with running(*nodes):
+        await until(lambda: len(nodes[0].network.peers()) == 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(nodes[0].network.fetch_blob, wanted)
+            await until(lambda: metrics.blob_chunks_received >= 10)
+            nursery.cancel_scope.cancel()
+        assert not store_of(nodes[0]).has(wanted)
+        await nodes[0].network.fetch_blob(wanted)
+    assert store_of(nodes[0]).path(wanted).read_bytes() == MODEL
+    # At most the chunk that was on its way when the fetch was cut comes twice.
+    assert metrics.blob_chunks_received in (38, 39)
+
+
+async def test_liar_is_penalized_and_the_blob_comes_from_another(tmp_path: Path) -> None:
+    nodes = build_nodes(MemoryInternet(), 3, tmp_path)
+    wanted = store_of(nodes[1]).put(MODEL)
+    liar = nodes[2].host
+
+    async def lie(stream: FrameStream) -> None:
+        while True:
+            match wire.decode_blob_request(await stream.read_frame(1000)):
+                case wire.RequestHave():
+                    await stream.write_frame(b"\x01")
+                case wire.RequestManifest():
+                    manifest = store_of(nodes[1]).manifest(wanted)
+                    await stream.write_frame(wire.encode_manifest(manifest))
+                case wire.RequestChunks(_, _, count):
+                    await stream.write_frames([b"\x01" + bytes(CHUNK_BYTES)] * count)
+
+    liar.set_handler(blobs.PROTOCOL_ID, lie)
+    async with running(*nodes):
+        await until(lambda: len(nodes[0].network.peers()) == 2)
+        await nodes[0].network.fetch_blob(wanted, prefer=[liar.peer_id])
+        [suspect] = [peer for peer in nodes[0].network.peers() if peer.peer_id == liar.peer_id]
+        assert suspect.score < 100
+    assert store_of(nodes[0]).path(wanted).read_bytes() == MODEL
+    rejections = nodes[0].network.metrics.rejections
+    assert rejections[RejectionReason.CONTENT_MISMATCH] == 1
+
+
+async def test_full_disk_is_the_operators_matter_not_the_peers(tmp_path: Path) -> None:
+    nodes = build_nodes(MemoryInternet(), 2, tmp_path)
+    wanted = store_of(nodes[1]).put(MODEL)
+    store_of(nodes[0])._quota_bytes = 1000
+    async with running(*nodes):
+        await until(lambda: len(nodes[0].network.peers()) == 1)
+        with pytest.raises(OperatorError, match=r"blobs\.quota_bytes"):
+            await nodes[0].network.fetch_blob(wanted)
+        assert nodes[0].network.peers()[0].score == 100
+
+
+def test_ranges_are_consecutive_and_bounded() -> None:
+    assert list_ranges([0, 1, 2, 5, 6, 9]) == [(0, 3), (5, 2), (9, 1)]
+    assert list_ranges(range(40)) == [(0, 16), (16, 16), (32, 8)]
+    assert list_ranges([]) == []

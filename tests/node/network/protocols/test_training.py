@@ -1,0 +1,123 @@
+"""/pot/training/1: answers within limits, and garbage that ends nothing but its stream."""
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chain import codec
+from chain.errors import RejectedInputError
+from chain.primitives import Address, Hash32, TaskId
+from node.network.protocols import training
+from node.network.stream import FrameStream, StreamClosedError
+from node.training.reveal_store import Reveal
+from node.training.state_parts import MAX_PARTS
+from tests.node.network.network_fakes import stream_pair
+
+ROOT = Hash32(b"\x07" * 32)
+
+
+def reveal(number: int) -> Reveal:
+    word = Hash32(number.to_bytes(32, "big"))
+    return Reveal(TaskId(1), 2, 3, Address(number.to_bytes(20, "big")), 4, word, word)
+
+
+class Source:
+    """What a node holds."""
+
+    def __init__(self, count: int = 3) -> None:
+        self.reveals = [reveal(number) for number in range(count)]
+        self.announced: list[Reveal] = []
+        self.parts = [Hash32(bytes([n]) * 32) for n in range(MAX_PARTS)]
+
+    def list_reveals(self, task_id: TaskId, round_number: int, attempt: int) -> list[Reveal]:
+        return self.reveals if (task_id, round_number, attempt) == (1, 2, 3) else []
+
+    def get_state_parts(self, state_root: Hash32) -> list[Hash32] | None:
+        return self.parts if state_root == ROOT else None
+
+    def on_announced_reveal(self, reveal: Reveal) -> None:
+        self.announced.append(reveal)
+
+
+async def test_reveals_and_parts_are_served_and_announcements_taken(
+    autojump_clock: MockClock,
+) -> None:
+    asking, serving = stream_pair()
+    source = Source()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(training.serve, serving, source)
+        assert await training.request_reveals(asking, TaskId(1), 2, 3) == tuple(source.reveals)
+        assert await training.request_reveals(asking, TaskId(9), 2, 3) == ()
+        assert await training.request_state_parts(asking, ROOT) == tuple(source.parts)
+        assert await training.request_state_parts(asking, Hash32(bytes(32))) == ()
+        await training.announce_reveal(asking, reveal(7))
+        assert source.announced == [reveal(7)]
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_holds_as_many_reveals_as_an_attempt_can_have(
+    autojump_clock: MockClock,
+) -> None:
+    asking, serving = stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(training.serve, serving, Source(training.REVEALS_LIMIT + 5))
+        answer = await training.request_reveals(asking, TaskId(1), 2, 3)
+        assert len(answer) == training.REVEALS_LIMIT
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"\xff" * 40,
+        codec.encode([]),
+        codec.encode([9]),
+        codec.encode([0, 1]),
+        codec.encode([0, 2**64, 0, 0]),
+        codec.encode([0, [], 0, 0]),
+        codec.encode([1, b"short"]),
+        codec.encode([2, [b""] * 7]),
+        codec.encode([[], 1]),
+        codec.encode(b"text"),
+    ],
+)
+async def test_a_request_that_is_none_is_refused(autojump_clock: MockClock, frame: bytes) -> None:
+    asking, serving = stream_pair()
+    await asking.write_frame(frame)
+    source = Source()
+    with pytest.raises(RejectedInputError):
+        await training.serve(serving, source)
+    assert source.announced == []
+
+
+async def answer_once(stream: FrameStream, frame: bytes) -> None:
+    try:
+        await stream.read_frame(1_000)
+        await stream.write_frame(frame)
+    except StreamClosedError:
+        return
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\xff" * 30,
+        codec.encode([[b"\x01"] * 7]),
+        codec.encode([[0] * 7] * (training.REVEALS_LIMIT + 1)),
+    ],
+)
+async def test_an_answer_of_garbage_is_refused(autojump_clock: MockClock, frame: bytes) -> None:
+    asking, serving = stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer_once, serving, frame)
+        with pytest.raises(RejectedInputError):
+            await training.request_reveals(asking, TaskId(1), 2, 3)
+
+
+async def test_more_parts_than_a_state_has_are_refused(autojump_clock: MockClock) -> None:
+    asking, serving = stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer_once, serving, codec.encode([bytes(32)] * (MAX_PARTS + 1)))
+        with pytest.raises(RejectedInputError):
+            await training.request_state_parts(asking, ROOT)

@@ -1,0 +1,146 @@
+"""What operators' nodes send to the validator set by themselves."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chain.consensus.evidence import Evidence
+from chain.consensus.messages import (
+    MessageKind,
+    Vote,
+    compute_signing_digest,
+    encode_message,
+)
+from chain.contracts import system_contracts as contracts
+from chain.contracts.system_contracts import VALIDATOR_SET
+from chain.crypto import get_address, keccak256
+from chain.crypto import sign as sign_digest
+from chain.primitives import Address, BlockNumber, ValidatorIndex, View
+from node.chain.contract_reader import LedgerReader
+from node.operator.set_duties import SetDuties
+from node.training.votes import Operator
+from tests.node.consensus.changing_cluster import (
+    JOINER,
+    OPERATOR_KEYS,
+    ChangingCluster,
+    ask,
+    duties_of,
+    running,
+)
+from tests.node.consensus.consensus_cluster import (
+    VALIDATORS,
+    domain,
+    heads,
+    run_thread_inline,
+    until,
+)
+
+
+@pytest.fixture(autouse=True)
+def inline_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
+
+
+async def test_a_validator_that_votes_twice_is_reported_slashed_and_removed(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    cluster = ChangingCluster(tmp_path)
+    first, liar = cluster.validators[0], cluster.validators[3]
+    liar_index = VALIDATORS.index(liar.address)
+    async with running(cluster) as nursery:
+        for index in range(3):
+            nursery.start_soon(duties_of(cluster, index).run)
+        await until(lambda: ask(cluster, contracts.encode_genesis_hash()) != bytes(32))
+        assert ask(cluster, contracts.encode_genesis_hash()) == cluster.wire.genesis[1].header.hash
+
+        # One key, two answers: the second goes out beside every PREPARE of its own.
+        def lie() -> None:
+            number = BlockNumber(liar.store.head_number() + 1)
+            for block in (keccak256(b"one"), keccak256(b"two")):
+                digest = compute_signing_digest(
+                    domain(cluster.wire.genesis), MessageKind.PREPARE, number, View(0), block
+                )
+                vote = Vote(
+                    MessageKind.PREPARE,
+                    number,
+                    View(0),
+                    block,
+                    ValidatorIndex(liar_index),
+                    sign_digest(digest, liar.private_key),
+                )
+                first.deliver(liar.index, encode_message(vote))
+
+        liar.after_finalized = lambda _block: lie()
+        await until(lambda: first.evidence.held() != ())
+        liar.after_finalized = lambda _block: None
+        await until(lambda: liar.address not in first.store.next_committee().validators)
+        data = ask(cluster, contracts.encode_get_validator(liar.address))
+        assert contracts.decode_validator(data).is_slashed
+        target = first.store.head_number() + 5
+        await until(lambda: min(heads(cluster.wire.nodes)) >= target)
+        assert not liar.host.is_member
+        await until(lambda: first.evidence.held() == ())
+
+
+async def test_what_waits_for_a_change_is_carried_out_by_the_nodes(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    cluster = ChangingCluster(tmp_path)
+    first = cluster.validators[0]
+    async with running(cluster) as nursery:
+        for index in (0, 4):
+            nursery.start_soon(duties_of(cluster, index).run)
+        # Three things at once; one change at a time.
+        cluster.join()
+        cluster.send(OPERATOR_KEYS[3], VALIDATOR_SET, contracts.encode_leave_set())
+        cluster.send(OPERATOR_KEYS[2], VALIDATOR_SET, contracts.encode_leave_set())
+        await until(lambda: first.mempool.counts()[0] == 0)
+        cluster.vote(0, 1, 2)
+        left = {cluster.validators[2].address, cluster.validators[3].address}
+        await until(lambda: JOINER in first.store.next_committee().validators)
+        await until(lambda: not left & set(first.store.next_committee().validators))
+        assert len(first.store.next_committee().validators) == 3
+
+
+async def test_evidence_is_sent_again_with_growing_intervals_and_forgotten_when_old(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    cluster = ChangingCluster(tmp_path)
+    node = cluster.validators[0]
+    sent: list[tuple[int, bytes]] = []
+
+    async def send(contract: Address, data: bytes, gas_limit: int) -> None:
+        await trio.lowlevel.checkpoint()
+        sent.append((node.store.head_number(), data))
+
+    async with running(cluster):
+        duties = duties_of(cluster, 0)
+        config = cluster.wire.genesis[0]
+        duties = SetDuties(
+            operator=Operator(get_address(OPERATOR_KEYS[0]), send),
+            ledger=LedgerReader(node.store, node.database, config, node.clock),
+            store=node.store,
+            evidence=node.evidence,
+            evidence_blocks=30,
+        )
+        record = contracts.encode_record_genesis()
+        while node.store.head_number() < 25:
+            await duties.look()
+            await trio.sleep(0.2)
+        numbers = [number for number, data in sent if data == record]
+        gaps = [second - first for first, second in pairwise(numbers)]
+        assert gaps == sorted(gaps)
+        assert gaps[0] >= 6
+        assert gaps[1] >= 12
+
+        old = Evidence(VALIDATORS[1], BlockNumber(1), b"")
+        node.evidence.add(old)
+        while node.store.head_number() <= 31:
+            assert node.evidence.held() == (old,)
+            await duties.look()
+            await trio.sleep(0.2)
+        await duties.look()
+        assert node.evidence.held() == ()

@@ -1,0 +1,117 @@
+from dataclasses import replace
+
+import pytest
+
+from chain.contracts import system_contracts as contracts
+from chain.execution.evm import BlockEnvironment, CallRequest, call
+from chain.genesis import GenesisConfig, build_genesis, parse_genesis
+from chain.params import BaseFeeMode
+from chain.primitives import Address
+from node.setup.network_genesis import (
+    FAUCET_SUPPLY,
+    TEMPLATE_PATH,
+    Seat,
+    build_network,
+    compute_genesis_hash,
+    encode_genesis,
+    plan_development_network,
+    plan_public_network,
+    read_template,
+)
+from pot_common.errors import OperatorError
+
+VALIDATORS = tuple(Address(bytes([0x40 - i]) * 20) for i in range(4))
+OPERATORS = tuple(Address(bytes([0x50 + i]) * 20) for i in range(4))
+SEATS = tuple(Seat(v, o) for v, o in zip(VALIDATORS, OPERATORS, strict=True))
+HOLDER = Address(b"\x77" * 20)
+
+
+def ask(config: GenesisConfig, contract: Address, data: bytes) -> bytes:
+    """What a view function of a predeployed contract says at genesis."""
+    genesis = build_genesis(config)
+    environment = BlockEnvironment.of(genesis.header, config.chain_id)
+    result = call(
+        genesis.delta, genesis.header.state_root, environment, CallRequest(contract, data)
+    )
+    assert result.is_success, result.error
+    return result.output
+
+
+def public_network(**changes: object) -> GenesisConfig:
+    plan = plan_public_network(read_template(TEMPLATE_PATH), SEATS)
+    return build_network(replace(plan, tokens={HOLDER: 10**24}, **changes))
+
+
+def refusal(**changes: object) -> str:
+    with pytest.raises(OperatorError) as refused:
+        public_network(**changes)
+    return str(refused.value)
+
+
+def test_contracts_know_validators_operators_and_holders() -> None:
+    config = public_network(coins={OPERATORS[0]: 5})
+    validators, operators = contracts.decode_committee(
+        ask(config, contracts.VALIDATOR_SET, contracts.encode_committee())
+    )
+    assert validators == tuple(sorted(VALIDATORS)) == config.parameters.validators
+    operator_of = dict(zip(validators, operators, strict=True))
+    assert [operator_of[validator] for validator in VALIDATORS] == list(OPERATORS)
+    stakes = len(VALIDATORS) * config.parameters.validator_stake_pot * 10**18
+    held = ask(
+        config, contracts.TRAINING_TOKEN, contracts.encode_balance_of(contracts.VALIDATOR_SET)
+    )
+    assert contracts.decode_uint(held) == stakes
+    balance = ask(config, contracts.TRAINING_TOKEN, contracts.encode_balance_of(HOLDER))
+    assert contracts.decode_uint(balance) == 10**24
+    floor = ask(config, contracts.GRADIENT_LEDGER, contracts.encode_phase_floor_blocks())
+    assert contracts.decode_uint(floor) == config.parameters.phase_floor_blocks
+    assert config.alloc[OPERATORS[0]].balance == 5
+
+
+def test_public_network_has_a_price_for_gas_and_no_faucet() -> None:
+    config = public_network()
+    assert config.parameters.base_fee_mode is BaseFeeMode.EIP1559
+    assert config.parameters.base_fee_floor_wei == 10**9
+    assert contracts.FAUCET not in config.alloc
+
+
+def test_development_network_is_free_and_has_a_faucet_that_holds_money() -> None:
+    config = build_network(plan_development_network(SEATS))
+    assert (config.parameters.base_fee_mode, config.base_fee_per_gas) == (BaseFeeMode.FIXED, 0)
+    assert config.alloc[contracts.FAUCET].balance == FAUCET_SUPPLY
+    tokens = ask(config, contracts.TRAINING_TOKEN, contracts.encode_balance_of(contracts.FAUCET))
+    assert contracts.decode_uint(tokens) == FAUCET_SUPPLY
+
+
+def test_file_reads_back_to_the_same_network() -> None:
+    config = public_network()
+    again = parse_genesis(encode_genesis(config))
+    assert again == config
+    assert compute_genesis_hash(again) == build_genesis(config).header.hash
+
+
+def test_another_operator_is_another_network() -> None:
+    other = (Seat(VALIDATORS[0], HOLDER), *SEATS[1:])
+    assert compute_genesis_hash(public_network(seats=other)) != compute_genesis_hash(
+        public_network()
+    )
+
+
+@pytest.mark.parametrize(
+    "changes", [{"base_fee_mode": BaseFeeMode.FIXED}, {"base_fee_floor_wei": 0}]
+)
+def test_free_gas_is_refused_outside_of_development(changes: dict[str, object]) -> None:
+    template = read_template(TEMPLATE_PATH)
+    free = replace(template, parameters=replace(template.parameters, **changes), base_fee_per_gas=0)
+    with pytest.raises(OperatorError, match="base_fee_floor_wei to 1000000000"):
+        plan_public_network(free, SEATS)
+
+
+def test_contradictory_plans_are_refused_with_a_cure() -> None:
+    assert "--validator" in refusal(seats=())
+    assert "named twice" in refusal(seats=(SEATS[0], Seat(VALIDATORS[0], HOLDER)))
+    assert "named twice" in refusal(seats=(SEATS[0], Seat(HOLDER, OPERATORS[0])))
+    assert "account of its own" in refusal(seats=(Seat(VALIDATORS[0], VALIDATORS[0]),))
+    plan = plan_public_network(read_template(TEMPLATE_PATH), SEATS)
+    with pytest.raises(OperatorError, match="--token"):
+        build_network(plan)

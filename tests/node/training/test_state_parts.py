@@ -1,0 +1,51 @@
+"""Which blobs a training state has, remembered as small files."""
+
+from pathlib import Path
+
+import pytest
+
+from chain.primitives import Hash32, TaskId
+from chain.training.state import compute_state_root
+from node.training.state_parts import StatePartStore, StoredState
+
+PARTS = tuple(Hash32(bytes([n]) * 32) for n in (1, 2, 3))
+ROOT = compute_state_root(PARTS)
+TASK, OTHER = TaskId(4), TaskId(12)
+
+
+def test_parts_come_back_after_a_restart(tmp_path: Path) -> None:
+    assert StatePartStore(tmp_path).put(TASK, 3, PARTS) == ROOT
+    store = StatePartStore(tmp_path)
+    assert store.get(ROOT) == PARTS
+    assert store.get(Hash32(bytes(32))) is None
+    assert list(store.states()) == [StoredState(TASK, 3, ROOT, PARTS)]
+
+
+def test_of_equal_states_of_a_task_the_latest_counts(tmp_path: Path) -> None:
+    store = StatePartStore(tmp_path)
+    for rounds_settled in (3, 5, 4):
+        store.put(TASK, rounds_settled, PARTS)
+    assert list(store.states()) == [StoredState(TASK, 5, ROOT, PARTS)]
+
+
+def test_a_state_of_two_tasks_is_forgotten_for_each(tmp_path: Path) -> None:
+    store = StatePartStore(tmp_path)
+    store.put(TASK, 1, PARTS)
+    store.put(OTHER, 7, PARTS)
+    store.remove(TASK, ROOT)
+    assert store.get(ROOT) == PARTS
+    assert list(store.states()) == [StoredState(OTHER, 7, ROOT, PARTS)]
+    store.remove_task(OTHER)
+    store.remove_task(OTHER)
+    assert store.get(ROOT) is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"short", b"\x01" * 96, b"".join(PARTS) + b"x"], ids=len)
+def test_a_damaged_file_is_not_believed_and_is_written_again(tmp_path: Path, damage: bytes) -> None:
+    store = StatePartStore(tmp_path)
+    store.put(TASK, 1, PARTS)
+    (tmp_path / str(TASK) / ROOT.hex()).write_bytes(damage)
+    assert store.get(ROOT) is None
+    assert list(store.states()) == []
+    store.put(TASK, 1, PARTS)
+    assert store.get(ROOT) == PARTS

@@ -1,0 +1,132 @@
+"""Verifier workers that answer, refuse, die, hang and rave; each is a real process."""
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from node.training.verifier import Verifier, VerifierFailed, VerifierRefused, VerifierSettings
+
+WORKER = r"""
+import json, os, sys, time
+def send(data):
+    sys.stdout.buffer.write(len(data).to_bytes(4, "big") + data)
+    sys.stdout.buffer.flush()
+while prefix := sys.stdin.buffer.read(4):
+    request = json.loads(sys.stdin.buffer.read(int.from_bytes(prefix, "big")))
+    kind = request["kind"]
+    if kind == "answer":
+        send(json.dumps({"id": 0, "pid": os.getpid(), "echo": request["value"]}).encode())
+    elif kind == "refuse":
+        send(b'{"id": 0, "error": "bad_gradient", "detail": "a code is -128"}')
+    elif kind == "die":
+        os._exit(1)
+    elif kind == "die in an answer":
+        sys.stdout.buffer.write(b"\0\0\0\x09{")
+        sys.stdout.buffer.flush()
+        os._exit(1)
+    elif kind == "hang":
+        time.sleep(60)
+    elif kind == "garbage":
+        send(b"\xff\xfe no JSON")
+    elif kind == "deep":
+        send(b"[" * 60_000)
+    elif kind == "array":
+        send(b"[1, 2]")
+    elif kind == "endless":
+        sys.stdout.buffer.write(b"\xff\xff\xff\xff" + bytes(100_000))
+        sys.stdout.buffer.flush()
+"""
+
+
+class ScriptedVerifier(Verifier):
+    """A verifier with a worker that does as it is told."""
+
+    started = 0
+
+    async def _start(self) -> trio.Process:
+        self.started += 1
+        return await trio.lowlevel.open_process(
+            [sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+
+@asynccontextmanager
+async def scripted(workers: int = 1, seconds: float = 10) -> AsyncIterator[ScriptedVerifier]:
+    verifier = ScriptedVerifier(VerifierSettings(workers=workers, timeout_seconds=seconds))
+    try:
+        yield verifier
+    finally:
+        await verifier.aclose()
+
+
+def is_alive(process_id: object) -> bool:
+    try:
+        return Path(f"/proc/{process_id}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def test_a_worker_answers_many_questions_and_ends_with_the_verifier() -> None:
+    async with scripted() as verifier:
+        first = await verifier.ask("answer", {"value": 7})
+        second = await verifier.ask("answer", {"value": 8})
+        assert (first["echo"], second["echo"]) == (7, 8)
+        assert first["pid"] == second["pid"]
+    assert not is_alive(first["pid"])
+
+
+async def test_a_refusal_names_its_reason_and_keeps_the_worker() -> None:
+    async with scripted() as verifier:
+        with pytest.raises(VerifierRefused) as refused:
+            await verifier.ask("refuse", {})
+        await verifier.ask("answer", {"value": 1})
+        assert refused.value.reason == "bad_gradient"
+        assert str(refused.value) == "bad_gradient: a code is -128"
+        assert verifier.started == 1
+
+
+@pytest.mark.parametrize("kind", ["die", "die in an answer", "garbage", "deep", "array", "endless"])
+async def test_a_worker_that_breaks_is_replaced(kind: str) -> None:
+    async with scripted() as verifier:
+        broken = await verifier.ask("answer", {"value": 1})
+        with pytest.raises(VerifierFailed):
+            await verifier.ask(kind, {})
+        assert not is_alive(broken["pid"])
+        assert (await verifier.ask("answer", {"value": 2}))["echo"] == 2
+        assert verifier.started == 2
+
+
+async def test_a_worker_that_hangs_is_killed_and_replaced() -> None:
+    async with scripted(seconds=0.3) as verifier:
+        hung = await verifier.ask("answer", {"value": 1})
+        with pytest.raises(VerifierFailed, match=r"no answer to hang in 0\.3 s"):
+            await verifier.ask("hang", {})
+        assert not is_alive(hung["pid"])
+        assert (await verifier.ask("answer", {"value": 2}))["echo"] == 2
+
+
+async def test_questions_wait_for_a_free_worker() -> None:
+    answers: list[object] = []
+    async with scripted(workers=2) as verifier:
+
+        async def ask(value: int) -> None:
+            answers.append((await verifier.ask("answer", {"value": value}))["echo"])
+
+        async with trio.open_nursery() as nursery:
+            for value in range(12):
+                nursery.start_soon(ask, value)
+        assert sorted(answers) == list(range(12))
+        assert verifier.started == 2
+
+
+async def test_a_cancelled_question_leaves_no_process() -> None:
+    async with scripted() as verifier:
+        asked = await verifier.ask("answer", {"value": 1})
+        with trio.move_on_after(0.1):
+            await verifier.ask("hang", {})
+        assert not is_alive(asked["pid"])

@@ -1,0 +1,164 @@
+"""A chain on the real contracts on which one training round is played, block by block."""
+
+from dataclasses import astuple, replace
+from pathlib import Path
+
+from eth_account import Account as Signer
+from eth_account.signers.local import LocalAccount
+
+from chain.contracts import system_contracts as contracts
+from chain.contracts.system_contracts import (
+    GRADIENT_LEDGER,
+    REWARD_DISTRIBUTOR,
+    TASK_REGISTRY,
+    TRAINING_TOKEN,
+    ResultVote,
+)
+from chain.crypto import keccak256
+from chain.params import ChainParameters
+from chain.primitives import Address, Hash32, TaskId
+from chain.training import task_spec
+from chain.training.acceptance import Verdict, encode_verdicts
+from chain.training.history import Committee
+from chain.training.rewards import build_reward_tree
+from chain.types.transaction import Transaction, decode_transaction
+from node.chain.contract_reader import LedgerReader
+from node.chain.training_index import TrainingIndex
+from node.clock import Clock
+from node.mempool.head_rules import HeadRules
+from node.setup.network_genesis import NetworkPlan, Seat, build_network, encode_genesis
+from tests.chain.training.training_factory import SPEC as SMALL
+from tests.node.rpc.rpc_chain import CHAIN_ID, LocalChain, sign
+
+POT = 10**18
+TASK = TaskId(1)
+START = 2_000_000_000
+VALIDATORS = tuple(Address(bytes([0x20 + n]) * 20) for n in range(4))
+OPERATORS = tuple(Signer.from_key(bytes([n]) * 32) for n in range(1, 5))
+SUBMITTER, ANN, BEN = (Signer.from_key(bytes([n]) * 32) for n in (11, 12, 13))
+SPEC = replace(SMALL, reward=replace(SMALL.reward, token=TRAINING_TOKEN, min_miners=2))
+BUDGET = 100 * POT
+
+
+def address_of(signer: LocalAccount) -> Address:
+    return Address(bytes.fromhex(signer.address[2:]))
+
+
+COMMITTEE = Committee(VALIDATORS, tuple(address_of(each) for each in OPERATORS))
+
+
+class FixedClock:
+    """Before genesis, so that the head's timestamp is what counts."""
+
+    def now_ms(self) -> int:
+        return START * 1000
+
+
+class TrainingChain:
+    """Sends calls, and finalizes them."""
+
+    def __init__(self, path: Path) -> None:
+        seats = tuple(map(Seat, VALIDATORS, COMMITTEE.operators))
+        config = build_network(
+            NetworkPlan(
+                chain_id=CHAIN_ID,
+                seats=seats,
+                parameters=ChainParameters(phase_floor_blocks=1),
+                gas_limit=30_000_000,
+                base_fee_per_gas=0,
+                timestamp=START,
+                tokens={address_of(each): 1_000 * POT for each in (SUBMITTER, ANN, BEN)},
+            )
+        )
+        clock: Clock = FixedClock()
+        self.local = LocalChain(path, genesis=encode_genesis(config))
+        self.store = self.local.store
+        self.ledger = LedgerReader(self.store, self.local.database, self.local.config, clock)
+        self.index = TrainingIndex(self.store)
+        self.rules = HeadRules(
+            store=self.store,
+            database=self.local.database,
+            config=self.local.config,
+            ledger=self.ledger,
+        )
+        self._nonces: dict[str, int] = {}
+
+    def call(self, signer: LocalAccount, to: Address, data: bytes, **fields: object) -> bytes:
+        """A raw transaction with the account's next nonce, to be finalized."""
+        nonce = self._nonces.get(signer.address, 0)
+        self._nonces[signer.address] = nonce + 1
+        return sign(signer, nonce=nonce, to="0x" + to.hex(), data=data, gas=3_000_000, **fields)
+
+    def draft(
+        self, signer: LocalAccount, to: Address, data: bytes, **fields: object
+    ) -> Transaction:
+        """A transaction with the account's next nonce, not to be finalized."""
+        known = {"nonce": self._nonces.get(signer.address, 0), "gas": 3_000_000, **fields}
+        return decode_transaction(sign(signer, to="0x" + to.hex(), data=data, **known))
+
+    def finalize(self, *raw: bytes) -> None:
+        self.local.extend(*raw)
+        receipts = self.store.receipts(self.store.head_number())
+        assert receipts is not None
+        assert [receipt.status for receipt in receipts] == [1] * len(raw)
+
+    # The steps of a round.
+
+    def submit(self) -> None:
+        terms = contracts.TaskTerms(*astuple(task_spec.terms(SPEC)))
+        spec = task_spec.encode_task_spec(SPEC)
+        self.finalize(
+            self.call(SUBMITTER, TRAINING_TOKEN, contracts.encode_approve(TASK_REGISTRY, BUDGET)),
+            self.call(SUBMITTER, TASK_REGISTRY, contracts.encode_submit_task(terms, spec, BUDGET)),
+        )
+
+    def activate(self) -> None:
+        ready = contracts.encode_post_ready(TASK)
+        self.finalize(*(self.call(each, TASK_REGISTRY, ready) for each in OPERATORS[:3]))
+
+    def register(self) -> None:
+        approve = contracts.encode_approve(GRADIENT_LEDGER, 500 * POT)
+        self.finalize(
+            *(self.call(each, TRAINING_TOKEN, approve) for each in (ANN, BEN)),
+            self.call(ANN, GRADIENT_LEDGER, contracts.encode_register(TASK, 1)),
+            self.call(BEN, GRADIENT_LEDGER, contracts.encode_register(TASK, 2)),
+        )
+        self.finalize()
+
+    def commit(self) -> None:
+        self.finalize(
+            *(
+                self.call(
+                    miner,
+                    GRADIENT_LEDGER,
+                    contracts.encode_commit_gradient(TASK, 0, 0, units, keccak256(b"gradient")),
+                )
+                for miner, units in ((ANN, 1), (BEN, 2))
+            )
+        )
+        self.finalize()
+
+    def judge(self) -> None:
+        bitmap = encode_verdicts([Verdict.OK, Verdict.CHEAT])
+        data = contracts.encode_post_verdict(TASK, 0, 0, 0, bitmap)
+        self.finalize(*(self.call(each, GRADIENT_LEDGER, data) for each in OPERATORS))
+        self.finalize()
+
+    def compute_vote(self) -> ResultVote:
+        earned = {address_of(ANN): SPEC.reward.unit_price}
+        earned |= dict.fromkeys(COMMITTEE.operators, SPEC.reward.validator_fee // 4)
+        tree = build_reward_tree(CHAIN_ID, REWARD_DISTRIBUTOR, TASK, earned)
+        return ResultVote(Hash32(b"\x71" * 32), Hash32(b"\x72" * 32), tree.root, 1)
+
+    def agree(self) -> None:
+        data = contracts.encode_post_result(TASK, 0, 0, 0, self.compute_vote(), 15, 700)
+        self.finalize(*(self.call(each, GRADIENT_LEDGER, data) for each in OPERATORS))
+
+    def settle(self) -> None:
+        data = contracts.encode_settle_round(TASK, self.compute_vote())
+        self.finalize(self.call(OPERATORS[0], GRADIENT_LEDGER, data))
+
+    def cancel(self) -> None:
+        """The task is closed where the next attempt ends."""
+        data = contracts.encode_cancel_task(TASK)
+        self.finalize(self.call(SUBMITTER, TASK_REGISTRY, data))

@@ -1,0 +1,307 @@
+"""A training host whose chain, worker and peers are played here."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import trio
+
+from chain.contracts import system_contracts
+from chain.contracts.system_contracts import (
+    AttemptOpened,
+    GradientCommitted,
+    ResultVote,
+    RoundSettled,
+)
+from chain.crypto import content_id
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
+from chain.training.acceptance import Verdict, encode_verdicts
+from chain.training.architectures import count_parameters
+from chain.training.assignment import compute_seed
+from chain.training.encoding import GradientHeader, compute_commitment, encode_gradient
+from chain.training.history import SettledRound, TaskHistory, apply_event
+from chain.training.rounds import Phase
+from chain.training.task_spec import Shard, TaskSpec, TaskTerms, terms
+from node.storage.blobs import BlobStore
+from node.training.host import TrainingHost
+from node.training.reveal_store import Reveal, RevealStore
+from node.training.state_parts import StatePartStore
+from node.training.votes import Operator
+from tests.chain.training.history_factory import (
+    COMMITTEE,
+    MINERS,
+    OPERATORS,
+    TASK,
+    at,
+    history_after,
+    result,
+    verdict,
+)
+from tests.chain.training.training_factory import SPEC as SMALL
+from tests.chain.training.training_factory import random_gradient
+from tests.node.consensus.consensus_cluster import until
+
+CHAIN_ID = 99
+NOW = 1_700_000_000
+SEED_BLOCK_HASH = Hash32(b"\x0d" * 32)
+SALT = Hash32(b"\x5a" * 32)
+SIZE = count_parameters(SMALL.model)
+WEIGHTS = bytes(4 * SIZE)
+SHARDS = (b"first shard" * 100, b"second shard" * 100)
+SPEC = replace(
+    SMALL,
+    initial_weights=content_id(WEIGHTS),
+    data=replace(
+        SMALL.data,
+        shards=tuple(Shard(content_id(data), len(data), 50) for data in SHARDS),
+    ),
+)
+OK, BAD, CHEAT, UNAVAILABLE = Verdict
+HONEST = {"distance_ppb": 4, "exponents": "kept"}
+
+
+def header_of(miner: Address) -> GradientHeader:
+    return GradientHeader(
+        parameter_count=SIZE,
+        round_number=0,
+        chain_id=CHAIN_ID,
+        theta_root=SPEC.initial_weights,
+        seed=compute_seed(SEED_BLOCK_HASH, TASK, 0, 0),
+        miner=miner,
+        task=TASK,
+        attempt=0,
+    )
+
+
+PAYLOADS = tuple(
+    encode_gradient(header_of(miner), random_gradient(i, SIZE)) for i, miner in enumerate(MINERS)
+)
+REVEALS = tuple(
+    Reveal(TASK, 0, 0, miner, 1, SALT, content_id(payload))
+    for miner, payload in zip(MINERS, PAYLOADS, strict=True)
+)
+
+
+def committed(reveal: Reveal, index: int) -> GradientCommitted:
+    commitment = compute_commitment(header_of(reveal.miner), reveal.gradient_root, SALT, 1)
+    return GradientCommitted(TASK, 0, reveal.miner, 0, index, 1, commitment)
+
+
+OPENED = AttemptOpened(TASK, 0, 0, 3, 10**19)
+COMMITTED = tuple(committed(reveal, i) for i, reveal in enumerate(REVEALS))
+
+
+@dataclass
+class Clock:
+    ahead_seconds: int = 0
+
+    def now_ms(self) -> int:
+        return (NOW + self.ahead_seconds) * 1000 + int(trio.current_time() * 1000)
+
+
+@dataclass
+class FakeChain:
+    """Index and ledger: what the final chain says."""
+
+    histories: dict[TaskId, TaskHistory]
+    phase_now: Phase = Phase.VERDICT
+    head: int = 100
+    settled: dict[int, SettledRound] = field(default_factory=dict)
+    reverts: str | None = None
+    phase_calls: int = 0
+    committee = COMMITTEE
+
+    def task_count(self) -> int:
+        return len(self.histories)
+
+    def history(self, task_id: TaskId) -> TaskHistory:
+        return self.histories[task_id]
+
+    def spec(self, _history: TaskHistory) -> TaskSpec:
+        return SPEC
+
+    def settled_round(self, _task_id: TaskId, round_number: int) -> SettledRound | None:
+        return self.settled.get(round_number)
+
+    def head_number(self) -> BlockNumber:
+        return BlockNumber(self.head)
+
+    def phase(self, _task_id: TaskId) -> tuple[Phase, int]:
+        self.phase_calls += 1
+        return self.phase_now, NOW + SPEC.phases.verdict_seconds
+
+    def terms(self, _task_id: TaskId) -> TaskTerms:
+        return terms(SPEC)
+
+    def participants(self, _task_id: TaskId, _open: BlockNumber) -> tuple[tuple[Address, int], ...]:
+        return tuple((miner, 1) for miner in MINERS)
+
+    def mix_hash_after(self, _number: BlockNumber) -> Hash32:
+        return SEED_BLOCK_HASH
+
+    def simulate(self, *_call: object) -> str | None:
+        return self.reverts
+
+
+@dataclass
+class FakePeers:
+    blobs: dict[Hash32, bytes] = field(default_factory=dict)
+    reveals: list[Reveal] = field(default_factory=list)
+    parts: dict[Hash32, tuple[Hash32, ...]] = field(default_factory=dict)
+    announced: list[Reveal] = field(default_factory=list)
+    asked: list[Hash32] = field(default_factory=list)
+    reveals_asked: int = 0
+    busy: int = 0
+    busiest: int = 0
+    store: BlobStore | None = None
+
+    async def fetch_blob(self, blob_id: Hash32, size_limit: int) -> bool:
+        self.asked.append(blob_id)
+        self.busy += 1
+        self.busiest = max(self.busy, self.busiest)
+        await trio.sleep(0.01)
+        self.busy -= 1
+        data = self.blobs.get(blob_id)
+        if data is None or len(data) > size_limit:
+            return False
+        assert self.store is not None
+        self.store.put(data)
+        return True
+
+    async def fetch_reveals(self, *_place: int) -> Sequence[Reveal]:
+        self.reveals_asked += 1
+        await trio.sleep(0.01)
+        return list(self.reveals)
+
+    async def fetch_state_parts(self, root: Hash32) -> Sequence[Hash32] | None:
+        await trio.sleep(0.01)
+        return self.parts.get(root)
+
+    async def announce_reveal(self, reveal: Reveal) -> None:
+        await trio.lowlevel.checkpoint()
+        self.announced.append(reveal)
+
+
+@dataclass
+class FakeVerifier:
+    answers: Callable[[str, Mapping[str, object]], Mapping[str, object]]
+    asked: list[str] = field(default_factory=list)
+
+    async def warm_up(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def ask(self, kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(kind)
+        return self.answers(kind, members)
+
+
+def honest_worker(kind: str, _members: Mapping[str, object]) -> Mapping[str, object]:
+    match kind:
+        case "dry_run":
+            return {"parameter_count": SIZE}
+        case "verify":
+            return HONEST
+        case _:
+            return {"correct_count": 12, "loss_millinats": 345}
+
+
+class Node:
+    """A training host on a directory; built anew on the same one, it is a restart."""
+
+    def __init__(
+        self,
+        path: Path,
+        chain: FakeChain,
+        *,
+        has_content: bool = True,
+        quota_bytes: int = 2**26,
+    ) -> None:
+        self.chain = chain
+        self.path = path
+        self.blobs = BlobStore(path / "blobs", quota_bytes=quota_bytes)
+        self.reveals = RevealStore(path / "reveals")
+        self.parts = StatePartStore(path / "parts")
+        self.peers = FakePeers(store=self.blobs)
+        self.verifier = FakeVerifier(honest_worker)
+        self.clock = Clock()
+        self.sent: list[tuple[Address, bytes]] = []
+        if has_content:
+            for data in (WEIGHTS, *SHARDS):
+                self.blobs.put(data)
+        self.host = TrainingHost(
+            chain_id=CHAIN_ID,
+            blob_bytes_per_second=10**9,
+            index=chain,
+            ledger=chain,
+            blobs=self.blobs,
+            reveals=self.reveals,
+            state_parts=self.parts,
+            verifier=self.verifier,
+            peers=self.peers,
+            operator=Operator(OPERATORS[0], self._send),
+            clock=self.clock,
+            directory=path / "training",
+        )
+
+    async def _send(self, contract: Address, data: bytes, _gas_limit: int) -> None:
+        await trio.lowlevel.checkpoint()
+        self.sent.append((contract, data))
+
+    def hold(self, *indices: int) -> None:
+        for index in indices:
+            self.blobs.put(PAYLOADS[index])
+            self.reveals.put(REVEALS[index])
+
+    async def run(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.host.run)
+            await until(condition, seconds=seconds)
+            nursery.cancel_scope.cancel()
+
+    async def run_for(self, seconds: float) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.host.run)
+            await trio.sleep(seconds)
+            nursery.cancel_scope.cancel()
+
+    def verdicts(self) -> list[bytes]:
+        start = system_contracts.encode_post_verdict(TASK, 0, 0, 0, b"")[:4]
+        return [data for _, data in self.sent if data[:4] == start]
+
+
+def expected_verdict(*verdicts: Verdict) -> bytes:
+    return system_contracts.encode_post_verdict(TASK, 0, 0, 0, encode_verdicts(verdicts))
+
+
+def judging(count: int = 3) -> FakeChain:
+    return FakeChain({TASK: history_after(OPENED, *COMMITTED[:count])})
+
+
+VOTE = ResultVote(Hash32(b"\x01" * 32), Hash32(b"\x02" * 32), Hash32(b"\x03" * 32), 2)
+
+
+def with_results(history: TaskHistory, *events: object) -> TaskHistory:
+    for number, event in enumerate(events, 20):
+        history, _ = apply_event(history, event, at(number), spec=SPEC, committee=COMMITTEE)
+    return history
+
+
+def settled_round(round_number: int, *verdicts: Verdict) -> SettledRound:
+    events = [verdict(i, *verdicts) for i in range(4)]
+    results = [result(i, VOTE) for i in range(3)]
+    history = with_results(judging().histories[TASK], *events, *results)
+    over = RoundSettled(TASK, 0, 0, 0, VOTE, 0)
+    _, settled = apply_event(history, over, at(90), spec=SPEC, committee=COMMITTEE)
+    assert settled is not None
+    return replace(
+        settled,
+        attempt=replace(settled.attempt, round_number=round_number, ballot_number=round_number + 1),
+    )
+
+
+def slashing_chain(head: int, rounds_settled: int, **settled: SettledRound) -> FakeChain:
+    history = replace(history_after(), rounds_settled=rounds_settled)
+    by_number = {int(name[1:]): each for name, each in settled.items()}
+    quiet = {n: settled_round(n, OK, OK, OK) for n in range(rounds_settled) if n not in by_number}
+    return FakeChain({TASK: history}, Phase.WAITING, head, {**quiet, **by_number})

@@ -8,6 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -30,8 +31,17 @@ from pydantic_settings import (
 
 from chain.primitives import Address
 from node.logs import LogFormat, LogLevel
-from node.training.retention import Retention
 from pot_common.errors import OperatorError
+
+
+class Retention(StrEnum):
+    """What a node keeps of rounds that are over."""
+
+    LIVE = "live"
+    """Only what the network may still need."""
+    TASK = "task"
+    """Everything, until the task itself goes: `pot task verify` can replay it."""
+
 
 ENVIRONMENT_PREFIX: Final = "POT_"
 """POT_RPC__PORT is rpc.port."""

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,18 +14,13 @@ import structlog
 import trio
 
 from chain.consensus.messages import CONSENSUS_VERSION, SigningDomain
-from chain.contracts.set_reader import read_genesis_set
-from chain.crypto import get_address, sign
-from chain.errors import RejectedInputError
-from chain.genesis import GenesisConfig, build_genesis, parse_genesis
-from chain.params import InvalidGenesisError
-from chain.primitives import Address, BlockNumber, Hash32, PrivateKey, Signature, TaskId
-from chain.training.history import Committee
+from chain.crypto import get_address
+from chain.genesis import GenesisConfig
+from chain.primitives import Address, Hash32, PrivateKey, TaskId
+from chain.training.reveal import Reveal
 from chain.training.self_test import WrongNumbersError, run_self_test
 from chain.types.block import Block
 from chain.types.certificate import MAX_VALIDATORS
-from chain.types.transaction import sign_transaction
-from chain.validation import compute_next_base_fee
 from node.chain.contract_reader import LedgerReader
 from node.chain.executor import Executor
 from node.chain.training_index import TrainingIndex
@@ -35,36 +29,39 @@ from node.config import KeySection, NodeConfig
 from node.consensus.evidence_store import EvidenceStore
 from node.consensus.guard_file import GuardFile
 from node.consensus.host import ConsensusHost
+from node.consensus.served_blocks import ServedBlocks
+from node.consensus.signer import ConsensusSigner
 from node.consensus.wal import WriteAheadLog
+from node.genesis import open_chain
 from node.health.metrics_feed import MetricsFeed
 from node.health.situation import SituationReader
-from node.ipc.backend import Backend, Pool
+from node.ipc.backend import Backend
 from node.ipc.server import IpcServer
 from node.keystore import get_password, load_key
 from node.logs import configure_logs
 from node.mempool.head_rules import HeadRules
+from node.mempool.intake import Pool
 from node.mempool.pool import Mempool
 from node.metrics.registry import NodeMetrics, serve_metrics
 from node.network.host import LibP2PHost, load_or_create_host_key
 from node.network.network import Network, NetworkConfig
-from node.network.protocols.blobs import BlobUnavailableError
 from node.network.protocols.status import Identity
-from node.network.stream import PeerId, UnreachablePeerError
 from node.network.wire import Head
+from node.operator.account import OperatorAccount, check_operator
 from node.operator.set_duties import SetDuties
-from node.storage.blobs import BlobQuotaExceeded, BlobStore
+from node.storage.blobs import BlobStore
 from node.storage.block_store import BlockStore
-from node.storage.database import Database, open_database
+from node.storage.database import Database
 from node.sync.block_sync import BlockSync
 from node.sync.snapshot_source import SnapshotSource
 from node.sync.snapshot_sync import SnapshotSync
 from node.training.collector import Collector
 from node.training.host import TrainingHost
+from node.training.peers import TrainingPeers
 from node.training.retention import RetentionPolicy
-from node.training.reveal_store import Reveal, RevealStore
+from node.training.reveal_store import RevealStore
 from node.training.state_parts import StatePartStore
 from node.training.verifier import Verifier, VerifierSettings
-from node.training.votes import Operator
 from pot_common.errors import OperatorError
 from pot_common.lock_file import lock
 
@@ -78,8 +75,6 @@ BUILD_SECONDS: Final = 1.0
 MAX_PENDING_CONNECTIONS: Final = 128
 """Connections above the peers' own: both sides of a duplicate dial live for a moment."""
 
-PRIORITY_FEE_WEI: Final = 1_000_000_000
-"""What an operator's vote tips where gas has a price; on a free network it tips nothing."""
 
 DAY_SECONDS: Final = 86_400
 """Of blobs.closed_task_days."""
@@ -88,192 +83,6 @@ METRICS_SECONDS: Final = 1.0
 """How often gauges that nobody sets are read."""
 
 _log = structlog.get_logger("node")
-
-
-@dataclass(frozen=True, slots=True)
-class ConsensusSigner:
-    """The consensus key with its guard and log: nothing else may sign with it."""
-
-    address: Address
-    private_key: PrivateKey
-    guard: GuardFile
-    wal: WriteAheadLog
-
-    def sign(self, digest: Hash32) -> Signature:
-        """The deterministic signature of a digest."""
-        return sign(digest, self.private_key)
-
-
-class _BlockSource:
-    """The finalized chain and the blocks being decided, as peers are served."""
-
-    def __init__(self, store: BlockStore) -> None:
-        self._store = store
-        self.consensus: ConsensusHost | None = None
-
-    def encoded_block(self, number: BlockNumber) -> tuple[bytes, bytes] | None:
-        return self._store.encoded_block(number)
-
-    def encoded_header(self, number: BlockNumber) -> tuple[bytes, bytes] | None:
-        return self._store.encoded_header(number)
-
-    def encoded_receipts(self, number: BlockNumber) -> bytes | None:
-        return self._store.encoded_receipts(number)
-
-    def first_held(self) -> BlockNumber:
-        return self._store.first_held()
-
-    def find_block(self, block_hash: Hash32) -> bytes | None:
-        number = self._store.number_of(block_hash)
-        if number is not None:
-            pair = self._store.encoded_block(number)
-            return None if pair is None else pair[0]
-        block = None if self.consensus is None else self.consensus.find_block(block_hash)
-        return None if block is None else block.encode()
-
-
-class _Peers:
-    """What the training host gets from other nodes."""
-
-    def __init__(self, network: Network, blobs: BlobStore) -> None:
-        self._network = network
-        self._blobs = blobs
-
-    async def fetch_blob(self, content_id: Hash32, size_limit: int) -> bool:
-        try:
-            await self._network.fetch_blob(content_id)
-        except BlobUnavailableError:
-            return False
-        except BlobQuotaExceeded as error:
-            _log.warning("blob refused", reason=str(error))
-            return False
-        try:
-            is_too_large = self._blobs.size_bytes(content_id) > size_limit
-        except KeyError:  # collected
-            return False
-        if is_too_large:
-            self._blobs.delete(content_id)
-        return not is_too_large
-
-    async def fetch_reveals(
-        self, task_id: TaskId, round_number: int, attempt: int
-    ) -> Sequence[Reveal]:
-        found: list[Reveal] = []
-
-        async def ask(peer_id: PeerId) -> None:
-            try:
-                found.extend(
-                    await self._network.request_reveals(peer_id, task_id, round_number, attempt)
-                )
-            except (UnreachablePeerError, RejectedInputError):
-                return
-
-        async with trio.open_nursery() as nursery:
-            for peer in self._network.peers():
-                nursery.start_soon(ask, peer.peer_id)
-        return found
-
-    async def fetch_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
-        for peer in self._network.peers():
-            try:
-                parts = await self._network.request_state_parts(peer.peer_id, state_root)
-            except (UnreachablePeerError, RejectedInputError):
-                continue
-            if parts:
-                return parts
-        return None
-
-    async def announce_reveal(self, reveal: Reveal) -> None:
-        async def tell(peer_id: PeerId) -> None:
-            try:
-                await self._network.announce_reveal(peer_id, reveal)
-            except (UnreachablePeerError, RejectedInputError):
-                return
-
-        async with trio.open_nursery() as nursery:
-            for peer in self._network.peers():
-                nursery.start_soon(tell, peer.peer_id)
-
-
-class _OperatorAccount:
-    """Signs the operator's calls with nonces in order."""
-
-    def __init__(
-        self,
-        private_key: PrivateKey,
-        config: GenesisConfig,
-        store: BlockStore,
-        pool: Pool,
-        mempool: Mempool,
-    ) -> None:
-        self.address = get_address(private_key)
-        self._private_key = private_key
-        self._config = config
-        self._store = store
-        self._pool = pool
-        self._mempool = mempool
-        self._turn = trio.Lock()
-
-    async def send(self, contract: Address, data: bytes, gas_limit: int) -> None:
-        async with self._turn:
-            base_fee = compute_next_base_fee(self._store.head(), self._config)
-            tip = PRIORITY_FEE_WEI if base_fee else 0
-            transaction = sign_transaction(
-                self._private_key,
-                chain_id=self._config.chain_id,
-                nonce=self._mempool.pending_nonce(self.address),
-                max_priority_fee_per_gas=tip,
-                max_fee_per_gas=2 * base_fee + tip,
-                gas_limit=gas_limit,
-                to=contract,
-                value=0,
-                data=data,
-            )
-            await self._pool.submit(transaction.raw)
-
-
-def load_genesis(config: NodeConfig) -> tuple[GenesisConfig, bytes]:
-    """The network's genesis, and its file.
-
-    Raises:
-        OperatorError: there is none, or it is wrong.
-    """
-    try:
-        data = config.genesis_file.read_bytes()
-    except OSError as error:
-        raise OperatorError(
-            f"cannot read the genesis file {config.genesis_file}: {error.strerror}; set genesis to "
-            "the network's genesis.json"
-        ) from error
-    try:
-        genesis = parse_genesis(data)
-    except InvalidGenesisError as error:
-        raise OperatorError(f"{config.genesis_file}: {error}") from error
-    if not genesis.parameters.validators:
-        raise OperatorError(
-            f"{config.genesis_file} names no validators: make one with `pot genesis new`"
-        )
-    return genesis, data
-
-
-def open_chain(config: NodeConfig) -> tuple[GenesisConfig, Database, BlockStore]:
-    """The database of the configured chain, made if it is absent.
-
-    Raises:
-        OperatorError: it holds another chain, or the genesis is wrong.
-    """
-    genesis, data = load_genesis(config)
-    database = open_database(config.database_dir)
-    store = BlockStore(database)
-    state = build_genesis(genesis)
-    committee = Committee(*read_genesis_set(genesis, state))
-    if committee.validators != genesis.parameters.validators:
-        raise OperatorError(
-            "genesis.json: config.proofOfTraining.validators differ from the ValidatorSet contract "
-            "in alloc: make the file with `pot genesis new`"
-        )
-    store.initialize(state.header, state.delta, data, committee)
-    return genesis, database, store
 
 
 def _require_exact_arithmetic() -> None:
@@ -384,7 +193,7 @@ class _Node:
             max_connections=config.network.max_peers + MAX_VALIDATORS + MAX_PENDING_CONNECTIONS,
             is_laboratory=config.network.accept_private_addresses,
         )
-        source = _BlockSource(store)
+        source = ServedBlocks(store)
         self._training: TrainingHost | None = None
         self._network = network = Network(
             host=host,
@@ -464,8 +273,8 @@ class _Node:
         )
         operator = None
         if operator_key is not None:
-            account = _OperatorAccount(operator_key, genesis, store, pool, mempool)
-            operator = _check_operator(account, validator, store.next_committee())
+            account = OperatorAccount(operator_key, genesis, store, pool, mempool)
+            operator = check_operator(account, validator, store.next_committee())
         self._set_duties = None
         if operator is not None:
             self._set_duties = SetDuties(
@@ -486,7 +295,7 @@ class _Node:
             reveals=reveals,
             state_parts=state_parts,
             verifier=self._verifier,
-            peers=_Peers(network, blobs),
+            peers=TrainingPeers(network, blobs),
             operator=operator,
             clock=clock,
             directory=config.training_dir,
@@ -653,21 +462,6 @@ def _list_rpc_settings(config: NodeConfig) -> list[tuple[str, str]]:
 
 def _parse_checkpoint(text: str) -> Hash32 | None:
     return Hash32(bytes.fromhex(text.removeprefix("0x"))) if text else None
-
-
-def _check_operator(
-    account: _OperatorAccount, validator: Address | None, committee: Committee
-) -> Operator:
-    if validator is None:
-        raise OperatorError("operator.key_file is set without consensus.key_file: set both or none")
-    if validator in committee.validators:
-        expected = committee.operators[committee.validators.index(validator)]
-        if expected != account.address:
-            raise OperatorError(
-                f"operator.key_file holds 0x{account.address.hex()}, but the operator of this "
-                f"validator is 0x{expected.hex()}: set it to that account's key"
-            )
-    return Operator(account.address, account.send)
 
 
 def _first(group: BaseExceptionGroup[OperatorError]) -> OperatorError:

@@ -17,6 +17,9 @@ from chain.training.task_spec import AdamW, Optimizer, Sgd, TaskSpec
 FLOAT32_BYTES: Final = 4
 """IEEE 754 binary32, little-endian, everywhere in the protocol."""
 
+MAX_PARTS: Final = 16
+"""Tensors of one training state at most; no optimizer keeps that many."""
+
 ADAMW_POWERS_BYTES: Final = 8
 """The running products beta1**t and beta2**t."""
 

@@ -23,6 +23,7 @@ from chain.training.task_spec import TaskSpec, encode_task_spec
 from node.client.rpc_client import JsonObject, RpcClient, get_integer
 from node.client.task_file import load_task_file
 from node.client.task_submission import compute_full_budget
+from node.config import Retention
 from node.devnet.processes import Child, ProcessGroup, require_free_ports
 from node.keystore import create_private_key, save_key
 from node.setup.directory import (
@@ -38,7 +39,6 @@ from node.setup.network_genesis import (
     encode_genesis,
     plan_development_network,
 )
-from node.training.retention import Retention
 from pot_common.errors import OperatorError
 
 MARKER_NAME: Final = "devnet.json"

@@ -13,6 +13,7 @@ import trio
 from chain.errors import RejectedInputError
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.state.walk import VerifiedChunk
+from chain.training.reveal import Reveal
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
@@ -49,7 +50,6 @@ from node.network.stream import (
     UnreachablePeerError,
 )
 from node.network.wire import ADDRESS_LIMIT, DisconnectReason, Head
-from node.training.reveal_store import Reveal
 
 if TYPE_CHECKING:
     # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.

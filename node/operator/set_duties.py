@@ -17,8 +17,8 @@ from chain.primitives import ZERO_HASH, BlockNumber
 from chain.training.rounds import TURN_BLOCKS
 from node.chain.contract_reader import LedgerReader
 from node.consensus.evidence_store import EvidenceStore
+from node.operator.account import RESEND_BLOCKS, Operator
 from node.storage.block_store import BlockStore
-from node.training.votes import RESEND_BLOCKS, Operator
 
 LOOK_SECONDS: Final = 2.0
 """Between two looks: a few calls of the contract, 2 ms each."""

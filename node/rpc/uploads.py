@@ -13,6 +13,7 @@ from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import BlockNumber, Hash32, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.encoding import count_payload_bytes
+from chain.training.reveal import Reveal
 from node.ipc.client import IpcError, NodeLink
 from node.ipc.framing import JsonValue
 from node.rpc.encoding import data
@@ -21,7 +22,6 @@ from node.rpc.http import HttpError, Request, Response, json_response
 from node.rpc.parameters import parse_address, parse_hash
 from node.rpc.training_view import TrainingView
 from node.storage.blobs import BlobQuotaExceeded, BlobStore
-from node.training.reveal_store import Reveal
 from pot_common.errors import StorageFailed
 
 CONCURRENT_UPLOADS: Final = 32

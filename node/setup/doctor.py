@@ -278,7 +278,7 @@ def check_sync(data_dir: Path) -> Check:
 def check_genesis(config: NodeConfig) -> tuple[GenesisConfig | None, Check]:
     """Whether the genesis can be read, and its hash."""
     # Late: everything of a node is behind it.
-    from node.node import load_genesis
+    from node.genesis import load_genesis
 
     try:
         genesis, _ = load_genesis(config)

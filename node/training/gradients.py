@@ -21,6 +21,7 @@ from chain.training.architectures import count_parameters
 from chain.training.assignment import Assignment, assign, compute_seed
 from chain.training.encoding import GradientHeader, count_payload_bytes
 from chain.training.history import Attempt, CommitmentRecord
+from chain.training.reveal import Reveal
 from chain.training.state import FLOAT32_BYTES
 from node.chain.contract_reader import LedgerReader
 from node.chain.training_index import get_theta_root
@@ -28,7 +29,7 @@ from node.storage.blobs import BlobStore
 from node.training.checks import get_checks_path
 from node.training.content import Content, get_integer, list_shard_ids
 from node.training.jobs import RETRY_SECONDS
-from node.training.reveal_store import Reveal, RevealStore
+from node.training.reveal_store import RevealStore
 from node.training.verifier import Verifier, VerifierFailed, VerifierRefused
 from node.training.work import ServedTask, TrainingPeers, Unavailable
 

@@ -18,9 +18,11 @@ from chain.primitives import Address, Hash32, TaskId
 from chain.training import rounds
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.history import Attempt, TaskHistory
+from chain.training.reveal import Reveal
 from node.chain.contract_reader import LedgerReader
 from node.chain.training_index import TrainingIndex
 from node.clock import Clock
+from node.operator.account import Operator
 from node.storage.blobs import BlobStore
 from node.training.content import Content
 from node.training.gradients import Gradients
@@ -28,12 +30,12 @@ from node.training.jobs import Jobs
 from node.training.preparation import Preparation
 from node.training.results import Results
 from node.training.retention import CLOSED_EVIDENCE_BLOCKS
-from node.training.reveal_store import Reveal, RevealStore
+from node.training.reveal_store import RevealStore
 from node.training.slashings import Slashings
 from node.training.state_parts import StatePartStore
 from node.training.states import TrainingStates
 from node.training.verifier import Verifier
-from node.training.votes import Operator, OperatorVotes
+from node.training.votes import OperatorVotes
 from node.training.work import NamedJob, ServedTask, TaskWork, TrainingPeers
 
 if TYPE_CHECKING:

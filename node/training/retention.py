@@ -5,12 +5,12 @@ Collection asks it again and again; what no task wants goes.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.training.history import SettledRound, TaskHistory
 from chain.training.task_spec import TaskSpec
+from node.config import Retention
 
 EVIDENCE_BALLOTS: Final = 4
 """The ledger keeps the evidence of this many ballots: gradients stay as long as one can be slashed
@@ -21,15 +21,6 @@ CLOSED_EVIDENCE_BLOCKS: Final = 16
 
 KEPT_STATES: Final = 2
 """A state stays until two later rounds are settled, for nodes that are late."""
-
-
-class Retention(StrEnum):
-    """What a node keeps of rounds that are over."""
-
-    LIVE = "live"
-    """Only what the network may still need."""
-    TASK = "task"
-    """Everything, until the task itself goes: `pot task verify` can replay it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,83 +8,20 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from chain import codec
 from chain.errors import RejectedInputError
-from chain.primitives import Address, Hash32, TaskId
-from chain.training.encoding import GradientHeader, compute_commitment
+from chain.primitives import Address, TaskId
+from chain.training.reveal import REVEAL_LIMIT_BYTES, Reveal, reveal_from_item
 from pot_common.atomic_file import write_atomically
-
-REVEAL_LIMIT_BYTES: Final = 160
-"""Seven fields: three hashes or addresses and four integers."""
-
 
 _ADDRESS_NAME: Final = re.compile("[0-9a-f]{40}")
 """Other files, such as half-written ones, are none of ours."""
 
 _ATTEMPT_NAME: Final = re.compile(r"\d{1,20}/\d{1,10}-\d{1,10}")
 """Task, round and attempt."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reveal:
-    """What a miner says is behind its commitment."""
-
-    task_id: TaskId
-    round_number: int
-    attempt: int
-    miner: Address
-    units: int
-    salt: Hash32
-    gradient_root: Hash32
-
-    def to_item(self) -> codec.Encodable:
-        """The seven fields."""
-        return [
-            self.task_id,
-            self.round_number,
-            self.attempt,
-            self.miner,
-            self.units,
-            self.salt,
-            self.gradient_root,
-        ]
-
-    def encode(self) -> bytes:
-        """The RLP list of the seven fields."""
-        return codec.encode(self.to_item())
-
-    def opens(self, commitment: Hash32, header: GradientHeader) -> bool:
-        """Whether this is what `commitment` binds, for the gradient that `header` describes."""
-        is_same = (header.task, header.round_number, header.attempt, header.miner) == (
-            self.task_id,
-            self.round_number,
-            self.attempt,
-            self.miner,
-        )
-        opened = compute_commitment(header, self.gradient_root, self.salt, self.units)
-        return is_same and opened == commitment
-
-
-def reveal_from_item(item: codec.Item) -> Reveal:
-    """The reveal of a decoded RLP list.
-
-    Raises:
-        RejectedInputError: MALFORMED.
-    """
-    fields = codec.as_list(item, length=7)
-    return Reveal(
-        task_id=TaskId(codec.as_uint(fields[0], bits=64)),
-        round_number=codec.as_uint(fields[1], bits=32),
-        attempt=codec.as_uint(fields[2], bits=32),
-        miner=Address(codec.as_bytes(fields[3], length=20)),
-        units=codec.as_uint(fields[4], bits=32),
-        salt=Hash32(codec.as_bytes(fields[5], length=32)),
-        gradient_root=Hash32(codec.as_bytes(fields[6], length=32)),
-    )
 
 
 class RevealStore:

@@ -12,8 +12,9 @@ from chain.training import rounds
 from chain.training.history import SettledRound, compute_outcome
 from node.chain.contract_reader import LedgerReader
 from node.chain.training_index import TrainingIndex
+from node.operator.account import RESEND_BLOCKS
 from node.training.retention import EVIDENCE_BALLOTS
-from node.training.votes import RESEND_BLOCKS, OperatorVotes
+from node.training.votes import OperatorVotes
 from node.training.work import Job, NamedJob, ServedTask, Unavailable
 
 SLASH_LIMIT: Final = 32

@@ -16,9 +16,6 @@ from chain.primitives import Hash32, TaskId
 from chain.training.state import compute_state_root
 from pot_common.atomic_file import write_atomically
 
-MAX_PARTS: Final = 16
-"""More tensors than any optimizer keeps."""
-
 _COUNT_BYTES: Final = 8
 _STATE_NAME: Final = re.compile(r"\d{1,20}/[0-9a-f]{64}")
 

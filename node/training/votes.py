@@ -3,8 +3,7 @@
 docs/spec/training.md, section 10, says which votes there are.
 """
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -12,24 +11,13 @@ import trio
 
 from chain.primitives import Address
 from node.chain.contract_reader import LedgerReader
+from node.operator.account import RESEND_BLOCKS, Operator
 from node.training.work import NamedJob, ServedTask, Unavailable
-
-RESEND_BLOCKS: Final = 6
-"""A transaction that is in no block by then is sent again."""
 
 VOTE_GAS: Final = 1_500_000
 """Gas limit of every operator's call; the dearest, slashing 32 miners, takes less."""
 
 _log = structlog.get_logger("node.training")
-
-
-@dataclass(frozen=True, slots=True)
-class Operator:
-    """The account that votes for this validator."""
-
-    address: Address
-    send: Callable[[Address, bytes, int], Awaitable[None]]
-    """Signs and submits a call: contract, calldata, gas limit. Raises RejectedInputError."""
 
 
 class OperatorVotes:

@@ -11,9 +11,9 @@ from chain.primitives import BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Measurement, Verdict
 from chain.training.assignment import Assignment
 from chain.training.history import TaskHistory
+from chain.training.reveal import Reveal
 from chain.training.state import TrainingState
 from chain.training.task_spec import TaskSpec
-from node.training.reveal_store import Reveal
 
 Job: TypeAlias = Callable[[], Awaitable[None]]
 """Something to be done that may wait, fail and be started again."""

@@ -100,9 +100,9 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
     ),
     "passes its arguments on to an encoder that is a line": (
         "TrainingHost._encode_verdict",
-        "_BlockSource.encoded_block",
-        "_BlockSource.encoded_header",
-        "_BlockSource.encoded_receipts",
+        "ServedBlocks.encoded_block",
+        "ServedBlocks.encoded_header",
+        "ServedBlocks.encoded_receipts",
         "_encode_result",
         "compute_contract_address",
     ),

@@ -31,6 +31,7 @@ from chain.primitives import (
 from chain.training.architectures import Cnn
 from chain.training.encoding import GradientHeader
 from chain.training.history import Committee
+from chain.training.reveal import Reveal
 from chain.training.task_spec import (
     AdamW,
     Aggregator,
@@ -51,7 +52,6 @@ from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.receipt import Log, Receipt, build_receipt
-from node.training.reveal_store import Reveal
 
 
 def make_bytes(tag: int, length: int) -> bytes:

@@ -23,6 +23,7 @@ from chain.training.architectures import Mlp
 from chain.training.encoding import encode_gradient
 from chain.training.model_file import encode_model_file
 from chain.training.optimizer import apply_update, initial_state
+from chain.training.reveal import Reveal
 from chain.training.state import (
     compute_model_root,
     compute_part_ids,
@@ -76,7 +77,6 @@ from node.network.wire import (
     encode_transaction_message,
 )
 from node.storage.blobs import BlobManifest, BlobStore
-from node.training.reveal_store import Reveal
 from node.training.verifier import Verifier, VerifierSettings
 from tests.conformance import values
 from tests.conformance.registry import Value, sample

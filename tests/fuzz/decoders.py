@@ -19,6 +19,7 @@ from chain.genesis import InvalidGenesisError, parse_genesis
 from chain.primitives import EMPTY_TRIE_ROOT, Address, BlockNumber, Hash32, TaskId, View
 from chain.state.walk import END, START, collect_chunk
 from chain.state.world_state import WorldState
+from chain.training.reveal import Reveal, reveal_from_item
 from chain.training.task_spec import decode_task_spec, encode_task_spec
 from chain.types.block import decode_block
 from chain.types.certificate import decode_certificate
@@ -35,7 +36,6 @@ from node.network.stream import FrameStream, StreamClosedError
 from node.rpc.dispatch import Dispatcher
 from node.rpc.parameters import Parameters
 from node.storage.blobs import BlobManifest
-from node.training.reveal_store import Reveal, reveal_from_item
 from pot_common.errors import OperatorError
 from tests.chain.consensus import consensus_factory as factory
 from tests.chain.training.training_factory import SPEC

@@ -9,9 +9,11 @@ from chain.contracts.system_contracts import TASK_REGISTRY, encode_post_ready
 from chain.crypto import get_address, keccak256
 from chain.primitives import Address, PrivateKey
 from node.config import NodeConfig
-from node.ipc.backend import Pool
+from node.consensus.served_blocks import ServedBlocks
+from node.genesis import load_genesis, open_chain
+from node.mempool.intake import Pool
 from node.mempool.pool import Mempool
-from node.node import _BlockSource, _check_operator, _OperatorAccount, load_genesis, open_chain
+from node.operator.account import OperatorAccount, check_operator
 from pot_common.errors import OperatorError
 from tests.node.consensus.consensus_cluster import KEYS
 from tests.node.training.training_chain import COMMITTEE, OPERATORS, TASK, TrainingChain
@@ -58,15 +60,15 @@ def test_a_directory_holds_one_chain_for_ever(tmp_path: Path) -> None:
 def test_an_operator_key_of_another_validator_is_refused_by_setting(tmp_path: Path) -> None:
     chain = TrainingChain(tmp_path)
     account = operator_account(chain, 1)
-    operator = _check_operator(account, COMMITTEE.validators[1], COMMITTEE)
+    operator = check_operator(account, COMMITTEE.validators[1], COMMITTEE)
     assert COMMITTEE.find_operator(operator.address) == 1
     # Whoever wants to join has both keys before it is a validator.
     candidate = operator_account(chain, 3)
-    assert _check_operator(candidate, Address(b"\x07" * 20), COMMITTEE).address
+    assert check_operator(candidate, Address(b"\x07" * 20), COMMITTEE).address
     with pytest.raises(OperatorError, match=r"operator\.key_file holds"):
-        _check_operator(account, COMMITTEE.validators[2], COMMITTEE)
+        check_operator(account, COMMITTEE.validators[2], COMMITTEE)
     with pytest.raises(OperatorError, match="set both or none"):
-        _check_operator(account, None, COMMITTEE)
+        check_operator(account, None, COMMITTEE)
 
 
 class ClusterSigner:
@@ -75,10 +77,10 @@ class ClusterSigner:
     address = get_address(KEYS[0])
 
 
-def operator_account(chain: TrainingChain, index: int) -> _OperatorAccount:
+def operator_account(chain: TrainingChain, index: int) -> OperatorAccount:
     mempool = Mempool(chain.rules)
     key = PrivateKey(bytes(OPERATORS[index].key))
-    return _OperatorAccount(key, chain.local.config, chain.store, Pool(mempool), mempool)
+    return OperatorAccount(key, chain.local.config, chain.store, Pool(mempool), mempool)
 
 
 async def test_an_operators_votes_have_nonces_in_order_and_are_includable(tmp_path: Path) -> None:
@@ -106,7 +108,7 @@ def test_the_block_source_serves_final_blocks_and_knows_no_others(tmp_path: Path
     for number in (0, 3, 2**64 - 1):
         assert chain.store.certificate(number) is None
         assert chain.store.encoded_block(number) is None
-    source = _BlockSource(chain.store)
+    source = ServedBlocks(chain.store)
     final = chain.store.block(1)
     assert final is not None
     assert source.find_block(final.hash) == final.encode()

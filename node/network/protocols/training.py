@@ -10,10 +10,10 @@ from typing import Final, Protocol
 from chain import codec
 from chain.errors import InvalidMessage, RejectionReason
 from chain.primitives import Hash32, TaskId
+from chain.training.reveal import REVEAL_LIMIT_BYTES, Reveal, reveal_from_item
+from chain.training.state import MAX_PARTS
 from node.network.stream import FrameStream
 from node.network.wire import REQUEST_FRAME_LIMIT_BYTES
-from node.training.reveal_store import REVEAL_LIMIT_BYTES, Reveal, reveal_from_item
-from node.training.state_parts import MAX_PARTS
 
 PROTOCOL_ID: Final = "/pot/training/1"
 """The libp2p protocol."""

@@ -14,6 +14,7 @@ from chain.crypto import get_address, keccak256
 from chain.genesis import GenesisConfig, GenesisState, build_genesis
 from chain.primitives import Address, BlockNumber, PrivateKey
 from node.chain.contract_reader import LedgerReader
+from node.operator.account import Operator
 from node.operator.set_duties import SetDuties
 from node.setup.network_genesis import (
     TOKEN_UNIT,
@@ -21,7 +22,6 @@ from node.setup.network_genesis import (
     build_network,
     plan_development_network,
 )
-from node.training.votes import Operator
 from tests.chain.chain_factories import ALICE, sign
 from tests.node.consensus.consensus_cluster import (
     KEYS,

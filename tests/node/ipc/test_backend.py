@@ -14,7 +14,8 @@ from chain.crypto import get_address
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Hash32
 from node.health.situation import SituationReader
-from node.ipc.backend import Backend, Pool
+from node.ipc.backend import Backend
+from node.mempool.intake import Pool
 from node.metrics.rpc_report import RpcReports
 from tests.chain.chain_factories import ALICE, BOB, sign
 from tests.node.consensus.consensus_cluster import (

@@ -24,6 +24,7 @@ from chain.primitives import (
     ValidatorIndex,
     View,
 )
+from chain.training.reveal import Reveal
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
@@ -41,7 +42,6 @@ from node.network.stream import (
 )
 from node.network.wire import Head
 from node.storage.blobs import BlobManifest, BlobStore
-from node.training.reveal_store import Reveal
 
 GENESIS_HASH = keccak256(b"genesis")
 CHAIN_ID = 7331

@@ -20,8 +20,8 @@ from chain.crypto import get_address, keccak256
 from chain.crypto import sign as sign_digest
 from chain.primitives import Address, BlockNumber, ValidatorIndex, View
 from node.chain.contract_reader import LedgerReader
+from node.operator.account import Operator
 from node.operator.set_duties import SetDuties
-from node.training.votes import Operator
 from tests.node.consensus.changing_cluster import (
     JOINER,
     OPERATOR_KEYS,

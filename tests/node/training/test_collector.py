@@ -34,14 +34,16 @@ from chain.training.history import (
     apply_event,
     build_history,
 )
+from chain.training.reveal import Reveal
 from chain.training.task_spec import Shard, TaskSpec
+from node.config import Retention
 from node.metrics.registry import NodeMetrics
 from node.storage.blobs import BlobStore
 from node.training import collector
 from node.training.checks import get_checks_path
 from node.training.collector import Collector
-from node.training.retention import Retention, RetentionPolicy
-from node.training.reveal_store import Reveal, RevealStore
+from node.training.retention import RetentionPolicy
+from node.training.reveal_store import RevealStore
 from node.training.state_parts import StatePartStore
 from tests.chain.training.history_factory import (
     COMMITTEE,

@@ -14,7 +14,8 @@ from chain.contracts.system_contracts import (
 )
 from chain.primitives import BlockNumber
 from chain.training.history import SettledRound, TaskHistory, apply_event
-from node.training.retention import KeptTask, Retention, RetentionPolicy, compute_kept
+from node.config import Retention
+from node.training.retention import KeptTask, RetentionPolicy, compute_kept
 from tests.chain.training.history_factory import (
     COMMITTEE,
     TASK,

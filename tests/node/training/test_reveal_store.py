@@ -11,7 +11,8 @@ from chain import codec
 from chain.errors import RejectedInputError
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.encoding import compute_commitment
-from node.training.reveal_store import REVEAL_LIMIT_BYTES, Reveal, RevealStore, reveal_from_item
+from chain.training.reveal import REVEAL_LIMIT_BYTES, Reveal, reveal_from_item
+from node.training.reveal_store import RevealStore
 from tests.chain.training.training_factory import HEADER
 
 REVEAL = Reveal(

@@ -20,13 +20,14 @@ from chain.training.architectures import count_parameters
 from chain.training.assignment import compute_seed
 from chain.training.encoding import GradientHeader, compute_commitment, encode_gradient
 from chain.training.history import SettledRound, TaskHistory, apply_event
+from chain.training.reveal import Reveal
 from chain.training.rounds import Phase
 from chain.training.task_spec import Shard, TaskSpec, TaskTerms, terms
+from node.operator.account import Operator
 from node.storage.blobs import BlobStore
 from node.training.host import TrainingHost
-from node.training.reveal_store import Reveal, RevealStore
+from node.training.reveal_store import RevealStore
 from node.training.state_parts import StatePartStore
-from node.training.votes import Operator
 from tests.chain.training.history_factory import (
     COMMITTEE,
     MINERS,

@@ -7,10 +7,10 @@ from trio.testing import MockClock
 from chain import codec
 from chain.errors import RejectedInputError
 from chain.primitives import Address, Hash32, TaskId
+from chain.training.reveal import Reveal
+from chain.training.state import MAX_PARTS
 from node.network.protocols import training
 from node.network.stream import FrameStream, StreamClosedError
-from node.training.reveal_store import Reveal
-from node.training.state_parts import MAX_PARTS
 from tests.node.network.network_fakes import stream_pair
 
 ROOT = Hash32(b"\x07" * 32)

@@ -1,0 +1,69 @@
+"""The reveal: what a miner shows to open its commitment (docs/spec/training.md, section 10)."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from chain import codec
+from chain.primitives import Address, Hash32, TaskId
+from chain.training.encoding import GradientHeader, compute_commitment
+
+REVEAL_LIMIT_BYTES: Final = 160
+"""Seven fields: three hashes or addresses and four integers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reveal:
+    """What a miner says is behind its commitment."""
+
+    task_id: TaskId
+    round_number: int
+    attempt: int
+    miner: Address
+    units: int
+    salt: Hash32
+    gradient_root: Hash32
+
+    def to_item(self) -> codec.Encodable:
+        """The seven fields."""
+        return [
+            self.task_id,
+            self.round_number,
+            self.attempt,
+            self.miner,
+            self.units,
+            self.salt,
+            self.gradient_root,
+        ]
+
+    def encode(self) -> bytes:
+        """The RLP list of the seven fields."""
+        return codec.encode(self.to_item())
+
+    def opens(self, commitment: Hash32, header: GradientHeader) -> bool:
+        """Whether this is what `commitment` binds, for the gradient that `header` describes."""
+        is_same = (header.task, header.round_number, header.attempt, header.miner) == (
+            self.task_id,
+            self.round_number,
+            self.attempt,
+            self.miner,
+        )
+        opened = compute_commitment(header, self.gradient_root, self.salt, self.units)
+        return is_same and opened == commitment
+
+
+def reveal_from_item(item: codec.Item) -> Reveal:
+    """The reveal of a decoded RLP list.
+
+    Raises:
+        RejectedInputError: MALFORMED.
+    """
+    fields = codec.as_list(item, length=7)
+    return Reveal(
+        task_id=TaskId(codec.as_uint(fields[0], bits=64)),
+        round_number=codec.as_uint(fields[1], bits=32),
+        attempt=codec.as_uint(fields[2], bits=32),
+        miner=Address(codec.as_bytes(fields[3], length=20)),
+        units=codec.as_uint(fields[4], bits=32),
+        salt=Hash32(codec.as_bytes(fields[5], length=32)),
+        gradient_root=Hash32(codec.as_bytes(fields[6], length=32)),
+    )

@@ -1,0 +1,38 @@
+"""The blocks that this node serves to peers: finalized ones, and those being decided."""
+
+from chain.primitives import BlockNumber, Hash32
+from node.consensus.host import ConsensusHost
+from node.storage.block_store import BlockStore
+
+
+class ServedBlocks:
+    """The finalized chain and the blocks being decided, as peers are served."""
+
+    def __init__(self, store: BlockStore) -> None:
+        self._store = store
+        self.consensus: ConsensusHost | None = None
+
+    def encoded_block(self, number: BlockNumber) -> tuple[bytes, bytes] | None:
+        """A final block and its certificate, as they are stored; None if they are not held."""
+        return self._store.encoded_block(number)
+
+    def encoded_header(self, number: BlockNumber) -> tuple[bytes, bytes] | None:
+        """A final header and its block's certificate, as stored; None if they are not held."""
+        return self._store.encoded_header(number)
+
+    def encoded_receipts(self, number: BlockNumber) -> bytes | None:
+        """The receipts of a final block, as stored; None if they are not held."""
+        return self._store.encoded_receipts(number)
+
+    def first_held(self) -> BlockNumber:
+        """The lowest number of which the whole block is held."""
+        return self._store.first_held()
+
+    def find_block(self, block_hash: Hash32) -> bytes | None:
+        """A block by its hash, final or being decided; None if it is not held."""
+        number = self._store.number_of(block_hash)
+        if number is not None:
+            pair = self._store.encoded_block(number)
+            return None if pair is None else pair[0]
+        block = None if self.consensus is None else self.consensus.find_block(block_hash)
+        return None if block is None else block.encode()

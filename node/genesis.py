@@ -1,0 +1,54 @@
+"""Reading the genesis file, and opening the database of its chain."""
+
+from chain.contracts.set_reader import read_genesis_set
+from chain.genesis import GenesisConfig, build_genesis, parse_genesis
+from chain.params import InvalidGenesisError
+from chain.training.history import Committee
+from node.config import NodeConfig
+from node.storage.block_store import BlockStore
+from node.storage.database import Database, open_database
+from pot_common.errors import OperatorError
+
+
+def load_genesis(config: NodeConfig) -> tuple[GenesisConfig, bytes]:
+    """The network's genesis, and its file.
+
+    Raises:
+        OperatorError: there is none, or it is wrong.
+    """
+    try:
+        data = config.genesis_file.read_bytes()
+    except OSError as error:
+        raise OperatorError(
+            f"cannot read the genesis file {config.genesis_file}: {error.strerror}; set genesis to "
+            "the network's genesis.json"
+        ) from error
+    try:
+        genesis = parse_genesis(data)
+    except InvalidGenesisError as error:
+        raise OperatorError(f"{config.genesis_file}: {error}") from error
+    if not genesis.parameters.validators:
+        raise OperatorError(
+            f"{config.genesis_file} names no validators: make one with `pot genesis new`"
+        )
+    return genesis, data
+
+
+def open_chain(config: NodeConfig) -> tuple[GenesisConfig, Database, BlockStore]:
+    """The database of the configured chain, made if it is absent.
+
+    Raises:
+        OperatorError: it holds another chain, or the genesis is wrong.
+    """
+    genesis, data = load_genesis(config)
+    database = open_database(config.database_dir)
+    store = BlockStore(database)
+    state = build_genesis(genesis)
+    committee = Committee(*read_genesis_set(genesis, state))
+    if committee.validators != genesis.parameters.validators:
+        raise OperatorError(
+            "genesis.json: config.proofOfTraining.validators differ from the ValidatorSet contract "
+            "in alloc: make the file with `pot genesis new`"
+        )
+    store.initialize(state.header, state.delta, data, committee)
+    return genesis, database, store

@@ -1,0 +1,100 @@
+"""The operator's account: it signs and submits this validator's transactions.
+
+The consensus key signs nothing but consensus messages, so votes on tasks and validators come from
+an account of their own.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from chain.crypto import get_address
+from chain.genesis import GenesisConfig
+from chain.primitives import Address, PrivateKey
+from chain.training.history import Committee
+from chain.types.transaction import sign_transaction
+from chain.validation import compute_next_base_fee
+from node.mempool.intake import Pool
+from node.mempool.pool import Mempool
+from node.storage.block_store import BlockStore
+from pot_common.errors import OperatorError
+
+RESEND_BLOCKS: Final = 6
+"""A transaction that is in no block by then is sent again."""
+
+
+PRIORITY_FEE_WEI: Final = 1_000_000_000
+"""What an operator's vote tips where gas has a price; on a free network it tips nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """The account that votes for this validator."""
+
+    address: Address
+    send: Callable[[Address, bytes, int], Awaitable[None]]
+    """Signs and submits a call: contract, calldata, gas limit. Raises RejectedInputError."""
+
+
+class OperatorAccount:
+    """Signs the operator's calls with nonces in order."""
+
+    def __init__(
+        self,
+        private_key: PrivateKey,
+        config: GenesisConfig,
+        store: BlockStore,
+        pool: Pool,
+        mempool: Mempool,
+    ) -> None:
+        self.address = get_address(private_key)
+        self._private_key = private_key
+        self._config = config
+        self._store = store
+        self._pool = pool
+        self._mempool = mempool
+        self._turn = trio.Lock()
+
+    async def send(self, contract: Address, data: bytes, gas_limit: int) -> None:
+        """Sign a call and submit it to the pool.
+
+        Raises:
+            RejectedInputError: the pool refuses it.
+        """
+        async with self._turn:
+            base_fee = compute_next_base_fee(self._store.head(), self._config)
+            tip = PRIORITY_FEE_WEI if base_fee else 0
+            transaction = sign_transaction(
+                self._private_key,
+                chain_id=self._config.chain_id,
+                nonce=self._mempool.pending_nonce(self.address),
+                max_priority_fee_per_gas=tip,
+                max_fee_per_gas=2 * base_fee + tip,
+                gas_limit=gas_limit,
+                to=contract,
+                value=0,
+                data=data,
+            )
+            await self._pool.submit(transaction.raw)
+
+
+def check_operator(
+    account: OperatorAccount, validator: Address | None, committee: Committee
+) -> Operator:
+    """The account as the operator of this node's validator.
+
+    Raises:
+        OperatorError: there is no validator, or its operator is another account.
+    """
+    if validator is None:
+        raise OperatorError("operator.key_file is set without consensus.key_file: set both or none")
+    if validator in committee.validators:
+        expected = committee.operators[committee.validators.index(validator)]
+        if expected != account.address:
+            raise OperatorError(
+                f"operator.key_file holds 0x{account.address.hex()}, but the operator of this "
+                f"validator is 0x{expected.hex()}: set it to that account's key"
+            )
+    return Operator(account.address, account.send)

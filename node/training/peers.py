@@ -1,0 +1,84 @@
+"""What the training host asks of other nodes: blobs, reveals and training states."""
+
+from collections.abc import Sequence
+
+import structlog
+import trio
+
+from chain.errors import RejectedInputError
+from chain.primitives import Hash32, TaskId
+from chain.training.reveal import Reveal
+from node.network.network import Network
+from node.network.protocols.blobs import BlobUnavailableError
+from node.network.stream import PeerId, UnreachablePeerError
+from node.storage.blobs import BlobQuotaExceeded, BlobStore
+
+_log = structlog.get_logger("node")
+
+
+class TrainingPeers:
+    """What the training host gets from other nodes."""
+
+    def __init__(self, network: Network, blobs: BlobStore) -> None:
+        self._network = network
+        self._blobs = blobs
+
+    async def fetch_blob(self, content_id: Hash32, size_limit: int) -> bool:
+        """Fetch a blob into the store; False if no peer has it, or it is too large to keep."""
+        try:
+            await self._network.fetch_blob(content_id)
+        except BlobUnavailableError:
+            return False
+        except BlobQuotaExceeded as error:
+            _log.warning("blob refused", reason=str(error))
+            return False
+        try:
+            is_too_large = self._blobs.size_bytes(content_id) > size_limit
+        except KeyError:  # collected
+            return False
+        if is_too_large:
+            self._blobs.delete(content_id)
+        return not is_too_large
+
+    async def fetch_reveals(
+        self, task_id: TaskId, round_number: int, attempt: int
+    ) -> Sequence[Reveal]:
+        """The reveals of an attempt that connected peers hold; unverified, with repetitions."""
+        found: list[Reveal] = []
+
+        async def ask(peer_id: PeerId) -> None:
+            try:
+                found.extend(
+                    await self._network.request_reveals(peer_id, task_id, round_number, attempt)
+                )
+            except (UnreachablePeerError, RejectedInputError):
+                return
+
+        async with trio.open_nursery() as nursery:
+            for peer in self._network.peers():
+                nursery.start_soon(ask, peer.peer_id)
+        return found
+
+    async def fetch_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
+        """The content ids below a training state root, from the first peer that knows them."""
+        for peer in self._network.peers():
+            try:
+                parts = await self._network.request_state_parts(peer.peer_id, state_root)
+            except (UnreachablePeerError, RejectedInputError):
+                continue
+            if parts:
+                return parts
+        return None
+
+    async def announce_reveal(self, reveal: Reveal) -> None:
+        """Tell every connected peer of a reveal that is held here."""
+
+        async def tell(peer_id: PeerId) -> None:
+            try:
+                await self._network.announce_reveal(peer_id, reveal)
+            except (UnreachablePeerError, RejectedInputError):
+                return
+
+        async with trio.open_nursery() as nursery:
+            for peer in self._network.peers():
+                nursery.start_soon(tell, peer.peer_id)

@@ -29,7 +29,7 @@ from chain.crypto import get_address, keccak256, sign
 from chain.genesis import GenesisConfig, build_genesis
 from chain.primitives import Address, Hash32, PrivateKey, ValidatorIndex, View
 from chain.state.walk import END, START, collect_chunk
-from chain.training.history import Committee
+from chain.training.history import ValidatorSet
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction, decode_transaction, sign_transaction
 from node.devnet.processes import Child, ProcessGroup
@@ -68,8 +68,8 @@ def build_chain(directory: Path, config: GenesisConfig, file: bytes, block_count
     database = open_database(directory)
     store = BlockStore(database)
     genesis = build_genesis(config)
-    committee = Committee(*read_genesis_set(config, genesis))
-    store.initialize(genesis.header, genesis.delta, file, committee)
+    validator_set = ValidatorSet(*read_genesis_set(config, genesis))
+    store.initialize(genesis.header, genesis.delta, file, validator_set)
     domain = SigningDomain(config.chain_id, genesis.header.hash, PROTOCOL_VERSION)
     certificate = None
     for number in range(1, block_count + 1):

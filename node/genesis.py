@@ -3,7 +3,7 @@
 from chain.contracts.set_reader import read_genesis_set
 from chain.genesis import GenesisConfig, build_genesis, parse_genesis
 from chain.params import InvalidGenesisError
-from chain.training.history import Committee
+from chain.training.history import ValidatorSet
 from node.config import NodeConfig
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, open_database
@@ -44,11 +44,11 @@ def open_chain(config: NodeConfig) -> tuple[GenesisConfig, Database, BlockStore]
     database = open_database(config.database_dir)
     store = BlockStore(database)
     state = build_genesis(genesis)
-    committee = Committee(*read_genesis_set(genesis, state))
-    if committee.validators != genesis.parameters.validators:
+    validator_set = ValidatorSet(*read_genesis_set(genesis, state))
+    if validator_set.validators != genesis.parameters.validators:
         raise OperatorError(
             "genesis.json: config.proofOfTraining.validators differ from the ValidatorSet contract "
             "in alloc: make the file with `pot genesis new`"
         )
-    store.initialize(state.header, state.delta, data, committee)
+    store.initialize(state.header, state.delta, data, validator_set)
     return genesis, database, store

@@ -34,7 +34,7 @@ from node.consensus.signer import ConsensusSigner
 from node.consensus.wal import WriteAheadLog
 from node.genesis import open_chain
 from node.health.metrics_feed import MetricsFeed
-from node.health.situation import SituationReader
+from node.health.reader import HealthReader
 from node.ipc.backend import Backend
 from node.ipc.server import IpcServer
 from node.keystore import get_password, load_key
@@ -252,7 +252,7 @@ class _Node:
                 checkpoint=_parse_checkpoint(config.sync.checkpoint),
             ),
         )
-        situation = SituationReader(
+        health = HealthReader(
             parameters=genesis.parameters,
             validator=validator,
             names=config.names,
@@ -274,7 +274,7 @@ class _Node:
         operator = None
         if operator_key is not None:
             account = OperatorAccount(operator_key, genesis, store, pool, mempool)
-            operator = check_operator(account, validator, store.next_committee())
+            operator = check_operator(account, validator, store.next_validator_set())
         self._set_duties = None
         if operator is not None:
             self._set_duties = SetDuties(
@@ -324,7 +324,7 @@ class _Node:
             mempool=mempool,
             network=network,
             consensus=consensus,
-            situation=situation,
+            health=health,
         )
         self._ipc = IpcServer(
             Backend(
@@ -335,7 +335,7 @@ class _Node:
                 sync=sync,
                 store=store,
                 validator=validator,
-                situation=situation,
+                health=health,
                 rpc_reports=metrics.rpc_reports,
                 wake_training=self._training.on_blob,
             )
@@ -417,7 +417,7 @@ class _Node:
 
     def _connect_validators(self) -> None:
         """Have consensus streams with the validators of the block being decided."""
-        validators = self._store.next_committee().validators
+        validators = self._store.next_validator_set().validators
         if validators != self._connected_validators:
             self._connected_validators = validators
             self._network.set_validators(validators)

@@ -8,7 +8,7 @@ class OperatorError(Exception):
     """
 
 
-class StorageFailed(OperatorError):
+class StorageError(OperatorError):
     """The disk refused a write, or gave back other bytes than were written.
 
     Nothing may be signed or finalized afterwards in this process: after a failed fsync the kernel

@@ -10,7 +10,7 @@ from chain.consensus.messages import (
     QuorumSignatures,
     SigningDomain,
     compute_signing_digest,
-    list_signed_words,
+    list_signed_messages,
 )
 from chain.consensus.quorum import compute_quorum
 from chain.errors import InvalidMessage, RejectionReason
@@ -34,7 +34,7 @@ def verify_message(
     Raises:
         InvalidMessage: BAD_SIGNATURE or UNKNOWN_VALIDATOR.
     """
-    for word in list_signed_words(message):
+    for word in list_signed_messages(message):
         digest = compute_signing_digest(domain, word.kind, word.number, word.view, word.payload)
         _verify_signature(digest, word.author, word.signature, validators, recover)
 

@@ -182,7 +182,7 @@ Message = Vote | PrePrepare | ViewChange | NewView | Status | Committed
 
 
 @dataclass(frozen=True, slots=True)
-class SignedWord:
+class SignedMessage:
     """One signature inside a message, with everything its digest covers."""
 
     kind: MessageKind
@@ -220,7 +220,7 @@ def compute_signing_digest(
     )
 
 
-def list_signed_words(message: Message) -> Iterator[SignedWord]:
+def list_signed_messages(message: Message) -> Iterator[SignedMessage]:
     """Every signature in `message`, nested ones included, cheapest to refuse first."""
     match message:
         case Vote():
@@ -250,7 +250,7 @@ def list_signed_words(message: Message) -> Iterator[SignedWord]:
                 prepares,
             )
         case Status(number, view, digest, author, signature):
-            yield SignedWord(MessageKind.STATUS, number, view, digest, author, signature)
+            yield SignedMessage(MessageKind.STATUS, number, view, digest, author, signature)
         case Committed(number, digest, certificate):
             yield from _words_of_quorum(
                 MessageKind.COMMIT, number, certificate.view, digest, certificate.signatures
@@ -259,22 +259,24 @@ def list_signed_words(message: Message) -> Iterator[SignedWord]:
             assert_never(message)
 
 
-def _word_of_vote(vote: Vote) -> SignedWord:
-    return SignedWord(vote.kind, vote.number, vote.view, vote.digest, vote.author, vote.signature)
+def _word_of_vote(vote: Vote) -> SignedMessage:
+    return SignedMessage(
+        vote.kind, vote.number, vote.view, vote.digest, vote.author, vote.signature
+    )
 
 
-def _word_of_view_change(vote: ViewChangeVote) -> SignedWord:
+def _word_of_view_change(vote: ViewChangeVote) -> SignedMessage:
     payload = compute_view_change_payload(vote.prepared)
-    return SignedWord(
+    return SignedMessage(
         MessageKind.VIEW_CHANGE, vote.number, vote.view, payload, vote.author, vote.signature
     )
 
 
 def _words_of_quorum(
     kind: MessageKind, number: BlockNumber, view: View, digest: Hash32, quorum: QuorumSignatures
-) -> Iterator[SignedWord]:
+) -> Iterator[SignedMessage]:
     for author, signature in quorum:
-        yield SignedWord(kind, number, view, digest, author, signature)
+        yield SignedMessage(kind, number, view, digest, author, signature)
 
 
 def encode_message(message: Message) -> bytes:

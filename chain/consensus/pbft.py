@@ -104,12 +104,12 @@ MAX_TIMEOUT_SHIFT: Final = 20
 MAX_KEPT_BLOCKS: Final = 4
 """Blocks of proposals that were left behind, in case they turn out to be committed."""
 
-MAX_KEPT_VERDICTS: Final = 8
+MAX_KEPT_VALIDITIES: Final = 8
 """Validity by digest; asking again is harmless."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class BlockValidity:
     """What is known of a block's validity."""
 
     is_valid: bool | None = None
@@ -159,7 +159,7 @@ class ReplicaState:
     view_timer: ViewTimer = ViewTimer.STOPPED
     blocks: tuple[Block, ...] = ()
     """Blocks of left proposals and fetched ones, newest last."""
-    verdicts: Mapping[Hash32, Verdict] = field(default_factory=dict)
+    validities: Mapping[Hash32, BlockValidity] = field(default_factory=dict)
     answered: frozenset[ValidatorIndex] = frozenset()
     """Who had an answer since the last RESEND: answers cost more than questions."""
     early: EarlyMessages = ()
@@ -241,7 +241,7 @@ class _Step:
                 case BlockBuilt(number, view, block):
                     if (number, view) == (self._config.number, self.state.view):
                         self._update(built=block)
-                        self._set_verdict(block.hash, Verdict(True, True, True))
+                        self._set_validity(block.hash, BlockValidity(True, True, True))
                 case BlockValidated():
                     self._on_validated(event)
                 case BlockFetched(block):
@@ -383,10 +383,10 @@ class _Step:
                 self.effects.append(Send(sender, vote))
 
     def _on_validated(self, event: BlockValidated) -> None:
-        held = self.state.verdicts.get(event.digest)
+        held = self.state.validities.get(event.digest)
         if held is not None:
             is_fresh = held.is_fresh or (event.is_valid and event.is_fresh)
-            self._set_verdict(
+            self._set_validity(
                 event.digest, replace(held, is_valid=event.is_valid, is_fresh=is_fresh)
             )
 
@@ -517,8 +517,8 @@ class _Step:
         if proposal is None or self.state.own_prepare is not None:
             return False
         is_new = isinstance(proposal, PrePrepare) or not proposal.prepares
-        verdict = self._ask(get_pre_prepare(proposal).block, fresh=is_new)
-        if not verdict.is_valid or (is_new and not verdict.is_fresh):
+        validity = self._ask(get_pre_prepare(proposal).block, fresh=is_new)
+        if not validity.is_valid or (is_new and not validity.is_fresh):
             return False
         self._cast_prepare(proposal)
         return True
@@ -694,18 +694,18 @@ class _Step:
             Timer.BUILD_EARLIEST in elapsed and self.state.has_transaction
         )
 
-    def _ask(self, block: Block, *, fresh: bool) -> Verdict:
+    def _ask(self, block: Block, *, fresh: bool) -> BlockValidity:
         """What is known of a block; asks the host for what is not."""
-        held = self.state.verdicts.get(block.hash)
+        held = self.state.validities.get(block.hash)
         if held is None or (fresh and not held.is_fresh_asked):
-            held = replace(held or Verdict(), is_fresh_asked=fresh)
-            self._set_verdict(block.hash, held)
+            held = replace(held or BlockValidity(), is_fresh_asked=fresh)
+            self._set_validity(block.hash, held)
             self.effects.append(ValidateBlock(block, fresh))
         return held
 
-    def _set_verdict(self, digest: Hash32, verdict: Verdict) -> None:
-        others = [item for item in self.state.verdicts.items() if item[0] != digest]
-        self._update(verdicts=dict([*others, (digest, verdict)][-MAX_KEPT_VERDICTS:]))
+    def _set_validity(self, digest: Hash32, validity: BlockValidity) -> None:
+        others = [item for item in self.state.validities.items() if item[0] != digest]
+        self._update(validities=dict([*others, (digest, validity)][-MAX_KEPT_VALIDITIES:]))
 
     def _keep_block(self, block: Block) -> None:
         others = [kept for kept in self.state.blocks if kept.hash != block.hash]

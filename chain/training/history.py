@@ -43,7 +43,7 @@ class BlockContext:
 
 
 @dataclass(frozen=True, slots=True)
-class Committee:
+class ValidatorSet:
     """Who judges a round: the validators and the operator account of each, by index."""
 
     validators: tuple[Address, ...]
@@ -115,7 +115,7 @@ class Attempt:
     """In the order they were posted; at most one a validator."""
     results: tuple[ResultRecord, ...] = ()
     """At most one a validator: the latest."""
-    committee: Committee | None = None
+    committee: ValidatorSet | None = None
     """Who judges the ballot: the set in force at its first verdict; None before."""
 
 
@@ -181,20 +181,20 @@ class RoundOutcome:
         return tuple(i for i, each in enumerate(self.outcomes) if each is Outcome.ACCEPTED)
 
 
-def compute_outcome(attempt: Attempt, spec: TaskSpec, committee: Committee) -> RoundOutcome:
+def compute_outcome(attempt: Attempt, spec: TaskSpec, validator_set: ValidatorSet) -> RoundOutcome:
     """What the timely verdicts of the ballot in progress mean for miners and operators.
 
     Args:
         attempt: With its verdicts.
         spec: Of the task.
-        committee: The validators in force; whoever judges the attempt counts instead.
+        validator_set: The validators in force; whoever judges the attempt counts instead.
     """
-    committee = attempt.committee or committee
+    validator_set = attempt.committee or validator_set
     timely = [record for record in attempt.verdicts if record.is_timely]
     count = len(attempt.commitments)
     votes = [decode_verdicts(record.bitmap, count) for record in timely]
     decisions = [
-        decide([vote[i] for vote in votes], committee.max_faulty, committee.quorum)
+        decide([vote[i] for vote in votes], validator_set.max_faulty, validator_set.quorum)
         for i in range(count)
     ]
     payouts: dict[Address, int] = {}
@@ -205,7 +205,7 @@ def compute_outcome(attempt: Attempt, spec: TaskSpec, committee: Committee) -> R
             pay = record.units * spec.reward.unit_price
             payouts[record.miner] = payouts.get(record.miner, 0) + pay
     share = spec.reward.validator_fee // len(timely) if timely else 0
-    operator_of = dict(zip(committee.validators, committee.operators, strict=True))
+    operator_of = dict(zip(validator_set.validators, validator_set.operators, strict=True))
     for verdict in timely:
         operator = operator_of[verdict.validator]
         payouts[operator] = payouts.get(operator, 0) + share
@@ -264,7 +264,7 @@ def apply_event(
     block: BlockContext,
     *,
     spec: TaskSpec | None,
-    committee: Committee,
+    validator_set: ValidatorSet,
 ) -> tuple[TaskHistory, SettledRound | None]:
     """The history after one event of its task, and the round that the event settled, if any.
 
@@ -274,7 +274,7 @@ def apply_event(
         block: Where it stands.
         spec: The task's specification, or None if the submitted bytes are none (such a task never
             becomes active, for no honest validator posts ready).
-        committee: The validators of the event's block.
+        validator_set: The validators of the event's block.
     """
     attempt = history.attempt
     match event:
@@ -309,7 +309,7 @@ def apply_event(
             judged = replace(
                 attempt,
                 verdicts=(*attempt.verdicts, verdict),
-                committee=attempt.committee or committee,
+                committee=attempt.committee or validator_set,
             )
             return _with_attempt(history, judged), None
         case ResultPosted() if attempt is not None and _is_current(attempt, event):
@@ -343,7 +343,7 @@ def apply_event(
             settled = SettledRound(
                 attempt, event.result, event.payout, block.number, block.timestamp
             )
-            payouts = compute_outcome(attempt, spec, committee).payouts
+            payouts = compute_outcome(attempt, spec, validator_set).payouts
             return replace(
                 history,
                 rounds_settled=event.round + 1,

@@ -13,7 +13,7 @@ from typing import Final
 from chain.contracts.system_contracts import ResultVote
 from chain.primitives import Address, BlockNumber
 from chain.training.acceptance import Verdict
-from chain.training.history import Attempt, Committee, TaskHistory
+from chain.training.history import Attempt, TaskHistory, ValidatorSet
 from chain.training.task_spec import TaskSpec
 
 TURN_BLOCKS: Final = 2
@@ -127,7 +127,7 @@ def list_duties(
     spec: TaskSpec,
     view: PhaseView,
     own: OwnWork,
-    committee: Committee,
+    validator_set: ValidatorSet,
     own_operator: Address | None,
     now: int,
 ) -> tuple[Duty, ...]:
@@ -138,15 +138,15 @@ def list_duties(
         spec: Its specification.
         view: The ledger's phase at the head.
         own: What this node holds.
-        committee: The validators in force; whoever judges the attempt counts instead.
+        validator_set: The validators in force; whoever judges the attempt counts instead.
         own_operator: The account that votes for this node; None for a node that only follows.
         now: Seconds since the Unix epoch, for the last quarter of the verdict phase.
     """
     if history.status == "closed":
         return ()
     if history.attempt is not None:
-        committee = history.attempt.committee or committee
-    own_index = committee.find_operator(own_operator)
+        validator_set = history.attempt.committee or validator_set
+    own_index = validator_set.find_operator(own_operator)
     if not own.is_content_held or own.is_accepted is None:
         return (PrepareContent(),)
     if not own.is_accepted:
@@ -155,7 +155,7 @@ def list_duties(
         is_wanted = (
             history.status == "pending"
             and own_index is not None
-            and committee.validators[own_index] not in history.ready
+            and validator_set.validators[own_index] not in history.ready
         )
         return (PostReady(),) if is_wanted else ()
     if not own.is_state_held:
@@ -165,22 +165,24 @@ def list_duties(
     if attempt is None:
         waits = view.phase is Phase.STALLED
         return (
-            (AdvanceRound(),) if waits and _is_our_turn(history, view, committee, own_index) else ()
+            (AdvanceRound(),)
+            if waits and _is_our_turn(history, view, validator_set, own_index)
+            else ()
         )
-    validator = None if own_index is None else committee.validators[own_index]
+    validator = None if own_index is None else validator_set.validators[own_index]
     match view.phase:
         case Phase.VERDICT | Phase.DISPUTE:
             return _verdict_duties(attempt, spec, view, own, validator, now)
         case Phase.RESULT:
-            return _result_duties(attempt, own, committee, validator)
+            return _result_duties(attempt, own, validator_set, validator)
         case Phase.SETTLEABLE:
-            duties = _result_duties(attempt, own, committee, None)
-            vote = get_quorum_vote(attempt, committee)
-            if vote is not None and _is_our_turn(history, view, committee, own_index):
+            duties = _result_duties(attempt, own, validator_set, None)
+            vote = get_quorum_vote(attempt, validator_set)
+            if vote is not None and _is_our_turn(history, view, validator_set, own_index):
                 duties = (*duties, SettleRound(vote))
             return duties
         case Phase.STALLED:
-            is_ours = _is_our_turn(history, view, committee, own_index)
+            is_ours = _is_our_turn(history, view, validator_set, own_index)
             return (AdvanceRound(),) if is_ours else ()
         case Phase.INACTIVE | Phase.WAITING | Phase.COMMITMENT:
             return ()
@@ -208,9 +210,9 @@ def _verdict_duties(
 
 
 def _result_duties(
-    attempt: Attempt, own: OwnWork, committee: Committee, validator: Address | None
+    attempt: Attempt, own: OwnWork, validator_set: ValidatorSet, validator: Address | None
 ) -> tuple[Duty, ...]:
-    if sum(record.is_timely for record in attempt.verdicts) < committee.quorum:
+    if sum(record.is_timely for record in attempt.verdicts) < validator_set.quorum:
         # The phase cannot have been reached with so few: the two views are of different blocks.
         return ()
     if own.result is None:
@@ -221,20 +223,20 @@ def _result_duties(
     return (PostResult(own.result),)
 
 
-def get_quorum_vote(attempt: Attempt, committee: Committee) -> ResultVote | None:
+def get_quorum_vote(attempt: Attempt, validator_set: ValidatorSet) -> ResultVote | None:
     """The result that a quorum posted in the ballot in progress, or None."""
     for record in attempt.results:
         equal = sum(other.vote == record.vote for other in attempt.results)
-        if equal >= committee.quorum:
+        if equal >= validator_set.quorum:
             return record.vote
     return None
 
 
 def _is_our_turn(
-    history: TaskHistory, view: PhaseView, committee: Committee, own_index: int | None
+    history: TaskHistory, view: PhaseView, validator_set: ValidatorSet, own_index: int | None
 ) -> bool:
     if own_index is None:
         return False
-    n = len(committee.validators)
+    n = len(validator_set.validators)
     place = (own_index - history.rounds_settled) % n
     return view.head_number >= view.since_block + TURN_BLOCKS * place

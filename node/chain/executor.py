@@ -20,7 +20,7 @@ from chain.execution.gas import GAS_TRANSACTION
 from chain.genesis import GenesisConfig
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.state.world_state import StateDelta
-from chain.training.history import Committee
+from chain.training.history import ValidatorSet
 from chain.transition import BlockResult, apply_block, compute_transactions_root
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
@@ -149,7 +149,7 @@ class Executor:
         Raises:
             InvalidMessage: why it does not.
         """
-        validators = self._store.committee(number).validators
+        validators = self._store.validator_set(number).validators
         self.verify_certificate_of(certificate, number, digest, validators)
 
     def verify_certificate_of(
@@ -188,7 +188,7 @@ class Executor:
                 block,
                 self._database,
                 self._config,
-                self._store.committee(block.number).validators,
+                self._store.validator_set(block.number).validators,
                 self.verify_certificate,
             )
         except InvalidBlock as error:
@@ -234,16 +234,16 @@ class Executor:
         self._keep(built.block.hash, built.result)
         return built
 
-    def read_next_committee(self, result: BlockResult) -> Committee | None:
+    def read_next_validator_set(self, result: BlockResult) -> ValidatorSet | None:
         """Who decides the block after an executed one; None if it is who decided that."""
         header = result.header
         found = read_next_set(
             _Overlay(result.delta, self._database),
             header,
             self._config.chain_id,
-            self._store.committee(header.number).validators,
+            self._store.validator_set(header.number).validators,
         )
-        return None if found is None else Committee(*found)
+        return None if found is None else ValidatorSet(*found)
 
     def _keep(self, digest: Hash32, result: BlockResult | Refusal) -> None:
         self._results[digest] = result

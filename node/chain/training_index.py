@@ -1,6 +1,7 @@
 """Tasks and rounds as rows of the database, written with the block that changes them.
 
-The fold itself is chain/training/history.py; here it gets its events, its committee and its disk.
+The fold itself is chain/training/history.py; here it gets its events, its validator set and its
+disk.
 Readers are the training host and the RPC processes.
 """
 
@@ -14,9 +15,9 @@ from chain.errors import InvalidSpec
 from chain.primitives import BlockNumber, Hash32, TaskId
 from chain.training.history import (
     BlockContext,
-    Committee,
     SettledRound,
     TaskHistory,
+    ValidatorSet,
     apply_event,
     build_history,
 )
@@ -48,9 +49,9 @@ class TrainingIndex:
         self._histories: dict[TaskId, tuple[BlockNumber, TaskHistory]] = {}
 
     @property
-    def committee(self) -> Committee:
+    def validator_set(self) -> ValidatorSet:
         """The validators and their operators in the block after the head."""
-        return self._store.next_committee()
+        return self._store.next_validator_set()
 
     def task_count(self) -> int:
         """Tasks submitted so far; their ids are 1 to this."""
@@ -96,7 +97,7 @@ class TrainingIndex:
     def compute_rows(self, header: Header, receipts: Sequence[Receipt]) -> Mapping[bytes, bytes]:
         """The rows that change when this block, the child of the head, is finalized."""
         context = BlockContext(header.number, header.timestamp)
-        committee = self._store.committee(header.number)
+        validator_set = self._store.validator_set(header.number)
         changed: dict[TaskId, TaskHistory] = {}
         rows: dict[bytes, bytes] = {}
         for receipt in receipts:
@@ -112,7 +113,7 @@ class TrainingIndex:
                 history = changed.get(task_id) or self.history(task_id)
                 assert history is not None, "events of a task follow its submission"
                 changed[task_id], settled = apply_event(
-                    history, event, context, spec=self.spec(history), committee=committee
+                    history, event, context, spec=self.spec(history), validator_set=validator_set
                 )
                 if settled is not None:
                     key = _round_key(task_id, settled.attempt.round_number)

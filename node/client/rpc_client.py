@@ -46,11 +46,11 @@ LOG_RANGE_BLOCKS: Final = 5_000
 """Blocks asked for in one eth_getLogs; nodes bound the range."""
 
 
-class BlobGone(OperatorError):
+class BlobGoneError(OperatorError):
     """The node does not have the blob, or not any more."""
 
 
-class RpcFailed(OperatorError):
+class RpcCallError(OperatorError):
     """The node answered with an error; `code` is JSON-RPC's or EIP-1474's, 3 is a revert."""
 
     def __init__(self, code: int, message: str) -> None:
@@ -77,7 +77,7 @@ class RpcClient:
         """The result of a JSON-RPC method.
 
         Raises:
-            RpcFailed: The node refused.
+            RpcCallError: The node refused.
             OperatorError: There is no node at the URL.
         """
         request: JsonObject = {
@@ -162,7 +162,7 @@ class RpcClient:
         """Sign, send, and wait until it is final; the receipt.
 
         Raises:
-            RpcFailed: It would revert, or the node refused it.
+            RpcCallError: It would revert, or the node refused it.
             OperatorError: It was executed and reverted, or never included.
         """
         sender = to_hex(get_address(private_key))
@@ -239,7 +239,7 @@ class RpcClient:
         """The blob of that content id and size.
 
         Raises:
-            BlobGone: The node does not have it.
+            BlobGoneError: The node does not have it.
             OperatorError: It cannot be had, or what it gives is something else.
         """
         data = bytearray()
@@ -247,7 +247,7 @@ class RpcClient:
             with self._http.stream("GET", self._blob_url(name)) as response:
                 if not response.is_success:
                     response.read()
-                    kind = BlobGone if response.status_code == 404 else OperatorError
+                    kind = BlobGoneError if response.status_code == 404 else OperatorError
                     raise kind(
                         f"{self.url} does not have blob {to_hex(name)}: "
                         f"{_describe_refusal(response)}; ask another node with --rpc"
@@ -271,13 +271,13 @@ class RpcClient:
         return f"{self.url}/v1/blobs/{to_hex(name)}"
 
 
-def _build_failure(error: JsonObject) -> RpcFailed:
+def _build_failure(error: JsonObject) -> RpcCallError:
     data = error.get("data")
     message = str(error.get("message", "unknown error"))
     revert = decode_error(from_hex(data)) if isinstance(data, str) else None
     if revert is not None:
         message = describe_revert(revert)
-    return RpcFailed(get_integer(error, "code"), message)
+    return RpcCallError(get_integer(error, "code"), message)
 
 
 def _describe_refusal(response: httpx.Response) -> str:

@@ -39,9 +39,9 @@ from chain.training.history import (
     Attempt,
     BlockContext,
     CommitmentRecord,
-    Committee,
     SettledRound,
     TaskHistory,
+    ValidatorSet,
     add_rewards,
     apply_event,
     build_history,
@@ -57,7 +57,7 @@ from chain.training.state import (
 )
 from chain.training.task_spec import TaskSpec, decode_task_spec, learning_rate_ppb
 from node.client.rpc_client import (
-    BlobGone,
+    BlobGoneError,
     RpcClient,
     decode_log,
     from_hex,
@@ -103,7 +103,7 @@ class TaskReplay:
         self._client = client
         self._task = task
         self._chain_id = client.quantity("eth_chainId")
-        self._committee = self._fetch_committee(BlockNumber(0))
+        self._validator_set = self._fetch_validator_set(BlockNumber(0))
         self._events = self._fetch_events()
         number, submission = next(self._events, (BlockNumber(0), None))
         if not isinstance(submission, TaskSubmitted):
@@ -122,7 +122,7 @@ class TaskReplay:
         weights, size = self.spec.initial_weights, count_parameters(self.spec.model) * FLOAT32_BYTES
         try:
             state = initial_state(self.spec.optimizer, self._client.get_blob(weights, size))
-        except BlobGone as error:
+        except BlobGoneError as error:
             raise OperatorError(
                 f"{self._client.url} does not have the initial weights (blob {to_hex(weights)}) "
                 "any more: nodes keep a closed task for blobs.closed_task_days; ask one that has "
@@ -134,14 +134,14 @@ class TaskReplay:
             attempt = self._history.attempt
             is_first = attempt is not None and attempt.committee is None
             if isinstance(event, VerdictPosted) and is_first:
-                self._committee = self._fetch_committee(number)
+                self._validator_set = self._fetch_validator_set(number)
             before = self._history
             self._history, settled = apply_event(
                 before,
                 event,
                 BlockContext(number, 0),
                 spec=self.spec,
-                committee=self._committee,
+                validator_set=self._validator_set,
             )
             attempt = self._history.attempt
             if attempt is not None and number == attempt.open_block:
@@ -174,7 +174,7 @@ class TaskReplay:
         state: TrainingState,
     ) -> TrainingState:
         attempt = settled.attempt
-        outcome = compute_outcome(attempt, self.spec, self._committee)
+        outcome = compute_outcome(attempt, self.spec, self._validator_set)
         if not outcome.accepted:
             return state
         block = self._client.call_object("eth_getBlockByNumber", hex(attempt.open_block + 1), False)
@@ -231,7 +231,7 @@ class TaskReplay:
             )
         try:
             payload = self._client.get_blob(root, count_payload_bytes(header.parameter_count))
-        except BlobGone as error:
+        except BlobGoneError as error:
             raise self._build_gone(place, f"the gradient (blob {to_hex(root)})") from error
         try:
             return decode_gradient(payload, header)
@@ -248,7 +248,7 @@ class TaskReplay:
         self, before: TaskHistory, settled: SettledRound, state: TrainingState
     ) -> ReplayedRound:
         attempt = settled.attempt
-        outcome = compute_outcome(attempt, self.spec, self._committee)
+        outcome = compute_outcome(attempt, self.spec, self._validator_set)
         rewards = build_reward_tree(
             self._chain_id,
             REWARD_DISTRIBUTOR,
@@ -273,10 +273,10 @@ class TaskReplay:
 
     # The chain.
 
-    def _fetch_committee(self, number: BlockNumber) -> Committee:
+    def _fetch_validator_set(self, number: BlockNumber) -> ValidatorSet:
         """Who was in force in a block."""
         answer = self._client.call_contract(VALIDATOR_SET, encode_committee(), hex(number))
-        return Committee(*decode_committee(answer))
+        return ValidatorSet(*decode_committee(answer))
 
     def _fetch_events(self) -> Iterator[tuple[BlockNumber, Event]]:
         """The task's events with their block numbers, in the order of the chain."""

@@ -28,7 +28,7 @@ from chain.training.model_file import encode_model_file
 from chain.training.task_spec import TaskSpec, decode_task_spec, encode_task_spec, terms
 from chain.types.receipt import Log
 from node.client.rpc_client import (
-    BlobGone,
+    BlobGoneError,
     JsonObject,
     Progress,
     RpcClient,
@@ -175,7 +175,7 @@ def download_model(
     """The safetensors file of a model, whose parameters hash to the root on the chain."""
     try:
         theta = client.get_blob(model.root, model.byte_count, progress)
-    except BlobGone as error:
+    except BlobGoneError as error:
         raise OperatorError(
             f"{client.url} does not have the model of round {model.round_number + 1} (blob "
             f"{to_hex(model.root)}) any more: nodes keep a task's last model for "

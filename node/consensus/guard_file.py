@@ -15,7 +15,7 @@ from typing import Final
 from chain.consensus.guard import GUARD_LIMIT_BYTES, GuardState, decode_guard
 from chain.errors import RejectedInputError
 from pot_common.atomic_file import write_atomically
-from pot_common.errors import OperatorError, StorageFailed
+from pot_common.errors import OperatorError, StorageError
 
 _SLOT_HEADER: Final = Struct(">8sIQB")
 """Magic, CRC-32 of what follows it, write count, length of the guard's encoding."""
@@ -68,11 +68,11 @@ class GuardFile:
         """Replace what is saved; durable on return. `load` comes first.
 
         Raises:
-            StorageFailed: the disk refused; from then on always, and nothing may be signed.
+            StorageError: the disk refused; from then on always, and nothing may be signed.
         """
         assert self._write_count is not None, "load first: a stale guard must not be overwritten"
         if self._failure is not None:
-            raise StorageFailed(self._failure)
+            raise StorageError(self._failure)
         count = self._write_count + 1
         slot = _encode(count, state)
         try:
@@ -85,7 +85,7 @@ class GuardFile:
                 f"cannot write the signer guard {self._path}: {error}; this validator signs "
                 "nothing more: free or repair the disk of the consensus key and start again"
             )
-            raise StorageFailed(self._failure) from error
+            raise StorageError(self._failure) from error
         self._write_count = count
 
     def _overwrite(self, slot: bytes, offset: int) -> None:

@@ -86,7 +86,7 @@ from node.metrics.registry import NodeMetrics
 from node.network.peers import PeerInfo
 from node.network.stream import PeerId, UnreachablePeerError
 from node.storage.block_store import BlockStore, Snapshot
-from pot_common.errors import OperatorError, StorageFailed
+from pot_common.errors import OperatorError, StorageError
 
 if TYPE_CHECKING:
     # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
@@ -302,7 +302,7 @@ class ConsensusHost:
 
         Raises:
             OperatorError: the network finalized what this node finds invalid.
-            StorageFailed: the finalized chain cannot be written.
+            StorageError: the finalized chain cannot be written.
         """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -380,7 +380,7 @@ class ConsensusHost:
         heads = {self._signer.address: self._store.head_number()}
         while True:
             # Sync may be at work, and bring another set.
-            validators = self._store.next_committee().validators
+            validators = self._store.next_validator_set().validators
             if len(heads.keys() & set(validators)) >= compute_quorum(len(validators)):
                 return BlockNumber(max([self._store.head_number(), *heads.values()]))
             for peer in self._network.peers():
@@ -433,7 +433,7 @@ class ConsensusHost:
     def _make_config(self) -> NumberConfig:
         head = self._store.head()
         number = BlockNumber(head.number + 1)
-        validators = self._store.committee(number).validators
+        validators = self._store.validator_set(number).validators
         window = ACTIVITY_WINDOW_TURNS * len(validators) + 2
         coinbases = self._store.coinbases(BlockNumber(max(1, number - window)), head.number)
         may_sign = self._first_signable is not None and number >= self._first_signable
@@ -529,11 +529,11 @@ class ConsensusHost:
         assert signer is not None
         try:
             return await trio.to_thread.run_sync(_write_vote, signer, effect, self._log_lock)
-        except StorageFailed as error:
+        except StorageError as error:
             self._on_storage_failed(error)
             return False
 
-    def _on_storage_failed(self, error: StorageFailed) -> None:
+    def _on_storage_failed(self, error: StorageError) -> None:
         self._first_signable = None
         self.is_signing = False
         self.signing_failure = str(error)
@@ -653,7 +653,7 @@ class ConsensusHost:
 
         Raises:
             OperatorError: the certified block is invalid here.
-            StorageFailed: the disk refused.
+            StorageError: the disk refused.
         """
         async with self._finalizing:
             if block.number != self._store.head_number() + 1:
@@ -670,7 +670,7 @@ class ConsensusHost:
             self._parent_proposed_at = self._proposed_at
             committed = None if self._state is None else self._state.committed
             is_synced = committed is None or committed.digest != block.hash
-            validators = self._store.committee(block.number).validators
+            validators = self._store.validator_set(block.number).validators
             self.watch.on_finalized(block, certificate, validators, is_synced=is_synced)
             self._on_finalized(block)
             self._go_on()
@@ -679,7 +679,7 @@ class ConsensusHost:
         """Make the block of a verified snapshot the head, and go on with the number after it.
 
         Raises:
-            StorageFailed: the disk refused.
+            StorageError: the disk refused.
         """
         async with self._finalizing:
             if snapshot.block.number <= self._store.head_number():
@@ -715,7 +715,7 @@ class ConsensusHost:
             senders=result.senders,
             delta=result.delta,
             training_rows=self._index.compute_rows(block.header, result.receipts),
-            next_committee=self._executor.read_next_committee(result),
+            next_validator_set=self._executor.read_next_validator_set(result),
         )
         self._truncate_log(block.number)
 
@@ -730,7 +730,7 @@ class ConsensusHost:
         try:
             with self._log_lock:
                 self._signer.wal.truncate_through(number)
-        except StorageFailed as error:
+        except StorageError as error:
             # The chain is written; without its log this validator goes on as a follower.
             self._on_storage_failed(error)
 

@@ -24,7 +24,7 @@ from typing import Final, NoReturn
 
 from chain.primitives import BlockNumber
 from pot_common.atomic_file import write_atomically
-from pot_common.errors import OperatorError, StorageFailed
+from pot_common.errors import OperatorError, StorageError
 
 _MAGIC: Final = b"POTWAL2\n"
 _SALT_BYTES: Final = 8
@@ -78,7 +78,7 @@ class WriteAheadLog:
         """Add a record; durable on return.
 
         Raises:
-            StorageFailed: the disk refused; from then on always, and nothing may be signed.
+            StorageError: the disk refused; from then on always, and nothing may be signed.
         """
         assert len(payload) <= RECORD_LIMIT_BYTES
         self._check_alive()
@@ -97,7 +97,7 @@ class WriteAheadLog:
         """Drop the records of block numbers up to `number`, which are final.
 
         Raises:
-            StorageFailed: the disk refused; from then on always, and nothing may be signed.
+            StorageError: the disk refused; from then on always, and nothing may be signed.
         """
         self._check_alive()
         kept = [record for record in self._records if record.number > number]
@@ -120,14 +120,14 @@ class WriteAheadLog:
 
     def _check_alive(self) -> None:
         if self._failure is not None:
-            raise StorageFailed(self._failure)
+            raise StorageError(self._failure)
 
     def _fail(self, error: OSError) -> NoReturn:
         self._failure = (
             f"cannot write the write-ahead log {self._path}: {error}; this validator signs nothing "
             "more: free or repair the disk of data_dir and start again"
         )
-        raise StorageFailed(self._failure) from error
+        raise StorageError(self._failure) from error
 
 
 def read_records(path: Path) -> tuple[WalRecord, ...]:

@@ -113,7 +113,7 @@ class ValidatorStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class NodeHealth:
     """What a node knows at one moment."""
 
     number: BlockNumber
@@ -166,33 +166,33 @@ class Situation:
         return self.best_known >= self.head + BEHIND_BLOCKS
 
 
-def diagnose(situation: Situation) -> tuple[Finding, ...]:
+def diagnose(health: NodeHealth) -> tuple[Finding, ...]:
     """What is wrong, the worst and most likely cause first; empty if nothing is."""
     found = [
-        *_check_disk(situation),
-        *_check_signing(situation),
-        *_check_clocks(situation),
-        *_check_peers(situation),
-        *_check_progress(situation),
-        *_check_silent(situation),
+        *_check_disk(health),
+        *_check_signing(health),
+        *_check_clocks(health),
+        *_check_peers(health),
+        *_check_progress(health),
+        *_check_silent(health),
     ]
     return tuple(sorted(found, key=lambda finding: finding.severity is Severity.WARNING))
 
 
-def describe(situation: Situation) -> str:
+def describe(health: NodeHealth) -> str:
     """Where consensus is, in a sentence."""
     return (
-        f"Block {situation.number}, view {situation.view}: waiting for "
-        f"{_describe_step(situation)}; block {situation.head} became final "
-        f"{_span(situation.head_age_seconds)} ago."
+        f"Block {health.number}, view {health.view}: waiting for "
+        f"{_describe_step(health)}; block {health.head} became final "
+        f"{_span(health.head_age_seconds)} ago."
     )
 
 
 # One check a cause.
 
 
-def _check_disk(situation: Situation) -> Iterable[Finding]:
-    free = situation.disk_free_bytes
+def _check_disk(health: NodeHealth) -> Iterable[Finding]:
+    free = health.disk_free_bytes
     if free < DISK_LOW_BYTES:
         is_critical = free < DISK_CRITICAL_BYTES
         yield Finding(
@@ -205,44 +205,44 @@ def _check_disk(situation: Situation) -> Iterable[Finding]:
         )
 
 
-def _check_signing(situation: Situation) -> Iterable[Finding]:
-    if not situation.is_validator:
+def _check_signing(health: NodeHealth) -> Iterable[Finding]:
+    if not health.is_validator:
         return
-    if situation.signing_failure is not None:
+    if health.signing_failure is not None:
         yield Finding(
             "signing_stopped",
             Severity.CRITICAL,
-            f"This validator signs nothing more: {situation.signing_failure}.",
+            f"This validator signs nothing more: {health.signing_failure}.",
             "Free or repair the disk, then restart the node; it follows the chain meanwhile.",
         )
-    elif situation.step is Step.HEADS:
-        missing = _missing(situation)
-        known = len(situation.answered)
+    elif health.step is Step.HEADS:
+        missing = _missing(health)
+        known = len(health.answered)
         yield Finding(
             "waiting_for_heads",
             Severity.CRITICAL,
             f"This validator has no signer guard and asks for validators' heads before it signs: "
-            f"{known} of the {situation.quorum} it needs are known; missing: "
-            f"{_list(situation, missing)}.",
+            f"{known} of the {health.quorum} it needs are known; missing: "
+            f"{_list(health, missing)}.",
             "It goes on by itself once they answer. " + _cure_of_absent(missing),
         )
-    elif situation.first_signable is not None and situation.first_signable > situation.number:
+    elif health.first_signable is not None and health.first_signable > health.number:
         yield Finding(
             "guard_ahead",
             Severity.CRITICAL,
-            f"This validator signs nothing before block {situation.first_signable}: its guard or "
+            f"This validator signs nothing before block {health.first_signable}: its guard or "
             f"its write-ahead log was lost, and it may have voted on blocks up to "
-            f"{situation.first_signable - 1}; the head is {situation.head}.",
+            f"{health.first_signable - 1}; the head is {health.head}.",
             "It goes on by itself when the others have made these blocks. Never restore an old "
             "guard file. If more than a third of the validators are like this one, the chain waits "
             "for those that still have their guard and log.",
         )
 
 
-def _check_clocks(situation: Situation) -> Iterable[Finding]:
+def _check_clocks(health: NodeHealth) -> Iterable[Finding]:
     offsets = {
         validator.address: validator.clock_offset_seconds
-        for validator in situation.validators
+        for validator in health.validators
         if validator.clock_offset_seconds is not None and not validator.is_self
     }
     wrong = {
@@ -253,7 +253,7 @@ def _check_clocks(situation: Situation) -> Iterable[Finding]:
     if not wrong:
         return
     middle = sorted(offsets.values())[(len(offsets) - 1) // 2]
-    max_faulty = (len(situation.validators) - 1) // 3
+    max_faulty = (len(health.validators) - 1) // 3
     if abs(middle) > CLOCK_TOLERANCE_SECONDS and len(wrong) > max_faulty:
         yield Finding(
             "clock_wrong",
@@ -264,7 +264,7 @@ def _check_clocks(situation: Situation) -> Iterable[Finding]:
             "Set the clock and keep it set: `timedatectl set-ntp true`, or chrony.",
         )
         return
-    for validator in situation.validators:
+    for validator in health.validators:
         offset = wrong.get(validator.address)
         if offset is not None:
             yield Finding(
@@ -277,11 +277,11 @@ def _check_clocks(situation: Situation) -> Iterable[Finding]:
             )
 
 
-def _check_peers(situation: Situation) -> Iterable[Finding]:
-    others = [validator for validator in situation.validators if not validator.is_self]
-    if not others or situation.uptime_seconds < GRACE_SECONDS:
+def _check_peers(health: NodeHealth) -> Iterable[Finding]:
+    others = [validator for validator in health.validators if not validator.is_self]
+    if not others or health.uptime_seconds < GRACE_SECONDS:
         return
-    if situation.peer_count == 0:
+    if health.peer_count == 0:
         yield Finding(
             "no_peers",
             Severity.CRITICAL,
@@ -291,44 +291,44 @@ def _check_peers(situation: Situation) -> Iterable[Finding]:
         )
         return
     missing = [validator for validator in others if validator.is_away]
-    reachable = len(others) - len(missing) + situation.is_validator
-    if situation.is_validator and reachable < situation.quorum:
+    reachable = len(others) - len(missing) + health.is_validator
+    if health.is_validator and reachable < health.quorum:
         yield Finding(
             "no_quorum",
             Severity.CRITICAL,
-            f"Only {reachable} of {len(situation.validators)} validators can talk to one another "
-            f"here, this one included, and {situation.quorum} are needed to make a block; not "
-            f"connected: {_list(situation, missing)}.",
+            f"Only {reachable} of {len(health.validators)} validators can talk to one another "
+            f"here, this one included, and {health.quorum} are needed to make a block; not "
+            f"connected: {_list(health, missing)}.",
             _cure_of_absent(missing),
         )
 
 
-def _check_progress(situation: Situation) -> Iterable[Finding]:
-    if situation.is_behind:
+def _check_progress(health: NodeHealth) -> Iterable[Finding]:
+    if health.is_behind:
         yield Finding(
             "behind",
             Severity.WARNING,
-            f"This node is {situation.best_known - situation.head} blocks behind its peers "
-            f"(block {situation.head} of {situation.best_known}) and fetches them; it votes again "
+            f"This node is {health.best_known - health.head} blocks behind its peers "
+            f"(block {health.head} of {health.best_known}) and fetches them; it votes again "
             "when it has them.",
             "Wait. If the distance does not shrink, see the log for refused peers, and whether the "
             "disk or the processor is too slow.",
         )
-    elif situation.is_overdue:
-        yield _explain_stuck(situation)
+    elif health.is_overdue:
+        yield _explain_stuck(health)
 
 
-def _check_silent(situation: Situation) -> Iterable[Finding]:
+def _check_silent(health: NodeHealth) -> Iterable[Finding]:
     """Validators that do not vote although the chain goes on: one more and it may not."""
-    if situation.is_overdue or situation.is_behind or not situation.is_validator:
+    if health.is_overdue or health.is_behind or not health.is_validator:
         return
-    for validator in situation.validators:
+    for validator in health.validators:
         if validator.is_self:
             continue
         last = validator.voted_number or 0
-        if situation.uptime_seconds < max(GRACE_SECONDS, situation.due_seconds):
+        if health.uptime_seconds < max(GRACE_SECONDS, health.due_seconds):
             continue
-        if validator.is_away or situation.number - last > SILENT_BLOCKS:
+        if validator.is_away or health.number - last > SILENT_BLOCKS:
             yield Finding(
                 "validator_silent",
                 Severity.WARNING,
@@ -340,41 +340,39 @@ def _check_silent(situation: Situation) -> Iterable[Finding]:
 # Sentences.
 
 
-def _explain_stuck(situation: Situation) -> Finding:
-    missing = _missing(situation)
-    names = f"; missing: {_list(situation, missing)}" if missing else ""
+def _explain_stuck(health: NodeHealth) -> Finding:
+    missing = _missing(health)
+    names = f"; missing: {_list(health, missing)}" if missing else ""
     return Finding(
         "stuck",
         Severity.CRITICAL,
-        f"No block for {_span(situation.head_age_seconds)}: block {situation.number} in view "
-        f"{situation.view} waits for {_describe_step(situation)}{names}.",
-        _cure_of_step(situation, missing),
+        f"No block for {_span(health.head_age_seconds)}: block {health.number} in view "
+        f"{health.view} waits for {_describe_step(health)}{names}.",
+        _cure_of_step(health, missing),
     )
 
 
-def _describe_step(situation: Situation) -> str:
-    step = situation.step
+def _describe_step(health: NodeHealth) -> str:
+    step = health.step
     match step:
         case Step.PREPARES | Step.COMMITS | Step.VIEW_CHANGES:
-            suffix = f" for view {situation.view} or later" if step is Step.VIEW_CHANGES else ""
-            return (
-                f"{step.value}{suffix} ({len(situation.answered)} of the {situation.quorum} needed)"
-            )
+            suffix = f" for view {health.view} or later" if step is Step.VIEW_CHANGES else ""
+            return f"{step.value}{suffix} ({len(health.answered)} of the {health.quorum} needed)"
         case Step.PROPOSAL | Step.NEW_VIEW:
-            return f"{step.value} of its primary {_label(situation, situation.primary)}"
-        case Step.HELD if situation.held_seconds is not None:
+            return f"{step.value} of its primary {_label(health, health.primary)}"
+        case Step.HELD if health.held_seconds is not None:
             return (
-                f"the time of a proposal by {_label(situation, situation.primary)}, which is "
-                f"{_span(situation.held_seconds)} ahead of this machine's clock"
+                f"the time of a proposal by {_label(health, health.primary)}, which is "
+                f"{_span(health.held_seconds)} ahead of this machine's clock"
             )
         case _:
             return step.value
 
 
-def _cure_of_step(situation: Situation, missing: Sequence[ValidatorStatus]) -> str:
-    match situation.step:
+def _cure_of_step(health: NodeHealth, missing: Sequence[ValidatorStatus]) -> str:
+    match health.step:
         case Step.PREPARES | Step.COMMITS | Step.VIEW_CHANGES | Step.HEADS:
-            needed = situation.quorum - len(situation.answered)
+            needed = health.quorum - len(health.answered)
             return f"{needed} of them must vote. " + _cure_of_absent(missing)
         case Step.PROPOSAL | Step.NEW_VIEW:
             return (
@@ -397,30 +395,30 @@ def _cure_of_step(situation: Situation, missing: Sequence[ValidatorStatus]) -> s
         case Step.STORED:
             return "The database is writing: see the disk's load."
         case _:
-            assert_never(situation.step)
+            assert_never(health.step)
 
 
-def _missing(situation: Situation) -> list[ValidatorStatus]:
+def _missing(health: NodeHealth) -> list[ValidatorStatus]:
     counted = (Step.PREPARES, Step.COMMITS, Step.VIEW_CHANGES, Step.HEADS)
-    if situation.step not in counted:
+    if health.step not in counted:
         return []
-    return [each for each in situation.validators if each.address not in situation.answered]
+    return [each for each in health.validators if each.address not in health.answered]
 
 
-def _list(situation: Situation, validators: Sequence[ValidatorStatus]) -> str:
+def _list(health: NodeHealth, validators: Sequence[ValidatorStatus]) -> str:
     """The absent first: they are the likelier cause."""
     ordered = sorted(validators, key=lambda each: each.is_connected)
     return "; ".join(
-        f"{each.label}, " + (_describe_self(situation) if each.is_self else _describe_absence(each))
+        f"{each.label}, " + (_describe_self(health) if each.is_self else _describe_absence(each))
         for each in ordered
     )
 
 
-def _describe_self(situation: Situation) -> str:
-    if situation.signing_failure is not None:
+def _describe_self(health: NodeHealth) -> str:
+    if health.signing_failure is not None:
         return "this node, which cannot sign"
-    if situation.first_signable is not None and situation.first_signable > situation.number:
-        return f"this node, which signs nothing before block {situation.first_signable}"
+    if health.first_signable is not None and health.first_signable > health.number:
+        return f"this node, which signs nothing before block {health.first_signable}"
     return "this node"
 
 
@@ -461,8 +459,8 @@ def _names(validators: Sequence[ValidatorStatus]) -> str:
     )
 
 
-def _label(situation: Situation, address: Address | None) -> str:
-    for validator in situation.validators:
+def _label(health: NodeHealth, address: Address | None) -> str:
+    for validator in health.validators:
         if validator.address == address:
             if validator.is_self:
                 return f"{validator.label}, which is this node"

@@ -8,9 +8,9 @@ from chain.primitives import TaskId
 from chain.training.history import TaskHistory, get_evaluation
 from node.chain.training_index import TrainingIndex
 from node.consensus.host import ConsensusHost
-from node.health.diagnosis import Finding, Situation, diagnose
+from node.health.diagnosis import Finding, NodeHealth, diagnose
 from node.health.log import HealthLog
-from node.health.situation import SituationReader
+from node.health.reader import HealthReader
 from node.mempool.pool import Mempool
 from node.metrics.registry import NodeMetrics
 from node.network.network import Network
@@ -39,7 +39,7 @@ class MetricsFeed:
         mempool: Mempool,
         network: Network,
         consensus: ConsensusHost,
-        situation: SituationReader,
+        health: HealthReader,
     ) -> None:
         self._metrics = metrics
         self._store = store
@@ -48,7 +48,7 @@ class MetricsFeed:
         self._mempool = mempool
         self._network = network
         self._consensus = consensus
-        self._situation = situation
+        self._health = health
         self._health_log = HealthLog()
         self._codes: set[str] = set()
         self._updates = 0
@@ -60,10 +60,10 @@ class MetricsFeed:
     def update(self) -> None:
         """Read everything once."""
         metrics = self._metrics
-        situation = self._situation.read()
-        findings = diagnose(situation)
+        health = self._health.read()
+        findings = diagnose(health)
         self._health_log.update(findings, trio.current_time())
-        self._show_situation(situation)
+        self._show_health(health)
         self._show_findings(findings)
         self._update_chain()
         self._update_training()
@@ -91,15 +91,15 @@ class MetricsFeed:
         metrics.waiting_bytes.set(size_bytes)
         metrics.show_network(self._network.metrics, refused)
 
-    def _show_situation(self, situation: Situation) -> None:
+    def _show_health(self, health: NodeHealth) -> None:
         metrics = self._metrics
-        metrics.best_known_block_number.set(situation.best_known)
-        metrics.pbft_number.set(situation.number)
-        metrics.pbft_view.set(situation.view)
-        metrics.head_age.set(situation.head_age_seconds)
-        metrics.overdue.set(situation.overdue_seconds)
-        metrics.disk_free.set(situation.disk_free_bytes)
-        others = [each for each in situation.validators if not each.is_self]
+        metrics.best_known_block_number.set(health.best_known)
+        metrics.pbft_number.set(health.number)
+        metrics.pbft_view.set(health.view)
+        metrics.head_age.set(health.head_age_seconds)
+        metrics.overdue.set(health.overdue_seconds)
+        metrics.disk_free.set(health.disk_free_bytes)
+        others = [each for each in health.validators if not each.is_self]
         metrics.connected_validators.set(sum(each.is_connected for each in others))
         for validator in others:
             label = "0x" + validator.address.hex()

@@ -10,7 +10,7 @@ from chain.primitives import Address, BlockNumber, Hash32
 from chain.types.transaction import decode_transaction
 from node.consensus.host import ConsensusHost
 from node.health.diagnosis import ValidatorStatus, describe, diagnose
-from node.health.situation import SituationReader
+from node.health.reader import HealthReader
 from node.ipc.framing import JsonObject, JsonValue
 from node.mempool.intake import Pool
 from node.mempool.pool import Mempool
@@ -36,7 +36,7 @@ class Backend:
         sync: BlockSync,
         store: BlockStore,
         validator: Address | None,
-        situation: SituationReader,
+        health: HealthReader,
         rpc_reports: RpcReports,
         wake_training: Callable[[], None],
     ) -> None:
@@ -47,7 +47,7 @@ class Backend:
         self._sync = sync
         self._store = store
         self._validator = validator
-        self._situation = situation
+        self._health = health
         self._rpc_reports = rpc_reports
         self._wake_training = wake_training
 
@@ -97,8 +97,8 @@ class Backend:
         coinbases = self._store.coinbases(first, head)
         sessions = {peer.validator: peer for peer in self._network.peers()}
         rows: list[JsonValue] = []
-        committee = self._store.next_committee()
-        pairs = zip(committee.validators, committee.operators, strict=True)
+        validator_set = self._store.next_validator_set()
+        pairs = zip(validator_set.validators, validator_set.operators, strict=True)
         for index, (validator, operator) in enumerate(pairs):
             is_self = validator == self._validator
             peer = sessions.get(validator)
@@ -121,7 +121,7 @@ class Backend:
 
     def get_consensus_state(self) -> JsonObject:
         """What `pot_consensusState` shows: where this replica is, whom it waits for, and why."""
-        situation = self._situation.read()
+        health = self._health.read()
         state = self._consensus.state
         answered: JsonObject = {"prepares": [], "commits": []}
         if state is not None and state.proposal is not None:
@@ -134,25 +134,25 @@ class Backend:
                 answered[name] = [
                     "0x" + state.config.validators[author].hex() for author, _ in signatures
                 ]
-        findings = diagnose(situation)
+        findings = diagnose(health)
         return {
-            "number": situation.number,
-            "view": situation.view,
-            "primary": None if situation.primary is None else "0x" + situation.primary.hex(),
-            "phase": situation.step.name.lower(),
-            "quorum": situation.quorum,
+            "number": health.number,
+            "view": health.view,
+            "primary": None if health.primary is None else "0x" + health.primary.hex(),
+            "phase": health.step.name.lower(),
+            "quorum": health.quorum,
             **answered,
             "missing": [
                 "0x" + validator.address.hex()
-                for validator in situation.validators
-                if validator.address not in situation.answered
+                for validator in health.validators
+                if validator.address not in health.answered
             ],
-            "validators": [_encode_validator(validator) for validator in situation.validators],
+            "validators": [_encode_validator(validator) for validator in health.validators],
             "failedViews": self._consensus.watch.failed_views,
-            "lastBlockSeconds": round(situation.head_age_seconds, 3),
-            "overdueSeconds": round(situation.overdue_seconds, 3),
-            "behind": max(0, situation.best_known - situation.head),
-            "summary": findings[0].text if findings else describe(situation),
+            "lastBlockSeconds": round(health.head_age_seconds, 3),
+            "overdueSeconds": round(health.overdue_seconds, 3),
+            "behind": max(0, health.best_known - health.head),
+            "summary": findings[0].text if findings else describe(health),
             "findings": [dict(finding.to_json()) for finding in findings],
         }
 

@@ -72,7 +72,7 @@ class HeadRules:
         return Priority.ORDINARY
 
     def _is_operator(self, account: Address) -> bool:
-        return account in self._store.next_committee().operators
+        return account in self._store.next_validator_set().operators
 
     def _view(self) -> WorldState:
         state_root = self._store.head().state_root

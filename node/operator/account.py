@@ -13,7 +13,7 @@ import trio
 from chain.crypto import get_address
 from chain.genesis import GenesisConfig
 from chain.primitives import Address, PrivateKey
-from chain.training.history import Committee
+from chain.training.history import ValidatorSet
 from chain.types.transaction import sign_transaction
 from chain.validation import compute_next_base_fee
 from node.mempool.intake import Pool
@@ -81,7 +81,7 @@ class OperatorAccount:
 
 
 def check_operator(
-    account: OperatorAccount, validator: Address | None, committee: Committee
+    account: OperatorAccount, validator: Address | None, validator_set: ValidatorSet
 ) -> Operator:
     """The account as the operator of this node's validator.
 
@@ -90,8 +90,8 @@ def check_operator(
     """
     if validator is None:
         raise OperatorError("operator.key_file is set without consensus.key_file: set both or none")
-    if validator in committee.validators:
-        expected = committee.operators[committee.validators.index(validator)]
+    if validator in validator_set.validators:
+        expected = validator_set.operators[validator_set.validators.index(validator)]
         if expected != account.address:
             raise OperatorError(
                 f"operator.key_file holds 0x{account.address.hex()}, but the operator of this "

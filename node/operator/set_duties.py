@@ -100,7 +100,7 @@ class SetDuties:
 
     def _find_turn(self, head: BlockNumber) -> BlockNumber:
         """From which block on it is ours to send: operators go one after the other."""
-        place = self._store.next_committee().find_operator(self._operator.address)
+        place = self._store.next_validator_set().find_operator(self._operator.address)
         return BlockNumber(head + TURN_BLOCKS * (place or 0))
 
     def _list_calls(self) -> dict[str, bytes]:
@@ -122,7 +122,7 @@ class SetDuties:
             calls[f"report 0x{evidence.validator.hex()}"] = evidence.data
         if system_contracts.decode_addresses(ask(system_contracts.encode_next_validators())):
             return calls  # no other change is possible before that one is in force
-        for validator in self._store.next_committee().validators:
+        for validator in self._store.next_validator_set().validators:
             if self._ledger.validator(validator).status is ValidatorStatus.EXITING:
                 remove = system_contracts.encode_remove_exiting(validator)
                 calls[f"remove 0x{validator.hex()}"] = remove
@@ -133,6 +133,6 @@ class SetDuties:
             proposal = system_contracts.decode_proposal(
                 ask(system_contracts.encode_get_proposal(own))
             )
-            if proposal.votes >= self._store.next_committee().quorum:
+            if proposal.votes >= self._store.next_validator_set().quorum:
                 calls[f"join {own}"] = system_contracts.encode_carry_out(own)
         return calls

@@ -312,7 +312,7 @@ class PotMethods:
                 ("blockNumber", "result", "payout", "seconds", *_NO_EVALUATION)
             )
             return {**in_progress, **nothing, "accepted": []}
-        outcome = compute_outcome(attempt, spec, self._view.index.committee)
+        outcome = compute_outcome(attempt, spec, self._view.index.validator_set)
         return {
             **in_progress,
             **_encode_evaluation(settled, spec),
@@ -350,7 +350,9 @@ class PotMethods:
         if sample_count <= SAMPLE_LIST_LIMIT:
             samples = list(assignment.sample_indices(miner))
         outcome = (
-            None if settled is None else compute_outcome(attempt, spec, self._view.index.committee)
+            None
+            if settled is None
+            else compute_outcome(attempt, spec, self._view.index.validator_set)
         )
         is_accepted = outcome is not None and index is not None and index in outcome.accepted
         pay = attempt.commitments[index].units * spec.reward.unit_price if index is not None else 0

@@ -80,8 +80,8 @@ class ProofMethods:
         number = params.required("number", partial(parse_integer, low=0, high=2**53 - 1))
         params.end()
         return [
-            {"firstBlock": first, "validators": [data(each) for each in committee.validators]}
-            for first, committee in self._chain.store.committees_after(
+            {"firstBlock": first, "validators": [data(each) for each in validator_set.validators]}
+            for first, validator_set in self._chain.store.validator_sets_after(
                 BlockNumber(number), SETS_LIMIT
             )
         ]

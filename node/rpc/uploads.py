@@ -21,8 +21,8 @@ from node.rpc.errors import RpcError
 from node.rpc.http import HttpError, Request, Response, json_response
 from node.rpc.parameters import parse_address, parse_hash
 from node.rpc.training_view import TrainingView
-from node.storage.blobs import BlobQuotaExceeded, BlobStore
-from pot_common.errors import StorageFailed
+from node.storage.blobs import BlobQuotaError, BlobStore
+from pot_common.errors import StorageError
 
 CONCURRENT_UPLOADS: Final = 32
 """Each has one open file and holds one chunk in memory."""
@@ -142,9 +142,9 @@ class Uploads:
             await self._write(request, content_id, size)
         except RejectedInputError as error:
             raise HttpError(422, error.reason.value, error.detail) from error
-        except BlobQuotaExceeded as error:
+        except BlobQuotaError as error:
             raise HttpError(507, "quota", "the node has no room for this blob") from error
-        except StorageFailed as error:
+        except StorageError as error:
             _log.error("blob not stored", error=str(error))
             raise HttpError(500, "storage", "the node's disk refused the blob") from error
         finally:

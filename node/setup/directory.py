@@ -148,7 +148,7 @@ def create_database(path: Path, genesis_file: Path) -> Hash32:
         OSError: A file cannot be read or written.
     """
     from chain.contracts.set_reader import read_genesis_set
-    from chain.training.history import Committee
+    from chain.training.history import ValidatorSet
     from node.storage.block_store import BlockStore
     from node.storage.database import open_database
 
@@ -158,8 +158,8 @@ def create_database(path: Path, genesis_file: Path) -> Hash32:
     config = load_config(path / CONFIG_NAME)
     database = open_database(config.database_dir)
     try:
-        committee = Committee(*read_genesis_set(parsed, genesis))
-        BlockStore(database).initialize(genesis.header, genesis.delta, data, committee)
+        validator_set = ValidatorSet(*read_genesis_set(parsed, genesis))
+        BlockStore(database).initialize(genesis.header, genesis.delta, data, validator_set)
     finally:
         database.close()
     target = path / GENESIS_NAME

@@ -47,15 +47,15 @@ _UPLOAD: Final = ".upload"
 _ASIDE: Final = ".aside"
 
 
-class BlobQuotaExceeded(OperatorError):
+class BlobQuotaError(OperatorError):
     """The blob would not fit into blobs.quota_bytes; the message names the setting."""
 
 
-class BlobDiskFailed(OperatorError):
+class BlobDiskError(OperatorError):
     """The disk refused a blob. Nothing that was promised is lost: a blob can be fetched again."""
 
 
-class BlobDamaged(Exception):
+class BlobDamagedError(Exception):
     """The disk changed a blob; it was deleted, and is to be fetched again like any absent one."""
 
 
@@ -169,7 +169,7 @@ class BlobStore:
 
         Raises:
             KeyError: it is not.
-            BlobDamaged: the disk changed it.
+            BlobDamagedError: the disk changed it.
         """
         size_bytes = self.size_bytes(content_id)
         manifest = self._manifests(content_id)
@@ -195,7 +195,7 @@ class BlobStore:
 
         Raises:
             KeyError: the blob is not here, or has no such chunk.
-            BlobDamaged: the disk changed it.
+            BlobDamagedError: the disk changed it.
         """
         manifest = self.manifest(content_id)
         if not 0 <= index < len(manifest.leaves):
@@ -211,8 +211,8 @@ class BlobStore:
         """Store a blob that is in memory; its content id.
 
         Raises:
-            BlobQuotaExceeded: it does not fit.
-            BlobDiskFailed: the disk refused.
+            BlobQuotaError: it does not fit.
+            BlobDiskError: the disk refused.
         """
         known = compute_content_id(data)
         if self.renew(known):
@@ -229,8 +229,8 @@ class BlobStore:
             expected: its content id, if it is known before.
 
         Raises:
-            BlobQuotaExceeded: `size_limit` bytes do not fit.
-            BlobDiskFailed: the disk refused.
+            BlobQuotaError: `size_limit` bytes do not fit.
+            BlobDiskError: the disk refused.
         """
         self._check_quota(size_limit)
         return BlobUpload(self._directory, size_limit, expected)
@@ -241,8 +241,8 @@ class BlobStore:
         One at a time for a content id.
 
         Raises:
-            BlobQuotaExceeded: it does not fit.
-            BlobDiskFailed: the disk refused.
+            BlobQuotaError: it does not fit.
+            BlobDiskError: the disk refused.
         """
         content_id = manifest.content_id
         partial = self._directory / (content_id.hex() + _PARTIAL)
@@ -361,14 +361,14 @@ class BlobStore:
     def _check_quota(self, size_bytes: int) -> None:
         used = self.used_bytes()
         if used + size_bytes > self._quota_bytes:
-            raise BlobQuotaExceeded(
+            raise BlobQuotaError(
                 f"a blob of {size_bytes} bytes does not fit: {used} of blobs.quota_bytes = "
                 f"{self._quota_bytes} are in use; raise blobs.quota_bytes"
             )
 
     def _drop_damaged(self, content_id: Hash32) -> NoReturn:
         self.delete(content_id)
-        raise BlobDamaged(f"the disk of {self._directory} changed blob 0x{content_id.hex()}")
+        raise BlobDamagedError(f"the disk of {self._directory} changed blob 0x{content_id.hex()}")
 
 
 class BlobUpload:
@@ -400,7 +400,7 @@ class BlobUpload:
 
         Raises:
             RejectedInputError: TOO_LARGE past the size limit.
-            BlobDiskFailed: the disk refused.
+            BlobDiskError: the disk refused.
         """
         view = memoryview(data).cast("B")
         self._size_bytes += len(view)
@@ -420,7 +420,7 @@ class BlobUpload:
 
         Raises:
             RejectedInputError: CONTENT_MISMATCH if it is not the expected one.
-            BlobDiskFailed: the disk refused.
+            BlobDiskError: the disk refused.
         """
         if self._chunk or not self._leaves:
             self._flush_chunk()
@@ -480,7 +480,7 @@ class BlobDownload:
         Raises:
             RejectedInputError: MALFORMED if there is no such chunk, CONTENT_MISMATCH if these are
                 not its bytes.
-            BlobDiskFailed: the disk refused.
+            BlobDiskError: the disk refused.
         """
         if not 0 <= index < len(self._manifest.leaves):
             raise RejectedInputError(RejectionReason.MALFORMED, f"no chunk {index}")
@@ -499,7 +499,7 @@ class BlobDownload:
         """Give the whole blob its name; its content id. Only when nothing is missing.
 
         Raises:
-            BlobDiskFailed: the disk refused.
+            BlobDiskError: the disk refused.
         """
         assert not self._missing
         try:
@@ -524,8 +524,8 @@ def _touch(path: Path) -> None:
     os.utime(path, ns=(now_ns, now_ns))
 
 
-def _disk_failed(directory: Path, error: OSError) -> BlobDiskFailed:
-    return BlobDiskFailed(
+def _disk_failed(directory: Path, error: OSError) -> BlobDiskError:
+    return BlobDiskError(
         f"cannot write blobs to {directory}: {error}; free or repair the disk of data_dir"
     )
 

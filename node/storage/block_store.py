@@ -14,7 +14,7 @@ from typing import Final
 from chain import codec
 from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber, Hash32
-from chain.training.history import Committee
+from chain.training.history import ValidatorSet
 from chain.types.block import BLOCK_LIMIT_BYTES, Block, block_from_item
 from chain.types.certificate import CommitCertificate, decode_certificate
 from chain.types.header import Header, decode_header
@@ -49,9 +49,9 @@ class Snapshot:
     """One a transaction of the block."""
     training_rows: Mapping[bytes, bytes]
     """The training index as of the block."""
-    committee: Committee
+    validator_set: ValidatorSet
     """Who decided the block."""
-    next_committee: Committee
+    next_validator_set: ValidatorSet
     """Who decides its child."""
 
 
@@ -64,14 +64,14 @@ class BlockStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._head: Header | None = None
-        self._committee: tuple[bytes, Committee] = (b"", Committee((), ()))
+        self._validator_set: tuple[bytes, ValidatorSet] = (b"", ValidatorSet((), ()))
 
     def initialize(
         self,
         genesis: Header,
         delta: Mapping[bytes, bytes],
         genesis_config: bytes,
-        committee: Committee,
+        validator_set: ValidatorSet,
     ) -> None:
         """Make `genesis` the head of an empty store; on a store of the same genesis do nothing.
 
@@ -79,11 +79,11 @@ class BlockStore:
             genesis: the header of block 0.
             delta: trie nodes and code of the genesis state, by Keccak-256.
             genesis_config: the genesis file, kept so that any process can read it back.
-            committee: who decides block 1.
+            validator_set: who decides block 1.
 
         Raises:
             OperatorError: the store holds another chain, or was written by another version.
-            StorageFailed: the disk refused.
+            StorageError: the disk refused.
         """
         with self._database.write() as writer:
             held = writer.get(Table.META, _GENESIS_KEY)
@@ -99,7 +99,7 @@ class BlockStore:
             writer.put(Table.META, _SCHEMA_KEY, SCHEMA_VERSION)
             writer.put(Table.META, _GENESIS_KEY, genesis.hash)
             writer.put(Table.META, _CONFIG_KEY, genesis_config)
-            writer.put(Table.COMMITTEES, _key(1), _encode_committee(committee))
+            writer.put(Table.VALIDATOR_SETS, _key(1), _encode_validator_set(validator_set))
             _put_block(writer, Block(genesis, (), None), (), (), delta)
 
     def check_initialized(self) -> None:
@@ -133,7 +133,7 @@ class BlockStore:
         senders: Sequence[Address],
         delta: Mapping[bytes, bytes],
         training_rows: Mapping[bytes, bytes] = MappingProxyType({}),
-        next_committee: Committee | None = None,
+        next_validator_set: ValidatorSet | None = None,
     ) -> None:
         """Append a committed block and all that follows from it, durably and at once.
 
@@ -144,10 +144,10 @@ class BlockStore:
             senders: one a transaction.
             delta: trie nodes and code that the block adds, by Keccak-256.
             training_rows: what the training index changes with this block.
-            next_committee: who decides the next block; None if it is who decided this one.
+            next_validator_set: who decides the next block; None if it is who decided this one.
 
         Raises:
-            StorageFailed: the disk refused; the head is unchanged.
+            StorageError: the disk refused; the head is unchanged.
         """
         assert len(receipts) == len(senders) == len(block.transactions)
         assert block.number == 1 or block.parent_certificate is not None
@@ -161,47 +161,52 @@ class BlockStore:
             _put_block(writer, block, receipts, senders, delta)
             for key, value in sorted(training_rows.items()):
                 writer.put(Table.TRAINING, key, value)
-            if next_committee is not None:
+            if next_validator_set is not None:
                 following = _key(block.number + 1)
-                writer.put(Table.COMMITTEES, following, _encode_committee(next_committee))
+                writer.put(
+                    Table.VALIDATOR_SETS, following, _encode_validator_set(next_validator_set)
+                )
 
-    def committee(self, number: BlockNumber) -> Committee:
+    def validator_set(self, number: BlockNumber) -> ValidatorSet:
         """Who decides block `number`; past the head's child, who does as far as is known.
 
         Below a snapshot that the node began with it is who decided block 1.
         """
         with self._database.read() as reader:
-            found = reader.find_last(Table.COMMITTEES, _key(max(1, number)))
+            found = reader.find_last(Table.VALIDATOR_SETS, _key(max(1, number)))
             assert found is not None, "initialize first"
             first, value = found
-            if self._committee[0] == first:
-                return self._committee[1]
-        committee = _decode_committee(value)
-        self._committee = (first, committee)
-        return committee
+            if self._validator_set[0] == first:
+                return self._validator_set[1]
+        validator_set = _decode_validator_set(value)
+        self._validator_set = (first, validator_set)
+        return validator_set
 
-    def committees_after(
+    def validator_sets_after(
         self, number: BlockNumber, limit: int
-    ) -> tuple[tuple[BlockNumber, Committee], ...]:
-        """The next `limit` committees that decide from a block after `number` on, with that block.
+    ) -> tuple[tuple[BlockNumber, ValidatorSet], ...]:
+        """The next `limit` validator sets after block `number`, each with its first block.
 
         After a snapshot that this node began with, two of them may be the same.
         """
         with self._database.read() as reader:
-            entries = reader.scan(Table.COMMITTEES, _key(number + 1), _key(self.head_number() + 1))
+            entries = reader.scan(
+                Table.VALIDATOR_SETS, _key(number + 1), _key(self.head_number() + 1)
+            )
             return tuple(
-                (_number(key), _decode_committee(value)) for key, value in islice(entries, limit)
+                (_number(key), _decode_validator_set(value))
+                for key, value in islice(entries, limit)
             )
 
-    def next_committee(self) -> Committee:
+    def next_validator_set(self) -> ValidatorSet:
         """Who decides the block after the head."""
-        return self.committee(BlockNumber(self.head_number() + 1))
+        return self.validator_set(BlockNumber(self.head_number() + 1))
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Make the block of a snapshot the head, durably and at once; its state is held already.
 
         Raises:
-            StorageFailed: the disk refused; the head is unchanged.
+            StorageError: the disk refused; the head is unchanged.
         """
         block = snapshot.block
         with self._database.write() as writer:
@@ -217,11 +222,11 @@ class BlockStore:
             _put_block(writer, block, snapshot.receipts[block.number], snapshot.senders, {})
             for key, value in sorted(snapshot.training_rows.items()):
                 writer.put(Table.TRAINING, key, value)
-            for first, committee in (
-                (block.number, snapshot.committee),
-                (block.number + 1, snapshot.next_committee),
+            for first, validator_set in (
+                (block.number, snapshot.validator_set),
+                (block.number + 1, snapshot.next_validator_set),
             ):
-                writer.put(Table.COMMITTEES, _key(first), _encode_committee(committee))
+                writer.put(Table.VALIDATOR_SETS, _key(first), _encode_validator_set(validator_set))
             writer.put(Table.META, _FIRST_HELD_KEY, _key(block.number))
             clear_progress(writer)
 
@@ -449,17 +454,17 @@ def _number(key: bytes) -> BlockNumber:
     return BlockNumber(int.from_bytes(key, "big"))
 
 
-def _encode_committee(committee: Committee) -> bytes:
-    pairs = zip(committee.validators, committee.operators, strict=True)
+def _encode_validator_set(validator_set: ValidatorSet) -> bytes:
+    pairs = zip(validator_set.validators, validator_set.operators, strict=True)
     return codec.encode([list(pair) for pair in pairs])
 
 
-def _decode_committee(value: bytes) -> Committee:
+def _decode_validator_set(value: bytes) -> ValidatorSet:
     pairs = [
         codec.as_list(item, length=2)
         for item in codec.as_list(codec.decode(value, limit_bytes=len(value)))
     ]
-    return Committee(
+    return ValidatorSet(
         tuple(Address(codec.as_bytes(validator)) for validator, _ in pairs),
         tuple(Address(codec.as_bytes(operator)) for _, operator in pairs),
     )

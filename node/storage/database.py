@@ -13,7 +13,7 @@ from typing import Final
 
 import lmdb
 
-from pot_common.errors import OperatorError, StorageFailed
+from pot_common.errors import OperatorError, StorageError
 
 MAP_SIZE_BYTES: Final = 2**40
 """1 TiB of address space, not of disk: the file grows with what is stored. The same for every
@@ -45,7 +45,7 @@ class Table(StrEnum):
     """The logs bloom of blocks that have logs."""
     SNAPSHOT = "snapshot"
     """What node/storage/snapshot_progress.py keeps of a download that is not over."""
-    COMMITTEES = "committees"
+    VALIDATOR_SETS = "committees"
     """By the first number that a validator set decides: its members and their operators."""
     TRAINING = "training"
     """What node/chain/training_index.py folds from the events of the system contracts."""
@@ -130,10 +130,10 @@ class Database:
         """The one write transaction: durable on leaving, without effect on an exception.
 
         Raises:
-            StorageFailed: the disk is full or broken; from then on always.
+            StorageError: the disk is full or broken; from then on always.
         """
         if self._failure is not None:
-            raise StorageFailed(self._failure)
+            raise StorageError(self._failure)
         try:
             with self._environment.begin(write=True) as transaction:
                 yield Writer(transaction, self._handles)
@@ -144,7 +144,7 @@ class Database:
                 f"cannot write to the database {self.path}: {error}; "
                 "free or repair the disk of data_dir and start again"
             )
-            raise StorageFailed(self._failure) from error
+            raise StorageError(self._failure) from error
 
     def close(self) -> None:
         """Release the files; the object is of no further use."""

@@ -66,7 +66,7 @@ class SnapshotProgress:
         """Start with the state of a block, and forget any other.
 
         Raises:
-            StorageFailed: the disk refused.
+            StorageError: the disk refused.
         """
         bounds = [START, *(bytes((nibble,)) for nibble in range(1, PART_COUNT)), END]
         with self._database.write() as writer:
@@ -88,7 +88,7 @@ class SnapshotProgress:
         """Store verified items, and that a part has come so far, at once.
 
         Raises:
-            StorageFailed: the disk refused.
+            StorageError: the disk refused.
         """
         with self._database.write() as writer:
             writer.put_new(Table.STATE, sorted((item.hash, item.data) for item in items))
@@ -98,7 +98,7 @@ class SnapshotProgress:
         """Store nodes of another state, by their hashes.
 
         Raises:
-            StorageFailed: the disk refused.
+            StorageError: the disk refused.
         """
         with self._database.write() as writer:
             writer.put_new(Table.STATE, sorted(nodes.items()))
@@ -107,7 +107,7 @@ class SnapshotProgress:
         """Give the download up.
 
         Raises:
-            StorageFailed: the disk refused.
+            StorageError: the disk refused.
         """
         with self._database.write() as writer:
             clear_progress(writer)

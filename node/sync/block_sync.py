@@ -109,7 +109,7 @@ class BlockSync:
         now = trio.current_time()
         if self._behind_since is None or self._behind_since[0] != head:
             self._behind_since = (head, now)
-        is_deciding = self._own_validator in self._store.next_committee().validators
+        is_deciding = self._own_validator in self._store.next_validator_set().validators
         return now - self._behind_since[1] >= (PATIENCE_SECONDS if is_deciding else 0)
 
     def _list_sources(self) -> list[PeerInfo]:

@@ -81,7 +81,7 @@ class SnapshotSource:
             if settled is None or settled.block_number <= number:
                 break  # not held: settled before our own snapshot, so before the block asked for
             assert spec is not None, "a task with settled rounds has a specification"
-            outcome = compute_outcome(settled.attempt, spec, self._index.committee)
+            outcome = compute_outcome(settled.attempt, spec, self._index.validator_set)
             for account, pay in outcome.payouts:
                 earned[account] -= pay
         return tuple(sorted((account, pay) for account, pay in earned.items() if pay))

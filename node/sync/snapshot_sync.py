@@ -168,7 +168,7 @@ class SnapshotSync:
         """Bring the node to a recent block, or leave it as it is until later.
 
         Raises:
-            StorageFailed: the disk refused.
+            StorageError: the disk refused.
         """
         self._progress_at = trio.current_time()
         try:
@@ -285,7 +285,7 @@ class SnapshotSync:
         verify = self._executor.verify_certificate_of
         search = SetSearch(verify=verify, fetch=fetch, read_next=read_next)
         target = (header, pivot.certificate)
-        validators = self._store.next_committee().validators
+        validators = self._store.next_validator_set().validators
         if await search.is_final(target, self._store.head_number(), validators):
             return True
         # It lies, or it has not the headers since a change of the validators.
@@ -373,16 +373,16 @@ class SnapshotSync:
         """Everything else, each verified against the pivot."""
         header = pivot.header
         view = ContractView(self._database, header, self._chain_id)
-        committee = await trio.to_thread.run_sync(view.committee)
+        validator_set = await trio.to_thread.run_sync(view.validator_set)
         try:
             self._executor.verify_certificate_of(
-                pivot.certificate, header.number, header.hash, committee.validators
+                pivot.certificate, header.number, header.hash, validator_set.validators
             )
         except RejectedInputError as error:
             raise SnapshotFailedError(f"the checkpoint's certificate: {error}") from error
         stands = await self._fetch_tasks(pivot, view)
         opened = [stand.open_block for stand in stands if stand.open_block is not None]
-        window = PRIMARY_ORDER_TURNS * len(committee.validators) + 2
+        window = PRIMARY_ORDER_TURNS * len(validator_set.validators) + 2
         first = BlockNumber(max(0, min([header.number - window, *opened])))
         ancestors = await self._fetch_ancestors(header, first)
         headers = {each.number: each for each in (*ancestors, header)}
@@ -413,12 +413,14 @@ class SnapshotSync:
             receipts=receipts,
             senders=tuple(decode_transaction(raw).sender for raw in block.transactions),
             training_rows=build_rows(histories),
-            committee=committee,
-            next_committee=await trio.to_thread.run_sync(view.next_committee, committee),
+            validator_set=validator_set,
+            next_validator_set=await trio.to_thread.run_sync(
+                view.next_validator_set, validator_set
+            ),
         )
 
     async def _fetch_tasks(self, pivot: Pivot, view: ContractView) -> list[TaskStand]:
-        committee = await trio.to_thread.run_sync(view.committee)
+        validator_set = await trio.to_thread.run_sync(view.validator_set)
         task_count = await trio.to_thread.run_sync(view.task_count)
         stands: list[TaskStand] = []
 
@@ -434,7 +436,7 @@ class SnapshotSync:
                 try:
                     found.append(
                         await trio.to_thread.run_sync(
-                            view.build_stand, TaskId(task_id), record, committee
+                            view.build_stand, TaskId(task_id), record, validator_set
                         )
                     )
                 except RejectedInputError as error:

@@ -26,7 +26,7 @@ from chain.errors import InvalidSpec, RejectedInputError, RejectionReason
 from chain.execution.evm import BlockEnvironment, CallRequest, call
 from chain.primitives import Address, BlockNumber, TaskId
 from chain.state.world_state import ReadableDatabase
-from chain.training.history import BlockContext, Committee, TaskHistory, apply_event
+from chain.training.history import BlockContext, TaskHistory, ValidatorSet, apply_event
 from chain.training.rewards import build_reward_tree
 from chain.training.task_spec import decode_task_spec
 from chain.types.header import Header
@@ -71,24 +71,24 @@ class ContractView:
             self._call(TASK_REGISTRY, system_contracts.encode_task_count())
         )
 
-    def committee(self) -> Committee:
+    def validator_set(self) -> ValidatorSet:
         """Who decided this block."""
         data = self._call(VALIDATOR_SET, system_contracts.encode_committee())
-        return Committee(*system_contracts.decode_committee(data))
+        return ValidatorSet(*system_contracts.decode_committee(data))
 
-    def next_committee(self, current: Committee) -> Committee:
+    def next_validator_set(self, current: ValidatorSet) -> ValidatorSet:
         """Who decides the next block."""
         found = read_next_set(self._database, self._header, self._chain_id, current.validators)
-        return current if found is None else Committee(*found)
+        return current if found is None else ValidatorSet(*found)
 
-    def judges(self, task_id: TaskId) -> Committee:
+    def judges(self, task_id: TaskId) -> ValidatorSet:
         """Who judges the ballot in progress."""
         version = self._call(GRADIENT_LEDGER, system_contracts.encode_judges_of(task_id))
         data = self._call(
             VALIDATOR_SET,
             system_contracts.encode_committee_of(system_contracts.decode_uint(version)),
         )
-        return Committee(*system_contracts.decode_committee(data))
+        return ValidatorSet(*system_contracts.decode_committee(data))
 
     def read_participants(self, task_id: TaskId) -> None:
         """Ask who takes part in the attempt that opened in this block, to see if that can be told.
@@ -98,7 +98,9 @@ class ContractView:
         """
         self._call(GRADIENT_LEDGER, system_contracts.encode_participants(task_id))
 
-    def build_stand(self, task_id: TaskId, record: TaskRecord, committee: Committee) -> TaskStand:
+    def build_stand(
+        self, task_id: TaskId, record: TaskRecord, validator_set: ValidatorSet
+    ) -> TaskStand:
         """A task, from the contracts and from what a peer says of it.
 
         Raises:
@@ -137,7 +139,7 @@ class ContractView:
             ready=tuple(
                 validator
                 for validator, operator in zip(
-                    committee.validators, committee.operators, strict=True
+                    validator_set.validators, validator_set.operators, strict=True
                 )
                 if self._is_ready(task_id, operator)
             ),
@@ -164,7 +166,7 @@ class ContractView:
 def fold_attempt(
     stand: TaskStand,
     executed: Iterable[tuple[Header, Sequence[Receipt]]],
-    committee: Committee,
+    validator_set: ValidatorSet,
 ) -> TaskHistory:
     """The task with its attempt in progress.
 
@@ -172,7 +174,7 @@ def fold_attempt(
         stand: what the contracts say.
         executed: blocks with their receipts, ascending: all from where the attempt opened that may
             hold events of the ledger.
-        committee: who judges.
+        validator_set: who judges.
     """
     if stand.open_block is None:
         return stand.history
@@ -195,7 +197,9 @@ def fold_attempt(
                     event.attempt,
                 ) == (stand.open_block, stand.round.round, stand.round.attempt)
                 if is_opening or folded.attempt is not None:
-                    folded, _ = apply_event(folded, event, context, spec=spec, committee=committee)
+                    folded, _ = apply_event(
+                        folded, event, context, spec=spec, validator_set=validator_set
+                    )
     attempt = folded.attempt
     assert attempt is not None, "the ledger says that it is open"
     assert _compute_digest(folded) == stand.round.commitment_digest

@@ -12,8 +12,8 @@ from chain.crypto import content_id as compute_content_id
 from chain.primitives import Hash32
 from chain.training.task_spec import TaskSpec
 from node.storage.blobs import BlobStore
-from node.training.verifier import VerifierFailed
-from node.training.work import ServedTask, TrainingPeers, Unavailable
+from node.training.verifier import VerifierFailedError
+from node.training.work import ServedTask, TrainingPeers, UnavailableError
 from pot_common.atomic_file import write_atomically
 
 
@@ -29,18 +29,18 @@ class Content:
         """Have the blob here.
 
         Raises:
-            Unavailable: no peer gave it.
+            UnavailableError: no peer gave it.
         """
         if self._blobs.renew(content_id):
             return
         if not await self._peers.fetch_blob(content_id, size_limit):
-            raise Unavailable(f"blob {content_id.hex()[:16]} is not to be had")
+            raise UnavailableError(f"blob {content_id.hex()[:16]} is not to be had")
 
     async def ensure_shards(self, spec: TaskSpec) -> None:
         """Have the task's data here.
 
         Raises:
-            Unavailable: no peer gave it.
+            UnavailableError: no peer gave it.
         """
         for shard in spec.data.shards:
             await self.ensure(shard.content_id, shard.byte_count)
@@ -49,34 +49,34 @@ class Content:
         """The bytes of a blob; damaged ones are deleted, to be fetched again.
 
         Raises:
-            Unavailable: it is not here, or the disk changed it.
+            UnavailableError: it is not here, or the disk changed it.
         """
         try:
             with self._blobs.open(content_id) as file:
                 data = await trio.to_thread.run_sync(file.read)
         except KeyError as error:
-            raise Unavailable(f"blob {content_id.hex()[:16]} is not here") from error
+            raise UnavailableError(f"blob {content_id.hex()[:16]} is not here") from error
         if await trio.to_thread.run_sync(compute_content_id, data) != content_id:
             self._blobs.delete(content_id)
-            raise Unavailable(f"blob {content_id.hex()[:16]} was damaged on our disk")
+            raise UnavailableError(f"blob {content_id.hex()[:16]} was damaged on our disk")
         return data
 
     def get_size(self, content_id: Hash32) -> int:
         """The length of a blob in bytes.
 
         Raises:
-            Unavailable: it is not here.
+            UnavailableError: it is not here.
         """
         try:
             return self._blobs.size_bytes(content_id)
         except KeyError as error:
-            raise Unavailable(f"blob {content_id.hex()[:16]} is not here") from error
+            raise UnavailableError(f"blob {content_id.hex()[:16]} is not here") from error
 
     async def check_intact(self, content_ids: Sequence[Hash32]) -> None:
         """Before anybody is blamed: the disk may have changed what was judged.
 
         Raises:
-            Unavailable: it has; the blob was deleted, and is fetched again.
+            UnavailableError: it has; the blob was deleted, and is fetched again.
         """
         for content_id in content_ids:
             await self.read(content_id)
@@ -102,9 +102,9 @@ def get_integer(answer: Mapping[str, object], key: str) -> int:
     """A number that a verifier worker answered.
 
     Raises:
-        VerifierFailed: it is none.
+        VerifierFailedError: it is none.
     """
     value = answer.get(key)
     if not isinstance(value, int):
-        raise VerifierFailed(f"{key} is {value!r}")
+        raise VerifierFailedError(f"{key} is {value!r}")
     return value

@@ -30,8 +30,8 @@ from node.training.checks import get_checks_path
 from node.training.content import Content, get_integer, list_shard_ids
 from node.training.jobs import RETRY_SECONDS
 from node.training.reveal_store import RevealStore
-from node.training.verifier import Verifier, VerifierFailed, VerifierRefused
-from node.training.work import ServedTask, TrainingPeers, Unavailable
+from node.training.verifier import Verifier, VerifierFailedError, VerifierRefusedError
+from node.training.work import ServedTask, TrainingPeers, UnavailableError
 
 HINT_LIMIT: Final = 4_096
 """Announced reveals that are remembered until their commitment is checked."""
@@ -79,8 +79,8 @@ class Gradients:
         """Judge the gradient of one commitment.
 
         Raises:
-            Unavailable: it, or what it is measured by, is not to be had yet.
-            VerifierFailed, VerifierRefused: it could not be measured.
+            UnavailableError: it, or what it is measured by, is not to be had yet.
+            VerifierFailedError, VerifierRefusedError: it could not be measured.
         """
         spec, work = task.spec, task.work
         record = attempt.commitments[index]
@@ -102,7 +102,7 @@ class Gradients:
         await self._announce(reveal)
         try:
             measurement = await self._measure(task, attempt, index, header, reveal)
-        except VerifierRefused as refusal:
+        except VerifierRefusedError as refusal:
             if refusal.reason != RejectionReason.BAD_GRADIENT:
                 raise  # what we gave the worker is at fault, not the miner
             await self._content.check_intact([reveal.gradient_root, header.theta_root])
@@ -131,7 +131,7 @@ class Gradients:
         """Units, payload and expected header of an accepted commitment.
 
         Raises:
-            Unavailable: it is not to be had yet.
+            UnavailableError: it is not to be had yet.
         """
         record = attempt.commitments[index]
         header = self._build_header(task, attempt, record.miner)
@@ -212,7 +212,7 @@ class Gradients:
                 self._hints.pop((*place, miner), None)
                 self._reveals.put(reveal)
                 return reveal
-        raise Unavailable(f"no reveal of 0x{miner.hex()}")
+        raise UnavailableError(f"no reveal of 0x{miner.hex()}")
 
     async def _announce(self, reveal: Reveal) -> None:
         if reveal.gradient_root in self._announced:
@@ -255,5 +255,5 @@ class Gradients:
             indices_path.unlink(missing_ok=True)
         distance, exponents = get_integer(answer, "distance_ppb"), answer.get("exponents")
         if exponents not in tuple(ExponentRule):
-            raise VerifierFailed(f"exponents are {exponents!r}")
+            raise VerifierFailedError(f"exponents are {exponents!r}")
         return Measurement(distance, ExponentRule(str(exponents)))

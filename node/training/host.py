@@ -179,7 +179,7 @@ class TrainingHost:
             spec,
             view,
             _get_own_work(task),
-            self._index.committee,
+            self._index.validator_set,
             None if self._votes is None else self._votes.operator.address,
             self._clock.now_ms() // 1000,
         )

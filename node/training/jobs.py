@@ -7,9 +7,9 @@ import structlog
 import trio
 
 from chain.errors import RejectedInputError
-from node.storage.blobs import BlobDamaged, BlobDiskFailed, BlobQuotaExceeded
-from node.training.verifier import VerifierFailed, VerifierRefused
-from node.training.work import Job, Unavailable
+from node.storage.blobs import BlobDamagedError, BlobDiskError, BlobQuotaError
+from node.training.verifier import VerifierFailedError, VerifierRefusedError
+from node.training.work import Job, UnavailableError
 
 RETRY_SECONDS: Final = 0.5
 """Until a job that could not finish (a blob nobody has yet) is tried again."""
@@ -67,15 +67,15 @@ class Jobs:
     async def _run(self, name: str, job: Job) -> None:
         try:
             await job()
-        except (Unavailable, VerifierFailed) as error:
+        except (UnavailableError, VerifierFailedError) as error:
             _log.debug("job waits", job=name, reason=str(error))
             self.put_off(name, RETRY_SECONDS)
         except (
             RejectedInputError,
-            VerifierRefused,
-            BlobQuotaExceeded,
-            BlobDiskFailed,
-            BlobDamaged,
+            VerifierRefusedError,
+            BlobQuotaError,
+            BlobDiskError,
+            BlobDamagedError,
             OSError,  # of our small files: the duty stands, and the disk may come back
         ) as error:
             _log.warning("job refused", job=name, reason=str(error))

@@ -11,7 +11,7 @@ from chain.training.reveal import Reveal
 from node.network.network import Network
 from node.network.protocols.blobs import BlobUnavailableError
 from node.network.stream import PeerId, UnreachablePeerError
-from node.storage.blobs import BlobQuotaExceeded, BlobStore
+from node.storage.blobs import BlobQuotaError, BlobStore
 
 _log = structlog.get_logger("node")
 
@@ -29,7 +29,7 @@ class TrainingPeers:
             await self._network.fetch_blob(content_id)
         except BlobUnavailableError:
             return False
-        except BlobQuotaExceeded as error:
+        except BlobQuotaError as error:
             _log.warning("blob refused", reason=str(error))
             return False
         try:

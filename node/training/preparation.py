@@ -18,8 +18,8 @@ from node.chain.contract_reader import LedgerReader
 from node.storage.blobs import BlobStore
 from node.training.content import Content, list_shard_ids
 from node.training.jobs import RETRY_SECONDS, Jobs
-from node.training.verifier import Verifier, VerifierFailed, VerifierRefused
-from node.training.work import ServedTask, Unavailable
+from node.training.verifier import Verifier, VerifierFailedError, VerifierRefusedError
+from node.training.work import ServedTask, UnavailableError
 
 RETRY_LIMIT_SECONDS: Final = 30.0
 """The longest wait for content: each failure doubles the task's own, up to this."""
@@ -65,16 +65,16 @@ class Preparation:
         """Fetch and try a task, a few at once, and less and less often what nobody has.
 
         Raises:
-            Unavailable: content is not to be had, or too many tasks are served.
-            VerifierFailed: the dry run came to no end.
+            UnavailableError: content is not to be had, or too many tasks are served.
+            VerifierFailedError: the dry run came to no end.
         """
         try:
             async with self._turns:
                 served = self._count_served()
                 if task.history.status == "pending" and served >= SERVED_TASKS_LIMIT:
-                    raise Unavailable(f"{served} tasks are served already")
+                    raise UnavailableError(f"{served} tasks are served already")
                 await self._prepare(task)
-        except (Unavailable, VerifierFailed):
+        except (UnavailableError, VerifierFailedError):
             seconds = self._wait_seconds.get(task.task_id, RETRY_SECONDS)
             self._wait_seconds[task.task_id] = min(2 * seconds, RETRY_LIMIT_SECONDS)
             self._jobs.put_off(f"{task.task_id}/prepare", seconds)
@@ -96,7 +96,9 @@ class Preparation:
             size for content_id, size in wanted.items() if not self._blobs.has(content_id)
         )
         if missing and not self._blobs.has_room_for_content(missing):
-            raise Unavailable(f"no room for {missing} bytes of content; raise blobs.quota_bytes")
+            raise UnavailableError(
+                f"no room for {missing} bytes of content; raise blobs.quota_bytes"
+            )
         for content_id, size in sorted(wanted.items()):
             await self._content.ensure(content_id, size)
         work.is_content_held = True
@@ -104,7 +106,7 @@ class Preparation:
             answer = await self._verifier.ask(
                 "dry_run", self._content.get_inputs(task, spec.initial_weights)
             )
-        except VerifierRefused as refusal:
+        except VerifierRefusedError as refusal:
             await self._content.check_intact([spec.initial_weights, *list_shard_ids(spec)])
             _log.warning("task refused", task=task.task_id, reason=str(refusal))
             work.is_accepted = False

@@ -21,7 +21,7 @@ from node.chain.training_index import TrainingIndex
 from node.training.content import Content, get_integer
 from node.training.gradients import Gradients
 from node.training.states import TrainingStates
-from node.training.verifier import Verifier, VerifierRefused
+from node.training.verifier import Verifier, VerifierRefusedError
 from node.training.work import ServedTask
 
 _log = structlog.get_logger("node.training")
@@ -51,12 +51,12 @@ class Results:
         """Aggregate, update, keep the state, evaluate where the task wants it.
 
         Raises:
-            Unavailable: an accepted gradient is not to be had yet.
-            VerifierFailed: the evaluation came to no end.
-            BlobQuotaExceeded, BlobDiskFailed: there is no room for the state.
+            UnavailableError: an accepted gradient is not to be had yet.
+            VerifierFailedError: the evaluation came to no end.
+            BlobQuotaError, BlobDiskError: there is no room for the state.
         """
         history, spec, work = task.history, task.spec, task.work
-        outcome = compute_outcome(attempt, spec, self._index.committee)
+        outcome = compute_outcome(attempt, spec, self._index.validator_set)
         assert work.state is not None
         state = work.state
         if outcome.accepted:
@@ -83,7 +83,7 @@ class Results:
                 answer = await self._verifier.ask(
                     "evaluate", self._content.get_inputs(task, model_root)
                 )
-            except VerifierRefused as refusal:
+            except VerifierRefusedError as refusal:
                 # The roots need no evaluation: others may have one, and the round goes on.
                 _log.warning("not evaluated", task=task.task_id, reason=str(refusal))
             else:

@@ -15,7 +15,7 @@ from node.chain.training_index import TrainingIndex
 from node.operator.account import RESEND_BLOCKS
 from node.training.retention import EVIDENCE_BALLOTS
 from node.training.votes import OperatorVotes
-from node.training.work import Job, NamedJob, ServedTask, Unavailable
+from node.training.work import Job, NamedJob, ServedTask, UnavailableError
 
 SLASH_LIMIT: Final = 32
 """Calls of slash that are sent together; each shows the whole list of commitments."""
@@ -48,21 +48,21 @@ class Slashings:
     def _find_job(self, task: ServedTask, settled: SettledRound) -> Job | None:
         """The job that slashes those a round found guilty; None if there are none."""
         attempt = settled.attempt
-        committee = attempt.committee or self._index.committee
-        outcome = compute_outcome(attempt, task.spec, committee)
+        validator_set = attempt.committee or self._index.validator_set
+        outcome = compute_outcome(attempt, task.spec, validator_set)
         guilty = sorted({*outcome.slashed, *outcome.fined})
-        own_index = committee.find_operator(self._votes.operator.address)
+        own_index = validator_set.find_operator(self._votes.operator.address)
         is_final = self._ledger.head_number() >= settled.block_number
         if not guilty or own_index is None or not is_final:
             return None
-        place = (own_index - attempt.round_number) % len(committee.validators)
+        place = (own_index - attempt.round_number) % len(validator_set.validators)
         due = settled.block_number + rounds.TURN_BLOCKS * place
         verdicts = [(r.validator, r.bitmap) for r in attempt.verdicts if r.is_timely]
         records = [CommitmentEvidence(r.miner, r.units, r.commitment) for r in attempt.commitments]
 
         async def send() -> None:
             if self._ledger.head_number() < due:
-                raise Unavailable("another operator's turn")
+                raise UnavailableError("another operator's turn")
             sent_count = 0
             for i in guilty:
                 encode = partial(
@@ -76,7 +76,7 @@ class Slashings:
                 name = f"slash-{attempt.ballot_number}-{i}"
                 try:
                     await self._votes.build(task, name, GRADIENT_LEDGER, encode)[1]()
-                except Unavailable:
+                except UnavailableError:
                     continue  # done by another operator, or the evidence is too old
                 sent_count += 1
                 if sent_count == SLASH_LIMIT:
@@ -85,6 +85,6 @@ class Slashings:
             if not sent_count and self._ledger.head_number() >= due + RESEND_BLOCKS:
                 task.work.slashed_through = max(task.work.slashed_through, attempt.round_number)
             else:
-                raise Unavailable("to be looked at again")
+                raise UnavailableError("to be looked at again")
 
         return send

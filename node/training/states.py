@@ -19,7 +19,7 @@ from chain.training.state import (
 from node.storage.blobs import BlobStore
 from node.training.content import Content
 from node.training.state_parts import StatePartStore
-from node.training.work import ServedTask, TrainingPeers, Unavailable
+from node.training.work import ServedTask, TrainingPeers, UnavailableError
 
 
 class TrainingStates:
@@ -41,7 +41,7 @@ class TrainingStates:
         """Have the state that the round in progress starts from.
 
         Raises:
-            Unavailable: it is not to be had.
+            UnavailableError: it is not to be had.
         """
         spec, history = task.spec, task.history
         if history.rounds_settled == 0:
@@ -59,7 +59,7 @@ class TrainingStates:
         """Keep the state of a task after so many rounds; its root.
 
         Raises:
-            BlobQuotaExceeded, BlobDiskFailed: there is no room for it.
+            BlobQuotaError, BlobDiskError: there is no room for it.
         """
         return await trio.to_thread.run_sync(self._save, task.task_id, rounds_settled, state)
 
@@ -76,11 +76,11 @@ class TrainingStates:
         if part_ids is None:
             answer = await self._peers.fetch_state_parts(root)
             if answer is None or compute_state_root(answer) != root:
-                raise Unavailable(f"training state {root.hex()[:16]} is not to be had")
+                raise UnavailableError(f"training state {root.hex()[:16]} is not to be had")
             part_ids = tuple(answer)
         layout = compute_layout(spec.optimizer, count_parameters(spec.model))
         if len(part_ids) != len(layout):
-            raise Unavailable(f"training state {root.hex()[:16]} has {len(part_ids)} parts")
+            raise UnavailableError(f"training state {root.hex()[:16]} has {len(part_ids)} parts")
         self._state_parts.put(task.task_id, task.history.rounds_settled, part_ids)
         for part_id, size in zip(part_ids, layout, strict=True):
             await self._content.ensure(part_id, size)

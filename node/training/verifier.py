@@ -21,11 +21,11 @@ ANSWER_LIMIT_BYTES: Final = 2**16
 _log = structlog.get_logger("node.verifier")
 
 
-class VerifierFailed(Exception):
+class VerifierFailedError(Exception):
     """A worker died or took too long; the question may be asked again."""
 
 
-class VerifierRefused(Exception):
+class VerifierRefusedError(Exception):
     """What was given breaks a rule; the reason is the first argument."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -62,8 +62,8 @@ class Verifier:
         """The worker's answer (miner/verify.py says what there is to ask).
 
         Raises:
-            VerifierRefused: What was given breaks a rule.
-            VerifierFailed: The worker died or took too long.
+            VerifierRefusedError: What was given breaks a rule.
+            VerifierFailedError: The worker died or took too long.
         """
         frame = json.dumps({"id": 0, "kind": kind, **members}).encode()
         async with self._slots, self._worker() as process:
@@ -73,7 +73,7 @@ class Verifier:
                     answer = await _exchange(process, frame)
             except trio.TooSlowError as error:
                 limit = self._settings.timeout_seconds
-                raise VerifierFailed(f"no answer to {kind} in {limit:g} s") from error
+                raise VerifierFailedError(f"no answer to {kind} in {limit:g} s") from error
             except (
                 trio.BrokenResourceError,
                 trio.ClosedResourceError,
@@ -81,11 +81,11 @@ class Verifier:
                 ValueError,
                 RecursionError,
             ) as error:
-                raise VerifierFailed(f"the worker ended during {kind}: {error!r}") from error
+                raise VerifierFailedError(f"the worker ended during {kind}: {error!r}") from error
             if not isinstance(answer, dict):
-                raise VerifierFailed(f"no object in the answer to {kind}")
+                raise VerifierFailedError(f"no object in the answer to {kind}")
         if "error" in answer:
-            raise VerifierRefused(str(answer["error"]), str(answer.get("detail", "")))
+            raise VerifierRefusedError(str(answer["error"]), str(answer.get("detail", "")))
         return answer
 
     @asynccontextmanager

@@ -12,7 +12,7 @@ import trio
 from chain.primitives import Address
 from node.chain.contract_reader import LedgerReader
 from node.operator.account import RESEND_BLOCKS, Operator
-from node.training.work import NamedJob, ServedTask, Unavailable
+from node.training.work import NamedJob, ServedTask, UnavailableError
 
 VOTE_GAS: Final = 1_500_000
 """Gas limit of every operator's call; the dearest, slashing 32 miners, takes less."""
@@ -37,14 +37,14 @@ class OperatorVotes:
             head = self._ledger.head_number()
             sent_at = work.sent.get(name)
             if sent_at is not None and head < sent_at + RESEND_BLOCKS:
-                raise Unavailable(f"{name} is on its way into a block")
+                raise UnavailableError(f"{name} is on its way into a block")
             data = encode()
             refusal = await trio.to_thread.run_sync(
                 self._ledger.simulate, self.operator.address, contract, data, VOTE_GAS
             )
             if refusal is not None:
                 # Somebody was faster, or the phase is over: the next look at the chain tells.
-                raise Unavailable(f"{name} would revert: {refusal}")
+                raise UnavailableError(f"{name} would revert: {refusal}")
             await self.operator.send(contract, data, VOTE_GAS)
             work.sent = {
                 each: sent for each, sent in work.sent.items() if head < sent + RESEND_BLOCKS

@@ -22,7 +22,7 @@ NamedJob: TypeAlias = tuple[str, Job]
 """A job with a name that stays while it is the same job."""
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """Something that nobody could give us now; asked again later."""
 
 

@@ -84,7 +84,7 @@ def read_tables(database: Database) -> dict[str, list[tuple[bytes, bytes]]]:
     "_put_header",
     "_put_part",
     "_key",
-    "_encode_committee",
+    "_encode_validator_set",
     "_encoded_certificate",
 )
 def build_database() -> Value:
@@ -106,7 +106,7 @@ def build_database() -> Value:
             senders=senders,
             delta={make_hash(9): b"new"},
             training_rows={b"row": b"value"},
-            next_committee=values.NEXT_COMMITTEE,
+            next_validator_set=values.NEXT_COMMITTEE,
         )
         store.finalize(second, values.OTHER_CERTIFICATE, receipts=(), senders=(), delta={})
         parts = [store.encoded_header(first.number), store.encoded_block(first.number)]
@@ -125,8 +125,8 @@ def build_database() -> Value:
                 receipts={pivot.number: values.RECEIPTS[:1], ancestor.number: ()},
                 senders=senders[:1],
                 training_rows={b"row": b"later"},
-                committee=values.COMMITTEE,
-                next_committee=values.NEXT_COMMITTEE,
+                validator_set=values.COMMITTEE,
+                next_validator_set=values.NEXT_COMMITTEE,
             )
         )
         stages.append(read_tables(database))

@@ -30,7 +30,7 @@ from chain.primitives import (
 )
 from chain.training.architectures import Cnn
 from chain.training.encoding import GradientHeader
-from chain.training.history import Committee
+from chain.training.history import ValidatorSet
 from chain.training.reveal import Reveal
 from chain.training.task_spec import (
     AdamW,
@@ -185,11 +185,11 @@ EMPTY_VIEW_CHANGE = ViewChange(EMPTY_VIEW_CHANGE_VOTE, None)
 NEW_VIEW = NewView(LATER_PRE_PREPARE, (VIEW_CHANGE_VOTE, EMPTY_VIEW_CHANGE_VOTE), QUORUM)
 EMPTY_NEW_VIEW = NewView(LATER_PRE_PREPARE, (EMPTY_VIEW_CHANGE_VOTE,), ())
 
-COMMITTEE = Committee(
+COMMITTEE = ValidatorSet(
     tuple(make_address(80 + index) for index in range(4)),
     tuple(make_address(90 + index) for index in range(4)),
 )
-NEXT_COMMITTEE = Committee(COMMITTEE.validators[1:], COMMITTEE.operators[1:])
+NEXT_COMMITTEE = ValidatorSet(COMMITTEE.validators[1:], COMMITTEE.operators[1:])
 
 GRADIENT_HEADER = GradientHeader(
     parameter_count=300,

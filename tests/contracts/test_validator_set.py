@@ -79,7 +79,7 @@ def ask(world: World, signature: str, at: Address = PLACE) -> int:
     return contracts.decode_uint(world.view(at, contracts.compute_selector(signature)))
 
 
-def committee(world: World) -> tuple[Address, ...]:
+def validator_set(world: World) -> tuple[Address, ...]:
     validators, operators = contracts.decode_committee(
         world.view(VALIDATOR_SET, contracts.encode_committee())
     )
@@ -210,9 +210,9 @@ def test_a_candidate_joins_with_a_quorum_some_blocks_later() -> None:
     assert contracts.decode_addresses(following) == five
 
     world.mine(CHANGE_BLOCKS - 1)
-    assert committee(world) == VALIDATORS
+    assert validator_set(world) == VALIDATORS
     world.mine()
-    assert committee(world) == five
+    assert validator_set(world) == five
     assert ask(world, "quorum()", VALIDATOR_SET) == 4
     assert ask(world, "version()", VALIDATOR_SET) == 1
     # Nobody needed to call: what is in force follows from the block number.
@@ -267,7 +267,7 @@ def test_one_change_at_a_time_and_anyone_carries_out_the_next() -> None:
     assert refusal(send, world, STRANGER, carry_out).name == "ValidatorSetNotReady"
     vote(world, OPERATORS[3], proposal_id=2)
     world.mine(CHANGE_BLOCKS)
-    assert committee(world) == tuple(sorted((*VALIDATORS, CANDIDATE, second)))
+    assert validator_set(world) == tuple(sorted((*VALIDATORS, CANDIDATE, second)))
 
 
 def test_keys_and_accounts_that_are_taken_cannot_join() -> None:
@@ -357,7 +357,7 @@ def test_a_validator_leaves_and_has_its_stake_after_the_evidence_window() -> Non
         operator, ValidatorStatus.EXITED, False, unlock, STAKE
     )
     world.mine(CHANGE_BLOCKS)
-    assert committee(world) == (VALIDATORS[0], *VALIDATORS[2:])
+    assert validator_set(world) == (VALIDATORS[0], *VALIDATORS[2:])
     withdraw = contracts.encode_withdraw_stake()
     world.at(unlock - 1, world.timestamp)
     assert refusal(send, world, operator, withdraw).name == "ValidatorSetStakeLocked"
@@ -378,7 +378,7 @@ def test_a_quorum_removes_a_member_whose_stake_stays_its_own() -> None:
     removed = vote(world, OPERATORS[3], proposal_id=2)
     assert ExitRequested(CANDIDATE) in removed.events
     world.mine(CHANGE_BLOCKS)
-    assert committee(world) == VALIDATORS
+    assert validator_set(world) == VALIDATORS
     assert state_of(world, CANDIDATE).stake == STAKE
 
 
@@ -410,7 +410,7 @@ def test_who_leaves_during_a_change_waits_for_it() -> None:
     world.mine(CHANGE_BLOCKS)
     send(world, STRANGER, remove)
     world.mine(CHANGE_BLOCKS)
-    assert committee(world) == tuple(sorted((*VALIDATORS[2:], CANDIDATE)))
+    assert validator_set(world) == tuple(sorted((*VALIDATORS[2:], CANDIDATE)))
     assert refusal(send, world, STRANGER, remove).name == "ValidatorSetWrongStatus"
 
 
@@ -493,7 +493,7 @@ def test_who_signs_twice_loses_all_its_stake_and_its_seat(data: bytes) -> None:
         SetScheduled(2, SIGNER, False, world.number + CHANGE_BLOCKS),
     )
     world.mine(CHANGE_BLOCKS)
-    assert committee(world) == VALIDATORS
+    assert validator_set(world) == VALIDATORS
     state = state_of(world, SIGNER)
     assert (state.status, state.is_slashed, state.stake) == (ValidatorStatus.EXITED, True, 0)
     assert refusal(send, world, STRANGER, data).name == "ValidatorSetAlreadySlashed"
@@ -568,7 +568,7 @@ def test_a_slashed_validator_that_cannot_be_replaced_stays_until_it_can() -> Non
         send(world, operator, contracts.encode_leave_set())
         world.mine(CHANGE_BLOCKS)
     send(world, STRANGER, equivocation())
-    assert SIGNER in committee(world)
+    assert SIGNER in validator_set(world)
     assert state_of(world, SIGNER).status is ValidatorStatus.EXITING
 
 

@@ -17,11 +17,11 @@ from tests.contracts.test_validator_set import (
     BLOCK_A,
     BLOCK_B,
     SIGNER,
-    committee,
     guilty_world,
     proposal,
     signed,
     state_of,
+    validator_set,
 )
 from tests.contracts.world import (
     CHANGE_BLOCKS,
@@ -140,7 +140,7 @@ class Walk:
 
     def check(self) -> None:
         world = self.world
-        members = committee(world)
+        members = validator_set(world)
         assert 3 <= len(members) <= 100
         assert list(members) == sorted(set(members))
         states = {each: state_of(world, each) for each in (*VALIDATORS, *CANDIDATES, SIGNER)}

@@ -15,7 +15,7 @@ from chain.primitives import (
     ValidatorIndex,
     View,
 )
-from chain.training.history import Committee
+from chain.training.history import ValidatorSet
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
@@ -104,6 +104,6 @@ def chain_of(length: int, *, state_nodes: int = 3) -> list[ChainLink]:
     return links
 
 
-COMMITTEE = Committee(
+COMMITTEE = ValidatorSet(
     tuple(address(100 + i) for i in range(4)), tuple(address(200 + i) for i in range(4))
 )

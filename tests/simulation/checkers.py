@@ -22,7 +22,7 @@ from chain.consensus.messages import (
     Vote,
     compute_view_change_payload,
 )
-from chain.consensus.pbft import MAX_KEPT_BLOCKS, MAX_KEPT_VERDICTS, ReplicaState
+from chain.consensus.pbft import MAX_KEPT_BLOCKS, MAX_KEPT_VALIDITIES, ReplicaState
 from chain.primitives import BlockNumber, Hash32, Signature, ValidatorIndex, View
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
@@ -139,7 +139,7 @@ class Checkers:
         n = len(state.config.validators)
         assert len(state.early) <= n * (EARLY_MESSAGES_PER_SENDER + 1), f"early at {name}"
         assert len(state.blocks) <= MAX_KEPT_BLOCKS
-        assert len(state.verdicts) <= MAX_KEPT_VERDICTS
+        assert len(state.validities) <= MAX_KEPT_VALIDITIES
         assert len(state.answered) <= n
 
     def on_loss(self, slot: int, durable: GuardState | None) -> None:

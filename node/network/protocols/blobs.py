@@ -30,7 +30,7 @@ from node.network.wire import (
     encode_blob_request,
     encode_manifest,
 )
-from node.storage.blobs import BlobDamaged, BlobManifest
+from node.storage.blobs import BlobDamagedError, BlobManifest
 from pot_common.errors import OperatorError
 
 PROTOCOL_ID: Final = "/pot/blob/1"
@@ -128,7 +128,7 @@ class BlobExchange:
                 case RequestManifest(content_id):
                     try:
                         manifest = await self.in_thread(partial(self.store.manifest, content_id))
-                    except (KeyError, BlobDamaged):
+                    except (KeyError, BlobDamagedError):
                         await stream.write_frame(b"")
                     else:
                         await stream.write_frame(encode_manifest(manifest))
@@ -141,7 +141,7 @@ class BlobExchange:
             try:
                 load = partial(self.store.chunk, request.content_id, index)
                 chunk = await self.in_thread(load)
-            except (KeyError, BlobDamaged):
+            except (KeyError, BlobDamagedError):
                 # A frame of its own kind, because the only chunk of an empty blob is empty.
                 await stream.write_frame(b"")
                 return

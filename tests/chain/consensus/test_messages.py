@@ -21,7 +21,7 @@ from chain.consensus.messages import (
     compute_view_change_payload,
     decode_message,
     encode_message,
-    list_signed_words,
+    list_signed_messages,
 )
 from chain.errors import InvalidMessage, RejectionReason
 from chain.primitives import BlockNumber, Hash32, PrivateKey, View
@@ -116,7 +116,7 @@ def test_a_pre_prepare_alone_is_of_view_0() -> None:
 
 
 def test_every_signature_of_a_new_view_is_listed_with_what_it_covers() -> None:
-    words = list(list_signed_words(MESSAGES[6]))
+    words = list(list_signed_messages(MESSAGES[6]))
     assert [word.kind for word in words] == [
         MessageKind.PRE_PREPARE,
         *[MessageKind.VIEW_CHANGE] * 3,

@@ -1,4 +1,4 @@
-"""Tasks, committees and events for the tests of what the chain says and what is owed."""
+"""Tasks, validator_sets and events for the tests of what the chain says and what is owed."""
 
 from chain.contracts.system_contracts import (
     AttemptOpened,
@@ -14,8 +14,8 @@ from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.history import (
     BlockContext,
-    Committee,
     TaskHistory,
+    ValidatorSet,
     apply_event,
     build_history,
 )
@@ -25,7 +25,7 @@ from tests.chain.training.training_factory import SPEC
 TASK = TaskId(1)
 VALIDATORS = tuple(Address(bytes([0xA0 + i]) * 20) for i in range(4))
 OPERATORS = tuple(Address(bytes([0xB0 + i]) * 20) for i in range(4))
-COMMITTEE = Committee(VALIDATORS, OPERATORS)
+COMMITTEE = ValidatorSet(VALIDATORS, OPERATORS)
 MINERS = tuple(Address(bytes([0xC0 + i]) * 20) for i in range(3))
 VOTE = ResultVote(Hash32(b"\x01" * 32), Hash32(b"\x02" * 32), Hash32(b"\x03" * 32), 2)
 SUBMITTED = TaskSubmitted(
@@ -70,5 +70,5 @@ def history_after(*events: Event, start: int = 2) -> TaskHistory:
     """The history of an active task after events, each in a block of its own."""
     history = build_history(SUBMITTED, at(1))
     for number, event in enumerate((TaskActivated(TASK), *events), start):
-        history, _ = apply_event(history, event, at(number), spec=SPEC, committee=COMMITTEE)
+        history, _ = apply_event(history, event, at(number), spec=SPEC, validator_set=COMMITTEE)
     return history

@@ -98,7 +98,7 @@ def test_settlement_pays_accepted_units_and_timely_operators() -> None:
     )
 
     settled_event = RoundSettled(TASK, 0, 0, 0, VOTE, 123)
-    after, settled = apply_event(before, settled_event, at(99), spec=SPEC, committee=COMMITTEE)
+    after, settled = apply_event(before, settled_event, at(99), spec=SPEC, validator_set=COMMITTEE)
 
     share = SPEC.reward.validator_fee // 3
     expected = {MINERS[0]: 2 * PRICE, MINERS[1]: PRICE}
@@ -158,7 +158,7 @@ def test_evaluation_is_the_lower_median_of_who_posted_the_settled_result() -> No
     posted = [result(0, correct=300), result(1, correct=310), result(2), liar]
     before = history_after(opened(), committed(0), verdict(0, OK), *posted)
     _, settled = apply_event(
-        before, RoundSettled(TASK, 0, 0, 0, VOTE, 0), at(50), spec=SPEC, committee=COMMITTEE
+        before, RoundSettled(TASK, 0, 0, 0, VOTE, 0), at(50), spec=SPEC, validator_set=COMMITTEE
     )
 
     assert settled is not None

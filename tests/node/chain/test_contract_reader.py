@@ -32,7 +32,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> TrainingChain:
 def test_the_committee_and_the_terms_are_those_of_genesis_and_specification(
     chain: TrainingChain,
 ) -> None:
-    assert chain.store.next_committee() == COMMITTEE
+    assert chain.store.next_validator_set() == COMMITTEE
     assert chain.ledger.terms(TASK) == terms(SPEC)
 
 

@@ -27,7 +27,7 @@ def fold(store: BlockStore) -> tuple[TaskHistory | None, list[SettledRound]]:
                     history = build_history(event, context)
                 elif event is not None and history is not None and hasattr(event, "task_id"):
                     history, settled = apply_event(
-                        history, event, context, spec=SPEC, committee=COMMITTEE
+                        history, event, context, spec=SPEC, validator_set=COMMITTEE
                     )
                     rounds += [] if settled is None else [settled]
     return history, rounds

@@ -9,9 +9,9 @@ from chain.crypto import content_id, get_address
 from chain.primitives import Address, PrivateKey
 from chain.types.transaction import decode_transaction
 from node.client.rpc_client import (
-    BlobGone,
+    BlobGoneError,
+    RpcCallError,
     RpcClient,
-    RpcFailed,
     get_integer,
     get_objects,
     get_text,
@@ -63,7 +63,7 @@ def test_what_is_no_node_is_one_line_that_names_the_setting() -> None:
 def test_revert_is_spelled_out() -> None:
     data = compute_selector("TaskUnknown(uint256)") + (9).to_bytes(32, "big")
     error = {"code": 3, "message": "execution reverted", "data": to_hex(data)}
-    with pytest.raises(RpcFailed, match="there is no task 9; `pot task list`") as refused:
+    with pytest.raises(RpcCallError, match="there is no task 9; `pot task list`") as refused:
         client_of(lambda _: httpx.Response(200, json={"error": error})).call("eth_call")
     assert refused.value.code == 3
 
@@ -112,7 +112,7 @@ def test_blob_arrives_as_it_was_sent_and_progress_counts_its_bytes() -> None:
         return httpx.Response(200, content=stored[request.url.path])
 
     client, name = client_of(answer), content_id(BLOB)
-    with pytest.raises(BlobGone, match="not here"):
+    with pytest.raises(BlobGoneError, match="not here"):
         client.get_blob(name, len(BLOB))
     sent: list[int] = []
     received: list[int] = []

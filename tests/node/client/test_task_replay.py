@@ -32,7 +32,7 @@ from chain.training.optimizer import apply_update, initial_state
 from chain.training.rewards import build_reward_tree
 from chain.training.state import compute_model_root, compute_training_state_root
 from chain.training.task_spec import encode_task_spec, learning_rate_ppb
-from node.client.rpc_client import BlobGone, RpcClient, to_hex
+from node.client.rpc_client import BlobGoneError, RpcClient, to_hex
 from node.client.task_replay import TaskReplay
 from pot_common.errors import OperatorError
 from tests.chain.training.history_factory import MINERS, OPERATORS, TASK, VALIDATORS
@@ -154,7 +154,7 @@ class FakeChain(RpcClient):
 
     def get_blob(self, name: Hash32, byte_count: int, progress: object = None) -> bytes:
         if name not in self.blobs:
-            raise BlobGone("no such blob")
+            raise BlobGoneError("no such blob")
         assert len(self.blobs[name]) == byte_count
         return self.blobs[name]
 

@@ -105,7 +105,7 @@ class ChangingCluster:
     def sets(self, node: ClusterNode) -> list[tuple[Address, ...]]:
         """Who decided which block, from the first on."""
         numbers = range(1, node.store.head_number() + 1)
-        return [node.store.committee(BlockNumber(number)).validators for number in numbers]
+        return [node.store.validator_set(BlockNumber(number)).validators for number in numbers]
 
     def check(self) -> None:
         """Every node has the same chain, certified block by block, and nobody signed twice."""

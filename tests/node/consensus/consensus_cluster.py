@@ -27,7 +27,7 @@ from chain.crypto import get_address, keccak256, sign
 from chain.errors import RejectedInputError
 from chain.genesis import GenesisConfig, GenesisState, build_genesis
 from chain.primitives import Address, BlockNumber, Hash32, PrivateKey, Signature
-from chain.training.history import Committee
+from chain.training.history import ValidatorSet
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction
@@ -193,8 +193,8 @@ class ClusterNode:
         self.database = open_database(self.directory / "database")
         self.store = FusedStore(self.database)
         self.store.fuse = self.fuse
-        committee = Committee(*read_genesis_set(config, genesis))
-        self.store.initialize(genesis.header, genesis.delta, b"{}", committee)
+        validator_set = ValidatorSet(*read_genesis_set(config, genesis))
+        self.store.initialize(genesis.header, genesis.delta, b"{}", validator_set)
         self.wal = FusedLog(self.directory / "wal", self.fuse, self.fsync)
         guard = FusedGuard(self.directory / "guard", self.fuse)
         signer = TestSigner(self.address, self.private_key, guard, self.wal)
@@ -283,7 +283,7 @@ class ClusterNode:
             self._inbox.send_nowait((sender, payload))
 
     def broadcast_consensus(self, payload: bytes) -> None:
-        members = self.store.next_committee().validators
+        members = self.store.next_validator_set().validators
         for node in self._wire.nodes:
             if node is not self and node.address in members:
                 self._send(node, payload)

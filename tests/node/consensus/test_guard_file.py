@@ -6,7 +6,7 @@ from chain.consensus.guard import GuardState, Step
 from chain.crypto import keccak256
 from chain.primitives import BlockNumber, View
 from node.consensus.guard_file import SLOT_STRIDE_BYTES, GuardFile
-from pot_common.errors import OperatorError, StorageFailed
+from pot_common.errors import OperatorError, StorageError
 
 DIGEST = keccak256(b"block")
 
@@ -89,10 +89,10 @@ def test_failed_fsync_stops_the_guard_for_ever(tmp_path):
     guard = GuardFile(tmp_path / "guard", fsync=fsync)
     assert guard.load() is None
     guard.save(state(1))
-    with pytest.raises(StorageFailed, match=r"Input/output error.*signs nothing"):
+    with pytest.raises(StorageError, match=r"Input/output error.*signs nothing"):
         guard.save(state(2))
     failing = False
-    with pytest.raises(StorageFailed):
+    with pytest.raises(StorageError):
         guard.save(state(3))
 
 

@@ -50,13 +50,13 @@ def follow_from_genesis(node: ClusterNode) -> None:
         header = node.store.header(BlockNumber(number))
         return header.encode(), node.store.certificate(header.number).encode()
 
-    for first_block, committee in node.store.committees_after(chain.set_since, 16):
+    for first_block, validator_set in node.store.validator_sets_after(chain.set_since, 16):
         last = node.store.header(BlockNumber(first_block - 1))
         nodes = build_state_proof(node.database, last.state_root, {VALIDATOR_SET: SET_SLOTS})
-        chain.follow_change(committee.validators, *certified(last.number), nodes)
+        chain.follow_change(validator_set.validators, *certified(last.number), nodes)
     for number in range(1, node.store.head_number() + 1):
-        committee = node.store.committee(BlockNumber(number))
-        assert chain.get_validators(BlockNumber(number)) == committee.validators
+        validator_set = node.store.validator_set(BlockNumber(number))
+        assert chain.get_validators(BlockNumber(number)) == validator_set.validators
         chain.verify_header(BlockNumber(number), *certified(number))
 
 
@@ -72,9 +72,9 @@ async def test_a_fifth_validator_joins_votes_proposes_and_leaves_under_load(
         cluster.join()
         await until(lambda: first.mempool.counts()[0] == 0)
         cluster.vote(0, 1, 2)
-        await until(lambda: first.store.next_committee().validators == FIVE)
+        await until(lambda: first.store.next_validator_set().validators == FIVE)
         joined_at = first.store.head_number() + 1
-        assert first.store.committee(BlockNumber(joined_at - 1)).validators == VALIDATORS
+        assert first.store.validator_set(BlockNumber(joined_at - 1)).validators == VALIDATORS
 
         # It was there before, and votes and proposes now.
         index = FIVE.index(JOINER)
@@ -84,7 +84,7 @@ async def test_a_fifth_validator_joins_votes_proposes_and_leaves_under_load(
         assert joiner.host.is_signing
 
         cluster.send(OPERATOR_KEYS[4], VALIDATOR_SET, contracts.encode_leave_set())
-        await until(lambda: first.store.next_committee().validators == VALIDATORS)
+        await until(lambda: first.store.next_validator_set().validators == VALIDATORS)
         left_at = first.store.head_number() + 1
         await until(lambda: min(heads(cluster.wire.nodes)) >= left_at)
         said = len(cluster.wire.messages(4))
@@ -107,7 +107,7 @@ async def test_with_a_fifth_member_four_must_agree_even_if_the_joiner_is_dead(
         await until(lambda: min(heads(cluster.validators)) >= 2)
         cluster.joiner.kill()
         cluster.vote(0, 1, 2)
-        await until(lambda: first.store.next_committee().validators == FIVE)
+        await until(lambda: first.store.next_validator_set().validators == FIVE)
         target = first.store.head_number() + 6
         await until(lambda: min(heads(cluster.validators)) >= target)
         quorums = [
@@ -128,12 +128,12 @@ async def test_a_node_that_was_away_syncs_across_a_change(
         cluster.join()
         await until(lambda: first.mempool.counts()[0] == 0)
         cluster.vote(0, 1, 2)
-        await until(lambda: first.store.next_committee().validators == FIVE)
+        await until(lambda: first.store.next_validator_set().validators == FIVE)
         target = first.store.head_number() + 8
         await until(lambda: first.store.head_number() >= target)
         await nursery.start(away.run)
         await until(lambda: away.store.head_number() >= target)
-        assert away.store.next_committee().validators == FIVE
+        assert away.store.next_validator_set().validators == FIVE
         position = FIVE.index(away.address)
         await until(lambda: certificates_of(first, position, target) >= 2)
         cluster.check()
@@ -153,7 +153,7 @@ async def test_a_validator_that_was_removed_while_it_was_away_finds_out_and_foll
         await until(lambda: joiner.host.is_member and joiner.host.is_signing)
         joiner.kill()
         cluster.send(OPERATOR_KEYS[4], VALIDATOR_SET, contracts.encode_leave_set())
-        await until(lambda: first.store.next_committee().validators == VALIDATORS)
+        await until(lambda: first.store.next_validator_set().validators == VALIDATORS)
         target = first.store.head_number() + 8
         await until(lambda: first.store.head_number() >= target)
         # It begins in the belief that it decides; the others hear it no more.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from chain.primitives import BlockNumber
 from node.consensus import wal
 from node.consensus.wal import WalRecord, WriteAheadLog
-from pot_common.errors import OperatorError, StorageFailed
+from pot_common.errors import OperatorError, StorageError
 
 RECORDS = (
     WalRecord(BlockNumber(1), b"prepare"),
@@ -153,9 +153,9 @@ def test_crash_during_truncation_keeps_the_old_log(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", crash)
-        with pytest.raises(StorageFailed, match="power cut"):
+        with pytest.raises(StorageError, match="power cut"):
             log.truncate_through(BlockNumber(9))
-    with pytest.raises(StorageFailed, match="power cut"):
+    with pytest.raises(StorageError, match="power cut"):
         log.append(BlockNumber(9), b"")
     log.close()
     assert replayed(path) == RECORDS
@@ -169,12 +169,12 @@ def test_failed_fsync_stops_the_log_for_ever(tmp_path):
             raise OSError(5, "Input/output error")
 
     log = WriteAheadLog(tmp_path / "wal", fsync=fsync)
-    with pytest.raises(StorageFailed, match=r"Input/output error.*signs nothing"):
+    with pytest.raises(StorageError, match=r"Input/output error.*signs nothing"):
         log.append(BlockNumber(1), b"vote")
     failing = False
-    with pytest.raises(StorageFailed):
+    with pytest.raises(StorageError):
         log.append(BlockNumber(1), b"vote")
-    with pytest.raises(StorageFailed):
+    with pytest.raises(StorageError):
         log.truncate_through(BlockNumber(1))
     log.close()
     assert log.records() == ()

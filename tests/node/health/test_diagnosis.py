@@ -1,4 +1,4 @@
-"""Each thing that can be wrong, from a situation made by hand to its sentence and its cure."""
+"""Each thing that can be wrong, from a health made by hand to its sentence and its cure."""
 
 from dataclasses import replace
 
@@ -8,8 +8,8 @@ from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber
 from node.health.diagnosis import (
     Finding,
+    NodeHealth,
     Severity,
-    Situation,
     Step,
     ValidatorStatus,
     describe,
@@ -33,7 +33,7 @@ VALIDATORS = tuple(
     for name, address, operator in zip(NAMES, ADDRESSES, OPERATORS, strict=True)
 )
 
-HEALTHY = Situation(
+HEALTHY = NodeHealth(
     number=BlockNumber(42),
     view=0,
     step=Step.PROPOSAL,
@@ -48,12 +48,12 @@ HEALTHY = Situation(
 )
 
 
-def with_validators(situation: Situation, **changes: dict[str, object]) -> Situation:
-    """The situation with some validators changed, by name."""
+def with_validators(health: NodeHealth, **changes: dict[str, object]) -> NodeHealth:
+    """The health with some validators changed, by name."""
     return replace(
-        situation,
+        health,
         validators=tuple(
-            replace(each, **changes.get(each.name or "", {})) for each in situation.validators
+            replace(each, **changes.get(each.name or "", {})) for each in health.validators
         ),
     )
 
@@ -62,13 +62,13 @@ def gone(seconds: float) -> dict[str, object]:
     return {"is_connected": False, "absent_seconds": seconds, "silent_seconds": seconds}
 
 
-def only(situation: Situation) -> Finding:
-    (finding,) = diagnose(situation)
+def only(health: NodeHealth) -> Finding:
+    (finding,) = diagnose(health)
     return finding
 
 
-def codes(situation: Situation) -> list[str]:
-    return [finding.code for finding in diagnose(situation)]
+def codes(health: NodeHealth) -> list[str]:
+    return [finding.code for finding in diagnose(health)]
 
 
 def test_nothing_is_wrong_with_a_healthy_network() -> None:
@@ -80,7 +80,7 @@ def test_nothing_is_wrong_with_a_healthy_network() -> None:
 
 
 def test_a_stuck_chain_says_whose_vote_is_missing_since_when() -> None:
-    situation = with_validators(
+    health = with_validators(
         replace(
             HEALTHY,
             view=3,
@@ -91,7 +91,7 @@ def test_a_stuck_chain_says_whose_vote_is_missing_since_when() -> None:
         gamma=gone(75),
         delta={"silent_seconds": 70.0, "voted_number": BlockNumber(40)},
     )
-    finding = next(finding for finding in diagnose(situation) if finding.code == "stuck")
+    finding = next(finding for finding in diagnose(health) if finding.code == "stuck")
     assert finding.severity is Severity.CRITICAL
     assert finding.text == (
         "No block for 73 s: block 42 in view 3 waits for VIEW-CHANGEs for view 3 or later "
@@ -155,12 +155,12 @@ def test_a_connection_that_broke_a_moment_ago_is_no_finding() -> None:
 
 
 def test_too_few_reachable_validators_are_named() -> None:
-    situation = with_validators(
+    health = with_validators(
         replace(HEALTHY, head_age_seconds=60, step=Step.COMMITS, answered=frozenset(ADDRESSES[:2])),
         gamma=gone(48),
         delta={"is_connected": False, "voted_number": None, "name": None},
     )
-    first = diagnose(situation)[0]
+    first = diagnose(health)[0]
     assert first.code == "no_quorum"
     assert "Only 2 of 4 validators can talk to one another here" in first.text
     assert "gamma" in first.text
@@ -192,24 +192,24 @@ def test_a_guard_ahead_of_the_log_says_from_where_it_signs_again() -> None:
 
 
 def test_a_stuck_chain_names_this_node_if_it_is_the_one_that_does_not_sign() -> None:
-    situation = replace(
+    health = replace(
         HEALTHY,
         first_signable=BlockNumber(44),
         step=Step.COMMITS,
         answered=frozenset(ADDRESSES[1:3]),
         head_age_seconds=60,
     )
-    stuck = next(finding for finding in diagnose(situation) if finding.code == "stuck")
+    stuck = next(finding for finding in diagnose(health) if finding.code == "stuck")
     assert "this node, which signs nothing before block 44" in stuck.text
 
 
 def test_a_validator_without_guard_says_whose_heads_it_waits_for() -> None:
-    situation = with_validators(
+    health = with_validators(
         replace(HEALTHY, step=Step.HEADS, answered=frozenset(ADDRESSES[:2]), first_signable=None),
         gamma=gone(5),
         delta=gone(5),
     )
-    finding = next(each for each in diagnose(situation) if each.code == "waiting_for_heads")
+    finding = next(each for each in diagnose(health) if each.code == "waiting_for_heads")
     assert "2 of the 3 it needs are known" in finding.text
     assert "gamma" in finding.text
     assert "beta" not in finding.text
@@ -234,8 +234,8 @@ def test_one_validators_clock_is_its_operators_to_set() -> None:
 
 
 def test_a_node_behind_its_peers_is_syncing_and_not_stuck() -> None:
-    situation = replace(HEALTHY, best_known=1_041, head_age_seconds=600)
-    finding = only(situation)
+    health = replace(HEALTHY, best_known=1_041, head_age_seconds=600)
+    finding = only(health)
     assert (finding.code, finding.severity) == ("behind", Severity.WARNING)
     assert "1000 blocks behind its peers (block 41 of 1041)" in finding.text
     assert diagnose(replace(HEALTHY, best_known=42)) == ()

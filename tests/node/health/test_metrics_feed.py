@@ -80,10 +80,10 @@ class FakeBlobs:
 
 @dataclass
 class FakeSituation:
-    situation: object = HEALTHY
+    health: object = HEALTHY
 
     def read(self):
-        return self.situation
+        return self.health
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Fed:
     feed: MetricsFeed
     metrics: NodeMetrics
     network: FakeNetwork
-    situation: FakeSituation
+    health: FakeSituation
     store: BlockStore
 
     def text(self) -> str:
@@ -104,7 +104,7 @@ class Fed:
 def fed(tmp_path: Path) -> Fed:
     store = BlockStore(open_database(tmp_path))
     store.initialize(GENESIS, GENESIS_DELTA, b"{}", COMMITTEE)
-    metrics, network, situation = NodeMetrics(), FakeNetwork(), FakeSituation()
+    metrics, network, health = NodeMetrics(), FakeNetwork(), FakeSituation()
     feed = MetricsFeed(
         metrics=metrics,
         max_peers=64,
@@ -115,9 +115,9 @@ def fed(tmp_path: Path) -> Fed:
         mempool=FakePool(),
         network=network,
         consensus=FakeConsensus(),
-        situation=situation,
+        health=health,
     )
-    return Fed(feed, metrics, network, situation, store)
+    return Fed(feed, metrics, network, health, store)
 
 
 async def test_the_feed_shows_chain_pool_network_and_situation(
@@ -134,7 +134,7 @@ async def test_the_feed_shows_chain_pool_network_and_situation(
     fed.network.metrics.dials = 5
     fed.network.metrics.frames["blob", "in"] = 11
     fed.network.metrics.rejections[RejectionReason.MALFORMED] += 2
-    fed.situation.situation = replace(HEALTHY, head_age_seconds=61.0, view=2)
+    fed.health.health = replace(HEALTHY, head_age_seconds=61.0, view=2)
     text = fed.text()
     for line in (
         "ethereum_blockchain_height 3.0",
@@ -163,9 +163,9 @@ def test_every_total_of_the_network_is_shown() -> None:
 
 
 async def test_a_finding_that_is_over_is_shown_as_over(autojump_clock: MockClock, fed: Fed) -> None:
-    fed.situation.situation = with_validators(HEALTHY, delta=gone(300))
+    fed.health.health = with_validators(HEALTHY, delta=gone(300))
     assert 'pot_diagnosis_findings{code="validator_silent"} 1.0' in fed.text()
-    fed.situation.situation = HEALTHY
+    fed.health.health = HEALTHY
     assert 'pot_diagnosis_findings{code="validator_silent"} 0.0' in fed.text()
 
 

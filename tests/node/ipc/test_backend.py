@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from chain.crypto import get_address
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Hash32
-from node.health.situation import SituationReader
+from node.health.reader import HealthReader
 from node.ipc.backend import Backend
 from node.mempool.intake import Pool
 from node.metrics.rpc_report import RpcReports
@@ -79,7 +79,7 @@ async def running_backend(path: Path) -> AsyncIterator[tuple[Backend, ClusterNod
                 sync=node.sync,
                 store=node.store,
                 validator=VALIDATORS[0],
-                situation=SituationReader(
+                health=HealthReader(
                     parameters=network_genesis()[0].parameters,
                     validator=VALIDATORS[0],
                     names={VALIDATORS[3]: "delta"},

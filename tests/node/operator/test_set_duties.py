@@ -76,7 +76,7 @@ async def test_a_validator_that_votes_twice_is_reported_slashed_and_removed(
         liar.after_finalized = lambda _block: lie()
         await until(lambda: first.evidence.held() != ())
         liar.after_finalized = lambda _block: None
-        await until(lambda: liar.address not in first.store.next_committee().validators)
+        await until(lambda: liar.address not in first.store.next_validator_set().validators)
         data = ask(cluster, contracts.encode_get_validator(liar.address))
         assert contracts.decode_validator(data).is_slashed
         target = first.store.head_number() + 5
@@ -100,9 +100,9 @@ async def test_what_waits_for_a_change_is_carried_out_by_the_nodes(
         await until(lambda: first.mempool.counts()[0] == 0)
         cluster.vote(0, 1, 2)
         left = {cluster.validators[2].address, cluster.validators[3].address}
-        await until(lambda: JOINER in first.store.next_committee().validators)
-        await until(lambda: not left & set(first.store.next_committee().validators))
-        assert len(first.store.next_committee().validators) == 3
+        await until(lambda: JOINER in first.store.next_validator_set().validators)
+        await until(lambda: not left & set(first.store.next_validator_set().validators))
+        assert len(first.store.next_validator_set().validators) == 3
 
 
 async def test_evidence_is_sent_again_with_growing_intervals_and_forgotten_when_old(

@@ -14,7 +14,7 @@ from chain.crypto import keccak256
 from chain.errors import RejectedInputError, RejectionReason
 from chain.genesis import build_genesis, parse_genesis
 from chain.primitives import Address, Hash32, Signature, ValidatorIndex, View
-from chain.training.history import Committee
+from chain.training.history import ValidatorSet
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction, decode_transaction
 from node.chain.training_index import TrainingIndex
@@ -187,8 +187,8 @@ class LocalChain:
         state = build_genesis(self.config)
         self.database: Database = open_database(path)
         self.store = BlockStore(self.database)
-        committee = Committee(*read_genesis_set(self.config, state))
-        self.store.initialize(state.header, state.delta, file, committee)
+        validator_set = ValidatorSet(*read_genesis_set(self.config, state))
+        self.store.initialize(state.header, state.delta, file, validator_set)
         self._index = TrainingIndex(self.store)
 
     def extend(self, *raw_transactions: bytes) -> Hash32:

@@ -50,8 +50,8 @@ def adopt_head(old: LocalChain, new: LocalChain) -> None:
             receipts={head: receipts},
             senders=senders,
             training_rows={},
-            committee=store.committee(head),
-            next_committee=store.next_committee(),
+            validator_set=store.validator_set(head),
+            next_validator_set=store.next_validator_set(),
         )
     )
 

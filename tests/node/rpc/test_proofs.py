@@ -106,7 +106,7 @@ def test_sets_of_validators_are_listed_from_a_block_on(
     served: tuple[TrainingChain, RpcHarness],
 ) -> None:
     chain, rpc = served
-    of_genesis = ["0x" + each.hex() for each in chain.store.next_committee().validators]
+    of_genesis = ["0x" + each.hex() for each in chain.store.next_validator_set().validators]
     assert rpc.result("pot_getValidatorSets", 0) == [{"firstBlock": 1, "validators": of_genesis}]
     assert rpc.result("pot_getValidatorSets", 1) == []
     assert rpc.error("pot_getValidatorSets", -1)["code"] == -32602

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from chain.crypto import CHUNK_BYTES, chunk_hashes, content_id, merkle_node
 from chain.errors import RejectedInputError, RejectionReason
 from node.storage.blobs import (
-    BlobDamaged,
-    BlobDiskFailed,
+    BlobDamagedError,
+    BlobDiskError,
     BlobManifest,
-    BlobQuotaExceeded,
+    BlobQuotaError,
     BlobStore,
 )
 
@@ -91,9 +91,9 @@ def test_upload_of_other_bytes_or_too_many_leaves_nothing(store, tmp_path):
 
 def test_quota_counts_uploads_in_progress_and_names_the_setting(store):
     with store.upload(QUOTA_BYTES - 10):
-        with pytest.raises(BlobQuotaExceeded, match=r"raise blobs\.quota_bytes"):
+        with pytest.raises(BlobQuotaError, match=r"raise blobs\.quota_bytes"):
             store.put(bytes(11))
-        with pytest.raises(BlobQuotaExceeded):
+        with pytest.raises(BlobQuotaError):
             store.download(manifest_of(bytes(11)))
     store.put(bytes(11))
     assert store.used_bytes() == 11 + 32
@@ -174,7 +174,7 @@ def test_blob_that_the_disk_changed_is_dropped(store):
     data[CHUNK_BYTES] ^= 1
     store.path(name).write_bytes(data)
     assert store.chunk(name, 0) == BLOB[:CHUNK_BYTES]
-    with pytest.raises(BlobDamaged):
+    with pytest.raises(BlobDamagedError):
         store.chunk(name, 1)
     assert not store.has(name)
     store.put(BLOB)
@@ -247,7 +247,7 @@ def test_a_download_that_is_collected_begins_again(store, tmp_path):
         store.collect(manifest.content_id, 2 * NOW_NS)
         download.write_chunk(1, BLOB[CHUNK_BYTES : 2 * CHUNK_BYTES])
         download.write_chunk(2, BLOB[2 * CHUNK_BYTES :])
-        with pytest.raises(BlobDiskFailed):
+        with pytest.raises(BlobDiskError):
             download.finish()
     with store.download(manifest) as download:
         assert download.missing() == (0, 1, 2)

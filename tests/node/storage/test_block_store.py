@@ -13,7 +13,7 @@ from chain.types.block import Block
 from chain.types.receipt import encode_receipts
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, Table, Writer, open_database
-from pot_common.errors import OperatorError, StorageFailed
+from pot_common.errors import OperatorError, StorageError
 from tests.node.chain_factory import (
     COMMITTEE,
     GENESIS,
@@ -207,9 +207,9 @@ def test_full_disk_stops_every_later_write(store, database, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Writer, "put", refuse)
-        with pytest.raises(StorageFailed, match="No space left"):
+        with pytest.raises(StorageError, match="No space left"):
             finalize(store, first)
-    with pytest.raises(StorageFailed, match="No space left"):
+    with pytest.raises(StorageError, match="No space left"):
         finalize(store, first)
     assert store.head() == GENESIS
 

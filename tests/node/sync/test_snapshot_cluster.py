@@ -153,7 +153,7 @@ async def test_who_was_away_while_the_validators_changed_joins_by_what_their_sta
         cluster.join()
         await until(lambda: first.mempool.counts()[0] == 0)
         cluster.vote(0, 1, 2)
-        await until(lambda: first.store.next_committee().validators == FIVE)
+        await until(lambda: first.store.next_validator_set().validators == FIVE)
         await until(lambda: cluster.joiner.host.is_signing)
         cluster.send(
             OPERATOR_KEYS[0], VALIDATOR_SET, contracts.encode_propose_removal(late.address)
@@ -161,7 +161,7 @@ async def test_who_was_away_while_the_validators_changed_joins_by_what_their_sta
         await until(lambda: first.mempool.counts()[0] == 0)
         for key in (OPERATOR_KEYS[1], OPERATOR_KEYS[2], OPERATOR_KEYS[4]):
             cluster.send(key, VALIDATOR_SET, contracts.encode_vote_on_proposal(2))
-        await until(lambda: late.address not in first.store.next_committee().validators)
+        await until(lambda: late.address not in first.store.next_validator_set().validators)
         # Three of the four that now decide are left: no certificate is without the joiner's vote,
         # which genesis does not know.
         there.pop(2).kill()
@@ -172,6 +172,6 @@ async def test_who_was_away_while_the_validators_changed_joins_by_what_their_sta
         await nursery.start(late.run)
         await until(lambda: late.store.head_number() > begun)
         assert late.store.first_held() >= begun - 2, "nothing was replayed"
-        assert late.store.next_committee() == first.store.next_committee()
+        assert late.store.next_validator_set() == first.store.next_validator_set()
         assert late.faults == []
         nursery.cancel_scope.cancel()

@@ -156,7 +156,7 @@ class World:
         self.pass_time()
         block = BlockContext(BlockNumber(self.block), self.now)
         history, settled = apply_event(
-            self.histories[task], event, block, spec=self.specs[task], committee=COMMITTEE
+            self.histories[task], event, block, spec=self.specs[task], validator_set=COMMITTEE
         )
         self.histories[task] = history
         if settled is not None:

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from chain.crypto import content_id
 from chain.primitives import Address, Hash32, TaskId
 from node.training import gradients
-from node.training.verifier import VerifierRefused
+from node.training.verifier import VerifierRefusedError
 from tests.chain.training.history_factory import (
     TASK,
     history_after,
@@ -117,7 +117,7 @@ async def test_what_the_node_gave_its_worker_is_not_the_miners_fault(
         nonlocal refusals
         if kind == "verify" and refusals:
             refusals -= 1
-            raise VerifierRefused(reason, "theta is not 2400 bytes long")
+            raise VerifierRefusedError(reason, "theta is not 2400 bytes long")
         return honest_worker(kind, members)
 
     node.verifier.answers = refuse_at_first
@@ -134,7 +134,7 @@ async def test_a_malformed_gradient_counts_as_missing(
 
     def refuse_second(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
         if kind == "verify" and content_id(PAYLOADS[1]).hex() in str(members["payload"]):
-            raise VerifierRefused("bad_gradient", "a code is -128")
+            raise VerifierRefusedError("bad_gradient", "a code is -128")
         return honest_worker(kind, members)
 
     node.verifier.answers = refuse_second

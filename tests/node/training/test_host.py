@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
-from node.training.verifier import VerifierRefused
+from node.training.verifier import VerifierRefusedError
 from tests.chain.training.history_factory import (
     TASK,
     history_after,
@@ -45,7 +45,7 @@ async def test_a_refused_task_is_not_looked_at_again(
     node = Node(tmp_path, chain)
 
     def refuse(_kind: str, _members: Mapping[str, object]) -> Mapping[str, object]:
-        raise VerifierRefused("bad_spec", "too large")
+        raise VerifierRefusedError("bad_spec", "too large")
 
     node.verifier.answers = refuse
     await node.run_for(20)

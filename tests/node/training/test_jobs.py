@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
-from node.training.verifier import VerifierFailed
+from node.training.verifier import VerifierFailedError
 from tests.node.training.training_node import (
     OK,
     Node,
@@ -23,7 +23,7 @@ async def test_a_worker_that_fails_is_asked_again(
 ) -> None:
     node = Node(tmp_path, judging(1))
     node.hold(0)
-    failures = iter([VerifierFailed("the worker ended"), VerifierFailed("no answer")])
+    failures = iter([VerifierFailedError("the worker ended"), VerifierFailedError("no answer")])
 
     def fail_twice(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
         error = next(failures, None) if kind == "verify" else None

@@ -12,7 +12,7 @@ from chain.contracts.system_contracts import (
 )
 from chain.crypto import content_id
 from chain.training.rounds import Phase
-from node.training.verifier import VerifierRefused
+from node.training.verifier import VerifierRefusedError
 from tests.chain.training.history_factory import (
     TASK,
     verdict,
@@ -60,7 +60,7 @@ async def test_a_model_that_cannot_be_evaluated_still_has_a_result(
 
     def refuse(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
         if kind == "evaluate":
-            raise VerifierRefused("content_mismatch", "a shard")
+            raise VerifierRefusedError("content_mismatch", "a shard")
         return honest_worker(kind, members)
 
     node.verifier.answers = refuse

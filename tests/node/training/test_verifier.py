@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.training.verifier import Verifier, VerifierFailed, VerifierRefused, VerifierSettings
+from node.training.verifier import (
+    Verifier,
+    VerifierFailedError,
+    VerifierRefusedError,
+    VerifierSettings,
+)
 
 WORKER = r"""
 import json, os, sys, time
@@ -82,7 +87,7 @@ async def test_a_worker_answers_many_questions_and_ends_with_the_verifier() -> N
 
 async def test_a_refusal_names_its_reason_and_keeps_the_worker() -> None:
     async with scripted() as verifier:
-        with pytest.raises(VerifierRefused) as refused:
+        with pytest.raises(VerifierRefusedError) as refused:
             await verifier.ask("refuse", {})
         await verifier.ask("answer", {"value": 1})
         assert refused.value.reason == "bad_gradient"
@@ -94,7 +99,7 @@ async def test_a_refusal_names_its_reason_and_keeps_the_worker() -> None:
 async def test_a_worker_that_breaks_is_replaced(kind: str) -> None:
     async with scripted() as verifier:
         broken = await verifier.ask("answer", {"value": 1})
-        with pytest.raises(VerifierFailed):
+        with pytest.raises(VerifierFailedError):
             await verifier.ask(kind, {})
         assert not is_alive(broken["pid"])
         assert (await verifier.ask("answer", {"value": 2}))["echo"] == 2
@@ -104,7 +109,7 @@ async def test_a_worker_that_breaks_is_replaced(kind: str) -> None:
 async def test_a_worker_that_hangs_is_killed_and_replaced() -> None:
     async with scripted(seconds=0.3) as verifier:
         hung = await verifier.ask("answer", {"value": 1})
-        with pytest.raises(VerifierFailed, match=r"no answer to hang in 0\.3 s"):
+        with pytest.raises(VerifierFailedError, match=r"no answer to hang in 0\.3 s"):
             await verifier.ask("hang", {})
         assert not is_alive(hung["pid"])
         assert (await verifier.ask("answer", {"value": 2}))["echo"] == 2

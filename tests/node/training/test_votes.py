@@ -40,7 +40,7 @@ async def test_what_is_remembered_of_votes_and_jobs_does_not_grow_with_rounds(
             chain.head += 3
             opened = AttemptOpened(TASK, 0, round_number, 3, 10**19)
             history, _ = apply_event(
-                history_after(), opened, at(50), spec=SPEC, committee=COMMITTEE
+                history_after(), opened, at(50), spec=SPEC, validator_set=COMMITTEE
             )
             chain.histories = {TASK: history}
             node.host.wake()

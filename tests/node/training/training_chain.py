@@ -19,7 +19,7 @@ from chain.params import ChainParameters
 from chain.primitives import Address, Hash32, TaskId
 from chain.training import task_spec
 from chain.training.acceptance import Verdict, encode_verdicts
-from chain.training.history import Committee
+from chain.training.history import ValidatorSet
 from chain.training.rewards import build_reward_tree
 from chain.types.transaction import Transaction, decode_transaction
 from node.chain.contract_reader import LedgerReader
@@ -44,7 +44,7 @@ def address_of(signer: LocalAccount) -> Address:
     return Address(bytes.fromhex(signer.address[2:]))
 
 
-COMMITTEE = Committee(VALIDATORS, tuple(address_of(each) for each in OPERATORS))
+COMMITTEE = ValidatorSet(VALIDATORS, tuple(address_of(each) for each in OPERATORS))
 
 
 class FixedClock:

@@ -110,7 +110,7 @@ class FakeChain:
     settled: dict[int, SettledRound] = field(default_factory=dict)
     reverts: str | None = None
     phase_calls: int = 0
-    committee = COMMITTEE
+    validator_set = COMMITTEE
 
     def task_count(self) -> int:
         return len(self.histories)
@@ -284,7 +284,7 @@ VOTE = ResultVote(Hash32(b"\x01" * 32), Hash32(b"\x02" * 32), Hash32(b"\x03" * 3
 
 def with_results(history: TaskHistory, *events: object) -> TaskHistory:
     for number, event in enumerate(events, 20):
-        history, _ = apply_event(history, event, at(number), spec=SPEC, committee=COMMITTEE)
+        history, _ = apply_event(history, event, at(number), spec=SPEC, validator_set=COMMITTEE)
     return history
 
 
@@ -293,7 +293,7 @@ def settled_round(round_number: int, *verdicts: Verdict) -> SettledRound:
     results = [result(i, VOTE) for i in range(3)]
     history = with_results(judging().histories[TASK], *events, *results)
     over = RoundSettled(TASK, 0, 0, 0, VOTE, 0)
-    _, settled = apply_event(history, over, at(90), spec=SPEC, committee=COMMITTEE)
+    _, settled = apply_event(history, over, at(90), spec=SPEC, validator_set=COMMITTEE)
     assert settled is not None
     return replace(
         settled,

@@ -12,10 +12,10 @@ from chain.consensus.pbft import ReplicaState
 from chain.consensus.quorum import compute_max_faulty, compute_quorum
 from chain.params import ChainParameters
 from chain.primitives import Address, BlockNumber, ValidatorIndex, View
-from chain.training.history import Committee
+from chain.training.history import ValidatorSet
 from node.clock import Clock
 from node.consensus.watch import ConsensusWatch
-from node.health.diagnosis import Situation, Step, ValidatorStatus
+from node.health.diagnosis import NodeHealth, Step, ValidatorStatus
 from node.network.peers import PeerInfo
 
 DUE_MARGIN_SECONDS: Final = 2.0
@@ -59,7 +59,7 @@ class WatchedStore(Protocol):
     def head_number(self) -> BlockNumber:
         """The last final block."""
 
-    def next_committee(self) -> Committee:
+    def next_validator_set(self) -> ValidatorSet:
         """Who decides the block after it."""
 
 
@@ -70,7 +70,7 @@ class WatchedSync(Protocol):
         """The highest head among peers and ourselves."""
 
 
-class SituationReader:
+class HealthReader:
     """Reads now and then, at least once a second: absences are as exact as that."""
 
     def __init__(
@@ -100,19 +100,19 @@ class SituationReader:
         self._started_at = trio.current_time()
         self._connected_at: dict[Address, float] = {}
 
-    def read(self) -> Situation:
-        """The situation now."""
+    def read(self) -> NodeHealth:
+        """The health now."""
         state, head = self._consensus.state, self._store.head_number()
         peers = self._network.peers()
-        committee = self._store.next_committee()
-        validators = committee.validators if state is None else state.config.validators
+        validator_set = self._store.next_validator_set()
+        validators = validator_set.validators if state is None else state.config.validators
         step, answered = self._find_step(state)
         view = View(0) if state is None else _find_view(state)
-        return Situation(
+        return NodeHealth(
             number=BlockNumber(head + 1),
             view=view,
             step=step,
-            validators=self._read_validators(validators, committee, peers),
+            validators=self._read_validators(validators, validator_set, peers),
             quorum=compute_quorum(len(validators)),
             primary=None if state is None else validators[state.config.get_primary(view)],
             answered=answered,
@@ -129,11 +129,14 @@ class SituationReader:
         )
 
     def _read_validators(
-        self, validators: tuple[Address, ...], committee: Committee, peers: tuple[PeerInfo, ...]
+        self,
+        validators: tuple[Address, ...],
+        validator_set: ValidatorSet,
+        peers: tuple[PeerInfo, ...],
     ) -> tuple[ValidatorStatus, ...]:
         now, watch = trio.current_time(), self._consensus.watch
         connected = {peer.validator for peer in peers}
-        operators = dict(zip(committee.validators, committee.operators, strict=True))
+        operators = dict(zip(validator_set.validators, validator_set.operators, strict=True))
         found = []
         for address in validators:
             if address in connected:
@@ -182,7 +185,7 @@ class SituationReader:
 
     def _judge_proposal(self, state: ReplicaState) -> Step:
         assert state.proposal is not None
-        verdict = state.verdicts.get(get_pre_prepare(state.proposal).block.hash)
+        verdict = state.validities.get(get_pre_prepare(state.proposal).block.hash)
         if verdict is None or verdict.is_valid is None:
             return Step.VERDICT
         if not verdict.is_valid:

@@ -53,10 +53,10 @@ from chain.consensus.messages import (
     decode_message,
     encode_message,
 )
-from chain.consensus.quorum import compute_quorum
 from chain.errors import RejectedInputError
 from chain.primitives import Address, BlockNumber, Hash32, ValidatorIndex, View
 from chain.types.block import Block
+from chain.types.validator_set import compute_quorum
 from node.network.pieces.dissemination import Dissemination, MessageName, decode_piece
 from tests.chain.consensus.consensus_factory import (
     DOMAIN,

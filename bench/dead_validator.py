@@ -25,8 +25,8 @@ import httpx
 from consensus_loopback import send_transfer, start_network, start_validator, wait_until_ready
 from prometheus_client.parser import text_string_to_metric_families
 
-from chain.consensus.quorum import compute_max_faulty
 from chain.primitives import PrivateKey
+from chain.types.validator_set import compute_max_faulty
 from node.client.rpc_client import RpcClient
 from node.devnet.processes import ProcessGroup
 from node.keystore import create_private_key

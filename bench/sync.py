@@ -29,9 +29,9 @@ from chain.crypto import get_address, keccak256, sign
 from chain.genesis import GenesisConfig, build_genesis
 from chain.primitives import Address, Hash32, PrivateKey, ValidatorIndex, View
 from chain.state.walk import END, START, collect_chunk
-from chain.training.history import ValidatorSet
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction, decode_transaction, sign_transaction
+from chain.types.validator_set import ValidatorSet
 from node.devnet.processes import Child, ProcessGroup
 from node.network.host import compute_peer_id, load_or_create_host_key
 from node.network.wire import PROTOCOL_VERSION

@@ -3,7 +3,7 @@
 from chain.contracts.set_reader import read_genesis_set
 from chain.genesis import GenesisConfig, build_genesis, parse_genesis
 from chain.params import InvalidGenesisError
-from chain.training.history import ValidatorSet
+from chain.types.validator_set import ValidatorSet
 from node.config import NodeConfig
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, open_database

@@ -12,10 +12,10 @@ from chain.consensus.messages import (
     compute_signing_digest,
     list_signed_messages,
 )
-from chain.consensus.quorum import compute_quorum
 from chain.errors import InvalidMessage, RejectionReason
 from chain.primitives import Address, BlockNumber, Hash32, ValidatorIndex
 from chain.types.certificate import CommitCertificate
+from chain.types.validator_set import compute_quorum
 
 Recover = Callable[[Hash32, bytes], Address | None]
 """`chain.crypto.recover`, or the same behind a cache: votes come again inside certificates."""

@@ -74,7 +74,6 @@ from chain.consensus.messages import (
     compute_view_change_payload,
     get_pre_prepare,
 )
-from chain.consensus.quorum import compute_max_faulty, compute_quorum
 from chain.consensus.records import (
     CommitRecord,
     PrepareRecord,
@@ -91,6 +90,7 @@ from chain.errors import InvalidMessage, RejectionReason
 from chain.primitives import ZERO_HASH, Hash32, Signature, ValidatorIndex, View
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
+from chain.types.validator_set import compute_max_faulty, compute_quorum
 
 Sign = Callable[[Hash32], Signature]
 """`chain.crypto.sign` with the consensus key. It must be deterministic."""

@@ -28,6 +28,7 @@ from chain.contracts.system_contracts import (
 from chain.primitives import ZERO_HASH, Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Outcome, decide, decode_verdicts
 from chain.training.task_spec import TaskSpec
+from chain.types.validator_set import ValidatorSet
 
 MAX_BALLOTS: Final = 3
 """The ledger's limit: an attempt whose last ballot fails is void."""
@@ -40,28 +41,6 @@ class BlockContext:
     number: BlockNumber
     timestamp: int
     """Seconds since the Unix epoch."""
-
-
-@dataclass(frozen=True, slots=True)
-class ValidatorSet:
-    """Who judges a round: the validators and the operator account of each, by index."""
-
-    validators: tuple[Address, ...]
-    operators: tuple[Address, ...]
-
-    @property
-    def max_faulty(self) -> int:
-        """F = (n - 1) // 3."""
-        return (len(self.validators) - 1) // 3
-
-    @property
-    def quorum(self) -> int:
-        """ceil(2n / 3), of distinct validators."""
-        return -(-2 * len(self.validators) // 3)
-
-    def find_operator(self, operator: Address | None) -> int | None:
-        """The validator index of an operator account, or None if it has none here."""
-        return self.operators.index(operator) if operator in self.operators else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from typing import Final
 from chain.contracts.system_contracts import ResultVote
 from chain.primitives import Address, BlockNumber
 from chain.training.acceptance import Verdict
-from chain.training.history import Attempt, TaskHistory, ValidatorSet
+from chain.training.history import Attempt, TaskHistory
 from chain.training.task_spec import TaskSpec
+from chain.types.validator_set import ValidatorSet
 
 TURN_BLOCKS: Final = 2
 """Blocks between one operator's turn to send a call that anyone may send, and the next one's."""

@@ -20,12 +20,12 @@ from chain.execution.gas import GAS_TRANSACTION
 from chain.genesis import GenesisConfig
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.state.world_state import StateDelta
-from chain.training.history import ValidatorSet
 from chain.transition import BlockResult, apply_block, compute_transactions_root
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.transaction import Transaction
+from chain.types.validator_set import ValidatorSet
 from chain.validation import compute_extra_data
 from node.clock import Clock
 from node.metrics.registry import NodeMetrics

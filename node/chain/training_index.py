@@ -17,13 +17,13 @@ from chain.training.history import (
     BlockContext,
     SettledRound,
     TaskHistory,
-    ValidatorSet,
     apply_event,
     build_history,
 )
 from chain.training.task_spec import TaskSpec, decode_task_spec
 from chain.types.header import Header
 from chain.types.receipt import Receipt
+from chain.types.validator_set import ValidatorSet
 from node.storage.block_store import BlockStore
 
 KEPT_HISTORIES: Final = 1_024

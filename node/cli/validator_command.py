@@ -48,6 +48,7 @@ def status(rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> Non
     """Show the validators, the change that is under way and the open proposals."""
     from chain.contracts import system_contracts as contracts
     from chain.contracts.system_contracts import VALIDATOR_SET
+    from chain.types.validator_set import compute_quorum
     from node.client.rpc_client import RpcClient
 
     client = RpcClient(rpc)
@@ -75,7 +76,7 @@ def status(rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> Non
             "leaves": [_hex(each) for each in validators if each not in following],
         }
     head = client.quantity("eth_blockNumber")
-    quorum = -(-2 * len(validators) // 3)
+    quorum = compute_quorum(len(validators))
     proposals: list[Json] = [
         _describe(number, proposal, quorum)
         for number, proposal in _list_proposals(client)

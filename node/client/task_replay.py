@@ -41,7 +41,6 @@ from chain.training.history import (
     CommitmentRecord,
     SettledRound,
     TaskHistory,
-    ValidatorSet,
     add_rewards,
     apply_event,
     build_history,
@@ -56,6 +55,7 @@ from chain.training.state import (
     compute_training_state_root,
 )
 from chain.training.task_spec import TaskSpec, decode_task_spec, learning_rate_ppb
+from chain.types.validator_set import ValidatorSet
 from node.client.rpc_client import (
     BlobGoneError,
     RpcClient,

@@ -59,7 +59,7 @@ from chain.consensus.messages import (
     encode_message,
     get_pre_prepare,
 )
-from chain.consensus.quorum import ACTIVITY_WINDOW_TURNS, compute_primary_order, compute_quorum
+from chain.consensus.primary_order import ACTIVITY_WINDOW_TURNS, compute_primary_order
 from chain.consensus.records import (
     Record,
     compute_latest_intent,
@@ -73,6 +73,7 @@ from chain.transition import BlockResult
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction
+from chain.types.validator_set import compute_quorum
 from chain.validation import validate_fresh_proposal
 from node.chain.executor import Executor, Refusal
 from node.chain.training_index import TrainingIndex

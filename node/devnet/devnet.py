@@ -20,6 +20,7 @@ from chain.primitives import Address, Hash32
 from chain.training.architectures import count_parameters
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec, encode_task_spec
+from chain.types.validator_set import compute_max_faulty
 from node.client.rpc_client import JsonObject, RpcClient, get_integer
 from node.client.task_file import load_task_file
 from node.client.task_submission import compute_full_budget
@@ -337,7 +338,7 @@ class Devnet:
             for child, client in zip(self._validators, self.clients, strict=True)
             if not child.is_running and not client.is_ready()
         ]
-        if len(ended) > (len(self._validators) - 1) // 3:
+        if len(ended) > compute_max_faulty(len(self._validators)):
             raise OperatorError(ended[0].describe_end())
         if not any(child.is_running for child in self._miners):
             raise OperatorError(self._miners[0].describe_end())

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Final, assert_never
 
 from chain.primitives import Address, BlockNumber
+from chain.types.validator_set import compute_max_faulty
 
 CLOCK_TOLERANCE_SECONDS: Final = 1.5
 """Offsets are known to half a second; a proposal a second ahead of a clock is still accepted."""
@@ -253,7 +254,7 @@ def _check_clocks(health: NodeHealth) -> Iterable[Finding]:
     if not wrong:
         return
     middle = sorted(offsets.values())[(len(offsets) - 1) // 2]
-    max_faulty = (len(health.validators) - 1) // 3
+    max_faulty = compute_max_faulty(len(health.validators))
     if abs(middle) > CLOCK_TOLERANCE_SECONDS and len(wrong) > max_faulty:
         yield Finding(
             "clock_wrong",

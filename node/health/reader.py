@@ -9,10 +9,9 @@ import trio
 
 from chain.consensus.messages import MessageKind, PrePrepare, get_pre_prepare
 from chain.consensus.pbft import ReplicaState
-from chain.consensus.quorum import compute_max_faulty, compute_quorum
 from chain.params import ChainParameters
 from chain.primitives import Address, BlockNumber, ValidatorIndex, View
-from chain.training.history import ValidatorSet
+from chain.types.validator_set import ValidatorSet, compute_max_faulty, compute_quorum
 from node.clock import Clock
 from node.consensus.watch import ConsensusWatch
 from node.health.diagnosis import NodeHealth, Step, ValidatorStatus

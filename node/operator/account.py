@@ -13,8 +13,8 @@ import trio
 from chain.crypto import get_address
 from chain.genesis import GenesisConfig
 from chain.primitives import Address, PrivateKey
-from chain.training.history import ValidatorSet
 from chain.types.transaction import sign_transaction
+from chain.types.validator_set import ValidatorSet
 from chain.validation import compute_next_base_fee
 from node.mempool.intake import Pool
 from node.mempool.pool import Mempool

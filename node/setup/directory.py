@@ -148,7 +148,7 @@ def create_database(path: Path, genesis_file: Path) -> Hash32:
         OSError: A file cannot be read or written.
     """
     from chain.contracts.set_reader import read_genesis_set
-    from chain.training.history import ValidatorSet
+    from chain.types.validator_set import ValidatorSet
     from node.storage.block_store import BlockStore
     from node.storage.database import open_database
 

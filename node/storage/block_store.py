@@ -14,11 +14,11 @@ from typing import Final
 from chain import codec
 from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber, Hash32
-from chain.training.history import ValidatorSet
 from chain.types.block import BLOCK_LIMIT_BYTES, Block, block_from_item
 from chain.types.certificate import CommitCertificate, decode_certificate
 from chain.types.header import Header, decode_header
 from chain.types.receipt import Log, Receipt, compute_bloom, decode_receipts, encode_receipts
+from chain.types.validator_set import ValidatorSet
 from node.storage.database import Database, Reader, Table, Writer
 from node.storage.snapshot_progress import clear_progress
 from pot_common.errors import OperatorError

@@ -26,11 +26,12 @@ from chain.errors import InvalidSpec, RejectedInputError, RejectionReason
 from chain.execution.evm import BlockEnvironment, CallRequest, call
 from chain.primitives import Address, BlockNumber, TaskId
 from chain.state.world_state import ReadableDatabase
-from chain.training.history import BlockContext, TaskHistory, ValidatorSet, apply_event
+from chain.training.history import BlockContext, TaskHistory, apply_event
 from chain.training.rewards import build_reward_tree
 from chain.training.task_spec import decode_task_spec
 from chain.types.header import Header
 from chain.types.receipt import Receipt
+from chain.types.validator_set import ValidatorSet
 from node.network.protocols.state import TaskRecord
 
 _STATUSES: Final[Mapping[TaskStatus, str]] = {

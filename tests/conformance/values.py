@@ -30,7 +30,6 @@ from chain.primitives import (
 )
 from chain.training.architectures import Cnn
 from chain.training.encoding import GradientHeader
-from chain.training.history import ValidatorSet
 from chain.training.reveal import Reveal
 from chain.training.task_spec import (
     AdamW,
@@ -52,6 +51,7 @@ from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.receipt import Log, Receipt, build_receipt
+from chain.types.validator_set import ValidatorSet
 
 
 def make_bytes(tag: int, length: int) -> bytes:

@@ -15,11 +15,11 @@ from chain.primitives import (
     ValidatorIndex,
     View,
 )
-from chain.training.history import ValidatorSet
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.receipt import Log, Receipt, build_receipt, combine_blooms
+from chain.types.validator_set import ValidatorSet
 
 GENESIS_DELTA = {keccak256(b"genesis state"): b"genesis state"}
 

@@ -57,12 +57,13 @@ from chain.consensus.messages import (
     Vote,
 )
 from chain.consensus.pbft import ReplicaState, Transition
-from chain.consensus.quorum import compute_max_faulty, compute_primary_order
+from chain.consensus.primary_order import compute_primary_order
 from chain.consensus.records import PrepareRecord, Record, compute_latest_intent
 from chain.errors import InvalidBlock, InvalidMessage
 from chain.primitives import BlockNumber, Hash32, ValidatorIndex
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
+from chain.types.validator_set import compute_max_faulty
 from chain.validation import validate_fresh_proposal
 from tests.simulation.adversary import Adversary
 from tests.simulation.checkers import Checkers

@@ -32,7 +32,7 @@ PBFT: Final = "chain.consensus.pbft"
 MUTANTS: Final = {
     "s1-quorum-2f+1": Mutant(
         "S1: the quorum is 2f + 1",
-        "chain.consensus.quorum",
+        "chain.types.validator_set",
         (("return (2 * n + 2) // 3", "return 2 * ((n - 1) // 3) + 1"),),
     ),
     "s1-same-author-twice": Mutant(

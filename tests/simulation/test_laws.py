@@ -11,8 +11,9 @@ from random import Random
 import pytest
 
 from chain.consensus.inputs import Timing
-from chain.consensus.quorum import compute_max_faulty, compute_primary_order
+from chain.consensus.primary_order import compute_primary_order
 from chain.primitives import Address, BlockNumber, ValidatorIndex
+from chain.types.validator_set import compute_max_faulty
 from tests.chain.consensus.consensus_factory import validators_of
 from tests.simulation.cluster import Cluster, Node, World
 

@@ -5,7 +5,7 @@ from random import Random
 from typing import Final
 
 from chain.consensus.inputs import Timing
-from chain.consensus.quorum import compute_max_faulty
+from chain.types.validator_set import compute_max_faulty
 from tests.simulation.adversary import HABITS
 from tests.simulation.cluster import (
     BOOT_MS,

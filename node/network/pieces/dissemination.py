@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from chain import codec
-from chain.consensus.quorum import compute_max_faulty
 from chain.crypto import merkle_leaf, merkle_path, merkle_root, merkle_root_of_path, sha256
 from chain.errors import InvalidMessage, RejectionReason
 from chain.primitives import Address, Hash32
+from chain.types.validator_set import compute_max_faulty
 from node.network.pieces.erasure import count_piece_bytes, decode, encode
 from node.network.wire import CONSENSUS_FRAME_LIMIT_BYTES
 

@@ -12,14 +12,9 @@ from chain.contracts.system_contracts import (
 )
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Verdict, encode_verdicts
-from chain.training.history import (
-    BlockContext,
-    TaskHistory,
-    ValidatorSet,
-    apply_event,
-    build_history,
-)
+from chain.training.history import BlockContext, TaskHistory, apply_event, build_history
 from chain.training.task_spec import encode_task_spec
+from chain.types.validator_set import ValidatorSet
 from tests.chain.training.training_factory import SPEC
 
 TASK = TaskId(1)

@@ -27,10 +27,10 @@ from chain.crypto import get_address, keccak256, sign
 from chain.errors import RejectedInputError
 from chain.genesis import GenesisConfig, GenesisState, build_genesis
 from chain.primitives import Address, BlockNumber, Hash32, PrivateKey, Signature
-from chain.training.history import ValidatorSet
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction
+from chain.types.validator_set import ValidatorSet
 from node.chain.contract_reader import LedgerReader
 from node.chain.executor import Executor
 from node.chain.training_index import TrainingIndex

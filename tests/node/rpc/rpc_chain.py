@@ -14,9 +14,9 @@ from chain.crypto import keccak256
 from chain.errors import RejectedInputError, RejectionReason
 from chain.genesis import build_genesis, parse_genesis
 from chain.primitives import Address, Hash32, Signature, ValidatorIndex, View
-from chain.training.history import ValidatorSet
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction, decode_transaction
+from chain.types.validator_set import ValidatorSet
 from node.chain.training_index import TrainingIndex
 from node.ipc.framing import JsonObject, JsonValue
 from node.storage.block_store import BlockStore

@@ -19,9 +19,9 @@ from chain.params import ChainParameters
 from chain.primitives import Address, Hash32, TaskId
 from chain.training import task_spec
 from chain.training.acceptance import Verdict, encode_verdicts
-from chain.training.history import ValidatorSet
 from chain.training.rewards import build_reward_tree
 from chain.types.transaction import Transaction, decode_transaction
+from chain.types.validator_set import ValidatorSet
 from node.chain.contract_reader import LedgerReader
 from node.chain.training_index import TrainingIndex
 from node.clock import Clock

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.consensus.quorum import compute_max_faulty
 from chain.errors import InvalidMessage, RejectedInputError, RejectionReason
 from chain.primitives import Address, Hash32
+from chain.types.validator_set import compute_max_faulty
 from node.network.pieces.dissemination import (
     DONE_KEPT,
     LIVE_PER_RELAY,

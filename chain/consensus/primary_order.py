@@ -1,4 +1,4 @@
-"""How many votes are enough, and whose turn it is (docs/spec/consensus.md, sections 2 and 3)."""
+"""Whose turn it is to propose a block (docs/spec/consensus.md, section 3)."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -13,19 +13,6 @@ costs a view change once a window and not once a turn; shorter windows lose more
 PROBE_INTERVAL: Final = 32
 """Every 32nd number starts with a named validator, so that one that came back is noticed whatever
 the pattern of the live ones."""
-
-
-def compute_max_faulty(n: int) -> int:
-    """f, the most Byzantine validators that `n` tolerate."""
-    return (n - 1) // 3
-
-
-def compute_quorum(n: int) -> int:
-    """The quorum q = ceil(2n/3): two sets of so many validators share an honest one.
-
-    2f + 1 is not enough where n is not 3f + 1: with n = 5 two sets of 3 may share only the liar.
-    """
-    return (2 * n + 2) // 3
 
 
 def compute_primary_order(

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.consensus.quorum import compute_max_faulty, compute_primary_order, compute_quorum
+from chain.consensus.primary_order import compute_primary_order
 from chain.primitives import Address, BlockNumber
+from chain.types.validator_set import compute_max_faulty, compute_quorum
 from tests.chain.consensus.consensus_factory import validators_of
 
 

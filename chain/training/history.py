@@ -94,7 +94,7 @@ class Attempt:
     """In the order they were posted; at most one a validator."""
     results: tuple[ResultRecord, ...] = ()
     """At most one a validator: the latest."""
-    committee: ValidatorSet | None = None
+    validator_set: ValidatorSet | None = None
     """Who judges the ballot: the set in force at its first verdict; None before."""
 
 
@@ -168,7 +168,7 @@ def compute_outcome(attempt: Attempt, spec: TaskSpec, validator_set: ValidatorSe
         spec: Of the task.
         validator_set: The validators in force; whoever judges the attempt counts instead.
     """
-    validator_set = attempt.committee or validator_set
+    validator_set = attempt.validator_set or validator_set
     timely = [record for record in attempt.verdicts if record.is_timely]
     count = len(attempt.commitments)
     votes = [decode_verdicts(record.bitmap, count) for record in timely]
@@ -288,7 +288,7 @@ def apply_event(
             judged = replace(
                 attempt,
                 verdicts=(*attempt.verdicts, verdict),
-                committee=attempt.committee or validator_set,
+                validator_set=attempt.validator_set or validator_set,
             )
             return _with_attempt(history, judged), None
         case ResultPosted() if attempt is not None and _is_current(attempt, event):
@@ -310,7 +310,7 @@ def apply_event(
                 ballot_number=attempt.ballot_number + 1,
                 verdicts=(),
                 results=(),
-                committee=None,
+                validator_set=None,
             )
             return replace(
                 history, attempt=next_ballot, ballot_count=next_ballot.ballot_number

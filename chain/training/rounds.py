@@ -146,7 +146,7 @@ def list_duties(
     if history.status == "closed":
         return ()
     if history.attempt is not None:
-        validator_set = history.attempt.committee or validator_set
+        validator_set = history.attempt.validator_set or validator_set
     own_index = validator_set.find_operator(own_operator)
     if not own.is_content_held or own.is_accepted is None:
         return (PrepareContent(),)

@@ -132,7 +132,7 @@ class TaskReplay:
         for number, event in self._events:
             self._fold_members(event)
             attempt = self._history.attempt
-            is_first = attempt is not None and attempt.committee is None
+            is_first = attempt is not None and attempt.validator_set is None
             if isinstance(event, VerdictPosted) and is_first:
                 self._validator_set = self._fetch_validator_set(number)
             before = self._history

@@ -23,7 +23,7 @@ from node.storage.database import Database, Reader, Table, Writer
 from node.storage.snapshot_progress import clear_progress
 from pot_common.errors import OperatorError
 
-SCHEMA_VERSION: Final = b"2"
+SCHEMA_VERSION: Final = b"3"
 """Raised when the tables change their meaning; an older directory is then refused by name."""
 
 _SCHEMA_KEY: Final = b"schema"

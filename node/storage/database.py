@@ -45,7 +45,7 @@ class Table(StrEnum):
     """The logs bloom of blocks that have logs."""
     SNAPSHOT = "snapshot"
     """What node/storage/snapshot_progress.py keeps of a download that is not over."""
-    VALIDATOR_SETS = "committees"
+    VALIDATOR_SETS = "validator_sets"
     """By the first number that a validator set decides: its members and their operators."""
     TRAINING = "training"
     """What node/chain/training_index.py folds from the events of the system contracts."""

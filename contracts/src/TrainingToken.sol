@@ -5,7 +5,7 @@ import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
 import {ERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/ERC20Permit.sol";
 
 /// @title POT, the default reward token
-/// @notice A fixed supply that genesis allocates; nobody can mint.
+/// @notice The supply is fixed: genesis allocates all of it, and there is no function to mint.
 contract TrainingToken is ERC20, ERC20Permit {
     error TokenAllocationMismatch(uint256 holders, uint256 amounts);
 

@@ -6,24 +6,24 @@ import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol
 import {IValidatorSet} from "./interfaces/IValidatorSet.sol";
 import {SystemAddresses} from "./libraries/SystemAddresses.sol";
 
-/// @title The set of validators (IValidatorSet says what it promises)
-/// @dev A scheduled change activates without a transaction: what is in force follows from the block
-/// number. `_roll` writes it down before the next change. Tokens move last, and POT calls nobody back.
+/// @title The set of validators; IValidatorSet documents its functions
+/// @dev A scheduled change takes effect without a transaction: the block number decides which set is
+/// in force, and `_roll` stores that before the next change. Tokens move last; POT has no callbacks.
 contract ValidatorSet is IValidatorSet {
     using SafeERC20 for IERC20;
 
-    /// @dev PBFT's traffic grows with the square of n; 100 is what the network is measured for.
+    /// @dev PBFT's traffic grows with the square of n. The network was measured up to 100 validators.
     uint256 private constant MAX_VALIDATORS = 100;
     uint8 private constant PRE_PREPARE = 1;
     uint8 private constant COMMIT = 3;
     uint8 private constant VIEW_CHANGE = 4;
     uint64 private constant NOTHING_PREPARED = type(uint64).max;
     bytes32 private constant SIGNING_DOMAIN = keccak256("ProofOfTraining.consensus");
-    /// @dev EIP-2935: hashes of the last 8191 blocks, block 0 among them as long as it is one of those.
+    /// @dev EIP-2935's contract: the hashes of the last 8191 blocks, so block 0 only in the first 8191.
     address private constant HISTORY = 0x0000F90827F1C53a10cb7A02335B175320002935;
     IERC20 private constant TOKEN = IERC20(SystemAddresses.TRAINING_TOKEN);
 
-    // Slots 0 to 2 are fixed for light clients.
+    // Light clients prove slots 0 to 2, so these must not move.
     bytes32 public setHash;
     bytes32 public nextSetHash;
     uint256 public activationBlock;
@@ -38,7 +38,7 @@ contract ValidatorSet is IValidatorSet {
     mapping(address operator => address validator) private _validatorOf;
     mapping(uint256 proposalId => Proposal) private _proposals;
     mapping(uint256 proposalId => mapping(address validator => bool)) private _votes;
-    /// @dev The open join of an operator; 0 if it has none.
+    /// @dev The open join proposal of an operator; 0 if it has none.
     mapping(address operator => uint256 proposalId) private _candidacies;
 
     uint256 public immutable requiredStake;
@@ -46,7 +46,7 @@ contract ValidatorSet is IValidatorSet {
     uint64 public immutable changeBlocks;
     uint64 public immutable evidenceBlocks;
 
-    /// @dev Genesis gives this contract `requiredStake_` of POT for each of its validators.
+    /// @dev Genesis gives this contract `requiredStake_` of POT for each initial validator.
     constructor(
         address[] memory validators_,
         address[] memory operators_,
@@ -362,7 +362,7 @@ contract ValidatorSet is IValidatorSet {
         if (current != status) revert ValidatorSetWrongStatus(validator, current);
     }
 
-    /// @dev A key that was slashed never returns; one that left may, once its stake was withdrawn.
+    /// @dev A slashed key can never join again. A key that left may, once its stake was withdrawn.
     function _isFreeKey(address validator) private view returns (bool) {
         Validator storage known = _validators[validator];
         return _validatorOf[validator] == address(0)
@@ -370,7 +370,7 @@ contract ValidatorSet is IValidatorSet {
                 || (known.status == Status.Exited && known.stake == 0 && !known.slashed));
     }
 
-    /// @dev One operator account for one validator, and the consensus key sends no transactions.
+    /// @dev An operator serves one validator only, and a consensus key cannot be an operator.
     function _isFreeOperator(address operator) private view returns (bool) {
         return _validators[operator].status == Status.None && _validatorOf[operator] == address(0);
     }
@@ -381,7 +381,7 @@ contract ValidatorSet is IValidatorSet {
         return activationBlock != 0 && block.number >= activationBlock;
     }
 
-    /// @dev Writes down that the scheduled set is in force.
+    /// @dev Stores the scheduled set as the current one, if its activation block has come.
     function _roll() private {
         if (!_isActivated()) return;
         setHash = nextSetHash;
@@ -423,7 +423,7 @@ contract ValidatorSet is IValidatorSet {
         _schedule(_without(set, index), validator, false);
         Validator storage leaving = _validators[validator];
         leaving.status = Status.Exited;
-        // Its last vote may be for the block before the activation.
+        // The removed validator may still vote on the block just before the activation.
         leaving.unlockBlock = uint64(activationBlock) + evidenceBlocks;
         return true;
     }
@@ -446,7 +446,7 @@ contract ValidatorSet is IValidatorSet {
         }
     }
 
-    /// @dev Whether an address is in a sorted list, and where it is or belongs.
+    /// @dev Whether an address is in a sorted list, and its position there or where it would be inserted.
     function _find(address[] storage set, address wanted) private view returns (bool, uint256) {
         uint256 low = 0;
         uint256 high = set.length;
@@ -477,7 +477,7 @@ contract ValidatorSet is IValidatorSet {
         if (validator.status == Status.Active) _requestExit(account);
     }
 
-    /// @dev docs/spec/consensus.md, section 4: what every consensus signature covers.
+    /// @dev What every consensus signature covers: docs/spec/consensus.md, section 4.
     function _authorOf(VotePlace memory place, bytes32 payload, bytes calldata signature)
         private
         view

@@ -1,42 +1,45 @@
 // SPDX-License-Identifier: MIT
 pragma solidity ^0.8.30;
 
-/// @title Rounds of training: who takes part, what was committed, what validators say, what is settled
-/// @notice `phase(taskId)` is the authority on phases. A phase ends at the first block with
-/// timestamp >= start + seconds and number >= start + the genesis floor, or sooner, at the block with
-/// the last expected transaction.
+/// @title Training rounds: registration of miners, commitments, operator votes, settlement, slashing
+/// @notice A task is trained in rounds. Each round is one or more attempts: the registered miners commit
+/// to gradients, then the validators' operators vote a verdict on each gradient, then on the result. If a
+/// vote misses its quorum it is repeated in the next ballot; after three ballots the attempt is void.
+/// @dev `phase(taskId)` decides which phase a task is in; nodes must not compute it in another way. A
+/// phase ends at the first block with timestamp >= start + seconds and number >= start + the floor set in
+/// genesis, or earlier, at the block with the last expected transaction.
 interface IGradientLedger {
     enum Phase {
-        Inactive, // the task is not Active
+        Inactive, // the task is not active
         Waiting, // no attempt is open: too few miners, or not enough escrow
-        Commitment, // from the block after the opening block on
+        Commitment, // begins in the block after the opening block
         Verdict,
-        Dispute, // only where not every gradient is re-executed; reserved
+        Dispute, // reserved for tasks in which only a sample of the gradients is re-executed
         Result,
-        Settleable, // a quorum of equal results: settleRound
-        Stalled // a deadline passed without what it needs: advanceRound
+        Settleable, // a quorum posted the same result: call settleRound
+        Stalled // a deadline passed without a quorum or without commitments: call advanceRound
     }
 
     struct Miner {
-        uint32 units; // declared capacity a round
+        uint32 units; // declared capacity: units of work in one round
         uint64 registeredBlock;
-        uint64 leftBlock; // 0 while taking part
-        uint64 leftBallotNumber; // the task's ballot counter when it left
+        uint64 leftBlock; // 0 until the miner leaves
+        uint64 leftBallotNumber; // the task's ballotNumber when the miner left
         uint256 bond;
     }
 
     struct Round {
-        uint32 round; // 0-based; equals the rounds settled so far
-        uint32 attempt; // 0-based, of this round
-        uint32 ballot; // 0-based, of this attempt, at most 2
+        uint32 round; // 0-based; equals the number of rounds settled so far
+        uint32 attempt; // 0-based, within the round
+        uint32 ballot; // 0-based, within the attempt, at most 2
         uint32 voidStreak; // void attempts in a row
-        uint64 ballotNumber; // counts every ballot of the task; names the slot of its verdicts
-        bool open; // an attempt is open
-        uint64 openBlock; // S: those registered by its end take part; the seed is of S + 1
+        uint64 ballotNumber; // counts all ballots of the task, from 1; selects where its verdicts are stored
+        bool open; // whether an attempt is open
+        uint64 openBlock; // S: miners registered by its end take part; block S + 1 gives the seed
         uint64 openTime;
-        uint64 verdictBlock; // where the verdict phase of this ballot started; 0 before
+        uint64 verdictBlock; // start of this ballot's verdict phase; 0 before it
         uint64 verdictTime;
-        uint64 resultBlock; // where the result phase of this ballot started; 0 before
+        uint64 resultBlock; // start of this ballot's result phase; 0 before it
         uint64 resultTime;
         uint32 expectedCommitments;
         uint32 commitmentCount;
@@ -46,7 +49,7 @@ interface IGradientLedger {
         bytes32 commitmentDigest; // chain of keccak256(abi.encode(digest, miner, units, commitment))
         bytes32 trainingStateRoot; // after the last settled round; 0 before the first
         bytes32 modelRoot;
-        uint256 paidTotal; // cumulative, of all settled rounds
+        uint256 paidTotal; // sum over all settled rounds, in base units of the token
     }
 
     struct ResultVote {
@@ -71,7 +74,7 @@ interface IGradientLedger {
         uint32 units,
         bytes32 commitment
     );
-    /// @dev `timely`: posted within the verdict phase, so it counts for acceptance.
+    /// @dev `timely` is true if the vote came within the verdict phase; only then it counts for acceptance.
     event VerdictPosted(
         uint256 indexed taskId,
         uint32 indexed round,
@@ -119,29 +122,31 @@ interface IGradientLedger {
     error LedgerTooManyMiners(uint256 limit);
     error LedgerBallotNotSettled(uint64 ballotNumber);
 
-    /// @notice Take part in a task with a bond in its token of requiredBond(taskId, units).
+    /// @notice Register the caller as a miner. Pulls a bond of requiredBond(taskId, units) in the task's token.
     function register(uint256 taskId, uint32 units) external;
 
-    /// @notice Stop taking part from the next attempt on.
+    /// @notice Leave the task. The caller still takes part in an attempt that is open already.
     function leave(uint256 taskId) external;
 
-    /// @notice Take the bond back once every round it was locked for is over and the evidence window too.
+    /// @notice Return the caller's bond. Reverts until no ballot that the caller took part in can be used
+    /// for slashing any more.
     function withdrawBond(uint256 taskId) external;
 
-    /// @notice Commit to a gradient:
+    /// @notice Commit to a gradient in the commitment phase. `commitment` is
     /// keccak256(abi.encode(DOMAIN, chainId, task, round, attempt, miner, thetaRoot, gradientRoot, salt, units)).
     function commitGradient(uint256 taskId, uint32 round, uint32 attempt, uint32 units, bytes32 commitment)
         external;
 
-    /// @notice An operator vote: two bits a commitment, bits 2i and 2i+1 (least significant first within
-    /// each byte) for the i-th commitment: 0 ok, 1 bad, 2 cheat, 3 unavailable. Padding bits are 0.
-    /// Late verdicts (until the result deadline + 8 blocks) are recorded for slashing only.
+    /// @notice An operator vote on every commitment of the attempt. Two bits a commitment, bits 2i and 2i+1
+    /// (least significant first within each byte) for the i-th: 0 ok, 1 bad, 2 cheat, 3 unavailable.
+    /// Padding bits are 0. A verdict after the phase, until 8 blocks after the end of the ballot, is kept as
+    /// evidence for slashing but does not count for acceptance.
     function postVerdict(uint256 taskId, uint32 round, uint32 attempt, uint32 ballot, bytes calldata verdicts)
         external;
 
-    /// @notice An operator vote on the outcome; replaceable until the round is settled. The evaluation of
-    /// the held-out split (`correctCount`, `lossMillinats`) need not be equal among validators;
-    /// correctCount = 2**32-1 says "not evaluated".
+    /// @notice An operator vote on the result of the round. A later vote replaces it until the round is
+    /// settled. The evaluation on the held-out split (`correctCount`, `lossMillinats`) may differ between
+    /// validators; correctCount = 2**32-1 means that this validator did not evaluate.
     function postResult(
         uint256 taskId,
         uint32 round,
@@ -152,11 +157,11 @@ interface IGradientLedger {
         uint64 lossMillinats
     ) external;
 
-    /// @notice Settle the round with the result that a quorum posted. Anyone may call.
+    /// @notice Settle the round with the result that a quorum of validators posted. Anyone may call.
     function settleRound(uint256 taskId, ResultVote calldata result) external;
 
-    /// @notice After a deadline without quorum: next ballot, or a void attempt and the next one. Also
-    /// opens an attempt for a Waiting task whose conditions are met. Anyone may call.
+    /// @notice Move a stalled round on: to the next ballot, or, after the last one, to the next attempt. Also
+    /// opens an attempt of a waiting task that has enough miners and escrow. Anyone may call.
     function advanceRound(uint256 taskId) external;
 
     struct CommitmentRecord {
@@ -165,10 +170,11 @@ interface IGradientLedger {
         bytes32 commitment;
     }
 
-    /// @notice Slash up to 32 miners: shows the ballot's whole commitment list and verdict bitmaps of
-    /// validators whose hashes the contract holds. A quorum of `cheat` takes the whole bond (half to
-    /// those who said cheat in the verdict phase, half kept for ever); a quorum of `unavailable` costs
-    /// one round's pay. Anyone may call; open for the last 4 ballots of a task.
+    /// @notice Slash up to 32 miners (`indices` into `commitments`). The evidence is the whole commitment
+    /// list of a settled ballot, and verdicts of validators, which must match the hashes stored here. If a
+    /// quorum said cheat, the miner loses its whole bond: one half goes to the operators that said so in the
+    /// verdict phase, the other stays in this contract for ever. If a quorum said unavailable, the miner
+    /// loses one round's pay. Anyone may call, for the last 4 ballots of a task.
     function slash(
         uint256 taskId,
         uint64 ballotNumber,
@@ -178,30 +184,31 @@ interface IGradientLedger {
         uint32[] calldata indices
     ) external;
 
-    /// @notice Withdraw what slashing credited to the caller.
+    /// @notice Transfer to the caller what slashing credited to it.
     function withdrawCredit(address token) external;
 
     // ---- views
 
     function phase(uint256 taskId) external view returns (Phase);
 
-    /// @notice When the phase ends unless everybody spoke before: both must be reached. 0, 0 if it has no end.
+    /// @notice The deadline of the current phase: it is over once both the block number and the timestamp are
+    /// reached. (0, 0) if the phase has no deadline. A phase can end earlier.
     function deadline(uint256 taskId) external view returns (uint64 blockNumber, uint64 timestamp);
 
     function getRound(uint256 taskId) external view returns (Round memory);
 
     function getMiner(uint256 taskId, address miner) external view returns (Miner memory);
 
-    /// @notice Registered miners that take part if an attempt opens in this block, in no order.
+    /// @notice The registered miners and their declared units, in no particular order.
     function participants(uint256 taskId) external view returns (address[] memory miners, uint32[] memory units);
 
     function requiredBond(uint256 taskId, uint32 units) external view returns (uint256);
 
-    /// @notice The commitment of a miner in the attempt in progress: index + 1, or 0 if none.
+    /// @notice The index + 1 of a miner's commitment in the open attempt; 0 if it made none.
     function commitmentPosition(uint256 taskId, address miner) external view returns (uint32);
 
-    /// @notice The version of the validator set that judges the ballot in progress; before its first
-    /// verdict, of the set in force.
+    /// @notice The version of the validator set that judges the current ballot. Before the ballot's first
+    /// verdict this is the set in force.
     function judgesOf(uint256 taskId) external view returns (uint256 version);
 
     function creditOf(address token, address account) external view returns (uint256);

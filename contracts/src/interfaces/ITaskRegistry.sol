@@ -2,10 +2,11 @@
 pragma solidity ^0.8.30;
 
 /// @title Training tasks and the money behind them
-/// @notice Anyone submits a training task with an escrowed budget; validators say when they hold its
-/// content; the ledger moves the task from round to round; what is left is refunded.
-/// @dev For every task, always: escrowed = paid + reserved + refundable + refunded, and what the
-/// distributor has paid out <= paid.
+/// @notice Anyone can submit a training task with a budget, which is held in escrow. Once a quorum of
+/// validators holds the task's content, the task is active and the ledger runs its rounds. What is left at
+/// the end is refunded to the submitter.
+/// @dev For every task, always: escrowed = paid + reserved + refundable + refunded, and the distributor's
+/// payments for the task never exceed paid.
 interface ITaskRegistry {
     enum TaskStatus {
         None,
@@ -22,16 +23,16 @@ interface ITaskRegistry {
         Exhausted
     }
 
-    /// @notice What settlement needs of a task; fixed at submission and equal to what the spec says.
+    /// @notice The part of a task's specification that contracts need; fixed when the task is submitted.
     struct TaskTerms {
         bytes32 specHash; // SHA-256 content id of the canonical spec
-        address token; // plain ERC-20 that pays and bonds
+        address token; // ERC-20 token of the pay and of the bonds
         uint128 unitPrice; // base units of the token for one accepted unit
-        uint128 validatorFee; // base units a settled round, shared by operators with a timely verdict
+        uint128 validatorFee; // base units for a settled round, shared by the operators with a timely verdict
         uint32 rounds;
         uint32 minMiners;
-        uint32 maxUnits; // of one round, at most 65 536
-        uint32 auditPpm; // chance that an honest validator re-executes a gradient, in millionths
+        uint32 maxUnits; // units of work in one round, at most 65 536
+        uint32 auditPpm; // probability that a validator re-executes a gradient, in millionths
         uint32 commitSeconds;
         uint32 verdictSeconds;
         uint32 resultSeconds;
@@ -43,7 +44,7 @@ interface ITaskRegistry {
         uint32 readyCount;
         uint64 submittedBlock;
         uint64 activatedBlock;
-        bool cancelling; // the submitter asked; acts at the next round boundary
+        bool cancelling; // the submitter cancelled; takes effect when the open round ends
         uint256 escrowed;
         uint256 paid;
         uint256 reserved;
@@ -74,8 +75,8 @@ interface ITaskRegistry {
     error TaskNotLedger(address caller);
     error TaskNotDistributor(address caller);
 
-    /// @notice Submit a task. `spec` is the canonical JSON, at most 16 KiB; terms.specHash must be
-    /// SHA-256(0x00 || spec). Pulls exactly `budget` of the token, which must have been approved.
+    /// @notice Submit a task. `spec` is its specification as canonical JSON, at most 16 KiB, and
+    /// terms.specHash is SHA-256(0x00 || spec). Pulls exactly `budget` of the token, so approve that first.
     function submitTask(TaskTerms calldata terms, bytes calldata spec, uint256 budget)
         external
         returns (uint256 taskId);
@@ -83,25 +84,25 @@ interface ITaskRegistry {
     /// @notice Add to a task's escrow.
     function fundTask(uint256 taskId, uint256 amount) external;
 
-    /// @notice An operator vote: this validator holds the content and dry-ran the task. At a quorum the
-    /// task becomes Active.
+    /// @notice An operator vote: this validator holds the task's content and ran it once within its limits.
+    /// With a quorum of these votes the task becomes active.
     function postReady(uint256 taskId) external;
 
-    /// @notice The submitter ends the task: at once while no round is open, else when the round ends.
+    /// @notice Cancel a task; only its submitter may. Takes effect at once, or when the open round ends.
     function cancelTask(uint256 taskId) external;
 
-    /// @notice The submitter continues a task that was paused after three void attempts in a row.
+    /// @notice Resume a task that was paused after three void attempts in a row; only its submitter may.
     function resumeTask(uint256 taskId) external;
 
-    /// @notice Pay what is refundable of a closed task to its submitter. Anyone may call.
+    /// @notice Pay the refundable part of a closed task's escrow to its submitter. Anyone may call.
     function refundTask(uint256 taskId) external;
 
     // ---- the ledger's calls
 
-    /// @notice Move `amount` from refundable to reserved for a round; false if there is not enough.
+    /// @notice Move `amount` from refundable to reserved, for one round; false if there is not enough.
     function reserveRound(uint256 taskId, uint256 amount) external returns (bool);
 
-    /// @notice End a round: `payout` of the reservation is paid, the rest is refundable again.
+    /// @notice End a round: `payout` of the reserved amount becomes paid, the rest becomes refundable.
     function settleReservation(uint256 taskId, uint256 payout) external;
 
     function pauseTask(uint256 taskId) external;
@@ -110,7 +111,7 @@ interface ITaskRegistry {
 
     // ---- the distributor's call
 
-    /// @notice Transfer `amount` of the task's token, out of what was paid, to `account`.
+    /// @notice Transfer `amount` of the task's token to `account`, out of the paid amount.
     function payOut(uint256 taskId, address account, uint256 amount) external;
 
     // ---- views

@@ -2,38 +2,39 @@
 pragma solidity ^0.8.30;
 
 /// @title The consensus validators, their stake, and the operator accounts that vote for them
-/// @notice Validators are sorted by address. A change is scheduled and takes effect some blocks later;
-/// until then no other can be. `version` counts the sets; one that was in force can be asked for ever.
+/// @notice Validators are sorted by address. A change takes effect some blocks after it was scheduled;
+/// until then no other change can be scheduled. Sets are numbered by `version`, and every set that was
+/// ever in force stays readable.
 /// @dev Slot 0 = setHash = keccak256(abi.encode(validators)), slot 1 = nextSetHash, slot 2 = activation
-/// block, so that one EIP-1186 proof carries a light client across a change: block N is decided by the
-/// set of nextSetHash if activation != 0 and N >= activation, else by that of setHash, both read in the
-/// state after block N - 1.
+/// block, so one EIP-1186 proof is enough for a light client to follow a change. Read them in the state
+/// after block N - 1: block N is decided by the set of nextSetHash if activation != 0 and N >= activation,
+/// otherwise by the set of setHash.
 interface IValidatorSet {
     enum Status {
         None,
-        Active, // in the set, or scheduled to be
-        Exiting, // to be removed as soon as a change can be scheduled
-        Exited // removed, or scheduled to be; its stake is locked until unlockBlock
+        Active, // in the set, or scheduled to join it
+        Exiting, // will be removed as soon as a change can be scheduled
+        Exited // removed, or scheduled for removal; its stake is locked until unlockBlock
     }
 
     struct Validator {
         address operator;
         Status status;
-        bool slashed; // its key never returns
-        uint64 unlockBlock; // first block in which the stake can be withdrawn; 0 unless Exited
+        bool slashed; // a slashed key can never join again
+        uint64 unlockBlock; // first block in which the stake can be withdrawn; 0 unless exited
         uint256 stake;
     }
 
     struct Proposal {
         address validator;
-        address operator; // of a join: who proposed it, and paid the stake
+        address operator; // for a join, the account that proposed it and paid the stake
         bool isJoin;
         bool closed;
-        uint64 expiryBlock; // from then on it cannot be carried out
-        uint256 stake; // of an open join
+        uint64 expiryBlock; // from this block on the proposal cannot be carried out
+        uint256 stake; // deposit of an open join, else 0
     }
 
-    /// @notice What two conflicting votes have in common; `version` is that of the protocol.
+    /// @notice The fields that two conflicting votes share; `version` is the protocol version.
     struct VotePlace {
         uint8 kind; // 1 PRE-PREPARE, 2 PREPARE, 3 COMMIT
         uint32 version;
@@ -47,7 +48,7 @@ interface IValidatorSet {
         bytes signature;
     }
 
-    /// @notice A VIEW-CHANGE; preparedView = 2^64 - 1 and preparedDigest = 0 if nothing was prepared.
+    /// @notice A VIEW-CHANGE vote; preparedView = 2^64 - 1 and preparedDigest = 0 if nothing was prepared.
     struct SignedViewChange {
         uint64 view_;
         uint64 preparedView;
@@ -60,7 +61,7 @@ interface IValidatorSet {
     );
     event ProposalVoted(uint256 indexed proposalId, address indexed validator);
     event ProposalClosed(uint256 indexed proposalId, bool carriedOut);
-    /// @notice Validator leaves at the next possible change: of its own will, voted out, or slashed.
+    /// @notice A validator will be removed at the next possible change: it left, was voted out or slashed.
     event ExitRequested(address indexed validator);
     event SetScheduled(uint256 indexed version, address indexed validator, bool isJoin, uint64 activationBlock);
     event ValidatorSlashed(address indexed validator, address indexed reporter, uint64 number, uint256 amount);
@@ -75,7 +76,7 @@ interface IValidatorSet {
     error ValidatorSetProposalClosed(uint256 proposalId);
     error ValidatorSetAlreadyVoted(uint256 proposalId, address validator);
     error ValidatorSetNotCandidate(address account);
-    /// @notice Votes are missing, a change is pending, or the set may not grow or shrink further.
+    /// @notice Votes are missing, another change is pending, or the set has its largest or smallest size.
     error ValidatorSetNotReady();
     error ValidatorSetStakeLocked(address validator, uint64 unlockBlock);
     error ValidatorSetBadEvidence(string reason);
@@ -84,21 +85,21 @@ interface IValidatorSet {
 
     // ---- the set in force in this block
 
-    /// @notice The number of the set in force; 0 is genesis's.
+    /// @notice The version of the set in force; 0 is the set of genesis.
     function version() external view returns (uint256);
 
     function count() external view returns (uint256);
 
-    /// @notice ceil(2n/3), of distinct validators.
+    /// @notice The quorum: ceil(2n/3) distinct validators.
     function quorum() external view returns (uint256);
 
-    /// @notice (n - 1) / 3.
+    /// @notice f = (n - 1) / 3, the largest number of Byzantine validators that is tolerated.
     function maxFaulty() external view returns (uint256);
 
     /// @notice The validators in force and their operator accounts, by index.
     function committee() external view returns (address[] memory validators, address[] memory operators);
 
-    /// @notice The set that the scheduled change leads to; empty if none is scheduled.
+    /// @notice The validators after the scheduled change; empty if no change is scheduled.
     function nextValidators() external view returns (address[] memory);
 
     // ---- a set that is or was in force
@@ -110,10 +111,11 @@ interface IValidatorSet {
 
     function quorumOf(uint256 version_) external view returns (uint256);
 
-    /// @notice The index of a validator in a set; reverts if it is not in it.
+    /// @notice The index of a validator in a set; reverts if the set does not contain it.
     function indexOf(uint256 version_, address validator) external view returns (uint256);
 
-    /// @notice All that a vote needs of its sender in one call; reverts for anyone but an operator.
+    /// @notice The validator of an operator account with its index, and the set's quorum and size. Reverts
+    /// if the account is not an operator in that set.
     function memberOfOperator(uint256 version_, address operator)
         external
         view
@@ -121,69 +123,71 @@ interface IValidatorSet {
 
     // ---- one validator
 
-    /// @notice The operator account of a validator, also of one that has left; zero if there was none.
+    /// @notice The operator account of a current or former validator; zero for any other address.
     function operatorOf(address validator) external view returns (address);
 
-    /// @notice The validator of an operator account; zero if there is none.
+    /// @notice The validator of an operator account; zero if the account is not an operator.
     function validatorOf(address operator) external view returns (address);
 
     function getValidator(address validator) external view returns (Validator memory);
 
     // ---- changes
 
-    /// @notice The caller becomes the operator of `validator` once a quorum of members voted for it; the
-    /// stake in POT is taken now and returned by `withdrawProposal` if they do not.
+    /// @notice Propose that `validator` joins, with the caller as its operator. Pulls the stake in POT now;
+    /// `withdrawProposal` returns it if the members do not vote for the proposal.
     function proposeJoin(address validator) external returns (uint256 proposalId);
 
-    /// @notice A member's operator asks for another's removal, and votes for it. Stake is not touched.
+    /// @notice Propose to remove a validator, and vote for that; only operators of members may. The removed
+    /// validator keeps its stake.
     function proposeRemoval(address validator) external returns (uint256 proposalId);
 
-    /// @notice A member's operator votes. Votes of who is a member when they are counted count; with a
-    /// quorum a removal is carried out at once and a join if no change is pending, else by `carryOut`.
+    /// @notice Vote for a proposal; only operators of members may. Only votes of current members are counted.
+    /// With a quorum a removal is carried out at once, and so is a join unless another change is pending;
+    /// then `carryOut` does it later.
     function voteOnProposal(uint256 proposalId) external;
 
-    /// @notice Anyone's: carries out a join that has a quorum.
+    /// @notice Carry out a join that has a quorum. Anyone may call.
     function carryOut(uint256 proposalId) external;
 
-    /// @notice The candidate's: closes its proposal and returns the stake.
+    /// @notice Close the caller's own join proposal and return its stake.
     function withdrawProposal(uint256 proposalId) external;
 
-    /// @notice A member's operator leaves, at the next possible change.
+    /// @notice Remove the caller's own validator at the next possible change.
     function leaveSet() external;
 
-    /// @notice Anyone's: schedules the removal of a validator that is Exiting.
+    /// @notice Schedule the removal of an exiting validator. Anyone may call.
     function removeExiting(address validator) external;
 
-    /// @notice The operator's, after `unlockBlock`.
+    /// @notice Return the stake of the caller's former validator, from `unlockBlock` on.
     function withdrawStake() external;
 
     function proposalCount() external view returns (uint256);
 
-    /// @notice A proposal, with the votes of current members; ids are 1 to proposalCount.
+    /// @notice A proposal and the number of current members that voted for it; ids are 1 to proposalCount.
     function getProposal(uint256 proposalId) external view returns (Proposal memory proposal, uint256 votes);
 
-    /// @notice The open join that an account proposed; 0 if there is none.
+    /// @notice The id of the open join proposal of an account; 0 if there is none.
     function candidacyOf(address operator) external view returns (uint256 proposalId);
 
     function hasVoted(uint256 proposalId, address validator) external view returns (bool);
 
     // ---- evidence
 
-    /// @notice Anyone's, once in the first 8191 blocks: remembers the genesis hash, which every signature
-    /// covers.
+    /// @notice Store the genesis hash, which every consensus signature covers. Anyone may call; it must be
+    /// called once within the first 8191 blocks.
     function recordGenesis() external;
 
     function genesisHash() external view returns (bytes32);
 
-    /// @notice Two signatures of one validator for different blocks in one place: all its stake is lost.
+    /// @notice Slash a validator that signed two different blocks in one place; it loses all its stake.
     function reportEquivocation(
         VotePlace calldata place,
         SignedDigest calldata first,
         SignedDigest calldata second
     ) external;
 
-    /// @notice COMMIT(number, v) and VIEW-CHANGE(number, v' > v) that claims nothing prepared, or a view
-    /// below v: all its stake is lost.
+    /// @notice Slash a validator that signed COMMIT(number, v) and then VIEW-CHANGE(number, v' > v) claiming
+    /// that it had prepared nothing, or only in a view below v; it loses all its stake.
     function reportLostLock(
         VotePlace calldata place,
         SignedDigest calldata commit,
@@ -197,10 +201,10 @@ interface IValidatorSet {
     function activationBlock() external view returns (uint256);
     function requiredStake() external view returns (uint256);
     function minValidators() external view returns (uint256);
-    /// @notice Blocks from a change's scheduling to its activation.
+    /// @notice Number of blocks between scheduling a change and its activation.
     function changeBlocks() external view returns (uint64);
-    /// @notice Blocks after which evidence is too old, and after which stake of who left is free.
+    /// @notice Number of blocks for which evidence is accepted, and the stake of a former validator locked.
     function evidenceBlocks() external view returns (uint64);
-    /// @notice POT that slashing took; it stays here for ever.
+    /// @notice The POT that slashing took; it stays in this contract for ever.
     function slashedTotal() external view returns (uint256);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 pragma solidity ^0.8.30;
 
-/// @title Where genesis puts the system contracts
-/// @dev "pot" in ASCII, zeros, and an index. chain/contracts/system_contracts.py holds the same list.
+/// @title The addresses at which genesis places the system contracts
+/// @dev Each is "pot" in ASCII, zeros, and an index. chain/contracts/addresses.py holds the same list.
 library SystemAddresses {
     address internal constant TRAINING_TOKEN = 0x706F740000000000000000000000000000000001;
     address internal constant VALIDATOR_SET = 0x706f740000000000000000000000000000000002;

@@ -3,7 +3,7 @@ pragma solidity ^0.8.30;
 
 import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
 
-/// @notice Takes a fee of every transfer.
+/// @notice A token that deducts a fee from every transfer.
 contract FeeToken is ERC20("Fee", "FEE") {
     uint256 private _fee;
 
@@ -22,7 +22,7 @@ contract FeeToken is ERC20("Fee", "FEE") {
     }
 }
 
-/// @notice An honest balance sheet that calls whom it was told, before every transfer it was armed for.
+/// @notice A token that keeps correct balances, and makes an external call before an armed transfer.
 contract CallbackToken is ERC20("Callback", "CALL") {
     address private _target;
     bytes private _data;
@@ -40,7 +40,7 @@ contract CallbackToken is ERC20("Callback", "CALL") {
         _data = data;
     }
 
-    /// @notice Lets the token itself take part: as submitter, miner or claimant.
+    /// @notice Calls a contract in the name of the token, which thus acts as submitter, miner or claimant.
     function act(address target, bytes calldata data) external {
         (bool ok, bytes memory result) = target.call(data);
         if (!ok) {

@@ -75,7 +75,7 @@ chaos: venv ## real nodes on loopback under kills, pauses, cut links, lost and f
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: venv ## benchmarks; each prints a table and writes JSON
-	for program in bench/*.py; do $(BIN)/python $$program || exit 1; done
+	for program in $(basename $(notdir $(wildcard bench/*.py))); do $(BIN)/python -m bench.$$program || exit 1; done
 
 lock: venv ## resolve the dependencies again
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-header \

@@ -1,6 +1,6 @@
 """Blocks a second and the time from proposal to commit, real nodes on loopback (consensus.md, 5).
 
-    python bench/consensus_loopback.py [--json FILE] [--seconds N] [--base-port P]
+    python -m bench.consensus_loopback [--json FILE] [--seconds N] [--base-port P]
 
 Four validator processes as `pot devnet` starts them, fsync on. First without transactions, then
 with one transfer after the other, both with `min_block_interval_ms` 100. The limit that the same

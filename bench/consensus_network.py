@@ -1,6 +1,6 @@
 """Seconds from a request to q commit certificates, on a simulated network (consensus.md, 1).
 
-    python bench/consensus_network.py [--json FILE] [--seeds N] [--only TEXT]
+    python -m bench.consensus_network [--json FILE] [--seeds N] [--only TEXT]
 
 The real replicas and the real dissemination under virtual time. Harder than the emulated network of
 the published Go prototype that the table is compared with: the bandwidth is that of a node's whole

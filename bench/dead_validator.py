@@ -1,6 +1,6 @@
 """What one dead validator of five costs, and when it proposes again (consensus.md, 3 and 11).
 
-    python bench/dead_validator.py [--json FILE] [--base-port P]
+    python -m bench.dead_validator [--json FILE] [--base-port P]
 
 Five validator processes on loopback as `pot devnet` starts them, fsync on, always with transfers to
 take, so that a block is due every 200 ms. A dead validator is asked again once in 32 n blocks, so
@@ -22,9 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import httpx
-from consensus_loopback import send_transfer, start_network, start_validator, wait_until_ready
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.consensus_loopback import send_transfer, start_network, start_validator, wait_until_ready
 from chain.primitives import PrivateKey
 from chain.types.validator_set import compute_max_faulty
 from node.client.rpc_client import RpcClient

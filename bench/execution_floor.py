@@ -1,6 +1,6 @@
 """Mgas/s of every opcode class and precompile; fails below the floor (state-transition, 8).
 
-    python bench/execution_floor.py [--json FILE] [--floor MGAS] [--only TEXT]
+    python -m bench.execution_floor [--json FILE] [--floor MGAS] [--only TEXT]
 
 Each case is a contract that does one thing in a loop until its gas is used up, so what is measured
 is what a hostile block could do, call overhead and loop included.

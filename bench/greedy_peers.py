@@ -1,6 +1,6 @@
 """Sixty peers that ask one validator for all that they are given: what is left for consensus.
 
-    python bench/greedy_peers.py [--peers N] [--json FILE]
+    python -m bench.greedy_peers [--peers N] [--json FILE]
 
 The validator under test and another, in a process each, exchange frames as in bench/network.py,
 first alone and then beside N peers that are no validators, on the most streams they may have: they
@@ -21,8 +21,16 @@ from pathlib import Path
 
 import structlog
 import trio
-from network import IDLE_ROUND_TRIPS, P99_LIMIT_MS, Node, Nothing, measure_round_trips, summarize
 
+from bench.network import (
+    IDLE_ROUND_TRIPS,
+    P99_LIMIT_MS,
+    RUN_OTHER_VALIDATOR,
+    Node,
+    Nothing,
+    measure_round_trips,
+    summarize,
+)
 from chain.primitives import BlockNumber
 from node.network.limits import LIMITS
 from node.network.network import OUTBOUND_PLACES
@@ -40,7 +48,7 @@ BLOCK_BYTES = 200_000
 HEADER_BYTES = 600
 CERTIFICATE_BYTES = 280
 ROUND_TRIPS = 200
-LOW_PRIORITY = ("nice", "-n", "10")
+RUN_GREEDY_PEERS = ("nice", "-n", "10", sys.executable, "-W", "ignore", "-m", "bench.greedy_peers")
 FIRST = BlockNumber(1)
 REQUESTS = {
     "headers": encode_blocks_request(RequestHeaders(FIRST, BLOCK_REQUEST_LIMIT)),
@@ -115,16 +123,14 @@ def processor_seconds() -> float:
 async def run(directory: Path, peer_count: int) -> dict[str, dict[str, float]]:
     max_peers = peer_count + OUTBOUND_PLACES
     node = Node(0, directory / "0", max_peers=max_peers, blocks=Library())
-    command = [sys.executable, "-W", "ignore"]
     never = trio.Event()
     count = str(peer_count)
     rows: dict[str, dict[str, float]] = {}
     async with trio.open_nursery() as nursery:
         await nursery.start(node.network.run)
         [address] = node.network.listen_addresses()
-        bench = Path(__file__).with_name("network.py")
         other = subprocess.Popen(  # noqa: ASYNC220 - starts once, before anything is timed
-            [*command, str(bench), "--echo", str(directory / "1"), address]
+            [*RUN_OTHER_VALIDATOR, "--echo", str(directory / "1"), address]
         )
         try:
             await wait_for(node, 1)
@@ -132,7 +138,7 @@ async def run(directory: Path, peer_count: int) -> dict[str, dict[str, float]]:
             rows["alone"] = summarize(await measure_round_trips(node, never, IDLE_ROUND_TRIPS))
             for what in REQUESTS:
                 greedy = subprocess.Popen(  # noqa: ASYNC220
-                    [*LOW_PRIORITY, *command, __file__, "--be-greedy", address, count, what],
+                    [*RUN_GREEDY_PEERS, "--be-greedy", address, count, what],
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                 )

@@ -1,6 +1,6 @@
 """A thousand idle peers on one validator: memory, processor time, consensus round trips meanwhile.
 
-    python bench/idle_peers.py [--peers N] [--seconds S] [--json FILE]
+    python -m bench.idle_peers [--peers N] [--seconds S] [--json FILE]
 
 The validator under test and another, in a process each, exchange frames as in bench/network.py,
 first alone and then beside N peers with a session each, which do nothing but ping every 2 s. The
@@ -19,8 +19,16 @@ import time
 from pathlib import Path
 
 import trio
-from network import GENESIS, HEAD, IDLE_ROUND_TRIPS, Node, measure_round_trips, summarize
 
+from bench.network import (
+    GENESIS,
+    HEAD,
+    IDLE_ROUND_TRIPS,
+    RUN_OTHER_VALIDATOR,
+    Node,
+    measure_round_trips,
+    summarize,
+)
 from node.network.host import LibP2PHost, create_host_key
 from node.network.network import OUTBOUND_PLACES
 from node.network.protocols import status, transactions
@@ -28,6 +36,7 @@ from node.network.protocols.status import Identity
 from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
 from node.network.wire import TRANSACTION_FRAME_LIMIT_BYTES, Head
 
+RUN_IDLE_PEERS = (sys.executable, "-W", "ignore", "-m", "bench.idle_peers")
 CLIENT_PROCESSES = 4
 CONNECTING_AT_ONCE = 8
 """In each process: a handshake costs both sides 25 ms."""
@@ -119,11 +128,9 @@ async def run(directory: Path, peer_count: int, seconds: float) -> dict[str, obj
     async with trio.open_nursery() as nursery:
         await nursery.start(node.network.run)
         [address] = node.network.listen_addresses()
-        bench = Path(__file__).with_name("network.py")
-        command = [sys.executable, "-W", "ignore"]
         programs.append(
             subprocess.Popen(  # noqa: ASYNC220 - starts once, before anything is timed
-                [*command, str(bench), "--echo", str(directory / "1"), address]
+                [*RUN_OTHER_VALIDATOR, "--echo", str(directory / "1"), address]
             )
         )
         try:
@@ -136,7 +143,7 @@ async def run(directory: Path, peer_count: int, seconds: float) -> dict[str, obj
             used = processor_seconds()
             programs.extend(
                 subprocess.Popen(  # noqa: ASYNC220
-                    [*command, __file__, "--be-idle", address, str(each)], stdout=subprocess.DEVNULL
+                    [*RUN_IDLE_PEERS, "--be-idle", address, str(each)], stdout=subprocess.DEVNULL
                 )
                 for _ in range(CLIENT_PROCESSES)
             )

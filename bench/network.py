@@ -1,6 +1,6 @@
 """Consensus round trips between two nodes, idle and while 50 MB blobs move between them both ways.
 
-    python bench/network.py [--blobs N] [--json FILE]
+    python -m bench.network [--blobs N] [--json FILE]
 
 Two processes on loopback with the node's own network: libp2p host, sessions, consensus queues, blob
 exchange and blob store. A round trip is a frame of 300 bytes to the other process and one back,
@@ -34,6 +34,8 @@ BLOB_BYTES = 50 * 10**6
 MESSAGE_BYTES = 300
 ROUND_TRIPS_PER_SECOND = 20
 IDLE_ROUND_TRIPS = 200
+RUN_OTHER_VALIDATOR = (sys.executable, "-W", "ignore", "-m", "bench.network")
+"""The other validator is this program with `--echo`."""
 LISTEN = "/ip4/127.0.0.1/tcp/0"
 GENESIS = keccak256(b"bench")
 HEAD = Head(BlockNumber(0), GENESIS)
@@ -157,7 +159,7 @@ async def run(directory: Path, blob_count: int) -> dict[str, object]:
         await nursery.start(node.network.run)
         [address] = node.network.listen_addresses()
         other = subprocess.Popen(  # noqa: ASYNC220 - starts once, before anything is timed
-            [sys.executable, "-W", "ignore", __file__, "--echo", str(directory / "1"), address]
+            [*RUN_OTHER_VALIDATOR, "--echo", str(directory / "1"), address]
             + [content_id.hex() for content_id in own],
             stdout=subprocess.PIPE,
             text=True,

@@ -1,6 +1,6 @@
 """Seconds until a fresh node is at the head of a long chain: by snapshot, beside by execution.
 
-    python bench/sync.py [--json FILE] [--blocks N] [--base-port P] [--directory D] [--limit RATIO]
+    python -m bench.sync [--json FILE] [--blocks N] [--base-port P] [--directory D] [--limit RATIO]
 
 The chain is built here with the real transition and real signatures: in every block a payment and
 an ERC-20 transfer, both to accounts that are new. Two node processes serve it on loopback. A third,

@@ -5,7 +5,6 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,8 +15,7 @@ import trio
 from chain.consensus.messages import CONSENSUS_VERSION, SigningDomain
 from chain.crypto import get_address
 from chain.genesis import GenesisConfig
-from chain.primitives import Address, Hash32, PrivateKey, TaskId
-from chain.training.reveal import Reveal
+from chain.primitives import Address, Hash32, PrivateKey
 from chain.training.self_test import WrongNumbersError, run_self_test
 from chain.types.block import Block
 from chain.types.certificate import MAX_VALIDATORS
@@ -60,6 +58,7 @@ from node.training.host import TrainingHost
 from node.training.peers import TrainingPeers
 from node.training.retention import RetentionPolicy
 from node.training.reveal_store import RevealStore
+from node.training.served_training import ServedTraining
 from node.training.state_parts import StatePartStore
 from node.training.verifier import Verifier, VerifierSettings
 from pot_common.errors import OperatorError
@@ -194,7 +193,9 @@ class _Node:
             is_laboratory=config.network.accept_private_addresses,
         )
         source = ServedBlocks(store)
-        self._training: TrainingHost | None = None
+        reveals = RevealStore(config.reveal_dir)
+        state_parts = StatePartStore(config.state_part_dir)
+        training_source = ServedTraining(reveals, state_parts)
         self._network = network = Network(
             host=host,
             config=NetworkConfig(
@@ -213,7 +214,7 @@ class _Node:
             transaction_pool=pool,
             block_source=source,
             blob_store=blobs,
-            training_source=self,
+            training_source=training_source,
             state_source=SnapshotSource(store, database, index),
             random=random.Random().random,  # noqa: S311 - jitter of redialling
         )
@@ -284,8 +285,6 @@ class _Node:
                 evidence=evidence,
                 evidence_blocks=genesis.parameters.evidence_blocks,
             )
-        reveals = RevealStore(config.reveal_dir)
-        state_parts = StatePartStore(config.state_part_dir)
         self._training = TrainingHost(
             chain_id=genesis.chain_id,
             blob_bytes_per_second=genesis.parameters.blob_bytes_per_second,
@@ -294,6 +293,7 @@ class _Node:
             blobs=blobs,
             reveals=reveals,
             state_parts=state_parts,
+            announced=training_source.announced,
             verifier=self._verifier,
             peers=TrainingPeers(network, blobs),
             operator=operator,
@@ -349,7 +349,6 @@ class _Node:
                 await nursery.start(self._network.run)
                 await nursery.start(self._ipc.serve, self._config.rpc_socket)
                 await nursery.start(self._consensus.run)
-                assert self._training is not None
                 await nursery.start(self._training.run)
                 nursery.start_soon(self._collector.run)
                 nursery.start_soon(self._sync.run)
@@ -425,25 +424,7 @@ class _Node:
     def _on_finalized(self, block: Block) -> None:
         self._connect_validators()
         self._ipc.announce_head(block.number, block.hash)
-        if self._training is not None:
-            self._training.wake()
-
-    # What peers ask of training; the host exists once everything is put together.
-
-    def list_reveals(self, task_id: TaskId, round_number: int, attempt: int) -> Sequence[Reveal]:
-        """The reveals of an attempt that are held here."""
-        assert self._training is not None
-        return self._training.list_reveals(task_id, round_number, attempt)
-
-    def get_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
-        """The content ids below a training state root."""
-        assert self._training is not None
-        return self._training.get_state_parts(state_root)
-
-    def on_announced_reveal(self, reveal: Reveal) -> None:
-        """A peer says that it holds a reveal."""
-        assert self._training is not None
-        self._training.on_announced_reveal(reveal)
+        self._training.wake()
 
 
 def _list_rpc_settings(config: NodeConfig) -> list[tuple[str, str]]:

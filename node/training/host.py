@@ -14,7 +14,7 @@ import trio
 
 from chain.contracts import system_contracts
 from chain.contracts.system_contracts import GRADIENT_LEDGER, TASK_REGISTRY, ResultVote
-from chain.primitives import Address, Hash32, TaskId
+from chain.primitives import Address, TaskId
 from chain.training import rounds
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.history import Attempt, TaskHistory
@@ -59,6 +59,7 @@ class TrainingHost:
         blobs: BlobStore,
         reveals: RevealStore,
         state_parts: StatePartStore,
+        announced: trio.MemoryReceiveChannel[Reveal],
         verifier: Verifier,
         peers: TrainingPeers,
         operator: Operator | None,
@@ -68,8 +69,7 @@ class TrainingHost:
         directory.mkdir(parents=True, exist_ok=True)
         self._index = index
         self._ledger = ledger
-        self._reveals = reveals
-        self._state_parts = state_parts
+        self._announced = announced
         self._verifier = verifier
         self._clock = clock
         self._work: dict[TaskId, TaskWork] = {}
@@ -116,21 +116,14 @@ class TrainingHost:
         """The RPC process stored a blob: a check that waits for one need not wait any longer."""
         self._jobs.end_waits("/check-")
 
-    # What peers are told (node.network.protocols.training.TrainingSource).
+    async def _take_announced(self) -> None:
+        async for reveal in self._announced:
+            self._on_announced(reveal)
 
-    def list_reveals(self, task_id: TaskId, round_number: int, attempt: int) -> Sequence[Reveal]:
-        """The reveals of an attempt that are held here."""
-        return self._reveals.list(task_id, round_number, attempt)
-
-    def get_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
-        """The content ids below a training state root; None if they are not known here."""
-        return self._state_parts.get(state_root)
-
-    def on_announced_reveal(self, reveal: Reveal) -> None:
-        """A peer says that it holds a reveal; it is looked at when its commitment is checked."""
+    def _on_announced(self, reveal: Reveal) -> None:
         work = self._work.get(reveal.task_id)
         if work is None or work.phase_key[1:3] != (reveal.round_number, reveal.attempt):
-            return  # nobody waits for it; who comes to wait asks his peers
+            return  # no check waits for it; a check that starts later asks the peers
         self._gradients.remember(reveal)
         self._jobs.end_waits(f"{reveal.task_id}/check-{reveal.round_number}-{reveal.attempt}-")
 
@@ -140,6 +133,7 @@ class TrainingHost:
         """Serve tasks until cancelled."""
         task_status.started()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._take_announced)
             if self._votes is not None:
                 nursery.start_soon(self._verifier.warm_up)
             while True:

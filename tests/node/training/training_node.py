@@ -27,6 +27,7 @@ from node.operator.account import Operator
 from node.storage.blobs import BlobStore
 from node.training.host import TrainingHost
 from node.training.reveal_store import RevealStore
+from node.training.served_training import ServedTraining
 from node.training.state_parts import StatePartStore
 from tests.chain.training.history_factory import (
     COMMITTEE,
@@ -230,6 +231,7 @@ class Node:
         if has_content:
             for data in (WEIGHTS, *SHARDS):
                 self.blobs.put(data)
+        self.served = ServedTraining(self.reveals, self.parts)
         self.host = TrainingHost(
             chain_id=CHAIN_ID,
             blob_bytes_per_second=10**9,
@@ -238,6 +240,7 @@ class Node:
             blobs=self.blobs,
             reveals=self.reveals,
             state_parts=self.parts,
+            announced=self.served.announced,
             verifier=self.verifier,
             peers=self.peers,
             operator=Operator(OPERATORS[0], self._send),

@@ -1,0 +1,40 @@
+"""What this node serves to its peers of training: the reveals and the state parts that it holds."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from chain.primitives import Hash32, TaskId
+from chain.training.reveal import Reveal
+from node.training.reveal_store import RevealStore
+from node.training.state_parts import StatePartStore
+
+ANNOUNCED_LIMIT: Final = 1_024
+"""Announcements that wait for the training host. Further ones are dropped: an announcement only
+saves the host the question, and it asks its peers for a reveal that it lacks."""
+
+
+class ServedTraining:
+    """Answers peers from the stores (node.network.protocols.training.TrainingSource)."""
+
+    def __init__(self, reveals: RevealStore, state_parts: StatePartStore) -> None:
+        self._reveals = reveals
+        self._state_parts = state_parts
+        self._announce, self.announced = trio.open_memory_channel[Reveal](ANNOUNCED_LIMIT)
+        """The reveals that peers announced, for the training host; none of them is checked."""
+
+    def list_reveals(self, task_id: TaskId, round_number: int, attempt: int) -> Sequence[Reveal]:
+        """The reveals of an attempt that are held here."""
+        return self._reveals.list(task_id, round_number, attempt)
+
+    def get_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
+        """The content ids below a training state root; None if they are not known here."""
+        return self._state_parts.get(state_root)
+
+    def on_announced_reveal(self, reveal: Reveal) -> None:
+        """Pass on a reveal that a peer says it holds."""
+        try:
+            self._announce.send_nowait(reveal)
+        except trio.WouldBlock:
+            return

@@ -1,0 +1,34 @@
+"""The training host's stores as peers see them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from chain.primitives import Hash32
+from node.training.reveal_store import RevealStore
+from node.training.served_training import ANNOUNCED_LIMIT, ServedTraining
+from node.training.state_parts import StatePartStore
+from tests.chain.training.history_factory import TASK
+from tests.node.training.training_node import REVEALS
+
+
+def test_peers_are_answered_from_the_stores(tmp_path: Path) -> None:
+    reveals, parts = RevealStore(tmp_path / "reveals"), StatePartStore(tmp_path / "parts")
+    served = ServedTraining(reveals, parts)
+    reveals.put(REVEALS[0])
+    part_ids = (Hash32(b"\x01" * 32), Hash32(b"\x02" * 32))
+    root = parts.put(TASK, 1, part_ids)
+
+    assert served.list_reveals(TASK, 0, 0) == (REVEALS[0],)
+    assert served.list_reveals(TASK, 1, 0) == ()
+    assert served.get_state_parts(root) == part_ids
+    assert served.get_state_parts(Hash32(bytes(32))) is None
+
+
+async def test_announcements_wait_for_the_host_up_to_a_limit(tmp_path: Path) -> None:
+    served = ServedTraining(RevealStore(tmp_path / "reveals"), StatePartStore(tmp_path / "parts"))
+    announced = [replace(REVEALS[0], units=units) for units in range(ANNOUNCED_LIMIT + 1)]
+    for reveal in announced:
+        served.on_announced_reveal(reveal)
+
+    assert served.announced.statistics().current_buffer_used == ANNOUNCED_LIMIT
+    assert await served.announced.receive() == announced[0]

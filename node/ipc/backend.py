@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Final
 
-import trio
-
 from chain.consensus.messages import MessageKind, get_pre_prepare
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.types.transaction import decode_transaction
@@ -160,10 +158,8 @@ class Backend:
         """Connected peers and the highest head among them."""
         return {"peers": len(self._network.peers()), "best": self._sync.best_known()}
 
-    async def blob_arrived(self, content_id: Hash32, kind: str) -> None:
-        """A blob was stored by the RPC process: somebody may be waiting for it."""
-        del content_id, kind
-        await trio.lowlevel.checkpoint()
+    def on_blob(self) -> None:
+        """Wake the training host: the RPC process stored a blob that a job may wait for."""
         self._wake_training()
 
     def take_rpc_metrics(self, process_id: int, text: str) -> None:

@@ -81,8 +81,8 @@ class NodeBackend(Protocol):
         """`{"peers": int, "best": int}`: connected peers and the highest head among them."""
         ...
 
-    async def blob_arrived(self, content_id: Hash32, kind: str) -> None:
-        """A blob of that kind ("task" or "gradient") was stored by the RPC process."""
+    def on_blob(self) -> None:
+        """Note that the RPC process stored a blob."""
         ...
 
     def take_rpc_metrics(self, process_id: int, text: str) -> None:
@@ -207,11 +207,8 @@ class IpcServer:
     async def _sync_state(self, _params: JsonObject) -> JsonValue:
         return self._backend.get_sync_state()
 
-    async def _blob_arrived(self, params: JsonObject) -> JsonValue:
-        kind = params.get("kind")
-        if not isinstance(kind, str):
-            raise RejectedInputError(RejectionReason.MALFORMED, "kind is not a string")
-        await self._backend.blob_arrived(Hash32(_as_bytes(params, "content_id")), kind)
+    async def _blob_arrived(self, _params: JsonObject) -> JsonValue:
+        self._backend.on_blob()
         return None
 
     async def _rpc_metrics(self, params: JsonObject) -> JsonValue:

@@ -61,7 +61,7 @@ class Uploads:
         if not self._store.has(content_id) and not self._store.has_room_for_content(size):
             raise HttpError(507, "quota", "the node has no room for more task content")
         is_new = await self._receive(request, content_id, size)
-        await self._tell_node(content_id, "task")
+        await self._tell_node()
         return json_response({"contentId": data(content_id), "bytes": size}, 201 if is_new else 200)
 
     async def post_reveal(self, request: Request) -> Response:
@@ -74,7 +74,7 @@ class Uploads:
         size = self._check_reveal(reveal)
         is_new = await self._receive(request, reveal.gradient_root, size)
         await asyncio.to_thread(self._view.reveals.put, reveal)
-        await self._tell_node(reveal.gradient_root, "gradient")
+        await self._tell_node()
         return json_response(
             {"contentId": data(reveal.gradient_root), "bytes": size}, 201 if is_new else 200
         )
@@ -157,9 +157,9 @@ class Uploads:
                 await asyncio.to_thread(upload.write, part)
             await asyncio.to_thread(upload.finish)
 
-    async def _tell_node(self, content_id: Hash32, kind: str) -> None:
+    async def _tell_node(self) -> None:
         try:
-            await self._node.call("blob_arrived", {"content_id": data(content_id), "kind": kind})
+            await self._node.call("blob_arrived")
         except IpcError as error:
             # It is stored; the node finds it when it looks for it.
             _log.warning("the node was not told of a blob", error=str(error))

@@ -206,5 +206,5 @@ async def test_validators_and_node_are_shown_as_they_are(
         assert info["role"] == "validator"
         assert info["isSigning"] is True
         assert backend.get_sync_state()["peers"] == 2
-        await backend.blob_arrived(Hash32(bytes(32)), "blob")
+        backend.on_blob()
         assert told.woken == 1

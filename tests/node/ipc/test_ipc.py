@@ -32,7 +32,7 @@ class FakeBackend:
 
     def __init__(self) -> None:
         self.submitted: list[bytes] = []
-        self.blobs: list[tuple[Hash32, str]] = []
+        self.stored_blobs = 0
         self.reports: list[tuple[int, str]] = []
 
     async def submit_transaction(self, raw: bytes) -> Hash32:
@@ -68,8 +68,8 @@ class FakeBackend:
     def take_rpc_metrics(self, process_id: int, text: str) -> None:
         self.reports.append((process_id, text))
 
-    async def blob_arrived(self, content_id: Hash32, kind: str) -> None:
-        self.blobs.append((content_id, kind))
+    def on_blob(self) -> None:
+        self.stored_blobs += 1
 
 
 async def wait_until(holds: Callable[[], bool]) -> None:
@@ -141,9 +141,9 @@ def test_client_gets_what_the_backend_answers(tmp_path: Path) -> None:
         assert runner.run(client.call("pool_content")) == {"pending": ["0x0261"], "queued": []}
         assert runner.run(client.call("pool_counts")) == {"pending": 1, "queued": 2}
         assert runner.run(client.call("sync_state")) == {"peers": 3, "best": 9}
-        runner.run(client.call("blob_arrived", {"content_id": "0x" + HASH.hex(), "kind": "task"}))
+        runner.run(client.call("blob_arrived"))
         runner.run(client.call("rpc_metrics", {"process": 7, "text": "calls 1"}))
-        assert backend.blobs == [(HASH, "task")]
+        assert backend.stored_blobs == 1
         assert backend.reports == [(7, "calls 1")]
 
 
@@ -161,7 +161,6 @@ def test_refusals_keep_their_reason(tmp_path: Path) -> None:
             ("submit_transaction", {}),
             ("submit_transaction", {"raw": "zz"}),
             ("submit_transaction", {"raw": "0xz"}),
-            ("blob_arrived", {"content_id": "0x00", "kind": 1}),
             ("rpc_metrics", {"process": "7", "text": "calls 1"}),
             ("rpc_metrics", {"process": 7}),
         ):

@@ -231,7 +231,7 @@ class InstantNode:
         self.chain = chain
         self.holding = False
         self.pool: dict[Hash32, Transaction] = {}
-        self.blobs: list[tuple[Hash32, str]] = []
+        self.stored_blobs = 0
         self.peers = 3
         self.best_ahead = 0
         self.reports: list[tuple[int, str]] = []
@@ -275,5 +275,5 @@ class InstantNode:
     def take_rpc_metrics(self, process_id: int, text: str) -> None:
         self.reports.append((process_id, text))
 
-    async def blob_arrived(self, content_id: Hash32, kind: str) -> None:
-        self.blobs.append((content_id, kind))
+    def on_blob(self) -> None:
+        self.stored_blobs += 1

@@ -11,6 +11,7 @@ class OperatorError(Exception):
 class StorageError(OperatorError):
     """The disk refused a write, or gave back other bytes than were written.
 
-    Nothing may be signed or finalized afterwards in this process: after a failed fsync the kernel
-    may have dropped the very pages that a second fsync would then call durable.
+    After one from the write-ahead log, the guard file or the database, this process signs and
+    finalizes nothing more: after a failed fsync the kernel may have dropped the very pages that a
+    second fsync would then call durable.
     """

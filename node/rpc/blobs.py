@@ -10,7 +10,7 @@ from chain.crypto import CHUNK_BYTES
 from chain.primitives import Hash32
 from node.rpc.http import HttpError, Request, Response, json_response
 from node.rpc.uploads import Uploads
-from node.storage.blobs import BlobStore
+from node.storage.blobs import BlobDamagedError, BlobStore
 
 CONCURRENT_TRANSFERS: Final = 64
 """Blobs on their way at a time; each holds one chunk in memory."""
@@ -67,7 +67,7 @@ class BlobReads:
     async def _answer_chunks(self, content_id: Hash32) -> Response:
         try:
             manifest = await asyncio.to_thread(self._store.manifest, content_id)
-        except KeyError as error:
+        except (KeyError, BlobDamagedError) as error:
             raise _not_here(content_id) from error
         return json_response(
             {

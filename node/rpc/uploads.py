@@ -4,7 +4,8 @@ Whether anybody wants the bytes, and how many, is decided before the first of th
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import structlog
@@ -58,9 +59,10 @@ class Uploads:
                 "not_wanted",
                 f"no live task names 0x{content_id.hex()}: submit the task first",
             )
-        if not self._store.has(content_id) and not self._store.has_room_for_content(size):
-            raise HttpError(507, "quota", "the node has no room for more task content")
-        is_new = await self._receive(request, content_id, size)
+        with _answer_storage_errors():
+            if not self._store.has(content_id) and not self._store.has_room_for_content(size):
+                raise HttpError(507, "quota", "the node has no room for more task content")
+            is_new = await self._receive(request, content_id, size)
         await self._tell_node()
         return json_response({"contentId": data(content_id), "bytes": size}, 201 if is_new else 200)
 
@@ -72,8 +74,9 @@ class Uploads:
         """
         reveal = _parse_reveal(request)
         size = self._check_reveal(reveal)
-        is_new = await self._receive(request, reveal.gradient_root, size)
-        await asyncio.to_thread(self._view.reveals.put, reveal)
+        with _answer_storage_errors():
+            is_new = await self._receive(request, reveal.gradient_root, size)
+            await asyncio.to_thread(self._view.reveals.put, reveal)
         await self._tell_node()
         return json_response(
             {"contentId": data(reveal.gradient_root), "bytes": size}, 201 if is_new else 200
@@ -126,7 +129,8 @@ class Uploads:
         """Store the body as the blob `content_id`; False if it was here already.
 
         Raises:
-            HttpError: it is another blob, or there is no room.
+            HttpError: The body is another blob, or there is no room for it.
+            StorageError: The disk refused.
         """
         announced = request.content_length()
         if announced is not None and announced != size:
@@ -144,9 +148,6 @@ class Uploads:
             raise HttpError(422, error.reason.value, error.detail) from error
         except BlobQuotaError as error:
             raise HttpError(507, "quota", "the node has no room for this blob") from error
-        except StorageError as error:
-            _log.error("blob not stored", error=str(error))
-            raise HttpError(500, "storage", "the node's disk refused the blob") from error
         finally:
             self._running -= 1
         return True
@@ -163,6 +164,21 @@ class Uploads:
         except IpcError as error:
             # It is stored; the node finds it when it looks for it.
             _log.warning("the node was not told of a blob", error=str(error))
+
+
+@contextmanager
+def _answer_storage_errors() -> Iterator[None]:
+    """Turn a disk's refusal into an answer: the operator reads the reason, the client the cure."""
+    try:
+        yield
+    except StorageError as error:
+        _log.error("upload not stored", reason=str(error))
+        raise HttpError(
+            500,
+            "storage",
+            "the node's disk refused the upload: send it to another node, or again after the "
+            "operator has freed or repaired the disk",
+        ) from error
 
 
 def _parse_reveal(request: Request) -> Reveal:

@@ -27,7 +27,7 @@ from chain.crypto import content_id as compute_content_id
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Hash32
 from pot_common.atomic_file import TEMPORARY_SUFFIX, sync_directory, sync_file, write_atomically
-from pot_common.errors import OperatorError
+from pot_common.errors import OperatorError, StorageError
 
 MAX_CHUNKS: Final = 2**16
 """16 GiB a blob; its chunk hashes are 2 MiB, one message to a peer."""
@@ -51,8 +51,8 @@ class BlobQuotaError(OperatorError):
     """The blob would not fit into blobs.quota_bytes; the message names the setting."""
 
 
-class BlobDiskError(OperatorError):
-    """The disk refused a blob. Nothing that was promised is lost: a blob can be fetched again."""
+class BlobDiskError(StorageError):
+    """The disk refused a blob. Nothing promised is lost: a blob can be fetched again."""
 
 
 class BlobDamagedError(Exception):
@@ -122,7 +122,11 @@ class BlobStore:
         return self._quota_bytes
 
     def has_room_for_content(self, size_bytes: int) -> bool:
-        """Whether so many bytes of a task's content fit, with the reserve left free."""
+        """Whether so many bytes of a task's content fit, with the reserve left free.
+
+        Raises:
+            BlobDiskError: The directory cannot be read.
+        """
         limit = self._quota_bytes - self._quota_bytes // RESERVED_SHARE
         return self.used_bytes() + size_bytes <= limit
 
@@ -131,11 +135,17 @@ class BlobStore:
         return self.path(content_id).exists()
 
     def renew(self, content_id: Hash32) -> bool:
-        """Whether the whole blob is here; if so, it is wanted from now on (see `collect`)."""
+        """Whether the whole blob is here; if so, it is wanted from now on (see `collect`).
+
+        Raises:
+            BlobDiskError: The disk refused.
+        """
         try:
             _touch(self.path(content_id))
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise _disk_failed(self._directory, error) from error
         return True
 
     def path(self, content_id: Hash32) -> Path:
@@ -187,7 +197,8 @@ class BlobStore:
             manifest = BlobManifest(size_bytes, tuple(_leaves_of(file)))
         if manifest.content_id != content_id:
             self._drop_damaged(content_id)
-        write_atomically(self._leaves_path(content_id), b"".join(manifest.leaves))
+        with suppress(OSError):  # only a cache: the hashes are computed again next time
+            write_atomically(self._leaves_path(content_id), b"".join(manifest.leaves))
         return manifest
 
     def chunk(self, content_id: Hash32, index: int) -> bytes:
@@ -264,14 +275,21 @@ class BlobStore:
         return tuple(sorted(self._stored(_BLOB)))
 
     def used_bytes(self) -> int:
-        """What counts against the quota: all files, downloads and uploads at their full length."""
+        """What counts against the quota: all files, downloads and uploads at their full length.
+
+        Raises:
+            BlobDiskError: The directory cannot be read.
+        """
         used = 0
-        with os.scandir(self._directory) as entries:
-            for entry in entries:
-                try:
-                    used += entry.stat().st_size
-                except FileNotFoundError:  # another process just renamed or deleted it
-                    continue
+        try:
+            with os.scandir(self._directory) as entries:
+                for entry in entries:
+                    try:
+                        used += entry.stat().st_size
+                    except FileNotFoundError:  # another process just renamed or deleted it
+                        continue
+        except OSError as error:
+            raise _disk_failed(self._directory, error) from error
         return used
 
     def list_unwanted(self, before_ns: int) -> tuple[Hash32, ...]:
@@ -383,16 +401,24 @@ class BlobUpload:
         self._path = directory / (secrets.token_hex(16) + _UPLOAD)
         try:
             self._file = self._path.open("xb")
+        except OSError as error:
+            raise _disk_failed(directory, error) from error
+        try:
             # The reservation: other uploads see these bytes as used.
             self._file.truncate(size_limit)
         except OSError as error:
+            self._discard()
             raise _disk_failed(directory, error) from error
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._discard()
+
+    def _discard(self) -> None:
+        with suppress(OSError):  # closing writes again what the disk already refused
+            self._file.close()
         self._path.unlink(missing_ok=True)
 
     def write(self, data: bytes | memoryview) -> None:
@@ -526,7 +552,7 @@ def _touch(path: Path) -> None:
 
 def _disk_failed(directory: Path, error: OSError) -> BlobDiskError:
     return BlobDiskError(
-        f"cannot write blobs to {directory}: {error}; free or repair the disk of data_dir"
+        f"cannot use the blobs in {directory}: {error}; free or repair the disk of data_dir"
     )
 
 

@@ -7,9 +7,10 @@ import structlog
 import trio
 
 from chain.errors import RejectedInputError
-from node.storage.blobs import BlobDamagedError, BlobDiskError, BlobQuotaError
+from node.storage.blobs import BlobDamagedError, BlobQuotaError
 from node.training.verifier import VerifierFailedError, VerifierRefusedError
 from node.training.work import Job, UnavailableError
+from pot_common.errors import StorageError
 
 RETRY_SECONDS: Final = 0.5
 """Until a job that could not finish (a blob nobody has yet) is tried again."""
@@ -74,7 +75,7 @@ class Jobs:
             RejectedInputError,
             VerifierRefusedError,
             BlobQuotaError,
-            BlobDiskError,
+            StorageError,
             BlobDamagedError,
             OSError,  # of our small files: the duty stands, and the disk may come back
         ) as error:

@@ -16,6 +16,7 @@ from chain.errors import RejectedInputError
 from chain.primitives import Address, TaskId
 from chain.training.reveal import REVEAL_LIMIT_BYTES, Reveal, reveal_from_item
 from pot_common.atomic_file import write_atomically
+from pot_common.errors import StorageError
 
 _ADDRESS_NAME: Final = re.compile("[0-9a-f]{40}")
 """Other files, such as half-written ones, are none of ours."""
@@ -31,10 +32,20 @@ class RevealStore:
         self._directory = directory
 
     def put(self, reveal: Reveal) -> None:
-        """Keep a reveal that opens its commitment; durable on return."""
+        """Keep a reveal that opens its commitment; durable on return.
+
+        Raises:
+            StorageError: The disk refused.
+        """
         path = self._path(reveal.task_id, reveal.round_number, reveal.attempt)
-        path.mkdir(parents=True, exist_ok=True)
-        write_atomically(path / reveal.miner.hex(), reveal.encode())
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(path / reveal.miner.hex(), reveal.encode())
+        except OSError as error:
+            raise StorageError(
+                f"cannot write reveals to {self._directory}: {error}; free or repair the disk of "
+                "data_dir"
+            ) from error
 
     def get(
         self, task_id: TaskId, round_number: int, attempt: int, miner: Address

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from eth_account import Account as Signer
 from eth_account.signers.local import LocalAccount
+from structlog.testing import capture_logs
 
 from chain.contracts import system_contracts as contracts
 from chain.contracts.system_contracts import (
@@ -28,9 +29,11 @@ from chain.training.encoding import GradientHeader, compute_commitment, count_pa
 from chain.training.rewards import build_reward_tree, compute_leaf, verify_reward_proof
 from chain.training.task_spec import Shard
 from node.setup.network_genesis import NetworkPlan, Seat, build_network, encode_genesis
+from node.storage.blobs import BlobStore
 from node.training.checks import get_checks_path
 from node.training.reveal_store import RevealStore
 from tests.chain.training.training_factory import SPEC as SMALL
+from tests.node.full_disk import limited_file_size
 from tests.node.rpc.rpc_chain import CHAIN_ID, LocalChain, sign
 from tests.node.rpc.rpc_harness import RpcHarness, rpc_harness
 
@@ -195,6 +198,11 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
             statuses[name] = upload_reveal(rpc, {**reveal, **changes})
         statuses["too short"] = upload_reveal(rpc, reveal, PAYLOAD[:-1])
         statuses["other bytes"] = upload_reveal(rpc, reveal, bytes(len(PAYLOAD)))
+        with limited_file_size(len(PAYLOAD) - 1):
+            statuses["a full disk"] = upload_reveal(rpc, reveal)
+        rpc.options.reveals.touch()
+        statuses["no folder for reveals"] = upload_reveal(rpc, reveal)
+        rpc.options.reveals.unlink()
         statuses["right"] = upload_reveal(rpc, reveal)
         statuses["again"] = upload_reveal(rpc, reveal)
         finalize()
@@ -377,7 +385,9 @@ def test_reveal_is_taken_only_if_it_opens_a_commitment(training: Round) -> None:
         "no address": 400,
         "too short": 422,
         "other bytes": 422,
-        "right": 201,
+        "a full disk": 500,
+        "no folder for reveals": 500,
+        "right": 200,
         "again": 200,
     }
     assert upload_reveal(training.rpc, training.reveal) == 409, "the round is settled"
@@ -386,6 +396,27 @@ def test_reveal_is_taken_only_if_it_opens_a_commitment(training: Round) -> None:
     held = RevealStore(training.rpc.options.reveals).get(TASK, 0, 0, address_of(ANN))
     assert (held.salt, held.gradient_root) == (SALT, root)
     assert training.rpc.node.stored_blobs >= 2, "the node was told of both uploads"
+
+
+def test_upload_that_the_disk_refuses_names_reason_and_cure(training: Round) -> None:
+    rpc = training.rpc
+    path = f"/v1/blobs/{text(content_id(SHARD))}"
+    with capture_logs() as lines, limited_file_size(len(SHARD) - 1):
+        refused = rpc.http("PUT", path, content=SHARD)
+    assert (refused.status_code, refused.json()["error"]) == (500, "storage")
+    assert "send it to another node" in refused.json()["message"]
+    (line,) = lines
+    assert line["event"] == "upload not stored"
+    assert "free or repair the disk of data_dir" in line["reason"]
+    assert rpc.http("GET", path).status_code == 404, "nothing half done is served"
+
+
+def test_chunk_hashes_of_a_damaged_blob_are_not_found(training: Round) -> None:
+    rpc = training.rpc
+    blob = BlobStore(rpc.options.blobs, quota_bytes=2**20).put(b"sound")
+    (rpc.options.blobs / f"{blob.hex()}.leaves").unlink()
+    (rpc.options.blobs / f"{blob.hex()}.blob").write_bytes(b"harmed")
+    assert rpc.http("GET", f"/v1/blobs/{text(blob)}/chunks").status_code == 404
 
 
 def test_blob_is_taken_only_if_a_live_task_names_it(training: Round) -> None:

@@ -16,6 +16,8 @@ from node.storage.blobs import (
     BlobQuotaError,
     BlobStore,
 )
+from pot_common.errors import StorageError
+from tests.node.full_disk import limited_file_size
 
 QUOTA_BYTES = 8 * CHUNK_BYTES
 BLOB = random.Random(1).randbytes(2 * CHUNK_BYTES + 1000)
@@ -179,6 +181,32 @@ def test_blob_that_the_disk_changed_is_dropped(store):
     assert not store.has(name)
     store.put(BLOB)
     assert store.chunk(name, 1) == BLOB[CHUNK_BYTES : 2 * CHUNK_BYTES]
+
+
+def test_upload_to_a_full_disk_is_one_storage_error(store):
+    with limited_file_size(999), pytest.raises(StorageError, match="free or repair the disk"):
+        store.put(BLOB[:1000])
+    with store.upload(1000) as upload, limited_file_size(999):
+        upload.write(BLOB[:1000])
+        with pytest.raises(StorageError, match="free or repair the disk"):
+            upload.finish()
+        # Leaving the block closes the file, whose last bytes the disk still refuses.
+        upload.__exit__()
+    assert store.used_bytes() == 0
+
+
+def test_lost_blob_directory_is_one_storage_error(store, tmp_path):
+    (tmp_path / "blobs").rmdir()
+    for ask in (store.used_bytes, lambda: store.has_room_for_content(1), lambda: store.put(b"1")):
+        with pytest.raises(StorageError, match="free or repair the disk"):
+            ask()
+
+
+def test_manifest_is_read_though_its_hashes_cannot_be_kept(store, tmp_path):
+    name = store.put(BLOB)
+    (tmp_path / "blobs" / f"{name.hex()}.leaves").unlink()
+    with limited_file_size(0):
+        assert store.manifest(name) == manifest_of(BLOB)
 
 
 def test_lost_or_damaged_chunk_hashes_are_computed_again(store, tmp_path):

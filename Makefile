@@ -9,7 +9,7 @@ SEED ?=
 FIRST ?= 0
 MINUTES ?= 60
 # The package index that torch is installed from, on top of pip's own. Empty: pip's default build,
-# which on Linux is the large CUDA one. See README, "Installation".
+# which on Linux is the large CUDA one. See README, "Try it".
 TORCH_INDEX ?=
 
 export OMP_NUM_THREADS ?= 1

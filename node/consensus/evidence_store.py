@@ -1,4 +1,4 @@
-"""Evidence against validators, kept until it is on chain (docs/operator-guide.md, section 4).
+"""Evidence against validators, kept until it is on chain (docs/operator-guide.md, section 9).
 
 One file a validator: the first evidence takes all its stake, so a second one is of no use, and
 what is kept is bounded by how many validators there are.

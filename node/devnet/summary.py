@@ -1,6 +1,6 @@
 """What a development network did, as the chain tells when its task is done.
 
-docs/operator-guide.md, "A development network".
+README.md, "Try it".
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Why a chain does not go on, in a sentence, and what to do (docs/operator-guide.md, section 15).
+"""Why a chain does not go on, in a sentence, and what to do (docs/operator-guide.md, section 11).
 
 Pure: from what a node observes to what is wrong. `pot_consensusState`, `pot doctor`, the log and
 the metrics all say what is found here.

@@ -1,4 +1,4 @@
-"""Says in the log what is wrong, at growing intervals (docs/operator-guide.md, section 8)."""
+"""Says in the log what is wrong, at growing intervals (docs/operator-guide.md, section 4)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

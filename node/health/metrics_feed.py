@@ -1,4 +1,4 @@
-"""Reads what the metrics show from the parts of the node (docs/operator-guide.md, section 6)."""
+"""Reads what the metrics show from the parts of the node (docs/operator-guide.md, section 13)."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Reads from a node's parts what the diagnosis needs (docs/operator-guide.md, section 15)."""
+"""Reads from a node's parts what the diagnosis needs (docs/operator-guide.md, section 11)."""
 
 import shutil
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus on a port of their own (docs/operator-guide.md, section 6).
+"""Metrics for Prometheus on a port of their own (docs/operator-guide.md, section 13).
 
 EIP-2159's names where it has one, for dashboards that know Ethereum nodes; the rest under `pot_`,
 each ending in its unit. Labels take few values: members of the validator set, reasons and protocols

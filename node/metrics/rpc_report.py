@@ -1,4 +1,4 @@
-"""Shows what RPC processes count beside the node's metrics (docs/operator-guide.md, section 6)."""
+"""Shows what RPC processes count beside the node's metrics (docs/operator-guide.md, section 13)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

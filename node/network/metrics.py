@@ -1,4 +1,4 @@
-"""Counters of the network, which the metrics endpoint reads (docs/operator-guide.md, section 6)."""
+"""Counters of the network, read by the metrics endpoint (docs/operator-guide.md, section 13)."""
 
 from collections import Counter
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What an RPC process counts, and how its node shows it (docs/operator-guide.md, section 6).
+"""What an RPC process counts, and how its node shows it (docs/operator-guide.md, section 13).
 
 An RPC process has no metrics port: every few seconds it gives its node the text that Prometheus
 would have read, and the node shows the sum over its RPC processes beside its own.

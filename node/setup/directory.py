@@ -38,7 +38,7 @@ class NodeDirectory:
 
 
 FURTHER_SETTINGS: Final = """
-# Often set besides; docs/operator-guide.md, section 5, has all of them.
+# Often set besides; docs/operator-guide.md, section 12, has all of them.
 #
 # [network]
 # listen = ["/ip4/0.0.0.0/tcp/30303"]

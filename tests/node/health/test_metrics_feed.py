@@ -180,7 +180,7 @@ def exposed(text: str) -> dict[str, tuple[str, str]]:
 
 def documented() -> set[str]:
     """The metrics that the first columns of the guide's tables name."""
-    section = GUIDE.read_text(encoding="utf-8").split("\n## 6. ")[1].split("\n## ")[0]
+    section = GUIDE.read_text(encoding="utf-8").split("\n## 13. ")[1].split("\n## ")[0]
     cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     return {name for cell in cells for name in re.findall(r"`((?:pot|ethereum)_\w+)", cell)}
 

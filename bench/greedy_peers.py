@@ -33,8 +33,8 @@ from bench.network import (
 )
 from chain.primitives import BlockNumber
 from node.network.limits import LIMITS
-from node.network.network import OUTBOUND_PLACES
 from node.network.protocols import blocks
+from node.network.sessions import OUTBOUND_PLACES
 from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
 from node.network.wire import (
     BLOCK_FRAME_LIMIT_BYTES,

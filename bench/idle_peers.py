@@ -30,9 +30,9 @@ from bench.network import (
     summarize,
 )
 from node.network.host import LibP2PHost, create_host_key
-from node.network.network import OUTBOUND_PLACES
 from node.network.protocols import status, transactions
 from node.network.protocols.status import Identity
+from node.network.sessions import OUTBOUND_PLACES
 from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
 from node.network.wire import TRANSACTION_FRAME_LIMIT_BYTES, Head
 

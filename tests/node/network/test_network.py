@@ -12,13 +12,9 @@ from chain.errors import RejectionReason
 from chain.primitives import Hash32
 from node.network.host import LibP2PHost, create_host_key
 from node.network.limits import LIMITS
-from node.network.network import (
-    HANDSHAKES_BURST,
-    HANDSHAKES_PER_SECOND,
-    Network,
-    NetworkConfig,
-)
+from node.network.network import Network, NetworkConfig
 from node.network.protocols import blobs, blocks, consensus, status, transactions
+from node.network.sessions import HANDSHAKES_BURST, HANDSHAKES_PER_SECOND
 from node.network.stream import FrameStream
 from node.network.wire import DisconnectReason, Goodbye, decode_status
 from node.storage.blobs import BlobStore
@@ -211,12 +207,12 @@ async def test_who_joins_or_leaves_the_set_leaves_or_joins_the_crowd(
     member.network.set_validators([validator_address(0)])
     async with running(*nodes):
         await until(lambda: len(member.network.peers()) == 1, seconds=120)
-        [session] = member.network._sessions.values()
+        [session] = member.network._sessions._sessions.values()
         waits: list[bool] = []
         for is_validator in (False, True, True, False):
             indices = (0, 1) if is_validator else (0,)
             member.network.set_validators(map(validator_address, indices))
-            meter = member.network._get_meter(session, blocks.PROTOCOL_ID)
+            meter = member.network._sessions.get_meter(session, blocks.PROTOCOL_ID)
             waits.append(meter._crowd is not None)
         assert waits == [True, False, False, True]
         assert member.host.kept == [(peer_id, False), (peer_id, True), (peer_id, False)]

@@ -1,0 +1,442 @@
+"""Sessions with peers: how each begins, what it may use, and why it ends (docs/spec/wire.md, 3)."""
+
+import secrets
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import structlog
+import trio
+
+from chain.errors import RejectedInputError
+from chain.primitives import Address, Hash32
+from node.network.budget import TokenBucket
+from node.network.limits import CrowdBudget, Meter, get_kind, get_limits
+from node.network.metrics import NetworkMetrics
+from node.network.peers import RECORD_LIMIT, PeerInfo, PeerTable
+from node.network.pieces.links import PieceLinks
+from node.network.protocols import status, transactions
+from node.network.protocols.consensus import ConsensusLinks
+from node.network.protocols.status import Identity, RemoteStatus
+from node.network.protocols.transactions import TransactionExchange
+from node.network.stream import FrameStream, Host, PeerId, StreamClosedError
+from node.network.wire import ADDRESS_LIMIT, DisconnectReason, Head
+
+STRANGER_SECONDS: Final = 15.0
+"""A connection without a session for so long is closed."""
+
+SWEEP_SECONDS: Final = 5.0
+"""How often connections without a session are looked for."""
+
+HANDSHAKES_PER_SECOND: Final = 0.5
+"""Handshakes of one peer id that are answered; a node that restarts does one."""
+
+HANDSHAKES_BURST: Final = 8.0
+"""Handshakes of one peer id at once."""
+
+OUTBOUND_PLACES: Final = 8
+"""Of `max_peers`, kept for strangers whom we dialled; a quarter where that is less."""
+
+REFUSALS: Final = frozenset(
+    {
+        DisconnectReason.WRONG_CHAIN,
+        DisconnectReason.TOO_MANY_PEERS,
+        DisconnectReason.MISBEHAVIOUR,
+    }
+)
+"""Reasons that will hold for minutes; each try would cost both sides a handshake of 25 ms."""
+
+GOODBYE_SECONDS: Final = 0.2
+"""What a peer gets to read why it is let go."""
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Session:
+    """A peer that has finished the handshake."""
+
+    stream: FrameStream
+    remote: RemoteStatus
+    is_inbound: bool
+    scope: trio.CancelScope
+    latency_seconds: float | None = None
+    is_replaced: bool = False
+    end_reason: str = "closed_here"
+    """What metrics call the end of it, if nothing else happens."""
+    meters: dict[str, Meter] = field(default_factory=dict)
+    """The budgets of what the peer opens, by kind of protocol."""
+    served: Counter[str] = field(default_factory=Counter)
+    """Streams of the peer being served, by kind."""
+
+    @property
+    def peer_id(self) -> PeerId:
+        """The peer."""
+        return self.stream.peer_id
+
+    @property
+    def validator(self) -> Address | None:
+        """The validator that the peer has proved to be; None if it claims to be none."""
+        return self.remote.validator
+
+
+SessionHandler = Callable[[FrameStream, Session], Awaitable[None]]
+"""Serves one stream that a peer with a session opened."""
+
+
+class Sessions:
+    """The session of every peer, by peer id."""
+
+    def __init__(
+        self,
+        *,
+        host: Host,
+        identity: Identity,
+        get_head: Callable[[], Head],
+        table: PeerTable,
+        max_peers: int,
+        links: ConsensusLinks,
+        pieces: PieceLinks,
+        transactions: TransactionExchange,
+        metrics: NetworkMetrics,
+    ) -> None:
+        """Start without any.
+
+        Args:
+            host: the libp2p host.
+            identity: what this node says of itself.
+            get_head: the highest finalized block.
+            table: scores and addresses of peers.
+            max_peers: sessions with nodes that are no validators.
+            links: votes; sent to a validator while its session lasts.
+            pieces: pieces of large messages; sent to a validator while its session lasts.
+            transactions: announced to a peer while its session lasts.
+            metrics: where sessions are counted.
+        """
+        self._host = host
+        self._identity = identity
+        self._get_head = get_head
+        self._table = table
+        self._max_peers = max_peers
+        self._links = links
+        self._pieces = pieces
+        self._transactions = transactions
+        self._metrics = metrics
+        self._crowd = CrowdBudget()
+        self._sessions: dict[PeerId, Session] = {}
+        self._opened = trio.Event()
+        self._first_seen: dict[PeerId, float] = {}
+        self._handshakes: dict[PeerId, TokenBucket] = {}
+
+    def peer_ids(self) -> tuple[PeerId, ...]:
+        """The peers that have a session, the oldest session first."""
+        return tuple(self._sessions)
+
+    def peers(self) -> tuple[PeerInfo, ...]:
+        """The peers we have a session with, by peer id."""
+        now = trio.current_time()
+        return tuple(
+            PeerInfo(
+                peer_id=peer_id,
+                validator=session.validator,
+                head=session.remote.head,
+                is_inbound=session.is_inbound,
+                latency_seconds=session.latency_seconds,
+                addresses=session.remote.addresses,
+                score=self._table.score(peer_id, now),
+            )
+            for peer_id, session in sorted(self._sessions.items())
+        )
+
+    def has_all_validators(self) -> bool:
+        """Whether every other validator of the current set has a session."""
+        return self._links.are_among({session.validator for session in self._sessions.values()})
+
+    def set_validators(self, addresses: Iterable[Address]) -> None:
+        """Say who takes part in consensus now; others' consensus streams are closed."""
+        validators = tuple(addresses)
+        crowd = {peer_id: self.get_crowd(session) for peer_id, session in self._sessions.items()}
+        self._links.set_validators(validators)
+        self._pieces.set_validators(validators)
+        for peer_id, session in self._sessions.items():
+            if self.get_crowd(session) is not crowd[peer_id]:
+                # Its next streams are served as a validator's, or no longer.
+                session.meters.clear()
+                self._host.keep(peer_id, is_validator=self.get_crowd(session) is None)
+
+    async def serve(self, stream: FrameStream) -> None:
+        """Run a session on a stream that a peer opened for it.
+
+        Raises:
+            RejectedInputError: the peer breaks the rules; it has been penalized.
+            StreamClosedError: the peer left.
+        """
+        if self._table.is_banned(stream.peer_id, trio.current_time()):
+            await self._turn_away(stream)
+            return
+        # A handshake has us sign and recover: a peer that shakes hands for ever must wait.
+        budget = self._handshakes.pop(stream.peer_id, None) or TokenBucket(
+            per_second=HANDSHAKES_PER_SECOND, burst=HANDSHAKES_BURST
+        )
+        self._handshakes[stream.peer_id] = budget
+        if len(self._handshakes) > RECORD_LIMIT:
+            del self._handshakes[next(iter(self._handshakes))]
+        await budget.take(1)
+        try:
+            await self.run(stream, is_inbound=True)
+        except RejectedInputError as error:
+            self.report_fault(stream.peer_id, error)
+            raise
+
+    async def run(self, stream: FrameStream, *, is_inbound: bool) -> None:
+        """Shake hands, and keep the session unless it is to be refused.
+
+        Raises:
+            RejectedInputError: the peer breaks the rules.
+            StreamClosedError: the peer left.
+        """
+        peer_id = stream.peer_id
+        remote: RemoteStatus | None = None
+        with trio.move_on_after(status.HANDSHAKE_SECONDS):
+            remote = await status.shake_hands(
+                stream,
+                self._identity,
+                own_peer_id=self._host.peer_id,
+                head=self._get_head(),
+                addresses=self._host.listen_addresses()[:ADDRESS_LIMIT],
+                nonce=Hash32(secrets.token_bytes(32)),
+            )
+        if remote is None:
+            raise StreamClosedError("the peer did not finish its handshake")
+        refusal = self._find_refusal(peer_id, remote, is_inbound=is_inbound)
+        if refusal is not None:
+            self._metrics.disconnects[f"refused_{refusal.name.lower()}"] += 1
+            await status.say_goodbye(stream, refusal)
+            return
+        with trio.CancelScope() as scope:
+            session = Session(stream, remote, is_inbound, scope)
+            self._open(session)
+            try:
+                await self._keep(session)
+            finally:
+                self._close(session)
+                if not session.is_replaced:
+                    with trio.CancelScope(shield=True):
+                        if self._table.is_banned(peer_id, trio.current_time()):
+                            await self._turn_away(stream)
+                        else:
+                            await self._host.disconnect(peer_id)
+
+    async def _turn_away(self, stream: FrameStream) -> None:
+        """Tell a banned peer why, and close its connection."""
+        await status.say_goodbye(stream, DisconnectReason.MISBEHAVIOUR)
+        # A closed connection takes with it what its reader has not read.
+        await trio.sleep(GOODBYE_SECONDS)
+        await self._host.disconnect(stream.peer_id)
+
+    def _find_refusal(
+        self, peer_id: PeerId, remote: RemoteStatus, *, is_inbound: bool
+    ) -> DisconnectReason | None:
+        if self._table.is_banned(peer_id, trio.current_time()):
+            return DisconnectReason.MISBEHAVIOUR
+        existing = self._sessions.get(peer_id)
+        if existing is not None:
+            # Two nodes that dial each other at once must keep the same session: the one that the
+            # smaller peer id opened. A second one from the same side means that the first is dead.
+            own_peer_id = self._host.peer_id
+            opener = peer_id if is_inbound else own_peer_id
+            if is_inbound != existing.is_inbound and opener > min(peer_id, own_peer_id):
+                return DisconnectReason.DUPLICATE
+            return None
+        if self._links.is_validator(remote.validator) or self._table.is_persistent(peer_id):
+            return None
+        strangers = sum(
+            not self._links.is_validator(session.validator) for session in self._sessions.values()
+        )
+        limit = self._max_peers
+        if is_inbound:
+            limit -= min(OUTBOUND_PLACES, limit // 4)
+        return DisconnectReason.TOO_MANY_PEERS if strangers >= limit else None
+
+    def _open(self, session: Session) -> None:
+        peer_id = session.peer_id
+        if existing := self._sessions.get(peer_id):
+            existing.is_replaced = True
+            existing.scope.cancel()
+        validator = session.validator
+        for other in self._sessions.values():
+            if validator is not None and other.validator == validator:
+                # The validator has come back with another host key: one node takes its votes.
+                other.scope.cancel()
+        self._sessions[peer_id] = session
+        self._metrics.sessions_opened += 1
+        self._table.connected(peer_id)
+        is_validator = self._links.is_validator(validator)
+        self._host.keep(peer_id, is_validator=is_validator)
+        session.stream.meter = Meter("status", self._metrics, None)
+        own_addresses = (a for a in session.remote.addresses if a.endswith(f"/p2p/{peer_id}"))
+        self._table.learn(own_addresses, peer_id)
+        self._opened.set()
+        self._opened = trio.Event()
+        if existing is None:
+            log.info(
+                "peer connected",
+                peer_id=peer_id,
+                validator=validator,
+                head=session.remote.head.number,
+            )
+
+    def _close(self, session: Session) -> None:
+        self._metrics.sessions_closed += 1
+        reason = "replaced" if session.is_replaced else session.end_reason
+        self._metrics.disconnects[reason] += 1
+        if self._sessions.get(session.peer_id) is session:
+            del self._sessions[session.peer_id]
+            log.info("peer disconnected", peer_id=session.peer_id)
+
+    async def _keep(self, session: Session) -> None:
+        """Run everything that lives as long as a session does."""
+        peer_id = session.peer_id
+
+        async def open_stream(protocol_id: str) -> FrameStream:
+            stream = await self.open_stream(peer_id, protocol_id)
+            if protocol_id == transactions.PROTOCOL_ID:
+                # We open it, and the peer asks.
+                stream.meter = self.get_meter(session, transactions.PROTOCOL_ID)
+            return stream
+
+        def on_fault(error: RejectedInputError) -> None:
+            self.report_fault(peer_id, error)
+
+        fault: RejectedInputError | StreamClosedError | None = None
+        async with trio.open_nursery() as nursery:
+            if (validator := session.validator) is not None:
+                nursery.start_soon(self._links.run_outbound, validator, open_stream)
+                nursery.start_soon(self._pieces.run_outbound, validator, open_stream)
+            nursery.start_soon(self._transactions.run_outbound, peer_id, open_stream, on_fault)
+            try:
+                both = self._identity.validator and session.validator
+                pace = status.VALIDATORS if both else status.OTHERS
+                reason = await status.keep_alive(session.stream, self, pace)
+            except RejectedInputError as error:
+                fault, session.end_reason = error, "fault"
+            except StreamClosedError as error:
+                fault, session.end_reason = error, "lost"
+            else:
+                session.end_reason = reason.name.lower()
+                if reason in REFUSALS:
+                    self._table.turned_away(peer_id, trio.current_time())
+                self._metrics.peers_silent += reason is DisconnectReason.SILENT
+                log.info("session ends", peer_id=peer_id, reason=session.end_reason)
+            nursery.cancel_scope.cancel()
+        if fault is not None:
+            raise fault
+
+    async def open_stream(self, peer_id: PeerId, protocol_id: str) -> FrameStream:
+        """A stream on which we ask; its frames are counted.
+
+        Raises:
+            UnreachablePeerError: no connection, or the peer does not speak the protocol.
+        """
+        stream = await self._host.open_stream(peer_id, protocol_id)
+        stream.meter = Meter(get_kind(protocol_id), self._metrics, None)
+        return stream
+
+    async def serve_within_limits(
+        self, stream: FrameStream, protocol_id: str, serve: SessionHandler
+    ) -> None:
+        """Serve a protocol to a peer that has a session, and hold it to its rules and limits.
+
+        Raises:
+            RejectedInputError: the peer breaks the rules; it has been penalized.
+            StreamClosedError: the peer left, has no session, or has too many such streams.
+        """
+        session = await self._wait_for_session(stream.peer_id)
+        kind = get_kind(protocol_id)
+        if session.served[kind] >= get_limits(kind).streams:
+            self._metrics.streams_refused += 1
+            raise StreamClosedError(f"too many {kind} streams of one peer")
+        session.served[kind] += 1
+        stream.meter = self.get_meter(session, protocol_id)
+        try:
+            await serve(stream, session)
+        except RejectedInputError as error:
+            self.report_fault(stream.peer_id, error)
+            raise
+        finally:
+            session.served[kind] -= 1
+
+    async def _wait_for_session(self, peer_id: PeerId) -> Session:
+        # The peer may have finished the handshake a moment before we do.
+        with trio.move_on_after(status.HANDSHAKE_SECONDS):
+            while peer_id not in self._sessions:
+                await self._opened.wait()
+        session = self._sessions.get(peer_id)
+        if session is None:
+            raise StreamClosedError("the peer has no session")
+        return session
+
+    def get_meter(self, session: Session, protocol_id: str) -> Meter:
+        """The budget of a protocol that all streams of a session share."""
+        kind = get_kind(protocol_id)
+        if kind not in session.meters:
+            crowd = self.get_crowd(session)
+            session.meters[kind] = Meter(kind, self._metrics, get_limits(kind), crowd)
+        return session.meters[kind]
+
+    def get_crowd(self, session: Session) -> CrowdBudget | None:
+        """What the peer shares with others, unless it is a validator."""
+        return None if self._links.is_validator(session.validator) else self._crowd
+
+    def report_fault(self, peer_id: PeerId, error: RejectedInputError | StreamClosedError) -> None:
+        """Count what a peer did wrong, and end its session if that was the last straw."""
+        log.debug("stream ended", peer_id=peer_id, error=str(error))
+        if isinstance(error, StreamClosedError):
+            return
+        self._metrics.rejections[error.reason] += 1
+        log.warning("peer refused", peer_id=peer_id, error=str(error))
+        if self._table.penalize(peer_id, error.reason, trio.current_time()):
+            self._metrics.peers_banned += 1
+            log.warning("peer banned", peer_id=peer_id)
+            if session := self._sessions.get(peer_id):
+                session.end_reason = "banned"
+                session.scope.cancel()
+
+    async def sweep(self) -> None:
+        """Close connections whose peer never opened a session, or lost it; until cancelled."""
+        while True:
+            now = trio.current_time()
+            self._first_seen = {
+                peer_id: self._first_seen.get(peer_id, now)
+                for peer_id in self._host.connected_peers()
+                if peer_id not in self._sessions
+            }
+            for peer_id, first_seen in self._first_seen.items():
+                if now - first_seen >= STRANGER_SECONDS:
+                    await self._host.disconnect(peer_id)
+            await trio.sleep(SWEEP_SECONDS)
+
+    # What a status session asks of the node (status.StatusHost).
+
+    def get_head(self) -> Head:
+        """Our highest finalized block."""
+        return self._get_head()
+
+    def known_addresses(self) -> tuple[str, ...]:
+        """Addresses of peers we have a session with."""
+        return self._table.known_addresses(self._sessions, ADDRESS_LIMIT)
+
+    def on_head(self, peer_id: PeerId, head: Head) -> None:
+        """Remember a peer's head."""
+        if session := self._sessions.get(peer_id):
+            session.remote = replace(session.remote, head=head)
+
+    def on_latency(self, peer_id: PeerId, seconds: float) -> None:
+        """Remember a peer's last round trip."""
+        if session := self._sessions.get(peer_id):
+            session.latency_seconds = seconds
+
+    def on_addresses(self, peer_id: PeerId, addresses: tuple[str, ...]) -> None:
+        """Remember whom else to dial."""
+        self._table.learn(addresses, peer_id)

@@ -20,9 +20,10 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from chain.crypto import get_address
+from chain.hexadecimal import to_hex
 from chain.primitives import PrivateKey
 from chain.types.transaction import sign_transaction
-from node.client.rpc_client import RpcClient, to_hex
+from node.client.rpc_client import RpcClient
 from node.devnet.processes import Child, ProcessGroup
 from node.keystore import create_private_key
 from node.network.host import compute_peer_id, load_or_create_host_key

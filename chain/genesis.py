@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from chain.crypto import keccak256
+from chain.hexadecimal import from_hex, from_plain_hex, to_hex
+from chain.json_types import Json
 from chain.params import (
     EXECUTION_FLOOR_GAS_PER_SECOND,
     TIMEOUT_CAP_FACTOR,
     ChainParameters,
     InvalidGenesisError,
-    Json,
     parse_parameters,
 )
 from chain.primitives import (
@@ -242,7 +243,7 @@ def _check_relations(config: GenesisConfig) -> None:
         raise InvalidGenesisError("alloc: lower the balances; together they reach 2**256 wei")
     if HISTORY_STORAGE_ADDRESS in config.alloc:
         raise InvalidGenesisError(
-            f"alloc.0x{HISTORY_STORAGE_ADDRESS.hex()}: remove it; genesis adds the history contract"
+            f"alloc.{to_hex(HISTORY_STORAGE_ADDRESS)}: remove it; genesis adds the history contract"
         )
 
 
@@ -300,10 +301,8 @@ def _number(parent: Mapping[str, Json], name: str, *, bits: int, default: int | 
 
 def _hex(value: Json, name: str) -> bytes:
     try:
-        if not isinstance(value, str):
-            raise TypeError
-        return bytes.fromhex(value.removeprefix("0x"))
-    except (TypeError, ValueError) as error:
+        return from_plain_hex(value) if isinstance(value, str) else from_hex(value)
+    except ValueError as error:
         raise InvalidGenesisError(f"{name}: give bytes in hex") from error
 
 

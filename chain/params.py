@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Final
 
+from chain.hexadecimal import from_plain_hex, to_hex
+from chain.json_types import Json
 from chain.primitives import Address
 from chain.types.certificate import MAX_VALIDATORS
-
-Json = None | bool | int | str | list["Json"] | dict[str, "Json"]
-"""A JSON value without floats: what a genesis may hold."""
 
 EXECUTION_FLOOR_GAS_PER_SECOND: Final = 1_000_000
 """The slowest a full block may execute; bench/execution_floor.py holds every opcode to it."""
@@ -69,7 +68,7 @@ class ChainParameters:
     def to_json(self) -> dict[str, Json]:
         """The object as it stands in genesis.json."""
         values: dict[str, Json] = asdict(self)
-        values["validators"] = ["0x" + validator.hex() for validator in self.validators]
+        values["validators"] = [to_hex(validator) for validator in self.validators]
         values["base_fee_mode"] = self.base_fee_mode.value
         return values
 
@@ -154,7 +153,7 @@ def _parse_validators(value: Json) -> tuple[Address, ...]:
     addresses: list[Address] = []
     for entry in value:
         try:
-            address = bytes.fromhex(str(entry).removeprefix("0x"))
+            address = from_plain_hex(str(entry))
         except ValueError:
             address = b""
         if len(address) != 20 or not any(address):

@@ -17,6 +17,7 @@ from chain.errors import (
 )
 from chain.execution.gas import compute_base_fee, compute_floor_gas, compute_intrinsic_gas
 from chain.genesis import GenesisConfig
+from chain.hexadecimal import to_hex
 from chain.primitives import (
     EMPTY_REQUESTS_HASH,
     EMPTY_TRIE_ROOT,
@@ -178,7 +179,7 @@ def validate_fresh_proposal(header: Header, primary: Address, now_ms: int) -> No
         InvalidBlock: WRONG_PRIMARY, or TIMESTAMP_TOO_EARLY, for which it is held, not dropped.
     """
     if header.coinbase != primary:
-        raise InvalidBlock(RejectionReason.WRONG_PRIMARY, f"0x{header.coinbase.hex()}")
+        raise InvalidBlock(RejectionReason.WRONG_PRIMARY, f"{to_hex(header.coinbase)}")
     if header.timestamp * 1000 > now_ms + TIMESTAMP_AHEAD_LIMIT_SECONDS * 1000:
         raise InvalidBlock(RejectionReason.TIMESTAMP_TOO_EARLY, f"{header.timestamp} s")
 

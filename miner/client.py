@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import httpx
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
@@ -20,15 +20,14 @@ from pydantic.alias_generators import to_camel
 from chain.contracts.reverts import describe_revert
 from chain.contracts.system_contracts import decode_error
 from chain.crypto import CHUNK_BYTES, content_id, merkle_leaf, merkle_root
+from chain.hexadecimal import from_hex, to_hex
+from chain.json_types import Json
 from chain.primitives import Address, Hash32, PrivateKey
 from chain.types.transaction import sign_transaction
 from miner.log import log_event
 
 Reply = TypeVar("Reply")
 """What an answer is read as."""
-
-Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
-"""A decoded JSON value."""
 
 CONNECT_SECONDS: Final = 3.0
 """A node that does not accept within this is passed over."""
@@ -64,19 +63,13 @@ UNAVAILABLE_CODE: Final = -32002
 """EIP-1474: the node behind the RPC process is gone; another one may do."""
 
 
-def _from_hex(value: object) -> bytes:
-    if not isinstance(value, str) or not value.startswith("0x"):
-        raise ValueError("expected 0x and hex digits")
-    return bytes.fromhex(value[2:])
-
-
-HexBytes = Annotated[bytes, BeforeValidator(_from_hex)]
+HexBytes = Annotated[bytes, BeforeValidator(from_hex)]
 """Bytes, as JSON-RPC writes them."""
 
-HexAddress = Annotated[Address, BeforeValidator(_from_hex)]
+HexAddress = Annotated[Address, BeforeValidator(from_hex)]
 """20 bytes, as JSON-RPC writes them."""
 
-HexHash = Annotated[Hash32, BeforeValidator(_from_hex)]
+HexHash = Annotated[Hash32, BeforeValidator(from_hex)]
 """32 bytes, as JSON-RPC writes them."""
 
 
@@ -395,7 +388,7 @@ class NodeClient:
     def call_contract(self, to: Address, data: bytes) -> bytes:
         """What a view function returns at the head."""
         reply = self.call("eth_call", {"to": to_hex(to), "data": to_hex(data)}, "latest")
-        return _from_hex(reply)
+        return from_hex(reply)
 
     # Transactions.
 
@@ -544,7 +537,7 @@ class NodeClient:
 
 def _build_rpc_error(error: dict[str, Json]) -> RpcError:
     code, data = error.get("code"), error.get("data")
-    revert = decode_error(_from_hex(data)) if isinstance(data, str) else None
+    revert = decode_error(from_hex(data)) if isinstance(data, str) else None
     message = (
         str(error.get("message", "unknown error")) if revert is None else describe_revert(revert)
     )
@@ -608,8 +601,3 @@ def _describe(error: Exception) -> str:
 
 def _unavailable(name: Hash32) -> str:
     return f"no node has blob {to_hex(name)} whole; wait for the nodes to sync, or name another"
-
-
-def to_hex(data: bytes) -> str:
-    """As JSON-RPC writes bytes."""
-    return "0x" + data.hex()

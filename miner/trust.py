@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from chain.genesis import GENESIS_LIMIT_BYTES, build_genesis, parse_genesis
+from chain.hexadecimal import from_hex, to_hex
 from chain.light import TrustedNetwork
 from chain.params import InvalidGenesisError
 from chain.primitives import Hash32
-from miner.client import ClientError, NodeClient, to_hex
+from miner.client import ClientError, NodeClient
 from miner.light import fetch_network
 from miner.log import log_event
 
@@ -64,7 +65,7 @@ def find_network(client: NodeClient, genesis: str | None, key: Path) -> TrustedN
             ) from error
         return fetch_network(client, pin.chain_id, pin.genesis_hash)
     info = client.node_info()
-    named = info.genesis_hash if genesis is None else Hash32(bytes.fromhex(genesis[2:]))
+    named = info.genesis_hash if genesis is None else Hash32(from_hex(genesis))
     client.require_network(info.chain_id, named)
     network = fetch_network(client, info.chain_id, named)
     if genesis is None:
@@ -105,7 +106,7 @@ def _read_genesis_file(path: Path) -> TrustedNetwork:
 def _read_pin(path: Path) -> Pin | None:
     try:
         stored = json.loads(path.read_bytes())
-        return Pin(int(stored["chainId"]), Hash32(bytes.fromhex(stored["genesisHash"][2:])))
+        return Pin(int(stored["chainId"]), Hash32(from_hex(stored["genesisHash"])))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

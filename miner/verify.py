@@ -28,6 +28,7 @@ import torch
 
 from chain.crypto import content_id
 from chain.errors import RejectedInputError, RejectionReason
+from chain.hexadecimal import from_plain_hex
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.encoding import GradientHeader, count_payload_bytes
@@ -92,7 +93,7 @@ class Request:
     def digest(self, key: str, byte_count: int) -> bytes:
         """The hexadecimal bytes `key`."""
         try:
-            value = bytes.fromhex(self.text(key).removeprefix("0x"))
+            value = from_plain_hex(self.text(key))
         except ValueError as error:
             raise _bad_request(f"{key} must be hexadecimal") from error
         if len(value) != byte_count:

@@ -27,6 +27,7 @@ from chain.contracts.system_contracts import (
 )
 from chain.crypto import get_address
 from chain.errors import RejectedInputError
+from chain.hexadecimal import to_hex
 from chain.primitives import Address, Hash32, PrivateKey, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.assignment import assign
@@ -44,7 +45,6 @@ from miner.client import (
     DishonestNodeError,
     NodeClient,
     RpcError,
-    to_hex,
 )
 from miner.light import LightClient, ProvenAttempt
 from miner.log import log_event

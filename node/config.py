@@ -29,6 +29,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from chain.hexadecimal import from_hex, to_hex
 from chain.primitives import Address
 from node.logs import LogFormat, LogLevel
 from pot_common.errors import OperatorError
@@ -77,14 +78,14 @@ def _parse_names(value: object) -> object:
             raise ValueError(f"{key!r} is no address: give 0x and 40 hex digits")
         if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 64:
             raise ValueError(f"the name of {key} has 1 to 64 printable characters")
-        names[Address(bytes.fromhex(key[2:]))] = name
+        names[Address(from_hex(key))] = name
     return names
 
 
 ValidatorNames = Annotated[
     dict[Address, str],
     BeforeValidator(_parse_names),
-    PlainSerializer(lambda names: {"0x" + key.hex(): name for key, name in names.items()}),
+    PlainSerializer(lambda names: {to_hex(key): name for key, name in names.items()}),
 ]
 """Names by address."""
 

@@ -14,6 +14,7 @@ from typing import Final
 from pydantic import BaseModel, ValidationError
 
 from chain.crypto import SECP256K1_ORDER, get_address
+from chain.hexadecimal import from_plain_hex
 from chain.primitives import Address, PrivateKey
 from pot_common.atomic_file import write_atomically
 from pot_common.errors import OperatorError
@@ -108,7 +109,7 @@ def read_address(path: Path) -> Address:
     try:
         with path.open("rb") as file:
             head = _KeyfileHead.model_validate_json(file.read(KEYFILE_LIMIT_BYTES))
-        address = bytes.fromhex(head.address.removeprefix("0x"))
+        address = from_plain_hex(head.address)
     except OSError as error:
         raise OperatorError(
             f"cannot read the key file {path}: {error.strerror}; name an existing one"

@@ -7,6 +7,8 @@ from typing import Final, TextIO
 
 import structlog
 
+from chain.hexadecimal import to_hex
+
 QUIET_LIBRARIES: Final = ("multiaddr", "asyncio", "httpx", "httpcore", "urllib3", "uvicorn", "web3")
 """They tell at INFO what only their own developers want to know; their warnings stay."""
 
@@ -92,6 +94,5 @@ def _hex_bytes(
 ) -> structlog.typing.EventDict:
     """Hashes and addresses as everybody writes them."""
     return {
-        key: "0x" + value.hex() if isinstance(value, bytes) else value
-        for key, value in event.items()
+        key: to_hex(value) if isinstance(value, bytes) else value for key, value in event.items()
     }

@@ -15,6 +15,7 @@ import trio
 from chain.consensus.messages import CONSENSUS_VERSION, SigningDomain
 from chain.crypto import get_address
 from chain.genesis import GenesisConfig
+from chain.hexadecimal import from_plain_hex
 from chain.primitives import Address, Hash32, PrivateKey
 from chain.training.self_test import WrongNumbersError, run_self_test
 from chain.types.block import Block
@@ -442,7 +443,7 @@ def _list_rpc_settings(config: NodeConfig) -> list[tuple[str, str]]:
 
 
 def _parse_checkpoint(text: str) -> Hash32 | None:
-    return Hash32(bytes.fromhex(text.removeprefix("0x"))) if text else None
+    return Hash32(from_plain_hex(text)) if text else None
 
 
 def _first(group: BaseExceptionGroup[OperatorError]) -> OperatorError:

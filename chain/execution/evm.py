@@ -45,6 +45,7 @@ from chain.execution.gas import compute_floor_gas, compute_intrinsic_gas
 from chain.execution.precompiles import PRECOMPILES
 from chain.execution.run_loop import ExecutionStoppedError, run_code
 from chain.genesis import HISTORY_STORAGE_ADDRESS, GenesisAccount, build_alloc
+from chain.hexadecimal import to_hex
 from chain.primitives import ZERO_ADDRESS, ZERO_HASH, Address, BlockNumber, Hash32
 from chain.state.trie import MissingTrieNodeError
 from chain.state.world_state import ReadableDatabase, StateDelta, WorldState
@@ -363,10 +364,10 @@ def run_constructor(
     context = CancunTransactionContext(gas_price=0, origin=creator)
     computation = _Computation.apply_create_message(state, message, context)
     if computation.is_error:
-        raise ValueError(f"the constructor at 0x{address.hex()} fails: {computation.error!r}")
+        raise ValueError(f"the constructor at {to_hex(address)} fails: {computation.error!r}")
     changed = world.list_changed()
     if changed != (address,):
-        raise ValueError(f"the constructor at 0x{address.hex()} changes other accounts: {changed}")
+        raise ValueError(f"the constructor at {to_hex(address)} changes other accounts: {changed}")
     account = world.get_account(address)
     assert account is not None, "the creation succeeded"
     return GenesisAccount(

@@ -11,10 +11,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, NoReturn, TypeAlias, TypeVar, assert_never
+from typing import Final, NoReturn, TypeVar, assert_never
 
 from chain.crypto import content_id
 from chain.errors import InvalidSpec, RejectionReason
+from chain.hexadecimal import from_hex, to_hex
+from chain.json_types import Json
 from chain.primitives import Address, Hash32
 from chain.training.architectures import (
     MAX_FORWARD_FLOPS,
@@ -29,9 +31,6 @@ from chain.training.architectures import (
     count_parameters,
     input_shape,
 )
-
-Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | None"
-"""What may stand in a specification: no floats; None and booleans parse and are then refused."""
 
 Item = TypeVar("Item")
 """What the elements of a JSON array are decoded to."""
@@ -366,7 +365,7 @@ def encode_task_spec(spec: TaskSpec) -> bytes:
             "version": VERSION,
             "name": spec.name,
             "model": _model_to_json(spec.model),
-            "initial_weights": _to_hex(spec.initial_weights),
+            "initial_weights": to_hex(spec.initial_weights),
             "data": _data_to_json(spec.data),
             "held_out": {
                 "first_row": spec.held_out.first_row,
@@ -392,7 +391,7 @@ def encode_task_spec(spec: TaskSpec) -> bytes:
                 "result_seconds": spec.phases.result_seconds,
             },
             "reward": {
-                "token": _to_hex(spec.reward.token),
+                "token": to_hex(spec.reward.token),
                 "unit_price": str(spec.reward.unit_price),
                 "validator_fee": str(spec.reward.validator_fee),
                 "max_units": spec.reward.max_units,
@@ -439,7 +438,7 @@ def _data_to_json(data: Data) -> Json:
         "labels": {"name": data.label_name, "type": data.label_type.value},
         "shards": [
             {
-                "content_id": _to_hex(shard.content_id),
+                "content_id": to_hex(shard.content_id),
                 "bytes": shard.byte_count,
                 "rows": shard.row_count,
             }
@@ -463,10 +462,6 @@ def _optimizer_to_json(optimizer: Optimizer) -> Json:
             }
         case _:
             assert_never(optimizer)
-
-
-def _to_hex(value: bytes) -> str:
-    return "0x" + value.hex()
 
 
 # Decoding. `where` is the path of the value, for the message.
@@ -702,7 +697,7 @@ class _Fields:
         value = self.take(key)
         if not isinstance(value, str) or not re.fullmatch(f"0x[0-9a-f]{{{2 * byte_count}}}", value):
             _refuse(f"{self._where}.{key}", f"must be 0x and {byte_count} lower-case hex bytes")
-        return bytes.fromhex(value[2:])
+        return from_hex(value)
 
     def amount(self, key: str) -> int:
         value = int(self.matching(key, AMOUNT_PATTERN))

@@ -11,6 +11,7 @@ from chain.contracts.system_contracts import (
 )
 from chain.execution.evm import BlockEnvironment, CallRequest, CallResult, call
 from chain.genesis import GenesisConfig
+from chain.hexadecimal import to_hex
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.rounds import Phase
 from chain.training.task_spec import TaskTerms
@@ -112,7 +113,7 @@ class LedgerReader:
         result: CallResult = call(
             self._database, state_root, environment, CallRequest(to=to, data=data)
         )
-        assert result.is_success, f"a view of 0x{to.hex()} failed: {result.error}"
+        assert result.is_success, f"a view of {to_hex(to)} failed: {result.error}"
         return result.output
 
     def _next_environment(self, head: Header) -> BlockEnvironment:

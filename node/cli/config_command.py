@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from chain.hexadecimal import to_hex
 from node.cli.output import JsonOption, print_fields, print_json, print_line
 
 app = typer.Typer(help="Look at a node's configuration.", no_args_is_help=True)
@@ -26,11 +27,11 @@ def check(
 
     loaded = load_config(config)
     genesis, _ = load_genesis(loaded)
-    genesis_hash = "0x" + build_genesis(genesis).header.hash.hex()
+    genesis_hash = to_hex(build_genesis(genesis).header.hash)
     accounts: dict[str, str] = {}
     for name, section in (("consensus", loaded.consensus), ("operator", loaded.operator)):
         if section.key_file is not None:
-            accounts[name] = "0x" + read_address(section.key_file).hex()
+            accounts[name] = to_hex(read_address(section.key_file))
             if section.password_file is not None:
                 get_password(section.password_file, setting=f"{name}.password_file", prompt="")
     if as_json:
@@ -58,7 +59,7 @@ def check(
         ]
     )
     if "consensus" in accounts:
-        seats = ["0x" + validator.hex() for validator in genesis.parameters.validators]
+        seats = [to_hex(validator) for validator in genesis.parameters.validators]
         if accounts["consensus"] not in seats:
             print_line(
                 "note: the consensus account is not among the validators of the genesis: the node "

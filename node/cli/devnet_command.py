@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from chain.hexadecimal import to_hex
+from chain.json_types import JsonObject
 from node.cli.output import DEFAULT_BASE_PORT, print_line
 from pot_common.errors import OperatorError
 
 if TYPE_CHECKING:
     from node.cli.devnet_view import DevnetView
-    from node.client.rpc_client import JsonObject
     from node.devnet.devnet import Devnet
 
 EXAMPLE: Final = "Example:  pot devnet --miners 5 --rounds 10 --exit --summary out.json"
@@ -122,7 +123,7 @@ def _follow(network: "Devnet", task: int, view: "DevnetView") -> None:
     import time
 
     from node.cli.devnet_view import Snapshot
-    from node.client.rpc_client import JsonObject, get_integer, get_text
+    from node.client.rpc_client import get_integer, get_text
 
     rounds: tuple[JsonObject, ...] = ()
     last_progress = time.monotonic()
@@ -159,7 +160,7 @@ def _await_claims(network: "Devnet", task: int) -> None:
     """
     import time
 
-    from node.client.rpc_client import get_integer, to_hex
+    from node.client.rpc_client import get_integer
 
     deadline = time.monotonic() + CLAIM_SECONDS
     for index, miner in enumerate(network.files.miners):

@@ -11,6 +11,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from chain.json_types import Json, JsonObject
 from node.cli.output import (
     format_amount,
     format_rounded,
@@ -20,7 +21,7 @@ from node.cli.output import (
     print_table,
 )
 from node.cli.task_command import describe_round
-from node.client.rpc_client import Json, JsonObject, get_integer, get_objects, get_text, get_value
+from node.client.rpc_client import get_integer, get_objects, get_text, get_value
 from node.devnet.summary import MinerUnits, count_units, summarize_round
 
 SHOWN_ROUNDS: Final = 8

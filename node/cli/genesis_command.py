@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from chain.hexadecimal import to_hex
 from chain.primitives import Address
 from node.cli.output import (
     JsonOption,
@@ -69,7 +70,7 @@ def new(
         replace(plan, tokens=_parse_allocations(token), coins=_parse_allocations(coin))
     )
     output.write_bytes(networks.encode_genesis(config))
-    print_line(f"genesis hash  0x{networks.compute_genesis_hash(config).hex()}")
+    print_line(f"genesis hash  {to_hex(networks.compute_genesis_hash(config))}")
     print_line(f"chain id      {config.chain_id}")
     print_line(f"written to    {output}; give every operator the same file")
 
@@ -82,7 +83,7 @@ def show(
     from chain.genesis import build_genesis, parse_genesis
 
     config = parse_genesis(file.read_bytes())
-    genesis_hash = "0x" + build_genesis(config).header.hash.hex()
+    genesis_hash = to_hex(build_genesis(config).header.hash)
     coins = sum(account.balance for account in config.alloc.values())
     if as_json:
         print_json(
@@ -103,7 +104,7 @@ def show(
             ("accounts", f"{len(config.alloc)}, {format_amount(coins)} native coins in all"),
             *((name, str(value)) for name, value in parameters if name != "validators"),
             *(
-                (f"validator {index}", "0x" + address.hex())
+                (f"validator {index}", to_hex(address))
                 for index, address in enumerate(config.parameters.validators)
             ),
         ]

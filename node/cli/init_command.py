@@ -5,6 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
+from chain.hexadecimal import to_hex
 from chain.primitives import Address
 from node.cli.output import JsonOption, print_fields, print_json, print_line
 from pot_common.errors import OperatorError
@@ -65,8 +66,8 @@ def init(
         )
         peer_id = directory.peer_id
         accounts = {"consensus": directory.consensus, "operator": directory.operator}
-    names = {role: "0x" + account.hex() for role, account in accounts.items()}
-    genesis_hash = None if genesis is None else "0x" + create_database(data_dir, genesis).hex()
+    names = {role: to_hex(account) for role, account in accounts.items()}
+    genesis_hash = None if genesis is None else to_hex(create_database(data_dir, genesis))
     if as_json:
         made = {"config": str(config_file), **names, "peerId": peer_id}
         print_json({**made, "genesisHash": genesis_hash})

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from chain.hexadecimal import to_hex
+from chain.json_types import JsonObject
 from node.cli.output import (
     DEFAULT_RPC_URL,
     RPC_VARIABLE,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chain.primitives import TaskId
-    from node.client.rpc_client import JsonObject, RpcClient
+    from node.client.rpc_client import RpcClient
 
 WATCH_SECONDS: Final = 0.5
 """Between looks at a task; a round takes seconds."""
@@ -90,7 +92,7 @@ def submit(
         print_json(
             {
                 "id": submission.task,
-                "specHash": "0x" + submission.spec_hash.hex(),
+                "specHash": to_hex(submission.spec_hash),
                 "budget": str(submission.budget),
                 "transactionHash": submission.transaction_hash,
             }
@@ -243,7 +245,7 @@ def download(
     with progress_bar("downloading the model", model.byte_count) as progress:
         data = download_model(client, model, progress)
     output.write_bytes(data)
-    root = "0x" + model.root.hex()
+    root = to_hex(model.root)
     if as_json:
         print_json({"file": str(output), "modelRoot": root, "round": model.round_number})
         return
@@ -273,7 +275,7 @@ def verify(
             print_line(
                 f"round {result.round_number + 1:>3}/{replay.spec.round_count}  "
                 f"block {result.block_number}  accepted {result.accepted_count}  "
-                f"model root 0x{result.replayed.model_root.hex()[:16]}…  {mark}"
+                f"model root {to_hex(result.replayed.model_root)[:18]}…  {mark}"
             )
             sys.stdout.flush()
     if as_json:
@@ -286,9 +288,9 @@ def verify(
                         "round": result.round_number,
                         "blockNumber": result.block_number,
                         "equal": result.is_equal,
-                        "trainingStateRoot": "0x" + result.replayed.training_state_root.hex(),
-                        "modelRoot": "0x" + result.replayed.model_root.hex(),
-                        "rewardsRoot": "0x" + result.replayed.rewards_root.hex(),
+                        "trainingStateRoot": to_hex(result.replayed.training_state_root),
+                        "modelRoot": to_hex(result.replayed.model_root),
+                        "rewardsRoot": to_hex(result.replayed.rewards_root),
                         "acceptedUnits": result.replayed.accepted_units,
                         "payout": str(result.replayed_payout),
                     }

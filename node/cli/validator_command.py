@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from chain.hexadecimal import to_hex
+from chain.json_types import Json, JsonObject
 from node.cli.output import (
     DEFAULT_RPC_URL,
     JsonOption,
@@ -20,8 +22,7 @@ from pot_common.errors import OperatorError
 
 if TYPE_CHECKING:
     from chain.contracts.system_contracts import ValidatorProposal
-    from chain.primitives import Address
-    from node.client.rpc_client import Json, JsonObject, RpcClient
+    from node.client.rpc_client import RpcClient
 
 PROPOSALS_SHOWN: Final = 100
 """The latest ones; older ones are closed or will not be missed."""
@@ -60,8 +61,8 @@ def status(rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> Non
         members.append(
             {
                 "index": index,
-                "validator": _hex(validator),
-                "operator": _hex(state.operator),
+                "validator": to_hex(validator),
+                "operator": to_hex(state.operator),
                 "status": state.status.name.lower(),
                 "slashed": state.is_slashed,
                 "stake": str(state.stake),
@@ -72,8 +73,8 @@ def status(rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> Non
     if following:
         change = {
             "activationBlock": activation,
-            "joins": [_hex(each) for each in following if each not in validators],
-            "leaves": [_hex(each) for each in validators if each not in following],
+            "joins": [to_hex(each) for each in following if each not in validators],
+            "leaves": [to_hex(each) for each in validators if each not in following],
         }
     head = client.quantity("eth_blockNumber")
     quorum = compute_quorum(len(validators))
@@ -91,7 +92,7 @@ def status(rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> Non
         "validators": members,
         "change": change,
         "proposals": proposals,
-        "contract": _hex(VALIDATOR_SET),
+        "contract": to_hex(VALIDATOR_SET),
     }
     if as_json:
         print_json(document)
@@ -135,7 +136,7 @@ def propose(
     if as_json:
         print_json({"proposal": number, "expiryBlock": made[0].expiry_block})
         return
-    print_line(f"proposal {number}: {change.value} {_hex(address)}")
+    print_line(f"proposal {number}: {change.value} {to_hex(address)}")
     print_line(f"members vote with:  pot validator vote {number} --key OPERATOR")
 
 
@@ -246,8 +247,8 @@ def _describe(number: int, proposal: "ValidatorProposal", quorum: int) -> "JsonO
     return {
         "id": number,
         "change": Change.JOIN.value if proposal.is_join else Change.REMOVE.value,
-        "validator": _hex(proposal.validator),
-        "operator": _hex(proposal.operator),
+        "validator": to_hex(proposal.validator),
+        "operator": to_hex(proposal.operator),
         "votes": proposal.votes,
         "needed": quorum,
         "expiryBlock": proposal.expiry_block,
@@ -293,7 +294,3 @@ def _print_status(document: "JsonObject") -> None:
 
 def _strings(value: "Json") -> list[str]:
     return [str(each) for each in value] if isinstance(value, list) else []
-
-
-def _hex(address: "Address") -> str:
-    return "0x" + address.hex()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from chain.hexadecimal import to_hex
 from node.cli.output import (
     DEFAULT_RPC_URL,
     JsonOption,
@@ -89,7 +90,7 @@ def new(
     else:
         password = get_password(password_file, setting="--password-file", prompt="")
     path = wallet / f"{name}.json"
-    address = "0x" + save_key(path, create_private_key(), password, light=light).hex()
+    address = to_hex(save_key(path, create_private_key(), password, light=light))
     if as_json:
         print_json({"address": address, "key": str(path)})
         return
@@ -103,11 +104,11 @@ def list_(wallet: WalletOption = DEFAULT_WALLET, as_json: JsonOption = False) ->
     from node.keystore import list_keys
 
     keys = list_keys(wallet)
-    accounts = [("0x" + address.hex(), str(path)) for address, path in keys]
+    accounts = [(to_hex(address), str(path)) for address, path in keys]
     if as_json:
         print_json([{"address": address, "key": path} for address, path in accounts])
     elif accounts:
-        rows = [(path.stem, "0x" + address.hex()) for address, path in keys]
+        rows = [(path.stem, to_hex(address)) for address, path in keys]
         print_table(("name", "account"), rows)
     else:
         print_line(f"no accounts in {wallet}; make one with `pot wallet new NAME`")
@@ -130,7 +131,7 @@ def balance(
     tokens = _token_balance(client, address)
     coins = _coin_balance(client, address)
     if as_json:
-        print_json({"address": "0x" + address.hex(), "pot": str(tokens), "coins": str(coins)})
+        print_json({"address": to_hex(address), "pot": str(tokens), "coins": str(coins)})
         return
     print_line(f"{format_amount(tokens)} POT")
     print_line(f"{format_amount(coins)} native coins")
@@ -159,7 +160,7 @@ def send(
     sender = get_address(private_key)
     held = (_coin_balance if asset == COIN else _token_balance)(client, sender)
     if held < base_units:
-        raise OperatorError(f"0x{sender.hex()} has {format_amount(held)} {asset}, and no more")
+        raise OperatorError(f"{to_hex(sender)} has {format_amount(held)} {asset}, and no more")
     if asset == COIN:
         receipt = client.transact(private_key, receiver, value=base_units)
     else:
@@ -190,7 +191,7 @@ def claim(
     )
     from chain.crypto import get_address
     from chain.primitives import Hash32, TaskId
-    from node.client.rpc_client import RpcClient, from_hex, get_integer
+    from node.client.rpc_client import RpcClient, get_integer, read_bytes
 
     private_key = load_private_key(key, password_file)
     client = RpcClient(rpc)
@@ -198,7 +199,7 @@ def claim(
     claims: list[RewardClaim] = []
     claimable = 0
     for task_id in _list_task_ids(client) if task is None else [task]:
-        proof = client.call_object("pot_getRewardProof", task_id, "0x" + owner.hex())
+        proof = client.call_object("pot_getRewardProof", task_id, to_hex(owner))
         if proof is None:
             raise OperatorError(
                 f"there is no task {task_id}; `pot task list` shows those there are"
@@ -213,7 +214,7 @@ def claim(
                 task_id=TaskId(task_id),
                 account=owner,
                 cumulative=get_integer(proof, "cumulative"),
-                proof=tuple(Hash32(from_hex(sibling)) for sibling in siblings),
+                proof=tuple(Hash32(read_bytes(sibling)) for sibling in siblings),
             )
         )
     transaction = None
@@ -307,7 +308,7 @@ def _token_balance(client: "RpcClient", account: "Address") -> int:
 
 
 def _coin_balance(client: "RpcClient", account: "Address") -> int:
-    return client.quantity("eth_getBalance", "0x" + account.hex(), "latest")
+    return client.quantity("eth_getBalance", to_hex(account), "latest")
 
 
 def _list_task_ids(client: "RpcClient") -> list[int]:

@@ -13,16 +13,12 @@ import httpx
 from chain.contracts.reverts import describe_revert
 from chain.contracts.system_contracts import decode_error
 from chain.crypto import CHUNK_BYTES, content_id, get_address
+from chain.hexadecimal import from_hex, to_hex
+from chain.json_types import Json, JsonObject
 from chain.primitives import Address, Hash32, PrivateKey
 from chain.types.receipt import Log
 from chain.types.transaction import sign_transaction
 from pot_common.errors import OperatorError
-
-Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
-"""A decoded JSON value."""
-
-JsonObject: TypeAlias = dict[str, Json]
-"""A decoded JSON object."""
 
 Progress: TypeAlias = Callable[[int], None]
 """Told how many more bytes have gone over the wire."""
@@ -154,7 +150,7 @@ class RpcClient:
     def call_contract(self, to: Address, data: bytes, block: str = "latest") -> bytes:
         """What a view function returns in a block."""
         reply = self.call("eth_call", {"to": to_hex(to), "data": to_hex(data)}, block)
-        return from_hex(reply)
+        return read_bytes(reply)
 
     def transact(
         self, private_key: PrivateKey, to: Address, data: bytes = b"", value: int = 0
@@ -274,7 +270,7 @@ class RpcClient:
 def _build_failure(error: JsonObject) -> RpcCallError:
     data = error.get("data")
     message = str(error.get("message", "unknown error"))
-    revert = decode_error(from_hex(data)) if isinstance(data, str) else None
+    revert = decode_error(read_bytes(data)) if isinstance(data, str) else None
     if revert is not None:
         message = describe_revert(revert)
     return RpcCallError(get_integer(error, "code"), message)
@@ -290,15 +286,10 @@ def _describe_refusal(response: httpx.Response) -> str:
     return f"HTTP {response.status_code}"
 
 
-def to_hex(data: bytes) -> str:
-    """As JSON-RPC writes bytes."""
-    return "0x" + data.hex()
-
-
-def from_hex(value: Json) -> bytes:
+def read_bytes(value: Json) -> bytes:
     """The bytes that a node wrote in hex."""
     try:
-        return bytes.fromhex(str(value).removeprefix("0x"))
+        return from_hex(value)
     except ValueError as error:
         raise OperatorError(f"a node's answer is not understood: {value!r} is not hex") from error
 
@@ -342,9 +333,9 @@ def decode_log(entry: JsonObject) -> Log:
     if not isinstance(topics, list):
         raise OperatorError("the node's answer to eth_getLogs is not understood")
     return Log(
-        address=Address(from_hex(entry["address"])),
-        topics=tuple(Hash32(from_hex(topic)) for topic in topics),
-        data=from_hex(entry["data"]),
+        address=Address(read_bytes(entry["address"])),
+        topics=tuple(Hash32(read_bytes(topic)) for topic in topics),
+        data=read_bytes(entry["data"]),
     )
 
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from chain.crypto import content_id
 from chain.errors import InvalidSpec
+from chain.hexadecimal import from_plain_hex
 from chain.primitives import Address, Hash32
 from chain.training.architectures import (
     Cnn,
@@ -286,7 +287,7 @@ def _read_reward(table: "_Table", token: Address) -> Reward:
     written = table.get("token", str, POT)
     if written != POT:
         try:
-            token = Address(bytes.fromhex(written.removeprefix("0x")))
+            token = Address(from_plain_hex(written))
         except ValueError:
             table.refuse("token", f'must be "{POT}" or the address of an ERC-20 contract')
     if len(token) != 20:

@@ -24,6 +24,7 @@ from chain.contracts.system_contracts import (
     encode_committee,
 )
 from chain.errors import InvalidGradient
+from chain.hexadecimal import to_hex
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.aggregation import aggregate
 from chain.training.architectures import count_parameters
@@ -60,11 +61,10 @@ from node.client.rpc_client import (
     BlobGoneError,
     RpcClient,
     decode_log,
-    from_hex,
     get_integer,
     get_text,
     get_value,
-    to_hex,
+    read_bytes,
 )
 from pot_common.errors import OperatorError
 
@@ -178,7 +178,7 @@ class TaskReplay:
         if not outcome.accepted:
             return state
         block = self._client.call_object("eth_getBlockByNumber", hex(attempt.open_block + 1), False)
-        mix_hash = Hash32(from_hex(get_value(block, "mixHash")))
+        mix_hash = Hash32(read_bytes(get_value(block, "mixHash")))
         assignment = assign(
             compute_seed(mix_hash, self._task, attempt.round_number, attempt.attempt),
             participants,
@@ -223,8 +223,8 @@ class TaskReplay:
         )
         if get_value(receipt, "revealed") in (None, False):
             raise self._build_gone(place, "the gradient")
-        root = Hash32(from_hex(get_text(receipt, "gradientRoot")))
-        salt = Hash32(from_hex(get_text(receipt, "salt")))
+        root = Hash32(read_bytes(get_text(receipt, "gradientRoot")))
+        salt = Hash32(read_bytes(get_text(receipt, "salt")))
         if compute_commitment(header, root, salt, record.units) != record.commitment:
             raise OperatorError(
                 f"{place}: what {self._client.url} gives does not open the commitment"

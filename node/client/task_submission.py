@@ -22,6 +22,8 @@ from chain.contracts.system_contracts import (
     encode_submit_task,
 )
 from chain.crypto import get_address
+from chain.hexadecimal import to_hex
+from chain.json_types import JsonObject
 from chain.primitives import Address, Hash32, PrivateKey, TaskId
 from chain.training.architectures import Model
 from chain.training.model_file import encode_model_file
@@ -29,15 +31,13 @@ from chain.training.task_spec import TaskSpec, decode_task_spec, encode_task_spe
 from chain.types.receipt import Log
 from node.client.rpc_client import (
     BlobGoneError,
-    JsonObject,
     Progress,
     RpcClient,
-    from_hex,
     get_integer,
     get_objects,
     get_text,
     get_value,
-    to_hex,
+    read_bytes,
 )
 from node.client.task_file import TaskBundle
 from pot_common.errors import OperatorError
@@ -130,9 +130,9 @@ def _find_submission(receipt: JsonObject) -> TaskSubmitted:
         topics = entry["topics"]
         assert isinstance(topics, list)
         log = Log(
-            address=Address(from_hex(entry["address"])),
-            topics=tuple(Hash32(from_hex(topic)) for topic in topics),
-            data=from_hex(entry["data"]),
+            address=Address(read_bytes(entry["address"])),
+            topics=tuple(Hash32(read_bytes(topic)) for topic in topics),
+            data=read_bytes(entry["data"]),
         )
         event = decode_event(log)
         if isinstance(event, TaskSubmitted):
@@ -156,7 +156,7 @@ def find_model(client: RpcClient, task: int, round_number: int | None = None) ->
     spec = decode_task_spec(_canonical(found))
     return PublishedModel(
         model=spec.model,
-        root=Hash32(from_hex(get_text(published, "modelRoot"))),
+        root=Hash32(read_bytes(get_text(published, "modelRoot"))),
         round_number=get_integer(published, "round"),
         byte_count=get_integer(published, "bytes"),
     )

@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from chain.consensus.evidence import Evidence
+from chain.hexadecimal import from_hex, to_hex
 from chain.primitives import Address, BlockNumber
 from pot_common.atomic_file import sync_directory, write_atomically
 from pot_common.errors import OperatorError
@@ -50,9 +51,9 @@ class EvidenceStore:
             return
         self._held[evidence.validator] = evidence
         document = {
-            "validator": "0x" + evidence.validator.hex(),
+            "validator": to_hex(evidence.validator),
             "number": evidence.number,
-            "data": "0x" + evidence.data.hex(),
+            "data": to_hex(evidence.data),
         }
         try:
             write_atomically(self._path(evidence.validator), json.dumps(document).encode() + b"\n")
@@ -67,7 +68,7 @@ class EvidenceStore:
             sync_directory(self._directory)
 
     def _path(self, validator: Address) -> Path:
-        return self._directory / f"0x{validator.hex()}.json"
+        return self._directory / f"{to_hex(validator)}.json"
 
 
 def _load(path: Path) -> Evidence:
@@ -76,9 +77,9 @@ def _load(path: Path) -> Evidence:
             raise ValueError("too long")
         document = json.loads(path.read_bytes())
         return Evidence(
-            Address(bytes.fromhex(document["validator"][2:])),
+            Address(from_hex(document["validator"])),
             BlockNumber(int(document["number"])),
-            bytes.fromhex(document["data"][2:]),
+            from_hex(document["data"]),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise OperatorError(

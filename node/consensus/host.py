@@ -67,6 +67,7 @@ from chain.consensus.records import (
     encode_record,
 )
 from chain.errors import InvalidBlock, InvalidMessage, RejectedInputError, RejectionReason
+from chain.hexadecimal import to_hex
 from chain.params import ChainParameters
 from chain.primitives import Address, BlockNumber, Hash32, Signature, ValidatorIndex
 from chain.transition import BlockResult
@@ -515,7 +516,7 @@ class ConsensusHost:
                 self._nursery.start_soon(trio.to_thread.run_sync, self._evidence.add, evidence)
             case Halt(block):
                 raise OperatorError(
-                    f"a quorum finalized block {block.number} (0x{block.hash.hex()}), which this "
+                    f"a quorum finalized block {block.number} ({to_hex(block.hash)}), which this "
                     "node finds invalid: stop, and compare this program's version and genesis "
                     "with the other validators'"
                 )
@@ -616,7 +617,7 @@ class ConsensusHost:
             is_temporary = dropped.error.reason in _TEMPORARY_REASONS
             self._mempool.drop(dropped.transaction.hash, ban=not is_temporary)
         if built.stopped_at is not None:
-            _log.warning("transaction exceeds the time budget", hash=built.stopped_at.hash.hex())
+            _log.warning("transaction exceeds the time budget", hash=to_hex(built.stopped_at.hash))
             self._mempool.drop(built.stopped_at.hash, ban=True)
         self._proposed_at = trio.current_time()
         await self._send_input.send(BlockBuilt(effect.number, effect.view, built.block))

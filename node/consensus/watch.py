@@ -15,6 +15,7 @@ from chain.consensus.effects import Effect, ReportEvidence, ReportRejection
 from chain.consensus.inputs import Input, MessageReceived, TimerExpired
 from chain.consensus.messages import Message, MessageKind, NewView, PrePrepare, Vote
 from chain.consensus.pbft import ReplicaState
+from chain.hexadecimal import to_hex
 from chain.primitives import Address, BlockNumber
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
@@ -142,7 +143,7 @@ class ConsensusWatch:
         members = set(state.config.validators)
         for gone in [address for address in self._validators if address not in members]:
             del self._validators[gone]
-            self._forget_labels("0x" + gone.hex())
+            self._forget_labels(to_hex(gone))
 
     def _forget_labels(self, label: str) -> None:
         metrics = self._metrics
@@ -171,7 +172,7 @@ class ConsensusWatch:
             match effect:
                 case ReportEvidence(first):
                     author = after.config.validators[first.author]
-                    self._metrics.equivocations.labels("0x" + author.hex()).inc()
+                    self._metrics.equivocations.labels(to_hex(author)).inc()
                 case ReportRejection(_, reason):
                     self._metrics.rejected_messages.labels(reason.value).inc()
                 case _:
@@ -224,7 +225,7 @@ class ConsensusWatch:
         for final in self._final:
             if final.number == message.number and author not in final.heard:
                 final.heard.add(author)
-                self._metrics.late_commits.labels("0x" + author.hex()).inc()
+                self._metrics.late_commits.labels(to_hex(author)).inc()
 
     def on_finalized(
         self,
@@ -274,7 +275,7 @@ class ConsensusWatch:
             last = self._final[-1]
             missed = [address for address in last.validators if address not in last.heard]
             for address in missed:
-                self._metrics.missed_commits.labels("0x" + address.hex()).inc()
+                self._metrics.missed_commits.labels(to_hex(address)).inc()
             self._metrics.missing_validators.set(len(missed))
         heard = {validators[author] for author, _ in certificate.signatures}
         self._final.append(_Final(number, validators, heard))

@@ -16,12 +16,14 @@ from typing import Final
 
 from chain.contracts.system_contracts import TRAINING_TOKEN
 from chain.crypto import get_address
+from chain.hexadecimal import to_hex
+from chain.json_types import JsonObject
 from chain.primitives import Address, Hash32
 from chain.training.architectures import count_parameters
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec, encode_task_spec
 from chain.types.validator_set import compute_max_faulty
-from node.client.rpc_client import JsonObject, RpcClient, get_integer
+from node.client.rpc_client import RpcClient, get_integer
 from node.client.task_file import load_task_file
 from node.client.task_submission import compute_full_budget
 from node.config import Retention
@@ -222,7 +224,7 @@ def _create_validators(plan: DevnetPlan, password_file: Path) -> tuple[NodeDirec
         for index, path in enumerate(paths)
     )
     # Known only now: what each calls the others.
-    names = encode_config({f"names.0x{node.consensus.hex()}": node.path.name for node in nodes})
+    names = encode_config({f"names.{to_hex(node.consensus)}": node.path.name for node in nodes})
     for node in nodes:
         with node.config_file.open("a", encoding="utf-8") as file:
             file.write(names)

@@ -15,18 +15,11 @@ from chain.contracts.system_contracts import (
     decode_uint,
     encode_balance_of,
 )
+from chain.hexadecimal import from_hex, to_hex
+from chain.json_types import Json, JsonObject
 from chain.primitives import Address
 from chain.training.task_spec import PPM
-from node.client.rpc_client import (
-    Json,
-    JsonObject,
-    RpcClient,
-    get_integer,
-    get_objects,
-    get_text,
-    get_value,
-    to_hex,
-)
+from node.client.rpc_client import RpcClient, get_integer, get_objects, get_text, get_value
 
 MILLINATS: Final = 1_000
 """In a nat."""
@@ -160,7 +153,7 @@ def build_summary(
     entries = [summarize_round(round_) for round_ in rounds]
     evaluated = [entry for entry in entries if entry["accuracy"] is not None]
     units = count_units(rounds)
-    token = Address(bytes.fromhex(get_text(found, "terms", "token").removeprefix("0x")))
+    token = Address(from_hex(get_text(found, "terms", "token")))
     last_block = get_integer(info, "head", "number")
     return {
         "chain_id": get_integer(info, "chainId"),

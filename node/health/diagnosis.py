@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, assert_never
 
+from chain.hexadecimal import to_hex
 from chain.primitives import Address, BlockNumber
 from chain.types.validator_set import compute_max_faulty
 
@@ -109,7 +110,7 @@ class ValidatorStatus:
     @property
     def label(self) -> str:
         """Name and address, as far as there are any."""
-        address = "0x" + self.address.hex()
+        address = to_hex(self.address)
         return f"{self.name} ({address})" if self.name else address
 
 
@@ -273,7 +274,7 @@ def _check_clocks(health: NodeHealth) -> Iterable[Finding]:
                 Severity.WARNING,
                 f"The clock of {validator.label} is about {_span(abs(offset))} "
                 f"{'ahead of' if offset > 0 else 'behind'} this machine's.",
-                f"Tell its operator (account 0x{validator.operator.hex()}) to set it by NTP, and "
+                f"Tell its operator (account {to_hex(validator.operator)}) to set it by NTP, and "
                 "see that yours is.",
             )
 
@@ -456,7 +457,7 @@ def _cure_of_absent(validators: Sequence[ValidatorStatus]) -> str:
 
 def _names(validators: Sequence[ValidatorStatus]) -> str:
     return ", ".join(
-        each.name or f"the node of operator 0x{each.operator.hex()}" for each in validators
+        each.name or f"the node of operator {to_hex(each.operator)}" for each in validators
     )
 
 

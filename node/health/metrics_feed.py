@@ -4,6 +4,7 @@ from typing import Final
 
 import trio
 
+from chain.hexadecimal import to_hex
 from chain.primitives import TaskId
 from chain.training.history import TaskHistory, get_evaluation
 from node.chain.training_index import TrainingIndex
@@ -102,7 +103,7 @@ class MetricsFeed:
         others = [each for each in health.validators if not each.is_self]
         metrics.connected_validators.set(sum(each.is_connected for each in others))
         for validator in others:
-            label = "0x" + validator.address.hex()
+            label = to_hex(validator.address)
             if validator.silent_seconds is not None:
                 metrics.silent_seconds.labels(label).set(validator.silent_seconds)
             if validator.clock_offset_seconds is not None:

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Final
 
 from chain.consensus.messages import MessageKind, get_pre_prepare
+from chain.hexadecimal import to_hex
+from chain.json_types import Json, JsonObject
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.types.transaction import decode_transaction
 from node.consensus.host import ConsensusHost
 from node.health.diagnosis import ValidatorStatus, describe, diagnose
 from node.health.reader import HealthReader
-from node.ipc.framing import JsonObject, JsonValue
 from node.mempool.intake import Pool
 from node.mempool.pool import Mempool
 from node.metrics.rpc_report import RpcReports
@@ -83,18 +84,18 @@ class Backend:
         return {
             "peerId": self._network.peer_id,
             "listen": list(self._network.listen_addresses()),
-            "validator": None if self._validator is None else "0x" + self._validator.hex(),
+            "validator": None if self._validator is None else to_hex(self._validator),
             "role": "validator" if self._consensus.is_member else "follower",
             "isSigning": self._consensus.is_signing,
         }
 
-    def get_validators(self) -> JsonValue:
+    def get_validators(self) -> Json:
         """What `pot_validators` shows."""
         head = self._store.head_number()
         first = BlockNumber(max(1, head - PROPOSED_WINDOW + 1))
         coinbases = self._store.coinbases(first, head)
         sessions = {peer.validator: peer for peer in self._network.peers()}
-        rows: list[JsonValue] = []
+        rows: list[Json] = []
         validator_set = self._store.next_validator_set()
         pairs = zip(validator_set.validators, validator_set.operators, strict=True)
         for index, (validator, operator) in enumerate(pairs):
@@ -107,8 +108,8 @@ class Backend:
             rows.append(
                 {
                     "index": index,
-                    "address": "0x" + validator.hex(),
-                    "operator": "0x" + operator.hex(),
+                    "address": to_hex(validator),
+                    "operator": to_hex(operator),
                     "peerId": peer_id,
                     "connected": is_self or peer is not None,
                     "lastSeenNumber": seen,
@@ -130,18 +131,18 @@ class Backend:
             ):
                 signatures = state.log.get_signatures(kind, state.view, digest)
                 answered[name] = [
-                    "0x" + state.config.validators[author].hex() for author, _ in signatures
+                    to_hex(state.config.validators[author]) for author, _ in signatures
                 ]
         findings = diagnose(health)
         return {
             "number": health.number,
             "view": health.view,
-            "primary": None if health.primary is None else "0x" + health.primary.hex(),
+            "primary": None if health.primary is None else to_hex(health.primary),
             "phase": health.step.name.lower(),
             "quorum": health.quorum,
             **answered,
             "missing": [
-                "0x" + validator.address.hex()
+                to_hex(validator.address)
                 for validator in health.validators
                 if validator.address not in health.answered
             ],
@@ -176,8 +177,8 @@ def _encode_validator(validator: ValidatorStatus) -> JsonObject:
         return None if seconds is None else round(seconds, 1)
 
     return {
-        "address": "0x" + validator.address.hex(),
-        "operator": "0x" + validator.operator.hex(),
+        "address": to_hex(validator.address),
+        "operator": to_hex(validator.operator),
         "name": validator.name,
         "isSelf": validator.is_self,
         "connected": validator.is_connected,

@@ -9,7 +9,8 @@ import itertools
 from pathlib import Path
 from typing import Final, Protocol
 
-from node.ipc.framing import FrameError, FrameReader, JsonObject, JsonValue, encode_frame
+from chain.json_types import Json, JsonObject
+from node.ipc.framing import FrameError, FrameReader, encode_frame
 
 CALL_TIMEOUT_SECONDS: Final = 10.0
 """The node answers from memory; it takes longer only when it is overloaded or stuck."""
@@ -45,7 +46,7 @@ class NodeLink(Protocol):
         """Whether the node is there."""
         ...
 
-    async def call(self, method: str, params: JsonObject | None = None) -> JsonValue:
+    async def call(self, method: str, params: JsonObject | None = None) -> Json:
         """The node's answer.
 
         Raises:
@@ -92,7 +93,7 @@ class IpcClient:
                 await writer.wait_closed()
             await asyncio.sleep(RECONNECT_SECONDS)
 
-    async def call(self, method: str, params: JsonObject | None = None) -> JsonValue:
+    async def call(self, method: str, params: JsonObject | None = None) -> Json:
         """The node's answer.
 
         Raises:

@@ -8,11 +8,7 @@ from typing import Final
 
 from pydantic_core import from_json
 
-JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
-"""What JSON can say."""
-
-JsonObject = dict[str, JsonValue]
-"""A JSON object."""
+from chain.json_types import Json, JsonObject
 
 MAX_FRAME_BYTES: Final = 2**24
 """16 MiB: a full transaction pool in hexadecimal, and far less than would hurt either process."""
@@ -25,7 +21,7 @@ class FrameError(Exception):
     """The other end does not speak this protocol; the connection is of no further use."""
 
 
-def parse_json(data: bytes) -> JsonValue:
+def parse_json(data: bytes) -> Json:
     """The value that `data`, already bounded by the caller, says in standard JSON.
 
     Not the standard library's parser: importing py-evm raises Python's recursion limit, and from
@@ -34,11 +30,11 @@ def parse_json(data: bytes) -> JsonValue:
     Raises:
         ValueError: It is not UTF-8, not JSON, nested deeper than 200, or says NaN or Infinity.
     """
-    value: JsonValue = from_json(data, allow_inf_nan=False)
+    value: Json = from_json(data, allow_inf_nan=False)
     return value
 
 
-def dump_json(value: JsonValue) -> bytes:
+def dump_json(value: Json) -> bytes:
     """The compact UTF-8 encoding of `value`."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 

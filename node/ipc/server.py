@@ -13,8 +13,10 @@ import structlog
 import trio
 
 from chain.errors import RejectedInputError, RejectionReason
+from chain.hexadecimal import from_hex, to_hex
+from chain.json_types import Json, JsonObject
 from chain.primitives import Address, BlockNumber, Hash32
-from node.ipc.framing import FrameError, FrameReader, JsonObject, JsonValue, encode_frame
+from node.ipc.framing import FrameError, FrameReader, encode_frame
 
 if TYPE_CHECKING:
     # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
@@ -69,7 +71,7 @@ class NodeBackend(Protocol):
         """Peer id, listen addresses, validator, role: what `pot_nodeInfo` adds to the chain."""
         ...
 
-    def get_validators(self) -> JsonValue:
+    def get_validators(self) -> Json:
         """What `pot_validators` shows."""
         ...
 
@@ -101,7 +103,7 @@ class IpcServer:
         self._backend = backend
         self._head: JsonObject | None = None
         self._head_changed = trio.Event()
-        self._handlers: Mapping[str, Callable[[JsonObject], Awaitable[JsonValue]]] = {
+        self._handlers: Mapping[str, Callable[[JsonObject], Awaitable[Json]]] = {
             "submit_transaction": self._submit_transaction,
             "pending_nonce": self._pending_nonce,
             "pooled_transaction": self._pooled_transaction,
@@ -117,7 +119,7 @@ class IpcServer:
 
     def announce_head(self, number: BlockNumber, block_hash: Hash32) -> None:
         """Tell every client of a new head. A slow client hears only of the newest."""
-        self._head = {"number": number, "hash": "0x" + block_hash.hex()}
+        self._head = {"number": number, "hash": to_hex(block_hash)}
         self._head_changed.set()
         self._head_changed = trio.Event()
 
@@ -173,45 +175,45 @@ class IpcServer:
             await self._head_changed.wait()
         return self._head
 
-    async def _submit_transaction(self, params: JsonObject) -> JsonValue:
+    async def _submit_transaction(self, params: JsonObject) -> Json:
         transaction_hash = await self._backend.submit_transaction(_as_bytes(params, "raw"))
-        return {"hash": "0x" + transaction_hash.hex()}
+        return {"hash": to_hex(transaction_hash)}
 
-    async def _pending_nonce(self, params: JsonObject) -> JsonValue:
+    async def _pending_nonce(self, params: JsonObject) -> Json:
         return self._backend.get_pending_nonce(Address(_as_bytes(params, "address")))
 
-    async def _pooled_transaction(self, params: JsonObject) -> JsonValue:
+    async def _pooled_transaction(self, params: JsonObject) -> Json:
         raw = self._backend.get_pooled_transaction(Hash32(_as_bytes(params, "hash")))
-        return None if raw is None else "0x" + raw.hex()
+        return None if raw is None else to_hex(raw)
 
-    async def _pool_counts(self, _params: JsonObject) -> JsonValue:
+    async def _pool_counts(self, _params: JsonObject) -> Json:
         pending, queued = self._backend.get_pool_counts()
         return {"pending": pending, "queued": queued}
 
-    async def _pool_content(self, _params: JsonObject) -> JsonValue:
+    async def _pool_content(self, _params: JsonObject) -> Json:
         pending, queued = self._backend.get_pool_content()
         return {
-            "pending": ["0x" + raw.hex() for raw in pending],
-            "queued": ["0x" + raw.hex() for raw in queued],
+            "pending": [to_hex(raw) for raw in pending],
+            "queued": [to_hex(raw) for raw in queued],
         }
 
-    async def _node_info(self, _params: JsonObject) -> JsonValue:
+    async def _node_info(self, _params: JsonObject) -> Json:
         return self._backend.get_node_info()
 
-    async def _validators(self, _params: JsonObject) -> JsonValue:
+    async def _validators(self, _params: JsonObject) -> Json:
         return self._backend.get_validators()
 
-    async def _consensus_state(self, _params: JsonObject) -> JsonValue:
+    async def _consensus_state(self, _params: JsonObject) -> Json:
         return self._backend.get_consensus_state()
 
-    async def _sync_state(self, _params: JsonObject) -> JsonValue:
+    async def _sync_state(self, _params: JsonObject) -> Json:
         return self._backend.get_sync_state()
 
-    async def _blob_arrived(self, _params: JsonObject) -> JsonValue:
+    async def _blob_arrived(self, _params: JsonObject) -> Json:
         self._backend.on_blob()
         return None
 
-    async def _rpc_metrics(self, params: JsonObject) -> JsonValue:
+    async def _rpc_metrics(self, params: JsonObject) -> Json:
         process_id, text = params.get("process"), params.get("text")
         if not isinstance(process_id, int) or not isinstance(text, str):
             raise RejectedInputError(RejectionReason.MALFORMED, "process and text")
@@ -284,11 +286,8 @@ def _open_socket(path: Path) -> socket.socket:
 
 
 def _as_bytes(params: JsonObject, name: str) -> bytes:
-    value = params.get(name)
-    if not isinstance(value, str) or not value.startswith("0x"):
-        raise RejectedInputError(RejectionReason.MALFORMED, f"{name} is not 0x-hexadecimal")
     try:
-        return bytes.fromhex(value[2:])
+        return from_hex(params.get(name))
     except ValueError as error:
         raise RejectedInputError(
             RejectionReason.MALFORMED, f"{name} is not 0x-hexadecimal"

@@ -12,6 +12,7 @@ import trio
 
 from chain.crypto import get_address
 from chain.genesis import GenesisConfig
+from chain.hexadecimal import to_hex
 from chain.primitives import Address, PrivateKey
 from chain.types.transaction import sign_transaction
 from chain.types.validator_set import ValidatorSet
@@ -94,7 +95,7 @@ def check_operator(
         expected = validator_set.operators[validator_set.validators.index(validator)]
         if expected != account.address:
             raise OperatorError(
-                f"operator.key_file holds 0x{account.address.hex()}, but the operator of this "
-                f"validator is 0x{expected.hex()}: set it to that account's key"
+                f"operator.key_file holds {to_hex(account.address)}, but the operator of this "
+                f"validator is {to_hex(expected)}: set it to that account's key"
             )
     return Operator(account.address, account.send)

@@ -13,6 +13,7 @@ import trio
 from chain.contracts import system_contracts
 from chain.contracts.system_contracts import VALIDATOR_SET, ValidatorStatus
 from chain.errors import RejectedInputError
+from chain.hexadecimal import to_hex
 from chain.primitives import ZERO_HASH, BlockNumber
 from chain.training.rounds import TURN_BLOCKS
 from node.chain.contract_reader import LedgerReader
@@ -119,13 +120,13 @@ class SetDuties:
             if state.stake == 0 or head > evidence.number + self._evidence_blocks:
                 self._evidence.remove(evidence.validator)
                 continue
-            calls[f"report 0x{evidence.validator.hex()}"] = evidence.data
+            calls[f"report {to_hex(evidence.validator)}"] = evidence.data
         if system_contracts.decode_addresses(ask(system_contracts.encode_next_validators())):
             return calls  # no other change is possible before that one is in force
         for validator in self._store.next_validator_set().validators:
             if self._ledger.validator(validator).status is ValidatorStatus.EXITING:
                 remove = system_contracts.encode_remove_exiting(validator)
-                calls[f"remove 0x{validator.hex()}"] = remove
+                calls[f"remove {to_hex(validator)}"] = remove
         own = system_contracts.decode_uint(
             ask(system_contracts.encode_candidacy_of(self._operator.address))
         )

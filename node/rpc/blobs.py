@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import BinaryIO, Final
 
 from chain.crypto import CHUNK_BYTES
+from chain.hexadecimal import to_hex
 from chain.primitives import Hash32
 from node.rpc.http import HttpError, Request, Response, json_response
 from node.rpc.uploads import Uploads
@@ -71,10 +72,10 @@ class BlobReads:
             raise _not_here(content_id) from error
         return json_response(
             {
-                "contentId": "0x" + content_id.hex(),
+                "contentId": to_hex(content_id),
                 "bytes": manifest.size_bytes,
                 "chunkBytes": CHUNK_BYTES,
-                "chunks": ["0x" + leaf.hex() for leaf in manifest.leaves],
+                "chunks": [to_hex(leaf) for leaf in manifest.leaves],
             }
         )
 
@@ -120,7 +121,7 @@ class BlobService:
 
 
 def _not_here(content_id: Hash32) -> HttpError:
-    return HttpError(404, "not_found", f"blob 0x{content_id.hex()} is not here")
+    return HttpError(404, "not_found", f"blob {to_hex(content_id)} is not here")
 
 
 def _parse_range(header: str | None, size: int) -> tuple[int, int] | None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from chain.execution.evm import AccountOverride, CallRequest
+from chain.json_types import Json, JsonObject
 from chain.primitives import ZERO_ADDRESS, Address
 from chain.types.transaction import AccessList, Authorization
-from node.ipc.framing import JsonObject, JsonValue
 from node.rpc.errors import ErrorCode, RpcError, invalid_params
 from node.rpc.parameters import (
     parse_address,
@@ -63,7 +63,7 @@ class FeeOffer:
         return price
 
 
-def parse_call(value: JsonValue, base_fee_per_gas: int) -> CallRequest:
+def parse_call(value: Json, base_fee_per_gas: int) -> CallRequest:
     """The call that a transaction object describes.
 
     Raises:
@@ -72,7 +72,7 @@ def parse_call(value: JsonValue, base_fee_per_gas: int) -> CallRequest:
     """
     call = parse_object(value)
 
-    def get(name: str, parse: Callable[[JsonValue], Value]) -> Value | None:
+    def get(name: str, parse: Callable[[Json], Value]) -> Value | None:
         given = call.get(name)
         return None if given is None else parse_named(name, parse, given)
 
@@ -113,7 +113,7 @@ def cap_gas(request: CallRequest, limit: int) -> CallRequest:
     return replace(request, gas_limit=min(given, limit))
 
 
-def _parse_access_list(value: JsonValue) -> AccessList:
+def _parse_access_list(value: Json) -> AccessList:
     entries = [parse_object(entry) for entry in parse_list(value, limit=MAX_ACCESS_LIST_ENTRIES)]
     return tuple(
         (
@@ -127,7 +127,7 @@ def _parse_access_list(value: JsonValue) -> AccessList:
     )
 
 
-def _parse_authorizations(value: JsonValue) -> tuple[Authorization, ...]:
+def _parse_authorizations(value: Json) -> tuple[Authorization, ...]:
     entries = [parse_object(entry) for entry in parse_list(value, limit=MAX_AUTHORIZATIONS)]
     return tuple(
         Authorization(
@@ -142,7 +142,7 @@ def _parse_authorizations(value: JsonValue) -> tuple[Authorization, ...]:
     )
 
 
-def parse_overrides(value: JsonValue) -> Mapping[Address, AccountOverride]:
+def parse_overrides(value: Json) -> Mapping[Address, AccountOverride]:
     """Accounts by address, as geth's state override set spells them.
 
     Raises:
@@ -164,7 +164,7 @@ def _parse_override(given: JsonObject) -> AccountOverride:
     if given.get("state") is not None and given.get("stateDiff") is not None:
         raise invalid_params("account has both 'state' and 'stateDiff'")
 
-    def get(name: str, parse: Callable[[JsonValue], Value]) -> Value | None:
+    def get(name: str, parse: Callable[[Json], Value]) -> Value | None:
         return None if given.get(name) is None else parse_named(name, parse, given[name])
 
     return AccountOverride(
@@ -176,7 +176,7 @@ def _parse_override(given: JsonObject) -> AccountOverride:
     )
 
 
-def _parse_slots(value: JsonValue) -> dict[int, int]:
+def _parse_slots(value: Json) -> dict[int, int]:
     slots = parse_object(value)
     if len(slots) > MAX_OVERRIDES:
         raise RpcError(ErrorCode.LIMIT_EXCEEDED, f"more than {MAX_OVERRIDES} slots")

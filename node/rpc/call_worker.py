@@ -26,13 +26,15 @@ from chain.execution.evm import (
 from chain.execution.gas import GAS_TRANSACTION
 from chain.execution.run_loop import ExecutionStoppedError
 from chain.genesis import GenesisConfig, parse_genesis
+from chain.hexadecimal import to_hex
+from chain.json_types import JsonObject
 from chain.primitives import Address, BlockNumber
 from chain.state.trie import MissingTrieNodeError
 from chain.types.header import Header
 from chain.validation import compute_mix_hash, compute_next_base_fee
-from node.ipc.framing import LENGTH_BYTES, JsonObject, decode_body, decode_length, encode_frame
+from node.ipc.framing import LENGTH_BYTES, decode_body, decode_length, encode_frame
 from node.rpc.call_objects import cap_gas, parse_call, parse_overrides
-from node.rpc.encoding import data, quantity
+from node.rpc.encoding import quantity
 from node.rpc.errors import ErrorCode, RpcError, build_rejection, header_not_found
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, open_database
@@ -130,7 +132,7 @@ class CallEngine:
             )
             if not result.is_success:
                 raise _failure(result)
-            return data(result.output)
+            return to_hex(result.output)
         return quantity(self._estimate_gas(header, environment, call, overrides, should_stop))
 
     def _build_next_environment(self, head: Header) -> BlockEnvironment:
@@ -187,7 +189,7 @@ def _failure(result: CallResult) -> RpcError:
     if result.is_revert:
         reason = _revert_reason(result.output)
         message = "execution reverted" + (f": {reason}" if reason else "")
-        return RpcError(ErrorCode.REVERTED, message, data(result.output))
+        return RpcError(ErrorCode.REVERTED, message, to_hex(result.output))
     name = result.error.split(":")[0]
     return RpcError(ErrorCode.INVALID_INPUT, FAILURE_TEXTS.get(name, result.error))
 

@@ -13,16 +13,9 @@ from typing import Final, Protocol
 
 import structlog
 
+from chain.json_types import Json, JsonObject
 from chain.types.header import Header
-from node.ipc.framing import (
-    LENGTH_BYTES,
-    FrameError,
-    JsonObject,
-    JsonValue,
-    decode_body,
-    decode_length,
-    encode_frame,
-)
+from node.ipc.framing import LENGTH_BYTES, FrameError, decode_body, decode_length, encode_frame
 from node.rpc.errors import ErrorCode, RpcError
 from node.rpc.parameters import parse_data, parse_quantity
 
@@ -157,7 +150,7 @@ class CallWorkers:
         overrides: JsonObject,
         *,
         is_pending: bool,
-    ) -> JsonValue:
+    ) -> Json:
         if self._waiting >= WAITING_LIMIT:
             raise RpcError(ErrorCode.LIMIT_EXCEEDED, "too many calls at a time: try again later")
         self._waiting += 1

@@ -10,7 +10,8 @@ from typing import Final
 
 import structlog
 
-from node.ipc.framing import JsonObject, JsonValue, dump_json, parse_json
+from chain.json_types import Json, JsonObject
+from node.ipc.framing import dump_json, parse_json
 from node.rpc.errors import ErrorCode, RpcError
 from node.rpc.metrics import UNKNOWN_METHOD, RpcMetrics
 from node.rpc.parameters import Parameters
@@ -27,7 +28,7 @@ BATCH_LIMIT_SECONDS: Final = 30.0
 ID_LIMIT_CHARACTERS: Final = 1_000
 """Of a request's id, which every response repeats."""
 
-Method = Callable[[Parameters], Awaitable[JsonValue]]
+Method = Callable[[Parameters], Awaitable[Json]]
 """A method; raises RpcError for what the client is to be told."""
 
 _log = structlog.get_logger("node.rpc")
@@ -51,7 +52,7 @@ class Dispatcher:
         response = await self._answer_one(message)
         return None if response is None else dump_json(response)
 
-    async def _answer_batch(self, batch: list[JsonValue]) -> bytes | None:
+    async def _answer_batch(self, batch: list[Json]) -> bytes | None:
         if not batch:
             return dump_json(_failure(None, _invalid_request("empty batch")))
         if len(batch) > BATCH_LIMIT:
@@ -77,7 +78,7 @@ class Dispatcher:
                 size += len(responses[-1])
         return b"[" + b",".join(responses) + b"]" if responses else None
 
-    async def _answer_one(self, message: JsonValue) -> JsonObject | None:
+    async def _answer_one(self, message: Json) -> JsonObject | None:
         if not isinstance(message, dict):
             return _failure(None, _invalid_request("a request is an object"))
         request_id = message.get("id")
@@ -86,7 +87,7 @@ class Dispatcher:
         response = await self._respond(message, request_id)
         return response if "id" in message else None
 
-    async def _respond(self, message: JsonObject, request_id: JsonValue) -> JsonObject:
+    async def _respond(self, message: JsonObject, request_id: Json) -> JsonObject:
         started, outcome = perf_counter(), "ok"
         try:
             result = await self._call(message)
@@ -103,7 +104,7 @@ class Dispatcher:
             self._metrics.on_request(known, outcome, perf_counter() - started)
         return {"jsonrpc": "2.0", "id": request_id, "result": result}
 
-    async def _call(self, message: JsonObject) -> JsonValue:
+    async def _call(self, message: JsonObject) -> Json:
         name, params = message.get("method"), message.get("params")
         if message.get("jsonrpc") != "2.0":
             raise _invalid_request('jsonrpc is not "2.0"')
@@ -122,7 +123,7 @@ class Dispatcher:
         return await method(Parameters(params))
 
 
-def _refuse_unanswered(message: JsonValue, limit: str) -> JsonObject | None:
+def _refuse_unanswered(message: Json, limit: str) -> JsonObject | None:
     if not isinstance(message, dict) or "id" not in message:
         return None
     request_id = message["id"]
@@ -132,7 +133,7 @@ def _refuse_unanswered(message: JsonValue, limit: str) -> JsonObject | None:
     )
 
 
-def _is_id(value: JsonValue) -> bool:
+def _is_id(value: Json) -> bool:
     if isinstance(value, str):
         return len(value) <= ID_LIMIT_CHARACTERS
     if isinstance(value, float):
@@ -144,5 +145,5 @@ def _invalid_request(message: str) -> RpcError:
     return RpcError(ErrorCode.INVALID_REQUEST, f"invalid request: {message}")
 
 
-def _failure(request_id: JsonValue, error: RpcError) -> JsonObject:
+def _failure(request_id: Json, error: RpcError) -> JsonObject:
     return {"jsonrpc": "2.0", "id": request_id, "error": error.to_json()}

@@ -5,6 +5,8 @@ from functools import cached_property
 
 from chain import codec
 from chain.crypto import keccak256
+from chain.hexadecimal import to_hex
+from chain.json_types import Json, JsonObject
 from chain.primitives import Address, Hash32
 from chain.types.block import Block
 from chain.types.header import Header
@@ -16,7 +18,6 @@ from chain.types.transaction import (
     Transaction,
     decode_transaction,
 )
-from node.ipc.framing import JsonObject, JsonValue
 
 
 @dataclass(frozen=True)
@@ -63,46 +64,41 @@ def quantity(value: int) -> str:
     return hex(value)
 
 
-def data(value: bytes) -> str:
-    """0x-hexadecimal, two digits a byte."""
-    return "0x" + value.hex()
-
-
 def encode_header(header: Header) -> JsonObject:
     """The header's fields under their wire names."""
     return {
         "number": quantity(header.number),
-        "hash": data(header.hash),
-        "parentHash": data(header.parent_hash),
-        "nonce": data(header.nonce),
-        "sha3Uncles": data(header.ommers_hash),
-        "logsBloom": data(header.logs_bloom),
-        "transactionsRoot": data(header.transactions_root),
-        "stateRoot": data(header.state_root),
-        "receiptsRoot": data(header.receipts_root),
-        "miner": data(header.coinbase),
+        "hash": to_hex(header.hash),
+        "parentHash": to_hex(header.parent_hash),
+        "nonce": to_hex(header.nonce),
+        "sha3Uncles": to_hex(header.ommers_hash),
+        "logsBloom": to_hex(header.logs_bloom),
+        "transactionsRoot": to_hex(header.transactions_root),
+        "stateRoot": to_hex(header.state_root),
+        "receiptsRoot": to_hex(header.receipts_root),
+        "miner": to_hex(header.coinbase),
         "difficulty": quantity(header.difficulty),
-        "extraData": data(header.extra_data),
+        "extraData": to_hex(header.extra_data),
         "gasLimit": quantity(header.gas_limit),
         "gasUsed": quantity(header.gas_used),
         "timestamp": quantity(header.timestamp),
-        "mixHash": data(header.mix_hash),
+        "mixHash": to_hex(header.mix_hash),
         "baseFeePerGas": quantity(header.base_fee_per_gas),
-        "withdrawalsRoot": data(header.withdrawals_root),
+        "withdrawalsRoot": to_hex(header.withdrawals_root),
         "blobGasUsed": quantity(header.blob_gas_used),
         "excessBlobGas": quantity(header.excess_blob_gas),
-        "parentBeaconBlockRoot": data(header.parent_beacon_block_root),
-        "requestsHash": data(header.requests_hash),
+        "parentBeaconBlockRoot": to_hex(header.parent_beacon_block_root),
+        "requestsHash": to_hex(header.requests_hash),
     }
 
 
 def encode_block(executed: ExecutedBlock, *, full: bool) -> JsonObject:
     """A block, with whole transactions if `full`, else with their hashes."""
     block = executed.block
-    transactions: list[JsonValue] = (
+    transactions: list[Json] = (
         [encode_block_transaction(executed, index) for index in range(len(block.transactions))]
         if full
-        else [data(transaction_hash) for transaction_hash in executed.transaction_hashes]
+        else [to_hex(transaction_hash) for transaction_hash in executed.transaction_hashes]
     )
     return {
         **encode_header(block.header),
@@ -130,17 +126,17 @@ def encode_transaction(
     )
     encoded: JsonObject = {
         "type": quantity(transaction.type),
-        "hash": data(transaction.hash),
+        "hash": to_hex(transaction.hash),
         "nonce": quantity(transaction.nonce),
-        "blockHash": None if header is None else data(header.hash),
+        "blockHash": None if header is None else to_hex(header.hash),
         "blockNumber": None if header is None else quantity(header.number),
         "transactionIndex": None if header is None else quantity(index),
-        "from": data(transaction.sender),
-        "to": None if transaction.to is None else data(transaction.to),
+        "from": to_hex(transaction.sender),
+        "to": None if transaction.to is None else to_hex(transaction.to),
         "value": quantity(transaction.value),
         "gas": quantity(transaction.gas_limit),
         "gasPrice": quantity(price),
-        "input": data(transaction.data),
+        "input": to_hex(transaction.data),
         "v": quantity(transaction.v),
         "r": quantity(transaction.r),
         "s": quantity(transaction.s),
@@ -150,7 +146,7 @@ def encode_transaction(
     if transaction.type != LEGACY_TYPE:
         encoded["yParity"] = quantity(transaction.y_parity)
         encoded["accessList"] = [
-            {"address": data(address), "storageKeys": [data(key) for key in keys]}
+            {"address": to_hex(address), "storageKeys": [to_hex(key) for key in keys]}
             for address, keys in transaction.access_list
         ]
     if transaction.type in (DYNAMIC_FEE_TYPE, SET_CODE_TYPE):
@@ -160,7 +156,7 @@ def encode_transaction(
         encoded["authorizationList"] = [
             {
                 "chainId": quantity(authorization.chain_id),
-                "address": data(authorization.address),
+                "address": to_hex(authorization.address),
                 "nonce": quantity(authorization.nonce),
                 "yParity": quantity(authorization.y_parity),
                 "r": quantity(authorization.r),
@@ -178,17 +174,17 @@ def encode_receipt(executed: ExecutedBlock, index: int) -> JsonObject:
     created = compute_contract_address(transaction) if transaction.to is None else None
     return {
         "type": quantity(transaction.type),
-        "transactionHash": data(transaction.hash),
+        "transactionHash": to_hex(transaction.hash),
         "transactionIndex": quantity(index),
-        "blockHash": data(header.hash),
+        "blockHash": to_hex(header.hash),
         "blockNumber": quantity(header.number),
-        "from": data(transaction.sender),
-        "to": None if transaction.to is None else data(transaction.to),
+        "from": to_hex(transaction.sender),
+        "to": None if transaction.to is None else to_hex(transaction.to),
         "cumulativeGasUsed": quantity(receipt.cumulative_gas_used),
         "gasUsed": quantity(executed.gas_used(index)),
-        "contractAddress": None if created is None else data(created),
+        "contractAddress": None if created is None else to_hex(created),
         "logs": list(encode_logs(executed, index)),
-        "logsBloom": data(receipt.logs_bloom),
+        "logsBloom": to_hex(receipt.logs_bloom),
         "status": quantity(receipt.status),
         "effectiveGasPrice": quantity(
             transaction.compute_effective_gas_price(header.base_fee_per_gas)
@@ -208,13 +204,13 @@ def encode_logs(executed: ExecutedBlock, index: int) -> list[JsonObject]:
 def encode_log(executed: ExecutedBlock, index: int, log_index: int, log: Log) -> JsonObject:
     """A log of the transaction at `index`; `log_index` counts from the block's first."""
     return {
-        "address": data(log.address),
-        "topics": [data(topic) for topic in log.topics],
-        "data": data(log.data),
+        "address": to_hex(log.address),
+        "topics": [to_hex(topic) for topic in log.topics],
+        "data": to_hex(log.data),
         "blockNumber": quantity(executed.block.number),
-        "transactionHash": data(executed.transaction_hashes[index]),
+        "transactionHash": to_hex(executed.transaction_hashes[index]),
         "transactionIndex": quantity(index),
-        "blockHash": data(executed.block.hash),
+        "blockHash": to_hex(executed.block.hash),
         "logIndex": quantity(log_index),
         "removed": False,
     }

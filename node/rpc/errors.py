@@ -5,7 +5,7 @@ from enum import IntEnum
 from typing import Final
 
 from chain.errors import RejectionReason
-from node.ipc.framing import JsonObject, JsonValue
+from chain.json_types import Json, JsonObject
 
 
 class ErrorCode(IntEnum):
@@ -33,7 +33,7 @@ class ErrorCode(IntEnum):
 class RpcError(Exception):
     """An answer that is an error."""
 
-    def __init__(self, code: ErrorCode, message: str, data: JsonValue = None) -> None:
+    def __init__(self, code: ErrorCode, message: str, data: Json = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message

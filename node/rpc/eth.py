@@ -8,16 +8,16 @@ from typing import Final, ParamSpec, TypeVar
 
 from chain.crypto import keccak256
 from chain.errors import InvalidTransaction
+from chain.hexadecimal import to_hex
+from chain.json_types import Json, JsonObject
 from chain.primitives import BlockNumber, Hash32
 from chain.types.transaction import decode_transaction
 from node.ipc.client import IpcError, IpcRefusedError, NodeLink
-from node.ipc.framing import JsonObject, JsonValue
 from node.rpc import parameters
 from node.rpc.calls import CallExecutor
 from node.rpc.chain_view import ChainView, build_pending_header
 from node.rpc.dispatch import Method
 from node.rpc.encoding import (
-    data,
     encode_block,
     encode_block_transaction,
     encode_header,
@@ -108,7 +108,7 @@ class EthMethods:
         async with self._slow_reads:
             return await asyncio.to_thread(partial(function, *args, **kwargs))
 
-    async def _ask_node(self, method: str, params: JsonObject | None = None) -> JsonValue:
+    async def _ask_node(self, method: str, params: JsonObject | None = None) -> Json:
         try:
             return await self._node.call(method, params)
         except IpcError as error:
@@ -116,34 +116,34 @@ class EthMethods:
 
     # Constants of the chain.
 
-    async def _accounts(self, params: Parameters) -> JsonValue:
+    async def _accounts(self, params: Parameters) -> Json:
         params.end()
         return []
 
-    async def _get_chain_id(self, params: Parameters) -> JsonValue:
+    async def _get_chain_id(self, params: Parameters) -> Json:
         params.end()
         return quantity(self._chain_id)
 
-    async def _net_version(self, params: Parameters) -> JsonValue:
+    async def _net_version(self, params: Parameters) -> Json:
         params.end()
         return str(self._chain_id)
 
-    async def _get_client_version(self, params: Parameters) -> JsonValue:
+    async def _get_client_version(self, params: Parameters) -> Json:
         params.end()
         return self._client_version
 
-    async def _modules(self, params: Parameters) -> JsonValue:
+    async def _modules(self, params: Parameters) -> Json:
         params.end()
         return dict.fromkeys(("eth", "net", "pot", "rpc", "txpool", "web3"), "1.0")
 
-    async def _sha3(self, params: Parameters) -> JsonValue:
+    async def _sha3(self, params: Parameters) -> Json:
         value = params.required("data", parameters.parse_data)
         params.end()
-        return data(keccak256(value))
+        return to_hex(keccak256(value))
 
     # The node.
 
-    async def _syncing(self, params: Parameters) -> JsonValue:
+    async def _syncing(self, params: Parameters) -> Json:
         params.end()
         state = await self._ask_node("sync_state")
         best = state.get("best") if isinstance(state, dict) else None
@@ -156,17 +156,17 @@ class EthMethods:
             "highestBlock": quantity(best),
         }
 
-    async def _listening(self, params: Parameters) -> JsonValue:
+    async def _listening(self, params: Parameters) -> Json:
         params.end()
         return self._node.is_connected
 
-    async def _peer_count(self, params: Parameters) -> JsonValue:
+    async def _peer_count(self, params: Parameters) -> Json:
         params.end()
         state = await self._ask_node("sync_state")
         peers = state.get("peers") if isinstance(state, dict) else None
         return quantity(peers if isinstance(peers, int) else 0)
 
-    async def _pool_status(self, params: Parameters) -> JsonValue:
+    async def _pool_status(self, params: Parameters) -> Json:
         params.end()
         counts = await self._ask_node("pool_counts")
         assert isinstance(counts, dict)
@@ -174,46 +174,46 @@ class EthMethods:
 
     # State.
 
-    async def _get_balance(self, params: Parameters) -> JsonValue:
+    async def _get_balance(self, params: Parameters) -> Json:
         address = params.required("address", parse_address)
         block = params.optional("block", parse_block, BlockTag.LATEST)
         params.end()
         return quantity(self._chain.account(address, block).balance)
 
-    async def _get_transaction_count(self, params: Parameters) -> JsonValue:
+    async def _get_transaction_count(self, params: Parameters) -> Json:
         address = params.required("address", parse_address)
         block = params.optional("block", parse_block, BlockTag.LATEST)
         params.end()
         nonce = self._chain.account(address, block).nonce
         if block is BlockTag.PENDING:
-            pending = await self._ask_node("pending_nonce", {"address": data(address)})
+            pending = await self._ask_node("pending_nonce", {"address": to_hex(address)})
             if isinstance(pending, int):
                 nonce = max(nonce, pending)
         return quantity(nonce)
 
-    async def _get_code(self, params: Parameters) -> JsonValue:
+    async def _get_code(self, params: Parameters) -> Json:
         address = params.required("address", parse_address)
         block = params.optional("block", parse_block, BlockTag.LATEST)
         params.end()
-        return data(self._chain.code(address, block))
+        return to_hex(self._chain.code(address, block))
 
-    async def _get_storage_at(self, params: Parameters) -> JsonValue:
+    async def _get_storage_at(self, params: Parameters) -> Json:
         address = params.required("address", parse_address)
         slot = params.required("slot", parameters.parse_slot)
         block = params.optional("block", parse_block, BlockTag.LATEST)
         params.end()
-        return data(self._chain.storage(address, slot, block).to_bytes(32, "big"))
+        return to_hex(self._chain.storage(address, slot, block).to_bytes(32, "big"))
 
-    async def _call(self, params: Parameters) -> JsonValue:
+    async def _call(self, params: Parameters) -> Json:
         call = params.required("transaction", parameters.parse_object)
         block = params.optional("block", parse_block, BlockTag.LATEST)
         overrides = params.optional("state override", parameters.parse_object, None)
         params.end()
         header = self._chain.state_header(block)
         is_pending = block is BlockTag.PENDING
-        return data(await self._calls.call(header, call, overrides or {}, is_pending=is_pending))
+        return to_hex(await self._calls.call(header, call, overrides or {}, is_pending=is_pending))
 
-    async def _estimate_gas(self, params: Parameters) -> JsonValue:
+    async def _estimate_gas(self, params: Parameters) -> Json:
         call = params.required("transaction", parameters.parse_object)
         # A transaction sent now is in the next block, where a phase may have begun.
         block = params.optional("block", parse_block, BlockTag.PENDING)
@@ -227,16 +227,16 @@ class EthMethods:
 
     # Fees.
 
-    async def _gas_price(self, params: Parameters) -> JsonValue:
+    async def _gas_price(self, params: Parameters) -> Json:
         params.end()
         tip = await self._slow(self._fees.suggest_tip)
         return quantity(self._fees.next_base_fee() + tip)
 
-    async def _max_priority_fee(self, params: Parameters) -> JsonValue:
+    async def _max_priority_fee(self, params: Parameters) -> Json:
         params.end()
         return quantity(await self._slow(self._fees.suggest_tip))
 
-    async def _fee_history(self, params: Parameters) -> JsonValue:
+    async def _fee_history(self, params: Parameters) -> Json:
         count = params.required(
             "blockCount",
             lambda value: parameters.parse_integer(value, low=0, high=2**64 - 1),
@@ -248,11 +248,11 @@ class EthMethods:
 
     # Blocks.
 
-    async def _block_number(self, params: Parameters) -> JsonValue:
+    async def _block_number(self, params: Parameters) -> Json:
         params.end()
         return quantity(self._chain.store.head_number())
 
-    async def _get_block_by_number(self, params: Parameters) -> JsonValue:
+    async def _get_block_by_number(self, params: Parameters) -> Json:
         block = params.required("block", parse_block)
         full = params.optional("full", parameters.parse_bool, default=False)
         params.end()
@@ -260,17 +260,17 @@ class EthMethods:
             return self._pending_block()
         return self._encode_block(self._chain.find_number(block), full=full)
 
-    async def _get_block_by_hash(self, params: Parameters) -> JsonValue:
+    async def _get_block_by_hash(self, params: Parameters) -> Json:
         block_hash = params.required("hash", parse_hash)
         full = params.optional("full", parameters.parse_bool, default=False)
         params.end()
         return self._encode_block(self._chain.find_number(block_hash), full=full)
 
-    def _encode_block(self, number: BlockNumber | None, *, full: bool) -> JsonValue:
+    def _encode_block(self, number: BlockNumber | None, *, full: bool) -> Json:
         executed = None if number is None else self._chain.executed(number)
         return None if executed is None else encode_block(executed, full=full)
 
-    def _pending_block(self) -> JsonValue:
+    def _pending_block(self) -> Json:
         header = build_pending_header(
             self._chain.head(), self._fees.next_base_fee(), int(time.time())
         )
@@ -285,7 +285,7 @@ class EthMethods:
             "withdrawals": [],
         }
 
-    async def _get_block_receipts(self, params: Parameters) -> JsonValue:
+    async def _get_block_receipts(self, params: Parameters) -> Json:
         number = self._chain.find_number(params.required("block", parse_block))
         params.end()
         executed = None if number is None else self._chain.executed(number)
@@ -293,52 +293,52 @@ class EthMethods:
             return None
         return [encode_receipt(executed, index) for index in range(len(executed.receipts))]
 
-    async def _count_by_hash(self, params: Parameters) -> JsonValue:
+    async def _count_by_hash(self, params: Parameters) -> Json:
         return self._count(self._chain.find_number(params.required("hash", parse_hash)), params)
 
-    async def _count_by_number(self, params: Parameters) -> JsonValue:
+    async def _count_by_number(self, params: Parameters) -> Json:
         return self._count(self._chain.find_number(params.required("block", parse_block)), params)
 
-    def _count(self, number: BlockNumber | None, params: Parameters) -> JsonValue:
+    def _count(self, number: BlockNumber | None, params: Parameters) -> Json:
         params.end()
         executed = None if number is None else self._chain.executed(number)
         return None if executed is None else quantity(len(executed.receipts))
 
-    async def _uncle_count_by_hash(self, params: Parameters) -> JsonValue:
+    async def _uncle_count_by_hash(self, params: Parameters) -> Json:
         number = self._chain.find_number(params.required("hash", parse_hash))
         params.end()
         return None if number is None else quantity(0)
 
-    async def _uncle_count_by_number(self, params: Parameters) -> JsonValue:
+    async def _uncle_count_by_number(self, params: Parameters) -> Json:
         number = self._chain.find_number(params.required("block", parse_block))
         params.end()
         return None if number is None else quantity(0)
 
-    async def _uncle_by_hash(self, params: Parameters) -> JsonValue:
+    async def _uncle_by_hash(self, params: Parameters) -> Json:
         params.required("hash", parse_hash)
         params.required("index", parameters.parse_quantity)
         params.end()
         return None
 
-    async def _uncle_by_number(self, params: Parameters) -> JsonValue:
+    async def _uncle_by_number(self, params: Parameters) -> Json:
         params.required("block", parse_block)
         params.required("index", parameters.parse_quantity)
         params.end()
         return None
 
-    async def _get_logs(self, params: Parameters) -> JsonValue:
+    async def _get_logs(self, params: Parameters) -> Json:
         log_filter = params.required("filter", parameters.parse_filter)
         params.end()
         return list(await self._slow(find_logs, self._chain, log_filter))
 
     # Transactions.
 
-    async def _send_raw_transaction(self, params: Parameters) -> JsonValue:
+    async def _send_raw_transaction(self, params: Parameters) -> Json:
         raw = params.required("data", parameters.parse_data)
         params.end()
         try:
             decode_transaction(raw)  # here, so that nonsense never reaches the node
-            answer = await self._ask_node("submit_transaction", {"raw": data(raw)})
+            answer = await self._ask_node("submit_transaction", {"raw": to_hex(raw)})
         except InvalidTransaction as error:
             raise build_rejection(error.reason.value, error.detail) from error
         except IpcRefusedError as error:
@@ -348,12 +348,12 @@ class EthMethods:
 
     async def _pooled(self, transaction_hash: Hash32) -> bytes | None:
         try:
-            raw = await self._node.call("pooled_transaction", {"hash": data(transaction_hash)})
+            raw = await self._node.call("pooled_transaction", {"hash": to_hex(transaction_hash)})
         except IpcError:
             return None  # what is finalized is answered without the node, the rest is not known
         return parameters.parse_data(raw) if raw is not None else None
 
-    async def _get_transaction(self, params: Parameters) -> JsonValue:
+    async def _get_transaction(self, params: Parameters) -> Json:
         transaction_hash = params.required("hash", parse_hash)
         params.end()
         location = self._chain.store.transaction_location(transaction_hash)
@@ -362,16 +362,16 @@ class EthMethods:
             return None if raw is None else encode_transaction(decode_transaction(raw))
         return self._encode_at(location[0], location[1])
 
-    async def _get_raw_transaction(self, params: Parameters) -> JsonValue:
+    async def _get_raw_transaction(self, params: Parameters) -> Json:
         transaction_hash = params.required("hash", parse_hash)
         params.end()
         location = self._chain.store.transaction_location(transaction_hash)
         if location is None:
             raw = await self._pooled(transaction_hash)
-            return None if raw is None else data(raw)
+            return None if raw is None else to_hex(raw)
         return self._raw_at(location[0], location[1])
 
-    async def _get_receipt(self, params: Parameters) -> JsonValue:
+    async def _get_receipt(self, params: Parameters) -> Json:
         transaction_hash = params.required("hash", parse_hash)
         params.end()
         location = self._chain.store.transaction_location(transaction_hash)
@@ -380,34 +380,34 @@ class EthMethods:
         executed = self._chain.executed(location[0])
         return None if executed is None else encode_receipt(executed, location[1])
 
-    async def _get_by_block_hash(self, params: Parameters) -> JsonValue:
+    async def _get_by_block_hash(self, params: Parameters) -> Json:
         return self._encode_at(*self._read_place(params, parse_hash))
 
-    async def _get_by_block_number(self, params: Parameters) -> JsonValue:
+    async def _get_by_block_number(self, params: Parameters) -> Json:
         return self._encode_at(*self._read_place(params, parse_block))
 
-    async def _get_raw_by_block_hash(self, params: Parameters) -> JsonValue:
+    async def _get_raw_by_block_hash(self, params: Parameters) -> Json:
         return self._raw_at(*self._read_place(params, parse_hash))
 
-    async def _get_raw_by_block_number(self, params: Parameters) -> JsonValue:
+    async def _get_raw_by_block_number(self, params: Parameters) -> Json:
         return self._raw_at(*self._read_place(params, parse_block))
 
     def _read_place(
-        self, params: Parameters, parse: Callable[[JsonValue], parameters.BlockSelector]
+        self, params: Parameters, parse: Callable[[Json], parameters.BlockSelector]
     ) -> tuple[BlockNumber | None, int]:
         number = self._chain.find_number(params.required("block", parse))
         index = params.required("index", parameters.parse_uint64)
         params.end()
         return number, index
 
-    def _encode_at(self, number: BlockNumber | None, index: int) -> JsonValue:
+    def _encode_at(self, number: BlockNumber | None, index: int) -> Json:
         executed = None if number is None else self._chain.executed(number)
         if executed is None or index >= len(executed.receipts):
             return None
         return encode_block_transaction(executed, index)
 
-    def _raw_at(self, number: BlockNumber | None, index: int) -> JsonValue:
+    def _raw_at(self, number: BlockNumber | None, index: int) -> Json:
         executed = None if number is None else self._chain.executed(number)
         if executed is None or index >= len(executed.receipts):
             return None
-        return data(executed.block.transactions[index])
+        return to_hex(executed.block.transactions[index])

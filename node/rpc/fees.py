@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from chain.json_types import Json, JsonObject
 from chain.primitives import BlockNumber
 from chain.types.header import Header
-from node.ipc.framing import JsonObject, JsonValue
 from node.rpc.chain_view import ChainView
 from node.rpc.encoding import ExecutedBlock, quantity
 from node.rpc.errors import header_not_found, invalid_params
@@ -78,12 +78,12 @@ class FeeOracle:
             history["reward"] = [self._rewards(header.number, percentiles) for header in headers]
         return history
 
-    def _rewards(self, number: BlockNumber, percentiles: list[float]) -> JsonValue:
+    def _rewards(self, number: BlockNumber, percentiles: list[float]) -> Json:
         executed = self.chain.executed(number)
         assert executed is not None, "its header was there"
         tips = sorted(_paid_tips(executed))
         total_gas = executed.block.header.gas_used
-        rewards: list[JsonValue] = []
+        rewards: list[Json] = []
         for percentile in percentiles:
             wanted, tip = total_gas * percentile / 100, 0
             for tip, gas in tips:  # noqa: B007 - the last one looked at is the answer
@@ -106,7 +106,7 @@ def _paid_tips(executed: ExecutedBlock) -> list[tuple[int, int]]:
     ]
 
 
-def parse_percentiles(value: JsonValue) -> list[float]:
+def parse_percentiles(value: Json) -> list[float]:
     """Ascending numbers from 0 to 100.
 
     Raises:

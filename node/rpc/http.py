@@ -12,7 +12,8 @@ from urllib.parse import parse_qsl
 
 import structlog
 
-from node.ipc.framing import JsonObject, dump_json
+from chain.json_types import JsonObject
+from node.ipc.framing import dump_json
 from node.rpc.metrics import RpcMetrics
 
 Message = MutableMapping[str, object]

@@ -14,12 +14,12 @@ from chain.contracts.system_contracts import (
     TaskAccount,
     TaskTerms,
 )
+from chain.hexadecimal import to_hex
 from chain.primitives import Address, BlockNumber, TaskId
 from chain.training.rounds import Phase
 from chain.types.header import Header
 from node.rpc.calls import CallExecutor
 from node.rpc.chain_view import ChainView
-from node.rpc.encoding import data
 from node.rpc.errors import header_not_found
 
 CACHED_ATTEMPTS: Final = 256
@@ -96,7 +96,7 @@ class LedgerView:
     async def _call(self, to: Address, call_data: bytes, header: Header | None = None) -> bytes:
         return await self._calls.call(
             header or self._chain.head(),
-            {"to": data(to), "input": data(call_data)},
+            {"to": to_hex(to), "input": to_hex(call_data)},
             {},
             is_pending=header is None,
         )

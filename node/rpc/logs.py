@@ -3,8 +3,8 @@
 import time
 from typing import Final
 
+from chain.json_types import JsonObject
 from chain.primitives import BlockNumber
-from node.ipc.framing import JsonObject
 from node.rpc.chain_view import ChainView
 from node.rpc.encoding import ExecutedBlock, encode_log
 from node.rpc.errors import ErrorCode, RpcError, header_not_found, invalid_params

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeVar
 
+from chain.hexadecimal import from_hex
+from chain.json_types import Json, JsonObject
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.types.block import TRANSACTION_LIMIT_BYTES
 from chain.types.receipt import MAX_TOPICS
-from node.ipc.framing import JsonObject, JsonValue
 from node.rpc.errors import ErrorCode, RpcError, invalid_params
 
 Value = TypeVar("Value")
@@ -42,11 +43,11 @@ BlockSelector = BlockTag | BlockNumber | Hash32
 class Parameters:
     """The positional parameters of one request, read in order."""
 
-    def __init__(self, values: list[JsonValue]) -> None:
+    def __init__(self, values: list[Json]) -> None:
         self._values = values
         self._next = 0
 
-    def required(self, name: str, parse: Callable[[JsonValue], Value]) -> Value:
+    def required(self, name: str, parse: Callable[[Json], Value]) -> Value:
         """The next parameter.
 
         Raises:
@@ -59,7 +60,7 @@ class Parameters:
         return parse_named(name, parse, value)
 
     def optional(
-        self, name: str, parse: Callable[[JsonValue], Value], default: Default
+        self, name: str, parse: Callable[[Json], Value], default: Default
     ) -> Value | Default:
         """The next parameter, or `default` if it is absent or null.
 
@@ -81,7 +82,7 @@ class Parameters:
             raise invalid_params(f"too many arguments, want at most {self._next}")
 
 
-def parse_named(name: str, parse: Callable[[JsonValue], Value], value: JsonValue) -> Value:
+def parse_named(name: str, parse: Callable[[Json], Value], value: Json) -> Value:
     """The parsed value; an error says the name.
 
     Raises:
@@ -95,7 +96,7 @@ def parse_named(name: str, parse: Callable[[JsonValue], Value], value: JsonValue
         raise invalid_params(f"invalid argument {name}: {error.message}") from error
 
 
-def parse_quantity(value: JsonValue) -> int:
+def parse_quantity(value: Json) -> int:
     """An unsigned integer below 2**256 from 0x-hexadecimal without leading zeros.
 
     Raises:
@@ -112,7 +113,7 @@ def parse_quantity(value: JsonValue) -> int:
     return int(value, 16)
 
 
-def parse_uint64(value: JsonValue) -> int:
+def parse_uint64(value: Json) -> int:
     """A quantity below 2**64.
 
     Raises:
@@ -124,7 +125,7 @@ def parse_uint64(value: JsonValue) -> int:
     return number
 
 
-def parse_data(value: JsonValue, *, limit_bytes: int = CALL_DATA_LIMIT_BYTES) -> bytes:
+def parse_data(value: Json, *, limit_bytes: int = CALL_DATA_LIMIT_BYTES) -> bytes:
     """Bytes from 0x-hexadecimal of even length.
 
     Raises:
@@ -138,17 +139,17 @@ def parse_data(value: JsonValue, *, limit_bytes: int = CALL_DATA_LIMIT_BYTES) ->
         raise RpcError(ErrorCode.LIMIT_EXCEEDED, f"more than {limit_bytes} bytes")
     if not _DATA.match(value):
         raise invalid_params("hex string of odd length, or with other characters")
-    return bytes.fromhex(value[2:])
+    return from_hex(value)
 
 
-def _parse_fixed(value: JsonValue, length: int) -> bytes:
+def _parse_fixed(value: Json, length: int) -> bytes:
     parsed = parse_data(value)
     if len(parsed) != length:
         raise invalid_params(f"hex string has {len(parsed)} bytes, want {length}")
     return parsed
 
 
-def parse_address(value: JsonValue) -> Address:
+def parse_address(value: Json) -> Address:
     """20 bytes, in any letter case.
 
     Raises:
@@ -157,7 +158,7 @@ def parse_address(value: JsonValue) -> Address:
     return Address(_parse_fixed(value, 20))
 
 
-def parse_hash(value: JsonValue) -> Hash32:
+def parse_hash(value: Json) -> Hash32:
     """32 bytes.
 
     Raises:
@@ -166,7 +167,7 @@ def parse_hash(value: JsonValue) -> Hash32:
     return Hash32(_parse_fixed(value, 32))
 
 
-def parse_slot(value: JsonValue) -> int:
+def parse_slot(value: Json) -> int:
     """A storage slot: up to 32 bytes, leading zeros allowed, as clients send both forms.
 
     Raises:
@@ -177,7 +178,7 @@ def parse_slot(value: JsonValue) -> int:
     return int(value, 16)
 
 
-def parse_bool(value: JsonValue) -> bool:
+def parse_bool(value: Json) -> bool:
     """True or false.
 
     Raises:
@@ -188,7 +189,7 @@ def parse_bool(value: JsonValue) -> bool:
     return value
 
 
-def parse_object(value: JsonValue) -> JsonObject:
+def parse_object(value: Json) -> JsonObject:
     """A JSON object.
 
     Raises:
@@ -199,7 +200,7 @@ def parse_object(value: JsonValue) -> JsonObject:
     return value
 
 
-def parse_list(value: JsonValue, *, limit: int) -> list[JsonValue]:
+def parse_list(value: Json, *, limit: int) -> list[Json]:
     """A list of at most `limit` entries.
 
     Raises:
@@ -212,7 +213,7 @@ def parse_list(value: JsonValue, *, limit: int) -> list[JsonValue]:
     return value
 
 
-def parse_integer(value: JsonValue, *, low: int, high: int) -> int:
+def parse_integer(value: Json, *, low: int, high: int) -> int:
     """A JSON integer, or the same as a quantity, from `low` to `high`.
 
     Raises:
@@ -226,7 +227,7 @@ def parse_integer(value: JsonValue, *, low: int, high: int) -> int:
     return number
 
 
-def parse_block(value: JsonValue) -> BlockSelector:
+def parse_block(value: Json) -> BlockSelector:
     """A tag, a number, or EIP-1898's object with `blockNumber` or `blockHash`.
 
     `requireCanonical` changes nothing: every block of this chain is canonical.
@@ -250,7 +251,7 @@ def parse_block(value: JsonValue) -> BlockSelector:
     return parse_block_number(value)
 
 
-def parse_block_number(value: JsonValue) -> BlockTag | BlockNumber:
+def parse_block_number(value: Json) -> BlockTag | BlockNumber:
     """A tag or a number.
 
     Raises:
@@ -285,7 +286,7 @@ class LogFilter:
         )
 
 
-def parse_filter(value: JsonValue) -> LogFilter:
+def parse_filter(value: Json) -> LogFilter:
     """A log filter.
 
     Raises:
@@ -309,7 +310,7 @@ def parse_filter(value: JsonValue) -> LogFilter:
     )
 
 
-def _parse_alternatives(value: JsonValue, parse: Callable[[JsonValue], Value]) -> tuple[Value, ...]:
+def _parse_alternatives(value: Json, parse: Callable[[Json], Value]) -> tuple[Value, ...]:
     if value is None:
         return ()
     if not isinstance(value, list):

@@ -17,6 +17,8 @@ from chain.contracts.system_contracts import (
     VALIDATOR_SET,
     CloseReason,
 )
+from chain.hexadecimal import to_hex
+from chain.json_types import Json, JsonObject
 from chain.primitives import Address, TaskId
 from chain.training.acceptance import Outcome, decode_verdicts
 from chain.training.architectures import count_parameters
@@ -33,9 +35,8 @@ from chain.training.rewards import build_reward_tree
 from chain.training.task_spec import PPM, TaskSpec
 from node.chain.training_index import get_theta_root
 from node.ipc.client import IpcError, NodeLink
-from node.ipc.framing import JsonObject, JsonValue, parse_json
+from node.ipc.framing import parse_json
 from node.rpc.dispatch import Method
-from node.rpc.encoding import data
 from node.rpc.errors import ErrorCode, RpcError, history_not_held, invalid_params
 from node.rpc.parameters import BlockTag, Parameters, parse_address, parse_integer, parse_object
 from node.rpc.training_view import TrainingView
@@ -85,13 +86,13 @@ class PotMethods:
 
     # The node.
 
-    async def _ask_node(self, method: str) -> JsonValue:
+    async def _ask_node(self, method: str) -> Json:
         try:
             return await self._node.call(method)
         except IpcError as error:
             raise RpcError(ErrorCode.UNAVAILABLE, str(error)) from error
 
-    async def _node_info(self, params: Parameters) -> JsonValue:
+    async def _node_info(self, params: Parameters) -> Json:
         params.end()
         info = await self._ask_node("node_info")
         assert isinstance(info, dict)
@@ -104,24 +105,24 @@ class PotMethods:
             "client": client,
             "version": version,
             "chainId": self._view.chain_id,
-            "genesisHash": data(chain.store.genesis_hash()),
-            "head": {"number": head.number, "hash": data(head.hash)},
+            "genesisHash": to_hex(chain.store.genesis_hash()),
+            "head": {"number": head.number, "hash": to_hex(head.hash)},
             "rpcUrl": self._rpc_url,
             "systemContracts": {
-                "token": data(TRAINING_TOKEN),
-                "validatorSet": data(VALIDATOR_SET),
-                "taskRegistry": data(TASK_REGISTRY),
-                "gradientLedger": data(GRADIENT_LEDGER),
-                "rewardDistributor": data(REWARD_DISTRIBUTOR),
-                "faucet": data(FAUCET) if has_faucet else None,
+                "token": to_hex(TRAINING_TOKEN),
+                "validatorSet": to_hex(VALIDATOR_SET),
+                "taskRegistry": to_hex(TASK_REGISTRY),
+                "gradientLedger": to_hex(GRADIENT_LEDGER),
+                "rewardDistributor": to_hex(REWARD_DISTRIBUTOR),
+                "faucet": to_hex(FAUCET) if has_faucet else None,
             },
         }
 
-    async def _validators(self, params: Parameters) -> JsonValue:
+    async def _validators(self, params: Parameters) -> Json:
         params.end()
         return await self._ask_node("validators")
 
-    async def _consensus_state(self, params: Parameters) -> JsonValue:
+    async def _consensus_state(self, params: Parameters) -> Json:
         params.end()
         return await self._ask_node("consensus_state")
 
@@ -130,7 +131,7 @@ class PotMethods:
     def _take_task(self, params: Parameters) -> TaskHistory | None:
         return self._view.index.history(TaskId(params.required("task id", _parse_id)))
 
-    async def _list_tasks(self, params: Parameters) -> JsonValue:
+    async def _list_tasks(self, params: Parameters) -> Json:
         page = params.optional("page", parse_object, None) or {}
         params.end()
         if set(page) - {"offset", "limit"}:
@@ -149,20 +150,20 @@ class PotMethods:
         return {
             "id": history.task_id,
             "name": None if spec is None else spec.name,
-            "submitter": data(history.submitter),
+            "submitter": to_hex(history.submitter),
             "submittedBlock": history.submitted_block,
             "status": history.status,
             "closeReason": None if reason is None else CloseReason(reason).name.lower(),
-            "specHash": data(history.spec_hash),
+            "specHash": to_hex(history.spec_hash),
             "budget": str(history.budget),
             "rounds": None if spec is None else spec.round_count,
             "roundsSettled": history.rounds_settled,
             "readyCount": len(history.ready),
-            "trainingStateRoot": data(history.training_state_root),
-            "modelRoot": data(history.model_root),
+            "trainingStateRoot": to_hex(history.training_state_root),
+            "modelRoot": to_hex(history.model_root),
         }
 
-    async def _get_task(self, params: Parameters) -> JsonValue:
+    async def _get_task(self, params: Parameters) -> Json:
         history = self._take_task(params)
         params.end()
         if history is None:
@@ -176,7 +177,7 @@ class PotMethods:
             "phase": phase.name.lower(),
             "spec": _describe_spec(history),
             "terms": {
-                "token": data(terms.token),
+                "token": to_hex(terms.token),
                 "unitPrice": str(terms.unit_price),
                 "validatorFee": str(terms.validator_fee),
                 "rounds": terms.rounds,
@@ -210,7 +211,7 @@ class PotMethods:
             "evaluation": self._find_evaluation(history),
         }
 
-    def _find_evaluation(self, history: TaskHistory) -> JsonValue:
+    def _find_evaluation(self, history: TaskHistory) -> Json:
         spec = self._view.index.spec(history)
         last = history.rounds_settled - 1
         for number in range(last, max(-1, last - EVALUATION_SEARCH_LIMIT), -1):
@@ -219,7 +220,7 @@ class PotMethods:
                 return {"round": number, **_encode_evaluation(settled, spec)}
         return None
 
-    async def _get_attempt(self, params: Parameters) -> JsonValue:
+    async def _get_attempt(self, params: Parameters) -> Json:
         history = self._take_task(params)
         params.end()
         attempt = None if history is None else history.attempt
@@ -235,10 +236,10 @@ class PotMethods:
             "ballot": attempt.ballot,
             "phase": phase.name.lower(),
             "openBlock": attempt.open_block,
-            "seed": data(seed),
+            "seed": to_hex(seed),
             "participants": _encode_participants(participants),
-            "trainingStateRoot": data(history.training_state_root),
-            "thetaRoot": data(get_theta_root(history, spec)),
+            "trainingStateRoot": to_hex(history.training_state_root),
+            "thetaRoot": to_hex(get_theta_root(history, spec)),
             "deadline": {"blockNumber": deadline.block_number, "timestamp": deadline.timestamp},
         }
 
@@ -255,7 +256,7 @@ class PotMethods:
             raise history_not_held(self._view.chain.store.first_held())
         return settled
 
-    async def _get_round(self, params: Parameters) -> JsonValue:
+    async def _get_round(self, params: Parameters) -> Json:
         history = self._take_task(params)
         number = params.required("round", _parse_round)
         params.end()
@@ -274,21 +275,21 @@ class PotMethods:
             "attempt": attempt.attempt,
             "ballot": attempt.ballot,
             "openBlock": attempt.open_block,
-            "seed": data(seed),
+            "seed": to_hex(seed),
             "participants": _encode_participants(participants),
             "commitments": [
                 {
                     "index": index,
-                    "miner": data(record.miner),
+                    "miner": to_hex(record.miner),
                     "units": record.units,
-                    "commitment": data(record.commitment),
+                    "commitment": to_hex(record.commitment),
                     "blockNumber": record.block_number,
                 }
                 for index, record in enumerate(attempt.commitments)
             ],
             "verdicts": [
                 {
-                    "validator": data(verdict.validator),
+                    "validator": to_hex(verdict.validator),
                     "timely": verdict.is_timely,
                     "verdicts": [
                         each.name.lower() for each in decode_verdicts(verdict.bitmap, count)
@@ -299,7 +300,7 @@ class PotMethods:
             ],
             "evaluations": [
                 {
-                    "validator": data(result.validator),
+                    "validator": to_hex(result.validator),
                     "correctCount": result.correct_count,
                     "lossMillinats": result.loss_millinats,
                 }
@@ -319,16 +320,16 @@ class PotMethods:
             "blockNumber": settled.block_number,
             "accepted": list(outcome.accepted),
             "result": {
-                "trainingStateRoot": data(settled.vote.training_state_root),
-                "modelRoot": data(settled.vote.model_root),
-                "rewardsRoot": data(settled.vote.rewards_root),
+                "trainingStateRoot": to_hex(settled.vote.training_state_root),
+                "modelRoot": to_hex(settled.vote.model_root),
+                "rewardsRoot": to_hex(settled.vote.rewards_root),
                 "acceptedUnits": settled.vote.accepted_units,
             },
             "payout": str(settled.payout),
             "seconds": settled.timestamp - attempt.open_timestamp,
         }
 
-    async def _get_receipt(self, params: Parameters) -> JsonValue:
+    async def _get_receipt(self, params: Parameters) -> Json:
         history = self._take_task(params)
         number = params.required("round", _parse_round)
         miner = params.required("miner", parse_address)
@@ -346,7 +347,7 @@ class PotMethods:
         if units == 0 and index is None:
             return None
         sample_count = units * spec.samples_per_unit
-        samples: JsonValue = sample_count
+        samples: Json = sample_count
         if sample_count <= SAMPLE_LIST_LIMIT:
             samples = list(assignment.sample_indices(miner))
         outcome = (
@@ -362,8 +363,8 @@ class PotMethods:
             "units": units,
             "commitmentBlock": (None if index is None else attempt.commitments[index].block_number),
             "revealed": reveal is not None,
-            "gradientRoot": None if reveal is None else data(reveal.gradient_root),
-            "salt": None if reveal is None else data(reveal.salt),
+            "gradientRoot": None if reveal is None else to_hex(reveal.gradient_root),
+            "salt": None if reveal is None else to_hex(reveal.salt),
             "verdicts": await self._encode_verdicts(history.task_id, spec, attempt, index, miner),
             "accepted": None if settled is None else is_accepted,
             "pay": str(pay if is_accepted else 0),
@@ -372,7 +373,7 @@ class PotMethods:
 
     async def _encode_verdicts(
         self, task_id: TaskId, spec: TaskSpec, attempt: Attempt, index: int | None, miner: Address
-    ) -> JsonValue:
+    ) -> Json:
         """Every validator's verdict on one gradient; E only of this node, which measured it."""
         if index is None:
             return []
@@ -383,13 +384,13 @@ class PotMethods:
         count = len(attempt.commitments)
         return [
             {
-                "validator": data(verdict.validator),
+                "validator": to_hex(verdict.validator),
                 "verdict": decode_verdicts(verdict.bitmap, count)[index].name.lower(),
                 "excess": (
                     str(check.distance_ppb)
                     if check is not None
                     and check.distance_ppb is not None
-                    and data(verdict.validator) == own
+                    and to_hex(verdict.validator) == own
                     else None
                 ),
                 "tolerance": str(spec.verification.tolerance_ppb),
@@ -407,7 +408,7 @@ class PotMethods:
 
     # Rewards and models.
 
-    async def _get_reward_proof(self, params: Parameters) -> JsonValue:
+    async def _get_reward_proof(self, params: Parameters) -> Json:
         history = self._take_task(params)
         account = params.required("account", parse_address)
         params.end()
@@ -418,14 +419,14 @@ class PotMethods:
         cumulative = rewards.get(account, 0)
         claimed = await self._view.ledger.claimed(history.task_id, account)
         return {
-            "root": data(tree.root),
+            "root": to_hex(tree.root),
             "cumulative": str(cumulative),
             "claimed": str(claimed),
             "claimable": str(max(0, cumulative - claimed)),
-            "proof": [data(sibling) for sibling in tree.proof(account) or ()],
+            "proof": [to_hex(sibling) for sibling in tree.proof(account) or ()],
         }
 
-    async def _get_model(self, params: Parameters) -> JsonValue:
+    async def _get_model(self, params: Parameters) -> Json:
         history = self._take_task(params)
         number = params.optional("round", _parse_round, None)
         params.end()
@@ -441,12 +442,12 @@ class PotMethods:
         parameter_count = count_parameters(spec.model)
         return {
             "round": number,
-            "modelRoot": data(model_root),
-            "trainingStateRoot": data(settled.vote.training_state_root),
-            "contentId": data(model_root),
+            "modelRoot": to_hex(model_root),
+            "trainingStateRoot": to_hex(settled.vote.training_state_root),
+            "contentId": to_hex(model_root),
             "bytes": parameter_count * FLOAT32_BYTES,
             "parameters": parameter_count,
-            "path": f"/v1/blobs/{data(model_root)}",
+            "path": f"/v1/blobs/{to_hex(model_root)}",
         }
 
 
@@ -465,11 +466,11 @@ def _encode_evaluation(settled: SettledRound, spec: TaskSpec) -> JsonObject:
     }
 
 
-def _encode_participants(participants: Sequence[tuple[Address, int]]) -> JsonValue:
-    return [[data(miner), units] for miner, units in sorted(participants)]
+def _encode_participants(participants: Sequence[tuple[Address, int]]) -> Json:
+    return [[to_hex(miner), units] for miner, units in sorted(participants)]
 
 
-def _describe_spec(history: TaskHistory) -> JsonValue:
+def _describe_spec(history: TaskHistory) -> Json:
     try:
         return parse_json(history.spec)
     except ValueError:

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
+from chain.hexadecimal import to_hex
+from chain.json_types import Json
 from chain.primitives import Address, BlockNumber
 from chain.state.proof import build_state_proof
 from chain.state.trie import MissingTrieNodeError
-from node.ipc.framing import JsonValue
 from node.rpc.chain_view import ChainView
 from node.rpc.dispatch import Method
-from node.rpc.encoding import data
 from node.rpc.errors import ErrorCode, RpcError
 from node.rpc.parameters import (
     BlockTag,
@@ -51,12 +51,12 @@ class ProofMethods:
             "pot_getValidatorSets": self._get_validator_sets,
         }
 
-    async def _get_genesis(self, params: Parameters) -> JsonValue:
+    async def _get_genesis(self, params: Parameters) -> Json:
         params.end()
         header = self._chain.state_header(BlockTag.EARLIEST)
-        return {"header": data(header.encode()), "parameters": data(self._parameters)}
+        return {"header": to_hex(header.encode()), "parameters": to_hex(self._parameters)}
 
-    async def _get_proof(self, params: Parameters) -> JsonValue:
+    async def _get_proof(self, params: Parameters) -> Json:
         reads = params.required("storage", _parse_reads)
         block = params.optional("block", parse_block, BlockTag.LATEST)
         params.end()
@@ -71,23 +71,23 @@ class ProofMethods:
             ) from error
         certificate = self._chain.store.certificate(header.number)  # none of block 0
         return {
-            "header": data(header.encode()),
-            "certificate": None if certificate is None else data(certificate.encode()),
-            "nodes": [data(node) for node in nodes],
+            "header": to_hex(header.encode()),
+            "certificate": None if certificate is None else to_hex(certificate.encode()),
+            "nodes": [to_hex(node) for node in nodes],
         }
 
-    async def _get_validator_sets(self, params: Parameters) -> JsonValue:
+    async def _get_validator_sets(self, params: Parameters) -> Json:
         number = params.required("number", partial(parse_integer, low=0, high=2**53 - 1))
         params.end()
         return [
-            {"firstBlock": first, "validators": [data(each) for each in validator_set.validators]}
+            {"firstBlock": first, "validators": [to_hex(each) for each in validator_set.validators]}
             for first, validator_set in self._chain.store.validator_sets_after(
                 BlockNumber(number), SETS_LIMIT
             )
         ]
 
 
-def _parse_reads(value: JsonValue) -> dict[Address, list[int]]:
+def _parse_reads(value: Json) -> dict[Address, list[int]]:
     reads = {
         parse_address(address): [parse_slot(slot) for slot in parse_list(slots, limit=SLOT_LIMIT)]
         for address, slots in parse_object(value).items()

@@ -11,13 +11,13 @@ from typing import Final, TypeVar
 import structlog
 
 from chain.errors import RejectedInputError, RejectionReason
+from chain.hexadecimal import to_hex
+from chain.json_types import Json
 from chain.primitives import BlockNumber, Hash32, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.encoding import count_payload_bytes
 from chain.training.reveal import Reveal
 from node.ipc.client import IpcError, NodeLink
-from node.ipc.framing import JsonValue
-from node.rpc.encoding import data
 from node.rpc.errors import RpcError
 from node.rpc.http import HttpError, Request, Response, json_response
 from node.rpc.parameters import parse_address, parse_hash
@@ -57,14 +57,16 @@ class Uploads:
             raise HttpError(
                 404,
                 "not_wanted",
-                f"no live task names 0x{content_id.hex()}: submit the task first",
+                f"no live task names {to_hex(content_id)}: submit the task first",
             )
         with _answer_storage_errors():
             if not self._store.has(content_id) and not self._store.has_room_for_content(size):
                 raise HttpError(507, "quota", "the node has no room for more task content")
             is_new = await self._receive(request, content_id, size)
         await self._tell_node()
-        return json_response({"contentId": data(content_id), "bytes": size}, 201 if is_new else 200)
+        return json_response(
+            {"contentId": to_hex(content_id), "bytes": size}, 201 if is_new else 200
+        )
 
     async def post_reveal(self, request: Request) -> Response:
         """Take the gradient that opens a commitment of the attempt in progress.
@@ -79,7 +81,7 @@ class Uploads:
             await asyncio.to_thread(self._view.reveals.put, reveal)
         await self._tell_node()
         return json_response(
-            {"contentId": data(reveal.gradient_root), "bytes": size}, 201 if is_new else 200
+            {"contentId": to_hex(reveal.gradient_root), "bytes": size}, 201 if is_new else 200
         )
 
     def _list_wanted(self) -> Mapping[Hash32, int]:
@@ -184,7 +186,7 @@ def _answer_storage_errors() -> Iterator[None]:
 def _parse_reveal(request: Request) -> Reveal:
     query = request.query
 
-    def take(name: str, parse: Callable[[JsonValue], Value]) -> Value:
+    def take(name: str, parse: Callable[[Json], Value]) -> Value:
         try:
             return parse(query.get(name))
         except RpcError as error:
@@ -201,7 +203,7 @@ def _parse_reveal(request: Request) -> Reveal:
     )
 
 
-def _parse_count(value: JsonValue) -> int:
+def _parse_count(value: Json) -> int:
     if not isinstance(value, str) or not value.isascii() or not value.isdigit() or len(value) > 9:
         raise HttpError(400, "malformed", "task, round, attempt and units are decimal numbers")
     return int(value)

@@ -21,6 +21,8 @@ from chain.consensus.guard import compute_first_signable
 from chain.consensus.records import compute_latest_intent, decode_record
 from chain.errors import RejectedInputError
 from chain.genesis import GenesisConfig, build_genesis
+from chain.hexadecimal import to_hex
+from chain.json_types import JsonObject
 from chain.params import InvalidGenesisError
 from chain.primitives import BlockNumber
 from chain.training.self_test import WrongNumbersError, run_self_test
@@ -29,14 +31,7 @@ from node.config import KeySection, NodeConfig
 from node.consensus.guard_file import GuardFile
 from node.consensus.wal import read_records
 from node.health.diagnosis import DISK_CRITICAL_BYTES, DISK_LOW_BYTES, Finding, Severity
-from node.ipc.framing import (
-    LENGTH_BYTES,
-    FrameError,
-    JsonObject,
-    decode_body,
-    decode_length,
-    encode_frame,
-)
+from node.ipc.framing import LENGTH_BYTES, FrameError, decode_body, decode_length, encode_frame
 from node.keystore import get_password, load_key, read_address
 from node.storage.block_store import BlockStore
 from node.storage.database import MAP_SIZE_BYTES, open_database
@@ -285,7 +280,7 @@ def check_genesis(config: NodeConfig) -> tuple[GenesisConfig | None, Check]:
         block_hash = build_genesis(genesis).header.hash
     except (OperatorError, InvalidGenesisError) as error:
         return None, _failed("genesis", "genesis", error)
-    text = f"0x{block_hash.hex()}, chain {genesis.chain_id}"
+    text = f"{to_hex(block_hash)}, chain {genesis.chain_id}"
     return genesis, Check("genesis", text)
 
 
@@ -307,7 +302,7 @@ def check_keys(config: NodeConfig, genesis: GenesisConfig | None) -> Iterator[Ch
         yield _doubtful(
             "validator",
             "no_validator",
-            f"0x{address.hex()} is not among the validators of the genesis",
+            f"{to_hex(address)} is not among the validators of the genesis",
             "if it has not joined since, take another key, or none to follow",
         )
 
@@ -328,7 +323,7 @@ def _check_key(name: str, section: KeySection) -> Check:
     except OperatorError as error:
         return _failed(label, "key", error)
     opened = "opens" if section.password_file is not None else "password is asked for"
-    return Check(label, f"0x{address.hex()}, {opened}")
+    return Check(label, f"{to_hex(address)}, {opened}")
 
 
 def _is_open_to_others(path: Path) -> bool:
@@ -388,11 +383,11 @@ def check_database(
         other = _wrong(
             "database",
             "other_chain",
-            f"it holds the chain with genesis 0x{stored.hex()}, which is not the genesis file's",
+            f"it holds the chain with genesis {to_hex(stored)}, which is not the genesis file's",
             "set genesis to that chain's file, or data_dir to another directory",
         )
         return head.number, [other]
-    found = Check("database", f"block {head.number}, 0x{head.hash.hex()}")
+    found = Check("database", f"block {head.number}, {to_hex(head.hash)}")
     return head.number, [found, _compare_clock(head.timestamp, clock)]
 
 

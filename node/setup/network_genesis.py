@@ -25,7 +25,9 @@ from chain.contracts.system_contracts import (
 )
 from chain.execution.evm import run_constructor
 from chain.genesis import GenesisAccount, GenesisConfig, build_genesis, parse_genesis
-from chain.params import BaseFeeMode, ChainParameters, Json
+from chain.hexadecimal import from_plain_hex, to_hex
+from chain.json_types import Json
+from chain.params import BaseFeeMode, ChainParameters
 from chain.primitives import Address, Hash32
 from chain.types.certificate import MAX_VALIDATORS
 from pot_common.errors import OperatorError
@@ -225,7 +227,7 @@ def _check(plan: NetworkPlan) -> None:
     shared = {seat.validator for seat in plan.seats} & {seat.operator for seat in plan.seats}
     if shared:
         raise OperatorError(
-            f"0x{min(shared).hex()} is a validator and an operator; the consensus key signs "
+            f"{to_hex(min(shared))} is a validator and an operator; the consensus key signs "
             "nothing but consensus, so give the operator an account of its own"
         )
     if not plan.tokens and not plan.has_faucet:
@@ -236,7 +238,7 @@ def _check(plan: NetworkPlan) -> None:
 
 def _load_bytecode(name: str) -> bytes:
     artifact = json.loads((CONTRACTS_DIRECTORY / f"{name}.json").read_bytes())
-    return bytes.fromhex(artifact["bytecode"].removeprefix("0x"))
+    return from_plain_hex(artifact["bytecode"])
 
 
 def encode_genesis(config: GenesisConfig) -> bytes:
@@ -247,12 +249,12 @@ def encode_genesis(config: GenesisConfig) -> bytes:
         if account.nonce:
             entry["nonce"] = hex(account.nonce)
         if account.code:
-            entry["code"] = "0x" + account.code.hex()
+            entry["code"] = to_hex(account.code)
         if account.storage:
             entry["storage"] = {
                 _word(slot): _word(value) for slot, value in sorted(account.storage.items())
             }
-        alloc["0x" + address.hex()] = entry
+        alloc[to_hex(address)] = entry
     document: dict[str, Json] = {
         "config": {"chainId": config.chain_id, "proofOfTraining": config.parameters.to_json()},
         "timestamp": hex(config.timestamp),
@@ -266,7 +268,7 @@ def encode_genesis(config: GenesisConfig) -> bytes:
 
 
 def _word(value: int) -> str:
-    return "0x" + value.to_bytes(32, "big").hex()
+    return to_hex(value.to_bytes(32, "big"))
 
 
 def compute_genesis_hash(config: GenesisConfig) -> Hash32:

@@ -25,6 +25,7 @@ from typing import BinaryIO, Final, NoReturn, Self
 from chain.crypto import CHUNK_BYTES, merkle_leaf, merkle_root
 from chain.crypto import content_id as compute_content_id
 from chain.errors import RejectedInputError, RejectionReason
+from chain.hexadecimal import to_hex
 from chain.primitives import Hash32
 from pot_common.atomic_file import TEMPORARY_SUFFIX, sync_directory, sync_file, write_atomically
 from pot_common.errors import OperatorError, StorageError
@@ -386,7 +387,7 @@ class BlobStore:
 
     def _drop_damaged(self, content_id: Hash32) -> NoReturn:
         self.delete(content_id)
-        raise BlobDamagedError(f"the disk of {self._directory} changed blob 0x{content_id.hex()}")
+        raise BlobDamagedError(f"the disk of {self._directory} changed blob {to_hex(content_id)}")
 
 
 class BlobUpload:
@@ -453,7 +454,7 @@ class BlobUpload:
         manifest = BlobManifest(self._size_bytes, tuple(self._leaves))
         if self._expected is not None and manifest.content_id != self._expected:
             raise RejectedInputError(
-                RejectionReason.CONTENT_MISMATCH, f"the bytes are 0x{manifest.content_id.hex()}"
+                RejectionReason.CONTENT_MISMATCH, f"the bytes are {to_hex(manifest.content_id)}"
             )
         try:
             self._file.truncate(self._size_bytes)

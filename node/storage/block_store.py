@@ -13,6 +13,7 @@ from typing import Final
 
 from chain import codec
 from chain.crypto import keccak256
+from chain.hexadecimal import to_hex
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.types.block import BLOCK_LIMIT_BYTES, Block, block_from_item
 from chain.types.certificate import CommitCertificate, decode_certificate
@@ -92,7 +93,7 @@ class BlockStore:
                 if held != genesis.hash:
                     raise OperatorError(
                         f"data_dir holds another chain in {self._database.path} (genesis "
-                        f"0x{held.hex()}, configured 0x{genesis.hash.hex()}): set data_dir to an "
+                        f"{to_hex(held)}, configured {to_hex(genesis.hash)}): set data_dir to an "
                         "empty directory, or genesis to the file of that chain"
                     )
                 return

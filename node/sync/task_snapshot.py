@@ -24,6 +24,7 @@ from chain.contracts.system_contracts import (
 from chain.crypto import content_id, keccak256
 from chain.errors import InvalidSpec, RejectedInputError, RejectionReason
 from chain.execution.evm import BlockEnvironment, CallRequest, call
+from chain.hexadecimal import to_hex
 from chain.primitives import Address, BlockNumber, TaskId
 from chain.state.world_state import ReadableDatabase
 from chain.training.history import BlockContext, TaskHistory, apply_event
@@ -160,7 +161,7 @@ class ContractView:
         environment = BlockEnvironment.of(self._header, self._chain_id)
         request = CallRequest(to=to, data=data)
         result = call(self._database, self._header.state_root, environment, request)
-        assert result.is_success, f"a view of 0x{to.hex()} failed: {result.error}"
+        assert result.is_success, f"a view of {to_hex(to)} failed: {result.error}"
         return result.output
 
 

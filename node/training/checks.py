@@ -11,6 +11,7 @@ from typing import Final
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
+from chain.hexadecimal import to_hex
 from chain.primitives import Address, TaskId
 
 CHECKS_LIMIT_BYTES: Final = 2**24
@@ -47,6 +48,6 @@ def load_check(
     try:
         if path.stat().st_size > CHECKS_LIMIT_BYTES:
             return None
-        return _CHECKS.validate_json(path.read_bytes()).get("0x" + miner.hex())
+        return _CHECKS.validate_json(path.read_bytes()).get(to_hex(miner))
     except (FileNotFoundError, ValidationError):
         return None  # never measured, or being written: it is for show only

@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from chain.errors import RejectionReason
+from chain.hexadecimal import to_hex
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.acceptance import ExponentRule, Measurement, Verdict, compute_verdict
 from chain.training.architectures import count_parameters
@@ -94,7 +95,7 @@ class Gradients:
         payload_bytes = count_payload_bytes(header.parameter_count)
         await self._content.ensure(reveal.gradient_root, payload_bytes)
         if self._content.get_size(reveal.gradient_root) != payload_bytes:
-            _log.warning("gradient malformed", miner=record.miner.hex(), reason="its length")
+            _log.warning("gradient malformed", miner=to_hex(record.miner), reason="its length")
             work.checks[key] = (Verdict.UNAVAILABLE, None)
             return
         await self._content.ensure(header.theta_root, FLOAT32_BYTES * header.parameter_count)
@@ -107,7 +108,7 @@ class Gradients:
                 raise  # what we gave the worker is at fault, not the miner
             await self._content.check_intact([reveal.gradient_root, header.theta_root])
             # A malformed gradient counts as one that is missing.
-            _log.warning("gradient malformed", miner=record.miner.hex(), reason=str(refusal))
+            _log.warning("gradient malformed", miner=to_hex(record.miner), reason=str(refusal))
             work.checks[key] = (Verdict.UNAVAILABLE, None)
             return
         verdict = compute_verdict(measurement, spec.verification.tolerance_ppb)
@@ -120,7 +121,7 @@ class Gradients:
                 "gradient judged",
                 task=task.task_id,
                 round=attempt.round_number,
-                miner="0x" + record.miner.hex(),
+                miner=to_hex(record.miner),
                 verdict=verdict.name.lower(),
                 distance_ppb=measurement.distance_ppb,
             )
@@ -147,7 +148,7 @@ class Gradients:
             check = task.work.checks.get((attempt.round_number, attempt.attempt, i))
             if check is not None:
                 measurement = check[1]
-                rows["0x" + record.miner.hex()] = {
+                rows[to_hex(record.miner)] = {
                     "verdict": check[0].name.lower(),
                     "distancePpb": None if measurement is None else measurement.distance_ppb,
                     "exponents": None if measurement is None else measurement.exponents.value,
@@ -212,7 +213,7 @@ class Gradients:
                 self._hints.pop((*place, miner), None)
                 self._reveals.put(reveal)
                 return reveal
-        raise UnavailableError(f"no reveal of 0x{miner.hex()}")
+        raise UnavailableError(f"no reveal of {to_hex(miner)}")
 
     async def _announce(self, reveal: Reveal) -> None:
         if reveal.gradient_root in self._announced:

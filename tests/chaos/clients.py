@@ -15,12 +15,13 @@ from typing import Final
 
 import trio
 
+from chain.hexadecimal import from_hex, to_hex
+from chain.json_types import Json
 from chain.primitives import Address, PrivateKey
 from chain.types.transaction import Transaction, sign_transaction
-from node.client.rpc_client import from_hex, to_hex
 from tests.chaos.contracts import REGISTER, SET, decode_words, encode_words
 from tests.chaos.history import Operation
-from tests.chaos.rpc import Json, NoAnswer, Rpc
+from tests.chaos.rpc import NoAnswer, Rpc
 
 POLL_SECONDS: Final = 0.2
 """Between looks for a receipt: a block is as far away."""

@@ -13,8 +13,10 @@ from typing import Final
 
 import trio
 
+from chain.hexadecimal import to_hex
+from chain.json_types import JsonObject
 from chain.primitives import Address
-from node.client.rpc_client import JsonObject, get_integer, get_objects, to_hex
+from node.client.rpc_client import get_integer, get_objects
 from tests.chaos.manifest import ChangeKind, SetChange
 from tests.chaos.network import Network
 

@@ -5,13 +5,13 @@ from typing import Final
 import httpx
 import trio
 
+from chain.json_types import Json
+
 TIMEOUT_SECONDS: Final = 5.0
 """For an answer; a paused node gives none."""
 
 ATTEMPTS: Final = 6
 """Of one who insists: half a minute to a minute."""
-
-Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 
 
 class NoAnswer(Exception):

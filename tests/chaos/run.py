@@ -22,9 +22,11 @@ from chain.consensus.messages import (
 )
 from chain.contracts.system_contracts import VALIDATOR_SET, SetScheduled, decode_event
 from chain.crypto import keccak256, recover
+from chain.hexadecimal import from_hex, to_hex
+from chain.json_types import Json
 from chain.primitives import Address, BlockNumber
 from chain.types.certificate import decode_certificate
-from node.client.rpc_client import decode_log, from_hex, to_hex
+from node.client.rpc_client import decode_log
 from node.devnet.processes import ProcessGroup
 from node.keystore import create_private_key
 from node.setup.network_genesis import DEVELOPMENT_CHAIN_ID
@@ -49,7 +51,7 @@ from tests.chaos.observer import (
     list_wrong_deciders,
 )
 from tests.chaos.operators import Operators
-from tests.chaos.rpc import Json, NoAnswer, Rpc
+from tests.chaos.rpc import NoAnswer, Rpc
 
 REGISTER_CLIENTS: Final = 3
 """Clients of the register."""

@@ -1,5 +1,6 @@
+from chain.hexadecimal import to_hex
+from chain.json_types import JsonObject
 from chain.primitives import Address
-from node.client.rpc_client import JsonObject, to_hex
 from tests.chaos.operators import has_votes, is_going, is_proposed
 
 ALICE = Address(b"\x0a" * 20)

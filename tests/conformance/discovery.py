@@ -56,8 +56,6 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
         "error_response",
         "json_response",
         "print_json",
-        "to_hex",
-        "to_hex",
     ),
     "Ethereum's own keystore format, with a random salt; eth_keyfile writes it": ("save_key",),
     "writes down whole files that are other lines, or a person's": (

@@ -16,6 +16,7 @@ from chain import codec
 from chain.consensus.messages import Committed, Message, Status, encode_message
 from chain.crypto import keccak256, sign
 from chain.genesis import GenesisAccount, build_alloc
+from chain.json_types import JsonObject
 from chain.primitives import Address, BlockNumber, Hash32, TaskId, ValidatorIndex, View
 from chain.state.walk import END, START, collect_chunk
 from chain.training.acceptance import Verdict, encode_verdicts
@@ -34,7 +35,7 @@ from chain.training.state import (
 from chain.training.task_spec import Sgd, encode_task_spec
 from chain.types.receipt import combine_blooms, compute_bloom, encode_receipts
 from node.ipc.client import IpcClient, IpcError
-from node.ipc.framing import JsonObject, encode_frame
+from node.ipc.framing import encode_frame
 from node.ipc.server import IpcServer
 from node.network.host import compute_peer_id, host_key_from_seed
 from node.network.metrics import NetworkMetrics
@@ -418,7 +419,7 @@ def build_receipts() -> Value:
     "_model_to_json",
     "_data_to_json",
     "_optimizer_to_json",
-    "_to_hex",
+    "to_hex",
 )
 def build_task_spec() -> Value:
     other = replace(values.SPEC, model=Mlp(64, (5, 6), 10), optimizer=Sgd(0x3F666666))

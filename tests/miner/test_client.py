@@ -5,6 +5,7 @@ import pytest
 
 from chain.contracts.system_contracts import compute_selector, decode_uint, encode_balance_of
 from chain.crypto import CHUNK_BYTES, content_id
+from chain.hexadecimal import to_hex
 from chain.primitives import Address
 from miner.client import (
     TIP_LIMIT_WEI,
@@ -13,7 +14,6 @@ from miner.client import (
     NodeClient,
     NodesUnreachableError,
     RpcError,
-    to_hex,
 )
 from tests.miner.fake_chain import CHAIN_ID, GENESIS
 from tests.miner.fake_node import SHARD, THETA, FakeNode

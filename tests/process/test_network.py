@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from chain.contracts.system_contracts import GRADIENT_LEDGER, MinerSlashed, decode_event
+from chain.json_types import JsonObject
 from chain.primitives import Address, Hash32
 from chain.types.receipt import Log
-from node.client.rpc_client import JsonObject, RpcClient
+from node.client.rpc_client import RpcClient
 from node.devnet.devnet import Devnet, DevnetPlan, prepare
 from node.devnet.processes import ProcessGroup
 from node.keystore import create_private_key, save_key

@@ -15,6 +15,7 @@ from typing import Final
 from chain import codec
 from chain.crypto import merkle_leaf, merkle_path, merkle_root, merkle_root_of_path, sha256
 from chain.errors import InvalidMessage, RejectionReason
+from chain.hexadecimal import to_hex
 from chain.primitives import Address, Hash32
 from chain.types.validator_set import compute_max_faulty
 from node.network.pieces.erasure import count_piece_bytes, decode, encode
@@ -168,7 +169,7 @@ class Dissemination:
         """
         name = piece.name
         if name.author not in self._validators or len(self._validators) < SPREAD_VALIDATORS:
-            raise InvalidMessage(RejectionReason.UNKNOWN_VALIDATOR, f"author 0x{name.author.hex()}")
+            raise InvalidMessage(RejectionReason.UNKNOWN_VALIDATOR, f"author {to_hex(name.author)}")
         if name.author == self._own_address:
             raise InvalidMessage(RejectionReason.MALFORMED, "a piece of our own message")
         backups = self._list_backups(name.author)

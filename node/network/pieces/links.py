@@ -10,6 +10,7 @@ import structlog
 import trio
 
 from chain.errors import RejectedInputError
+from chain.hexadecimal import to_hex
 from chain.primitives import Address
 from node.network.budget import Allowance
 from node.network.metrics import NetworkMetrics
@@ -138,5 +139,5 @@ class PieceLinks:
         except RejectedInputError as error:
             # Whose piece came last is not to blame for what the author cut up.
             self._metrics.rejections[error.reason] += 1
-            author = complete.name.author.hex()
+            author = to_hex(complete.name.author)
             _log.warning("message in pieces refused", author=author, error=str(error))

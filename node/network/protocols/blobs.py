@@ -14,6 +14,7 @@ from typing import Final, Protocol, TypeVar
 import trio
 
 from chain.errors import RejectedInputError
+from chain.hexadecimal import to_hex
 from chain.primitives import Hash32
 from node.network.metrics import NetworkMetrics
 from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
@@ -217,7 +218,7 @@ class _Fetch:
                     await self._share_out(manifest, download)
                 if download.missing():
                     raise BlobUnavailableError(
-                        f"0x{self._content_id.hex()}: {len(download.missing())} chunks missing"
+                        f"{to_hex(self._content_id)}: {len(download.missing())} chunks missing"
                     )
                 await self._exchange.in_thread(download.finish)
         finally:
@@ -253,7 +254,7 @@ class _Fetch:
                     return decode_manifest(frame, self._content_id)
             except (RejectedInputError, StreamClosedError, trio.TooSlowError) as error:
                 await self._drop(peer_id, error)
-        raise BlobUnavailableError(f"0x{self._content_id.hex()}: no connected peer holds it")
+        raise BlobUnavailableError(f"{to_hex(self._content_id)}: no connected peer holds it")
 
     async def _share_out(self, manifest: BlobManifest, download: Download) -> None:
         """Let holders take ranges until none are left, or no holder is."""

@@ -10,6 +10,7 @@ from eth_abi.abi import encode as abi_encode
 
 from chain.crypto import keccak256, recover
 from chain.errors import InvalidMessage, RejectedInputError, RejectionReason
+from chain.hexadecimal import to_hex
 from chain.primitives import Address, Hash32, Signature
 from node.network.stream import FrameStream, PeerId, StreamClosedError
 from node.network.wire import (
@@ -307,7 +308,7 @@ async def _check_chain(stream: FrameStream, own: Hello, hello: Hello) -> None:
     elif hello.chain_id != own.chain_id:
         detail = f"the peer is on chain {hello.chain_id}, this node on {own.chain_id}"
     elif hello.genesis_hash != own.genesis_hash:
-        detail = f"the peer's genesis is 0x{hello.genesis_hash.hex()}"
+        detail = f"the peer's genesis is {to_hex(hello.genesis_hash)}"
     else:
         return
     await say_goodbye(stream, DisconnectReason.WRONG_CHAIN)

@@ -6,6 +6,7 @@ import pytest
 
 from chain.contracts.system_contracts import compute_selector
 from chain.crypto import content_id, get_address
+from chain.hexadecimal import to_hex
 from chain.primitives import Address, PrivateKey
 from chain.types.transaction import decode_transaction
 from node.client.rpc_client import (
@@ -15,7 +16,6 @@ from node.client.rpc_client import (
     get_integer,
     get_objects,
     get_text,
-    to_hex,
 )
 from pot_common.errors import OperatorError
 

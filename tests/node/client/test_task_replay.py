@@ -17,6 +17,7 @@ from chain.contracts.system_contracts import (
     VerdictPosted,
 )
 from chain.crypto import content_id
+from chain.hexadecimal import to_hex
 from chain.primitives import Hash32
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.aggregation import aggregate
@@ -32,7 +33,7 @@ from chain.training.optimizer import apply_update, initial_state
 from chain.training.rewards import build_reward_tree
 from chain.training.state import compute_model_root, compute_training_state_root
 from chain.training.task_spec import encode_task_spec, learning_rate_ppb
-from node.client.rpc_client import BlobGoneError, RpcClient, to_hex
+from node.client.rpc_client import BlobGoneError, RpcClient
 from node.client.task_replay import TaskReplay
 from pot_common.errors import OperatorError
 from tests.chain.training.history_factory import MINERS, OPERATORS, TASK, VALIDATORS

@@ -11,17 +11,10 @@ import pytest
 import trio
 
 from chain.errors import RejectedInputError, RejectionReason
+from chain.json_types import Json, JsonObject
 from chain.primitives import Address, BlockNumber, Hash32
 from node.ipc.client import IpcClient, IpcError, IpcRefusedError
-from node.ipc.framing import (
-    MAX_FRAME_BYTES,
-    FrameError,
-    FrameReader,
-    JsonObject,
-    JsonValue,
-    encode_frame,
-    parse_json,
-)
+from node.ipc.framing import MAX_FRAME_BYTES, FrameError, FrameReader, encode_frame, parse_json
 from node.ipc.server import MAX_CONNECTIONS, IpcServer
 
 HASH = Hash32(b"\x11" * 32)
@@ -56,7 +49,7 @@ class FakeBackend:
     def get_node_info(self) -> JsonObject:
         return {"peerId": "me"}
 
-    def get_validators(self) -> JsonValue:
+    def get_validators(self) -> Json:
         return []
 
     def get_consensus_state(self) -> JsonObject:

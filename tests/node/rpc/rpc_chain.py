@@ -13,12 +13,12 @@ from chain.contracts.set_reader import read_genesis_set
 from chain.crypto import keccak256
 from chain.errors import RejectedInputError, RejectionReason
 from chain.genesis import build_genesis, parse_genesis
+from chain.json_types import Json, JsonObject
 from chain.primitives import Address, Hash32, Signature, ValidatorIndex, View
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction, decode_transaction
 from chain.types.validator_set import ValidatorSet
 from node.chain.training_index import TrainingIndex
-from node.ipc.framing import JsonObject, JsonValue
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, open_database
 
@@ -263,7 +263,7 @@ class InstantNode:
     def get_node_info(self) -> JsonObject:
         return {"peerId": "12D3KooWTest", "listen": [], "validator": None, "role": "validator"}
 
-    def get_validators(self) -> JsonValue:
+    def get_validators(self) -> Json:
         return []
 
     def get_consensus_state(self) -> JsonObject:

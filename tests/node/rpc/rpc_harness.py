@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 
+from chain.json_types import Json, JsonObject
 from node.ipc.client import IpcError, IpcRefusedError
-from node.ipc.framing import JsonObject, JsonValue
 from node.ipc.server import IpcServer
 from node.rpc.calls import CallWorkers
 from node.rpc.http import AccessRules
@@ -24,7 +24,7 @@ class DirectLink:
         self._server = IpcServer(node)
         self.is_connected = True
 
-    async def call(self, method: str, params: JsonObject | None = None) -> JsonValue:
+    async def call(self, method: str, params: JsonObject | None = None) -> Json:
         if not self.is_connected:
             raise IpcError("the node process is not reachable")
         response = await self._server.answer({"id": 1, "method": method, "params": params or {}})

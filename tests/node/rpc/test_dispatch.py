@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from node.ipc.framing import JsonValue
+from chain.json_types import Json
 from node.rpc import dispatch
 from node.rpc.dispatch import BATCH_LIMIT, Dispatcher
 from node.rpc.errors import ErrorCode, RpcError
@@ -15,15 +15,15 @@ from node.rpc.metrics import RpcMetrics
 from node.rpc.parameters import Parameters
 
 
-async def echo(params: Parameters) -> JsonValue:
+async def echo(params: Parameters) -> Json:
     return params.optional("value", lambda value: value, None)
 
 
-async def refuse(_params: Parameters) -> JsonValue:
+async def refuse(_params: Parameters) -> Json:
     raise RpcError(ErrorCode.REVERTED, "execution reverted", "0x01")
 
 
-async def crash(_params: Parameters) -> JsonValue:
+async def crash(_params: Parameters) -> Json:
     raise ZeroDivisionError
 
 

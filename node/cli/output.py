@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from chain.crypto import keccak256
+from chain.hexadecimal import from_plain_hex
 from chain.primitives import Address
 from node.client.rpc_client import Progress
 from pot_common.errors import OperatorError
@@ -109,21 +109,15 @@ def parse_address(text: str) -> Address:
     """
     if not _ADDRESS.fullmatch(text):
         raise OperatorError(f"{text!r} is not an account; give 0x and 40 hex digits")
+    from eth_utils.address import to_checksum_address
+
     digits = text.removeprefix("0x")
-    if digits not in (digits.lower(), digits.upper()) and digits != _checksum(digits.lower()):
+    is_checked = digits not in (digits.lower(), digits.upper())
+    if is_checked and "0x" + digits != to_checksum_address("0x" + digits.lower()):
         raise OperatorError(
             f"{text} is mistyped: its capital letters do not fit the rest (EIP-55); copy it again"
         )
-    return Address(bytes.fromhex(digits))
-
-
-def _checksum(digits: str) -> str:
-    """EIP-55: a letter is a capital where the hash of the lower-case digits has 8 or more."""
-    digest = keccak256(digits.encode()).hex()
-    return "".join(
-        digit.upper() if nibble >= "8" else digit
-        for digit, nibble in zip(digits, digest, strict=False)
-    )
+    return Address(from_plain_hex(digits))
 
 
 def parse_amount(text: str) -> int:

@@ -1,10 +1,10 @@
 import pytest
 import trio
 
-from tests.node.consensus.consensus_cluster import run_thread_inline
+from tests.worlds.waiting import run_thread_inline
 
 
 @pytest.fixture
 def inline_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads would not see the test's clock."""
+    """Run the work of threads in the test's task: a virtual clock does not wait for a thread."""
     monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)

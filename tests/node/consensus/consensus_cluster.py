@@ -373,21 +373,8 @@ def build_cluster(
     return wire
 
 
-async def until(condition: Callable[[], bool], *, seconds: float = 120) -> None:
-    """Wait, in virtual time, for what the hosts bring about."""
-    with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 - any condition, of any task
-            await trio.sleep(0.02)
-
-
 def heads(nodes: Iterable[ClusterNode]) -> list[int]:
     return [node.store.head_number() for node in nodes]
-
-
-async def run_thread_inline(function: Callable[..., object], *arguments: object, **_: object):
-    """Stands for `trio.to_thread.run_sync` under a virtual clock, which would not wait for it."""
-    await trio.lowlevel.checkpoint()
-    return function(*arguments)
 
 
 SignedPlace = tuple[int, MessageKind, int, int]

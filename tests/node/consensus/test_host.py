@@ -37,15 +37,11 @@ from tests.node.consensus.consensus_cluster import (
     domain,
     heads,
     list_signed,
-    run_thread_inline,
-    until,
     with_body,
 )
+from tests.worlds.waiting import run_thread_inline, until
 
-
-@pytest.fixture(autouse=True)
-def inline_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
+pytestmark = pytest.mark.usefixtures("inline_threads")
 
 
 @asynccontextmanager

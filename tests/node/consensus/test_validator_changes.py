@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import trio
 from trio.testing import MockClock
 
 from chain.contracts import system_contracts as contracts
@@ -20,18 +19,10 @@ from tests.node.consensus.changing_cluster import (
     changing_genesis,
     running,
 )
-from tests.node.consensus.consensus_cluster import (
-    VALIDATORS,
-    ClusterNode,
-    heads,
-    run_thread_inline,
-    until,
-)
+from tests.node.consensus.consensus_cluster import VALIDATORS, ClusterNode, heads
+from tests.worlds.waiting import until
 
-
-@pytest.fixture(autouse=True)
-def inline_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
+pytestmark = pytest.mark.usefixtures("inline_threads")
 
 
 def certificates_of(node: ClusterNode, index: int, first: int) -> int:

@@ -18,15 +18,11 @@ from tests.node.consensus.consensus_cluster import (
     Wire,
     build_cluster,
     heads,
-    run_thread_inline,
-    until,
 )
 from tests.node.consensus.test_host import _signed_vote
+from tests.worlds.waiting import until
 
-
-@pytest.fixture(autouse=True)
-def inline_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
+pytestmark = pytest.mark.usefixtures("inline_threads")
 
 
 @asynccontextmanager

@@ -24,14 +24,10 @@ from tests.node.consensus.consensus_cluster import (
     build_cluster,
     heads,
     network_genesis,
-    run_thread_inline,
-    until,
 )
+from tests.worlds.waiting import until
 
-
-@pytest.fixture(autouse=True)
-def inline_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
+pytestmark = pytest.mark.usefixtures("inline_threads")
 
 
 class NamedNetwork:

@@ -1,6 +1,6 @@
 """Hosts in memory, and factories, for the network's tests."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,13 +214,6 @@ class Received:
     async def wait_for(self, count: int) -> None:
         while len(self.frames) < count:
             await self.arrived.wait()
-
-
-async def until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
-    """Wait for a condition that other tasks bring about."""
-    with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 - any condition, of any task
-            await trio.sleep(0.01)
 
 
 @dataclass

@@ -23,7 +23,7 @@ from node.network.host import (
 )
 from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
 from pot_common.errors import OperatorError
-from tests.node.network.network_fakes import until
+from tests.worlds.waiting import until
 
 ECHO = "/echo/1"
 

@@ -33,9 +33,9 @@ from tests.node.network.network_fakes import (
     build_nodes,
     identity,
     running,
-    until,
     validator_address,
 )
+from tests.worlds.waiting import until
 
 
 async def test_validators_find_each_other_through_one_bootstrap_address(

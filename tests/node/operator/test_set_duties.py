@@ -30,18 +30,10 @@ from tests.node.consensus.changing_cluster import (
     duties_of,
     running,
 )
-from tests.node.consensus.consensus_cluster import (
-    VALIDATORS,
-    domain,
-    heads,
-    run_thread_inline,
-    until,
-)
+from tests.node.consensus.consensus_cluster import VALIDATORS, domain, heads
+from tests.worlds.waiting import until
 
-
-@pytest.fixture(autouse=True)
-def inline_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
+pytestmark = pytest.mark.usefixtures("inline_threads")
 
 
 async def test_a_validator_that_votes_twice_is_reported_slashed_and_removed(

@@ -17,18 +17,10 @@ from node.network.wire import Head
 from node.sync import ranges
 from node.sync.block_sync import PATIENCE_SECONDS
 from node.sync.sources import ANSWER_SECONDS, REST_SECONDS
-from tests.node.consensus.consensus_cluster import (
-    Wire,
-    build_cluster,
-    heads,
-    run_thread_inline,
-    until,
-)
+from tests.node.consensus.consensus_cluster import Wire, build_cluster, heads
+from tests.worlds.waiting import until
 
-
-@pytest.fixture(autouse=True)
-def inline_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
+pytestmark = pytest.mark.usefixtures("inline_threads")
 
 
 async def start_late(wire: Wire, nursery: trio.Nursery, blocks: int = 5) -> None:

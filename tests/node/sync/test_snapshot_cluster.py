@@ -24,17 +24,12 @@ from tests.node.consensus.changing_cluster import (
     ChangingCluster,
     changing_genesis,
 )
-from tests.node.consensus.consensus_cluster import (
-    TIMESTAMP,
-    VALIDATORS,
-    ClusterNode,
-    Wire,
-    heads,
-    run_thread_inline,
-    until,
-)
+from tests.node.consensus.consensus_cluster import TIMESTAMP, VALIDATORS, ClusterNode, Wire, heads
 from tests.node.rpc.rpc_chain import CHAIN_ID
 from tests.node.sync.snapshot_world import MemoryNetwork, Server
+from tests.worlds.waiting import until
+
+pytestmark = pytest.mark.usefixtures("inline_threads")
 
 
 @cache
@@ -99,7 +94,6 @@ class SnapshotNode(ClusterNode, MemoryNetwork):
 async def test_who_lost_everything_joins_votes_and_serves_the_next_one(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
     monkeypatch.setattr(snapshot_sync, "PIVOT_LAG_BLOCKS", 2)
     wire = Wire(genesis=contract_genesis())
     for index in range(4):
@@ -140,7 +134,6 @@ async def test_who_lost_everything_joins_votes_and_serves_the_next_one(
 async def test_who_was_away_while_the_validators_changed_joins_by_what_their_states_prove(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
     monkeypatch.setattr(snapshot_sync, "PIVOT_LAG_BLOCKS", 2)
     cluster = ChangingCluster(tmp_path, SnapshotNode)
     for node in cluster.wire.nodes:

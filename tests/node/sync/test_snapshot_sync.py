@@ -25,7 +25,7 @@ from node.storage.snapshot_progress import SnapshotProgress
 from node.sync import snapshot_sync
 from node.sync.snapshot_sync import DISTANCE_BLOCKS, RETRY_SECONDS, SnapshotSync
 from node.sync.sources import ANSWER_SECONDS
-from tests.node.consensus.consensus_cluster import Killed, run_thread_inline, suppress_killed
+from tests.node.consensus.consensus_cluster import Killed, suppress_killed
 from tests.node.sync.snapshot_world import (
     FreshNode,
     MemoryNetwork,
@@ -35,10 +35,7 @@ from tests.node.sync.snapshot_world import (
 )
 from tests.node.training.training_chain import TASK, FixedClock, TrainingChain
 
-
-@pytest.fixture(autouse=True)
-def inline_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
+pytestmark = pytest.mark.usefixtures("inline_threads")
 
 
 STEPS = ("submit", "activate", "register", "commit", "judge", "agree", "settle", "cancel")

@@ -8,7 +8,6 @@ import trio
 from trio.testing import MockClock
 
 from chain.crypto import content_id
-from tests.node.consensus.consensus_cluster import until
 from tests.node.training.training_node import (
     OK,
     PAYLOADS,
@@ -19,6 +18,7 @@ from tests.node.training.training_node import (
     honest_worker,
     judging,
 )
+from tests.worlds.waiting import until
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
 

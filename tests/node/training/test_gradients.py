@@ -16,7 +16,6 @@ from tests.chain.training.history_factory import (
     TASK,
     history_after,
 )
-from tests.node.consensus.consensus_cluster import until
 from tests.node.training.training_node import (
     BAD,
     CHEAT,
@@ -33,6 +32,7 @@ from tests.node.training.training_node import (
     honest_worker,
     judging,
 )
+from tests.worlds.waiting import until
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
 

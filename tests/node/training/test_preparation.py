@@ -18,13 +18,13 @@ from tests.chain.training.history_factory import (
     TASK,
     history_after,
 )
-from tests.node.consensus.consensus_cluster import until
 from tests.node.training.training_node import (
     SHARDS,
     WEIGHTS,
     FakeChain,
     Node,
 )
+from tests.worlds.waiting import until
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
 

@@ -11,7 +11,6 @@ from chain.contracts.system_contracts import (
     GRADIENT_LEDGER,
 )
 from tests.chain.training.history_factory import TASK, at
-from tests.node.consensus.consensus_cluster import until
 from tests.node.training.training_node import (
     CHEAT,
     OK,
@@ -20,6 +19,7 @@ from tests.node.training.training_node import (
     settled_round,
     slashing_chain,
 )
+from tests.worlds.waiting import until
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
 

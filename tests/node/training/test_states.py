@@ -22,7 +22,6 @@ from tests.chain.training.history_factory import (
     at,
     history_after,
 )
-from tests.node.consensus.consensus_cluster import until
 from tests.node.training.training_node import (
     OK,
     SPEC,
@@ -31,6 +30,7 @@ from tests.node.training.training_node import (
     Node,
     settled_round,
 )
+from tests.worlds.waiting import until
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
 

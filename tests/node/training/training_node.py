@@ -41,7 +41,7 @@ from tests.chain.training.history_factory import (
 )
 from tests.chain.training.training_factory import SPEC as SMALL
 from tests.chain.training.training_factory import random_gradient
-from tests.node.consensus.consensus_cluster import until
+from tests.worlds.waiting import until
 
 CHAIN_ID = 99
 NOW = 1_700_000_000

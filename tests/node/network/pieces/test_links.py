@@ -10,24 +10,24 @@ from node.network.metrics import NetworkMetrics
 from node.network.pieces.dissemination import SPREAD_BYTES, SPREAD_SECONDS, Dissemination
 from node.network.pieces.links import WAITING_LIMIT, PieceLinks
 from node.network.stream import FrameStream, StreamClosedError
-from tests.node.consensus.consensus_cluster import run_thread_inline
 from tests.node.network.network_fakes import (
     MemoryInternet,
     Received,
     build_nodes,
     running,
     stream_pair,
-    until,
     validator_address,
 )
+from tests.worlds.waiting import until
+
+pytestmark = pytest.mark.usefixtures("inline_threads")
 
 MESSAGE = b"".join(sha256(bytes([i])) for i in range(256)) * (SPREAD_BYTES // 2**13)
 
 
 async def test_large_message_reaches_everybody_once_and_costs_its_author_less(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    autojump_clock: MockClock,
 ) -> None:
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
     nodes = build_nodes(MemoryInternet(), 8)
     async with running(*nodes):
         await until(lambda: all(len(node.network.peers()) == 7 for node in nodes))
@@ -44,9 +44,8 @@ async def test_large_message_reaches_everybody_once_and_costs_its_author_less(
 
 
 async def test_who_lacks_a_message_is_sent_it_whole_when_its_pieces_had_their_time(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    autojump_clock: MockClock,
 ) -> None:
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
     nodes = build_nodes(MemoryInternet(), 8)
     async with running(*nodes):
         await until(lambda: all(len(node.network.peers()) == 7 for node in nodes))
@@ -75,9 +74,8 @@ async def test_what_is_no_piece_is_its_senders_fault(autojump_clock: MockClock) 
 
 
 async def test_a_piece_under_another_validator_set_is_nobodys_fault(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    autojump_clock: MockClock,
 ) -> None:
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
     metrics = NetworkMetrics()
     sender = build_links(Received(), NetworkMetrics(), own=1)
     sender.set_validators([validator_address(index) for index in range(9)])
@@ -104,10 +102,7 @@ async def test_a_piece_under_another_validator_set_is_nobodys_fault(
         nursery.cancel_scope.cancel()
 
 
-async def test_who_sends_too_many_large_messages_is_not_helped(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
+async def test_who_sends_too_many_large_messages_is_not_helped(autojump_clock: MockClock) -> None:
     metrics = NetworkMetrics()
     validators = [validator_address(index) for index in range(8)]
     received = Received()

@@ -22,8 +22,8 @@ from tests.node.network.network_fakes import (
     build_nodes,
     running,
     stream_pair,
-    until,
 )
+from tests.worlds.waiting import until
 
 
 @asynccontextmanager

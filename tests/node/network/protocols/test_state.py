@@ -15,23 +15,19 @@ from chain.state.walk import END, START, collect_chunk
 from chain.state.world_state import WorldState
 from node.network.protocols import state
 from node.network.protocols.state import StateServer, TaskRecord
-from tests.node.consensus.consensus_cluster import run_thread_inline
 from tests.node.network.network_fakes import (
     MemoryInternet,
     Node,
     build_node,
     running,
     stream_pair,
-    until,
     validator_address,
 )
+from tests.worlds.waiting import until
+
+pytestmark = pytest.mark.usefixtures("inline_threads")
 
 RECORD = TaskRecord(b"{}", ((Address(b"\x01" * 20), 7), (Address(b"\x02" * 20), 2**200)))
-
-
-@pytest.fixture(autouse=True)
-def inline_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_thread_inline)
 
 
 class OneState:

@@ -19,8 +19,8 @@ from tests.node.network.network_fakes import (
     build_nodes,
     running,
     stream_pair,
-    until,
 )
+from tests.worlds.waiting import until
 
 
 async def test_transaction_reaches_every_pool_once(autojump_clock: MockClock) -> None:

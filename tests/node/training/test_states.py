@@ -56,8 +56,8 @@ async def test_the_state_of_a_settled_round_is_restored_from_peers(
     async with trio.open_nursery() as nursery:
         await nursery.start(node.host.run)
         await trio.sleep(3)
-        assert node.host.get_state_parts(root) is None, "these parts are not the root's"
+        assert node.parts.get(root) is None, "these parts are not the root's"
         node.peers.parts = {root: part_ids}
         node.peers.blobs = {content_id(bytes(part)): bytes(part) for part in state.parts}
-        await until(lambda: node.host.get_state_parts(root) == part_ids, seconds=10)
+        await until(lambda: node.parts.get(root) == part_ids, seconds=10)
         nursery.cancel_scope.cancel()

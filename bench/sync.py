@@ -23,8 +23,9 @@ from pathlib import Path
 
 from chain.builder import build_block
 from chain.consensus.messages import MessageKind, SigningDomain, compute_signing_digest
+from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.set_reader import read_genesis_set
-from chain.contracts.system_contracts import TRAINING_TOKEN, encode_transfer
+from chain.contracts.training_token import encode_transfer
 from chain.crypto import get_address, keccak256, sign
 from chain.genesis import GenesisConfig, build_genesis
 from chain.primitives import Address, Hash32, PrivateKey, ValidatorIndex, View

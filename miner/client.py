@@ -17,8 +17,8 @@ import httpx
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
+from chain.contracts.errors import decode_error
 from chain.contracts.reverts import describe_revert
-from chain.contracts.system_contracts import decode_error
 from chain.crypto import CHUNK_BYTES, content_id, merkle_leaf, merkle_root
 from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json

@@ -11,14 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from chain.contracts import ledger_storage
+from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY, VALIDATOR_SET
 from chain.contracts.ledger_storage import AttemptState, RegistrationState
 from chain.contracts.set_storage import SET_SLOTS
-from chain.contracts.system_contracts import (
-    GRADIENT_LEDGER,
-    TASK_REGISTRY,
-    VALIDATOR_SET,
-    TaskStatus,
-)
+from chain.contracts.task_registry import TaskStatus
 from chain.errors import RejectedInputError
 from chain.light import LightChain, TrustedNetwork, verify_network
 from chain.primitives import Address, BlockNumber, Hash32, TaskId

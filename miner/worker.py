@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
-from chain.contracts import system_contracts
-from chain.contracts.system_contracts import (
-    FAUCET,
-    GRADIENT_LEDGER,
-    REWARD_DISTRIBUTOR,
-    TRAINING_TOKEN,
-    TaskStatus,
-)
+from chain.contracts.abi import decode_uint
+from chain.contracts.addresses import FAUCET, GRADIENT_LEDGER, REWARD_DISTRIBUTOR, TRAINING_TOKEN
+from chain.contracts.faucet import encode_drip
+from chain.contracts.gradient_ledger import encode_commit_gradient, encode_register
+from chain.contracts.reward_distributor import encode_claim
+from chain.contracts.task_registry import TaskStatus
+from chain.contracts.training_token import encode_approve, encode_balance_of
 from chain.crypto import get_address
 from chain.errors import RejectedInputError
 from chain.hexadecimal import to_hex
@@ -220,15 +219,15 @@ class TaskWorker:
         declared = min(units, reward.max_units)
         bond = declared * reward.unit_price  # at p = 1; the ledger takes no more than its own sum
         self._fund(bond)
-        self._transact(reward.token, system_contracts.encode_approve(GRADIENT_LEDGER, bond))
-        self._transact(GRADIENT_LEDGER, system_contracts.encode_register(self._task, declared))
+        self._transact(reward.token, encode_approve(GRADIENT_LEDGER, bond))
+        self._transact(GRADIENT_LEDGER, encode_register(self._task, declared))
         log_event("registered", task=self._task, units=declared, bond=bond)
 
     def _fund(self, bond: int) -> None:
         token = self._spec.reward.token
         balance = self._token_balance(token)
         if balance < bond and token == TRAINING_TOKEN and self._client.node_info().has_faucet:
-            self._transact(FAUCET, system_contracts.encode_drip(self._identity.address))
+            self._transact(FAUCET, encode_drip(self._identity.address))
             balance = self._token_balance(token)
         if balance < bond:
             raise ClientError(
@@ -238,10 +237,8 @@ class TaskWorker:
             )
 
     def _token_balance(self, token: Address) -> int:
-        reply = self._client.call_contract(
-            token, system_contracts.encode_balance_of(self._identity.address)
-        )
-        return system_contracts.decode_uint(reply)
+        reply = self._client.call_contract(token, encode_balance_of(self._identity.address))
+        return decode_uint(reply)
 
     def claim(self) -> None:
         """Claim what the account has earned of the task and not claimed yet."""
@@ -251,7 +248,7 @@ class TaskWorker:
             return
         self._transact(
             REWARD_DISTRIBUTOR,
-            system_contracts.encode_claim(self._task, proof.cumulative, proof.proof),
+            encode_claim(self._task, proof.cumulative, proof.proof),
         )
         log_event("claimed", task=self._task, amount=proof.claimable)
 
@@ -321,7 +318,7 @@ class TaskWorker:
         )
         self._transact(
             GRADIENT_LEDGER,
-            system_contracts.encode_commit_gradient(
+            encode_commit_gradient(
                 self._task, attempt.round, attempt.attempt, prepared.units, commitment
             ),
         )

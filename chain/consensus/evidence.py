@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 
 from chain.consensus.messages import MessageKind, ViewChangeVote, Vote
-from chain.contracts.system_contracts import (
-    encode_report_equivocation,
-    encode_report_lost_lock,
-)
+from chain.contracts.validator_set import encode_report_equivocation, encode_report_lost_lock
 from chain.primitives import UINT64_MAX, ZERO_HASH, Address, BlockNumber
 
 

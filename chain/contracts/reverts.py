@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from chain.contracts.system_contracts import ContractError, TaskStatus
+from chain.contracts.errors import ContractError
+from chain.contracts.task_registry import TaskStatus
 from chain.training.rounds import Phase
 
 Argument = int | str | bool

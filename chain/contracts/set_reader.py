@@ -6,16 +6,13 @@ from typing import Final
 
 from eth_abi.exceptions import DecodingError
 
+from chain.contracts.addresses import VALIDATOR_SET
 from chain.contracts.set_storage import (
     compute_set_hash,
     is_validator_set,
     read_next_set_hash,
 )
-from chain.contracts.system_contracts import (
-    VALIDATOR_SET,
-    decode_committee,
-    encode_committee,
-)
+from chain.contracts.validator_set import decode_committee, encode_committee
 from chain.execution.evm import BlockEnvironment, CallRequest, call
 from chain.genesis import GenesisConfig, GenesisState
 from chain.primitives import ZERO_HASH, Address, BlockNumber, Hash32

@@ -9,7 +9,7 @@ from typing import Final
 
 from eth_abi.abi import encode
 
-from chain.contracts.system_contracts import VALIDATOR_SET
+from chain.contracts.addresses import VALIDATOR_SET
 from chain.crypto import keccak256
 from chain.primitives import ZERO_ADDRESS, Address, BlockNumber, Hash32
 from chain.types.certificate import MAX_VALIDATORS

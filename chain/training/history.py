@@ -8,22 +8,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from chain.contracts.system_contracts import (
+from chain.contracts.events import Event
+from chain.contracts.gradient_ledger import (
     AttemptOpened,
     AttemptVoided,
     BallotFailed,
-    Event,
     GradientCommitted,
     ResultPosted,
     ResultVote,
     RoundSettled,
+    VerdictPosted,
+)
+from chain.contracts.task_registry import (
     TaskActivated,
     TaskClosed,
     TaskPaused,
     TaskReady,
     TaskResumed,
     TaskSubmitted,
-    VerdictPosted,
 )
 from chain.primitives import ZERO_HASH, Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Outcome, decide, decode_verdicts

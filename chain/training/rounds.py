@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from chain.contracts.system_contracts import ResultVote
+from chain.contracts.gradient_ledger import ResultVote
 from chain.primitives import Address, BlockNumber
 from chain.training.acceptance import Verdict
 from chain.training.history import Attempt, TaskHistory

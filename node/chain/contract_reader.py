@@ -2,13 +2,20 @@
 
 from dataclasses import astuple
 
-from chain.contracts import system_contracts
-from chain.contracts.system_contracts import (
-    GRADIENT_LEDGER,
-    TASK_REGISTRY,
-    VALIDATOR_SET,
-    ValidatorState,
+from chain.contracts.abi import decode_uint
+from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY, VALIDATOR_SET
+from chain.contracts.errors import decode_error
+from chain.contracts.gradient_ledger import (
+    decode_deadline,
+    decode_miner,
+    decode_participants,
+    encode_deadline,
+    encode_get_miner,
+    encode_participants,
+    encode_phase,
 )
+from chain.contracts.task_registry import decode_terms, encode_get_terms
+from chain.contracts.validator_set import ValidatorState, decode_validator, encode_get_validator
 from chain.execution.evm import BlockEnvironment, CallRequest, CallResult, call
 from chain.genesis import GenesisConfig
 from chain.hexadecimal import to_hex
@@ -50,17 +57,17 @@ class LedgerReader:
         return known[1]
 
     def _ask_phase(self, task_id: TaskId) -> tuple[Phase, int]:
-        phase = self._call(GRADIENT_LEDGER, system_contracts.encode_phase(task_id))
-        deadline = self._call(GRADIENT_LEDGER, system_contracts.encode_deadline(task_id))
+        phase = self._call(GRADIENT_LEDGER, encode_phase(task_id))
+        deadline = self._call(GRADIENT_LEDGER, encode_deadline(task_id))
         return (
-            Phase(system_contracts.decode_uint(phase)),
-            system_contracts.decode_deadline(deadline).timestamp,
+            Phase(decode_uint(phase)),
+            decode_deadline(deadline).timestamp,
         )
 
     def terms(self, task_id: TaskId) -> TaskTerms:
         """The terms that the registry holds."""
-        data = self._call(TASK_REGISTRY, system_contracts.encode_get_terms(task_id))
-        return TaskTerms(*astuple(system_contracts.decode_terms(data)))
+        data = self._call(TASK_REGISTRY, encode_get_terms(task_id))
+        return TaskTerms(*astuple(decode_terms(data)))
 
     def participants(
         self, task_id: TaskId, open_block: BlockNumber
@@ -68,14 +75,14 @@ class LedgerReader:
         """Who takes part in an attempt that opened in `open_block`, by ascending address."""
         header = self._store.header(open_block)
         assert header is not None, "an attempt opens in a final block"
-        data = self._call(GRADIENT_LEDGER, system_contracts.encode_participants(task_id), header)
-        participants = system_contracts.decode_participants(data)
+        data = self._call(GRADIENT_LEDGER, encode_participants(task_id), header)
+        participants = decode_participants(data)
         return tuple((each.miner, each.units) for each in participants)
 
     def is_registered(self, task_id: TaskId, miner: Address) -> bool:
         """Whether an account is registered as a miner of a task."""
-        data = self._call(GRADIENT_LEDGER, system_contracts.encode_get_miner(task_id, miner))
-        return system_contracts.decode_miner(data).units > 0
+        data = self._call(GRADIENT_LEDGER, encode_get_miner(task_id, miner))
+        return decode_miner(data).units > 0
 
     def ask_validator_set(self, data: bytes) -> bytes:
         """The answer of a view of the validator set, for the next block."""
@@ -83,8 +90,8 @@ class LedgerReader:
 
     def validator(self, validator: Address) -> ValidatorState:
         """A validator's account; of status NONE if it never was one."""
-        data = self._call(VALIDATOR_SET, system_contracts.encode_get_validator(validator))
-        return system_contracts.decode_validator(data)
+        data = self._call(VALIDATOR_SET, encode_get_validator(validator))
+        return decode_validator(data)
 
     def mix_hash_after(self, number: BlockNumber) -> Hash32:
         """The mix hash of the child of a final block; it follows from the block."""
@@ -99,7 +106,7 @@ class LedgerReader:
         result = call(self._database, head.state_root, self._next_environment(head), request)
         if result.is_success:
             return None
-        error = system_contracts.decode_error(result.output)
+        error = decode_error(result.output)
         return result.error if error is None else error.name
 
     def _call(self, to: Address, data: bytes, header: Header | None = None) -> bytes:

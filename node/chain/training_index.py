@@ -10,7 +10,8 @@ from typing import Final
 
 from pydantic import ConfigDict, TypeAdapter
 
-from chain.contracts import system_contracts
+from chain.contracts.events import decode_event
+from chain.contracts.task_registry import TaskSubmitted
 from chain.errors import InvalidSpec
 from chain.primitives import BlockNumber, Hash32, TaskId
 from chain.training.history import (
@@ -102,11 +103,11 @@ class TrainingIndex:
         rows: dict[bytes, bytes] = {}
         for receipt in receipts:
             for entry in receipt.logs:
-                event = system_contracts.decode_event(entry)
+                event = decode_event(entry)
                 if event is None or not hasattr(event, "task_id"):
                     continue
                 task_id = TaskId(event.task_id)
-                if isinstance(event, system_contracts.TaskSubmitted):
+                if isinstance(event, TaskSubmitted):
                     changed[task_id] = build_history(event, context)
                     rows[_COUNT_KEY] = task_id.to_bytes(8, "big")
                     continue

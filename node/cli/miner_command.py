@@ -93,7 +93,7 @@ def leave(
     You still owe the round in progress: stop the miner after it. The bond comes back with `pot
     miner withdraw`.
     """
-    from chain.contracts.system_contracts import encode_leave
+    from chain.contracts.gradient_ledger import encode_leave
 
     _send_to_ledger(task, encode_leave, key, password_file, rpc, as_json, "left")
 
@@ -110,7 +110,7 @@ def withdraw(
 
     Once it has been closed for 16 blocks, or once you have left it for some rounds.
     """
-    from chain.contracts.system_contracts import encode_withdraw_bond
+    from chain.contracts.gradient_ledger import encode_withdraw_bond
 
     _send_to_ledger(task, encode_withdraw_bond, key, password_file, rpc, as_json, "bond withdrawn")
 
@@ -124,7 +124,8 @@ def _send_to_ledger(
     as_json: bool,
     done: str,
 ) -> None:
-    from chain.contracts.system_contracts import GRADIENT_LEDGER, decode_miner, encode_get_miner
+    from chain.contracts.addresses import GRADIENT_LEDGER
+    from chain.contracts.gradient_ledger import decode_miner, encode_get_miner
     from chain.crypto import get_address
     from chain.primitives import TaskId
     from node.client.rpc_client import RpcClient, get_text

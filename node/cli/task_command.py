@@ -68,7 +68,7 @@ def submit(
     The specification is sent in a transaction, weights and data are uploaded to nodes; all of them
     follow from the file alone. What is not spent when the task closes can be taken back.
     """
-    from chain.contracts.system_contracts import TRAINING_TOKEN
+    from chain.contracts.addresses import TRAINING_TOKEN
     from node.client.rpc_client import RpcClient
     from node.client.task_file import load_task_file
     from node.client.task_submission import compute_round_budget, submit_task
@@ -346,7 +346,7 @@ def cancel(
 
     At once, or when the round in progress is settled and paid.
     """
-    from chain.contracts.system_contracts import encode_cancel_task
+    from chain.contracts.task_registry import encode_cancel_task
 
     _send_to_registry(task, encode_cancel_task, key, password_file, rpc, as_json, "cancelled")
 
@@ -363,7 +363,7 @@ def resume(
 
     It pauses after three attempts without a result.
     """
-    from chain.contracts.system_contracts import encode_resume_task
+    from chain.contracts.task_registry import encode_resume_task
 
     _send_to_registry(task, encode_resume_task, key, password_file, rpc, as_json, "resumed")
 
@@ -380,7 +380,7 @@ def refund(
 
     Anybody may send it; the submitter gets the money.
     """
-    from chain.contracts.system_contracts import encode_refund_task
+    from chain.contracts.task_registry import encode_refund_task
 
     _send_to_registry(task, encode_refund_task, key, password_file, rpc, as_json, "refunded")
 
@@ -394,7 +394,7 @@ def _send_to_registry(
     as_json: bool,
     done: str,
 ) -> None:
-    from chain.contracts.system_contracts import TASK_REGISTRY
+    from chain.contracts.addresses import TASK_REGISTRY
     from chain.primitives import TaskId
     from node.client.rpc_client import RpcClient
 

@@ -21,7 +21,7 @@ from node.cli.wallet_command import KeyOption, PasswordOption, load_private_key
 from pot_common.errors import OperatorError
 
 if TYPE_CHECKING:
-    from chain.contracts.system_contracts import ValidatorProposal
+    from chain.contracts.validator_set import ValidatorProposal
     from node.client.rpc_client import RpcClient
 
 PROPOSALS_SHOWN: Final = 100
@@ -47,17 +47,26 @@ class Change(StrEnum):
 @app.command(epilog="Example:  pot validator status")
 def status(rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> None:
     """Show the validators, the change that is under way and the open proposals."""
-    from chain.contracts import system_contracts as contracts
-    from chain.contracts.system_contracts import VALIDATOR_SET
+    from chain.contracts.abi import decode_addresses, decode_uint
+    from chain.contracts.addresses import VALIDATOR_SET
+    from chain.contracts.validator_set import (
+        decode_committee,
+        decode_validator,
+        encode_activation_block,
+        encode_committee,
+        encode_get_validator,
+        encode_next_validators,
+        encode_required_stake,
+    )
     from chain.types.validator_set import compute_quorum
     from node.client.rpc_client import RpcClient
 
     client = RpcClient(rpc)
-    validators, _ = contracts.decode_committee(_ask(client, contracts.encode_committee()))
-    following = contracts.decode_addresses(_ask(client, contracts.encode_next_validators()))
+    validators, _ = decode_committee(_ask(client, encode_committee()))
+    following = decode_addresses(_ask(client, encode_next_validators()))
     members: list[Json] = []
     for index, validator in enumerate(validators):
-        state = contracts.decode_validator(_ask(client, contracts.encode_get_validator(validator)))
+        state = decode_validator(_ask(client, encode_get_validator(validator)))
         members.append(
             {
                 "index": index,
@@ -68,7 +77,7 @@ def status(rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> Non
                 "stake": str(state.stake),
             }
         )
-    activation = contracts.decode_uint(_ask(client, contracts.encode_activation_block()))
+    activation = decode_uint(_ask(client, encode_activation_block()))
     change: Json = None
     if following:
         change = {
@@ -86,9 +95,7 @@ def status(rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> Non
     document: JsonObject = {
         "head": head,
         "quorum": quorum,
-        "requiredStake": str(
-            contracts.decode_uint(_ask(client, contracts.encode_required_stake()))
-        ),
+        "requiredStake": str(decode_uint(_ask(client, encode_required_stake()))),
         "validators": members,
         "change": change,
         "proposals": proposals,
@@ -114,22 +121,29 @@ def propose(
     A join is proposed by its future operator account, which pays the stake in POT. A removal is
     proposed by a member's operator.
     """
-    from chain.contracts import system_contracts as contracts
-    from chain.contracts.system_contracts import TRAINING_TOKEN, VALIDATOR_SET
+    from chain.contracts.abi import decode_uint
+    from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
+    from chain.contracts.training_token import encode_approve
+    from chain.contracts.validator_set import (
+        ProposalMade,
+        encode_propose_join,
+        encode_propose_removal,
+        encode_required_stake,
+    )
     from node.client.rpc_client import RpcClient
 
     address = parse_address(validator)
     private_key = load_private_key(key, password_file)
     client = RpcClient(rpc)
     if change is Change.REMOVE:
-        data = contracts.encode_propose_removal(address)
+        data = encode_propose_removal(address)
     else:
-        stake = contracts.decode_uint(_ask(client, contracts.encode_required_stake()))
-        client.transact(private_key, TRAINING_TOKEN, contracts.encode_approve(VALIDATOR_SET, stake))
-        data = contracts.encode_propose_join(address)
+        stake = decode_uint(_ask(client, encode_required_stake()))
+        client.transact(private_key, TRAINING_TOKEN, encode_approve(VALIDATOR_SET, stake))
+        data = encode_propose_join(address)
     receipt = client.transact(private_key, VALIDATOR_SET, data)
     events = _decode_events(receipt)
-    made = [event for event in events if isinstance(event, contracts.ProposalMade)]
+    made = [event for event in events if isinstance(event, ProposalMade)]
     if not made:
         raise OperatorError("the proposal's event is missing; does --rpc name a node of ours?")
     number = made[0].proposal_id
@@ -149,10 +163,10 @@ def vote(
     as_json: JsonOption = False,
 ) -> None:
     """Vote for a proposal with a member's operator account."""
-    from chain.contracts import system_contracts as contracts
+    from chain.contracts.validator_set import encode_vote_on_proposal
 
     _send(
-        contracts.encode_vote_on_proposal(proposal),
+        encode_vote_on_proposal(proposal),
         key,
         password_file,
         rpc,
@@ -172,11 +186,9 @@ def leave(
 
     Keep the node running until `pot validator status` shows that the change is in force.
     """
-    from chain.contracts import system_contracts as contracts
+    from chain.contracts.validator_set import encode_leave_set
 
-    _send(
-        contracts.encode_leave_set(), key, password_file, rpc, as_json, "the validator is leaving"
-    )
+    _send(encode_leave_set(), key, password_file, rpc, as_json, "the validator is leaving")
 
 
 @app.command(epilog="Example:  pot validator withdraw --key operator.json")
@@ -187,17 +199,18 @@ def withdraw(
     as_json: JsonOption = False,
 ) -> None:
     """Take the stake back: of a join that is still a proposal, or of a validator that has left."""
-    from chain.contracts import system_contracts as contracts
+    from chain.contracts.abi import decode_uint
+    from chain.contracts.validator_set import (
+        encode_candidacy_of,
+        encode_withdraw_proposal,
+        encode_withdraw_stake,
+    )
     from chain.crypto import get_address
     from node.client.rpc_client import RpcClient
 
     account = get_address(load_private_key(key, password_file))
-    candidacy = contracts.decode_uint(_ask(RpcClient(rpc), contracts.encode_candidacy_of(account)))
-    data = (
-        contracts.encode_withdraw_proposal(candidacy)
-        if candidacy
-        else contracts.encode_withdraw_stake()
-    )
+    candidacy = decode_uint(_ask(RpcClient(rpc), encode_candidacy_of(account)))
+    data = encode_withdraw_proposal(candidacy) if candidacy else encode_withdraw_stake()
     _send(data, key, password_file, rpc, as_json, "the stake is back")
 
 
@@ -209,14 +222,13 @@ def _send(
     as_json: bool,
     done: str,
 ) -> None:
-    from chain.contracts import system_contracts as contracts
+    from chain.contracts.addresses import VALIDATOR_SET
+    from chain.contracts.validator_set import SetScheduled
     from node.client.rpc_client import RpcClient
 
     private_key = load_private_key(key, password_file)
-    receipt = RpcClient(rpc).transact(private_key, contracts.VALIDATOR_SET, data)
-    scheduled = [
-        event for event in _decode_events(receipt) if isinstance(event, contracts.SetScheduled)
-    ]
+    receipt = RpcClient(rpc).transact(private_key, VALIDATOR_SET, data)
+    scheduled = [event for event in _decode_events(receipt) if isinstance(event, SetScheduled)]
     activation = scheduled[0].activation_block if scheduled else None
     if as_json:
         print_json({"transaction": receipt["transactionHash"], "activationBlock": activation})
@@ -227,18 +239,23 @@ def _send(
 
 
 def _ask(client: "RpcClient", data: bytes) -> bytes:
-    from chain.contracts.system_contracts import VALIDATOR_SET
+    from chain.contracts.addresses import VALIDATOR_SET
 
     return client.call_contract(VALIDATOR_SET, data)
 
 
 def _list_proposals(client: "RpcClient") -> "list[tuple[int, ValidatorProposal]]":
-    from chain.contracts import system_contracts as contracts
+    from chain.contracts.abi import decode_uint
+    from chain.contracts.validator_set import (
+        decode_proposal,
+        encode_get_proposal,
+        encode_proposal_count,
+    )
 
-    count = contracts.decode_uint(_ask(client, contracts.encode_proposal_count()))
+    count = decode_uint(_ask(client, encode_proposal_count()))
     first = max(1, count - PROPOSALS_SHOWN + 1)
     return [
-        (number, contracts.decode_proposal(_ask(client, contracts.encode_get_proposal(number))))
+        (number, decode_proposal(_ask(client, encode_get_proposal(number))))
         for number in range(first, count + 1)
     ]
 
@@ -256,7 +273,7 @@ def _describe(number: int, proposal: "ValidatorProposal", quorum: int) -> "JsonO
 
 
 def _decode_events(receipt: "JsonObject") -> list[object]:
-    from chain.contracts.system_contracts import decode_event
+    from chain.contracts.events import decode_event
     from node.client.rpc_client import decode_log, get_objects
 
     return [decode_event(decode_log(entry)) for entry in get_objects(receipt, "logs")]

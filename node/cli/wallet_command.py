@@ -148,7 +148,8 @@ def send(
     as_json: JsonOption = False,
 ) -> None:
     """Send POT or native coins."""
-    from chain.contracts.system_contracts import TRAINING_TOKEN, encode_transfer
+    from chain.contracts.addresses import TRAINING_TOKEN
+    from chain.contracts.training_token import encode_transfer
     from chain.crypto import get_address
     from node.client.rpc_client import RpcClient
 
@@ -184,11 +185,8 @@ def claim(
     as_json: JsonOption = False,
 ) -> None:
     """Claim the rewards of an account."""
-    from chain.contracts.system_contracts import (
-        REWARD_DISTRIBUTOR,
-        RewardClaim,
-        encode_claim_many,
-    )
+    from chain.contracts.addresses import REWARD_DISTRIBUTOR
+    from chain.contracts.reward_distributor import RewardClaim, encode_claim_many
     from chain.crypto import get_address
     from chain.primitives import Hash32, TaskId
     from node.client.rpc_client import RpcClient, get_integer, read_bytes
@@ -241,13 +239,9 @@ def credit(
 
     Half the bond of a cheat is shared by the validators that called it one.
     """
-    from chain.contracts.system_contracts import (
-        GRADIENT_LEDGER,
-        TRAINING_TOKEN,
-        decode_uint,
-        encode_credit_of,
-        encode_withdraw_credit,
-    )
+    from chain.contracts.abi import decode_uint
+    from chain.contracts.addresses import GRADIENT_LEDGER, TRAINING_TOKEN
+    from chain.contracts.gradient_ledger import encode_credit_of, encode_withdraw_credit
     from chain.crypto import get_address
     from node.client.rpc_client import RpcClient
 
@@ -275,7 +269,8 @@ def faucet(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a development network for POT and coins."""
-    from chain.contracts.system_contracts import FAUCET, encode_drip
+    from chain.contracts.addresses import FAUCET
+    from chain.contracts.faucet import encode_drip
     from chain.crypto import get_address
     from node.client.rpc_client import RpcClient, get_value
 
@@ -302,7 +297,9 @@ def _parse_account(text: str) -> "Address":
 
 
 def _token_balance(client: "RpcClient", account: "Address") -> int:
-    from chain.contracts.system_contracts import TRAINING_TOKEN, decode_uint, encode_balance_of
+    from chain.contracts.abi import decode_uint
+    from chain.contracts.addresses import TRAINING_TOKEN
+    from chain.contracts.training_token import encode_balance_of
 
     return decode_uint(client.call_contract(TRAINING_TOKEN, encode_balance_of(account)))
 

@@ -10,8 +10,8 @@ from typing import Final, TypeAlias
 
 import httpx
 
+from chain.contracts.errors import decode_error
 from chain.contracts.reverts import describe_revert
-from chain.contracts.system_contracts import decode_error
 from chain.crypto import CHUNK_BYTES, content_id, get_address
 from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json, JsonObject

@@ -8,21 +8,16 @@ root that was settled. A node that leaves events out or invents some is found by
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from chain.contracts.system_contracts import (
+from chain.contracts.addresses import (
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     VALIDATOR_SET,
-    Event,
-    MinerLeft,
-    MinerRegistered,
-    ResultVote,
-    TaskSubmitted,
-    VerdictPosted,
-    decode_committee,
-    decode_event,
-    encode_committee,
 )
+from chain.contracts.events import Event, decode_event
+from chain.contracts.gradient_ledger import MinerLeft, MinerRegistered, ResultVote, VerdictPosted
+from chain.contracts.task_registry import TaskSubmitted
+from chain.contracts.validator_set import decode_committee, encode_committee
 from chain.errors import InvalidGradient
 from chain.hexadecimal import to_hex
 from chain.primitives import Address, BlockNumber, Hash32, TaskId

@@ -7,20 +7,18 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
-from chain.contracts.system_contracts import (
-    TASK_REGISTRY,
+from chain.contracts.abi import decode_uint
+from chain.contracts.addresses import TASK_REGISTRY
+from chain.contracts.events import decode_event
+from chain.contracts.task_registry import (
     TaskSubmitted,
     TaskTerms,
-    decode_event,
     decode_terms,
-    decode_uint,
-    encode_allowance,
-    encode_approve,
-    encode_balance_of,
     encode_fund_task,
     encode_get_terms,
     encode_submit_task,
 )
+from chain.contracts.training_token import encode_allowance, encode_approve, encode_balance_of
 from chain.crypto import get_address
 from chain.hexadecimal import to_hex
 from chain.json_types import JsonObject

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from chain.contracts.system_contracts import TRAINING_TOKEN
+from chain.contracts.addresses import TRAINING_TOKEN
 from chain.crypto import get_address
 from chain.hexadecimal import to_hex
 from chain.json_types import JsonObject

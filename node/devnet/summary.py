@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from chain.contracts.system_contracts import (
-    EVENT_LAYOUTS,
-    GRADIENT_LEDGER,
-    GradientCommitted,
-    decode_uint,
-    encode_balance_of,
-)
+from chain.contracts.abi import decode_uint
+from chain.contracts.addresses import GRADIENT_LEDGER
+from chain.contracts.events import EVENT_LAYOUTS
+from chain.contracts.gradient_ledger import GradientCommitted
+from chain.contracts.training_token import encode_balance_of
 from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address

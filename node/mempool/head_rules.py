@@ -1,6 +1,6 @@
 """The mempool's rules, against the head (docs/spec/state-transition.md, section 4)."""
 
-from chain.contracts.system_contracts import CallKind, classify_call, decode_task_id
+from chain.contracts.calls import CallKind, classify_call, decode_task_id
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.genesis import GenesisConfig
 from chain.primitives import Address

@@ -10,8 +10,19 @@ from typing import Final
 import structlog
 import trio
 
-from chain.contracts import system_contracts
-from chain.contracts.system_contracts import VALIDATOR_SET, ValidatorStatus
+from chain.contracts.abi import decode_addresses, decode_hash, decode_uint
+from chain.contracts.addresses import VALIDATOR_SET
+from chain.contracts.validator_set import (
+    ValidatorStatus,
+    decode_proposal,
+    encode_candidacy_of,
+    encode_carry_out,
+    encode_genesis_hash,
+    encode_get_proposal,
+    encode_next_validators,
+    encode_record_genesis,
+    encode_remove_exiting,
+)
 from chain.errors import RejectedInputError
 from chain.hexadecimal import to_hex
 from chain.primitives import ZERO_HASH, BlockNumber
@@ -109,31 +120,23 @@ class SetDuties:
         calls = {}
         ask = self._ledger.ask_validator_set
         head = self._store.head_number()
-        if (
-            0 < head < GENESIS_HASH_BLOCKS
-            and system_contracts.decode_hash(ask(system_contracts.encode_genesis_hash()))
-            == ZERO_HASH
-        ):
-            calls["record genesis"] = system_contracts.encode_record_genesis()
+        if 0 < head < GENESIS_HASH_BLOCKS and decode_hash(ask(encode_genesis_hash())) == ZERO_HASH:
+            calls["record genesis"] = encode_record_genesis()
         for evidence in self._evidence.held():
             state = self._ledger.validator(evidence.validator)
             if state.stake == 0 or head > evidence.number + self._evidence_blocks:
                 self._evidence.remove(evidence.validator)
                 continue
             calls[f"report {to_hex(evidence.validator)}"] = evidence.data
-        if system_contracts.decode_addresses(ask(system_contracts.encode_next_validators())):
+        if decode_addresses(ask(encode_next_validators())):
             return calls  # no other change is possible before that one is in force
         for validator in self._store.next_validator_set().validators:
             if self._ledger.validator(validator).status is ValidatorStatus.EXITING:
-                remove = system_contracts.encode_remove_exiting(validator)
+                remove = encode_remove_exiting(validator)
                 calls[f"remove {to_hex(validator)}"] = remove
-        own = system_contracts.decode_uint(
-            ask(system_contracts.encode_candidacy_of(self._operator.address))
-        )
+        own = decode_uint(ask(encode_candidacy_of(self._operator.address)))
         if own:
-            proposal = system_contracts.decode_proposal(
-                ask(system_contracts.encode_get_proposal(own))
-            )
+            proposal = decode_proposal(ask(encode_get_proposal(own)))
             if proposal.votes >= self._store.next_validator_set().quorum:
-                calls[f"join {own}"] = system_contracts.encode_carry_out(own)
+                calls[f"join {own}"] = encode_carry_out(own)
         return calls

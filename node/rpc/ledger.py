@@ -4,15 +4,27 @@ import time
 from collections import OrderedDict
 from typing import Final
 
-from chain.contracts import system_contracts
-from chain.contracts.system_contracts import (
-    GRADIENT_LEDGER,
-    REWARD_DISTRIBUTOR,
-    TASK_REGISTRY,
+from chain.contracts.abi import decode_uint
+from chain.contracts.addresses import GRADIENT_LEDGER, REWARD_DISTRIBUTOR, TASK_REGISTRY
+from chain.contracts.gradient_ledger import (
     Deadline,
     RoundState,
+    decode_deadline,
+    decode_participants,
+    decode_round,
+    encode_deadline,
+    encode_get_round,
+    encode_participants,
+    encode_phase,
+)
+from chain.contracts.reward_distributor import encode_claimed_of
+from chain.contracts.task_registry import (
     TaskAccount,
     TaskTerms,
+    decode_account,
+    decode_terms,
+    encode_get_account,
+    encode_get_terms,
 )
 from chain.hexadecimal import to_hex
 from chain.primitives import Address, BlockNumber, TaskId
@@ -42,37 +54,35 @@ class LedgerView:
         moment = (self._chain.store.head_number(), int(time.time()))
         known = self._phases.get(task_id)
         if known is None or known[0] != moment:
-            phase = await self._call(GRADIENT_LEDGER, system_contracts.encode_phase(task_id))
-            deadline = await self._call(GRADIENT_LEDGER, system_contracts.encode_deadline(task_id))
+            phase = await self._call(GRADIENT_LEDGER, encode_phase(task_id))
+            deadline = await self._call(GRADIENT_LEDGER, encode_deadline(task_id))
             known = (
                 moment,
-                Phase(system_contracts.decode_uint(phase)),
-                system_contracts.decode_deadline(deadline),
+                Phase(decode_uint(phase)),
+                decode_deadline(deadline),
             )
             self._phases[task_id] = known
         return known[1], known[2]
 
     async def terms(self, task_id: TaskId) -> TaskTerms:
         """What settlement goes by."""
-        answer = await self._call(TASK_REGISTRY, system_contracts.encode_get_terms(task_id))
-        return system_contracts.decode_terms(answer)
+        answer = await self._call(TASK_REGISTRY, encode_get_terms(task_id))
+        return decode_terms(answer)
 
     async def account(self, task_id: TaskId) -> TaskAccount:
         """The task's money and status."""
-        answer = await self._call(TASK_REGISTRY, system_contracts.encode_get_account(task_id))
-        return system_contracts.decode_account(answer)
+        answer = await self._call(TASK_REGISTRY, encode_get_account(task_id))
+        return decode_account(answer)
 
     async def round(self, task_id: TaskId) -> RoundState:
         """The round in progress."""
-        answer = await self._call(GRADIENT_LEDGER, system_contracts.encode_get_round(task_id))
-        return system_contracts.decode_round(answer)
+        answer = await self._call(GRADIENT_LEDGER, encode_get_round(task_id))
+        return decode_round(answer)
 
     async def claimed(self, task_id: TaskId, account: Address) -> int:
         """What an account has claimed in all, base units."""
-        answer = await self._call(
-            REWARD_DISTRIBUTOR, system_contracts.encode_claimed_of(task_id, account)
-        )
-        return system_contracts.decode_uint(answer)
+        answer = await self._call(REWARD_DISTRIBUTOR, encode_claimed_of(task_id, account))
+        return decode_uint(answer)
 
     async def participants(
         self, task_id: TaskId, open_block: BlockNumber
@@ -83,11 +93,9 @@ class LedgerView:
             header = self._chain.store.header(open_block)
             if header is None:
                 raise header_not_found()
-            answer = await self._call(
-                GRADIENT_LEDGER, system_contracts.encode_participants(task_id), header
-            )
+            answer = await self._call(GRADIENT_LEDGER, encode_participants(task_id), header)
             self._participants[key] = tuple(
-                (each.miner, each.units) for each in system_contracts.decode_participants(answer)
+                (each.miner, each.units) for each in decode_participants(answer)
             )
             if len(self._participants) > CACHED_ATTEMPTS:
                 self._participants.popitem(last=False)

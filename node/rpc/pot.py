@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from chain.contracts.system_contracts import (
+from chain.contracts.addresses import (
     FAUCET,
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     TRAINING_TOKEN,
     VALIDATOR_SET,
-    CloseReason,
 )
+from chain.contracts.task_registry import CloseReason
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address, TaskId

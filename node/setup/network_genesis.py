@@ -11,18 +11,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from chain.contracts.system_contracts import (
+from chain.contracts.addresses import (
     FAUCET,
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     TRAINING_TOKEN,
     VALIDATOR_SET,
-    encode_faucet_arguments,
-    encode_gradient_ledger_arguments,
-    encode_training_token_arguments,
-    encode_validator_set_arguments,
 )
+from chain.contracts.faucet import encode_faucet_arguments
+from chain.contracts.gradient_ledger import encode_gradient_ledger_arguments
+from chain.contracts.training_token import encode_training_token_arguments
+from chain.contracts.validator_set import encode_validator_set_arguments
 from chain.execution.evm import run_constructor
 from chain.genesis import GenesisAccount, GenesisConfig, build_genesis, parse_genesis
 from chain.hexadecimal import from_plain_hex, to_hex

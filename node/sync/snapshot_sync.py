@@ -12,8 +12,8 @@ from typing import Final, Literal, Protocol, TypeVar
 import structlog
 import trio
 
+from chain.contracts.addresses import GRADIENT_LEDGER
 from chain.contracts.set_reader import read_next_set
-from chain.contracts.system_contracts import GRADIENT_LEDGER
 from chain.errors import InvalidBlock, RejectedInputError, RejectionReason
 from chain.primitives import EMPTY_TRIE_ROOT, Address, BlockNumber, Hash32, TaskId
 from chain.state import trie

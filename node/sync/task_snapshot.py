@@ -9,18 +9,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from chain.contracts import system_contracts
-from chain.contracts.set_reader import read_next_set
-from chain.contracts.system_contracts import (
+from chain.contracts.abi import decode_hash, decode_uint
+from chain.contracts.addresses import (
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     VALIDATOR_SET,
-    AttemptOpened,
-    CloseReason,
-    RoundState,
-    TaskStatus,
 )
+from chain.contracts.events import decode_event
+from chain.contracts.gradient_ledger import (
+    AttemptOpened,
+    RoundState,
+    decode_round,
+    encode_get_round,
+    encode_judges_of,
+    encode_participants,
+)
+from chain.contracts.reward_distributor import encode_root_of
+from chain.contracts.set_reader import read_next_set
+from chain.contracts.task_registry import (
+    CloseReason,
+    TaskStatus,
+    decode_account,
+    decode_terms,
+    encode_get_account,
+    encode_get_terms,
+    encode_is_ready,
+    encode_task_count,
+)
+from chain.contracts.validator_set import decode_committee, encode_committee, encode_committee_of
 from chain.crypto import content_id, keccak256
 from chain.errors import InvalidSpec, RejectedInputError, RejectionReason
 from chain.execution.evm import BlockEnvironment, CallRequest, call
@@ -69,14 +86,12 @@ class ContractView:
 
     def task_count(self) -> int:
         """Tasks submitted so far; their ids are 1 to this."""
-        return system_contracts.decode_uint(
-            self._call(TASK_REGISTRY, system_contracts.encode_task_count())
-        )
+        return decode_uint(self._call(TASK_REGISTRY, encode_task_count()))
 
     def validator_set(self) -> ValidatorSet:
         """Who decided this block."""
-        data = self._call(VALIDATOR_SET, system_contracts.encode_committee())
-        return ValidatorSet(*system_contracts.decode_committee(data))
+        data = self._call(VALIDATOR_SET, encode_committee())
+        return ValidatorSet(*decode_committee(data))
 
     def next_validator_set(self, current: ValidatorSet) -> ValidatorSet:
         """Who decides the next block."""
@@ -85,12 +100,12 @@ class ContractView:
 
     def judges(self, task_id: TaskId) -> ValidatorSet:
         """Who judges the ballot in progress."""
-        version = self._call(GRADIENT_LEDGER, system_contracts.encode_judges_of(task_id))
+        version = self._call(GRADIENT_LEDGER, encode_judges_of(task_id))
         data = self._call(
             VALIDATOR_SET,
-            system_contracts.encode_committee_of(system_contracts.decode_uint(version)),
+            encode_committee_of(decode_uint(version)),
         )
-        return ValidatorSet(*system_contracts.decode_committee(data))
+        return ValidatorSet(*decode_committee(data))
 
     def read_participants(self, task_id: TaskId) -> None:
         """Ask who takes part in the attempt that opened in this block, to see if that can be told.
@@ -98,7 +113,7 @@ class ContractView:
         Raises:
             MissingTrieNodeError: the state is not held as far as that.
         """
-        self._call(GRADIENT_LEDGER, system_contracts.encode_participants(task_id))
+        self._call(GRADIENT_LEDGER, encode_participants(task_id))
 
     def build_stand(
         self, task_id: TaskId, record: TaskRecord, validator_set: ValidatorSet
@@ -108,12 +123,8 @@ class ContractView:
         Raises:
             RejectedInputError: CONTENT_MISMATCH: the contracts hold other hashes.
         """
-        terms = system_contracts.decode_terms(
-            self._call(TASK_REGISTRY, system_contracts.encode_get_terms(task_id))
-        )
-        root = system_contracts.decode_hash(
-            self._call(REWARD_DISTRIBUTOR, system_contracts.encode_root_of(task_id))
-        )
+        terms = decode_terms(self._call(TASK_REGISTRY, encode_get_terms(task_id)))
+        root = decode_hash(self._call(REWARD_DISTRIBUTOR, encode_root_of(task_id)))
         if content_id(record.spec) != terms.spec_hash:
             raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, f"spec of task {task_id}")
         rewards = dict(record.rewards)
@@ -121,12 +132,8 @@ class ContractView:
         tree = build_reward_tree(self._chain_id, REWARD_DISTRIBUTOR, task_id, rewards)
         if not is_canonical or tree.root != root:
             raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, f"rewards of task {task_id}")
-        account = system_contracts.decode_account(
-            self._call(TASK_REGISTRY, system_contracts.encode_get_account(task_id))
-        )
-        state = system_contracts.decode_round(
-            self._call(GRADIENT_LEDGER, system_contracts.encode_get_round(task_id))
-        )
+        account = decode_account(self._call(TASK_REGISTRY, encode_get_account(task_id)))
+        state = decode_round(self._call(GRADIENT_LEDGER, encode_get_round(task_id)))
         # Why else it was closed is told by its event alone.
         is_completed = account.status is TaskStatus.CLOSED and state.round == terms.rounds
         history = TaskHistory(
@@ -154,8 +161,8 @@ class ContractView:
         return TaskStand(history, state)
 
     def _is_ready(self, task_id: TaskId, operator: Address) -> bool:
-        answer = self._call(TASK_REGISTRY, system_contracts.encode_is_ready(task_id, operator))
-        return bool(system_contracts.decode_uint(answer))
+        answer = self._call(TASK_REGISTRY, encode_is_ready(task_id, operator))
+        return bool(decode_uint(answer))
 
     def _call(self, to: Address, data: bytes) -> bytes:
         environment = BlockEnvironment.of(self._header, self._chain_id)
@@ -190,7 +197,7 @@ def fold_attempt(
         context = BlockContext(header.number, header.timestamp)
         for receipt in receipts:
             for log in receipt.logs:
-                event = system_contracts.decode_event(log)
+                event = decode_event(log)
                 if event is None or getattr(event, "task_id", None) != stand.history.task_id:
                     continue
                 is_opening = isinstance(event, AttemptOpened) and (

@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 import trio
 
-from chain.contracts import system_contracts
-from chain.contracts.system_contracts import GRADIENT_LEDGER, TASK_REGISTRY, ResultVote
+from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY
+from chain.contracts.gradient_ledger import (
+    ResultVote,
+    encode_advance_round,
+    encode_post_result,
+    encode_post_verdict,
+    encode_settle_round,
+)
+from chain.contracts.task_registry import encode_post_ready
 from chain.primitives import Address, TaskId
 from chain.training import rounds
 from chain.training.acceptance import Verdict, encode_verdicts
@@ -202,10 +209,10 @@ class TrainingHost:
             case rounds.RestoreState():
                 return [("state", partial(self._states.restore, task))]
             case rounds.PostReady():
-                encode = partial(system_contracts.encode_post_ready, task_id)
+                encode = partial(encode_post_ready, task_id)
                 return [self._vote(task, "ready", TASK_REGISTRY, encode)]
             case rounds.AdvanceRound():
-                encode = partial(system_contracts.encode_advance_round, task_id)
+                encode = partial(encode_advance_round, task_id)
                 name = f"advance-{task.work.phase_key}"
                 return [self._vote(task, name, GRADIENT_LEDGER, encode)]
             case rounds.CheckGradients(indices):
@@ -228,7 +235,7 @@ class TrainingHost:
                 return [self._vote(task, f"post-{attempt.ballot_number}", GRADIENT_LEDGER, encode)]
             case rounds.SettleRound(vote):
                 assert attempt is not None
-                encode = partial(system_contracts.encode_settle_round, task_id, vote)
+                encode = partial(encode_settle_round, task_id, vote)
                 name = f"settle-{attempt.ballot_number}"
                 return [self._vote(task, name, GRADIENT_LEDGER, encode)]
             case _:
@@ -253,7 +260,7 @@ class TrainingHost:
         self, task: ServedTask, attempt: Attempt, verdicts: Sequence[Verdict]
     ) -> bytes:
         self._gradients.save_checks(task, attempt)
-        return system_contracts.encode_post_verdict(
+        return encode_post_verdict(
             task.task_id,
             attempt.round_number,
             attempt.attempt,
@@ -282,7 +289,7 @@ def _get_own_work(task: ServedTask) -> rounds.OwnWork:
 
 def _encode_result(task: ServedTask, attempt: Attempt, vote: ResultVote) -> bytes:
     _, correct_count, loss = task.work.results[attempt.ballot_number]
-    return system_contracts.encode_post_result(
+    return encode_post_result(
         task.task_id,
         attempt.round_number,
         attempt.attempt,

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import structlog
 import trio
 
-from chain.contracts.system_contracts import REWARD_DISTRIBUTOR, ResultVote
+from chain.contracts.addresses import REWARD_DISTRIBUTOR
+from chain.contracts.gradient_ledger import ResultVote
 from chain.training.aggregation import aggregate
 from chain.training.architectures import count_parameters
 from chain.training.encoding import GradientHeader, decode_gradient

@@ -6,8 +6,8 @@ docs/spec/training.md, section 10, and docs/spec/contracts.md, section 6.
 from functools import partial
 from typing import Final
 
-from chain.contracts import system_contracts
-from chain.contracts.system_contracts import GRADIENT_LEDGER, CommitmentEvidence
+from chain.contracts.addresses import GRADIENT_LEDGER
+from chain.contracts.gradient_ledger import CommitmentEvidence, encode_slash
 from chain.training import rounds
 from chain.training.history import SettledRound, compute_outcome
 from node.chain.contract_reader import LedgerReader
@@ -66,7 +66,7 @@ class Slashings:
             sent_count = 0
             for i in guilty:
                 encode = partial(
-                    system_contracts.encode_slash,
+                    encode_slash,
                     task.task_id,
                     attempt.ballot_number,
                     records,

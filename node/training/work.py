@@ -6,7 +6,7 @@ from typing import Protocol, TypeAlias
 
 import trio
 
-from chain.contracts.system_contracts import ResultVote
+from chain.contracts.gradient_ledger import ResultVote
 from chain.primitives import BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Measurement, Verdict
 from chain.training.assignment import Assignment

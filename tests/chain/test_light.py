@@ -2,8 +2,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from chain.contracts.addresses import VALIDATOR_SET
 from chain.contracts.set_storage import SET_SLOTS, compute_set_hash
-from chain.contracts.system_contracts import VALIDATOR_SET
 from chain.crypto import get_address
 from chain.errors import RejectedInputError, RejectionReason
 from chain.light import PARAMETERS_LIMIT_BYTES, LightChain, TrustedNetwork, verify_network

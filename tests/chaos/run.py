@@ -20,7 +20,9 @@ from chain.consensus.messages import (
     SigningDomain,
     compute_signing_digest,
 )
-from chain.contracts.system_contracts import VALIDATOR_SET, SetScheduled, decode_event
+from chain.contracts.addresses import VALIDATOR_SET
+from chain.contracts.events import decode_event
+from chain.contracts.validator_set import SetScheduled
 from chain.crypto import keccak256, recover
 from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json

@@ -16,7 +16,7 @@ from chain.consensus.messages import (
     ViewChangeVote,
     Vote,
 )
-from chain.contracts.system_contracts import EVENT_LAYOUTS
+from chain.contracts.events import EVENT_LAYOUTS
 from chain.crypto import keccak256, sign
 from chain.primitives import (
     Address,

@@ -4,12 +4,12 @@ import json
 import re
 from pathlib import Path
 
-from chain.contracts import system_contracts
+from chain.contracts import addresses
 from contracts import build
 
 ROOT = Path(__file__).parents[2]
 ADDRESSES = {
-    name: getattr(system_contracts, name)
+    name: getattr(addresses, name)
     for name in (
         "TRAINING_TOKEN",
         "VALIDATOR_SET",

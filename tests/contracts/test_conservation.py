@@ -10,16 +10,16 @@ from random import Random
 
 import pytest
 
-from chain.contracts import system_contracts as contracts
-from chain.contracts.system_contracts import (
-    GRADIENT_LEDGER,
-    TASK_REGISTRY,
+from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY
+from chain.contracts.gradient_ledger import (
     CommitmentEvidence,
     GradientCommitted,
     MinerSlashed,
-    TaskStatus,
     VerdictPosted,
+    encode_slash,
+    encode_withdraw_credit,
 )
+from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address
 from chain.training.rewards import RewardTree
 from chain.training.rounds import Phase
@@ -173,13 +173,13 @@ class Walk:
 
     def slashes(self) -> None:
         ballot_number, commitments, verdicts = self.evidence
-        data = contracts.encode_slash(
+        data = encode_slash(
             self.world.task, ballot_number, commitments, verdicts, [self.random.randint(0, 3)]
         )
         self.attempt(lambda: self.world.send(STRANGER, GRADIENT_LEDGER, data))
 
     def takes_credit(self) -> None:
-        data = contracts.encode_withdraw_credit(TERMS.token)
+        data = encode_withdraw_credit(TERMS.token)
         operator = self.random.choice(OPERATORS)
         self.attempt(lambda: self.world.send(operator, GRADIENT_LEDGER, data))
 

@@ -4,28 +4,42 @@ from dataclasses import replace
 
 import pytest
 
-from chain.contracts import system_contracts as contracts
-from chain.contracts.system_contracts import (
-    GRADIENT_LEDGER,
-    TRAINING_TOKEN,
-    VALIDATOR_SET,
+from chain.contracts.abi import decode_uint
+from chain.contracts.addresses import GRADIENT_LEDGER, TRAINING_TOKEN, VALIDATOR_SET
+from chain.contracts.errors import ContractError
+from chain.contracts.gradient_ledger import (
     AttemptOpened,
     AttemptVoided,
     BallotFailed,
-    CloseReason,
-    ContractError,
+    CommitmentEvidence,
     Deadline,
     GradientCommitted,
     MinerLeft,
     MinerRegistered,
+    MinerState,
+    Participant,
     ResultPosted,
-    RootSet,
     RoundSettled,
+    VerdictPosted,
+    decode_deadline,
+    encode_commitment_position,
+    encode_deadline,
+    encode_phase_floor_blocks,
+    encode_register,
+    encode_slash,
+)
+from chain.contracts.reward_distributor import RootSet
+from chain.contracts.task_registry import (
+    CloseReason,
     TaskClosed,
     TaskPaused,
     TaskResumed,
     TaskStatus,
-    VerdictPosted,
+)
+from chain.contracts.validator_set import (
+    encode_leave_set,
+    encode_propose_join,
+    encode_vote_on_proposal,
 )
 from chain.crypto import keccak256
 from chain.primitives import ZERO_HASH
@@ -76,8 +90,8 @@ def about(name: str, who: bytes) -> ContractError:
 
 
 def deadline(world: World) -> Deadline:
-    data = world.view(GRADIENT_LEDGER, contracts.encode_deadline(world.task))
-    return contracts.decode_deadline(data)
+    data = world.view(GRADIENT_LEDGER, encode_deadline(world.task))
+    return decode_deadline(data)
 
 
 def to_result_phase(world: World) -> None:
@@ -93,9 +107,9 @@ def test_registration_takes_the_bond_of_one_round(world: World) -> None:
     world.submit()
     answer = world.register(MINERS[0], units=3)
     assert answer.events == (MinerRegistered(world.task, MINERS[0], 3, 3 * POT),)
-    assert world.miner(MINERS[0]) == contracts.MinerState(3, world.number, 0, 0, 3 * POT)
+    assert world.miner(MINERS[0]) == MinerState(3, world.number, 0, 0, 3 * POT)
     assert world.balance(GRADIENT_LEDGER) == 3 * POT
-    assert world.participants() == (contracts.Participant(MINERS[0], 3),)
+    assert world.participants() == (Participant(MINERS[0], 3),)
 
 
 def test_registration_twice_or_of_impossible_units_is_refused(world: World) -> None:
@@ -108,7 +122,7 @@ def test_registration_twice_or_of_impossible_units_is_refused(world: World) -> N
 
 def test_registration_without_allowance_leaves_nothing(world: World) -> None:
     world.submit()
-    data = contracts.encode_register(world.task, 1)
+    data = encode_register(world.task, 1)
     refused = refusal(world.send, MINERS[0], GRADIENT_LEDGER, data)
     assert isinstance(refused, ContractError)
     assert refused.name == "ERC20InsufficientAllowance"
@@ -196,10 +210,8 @@ def test_a_commitment_is_numbered_and_chained(started: World) -> None:
         )
         words = (bytes(12) + miner, (2).to_bytes(32, "big"), commitment)
         digest = keccak256(digest + b"".join(words))
-        position = started.view(
-            GRADIENT_LEDGER, contracts.encode_commitment_position(started.task, miner)
-        )
-        assert contracts.decode_uint(position) == index + 1
+        position = started.view(GRADIENT_LEDGER, encode_commitment_position(started.task, miner))
+        assert decode_uint(position) == index + 1
     state = started.round
     assert (state.commitment_count, state.committed_units) == (2, 4)
     assert state.commitment_digest == digest
@@ -679,8 +691,8 @@ def test_phases_without_an_end_have_no_deadline(world: World) -> None:
 
 
 def test_the_floor_is_what_genesis_said(world: World) -> None:
-    answer = world.view(GRADIENT_LEDGER, contracts.encode_phase_floor_blocks())
-    assert contracts.decode_uint(answer) == FLOOR
+    answer = world.view(GRADIENT_LEDGER, encode_phase_floor_blocks())
+    assert decode_uint(answer) == FLOOR
 
 
 def test_two_tasks_do_not_touch_each_other(started: World) -> None:
@@ -759,9 +771,9 @@ def with_a_fifth_validator(world: World) -> None:
     """A fifth validator joins; its operator is a miner's account."""
     joiner = MINERS[3]
     world.approve(joiner, VALIDATOR_SET, STAKE)
-    world.send(joiner, VALIDATOR_SET, contracts.encode_propose_join(account("validator 5")))
+    world.send(joiner, VALIDATOR_SET, encode_propose_join(account("validator 5")))
     for operator in OPERATORS[:3]:
-        world.send(operator, VALIDATOR_SET, contracts.encode_vote_on_proposal(1))
+        world.send(operator, VALIDATOR_SET, encode_vote_on_proposal(1))
     world.mine(CHANGE_BLOCKS)
 
 
@@ -797,7 +809,7 @@ def test_who_left_still_judges_the_ballot_that_it_belongs_to() -> None:
     world = started_world()
     world.commit_all()
     world.verdict(OPERATORS[0], (OK, CHEAT))
-    world.send(OPERATORS[1], VALIDATOR_SET, contracts.encode_leave_set())
+    world.send(OPERATORS[1], VALIDATOR_SET, encode_leave_set())
     world.mine(CHANGE_BLOCKS)
     world.judge((OK, CHEAT), operators=OPERATORS[1:3])
     world.pass_phase()
@@ -805,10 +817,9 @@ def test_who_left_still_judges_the_ballot_that_it_belongs_to() -> None:
     world.settle(vote)
     evidence = [(validator, bitmap((OK, CHEAT))) for validator in VALIDATORS[:3]]
     commitments = [
-        contracts.CommitmentEvidence(miner, 2, keccak256(b"commitment" + miner))
-        for miner in MINERS[:2]
+        CommitmentEvidence(miner, 2, keccak256(b"commitment" + miner)) for miner in MINERS[:2]
     ]
-    data = contracts.encode_slash(world.task, 1, commitments, evidence, [1])
+    data = encode_slash(world.task, 1, commitments, evidence, [1])
     world.send(STRANGER, GRADIENT_LEDGER, data)
     assert world.credit(OPERATORS[1]) == world.credit(OPERATORS[0]) > 0
 

@@ -2,13 +2,18 @@
 
 import pytest
 
-from chain.contracts import system_contracts as contracts
-from chain.contracts.system_contracts import (
-    GRADIENT_LEDGER,
-    REWARD_DISTRIBUTOR,
+from chain.contracts.abi import decode_hash, decode_uint
+from chain.contracts.addresses import GRADIENT_LEDGER, REWARD_DISTRIBUTOR
+from chain.contracts.errors import ContractError
+from chain.contracts.reward_distributor import (
     Claimed,
-    ContractError,
     RewardClaim,
+    encode_claim,
+    encode_claim_for,
+    encode_claim_many,
+    encode_claimed_of,
+    encode_paid_total_of,
+    encode_root_of,
 )
 from chain.crypto import keccak256
 from chain.primitives import Address
@@ -47,13 +52,13 @@ def world() -> World:
 
 
 def number(world: World, data: bytes) -> int:
-    return contracts.decode_uint(world.view(REWARD_DISTRIBUTOR, data))
+    return decode_uint(world.view(REWARD_DISTRIBUTOR, data))
 
 
 def test_everybody_who_earned_claims_and_nothing_is_left(world: World) -> None:
     tree = settle(world, EARNED)
-    root = world.view(REWARD_DISTRIBUTOR, contracts.encode_root_of(world.task))
-    assert contracts.decode_hash(root) == tree.root
+    root = world.view(REWARD_DISTRIBUTOR, encode_root_of(world.task))
+    assert decode_hash(root) == tree.root
     bond = 2 * POT
     for account, amount in EARNED.items():
         before = world.balance(account)
@@ -62,8 +67,8 @@ def test_everybody_who_earned_claims_and_nothing_is_left(world: World) -> None:
         assert world.balance(account) == before + amount
     assert world.balance(MINERS[0]) == SUPPLY_EACH - bond + 2 * POT
     assert world.claimed_total() == PAID
-    assert number(world, contracts.encode_paid_total_of(world.task)) == PAID
-    assert number(world, contracts.encode_claimed_of(world.task, MINERS[0])) == 2 * POT
+    assert number(world, encode_paid_total_of(world.task)) == PAID
+    assert number(world, encode_claimed_of(world.task, MINERS[0])) == 2 * POT
 
 
 def test_a_claim_pays_once(world: World) -> None:
@@ -90,7 +95,7 @@ def test_a_proof_is_for_one_account_one_amount_one_task(world: World) -> None:
     assert proof is not None
 
     def attempt(sender: Address, task: int, cumulative: int, shown) -> object:
-        data = contracts.encode_claim(task, cumulative, shown)
+        data = encode_claim(task, cumulative, shown)
         return refusal(world.send, sender, REWARD_DISTRIBUTOR, data)
 
     def invalid(task: int, who: Address) -> ContractError:
@@ -114,7 +119,7 @@ def test_a_single_leaf_has_an_empty_proof(world: World) -> None:
 def test_anyone_can_claim_for_an_account_and_the_account_gets_the_money(world: World) -> None:
     tree = settle(world, EARNED)
     proof = tree.proof(MINERS[0])
-    data = contracts.encode_claim_for(world.task, MINERS[0], 2 * POT, proof)
+    data = encode_claim_for(world.task, MINERS[0], 2 * POT, proof)
     before = world.balance(MINERS[0])
     assert world.send(STRANGER, REWARD_DISTRIBUTOR, data).events == (
         Claimed(world.task, MINERS[0], 2 * POT, 2 * POT),
@@ -128,12 +133,12 @@ def test_many_claims_are_made_together_or_not_at_all(world: World) -> None:
         RewardClaim(world.task, account, amount, tree.proof(account) or ())
         for account, amount in EARNED.items()
     ]
-    data = contracts.encode_claim_many([*claims, claims[0]])
+    data = encode_claim_many([*claims, claims[0]])
     assert refusal(world.send, STRANGER, REWARD_DISTRIBUTOR, data) == ContractError(
         "DistributorNothingToClaim", (world.task, "0x" + MINERS[0].hex())
     )
     assert world.claimed_total() == 0
-    answer = world.send(STRANGER, REWARD_DISTRIBUTOR, contracts.encode_claim_many(claims))
+    answer = world.send(STRANGER, REWARD_DISTRIBUTOR, encode_claim_many(claims))
     assert [event.account for event in answer.events] == list(EARNED)
     assert world.claimed_total() == PAID
 

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from chain.contracts import system_contracts as contracts
-from chain.contracts.system_contracts import (
-    GRADIENT_LEDGER,
-    TRAINING_TOKEN,
+from chain.contracts.addresses import GRADIENT_LEDGER, TRAINING_TOKEN
+from chain.contracts.errors import ContractError
+from chain.contracts.gradient_ledger import (
     CommitmentEvidence,
-    ContractError,
     CreditWithdrawn,
     MinerLeft,
     MinerSlashed,
+    encode_slash,
+    encode_withdraw_credit,
 )
 from chain.crypto import keccak256
 from chain.primitives import Address
@@ -55,7 +55,7 @@ def slash(
     ballot_number: int = 1,
 ) -> Answer:
     shown = [(validator, bitmap(each)) for validator, each in verdicts]
-    data = contracts.encode_slash(world.task, ballot_number, commitments, shown, indices)
+    data = encode_slash(world.task, ballot_number, commitments, shown, indices)
     return world.send(STRANGER, GRADIENT_LEDGER, data)
 
 
@@ -86,7 +86,7 @@ def test_a_quorum_of_cheat_takes_the_whole_bond(world: World) -> None:
 
 def test_a_credit_is_withdrawn_once(world: World) -> None:
     slash(world, play(world, [(OK, CHEAT)] * 4))
-    data = contracts.encode_withdraw_credit(TRAINING_TOKEN)
+    data = encode_withdraw_credit(TRAINING_TOKEN)
     assert world.send(OPERATORS[0], GRADIENT_LEDGER, data).events == (
         CreditWithdrawn(TRAINING_TOKEN, OPERATORS[0], POT // 4),
     )

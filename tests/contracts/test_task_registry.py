@@ -4,19 +4,23 @@ import hashlib
 
 import pytest
 
-from chain.contracts import system_contracts as contracts
-from chain.contracts.system_contracts import (
-    GRADIENT_LEDGER,
-    REWARD_DISTRIBUTOR,
-    TASK_REGISTRY,
+from chain.contracts.abi import compute_selector, decode_uint
+from chain.contracts.addresses import GRADIENT_LEDGER, REWARD_DISTRIBUTOR, TASK_REGISTRY
+from chain.contracts.errors import ContractError
+from chain.contracts.task_registry import (
     CloseReason,
-    ContractError,
+    TaskAccount,
     TaskActivated,
     TaskClosed,
     TaskReady,
     TaskRefunded,
     TaskStatus,
     TaskSubmitted,
+    decode_terms,
+    encode_get_terms,
+    encode_is_ready,
+    encode_submit_task,
+    encode_task_count,
 )
 from chain.primitives import Hash32
 from chain.training.rounds import Phase
@@ -46,8 +50,8 @@ def world() -> World:
 def test_submission_escrows_the_budget_and_publishes_the_spec(world: World) -> None:
     answer = world.submit()
     assert answer.events == (TaskSubmitted(world.task, SUBMITTER, TERMS.spec_hash, BUDGET, SPEC),)
-    assert contracts.decode_uint(answer.output) == world.task
-    assert world.money == contracts.TaskAccount(
+    assert decode_uint(answer.output) == world.task
+    assert world.money == TaskAccount(
         submitter=SUBMITTER,
         status=TaskStatus.PENDING,
         ready_count=0,
@@ -60,8 +64,8 @@ def test_submission_escrows_the_budget_and_publishes_the_spec(world: World) -> N
         refundable=BUDGET,
         refunded=0,
     )
-    terms = world.view(TASK_REGISTRY, contracts.encode_get_terms(world.task))
-    assert contracts.decode_terms(terms) == TERMS
+    terms = world.view(TASK_REGISTRY, encode_get_terms(world.task))
+    assert decode_terms(terms) == TERMS
     assert world.balance(TASK_REGISTRY) == BUDGET
     assert world.balance(SUBMITTER) == SUPPLY_EACH - BUDGET
 
@@ -129,12 +133,12 @@ def test_a_spec_is_at_most_16_kib(world: World) -> None:
 
 
 def test_a_submission_without_allowance_takes_nothing(world: World) -> None:
-    data = contracts.encode_submit_task(TERMS, SPEC, BUDGET)
+    data = encode_submit_task(TERMS, SPEC, BUDGET)
     refused = refusal(world.send, SUBMITTER, TASK_REGISTRY, data)
     assert refused == ContractError(
         "ERC20InsufficientAllowance", ("0x" + TASK_REGISTRY.hex(), 0, BUDGET)
     )
-    assert contracts.decode_uint(world.view(TASK_REGISTRY, contracts.encode_task_count())) == 0
+    assert decode_uint(world.view(TASK_REGISTRY, encode_task_count())) == 0
 
 
 def test_a_quorum_of_ready_votes_activates_a_task(world: World) -> None:
@@ -147,7 +151,7 @@ def test_a_quorum_of_ready_votes_activates_a_task(world: World) -> None:
     ]
     assert (world.money.status, world.money.activated_block) == (TaskStatus.ACTIVE, world.number)
     is_ready = [
-        contracts.decode_uint(world.view(TASK_REGISTRY, contracts.encode_is_ready(world.task, one)))
+        decode_uint(world.view(TASK_REGISTRY, encode_is_ready(world.task, one)))
         for one in OPERATORS
     ]
     assert is_ready == [1, 1, 1, 0]
@@ -264,14 +268,14 @@ def test_the_calls_of_other_contracts_are_theirs_alone(world: World) -> None:
         ("closeTask(uint256,uint8)", (1, 0)),
     ):
         words = b"".join(value.to_bytes(32, "big") for value in values)
-        data = contracts.compute_selector(signature) + words
+        data = compute_selector(signature) + words
         assert refusal(world.send, SUBMITTER, TASK_REGISTRY, data) == not_ledger
-    payout = contracts.compute_selector("payOut(uint256,address,uint256)") + bytes(96)
+    payout = compute_selector("payOut(uint256,address,uint256)") + bytes(96)
     for sender in (SUBMITTER, GRADIENT_LEDGER):
         assert refusal(world.send, sender, TASK_REGISTRY, payout) == ContractError(
             "TaskNotDistributor", ("0x" + sender.hex(),)
         )
-    root = contracts.compute_selector("setRoot(uint256,bytes32,uint256)") + bytes(96)
+    root = compute_selector("setRoot(uint256,bytes32,uint256)") + bytes(96)
     assert refusal(world.send, SUBMITTER, REWARD_DISTRIBUTOR, root) == ContractError(
         "DistributorNotLedger", ("0x" + SUBMITTER.hex(),)
     )

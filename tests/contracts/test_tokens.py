@@ -3,14 +3,28 @@
 import pytest
 from eth_abi.abi import encode
 
-from chain.contracts import system_contracts as contracts
-from chain.contracts.system_contracts import (
+from chain.contracts.abi import compute_selector, decode_uint
+from chain.contracts.addresses import (
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     TRAINING_TOKEN,
-    ContractError,
+)
+from chain.contracts.errors import ContractError
+from chain.contracts.gradient_ledger import encode_register, encode_withdraw_bond
+from chain.contracts.reward_distributor import encode_claim_for
+from chain.contracts.task_registry import (
     TaskStatus,
+    encode_cancel_task,
+    encode_fund_task,
+    encode_refund_task,
+    encode_submit_task,
+    encode_task_count,
+)
+from chain.contracts.training_token import (
+    encode_allowance,
+    encode_approve,
+    encode_training_token_arguments,
 )
 from chain.crypto import get_address, keccak256, sign
 from chain.primitives import Address, Hash32, PrivateKey
@@ -38,11 +52,11 @@ from tests.contracts.world import (
 
 TOKEN = account("a token that means harm")
 TERMS = with_terms(token=TOKEN)
-REENTERED = contracts.compute_selector("ReentrancyGuardReentrantCall()")
+REENTERED = compute_selector("ReentrancyGuardReentrantCall()")
 
 
 def call(signature: str, types=(), values=()) -> bytes:
-    return contracts.compute_selector(signature) + encode(types, values)
+    return compute_selector(signature) + encode(types, values)
 
 
 # ---- POT
@@ -65,7 +79,7 @@ def test_pot_is_an_erc20_with_a_fixed_supply() -> None:
 
 
 def test_pot_is_allocated_to_as_many_holders_as_amounts() -> None:
-    arguments = contracts.encode_training_token_arguments([SUBMITTER], [1, 2])
+    arguments = encode_training_token_arguments([SUBMITTER], [1, 2])
     refused = refusal(new_world().deploy, "TrainingToken", TOKEN, arguments)
     assert refused == ContractError("TokenAllocationMismatch", (1, 2))
 
@@ -121,8 +135,8 @@ def test_pot_can_be_approved_by_signature() -> None:
         ],
     )
     world.send(STRANGER, TRAINING_TOKEN, data)
-    allowance = world.view(TRAINING_TOKEN, contracts.encode_allowance(holder, TASK_REGISTRY))
-    assert contracts.decode_uint(allowance) == 7
+    allowance = world.view(TRAINING_TOKEN, encode_allowance(holder, TASK_REGISTRY))
+    assert decode_uint(allowance) == 7
 
 
 # ---- a token that takes a fee
@@ -148,12 +162,12 @@ def test_a_deposit_that_arrives_short_is_refused_everywhere(fee_world: World) ->
     fee_world.submit(TERMS)
     set_fee(fee_world, 3)
     fee_world.approve(SUBMITTER, TASK_REGISTRY, 10, TOKEN)
-    fund = contracts.encode_fund_task(fee_world.task, 10)
+    fund = encode_fund_task(fee_world.task, 10)
     assert refusal(fee_world.send, SUBMITTER, TASK_REGISTRY, fund) == ContractError(
         "TaskInexactTransfer", (10, 7)
     )
     fee_world.approve(MINERS[0], GRADIENT_LEDGER, 2 * POT, TOKEN)
-    register = contracts.encode_register(fee_world.task, 2)
+    register = encode_register(fee_world.task, 2)
     assert refusal(fee_world.send, MINERS[0], GRADIENT_LEDGER, register) == ContractError(
         "TaskInexactTransfer", (2 * POT, 2 * POT - 3)
     )
@@ -161,7 +175,7 @@ def test_a_deposit_that_arrives_short_is_refused_everywhere(fee_world: World) ->
 
 
 def test_a_token_that_is_no_contract_is_refused(fee_world: World) -> None:
-    data = contracts.encode_submit_task(with_terms(token=STRANGER), SPEC, BUDGET)
+    data = encode_submit_task(with_terms(token=STRANGER), SPEC, BUDGET)
     with pytest.raises(Reverted):
         fee_world.send(SUBMITTER, TASK_REGISTRY, data)
 
@@ -177,7 +191,7 @@ def world() -> World:
     world.approve(MINERS[0], GRADIENT_LEDGER, SUPPLY_EACH, TOKEN)
     world.approve(MINERS[1], GRADIENT_LEDGER, SUPPLY_EACH, TOKEN)
     for spender in (TASK_REGISTRY, GRADIENT_LEDGER):
-        act(world, TOKEN, contracts.encode_approve(spender, SUPPLY_EACH))
+        act(world, TOKEN, encode_approve(spender, SUPPLY_EACH))
     return world
 
 
@@ -193,26 +207,26 @@ def arm(world: World, to: Address, data: bytes) -> None:
 
 def outcome(world: World) -> tuple[bool, bool, bytes]:
     """Whether it called back, whether that succeeded, and the first word of the answer."""
-    called = bool(contracts.decode_uint(world.view(TOKEN, call("called()"))))
-    succeeded = bool(contracts.decode_uint(world.view(TOKEN, call("succeeded()"))))
+    called = bool(decode_uint(world.view(TOKEN, call("called()"))))
+    succeeded = bool(decode_uint(world.view(TOKEN, call("succeeded()"))))
     answer = world.view(TOKEN, call("answer()"))
     return called, succeeded, answer[64:68]
 
 
-SUBMIT = contracts.encode_submit_task(TERMS, SPEC, BUDGET)
+SUBMIT = encode_submit_task(TERMS, SPEC, BUDGET)
 
 
 def test_a_submission_cannot_be_reentered(world: World) -> None:
     arm(world, TASK_REGISTRY, SUBMIT)
     act(world, TASK_REGISTRY, SUBMIT)
     assert outcome(world) == (True, False, REENTERED)
-    count = world.view(TASK_REGISTRY, contracts.encode_task_count())
-    assert contracts.decode_uint(count) == 1
+    count = world.view(TASK_REGISTRY, encode_task_count())
+    assert decode_uint(count) == 1
     assert world.balance(TASK_REGISTRY, TOKEN) == BUDGET
 
 
 def test_a_task_cancelled_while_its_budget_arrives_has_arrived(world: World) -> None:
-    arm(world, TASK_REGISTRY, contracts.encode_cancel_task(world.task))
+    arm(world, TASK_REGISTRY, encode_cancel_task(world.task))
     act(world, TASK_REGISTRY, SUBMIT)
     assert outcome(world)[:2] == (True, True)
     assert world.money.status is TaskStatus.CLOSED
@@ -225,7 +239,7 @@ def test_a_refund_cannot_be_reentered(world: World) -> None:
     world.submit(TERMS)
     act(world, TASK_REGISTRY, SUBMIT)
     world.cancel()
-    arm(world, TASK_REGISTRY, contracts.encode_refund_task(world.task))
+    arm(world, TASK_REGISTRY, encode_refund_task(world.task))
     world.refund()
     assert outcome(world) == (True, False, REENTERED)
     assert world.balance(TASK_REGISTRY, TOKEN) == BUDGET
@@ -234,7 +248,7 @@ def test_a_refund_cannot_be_reentered(world: World) -> None:
 
 def test_a_registration_cannot_be_reentered(world: World) -> None:
     world.submit(TERMS)
-    register = contracts.encode_register(world.task, 2)
+    register = encode_register(world.task, 2)
     arm(world, GRADIENT_LEDGER, register)
     act(world, GRADIENT_LEDGER, register)
     assert outcome(world) == (True, False, REENTERED)
@@ -243,10 +257,10 @@ def test_a_registration_cannot_be_reentered(world: World) -> None:
 
 def test_a_bond_withdrawn_cannot_be_withdrawn_again(world: World) -> None:
     world.submit(TERMS)
-    act(world, GRADIENT_LEDGER, contracts.encode_register(world.task, 2))
+    act(world, GRADIENT_LEDGER, encode_register(world.task, 2))
     world.register(MINERS[0])
     world.cancel()
-    withdraw = contracts.encode_withdraw_bond(world.task)
+    withdraw = encode_withdraw_bond(world.task)
     arm(world, GRADIENT_LEDGER, withdraw)
     act(world, GRADIENT_LEDGER, withdraw)
     assert outcome(world) == (True, False, REENTERED)
@@ -263,11 +277,11 @@ def test_a_claim_is_recorded_before_it_is_paid(world: World) -> None:
     world.judge()
     tree = world.rewards({MINERS[0]: POT, MINERS[1]: 2 * POT})
     world.settle(world.agree(result(rewards=tree)))
-    again = contracts.encode_claim_for(world.task, MINERS[0], POT, tree.proof(MINERS[0]) or ())
+    again = encode_claim_for(world.task, MINERS[0], POT, tree.proof(MINERS[0]) or ())
     before = world.balance(MINERS[0], TOKEN)
     arm(world, REWARD_DISTRIBUTOR, again)
     world.claim(MINERS[0], tree, POT)
-    refused = contracts.compute_selector("DistributorNothingToClaim(uint256,address)")
+    refused = compute_selector("DistributorNothingToClaim(uint256,address)")
     assert outcome(world) == (True, False, refused)
     assert world.balance(MINERS[0], TOKEN) == before + POT
     assert world.claimed_total() == POT

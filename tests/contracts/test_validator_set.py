@@ -9,11 +9,10 @@ from chain.consensus.messages import (
     compute_signing_digest,
     compute_view_change_payload,
 )
-from chain.contracts import system_contracts as contracts
-from chain.contracts.system_contracts import (
-    TRAINING_TOKEN,
-    VALIDATOR_SET,
-    ContractError,
+from chain.contracts.abi import compute_selector, decode_address, decode_addresses, decode_uint
+from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
+from chain.contracts.errors import ContractError
+from chain.contracts.validator_set import (
     ExitRequested,
     ProposalClosed,
     SetScheduled,
@@ -22,6 +21,28 @@ from chain.contracts.system_contracts import (
     ValidatorSlashed,
     ValidatorState,
     ValidatorStatus,
+    decode_committee,
+    decode_proposal,
+    decode_validator,
+    encode_carry_out,
+    encode_committee,
+    encode_genesis_hash,
+    encode_get_proposal,
+    encode_get_validator,
+    encode_leave_set,
+    encode_next_validators,
+    encode_operator_of,
+    encode_propose_join,
+    encode_propose_removal,
+    encode_record_genesis,
+    encode_remove_exiting,
+    encode_report_equivocation,
+    encode_report_lost_lock,
+    encode_validator_of,
+    encode_validator_set_arguments,
+    encode_vote_on_proposal,
+    encode_withdraw_proposal,
+    encode_withdraw_stake,
 )
 from chain.crypto import get_address, keccak256, sign
 from chain.genesis import HISTORY_STORAGE_ADDRESS, HISTORY_STORAGE_CODE
@@ -66,7 +87,7 @@ def deployed(validators, operators, **changes: int) -> World:
         "evidence_blocks": EVIDENCE_BLOCKS,
         **changes,
     }
-    arguments = contracts.encode_validator_set_arguments(validators, operators, **constants)
+    arguments = encode_validator_set_arguments(validators, operators, **constants)
     world.deploy("ValidatorSet", PLACE, arguments)
     return world
 
@@ -76,27 +97,21 @@ def send(world: World, sender: Address, data: bytes) -> Answer:
 
 
 def ask(world: World, signature: str, at: Address = PLACE) -> int:
-    return contracts.decode_uint(world.view(at, contracts.compute_selector(signature)))
+    return decode_uint(world.view(at, compute_selector(signature)))
 
 
 def validator_set(world: World) -> tuple[Address, ...]:
-    validators, operators = contracts.decode_committee(
-        world.view(VALIDATOR_SET, contracts.encode_committee())
-    )
+    validators, operators = decode_committee(world.view(VALIDATOR_SET, encode_committee()))
     assert len(operators) == len(validators)
     return validators
 
 
 def state_of(world: World, validator: Address) -> ValidatorState:
-    return contracts.decode_validator(
-        world.view(VALIDATOR_SET, contracts.encode_get_validator(validator))
-    )
+    return decode_validator(world.view(VALIDATOR_SET, encode_get_validator(validator)))
 
 
 def proposal(world: World, proposal_id: int = 1) -> ValidatorProposal:
-    return contracts.decode_proposal(
-        world.view(VALIDATOR_SET, contracts.encode_get_proposal(proposal_id))
-    )
+    return decode_proposal(world.view(VALIDATOR_SET, encode_get_proposal(proposal_id)))
 
 
 def slots(world: World) -> list[int]:
@@ -109,12 +124,12 @@ def set_hash(validators) -> int:
 
 def propose_join(world: World, candidate: Address = CANDIDATE, operator: Address = JOINER) -> None:
     world.approve(operator, VALIDATOR_SET, STAKE)
-    send(world, operator, contracts.encode_propose_join(candidate))
+    send(world, operator, encode_propose_join(candidate))
 
 
 def vote(world: World, *operators: Address, proposal_id: int = 1) -> Answer:
     for operator in operators:
-        answer = send(world, operator, contracts.encode_vote_on_proposal(proposal_id))
+        answer = send(world, operator, encode_vote_on_proposal(proposal_id))
     return answer
 
 
@@ -132,14 +147,14 @@ def joined() -> tuple[World, tuple[Address, ...]]:
 
 def test_the_set_answers_who_votes_for_whom() -> None:
     world = new_world()
-    answer = world.view(VALIDATOR_SET, contracts.encode_committee())
-    assert contracts.decode_committee(answer) == (VALIDATORS, OPERATORS)
-    operator = world.view(VALIDATOR_SET, contracts.encode_operator_of(VALIDATORS[2]))
-    assert contracts.decode_address(operator) == OPERATORS[2]
-    validator = world.view(VALIDATOR_SET, contracts.encode_validator_of(OPERATORS[2]))
-    assert contracts.decode_address(validator) == VALIDATORS[2]
-    nobody = world.view(VALIDATOR_SET, contracts.encode_operator_of(MINERS[0]))
-    assert contracts.decode_address(nobody) == bytes(20)
+    answer = world.view(VALIDATOR_SET, encode_committee())
+    assert decode_committee(answer) == (VALIDATORS, OPERATORS)
+    operator = world.view(VALIDATOR_SET, encode_operator_of(VALIDATORS[2]))
+    assert decode_address(operator) == OPERATORS[2]
+    validator = world.view(VALIDATOR_SET, encode_validator_of(OPERATORS[2]))
+    assert decode_address(validator) == VALIDATORS[2]
+    nobody = world.view(VALIDATOR_SET, encode_operator_of(MINERS[0]))
+    assert decode_address(nobody) == bytes(20)
 
 
 def test_light_clients_find_the_set_in_slots_0_to_2() -> None:
@@ -206,8 +221,8 @@ def test_a_candidate_joins_with_a_quorum_some_blocks_later() -> None:
     )
     five = tuple(sorted((*VALIDATORS, CANDIDATE)))
     assert slots(world) == [set_hash(VALIDATORS), set_hash(five), activation]
-    following = world.view(VALIDATOR_SET, contracts.encode_next_validators())
-    assert contracts.decode_addresses(following) == five
+    following = world.view(VALIDATOR_SET, encode_next_validators())
+    assert decode_addresses(following) == five
 
     world.mine(CHANGE_BLOCKS - 1)
     assert validator_set(world) == VALIDATORS
@@ -217,12 +232,12 @@ def test_a_candidate_joins_with_a_quorum_some_blocks_later() -> None:
     assert ask(world, "version()", VALIDATOR_SET) == 1
     # Nobody needed to call: what is in force follows from the block number.
     assert slots(world) == [set_hash(VALIDATORS), set_hash(five), activation]
-    assert world.view(VALIDATOR_SET, contracts.encode_next_validators())[32:] == bytes(32)
+    assert world.view(VALIDATOR_SET, encode_next_validators())[32:] == bytes(32)
 
 
 def test_the_next_change_writes_down_the_last_one() -> None:
     world, five = joined()
-    send(world, JOINER, contracts.encode_leave_set())
+    send(world, JOINER, encode_leave_set())
     assert slots(world) == [set_hash(five), set_hash(VALIDATORS), world.number + CHANGE_BLOCKS]
 
 
@@ -241,12 +256,10 @@ def test_votes_of_who_is_no_member_any_more_do_not_count() -> None:
     propose_join(world, account("second candidate"), MINERS[1])
     vote(world, JOINER, *OPERATORS[:2], proposal_id=2)
     assert proposal(world, 2).votes == 3
-    send(world, JOINER, contracts.encode_leave_set())
+    send(world, JOINER, encode_leave_set())
     world.mine(CHANGE_BLOCKS)
     assert proposal(world, 2).votes == 2
-    assert refusal(send, world, STRANGER, contracts.encode_carry_out(2)).name == (
-        "ValidatorSetNotReady"
-    )
+    assert refusal(send, world, STRANGER, encode_carry_out(2)).name == ("ValidatorSetNotReady")
     vote(world, OPERATORS[2], proposal_id=2)
     assert proposal(world, 2).is_closed
 
@@ -259,7 +272,7 @@ def test_one_change_at_a_time_and_anyone_carries_out_the_next() -> None:
     vote(world, *OPERATORS[:3])
     vote(world, *OPERATORS[:3], proposal_id=2)
     assert not proposal(world, 2).is_closed
-    carry_out = contracts.encode_carry_out(2)
+    carry_out = encode_carry_out(2)
     world.mine(CHANGE_BLOCKS - 1)
     assert refusal(send, world, STRANGER, carry_out).name == "ValidatorSetNotReady"
     world.mine()
@@ -275,7 +288,7 @@ def test_keys_and_accounts_that_are_taken_cannot_join() -> None:
 
     def refused(candidate: Address, operator: Address) -> str:
         world.approve(operator, VALIDATOR_SET, STAKE)
-        return refusal(send, world, operator, contracts.encode_propose_join(candidate)).name
+        return refusal(send, world, operator, encode_propose_join(candidate)).name
 
     assert refused(VALIDATORS[0], JOINER) == "ValidatorSetTaken"
     assert refused(OPERATORS[0], JOINER) == "ValidatorSetTaken"
@@ -290,14 +303,14 @@ def test_keys_and_accounts_that_are_taken_cannot_join() -> None:
 def test_a_candidate_without_the_stake_is_refused() -> None:
     world = new_world()
     world.approve(STRANGER, VALIDATOR_SET, STAKE)
-    data = contracts.encode_propose_join(CANDIDATE)
+    data = encode_propose_join(CANDIDATE)
     assert refusal(send, world, STRANGER, data).name == "ERC20InsufficientBalance"
 
 
 def test_a_candidate_that_nobody_wants_has_its_stake_back() -> None:
     world = new_world()
     propose_join(world)
-    withdraw = contracts.encode_withdraw_proposal(1)
+    withdraw = encode_withdraw_proposal(1)
     assert refusal(send, world, OPERATORS[0], withdraw).name == "ValidatorSetNotCandidate"
     send(world, JOINER, withdraw)
     assert world.pot_of(JOINER) == SUPPLY_EACH
@@ -312,7 +325,7 @@ def test_a_proposal_expires() -> None:
     vote(world, *OPERATORS[:2])
     world.mine(EVIDENCE_BLOCKS)
     assert refusal(vote, world, OPERATORS[2]).name == "ValidatorSetProposalClosed"
-    send(world, JOINER, contracts.encode_withdraw_proposal(1))
+    send(world, JOINER, encode_withdraw_proposal(1))
     assert world.pot_of(JOINER) == SUPPLY_EACH
 
 
@@ -320,7 +333,7 @@ def test_a_set_of_a_hundred_is_full() -> None:
     world = new_world()
     validators = sorted(account(f"v {i}") for i in range(100))
     operators = [account(f"o {i}") for i in range(100)]
-    arguments = contracts.encode_validator_set_arguments(
+    arguments = encode_validator_set_arguments(
         validators,
         operators,
         stake=STAKE,
@@ -330,13 +343,13 @@ def test_a_set_of_a_hundred_is_full() -> None:
     )
     world.deploy("ValidatorSet", PLACE, arguments)
     world.approve(JOINER, PLACE, STAKE)
-    world.send(JOINER, PLACE, contracts.encode_propose_join(CANDIDATE))
+    world.send(JOINER, PLACE, encode_propose_join(CANDIDATE))
     for operator in operators[:67]:
-        world.send(operator, PLACE, contracts.encode_vote_on_proposal(1))
-    refused = refusal(world.send, STRANGER, PLACE, contracts.encode_carry_out(1))
+        world.send(operator, PLACE, encode_vote_on_proposal(1))
+    refused = refusal(world.send, STRANGER, PLACE, encode_carry_out(1))
     assert refused.name == "ValidatorSetNotReady"
     # What a change costs at most: a block has room for it.
-    removed = world.send(operators[50], PLACE, contracts.encode_leave_set())
+    removed = world.send(operators[50], PLACE, encode_leave_set())
     assert removed.gas < 4_000_000
 
 
@@ -346,7 +359,7 @@ def test_a_set_of_a_hundred_is_full() -> None:
 def test_a_validator_leaves_and_has_its_stake_after_the_evidence_window() -> None:
     world = new_world()
     leaving, operator = VALIDATORS[1], OPERATORS[1]
-    left = send(world, operator, contracts.encode_leave_set())
+    left = send(world, operator, encode_leave_set())
     activation = FIRST_BLOCK + CHANGE_BLOCKS
     assert left.events == (
         ExitRequested(leaving),
@@ -358,7 +371,7 @@ def test_a_validator_leaves_and_has_its_stake_after_the_evidence_window() -> Non
     )
     world.mine(CHANGE_BLOCKS)
     assert validator_set(world) == (VALIDATORS[0], *VALIDATORS[2:])
-    withdraw = contracts.encode_withdraw_stake()
+    withdraw = encode_withdraw_stake()
     world.at(unlock - 1, world.timestamp)
     assert refusal(send, world, operator, withdraw).name == "ValidatorSetStakeLocked"
     world.mine()
@@ -372,7 +385,7 @@ def test_a_validator_leaves_and_has_its_stake_after_the_evidence_window() -> Non
 
 def test_a_quorum_removes_a_member_whose_stake_stays_its_own() -> None:
     world, _ = joined()
-    send(world, OPERATORS[0], contracts.encode_propose_removal(CANDIDATE))
+    send(world, OPERATORS[0], encode_propose_removal(CANDIDATE))
     vote(world, *OPERATORS[1:3], proposal_id=2)
     assert state_of(world, CANDIDATE).status is ValidatorStatus.ACTIVE
     removed = vote(world, OPERATORS[3], proposal_id=2)
@@ -384,24 +397,24 @@ def test_a_quorum_removes_a_member_whose_stake_stays_its_own() -> None:
 
 def test_only_members_are_removed_by_members() -> None:
     world = new_world()
-    removal = contracts.encode_propose_removal(VALIDATORS[0])
+    removal = encode_propose_removal(VALIDATORS[0])
     assert refusal(send, world, STRANGER, removal).name == "ValidatorSetNotOperator"
-    other = contracts.encode_propose_removal(CANDIDATE)
+    other = encode_propose_removal(CANDIDATE)
     assert refusal(send, world, OPERATORS[0], other).name == "ValidatorSetNotMember"
-    send(world, OPERATORS[0], contracts.encode_leave_set())
+    send(world, OPERATORS[0], encode_leave_set())
     assert refusal(send, world, OPERATORS[1], removal).name == "ValidatorSetWrongStatus"
-    again = contracts.encode_leave_set()
+    again = encode_leave_set()
     assert refusal(send, world, OPERATORS[0], again).name == "ValidatorSetWrongStatus"
     assert refusal(send, world, STRANGER, again).name == "ValidatorSetNotOperator"
 
 
 def test_who_leaves_during_a_change_waits_for_it() -> None:
     world = new_world()
-    send(world, OPERATORS[0], contracts.encode_leave_set())
+    send(world, OPERATORS[0], encode_leave_set())
     propose_join(world)
-    send(world, OPERATORS[1], contracts.encode_leave_set())
+    send(world, OPERATORS[1], encode_leave_set())
     assert state_of(world, VALIDATORS[1]).status is ValidatorStatus.EXITING
-    remove = contracts.encode_remove_exiting(VALIDATORS[1])
+    remove = encode_remove_exiting(VALIDATORS[1])
     assert refusal(send, world, STRANGER, remove).name == "ValidatorSetNotReady"
     world.mine(CHANGE_BLOCKS)
     # Three are left, which is the least: it waits until somebody joins.
@@ -416,7 +429,7 @@ def test_who_leaves_during_a_change_waits_for_it() -> None:
 
 def test_who_left_still_votes_until_the_change_is_in_force() -> None:
     world = new_world()
-    send(world, OPERATORS[0], contracts.encode_leave_set())
+    send(world, OPERATORS[0], encode_leave_set())
     propose_join(world)
     vote(world, OPERATORS[0])
     world.mine(CHANGE_BLOCKS)
@@ -435,7 +448,7 @@ def guilty_world(*, has_genesis: bool = True) -> World:
     world.state.set_storage(HISTORY_STORAGE_ADDRESS, 0, int.from_bytes(GENESIS_HASH, "big"))
     world.mine(CHANGE_BLOCKS)
     if has_genesis:
-        send(world, STRANGER, contracts.encode_record_genesis())
+        send(world, STRANGER, encode_record_genesis())
     return world
 
 
@@ -453,7 +466,7 @@ def signed(
 
 
 def equivocation(kind: MessageKind = MessageKind.COMMIT, number: int = NUMBER, **other) -> bytes:
-    return contracts.encode_report_equivocation(
+    return encode_report_equivocation(
         (kind, 1, number, 2),
         signed(kind, BLOCK_A, number=number),
         signed(kind, BLOCK_B, **{"number": number, **other}),
@@ -466,7 +479,7 @@ def lost_lock(
     claimed_view, claimed_digest = prepared or (2**64 - 1, bytes(32))
     payload = compute_view_change_payload(prepared)
     _, signature = signed(MessageKind.VIEW_CHANGE, payload, view=view, key=key)
-    return contracts.encode_report_lost_lock(
+    return encode_report_lost_lock(
         (MessageKind.COMMIT, 1, NUMBER, 2),
         signed(MessageKind.COMMIT, BLOCK_A),
         (view, claimed_view, Hash32(claimed_digest), signature),
@@ -498,10 +511,10 @@ def test_who_signs_twice_loses_all_its_stake_and_its_seat(data: bytes) -> None:
     assert (state.status, state.is_slashed, state.stake) == (ValidatorStatus.EXITED, True, 0)
     assert refusal(send, world, STRANGER, data).name == "ValidatorSetAlreadySlashed"
     world.at(state.unlock_block, world.timestamp)
-    withdraw = contracts.encode_withdraw_stake()
+    withdraw = encode_withdraw_stake()
     assert refusal(send, world, JOINER, withdraw).name == "ValidatorSetAlreadySlashed"
     world.approve(MINERS[1], VALIDATOR_SET, STAKE)
-    again = contracts.encode_propose_join(SIGNER)
+    again = encode_propose_join(SIGNER)
     assert refusal(send, world, MINERS[1], again).name == "ValidatorSetTaken"
 
 
@@ -533,17 +546,17 @@ def test_one_signature_over_one_block_is_no_evidence_however_it_is_written() -> 
     half = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
     s = half - int.from_bytes(signature[32:64], "big")
     other = signature[:32] + s.to_bytes(32, "big") + bytes([1 - signature[64]])
-    data = contracts.encode_report_equivocation(place, (digest, signature), (digest, other))
+    data = encode_report_equivocation(place, (digest, signature), (digest, other))
     assert refusal(send, world, STRANGER, data).arguments == ("one block",)
     for bad in (b"", signature + b"\x00", bytes(65), signature[:64] + b"\x05"):
-        data = contracts.encode_report_equivocation(place, (digest, signature), (BLOCK_B, bad))
+        data = encode_report_equivocation(place, (digest, signature), (BLOCK_B, bad))
         assert refusal(send, world, STRANGER, data).name == "ValidatorSetBadEvidence"
 
 
 def test_evidence_of_who_has_no_stake_here_is_refused() -> None:
     world = guilty_world()
     key = PrivateKey(keccak256(b"nobody"))
-    data = contracts.encode_report_equivocation(
+    data = encode_report_equivocation(
         (MessageKind.COMMIT, 1, NUMBER, 2),
         signed(MessageKind.COMMIT, BLOCK_A, key=key),
         signed(MessageKind.COMMIT, BLOCK_B, key=key),
@@ -553,7 +566,7 @@ def test_evidence_of_who_has_no_stake_here_is_refused() -> None:
 
 def test_evidence_counts_as_long_as_the_stake_of_its_number_is_locked() -> None:
     world = guilty_world()
-    send(world, JOINER, contracts.encode_leave_set())
+    send(world, JOINER, encode_leave_set())
     activation = world.number + CHANGE_BLOCKS
     world.at(activation - 1 + EVIDENCE_BLOCKS, world.timestamp)
     too_old = equivocation(number=activation - 2)
@@ -565,7 +578,7 @@ def test_evidence_counts_as_long_as_the_stake_of_its_number_is_locked() -> None:
 def test_a_slashed_validator_that_cannot_be_replaced_stays_until_it_can() -> None:
     world = guilty_world()
     for operator in OPERATORS[:2]:
-        send(world, operator, contracts.encode_leave_set())
+        send(world, operator, encode_leave_set())
         world.mine(CHANGE_BLOCKS)
     send(world, STRANGER, equivocation())
     assert SIGNER in validator_set(world)
@@ -574,13 +587,13 @@ def test_a_slashed_validator_that_cannot_be_replaced_stays_until_it_can() -> Non
 
 def test_the_genesis_hash_is_recorded_by_the_first_evidence_or_before() -> None:
     world = guilty_world(has_genesis=False)
-    assert world.view(VALIDATOR_SET, contracts.encode_genesis_hash()) == bytes(32)
+    assert world.view(VALIDATOR_SET, encode_genesis_hash()) == bytes(32)
     send(world, STRANGER, equivocation())
-    assert world.view(VALIDATOR_SET, contracts.encode_genesis_hash()) == GENESIS_HASH
+    assert world.view(VALIDATOR_SET, encode_genesis_hash()) == GENESIS_HASH
 
     late = guilty_world(has_genesis=False)
     late.at(8192, late.timestamp)
-    record = contracts.encode_record_genesis()
+    record = encode_record_genesis()
     assert refusal(send, late, STRANGER, record).name == "ValidatorSetGenesisUnknown"
     assert refusal(send, late, STRANGER, equivocation(number=8000)).name == (
         "ValidatorSetGenesisUnknown"

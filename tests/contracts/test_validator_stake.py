@@ -9,8 +9,22 @@ from random import Random
 import pytest
 
 from chain.consensus.messages import MessageKind
-from chain.contracts import system_contracts as contracts
-from chain.contracts.system_contracts import VALIDATOR_SET, ValidatorStatus
+from chain.contracts.abi import compute_selector, decode_uint
+from chain.contracts.addresses import VALIDATOR_SET
+from chain.contracts.validator_set import (
+    ValidatorStatus,
+    encode_activation_block,
+    encode_carry_out,
+    encode_leave_set,
+    encode_proposal_count,
+    encode_propose_join,
+    encode_propose_removal,
+    encode_remove_exiting,
+    encode_report_equivocation,
+    encode_vote_on_proposal,
+    encode_withdraw_proposal,
+    encode_withdraw_stake,
+)
 from chain.crypto import get_address, keccak256
 from chain.primitives import Address, PrivateKey
 from tests.contracts.test_validator_set import (
@@ -81,9 +95,7 @@ class Walk:
         assert error.name != "Panic"
 
     def count(self) -> int:
-        return contracts.decode_uint(
-            self.world.view(VALIDATOR_SET, contracts.encode_proposal_count())
-        )
+        return decode_uint(self.world.view(VALIDATOR_SET, encode_proposal_count()))
 
     def any_proposal(self) -> int:
         return max(1, self.count() - self.random.choice((0, 0, 0, 1, 2)))
@@ -93,34 +105,32 @@ class Walk:
     def joins(self) -> None:
         operator = self.random.choice(MINERS)
         self.world.approve(operator, VALIDATOR_SET, self.random.choice((STAKE, STAKE, STAKE - 1)))
-        self.send(operator, contracts.encode_propose_join(self.random.choice(CANDIDATES)))
+        self.send(operator, encode_propose_join(self.random.choice(CANDIDATES)))
 
     def votes(self) -> None:
         number = self.any_proposal()
         for operator in self.random.sample(ACCOUNTS, self.random.choice((1, 4, 8))):
-            self.send(operator, contracts.encode_vote_on_proposal(number))
+            self.send(operator, encode_vote_on_proposal(number))
 
     def removes(self) -> None:
         target = self.random.choice((*VALIDATORS, *CANDIDATES))
-        self.send(self.random.choice(ACCOUNTS), contracts.encode_propose_removal(target))
+        self.send(self.random.choice(ACCOUNTS), encode_propose_removal(target))
 
     def leaves(self) -> None:
-        self.send(self.random.choice(ACCOUNTS), contracts.encode_leave_set())
+        self.send(self.random.choice(ACCOUNTS), encode_leave_set())
 
     def carries_out(self) -> None:
-        self.send(STRANGER, contracts.encode_carry_out(self.any_proposal()))
+        self.send(STRANGER, encode_carry_out(self.any_proposal()))
 
     def is_removed(self) -> None:
         for validator in (*VALIDATORS, *CANDIDATES):
-            self.send(STRANGER, contracts.encode_remove_exiting(validator))
+            self.send(STRANGER, encode_remove_exiting(validator))
 
     def gives_up(self) -> None:
-        self.send(
-            self.random.choice(MINERS), contracts.encode_withdraw_proposal(self.any_proposal())
-        )
+        self.send(self.random.choice(MINERS), encode_withdraw_proposal(self.any_proposal()))
 
     def withdraws(self) -> None:
-        self.send(self.random.choice(ACCOUNTS), contracts.encode_withdraw_stake())
+        self.send(self.random.choice(ACCOUNTS), encode_withdraw_stake())
 
     def reports(self) -> None:
         key = self.random.choice(KEYS)
@@ -130,7 +140,7 @@ class Walk:
             for block in (BLOCK_A, BLOCK_B)
         )
         place = (MessageKind.PREPARE, 1, number, 2)
-        self.send(STRANGER, contracts.encode_report_equivocation(place, first, second))
+        self.send(STRANGER, encode_report_equivocation(place, first, second))
 
     def waits(self) -> None:
         blocks = self.random.choice((1, CHANGE_BLOCKS, CHANGE_BLOCKS, EVIDENCE_BLOCKS))
@@ -150,9 +160,7 @@ class Walk:
         proposals = [proposal(world, number) for number in range(1, self.count() + 1)]
         staked = sum(state.stake for state in states.values())
         offered = sum(each.stake for each in proposals if not each.is_closed)
-        slashed = contracts.decode_uint(
-            world.view(VALIDATOR_SET, contracts.compute_selector("slashedTotal()"))
-        )
+        slashed = decode_uint(world.view(VALIDATOR_SET, compute_selector("slashedTotal()")))
         assert world.pot_of(VALIDATOR_SET) == staked + offered + slashed
         everyone = (*HOLDERS, *OPERATORS, VALIDATOR_SET)
         supply = SUPPLY_EACH * len(HOLDERS) + STAKE * len(VALIDATORS)
@@ -160,9 +168,7 @@ class Walk:
         # Whoever is in the set has a stake to lose, or has lost it.
         assert all(states[member].stake == STAKE or states[member].is_slashed for member in members)
 
-        activation = contracts.decode_uint(
-            world.view(VALIDATOR_SET, contracts.encode_activation_block())
-        )
+        activation = decode_uint(world.view(VALIDATOR_SET, encode_activation_block()))
         if activation > self.last_activation:
             # One change in so many blocks.
             assert activation >= self.last_activation + CHANGE_BLOCKS

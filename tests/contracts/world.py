@@ -17,21 +17,61 @@ from eth.vm.forks.cancun.transaction_context import CancunTransactionContext
 from eth.vm.forks.prague.state import PragueState
 from eth.vm.message import Message
 
-from chain.contracts import system_contracts as contracts
-from chain.contracts.system_contracts import (
+from chain.contracts.abi import decode_uint
+from chain.contracts.addresses import (
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     TRAINING_TOKEN,
     VALIDATOR_SET,
-    ContractError,
-    Event,
+)
+from chain.contracts.errors import ContractError, decode_error
+from chain.contracts.events import Event, decode_event
+from chain.contracts.gradient_ledger import (
     MinerState,
+    Participant,
     ResultVote,
     RoundState,
+    decode_deadline,
+    decode_miner,
+    decode_participants,
+    decode_round,
+    encode_advance_round,
+    encode_commit_gradient,
+    encode_credit_of,
+    encode_deadline,
+    encode_get_miner,
+    encode_get_round,
+    encode_gradient_ledger_arguments,
+    encode_leave,
+    encode_participants,
+    encode_phase,
+    encode_post_result,
+    encode_post_verdict,
+    encode_register,
+    encode_required_bond,
+    encode_settle_round,
+    encode_withdraw_bond,
+)
+from chain.contracts.reward_distributor import encode_claim, encode_claimed_total_of
+from chain.contracts.task_registry import (
     TaskAccount,
     TaskTerms,
+    decode_account,
+    encode_cancel_task,
+    encode_fund_task,
+    encode_get_account,
+    encode_post_ready,
+    encode_refund_task,
+    encode_resume_task,
+    encode_submit_task,
 )
+from chain.contracts.training_token import (
+    encode_approve,
+    encode_balance_of,
+    encode_training_token_arguments,
+)
+from chain.contracts.validator_set import encode_validator_set_arguments
 from chain.crypto import keccak256
 from chain.primitives import EMPTY_TRIE_ROOT, Address, Hash32, TaskId
 from chain.training.rewards import RewardTree, build_reward_tree
@@ -162,9 +202,7 @@ class World:
 
     def pass_phase(self) -> None:
         """Go to the first block past the deadline of the phase."""
-        deadline = contracts.decode_deadline(
-            self.view(GRADIENT_LEDGER, contracts.encode_deadline(self.task))
-        )
+        deadline = decode_deadline(self.view(GRADIENT_LEDGER, encode_deadline(self.task)))
         assert deadline.timestamp, "this phase has no end"
         self.at(max(self.number, deadline.block_number), max(self.timestamp, deadline.timestamp))
 
@@ -207,12 +245,12 @@ class World:
         self.state.clear_transient_storage()
         if computation.is_error:
             data = bytes(computation.output)
-            raise Reverted(contracts.decode_error(data) or f"{computation.error!r} {data.hex()}")
+            raise Reverted(decode_error(data) or f"{computation.error!r} {data.hex()}")
         logs = (
             Log(Address(address), tuple(Hash32(t.to_bytes(32, "big")) for t in topics), bytes(data))
             for address, topics, data in computation.get_log_entries()
         )
-        events = tuple(event for log in logs if (event := contracts.decode_event(log)) is not None)
+        events = tuple(event for log in logs if (event := decode_event(log)) is not None)
         return Answer(bytes(computation.output), events, computation.get_gas_used())
 
     def view(self, to: Address, data: bytes) -> bytes:
@@ -223,76 +261,72 @@ class World:
     task = TaskId(1)
 
     def approve(self, owner: Address, spender: Address, amount: int, token=TRAINING_TOKEN) -> None:
-        self.send(owner, token, contracts.encode_approve(spender, amount))
+        self.send(owner, token, encode_approve(spender, amount))
 
     def submit(self, terms: TaskTerms = TERMS, spec: bytes = SPEC, budget: int = BUDGET) -> Answer:
         self.approve(SUBMITTER, TASK_REGISTRY, budget, terms.token)
-        return self.send(
-            SUBMITTER, TASK_REGISTRY, contracts.encode_submit_task(terms, spec, budget)
-        )
+        return self.send(SUBMITTER, TASK_REGISTRY, encode_submit_task(terms, spec, budget))
 
     def ready(self, operators: Sequence[Address] = OPERATORS[:3]) -> Answer:
         for operator in operators:
-            answer = self.send(operator, TASK_REGISTRY, contracts.encode_post_ready(self.task))
+            answer = self.send(operator, TASK_REGISTRY, encode_post_ready(self.task))
         return answer
 
     def register(self, miner: Address, units: int = 2) -> Answer:
-        bond = contracts.decode_uint(
-            self.view(GRADIENT_LEDGER, contracts.encode_required_bond(self.task, units))
-        )
+        bond = decode_uint(self.view(GRADIENT_LEDGER, encode_required_bond(self.task, units)))
         self.approve(miner, GRADIENT_LEDGER, bond)
-        return self.send(miner, GRADIENT_LEDGER, contracts.encode_register(self.task, units))
+        return self.send(miner, GRADIENT_LEDGER, encode_register(self.task, units))
 
     def leave(self, miner: Address) -> Answer:
-        return self.send(miner, GRADIENT_LEDGER, contracts.encode_leave(self.task))
+        return self.send(miner, GRADIENT_LEDGER, encode_leave(self.task))
 
     def withdraw_bond(self, miner: Address) -> Answer:
-        return self.send(miner, GRADIENT_LEDGER, contracts.encode_withdraw_bond(self.task))
+        return self.send(miner, GRADIENT_LEDGER, encode_withdraw_bond(self.task))
 
     def commit(self, miner: Address, units: int = 2, **place: int) -> Answer:
         place = {**self.place(), **place}
         commitment = keccak256(b"commitment" + miner)
-        data = contracts.encode_commit_gradient(
+        data = encode_commit_gradient(
             self.task, place["round"], place["attempt"], units, commitment
         )
         return self.send(miner, GRADIENT_LEDGER, data)
 
     def verdict(self, operator: Address, verdicts: Sequence[int], **place: int) -> Answer:
         place = {**self.place(), **place}
-        data = contracts.encode_post_verdict(
+        data = encode_post_verdict(
             self.task, place["round"], place["attempt"], place["ballot"], bitmap(verdicts)
         )
         return self.send(operator, GRADIENT_LEDGER, data)
 
     def result(self, operator: Address, vote: ResultVote, **place: int) -> Answer:
         place = {**self.place(), **place}
-        data = contracts.encode_post_result(
+        data = encode_post_result(
             self.task, place["round"], place["attempt"], place["ballot"], vote, 350, 120
         )
         return self.send(operator, GRADIENT_LEDGER, data)
 
     def settle(self, vote: ResultVote, sender: Address = STRANGER) -> Answer:
-        return self.send(sender, GRADIENT_LEDGER, contracts.encode_settle_round(self.task, vote))
+        return self.send(sender, GRADIENT_LEDGER, encode_settle_round(self.task, vote))
 
     def advance(self, sender: Address = STRANGER) -> Answer:
-        return self.send(sender, GRADIENT_LEDGER, contracts.encode_advance_round(self.task))
+        return self.send(sender, GRADIENT_LEDGER, encode_advance_round(self.task))
 
     def cancel(self, sender: Address = SUBMITTER) -> Answer:
-        return self.send(sender, TASK_REGISTRY, contracts.encode_cancel_task(self.task))
+        return self.send(sender, TASK_REGISTRY, encode_cancel_task(self.task))
 
     def resume(self, sender: Address = SUBMITTER) -> Answer:
-        return self.send(sender, TASK_REGISTRY, contracts.encode_resume_task(self.task))
+        return self.send(sender, TASK_REGISTRY, encode_resume_task(self.task))
 
     def refund(self) -> Answer:
-        return self.send(STRANGER, TASK_REGISTRY, contracts.encode_refund_task(self.task))
+        return self.send(STRANGER, TASK_REGISTRY, encode_refund_task(self.task))
 
     def fund(self, amount: int, sender: Address = SUBMITTER) -> Answer:
         self.approve(sender, TASK_REGISTRY, amount)
-        return self.send(sender, TASK_REGISTRY, contracts.encode_fund_task(self.task, amount))
+        return self.send(sender, TASK_REGISTRY, encode_fund_task(self.task, amount))
 
     def claim(self, account_: Address, tree: RewardTree, cumulative: int) -> Answer:
         proof = tree.proof(account_) or ()
-        data = contracts.encode_claim(self.task, cumulative, proof)
+        data = encode_claim(self.task, cumulative, proof)
         return self.send(account_, REWARD_DISTRIBUTOR, data)
 
     # ---- whole steps of a round
@@ -331,18 +365,18 @@ class World:
 
     @property
     def phase(self) -> Phase:
-        data = self.view(GRADIENT_LEDGER, contracts.encode_phase(self.task))
-        return Phase(contracts.decode_uint(data))
+        data = self.view(GRADIENT_LEDGER, encode_phase(self.task))
+        return Phase(decode_uint(data))
 
     @property
     def round(self) -> RoundState:
-        data = self.view(GRADIENT_LEDGER, contracts.encode_get_round(self.task))
-        return contracts.decode_round(data)
+        data = self.view(GRADIENT_LEDGER, encode_get_round(self.task))
+        return decode_round(data)
 
     @property
     def money(self) -> TaskAccount:
-        data = self.view(TASK_REGISTRY, contracts.encode_get_account(self.task))
-        return contracts.decode_account(data)
+        data = self.view(TASK_REGISTRY, encode_get_account(self.task))
+        return decode_account(data)
 
     def place(self) -> dict[str, int]:
         """Round, attempt and ballot, straight from storage: as `round` says, but faster."""
@@ -365,23 +399,23 @@ class World:
         return self.state.get_storage(contract, int.from_bytes(place, "big"))
 
     def miner(self, miner: Address) -> MinerState:
-        data = self.view(GRADIENT_LEDGER, contracts.encode_get_miner(self.task, miner))
-        return contracts.decode_miner(data)
+        data = self.view(GRADIENT_LEDGER, encode_get_miner(self.task, miner))
+        return decode_miner(data)
 
-    def participants(self) -> tuple[contracts.Participant, ...]:
-        data = self.view(GRADIENT_LEDGER, contracts.encode_participants(self.task))
-        return contracts.decode_participants(data)
+    def participants(self) -> tuple[Participant, ...]:
+        data = self.view(GRADIENT_LEDGER, encode_participants(self.task))
+        return decode_participants(data)
 
     def balance(self, holder: Address, token: Address = TRAINING_TOKEN) -> int:
-        return contracts.decode_uint(self.view(token, contracts.encode_balance_of(holder)))
+        return decode_uint(self.view(token, encode_balance_of(holder)))
 
     def credit(self, operator: Address) -> int:
-        data = contracts.encode_credit_of(TRAINING_TOKEN, operator)
-        return contracts.decode_uint(self.view(GRADIENT_LEDGER, data))
+        data = encode_credit_of(TRAINING_TOKEN, operator)
+        return decode_uint(self.view(GRADIENT_LEDGER, data))
 
     def claimed_total(self) -> int:
-        data = contracts.encode_claimed_total_of(self.task)
-        return contracts.decode_uint(self.view(REWARD_DISTRIBUTOR, data))
+        data = encode_claimed_total_of(self.task)
+        return decode_uint(self.view(REWARD_DISTRIBUTOR, data))
 
     def rewards(self, cumulative: dict[Address, int]) -> RewardTree:
         return build_reward_tree(CHAIN_ID, REWARD_DISTRIBUTOR, self.task, cumulative)
@@ -396,14 +430,14 @@ def _genesis() -> tuple[AtomicDB, Hash32]:
     world.deploy(
         "TrainingToken",
         TRAINING_TOKEN,
-        contracts.encode_training_token_arguments(
+        encode_training_token_arguments(
             (*HOLDERS, VALIDATOR_SET), (*[SUPPLY_EACH] * len(HOLDERS), STAKE * len(VALIDATORS))
         ),
     )
     world.deploy(
         "ValidatorSet",
         VALIDATOR_SET,
-        contracts.encode_validator_set_arguments(
+        encode_validator_set_arguments(
             VALIDATORS,
             OPERATORS,
             stake=STAKE,
@@ -413,9 +447,7 @@ def _genesis() -> tuple[AtomicDB, Hash32]:
         ),
     )
     world.deploy("TaskRegistry", TASK_REGISTRY)
-    world.deploy(
-        "GradientLedger", GRADIENT_LEDGER, contracts.encode_gradient_ledger_arguments(FLOOR)
-    )
+    world.deploy("GradientLedger", GRADIENT_LEDGER, encode_gradient_ledger_arguments(FLOOR))
     world.deploy("RewardDistributor", REWARD_DISTRIBUTOR)
     return world.save(database)
 

@@ -11,7 +11,7 @@ from chain.consensus.messages import (
 )
 from chain.contracts import ledger_storage
 from chain.contracts.set_storage import SET_HASH_SLOT, compute_set_hash
-from chain.contracts.system_contracts import TaskStatus
+from chain.contracts.task_registry import TaskStatus
 from chain.crypto import get_address, sign
 from chain.genesis import GenesisAccount, GenesisConfig, build_alloc, build_genesis
 from chain.params import ChainParameters

@@ -5,7 +5,17 @@ from dataclasses import dataclass, field, replace
 
 import httpx
 
-from chain.contracts import system_contracts as contracts
+from chain.contracts.addresses import (
+    FAUCET,
+    GRADIENT_LEDGER,
+    REWARD_DISTRIBUTOR,
+    TASK_REGISTRY,
+    TRAINING_TOKEN,
+    VALIDATOR_SET,
+)
+from chain.contracts.gradient_ledger import encode_commit_gradient, encode_register
+from chain.contracts.task_registry import TaskStatus
+from chain.contracts.training_token import encode_balance_of
 from chain.crypto import content_id, get_address
 from chain.primitives import Address, Hash32, PrivateKey, TaskId
 from chain.training.architectures import count_parameters
@@ -45,15 +55,15 @@ MINING_SPEC: TaskSpec = replace(
     SPEC,
     initial_weights=content_id(THETA),
     data=replace(SPEC.data, shards=(Shard(content_id(SHARD), len(SHARD), 100),)),
-    reward=replace(SPEC.reward, token=contracts.TRAINING_TOKEN),
+    reward=replace(SPEC.reward, token=TRAINING_TOKEN),
 )
 BOND = MINING_SPEC.reward.unit_price
 HEX_CONTRACTS = {
-    "token": contracts.TRAINING_TOKEN,
-    "taskRegistry": contracts.TASK_REGISTRY,
-    "gradientLedger": contracts.GRADIENT_LEDGER,
-    "rewardDistributor": contracts.REWARD_DISTRIBUTOR,
-    "faucet": contracts.FAUCET,
+    "token": TRAINING_TOKEN,
+    "taskRegistry": TASK_REGISTRY,
+    "gradientLedger": GRADIENT_LEDGER,
+    "rewardDistributor": REWARD_DISTRIBUTOR,
+    "faucet": FAUCET,
 }
 
 
@@ -145,15 +155,13 @@ class FakeNode:
         spec_hash = content_id(encode_task_spec(MINING_SPEC))
         status = self.status if block > self.open_block else "active"
         return {
-            contracts.GRADIENT_LEDGER: {
+            GRADIENT_LEDGER: {
                 **members_storage(TASK, late, {}),  # its place in the list is overwritten
                 **attempt,
                 **members_storage(TASK, members, committed),
             },
-            contracts.TASK_REGISTRY: task_storage(
-                TASK, spec_hash, contracts.TaskStatus[status.upper()]
-            ),
-            contracts.VALIDATOR_SET: set_storage(self.keys_at(block + 1)),
+            TASK_REGISTRY: task_storage(TASK, spec_hash, TaskStatus[status.upper()]),
+            VALIDATOR_SET: set_storage(self.keys_at(block + 1)),
         }
 
     def keys_at(self, block: int) -> tuple[PrivateKey, ...]:
@@ -177,7 +185,7 @@ class FakeNode:
 
     @property
     def commitments(self) -> list[Transaction]:
-        name = selector(contracts.encode_commit_gradient(TASK, 0, 0, 1, Hash32(bytes(32))))
+        name = selector(encode_commit_gradient(TASK, 0, 0, 1, Hash32(bytes(32))))
         return [each for each in self.transactions if selector(each.data) == name]
 
     def sent(self, to: Address) -> list[bytes]:
@@ -287,7 +295,7 @@ class FakeNode:
 
     def eth_call(self, call: dict[str, str], block: str) -> object:
         data = bytes.fromhex(call["data"][2:])
-        assert selector(data) == selector(contracts.encode_balance_of(self.miner))
+        assert selector(data) == selector(encode_balance_of(self.miner))
         return word(self.token_balance)
 
     def eth_chainId(self) -> object:  # noqa: N802
@@ -308,9 +316,9 @@ class FakeNode:
     def eth_sendRawTransaction(self, raw: str) -> object:  # noqa: N802
         transaction = decode_transaction(bytes.fromhex(raw[2:]))
         self.transactions.append(transaction)
-        if transaction.to == contracts.FAUCET:
+        if transaction.to == FAUCET:
             self.token_balance += 10 * BOND
-        if selector(transaction.data) == selector(contracts.encode_register(TASK, 1)):
+        if selector(transaction.data) == selector(encode_register(TASK, 1)):
             self.units = 1
         return "0x" + transaction.hash.hex()
 

@@ -3,7 +3,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from chain.contracts.system_contracts import compute_selector, decode_uint, encode_balance_of
+from chain.contracts.abi import compute_selector, decode_uint
+from chain.contracts.training_token import encode_balance_of
 from chain.crypto import CHUNK_BYTES, content_id
 from chain.hexadecimal import to_hex
 from chain.primitives import Address

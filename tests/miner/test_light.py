@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from chain.contracts.system_contracts import TaskStatus
+from chain.contracts.task_registry import TaskStatus
 from chain.crypto import get_address
 from chain.errors import RejectedInputError
 from chain.light import verify_network

@@ -3,7 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from chain.contracts import system_contracts as contracts
+from chain.contracts.addresses import GRADIENT_LEDGER, REWARD_DISTRIBUTOR
+from chain.contracts.faucet import encode_drip
+from chain.contracts.gradient_ledger import encode_register
+from chain.contracts.reward_distributor import encode_claim
+from chain.contracts.training_token import encode_approve
 from chain.crypto import get_address
 from chain.primitives import Address, PrivateKey
 from chain.training.assignment import assign
@@ -81,9 +85,9 @@ def test_miner_funds_itself_registers_with_a_bond_and_fetches_the_data(tmp_path:
     stage = Stage(tmp_path, FakeNode(MINER), [])
     node = stage.play()
     assert [transaction.data for transaction in node.transactions] == [
-        contracts.encode_drip(MINER),
-        contracts.encode_approve(contracts.GRADIENT_LEDGER, BOND),
-        contracts.encode_register(TASK, 1),
+        encode_drip(MINER),
+        encode_approve(GRADIENT_LEDGER, BOND),
+        encode_register(TASK, 1),
     ]
     assert stage.shards == [SHARD]
 
@@ -209,8 +213,8 @@ def test_gradients_of_rounds_long_over_are_deleted(tmp_path: Path) -> None:
 def test_reward_is_claimed_when_the_task_closes(tmp_path: Path) -> None:
     node = registered(claimable=9)
     Stage(tmp_path, node, []).play()
-    (claim,) = node.sent(contracts.REWARD_DISTRIBUTOR)
-    assert claim == contracts.encode_claim(TASK, 9, [b"\x01" * 32])
+    (claim,) = node.sent(REWARD_DISTRIBUTOR)
+    assert claim == encode_claim(TASK, 9, [b"\x01" * 32])
 
 
 def test_specification_that_is_not_the_one_of_the_chain_is_refused(tmp_path: Path) -> None:

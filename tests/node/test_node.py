@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from chain.contracts.system_contracts import TASK_REGISTRY, encode_post_ready
+from chain.contracts.addresses import TASK_REGISTRY
+from chain.contracts.task_registry import encode_post_ready
 from chain.crypto import get_address, keccak256
 from chain.primitives import Address, PrivateKey
 from node.config import NodeConfig

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from chain.contracts.system_contracts import GRADIENT_LEDGER, MinerSlashed, decode_event
+from chain.contracts.addresses import GRADIENT_LEDGER
+from chain.contracts.events import decode_event
+from chain.contracts.gradient_ledger import MinerSlashed
 from chain.json_types import JsonObject
 from chain.primitives import Address, Hash32
 from chain.types.receipt import Log

@@ -2,10 +2,7 @@
 
 from chain.consensus.evidence import Evidence, build_evidence
 from chain.consensus.messages import MessageKind
-from chain.contracts.system_contracts import (
-    encode_report_equivocation,
-    encode_report_lost_lock,
-)
+from chain.contracts.validator_set import encode_report_equivocation, encode_report_lost_lock
 from chain.primitives import ZERO_HASH, Address, BlockNumber
 from tests.chain.consensus.consensus_factory import (
     BLOCK_A,

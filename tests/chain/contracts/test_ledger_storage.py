@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from chain.contracts import ledger_storage
-from chain.contracts.system_contracts import GRADIENT_LEDGER, TASK_REGISTRY, TaskStatus
+from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY
+from chain.contracts.task_registry import TaskStatus
 from chain.crypto import content_id
 from chain.state.proof import ProvenState, build_state_proof
 from chain.training.task_spec import encode_task_spec

@@ -3,13 +3,9 @@ import string
 import pytest
 from eth_abi import encode
 
+from chain.contracts.abi import compute_selector
+from chain.contracts.errors import ERROR_SIGNATURES, ContractError, decode_error
 from chain.contracts.reverts import MEANINGS, describe_revert
-from chain.contracts.system_contracts import (
-    ERROR_SIGNATURES,
-    ContractError,
-    compute_selector,
-    decode_error,
-)
 
 SIGNATURES = {signature.partition("(")[0]: signature for signature in ERROR_SIGNATURES}
 VALUES = {"uint": 4, "address": "0x" + "11" * 20, "string": "unitPrice", "bytes32": b"\x01" * 32}

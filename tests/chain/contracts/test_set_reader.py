@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from chain.contracts.addresses import VALIDATOR_SET
 from chain.contracts.set_reader import (
     compute_set_hash,
     get_next_set_hash,
     read_genesis_set,
     read_next_set,
 )
-from chain.contracts.system_contracts import VALIDATOR_SET
 from chain.crypto import get_address, keccak256
 from chain.genesis import build_genesis
 from chain.primitives import Address, BlockNumber, PrivateKey

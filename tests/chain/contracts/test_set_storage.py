@@ -1,12 +1,12 @@
 import pytest
 
+from chain.contracts.addresses import VALIDATOR_SET
 from chain.contracts.set_storage import (
     SET_SLOTS,
     compute_set_hash,
     is_validator_set,
     read_next_set_hash,
 )
-from chain.contracts.system_contracts import VALIDATOR_SET
 from chain.primitives import ZERO_ADDRESS, ZERO_HASH, Address, BlockNumber
 
 ADDRESSES = tuple(Address(bytes([n]) * 20) for n in range(1, 102))

@@ -1,15 +1,14 @@
 """Tasks, validator_sets and events for the tests of what the chain says and what is owed."""
 
-from chain.contracts.system_contracts import (
+from chain.contracts.events import Event
+from chain.contracts.gradient_ledger import (
     AttemptOpened,
-    Event,
     GradientCommitted,
     ResultPosted,
     ResultVote,
-    TaskActivated,
-    TaskSubmitted,
     VerdictPosted,
 )
+from chain.contracts.task_registry import TaskActivated, TaskSubmitted
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.history import BlockContext, TaskHistory, apply_event, build_history

@@ -4,15 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.contracts.system_contracts import (
-    AttemptVoided,
-    BallotFailed,
-    RoundSettled,
-    TaskClosed,
-    TaskPaused,
-    TaskReady,
-    TaskResumed,
-)
+from chain.contracts.gradient_ledger import AttemptVoided, BallotFailed, RoundSettled
+from chain.contracts.task_registry import TaskClosed, TaskPaused, TaskReady, TaskResumed
 from chain.training.acceptance import Outcome, Verdict
 from chain.training.history import (
     add_rewards,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from chain.contracts import system_contracts as contracts
-from chain.contracts.system_contracts import GRADIENT_LEDGER
+from chain.contracts.addresses import GRADIENT_LEDGER
+from chain.contracts.gradient_ledger import encode_leave, encode_post_verdict
 from chain.primitives import Address, BlockNumber, TaskId
 from chain.training.rounds import Phase
 from chain.training.task_spec import terms
@@ -65,11 +65,11 @@ def test_the_mix_hash_of_a_block_is_known_from_its_parent(chain: TrainingChain) 
 def test_a_simulation_names_the_contracts_error_and_changes_nothing(chain: TrainingChain) -> None:
     root = chain.store.head().state_root
     operator = address_of(OPERATORS[0])
-    early = contracts.encode_post_verdict(TASK, 0, 0, 0, b"\0")
+    early = encode_post_verdict(TASK, 0, 0, 0, b"\0")
     refusal = chain.ledger.simulate(operator, GRADIENT_LEDGER, early, 1_500_000)
     assert refusal is not None
     assert refusal.startswith("Ledger")
-    leave = contracts.encode_leave(TASK)
+    leave = encode_leave(TASK)
     assert chain.ledger.simulate(address_of(ANN), GRADIENT_LEDGER, leave, 1_500_000) is None
     assert chain.ledger.simulate(address_of(ANN), GRADIENT_LEDGER, leave, 25_000) is not None
     assert chain.ledger.simulate(Address(bytes(20)), GRADIENT_LEDGER, b"\xff" * 9, 10**6)

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from chain.contracts import system_contracts
+from chain.contracts.events import decode_event
+from chain.contracts.task_registry import TaskSubmitted
 from chain.primitives import BlockNumber
 from chain.training.history import (
     BlockContext,
@@ -22,8 +23,8 @@ def fold(store: BlockStore) -> tuple[TaskHistory | None, list[SettledRound]]:
     for header in store.headers(BlockNumber(1), store.head_number()):
         context = BlockContext(header.number, header.timestamp)
         for receipt in store.receipts(header.number) or ():
-            for event in map(system_contracts.decode_event, receipt.logs):
-                if isinstance(event, system_contracts.TaskSubmitted):
+            for event in map(decode_event, receipt.logs):
+                if isinstance(event, TaskSubmitted):
                     history = build_history(event, context)
                 elif event is not None and history is not None and hasattr(event, "task_id"):
                     history, settled = apply_event(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from eth_account.signers.local import LocalAccount
 
-from chain.contracts import system_contracts as contracts
-from chain.contracts.system_contracts import GRADIENT_LEDGER
+from chain.contracts.addresses import GRADIENT_LEDGER
+from chain.contracts.gradient_ledger import encode_advance_round
 from chain.primitives import PrivateKey
 from chain.state.world_state import get_account
 from node.keystore import save_key
@@ -86,7 +86,7 @@ def void_attempt(chain: TrainingChain) -> None:
     catch_up(chain)
     for _ in range(SPEC.phases.commit_seconds // 2 + 2):
         chain.finalize()
-    chain.finalize(chain.call(OPERATORS[0], GRADIENT_LEDGER, contracts.encode_advance_round(TASK)))
+    chain.finalize(chain.call(OPERATORS[0], GRADIENT_LEDGER, encode_advance_round(TASK)))
 
 
 def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(

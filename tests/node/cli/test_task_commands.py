@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from eth_abi import encode
 
-from chain.contracts import system_contracts as contracts
-from chain.contracts.system_contracts import EVENT_LAYOUTS, TaskSubmitted
+from chain.contracts.addresses import FAUCET, TASK_REGISTRY, TRAINING_TOKEN
+from chain.contracts.events import EVENT_LAYOUTS
+from chain.contracts.task_registry import TaskSubmitted, TaskTerms, encode_submit_task
+from chain.contracts.training_token import encode_allowance, encode_approve
 from chain.crypto import content_id
 from chain.training.model_file import encode_model_file
 from chain.training.task_spec import encode_task_spec, terms
@@ -84,8 +86,8 @@ class FakeRegistry:
         }
 
     def call(self, call: dict[str, str], block: str) -> str:
-        is_allowance = call["data"].startswith("0x" + contracts.encode_allowance(
-            contracts.FAUCET, contracts.FAUCET)[:4].hex())  # fmt: skip
+        is_allowance = call["data"].startswith("0x" + encode_allowance(
+            FAUCET, FAUCET)[:4].hex())  # fmt: skip
         return "0x" + (0 if is_allowance else self.tokens).to_bytes(32, "big").hex()
 
     def send(self, raw: str) -> str:
@@ -97,7 +99,7 @@ class FakeRegistry:
         spec = encode_task_spec(self.bundle.spec)
         topics = [layout.topic, bytes(31) + b"\x01", bytes(32), content_id(spec)]
         log = {
-            "address": "0x" + contracts.TASK_REGISTRY.hex(),
+            "address": "0x" + TASK_REGISTRY.hex(),
             "topics": ["0x" + topic.hex() for topic in topics],
             "data": "0x" + encode(["uint256", "bytes"], [77, spec]).hex(),
         }
@@ -147,7 +149,7 @@ def task_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def registry(task_file: Path) -> FakeRegistry:
-    return FakeRegistry(load_task_toml(TASK_FILE, task_file.parent, contracts.TRAINING_TOKEN))
+    return FakeRegistry(load_task_toml(TASK_FILE, task_file.parent, TRAINING_TOKEN))
 
 
 @pytest.fixture
@@ -175,11 +177,9 @@ def test_submission_approves_the_budget_sends_the_spec_and_uploads_every_blob(
     assert budget == 2 * (4 * 15 * 10**17 + 5 * 10**17)
     assert submitted["id"] == 1
     approval, submission = registry.transactions
-    assert approval.data == contracts.encode_approve(contracts.TASK_REGISTRY, budget)
-    contract_terms = contracts.TaskTerms(*astuple(terms(spec)))
-    assert submission.data == contracts.encode_submit_task(
-        contract_terms, encode_task_spec(spec), budget
-    )
+    assert approval.data == encode_approve(TASK_REGISTRY, budget)
+    contract_terms = TaskTerms(*astuple(terms(spec)))
+    assert submission.data == encode_submit_task(contract_terms, encode_task_spec(spec), budget)
     assert sorted(blobs.values()) == sorted(registry.bundle.blobs.values())
     assert all(path == f"/v1/blobs/0x{content_id(blob).hex()}" for path, blob in blobs.items())
 
@@ -189,9 +189,7 @@ def test_rounds_and_budget_can_be_given(
 ) -> None:
     with serve(registry.answers()) as url:
         pot("task", "submit", task_file, *key, "--rounds", 9, "--budget", "7", "--rpc", url)
-    assert registry.transactions[0].data == contracts.encode_approve(
-        contracts.TASK_REGISTRY, 7 * 10**18
-    )
+    assert registry.transactions[0].data == encode_approve(TASK_REGISTRY, 7 * 10**18)
     assert b'"rounds":9' in registry.transactions[1].data
 
 

@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 from eth_abi.abi import encode
 
-from chain.contracts import system_contracts as contracts
-from chain.contracts.system_contracts import (
-    EVENT_LAYOUTS,
-    TRAINING_TOKEN,
-    VALIDATOR_SET,
+from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
+from chain.contracts.events import EVENT_LAYOUTS
+from chain.contracts.validator_set import (
     ProposalMade,
     SetScheduled,
     ValidatorStatus,
+    encode_candidacy_of,
 )
 from chain.crypto import get_address, keccak256
 from chain.primitives import Address, PrivateKey
@@ -63,8 +62,8 @@ class FakeChain:
 
     def view(self, call: dict) -> bytes:
         data = bytes.fromhex(call["data"][2:])
-        if data == contracts.encode_candidacy_of(get_address(KEY)):
-            data = contracts.encode_candidacy_of(self.sender)
+        if data == encode_candidacy_of(get_address(KEY)):
+            data = encode_candidacy_of(self.sender)
         return self.world.view(Address(bytes.fromhex(call["to"][2:])), data)
 
     def send(self, raw: str) -> str:

@@ -2,7 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from chain.contracts import system_contracts as contracts
+from chain.contracts.addresses import FAUCET, GRADIENT_LEDGER, TRAINING_TOKEN
+from chain.contracts.gradient_ledger import encode_withdraw_credit
+from chain.contracts.reward_distributor import RewardClaim, encode_claim_many
+from chain.contracts.training_token import encode_transfer
 from chain.primitives import Address, TaskId
 from chain.types.transaction import Transaction, decode_transaction
 from tests.node.cli.pot_command import Answers, Pot, serve
@@ -17,7 +20,7 @@ class FakeChain:
         self.transactions: list[Transaction] = []
         self.tokens = 10**18
         self.claimable = {1: 5, 2: 0, 3: 7}
-        self.faucet: str | None = "0x" + contracts.FAUCET.hex()
+        self.faucet: str | None = "0x" + FAUCET.hex()
 
     def answers(self) -> Answers:
         return {
@@ -122,8 +125,8 @@ def test_send_moves_tokens_or_coins(pot: Pot, account: tuple[str, list[str]]) ->
         pot("wallet", "send", *options, "--token", "coin")
         assert "give POT or coin" in pot.fails("wallet", "send", *options, "--token", "ETH")
     tokens, coins = chain.transactions
-    assert (tokens.to, tokens.value) == (contracts.TRAINING_TOKEN, 0)
-    assert tokens.data == contracts.encode_transfer(to, 15 * 10**17)
+    assert (tokens.to, tokens.value) == (TRAINING_TOKEN, 0)
+    assert tokens.data == encode_transfer(to, 15 * 10**17)
     assert (coins.to, coins.value, coins.data) == (to, 15 * 10**17, b"")
     assert "0x" + coins.sender.hex() == account[0]
 
@@ -144,10 +147,10 @@ def test_claim_takes_the_rewards_of_every_task_in_one_transaction(
         )
     (transaction,) = chain.transactions
     proof = (bytes.fromhex(PROOF[2:]),)
-    assert transaction.data == contracts.encode_claim_many(
+    assert transaction.data == encode_claim_many(
         [
-            contracts.RewardClaim(TaskId(1), owner, 5, proof),
-            contracts.RewardClaim(TaskId(3), owner, 7, proof),
+            RewardClaim(TaskId(1), owner, 5, proof),
+            RewardClaim(TaskId(3), owner, 7, proof),
         ]
     )
 
@@ -167,7 +170,7 @@ def test_faucet_is_asked_only_where_there_is_one(pot: Pot, account: tuple[str, l
         assert pot("wallet", "faucet", *account[1], "--rpc", url) == "received 1 POT\n"
         chain.faucet = None
         assert "no faucet" in pot.fails("wallet", "faucet", *account[1], "--rpc", url)
-    assert [transaction.to for transaction in chain.transactions] == [contracts.FAUCET]
+    assert [transaction.to for transaction in chain.transactions] == [FAUCET]
 
 
 def test_wrong_password_and_absent_node_are_one_line_each(
@@ -188,5 +191,5 @@ def test_credit_of_an_operator_is_taken(pot: Pot, account: tuple[str, list[str]]
         taken = pot.json("wallet", "credit", *account[1], "--rpc", url)
     (transaction,) = chain.transactions
     assert taken["received"] == str(10**18)
-    assert transaction.to == contracts.GRADIENT_LEDGER
-    assert transaction.data == contracts.encode_withdraw_credit(contracts.TRAINING_TOKEN)
+    assert transaction.to == GRADIENT_LEDGER
+    assert transaction.data == encode_withdraw_credit(TRAINING_TOKEN)

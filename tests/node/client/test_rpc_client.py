@@ -4,7 +4,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from chain.contracts.system_contracts import compute_selector
+from chain.contracts.abi import compute_selector
 from chain.crypto import content_id, get_address
 from chain.hexadecimal import to_hex
 from chain.primitives import Address, PrivateKey

@@ -3,19 +3,19 @@ from dataclasses import replace
 import pytest
 from eth_abi.abi import encode
 
-from chain.contracts import system_contracts as contracts
-from chain.contracts.system_contracts import (
+from chain.contracts.addresses import REWARD_DISTRIBUTOR, VALIDATOR_SET
+from chain.contracts.events import Event
+from chain.contracts.gradient_ledger import (
     AttemptOpened,
-    Event,
     GradientCommitted,
     MinerLeft,
     MinerRegistered,
     ResultVote,
     RoundSettled,
-    TaskActivated,
-    TaskSubmitted,
     VerdictPosted,
 )
+from chain.contracts.task_registry import TaskActivated, TaskSubmitted
+from chain.contracts.validator_set import encode_committee
 from chain.crypto import content_id
 from chain.hexadecimal import to_hex
 from chain.primitives import Hash32
@@ -116,7 +116,7 @@ class FakeChain(RpcClient):
             mean = aggregate(SPEC.aggregator, PARAMETERS, gradients)
             rate = learning_rate_ppb(REPLAYED, round_number)
             state = apply_update(REPLAYED.optimizer, rate, state, mean)
-            tree = build_reward_tree(CHAIN_ID, contracts.REWARD_DISTRIBUTOR, TASK, cumulative)
+            tree = build_reward_tree(CHAIN_ID, REWARD_DISTRIBUTOR, TASK, cumulative)
             accepted = sum(units for units, _ in gradients)
             vote = ResultVote(
                 compute_training_state_root(state), compute_model_root(state), tree.root, accepted
@@ -139,8 +139,8 @@ class FakeChain(RpcClient):
         return {"eth_chainId": CHAIN_ID, "eth_blockNumber": 20}[method]
 
     def call_contract(self, to: bytes, data: bytes, block: str) -> bytes:
-        assert to == contracts.VALIDATOR_SET
-        assert data == contracts.encode_committee()
+        assert to == VALIDATOR_SET
+        assert data == encode_committee()
         return encode(["address[]", "address[]"], [VALIDATORS, OPERATORS])
 
     def call_object(self, method: str, *params: object) -> dict[str, object] | None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import trio
 
-from chain.contracts import system_contracts as contracts
-from chain.contracts.system_contracts import TRAINING_TOKEN, VALIDATOR_SET
+from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
+from chain.contracts.training_token import encode_approve
+from chain.contracts.validator_set import encode_propose_join, encode_vote_on_proposal
 from chain.crypto import get_address, keccak256
 from chain.genesis import GenesisConfig, GenesisState, build_genesis
 from chain.primitives import Address, BlockNumber, PrivateKey
@@ -89,12 +90,12 @@ class ChangingCluster:
 
     def join(self) -> None:
         stake = STAKE_POT * TOKEN_UNIT
-        self.send(OPERATOR_KEYS[4], TRAINING_TOKEN, contracts.encode_approve(VALIDATOR_SET, stake))
-        self.send(OPERATOR_KEYS[4], VALIDATOR_SET, contracts.encode_propose_join(JOINER))
+        self.send(OPERATOR_KEYS[4], TRAINING_TOKEN, encode_approve(VALIDATOR_SET, stake))
+        self.send(OPERATOR_KEYS[4], VALIDATOR_SET, encode_propose_join(JOINER))
 
     def vote(self, *voters: int) -> None:
         for index in voters:
-            self.send(OPERATOR_KEYS[index], VALIDATOR_SET, contracts.encode_vote_on_proposal(1))
+            self.send(OPERATOR_KEYS[index], VALIDATOR_SET, encode_vote_on_proposal(1))
 
     async def trickle(self) -> None:
         """A transfer every half a second, for ever."""

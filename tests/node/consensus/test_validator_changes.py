@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
-from chain.contracts import system_contracts as contracts
+from chain.contracts.addresses import VALIDATOR_SET
 from chain.contracts.set_storage import SET_SLOTS
-from chain.contracts.system_contracts import VALIDATOR_SET
+from chain.contracts.validator_set import encode_leave_set
 from chain.light import LightChain, TrustedNetwork
 from chain.primitives import BlockNumber
 from chain.state.proof import build_state_proof
@@ -74,7 +74,7 @@ async def test_a_fifth_validator_joins_votes_proposes_and_leaves_under_load(
         assert joiner.host.is_member
         assert joiner.host.is_signing
 
-        cluster.send(OPERATOR_KEYS[4], VALIDATOR_SET, contracts.encode_leave_set())
+        cluster.send(OPERATOR_KEYS[4], VALIDATOR_SET, encode_leave_set())
         await until(lambda: first.store.next_validator_set().validators == VALIDATORS)
         left_at = first.store.head_number() + 1
         await until(lambda: min(heads(cluster.wire.nodes)) >= left_at)
@@ -143,7 +143,7 @@ async def test_a_validator_that_was_removed_while_it_was_away_finds_out_and_foll
         cluster.vote(0, 1, 2)
         await until(lambda: joiner.host.is_member and joiner.host.is_signing)
         joiner.kill()
-        cluster.send(OPERATOR_KEYS[4], VALIDATOR_SET, contracts.encode_leave_set())
+        cluster.send(OPERATOR_KEYS[4], VALIDATOR_SET, encode_leave_set())
         await until(lambda: first.store.next_validator_set().validators == VALIDATORS)
         target = first.store.head_number() + 8
         await until(lambda: first.store.head_number() >= target)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from chain.contracts.system_contracts import FAUCET
+from chain.contracts.addresses import FAUCET
 from chain.genesis import parse_genesis
 from node.cli.devnet_view import BAR_WIDTH, DevnetView, Snapshot, print_summary, render_snapshot
 from node.config import load_config

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from eth_account import Account as Signer
 
-from chain.contracts import system_contracts as contracts
-from chain.contracts.system_contracts import GRADIENT_LEDGER, TASK_REGISTRY, TRAINING_TOKEN
+from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY, TRAINING_TOKEN
+from chain.contracts.gradient_ledger import encode_commit_gradient, encode_post_verdict
+from chain.contracts.task_registry import encode_post_ready
+from chain.contracts.training_token import encode_approve
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.primitives import Hash32, TaskId
 from chain.types.transaction import decode_transaction
@@ -60,10 +62,10 @@ def test_a_nonce_that_is_not_due_yet_is_no_reason(chain: TrainingChain) -> None:
 
 
 def test_votes_are_operators_and_commitments_are_miners(chain: TrainingChain) -> None:
-    ready = contracts.encode_post_ready(TASK)
-    verdict = contracts.encode_post_verdict(TASK, 0, 0, 0, b"\0")
-    commitment = contracts.encode_commit_gradient(TASK, 0, 0, 1, Hash32(b"\1" * 32))
-    elsewhere = contracts.encode_commit_gradient(TaskId(77), 0, 0, 1, Hash32(b"\1" * 32))
+    ready = encode_post_ready(TASK)
+    verdict = encode_post_verdict(TASK, 0, 0, 0, b"\0")
+    commitment = encode_commit_gradient(TASK, 0, 0, 1, Hash32(b"\1" * 32))
+    elsewhere = encode_commit_gradient(TaskId(77), 0, 0, 1, Hash32(b"\1" * 32))
     classified = [
         (OPERATORS[3], TASK_REGISTRY, ready, Priority.OPERATOR_VOTE),
         (OPERATORS[0], GRADIENT_LEDGER, verdict, Priority.OPERATOR_VOTE),
@@ -88,7 +90,7 @@ def test_accounts_are_read_at_the_head_of_the_moment(tmp_path: Path) -> None:
     sender = address_of(SUBMITTER)
     assert chain.rules.nonce(sender) == 0
     assert chain.rules.balance(sender) == 0
-    first = chain.draft(SUBMITTER, TRAINING_TOKEN, contracts.encode_approve(TASK_REGISTRY, 1))
+    first = chain.draft(SUBMITTER, TRAINING_TOKEN, encode_approve(TASK_REGISTRY, 1))
     chain.rules.validate(first)
     chain.finalize(first.raw)
     assert chain.rules.nonce(sender) == 1

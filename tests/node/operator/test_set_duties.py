@@ -14,8 +14,14 @@ from chain.consensus.messages import (
     compute_signing_digest,
     encode_message,
 )
-from chain.contracts import system_contracts as contracts
-from chain.contracts.system_contracts import VALIDATOR_SET
+from chain.contracts.addresses import VALIDATOR_SET
+from chain.contracts.validator_set import (
+    decode_validator,
+    encode_genesis_hash,
+    encode_get_validator,
+    encode_leave_set,
+    encode_record_genesis,
+)
 from chain.crypto import get_address, keccak256
 from chain.crypto import sign as sign_digest
 from chain.primitives import Address, BlockNumber, ValidatorIndex, View
@@ -45,8 +51,8 @@ async def test_a_validator_that_votes_twice_is_reported_slashed_and_removed(
     async with running(cluster) as nursery:
         for index in range(3):
             nursery.start_soon(duties_of(cluster, index).run)
-        await until(lambda: ask(cluster, contracts.encode_genesis_hash()) != bytes(32))
-        assert ask(cluster, contracts.encode_genesis_hash()) == cluster.wire.genesis[1].header.hash
+        await until(lambda: ask(cluster, encode_genesis_hash()) != bytes(32))
+        assert ask(cluster, encode_genesis_hash()) == cluster.wire.genesis[1].header.hash
 
         # One key, two answers: the second goes out beside every PREPARE of its own.
         def lie() -> None:
@@ -69,8 +75,8 @@ async def test_a_validator_that_votes_twice_is_reported_slashed_and_removed(
         await until(lambda: first.evidence.held() != ())
         liar.after_finalized = lambda _block: None
         await until(lambda: liar.address not in first.store.next_validator_set().validators)
-        data = ask(cluster, contracts.encode_get_validator(liar.address))
-        assert contracts.decode_validator(data).is_slashed
+        data = ask(cluster, encode_get_validator(liar.address))
+        assert decode_validator(data).is_slashed
         target = first.store.head_number() + 5
         await until(lambda: min(heads(cluster.wire.nodes)) >= target)
         assert not liar.host.is_member
@@ -87,8 +93,8 @@ async def test_what_waits_for_a_change_is_carried_out_by_the_nodes(
             nursery.start_soon(duties_of(cluster, index).run)
         # Three things at once; one change at a time.
         cluster.join()
-        cluster.send(OPERATOR_KEYS[3], VALIDATOR_SET, contracts.encode_leave_set())
-        cluster.send(OPERATOR_KEYS[2], VALIDATOR_SET, contracts.encode_leave_set())
+        cluster.send(OPERATOR_KEYS[3], VALIDATOR_SET, encode_leave_set())
+        cluster.send(OPERATOR_KEYS[2], VALIDATOR_SET, encode_leave_set())
         await until(lambda: first.mempool.counts()[0] == 0)
         cluster.vote(0, 1, 2)
         left = {cluster.validators[2].address, cluster.validators[3].address}
@@ -118,7 +124,7 @@ async def test_evidence_is_sent_again_with_growing_intervals_and_forgotten_when_
             evidence=node.evidence,
             evidence_blocks=30,
         )
-        record = contracts.encode_record_genesis()
+        record = encode_record_genesis()
         while node.store.head_number() < 25:
             await duties.look()
             await trio.sleep(0.2)

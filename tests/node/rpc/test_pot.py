@@ -10,14 +10,23 @@ from eth_account import Account as Signer
 from eth_account.signers.local import LocalAccount
 from structlog.testing import capture_logs
 
-from chain.contracts import system_contracts as contracts
-from chain.contracts.system_contracts import (
+from chain.contracts.addresses import (
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     TRAINING_TOKEN,
-    ResultVote,
 )
+from chain.contracts.gradient_ledger import (
+    ResultVote,
+    encode_commit_gradient,
+    encode_post_result,
+    encode_post_verdict,
+    encode_register,
+    encode_settle_round,
+)
+from chain.contracts.reward_distributor import encode_claim
+from chain.contracts.task_registry import TaskTerms, encode_post_ready, encode_submit_task
+from chain.contracts.training_token import encode_approve
 from chain.crypto import content_id, keccak256
 from chain.params import ChainParameters
 from chain.primitives import Address, Hash32, TaskId
@@ -128,21 +137,19 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         rpc.node.get_node_info = lambda: {"peerId": "me", "validator": text(VALIDATORS[0])}
         budget = 100 * POT
         spec = task_spec.encode_task_spec(SPEC)
-        terms = contracts.TaskTerms(*_fields(task_spec.terms(SPEC)))
+        terms = TaskTerms(*_fields(task_spec.terms(SPEC)))
         finalize(
-            send(SUBMITTER, TRAINING_TOKEN, contracts.encode_approve(TASK_REGISTRY, budget)),
-            send(SUBMITTER, TASK_REGISTRY, contracts.encode_submit_task(terms, spec, budget)),
+            send(SUBMITTER, TRAINING_TOKEN, encode_approve(TASK_REGISTRY, budget)),
+            send(SUBMITTER, TASK_REGISTRY, encode_submit_task(terms, spec, budget)),
         )
-        finalize(
-            *(send(op, TASK_REGISTRY, contracts.encode_post_ready(TASK)) for op in OPERATORS[:3])
-        )
+        finalize(*(send(op, TASK_REGISTRY, encode_post_ready(TASK)) for op in OPERATORS[:3]))
         finalize(
             *(
-                send(miner, TRAINING_TOKEN, contracts.encode_approve(GRADIENT_LEDGER, 500 * POT))
+                send(miner, TRAINING_TOKEN, encode_approve(GRADIENT_LEDGER, 500 * POT))
                 for miner in (ANN, BEN)
             ),
-            send(ANN, GRADIENT_LEDGER, contracts.encode_register(TASK, 1)),
-            send(BEN, GRADIENT_LEDGER, contracts.encode_register(TASK, 2)),
+            send(ANN, GRADIENT_LEDGER, encode_register(TASK, 1)),
+            send(BEN, GRADIENT_LEDGER, encode_register(TASK, 2)),
         )
         early = rpc.result("pot_getAttempt", TASK)
         assert early is not None
@@ -178,12 +185,12 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
             send(
                 ANN,
                 GRADIENT_LEDGER,
-                contracts.encode_commit_gradient(TASK, 0, 0, 1, commit(ANN, 1, root)),
+                encode_commit_gradient(TASK, 0, 0, 1, commit(ANN, 1, root)),
             ),
             send(
                 BEN,
                 GRADIENT_LEDGER,
-                contracts.encode_commit_gradient(TASK, 0, 0, 2, commit(BEN, 2, Hash32(bytes(32)))),
+                encode_commit_gradient(TASK, 0, 0, 2, commit(BEN, 2, Hash32(bytes(32)))),
             ),
         )
         for name, changes in (
@@ -209,7 +216,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         bitmap = encode_verdicts([Verdict.OK, Verdict.CHEAT])
         finalize(
             *(
-                send(op, GRADIENT_LEDGER, contracts.encode_post_verdict(TASK, 0, 0, 0, bitmap))
+                send(op, GRADIENT_LEDGER, encode_post_verdict(TASK, 0, 0, 0, bitmap))
                 for op in OPERATORS
             )
         )
@@ -223,12 +230,12 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
                 send(
                     op,
                     GRADIENT_LEDGER,
-                    contracts.encode_post_result(TASK, 0, 0, 0, vote, 15 + place, 700 + place),
+                    encode_post_result(TASK, 0, 0, 0, vote, 15 + place, 700 + place),
                 )
                 for place, op in enumerate(OPERATORS)
             )
         )
-        finalize(send(OPERATORS[0], GRADIENT_LEDGER, contracts.encode_settle_round(TASK, vote)))
+        finalize(send(OPERATORS[0], GRADIENT_LEDGER, encode_settle_round(TASK, vote)))
         path = get_checks_path(rpc.options.checks, TASK, 0, 0)
         path.parent.mkdir()
         row = {"verdict": "cheat", "distancePpb": 2_000_000, "exponents": "kept"}
@@ -342,7 +349,7 @@ def test_reward_proof_is_what_the_distributor_pays(training: Round) -> None:
     siblings = tuple(Hash32(bytes.fromhex(each[2:])) for each in proof["proof"])
     leaf = compute_leaf(CHAIN_ID, REWARD_DISTRIBUTOR, TASK, address_of(ANN), cumulative)
     assert verify_reward_proof(training.vote.rewards_root, leaf, siblings)
-    claim = contracts.encode_claim(TASK, cumulative, siblings)
+    claim = encode_claim(TASK, cumulative, siblings)
     call = {"from": ANN.address, "to": text(REWARD_DISTRIBUTOR), "input": text(claim)}
     assert rpc.result("eth_call", call) == "0x"
     nothing = rpc.result("pot_getRewardProof", 1, BEN.address)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from chain.contracts import ledger_storage
-from chain.contracts.system_contracts import GRADIENT_LEDGER, TASK_REGISTRY, TaskStatus
+from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY
+from chain.contracts.task_registry import TaskStatus
 from chain.errors import RejectedInputError
 from chain.light import TrustedNetwork, verify_network
 from chain.primitives import Address, Hash32

@@ -2,7 +2,11 @@ from dataclasses import replace
 
 import pytest
 
-from chain.contracts import system_contracts as contracts
+from chain.contracts.abi import decode_uint
+from chain.contracts.addresses import FAUCET, GRADIENT_LEDGER, TRAINING_TOKEN, VALIDATOR_SET
+from chain.contracts.gradient_ledger import encode_phase_floor_blocks
+from chain.contracts.training_token import encode_balance_of
+from chain.contracts.validator_set import decode_committee, encode_committee
 from chain.execution.evm import BlockEnvironment, CallRequest, call
 from chain.genesis import GenesisConfig, build_genesis, parse_genesis
 from chain.params import BaseFeeMode
@@ -50,21 +54,17 @@ def refusal(**changes: object) -> str:
 
 def test_contracts_know_validators_operators_and_holders() -> None:
     config = public_network(coins={OPERATORS[0]: 5})
-    validators, operators = contracts.decode_committee(
-        ask(config, contracts.VALIDATOR_SET, contracts.encode_committee())
-    )
+    validators, operators = decode_committee(ask(config, VALIDATOR_SET, encode_committee()))
     assert validators == tuple(sorted(VALIDATORS)) == config.parameters.validators
     operator_of = dict(zip(validators, operators, strict=True))
     assert [operator_of[validator] for validator in VALIDATORS] == list(OPERATORS)
     stakes = len(VALIDATORS) * config.parameters.validator_stake_pot * 10**18
-    held = ask(
-        config, contracts.TRAINING_TOKEN, contracts.encode_balance_of(contracts.VALIDATOR_SET)
-    )
-    assert contracts.decode_uint(held) == stakes
-    balance = ask(config, contracts.TRAINING_TOKEN, contracts.encode_balance_of(HOLDER))
-    assert contracts.decode_uint(balance) == 10**24
-    floor = ask(config, contracts.GRADIENT_LEDGER, contracts.encode_phase_floor_blocks())
-    assert contracts.decode_uint(floor) == config.parameters.phase_floor_blocks
+    held = ask(config, TRAINING_TOKEN, encode_balance_of(VALIDATOR_SET))
+    assert decode_uint(held) == stakes
+    balance = ask(config, TRAINING_TOKEN, encode_balance_of(HOLDER))
+    assert decode_uint(balance) == 10**24
+    floor = ask(config, GRADIENT_LEDGER, encode_phase_floor_blocks())
+    assert decode_uint(floor) == config.parameters.phase_floor_blocks
     assert config.alloc[OPERATORS[0]].balance == 5
 
 
@@ -72,15 +72,15 @@ def test_public_network_has_a_price_for_gas_and_no_faucet() -> None:
     config = public_network()
     assert config.parameters.base_fee_mode is BaseFeeMode.EIP1559
     assert config.parameters.base_fee_floor_wei == 10**9
-    assert contracts.FAUCET not in config.alloc
+    assert FAUCET not in config.alloc
 
 
 def test_development_network_is_free_and_has_a_faucet_that_holds_money() -> None:
     config = build_network(plan_development_network(SEATS))
     assert (config.parameters.base_fee_mode, config.base_fee_per_gas) == (BaseFeeMode.FIXED, 0)
-    assert config.alloc[contracts.FAUCET].balance == FAUCET_SUPPLY
-    tokens = ask(config, contracts.TRAINING_TOKEN, contracts.encode_balance_of(contracts.FAUCET))
-    assert contracts.decode_uint(tokens) == FAUCET_SUPPLY
+    assert config.alloc[FAUCET].balance == FAUCET_SUPPLY
+    tokens = ask(config, TRAINING_TOKEN, encode_balance_of(FAUCET))
+    assert decode_uint(tokens) == FAUCET_SUPPLY
 
 
 def test_file_reads_back_to_the_same_network() -> None:

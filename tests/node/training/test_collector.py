@@ -11,14 +11,16 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.contracts.system_contracts import (
+from chain.contracts.events import Event
+from chain.contracts.gradient_ledger import (
     AttemptOpened,
     AttemptVoided,
     BallotFailed,
-    Event,
     GradientCommitted,
     ResultVote,
     RoundSettled,
+)
+from chain.contracts.task_registry import (
     TaskActivated,
     TaskClosed,
     TaskPaused,

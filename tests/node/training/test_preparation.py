@@ -7,10 +7,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chain.contracts import system_contracts
-from chain.contracts.system_contracts import (
-    TASK_REGISTRY,
-)
+from chain.contracts.addresses import TASK_REGISTRY
+from chain.contracts.task_registry import encode_post_ready
 from chain.crypto import content_id
 from chain.primitives import TaskId
 from node.training import preparation
@@ -38,7 +36,7 @@ async def test_content_that_peers_hold_is_fetched_tried_and_called_ready(
 
     await node.run(lambda: bool(node.sent))
 
-    assert node.sent == [(TASK_REGISTRY, system_contracts.encode_post_ready(TASK))]
+    assert node.sent == [(TASK_REGISTRY, encode_post_ready(TASK))]
     assert node.verifier.asked == ["dry_run"]
     assert sorted(node.blobs.content_ids()) == sorted(node.peers.blobs)
 

@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
-from chain.contracts import system_contracts
-from chain.contracts.system_contracts import (
-    GRADIENT_LEDGER,
-)
+from chain.contracts.addresses import GRADIENT_LEDGER
+from chain.contracts.gradient_ledger import encode_post_result
 from chain.crypto import content_id
 from chain.training.rounds import Phase
 from node.training.verifier import VerifierRefusedError
@@ -65,5 +63,5 @@ async def test_a_model_that_cannot_be_evaluated_still_has_a_result(
 
     node.verifier.answers = refuse
     await node.run(lambda: bool(node.sent))
-    start = system_contracts.encode_post_result(TASK, 0, 0, 0, VOTE, None, 0)[:4]
+    start = encode_post_result(TASK, 0, 0, 0, VOTE, None, 0)[:4]
     assert [data[:4] for _, data in node.sent] == [start]

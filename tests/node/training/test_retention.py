@@ -5,13 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from chain.contracts.system_contracts import (
-    AttemptOpened,
-    AttemptVoided,
-    BallotFailed,
-    RoundSettled,
-    TaskClosed,
-)
+from chain.contracts.gradient_ledger import AttemptOpened, AttemptVoided, BallotFailed, RoundSettled
+from chain.contracts.task_registry import TaskClosed
 from chain.primitives import BlockNumber
 from chain.training.history import SettledRound, TaskHistory, apply_event
 from node.config import Retention

@@ -7,9 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chain.contracts.system_contracts import (
-    GRADIENT_LEDGER,
-)
+from chain.contracts.addresses import GRADIENT_LEDGER
 from tests.chain.training.history_factory import TASK, at
 from tests.node.training.training_node import (
     CHEAT,

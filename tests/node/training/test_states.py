@@ -7,9 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chain.contracts.system_contracts import (
-    AttemptOpened,
-)
+from chain.contracts.gradient_ledger import AttemptOpened
 from chain.crypto import content_id
 from chain.primitives import Hash32
 from chain.training.history import apply_event

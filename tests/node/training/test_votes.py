@@ -6,9 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chain.contracts.system_contracts import (
-    AttemptOpened,
-)
+from chain.contracts.gradient_ledger import AttemptOpened
 from chain.training.history import apply_event
 from chain.training.rounds import Phase
 from node.training import jobs

@@ -6,14 +6,27 @@ from pathlib import Path
 from eth_account import Account as Signer
 from eth_account.signers.local import LocalAccount
 
-from chain.contracts import system_contracts as contracts
-from chain.contracts.system_contracts import (
+from chain.contracts.addresses import (
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     TRAINING_TOKEN,
-    ResultVote,
 )
+from chain.contracts.gradient_ledger import (
+    ResultVote,
+    encode_commit_gradient,
+    encode_post_result,
+    encode_post_verdict,
+    encode_register,
+    encode_settle_round,
+)
+from chain.contracts.task_registry import (
+    TaskTerms,
+    encode_cancel_task,
+    encode_post_ready,
+    encode_submit_task,
+)
+from chain.contracts.training_token import encode_approve
 from chain.crypto import keccak256
 from chain.params import ChainParameters
 from chain.primitives import Address, Hash32, TaskId
@@ -105,23 +118,23 @@ class TrainingChain:
     # The steps of a round.
 
     def submit(self) -> None:
-        terms = contracts.TaskTerms(*astuple(task_spec.terms(SPEC)))
+        terms = TaskTerms(*astuple(task_spec.terms(SPEC)))
         spec = task_spec.encode_task_spec(SPEC)
         self.finalize(
-            self.call(SUBMITTER, TRAINING_TOKEN, contracts.encode_approve(TASK_REGISTRY, BUDGET)),
-            self.call(SUBMITTER, TASK_REGISTRY, contracts.encode_submit_task(terms, spec, BUDGET)),
+            self.call(SUBMITTER, TRAINING_TOKEN, encode_approve(TASK_REGISTRY, BUDGET)),
+            self.call(SUBMITTER, TASK_REGISTRY, encode_submit_task(terms, spec, BUDGET)),
         )
 
     def activate(self) -> None:
-        ready = contracts.encode_post_ready(TASK)
+        ready = encode_post_ready(TASK)
         self.finalize(*(self.call(each, TASK_REGISTRY, ready) for each in OPERATORS[:3]))
 
     def register(self) -> None:
-        approve = contracts.encode_approve(GRADIENT_LEDGER, 500 * POT)
+        approve = encode_approve(GRADIENT_LEDGER, 500 * POT)
         self.finalize(
             *(self.call(each, TRAINING_TOKEN, approve) for each in (ANN, BEN)),
-            self.call(ANN, GRADIENT_LEDGER, contracts.encode_register(TASK, 1)),
-            self.call(BEN, GRADIENT_LEDGER, contracts.encode_register(TASK, 2)),
+            self.call(ANN, GRADIENT_LEDGER, encode_register(TASK, 1)),
+            self.call(BEN, GRADIENT_LEDGER, encode_register(TASK, 2)),
         )
         self.finalize()
 
@@ -131,7 +144,7 @@ class TrainingChain:
                 self.call(
                     miner,
                     GRADIENT_LEDGER,
-                    contracts.encode_commit_gradient(TASK, 0, 0, units, keccak256(b"gradient")),
+                    encode_commit_gradient(TASK, 0, 0, units, keccak256(b"gradient")),
                 )
                 for miner, units in ((ANN, 1), (BEN, 2))
             )
@@ -140,7 +153,7 @@ class TrainingChain:
 
     def judge(self) -> None:
         bitmap = encode_verdicts([Verdict.OK, Verdict.CHEAT])
-        data = contracts.encode_post_verdict(TASK, 0, 0, 0, bitmap)
+        data = encode_post_verdict(TASK, 0, 0, 0, bitmap)
         self.finalize(*(self.call(each, GRADIENT_LEDGER, data) for each in OPERATORS))
         self.finalize()
 
@@ -151,14 +164,14 @@ class TrainingChain:
         return ResultVote(Hash32(b"\x71" * 32), Hash32(b"\x72" * 32), tree.root, 1)
 
     def agree(self) -> None:
-        data = contracts.encode_post_result(TASK, 0, 0, 0, self.compute_vote(), 15, 700)
+        data = encode_post_result(TASK, 0, 0, 0, self.compute_vote(), 15, 700)
         self.finalize(*(self.call(each, GRADIENT_LEDGER, data) for each in OPERATORS))
 
     def settle(self) -> None:
-        data = contracts.encode_settle_round(TASK, self.compute_vote())
+        data = encode_settle_round(TASK, self.compute_vote())
         self.finalize(self.call(OPERATORS[0], GRADIENT_LEDGER, data))
 
     def cancel(self) -> None:
         """The task is closed where the next attempt ends."""
-        data = contracts.encode_cancel_task(TASK)
+        data = encode_cancel_task(TASK)
         self.finalize(self.call(SUBMITTER, TASK_REGISTRY, data))

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import trio
 
-from chain.contracts import system_contracts
-from chain.contracts.system_contracts import (
+from chain.contracts.gradient_ledger import (
     AttemptOpened,
     GradientCommitted,
     ResultVote,
     RoundSettled,
+    encode_post_verdict,
 )
 from chain.crypto import content_id
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
@@ -270,12 +270,12 @@ class Node:
             nursery.cancel_scope.cancel()
 
     def verdicts(self) -> list[bytes]:
-        start = system_contracts.encode_post_verdict(TASK, 0, 0, 0, b"")[:4]
+        start = encode_post_verdict(TASK, 0, 0, 0, b"")[:4]
         return [data for _, data in self.sent if data[:4] == start]
 
 
 def expected_verdict(*verdicts: Verdict) -> bytes:
-    return system_contracts.encode_post_verdict(TASK, 0, 0, 0, encode_verdicts(verdicts))
+    return encode_post_verdict(TASK, 0, 0, 0, encode_verdicts(verdicts))
 
 
 def judging(count: int = 3) -> FakeChain:

@@ -7,7 +7,6 @@ from chain.consensus.messages import MessageKind, get_pre_prepare
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address, BlockNumber, Hash32
-from chain.types.transaction import decode_transaction
 from node.consensus.host import ConsensusHost
 from node.health.diagnosis import ValidatorStatus, describe, diagnose
 from node.health.reader import HealthReader
@@ -56,8 +55,7 @@ class Backend:
         Raises:
             RejectedInputError: why it was refused.
         """
-        await self._pool.submit(raw)
-        return decode_transaction(raw).hash
+        return await self._pool.submit(raw)
 
     def get_pending_nonce(self, address: Address) -> int | None:
         """The nonce after the account's consecutive pooled transactions."""

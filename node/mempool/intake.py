@@ -36,14 +36,15 @@ class Pool:
         """All that is held."""
         return self._mempool.hashes()
 
-    async def submit(self, raw: bytes) -> None:
-        """Admit a signed transaction.
+    async def submit(self, raw: bytes) -> Hash32:
+        """Admit a signed transaction and announce it to every peer; its hash.
 
         Raises:
-            RejectedInputError: why not.
+            RejectedInputError: Why it was refused.
         """
         await trio.lowlevel.checkpoint()
         transaction = decode_transaction(raw)
         self._mempool.add(transaction)
         self._announce((transaction.hash,))
         self._on_added()
+        return transaction.hash

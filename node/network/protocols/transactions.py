@@ -70,8 +70,8 @@ class TransactionPool(Protocol):
     def hashes(self) -> Sequence[Hash32]:
         """All that is held."""
 
-    async def submit(self, raw: bytes) -> None:
-        """Admit a transaction of a peer.
+    async def submit(self, raw: bytes) -> Hash32:
+        """Admit a transaction of a peer; its hash.
 
         Raises:
             RejectedInputError: why not.

@@ -10,9 +10,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chain.crypto import get_address
+from chain.crypto import get_address, recover
 from chain.errors import RejectedInputError, RejectionReason
-from chain.primitives import Hash32
+from chain.primitives import Address, Hash32
 from node.health.reader import HealthReader
 from node.ipc.backend import Backend
 from node.mempool.intake import Pool
@@ -109,6 +109,22 @@ async def test_a_transaction_is_pooled_announced_and_found(
         assert backend.get_pooled_transaction(Hash32(bytes(32))) is None
         assert backend.get_pool_counts() == (1, 1)
         assert backend.get_pool_content() == ((first.raw,), (later.raw,))
+
+
+async def test_submitting_a_transaction_recovers_its_signature_once(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recovered: list[Hash32] = []
+
+    def count(digest: Hash32, signature: bytes) -> Address | None:
+        recovered.append(digest)
+        return recover(digest, signature)
+
+    transfer = sign(ALICE, 0, get_address(BOB), value=1)
+    monkeypatch.setattr("chain.types.transaction.recover", count)
+    async with running_backend(tmp_path) as (backend, _, _told):
+        await backend.submit_transaction(transfer.raw)
+        assert len(recovered) == 1
 
 
 @pytest.mark.parametrize("raw", [b"", b"\x03" + bytes(50), b"\xff" * 10, bytes(2**18)])

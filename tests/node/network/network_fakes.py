@@ -237,11 +237,11 @@ class MemoryPool:
     def hashes(self) -> list[Hash32]:
         return list(self.held)
 
-    async def submit(self, raw: bytes) -> None:
+    async def submit(self, raw: bytes) -> Hash32:
         self.submissions += 1
         if raw.startswith(b"bad"):
             raise RejectedInputError(RejectionReason.BAD_SIGNATURE)
-        self.add(raw)
+        return self.add(raw)[0]
 
 
 @dataclass

@@ -8,6 +8,7 @@ import pytest
 from chain.crypto import keccak256
 from chain.genesis import HISTORY_STORAGE_ADDRESS
 from chain.types.transaction import decode_transaction
+from tests.node.rpc.recorded_answers import check_answers
 from tests.node.rpc.rpc_chain import (
     ALICE,
     BOB,
@@ -501,3 +502,71 @@ def test_parameters_of_the_wrong_shape_are_refused(
     error = world.rpc.error(method, *params)
     assert error["code"] == -32602, error
     assert error["message"]
+
+
+def test_answers_are_as_recorded(world: World) -> None:
+    first, block, counter = to_hash(world.deploy), world.rpc.chain.store.header(2), world.counter
+    block_hash = "0x" + block.hash.hex()
+    sent = (world.set_seven, world.set_eight, world.failing, world.delegating)
+    check_answers(
+        world.rpc,
+        "eth",
+        [
+            ("eth_accounts", []),
+            ("eth_blockNumber", []),
+            ("eth_call", [{"to": counter}, "latest"]),
+            ("eth_call", [{"to": counter, "data": "0x" + selector("fail()").hex()}, "0x2"]),
+            ("eth_call", [{"to": counter, "gas": "0x1"}, "latest"]),
+            ("eth_call", [{"to": "0x12"}]),
+            ("eth_call", [{"to": counter, "gasPrice": "0x1", "maxFeePerGas": "0x1"}]),
+            ("eth_call", [{"to": counter, "data": "0x01", "input": "0x02"}]),
+            ("eth_call", [{"to": counter, "value": 1e300}]),
+            ("eth_call", [{"to": counter}, "latest", {counter: {"code": "0x"}}]),
+            ("eth_call", [{"to": counter}, "latest", {counter: {"kode": "0x"}}]),
+            ("eth_call", [{"to": counter}, "latest", {"0x12": {}}]),
+            ("eth_call", [{"to": counter}, "0x99"]),
+            ("eth_call", [{"from": BOB.address, "to": counter, "value": hex(10**40)}]),
+            ("eth_chainId", []),
+            ("eth_estimateGas", [{"to": BOB.address, "value": "0x1"}]),
+            ("eth_estimateGas", [{"to": counter, "data": "0x" + set_call(9).hex()}, "latest"]),
+            ("eth_estimateGas", [{"to": counter, "data": "0x" + selector("fail()").hex()}]),
+            ("eth_estimateGas", [{"to": counter, "nonce": "0x1", "from": "me"}]),
+            ("eth_feeHistory", ["0x3", "latest", [50]]),
+            ("eth_gasPrice", []),
+            ("eth_getBalance", [ALICE.address, "latest"]),
+            ("eth_getBlockByHash", [block_hash, True]),
+            ("eth_getBlockByNumber", ["0x2", False]),
+            ("eth_getBlockByNumber", ["0x4", True]),
+            ("eth_getBlockReceipts", ["0x2"]),
+            ("eth_getBlockTransactionCountByHash", [block_hash]),
+            ("eth_getBlockTransactionCountByNumber", ["0x2"]),
+            ("eth_getCode", [counter, "latest"]),
+            ("eth_getLogs", [{"fromBlock": "0x0", "toBlock": "latest"}]),
+            ("eth_getRawTransactionByBlockHashAndIndex", [block_hash, "0x1"]),
+            ("eth_getRawTransactionByBlockNumberAndIndex", ["0x2", "0x0"]),
+            ("eth_getRawTransactionByHash", [first]),
+            ("eth_getStorageAt", [counter, "0x0", "latest"]),
+            ("eth_getTransactionByBlockHashAndIndex", [block_hash, "0x1"]),
+            ("eth_getTransactionByBlockNumberAndIndex", ["0x2", "0x0"]),
+            *(("eth_getTransactionByHash", [to_hash(raw)]) for raw in sent),
+            ("eth_getTransactionCount", [ALICE.address, "pending"]),
+            ("eth_getTransactionReceipt", [first]),
+            *(("eth_getTransactionReceipt", [to_hash(raw)]) for raw in sent),
+            ("eth_getUncleByBlockHashAndIndex", [block_hash, "0x0"]),
+            ("eth_getUncleByBlockNumberAndIndex", ["0x2", "0x0"]),
+            ("eth_getUncleCountByBlockHash", [block_hash]),
+            ("eth_getUncleCountByBlockNumber", ["0x2"]),
+            ("eth_maxPriorityFeePerGas", []),
+            ("eth_sendRawTransaction", ["0x" + world.deploy.hex()]),
+            ("eth_sendRawTransaction", ["0x" + world.deploy[:-1].hex()]),
+            ("eth_sendRawTransaction", ["0x03" + world.deploy[1:].hex()]),
+            ("eth_sendRawTransaction", ["0x"]),
+            ("eth_syncing", []),
+            ("net_listening", []),
+            ("net_peerCount", []),
+            ("net_version", []),
+            ("rpc_modules", []),
+            ("txpool_status", []),
+            ("web3_sha3", ["0x6162"]),
+        ],
+    )

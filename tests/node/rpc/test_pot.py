@@ -43,6 +43,7 @@ from node.training.checks import get_checks_path
 from node.training.reveal_store import RevealStore
 from tests.chain.training.training_factory import SPEC as SMALL
 from tests.node.full_disk import limited_file_size
+from tests.node.rpc.recorded_answers import check_answers
 from tests.node.rpc.rpc_chain import CHAIN_ID, LocalChain, sign
 from tests.node.rpc.rpc_harness import RpcHarness, rpc_harness
 
@@ -448,3 +449,32 @@ def test_blob_is_taken_only_if_a_live_task_names_it(training: Round) -> None:
     weights = f"/v1/blobs/{text(SPEC.initial_weights)}"
     assert rpc.http("PUT", weights, content=WEIGHTS).status_code == 201
     assert rpc.node.stored_blobs == told_before + 3, "the node was told of each upload"
+
+
+def test_answers_are_as_recorded(training: Round) -> None:
+    token = text(TRAINING_TOKEN)
+    check_answers(
+        training.rpc,
+        "pot",
+        [
+            ("pot_consensusState", []),
+            ("pot_getAttempt", [TASK]),
+            ("pot_getAttempt", [2]),
+            ("pot_getGenesis", []),
+            ("pot_getModel", [TASK]),
+            ("pot_getProof", [{token: ["0x0"]}, "0x1"]),
+            ("pot_getReceipt", [TASK, 0, ANN.address]),
+            ("pot_getReceipt", [TASK, 0, BEN.address]),
+            ("pot_getReceipt", [TASK, 1, ANN.address]),
+            ("pot_getRewardProof", [TASK, ANN.address]),
+            ("pot_getRound", [TASK, 0]),
+            ("pot_getRound", [TASK, 1]),
+            ("pot_getRound", [TASK, 2]),
+            ("pot_getTask", [TASK]),
+            ("pot_getTask", [2]),
+            ("pot_getTask", ["one"]),
+            ("pot_getValidatorSets", [0]),
+            ("pot_listTasks", []),
+            ("pot_validators", []),
+        ],
+    )

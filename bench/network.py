@@ -105,7 +105,7 @@ class Node:
 
     async def fetch_for_ever(self, wanted: list[Hash32]) -> None:
         for content_id in wanted:
-            await self.network.fetch_blob(content_id)
+            await self.network.requests.fetch_blob(content_id)
 
 
 async def echo(directory: Path, address: str, wanted: list[Hash32]) -> None:

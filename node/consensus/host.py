@@ -86,7 +86,8 @@ from node.consensus.watch import ConsensusWatch
 from node.mempool.pool import Mempool
 from node.metrics.registry import NodeMetrics
 from node.network.peers import PeerInfo
-from node.network.stream import PeerId, UnreachablePeerError
+from node.network.requests import BlockPeers
+from node.network.stream import UnreachablePeerError
 from node.storage.block_store import BlockStore, Snapshot
 from pot_common.errors import OperatorError, StorageError
 
@@ -123,20 +124,6 @@ class ConsensusNetwork(Protocol):
 
     def announce_transactions(self, hashes: Sequence[Hash32]) -> None:
         """Tell peers of transactions that we hold."""
-
-    def peers(self) -> tuple[PeerInfo, ...]:
-        """The connected peers."""
-
-    async def request_block_by_hash(self, peer_id: PeerId, block_hash: Hash32) -> Block | None:
-        """A block that a peer holds."""
-
-    async def request_blocks(
-        self, peer_id: PeerId, first_number: BlockNumber, count: int
-    ) -> tuple[tuple[Block, CommitCertificate], ...]:
-        """Blocks of a peer from a number on."""
-
-    def report_fault(self, peer_id: PeerId, error: RejectedInputError) -> None:
-        """Take points off a peer."""
 
 
 class Signer(Protocol):
@@ -181,6 +168,7 @@ class ConsensusHost:
         index: TrainingIndex,
         mempool: Mempool,
         network: ConsensusNetwork,
+        peers: BlockPeers,
         clock: Clock,
         evidence: EvidenceStore,
         on_finalized: Callable[[Block], None],
@@ -203,6 +191,7 @@ class ConsensusHost:
         self._index = index
         self._mempool = mempool
         self._network = network
+        self._peers = peers
         self._clock = clock
         self._evidence = evidence
         self._on_finalized = on_finalized
@@ -385,7 +374,7 @@ class ConsensusHost:
             validators = self._store.next_validator_set().validators
             if len(heads.keys() & set(validators)) >= compute_quorum(len(validators)):
                 return BlockNumber(max([self._store.head_number(), *heads.values()]))
-            for peer in self._network.peers():
+            for peer in self._peers.peers():
                 if peer.validator in validators and peer.validator not in heads:
                     head = await self._fetch_certified_head(peer)
                     if head is not None:
@@ -402,7 +391,7 @@ class ConsensusHost:
         if number <= self._store.head_number():
             return number
         try:
-            certified = await self._network.request_blocks(peer.peer_id, number, 1)
+            certified = await self._peers.request_blocks(peer.peer_id, number, 1)
             for block, certificate in certified:
                 self._executor.verify_certificate(certificate, number, block.hash)
                 return number
@@ -411,7 +400,7 @@ class ConsensusHost:
         except RejectedInputError as error:
             # Further ahead the validators may be others: sync brings us there.
             if number == self._store.head_number() + 1:
-                self._network.report_fault(peer.peer_id, error)
+                self._peers.report_fault(peer.peer_id, error)
         return None
 
     async def _begin(self) -> None:
@@ -623,11 +612,11 @@ class ConsensusHost:
         await self._send_input.send(BlockBuilt(effect.number, effect.view, built.block))
 
     async def _fetch(self, digest: Hash32, wanted: set[Address]) -> None:
-        for peer in self._network.peers():
+        for peer in self._peers.peers():
             if peer.validator not in wanted:
                 continue
             try:
-                block = await self._network.request_block_by_hash(peer.peer_id, digest)
+                block = await self._peers.request_block_by_hash(peer.peer_id, digest)
             except (UnreachablePeerError, RejectedInputError):
                 continue
             if block is None or block.hash != digest:
@@ -635,16 +624,16 @@ class ConsensusHost:
             try:
                 await trio.to_thread.run_sync(self._executor.validate_body, block)
             except RejectedInputError as error:
-                self._network.report_fault(peer.peer_id, error)
+                self._peers.report_fault(peer.peer_id, error)
                 continue
             await self._send_input.send(BlockFetched(block))
             return
 
     def _report(self, sender: Address, error: InvalidMessage) -> None:
         _log.warning("rejected", validator=sender, reason=str(error))
-        for peer in self._network.peers():
+        for peer in self._peers.peers():
             if peer.validator == sender:
-                self._network.report_fault(peer.peer_id, error)
+                self._peers.report_fault(peer.peer_id, error)
 
     # Finality.
 

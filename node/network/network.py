@@ -1,20 +1,13 @@
 """Sessions with peers, and what the rest of the node asks of them (docs/spec/wire.md)."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from chain.errors import RejectedInputError
-from chain.primitives import Address, BlockNumber, Hash32, TaskId
-from chain.state.walk import VerifiedChunk
-from chain.training.reveal import Reveal
-from chain.types.block import Block
-from chain.types.certificate import CommitCertificate
-from chain.types.header import Header
-from chain.types.receipt import Receipt
+from chain.primitives import Address, Hash32
 from node.network.dialler import Dialler
 from node.network.metrics import NetworkMetrics
 from node.network.peer_file import load_records, save_records
@@ -33,26 +26,22 @@ from node.network.protocols import (
 from node.network.protocols.blobs import BlobExchange, BlobStore
 from node.network.protocols.blocks import BlockSource
 from node.network.protocols.consensus import ConsensusHandler, ConsensusLinks
-from node.network.protocols.state import StateServer, StateSource, TaskRecord
+from node.network.protocols.state import StateServer, StateSource
 from node.network.protocols.status import Identity
 from node.network.protocols.training import TrainingSource
 from node.network.protocols.transactions import TransactionExchange, TransactionPool
+from node.network.requests import PeerRequests
 from node.network.sessions import Session, SessionHandler, Sessions
 from node.network.stream import (
     FrameStream,
     Host,
     PeerId,
-    StreamClosedError,
-    UnreachablePeerError,
 )
 from node.network.wire import Head
 
 if TYPE_CHECKING:
     # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
     from trio_typing import TaskStatus
-
-REQUEST_SECONDS: Final = 30.0
-"""How long an answer of at most 8 MiB may take."""
 
 SAVE_SECONDS: Final = 60.0
 """How often scores and bans are written to the disk."""
@@ -70,9 +59,6 @@ class NetworkConfig:
     """Whether peers may tell us of loopback and private addresses: in a laboratory, they must."""
     peer_file: Path | None = None
     """Where scores and bans outlive a restart; None forgets them."""
-
-
-_Answer = TypeVar("_Answer")
 
 
 class Network:
@@ -143,6 +129,7 @@ class Network:
             transactions=self._transactions,
             metrics=self.metrics,
         )
+        self.requests = PeerRequests(self._sessions, self._blobs)
         self._dialler = Dialler(
             host=host,
             table=self._table,
@@ -200,180 +187,6 @@ class Network:
     def announce_transactions(self, hashes: Iterable[Hash32]) -> None:
         """Tell every peer of transactions in our pool; never waits."""
         self._transactions.announce(hashes)
-
-    async def request_blocks(
-        self, peer_id: PeerId, first_number: BlockNumber, count: int
-    ) -> tuple[tuple[Block, CommitCertificate], ...]:
-        """Blocks from `first_number` on with the certificate of each; fewer if there are no more.
-
-        Raises:
-            UnreachablePeerError: no connection, no answer in time, or the stream ended.
-            RejectedInputError: the answer breaks the rules; the peer has been penalized.
-        """
-        return await self._request(
-            peer_id, lambda stream: blocks.request_blocks(stream, first_number, count)
-        )
-
-    async def request_headers(
-        self, peer_id: PeerId, first_number: BlockNumber, count: int
-    ) -> tuple[tuple[Header, CommitCertificate | None], ...]:
-        """Headers from `first_number` on with the certificate of each block, where it is held.
-
-        Raises:
-            UnreachablePeerError: no connection, no answer in time, or the stream ended.
-            RejectedInputError: the answer breaks the rules; the peer has been penalized.
-        """
-        return await self._request(
-            peer_id, lambda stream: blocks.request_headers(stream, first_number, count)
-        )
-
-    async def request_receipts(
-        self, peer_id: PeerId, numbers: Sequence[BlockNumber]
-    ) -> tuple[tuple[Receipt, ...], ...]:
-        """The receipts of these blocks, unverified; of the first of them if not all have room.
-
-        Raises:
-            UnreachablePeerError: no connection, no answer in time, or the stream ended.
-            RejectedInputError: the answer breaks the rules; the peer has been penalized.
-        """
-        return await self._request(peer_id, lambda stream: blocks.request_receipts(stream, numbers))
-
-    async def request_state_chunk(
-        self, peer_id: PeerId, number: BlockNumber, state_root: Hash32, start: bytes, end: bytes
-    ) -> VerifiedChunk | None:
-        """The state after a block from one position to before another; None if not held there.
-
-        Raises:
-            UnreachablePeerError: no connection, no answer in time, or the stream ended.
-            RejectedInputError: the answer is not of that state; the peer has been penalized.
-        """
-        return await self._request(
-            peer_id,
-            lambda stream: state.request_chunk(stream, number, state_root, start, end),
-            state.PROTOCOL_ID,
-        )
-
-    async def request_state_nodes(
-        self, peer_id: PeerId, hashes: Sequence[Hash32]
-    ) -> dict[bytes, bytes]:
-        """Those of the trie nodes and code that the peer holds, by hash.
-
-        Raises:
-            UnreachablePeerError: no connection, no answer in time, or the stream ended.
-            RejectedInputError: the answer breaks the rules; the peer has been penalized.
-        """
-        return await self._request(
-            peer_id, lambda stream: state.request_nodes(stream, hashes), state.PROTOCOL_ID
-        )
-
-    async def request_task_records(
-        self, peer_id: PeerId, number: BlockNumber, first: TaskId, count: int
-    ) -> tuple[TaskRecord, ...] | None:
-        """What tasks were as of a block, unverified; None if the peer does not know.
-
-        Raises:
-            UnreachablePeerError: no connection, no answer in time, or the stream ended.
-            RejectedInputError: the answer breaks the rules; the peer has been penalized.
-        """
-        return await self._request(
-            peer_id,
-            lambda stream: state.request_records(stream, number, first, count),
-            state.PROTOCOL_ID,
-        )
-
-    async def request_block_by_hash(self, peer_id: PeerId, block_hash: Hash32) -> Block | None:
-        """A block that the peer holds, finalized or not; None if it does not hold it.
-
-        Raises:
-            UnreachablePeerError: no connection, no answer in time, or the stream ended.
-            RejectedInputError: the answer breaks the rules; the peer has been penalized.
-        """
-        return await self._request(
-            peer_id, lambda stream: blocks.request_block_by_hash(stream, block_hash)
-        )
-
-    async def fetch_blob(self, content_id: Hash32, prefer: Sequence[PeerId] = ()) -> None:
-        """Get a blob into the blob store, from any peers that hold it.
-
-        Args:
-            content_id: the blob; nothing happens if it is here.
-            prefer: peers to ask first.
-
-        Raises:
-            BlobUnavailableError: not all of it could be had; what came is kept for the next try.
-            OperatorError: the disk refused, or the quota is used up.
-        """
-        preferred = [peer_id for peer_id in prefer if peer_id in self._sessions.peer_ids()]
-        others = [peer_id for peer_id in self._sessions.peer_ids() if peer_id not in preferred]
-        await self._blobs.fetch(
-            content_id,
-            [*preferred, *others],
-            self._sessions.open_stream,
-            self._sessions.report_fault,
-        )
-
-    async def request_reveals(
-        self, peer_id: PeerId, task_id: TaskId, round_number: int, attempt: int
-    ) -> tuple[Reveal, ...]:
-        """The reveals of an attempt that a peer holds, unchecked.
-
-        Raises:
-            UnreachablePeerError: no connection, no answer in time, or the stream ended.
-            RejectedInputError: the answer breaks the rules; the peer has been penalized.
-        """
-        return await self._request(
-            peer_id,
-            lambda stream: training.request_reveals(stream, task_id, round_number, attempt),
-            training.PROTOCOL_ID,
-        )
-
-    async def request_state_parts(self, peer_id: PeerId, root: Hash32) -> tuple[Hash32, ...]:
-        """The content ids below a training state root, unchecked; empty if unknown there.
-
-        Raises:
-            UnreachablePeerError: no connection, no answer in time, or the stream ended.
-            RejectedInputError: the answer breaks the rules; the peer has been penalized.
-        """
-        return await self._request(
-            peer_id,
-            lambda stream: training.request_state_parts(stream, root),
-            training.PROTOCOL_ID,
-        )
-
-    async def announce_reveal(self, peer_id: PeerId, reveal: Reveal) -> None:
-        """Tell a peer of a reveal that is held here with its gradient.
-
-        Raises:
-            UnreachablePeerError: no connection, or the stream ended.
-        """
-        await self._request(
-            peer_id,
-            lambda stream: training.announce_reveal(stream, reveal),
-            training.PROTOCOL_ID,
-        )
-
-    def report_fault(self, peer_id: PeerId, error: RejectedInputError) -> None:
-        """Take points off a peer whose well-formed data proved to be wrong, such as a block."""
-        self._sessions.report_fault(peer_id, error)
-
-    async def _request(
-        self,
-        peer_id: PeerId,
-        ask: Callable[[FrameStream], Awaitable[_Answer]],
-        protocol_id: str = blocks.PROTOCOL_ID,
-    ) -> _Answer:
-        stream = await self._sessions.open_stream(peer_id, protocol_id)
-        try:
-            with trio.fail_after(REQUEST_SECONDS):
-                return await ask(stream)
-        except (StreamClosedError, trio.TooSlowError) as error:
-            raise UnreachablePeerError(f"{peer_id} did not answer") from error
-        except RejectedInputError as error:
-            self._sessions.report_fault(peer_id, error)
-            raise
-        finally:
-            with trio.CancelScope(shield=True):
-                await stream.reset()
 
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Listen, dial and serve until cancelled; started once we listen.

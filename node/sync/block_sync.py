@@ -7,7 +7,7 @@ blocks do not verify, or who does not give what it says it has, is left alone fo
 
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 import trio
@@ -18,12 +18,13 @@ from chain.types.block import Block
 from chain.types.certificate import CERTIFICATE_LIMIT_BYTES, CommitCertificate
 from node.chain.executor import Executor
 from node.network.peers import PeerInfo
+from node.network.requests import BlockPeers
 from node.network.stream import PeerId, UnreachablePeerError
 from node.network.wire import BLOCK_FRAME_LIMIT_BYTES, BLOCKS_LIMIT_BYTES
 from node.storage.block_store import BlockStore
 from node.sync.ranges import Batch, BlockRange, RangePlan
 from node.sync.snapshot_sync import SnapshotSync
-from node.sync.sources import ANSWER_SECONDS, SOURCES_LIMIT, PeerNetwork, Sources
+from node.sync.sources import ANSWER_SECONDS, SOURCES_LIMIT, Sources
 
 POLL_SECONDS: Final = 0.2
 """How often peers' heads are looked at; they are told with every ping."""
@@ -37,15 +38,6 @@ CERTIFIED_OVERHEAD_BYTES: Final = CERTIFICATE_LIMIT_BYTES + 64
 _log = structlog.get_logger("node.sync")
 
 
-class SyncNetwork(PeerNetwork, Protocol):
-    """What sync asks of the network."""
-
-    async def request_blocks(
-        self, peer_id: PeerId, first_number: BlockNumber, count: int
-    ) -> tuple[tuple[Block, CommitCertificate], ...]:
-        """Blocks of a peer from a number on."""
-
-
 class BlockSync:
     """Follows the highest head that peers tell of."""
 
@@ -54,7 +46,7 @@ class BlockSync:
         *,
         store: BlockStore,
         executor: Executor,
-        network: SyncNetwork,
+        network: BlockPeers,
         finalize: Callable[[Block, CommitCertificate], Awaitable[None]],
         own_validator: Address | None,
         snapshot: SnapshotSync | None = None,

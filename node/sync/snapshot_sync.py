@@ -7,7 +7,7 @@ far its part has come, so that a crash costs one chunk. Only then does the block
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Final, Literal, Protocol, TypeVar
+from typing import Final, Literal, TypeVar
 
 import structlog
 import trio
@@ -17,24 +17,23 @@ from chain.contracts.set_reader import read_next_set
 from chain.errors import InvalidBlock, RejectedInputError, RejectionReason
 from chain.primitives import EMPTY_TRIE_ROOT, Address, BlockNumber, Hash32, TaskId
 from chain.state import trie
-from chain.state.walk import VerifiedChunk
 from chain.state.world_state import get_account
 from chain.transition import compute_receipts_root
 from chain.types.block import Block
-from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.receipt import Receipt, encode_receipts, may_contain
 from chain.types.transaction import decode_transaction
 from node.chain.executor import Executor
 from node.chain.training_index import build_rows
-from node.network.protocols.state import NODES_LIMIT, RECORDS_LIMIT, TaskRecord
+from node.network.protocols.state import NODES_LIMIT, RECORDS_LIMIT
+from node.network.requests import SnapshotPeers
 from node.network.stream import PeerId, UnreachablePeerError
 from node.network.wire import BLOCK_REQUEST_LIMIT, RECEIPTS_REQUEST_LIMIT
 from node.storage.block_store import BlockStore, Snapshot
 from node.storage.database import Database
 from node.storage.snapshot_progress import Part, Pivot, SnapshotProgress
 from node.sync.set_search import Certified, SetSearch
-from node.sync.sources import ANSWER_SECONDS, SOURCES_LIMIT, PeerNetwork, Sources
+from node.sync.sources import ANSWER_SECONDS, SOURCES_LIMIT, Sources
 from node.sync.task_snapshot import ContractView, TaskStand, fold_attempt
 
 SyncMode = Literal["auto", "full", "snapshot"]
@@ -71,43 +70,6 @@ _log = structlog.get_logger("node.sync")
 _Answer = TypeVar("_Answer")
 
 
-class SnapshotNetwork(PeerNetwork, Protocol):
-    """What snapshot sync asks of the network."""
-
-    async def request_headers(
-        self, peer_id: PeerId, first_number: BlockNumber, count: int
-    ) -> tuple[tuple[Header, CommitCertificate | None], ...]:
-        """Headers with the certificates that are held."""
-
-    async def request_blocks(
-        self, peer_id: PeerId, first_number: BlockNumber, count: int
-    ) -> tuple[tuple[Block, CommitCertificate], ...]:
-        """Blocks of a peer from a number on."""
-
-    async def request_block_by_hash(self, peer_id: PeerId, block_hash: Hash32) -> Block | None:
-        """A block that a peer holds."""
-
-    async def request_receipts(
-        self, peer_id: PeerId, numbers: Sequence[BlockNumber]
-    ) -> tuple[tuple[Receipt, ...], ...]:
-        """Receipts of blocks, unverified."""
-
-    async def request_state_chunk(
-        self, peer_id: PeerId, number: BlockNumber, state_root: Hash32, start: bytes, end: bytes
-    ) -> VerifiedChunk | None:
-        """The next part of a state, verified."""
-
-    async def request_state_nodes(
-        self, peer_id: PeerId, hashes: Sequence[Hash32]
-    ) -> dict[bytes, bytes]:
-        """Trie nodes by hash, verified."""
-
-    async def request_task_records(
-        self, peer_id: PeerId, number: BlockNumber, first: TaskId, count: int
-    ) -> tuple[TaskRecord, ...] | None:
-        """What tasks were as of a block, unverified."""
-
-
 class SnapshotFailedError(Exception):
     """No snapshot can be had now; blocks are synced instead."""
 
@@ -121,7 +83,7 @@ class SnapshotSync:
         store: BlockStore,
         database: Database,
         executor: Executor,
-        network: SnapshotNetwork,
+        network: SnapshotPeers,
         adopt: Callable[[Snapshot], Awaitable[None]],
         chain_id: int,
         mode: SyncMode,

@@ -1,6 +1,6 @@
 """Whom sync asks: peers that did not fail it lately (docs/spec/consensus.md, section 10)."""
 
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 import trio
@@ -8,6 +8,7 @@ import trio
 from chain.errors import InvalidMessage, RejectedInputError, RejectionReason
 from chain.primitives import BlockNumber
 from node.network.peers import PeerInfo
+from node.network.requests import ConnectedPeers
 from node.network.stream import PeerId
 
 SOURCES_LIMIT: Final = 8
@@ -25,20 +26,10 @@ ABSENT_REST_SECONDS: Final = 2.0
 _log = structlog.get_logger("node.sync")
 
 
-class PeerNetwork(Protocol):
-    """What this asks of the network."""
-
-    def peers(self) -> tuple[PeerInfo, ...]:
-        """The connected peers."""
-
-    def report_fault(self, peer_id: PeerId, error: RejectedInputError) -> None:
-        """Take points off a peer."""
-
-
 class Sources:
     """The peers of the network, less those that rest."""
 
-    def __init__(self, network: PeerNetwork) -> None:
+    def __init__(self, network: ConnectedPeers) -> None:
         self._network = network
         self._resting: dict[PeerId, float] = {}
         """Until when."""

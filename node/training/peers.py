@@ -8,8 +8,8 @@ import trio
 from chain.errors import RejectedInputError
 from chain.primitives import Hash32, TaskId
 from chain.training.reveal import Reveal
-from node.network.network import Network
 from node.network.protocols.blobs import BlobUnavailableError
+from node.network.requests import PeerRequests
 from node.network.stream import PeerId, UnreachablePeerError
 from node.storage.blobs import BlobQuotaError, BlobStore
 
@@ -19,14 +19,14 @@ _log = structlog.get_logger("node")
 class TrainingPeers:
     """What the training host gets from other nodes."""
 
-    def __init__(self, network: Network, blobs: BlobStore) -> None:
-        self._network = network
+    def __init__(self, requests: PeerRequests, blobs: BlobStore) -> None:
+        self._requests = requests
         self._blobs = blobs
 
     async def fetch_blob(self, content_id: Hash32, size_limit: int) -> bool:
         """Fetch a blob into the store; False if no peer has it, or it is too large to keep."""
         try:
-            await self._network.fetch_blob(content_id)
+            await self._requests.fetch_blob(content_id)
         except BlobUnavailableError:
             return False
         except BlobQuotaError as error:
@@ -49,21 +49,21 @@ class TrainingPeers:
         async def ask(peer_id: PeerId) -> None:
             try:
                 found.extend(
-                    await self._network.request_reveals(peer_id, task_id, round_number, attempt)
+                    await self._requests.request_reveals(peer_id, task_id, round_number, attempt)
                 )
             except (UnreachablePeerError, RejectedInputError):
                 return
 
         async with trio.open_nursery() as nursery:
-            for peer in self._network.peers():
+            for peer in self._requests.peers():
                 nursery.start_soon(ask, peer.peer_id)
         return found
 
     async def fetch_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
         """The content ids below a training state root, from the first peer that knows them."""
-        for peer in self._network.peers():
+        for peer in self._requests.peers():
             try:
-                parts = await self._network.request_state_parts(peer.peer_id, state_root)
+                parts = await self._requests.request_state_parts(peer.peer_id, state_root)
             except (UnreachablePeerError, RejectedInputError):
                 continue
             if parts:
@@ -75,10 +75,10 @@ class TrainingPeers:
 
         async def tell(peer_id: PeerId) -> None:
             try:
-                await self._network.announce_reveal(peer_id, reveal)
+                await self._requests.announce_reveal(peer_id, reveal)
             except (UnreachablePeerError, RejectedInputError):
                 return
 
         async with trio.open_nursery() as nursery:
-            for peer in self._network.peers():
+            for peer in self._requests.peers():
                 nursery.start_soon(tell, peer.peer_id)

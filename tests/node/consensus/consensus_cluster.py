@@ -226,6 +226,7 @@ class ClusterNode:
             index=TrainingIndex(self.store),
             mempool=self.mempool,
             network=self,
+            peers=self,
             clock=self.clock,
             evidence=self.evidence,
             on_finalized=self._on_finalized,

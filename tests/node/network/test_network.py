@@ -428,7 +428,7 @@ async def test_votes_overtake_blobs_on_real_hosts(tmp_path: Path) -> None:
         fetched = trio.Event()
 
         async def fetch() -> None:
-            await second.fetch_blob(wanted)
+            await second.requests.fetch_blob(wanted)
             fetched.set()
 
         nursery.start_soon(fetch)

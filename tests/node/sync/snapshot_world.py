@@ -80,7 +80,7 @@ class Server:
 
 
 class MemoryNetwork:
-    """The `SnapshotNetwork` of the fresh node: peers by name."""
+    """The `SnapshotPeers` of the fresh node: peers by name."""
 
     def __init__(self, **servers: Server) -> None:
         self.servers = {PeerId(name): server for name, server in servers.items()}

@@ -31,7 +31,7 @@ async def test_blob_comes_from_those_that_hold_it(tmp_path: Path) -> None:
     store_of(nodes[2]).put(MODEL)
     async with running(*nodes):
         await until(lambda: len(nodes[0].network.peers()) == 3)
-        await nodes[0].network.fetch_blob(wanted)
+        await nodes[0].network.requests.fetch_blob(wanted)
     assert store_of(nodes[0]).path(wanted).read_bytes() == MODEL
     served = [node.network.metrics.blob_chunks_served for node in nodes]
     assert sum(served) == 38
@@ -47,8 +47,8 @@ async def test_blobs_of_every_shape_arrive(size: int, tmp_path: Path) -> None:
         await until(lambda: len(nodes[0].network.peers()) == 1)
         async with trio.open_nursery() as nursery:
             # Twice at once is one fetch.
-            nursery.start_soon(nodes[0].network.fetch_blob, wanted)
-            nursery.start_soon(nodes[0].network.fetch_blob, wanted)
+            nursery.start_soon(nodes[0].network.requests.fetch_blob, wanted)
+            nursery.start_soon(nodes[0].network.requests.fetch_blob, wanted)
     assert store_of(nodes[0]).path(wanted).read_bytes() == MODEL[:size]
     assert nodes[1].network.metrics.blob_chunks_served == max(1, -(-size // CHUNK_BYTES))
 
@@ -58,7 +58,7 @@ async def test_blob_that_nobody_holds_is_unavailable(tmp_path: Path) -> None:
     async with running(*nodes):
         await until(lambda: len(nodes[0].network.peers()) == 1)
         with pytest.raises(BlobUnavailableError, match="no connected peer holds it"):
-            await nodes[0].network.fetch_blob(content_id(MODEL))
+            await nodes[0].network.requests.fetch_blob(content_id(MODEL))
 
 
 async def test_interrupted_fetch_goes_on_where_it_ended(tmp_path: Path) -> None:
@@ -68,11 +68,11 @@ async def test_interrupted_fetch_goes_on_where_it_ended(tmp_path: Path) -> None:
     async with running(*nodes):
         await until(lambda: len(nodes[0].network.peers()) == 1)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(nodes[0].network.fetch_blob, wanted)
+            nursery.start_soon(nodes[0].network.requests.fetch_blob, wanted)
             await until(lambda: metrics.blob_chunks_received >= 10)
             nursery.cancel_scope.cancel()
         assert not store_of(nodes[0]).has(wanted)
-        await nodes[0].network.fetch_blob(wanted)
+        await nodes[0].network.requests.fetch_blob(wanted)
     assert store_of(nodes[0]).path(wanted).read_bytes() == MODEL
     # At most the chunk that was on its way when the fetch was cut comes twice.
     assert metrics.blob_chunks_received in (38, 39)
@@ -97,7 +97,7 @@ async def test_liar_is_penalized_and_the_blob_comes_from_another(tmp_path: Path)
     liar.set_handler(blobs.PROTOCOL_ID, lie)
     async with running(*nodes):
         await until(lambda: len(nodes[0].network.peers()) == 2)
-        await nodes[0].network.fetch_blob(wanted, prefer=[liar.peer_id])
+        await nodes[0].network.requests.fetch_blob(wanted, prefer=[liar.peer_id])
         [suspect] = [peer for peer in nodes[0].network.peers() if peer.peer_id == liar.peer_id]
         assert suspect.score < 100
     assert store_of(nodes[0]).path(wanted).read_bytes() == MODEL
@@ -112,7 +112,7 @@ async def test_full_disk_is_the_operators_matter_not_the_peers(tmp_path: Path) -
     async with running(*nodes):
         await until(lambda: len(nodes[0].network.peers()) == 1)
         with pytest.raises(OperatorError, match=r"blobs\.quota_bytes"):
-            await nodes[0].network.fetch_blob(wanted)
+            await nodes[0].network.requests.fetch_blob(wanted)
         assert nodes[0].network.peers()[0].score == 100
 
 

@@ -39,41 +39,41 @@ async def test_blocks_and_headers_come_by_range_with_their_certificates(
 ) -> None:
     async with connected_pair() as (asking, serving):
         serving.chain.blocks = {BlockNumber(n): build_block(n) for n in range(1, 8)}
-        network, peer_id = asking.network, serving.host.peer_id
-        assert await network.request_blocks(peer_id, BlockNumber(5), 10) == tuple(
+        peers, peer_id = asking.network.requests, serving.host.peer_id
+        assert await peers.request_blocks(peer_id, BlockNumber(5), 10) == tuple(
             (build_block(number), CERTIFICATE) for number in (5, 6, 7)
         )
-        assert await network.request_headers(peer_id, BlockNumber(1), 2) == tuple(
+        assert await peers.request_headers(peer_id, BlockNumber(1), 2) == tuple(
             (build_block(number).header, CERTIFICATE) for number in (1, 2)
         )
-        assert await network.request_blocks(peer_id, BlockNumber(8), 1) == ()
+        assert await peers.request_blocks(peer_id, BlockNumber(8), 1) == ()
         wanted = build_block(3)
-        assert await network.request_block_by_hash(peer_id, wanted.hash) == wanted
-        assert await network.request_block_by_hash(peer_id, build_block(9).hash) is None
+        assert await peers.request_block_by_hash(peer_id, wanted.hash) == wanted
+        assert await peers.request_block_by_hash(peer_id, build_block(9).hash) is None
 
 
 async def test_receipts_come_by_number_as_far_as_they_are_held(autojump_clock: MockClock) -> None:
     async with connected_pair() as (asking, serving):
-        network, peer_id = asking.network, serving.host.peer_id
+        peers, peer_id = asking.network.requests, serving.host.peer_id
         receipts = (build_receipt(2, 1, 21_000, ()), build_receipt(0, 0, 50_000, ()))
         serving.chain.executed = {BlockNumber(3): receipts, BlockNumber(7): ()}
         numbers = [BlockNumber(n) for n in (3, 7, 8, 3)]
-        assert await network.request_receipts(peer_id, numbers) == (receipts, ())
+        assert await peers.request_receipts(peer_id, numbers) == (receipts, ())
 
 
 async def test_who_began_with_a_snapshot_says_so_and_gives_headers_without_certificates(
     autojump_clock: MockClock,
 ) -> None:
     async with connected_pair() as (asking, serving):
-        network, peer_id = asking.network, serving.host.peer_id
+        peers, peer_id = asking.network.requests, serving.host.peer_id
         serving.chain.blocks = {BlockNumber(n): build_block(n) for n in (4, 5, 6)}
         serving.chain.certified = {BlockNumber(5), BlockNumber(6)}
         serving.chain.first = 5
         for count in (1, 10):
             with pytest.raises(blocks.HistoryNotHeldError, match="below 5"):
-                await network.request_blocks(peer_id, BlockNumber(4), count)
-        assert len(await network.request_blocks(peer_id, BlockNumber(5), 10)) == 2
-        assert await network.request_headers(peer_id, BlockNumber(4), 2) == (
+                await peers.request_blocks(peer_id, BlockNumber(4), count)
+        assert len(await peers.request_blocks(peer_id, BlockNumber(5), 10)) == 2
+        assert await peers.request_headers(peer_id, BlockNumber(4), 2) == (
             (build_block(4).header, None),
             (build_block(5).header, CERTIFICATE),
         )
@@ -85,7 +85,9 @@ async def test_answer_stops_before_its_limit_of_bytes(autojump_clock: MockClock)
         serving.chain.blocks = {
             BlockNumber(n): build_block(n, size_bytes=3 * 2**20) for n in range(1, 8)
         }
-        answer = await asking.network.request_blocks(serving.host.peer_id, BlockNumber(1), 7)
+        answer = await asking.network.requests.request_blocks(
+            serving.host.peer_id, BlockNumber(1), 7
+        )
         assert [block.number for block, _ in answer] == [1, 2]
 
 
@@ -112,7 +114,7 @@ async def test_peer_that_does_not_answer_is_unreachable(autojump_clock: MockCloc
 
         serving.host.set_handler(blocks.PROTOCOL_ID, never_answer)
         with pytest.raises(UnreachablePeerError):
-            await asking.network.request_blocks(serving.host.peer_id, BlockNumber(1), 1)
+            await asking.network.requests.request_blocks(serving.host.peer_id, BlockNumber(1), 1)
 
 
 @pytest.mark.parametrize("frame", [b"", b"\xc0", b"\xc1\x09", b"\xc2\x00\x01", b"x" * 300])

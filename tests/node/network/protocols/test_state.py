@@ -73,10 +73,10 @@ async def test_chunks_nodes_and_tasks_are_served(
 ) -> None:
     monkeypatch.setattr(state, "CHUNK_BYTES", 4_000)
     async with connected_pair() as (asking, serving, states):
-        network, peer_id = asking.network, serving.host.peer_id
+        peers, peer_id = asking.network.requests, serving.host.peer_id
         position, found = START, {}
         while position != END:
-            chunk = await network.request_state_chunk(
+            chunk = await peers.request_state_chunk(
                 peer_id, BlockNumber(5), states.root, position, END
             )
             assert chunk is not None
@@ -84,16 +84,16 @@ async def test_chunks_nodes_and_tasks_are_served(
             position = chunk.next_position
         assert found == states.nodes
         assert (
-            await network.request_state_chunk(peer_id, BlockNumber(6), states.root, START, END)
+            await peers.request_state_chunk(peer_id, BlockNumber(6), states.root, START, END)
             is None
         )
         unknown = keccak256(b"unknown")
-        assert await network.request_state_nodes(peer_id, [states.root, unknown]) == {
+        assert await peers.request_state_nodes(peer_id, [states.root, unknown]) == {
             bytes(states.root): states.nodes[states.root]
         }
         five = BlockNumber(5)
-        assert await network.request_task_records(peer_id, five, TaskId(1), 3) == (RECORD,) * 3
-        assert await network.request_task_records(peer_id, five, TaskId(2), 3) is None
+        assert await peers.request_task_records(peer_id, five, TaskId(1), 3) == (RECORD,) * 3
+        assert await peers.request_task_records(peer_id, five, TaskId(2), 3) is None
 
 
 async def test_answers_that_are_not_what_was_asked_for_are_refused(

@@ -1,0 +1,223 @@
+"""What this node asks of its peers, one question a method (docs/spec/wire.md, sections 6 to 9)."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol, TypeVar
+
+import trio
+
+from chain.errors import RejectedInputError
+from chain.primitives import BlockNumber, Hash32, TaskId
+from chain.state.walk import VerifiedChunk
+from chain.training.reveal import Reveal
+from chain.types.block import Block
+from chain.types.certificate import CommitCertificate
+from chain.types.header import Header
+from chain.types.receipt import Receipt
+from node.network.peers import PeerInfo
+from node.network.protocols import blocks, state, training
+from node.network.protocols.blobs import BlobExchange
+from node.network.protocols.state import TaskRecord
+from node.network.sessions import Sessions
+from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
+
+REQUEST_SECONDS: Final = 30.0
+"""How long an answer of at most 8 MiB may take."""
+
+_Answer = TypeVar("_Answer")
+
+
+class ConnectedPeers(Protocol):
+    """The peers that have a session."""
+
+    def peers(self) -> tuple[PeerInfo, ...]:
+        """The peers that have a session, by peer id."""
+
+    def report_fault(self, peer_id: PeerId, error: RejectedInputError) -> None:
+        """Take points off a peer whose well-formed data proved to be wrong, such as a block."""
+
+
+class BlockPeers(ConnectedPeers, Protocol):
+    """Peers that can be asked for blocks."""
+
+    async def request_blocks(
+        self, peer_id: PeerId, first_number: BlockNumber, count: int
+    ) -> tuple[tuple[Block, CommitCertificate], ...]:
+        """See PeerRequests."""
+
+    async def request_block_by_hash(self, peer_id: PeerId, block_hash: Hash32) -> Block | None:
+        """See PeerRequests."""
+
+
+class SnapshotPeers(BlockPeers, Protocol):
+    """Peers that can be asked for everything that a snapshot consists of."""
+
+    async def request_headers(
+        self, peer_id: PeerId, first_number: BlockNumber, count: int
+    ) -> tuple[tuple[Header, CommitCertificate | None], ...]:
+        """See PeerRequests."""
+
+    async def request_receipts(
+        self, peer_id: PeerId, numbers: Sequence[BlockNumber]
+    ) -> tuple[tuple[Receipt, ...], ...]:
+        """See PeerRequests."""
+
+    async def request_state_chunk(
+        self, peer_id: PeerId, number: BlockNumber, state_root: Hash32, start: bytes, end: bytes
+    ) -> VerifiedChunk | None:
+        """See PeerRequests."""
+
+    async def request_state_nodes(
+        self, peer_id: PeerId, hashes: Sequence[Hash32]
+    ) -> dict[bytes, bytes]:
+        """See PeerRequests."""
+
+    async def request_task_records(
+        self, peer_id: PeerId, number: BlockNumber, first: TaskId, count: int
+    ) -> tuple[TaskRecord, ...] | None:
+        """See PeerRequests."""
+
+
+class PeerRequests:
+    """Asks peers that have a session.
+
+    Every request to one peer raises:
+        UnreachablePeerError: There is no connection, no answer in time, or the stream ended.
+        RejectedInputError: The answer breaks the rules; the peer has been penalized.
+    """
+
+    def __init__(self, sessions: Sessions, blob_exchange: BlobExchange) -> None:
+        self._sessions = sessions
+        self._blobs = blob_exchange
+
+    def peers(self) -> tuple[PeerInfo, ...]:
+        """The peers we have a session with, by peer id."""
+        return self._sessions.peers()
+
+    def report_fault(self, peer_id: PeerId, error: RejectedInputError) -> None:
+        """Take points off a peer whose well-formed data proved to be wrong, such as a block."""
+        self._sessions.report_fault(peer_id, error)
+
+    async def request_blocks(
+        self, peer_id: PeerId, first_number: BlockNumber, count: int
+    ) -> tuple[tuple[Block, CommitCertificate], ...]:
+        """Blocks from `first_number` on, each with its certificate; fewer if there are no more."""
+        return await self._ask(
+            peer_id,
+            blocks.PROTOCOL_ID,
+            lambda stream: blocks.request_blocks(stream, first_number, count),
+        )
+
+    async def request_block_by_hash(self, peer_id: PeerId, block_hash: Hash32) -> Block | None:
+        """A block that the peer holds, finalized or not; None if it does not hold it."""
+        return await self._ask(
+            peer_id,
+            blocks.PROTOCOL_ID,
+            lambda stream: blocks.request_block_by_hash(stream, block_hash),
+        )
+
+    async def request_headers(
+        self, peer_id: PeerId, first_number: BlockNumber, count: int
+    ) -> tuple[tuple[Header, CommitCertificate | None], ...]:
+        """Headers from `first_number` on with the certificate of each block, where it is held."""
+        return await self._ask(
+            peer_id,
+            blocks.PROTOCOL_ID,
+            lambda stream: blocks.request_headers(stream, first_number, count),
+        )
+
+    async def request_receipts(
+        self, peer_id: PeerId, numbers: Sequence[BlockNumber]
+    ) -> tuple[tuple[Receipt, ...], ...]:
+        """The receipts of these blocks, unverified; of the first of them if not all have room."""
+        return await self._ask(
+            peer_id, blocks.PROTOCOL_ID, lambda stream: blocks.request_receipts(stream, numbers)
+        )
+
+    async def request_state_chunk(
+        self, peer_id: PeerId, number: BlockNumber, state_root: Hash32, start: bytes, end: bytes
+    ) -> VerifiedChunk | None:
+        """The state after a block from one position to before another; None if not held there."""
+        return await self._ask(
+            peer_id,
+            state.PROTOCOL_ID,
+            lambda stream: state.request_chunk(stream, number, state_root, start, end),
+        )
+
+    async def request_state_nodes(
+        self, peer_id: PeerId, hashes: Sequence[Hash32]
+    ) -> dict[bytes, bytes]:
+        """Those of the trie nodes and code that the peer holds, by hash."""
+        return await self._ask(
+            peer_id, state.PROTOCOL_ID, lambda stream: state.request_nodes(stream, hashes)
+        )
+
+    async def request_task_records(
+        self, peer_id: PeerId, number: BlockNumber, first: TaskId, count: int
+    ) -> tuple[TaskRecord, ...] | None:
+        """What tasks were as of a block, unverified; None if the peer does not know."""
+        return await self._ask(
+            peer_id,
+            state.PROTOCOL_ID,
+            lambda stream: state.request_records(stream, number, first, count),
+        )
+
+    async def request_reveals(
+        self, peer_id: PeerId, task_id: TaskId, round_number: int, attempt: int
+    ) -> tuple[Reveal, ...]:
+        """The reveals of an attempt that a peer holds, unchecked."""
+        return await self._ask(
+            peer_id,
+            training.PROTOCOL_ID,
+            lambda stream: training.request_reveals(stream, task_id, round_number, attempt),
+        )
+
+    async def request_state_parts(self, peer_id: PeerId, root: Hash32) -> tuple[Hash32, ...]:
+        """The content ids below a training state root, unchecked; empty if unknown there."""
+        return await self._ask(
+            peer_id,
+            training.PROTOCOL_ID,
+            lambda stream: training.request_state_parts(stream, root),
+        )
+
+    async def announce_reveal(self, peer_id: PeerId, reveal: Reveal) -> None:
+        """Tell a peer of a reveal that is held here with its gradient."""
+        await self._ask(
+            peer_id, training.PROTOCOL_ID, lambda stream: training.announce_reveal(stream, reveal)
+        )
+
+    async def fetch_blob(self, content_id: Hash32, prefer: Sequence[PeerId] = ()) -> None:
+        """Get a blob into the blob store, from any peers that hold it.
+
+        Args:
+            content_id: the blob; nothing happens if it is here.
+            prefer: peers to ask first.
+
+        Raises:
+            BlobUnavailableError: not all of it could be had; what came is kept for the next try.
+            OperatorError: the disk refused, or the quota is used up.
+        """
+        connected = self._sessions.peer_ids()
+        preferred = [peer_id for peer_id in prefer if peer_id in connected]
+        others = [peer_id for peer_id in connected if peer_id not in preferred]
+        await self._blobs.fetch(
+            content_id,
+            [*preferred, *others],
+            self._sessions.open_stream,
+            self._sessions.report_fault,
+        )
+
+    async def _ask(
+        self, peer_id: PeerId, protocol_id: str, ask: Callable[[FrameStream], Awaitable[_Answer]]
+    ) -> _Answer:
+        stream = await self._sessions.open_stream(peer_id, protocol_id)
+        try:
+            with trio.fail_after(REQUEST_SECONDS):
+                return await ask(stream)
+        except (StreamClosedError, trio.TooSlowError) as error:
+            raise UnreachablePeerError(f"{peer_id} did not answer") from error
+        except RejectedInputError as error:
+            self._sessions.report_fault(peer_id, error)
+            raise
+        finally:
+            with trio.CancelScope(shield=True):
+                await stream.reset()

@@ -58,7 +58,7 @@ from chain.primitives import Address, BlockNumber, Hash32, ValidatorIndex, View
 from chain.types.block import Block
 from chain.types.validator_set import compute_quorum
 from node.network.pieces.dissemination import Dissemination, MessageName, decode_piece
-from tests.chain.consensus.consensus_factory import (
+from tests.worlds.replica import (
     DOMAIN,
     PARENT,
     make_block,

@@ -2,7 +2,7 @@ from chain.builder import BODY_LIMIT_BYTES
 from chain.crypto import get_address
 from chain.errors import RejectionReason
 from chain.types.block import BLOCK_LIMIT_BYTES, decode_block
-from tests.chain.chain_factories import ALICE, BOB, CAROL, VALIDATORS, Chain, sign
+from tests.worlds.chain import ALICE, BOB, CAROL, VALIDATORS, Chain, sign
 
 RECIPIENT = b"\x77" * 20
 

@@ -11,7 +11,7 @@ from chain.params import ChainParameters
 from chain.primitives import Address, BlockNumber, Hash32, PrivateKey
 from chain.state.proof import build_state_proof
 from chain.types.certificate import CommitCertificate
-from tests.miner.fake_chain import (
+from tests.worlds.proofs import (
     CHAIN_ID,
     GENESIS,
     PARAMETERS,

@@ -12,7 +12,7 @@ from chain.transition import apply_block, compute_transactions_root
 from chain.types.block import Block
 from chain.types.transaction import Transaction
 from chain.validation import HEADER_RULES
-from tests.chain.chain_factories import (
+from tests.worlds.chain import (
     ALICE,
     BOB,
     CAROL,

@@ -18,7 +18,7 @@ from chain.validation import (
     validate_fresh_proposal,
     validate_transaction,
 )
-from tests.chain.chain_factories import ALICE, BOB, ETHER, VALIDATORS, Chain, genesis_config, sign
+from tests.worlds.chain import ALICE, BOB, ETHER, VALIDATORS, Chain, genesis_config, sign
 
 RECIPIENT = b"\x77" * 20
 

@@ -4,7 +4,6 @@ from chain.crypto import get_address
 from chain.execution.evm import BlockEnvironment, CallRequest, call
 from chain.genesis import GenesisAccount
 from chain.primitives import Address
-from tests.chain.chain_factories import ALICE, CHAIN_ID, Chain, genesis_config, sign
 from tests.chaos.contracts import (
     REGISTER,
     REGISTER_CODE,
@@ -13,6 +12,7 @@ from tests.chaos.contracts import (
     decode_words,
     encode_words,
 )
+from tests.worlds.chain import ALICE, CHAIN_ID, Chain, genesis_config, sign
 
 
 def new_chain() -> Chain:

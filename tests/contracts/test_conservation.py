@@ -23,7 +23,7 @@ from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address
 from chain.training.rewards import RewardTree
 from chain.training.rounds import Phase
-from tests.contracts.world import (
+from tests.worlds.contracts import (
     BAD,
     CHEAT,
     HOLDERS,

@@ -6,7 +6,7 @@ from chain.contracts.addresses import FAUCET, TRAINING_TOKEN
 from chain.contracts.errors import ContractError
 from chain.contracts.faucet import Dripped, encode_drip, encode_faucet_arguments
 from chain.contracts.training_token import encode_transfer
-from tests.contracts.world import MINERS, POT, STRANGER, TREASURY, World, new_world, refusal
+from tests.worlds.contracts import MINERS, POT, STRANGER, TREASURY, World, new_world, refusal
 
 COIN = 10**17
 

@@ -44,7 +44,7 @@ from chain.contracts.validator_set import (
 from chain.crypto import keccak256
 from chain.primitives import ZERO_HASH
 from chain.training.rounds import Phase
-from tests.contracts.world import (
+from tests.worlds.contracts import (
     BUDGET,
     CHANGE_BLOCKS,
     CHEAT,

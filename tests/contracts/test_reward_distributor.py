@@ -18,7 +18,7 @@ from chain.contracts.reward_distributor import (
 from chain.crypto import keccak256
 from chain.primitives import Address
 from chain.training.rewards import RewardTree
-from tests.contracts.world import (
+from tests.worlds.contracts import (
     MINERS,
     OPERATORS,
     POT,

@@ -17,7 +17,7 @@ from chain.contracts.gradient_ledger import (
 from chain.crypto import keccak256
 from chain.primitives import Address
 from chain.training.rounds import Phase
-from tests.contracts.world import (
+from tests.worlds.contracts import (
     BAD,
     CHEAT,
     MINERS,

@@ -24,7 +24,7 @@ from chain.contracts.task_registry import (
 )
 from chain.primitives import Hash32
 from chain.training.rounds import Phase
-from tests.contracts.world import (
+from tests.worlds.contracts import (
     BUDGET,
     MINERS,
     OPERATORS,

@@ -28,7 +28,7 @@ from chain.contracts.training_token import (
 )
 from chain.crypto import get_address, keccak256, sign
 from chain.primitives import Address, Hash32, PrivateKey
-from tests.contracts.world import (
+from tests.worlds.contracts import (
     BUDGET,
     CHAIN_ID,
     HOLDERS,

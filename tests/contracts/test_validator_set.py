@@ -47,7 +47,7 @@ from chain.contracts.validator_set import (
 from chain.crypto import get_address, keccak256, sign
 from chain.genesis import HISTORY_STORAGE_ADDRESS, HISTORY_STORAGE_CODE
 from chain.primitives import Address, BlockNumber, Hash32, PrivateKey, View
-from tests.contracts.world import (
+from tests.worlds.contracts import (
     CHAIN_ID,
     CHANGE_BLOCKS,
     EVIDENCE_BLOCKS,

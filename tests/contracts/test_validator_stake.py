@@ -37,7 +37,7 @@ from tests.contracts.test_validator_set import (
     state_of,
     validator_set,
 )
-from tests.contracts.world import (
+from tests.worlds.contracts import (
     CHANGE_BLOCKS,
     EVIDENCE_BLOCKS,
     HOLDERS,

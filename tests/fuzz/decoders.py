@@ -37,11 +37,11 @@ from node.rpc.dispatch import Dispatcher
 from node.rpc.parameters import Parameters
 from node.storage.blobs import BlobManifest
 from pot_common.errors import OperatorError
-from tests.chain.consensus import consensus_factory as factory
-from tests.chain.training.training_factory import SPEC
 from tests.chain.types import test_transaction
-from tests.node.network.network_fakes import ALICE, CERTIFICATE, HEAD, NoStates, build_block
-from tests.node.rpc.rpc_chain import genesis_file
+from tests.worlds import replica as factory
+from tests.worlds.network import ALICE, CERTIFICATE, HEAD, NoStates, build_block
+from tests.worlds.stored_chain import genesis_file
+from tests.worlds.training import SPEC
 
 DIGEST = Hash32(b"\x31" * 32)
 PEER = "12D3KooW" + "A" * 44

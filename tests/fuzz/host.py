@@ -11,7 +11,7 @@ import trio
 from node.network.host import LibP2PHost, create_host_key
 from node.network.network import Network, NetworkConfig
 from tests.fuzz.memory import MemoryWatch
-from tests.node.network.network_fakes import (
+from tests.worlds.network import (
     HEAD,
     NO_BLOBS,
     MemoryChain,

@@ -19,9 +19,9 @@ from node.network import wire
 from node.network.host import LibP2PHost, create_host_key
 from node.network.protocols import blobs, blocks, consensus, state, status, training, transactions
 from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
-from tests.chain.consensus import consensus_factory as factory
 from tests.fuzz.mutate import mutate
-from tests.node.network.network_fakes import HEAD, identity
+from tests.worlds import replica as factory
+from tests.worlds.network import HEAD, identity
 
 PROTOCOLS = (
     status.PROTOCOL_ID,

@@ -12,7 +12,7 @@ import contracts.build as contracts_build
 from node.network.host import LibP2PHost, create_host_key
 from node.network.network import Network, NetworkConfig
 from node.network.protocols import status
-from tests.node.network.network_fakes import (
+from tests.worlds.network import (
     HEAD,
     NO_BLOBS,
     MemoryChain,

@@ -16,8 +16,8 @@ from miner.client import (
     NodesUnreachableError,
     RpcError,
 )
-from tests.miner.fake_chain import CHAIN_ID, GENESIS
-from tests.miner.fake_node import SHARD, THETA, FakeNode
+from tests.worlds.node_for_miners import SHARD, THETA, FakeNode
+from tests.worlds.proofs import CHAIN_ID, GENESIS
 
 MINER = Address(b"\x77" * 20)
 

@@ -13,7 +13,7 @@ from chain.errors import RejectedInputError, RejectionReason
 from chain.training.task_spec import FeatureType, Shard, TaskSpec
 from miner.data import load_dataset, read_shard
 from node.client.task_file import encode_npz
-from tests.chain.training.training_factory import SPEC
+from tests.worlds.training import SPEC
 
 X = (np.arange(5 * 64, dtype=np.float32) / 64).reshape(5, 1, 8, 8)
 Y = np.array([0, 9, 3, 3, 1], np.uint8)

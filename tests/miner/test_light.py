@@ -13,7 +13,8 @@ from chain.primitives import Address, BlockNumber, Hash32, PrivateKey
 from chain.types.certificate import CommitCertificate
 from miner.client import DishonestNodeError, NodeClient
 from miner.light import LightClient, fetch_network
-from tests.miner.fake_chain import (
+from tests.worlds.node_for_miners import TASK, FakeNode
+from tests.worlds.proofs import (
     CHAIN_ID,
     GENESIS,
     PARAMETERS,
@@ -24,7 +25,6 @@ from tests.miner.fake_chain import (
     prove,
     read_reads,
 )
-from tests.miner.fake_node import TASK, FakeNode
 
 MINER = Address(b"\x77" * 20)
 OTHER = Address(b"\x01" * 20)

@@ -11,8 +11,8 @@ from chain.primitives import Address, PrivateKey
 from miner.client import NodeClient
 from miner.light import LightClient, fetch_network
 from miner.worker import Miner
-from tests.miner.fake_chain import CHAIN_ID, GENESIS
-from tests.miner.fake_node import TASK, CountingTrainer, FakeNode
+from tests.worlds.node_for_miners import TASK, CountingTrainer, FakeNode
+from tests.worlds.proofs import CHAIN_ID, GENESIS
 
 KEY = PrivateKey(b"\x11" * 32)
 MINER = get_address(KEY)

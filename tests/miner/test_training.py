@@ -24,7 +24,7 @@ from miner.measurement import measure
 from miner.model import load_parameters
 from miner.trainer import Trainer, open_task
 from node.client.task_file import TaskBundle, load_task_toml
-from tests.miner.training_simulation import MINERS, SimulatedRound, honest, simulate
+from tests.worlds.training_rounds import MINERS, SimulatedRound, honest, simulate
 
 DIGITS = Path("examples/digits.toml")
 TOKEN = Address(b"\x44" * 20)

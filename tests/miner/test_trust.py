@@ -5,8 +5,8 @@ import pytest
 
 from miner.client import ClientError, NodeClient
 from miner.trust import TrustError, find_network
-from tests.miner.fake_chain import CHAIN_ID, GENESIS, PARAMETERS
-from tests.miner.fake_node import FakeNode
+from tests.worlds.node_for_miners import FakeNode
+from tests.worlds.proofs import CHAIN_ID, GENESIS, PARAMETERS
 
 MINER = b"\x77" * 20
 OTHER_HASH = "0x" + "cd" * 32

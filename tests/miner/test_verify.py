@@ -22,7 +22,7 @@ from miner.devices import open_device
 from miner.trainer import open_task
 from miner.verify import MAX_FRAME_BYTES, Worker, encode_frame, read_frame, serve
 from node.client.task_file import build_initial_weights, encode_npz
-from tests.chain.training.training_factory import SPEC, header_of
+from tests.worlds.training import SPEC, header_of
 
 SAMPLES = (3, 1, 4, 15, 9, 26, 5, 35)
 

@@ -14,8 +14,7 @@ from chain.training.assignment import assign
 from miner.client import ClientError, NodeClient
 from miner.light import LightClient, fetch_network
 from miner.worker import Miner
-from tests.miner.fake_chain import CHAIN_ID, GENESIS
-from tests.miner.fake_node import (
+from tests.worlds.node_for_miners import (
     BOND,
     MINING_SPEC,
     SHARD,
@@ -24,6 +23,7 @@ from tests.miner.fake_node import (
     CountingTrainer,
     FakeNode,
 )
+from tests.worlds.proofs import CHAIN_ID, GENESIS
 
 KEY = PrivateKey(b"\x11" * 32)
 MINER = get_address(KEY)

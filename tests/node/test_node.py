@@ -16,8 +16,8 @@ from node.mempool.intake import Pool
 from node.mempool.pool import Mempool
 from node.operator.account import OperatorAccount, check_operator
 from pot_common.errors import OperatorError
-from tests.node.consensus.consensus_cluster import KEYS
-from tests.node.training.training_chain import COMMITTEE, OPERATORS, TASK, TrainingChain
+from tests.worlds.cluster import KEYS
+from tests.worlds.training_chain import COMMITTEE, OPERATORS, TASK, TrainingChain
 
 
 def configured(path: Path, genesis: bytes | None) -> NodeConfig:

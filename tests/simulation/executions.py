@@ -18,8 +18,8 @@ from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.transaction import Transaction
 from chain.validation import VerifyCertificate
-from tests.chain.chain_factories import ALICE, CHAIN_ID, sign
 from tests.simulation.validator_sets import ValidatorSets
+from tests.worlds.chain import ALICE, CHAIN_ID, sign
 
 GENESIS_SECONDS = 1_700_000_000
 RECIPIENT = b"\x77" * 20

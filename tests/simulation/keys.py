@@ -9,7 +9,7 @@ from chain.consensus.messages import MessageKind, SigningDomain, compute_signing
 from chain.consensus.pbft import Sign
 from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber, Hash32, PrivateKey, Signature, View
-from tests.chain.consensus.consensus_factory import token_recover, token_signer, validators_of
+from tests.worlds.replica import token_recover, token_signer, validators_of
 
 
 class Keys:

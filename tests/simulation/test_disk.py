@@ -7,8 +7,8 @@ import pytest
 from chain.consensus.guard import build_floor_guard
 from chain.consensus.records import CommitRecord, PrepareRecord, Record
 from chain.primitives import BlockNumber
-from tests.chain.consensus.consensus_factory import commit, pre_prepare, prepare, prepared
 from tests.simulation.disk import Disk
+from tests.worlds.replica import commit, pre_prepare, prepare, prepared
 
 RECORDS: list[Record] = [
     PrepareRecord(pre_prepare(), prepare(1)),

@@ -14,8 +14,8 @@ from chain.consensus.inputs import Timing
 from chain.consensus.primary_order import compute_primary_order
 from chain.primitives import Address, BlockNumber, ValidatorIndex
 from chain.types.validator_set import compute_max_faulty
-from tests.chain.consensus.consensus_factory import validators_of
 from tests.simulation.cluster import Cluster, Node, World
+from tests.worlds.replica import validators_of
 
 LAN = World(
     timing=Timing(

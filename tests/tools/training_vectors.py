@@ -28,7 +28,7 @@ from chain.training.task_spec import (
     encode_task_spec,
     learning_rate_ppb,
 )
-from tests.chain.training.training_factory import (
+from tests.worlds.training import (
     HEADER,
     SPEC,
     header_of,

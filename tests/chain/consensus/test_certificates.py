@@ -10,7 +10,7 @@ from chain.consensus.messages import MessageKind, SigningDomain, compute_signing
 from chain.errors import InvalidMessage, RejectionReason
 from chain.primitives import BlockNumber, Hash32, PrivateKey, Signature, ValidatorIndex, View
 from chain.types.certificate import CommitCertificate
-from tests.chain.consensus.consensus_factory import (
+from tests.worlds.replica import (
     BLOCK_A,
     BLOCK_B,
     DOMAIN,

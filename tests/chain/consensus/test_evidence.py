@@ -4,7 +4,7 @@ from chain.consensus.evidence import Evidence, build_evidence
 from chain.consensus.messages import MessageKind
 from chain.contracts.validator_set import encode_report_equivocation, encode_report_lost_lock
 from chain.primitives import ZERO_HASH, Address, BlockNumber
-from tests.chain.consensus.consensus_factory import (
+from tests.worlds.replica import (
     BLOCK_A,
     BLOCK_B,
     commit,

@@ -25,7 +25,7 @@ from chain.consensus.messages import (
 )
 from chain.errors import InvalidMessage, RejectionReason
 from chain.primitives import BlockNumber, Hash32, PrivateKey, View
-from tests.chain.consensus.consensus_factory import (
+from tests.worlds.replica import (
     BLOCK_A,
     BLOCK_B,
     certificate,

@@ -41,7 +41,7 @@ from chain.consensus.pbft import ReplicaState, Transition, ViewTimer, compute_ti
 from chain.consensus.records import CommitRecord, PrepareRecord, ViewChangeRecord
 from chain.errors import RejectionReason
 from chain.primitives import BlockNumber, Hash32, ValidatorIndex, View
-from tests.chain.consensus.consensus_factory import (
+from tests.worlds.replica import (
     BLOCK_A,
     BLOCK_B,
     TIMING,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from chain.consensus.primary_order import compute_primary_order
 from chain.primitives import Address, BlockNumber
 from chain.types.validator_set import compute_max_faulty, compute_quorum
-from tests.chain.consensus.consensus_factory import validators_of
+from tests.worlds.replica import validators_of
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from chain.consensus.records import (
     encode_record,
 )
 from chain.errors import RejectedInputError
-from tests.chain.consensus.consensus_factory import (
+from tests.worlds.replica import (
     BLOCK_A,
     BLOCK_B,
     commit,

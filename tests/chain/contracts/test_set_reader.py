@@ -18,7 +18,7 @@ from chain.primitives import Address, BlockNumber, PrivateKey
 from chain.state.world_state import ReadableDatabase, WorldState
 from chain.types.header import Header
 from node.setup.network_genesis import Seat, build_network, plan_development_network
-from tests.chain.chain_factories import genesis_config
+from tests.worlds.chain import genesis_config
 
 VALIDATORS = tuple(sorted(get_address(PrivateKey(keccak256(bytes([i])))) for i in range(4)))
 OPERATORS = tuple(Address(bytes([i + 1]) * 20) for i in range(4))

@@ -26,8 +26,8 @@ from chain.execution.run_loop import ExecutionStoppedError
 from chain.genesis import HISTORY_STORAGE_ADDRESS, HISTORY_STORAGE_CODE, GenesisAccount
 from chain.primitives import Address
 from chain.types.transaction import Transaction
-from tests.chain.chain_factories import ALICE, BOB, CHAIN_ID, ETHER, VALIDATORS, Chain, sign
-from tests.chain.chain_factories import genesis_config as config_of
+from tests.worlds.chain import ALICE, BOB, CHAIN_ID, ETHER, VALIDATORS, Chain, sign
+from tests.worlds.chain import genesis_config as config_of
 
 CONTRACT = Address(b"\x99" * 20)
 OTHER = Address(b"\x98" * 20)

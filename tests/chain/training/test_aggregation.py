@@ -15,7 +15,7 @@ from chain.training.encoding import (
     from_codes,
 )
 from chain.training.task_spec import Aggregator
-from tests.chain.training.training_factory import header_of, random_gradient
+from tests.worlds.training import header_of, random_gradient
 
 SIZE = 1_300
 

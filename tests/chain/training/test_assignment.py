@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from chain.crypto import keccak256, sha256
 from chain.primitives import Hash32, TaskId
 from chain.training.assignment import DOMAIN_SAMPLES, DOMAIN_UNITS, assign, compute_seed, permute
-from tests.chain.training.training_factory import miner_address
+from tests.worlds.training import miner_address
 
 SEED = sha256(b"seed")
 

@@ -27,7 +27,7 @@ from chain.training.encoding import (
     encode_gradient,
     quantize,
 )
-from tests.chain.training.training_factory import HEADER, random_gradient
+from tests.worlds.training import HEADER, random_gradient
 
 PAYLOAD = encode_gradient(HEADER, random_gradient(1, 600))
 EXPONENTS = HEADER_BYTES

@@ -14,7 +14,8 @@ from chain.training.history import (
     get_evaluation,
     get_lower_median,
 )
-from tests.chain.training.history_factory import (
+from tests.worlds.training import SPEC
+from tests.worlds.training_history import (
     COMMITTEE,
     MINERS,
     OPERATORS,
@@ -28,7 +29,6 @@ from tests.chain.training.history_factory import (
     result,
     verdict,
 )
-from tests.chain.training.training_factory import SPEC
 
 OK, BAD, CHEAT, GONE = Verdict.OK, Verdict.BAD, Verdict.CHEAT, Verdict.UNAVAILABLE
 PRICE = SPEC.reward.unit_price

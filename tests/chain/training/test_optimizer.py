@@ -12,7 +12,7 @@ from chain.training.optimizer import (
 )
 from chain.training.state import TrainingState, compute_layout
 from chain.training.task_spec import Optimizer, Sgd
-from tests.chain.training.training_factory import ADAMW, random_gradient
+from tests.worlds.training import ADAMW, random_gradient
 
 THETA = random_gradient(5, 1_000, 3.0) + np.float32(0.25)
 ALL: tuple[Optimizer, ...] = (Sgd(0), Sgd(0x3F666666), ADAMW)

@@ -10,7 +10,7 @@ from chain.training.rewards import (
     compute_leaf,
     verify_reward_proof,
 )
-from tests.chain.training.training_factory import miner_address
+from tests.worlds.training import miner_address
 
 DISTRIBUTOR = miner_address(0xDD)
 TASK = TaskId(2)

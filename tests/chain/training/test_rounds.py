@@ -20,7 +20,8 @@ from chain.training.rounds import (
     get_quorum_vote,
     list_duties,
 )
-from tests.chain.training.history_factory import (
+from tests.worlds.training import SPEC
+from tests.worlds.training_history import (
     COMMITTEE,
     OPERATORS,
     SUBMITTED,
@@ -32,7 +33,6 @@ from tests.chain.training.history_factory import (
     result,
     verdict,
 )
-from tests.chain.training.training_factory import SPEC
 
 OK, CHEAT, GONE = Verdict.OK, Verdict.CHEAT, Verdict.UNAVAILABLE
 READY_WORK = OwnWork(

@@ -14,7 +14,7 @@ from chain.training.state import (
     decode_training_state,
     encode_training_state,
 )
-from tests.chain.training.training_factory import ADAMW, SPEC, random_gradient
+from tests.worlds.training import ADAMW, SPEC, random_gradient
 
 
 def trained() -> TrainingState:

@@ -22,7 +22,7 @@ from chain.training.task_spec import (
     learning_rate_ppb,
     terms,
 )
-from tests.chain.training.training_factory import SPEC
+from tests.worlds.training import SPEC
 
 SPECS = st.builds(
     replace,

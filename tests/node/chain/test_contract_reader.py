@@ -7,7 +7,7 @@ from chain.contracts.gradient_ledger import encode_leave, encode_post_verdict
 from chain.primitives import Address, BlockNumber, TaskId
 from chain.training.rounds import Phase
 from chain.training.task_spec import terms
-from tests.node.training.training_chain import (
+from tests.worlds.training_chain import (
     ANN,
     BEN,
     COMMITTEE,

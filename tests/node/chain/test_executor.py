@@ -16,8 +16,8 @@ from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from node.chain import executor as module
 from node.chain.executor import Refusal, SignatureCache
-from tests.chain.chain_factories import ALICE, BOB, sign
-from tests.node.consensus.consensus_cluster import TIMESTAMP, VALIDATORS, ClusterNode, build_cluster
+from tests.worlds.chain import ALICE, BOB, sign
+from tests.worlds.cluster import TIMESTAMP, VALIDATORS, ClusterNode, build_cluster
 
 
 class StillClock:

@@ -14,7 +14,7 @@ from chain.training.history import (
 )
 from node.chain.training_index import TrainingIndex, get_theta_root
 from node.storage.block_store import BlockStore
-from tests.node.training.training_chain import COMMITTEE, SPEC, TASK, TrainingChain
+from tests.worlds.training_chain import COMMITTEE, SPEC, TASK, TrainingChain
 
 
 def fold(store: BlockStore) -> tuple[TaskHistory | None, list[SettledRound]]:

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from tests.node.cli.pot_command import Pot
+from tests.worlds.command_line import Pot
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.node.cli.pot_command import Pot, serve
+from tests.worlds.command_line import Pot, serve
 
 FINDING = {
     "code": "stuck",

@@ -14,9 +14,9 @@ from chain.contracts.gradient_ledger import encode_advance_round
 from chain.primitives import PrivateKey
 from chain.state.world_state import get_account
 from node.keystore import save_key
-from tests.node.cli.pot_command import Pot
-from tests.node.rpc.rpc_harness import RpcHarness, rpc_harness
-from tests.node.training.training_chain import (
+from tests.worlds.command_line import Pot
+from tests.worlds.rpc import RpcHarness, rpc_harness
+from tests.worlds.training_chain import (
     ANN,
     BEN,
     OPERATORS,

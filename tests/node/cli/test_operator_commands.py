@@ -11,7 +11,7 @@ from chain.genesis import parse_genesis
 from node.cli.main import app
 from node.config import load_config
 from node.keystore import load_key, read_address
-from tests.node.cli.pot_command import Pot
+from tests.worlds.command_line import Pot
 
 VALIDATORS = [f"0x{index:02x}{'11' * 19}:0x{index:02x}{'22' * 19}" for index in range(1, 5)]
 HOLDER = "0x" + "77" * 20

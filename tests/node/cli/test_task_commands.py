@@ -16,7 +16,7 @@ from chain.training.task_spec import encode_task_spec, terms
 from chain.types.transaction import Transaction, decode_transaction
 from node.client.task_file import TaskBundle, load_task_toml
 from node.client.task_submission import compute_full_budget
-from tests.node.cli.pot_command import Answers, Pot, serve
+from tests.worlds.command_line import Answers, Pot, serve
 
 TASK_FILE = """
 name = "tiny"

@@ -18,7 +18,8 @@ from chain.crypto import get_address, keccak256
 from chain.primitives import Address, PrivateKey
 from chain.types.transaction import decode_transaction
 from node.keystore import save_key
-from tests.contracts.world import (
+from tests.worlds.command_line import Pot, serve
+from tests.worlds.contracts import (
     CHANGE_BLOCKS,
     FIRST_BLOCK,
     MINERS,
@@ -29,7 +30,6 @@ from tests.contracts.world import (
     account,
     new_world,
 )
-from tests.node.cli.pot_command import Pot, serve
 
 CANDIDATE = account("validator candidate")
 

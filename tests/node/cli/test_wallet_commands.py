@@ -8,7 +8,7 @@ from chain.contracts.reward_distributor import RewardClaim, encode_claim_many
 from chain.contracts.training_token import encode_transfer
 from chain.primitives import Address, TaskId
 from chain.types.transaction import Transaction, decode_transaction
-from tests.node.cli.pot_command import Answers, Pot, serve
+from tests.worlds.command_line import Answers, Pot, serve
 
 PROOF = "0x" + "01" * 32
 

@@ -27,8 +27,8 @@ from chain.types.certificate import CommitCertificate
 from node.consensus.host import INPUT_LIMIT
 from node.network.wire import Head
 from pot_common.errors import OperatorError
-from tests.chain.chain_factories import ALICE, BOB, sign
-from tests.node.consensus.consensus_cluster import (
+from tests.worlds.chain import ALICE, BOB, sign
+from tests.worlds.cluster import (
     KEYS,
     VALIDATORS,
     ClusterNode,

@@ -11,7 +11,7 @@ from chain.contracts.validator_set import encode_leave_set
 from chain.light import LightChain, TrustedNetwork
 from chain.primitives import BlockNumber
 from chain.state.proof import build_state_proof
-from tests.node.consensus.changing_cluster import (
+from tests.worlds.changing_cluster import (
     FIVE,
     JOINER,
     OPERATOR_KEYS,
@@ -19,7 +19,7 @@ from tests.node.consensus.changing_cluster import (
     changing_genesis,
     running,
 )
-from tests.node.consensus.consensus_cluster import VALIDATORS, ClusterNode, heads
+from tests.worlds.cluster import VALIDATORS, ClusterNode, heads
 from tests.worlds.waiting import until
 
 pytestmark = pytest.mark.usefixtures("inline_threads")

@@ -12,14 +12,14 @@ from trio.testing import MockClock
 from chain.consensus.messages import MessageKind, decode_message, encode_message
 from chain.crypto import keccak256
 from chain.primitives import Hash32
-from tests.node.consensus.consensus_cluster import (
+from tests.node.consensus.test_host import _signed_vote
+from tests.worlds.cluster import (
     VALIDATORS,
     ClusterNode,
     Wire,
     build_cluster,
     heads,
 )
-from tests.node.consensus.test_host import _signed_vote
 from tests.worlds.waiting import until
 
 pytestmark = pytest.mark.usefixtures("inline_threads")

@@ -18,8 +18,8 @@ from node.network.metrics import NetworkMetrics
 from node.rpc.metrics import RpcMetrics
 from node.storage.block_store import BlockStore
 from node.storage.database import open_database
-from tests.node.chain_factory import COMMITTEE, GENESIS, GENESIS_DELTA, chain_of
 from tests.node.health.test_diagnosis import HEALTHY, gone, with_validators
+from tests.worlds.values import COMMITTEE, GENESIS, GENESIS_DELTA, chain_of
 
 DOCS = Path(__file__).parents[3] / "docs"
 GUIDE = DOCS / "operator-guide.md"

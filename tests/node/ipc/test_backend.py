@@ -17,8 +17,8 @@ from node.health.reader import HealthReader
 from node.ipc.backend import Backend
 from node.mempool.intake import Pool
 from node.metrics.rpc_report import RpcReports
-from tests.chain.chain_factories import ALICE, BOB, sign
-from tests.node.consensus.consensus_cluster import (
+from tests.worlds.chain import ALICE, BOB, sign
+from tests.worlds.cluster import (
     VALIDATORS,
     ClusterNode,
     build_cluster,

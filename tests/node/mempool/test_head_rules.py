@@ -13,8 +13,8 @@ from chain.errors import InvalidTransaction, RejectionReason
 from chain.primitives import Hash32, TaskId
 from chain.types.transaction import decode_transaction
 from node.mempool.pool import Priority
-from tests.node.rpc.rpc_chain import CHAIN_ID
-from tests.node.training.training_chain import (
+from tests.worlds.stored_chain import CHAIN_ID
+from tests.worlds.training_chain import (
     ANN,
     OPERATORS,
     SUBMITTER,

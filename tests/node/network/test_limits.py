@@ -26,7 +26,7 @@ from node.network.protocols import (
     training,
     transactions,
 )
-from tests.node.network.network_fakes import stream_pair
+from tests.worlds.network import stream_pair
 
 
 def test_every_protocol_has_limits() -> None:

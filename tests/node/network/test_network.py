@@ -18,7 +18,7 @@ from node.network.sessions import HANDSHAKES_BURST, HANDSHAKES_PER_SECOND
 from node.network.stream import FrameStream
 from node.network.wire import DisconnectReason, Goodbye, decode_status
 from node.storage.blobs import BlobStore
-from tests.node.network.network_fakes import (
+from tests.worlds.network import (
     HEAD,
     NO_BLOBS,
     MemoryChain,

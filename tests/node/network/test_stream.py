@@ -5,7 +5,7 @@ import trio
 
 from chain.errors import InvalidMessage, RejectionReason
 from node.network.stream import StreamClosedError
-from tests.node.network.network_fakes import stream_pair
+from tests.worlds.network import stream_pair
 
 
 async def test_frames_arrive_whole_and_in_order() -> None:

@@ -28,7 +28,7 @@ from chain.primitives import Address, BlockNumber, ValidatorIndex, View
 from node.chain.contract_reader import LedgerReader
 from node.operator.account import Operator
 from node.operator.set_duties import SetDuties
-from tests.node.consensus.changing_cluster import (
+from tests.worlds.changing_cluster import (
     JOINER,
     OPERATOR_KEYS,
     ChangingCluster,
@@ -36,7 +36,7 @@ from tests.node.consensus.changing_cluster import (
     duties_of,
     running,
 )
-from tests.node.consensus.consensus_cluster import VALIDATORS, domain, heads
+from tests.worlds.cluster import VALIDATORS, domain, heads
 from tests.worlds.waiting import until
 
 pytestmark = pytest.mark.usefixtures("inline_threads")

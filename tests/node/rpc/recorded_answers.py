@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.node.rpc.rpc_harness import RpcHarness
+from tests.worlds.rpc import RpcHarness
 
 DIRECTORY = Path(__file__).with_name("answers")
 

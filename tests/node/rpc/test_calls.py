@@ -8,7 +8,7 @@ import pytest
 
 from node.rpc.calls import CallWorkers
 from node.rpc.errors import ErrorCode, RpcError
-from tests.node.network.network_fakes import build_block
+from tests.worlds.network import build_block
 
 HEADER = build_block(1).header
 ANSWERS_ONCE = """

@@ -9,7 +9,8 @@ from chain.crypto import keccak256
 from chain.genesis import HISTORY_STORAGE_ADDRESS
 from chain.types.transaction import decode_transaction
 from tests.node.rpc.recorded_answers import check_answers
-from tests.node.rpc.rpc_chain import (
+from tests.worlds.rpc import RpcHarness, rpc_harness
+from tests.worlds.stored_chain import (
     ALICE,
     BOB,
     CHAIN_ID,
@@ -24,7 +25,6 @@ from tests.node.rpc.rpc_chain import (
     set_call,
     sign,
 )
-from tests.node.rpc.rpc_harness import RpcHarness, rpc_harness
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import pytest
 from chain.primitives import BlockNumber, Hash32
 from node.storage.block_store import Snapshot
 from node.storage.database import Table
-from tests.node.rpc.rpc_chain import ALICE, BOB, LocalChain, sign
-from tests.node.rpc.rpc_harness import RpcHarness, rpc_harness
+from tests.worlds.rpc import RpcHarness, rpc_harness
+from tests.worlds.stored_chain import ALICE, BOB, LocalChain, sign
 
 PIVOT, HEAD = 5, 8
 NOT_HELD = {"code": 4444, "message": f"history before block {PIVOT} is not held by this node"}

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from node.rpc import logs
-from tests.node.rpc.rpc_chain import ALICE, COUNTER_INIT_CODE, set_call, sign
-from tests.node.rpc.rpc_harness import rpc_harness
+from tests.worlds.rpc import rpc_harness
+from tests.worlds.stored_chain import ALICE, COUNTER_INIT_CODE, set_call, sign
 
 
 def test_range_results_and_time_are_bounded(

@@ -41,11 +41,11 @@ from node.setup.network_genesis import NetworkPlan, Seat, build_network, encode_
 from node.storage.blobs import BlobStore
 from node.training.checks import get_checks_path
 from node.training.reveal_store import RevealStore
-from tests.chain.training.training_factory import SPEC as SMALL
 from tests.node.full_disk import limited_file_size
 from tests.node.rpc.recorded_answers import check_answers
-from tests.node.rpc.rpc_chain import CHAIN_ID, LocalChain, sign
-from tests.node.rpc.rpc_harness import RpcHarness, rpc_harness
+from tests.worlds.rpc import RpcHarness, rpc_harness
+from tests.worlds.stored_chain import CHAIN_ID, LocalChain, sign
+from tests.worlds.training import SPEC as SMALL
 
 POT = 10**18
 TASK = TaskId(1)

@@ -19,7 +19,7 @@ from web3 import HTTPProvider, Web3
 from web3.exceptions import ContractLogicError, TransactionNotFound, Web3RPCError
 
 from node.ipc.server import IpcServer
-from tests.node.rpc.rpc_chain import (
+from tests.worlds.stored_chain import (
     ALICE,
     BOB,
     CHAIN_ID,

@@ -15,9 +15,9 @@ from chain.state.proof import ProvenState
 from chain.training.task_spec import compute_spec_hash
 from chain.types.certificate import decode_certificate
 from chain.types.header import decode_header
-from tests.node.rpc.rpc_chain import CHAIN_ID
-from tests.node.rpc.rpc_harness import RpcHarness
-from tests.node.training.training_chain import ANN, BEN, SPEC, TASK, TrainingChain, address_of
+from tests.worlds.rpc import RpcHarness
+from tests.worlds.stored_chain import CHAIN_ID
+from tests.worlds.training_chain import ANN, BEN, SPEC, TASK, TrainingChain, address_of
 
 MINERS = [address_of(ANN), address_of(BEN)]
 

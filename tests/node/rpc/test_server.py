@@ -8,7 +8,7 @@ import pytest
 from chain.crypto import CHUNK_BYTES, merkle_leaf
 from node.rpc.http import AccessRules, HttpError, Message, Request
 from node.storage.blobs import BlobStore
-from tests.node.rpc.rpc_harness import RpcHarness, rpc_harness
+from tests.worlds.rpc import RpcHarness, rpc_harness
 
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber"}
 _POST = {"method": "POST", "path": "/", "headers": [], "query_string": b""}

@@ -14,7 +14,7 @@ from chain.types.receipt import encode_receipts
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, Table, Writer, open_database
 from pot_common.errors import OperatorError, StorageError
-from tests.node.chain_factory import (
+from tests.worlds.values import (
     COMMITTEE,
     GENESIS,
     GENESIS_DELTA,
@@ -219,7 +219,7 @@ import sys
 from pathlib import Path
 from node.storage.block_store import BlockStore
 from node.storage.database import open_database
-from tests.node.chain_factory import COMMITTEE, GENESIS, GENESIS_DELTA, chain_of
+from tests.worlds.values import COMMITTEE, GENESIS, GENESIS_DELTA, chain_of
 store = BlockStore(open_database(Path(sys.argv[1])))
 store.initialize(GENESIS, GENESIS_DELTA, b"{}", COMMITTEE)
 links = chain_of(300, state_nodes=20)

@@ -17,7 +17,7 @@ from node.network.wire import Head
 from node.sync import ranges
 from node.sync.block_sync import PATIENCE_SECONDS
 from node.sync.sources import ANSWER_SECONDS, REST_SECONDS
-from tests.node.consensus.consensus_cluster import Wire, build_cluster, heads
+from tests.worlds.cluster import Wire, build_cluster, heads
 from tests.worlds.waiting import until
 
 pytestmark = pytest.mark.usefixtures("inline_threads")

@@ -14,10 +14,10 @@ from node.sync.ranges import (
     BlockRange,
     RangePlan,
 )
-from tests.node import chain_factory
+from tests.worlds import values
 
 GOAL = 5 * RANGE_BLOCKS + 7
-LINKS = chain_factory.chain_of(GOAL, state_nodes=0)
+LINKS = values.chain_of(GOAL, state_nodes=0)
 ANN, BEN, CID = PeerId("ann"), PeerId("ben"), PeerId("cid")
 
 

@@ -11,7 +11,7 @@ from chain.primitives import Address, BlockNumber, Hash32, View
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from node.sync.set_search import Certified, SetSearch
-from tests.miner.fake_chain import GENESIS
+from tests.worlds.proofs import GENESIS
 
 LENGTH = 200
 SETS = tuple((Address(bytes([n]) * 20),) for n in range(1, 5))

@@ -18,15 +18,15 @@ from node.setup.network_genesis import NetworkPlan, Seat, build_network
 from node.sync import snapshot_sync
 from node.sync.block_sync import BlockSync
 from node.sync.snapshot_sync import SnapshotSync
-from tests.node.consensus.changing_cluster import (
+from tests.worlds.changing_cluster import (
     FIVE,
     OPERATOR_KEYS,
     ChangingCluster,
     changing_genesis,
 )
-from tests.node.consensus.consensus_cluster import TIMESTAMP, VALIDATORS, ClusterNode, Wire, heads
-from tests.node.rpc.rpc_chain import CHAIN_ID
-from tests.node.sync.snapshot_world import MemoryNetwork, Server
+from tests.worlds.cluster import TIMESTAMP, VALIDATORS, ClusterNode, Wire, heads
+from tests.worlds.snapshot import MemoryNetwork, Server
+from tests.worlds.stored_chain import CHAIN_ID
 from tests.worlds.waiting import until
 
 pytestmark = pytest.mark.usefixtures("inline_threads")

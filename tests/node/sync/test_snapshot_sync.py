@@ -25,15 +25,15 @@ from node.storage.snapshot_progress import SnapshotProgress
 from node.sync import snapshot_sync
 from node.sync.snapshot_sync import DISTANCE_BLOCKS, RETRY_SECONDS, SnapshotSync
 from node.sync.sources import ANSWER_SECONDS
-from tests.node.consensus.consensus_cluster import Killed, suppress_killed
-from tests.node.sync.snapshot_world import (
+from tests.worlds.cluster import Killed, suppress_killed
+from tests.worlds.snapshot import (
     FreshNode,
     MemoryNetwork,
     Server,
     build_world,
     small_numbers,
 )
-from tests.node.training.training_chain import TASK, FixedClock, TrainingChain
+from tests.worlds.training_chain import TASK, FixedClock, TrainingChain
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
 

@@ -47,14 +47,14 @@ from node.training.collector import Collector
 from node.training.retention import RetentionPolicy
 from node.training.reveal_store import RevealStore
 from node.training.state_parts import StatePartStore
-from tests.chain.training.history_factory import (
+from tests.worlds.training import SPEC
+from tests.worlds.training_history import (
     COMMITTEE,
     MINERS,
     SUBMITTED,
     TASK,
     VALIDATORS,
 )
-from tests.chain.training.training_factory import SPEC
 
 pytestmark = pytest.mark.usefixtures("inline_threads", "no_fsync")
 

@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from chain.crypto import content_id
-from tests.node.training.training_node import (
+from tests.worlds.training_node import (
     OK,
     PAYLOADS,
     SHARDS,

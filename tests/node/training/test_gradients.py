@@ -12,11 +12,11 @@ from chain.crypto import content_id
 from chain.primitives import Address, Hash32, TaskId
 from node.training import gradients
 from node.training.verifier import VerifierRefusedError
-from tests.chain.training.history_factory import (
+from tests.worlds.training_history import (
     TASK,
     history_after,
 )
-from tests.node.training.training_node import (
+from tests.worlds.training_node import (
     BAD,
     CHEAT,
     OK,

@@ -8,11 +8,11 @@ import pytest
 from trio.testing import MockClock
 
 from node.training.verifier import VerifierRefusedError
-from tests.chain.training.history_factory import (
+from tests.worlds.training_history import (
     TASK,
     history_after,
 )
-from tests.node.training.training_node import (
+from tests.worlds.training_node import (
     OK,
     FakeChain,
     Node,

@@ -7,7 +7,7 @@ import pytest
 from trio.testing import MockClock
 
 from node.training.verifier import VerifierFailedError
-from tests.node.training.training_node import (
+from tests.worlds.training_node import (
     OK,
     Node,
     expected_verdict,

@@ -12,11 +12,11 @@ from chain.contracts.task_registry import encode_post_ready
 from chain.crypto import content_id
 from chain.primitives import TaskId
 from node.training import preparation
-from tests.chain.training.history_factory import (
+from tests.worlds.training_history import (
     TASK,
     history_after,
 )
-from tests.node.training.training_node import (
+from tests.worlds.training_node import (
     SHARDS,
     WEIGHTS,
     FakeChain,

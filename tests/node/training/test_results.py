@@ -11,11 +11,11 @@ from chain.contracts.gradient_ledger import encode_post_result
 from chain.crypto import content_id
 from chain.training.rounds import Phase
 from node.training.verifier import VerifierRefusedError
-from tests.chain.training.history_factory import (
+from tests.worlds.training_history import (
     TASK,
     verdict,
 )
-from tests.node.training.training_node import (
+from tests.worlds.training_node import (
     BAD,
     OK,
     PAYLOADS,

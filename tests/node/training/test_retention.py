@@ -11,7 +11,8 @@ from chain.primitives import BlockNumber
 from chain.training.history import SettledRound, TaskHistory, apply_event
 from node.config import Retention
 from node.training.retention import KeptTask, RetentionPolicy, compute_kept
-from tests.chain.training.history_factory import (
+from tests.worlds.training import SPEC
+from tests.worlds.training_history import (
     COMMITTEE,
     TASK,
     VALIDATORS,
@@ -19,7 +20,6 @@ from tests.chain.training.history_factory import (
     at,
     history_after,
 )
-from tests.chain.training.training_factory import SPEC
 
 LIVE = RetentionPolicy(Retention.LIVE, closed_seconds=1_000)
 EVERYTHING = RetentionPolicy(Retention.TASK, closed_seconds=1_000)

@@ -13,7 +13,7 @@ from chain.primitives import Address, Hash32, TaskId
 from chain.training.encoding import compute_commitment
 from chain.training.reveal import REVEAL_LIMIT_BYTES, Reveal, reveal_from_item
 from node.training.reveal_store import RevealStore
-from tests.chain.training.training_factory import HEADER
+from tests.worlds.training import HEADER
 
 REVEAL = Reveal(
     HEADER.task,

@@ -7,8 +7,8 @@ from chain.primitives import Hash32
 from node.training.reveal_store import RevealStore
 from node.training.served_training import ANNOUNCED_LIMIT, ServedTraining
 from node.training.state_parts import StatePartStore
-from tests.chain.training.history_factory import TASK
-from tests.node.training.training_node import REVEALS
+from tests.worlds.training_history import TASK
+from tests.worlds.training_node import REVEALS
 
 
 def test_peers_are_answered_from_the_stores(tmp_path: Path) -> None:

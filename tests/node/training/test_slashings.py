@@ -8,8 +8,8 @@ import trio
 from trio.testing import MockClock
 
 from chain.contracts.addresses import GRADIENT_LEDGER
-from tests.chain.training.history_factory import TASK, at
-from tests.node.training.training_node import (
+from tests.worlds.training_history import TASK, at
+from tests.worlds.training_node import (
     CHEAT,
     OK,
     UNAVAILABLE,

@@ -14,13 +14,13 @@ from chain.training.history import apply_event
 from chain.training.optimizer import initial_state
 from chain.training.rounds import Phase
 from chain.training.state import compute_model_root, compute_part_ids, compute_state_root
-from tests.chain.training.history_factory import (
+from tests.worlds.training_history import (
     COMMITTEE,
     TASK,
     at,
     history_after,
 )
-from tests.node.training.training_node import (
+from tests.worlds.training_node import (
     OK,
     SPEC,
     WEIGHTS,

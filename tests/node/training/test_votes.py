@@ -10,13 +10,13 @@ from chain.contracts.gradient_ledger import AttemptOpened
 from chain.training.history import apply_event
 from chain.training.rounds import Phase
 from node.training import jobs
-from tests.chain.training.history_factory import (
+from tests.worlds.training_history import (
     COMMITTEE,
     TASK,
     at,
     history_after,
 )
-from tests.node.training.training_node import (
+from tests.worlds.training_node import (
     SPEC,
     FakeChain,
     Node,

@@ -57,7 +57,7 @@ from chain.consensus.pbft import ReplicaState, Transition
 from chain.consensus.records import Record, decode_record, encode_record
 from chain.primitives import Hash32, ValidatorIndex
 from chain.types.block import Block
-from tests.chain.consensus.consensus_factory import (
+from tests.worlds.replica import (
     config_of,
     make_block,
     token_signer,

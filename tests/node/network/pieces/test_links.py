@@ -10,7 +10,7 @@ from node.network.metrics import NetworkMetrics
 from node.network.pieces.dissemination import SPREAD_BYTES, SPREAD_SECONDS, Dissemination
 from node.network.pieces.links import WAITING_LIMIT, PieceLinks
 from node.network.stream import FrameStream, StreamClosedError
-from tests.node.network.network_fakes import (
+from tests.worlds.network import (
     MemoryInternet,
     Received,
     build_nodes,

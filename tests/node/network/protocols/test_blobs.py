@@ -14,7 +14,7 @@ from node.network.protocols.blobs import BlobUnavailableError, list_ranges
 from node.network.stream import FrameStream
 from node.storage.blobs import BlobStore
 from pot_common.errors import OperatorError
-from tests.node.network.network_fakes import MemoryInternet, Node, build_nodes, running
+from tests.worlds.network import MemoryInternet, Node, build_nodes, running
 from tests.worlds.waiting import until
 
 MODEL = os.urandom(37 * CHUNK_BYTES + 5)

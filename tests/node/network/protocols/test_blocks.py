@@ -13,7 +13,7 @@ from chain.types.receipt import build_receipt
 from node.network import wire
 from node.network.protocols import blocks
 from node.network.stream import FrameStream, UnreachablePeerError
-from tests.node.network.network_fakes import (
+from tests.worlds.network import (
     CERTIFICATE,
     MemoryChain,
     MemoryInternet,

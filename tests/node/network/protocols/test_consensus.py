@@ -8,7 +8,7 @@ from node.network.metrics import NetworkMetrics
 from node.network.protocols import consensus
 from node.network.protocols.consensus import ConsensusLinks, OutboundQueue
 from node.network.stream import FrameStream, StreamClosedError, UnreachablePeerError
-from tests.node.network.network_fakes import Received, stream_pair, validator_address
+from tests.worlds.network import Received, stream_pair, validator_address
 
 BOB = validator_address(1)
 

@@ -15,7 +15,7 @@ from chain.state.walk import END, START, collect_chunk
 from chain.state.world_state import WorldState
 from node.network.protocols import state
 from node.network.protocols.state import StateServer, TaskRecord
-from tests.node.network.network_fakes import (
+from tests.worlds.network import (
     MemoryInternet,
     Node,
     build_node,

@@ -13,7 +13,7 @@ from node.network import wire
 from node.network.protocols import status
 from node.network.protocols.status import Identity, RemoteStatus, shake_hands
 from node.network.stream import FrameStream, PeerId, StreamClosedError
-from tests.node.network.network_fakes import (
+from tests.worlds.network import (
     ALICE,
     BOB,
     CHAIN_ID,

@@ -11,7 +11,7 @@ from chain.training.reveal import Reveal
 from chain.training.state import MAX_PARTS
 from node.network.protocols import training
 from node.network.stream import FrameStream, StreamClosedError
-from tests.node.network.network_fakes import stream_pair
+from tests.worlds.network import stream_pair
 
 ROOT = Hash32(b"\x07" * 32)
 

@@ -12,7 +12,7 @@ from node.network.metrics import NetworkMetrics
 from node.network.protocols import transactions
 from node.network.protocols.transactions import AnnouncementQueue, TransactionExchange
 from node.network.stream import FrameStream
-from tests.node.network.network_fakes import (
+from tests.worlds.network import (
     ALICE,
     MemoryInternet,
     MemoryPool,

@@ -14,7 +14,7 @@ from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.history import BlockContext, TaskHistory, apply_event, build_history
 from chain.training.task_spec import encode_task_spec
 from chain.types.validator_set import ValidatorSet
-from tests.chain.training.training_factory import SPEC
+from tests.worlds.training import SPEC
 
 TASK = TaskId(1)
 VALIDATORS = tuple(Address(bytes([0xA0 + i]) * 20) for i in range(4))

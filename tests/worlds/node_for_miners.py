@@ -29,8 +29,7 @@ from chain.training.encoding import (
 from chain.training.task_spec import Shard, TaskSpec, encode_task_spec
 from chain.types.transaction import Transaction, decode_transaction
 from chain.validation import compute_mix_hash
-from tests.chain.training.training_factory import SPEC, random_gradient
-from tests.miner.fake_chain import (
+from tests.worlds.proofs import (
     CHAIN_ID,
     GENESIS,
     VALIDATOR_KEYS,
@@ -45,6 +44,7 @@ from tests.miner.fake_chain import (
     set_storage,
     task_storage,
 )
+from tests.worlds.training import SPEC, random_gradient
 
 TASK = TaskId(1)
 GENESIS_HASH = "0x" + GENESIS.hash.hex()

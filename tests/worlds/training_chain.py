@@ -40,8 +40,8 @@ from node.chain.training_index import TrainingIndex
 from node.clock import Clock
 from node.mempool.head_rules import HeadRules
 from node.setup.network_genesis import NetworkPlan, Seat, build_network, encode_genesis
-from tests.chain.training.training_factory import SPEC as SMALL
-from tests.node.rpc.rpc_chain import CHAIN_ID, LocalChain, sign
+from tests.worlds.stored_chain import CHAIN_ID, LocalChain, sign
+from tests.worlds.training import SPEC as SMALL
 
 POT = 10**18
 TASK = TaskId(1)

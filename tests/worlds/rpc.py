@@ -14,7 +14,7 @@ from node.ipc.server import IpcServer
 from node.rpc.calls import CallWorkers
 from node.rpc.http import AccessRules
 from node.rpc.service import RpcOptions, build_service
-from tests.node.rpc.rpc_chain import InstantNode, LocalChain
+from tests.worlds.stored_chain import InstantNode, LocalChain
 
 
 class DirectLink:

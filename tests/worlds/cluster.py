@@ -47,7 +47,7 @@ from node.network.wire import Head
 from node.storage.block_store import BlockStore
 from node.storage.database import open_database
 from node.sync.block_sync import BlockSync
-from tests.chain.chain_factories import genesis_config
+from tests.worlds.chain import genesis_config
 
 KEYS = tuple(
     sorted((PrivateKey(keccak256(b"validator %d" % i)) for i in range(4)), key=get_address)

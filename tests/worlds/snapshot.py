@@ -27,8 +27,8 @@ from node.storage.database import Database, open_database
 from node.sync import snapshot_sync
 from node.sync.snapshot_source import SnapshotSource
 from node.sync.snapshot_sync import SnapshotSync
-from tests.node.rpc.rpc_chain import CHAIN_ID, VALIDATOR, LocalChain
-from tests.node.training.training_chain import COMMITTEE, TrainingChain
+from tests.worlds.stored_chain import CHAIN_ID, VALIDATOR, LocalChain
+from tests.worlds.training_chain import COMMITTEE, TrainingChain
 
 Answer = Callable[..., object]
 

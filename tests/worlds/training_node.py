@@ -29,7 +29,9 @@ from node.training.host import TrainingHost
 from node.training.reveal_store import RevealStore
 from node.training.served_training import ServedTraining
 from node.training.state_parts import StatePartStore
-from tests.chain.training.history_factory import (
+from tests.worlds.training import SPEC as SMALL
+from tests.worlds.training import random_gradient
+from tests.worlds.training_history import (
     COMMITTEE,
     MINERS,
     OPERATORS,
@@ -39,8 +41,6 @@ from tests.chain.training.history_factory import (
     result,
     verdict,
 )
-from tests.chain.training.training_factory import SPEC as SMALL
-from tests.chain.training.training_factory import random_gradient
 from tests.worlds.waiting import until
 
 CHAIN_ID = 99

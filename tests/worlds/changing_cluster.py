@@ -23,8 +23,8 @@ from node.setup.network_genesis import (
     build_network,
     plan_development_network,
 )
-from tests.chain.chain_factories import ALICE, sign
-from tests.node.consensus.consensus_cluster import (
+from tests.worlds.chain import ALICE, sign
+from tests.worlds.cluster import (
     KEYS,
     TIMESTAMP,
     VALIDATORS,

@@ -1,1 +1,1 @@
-"""The protocol: pure rules, no I/O, no clock, no chance (docs/adr/0002)."""
+"""The protocol: pure rules without I/O, clock or randomness (docs/adr/0002)."""

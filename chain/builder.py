@@ -1,4 +1,4 @@
-"""The primary's block, over the same path as import (docs/spec/state-transition.md, section 5)."""
+"""Building a block; import uses the same code (docs/spec/state-transition.md, section 5)."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -26,15 +26,15 @@ from chain.types.transaction import Transaction
 from chain.validation import compute_extra_data, compute_mix_hash, compute_next_base_fee
 
 BODY_LIMIT_BYTES: Final = BLOCK_LIMIT_BYTES - HEADER_LIMIT_BYTES - CERTIFICATE_LIMIT_BYTES - 64
-"""What transactions may take, with their RLP prefixes; 64 is for the prefixes of the lists."""
+"""Bytes for the transactions of a block with their RLP prefixes; 64 are left for list prefixes."""
 
 TRANSACTION_OVERHEAD_BYTES: Final = 5
-"""At most, for the RLP prefix of one transaction."""
+"""The longest RLP prefix of one transaction."""
 
 
 @dataclass(frozen=True, slots=True)
 class DroppedTransaction:
-    """A candidate that is not in the block, and why."""
+    """A candidate that was left out of the block, and the reason."""
 
     transaction: Transaction
     error: InvalidTransaction
@@ -42,14 +42,14 @@ class DroppedTransaction:
 
 @dataclass(frozen=True, slots=True)
 class BuiltBlock:
-    """A block ready to be proposed, with its result: nothing needs to be executed again."""
+    """A block ready to be proposed, with its result, so it need not be executed again."""
 
     block: Block
     result: BlockResult
     dropped: tuple[DroppedTransaction, ...]
-    """Candidates that broke a rule. What merely found no room is not among them."""
+    """Candidates that broke a rule. Candidates that merely did not fit are not among them."""
     stopped_at: Transaction | None
-    """The candidate during which the wall-clock budget ran out, or None if it did not."""
+    """The candidate during which the time budget ran out; None if it did not."""
 
 
 def build_block(
@@ -63,20 +63,21 @@ def build_block(
     parent_certificate: CommitCertificate | None,
     should_stop: Callable[[], bool] = never_stop,
 ) -> BuiltBlock:
-    """The block on top of `parent` with those of `candidates`, in their order, that are valid.
+    """The block on top of `parent` with all valid `candidates`, in their order.
 
     Args:
-        parent: the header of the finalized head.
-        candidates: in the order of the primary's policy; one sender's by ascending nonce.
-        database: holds the parent's state.
-        config: of the network.
-        coinbase: the primary.
-        timestamp: seconds; raised to the parent's if it is below.
-        parent_certificate: of the parent; None only for block 1.
-        should_stop: whether the wall-clock budget is used up; asked between candidates and within.
+        parent: The header of the finalized head.
+        candidates: Transactions in the order of the primary's policy; those of one sender by
+            ascending nonce.
+        database: Holds the parent's state.
+        config: The network's configuration.
+        coinbase: The primary.
+        timestamp: Seconds since the Unix epoch; raised to the parent's if it is lower.
+        parent_certificate: The parent's certificate; None only for block 1.
+        should_stop: Whether the time budget is used up; called between and during candidates.
 
     Raises:
-        MissingTrieNodeError: the parent's state is not held.
+        MissingTrieNodeError: The parent's state is not in the database.
     """
     environment = BlockEnvironment(
         chain_id=config.chain_id,

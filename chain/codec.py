@@ -1,4 +1,4 @@
-"""Strict RLP: what decodes re-encodes to the same bytes (docs/spec/wire.md, section 1)."""
+"""Strict RLP: decoded bytes always re-encode to themselves (docs/spec/wire.md, section 1)."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -14,7 +14,7 @@ Encodable = bytes | int | Sequence["Encodable"]
 """What `encode` takes: byte strings, unsigned integers, and sequences of them."""
 
 MAX_DEPTH: Final = 16
-"""Deeper nesting than any type of this protocol has."""
+"""Limit of nested lists; no type of this protocol nests as deep."""
 
 
 def encode(value: Encodable) -> bytes:
@@ -26,12 +26,12 @@ def decode(data: bytes, *, limit_bytes: int, limit_items: int | None = None) -> 
     """The item that `data` canonically encodes.
 
     Args:
-        data: of a peer, or of our own disk.
-        limit_bytes: the most bytes.
-        limit_items: the most items within lists, at all depths; without it, one a byte.
+        data: Bytes from a peer, or from our own disk.
+        limit_bytes: The largest accepted length.
+        limit_items: The largest number of items in lists, at all depths; by default, one a byte.
 
     Raises:
-        RejectedInputError: TOO_LARGE past a limit, MALFORMED if not canonical RLP.
+        RejectedInputError: TOO_LARGE above a limit, MALFORMED if it is not canonical RLP.
     """
     if len(data) > limit_bytes:
         raise RejectedInputError(
@@ -47,10 +47,10 @@ def decode(data: bytes, *, limit_bytes: int, limit_items: int | None = None) -> 
 
 
 def split_list(data: bytes) -> list[bytes]:
-    """The encodings of the items of an encoded list; nothing inside of them is looked at.
+    """The encodings of the items of an encoded list; the items themselves are not decoded.
 
     Args:
-        data: of our own disk: what is not RLP is a bug or a broken disk.
+        data: Bytes from our own disk. If they are not RLP, that is a bug or a broken disk.
     """
     _, _, _, start = rlp.codec.consume_length_prefix(data, 0)
     items = []
@@ -62,17 +62,17 @@ def split_list(data: bytes) -> list[bytes]:
 
 
 def join_list(items: Sequence[bytes]) -> bytes:
-    """The encoding of the list whose items' encodings these are."""
+    """The encoding of a list, from the encodings of its items."""
     return bytes(rlp.codec.length_prefix(sum(map(len, items)), 0xC0)) + b"".join(items)
 
 
 def _decode_item(
     data: bytes, start: int, limit: int, depth_left: int, items_left: list[int]
 ) -> tuple[Item, int]:
-    """The item at `start`, which is below `limit`, and where it ends; `items_left` is counted down.
+    """The item at `start`, which is below `limit`, and its end; decrements `items_left`.
 
-    Nothing is copied but the strings themselves, and depth is looked at before an item is: a
-    library that nests first and asks later takes a minute for a MiB of open brackets.
+    Depth is checked before an item is decoded, and only strings are copied. A library that builds
+    the nested lists first takes a minute for a MiB of opening brackets.
     """
     prefix = data[start]
     if prefix < 0x80:

@@ -13,10 +13,10 @@ from eth_hash.auto import keccak as _keccak
 from chain.primitives import Address, Hash32, PrivateKey, Signature
 
 SECP256K1_ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-"""The number of points of the curve; s and order - s both verify, so one is refused."""
+"""The number of points of the curve. Both s and order - s verify, so the higher one is refused."""
 
 CHUNK_BYTES: Final = 2**18
-"""256 KiB: the leaf of a content id, and what one blob response carries."""
+"""256 KiB: the size of a leaf of a content id, and of one blob response."""
 
 
 def keccak256(data: bytes) -> Hash32:
@@ -36,10 +36,10 @@ def sign(digest: Hash32, private_key: PrivateKey) -> Signature:
 
 
 def recover(digest: Hash32, signature: bytes) -> Address | None:
-    """The account whose key signed `digest`, or None if no canonical signature says so.
+    """The account that signed `digest`, or None if the signature is not canonical.
 
-    High s, a parity other than 0 or 1, and any other length than 65 bytes are refused: one
-    signer has one signature a digest (rule S1).
+    Refuses a high s, a parity other than 0 or 1, and any length but 65 bytes, so that a signer
+    has only one valid signature for a digest (rule S1).
     """
     if len(signature) != 65 or signature[64] > 1:
         return None
@@ -75,7 +75,7 @@ def merkle_node(left: bytes, right: bytes) -> Hash32:
 
 
 def merkle_root(leaves: Sequence[Hash32]) -> Hash32:
-    """RFC 6962's tree hash over leaf hashes; of no leaves, SHA-256 of nothing."""
+    """RFC 6962's tree hash over leaf hashes; SHA-256 of no bytes if there are no leaves."""
     if not leaves:
         return sha256(b"")
     level = list(leaves)
@@ -90,7 +90,7 @@ def merkle_root(leaves: Sequence[Hash32]) -> Hash32:
 
 
 def merkle_path(leaves: Sequence[Hash32], index: int) -> tuple[Hash32, ...]:
-    """RFC 6962's audit path of leaf `index`: the siblings on the way, from the bottom up."""
+    """RFC 6962's audit path of leaf `index`: the siblings on the way up to the root."""
     assert 0 <= index < len(leaves)
     if len(leaves) == 1:
         return ()
@@ -103,13 +103,13 @@ def merkle_path(leaves: Sequence[Hash32], index: int) -> tuple[Hash32, ...]:
 def merkle_root_of_path(
     leaf: Hash32, path: Sequence[Hash32], index: int, count: int
 ) -> Hash32 | None:
-    """The tree hash that an audit path leads to; None if no path at this place is so long.
+    """The tree hash that an audit path leads to; None if its length is wrong for this leaf.
 
     Args:
         leaf: The leaf hash.
-        path: As `merkle_path` gives it.
-        index: Of the leaf, below `count`.
-        count: Leaves of the tree.
+        path: The siblings, as `merkle_path` returns them.
+        index: The leaf's index, below `count`.
+        count: The number of leaves of the tree.
     """
     if count == 1 or not path:
         return leaf if count == 1 and not path else None
@@ -127,12 +127,12 @@ def _split(count: int) -> int:
 
 
 def chunk_hashes(data: bytes | memoryview) -> tuple[Hash32, ...]:
-    """The leaf hash of every 256 KiB chunk of `data`; one leaf for no data at all."""
+    """The leaf hash of every 256 KiB chunk of `data`; one leaf if `data` is empty."""
     view = memoryview(data)
     starts = range(0, max(len(view), 1), CHUNK_BYTES)
     return tuple(merkle_leaf(bytes(view[start : start + CHUNK_BYTES])) for start in starts)
 
 
 def content_id(data: bytes | memoryview) -> Hash32:
-    """The name of a blob: the RFC 6962 root over its 256 KiB chunks."""
+    """The content id of a blob: the RFC 6962 root over its 256 KiB chunks."""
     return merkle_root(chunk_hashes(data))

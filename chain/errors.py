@@ -1,29 +1,29 @@
-"""What is wrong with somebody else's input, as values that can be counted and compared."""
+"""Reasons for refusing the input of a peer or client, as values that can be counted and compared."""
 
 from enum import StrEnum
 
 
 class RejectionReason(StrEnum):
-    """Why a peer's, a miner's or a client's input was refused.
+    """Why the input of a peer, a miner or a client was refused.
 
-    Tests and metrics use the member; people read the message.
+    Programs, tests and metrics use the member; people read the message of the exception.
     """
 
     MALFORMED = "malformed"
-    """The bytes are not the canonical encoding of what they claim to be."""
+    """The bytes are not a canonical encoding of the expected kind."""
     TOO_LARGE = "too_large"
-    """The bytes exceed the limit of their kind; they were not decoded."""
+    """The bytes exceed the limit of their kind, so they were not decoded."""
     WRONG_CHAIN = "wrong_chain"
     """Another chain id, genesis or protocol version."""
     BAD_SIGNATURE = "bad_signature"
-    """The signature does not recover, is not low-s, or is another account's."""
+    """The signature is not canonical, has a high s, or is of another account."""
     UNKNOWN_VALIDATOR = "unknown_validator"
     """The author is not in the validator set of that block number."""
 
     # Blocks (docs/spec/state-transition.md, section 3).
     UNKNOWN_PARENT = "unknown_parent"
     HEADER_FIELD = "header_field"
-    """A header field breaks its rule; the detail names the field."""
+    """A header field breaks its rule; the message names the field."""
     BAD_CERTIFICATE = "bad_certificate"
     BAD_TRANSACTION = "bad_transaction"
     STATE_ROOT_MISMATCH = "state_root_mismatch"
@@ -32,12 +32,13 @@ class RejectionReason(StrEnum):
     GAS_USED_MISMATCH = "gas_used_mismatch"
     BLOOM_MISMATCH = "bloom_mismatch"
     TIMESTAMP_TOO_EARLY = "timestamp_too_early"
-    """A fresh proposal from the future: it is held, not dropped."""
+    """The timestamp of a fresh proposal is ahead of our clock. The proposal is held, not
+    dropped."""
     WRONG_PRIMARY = "wrong_primary"
 
     # Consensus messages (docs/spec/consensus.md).
     BAD_JUSTIFICATION = "bad_justification"
-    """A VIEW-CHANGE or NEW-VIEW whose proof is missing, too small or of something else."""
+    """The proof in a VIEW-CHANGE or NEW-VIEW is missing, too small, or of something else."""
 
     # Transactions (docs/spec/state-transition.md, section 4).
     TRANSACTION_TYPE = "transaction_type"
@@ -51,32 +52,32 @@ class RejectionReason(StrEnum):
     SENDER_HAS_CODE = "sender_has_code"
     INIT_CODE_TOO_LARGE = "init_code_too_large"
 
-    # The mempool's own, policy and never validity.
+    # Policy of the mempool; a block may still contain such transactions.
     ALREADY_KNOWN = "already_known"
     REPLACEMENT_UNDERPRICED = "replacement_underpriced"
     POOL_FULL = "pool_full"
-    """The mempool, or the sender's share of it, holds nothing that this would displace."""
+    """The mempool, or the sender's share of it, is full of transactions that are worth more."""
     BANNED = "banned"
-    """The builder dropped it: its execution takes longer than a block has time for."""
+    """The builder dropped it because its execution exceeds the time budget of a block."""
 
     # Sync (docs/spec/consensus.md, section 10).
     FALSE_HEAD = "false_head"
-    """The peer told of blocks that it does not give."""
+    """The peer announced blocks that it does not serve."""
     TOO_SLOW = "too_slow"
-    """Another peer, asked seconds later, gave the same blocks before."""
+    """Another peer, asked seconds later, served the same blocks first."""
 
     # Training (docs/spec/training.md).
     BAD_SPEC = "bad_spec"
     CONTENT_MISMATCH = "content_mismatch"
-    """The bytes do not hash to the content id they were asked for by."""
+    """The bytes do not hash to the content id that was asked for."""
     BAD_GRADIENT = "bad_gradient"
-    """Shape, finiteness, canonical form or norm bound."""
+    """The gradient has a wrong shape, is not finite or canonical, or exceeds the norm bound."""
     NOT_COMMITTED = "not_committed"
-    """No commitment on chain is opened by this blob."""
+    """The blob does not open any commitment on the chain."""
 
 
 class RejectedInputError(Exception):
-    """Somebody else's input was refused. `reason` is for programs, the message for people."""
+    """The input of a peer or client was refused; programs read `reason`, people the message."""
 
     def __init__(self, reason: RejectionReason, detail: str = "") -> None:
         super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
@@ -85,7 +86,7 @@ class RejectedInputError(Exception):
 
 
 class InvalidBlock(RejectedInputError):
-    """The block breaks a rule of the state transition; no honest node finalizes it."""
+    """The block breaks a rule of the state transition, so no honest node finalizes it."""
 
 
 class InvalidTransaction(RejectedInputError):

@@ -35,7 +35,7 @@ from chain.types.header import Header
 from chain.types.receipt import BLOOM_BYTES
 
 GENESIS_LIMIT_BYTES: Final = 2**26
-"""64 MiB: an allocation of half a million accounts."""
+"""64 MiB are enough for an allocation of half a million accounts."""
 
 HISTORY_STORAGE_ADDRESS: Final = Address(bytes.fromhex("0000f90827f1c53a10cb7a02335b175320002935"))
 """EIP-2935: the contract that holds the hashes of the last 8191 blocks."""
@@ -70,18 +70,18 @@ _FORK_SETTINGS: Final = frozenset(
 """geth's names of the forks up to Prague, all active from block 0 here."""
 
 _LATER_FORK_SETTINGS: Final = frozenset({"osakaTime", "verkleTime", "amsterdamTime"})
-"""geth's names of forks whose rules this node does not have."""
+"""geth's names of forks that this node does not implement."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenesisAccount:
-    """What an account holds before the first block."""
+    """An account at block 0."""
 
     balance: int = 0
     nonce: int = 0
     code: bytes = b""
     storage: Mapping[int, int] = field(default_factory=dict)
-    """Slot to value, both below 2**256; zero values are no entries."""
+    """Value by slot, both below 2**256. A zero value makes no entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,9 @@ class GenesisConfig:
     timestamp: int = 0
     """Seconds since the Unix epoch."""
     gas_limit: int = 30_000_000
-    """Of every block."""
+    """The gas limit of every block."""
     base_fee_per_gas: int = 0
-    """Wei; of every block if the base fee is fixed, else of block 0."""
+    """Wei. The base fee of every block if it is fixed, otherwise of block 0."""
     mix_hash: Hash32 = ZERO_HASH
     coinbase: Address = ZERO_ADDRESS
     difficulty: int = 0
@@ -105,7 +105,7 @@ class GenesisConfig:
 
 @dataclass(frozen=True, slots=True)
 class GenesisState:
-    """Block 0, and what its state root needs in the database."""
+    """Block 0, and the database entries below its state root."""
 
     header: Header
     delta: Mapping[bytes, bytes]
@@ -116,7 +116,7 @@ def parse_genesis(data: bytes | Mapping[str, Json]) -> GenesisConfig:
     """The configuration of a genesis file, given as its bytes or as the decoded object.
 
     Raises:
-        InvalidGenesisError: with the setting and the cure.
+        InvalidGenesisError: A setting is wrong; the message names it and the cure.
     """
     root = _decode_json(data) if isinstance(data, bytes) else data
     config = _object(root, "config")
@@ -155,12 +155,12 @@ def parse_genesis(data: bytes | Mapping[str, Json]) -> GenesisConfig:
 
 
 def compute_extra_data(config: GenesisConfig) -> Hash32:
-    """What block 0's extra data holds: the commitment to chain id and parameters."""
+    """The extra data of block 0: the commitment to chain id and parameters."""
     return compute_commitment(config.chain_id, config.parameters.canonical_bytes())
 
 
 def compute_commitment(chain_id: int, parameters: bytes) -> Hash32:
-    """The commitment to a chain id and to the canonical bytes of parameters."""
+    """The commitment to a chain id and to parameters in canonical bytes."""
     return keccak256(chain_id.to_bytes(32, "big") + parameters)
 
 

@@ -1,9 +1,10 @@
-"""The chain as somebody sees it who holds no state (docs/spec/rpc.md, section 9).
+"""A light client: it verifies headers and accounts without a state (docs/spec/rpc.md, section 9).
 
-What is trusted is the hash of block 0. Its header commits to chain id and parameters, these name
-the first validators, their certificates make later headers final, and a final header's state root
-opens every account, the one that names the next validators among them. Whoever serves all this can
-withhold it, and no more. Who has left a set is trusted for ever with the blocks that it decided.
+Only the hash of block 0 is trusted. Its header commits to chain id and parameters, which name the
+first validators. Their certificates make later headers final, and the state root of a final header
+proves accounts, among them the ValidatorSet contract, which names the next validators. A server can
+withhold all this but not forge it. Past validators stay trusted for the blocks of their time, so a
+client that was away for very long should start from a checkpoint.
 """
 
 import json
@@ -24,12 +25,12 @@ from chain.types.certificate import decode_certificate
 from chain.types.header import Header, decode_header
 
 PARAMETERS_LIMIT_BYTES: Final = 2**16
-"""A hundred validators' addresses take 4.5 kB."""
+"""The addresses of a hundred validators take 4.5 kB."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrustedNetwork:
-    """A network whose genesis hash somebody vouched for."""
+    """A network with a genesis hash that the user trusts."""
 
     chain_id: int
     genesis_hash: Hash32
@@ -39,16 +40,17 @@ class TrustedNetwork:
 def verify_network(
     genesis_hash: Hash32, chain_id: int, header: bytes, parameters: bytes
 ) -> TrustedNetwork:
-    """The network whose block 0 has that hash.
+    """The network with that genesis hash, from data that an untrusted server claims.
 
     Args:
-        genesis_hash: Trusted.
-        chain_id: Claimed.
-        header: The encoded header of block 0, claimed.
-        parameters: Their canonical bytes, claimed.
+        genesis_hash: The trusted hash of block 0.
+        chain_id: The claimed chain id.
+        header: The claimed header of block 0, encoded.
+        parameters: The claimed parameters as canonical bytes.
 
     Raises:
-        RejectedInputError: WRONG_CHAIN: they are another network's; TOO_LARGE or MALFORMED.
+        RejectedInputError: WRONG_CHAIN if the claims are of another network; TOO_LARGE or
+            MALFORMED.
     """
     decoded = decode_header(header)
     if decoded.hash != genesis_hash:
@@ -69,7 +71,7 @@ def verify_network(
 
 
 class LightChain:
-    """Which headers are final, and who decides which block, as far as that was proven."""
+    """Verifies headers, and follows the validator set from change to change."""
 
     def __init__(self, network: TrustedNetwork) -> None:
         self._network = network
@@ -78,27 +80,27 @@ class LightChain:
 
     @property
     def set_since(self) -> BlockNumber:
-        """The first block that the latest known set decided."""
+        """The first block that the latest known validator set decided."""
         return self._first_blocks[-1]
 
     def get_validators(self, number: BlockNumber) -> tuple[Address, ...]:
-        """The validators whose certificate makes block `number` final, as far as is known."""
+        """The validators that decide block `number`, according to the latest known set."""
         return self._sets[max(0, bisect_right(self._first_blocks, number) - 1)]
 
     def verify_header(
         self, number: BlockNumber | None, header: bytes, certificate: bytes
     ) -> Header:
-        """The header at `number`, at any if None, which a quorum of the validators made final.
+        """The decoded header, verified to be final at `number`, or at any number if that is None.
 
         Raises:
-            RejectedInputError: It is another block's, not final, or not an encoding; or it is of a
-                time after a change of the set that is not known yet.
+            RejectedInputError: The header is of another number, not final or not an encoding, or it
+                comes after a change of the validator set that is not known yet.
         """
         decoded = decode_header(header)
         if number is not None and decoded.number != number:
             raise RejectedInputError(RejectionReason.HEADER_FIELD, "number")
         if decoded.hash == self._network.genesis_hash:
-            return decoded  # final from the start, so it has no certificate
+            return decoded  # block 0 needs no certificate
         verify_commit_certificate(
             decode_certificate(certificate),
             decoded.number,
@@ -115,13 +117,13 @@ class LightChain:
         certificate: bytes,
         nodes: Iterable[bytes],
     ) -> None:
-        """Take over the set that decides from the block after `header` on.
+        """Adopt the validator set that decides from the block after `header` on.
 
         Args:
-            validators: Claimed.
-            header: The encoded header of the last block that the set before decided, claimed.
-            certificate: What makes it final.
-            nodes: They prove `SET_SLOTS` of ValidatorSet in its state.
+            validators: The claimed validators.
+            header: The claimed header, encoded, of the last block that the previous set decided.
+            certificate: The certificate of that header.
+            nodes: Trie nodes that prove `SET_SLOTS` of the ValidatorSet contract in its state.
 
         Raises:
             RejectedInputError: The header is not final, or its state names another set.

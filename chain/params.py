@@ -1,6 +1,6 @@
-"""What all nodes of a network agree on (docs/spec/state-transition.md, section 7).
+"""The parameters that all nodes of a network share (docs/spec/state-transition.md, section 7).
 
-These are the fields of `config.proofOfTraining` in genesis.json. Nothing else may change consensus.
+They are the fields of `config.proofOfTraining` in genesis.json. No other setting changes consensus.
 """
 
 import json
@@ -15,17 +15,19 @@ from chain.primitives import Address
 from chain.types.certificate import MAX_VALIDATORS
 
 EXECUTION_FLOOR_GAS_PER_SECOND: Final = 1_000_000
-"""The slowest a full block may execute; bench/execution_floor.py holds every opcode to it."""
+"""The lowest accepted execution speed; bench/execution_floor.py measures every opcode against
+it."""
 
 TIMEOUT_CAP_FACTOR: Final = 3
-"""A view must outlast the worst full block by this factor, else timeouts never converge."""
+"""The largest view timeout must be this many times the slowest full block, or views may never
+converge."""
 
 
 class BaseFeeMode(StrEnum):
-    """How the base fee moves from block to block."""
+    """The rule for the base fee of the next block."""
 
     FIXED = "fixed"
-    """It stays what genesis says; 0 lets a new wallet claim without coins."""
+    """The base fee stays as in genesis. With 0, a new wallet can claim rewards without coins."""
     EIP1559 = "eip1559"
     """Ethereum's rule, but never below the floor."""
 
@@ -36,18 +38,18 @@ class InvalidGenesisError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ChainParameters:
-    """The network's own constants. Integers, in the unit of their name."""
+    """The parameters of a network; all are integers, in the unit that the name ends with."""
 
     validators: tuple[Address, ...] = ()
-    """Ascending; empty only in a template that `pot genesis` fills in."""
+    """The first validators, ascending; empty only in a template that `pot genesis` fills in."""
     min_block_interval_ms: int = 500
-    """Not before this after the parent's proposal is a block proposed."""
+    """A block is proposed at the earliest this long after its parent's proposal."""
     empty_block_interval_ms: int = 5_000
-    """An empty block is proposed this long after its parent."""
+    """An empty block is proposed this long after its parent's proposal."""
     view_timeout_base_ms: int = 2_000
-    """At least five of the largest one-way delays."""
+    """Timeout of view 1: at least five times the largest one-way message delay."""
     view_timeout_cap_ms: int = 90_000
-    """At least three times the worst full block."""
+    """Largest timeout of a view: at least three times the slowest full block."""
     base_fee_mode: BaseFeeMode = BaseFeeMode.FIXED
     base_fee_floor_wei: int = 0
     transaction_gas_limit: int = 2**24
@@ -55,25 +57,28 @@ class ChainParameters:
     phase_floor_blocks: int = 8
     """A training phase lasts at least this many blocks."""
     blob_bytes_per_second: int = 1_000_000
-    """What a validator is expected to download; bounds how short a phase may be."""
+    """The download speed that validators are expected to have; it limits how short a phase may
+    be."""
     validator_stake_pot: int = 10_000
-    """Whole POT that each validator stakes, and loses if it signs twice."""
+    """The stake of each validator, in whole POT; it is lost if the validator signs conflicting
+    votes."""
     min_validators: int = 1
-    """Nobody is removed from so few."""
+    """No validator can be removed from a set of this size."""
     validator_change_blocks: int = 100
-    """From a change of the set to its activation; no other is scheduled meanwhile."""
+    """Blocks from scheduling a change of the set to its activation; until then no other change can
+    be scheduled."""
     evidence_blocks: int = 200_000
-    """How old evidence may be, and how long stake stays locked after a removal."""
+    """For how many blocks evidence is accepted, and the stake of a removed validator locked."""
 
     def to_json(self) -> dict[str, Json]:
-        """The object as it stands in genesis.json."""
+        """The object in genesis.json."""
         values: dict[str, Json] = asdict(self)
         values["validators"] = [to_hex(validator) for validator in self.validators]
         values["base_fee_mode"] = self.base_fee_mode.value
         return values
 
     def canonical_bytes(self) -> bytes:
-        """Sorted, compact JSON of every parameter, defaults included; genesis commits to it."""
+        """All parameters, defaults included, as sorted and compact JSON; genesis commits to it."""
         return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -91,14 +96,14 @@ _BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "validator_change_blocks": (1, 1_000_000),
     "evidence_blocks": (1, 100_000_000),
 }
-"""Least and greatest; outside, a network could not run or an integer field would overflow."""
+"""Lowest and highest value. Outside, a network could not run or an integer would overflow."""
 
 
 def parse_parameters(section: Mapping[str, Json]) -> ChainParameters:
-    """The parameters of `config.proofOfTraining`, missing ones by default.
+    """The parameters in `config.proofOfTraining`, with defaults for missing ones.
 
     Raises:
-        InvalidGenesisError: an unknown key, a wrong type, or a value out of bounds.
+        InvalidGenesisError: There is an unknown key, a wrong type, or a value out of bounds.
     """
     known = [field.name for field in fields(ChainParameters)]
     unknown = sorted(set(section) - set(known))

@@ -1,4 +1,4 @@
-"""The exact types everything else is written in (docs/spec/state-transition.md, section 1)."""
+"""The basic types of the protocol (docs/spec/state-transition.md, section 1)."""
 
 from typing import Final, NewType
 
@@ -15,10 +15,10 @@ Signature = NewType("Signature", bytes)
 """65 bytes: r || s || y_parity, with low s and y_parity in {0, 1}."""
 
 BlockNumber = NewType("BlockNumber", int)
-"""Position in the chain, and PBFT's sequence number. Genesis is 0."""
+"""Position in the chain, which is PBFT's sequence number. Genesis is 0."""
 
 View = NewType("View", int)
-"""One primary's turn at one block number; starts again at 0 for every number."""
+"""A PBFT view: one primary's turn. Views start at 0 again for every block number."""
 
 ValidatorIndex = NewType("ValidatorIndex", int)
 """Position in the validator set of a block number, by ascending address, 0-based."""
@@ -27,20 +27,20 @@ TaskId = NewType("TaskId", int)
 """Position of a training task in the TaskRegistry contract, 1-based."""
 
 ZERO_ADDRESS: Final = Address(bytes(20))
-"""The account that is nobody."""
+"""The zero address, which no key controls."""
 
 ZERO_HASH: Final = Hash32(bytes(32))
-"""32 zero bytes, where a header field has no meaning on this chain."""
+"""32 zero bytes: the value of header fields that have no meaning on this chain."""
 
 EMPTY_UNCLES_HASH: Final = Hash32(
     bytes.fromhex("1dcc4de8dec75d7aab85b567b6ccd41ad312451b948a7413f0a142fd40d49347")
 )
-"""keccak256(rlp([])): there are no ommers."""
+"""keccak256(rlp([])): the ommers hash of every block, since there are no ommers."""
 
 EMPTY_TRIE_ROOT: Final = Hash32(
     bytes.fromhex("56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421")
 )
-"""keccak256(rlp(b"")): the root of a trie that holds nothing."""
+"""keccak256(rlp(b"")): the root of an empty trie."""
 
 EMPTY_REQUESTS_HASH: Final = Hash32(
     bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")

@@ -1,6 +1,6 @@
-"""The state transition, which writes nothing (docs/spec/state-transition.md, section 5).
+"""The state transition as a pure function (docs/spec/state-transition.md, section 5).
 
-The node stores a result's delta together with the block once the block is final.
+It returns the changes as a delta. The node stores the delta with the block once that is final.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -28,14 +28,14 @@ from chain.validation import (
 
 @dataclass(frozen=True, slots=True)
 class BlockResult:
-    """What a block does to the chain."""
+    """The result of executing a block."""
 
     header: Header
     transactions: tuple[Transaction, ...]
     receipts: tuple[Receipt, ...]
     """One a transaction, in order."""
     delta: StateDelta
-    """Trie nodes and code that the database needs for the header's state root."""
+    """New trie nodes and code below the header's state root, by their Keccak-256."""
 
     @property
     def senders(self) -> tuple[Address, ...]:
@@ -44,13 +44,13 @@ class BlockResult:
 
     @property
     def gas_used(self) -> int:
-        """Of the whole block."""
+        """Gas used by the whole block."""
         return self.header.gas_used
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionSums:
-    """The header fields that only the execution knows."""
+    """The header fields that result from executing the block."""
 
     state_root: Hash32
     transactions_root: Hash32
@@ -60,7 +60,7 @@ class ExecutionSums:
 
     @classmethod
     def of(cls, header: Header) -> Self:
-        """What `header` claims."""
+        """The values in `header`."""
         return cls(
             header.state_root,
             header.transactions_root,
@@ -71,7 +71,7 @@ class ExecutionSums:
 
 
 class BlockAssembly:
-    """The transactions of one block being executed: the path that builder and import share."""
+    """Executes the transactions of one block; building and importing a block both use this."""
 
     def __init__(
         self,
@@ -90,15 +90,15 @@ class BlockAssembly:
 
     @property
     def gas_available(self) -> int:
-        """What the block's limit leaves."""
+        """The gas that the block's limit still allows."""
         return self._environment.gas_limit - self._gas_used
 
     def add(self, transaction: Transaction) -> None:
-        """Execute `transaction` as the block's next.
+        """Execute `transaction` as the next of the block. On an exception the block is unchanged.
 
         Raises:
-            InvalidTransaction: it breaks a rule; the block is as before.
-            ExecutionStoppedError: the block is as before.
+            InvalidTransaction: The transaction breaks a rule.
+            ExecutionStoppedError: The time budget ran out.
         """
         validate_transaction(
             transaction,
@@ -130,12 +130,12 @@ class BlockAssembly:
 
 
 def compute_transactions_root(transactions: Sequence[bytes]) -> Hash32:
-    """The root over EIP-2718 encodings in block order."""
+    """The trie root over the transactions' EIP-2718 encodings in block order."""
     return trie.compute_ordered_root(transactions)
 
 
 def compute_receipts_root(receipts: Sequence[Receipt]) -> Hash32:
-    """The root over receipts' encodings in block order."""
+    """The trie root over the receipts' encodings in block order."""
     return trie.compute_ordered_root([receipt.encode() for receipt in receipts])
 
 
@@ -148,21 +148,21 @@ def apply_block(
     verify_certificate: VerifyCertificate,
     should_stop: Callable[[], bool] = never_stop,
 ) -> BlockResult:
-    """The result of `block` on top of `parent`, with every rule of a valid block checked.
+    """The result of `block` on top of `parent`, after checking every rule of a valid block.
 
     Args:
-        parent: the header of the block before, which is final.
-        block: as proposed, re-proposed or synced.
-        database: holds the parent's state.
-        config: of the network.
-        validators: of the block's number.
-        verify_certificate: of the parent's number.
-        should_stop: a wall-clock budget; a block is not invalid for exceeding it.
+        parent: The header of the preceding block, which is final.
+        block: A proposed, re-proposed or synced block.
+        database: Holds the parent's state.
+        config: The network's configuration.
+        validators: The validators of the block's number.
+        verify_certificate: Verifies a certificate of the parent's number.
+        should_stop: Whether the time budget is used up. Exceeding it does not make a block invalid.
 
     Raises:
-        InvalidBlock: with the reason.
-        ExecutionStoppedError: `should_stop` said so.
-        MissingTrieNodeError: the parent's state is not held.
+        InvalidBlock: The block breaks a rule.
+        ExecutionStoppedError: `should_stop` returned true.
+        MissingTrieNodeError: The parent's state is not in the database.
     """
     header = block.header
     validate_header(header, HeaderContext(parent, config, validators, block.parent_certificate))

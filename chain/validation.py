@@ -1,7 +1,7 @@
-"""What makes a header and a transaction valid (docs/spec/state-transition.md, sections 3 and 4).
+"""Validity of headers and transactions (docs/spec/state-transition.md, sections 3 and 4).
 
-Everything here is a pure function of chain data, but for `validate_fresh_proposal`, which asks what
-only the moment of a first proposal can answer.
+All functions depend on chain data alone, except `validate_fresh_proposal`: it also needs the local
+time, and so applies only when a block is proposed for the first time.
 """
 
 from collections.abc import Callable, Collection
@@ -36,22 +36,23 @@ from chain.types.receipt import BLOOM_BYTES
 from chain.types.transaction import Transaction
 
 RANDAO_DOMAIN: Final = b"PROOF_OF_TRAINING_RANDAO_V1"
-"""Keeps this hash apart from every other use of Keccak-256 over the same bytes."""
+"""Domain separation: no other hash of the protocol has this prefix."""
 
 TIMESTAMP_AHEAD_LIMIT_SECONDS: Final = 1
-"""How far a fresh proposal's clock may be ahead: whole seconds hide half of one anyway."""
+"""How far the timestamp of a fresh proposal may be ahead of our clock. Timestamps are whole seconds
+and so inexact by about as much."""
 
 MAX_INIT_CODE_BYTES: Final = 49_152
 """EIP-3860."""
 
 DELEGATION_PREFIX: Final = b"\xef\x01\x00"
-"""EIP-7702: code that says where the account's code is; its account may still send."""
+"""EIP-7702: the code of an account that delegates to other code; it may still send transactions."""
 
 DELEGATION_BYTES: Final = 23
-"""The prefix and an address."""
+"""Length of the prefix and an address."""
 
 VerifyCertificate = Callable[[CommitCertificate, BlockNumber, Hash32], None]
-"""Raises RejectedInputError unless the certificate makes that hash final at that number:
+"""Raises RejectedInputError unless a certificate makes a block hash final at a number. It is
 `chain.consensus.certificates.verify_commit_certificate` with domain and validator set filled in.
 """
 
@@ -60,12 +61,16 @@ VerifyCertificate = Callable[[CommitCertificate, BlockNumber, Hash32], None]
 
 
 def compute_mix_hash(parent: Header) -> Hash32:
-    """The child's mix hash: a source of assignment that the parent's primary can bias, once."""
+    """The mix hash of the next block, which seeds assignments.
+
+    The parent's primary can bias it by its choice of a block, so nothing that must be unbiased may
+    depend on it.
+    """
     return keccak256(RANDAO_DOMAIN + parent.mix_hash + parent.hash)
 
 
 def compute_extra_data(parent_certificate: CommitCertificate | None) -> Hash32:
-    """What a header's extra data commits to: the certificate in its body (none in block 1)."""
+    """The extra data of a header: the hash of the certificate in its body (zero in block 1)."""
     return ZERO_HASH if parent_certificate is None else parent_certificate.hash
 
 
@@ -83,25 +88,25 @@ def compute_next_base_fee(parent: Header, config: GenesisConfig) -> int:
 
 @dataclass(frozen=True, slots=True)
 class HeaderContext:
-    """What the rules of a header may look at besides the header."""
+    """The facts that the header rules need besides the header."""
 
     parent: Header
     config: GenesisConfig
     validators: Collection[Address]
-    """Of the block's number."""
+    """The validators of the block's number."""
     parent_certificate: CommitCertificate | None
-    """From the block's body."""
+    """The certificate in the block's body."""
 
 
 HeaderRule = Callable[[Header, HeaderContext], bool]
-"""Whether one field is right."""
+"""Returns whether one field of the header is valid."""
 
 HEADER_RULES: Final[dict[str, HeaderRule]] = {
     "parent_hash": lambda header, context: header.parent_hash == context.parent.hash,
     "ommers_hash": lambda header, _: header.ommers_hash == EMPTY_UNCLES_HASH,
     "coinbase": lambda header, context: header.coinbase in context.validators,
-    # The four roots and sums of the execution have their form checked here, and their value
-    # after it (chain.transition).
+    # Here only the form of the roots and sums is checked; chain.transition compares their values
+    # with those of the execution.
     "state_root": lambda header, _: len(header.state_root) == 32,
     "transactions_root": lambda header, _: len(header.transactions_root) == 32,
     "receipts_root": lambda header, _: len(header.receipts_root) == 32,
@@ -147,9 +152,9 @@ def validate_header(header: Header, context: HeaderContext) -> None:
 def validate_parent_certificate(
     block: Block, parent: Header, verify_certificate: VerifyCertificate
 ) -> None:
-    """Check that the body carries a certificate of the parent, and block 1 none.
+    """Check that the body has a valid certificate of the parent, and that block 1 has none.
 
-    It is never compared with a certificate held here: honest nodes hold different ones.
+    The certificate is not compared with our own: honest nodes hold different ones.
 
     Raises:
         InvalidBlock: BAD_CERTIFICATE.
@@ -166,17 +171,18 @@ def validate_parent_certificate(
 
 
 def validate_fresh_proposal(header: Header, primary: Address, now_ms: int) -> None:
-    """Check what holds only when a block is proposed for the first time.
+    """Check the rules that apply only when a block is proposed for the first time.
 
-    Not for a re-proposal with a prepared certificate, nor for a certified or synced block.
+    They do not apply to a re-proposal with a prepared certificate, or to a certified or synced
+    block.
 
     Args:
-        header: of the proposal.
-        primary: of its number and view.
-        now_ms: local time, milliseconds since the Unix epoch.
+        header: The header of the proposal.
+        primary: The primary of its number and view.
+        now_ms: Local time, in milliseconds since the Unix epoch.
 
     Raises:
-        InvalidBlock: WRONG_PRIMARY, or TIMESTAMP_TOO_EARLY, for which it is held, not dropped.
+        InvalidBlock: WRONG_PRIMARY, or TIMESTAMP_TOO_EARLY; the latter is held, not dropped.
     """
     if header.coinbase != primary:
         raise InvalidBlock(RejectionReason.WRONG_PRIMARY, f"{to_hex(header.coinbase)}")
@@ -188,13 +194,13 @@ def validate_fresh_proposal(header: Header, primary: Address, now_ms: int) -> No
 
 
 class AccountView(Protocol):
-    """The accounts a transaction is checked against."""
+    """Read access to the accounts that a transaction is checked against."""
 
     def get_account(self, address: Address, /) -> Account | None:
-        """The account, or None if there is none."""
+        """The account, or None if it does not exist."""
 
     def get_code(self, address: Address, /) -> bytes:
-        """The account's code; no bytes if it has none."""
+        """The account's code; empty if it has none."""
 
 
 def validate_transaction(
@@ -205,20 +211,20 @@ def validate_transaction(
     base_fee_per_gas: int,
     gas_available: int,
 ) -> None:
-    """Check that `transaction` can be the next of its sender: for mempool, builder and import.
+    """Check that `transaction` can be its sender's next; used by mempool, builder and import.
 
-    NONCE_TOO_HIGH is asked last: a mempool that meets it knows that all else is right, and may
-    keep the transaction until the gap is filled.
+    NONCE_TOO_HIGH is checked last. A mempool that gets it knows that everything else is valid, so
+    it may keep the transaction until the missing nonces come.
 
     Args:
-        transaction: decoded, so its form and signature are right.
-        view: the accounts as the block so far has left them.
-        config: of the network.
-        base_fee_per_gas: of the block, in wei.
-        gas_available: what the block has left; for a mempool, the block's limit.
+        transaction: A decoded transaction; its form and signature are valid.
+        view: The accounts after the block's earlier transactions.
+        config: The network's configuration.
+        base_fee_per_gas: The block's base fee, in wei.
+        gas_available: The gas left in the block; for a mempool, the block's gas limit.
 
     Raises:
-        InvalidTransaction: with the reason.
+        InvalidTransaction: The transaction breaks a rule.
     """
     _validate_form(transaction, config)
     if transaction.gas_limit > gas_available:
@@ -251,7 +257,7 @@ def validate_transaction(
 
 
 def _validate_form(transaction: Transaction, config: GenesisConfig) -> None:
-    """What does not depend on the state."""
+    """Check the rules that do not depend on the state."""
     if transaction.chain_id not in (None, config.chain_id):
         raise InvalidTransaction(
             RejectionReason.WRONG_CHAIN, f"{transaction.chain_id}, this is {config.chain_id}"

@@ -1,1 +1,1 @@
-"""PBFT as a state machine: inputs in, a new state and effects out (docs/spec/consensus.md)."""
+"""PBFT as a state machine: inputs lead to a new state and effects (docs/spec/consensus.md)."""

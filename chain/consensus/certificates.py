@@ -1,4 +1,4 @@
-"""What a quorum of signatures is, and its verification (docs/spec/consensus.md, section 6)."""
+"""Verification of signatures and of quorums of them (docs/spec/consensus.md, section 6)."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -18,7 +18,9 @@ from chain.types.certificate import CommitCertificate
 from chain.types.validator_set import compute_quorum
 
 Recover = Callable[[Hash32, bytes], Address | None]
-"""`chain.crypto.recover`, or the same behind a cache: votes come again inside certificates."""
+"""Recovers the signer of a digest: `chain.crypto.recover`, or a cache in front of it.
+
+A cache pays because certificates repeat votes that were verified before."""
 
 
 def verify_message(
@@ -29,7 +31,7 @@ def verify_message(
 ) -> None:
     """Verify every signature in `message`, nested ones included.
 
-    Whether they are enough, and for the right thing, is what the replica checks afterwards.
+    The replica checks afterwards whether there are enough of them, and for the right block.
 
     Raises:
         InvalidMessage: BAD_SIGNATURE or UNKNOWN_VALIDATOR.
@@ -49,8 +51,8 @@ def verify_commit_certificate(
 ) -> None:
     """Verify that `certificate` makes the block `digest` final at `number`.
 
-    Every entry counts: one bad signature makes the certificate bad, so that its bytes cannot be
-    padded.
+    One bad signature makes the whole certificate bad, even if enough others remain. Otherwise
+    anyone could append useless entries to it.
 
     Raises:
         InvalidMessage: BAD_CERTIFICATE, BAD_SIGNATURE or UNKNOWN_VALIDATOR.

@@ -1,4 +1,4 @@
-"""Everything a replica can ask of its host (docs/spec/consensus.md, section 5).
+"""The effects: everything that a replica can ask of its host (docs/spec/consensus.md, section 5).
 
 The host's duties:
 
@@ -33,14 +33,14 @@ class Persist:
 
 @dataclass(frozen=True, slots=True)
 class Broadcast:
-    """Send to every other validator. Losing it is allowed."""
+    """Send to every other validator. The message may be lost."""
 
     message: Message
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send to one validator. Losing it is allowed."""
+    """Send to one validator. The message may be lost."""
 
     receiver: ValidatorIndex
     message: Message
@@ -56,12 +56,12 @@ class SendCertificate:
 
 @dataclass(frozen=True, slots=True)
 class ValidateBlock:
-    """Execute a block (once a digest) and answer with `BlockValidated`."""
+    """Execute a block and answer with `BlockValidated`. The replica asks once for each digest."""
 
     block: Block
     fresh: bool
-    """Also check what only a new proposal must satisfy: timestamp and pace. The coinbase is
-    checked here already."""
+    """Also check timestamp and pace, which only a new proposal must satisfy. The replica itself
+    has checked the coinbase already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class BuildBlock:
 
 @dataclass(frozen=True, slots=True)
 class SetTimer:
-    """Give `TimerExpired(timer, number, view)` after `delay_ms`; replaces a running `timer`."""
+    """Answer with `TimerExpired(timer, number, view)` after `delay_ms`. Replaces the same timer."""
 
     timer: Timer
     number: BlockNumber
@@ -84,7 +84,7 @@ class SetTimer:
 
 @dataclass(frozen=True, slots=True)
 class Finalize:
-    """Store block, certificate and state in one durable step, then give `NewNumber`."""
+    """Store block, certificate and state in one durable step, then answer with `NewNumber`."""
 
     block: Block
     certificate: CommitCertificate
@@ -92,7 +92,7 @@ class Finalize:
 
 @dataclass(frozen=True, slots=True)
 class FetchBlock:
-    """Ask these validators, who committed it, for the block; answer with `BlockFetched`."""
+    """Ask these validators for a block that they committed; answer with `BlockFetched`."""
 
     digest: Hash32
     validators: tuple[ValidatorIndex, ...]
@@ -100,14 +100,14 @@ class FetchBlock:
 
 @dataclass(frozen=True, slots=True)
 class ForwardTransactions:
-    """Send the held transactions to the primary: it may not know what we wait for."""
+    """Send our pooled transactions to the primary, which may not have any and so not propose."""
 
     primary: ValidatorIndex
 
 
 @dataclass(frozen=True, slots=True)
 class Redeliver:
-    """The number of a message that came early has begun: verify it, and give it once more."""
+    """Verify a message that came before its number began, and give it to the replica again."""
 
     sender: ValidatorIndex
     message: Message
@@ -115,7 +115,7 @@ class Redeliver:
 
 @dataclass(frozen=True, slots=True)
 class ReportRejection:
-    """The validator sent what no honest one sends."""
+    """Report a validator that sent something which no honest validator sends."""
 
     sender: ValidatorIndex
     reason: RejectionReason
@@ -124,7 +124,7 @@ class ReportRejection:
 
 @dataclass(frozen=True, slots=True)
 class ReportEvidence:
-    """Two signed votes of one author that no honest validator casts both."""
+    """Report two signed votes of one author; an honest validator casts at most one of them."""
 
     first: Vote
     second: Vote | ViewChangeVote
@@ -132,7 +132,7 @@ class ReportEvidence:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """A quorum committed what this node finds invalid: stop, an operator must look."""
+    """Stop: a quorum committed a block that is invalid here. Only an operator can resolve that."""
 
     block: Block
     certificate: CommitCertificate

@@ -1,4 +1,4 @@
-"""Two conflicting votes as the call that reports them (docs/spec/consensus.md, section 9)."""
+"""Evidence of two conflicting votes, as a contract call (docs/spec/consensus.md, section 9)."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from chain.primitives import UINT64_MAX, ZERO_HASH, Address, BlockNumber
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """That a validator cast two votes of which an honest one casts at most one."""
+    """Proof that a validator cast two votes of which an honest one casts at most one."""
 
     validator: Address
     number: BlockNumber
-    """What both votes are about; it says how long the evidence counts."""
+    """The block number of both votes. The contract accepts evidence only for recent numbers."""
     data: bytes
-    """Calldata for the ValidatorSet contract: it holds both votes, and needs nothing else."""
+    """Calldata for the ValidatorSet contract; it contains both votes."""
 
 
 def build_evidence(
@@ -27,7 +27,7 @@ def build_evidence(
         first: A vote; a COMMIT if `second` is a VIEW-CHANGE.
         second: The vote that contradicts it.
         validator: The author of both.
-        version: The protocol's at their number, which the signatures cover.
+        version: The protocol version at their block number; the signatures cover it.
     """
     assert (first.author, first.number) == (second.author, second.number)
     place = (int(first.kind), version, first.number, first.view)

@@ -1,6 +1,7 @@
-"""The guard: what a validator's key may still sign (docs/spec/consensus.md, section 8).
+"""The signer guard: what a validator's key may still sign (docs/spec/consensus.md, section 8).
 
-It is kept next to the key, apart from the log, and outlives a lost or restored data directory.
+The guard is stored beside the key and not with the write-ahead log, so it survives when the data
+directory is lost or restored from an old backup.
 """
 
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import ZERO_HASH, BlockNumber, Hash32, View
 
 LOST_GUARD_MARGIN: Final = 2
-"""Without a guard nothing is signed up to the certified head + 2: the next number, where the lost
-guard may have voted, and one more for a head that was certified while we asked."""
+"""A validator that lost its guard signs nothing up to the certified head + 2. The lost guard may
+have voted at head + 1, and the head may have grown by one while we asked for it."""
 
 GUARD_LIMIT_BYTES: Final = 128
 """Three u64, a step and two hashes with their prefixes take at most 100 bytes."""
@@ -25,29 +26,30 @@ class Step(IntEnum):
     VIEW_CHANGE = 1
     """Entering the view (no vote of an earlier view follows)."""
     PREPARE = 2
-    """Accepting a proposal; the primary's own proposal counts as this."""
+    """Accepting a proposal. The primary takes this step when it proposes."""
     COMMIT = 3
 
 
 @dataclass(frozen=True, slots=True)
 class GuardState:
-    """The latest vote cast. As an intent: the vote that is about to be cast.
+    """The latest vote that was cast; as an intent, the vote that is about to be cast.
 
-    The wire, the log and this file agree because all three are made from one value.
+    The message, the log record and the guard file of a vote are all made from one such value, so
+    they cannot disagree.
     """
 
     number: BlockNumber
     view: View
     step: Step
     digest: Hash32
-    """What was voted for: the block's hash, or a VIEW-CHANGE's payload."""
+    """The voted block's hash, or the payload of a VIEW-CHANGE."""
     prepared: tuple[View, Hash32] | None
     """The lock: view and digest of the highest prepared certificate of this number, after the
     vote. None: nothing was prepared."""
 
     @property
     def position(self) -> tuple[BlockNumber, View, Step]:
-        """Where the vote stands in the order of all votes."""
+        """The vote's place in the order in which a validator casts its votes."""
         return self.number, self.view, self.step
 
     def encode(self) -> bytes:
@@ -59,8 +61,9 @@ class GuardState:
 def permits(guard: GuardState | None, intent: GuardState) -> bool:
     """Whether `intent` may be signed after `guard` (rules S2, S3 and S4).
 
-    Strictly later positions only; at the same position only the very same vote again. Within a
-    number the lock never falls back, and within a view PREPARE and COMMIT are for one block.
+    A vote must have a later position than the guard, or be exactly the guard's vote again. Within
+    one number the prepared view never decreases; within one view PREPARE and COMMIT must name the
+    same block.
     """
     if guard is None or intent.number > guard.number:
         return True
@@ -92,7 +95,7 @@ def compute_first_signable(
         if certified_head == 0 and latest_logged is None:
             return BlockNumber(1)
         return BlockNumber(certified_head + LOST_GUARD_MARGIN + 1)
-    # Below the head the log is emptied on purpose; above it, it must be as long as the guard.
+    # The log is truncated up to the head. Above the head it must reach as far as the guard does.
     is_lost = guard.number > head and (
         latest_logged is None
         or latest_logged.position < guard.position
@@ -102,10 +105,10 @@ def compute_first_signable(
 
 
 def build_floor_guard(first_signable: BlockNumber) -> GuardState:
-    """The guard that a node without one writes before its first vote, and before it waits.
+    """The guard that a node without a guard file writes at once, before it waits or votes.
 
-    A guard that is missing then always means a loss: without it, a crash between the first record
-    and the first guard would look like one, and each restart would begin the wait anew.
+    From then on a missing guard file always means that it was lost. Otherwise a crash between the
+    first record and the first guard would look like a loss, and every restart would wait again.
     """
     return GuardState(BlockNumber(first_signable - 1), View(0), Step.VIEW_CHANGE, ZERO_HASH, None)
 

@@ -1,4 +1,4 @@
-"""Everything that can happen to a replica (docs/spec/consensus.md, section 5)."""
+"""The inputs: everything that can happen to a replica (docs/spec/consensus.md, section 5)."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -13,15 +13,15 @@ class Timing:
     """The durations of one network, in milliseconds."""
 
     min_block_interval_ms: int
-    """Between a block's proposal and the next one, if a transaction waits."""
+    """From one proposal to the next, at least, if a transaction is waiting."""
     empty_block_interval_ms: int
-    """Between a block's proposal and the next one, if none does."""
+    """From one proposal to the next if no transaction is waiting."""
     view_timeout_base_ms: int
-    """At least five times the largest one-way delay."""
+    """Timeout of view 1; should be at least five times the largest one-way message delay."""
     view_timeout_cap_ms: int
-    """At least three times the worst full block."""
+    """Largest timeout of a view; should be at least three times as long as the slowest block."""
     resend_interval_ms: int
-    """Between two repetitions of status and VIEW-CHANGE while a number lasts."""
+    """Between two repetitions of STATUS and VIEW-CHANGE while a number is being decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,39 +31,40 @@ class NumberConfig:
     number: BlockNumber
     parent_hash: Hash32
     validators: tuple[Address, ...]
-    """By ascending address; the index of each is its name in every message."""
+    """By ascending address. Messages name a validator by its index here."""
     primary_order: tuple[ValidatorIndex, ...]
     """`quorum.compute_primary_order` of this number."""
     own_index: ValidatorIndex | None
-    """None: not a validator of this number, or one that must not sign (rule S8). Such a replica
-    follows by certificates and says nothing."""
+    """None if this node is not a validator of this number, or must not sign (rule S8). Such a
+    replica sends nothing and learns what is final from certificates."""
     domain: SigningDomain
     timing: Timing
     proposal_age_ms: int = 0
-    """How long ago the parent was proposed, as far as we know: the pace counts from there."""
+    """How long ago the parent was proposed, by our clock; block intervals are counted from
+    there."""
     has_transaction: bool = False
-    """Whether an includable transaction is held already."""
+    """Whether the pool holds a transaction that a block could include now."""
 
     def get_primary(self, view: View) -> ValidatorIndex:
-        """The validator whose turn `view` is."""
+        """The primary of `view`."""
         return self.primary_order[view % len(self.primary_order)]
 
 
 class Timer(Enum):
-    """The timers of a replica; setting one again replaces it."""
+    """The timers of a replica. Setting a timer replaces its earlier setting."""
 
     BUILD_EARLIEST = "build_earliest"
-    """The pace lets the primary of view 0 propose a block with transactions."""
+    """The primary of view 0 may now propose a block with transactions."""
     BUILD_LATEST = "build_latest"
-    """The pace lets the primary of view 0 propose an empty block."""
+    """The primary of view 0 may now propose an empty block."""
     VIEW_EARLIEST = "view_earliest"
-    """The timer of view 0 may start if a transaction is held."""
+    """The timer of view 0 starts now if a transaction is waiting."""
     VIEW_LATEST = "view_latest"
-    """The timer of view 0 starts."""
+    """The timer of view 0 starts now in any case."""
     VIEW = "view"
-    """The primary of the view had its time."""
+    """The time of the view's primary is over: change the view."""
     RESEND = "resend"
-    """Say again what may have been lost."""
+    """Resend STATUS and VIEW-CHANGE, which may have been lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +78,9 @@ class NewNumber:
 class MessageReceived:
     """A validator sent a message.
 
-    The host verifies every signature in it if it is of the number being decided. Others it passes
-    on as they are: earlier ones are only answered, later ones held and given back by `Redeliver`,
-    since their validator set is known only then.
+    If the message is of the number being decided, the host has verified every signature in it.
+    Messages of other numbers come unverified: the replica only answers earlier ones, and holds
+    later ones until `Redeliver`, because their validator set is not known before.
     """
 
     sender: ValidatorIndex
@@ -88,7 +89,7 @@ class MessageReceived:
 
 @dataclass(frozen=True, slots=True)
 class TimerExpired:
-    """A timer set by `SetTimer` ran out; `number` and `view` are the effect's."""
+    """A timer set by `SetTimer` ran out; `number` and `view` are copied from that effect."""
 
     timer: Timer
     number: BlockNumber
@@ -113,8 +114,8 @@ class BlockBuilt:
 class BlockValidated:
     """The answer to `ValidateBlock`.
 
-    Whether a block is valid never changes. Whether it is fresh may: a host that finds it too early
-    says valid and not fresh at once, and says fresh when its time has come.
+    A block stays valid or invalid for ever, but it can become fresh: if it came too early, the host
+    answers "valid, not fresh" at once and "valid, fresh" when its time has come.
     """
 
     digest: Hash32
@@ -124,7 +125,7 @@ class BlockValidated:
 
 @dataclass(frozen=True, slots=True)
 class BlockFetched:
-    """An answer to `FetchBlock`; the replica compares the hash itself."""
+    """An answer to `FetchBlock`; the replica itself checks that the hash is the one it wants."""
 
     block: Block
 

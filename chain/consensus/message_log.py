@@ -1,7 +1,7 @@
-"""What others said, within bounds (docs/spec/consensus.md, section 9).
+"""The bounded log of other validators' messages (docs/spec/consensus.md, section 9).
 
-Nothing here grows with what a Byzantine validator sends: per author a few votes a kind and one
-VIEW-CHANGE, per sender a few messages of later numbers.
+A Byzantine validator cannot make it grow: the log keeps a few votes of each kind and one
+VIEW-CHANGE for each author, and a few messages of later numbers for each sender.
 """
 
 from collections.abc import Mapping
@@ -23,14 +23,14 @@ from chain.consensus.messages import (
 from chain.primitives import BlockNumber, Hash32, ValidatorIndex, View
 
 VOTES_KEPT: Final = 8
-"""Votes a kind and author, those of the highest views. An honest author's views only grow, and
-somebody who lags is brought up by VIEW-CHANGEs, not by old votes."""
+"""Votes kept for each kind and author, those of the highest views. Old ones are not needed: an
+honest author's views only grow, and a replica that lags catches up by VIEW-CHANGEs."""
 
 MAX_EARLY_DISTANCE: Final = 4
-"""How many numbers ahead a message is held. Further ahead only block sync helps."""
+"""How many numbers ahead a message may be to be kept. Further ahead only block sync helps."""
 
 EARLY_MESSAGES_PER_SENDER: Final = 16
-"""Messages of later numbers held for one sender: a few votes each for a few numbers."""
+"""Messages of later numbers kept for each sender: enough for a few votes in a few numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ class HeldViewChange:
     vote: ViewChangeVote
     certificate: PreparedCertificate | None
     is_complete: bool
-    """False: only the vote is known, out of a NEW-VIEW; it counts, but proves no block."""
+    """False if only the vote is known, from inside a NEW-VIEW. Such a vote counts for a quorum,
+    but does not prove which block was prepared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +51,17 @@ class MessageLog:
     votes: Mapping[tuple[MessageKind, ValidatorIndex], tuple[Vote, ...]] = field(
         default_factory=dict
     )
-    """Ascending by view, one a view: a second one for another block is evidence, not a vote."""
+    """By kind and author, ascending by view, one a view. A second vote of an author in a view, for
+    another block, is not kept here: it is evidence."""
     view_changes: Mapping[ValidatorIndex, HeldViewChange] = field(default_factory=dict)
 
     def get_vote(self, kind: MessageKind, author: ValidatorIndex, view: View) -> Vote | None:
-        """The author's vote of that kind in that view; None if we hold none."""
+        """The author's vote of that kind in that view; None if there is none."""
         held = self.votes.get((kind, author), ())
         return next((vote for vote in held if vote.view == view), None)
 
     def add_vote(self, vote: Vote) -> "MessageLog":
-        """The log with `vote`, unless the author has one of that kind and view already."""
+        """The log with `vote`; unchanged if it holds one of that author, kind and view already."""
         if self.get_vote(vote.kind, vote.author, vote.view) is not None:
             return self
         held = (*self.votes.get((vote.kind, vote.author), ()), vote)
@@ -67,7 +69,7 @@ class MessageLog:
         return replace(self, votes={**self.votes, (vote.kind, vote.author): kept})
 
     def add_view_change(self, view_change: ViewChange) -> "MessageLog":
-        """The log with `view_change`, unless one at least as high is held completely."""
+        """The log with `view_change`; unchanged if a complete one as late is in it."""
         vote = view_change.vote
         held = self.view_changes.get(vote.author)
         if held is not None and (held.vote.view, held.is_complete) >= (vote.view, True):
@@ -75,18 +77,18 @@ class MessageLog:
         return self._with(HeldViewChange(vote, view_change.certificate, is_complete=True))
 
     def add_view_change_vote(self, vote: ViewChangeVote) -> "MessageLog":
-        """The log with a vote out of a NEW-VIEW, unless one at least as high is held."""
+        """The log with a vote from inside a NEW-VIEW; unchanged if one as late is in it."""
         held = self.view_changes.get(vote.author)
         if held is not None and held.vote.view >= vote.view:
             return self
-        # Unprepared votes need no certificate, so the vote is all there is.
+        # If nothing was prepared there is no certificate, so the vote alone is complete.
         return self._with(HeldViewChange(vote, None, is_complete=vote.prepared is None))
 
     def _with(self, held: HeldViewChange) -> "MessageLog":
         return replace(self, view_changes={**self.view_changes, held.vote.author: held})
 
     def get_signatures(self, kind: MessageKind, view: View, digest: Hash32) -> QuorumSignatures:
-        """The signatures of that kind for a block in a view, by ascending author."""
+        """The signatures of votes of that kind for a block in a view, by ascending author."""
         matching = [
             (author, vote.signature)
             for (held_kind, author), held in self.votes.items()
@@ -97,7 +99,7 @@ class MessageLog:
         return tuple(sorted(matching))
 
     def find_quorum(self, kind: MessageKind, quorum: int) -> tuple[View, Hash32] | None:
-        """The view and block, of the lowest such view, that has `quorum` votes of that kind."""
+        """The lowest view in which a block has `quorum` votes of a kind, and the block's digest."""
         counts: dict[tuple[View, Hash32], int] = {}
         for (held_kind, _), held in self.votes.items():
             if held_kind is kind:
@@ -111,12 +113,12 @@ class MessageLog:
         return tuple(each for each in held if each.vote.view == view)
 
     def get_views_from(self, view: View) -> tuple[View, ...]:
-        """The views, at least `view`, of the held VIEW-CHANGEs, one an author, ascending."""
+        """The views of the held VIEW-CHANGEs, one for each author, ascending, from `view` on."""
         views = (held.vote.view for held in self.view_changes.values())
         return tuple(sorted(each for each in views if each >= view))
 
     def find_lost_lock(self, author: ValidatorIndex) -> tuple[Vote, ViewChangeVote] | None:
-        """A COMMIT of `author` and a later VIEW-CHANGE of it that forgets it (rule S4)."""
+        """A COMMIT of `author`, and its VIEW-CHANGE to a later view that denies it (rule S4)."""
         held = self.view_changes.get(author)
         if held is None:
             return None
@@ -129,7 +131,7 @@ class MessageLog:
 
 @dataclass(frozen=True, slots=True)
 class EarlyMessage:
-    """A message of a number that has not begun; nothing in it is verified."""
+    """An unverified message of a number that has not begun."""
 
     sender: ValidatorIndex
     message: Message
@@ -142,10 +144,10 @@ EarlyMessages = tuple[EarlyMessage, ...]
 def add_early_message(
     early: EarlyMessages, current: BlockNumber, sender: ValidatorIndex, message: Message
 ) -> EarlyMessages:
-    """`early` with one more message, if the sender's share allows it.
+    """`early` with one more message, if the sender's limit allows it.
 
-    A sender's share is `EARLY_MESSAGES_PER_SENDER` messages, one of them with a block; a message
-    of a nearer number takes the place of its farthest.
+    Each sender may have `EARLY_MESSAGES_PER_SENDER` messages here, one of them with a block. When
+    the limit is reached, a message of a nearer number replaces the one of the farthest number.
     """
     if message.number > current + MAX_EARLY_DISTANCE or isinstance(message, Status):
         return early

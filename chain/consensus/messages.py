@@ -1,4 +1,4 @@
-"""What validators say to one another, signed and encoded (docs/spec/consensus.md, section 4).
+"""The messages between validators: signing and encoding (docs/spec/consensus.md, section 4).
 
 A wire message is one byte of `MessageKind` and the RLP of the body. Signatures cover a digest of
 fixed 32-byte words and never the encoding, so that a contract can check them with `ecrecover`.
@@ -30,27 +30,27 @@ from chain.types.certificate import (
 )
 
 SIGNING_DOMAIN: Final = keccak256(b"ProofOfTraining.consensus")
-"""DOMAIN: no other protocol's signed bytes start with it."""
+"""DOMAIN: separates our signatures from those of every other protocol."""
 
 CONSENSUS_VERSION: Final = 1
-"""What `SigningDomain.version` is at every block number: there has been no change of rules yet."""
+"""The protocol version at every block number so far; it changes only with the consensus rules."""
 
 VOTE_LIMIT_BYTES: Final = 160
 """Two u64, a hash, an index and a signature take at most 124 bytes with their prefixes."""
 
 
 class MessageKind(IntEnum):
-    """The first byte of a wire message; for a signed word also its kind in the signed digest."""
+    """The first byte of a wire message, and the `kind` in the digest of a signed vote."""
 
     PRE_PREPARE = 1
     PREPARE = 2
     COMMIT = 3
     VIEW_CHANGE = 4
     NEW_VIEW = 5
-    """Never signed as such: its parts are."""
+    """Not signed as a whole; its parts are signed."""
     STATUS = 6
     COMMITTED = 7
-    """Never signed as such: a certificate proves itself."""
+    """Not signed; the certificate in it carries the signatures."""
 
 
 MESSAGE_LIMITS_BYTES: Final = {
@@ -64,7 +64,7 @@ MESSAGE_LIMITS_BYTES: Final = {
     MessageKind.STATUS: VOTE_LIMIT_BYTES,
     MessageKind.COMMITTED: CERTIFICATE_LIMIT_BYTES + VOTE_LIMIT_BYTES,
 }
-"""The most bytes of a body, checked before it is decoded."""
+"""The largest body of each kind, checked before the body is decoded."""
 
 QuorumSignatures = tuple[tuple[ValidatorIndex, Signature], ...]
 """Signatures of one and the same digest, by strictly ascending author."""
@@ -72,12 +72,12 @@ QuorumSignatures = tuple[tuple[ValidatorIndex, Signature], ...]
 
 @dataclass(frozen=True, slots=True)
 class SigningDomain:
-    """What keeps a signature from being valid on another chain or under other rules."""
+    """The fields that make a signature invalid on another chain or under other consensus rules."""
 
     chain_id: int
     genesis_hash: Hash32
     version: int
-    """The protocol version at the block number, a function of the number alone (u32)."""
+    """The protocol version (u32). It depends on the block number alone, never on the software."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class PrePrepare:
-    """The primary's proposal for view 0, and the core of a NEW-VIEW after it."""
+    """The primary's proposal. It is a message of its own in view 0 and part of a NEW-VIEW later."""
 
     vote: Vote
     block: Block
@@ -108,7 +108,7 @@ class PrePrepare:
 
 @dataclass(frozen=True, slots=True)
 class PreparedCertificate:
-    """PREPAREs of a quorum for `block` in `view`: it may have been committed there."""
+    """PREPAREs of a quorum for `block` in `view`; the block may have been committed there."""
 
     view: View
     block: Block
@@ -117,19 +117,20 @@ class PreparedCertificate:
 
 @dataclass(frozen=True, slots=True)
 class ViewChangeVote:
-    """The signed part of a VIEW-CHANGE: "I am in `view`, and this is the last I prepared"."""
+    """The signed part of a VIEW-CHANGE: the view entered, and the block last prepared before it."""
 
     number: BlockNumber
     view: View
     prepared: tuple[View, Hash32] | None
-    """View and digest of the prepared certificate as of entry; None: nothing was prepared."""
+    """View and digest of the prepared certificate when the view was entered; None if there was
+    none."""
     author: ValidatorIndex
     signature: Signature
 
 
 @dataclass(frozen=True, slots=True)
 class ViewChange:
-    """A VIEW-CHANGE with the proof of what it says was prepared."""
+    """A VIEW-CHANGE with the certificate that proves what was prepared."""
 
     vote: ViewChangeVote
     certificate: PreparedCertificate | None
@@ -142,13 +143,13 @@ class ViewChange:
 
 @dataclass(frozen=True, slots=True)
 class NewView:
-    """The primary's proposal for a view after 0, with why it may propose this block."""
+    """The primary's proposal for a view after 0, with the proof that it may propose this block."""
 
     pre_prepare: PrePrepare
     view_changes: tuple[ViewChangeVote, ...]
-    """From a quorum, for exactly this view, by ascending author."""
+    """The VIEW-CHANGE votes of a quorum for exactly this view, by ascending author."""
     prepares: QuorumSignatures
-    """The PREPAREs of the highest prepared view among them; empty iff there is none."""
+    """The PREPAREs of the highest prepared view among them; empty if none of them prepared."""
 
     @property
     def number(self) -> BlockNumber:
@@ -158,19 +159,19 @@ class NewView:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where its author is, sent periodically so that peers can fill in what it lacks."""
+    """The author's progress, sent periodically so that others can send what the author lacks."""
 
     number: BlockNumber
     view: View
     digest: Hash32
-    """The block of the proposal it holds in this view; zero for none."""
+    """The block of the proposal that it holds in this view; zero if it holds none."""
     author: ValidatorIndex
     signature: Signature
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """A commit certificate, the answer to somebody who is still at its number."""
+    """A commit certificate, sent to a validator that is still deciding its number."""
 
     number: BlockNumber
     digest: Hash32
@@ -183,7 +184,7 @@ Message = Vote | PrePrepare | ViewChange | NewView | Status | Committed
 
 @dataclass(frozen=True, slots=True)
 class SignedMessage:
-    """One signature inside a message, with everything its digest covers."""
+    """One signature inside a message, with all fields that its digest covers."""
 
     kind: MessageKind
     number: BlockNumber
@@ -194,12 +195,12 @@ class SignedMessage:
 
 
 def get_pre_prepare(proposal: Proposal) -> PrePrepare:
-    """The PRE-PREPARE of a proposal of any view."""
+    """The PRE-PREPARE in a proposal of any view."""
     return proposal.pre_prepare if isinstance(proposal, NewView) else proposal
 
 
 def compute_view_change_payload(prepared: tuple[View, Hash32] | None) -> Hash32:
-    """keccak256(abi.encode(uint64 preparedView, bytes32 preparedDigest)); none is (2^64-1, 0)."""
+    """keccak256(abi.encode(uint64 preparedView, bytes32 preparedDigest)); (2^64-1, 0) for none."""
     view, digest = prepared if prepared is not None else (UINT64_MAX, ZERO_HASH)
     return keccak256(view.to_bytes(32, "big") + digest)
 
@@ -221,7 +222,7 @@ def compute_signing_digest(
 
 
 def list_signed_messages(message: Message) -> Iterator[SignedMessage]:
-    """Every signature in `message`, nested ones included, cheapest to refuse first."""
+    """Every signature in `message`, nested ones included. The ones cheapest to check come first."""
     match message:
         case Vote():
             yield _word_of_vote(message)
@@ -397,7 +398,7 @@ def _vote_to_item(vote: Vote) -> list[codec.Encodable]:
 
 def _pre_prepare_to_item(pre_prepare: PrePrepare) -> codec.Encodable:
     vote = pre_prepare.vote
-    # The digest is the block's hash; sending it would only let it differ.
+    # The digest is not sent: it is the block's hash, and a sent copy could differ from it.
     return [vote.number, vote.view, vote.author, vote.signature, pre_prepare.block.to_item()]
 
 

@@ -1,19 +1,20 @@
 """PBFT, one instance a block number, as a pure state machine (docs/spec/consensus.md, section 5).
 
-`apply` first records what happened, then takes every step that the record allows, in a fixed
-order, until none is left: no rule depends on which message was the last. Signing is a
-deterministic function (RFC 6979), so a vote is made here, written down in `Persist` and sent only
-by effects after it.
+`apply` first records the input, then takes every step that the recorded state allows, in a fixed
+order, until none is left. So no rule depends on the order in which messages arrive. Signing is
+deterministic (RFC 6979), so votes are signed here; the effects first persist a vote, then send it.
 
 Deviations from Castro and Liskov (OSDI 1999):
 
-* One instance a number: no watermarks and no checkpoints; a finalized block is the checkpoint.
-* The quorum is ceil(2n/3), so any n is safe, not only 3f + 1.
-* The primary sends PREPARE too, and signatures take the place of authenticators.
-* A NEW-VIEW carries the highest prepared certificate and not all of them (QBFT's rule, which has a
-  machine-checked proof of safety).
-* The timer of a view after 0 runs only while a quorum asked for this view or a later one, and who
-  follows a NEW-VIEW sends its own VIEW-CHANGE: without these two, capped timeouts get stuck.
+* There is one instance for each block number, without watermarks; a finalized block takes the
+  place of a checkpoint.
+* The quorum is ceil(2n/3), so every n is safe and not only 3f + 1.
+* The primary sends PREPARE too, and messages carry signatures instead of authenticators.
+* A NEW-VIEW carries only the highest prepared certificate. This is QBFT's rule, which has a
+  machine-checked proof of safety.
+* The timer of a view after 0 runs only while a quorum has asked for this view or a later one, and
+  a backup that follows a NEW-VIEW sends a VIEW-CHANGE of its own. Without these two rules, capped
+  timeouts can get stuck.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -93,19 +94,19 @@ from chain.types.certificate import CommitCertificate
 from chain.types.validator_set import compute_max_faulty, compute_quorum
 
 Sign = Callable[[Hash32], Signature]
-"""`chain.crypto.sign` with the consensus key. It must be deterministic."""
+"""Signs a digest with the consensus key; must be deterministic."""
 
 FIRST_VIEW: Final = View(0)
-"""Where every number begins."""
+"""The view in which every number begins."""
 
 MAX_TIMEOUT_SHIFT: Final = 20
-"""Past 2^20 times the base every cap is reached; it bounds the shift for any view."""
+"""Limit of the exponent of a timeout. 2^20 times the base exceeds every cap."""
 
 MAX_KEPT_BLOCKS: Final = 4
-"""Blocks of proposals that were left behind, in case they turn out to be committed."""
+"""Blocks of earlier proposals that are kept, because a quorum may still turn out to commit one."""
 
 MAX_KEPT_VALIDITIES: Final = 8
-"""Validity by digest; asking again is harmless."""
+"""Digests of which the validity is remembered; for others the host is asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,44 +114,46 @@ class BlockValidity:
     """What is known of a block's validity."""
 
     is_valid: bool | None = None
-    """None: asked, not answered."""
+    """None until the host answers."""
     is_fresh: bool = False
     is_fresh_asked: bool = False
 
 
 class ViewTimer(Enum):
-    """Whether and for how long the timer of the view runs; within a view it only moves down."""
+    """Whether, and for how long, the timer of the view runs; it only moves down this list."""
 
     STOPPED = "stopped"
     SHORT = "short"
-    """The base, whatever the view: nobody can use the turn yet, so waiting long helps nobody."""
+    """The base timeout in every view: too few validators are in this view for its primary to
+    succeed, so a long wait would be useless."""
     LONG = "long"
-    """Doubled with every view up to the cap."""
+    """The base timeout doubled with every view, up to the cap."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaState:
-    """A replica at one block number."""
+    """The state of a replica at one block number."""
 
     config: NumberConfig
     view: View = FIRST_VIEW
     log: MessageLog = field(default_factory=MessageLog)
     proposal: Proposal | None = None
-    """The justified proposal of this view, valid or not yet known to be; None: none received."""
+    """The justified proposal of this view, not known to be invalid; None if none was received."""
     own_prepare: Vote | None = None
-    """Our PREPARE of this view; None: the proposal is not accepted."""
+    """Our PREPARE in this view; None until we accept the proposal."""
     own_commit: Vote | None = None
-    """Our COMMIT of this view; None: the proposal is not prepared."""
+    """Our COMMIT in this view; None until the proposal is prepared."""
     own_view_change: ViewChange | None = None
     """Our VIEW-CHANGE to this view; None in view 0."""
     prepared: PreparedCertificate | None = None
-    """The highest prepared certificate of this number; None: nothing was prepared here."""
+    """The highest prepared certificate that we hold for this number; None if nothing is
+    prepared."""
     committed: Committed | None = None
-    """What a quorum has committed; None: nothing yet."""
+    """The block and view that a quorum has committed; None before that."""
     is_decided: bool = False
-    """`Finalize` or `Halt` was asked for: nothing more to do at this number."""
+    """Whether `Finalize` or `Halt` was issued, so nothing more happens at this number."""
     built: Block | None = None
-    """Our own fresh block of this view; None: not built."""
+    """The block that we built in this view; None if we built none."""
     is_build_asked: bool = False
     is_fetch_asked: bool = False
     has_transaction: bool = False
@@ -158,10 +161,11 @@ class ReplicaState:
     """The pace timers that ran out."""
     view_timer: ViewTimer = ViewTimer.STOPPED
     blocks: tuple[Block, ...] = ()
-    """Blocks of left proposals and fetched ones, newest last."""
+    """Blocks of earlier proposals and fetched blocks, newest last."""
     validities: Mapping[Hash32, BlockValidity] = field(default_factory=dict)
     answered: frozenset[ValidatorIndex] = frozenset()
-    """Who had an answer since the last RESEND: answers cost more than questions."""
+    """The validators that we answered since the last RESEND. Each gets one answer in that time,
+    because an answer costs more than a question."""
     early: EarlyMessages = ()
 
 
@@ -174,16 +178,16 @@ class Transition:
 
 
 def start(config: NumberConfig) -> Transition:
-    """A replica that begins its first number with nothing in its log."""
+    """The first transition of a replica with an empty log."""
     step = _Step(ReplicaState(config, has_transaction=config.has_transaction), None)
     step.start_timers()
     return step.finish()
 
 
 def restore(config: NumberConfig, records: Sequence[Record], sign: Sign) -> Transition:
-    """The replica that wrote `records`; its effects send the last votes again, byte for byte.
+    """The first transition of a replica that restarts with `records` in its log.
 
-    Records of other numbers are skipped: earlier ones are final, later ones cannot be ours.
+    Its effects send the latest votes again, byte for byte. Records of other numbers are skipped.
     """
     step = _Step(ReplicaState(config, has_transaction=config.has_transaction), sign)
     for record in records:
@@ -195,7 +199,7 @@ def restore(config: NumberConfig, records: Sequence[Record], sign: Sign) -> Tran
 
 
 def apply(state: ReplicaState, event: Input, sign: Sign | None) -> Transition:
-    """What a replica does about `event`.
+    """The transition of a replica on an input.
 
     Args:
         state: The replica.
@@ -208,7 +212,7 @@ def apply(state: ReplicaState, event: Input, sign: Sign | None) -> Transition:
 
 
 def compute_timeout_ms(timing: Timing, view: View, view_timer: ViewTimer) -> int:
-    """How long the primary of `view` has; integers and min only, so it never overflows."""
+    """The timeout of `view`, in milliseconds; it cannot overflow, whatever the view is."""
     assert view_timer is not ViewTimer.STOPPED
     if view_timer is ViewTimer.SHORT:
         return timing.view_timeout_base_ms
@@ -217,7 +221,7 @@ def compute_timeout_ms(timing: Timing, view: View, view_timer: ViewTimer) -> int
 
 
 class _Step:
-    """One transition in the making: the state as it becomes, and the effects so far."""
+    """One transition while it is computed: the state so far, and the effects so far."""
 
     def __init__(self, state: ReplicaState, sign: Sign | None) -> None:
         self.state = state
@@ -227,7 +231,7 @@ class _Step:
     # Recording.
 
     def record(self, event: Input) -> None:
-        """Record what happened; decide nothing."""
+        """Record the input in the state, without deciding anything."""
         if isinstance(event, NewNumber):
             self._on_new_number(event.config)
         elif isinstance(event, MessageReceived):
@@ -258,7 +262,7 @@ class _Step:
         self.start_timers()
         kept: list[EarlyMessage] = []
         for early in old.early:
-            # Indices may mean other validators now.
+            # The validator set may have changed, and with it the meaning of every index.
             address = old.config.validators[early.sender]
             if early.message.number < config.number or address not in config.validators:
                 continue
@@ -315,14 +319,14 @@ class _Step:
         return True
 
     def _add_commits(self, message: Committed) -> None:
-        """Record a certificate's votes, so that one of them may contradict another we hold."""
+        """Record the votes in a certificate: one of them may contradict a vote that we hold."""
         view, digest = message.certificate.view, message.digest
         for author, signature in message.certificate.signatures:
             commit = MessageKind.COMMIT
             self._add_vote(Vote(commit, message.number, view, digest, author, signature))
 
     def _set_log(self, log: MessageLog, author: ValidatorIndex) -> None:
-        """Take over the log with something new of `author`, and see whether it forgot a lock."""
+        """Adopt the log with a new message of `author`, and report it if it denies its COMMIT."""
         if log is self.state.log:
             return
         is_known = self.state.log.find_lost_lock(author) is not None
@@ -345,7 +349,7 @@ class _Step:
     def _on_new_view(self, message: NewView) -> None:
         pre_prepare = message.pre_prepare
         view = pre_prepare.vote.view
-        # Work is done only for what can still be used.
+        # Nothing is verified or asked for a message that cannot be used any more.
         if view < self.state.view or (view == self.state.view and self.state.proposal is not None):
             self._add_vote(pre_prepare.vote)
             return
@@ -374,7 +378,7 @@ class _Step:
         if status.view != state.view or state.proposal is None or not self._may_answer(sender):
             return
         digest = get_pre_prepare(state.proposal).vote.digest
-        # Who holds another proposal of this view is to see that its primary signed two.
+        # A validator that holds another proposal of this view must see that its primary signed two.
         is_other = status.digest not in (ZERO_HASH, digest)
         if is_other or (status.digest == ZERO_HASH and self._is_primary):
             self.effects.append(Send(sender, state.proposal))
@@ -431,7 +435,7 @@ class _Step:
         )
 
     def _advance_committed(self) -> bool:
-        """Upon COMMITs of a quorum for one block in one view, whatever our view: it is final."""
+        """Upon COMMITs of a quorum for one block in one view, in any view of ours: it is final."""
         committed = self.state.committed
         if committed is None:
             found = self.state.log.find_quorum(MessageKind.COMMIT, compute_quorum(self._n))
@@ -460,7 +464,7 @@ class _Step:
 
     def _advance_jump(self) -> bool:
         """Upon VIEW-CHANGEs to later views from f + 1: one is honest, so join the lowest."""
-        # Joining the lowest again and again ends at the (f + 1)th highest view.
+        # `finish` repeats this step, so it ends at the (f + 1)th highest view.
         views = self.state.log.get_views_from(View(self.state.view + 1))
         needed = compute_max_faulty(self._n) + 1
         if len(views) < needed:
@@ -469,7 +473,7 @@ class _Step:
         return True
 
     def _advance_proposal(self) -> bool:
-        """Upon our turn, with a quorum of VIEW-CHANGEs unless it is the first: propose."""
+        """Upon being primary, and a quorum of VIEW-CHANGEs unless it is view 0: propose."""
         state = self.state
         if state.proposal is not None or not self._is_primary:
             return False
@@ -486,7 +490,7 @@ class _Step:
         certificate = choose_reproposal(complete)
         if certificate is None:
             return self._propose_fresh(votes)
-        # Our PREPARE goes out, and into the log, with the proposal: the block must be valid first.
+        # We send and log our PREPARE together with the proposal, so the block must be valid first.
         if not self._ask(certificate.block, fresh=False).is_valid:
             return False
         pre_prepare = self._make_pre_prepare(certificate.block)
@@ -512,7 +516,7 @@ class _Step:
         self._cast_prepare(proposal, Broadcast(proposal))
 
     def _advance_prepare(self) -> bool:
-        """Upon a justified, valid proposal (fresh, if it is new): say so to everyone."""
+        """Upon a justified and valid proposal, and a fresh one if it is new: send PREPARE."""
         proposal = self.state.proposal
         if proposal is None or self.state.own_prepare is not None:
             return False
@@ -531,7 +535,7 @@ class _Step:
         self.effects += [*before, Broadcast(prepare)]
 
     def _advance_commit(self) -> bool:
-        """Upon PREPAREs of a quorum for the accepted proposal: lock it and commit."""
+        """Upon PREPAREs of a quorum for the accepted proposal: keep them, and send COMMIT."""
         state = self.state
         if state.proposal is None or state.own_prepare is None or state.own_commit is not None:
             return False
@@ -548,7 +552,7 @@ class _Step:
         return True
 
     def _enter_view(self, view: View) -> None:
-        """Leave the current view for good, and say so with what was prepared (rules S3, S4)."""
+        """Leave the current view for good; send VIEW-CHANGE with what was prepared (S3, S4)."""
         assert view > self.state.view
         assert self._config.own_index is not None
         if self.state.proposal is not None:
@@ -596,7 +600,8 @@ class _Step:
             return ViewTimer.STOPPED
         is_accepted = state.own_prepare is not None
         if state.view == 0:
-            # An accepted block shows that there is something to wait for, as a transaction does.
+            # Like a waiting transaction, an accepted block is a reason to expect the primary to
+            # act.
             is_awaited = state.has_transaction or is_accepted
             is_started = Timer.VIEW_LATEST in state.elapsed or (
                 Timer.VIEW_EARLIEST in state.elapsed and is_awaited
@@ -611,7 +616,7 @@ class _Step:
     # Restoring.
 
     def replay(self, record: Record) -> None:
-        """Put a record of our own log back; it was checked before it was written."""
+        """Apply a record of our own log, unchecked: it was checked before it was written."""
         match record:
             case PrepareRecord(proposal, prepare):
                 self._update(
@@ -634,7 +639,7 @@ class _Step:
                 assert_never(record)
 
     def resend_votes(self) -> None:
-        """Send the latest votes again, the very bytes, and ask what happened meanwhile."""
+        """Send the latest votes again, byte for byte, and a STATUS to learn what happened since."""
         state = self.state
         proposal = state.proposal if self._is_primary else None
         for message in (state.own_view_change, proposal, state.own_prepare, state.own_commit):
@@ -643,13 +648,14 @@ class _Step:
         self._broadcast_status()
 
     def start_timers(self) -> None:
-        """Set the timers that start with the number."""
+        """Set the timers that begin with the block number."""
         timing, age_ms = self._config.timing, self._config.proposal_age_ms
         self._set_timer(Timer.RESEND, timing.resend_interval_ms)
         if self._is_follower:
             return
         if self._config.get_primary(View(0)) == self._config.own_index:
-            # The pace counts from the parent's proposal, the patience from its commit (now).
+            # Block intervals count from the parent's proposal, the view's timeout from its commit:
+            # now.
             earliest, latest = timing.min_block_interval_ms, timing.empty_block_interval_ms
             self._set_timer(Timer.BUILD_EARLIEST, max(0, earliest - age_ms))
             self._set_timer(Timer.BUILD_LATEST, max(0, latest - age_ms))
@@ -695,7 +701,7 @@ class _Step:
         )
 
     def _ask(self, block: Block, *, fresh: bool) -> BlockValidity:
-        """What is known of a block; asks the host for what is not."""
+        """What is known of a block's validity; asks the host for the rest."""
         held = self.state.validities.get(block.hash)
         if held is None or (fresh and not held.is_fresh_asked):
             held = replace(held or BlockValidity(), is_fresh_asked=fresh)

@@ -1,7 +1,7 @@
-"""What a validator writes down before it speaks (docs/spec/consensus.md, section 8).
+"""The records of the write-ahead log, one for each vote (docs/spec/consensus.md, section 8).
 
-One record a vote, in the order they were cast; replayed, they give back the replica with the very
-bytes it had signed. A record is one byte of kind and the RLP of the body.
+A validator logs a vote before it sends it. Replaying the records in order restores the replica
+with exactly the bytes that it had signed. A record is one byte of kind and the RLP of the body.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ class RecordKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class PrepareRecord:
-    """A proposal was accepted. It holds the whole block; the primary's holds its proposal too."""
+    """A PREPARE with the accepted proposal and its whole block; a primary logs its own so, too."""
 
     proposal: Proposal
     prepare: Vote
@@ -63,7 +63,7 @@ class PrepareRecord:
 
 @dataclass(frozen=True, slots=True)
 class CommitRecord:
-    """The proposal of the PREPARE before it was prepared, with the proof."""
+    """A COMMIT with the PREPAREs of a quorum, for the proposal of the preceding PrepareRecord."""
 
     commit: Vote
     prepares: QuorumSignatures
@@ -76,7 +76,7 @@ class CommitRecord:
 
 @dataclass(frozen=True, slots=True)
 class ViewChangeRecord:
-    """A view was entered. The certificate, if any, is the one of the latest COMMIT record."""
+    """A VIEW-CHANGE. Its certificate, if it has one, is that of the latest CommitRecord."""
 
     vote: ViewChangeVote
 
@@ -90,11 +90,12 @@ Record = PrepareRecord | CommitRecord | ViewChangeRecord
 
 
 def compute_intent(record: Record, prepared: tuple[View, Hash32] | None) -> GuardState:
-    """What the guard must permit before `record`'s vote is sent.
+    """The guard state that `record`'s vote leads to; the guard must permit it before it is sent.
 
     Args:
         record: The record of the vote.
-        prepared: View and digest of the prepared certificate before the vote; None for none.
+        prepared: View and digest of the prepared certificate before the vote; None if there is
+            none.
     """
     match record:
         case PrepareRecord(_, prepare):
@@ -110,7 +111,7 @@ def compute_intent(record: Record, prepared: tuple[View, Hash32] | None) -> Guar
 
 
 def compute_latest_intent(records: Sequence[Record]) -> GuardState | None:
-    """The guard's content after the last of `records`, in the order of the log; None for none."""
+    """The guard state after the last of `records`, which are in log order; None without records."""
     latest: GuardState | None = None
     for record in records:
         is_same_number = latest is not None and latest.number == record.number

@@ -1,7 +1,7 @@
-"""View change: what a new view must re-propose, and why it may (docs/spec/consensus.md, section 7).
+"""View change: the block that a new view must propose again (docs/spec/consensus.md, section 7).
 
-The prepared certificate is carried, never dropped (that forks) and never a reason to stay (that
-locks up for ever).
+A VIEW-CHANGE carries the prepared certificate. Dropping it could fork the chain, and refusing to
+change views because of it could stop the chain for ever.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from chain.errors import InvalidMessage, RejectionReason
 
 
 def validate_view_change(view_change: ViewChange, n: int) -> None:
-    """Check that a VIEW-CHANGE is complete: what it says was prepared comes with the proof.
+    """Check that a VIEW-CHANGE proves what it says was prepared.
 
-    A primary that let an unproven claim in would be unable to propose anything else.
+    With an unproven claim among its VIEW-CHANGEs, a primary could propose nothing that is accepted.
 
     Raises:
         InvalidMessage: BAD_JUSTIFICATION.
@@ -32,7 +32,7 @@ def validate_view_change(view_change: ViewChange, n: int) -> None:
 
 
 def validate_new_view(new_view: NewView, n: int) -> None:
-    """Check that a NEW-VIEW proposes what its VIEW-CHANGEs demand (rule S5).
+    """Check that a NEW-VIEW proposes the block that its VIEW-CHANGEs require (rule S5).
 
     Raises:
         InvalidMessage: BAD_JUSTIFICATION.
@@ -57,10 +57,10 @@ def validate_new_view(new_view: NewView, n: int) -> None:
 
 
 def choose_reproposal(view_changes: Sequence[ViewChange]) -> PreparedCertificate | None:
-    """The certificate of the highest prepared view, whose block the new view must propose.
+    """The certificate of the highest prepared view; the new view must propose its block.
 
-    None: nothing was prepared by any of them, so nothing can have been committed, and the primary
-    is free to propose a fresh block.
+    None if none of them prepared anything. Then nothing can have been committed, and the primary
+    may propose a new block.
     """
     certificates = [each.certificate for each in view_changes if each.certificate is not None]
     return max(certificates, key=lambda certificate: certificate.view, default=None)

@@ -1,1 +1,1 @@
-"""The values that are hashed, signed, stored and sent."""
+"""The values of the chain: blocks, transactions, receipts, certificates, accounts, validators."""

@@ -1,4 +1,4 @@
-"""An account as the state trie holds it (docs/spec/state-transition.md, section 5)."""
+"""An account of the state trie, and its encoding (docs/spec/state-transition.md, section 5)."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +12,7 @@ EMPTY_CODE_HASH: Final = Hash32(
 """keccak256(b""): the code hash of an account without code."""
 
 ACCOUNT_LIMIT_BYTES: Final = 128
-"""Four fields at their largest take 111 bytes."""
+"""The largest values of the four fields take 111 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,11 @@ class Account:
 
     @property
     def is_empty(self) -> bool:
-        """EIP-161's emptiness: such an account is removed when it is touched."""
+        """Whether the account is empty (EIP-161), and so is deleted when it is touched."""
         return self.nonce == 0 and self.balance == 0 and self.code_hash == EMPTY_CODE_HASH
 
     def encode(self) -> bytes:
-        """The RLP that the state trie holds."""
+        """The RLP that is stored in the state trie."""
         return codec.encode([self.nonce, self.balance, self.storage_root, self.code_hash])
 
 
@@ -51,12 +51,12 @@ def decode_account(data: bytes) -> Account:
 
 
 def encode_storage_value(value: int) -> bytes:
-    """The RLP that a storage trie holds, or no bytes (no entry) for zero."""
+    """The RLP that is stored in a storage trie; empty for zero, which has no entry."""
     return codec.encode(value) if value else b""
 
 
 def decode_storage_value(data: bytes) -> int:
-    """The value of a storage trie's entry, 0 if there is none.
+    """The value of a storage trie's entry; 0 if there is no entry.
 
     Raises:
         RejectedInputError: TOO_LARGE or MALFORMED.

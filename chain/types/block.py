@@ -9,26 +9,27 @@ from chain.types.certificate import CommitCertificate, certificate_from_item
 from chain.types.header import Header, header_from_item
 
 BLOCK_LIMIT_BYTES: Final = 2**22
-"""4 MiB: 30 M gas of calldata at 10 gas a zero byte, with the certificate, stays below."""
+"""4 MiB: a block of 30 M gas of calldata, at 10 gas a zero byte, and its certificate are
+smaller."""
 
 BLOCK_ITEMS_LIMIT: Final = 2**16 + 2**14
-"""RLP items in whatever carries a block: of the largest gas limit that timeouts allow, 1.2 G, come
-57 142 transactions; the rest is for header, certificates and the votes of a NEW-VIEW.
+"""Limit of RLP items in any message with a block. The largest gas limit that timeouts allow, 1.2 G,
+has room for 57 142 transactions; the rest is for header, certificates and the votes of a NEW-VIEW.
 """
 
 TRANSACTION_LIMIT_BYTES: Final = 2**17
-"""128 KiB, geth's transaction limit, which wallets and libraries expect."""
+"""128 KiB, as in geth: wallets and libraries expect this limit."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block as proposed, stored and synced. Its digest in every view is its hash."""
+    """A block. Its digest in PBFT is its hash, in every view."""
 
     header: Header
     transactions: tuple[bytes, ...]
     """Signed transactions in their EIP-2718 encoding."""
     parent_certificate: CommitCertificate | None
-    """None only in block 1 (and in genesis): nobody votes on genesis."""
+    """None only in genesis and in block 1, because genesis has no votes."""
 
     @property
     def number(self) -> BlockNumber:

@@ -9,17 +9,18 @@ from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Hash32, Signature, ValidatorIndex, View
 
 MAX_VALIDATORS: Final = 100
-"""The ValidatorSet contract's limit: at 100 a block costs 2.8 MB of votes network-wide."""
+"""The limit of the ValidatorSet contract. With 100 validators the votes on a block take 2.8 MB in
+the whole network."""
 
 CERTIFICATE_LIMIT_BYTES: Final = 16 + MAX_VALIDATORS * 72
-"""The view, and an index and a 65-byte signature for every possible validator."""
+"""Room for the view, and for an index and a 65-byte signature of every possible validator."""
 
 
 @dataclass(frozen=True, slots=True)
 class CommitCertificate:
     """COMMIT signatures of one view, by strictly ascending validator index.
 
-    Whether it is a quorum of valid signatures is `chain.consensus.certificates`'s question.
+    `chain.consensus.certificates` verifies that it is a quorum of valid signatures.
     """
 
     view: View
@@ -35,7 +36,7 @@ class CommitCertificate:
 
     @property
     def hash(self) -> Hash32:
-        """keccak256(rlp(certificate)): what the child's extra_data holds."""
+        """keccak256(rlp(certificate)): the extra data of the child block."""
         return keccak256(self.encode())
 
 

@@ -1,4 +1,4 @@
-"""The block header: Prague's, so every tool can hash it (docs/spec/state-transition.md, 2)."""
+"""The block header, in Ethereum's Prague format (docs/spec/state-transition.md, section 2)."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,15 +9,15 @@ from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber, Hash32
 
 HEADER_LIMIT_BYTES: Final = 1024
-"""A header with every integer at its largest takes under 900 bytes."""
+"""A header with the largest value in every integer field takes less than 900 bytes."""
 
 FIELD_COUNT: Final = 21
-"""Prague's header fields, in the order of the yellow paper and the EIPs that added them."""
+"""The number of header fields in Prague."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """A block header. Not slotted, so that its hash is computed once."""
+    """A block header. It has no slots, so that the hash can be cached."""
 
     parent_hash: Hash32
     ommers_hash: Hash32
@@ -36,7 +36,7 @@ class Header:
     mix_hash: Hash32
     nonce: bytes
     base_fee_per_gas: int
-    """Wei a unit of gas."""
+    """Wei for a unit of gas."""
     withdrawals_root: Hash32
     blob_gas_used: int
     excess_blob_gas: int

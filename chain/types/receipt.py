@@ -10,21 +10,21 @@ from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Address, Hash32
 
 BLOOM_BYTES: Final = 256
-"""The yellow paper's 2048-bit filter."""
+"""Length of the yellow paper's bloom filter, 2048 bits."""
 
 MAX_TOPICS: Final = 4
-"""LOG4 is the last of the LOG opcodes."""
+"""Topics of a log at most; the opcodes end with LOG4."""
 
 RECEIPTS_LIMIT_BYTES: Final = 2**24
-"""The receipts of a block; four times what the gas limit lets it log."""
+"""Limit of a block's receipts: four times the data that its gas limit allows to log."""
 
 RECEIPT_LIMIT_BYTES: Final = 2**22
-"""30 M gas of log data at 8 gas a byte is 3.75 MB."""
+"""Limit of one receipt; 30 M gas allow 3.75 MB of log data, at 8 gas a byte."""
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """What a contract emitted."""
+    """A log entry that a contract emitted."""
 
     address: Address
     topics: tuple[Hash32, ...]
@@ -33,18 +33,18 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of one transaction of a block."""
+    """The outcome of one transaction of a block."""
 
     transaction_type: int
     status: int
     """1 for success, 0 if it reverted or halted (EIP-658)."""
     cumulative_gas_used: int
-    """Gas of this and all earlier transactions of the block."""
+    """Gas used by this and all earlier transactions of the block."""
     logs_bloom: bytes
     logs: tuple[Log, ...]
 
     def encode(self) -> bytes:
-        """The EIP-2718 encoding that the receipts root is computed over."""
+        """The EIP-2718 encoding; the receipts root is computed from it."""
         payload = codec.encode(
             [
                 self.status,
@@ -59,7 +59,7 @@ class Receipt:
 def build_receipt(
     transaction_type: int, status: int, cumulative_gas_used: int, logs: tuple[Log, ...]
 ) -> Receipt:
-    """The receipt with the bloom that its logs have."""
+    """The receipt with the bloom filter of its logs."""
     return Receipt(transaction_type, status, cumulative_gas_used, compute_bloom(logs), logs)
 
 
@@ -67,7 +67,7 @@ def decode_receipt(data: bytes) -> Receipt:
     """The receipt that `data` encodes.
 
     Raises:
-        RejectedInputError: TOO_LARGE or MALFORMED; a bloom that is not the logs' is malformed.
+        RejectedInputError: TOO_LARGE, or MALFORMED, also if the bloom does not match the logs.
     """
     typed = bool(data) and data[0] < 0xC0
     item = codec.decode(data[1:] if typed else data, limit_bytes=RECEIPT_LIMIT_BYTES)
@@ -120,7 +120,7 @@ def compute_bloom(logs: Iterable[Log]) -> bytes:
 
 
 def combine_blooms(blooms: Sequence[bytes]) -> bytes:
-    """The filter of everything that is in any of `blooms`."""
+    """The union of `blooms`."""
     bits = 0
     for bloom in blooms:
         bits |= int.from_bytes(bloom, "big")
@@ -128,7 +128,7 @@ def combine_blooms(blooms: Sequence[bytes]) -> bytes:
 
 
 def may_contain(bloom: bytes, value: bytes) -> bool:
-    """Whether `value`, an address or a topic, may be in the filter; False is certain."""
+    """Whether `value`, an address or a topic, may be in the filter; False means surely not."""
     wanted = _bloom_bits(value)
     return int.from_bytes(bloom, "big") & wanted == wanted
 

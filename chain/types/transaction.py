@@ -15,13 +15,13 @@ from chain.primitives import Address, Hash32, PrivateKey
 from chain.types.block import TRANSACTION_LIMIT_BYTES
 
 LEGACY_TYPE: Final = 0
-"""Before EIP-2718: an RLP list without a type byte."""
+"""The type before EIP-2718: an RLP list without a type byte."""
 
 ACCESS_LIST_TYPE: Final = 1
 """EIP-2930: a gas price and an access list."""
 
 DYNAMIC_FEE_TYPE: Final = 2
-"""EIP-1559: what wallets send."""
+"""EIP-1559: the type that wallets send."""
 
 BLOB_TYPE: Final = 3
 """EIP-4844: refused."""
@@ -35,10 +35,9 @@ AccessList = tuple[tuple[Address, tuple[Hash32, ...]], ...]
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
-    """EIP-7702: an account's word that it runs the code of `address`.
+    """EIP-7702: an account's signed permission to run the code of `address` in its name.
 
-    Not verified here: a bad authorization is skipped by the execution and leaves the transaction
-    valid.
+    It is not verified here. The execution skips a bad authorization; the transaction stays valid.
     """
 
     chain_id: int
@@ -51,40 +50,40 @@ class Authorization:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A signed transaction with what was computed from its bytes."""
+    """A signed transaction, decoded, with its hash and sender."""
 
     raw: bytes
-    """The EIP-2718 encoding, which blocks and peers carry."""
+    """The EIP-2718 encoding, as in blocks and messages."""
     hash: Hash32
     type: int
     chain_id: int | None
-    """None only for a legacy transaction signed without EIP-155."""
+    """None only for a legacy transaction that was signed without EIP-155."""
     nonce: int
     max_fee_per_gas: int
-    """Wei a unit of gas; a legacy gas price stands for both fees."""
+    """Wei for a unit of gas; in a legacy transaction both fees are the gas price."""
     max_priority_fee_per_gas: int
     gas_limit: int
     to: Address | None
-    """None creates a contract."""
+    """None if the transaction creates a contract."""
     value: int
     """Wei."""
     data: bytes
     access_list: AccessList
     authorization_list: tuple[Authorization, ...]
     v: int
-    """The signature's v as encoded: 27, 28 or EIP-155's for legacy, else the parity."""
+    """The signature's v as encoded: 27, 28 or EIP-155's value for legacy, otherwise the parity."""
     y_parity: int
     r: int
     s: int
     sender: Address
 
     def compute_effective_gas_price(self, base_fee_per_gas: int) -> int:
-        """What a unit of gas costs the sender, in wei, in a block with that base fee."""
+        """The price of a unit of gas, in wei, in a block with that base fee."""
         return min(self.max_fee_per_gas, base_fee_per_gas + self.max_priority_fee_per_gas)
 
     @property
     def cost(self) -> int:
-        """Wei that the sender must own: all gas at the highest price, and the value."""
+        """The wei that the sender must own: the gas limit at the highest price, plus the value."""
         return self.gas_limit * self.max_fee_per_gas + self.value
 
     @property
@@ -209,7 +208,7 @@ _TYPED_DECODERS: Final[dict[int, Callable[[bytes, codec.Item], Transaction]]] = 
     DYNAMIC_FEE_TYPE: _decode_dynamic_fee,
     SET_CODE_TYPE: _decode_set_code,
 }
-"""By EIP-2718's type byte."""
+"""Decoders by the type byte of EIP-2718."""
 
 
 def _build_typed(

@@ -1,4 +1,4 @@
-"""Reasons for refusing the input of a peer or client, as values that can be counted and compared."""
+"""Reasons for refusing the input of a peer or client, as values that can be counted and matched."""
 
 from enum import StrEnum
 

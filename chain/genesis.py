@@ -187,7 +187,7 @@ def build_alloc(alloc: Mapping[Address, GenesisAccount]) -> tuple[Hash32, dict[b
         if account.code:
             delta[code_hash] = account.code
         value = Account(account.nonce, account.balance, storage_root, code_hash)
-        if not value.is_empty:  # EIP-161: an empty account is no account
+        if not value.is_empty:  # EIP-161: an empty account does not exist
             accounts[keccak256(address)] = value.encode()
     state_root, nodes = trie.build(accounts)
     delta.update(nodes)

@@ -1,1 +1,1 @@
-"""Executing transactions: py-evm behind one door, and what stands around it."""
+"""How are transactions executed? Only this package uses py-evm."""

@@ -1,8 +1,8 @@
 """BN254 (alt_bn128) for EIP-196 and EIP-197 (docs/spec/state-transition.md, section 8).
 
-No native library has wheels for this curve, and field objects in Python take 30 times what the gas
-allows. Here a product of two elements of the field of 12 dimensions is one product of two large
-integers, in GMP.
+No native library with wheels supports this curve, and field classes in Python take 30 times as
+long as the gas price allows. Here, a product of two elements of the field of degree 12 is one
+product of two large integers in GMP.
 
     Fp     integers modulo P
     Fp2    pairs (a, b) = a + b i, with i^2 = -1
@@ -37,7 +37,7 @@ G2 = tuple[Fp2, Fp2] | None
 """Affine coordinates on the twist; None is the point at infinity."""
 
 _SLOT_BITS: Final = 512
-"""A sum of 12 products of numbers below P fits: 12 P^2 < 2^512."""
+"""Bits for one coefficient: a sum of 12 products of numbers below P fits, as 12 P^2 < 2^512."""
 
 _XI: Final[Fp2] = (mpz(9), mpz(1))
 _TWO: Final[Fp2] = (mpz(2), mpz(0))
@@ -113,7 +113,7 @@ def _power2(a: Fp2, exponent: int) -> Fp2:
 
 _TWIST_B: Final = _multiply2(_THREE, _invert2(_XI))
 _GAMMAS: Final = tuple(_power2(_XI, j * (int(P) - 1) // 6) for j in range(6))
-"""w^(j P) = gamma_j w^j: what the Frobenius map does to powers of w."""
+"""gamma_j, such that the Frobenius map takes w^j to w^(j P) = gamma_j w^j."""
 
 
 def is_on_twist(x: Fp2, y: Fp2) -> bool:
@@ -122,7 +122,7 @@ def is_on_twist(x: Fp2, y: Fp2) -> bool:
 
 
 def _compute_slope(first: tuple[Fp2, Fp2], second: tuple[Fp2, Fp2]) -> Fp2 | None:
-    """Of the line through two points of the twist, or the tangent; None if it is vertical."""
+    """The slope of the line (or tangent) through two points of the twist; None if vertical."""
     (x1, y1), (x2, y2) = first, second
     if x1 != x2:
         return _multiply2(_subtract2(y2, y1), _invert2(_subtract2(x2, x1)))
@@ -139,7 +139,7 @@ def _follow(slope: Fp2, first: tuple[Fp2, Fp2], second: tuple[Fp2, Fp2]) -> tupl
 
 
 def is_in_subgroup(point: tuple[Fp2, Fp2]) -> bool:
-    """Whether ORDER times a point of the twist is infinity: the twist has other points too."""
+    """Whether a point of the twist has order ORDER; the twist has other points, too."""
     total: G2 = None
     for bit in f"{ORDER:b}":
         for addend in (total, point if bit == "1" else None):
@@ -221,7 +221,7 @@ def _power_x(a: Fp12) -> Fp12:
 
 
 def _line(slope: Fp2, through: tuple[Fp2, Fp2], at: tuple[mpz, mpz]) -> Fp12:
-    """The line of that slope through a point of the twist, at a point of the curve.
+    """The value, at a point of the curve, of the line with a slope through a point of the twist.
 
     In the coordinates of the curve the slope is `slope` w, so the value is
     y - slope x w + (slope through_x - through_y) w^3.
@@ -264,7 +264,7 @@ def _miller_loop(pairs: Sequence[tuple[tuple[mpz, mpz], tuple[Fp2, Fp2]]]) -> Fp
 
 
 def _map_frobenius(point: tuple[Fp2, Fp2]) -> tuple[Fp2, Fp2]:
-    """The point of the twist that stands for the coordinates' P-th powers."""
+    """The point of the twist that represents the P-th powers of the coordinates."""
     x, y = point
     return _multiply2(_conjugate2(x), _GAMMAS[2]), _multiply2(_conjugate2(y), _GAMMAS[3])
 
@@ -296,6 +296,6 @@ def _exponentiate(value: Fp12) -> Fp12:
 
 
 def is_pairing_product_one(pairs: Sequence[tuple[G1, G2]]) -> bool:
-    """Whether the pairings of all `pairs`, of points of the prime order, multiply to one."""
+    """Whether the product of the pairings of `pairs`, all of prime order, is one."""
     finite = [(p, q) for p, q in pairs if p is not None and q is not None]
     return _exponentiate(_miller_loop(finite)) == _ONE

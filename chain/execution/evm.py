@@ -1,18 +1,18 @@
-"""The only door to py-evm, at Prague's rules (docs/spec/state-transition.md, section 5).
+"""The only module that uses py-evm's machine, at Prague rules (docs/spec/state-transition.md, 5).
 
-py-evm gives the opcodes, their gas and the message calls. Ours are the account state, the run loop,
-the rules for what transaction is valid (chain.validation), and receipts.
+py-evm provides the opcodes, their gas, and message calls. The account state, the run loop, the
+validity of transactions (chain.validation) and receipts are our own.
 
-Deviations from stock py-evm, each because the stock one is wrong or unbounded:
-    BLOCKHASH reads EIP-2935's contract, so that a state root is all an execution needs.
-    Cheap opcodes and jumps are in chain.execution.run_loop; py-evm's are slower than their gas, and
-    its search for jump destinations recurses beyond Python's limit.
-    What belongs to the outermost message is told by its having no parent; py-evm compares the
-    sender with the origin, which EIP-7702 made wrong.
-    Gas used is what was paid for; py-evm's receipts cap the refund by gas that includes EIP-7623's
-    floor.
-    A finished call leaves logs, refund and destroyed accounts to its caller; py-evm keeps all calls
-    of a transaction and collects from them in time quadratic in depth.
+Deviations from stock py-evm, where it is wrong or unbounded:
+    BLOCKHASH reads EIP-2935's contract, so an execution needs nothing but a state root.
+    Cheap opcodes and jumps run in chain.execution.run_loop. py-evm's take longer than their gas
+    allows, and its search for jump destinations exceeds Python's recursion limit.
+    The outermost message is the one without a parent. py-evm compares the sender with the origin,
+    which is wrong since EIP-7702.
+    Gas used is the gas paid for. py-evm's receipts limit the refund by a gas figure that includes
+    EIP-7623's floor.
+    A finished call hands its logs, refund and destroyed accounts to its caller. py-evm keeps all
+    calls of a transaction and collects from them, in time quadratic in the depth.
 """
 
 from collections.abc import Callable, Mapping
@@ -54,29 +54,30 @@ from chain.types.receipt import Log
 from chain.types.transaction import AccessList, Authorization, Transaction
 
 HISTORY_SERVE_WINDOW: Final = 8191
-"""EIP-2935: how many block hashes its contract keeps."""
+"""EIP-2935: the number of block hashes that its contract keeps."""
 
 BLOCK_HASH_WINDOW: Final = 256
-"""How far back the BLOCKHASH opcode looks."""
+"""The number of blocks that the BLOCKHASH opcode can look back."""
 
 MAX_REFUND_QUOTIENT: Final = 5
 """EIP-3529: at most a fifth of the gas used is refunded."""
 
 ESTIMATE_TOLERANCE: Final = 64
-"""A gas estimate is at most a 64th above the least that works: few runs, as geth does."""
+"""A gas estimate exceeds the least sufficient gas by at most a 64th, as in geth; this saves
+runs."""
 
 CONSTRUCTOR_GAS: Final = 2**34
-"""Ample for any genesis constructor; nobody pays it."""
+"""Gas of a constructor in genesis; no account pays for it, so it is ample."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockEnvironment:
-    """What opcodes can see of the block."""
+    """The properties of the block that opcodes can read."""
 
     chain_id: int
     number: BlockNumber
     timestamp: int
-    """Seconds."""
+    """Seconds since the Unix epoch."""
     coinbase: Address
     gas_limit: int
     base_fee_per_gas: int
@@ -85,7 +86,7 @@ class BlockEnvironment:
 
     @classmethod
     def of(cls, header: Header, chain_id: int) -> Self:
-        """The environment that `header` describes."""
+        """The environment of the block with that header."""
         return cls(
             chain_id=chain_id,
             number=header.number,
@@ -99,66 +100,66 @@ class BlockEnvironment:
 
 @dataclass(frozen=True, slots=True)
 class TransactionOutcome:
-    """What one executed transaction did."""
+    """The outcome of one executed transaction."""
 
     is_success: bool
     gas_used: int
-    """After refunds: what was paid for."""
+    """The gas that was paid for, after refunds."""
     logs: tuple[Log, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CallRequest:
-    """A message call that nobody signs: `eth_call`, `eth_estimateGas`, a read of a contract."""
+    """An unsigned message call, as for `eth_call`, `eth_estimateGas` and reading a contract."""
 
     to: Address | None
-    """None runs `data` as a constructor."""
+    """None to run `data` as a constructor."""
     data: bytes = b""
     sender: Address = ZERO_ADDRESS
     value: int = 0
-    """Wei, which the sender must have."""
+    """Wei; the sender must have them."""
     gas_limit: int | None = None
-    """None: the block's."""
+    """None for the block's gas limit."""
     gas_price: int = 0
-    """Wei a unit; 0 is free of charge and of the base fee."""
+    """Wei for a unit of gas. With 0 the call is free, whatever the base fee is."""
     access_list: AccessList = ()
     authorization_list: tuple[Authorization, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """What a call returned."""
+    """The result of a call."""
 
     is_success: bool
     is_revert: bool
-    """It failed by REVERT, so `output` is the revert data."""
+    """Whether it failed by REVERT, so that `output` is the revert data."""
     output: bytes
     gas_used: int
     logs: tuple[Log, ...]
     error: str
-    """What py-evm says of a failure, for people."""
+    """py-evm's description of a failure, for people."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccountOverride:
-    """What a call shall find at an account instead of what is there; None leaves it."""
+    """Values that replace those of an account during a call; None keeps the account's value."""
 
     balance: int | None = None
     nonce: int | None = None
     code: bytes | None = None
     storage: Mapping[int, int] | None = None
-    """The whole storage."""
+    """Replaces the whole storage."""
     storage_changes: Mapping[int, int] = field(default_factory=dict)
-    """Single slots."""
+    """Replaces single slots."""
 
 
 def never_stop() -> bool:
-    """No wall-clock budget."""
+    """A `should_stop` without a time budget."""
     return False
 
 
 class BlockExecution:
-    """The transactions of one block, one after the other, on top of its parent's state."""
+    """Executes the transactions of one block in turn, on top of its parent's state."""
 
     def __init__(
         self,
@@ -170,7 +171,7 @@ class BlockExecution:
         self.environment = environment
         self.world = WorldState(database, parent.state_root)
         self._state = _State(self.world, environment, should_stop)
-        # EIP-2935: what the system call at the start of a block does.
+        # EIP-2935: this is what the system call at the start of a block does.
         self.world.set_storage(
             HISTORY_STORAGE_ADDRESS,
             parent.number % HISTORY_SERVE_WINDOW,
@@ -181,9 +182,11 @@ class BlockExecution:
     def run(self, transaction: Transaction) -> TransactionOutcome:
         """Execute a transaction that `chain.validation.validate_transaction` has accepted.
 
+        On an exception the state is unchanged.
+
         Raises:
-            InvalidTransaction: BAD_TRANSACTION if py-evm refuses it; the state is as before.
-            ExecutionStoppedError: the state is as before.
+            InvalidTransaction: BAD_TRANSACTION if py-evm refuses the transaction.
+            ExecutionStoppedError: `should_stop` returned true.
         """
         base_fee = self.environment.base_fee_per_gas
         gas_price = transaction.compute_effective_gas_price(base_fee)
@@ -208,10 +211,10 @@ class BlockExecution:
         )
 
     def finish(self) -> tuple[Hash32, StateDelta]:
-        """The state root after the transactions so far, and what the database needs for it.
+        """The state root after the transactions so far, and the new database entries below it.
 
         Raises:
-            MissingTrieNodeError: the parent's state is not held completely.
+            MissingTrieNodeError: Part of the parent's state is not in the database.
         """
         return self.world.compute_delta()
 
@@ -224,12 +227,12 @@ def call(
     overrides: Mapping[Address, AccountOverride] | None = None,
     should_stop: Callable[[], bool] = never_stop,
 ) -> CallResult:
-    """The result of a call on top of `state_root`; nothing is changed anywhere.
+    """The result of a call on top of `state_root`. Its changes are thrown away.
 
     Raises:
         InvalidTransaction: INTRINSIC_GAS or INSUFFICIENT_FUNDS, or BAD_TRANSACTION from py-evm.
-        MissingTrieNodeError: that state is not held.
-        ExecutionStoppedError: `should_stop` said so.
+        MissingTrieNodeError: The state is not in the database.
+        ExecutionStoppedError: `should_stop` returned true.
     """
     world = WorldState(database, state_root)
     for address, override in sorted((overrides or {}).items()):
@@ -280,15 +283,15 @@ def estimate_gas(
     overrides: Mapping[Address, AccountOverride] | None = None,
     should_stop: Callable[[], bool] = never_stop,
 ) -> int | CallResult:
-    """A gas limit with which the call succeeds, or the failing result if none does.
+    """A gas limit with which the call succeeds; the failing result if there is none.
 
-    `request.gas_limit` (or the block's) is the most that is tried; if the call has a gas price, so
-    is what the sender can pay for.
+    The limits tried are at most `request.gas_limit` (or the block's), and, if the call has a gas
+    price, at most what the sender can pay for.
 
     Raises:
-        InvalidTransaction: as `call`.
-        MissingTrieNodeError: that state is not held.
-        ExecutionStoppedError: `should_stop` said so.
+        InvalidTransaction: As for `call`.
+        MissingTrieNodeError: The state is not in the database.
+        ExecutionStoppedError: `should_stop` returned true.
     """
 
     def attempt(gas_limit: int) -> CallResult:
@@ -315,7 +318,7 @@ def estimate_gas(
     if attempt(low).is_success:
         return low
     while high - low > 1 and high - low > high // ESTIMATE_TOLERANCE:
-        # What was used is mostly nearly enough: look close above it first.
+        # The gas used is mostly nearly enough, so try a little more than that first.
         middle = min((low + high) // 2, low + low // 16 + 1)
         if attempt(middle).is_success:
             high = middle
@@ -333,12 +336,12 @@ def run_constructor(
     creator: Address = ZERO_ADDRESS,
     alloc: Mapping[Address, GenesisAccount] | None = None,
 ) -> GenesisAccount:
-    """The account that `init_code`, run at `address`, leaves: what genesis predeploys there.
+    """The account after running the constructor `init_code` at `address`, for genesis.
 
-    `alloc` is what the constructor finds around it, and may only read.
+    The constructor can read the other accounts of `alloc`, but must not change them.
 
     Raises:
-        ValueError: the constructor fails, or changes another account.
+        ValueError: The constructor fails, or changes another account.
     """
     state_root, database = build_alloc(alloc or {})
     world = WorldState(database, state_root)
@@ -392,7 +395,7 @@ def _override(world: WorldState, address: Address, override: AccountOverride) ->
 
 
 class _EngineTransaction:
-    """A transaction as py-evm's executor reads it."""
+    """A transaction in the form that py-evm's executor expects."""
 
     def __init__(
         self,
@@ -433,17 +436,17 @@ def _execute(world: WorldState, state: "_State", transaction: _EngineTransaction
     try:
         return state.apply_transaction(transaction)
     except (MissingTrieNodeError, ExecutionStoppedError, MemoryError, RecursionError):
-        # The machine's fault, not the transaction's: another node may have what this one lacks.
+        # Not a fault of the transaction: the state is missing here, and other nodes may have it.
         world.discard(0)
         raise
     except Exception as error:
-        # py-evm raises more than its own errors for odd input, and none may stop a node.
+        # On odd input py-evm also raises exceptions of other kinds; none of them may stop the node.
         world.discard(0)
         raise InvalidTransaction(RejectionReason.BAD_TRANSACTION, repr(error)) from error
 
 
 def _gas_used(transaction: _EngineTransaction, computation: ComputationAPI) -> int:
-    """What is paid for: after refunds (EIP-3529), but not below the floor (EIP-7623)."""
+    """The gas to pay for: after refunds (EIP-3529), but at least the floor (EIP-7623)."""
     spent = transaction.gas - computation.get_gas_remaining()
     refund = computation.msg.refund + (computation.kept_refund if computation.is_success else 0)
     refund = min(refund, spent // MAX_REFUND_QUOTIENT)
@@ -465,17 +468,17 @@ def _logs(computation: ComputationAPI) -> tuple[Log, ...]:
 
 
 class _Memory(Memory):
-    """Memory that lets the run loop at its bytes."""
+    """Memory that gives the run loop direct access to its bytes."""
 
     @property
     def held(self) -> bytearray:
-        """The bytes themselves."""
+        """The memory's own bytes, not a copy."""
         held: bytearray = self._bytes
         return held
 
 
 class _Message(Message):
-    """A message whose parts py-evm has just taken off its stack: nothing to validate."""
+    """A message that needs no validation, since its parts come from py-evm's stack."""
 
     def __init__(
         self,
@@ -511,20 +514,20 @@ _Entry = TypeVar("_Entry")
 
 
 def _merge(first: list[_Entry], second: list[_Entry]) -> list[_Entry]:
-    """All of both, in any order; the longer list is kept, so deep calls copy little."""
+    """The elements of both lists, unordered. The longer one is extended, so little is copied."""
     short, long = sorted((first, second), key=len)
     long.extend(short)
     return long
 
 
 class _Computation(PragueComputation):
-    """A message's execution.
+    """The execution of a message.
 
-    Its frame is a good part of what a CALL costs, so it does without py-evm's checks and logs.
+    Creating it is a large part of the cost of a CALL, so it omits py-evm's checks and logging.
     """
 
-    # py-evm wraps SELFDESTRUCT to warn of its deprecation: were warnings errors (a matter of the
-    # interpreter's flags), this node would leave the chain.
+    # py-evm's SELFDESTRUCT issues a deprecation warning. If the interpreter turned warnings into
+    # errors, this node would compute another result than the network.
     opcodes: ClassVar = {
         **PragueComputation.opcodes,
         SELFDESTRUCT: PragueComputation.opcodes[SELFDESTRUCT].__wrapped__,
@@ -548,28 +551,28 @@ class _Computation(PragueComputation):
 
     @property
     def stack_values(self) -> list[int | bytes]:
-        """The stack itself, its top last."""
+        """The stack itself, not a copy; its top is last."""
         values: list[int | bytes] = self._stack.values
         return values
 
     @property
     def memory(self) -> "_Memory":
-        """The memory itself."""
+        """The memory itself, not a copy."""
         return self._memory
 
     @property
     def log_entries(self) -> list[tuple[int, bytes, tuple[int, ...], bytes]]:
-        """Position in the transaction, address, topics and data; not in order."""
+        """Position in the transaction, address, topics and data of each log; unordered."""
         return self._log_entries
 
     @property
     def kept_refund(self) -> int:
-        """The gas that this call, and those below it that succeeded, have given back."""
+        """The gas refund of this call and of the successful calls below it."""
         refund: int = self._gas_meter.gas_refunded
         return refund + self._absorbed_refund
 
     def add_child_computation(self, child: Self) -> None:
-        """Take over what a finished call below has left, and forget the call."""
+        """Add the logs and refund of a finished inner call, and keep nothing else of it."""
         is_created = child.is_success and child.msg.is_create
         self.return_data = b"" if is_created else child.output
         if child.is_error:
@@ -593,7 +596,7 @@ class _Computation(PragueComputation):
         is_static: bool = False,
         is_delegation: bool = False,
     ) -> MessageAPI:
-        """The message of a call or creation from within this one."""
+        """The message of an inner call or creation."""
         return _Message(
             gas=gas,
             to=to,
@@ -617,7 +620,7 @@ class _Computation(PragueComputation):
         transaction_context: TransactionContextAPI,
         parent_computation: ComputationAPI | None = None,
     ) -> ComputationAPI:
-        """Move the value and run the message; undo both if it fails."""
+        """Transfer the value and run the message; undo both if it fails."""
         world: WorldState = state.world
         checkpoint = world.record()
         if message.should_transfer_value and message.value:
@@ -655,7 +658,7 @@ class _Computation(PragueComputation):
             elif not message.is_delegation:
                 precompile(computation)
         except VMError as error:
-            # Its traceback would keep every frame of the call alive.
+            # The traceback would keep every frame of the call in memory.
             computation.error = error.with_traceback(None)
             if computation.should_burn_gas:
                 computation.get_gas_meter().gas_remaining = 0
@@ -665,13 +668,13 @@ class _Computation(PragueComputation):
 
 
 class _Executor(PragueTransactionExecutor):
-    """Takes a transaction that is valid already."""
+    """Executes transactions that are known to be valid."""
 
     def validate_transaction(self, transaction: SignedTransactionAPI) -> None:
-        """Nothing: chain.validation has one rule function for mempool, builder and import."""
+        """Do nothing: `chain.validation` has validated the transaction."""
 
     def build_evm_message(self, transaction: SignedTransactionAPI) -> MessageAPI:
-        """Buy the gas and make the outermost message."""
+        """Charge the sender for the gas, and make the outermost message."""
         state = self.vm_state
         state.delta_balance(transaction.sender, -transaction.gas * transaction.gas_price)
         nonce = state.get_nonce(transaction.sender)
@@ -705,7 +708,7 @@ class _Executor(PragueTransactionExecutor):
     def finalize_computation(
         self, transaction: _EngineTransaction, computation: ComputationAPI
     ) -> ComputationAPI:
-        """Return what gas is left, pay the coinbase, and delete what must go."""
+        """Refund unused gas, pay the coinbase, and delete destroyed and empty accounts."""
         state = self.vm_state
         gas_used = _gas_used(transaction, computation)
         left = transaction.gas - gas_used
@@ -761,17 +764,17 @@ class _State(PragueState):
         self.world.set_transient_storage(address, slot, value)
 
     def clear_transient_storage(self) -> None:
-        """Nothing: `WorldState.lock_changes` does it when the next transaction begins."""
+        """Do nothing: `WorldState.lock_changes` clears it when the next transaction begins."""
 
     def delete_touched_empty(self) -> None:
-        """EIP-161."""
+        """Delete the accounts that the transaction left empty (EIP-161)."""
         self.world.delete_touched_empty()
 
     def get_transaction_context(self, transaction: _EngineTransaction) -> TransactionContextAPI:
         return CancunTransactionContext(gas_price=transaction.gas_price, origin=transaction.sender)
 
     def get_ancestor_hash(self, block_number: int) -> Hash32:
-        """BLOCKHASH, from EIP-2935's contract."""
+        """The hash for the BLOCKHASH opcode, read from EIP-2935's contract."""
         if not 0 < self.block_number - block_number <= BLOCK_HASH_WINDOW or block_number < 0:
             return ZERO_HASH
         slot = block_number % HISTORY_SERVE_WINDOW

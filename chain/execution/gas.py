@@ -7,19 +7,19 @@ from chain.params import BaseFeeMode
 from chain.primitives import Address, Hash32
 
 GAS_TRANSACTION: Final = 21_000
-"""The yellow paper's price of any transaction."""
+"""The base price of every transaction (yellow paper)."""
 
 GAS_CREATE: Final = 32_000
-"""On top, for a transaction that creates a contract."""
+"""The additional price of a transaction that creates a contract."""
 
 GAS_INIT_CODE_WORD: Final = 2
-"""EIP-3860: for every 32 bytes of init code."""
+"""The price of every 32 bytes of init code (EIP-3860)."""
 
 GAS_ZERO_BYTE: Final = 4
-"""Of data."""
+"""The price of a zero byte of data."""
 
 GAS_NON_ZERO_BYTE: Final = 16
-"""Of data (EIP-2028)."""
+"""The price of any other byte of data (EIP-2028)."""
 
 GAS_ACCESS_LIST_ADDRESS: Final = 2_400
 """EIP-2930."""
@@ -31,13 +31,13 @@ GAS_AUTHORIZATION: Final = 25_000
 """EIP-7702's PER_EMPTY_ACCOUNT_COST."""
 
 GAS_FLOOR_TOKEN: Final = 10
-"""EIP-7623: a zero byte is one token, any other four."""
+"""The floor price of a token of data (EIP-7623): a zero byte is one token, any other byte four."""
 
 BASE_FEE_CHANGE_DENOMINATOR: Final = 8
-"""EIP-1559: at most an eighth a block."""
+"""The base fee changes by at most an eighth from block to block (EIP-1559)."""
 
 ELASTICITY: Final = 2
-"""EIP-1559: the target is half the limit."""
+"""The gas target of a block is half its limit (EIP-1559)."""
 
 
 def compute_intrinsic_gas(
@@ -46,7 +46,7 @@ def compute_intrinsic_gas(
     access_list: Sequence[tuple[Address, Sequence[Hash32]]],
     authorization_count: int,
 ) -> int:
-    """What a transaction pays before its first opcode."""
+    """The gas that a transaction pays before its first opcode."""
     zeros = data.count(0)
     gas = GAS_TRANSACTION + zeros * GAS_ZERO_BYTE + (len(data) - zeros) * GAS_NON_ZERO_BYTE
     if to is None:
@@ -57,7 +57,7 @@ def compute_intrinsic_gas(
 
 
 def compute_floor_gas(data: bytes) -> int:
-    """The least a transaction with `data` pays in the end (EIP-7623)."""
+    """The lowest total gas of a transaction with `data` (EIP-7623)."""
     zeros = data.count(0)
     return GAS_TRANSACTION + GAS_FLOOR_TOKEN * (zeros + 4 * (len(data) - zeros))
 
@@ -65,7 +65,7 @@ def compute_floor_gas(data: bytes) -> int:
 def compute_base_fee(
     mode: BaseFeeMode, floor_wei: int, parent_base_fee: int, parent_gas_used: int, gas_limit: int
 ) -> int:
-    """The base fee of the child, in wei, of a parent with that fee, gas and limit."""
+    """The base fee of the next block, in wei, after a block with that fee, gas used and limit."""
     if mode is BaseFeeMode.FIXED:
         return parent_base_fee
     target = gas_limit // ELASTICITY

@@ -1,11 +1,12 @@
 """Prague's precompiled contracts, by address (docs/spec/state-transition.md, section 8).
 
-Those that py-evm computes in Python run in native libraries here, at Prague's gas, so that a full
-block of them stays above the floor of execution speed: BLS12-381 in arkworks, BLAKE2 in Rust and
-MODEXP in GMP. BN254, for which no library has wheels, is in chain.execution.bn254, on GMP too.
+py-evm computes several of them in Python, too slowly for their gas. Here they run in native
+libraries at Prague's gas, so that a block full of them stays above the lowest accepted execution
+speed: BLS12-381 in arkworks, BLAKE2 in Rust and MODEXP in GMP. No library with wheels supports
+BN254; chain.execution.bn254 implements it on GMP.
 
-Deviations from stock py-evm, which is wrong or unbounded there:
-    MODEXP of an empty base is 0 to the power of the exponent, not 0.
+Deviations from stock py-evm, where it is wrong or unbounded:
+    MODEXP with an empty base is 0 to the power of the exponent, not always 0.
     The trusted setup of the point evaluation is loaded once, not for every call.
 """
 
@@ -46,21 +47,21 @@ GAS_BN254_MULTIPLY: Final = 6_000
 """EIP-1108."""
 
 GAS_BN254_PAIRING_BASE: Final = 45_000
-"""EIP-1108, for any check."""
+"""EIP-1108: the base price of a pairing check."""
 
 GAS_BN254_PAIRING_PAIR: Final = 34_000
-"""EIP-1108, for every pair."""
+"""EIP-1108: the price of every pair."""
 
 GAS_PAIRING_BASE: Final = 37_700
-"""EIP-2537, for any BLS12-381 pairing check."""
+"""EIP-2537: the base price of a BLS12-381 pairing check."""
 
 GAS_PAIRING_PAIR: Final = 32_600
-"""EIP-2537, for every pair."""
+"""EIP-2537: the price of every pair."""
 
 POINT_EVALUATION_OUTPUT: Final = (4096).to_bytes(32, "big") + bytes.fromhex(
     "73eda753299d7d483339d80809a1d80553bda402fffe5bfeffffffff00000001"
 )
-"""EIP-4844: field elements a blob, and the order of the field."""
+"""EIP-4844: the number of field elements in a blob, and the order of the field."""
 
 _TRUE: Final = (1).to_bytes(32, "big")
 _FALSE: Final = bytes(32)
@@ -70,7 +71,7 @@ def _modexp(computation: ComputationAPI) -> None:
     data: bytes = computation.msg.data_as_bytes
 
     def read(start: int, length: int) -> bytes:
-        # Bytes past the end are zero. Nothing long is padded before it has been paid for.
+        # Bytes past the end count as zero. Long input is padded only after its gas was charged.
         return data[start : start + length].ljust(length, b"\0")
 
     base_length, exponent_length, modulus_length = (
@@ -87,7 +88,7 @@ def _modexp(computation: ComputationAPI) -> None:
     base = int.from_bytes(read(96, base_length), "big")
     exponent = int.from_bytes(read(96 + base_length, exponent_length), "big")
     modulus = int.from_bytes(read(96 + base_length + exponent_length, modulus_length), "big")
-    # GMP: Python's own pow is slow where the exponent is long and the modulus short.
+    # GMP, because Python's own pow is slow for a long exponent and a short modulus.
     result = int(powmod(base, exponent, modulus)) if modulus else 0
     computation.output = result.to_bytes(modulus_length, "big")
 
@@ -102,7 +103,7 @@ def _blake2f(computation: ComputationAPI) -> None:
 
 @lru_cache(maxsize=1)
 def load_trusted_setup() -> object:
-    """The KZG ceremony's points, loaded once; a node does it at start, for it takes seconds."""
+    """The points of the KZG ceremony. Loading takes seconds, so a node does it once, at start."""
     return ckzg.load_trusted_setup(TRUSTED_SETUP_PATH, 0)
 
 
@@ -125,7 +126,7 @@ def _point_evaluation(computation: ComputationAPI) -> None:
 
 
 def _bn254_word(data: bytes, index: int) -> mpz:
-    """The index-th word as a coordinate; bytes past the end are zero."""
+    """The index-th word as a coordinate; bytes past the end count as zero."""
     value = mpz.from_bytes(data[32 * index : 32 * index + 32].ljust(32, b"\0"), "big")
     if value >= bn254.P:
         raise VMError("BN254: a coordinate above the modulus")
@@ -183,7 +184,7 @@ def _bn254_pairing(computation: ComputationAPI) -> None:
 
 
 def _field(data: bytes) -> bytes:
-    """A 64-byte coordinate's 48 significant bytes."""
+    """The 48 significant bytes of a 64-byte coordinate."""
     if any(data[:16]):
         raise VMError("BLS12-381: a coordinate above the modulus")
     return data[16:]
@@ -327,4 +328,4 @@ PRECOMPILES: Final[Mapping[Address, Precompile]] = {
     _at(0x10): _map_to_g1,
     _at(0x11): _map_to_g2,
 }
-"""By address, 0x01 to 0x11."""
+"""The precompiled contracts by address, 0x01 to 0x11."""

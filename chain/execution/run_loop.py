@@ -1,7 +1,7 @@
 """The loop that runs a message's code (docs/spec/state-transition.md, section 8).
 
-Opcodes that only touch stack, memory in use, and program counter are done here; all others are
-py-evm's. Through py-evm's objects an addition takes longer than its three gas may.
+Opcodes that touch only the stack, allocated memory and the program counter run here; all others run
+in py-evm. With py-evm's stack objects even ADD takes longer than its three gas allow.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from eth.exceptions import (
 from eth.vm.logic.invalid import InvalidOpcode
 
 STOP_CHECK_INTERVAL: Final = 1024
-"""Opcodes between two questions whether to stop: about a millisecond."""
+"""Opcodes between two calls of `should_stop`; they take about a millisecond."""
 
 CODE_CACHE_SIZE: Final = 1024
-"""Codes whose jump destinations are kept; at most 48 KiB of code each."""
+"""Number of codes in the cache of jump destinations; a code has at most 48 KiB."""
 
 STACK_LIMIT: Final = 1024
-"""The yellow paper's."""
+"""Largest number of stack items (yellow paper)."""
 
 _MODULUS: Final = 1 << 256
 _MASK: Final = _MODULUS - 1
@@ -34,7 +34,7 @@ _SIGN: Final = 1 << 255
 
 
 class ExecutionStoppedError(Exception):
-    """`should_stop` said so: the wall-clock budget of this execution is used up."""
+    """The time budget of this execution is used up: `should_stop` returned true."""
 
 
 def _signed(value: int) -> int:
@@ -107,7 +107,7 @@ class _Operation(Protocol):
 
 @lru_cache(maxsize=CODE_CACHE_SIZE)
 def analyze_code(code: bytes) -> tuple[bytes, frozenset[int]]:
-    """The code with STOPs behind it, and the positions of JUMPDESTs that are not PUSH data."""
+    """The code followed by STOPs, and the positions of its JUMPDESTs that are not PUSH data."""
     destinations: list[int] = []
     position = 0
     while position < len(code):
@@ -128,11 +128,11 @@ def run_code(
 ) -> None:
     """Run `code_bytes` until it halts.
 
-    The stack holds integers and byte strings, as py-evm's own opcodes leave them.
+    The stack holds integers and byte strings, because py-evm's opcodes push both.
 
     Raises:
-        VMError: py-evm's, for a revert or an exceptional halt.
-        ExecutionStoppedError: `should_stop` said so.
+        VMError: py-evm's error for a revert or an exceptional halt.
+        ExecutionStoppedError: `should_stop` returned true.
     """
     code, destinations = analyze_code(code_bytes)
     stream = computation.code
@@ -240,7 +240,7 @@ def run_code(
             push(unary(pop_int()))
             continue
         if 0x51 <= opcode <= 0x53 and len(stack) > 1 - (opcode == 0x51):
-            # MLOAD, MSTORE, MSTORE8 of memory in use; what extends it is left to py-evm.
+            # MLOAD, MSTORE, MSTORE8 of allocated memory; py-evm handles accesses that extend it.
             position = stack[-1]
             if isinstance(position, bytes):
                 position = int.from_bytes(position, "big")

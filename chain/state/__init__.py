@@ -1,1 +1,1 @@
-"""How is the state of all accounts stored, hashed and proven?"""
+"""How are the accounts stored, hashed and proven?"""

@@ -1,7 +1,8 @@
-"""Accounts and storage read from Merkle proofs (docs/spec/rpc.md, section 9).
+"""Merkle proofs of accounts and storage (docs/spec/rpc.md, section 9).
 
-A proof is the trie nodes that the reads pass through, each once: who has the state records them,
-who has only the state root repeats the reads over them and gets the same values or none.
+A proof is the list of the trie nodes that some reads pass through, each node once. A server with
+the state records them. A client with only the state root repeats the reads on these nodes and gets
+the same values, or an error if the proof is wrong.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,11 +14,11 @@ from chain.state import trie
 from chain.state.world_state import ReadableDatabase, get_storage
 
 StorageReads = Mapping[Address, Sequence[int]]
-"""Slots of contracts."""
+"""The storage slots to prove, by contract."""
 
 
 class _RecordingDatabase:
-    """Remembers every node that is read, in order."""
+    """A database that records every node that is read, in order."""
 
     def __init__(self, database: ReadableDatabase) -> None:
         self._database = database
@@ -33,10 +34,10 @@ class _RecordingDatabase:
 def build_state_proof(
     database: ReadableDatabase, state_root: Hash32, reads: StorageReads
 ) -> tuple[bytes, ...]:
-    """The trie nodes that prove every slot of `reads`, absent ones too; each node once.
+    """The trie nodes that prove every slot of `reads`, including slots that were never set.
 
     Raises:
-        MissingTrieNodeError: that state is not held.
+        MissingTrieNodeError: The state is not in the database.
     """
     recording = _RecordingDatabase(database)
     for address, slots in reads.items():
@@ -46,7 +47,7 @@ def build_state_proof(
 
 
 class ProvenState:
-    """Storage under a state root, known from a proof."""
+    """Contract storage under a state root, read from a proof."""
 
     def __init__(self, state_root: Hash32, nodes: Iterable[bytes]) -> None:
         self._state_root = state_root
@@ -56,7 +57,7 @@ class ProvenState:
         """The value of a slot; 0 if it was never set.
 
         Raises:
-            RejectedInputError: CONTENT_MISMATCH: the proof does not lead there from the root.
+            RejectedInputError: CONTENT_MISMATCH if the proof does not contain the way to the slot.
         """
         try:
             return get_storage(self._nodes, self._state_root, address, slot)

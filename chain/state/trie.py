@@ -1,7 +1,8 @@
-"""Ethereum's hexary Merkle trie as a value (docs/spec/state-transition.md, section 5).
+"""Ethereum's hexary Merkle trie, with pure updates (docs/spec/state-transition.md, section 5).
 
-An update takes a root and a batch of changes and returns the new root with the nodes it made;
-nothing is written. Keys must be prefix-free (all of one length, or RLP), so no branch has a value.
+An update takes a root and a batch of changes, and returns the new root and the new nodes; it writes
+nothing. No key may be a prefix of another, as with keys of one length or RLP; so no branch has a
+value. The library `trie`, which py-evm uses, has neither batch updates nor a bounded cache.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,17 +16,18 @@ from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import EMPTY_TRIE_ROOT, Hash32
 
 NodeReader = Callable[[bytes], bytes | None]
-"""From the Keccak-256 of a node's encoding to that encoding, or None if it is not held."""
+"""Returns the encoding of a node, given its Keccak-256; None if the node is not held."""
 
 NODE_CACHE_SIZE: Final = 2**16
-"""Decoded nodes kept: about 100 MB at worst, the upper levels of a state of some millions."""
+"""Number of decoded nodes in the cache: the upper levels of a state with some million accounts.
+They take about 100 MB at most."""
 
 _EMPTY: Final = b"\x80"
-"""The encoding of no child, and of no value."""
+"""The encoding of a missing child, and of a missing value."""
 
 
 class MissingTrieNodeError(Exception):
-    """A node that the root implies is not in the database: the state is not held here."""
+    """A trie node is not in the database, so this node does not hold the state."""
 
     def __init__(self, node_hash: bytes) -> None:
         super().__init__(f"trie node {node_hash.hex()} is not in the database")
@@ -35,7 +37,7 @@ class MissingTrieNodeError(Exception):
 @dataclass(frozen=True, slots=True)
 class _Leaf:
     path: bytes
-    """Nibbles left below the parent, one a byte."""
+    """The nibbles of the key from here on, one a byte."""
     value: bytes
 
 
@@ -43,25 +45,25 @@ class _Leaf:
 class _Extension:
     path: bytes
     child: bytes
-    """A reference: 0xa0 and a hash, or the encoding itself of a node under 32 bytes."""
+    """A reference: 0xa0 and a hash, or a node's own encoding if that is shorter than 32 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Branch:
     children: tuple[bytes, ...]
-    """16 references, `_EMPTY` where there is no child."""
+    """16 references; `_EMPTY` for a missing child."""
 
 
 _Node = _Leaf | _Extension | _Branch
 _Change = tuple[bytes, bytes]
-"""Nibbles of the whole key, and the value, empty to delete."""
+"""The nibbles of the whole key, and the new value; an empty value deletes the key."""
 
 
 def get(read: NodeReader, root: Hash32, key: bytes) -> bytes:
-    """The value at `key`, or no bytes if there is none.
+    """The value at `key`; empty if there is none.
 
     Raises:
-        MissingTrieNodeError: a node on the way is not held.
+        MissingTrieNodeError: A node on the way is not in the database.
     """
     value, _ = _walk(read, root, key)
     return value
@@ -71,7 +73,7 @@ def get_proof(read: NodeReader, root: Hash32, key: bytes) -> tuple[bytes, ...]:
     """The encoded nodes from the root towards `key` (EIP-1186): a proof of value or absence.
 
     Raises:
-        MissingTrieNodeError: a node on the way is not held.
+        MissingTrieNodeError: A node on the way is not in the database.
     """
     _, proof = _walk(read, root, key)
     return proof
@@ -97,13 +99,14 @@ def verify_proof(root: Hash32, key: bytes, proof: Sequence[bytes]) -> bytes:
 def open_node(
     encoded: bytes,
 ) -> tuple[tuple[bytes, bytes] | None, tuple[tuple[bytes, bytes], ...]]:
-    """A leaf's path and value (None for another node), and the paths and references of children.
+    """A leaf's path and value (None for other nodes), and the paths and references of the children.
 
     A path is in nibbles, one a byte; a reference is 0xa0 and a hash, or an encoded node itself.
-    Not remembered: who walks a whole state must not push out what execution needs.
+    The node is not put into the cache: a walk through the whole state would evict the nodes that
+    execution needs.
 
     Raises:
-        ValueError, IndexError: it is no node.
+        ValueError, IndexError: The bytes are not a trie node.
     """
     node = _decode_node.__wrapped__(encoded)
     match node:
@@ -119,10 +122,10 @@ def open_node(
 
 
 def list_hashes(encoded: bytes) -> list[Hash32]:
-    """The hashes of the nodes that a node names, through those that it holds itself.
+    """The hashes in a node, including those in short nodes that are embedded in it.
 
     Raises:
-        ValueError, IndexError: it is no node.
+        ValueError, IndexError: The bytes are not a trie node.
     """
     found = []
     for _, reference in open_node(encoded)[1]:
@@ -136,10 +139,10 @@ def list_hashes(encoded: bytes) -> list[Hash32]:
 def update(
     read: NodeReader, root: Hash32, changes: Mapping[bytes, bytes]
 ) -> tuple[Hash32, dict[bytes, bytes]]:
-    """The root after `changes` (no bytes deletes a key), and the new nodes by their hash.
+    """The root after `changes`, and the new nodes by their hash. An empty value deletes a key.
 
     Raises:
-        MissingTrieNodeError: a node that must change is not held.
+        MissingTrieNodeError: A node that must change is not in the database.
     """
     if not changes:
         return root, {}
@@ -155,12 +158,12 @@ def update(
 
 
 def build(entries: Mapping[bytes, bytes]) -> tuple[Hash32, dict[bytes, bytes]]:
-    """The root of the trie of `entries` alone, and its nodes by their hash."""
+    """The root of a new trie of `entries`, and its nodes by their hash."""
     return update(_read_nothing, EMPTY_TRIE_ROOT, entries)
 
 
 def compute_ordered_root(items: Sequence[bytes]) -> Hash32:
-    """The root of the trie from rlp(index) to item, of a block's transactions or receipts."""
+    """The root of the trie that maps rlp(index) to item, as for transactions and receipts."""
     root, _ = build({codec.encode(index): item for index, item in enumerate(items)})
     return root
 
@@ -209,7 +212,7 @@ def _read_reference(read: NodeReader, reference: bytes) -> bytes:
 
 
 class _Writer:
-    """Collects the nodes that an update makes."""
+    """Collects the new nodes of an update."""
 
     def __init__(self, read: NodeReader) -> None:
         self._read = read
@@ -234,7 +237,7 @@ class _Writer:
         return b"\xa0" + node_hash
 
     def apply(self, node: _Node | None, changes: list[_Change], depth: int) -> _Node | None:
-        """The node at `depth` after `changes`, which are sorted and all pass through it."""
+        """The node at `depth` after `changes`, which are sorted and concern only its subtree."""
         match node:
             case None:
                 return self._build([change for change in changes if change[1]], depth)
@@ -250,7 +253,7 @@ class _Writer:
                 assert_never(node)
 
     def _build(self, entries: list[_Change], depth: int) -> _Node | None:
-        """The node of `entries` alone, sorted, with no empty value."""
+        """The node of a new subtree of `entries`, which are sorted and have no empty value."""
         if not entries:
             return None
         first, last = entries[0][0], entries[-1][0]
@@ -293,7 +296,7 @@ class _Writer:
         return _Branch(tuple(children))
 
     def _prepend(self, path: bytes, node: _Node | None) -> _Node | None:
-        """`node` as seen from `path` above it: leaves and extensions absorb the path."""
+        """The node that leads over `path` to `node`; leaves and extensions absorb the path."""
         if node is None or not path:
             return node
         match node:
@@ -370,7 +373,7 @@ def _encode_length(length: int, offset: int) -> bytes:
 
 @lru_cache(maxsize=NODE_CACHE_SIZE)
 def _decode_node(encoded: bytes) -> _Node:
-    """The node of an encoding that its hash has vouched for."""
+    """The node of an encoding that was verified against its hash."""
     start, end = _payload_bounds(encoded, 0)
     items: list[bytes] = []
     while start < end:
@@ -397,7 +400,7 @@ def _string(item: bytes) -> bytes:
 
 
 def _payload_bounds(data: bytes, start: int) -> tuple[int, int]:
-    """Where the payload of the RLP item at `start` begins and ends."""
+    """Start and end of the payload of the RLP item at `start`."""
     first = data[start]
     if first < 0x80:
         return start, start + 1

@@ -1,8 +1,9 @@
 """A state as one sequence of trie nodes and code, cut into chunks (docs/spec/wire.md, section 9).
 
-Depth first, each account's leaf followed by its code and its storage trie. Every item is named by a
-hash in one before it, so a chunk that starts with the nodes above its first item proves itself: who
-checks it takes the same walk, with the chunk in the place of the database.
+The sequence is a depth-first walk, in which each account's leaf is followed by its code and its
+storage trie. An earlier item contains the hash of every later one. So a chunk that starts with the
+nodes above its first item proves itself: to verify it, take the same walk with the chunk instead of
+the database.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,56 +17,58 @@ from chain.state import trie
 from chain.types.account import EMPTY_CODE_HASH, Account, decode_account
 
 START: Final = b""
-"""The position of the state root's node, the first of all."""
+"""The position of the state root's node, which is the first."""
 
 END: Final = b"\x10"
-"""Above every position: the first nibble is below 16."""
+"""A position after all others, because a nibble is below 16."""
 
 _CODE: Final = b"\x10"
 _STORAGE: Final = b"\x11"
-"""After an account's 64 nibbles; above every nibble, so that code and storage follow the leaf."""
+"""Follows an account's 64 nibbles in the position of its code and storage. It is greater than every
+nibble, so these come after the leaf."""
 
 _KEY_NIBBLES: Final = 64
 
 POSITION_LIMIT_BYTES: Final = 2 * _KEY_NIBBLES + 1
-"""An account's key, a mark, and a path in its storage; a nibble is one byte."""
+"""Length of an account's key, the mark `_STORAGE` and a path in its storage, one byte a nibble."""
 
 ReadItem = Callable[[Hash32], bytes | None]
-"""From a hash to the node or code of that hash; None ends the walk there."""
+"""Returns the node or code of a hash; None ends the walk at that place."""
 
 
 @dataclass(frozen=True, slots=True)
 class StateItem:
-    """A trie node or code, where the walk comes to it."""
+    """A trie node or code, with its position in the walk."""
 
     position: bytes
-    """Positions ascend along the walk; one that another begins with is above it in its trie."""
+    """Positions ascend along the walk. A position that is a prefix of another lies above it in the
+    trie."""
     hash: Hash32
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedChunk:
-    """A chunk that belongs to the state."""
+    """A chunk that was verified to belong to the state."""
 
     items: tuple[StateItem, ...]
-    """All of it, the nodes above its first item included."""
+    """All items of the chunk, including the nodes above its first item."""
     next_position: bytes
-    """Where the next chunk starts; the end that was asked for if this was the last."""
+    """Where the next chunk starts; the requested end if this was the last chunk."""
 
 
 class _Walk:
-    """One walk from `start`, with the nodes above it, to before `end`."""
+    """A walk from `start` (with the nodes above it) up to but not including `end`."""
 
     def __init__(self, root: Hash32, start: bytes, end: bytes, read: ReadItem) -> None:
         self.stopped_at: bytes | None = None
-        """Where `read` had nothing."""
+        """The position at which `read` returned None."""
         self._start = start
         self._end = end
         self._read = read
         self._code_seen: set[Hash32] = set()
         self._stack: list[tuple[bytes, bytes]] = []
-        """Positions and references to visit, the next one last."""
+        """Positions and references still to visit; the next one is the last."""
         if root != EMPTY_TRIE_ROOT:
             self._stack.append((START, b"\xa0" + root))
 
@@ -112,13 +115,14 @@ class _Walk:
 def collect_chunk(
     read: ReadItem, root: Hash32, start: bytes, end: bytes, limit_bytes: int
 ) -> tuple[bytes, ...]:
-    """The items of a state from `start` to before `end`, and the nodes above the first of them.
+    """The items of a state from `start` up to but not including `end`, after the nodes above them.
 
-    At least one item of the range, if there is one, and no more than what brings the chunk to
-    `limit_bytes`. A `start` or `end` that is no position of the state is as good as the next one.
+    The chunk has at least one item of the range, if there is one, and ends with the item that
+    makes it reach `limit_bytes`. A `start` or `end` that is not a position of the state stands for
+    the next one that is.
 
     Raises:
-        MissingTrieNodeError: that state is not held.
+        MissingTrieNodeError: The state is not in the database.
     """
 
     def read_held(item_hash: Hash32) -> bytes:
@@ -138,11 +142,11 @@ def collect_chunk(
 
 
 def verify_chunk(root: Hash32, start: bytes, end: bytes, items: Sequence[bytes]) -> VerifiedChunk:
-    """What `items` are, if they are what the state has from `start` on.
+    """The verified chunk of `items`, which must be the items of the state from `start` on.
 
     Raises:
-        RejectedInputError: CONTENT_MISMATCH: an item is not what an earlier one (or `root`) names,
-            one is missing or too many, or the chunk brings nothing of the range.
+        RejectedInputError: CONTENT_MISMATCH if an item does not have the hash that an earlier one
+            (or `root`) names, if an item is missing or superfluous, or if no item is in the range.
     """
     left = iter(items)
 

@@ -1,6 +1,6 @@
-"""Accounts over a state root, with undo (docs/spec/state-transition.md, section 5).
+"""Accounts above a state root, with undo (docs/spec/state-transition.md, section 5).
 
-The EVM changes this overlay, which is written nowhere; `compute_delta` turns it into a root and the
+The EVM changes this overlay in memory. `compute_delta` turns it into a new state root and the trie
 nodes to store.
 """
 
@@ -24,20 +24,20 @@ class ReadableDatabase(Protocol):
     """Trie nodes and code by their Keccak-256."""
 
     def get(self, key: bytes, /) -> bytes | None:
-        """The value under `key`, or None if it is not held."""
+        """The value under `key`; None if it is not in the database."""
 
 
 StateDelta = Mapping[bytes, bytes]
-"""What a block adds to the database: trie nodes and code by their Keccak-256."""
+"""The new database entries of a block: trie nodes and code by their Keccak-256."""
 
 _NO_ACCOUNT = Account()
 
 
 def get_account(database: ReadableDatabase, state_root: Hash32, address: Address) -> Account | None:
-    """The account at `address` under `state_root`, or None if there is none.
+    """The account at `address` under `state_root`; None if it does not exist.
 
     Raises:
-        MissingTrieNodeError: that state is not held.
+        MissingTrieNodeError: The state is not in the database.
     """
     data = trie.get(database.get, state_root, keccak256(address))
     return decode_account(data) if data else None
@@ -47,7 +47,7 @@ def get_storage(database: ReadableDatabase, state_root: Hash32, address: Address
     """The value of a storage slot under `state_root`; 0 if it was never set.
 
     Raises:
-        MissingTrieNodeError: that state is not held.
+        MissingTrieNodeError: The state is not in the database.
     """
     account = get_account(database, state_root, address)
     if account is None:
@@ -56,10 +56,10 @@ def get_storage(database: ReadableDatabase, state_root: Hash32, address: Address
 
 
 def get_code(database: ReadableDatabase, state_root: Hash32, address: Address) -> bytes:
-    """The code at `address` under `state_root`; no bytes if it has none.
+    """The code at `address` under `state_root`; empty if it has none.
 
     Raises:
-        MissingTrieNodeError: that state is not held.
+        MissingTrieNodeError: The state is not in the database.
     """
     account = get_account(database, state_root, address)
     return b"" if account is None else _read_code(database, account.code_hash)
@@ -82,9 +82,9 @@ def _read_code(database: ReadableDatabase, code_hash: Hash32) -> bytes:
 
 
 class WorldState:
-    """A mutable overlay over a state root, in the shape py-evm's account database has.
+    """A mutable overlay above a state root, with the interface of py-evm's account database.
 
-    Every change leaves its inverse in an undo log; a checkpoint is a length of that log.
+    Every change appends its inverse to an undo log; a checkpoint is a length of that log.
     """
 
     def __init__(self, database: ReadableDatabase, state_root: Hash32) -> None:
@@ -92,12 +92,13 @@ class WorldState:
         self._base_root = state_root
         self._accounts: dict[Address, Account | None] = {}
         self._storage: dict[Address, dict[int, int]] = {}
-        """Slots read or written, over the account's `storage_root`."""
+        """The slots that were read or written, by account; other slots are in the trie."""
         self._code: dict[bytes, bytes] = {}
         self._dirty: dict[Address, set[int]] = {}
-        """Accounts that may have changed and their slots; undo leaves it alone."""
+        """Accounts that may have changed, with their slots. Undoing a change does not remove
+        them."""
         self._undo: list[Callable[[], object]] = []
-        # Of the transaction in progress only:
+        # The following belong to the transaction in progress only:
         self._touched: set[Address] = set()
         self._original: dict[tuple[Address, int], int] = {}
         self._warm: set[bytes | tuple[Address, int]] = set()
@@ -106,7 +107,7 @@ class WorldState:
     # Checkpoints.
 
     def record(self) -> int:
-        """A checkpoint to go back to within this transaction."""
+        """A checkpoint within this transaction, for `discard`."""
         return len(self._undo)
 
     def discard(self, checkpoint: int) -> None:
@@ -115,10 +116,10 @@ class WorldState:
             self._undo.pop()()
 
     def commit(self, checkpoint: int) -> None:
-        """Keep what was done since `checkpoint`; an outer checkpoint can still undo it."""
+        """Keep the changes since `checkpoint`; an outer checkpoint can still undo them."""
 
     def lock_changes(self) -> None:
-        """Begin a transaction: what was done so far can no longer be undone."""
+        """Begin a transaction; earlier changes can no longer be undone."""
         self._undo.clear()
         self._touched.clear()
         self._original.clear()
@@ -129,11 +130,11 @@ class WorldState:
 
     @property
     def state_root(self) -> Hash32:
-        """The root this state was opened at."""
+        """The state root below this overlay; changes are not in it."""
         return self._base_root
 
     def get_account(self, address: Address) -> Account | None:
-        """The account as of now, or None if there is none."""
+        """The account with all changes so far; None if it does not exist."""
         try:
             return self._accounts[address]
         except KeyError:
@@ -149,26 +150,26 @@ class WorldState:
         self._touched.add(address)
 
     def get_balance(self, address: Address) -> int:
-        """Wei."""
+        """The balance in wei."""
         return (self.get_account(address) or _NO_ACCOUNT).balance
 
     def set_balance(self, address: Address, balance: int) -> None:
-        """Make the balance `balance` wei, creating the account."""
+        """Set the balance to `balance` wei; create the account if it does not exist."""
         assert 0 <= balance < 1 << 256, "the total supply is below 2**256 and fees are checked"
         old = self.get_account(address) or _NO_ACCOUNT
         self._set_account(address, Account(old.nonce, balance, old.storage_root, old.code_hash))
 
     def get_nonce(self, address: Address) -> int:
-        """How many transactions the account sent, or contracts it created."""
+        """The nonce: the number of transactions sent, or of contracts created by a contract."""
         return (self.get_account(address) or _NO_ACCOUNT).nonce
 
     def set_nonce(self, address: Address, nonce: int) -> None:
-        """Make the nonce `nonce`, creating the account."""
+        """Set the nonce; create the account if it does not exist."""
         old = self.get_account(address) or _NO_ACCOUNT
         self._set_account(address, Account(nonce, old.balance, old.storage_root, old.code_hash))
 
     def increment_nonce(self, address: Address) -> None:
-        """Add one to the nonce, creating the account."""
+        """Add one to the nonce; create the account if it does not exist."""
         self.set_nonce(address, self.get_nonce(address) + 1)
 
     def get_code_hash(self, address: Address) -> Hash32:
@@ -176,47 +177,47 @@ class WorldState:
         return (self.get_account(address) or _NO_ACCOUNT).code_hash
 
     def get_code(self, address: Address) -> bytes:
-        """The account's code; no bytes if it has none."""
+        """The account's code; empty if it has none."""
         code_hash = self.get_code_hash(address)
         code = self._code.get(code_hash)
         return _read_code(self._database, code_hash) if code is None else code
 
     def set_code(self, address: Address, code: bytes) -> None:
-        """Make `code` the account's code, creating the account."""
+        """Set the account's code; create the account if it does not exist."""
         code_hash = keccak256(code)
         self._code[code_hash] = code
         old = self.get_account(address) or _NO_ACCOUNT
         self._set_account(address, Account(old.nonce, old.balance, old.storage_root, code_hash))
 
     def delete_code(self, address: Address) -> None:
-        """Leave the account without code."""
+        """Remove the account's code."""
         self.set_code(address, b"")
 
     def account_has_code_or_nonce(self, address: Address) -> bool:
-        """Whether a contract creation at `address` would collide."""
+        """Whether the account has code or a nonce, so that no contract can be created there."""
         account = self.get_account(address) or _NO_ACCOUNT
         return account.nonce != 0 or account.code_hash != EMPTY_CODE_HASH
 
     def account_exists(self, address: Address) -> bool:
-        """Whether the state trie has the account."""
+        """Whether the account exists, even if it is empty."""
         return self.get_account(address) is not None
 
     def account_is_empty(self, address: Address) -> bool:
-        """EIP-161's emptiness; an account that is not there is empty."""
+        """Whether the account is empty (EIP-161) or does not exist."""
         return (self.get_account(address) or _NO_ACCOUNT).is_empty
 
     def touch_account(self, address: Address) -> None:
-        """Create the account, empty, if there is none."""
+        """Create an empty account if it does not exist."""
         if self.get_account(address) is None:
             self._set_account(address, _NO_ACCOUNT)
 
     def delete_account(self, address: Address) -> None:
-        """Remove the account with its storage."""
+        """Delete the account and its storage."""
         self._forget_slots(address)
         self._set_account(address, None)
 
     def delete_touched_empty(self) -> None:
-        """Remove the accounts that this transaction left empty (EIP-161); none was before it."""
+        """Delete the accounts that this transaction left empty (EIP-161)."""
         for address in sorted(self._touched):
             account = self.get_account(address)
             if account is not None and account.is_empty:
@@ -225,7 +226,7 @@ class WorldState:
     # Storage.
 
     def get_storage(self, address: Address, slot: int, from_journal: bool = True) -> int:
-        """The slot's value, or (`from_journal` False) its value before this transaction."""
+        """The slot's value; if `from_journal` is False, the value before this transaction."""
         if not from_journal:
             original = self._original.get((address, slot))
             if original is not None:
@@ -239,7 +240,7 @@ class WorldState:
         return value
 
     def set_storage(self, address: Address, slot: int, value: int) -> None:
-        """Make the slot's value `value`, below 2**256."""
+        """Set the slot to `value`, which is below 2**256."""
         old = self.get_storage(address, slot)
         self._original.setdefault((address, slot), old)
         slots = self._storage[address]
@@ -248,7 +249,7 @@ class WorldState:
         self._dirty.setdefault(address, set()).add(slot)
 
     def delete_storage(self, address: Address) -> None:
-        """Empty the account's storage."""
+        """Delete all storage of the account."""
         self._forget_slots(address)
         old = self.get_account(address)
         if old is not None and old.storage_root != EMPTY_TRIE_ROOT:
@@ -268,7 +269,7 @@ class WorldState:
         return address in self._warm
 
     def mark_address_warm(self, address: Address) -> None:
-        """Count the account as accessed."""
+        """Record that this transaction has accessed the account."""
         self._mark_warm(address)
 
     def is_storage_warm(self, address: Address, slot: int) -> bool:
@@ -276,7 +277,7 @@ class WorldState:
         return (address, slot) in self._warm
 
     def mark_storage_warm(self, address: Address, slot: int) -> None:
-        """Count the slot as accessed."""
+        """Record that this transaction has accessed the slot."""
         self._mark_warm((address, slot))
 
     def _mark_warm(self, key: bytes | tuple[Address, int]) -> None:
@@ -285,11 +286,11 @@ class WorldState:
             self._undo.append(partial(self._warm.discard, key))
 
     def get_transient_storage(self, address: Address, slot: int) -> bytes:
-        """The slot's value in this transaction; no bytes if it was not set."""
+        """The slot's transient value in this transaction; empty if it was not set."""
         return self._transient.get((address, slot), b"")
 
     def set_transient_storage(self, address: Address, slot: int, value: bytes) -> None:
-        """Make the slot's value `value` until the end of this transaction."""
+        """Set the slot's transient value until the end of this transaction."""
         old = self.get_transient_storage(address, slot)
         self._undo.append(partial(self._transient.__setitem__, (address, slot), old))
         self._transient[address, slot] = value
@@ -297,19 +298,19 @@ class WorldState:
     # The result.
 
     def list_changed(self) -> tuple[Address, ...]:
-        """The accounts that were written to, ascending, whether or not it was undone."""
+        """The accounts that were written to, ascending, including undone writes."""
         return tuple(sorted(self._dirty))
 
     def get_written_storage(self, address: Address) -> dict[int, int]:
-        """The slots that were written and are not zero, by slot."""
+        """The written slots with a value other than zero."""
         slots = self._storage.get(address, {})
         return {slot: slots[slot] for slot in sorted(self._dirty[address]) if slots.get(slot)}
 
     def compute_delta(self) -> tuple[Hash32, StateDelta]:
-        """The root of everything done so far, and the nodes and code that it adds.
+        """The state root after all changes so far, and the nodes and code that are new.
 
         Raises:
-            MissingTrieNodeError: the base state is not held completely.
+            MissingTrieNodeError: Part of the base state is not in the database.
         """
         delta: dict[bytes, bytes] = {}
         changes: dict[bytes, bytes] = {}

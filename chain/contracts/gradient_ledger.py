@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final
 
 from eth_abi.abi import decode, encode
@@ -11,6 +12,19 @@ from chain.primitives import Address, BlockNumber, Hash32, TaskId
 
 NOT_EVALUATED: Final = 2**32 - 1
 """The correct count of a validator that did not evaluate the held-out split."""
+
+
+class Phase(IntEnum):
+    """The ledger's enum, number by number."""
+
+    INACTIVE = 0
+    WAITING = 1
+    COMMITMENT = 2
+    VERDICT = 3
+    DISPUTE = 4
+    RESULT = 5
+    SETTLEABLE = 6
+    STALLED = 7
 
 
 @dataclass(frozen=True, slots=True)

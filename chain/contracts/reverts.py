@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from chain.contracts.errors import ContractError
+from chain.contracts.gradient_ledger import Phase
 from chain.contracts.task_registry import TaskStatus
-from chain.training.rounds import Phase
 
 Argument = int | str | bool
 

@@ -7,10 +7,9 @@ The contract's `phase` is the authority on phases; its answer comes in.
 """
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Final
 
-from chain.contracts.gradient_ledger import ResultVote
+from chain.contracts.gradient_ledger import Phase, ResultVote
 from chain.primitives import Address, BlockNumber
 from chain.training.acceptance import Verdict
 from chain.training.history import Attempt, TaskHistory
@@ -19,19 +18,6 @@ from chain.types.validator_set import ValidatorSet
 
 TURN_BLOCKS: Final = 2
 """Blocks between one operator's turn to send a call that anyone may send, and the next one's."""
-
-
-class Phase(IntEnum):
-    """The contract's enum, number by number."""
-
-    INACTIVE = 0
-    WAITING = 1
-    COMMITMENT = 2
-    VERDICT = 3
-    DISPUTE = 4
-    RESULT = 5
-    SETTLEABLE = 6
-    STALLED = 7
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from chain.contracts.abi import decode_uint
 from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY, VALIDATOR_SET
 from chain.contracts.errors import decode_error
 from chain.contracts.gradient_ledger import (
+    Phase,
     decode_deadline,
     decode_miner,
     decode_participants,
@@ -20,7 +21,6 @@ from chain.execution.evm import BlockEnvironment, CallRequest, CallResult, call
 from chain.genesis import GenesisConfig
 from chain.hexadecimal import to_hex
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
-from chain.training.rounds import Phase
 from chain.training.task_spec import TaskTerms
 from chain.types.header import Header
 from chain.validation import compute_mix_hash, compute_next_base_fee

@@ -8,6 +8,7 @@ from chain.contracts.abi import decode_uint
 from chain.contracts.addresses import GRADIENT_LEDGER, REWARD_DISTRIBUTOR, TASK_REGISTRY
 from chain.contracts.gradient_ledger import (
     Deadline,
+    Phase,
     RoundState,
     decode_deadline,
     decode_participants,
@@ -28,7 +29,6 @@ from chain.contracts.task_registry import (
 )
 from chain.hexadecimal import to_hex
 from chain.primitives import Address, BlockNumber, TaskId
-from chain.training.rounds import Phase
 from chain.types.header import Header
 from node.rpc.calls import CallExecutor
 from node.rpc.chain_view import ChainView

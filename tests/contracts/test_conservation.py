@@ -15,6 +15,7 @@ from chain.contracts.gradient_ledger import (
     CommitmentEvidence,
     GradientCommitted,
     MinerSlashed,
+    Phase,
     VerdictPosted,
     encode_slash,
     encode_withdraw_credit,
@@ -22,7 +23,6 @@ from chain.contracts.gradient_ledger import (
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address
 from chain.training.rewards import RewardTree
-from chain.training.rounds import Phase
 from tests.worlds.contracts import (
     BAD,
     CHEAT,

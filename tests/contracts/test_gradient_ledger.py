@@ -18,6 +18,7 @@ from chain.contracts.gradient_ledger import (
     MinerRegistered,
     MinerState,
     Participant,
+    Phase,
     ResultPosted,
     RoundSettled,
     VerdictPosted,
@@ -43,7 +44,6 @@ from chain.contracts.validator_set import (
 )
 from chain.crypto import keccak256
 from chain.primitives import ZERO_HASH
-from chain.training.rounds import Phase
 from tests.worlds.contracts import (
     BUDGET,
     CHANGE_BLOCKS,

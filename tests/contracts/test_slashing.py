@@ -11,12 +11,12 @@ from chain.contracts.gradient_ledger import (
     CreditWithdrawn,
     MinerLeft,
     MinerSlashed,
+    Phase,
     encode_slash,
     encode_withdraw_credit,
 )
 from chain.crypto import keccak256
 from chain.primitives import Address
-from chain.training.rounds import Phase
 from tests.worlds.contracts import (
     BAD,
     CHEAT,

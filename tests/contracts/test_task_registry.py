@@ -7,6 +7,7 @@ import pytest
 from chain.contracts.abi import compute_selector, decode_uint
 from chain.contracts.addresses import GRADIENT_LEDGER, REWARD_DISTRIBUTOR, TASK_REGISTRY
 from chain.contracts.errors import ContractError
+from chain.contracts.gradient_ledger import Phase
 from chain.contracts.task_registry import (
     CloseReason,
     TaskAccount,
@@ -23,7 +24,6 @@ from chain.contracts.task_registry import (
     encode_task_count,
 )
 from chain.primitives import Hash32
-from chain.training.rounds import Phase
 from tests.worlds.contracts import (
     BUDGET,
     MINERS,

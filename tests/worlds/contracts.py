@@ -30,6 +30,7 @@ from chain.contracts.events import Event, decode_event
 from chain.contracts.gradient_ledger import (
     MinerState,
     Participant,
+    Phase,
     ResultVote,
     RoundState,
     decode_deadline,
@@ -75,7 +76,6 @@ from chain.contracts.validator_set import encode_validator_set_arguments
 from chain.crypto import keccak256
 from chain.primitives import EMPTY_TRIE_ROOT, Address, Hash32, TaskId
 from chain.training.rewards import RewardTree, build_reward_tree
-from chain.training.rounds import Phase
 from chain.types.receipt import Log
 
 CHAIN_ID = 424242

@@ -9,6 +9,7 @@ import trio
 from chain.contracts.gradient_ledger import (
     AttemptOpened,
     GradientCommitted,
+    Phase,
     ResultVote,
     RoundSettled,
     encode_post_verdict,
@@ -21,7 +22,6 @@ from chain.training.assignment import compute_seed
 from chain.training.encoding import GradientHeader, compute_commitment, encode_gradient
 from chain.training.history import SettledRound, TaskHistory, apply_event
 from chain.training.reveal import Reveal
-from chain.training.rounds import Phase
 from chain.training.task_spec import Shard, TaskSpec, TaskTerms, terms
 from node.operator.account import Operator
 from node.storage.blobs import BlobStore

@@ -3,9 +3,8 @@
 import pytest
 
 from chain.contracts.addresses import GRADIENT_LEDGER
-from chain.contracts.gradient_ledger import encode_leave, encode_post_verdict
+from chain.contracts.gradient_ledger import Phase, encode_leave, encode_post_verdict
 from chain.primitives import Address, BlockNumber, TaskId
-from chain.training.rounds import Phase
 from chain.training.task_spec import terms
 from tests.worlds.training_chain import (
     ANN,

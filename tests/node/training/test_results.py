@@ -7,9 +7,8 @@ import pytest
 from trio.testing import MockClock
 
 from chain.contracts.addresses import GRADIENT_LEDGER
-from chain.contracts.gradient_ledger import encode_post_result
+from chain.contracts.gradient_ledger import Phase, encode_post_result
 from chain.crypto import content_id
-from chain.training.rounds import Phase
 from node.training.verifier import VerifierRefusedError
 from tests.worlds.training_history import (
     TASK,

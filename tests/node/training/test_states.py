@@ -7,12 +7,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chain.contracts.gradient_ledger import AttemptOpened
+from chain.contracts.gradient_ledger import AttemptOpened, Phase
 from chain.crypto import content_id
 from chain.primitives import Hash32
 from chain.training.history import apply_event
 from chain.training.optimizer import initial_state
-from chain.training.rounds import Phase
 from chain.training.state import compute_model_root, compute_part_ids, compute_state_root
 from tests.worlds.training_history import (
     COMMITTEE,

@@ -6,9 +6,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chain.contracts.gradient_ledger import AttemptOpened
+from chain.contracts.gradient_ledger import AttemptOpened, Phase
 from chain.training.history import apply_event
-from chain.training.rounds import Phase
 from node.training import jobs
 from tests.worlds.training_history import (
     COMMITTEE,

@@ -30,7 +30,7 @@ class CloseReason(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class TaskTerms:
-    """What settlement needs of a task."""
+    """What of a specification the contracts hold, in the order of their struct."""
 
     spec_hash: Hash32
     token: Address

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NoReturn, TypeVar, assert_never
 
+from chain.contracts.task_registry import TaskTerms
 from chain.crypto import content_id
 from chain.errors import InvalidSpec, RejectionReason
 from chain.hexadecimal import from_hex, to_hex
@@ -300,23 +301,6 @@ class TaskSpec:
         assert 0 <= sample_index < self.sample_count
         skipped = self.held_out.row_count if sample_index >= self.held_out.first_row else 0
         return sample_index + skipped
-
-
-@dataclass(frozen=True, slots=True)
-class TaskTerms:
-    """What of a specification the contracts hold, in the order of their struct."""
-
-    spec_hash: Hash32
-    token: Address
-    unit_price: int
-    validator_fee: int
-    rounds: int
-    min_miners: int
-    max_units: int
-    audit_ppm: int
-    commit_seconds: int
-    verdict_seconds: int
-    result_seconds: int
 
 
 def compute_spec_hash(spec: TaskSpec) -> Hash32:

@@ -1,7 +1,5 @@
 """What the training host asks the system contracts, at the head (docs/spec/contracts.md)."""
 
-from dataclasses import astuple
-
 from chain.contracts.abi import decode_uint
 from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY, VALIDATOR_SET
 from chain.contracts.errors import decode_error
@@ -15,13 +13,12 @@ from chain.contracts.gradient_ledger import (
     encode_participants,
     encode_phase,
 )
-from chain.contracts.task_registry import decode_terms, encode_get_terms
+from chain.contracts.task_registry import TaskTerms, decode_terms, encode_get_terms
 from chain.contracts.validator_set import ValidatorState, decode_validator, encode_get_validator
 from chain.execution.evm import BlockEnvironment, CallRequest, CallResult, call
 from chain.genesis import GenesisConfig
 from chain.hexadecimal import to_hex
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
-from chain.training.task_spec import TaskTerms
 from chain.types.header import Header
 from chain.validation import compute_mix_hash, compute_next_base_fee
 from node.clock import Clock
@@ -67,7 +64,7 @@ class LedgerReader:
     def terms(self, task_id: TaskId) -> TaskTerms:
         """The terms that the registry holds."""
         data = self._call(TASK_REGISTRY, encode_get_terms(task_id))
-        return TaskTerms(*astuple(decode_terms(data)))
+        return decode_terms(data)
 
     def participants(
         self, task_id: TaskId, open_block: BlockNumber

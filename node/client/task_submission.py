@@ -3,7 +3,6 @@
 docs/spec/training.md, section 1.
 """
 
-import dataclasses
 import json
 from dataclasses import dataclass
 
@@ -12,7 +11,6 @@ from chain.contracts.addresses import TASK_REGISTRY
 from chain.contracts.events import decode_event
 from chain.contracts.task_registry import (
     TaskSubmitted,
-    TaskTerms,
     decode_terms,
     encode_fund_task,
     encode_get_terms,
@@ -90,7 +88,7 @@ def submit_task(
             f"budget is {amount}; send it more, or give a smaller --budget"
         )
     _approve(client, private_key, token, amount)
-    data = encode_submit_task(_contract_terms(spec), encode_task_spec(spec), amount)
+    data = encode_submit_task(terms(spec), encode_task_spec(spec), amount)
     receipt = client.transact(private_key, TASK_REGISTRY, data)
     event = _find_submission(receipt)
     return Submission(
@@ -117,10 +115,6 @@ def _approve(client: RpcClient, private_key: PrivateKey, token: Address, amount:
     allowance = decode_uint(client.call_contract(token, encode_allowance(owner, TASK_REGISTRY)))
     if allowance < amount:
         client.transact(private_key, token, encode_approve(TASK_REGISTRY, amount))
-
-
-def _contract_terms(spec: TaskSpec) -> TaskTerms:
-    return TaskTerms(**dataclasses.asdict(terms(spec)))
 
 
 def _find_submission(receipt: JsonObject) -> TaskSubmitted:

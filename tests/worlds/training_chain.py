@@ -1,6 +1,6 @@
 """A chain on the real contracts on which one training round is played, block by block."""
 
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 
 from eth_account import Account as Signer
@@ -21,7 +21,6 @@ from chain.contracts.gradient_ledger import (
     encode_settle_round,
 )
 from chain.contracts.task_registry import (
-    TaskTerms,
     encode_cancel_task,
     encode_post_ready,
     encode_submit_task,
@@ -118,7 +117,7 @@ class TrainingChain:
     # The steps of a round.
 
     def submit(self) -> None:
-        terms = TaskTerms(*astuple(task_spec.terms(SPEC)))
+        terms = task_spec.terms(SPEC)
         spec = task_spec.encode_task_spec(SPEC)
         self.finalize(
             self.call(SUBMITTER, TRAINING_TOKEN, encode_approve(TASK_REGISTRY, BUDGET)),

@@ -14,6 +14,7 @@ from chain.contracts.gradient_ledger import (
     RoundSettled,
     encode_post_verdict,
 )
+from chain.contracts.task_registry import TaskTerms
 from chain.crypto import content_id
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Verdict, encode_verdicts
@@ -22,7 +23,7 @@ from chain.training.assignment import compute_seed
 from chain.training.encoding import GradientHeader, compute_commitment, encode_gradient
 from chain.training.history import SettledRound, TaskHistory, apply_event
 from chain.training.reveal import Reveal
-from chain.training.task_spec import Shard, TaskSpec, TaskTerms, terms
+from chain.training.task_spec import Shard, TaskSpec, terms
 from node.operator.account import Operator
 from node.storage.blobs import BlobStore
 from node.training.host import TrainingHost

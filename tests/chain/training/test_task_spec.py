@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chain.contracts.task_registry import TaskTerms
 from chain.crypto import sha256
 from chain.errors import InvalidSpec, RejectionReason
 from chain.training.architectures import Cnn, Mlp
@@ -15,7 +16,6 @@ from chain.training.task_spec import (
     SchedulePoint,
     Sgd,
     TaskSpec,
-    TaskTerms,
     compute_spec_hash,
     decode_task_spec,
     encode_task_spec,

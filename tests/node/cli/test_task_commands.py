@@ -1,5 +1,4 @@
 import json
-from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ from eth_abi import encode
 
 from chain.contracts.addresses import FAUCET, TASK_REGISTRY, TRAINING_TOKEN
 from chain.contracts.events import EVENT_LAYOUTS
-from chain.contracts.task_registry import TaskSubmitted, TaskTerms, encode_submit_task
+from chain.contracts.task_registry import TaskSubmitted, encode_submit_task
 from chain.contracts.training_token import encode_allowance, encode_approve
 from chain.crypto import content_id
 from chain.training.model_file import encode_model_file
@@ -178,8 +177,7 @@ def test_submission_approves_the_budget_sends_the_spec_and_uploads_every_blob(
     assert submitted["id"] == 1
     approval, submission = registry.transactions
     assert approval.data == encode_approve(TASK_REGISTRY, budget)
-    contract_terms = TaskTerms(*astuple(terms(spec)))
-    assert submission.data == encode_submit_task(contract_terms, encode_task_spec(spec), budget)
+    assert submission.data == encode_submit_task(terms(spec), encode_task_spec(spec), budget)
     assert sorted(blobs.values()) == sorted(registry.bundle.blobs.values())
     assert all(path == f"/v1/blobs/0x{content_id(blob).hex()}" for path, blob in blobs.items())
 

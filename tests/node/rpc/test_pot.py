@@ -25,7 +25,7 @@ from chain.contracts.gradient_ledger import (
     encode_settle_round,
 )
 from chain.contracts.reward_distributor import encode_claim
-from chain.contracts.task_registry import TaskTerms, encode_post_ready, encode_submit_task
+from chain.contracts.task_registry import encode_post_ready, encode_submit_task
 from chain.contracts.training_token import encode_approve
 from chain.crypto import content_id, keccak256
 from chain.params import ChainParameters
@@ -138,7 +138,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         rpc.node.get_node_info = lambda: {"peerId": "me", "validator": text(VALIDATORS[0])}
         budget = 100 * POT
         spec = task_spec.encode_task_spec(SPEC)
-        terms = TaskTerms(*_fields(task_spec.terms(SPEC)))
+        terms = task_spec.terms(SPEC)
         finalize(
             send(SUBMITTER, TRAINING_TOKEN, encode_approve(TASK_REGISTRY, budget)),
             send(SUBMITTER, TASK_REGISTRY, encode_submit_task(terms, spec, budget)),
@@ -242,10 +242,6 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         row = {"verdict": "cheat", "distancePpb": 2_000_000, "exponents": "kept"}
         path.write_text(json.dumps({text(address_of(BEN)): row}))
         yield Round(rpc, seed, vote, reveal, early, statuses)
-
-
-def _fields(terms: task_spec.TaskTerms) -> list[object]:
-    return [getattr(terms, name) for name in terms.__slots__]
 
 
 def test_tasks_are_listed_in_pages(training: Round) -> None:

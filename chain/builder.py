@@ -15,7 +15,6 @@ from chain.primitives import (
     EMPTY_UNCLES_HASH,
     ZERO_HASH,
     Address,
-    BlockNumber,
 )
 from chain.state.world_state import ReadableDatabase
 from chain.transition import BlockAssembly, BlockResult
@@ -23,7 +22,7 @@ from chain.types.block import BLOCK_LIMIT_BYTES, Block
 from chain.types.certificate import CERTIFICATE_LIMIT_BYTES, CommitCertificate
 from chain.types.header import HEADER_LIMIT_BYTES, Header
 from chain.types.transaction import Transaction
-from chain.validation import compute_extra_data, compute_mix_hash, compute_next_base_fee
+from chain.validation import compute_extra_data
 
 BODY_LIMIT_BYTES: Final = BLOCK_LIMIT_BYTES - HEADER_LIMIT_BYTES - CERTIFICATE_LIMIT_BYTES - 64
 """Bytes for the transactions of a block with their RLP prefixes; 64 are left for list prefixes."""
@@ -79,15 +78,7 @@ def build_block(
     Raises:
         MissingTrieNodeError: The parent's state is not in the database.
     """
-    environment = BlockEnvironment(
-        chain_id=config.chain_id,
-        number=BlockNumber(parent.number + 1),
-        timestamp=max(timestamp, parent.timestamp),
-        coinbase=coinbase,
-        gas_limit=config.gas_limit,
-        base_fee_per_gas=compute_next_base_fee(parent, config),
-        mix_hash=compute_mix_hash(parent),
-    )
+    environment = BlockEnvironment.after(parent, config, coinbase=coinbase, timestamp=timestamp)
     assembly = BlockAssembly(parent, environment, database, config, should_stop)
     dropped: list[DroppedTransaction] = []
     stopped_at: Transaction | None = None

@@ -1,6 +1,7 @@
 """Who decides the next block, from the state of this one (docs/spec/contracts.md, section 8.1)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -64,14 +65,9 @@ def read_next_set(
     wanted = get_next_set_hash(database, header)
     if wanted in (ZERO_HASH, compute_set_hash(current)):
         return None
-    environment = BlockEnvironment(
-        chain_id=chain_id,
-        number=BlockNumber(header.number + 1),
-        timestamp=header.timestamp,
-        coinbase=header.coinbase,
-        gas_limit=header.gas_limit,
-        base_fee_per_gas=header.base_fee_per_gas,
-        mix_hash=header.mix_hash,
+    # The contract looks at the number alone; the next block's other fields are not known yet.
+    environment = replace(
+        BlockEnvironment.of(header, chain_id), number=BlockNumber(header.number + 1)
     )
     request = CallRequest(to=VALIDATOR_SET, data=encode_committee(), gas_limit=READ_GAS)
     answer = call(database, header.state_root, environment, request)

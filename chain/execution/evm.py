@@ -44,7 +44,7 @@ from chain.errors import InvalidTransaction, RejectionReason
 from chain.execution.gas import compute_floor_gas, compute_intrinsic_gas
 from chain.execution.precompiles import PRECOMPILES
 from chain.execution.run_loop import ExecutionStoppedError, run_code
-from chain.genesis import HISTORY_STORAGE_ADDRESS, GenesisAccount, build_alloc
+from chain.genesis import HISTORY_STORAGE_ADDRESS, GenesisAccount, GenesisConfig, build_alloc
 from chain.hexadecimal import to_hex
 from chain.primitives import ZERO_ADDRESS, ZERO_HASH, Address, BlockNumber, Hash32
 from chain.state.trie import MissingTrieNodeError
@@ -52,6 +52,7 @@ from chain.state.world_state import ReadableDatabase, StateDelta, WorldState
 from chain.types.header import Header
 from chain.types.receipt import Log
 from chain.types.transaction import AccessList, Authorization, Transaction
+from chain.validation import compute_mix_hash, compute_next_base_fee
 
 HISTORY_SERVE_WINDOW: Final = 8191
 """EIP-2935: the number of block hashes that its contract keeps."""
@@ -95,6 +96,28 @@ class BlockEnvironment:
             gas_limit=header.gas_limit,
             base_fee_per_gas=header.base_fee_per_gas,
             mix_hash=header.mix_hash,
+        )
+
+    @classmethod
+    def after(
+        cls, parent: Header, config: GenesisConfig, *, coinbase: Address, timestamp: int
+    ) -> Self:
+        """The environment of a block on top of `parent`.
+
+        Args:
+            parent: The header that the block extends.
+            config: The network's.
+            coinbase: The primary that proposes the block.
+            timestamp: Seconds; raised to the parent's if it is below.
+        """
+        return cls(
+            chain_id=config.chain_id,
+            number=BlockNumber(parent.number + 1),
+            timestamp=max(timestamp, parent.timestamp),
+            coinbase=coinbase,
+            gas_limit=config.gas_limit,
+            base_fee_per_gas=compute_next_base_fee(parent, config),
+            mix_hash=compute_mix_hash(parent),
         )
 
 

@@ -20,7 +20,7 @@ from chain.genesis import GenesisConfig
 from chain.hexadecimal import to_hex
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.types.header import Header
-from chain.validation import compute_mix_hash, compute_next_base_fee
+from chain.validation import compute_mix_hash
 from node.clock import Clock
 from node.storage.block_store import BlockStore
 from node.storage.database import Database
@@ -121,12 +121,5 @@ class LedgerReader:
         return result.output
 
     def _next_environment(self, head: Header) -> BlockEnvironment:
-        return BlockEnvironment(
-            chain_id=self._config.chain_id,
-            number=BlockNumber(head.number + 1),
-            timestamp=max(head.timestamp, self._clock.now_ms() // 1000),
-            coinbase=head.coinbase,
-            gas_limit=head.gas_limit,
-            base_fee_per_gas=compute_next_base_fee(head, self._config),
-            mix_hash=compute_mix_hash(head),
-        )
+        now = self._clock.now_ms() // 1000
+        return BlockEnvironment.after(head, self._config, coinbase=head.coinbase, timestamp=now)

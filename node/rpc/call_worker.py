@@ -31,7 +31,6 @@ from chain.json_types import JsonObject
 from chain.primitives import Address, BlockNumber
 from chain.state.trie import MissingTrieNodeError
 from chain.types.header import Header
-from chain.validation import compute_mix_hash, compute_next_base_fee
 from node.ipc.framing import LENGTH_BYTES, decode_body, decode_length, encode_frame
 from node.rpc.call_objects import cap_gas, parse_call, parse_overrides
 from node.rpc.encoding import quantity
@@ -114,7 +113,9 @@ class CallEngine:
             raise header_not_found()
         environment = BlockEnvironment.of(header, self._genesis.chain_id)
         if request["is_pending"]:
-            environment = self._build_next_environment(header)
+            environment = BlockEnvironment.after(
+                header, self._genesis, coinbase=header.coinbase, timestamp=int(time.time())
+            )
         call = parse_call(request["call"], environment.base_fee_per_gas)
         overrides = parse_overrides(request["overrides"])
 
@@ -134,17 +135,6 @@ class CallEngine:
                 raise _failure(result)
             return to_hex(result.output)
         return quantity(self._estimate_gas(header, environment, call, overrides, should_stop))
-
-    def _build_next_environment(self, head: Header) -> BlockEnvironment:
-        return BlockEnvironment(
-            chain_id=self._genesis.chain_id,
-            number=BlockNumber(head.number + 1),
-            timestamp=max(head.timestamp, int(time.time())),
-            coinbase=head.coinbase,
-            gas_limit=head.gas_limit,
-            base_fee_per_gas=compute_next_base_fee(head, self._genesis),
-            mix_hash=compute_mix_hash(head),
-        )
 
     def _estimate_gas(
         self,

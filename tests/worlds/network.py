@@ -10,11 +10,6 @@ import trio
 from chain.crypto import get_address, keccak256, sign
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import (
-    EMPTY_REQUESTS_HASH,
-    EMPTY_TRIE_ROOT,
-    EMPTY_UNCLES_HASH,
-    ZERO_ADDRESS,
-    ZERO_HASH,
     Address,
     BlockNumber,
     Hash32,
@@ -27,7 +22,6 @@ from chain.primitives import (
 from chain.training.reveal import Reveal
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
-from chain.types.header import Header
 from chain.types.receipt import Receipt, encode_receipts
 from node.network.network import Network, NetworkConfig
 from node.network.protocols.blobs import Download
@@ -42,6 +36,7 @@ from node.network.stream import (
 )
 from node.network.wire import Head
 from node.storage.blobs import BlobManifest, BlobStore
+from tests.worlds.values import make_header
 
 GENESIS_HASH = keccak256(b"genesis")
 CHAIN_ID = 7331
@@ -310,30 +305,9 @@ CERTIFICATE = CommitCertificate(View(0), ((ValidatorIndex(0), Signature(bytes(65
 
 
 def build_block(number: int, *, size_bytes: int = 100) -> Block:
-    header = Header(
-        parent_hash=ZERO_HASH,
-        ommers_hash=EMPTY_UNCLES_HASH,
-        coinbase=ZERO_ADDRESS,
-        state_root=EMPTY_TRIE_ROOT,
-        transactions_root=EMPTY_TRIE_ROOT,
-        receipts_root=EMPTY_TRIE_ROOT,
-        logs_bloom=bytes(256),
-        difficulty=0,
-        number=BlockNumber(number),
-        gas_limit=30_000_000,
-        gas_used=0,
-        timestamp=number,
-        extra_data=bytes(32),
-        mix_hash=ZERO_HASH,
-        nonce=bytes(8),
-        base_fee_per_gas=0,
-        withdrawals_root=EMPTY_TRIE_ROOT,
-        blob_gas_used=0,
-        excess_blob_gas=0,
-        parent_beacon_block_root=ZERO_HASH,
-        requests_hash=EMPTY_REQUESTS_HASH,
+    return Block(
+        make_header(number), (bytes(min(size_bytes, 2**17)),) * max(1, size_bytes // 2**17), None
     )
-    return Block(header, (bytes(min(size_bytes, 2**17)),) * max(1, size_bytes // 2**17), None)
 
 
 @dataclass

@@ -20,9 +20,6 @@ from chain.consensus.messages import (
 )
 from chain.consensus.pbft import ReplicaState, Sign, Transition
 from chain.primitives import (
-    EMPTY_REQUESTS_HASH,
-    EMPTY_TRIE_ROOT,
-    EMPTY_UNCLES_HASH,
     ZERO_HASH,
     Address,
     BlockNumber,
@@ -33,7 +30,7 @@ from chain.primitives import (
 )
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
-from chain.types.header import Header
+from tests.worlds.values import make_header
 
 DOMAIN = SigningDomain(chain_id=1337, genesis_hash=Hash32(b"\x11" * 32), version=1)
 PARENT = Hash32(b"\x22" * 32)
@@ -59,28 +56,8 @@ def make_block(
     transactions: tuple[bytes, ...] = (),
 ) -> Block:
     """A block that differs from others by `tag`; `coinbase` is a validator index."""
-    header = Header(
-        parent_hash=parent,
-        ommers_hash=EMPTY_UNCLES_HASH,
-        coinbase=Address(bytes([16 + coinbase] * 20)),
-        state_root=EMPTY_TRIE_ROOT,
-        transactions_root=EMPTY_TRIE_ROOT,
-        receipts_root=EMPTY_TRIE_ROOT,
-        logs_bloom=bytes(256),
-        difficulty=0,
-        number=BlockNumber(number),
-        gas_limit=30_000_000,
-        gas_used=0,
-        timestamp=tag,
-        extra_data=bytes(32),
-        mix_hash=ZERO_HASH,
-        nonce=bytes(8),
-        base_fee_per_gas=0,
-        withdrawals_root=EMPTY_TRIE_ROOT,
-        blob_gas_used=0,
-        excess_blob_gas=0,
-        parent_beacon_block_root=ZERO_HASH,
-        requests_hash=EMPTY_REQUESTS_HASH,
+    header = make_header(
+        number, parent_hash=parent, coinbase=Address(bytes([16 + coinbase] * 20)), timestamp=tag
     )
     return Block(header, transactions, None)
 

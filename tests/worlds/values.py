@@ -1,12 +1,13 @@
-"""Small chains of well-formed blocks; their signatures and roots are not valid, nor looked at."""
+"""Well-formed headers, blocks and chains that were never executed; nothing in them is signed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chain.crypto import keccak256
 from chain.primitives import (
     EMPTY_REQUESTS_HASH,
     EMPTY_TRIE_ROOT,
     EMPTY_UNCLES_HASH,
+    ZERO_ADDRESS,
     ZERO_HASH,
     Address,
     BlockNumber,
@@ -43,29 +44,44 @@ def topic(value: int) -> Hash32:
     return Hash32(value.to_bytes(32, "big"))
 
 
+_EMPTY_HEADER = Header(
+    parent_hash=ZERO_HASH,
+    ommers_hash=EMPTY_UNCLES_HASH,
+    coinbase=ZERO_ADDRESS,
+    state_root=EMPTY_TRIE_ROOT,
+    transactions_root=EMPTY_TRIE_ROOT,
+    receipts_root=EMPTY_TRIE_ROOT,
+    logs_bloom=bytes(256),
+    difficulty=0,
+    number=BlockNumber(0),
+    gas_limit=30_000_000,
+    gas_used=0,
+    timestamp=0,
+    extra_data=bytes(32),
+    mix_hash=ZERO_HASH,
+    nonce=bytes(8),
+    base_fee_per_gas=0,
+    withdrawals_root=EMPTY_TRIE_ROOT,
+    blob_gas_used=0,
+    excess_blob_gas=0,
+    parent_beacon_block_root=ZERO_HASH,
+    requests_hash=EMPTY_REQUESTS_HASH,
+)
+
+
+def make_header(number: int, **fields: object) -> Header:
+    """A header over an empty block and state; its timestamp is its number unless told otherwise."""
+    return replace(_EMPTY_HEADER, **{"number": BlockNumber(number), "timestamp": number, **fields})
+
+
 def header(number: int, parent_hash: Hash32, logs_bloom: bytes = bytes(256)) -> Header:
-    return Header(
+    """A header of `chain_of`; its state root stands for no state."""
+    return make_header(
+        number,
         parent_hash=parent_hash,
-        ommers_hash=EMPTY_UNCLES_HASH,
         coinbase=address(1000 + number),
         state_root=keccak256(b"state %d" % number),
-        transactions_root=EMPTY_TRIE_ROOT,
-        receipts_root=EMPTY_TRIE_ROOT,
         logs_bloom=logs_bloom,
-        difficulty=0,
-        number=BlockNumber(number),
-        gas_limit=30_000_000,
-        gas_used=0,
-        timestamp=number,
-        extra_data=bytes(32),
-        mix_hash=ZERO_HASH,
-        nonce=bytes(8),
-        base_fee_per_gas=0,
-        withdrawals_root=EMPTY_TRIE_ROOT,
-        blob_gas_used=0,
-        excess_blob_gas=0,
-        parent_beacon_block_root=ZERO_HASH,
-        requests_hash=EMPTY_REQUESTS_HASH,
     )
 
 

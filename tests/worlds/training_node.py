@@ -30,18 +30,18 @@ from node.training.host import TrainingHost
 from node.training.reveal_store import RevealStore
 from node.training.served_training import ServedTraining
 from node.training.state_parts import StatePartStore
-from tests.worlds.training import SPEC as SMALL
-from tests.worlds.training import random_gradient
-from tests.worlds.training_history import (
+from tests.worlds.training import (
     COMMITTEE,
     MINERS,
     OPERATORS,
     TASK,
     at,
     history_after,
+    random_gradient,
     result,
     verdict,
 )
+from tests.worlds.training import SPEC as SMALL
 from tests.worlds.waiting import until
 
 CHAIN_ID = 99

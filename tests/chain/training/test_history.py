@@ -14,11 +14,11 @@ from chain.training.history import (
     get_evaluation,
     get_lower_median,
 )
-from tests.worlds.training import SPEC
-from tests.worlds.training_history import (
+from tests.worlds.training import (
     COMMITTEE,
     MINERS,
     OPERATORS,
+    SPEC,
     TASK,
     VALIDATORS,
     VOTE,

@@ -20,10 +20,10 @@ from chain.training.rounds import (
     get_quorum_vote,
     list_duties,
 )
-from tests.worlds.training import SPEC
-from tests.worlds.training_history import (
+from tests.worlds.training import (
     COMMITTEE,
     OPERATORS,
+    SPEC,
     SUBMITTED,
     VOTE,
     at,

@@ -36,8 +36,7 @@ from chain.training.task_spec import encode_task_spec, learning_rate_ppb
 from node.client.rpc_client import BlobGoneError, RpcClient
 from node.client.task_replay import TaskReplay
 from pot_common.errors import OperatorError
-from tests.worlds.training import SPEC, random_gradient
-from tests.worlds.training_history import MINERS, OPERATORS, TASK, VALIDATORS
+from tests.worlds.training import MINERS, OPERATORS, SPEC, TASK, VALIDATORS, random_gradient
 
 CHAIN_ID = 31_337
 PARAMETERS = count_parameters(SPEC.model)

@@ -47,10 +47,10 @@ from node.training.collector import Collector
 from node.training.retention import RetentionPolicy
 from node.training.reveal_store import RevealStore
 from node.training.state_parts import StatePartStore
-from tests.worlds.training import SPEC
-from tests.worlds.training_history import (
+from tests.worlds.training import (
     COMMITTEE,
     MINERS,
+    SPEC,
     SUBMITTED,
     TASK,
     VALIDATORS,

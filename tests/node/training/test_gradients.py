@@ -12,7 +12,7 @@ from chain.crypto import content_id
 from chain.primitives import Address, Hash32, TaskId
 from node.training import gradients
 from node.training.verifier import VerifierRefusedError
-from tests.worlds.training_history import (
+from tests.worlds.training import (
     TASK,
     history_after,
 )

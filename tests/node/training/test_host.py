@@ -8,7 +8,7 @@ import pytest
 from trio.testing import MockClock
 
 from node.training.verifier import VerifierRefusedError
-from tests.worlds.training_history import (
+from tests.worlds.training import (
     TASK,
     history_after,
 )

@@ -12,7 +12,7 @@ from chain.contracts.task_registry import encode_post_ready
 from chain.crypto import content_id
 from chain.primitives import TaskId
 from node.training import preparation
-from tests.worlds.training_history import (
+from tests.worlds.training import (
     TASK,
     history_after,
 )

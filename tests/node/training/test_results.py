@@ -10,7 +10,7 @@ from chain.contracts.addresses import GRADIENT_LEDGER
 from chain.contracts.gradient_ledger import Phase, encode_post_result
 from chain.crypto import content_id
 from node.training.verifier import VerifierRefusedError
-from tests.worlds.training_history import (
+from tests.worlds.training import (
     TASK,
     verdict,
 )

@@ -11,9 +11,9 @@ from chain.primitives import BlockNumber
 from chain.training.history import SettledRound, TaskHistory, apply_event
 from node.config import Retention
 from node.training.retention import KeptTask, RetentionPolicy, compute_kept
-from tests.worlds.training import SPEC
-from tests.worlds.training_history import (
+from tests.worlds.training import (
     COMMITTEE,
+    SPEC,
     TASK,
     VALIDATORS,
     VOTE,

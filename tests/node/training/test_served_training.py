@@ -7,7 +7,7 @@ from chain.primitives import Hash32
 from node.training.reveal_store import RevealStore
 from node.training.served_training import ANNOUNCED_LIMIT, ServedTraining
 from node.training.state_parts import StatePartStore
-from tests.worlds.training_history import TASK
+from tests.worlds.training import TASK
 from tests.worlds.training_node import REVEALS
 
 

@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from chain.contracts.addresses import GRADIENT_LEDGER
-from tests.worlds.training_history import TASK, at
+from tests.worlds.training import TASK, at
 from tests.worlds.training_node import (
     CHEAT,
     OK,

@@ -13,7 +13,7 @@ from chain.primitives import Hash32
 from chain.training.history import apply_event
 from chain.training.optimizer import initial_state
 from chain.training.state import compute_model_root, compute_part_ids, compute_state_root
-from tests.worlds.training_history import (
+from tests.worlds.training import (
     COMMITTEE,
     TASK,
     at,

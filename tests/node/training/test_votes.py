@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from chain.contracts.gradient_ledger import AttemptOpened, Phase
 from chain.training.history import apply_event
 from node.training import jobs
-from tests.worlds.training_history import (
+from tests.worlds.training import (
     COMMITTEE,
     TASK,
     at,

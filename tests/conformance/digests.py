@@ -110,7 +110,7 @@ def build_rewards() -> Value:
 
 @sample("digest.validator_set", "compute_set_hash")
 def build_set_hash() -> Value:
-    return compute_set_hash(values.COMMITTEE.validators)
+    return compute_set_hash(values.GENESIS_SET.validators)
 
 
 @sample("digest.attempt_seed", "compute_seed", "_feistel")

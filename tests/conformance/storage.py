@@ -98,7 +98,7 @@ def build_database() -> Value:
     with new_directory() as directory:
         database = open_database(directory / "chain")
         store = BlockStore(database)
-        store.initialize(GENESIS, DELTA, b'{"genesis": 1}', values.COMMITTEE)
+        store.initialize(GENESIS, DELTA, b'{"genesis": 1}', values.GENESIS_SET)
         store.finalize(
             first,
             values.CERTIFICATE,
@@ -106,7 +106,7 @@ def build_database() -> Value:
             senders=senders,
             delta={make_hash(9): b"new"},
             training_rows={b"row": b"value"},
-            next_validator_set=values.NEXT_COMMITTEE,
+            next_validator_set=values.NEXT_SET,
         )
         store.finalize(second, values.OTHER_CERTIFICATE, receipts=(), senders=(), delta={})
         parts = [store.encoded_header(first.number), store.encoded_block(first.number)]
@@ -125,8 +125,8 @@ def build_database() -> Value:
                 receipts={pivot.number: values.RECEIPTS[:1], ancestor.number: ()},
                 senders=senders[:1],
                 training_rows={b"row": b"later"},
-                validator_set=values.COMMITTEE,
-                next_validator_set=values.NEXT_COMMITTEE,
+                validator_set=values.GENESIS_SET,
+                next_validator_set=values.NEXT_SET,
             )
         )
         stages.append(read_tables(database))
@@ -142,7 +142,7 @@ def build_attempt_events() -> dict[str, object]:
     miner, task = make_address(11), values.TASK
     vote = (make_hash(12), make_hash(13), make_hash(14), 3)
     verdicts = encode_verdicts([Verdict.OK])
-    validators = values.COMMITTEE.validators
+    validators = values.GENESIS_SET.validators
     return {
         "submitted": build_log(
             "TaskSubmitted", task, make_address(15), keccak256(spec), 10**20, spec
@@ -179,7 +179,7 @@ def build_training_index() -> Value:
     with new_directory() as directory:
         database = open_database(directory / "chain")
         store = BlockStore(database)
-        store.initialize(GENESIS, DELTA, b"{}", values.COMMITTEE)
+        store.initialize(GENESIS, DELTA, b"{}", values.GENESIS_SET)
         header = build_child(Block(GENESIS, (), None), (), 20).header
         rows = TrainingIndex(store).compute_rows(header, [build_task_receipt(*logs)])
         database.close()

@@ -185,11 +185,11 @@ EMPTY_VIEW_CHANGE = ViewChange(EMPTY_VIEW_CHANGE_VOTE, None)
 NEW_VIEW = NewView(LATER_PRE_PREPARE, (VIEW_CHANGE_VOTE, EMPTY_VIEW_CHANGE_VOTE), QUORUM)
 EMPTY_NEW_VIEW = NewView(LATER_PRE_PREPARE, (EMPTY_VIEW_CHANGE_VOTE,), ())
 
-COMMITTEE = ValidatorSet(
+GENESIS_SET = ValidatorSet(
     tuple(make_address(80 + index) for index in range(4)),
     tuple(make_address(90 + index) for index in range(4)),
 )
-NEXT_COMMITTEE = ValidatorSet(COMMITTEE.validators[1:], COMMITTEE.operators[1:])
+NEXT_SET = ValidatorSet(GENESIS_SET.validators[1:], GENESIS_SET.operators[1:])
 
 GRADIENT_HEADER = GradientHeader(
     parameter_count=300,

@@ -17,7 +17,7 @@ from node.mempool.pool import Mempool
 from node.operator.account import OperatorAccount, check_operator
 from pot_common.errors import OperatorError
 from tests.worlds.cluster import KEYS
-from tests.worlds.training_chain import COMMITTEE, OPERATORS, TASK, TrainingChain
+from tests.worlds.training_chain import GENESIS_SET, OPERATORS, TASK, TrainingChain
 
 
 def configured(path: Path, genesis: bytes | None) -> NodeConfig:
@@ -61,15 +61,15 @@ def test_a_directory_holds_one_chain_for_ever(tmp_path: Path) -> None:
 def test_an_operator_key_of_another_validator_is_refused_by_setting(tmp_path: Path) -> None:
     chain = TrainingChain(tmp_path)
     account = operator_account(chain, 1)
-    operator = check_operator(account, COMMITTEE.validators[1], COMMITTEE)
-    assert COMMITTEE.find_operator(operator.address) == 1
+    operator = check_operator(account, GENESIS_SET.validators[1], GENESIS_SET)
+    assert GENESIS_SET.find_operator(operator.address) == 1
     # Whoever wants to join has both keys before it is a validator.
     candidate = operator_account(chain, 3)
-    assert check_operator(candidate, Address(b"\x07" * 20), COMMITTEE).address
+    assert check_operator(candidate, Address(b"\x07" * 20), GENESIS_SET).address
     with pytest.raises(OperatorError, match=r"operator\.key_file holds"):
-        check_operator(account, COMMITTEE.validators[2], COMMITTEE)
+        check_operator(account, GENESIS_SET.validators[2], GENESIS_SET)
     with pytest.raises(OperatorError, match="set both or none"):
-        check_operator(account, None, COMMITTEE)
+        check_operator(account, None, GENESIS_SET)
 
 
 class ClusterSigner:
@@ -92,11 +92,11 @@ async def test_an_operators_votes_have_nonces_in_order_and_are_includable(tmp_pa
         await account.send(TASK_REGISTRY, encode_post_ready(TASK), 1_500_000)
     sent = list(account._mempool.candidates())
     assert [each.nonce for each in sent] == [0, 1, 2]
-    assert {each.sender for each in sent} == {COMMITTEE.operators[0]}
+    assert {each.sender for each in sent} == {GENESIS_SET.operators[0]}
     chain.finalize(sent[0].raw)
     history = chain.index.history(TASK)
     assert history is not None
-    assert history.ready == (COMMITTEE.validators[0],)
+    assert history.ready == (GENESIS_SET.validators[0],)
 
 
 def test_the_block_source_serves_final_blocks_and_knows_no_others(tmp_path: Path) -> None:

@@ -8,13 +8,71 @@ from pathlib import Path
 
 import httpx
 
+from chain.errors import RejectedInputError, RejectionReason
 from chain.json_types import Json, JsonObject
+from chain.primitives import Address, Hash32
+from chain.types.transaction import Transaction, decode_transaction
 from node.ipc.client import IpcError, IpcRefusedError
 from node.ipc.server import IpcServer
 from node.rpc.calls import CallWorkers
 from node.rpc.http import AccessRules
 from node.rpc.service import RpcOptions, build_service
-from tests.worlds.stored_chain import InstantNode, LocalChain
+from tests.worlds.stored_chain import StoredChain
+
+
+class InstantNode:
+    """The node process's answers; a transaction is in a block at once, unless it is `holding`."""
+
+    def __init__(self, chain: StoredChain) -> None:
+        self.chain = chain
+        self.holding = False
+        self.pool: dict[Hash32, Transaction] = {}
+        self.stored_blobs = 0
+        self.peers = 3
+        self.best_ahead = 0
+        self.reports: list[tuple[int, str]] = []
+
+    async def submit_transaction(self, raw: bytes) -> Hash32:
+        transaction = decode_transaction(raw)
+        if transaction.hash in self.pool:
+            raise RejectedInputError(RejectionReason.ALREADY_KNOWN)
+        if self.holding:
+            self.pool[transaction.hash] = transaction
+        else:
+            self.chain.extend(raw)
+        return transaction.hash
+
+    def get_pending_nonce(self, address: Address) -> int | None:
+        nonces = [each.nonce for each in self.pool.values() if each.sender == address]
+        return max(nonces) + 1 if nonces else None
+
+    def get_pooled_transaction(self, transaction_hash: Hash32) -> bytes | None:
+        transaction = self.pool.get(transaction_hash)
+        return None if transaction is None else transaction.raw
+
+    def get_pool_counts(self) -> tuple[int, int]:
+        return len(self.pool), 0
+
+    def get_pool_content(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        return tuple(each.raw for each in self.pool.values()), ()
+
+    def get_node_info(self) -> JsonObject:
+        return {"peerId": "12D3KooWTest", "listen": [], "validator": None, "role": "validator"}
+
+    def get_validators(self) -> Json:
+        return []
+
+    def get_consensus_state(self) -> JsonObject:
+        return {"number": self.chain.store.head_number() + 1, "view": 0}
+
+    def get_sync_state(self) -> JsonObject:
+        return {"peers": self.peers, "best": self.chain.store.head_number() + self.best_ahead}
+
+    def take_rpc_metrics(self, process_id: int, text: str) -> None:
+        self.reports.append((process_id, text))
+
+    def on_blob(self) -> None:
+        self.stored_blobs += 1
 
 
 class DirectLink:
@@ -37,7 +95,7 @@ class DirectLink:
 class RpcHarness:
     """A chain, its node, and the service over both."""
 
-    def __init__(self, directory: Path, runner: asyncio.Runner, chain: LocalChain) -> None:
+    def __init__(self, directory: Path, runner: asyncio.Runner, chain: StoredChain) -> None:
         self.chain = chain
         self.node = InstantNode(self.chain)
         self.link = DirectLink(self.node)
@@ -91,10 +149,10 @@ class RpcHarness:
 
 
 @contextmanager
-def rpc_harness(directory: Path, chain: LocalChain | None = None) -> Iterator[RpcHarness]:
+def rpc_harness(directory: Path, chain: StoredChain | None = None) -> Iterator[RpcHarness]:
     """A chain at `directory / "database"`, by default a new one, served."""
     with asyncio.Runner() as runner:
-        harness = RpcHarness(directory, runner, chain or LocalChain(directory / "database"))
+        harness = RpcHarness(directory, runner, chain or StoredChain(directory / "database"))
         try:
             yield harness
         finally:

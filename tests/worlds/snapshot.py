@@ -27,8 +27,8 @@ from node.storage.database import Database, open_database
 from node.sync import snapshot_sync
 from node.sync.snapshot_source import SnapshotSource
 from node.sync.snapshot_sync import SnapshotSync
-from tests.worlds.stored_chain import CHAIN_ID, VALIDATOR, LocalChain
-from tests.worlds.training_chain import COMMITTEE, TrainingChain
+from tests.worlds.stored_chain import CHAIN_ID, VALIDATOR, StoredChain
+from tests.worlds.training_chain import GENESIS_SET, TrainingChain
 
 Answer = Callable[..., object]
 
@@ -55,7 +55,7 @@ class TrustingExecutor:
         digest: Hash32,
         validators: tuple[Address, ...],
     ) -> None:
-        assert validators == COMMITTEE.validators
+        assert validators == GENESIS_SET.validators
         self.verify_certificate(certificate, number, digest)
 
 
@@ -179,13 +179,13 @@ class FreshNode:
     """A node that holds genesis, on a directory that outlives it."""
 
     def __init__(
-        self, chain: LocalChain, directory: Path, network: MemoryNetwork, **options: object
+        self, chain: StoredChain, directory: Path, network: MemoryNetwork, **options: object
     ) -> None:
         self.network = network
         self.database = open_database(directory)
         self.store = BlockStore(self.database)
         genesis = build_genesis(chain.config)
-        self.store.initialize(genesis.header, genesis.delta, b"{}", COMMITTEE)
+        self.store.initialize(genesis.header, genesis.delta, b"{}", GENESIS_SET)
         self.index = TrainingIndex(self.store)
         certificate = chain.store.certificate(chain.store.head_number())
         assert certificate is not None
@@ -199,7 +199,7 @@ class FreshNode:
             **{"mode": "snapshot", **options},
         )
 
-    def follow(self, chain: LocalChain) -> None:
+    def follow(self, chain: StoredChain) -> None:
         """Execute what the chain has above the head, as every node does."""
         for number in range(self.store.head_number() + 1, chain.store.head_number() + 1):
             block = chain.store.block(BlockNumber(number))

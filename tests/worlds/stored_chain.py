@@ -11,12 +11,10 @@ from eth_account.signers.local import LocalAccount
 from chain.builder import build_block
 from chain.contracts.set_reader import read_genesis_set
 from chain.crypto import keccak256
-from chain.errors import RejectedInputError, RejectionReason
 from chain.genesis import build_genesis, parse_genesis
-from chain.json_types import Json, JsonObject
 from chain.primitives import Address, Hash32, Signature, ValidatorIndex, View
 from chain.types.certificate import CommitCertificate
-from chain.types.transaction import Transaction, decode_transaction
+from chain.types.transaction import decode_transaction
 from chain.types.validator_set import ValidatorSet
 from node.chain.training_index import TrainingIndex
 from node.storage.block_store import BlockStore
@@ -178,7 +176,7 @@ def genesis_file() -> bytes:
     ).encode()
 
 
-class LocalChain:
+class StoredChain:
     """One store, extended a block at a time. The certificates are of nobody: none is checked."""
 
     def __init__(self, path: Path, *, genesis: bytes | None = None) -> None:
@@ -222,58 +220,3 @@ class LocalChain:
 
 def _certificate() -> CommitCertificate:
     return CommitCertificate(View(0), ((ValidatorIndex(0), Signature(b"\x01" * 65)),))
-
-
-class InstantNode:
-    """The node process's answers; a transaction is in a block at once, unless it is `holding`."""
-
-    def __init__(self, chain: LocalChain) -> None:
-        self.chain = chain
-        self.holding = False
-        self.pool: dict[Hash32, Transaction] = {}
-        self.stored_blobs = 0
-        self.peers = 3
-        self.best_ahead = 0
-        self.reports: list[tuple[int, str]] = []
-
-    async def submit_transaction(self, raw: bytes) -> Hash32:
-        transaction = decode_transaction(raw)
-        if transaction.hash in self.pool:
-            raise RejectedInputError(RejectionReason.ALREADY_KNOWN)
-        if self.holding:
-            self.pool[transaction.hash] = transaction
-        else:
-            self.chain.extend(raw)
-        return transaction.hash
-
-    def get_pending_nonce(self, address: Address) -> int | None:
-        nonces = [each.nonce for each in self.pool.values() if each.sender == address]
-        return max(nonces) + 1 if nonces else None
-
-    def get_pooled_transaction(self, transaction_hash: Hash32) -> bytes | None:
-        transaction = self.pool.get(transaction_hash)
-        return None if transaction is None else transaction.raw
-
-    def get_pool_counts(self) -> tuple[int, int]:
-        return len(self.pool), 0
-
-    def get_pool_content(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-        return tuple(each.raw for each in self.pool.values()), ()
-
-    def get_node_info(self) -> JsonObject:
-        return {"peerId": "12D3KooWTest", "listen": [], "validator": None, "role": "validator"}
-
-    def get_validators(self) -> Json:
-        return []
-
-    def get_consensus_state(self) -> JsonObject:
-        return {"number": self.chain.store.head_number() + 1, "view": 0}
-
-    def get_sync_state(self) -> JsonObject:
-        return {"peers": self.peers, "best": self.chain.store.head_number() + self.best_ahead}
-
-    def take_rpc_metrics(self, process_id: int, text: str) -> None:
-        self.reports.append((process_id, text))
-
-    def on_blob(self) -> None:
-        self.stored_blobs += 1

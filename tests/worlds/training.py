@@ -113,7 +113,7 @@ def random_gradient(seed: int, size: int, norm: float = 1.0) -> Float32Array:
 TASK = TaskId(1)
 VALIDATORS = tuple(Address(bytes([0xA0 + i]) * 20) for i in range(4))
 OPERATORS = tuple(Address(bytes([0xB0 + i]) * 20) for i in range(4))
-COMMITTEE = ValidatorSet(VALIDATORS, OPERATORS)
+GENESIS_SET = ValidatorSet(VALIDATORS, OPERATORS)
 MINERS = tuple(Address(bytes([0xC0 + i]) * 20) for i in range(3))
 VOTE = ResultVote(Hash32(b"\x01" * 32), Hash32(b"\x02" * 32), Hash32(b"\x03" * 32), 2)
 SUBMITTED = TaskSubmitted(
@@ -158,5 +158,5 @@ def history_after(*events: Event, start: int = 2) -> TaskHistory:
     """The history of an active task after events, each in a block of its own."""
     history = build_history(SUBMITTED, at(1))
     for number, event in enumerate((TaskActivated(TASK), *events), start):
-        history, _ = apply_event(history, event, at(number), spec=SPEC, validator_set=COMMITTEE)
+        history, _ = apply_event(history, event, at(number), spec=SPEC, validator_set=GENESIS_SET)
     return history

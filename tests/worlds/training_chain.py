@@ -39,7 +39,7 @@ from node.chain.training_index import TrainingIndex
 from node.clock import Clock
 from node.mempool.head_rules import HeadRules
 from node.setup.network_genesis import NetworkPlan, Seat, build_network, encode_genesis
-from tests.worlds.stored_chain import CHAIN_ID, LocalChain, sign
+from tests.worlds.stored_chain import CHAIN_ID, StoredChain, sign
 from tests.worlds.training import SPEC as SMALL
 
 POT = 10**18
@@ -56,7 +56,7 @@ def address_of(signer: LocalAccount) -> Address:
     return Address(bytes.fromhex(signer.address[2:]))
 
 
-COMMITTEE = ValidatorSet(VALIDATORS, tuple(address_of(each) for each in OPERATORS))
+GENESIS_SET = ValidatorSet(VALIDATORS, tuple(address_of(each) for each in OPERATORS))
 
 
 class FixedClock:
@@ -70,7 +70,7 @@ class TrainingChain:
     """Sends calls, and finalizes them."""
 
     def __init__(self, path: Path) -> None:
-        seats = tuple(map(Seat, VALIDATORS, COMMITTEE.operators))
+        seats = tuple(map(Seat, VALIDATORS, GENESIS_SET.operators))
         config = build_network(
             NetworkPlan(
                 chain_id=CHAIN_ID,
@@ -83,7 +83,7 @@ class TrainingChain:
             )
         )
         clock: Clock = FixedClock()
-        self.local = LocalChain(path, genesis=encode_genesis(config))
+        self.local = StoredChain(path, genesis=encode_genesis(config))
         self.store = self.local.store
         self.ledger = LedgerReader(self.store, self.local.database, self.local.config, clock)
         self.index = TrainingIndex(self.store)
@@ -158,7 +158,7 @@ class TrainingChain:
 
     def compute_vote(self) -> ResultVote:
         earned = {address_of(ANN): SPEC.reward.unit_price}
-        earned |= dict.fromkeys(COMMITTEE.operators, SPEC.reward.validator_fee // 4)
+        earned |= dict.fromkeys(GENESIS_SET.operators, SPEC.reward.validator_fee // 4)
         tree = build_reward_tree(CHAIN_ID, REWARD_DISTRIBUTOR, TASK, earned)
         return ResultVote(Hash32(b"\x71" * 32), Hash32(b"\x72" * 32), tree.root, 1)
 

@@ -31,7 +31,7 @@ from node.training.reveal_store import RevealStore
 from node.training.served_training import ServedTraining
 from node.training.state_parts import StatePartStore
 from tests.worlds.training import (
-    COMMITTEE,
+    GENESIS_SET,
     MINERS,
     OPERATORS,
     TASK,
@@ -112,7 +112,7 @@ class FakeChain:
     settled: dict[int, SettledRound] = field(default_factory=dict)
     reverts: str | None = None
     phase_calls: int = 0
-    validator_set = COMMITTEE
+    validator_set = GENESIS_SET
 
     def task_count(self) -> int:
         return len(self.histories)
@@ -288,7 +288,7 @@ VOTE = ResultVote(Hash32(b"\x01" * 32), Hash32(b"\x02" * 32), Hash32(b"\x03" * 3
 
 def with_results(history: TaskHistory, *events: object) -> TaskHistory:
     for number, event in enumerate(events, 20):
-        history, _ = apply_event(history, event, at(number), spec=SPEC, validator_set=COMMITTEE)
+        history, _ = apply_event(history, event, at(number), spec=SPEC, validator_set=GENESIS_SET)
     return history
 
 
@@ -297,7 +297,7 @@ def settled_round(round_number: int, *verdicts: Verdict) -> SettledRound:
     results = [result(i, VOTE) for i in range(3)]
     history = with_results(judging().histories[TASK], *events, *results)
     over = RoundSettled(TASK, 0, 0, 0, VOTE, 0)
-    _, settled = apply_event(history, over, at(90), spec=SPEC, validator_set=COMMITTEE)
+    _, settled = apply_event(history, over, at(90), spec=SPEC, validator_set=GENESIS_SET)
     assert settled is not None
     return replace(
         settled,

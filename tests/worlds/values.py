@@ -120,6 +120,6 @@ def chain_of(length: int, *, state_nodes: int = 3) -> list[ChainLink]:
     return links
 
 
-COMMITTEE = ValidatorSet(
+GENESIS_SET = ValidatorSet(
     tuple(address(100 + i) for i in range(4)), tuple(address(200 + i) for i in range(4))
 )

@@ -15,7 +15,7 @@ from chain.training.history import (
     get_lower_median,
 )
 from tests.worlds.training import (
-    COMMITTEE,
+    GENESIS_SET,
     MINERS,
     OPERATORS,
     SPEC,
@@ -91,7 +91,9 @@ def test_settlement_pays_accepted_units_and_timely_operators() -> None:
     )
 
     settled_event = RoundSettled(TASK, 0, 0, 0, VOTE, 123)
-    after, settled = apply_event(before, settled_event, at(99), spec=SPEC, validator_set=COMMITTEE)
+    after, settled = apply_event(
+        before, settled_event, at(99), spec=SPEC, validator_set=GENESIS_SET
+    )
 
     share = SPEC.reward.validator_fee // 3
     expected = {MINERS[0]: 2 * PRICE, MINERS[1]: PRICE}
@@ -125,7 +127,7 @@ def test_outcome_of_one_gradient(
     attempt = history_after(opened(), committed(0), *posted).attempt
 
     assert attempt is not None
-    found = compute_outcome(attempt, SPEC, COMMITTEE)
+    found = compute_outcome(attempt, SPEC, GENESIS_SET)
     assert found.outcomes == (outcome,)
     assert bool(found.slashed) == is_slashed
     assert bool(found.fined) == is_fined
@@ -151,7 +153,7 @@ def test_evaluation_is_the_lower_median_of_who_posted_the_settled_result() -> No
     posted = [result(0, correct=300), result(1, correct=310), result(2), liar]
     before = history_after(opened(), committed(0), verdict(0, OK), *posted)
     _, settled = apply_event(
-        before, RoundSettled(TASK, 0, 0, 0, VOTE, 0), at(50), spec=SPEC, validator_set=COMMITTEE
+        before, RoundSettled(TASK, 0, 0, 0, VOTE, 0), at(50), spec=SPEC, validator_set=GENESIS_SET
     )
 
     assert settled is not None

@@ -21,7 +21,7 @@ from chain.training.rounds import (
     list_duties,
 )
 from tests.worlds.training import (
-    COMMITTEE,
+    GENESIS_SET,
     OPERATORS,
     SPEC,
     SUBMITTED,
@@ -56,7 +56,7 @@ def duties(
     head: int = 10,
 ) -> tuple[Duty, ...]:
     operator = None if own_index is None else OPERATORS[own_index]
-    return list_duties(history, SPEC, view(phase, head=head), own, COMMITTEE, operator, now)
+    return list_duties(history, SPEC, view(phase, head=head), own, GENESIS_SET, operator, now)
 
 
 def test_content_comes_first() -> None:
@@ -72,7 +72,7 @@ def test_a_refused_task_is_owed_nothing() -> None:
 
 def test_ready_is_posted_once_and_only_by_validators() -> None:
     pending = build_history(SUBMITTED, at(1))
-    said = replace(pending, ready=(COMMITTEE.validators[0],))
+    said = replace(pending, ready=(GENESIS_SET.validators[0],))
 
     assert [type(duty) for duty in duties(pending, Phase.INACTIVE)] == [PostReady]
     assert duties(said, Phase.INACTIVE) == ()
@@ -182,8 +182,8 @@ def test_a_quorum_of_equal_results_is_needed() -> None:
 
     assert two is not None
     assert three is not None
-    assert get_quorum_vote(two, COMMITTEE) is None
-    assert get_quorum_vote(three, COMMITTEE) == VOTE
+    assert get_quorum_vote(two, GENESIS_SET) is None
+    assert get_quorum_vote(three, GENESIS_SET) == VOTE
 
 
 def test_a_closed_task_is_owed_nothing() -> None:

@@ -9,7 +9,7 @@ from chain.training.task_spec import terms
 from tests.worlds.training_chain import (
     ANN,
     BEN,
-    COMMITTEE,
+    GENESIS_SET,
     OPERATORS,
     SPEC,
     SUBMITTER,
@@ -31,7 +31,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> TrainingChain:
 def test_the_committee_and_the_terms_are_those_of_genesis_and_specification(
     chain: TrainingChain,
 ) -> None:
-    assert chain.store.next_validator_set() == COMMITTEE
+    assert chain.store.next_validator_set() == GENESIS_SET
     assert chain.ledger.terms(TASK) == terms(SPEC)
 
 

@@ -14,7 +14,7 @@ from chain.training.history import (
 )
 from node.chain.training_index import TrainingIndex, get_theta_root
 from node.storage.block_store import BlockStore
-from tests.worlds.training_chain import COMMITTEE, SPEC, TASK, TrainingChain
+from tests.worlds.training_chain import GENESIS_SET, SPEC, TASK, TrainingChain
 
 
 def fold(store: BlockStore) -> tuple[TaskHistory | None, list[SettledRound]]:
@@ -28,7 +28,7 @@ def fold(store: BlockStore) -> tuple[TaskHistory | None, list[SettledRound]]:
                     history = build_history(event, context)
                 elif event is not None and history is not None and hasattr(event, "task_id"):
                     history, settled = apply_event(
-                        history, event, context, spec=SPEC, validator_set=COMMITTEE
+                        history, event, context, spec=SPEC, validator_set=GENESIS_SET
                     )
                     rounds += [] if settled is None else [settled]
     return history, rounds

@@ -19,7 +19,7 @@ from node.rpc.metrics import RpcMetrics
 from node.storage.block_store import BlockStore
 from node.storage.database import open_database
 from tests.node.health.test_diagnosis import HEALTHY, gone, with_validators
-from tests.worlds.values import COMMITTEE, GENESIS, GENESIS_DELTA, chain_of
+from tests.worlds.values import GENESIS, GENESIS_DELTA, GENESIS_SET, chain_of
 
 DOCS = Path(__file__).parents[3] / "docs"
 GUIDE = DOCS / "operator-guide.md"
@@ -103,7 +103,7 @@ class Fed:
 @pytest.fixture
 def fed(tmp_path: Path) -> Fed:
     store = BlockStore(open_database(tmp_path))
-    store.initialize(GENESIS, GENESIS_DELTA, b"{}", COMMITTEE)
+    store.initialize(GENESIS, GENESIS_DELTA, b"{}", GENESIS_SET)
     metrics, network, health = NodeMetrics(), FakeNetwork(), FakeSituation()
     feed = MetricsFeed(
         metrics=metrics,

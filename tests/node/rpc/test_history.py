@@ -9,7 +9,7 @@ from chain.primitives import BlockNumber, Hash32
 from node.storage.block_store import Snapshot
 from node.storage.database import Table
 from tests.worlds.rpc import RpcHarness, rpc_harness
-from tests.worlds.stored_chain import ALICE, BOB, LocalChain, sign
+from tests.worlds.stored_chain import ALICE, BOB, StoredChain, sign
 
 PIVOT, HEAD = 5, 8
 NOT_HELD = {"code": 4444, "message": f"history before block {PIVOT} is not held by this node"}
@@ -18,7 +18,7 @@ NOT_HELD = {"code": 4444, "message": f"history before block {PIVOT} is not held 
 @pytest.fixture(scope="module")
 def rpc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RpcHarness]:
     directory: Path = tmp_path_factory.mktemp("history")
-    old, new = LocalChain(directory / "old"), LocalChain(directory / "database")
+    old, new = StoredChain(directory / "old"), StoredChain(directory / "database")
     for nonce in range(HEAD):
         transfer = sign(ALICE, nonce=nonce, to=BOB.address, value=1)
         old.extend(transfer)
@@ -31,7 +31,7 @@ def rpc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RpcHarness]:
         yield harness
 
 
-def adopt_head(old: LocalChain, new: LocalChain) -> None:
+def adopt_head(old: StoredChain, new: StoredChain) -> None:
     """What snapshot sync brings: the state, some headers, and the block."""
     store, head = old.store, old.store.head_number()
     with old.database.read() as reader, new.database.write() as writer:

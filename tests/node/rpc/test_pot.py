@@ -44,7 +44,7 @@ from node.training.reveal_store import RevealStore
 from tests.node.full_disk import limited_file_size
 from tests.node.rpc.recorded_answers import check_answers
 from tests.worlds.rpc import RpcHarness, rpc_harness
-from tests.worlds.stored_chain import CHAIN_ID, LocalChain, sign
+from tests.worlds.stored_chain import CHAIN_ID, StoredChain, sign
 from tests.worlds.training import SPEC as SMALL
 
 POT = 10**18
@@ -95,7 +95,7 @@ def text(value: bytes) -> str:
     return "0x" + value.hex()
 
 
-def build_chain(path: Path) -> LocalChain:
+def build_chain(path: Path) -> StoredChain:
     seats = tuple(
         Seat(validator, address_of(operator))
         for validator, operator in zip(VALIDATORS, OPERATORS, strict=True)
@@ -111,7 +111,7 @@ def build_chain(path: Path) -> LocalChain:
             tokens={address_of(signer): 1_000 * POT for signer in (SUBMITTER, ANN, BEN)},
         )
     )
-    return LocalChain(path, genesis=encode_genesis(config))
+    return StoredChain(path, genesis=encode_genesis(config))
 
 
 def upload_reveal(rpc: RpcHarness, query: dict[str, object], body: bytes = PAYLOAD) -> int:

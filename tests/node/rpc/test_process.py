@@ -19,14 +19,14 @@ from web3 import HTTPProvider, Web3
 from web3.exceptions import ContractLogicError, TransactionNotFound, Web3RPCError
 
 from node.ipc.server import IpcServer
+from tests.worlds.rpc import InstantNode
 from tests.worlds.stored_chain import (
     ALICE,
     BOB,
     CHAIN_ID,
     COUNTER_ABI,
     COUNTER_INIT_CODE,
-    InstantNode,
-    LocalChain,
+    StoredChain,
 )
 
 pytestmark = pytest.mark.process
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.process
 
 @contextmanager
 def served_node(
-    path: Path, chain: LocalChain, backend: InstantNode | None = None
+    path: Path, chain: StoredChain, backend: InstantNode | None = None
 ) -> Iterator[IpcServer]:
     """The node process's end of the socket, in a thread of this one."""
     ready = threading.Event()
@@ -80,15 +80,15 @@ def rpc_process(directory: Path, *arguments: str) -> Iterator[tuple[subprocess.P
 
 
 @pytest.fixture(scope="module")
-def data_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, LocalChain]]:
+def data_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, StoredChain]]:
     directory = tmp_path_factory.mktemp("node")
-    chain = LocalChain(directory / "database")
+    chain = StoredChain(directory / "database")
     yield directory, chain
     chain.database.close()
 
 
 @pytest.fixture(scope="module")
-def url(data_directory: tuple[Path, LocalChain]) -> Iterator[str]:
+def url(data_directory: tuple[Path, StoredChain]) -> Iterator[str]:
     directory, chain = data_directory
     with (
         served_node(directory / "rpc.sock", chain),
@@ -172,7 +172,7 @@ def test_web3_deploys_sends_waits_reads_logs_and_calls(url: str) -> None:
 
 
 def test_the_process_tells_its_node_what_it_counts(tmp_path: Path) -> None:
-    chain = LocalChain(tmp_path / "database")
+    chain = StoredChain(tmp_path / "database")
     backend = InstantNode(chain)
     with (
         served_node(tmp_path / "rpc.sock", chain, backend),
@@ -216,7 +216,7 @@ def test_garbage_on_the_port_stops_nothing(url: str) -> None:
     assert httpx.get(url + "/readiness?minPeers=3").status_code == 200
 
 
-def test_process_ends_with_its_parent(data_directory: tuple[Path, LocalChain]) -> None:
+def test_process_ends_with_its_parent(data_directory: tuple[Path, StoredChain]) -> None:
     directory, _ = data_directory
     flags = ["--set", f"data_dir={directory}", "--set", "rpc.port=0"]
     # A parent that starts the process, says its id, and dies without a word to it.
@@ -246,7 +246,7 @@ def _is_running(process_id: int) -> bool:
 
 
 def test_port_in_use_and_missing_database_name_the_cure(
-    data_directory: tuple[Path, LocalChain], url: str, tmp_path: Path
+    data_directory: tuple[Path, StoredChain], url: str, tmp_path: Path
 ) -> None:
     port = re.findall(r"\d+", url)[-1]
     for directory, wanted in ((data_directory[0], "set rpc.port"), (tmp_path, "pot init")):

@@ -15,9 +15,9 @@ from node.storage.block_store import BlockStore
 from node.storage.database import Database, Table, Writer, open_database
 from pot_common.errors import OperatorError, StorageError
 from tests.worlds.values import (
-    COMMITTEE,
     GENESIS,
     GENESIS_DELTA,
+    GENESIS_SET,
     ChainLink,
     address,
     certificate,
@@ -37,7 +37,7 @@ def database(tmp_path):
 @pytest.fixture
 def store(database: Database) -> BlockStore:
     result = BlockStore(database)
-    result.initialize(GENESIS, GENESIS_DELTA, b"{}", COMMITTEE)
+    result.initialize(GENESIS, GENESIS_DELTA, b"{}", GENESIS_SET)
     return result
 
 
@@ -63,14 +63,14 @@ def test_initialized_store_has_genesis_as_head(store, database):
 
 def test_initializing_again_keeps_the_chain(store):
     finalize(store, chain_of(1)[0])
-    store.initialize(GENESIS, GENESIS_DELTA, b"{}", COMMITTEE)
+    store.initialize(GENESIS, GENESIS_DELTA, b"{}", GENESIS_SET)
     assert store.head_number() == 1
 
 
 def test_another_genesis_is_refused_with_the_cure(store):
     other = header(0, GENESIS.hash)
     with pytest.raises(OperatorError, match=r"another chain.*set data_dir to an empty directory"):
-        store.initialize(other, {}, b"{}", COMMITTEE)
+        store.initialize(other, {}, b"{}", GENESIS_SET)
     assert store.head() == GENESIS
 
 
@@ -80,7 +80,7 @@ def test_store_of_another_format_is_refused(store, database):
     with pytest.raises(OperatorError, match="format 0"):
         store.check_initialized()
     with pytest.raises(OperatorError, match="format 0"):
-        store.initialize(GENESIS, {}, b"{}", COMMITTEE)
+        store.initialize(GENESIS, {}, b"{}", GENESIS_SET)
 
 
 def test_empty_store_names_the_command_that_fills_it(database):
@@ -219,9 +219,9 @@ import sys
 from pathlib import Path
 from node.storage.block_store import BlockStore
 from node.storage.database import open_database
-from tests.worlds.values import COMMITTEE, GENESIS, GENESIS_DELTA, chain_of
+from tests.worlds.values import GENESIS_SET, GENESIS, GENESIS_DELTA, chain_of
 store = BlockStore(open_database(Path(sys.argv[1])))
-store.initialize(GENESIS, GENESIS_DELTA, b"{}", COMMITTEE)
+store.initialize(GENESIS, GENESIS_DELTA, b"{}", GENESIS_SET)
 links = chain_of(300, state_nodes=20)
 print("ready", flush=True)
 for link in links[store.head_number():]:

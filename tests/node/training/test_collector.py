@@ -48,7 +48,7 @@ from node.training.retention import RetentionPolicy
 from node.training.reveal_store import RevealStore
 from node.training.state_parts import StatePartStore
 from tests.worlds.training import (
-    COMMITTEE,
+    GENESIS_SET,
     MINERS,
     SPEC,
     SUBMITTED,
@@ -158,7 +158,7 @@ class World:
         self.pass_time()
         block = BlockContext(BlockNumber(self.block), self.now)
         history, settled = apply_event(
-            self.histories[task], event, block, spec=self.specs[task], validator_set=COMMITTEE
+            self.histories[task], event, block, spec=self.specs[task], validator_set=GENESIS_SET
         )
         self.histories[task] = history
         if settled is not None:

@@ -12,7 +12,7 @@ from chain.training.history import SettledRound, TaskHistory, apply_event
 from node.config import Retention
 from node.training.retention import KeptTask, RetentionPolicy, compute_kept
 from tests.worlds.training import (
-    COMMITTEE,
+    GENESIS_SET,
     SPEC,
     TASK,
     VALIDATORS,
@@ -30,7 +30,7 @@ def play(*events: object) -> tuple[TaskHistory, list[SettledRound]]:
     history, rounds = history_after(), []
     for number, event in enumerate(events, 10):
         history, settled = apply_event(
-            history, event, at(number), spec=SPEC, validator_set=COMMITTEE
+            history, event, at(number), spec=SPEC, validator_set=GENESIS_SET
         )
         if settled is not None:
             rounds.append(settled)
@@ -144,7 +144,7 @@ def test_who_keeps_tasks_keeps_everything_until_the_task_goes() -> None:
     void = [AttemptOpened(TASK, 6, 0, 3, 1), AttemptVoided(TASK, 6, 0)]
     history, settled = play(*settle(6), *void, AttemptOpened(TASK, 6, 1, 3, 1))
     closed, _ = apply_event(
-        history, TaskClosed(TASK, 1), at(30), spec=SPEC, validator_set=COMMITTEE
+        history, TaskClosed(TASK, 1), at(30), spec=SPEC, validator_set=GENESIS_SET
     )
     for each in (history, closed):
         kept = keep(each, settled, EVERYTHING)

@@ -10,7 +10,7 @@ from chain.contracts.gradient_ledger import AttemptOpened, Phase
 from chain.training.history import apply_event
 from node.training import jobs
 from tests.worlds.training import (
-    COMMITTEE,
+    GENESIS_SET,
     TASK,
     at,
     history_after,
@@ -37,7 +37,7 @@ async def test_what_is_remembered_of_votes_and_jobs_does_not_grow_with_rounds(
             chain.head += 3
             opened = AttemptOpened(TASK, 0, round_number, 3, 10**19)
             history, _ = apply_event(
-                history_after(), opened, at(50), spec=SPEC, validator_set=COMMITTEE
+                history_after(), opened, at(50), spec=SPEC, validator_set=GENESIS_SET
             )
             chain.histories = {TASK: history}
             node.host.wake()

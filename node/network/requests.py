@@ -185,23 +185,16 @@ class PeerRequests:
             peer_id, training.PROTOCOL_ID, lambda stream: training.announce_reveal(stream, reveal)
         )
 
-    async def fetch_blob(self, content_id: Hash32, prefer: Sequence[PeerId] = ()) -> None:
-        """Get a blob into the blob store, from any peers that hold it.
-
-        Args:
-            content_id: the blob; nothing happens if it is here.
-            prefer: peers to ask first.
+    async def fetch_blob(self, content_id: Hash32) -> None:
+        """Get a blob into the blob store, from any peers that hold it; done if it is there.
 
         Raises:
-            BlobUnavailableError: not all of it could be had; what came is kept for the next try.
-            OperatorError: the disk refused, or the quota is used up.
+            BlobUnavailableError: Not all of it could be had; what came is kept for the next try.
+            OperatorError: The disk refused, or the quota is used up.
         """
-        connected = self._sessions.peer_ids()
-        preferred = [peer_id for peer_id in prefer if peer_id in connected]
-        others = [peer_id for peer_id in connected if peer_id not in preferred]
         await self._blobs.fetch(
             content_id,
-            [*preferred, *others],
+            self._sessions.peer_ids(),
             self._sessions.open_stream,
             self._sessions.report_fault,
         )

@@ -97,7 +97,7 @@ async def test_liar_is_penalized_and_the_blob_comes_from_another(tmp_path: Path)
     liar.set_handler(blobs.PROTOCOL_ID, lie)
     async with running(*nodes):
         await until(lambda: len(nodes[0].network.peers()) == 2)
-        await nodes[0].network.requests.fetch_blob(wanted, prefer=[liar.peer_id])
+        await nodes[0].network.requests.fetch_blob(wanted)
         [suspect] = [peer for peer in nodes[0].network.peers() if peer.peer_id == liar.peer_id]
         assert suspect.score < 100
     assert store_of(nodes[0]).path(wanted).read_bytes() == MODEL

@@ -81,7 +81,7 @@ class Node:
             # The other process dials, and nobody else is to find it.
             listen_addresses=[] if bootstrap else [LISTEN],
             max_connections=max_peers + 130,
-            is_laboratory=True,
+            accept_private_addresses=True,
         )
         self.network = Network(
             host=self.host,

@@ -191,7 +191,7 @@ class _Node:
             key=load_or_create_host_key(config.host_key_file),
             listen_addresses=config.network.listen,
             max_connections=config.network.max_peers + MAX_VALIDATORS + MAX_PENDING_CONNECTIONS,
-            is_laboratory=config.network.accept_private_addresses,
+            accept_private_addresses=config.network.accept_private_addresses,
         )
         source = ServedBlocks(store)
         reveals = RevealStore(config.reveal_dir)

@@ -11,7 +11,7 @@ from typing import Final
 
 from node.network.budget import Allowance
 
-STRANGER_LIMIT: Final = 64
+SESSIONLESS_LIMIT: Final = 64
 """Inbound connections without a session; one more, and another stranger's is closed for it."""
 
 ADDRESS_CONNECTION_LIMIT: Final = 16
@@ -63,14 +63,14 @@ class _Connection:
 class Admission:
     """The inbound connections by endpoint; every table is bounded."""
 
-    def __init__(self, *, is_laboratory: bool) -> None:
+    def __init__(self, *, accept_private_addresses: bool) -> None:
         """Start with no connections.
 
         Args:
-            is_laboratory: whether connections from private addresses, where a whole network may
-                run on one machine, are not limited by address and second.
+            accept_private_addresses: whether connections from private addresses, where a whole
+                network may run on one machine, are not limited by address and second.
         """
-        self._is_laboratory = is_laboratory
+        self._accept_private_addresses = accept_private_addresses
         self._connections: dict[Endpoint, _Connection] = {}
         self._budgets: dict[str, Allowance] = {}
         self._total = Allowance(per_second=TOTAL_PER_SECOND, burst=TOTAL_BURST)
@@ -79,8 +79,8 @@ class Admission:
     def admit(self, endpoint: Endpoint, now: float) -> Refusal | None:
         """Let a connection in, or say why not."""
         address = ipaddress.ip_address(endpoint[0].split("%")[0])
-        group = get_group(address)
-        is_free = self._is_laboratory and not address.is_global
+        group = get_address_group(address)
+        is_free = self._accept_private_addresses and not address.is_global
         refusal = None if is_free else self._find_refusal(group, now)
         if refusal is None:
             self._connections[endpoint] = _Connection(group)
@@ -88,18 +88,18 @@ class Admission:
 
     def find_surplus(self) -> Endpoint | None:
         """The stranger to let go if there are too many: the last of the address with the most."""
-        strangers = [
+        sessionless = [
             (endpoint, each.group)
             for endpoint, each in self._connections.items()
             if not each.is_kept
         ]
-        if len(strangers) <= STRANGER_LIMIT:
+        if len(sessionless) <= SESSIONLESS_LIMIT:
             return None
         counts: dict[str, int] = {}
-        for _, group in strangers:
+        for _, group in sessionless:
             counts[group] = counts.get(group, 0) + 1
         busiest = max(counts, key=lambda group: counts[group])
-        return next(endpoint for endpoint, group in reversed(strangers) if group == busiest)
+        return next(endpoint for endpoint, group in reversed(sessionless) if group == busiest)
 
     def keep(self, endpoint: Endpoint, *, is_validator: bool) -> None:
         """The connection has a session now; one that is not inbound is not counted here."""
@@ -146,7 +146,7 @@ class Admission:
         return None
 
 
-def get_group(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+def get_address_group(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
     """What counts as one address: an IPv4 address, or the /64 that one IPv6 site is given."""
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)

@@ -70,7 +70,7 @@ STREAMS_PER_SECOND: Final = 50.0
 STREAMS_BURST: Final = 100.0
 """Streams one connection may open at once."""
 
-CROWD_STREAMS_PER_SECOND: Final = 100.0
+SHARED_STREAMS_PER_SECOND: Final = 100.0
 """Streams that all nodes which are no validators may open together."""
 
 
@@ -175,7 +175,7 @@ class LibP2PHost:
         listen_addresses: Sequence[str],
         announce_addresses: Sequence[str] = (),
         max_connections: int,
-        is_laboratory: bool = False,
+        accept_private_addresses: bool = False,
     ) -> None:
         """Make a host that listens once it is `run`.
 
@@ -184,7 +184,7 @@ class LibP2PHost:
             listen_addresses: multiaddresses such as /ip4/0.0.0.0/tcp/9000; port 0 picks one.
             announce_addresses: what peers are told instead, without the /p2p part.
             max_connections: connections of both directions together.
-            is_laboratory: whether private addresses may connect as often as they like.
+            accept_private_addresses: whether private addresses may connect as often as they like.
 
         Raises:
             OperatorError: an address is not a TCP multiaddress, or the operating system allows
@@ -194,16 +194,16 @@ class LibP2PHost:
         libp2p_fixes.apply()
         reserve_descriptors(max_connections)
         self._refused = Counter[str]()
-        self._admission = Admission(is_laboratory=is_laboratory)
+        self._admission = Admission(accept_private_addresses=accept_private_addresses)
         self._inbound: dict[Endpoint, TrioTCPStream] = {}
         self._listen_addresses = [_parse_listen_address(text) for text in listen_addresses]
         self._announce_addresses = [_parse_listen_address(text) for text in announce_addresses]
         self._served: Counter[PeerId] = Counter()
         self._stream_budgets: WeakKeyDictionary[IMuxedConn, TokenBucket] = WeakKeyDictionary()
-        self._crowd_streams = TokenBucket(
-            per_second=CROWD_STREAMS_PER_SECOND, burst=2 * CROWD_STREAMS_PER_SECOND
+        self._shared_streams = TokenBucket(
+            per_second=SHARED_STREAMS_PER_SECOND, burst=2 * SHARED_STREAMS_PER_SECOND
         )
-        self._of_validators: WeakSet[IMuxedConn] = WeakSet()
+        self._validator_connections: WeakSet[IMuxedConn] = WeakSet()
         noise = NoiseTransport(
             libp2p_keypair=key, noise_privkey=create_noise_key_pair().private_key
         )
@@ -337,9 +337,9 @@ class LibP2PHost:
             if endpoint := muxed.get_remote_address():
                 self._admission.keep(endpoint, is_validator=is_validator)
             if is_validator:
-                self._of_validators.add(muxed)
+                self._validator_connections.add(muxed)
             else:
-                self._of_validators.discard(muxed)
+                self._validator_connections.discard(muxed)
 
     async def disconnect(self, peer_id: PeerId) -> None:
         """Close every connection to the peer; never raises."""
@@ -376,8 +376,8 @@ class LibP2PHost:
                 per_second=STREAMS_PER_SECOND, burst=STREAMS_BURST
             )
         await self._stream_budgets[connection].take(1)
-        if connection not in self._of_validators:
-            await self._crowd_streams.take(1)
+        if connection not in self._validator_connections:
+            await self._shared_streams.take(1)
 
     async def _serve(self, raw_stream: INetStream, handler: StreamHandler) -> None:
         peer_id = PeerId(raw_stream.muxed_conn.peer_id.to_base58())

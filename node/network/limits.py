@@ -54,13 +54,13 @@ LIMITS: Final = {
 DEFAULT_LIMITS: Final = ProtocolLimits(4, 50, 65_536, 16 * MIB)
 """Of a request protocol that LIMITS does not name."""
 
-CROWD_MESSAGES_PER_SECOND: Final = 1_000.0
+SHARED_MESSAGES_PER_SECOND: Final = 1_000.0
 """Frames taken from all nodes together that are no validators, and frames of answers to them."""
 
-CROWD_SERVED_BYTES_PER_SECOND: Final = 32 * MIB
+SHARED_SERVED_BYTES_PER_SECOND: Final = 32 * MIB
 """Bytes written in answer to all nodes together that are no validators."""
 
-CROWD_TRANSACTIONS_PER_SECOND: Final = 1_000.0
+SHARED_TRANSACTIONS_PER_SECOND: Final = 1_000.0
 """Transactions fetched from all of them: more than blocks have room for, and each one's signature
 costs 0.2 ms.
 """
@@ -76,13 +76,13 @@ def get_limits(kind: str) -> ProtocolLimits:
     return LIMITS.get(kind, DEFAULT_LIMITS)
 
 
-class CrowdBudget:
+class SharedBudget:
     """What all nodes that are no validators share, so that votes find time whatever they ask."""
 
     def __init__(self) -> None:
-        self.messages = _build_bucket(CROWD_MESSAGES_PER_SECOND)
-        self.transactions = _build_bucket(CROWD_TRANSACTIONS_PER_SECOND)
-        self.served = _build_bucket(CROWD_SERVED_BYTES_PER_SECOND)
+        self.messages = _build_bucket(SHARED_MESSAGES_PER_SECOND)
+        self.transactions = _build_bucket(SHARED_TRANSACTIONS_PER_SECOND)
+        self.served = _build_bucket(SHARED_SERVED_BYTES_PER_SECOND)
 
 
 class Meter:
@@ -93,7 +93,7 @@ class Meter:
         kind: str,
         metrics: NetworkMetrics,
         limits: ProtocolLimits | None,
-        crowd: CrowdBudget | None = None,
+        shared: SharedBudget | None = None,
     ) -> None:
         """Begin with full budgets.
 
@@ -101,11 +101,11 @@ class Meter:
             kind: the protocol, see `get_kind`.
             metrics: where frames and bytes are counted.
             limits: None where we ask, and the answers are bounded by what we ask for.
-            crowd: what the peer shares with others, unless it is a validator.
+            shared: what the peer shares with others, unless it is a validator.
         """
         self._kind = kind
         self._metrics = metrics
-        self._crowd = crowd
+        self._shared = shared
         self._messages = limits and _build_bucket(limits.messages_per_second)
         self._bytes = limits and _build_bucket(limits.bytes_per_second)
         self._served = limits and _build_bucket(limits.served_bytes_per_second)
@@ -117,8 +117,8 @@ class Meter:
         if self._messages and self._bytes:
             await self._messages.take(1)
             await self._bytes.take(size_bytes)
-        if self._crowd:
-            await self._crowd.messages.take(1)
+        if self._shared:
+            await self._shared.messages.take(1)
 
     async def on_sending(self, frame_count: int, size_bytes: int) -> None:
         """Frames are about to go out; waits if they are answers and the peer has had enough."""
@@ -126,9 +126,9 @@ class Meter:
         self._metrics.bytes[self._kind, "out"] += size_bytes
         if self._served:
             await self._served.take(size_bytes)
-        if self._crowd:
-            await self._crowd.messages.take(frame_count)
-            await self._crowd.served.take(size_bytes)
+        if self._shared:
+            await self._shared.messages.take(frame_count)
+            await self._shared.served.take(size_bytes)
 
 
 def _build_bucket(per_second: float) -> TokenBucket:

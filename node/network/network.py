@@ -231,8 +231,8 @@ class Network:
             await self._pieces.serve(stream, session.validator)
 
     async def _serve_transactions(self, stream: FrameStream, session: Session) -> None:
-        crowd = self._sessions.get_crowd(session)
-        await self._transactions.serve(stream, None if crowd is None else crowd.transactions)
+        shared = self._sessions.get_shared_budget(session)
+        await self._transactions.serve(stream, None if shared is None else shared.transactions)
 
     async def _serve_blocks(self, stream: FrameStream, _: Session) -> None:
         await blocks.serve(stream, self._block_source, self.metrics)

@@ -13,7 +13,7 @@ from typing import Final
 
 from chain.errors import RejectionReason
 from chain.primitives import Address
-from node.network.admission import get_group
+from node.network.admission import get_address_group
 from node.network.stream import PeerId
 from node.network.wire import Head, peer_id_of_address
 from pot_common.errors import OperatorError
@@ -30,10 +30,10 @@ SOURCE_LIMIT: Final = 16
 PEER_ADDRESS_LIMIT: Final = 4
 """Addresses of one peer remembered from others: lies about it leave room for the truth."""
 
-SITE_LIMIT: Final = 8
+GROUP_LIMIT: Final = 8
 """Learned addresses of one public IP address remembered: a site with several nodes behind it."""
 
-SITE_TOLD_LIMIT: Final = 2
+GROUP_TOLD_LIMIT: Final = 2
 """Addresses of one public IP address in one message to others."""
 
 RECORD_LIMIT: Final = 1024
@@ -158,7 +158,7 @@ class PeerTable:
         """Remember addresses that the peer `source` told us, as far as it may have us remember.
 
         None is believed before a dial has proven it, and who tells many pushes out his own. Proven
-        or not, one site has SITE_LIMIT of them, and makes room when the table is full of proven.
+        or not, one site has GROUP_LIMIT of them, and makes room when the table is full of proven.
         """
         for address in addresses:
             peer_id = peer_id_of_address(address)
@@ -166,7 +166,7 @@ class PeerTable:
                 continue
             if not is_dialable(address, accept_private=self._accept_private):
                 continue
-            if self._count_sites()[get_site(address)] >= SITE_LIMIT:
+            if self._count_groups()[get_group(address)] >= GROUP_LIMIT:
                 continue
             if self._has_room(PeerId(peer_id), source):
                 self._targets[address] = _Target(PeerId(peer_id), source)
@@ -197,9 +197,9 @@ class PeerTable:
             return True
         counts = Counter(target.source for _, target in unproven)
         if not counts:
-            sites = self._count_sites()
-            site, _ = max(sites.items(), key=lambda item: item[1], default=("", 0))
-            learned = [a for a in self._list_learned() if get_site(a) == site]
+            groups = self._count_groups()
+            group, _ = max(groups.items(), key=lambda item: item[1], default=("", 0))
+            learned = [a for a in self._list_learned() if get_group(a) == group]
             if learned:
                 del self._targets[learned[0]]
             return bool(learned)
@@ -212,8 +212,8 @@ class PeerTable:
     def _list_learned(self) -> list[str]:
         return [address for address, target in self._targets.items() if target.source is not None]
 
-    def _count_sites(self) -> Counter[str]:
-        return Counter(map(get_site, self._list_learned()))
+    def _count_groups(self) -> Counter[str]:
+        return Counter(map(get_group, self._list_learned()))
 
     def known_addresses(self, peer_ids: Iterable[PeerId], limit: int) -> tuple[str, ...]:
         """Addresses of the given peers to tell others, one of each, sorted, at most `limit`.
@@ -228,12 +228,12 @@ class PeerTable:
             if target.peer_id in wanted and (target.is_proven or target.source == target.peer_id)
         )
         told: dict[PeerId, str] = {}
-        sites: Counter[str] = Counter()
+        groups: Counter[str] = Counter()
         for _, _, address, peer_id in candidates:
-            site = get_site(address)
-            if len(told) < limit and peer_id not in told and sites[site] < SITE_TOLD_LIMIT:
+            group = get_group(address)
+            if len(told) < limit and peer_id not in told and groups[group] < GROUP_TOLD_LIMIT:
                 told[peer_id] = address
-                sites[site] += 1
+                groups[group] += 1
         return tuple(sorted(told.values()))
 
     def is_persistent(self, peer_id: PeerId) -> bool:
@@ -355,13 +355,13 @@ def _rank(target: _Target) -> tuple[int, int]:
 
 
 @lru_cache(4 * TARGET_LIMIT)
-def get_site(address: str) -> str:
+def get_group(address: str) -> str:
     """What counts as one place on the internet; every private address with its port is one."""
     _, kind, host, *_ = address.split("/")
     if kind in ("ip4", "ip6"):
         with suppress(ValueError):
             parsed = ipaddress.ip_address(host)
-            return get_group(parsed) if parsed.is_global else address
+            return get_address_group(parsed) if parsed.is_global else address
     return address
 
 

@@ -12,7 +12,7 @@ import trio
 from chain.errors import RejectedInputError
 from chain.primitives import Address, Hash32
 from node.network.budget import TokenBucket
-from node.network.limits import CrowdBudget, Meter, get_kind, get_limits
+from node.network.limits import Meter, SharedBudget, get_kind, get_limits
 from node.network.metrics import NetworkMetrics
 from node.network.peers import RECORD_LIMIT, PeerInfo, PeerTable
 from node.network.pieces.links import PieceLinks
@@ -23,7 +23,7 @@ from node.network.protocols.transactions import TransactionExchange
 from node.network.stream import FrameStream, Host, PeerId, StreamClosedError
 from node.network.wire import ADDRESS_LIMIT, DisconnectReason, Head
 
-STRANGER_SECONDS: Final = 15.0
+SESSIONLESS_SECONDS: Final = 15.0
 """A connection without a session for so long is closed."""
 
 SWEEP_SECONDS: Final = 5.0
@@ -123,7 +123,7 @@ class Sessions:
         self._pieces = pieces
         self._transactions = transactions
         self._metrics = metrics
-        self._crowd = CrowdBudget()
+        self._shared = SharedBudget()
         self._sessions: dict[PeerId, Session] = {}
         self._opened = trio.Event()
         self._first_seen: dict[PeerId, float] = {}
@@ -156,14 +156,19 @@ class Sessions:
     def set_validators(self, addresses: Iterable[Address]) -> None:
         """Say who takes part in consensus now; others' consensus streams are closed."""
         validators = tuple(addresses)
-        crowd = {peer_id: self.get_crowd(session) for peer_id, session in self._sessions.items()}
+        were_validators = {
+            peer_id
+            for peer_id, session in self._sessions.items()
+            if self._links.is_validator(session.validator)
+        }
         self._links.set_validators(validators)
         self._pieces.set_validators(validators)
         for peer_id, session in self._sessions.items():
-            if self.get_crowd(session) is not crowd[peer_id]:
+            is_validator = self._links.is_validator(session.validator)
+            if is_validator != (peer_id in were_validators):
                 # Its next streams are served as a validator's, or no longer.
                 session.meters.clear()
-                self._host.keep(peer_id, is_validator=self.get_crowd(session) is None)
+                self._host.keep(peer_id, is_validator=is_validator)
 
     async def serve(self, stream: FrameStream) -> None:
         """Run a session on a stream that a peer opened for it.
@@ -251,13 +256,13 @@ class Sessions:
             return None
         if self._links.is_validator(remote.validator) or self._table.is_persistent(peer_id):
             return None
-        strangers = sum(
+        non_validators = sum(
             not self._links.is_validator(session.validator) for session in self._sessions.values()
         )
         limit = self._max_peers
         if is_inbound:
             limit -= min(OUTBOUND_PLACES, limit // 4)
-        return DisconnectReason.TOO_MANY_PEERS if strangers >= limit else None
+        return DisconnectReason.TOO_MANY_PEERS if non_validators >= limit else None
 
     def _open(self, session: Session) -> None:
         peer_id = session.peer_id
@@ -381,13 +386,13 @@ class Sessions:
         """The budget of a protocol that all streams of a session share."""
         kind = get_kind(protocol_id)
         if kind not in session.meters:
-            crowd = self.get_crowd(session)
-            session.meters[kind] = Meter(kind, self._metrics, get_limits(kind), crowd)
+            shared = self.get_shared_budget(session)
+            session.meters[kind] = Meter(kind, self._metrics, get_limits(kind), shared)
         return session.meters[kind]
 
-    def get_crowd(self, session: Session) -> CrowdBudget | None:
+    def get_shared_budget(self, session: Session) -> SharedBudget | None:
         """What the peer shares with others, unless it is a validator."""
-        return None if self._links.is_validator(session.validator) else self._crowd
+        return None if self._links.is_validator(session.validator) else self._shared
 
     def report_fault(self, peer_id: PeerId, error: RejectedInputError | StreamClosedError) -> None:
         """Count what a peer did wrong, and end its session if that was the last straw."""
@@ -413,7 +418,7 @@ class Sessions:
                 if peer_id not in self._sessions
             }
             for peer_id, first_seen in self._first_seen.items():
-                if now - first_seen >= STRANGER_SECONDS:
+                if now - first_seen >= SESSIONLESS_SECONDS:
                     await self._host.disconnect(peer_id)
             await trio.sleep(SWEEP_SECONDS)
 

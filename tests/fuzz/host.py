@@ -58,7 +58,7 @@ def build_network(
             key=create_host_key(),
             listen_addresses=[LISTEN],
             max_connections=300,
-            is_laboratory=True,
+            accept_private_addresses=True,
         ),
         config=NetworkConfig(bootstrap=bootstrap, accept_private_addresses=True),
         identity=identity(index),

@@ -59,7 +59,7 @@ async def test_js_libp2p_dials_identifies_and_pings(installed: None) -> None:
             key=create_host_key(),
             listen_addresses=["/ip4/127.0.0.1/tcp/0"],
             max_connections=10,
-            is_laboratory=True,
+            accept_private_addresses=True,
         ),
         config=NetworkConfig(accept_private_addresses=True),
         identity=identity(0),

@@ -204,19 +204,19 @@ class TransactionExchange:
         await stream.write_frame(encode_transaction_message(TransactionBatch(tuple(found))))
         self._metrics.transactions_served += len(found)
 
-    async def serve(self, stream: FrameStream, crowd: TokenBucket | None = None) -> None:
+    async def serve(self, stream: FrameStream, shared: TokenBucket | None = None) -> None:
         """Fetch what a peer announces and we do not hold.
 
         Args:
             stream: the peer's.
-            crowd: a budget of transactions that it shares with others, unless it is a validator.
+            shared: a budget of transactions that it shares with others, unless it is a validator.
 
         Raises:
             InvalidMessage: a message that breaks the rules, or was not asked for.
             RejectedInputError: a transaction that no honest node holds.
             StreamClosedError: the peer left.
         """
-        await _Fetcher(stream, self, crowd).run()
+        await _Fetcher(stream, self, shared).run()
 
     def add_known(self, peer_id: str, hashes: Iterable[Hash32]) -> None:
         """A peer holds these; do not announce them to it."""
@@ -264,10 +264,10 @@ class _Fetcher:
     """The asking side of one stream: one request at a time, announcements in between."""
 
     def __init__(
-        self, stream: FrameStream, exchange: TransactionExchange, crowd: TokenBucket | None
+        self, stream: FrameStream, exchange: TransactionExchange, shared: TokenBucket | None
     ) -> None:
         self._stream = stream
-        self._crowd = crowd
+        self._shared = shared
         self._exchange = exchange
         self._wanted: dict[Hash32, None] = {}
         self._asked: tuple[Hash32, ...] = ()
@@ -315,8 +315,8 @@ class _Fetcher:
         finally:
             self._exchange.release(self._asked)
             self._asked = ()
-        if self._crowd:
-            await self._crowd.take(len(transactions))
+        if self._shared:
+            await self._shared.take(len(transactions))
 
     async def _ask(self) -> None:
         if not self._asked and (hashes := self._exchange.claim(self._wanted)):

@@ -3,7 +3,7 @@
 import ipaddress
 
 from node.network import admission
-from node.network.admission import Admission, Refusal, get_group
+from node.network.admission import Admission, Refusal, get_address_group
 
 HOME = "203.0.113.7"
 
@@ -13,7 +13,7 @@ def fill(table: Admission, count: int, host: str = HOME, now: float = 0.0) -> li
 
 
 def test_an_address_has_so_many_connections_and_no_more() -> None:
-    table = Admission(is_laboratory=False)
+    table = Admission(accept_private_addresses=False)
     assert set(fill(table, admission.ADDRESS_CONNECTION_LIMIT)) == {None}
     assert table.admit((HOME, 9999), now=1e6) is Refusal.ADDRESS_FULL
     assert table.admit(("203.0.113.8", 1), now=1e6) is None
@@ -22,7 +22,7 @@ def test_an_address_has_so_many_connections_and_no_more() -> None:
 
 
 def test_an_address_that_comes_and_goes_is_slowed_down() -> None:
-    table = Admission(is_laboratory=False)
+    table = Admission(accept_private_addresses=False)
     admitted = 0
     for tenth in range(600):
         if table.admit((HOME, tenth), now=tenth / 10) is None:
@@ -32,7 +32,7 @@ def test_an_address_that_comes_and_goes_is_slowed_down() -> None:
 
 
 def test_a_storm_from_everywhere_is_slowed_down_and_validators_are_not() -> None:
-    table = Admission(is_laboratory=False)
+    table = Admission(accept_private_addresses=False)
     validator = ("198.51.100.1", 30303)
     assert table.admit(validator, now=0) is None
     table.keep(validator, is_validator=True)
@@ -45,7 +45,7 @@ def test_a_storm_from_everywhere_is_slowed_down_and_validators_are_not() -> None
 
 
 def test_a_validators_neighbours_are_slowed_down_too() -> None:
-    table = Admission(is_laboratory=False)
+    table = Admission(accept_private_addresses=False)
     validator = (HOME, 30303)
     table.admit(validator, now=0)
     table.keep(validator, is_validator=True)
@@ -58,7 +58,7 @@ def test_a_validators_neighbours_are_slowed_down_too() -> None:
 
 
 def test_the_last_stranger_of_the_busiest_address_makes_room() -> None:
-    table = Admission(is_laboratory=True)
+    table = Admission(accept_private_addresses=True)
     fill(table, 40, host="10.0.0.1")
     fill(table, 24, host="10.0.0.2")
     assert table.find_surplus() is None
@@ -72,7 +72,7 @@ def test_the_last_stranger_of_the_busiest_address_makes_room() -> None:
 
 
 def test_validators_do_not_count_towards_their_address() -> None:
-    table = Admission(is_laboratory=False)
+    table = Admission(accept_private_addresses=False)
     fill(table, admission.ADDRESS_CONNECTION_LIMIT)
     for port in range(4):
         table.keep((HOME, port), is_validator=True)
@@ -81,7 +81,7 @@ def test_validators_do_not_count_towards_their_address() -> None:
 
 
 def test_tables_are_bounded() -> None:
-    table = Admission(is_laboratory=False)
+    table = Admission(accept_private_addresses=False)
     for index in range(6000):
         endpoint = (str(ipaddress.ip_address(0x08000000 + index)), 1)
         if table.admit(endpoint, now=float(index)) is None:
@@ -93,6 +93,8 @@ def test_tables_are_bounded() -> None:
 
 
 def test_an_ipv6_site_counts_as_one_address() -> None:
-    groups = {get_group(ipaddress.ip_address(text)) for text in ("2001:db8::1", "2001:db8::2:3")}
+    groups = {
+        get_address_group(ipaddress.ip_address(text)) for text in ("2001:db8::1", "2001:db8::2:3")
+    }
     assert groups == {"2001:db8::/64"}
-    assert get_group(ipaddress.ip_address("::ffff:192.0.2.1")) == "192.0.2.1"
+    assert get_address_group(ipaddress.ip_address("::ffff:192.0.2.1")) == "192.0.2.1"

@@ -13,7 +13,7 @@ from chain.errors import InvalidMessage, RejectionReason
 from node.network import admission
 from node.network import host as host_module
 from node.network.host import (
-    CROWD_STREAMS_PER_SECOND,
+    SHARED_STREAMS_PER_SECOND,
     STREAMS_BURST,
     STREAMS_PER_SECOND,
     LibP2PHost,
@@ -35,7 +35,10 @@ async def echo(stream: FrameStream) -> None:
 
 def build_host(listen: str = "/ip4/127.0.0.1/tcp/0") -> LibP2PHost:
     host = LibP2PHost(
-        key=create_host_key(), listen_addresses=[listen], max_connections=20, is_laboratory=True
+        key=create_host_key(),
+        listen_addresses=[listen],
+        max_connections=20,
+        accept_private_addresses=True,
     )
     host.set_handler(ECHO, echo)
     return host
@@ -181,7 +184,7 @@ async def test_an_address_in_a_hurry_is_refused_without_a_handshake() -> None:
 
 
 async def test_silent_strangers_make_room_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "STRANGER_LIMIT", 3)
+    monkeypatch.setattr(admission, "SESSIONLESS_LIMIT", 3)
     host, client = build_host(), build_host()
     async with host.run(), client.run():
         port = int(host.listen_addresses()[0].split("/")[4])
@@ -244,7 +247,7 @@ async def test_streams_are_taken_at_a_pace_of_a_connection_and_of_the_crowd(
 ) -> None:
     host = build_host()
     connections = [Connection() for _ in range(20)]
-    host._of_validators.add(connections[0])
+    host._validator_connections.add(connections[0])
     taken = [0] * len(connections)
 
     async def flood(index: int) -> None:
@@ -257,10 +260,10 @@ async def test_streams_are_taken_at_a_pace_of_a_connection_and_of_the_crowd(
             nursery.start_soon(flood, index)
         await trio.sleep(30)
         nursery.cancel_scope.cancel()
-    validators, *crowds = taken
+    validators, *non_validators = taken
     assert validators == pytest.approx(30 * STREAMS_PER_SECOND + STREAMS_BURST, abs=2)
-    assert sum(crowds) == pytest.approx(32 * CROWD_STREAMS_PER_SECOND, rel=0.01)
-    assert max(crowds) <= min(crowds) + STREAMS_BURST
+    assert sum(non_validators) == pytest.approx(32 * SHARED_STREAMS_PER_SECOND, rel=0.01)
+    assert max(non_validators) <= min(non_validators) + STREAMS_BURST
 
 
 async def test_streams_that_come_too_fast_wait(monkeypatch: pytest.MonkeyPatch) -> None:

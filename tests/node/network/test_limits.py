@@ -6,12 +6,12 @@ from trio.testing import MockClock
 
 from node.network.limits import (
     BURST_SECONDS,
-    CROWD_MESSAGES_PER_SECOND,
-    CROWD_SERVED_BYTES_PER_SECOND,
     DEFAULT_LIMITS,
     LIMITS,
-    CrowdBudget,
+    SHARED_MESSAGES_PER_SECOND,
+    SHARED_SERVED_BYTES_PER_SECOND,
     Meter,
+    SharedBudget,
     get_kind,
     get_limits,
 )
@@ -69,8 +69,8 @@ async def test_streams_of_one_peer_share_a_budget_of_messages(autojump_clock: Mo
 async def test_a_crowd_shares_a_budget_evenly_and_a_validator_waits_for_nobody(
     autojump_clock: MockClock,
 ) -> None:
-    metrics, crowd, limits = NetworkMetrics(), CrowdBudget(), LIMITS["training"]
-    meters = [Meter("training", metrics, limits, crowd) for _ in range(100)]
+    metrics, shared, limits = NetworkMetrics(), SharedBudget(), LIMITS["training"]
+    meters = [Meter("training", metrics, limits, shared) for _ in range(100)]
     meters.append(Meter("training", metrics, limits))
     taken = [0] * len(meters)
 
@@ -84,10 +84,10 @@ async def test_a_crowd_shares_a_budget_evenly_and_a_validator_waits_for_nobody(
             nursery.start_soon(flood, index)
         await trio.sleep(20)
         nursery.cancel_scope.cancel()
-    *crowds, validators = taken
-    assert sum(crowds) <= (20 + BURST_SECONDS) * CROWD_MESSAGES_PER_SECOND
-    assert sum(crowds) >= 19 * CROWD_MESSAGES_PER_SECOND
-    assert max(crowds) <= min(crowds) + BURST_SECONDS * limits.messages_per_second
+    *non_validators, validators = taken
+    assert sum(non_validators) <= (20 + BURST_SECONDS) * SHARED_MESSAGES_PER_SECOND
+    assert sum(non_validators) >= 19 * SHARED_MESSAGES_PER_SECOND
+    assert max(non_validators) <= min(non_validators) + BURST_SECONDS * limits.messages_per_second
     assert validators >= 20 * limits.messages_per_second
 
 
@@ -95,11 +95,11 @@ async def test_answers_to_a_crowd_are_paced_by_bytes_and_by_frames(
     autojump_clock: MockClock,
 ) -> None:
     for frames, size_bytes, rate in (
-        (1, 2**20, CROWD_SERVED_BYTES_PER_SECOND / 2**20),
-        (100, 100, CROWD_MESSAGES_PER_SECOND / 100),
+        (1, 2**20, SHARED_SERVED_BYTES_PER_SECOND / 2**20),
+        (100, 100, SHARED_MESSAGES_PER_SECOND / 100),
     ):
-        crowd = CrowdBudget()
-        meters = [Meter("blob", NetworkMetrics(), LIMITS["blob"], crowd) for _ in range(10)]
+        shared = SharedBudget()
+        meters = [Meter("blob", NetworkMetrics(), LIMITS["blob"], shared) for _ in range(10)]
         start = trio.current_time()
         count = int(10 * rate)
         for index in range(count):

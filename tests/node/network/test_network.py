@@ -213,7 +213,7 @@ async def test_who_joins_or_leaves_the_set_leaves_or_joins_the_crowd(
             indices = (0, 1) if is_validator else (0,)
             member.network.set_validators(map(validator_address, indices))
             meter = member.network._sessions.get_meter(session, blocks.PROTOCOL_ID)
-            waits.append(meter._crowd is not None)
+            waits.append(meter._shared is not None)
         assert waits == [True, False, False, True]
         assert member.host.kept == [(peer_id, False), (peer_id, True), (peer_id, False)]
 

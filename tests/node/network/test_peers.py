@@ -171,7 +171,7 @@ def test_one_site_is_told_as_one_site() -> None:
     names = [peer(index) for index in range(1, 9)]
     for index, name in enumerate(names):
         table.learn([address(name, host="8.8.8.8", port=1 + index)], name)
-    assert len(table.known_addresses(names, 16)) == peers.SITE_TOLD_LIMIT
+    assert len(table.known_addresses(names, 16)) == peers.GROUP_TOLD_LIMIT
     for index, name in enumerate(names):
         table.learn([address(name, host="10.0.0.1", port=1 + index)], name)
     assert len(table.known_addresses(names, 16)) == len(names)
@@ -183,7 +183,7 @@ def test_one_site_fills_no_table_and_a_full_one_makes_room() -> None:
         name = peer(index)
         table.learn([address(name, host="8.8.8.8", port=1 + index)], name)
         table.dial_succeeded(address(name, host="8.8.8.8", port=1 + index))
-    assert len(table._targets) == peers.SITE_LIMIT
+    assert len(table._targets) == peers.GROUP_LIMIT
     for index in range(300):
         name = peer(1000 + index)
         table.learn([address(name, host=f"9.9.{index // 3}.9", port=1 + index)], name)
@@ -191,7 +191,7 @@ def test_one_site_fills_no_table_and_a_full_one_makes_room() -> None:
     assert len(table._targets) == peers.TARGET_LIMIT
     table.learn([address(host="4.4.4.4")], BOB)
     assert address(host="4.4.4.4") in table._targets
-    assert sum("/8.8.8.8/" in each for each in table._targets) < peers.SITE_LIMIT
+    assert sum("/8.8.8.8/" in each for each in table._targets) < peers.GROUP_LIMIT
 
 
 def test_a_settled_node_dials_the_operators_addresses_only() -> None:

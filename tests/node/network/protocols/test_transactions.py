@@ -7,7 +7,7 @@ from trio.testing import MockClock
 from chain.crypto import keccak256
 from chain.errors import RejectedInputError, RejectionReason
 from node.network import wire
-from node.network.limits import BURST_SECONDS, CROWD_TRANSACTIONS_PER_SECOND, CrowdBudget
+from node.network.limits import BURST_SECONDS, SHARED_TRANSACTIONS_PER_SECOND, SharedBudget
 from node.network.metrics import NetworkMetrics
 from node.network.protocols import transactions
 from node.network.protocols.transactions import AnnouncementQueue, TransactionExchange
@@ -36,7 +36,7 @@ async def test_transaction_reaches_every_pool_once(autojump_clock: MockClock) ->
 async def test_a_crowds_transactions_are_fetched_at_a_pace(autojump_clock: MockClock) -> None:
     raws = [b"transaction %d" % index for index in range(5_000)]
     seconds: list[float] = []
-    for crowd in (None, CrowdBudget().transactions):
+    for shared in (None, SharedBudget().transactions):
         giving, taking = MemoryPool(), MemoryPool()
         giving.add(*raws)
         theirs, ours = stream_pair()
@@ -50,13 +50,13 @@ async def test_a_crowds_transactions_are_fetched_at_a_pace(autojump_clock: MockC
                 TransactionExchange(pool, NetworkMetrics()) for pool in (giving, taking)
             )
             nursery.start_soon(giver.run_outbound, ALICE, open_stream, faults_of_nobody)
-            nursery.start_soon(taker.serve, ours, crowd)
+            nursery.start_soon(taker.serve, ours, shared)
             await until(lambda pool=taking: len(pool.held) == len(raws))
             nursery.cancel_scope.cancel()
         seconds.append(trio.current_time() - start)
-    alone, crowded = seconds
-    waiting = len(raws) / CROWD_TRANSACTIONS_PER_SECOND - BURST_SECONDS
-    assert crowded - alone == pytest.approx(waiting, abs=0.5)
+    alone, sharing = seconds
+    waiting = len(raws) / SHARED_TRANSACTIONS_PER_SECOND - BURST_SECONDS
+    assert sharing - alone == pytest.approx(waiting, abs=0.5)
 
 
 def faults_of_nobody(error: RejectedInputError) -> None:

@@ -31,7 +31,7 @@ from bench.network import (
 )
 from node.network.host import LibP2PHost, create_host_key
 from node.network.protocols import status, transactions
-from node.network.protocols.status import Identity
+from node.network.protocols.status import NodeIdentity
 from node.network.sessions import OUTBOUND_PLACES
 from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
 from node.network.wire import TRANSACTION_FRAME_LIMIT_BYTES, Head
@@ -87,7 +87,7 @@ async def connect(host: LibP2PHost, address: str) -> FrameStream:
             stream = await host.open_stream(peer_id, status.PROTOCOL_ID)
             await status.shake_hands(
                 stream,
-                Identity(1, GENESIS, None),
+                NodeIdentity(1, GENESIS, None),
                 own_peer_id=host.peer_id,
                 head=HEAD,
                 addresses=(),

@@ -24,7 +24,7 @@ from chain.primitives import Address, BlockNumber, Hash32, PrivateKey
 from node.network.host import LibP2PHost, create_host_key
 from node.network.network import Network, NetworkConfig
 from node.network.protocols.blocks import BlockSource
-from node.network.protocols.status import Identity
+from node.network.protocols.status import NodeIdentity
 from node.network.wire import Head
 from node.storage.blobs import BlobStore
 
@@ -88,7 +88,7 @@ class Node:
             config=NetworkConfig(
                 bootstrap=bootstrap, max_peers=max_peers, accept_private_addresses=True
             ),
-            identity=Identity(1, GENESIS, (get_address(key), lambda digest: sign(digest, key))),
+            identity=NodeIdentity(1, GENESIS, (get_address(key), lambda digest: sign(digest, key))),
             get_head=lambda: HEAD,
             handle_consensus=self._handle,
             transaction_pool=nothing,

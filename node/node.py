@@ -44,7 +44,7 @@ from node.mempool.pool import Mempool
 from node.metrics.registry import NodeMetrics, serve_metrics
 from node.network.host import LibP2PHost, load_or_create_host_key
 from node.network.network import Network, NetworkConfig
-from node.network.protocols.status import Identity
+from node.network.protocols.status import NodeIdentity
 from node.network.wire import Head
 from node.operator.account import OperatorAccount, check_operator
 from node.operator.set_duties import SetDuties
@@ -205,7 +205,7 @@ class _Node:
                 accept_private_addresses=config.network.accept_private_addresses,
                 peer_file=config.data_dir / "peers.json",
             ),
-            identity=Identity(
+            identity=NodeIdentity(
                 genesis.chain_id,
                 store.genesis_hash(),
                 None if signer is None else (signer.address, signer.sign),

@@ -45,7 +45,7 @@ Endpoint = tuple[str, int]
 """Address and port of the other side of a connection."""
 
 
-class Refusal(StrEnum):
+class RefusalReason(StrEnum):
     """Why a connection is closed before its handshake."""
 
     ADDRESS_FULL = "address_full"
@@ -76,7 +76,7 @@ class Admission:
         self._total = Allowance(per_second=TOTAL_PER_SECOND, burst=TOTAL_BURST)
         self._trusted: dict[str, Allowance] = {}
 
-    def admit(self, endpoint: Endpoint, now: float) -> Refusal | None:
+    def admit(self, endpoint: Endpoint, now: float) -> RefusalReason | None:
         """Let a connection in, or say why not."""
         address = ipaddress.ip_address(endpoint[0].split("%")[0])
         group = get_address_group(address)
@@ -124,15 +124,15 @@ class Admission:
         """Inbound connections that are open, handshakes included."""
         return len(self._connections)
 
-    def _find_refusal(self, group: str, now: float) -> Refusal | None:
+    def _find_refusal(self, group: str, now: float) -> RefusalReason | None:
         if trusted := self._trusted.get(group):
             # Where a validator sits, everybody's storm must not keep it out.
-            return None if trusted.take(now) else Refusal.ADDRESS_TOO_FAST
+            return None if trusted.take(now) else RefusalReason.ADDRESS_TOO_FAST
         count = sum(
             each.group == group and not each.is_validator for each in self._connections.values()
         )
         if count >= ADDRESS_CONNECTION_LIMIT:
-            return Refusal.ADDRESS_FULL
+            return RefusalReason.ADDRESS_FULL
         budget = self._budgets.pop(group, None) or Allowance(
             per_second=ADDRESS_PER_SECOND, burst=ADDRESS_BURST
         )
@@ -140,9 +140,9 @@ class Admission:
         if len(self._budgets) > ADDRESS_RECORD_LIMIT:
             del self._budgets[next(iter(self._budgets))]
         if not budget.take(now):
-            return Refusal.ADDRESS_TOO_FAST
+            return RefusalReason.ADDRESS_TOO_FAST
         if not self._total.take(now):
-            return Refusal.TOO_FAST
+            return RefusalReason.TOO_FAST
         return None
 
 

@@ -23,7 +23,7 @@ told us, so that lies delay only one another; a handshake costs 25 ms of process
 SETTLED_SESSIONS: Final = 16
 """Sessions with which a node stops dialling whom it was told of."""
 
-log = structlog.get_logger()
+_log = structlog.get_logger("node.network")
 
 
 class Dialler:
@@ -81,14 +81,14 @@ class Dialler:
             self._metrics.dial_failures += 1
             self._table.dial_failed(address)
             self._dialling.discard(peer_id)
-            log.debug("dial failed", address=address, error=str(error))
+            _log.debug("dial failed", address=address, error=str(error))
             return
         try:
             await self._sessions.run(stream, is_inbound=False)
         except (StreamClosedError, RejectedInputError) as error:
             self._sessions.report_fault(peer_id, error)
-        except Exception:
-            log.exception("session failed", peer_id=peer_id)
+        except Exception:  # noqa: BLE001 - a bug of ours ends this session only
+            _log.exception("session failed", peer_id=peer_id)
         finally:
             self._dialling.discard(peer_id)
             with trio.CancelScope(shield=True):

@@ -23,11 +23,11 @@ from node.network.protocols import (
     training,
     transactions,
 )
-from node.network.protocols.blobs import BlobExchange, BlobStore
+from node.network.protocols.blobs import BlobExchange, BlobRepository
 from node.network.protocols.blocks import BlockSource
 from node.network.protocols.consensus import ConsensusHandler, ConsensusLinks
 from node.network.protocols.state import StateServer, StateSource
-from node.network.protocols.status import Identity
+from node.network.protocols.status import NodeIdentity
 from node.network.protocols.training import TrainingSource
 from node.network.protocols.transactions import TransactionExchange, TransactionPool
 from node.network.requests import PeerRequests
@@ -69,12 +69,12 @@ class Network:
         *,
         host: Host,
         config: NetworkConfig,
-        identity: Identity,
+        identity: NodeIdentity,
         get_head: Callable[[], Head],
         handle_consensus: ConsensusHandler,
         transaction_pool: TransactionPool,
         block_source: BlockSource,
-        blob_store: BlobStore,
+        blob_store: BlobRepository,
         training_source: TrainingSource,
         state_source: StateSource,
         random: Callable[[], float],

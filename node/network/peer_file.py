@@ -13,7 +13,7 @@ from pydantic_core import from_json
 
 from node.network.peers import RECORD_LIMIT
 
-log = structlog.get_logger()
+_log = structlog.get_logger("node.network")
 
 VERSION: Final = 1
 """Of the file's format."""
@@ -33,7 +33,7 @@ def save_records(path: Path, records: Records) -> None:
         new.write_text(text)
         new.replace(path)
     except OSError as error:
-        log.warning("peer scores not saved", path=str(path), error=str(error))
+        _log.warning("peer scores not saved", path=str(path), error=str(error))
 
 
 def load_records(path: Path) -> tuple[Records, float]:
@@ -51,5 +51,5 @@ def load_records(path: Path) -> tuple[Records, float]:
     except FileNotFoundError:
         return {}, 0.0
     except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
-        log.warning("peer scores not loaded", path=str(path), error=str(error))
+        _log.warning("peer scores not loaded", path=str(path), error=str(error))
         return {}, 0.0

@@ -18,7 +18,7 @@ from node.network.peers import RECORD_LIMIT, PeerInfo, PeerTable
 from node.network.pieces.links import PieceLinks
 from node.network.protocols import status, transactions
 from node.network.protocols.consensus import ConsensusLinks
-from node.network.protocols.status import Identity, RemoteStatus
+from node.network.protocols.status import NodeIdentity, RemoteStatus
 from node.network.protocols.transactions import TransactionExchange
 from node.network.stream import FrameStream, Host, PeerId, StreamClosedError
 from node.network.wire import ADDRESS_LIMIT, DisconnectReason, Head
@@ -50,7 +50,7 @@ REFUSALS: Final = frozenset(
 GOODBYE_SECONDS: Final = 0.2
 """What a peer gets to read why it is let go."""
 
-log = structlog.get_logger()
+_log = structlog.get_logger("node.network")
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ class Sessions:
         self,
         *,
         host: Host,
-        identity: Identity,
+        identity: NodeIdentity,
         get_head: Callable[[], Head],
         table: PeerTable,
         max_peers: int,
@@ -285,7 +285,7 @@ class Sessions:
         self._opened.set()
         self._opened = trio.Event()
         if existing is None:
-            log.info(
+            _log.info(
                 "peer connected",
                 peer_id=peer_id,
                 validator=validator,
@@ -298,7 +298,7 @@ class Sessions:
         self._metrics.disconnects[reason] += 1
         if self._sessions.get(session.peer_id) is session:
             del self._sessions[session.peer_id]
-            log.info("peer disconnected", peer_id=session.peer_id)
+            _log.info("peer disconnected", peer_id=session.peer_id)
 
     async def _keep(self, session: Session) -> None:
         """Run everything that lives as long as a session does."""
@@ -333,7 +333,7 @@ class Sessions:
                 if reason in REFUSALS:
                     self._table.turned_away(peer_id, trio.current_time())
                 self._metrics.peers_silent += reason is DisconnectReason.SILENT
-                log.info("session ends", peer_id=peer_id, reason=session.end_reason)
+                _log.info("session ends", peer_id=peer_id, reason=session.end_reason)
             nursery.cancel_scope.cancel()
         if fault is not None:
             raise fault
@@ -396,14 +396,14 @@ class Sessions:
 
     def report_fault(self, peer_id: PeerId, error: RejectedInputError | StreamClosedError) -> None:
         """Count what a peer did wrong, and end its session if that was the last straw."""
-        log.debug("stream ended", peer_id=peer_id, error=str(error))
+        _log.debug("stream ended", peer_id=peer_id, error=str(error))
         if isinstance(error, StreamClosedError):
             return
         self._metrics.rejections[error.reason] += 1
-        log.warning("peer refused", peer_id=peer_id, error=str(error))
+        _log.warning("peer refused", peer_id=peer_id, error=str(error))
         if self._table.penalize(peer_id, error.reason, trio.current_time()):
             self._metrics.peers_banned += 1
-            log.warning("peer banned", peer_id=peer_id)
+            _log.warning("peer banned", peer_id=peer_id)
             if session := self._sessions.get(peer_id):
                 session.end_reason = "banned"
                 session.scope.cancel()

@@ -7,6 +7,7 @@ from typing import Final, NewType, Protocol
 import trio
 
 from chain.errors import InvalidMessage, RejectionReason
+from node.network.limits import Meter
 
 PeerId = NewType("PeerId", str)
 """The base58 text of a libp2p peer id: the multihash of the peer's Ed25519 host key."""
@@ -42,22 +43,12 @@ class ByteStream(Protocol):
         """End both directions at once."""
 
 
-class FrameMeter(Protocol):
-    """Told of every frame; it may wait."""
-
-    async def on_received(self, size_bytes: int) -> None:
-        """A frame of so many bytes has come."""
-
-    async def on_sending(self, frame_count: int, size_bytes: int) -> None:
-        """Frames of so many bytes together are about to be written."""
-
-
 class FrameStream:
     """Frames over a byte stream. One task may read; any number may write whole frames."""
 
     def __init__(self, byte_stream: ByteStream, peer_id: PeerId) -> None:
         self.peer_id = peer_id
-        self.meter: FrameMeter | None = None
+        self.meter: Meter | None = None
         """None until the peer has a session."""
         self._byte_stream = byte_stream
         self._buffer = bytearray()

@@ -114,7 +114,7 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class ValidatorProof:
     """That this peer id belongs to a validator; the second message of both sides."""
 
     claim: tuple[Address, Signature] | None
@@ -150,7 +150,7 @@ class Goodbye:
     reason: DisconnectReason
 
 
-StatusMessage = Hello | Proof | Ping | Pong | Peers | Goodbye
+StatusMessage = Hello | ValidatorProof | Ping | Pong | Peers | Goodbye
 
 
 def encode_status(message: StatusMessage) -> bytes:
@@ -161,7 +161,7 @@ def encode_status(message: StatusMessage) -> bytes:
             return codec.encode(
                 [0, version, chain_id, genesis_hash, head.number, head.hash, nonce, encoded]
             )
-        case Proof(claim):
+        case ValidatorProof(claim):
             return codec.encode([1, *(claim or (b"", b""))])
         case Ping(sequence, head):
             return codec.encode([2, sequence, head.number, head.hash])
@@ -192,9 +192,9 @@ def decode_status(frame: bytes) -> StatusMessage:
             )
         case 1, 2:
             if fields == [b"", b""]:
-                return Proof(None)
+                return ValidatorProof(None)
             address = Address(codec.as_bytes(fields[0], length=20))
-            return Proof((address, Signature(codec.as_bytes(fields[1], length=65))))
+            return ValidatorProof((address, Signature(codec.as_bytes(fields[1], length=65))))
         case 2, 3:
             return Ping(codec.as_uint(fields[0], bits=64), _head(fields[1], fields[2]))
         case 3, 1:

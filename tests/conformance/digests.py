@@ -24,7 +24,7 @@ from chain.transition import compute_receipts_root, compute_transactions_root
 from chain.types.account import Account, encode_storage_value
 from chain.types.transaction import decode_transaction, sign_transaction
 from chain.validation import compute_extra_data, compute_mix_hash
-from node.network.protocols.status import Identity, compute_status_digest
+from node.network.protocols.status import NodeIdentity, compute_status_digest
 from tests.conformance import values
 from tests.conformance.registry import Value, sample
 from tests.conformance.streams import PEER
@@ -52,7 +52,7 @@ def build_view_change_payload() -> Value:
 
 @sample("digest.status_proof", "compute_status_digest")
 def build_status_digest() -> Value:
-    identity = Identity(values.CHAIN_ID, make_hash(212), None)
+    identity = NodeIdentity(values.CHAIN_ID, make_hash(212), None)
     return compute_status_digest(identity, signer_peer_id=PEER, verifier_nonce=make_hash(213))
 
 

@@ -46,7 +46,7 @@ from node.network.protocols import blobs, blocks, consensus, state, status, trai
 from node.network.protocols import transactions as transactions_protocol
 from node.network.protocols.blobs import BlobExchange
 from node.network.protocols.state import StateServer, TaskRecord
-from node.network.protocols.status import Identity
+from node.network.protocols.status import NodeIdentity
 from node.network.stream import FrameStream
 from node.network.wire import (
     AnnounceTransactions,
@@ -59,7 +59,6 @@ from node.network.wire import (
     Peers,
     Ping,
     Pong,
-    Proof,
     RequestBlockByHash,
     RequestBlocks,
     RequestChunks,
@@ -69,6 +68,7 @@ from node.network.wire import (
     RequestReceipts,
     RequestTransactions,
     TransactionBatch,
+    ValidatorProof,
     encode_blob_request,
     encode_blocks_request,
     encode_certified,
@@ -119,8 +119,8 @@ def build_status() -> Value:
     messages = {
         "hello": Hello(1, values.CHAIN_ID, make_hash(111), HEAD, make_hash(112), ADDRESSES),
         "hello_without_addresses": Hello(2, 1, make_hash(113), HEAD, make_hash(114), ()),
-        "proof": Proof((make_address(115), make_signature(116))),
-        "proof_without_claim": Proof(None),
+        "proof": ValidatorProof((make_address(115), make_signature(116))),
+        "proof_without_claim": ValidatorProof(None),
         "ping": Ping(77, HEAD),
         "pong": Pong(78),
         "peers": Peers(ADDRESSES),
@@ -131,7 +131,7 @@ def build_status() -> Value:
 
 @sample("wire.status.handshake", "compute_status_digest", "encode_status")
 def build_handshake() -> Value:
-    identity = Identity(
+    identity = NodeIdentity(
         values.CHAIN_ID,
         make_hash(111),
         (make_address(117), lambda digest: sign(digest, values.KEY)),
@@ -145,7 +145,7 @@ def build_handshake() -> Value:
         addresses=ADDRESSES,
         nonce=make_hash(119),
     )
-    return record(talk, encode_status(hello), encode_status(Proof(None)))
+    return record(talk, encode_status(hello), encode_status(ValidatorProof(None)))
 
 
 # /pot/consensus/1 and /pot/pieces/1

@@ -111,8 +111,8 @@ def build_targets(directory: Path) -> list[Target]:
     manifest = BlobManifest(2**18 + 5, (DIGEST, DIGEST))
     statuses = [
         wire.Hello(1, 7331, DIGEST, HEAD, DIGEST, (ADDRESS,)),
-        wire.Proof(None),
-        wire.Proof((factory.validators_of(1)[0], CERTIFICATE.signatures[0][1])),
+        wire.ValidatorProof(None),
+        wire.ValidatorProof((factory.validators_of(1)[0], CERTIFICATE.signatures[0][1])),
         wire.Ping(5, HEAD),
         wire.Pong(5),
         wire.Peers((ADDRESS, ADDRESS)),

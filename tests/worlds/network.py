@@ -26,7 +26,7 @@ from chain.types.receipt import Receipt, encode_receipts
 from node.network.network import Network, NetworkConfig
 from node.network.protocols.blobs import Download
 from node.network.protocols.state import StateSource, TaskRecord
-from node.network.protocols.status import Identity
+from node.network.protocols.status import NodeIdentity
 from node.network.stream import (
     FrameStream,
     PeerId,
@@ -53,11 +53,13 @@ def validator_address(index: int) -> Address:
     return get_address(private_key(index))
 
 
-def identity(index: int | None, *, chain_id: int = CHAIN_ID) -> Identity:
+def identity(index: int | None, *, chain_id: int = CHAIN_ID) -> NodeIdentity:
     if index is None:
-        return Identity(chain_id, GENESIS_HASH, None)
+        return NodeIdentity(chain_id, GENESIS_HASH, None)
     key = private_key(index)
-    return Identity(chain_id, GENESIS_HASH, (get_address(key), lambda digest: sign(digest, key)))
+    return NodeIdentity(
+        chain_id, GENESIS_HASH, (get_address(key), lambda digest: sign(digest, key))
+    )
 
 
 class MemoryStream:

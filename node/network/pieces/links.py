@@ -43,7 +43,7 @@ Who cuts up rubbish would else have everybody send it to everybody.
 RELAYED_BURST_BYTES: Final = 32.0 * 2**20
 """So many at once: four messages of the largest size."""
 
-_log = structlog.get_logger("node.network.pieces")
+_log = structlog.get_logger("node.network")
 
 
 class PieceLinks:

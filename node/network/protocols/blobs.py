@@ -82,7 +82,7 @@ class Download(Protocol):
         """Make the whole blob visible."""
 
 
-class BlobStore(Protocol):
+class BlobRepository(Protocol):
     """Where blobs are; every method may be called from any thread."""
 
     def has(self, content_id: Hash32) -> bool:
@@ -105,7 +105,7 @@ class BlobUnavailableError(Exception):
 class BlobExchange:
     """Serves our blobs, and fetches those of others."""
 
-    def __init__(self, store: BlobStore, metrics: NetworkMetrics) -> None:
+    def __init__(self, store: BlobRepository, metrics: NetworkMetrics) -> None:
         self.store = store
         self.metrics = metrics
         self._threads = trio.CapacityLimiter(FETCH_THREADS)

@@ -23,8 +23,8 @@ from node.network.wire import (
     Peers,
     Ping,
     Pong,
-    Proof,
     StatusMessage,
+    ValidatorProof,
     decode_status,
     encode_status,
 )
@@ -67,7 +67,7 @@ ends the session.
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class NodeIdentity:
     """What this node says of itself, and demands of others."""
 
     chain_id: int
@@ -106,7 +106,7 @@ class StatusHost(Protocol):
 
 
 def compute_status_digest(
-    identity: Identity, *, signer_peer_id: PeerId, verifier_nonce: Hash32
+    identity: NodeIdentity, *, signer_peer_id: PeerId, verifier_nonce: Hash32
 ) -> Hash32:
     """What a validator signs to show that a peer id is its own.
 
@@ -134,7 +134,7 @@ def compute_status_digest(
 
 async def shake_hands(
     stream: FrameStream,
-    identity: Identity,
+    identity: NodeIdentity,
     *,
     own_peer_id: PeerId,
     head: Head,
@@ -162,9 +162,9 @@ async def shake_hands(
             identity, signer_peer_id=own_peer_id, verifier_nonce=hello.nonce
         )
         claim = (address, sign(digest))
-    await stream.write_frame(encode_status(Proof(claim)))
+    await stream.write_frame(encode_status(ValidatorProof(claim)))
     proof = await _read(stream)
-    if not isinstance(proof, Proof):
+    if not isinstance(proof, ValidatorProof):
         raise _unexpected(proof)
     if proof.claim is not None:
         digest = compute_status_digest(
@@ -294,7 +294,7 @@ class _Session:
                 case Goodbye(reason):
                     self._reason = reason
                     return
-                case Hello() | Proof():
+                case Hello() | ValidatorProof():
                     raise _unexpected(message)
 
 

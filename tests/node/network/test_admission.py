@@ -3,19 +3,21 @@
 import ipaddress
 
 from node.network import admission
-from node.network.admission import Admission, Refusal, get_address_group
+from node.network.admission import Admission, RefusalReason, get_address_group
 
 HOME = "203.0.113.7"
 
 
-def fill(table: Admission, count: int, host: str = HOME, now: float = 0.0) -> list[Refusal | None]:
+def fill(
+    table: Admission, count: int, host: str = HOME, now: float = 0.0
+) -> list[RefusalReason | None]:
     return [table.admit((host, port), now) for port in range(count)]
 
 
 def test_an_address_has_so_many_connections_and_no_more() -> None:
     table = Admission(accept_private_addresses=False)
     assert set(fill(table, admission.ADDRESS_CONNECTION_LIMIT)) == {None}
-    assert table.admit((HOME, 9999), now=1e6) is Refusal.ADDRESS_FULL
+    assert table.admit((HOME, 9999), now=1e6) is RefusalReason.ADDRESS_FULL
     assert table.admit(("203.0.113.8", 1), now=1e6) is None
     table.release((HOME, 0))
     assert table.admit((HOME, 9999), now=1e6) is None
@@ -40,7 +42,7 @@ def test_a_storm_from_everywhere_is_slowed_down_and_validators_are_not() -> None
     hosts = [f"203.0.{index // 250}.{1 + index % 250}" for index in range(2000)]
     outcomes = [table.admit((host, 1), now=0) for host in hosts]
     assert outcomes.count(None) == admission.TOTAL_BURST - 1
-    assert set(outcomes) == {None, Refusal.TOO_FAST}
+    assert set(outcomes) == {None, RefusalReason.TOO_FAST}
     assert table.admit(validator, now=0) is None
 
 

@@ -38,7 +38,7 @@ status_messages = st.one_of(
         nonce=hashes,
         addresses=addresses,
     ),
-    st.builds(wire.Proof, claims),
+    st.builds(wire.ValidatorProof, claims),
     st.builds(wire.Ping, u64, heads),
     st.builds(wire.Pong, u64),
     st.builds(wire.Peers, addresses),

@@ -11,7 +11,7 @@ from chain.errors import InvalidMessage, RejectedInputError, RejectionReason
 from chain.primitives import BlockNumber, Hash32
 from node.network import wire
 from node.network.protocols import status
-from node.network.protocols.status import Identity, RemoteStatus, shake_hands
+from node.network.protocols.status import NodeIdentity, RemoteStatus, shake_hands
 from node.network.stream import FrameStream, PeerId, StreamClosedError
 from tests.worlds.network import (
     ALICE,
@@ -29,13 +29,13 @@ Outcome = RemoteStatus | RejectedInputError | StreamClosedError
 
 
 async def shake_both(
-    alice: Identity, bob: Identity, *, bob_says_he_is: PeerId = BOB
+    alice: NodeIdentity, bob: NodeIdentity, *, bob_says_he_is: PeerId = BOB
 ) -> tuple[Outcome, Outcome]:
     """What each side concludes, if `bob` signs as the peer `bob_says_he_is`."""
     outcomes: dict[PeerId, Outcome] = {}
     alices_end, bobs_end = stream_pair()
 
-    async def shake(stream: FrameStream, own: Identity, name: PeerId, says: PeerId) -> None:
+    async def shake(stream: FrameStream, own: NodeIdentity, name: PeerId, says: PeerId) -> None:
         try:
             outcomes[name] = await shake_hands(
                 stream,
@@ -72,15 +72,15 @@ async def test_proof_of_another_peer_id_is_refused() -> None:
 
 async def test_claim_of_somebody_elses_address_is_refused() -> None:
     _, (_, sign) = GENESIS_HASH, identity(1).validator
-    liar = Identity(CHAIN_ID, GENESIS_HASH, (validator_address(2), sign))
+    liar = NodeIdentity(CHAIN_ID, GENESIS_HASH, (validator_address(2), sign))
     alice, _ = await shake_both(identity(0), liar)
     assert reason_of(alice) is RejectionReason.BAD_SIGNATURE
 
 
 async def test_other_chains_are_named_and_refused() -> None:
     for other in (
-        Identity(1, GENESIS_HASH, None),
-        Identity(CHAIN_ID, keccak256(b"other genesis"), None),
+        NodeIdentity(1, GENESIS_HASH, None),
+        NodeIdentity(CHAIN_ID, keccak256(b"other genesis"), None),
     ):
         outcomes = await shake_both(identity(0), other)
         assert RejectionReason.WRONG_CHAIN in [reason_of(outcome) for outcome in outcomes]
@@ -99,7 +99,7 @@ async def test_old_protocol_version_is_refused_with_both_versions() -> None:
 
 def test_status_digest_has_its_vector() -> None:
     digest = status.compute_status_digest(
-        Identity(CHAIN_ID, GENESIS_HASH, None), signer_peer_id=ALICE, verifier_nonce=NONCE
+        NodeIdentity(CHAIN_ID, GENESIS_HASH, None), signer_peer_id=ALICE, verifier_nonce=NONCE
     )
     payload = keccak256(
         b"".join(

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
     from trio_typing import TaskStatus
 
-log = structlog.get_logger()
+_log = structlog.get_logger("node.network")
 
 HOST_KEY_BYTES: Final = 32
 """An Ed25519 seed, stored raw."""
@@ -227,8 +227,8 @@ class LibP2PHost:
         # which counts 250 inbound connections over a life and 10 a second from an address.
         network.set_resource_manager(None)
         network.retry_config = RetryConfig(max_retries=0)
-        libp2p_fixes.guard_inbound(network, self._guard_inbound)
-        libp2p_fixes.pace_streams(network, self._pace_stream)
+        libp2p_fixes.guard_inbound_connections(network, self._guard_inbound)
+        libp2p_fixes.pace_inbound_streams(network, self._pace_stream)
         # What a peer says of itself is told in the status handshake.
         self._host.remove_stream_handler(ID_PUSH)
 
@@ -390,8 +390,8 @@ class LibP2PHost:
             await handler(stream)
         except (StreamClosedError, RejectedInputError):
             await stream.reset()
-        except Exception:  # our own bug: this peer loses a stream, the node loses nothing
-            log.exception("stream handler failed", peer_id=peer_id)
+        except Exception:  # noqa: BLE001 - a bug of ours ends this stream only
+            _log.exception("stream handler failed", peer_id=peer_id)
             await stream.reset()
         else:
             await stream.close()

@@ -43,7 +43,7 @@ from multiaddr import Multiaddr
 
 from node.network.budget import TokenBucket
 
-log = structlog.get_logger()
+_log = structlog.get_logger("node.network")
 
 SUPPORTED_VERSION: Final = "0.8.1"
 """The only version these replacements were read and measured against."""
@@ -98,7 +98,7 @@ def _replace(owner: object, name: str, replacement: object) -> None:
     setattr(owner, name, replacement)
 
 
-def end_inbound_slot_with_connection() -> None:
+def release_inbound_slots() -> None:
     """Release the slot of an inbound connection when the connection ends.
 
     Stock, the slot is held until the whole swarm ends: after `max_connections` accepted
@@ -130,19 +130,19 @@ def contain_handler_errors() -> None:
             await handle(self, stream)
         except Exception as error:  # noqa: BLE001 - the last line before the swarm's nursery
             # Any peer can cause these, so none is worth a line of everybody's log.
-            log.debug("stream handler failed", error=repr(error))
+            _log.debug("stream handler failed", error=repr(error))
             with suppress(Exception):
                 await stream.reset()
 
     _replace(BasicHost, "_swarm_stream_handler", handle_contained)
 
 
-def lift_dial_ban() -> None:
+def disable_dial_ban() -> None:
     """Leave redialling to us: stock, one failed dial bans the peer from being dialled for 60 s."""
     _replace(swarm._NegativePeerCache.__init__, "__defaults__", (0.0, 1))
 
 
-def dial_without_head_start() -> None:
+def disable_dial_delay() -> None:
     """Return from a dial when it succeeds.
 
     Stock, every dial takes the 250 ms of head start over another transport that is not there.
@@ -150,20 +150,20 @@ def dial_without_head_start() -> None:
     _replace(swarm, "_HAPPY_EYEBALLS_DELAY", 0.0)
 
 
-def leave_dialling_to_us() -> None:
+def disable_auto_connector() -> None:
     """Dial only whom we dial.
 
     Stock dials by itself whoever it has heard of, half way up to the high watermark, past our
     backoff and our bans.
     """
 
-    async def connect_to_nobody(_: AutoConnector) -> None:
+    async def connect_to_none(_: AutoConnector) -> None:
         await trio.lowlevel.checkpoint()
 
-    _replace(AutoConnector, "maybe_connect", connect_to_nobody)
+    _replace(AutoConnector, "maybe_connect", connect_to_none)
 
 
-def forget_who_left() -> None:
+def drop_state_of_disconnected_peers() -> None:
     """Keep nothing of a peer that is gone.
 
     Stock keeps an entry for each identity that ever disconnected, and one for each that ever
@@ -177,7 +177,7 @@ def forget_who_left() -> None:
 
     handle = PingService.handle_ping
 
-    async def handle_and_forget(self: PingService, stream: INetStream) -> None:
+    async def handle_and_drop(self: PingService, stream: INetStream) -> None:
         try:
             await handle(self, stream)
         finally:
@@ -185,10 +185,10 @@ def forget_who_left() -> None:
             if not self._inbound_streams.get(peer_id, True):
                 del self._inbound_streams[peer_id]
 
-    _replace(PingService, "handle_ping", handle_and_forget)
+    _replace(PingService, "handle_ping", handle_and_drop)
 
 
-def listen_on_free_ports_only() -> None:
+def disable_port_sharing() -> None:
     """Let a second listener on a port fail.
 
     Stock sets SO_REUSEPORT, so that two nodes share a port and each gets half of the connections.
@@ -200,7 +200,7 @@ def listen_on_free_ports_only() -> None:
     _replace(tcp, "_set_reuse_flags", set_reuse_address)
 
 
-def read_in_any_number_of_pieces() -> None:
+def lift_short_read_limit() -> None:
     """Read until the bytes are there or the stream ends.
 
     Stock gives up after 101 short reads, and a slow path with small packets needs more of them
@@ -224,7 +224,7 @@ async def read_exactly(reader: Reader, count: int, retry_count: int = 0) -> byte
     return bytes(data)
 
 
-def bound_negotiations() -> None:
+def limit_negotiations() -> None:
     """Read negotiation lines of at most a KiB, and only so many.
 
     Stock, whoever reaches the port may announce a line of any length, before any handshake, and
@@ -249,7 +249,7 @@ def bound_negotiations() -> None:
     _replace(multiselect.MultiselectCommunicator, "read", read_line)
 
 
-def ask_nobody_who_he_is() -> None:
+def disable_identify() -> None:
     """Answer identify, and neither ask it nor take pushes of it.
 
     Stock asks every peer that connects, and keeps what it or a push says: up to 1 MiB each of
@@ -262,7 +262,7 @@ def ask_nobody_who_he_is() -> None:
     _replace(BasicHost, "_schedule_identify", schedule_nothing)
 
 
-def name_ipv6_peers() -> None:
+def read_ipv6_remote_addresses() -> None:
     """Tell the address of IPv6 peers too: stock expects two fields of a socket's name, not four."""
 
     def get_remote_address(self: trio_io.TrioTCPStream) -> tuple[str, int] | None:
@@ -275,7 +275,7 @@ def name_ipv6_peers() -> None:
     _replace(trio_io.TrioTCPStream, "get_remote_address", get_remote_address)
 
 
-def bound_buffers() -> None:
+def limit_connections() -> None:
     """Close a connection that ignores flow control, opens streams without end, or storms.
 
     Stock, Yamux buffers whatever arrives (100 MB to a stream that nobody reads), reads frames of
@@ -347,7 +347,7 @@ class _StreamBuffers(dict[int, bytearray]):
         super().__setitem__(stream_id, _StreamBuffer(buffer, self))
 
 
-def credit_by_half_windows() -> None:
+def send_fewer_window_updates() -> None:
     """Announce what was read once half a window has been, and grow a window that is being used.
 
     Stock sends an encrypted WINDOW_UPDATE for every read, 13 % of a receiver's time, and lets
@@ -422,7 +422,7 @@ async def _wait_for_window(stream: yamux.YamuxStream) -> None:
             raise MuxedStreamError(f"the peer has read nothing for {WRITE_STALL_SECONDS} s")
 
 
-def write_frames_whole() -> None:
+def write_whole_frames() -> None:
     """Never leave half a frame on the wire.
 
     Stock, cancelling one stream's writer (a timeout) cuts a frame, which breaks every other
@@ -454,7 +454,7 @@ InboundGuard = Callable[[trio_io.TrioTCPStream], AbstractAsyncContextManager[boo
 """Surrounds an inbound connection's life; false inside means that it is to be closed at once."""
 
 
-def guard_inbound(network: swarm.Swarm, guard: InboundGuard) -> None:
+def guard_inbound_connections(network: swarm.Swarm, guard: InboundGuard) -> None:
     """Ask `guard` about every connection of this swarm before its handshake."""
     handle = network._handle_inbound_connection
 
@@ -472,7 +472,7 @@ StreamGate = Callable[[IMuxedConn], Awaitable[None]]
 """Waits until one more stream that the peer of this connection opened may be served."""
 
 
-def pace_streams(network: swarm.Swarm, wait: StreamGate) -> None:
+def pace_inbound_streams(network: swarm.Swarm, wait: StreamGate) -> None:
     """Have the streams that peers open wait before they are negotiated.
 
     Some may wait in the connection; then it is not read, and the peer waits.
@@ -494,21 +494,21 @@ def pace_streams(network: swarm.Swarm, wait: StreamGate) -> None:
 
 
 FIXES: Final[tuple[Callable[[], None], ...]] = (
-    end_inbound_slot_with_connection,
+    release_inbound_slots,
     contain_handler_errors,
-    lift_dial_ban,
-    dial_without_head_start,
-    leave_dialling_to_us,
-    forget_who_left,
-    listen_on_free_ports_only,
-    read_in_any_number_of_pieces,
-    bound_negotiations,
-    ask_nobody_who_he_is,
-    name_ipv6_peers,
-    bound_buffers,
-    credit_by_half_windows,
+    disable_dial_ban,
+    disable_dial_delay,
+    disable_auto_connector,
+    drop_state_of_disconnected_peers,
+    disable_port_sharing,
+    lift_short_read_limit,
+    limit_negotiations,
+    disable_identify,
+    read_ipv6_remote_addresses,
+    limit_connections,
+    send_fewer_window_updates,
     wait_for_slow_readers,
-    write_frames_whole,
+    write_whole_frames,
 )
 """Every work-around, one defect each."""
 

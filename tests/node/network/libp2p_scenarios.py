@@ -76,7 +76,7 @@ async def echo(stream: INetStream) -> None:
         await stream.write(await stream.read(65536))
 
 
-async def end_inbound_slot_with_connection() -> bool:
+async def release_inbound_slots() -> bool:
     server = build_host(max_connections=2)
     async with running(server):
         for _ in range(4):
@@ -110,7 +110,7 @@ async def contain_handler_errors() -> bool:
             return await stream.read(5) == b"alive"
 
 
-async def lift_dial_ban() -> bool:
+async def disable_dial_ban() -> bool:
     server, client = build_host(), build_host()
     async with running(client):
         network = client.get_network()
@@ -128,7 +128,7 @@ async def lift_dial_ban() -> bool:
     return True
 
 
-async def dial_without_head_start() -> bool:
+async def disable_dial_delay() -> bool:
     server, client = build_host(), build_host()
     async with running(server), running(client):
         start = trio.current_time()
@@ -136,7 +136,7 @@ async def dial_without_head_start() -> bool:
         return trio.current_time() - start < 0.25
 
 
-async def leave_dialling_to_us() -> bool:
+async def disable_auto_connector() -> bool:
     server, client = build_host(), build_host()
     async with running(server), running(client):
         network = client.get_network()
@@ -146,7 +146,7 @@ async def leave_dialling_to_us() -> bool:
         return not network.connections
 
 
-async def forget_who_left() -> bool:
+async def drop_state_of_disconnected_peers() -> bool:
     server, client = build_host(), build_host()
     network = server.get_network()
     ping_service = server.get_mux().handlers[ping.ID].__self__
@@ -161,7 +161,7 @@ async def forget_who_left() -> bool:
     return not network.auto_connector._recent_disconnects and not ping_service._inbound_streams
 
 
-async def listen_on_free_ports_only() -> bool:
+async def disable_port_sharing() -> bool:
     first = build_host()
     async with running(first):
         port = address_of(first).value_for_protocol("tcp")
@@ -171,7 +171,7 @@ async def listen_on_free_ports_only() -> bool:
             return not second.get_network().listeners
 
 
-async def read_in_any_number_of_pieces() -> bool:
+async def lift_short_read_limit() -> bool:
     class OneByteAtATime:
         async def read(self, n: int | None = None) -> bytes:
             return b"x"
@@ -184,7 +184,7 @@ async def read_in_any_number_of_pieces() -> bool:
     return True
 
 
-async def bound_negotiations() -> bool:
+async def limit_negotiations() -> bool:
     """A line of 64 KiB before any handshake, and questions without end, both end the connection."""
     return await _refuses_long_lines() and await _refuses_many_lines()
 
@@ -218,7 +218,7 @@ async def _is_closed(stream: trio.SocketStream) -> bool:
     return False
 
 
-async def ask_nobody_who_he_is() -> bool:
+async def disable_identify() -> bool:
     """A peer that connects and pushes addresses leaves none."""
     server, client = build_host(), build_host()
     async with running(server), running(client):
@@ -229,7 +229,7 @@ async def ask_nobody_who_he_is() -> bool:
         return not known
 
 
-async def name_ipv6_peers() -> bool:
+async def read_ipv6_remote_addresses() -> bool:
     class Socket:
         def getpeername(self) -> tuple[str, int, int, int]:
             return ("2001:db8::1", 9000, 0, 0)
@@ -240,7 +240,7 @@ async def name_ipv6_peers() -> bool:
     return TrioTCPStream(Stream()).get_remote_address() == ("2001:db8::1", 9000)
 
 
-async def bound_buffers() -> bool:
+async def limit_connections() -> bool:
     """Bytes to a stream nobody reads, a huge frame, streams without end, streams of our own ids."""
     return (
         await _refuses_bytes()
@@ -309,7 +309,7 @@ async def _refuses_streams(first_id: int) -> bool:
         return client.get_id() not in server.get_network().connections
 
 
-async def credit_by_half_windows() -> bool:
+async def send_fewer_window_updates() -> bool:
     """A MiB read in small pieces takes a handful of WINDOW_UPDATEs, not one for each."""
     updates = 0
     send = yamux.YamuxStream.send_window_update
@@ -370,7 +370,7 @@ async def wait_for_slow_readers() -> bool:
     return connection.written > 1000
 
 
-async def write_frames_whole() -> bool:
+async def write_whole_frames() -> bool:
     """One stream's writer is cancelled in the middle of a frame; another stream still works."""
     server, client = build_host(), build_host()
     server.set_stream_handler(ECHO, echo)

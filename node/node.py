@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,7 @@ import structlog
 import trio
 
 from chain.consensus.messages import CONSENSUS_VERSION, SigningDomain
-from chain.crypto import get_address
+from chain.crypto import get_address, sign
 from chain.genesis import GenesisConfig
 from chain.hexadecimal import from_plain_hex
 from chain.primitives import Address, Hash32, PrivateKey
@@ -145,7 +146,8 @@ async def run_node(config: NodeConfig, config_file: Path | None = None) -> None:
             wal = WriteAheadLog(config.wal_file, fsync=metrics.time_sync("wal", os.fsync))
             stack.callback(wal.close)
             guard = GuardFile(config.guard_file, fsync=metrics.time_sync("guard", os.fsync))
-            signer = ConsensusSigner(get_address(consensus_key), consensus_key, guard, wal)
+            key = partial(sign, private_key=consensus_key)
+            signer = ConsensusSigner(get_address(consensus_key), key, guard, wal)
         node = _Node(config, config_file, genesis, database, store, signer, operator_key, metrics)
         await node.run()
 
@@ -208,7 +210,7 @@ class _Node:
             identity=NodeIdentity(
                 genesis.chain_id,
                 store.genesis_hash(),
-                None if signer is None else (signer.address, signer.sign),
+                None if signer is None else (signer.address, signer.sign_identity),
             ),
             get_head=self._get_head,
             handle_consensus=self._handle_consensus,

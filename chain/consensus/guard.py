@@ -52,6 +52,10 @@ class GuardState:
         """The vote's place in the order in which a validator casts its votes."""
         return self.number, self.view, self.step
 
+    def __str__(self) -> str:
+        lock = "" if self.prepared is None else f" locked {self.prepared[0]}"
+        return f"{self.step.name} {self.number}/{self.view}{lock}"
+
     def encode(self) -> bytes:
         """RLP [number, view, step, digest, [] or [prepared view, prepared digest]]."""
         prepared: list[codec.Encodable] = [] if self.prepared is None else list(self.prepared)

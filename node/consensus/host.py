@@ -7,7 +7,6 @@ One task performs the effects of one transition in order, before the next input.
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from threading import Lock
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
 import structlog
@@ -33,7 +32,6 @@ from chain.consensus.effects import (
     ValidateBlock,
 )
 from chain.consensus.evidence import build_evidence
-from chain.consensus.guard import build_floor_guard, compute_first_signable, permits
 from chain.consensus.inputs import (
     BlockBuilt,
     BlockFetched,
@@ -60,36 +58,28 @@ from chain.consensus.messages import (
     get_pre_prepare,
 )
 from chain.consensus.primary_order import ACTIVITY_WINDOW_TURNS, compute_primary_order
-from chain.consensus.records import (
-    Record,
-    compute_latest_intent,
-    decode_record,
-    encode_record,
-)
 from chain.errors import InvalidBlock, InvalidMessage, RejectedInputError, RejectionReason
 from chain.hexadecimal import to_hex
 from chain.params import ChainParameters
-from chain.primitives import Address, BlockNumber, Hash32, Signature, ValidatorIndex
+from chain.primitives import Address, BlockNumber, Hash32, ValidatorIndex
 from chain.transition import BlockResult
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction
-from chain.types.validator_set import compute_quorum
 from chain.validation import validate_fresh_proposal
 from node.chain.executor import Executor, Refusal
 from node.chain.training_index import TrainingIndex
 from node.clock import Clock
 from node.consensus.evidence_store import EvidenceStore
-from node.consensus.guard_file import GuardFile
-from node.consensus.wal import WriteAheadLog
+from node.consensus.proven_heads import ProvenHeads
+from node.consensus.signer import ConsensusSigner
 from node.consensus.watch import ConsensusWatch
 from node.mempool.pool import Mempool
 from node.metrics.registry import NodeMetrics
-from node.network.peers import PeerInfo
 from node.network.requests import BlockPeers
 from node.network.stream import UnreachablePeerError
 from node.storage.block_store import BlockStore, Snapshot
-from pot_common.errors import OperatorError, StorageError
+from pot_common.errors import OperatorError
 
 if TYPE_CHECKING:
     # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
@@ -126,25 +116,6 @@ class ConsensusNetwork(Protocol):
         """Tell peers of transactions that we hold."""
 
 
-class Signer(Protocol):
-    """The consensus key, with the guard that outlives this process."""
-
-    @property
-    def address(self) -> Address:
-        """The validator."""
-
-    @property
-    def guard(self) -> GuardFile:
-        """What may still be signed."""
-
-    @property
-    def wal(self) -> WriteAheadLog:
-        """What was signed."""
-
-    def sign(self, digest: Hash32) -> Signature:
-        """The deterministic signature of a digest."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Received:
     """A validator's message on its way to the core; the sender's index is of the number then."""
@@ -162,7 +133,7 @@ class ConsensusHost:
         *,
         domain: SigningDomain,
         parameters: ChainParameters,
-        signer: Signer | None,
+        signer: ConsensusSigner | None,
         store: BlockStore,
         executor: Executor,
         index: TrainingIndex,
@@ -174,11 +145,6 @@ class ConsensusHost:
         on_finalized: Callable[[Block], None],
         metrics: NodeMetrics | None = None,
     ) -> None:
-        self.is_signing = False
-        self.signing_failure: str | None = None
-        """Why this validator signs nothing more until it is started again."""
-        self.known_heads: frozenset[Address] = frozenset()
-        """Whose heads are known, while a validator without a guard waits for a quorum of them."""
         self.metrics = metrics or NodeMetrics()
         self.watch = ConsensusWatch(self.metrics, clock, store.head)
         self.is_member = False
@@ -202,7 +168,7 @@ class ConsensusHost:
             view_timeout_cap_ms=parameters.view_timeout_cap_ms,
             resend_interval_ms=RESEND_INTERVAL_MS,
         )
-        self._first_signable: BlockNumber | None = None
+        self._proven_heads = ProvenHeads(store, executor, peers)
         self._state: pbft.ReplicaState | None = None
         self._send_input, self._inputs = trio.open_memory_channel[Input | _Received | None](
             INPUT_LIMIT
@@ -212,8 +178,6 @@ class ConsensusHost:
         self._timers: dict[Timer, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
         self._finalizing = trio.Lock()
-        self._log_lock = Lock()
-        """Sync empties the log while consensus may be writing to it."""
         self._proposed_at = trio.current_time()
         """When the block being decided was first seen, or else the head. Like every duration here
         it is measured on trio's clock, which nobody sets."""
@@ -232,7 +196,26 @@ class ConsensusHost:
     @property
     def first_signable(self) -> BlockNumber | None:
         """The lowest number that this validator may vote on; None: none, or not known yet."""
-        return self._first_signable
+        return None if self._signer is None else self._signer.first_signable
+
+    @property
+    def is_signing(self) -> bool:
+        """Whether this node votes on the number being decided."""
+        return (
+            self.is_member
+            and self._signer is not None
+            and self._signer.may_sign(BlockNumber(self._store.head_number() + 1))
+        )
+
+    @property
+    def signing_failure(self) -> str | None:
+        """Why this validator signs nothing more until it is started again; None: it does."""
+        return None if self._signer is None else self._signer.failure
+
+    @property
+    def known_heads(self) -> frozenset[Address]:
+        """The validators that have proven their heads to one without a guard, which waits."""
+        return self._proven_heads.known
 
     @property
     def waiting_inputs(self) -> int:
@@ -345,63 +328,17 @@ class ConsensusHost:
         signer = self._signer
         if signer is None:
             return
-        guard = await trio.to_thread.run_sync(signer.guard.load)
-        latest = compute_latest_intent(self._load_records())
         certified_head = self._store.head_number()
-        if guard is None:
-            certified_head = await self._wait_for_heads()
-        first = compute_first_signable(guard, latest, self._store.head_number(), certified_head)
-        if guard is None:
-            # So that a crash before the first vote's guard is not taken for a lost one.
-            await trio.to_thread.run_sync(signer.guard.save, build_floor_guard(first))
-        elif latest is not None and latest.position > guard.position:
-            # Logged, and killed before the guard: the vote is sent again, so it counts as cast.
-            await trio.to_thread.run_sync(signer.guard.save, latest)
-        self._first_signable = first
-        if first > self._store.head_number() + 1:
+        if await trio.to_thread.run_sync(signer.load_guard) is None:
+            certified_head = await self._proven_heads.wait_for_quorum(signer.address)
+        head = self._store.head_number()
+        first = await trio.to_thread.run_sync(signer.start, head, certified_head)
+        if first > head + 1:
             _log.warning(
                 "nothing is signed before a later block",
                 first_signable=first,
                 reason="the guard or the write-ahead log of this key was lost",
             )
-
-    async def _wait_for_heads(self) -> BlockNumber:
-        """The highest certified head among a quorum of validators, ours included."""
-        assert self._signer is not None
-        heads = {self._signer.address: self._store.head_number()}
-        while True:
-            # Sync may be at work, and bring another set.
-            validators = self._store.next_validator_set().validators
-            if len(heads.keys() & set(validators)) >= compute_quorum(len(validators)):
-                return BlockNumber(max([self._store.head_number(), *heads.values()]))
-            for peer in self._peers.peers():
-                if peer.validator in validators and peer.validator not in heads:
-                    head = await self._fetch_certified_head(peer)
-                    if head is not None:
-                        heads[peer.validator] = head
-                        self.known_heads = frozenset(heads)
-            await trio.sleep(FRESHNESS_POLL_SECONDS)
-
-    async def _fetch_certified_head(self, peer: PeerInfo) -> BlockNumber | None:
-        """The head that a validator claims and proves; None if it does not.
-
-        One that is merely claimed could be so high that this validator never signs again.
-        """
-        number = peer.head.number
-        if number <= self._store.head_number():
-            return number
-        try:
-            certified = await self._peers.request_blocks(peer.peer_id, number, 1)
-            for block, certificate in certified:
-                self._executor.verify_certificate(certificate, number, block.hash)
-                return number
-        except UnreachablePeerError:
-            pass
-        except RejectedInputError as error:
-            # Further ahead the validators may be others: sync brings us there.
-            if number == self._store.head_number() + 1:
-                self._peers.report_fault(peer.peer_id, error)
-        return None
 
     async def _begin(self) -> None:
         """Start at the number after the head, or where the log left off."""
@@ -411,15 +348,11 @@ class ConsensusHost:
                 transition = pbft.start(config)
             else:
                 assert self._signer is not None
-                records = [each for each in self._load_records() if each.number == config.number]
+                records = self._signer.load_records(config.number)
                 transition = pbft.restore(config, records, self._signer.sign)
             self._state = transition.state
         self.watch.on_number(transition.state)
         await self._perform(transition)
-
-    def _load_records(self) -> list[Record]:
-        assert self._signer is not None
-        return [decode_record(record.payload) for record in self._signer.wal.records()]
 
     def _make_config(self) -> NumberConfig:
         head = self._store.head()
@@ -427,21 +360,17 @@ class ConsensusHost:
         validators = self._store.validator_set(number).validators
         window = ACTIVITY_WINDOW_TURNS * len(validators) + 2
         coinbases = self._store.coinbases(BlockNumber(max(1, number - window)), head.number)
-        may_sign = self._first_signable is not None and number >= self._first_signable
-        own_index = None
-        if self._signer is not None and self._signer.address in validators:
-            own_index = ValidatorIndex(validators.index(self._signer.address))
-        is_member = own_index is not None
+        signer = self._signer
+        is_member = signer is not None and signer.address in validators
         if is_member != self.is_member:
             _log.info("this node decides" if is_member else "this node follows", number=number)
         self.is_member = is_member
-        self.is_signing = is_member and may_sign
         return NumberConfig(
             number=number,
             parent_hash=head.hash,
             validators=validators,
             primary_order=compute_primary_order(number, validators, coinbases),
-            own_index=own_index if may_sign else None,
+            own_index=None if signer is None else signer.get_index(number, validators),
             domain=self._domain,
             timing=self._timing,
             proposal_age_ms=int(1000 * (trio.current_time() - self._parent_proposed_at)),
@@ -516,27 +445,12 @@ class ConsensusHost:
 
     async def _persist(self, effect: Persist) -> bool:
         """Log, then guard; False if the vote must not be sent."""
-        signer = self._signer
-        assert signer is not None
-        try:
-            return await trio.to_thread.run_sync(_write_vote, signer, effect, self._log_lock)
-        except StorageError as error:
-            self._on_storage_failed(error)
-            return False
-
-    def _on_storage_failed(self, error: StorageError) -> None:
-        self._first_signable = None
-        self.is_signing = False
-        self.signing_failure = str(error)
-        _log.critical("signing stops", reason=str(error))
+        assert self._signer is not None
+        return await trio.to_thread.run_sync(self._signer.persist, effect)
 
     async def _stop_signing(self) -> None:
         """Go on as a follower: nothing of the dropped vote was sent."""
-        self._first_signable = None
-        self.is_signing = False
-        self.signing_failure = self.signing_failure or "the signer guard refused a vote"
         assert self._state is not None
-        _log.critical("this validator signs nothing more until it is restarted")
         await self._perform(pbft.start(replace(self._state.config, own_index=None)))
 
     def _send_certificate(self, receiver: ValidatorIndex, number: BlockNumber) -> None:
@@ -708,39 +622,19 @@ class ConsensusHost:
             training_rows=self._index.compute_rows(block.header, result.receipts),
             next_validator_set=self._executor.read_next_validator_set(result),
         )
-        self._truncate_log(block.number)
+        if self._signer is not None:
+            self._signer.truncate_log(block.number)
 
     def _store_snapshot(self, snapshot: Snapshot) -> None:
         self._store.adopt(snapshot)
-        self._truncate_log(snapshot.block.number)
-
-    def _truncate_log(self, number: BlockNumber) -> None:
-        """Empty the log of what is final."""
-        if self._signer is None or self._first_signable is None:
-            return
-        try:
-            with self._log_lock:
-                self._signer.wal.truncate_through(number)
-        except StorageError as error:
-            # The chain is written; without its log this validator goes on as a follower.
-            self._on_storage_failed(error)
+        if self._signer is not None:
+            self._signer.truncate_log(snapshot.block.number)
 
 
 _TEMPORARY_REASONS: Final = frozenset(
     {RejectionReason.NONCE_TOO_HIGH, RejectionReason.FEE_TOO_LOW, RejectionReason.GAS_LIMIT}
 )
 """A dropped transaction may come back when these have changed."""
-
-
-def _write_vote(signer: Signer, effect: Persist, log_lock: Lock) -> bool:
-    guard = signer.guard.load()
-    if not permits(guard, effect.intent):
-        _log.critical("the guard refuses", intent=effect.intent, guard=guard)
-        return False
-    with log_lock:
-        signer.wal.append(effect.record.number, encode_record(effect.record))
-    signer.guard.save(effect.intent)
-    return True
 
 
 def _get_block(message: Message) -> Block | None:

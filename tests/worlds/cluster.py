@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import trio
@@ -37,6 +37,7 @@ from node.chain.training_index import TrainingIndex
 from node.consensus.evidence_store import EvidenceStore
 from node.consensus.guard_file import GuardFile
 from node.consensus.host import ConsensusHost
+from node.consensus.signer import ConsensusSigner
 from node.consensus.wal import WriteAheadLog
 from node.mempool.head_rules import HeadRules
 from node.mempool.pool import Mempool
@@ -133,19 +134,6 @@ class FusedStore(BlockStore):
         self.fuse.burn()
 
 
-@dataclass(frozen=True)
-class TestSigner:
-    """A key with its guard and log."""
-
-    address: Address
-    private_key: PrivateKey
-    guard: GuardFile
-    wal: WriteAheadLog
-
-    def sign(self, digest: Hash32) -> Signature:
-        return sign(digest, self.private_key)
-
-
 @dataclass
 class Wire:
     """Every frame that was ever sent, and who hears whom."""
@@ -197,7 +185,8 @@ class ClusterNode:
         self.store.initialize(genesis.header, genesis.delta, b"{}", validator_set)
         self.wal = FusedLog(self.directory / "wal", self.fuse, self.fsync)
         guard = FusedGuard(self.directory / "guard", self.fuse)
-        signer = TestSigner(self.address, self.private_key, guard, self.wal)
+        key = partial(sign, private_key=self.private_key)
+        self.signer = ConsensusSigner(self.address, key, guard, self.wal)
         ledger = LedgerReader(self.store, self.database, config, self.clock)
         self.mempool = Mempool(
             HeadRules(
@@ -220,7 +209,7 @@ class ClusterNode:
         self.host = ConsensusHost(
             domain=domain(self._wire.genesis),
             parameters=config.parameters,
-            signer=signer if self.is_signer else None,
+            signer=self.signer if self.is_signer else None,
             store=self.store,
             executor=self.executor,
             index=TrainingIndex(self.store),

@@ -213,7 +213,7 @@ def _payloads(wire: Wire, sender: int, start: int = 0) -> list[bytes]:
     return [payload for author, payload in wire.frames[start:] if author == sender]
 
 
-@pytest.mark.parametrize("slow", ["_store_block", "load"])
+@pytest.mark.parametrize("slow", ["_store_block", "load_guard", "start"])
 async def test_a_wiped_host_begins_while_sync_is_at_work(
     autojump_clock: MockClock,
     tmp_path: Path,

@@ -19,10 +19,10 @@ from chain.genesis import GenesisConfig
 from chain.hexadecimal import from_plain_hex
 from chain.primitives import Address, Hash32, PrivateKey
 from chain.training.self_test import WrongNumbersError, run_self_test
-from chain.types.block import Block
 from chain.types.certificate import MAX_VALIDATORS
 from node.chain.contract_reader import LedgerReader
 from node.chain.executor import Executor
+from node.chain.finalizer import Finalizer, NewHead
 from node.chain.training_index import TrainingIndex
 from node.clock import SystemClock
 from node.config import KeySection, NodeConfig
@@ -189,6 +189,12 @@ class _Node:
             build_seconds=BUILD_SECONDS,
             metrics=metrics,
         )
+        finalizer = Finalizer(
+            store=store,
+            executor=executor,
+            index=index,
+            truncate_log=None if signer is None else signer.truncate_log,
+        )
         host = LibP2PHost(
             key=load_or_create_host_key(config.host_key_file),
             listen_addresses=config.network.listen,
@@ -229,29 +235,33 @@ class _Node:
             signer=signer,
             store=store,
             executor=executor,
-            index=index,
+            finalizer=finalizer,
             mempool=mempool,
             network=network,
             peers=network.requests,
             clock=clock,
             evidence=evidence,
-            on_finalized=self._on_finalized,
             metrics=metrics,
         )
         source.consensus = consensus
+        # In this order: the next number begins when all others know of the head before it.
+        finalizer.add_listener(mempool.on_new_head)
+        finalizer.add_listener(consensus.on_new_head)
+        finalizer.add_listener(self._on_new_head)
+        finalizer.add_listener(consensus.begin_next)
         pool.connect(network.announce_transactions, consensus.on_transaction)
         self._sync = sync = BlockSync(
             store=store,
             executor=executor,
             network=network.requests,
-            finalize=consensus.finalize,
+            finalizer=finalizer,
             own_validator=validator,
             snapshot=SnapshotSync(
                 store=store,
                 database=database,
                 executor=executor,
                 network=network.requests,
-                adopt=consensus.adopt,
+                finalizer=finalizer,
                 chain_id=genesis.chain_id,
                 mode=config.sync.mode,
                 checkpoint=_parse_checkpoint(config.sync.checkpoint),
@@ -425,9 +435,9 @@ class _Node:
             self._connected_validators = validators
             self._network.set_validators(validators)
 
-    def _on_finalized(self, block: Block) -> None:
+    def _on_new_head(self, head: NewHead) -> None:
         self._connect_validators()
-        self._ipc.announce_head(block.number, block.hash)
+        self._ipc.announce_head(head.block.number, head.block.hash)
         self._training.wake()
 
 

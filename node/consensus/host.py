@@ -4,7 +4,7 @@ One task performs the effects of one transition in order, before the next input.
 (executing, fetching) runs beside it and comes back as an input.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
@@ -62,13 +62,10 @@ from chain.errors import InvalidBlock, InvalidMessage, RejectedInputError, Rejec
 from chain.hexadecimal import to_hex
 from chain.params import ChainParameters
 from chain.primitives import Address, BlockNumber, Hash32, ValidatorIndex
-from chain.transition import BlockResult
 from chain.types.block import Block
-from chain.types.certificate import CommitCertificate
-from chain.types.transaction import Transaction
 from chain.validation import validate_fresh_proposal
 from node.chain.executor import Executor, Refusal
-from node.chain.training_index import TrainingIndex
+from node.chain.finalizer import Finalizer, NewHead
 from node.clock import Clock
 from node.consensus.evidence_store import EvidenceStore
 from node.consensus.proven_heads import ProvenHeads
@@ -78,7 +75,7 @@ from node.mempool.pool import Mempool
 from node.metrics.registry import NodeMetrics
 from node.network.requests import BlockPeers
 from node.network.stream import UnreachablePeerError
-from node.storage.block_store import BlockStore, Snapshot
+from node.storage.block_store import BlockStore
 from pot_common.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -136,13 +133,12 @@ class ConsensusHost:
         signer: ConsensusSigner | None,
         store: BlockStore,
         executor: Executor,
-        index: TrainingIndex,
+        finalizer: Finalizer,
         mempool: Mempool,
         network: ConsensusNetwork,
         peers: BlockPeers,
         clock: Clock,
         evidence: EvidenceStore,
-        on_finalized: Callable[[Block], None],
         metrics: NodeMetrics | None = None,
     ) -> None:
         self.metrics = metrics or NodeMetrics()
@@ -154,13 +150,12 @@ class ConsensusHost:
         self._signer = signer
         self._store = store
         self._executor = executor
-        self._index = index
+        self._finalizer = finalizer
         self._mempool = mempool
         self._network = network
         self._peers = peers
         self._clock = clock
         self._evidence = evidence
-        self._on_finalized = on_finalized
         self._timing = Timing(
             min_block_interval_ms=parameters.min_block_interval_ms,
             empty_block_interval_ms=parameters.empty_block_interval_ms,
@@ -177,7 +172,6 @@ class ConsensusHost:
         """Beside the queue, which peers can fill: this one input must not be lost."""
         self._timers: dict[Timer, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
-        self._finalizing = trio.Lock()
         self._proposed_at = trio.current_time()
         """When the block being decided was first seen, or else the head. Like every duration here
         it is measured on trio's clock, which nobody sets."""
@@ -342,7 +336,7 @@ class ConsensusHost:
 
     async def _begin(self) -> None:
         """Start at the number after the head, or where the log left off."""
-        async with self._finalizing:  # sync is at work: the head is before a block or after it
+        async with self._finalizer.lock:  # sync moves the head too: not while it is read here
             config = self._make_config()
             if config.own_index is None:
                 transition = pbft.start(config)
@@ -398,7 +392,7 @@ class ConsensusHost:
                     await self._stop_signing()
                     return
             elif isinstance(effect, Finalize):
-                await self.finalize(effect.block, effect.certificate)
+                await self._finalizer.finalize(effect.block, effect.certificate)
             else:
                 self._perform_one(effect)
 
@@ -551,84 +545,24 @@ class ConsensusHost:
 
     # Finality.
 
-    async def finalize(self, block: Block, certificate: CommitCertificate) -> None:
-        """Store a certified child of the head and go on to the next number.
-
-        Consensus and sync both come here; whoever is second finds it done.
-
-        Raises:
-            OperatorError: the certified block is invalid here.
-            StorageError: the disk refused.
-        """
-        async with self._finalizing:
-            if block.number != self._store.head_number() + 1:
-                return
-            outcome = await self._executor.execute(block)
-            if isinstance(outcome, Refusal):
-                raise OperatorError(
-                    f"a quorum finalized block {block.number}, which this node finds invalid "
-                    f"({outcome.error}): compare version and genesis with the other validators'"
-                )
-            await trio.to_thread.run_sync(self._store_block, block, certificate, outcome)
-            self._executor.forget()
-            self._take_out(outcome.transactions)
-            self._parent_proposed_at = self._proposed_at
-            committed = None if self._state is None else self._state.committed
-            is_synced = committed is None or committed.digest != block.hash
-            validators = self._store.validator_set(block.number).validators
-            self.watch.on_finalized(block, certificate, validators, is_synced=is_synced)
-            self._on_finalized(block)
-            self._go_on()
-
-    async def adopt(self, snapshot: Snapshot) -> None:
-        """Make the block of a verified snapshot the head, and go on with the number after it.
-
-        Raises:
-            StorageError: the disk refused.
-        """
-        async with self._finalizing:
-            if snapshot.block.number <= self._store.head_number():
-                return
-            await trio.to_thread.run_sync(self._store_snapshot, snapshot)
-            self._executor.forget()
-            pooled = self._mempool.content().values()
-            self._take_out([each for due, later in pooled for each in (*due, *later)])
-            self._parent_proposed_at = self._proposed_at
-            self._on_finalized(snapshot.block)
-            self._go_on()
-
-    def _take_out(self, transactions: Sequence[Transaction]) -> None:
-        """Take what became final out of the pool."""
-        self._mempool.on_finalized(transactions)
+    def on_new_head(self, head: NewHead) -> None:
+        """Take note that a number is over; the next one begins with `begin_next`."""
         if self._mempool.counts()[0] == 0:
             self._transaction_held_at = None
+        self._parent_proposed_at = self._proposed_at
+        if head.is_snapshot:
+            return
+        committed = None if self._state is None else self._state.committed
+        is_synced = committed is None or committed.digest != head.block.hash
+        validators = self._store.validator_set(head.block.number).validators
+        self.watch.on_finalized(head.block, head.certificate, validators, is_synced=is_synced)
 
-    def _go_on(self) -> None:
-        """Tell the core of the number after the head."""
+    def begin_next(self, _head: NewHead) -> None:
+        """Tell the replica of the number after the head, once everything else knows of the head."""
         if self._state is not None:
             self._new_number = NewNumber(self._make_config())
             with suppress(trio.WouldBlock):  # what waits there wakes the loop as well
                 self._send_input.send_nowait(None)
-
-    def _store_block(
-        self, block: Block, certificate: CommitCertificate, result: BlockResult
-    ) -> None:
-        self._store.finalize(
-            block,
-            certificate,
-            receipts=result.receipts,
-            senders=result.senders,
-            delta=result.delta,
-            training_rows=self._index.compute_rows(block.header, result.receipts),
-            next_validator_set=self._executor.read_next_validator_set(result),
-        )
-        if self._signer is not None:
-            self._signer.truncate_log(block.number)
-
-    def _store_snapshot(self, snapshot: Snapshot) -> None:
-        self._store.adopt(snapshot)
-        if self._signer is not None:
-            self._signer.truncate_log(snapshot.block.number)
 
 
 _TEMPORARY_REASONS: Final = frozenset(

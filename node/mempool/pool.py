@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.primitives import Address, Hash32
 from chain.types.transaction import Transaction
+from node.chain.finalizer import NewHead
 
 REPLACEMENT_PERCENT: Final = 110
 """geth's price bump: a replacement pays the network for having carried two."""
@@ -248,6 +249,13 @@ class Mempool:
                 break
             if entry.transaction.hash in self._entries:
                 self._take_out(entry)
+
+    def on_new_head(self, head: NewHead) -> None:
+        """Take out what became final with a new head, wherever it came from."""
+        if head.is_snapshot:  # any transaction may be in a block that the snapshot skipped
+            self.on_finalized([entry.transaction for entry in self._entries.values()])
+        else:
+            self.on_finalized(head.transactions)
 
     def candidates(self, base_fee_per_gas: int = 0) -> Iterator[Transaction]:
         """What a block may include, best first, each sender's by ascending nonce.

@@ -5,7 +5,6 @@ fetched and verified. A block is believed for its certificate, never for its sen
 blocks do not verify, or who does not give what it says it has, is left alone for a while.
 """
 
-from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import Final
 
@@ -17,6 +16,7 @@ from chain.primitives import Address, BlockNumber
 from chain.types.block import Block
 from chain.types.certificate import CERTIFICATE_LIMIT_BYTES, CommitCertificate
 from node.chain.executor import Executor
+from node.chain.finalizer import Finalizer
 from node.network.peers import PeerInfo
 from node.network.requests import BlockPeers
 from node.network.stream import PeerId, UnreachablePeerError
@@ -47,7 +47,7 @@ class BlockSync:
         store: BlockStore,
         executor: Executor,
         network: BlockPeers,
-        finalize: Callable[[Block, CommitCertificate], Awaitable[None]],
+        finalizer: Finalizer,
         own_validator: Address | None,
         snapshot: SnapshotSync | None = None,
     ) -> None:
@@ -57,7 +57,7 @@ class BlockSync:
             store: where the head is.
             executor: verifies certificates.
             network: the peers.
-            finalize: executes a block and makes it the head.
+            finalizer: executes a block and makes it the head.
             own_validator: whom consensus brings most blocks, while it is a member.
             snapshot: what is used instead while the node is too far behind.
         """
@@ -65,7 +65,7 @@ class BlockSync:
         self._executor = executor
         self._network = network
         self._sources = Sources(network)
-        self._finalize = finalize
+        self._finalizer = finalizer
         self._snapshot = snapshot
         self._own_validator = own_validator
         self._behind_since: tuple[BlockNumber, float] | None = None
@@ -145,7 +145,7 @@ class BlockSync:
                 self._sources.report(batch.peer_id, error)
                 plan.reopen(BlockRange(block.number, batch.range.last))
                 return
-            await self._finalize(block, certificate)
+            await self._finalizer.finalize(block, certificate)
 
     async def _work(self, peer_id: PeerId, plan: RangePlan, scope: trio.CancelScope) -> None:
         """Ask one peer for range after range, as long as it is a source."""

@@ -24,6 +24,7 @@ from chain.types.header import Header
 from chain.types.receipt import Receipt, encode_receipts, may_contain
 from chain.types.transaction import decode_transaction
 from node.chain.executor import Executor
+from node.chain.finalizer import Finalizer
 from node.chain.training_index import build_rows
 from node.network.protocols.state import NODES_LIMIT, RECORDS_LIMIT
 from node.network.requests import SnapshotPeers
@@ -84,7 +85,7 @@ class SnapshotSync:
         database: Database,
         executor: Executor,
         network: SnapshotPeers,
-        adopt: Callable[[Snapshot], Awaitable[None]],
+        finalizer: Finalizer,
         chain_id: int,
         mode: SyncMode,
         checkpoint: Hash32 | None = None,
@@ -96,7 +97,7 @@ class SnapshotSync:
             database: where the state goes.
             executor: verifies certificates.
             network: the peers.
-            adopt: makes the snapshot the head.
+            finalizer: makes the snapshot the head.
             chain_id: of the network.
             mode: when snapshots are used.
             checkpoint: the hash of a final block that the operator trusts: the snapshot is of it.
@@ -105,7 +106,7 @@ class SnapshotSync:
         self._database = database
         self._executor = executor
         self._network = network
-        self._adopt = adopt
+        self._finalizer = finalizer
         self._chain_id = chain_id
         self._mode = mode
         self._checkpoint = checkpoint
@@ -140,7 +141,7 @@ class SnapshotSync:
                 await trio.to_thread.run_sync(self._progress.begin, pivot)
             _log.info("joining by snapshot", number=pivot.header.number)
             await self._download_state(pivot)
-            await self._adopt(await self._complete(pivot))
+            await self._finalizer.adopt(await self._complete(pivot))
         except SnapshotFailedError as error:
             self._not_before = trio.current_time() + RETRY_SECONDS
             await trio.to_thread.run_sync(self._progress.clear)

@@ -33,6 +33,7 @@ from chain.types.transaction import Transaction
 from chain.types.validator_set import ValidatorSet
 from node.chain.contract_reader import LedgerReader
 from node.chain.executor import Executor
+from node.chain.finalizer import Finalizer, NewHead
 from node.chain.training_index import TrainingIndex
 from node.consensus.evidence_store import EvidenceStore
 from node.consensus.guard_file import GuardFile
@@ -206,26 +207,35 @@ class ClusterNode:
             metrics=(metrics := NodeMetrics()),
         )
         self.evidence = EvidenceStore(self.directory / "evidence")
+        self.finalizer = Finalizer(
+            store=self.store,
+            executor=self.executor,
+            index=TrainingIndex(self.store),
+            truncate_log=self.signer.truncate_log,
+        )
         self.host = ConsensusHost(
             domain=domain(self._wire.genesis),
             parameters=config.parameters,
             signer=self.signer if self.is_signer else None,
             store=self.store,
             executor=self.executor,
-            index=TrainingIndex(self.store),
+            finalizer=self.finalizer,
             mempool=self.mempool,
             network=self,
             peers=self,
             clock=self.clock,
             evidence=self.evidence,
-            on_finalized=self._on_finalized,
             metrics=metrics,
         )
+        self.finalizer.add_listener(self.mempool.on_new_head)
+        self.finalizer.add_listener(self.host.on_new_head)
+        self.finalizer.add_listener(self._on_new_head)
+        self.finalizer.add_listener(self.host.begin_next)
         self.sync = BlockSync(
             store=self.store,
             executor=self.executor,
             network=self,
-            finalize=self.host.finalize,
+            finalizer=self.finalizer,
             own_validator=self.address if self.is_signer else None,
         )
 
@@ -255,9 +265,9 @@ class ClusterNode:
         self.mempool.add(transaction)
         self.host.on_transaction()
 
-    def _on_finalized(self, block: Block) -> None:
-        self.finalized.append(block)
-        self.after_finalized(block)
+    def _on_new_head(self, head: NewHead) -> None:
+        self.finalized.append(head.block)
+        self.after_finalized(head.block)
 
     async def _receive(self) -> None:
         async for sender, payload in self._incoming:

@@ -16,13 +16,14 @@ from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.receipt import Receipt
 from node.chain.executor import validate_body
+from node.chain.finalizer import Finalizer
 from node.chain.training_index import TrainingIndex
 from node.network.peers import PeerInfo
 from node.network.protocols import state
 from node.network.protocols.state import TaskRecord
 from node.network.stream import PeerId
 from node.network.wire import Head
-from node.storage.block_store import BlockStore, Snapshot
+from node.storage.block_store import BlockStore
 from node.storage.database import Database, open_database
 from node.sync import snapshot_sync
 from node.sync.snapshot_source import SnapshotSource
@@ -38,6 +39,9 @@ class TrustingExecutor:
 
     def __init__(self, certificate: CommitCertificate) -> None:
         self._certificate = certificate
+
+    def forget(self) -> None:
+        pass
 
     def validate_body(self, block: Block) -> None:
         validate_body(block, block.header.gas_limit)
@@ -189,12 +193,13 @@ class FreshNode:
         self.index = TrainingIndex(self.store)
         certificate = chain.store.certificate(chain.store.head_number())
         assert certificate is not None
+        executor = TrustingExecutor(certificate)
         self.sync = SnapshotSync(
             store=self.store,
             database=self.database,
-            executor=TrustingExecutor(certificate),
+            executor=executor,
             network=network,
-            adopt=self._adopt,
+            finalizer=Finalizer(store=self.store, executor=executor, index=self.index),
             chain_id=CHAIN_ID,
             **{"mode": "snapshot", **options},
         )
@@ -228,10 +233,6 @@ class FreshNode:
         root = self.store.head().state_root
         items = collect_chunk(self.database.get, root, START, END, 2**40)
         return {item.hash: item.data for item in verify_chunk(root, START, END, items).items}
-
-    async def _adopt(self, snapshot: Snapshot) -> None:
-        await trio.lowlevel.checkpoint()
-        self.store.adopt(snapshot)
 
 
 def build_world(directory: Path) -> tuple[TrainingChain, Server]:

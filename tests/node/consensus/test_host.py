@@ -526,8 +526,8 @@ async def test_sync_and_consensus_store_a_block_once(
                 BlockNumber(target.store.head_number()), 4
             ):
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(target.host.finalize, block, certificate)
-                    nursery.start_soon(target.host.finalize, block, certificate)
+                    nursery.start_soon(target.finalizer.finalize, block, certificate)
+                    nursery.start_soon(target.finalizer.finalize, block, certificate)
             await trio.sleep(0.1)
         await until(lambda: min(heads(wire.nodes)) >= 4)
     numbers = [block.number for block in target.finalized]

@@ -15,7 +15,6 @@ An answer has the request's `id`, and `error` and `detail` instead if what was g
 """
 
 import argparse
-import json
 import resource
 import sys
 import time
@@ -29,6 +28,7 @@ import torch
 from chain.crypto import content_id
 from chain.errors import RejectedInputError, RejectionReason
 from chain.hexadecimal import from_plain_hex
+from chain.json_types import JsonObject
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.encoding import GradientHeader, count_payload_bytes
@@ -39,12 +39,7 @@ from miner.data import read_file
 from miner.devices import DeviceError, open_device
 from miner.quiet import claim_stdout
 from miner.trainer import Trainer, open_task
-
-LENGTH_BYTES: Final = 4
-"""Big-endian, before every frame."""
-
-MAX_FRAME_BYTES: Final = 2**17
-"""A request with the paths of all shards of the largest manifest is shorter."""
+from pot_common.framing import VERIFIER_ANSWERS, VERIFIER_QUESTIONS, FrameError
 
 DEFAULT_MEMORY_BYTES: Final = 4 * 2**30
 """Four times what the digits example takes; a genesis for larger models raises it."""
@@ -60,10 +55,10 @@ Answer = dict[str, str | int]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class VerifyRequest:
     """One request, its members read as they are needed."""
 
-    members: dict[str, object]
+    members: JsonObject
 
     def text(self, key: str) -> str:
         """The string `key`."""
@@ -86,9 +81,10 @@ class Request:
     def paths(self, key: str) -> tuple[Path, ...]:
         """The array of paths `key`."""
         value = self.members.get(key)
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        paths = [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+        if paths != value:
             raise _bad_request(f"{key} must be an array of strings")
-        return tuple(Path(item) for item in value)
+        return tuple(Path(item) for item in paths)
 
     def digest(self, key: str, byte_count: int) -> bytes:
         """The hexadecimal bytes `key`."""
@@ -100,12 +96,12 @@ class Request:
             raise _bad_request(f"{key} must be {byte_count} bytes")
         return value
 
-    def child(self, key: str) -> "Request":
+    def child(self, key: str) -> "VerifyRequest":
         """The object `key`."""
         value = self.members.get(key)
         if not isinstance(value, dict):
             raise _bad_request(f"{key} must be an object")
-        return Request(value)
+        return VerifyRequest(value)
 
 
 @dataclass(slots=True)
@@ -122,7 +118,7 @@ class Worker:
     task_hash: Hash32 | None = field(default=None)
     trainer: Trainer | None = field(default=None)
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: VerifyRequest) -> Answer:
         """The answer to `request`; what was given and breaks a rule is answered, too."""
         try:
             trainer = self._open(request)
@@ -142,7 +138,7 @@ class Worker:
         except OSError as error:
             return {"error": RejectionReason.CONTENT_MISMATCH.value, "detail": str(error)}
 
-    def _open(self, request: Request) -> Trainer:
+    def _open(self, request: VerifyRequest) -> Trainer:
         with request.path("spec").open("rb") as file:
             data = file.read(MAX_SPEC_BYTES + 1)
         task_hash = content_id(data)
@@ -155,7 +151,7 @@ class Worker:
         return self.trainer
 
 
-def _read_shards(spec: TaskSpec, request: Request) -> list[bytes]:
+def _read_shards(spec: TaskSpec, request: VerifyRequest) -> list[bytes]:
     paths = request.paths("shards")
     if len(paths) != len(spec.data.shards):
         raise _bad_request(f"shards must be {len(spec.data.shards)} paths")
@@ -181,7 +177,7 @@ def _dry_run(trainer: Trainer, theta: bytes) -> Answer:
     }
 
 
-def _verify(trainer: Trainer, theta: bytes, request: Request) -> Answer:
+def _verify(trainer: Trainer, theta: bytes, request: VerifyRequest) -> Answer:
     start = time.monotonic()
     parameter_count = count_parameters(trainer.spec.model)
     fields = request.child("header")
@@ -236,45 +232,15 @@ def limit_process(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def read_frame(stream: BinaryIO) -> bytes | None:
-    """The next frame; None at the end of the stream.
+def serve(worker: Worker, questions: BinaryIO, answers: BinaryIO) -> None:
+    """Answer questions until their stream ends.
 
     Raises:
-        RejectedInputError: The frame is longer than MAX_FRAME_BYTES, or the stream ends inside it.
+        FrameError: A frame breaks the protocol; the node that wrote it is at fault.
     """
-    prefix = stream.read(LENGTH_BYTES)
-    if not prefix:
-        return None
-    length = int.from_bytes(prefix, "big")
-    if length > MAX_FRAME_BYTES:
-        raise RejectedInputError(RejectionReason.TOO_LARGE, f"a frame of {length} bytes")
-    frame = stream.read(length)
-    if len(prefix) < LENGTH_BYTES or len(frame) < length:
-        raise RejectedInputError(RejectionReason.MALFORMED, "the stream ends inside a frame")
-    return frame
-
-
-def encode_frame(message: dict[str, object]) -> bytes:
-    """`message` behind its length."""
-    data = json.dumps(message).encode()
-    return len(data).to_bytes(LENGTH_BYTES, "big") + data
-
-
-def serve(worker: Worker, requests: BinaryIO, answers: BinaryIO) -> None:
-    """Answer requests until their stream ends.
-
-    Raises:
-        RejectedInputError: A frame is not a JSON object; the node that wrote it is at fault.
-    """
-    while (frame := read_frame(requests)) is not None:
-        try:
-            members = json.loads(frame)
-        except ValueError as error:
-            raise _bad_request(f"a frame is not JSON: {error}") from error
-        if not isinstance(members, dict):
-            raise _bad_request("a frame is not a JSON object")
-        request = Request(members)
-        answers.write(encode_frame({"id": members.get("id"), **worker.answer(request)}))
+    while (members := VERIFIER_QUESTIONS.read(questions)) is not None:
+        answer = worker.answer(VerifyRequest(members))
+        answers.write(VERIFIER_ANSWERS.encode({"id": members.get("id"), **answer}))
         answers.flush()
 
 
@@ -290,7 +256,7 @@ def main() -> int:
         worker = Worker(open_device(options.device, options.threads))
         limit_process(options.memory_bytes)
         serve(worker, sys.stdin.buffer, answers)
-    except (DeviceError, RejectedInputError) as error:
+    except (DeviceError, FrameError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - read by the node that started it
         return 1
     except (KeyboardInterrupt, BrokenPipeError):

@@ -9,8 +9,8 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +43,7 @@ from node.setup.network_genesis import (
     plan_development_network,
 )
 from pot_common.errors import OperatorError
+from pot_common.framing import VERIFIER_ANSWERS, VERIFIER_QUESTIONS, FrameError
 
 MARKER_NAME: Final = "devnet.json"
 """Says that a directory is a development network's, so that the next run may replace it."""
@@ -397,17 +398,17 @@ def evaluate_model(files: DevnetFiles, theta_root: Hash32, client: RpcClient) ->
     return get_integer(answer, "correct_count") / get_integer(answer, "row_count")
 
 
-def _ask_verifier(request: JsonObject) -> JsonObject:
-    frame = json.dumps(request).encode()
+def _ask_verifier(question: JsonObject) -> JsonObject:
     result = subprocess.run(
         [sys.executable, "-m", "miner.verify"],
-        input=len(frame).to_bytes(4, "big") + frame,
+        input=VERIFIER_QUESTIONS.encode(question),
         capture_output=True,
         check=False,
     )
-    answer: JsonObject = {"error": "no answer"}
-    with suppress(ValueError):
-        answer = json.loads(result.stdout[4:])
-    if "error" in answer:
-        raise OperatorError(f"the model cannot be evaluated: {answer}")
+    try:
+        answer = VERIFIER_ANSWERS.read(BytesIO(result.stdout))
+    except FrameError as error:
+        raise OperatorError(f"the model cannot be evaluated: {error}") from error
+    if answer is None or "error" in answer:
+        raise OperatorError(f"the model cannot be evaluated: {answer or 'no answer'}")
     return answer

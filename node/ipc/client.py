@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from chain.json_types import Json, JsonObject
-from node.ipc.framing import FrameError, FrameReader, encode_frame
+from pot_common.framing import NODE_FRAMES, FrameError, FrameReader
 
 CALL_TIMEOUT_SECONDS: Final = 10.0
 """The node answers from memory; it takes longer only when it is overloaded or stuck."""
@@ -109,7 +109,7 @@ class IpcClient:
         self._pending[request_id] = future
         try:
             self._writer.write(
-                encode_frame({"id": request_id, "method": method, "params": params or {}})
+                NODE_FRAMES.encode({"id": request_id, "method": method, "params": params or {}})
             )
             async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
                 response = await future
@@ -123,7 +123,7 @@ class IpcClient:
         return response.get("result")
 
     async def _receive(self, reader: asyncio.StreamReader) -> None:
-        frames = FrameReader()
+        frames = FrameReader(NODE_FRAMES)
         while data := await reader.read(RECEIVE_BYTES):
             for message in frames.feed(data):
                 self._on_message(message)

@@ -16,7 +16,7 @@ from chain.errors import RejectedInputError, RejectionReason
 from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address, BlockNumber, Hash32
-from node.ipc.framing import FrameError, FrameReader, encode_frame
+from pot_common.framing import NODE_FRAMES, FrameError, FrameReader
 
 if TYPE_CHECKING:
     # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
@@ -235,7 +235,7 @@ class _Connection:
         """Serve until the client hangs up."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send_heads)
-            reader = FrameReader()
+            reader = FrameReader(NODE_FRAMES)
             while data := await self._stream.receive_some(RECEIVE_BYTES):
                 for request in reader.feed(data):
                     token = object()
@@ -265,7 +265,7 @@ class _Connection:
 
     async def _send(self, value: JsonObject) -> None:
         async with self._send_lock:
-            await self._stream.send_all(encode_frame(value))
+            await self._stream.send_all(NODE_FRAMES.encode(value))
 
 
 def _open_socket(path: Path) -> socket.socket:

@@ -31,12 +31,12 @@ from chain.json_types import JsonObject
 from chain.primitives import Address, BlockNumber
 from chain.state.trie import MissingTrieNodeError
 from chain.types.header import Header
-from node.ipc.framing import LENGTH_BYTES, decode_body, decode_length, encode_frame
 from node.rpc.call_objects import cap_gas, parse_call, parse_overrides
 from node.rpc.encoding import quantity
 from node.rpc.errors import ErrorCode, RpcError, build_rejection, header_not_found
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, open_database
+from pot_common.framing import NODE_FRAMES
 
 ALARM_GRACE_SECONDS: Final = 1.0
 """The engine looks at the clock between opcodes; only a long precompile passes this."""
@@ -199,14 +199,13 @@ def _revert_reason(output: bytes) -> str | None:
 
 def run(engine: CallEngine, stdin: BinaryIO, stdout: BinaryIO) -> None:
     """Answer requests until `stdin` ends."""
-    while len(prefix := stdin.read(LENGTH_BYTES)) == LENGTH_BYTES:
-        request = decode_body(stdin.read(decode_length(prefix)))
+    while (request := NODE_FRAMES.read(stdin)) is not None:
         seconds = request["seconds"]
         assert isinstance(seconds, int | float)
         signal.setitimer(signal.ITIMER_REAL, seconds + ALARM_GRACE_SECONDS)
         answer = engine.answer(request)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        stdout.write(encode_frame(answer))
+        stdout.write(NODE_FRAMES.encode(answer))
         stdout.flush()
 
 

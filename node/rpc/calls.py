@@ -15,9 +15,9 @@ import structlog
 
 from chain.json_types import Json, JsonObject
 from chain.types.header import Header
-from node.ipc.framing import LENGTH_BYTES, FrameError, decode_body, decode_length, encode_frame
 from node.rpc.errors import ErrorCode, RpcError
 from node.rpc.parameters import parse_data, parse_quantity
+from pot_common.framing import LENGTH_BYTES, NODE_FRAMES, FrameError, decode_body
 
 WAITING_LIMIT: Final = 1_000
 """Calls that wait for a worker; what is past it is refused at once."""
@@ -77,9 +77,9 @@ class _Worker:
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None
         assert stdout is not None
-        stdin.write(encode_frame(request))
+        stdin.write(NODE_FRAMES.encode(request))
         await stdin.drain()
-        length = decode_length(await stdout.readexactly(LENGTH_BYTES))
+        length = NODE_FRAMES.decode_length(await stdout.readexactly(LENGTH_BYTES))
         return decode_body(await stdout.readexactly(length))
 
     async def end(self) -> int:

@@ -11,10 +11,10 @@ from typing import Final
 import structlog
 
 from chain.json_types import Json, JsonObject
-from node.ipc.framing import dump_json, parse_json
 from node.rpc.errors import ErrorCode, RpcError
 from node.rpc.metrics import UNKNOWN_METHOD, RpcMetrics
 from node.rpc.parameters import Parameters
+from pot_common.json_text import dump_json, parse_json
 
 BATCH_LIMIT: Final = 1_000
 """Requests of one batch; geth's limit, above what ethers (100) and viem (1,000) send."""

@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl
 import structlog
 
 from chain.json_types import JsonObject
-from node.ipc.framing import dump_json
 from node.rpc.metrics import RpcMetrics
+from pot_common.json_text import dump_json
 
 Message = MutableMapping[str, object]
 """An ASGI message or scope."""

@@ -35,12 +35,12 @@ from chain.training.rewards import build_reward_tree
 from chain.training.task_spec import PPM, TaskSpec
 from node.chain.training_index import get_theta_root
 from node.ipc.client import IpcError, NodeLink
-from node.ipc.framing import parse_json
 from node.rpc.dispatch import Method
 from node.rpc.errors import ErrorCode, RpcError, history_not_held, invalid_params
 from node.rpc.parameters import BlockTag, Parameters, parse_address, parse_integer, parse_object
 from node.rpc.training_view import TrainingView
 from node.training.checks import load_check
+from pot_common.json_text import parse_json
 
 LIST_LIMIT: Final = 100
 """Tasks of one answer."""

@@ -31,11 +31,11 @@ from node.config import KeySection, NodeConfig
 from node.consensus.guard_file import GuardFile
 from node.consensus.wal import read_records
 from node.health.diagnosis import DISK_CRITICAL_BYTES, DISK_LOW_BYTES, Finding, Severity
-from node.ipc.framing import LENGTH_BYTES, FrameError, decode_body, decode_length, encode_frame
 from node.keystore import get_password, load_key, read_address
 from node.storage.block_store import BlockStore
 from node.storage.database import MAP_SIZE_BYTES, open_database
 from pot_common.errors import OperatorError
+from pot_common.framing import NODE_FRAMES, FrameError
 
 OPEN_FILES_WANTED: Final = 1_024
 """Connections with their streams, the database, blobs, and the processes' pipes."""
@@ -468,11 +468,8 @@ def ask_node(socket_path: Path, method: str) -> JsonObject | None:
         except OSError:
             return None
         try:
-            connection.sendall(encode_frame({"id": 1, "method": method, "params": {}}))
-            while True:
-                answer = decode_body(_receive(connection))
-                if answer.get("id") == 1:
-                    break  # and not the event of a new head
+            connection.sendall(NODE_FRAMES.encode({"id": 1, "method": method, "params": {}}))
+            answer = _receive_answer(connection)
         except (OSError, FrameError) as error:
             raise OperatorError(
                 f"the node behind {socket_path} does not answer ({error}): see its log"
@@ -481,17 +478,12 @@ def ask_node(socket_path: Path, method: str) -> JsonObject | None:
     return result if isinstance(result, dict) else {}
 
 
-def _receive(connection: socket.socket) -> bytes:
-    def take(count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            part = connection.recv(count - len(data))
-            if not part:
-                raise ConnectionResetError("the connection ended")
-            data += part
-        return data
-
-    return take(decode_length(take(LENGTH_BYTES)))
+def _receive_answer(connection: socket.socket) -> JsonObject:
+    with connection.makefile("rb") as stream:
+        while (message := NODE_FRAMES.read(stream)) is not None:
+            if message.get("id") == 1:  # other messages tell of new heads
+                return message
+    raise ConnectionResetError("the connection ended")
 
 
 def check_state(state: Mapping[str, object]) -> Iterator[Check]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import trio
 
 from chain.crypto import content_id as compute_content_id
+from chain.json_types import JsonObject
 from chain.primitives import Hash32
 from chain.training.task_spec import TaskSpec
 from node.storage.blobs import BlobStore
@@ -81,7 +82,7 @@ class Content:
         for content_id in content_ids:
             await self.read(content_id)
 
-    def get_inputs(self, task: ServedTask, theta_root: Hash32) -> dict[str, object]:
+    def get_inputs(self, task: ServedTask, theta_root: Hash32) -> JsonObject:
         """What every question to a verifier worker names."""
         spec_path = self._directory / f"{task.task_id}.spec.json"
         if not spec_path.exists():

@@ -4,19 +4,23 @@ A task that exhausts memory, hangs or crashes kills a worker, never the node. Wo
 when they are needed, and again after they died.
 """
 
-import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
 
 import structlog
 import trio
 
-ANSWER_LIMIT_BYTES: Final = 2**16
-"""Answers are a handful of numbers, or a refusal with its detail."""
+from chain.json_types import Json, JsonObject
+from pot_common.framing import (
+    LENGTH_BYTES,
+    VERIFIER_ANSWERS,
+    VERIFIER_QUESTIONS,
+    FrameError,
+    decode_body,
+)
 
 _log = structlog.get_logger("node.verifier")
 
@@ -58,19 +62,19 @@ class Verifier:
         async with self._slots, self._worker():
             pass
 
-    async def ask(self, kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
+    async def ask(self, kind: str, members: Mapping[str, Json]) -> JsonObject:
         """The worker's answer (miner/verify.py says what there is to ask).
 
         Raises:
             VerifierRefusedError: What was given breaks a rule.
             VerifierFailedError: The worker died or took too long.
         """
-        frame = json.dumps({"id": 0, "kind": kind, **members}).encode()
+        question = VERIFIER_QUESTIONS.encode({"id": 0, "kind": kind, **members})
         async with self._slots, self._worker() as process:
-            answer: object = None
+            answer: JsonObject = {}
             try:
                 with trio.fail_after(self._settings.timeout_seconds):
-                    answer = await _exchange(process, frame)
+                    answer = await _exchange(process, question)
             except trio.TooSlowError as error:
                 limit = self._settings.timeout_seconds
                 raise VerifierFailedError(f"no answer to {kind} in {limit:g} s") from error
@@ -78,12 +82,9 @@ class Verifier:
                 trio.BrokenResourceError,
                 trio.ClosedResourceError,
                 EOFError,
-                ValueError,
-                RecursionError,
+                FrameError,
             ) as error:
                 raise VerifierFailedError(f"the worker ended during {kind}: {error!r}") from error
-            if not isinstance(answer, dict):
-                raise VerifierFailedError(f"no object in the answer to {kind}")
         if "error" in answer:
             raise VerifierRefusedError(str(answer["error"]), str(answer.get("detail", "")))
         return answer
@@ -124,15 +125,13 @@ class Verifier:
                 await process.wait()
 
 
-async def _exchange(process: trio.Process, frame: bytes) -> object:
+async def _exchange(process: trio.Process, question: bytes) -> JsonObject:
     assert process.stdin is not None
     assert process.stdout is not None
-    await process.stdin.send_all(len(frame).to_bytes(4, "big") + frame)
-    length = int.from_bytes(await _receive_exactly(process.stdout, 4), "big")
-    if length > ANSWER_LIMIT_BYTES:
-        raise ValueError(f"an answer of {length} bytes")
-    answer: object = json.loads(await _receive_exactly(process.stdout, length))
-    return answer
+    await process.stdin.send_all(question)
+    prefix = await _receive_exactly(process.stdout, LENGTH_BYTES)
+    length = VERIFIER_ANSWERS.decode_length(prefix)
+    return decode_body(await _receive_exactly(process.stdout, length))
 
 
 async def _receive_exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:

@@ -65,10 +65,7 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
         "create_following_directory",
         "create_node_directory",
     ),
-    "the devnet's own notes of its processes, gone with them": (
-        "Devnet._write_marker",
-        "_ask_verifier",
-    ),
+    "the devnet's own notes of its processes, gone with them": ("Devnet._write_marker",),
     "arithmetic of the virtual machine; the chain's tests compare it with Ethereum's vectors": (
         "_State.get_ancestor_hash",
         "_at",

@@ -35,7 +35,6 @@ from chain.training.state import (
 from chain.training.task_spec import Sgd, encode_task_spec
 from chain.types.receipt import combine_blooms, compute_bloom, encode_receipts
 from node.ipc.client import IpcClient, IpcError
-from node.ipc.framing import encode_frame
 from node.ipc.server import IpcServer
 from node.network.host import compute_peer_id, host_key_from_seed
 from node.network.metrics import NetworkMetrics
@@ -79,6 +78,7 @@ from node.network.wire import (
 )
 from node.storage.blobs import BlobManifest, BlobStore
 from node.training.verifier import Verifier, VerifierSettings
+from pot_common.framing import NODE_FRAMES, VERIFIER_ANSWERS
 from tests.conformance import values
 from tests.conformance.registry import Value, sample
 from tests.conformance.streams import new_directory, record
@@ -519,7 +519,7 @@ class Backend:
         assert (process_id, text) == (18, "a 1\n")
 
 
-@sample("ipc", "dump_json", "encode_frame")
+@sample("ipc", "dump_json", "FrameFormat.encode")
 def build_ipc() -> Value:
     parameters: list[tuple[str, JsonObject]] = [
         ("submit_transaction", {"raw": "0x0203"}),
@@ -582,7 +582,7 @@ async def record_ipc_server(path: Path, requests: Sequence[JsonObject]) -> list[
             server.announce_head(BlockNumber(905), make_hash(205))
             frames.append(await receive_frame(stream))
             for request in requests:
-                await stream.send_all(encode_frame(request))
+                await stream.send_all(NODE_FRAMES.encode(request))
                 frames.append(await receive_frame(stream))
         nursery.cancel_scope.cancel()
     return frames
@@ -605,7 +605,7 @@ ECHO = (
 """A verifier worker that answers with the question, if it is framed as the real one reads it."""
 
 
-@sample("verifier.request", "Verifier.ask", "_exchange")
+@sample("verifier.request", "Verifier.ask", "FrameFormat.encode")
 def build_verifier_request() -> Value:
     verifier = Verifier(VerifierSettings())
     members = {"spec": "a/spec", "shards": ["b", "c"], "header": {"round": 7, "seed": "00ff"}}
@@ -624,8 +624,6 @@ def build_verifier_request() -> Value:
     return frame
 
 
-@sample("verifier.answer", "encode_frame")
+@sample("verifier.answer", "FrameFormat.encode")
 def build_verifier_answer() -> Value:
-    from miner.verify import encode_frame as encode_answer  # imports torch, once it is needed
-
-    return encode_answer({"id": 7, "distance_ppb": 8, "exponents": "kept", "detail": "é"})
+    return VERIFIER_ANSWERS.encode({"id": 7, "distance_ppb": 8, "exponents": "kept", "detail": "é"})

@@ -28,7 +28,6 @@ from chain.types.receipt import build_receipt, decode_receipts, encode_receipts
 from chain.types.transaction import decode_transaction
 from node.consensus.guard_file import GuardFile
 from node.consensus.wal import WriteAheadLog
-from node.ipc.framing import FrameError, decode_body, encode_frame, parse_json
 from node.network import wire
 from node.network.peer_file import load_records, save_records
 from node.network.protocols.state import StateServer, _verify_chunk
@@ -37,6 +36,8 @@ from node.rpc.dispatch import Dispatcher
 from node.rpc.parameters import Parameters
 from node.storage.blobs import BlobManifest
 from pot_common.errors import OperatorError
+from pot_common.framing import NODE_FRAMES, FrameError, decode_body
+from pot_common.json_text import parse_json
 from tests.chain.types import test_transaction
 from tests.worlds import replica as factory
 from tests.worlds.network import ALICE, CERTIFICATE, HEAD, NoStates, build_block
@@ -211,7 +212,7 @@ def build_targets(directory: Path) -> list[Target]:
         ),
         Target(
             "ipc body",
-            [encode_frame({"id": 1, "method": "x", "params": {}})[4:]],
+            [NODE_FRAMES.encode({"id": 1, "method": "x", "params": {}})[4:]],
             decode_body,
             (FrameError,),
         ),

@@ -1,6 +1,5 @@
 """The verifier worker as a node sees it: a process behind two pipes."""
 
-import json
 import subprocess
 import sys
 from array import array
@@ -14,14 +13,15 @@ import numpy as np
 import pytest
 
 from chain.crypto import content_id
-from chain.errors import RejectedInputError
+from chain.json_types import Json, JsonObject
 from chain.training.architectures import Mlp, count_parameters
 from chain.training.encoding import encode_gradient
 from chain.training.task_spec import Shard, decode_task_spec, encode_task_spec
 from miner.devices import open_device
 from miner.trainer import open_task
-from miner.verify import MAX_FRAME_BYTES, Worker, encode_frame, read_frame, serve
+from miner.verify import Worker, serve
 from node.client.task_file import build_initial_weights, encode_npz
+from pot_common.framing import VERIFIER_ANSWERS, VERIFIER_QUESTIONS, FrameError
 from tests.worlds.training import SPEC, header_of
 
 SAMPLES = (3, 1, 4, 15, 9, 26, 5, 35)
@@ -33,12 +33,12 @@ class Files:
 
     directory: Path
 
-    def request(self, kind: str, **members: object) -> dict[str, object]:
+    def request(self, kind: str, **members: Json) -> JsonObject:
         paths = {name: str(self.directory / name) for name in ("spec", "theta")}
         shards = [str(self.directory / "shard")]
         return {"id": 7, "kind": kind, "shards": shards, **paths, **members}
 
-    def verify(self, **members: object) -> dict[str, object]:
+    def verify(self, **members: Json) -> JsonObject:
         paths = {name: str(self.directory / name) for name in ("payload", "indices")}
         return {**self.request("verify"), "header": HEADER_FIELDS, **paths, **members}
 
@@ -105,12 +105,12 @@ def worker_process(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def ask(worker: Worker, *requests: dict[str, object]) -> list[dict[str, object]]:
+def ask(worker: Worker, *requests: JsonObject) -> list[JsonObject]:
     answers = BytesIO()
-    serve(worker, BytesIO(b"".join(encode_frame(request) for request in requests)), answers)
+    questions = BytesIO(b"".join(VERIFIER_QUESTIONS.encode(request) for request in requests))
+    serve(worker, questions, answers)
     answers.seek(0)
-    frames = iter(lambda: read_frame(answers), None)
-    return [json.loads(frame) for frame in frames]
+    return list(iter(lambda: VERIFIER_ANSWERS.read(answers), None))
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +127,11 @@ def test_a_node_asks_a_worker_process_and_closes_it(files: Files) -> None:
         files.verify(payload=str(files.directory / "lie")),
     ]
     with worker_process() as process:
-        output, errors = process.communicate(b"".join(map(encode_frame, requests)), timeout=60)
+        output, errors = process.communicate(
+            b"".join(map(VERIFIER_QUESTIONS.encode, requests)), timeout=60
+        )
     stream = BytesIO(output)
-    answers = [json.loads(read_frame(stream) or b"null") for _ in requests]
+    answers = [VERIFIER_ANSWERS.read(stream) for _ in requests]
     assert (process.returncode, errors, stream.read()) == (0, b"", b"")
     dry_run, evaluation, honest, lie = answers
     assert dry_run.keys() == {"id", "parameter_count", "unit_milliseconds", "peak_bytes"}
@@ -157,7 +159,7 @@ def test_a_task_that_exceeds_the_memory_limit_kills_only_its_worker(files: Files
         )
     )
     paths = {name: str(files.directory / f"large_{name}") for name in ("spec", "theta")}
-    frame = encode_frame({**files.request("dry_run"), **paths})
+    frame = VERIFIER_QUESTIONS.encode({**files.request("dry_run"), **paths})
     with worker_process("--memory-bytes", str(2**20)) as process:
         output, errors = process.communicate(frame, timeout=60)
     assert process.returncode != 0
@@ -206,7 +208,7 @@ def test_other_initial_weights_fail_the_dry_run(files: Files, worker: Worker) ->
         {"header": {**HEADER_FIELDS, "round": True}},
     ],
 )
-def test_a_bad_request_is_answered(files: Files, members: dict[str, object]) -> None:
+def test_a_bad_request_is_answered(files: Files, members: JsonObject) -> None:
     (answer,) = ask(Worker(open_device("cpu")), {**files.verify(), **members})
     assert answer["error"] == "malformed"
 
@@ -214,7 +216,7 @@ def test_a_bad_request_is_answered(files: Files, members: dict[str, object]) -> 
 @pytest.mark.parametrize(
     "frames",
     [
-        (MAX_FRAME_BYTES + 1).to_bytes(4, "big"),
+        (VERIFIER_QUESTIONS.limit_bytes + 1).to_bytes(4, "big"),
         b"\0\0",
         b"\0\0\0\x05{}",
         b"\0\0\0\x02[]",
@@ -222,5 +224,5 @@ def test_a_bad_request_is_answered(files: Files, members: dict[str, object]) -> 
     ],
 )
 def test_a_broken_stream_ends_the_worker(worker: Worker, frames: bytes) -> None:
-    with pytest.raises(RejectedInputError):
+    with pytest.raises(FrameError):
         serve(worker, BytesIO(frames), BytesIO())

@@ -14,8 +14,8 @@ from chain.errors import RejectedInputError, RejectionReason
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address, BlockNumber, Hash32
 from node.ipc.client import IpcClient, IpcError, IpcRefusedError
-from node.ipc.framing import MAX_FRAME_BYTES, FrameError, FrameReader, encode_frame, parse_json
 from node.ipc.server import MAX_CONNECTIONS, IpcServer
+from pot_common.framing import NODE_FRAMES
 
 HASH = Hash32(b"\x11" * 32)
 
@@ -213,7 +213,7 @@ def test_connections_are_bounded(tmp_path: Path) -> None:
         try:
             for stranger in strangers:
                 stranger.connect(str(path))
-                stranger.sendall(encode_frame({"id": 1, "method": "node_info", "params": {}}))
+                stranger.sendall(NODE_FRAMES.encode({"id": 1, "method": "node_info", "params": {}}))
                 assert stranger.recv(4) != b""
             with socket.socket(socket.AF_UNIX) as one_too_many:
                 one_too_many.settimeout(10)
@@ -227,7 +227,7 @@ def test_connections_are_bounded(tmp_path: Path) -> None:
 def test_answer_that_is_too_long_is_an_error_not_a_lost_connection(tmp_path: Path) -> None:
     class LargePool(FakeBackend):
         def get_pool_content(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-            return (bytes(MAX_FRAME_BYTES // 2),), ()
+            return (bytes(NODE_FRAMES.limit_bytes // 2),), ()
 
     path = tmp_path / "node.ipc"
     with served(path, LargePool()), connected_client(path) as (client, runner):
@@ -254,29 +254,3 @@ def test_path_that_is_too_long_names_the_cure() -> None:
 async def _serve_once(path: Path) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(IpcServer(FakeBackend()).serve, path)
-
-
-def test_frames_survive_any_cut() -> None:
-    values: list[JsonObject] = [{"id": 1}, {"text": "é"}, {}]
-    stream = b"".join(encode_frame(value) for value in values)
-    for size in (1, 3, len(stream)):
-        reader = FrameReader()
-        got = [
-            value
-            for start in range(0, len(stream), size)
-            for value in reader.feed(stream[start : start + size])
-        ]
-        assert got == values
-
-
-def test_frames_are_bounded_both_ways() -> None:
-    with pytest.raises(FrameError, match="limit"):
-        encode_frame({"text": "x" * MAX_FRAME_BYTES})
-    with pytest.raises(FrameError, match="limit"):
-        FrameReader().feed((MAX_FRAME_BYTES + 1).to_bytes(4, "big"))
-
-
-@pytest.mark.parametrize("text", [b"NaN", b"[Infinity]", b"[" * 200_000, b"\xff", b"", b"1" * 5000])
-def test_json_that_no_standard_allows_is_refused(text: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - the message is Python's
-        parse_json(text)

@@ -29,6 +29,7 @@ from chain.contracts.task_registry import (
 )
 from chain.primitives import ZERO_HASH, Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Outcome, decide, decode_verdicts
+from chain.training.attempt import AttemptId
 from chain.training.task_spec import TaskSpec
 from chain.types.validator_set import ValidatorSet
 
@@ -82,8 +83,7 @@ class ResultRecord:
 class Attempt:
     """One assignment and commitment of a round, with the votes of its ballot in progress."""
 
-    round_number: int
-    attempt: int
+    id: AttemptId
     ballot: int
     ballot_number: int
     """Counts every ballot of the task from 1; names the evidence that the ledger keeps."""
@@ -270,8 +270,7 @@ def apply_event(
             return replace(closed, attempt=None), None
         case AttemptOpened():
             opened = Attempt(
-                round_number=event.round,
-                attempt=event.attempt,
+                id=AttemptId(event.task_id, event.round, event.attempt),
                 ballot=0,
                 ballot_number=history.ballot_count + 1,
                 open_block=block.number,
@@ -344,8 +343,8 @@ def _with_attempt(history: TaskHistory, attempt: Attempt) -> TaskHistory:
 def _is_current(attempt: Attempt, event: VerdictPosted | ResultPosted) -> bool:
     # A late verdict on an earlier ballot is evidence for slashing, and nothing else.
     return (event.round, event.attempt, event.ballot) == (
-        attempt.round_number,
-        attempt.attempt,
+        attempt.id.round_number,
+        attempt.id.attempt_number,
         attempt.ballot,
     )
 

@@ -117,7 +117,7 @@ class TrainingIndex:
                     history, event, context, spec=self.spec(history), validator_set=validator_set
                 )
                 if settled is not None:
-                    key = _round_key(task_id, settled.attempt.round_number)
+                    key = _round_key(task_id, settled.attempt.id.round_number)
                     rows[key] = _ROUNDS.dump_json((settled,))
         rows.update(
             (_history_key(id_), _HISTORIES.dump_json((each,))) for id_, each in changed.items()

@@ -175,7 +175,7 @@ class TaskReplay:
         block = self._client.call_object("eth_getBlockByNumber", hex(attempt.open_block + 1), False)
         mix_hash = Hash32(read_bytes(get_value(block, "mixHash")))
         assignment = assign(
-            compute_seed(mix_hash, self._task, attempt.round_number, attempt.attempt),
+            compute_seed(mix_hash, self._task, attempt.id.round_number, attempt.id.attempt_number),
             participants,
             self.spec.sample_count,
             self.spec.samples_per_unit,
@@ -186,7 +186,7 @@ class TaskReplay:
             for record in (attempt.commitments[i] for i in outcome.accepted)
         ]
         mean = aggregate(self.spec.aggregator, count_parameters(self.spec.model), gradients)
-        rate = learning_rate_ppb(self.spec, attempt.round_number)
+        rate = learning_rate_ppb(self.spec, attempt.id.round_number)
         return apply_update(self.spec.optimizer, rate, state, mean)
 
     def _open_commitment(
@@ -197,7 +197,7 @@ class TaskReplay:
         state: TrainingState,
     ) -> Gradient:
         """The gradient behind an accepted commitment."""
-        place = f"round {attempt.round_number + 1}, miner {to_hex(record.miner)}"
+        place = f"round {attempt.id.round_number + 1}, miner {to_hex(record.miner)}"
         if assignment.units_of(record.miner) != record.units:
             raise OperatorError(
                 f"{place}: the commitment is for {record.units} units, "
@@ -205,16 +205,16 @@ class TaskReplay:
             )
         header = GradientHeader(
             parameter_count=count_parameters(self.spec.model),
-            round_number=attempt.round_number,
+            round_number=attempt.id.round_number,
             chain_id=self._chain_id,
             theta_root=compute_model_root(state),
             seed=assignment.seed,
             miner=record.miner,
             task=self._task,
-            attempt=attempt.attempt,
+            attempt=attempt.id.attempt_number,
         )
         receipt = self._client.call_object(
-            "pot_getReceipt", self._task, attempt.round_number, to_hex(record.miner)
+            "pot_getReceipt", self._task, attempt.id.round_number, to_hex(record.miner)
         )
         if get_value(receipt, "revealed") in (None, False):
             raise self._build_gone(place, "the gradient")
@@ -251,7 +251,7 @@ class TaskReplay:
             dict(add_rewards(before.rewards, outcome.payouts)),
         )
         return ReplayedRound(
-            round_number=attempt.round_number,
+            round_number=attempt.id.round_number,
             block_number=settled.block_number,
             accepted_count=len(outcome.accepted),
             rejected_count=len(attempt.commitments) - len(outcome.accepted),

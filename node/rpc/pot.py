@@ -231,8 +231,8 @@ class PotMethods:
         participants = await self._view.ledger.participants(history.task_id, attempt.open_block)
         seed = self._view.seed(history.task_id, attempt)
         return {
-            "round": attempt.round_number,
-            "attempt": attempt.attempt,
+            "round": attempt.id.round_number,
+            "attempt": attempt.id.attempt_number,
             "ballot": attempt.ballot,
             "phase": phase.name.lower(),
             "openBlock": attempt.open_block,
@@ -265,14 +265,14 @@ class PotMethods:
             return None
         settled = self._find_settled(history, number)
         attempt = history.attempt if settled is None else settled.attempt
-        if attempt is None or attempt.round_number != number:
+        if attempt is None or attempt.id.round_number != number:
             return None
         seed = self._view.seed(history.task_id, attempt)
         participants = await self._view.ledger.participants(history.task_id, attempt.open_block)
         count = len(attempt.commitments)
         in_progress: JsonObject = {
             "round": number,
-            "attempt": attempt.attempt,
+            "attempt": attempt.id.attempt_number,
             "ballot": attempt.ballot,
             "openBlock": attempt.open_block,
             "seed": to_hex(seed),
@@ -339,7 +339,7 @@ class PotMethods:
             return None
         settled = self._find_settled(history, number)
         attempt = history.attempt if settled is None else settled.attempt
-        if attempt is None or attempt.round_number != number:
+        if attempt is None or attempt.id.round_number != number:
             return None
         assignment = await self._view.assignment(history.task_id, spec, attempt)
         units = assignment.units_of(miner)
@@ -357,7 +357,7 @@ class PotMethods:
         )
         is_accepted = outcome is not None and index is not None and index in outcome.accepted
         pay = attempt.commitments[index].units * spec.reward.unit_price if index is not None else 0
-        reveal = self._view.reveals.get(history.task_id, number, attempt.attempt, miner)
+        reveal = self._view.reveals.get(history.task_id, number, attempt.id.attempt_number, miner)
         return {
             "samples": samples,
             "units": units,
@@ -379,7 +379,11 @@ class PotMethods:
             return []
         own = await self._find_own_validator()
         check = load_check(
-            self._view.checks_directory, task_id, attempt.round_number, attempt.attempt, miner
+            self._view.checks_directory,
+            task_id,
+            attempt.id.round_number,
+            attempt.id.attempt_number,
+            miner,
         )
         count = len(attempt.commitments)
         return [

@@ -33,7 +33,7 @@ class TrainingView:
         header = self.chain.store.header(attempt.open_block)
         assert header is not None, "an attempt opens in a final block"
         mix_hash = compute_mix_hash(header)
-        return compute_seed(mix_hash, task_id, attempt.round_number, attempt.attempt)
+        return compute_seed(mix_hash, task_id, attempt.id.round_number, attempt.id.attempt_number)
 
     async def assignment(self, task_id: TaskId, spec: TaskSpec, attempt: Attempt) -> Assignment:
         """Who works on what."""
@@ -48,13 +48,13 @@ class TrainingView:
         seed = self.seed(history.task_id, attempt)
         return GradientHeader(
             parameter_count=count_parameters(spec.model),
-            round_number=attempt.round_number,
+            round_number=attempt.id.round_number,
             chain_id=self.chain_id,
             theta_root=get_theta_root(history, spec),
             seed=seed,
             miner=miner,
             task=history.task_id,
-            attempt=attempt.attempt,
+            attempt=attempt.id.attempt_number,
         )
 
 

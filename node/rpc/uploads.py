@@ -109,7 +109,7 @@ class Uploads:
             raise HttpError(404, "not_found", f"there is no task {reveal.task_id}")
         attempt = history.attempt
         place = (reveal.round_number, reveal.attempt)
-        if attempt is None or (attempt.round_number, attempt.attempt) != place:
+        if attempt is None or (attempt.id.round_number, attempt.id.attempt_number) != place:
             raise HttpError(
                 409, "wrong_round", "that attempt is not in progress (see pot_getAttempt)"
             )

@@ -85,7 +85,7 @@ class Gradients:
         """
         spec, work = task.spec, task.work
         record = attempt.commitments[index]
-        key = (attempt.round_number, attempt.attempt, index)
+        key = (attempt.id.round_number, attempt.id.attempt_number, index)
         if self._get_assignment(task, attempt).units_of(record.miner) != record.units:
             # It claims other units than it was assigned: nothing opens to honest work.
             work.checks[key] = (Verdict.CHEAT, None)
@@ -120,7 +120,7 @@ class Gradients:
             _log.warning(
                 "gradient judged",
                 task=task.task_id,
-                round=attempt.round_number,
+                round=attempt.id.round_number,
                 miner=to_hex(record.miner),
                 verdict=verdict.name.lower(),
                 distance_ppb=measurement.distance_ppb,
@@ -145,7 +145,7 @@ class Gradients:
         """Keep what was measured, for the receipts that JSON-RPC shows."""
         rows: dict[str, Mapping[str, object]] = {}
         for i, record in enumerate(attempt.commitments):
-            check = task.work.checks.get((attempt.round_number, attempt.attempt, i))
+            check = task.work.checks.get((attempt.id.round_number, attempt.id.attempt_number, i))
             if check is not None:
                 measurement = check[1]
                 rows[to_hex(record.miner)] = {
@@ -153,17 +153,21 @@ class Gradients:
                     "distancePpb": None if measurement is None else measurement.distance_ppb,
                     "exponents": None if measurement is None else measurement.exponents.value,
                 }
-        path = get_checks_path(self._directory, task.task_id, attempt.round_number, attempt.attempt)
+        path = get_checks_path(
+            self._directory, task.task_id, attempt.id.round_number, attempt.id.attempt_number
+        )
         path.write_text(json.dumps(rows))
 
     # What a commitment should open to.
 
     def _get_assignment(self, task: ServedTask, attempt: Attempt) -> Assignment:
         work, spec = task.work, task.spec
-        key = (attempt.round_number, attempt.attempt)
+        key = (attempt.id.round_number, attempt.id.attempt_number)
         if key not in work.assignments:
             mix_hash = self._ledger.mix_hash_after(attempt.open_block)
-            seed = compute_seed(mix_hash, task.task_id, attempt.round_number, attempt.attempt)
+            seed = compute_seed(
+                mix_hash, task.task_id, attempt.id.round_number, attempt.id.attempt_number
+            )
             miners = self._ledger.participants(task.task_id, attempt.open_block)
             work.assignments = {
                 key: assign(
@@ -175,13 +179,13 @@ class Gradients:
     def _build_header(self, task: ServedTask, attempt: Attempt, miner: Address) -> GradientHeader:
         return GradientHeader(
             parameter_count=count_parameters(task.spec.model),
-            round_number=attempt.round_number,
+            round_number=attempt.id.round_number,
             chain_id=self._chain_id,
             theta_root=get_theta_root(task.history, task.spec),
             seed=self._get_assignment(task, attempt).seed,
             miner=miner,
             task=task.task_id,
-            attempt=attempt.attempt,
+            attempt=attempt.id.attempt_number,
         )
 
     # Reveals.
@@ -190,7 +194,7 @@ class Gradients:
         self, task: ServedTask, attempt: Attempt, record: CommitmentRecord, header: GradientHeader
     ) -> Reveal:
         work, miner, commitment = task.work, record.miner, record.commitment
-        place = (task.task_id, attempt.round_number, attempt.attempt)
+        place = (task.task_id, attempt.id.round_number, attempt.id.attempt_number)
         held = self._reveals.get(*place, miner)
         if held is not None and held.opens(commitment, header):
             return held
@@ -234,7 +238,7 @@ class Gradients:
         reveal: Reveal,
     ) -> Measurement:
         """How far the gradient lies from what a verifier worker computes."""
-        name = f"{task.task_id}-{attempt.round_number}-{index}.indices"
+        name = f"{task.task_id}-{attempt.id.round_number}-{index}.indices"
         indices_path = self._directory / name
         assignment = self._get_assignment(task, attempt)
         indices = await trio.to_thread.run_sync(assignment.sample_indices, header.miner)

@@ -193,7 +193,11 @@ class TrainingHost:
     def _get_view(self, history: TaskHistory, work: TaskWork) -> rounds.PhaseView:
         phase, deadline_timestamp = self._ledger.phase(history.task_id)
         attempt = history.attempt
-        ballot = () if attempt is None else (attempt.round_number, attempt.attempt, attempt.ballot)
+        ballot = (
+            ()
+            if attempt is None
+            else (attempt.id.round_number, attempt.id.attempt_number, attempt.ballot)
+        )
         key = (phase.value, *ballot)
         head = self._ledger.head_number()
         if key != work.phase_key:
@@ -217,7 +221,7 @@ class TrainingHost:
                 return [self._vote(task, name, GRADIENT_LEDGER, encode)]
             case rounds.CheckGradients(indices):
                 assert attempt is not None
-                place = f"check-{attempt.round_number}-{attempt.attempt}"
+                place = f"check-{attempt.id.round_number}-{attempt.id.attempt_number}"
                 check = self._gradients.check
                 return [(f"{place}-{i}", partial(check, task, attempt, i)) for i in indices]
             case rounds.PostVerdict(verdicts):
@@ -262,8 +266,8 @@ class TrainingHost:
         self._gradients.save_checks(task, attempt)
         return encode_post_verdict(
             task.task_id,
-            attempt.round_number,
-            attempt.attempt,
+            attempt.id.round_number,
+            attempt.id.attempt_number,
             attempt.ballot,
             encode_verdicts(verdicts),
         )
@@ -276,7 +280,7 @@ def _get_own_work(task: ServedTask) -> rounds.OwnWork:
     result = None
     if attempt is not None:
         found = (
-            work.checks.get((attempt.round_number, attempt.attempt, i))
+            work.checks.get((attempt.id.round_number, attempt.id.attempt_number, i))
             for i in range(len(attempt.commitments))
         )
         verdicts = tuple(None if check is None else check[0] for check in found)
@@ -291,8 +295,8 @@ def _encode_result(task: ServedTask, attempt: Attempt, vote: ResultVote) -> byte
     _, correct_count, loss = task.work.results[attempt.ballot_number]
     return encode_post_result(
         task.task_id,
-        attempt.round_number,
-        attempt.attempt,
+        attempt.id.round_number,
+        attempt.id.attempt_number,
         attempt.ballot,
         vote,
         correct_count,

@@ -65,9 +65,9 @@ class Results:
                 await self._gradients.read_payload(task, attempt, i) for i in outcome.accepted
             ]
             state = await trio.to_thread.run_sync(
-                _advance_state, spec, state, attempt.round_number, payloads
+                _advance_state, spec, state, attempt.id.round_number, payloads
             )
-        root = await self._states.save(task, attempt.round_number + 1, state)
+        root = await self._states.save(task, attempt.id.round_number + 1, state)
         model_root = compute_model_root(state)
         tree = build_reward_tree(
             self._chain_id,
@@ -78,8 +78,8 @@ class Results:
         vote = ResultVote(root, model_root, tree.root, outcome.accepted_units)
         correct_count: int | None = None
         loss = 0
-        is_last = attempt.round_number + 1 == spec.round_count
-        if is_last or (attempt.round_number + 1) % spec.evaluate_every == 0:
+        is_last = attempt.id.round_number + 1 == spec.round_count
+        if is_last or (attempt.id.round_number + 1) % spec.evaluate_every == 0:
             try:
                 answer = await self._verifier.ask(
                     "evaluate", self._content.get_inputs(task, model_root)
@@ -92,7 +92,7 @@ class Results:
                 loss = get_integer(answer, "loss_millinats")
         work.results = {attempt.ballot_number: (vote, correct_count, loss)}
         work.checks = {
-            key: check for key, check in work.checks.items() if key[0] >= attempt.round_number
+            key: check for key, check in work.checks.items() if key[0] >= attempt.id.round_number
         }
 
 

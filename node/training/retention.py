@@ -79,7 +79,7 @@ def compute_kept(
     """
     content = {spec.initial_weights, *(shard.content_id for shard in spec.data.shards)}
     next_round, next_state = history.rounds_settled, history.rounds_settled + 1
-    attempt = 0 if history.attempt is None else history.attempt.attempt
+    attempt = 0 if history.attempt is None else history.attempt.id.attempt_number
     first_round, first_state = next_round, history.rounds_settled + 1 - KEPT_STATES
     while first_round > 0:
         settled = get_settled(first_round - 1)

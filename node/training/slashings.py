@@ -55,7 +55,7 @@ class Slashings:
         is_final = self._ledger.head_number() >= settled.block_number
         if not guilty or own_index is None or not is_final:
             return None
-        place = (own_index - attempt.round_number) % len(validator_set.validators)
+        place = (own_index - attempt.id.round_number) % len(validator_set.validators)
         due = settled.block_number + rounds.TURN_BLOCKS * place
         verdicts = [(r.validator, r.bitmap) for r in attempt.verdicts if r.is_timely]
         records = [CommitmentEvidence(r.miner, r.units, r.commitment) for r in attempt.commitments]
@@ -83,7 +83,7 @@ class Slashings:
                     break
             # Again until nothing is left to slash: a call may have been lost.
             if not sent_count and self._ledger.head_number() >= due + RESEND_BLOCKS:
-                task.work.slashed_through = max(task.work.slashed_through, attempt.round_number)
+                task.work.slashed_through = max(task.work.slashed_through, attempt.id.round_number)
             else:
                 raise UnavailableError("to be looked at again")
 

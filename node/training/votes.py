@@ -54,7 +54,7 @@ class OperatorVotes:
                 "operator vote sent",
                 vote=name.partition("-")[0],
                 task=task.task_id,
-                round=None if attempt is None else attempt.round_number,
+                round=None if attempt is None else attempt.id.round_number,
             )
 
         return name, send

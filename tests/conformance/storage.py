@@ -18,6 +18,7 @@ from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber, Hash32, View
 from chain.state.walk import StateItem
 from chain.training.acceptance import ExponentRule, Measurement, Verdict, encode_verdicts
+from chain.training.attempt import AttemptId
 from chain.training.history import Attempt, BlockContext, CommitmentRecord, TaskHistory
 from chain.training.task_spec import encode_task_spec
 from chain.types.block import Block
@@ -309,7 +310,7 @@ def build_checks() -> Value:
         CommitmentRecord(make_address(50 + at), 1, make_hash(60 + at), BlockNumber(70))
         for at in range(3)
     )
-    attempt = Attempt(7, 9, 0, 1, BlockNumber(71), 72, 3, commitments)
+    attempt = Attempt(AttemptId(values.TASK, 7, 9), 0, 1, BlockNumber(71), 72, 3, commitments)
     history = TaskHistory(
         values.TASK, make_address(73), make_hash(74), b"", 75, BlockNumber(76), attempt=attempt
     )

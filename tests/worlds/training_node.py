@@ -299,10 +299,9 @@ def settled_round(round_number: int, *verdicts: Verdict) -> SettledRound:
     over = RoundSettled(TASK, 0, 0, 0, VOTE, 0)
     _, settled = apply_event(history, over, at(90), spec=SPEC, validator_set=GENESIS_SET)
     assert settled is not None
-    return replace(
-        settled,
-        attempt=replace(settled.attempt, round_number=round_number, ballot_number=round_number + 1),
-    )
+    attempt_id = replace(settled.attempt.id, round_number=round_number)
+    attempt = replace(settled.attempt, id=attempt_id, ballot_number=round_number + 1)
+    return replace(settled, attempt=attempt)
 
 
 def slashing_chain(head: int, rounds_settled: int, **settled: SettledRound) -> FakeChain:

@@ -162,7 +162,7 @@ class World:
         )
         self.histories[task] = history
         if settled is not None:
-            self.rounds[task, settled.attempt.round_number] = settled
+            self.rounds[task, settled.attempt.id.round_number] = settled
 
     def submit(self, task: TaskId = TASK) -> None:
         self.weights[task] = self.make(THETA_BYTES)
@@ -190,16 +190,19 @@ class World:
     def reveal(self, task: TaskId = TASK, miners: int = 3) -> None:
         attempt = self.histories[task].attempt
         assert attempt is not None
-        number = attempt.round_number
+        number = attempt.id.round_number
         for index, miner in enumerate(MINERS[:miners], len(attempt.commitments)):
             gradient = self.put(self.make(GRADIENT_BYTES))
             salt = Hash32(bytes(32))
             self.apply(
                 task,
-                GradientCommitted(task, number, miner, attempt.attempt, index, 1, salt),
+                GradientCommitted(task, number, miner, attempt.id.attempt_number, index, 1, salt),
             )
-            self.reveals.put(Reveal(task, number, attempt.attempt, miner, 1, salt, gradient))
-        get_checks_path(self.directory, task, number, attempt.attempt).write_text("{}")
+            self.reveals.put(
+                Reveal(task, number, attempt.id.attempt_number, miner, 1, salt, gradient)
+            )
+        path = get_checks_path(self.directory, task, number, attempt.id.attempt_number)
+        path.write_text("{}")
 
     def compute(self, task: TaskId = TASK) -> ResultVote:
         """The state after the round in progress."""
@@ -213,7 +216,7 @@ class World:
     def settle(self, vote: ResultVote, task: TaskId = TASK) -> None:
         attempt = self.histories[task].attempt
         assert attempt is not None
-        place = (attempt.round_number, attempt.attempt, attempt.ballot)
+        place = (attempt.id.round_number, attempt.id.attempt_number, attempt.ballot)
         self.apply(task, RoundSettled(task, *place, vote, 0))
 
     def play_round(self, task: TaskId = TASK) -> None:
@@ -255,10 +258,10 @@ class World:
                 attempt = self.rounds[task, number].attempt
                 has_evidence = history.ballot_count < attempt.ballot_number + 4
                 if (is_live or is_slashable) and has_evidence:
-                    yield from self.list_revealed(task, number, attempt.attempt)
+                    yield from self.list_revealed(task, number, attempt.id.attempt_number)
             if history.attempt is not None:
                 now = history.attempt
-                yield from self.list_revealed(task, now.round_number, now.attempt)
+                yield from self.list_revealed(task, now.id.round_number, now.id.attempt_number)
 
     def list_revealed(
         self, task: TaskId, number: int, attempt: int
@@ -480,12 +483,12 @@ def act(world: World, task: TaskId, action: str) -> None:
             world.open(task)
             world.reveal(task)
         case "fail", "active" if attempt is not None and attempt.ballot < 2:
-            place = (attempt.round_number, attempt.attempt, attempt.ballot)
+            place = (attempt.id.round_number, attempt.id.attempt_number, attempt.ballot)
             world.apply(task, BallotFailed(task, *place))
         case "void", "active" if attempt is not None:
-            place = (attempt.round_number, attempt.attempt)
+            place = (attempt.id.round_number, attempt.id.attempt_number)
             world.apply(task, AttemptVoided(task, *place))
-            world.open(task, attempt.attempt + 1)
+            world.open(task, attempt.id.attempt_number + 1)
             world.reveal(task, miners=1)
         case "settle", "active" if attempt is not None:
             world.settle(world.compute(task), task)

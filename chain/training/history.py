@@ -20,11 +20,13 @@ from chain.contracts.gradient_ledger import (
     VerdictPosted,
 )
 from chain.contracts.task_registry import (
+    CloseReason,
     TaskActivated,
     TaskClosed,
     TaskPaused,
     TaskReady,
     TaskResumed,
+    TaskStatus,
     TaskSubmitted,
 )
 from chain.primitives import ZERO_HASH, Address, BlockNumber, Hash32, TaskId
@@ -123,9 +125,8 @@ class TaskHistory:
     """Canonical JSON; whether it is a valid specification is the reader's question."""
     budget: int
     submitted_block: BlockNumber
-    status: str = "pending"
-    """pending, active, paused or closed."""
-    close_reason: int | None = None
+    status: TaskStatus = TaskStatus.PENDING
+    close_reason: CloseReason | None = None
     closed: BlockContext | None = None
     """Where it was closed; None before."""
     ready: tuple[Address, ...] = ()
@@ -140,6 +141,11 @@ class TaskHistory:
     """Ballots so far, the one in progress included."""
     rewards: tuple[tuple[Address, int], ...] = ()
     """What each account has earned in all, by ascending address."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the task is over for good."""
+        return self.status is TaskStatus.CLOSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,12 +268,17 @@ def apply_event(
         case TaskReady():
             return replace(history, ready=(*history.ready, event.validator)), None
         case TaskActivated() | TaskResumed():
-            return replace(history, status="active"), None
+            return replace(history, status=TaskStatus.ACTIVE), None
         case TaskPaused():
-            return replace(history, status="paused"), None
+            return replace(history, status=TaskStatus.PAUSED), None
         case TaskClosed():
-            closed = replace(history, status="closed", close_reason=event.reason, closed=block)
-            return replace(closed, attempt=None), None
+            return replace(
+                history,
+                status=TaskStatus.CLOSED,
+                close_reason=CloseReason(event.reason),
+                closed=block,
+                attempt=None,
+            ), None
         case AttemptOpened():
             opened = Attempt(
                 id=AttemptId(event.task_id, event.round, event.attempt),

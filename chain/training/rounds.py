@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from chain.contracts.gradient_ledger import Phase, ResultVote
+from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address, BlockNumber
 from chain.training.acceptance import Verdict
 from chain.training.history import Attempt, TaskHistory
@@ -129,7 +130,7 @@ def list_duties(
         own_operator: The account that votes for this node; None for a node that only follows.
         now: Seconds since the Unix epoch, for the last quarter of the verdict phase.
     """
-    if history.status == "closed":
+    if history.is_closed:
         return ()
     if history.attempt is not None:
         validator_set = history.attempt.validator_set or validator_set
@@ -138,9 +139,9 @@ def list_duties(
         return (PrepareContent(),)
     if not own.is_accepted:
         return ()
-    if history.status != "active":
+    if history.status is not TaskStatus.ACTIVE:
         is_wanted = (
-            history.status == "pending"
+            history.status is TaskStatus.PENDING
             and own_index is not None
             and validator_set.validators[own_index] not in history.ready
         )

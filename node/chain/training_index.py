@@ -92,7 +92,7 @@ class TrainingIndex:
         """The tasks that are not closed, by id."""
         for number in range(1, self.task_count() + 1):
             history = self.history(TaskId(number))
-            if history is not None and history.status != "closed":
+            if history is not None and not history.is_closed:
                 yield history
 
     def compute_rows(self, header: Header, receipts: Sequence[Receipt]) -> Mapping[bytes, bytes]:

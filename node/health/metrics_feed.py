@@ -4,6 +4,7 @@ from typing import Final
 
 import trio
 
+from chain.contracts.task_registry import TaskStatus
 from chain.hexadecimal import to_hex
 from chain.primitives import TaskId
 from chain.training.history import TaskHistory, get_evaluation
@@ -122,10 +123,10 @@ class MetricsFeed:
         self._metrics.head_timestamp.set(head.timestamp)
 
     def _update_training(self) -> None:
-        states = dict.fromkeys(("pending", "active", "paused"), 0)
+        counts = dict.fromkeys((TaskStatus.PENDING, TaskStatus.ACTIVE, TaskStatus.PAUSED), 0)
         closed = set(self._rounds_shown)
         for history in self._index.live_tasks():
-            states[history.status] += 1
+            counts[history.status] += 1
             closed.discard(history.task_id)
             self._show_task(history)
         for task_id in closed:
@@ -133,8 +134,8 @@ class MetricsFeed:
             history_of_closed = self._index.history(task_id)
             if history_of_closed is not None:
                 self._show_task(history_of_closed)
-        for state, count in states.items():
-            self._metrics.training_tasks.labels(state).set(count)
+        for status, count in counts.items():
+            self._metrics.training_tasks.labels(status.name.lower()).set(count)
         while len(self._rounds_shown) > TASKS_SHOWN_LIMIT:
             self._forget(next(iter(self._rounds_shown)))
 

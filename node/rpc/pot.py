@@ -16,7 +16,6 @@ from chain.contracts.addresses import (
     TRAINING_TOKEN,
     VALIDATOR_SET,
 )
-from chain.contracts.task_registry import CloseReason
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address, TaskId
@@ -152,8 +151,8 @@ class PotMethods:
             "name": None if spec is None else spec.name,
             "submitter": to_hex(history.submitter),
             "submittedBlock": history.submitted_block,
-            "status": history.status,
-            "closeReason": None if reason is None else CloseReason(reason).name.lower(),
+            "status": history.status.name.lower(),
+            "closeReason": None if reason is None else reason.name.lower(),
             "specHash": to_hex(history.spec_hash),
             "budget": str(history.budget),
             "rounds": None if spec is None else spec.round_count,

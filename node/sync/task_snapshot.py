@@ -5,9 +5,8 @@ and holds the hashes of what is too large for it: the specification and the cumu
 attempt in progress is folded from the receipts since it opened, as every node folds it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from chain.contracts.abi import decode_hash, decode_uint
 from chain.contracts.addresses import (
@@ -52,14 +51,6 @@ from chain.types.receipt import Receipt
 from chain.types.validator_set import ValidatorSet
 from node.network.protocols.state import TaskRecord
 
-_STATUSES: Final[Mapping[TaskStatus, str]] = {
-    TaskStatus.PENDING: "pending",
-    TaskStatus.ACTIVE: "active",
-    TaskStatus.PAUSED: "paused",
-    TaskStatus.CLOSED: "closed",
-}
-"""The registry's words in the history's."""
-
 
 @dataclass(frozen=True, slots=True)
 class TaskStand:
@@ -72,7 +63,7 @@ class TaskStand:
     @property
     def open_block(self) -> BlockNumber | None:
         """Where the attempt in progress opened; None if there is none."""
-        is_open = self.round.open and self.history.status != "closed"
+        is_open = self.round.open and not self.history.is_closed
         return self.round.open_block if is_open else None
 
 
@@ -143,7 +134,7 @@ class ContractView:
             spec=record.spec,
             budget=account.escrowed,
             submitted_block=account.submitted_block,
-            status=_STATUSES[account.status],
+            status=account.status,
             close_reason=CloseReason.COMPLETED if is_completed else None,
             ready=tuple(
                 validator

@@ -136,7 +136,7 @@ class Collector:
                 )
             if task is not None:
                 kept[task_id] = task
-            elif history.status == "closed":
+            elif history.is_closed:
                 gone.append(task_id)
                 self._gone.add(task_id)
             # Many tasks must not keep consensus from its turn.

@@ -161,11 +161,7 @@ class TrainingHost:
         spec = self._index.spec(history)
         held = self._work.get(task_id)
         is_refused = held is not None and held.is_accepted is False
-        if (
-            spec is None
-            or is_refused
-            or (history.status == "closed" and not self._may_slash(history))
-        ):
+        if spec is None or is_refused or (history.is_closed and not self._may_slash(history)):
             self._closed.add(task_id)
             self._work.pop(task_id, None)
             return

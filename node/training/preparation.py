@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 import trio
 
+from chain.contracts.task_registry import TaskStatus
 from chain.primitives import TaskId
 from chain.training.architectures import count_parameters
 from chain.training.encoding import count_payload_bytes
@@ -71,7 +72,7 @@ class Preparation:
         try:
             async with self._turns:
                 served = self._count_served()
-                if task.history.status == "pending" and served >= SERVED_TASKS_LIMIT:
+                if task.history.status is TaskStatus.PENDING and served >= SERVED_TASKS_LIMIT:
                     raise UnavailableError(f"{served} tasks are served already")
                 await self._prepare(task)
         except (UnavailableError, VerifierFailedError):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.training.history import SettledRound, TaskHistory
 from chain.training.task_spec import TaskSpec
@@ -89,11 +90,11 @@ def compute_kept(
         ):
             break
         first_round -= 1
-    if history.status == "pending":
+    if history.status is TaskStatus.PENDING:
         # Submitting costs next to nothing. What nobody promised to hold is a stranger's upload.
         if own_validator not in history.ready:
             return None
-    elif history.status == "closed":
+    elif history.is_closed:
         closed = history.closed
         if closed is None or head_timestamp >= closed.timestamp + policy.closed_seconds:
             return None

@@ -14,6 +14,7 @@ from chain.consensus.records import (
     encode_record,
 )
 from chain.contracts import ledger_storage, set_storage
+from chain.contracts.task_registry import CloseReason, TaskStatus
 from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber, Hash32, View
 from chain.state.walk import StateItem
@@ -191,8 +192,8 @@ def build_training_index() -> Value:
         spec=b'{"a":1}',
         budget=2**100,
         submitted_block=BlockNumber(23),
-        status="closed",
-        close_reason=2,
+        status=TaskStatus.CLOSED,
+        close_reason=CloseReason.EXPIRED,
         closed=BlockContext(BlockNumber(24), 1_700_000_025),
         ready=(make_address(26),),
         rounds_settled=27,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chain.contracts.gradient_ledger import AttemptVoided, BallotFailed, RoundSettled
-from chain.contracts.task_registry import TaskClosed, TaskPaused, TaskReady, TaskResumed
+from chain.contracts.task_registry import TaskClosed, TaskPaused, TaskReady, TaskResumed, TaskStatus
 from chain.training.acceptance import Outcome, Verdict
 from chain.training.history import (
     add_rewards,
@@ -172,7 +172,11 @@ def test_status_follows_the_registry() -> None:
     resumed = history_after(TaskPaused(TASK), TaskResumed(TASK))
     closed = history_after(opened(), TaskClosed(TASK, 1))
 
-    assert (paused.status, resumed.status, closed.status) == ("paused", "active", "closed")
+    assert (paused.status, resumed.status, closed.status) == (
+        TaskStatus.PAUSED,
+        TaskStatus.ACTIVE,
+        TaskStatus.CLOSED,
+    )
     assert closed.attempt is None
 
 

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+from chain.contracts.task_registry import TaskStatus
 from chain.primitives import BlockNumber
 from chain.training.acceptance import Verdict
 from chain.training.history import TaskHistory, build_history
@@ -187,5 +188,5 @@ def test_a_quorum_of_equal_results_is_needed() -> None:
 
 
 def test_a_closed_task_is_owed_nothing() -> None:
-    closed = replace(history_after(opened()), status="closed")
+    closed = replace(history_after(opened()), status=TaskStatus.CLOSED)
     assert duties(closed, Phase.INACTIVE) == ()

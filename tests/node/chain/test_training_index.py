@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from chain.contracts.events import decode_event
-from chain.contracts.task_registry import TaskSubmitted
+from chain.contracts.task_registry import TaskStatus, TaskSubmitted
 from chain.primitives import BlockNumber
 from chain.training.history import (
     BlockContext,
@@ -60,7 +60,7 @@ def test_rows_equal_the_fold_over_all_receipts_at_every_step(tmp_path: Path) -> 
         assert reader.settled_round(TASK, len(rounds)) is None
         assert list(reader.live_tasks()) == [history]
         seen.append(history.status)
-    assert seen == ["pending", *["active"] * 7]
+    assert seen == [TaskStatus.PENDING, *[TaskStatus.ACTIVE] * 7]
     assert len(fold(chain.store)[1]) == 1
     assert reader.task_count() == 1
     assert get_theta_root(history, SPEC) == chain.compute_vote().model_root

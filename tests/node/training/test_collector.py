@@ -26,6 +26,7 @@ from chain.contracts.task_registry import (
     TaskPaused,
     TaskReady,
     TaskResumed,
+    TaskStatus,
 )
 from chain.crypto import CHUNK_BYTES, content_id
 from chain.primitives import BlockNumber, Hash32, TaskId
@@ -235,8 +236,8 @@ class World:
         for task, history in self.histories.items():
             spec = self.specs[task]
             closed = history.closed
-            is_live = history.status in ("active", "paused")
-            is_promised = history.status == "pending" and VALIDATORS[0] in history.ready
+            is_live = history.status in (TaskStatus.ACTIVE, TaskStatus.PAUSED)
+            is_promised = history.status == TaskStatus.PENDING and VALIDATORS[0] in history.ready
             is_shown = (
                 closed is not None
                 and history.rounds_settled > 0
@@ -466,31 +467,31 @@ def act(world: World, task: TaskId, action: str) -> None:
         return
     attempt = history.attempt
     match action, history.status:
-        case "ready", "pending":
+        case "ready", TaskStatus.PENDING:
             world.prepare(task)
             world.apply(task, TaskReady(task, VALIDATORS[0], 1))
-        case "activate", "pending":
+        case "activate", TaskStatus.PENDING:
             # Where this node was not ready, others were.
             world.apply(task, TaskActivated(task))
             world.prepare(task)
-        case "pause", "active" if attempt is None:
+        case "pause", TaskStatus.ACTIVE if attempt is None:
             world.apply(task, TaskPaused(task))
-        case "resume", "paused":
+        case "resume", TaskStatus.PAUSED:
             world.apply(task, TaskResumed(task))
-        case "close", "pending" | "active" | "paused" if attempt is None:
+        case "close", TaskStatus.PENDING | TaskStatus.ACTIVE | TaskStatus.PAUSED if attempt is None:
             world.apply(task, TaskClosed(task, 1))
-        case "open", "active" if attempt is None:
+        case "open", TaskStatus.ACTIVE if attempt is None:
             world.open(task)
             world.reveal(task)
-        case "fail", "active" if attempt is not None and attempt.ballot < 2:
+        case "fail", TaskStatus.ACTIVE if attempt is not None and attempt.ballot < 2:
             place = (attempt.id.round_number, attempt.id.attempt_number, attempt.ballot)
             world.apply(task, BallotFailed(task, *place))
-        case "void", "active" if attempt is not None:
+        case "void", TaskStatus.ACTIVE if attempt is not None:
             place = (attempt.id.round_number, attempt.id.attempt_number)
             world.apply(task, AttemptVoided(task, *place))
             world.open(task, attempt.id.attempt_number + 1)
             world.reveal(task, miners=1)
-        case "settle", "active" if attempt is not None:
+        case "settle", TaskStatus.ACTIVE if attempt is not None:
             world.settle(world.compute(task), task)
         case _:
             pass
@@ -545,7 +546,7 @@ async def play_all(world: World, actions: list[tuple[TaskId, str]]) -> None:
     for task in world.histories:
         if world.histories[task].attempt is not None:
             world.settle(world.compute(task), task)
-        if world.histories[task].status != "closed":
+        if world.histories[task].status != TaskStatus.CLOSED:
             world.apply(task, TaskClosed(task, 1))
     world.pass_time(5 * DAY)
     await world.collect()

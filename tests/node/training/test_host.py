@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
+from chain.contracts.task_registry import TaskStatus
 from node.training.verifier import VerifierRefusedError
 from tests.worlds.training import (
     TASK,
@@ -40,7 +41,7 @@ async def test_a_restart_in_the_middle_of_a_round_loses_no_duty(
 async def test_a_refused_task_is_not_looked_at_again(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    pending = replace(history_after(), status="pending")
+    pending = replace(history_after(), status=TaskStatus.PENDING)
     chain = FakeChain({TASK: pending})
     node = Node(tmp_path, chain)
 

@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from chain.contracts.addresses import TASK_REGISTRY
-from chain.contracts.task_registry import encode_post_ready
+from chain.contracts.task_registry import TaskStatus, encode_post_ready
 from chain.crypto import content_id
 from chain.primitives import TaskId
 from node.training import preparation
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("inline_threads")
 async def test_content_that_peers_hold_is_fetched_tried_and_called_ready(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    history = replace(history_after(), status="pending")
+    history = replace(history_after(), status=TaskStatus.PENDING)
     node = Node(tmp_path, FakeChain({TASK: history}), has_content=False)
     node.peers.blobs = {content_id(data): data for data in (WEIGHTS, *SHARDS)}
 
@@ -44,7 +44,7 @@ async def test_content_that_peers_hold_is_fetched_tried_and_called_ready(
 async def test_a_thousand_tasks_whose_content_nobody_has_cost_little(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    pending = replace(history_after(), status="pending")
+    pending = replace(history_after(), status=TaskStatus.PENDING)
     histories = {TaskId(n): replace(pending, task_id=TaskId(n)) for n in range(1, 1_001)}
     chain = FakeChain(histories)
     node = Node(tmp_path, chain, has_content=False)
@@ -62,7 +62,7 @@ async def test_no_more_tasks_are_called_ready_than_can_be_served(
 ) -> None:
     monkeypatch.setattr(preparation, "SERVED_TASKS_LIMIT", 2)
     monkeypatch.setattr(preparation, "PREPARING_LIMIT", 1)
-    pending = replace(history_after(), status="pending")
+    pending = replace(history_after(), status=TaskStatus.PENDING)
     chain = FakeChain({TaskId(n): replace(pending, task_id=TaskId(n)) for n in range(1, 9)})
     node = Node(tmp_path, chain)
 
@@ -72,7 +72,7 @@ async def test_no_more_tasks_are_called_ready_than_can_be_served(
         ready = {data for _, data in node.sent}
         assert len(ready) == 2
         for task_id in list(chain.histories)[:2]:
-            chain.histories[task_id] = replace(chain.histories[task_id], status="closed")
+            chain.histories[task_id] = replace(chain.histories[task_id], status=TaskStatus.CLOSED)
         await trio.sleep(60)
         assert len({data for _, data in node.sent}) == 4
         nursery.cancel_scope.cancel()
@@ -82,7 +82,7 @@ async def test_content_leaves_a_quarter_of_the_quota_to_tasks_that_run(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     size = len(WEIGHTS) + sum(len(shard) for shard in SHARDS)
-    chain = FakeChain({TASK: replace(history_after(), status="pending")})
+    chain = FakeChain({TASK: replace(history_after(), status=TaskStatus.PENDING)})
     node = Node(tmp_path, chain, has_content=False, quota_bytes=16 * size)
     node.peers.blobs = {content_id(data): data for data in (WEIGHTS, *SHARDS)}
     filler = node.blobs.put(bytes(12 * size - size - 31))
@@ -101,7 +101,7 @@ async def test_a_task_too_large_for_the_quota_is_refused_before_anything_is_fetc
 ) -> None:
     size = len(WEIGHTS) + sum(len(shard) for shard in SHARDS)
     for name, quota_bytes, is_taken in (("large", 8 * size, True), ("small", 8 * size - 8, False)):
-        chain = FakeChain({TASK: replace(history_after(), status="pending")})
+        chain = FakeChain({TASK: replace(history_after(), status=TaskStatus.PENDING)})
         node = Node(tmp_path / name, chain, has_content=False, quota_bytes=quota_bytes)
         node.peers.blobs = {content_id(data): data for data in (WEIGHTS, *SHARDS)}
         await node.run_for(20)

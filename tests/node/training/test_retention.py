@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from chain.contracts.gradient_ledger import AttemptOpened, AttemptVoided, BallotFailed, RoundSettled
-from chain.contracts.task_registry import TaskClosed
+from chain.contracts.task_registry import TaskClosed, TaskStatus
 from chain.primitives import BlockNumber
 from chain.training.history import SettledRound, TaskHistory, apply_event
 from node.config import Retention
@@ -113,7 +113,7 @@ def test_gradients_of_a_void_attempt_go() -> None:
 
 def test_a_paused_task_is_live() -> None:
     history, settled = play(*settle(2))
-    assert keep(replace(history, status="paused"), settled) == keep(history, settled)
+    assert keep(replace(history, status=TaskStatus.PAUSED), settled) == keep(history, settled)
 
 
 def test_of_a_closed_task_the_model_stays_and_gradients_while_miners_can_be_slashed() -> None:
@@ -156,7 +156,7 @@ def test_who_keeps_tasks_keeps_everything_until_the_task_goes() -> None:
 
 @pytest.mark.parametrize("policy", [LIVE, EVERYTHING])
 def test_content_of_a_pending_task_stays_where_it_was_promised(policy: RetentionPolicy) -> None:
-    pending = replace(history_after(), status="pending", ready=VALIDATORS[:1])
+    pending = replace(history_after(), status=TaskStatus.PENDING, ready=VALIDATORS[:1])
     promised = keep(pending, [], policy, own=0)
     assert promised is not None
     assert promised.content == CONTENT

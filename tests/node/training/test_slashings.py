@@ -8,6 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from chain.contracts.addresses import GRADIENT_LEDGER
+from chain.contracts.task_registry import TaskStatus
 from tests.worlds.training import TASK, at
 from tests.worlds.training_node import (
     CHEAT,
@@ -49,7 +50,7 @@ async def test_cheats_of_the_last_round_are_slashed_though_the_task_is_closed(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     chain = slashing_chain(96, 2, r1=settled_round(1, OK, CHEAT, OK))
-    over = replace(chain.histories[TASK], status="closed", closed=at(90))
+    over = replace(chain.histories[TASK], status=TaskStatus.CLOSED, closed=at(90))
     chain.histories[TASK] = over
     node = Node(tmp_path / "in time", chain)
     await node.run(lambda: len(node.sent) == 1)

@@ -1,6 +1,6 @@
 """Hosts in memory, and factories, for the network's tests."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,6 +219,7 @@ class MemoryPool:
 
     held: dict[Hash32, bytes] = field(default_factory=dict)
     submissions: int = 0
+    announce: Callable[[Sequence[Hash32]], None] = lambda hashes: None
 
     def add(self, *raws: bytes) -> list[Hash32]:
         hashes = [keccak256(raw) for raw in raws]
@@ -238,7 +239,9 @@ class MemoryPool:
         self.submissions += 1
         if raw.startswith(b"bad"):
             raise RejectedInputError(RejectionReason.BAD_SIGNATURE)
-        return self.add(raw)[0]
+        hashes = self.add(raw)
+        self.announce(hashes)
+        return hashes[0]
 
 
 @dataclass
@@ -356,6 +359,7 @@ def build_node(
         state_source=states or NoStates(),
         random=lambda: 0.5,
     )
+    pool.announce = network.announce_transactions
     return Node(network, host, received, pool, chain, blobs)
 
 

@@ -71,10 +71,10 @@ class TransactionPool(Protocol):
         """All that is held."""
 
     async def submit(self, raw: bytes) -> Hash32:
-        """Admit a transaction of a peer; its hash.
+        """Admit a transaction and announce it to every peer; its hash.
 
         Raises:
-            RejectedInputError: why not.
+            RejectedInputError: Why it was refused.
         """
 
 
@@ -245,7 +245,7 @@ class TransactionExchange:
             self._fetching.pop(transaction_hash, None)
 
     async def accept(self, raw: bytes) -> None:
-        """Hand a fetched transaction to the mempool, and announce it if it was admitted.
+        """Hand a fetched transaction to the pool, which announces it if it admits it.
 
         Raises:
             RejectedInputError: it is one that no honest node holds.
@@ -256,8 +256,6 @@ class TransactionExchange:
         except RejectedInputError as error:
             if error.reason in FAULTS:
                 raise
-            return
-        self.announce([keccak256(raw)])
 
 
 class _Fetcher:

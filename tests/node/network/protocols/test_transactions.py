@@ -16,6 +16,7 @@ from tests.worlds.network import (
     ALICE,
     MemoryInternet,
     MemoryPool,
+    build_node,
     build_nodes,
     running,
     stream_pair,
@@ -31,6 +32,23 @@ async def test_transaction_reaches_every_pool_once(autojump_clock: MockClock) ->
         await until(lambda: all(len(node.pool.held) == 2 for node in nodes))
         await trio.sleep(10)
         assert [node.pool.submissions for node in nodes] == [2, 2, 0, 2]
+
+
+async def test_transaction_is_relayed_between_nodes_that_do_not_meet(
+    autojump_clock: MockClock,
+) -> None:
+    internet = MemoryInternet()
+    middle = build_node(internet, 0)
+    ends = [
+        build_node(internet, index, bootstrap=middle.host.listen_addresses()) for index in (1, 2)
+    ]
+    for node in ends:
+        node.host.is_reachable = False
+    async with running(middle, *ends):
+        await until(lambda: len(middle.network.peers()) == 2)
+        ends[0].network.announce_transactions(ends[0].pool.add(b"pay"))
+        await until(lambda: len(ends[1].pool.held) == 1)
+        assert len(ends[1].network.peers()) == 1
 
 
 async def test_a_crowds_transactions_are_fetched_at_a_pace(autojump_clock: MockClock) -> None:

@@ -1,18 +1,18 @@
-"""Wall time. The only module that reads it; deadlines and timers use trio's own clock."""
+"""Wall time. Only this module reads it; deadlines and timers use trio's monotonic clock."""
 
 import time
 from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where wall time comes from."""
+    """A source of wall time."""
 
     def now_ms(self) -> int:
         """Milliseconds since the Unix epoch."""
 
 
 class SystemClock:
-    """The machine's clock, which an operator keeps right with NTP."""
+    """The machine's clock; the operator keeps it right, for example with NTP."""
 
     def now_ms(self) -> int:
         """Milliseconds since the Unix epoch."""

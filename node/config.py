@@ -1,6 +1,6 @@
-"""What an operator decides: defaults < TOML file < environment < flags (docs/operator-guide.md).
+"""The operator's settings: defaults < TOML file < environment < flags (docs/operator-guide.md).
 
-Nothing here can change what is valid: that is the genesis file's.
+No setting can change which blocks are valid; that is up to the genesis file alone.
 """
 
 import difflib
@@ -36,26 +36,26 @@ from pot_common.errors import OperatorError
 
 
 class Retention(StrEnum):
-    """What a node keeps of rounds that are over."""
+    """Which data of finished rounds a node keeps."""
 
     LIVE = "live"
-    """Only what the network may still need."""
+    """Only data that the network may still need."""
     TASK = "task"
-    """Everything, until the task itself goes: `pot task verify` can replay it."""
+    """All data until the task is deleted, so that `pot task verify` can replay it."""
 
 
 ENVIRONMENT_PREFIX: Final = "POT_"
-"""POT_RPC__PORT is rpc.port."""
+"""Prefix of environment variables: POT_RPC__PORT sets rpc.port."""
 
 SEPARATOR: Final = "__"
-"""Between a section and a setting in the environment: one underscore is part of names."""
+"""Separates section and setting in an environment variable; names contain single underscores."""
 
 CONFIG_LIMIT_BYTES: Final = 2**20
-"""A thousand times a configuration: another file was named by mistake."""
+"""A file this large, a thousand times a usual one, is not a configuration."""
 
 
 def _split(value: object) -> object:
-    """A list from the environment or a flag: separated by commas."""
+    """Split a comma-separated list, as in the environment or a flag."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
@@ -65,11 +65,11 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 """A list of strings."""
 
 NAMES_LIMIT: Final = 1_000
-"""Names of validators: ten times a set."""
+"""Limit of names of validators: ten times the largest validator set."""
 
 
 def _parse_names(value: object) -> object:
-    """Addresses in hex to names, as bytes to names."""
+    """Parse a table of names by hexadecimal address."""
     if not isinstance(value, dict) or len(value) > NAMES_LIMIT:
         raise ValueError(f'write names as "0x..." = "name", at most {NAMES_LIMIT}')
     names: dict[Address, str] = {}
@@ -87,7 +87,7 @@ ValidatorNames = Annotated[
     BeforeValidator(_parse_names),
     PlainSerializer(lambda names: {to_hex(key): name for key, name in names.items()}),
 ]
-"""Names by address."""
+"""Names of validators by address."""
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 """A TCP port; 0 takes a free one."""
@@ -105,9 +105,9 @@ class NetworkSection(_Section):
     bootstrap: Names = ()
     """Full multiaddresses of peers to start from."""
     max_peers: Annotated[int, Field(ge=1, le=1_000)] = 64
-    """Peers that are no validators."""
+    """Largest number of peers that are not validators."""
     accept_private_addresses: bool = False
-    """Believe peers that tell of loopback and private addresses: only on a network of one's own."""
+    """Accept loopback and private addresses from peers: only for a network of your own."""
 
 
 class RpcSection(_Section):
@@ -116,13 +116,13 @@ class RpcSection(_Section):
     host: str = "127.0.0.1"
     port: Port = 8545
     cors: Names = ()
-    """Origins whose web pages may call, or `*`."""
+    """Origins of web pages that may call, or `*` for all."""
     allowed_hosts: Names = ("localhost", "127.0.0.1")
-    """Host headers that are answered, or `*`: a foreign page cannot rebind its name to us."""
+    """Accepted Host headers, or `*` for all. This protects against DNS rebinding by web pages."""
     body_limit_bytes: Annotated[int, Field(ge=1_024, le=2**28)] = 5 * 2**20
-    """Of a JSON-RPC request; geth's limit."""
+    """Largest body of a JSON-RPC request; the default is geth's."""
     processes: Annotated[int, Field(ge=0, le=64)] = 1
-    """0 serves no RPC."""
+    """Number of RPC processes; 0 serves no RPC."""
 
 
 class MetricsSection(_Section):
@@ -131,16 +131,16 @@ class MetricsSection(_Section):
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Port = 6060
-    """geth's."""
+    """The default is geth's port for metrics."""
 
 
 class KeySection(_Section):
     """A keystore V3 file and the file with its password."""
 
     key_file: Path | None = None
-    """None: this node does not play the part."""
+    """Without it, this node does not have this role."""
     password_file: Path | None = None
-    """None: the password is asked for."""
+    """Without it, the password is asked for at the terminal."""
 
 
 class BlobsSection(_Section):
@@ -148,37 +148,37 @@ class BlobsSection(_Section):
 
     quota_bytes: Annotated[int, Field(ge=2**20)] = 64 * 2**30
     retention: Retention = Retention.LIVE
-    """`live`: of rounds that are over only what the network may still need; `task`: everything,
-    until the task goes, so that `pot task verify` works here."""
+    """`live` keeps only data of finished rounds that the network may still need. `task` keeps all
+    data until the task is deleted, so that `pot task verify` works here."""
     closed_task_days: Annotated[float, Field(ge=0, le=36_500)] = 30.0
-    """How long a closed task, its final model above all, stays."""
+    """Days for which the data of a closed task is kept, its final model above all."""
 
 
 class SyncSection(_Section):
-    """How a node that is behind catches up."""
+    """How a node catches up that is behind its peers."""
 
     mode: Literal["auto", "full", "snapshot"] = "auto"
-    """auto: by snapshot of a recent state if some thousand blocks behind, or else by executing all
-    blocks. full: always that. snapshot: by snapshot also to join a short chain."""
+    """`full` executes all missing blocks. `snapshot` downloads a recent state first. `auto` does so
+    only if the node is some thousand blocks behind."""
     checkpoint: Annotated[str, Field(pattern="^(0x[0-9a-f]{64})?$")] = ""
-    """The hash of a final block that is trusted: a snapshot is taken of it and no other."""
+    """The hash of a final block that you trust; only a snapshot of this block is accepted."""
 
 
 class LogsSection(_Section):
-    """What is logged, on standard error."""
+    """The log, on standard error."""
 
     format: LogFormat = LogFormat.CONSOLE
     level: LogLevel = LogLevel.INFO
 
 
 class VerifierSection(_Section):
-    """The processes that re-execute gradients."""
+    """The verifier: worker processes that re-execute gradients."""
 
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     memory_limit_bytes: Annotated[int, Field(ge=2**28)] = 4 * 2**30
-    """Of each worker."""
+    """Memory limit of each worker."""
     timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 120.0
-    """Of one re-execution."""
+    """Time limit of one re-execution."""
     device: Literal["cpu", "cuda"] = "cpu"
 
 
@@ -195,22 +195,22 @@ class NodeConfig(BaseSettings):
     )
 
     data_dir: Path = Field(default_factory=lambda: Path.home() / ".pot")
-    """Everything the node keeps; relative paths are relative to the working directory."""
+    """The directory of all data of the node. Relative paths start at the working directory."""
     genesis: Path | None = None
-    """None: genesis.json in data_dir."""
+    """The genesis file; by default genesis.json in data_dir."""
     network: NetworkSection = NetworkSection()
     rpc: RpcSection = RpcSection()
     metrics: MetricsSection = MetricsSection()
     consensus: KeySection = KeySection()
-    """The validator's key. It signs PBFT messages and nothing else."""
+    """The validator's consensus key. It signs PBFT messages and nothing else."""
     operator: KeySection = KeySection()
-    """The account that sends the validator's operator votes."""
+    """The operator account, which sends the validator's votes on tasks and on the validator set."""
     blobs: BlobsSection = BlobsSection()
     logs: LogsSection = LogsSection()
     sync: SyncSection = SyncSection()
     verifier: VerifierSection = VerifierSection()
     names: ValidatorNames = Field(default_factory=dict)
-    """What messages call validators, by address; only on this node."""
+    """Names for validators in the messages of this node, by address."""
 
     @model_validator(mode="after")
     def _keep_keys_apart(self) -> Self:
@@ -229,17 +229,17 @@ class NodeConfig(BaseSettings):
 
     @property
     def lock_file(self) -> Path:
-        """Held by the node that runs on the data directory."""
+        """The lock file, which the node running on this data directory holds."""
         return self.data_dir / "LOCK"
 
     @property
     def host_key_file(self) -> Path:
-        """The libp2p identity."""
+        """The key of the libp2p peer id."""
         return self.data_dir / "host.key"
 
     @property
     def database_dir(self) -> Path:
-        """Blocks and state."""
+        """The database of blocks and state."""
         return self.data_dir / "database"
 
     @property
@@ -254,32 +254,32 @@ class NodeConfig(BaseSettings):
 
     @property
     def evidence_dir(self) -> Path:
-        """Conflicting votes of validators that are not on chain yet."""
+        """Evidence of conflicting votes that is not on the chain yet."""
         return self.data_dir / "evidence"
 
     @property
     def reveal_dir(self) -> Path:
-        """What opens commitments."""
+        """Reveals, which open gradient commitments."""
         return self.data_dir / "reveals"
 
     @property
     def state_part_dir(self) -> Path:
-        """Which blobs training states consist of."""
+        """The lists of blobs that training states consist of."""
         return self.data_dir / "training-states"
 
     @property
     def training_dir(self) -> Path:
-        """Working files of verification, and what was measured."""
+        """Working files of the verifier, and its measurements."""
         return self.data_dir / "training"
 
     @property
     def rpc_socket(self) -> Path:
-        """Where the RPC process reaches the node process."""
+        """The Unix socket between the RPC processes and the node process."""
         return self.data_dir / "rpc.sock"
 
     @property
     def guard_file(self) -> Path | None:
-        """Beside the consensus key, so that it goes where the key goes; None without a key."""
+        """The signer guard. It is beside the consensus key, so both move together; None without."""
         key_file = self.consensus.key_file
         return None if key_file is None else key_file.with_name(key_file.name + ".guard")
 
@@ -288,12 +288,12 @@ def load_config(file: Path | None = None, flags: Mapping[str, object] | None = N
     """The configuration from all its sources.
 
     Args:
-        file: a TOML file; None for none.
-        flags: by dotted name, such as "rpc.port"; a value of None was not given.
+        file: A TOML file; None for none.
+        flags: Values by dotted name, such as "rpc.port"; None for a flag that was not given.
 
     Raises:
-        OperatorError: a misspelt or invalid setting (the message names it and its source's file),
-            or a file that is not readable.
+        OperatorError: A setting is misspelt or invalid (the message names it and its file), or the
+            file is not readable.
     """
 
     class Sourced(NodeConfig):
@@ -320,7 +320,7 @@ def load_config(file: Path | None = None, flags: Mapping[str, object] | None = N
 
 
 def setting_names() -> tuple[str, ...]:
-    """Every setting by dotted name, as flags and messages write it."""
+    """All settings by dotted name, as in flags and messages."""
     names: list[str] = []
     for name, field in NodeConfig.model_fields.items():
         section = field.annotation
@@ -332,7 +332,7 @@ def setting_names() -> tuple[str, ...]:
 
 
 def _nest(flags: Mapping[str, object]) -> dict[str, object]:
-    """{"rpc.port": 1} as {"rpc": {"port": 1}}."""
+    """Turn {"rpc.port": 1} into {"rpc": {"port": 1}}."""
     nested: dict[str, object] = {}
     for name, value in flags.items():
         if value is None:
@@ -364,7 +364,7 @@ def _check_file(file: Path | None) -> None:
 
 
 def _check_environment() -> None:
-    """Refuse what the settings library passes over: a variable of no known section."""
+    """Refuse environment variables of unknown sections, which the settings library ignores."""
     for variable in sorted(os.environ):
         if not variable.startswith(ENVIRONMENT_PREFIX):
             continue

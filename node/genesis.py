@@ -11,10 +11,10 @@ from pot_common.errors import OperatorError
 
 
 def load_genesis(config: NodeConfig) -> tuple[GenesisConfig, bytes]:
-    """The network's genesis, and its file.
+    """The network's genesis configuration, and the bytes of its file.
 
     Raises:
-        OperatorError: there is none, or it is wrong.
+        OperatorError: The file is missing or wrong.
     """
     try:
         data = config.genesis_file.read_bytes()
@@ -35,10 +35,10 @@ def load_genesis(config: NodeConfig) -> tuple[GenesisConfig, bytes]:
 
 
 def open_chain(config: NodeConfig) -> tuple[GenesisConfig, Database, BlockStore]:
-    """The database of the configured chain, made if it is absent.
+    """The database of the configured chain; it is created if it does not exist.
 
     Raises:
-        OperatorError: it holds another chain, or the genesis is wrong.
+        OperatorError: The database holds another chain, or the genesis file is wrong.
     """
     genesis, data = load_genesis(config)
     database = open_database(config.database_dir)

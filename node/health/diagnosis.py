@@ -1,7 +1,7 @@
-"""Why a chain does not go on, in a sentence, and what to do (docs/operator-guide.md, section 11).
+"""Finds what is wrong with a node or its chain, and the cure (docs/operator-guide.md, section 11).
 
-Pure: from what a node observes to what is wrong. `pot_consensusState`, `pot doctor`, the log and
-the metrics all say what is found here.
+This is a pure function of what a node observes. `pot_consensusState`, `pot doctor`, the log and the
+metrics all report its findings.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,31 +14,35 @@ from chain.primitives import Address, BlockNumber
 from chain.types.validator_set import compute_max_faulty
 
 CLOCK_TOLERANCE_SECONDS: Final = 1.5
-"""Offsets are known to half a second; a proposal a second ahead of a clock is still accepted."""
+"""A larger clock offset is reported. Offsets are known to half a second, and a proposal that is a
+second ahead of a clock is still accepted."""
 
 GRACE_SECONDS: Final = 10.0
-"""Connections break and are back within seconds, and at a start none is there yet."""
+"""Shorter absences are not reported: connections break and return within seconds, and after a
+start there are none yet."""
 
 SILENT_BLOCKS: Final = 20
-"""A validator that has not voted for so many blocks while the chain goes on is worth a word."""
+"""A validator that did not vote for more blocks than this is reported, even if the chain goes
+on."""
 
 BEHIND_BLOCKS: Final = 2
-"""One behind is normal while votes are on their way."""
+"""A smaller lag is not reported; one block is normal while votes are on their way."""
 
 DISK_CRITICAL_BYTES: Final = 2**30
-"""A full block and its state are some megabytes; blobs arrive in tens of them."""
+"""With less free space, writing may fail soon: a full block and its state take some megabytes, and
+a blob some tens of megabytes."""
 
 DISK_LOW_BYTES: Final = 5 * 2**30
-"""Time enough to free some."""
+"""With less free space there is a warning, early enough to free some."""
 
 
 class Severity(StrEnum):
-    """How bad it is."""
+    """The severity of a finding."""
 
     WARNING = "warning"
-    """It works, and will not if nobody acts."""
+    """Everything works, but will stop working unless the operator acts."""
     CRITICAL = "critical"
-    """The chain, or this node's part in it, stands still."""
+    """The chain, or this node's part in it, has stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +50,15 @@ class Finding:
     """One thing that is wrong."""
 
     code: str
-    """For programs."""
+    """A fixed name, for programs."""
     severity: Severity
     text: str
-    """A sentence."""
+    """The finding in a sentence."""
     cure: str
     """What to do."""
 
     def to_json(self) -> dict[str, str]:
-        """As RPC and `--json` show it."""
+        """The finding as RPC and `--json` show it."""
         return {
             "code": self.code,
             "severity": self.severity.value,
@@ -64,7 +68,7 @@ class Finding:
 
 
 class Step(StrEnum):
-    """What the replica waits for."""
+    """The step of consensus that the replica waits for."""
 
     HEADS = "the heads of a quorum of validators"
     PROPOSAL = "a proposal"
@@ -78,7 +82,7 @@ class Step(StrEnum):
     NEW_VIEW = "a NEW-VIEW"
     BLOCK = "the block that was committed"
     CERTIFICATE = "blocks with their certificates"
-    """A follower has no other part."""
+    """A follower waits only for certificates."""
     STORED = "the disk"
 
 
@@ -89,67 +93,67 @@ class ValidatorStatus:
     address: Address
     operator: Address
     name: str | None = None
-    """What this node's operator calls it."""
+    """The name that this node's operator gave it."""
     is_self: bool = False
     is_connected: bool = True
     absent_seconds: float | None = None
-    """Since its session ended; None: it is connected, or never was since the start."""
+    """Seconds since its session ended; None if it is connected, or never was since the start."""
     silent_seconds: float | None = None
-    """Since its last consensus message; None: none since the start."""
+    """Seconds since its last consensus message; None if there was none since the start."""
     voted_number: BlockNumber | None = None
-    """The last block that it voted on; None: none since the start."""
+    """The last block that it voted on; None if it has not voted since the start."""
     clock_offset_seconds: float | None = None
-    """Its clock minus ours, to within half a second; None: not known."""
+    """Its clock minus ours, exact to half a second; None if it is not known."""
 
     @property
     def is_away(self) -> bool:
-        """Whether it is not connected, and that is not just a moment's."""
+        """Whether it is not connected, and has not been for longer than a moment."""
         absent = self.absent_seconds
         return not self.is_connected and (absent is None or absent > GRACE_SECONDS)
 
     @property
     def label(self) -> str:
-        """Name and address, as far as there are any."""
+        """The address, after the name if it has one."""
         address = to_hex(self.address)
         return f"{self.name} ({address})" if self.name else address
 
 
 @dataclass(frozen=True, slots=True)
 class NodeHealth:
-    """What a node knows at one moment."""
+    """Everything that a diagnosis is made from, at one moment."""
 
     number: BlockNumber
-    """What is being decided."""
+    """The block number that is being decided."""
     view: int
     step: Step
     validators: tuple[ValidatorStatus, ...]
-    """Of that number, by index."""
+    """The validators of that number, by index."""
     quorum: int
     primary: Address | None = None
-    """Of the view; None before the replica has started."""
+    """The primary of the view; None before the replica has started."""
     answered: frozenset[Address] = field(default_factory=frozenset)
-    """Who gave what `step` waits for, where several have to."""
+    """The validators that sent what `step` waits for, if it waits for several."""
     head_age_seconds: float = 0.0
-    """Since the head became final."""
+    """Seconds since the head became final."""
     due_seconds: float = 30.0
-    """After so long there should be a block, even with one primary down."""
+    """Seconds within which a block should come, even if one primary is down."""
     best_known: int = 0
-    """The highest block that we or our peers have."""
+    """The highest block that this node or its peers have."""
     peer_count: int = 1
     uptime_seconds: float = 3_600.0
     is_validator: bool = True
     """Whether this node has a validator's key."""
     first_signable: BlockNumber | None = None
-    """The lowest number it may sign; None: none."""
+    """The lowest number that it may sign; None if it may sign none."""
     signing_failure: str | None = None
-    """Why it signs nothing more; None: nothing failed."""
+    """The reason why it signs nothing more; None if nothing failed."""
     held_seconds: float | None = None
-    """How far the proposal's time is ahead of our clock, if `step` is HELD."""
+    """Seconds by which the proposal's time is ahead of our clock, if `step` is HELD."""
     disk_free_bytes: int = 2**40
 
     @property
     def overdue_seconds(self) -> float:
-        """How long ago the next block should have been final; 0: it should not yet."""
+        """Seconds since the next block should have been final; 0 if it is not overdue."""
         return max(0.0, min(self.head_age_seconds, self.uptime_seconds) - self.due_seconds)
 
     @property
@@ -159,17 +163,17 @@ class NodeHealth:
 
     @property
     def head(self) -> int:
-        """The last final block."""
+        """The number of the last final block."""
         return self.number - 1
 
     @property
     def is_behind(self) -> bool:
-        """Whether peers have blocks that this node has not."""
+        """Whether peers have blocks that this node lacks."""
         return self.best_known >= self.head + BEHIND_BLOCKS
 
 
 def diagnose(health: NodeHealth) -> tuple[Finding, ...]:
-    """What is wrong, the worst and most likely cause first; empty if nothing is."""
+    """The findings, the most severe and likely cause first; empty if nothing is wrong."""
     found = [
         *_check_disk(health),
         *_check_signing(health),
@@ -182,7 +186,7 @@ def diagnose(health: NodeHealth) -> tuple[Finding, ...]:
 
 
 def describe(health: NodeHealth) -> str:
-    """Where consensus is, in a sentence."""
+    """The progress of consensus, in a sentence."""
     return (
         f"Block {health.number}, view {health.view}: waiting for "
         f"{_describe_step(health)}; block {health.head} became final "
@@ -190,7 +194,7 @@ def describe(health: NodeHealth) -> str:
     )
 
 
-# One check a cause.
+# One function for each cause.
 
 
 def _check_disk(health: NodeHealth) -> Iterable[Finding]:
@@ -321,7 +325,7 @@ def _check_progress(health: NodeHealth) -> Iterable[Finding]:
 
 
 def _check_silent(health: NodeHealth) -> Iterable[Finding]:
-    """Validators that do not vote although the chain goes on: one more and it may not."""
+    """Validators that do not vote although the chain goes on. With one more the chain may stop."""
     if health.is_overdue or health.is_behind or not health.is_validator:
         return
     for validator in health.validators:
@@ -408,7 +412,7 @@ def _missing(health: NodeHealth) -> list[ValidatorStatus]:
 
 
 def _list(health: NodeHealth, validators: Sequence[ValidatorStatus]) -> str:
-    """The absent first: they are the likelier cause."""
+    """A list for a sentence, with absent validators first, which are the likelier cause."""
     ordered = sorted(validators, key=lambda each: each.is_connected)
     return "; ".join(
         f"{each.label}, " + (_describe_self(health) if each.is_self else _describe_absence(each))
@@ -473,7 +477,7 @@ def _label(health: NodeHealth, address: Address | None) -> str:
 
 
 def _span(seconds: float) -> str:
-    """A duration for people."""
+    """A duration in words."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 7_200:

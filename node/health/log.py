@@ -1,4 +1,4 @@
-"""Says in the log what is wrong, at growing intervals (docs/operator-guide.md, section 4)."""
+"""Logs the findings of the diagnosis, at growing intervals (docs/operator-guide.md, section 4)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,10 +9,11 @@ import structlog
 from node.health.diagnosis import Finding, Severity
 
 FIRST_INTERVAL_SECONDS: Final = 10.0
-"""Until a finding is told again for the first time."""
+"""Interval after which a finding is logged for the second time."""
 
 LONGEST_INTERVAL_SECONDS: Final = 640.0
-"""Six doublings: whoever opens the log after a night finds it near the end."""
+"""Longest interval, after six doublings. An operator who opens the log after a night finds the
+finding near its end."""
 
 _log = structlog.get_logger("node.health")
 
@@ -25,13 +26,13 @@ class _Told:
 
 
 class HealthLog:
-    """Remembers what it has told, by code."""
+    """Remembers which findings were logged, by code."""
 
     def __init__(self) -> None:
         self._told: dict[str, _Told] = {}
 
     def update(self, findings: Iterable[Finding], now: float) -> None:
-        """Tell what is new, what is due again, and what is over; `now` in monotonic seconds."""
+        """Log findings that are new, due again or over; `now` is in monotonic seconds."""
         by_code: dict[str, list[Finding]] = {}
         for finding in findings:
             by_code.setdefault(finding.code, []).append(finding)

@@ -1,4 +1,4 @@
-"""Reads what the metrics show from the parts of the node (docs/operator-guide.md, section 13)."""
+"""Sets the gauges from the objects of the node (docs/operator-guide.md, section 13)."""
 
 from typing import Final
 
@@ -20,14 +20,14 @@ from node.storage.blobs import BlobStore
 from node.storage.block_store import BlockStore
 
 BLOB_SCAN_UPDATES: Final = 60
-"""The blob directory is measured once in so many updates: it is a walk over files."""
+"""Updates between two measurements of the blob directory, which must list all its files."""
 
 TASKS_SHOWN_LIMIT: Final = 64
-"""Tasks with metrics of their own; the earliest of them goes first."""
+"""Limit of tasks with metrics of their own; above it, the earliest task is dropped."""
 
 
 class MetricsFeed:
-    """Brings the gauges up to date, and says in the log what is wrong."""
+    """Updates the gauges, and logs what is wrong."""
 
     def __init__(
         self,
@@ -55,12 +55,12 @@ class MetricsFeed:
         self._codes: set[str] = set()
         self._updates = 0
         self._rounds_shown: dict[TaskId, int] = {}
-        """By task, in the order in which they were seen."""
+        """The number of settled rounds shown, by task, in the order in which tasks appeared."""
         metrics.peer_limit.set(max_peers)
         metrics.blob_quota_bytes.set(blob_quota_bytes)
 
     def update(self) -> None:
-        """Read everything once."""
+        """Update all gauges once."""
         metrics = self._metrics
         health = self._health.read()
         findings = diagnose(health)
@@ -130,7 +130,7 @@ class MetricsFeed:
             closed.discard(history.task_id)
             self._show_task(history)
         for task_id in closed:
-            # Its last round was settled by the block that closed it.
+            # The block that closed a task settled its last round, too.
             history_of_closed = self._index.history(task_id)
             if history_of_closed is not None:
                 self._show_task(history_of_closed)
@@ -147,7 +147,7 @@ class MetricsFeed:
         for round_number in range(shown, history.rounds_settled):
             settled = self._index.settled_round(history.task_id, round_number)
             if settled is None:
-                continue  # below a snapshot that this node took
+                continue  # the round is older than the snapshot that this node began with
             metrics.round_seconds.observe(settled.timestamp - settled.attempt.open_timestamp)
             metrics.rewards.labels(label).inc(settled.payout)
             evaluation = get_evaluation(settled)

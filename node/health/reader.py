@@ -1,4 +1,4 @@
-"""Reads from a node's parts what the diagnosis needs (docs/operator-guide.md, section 11)."""
+"""Collects the facts for the diagnosis from the node's objects (docs/operator-guide.md, 11)."""
 
 import shutil
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ from node.health.diagnosis import NodeHealth, Step, ValidatorStatus
 from node.network.peers import PeerInfo
 
 DUE_MARGIN_SECONDS: Final = 2.0
-"""For executing and storing, beyond the intervals of the network."""
+"""Time allowed for executing and storing a block, besides the network's intervals."""
 
 
 class WatchedConsensus(Protocol):
@@ -70,7 +70,7 @@ class WatchedSync(Protocol):
 
 
 class HealthReader:
-    """Reads now and then, at least once a second: absences are as exact as that."""
+    """Reads the health. Call it at least once a second: absences are measured from call to call."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class HealthReader:
         self._connected_at: dict[Address, float] = {}
 
     def read(self) -> NodeHealth:
-        """The health now."""
+        """The health of the node now."""
         state, head = self._consensus.state, self._store.head_number()
         peers = self._network.peers()
         validator_set = self._store.next_validator_set()
@@ -161,7 +161,7 @@ class HealthReader:
         return tuple(found)
 
     def _find_step(self, state: ReplicaState | None) -> tuple[Step, frozenset[Address]]:
-        """What the replica waits for, and who has given it."""
+        """The step that the replica waits for, and the validators that have done it."""
         if self._validator is None or (
             state is not None and self._validator not in state.config.validators
         ):
@@ -192,7 +192,7 @@ class HealthReader:
         return Step.VERDICT if self._find_held_seconds(state) is None else Step.HELD
 
     def _find_held_seconds(self, state: ReplicaState) -> float | None:
-        """How far a fresh proposal is ahead of our clock; None if it is not."""
+        """Seconds by which a fresh proposal is ahead of our clock; None if it is not ahead."""
         proposal = state.proposal
         if proposal is None or not (isinstance(proposal, PrePrepare) or not proposal.prepares):
             return None
@@ -202,7 +202,7 @@ class HealthReader:
 
 
 def _find_view(state: ReplicaState) -> View:
-    """The replica's view; of one that only follows, the one that f + 1 validators have reached."""
+    """The replica's view; for a follower, the view that f + 1 validators have reached."""
     if state.config.own_index is not None:
         return state.view
     views = state.log.get_views_from(View(0))
@@ -211,7 +211,7 @@ def _find_view(state: ReplicaState) -> View:
 
 
 def _list_voters(state: ReplicaState, kind: MessageKind) -> frozenset[Address]:
-    """Whose votes of that kind for the proposal are held."""
+    """The validators of which we hold a vote of that kind for the proposal."""
     assert state.proposal is not None
     digest = get_pre_prepare(state.proposal).block.hash
     signatures = state.log.get_signatures(kind, state.view, digest)
@@ -234,7 +234,7 @@ def _find_awaited_proposal(state: ReplicaState) -> tuple[Step, frozenset[Address
 
 
 def _find_followed_step(state: ReplicaState) -> tuple[Step, frozenset[Address]]:
-    """What the others wait for, by the votes that a validator that must not sign has heard."""
+    """The step that the others wait for, for a validator that must not sign itself."""
     view = _find_view(state)
     for kind, step in ((MessageKind.COMMIT, Step.COMMITS), (MessageKind.PREPARE, Step.PREPARES)):
         voters = [

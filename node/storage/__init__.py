@@ -1,1 +1,1 @@
-"""What the node keeps on disk: blocks and state, the write-ahead log, the signer guard."""
+"""What is on this node's disk: blocks, states and blobs."""

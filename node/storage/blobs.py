@@ -1,15 +1,15 @@
 """Blobs by content id: gradients, models and data shards as files (docs/spec/wire.md, section 7).
 
-    <content id>.blob     a whole blob, verified before it got this name
-    <content id>.partial  a download: its full length, chunks in their places
-    <content id>.leaves   the chunk hashes, of a blob or of a download
+    <content id>.blob     a whole blob; it was verified before it got this name
+    <content id>.partial  a download, at its full length, with chunks at their final positions
+    <content id>.leaves   the chunk hashes of a blob or of a download
     <random>.upload       an upload in progress
-    <any of them>.aside   being collected
+    <any of them>.aside   a file that is being deleted
 
-A file's time of modification says when it was last wanted. Several processes may use one directory:
-a blob appears by rename, and how much is used is what the directory says. Which chunks of a
-download are there is not recorded but recomputed from the bytes, so a crash leaves nothing that
-could disagree with them. No more than one chunk is in memory.
+The modification time of a file is the time at which it was last needed. Several processes may use
+one directory: a blob appears by a rename, and the used space is what the directory contains. A
+download does not record which chunks it has; that is recomputed from the bytes, so it cannot be
+wrong after a crash. At most one chunk is in memory.
 """
 
 import os
@@ -31,15 +31,15 @@ from pot_common.atomic_file import TEMPORARY_SUFFIX, sync_directory, sync_file, 
 from pot_common.errors import OperatorError, StorageError
 
 MAX_CHUNKS: Final = 2**16
-"""16 GiB a blob; its chunk hashes are 2 MiB, one message to a peer."""
+"""Chunks of the largest blob, 16 GiB. Their hashes take 2 MiB, which fit into one message."""
 
 CACHED_MANIFESTS: Final = 16
-"""Manifests kept in memory, up to 5 MB each: hashing one anew for every chunk would cost 4 ms a
-gigabyte."""
+"""Manifests kept in memory, with up to 5 MB each. Without this cache every chunk that is served
+would cost 4 ms for each gigabyte of its blob."""
 
 RESERVED_SHARE: Final = 4
-"""One part in this many of the quota is for gradients and states alone: naming content costs a
-submitter next to nothing, and must not keep tasks that run from going on."""
+"""One part in this many of the quota is reserved for gradients and states. A submitter can name
+large content at almost no cost, and that must not stop running tasks."""
 
 _BLOB: Final = ".blob"
 _PARTIAL: Final = ".partial"
@@ -49,7 +49,7 @@ _ASIDE: Final = ".aside"
 
 
 class BlobQuotaError(OperatorError):
-    """The blob would not fit into blobs.quota_bytes; the message names the setting."""
+    """The blob does not fit into blobs.quota_bytes; the message names the setting."""
 
 
 class BlobDiskError(StorageError):
@@ -57,22 +57,22 @@ class BlobDiskError(StorageError):
 
 
 class BlobDamagedError(Exception):
-    """The disk changed a blob; it was deleted, and is to be fetched again like any absent one."""
+    """The disk changed a blob. The blob was deleted and must be fetched again."""
 
 
 @dataclass(frozen=True)
 class BlobManifest:
-    """What verifies each chunk of a blob by itself."""
+    """The size and chunk hashes of a blob, with which each chunk can be verified alone."""
 
     size_bytes: int
     leaves: tuple[Hash32, ...]
-    """The hash of every 256 KiB chunk; of one chunk without bytes if the blob is empty."""
+    """The hash of every 256 KiB chunk. An empty blob has one empty chunk."""
 
     def __post_init__(self) -> None:
-        """Refuse a manifest that no blob has.
+        """Refuse a manifest that no blob can have.
 
         Raises:
-            RejectedInputError: TOO_LARGE, or MALFORMED if size and leaves do not fit together.
+            RejectedInputError: TOO_LARGE, or MALFORMED if size and number of leaves do not match.
         """
         if len(self.leaves) > MAX_CHUNKS:
             raise RejectedInputError(RejectionReason.TOO_LARGE, f"{len(self.leaves)} chunks")
@@ -87,12 +87,12 @@ class BlobManifest:
         return merkle_root(self.leaves)
 
     def chunk_size(self, index: int) -> int:
-        """Bytes in the chunk at `index`: 256 KiB but for the last one."""
+        """Bytes in the chunk at `index`: 256 KiB, or less in the last one."""
         return min(CHUNK_BYTES, self.size_bytes - index * CHUNK_BYTES)
 
 
 def compute_chunk_count(size_bytes: int) -> int:
-    """The chunks of a blob; one, without bytes, for an empty blob."""
+    """The number of chunks of a blob; 1 for an empty blob."""
     return max(1, -(-size_bytes // CHUNK_BYTES))
 
 
@@ -100,17 +100,17 @@ class BlobStore:
     """The blobs in one directory.
 
     Args:
-        directory: made if it is absent.
-        quota_bytes: limit on all blobs, downloads and uploads together.
+        directory: Created if it does not exist.
+        quota_bytes: Limit of all blobs, downloads and uploads together.
 
     Raises:
-        OperatorError: the directory is not accessible.
+        OperatorError: The directory is not accessible.
     """
 
     def __init__(self, directory: Path, *, quota_bytes: int) -> None:
         self._directory = directory
         self._quota_bytes = quota_bytes
-        # A content id has one manifest for ever, so it stays right whatever happens to the files.
+        # The manifest of a content id never changes, so this cache cannot become wrong.
         self._manifests = lru_cache(CACHED_MANIFESTS)(self._read_manifest)
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -123,7 +123,7 @@ class BlobStore:
         return self._quota_bytes
 
     def has_room_for_content(self, size_bytes: int) -> bool:
-        """Whether so many bytes of a task's content fit, with the reserve left free.
+        """Whether so many bytes of a task's content fit without using the reserved share.
 
         Raises:
             BlobDiskError: The directory cannot be read.
@@ -136,7 +136,7 @@ class BlobStore:
         return self.path(content_id).exists()
 
     def renew(self, content_id: Hash32) -> bool:
-        """Whether the whole blob is here; if so, it is wanted from now on (see `collect`).
+        """Mark a blob as needed now, so that `collect` keeps it; False if it is not here.
 
         Raises:
             BlobDiskError: The disk refused.
@@ -150,14 +150,14 @@ class BlobStore:
         return True
 
     def path(self, content_id: Hash32) -> Path:
-        """Where the whole blob is, or would be."""
+        """The path of the whole blob, whether it exists or not."""
         return self._directory / (content_id.hex() + _BLOB)
 
     def size_bytes(self, content_id: Hash32) -> int:
-        """The length of a blob that is here.
+        """The length of a stored blob.
 
         Raises:
-            KeyError: it is not.
+            KeyError: The blob is not here.
         """
         try:
             return self.path(content_id).stat().st_size
@@ -165,10 +165,10 @@ class BlobStore:
             raise KeyError(content_id) from None
 
     def open(self, content_id: Hash32) -> BinaryIO:
-        """The blob for reading; the caller closes it. It stays readable if it is deleted.
+        """The blob, opened for reading; the caller closes it. It stays readable if it is deleted.
 
         Raises:
-            KeyError: it is not here.
+            KeyError: The blob is not here.
         """
         try:
             return self.path(content_id).open("rb")
@@ -176,11 +176,11 @@ class BlobStore:
             raise KeyError(content_id) from None
 
     def manifest(self, content_id: Hash32) -> BlobManifest:
-        """Size and chunk hashes of a blob that is here.
+        """Size and chunk hashes of a stored blob.
 
         Raises:
-            KeyError: it is not.
-            BlobDamagedError: the disk changed it.
+            KeyError: The blob is not here.
+            BlobDamagedError: The disk changed it.
         """
         size_bytes = self.size_bytes(content_id)
         manifest = self._manifests(content_id)
@@ -198,16 +198,16 @@ class BlobStore:
             manifest = BlobManifest(size_bytes, tuple(_leaves_of(file)))
         if manifest.content_id != content_id:
             self._drop_damaged(content_id)
-        with suppress(OSError):  # only a cache: the hashes are computed again next time
+        with suppress(OSError):  # the file is only a cache: next time the hashes are computed again
             write_atomically(self._leaves_path(content_id), b"".join(manifest.leaves))
         return manifest
 
     def chunk(self, content_id: Hash32, index: int) -> bytes:
-        """The chunk at `index` of a blob that is here, verified against its hash.
+        """The chunk at `index` of a stored blob, verified against its hash.
 
         Raises:
-            KeyError: the blob is not here, or has no such chunk.
-            BlobDamagedError: the disk changed it.
+            KeyError: The blob is not here, or has no such chunk.
+            BlobDamagedError: The disk changed it.
         """
         manifest = self.manifest(content_id)
         if not 0 <= index < len(manifest.leaves):
@@ -220,11 +220,11 @@ class BlobStore:
         return data
 
     def put(self, data: bytes | memoryview) -> Hash32:
-        """Store a blob that is in memory; its content id.
+        """Store a blob from memory and return its content id.
 
         Raises:
-            BlobQuotaError: it does not fit.
-            BlobDiskError: the disk refused.
+            BlobQuotaError: The blob does not fit into the quota.
+            BlobDiskError: The disk refused.
         """
         known = compute_content_id(data)
         if self.renew(known):
@@ -234,27 +234,27 @@ class BlobStore:
             return upload.finish()
 
     def upload(self, size_limit: int, expected: Hash32 | None = None) -> "BlobUpload":
-        """A blob to be written from start to end.
+        """A new blob that is written from start to end.
 
         Args:
-            size_limit: the most bytes it may have; they count against the quota until it ends.
-            expected: its content id, if it is known before.
+            size_limit: The largest length; so many bytes of the quota are taken until it ends.
+            expected: Its content id, if that is known before.
 
         Raises:
-            BlobQuotaError: `size_limit` bytes do not fit.
-            BlobDiskError: the disk refused.
+            BlobQuotaError: `size_limit` bytes do not fit into the quota.
+            BlobDiskError: The disk refused.
         """
         self._check_quota(size_limit)
         return BlobUpload(self._directory, size_limit, expected)
 
     def download(self, manifest: BlobManifest) -> "BlobDownload":
-        """A blob to be fetched chunk by chunk, going on where an earlier try ended.
+        """A blob that is written chunk by chunk; it continues where an earlier download ended.
 
-        One at a time for a content id.
+        There can be only one at a time for a content id.
 
         Raises:
-            BlobQuotaError: it does not fit.
-            BlobDiskError: the disk refused.
+            BlobQuotaError: The blob does not fit into the quota.
+            BlobDiskError: The disk refused.
         """
         content_id = manifest.content_id
         partial = self._directory / (content_id.hex() + _PARTIAL)
@@ -267,7 +267,7 @@ class BlobStore:
             raise _disk_failed(self._directory, error) from error
 
     def delete(self, content_id: Hash32) -> None:
-        """Forget the blob and any download of it."""
+        """Delete the blob and any download of it."""
         for suffix in (_BLOB, _PARTIAL, _LEAVES):
             (self._directory / (content_id.hex() + suffix)).unlink(missing_ok=True)
 
@@ -276,7 +276,7 @@ class BlobStore:
         return tuple(sorted(self._stored(_BLOB)))
 
     def used_bytes(self) -> int:
-        """What counts against the quota: all files, downloads and uploads at their full length.
+        """The used part of the quota: all files, with downloads and uploads at their full length.
 
         Raises:
             BlobDiskError: The directory cannot be read.
@@ -294,7 +294,7 @@ class BlobStore:
         return used
 
     def list_unwanted(self, before_ns: int) -> tuple[Hash32, ...]:
-        """Blobs and downloads not wanted since `before_ns` (Unix time), by ascending content id."""
+        """Blobs and downloads last needed before `before_ns` (Unix time), by content id."""
         wanted: dict[Hash32, int] = {}
         with os.scandir(self._directory) as entries:
             for entry in entries:
@@ -310,10 +310,10 @@ class BlobStore:
         return tuple(sorted(each for each, at_ns in wanted.items() if at_ns < before_ns))
 
     def collect(self, content_id: Hash32, before_ns: int) -> int:
-        """Delete a blob or download, unless it was wanted since `before_ns`; the bytes freed.
+        """Delete a blob or download last needed before `before_ns`; returns the bytes freed.
 
-        Whoever wants it at the same moment, in whatever process, either keeps it or finds it
-        absent: it is put aside first, and back if it was wanted until then.
+        If another process needs it at the same moment, that process either keeps it or finds it
+        absent. For this it is renamed first, and renamed back if it was needed meanwhile.
         """
         freed = 0
         for suffix in (_BLOB, _PARTIAL):
@@ -338,9 +338,9 @@ class BlobStore:
         return freed + size
 
     def recover(self) -> int:
-        """Put right what killed processes left, while no other one writes; how many files.
+        """Clean up after killed processes and return the number of files; no other may write now.
 
-        Half-written files go; what was put aside comes back, to be collected again or not.
+        Half-written files are deleted. Files that were about to be deleted get their name back.
         """
         count = 0
         for path in tuple(self._directory.iterdir()):
@@ -354,7 +354,7 @@ class BlobStore:
         return count
 
     def remove_uploads(self, before_ns: int) -> None:
-        """Delete uploads that nobody has written to since `before_ns`."""
+        """Delete uploads that were last written to before `before_ns`."""
         for path in tuple(self._directory.iterdir()):
             if path.suffix in (_UPLOAD, TEMPORARY_SUFFIX):
                 with suppress(FileNotFoundError):
@@ -391,7 +391,7 @@ class BlobStore:
 
 
 class BlobUpload:
-    """A blob that arrives from start to end. Leaving its `with` block unfinished deletes it."""
+    """A blob that is written from start to end; it is deleted unless `finish` was called."""
 
     def __init__(self, directory: Path, size_limit: int, expected: Hash32 | None) -> None:
         self._size_limit = size_limit
@@ -405,7 +405,7 @@ class BlobUpload:
         except OSError as error:
             raise _disk_failed(directory, error) from error
         try:
-            # The reservation: other uploads see these bytes as used.
+            # This reserves the space: other uploads count these bytes as used.
             self._file.truncate(size_limit)
         except OSError as error:
             self._discard()
@@ -418,7 +418,7 @@ class BlobUpload:
         self._discard()
 
     def _discard(self) -> None:
-        with suppress(OSError):  # closing writes again what the disk already refused
+        with suppress(OSError):  # closing retries the write that the disk has refused already
             self._file.close()
         self._path.unlink(missing_ok=True)
 
@@ -426,8 +426,8 @@ class BlobUpload:
         """Append `data`.
 
         Raises:
-            RejectedInputError: TOO_LARGE past the size limit.
-            BlobDiskError: the disk refused.
+            RejectedInputError: TOO_LARGE above the size limit.
+            BlobDiskError: The disk refused.
         """
         view = memoryview(data).cast("B")
         self._size_bytes += len(view)
@@ -443,11 +443,11 @@ class BlobUpload:
                 self._flush_chunk()
 
     def finish(self) -> Hash32:
-        """Give the blob its name; its content id.
+        """Make the blob appear under its content id, and return that.
 
         Raises:
-            RejectedInputError: CONTENT_MISMATCH if it is not the expected one.
-            BlobDiskError: the disk refused.
+            RejectedInputError: CONTENT_MISMATCH if it is not the expected content id.
+            BlobDiskError: The disk refused.
         """
         if self._chunk or not self._leaves:
             self._flush_chunk()
@@ -473,7 +473,7 @@ class BlobUpload:
 
 
 class BlobDownload:
-    """A blob that arrives in chunks, in any order, each verified before it is written.
+    """A blob that is written in chunks, in any order; each is verified before it is written.
 
     Chunks may be written from several threads.
     """
@@ -498,16 +498,16 @@ class BlobDownload:
         self._file.close()
 
     def missing(self) -> tuple[int, ...]:
-        """The chunks still to come, ascending."""
+        """The indices of the missing chunks, ascending."""
         return tuple(sorted(self._missing))
 
     def write_chunk(self, index: int, data: bytes) -> None:
-        """Put the chunk at `index` in its place.
+        """Write the chunk at `index`.
 
         Raises:
             RejectedInputError: MALFORMED if there is no such chunk, CONTENT_MISMATCH if these are
                 not its bytes.
-            BlobDiskError: the disk refused.
+            BlobDiskError: The disk refused.
         """
         if not 0 <= index < len(self._manifest.leaves):
             raise RejectedInputError(RejectionReason.MALFORMED, f"no chunk {index}")
@@ -523,10 +523,10 @@ class BlobDownload:
         self._missing.discard(index)
 
     def finish(self) -> Hash32:
-        """Give the whole blob its name; its content id. Only when nothing is missing.
+        """Make the blob appear under its content id, and return that. No chunk may be missing.
 
         Raises:
-            BlobDiskError: the disk refused.
+            BlobDiskError: The disk refused.
         """
         assert not self._missing
         try:
@@ -537,7 +537,7 @@ class BlobDownload:
 
 
 def _publish(written: Path, manifest: BlobManifest) -> Hash32:
-    """Give a verified, durable file its name."""
+    """Rename a verified file to its final name, durably."""
     content_id = manifest.content_id
     stem = written.with_name(content_id.hex())
     write_atomically(stem.with_suffix(_LEAVES), b"".join(manifest.leaves))
@@ -558,7 +558,7 @@ def _disk_failed(directory: Path, error: OSError) -> BlobDiskError:
 
 
 def _leaves_of(file: BinaryIO) -> Iterator[Hash32]:
-    """The hash of every chunk of `file`, read one at a time."""
+    """The hash of every chunk of `file`, which is read chunk by chunk."""
     file.seek(0)
     chunk = file.read(CHUNK_BYTES)
     yield merkle_leaf(chunk)

@@ -1,8 +1,8 @@
 """The finalized chain on disk (docs/spec/consensus.md, section 8).
 
-A block with all that follows from it is one transaction: after any crash the head is a whole block,
-or the one before. Nothing here is ever replaced: PBFT finalizes a block number once. A node
-may begin with a snapshot: the blocks below it are then not held.
+A block and everything that follows from it are written in one database transaction, so after a
+crash the head is either the whole block or its parent. A stored block is never replaced, because
+PBFT finalizes each block number once. A node that began with a snapshot lacks the blocks below it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ from node.storage.snapshot_progress import clear_progress
 from pot_common.errors import OperatorError
 
 SCHEMA_VERSION: Final = b"3"
-"""Raised when the tables change their meaning; an older directory is then refused by name."""
+"""Increased when the meaning of a table changes; a data directory of another version is refused."""
 
 _SCHEMA_KEY: Final = b"schema"
 _GENESIS_KEY: Final = b"genesis"
@@ -33,33 +33,33 @@ _CONFIG_KEY: Final = b"genesis_config"
 _HEAD_KEY: Final = b"head"
 _NO_CERTIFICATE: Final = codec.encode([])
 _FIRST_HELD_KEY: Final = b"first_held"
-"""Absent: every block is held."""
+"""Its entry is missing if every block is held."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A final block with all that a node needs besides its state to go on from it; verified."""
+    """A verified final block, with everything that a node needs besides its state to continue."""
 
     ancestors: tuple[Header, ...]
-    """Headers of the blocks before it, ascending, without a gap."""
+    """Headers of the blocks before it, ascending and without gaps."""
     block: Block
     certificate: CommitCertificate
     receipts: Mapping[BlockNumber, tuple[Receipt, ...]]
-    """One a transaction, of the block and of those ancestors that attempts in progress need."""
+    """The receipts of the block and of the ancestors that open attempts need, by block number."""
     senders: tuple[Address, ...]
-    """One a transaction of the block."""
+    """The sender of each transaction of the block."""
     training_rows: Mapping[bytes, bytes]
-    """The training index as of the block."""
+    """The rows of the training index after the block."""
     validator_set: ValidatorSet
-    """Who decided the block."""
+    """The validator set of the block."""
     next_validator_set: ValidatorSet
-    """Who decides its child."""
+    """The validator set of its child."""
 
 
 class BlockStore:
     """Blocks, receipts, certificates and indices of the finalized chain.
 
-    Every method is synchronous and may be called from any thread; `finalize` from one at a time.
+    Methods are synchronous and may be called from any thread; `finalize` only from one at a time.
     """
 
     def __init__(self, database: Database) -> None:
@@ -77,14 +77,14 @@ class BlockStore:
         """Make `genesis` the head of an empty store; on a store of the same genesis do nothing.
 
         Args:
-            genesis: the header of block 0.
-            delta: trie nodes and code of the genesis state, by Keccak-256.
-            genesis_config: the genesis file, kept so that any process can read it back.
-            validator_set: who decides block 1.
+            genesis: The header of block 0.
+            delta: Trie nodes and code of the genesis state, by Keccak-256.
+            genesis_config: The genesis file, stored so that any process can read it.
+            validator_set: The validator set of block 1.
 
         Raises:
-            OperatorError: the store holds another chain, or was written by another version.
-            StorageError: the disk refused.
+            OperatorError: The store holds another chain, or was written by another version.
+            StorageError: The disk refused.
         """
         with self._database.write() as writer:
             held = writer.get(Table.META, _GENESIS_KEY)
@@ -104,10 +104,10 @@ class BlockStore:
             _put_block(writer, Block(genesis, (), None), (), (), delta)
 
     def check_initialized(self) -> None:
-        """Refuse an empty store, or one of another version, before it is read.
+        """Check that the store is not empty and has the schema of this program.
 
         Raises:
-            OperatorError: what to do about it.
+            OperatorError: It has not; the message says what to do.
         """
         with self._database.read() as reader:
             if reader.get(Table.META, _GENESIS_KEY) is None:
@@ -136,19 +136,19 @@ class BlockStore:
         training_rows: Mapping[bytes, bytes] = MappingProxyType({}),
         next_validator_set: ValidatorSet | None = None,
     ) -> None:
-        """Append a committed block and all that follows from it, durably and at once.
+        """Append a committed block and everything that follows from it, in one durable step.
 
         Args:
-            block: the child of the head.
-            certificate: its own commit certificate.
-            receipts: one a transaction.
-            senders: one a transaction.
-            delta: trie nodes and code that the block adds, by Keccak-256.
-            training_rows: what the training index changes with this block.
-            next_validator_set: who decides the next block; None if it is who decided this one.
+            block: The child of the head.
+            certificate: Its commit certificate.
+            receipts: The receipt of each transaction.
+            senders: The sender of each transaction.
+            delta: Trie nodes and code that the block adds, by Keccak-256.
+            training_rows: The rows of the training index that change with this block.
+            next_validator_set: The validator set of the next block; None if it is unchanged.
 
         Raises:
-            StorageError: the disk refused; the head is unchanged.
+            StorageError: The disk refused; the head is unchanged.
         """
         assert len(receipts) == len(senders) == len(block.transactions)
         assert block.number == 1 or block.parent_certificate is not None
@@ -156,7 +156,7 @@ class BlockStore:
             head = _head(writer)
             assert block.number == head.number + 1
             assert block.header.parent_hash == head.hash
-            # The parent's certificate is in this block's body now.
+            # The parent's certificate is stored with this block's body from now on.
             writer.delete(Table.CERTIFICATES, _key(head.number))
             writer.put(Table.CERTIFICATES, _key(block.number), certificate.encode())
             _put_block(writer, block, receipts, senders, delta)
@@ -169,9 +169,9 @@ class BlockStore:
                 )
 
     def validator_set(self, number: BlockNumber) -> ValidatorSet:
-        """Who decides block `number`; past the head's child, who does as far as is known.
+        """The validator set of block `number`; beyond head + 1, the latest known set.
 
-        Below a snapshot that the node began with it is who decided block 1.
+        Below the snapshot that a node began with, the set is not known; the first set is returned.
         """
         with self._database.read() as reader:
             found = reader.find_last(Table.VALIDATOR_SETS, _key(max(1, number)))
@@ -188,7 +188,7 @@ class BlockStore:
     ) -> tuple[tuple[BlockNumber, ValidatorSet], ...]:
         """The next `limit` validator sets after block `number`, each with its first block.
 
-        After a snapshot that this node began with, two of them may be the same.
+        Two consecutive ones may be equal where this node began with a snapshot.
         """
         with self._database.read() as reader:
             entries = reader.scan(
@@ -200,14 +200,14 @@ class BlockStore:
             )
 
     def next_validator_set(self) -> ValidatorSet:
-        """Who decides the block after the head."""
+        """The validator set of the block after the head."""
         return self.validator_set(BlockNumber(self.head_number() + 1))
 
     def adopt(self, snapshot: Snapshot) -> None:
-        """Make the block of a snapshot the head, durably and at once; its state is held already.
+        """Make the block of a snapshot the head, in one durable step; its state is stored already.
 
         Raises:
-            StorageError: the disk refused; the head is unchanged.
+            StorageError: The disk refused; the head is unchanged.
         """
         block = snapshot.block
         with self._database.write() as writer:
@@ -232,22 +232,22 @@ class BlockStore:
             clear_progress(writer)
 
     def first_held(self) -> BlockNumber:
-        """The lowest block from which on all are held with their receipts and states.
+        """The lowest block such that it and all later ones are held with receipts and states.
 
-        0, unless the node began with a snapshot: then genesis is held, and of the blocks below this
-        one only some headers.
+        It is 0 unless the node began with a snapshot. Below it, only genesis and some headers are
+        held.
         """
         with self._database.read() as reader:
             value = reader.get(Table.META, _FIRST_HELD_KEY)
         return BlockNumber(0) if value is None else _number(value)
 
     def training_row(self, key: bytes) -> bytes | None:
-        """One row of the training index, or None."""
+        """One row of the training index; None if there is none."""
         with self._database.read() as reader:
             return reader.get(Table.TRAINING, key)
 
     def head(self) -> Header:
-        """The header of the last finalized block; decoded once."""
+        """The header of the last finalized block, from a cache."""
         with self._database.read() as reader:
             known, number = self._head, _head_number(reader)
             if known is None or known.number != number:
@@ -274,13 +274,13 @@ class BlockStore:
         return value
 
     def number_of(self, block_hash: Hash32) -> BlockNumber | None:
-        """The number of the finalized block with that hash, or None if there is none."""
+        """The number of the finalized block with that hash; None if there is none."""
         with self._database.read() as reader:
             value = reader.get(Table.NUMBERS, block_hash)
         return None if value is None else _number(value)
 
     def header(self, number: BlockNumber) -> Header | None:
-        """The header at `number`, or None past the head."""
+        """The header at `number`; None above the head."""
         with self._database.read() as reader:
             return _header(reader, number)
 
@@ -293,17 +293,17 @@ class BlockStore:
             )
 
     def block(self, number: BlockNumber) -> Block | None:
-        """The block at `number`, or None past the head."""
+        """The block at `number`; None above the head."""
         with self._database.read() as reader:
             return _block(reader, number)
 
     def receipts(self, number: BlockNumber) -> tuple[Receipt, ...] | None:
-        """The receipts of the block at `number`, one a transaction, or None past the head."""
+        """The receipts of the block at `number`, in transaction order; None above the head."""
         value = self.encoded_receipts(number)
         return None if value is None else decode_receipts(value)
 
     def senders(self, number: BlockNumber) -> tuple[Address, ...] | None:
-        """The senders in the block at `number`, one a transaction, or None past the head."""
+        """The senders in the block at `number`, in transaction order; None above the head."""
         with self._database.read() as reader:
             value = reader.get(Table.SENDERS, _key(number))
         if value is None:
@@ -311,21 +311,21 @@ class BlockStore:
         return tuple(Address(value[start : start + 20]) for start in range(0, len(value), 20))
 
     def transaction_location(self, transaction_hash: Hash32) -> tuple[BlockNumber, int] | None:
-        """The block number and the index in it of a finalized transaction, or None."""
+        """Block number and index of a finalized transaction; None if there is no such one."""
         with self._database.read() as reader:
             value = reader.get(Table.TRANSACTIONS, transaction_hash)
         return None if value is None else (_number(value[:8]), int.from_bytes(value[8:], "big"))
 
     def certificate(self, number: BlockNumber) -> CommitCertificate | None:
-        """The commit certificate of the block at `number`; None for genesis and past the head."""
+        """The commit certificate of the block at `number`; None for genesis and above the head."""
         with self._database.read() as reader:
             value = _encoded_certificate(reader, number)
         return None if value is None else decode_certificate(value)
 
     def encoded_header(self, number: BlockNumber) -> tuple[bytes, bytes] | None:
-        """The header at `number` and its certificate, as they are stored.
+        """The encoded header and certificate of the block at `number`; None above the head.
 
-        The certificate is empty if it is not held; None past the head.
+        The certificate is empty if it is not held.
         """
         with self._database.read() as reader:
             header = reader.get(Table.HEADERS, _key(number))
@@ -333,7 +333,7 @@ class BlockStore:
         return None if header is None else (header, certificate or b"")
 
     def encoded_block(self, number: BlockNumber) -> tuple[bytes, bytes] | None:
-        """The block at `number`, of stored parts, and its certificate; None past the head."""
+        """The encoded block at `number` and its encoded certificate; None above the head."""
         with self._database.read() as reader:
             header = reader.get(Table.HEADERS, _key(number))
             body = reader.get(Table.BODIES, _key(number))
@@ -343,12 +343,12 @@ class BlockStore:
         return codec.join_list([header, *codec.split_list(body)]), certificate
 
     def encoded_receipts(self, number: BlockNumber) -> bytes | None:
-        """The receipts of the block at `number`, as they are stored, or None past the head."""
+        """The encoded receipts of the block at `number`; None above the head."""
         with self._database.read() as reader:
             return reader.get(Table.RECEIPTS, _key(number))
 
     def coinbases(self, first: BlockNumber, last: BlockNumber) -> tuple[Address, ...]:
-        """The coinbases of the blocks from `first` to `last`, both included: the primary order."""
+        """The coinbases of blocks `first` to `last`, both included, for the primary order."""
         with self._database.read() as reader:
             return tuple(
                 Address(value) for _, value in reader.scan(Table.COINBASES, _key(first), _key(last))
@@ -360,13 +360,13 @@ class BlockStore:
         last: BlockNumber,
         alternatives: Sequence[Sequence[bytes]] = (),
     ) -> tuple[BlockNumber, ...]:
-        """The blocks from `first` to `last` whose bloom may hold the logs asked for.
+        """The blocks from `first` to `last` that may contain the requested logs, by their blooms.
 
         Args:
-            first: lowest block number.
-            last: highest block number, included.
-            alternatives: groups of addresses or topics; of each group that is not empty, the bloom
-                holds at least one.
+            first: The lowest block number.
+            last: The highest block number, included.
+            alternatives: Groups of addresses or topics. The bloom must contain at least one element
+                of every group that is not empty.
         """
         groups = [[_bloom_mask(value) for value in group] for group in alternatives if group]
         numbers: list[BlockNumber] = []
@@ -396,7 +396,7 @@ def _put_block(
         writer.put(Table.BLOOMS, key, block.header.logs_bloom)
     for index, raw in enumerate(block.transactions):
         writer.put(Table.TRANSACTIONS, keccak256(raw), key + index.to_bytes(4, "big"))
-    # Ascending keys touch each page of the tree once.
+    # With ascending keys, each page of the database tree is read once.
     writer.put_new(Table.STATE, sorted(delta.items()))
     writer.put(Table.META, _HEAD_KEY, key)
 
@@ -426,7 +426,7 @@ def _header(reader: Reader, number: BlockNumber) -> Header | None:
 
 
 def _encoded_certificate(reader: Reader, number: BlockNumber) -> bytes | None:
-    """That of the head has a table of its own, until the child carries it."""
+    """The encoded certificate; the head's is in a table of its own until the head has a child."""
     value = reader.get(Table.CERTIFICATES, _key(number))
     if value is not None or number >= _head_number(reader):
         return value
@@ -472,5 +472,5 @@ def _decode_validator_set(value: bytes) -> ValidatorSet:
 
 
 def _bloom_mask(value: bytes) -> int:
-    # The bloom of one value, whatever it is: addresses and topics set bits in the same way.
+    # The bloom filter of one address or topic; both set bits in the same way.
     return int.from_bytes(compute_bloom((Log(Address(value), (), b""),)), "big")

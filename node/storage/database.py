@@ -1,7 +1,7 @@
 """The embedded database: one LMDB environment that every process may read (docs/operator-guide.md).
 
-Writes go through one transaction at a time, in the process that finalizes; it is durable when
-`write` returns. Readers, in this process or another, see the last committed state and block nobody.
+Only the process that finalizes blocks writes, one transaction at a time, which is durable when
+`write` returns. Readers in any process see the last committed state; they block no other process.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,15 +16,15 @@ import lmdb
 from pot_common.errors import OperatorError, StorageError
 
 MAP_SIZE_BYTES: Final = 2**40
-"""1 TiB of address space, not of disk: the file grows with what is stored. The same for every
-process, since LMDB maps the whole of it."""
+"""1 TiB of address space, not of disk: the file grows with its content. All processes must use the
+same value, since LMDB maps the whole range."""
 
 MAX_READERS: Final = 512
-"""Concurrent read transactions over all processes; a slot is 64 bytes of the lock file."""
+"""Limit of concurrent read transactions of all processes; each takes 64 bytes of the lock file."""
 
 
 class Table(StrEnum):
-    """The named tables; keys are big-endian block numbers unless said otherwise."""
+    """The tables. Keys are block numbers, big-endian, unless stated otherwise."""
 
     META = "meta"
     """By name: schema version, genesis, head."""
@@ -35,7 +35,7 @@ class Table(StrEnum):
     NUMBERS = "numbers"
     """Block hash to block number."""
     CERTIFICATES = "certificates"
-    """The head's commit certificate alone: its child carries it from then on."""
+    """Only the head's commit certificate; others are in the body of the child block."""
     RECEIPTS = "receipts"
     SENDERS = "senders"
     TRANSACTIONS = "transactions"
@@ -44,15 +44,15 @@ class Table(StrEnum):
     BLOOMS = "blooms"
     """The logs bloom of blocks that have logs."""
     SNAPSHOT = "snapshot"
-    """What node/storage/snapshot_progress.py keeps of a download that is not over."""
+    """The progress of an unfinished snapshot download (node/storage/snapshot_progress.py)."""
     VALIDATOR_SETS = "validator_sets"
-    """By the first number that a validator set decides: its members and their operators."""
+    """Validators and operators of each validator set, by the first block that it decides."""
     TRAINING = "training"
-    """What node/chain/training_index.py folds from the events of the system contracts."""
+    """Tasks and rounds, from the events of the contracts (node/chain/training_index.py)."""
 
 
 class Reader:
-    """One consistent view of the tables, valid inside its `with` block."""
+    """A consistent view of the tables, valid inside its `with` block."""
 
     def __init__(
         self, transaction: "lmdb.Transaction[bytes]", handles: dict[Table, "lmdb._Database"]
@@ -61,7 +61,7 @@ class Reader:
         self._handles = handles
 
     def get(self, table: Table, key: bytes) -> bytes | None:
-        """The value of `key`, or None if there is none."""
+        """The value of `key`; None if there is none."""
         return self._transaction.get(key, db=self._handles[table])
 
     def scan(self, table: Table, first: bytes, last: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -75,7 +75,7 @@ class Reader:
                 yield key, value
 
     def find_last(self, table: Table, last: bytes) -> tuple[bytes, bytes] | None:
-        """The entry with the greatest key <= last, or None if there is none."""
+        """The entry with the greatest key <= last; None if there is none."""
         with self._transaction.cursor(db=self._handles[table]) as cursor:
             is_found = cursor.set_range(last)
             if is_found and cursor.key() == last:
@@ -85,29 +85,29 @@ class Reader:
 
 
 class Writer(Reader):
-    """The view of the one write transaction, its own changes included."""
+    """The view of the write transaction, including its own changes."""
 
     def put(self, table: Table, key: bytes, value: bytes) -> None:
         """Set the value of `key`."""
         self._transaction.put(key, value, db=self._handles[table])
 
     def put_new(self, table: Table, entries: Iterable[tuple[bytes, bytes]]) -> None:
-        """Add those of `entries` whose keys are not there yet."""
+        """Add the `entries` with new keys; skip those with keys that exist."""
         with self._transaction.cursor(db=self._handles[table]) as cursor:
             cursor.putmulti(entries, overwrite=False)
 
     def delete(self, table: Table, key: bytes) -> None:
-        """Remove `key`, if it is there."""
+        """Remove `key` if it exists."""
         self._transaction.delete(key, db=self._handles[table])
 
 
 class Database:
-    """An open environment. Also the chain's `ReadableDatabase` of trie nodes and code."""
+    """An open database. It is also the chain's `ReadableDatabase` of trie nodes and code."""
 
     def __init__(self, environment: lmdb.Environment, path: Path, *, readonly: bool) -> None:
         self.path = path
         self.on_commit: Callable[[float], None] = lambda _seconds: None
-        """Told how long a commit took."""
+        """Called after every commit with its duration in seconds."""
         self._environment = environment
         self._handles = {
             table: environment.open_db(table.encode(), create=not readonly) for table in Table
@@ -115,22 +115,22 @@ class Database:
         self._failure: str | None = None
 
     def get(self, key: bytes) -> bytes | None:
-        """The trie node or code with that Keccak-256, or None if it is not held."""
+        """The trie node or code with that Keccak-256; None if it is not held."""
         with self._environment.begin(db=self._handles[Table.STATE]) as transaction:
             return transaction.get(key)
 
     @contextmanager
     def read(self) -> Iterator[Reader]:
-        """A consistent view of everything committed so far."""
+        """A consistent view of everything that is committed."""
         with self._environment.begin() as transaction:
             yield Reader(transaction, self._handles)
 
     @contextmanager
     def write(self) -> Iterator[Writer]:
-        """The one write transaction: durable on leaving, without effect on an exception.
+        """The write transaction: durable when the block ends, undone if it raises.
 
         Raises:
-            StorageError: the disk is full or broken; from then on always.
+            StorageError: The disk is full or broken; every later write then fails, too.
         """
         if self._failure is not None:
             raise StorageError(self._failure)
@@ -147,17 +147,17 @@ class Database:
             raise StorageError(self._failure) from error
 
     def close(self) -> None:
-        """Release the files; the object is of no further use."""
+        """Release the files; the object cannot be used afterwards."""
         self._environment.close()
 
 
 def open_database(path: Path, *, readonly: bool = False) -> Database:
-    """The database in the directory `path`, made if it is absent and not `readonly`.
+    """The database in the directory `path`; it is created if missing, unless `readonly`.
 
-    Once a process: LMDB's locks are the process's, not the object's.
+    A process must open a database only once, because LMDB's locks belong to the process.
 
     Raises:
-        OperatorError: absent (readonly), of another format, or not accessible.
+        OperatorError: The database is missing (readonly), of another format, or not accessible.
     """
     if readonly and not (path / "data.mdb").exists():
         raise OperatorError(f"no database at {path}: run `pot init`, or set data_dir")
@@ -172,10 +172,10 @@ def open_database(path: Path, *, readonly: bool = False) -> Database:
             readonly=readonly,
             sync=True,
             metasync=True,
-            # Trie nodes lie in the order of their hashes: what is beside one is not read next.
+            # Trie nodes are ordered by hash, so neighbours are not read together: no read-ahead.
             readahead=False,
         )
-        # A killed reader's slot would keep freed pages from being used again.
+        # The slot of a killed reader would prevent the reuse of freed pages.
         environment.reader_check()
         return Database(environment, path, readonly=readonly)
     except (lmdb.Error, OSError) as error:

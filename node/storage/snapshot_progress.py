@@ -1,6 +1,7 @@
-"""How far the download of a state snapshot has come, so that a crash loses one chunk at most.
+"""The progress of a state snapshot's download, stored so that a crash loses at most one chunk.
 
-Nodes lie where the state lies, by their hash; until the snapshot is adopted no root leads to them.
+Downloaded trie nodes are stored in the state's table, by hash. Until the snapshot is adopted, no
+state root refers to them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,18 +15,19 @@ from chain.types.header import Header, decode_header
 from node.storage.database import Database, Table, Writer
 
 PART_COUNT: Final = 16
-"""Parts of the state that are fetched side by side: by the first nibble of the account's hash."""
+"""Parts of the state that are fetched in parallel, one for each first nibble of an account's
+hash."""
 
 _PIVOT_KEY: Final = b"pivot"
 _PART_PREFIX: Final = b"part"
 _LAST_KEY: Final = b"\xff"
 _LIMIT_BYTES: Final = CERTIFICATE_LIMIT_BYTES + 4096
-"""A header, a certificate, and their list."""
+"""Limit of the encoded list of a header and a certificate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pivot:
-    """The final block whose state is fetched."""
+    """The pivot: the final block of which the state is fetched."""
 
     header: Header
     certificate: CommitCertificate
@@ -33,7 +35,7 @@ class Pivot:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is still to be fetched of one part of the state."""
+    """The range of one part of the state that is still to be fetched."""
 
     index: int
     next_position: bytes
@@ -41,18 +43,18 @@ class Part:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left."""
+        """Whether the whole part was fetched."""
         return self.next_position == self.end
 
 
 class SnapshotProgress:
-    """The rows of one download."""
+    """The stored progress of a download."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def load(self) -> Pivot | None:
-        """The block that was begun with, or None."""
+        """The pivot of the stored download; None if there is none."""
         with self._database.read() as reader:
             value = reader.get(Table.SNAPSHOT, _PIVOT_KEY)
         if value is None:
@@ -63,10 +65,10 @@ class SnapshotProgress:
         )
 
     def begin(self, pivot: Pivot) -> None:
-        """Start with the state of a block, and forget any other.
+        """Begin the download of a block's state, and drop any other download.
 
         Raises:
-            StorageError: the disk refused.
+            StorageError: The disk refused.
         """
         bounds = [START, *(bytes((nibble,)) for nibble in range(1, PART_COUNT)), END]
         with self._database.write() as writer:
@@ -77,7 +79,7 @@ class SnapshotProgress:
                 _put_part(writer, Part(index, bounds[index], bounds[index + 1]))
 
     def parts(self) -> tuple[Part, ...]:
-        """Every part, done or not."""
+        """All parts, including finished ones."""
         first, last = _PART_PREFIX, _PART_PREFIX + _LAST_KEY
         with self._database.read() as reader:
             return tuple(
@@ -85,36 +87,36 @@ class SnapshotProgress:
             )
 
     def save_chunk(self, part: Part, items: Iterable[StateItem]) -> None:
-        """Store verified items, and that a part has come so far, at once.
+        """Store verified items and the progress of their part, in one step.
 
         Raises:
-            StorageError: the disk refused.
+            StorageError: The disk refused.
         """
         with self._database.write() as writer:
             writer.put_new(Table.STATE, sorted((item.hash, item.data) for item in items))
             _put_part(writer, part)
 
     def save_nodes(self, nodes: Mapping[bytes, bytes]) -> None:
-        """Store nodes of another state, by their hashes.
+        """Store trie nodes, by their hashes, without changing the progress of a part.
 
         Raises:
-            StorageError: the disk refused.
+            StorageError: The disk refused.
         """
         with self._database.write() as writer:
             writer.put_new(Table.STATE, sorted(nodes.items()))
 
     def clear(self) -> None:
-        """Give the download up.
+        """Abandon the download.
 
         Raises:
-            StorageError: the disk refused.
+            StorageError: The disk refused.
         """
         with self._database.write() as writer:
             clear_progress(writer)
 
 
 def clear_progress(writer: Writer) -> None:
-    """Forget the download, in the transaction that adopts the snapshot or begins another."""
+    """Delete the progress, within the transaction that adopts the snapshot or begins another."""
     for key, _ in list(writer.scan(Table.SNAPSHOT, b"", _LAST_KEY)):
         writer.delete(Table.SNAPSHOT, key)
 

@@ -1,6 +1,6 @@
-"""The world around the chain: disk, network, clock, processes (docs/adr/0002)."""
+"""The node: disk, network, clock and processes around the chain's rules (docs/adr/0002)."""
 
 import os
 
-# eth-hash takes the first backend that it finds, which hashes a trie node in 11 us instead of 3.
+# Without this, eth-hash chooses a backend that takes 11 us instead of 3 us for a trie node.
 os.environ.setdefault("ETH_HASH_BACKEND", "pysha3")

@@ -1,7 +1,7 @@
 """A development network on this machine: validators, miners, a submitter (docs/operator-guide.md).
 
-Nothing in here takes part: real processes do, each with its own directory, keys and ports. What is
-shown and summed up is read from the chain over JSON-RPC, or from the downloaded model.
+All participants are real processes with their own directories, keys and ports; this module only
+starts them. What it shows is read from the chain over JSON-RPC, or from the downloaded model.
 """
 
 import json
@@ -46,22 +46,22 @@ from pot_common.errors import OperatorError
 from pot_common.framing import VERIFIER_ANSWERS, VERIFIER_QUESTIONS, FrameError
 
 MARKER_NAME: Final = "devnet.json"
-"""Says that a directory is a development network's, so that the next run may replace it."""
+"""The file that marks the directory of a development network, which the next run may replace."""
 
-PASSWORD: Final = "development"  # noqa: S105 - of keys that hold nothing of worth
-"""Of every key of a development network."""
+PASSWORD: Final = "development"  # noqa: S105 - its keys protect nothing of value
+"""The password of every key of a development network."""
 
 PEER_PORT_OFFSET: Final = 100
-"""From a validator's RPC port to its libp2p port."""
+"""Difference between the libp2p port and the RPC port of a validator."""
 
 READY_SECONDS: Final = 90.0
-"""Until all validators answer, on a slow and busy machine."""
+"""Time limit for all validators to answer; long enough for a slow and busy machine."""
 
 POLL_SECONDS: Final = 0.1
-"""Between looks at something that is about to happen."""
+"""Interval of polling for an expected event."""
 
 OPERATOR_COINS: Final = 1_000 * TOKEN_UNIT
-"""Wei for an operator: not one of the penniless, who share a quarter of each block."""
+"""Wei for each operator. Accounts without coins share only a quarter of each block."""
 
 SUBMITTER_COINS: Final = 1_000 * TOKEN_UNIT
 """Wei for the submitter."""
@@ -69,26 +69,26 @@ SUBMITTER_COINS: Final = 1_000 * TOKEN_UNIT
 
 @dataclass(frozen=True, slots=True)
 class DevnetPlan:
-    """What to start."""
+    """The size and the task of a development network."""
 
     validator_count: int
     miner_count: int
     task_file: Path
     round_count: int | None
-    """Instead of the task file's rounds; None leaves them."""
+    """Replaces the number of rounds in the task file; None keeps it."""
     data_dir: Path
     base_port: int
 
     def rpc_port(self, index: int) -> int:
-        """Where the validator `index` answers JSON-RPC."""
+        """The port on which validator `index` answers JSON-RPC."""
         return self.base_port + index
 
     def peer_port(self, index: int) -> int:
-        """Where the validator `index` listens for peers."""
+        """The port on which validator `index` accepts peers."""
         return self.base_port + PEER_PORT_OFFSET + index
 
     def rpc_url(self, index: int) -> str:
-        """The URL of the validator `index`."""
+        """The JSON-RPC URL of validator `index`."""
         return f"http://127.0.0.1:{self.rpc_port(index)}"
 
 
@@ -107,7 +107,7 @@ class MinerAccount:
 
 @dataclass(frozen=True, slots=True)
 class DevnetFiles:
-    """What lies in the directory of a development network before anything is started."""
+    """The files of a development network before its processes start."""
 
     plan: DevnetPlan
     spec: TaskSpec
@@ -118,25 +118,26 @@ class DevnetFiles:
 
     @property
     def model_file(self) -> Path:
-        """Where the trained model goes."""
+        """The path of the trained model."""
         return self.plan.data_dir / "model.safetensors"
 
     @property
     def genesis_file(self) -> Path:
-        """What everybody on the network shares."""
+        """The genesis file of the network."""
         return self.plan.data_dir / "genesis.json"
 
     @property
     def log_directory(self) -> Path:
-        """Of all processes."""
+        """The directory with the log of each process."""
         return self.plan.data_dir / "logs"
 
 
 def prepare(plan: DevnetPlan) -> DevnetFiles:
-    """Make keys, genesis, configurations and databases; an earlier network's are replaced.
+    """Create keys, genesis, configurations and databases, in place of an earlier network's.
 
     Raises:
-        OperatorError: A port is in use, the directory is somebody else's, the task is malformed.
+        OperatorError: A port is in use, the directory is not a development network's, or the task
+            file is malformed.
     """
     _check(plan)
     bundle = load_task_file(plan.task_file, TRAINING_TOKEN, plan.round_count)
@@ -185,7 +186,7 @@ def _check(plan: DevnetPlan) -> None:
 
 
 def _clear(directory: Path) -> None:
-    """An empty directory with our marker."""
+    """Empty the directory, and mark it as a development network's."""
     if directory.exists() and any(directory.iterdir()):
         if not (directory / MARKER_NAME).exists():
             raise OperatorError(
@@ -197,7 +198,7 @@ def _clear(directory: Path) -> None:
 
 
 def _create_validators(plan: DevnetPlan, password_file: Path) -> tuple[NodeDirectory, ...]:
-    # Late: libp2p takes a second to import.
+    # Imported here because libp2p takes a second to import.
     from node.network.host import compute_peer_id, load_or_create_host_key
 
     paths = [plan.data_dir / f"validator-{index}" for index in range(plan.validator_count)]
@@ -218,13 +219,13 @@ def _create_validators(plan: DevnetPlan, password_file: Path) -> tuple[NodeDirec
                 "network.accept_private_addresses": True,
                 "rpc.port": plan.rpc_port(index),
                 "metrics.enabled": False,
-                # So that `pot task verify` can replay what was shown.
+                # This lets `pot task verify` replay the task.
                 "blobs.retention": Retention.TASK.value,
             },
         )
         for index, path in enumerate(paths)
     )
-    # Known only now: what each calls the others.
+    # The validators' names for one another are known only after all of them were created.
     names = encode_config({f"names.{to_hex(node.consensus)}": node.path.name for node in nodes})
     for node in nodes:
         with node.config_file.open("a", encoding="utf-8") as file:
@@ -257,7 +258,7 @@ class Devnet:
         self._miners: list[Child] = []
 
     def close(self) -> None:
-        """Let the connections to the validators go."""
+        """Close the connections to the validators."""
         for client in self.clients:
             client.close()
 
@@ -267,7 +268,7 @@ class Devnet:
         """Start the validators and wait until each answers.
 
         Raises:
-            OperatorError: One of them ends, or does not answer in time.
+            OperatorError: A validator ends, or does not answer in time.
         """
         for index, directory in enumerate(self.files.validators):
             arguments = ("node.cli", "node", "run", "--config", str(directory.config_file))
@@ -285,7 +286,7 @@ class Devnet:
                 time.sleep(POLL_SECONDS)
 
     def start_miners(self) -> None:
-        """Start the miners; each looks for a task by itself."""
+        """Start the miners, which look for a task by themselves."""
         urls = [client.url for client in self.clients]
         for index, miner in enumerate(self.files.miners):
             start = index % len(urls)
@@ -301,10 +302,10 @@ class Devnet:
         self._write_marker()
 
     def submit(self) -> int:
-        """Send the task from a process of its own; its id.
+        """Submit the task in a process of its own, and return its id.
 
         Raises:
-            OperatorError: The submitter failed.
+            OperatorError: The submission failed.
         """
         plan = self.files.plan
         output = self.files.log_directory / "submitter.json"
@@ -322,19 +323,19 @@ class Devnet:
         return get_integer(submitted, "id")
 
     def _write_marker(self) -> None:
-        """Say which process is which, for whoever wants to stop one."""
+        """Write the process ids to the marker file, so that a user can stop one process."""
         children = [*self._validators, *self._miners]
         pids = {child.name: child.process.pid for child in children}
         marker = self.files.plan.data_dir / MARKER_NAME
         marker.write_text(json.dumps({"processes": pids}, indent=2) + "\n")
 
     def require_workers(self) -> None:
-        """Check that enough validators for a quorum, and one miner, still work.
+        """Check that a quorum of validators and one miner are still running.
 
-        A validator that was stopped and started again by hand counts.
+        A validator that was stopped and started again by hand counts as running.
 
         Raises:
-            OperatorError: Too many have ended.
+            OperatorError: Too many processes have ended.
         """
         ended = [
             child
@@ -347,7 +348,7 @@ class Devnet:
             raise OperatorError(self._miners[0].describe_end())
 
     def list_ended(self) -> tuple[str, ...]:
-        """Names of the validators and miners that have ended."""
+        """The names of the validators and miners that have ended."""
         return tuple(
             child.name for child in (*self._validators, *self._miners) if not child.is_running
         )
@@ -355,10 +356,10 @@ class Devnet:
     # Asking.
 
     def get_client(self) -> RpcClient:
-        """A validator that answers: any one may be stopped while the network goes on.
+        """A client of a validator that answers; single validators may have been stopped.
 
         Raises:
-            OperatorError: None does.
+            OperatorError: No validator answers.
         """
         for client in self.clients:
             if client.is_ready():
@@ -369,7 +370,7 @@ class Devnet:
 
 
 def evaluate_model(files: DevnetFiles, theta_root: Hash32, client: RpcClient) -> float:
-    """The share of held-out rows that the model of that root gets right, 0 to 1.
+    """The accuracy of a model on the held-out split, from 0 to 1.
 
     Raises:
         OperatorError: The evaluation failed.

@@ -1,6 +1,6 @@
-"""The processes of a development network: started together, and none outlives the one that did.
+"""Starts the processes of a development network, and stops all of them when this process ends.
 
-Each is the program that an operator would start by hand, with its own directory and log.
+Each is a program that an operator could start by hand, with its own directory and log.
 """
 
 import ctypes
@@ -19,25 +19,25 @@ from typing import Final, Self
 from pot_common.errors import OperatorError
 
 STOP_SECONDS: Final = 10.0
-"""A node closes its database within this after SIGTERM; what still runs is killed."""
+"""Time that a process has to end after SIGTERM, before it is killed."""
 
 PR_SET_PDEATHSIG: Final = 1
 """Linux's prctl(2): the signal that a process gets when its parent dies."""
 
 LOG_TAIL_BYTES: Final = 2_000
-"""Of a log, to find its last line in."""
+"""Bytes at the end of a log in which its last line is looked for."""
 
 ONE_THREAD: Final[Mapping[str, str]] = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
-"""A dozen processes share a few cores: more threads than that only get in each other's way."""
+"""Environment for one computing thread a process: a dozen processes share a few cores."""
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A process that was started."""
+    """A started process."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -45,15 +45,15 @@ class Child:
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the process has not ended."""
         return self.process.poll() is None
 
     def describe_end(self) -> str:
-        """Why it ended, as far as its log tells."""
+        """The reason why it ended, from the last line of its log."""
         with self.log.open("rb") as file:
             file.seek(max(0, self.log.stat().st_size - LOG_TAIL_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
-        # The frames that Python draws around exception groups say nothing.
+        # Skip the frames that Python draws around exception groups.
         said = [line.strip(" |+-") for line in lines]
         last = next((line for line in reversed(said) if line), "it said nothing")
         return f"{self.name} ended with status {self.process.returncode}: {last} (see {self.log})"
@@ -75,12 +75,12 @@ class ProcessGroup:
         self.stop()
 
     def start(self, name: str, arguments: Sequence[str], *, output: Path | None = None) -> Child:
-        """Start `python -m` with `arguments`; what it says goes to the log called `name`.
+        """Start `python -m` with `arguments`; its output goes to the log called `name`.
 
         Args:
-            name: Of the log file and in messages.
+            name: The name of the process in messages and of its log.
             arguments: The module and its arguments.
-            output: Takes standard output, if it is not to go to the log.
+            output: A file for standard output; by default it goes to the log.
         """
         log = self._log_directory / f"{name}.log"
         with log.open("ab") as log_file, (output or log).open("ab") as output_file:
@@ -90,7 +90,8 @@ class ProcessGroup:
                 stdout=output_file,
                 stderr=log_file,
                 env=_build_environment(),
-                # A session of its own: Ctrl-C reaches us alone, and we end the others in order.
+                # In a session of its own, so that Ctrl-C reaches only this process, which ends the
+                # others.
                 start_new_session=True,
                 preexec_fn=self._die_with_parent,
             )
@@ -99,7 +100,7 @@ class ProcessGroup:
         return child
 
     def stop(self) -> None:
-        """End every child, politely, then for certain."""
+        """Terminate every child, and kill those that do not end in time."""
         for child in self._children:
             _signal_group(child, signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
@@ -109,27 +110,30 @@ class ProcessGroup:
             except subprocess.TimeoutExpired:
                 continue
         for child in self._children:
-            # Also where the leader has ended: what it had started must not stay behind.
+            # Also if the child itself has ended, since processes that it started may remain.
             _signal_group(child, signal.SIGKILL)
             child.process.wait()
 
 
 def _signal_group(child: Child, number: int) -> None:
-    with suppress(ProcessLookupError):  # all of it has ended
+    with suppress(ProcessLookupError):  # the whole process group has ended
         os.killpg(child.process.pid, number)
 
 
 def _build_environment() -> dict[str, str]:
-    # POT_… settings are for the operator's own node, not for these.
+    # Settings in POT_… variables are meant for the operator's own node, not for these.
     own = {name: value for name, value in os.environ.items() if not name.startswith("POT_")}
     return {**own, **ONE_THREAD, "PYTHONUNBUFFERED": "1"}
 
 
 def _prepare_death_signal() -> Callable[[], None] | None:
-    """What a child calls before exec so that it does not outlive us; None if there is no such."""
+    """A function that makes a child die with this process; None where the system has no such call.
+
+    The child calls it between fork and exec.
+    """
     if sys.platform != "linux":
         return None
-    # Loaded here: after the fork nothing may be loaded or allocated that another thread holds.
+    # Loaded before the fork: after it, loading could wait for a lock that another thread held.
     prctl = ctypes.CDLL(None, use_errno=True).prctl
 
     def die_with_parent() -> None:
@@ -139,10 +143,10 @@ def _prepare_death_signal() -> Callable[[], None] | None:
 
 
 def require_free_ports(ports: Mapping[int, str]) -> None:
-    """Check that nobody listens on loopback on any of `ports`, which says what each is for.
+    """Check that the `ports` are free on loopback; the values say what each port is for.
 
     Raises:
-        OperatorError: Somebody does.
+        OperatorError: A port is in use.
     """
     for port, purpose in sorted(ports.items()):
         with socket.socket() as probe:

@@ -1,4 +1,4 @@
-"""What a development network did, as the chain tells when its task is done.
+"""The summary of a development network, read from the chain after its task has ended.
 
 README.md, "Try it".
 """
@@ -20,17 +20,17 @@ from chain.training.task_spec import PPM
 from node.client.rpc_client import RpcClient, get_integer, get_objects, get_text, get_value
 
 MILLINATS: Final = 1_000
-"""In a nat."""
+"""Millinats in one nat."""
 
 
 def fetch_rounds(client: RpcClient, task: int, count: int) -> tuple[JsonObject, ...]:
-    """pot_getRound of the first `count` rounds of a task, which are settled."""
+    """The answers of pot_getRound for the first `count` rounds of a task, which are settled."""
     rounds = (client.call_object("pot_getRound", task, number) for number in range(count))
     return tuple(round_ for round_ in rounds if round_ is not None)
 
 
 def summarize_round(round_: JsonObject) -> JsonObject:
-    """One entry of the summary's rounds."""
+    """The entry of one round."""
     accepted = _list_accepted(round_)
     loss, accuracy = get_value(round_, "lossMillinats"), get_value(round_, "accuracyPpm")
     return {
@@ -53,14 +53,14 @@ def _list_accepted(round_: JsonObject) -> list[Json]:
 
 @dataclass(frozen=True, slots=True)
 class MinerUnits:
-    """What a miner's gradients of all settled rounds became."""
+    """The verdicts on a miner's units, in all settled rounds."""
 
     accepted: int = 0
     rejected: int = 0
 
 
 def count_units(rounds: Sequence[JsonObject]) -> Mapping[str, MinerUnits]:
-    """Units by the miner's account, in hex."""
+    """The units of every miner, by its account in hexadecimal."""
     counts: dict[str, MinerUnits] = {}
     for round_ in rounds:
         accepted = _list_accepted(round_)
@@ -79,7 +79,7 @@ def count_units(rounds: Sequence[JsonObject]) -> Mapping[str, MinerUnits]:
 def summarize_miner(
     client: RpcClient, task: int, token: Address, miner: Address, units: MinerUnits
 ) -> JsonObject:
-    """One entry of the summary's miners; amounts in base units."""
+    """The entry of one miner, with amounts in base units."""
     proof = client.call_object("pot_getRewardProof", task, to_hex(miner))
     return {
         "address": to_hex(miner),
@@ -91,7 +91,7 @@ def summarize_miner(
 
 
 def summarize_validators(clients: Sequence[RpcClient]) -> list[Json]:
-    """The summary's validators, each as its own node describes itself; one that is down is null."""
+    """The entry of each validator, as its node describes itself; None for one that is down."""
     entries: list[Json] = []
     for client in clients:
         info = client.call_object("pot_nodeInfo") if client.is_ready() else None
@@ -108,7 +108,7 @@ def summarize_validators(clients: Sequence[RpcClient]) -> list[Json]:
 
 
 def count_transactions(client: RpcClient, last_block: int) -> int:
-    """Transactions in blocks 1 to `last_block`."""
+    """The number of transactions in blocks 1 to `last_block`."""
     total = 0
     for number in range(1, last_block + 1):
         block = client.call_object("eth_getBlockByNumber", hex(number), False)
@@ -118,7 +118,7 @@ def count_transactions(client: RpcClient, last_block: int) -> int:
 
 
 def count_commitments(client: RpcClient, last_block: int) -> int:
-    """Gradient commitments in blocks 1 to `last_block`, those of void attempts included."""
+    """The number of gradient commitments in blocks 1 to `last_block`, including void attempts."""
     topic = next(layout.topic for layout in EVENT_LAYOUTS if layout.build is GradientCommitted)
     return sum(1 for _ in client.logs((GRADIENT_LEDGER,), [to_hex(topic)], 1, last_block))
 
@@ -136,13 +136,13 @@ def build_summary(
     """The whole summary.
 
     Args:
-        clients: Every validator.
-        client: One that answers.
-        task: A closed task.
-        miners: Whose rewards to tell.
-        initial_accuracy: Of the initial weights, 0 to 1.
-        model_file: Where the downloaded model is.
-        wall_seconds: Since the start.
+        clients: A client of every validator.
+        client: A client of a validator that answers.
+        task: The id of a closed task.
+        miners: The accounts of the miners.
+        initial_accuracy: The accuracy of the initial weights, from 0 to 1.
+        model_file: The path of the downloaded model.
+        wall_seconds: Seconds since the start.
     """
     info = client.call_object("pot_nodeInfo")
     found = client.call_object("pot_getTask", task)

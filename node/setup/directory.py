@@ -1,4 +1,4 @@
-"""A node's directory, as `pot init` and `pot devnet` make it (docs/operator-guide.md)."""
+"""Creates the directory of a node, for `pot init` and `pot devnet` (docs/operator-guide.md)."""
 
 import json
 from collections.abc import Mapping
@@ -13,18 +13,18 @@ from node.keystore import create_private_key, save_key
 from pot_common.atomic_file import write_atomically
 
 CONFIG_NAME: Final = "config.toml"
-"""In the node's directory."""
+"""The configuration file in the node's directory."""
 
 GENESIS_NAME: Final = "genesis.json"
-"""In the node's directory, where the configuration looks for it by default."""
+"""The genesis file in the node's directory, where the node looks for it by default."""
 
 Setting: TypeAlias = str | int | bool | Path | tuple[str, ...]
-"""A value of the configuration."""
+"""The value of a setting."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeDirectory:
-    """A node's directory, with what others need to know of it."""
+    """A node's directory, and the addresses that other nodes need."""
 
     path: Path
     consensus: Address
@@ -33,7 +33,7 @@ class NodeDirectory:
 
     @property
     def config_file(self) -> Path:
-        """The configuration, for `pot node run --config`."""
+        """The configuration file, for `pot node run --config`."""
         return self.path / CONFIG_NAME
 
 
@@ -51,14 +51,14 @@ FURTHER_SETTINGS: Final = """
 # [metrics]
 # port = 6060
 """
-"""Written into a new configuration, so that the names need not be looked up."""
+"""Commented settings at the end of a new configuration file, so that operators find their names."""
 
 
 def create_following_directory(path: Path) -> str:
-    """Make the configuration of a node that follows, in `path`; its peer id.
+    """Create the configuration of a node that is not a validator, and return its peer id.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: A file cannot be written.
     """
     from node.network.host import compute_peer_id, load_or_create_host_key
 
@@ -79,20 +79,20 @@ def create_node_directory(
     light: bool = False,
     further: str = "",
 ) -> NodeDirectory:
-    """Make keys and a configuration in `path`.
+    """Create the keys and the configuration of a validator in `path`.
 
     Args:
-        path: Made if it is absent.
-        password: Of the keys.
-        password_file: Where the node reads it; None: the node asks.
-        settings: Further settings of the configuration, by dotted name.
-        light: Cheap key derivation, for development networks.
-        further: TOML at the end of the configuration.
+        path: The directory; created if it does not exist.
+        password: The password of the keys.
+        password_file: The file from which the node reads the password; None if it shall ask.
+        settings: Further settings by dotted name.
+        light: Use cheap key derivation, for development networks.
+        further: TOML text for the end of the configuration file.
 
     Raises:
-        OperatorError: Something is there already, or cannot be written.
+        OperatorError: A file exists already, or cannot be written.
     """
-    # Late: libp2p takes a second to import, and only this needs it.
+    # Imported here because libp2p takes a second to import, and other functions do not need it.
     from node.network.host import compute_peer_id, load_or_create_host_key
 
     path = path.resolve()
@@ -122,7 +122,7 @@ def create_node_directory(
 
 
 def encode_config(settings: Mapping[str, Setting]) -> str:
-    """A configuration file of `settings`, by dotted name."""
+    """The text of a configuration file, from settings by dotted name."""
     sections: dict[str, list[str]] = {"": []}
     for name, value in settings.items():
         section, _, key = name.rpartition(".")
@@ -135,16 +135,16 @@ def encode_config(settings: Mapping[str, Setting]) -> str:
 
 
 def _encode_value(value: Setting) -> str:
-    # TOML's strings, integers, booleans and arrays of them are written as JSON's.
+    # Strings, integers, booleans and arrays of them have the same form in TOML and JSON.
     return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
 
 
 def create_database(path: Path, genesis_file: Path) -> Hash32:
-    """Put the genesis into the directory and its database; the genesis hash.
+    """Store the genesis in the directory and its database, and return the genesis hash.
 
     Raises:
         OperatorError: The database holds another chain.
-        InvalidGenesisError: It is no genesis.
+        InvalidGenesisError: The genesis file is wrong.
         OSError: A file cannot be read or written.
     """
     from chain.contracts.set_reader import read_genesis_set

@@ -1,7 +1,7 @@
-"""`pot doctor`: what is wrong with a node, its directory and its machine (docs/operator-guide.md).
+"""`pot doctor`: checks of a node, its directory and its machine (docs/operator-guide.md).
 
-A check is a function that says what it found; none changes anything but a scratch file that it
-removes again. What a running node finds of itself is asked of it.
+A check is a function that returns what it found. Checks change nothing, except that one writes a
+scratch file and removes it. The findings of a running node are fetched from it.
 """
 
 import os
@@ -38,41 +38,42 @@ from pot_common.errors import OperatorError
 from pot_common.framing import NODE_FRAMES, FrameError
 
 OPEN_FILES_WANTED: Final = 1_024
-"""Connections with their streams, the database, blobs, and the processes' pipes."""
+"""Open files that a node needs: for connections, database, blobs, and pipes to its processes."""
 
 SYNC_TRIALS: Final = 15
-"""Durable writes that are timed."""
+"""Number of durable writes that are timed."""
 
 SYNC_SECONDS_LIMIT: Final = 0.05
-"""A block waits for three durable writes of each validator, one after another."""
+"""Longest acceptable durable write. Every block waits for three of them in each validator."""
 
 CLOCK_AHEAD_SECONDS: Final = 2.0
-"""A final block is at most a second ahead of a right clock, when it is new."""
+"""A head further ahead of the clock means that the clock is slow: a new block is at most a second
+ahead of a correct clock."""
 
 CONNECT_SECONDS: Final = 2.0
-"""For a TCP connection to a bootstrap address."""
+"""Time limit of a TCP connection to a bootstrap address."""
 
 NETWORK_FILE_SYSTEMS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "glusterfs", "ceph"}
 )
-"""On which LMDB's locks and maps do not work."""
+"""File systems on which LMDB's locks and memory maps do not work."""
 
 LIBRARIES: Final = ("py-evm", "libp2p", "torch", "numpy", "lmdb", "coincurve")
-"""Whose versions matter to what is computed, signed or stored."""
+"""Libraries that affect what is computed, signed or stored, so their versions are shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     text: str
-    """What was found, in a line."""
+    """The result in one line."""
     finding: Finding | None = None
-    """What is wrong with it; None: nothing."""
+    """The problem and its cure; None if there is no problem."""
 
     def to_json(self) -> JsonObject:
-        """As `--json` shows it."""
+        """The check as `--json` shows it."""
         value: JsonObject = {"name": self.name, "ok": self.finding is None, "text": self.text}
         if self.finding is not None:
             value |= {**self.finding.to_json()}
@@ -88,12 +89,12 @@ def _doubtful(name: str, code: str, text: str, cure: str) -> Check:
 
 
 def _failed(name: str, code: str, error: Exception) -> Check:
-    """An error that names its own cure."""
+    """The check for an error that names its own cure."""
     return _wrong(name, code, str(error), "see the message")
 
 
 def examine_machine() -> Iterator[Check]:
-    """What does not depend on a node's directory."""
+    """The checks that do not depend on a node's directory."""
     yield check_versions()
     yield check_arithmetic()
     yield check_open_files(resource.getrlimit(resource.RLIMIT_NOFILE))
@@ -101,7 +102,7 @@ def examine_machine() -> Iterator[Check]:
 
 
 def examine_directory(config: NodeConfig, clock: Clock, *, is_running: bool) -> Iterator[Check]:
-    """The files of a node; `is_running` leaves out what a running node holds."""
+    """The checks of a node's files; with `is_running`, without those that a running node locks."""
     if not config.data_dir.is_dir():
         yield _wrong(
             "directory",
@@ -150,7 +151,7 @@ def check_versions() -> Check:
 
 
 def check_arithmetic() -> Check:
-    """Whether this machine computes the protocol's numbers."""
+    """Check that this machine's arithmetic gives the results that the protocol demands."""
     try:
         run_self_test()
     except WrongNumbersError as error:
@@ -159,7 +160,7 @@ def check_arithmetic() -> Check:
 
 
 def check_open_files(limits: tuple[int, int]) -> Check:
-    """The soft and hard limit of open files; a node raises its soft one as far as it needs."""
+    """Check the limits of open files. A node raises its soft limit as far as it needs."""
     _, hard = limits
     text = "no limit" if hard == resource.RLIM_INFINITY else f"limit {hard}"
     if hard != resource.RLIM_INFINITY and hard < OPEN_FILES_WANTED:
@@ -173,7 +174,7 @@ def check_open_files(limits: tuple[int, int]) -> Check:
 
 
 def check_address_space(limit: int) -> Check:
-    """The limit of virtual memory, of which the database maps a lot."""
+    """Check the limit of virtual memory, of which the database maps 1 TiB."""
     if limit != resource.RLIM_INFINITY and limit < MAP_SIZE_BYTES:
         return _wrong(
             "virtual memory",
@@ -189,7 +190,7 @@ def check_address_space(limit: int) -> Check:
 
 
 def check_file_system(data_dir: Path, mounts: Path) -> Check:
-    """Whether the directory is on a disk of this machine."""
+    """Check that the directory is on a local disk."""
     kind = _find_file_system(data_dir.resolve(), mounts)
     if kind in NETWORK_FILE_SYSTEMS:
         return _wrong(
@@ -202,7 +203,7 @@ def check_file_system(data_dir: Path, mounts: Path) -> Check:
 
 
 def _find_file_system(path: Path, mounts: Path) -> str:
-    """The type of the innermost mount that holds `path`; empty if nobody tells."""
+    """The type of the innermost mount that contains `path`; empty if it is unknown."""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -216,7 +217,7 @@ def _find_file_system(path: Path, mounts: Path) -> str:
 
 
 def check_disk(config: NodeConfig) -> Check:
-    """Free space, against what the node may still want."""
+    """Check the free space against what the node may still write."""
     usage = shutil.disk_usage(config.data_dir)
     text = f"{usage.free / 2**30:.1f} of {usage.total / 2**30:.0f} GiB free"
     cure = "free some, or move data_dir to a larger disk"
@@ -241,7 +242,7 @@ def _measure(directory: Path) -> int:
 
 
 def check_sync(data_dir: Path) -> Check:
-    """How long a durable write takes."""
+    """Measure how long a durable write takes."""
     path = data_dir / f".doctor.{os.getpid()}"
     seconds = []
     try:
@@ -271,7 +272,7 @@ def check_sync(data_dir: Path) -> Check:
 
 
 def check_genesis(config: NodeConfig) -> tuple[GenesisConfig | None, Check]:
-    """Whether the genesis can be read, and its hash."""
+    """Check that the genesis file can be read, and show its hash."""
     # Late: everything of a node is behind it.
     from node.genesis import load_genesis
 
@@ -285,7 +286,7 @@ def check_genesis(config: NodeConfig) -> tuple[GenesisConfig | None, Check]:
 
 
 def check_keys(config: NodeConfig, genesis: GenesisConfig | None) -> Iterator[Check]:
-    """Whether the keys are there, nobody else's to read, and open with their passwords."""
+    """Check that the keys exist, that other users cannot read them, and that the passwords fit."""
     for name, section in (("consensus", config.consensus), ("operator", config.operator)):
         if section.key_file is not None:
             yield _check_key(name, section)
@@ -297,7 +298,7 @@ def check_keys(config: NodeConfig, genesis: GenesisConfig | None) -> Iterator[Ch
     try:
         address = read_address(key_file)
     except OperatorError:
-        return  # said above
+        return  # the check of the key reports it
     if address not in genesis.parameters.validators:
         yield _doubtful(
             "validator",
@@ -336,7 +337,7 @@ def _open_to_others(name: str, path: Path) -> Check:
 
 
 def check_guard(config: NodeConfig, guard_file: Path, head: BlockNumber) -> Check:
-    """Whether a stopped validator may sign the next block, by its guard and its log."""
+    """Check, from its guard and log, whether a stopped validator may sign the next block."""
     try:
         guard = GuardFile(guard_file).load()
         records = [decode_record(each.payload) for each in read_records(config.wal_file)]
@@ -368,7 +369,7 @@ def check_guard(config: NodeConfig, guard_file: Path, head: BlockNumber) -> Chec
 def check_database(
     config: NodeConfig, genesis: GenesisConfig, clock: Clock
 ) -> tuple[BlockNumber, list[Check]]:
-    """The head; whether the database is of this chain, and the clock not behind its head."""
+    """Check that the database is of this chain, and that the clock is not behind its head."""
     try:
         database = open_database(config.database_dir, readonly=True)
         try:
@@ -404,7 +405,7 @@ def _compare_clock(head_timestamp: int, clock: Clock) -> Check:
 
 
 def check_ports(config: NodeConfig) -> Iterator[Check]:
-    """Whether the ports that the node will listen on are free."""
+    """Check that the ports on which the node will listen are free."""
     wanted = []
     if config.rpc.processes:
         wanted.append(("rpc.port", config.rpc.host, config.rpc.port))
@@ -428,7 +429,7 @@ def check_ports(config: NodeConfig) -> Iterator[Check]:
 
 
 def check_bootstrap(addresses: Sequence[str]) -> Iterator[Check]:
-    """Whether something listens at the addresses to start from."""
+    """Check that the bootstrap addresses accept connections."""
     reached = 0
     for text in addresses:
         host, port = _split_address(text)
@@ -456,10 +457,10 @@ def _split_address(text: str) -> tuple[str, int]:
 
 
 def ask_node(socket_path: Path, method: str) -> JsonObject | None:
-    """What the node behind a Unix socket answers; None if none runs there.
+    """The answer of the node behind a Unix socket; None if no node runs there.
 
     Raises:
-        OperatorError: it runs and does not answer.
+        OperatorError: A node runs there but does not answer.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(10)
@@ -487,7 +488,7 @@ def _receive_answer(connection: socket.socket) -> JsonObject:
 
 
 def check_state(state: Mapping[str, object]) -> Iterator[Check]:
-    """What a node says of itself in `pot_consensusState`."""
+    """The checks that a node reports in `pot_consensusState`."""
     findings = state.get("findings")
     found = findings if isinstance(findings, list) else []
     for each in found:

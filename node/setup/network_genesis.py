@@ -1,7 +1,7 @@
-"""A new network's genesis: parameters, contracts, allocations (docs/operator-guide.md).
+"""Creates the genesis of a network: parameters, contracts, allocations (docs/operator-guide.md).
 
-The system contracts are deployed by running their constructors here, once; what they leave in code
-and storage is what genesis.json holds, so a node needs no compiler and no deployment transactions.
+The constructors of the system contracts run here, once. The resulting code and storage are written
+into genesis.json, so a node needs neither a compiler nor deployment transactions.
 """
 
 import json
@@ -33,43 +33,43 @@ from chain.types.certificate import MAX_VALIDATORS
 from pot_common.errors import OperatorError
 
 TEMPLATE_PATH: Final = Path(__file__).parents[2] / "genesis.json"
-"""The parameters of a public network, beside the sources."""
+"""The template with the parameters of a public network."""
 
 CONTRACTS_DIRECTORY: Final = Path(__file__).parents[2] / "contracts" / "build"
-"""What `make contracts` compiled."""
+"""The compiled contracts, as `make contracts` writes them."""
 
 DEVELOPMENT_CHAIN_ID: Final = 7_368_565
-""""pot" in ASCII, plus one: not the template's, so that no wallet takes one for the other."""
+""""pot" in ASCII, plus one. It differs from the template's, so that wallets tell them apart."""
 
 TOKEN_UNIT: Final = 10**18
-"""Base units in one POT, and wei in one coin."""
+"""Base units of one POT, and wei of one coin."""
 
 FAUCET_PORTION: Final = 1_000 * TOKEN_UNIT
-"""POT for whoever asks, on a development network: bonds and small tasks."""
+"""POT that the faucet of a development network pays: enough for bonds and small tasks."""
 
 FAUCET_COINS: Final = TOKEN_UNIT
-"""Native coins with it."""
+"""Native coins that the faucet pays with it."""
 
 FAUCET_BLOCKS_BETWEEN: Final = 10
-"""Blocks until the same account is served again."""
+"""Blocks until the faucet pays the same account again."""
 
 FAUCET_SUPPLY: Final = 10**9 * TOKEN_UNIT
-"""POT, and coins, that the faucet holds: nobody empties it by hand."""
+"""POT, and coins, in the faucet: too many to be used up by hand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """A place in the validator set."""
+    """A validator and its operator account."""
 
     validator: Address
-    """Signs consensus messages."""
+    """The address of the consensus key."""
     operator: Address
-    """Sends the validator's votes as transactions."""
+    """The account that sends the validator's operator votes."""
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkPlan:
-    """What makes a network this one."""
+    """The properties of a new network."""
 
     chain_id: int
     seats: tuple[Seat, ...]
@@ -78,20 +78,20 @@ class NetworkPlan:
     base_fee_per_gas: int
     """Wei."""
     timestamp: int
-    """Seconds since the Unix epoch; no block is older."""
+    """Seconds since the Unix epoch; the time of block 0."""
     has_faucet: bool = False
     tokens: Mapping[Address, int] = field(default_factory=dict)
-    """POT, in base units; the whole supply, the faucet's share and the stakes apart."""
+    """POT by account, in base units. The faucet's share and the stakes are added to them."""
     coins: Mapping[Address, int] = field(default_factory=dict)
-    """Native coins, in wei."""
+    """Native coins by account, in wei."""
 
 
 def read_template(path: Path) -> GenesisConfig:
-    """The parameters that a new network starts from.
+    """The parameters of the template.
 
     Raises:
         OperatorError: The file cannot be read.
-        InvalidGenesisError: It is no genesis.
+        InvalidGenesisError: The file is not a genesis.
     """
     try:
         return parse_genesis(path.read_bytes())
@@ -104,10 +104,10 @@ def read_template(path: Path) -> GenesisConfig:
 def plan_public_network(
     template: GenesisConfig, seats: tuple[Seat, ...], *, chain_id: int | None = None
 ) -> NetworkPlan:
-    """A network with the template's parameters.
+    """The plan of a network with the template's parameters.
 
     Raises:
-        OperatorError: Its blocks would be free for everybody on the internet.
+        OperatorError: Gas would be free on a network that is open to the internet.
     """
     parameters = template.parameters
     if (
@@ -131,7 +131,7 @@ def plan_public_network(
 def plan_development_network(
     seats: tuple[Seat, ...], *, chain_id: int = DEVELOPMENT_CHAIN_ID
 ) -> NetworkPlan:
-    """A network on loopback: fast blocks, free transactions, a faucet."""
+    """The plan of a network on loopback, with fast blocks, free transactions and a faucet."""
     parameters = ChainParameters(
         min_block_interval_ms=200,
         empty_block_interval_ms=1_000,
@@ -153,7 +153,7 @@ def plan_development_network(
 
 
 def build_network(plan: NetworkPlan) -> GenesisConfig:
-    """The genesis of the planned network.
+    """The genesis of a planned network.
 
     Raises:
         OperatorError: The plan contradicts itself.
@@ -272,5 +272,5 @@ def _word(value: int) -> str:
 
 
 def compute_genesis_hash(config: GenesisConfig) -> Hash32:
-    """The network's identity."""
+    """The genesis hash, which identifies the network."""
     return build_genesis(config).header.hash

@@ -14,7 +14,8 @@ from chain.contracts.set_storage import (
     read_next_set_hash,
 )
 from chain.contracts.validator_set import decode_committee, encode_committee
-from chain.execution.evm import BlockEnvironment, CallRequest, call
+from chain.execution.call_values import CallRequest
+from chain.execution.evm import BlockEnvironment, call
 from chain.genesis import GenesisConfig, GenesisState
 from chain.primitives import ZERO_HASH, Address, BlockNumber, Hash32
 from chain.state.world_state import ReadableDatabase, get_storage

@@ -16,7 +16,7 @@ Deviations from stock py-evm, where it is wrong or unbounded:
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Self, TypeVar
 
 from eth._utils.address import generate_contract_address
@@ -41,6 +41,7 @@ from eth.vm.opcode_values import SELFDESTRUCT
 from eth.vm.stack import Stack
 
 from chain.errors import InvalidTransaction, RejectionReason
+from chain.execution.call_values import AccountOverride, CallRequest, CallResult
 from chain.execution.gas import compute_floor_gas, compute_intrinsic_gas
 from chain.execution.precompiles import PRECOMPILES
 from chain.execution.run_loop import ExecutionStoppedError, run_code
@@ -129,51 +130,6 @@ class TransactionOutcome:
     gas_used: int
     """The gas that was paid for, after refunds."""
     logs: tuple[Log, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CallRequest:
-    """An unsigned message call, as for `eth_call`, `eth_estimateGas` and reading a contract."""
-
-    to: Address | None
-    """None to run `data` as a constructor."""
-    data: bytes = b""
-    sender: Address = ZERO_ADDRESS
-    value: int = 0
-    """Wei; the sender must have them."""
-    gas_limit: int | None = None
-    """None for the block's gas limit."""
-    gas_price: int = 0
-    """Wei for a unit of gas. With 0 the call is free, whatever the base fee is."""
-    access_list: AccessList = ()
-    authorization_list: tuple[Authorization, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CallResult:
-    """The result of a call."""
-
-    is_success: bool
-    is_revert: bool
-    """Whether it failed by REVERT, so that `output` is the revert data."""
-    output: bytes
-    gas_used: int
-    logs: tuple[Log, ...]
-    error: str
-    """py-evm's description of a failure, for people."""
-
-
-@dataclass(frozen=True, slots=True)
-class AccountOverride:
-    """Values that replace those of an account during a call; None keeps the account's value."""
-
-    balance: int | None = None
-    nonce: int | None = None
-    code: bytes | None = None
-    storage: Mapping[int, int] | None = None
-    """Replaces the whole storage."""
-    storage_changes: Mapping[int, int] = field(default_factory=dict)
-    """Replaces single slots."""
 
 
 def never_stop() -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
-from chain.execution.evm import AccountOverride, CallRequest
+from chain.execution.call_values import AccountOverride, CallRequest
 from chain.json_types import Json, JsonObject
 from chain.primitives import ZERO_ADDRESS, Address
 from chain.types.transaction import AccessList, Authorization

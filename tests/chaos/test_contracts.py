@@ -1,7 +1,8 @@
 """The clients' contracts do what the models say that their histories are held to."""
 
 from chain.crypto import get_address
-from chain.execution.evm import BlockEnvironment, CallRequest, call
+from chain.execution.call_values import CallRequest
+from chain.execution.evm import BlockEnvironment, call
 from chain.genesis import GenesisAccount
 from chain.primitives import Address
 from tests.chaos.contracts import (

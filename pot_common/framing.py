@@ -58,13 +58,22 @@ class FrameFormat:
         Raises:
             FrameError: The stream ends inside a frame, or the frame breaks the protocol.
         """
+        body = self.read_body(stream)
+        return None if body is None else decode_body(body)
+
+    def read_body(self, stream: BinaryIO) -> bytes | None:
+        """The body of the next frame of a blocking stream; None if the stream ended before it.
+
+        Raises:
+            FrameError: The stream ends inside the frame, or the frame is too long.
+        """
         prefix = stream.read(LENGTH_BYTES)
         if not prefix:
             return None
         body = stream.read(self.decode_length(prefix)) if len(prefix) == LENGTH_BYTES else b""
         if len(prefix) < LENGTH_BYTES or len(body) < int.from_bytes(prefix, "big"):
             raise FrameError("the stream ends inside a frame")
-        return decode_body(body)
+        return body
 
     def _check_length(self, length: int) -> None:
         if length > self.limit_bytes:

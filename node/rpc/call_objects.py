@@ -1,10 +1,7 @@
-"""What clients say of calls, as the engine takes it (docs/spec/rpc.md, section 2).
-
-Only worker processes import this: the engine is large.
-"""
+"""A client's JSON to the values of a call (docs/spec/rpc.md, section 2)."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from chain.execution.call_values import AccountOverride, CallRequest
@@ -105,12 +102,6 @@ def parse_call(value: Json, base_fee_per_gas: int) -> CallRequest:
         access_list=get("accessList", _parse_access_list) or (),
         authorization_list=get("authorizationList", _parse_authorizations) or (),
     )
-
-
-def cap_gas(request: CallRequest, limit: int) -> CallRequest:
-    """The call with no more gas than `limit`."""
-    given = limit if request.gas_limit is None else request.gas_limit
-    return replace(request, gas_limit=min(given, limit))
 
 
 def _parse_access_list(value: Json) -> AccessList:

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -24,12 +25,12 @@ from chain.execution.run_loop import ExecutionStoppedError
 from chain.genesis import GenesisConfig, parse_genesis
 from chain.hexadecimal import to_hex
 from chain.json_types import JsonObject
-from chain.primitives import Address, BlockNumber
+from chain.primitives import Address
 from chain.state.trie import MissingTrieNodeError
 from chain.types.header import Header
-from node.rpc.call_objects import cap_gas, parse_call, parse_overrides
 from node.rpc.encoding import quantity
 from node.rpc.errors import ErrorCode, RpcError, build_rejection, header_not_found
+from node.rpc.worker_request import CallMethod, WorkerRequest, decode_request
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, open_database
 from pot_common.framing import NODE_FRAMES
@@ -83,14 +84,10 @@ class CallEngine:
         self._genesis = genesis
         self._gas_limit = gas_limit
 
-    def answer(self, request: JsonObject) -> JsonObject:
+    def answer(self, request: WorkerRequest) -> JsonObject:
         """`{"result": ...}` or `{"error": ...}`."""
-        number, seconds = request["block"], request["seconds"]
-        assert isinstance(number, int)
-        assert isinstance(seconds, int | float)
-        deadline = time.monotonic() + seconds
         try:
-            return {"result": self._execute(request, BlockNumber(number), deadline)}
+            return {"result": self._execute(request, time.monotonic() + request.seconds)}
         except RpcError as error:
             return {"error": error.to_json()}
         except InvalidTransaction as error:
@@ -100,30 +97,29 @@ class CallEngine:
                 "error": RpcError(ErrorCode.INVALID_INPUT, f"missing trie node {error}").to_json()
             }
         except ExecutionStoppedError:
-            message = f"execution aborted (timeout = {seconds:g}s)"
+            message = f"execution aborted (timeout = {request.seconds:g}s)"
             return {"error": RpcError(ErrorCode.INVALID_INPUT, message).to_json()}
 
-    def _execute(self, request: JsonObject, number: BlockNumber, deadline: float) -> str:
-        header = self._store.header(number)
+    def _execute(self, request: WorkerRequest, deadline: float) -> str:
+        header = self._store.header(request.block)
         if header is None:
             raise header_not_found()
         environment = BlockEnvironment.of(header, self._genesis.chain_id)
-        if request["is_pending"]:
+        if request.is_pending:
             environment = BlockEnvironment.after(
                 header, self._genesis, coinbase=header.coinbase, timestamp=int(time.time())
             )
-        call = parse_call(request["call"], environment.base_fee_per_gas)
-        overrides = parse_overrides(request["overrides"])
+        call, overrides = request.call, request.overrides
 
         def should_stop() -> bool:
             return time.monotonic() > deadline
 
-        if request["method"] == "call":
+        if request.method is CallMethod.CALL:
             result = evm.call(
                 self._database,
                 header.state_root,
                 environment,
-                cap_gas(call, self._gas_limit),
+                _cap_gas(call, self._gas_limit),
                 overrides,
                 should_stop,
             )
@@ -143,12 +139,12 @@ class CallEngine:
         limit = min(
             self._gas_limit, header.gas_limit, self._genesis.parameters.transaction_gas_limit
         )
-        call = cap_gas(call, limit)
+        call = _cap_gas(call, limit)
         state = (self._database, header.state_root, environment)
         try:
             if call.to is not None and not call.data:
                 # A transfer to an account without code is known to the last unit.
-                transfer = evm.call(*state, cap_gas(call, GAS_TRANSACTION), overrides, should_stop)
+                transfer = evm.call(*state, _cap_gas(call, GAS_TRANSACTION), overrides, should_stop)
                 if transfer.is_success:
                     return transfer.gas_used
             gas = evm.estimate_gas(*state, call, overrides, should_stop)
@@ -161,6 +157,12 @@ class CallEngine:
                 ErrorCode.INVALID_INPUT, f"gas required exceeds allowance ({call.gas_limit})"
             )
         raise _failure(gas)
+
+
+def _cap_gas(request: CallRequest, limit: int) -> CallRequest:
+    """The call with no more gas than `limit`."""
+    given = limit if request.gas_limit is None else request.gas_limit
+    return replace(request, gas_limit=min(given, limit))
 
 
 def _estimate_failure(call: CallRequest, error: InvalidTransaction) -> Exception:
@@ -195,10 +197,9 @@ def _revert_reason(output: bytes) -> str | None:
 
 def run(engine: CallEngine, stdin: BinaryIO, stdout: BinaryIO) -> None:
     """Answer requests until `stdin` ends."""
-    while (request := NODE_FRAMES.read(stdin)) is not None:
-        seconds = request["seconds"]
-        assert isinstance(seconds, int | float)
-        signal.setitimer(signal.ITIMER_REAL, seconds + ALARM_GRACE_SECONDS)
+    while (body := NODE_FRAMES.read_body(stdin)) is not None:
+        request = decode_request(body)
+        signal.setitimer(signal.ITIMER_REAL, request.seconds + ALARM_GRACE_SECONDS)
         answer = engine.answer(request)
         signal.setitimer(signal.ITIMER_REAL, 0)
         stdout.write(NODE_FRAMES.encode(answer))

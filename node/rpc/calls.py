@@ -7,16 +7,19 @@ are first needed, and end with the pipe to this process.
 import asyncio
 import contextlib
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import structlog
 
+from chain.execution.call_values import AccountOverride, CallRequest
 from chain.json_types import Json, JsonObject
+from chain.primitives import Address
 from chain.types.header import Header
 from node.rpc.errors import ErrorCode, RpcError
 from node.rpc.parameters import parse_data, parse_quantity
+from node.rpc.worker_request import CallMethod, WorkerRequest, encode_request
 from pot_common.framing import LENGTH_BYTES, NODE_FRAMES, FrameError, decode_body
 
 WAITING_LIMIT: Final = 1_000
@@ -34,8 +37,8 @@ class CallExecutor(Protocol):
     async def call(
         self,
         header: Header,
-        call: JsonObject,
-        overrides: JsonObject,
+        call: CallRequest,
+        overrides: Mapping[Address, AccountOverride],
         *,
         is_pending: bool = False,
     ) -> bytes:
@@ -51,8 +54,8 @@ class CallExecutor(Protocol):
     async def estimate_gas(
         self,
         header: Header,
-        call: JsonObject,
-        overrides: JsonObject,
+        call: CallRequest,
+        overrides: Mapping[Address, AccountOverride],
         *,
         is_pending: bool = False,
     ) -> int:
@@ -68,7 +71,7 @@ class CallExecutor(Protocol):
 class _Worker:
     process: asyncio.subprocess.Process
 
-    async def ask(self, request: JsonObject) -> JsonObject:
+    async def ask(self, request: WorkerRequest) -> JsonObject:
         """The worker's answer.
 
         Raises:
@@ -77,7 +80,7 @@ class _Worker:
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None
         assert stdout is not None
-        stdin.write(NODE_FRAMES.encode(request))
+        stdin.write(NODE_FRAMES.encode(encode_request(request)))
         await stdin.drain()
         length = NODE_FRAMES.decode_length(await stdout.readexactly(LENGTH_BYTES))
         return decode_body(await stdout.readexactly(length))
@@ -110,26 +113,30 @@ class CallWorkers:
     async def call(
         self,
         header: Header,
-        call: JsonObject,
-        overrides: JsonObject,
+        call: CallRequest,
+        overrides: Mapping[Address, AccountOverride],
         *,
         is_pending: bool = False,
     ) -> bytes:
         """See CallExecutor."""
-        output = await self._request("call", header, call, overrides, is_pending=is_pending)
+        output = await self._request(
+            CallMethod.CALL, header, call, overrides, is_pending=is_pending
+        )
         return parse_data(output, limit_bytes=OUTPUT_LIMIT_BYTES)
 
     async def estimate_gas(
         self,
         header: Header,
-        call: JsonObject,
-        overrides: JsonObject,
+        call: CallRequest,
+        overrides: Mapping[Address, AccountOverride],
         *,
         is_pending: bool = False,
     ) -> int:
         """See CallExecutor."""
         return parse_quantity(
-            await self._request("estimate_gas", header, call, overrides, is_pending=is_pending)
+            await self._request(
+                CallMethod.ESTIMATE_GAS, header, call, overrides, is_pending=is_pending
+            )
         )
 
     async def warm_up(self) -> None:
@@ -144,10 +151,10 @@ class CallWorkers:
 
     async def _request(
         self,
-        method: str,
+        method: CallMethod,
         header: Header,
-        call: JsonObject,
-        overrides: JsonObject,
+        call: CallRequest,
+        overrides: Mapping[Address, AccountOverride],
         *,
         is_pending: bool,
     ) -> Json:
@@ -161,14 +168,9 @@ class CallWorkers:
             raise
         asked = asyncio.ensure_future(
             self._ask_worker(
-                {
-                    "method": method,
-                    "block": header.number,
-                    "is_pending": is_pending,
-                    "call": call,
-                    "overrides": overrides,
-                    "seconds": self._timeout_seconds,
-                }
+                WorkerRequest(
+                    method, header.number, is_pending, call, overrides, self._timeout_seconds
+                )
             )
         )
         asked.add_done_callback(self._free_place)
@@ -185,7 +187,7 @@ class CallWorkers:
         self._waiting -= 1
         self._free.release()
 
-    async def _ask_worker(self, request: JsonObject) -> JsonObject:
+    async def _ask_worker(self, request: WorkerRequest) -> JsonObject:
         while self._idle:
             try:
                 return await self._ask(self._idle.pop(), request)
@@ -196,7 +198,7 @@ class CallWorkers:
         except _WorkerEndedError as error:
             raise RpcError(ErrorCode.INTERNAL, "the call could not be executed") from error
 
-    async def _ask(self, worker: _Worker, request: JsonObject) -> JsonObject:
+    async def _ask(self, worker: _Worker, request: WorkerRequest) -> JsonObject:
         """A worker's answer, after which it is idle; it is ended if it gives none."""
         answered = False
         try:
@@ -209,7 +211,7 @@ class CallWorkers:
                     ErrorCode.INVALID_INPUT,
                     f"execution aborted (timeout = {self._timeout_seconds:g}s)",
                 ) from error
-            _log.error("call worker ended", status=status, request=request["method"])
+            _log.error("call worker ended", status=status, request=request.method)
             raise _WorkerEndedError from error
         finally:
             if answered:

@@ -27,7 +27,7 @@ from chain.contracts.task_registry import (
     encode_get_account,
     encode_get_terms,
 )
-from chain.hexadecimal import to_hex
+from chain.execution.call_values import CallRequest
 from chain.primitives import Address, BlockNumber, TaskId
 from chain.types.header import Header
 from node.rpc.calls import CallExecutor
@@ -104,7 +104,7 @@ class LedgerView:
     async def _call(self, to: Address, call_data: bytes, header: Header | None = None) -> bytes:
         return await self._calls.call(
             header or self._chain.head(),
-            {"to": to_hex(to), "input": to_hex(call_data)},
+            CallRequest(to=to, data=call_data),
             {},
             is_pending=header is None,
         )

@@ -101,6 +101,9 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
         "_encode_result",
         "compute_contract_address",
     ),
+    "between a process and the workers that it starts, which are always of its version": (
+        "encode_request",
+    ),
     "Yamux's frames, which py-libp2p defines": (
         "wait_for_slow_readers",
         "wait_for_slow_readers.<locals>.write",

@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from chain.execution.call_values import CallRequest
 from node.rpc.calls import CallWorkers
 from node.rpc.errors import ErrorCode, RpcError
 from tests.worlds.network import build_block
 
 HEADER = build_block(1).header
+REQUEST = CallRequest(to=None)
 ANSWERS_ONCE = """
 import sys
 size = int.from_bytes(sys.stdin.buffer.read(4), "big")
@@ -46,7 +48,7 @@ def play(program: str, scenario: Callable[[CallWorkers], Awaitable[None]]) -> No
 def test_a_worker_that_ended_while_it_was_idle_is_replaced() -> None:
     async def scenario(workers: CallWorkers) -> None:
         for _ in range(3):
-            assert await workers.call(HEADER, {}, {}) == b"\x2a"
+            assert await workers.call(HEADER, REQUEST, {}) == b"\x2a"
 
     play(ANSWERS_ONCE, scenario)
 
@@ -54,7 +56,7 @@ def test_a_worker_that_ended_while_it_was_idle_is_replaced() -> None:
 def test_a_call_that_ends_every_worker_is_an_error_of_ours() -> None:
     async def scenario(workers: CallWorkers) -> None:
         with pytest.raises(RpcError) as refusal:
-            await workers.call(HEADER, {}, {})
+            await workers.call(HEADER, REQUEST, {})
         assert refusal.value.code is ErrorCode.INTERNAL
 
     play(ANSWERS_NOTHING, scenario)
@@ -64,7 +66,7 @@ def test_a_warm_worker_takes_the_first_call() -> None:
     async def scenario(workers: CallWorkers) -> None:
         await workers.warm_up()
         (warm,) = workers._idle
-        assert await workers.call(HEADER, {}, {}) == b"\x2a"
+        assert await workers.call(HEADER, REQUEST, {}) == b"\x2a"
         assert workers._idle == [warm]
 
     play(ANSWERS_ONCE, scenario)
@@ -74,13 +76,15 @@ def test_a_call_that_nobody_waits_for_ends_in_its_worker_which_takes_the_next() 
     async def scenario(workers: CallWorkers) -> None:
         await workers.warm_up()
         (warm,) = workers._idle
-        running, waiting = (asyncio.ensure_future(workers.call(HEADER, {}, {})) for _ in range(2))
+        running, waiting = (
+            asyncio.ensure_future(workers.call(HEADER, REQUEST, {})) for _ in range(2)
+        )
         await asyncio.sleep(0.05)
         running.cancel()
         waiting.cancel()
         await asyncio.sleep(0)
         assert workers.count() == 1
-        assert await workers.call(HEADER, {}, {}) == b"\x2a"
+        assert await workers.call(HEADER, REQUEST, {}) == b"\x2a"
         assert (workers._idle, workers.count()) == ([warm], 0)
 
     play(ANSWERS_LATE, scenario)

@@ -1,5 +1,6 @@
 """The eth_ methods over a chain of five blocks: a contract, logs, a revert, every type."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -502,6 +503,20 @@ def test_parameters_of_the_wrong_shape_are_refused(
     error = world.rpc.error(method, *params)
     assert error["code"] == -32602, error
     assert error["message"]
+
+
+def test_call_of_wrong_shape_costs_no_worker(world: World) -> None:
+    rpc = world.rpc
+    rpc.result("eth_call", {"to": world.counter})
+    workers = tuple(rpc.workers._idle)
+    request = {"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": [{"value": "huge"}]}
+    # Not finite, so no frame to a worker can carry it.
+    body = json.dumps(request).replace('"huge"', "1e400")
+    answer = rpc.http(
+        "POST", "/", content=body, headers={"content-type": "application/json"}
+    ).json()
+    assert answer["error"]["code"] == -32602
+    assert tuple(rpc.workers._idle) == workers
 
 
 def test_answers_are_as_recorded(world: World) -> None:

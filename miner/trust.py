@@ -17,6 +17,7 @@ from chain.primitives import Hash32
 from miner.client import ClientError, NodeClient
 from miner.light import fetch_network
 from miner.log import log_event
+from pot_common.atomic_file import write_atomically
 
 TRUST_SUFFIX: Final = ".network"
 """Of the file beside the key."""
@@ -119,7 +120,7 @@ def _read_pin(path: Path) -> Pin | None:
 def _write_pin(path: Path, pin: Pin) -> None:
     stored = {"chainId": pin.chain_id, "genesisHash": to_hex(pin.genesis_hash)}
     try:
-        path.write_text(json.dumps(stored) + "\n")
+        write_atomically(path, json.dumps(stored).encode() + b"\n")
     except OSError as error:
         raise TrustError(
             f"{path} cannot be written ({error.strerror}); it would say which network this key "

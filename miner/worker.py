@@ -9,7 +9,6 @@ after its restart what it committed to, and is never taken for a cheat.
 
 import json
 import logging
-import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -47,6 +46,7 @@ from miner.client import (
 )
 from miner.light import LightClient, ProvenAttempt
 from miner.log import log_event
+from pot_common.atomic_file import write_atomically
 
 OPEN_STATUSES: Final = frozenset({"pending", "active", "paused"})
 """Of tasks that a miner can still work for."""
@@ -129,18 +129,7 @@ class GradientStore:
 
     def save(self, attempt: ProvenAttempt, prepared: PreparedGradient) -> None:
         """Write down what is behind the commitment of an attempt; durable on return."""
-        path = self._path(attempt.round, attempt.attempt)
-        temporary = path.with_suffix(".part")
-        with temporary.open("wb") as file:
-            file.write(prepared.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        descriptor = os.open(self._directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        write_atomically(self._path(attempt.round, attempt.attempt), prepared.encode())
 
     def load(self, attempt: Attempt | ProvenAttempt) -> PreparedGradient | None:
         """What was written down for an attempt, or None if nothing was."""

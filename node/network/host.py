@@ -41,6 +41,7 @@ from node.network.stream import (
     StreamHandler,
     UnreachablePeerError,
 )
+from pot_common.atomic_file import write_atomically
 from pot_common.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -99,15 +100,8 @@ def load_or_create_host_key(path: Path) -> KeyPair:
     Raises:
         OperatorError: the file is not a key, or others may read it.
     """
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        pass
-    else:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(os.urandom(HOST_KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
+    if not path.exists():
+        write_atomically(path, os.urandom(HOST_KEY_BYTES))
     if path.stat().st_mode & 0o077:
         raise OperatorError(f"host key {path} is readable by others: run `chmod 600 {path}`")
     seed = path.read_bytes()

@@ -12,6 +12,7 @@ import structlog
 from pydantic_core import from_json
 
 from node.network.peers import RECORD_LIMIT
+from pot_common.atomic_file import write_atomically
 
 _log = structlog.get_logger("node.network")
 
@@ -26,12 +27,10 @@ Records = dict[str, tuple[float, float]]
 
 
 def save_records(path: Path, records: Records) -> None:
-    """Replace the file; a disk that refuses costs a warning."""
-    new = path.with_suffix(".new")
+    """Replace the file. If the disk refuses, log a warning: the node works without it."""
     text = json.dumps({"version": VERSION, "savedAt": int(time.time()), "peers": records})
     try:
-        new.write_text(text)
-        new.replace(path)
+        write_atomically(path, text.encode())
     except OSError as error:
         _log.warning("peer scores not saved", path=str(path), error=str(error))
 

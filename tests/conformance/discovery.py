@@ -58,9 +58,11 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
         "print_json",
     ),
     "Ethereum's own keystore format, with a random salt; eth_keyfile writes it": ("save_key",),
+    "writes random bytes as they are": ("load_or_create_host_key",),
     "writes down whole files that are other lines, or a person's": (
         "BlobStore._read_manifest",
         "Content.get_inputs",
+        "GradientStore.save",
         "create_database",
         "create_following_directory",
         "create_node_directory",

@@ -25,7 +25,6 @@ from chain.primitives import PrivateKey
 from chain.types.transaction import sign_transaction
 from node.client.rpc_client import RpcClient
 from node.devnet.processes import Child, ProcessGroup
-from node.keystore import create_private_key
 from node.network.host import compute_peer_id, load_or_create_host_key
 from node.setup.directory import create_database, create_node_directory
 from node.setup.network_genesis import (
@@ -35,6 +34,7 @@ from node.setup.network_genesis import (
     encode_genesis,
     plan_development_network,
 )
+from pot_common.keystore import create_private_key
 
 VALIDATORS = 4
 INTERVAL_MS = 100

@@ -29,8 +29,8 @@ from chain.primitives import PrivateKey
 from chain.types.validator_set import compute_max_faulty
 from node.client.rpc_client import RpcClient
 from node.devnet.processes import ProcessGroup
-from node.keystore import create_private_key
 from pot_common.errors import OperatorError
+from pot_common.keystore import create_private_key
 
 VALIDATORS = 5
 INTERVAL_MS = 200

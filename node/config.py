@@ -31,8 +31,8 @@ from pydantic_settings import (
 
 from chain.hexadecimal import from_hex, to_hex
 from chain.primitives import Address
-from node.logs import LogFormat, LogLevel
 from pot_common.errors import OperatorError
+from pot_common.logs import LogFormat, LogLevel
 
 
 class Retention(StrEnum):

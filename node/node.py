@@ -37,8 +37,6 @@ from node.health.metrics_feed import MetricsFeed
 from node.health.reader import HealthReader
 from node.ipc.backend import Backend
 from node.ipc.server import IpcServer
-from node.keystore import get_password, load_key
-from node.logs import configure_logs
 from node.mempool.head_rules import HeadRules
 from node.mempool.intake import Pool
 from node.mempool.pool import Mempool
@@ -64,7 +62,9 @@ from node.training.served_training import ServedTraining
 from node.training.state_parts import StatePartStore
 from node.training.verifier import Verifier, VerifierSettings
 from pot_common.errors import OperatorError
+from pot_common.keystore import get_password, load_key
 from pot_common.lock_file import lock
+from pot_common.logs import configure_logs
 
 if TYPE_CHECKING:
     # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.

@@ -23,7 +23,7 @@ def check(
     from chain.genesis import build_genesis
     from node.config import load_config
     from node.genesis import load_genesis
-    from node.keystore import get_password, read_address
+    from pot_common.keystore import get_password, read_address
 
     loaded = load_config(config)
     genesis, _ = load_genesis(loaded)

@@ -38,7 +38,6 @@ def init(
     accounts, and the file that it writes is copied into each data directory.
     """
     from chain.genesis import parse_genesis
-    from node.keystore import ask_new_password, get_password
     from node.setup.directory import (
         CONFIG_NAME,
         FURTHER_SETTINGS,
@@ -46,6 +45,7 @@ def init(
         create_following_directory,
         create_node_directory,
     )
+    from pot_common.keystore import ask_new_password, get_password
 
     if (data_dir / CONFIG_NAME).exists():
         raise OperatorError(f"{data_dir / CONFIG_NAME} exists; give another --data-dir")

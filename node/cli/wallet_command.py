@@ -55,7 +55,7 @@ def find_key_file(key: Path) -> Path:
 
 def load_private_key(key: Path, password_file: Path | None) -> "PrivateKey":
     """The key of a keystore, with its password from a file or a prompt."""
-    from node.keystore import get_password, load_key, read_address
+    from pot_common.keystore import get_password, load_key, read_address
 
     key = find_key_file(key)
     read_address(key)  # before a password is asked for
@@ -79,7 +79,7 @@ def new(
 
     It is a Web3 V3 keystore, which every Ethereum wallet reads.
     """
-    from node.keystore import ask_new_password, create_private_key, get_password, save_key
+    from pot_common.keystore import ask_new_password, create_private_key, get_password, save_key
 
     if ACCOUNT_NAME.fullmatch(name) is None:
         raise OperatorError(
@@ -101,7 +101,7 @@ def new(
 @app.command("list", epilog="Example:  pot wallet list")
 def list_(wallet: WalletOption = DEFAULT_WALLET, as_json: JsonOption = False) -> None:
     """List the accounts of a wallet directory."""
-    from node.keystore import list_keys
+    from pot_common.keystore import list_keys
 
     keys = list_keys(wallet)
     accounts = [(to_hex(address), str(path)) for address, path in keys]
@@ -290,7 +290,7 @@ def faucet(
 
 
 def _parse_account(text: str) -> "Address":
-    from node.keystore import read_address
+    from pot_common.keystore import read_address
 
     path = find_key_file(Path(text))
     return read_address(path) if path.is_file() else parse_address(text)

@@ -28,7 +28,6 @@ from node.client.task_file import load_task_file
 from node.client.task_submission import compute_full_budget
 from node.config import Retention
 from node.devnet.processes import Child, ProcessGroup, require_free_ports
-from node.keystore import create_private_key, save_key
 from node.setup.directory import (
     NodeDirectory,
     create_database,
@@ -44,6 +43,7 @@ from node.setup.network_genesis import (
 )
 from pot_common.errors import OperatorError
 from pot_common.framing import VERIFIER_ANSWERS, VERIFIER_QUESTIONS, FrameError
+from pot_common.keystore import create_private_key, save_key
 
 MARKER_NAME: Final = "devnet.json"
 """The file that marks the directory of a development network, which the next run may replace."""

@@ -8,10 +8,10 @@ from pathlib import Path
 import uvloop
 
 from node.config import NodeConfig, load_config
-from node.logs import configure_logs
 from node.rpc.http import AccessRules
 from node.rpc.service import RpcOptions, serve
 from pot_common.errors import OperatorError
+from pot_common.logs import configure_logs
 
 
 def build_options(config: NodeConfig) -> RpcOptions:

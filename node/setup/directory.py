@@ -9,8 +9,8 @@ from typing import Final, TypeAlias
 from chain.genesis import build_genesis, parse_genesis
 from chain.primitives import Address, Hash32
 from node.config import load_config
-from node.keystore import create_private_key, save_key
 from pot_common.atomic_file import write_atomically
+from pot_common.keystore import create_private_key, save_key
 
 CONFIG_NAME: Final = "config.toml"
 """The configuration file in the node's directory."""

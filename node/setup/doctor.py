@@ -31,11 +31,11 @@ from node.config import KeySection, NodeConfig
 from node.consensus.guard_file import GuardFile
 from node.consensus.wal import read_records
 from node.health.diagnosis import DISK_CRITICAL_BYTES, DISK_LOW_BYTES, Finding, Severity
-from node.keystore import get_password, load_key, read_address
 from node.storage.block_store import BlockStore
 from node.storage.database import MAP_SIZE_BYTES, open_database
 from pot_common.errors import OperatorError
 from pot_common.framing import NODE_FRAMES, FrameError
+from pot_common.keystore import get_password, load_key, read_address
 
 OPEN_FILES_WANTED: Final = 1_024
 """Open files that a node needs: for connections, database, blobs, and pipes to its processes."""

@@ -30,8 +30,8 @@ from chain.primitives import Address, BlockNumber
 from chain.types.certificate import decode_certificate
 from node.client.rpc_client import decode_log
 from node.devnet.processes import ProcessGroup
-from node.keystore import create_private_key
 from node.setup.network_genesis import DEVELOPMENT_CHAIN_ID
+from pot_common.keystore import create_private_key
 from tests.chaos import linearizability
 from tests.chaos.clients import Client, Recorder, read_words
 from tests.chaos.contracts import SET

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from node.config import NodeConfig, load_config, setting_names
-from node.logs import LogFormat
 from pot_common.errors import OperatorError
+from pot_common.logs import LogFormat
 
 
 @pytest.fixture(autouse=True)

@@ -22,8 +22,8 @@ from chain.types.receipt import Log
 from node.client.rpc_client import RpcClient
 from node.devnet.devnet import Devnet, DevnetPlan, prepare
 from node.devnet.processes import ProcessGroup
-from node.keystore import create_private_key, save_key
 from pot_common.errors import OperatorError
+from pot_common.keystore import create_private_key, save_key
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 5

@@ -13,7 +13,7 @@ from chain.contracts.addresses import GRADIENT_LEDGER
 from chain.contracts.gradient_ledger import encode_advance_round
 from chain.primitives import PrivateKey
 from chain.state.world_state import get_account
-from node.keystore import save_key
+from pot_common.keystore import save_key
 from tests.worlds.command_line import Pot
 from tests.worlds.rpc import RpcHarness, rpc_harness
 from tests.worlds.training_chain import (

@@ -10,7 +10,7 @@ import typer
 from chain.genesis import parse_genesis
 from node.cli.main import app
 from node.config import load_config
-from node.keystore import load_key, read_address
+from pot_common.keystore import load_key, read_address
 from tests.worlds.command_line import Pot
 
 VALIDATORS = [f"0x{index:02x}{'11' * 19}:0x{index:02x}{'22' * 19}" for index in range(1, 5)]

@@ -17,7 +17,7 @@ from chain.contracts.validator_set import (
 from chain.crypto import get_address, keccak256
 from chain.primitives import Address, PrivateKey
 from chain.types.transaction import decode_transaction
-from node.keystore import save_key
+from pot_common.keystore import save_key
 from tests.worlds.command_line import Pot, serve
 from tests.worlds.contracts import (
     CHANGE_BLOCKS,

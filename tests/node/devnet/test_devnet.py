@@ -17,8 +17,8 @@ from node.config import load_config
 from node.devnet.devnet import MARKER_NAME, DevnetPlan, prepare
 from node.devnet.processes import ProcessGroup, require_free_ports
 from node.devnet.summary import MinerUnits, count_units, summarize_round
-from node.keystore import load_key, read_address
 from pot_common.errors import OperatorError
+from pot_common.keystore import load_key, read_address
 
 DIGITS = Path("examples/digits.toml")
 STEP_SECONDS = 0.02

@@ -1,4 +1,4 @@
-"""Logs: one event a line, for people (console) or for machines (JSON lines)."""
+"""Logs of nodes and miners: one event a line, as text or JSON (docs/operator-guide.md)."""
 
 import logging
 import sys
@@ -10,11 +10,11 @@ import structlog
 from chain.hexadecimal import to_hex
 
 QUIET_LIBRARIES: Final = ("multiaddr", "asyncio", "httpx", "httpcore", "urllib3", "uvicorn", "web3")
-"""They tell at INFO what only their own developers want to know; their warnings stay."""
+"""Libraries whose messages below a warning interest only their own developers."""
 
 NETWORK_LIBRARY: Final = "libp2p"
-"""It logs as errors, with tracebacks, what it also raises: a peer that is not there, a stream that
-is cut when the node stops. The node tells of those itself; libp2p's words are seen at DEBUG."""
+"""A library that logs each error it also raises, with a traceback: a peer that does not answer, a
+stream that ends when the node stops. The node logs those itself, so this is shown at DEBUG only."""
 
 
 class LogFormat(StrEnum):
@@ -25,7 +25,7 @@ class LogFormat(StrEnum):
 
 
 class LogLevel(StrEnum):
-    """From which severity on an event is logged."""
+    """The least severity that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -39,10 +39,10 @@ def configure_logs(
     """Send all logs of this process, the libraries' too, to one stream in one format.
 
     Args:
-        log_format: console or JSON lines.
-        level: the least severity that is logged.
-        stream: standard error if None.
-        context: added to every line, such as the process's role.
+        log_format: Console or JSON lines.
+        level: The least severity that is logged.
+        stream: Standard error if None.
+        context: Fields for every line, such as the process's role.
     """
     stream = stream or sys.stderr
     shared: list[structlog.typing.Processor] = [
@@ -85,14 +85,14 @@ def configure_logs(
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     network = logging.getLogger(NETWORK_LIBRARY)
     network.setLevel(logging.WARNING if level is LogLevel.DEBUG else logging.CRITICAL)
-    # When imported, it cuts itself off from the root, so that it would write plain lines.
+    # Its import turns this off, and then it writes lines in a format of its own.
     network.propagate = True
 
 
 def _hex_bytes(
     _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Hashes and addresses as everybody writes them."""
+    """Write hashes and addresses as hex."""
     return {
         key: to_hex(value) if isinstance(value, bytes) else value for key, value in event.items()
     }

@@ -1,6 +1,6 @@
 """Private keys as Web3 keystore V3 files, which every wallet reads (docs/operator-guide.md).
 
-Consensus, operator, miner and wallet keys are files of their own. A password comes from a file or a
+Consensus, operator, miner and wallet keys each have a file. A password comes from a file or a
 prompt, never from the command line, where every user of the machine could read it.
 """
 
@@ -26,14 +26,15 @@ LIGHT_SCRYPT_COST: Final = 2**12
 """geth's --lightkdf: some milliseconds. For development networks, whose password is public."""
 
 KEYFILE_LIMIT_BYTES: Final = 2**16
-"""A hundred times what a keystore takes: another file was named by mistake."""
+"""A keystore takes about 500 bytes; a longer file was named by mistake."""
 
 
 class _KeyfileHead(BaseModel):
-    """What is read of a keystore without its password."""
+    """The members of a keystore that can be read without its password."""
 
     version: int
-    address: str
+    address: str | None = None
+    """Optional in the format, and present in what most wallets write."""
 
 
 def create_private_key() -> PrivateKey:
@@ -45,18 +46,18 @@ def create_private_key() -> PrivateKey:
 
 
 def save_key(path: Path, private_key: PrivateKey, password: str, *, light: bool = False) -> Address:
-    """Encrypt a key into a new file of mode 0600; its account.
+    """Encrypt a key into a new file of mode 0600, and return its account.
 
     Args:
-        path: does not exist yet.
-        private_key: the secret.
-        password: opens the file.
-        light: make guessing the password cheap, for development networks.
+        path: A file that does not exist yet.
+        private_key: The secret.
+        password: What opens the file.
+        light: Make the password cheap to guess, for development networks.
 
     Raises:
-        OperatorError: the file exists or cannot be written, or the password is empty.
+        OperatorError: The file exists or cannot be written, or the password is empty.
     """
-    # Imported here: with its other key types it takes a second, which most commands need not wait.
+    # Imported late: it takes a second, and most commands do not need it.
     from eth_keyfile import keyfile
 
     if not password:
@@ -81,11 +82,11 @@ def load_key(path: Path, password: str) -> PrivateKey:
     """The key in a keystore file.
 
     Raises:
-        OperatorError: no keystore there, or another password.
+        OperatorError: The file is no keystore, or the password does not open it.
     """
     from eth_keyfile import keyfile
 
-    stated = read_address(path)
+    stated = _read_stated_address(path)
     try:
         content = json.loads(path.read_bytes())
         private_key = PrivateKey(keyfile.decode_keyfile_json(content, password.encode()))
@@ -95,34 +96,46 @@ def load_key(path: Path, password: str) -> PrivateKey:
                 f"wrong password for {path}: check the password file, or type it again"
             ) from None
         raise OperatorError(f"{path} is no Web3 keystore V3: {error}") from error
-    if get_address(private_key) != stated:
+    if stated is not None and get_address(private_key) != stated:
         raise OperatorError(f"{path} holds the key of another account than it says: restore it")
     return private_key
 
 
 def read_address(path: Path) -> Address:
-    """The account of a keystore file, which needs no password.
+    """The account that a keystore file states; reading it needs no password.
 
     Raises:
-        OperatorError: no keystore there.
+        OperatorError: The file is no keystore, or states no account.
+    """
+    stated = _read_stated_address(path)
+    if stated is None:
+        raise OperatorError(f"{path} is no Web3 keystore that states its account: name another")
+    return stated
+
+
+def _read_stated_address(path: Path) -> Address | None:
+    """The account that a keystore file states; None if it states none.
+
+    Raises:
+        OperatorError: The file is no keystore.
     """
     try:
         with path.open("rb") as file:
             head = _KeyfileHead.model_validate_json(file.read(KEYFILE_LIMIT_BYTES))
-        address = from_plain_hex(head.address)
+        address = None if head.address is None else from_plain_hex(head.address)
     except OSError as error:
         raise OperatorError(
             f"cannot read the key file {path}: {error.strerror}; name an existing one"
         ) from error
     except (ValidationError, ValueError):
         raise OperatorError(f"{path} is no Web3 keystore: name a file in that format") from None
-    if head.version != 3 or len(address) != 20:
+    if head.version != 3 or (address is not None and len(address) != 20):
         raise OperatorError(f"{path} is no Web3 keystore of version 3: name a file in that format")
-    return Address(address)
+    return None if address is None else Address(address)
 
 
 def list_keys(directory: Path) -> tuple[tuple[Address, Path], ...]:
-    """The keystores in a directory with their accounts, by file name; what is none is left out."""
+    """The keystores in a directory with their accounts, by file name; other files are left out."""
     found: list[tuple[Address, Path]] = []
     for path in sorted(directory.iterdir()) if directory.is_dir() else ():
         try:
@@ -133,15 +146,15 @@ def list_keys(directory: Path) -> tuple[tuple[Address, Path], ...]:
 
 
 def get_password(password_file: Path | None, *, setting: str, prompt: str) -> str:
-    """The first line of the file, or what is typed at the prompt if there is none.
+    """The first line of the password file, or, without one, what is typed at a prompt.
 
     Args:
-        password_file: where to read it; None asks.
-        setting: name of the file's setting, for the message.
-        prompt: what is asked on a terminal.
+        password_file: The file, or None to ask.
+        setting: The name of the file's setting, for the message.
+        prompt: The text of the prompt.
 
     Raises:
-        OperatorError: the file is not readable or empty, or there is no terminal to ask on.
+        OperatorError: The file is not readable or empty, or there is no terminal to ask on.
     """
     if password_file is None:
         if not sys.stdin.isatty():
@@ -162,7 +175,7 @@ def ask_new_password(*, setting: str) -> str:
     """A password typed twice.
 
     Raises:
-        OperatorError: the two differ, or there is no terminal to ask on.
+        OperatorError: The two differ, or there is no terminal to ask on.
     """
     first = get_password(None, setting=setting, prompt="New password: ")
     if get_password(None, setting=setting, prompt="Again: ") != first:

@@ -5,8 +5,9 @@ import pytest
 
 from chain.crypto import get_address
 from chain.primitives import PrivateKey
-from node import keystore
-from node.keystore import (
+from pot_common import keystore
+from pot_common.errors import OperatorError
+from pot_common.keystore import (
     create_private_key,
     get_password,
     list_keys,
@@ -14,7 +15,6 @@ from node.keystore import (
     read_address,
     save_key,
 )
-from pot_common.errors import OperatorError
 
 KEY = PrivateKey(bytes.fromhex("7a28b5ba57c53603b0b07b56bba752f7784bf506fa95edc395f5cf6c7514fe9d"))
 

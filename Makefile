@@ -74,8 +74,8 @@ fuzz: venv ## mutated input and strangers on loopback, memory printed: MINUTES=6
 chaos: venv ## real nodes on loopback under kills, pauses, cut links, lost and full disks, copied keys, set changes (ARGS="--seed 7 --seconds 120 --json out.json")
 	$(BIN)/python -m tests.chaos $(ARGS)
 
-bench: venv ## benchmarks; each prints a table and writes JSON
-	for program in $(basename $(notdir $(wildcard bench/*.py))); do $(BIN)/python -m bench.$$program || exit 1; done
+bench: venv ## benchmarks, about an hour; each prints a table and writes JSON to build/bench (ARGS=--smoke)
+	$(BIN)/python -m bench $(ARGS)
 
 lock: venv ## resolve the dependencies again
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-header \

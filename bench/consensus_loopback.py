@@ -1,6 +1,6 @@
 """Blocks a second and the time from proposal to commit, real nodes on loopback (consensus.md, 5).
 
-    python -m bench.consensus_loopback [--json FILE] [--seconds N] [--base-port P]
+    python -m bench.consensus_loopback [--json FILE] [--seconds N] [--base-port P] [--smoke]
 
 Four validator processes as `pot devnet` starts them, fsync on. First without transactions, then
 with one transfer after the other, both with `min_block_interval_ms` 100. The limit that the same
@@ -8,8 +8,6 @@ run measures is the disk: a block waits for three records (PRE-PREPARE and PREPA
 and the block itself), the first two with the guard's file.
 """
 
-import argparse
-import json
 import os
 import tempfile
 import time
@@ -19,6 +17,7 @@ from pathlib import Path
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.report import build_parser, write_report
 from chain.crypto import get_address
 from chain.hexadecimal import to_hex
 from chain.primitives import PrivateKey
@@ -112,7 +111,7 @@ def wait_until_ready(clients: list[RpcClient], children: list[Child]) -> None:
 
 
 class Steps:
-    """The histogram of one step over all validators, as the metrics endpoints tell it."""
+    """The histogram of one step of consensus, summed over the metrics of all validators."""
 
     def __init__(self, ports: list[int], step: str) -> None:
         self.buckets: dict[float, float] = {}
@@ -150,7 +149,7 @@ class Steps:
 
 
 def send_transfer(client: RpcClient, chain_id: int, rich: PrivateKey, nonce: int) -> None:
-    """Send one transfer to an address that nobody knows, and do not wait for it."""
+    """Send one transfer to a fresh address, and do not wait for it."""
     transaction = sign_transaction(
         rich,
         chain_id=chain_id,
@@ -205,21 +204,21 @@ def measure(name: str, client: RpcClient, ports: list[int], load: float, rich: P
         "decide_p50_ms": after.quantile_ms(before, 0.5),
         "decide_p99_ms": after.quantile_ms(before, 0.99),
         "disk_ms": SYNCS_A_BLOCK * fsync_ms,
+        "ratio_to_disk": after.mean_ms(before) / (SYNCS_A_BLOCK * fsync_ms),
     }
-    ratio = after.mean_ms(before) / (SYNCS_A_BLOCK * fsync_ms)
     print(f"{name:10} {row['blocks_per_second']:9.2f} {row['transactions_per_second']:8.1f}"
           f" {row['decide_mean_ms']:9.1f} {row['decide_p50_ms']:8.1f} {row['decide_p99_ms']:8.1f}"
-          f" {row['disk_ms']:8.1f} {ratio:6.2f}")  # fmt: skip
+          f" {row['disk_ms']:8.1f} {row['ratio_to_disk']:6.2f}")  # fmt: skip
     return row
 
 
 def main() -> None:
     """Measure, print, and write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, default=Path("consensus_loopback.json"))
+    parser = build_parser("consensus_loopback", __doc__)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--base-port", type=int, default=28_500)
     arguments = parser.parse_args()
+    seconds = 2.0 if arguments.smoke else arguments.seconds
     rich = create_private_key()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -235,16 +234,16 @@ def main() -> None:
             urls = [f"http://127.0.0.1:{arguments.base_port + i}" for i in range(VALIDATORS)]
             clients = [RpcClient(url) for url in urls]
             wait_until_ready(clients, children)
-            time.sleep(5)  # what starts in the background has started
+            time.sleep(5)  # for the background work of a start to end
             ports = [arguments.base_port + 20 + index for index in range(VALIDATORS)]
             print(f"n = {VALIDATORS}, fsync {fsync_ms:.2f} ms, min_block_interval {INTERVAL_MS} ms")
             print(f"{'load':10} {'blocks/s':>9} {'tx/s':>8} {'decide ms':>9} {'p50':>8} {'p99':>8}"
                   f" {'disk ms':>8} {'ratio':>6}")  # fmt: skip
             rows = [
-                measure(load, clients[0], ports, arguments.seconds, rich, fsync_ms)
+                measure(load, clients[0], ports, seconds, rich, fsync_ms)
                 for load in ("none", "transfers")
             ]
-    arguments.json.write_text(json.dumps({"fsync_ms": fsync_ms, "loads": rows}, indent=2) + "\n")
+    write_report(arguments, {"fsync_ms": fsync_ms, "loads": rows})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Seconds from a request to q commit certificates, on a simulated network (consensus.md, 1).
 
-    python -m bench.consensus_network [--json FILE] [--seeds N] [--only TEXT]
+    python -m bench.consensus_network [--json FILE] [--seeds N] [--only TEXT] [--smoke]
 
 The real replicas and the real dissemination under virtual time. Harder than the emulated network of
 the published Go prototype that the table is compared with: the bandwidth is that of a node's whole
@@ -10,17 +10,15 @@ clock stops when q honest validators hold the certificate. Computing takes no vi
 coding took is printed apart, execution is bench/execution_floor.py's.
 """
 
-import argparse
 import heapq
-import json
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from random import Random
 
+from bench.report import build_parser, write_report
 from chain.consensus import pbft
 from chain.consensus.effects import (
     Broadcast,
@@ -314,14 +312,12 @@ def build_transactions(count: int) -> list[bytes]:
     return [i.to_bytes(4, "big") + bytes(TRANSACTION_BYTES - 4) for i in range(count)]
 
 
-def measure_cells(seeds: int, only: str) -> list[dict[str, object]]:
+def measure_cells(cells: Sequence[Cell], seeds: int) -> list[dict[str, object]]:
     """Every cell of the comparison."""
     rows = []
     print(f"{'Mbit/s':>6} {'tx':>6} {'n':>4} {'median s':>9} {'worst s':>8} {'prototype s':>12}"
           f" {'ratio':>6} {'coding s':>9}")  # fmt: skip
-    for cell in CELLS:
-        if only not in f"{cell.megabits}-{cell.transactions}-{cell.validators}":
-            continue
+    for cell in cells:
         transactions = build_transactions(cell.transactions)
         seconds, coding = [], 0.0
         for seed in range(seeds):
@@ -347,11 +343,11 @@ def measure_cells(seeds: int, only: str) -> list[dict[str, object]]:
     return rows
 
 
-def measure_traffic() -> list[dict[str, object]]:
+def measure_traffic(sizes: Sequence[int]) -> list[dict[str, object]]:
     """Frames and bytes of one small block, beside the least that this protocol needs."""
     print(f"\n{'n':>4} {'frames':>8} {'least':>8} {'bytes':>10} {'least':>10} {'ratio':>6}")
     rows = []
-    for n in (4, 10, 31, 100):
+    for n in sizes:
         world = World(0, n, 1_000, ())
         world.run()
         votes = (n - 1) ** 2 + n * (n - 1)
@@ -361,23 +357,16 @@ def measure_traffic() -> list[dict[str, object]]:
         print(f"{n:4} {world.frames:8} {frames:8} {world.bytes:10} {least:10}"
               f" {world.bytes / least:6.2f}")  # fmt: skip
         rows.append({"validators": n, "frames": world.frames, "least_frames": frames,
-                     "bytes": world.bytes, "least_bytes": least})  # fmt: skip
+                     "bytes": world.bytes, "least_bytes": least,
+                     "ratio_bytes": world.bytes / least})  # fmt: skip
     return rows
 
 
-def measure_attacks(seeds: int) -> list[dict[str, object]]:
-    """What the prototype does not survive."""
-    print(f"\n{'attack':24} {'n':>4} {'median s':>9} {'worst s':>8}")
-    rows = []
+def measure_attacks(sizes: Sequence[int], seeds: int) -> list[dict[str, object]]:
+    """Attacks that the prototype does not survive, beside the same network without them."""
 
-    def measure(name: str, n: int, prepare: Callable[[World], None]) -> None:
-        seconds = []
-        for seed in range(seeds):
-            world = World(seed, n, 30, build_transactions(100))
-            prepare(world)
-            seconds.append(world.run())
-        print(f"{name:24} {n:4} {statistics.median(seconds):9.2f} {max(seconds):8.2f}")
-        rows.append({"attack": name, "validators": n, "seconds": seconds})
+    def leave_alone(_world: World) -> None:
+        pass
 
     def equivocate(world: World) -> None:
         world.is_equivocating = True
@@ -389,27 +378,50 @@ def measure_attacks(seeds: int) -> list[dict[str, object]]:
     def babble(world: World) -> None:
         world.say(world.nodes[-1], b"\x01")
 
-    for n in (8, 32, 50):
-        measure("equivocating primary", n, equivocate)
-    for n in (10, 50):
-        measure("dead primary", n, kill)
-        measure("one-byte message", n, babble)
+    attacks = {
+        "none": leave_alone,
+        "equivocating primary": equivocate,
+        "dead primary": kill,
+        "one-byte message": babble,
+    }
+    print(f"\n{'attack':24} {'n':>4} {'median s':>9} {'worst s':>8} {'ratio':>6}")
+    rows = []
+    for n in sizes:
+        unharmed = 0.0
+        for name, prepare in attacks.items():
+            seconds = []
+            for seed in range(seeds):
+                world = World(seed, n, 30, build_transactions(100))
+                prepare(world)
+                seconds.append(world.run())
+            median = statistics.median(seconds)
+            unharmed = unharmed or median
+            print(f"{name:24} {n:4} {median:9.2f} {max(seconds):8.2f} {median / unharmed:6.2f}")
+            rows.append({"attack": name, "validators": n, "seconds": seconds,
+                         "ratio_to_none": median / unharmed})  # fmt: skip
     return rows
 
 
 def main() -> None:
     """Measure, print, and write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, default=Path("consensus_network.json"))
+    parser = build_parser("consensus_network", __doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default="", help="cells whose 'Mbit-transactions-n' has this")
     arguments = parser.parse_args()
-    result = {
-        "cells": measure_cells(arguments.seeds, arguments.only),
-        "traffic": measure_traffic(),
-        "attacks": measure_attacks(arguments.seeds),
+    cells = [
+        cell
+        for cell in CELLS
+        if arguments.only in f"{cell.megabits}-{cell.transactions}-{cell.validators}"
+    ]
+    seeds, traffic_sizes, attack_sizes = arguments.seeds, (4, 10, 31, 100), (10, 32, 50)
+    if arguments.smoke:
+        cells, seeds, traffic_sizes, attack_sizes = cells[:1], 1, (4,), (8,)
+    results = {
+        "cells": measure_cells(cells, seeds),
+        "traffic": measure_traffic(traffic_sizes),
+        "attacks": measure_attacks(attack_sizes, seeds),
     }
-    arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    write_report(arguments, results)
 
 
 if __name__ == "__main__":

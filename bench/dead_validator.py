@@ -1,6 +1,6 @@
 """What one dead validator of five costs, and when it proposes again (consensus.md, 3 and 11).
 
-    python -m bench.dead_validator [--json FILE] [--base-port P]
+    python -m bench.dead_validator [--json FILE] [--base-port P] [--smoke]
 
 Five validator processes on loopback as `pot devnet` starts them, fsync on, always with transfers to
 take, so that a block is due every 200 ms. A dead validator is asked again once in 32 n blocks, so
@@ -10,9 +10,7 @@ measures all. The limits: 90 % of the healthy rate with one dead, both parts tog
 blocks until it has proposed again.
 """
 
-import argparse
 import contextlib
-import json
 import os
 import signal
 import tempfile
@@ -25,6 +23,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.consensus_loopback import send_transfer, start_network, start_validator, wait_until_ready
+from bench.report import build_parser, write_report
 from chain.primitives import PrivateKey
 from chain.types.validator_set import compute_max_faulty
 from node.client.rpc_client import RpcClient
@@ -42,7 +41,7 @@ LEAST_RATIO = 0.9
 
 
 def keep_busy(client: RpcClient, rich: PrivateKey) -> None:
-    """Send transfers until nobody answers, and wait while the pool is full."""
+    """Send transfers until the node stops, and wait while its pool is full."""
     chain_id = client.quantity("eth_chainId")
     nonce = 0
     while client.is_ready():
@@ -53,7 +52,7 @@ def keep_busy(client: RpcClient, rich: PrivateKey) -> None:
 
 
 def count_failed_views(port: int) -> int:
-    """Views without a block so far, of finalized numbers, as a node's metrics tell it."""
+    """The views without a block so far, of finalized numbers, from a node's metrics."""
     for family in text_string_to_metric_families(
         httpx.get(f"http://127.0.0.1:{port}/metrics").text
     ):
@@ -63,7 +62,7 @@ def count_failed_views(port: int) -> int:
 
 
 def wait_for_block(client: RpcClient, number: int) -> str:
-    """Return the proposer of that block when it is there."""
+    """Wait for a block; return its proposer."""
     while client.quantity("eth_blockNumber") < number:
         time.sleep(0.05)
     block = client.call("eth_getBlockByNumber", hex(number), False)
@@ -73,7 +72,7 @@ def wait_for_block(client: RpcClient, number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What 32 n blocks took."""
+    """The time that one part of the run took."""
 
     name: str
     seconds: float
@@ -81,11 +80,11 @@ class Part:
     """Views that ended without a block."""
 
 
-def measure(name: str, client: RpcClient, metrics_port: int) -> Part:
-    """Wait for the next 32 n blocks."""
+def measure(name: str, client: RpcClient, metrics_port: int, blocks: int) -> Part:
+    """Wait for the next blocks."""
     failed = count_failed_views(metrics_port)
     first, started = client.quantity("eth_blockNumber"), time.monotonic()
-    wait_for_block(client, first + PROBE_BLOCKS)
+    wait_for_block(client, first + blocks)
     return Part(
         name=name,
         seconds=time.monotonic() - started,
@@ -95,10 +94,10 @@ def measure(name: str, client: RpcClient, metrics_port: int) -> Part:
 
 def main() -> None:
     """Measure, print, and write JSON; fails if a limit is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, default=Path("dead_validator.json"))
+    parser = build_parser("dead_validator", __doc__)
     parser.add_argument("--base-port", type=int, default=28_600)
     arguments = parser.parse_args()
+    blocks = VALIDATORS if arguments.smoke else PROBE_BLOCKS
     assert compute_max_faulty(VALIDATORS) == 1
     rich = create_private_key()
     with tempfile.TemporaryDirectory() as name, ProcessGroup(Path(name) / "logs") as processes:
@@ -120,13 +119,13 @@ def main() -> None:
         load = threading.Thread(target=keep_busy, args=(client, rich), daemon=True)
         load.start()
         wait_for_block(client, 4 * VALIDATORS)  # from then on the window is full
-        healthy = measure("all healthy", client, metrics_port)
+        healthy = measure("all healthy", client, metrics_port, blocks)
 
         victim = VALIDATORS - 1
         dead = client_address(clients[victim])
         os.killpg(children[victim].process.pid, signal.SIGKILL)
         killed, ailing = (
-            measure(each, client, metrics_port) for each in ("one killed", "one dead")
+            measure(each, client, metrics_port, blocks) for each in ("one killed", "one dead")
         )
 
         revived = start_validator(directory / f"validator-{victim}", processes)
@@ -137,30 +136,32 @@ def main() -> None:
             again += 1
     print(
         f"n = {VALIDATORS}, min_block_interval {INTERVAL_MS} ms, view_timeout_base {TIMEOUT_MS} ms,"
-        f" {PROBE_BLOCKS} blocks each"
+        f" {blocks} blocks each"
     )
     print(f"{'':14} {'blocks/s':>9} {'failed views':>13} {'ratio':>6}")
     ratio = 2 * healthy.seconds / (killed.seconds + ailing.seconds)
     for part in (healthy, killed, ailing):
         print(
-            f"{part.name:14} {PROBE_BLOCKS / part.seconds:9.2f} {part.failed_views:13d}"
+            f"{part.name:14} {blocks / part.seconds:9.2f} {part.failed_views:13d}"
             f" {healthy.seconds / part.seconds:6.2f}"
         )
     print(f"{'both':38} {ratio:6.2f}, of at least {LEAST_RATIO}")
     print(f"proposes again after {again - back} blocks, of at most {PROBE_BLOCKS}")
     report = {
-        "blocks_a_part": PROBE_BLOCKS,
+        "blocks_a_part": blocks,
         "parts": [asdict(part) for part in (healthy, killed, ailing)],
         "ratio": ratio,
         "blocks_until_it_proposed": again - back,
     }
-    arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(arguments, report)
+    if arguments.smoke:
+        return
     assert ratio >= LEAST_RATIO, "slower than the limit"
     assert again - back <= PROBE_BLOCKS, "later than the limit"
 
 
 def client_address(client: RpcClient) -> str:
-    """The validator of a node."""
+    """The address of a node's validator."""
     info = client.call("pot_nodeInfo")
     assert isinstance(info, dict)
     return str(info["validator"]).lower()

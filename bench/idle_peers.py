@@ -1,6 +1,6 @@
 """A thousand idle peers on one validator: memory, processor time, consensus round trips meanwhile.
 
-    python -m bench.idle_peers [--peers N] [--seconds S] [--json FILE]
+    python -m bench.idle_peers [--peers N] [--seconds S] [--json FILE] [--smoke]
 
 The validator under test and another, in a process each, exchange frames as in bench/network.py,
 first alone and then beside N peers with a session each, which do nothing but ping every 2 s. The
@@ -10,7 +10,6 @@ told apart from how busy the machine is.
 
 import argparse
 import gc
-import json
 import resource
 import subprocess
 import sys
@@ -24,11 +23,12 @@ from bench.network import (
     GENESIS,
     HEAD,
     IDLE_ROUND_TRIPS,
-    RUN_OTHER_VALIDATOR,
     Node,
+    build_echo_command,
     measure_round_trips,
     summarize,
 )
+from bench.report import build_parser, silence_logs, write_report
 from node.network.host import LibP2PHost, create_host_key
 from node.network.protocols import status, transactions
 from node.network.protocols.status import NodeIdentity
@@ -55,7 +55,7 @@ def processor_seconds() -> float:
 
 
 class IdlePeer:
-    """Tells and learns nothing."""
+    """The session callbacks of a peer that has no news and keeps none."""
 
     def get_head(self) -> Head:
         return HEAD
@@ -79,7 +79,7 @@ async def read_on(stream: FrameStream) -> None:
 
 
 async def connect(host: LibP2PHost, address: str) -> FrameStream:
-    """A session with the node at `address`, however often it takes."""
+    """A session with the node at `address`; tries until there is one."""
     peer_id = PeerId(address.rpartition("/")[2])
     while True:
         try:
@@ -100,7 +100,7 @@ async def connect(host: LibP2PHost, address: str) -> FrameStream:
 
 
 async def be_idle(address: str, count: int) -> None:
-    """Hold `count` sessions with the node at `address`, and say so once they are there."""
+    """Hold `count` sessions with the node at `address`; print `ready` when all are there."""
     connecting = trio.CapacityLimiter(CONNECTING_AT_ONCE)
     ready = 0
 
@@ -121,7 +121,9 @@ async def be_idle(address: str, count: int) -> None:
             nursery.start_soon(hold)
 
 
-async def run(directory: Path, peer_count: int, seconds: float) -> dict[str, object]:
+async def run(
+    directory: Path, peer_count: int, seconds: float, round_trips: int
+) -> dict[str, object]:
     node = Node(0, directory / "0", max_peers=peer_count + OUTBOUND_PLACES)
     never = trio.Event()
     programs: list[subprocess.Popen[str]] = []
@@ -130,13 +132,13 @@ async def run(directory: Path, peer_count: int, seconds: float) -> dict[str, obj
         [address] = node.network.listen_addresses()
         programs.append(
             subprocess.Popen(  # noqa: ASYNC220 - starts once, before anything is timed
-                [*RUN_OTHER_VALIDATOR, "--echo", str(directory / "1"), address]
+                build_echo_command(directory / "1", address)
             )
         )
         try:
             await wait_for(node, 1)
             await measure_round_trips(node, never, 20)
-            alone = await measure_round_trips(node, never, IDLE_ROUND_TRIPS)
+            alone = await measure_round_trips(node, never, round_trips)
             before_mib = resident_mib()
             start = time.perf_counter()
             each = peer_count // CLIENT_PROCESSES
@@ -174,21 +176,21 @@ async def run(directory: Path, peer_count: int, seconds: float) -> dict[str, obj
     peers = each * CLIENT_PROCESSES
     return {
         "peers": peers,
-        "peersAtTheEnd": still_there - 1,
-        "connectSeconds": round(connect_seconds, 1),
-        "processorMsAConnection": round(1_000 * connect_processor / peers, 1),
-        "memoryBeforeMib": round(before_mib, 1),
-        "memoryWithPeersMib": round(after_mib, 1),
-        "kibAPeer": round(1_024 * (after_mib - before_mib) / peers, 1),
-        "processorShare": round(busy, 3),
-        "longestCollectionMs": round(collector.longest_ms, 1),
+        "peers_at_the_end": still_there - 1,
+        "connect_seconds": round(connect_seconds, 1),
+        "processor_ms_a_connection": round(1_000 * connect_processor / peers, 1),
+        "memory_before_mib": round(before_mib, 1),
+        "memory_with_peers_mib": round(after_mib, 1),
+        "kib_a_peer": round(1_024 * (after_mib - before_mib) / peers, 1),
+        "processor_share": round(busy, 3),
+        "longest_collection_ms": round(collector.longest_ms, 1),
         "alone": summarize(alone),
-        "withPeers": summarize(taken),
+        "with_peers": summarize(taken),
     }
 
 
 class CollectorWatch:
-    """How long Python's garbage collector stopped everything."""
+    """The longest pause that Python's garbage collector made."""
 
     def __init__(self) -> None:
         self.longest_ms = 0.0
@@ -205,39 +207,47 @@ class CollectorWatch:
 async def wait_for(node: Node, count: int) -> None:
     with trio.fail_after(900):
         while (present := len(node.network.peers())) < count:
-            print(f"{present} of {count} peers", file=sys.stderr, flush=True)
+            if count > 1:
+                print(f"{present} of {count} peers", file=sys.stderr, flush=True)
             await trio.sleep(5 if count > 1 else 0.1)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measure, print, and write JSON; 1 if the node lost a peer."""
+    parser = build_parser("idle_peers", __doc__)
     parser.add_argument("--peers", type=int, default=1_000)
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--be-idle", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    silence_logs()
     if arguments.be_idle:
         address, count = arguments.be_idle
         trio.run(be_idle, address, int(count))
         return 0
-    with tempfile.TemporaryDirectory() as directory:
-        result = trio.run(run, Path(directory), arguments.peers, arguments.seconds)
+    with tempfile.TemporaryDirectory() as name:
+        if arguments.smoke:
+            result = trio.run(run, Path(name), CLIENT_PROCESSES, 1.0, 5)
+        else:
+            settings = (arguments.peers, arguments.seconds, IDLE_ROUND_TRIPS)
+            result = trio.run(run, Path(name), *settings)
     print(
-        f"{result['peers']} peers in {result['connectSeconds']} s "
-        f"({result['processorMsAConnection']} ms of processor each); "
-        f"{result['peersAtTheEnd']} at the end"
+        f"{result['peers']} peers in {result['connect_seconds']} s "
+        f"({result['processor_ms_a_connection']} ms of processor each); "
+        f"{result['peers_at_the_end']} at the end"
     )
     print(
-        f"memory {result['memoryBeforeMib']} -> {result['memoryWithPeersMib']} MiB "
-        f"({result['kibAPeer']} KiB a peer); {100 * result['processorShare']:.0f} % of a core "
-        f"busy; longest garbage collection {result['longestCollectionMs']} ms"
+        f"memory {result['memory_before_mib']} -> {result['memory_with_peers_mib']} MiB "
+        f"({result['kib_a_peer']} KiB a peer); {100 * result['processor_share']:.0f} % of a core "
+        f"busy; longest garbage collection {result['longest_collection_ms']} ms"
     )
     print("consensus round trip, ms          p50      p99      max   count")
-    for name, row in (("alone", result["alone"]), ("with idle peers", result["withPeers"])):
-        print(f"{name:27} {row['p50Ms']:9} {row['p99Ms']:8} {row['maxMs']:8} {row['count']:7}")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(result, indent=2))
-    return 0 if result["peersAtTheEnd"] == result["peers"] else 1
+    alone, beside_peers = result["alone"], result["with_peers"]
+    for label, row in (("alone", alone), ("with idle peers", beside_peers)):
+        print(f"{label:27} {row['p50_ms']:9} {row['p99_ms']:8} {row['max_ms']:8} {row['count']:7}")
+    ratios = [beside_peers[each] / alone[each] for each in ("p50_ms", "p99_ms")]
+    print(f"{'ratio':27} {ratios[0]:9.1f} {ratios[1]:8.1f}")
+    write_report(arguments, {**result, "ratio_p50": ratios[0], "ratio_p99": ratios[1]})
+    return 0 if result["peers_at_the_end"] == result["peers"] else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Consensus round trips between two nodes, idle and while 50 MB blobs move between them both ways.
 
-    python -m bench.network [--blobs N] [--json FILE]
+    python -m bench.network [--blobs N] [--json FILE] [--smoke]
 
 Two processes on loopback with the node's own network: libp2p host, sessions, consensus queues, blob
 exchange and blob store. A round trip is a frame of 300 bytes to the other process and one back,
@@ -9,16 +9,17 @@ that does other things too. Fails if the loaded p99 is 250 ms or more.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import trio
 
+from bench.report import build_parser, silence_logs, write_report
 from chain.crypto import get_address, keccak256, sign
 from chain.primitives import Address, BlockNumber, Hash32, PrivateKey
 from node.network.host import LibP2PHost, create_host_key
@@ -34,15 +35,13 @@ BLOB_BYTES = 50 * 10**6
 MESSAGE_BYTES = 300
 ROUND_TRIPS_PER_SECOND = 20
 IDLE_ROUND_TRIPS = 200
-RUN_OTHER_VALIDATOR = (sys.executable, "-W", "ignore", "-m", "bench.network")
-"""The other validator is this program with `--echo`."""
 LISTEN = "/ip4/127.0.0.1/tcp/0"
 GENESIS = keccak256(b"bench")
 HEAD = Head(BlockNumber(0), GENESIS)
 
 
 class Nothing:
-    """A node without transactions, blocks and training."""
+    """Stands for a pool, a chain and training stores that are empty."""
 
     def contains(self, _: Hash32) -> bool:
         return True
@@ -108,11 +107,20 @@ class Node:
             await self.network.requests.fetch_blob(content_id)
 
 
-async def echo(directory: Path, address: str, wanted: list[Hash32]) -> None:
-    """The other process: echoes frames; on `go` it fetches what we hold."""
+def build_echo_command(
+    directory: Path, address: str, blob_bytes: int = 0, offered: Sequence[Hash32] = ()
+) -> list[str]:
+    """The command of the other validator, which is this program with `--echo`."""
+    ids = [content_id.hex() for content_id in offered]
+    program = [sys.executable, "-W", "ignore", "-m", "bench.network"]
+    return [*program, "--echo", str(directory), address, str(blob_bytes), *ids]
+
+
+async def echo(directory: Path, address: str, blob_bytes: int, wanted: list[Hash32]) -> None:
+    """Run the other validator: echo frames, and on `go` fetch the blobs that the first holds."""
     node = Node(1, directory, (address,))
     for index in range(len(wanted)):
-        content_id = node.blobs.put(build_blob(1, index))
+        content_id = node.blobs.put(build_blob(1, index, blob_bytes))
         print(content_id.hex(), flush=True)
     async with trio.open_nursery() as nursery:
         await nursery.start(node.network.run)
@@ -123,12 +131,12 @@ async def echo(directory: Path, address: str, wanted: list[Hash32]) -> None:
                 node.network.broadcast_consensus(frame)
 
 
-def build_blob(owner: int, index: int) -> bytes:
-    return (b"%d %d " % (owner, index) + os.urandom(64)) * (BLOB_BYTES // 66)
+def build_blob(owner: int, index: int, size_bytes: int) -> bytes:
+    return (b"%d %d " % (owner, index) + os.urandom(64)) * (size_bytes // 66)
 
 
 async def measure_round_trips(node: Node, stop: trio.Event, most: int | None) -> list[float]:
-    """Milliseconds of each, until `stop` or `most` of them."""
+    """The milliseconds of each round trip, until `stop` is set or there are `most`."""
     taken: list[float] = []
     while not stop.is_set() and (most is None or len(taken) < most):
         frame = len(taken).to_bytes(8) + os.urandom(MESSAGE_BYTES - 8)
@@ -146,21 +154,22 @@ def summarize(taken: list[float]) -> dict[str, float]:
     ordered = sorted(taken)
     return {
         "count": len(ordered),
-        "p50Ms": round(ordered[len(ordered) // 2], 2),
-        "p99Ms": round(ordered[int(0.99 * (len(ordered) - 1))], 2),
-        "maxMs": round(ordered[-1], 2),
+        "p50_ms": round(ordered[len(ordered) // 2], 2),
+        "p99_ms": round(ordered[int(0.99 * (len(ordered) - 1))], 2),
+        "max_ms": round(ordered[-1], 2),
     }
 
 
-async def run(directory: Path, blob_count: int) -> dict[str, object]:
+async def run(
+    directory: Path, blob_count: int, blob_bytes: int, idle_round_trips: int
+) -> dict[str, object]:
     node = Node(0, directory / "0")
-    own = [node.blobs.put(build_blob(0, index)) for index in range(blob_count)]
+    own = [node.blobs.put(build_blob(0, index, blob_bytes)) for index in range(blob_count)]
     async with trio.open_nursery() as nursery:
         await nursery.start(node.network.run)
         [address] = node.network.listen_addresses()
         other = subprocess.Popen(  # noqa: ASYNC220 - starts once, before anything is timed
-            [*RUN_OTHER_VALIDATOR, "--echo", str(directory / "1"), address]
-            + [content_id.hex() for content_id in own],
+            build_echo_command(directory / "1", address, blob_bytes, own),
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -173,7 +182,7 @@ async def run(directory: Path, blob_count: int) -> dict[str, object]:
                     await trio.sleep(0.1)
             never = trio.Event()
             await measure_round_trips(node, never, 20)
-            idle = await measure_round_trips(node, never, IDLE_ROUND_TRIPS)
+            idle = await measure_round_trips(node, never, idle_round_trips)
             finished = trio.Event()
             loaded: list[float] = []
 
@@ -197,35 +206,41 @@ async def run(directory: Path, blob_count: int) -> dict[str, object]:
         "idle": summarize(idle),
         "loaded": summarize(loaded),
         "blobs": blob_count,
-        "blobBytes": BLOB_BYTES,
-        "megabytesPerSecondEachWay": round(blob_count * BLOB_BYTES / 1e6 / seconds, 1),
-        "p99LimitMs": P99_LIMIT_MS,
+        "blob_bytes": blob_bytes,
+        "megabytes_per_second_each_way": round(blob_count * blob_bytes / 1e6 / seconds, 1),
+        "p99_limit_ms": P99_LIMIT_MS,
     }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measure, print, and write JSON; 1 if the loaded p99 is above the limit."""
+    parser = build_parser("network", __doc__)
     parser.add_argument("--blobs", type=int, default=8, help="of 50 MB, each way")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--echo", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    silence_logs()
     if arguments.echo:
-        directory, address, *wanted = arguments.echo
+        directory, address, blob_bytes, *wanted = arguments.echo
         wanted_ids = [Hash32(bytes.fromhex(each)) for each in wanted]
-        trio.run(echo, Path(directory), address, wanted_ids)
+        trio.run(echo, Path(directory), address, int(blob_bytes), wanted_ids)
         return 0
-    with tempfile.TemporaryDirectory() as directory:
-        result = trio.run(run, Path(directory), arguments.blobs)
+    with tempfile.TemporaryDirectory() as name:
+        if arguments.smoke:
+            result = trio.run(run, Path(name), 1, BLOB_BYTES // 50, 5)
+        else:
+            result = trio.run(run, Path(name), arguments.blobs, BLOB_BYTES, IDLE_ROUND_TRIPS)
     print(f"consensus round trip of {MESSAGE_BYTES} bytes, ms      p50      p99      max   count")
     idle, loaded = result["idle"], result["loaded"]
-    for name, row in (("idle", idle), ("50 MB blobs both ways", loaded)):
-        print(f"{name:37} {row['p50Ms']:9} {row['p99Ms']:8} {row['maxMs']:8} {row['count']:7}")
-    ratios = [loaded[each] / idle[each] for each in ("p50Ms", "p99Ms")]
+    for label, row in (("idle", idle), ("blobs both ways", loaded)):
+        print(f"{label:37} {row['p50_ms']:9} {row['p99_ms']:8} {row['max_ms']:8} {row['count']:7}")
+    ratios = [loaded[each] / idle[each] for each in ("p50_ms", "p99_ms")]
     print(f"{'ratio':37} {ratios[0]:9.1f} {ratios[1]:8.1f}")
-    print(f"blobs: {result['megabytesPerSecondEachWay']} MB/s each way")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(result, indent=2))
-    if loaded["p99Ms"] >= P99_LIMIT_MS:
+    print(
+        f"blobs of {result['blob_bytes'] / 1e6:.0f} MB:"
+        f" {result['megabytes_per_second_each_way']} MB/s each way"
+    )
+    write_report(arguments, {**result, "ratio_p50": ratios[0], "ratio_p99": ratios[1]})
+    if loaded["p99_ms"] >= P99_LIMIT_MS and not arguments.smoke:
         print(f"the loaded p99 is above {P99_LIMIT_MS} ms")
         return 1
     return 0

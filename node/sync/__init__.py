@@ -1,1 +1,1 @@
-"""Catching up with the finalized chain."""
+"""How does a node catch up with the finalized chain?"""

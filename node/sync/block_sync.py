@@ -1,8 +1,8 @@
 """Block sync: a late node fetches and executes blocks (docs/spec/consensus.md, section 10).
 
-Several peers are asked for different ranges at a time; while one range is executed, the next are
-fetched and verified. A block is believed for its certificate, never for its sender; a peer whose
-blocks do not verify, or who does not give what it says it has, is left alone for a while.
+It requests ranges of blocks from several peers at the same time. While one range is executed, the
+next ones are fetched and verified. A block is accepted because of its certificate, whoever sent it.
+A peer that sends bad blocks, or does not serve what it announced, is not asked for a while.
 """
 
 from itertools import pairwise
@@ -27,19 +27,20 @@ from node.sync.snapshot_sync import SnapshotSync
 from node.sync.sources import ANSWER_SECONDS, SOURCES_LIMIT, Sources
 
 POLL_SECONDS: Final = 0.2
-"""How often peers' heads are looked at; they are told with every ping."""
+"""Interval at which the heads of peers are compared with ours; peers report them with each ping."""
 
 PATIENCE_SECONDS: Final = 2.0
-"""One block behind is normal while consensus is at it; after so long it is fetched."""
+"""A validator that is one block behind waits this long for consensus before it fetches the
+block."""
 
 CERTIFIED_OVERHEAD_BYTES: Final = CERTIFICATE_LIMIT_BYTES + 64
-"""What a frame of an answer holds at most besides its block."""
+"""Bytes that the frame of a block adds to it at most."""
 
 _log = structlog.get_logger("node.sync")
 
 
 class BlockSync:
-    """Follows the highest head that peers tell of."""
+    """Follows the highest head that peers report."""
 
     def __init__(
         self,
@@ -51,15 +52,16 @@ class BlockSync:
         own_validator: Address | None,
         snapshot: SnapshotSync | None = None,
     ) -> None:
-        """Build it; nothing happens before `run`.
+        """Create it; it does nothing before `run`.
 
         Args:
-            store: where the head is.
-            executor: verifies certificates.
-            network: the peers.
-            finalizer: executes a block and makes it the head.
-            own_validator: whom consensus brings most blocks, while it is a member.
-            snapshot: what is used instead while the node is too far behind.
+            store: The stored chain.
+            executor: Verifies certificates.
+            network: The peers.
+            finalizer: Executes a block and makes it the head.
+            own_validator: The validator of this node. While it is in the validator set, consensus
+                brings most blocks.
+            snapshot: Used instead of blocks while the node is too far behind.
         """
         self._store = store
         self._executor = executor
@@ -73,12 +75,12 @@ class BlockSync:
         self._changed = trio.Event()
 
     def best_known(self) -> BlockNumber:
-        """The highest head among ourselves and the peers that sync has no complaint of."""
+        """The highest head of this node and of the peers that are not resting."""
         heads = [peer.head.number for peer in self._list_sources()]
         return BlockNumber(max([self._store.head_number(), *heads]))
 
     async def run(self) -> None:
-        """Catch up whenever peers are ahead, until cancelled."""
+        """Catch up whenever peers are ahead; runs until it is cancelled."""
         while True:
             if self._snapshot is not None and self._is_too_far():
                 await self._snapshot.join()
@@ -87,7 +89,7 @@ class BlockSync:
             await trio.sleep(POLL_SECONDS)
 
     def _is_too_far(self) -> bool:
-        """Whether a snapshot brings us on faster than blocks."""
+        """Whether a snapshot would be faster than executing the missing blocks."""
         head = self._store.head_number()
         return self._snapshot is not None and self._snapshot.is_wanted(head, self.best_known())
 
@@ -130,13 +132,13 @@ class BlockSync:
             _log.info("synced", first=head + 1, head=self._store.head_number())
 
     async def _finalize_batch(self, batch: Batch, plan: RangePlan) -> None:
-        """Finalize the blocks of a batch, each certified by the validators of its own number.
+        """Finalize the blocks of a batch, after verifying each block's certificate.
 
-        Those are known only now: a block of the batch may change them.
+        Certificates are verified only here, because an earlier block may change the validator set.
         """
         for block, certificate in batch.certified:
             if block.number <= self._store.head_number():
-                continue  # consensus was faster
+                continue  # consensus has finalized it already
             try:
                 await trio.to_thread.run_sync(
                     self._executor.verify_certificate, certificate, block.number, block.hash
@@ -148,7 +150,7 @@ class BlockSync:
             await self._finalizer.finalize(block, certificate)
 
     async def _work(self, peer_id: PeerId, plan: RangePlan, scope: trio.CancelScope) -> None:
-        """Ask one peer for range after range, as long as it is a source."""
+        """Request ranges from one peer, one after another, as long as it is a source."""
         with scope:
             while (peer_head := self._sources.get_head(peer_id)) is not None:
                 head = self._store.head_number()
@@ -176,12 +178,12 @@ class BlockSync:
             scope.cancel()
 
     async def _fetch(self, peer_id: PeerId, asked: BlockRange) -> Batch | None:
-        """The blocks of a range, or the first of them: verified, but not executed.
+        """The blocks of a range, or the first of them, verified but not executed.
 
-        None if the peer lied or was slow: it rests now.
+        None if the peer sent bad blocks or was too slow; it is then not asked for a while.
 
         Raises:
-            UnreachablePeerError: no connection, or it broke.
+            UnreachablePeerError: There is no connection, or it broke.
         """
         answer = None
         try:
@@ -206,7 +208,8 @@ class BlockSync:
         answer: tuple[tuple[Block, CommitCertificate], ...],
     ) -> Batch:
         if len(answer) < asked.count:
-            # Who serves stops only where the next block, of at most half an answer, has no room.
+            # An honest server ends early only if the next block would not fit. A block takes at
+            # most half an answer, so a smaller answer that ends early is a false claim.
             size_bytes = sum(len(block.encode()) + CERTIFIED_OVERHEAD_BYTES for block, _ in answer)
             if size_bytes <= BLOCKS_LIMIT_BYTES - BLOCK_FRAME_LIMIT_BYTES:
                 detail = f"{len(answer)} of {asked}"

@@ -1,7 +1,8 @@
-"""Which peer is asked for which blocks, as a value (docs/spec/consensus.md, section 10).
+"""The plan which peer is asked for which blocks (docs/spec/consensus.md, section 10).
 
-Time, heads and peers are arguments, so that a test is a loop over them. No peer can hold the others
-up: its range goes to another one that is free, and memory is bounded by the ranges that are out.
+It is pure: time, heads and peers are arguments, so that tests need no clock or network. A slow peer
+cannot delay the others, because its range is also given to a free one. The number of open ranges
+bounds the memory.
 """
 
 from collections.abc import Sequence
@@ -14,16 +15,16 @@ from chain.types.certificate import CommitCertificate
 from node.network.stream import PeerId
 
 RANGE_BLOCKS: Final = 64
-"""Blocks of one request: a second of execution, so that a lost answer costs little."""
+"""Blocks in one request. They take a second to execute, so a lost answer costs little."""
 
 RANGES_LIMIT: Final = 8
-"""Ranges asked for or held: at BLOCKS_LIMIT_BYTES each, 64 MiB."""
+"""Limit of ranges that are requested or held; with BLOCKS_LIMIT_BYTES each they take 64 MiB."""
 
 PATIENCE_SECONDS: Final = 3.0
-"""After so long a range that holds up the rest is asked of a second peer too."""
+"""After this time, the range that is needed next is requested from a second peer, too."""
 
 ASKED_LIMIT: Final = 3
-"""Peers asked for one range at a time."""
+"""Limit of peers that are asked for the same range at the same time."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -35,24 +36,24 @@ class BlockRange:
 
     @property
     def count(self) -> int:
-        """How many blocks."""
+        """The number of blocks."""
         return self.last - self.first + 1
 
     def __str__(self) -> str:
-        """As logs show it."""
+        """The range as logs show it."""
         return f"blocks {self.first} to {self.last}"
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive final blocks from one peer, each with a certificate; at least one."""
+    """One or more consecutive blocks from one peer, each with a certificate."""
 
     peer_id: PeerId
     certified: tuple[tuple[Block, CommitCertificate], ...]
 
     @property
     def range(self) -> BlockRange:
-        """The blocks' numbers."""
+        """The range of the blocks' numbers."""
         return BlockRange(self.certified[0][0].number, self.certified[-1][0].number)
 
 
@@ -63,26 +64,26 @@ class _Flight:
 
 
 class RangePlan:
-    """What is asked for, what came, and what is still to be asked for, above the head."""
+    """The ranges above the head: requested, received, and not requested yet."""
 
     def __init__(self, first: BlockNumber) -> None:
         self._next = first
-        """Nobody was asked for it yet, nor for what is above."""
+        """The lowest block that was never requested."""
         self._open: list[BlockRange] = []
-        """To be asked for again, ascending."""
+        """Ranges that must be requested again, ascending."""
         self._flights: dict[BlockRange, _Flight] = {}
         self._ready: list[Batch] = []
 
     def take(
         self, peer_id: PeerId, peer_head: BlockNumber, head: BlockNumber, now: float
     ) -> BlockRange | None:
-        """What to ask a free peer for; None if there is nothing for it now.
+        """The range to request from a free peer; None if there is nothing for it now.
 
         Args:
-            peer_id: who is asked.
-            peer_head: the highest block that the peer says it holds.
-            head: the highest block that is finalized here.
-            now: in seconds.
+            peer_id: The free peer.
+            peer_head: The highest block that the peer says it holds.
+            head: The highest block that is final here.
+            now: Monotonic time in seconds.
         """
         self._forget_through(head)
         wanted = self._choose(peer_head, head)
@@ -106,7 +107,7 @@ class RangePlan:
         if not self._open or self._open[0].first > peer_head:
             return None
         is_full = len(self._flights) + len(self._ready) >= RANGES_LIMIT
-        # The next block to execute is always asked for, or the rest would wait for it for ever.
+        # The next block to execute must always be requested: all other ranges wait for it.
         if is_full and self._open[0].first > head + 1:
             return None
         wanted = self._open.pop(0)
@@ -116,10 +117,11 @@ class RangePlan:
         return wanted
 
     def put(self, asked: BlockRange, batch: Batch) -> Sequence[PeerId] | None:
-        """Take the answer to `asked`, which may end early; who was asked before and is slower.
+        """Accept the answer to the request `asked`; it may have fewer blocks.
 
         Returns:
-            None if another peer was faster: this answer is of no use.
+            The slower peers that were asked for the range earlier. None if another peer has
+            answered before, so that this answer is not needed.
         """
         flight = self._flights.pop(asked, None)
         if flight is None:
@@ -130,7 +132,7 @@ class RangePlan:
         return flight.peers[: flight.peers.index(batch.peer_id)]
 
     def give_back(self, asked: BlockRange, peer_id: PeerId) -> None:
-        """The peer did not answer: somebody else is to be asked."""
+        """Note that a peer did not answer, so that another peer is asked for the range."""
         flight = self._flights.get(asked)
         if flight is None or peer_id not in flight.peers:
             return
@@ -140,7 +142,7 @@ class RangePlan:
             self.reopen(asked)
 
     def pop_next(self, head: BlockNumber) -> Batch | None:
-        """The batch that begins with the child of the head or reaches beyond it, if it came."""
+        """Remove and return the batch with the child of the head; None if it has not come yet."""
         self._forget_through(head)
         for index, batch in enumerate(self._ready):
             if batch.range.first <= head + 1:
@@ -148,12 +150,12 @@ class RangePlan:
         return None
 
     def reopen(self, again: BlockRange) -> None:
-        """Have a range asked for again."""
+        """Request a range again."""
         self._open.append(again)
         self._open.sort()
 
     def _forget_through(self, head: BlockNumber) -> None:
-        """Consensus may be faster than sync: what is final needs no asking."""
+        """Drop the ranges up to a block that consensus has made final meanwhile."""
         self._next = BlockNumber(max(self._next, head + 1))
         self._open = [each for each in self._open if each.last > head]
         self._ready = [each for each in self._ready if each.range.last > head]

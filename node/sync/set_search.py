@@ -1,8 +1,8 @@
-"""Who decided a block that is far ahead (docs/spec/consensus.md, section 10).
+"""Finds the validator set of a block that is far ahead (docs/spec/consensus.md, section 10).
 
-Every set names the next one, in the state of the last block that it decided. That block is looked
-for by bisection among certified headers: a node that was away needs some twenty headers and a few
-nodes of their states for each change since, and believes no peer.
+The state after the last block of a validator set names the next set. The search finds that block
+by bisection among certified headers. A node that was away needs about twenty headers and a few
+nodes of their states for each change of the set, and it need not trust any peer.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,23 +14,24 @@ from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 
 CHANGES_LIMIT: Final = 10_000
-"""Past it a checkpoint is faster."""
+"""Limit of changes that are followed. With more of them, a checkpoint is faster."""
 
 Certified = tuple[Header, CommitCertificate]
-"""A header, and what is said to make it final."""
+"""A header, and the certificate that is claimed to make it final."""
 
 VerifyCertificate = Callable[[CommitCertificate, BlockNumber, Hash32, tuple[Address, ...]], None]
-"""Raises InvalidMessage if those validators did not make that block final."""
+"""Raises InvalidMessage unless a certificate of those validators makes the block final."""
 
 FetchCertified = Callable[[BlockNumber], Awaitable[Certified | None]]
-"""What the peer has of that number; None if it has not both."""
+"""Fetches header and certificate of a block number from the peer; None if it lacks one of them."""
 
 ReadNextSet = Callable[[Header, tuple[Address, ...]], Awaitable[tuple[Address, ...] | None]]
-"""Who decides the block after a final one that those decided; None if they do."""
+"""Reads the validator set of the next block from the state after a final block; None if the set
+does not change there."""
 
 
 class SetSearch:
-    """Follows the sets of validators through the headers of one peer."""
+    """Follows the changes of the validator set through the headers of one peer."""
 
     def __init__(
         self, *, verify: VerifyCertificate, fetch: FetchCertified, read_next: ReadNextSet
@@ -42,12 +43,12 @@ class SetSearch:
     async def is_final(
         self, target: Certified, head: BlockNumber, validators: Sequence[Address]
     ) -> bool:
-        """Whether a block is final.
+        """Whether the peer proves that a block is final.
 
         Args:
-            target: The block, above `head`.
-            head: A final block.
-            validators: Who decides the block after it.
+            target: The block; its number is above `head`.
+            head: The number of a final block.
+            validators: The validators of the block after `head`.
         """
         known, current = head, tuple(validators)
         for _ in range(CHANGES_LIMIT):
@@ -62,12 +63,12 @@ class SetSearch:
     async def _find_change(
         self, low: BlockNumber, high: BlockNumber, validators: tuple[Address, ...]
     ) -> tuple[BlockNumber, tuple[Address, ...]] | None:
-        """The last block that a set decided, and who follows it; None if that is not proven.
+        """The last block of a validator set, and the next set; None if the peer does not prove it.
 
         Args:
             low: A final block; `validators` decide the next one.
-            high: A block that they have not decided.
-            validators: The set.
+            high: A block that was decided by another set.
+            validators: The validator set.
         """
         while high - low > 1:
             middle = BlockNumber((low + high) // 2)

@@ -1,8 +1,9 @@
 """Snapshot sync: a node joins at a recent final block (docs/spec/consensus.md, section 10).
 
-The block is believed for its certificate, its state for the state root, all else for what these
-name. The state comes in chunks from several peers; each is verified, then stored together with how
-far its part has come, so that a crash costs one chunk. Only then does the block become the head.
+Peers need not be trusted. The certificate proves that the block (the pivot) is final, its state
+root proves the state, and block and state contain the hashes of everything else. The state comes in
+chunks from several peers. Each chunk is verified and stored together with the progress of its part,
+so a crash costs at most one chunk. When everything is stored, the pivot becomes the head.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -38,33 +39,35 @@ from node.sync.sources import ANSWER_SECONDS, SOURCES_LIMIT, Sources
 from node.sync.task_snapshot import ContractView, TaskStand, fold_attempt
 
 SyncMode = Literal["auto", "full", "snapshot"]
-"""When snapshots are used: far behind; never; far behind or with nothing but genesis."""
+"""When a snapshot is used: if the node is far behind; never; or also if it has only genesis."""
 
 DISTANCE_BLOCKS: Final = 4_096
-"""In mode auto, a node that is further behind takes a snapshot: replaying them takes a minute."""
+"""In mode auto, a node that is further behind uses a snapshot. Executing so many blocks takes a
+minute."""
 
 PIVOT_LAG_BLOCKS: Final = 8
-"""The pivot is so far below a peer's head: others that are a moment behind can serve it too."""
+"""The pivot is this many blocks below a peer's head, so peers that are slightly behind have it,
+too."""
 
 HEADERS_LIMIT: Final = 2**17
-"""Headers below the pivot that are kept in memory until it is adopted: 80 MB. More are needed only
-for an attempt that opened half a day ago; then blocks are executed instead."""
+"""Limit of headers below the pivot, which are in memory until it is adopted: 80 MB. More would be
+needed only for an attempt that opened half a day ago; then blocks are executed instead."""
 
 RECEIPTS_LIMIT_BYTES: Final = 2**28
-"""Of the receipts that attempts in progress need: somebody may have filled every block since one
-opened with logs. Past it blocks are executed instead."""
+"""Limit of the receipts that open attempts need, since an attacker can fill blocks with logs. Above
+it, blocks are executed instead."""
 
 STALL_SECONDS: Final = 60.0
-"""So long without any progress, and the pivot is given up: nobody serves it (any more)."""
+"""After this time without progress the pivot is abandoned, because no peer serves it any more."""
 
 RETRY_SECONDS: Final = 60.0
-"""After a failure blocks are synced for so long before the next try."""
+"""Time of block sync after a failed snapshot, before the next try."""
 
 POLL_SECONDS: Final = 0.2
-"""How often peers are looked at while nobody answers."""
+"""Interval of looking for peers while none answers."""
 
 PRIMARY_ORDER_TURNS: Final = 4
-"""The primary order looks at the coinbases of 4n + 2 blocks."""
+"""The primary order depends on the coinbases of 4n + 2 blocks."""
 
 _log = structlog.get_logger("node.sync")
 
@@ -72,11 +75,11 @@ _Answer = TypeVar("_Answer")
 
 
 class SnapshotFailedError(Exception):
-    """No snapshot can be had now; blocks are synced instead."""
+    """No snapshot is available now; blocks are executed instead."""
 
 
 class SnapshotSync:
-    """Joins the chain at a recent block, once the node is far behind."""
+    """Joins the chain at a recent block if the node is far behind."""
 
     def __init__(
         self,
@@ -90,17 +93,18 @@ class SnapshotSync:
         mode: SyncMode,
         checkpoint: Hash32 | None = None,
     ) -> None:
-        """Build it; nothing happens before `join`.
+        """Create it; it does nothing before `join`.
 
         Args:
-            store: where the head is.
-            database: where the state goes.
-            executor: verifies certificates.
-            network: the peers.
-            finalizer: makes the snapshot the head.
-            chain_id: of the network.
-            mode: when snapshots are used.
-            checkpoint: the hash of a final block that the operator trusts: the snapshot is of it.
+            store: The stored chain.
+            database: Receives the state.
+            executor: Verifies certificates.
+            network: The peers.
+            finalizer: Makes the snapshot the head.
+            chain_id: The network's chain id.
+            mode: When snapshots are used.
+            checkpoint: The hash of a final block that the operator trusts. If it is given, only
+                this block can be the pivot.
         """
         self._store = store
         self._database = database
@@ -117,21 +121,21 @@ class SnapshotSync:
         self._changed = trio.Event()
 
     def is_wanted(self, head: BlockNumber, best: BlockNumber) -> bool:
-        """Whether a node at `head`, whose peers tell of `best`, should join by snapshot now."""
+        """Whether to join by snapshot now, with our head and the best head of the peers."""
         if self._mode == "full" or best - head <= self._get_distance(head):
             return False
         has_nothing = self._mode == "snapshot" and head == 0
         return has_nothing or trio.current_time() >= self._not_before
 
     def _get_distance(self, head: BlockNumber) -> int:
-        """How many blocks a node at `head` may be behind without a snapshot."""
+        """The number of blocks that a node at `head` may be behind without using a snapshot."""
         return 2 * PIVOT_LAG_BLOCKS if self._mode == "snapshot" and head == 0 else DISTANCE_BLOCKS
 
     async def join(self) -> None:
-        """Bring the node to a recent block, or leave it as it is until later.
+        """Bring the node to a recent block; on failure leave it unchanged and wait before a retry.
 
         Raises:
-            StorageError: the disk refused.
+            StorageError: The disk refused.
         """
         self._progress_at = trio.current_time()
         try:
@@ -150,7 +154,7 @@ class SnapshotSync:
             _log.info("joined by snapshot", head=self._store.head_number())
 
     def _is_far_enough(self, pivot: Pivot) -> bool:
-        """Whether it is still worth the history below it: claims alone must not cost us that."""
+        """Whether a stored pivot is so far ahead that it is worth losing the blocks below it."""
         head, number = self._store.head_number(), pivot.header.number
         if pivot.header.hash == self._checkpoint:
             return number > head
@@ -161,10 +165,10 @@ class SnapshotSync:
     async def _ask(
         self, number: BlockNumber, ask: Callable[[PeerId], Awaitable[_Answer | None]]
     ) -> _Answer:
-        """The first answer that a peer with that block gives and that is not refused.
+        """The first good answer of a peer that has block `number`.
 
         Raises:
-            SnapshotFailedError: nobody gave one for STALL_SECONDS.
+            SnapshotFailedError: There was no good answer for STALL_SECONDS.
         """
         while True:
             for peer in self._sources.list_at(number):
@@ -179,12 +183,12 @@ class SnapshotSync:
     async def _ask_one(
         self, peer_id: PeerId, ask: Callable[[PeerId], Awaitable[_Answer | None]]
     ) -> _Answer | None:
-        """What a peer answers; None if that is nothing, and then it rests."""
+        """The answer of a peer; None if it has none or a bad one, and then the peer rests."""
         scope = trio.move_on_after(ANSWER_SECONDS)
         try:
             with scope:
                 answer = await ask(peer_id)
-                if answer is None:  # it is honest, and does not hold it
+                if answer is None:  # the peer honestly says that it does not have it
                     self._sources.rest(peer_id)
                 return answer
         except UnreachablePeerError:
@@ -192,7 +196,7 @@ class SnapshotSync:
         except _UnfitError as error:
             self._sources.report(peer_id, error)
         except RejectedInputError as error:
-            self._sources.rest(peer_id, error)  # the network has reported it
+            self._sources.rest(peer_id, error)  # the network has lowered its score already
         if scope.cancelled_caught:
             self._sources.report_slow(peer_id, "part of a snapshot")
         return None
@@ -203,7 +207,7 @@ class SnapshotSync:
     # The pivot.
 
     async def _choose_pivot(self) -> Pivot:
-        """A recent final block far ahead that a peer proves, or the checkpoint."""
+        """The pivot: the checkpoint, or a recent block far ahead that a peer proves to be final."""
         head = self._store.head_number()
         for peer in self._sources.list_at(BlockNumber(head + self._get_distance(head) + 1)):
             pivot = await self._ask_one(peer.peer_id, self._ask_pivot)
@@ -228,10 +232,10 @@ class SnapshotSync:
         raise _UnfitError(RejectionReason.FALSE_HEAD, f"block {number}")
 
     async def _is_proven(self, peer_id: PeerId, pivot: Pivot) -> bool:
-        """Whether the pivot is final, by the validators of then; or else the peer rests."""
+        """Whether the peer proves that the pivot is final; if not, the peer rests."""
         header = pivot.header
         if header.hash == self._checkpoint:
-            return True  # the operator vouches for it; who certified it is in its state
+            return True  # the operator trusts it; its own state tells the validators
 
         async def fetch(number: BlockNumber) -> Certified | None:
             return await self._ask_one(peer_id, self._bind_certified(number))
@@ -251,7 +255,7 @@ class SnapshotSync:
         validators = self._store.next_validator_set().validators
         if await search.is_final(target, self._store.head_number(), validators):
             return True
-        # It lies, or it has not the headers since a change of the validators.
+        # The peer lies, or lacks the headers since a change of the validator set.
         _log.info("pivot not proven", peer=peer_id, number=header.number)
         self._sources.rest(peer_id)
         return False
@@ -269,7 +273,7 @@ class SnapshotSync:
     # The state.
 
     async def _download_state(self, pivot: Pivot) -> None:
-        """Fetch what is left of the state, each part from whoever is free."""
+        """Fetch the missing parts of the state, each from any free peer."""
         parts = {part.index: part for part in self._progress.parts() if not part.is_done}
         busy: set[int] = set()
         workers: set[PeerId] = set()
@@ -294,7 +298,7 @@ class SnapshotSync:
         busy: set[int],
         workers: set[PeerId],
     ) -> None:
-        """Ask one peer for chunk after chunk of whatever part nobody else is at."""
+        """Request chunks from one peer, each of a part that no other peer is asked for."""
         while self._sources.get_head(peer_id) is not None:
             free = sorted(parts.keys() - busy)
             if not free:
@@ -323,7 +327,7 @@ class SnapshotSync:
             if chunk is None:
                 return None
             done = replace(part, next_position=chunk.next_position)
-            # Not to be left half way: a cancelled thread goes on, and its row must be the last.
+            # Shielded, because a cancelled thread would go on and could write its row too late.
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._progress.save_chunk, done, chunk.items)
             return done
@@ -333,7 +337,7 @@ class SnapshotSync:
     # What goes with it.
 
     async def _complete(self, pivot: Pivot) -> Snapshot:
-        """Everything else, each verified against the pivot."""
+        """The snapshot: everything besides the state, verified against the pivot."""
         header = pivot.header
         view = ContractView(self._database, header, self._chain_id)
         validator_set = await trio.to_thread.run_sync(view.validator_set)
@@ -411,7 +415,7 @@ class SnapshotSync:
         return stands
 
     async def _fetch_ancestors(self, header: Header, first: BlockNumber) -> tuple[Header, ...]:
-        """The headers from `first` to the parent of `header`: each is named by its child."""
+        """The headers from `first` to the parent of `header`, verified by the parent hashes."""
         if header.number - first > HEADERS_LIMIT:
             raise SnapshotFailedError(f"a round opened {header.number - first} blocks ago")
         found: list[Header] = []  # descending
@@ -437,7 +441,7 @@ class SnapshotSync:
     async def _fetch_receipts(
         self, pivot_number: BlockNumber, headers: Sequence[Header]
     ) -> dict[BlockNumber, tuple[Receipt, ...]]:
-        """The receipts of these blocks by number, each list as its header's root says."""
+        """The receipts of these blocks by number, verified against the receipts roots."""
         found: dict[BlockNumber, tuple[Receipt, ...]] = {}
 
         async def ask(peer_id: PeerId) -> dict[BlockNumber, tuple[Receipt, ...]] | None:
@@ -473,8 +477,8 @@ class SnapshotSync:
 
         return ask
 
-    # Who takes part in an open attempt is told by the state in which it opened. It differs from the
-    # pivot's by little, so that only the nodes that differ are fetched, each by its hash.
+    # The participants of an open attempt are in the state in which it opened. That state differs
+    # little from the pivot's, so only the nodes that differ are fetched, each by its hash.
 
     async def _fetch_participants(
         self, pivot_number: BlockNumber, opened: Header, stand: TaskStand
@@ -491,7 +495,7 @@ class SnapshotSync:
         await self._with_nodes(pivot_number, lambda: view.read_participants(task_id))
 
     async def _with_nodes(self, pivot_number: BlockNumber, read: Callable[[], _Answer]) -> _Answer:
-        """What `read` returns once the nodes that it misses are here."""
+        """The result of `read`, after fetching the missing trie nodes that it needs."""
         while True:
             try:
                 return await trio.to_thread.run_sync(read)
@@ -499,7 +503,7 @@ class SnapshotSync:
                 await self._fetch_nodes(pivot_number, [Hash32(error.node_hash)])
 
     async def _fetch_trie(self, pivot_number: BlockNumber, root: Hash32) -> None:
-        """Fetch what is missing of a trie, level by level."""
+        """Fetch the missing nodes of a trie, level by level."""
         wanted = [root]
         while wanted:
             missing = [each for each in wanted if self._database.get(each) is None]
@@ -512,7 +516,7 @@ class SnapshotSync:
     async def _fetch_nodes(
         self, pivot_number: BlockNumber, hashes: Sequence[Hash32]
     ) -> dict[bytes, bytes]:
-        """These nodes, stored."""
+        """The trie nodes of these hashes, fetched and stored."""
         found: dict[bytes, bytes] = {}
 
         async def ask(peer_id: PeerId) -> dict[bytes, bytes] | None:
@@ -530,4 +534,4 @@ def _stalled() -> SnapshotFailedError:
 
 
 class _UnfitError(RejectedInputError):
-    """An answer that is well formed and not what the pivot says: nobody has reported it yet."""
+    """A well-formed answer that contradicts the pivot. The caller must report the peer."""

@@ -1,4 +1,4 @@
-"""Whom sync asks: peers that did not fail it lately (docs/spec/consensus.md, section 10)."""
+"""The peers that sync asks: those that did not fail it lately (docs/spec/consensus.md, 10)."""
 
 from typing import Final
 
@@ -12,30 +12,30 @@ from node.network.requests import ConnectedPeers
 from node.network.stream import PeerId
 
 SOURCES_LIMIT: Final = 8
-"""Peers asked at a time: more only share the same line."""
+"""Limit of peers that are asked at the same time; more would only share the same bandwidth."""
 
 ANSWER_SECONDS: Final = 20.0
-"""The longest that an answer may take, even if nobody else is there to ask: 0.4 MB/s."""
+"""Time limit of an answer, which demands 0.4 MB/s even if there is no other peer to ask."""
 
 REST_SECONDS: Final = 60.0
-"""How long a peer that failed sync is not asked again."""
+"""How long a peer rests, that is, is not asked again, after a fault."""
 
 ABSENT_REST_SECONDS: Final = 2.0
-"""The same for one that could not be reached: a connection is soon back."""
+"""How long a peer rests that could not be reached; connections return soon."""
 
 _log = structlog.get_logger("node.sync")
 
 
 class Sources:
-    """The peers of the network, less those that rest."""
+    """The connected peers except those that rest after a failure."""
 
     def __init__(self, network: ConnectedPeers) -> None:
         self._network = network
         self._resting: dict[PeerId, float] = {}
-        """Until when."""
+        """The time until which each peer rests."""
 
     def list_at(self, number: BlockNumber) -> list[PeerInfo]:
-        """Peers that say they hold the block of this number, the best first."""
+        """Peers that report a head of at least this number, the best first."""
         now = trio.current_time()
         self._resting = {peer: until for peer, until in self._resting.items() if until > now}
         found = [
@@ -43,7 +43,7 @@ class Sources:
             for peer in self._network.peers()
             if peer.head.number >= number and peer.peer_id not in self._resting
         ]
-        # Validators first: strangers may come in any number, to take all places and be slow.
+        # Validators first. Other peers may be many and slow, and would then take all places.
         return sorted(
             found,
             key=lambda peer: (
@@ -54,24 +54,24 @@ class Sources:
         )
 
     def get_head(self, peer_id: PeerId) -> BlockNumber | None:
-        """The head that a peer tells of; None if it rests or is gone."""
+        """The head that a peer reports; None if it rests or is not connected."""
         found = (
             peer.head.number for peer in self.list_at(BlockNumber(0)) if peer.peer_id == peer_id
         )
         return next(found, None)
 
     def rest(self, peer_id: PeerId, error: RejectedInputError | None = None) -> None:
-        """Leave a peer alone: for long because of a fault, or else shortly."""
+        """Let a peer rest, for longer if `error` names a fault of it."""
         seconds = ABSENT_REST_SECONDS if error is None else REST_SECONDS
         self._resting[peer_id] = trio.current_time() + seconds
         if error is not None:
             _log.warning("peer is not synced from", peer=peer_id, reason=str(error))
 
     def report(self, peer_id: PeerId, error: RejectedInputError) -> None:
-        """Take points off a peer, and leave it alone."""
+        """Report the fault of a peer to the network, which lowers its score, and let it rest."""
         self._network.report_fault(peer_id, error)
         self.rest(peer_id, error)
 
     def report_slow(self, peer_id: PeerId, wanted: str) -> None:
-        """As above, for an answer that did not come in time."""
+        """Report a peer that did not answer in time, and let it rest."""
         self.report(peer_id, InvalidMessage(RejectionReason.TOO_SLOW, wanted))

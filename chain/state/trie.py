@@ -12,7 +12,6 @@ from typing import Final, assert_never
 
 from chain import codec
 from chain.crypto import keccak256
-from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import EMPTY_TRIE_ROOT, Hash32
 
 NodeReader = Callable[[bytes], bytes | None]
@@ -65,35 +64,29 @@ def get(read: NodeReader, root: Hash32, key: bytes) -> bytes:
     Raises:
         MissingTrieNodeError: A node on the way is not in the database.
     """
-    value, _ = _walk(read, root, key)
-    return value
-
-
-def get_proof(read: NodeReader, root: Hash32, key: bytes) -> tuple[bytes, ...]:
-    """The encoded nodes from the root towards `key` (EIP-1186): a proof of value or absence.
-
-    Raises:
-        MissingTrieNodeError: A node on the way is not in the database.
-    """
-    _, proof = _walk(read, root, key)
-    return proof
-
-
-def verify_proof(root: Hash32, key: bytes, proof: Sequence[bytes]) -> bytes:
-    """The value at `key` that `proof` shows, or no bytes if it shows that there is none.
-
-    Raises:
-        RejectedInputError: CONTENT_MISMATCH if the proof does not lead from `root` to an answer.
-    """
-    nodes: dict[bytes, bytes] = {keccak256(node): node for node in proof}
-
-    def read(node_hash: bytes) -> bytes | None:
-        return nodes.get(node_hash)
-
-    try:
-        return get(read, root, key)
-    except (MissingTrieNodeError, IndexError, ValueError) as error:
-        raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, "trie proof") from error
+    if root == EMPTY_TRIE_ROOT:
+        return b""
+    nibbles = _to_nibbles(key)
+    depth = 0
+    reference = b"\xa0" + root
+    while reference != _EMPTY:
+        node = _decode_node(_read_reference(read, reference))
+        match node:
+            case _Leaf():
+                return node.value if nibbles[depth:] == node.path else b""
+            case _Extension():
+                if nibbles[depth : depth + len(node.path)] != node.path:
+                    break
+                depth += len(node.path)
+                reference = node.child
+            case _Branch():
+                if depth == len(nibbles):
+                    break
+                reference = node.children[nibbles[depth]]
+                depth += 1
+            case _:
+                assert_never(node)
+    return b""
 
 
 def open_node(
@@ -170,36 +163,6 @@ def compute_ordered_root(items: Sequence[bytes]) -> Hash32:
 
 def _read_nothing(_key: bytes) -> bytes | None:
     return None
-
-
-def _walk(read: NodeReader, root: Hash32, key: bytes) -> tuple[bytes, tuple[bytes, ...]]:
-    if root == EMPTY_TRIE_ROOT:
-        return b"", ()
-    nibbles = _to_nibbles(key)
-    depth = 0
-    reference = b"\xa0" + root
-    proof: list[bytes] = []
-    while reference != _EMPTY:
-        encoded = _read_reference(read, reference)
-        if len(reference) == 33:
-            proof.append(encoded)
-        node = _decode_node(encoded)
-        match node:
-            case _Leaf():
-                return (node.value if nibbles[depth:] == node.path else b""), tuple(proof)
-            case _Extension():
-                if nibbles[depth : depth + len(node.path)] != node.path:
-                    break
-                depth += len(node.path)
-                reference = node.child
-            case _Branch():
-                if depth == len(nibbles):
-                    break
-                reference = node.children[nibbles[depth]]
-                depth += 1
-            case _:
-                assert_never(node)
-    return b"", tuple(proof)
 
 
 def _read_reference(read: NodeReader, reference: bytes) -> bytes:

@@ -82,11 +82,6 @@ class Assignment:
     samples_per_unit: int
     units: tuple[tuple[Address, int], ...]
 
-    @property
-    def unit_count(self) -> int:
-        """Units of all miners together."""
-        return sum(units for _, units in self.units)
-
     def units_of(self, miner: Address) -> int:
         """Units of `miner`; 0 if it does not take part."""
         return dict(self.units).get(miner, 0)

@@ -164,13 +164,6 @@ def quantize(gradient: Float32Array) -> tuple[Int8Array, Int8Array]:
     return exponents.astype(np.int8), codes.astype(np.int8)
 
 
-def dequantize(gradient: Gradient, parameter_count: int) -> Float32Array:
-    """The values, float32[parameter_count], that the codes stand for; exact."""
-    scales = np.ldexp(np.float32(1), gradient.exponents.astype(np.int32))[:, np.newaxis]
-    values = gradient.codes.astype(np.float32) * scales
-    return values.reshape(-1)[:parameter_count]
-
-
 def encode_gradient(header: GradientHeader, gradient: Float32Array) -> bytes:
     """The payload of `gradient`, float32[header.parameter_count], clipped to norm 1."""
     assert gradient.shape == (header.parameter_count,)

@@ -80,11 +80,3 @@ def build_reward_tree(
     for i in reversed(range(len(leaves) - 1)):
         nodes[i] = _hash_pair(nodes[2 * i + 1], nodes[2 * i + 2])
     return RewardTree(tuple(nodes), leaves)
-
-
-def verify_reward_proof(root: Hash32, leaf: Hash32, proof: tuple[Hash32, ...]) -> bool:
-    """Whether `proof` leads from `leaf` to `root`, as the contract checks it."""
-    node = leaf
-    for sibling in proof:
-        node = _hash_pair(node, sibling)
-    return node == root

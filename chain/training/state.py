@@ -75,27 +75,6 @@ def compute_training_state_root(state: TrainingState) -> Hash32:
     return compute_state_root(compute_part_ids(state))
 
 
-def encode_training_state(state: TrainingState) -> bytes:
-    """The parts one after another; the specification says where each ends."""
-    return b"".join(state.parts)
-
-
-def decode_training_state(data: bytes, spec: TaskSpec, root: Hash32) -> TrainingState:
-    """The state whose root is `root`, from all its bytes.
-
-    Raises:
-        RejectedInputError: The length is not the specification's, or the root is another.
-    """
-    layout = compute_layout(spec.optimizer, count_parameters(spec.model))
-    if len(data) != sum(layout):
-        raise RejectedInputError(
-            RejectionReason.CONTENT_MISMATCH, f"{len(data)} bytes instead of {sum(layout)}"
-        )
-    ends = [sum(layout[: i + 1]) for i in range(len(layout))]
-    parts = [data[end - size : end] for end, size in zip(ends, layout, strict=True)]
-    return build_training_state(parts, spec, root)
-
-
 def build_training_state(parts: Sequence[bytes], spec: TaskSpec, root: Hash32) -> TrainingState:
     """The state whose root is `root`, from its parts.
 

@@ -23,9 +23,6 @@ ACCESS_LIST_TYPE: Final = 1
 DYNAMIC_FEE_TYPE: Final = 2
 """EIP-1559: the type that wallets send."""
 
-BLOB_TYPE: Final = 3
-"""EIP-4844: refused."""
-
 SET_CODE_TYPE: Final = 4
 """EIP-7702: an account delegates to code."""
 

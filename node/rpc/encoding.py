@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from chain import codec
 from chain.crypto import keccak256
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
-from chain.primitives import Address, Hash32
+from chain.primitives import Hash32
 from chain.types.block import Block
 from chain.types.header import Header
 from chain.types.receipt import Log, Receipt
@@ -171,7 +170,7 @@ def encode_receipt(executed: ExecutedBlock, index: int) -> JsonObject:
     """The receipt of the transaction at `index`; no field that the schema does not know."""
     header = executed.block.header
     transaction, receipt = executed.transaction(index), executed.receipts[index]
-    created = compute_contract_address(transaction) if transaction.to is None else None
+    created = transaction.created_address
     return {
         "type": quantity(transaction.type),
         "transactionHash": to_hex(transaction.hash),
@@ -214,8 +213,3 @@ def encode_log(executed: ExecutedBlock, index: int, log_index: int, log: Log) ->
         "logIndex": quantity(log_index),
         "removed": False,
     }
-
-
-def compute_contract_address(transaction: Transaction) -> Address:
-    """Where a creating transaction puts its contract: keccak256(rlp([sender, nonce]))[12:]."""
-    return Address(keccak256(codec.encode([transaction.sender, transaction.nonce]))[12:])

@@ -18,11 +18,8 @@ class ErrorCode(IntEnum):
     INTERNAL = -32603
     INVALID_INPUT = -32000
     """geth's number for everything that is wrong with a transaction, a call or a block."""
-    NOT_FOUND = -32001
     UNAVAILABLE = -32002
     """The node process is not reachable."""
-    REJECTED = -32003
-    UNSUPPORTED = -32004
     LIMIT_EXCEEDED = -32005
     HISTORY_NOT_HELD = 4444
     """EIP-4444's number for blocks that a node does not keep."""

@@ -101,7 +101,6 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
         "ServedBlocks.encoded_header",
         "ServedBlocks.encoded_receipts",
         "_encode_result",
-        "compute_contract_address",
     ),
     "between a process and the workers that it starts, which are always of its version": (
         "encode_request",

@@ -15,10 +15,11 @@ from chain.contracts.gradient_ledger import (
     VerdictPosted,
 )
 from chain.contracts.task_registry import TaskActivated, TaskSubmitted
+from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.architectures import Cnn
-from chain.training.encoding import Float32Array, GradientHeader
+from chain.training.encoding import Float32Array, Gradient, GradientHeader
 from chain.training.history import BlockContext, TaskHistory, apply_event, build_history
 from chain.training.task_spec import (
     AdamW,
@@ -160,3 +161,18 @@ def history_after(*events: Event, start: int = 2) -> TaskHistory:
     for number, event in enumerate((TaskActivated(TASK), *events), start):
         history, _ = apply_event(history, event, at(number), spec=SPEC, validator_set=GENESIS_SET)
     return history
+
+
+def dequantize(gradient: Gradient, parameter_count: int) -> Float32Array:
+    """The values, float32[parameter_count], that the codes stand for; exact."""
+    scales = np.ldexp(np.float32(1), gradient.exponents.astype(np.int32))[:, np.newaxis]
+    values = gradient.codes.astype(np.float32) * scales
+    return values.reshape(-1)[:parameter_count]
+
+
+def verify_reward_proof(root: Hash32, leaf: Hash32, proof: tuple[Hash32, ...]) -> bool:
+    """Whether `proof` leads from `leaf` to `root`, as RewardDistributor checks it."""
+    node = leaf
+    for sibling in proof:
+        node = keccak256(min(node, sibling) + max(node, sibling))
+    return node == root

@@ -194,10 +194,6 @@ class Dissemination:
         self._finish(name)
         return Taken(relay_to, Complete(name, held, data_count, len(backups)))
 
-    def count_held(self) -> int:
-        """Pieces in memory, at most LIVE_PER_RELAY for each other validator."""
-        return sum(len(pieces) for pieces in self._assemblies.values())
-
     def _list_backups(self, author: Address) -> Sequence[Address]:
         return [address for address in self._validators if address != author]
 

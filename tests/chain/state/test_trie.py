@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 from trie import HexaryTrie
 
 from chain.crypto import keccak256
-from chain.errors import RejectedInputError
 from chain.primitives import EMPTY_TRIE_ROOT, Hash32
 from chain.state import trie
 
@@ -38,13 +37,6 @@ def test_roots_and_values_are_the_reference_tries(changes: list[dict[bytes, byte
         assert trie.get(nodes.get, root, key) == reference[key]
 
 
-@given(batches, keys)
-def test_a_proof_shows_value_or_absence(changes: list[dict[bytes, bytes]], key: bytes) -> None:
-    root, nodes = apply_batches(changes)
-    proof = trie.get_proof(nodes.get, root, key)
-    assert trie.verify_proof(root, key, proof) == trie.get(nodes.get, root, key)
-
-
 @given(st.lists(st.binary(min_size=1, max_size=60), max_size=200))
 def test_ordered_root_is_the_reference_tries(items: list[bytes]) -> None:
     reference = HexaryTrie({})
@@ -67,13 +59,3 @@ def test_a_missing_node_is_named() -> None:
     with pytest.raises(trie.MissingTrieNodeError) as caught:
         trie.get({}.get, root, b"\x00")
     assert caught.value.node_hash == root
-
-
-def test_a_proof_cut_short_is_refused() -> None:
-    entries = {keccak256(bytes([i])): b"value" * 10 for i in range(50)}
-    root, made = trie.update({}.get, EMPTY_TRIE_ROOT, entries)
-    key = keccak256(bytes([7]))
-    proof = trie.get_proof(made.get, root, key)
-    assert trie.verify_proof(root, key, proof) == b"value" * 10
-    with pytest.raises(RejectedInputError):
-        trie.verify_proof(root, key, proof[:-1])

@@ -10,12 +10,11 @@ from chain.training.aggregation import GradientSum, aggregate, compute_weights, 
 from chain.training.encoding import (
     Gradient,
     decode_gradient,
-    dequantize,
     encode_gradient,
     from_codes,
 )
 from chain.training.task_spec import Aggregator
-from tests.worlds.training import header_of, random_gradient
+from tests.worlds.training import dequantize, header_of, random_gradient
 
 SIZE = 1_300
 

@@ -23,11 +23,10 @@ from chain.training.encoding import (
     compute_gradient_root,
     count_payload_bytes,
     decode_gradient,
-    dequantize,
     encode_gradient,
     quantize,
 )
-from tests.worlds.training import HEADER, random_gradient
+from tests.worlds.training import HEADER, dequantize, random_gradient
 
 PAYLOAD = encode_gradient(HEADER, random_gradient(1, 600))
 EXPONENTS = HEADER_BYTES

@@ -8,9 +8,8 @@ from chain.training.rewards import (
     EMPTY_ROOT,
     build_reward_tree,
     compute_leaf,
-    verify_reward_proof,
 )
-from tests.worlds.training import miner_address
+from tests.worlds.training import miner_address, verify_reward_proof
 
 DISTRIBUTOR = miner_address(0xDD)
 TASK = TaskId(2)

@@ -35,7 +35,7 @@ from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.architectures import count_parameters
 from chain.training.assignment import assign, compute_seed
 from chain.training.encoding import GradientHeader, compute_commitment, count_payload_bytes
-from chain.training.rewards import build_reward_tree, compute_leaf, verify_reward_proof
+from chain.training.rewards import build_reward_tree, compute_leaf
 from chain.training.task_spec import Shard
 from node.setup.network_genesis import NetworkPlan, Seat, build_network, encode_genesis
 from node.storage.blobs import BlobStore
@@ -46,6 +46,7 @@ from tests.node.rpc.recorded_answers import check_answers
 from tests.worlds.rpc import RpcHarness, rpc_harness
 from tests.worlds.stored_chain import CHAIN_ID, StoredChain, sign
 from tests.worlds.training import SPEC as SMALL
+from tests.worlds.training import verify_reward_proof
 
 POT = 10**18
 TASK = TaskId(1)

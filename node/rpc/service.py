@@ -196,7 +196,12 @@ async def serve(options: RpcOptions, *, parent_pid: int | None = None) -> None:
 def _listen(options: RpcOptions) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-        return socket.create_server((options.host, options.port), family=family, backlog=BACKLOG)
+        return socket.create_server(
+            (options.host, options.port),
+            family=family,
+            backlog=BACKLOG,
+            reuse_port=options.shares_port,
+        )
     except OSError as error:
         raise OperatorError(
             f"cannot listen on {options.host}:{options.port} ({error.strerror}): set rpc.port to a "

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -243,6 +244,17 @@ def _is_running(process_id: int) -> bool:
     except FileNotFoundError:
         return False
     return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_several_processes_of_a_node_share_its_port(
+    data_directory: tuple[Path, StoredChain],
+) -> None:
+    directory, _ = data_directory
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = ("--set", "rpc.processes=2", "--set", f"rpc.port={port}")
+    with rpc_process(directory, *settings) as (_, url), rpc_process(directory, *settings):
+        assert httpx.get(f"{url}/liveness").status_code == 200
 
 
 def test_port_in_use_and_missing_database_name_the_cure(

@@ -68,7 +68,7 @@ contracts: venv ## compile contracts/src into contracts/build
 simulate: venv ## simulated networks: SEEDS=200 from FIRST=0 on, or SEED=n to print one's events
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST))
 
-fuzz: venv ## mutated input and strangers on loopback, memory printed: MINUTES=60, SEED=n
+fuzz: venv ## mutated input and hostile peers on loopback, memory printed: MINUTES=60, SEED=n
 	$(BIN)/python -W ignore -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 chaos: venv ## real nodes on loopback under kills, pauses, cut links, lost and full disks, copied keys, set changes (ARGS="--seed 7 --seconds 120 --json out.json")

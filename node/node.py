@@ -241,9 +241,9 @@ class _Node:
             peers=network.requests,
             clock=clock,
             evidence=evidence,
+            served=source,
             metrics=metrics,
         )
-        source.consensus = consensus
         # In this order: the next number begins when all others know of the head before it.
         finalizer.add_listener(mempool.on_new_head)
         finalizer.add_listener(consensus.on_new_head)

@@ -1,7 +1,9 @@
 """The blocks that this node serves to peers: finalized ones, and those being decided."""
 
+from chain.consensus.messages import get_pre_prepare
+from chain.consensus.pbft import ReplicaState
 from chain.primitives import BlockNumber, Hash32
-from node.consensus.host import ConsensusHost
+from chain.types.block import Block
 from node.storage.block_store import BlockStore
 
 
@@ -10,7 +12,8 @@ class ServedBlocks:
 
     def __init__(self, store: BlockStore) -> None:
         self._store = store
-        self.consensus: ConsensusHost | None = None
+        self.replica: ReplicaState | None = None
+        """The latest state of the replica, which consensus puts here; None before it starts."""
 
     def encoded_block(self, number: BlockNumber) -> tuple[bytes, bytes] | None:
         """A final block and its certificate, as they are stored; None if they are not held."""
@@ -34,5 +37,13 @@ class ServedBlocks:
         if number is not None:
             pair = self._store.encoded_block(number)
             return None if pair is None else pair[0]
-        block = None if self.consensus is None else self.consensus.find_block(block_hash)
+        block = None if self.replica is None else find_proposed(self.replica, block_hash)
         return None if block is None else block.encode()
+
+
+def find_proposed(replica: ReplicaState, block_hash: Hash32) -> Block | None:
+    """A block of the number being decided that a replica holds; None if it holds no such block."""
+    proposals = () if replica.proposal is None else (get_pre_prepare(replica.proposal).block,)
+    prepared = () if replica.prepared is None else (replica.prepared.block,)
+    candidates = (*replica.blocks, *proposals, *prepared)
+    return next((block for block in candidates if block.hash == block_hash), None)

@@ -27,7 +27,7 @@ from chain.crypto import get_address, keccak256, sign
 from chain.errors import RejectedInputError
 from chain.genesis import GenesisConfig, GenesisState, build_genesis
 from chain.primitives import Address, BlockNumber, Hash32, PrivateKey, Signature
-from chain.types.block import Block
+from chain.types.block import Block, decode_block
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction
 from chain.types.validator_set import ValidatorSet
@@ -38,6 +38,7 @@ from node.chain.training_index import TrainingIndex
 from node.consensus.evidence_store import EvidenceStore
 from node.consensus.guard_file import GuardFile
 from node.consensus.host import ConsensusHost
+from node.consensus.served_blocks import ServedBlocks
 from node.consensus.signer import ConsensusSigner
 from node.consensus.wal import WriteAheadLog
 from node.mempool.head_rules import HeadRules
@@ -197,6 +198,7 @@ class ClusterNode:
                 ledger=ledger,
             )
         )
+        self.metrics = NodeMetrics()
         self.executor = Executor(
             database=self.database,
             store=self.store,
@@ -204,7 +206,7 @@ class ClusterNode:
             domain=domain(self._wire.genesis),
             clock=self.clock,
             build_seconds=60,
-            metrics=(metrics := NodeMetrics()),
+            metrics=self.metrics,
         )
         self.evidence = EvidenceStore(self.directory / "evidence")
         self.finalizer = Finalizer(
@@ -213,6 +215,7 @@ class ClusterNode:
             index=TrainingIndex(self.store),
             truncate_log=self.signer.truncate_log,
         )
+        self.served = ServedBlocks(self.store)
         self.host = ConsensusHost(
             domain=domain(self._wire.genesis),
             parameters=config.parameters,
@@ -225,7 +228,8 @@ class ClusterNode:
             peers=self,
             clock=self.clock,
             evidence=self.evidence,
-            metrics=metrics,
+            served=self.served,
+            metrics=self.metrics,
         )
         self.finalizer.add_listener(self.mempool.on_new_head)
         self.finalizer.add_listener(self.host.on_new_head)
@@ -323,8 +327,8 @@ class ClusterNode:
     async def request_block_by_hash(self, peer_id: PeerId, block_hash: Hash32) -> Block | None:
         await trio.sleep(ONE_WAY_SECONDS)
         node = self._peer(peer_id)
-        number = node.store.number_of(block_hash)
-        return node.host.find_block(block_hash) if number is None else node.store.block(number)
+        encoded = node.served.find_block(block_hash)
+        return None if encoded is None else decode_block(encoded)
 
     async def request_blocks(
         self, peer_id: PeerId, first_number: BlockNumber, count: int

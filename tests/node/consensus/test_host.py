@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from chain.consensus.inputs import TransactionHeld
 from chain.consensus.messages import (
     Committed,
     MessageKind,
@@ -24,7 +25,7 @@ from chain.crypto import sign as sign_digest
 from chain.errors import RejectionReason
 from chain.primitives import ZERO_HASH, BlockNumber, Hash32, Signature, ValidatorIndex, View
 from chain.types.certificate import CommitCertificate
-from node.consensus.host import INPUT_LIMIT
+from node.consensus.input_queue import INPUT_LIMIT
 from node.network.wire import Head
 from pot_common.errors import OperatorError
 from tests.worlds.chain import ALICE, BOB, sign
@@ -503,8 +504,8 @@ async def test_a_full_queue_loses_no_new_number(autojump_clock: MockClock, tmp_p
 
         def slow_finalize(*arguments: object, **rest: object) -> None:
             finalize(*arguments, **rest)
-            while target.host._send_input.statistics().current_buffer_used < INPUT_LIMIT:
-                target.host._send_input.send_nowait(None)
+            while target.host.waiting_inputs < INPUT_LIMIT:
+                target.host._inputs.put_at_once(TransactionHeld())
 
         target.store.finalize = slow_finalize
         goal = target.store.head_number() + 3

@@ -37,7 +37,7 @@ async def running(path: Path) -> AsyncIterator[Wire]:
 
 def value(node: ClusterNode, name: str, **labels: str) -> float:
     """A sample of the node's metrics; 0 if there is none."""
-    return node.host.metrics.registry.get_sample_value(name, labels) or 0.0
+    return node.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 def by_validator(node: ClusterNode, name: str) -> list[float]:

@@ -1,0 +1,271 @@
+"""Performs what a replica asks for: the host's duties of chain/consensus/effects.py.
+
+The node, the simulator, the scenarios and the benchmarks run this one object, each with an
+`Environment` of its own: what the effects reach. Its coroutines wait only where the environment
+does, for a disk (`run_blocking`) or for the chain (`finalize`). An environment that never waits is
+run to the end by `run_inline`, without an event loop.
+"""
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar, assert_never
+
+from chain.consensus import pbft
+from chain.consensus.certificates import Recover, verify_message
+from chain.consensus.effects import (
+    Broadcast,
+    BuildBlock,
+    Effect,
+    FetchBlock,
+    Finalize,
+    ForwardTransactions,
+    Halt,
+    Persist,
+    Redeliver,
+    ReportEvidence,
+    ReportRejection,
+    Send,
+    SendCertificate,
+    SetTimer,
+    ValidateBlock,
+)
+from chain.consensus.inputs import Input, MessageReceived, NumberConfig
+from chain.consensus.message_log import add_early_message
+from chain.consensus.messages import Committed, Message
+from chain.consensus.pbft import ReplicaState, Transition
+from chain.errors import InvalidMessage
+from chain.hexadecimal import to_hex
+from chain.primitives import Address, BlockNumber, Hash32, ValidatorIndex
+from chain.types.block import Block
+from chain.types.certificate import CommitCertificate
+from node.consensus.signer import ConsensusSigner
+from pot_common.errors import OperatorError
+
+_Argument = TypeVar("_Argument")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A validator's message on its way to the replica; an address means one validator for ever."""
+
+    sender: Address
+    message: Message
+    is_verified: bool
+
+
+class Environment(Protocol):
+    """Everything that the effects of a replica reach; it names validators by address."""
+
+    async def run_blocking(
+        self, function: Callable[[_Argument], _Result], argument: _Argument
+    ) -> _Result:
+        """Wait for a call that waits for a disk."""
+
+    async def finalize(self, block: Block, certificate: CommitCertificate) -> None:
+        """Make a certified block final, in one durable step; `NewNumber` follows."""
+
+    def on_transition(self, event: Input, before: ReplicaState, transition: Transition) -> None:
+        """Take note of a transition; its effects come next."""
+
+    def broadcast(self, message: Message) -> None:
+        """Send a message to every other validator."""
+
+    def send(self, validator: Address, message: Message) -> None:
+        """Send a message to one validator."""
+
+    def find_committed(self, number: BlockNumber) -> Committed | None:
+        """The stored certificate of a final number; None: it is not stored."""
+
+    def validate(self, block: Block, fresh: bool) -> None:
+        """Begin to validate a block; `BlockValidated` follows."""
+
+    def build(self, asked: BuildBlock) -> None:
+        """Begin to build a block; `BlockBuilt` follows."""
+
+    def fetch(self, digest: Hash32, validators: Sequence[Address]) -> None:
+        """Begin to ask these validators for a block; `BlockFetched` may follow."""
+
+    def set_timer(self, timer: SetTimer) -> None:
+        """Start a timer in the place of the one of that name; `TimerExpired` follows."""
+
+    def forward_transactions(self, primary: Address) -> None:
+        """Tell the primary of the transactions that are held."""
+
+    def receive_again(self, given: Received) -> None:
+        """Take a message as if it had just come."""
+
+    def report_rejection(self, sender: Address, error: InvalidMessage) -> None:
+        """Hold a validator to a message that no honest one sends."""
+
+    def report_evidence(self, evidence: ReportEvidence, author: Address) -> None:
+        """Keep the proof that a validator signed two votes that exclude each other."""
+
+
+class Performer:
+    """Runs one replica: gives it inputs, and performs its effects in order."""
+
+    def __init__(
+        self, environment: Environment, signer: ConsensusSigner | None, recover: Recover
+    ) -> None:
+        """Build it; `restore` begins its first number.
+
+        Args:
+            environment: What the effects reach.
+            signer: The consensus key; None: this node only follows.
+            recover: The account that signed a digest.
+        """
+        self.state: ReplicaState | None = None
+        """The replica; None before `restore`."""
+        self._environment = environment
+        self._signer = signer
+        self._recover = recover
+
+    @property
+    def validators(self) -> tuple[Address, ...]:
+        """The validators of the number being decided, each at its index."""
+        return self._running.config.validators
+
+    @property
+    def _running(self) -> ReplicaState:
+        assert self.state is not None, "restore first"
+        return self.state
+
+    # Inputs.
+
+    def restore(self, config: NumberConfig) -> Transition:
+        """Begin a number where the log left it; the effects are still to be performed."""
+        if config.own_index is None:
+            transition = pbft.start(config)
+        else:
+            assert self._signer is not None
+            records = self._signer.load_records(config.number)
+            transition = pbft.restore(config, records, self._signer.sign)
+        self.state = transition.state
+        return transition
+
+    async def apply(self, event: Input) -> None:
+        """Give the replica an input, and perform what it asks for."""
+        before = self._running
+        sign = None if self._signer is None else self._signer.sign
+        transition = pbft.apply(before, event, sign)
+        self._environment.on_transition(event, before, transition)
+        await self.perform(transition)
+
+    def receive(self, sender: Address, message: Message) -> Received | None:
+        """A message that came from a validator, verified if it is of the number being decided.
+
+        None: no replica runs, or the sender is no validator of its number.
+
+        Raises:
+            InvalidMessage: A signature in it is not what it claims to be.
+        """
+        if self.state is None or sender not in self.validators:
+            return None
+        is_current = message.number == self.state.config.number
+        if is_current:
+            self._verify(message)
+        return Received(sender, message, is_verified=is_current)
+
+    def check(self, given: Received) -> MessageReceived | None:
+        """The input that a message makes; it is verified here if its number has begun since.
+
+        None: it is bad, which is reported, or its sender is no validator any more.
+        """
+        if given.sender not in self.validators:
+            return None
+        if not given.is_verified and given.message.number == self._running.config.number:
+            try:
+                self._verify(given.message)
+            except InvalidMessage as error:
+                self._environment.report_rejection(given.sender, error)
+                return None
+        return MessageReceived(self._index_of(given.sender), given.message)
+
+    def would_hold(self, sender: Address, message: Message) -> bool:
+        """Whether the replica will keep a message of a later number, by what it keeps now."""
+        number, early = self._running.config.number, self._running.early
+        return add_early_message(early, number, self._index_of(sender), message) is not early
+
+    def _verify(self, message: Message) -> None:
+        verify_message(message, self._running.config.domain, self.validators, self._recover)
+
+    def _index_of(self, validator: Address) -> ValidatorIndex:
+        return ValidatorIndex(self.validators.index(validator))
+
+    # Effects.
+
+    async def perform(self, transition: Transition) -> None:
+        """Perform the effects of a transition in order; none after a vote that was not persisted.
+
+        Raises:
+            OperatorError: A quorum made final what is invalid here.
+        """
+        self.state = transition.state
+        for effect in transition.effects:
+            match effect:
+                case Persist():
+                    if not await self._persist(effect):
+                        await self._stop_signing()
+                        return
+                case Finalize(block, certificate):
+                    await self._environment.finalize(block, certificate)
+                case _:
+                    self._perform_at_once(effect)
+
+    async def _persist(self, vote: Persist) -> bool:
+        assert self._signer is not None
+        return await self._environment.run_blocking(self._signer.persist, vote)
+
+    async def _stop_signing(self) -> None:
+        """Go on as a follower: nothing of the vote that was not persisted has been sent."""
+        await self.perform(pbft.start(replace(self._running.config, own_index=None)))
+
+    def _perform_at_once(self, effect: Effect) -> None:
+        environment, validators = self._environment, self.validators
+        match effect:
+            case Broadcast(message):
+                environment.broadcast(message)
+            case Send(receiver, message):
+                environment.send(validators[receiver], message)
+            case SendCertificate(receiver, number):
+                committed = environment.find_committed(number)
+                if committed is not None:
+                    environment.send(validators[receiver], committed)
+            case ValidateBlock(block, fresh):
+                environment.validate(block, fresh)
+            case BuildBlock():
+                environment.build(effect)
+            case FetchBlock(digest, indices):
+                environment.fetch(digest, [validators[index] for index in indices])
+            case SetTimer():
+                environment.set_timer(effect)
+            case ForwardTransactions(primary):
+                environment.forward_transactions(validators[primary])
+            case Redeliver(sender, message):
+                # Its signatures were not verified when it came: its validators were not known.
+                environment.receive_again(Received(validators[sender], message, is_verified=False))
+            case ReportRejection(sender, reason, detail):
+                environment.report_rejection(validators[sender], InvalidMessage(reason, detail))
+            case ReportEvidence(first, _):
+                environment.report_evidence(effect, validators[first.author])
+            case Halt(block):
+                raise OperatorError(
+                    f"a quorum finalized block {block.number} ({to_hex(block.hash)}), which this "
+                    "node finds invalid: stop, and compare this program's version and genesis "
+                    "with the other validators'"
+                )
+            case Persist() | Finalize():
+                raise AssertionError("performed by the caller, which can wait")
+            case _:
+                assert_never(effect)
+
+
+def run_inline(coroutine: Coroutine[object, object, _Result]) -> _Result:
+    """The result of a coroutine whose environment never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: _Result = done.value
+        return result
+    raise AssertionError("the environment waits")

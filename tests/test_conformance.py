@@ -89,7 +89,7 @@ def test_a_move_to_another_module_changes_nothing() -> None:
     assert describe_gaps(find_encoders(moved), covered) == []
 
 
-def test_a_reason_for_what_is_gone_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reason_for_a_removed_encoder_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
     reasons = {**discovery.EXCLUDED, "another": ("encode_nothing",)}
     monkeypatch.setattr(discovery, "EXCLUDED", reasons)
     gaps = describe_gaps(find_encoders(list_sources()), find_covered(lines.run_samples()))

@@ -15,7 +15,7 @@ def test_candidates_keep_their_order() -> None:
     assert built.result.senders == tuple(map(get_address, (BOB, ALICE, BOB)))
 
 
-def test_what_breaks_a_rule_is_dropped_with_its_reason_and_the_rest_goes_on() -> None:
+def test_invalid_transaction_is_dropped_with_its_reason_and_others_stay() -> None:
     good = [sign(ALICE, 0, RECIPIENT), sign(CAROL, 0, RECIPIENT)]
     gap = sign(BOB, 3, RECIPIENT)
     built = Chain().build([good[0], gap, good[1], good[0]])
@@ -26,7 +26,7 @@ def test_what_breaks_a_rule_is_dropped_with_its_reason_and_the_rest_goes_on() ->
     ]
 
 
-def test_what_finds_no_gas_left_is_left_out_but_not_dropped() -> None:
+def test_transaction_that_does_not_fit_the_gas_left_stays_in_the_pool() -> None:
     chain = Chain()
     loops = [sign(key, 0, None, data=b"\xfe", gas=2**24) for key in (ALICE, BOB)]
     small = sign(CAROL, 0, RECIPIENT)

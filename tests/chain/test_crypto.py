@@ -17,7 +17,7 @@ def test_tree_hash_is_that_of_certificate_transparency() -> None:
 
 
 @given(st.integers(1, 99), st.data())
-def test_a_path_leads_to_the_root_from_one_place_alone(count: int, data: st.DataObject) -> None:
+def test_path_proves_a_leaf_at_one_position_only(count: int, data: st.DataObject) -> None:
     leaves = [merkle_leaf(bytes([i])) for i in range(count)]
     root = merkle_root(leaves)
     index = data.draw(st.integers(0, count - 1))
@@ -28,7 +28,7 @@ def test_a_path_leads_to_the_root_from_one_place_alone(count: int, data: st.Data
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 8])
-def test_a_path_of_another_length_leads_nowhere(count: int) -> None:
+def test_path_of_the_wrong_length_is_refused(count: int) -> None:
     leaves = [merkle_leaf(bytes([i])) for i in range(count)]
     path = merkle_path(leaves, 0)
     longer = (*path, leaves[0])

@@ -89,7 +89,7 @@ def test_a_plain_geth_genesis_parses_with_the_defaults() -> None:
     assert genesis.timestamp == 0x65
 
 
-def test_the_commitment_may_stand_in_the_file() -> None:
+def test_genesis_file_may_contain_the_parameters_commitment() -> None:
     genesis = parse_genesis(FILE)
     given = changed("extraData", "0x" + compute_extra_data(genesis).hex())
     assert parse_genesis(given) == genesis
@@ -138,7 +138,7 @@ def test_a_wrong_setting_is_named(path: str, value: object, named: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"config":{},"config":{}}', b"[" * 10_000])
-def test_what_is_not_a_json_object_is_refused(data: bytes) -> None:
+def test_genesis_file_that_is_not_a_json_object_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidGenesisError):
         parse_genesis(data)
 

@@ -47,7 +47,7 @@ def test_genesis_hash_commits_to_chain_id_and_parameters() -> None:
         ({"header": b"\xc0"}, RejectionReason.MALFORMED),
     ],
 )
-def test_claims_that_are_not_of_that_genesis_are_refused(
+def test_claims_of_another_genesis_are_refused(
     changes: dict[str, object], reason: RejectionReason
 ) -> None:
     claims = {
@@ -61,7 +61,7 @@ def test_claims_that_are_not_of_that_genesis_are_refused(
     assert refused.value.reason is reason
 
 
-def test_header_is_final_by_a_quorum_and_not_by_less() -> None:
+def test_header_is_final_with_a_quorum_of_signatures_and_not_with_fewer() -> None:
     encoded = HEADER.encode()
     found = LightChain(NETWORK).verify_header(BlockNumber(9), encoded, certify(HEADER).encode())
     assert found == HEADER
@@ -76,7 +76,7 @@ def test_header_is_final_by_a_quorum_and_not_by_less() -> None:
     assert refusal(encoded, certify(HEADER), number=8) is RejectionReason.HEADER_FIELD
 
 
-def test_any_final_header_will_do_where_none_is_named() -> None:
+def test_any_final_header_is_accepted_if_no_number_is_asked_for() -> None:
     found = LightChain(NETWORK).verify_header(None, HEADER.encode(), certify(HEADER).encode())
     assert found == HEADER
 
@@ -115,7 +115,7 @@ def is_final(chain: LightChain, number: int, keys: tuple[PrivateKey, ...]) -> bo
     return True
 
 
-def test_a_set_that_the_last_block_of_the_one_before_names_decides_from_the_next_on() -> None:
+def test_set_named_by_its_predecessors_last_block_decides_the_next_block() -> None:
     chain = LightChain(NETWORK)
     assert not is_final(chain, 20, FIVE_KEYS)
     chain.follow_change(*change(19, words(FOUR, FIVE, 20)))
@@ -147,7 +147,7 @@ def test_a_set_that_the_last_block_of_the_one_before_names_decides_from_the_next
         "short address", "not final", "not proven",
     ],
 )  # fmt: skip
-def test_a_set_that_the_chain_does_not_name_decides_nothing(
+def test_set_that_the_chain_does_not_name_is_refused(
     claims: tuple[Sequence[Address], bytes, bytes, Sequence[bytes]],
 ) -> None:
     chain = LightChain(NETWORK)

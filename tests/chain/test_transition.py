@@ -209,7 +209,7 @@ sketches = st.tuples(
 
 @settings(max_examples=60)
 @given(st.lists(st.lists(sketches, max_size=6), min_size=1, max_size=3))
-def test_what_is_built_imports_to_the_same_result(blocks: list[list[tuple]]) -> None:
+def test_built_block_imports_with_the_same_result(blocks: list[list[tuple]]) -> None:
     chain = Chain()
     nonces = dict.fromkeys(KEYS, 0)
     for sketch in blocks:

@@ -114,7 +114,7 @@ def test_an_account_without_balance_may_send_for_nothing() -> None:
     assert reason_of(sign(nobody, 0, RECIPIENT, maxFeePerGas=0, maxPriorityFeePerGas=0)) is None
 
 
-def test_nonces_are_next_and_too_high_is_asked_last() -> None:
+def test_nonce_must_be_the_next_and_a_gap_is_checked_last() -> None:
     chain = Chain()
     chain.extend(sign(ALICE, 0, RECIPIENT))
     assert reason_of(sign(ALICE, 0, RECIPIENT), chain) == RejectionReason.NONCE_TOO_LOW

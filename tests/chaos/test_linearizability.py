@@ -86,7 +86,7 @@ def test_set_histories(history: list[Call], is_good: bool) -> None:
     assert (find_violation(history, SET) is None) is is_good
 
 
-def test_what_is_not_explained_is_named() -> None:
+def test_unexplained_operation_is_named() -> None:
     assert find_violation([write(1, 0, 1), read(7, 2, 3)], REGISTER) == (read(7, 2, 3),)
 
 

@@ -61,7 +61,7 @@ def test_only_late_nodes_are_missing_at_the_start() -> None:
         assert len(manifest.late_nodes) <= 2
 
 
-def test_votes_are_those_of_a_quorum_of_members_whose_key_nobody_copied() -> None:
+def test_votes_come_from_a_quorum_of_members_with_uncopied_keys() -> None:
     for manifest in MANIFESTS:
         faults = [fault for lane in manifest.lanes for fault in lane]
         copied = {fault.node for fault in faults if fault.kind is FaultKind.CLONE}
@@ -86,6 +86,6 @@ def test_half_of_the_runs_change_the_set_in_every_way_and_hit_the_spare() -> Non
     assert FaultKind.WIPE_KEEP_GUARD not in faults
 
 
-def test_runs_that_docs_and_tests_name_are_what_they_were_before_sets_could_change() -> None:
+def test_documented_seeds_give_the_same_runs_as_before_set_changes() -> None:
     for seed in (7, 31):
         assert draw_manifest(seed, 120).changes == ()

@@ -68,7 +68,7 @@ async def wait_for_answer(links: NamespaceLinks, source: int | None, target: int
             await trio.sleep(0.1)
 
 
-async def test_a_silent_node_hears_no_other_and_a_cut_one_nobody() -> None:
+async def test_silenced_node_hears_no_node_and_a_cut_link_hears_nothing() -> None:
     async with running_links(3) as links:
         for target in range(3):
             await wait_for_answer(links, None, target)
@@ -96,7 +96,7 @@ async def test_a_silent_node_hears_no_other_and_a_cut_one_nobody() -> None:
         assert links.count_passed_bytes() > 0
 
 
-async def test_what_a_killed_run_left_behind_is_no_obstacle() -> None:
+async def test_leftovers_of_a_killed_run_are_no_obstacle() -> None:
     async with running_links(0), trio.open_nursery() as nursery:
         links = NamespaceLinks(BASE_PORT, (PORT, PORT))
         for _ in range(2):

@@ -79,7 +79,7 @@ def test_a_signature_in_any_nodes_certificate_breaks_a_silence() -> None:
     assert list_broken_silences(silences, seen) == ["validator 2 signed block 7: it was wiped"]
 
 
-def test_sets_are_genesiss_with_every_change_that_is_in_force_by_the_last_block() -> None:
+def test_observed_sets_start_at_genesis_and_include_every_change_in_force() -> None:
     scheduled = [Scheduled(10, SPARE, is_join=True), Scheduled(20, 2, is_join=False)]
     assert compute_sets(GENESIS, scheduled, last=20) == SETS
     assert compute_sets(GENESIS, scheduled, last=19) == SETS[:2]
@@ -101,7 +101,7 @@ def test_a_change_is_in_force_once_all_later_sets_have_it() -> None:
     assert find_activation(sets, SPARE, is_join=False) == 20
 
 
-def test_nodes_that_tell_of_other_sets_or_other_blocks_disagree() -> None:
+def test_nodes_with_different_sets_or_blocks_disagree() -> None:
     later: Sets = ((1, GENESIS), (11, FIVE))
     assert list_disagreements({"node 0": SETS[:2], "node 1": SETS[:2]}) == []
     assert list_disagreements({"node 0": SETS[:2], "node 1": later, "node 2": SETS[:2]}) == [
@@ -149,7 +149,7 @@ def test_only_a_quorum_of_the_set_in_force_decides(
     assert list_wrong_deciders(seen, SETS, last=number - 1) == []
 
 
-def test_every_nodes_certificate_is_looked_at() -> None:
+def test_certificates_of_every_node_are_checked() -> None:
     seen = observe(0, FIVE, GENESIS, FIVE - {0, 1}, number=10)
     assert list_wrong_deciders(seen, SETS, last=20) == [
         "block 10 at node 2 is signed by 3 of 5 members only"
@@ -166,7 +166,7 @@ def test_what_a_validator_signed_and_built_is_found_in_order() -> None:
     assert seen.find_proposed(SPARE) == [1, 4]
 
 
-def test_lost_strange_and_doubled_elements_are_told_apart() -> None:
+def test_lost_unknown_and_duplicate_elements_are_distinguished() -> None:
     assert compare_set([1, 2], [3], [2, 1, 3]) == ([], [])
     assert compare_set([1, 2], [3], [1]) == ([2], [])
     assert compare_set([1], [], [1, 9]) == ([], [9])

@@ -28,7 +28,7 @@ def test_a_vote_is_cast_when_it_is_counted_or_the_proposal_is_closed() -> None:
     assert has_votes(status(), BOB, 2)
 
 
-def test_who_leaves_is_active_no_longer_or_no_member() -> None:
+def test_leaving_is_done_when_the_validator_is_exiting_or_no_member() -> None:
     assert not is_going(status(), ALICE)
     assert is_going(status(alice="exiting"), ALICE)
     assert is_going(status(alice="exited"), ALICE)

@@ -59,7 +59,7 @@ async def test_a_silent_link_keeps_connections_and_delivers_late() -> None:
         await stream.aclose()
 
 
-async def test_a_cut_link_ends_connections_and_refuses_new_ones_until_it_is_mended() -> None:
+async def test_cut_link_ends_connections_and_refuses_new_ones_until_repaired() -> None:
     async with echo_behind_link() as link:
         old = await trio.open_tcp_stream(HOST, link.port)
         assert await ask(old, b"a") == b"a"
@@ -84,7 +84,7 @@ async def end_of(stream: trio.SocketStream) -> bool:
 
 
 @pytest.mark.parametrize("state", [LinkState.OPEN, LinkState.SILENT])
-async def test_a_link_to_nobody_ends_connections(state: LinkState) -> None:
+async def test_link_to_a_closed_port_ends_connections(state: LinkState) -> None:
     async with trio.open_nursery() as nursery:
         link = Link(1)
         await nursery.start(link.serve)

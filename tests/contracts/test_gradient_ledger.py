@@ -148,7 +148,7 @@ def test_no_attempt_opens_before_the_minimum_of_miners(world: World) -> None:
     assert world.register(MINERS[1]).events[-1] == AttemptOpened(world.task, 0, 0, 2, ROUND_COST)
 
 
-def test_who_registers_in_the_opening_block_takes_part_and_later_ones_wait(world: World) -> None:
+def test_miner_registered_in_the_opening_block_takes_part_later_ones_wait(world: World) -> None:
     world.submit()
     world.ready()
     for miner in MINERS[:3]:
@@ -161,7 +161,7 @@ def test_who_registers_in_the_opening_block_takes_part_and_later_ones_wait(world
     assert world.commit(MINERS[2]).events
 
 
-def test_who_leaves_in_the_opening_block_takes_no_part(world: World) -> None:
+def test_miner_that_leaves_in_the_opening_block_takes_no_part(world: World) -> None:
     world.submit()
     world.ready()
     for miner in MINERS[:3]:
@@ -173,7 +173,7 @@ def test_who_leaves_in_the_opening_block_takes_no_part(world: World) -> None:
     assert refusal(world.commit, MINERS[1]) == about("LedgerNotParticipating", MINERS[1])
 
 
-def test_who_leaves_later_finishes_the_attempt_but_not_the_next(started: World) -> None:
+def test_miner_that_leaves_later_finishes_the_attempt_but_not_the_next(started: World) -> None:
     started.leave(MINERS[0])
     assert started.round.expected_commitments == 2
     started.register(MINERS[2])
@@ -182,7 +182,7 @@ def test_who_leaves_later_finishes_the_attempt_but_not_the_next(started: World) 
     assert started.commit(MINERS[2]).events
 
 
-def test_a_stranger_cannot_leave_or_withdraw(started: World) -> None:
+def test_unregistered_account_cannot_leave_or_withdraw(started: World) -> None:
     assert refusal(started.leave, STRANGER) == about("LedgerNotRegistered", STRANGER)
     assert refusal(started.withdraw_bond, STRANGER) == about("LedgerNotRegistered", STRANGER)
     started.leave(MINERS[0])
@@ -345,7 +345,7 @@ def test_a_verdict_has_two_bits_a_commitment_and_zero_padding(started: World) ->
     assert started.verdict(OPERATORS[0], (3, 3)).events
 
 
-def test_verdicts_end_when_all_have_spoken_and_not_at_a_quorum(started: World) -> None:
+def test_verdict_phase_ends_when_all_have_voted_not_at_a_quorum(started: World) -> None:
     started.commit_all()
     started.judge(operators=OPERATORS[:3])
     assert started.phase is Phase.VERDICT
@@ -665,7 +665,7 @@ def test_nothing_advances_while_a_phase_is_running(started: World) -> None:
     assert refusal(started.advance) == wrong_phase(Phase.WAITING)
 
 
-def test_every_deadline_passed_at_once_is_a_ballot_more_and_no_hang(started: World) -> None:
+def test_passing_every_deadline_at_once_opens_one_more_ballot(started: World) -> None:
     """The chain stood still for a week."""
     started.commit(MINERS[0])
     started.mine(100, 7 * 86_400)
@@ -736,7 +736,7 @@ def test_a_bond_is_free_six_ballots_after_its_miner_left(started: World) -> None
     assert started.register(MINERS[0]).events
 
 
-def test_a_bond_is_free_sixteen_blocks_after_the_last_round_of_a_closed_task(
+def test_bond_is_free_16_blocks_after_the_last_round_of_a_closed_task(
     started: World,
 ) -> None:
     started.cancel()
@@ -751,7 +751,7 @@ def test_a_bond_is_free_sixteen_blocks_after_the_last_round_of_a_closed_task(
     assert refusal(started.withdraw_bond, MINERS[0]) == about("LedgerNotRegistered", MINERS[0])
 
 
-def test_a_bond_is_free_256_blocks_after_its_miner_left_a_task_that_stands_still(
+def test_bond_in_a_stalled_task_is_free_256_blocks_after_its_miner_left(
     world: World,
 ) -> None:
     world.submit()
@@ -777,7 +777,7 @@ def with_a_fifth_validator(world: World) -> None:
     world.mine(CHANGE_BLOCKS)
 
 
-def test_who_judges_a_ballot_is_frozen_at_its_first_verdict() -> None:
+def test_judges_of_a_ballot_are_fixed_by_its_first_verdict() -> None:
     world = started_world()
     world.commit_all()
     world.verdict(OPERATORS[0], (OK, OK))
@@ -805,7 +805,7 @@ def test_a_set_that_changed_before_the_first_verdict_judges() -> None:
     assert world.phase is Phase.SETTLEABLE
 
 
-def test_who_left_still_judges_the_ballot_that_it_belongs_to() -> None:
+def test_validator_that_left_still_judges_its_open_ballot() -> None:
     world = started_world()
     world.commit_all()
     world.verdict(OPERATORS[0], (OK, CHEAT))
@@ -824,7 +824,7 @@ def test_who_left_still_judges_the_ballot_that_it_belongs_to() -> None:
     assert world.credit(OPERATORS[1]) == world.credit(OPERATORS[0]) > 0
 
 
-def test_the_ballot_after_a_failed_one_has_the_set_of_its_own_time() -> None:
+def test_ballot_after_a_failed_one_has_the_set_of_its_own_time() -> None:
     world = started_world()
     world.commit_all()
     world.verdict(OPERATORS[0], (OK, OK))

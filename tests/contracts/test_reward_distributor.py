@@ -55,7 +55,7 @@ def number(world: World, data: bytes) -> int:
     return decode_uint(world.view(REWARD_DISTRIBUTOR, data))
 
 
-def test_everybody_who_earned_claims_and_nothing_is_left(world: World) -> None:
+def test_all_earners_claim_and_nothing_is_left(world: World) -> None:
     tree = settle(world, EARNED)
     root = world.view(REWARD_DISTRIBUTOR, encode_root_of(world.task))
     assert decode_hash(root) == tree.root
@@ -143,7 +143,7 @@ def test_many_claims_are_made_together_or_not_at_all(world: World) -> None:
     assert world.claimed_total() == PAID
 
 
-def test_a_root_that_promises_more_than_was_paid_is_cut_off_at_that(world: World) -> None:
+def test_root_that_promises_more_than_was_paid_is_capped(world: World) -> None:
     tree = settle(world, {MINERS[0]: 4 * POT, MINERS[1]: PAID})
     world.claim(MINERS[0], tree, 4 * POT)
     assert refusal(world.claim, MINERS[1], tree, PAID) == ContractError(

@@ -96,7 +96,7 @@ def test_a_credit_is_withdrawn_once(world: World) -> None:
     assert refusal(world.send, STRANGER, GRADIENT_LEDGER, data) == nothing
 
 
-def test_a_quorum_of_unavailable_costs_one_rounds_pay_and_is_shared_by_nobody(
+def test_quorum_of_unavailable_costs_one_rounds_pay_and_credits_none(
     world: World,
 ) -> None:
     evidence = play(world, [(OK, UNAVAILABLE)] * 3 + [(OK, CHEAT)])

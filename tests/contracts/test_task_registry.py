@@ -157,7 +157,7 @@ def test_a_quorum_of_ready_votes_activates_a_task(world: World) -> None:
     assert is_ready == [1, 1, 1, 0]
 
 
-def test_a_ready_vote_is_refused_twice_late_and_from_a_stranger(world: World) -> None:
+def test_ready_vote_is_refused_twice_late_and_from_a_non_validator(world: World) -> None:
     world.submit()
     world.ready(OPERATORS[:1])
     hexadecimal = "0x" + OPERATORS[0].hex()

@@ -225,7 +225,7 @@ def test_a_submission_cannot_be_reentered(world: World) -> None:
     assert world.balance(TASK_REGISTRY, TOKEN) == BUDGET
 
 
-def test_a_task_cancelled_while_its_budget_arrives_has_arrived(world: World) -> None:
+def test_task_cancelled_during_its_submission_holds_its_budget(world: World) -> None:
     arm(world, TASK_REGISTRY, encode_cancel_task(world.task))
     act(world, TASK_REGISTRY, SUBMIT)
     assert outcome(world)[:2] == (True, True)

@@ -235,7 +235,7 @@ def test_a_candidate_joins_with_a_quorum_some_blocks_later() -> None:
     assert world.view(VALIDATOR_SET, encode_next_validators())[32:] == bytes(32)
 
 
-def test_the_next_change_writes_down_the_last_one() -> None:
+def test_next_change_moves_the_last_set_to_the_current_slot() -> None:
     world, five = joined()
     send(world, JOINER, encode_leave_set())
     assert slots(world) == [set_hash(five), set_hash(VALIDATORS), world.number + CHANGE_BLOCKS]
@@ -251,7 +251,7 @@ def test_only_members_vote_and_once() -> None:
     assert refusal(vote, world, OPERATORS[0], proposal_id=2).name == "ValidatorSetUnknownProposal"
 
 
-def test_votes_of_who_is_no_member_any_more_do_not_count() -> None:
+def test_votes_of_former_members_do_not_count() -> None:
     world, _ = joined()
     propose_join(world, account("second candidate"), MINERS[1])
     vote(world, JOINER, *OPERATORS[:2], proposal_id=2)
@@ -307,7 +307,7 @@ def test_a_candidate_without_the_stake_is_refused() -> None:
     assert refusal(send, world, STRANGER, data).name == "ERC20InsufficientBalance"
 
 
-def test_a_candidate_that_nobody_wants_has_its_stake_back() -> None:
+def test_candidate_that_withdraws_gets_its_stake_back() -> None:
     world = new_world()
     propose_join(world)
     withdraw = encode_withdraw_proposal(1)
@@ -408,7 +408,7 @@ def test_only_members_are_removed_by_members() -> None:
     assert refusal(send, world, STRANGER, again).name == "ValidatorSetNotOperator"
 
 
-def test_who_leaves_during_a_change_waits_for_it() -> None:
+def test_validator_that_leaves_during_a_change_waits_for_it() -> None:
     world = new_world()
     send(world, OPERATORS[0], encode_leave_set())
     propose_join(world)
@@ -427,7 +427,7 @@ def test_who_leaves_during_a_change_waits_for_it() -> None:
     assert refusal(send, world, STRANGER, remove).name == "ValidatorSetWrongStatus"
 
 
-def test_who_left_still_votes_until_the_change_is_in_force() -> None:
+def test_leaving_validator_votes_until_the_change_is_in_force() -> None:
     world = new_world()
     send(world, OPERATORS[0], encode_leave_set())
     propose_join(world)
@@ -497,7 +497,7 @@ def lost_lock(
     ],
     ids=["PRE-PREPARE", "PREPARE", "COMMIT", "nothing prepared", "an earlier view prepared"],
 )
-def test_who_signs_twice_loses_all_its_stake_and_its_seat(data: bytes) -> None:
+def test_validator_that_signs_twice_loses_all_its_stake_and_its_seat(data: bytes) -> None:
     world = guilty_world()
     slashed = send(world, STRANGER, data)
     assert slashed.events == (
@@ -539,7 +539,7 @@ def test_what_an_honest_validator_may_sign_is_no_evidence(data: bytes, reason: s
     assert refused == ContractError("ValidatorSetBadEvidence", (reason,))
 
 
-def test_one_signature_over_one_block_is_no_evidence_however_it_is_written() -> None:
+def test_two_encodings_of_one_signature_are_no_evidence() -> None:
     world = guilty_world()
     place = (MessageKind.COMMIT, 1, NUMBER, 2)
     digest, signature = signed(MessageKind.COMMIT, BLOCK_A)
@@ -553,7 +553,7 @@ def test_one_signature_over_one_block_is_no_evidence_however_it_is_written() -> 
         assert refusal(send, world, STRANGER, data).name == "ValidatorSetBadEvidence"
 
 
-def test_evidence_of_who_has_no_stake_here_is_refused() -> None:
+def test_evidence_against_an_account_without_stake_is_refused() -> None:
     world = guilty_world()
     key = PrivateKey(keccak256(b"nobody"))
     data = encode_report_equivocation(
@@ -575,7 +575,7 @@ def test_evidence_counts_as_long_as_the_stake_of_its_number_is_locked() -> None:
     assert slashed.events == (ValidatorSlashed(SIGNER, STRANGER, activation - 1, STAKE),)
 
 
-def test_a_slashed_validator_that_cannot_be_replaced_stays_until_it_can() -> None:
+def test_slashed_validator_stays_while_the_set_would_become_too_small() -> None:
     world = guilty_world()
     for operator in OPERATORS[:2]:
         send(world, operator, encode_leave_set())

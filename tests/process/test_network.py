@@ -102,7 +102,7 @@ def run(*arguments: str) -> JsonObject:
 
 @pytest.mark.process
 @pytest.mark.timeout(280)
-def test_a_network_trains_slashes_a_liar_and_survives_a_killed_validator(tmp_path: Path) -> None:
+def test_network_trains_slashes_a_liar_and_survives_a_killed_validator(tmp_path: Path) -> None:
     plan = DevnetPlan(
         validator_count=4,
         miner_count=2,

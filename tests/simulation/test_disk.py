@@ -23,7 +23,7 @@ def written() -> Disk:
     return disk
 
 
-def test_what_was_appended_is_loaded() -> None:
+def test_appended_records_are_loaded() -> None:
     assert written().load() == RECORDS
 
 
@@ -49,7 +49,7 @@ def test_flipped_bit_is_never_read_as_a_vote() -> None:
 
 
 @pytest.mark.parametrize(("kind", "left"), [("log", []), ("wiped", []), ("guard", RECORDS)])
-def test_what_is_lost_is_lost(kind: str, left: list[Record]) -> None:
+def test_accident_loses_exactly_what_its_kind_says(kind: str, left: list[Record]) -> None:
     disk = written()
     disk.have_accident(kind, Random(0))
     assert disk.load() == left

@@ -139,7 +139,7 @@ def draw_strategies(n: int, liars: frozenset[int]) -> dict[str, Strategy]:
 
 
 @pytest.mark.parametrize("n", [4, 7, pytest.param(10, marks=pytest.mark.slow)])
-def test_nobodys_share_of_blocks_grows_by_letting_turns_go_by(n: int) -> None:
+def test_skipping_turns_does_not_raise_a_validators_share_of_blocks(n: int) -> None:
     faulty = compute_max_faulty(n)
     random = Random(n)
     worst, blocks = 0.0, 200 * n

@@ -271,7 +271,7 @@ def test_votes_of_a_later_view_are_used_when_it_comes() -> None:
 # View change.
 
 
-def test_expired_view_is_left_with_a_view_change_that_is_written_down_first() -> None:
+def test_view_change_of_an_expired_view_is_persisted_before_it_is_sent() -> None:
     waiting = run(backup(), TransactionHeld(), expired(Timer.VIEW_EARLIEST))
     assert SetTimer(Timer.VIEW, BlockNumber(1), View(0), 1_000) in waiting.effects
     then = apply(waiting.state, expired(Timer.VIEW))
@@ -297,7 +297,7 @@ def test_view_change_after_commit_carries_the_certificate() -> None:
     assert in_view(9, given).own_view_change == view_change(1, 9, prepared())
 
 
-def test_f_plus_1_view_changes_pull_a_replica_along_to_the_lowest_of_them() -> None:
+def test_f_plus_1_view_changes_move_a_replica_to_the_lowest_of_their_views() -> None:
     one = run(backup(), view_change(3, 7))
     assert one.effects == ()
     then = apply(one.state, view_change(2, 5))
@@ -353,7 +353,7 @@ def test_primary_of_a_new_view_repeats_the_locked_block() -> None:
     assert sent(then) == [proposal, prepare(1, view=1)]
 
 
-def test_of_two_locks_the_one_of_the_higher_view_wins() -> None:
+def test_lock_of_the_higher_view_wins() -> None:
     # A4.
     low, high = prepared(BLOCK_A, view=0), prepared(BLOCK_B, view=2)
     given = run(backup(1), view_change(0, 5, low), view_change(2, 5, high), view_change(3, 5))
@@ -443,7 +443,7 @@ def test_unjustified_new_view_is_refused(bogus) -> None:
     assert then.state == backup(2)
 
 
-def test_new_view_of_a_wrong_primary_or_with_a_foreign_fresh_block_is_refused() -> None:
+def test_new_view_by_a_wrong_primary_or_with_a_block_of_another_is_refused() -> None:
     for bogus, reason in (
         (new_view(1, FRESH, CHANGES, author=3), RejectionReason.WRONG_PRIMARY),
         (new_view(1, make_block(coinbase=3), CHANGES), RejectionReason.HEADER_FIELD),
@@ -462,7 +462,7 @@ def test_a_view_after_0_begins_with_a_new_view_only() -> None:
     ]
 
 
-def test_who_follows_a_new_view_sends_its_own_view_change_and_counts_the_others() -> None:
+def test_backup_in_a_new_view_sends_its_view_change_and_counts_the_others() -> None:
     then = apply(backup(2), new_view(1, FRESH, CHANGES))
     assert [type(effect) for effect in then.effects] == [
         Persist,
@@ -593,7 +593,7 @@ def test_status_is_answered_with_what_its_author_lacks_once_a_period() -> None:
     assert again.effects == (Send(two, prepare(0)),)
 
 
-def test_who_holds_another_proposal_of_the_view_is_shown_ours() -> None:
+def test_replica_with_another_proposal_of_the_view_is_sent_ours() -> None:
     # An equivocating primary tells each half of the backups another block.
     ours, theirs = accepted(), run(backup(2), pre_prepare(BLOCK_B)).state
     told = apply(ours, status(2, digest=BLOCK_B.hash))
@@ -603,7 +603,7 @@ def test_who_holds_another_proposal_of_the_view_is_shown_ours() -> None:
     assert shown.effects == (evidence,)
 
 
-def test_a_certificate_shows_who_committed_another_block_before() -> None:
+def test_certificate_exposes_a_validator_that_committed_another_block() -> None:
     given = run(backup(), commit(3, BLOCK_B)).state
     message = Committed(BlockNumber(1), BLOCK_A.hash, certificate(authors=(0, 2, 3)))
     assert ReportEvidence(commit(3, BLOCK_B), commit(3)) in apply(given, message).effects

@@ -46,7 +46,7 @@ def test_turns_go_on_after_the_parents_coinbase() -> None:
     assert compute_primary_order(BlockNumber(2), validators, [validators[3]]) == (0, 1, 2, 3)
 
 
-def test_a_coinbase_that_left_the_set_hands_over_to_the_next_larger_address() -> None:
+def test_turn_after_a_coinbase_outside_the_set_is_the_next_larger_address() -> None:
     validators = validators_of(4)
     between = Address(bytes([17] * 19 + [18]))
     assert compute_primary_order(BlockNumber(2), validators, [between]) == (2, 3, 0, 1)
@@ -61,7 +61,7 @@ def test_validators_without_a_block_in_the_window_wait_at_the_end() -> None:
     assert compute_primary_order(BlockNumber(16), validators, coinbases[:15]) == (0, 1, 2, 3)
 
 
-def test_every_32nd_block_starts_with_a_named_validator_whoever_is_active() -> None:
+def test_every_32nd_block_starts_with_a_fixed_validator_active_or_not() -> None:
     validators = validators_of(4)
     coinbases = [validators[index] for index in (0, 1, 3)] * 40
     assert compute_primary_order(BlockNumber(64), validators, coinbases[:63])[0] == 2

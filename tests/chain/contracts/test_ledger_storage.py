@@ -13,7 +13,7 @@ from tests.worlds.training_chain import ANN, BEN, SPEC, TASK, TrainingChain, add
 MINERS = [address_of(ANN), address_of(BEN)]
 
 
-def test_commitments_and_settled_models_are_read_where_the_ledger_keeps_them(
+def test_slots_of_commitments_and_settled_models_match_the_contract(
     tmp_path: Path,
 ) -> None:
     chain = TrainingChain(tmp_path / "database")

@@ -182,7 +182,7 @@ def test_set_code_transactions_agree_with_stock_py_evm() -> None:
 # Where stock py-evm is wrong.
 
 
-def test_the_data_floor_is_what_is_used_even_with_refunds() -> None:
+def test_calldata_floor_is_charged_even_with_refunds() -> None:
     slots = {f"s{slot}": 1 for slot in range(1, 9)}
     chain = chain_with("".join(f"5f60{slot:02x}55" for slot in range(1, 9)), **slots)
     data = b"\xff" * 2000
@@ -190,7 +190,7 @@ def test_the_data_floor_is_what_is_used_even_with_refunds() -> None:
     assert result.gas_used == 21_000 + 40 * 2000
 
 
-def test_a_delegated_sender_creates_at_the_same_price_as_anybody() -> None:
+def test_delegated_sender_pays_the_same_gas_to_create_a_contract() -> None:
     # With EIP-7702 the sender may be a contract that creates: the init code is paid for once.
     # CREATE of 64 zero bytes, as the sender itself and, for comparison, as another account.
     chain = chain_with("60405f5ff05000")
@@ -205,7 +205,7 @@ def test_a_delegated_sender_creates_at_the_same_price_as_anybody() -> None:
     assert own.gas_used == other.gas_used
 
 
-def test_calls_1024_deep_and_adversarial_jumps_do_not_exhaust_a_threads_stack() -> None:
+def test_calls_1024_deep_do_not_exhaust_a_threads_stack() -> None:
     deep_call = chain_with("5f5f5f5f5f305af1" + "5f5260205ff3")
     deep_create = chain_with("385f5f39385f5ff0")
     pushes = chain_with("615dc056" + "60" * 23_996 + "5b")
@@ -293,7 +293,7 @@ def test_an_execution_stops_when_told_to() -> None:
     assert built.block == chain.build([polite]).block
 
 
-def test_an_estimate_suffices_and_little_less_does_not() -> None:
+def test_estimated_gas_suffices_and_slightly_less_does_not() -> None:
     # Fails unless 100,000 gas are left when it asks.
     chain = chain_with("5a620186a010600c575f5ffd5b00")
     environment = BlockEnvironment.of(chain.head, CHAIN_ID)

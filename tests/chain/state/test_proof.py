@@ -15,7 +15,7 @@ WORDS = st.integers(1, 2**256 - 1)
 
 @settings(max_examples=40)
 @given(st.dictionaries(st.integers(0, 400), WORDS, max_size=60), st.data())
-def test_what_is_proven_is_what_is_stored_and_a_hole_is_no_value(
+def test_proof_gives_the_stored_values_and_missing_nodes_are_not_zero(
     storage: dict[int, int], data: st.DataObject
 ) -> None:
     state_root, database = build_alloc(
@@ -38,7 +38,7 @@ def test_what_is_proven_is_what_is_stored_and_a_hole_is_no_value(
 
 
 @given(st.lists(st.binary(max_size=80), max_size=5))
-def test_bytes_that_are_no_proof_are_refused(nodes: list[bytes]) -> None:
+def test_malformed_proof_is_refused(nodes: list[bytes]) -> None:
     state_root, _ = build_alloc({CONTRACT: GenesisAccount(nonce=1, storage={1: 2})})
     with pytest.raises(RejectedInputError):
         ProvenState(state_root, nodes).get_storage(CONTRACT, 1)

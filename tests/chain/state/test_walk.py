@@ -39,7 +39,7 @@ def reachable() -> set[bytes]:
     return {bytes(item.hash) for item in WHOLE.items}
 
 
-def test_the_whole_walk_brings_everything_once_in_ascending_order() -> None:
+def test_whole_walk_returns_every_node_once_in_ascending_order() -> None:
     positions = [item.position for item in WHOLE.items]
     assert positions == sorted(set(positions))
     assert WHOLE.next_position == END
@@ -56,7 +56,7 @@ def test_the_whole_walk_brings_everything_once_in_ascending_order() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 20_000), st.lists(st.binary(min_size=1, max_size=70), max_size=4))
-def test_chunks_of_any_size_over_any_ranges_are_together_the_whole(
+def test_chunks_of_any_size_and_range_add_up_to_the_whole_state(
     limit_bytes: int, cuts: list[bytes]
 ) -> None:
     bounds = [START, *sorted({bytes(b % 16 for b in cut) for cut in cuts}), END]
@@ -75,7 +75,7 @@ def test_chunks_of_any_size_over_any_ranges_are_together_the_whole(
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_a_chunk_that_was_tampered_with_is_refused(data: st.DataObject) -> None:
+def test_tampered_chunk_is_refused(data: st.DataObject) -> None:
     start = data.draw(st.sampled_from([item.position for item in WHOLE.items]))
     items = list(collect_chunk(NODES.get, ROOT, start, END, 4_000))
     index = data.draw(st.integers(0, len(items) - 1))
@@ -105,20 +105,20 @@ def test_a_chunk_that_was_tampered_with_is_refused(data: st.DataObject) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.binary(max_size=100), max_size=4), st.binary(max_size=130))
-def test_bytes_of_any_kind_are_refused_and_never_raise_otherwise(
+def test_arbitrary_bytes_are_refused_and_raise_nothing_else(
     items: list[bytes], start: bytes
 ) -> None:
     with pytest.raises(RejectedInputError):
         verify_chunk(ROOT, start, b"\xff" * 131, [*items, b""])
 
 
-def test_what_the_root_vouches_for_but_is_no_state_is_refused() -> None:
+def test_chunk_that_hashes_to_the_root_but_is_no_state_is_refused() -> None:
     for item in (b"\x80", b"\xc2\x20\x01", b"", b"\xc3\x81\x20\x05"):
         with pytest.raises(RejectedInputError):
             verify_chunk(keccak256(item), START, END, [item])
 
 
-def test_a_state_that_is_not_held_says_so_and_an_empty_one_is_done_at_once() -> None:
+def test_missing_state_is_reported_and_an_empty_one_is_complete() -> None:
     with pytest.raises(trie.MissingTrieNodeError):
         collect_chunk({}.get, ROOT, START, END, 100)
     assert collect_chunk({}.get, EMPTY_TRIE_ROOT, START, END, 100) == ()

@@ -28,14 +28,14 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> TrainingChain:
     return chain
 
 
-def test_the_committee_and_the_terms_are_those_of_genesis_and_specification(
+def test_validator_set_and_terms_are_those_of_genesis_and_the_spec(
     chain: TrainingChain,
 ) -> None:
     assert chain.store.next_validator_set() == GENESIS_SET
     assert chain.ledger.terms(TASK) == terms(SPEC)
 
 
-def test_who_is_registered_takes_part_in_the_order_of_addresses(chain: TrainingChain) -> None:
+def test_registered_miners_take_part_in_the_order_of_addresses(chain: TrainingChain) -> None:
     history = chain.index.history(TASK)
     assert history is not None
     assert history.attempt is not None

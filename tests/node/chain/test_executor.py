@@ -77,7 +77,7 @@ async def test_an_invalid_block_is_refused_with_its_reason(
         assert await node.executor.execute(wrong) is outcome
 
 
-async def test_few_results_are_kept_whatever_is_proposed(tmp_path: Path) -> None:
+async def test_number_of_kept_results_is_bounded(tmp_path: Path) -> None:
     async with opened(tmp_path) as node:
         built = await node.executor.build(node.store.head(), lambda: (), VALIDATORS[0], None)
         for number in range(3 * module.KEPT_RESULTS):
@@ -97,7 +97,7 @@ async def test_the_builder_stops_when_its_budget_is_over(tmp_path: Path) -> None
         assert isinstance(await node.executor.execute(built.block), BlockResult)
 
 
-async def test_the_body_is_the_headers(tmp_path: Path) -> None:
+async def test_body_must_match_the_headers_root(tmp_path: Path) -> None:
     certificate = CommitCertificate(View(0), ((ValidatorIndex(0), Signature(bytes(65))),))
     async with opened(tmp_path) as node:
         built = await node.executor.build(node.store.head(), lambda: (), VALIDATORS[0], None)
@@ -115,7 +115,7 @@ async def test_the_body_is_the_headers(tmp_path: Path) -> None:
             assert refused.value.reason is reason
 
 
-async def test_a_body_of_more_than_fits_is_refused_before_its_root_is_computed(
+async def test_oversized_body_is_refused_before_its_root_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(module, "compute_transactions_root")
@@ -132,7 +132,7 @@ async def test_a_body_of_more_than_fits_is_refused_before_its_root_is_computed(
             assert refused.value.reason is reason
 
 
-async def test_a_certificate_of_too_few_is_none(tmp_path: Path) -> None:
+async def test_certificate_below_a_quorum_is_refused(tmp_path: Path) -> None:
     async with opened(tmp_path) as node:
         certificate = CommitCertificate(View(0), ((ValidatorIndex(0), Signature(bytes(65))),))
         with pytest.raises(InvalidMessage) as refused:

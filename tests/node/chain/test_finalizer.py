@@ -56,7 +56,7 @@ async def test_block_is_stored_then_log_truncated_then_others_told(node: Cluster
     assert node.store.block(BlockNumber(1)) == block
 
 
-async def test_block_that_two_callers_bring_is_stored_once(node: ClusterNode) -> None:
+async def test_block_from_two_callers_is_stored_once(node: ClusterNode) -> None:
     heads: list[NewHead] = []
     node.finalizer.add_listener(heads.append)
     block = await build_block(node)

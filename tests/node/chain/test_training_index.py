@@ -66,7 +66,7 @@ def test_rows_equal_the_fold_over_all_receipts_at_every_step(tmp_path: Path) -> 
     assert get_theta_root(history, SPEC) == chain.compute_vote().model_root
 
 
-def test_a_submission_that_is_no_specification_is_kept_and_described(tmp_path: Path) -> None:
+def test_submission_without_a_valid_spec_is_kept_and_described(tmp_path: Path) -> None:
     chain = TrainingChain(tmp_path)
     chain.submit()
     history = chain.index.history(TASK)

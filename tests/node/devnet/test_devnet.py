@@ -60,7 +60,7 @@ def read_pids(path: Path) -> list[int]:
     return [int(pid) for pid in path.read_text().split()]
 
 
-def test_leaving_the_block_ends_children_and_what_they_started(module: Path) -> None:
+def test_leaving_the_block_ends_children_and_grandchildren(module: Path) -> None:
     with ProcessGroup(module / "logs") as processes:
         child = processes.start("one", ["parent_and_child"])
         pids = read_pids(child.log)
@@ -85,7 +85,7 @@ def test_child_that_ignores_the_first_signal_is_killed(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of a parent")
-def test_children_end_when_whoever_started_them_is_killed(module: Path) -> None:
+def test_children_end_when_their_parent_is_killed(module: Path) -> None:
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
@@ -155,7 +155,7 @@ def plan_of(directory: Path, **changes: object) -> DevnetPlan:
     return DevnetPlan(**settings)  # type: ignore[arg-type]
 
 
-def test_prepared_network_has_keys_a_genesis_and_nodes_that_know_each_other(
+def test_prepared_network_has_keys_genesis_and_mutual_bootstrap_peers(
     tmp_path: Path,
 ) -> None:
     plan = plan_of(tmp_path / "net")
@@ -197,7 +197,9 @@ def test_earlier_network_is_replaced_and_nothing_else(tmp_path: Path) -> None:
         ({"base_port": 65_500}, "--base-port is 65500"),
     ],
 )
-def test_senseless_plan_is_refused(tmp_path: Path, change: dict[str, object], setting: str) -> None:
+def test_impossible_plan_is_refused(
+    tmp_path: Path, change: dict[str, object], setting: str
+) -> None:
     with pytest.raises(OperatorError, match=setting):
         prepare(plan_of(tmp_path / "net", **change))
     assert not (tmp_path / "net").exists()
@@ -227,7 +229,7 @@ TASK = {
 SNAPSHOT = Snapshot({"number": 40, "view": 1, "phase": "prepare"}, TASK, (ROUND,), ("miner-2",))
 
 
-def test_summary_of_a_round_comes_from_the_chains_words() -> None:
+def test_summary_of_a_round_is_read_from_the_chain() -> None:
     assert summarize_round(ROUND) == {
         "round": 0,
         "block_number": 12,

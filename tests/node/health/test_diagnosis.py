@@ -79,7 +79,7 @@ def test_nothing_is_wrong_with_a_healthy_network() -> None:
     )
 
 
-def test_a_stuck_chain_says_whose_vote_is_missing_since_when() -> None:
+def test_finding_on_a_stuck_chain_names_the_missing_votes_and_since_when() -> None:
     health = with_validators(
         replace(
             HEALTHY,
@@ -126,7 +126,7 @@ def test_a_stuck_chain_says_in_which_step(changes: dict[str, object], said: str)
     assert finding.cure
 
 
-def test_a_chain_is_not_called_stuck_before_its_time_nor_right_after_a_start() -> None:
+def test_chain_is_not_called_stuck_too_early_or_right_after_a_start() -> None:
     assert diagnose(replace(HEALTHY, head_age_seconds=10.9)) == ()
     assert diagnose(replace(HEALTHY, head_age_seconds=7_200, uptime_seconds=10)) == ()
     assert codes(replace(HEALTHY, head_age_seconds=7_200, uptime_seconds=12)) == ["stuck"]
@@ -169,7 +169,7 @@ def test_too_few_reachable_validators_are_named() -> None:
     assert f"the node of operator 0x{OPERATORS[3].hex()}" in first.cure
 
 
-def test_a_full_disk_is_told_before_it_stops_signing_and_after() -> None:
+def test_full_disk_is_reported_before_and_after_it_stops_signing() -> None:
     assert only(replace(HEALTHY, disk_free_bytes=3 * 2**30)).severity is Severity.WARNING
     full = only(replace(HEALTHY, disk_free_bytes=2**29))
     assert (full.code, full.severity) == ("disk_full", Severity.CRITICAL)
@@ -203,7 +203,7 @@ def test_a_stuck_chain_names_this_node_if_it_is_the_one_that_does_not_sign() -> 
     assert "this node, which signs nothing before block 44" in stuck.text
 
 
-def test_a_validator_without_guard_says_whose_heads_it_waits_for() -> None:
+def test_validator_without_guard_names_the_heads_it_waits_for() -> None:
     health = with_validators(
         replace(HEALTHY, step=Step.HEADS, answered=frozenset(ADDRESSES[:2]), first_signable=None),
         gamma=gone(5),
@@ -224,7 +224,7 @@ def test_our_own_clock_is_blamed_when_more_than_f_others_agree_against_it() -> N
     assert "5 s ahead of" in only(with_validators(HEALTHY, beta=ahead, delta=ahead)).text
 
 
-def test_one_validators_clock_is_its_operators_to_set() -> None:
+def test_wrong_clock_of_one_validator_is_named() -> None:
     finding = only(with_validators(HEALTHY, beta={"clock_offset_seconds": 30.0}))
     assert (finding.code, finding.severity) == ("clock_of_validator", Severity.WARNING)
     assert "The clock of beta" in finding.text
@@ -241,7 +241,7 @@ def test_a_node_behind_its_peers_is_syncing_and_not_stuck() -> None:
     assert diagnose(replace(HEALTHY, best_known=42)) == ()
 
 
-def test_a_silent_validator_is_told_of_while_the_chain_goes_on() -> None:
+def test_silent_validator_is_reported_while_the_chain_goes_on() -> None:
     finding = only(with_validators(HEALTHY, delta=gone(300)))
     assert (finding.code, finding.severity) == ("validator_silent", Severity.WARNING)
     assert "delta" in finding.text

@@ -7,7 +7,7 @@ STUCK = Finding("stuck", Severity.CRITICAL, "No block for 73 s.", "Start it.")
 LOW = Finding("disk_low", Severity.WARNING, "Low.", "Free some.")
 
 
-def test_a_finding_is_told_at_growing_intervals_and_once_when_it_is_over() -> None:
+def test_finding_is_logged_at_growing_intervals_and_once_when_it_ends() -> None:
     log = HealthLog()
     with capture_logs() as lines:
         told_at = []
@@ -29,7 +29,7 @@ def test_a_finding_is_told_at_growing_intervals_and_once_when_it_is_over() -> No
     assert len(lines) == 11
 
 
-def test_findings_are_told_apart_and_one_that_returns_is_new() -> None:
+def test_findings_are_distinguished_and_one_that_returns_is_new() -> None:
     log = HealthLog()
     with capture_logs() as lines:
         log.update([STUCK, LOW], 0.0)

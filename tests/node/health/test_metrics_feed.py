@@ -120,7 +120,7 @@ def fed(tmp_path: Path) -> Fed:
     return Fed(feed, metrics, network, health, store)
 
 
-async def test_the_feed_shows_chain_pool_network_and_situation(
+async def test_feed_shows_chain_pool_network_and_health(
     autojump_clock: MockClock, fed: Fed
 ) -> None:
     for link in chain_of(3):
@@ -218,7 +218,7 @@ def asked_for() -> dict[str, set[str]]:
     }
 
 
-async def test_rules_and_dashboard_ask_for_metrics_that_there_are(
+async def test_alert_rules_and_dashboard_use_existing_metrics(
     autojump_clock: MockClock, fed: Fed
 ) -> None:
     names = {

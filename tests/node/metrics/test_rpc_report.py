@@ -36,7 +36,7 @@ async def test_reports_of_several_processes_are_added_up(autojump_clock: MockClo
     assert "# TYPE pot_rpc_requests_total counter" in generate_latest(registry).decode()
 
 
-async def test_a_process_that_is_gone_is_forgotten(autojump_clock: MockClock) -> None:
+async def test_report_of_a_process_that_ended_is_dropped(autojump_clock: MockClock) -> None:
     metrics, reports = RpcMetrics(), RpcReports()
     metrics.running_calls.set(5)
     reports.take(10, text_of(metrics))
@@ -46,7 +46,7 @@ async def test_a_process_that_is_gone_is_forgotten(autojump_clock: MockClock) ->
 
 
 @pytest.mark.parametrize("text", ["# TYPE\n{", "a{b=} c", "no number"])
-async def test_what_prometheus_would_not_read_is_refused(
+async def test_text_that_prometheus_cannot_read_is_refused(
     autojump_clock: MockClock, text: str
 ) -> None:
     with pytest.raises(RejectedInputError) as refused:

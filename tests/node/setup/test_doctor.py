@@ -185,7 +185,7 @@ def test_a_wrong_password_and_a_lost_key_are_told(node: Node) -> None:
     assert "cannot read the key file" in node.only().text
 
 
-def test_a_key_that_is_no_validators_is_told(node: Node) -> None:
+def test_key_outside_the_validator_set_is_reported(node: Node) -> None:
     assert node.config.operator.key_file is not None
     section = node.config.operator.model_copy()
     config = node.config.model_copy(update={"consensus": section})
@@ -272,7 +272,7 @@ def test_bootstrap_addresses_that_answer_are_counted_and_others_named(open_port:
     assert list(doctor.check_bootstrap([])) == []
 
 
-def test_limits_that_a_node_cannot_live_with_are_told() -> None:
+def test_limits_that_are_too_low_for_a_node_are_reported() -> None:
     infinite = resource.RLIM_INFINITY
     assert doctor.check_open_files((256, infinite)).finding is None
     few = doctor.check_open_files((256, 512))
@@ -309,7 +309,7 @@ def test_findings_of_a_node_become_checks() -> None:
     assert well.to_json() == {"name": "node", "ok": True, "text": "Block 3 ..."}
 
 
-def test_nobody_answers_behind_a_socket_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_socket_gives_no_findings_of_a_node(tmp_path: Path) -> None:
     assert doctor.ask_node(tmp_path / "rpc.sock", "consensus_state") is None
 
 
@@ -329,7 +329,7 @@ async def test_a_running_node_is_asked_over_its_socket(tmp_path: Path) -> None:
     assert state == {"findings": [], "summary": "waits"}
 
 
-async def test_a_socket_that_nobody_speaks_on_is_told(tmp_path: Path) -> None:
+async def test_socket_without_an_answer_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "rpc.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))

@@ -226,7 +226,7 @@ def age(tmp_path, *names: str) -> None:
             os.utime(path, ns=(NOW_NS - HOUR_NS, NOW_NS - HOUR_NS))
 
 
-def test_what_was_not_wanted_for_long_is_found_and_collected(store, tmp_path):
+def test_blob_unused_for_long_is_found_and_collected(store, tmp_path):
     old, renewed, put_again = (store.put(data) for data in (b"old", b"renewed", b"put again"))
     unfinished = manifest_of(b"unfinished")
     with store.download(unfinished):
@@ -245,7 +245,7 @@ def test_what_was_not_wanted_for_long_is_found_and_collected(store, tmp_path):
     assert store.collect(old, NOW_NS) == 0
 
 
-def test_what_is_wanted_at_the_last_moment_is_not_collected(store, tmp_path):
+def test_blob_used_at_the_last_moment_is_not_collected(store, tmp_path):
     name = store.put(BLOB)
     age(tmp_path)
     assert store.list_unwanted(NOW_NS - HOUR_NS // 2) == (name,)
@@ -255,7 +255,7 @@ def test_what_is_wanted_at_the_last_moment_is_not_collected(store, tmp_path):
     assert store.manifest(name) == manifest_of(BLOB)
 
 
-def test_a_blob_that_is_being_read_is_read_to_its_end_though_it_is_collected(store):
+def test_blob_collected_during_a_read_is_still_read_to_its_end(store):
     name = store.put(BLOB)
     with store.open(name) as file:
         start = file.read(1000)
@@ -284,7 +284,7 @@ def test_a_download_that_is_collected_begins_again(store, tmp_path):
         assert store.list_unwanted(NOW_NS - HOUR_NS // 2) == (), "it goes on"
 
 
-def test_what_a_killed_process_left_is_put_right(store, tmp_path):
+def test_leftovers_of_a_killed_process_are_repaired(store, tmp_path):
     (tmp_path / "blobs" / "0123.upload").write_bytes(b"half")
     (tmp_path / "blobs" / "0123.leaves.1-2.tmp").write_bytes(b"half")
     name = store.put(b"whole")
@@ -296,7 +296,7 @@ def test_what_a_killed_process_left_is_put_right(store, tmp_path):
     assert store.used_bytes() == len(b"whole") + 32
 
 
-def test_uploads_that_nobody_writes_to_are_removed(store, tmp_path):
+def test_abandoned_uploads_are_removed(store, tmp_path):
     (tmp_path / "blobs" / "0123.upload").write_bytes(b"half")
     age(tmp_path)
     with store.upload(4) as upload:

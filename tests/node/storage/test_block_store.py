@@ -161,7 +161,7 @@ def test_log_search_asks_for_one_of_each_group(store):
     assert found([], [topic(7)], first=3, last=5) == (4,)
 
 
-def test_block_that_is_not_the_heads_child_is_our_fault(store):
+def test_block_that_is_not_the_heads_child_is_an_assertion_error(store):
     with pytest.raises(AssertionError):
         finalize(store, chain_of(2)[1])
     assert store.head() == GENESIS

@@ -122,7 +122,7 @@ async def test_a_lying_peer_is_reported_once_and_others_are_asked(
     assert reasons == ([("node 0", LIES[kind])] if LIES[kind] else [])
 
 
-async def test_who_claims_a_head_that_nobody_has_is_not_followed_there(
+async def test_peer_that_claims_a_nonexistent_head_is_not_followed(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     wire = build_cluster(tmp_path)
@@ -141,7 +141,7 @@ async def test_who_claims_a_head_that_nobody_has_is_not_followed_there(
         nursery.cancel_scope.cancel()
 
 
-async def test_slow_peers_cost_seconds_and_not_the_sync(
+async def test_slow_peers_delay_the_sync_by_seconds_only(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     wire = build_cluster(tmp_path)
@@ -186,7 +186,7 @@ async def test_the_only_peer_may_be_slow_but_not_for_ever(
         nursery.cancel_scope.cancel()
 
 
-async def test_ranges_are_out_to_several_peers_at_a_time(
+async def test_ranges_are_requested_from_several_peers_at_a_time(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranges, "RANGE_BLOCKS", 4)

@@ -35,7 +35,7 @@ def span(first: int, last: int) -> BlockRange:
 
 @settings(max_examples=40)
 @given(st.data())
-def test_whatever_peers_do_every_block_comes_and_memory_is_bounded(data: st.DataObject) -> None:
+def test_every_block_arrives_and_memory_is_bounded_whatever_peers_do(data: st.DataObject) -> None:
     plan, head, now = RangePlan(number(1)), 0, 0.0
     out: list[tuple[PeerId, BlockRange]] = []
     heads = {ANN: GOAL, BEN: data.draw(st.integers(0, GOAL)), CID: data.draw(st.integers(0, GOAL))}
@@ -68,7 +68,7 @@ def test_whatever_peers_do_every_block_comes_and_memory_is_bounded(data: st.Data
     assert head == GOAL
 
 
-def test_a_range_that_is_late_is_asked_of_others_and_the_slower_ones_are_named() -> None:
+def test_late_range_is_requested_elsewhere_and_slower_peers_are_named() -> None:
     plan = RangePlan(number(1))
     goal = number(RANGE_BLOCKS)
     first = plan.take(ANN, goal, number(0), 0)
@@ -85,7 +85,7 @@ def test_a_range_that_is_late_is_asked_of_others_and_the_slower_ones_are_named()
     assert plan.pop_next(number(0)) is None
 
 
-def test_the_next_block_to_execute_is_asked_for_even_when_there_is_no_room() -> None:
+def test_next_block_to_execute_is_requested_even_without_room() -> None:
     plan, far = RangePlan(number(1)), number(10**6)
     taken = [plan.take(PeerId(f"p{i}"), far, number(0), 0) for i in range(RANGES_LIMIT)]
     assert taken[-1] == span((RANGES_LIMIT - 1) * RANGE_BLOCKS + 1, RANGES_LIMIT * RANGE_BLOCKS)
@@ -96,7 +96,7 @@ def test_the_next_block_to_execute_is_asked_for_even_when_there_is_no_room() -> 
     assert plan.take(ANN, far, number(0), 0) == taken[0]
 
 
-def test_a_peer_is_asked_for_nothing_above_its_head() -> None:
+def test_no_range_above_a_peers_head_is_requested_from_it() -> None:
     plan = RangePlan(number(1))
     assert plan.take(ANN, number(2**63), number(0), 0) == span(1, RANGE_BLOCKS)
     plan.give_back(span(1, RANGE_BLOCKS), ANN)

@@ -66,7 +66,7 @@ class Chain:
 
 
 @given(schedule=SCHEDULES, head=st.integers(0, LENGTH - 1), data=st.data())
-def test_any_later_block_is_final_by_few_headers_a_change(
+def test_later_block_is_proven_final_by_few_headers_a_set_change(
     schedule: dict[int, int], head: int, data: st.DataObject
 ) -> None:
     target = data.draw(st.integers(head + 1, LENGTH))
@@ -76,16 +76,14 @@ def test_any_later_block_is_final_by_few_headers_a_change(
 
 
 @given(schedule=SCHEDULES, target=st.integers(1, LENGTH))
-def test_a_block_that_nobody_certified_is_not_final_whatever_the_sets_were(
-    schedule: dict[int, int], target: int
-) -> None:
+def test_block_without_a_certificate_is_never_final(schedule: dict[int, int], target: int) -> None:
     chain = Chain(schedule)
     header, certificate = chain.certified(target)
     assert not chain.is_final((replace(header, timestamp=header.timestamp + 1), certificate))
     assert len(chain.asked) <= len(schedule) * LENGTH.bit_length()
 
 
-def test_a_peer_without_the_headers_between_proves_nothing_and_harms_nothing() -> None:
+def test_peer_without_the_headers_between_proves_nothing_and_is_not_blamed() -> None:
     chain = Chain({1: 0, 50: 1})
     chain.missing = frozenset(range(1, 120))
     assert not chain.is_final(chain.certified(150))

@@ -91,7 +91,7 @@ class SnapshotNode(ClusterNode, MemoryNetwork):
         )
 
 
-async def test_who_lost_everything_joins_votes_and_serves_the_next_one(
+async def test_validator_with_an_empty_disk_joins_votes_and_serves_the_next_one(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshot_sync, "PIVOT_LAG_BLOCKS", 2)
@@ -131,7 +131,7 @@ async def test_who_lost_everything_joins_votes_and_serves_the_next_one(
         nursery.cancel_scope.cancel()
 
 
-async def test_who_was_away_while_the_validators_changed_joins_by_what_their_states_prove(
+async def test_snapshot_sync_across_validator_set_changes(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshot_sync, "PIVOT_LAG_BLOCKS", 2)

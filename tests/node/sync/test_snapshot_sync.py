@@ -76,7 +76,7 @@ def chain_node(chain: TrainingChain) -> SimpleNamespace:
     return SimpleNamespace(store=chain.store, database=chain.local.database)
 
 
-async def test_who_takes_part_in_an_open_attempt_is_known_although_the_block_is_below(
+async def test_participants_of_an_attempt_opened_before_the_pivot_are_known(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_numbers(monkeypatch)
@@ -94,7 +94,7 @@ async def test_who_takes_part_in_an_open_attempt_is_known_although_the_block_is_
     assert ledger.participants(TASK, opened) != ()
 
 
-async def test_rewards_that_were_earned_after_the_pivot_are_taken_off(
+async def test_rewards_settled_after_the_pivot_are_not_in_the_snapshot(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_numbers(monkeypatch, lag=1)  # the last block settles the round, the pivot is before it
@@ -129,7 +129,7 @@ async def test_a_snapshot_node_serves_the_next_one(
     assert third.collect_state() == second.collect_state()
 
 
-async def test_every_cut_is_gone_on_from_and_nothing_is_fetched_twice(
+async def test_sync_resumes_after_any_crash_and_fetches_nothing_twice(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_numbers(monkeypatch, chunk_bytes=2**10)
@@ -244,7 +244,7 @@ async def test_headers_that_do_not_lead_to_the_pivot_are_refused(
     assert network.faults == [("liar", RejectionReason.UNKNOWN_PARENT)]
 
 
-async def test_peers_that_hold_nothing_are_not_blamed_and_the_node_stays_as_it_is(
+async def test_peers_without_a_snapshot_are_not_blamed_and_nothing_changes(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_numbers(monkeypatch)
@@ -266,7 +266,7 @@ async def test_peers_that_hold_nothing_are_not_blamed_and_the_node_stays_as_it_i
     assert node.store.head() == chain.store.head()
 
 
-async def test_a_claim_that_nobody_proves_costs_a_node_neither_its_history_nor_time(
+async def test_unproven_head_costs_the_node_neither_history_nor_time(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_numbers(monkeypatch)
@@ -290,7 +290,7 @@ async def test_a_claim_that_nobody_proves_costs_a_node_neither_its_history_nor_t
     assert not node.sync.is_wanted(left.number, far), "blocks are synced first"
 
 
-async def test_a_slow_peer_is_reported_and_holds_nothing_up(
+async def test_slow_peer_is_reported_and_delays_nothing(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_numbers(monkeypatch)
@@ -313,7 +313,7 @@ async def test_a_slow_peer_is_reported_and_holds_nothing_up(
     assert network.faults == [("ann", RejectionReason.TOO_SLOW)]
 
 
-async def test_a_node_that_was_away_for_long_jumps_and_keeps_what_it_had(
+async def test_node_far_behind_jumps_by_snapshot_and_keeps_its_blocks(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_numbers(monkeypatch)
@@ -334,7 +334,7 @@ async def test_a_node_that_was_away_for_long_jumps_and_keeps_what_it_had(
     assert node.collect_state() == FreshNode.collect_state(chain_node(chain))
 
 
-async def test_receipts_without_end_are_not_kept_in_memory(
+async def test_endless_receipts_are_not_kept_in_memory(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_numbers(monkeypatch)
@@ -346,7 +346,7 @@ async def test_receipts_without_end_are_not_kept_in_memory(
     assert node.store.head_number() == 0
 
 
-async def test_the_snapshot_is_of_the_checkpoint_if_the_operator_names_one(
+async def test_snapshot_is_of_the_operators_checkpoint_if_there_is_one(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_numbers(monkeypatch)
@@ -362,7 +362,7 @@ async def test_the_snapshot_is_of_the_checkpoint_if_the_operator_names_one(
     assert node.index.history(TASK) == chain.index.history(TASK)
 
 
-def test_when_a_snapshot_is_wanted() -> None:
+def test_snapshot_is_chosen_by_mode_and_distance() -> None:
     def wanted(mode: str, head: int, best: int) -> bool:
         sync = object.__new__(SnapshotSync)
         sync._mode, sync._not_before = mode, -1.0

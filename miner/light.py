@@ -20,6 +20,7 @@ from chain.light import LightChain, TrustedNetwork, verify_network
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.state.proof import ProvenState
 from chain.training.assignment import compute_seed
+from chain.training.attempt import AttemptId
 from chain.types.header import Header
 from chain.validation import compute_mix_hash
 from miner.client import Attempt, DishonestNodeError, NodeClient, Proof
@@ -178,7 +179,7 @@ class LightClient:
             round=attempt.round_number,
             attempt=attempt.attempt,
             open_block=block,
-            seed=compute_seed(mix_hash, task, attempt.round_number, attempt.attempt),
+            seed=compute_seed(mix_hash, AttemptId(task, attempt.round_number, attempt.attempt)),
             participants=participants,
             model_root=attempt.model_root,
         )

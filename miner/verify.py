@@ -31,6 +31,7 @@ from chain.hexadecimal import from_plain_hex
 from chain.json_types import JsonObject
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.architectures import count_parameters
+from chain.training.attempt import AttemptId
 from chain.training.encoding import GradientHeader, count_payload_bytes
 from chain.training.optimizer import initial_state
 from chain.training.state import FLOAT32_BYTES
@@ -183,13 +184,15 @@ def _verify(trainer: Trainer, theta: bytes, request: VerifyRequest) -> Answer:
     fields = request.child("header")
     header = GradientHeader(
         parameter_count=parameter_count,
-        round_number=fields.integer("round"),
+        attempt_id=AttemptId(
+            task_id=TaskId(fields.integer("task")),
+            round_number=fields.integer("round"),
+            attempt_number=fields.integer("attempt"),
+        ),
         chain_id=fields.integer("chain_id"),
         theta_root=content_id(theta),
         seed=Hash32(fields.digest("seed", 32)),
         miner=Address(fields.digest("miner", 20)),
-        task=TaskId(fields.integer("task")),
-        attempt=fields.integer("attempt"),
     )
     payload = read_file(request.path("payload"), count_payload_bytes(parameter_count))
     indices = _read_indices(request.path("indices"), trainer.spec.sample_count)

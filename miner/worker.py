@@ -28,7 +28,8 @@ from chain.errors import RejectedInputError
 from chain.hexadecimal import to_hex
 from chain.primitives import Address, Hash32, PrivateKey, TaskId
 from chain.training.architectures import count_parameters
-from chain.training.assignment import assign
+from chain.training.attempt import AttemptId
+from chain.training.attempt_description import AttemptDescription
 from chain.training.encoding import (
     GradientHeader,
     compute_commitment,
@@ -278,13 +279,7 @@ class TaskWorker:
         return known
 
     def _commit(self, attempt: ProvenAttempt) -> None:
-        assignment = assign(
-            attempt.seed,
-            attempt.participants,
-            self._spec.sample_count,
-            self._spec.samples_per_unit,
-            self._spec.reward.max_units,
-        )
+        assignment = self._describe(attempt).assign(attempt.participants)
         units = assignment.units_of(self._identity.address)
         if units == 0:
             log_event("no work in this attempt", round=attempt.round, attempt=attempt.attempt)
@@ -316,16 +311,13 @@ class TaskWorker:
         )
 
     def _header(self, attempt: ProvenAttempt) -> GradientHeader:
-        return GradientHeader(
-            parameter_count=count_parameters(self._spec.model),
-            round_number=attempt.round,
-            chain_id=self._identity.chain_id,
-            theta_root=attempt.model_root if attempt.round else self._spec.initial_weights,
-            seed=attempt.seed,
-            miner=self._identity.address,
-            task=self._task,
-            attempt=attempt.attempt,
-        )
+        theta_root = attempt.model_root if attempt.round else self._spec.initial_weights
+        return self._describe(attempt).build_header(self._identity.address, theta_root)
+
+    def _describe(self, attempt: ProvenAttempt) -> AttemptDescription:
+        attempt_id = AttemptId(self._task, attempt.round, attempt.attempt)
+        chain_id = self._identity.chain_id
+        return AttemptDescription(attempt_id, self._spec, chain_id, attempt.seed)
 
     def _fetch_theta(self, root: Hash32) -> bytes:
         byte_count = count_parameters(self._spec.model) * FLOAT32_BYTES

@@ -16,7 +16,8 @@ from typing import Final
 from eth_abi.abi import encode
 
 from chain.crypto import keccak256, sha256
-from chain.primitives import Address, Hash32, TaskId
+from chain.primitives import Address, Hash32
+from chain.training.attempt import AttemptId
 from chain.training.task_spec import MAX_UNITS
 
 FEISTEL_ROUNDS: Final = 8
@@ -30,18 +31,17 @@ DOMAIN_UNITS: Final = b"POT units v1\x00\x00\x00\x00"
 """Separates the permutation of units from that of samples."""
 
 
-def compute_seed(mix_hash: Hash32, task: TaskId, round_number: int, attempt: int) -> Hash32:
-    """The seed of an attempt at a round.
+def compute_seed(mix_hash: Hash32, attempt_id: AttemptId) -> Hash32:
+    """The seed of an attempt.
 
     Args:
-        mix_hash: Of the block after the one that opened the attempt. It follows from that one
-            (`chain.validation.compute_mix_hash`), so nobody waits for the block after.
-        task: Its id.
-        round_number: From 0.
-        attempt: From 0 in every round.
+        mix_hash: The mix hash of the block after the one that opened the attempt. The opening block
+            alone determines it (`chain.validation.compute_mix_hash`), so there is no wait.
+        attempt_id: The attempt.
     """
     words = encode(
-        ["bytes32", "uint256", "uint256", "uint256"], [mix_hash, task, round_number, attempt]
+        ["bytes32", "uint256", "uint256", "uint256"],
+        [mix_hash, attempt_id.task_id, attempt_id.round_number, attempt_id.attempt_number],
     )
     return keccak256(words)
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from chain.crypto import content_id, keccak256
 from chain.errors import InvalidGradient, RejectionReason
-from chain.primitives import Address, Hash32, TaskId
+from chain.primitives import Address, Hash32
+from chain.training.attempt import AttemptId
 
 Float32Array = NDArray[np.float32]
 """Parameters or a gradient, flat, in manifest order."""
@@ -67,27 +68,25 @@ COMMITMENT_DOMAIN: Final = keccak256(b"Proof of Training: gradient commitment, v
 
 @dataclass(frozen=True, slots=True)
 class GradientHeader:
-    """Where a gradient belongs. A node builds it from the chain and compares it whole.
+    """The attempt, the model and the miner that a gradient belongs to.
+
+    A node builds the header from the chain and compares all of its bytes.
 
     Attributes:
-        parameter_count: d, values without padding.
-        round_number: 0-based.
+        attempt_id: The attempt.
+        parameter_count: d, the number of values without padding.
         chain_id: EIP-155's.
-        theta_root: Model root of the parameters at which the gradient was taken.
-        seed: Of the attempt; names the samples.
-        miner: Who computed it.
-        task: Of which task.
-        attempt: 0-based, of the round.
+        theta_root: The model root of the parameters at which the gradient was taken.
+        seed: The attempt's seed, which determines the samples.
+        miner: The miner that computed the gradient.
     """
 
+    attempt_id: AttemptId
     parameter_count: int
-    round_number: int
     chain_id: int
     theta_root: Hash32
     seed: Hash32
     miner: Address
-    task: TaskId
-    attempt: int
 
     def encode(self) -> bytes:
         """The 128 bytes that start the payload."""
@@ -97,13 +96,13 @@ class GradientHeader:
             0,
             1,
             self.parameter_count,
-            self.round_number,
+            self.attempt_id.round_number,
             self.chain_id,
             self.theta_root,
             self.seed,
             self.miner,
-            self.task,
-            self.attempt,
+            self.attempt_id.task_id,
+            self.attempt_id.attempt_number,
         )
 
 
@@ -249,9 +248,9 @@ def compute_commitment(
         [
             COMMITMENT_DOMAIN,
             header.chain_id,
-            header.task,
-            header.round_number,
-            header.attempt,
+            header.attempt_id.task_id,
+            header.attempt_id.round_number,
+            header.attempt_id.attempt_number,
             header.miner,
             header.theta_root,
             gradient_root,

@@ -363,3 +363,8 @@ def _is_current(attempt: Attempt, event: VerdictPosted | ResultPosted) -> bool:
 def get_rewards(history: TaskHistory) -> Mapping[Address, int]:
     """What each account has earned in all."""
     return dict(history.rewards)
+
+
+def get_theta_root(history: TaskHistory, spec: TaskSpec) -> Hash32:
+    """The model root that the round in progress starts from."""
+    return history.model_root if history.rounds_settled else spec.initial_weights

@@ -5,6 +5,7 @@ from typing import Final
 
 from chain import codec
 from chain.primitives import Address, Hash32, TaskId
+from chain.training.attempt import AttemptId
 from chain.training.encoding import GradientHeader, compute_commitment
 
 REVEAL_LIMIT_BYTES: Final = 160
@@ -15,9 +16,7 @@ REVEAL_LIMIT_BYTES: Final = 160
 class Reveal:
     """What a miner says is behind its commitment."""
 
-    task_id: TaskId
-    round_number: int
-    attempt: int
+    attempt_id: AttemptId
     miner: Address
     units: int
     salt: Hash32
@@ -26,9 +25,9 @@ class Reveal:
     def to_item(self) -> codec.Encodable:
         """The seven fields."""
         return [
-            self.task_id,
-            self.round_number,
-            self.attempt,
+            self.attempt_id.task_id,
+            self.attempt_id.round_number,
+            self.attempt_id.attempt_number,
             self.miner,
             self.units,
             self.salt,
@@ -41,12 +40,7 @@ class Reveal:
 
     def opens(self, commitment: Hash32, header: GradientHeader) -> bool:
         """Whether this is what `commitment` binds, for the gradient that `header` describes."""
-        is_same = (header.task, header.round_number, header.attempt, header.miner) == (
-            self.task_id,
-            self.round_number,
-            self.attempt,
-            self.miner,
-        )
+        is_same = (header.attempt_id, header.miner) == (self.attempt_id, self.miner)
         opened = compute_commitment(header, self.gradient_root, self.salt, self.units)
         return is_same and opened == commitment
 
@@ -59,9 +53,11 @@ def reveal_from_item(item: codec.Item) -> Reveal:
     """
     fields = codec.as_list(item, length=7)
     return Reveal(
-        task_id=TaskId(codec.as_uint(fields[0], bits=64)),
-        round_number=codec.as_uint(fields[1], bits=32),
-        attempt=codec.as_uint(fields[2], bits=32),
+        attempt_id=AttemptId(
+            task_id=TaskId(codec.as_uint(fields[0], bits=64)),
+            round_number=codec.as_uint(fields[1], bits=32),
+            attempt_number=codec.as_uint(fields[2], bits=32),
+        ),
         miner=Address(codec.as_bytes(fields[3], length=20)),
         units=codec.as_uint(fields[4], bits=32),
         salt=Hash32(codec.as_bytes(fields[5], length=32)),

@@ -19,7 +19,7 @@ EMPTY_ROOT: Final = ZERO_HASH
 
 
 def compute_leaf(
-    chain_id: int, distributor: Address, task: TaskId, account: Address, cumulative: int
+    chain_id: int, distributor: Address, task_id: TaskId, account: Address, cumulative: int
 ) -> Hash32:
     """keccak256(keccak256(abi.encode(chainId, distributor, task, account, cumulative))).
 
@@ -27,7 +27,7 @@ def compute_leaf(
     """
     words = encode(
         ["uint256", "address", "uint256", "address", "uint256"],
-        [chain_id, distributor, task, account, cumulative],
+        [chain_id, distributor, task_id, account, cumulative],
     )
     return keccak256(keccak256(words))
 
@@ -68,11 +68,11 @@ class RewardTree:
 
 
 def build_reward_tree(
-    chain_id: int, distributor: Address, task: TaskId, cumulative: Mapping[Address, int]
+    chain_id: int, distributor: Address, task_id: TaskId, cumulative: Mapping[Address, int]
 ) -> RewardTree:
     """The tree over what each account has earned in all; accounts with 0 have no leaf."""
     leaves = {
-        account: compute_leaf(chain_id, distributor, task, account, amount)
+        account: compute_leaf(chain_id, distributor, task_id, account, amount)
         for account, amount in sorted(cumulative.items())
         if amount > 0
     }

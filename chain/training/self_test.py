@@ -11,6 +11,7 @@ from typing import Final
 from chain.crypto import sha256
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.aggregation import aggregate
+from chain.training.attempt import AttemptId
 from chain.training.encoding import (
     BLOCK_VALUES,
     EXPONENT_MIN,
@@ -104,14 +105,12 @@ def _build_theta() -> bytes:
 def _build_gradient(round_number: int, miner: int) -> Gradient:
     """A canonical payload with every exponent, zero blocks, and norms that differ by miner."""
     header = GradientHeader(
+        attempt_id=AttemptId(TaskId(1), round_number, attempt_number=0),
         parameter_count=PARAMETER_COUNT,
-        round_number=round_number,
         chain_id=1,
         theta_root=Hash32(bytes(32)),
         seed=Hash32(bytes(32)),
         miner=Address(bytes(20)),
-        task=TaskId(1),
-        attempt=0,
     )
     stream = _stream(f"gradient {round_number} {miner}")
     exponents, codes = bytearray(), bytearray()

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter
 from chain.contracts.events import decode_event
 from chain.contracts.task_registry import TaskSubmitted
 from chain.errors import InvalidSpec
-from chain.primitives import BlockNumber, Hash32, TaskId
+from chain.primitives import BlockNumber, TaskId
 from chain.training.history import (
     BlockContext,
     SettledRound,
@@ -137,8 +137,3 @@ def _history_key(task_id: TaskId) -> bytes:
 
 def _round_key(task_id: TaskId, round_number: int) -> bytes:
     return b"round" + task_id.to_bytes(8, "big") + round_number.to_bytes(8, "big")
-
-
-def get_theta_root(history: TaskHistory, spec: TaskSpec) -> Hash32:
-    """The model root that the round in progress starts from."""
-    return history.model_root if history.rounds_settled else spec.initial_weights

@@ -23,7 +23,7 @@ from chain.hexadecimal import to_hex
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.aggregation import aggregate
 from chain.training.architectures import count_parameters
-from chain.training.assignment import Assignment, assign, compute_seed
+from chain.training.attempt_description import describe_attempt
 from chain.training.encoding import (
     Gradient,
     GradientHeader,
@@ -32,7 +32,6 @@ from chain.training.encoding import (
     decode_gradient,
 )
 from chain.training.history import (
-    Attempt,
     BlockContext,
     CommitmentRecord,
     SettledRound,
@@ -88,21 +87,23 @@ class TaskReplay:
 
     Args:
         client: A node that has the events and the gradients.
-        task: The task.
+        task_id: The task.
 
     Raises:
         OperatorError: There is no such task, or its specification is none.
     """
 
-    def __init__(self, client: RpcClient, task: TaskId) -> None:
+    def __init__(self, client: RpcClient, task_id: TaskId) -> None:
         self._client = client
-        self._task = task
+        self._task_id = task_id
         self._chain_id = client.quantity("eth_chainId")
         self._validator_set = self._fetch_validator_set(BlockNumber(0))
         self._events = self._fetch_events()
         number, submission = next(self._events, (BlockNumber(0), None))
         if not isinstance(submission, TaskSubmitted):
-            raise OperatorError(f"there is no task {task}; `pot task list` shows those there are")
+            raise OperatorError(
+                f"there is no task {task_id}; `pot task list` shows those there are"
+            )
         self._history: TaskHistory = build_history(submission, BlockContext(number, 0))
         self.spec: TaskSpec = decode_task_spec(submission.spec)
         """What was submitted."""
@@ -174,15 +175,19 @@ class TaskReplay:
             return state
         block = self._client.call_object("eth_getBlockByNumber", hex(attempt.open_block + 1), False)
         mix_hash = Hash32(read_bytes(get_value(block, "mixHash")))
-        assignment = assign(
-            compute_seed(mix_hash, self._task, attempt.id.round_number, attempt.id.attempt_number),
-            participants,
-            self.spec.sample_count,
-            self.spec.samples_per_unit,
-            self.spec.reward.max_units,
+        description = describe_attempt(
+            attempt.id, self.spec, chain_id=self._chain_id, mix_hash=mix_hash
         )
+        assignment, theta_root = description.assign(participants), compute_model_root(state)
         gradients = [
-            (record.units, self._open_commitment(attempt, record, assignment, state))
+            (
+                record.units,
+                self._open_commitment(
+                    record,
+                    description.build_header(record.miner, theta_root),
+                    assignment.units_of(record.miner),
+                ),
+            )
             for record in (attempt.commitments[i] for i in outcome.accepted)
         ]
         mean = aggregate(self.spec.aggregator, count_parameters(self.spec.model), gradients)
@@ -190,31 +195,18 @@ class TaskReplay:
         return apply_update(self.spec.optimizer, rate, state, mean)
 
     def _open_commitment(
-        self,
-        attempt: Attempt,
-        record: CommitmentRecord,
-        assignment: Assignment,
-        state: TrainingState,
+        self, record: CommitmentRecord, header: GradientHeader, assigned_units: int
     ) -> Gradient:
         """The gradient behind an accepted commitment."""
-        place = f"round {attempt.id.round_number + 1}, miner {to_hex(record.miner)}"
-        if assignment.units_of(record.miner) != record.units:
+        round_number = header.attempt_id.round_number
+        place = f"round {round_number + 1}, miner {to_hex(record.miner)}"
+        if assigned_units != record.units:
             raise OperatorError(
                 f"{place}: the commitment is for {record.units} units, "
-                f"assigned were {assignment.units_of(record.miner)}; the settlement is wrong"
+                f"assigned were {assigned_units}; the settlement is wrong"
             )
-        header = GradientHeader(
-            parameter_count=count_parameters(self.spec.model),
-            round_number=attempt.id.round_number,
-            chain_id=self._chain_id,
-            theta_root=compute_model_root(state),
-            seed=assignment.seed,
-            miner=record.miner,
-            task=self._task,
-            attempt=attempt.id.attempt_number,
-        )
         receipt = self._client.call_object(
-            "pot_getReceipt", self._task, attempt.id.round_number, to_hex(record.miner)
+            "pot_getReceipt", self._task_id, round_number, to_hex(record.miner)
         )
         if get_value(receipt, "revealed") in (None, False):
             raise self._build_gone(place, "the gradient")
@@ -247,7 +239,7 @@ class TaskReplay:
         rewards = build_reward_tree(
             self._chain_id,
             REWARD_DISTRIBUTOR,
-            self._task,
+            self._task_id,
             dict(add_rewards(before.rewards, outcome.payouts)),
         )
         return ReplayedRound(
@@ -275,13 +267,13 @@ class TaskReplay:
 
     def _fetch_events(self) -> Iterator[tuple[BlockNumber, Event]]:
         """The task's events with their block numbers, in the order of the chain."""
-        task = self._client.call_object("pot_getTask", self._task)
+        task = self._client.call_object("pot_getTask", self._task_id)
         if task is None:
             return
         first = get_integer(task, "submittedBlock")
         last = self._client.quantity("eth_blockNumber")
-        topics = [None, to_hex(self._task.to_bytes(32, "big"))]
+        topics = [None, to_hex(self._task_id.to_bytes(32, "big"))]
         for entry in self._client.logs((TASK_REGISTRY, GRADIENT_LEDGER), topics, first, last):
             event = decode_event(decode_log(entry))
-            if event is not None:
+            if event is not None and getattr(event, "task_id", None) == self._task_id:
                 yield BlockNumber(int(get_text(entry, "blockNumber"), 16)), event

@@ -8,6 +8,7 @@ import trio
 from chain.errors import RejectedInputError
 from chain.primitives import BlockNumber, Hash32, TaskId
 from chain.state.walk import VerifiedChunk
+from chain.training.attempt import AttemptId
 from chain.training.reveal import Reveal
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
@@ -161,14 +162,12 @@ class PeerRequests:
             lambda stream: state.request_records(stream, number, first, count),
         )
 
-    async def request_reveals(
-        self, peer_id: PeerId, task_id: TaskId, round_number: int, attempt: int
-    ) -> tuple[Reveal, ...]:
+    async def request_reveals(self, peer_id: PeerId, attempt_id: AttemptId) -> tuple[Reveal, ...]:
         """The reveals of an attempt that a peer holds, unchecked."""
         return await self._ask(
             peer_id,
             training.PROTOCOL_ID,
-            lambda stream: training.request_reveals(stream, task_id, round_number, attempt),
+            lambda stream: training.request_reveals(stream, attempt_id),
         )
 
     async def request_state_parts(self, peer_id: PeerId, root: Hash32) -> tuple[Hash32, ...]:

@@ -29,10 +29,10 @@ from chain.training.history import (
     compute_outcome,
     get_evaluation,
     get_rewards,
+    get_theta_root,
 )
 from chain.training.rewards import build_reward_tree
 from chain.training.task_spec import PPM, TaskSpec
-from node.chain.training_index import get_theta_root
 from node.ipc.client import IpcError, NodeLink
 from node.rpc.dispatch import Method
 from node.rpc.errors import ErrorCode, RpcError, history_not_held, invalid_params
@@ -228,7 +228,7 @@ class PotMethods:
             return None
         phase, deadline = await self._view.ledger.phase(history.task_id)
         participants = await self._view.ledger.participants(history.task_id, attempt.open_block)
-        seed = self._view.seed(history.task_id, attempt)
+        seed = self._view.describe(spec, attempt).seed
         return {
             "round": attempt.id.round_number,
             "attempt": attempt.id.attempt_number,
@@ -266,7 +266,7 @@ class PotMethods:
         attempt = history.attempt if settled is None else settled.attempt
         if attempt is None or attempt.id.round_number != number:
             return None
-        seed = self._view.seed(history.task_id, attempt)
+        seed = self._view.describe(spec, attempt).seed
         participants = await self._view.ledger.participants(history.task_id, attempt.open_block)
         count = len(attempt.commitments)
         in_progress: JsonObject = {
@@ -340,7 +340,8 @@ class PotMethods:
         attempt = history.attempt if settled is None else settled.attempt
         if attempt is None or attempt.id.round_number != number:
             return None
-        assignment = await self._view.assignment(history.task_id, spec, attempt)
+        participants = await self._view.ledger.participants(history.task_id, attempt.open_block)
+        assignment = self._view.describe(spec, attempt).assign(participants)
         units = assignment.units_of(miner)
         index = next((i for i, r in enumerate(attempt.commitments) if r.miner == miner), None)
         if units == 0 and index is None:
@@ -356,7 +357,7 @@ class PotMethods:
         )
         is_accepted = outcome is not None and index is not None and index in outcome.accepted
         pay = attempt.commitments[index].units * spec.reward.unit_price if index is not None else 0
-        reveal = self._view.reveals.get(history.task_id, number, attempt.id.attempt_number, miner)
+        reveal = self._view.reveals.get(attempt.id, miner)
         return {
             "samples": samples,
             "units": units,
@@ -364,26 +365,20 @@ class PotMethods:
             "revealed": reveal is not None,
             "gradientRoot": None if reveal is None else to_hex(reveal.gradient_root),
             "salt": None if reveal is None else to_hex(reveal.salt),
-            "verdicts": await self._encode_verdicts(history.task_id, spec, attempt, index, miner),
+            "verdicts": await self._encode_verdicts(spec, attempt, index, miner),
             "accepted": None if settled is None else is_accepted,
             "pay": str(pay if is_accepted else 0),
             "reason": _explain(outcome, index),
         }
 
     async def _encode_verdicts(
-        self, task_id: TaskId, spec: TaskSpec, attempt: Attempt, index: int | None, miner: Address
+        self, spec: TaskSpec, attempt: Attempt, index: int | None, miner: Address
     ) -> Json:
         """Every validator's verdict on one gradient; E only of this node, which measured it."""
         if index is None:
             return []
         own = await self._find_own_validator()
-        check = load_check(
-            self._view.checks_directory,
-            task_id,
-            attempt.id.round_number,
-            attempt.id.attempt_number,
-            miner,
-        )
+        check = load_check(self._view.checks_directory, attempt.id, miner)
         count = len(attempt.commitments)
         return [
             {

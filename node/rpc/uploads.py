@@ -15,7 +15,9 @@ from chain.hexadecimal import to_hex
 from chain.json_types import Json
 from chain.primitives import BlockNumber, Hash32, TaskId
 from chain.training.architectures import count_parameters
+from chain.training.attempt import AttemptId
 from chain.training.encoding import count_payload_bytes
+from chain.training.history import get_theta_root
 from chain.training.reveal import Reveal
 from node.ipc.client import IpcError, NodeLink
 from node.rpc.errors import RpcError
@@ -103,18 +105,19 @@ class Uploads:
         Raises:
             HttpError: it opens no commitment of the attempt in progress.
         """
-        history = self._view.index.history(reveal.task_id)
+        task_id = reveal.attempt_id.task_id
+        history = self._view.index.history(task_id)
         spec = None if history is None else self._view.index.spec(history)
         if history is None or spec is None:
-            raise HttpError(404, "not_found", f"there is no task {reveal.task_id}")
+            raise HttpError(404, "not_found", f"there is no task {task_id}")
         attempt = history.attempt
-        place = (reveal.round_number, reveal.attempt)
-        if attempt is None or (attempt.id.round_number, attempt.id.attempt_number) != place:
+        if attempt is None or attempt.id != reveal.attempt_id:
             raise HttpError(
                 409, "wrong_round", "that attempt is not in progress (see pot_getAttempt)"
             )
         record = next((r for r in attempt.commitments if r.miner == reveal.miner), None)
-        header = self._view.gradient_header(history, spec, attempt, reveal.miner)
+        description = self._view.describe(spec, attempt)
+        header = description.build_header(reveal.miner, get_theta_root(history, spec))
         if (
             record is None
             or record.units != reveal.units
@@ -193,9 +196,11 @@ def _parse_reveal(request: Request) -> Reveal:
             raise HttpError(400, "malformed", f"{name}: {error.message}") from error
 
     return Reveal(
-        task_id=TaskId(take("task", _parse_count)),
-        round_number=take("round", _parse_count),
-        attempt=take("attempt", _parse_count),
+        attempt_id=AttemptId(
+            task_id=TaskId(take("task", _parse_count)),
+            round_number=take("round", _parse_count),
+            attempt_number=take("attempt", _parse_count),
+        ),
         miner=take("miner", parse_address),
         units=take("units", _parse_count),
         salt=take("salt", parse_hash),

@@ -12,7 +12,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
 from chain.hexadecimal import to_hex
-from chain.primitives import Address, TaskId
+from chain.primitives import Address
+from chain.training.attempt import AttemptId
 
 CHECKS_LIMIT_BYTES: Final = 2**24
 """Our own file read back: 65 536 miners at 200 bytes each."""
@@ -35,16 +36,15 @@ class GradientCheck:
 _CHECKS: Final[TypeAdapter[Mapping[str, GradientCheck]]] = TypeAdapter(Mapping[str, GradientCheck])
 
 
-def get_checks_path(directory: Path, task_id: TaskId, round_number: int, attempt: int) -> Path:
+def get_checks_path(directory: Path, attempt_id: AttemptId) -> Path:
     """Where this node's measurements of an attempt are kept, as JSON by miner."""
-    return directory / f"{task_id}-{round_number}-{attempt}.checks.json"
+    name = f"{attempt_id.task_id}-{attempt_id.round_number}-{attempt_id.attempt_number}.checks.json"
+    return directory / name
 
 
-def load_check(
-    directory: Path, task_id: TaskId, round_number: int, attempt: int, miner: Address
-) -> GradientCheck | None:
+def load_check(directory: Path, attempt_id: AttemptId, miner: Address) -> GradientCheck | None:
     """What this node found out about a miner's gradient; None if it never looked at it."""
-    path = get_checks_path(directory, task_id, round_number, attempt)
+    path = get_checks_path(directory, attempt_id)
     try:
         if path.stat().st_size > CHECKS_LIMIT_BYTES:
             return None

@@ -146,16 +146,15 @@ class Collector:
     def _sweep(self, wanted: _Wanted, started_ns: int) -> None:
         needed = {each for task in wanted.kept.values() for each in task.content}
         over: list[tuple[Sequence[Hash32], Callable[[], None]]] = []
-        for place in self._reveals.attempts():
-            task_id, round_number, attempt = place
-            roots = [reveal.gradient_root for reveal in self._reveals.list(*place)]
-            task = wanted.kept.get(task_id)
-            is_kept = task is not None and task.keeps_gradients(round_number, attempt)
+        for attempt_id in self._reveals.attempts():
+            roots = [reveal.gradient_root for reveal in self._reveals.list(attempt_id)]
+            task = wanted.kept.get(attempt_id.task_id)
+            is_kept = task is not None and task.keeps_gradients(attempt_id)
             # A node that syncs does not know its later tasks yet.
-            if is_kept or task_id > wanted.task_count:
+            if is_kept or attempt_id.task_id > wanted.task_count:
                 needed.update(roots)
             else:
-                over.append((roots, partial(self._reveals.remove, *place)))
+                over.append((roots, partial(self._reveals.remove, attempt_id)))
         for state in self._state_parts.states():
             task = wanted.kept.get(state.task_id)
             is_kept = task is not None and task.keeps_state(state.rounds_settled)

@@ -16,23 +16,23 @@ import trio
 
 from chain.errors import RejectionReason
 from chain.hexadecimal import to_hex
-from chain.primitives import Address, Hash32, TaskId
+from chain.primitives import Address, Hash32
 from chain.training.acceptance import ExponentRule, Measurement, Verdict, compute_verdict
-from chain.training.architectures import count_parameters
-from chain.training.assignment import Assignment, assign, compute_seed
+from chain.training.assignment import Assignment
+from chain.training.attempt import AttemptId
+from chain.training.attempt_description import AttemptDescription, describe_attempt
 from chain.training.encoding import GradientHeader, count_payload_bytes
-from chain.training.history import Attempt, CommitmentRecord
+from chain.training.history import Attempt, CommitmentRecord, get_theta_root
 from chain.training.reveal import Reveal
 from chain.training.state import FLOAT32_BYTES
 from node.chain.contract_reader import LedgerReader
-from node.chain.training_index import get_theta_root
 from node.storage.blobs import BlobStore
 from node.training.checks import get_checks_path
 from node.training.content import Content, get_integer, list_shard_ids
 from node.training.jobs import RETRY_SECONDS
 from node.training.reveal_store import RevealStore
 from node.training.verifier import Verifier, VerifierFailedError, VerifierRefusedError
-from node.training.work import ServedTask, TrainingPeers, UnavailableError
+from node.training.work import CheckedGradient, ServedTask, TrainingPeers, UnavailableError
 
 HINT_LIMIT: Final = 4_096
 """Announced reveals that are remembered until their commitment is checked."""
@@ -66,13 +66,12 @@ class Gradients:
         self._verifier = verifier
         self._peers = peers
         self._directory = directory
-        self._hints: OrderedDict[tuple[TaskId, int, int, Address], Reveal] = OrderedDict()
+        self._hints: OrderedDict[tuple[AttemptId, Address], Reveal] = OrderedDict()
         self._announced: OrderedDict[Hash32, None] = OrderedDict()
 
     def remember(self, reveal: Reveal) -> None:
         """A peer says that it holds this; it is looked at when its commitment is checked."""
-        place = (reveal.task_id, reveal.round_number, reveal.attempt, reveal.miner)
-        self._hints[place] = reveal
+        self._hints[reveal.attempt_id, reveal.miner] = reveal
         if len(self._hints) > HINT_LIMIT:
             self._hints.popitem(last=False)
 
@@ -85,10 +84,10 @@ class Gradients:
         """
         spec, work = task.spec, task.work
         record = attempt.commitments[index]
-        key = (attempt.id.round_number, attempt.id.attempt_number, index)
+        key = (attempt.id, index)
         if self._get_assignment(task, attempt).units_of(record.miner) != record.units:
             # It claims other units than it was assigned: nothing opens to honest work.
-            work.checks[key] = (Verdict.CHEAT, None)
+            work.checks[key] = CheckedGradient(Verdict.CHEAT)
             return
         header = self._build_header(task, attempt, record.miner)
         reveal = await self._find_reveal(task, attempt, record, header)
@@ -96,7 +95,7 @@ class Gradients:
         await self._content.ensure(reveal.gradient_root, payload_bytes)
         if self._content.get_size(reveal.gradient_root) != payload_bytes:
             _log.warning("gradient malformed", miner=to_hex(record.miner), reason="its length")
-            work.checks[key] = (Verdict.UNAVAILABLE, None)
+            work.checks[key] = CheckedGradient(Verdict.UNAVAILABLE)
             return
         await self._content.ensure(header.theta_root, FLOAT32_BYTES * header.parameter_count)
         await self._content.ensure_shards(spec)
@@ -109,13 +108,13 @@ class Gradients:
             await self._content.check_intact([reveal.gradient_root, header.theta_root])
             # A malformed gradient counts as one that is missing.
             _log.warning("gradient malformed", miner=to_hex(record.miner), reason=str(refusal))
-            work.checks[key] = (Verdict.UNAVAILABLE, None)
+            work.checks[key] = CheckedGradient(Verdict.UNAVAILABLE)
             return
         verdict = compute_verdict(measurement, spec.verification.tolerance_ppb)
         if verdict is not Verdict.OK:
             used = [reveal.gradient_root, header.theta_root, *list_shard_ids(spec)]
             await self._content.check_intact(used)
-        work.checks[key] = (verdict, measurement)
+        work.checks[key] = CheckedGradient(verdict, measurement)
         if verdict is not Verdict.OK:
             _log.warning(
                 "gradient judged",
@@ -145,48 +144,32 @@ class Gradients:
         """Keep what was measured, for the receipts that JSON-RPC shows."""
         rows: dict[str, Mapping[str, object]] = {}
         for i, record in enumerate(attempt.commitments):
-            check = task.work.checks.get((attempt.id.round_number, attempt.id.attempt_number, i))
+            check = task.work.checks.get((attempt.id, i))
             if check is not None:
-                measurement = check[1]
+                measurement = check.measurement
                 rows[to_hex(record.miner)] = {
-                    "verdict": check[0].name.lower(),
+                    "verdict": check.verdict.name.lower(),
                     "distancePpb": None if measurement is None else measurement.distance_ppb,
                     "exponents": None if measurement is None else measurement.exponents.value,
                 }
-        path = get_checks_path(
-            self._directory, task.task_id, attempt.id.round_number, attempt.id.attempt_number
-        )
-        path.write_text(json.dumps(rows))
+        get_checks_path(self._directory, attempt.id).write_text(json.dumps(rows))
 
     # What a commitment should open to.
 
+    def _describe(self, task: ServedTask, attempt: Attempt) -> AttemptDescription:
+        mix_hash = self._ledger.mix_hash_after(attempt.open_block)
+        return describe_attempt(attempt.id, task.spec, chain_id=self._chain_id, mix_hash=mix_hash)
+
     def _get_assignment(self, task: ServedTask, attempt: Attempt) -> Assignment:
-        work, spec = task.work, task.spec
-        key = (attempt.id.round_number, attempt.id.attempt_number)
-        if key not in work.assignments:
-            mix_hash = self._ledger.mix_hash_after(attempt.open_block)
-            seed = compute_seed(
-                mix_hash, task.task_id, attempt.id.round_number, attempt.id.attempt_number
-            )
-            miners = self._ledger.participants(task.task_id, attempt.open_block)
-            work.assignments = {
-                key: assign(
-                    seed, miners, spec.sample_count, spec.samples_per_unit, spec.reward.max_units
-                )
-            }
-        return work.assignments[key]
+        work = task.work
+        if attempt.id not in work.assignments:
+            participants = self._ledger.participants(task.task_id, attempt.open_block)
+            work.assignments = {attempt.id: self._describe(task, attempt).assign(participants)}
+        return work.assignments[attempt.id]
 
     def _build_header(self, task: ServedTask, attempt: Attempt, miner: Address) -> GradientHeader:
-        return GradientHeader(
-            parameter_count=count_parameters(task.spec.model),
-            round_number=attempt.id.round_number,
-            chain_id=self._chain_id,
-            theta_root=get_theta_root(task.history, task.spec),
-            seed=self._get_assignment(task, attempt).seed,
-            miner=miner,
-            task=task.task_id,
-            attempt=attempt.id.attempt_number,
-        )
+        theta_root = get_theta_root(task.history, task.spec)
+        return self._describe(task, attempt).build_header(miner, theta_root)
 
     # Reveals.
 
@@ -194,18 +177,17 @@ class Gradients:
         self, task: ServedTask, attempt: Attempt, record: CommitmentRecord, header: GradientHeader
     ) -> Reveal:
         work, miner, commitment = task.work, record.miner, record.commitment
-        place = (task.task_id, attempt.id.round_number, attempt.id.attempt_number)
-        held = self._reveals.get(*place, miner)
+        held = self._reveals.get(attempt.id, miner)
         if held is not None and held.opens(commitment, header):
             return held
         async with work.asking:
-            hint = self._hints.get((*place, miner))
+            hint = self._hints.get((attempt.id, miner))
             found = [] if hint is None else [hint]
             is_open = hint is not None and hint.opens(commitment, header)
             if not is_open and trio.current_time() >= work.ask_again_at:
                 work.ask_again_at = trio.current_time() + RETRY_SECONDS
                 commitments = {each.miner: each.commitment for each in attempt.commitments}
-                for reveal in await self._peers.fetch_reveals(*place):
+                for reveal in await self._peers.fetch_reveals(attempt.id):
                     if reveal.miner == miner:
                         found.append(reveal)
                     elif reveal.miner in commitments and reveal.opens(
@@ -214,7 +196,7 @@ class Gradients:
                         self._reveals.put(reveal)
         for reveal in found:
             if reveal.miner == miner and reveal.opens(commitment, header):
-                self._hints.pop((*place, miner), None)
+                self._hints.pop((attempt.id, miner), None)
                 self._reveals.put(reveal)
                 return reveal
         raise UnavailableError(f"no reveal of {to_hex(miner)}")
@@ -247,12 +229,12 @@ class Gradients:
         inputs["payload"] = str(self._blobs.path(reveal.gradient_root))
         inputs["indices"] = str(indices_path)
         inputs["header"] = {
-            "round": header.round_number,
+            "round": attempt.id.round_number,
             "chain_id": header.chain_id,
             "seed": header.seed.hex(),
             "miner": header.miner.hex(),
-            "task": header.task,
-            "attempt": header.attempt,
+            "task": attempt.id.task_id,
+            "attempt": attempt.id.attempt_number,
         }
         try:
             answer = await self._verifier.ask("verify", inputs)

@@ -43,7 +43,15 @@ from node.training.state_parts import StatePartStore
 from node.training.states import TrainingStates
 from node.training.verifier import Verifier
 from node.training.votes import OperatorVotes
-from node.training.work import NamedJob, ServedTask, TaskWork, TrainingPeers
+from node.training.work import (
+    Job,
+    JobKey,
+    JobKind,
+    SeenPhase,
+    ServedTask,
+    TaskWork,
+    TrainingPeers,
+)
 
 if TYPE_CHECKING:
     # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
@@ -121,18 +129,18 @@ class TrainingHost:
 
     def on_blob(self) -> None:
         """The RPC process stored a blob: a check that waits for one need not wait any longer."""
-        self._jobs.end_waits("/check-")
+        self._jobs.end_waits(JobKind.CHECK)
 
     async def _take_announced(self) -> None:
         async for reveal in self._announced:
             self._on_announced(reveal)
 
     def _on_announced(self, reveal: Reveal) -> None:
-        work = self._work.get(reveal.task_id)
-        if work is None or work.phase_key[1:3] != (reveal.round_number, reveal.attempt):
+        work = self._work.get(reveal.attempt_id.task_id)
+        if work is None or work.seen is None or work.seen.attempt_id != reveal.attempt_id:
             return  # no check waits for it; a check that starts later asks the peers
         self._gradients.remember(reveal)
-        self._jobs.end_waits(f"{reveal.task_id}/check-{reveal.round_number}-{reveal.attempt}-")
+        self._jobs.end_waits(JobKind.CHECK, reveal.attempt_id)
 
     # The loop.
 
@@ -144,10 +152,11 @@ class TrainingHost:
             if self._votes is not None:
                 nursery.start_soon(self._verifier.warm_up)
             while True:
-                self._jobs.begin_look()
+                self._jobs.forget_changes()
                 for number in range(1, self._index.task_count() + 1):
                     task_id = TaskId(number)
-                    if task_id in self._closed or self._jobs.is_waiting(f"{task_id}/prepare"):
+                    preparation = JobKey(task_id, JobKind.PREPARE)
+                    if task_id in self._closed or self._jobs.is_waiting(preparation):
                         continue
                     self._step(task_id, nursery)
                     # Many tasks must not keep consensus from its turn.
@@ -183,69 +192,73 @@ class TrainingHost:
         jobs = [job for duty in duties for job in self._list_jobs(duty, task)]
         if self._slashings is not None:
             jobs += self._slashings.list_jobs(task)
-        for name, job in jobs:
-            self._jobs.start(nursery, f"{task_id}/{name}", job)
+        for job in jobs:
+            self._jobs.start(nursery, job)
 
     def _get_view(self, history: TaskHistory, work: TaskWork) -> rounds.PhaseView:
         phase, deadline_timestamp = self._ledger.phase(history.task_id)
         attempt = history.attempt
-        ballot = (
-            ()
-            if attempt is None
-            else (attempt.id.round_number, attempt.id.attempt_number, attempt.ballot)
-        )
-        key = (phase.value, *ballot)
+        seen = SeenPhase(phase)
+        if attempt is not None:
+            seen = SeenPhase(phase, attempt.id, attempt.ballot_number)
         head = self._ledger.head_number()
-        if key != work.phase_key:
-            work.phase_key, work.since_block = key, head
+        if seen != work.seen:
+            work.seen, work.since_block = seen, head
         return rounds.PhaseView(phase, deadline_timestamp, head, work.since_block)
 
-    def _list_jobs(self, duty: rounds.Duty, task: ServedTask) -> list[NamedJob]:
+    def _list_jobs(self, duty: rounds.Duty, task: ServedTask) -> list[Job]:
         """The jobs that fulfil a duty."""
-        task_id, attempt = task.task_id, task.history.attempt
+        task_id = task.task_id
         match duty:
             case rounds.PrepareContent():
-                return [("prepare", partial(self._preparation.prepare, task))]
+                key = JobKey(task_id, JobKind.PREPARE)
+                return [Job(key, partial(self._preparation.prepare, task))]
             case rounds.RestoreState():
-                return [("state", partial(self._states.restore, task))]
+                return [Job(JobKey(task_id, JobKind.STATE), partial(self._states.restore, task))]
             case rounds.PostReady():
                 encode = partial(encode_post_ready, task_id)
-                return [self._vote(task, "ready", TASK_REGISTRY, encode)]
+                return [self._vote(task, JobKey(task_id, JobKind.READY), TASK_REGISTRY, encode)]
             case rounds.AdvanceRound():
                 encode = partial(encode_advance_round, task_id)
-                name = f"advance-{task.work.phase_key}"
-                return [self._vote(task, name, GRADIENT_LEDGER, encode)]
+                return [self._vote_in_ballot(task, JobKind.ADVANCE, encode)]
             case rounds.CheckGradients(indices):
-                assert attempt is not None
-                place = f"check-{attempt.id.round_number}-{attempt.id.attempt_number}"
-                check = self._gradients.check
-                return [(f"{place}-{i}", partial(check, task, attempt, i)) for i in indices]
+                attempt = _get_attempt(task)
+                return [
+                    Job(
+                        JobKey(task_id, JobKind.CHECK, attempt.id, index=index),
+                        partial(self._gradients.check, task, attempt, index),
+                    )
+                    for index in indices
+                ]
             case rounds.PostVerdict(verdicts):
-                assert attempt is not None
-                encode = partial(self._encode_verdict, task, attempt, verdicts)
-                name = f"verdict-{attempt.ballot_number}"
-                return [self._vote(task, name, GRADIENT_LEDGER, encode)]
+                encode = partial(self._encode_verdict, task, _get_attempt(task), verdicts)
+                return [self._vote_in_ballot(task, JobKind.VERDICT, encode)]
             case rounds.ComputeResult():
-                assert attempt is not None
-                name = f"result-{attempt.ballot_number}"
-                return [(name, partial(self._results.compute, task, attempt))]
+                attempt = _get_attempt(task)
+                key = JobKey(task_id, JobKind.RESULT, attempt.id, attempt.ballot_number)
+                return [Job(key, partial(self._results.compute, task, attempt))]
             case rounds.PostResult(vote):
-                assert attempt is not None
-                encode = partial(_encode_result, task, attempt, vote)
-                return [self._vote(task, f"post-{attempt.ballot_number}", GRADIENT_LEDGER, encode)]
+                encode = partial(_encode_result, task, _get_attempt(task), vote)
+                return [self._vote_in_ballot(task, JobKind.POST, encode)]
             case rounds.SettleRound(vote):
-                assert attempt is not None
                 encode = partial(encode_settle_round, task_id, vote)
-                name = f"settle-{attempt.ballot_number}"
-                return [self._vote(task, name, GRADIENT_LEDGER, encode)]
+                return [self._vote_in_ballot(task, JobKind.SETTLE, encode)]
             case _:
                 assert_never(duty)
 
+    def _vote_in_ballot(self, task: ServedTask, kind: JobKind, encode: Callable[[], bytes]) -> Job:
+        """The job that sends a call to the ledger, once in each ballot."""
+        attempt = task.history.attempt
+        key = JobKey(task.task_id, kind)
+        if attempt is not None:
+            key = JobKey(task.task_id, kind, attempt.id, attempt.ballot_number)
+        return self._vote(task, key, GRADIENT_LEDGER, encode)
+
     def _vote(
-        self, task: ServedTask, name: str, contract: Address, encode: Callable[[], bytes]
-    ) -> NamedJob:
-        assert self._votes is not None, "who has no operator owes no votes"
-        return self._votes.build(task, name, contract, encode)
+        self, task: ServedTask, key: JobKey, contract: Address, encode: Callable[[], bytes]
+    ) -> Job:
+        assert self._votes is not None, "a node without an operator has no duty to vote"
+        return self._votes.build(task, key, contract, encode)
 
     def _may_slash(self, closed: TaskHistory) -> bool:
         """Whether the last rounds of a closed task may still ask for slashing."""
@@ -269,32 +282,35 @@ class TrainingHost:
         )
 
 
+def _get_attempt(task: ServedTask) -> Attempt:
+    attempt = task.history.attempt
+    assert attempt is not None, "a duty to a ballot needs an attempt in progress"
+    return attempt
+
+
 def _get_own_work(task: ServedTask) -> rounds.OwnWork:
     history, work = task.history, task.work
     attempt = history.attempt
     verdicts: tuple[Verdict | None, ...] = ()
     result = None
     if attempt is not None:
-        found = (
-            work.checks.get((attempt.id.round_number, attempt.id.attempt_number, i))
-            for i in range(len(attempt.commitments))
-        )
-        verdicts = tuple(None if check is None else check[0] for check in found)
+        found = (work.checks.get((attempt.id, i)) for i in range(len(attempt.commitments)))
+        verdicts = tuple(None if check is None else check.verdict for check in found)
         computed = work.results.get(attempt.ballot_number)
-        result = None if computed is None else computed[0]
+        result = None if computed is None else computed.vote
     wanted = history.training_state_root if history.rounds_settled else work.state_root
     is_state_held = work.state is not None and work.state_root == wanted
     return rounds.OwnWork(work.is_content_held, work.is_accepted, is_state_held, verdicts, result)
 
 
 def _encode_result(task: ServedTask, attempt: Attempt, vote: ResultVote) -> bytes:
-    _, correct_count, loss = task.work.results[attempt.ballot_number]
+    computed = task.work.results[attempt.ballot_number]
     return encode_post_result(
         task.task_id,
         attempt.id.round_number,
         attempt.id.attempt_number,
         attempt.ballot,
         vote,
-        correct_count,
-        loss,
+        computed.correct_count,
+        computed.loss_millinats,
     )

@@ -7,70 +7,73 @@ import structlog
 import trio
 
 from chain.errors import RejectedInputError
+from chain.training.attempt import AttemptId
 from node.storage.blobs import BlobDamagedError, BlobQuotaError
 from node.training.verifier import VerifierFailedError, VerifierRefusedError
-from node.training.work import Job, UnavailableError
+from node.training.work import Job, JobKey, JobKind, UnavailableError
 from pot_common.errors import StorageError
 
 RETRY_SECONDS: Final = 0.5
 """Until a job that could not finish (a blob nobody has yet) is tried again."""
 
 REMEMBERED_LIMIT: Final = 4_096
-"""Names whose next try is remembered; the oldest is forgotten first, and tried earlier."""
+"""Jobs whose next try is remembered. The oldest is forgotten first; it is then tried earlier."""
 
 _log = structlog.get_logger("node.training")
 
 
 class Jobs:
-    """Starts jobs by name; what ends, or ends a wait, sets `changed`."""
+    """Runs each job once at a time, and holds a failed one back for a while."""
 
     def __init__(self) -> None:
-        self._running: set[str] = set()
-        self._retry_at: OrderedDict[str, float] = OrderedDict()
+        self._running: set[JobKey] = set()
+        self._retry_at: OrderedDict[JobKey, float] = OrderedDict()
         self._changed = trio.Event()
 
     def wake(self) -> None:
-        """Something has happened: whoever waits for changes looks again."""
+        """Let `wait_changed` return: something has happened."""
         self._changed.set()
 
     async def wait_changed(self, limit_seconds: float) -> None:
-        """Until something happens, `limit_seconds` at most."""
+        """Wait until something happens, `limit_seconds` at most."""
         with trio.move_on_after(limit_seconds):
             await self._changed.wait()
 
-    def begin_look(self) -> None:
-        """What happens from here on is a change."""
+    def forget_changes(self) -> None:
+        """Have `wait_changed` wait for what happens from now on."""
         self._changed = trio.Event()
 
-    def is_waiting(self, name: str) -> bool:
-        """Whether the job runs, or will be tried again later."""
-        return name in self._running or trio.current_time() < self._retry_at.get(name, 0)
+    def is_waiting(self, key: JobKey) -> bool:
+        """Whether the job runs, or is held back until a later time."""
+        return key in self._running or trio.current_time() < self._retry_at.get(key, 0)
 
-    def end_waits(self, part_of_name: str) -> None:
-        """Try at once what waits and has this in its name."""
-        for name in [name for name in self._retry_at if part_of_name in name]:
-            del self._retry_at[name]
+    def end_waits(self, kind: JobKind, attempt_id: AttemptId | None = None) -> None:
+        """Let the held back jobs of a kind run at once: those of one attempt, or all of them."""
+        for key in tuple(self._retry_at):
+            if key.kind is kind and attempt_id in (None, key.attempt_id):
+                del self._retry_at[key]
         self.wake()
 
-    def put_off(self, name: str, seconds: float) -> None:
-        """Do not try the job for so long, or longer if that was said before."""
-        self._retry_at[name] = max(trio.current_time() + seconds, self._retry_at.get(name, 0))
-        self._retry_at.move_to_end(name)
+    def put_off(self, key: JobKey, seconds: float) -> None:
+        """Hold the job back for so long; a longer wait that was set before remains."""
+        self._retry_at[key] = max(trio.current_time() + seconds, self._retry_at.get(key, 0))
+        self._retry_at.move_to_end(key)
         if len(self._retry_at) > REMEMBERED_LIMIT:
             self._retry_at.popitem(last=False)
 
-    def start(self, nursery: trio.Nursery, name: str, job: Job) -> None:
-        """Run the job, unless it runs already or waits."""
-        if not self.is_waiting(name):
-            self._running.add(name)
-            nursery.start_soon(self._run, name, job)
+    def start(self, nursery: trio.Nursery, job: Job) -> None:
+        """Run the job, unless it runs already or is held back."""
+        if not self.is_waiting(job.key):
+            self._running.add(job.key)
+            nursery.start_soon(self._run, job)
 
-    async def _run(self, name: str, job: Job) -> None:
+    async def _run(self, job: Job) -> None:
+        key = job.key
         try:
-            await job()
+            await job.run()
         except (UnavailableError, VerifierFailedError) as error:
-            _log.debug("job waits", job=name, reason=str(error))
-            self.put_off(name, RETRY_SECONDS)
+            _log.debug("job waits", job=str(key), reason=str(error))
+            self.put_off(key, RETRY_SECONDS)
         except (
             RejectedInputError,
             VerifierRefusedError,
@@ -79,10 +82,10 @@ class Jobs:
             BlobDamagedError,
             OSError,  # of our small files: the duty stands, and the disk may come back
         ) as error:
-            _log.warning("job refused", job=name, reason=str(error))
-            self.put_off(name, RETRY_SECONDS)
+            _log.warning("job refused", job=str(key), reason=str(error))
+            self.put_off(key, RETRY_SECONDS)
         else:
-            self._retry_at.pop(name, None)
+            self._retry_at.pop(key, None)
         finally:
-            self._running.discard(name)
+            self._running.discard(key)
             self.wake()

@@ -6,7 +6,8 @@ import structlog
 import trio
 
 from chain.errors import RejectedInputError
-from chain.primitives import Hash32, TaskId
+from chain.primitives import Hash32
+from chain.training.attempt import AttemptId
 from chain.training.reveal import Reveal
 from node.network.protocols.blobs import BlobUnavailableError
 from node.network.requests import PeerRequests
@@ -40,17 +41,13 @@ class TrainingPeers:
             self._blobs.delete(content_id)
         return not is_too_large
 
-    async def fetch_reveals(
-        self, task_id: TaskId, round_number: int, attempt: int
-    ) -> Sequence[Reveal]:
+    async def fetch_reveals(self, attempt_id: AttemptId) -> Sequence[Reveal]:
         """The reveals of an attempt that connected peers hold; unverified, with repetitions."""
         found: list[Reveal] = []
 
         async def ask(peer_id: PeerId) -> None:
             try:
-                found.extend(
-                    await self._requests.request_reveals(peer_id, task_id, round_number, attempt)
-                )
+                found.extend(await self._requests.request_reveals(peer_id, attempt_id))
             except (UnreachablePeerError, RejectedInputError):
                 return
 

@@ -20,7 +20,7 @@ from node.storage.blobs import BlobStore
 from node.training.content import Content, list_shard_ids
 from node.training.jobs import RETRY_SECONDS, Jobs
 from node.training.verifier import Verifier, VerifierFailedError, VerifierRefusedError
-from node.training.work import ServedTask, UnavailableError
+from node.training.work import JobKey, JobKind, ServedTask, UnavailableError
 
 RETRY_LIMIT_SECONDS: Final = 30.0
 """The longest wait for content: each failure doubles the task's own, up to this."""
@@ -78,7 +78,7 @@ class Preparation:
         except (UnavailableError, VerifierFailedError):
             seconds = self._wait_seconds.get(task.task_id, RETRY_SECONDS)
             self._wait_seconds[task.task_id] = min(2 * seconds, RETRY_LIMIT_SECONDS)
-            self._jobs.put_off(f"{task.task_id}/prepare", seconds)
+            self._jobs.put_off(JobKey(task.task_id, JobKind.PREPARE), seconds)
             raise
         self._wait_seconds.pop(task.task_id, None)
 

@@ -23,7 +23,7 @@ from node.training.content import Content, get_integer
 from node.training.gradients import Gradients
 from node.training.states import TrainingStates
 from node.training.verifier import Verifier, VerifierRefusedError
-from node.training.work import ServedTask
+from node.training.work import ComputedResult, ServedTask
 
 _log = structlog.get_logger("node.training")
 
@@ -57,6 +57,7 @@ class Results:
             BlobQuotaError, BlobDiskError: there is no room for the state.
         """
         history, spec, work = task.history, task.spec, task.work
+        round_number = attempt.id.round_number
         outcome = compute_outcome(attempt, spec, self._index.validator_set)
         assert work.state is not None
         state = work.state
@@ -65,9 +66,9 @@ class Results:
                 await self._gradients.read_payload(task, attempt, i) for i in outcome.accepted
             ]
             state = await trio.to_thread.run_sync(
-                _advance_state, spec, state, attempt.id.round_number, payloads
+                _advance_state, spec, state, round_number, payloads
             )
-        root = await self._states.save(task, attempt.id.round_number + 1, state)
+        root = await self._states.save(task, round_number + 1, state)
         model_root = compute_model_root(state)
         tree = build_reward_tree(
             self._chain_id,
@@ -77,9 +78,9 @@ class Results:
         )
         vote = ResultVote(root, model_root, tree.root, outcome.accepted_units)
         correct_count: int | None = None
-        loss = 0
-        is_last = attempt.id.round_number + 1 == spec.round_count
-        if is_last or (attempt.id.round_number + 1) % spec.evaluate_every == 0:
+        loss_millinats = 0
+        is_last = round_number + 1 == spec.round_count
+        if is_last or (round_number + 1) % spec.evaluate_every == 0:
             try:
                 answer = await self._verifier.ask(
                     "evaluate", self._content.get_inputs(task, model_root)
@@ -89,10 +90,13 @@ class Results:
                 _log.warning("not evaluated", task=task.task_id, reason=str(refusal))
             else:
                 correct_count = get_integer(answer, "correct_count")
-                loss = get_integer(answer, "loss_millinats")
-        work.results = {attempt.ballot_number: (vote, correct_count, loss)}
+                loss_millinats = get_integer(answer, "loss_millinats")
+        computed = ComputedResult(vote, correct_count, loss_millinats)
+        work.results = {attempt.ballot_number: computed}
         work.checks = {
-            key: check for key, check in work.checks.items() if key[0] >= attempt.id.round_number
+            (attempt_id, index): check
+            for (attempt_id, index), check in work.checks.items()
+            if attempt_id.round_number >= round_number
         }
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address, BlockNumber, Hash32
+from chain.training.attempt import AttemptId
 from chain.training.history import SettledRound, TaskHistory
 from chain.training.task_spec import TaskSpec
 from node.config import Retention
@@ -41,16 +42,16 @@ class KeptTask:
     """Initial weights, data shards, and the final model of a closed task."""
     first_round: int
     """From which on gradients stay."""
-    open_attempt: tuple[int, int]
-    """Round and attempt in progress: earlier attempts at this round are void."""
+    open_attempt: AttemptId
+    """The attempt in progress: earlier attempts at its round are void."""
     first_state: int
     """From which on states stay, counted in settled rounds."""
 
-    def keeps_gradients(self, round_number: int, attempt: int) -> bool:
+    def keeps_gradients(self, attempt_id: AttemptId) -> bool:
         """Whether the gradients of an attempt stay."""
-        open_round, open_attempt = self.open_attempt
-        is_void = round_number == open_round and attempt < open_attempt
-        return round_number >= self.first_round and not is_void
+        is_same_round = attempt_id.round_number == self.open_attempt.round_number
+        is_void = is_same_round and attempt_id < self.open_attempt
+        return attempt_id.round_number >= self.first_round and not is_void
 
     def keeps_state(self, rounds_settled: int) -> bool:
         """Whether the state after so many rounds stays."""
@@ -80,7 +81,7 @@ def compute_kept(
     """
     content = {spec.initial_weights, *(shard.content_id for shard in spec.data.shards)}
     next_round, next_state = history.rounds_settled, history.rounds_settled + 1
-    attempt = 0 if history.attempt is None else history.attempt.id.attempt_number
+    attempt_number = 0 if history.attempt is None else history.attempt.id.attempt_number
     first_round, first_state = next_round, history.rounds_settled + 1 - KEPT_STATES
     while first_round > 0:
         settled = get_settled(first_round - 1)
@@ -105,5 +106,6 @@ def compute_kept(
         if head_number > closed.number + CLOSED_EVIDENCE_BLOCKS:
             first_round = next_round
     if policy.retention is Retention.TASK:
-        first_round, attempt, first_state = 0, 0, 0
-    return KeptTask(frozenset(content), first_round, (next_round, attempt), first_state)
+        first_round, attempt_number, first_state = 0, 0, 0
+    open_attempt = AttemptId(history.task_id, next_round, attempt_number)
+    return KeptTask(frozenset(content), first_round, open_attempt, first_state)

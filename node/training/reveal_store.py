@@ -14,6 +14,7 @@ from typing import Final
 from chain import codec
 from chain.errors import RejectedInputError
 from chain.primitives import Address, TaskId
+from chain.training.attempt import AttemptId
 from chain.training.reveal import REVEAL_LIMIT_BYTES, Reveal, reveal_from_item
 from pot_common.atomic_file import write_atomically
 from pot_common.errors import StorageError
@@ -37,7 +38,7 @@ class RevealStore:
         Raises:
             StorageError: The disk refused.
         """
-        path = self._path(reveal.task_id, reveal.round_number, reveal.attempt)
+        path = self._path(reveal.attempt_id)
         try:
             path.mkdir(parents=True, exist_ok=True)
             write_atomically(path / reveal.miner.hex(), reveal.encode())
@@ -47,11 +48,9 @@ class RevealStore:
                 "data_dir"
             ) from error
 
-    def get(
-        self, task_id: TaskId, round_number: int, attempt: int, miner: Address
-    ) -> Reveal | None:
+    def get(self, attempt_id: AttemptId, miner: Address) -> Reveal | None:
         """The reveal of a miner in an attempt, or None if it is not held."""
-        path = self._path(task_id, round_number, attempt) / miner.hex()
+        path = self._path(attempt_id) / miner.hex()
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -63,36 +62,37 @@ class RevealStore:
             return None
         return reveal if reveal.miner == miner else None
 
-    def list(self, task_id: TaskId, round_number: int, attempt: int) -> tuple[Reveal, ...]:
+    def list(self, attempt_id: AttemptId) -> tuple[Reveal, ...]:
         """The reveals of an attempt, by miner."""
-        directory = self._path(task_id, round_number, attempt)
+        directory = self._path(attempt_id)
         names: Iterable[str] = (
             sorted(path.name for path in directory.iterdir()) if directory.is_dir() else ()
         )
         found = (
-            self.get(task_id, round_number, attempt, Address(bytes.fromhex(name)))
+            self.get(attempt_id, Address(bytes.fromhex(name)))
             for name in names
             if _ADDRESS_NAME.fullmatch(name)
         )
         return tuple(reveal for reveal in found if reveal is not None)
 
-    def attempts(self) -> Iterator[tuple[TaskId, int, int]]:
-        """Task, round and attempt of every folder of reveals."""
+    def attempts(self) -> Iterator[AttemptId]:
+        """The attempt of every folder of reveals."""
         if not self._directory.is_dir():
             return
         for folder in self._directory.glob("*/*"):
             if _ATTEMPT_NAME.fullmatch(f"{folder.parent.name}/{folder.name}"):
-                round_number, attempt = folder.name.split("-")
-                yield TaskId(int(folder.parent.name)), int(round_number), int(attempt)
+                round_number, attempt_number = map(int, folder.name.split("-"))
+                yield AttemptId(TaskId(int(folder.parent.name)), round_number, attempt_number)
 
-    def remove(self, task_id: TaskId, round_number: int, attempt: int) -> None:
+    def remove(self, attempt_id: AttemptId) -> None:
         """Forget the reveals of an attempt."""
-        shutil.rmtree(self._path(task_id, round_number, attempt))
+        shutil.rmtree(self._path(attempt_id))
 
     def remove_task(self, task_id: TaskId) -> None:
         """Forget a task whose attempts are forgotten."""
         with suppress(FileNotFoundError):
             shutil.rmtree(self._directory / str(task_id))
 
-    def _path(self, task_id: TaskId, round_number: int, attempt: int) -> Path:
-        return self._directory / str(task_id) / f"{round_number}-{attempt}"
+    def _path(self, attempt_id: AttemptId) -> Path:
+        name = f"{attempt_id.round_number}-{attempt_id.attempt_number}"
+        return self._directory / str(attempt_id.task_id) / name

@@ -5,7 +5,8 @@ from typing import Final
 
 import trio
 
-from chain.primitives import Hash32, TaskId
+from chain.primitives import Hash32
+from chain.training.attempt import AttemptId
 from chain.training.reveal import Reveal
 from node.training.reveal_store import RevealStore
 from node.training.state_parts import StatePartStore
@@ -24,9 +25,9 @@ class ServedTraining:
         self._announce, self.announced = trio.open_memory_channel[Reveal](ANNOUNCED_LIMIT)
         """The reveals that peers announced, for the training host; none of them is checked."""
 
-    def list_reveals(self, task_id: TaskId, round_number: int, attempt: int) -> Sequence[Reveal]:
+    def list_reveals(self, attempt_id: AttemptId) -> Sequence[Reveal]:
         """The reveals of an attempt that are held here."""
-        return self._reveals.list(task_id, round_number, attempt)
+        return self._reveals.list(attempt_id)
 
     def get_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
         """The content ids below a training state root; None if they are not known here."""

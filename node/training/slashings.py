@@ -15,7 +15,7 @@ from node.chain.training_index import TrainingIndex
 from node.operator.account import RESEND_BLOCKS
 from node.training.retention import EVIDENCE_BALLOTS
 from node.training.votes import OperatorVotes
-from node.training.work import Job, NamedJob, ServedTask, UnavailableError
+from node.training.work import Job, JobKey, JobKind, ServedTask, UnavailableError
 
 SLASH_LIMIT: Final = 32
 """Calls of slash that are sent together; each shows the whole list of commitments."""
@@ -29,18 +29,18 @@ class Slashings:
         self._ledger = ledger
         self._votes = votes
 
-    def list_jobs(self, task: ServedTask) -> list[NamedJob]:
+    def list_jobs(self, task: ServedTask) -> list[Job]:
         """The calls of slash that settled rounds still ask for."""
         history, work = task.history, task.work
         too_old = history.rounds_settled - EVIDENCE_BALLOTS - 1
         work.slashed_through = max(work.slashed_through, too_old)
-        jobs: list[NamedJob] = []
+        jobs: list[Job] = []
         for round_number in range(work.slashed_through + 1, history.rounds_settled):
             settled = self._index.settled_round(history.task_id, round_number)
             # None: settled below the snapshot that this node began with; others slash for it.
             job = None if settled is None else self._find_job(task, settled)
             if job is not None:
-                jobs.append((f"slash-{round_number}", job))
+                jobs.append(job)
             elif round_number == work.slashed_through + 1:
                 work.slashed_through = round_number
         return jobs
@@ -73,9 +73,9 @@ class Slashings:
                     verdicts,
                     [i],
                 )
-                name = f"slash-{attempt.ballot_number}-{i}"
+                each = JobKey(task.task_id, JobKind.SLASH, attempt.id, index=i)
                 try:
-                    await self._votes.build(task, name, GRADIENT_LEDGER, encode)[1]()
+                    await self._votes.build(task, each, GRADIENT_LEDGER, encode).run()
                 except UnavailableError:
                     continue  # done by another operator, or the evidence is too old
                 sent_count += 1
@@ -87,4 +87,4 @@ class Slashings:
             else:
                 raise UnavailableError("to be looked at again")
 
-        return send
+        return Job(JobKey(task.task_id, JobKind.SLASH, attempt.id), send)

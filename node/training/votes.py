@@ -12,7 +12,7 @@ import trio
 from chain.primitives import Address
 from node.chain.contract_reader import LedgerReader
 from node.operator.account import RESEND_BLOCKS, Operator
-from node.training.work import NamedJob, ServedTask, UnavailableError
+from node.training.work import Job, JobKey, ServedTask, UnavailableError
 
 VOTE_GAS: Final = 1_500_000
 """Gas limit of every operator's call; the dearest, slashing 32 miners, takes less."""
@@ -28,33 +28,33 @@ class OperatorVotes:
         self._ledger = ledger
 
     def build(
-        self, task: ServedTask, name: str, contract: Address, encode: Callable[[], bytes]
-    ) -> NamedJob:
+        self, task: ServedTask, key: JobKey, contract: Address, encode: Callable[[], bytes]
+    ) -> Job:
         """The job that sends a call, unless it is on its way or would revert."""
         work, attempt = task.work, task.history.attempt
 
         async def send() -> None:
             head = self._ledger.head_number()
-            sent_at = work.sent.get(name)
+            sent_at = work.sent.get(key)
             if sent_at is not None and head < sent_at + RESEND_BLOCKS:
-                raise UnavailableError(f"{name} is on its way into a block")
+                raise UnavailableError(f"{key} is on its way into a block")
             data = encode()
             refusal = await trio.to_thread.run_sync(
                 self._ledger.simulate, self.operator.address, contract, data, VOTE_GAS
             )
             if refusal is not None:
                 # Somebody was faster, or the phase is over: the next look at the chain tells.
-                raise UnavailableError(f"{name} would revert: {refusal}")
+                raise UnavailableError(f"{key} would revert: {refusal}")
             await self.operator.send(contract, data, VOTE_GAS)
             work.sent = {
                 each: sent for each, sent in work.sent.items() if head < sent + RESEND_BLOCKS
             }
-            work.sent[name] = head
+            work.sent[key] = head
             _log.info(
                 "operator vote sent",
-                vote=name.partition("-")[0],
+                vote=key.kind.value,
                 task=task.task_id,
                 round=None if attempt is None else attempt.id.round_number,
             )
 
-        return name, send
+        return Job(key, send)

@@ -2,24 +2,86 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from enum import Enum
+from typing import Protocol
 
 import trio
 
-from chain.contracts.gradient_ledger import ResultVote
+from chain.contracts.gradient_ledger import Phase, ResultVote
 from chain.primitives import BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Measurement, Verdict
 from chain.training.assignment import Assignment
+from chain.training.attempt import AttemptId
 from chain.training.history import TaskHistory
 from chain.training.reveal import Reveal
 from chain.training.state import TrainingState
 from chain.training.task_spec import TaskSpec
 
-Job: TypeAlias = Callable[[], Awaitable[None]]
-"""Something to be done that may wait, fail and be started again."""
 
-NamedJob: TypeAlias = tuple[str, Job]
-"""A job with a name that stays while it is the same job."""
+class JobKind(Enum):
+    """What a job does; the values appear in log lines."""
+
+    PREPARE = "prepare"
+    """Fetch a task's content and dry-run the task."""
+    STATE = "state"
+    """Restore the training state that the round starts from."""
+    READY = "ready"
+    """Vote that this validator is ready for a task."""
+    CHECK = "check"
+    """Check one gradient."""
+    VERDICT = "verdict"
+    """Vote on the gradients of an attempt."""
+    RESULT = "result"
+    """Compute the outcome of a ballot."""
+    POST = "post"
+    """Vote for the outcome of a ballot."""
+    SETTLE = "settle"
+    """Settle a round with the result that a quorum posted."""
+    ADVANCE = "advance"
+    """End a stalled ballot, or open an attempt."""
+    SLASH = "slash"
+    """Slash the miners that a settled round found guilty."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobKey:
+    """The identity of a job: a job is not started while one with an equal key runs or waits."""
+
+    task_id: TaskId
+    kind: JobKind
+    attempt_id: AttemptId | None = None
+    """None if the job belongs to the whole task."""
+    ballot_number: int | None = None
+    """Set for a job that every ballot needs again."""
+    index: int | None = None
+    """Set for a job on one commitment of the attempt."""
+
+    def __str__(self) -> str:
+        """A short form for log lines, such as 3/check-7-0-1."""
+        attempt = self.attempt_id
+        place = () if attempt is None else (attempt.round_number, attempt.attempt_number)
+        numbers = (*place, self.ballot_number, self.index)
+        return "-".join(
+            [f"{self.task_id}/{self.kind.value}", *(str(n) for n in numbers if n is not None)]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work that may wait, fail and be started again."""
+
+    key: JobKey
+    run: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class SeenPhase:
+    """The phase of a task's ballot, as the ledger told it."""
+
+    phase: Phase
+    attempt_id: AttemptId | None = None
+    """None between attempts."""
+    ballot_number: int | None = None
 
 
 class UnavailableError(Exception):
@@ -32,9 +94,7 @@ class TrainingPeers(Protocol):
     async def fetch_blob(self, content_id: Hash32, size_limit: int) -> bool:
         """Bring a blob into the blob store; False if no peer has it."""
 
-    async def fetch_reveals(
-        self, task_id: TaskId, round_number: int, attempt: int
-    ) -> Sequence[Reveal]:
+    async def fetch_reveals(self, attempt_id: AttemptId) -> Sequence[Reveal]:
         """The reveals of an attempt that peers hold; nothing is checked yet."""
 
     async def fetch_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
@@ -42,6 +102,25 @@ class TrainingPeers(Protocol):
 
     async def announce_reveal(self, reveal: Reveal) -> None:
         """Tell peers of a reveal that this node holds with its gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedGradient:
+    """What this node found out about one gradient."""
+
+    verdict: Verdict
+    measurement: Measurement | None = None
+    """None if the gradient was judged without re-execution."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComputedResult:
+    """What this node computed as the outcome of a ballot."""
+
+    vote: ResultVote
+    correct_count: int | None
+    """Correct answers on the held-out split; None if this node did not evaluate."""
+    loss_millinats: int
 
 
 @dataclass(slots=True)
@@ -52,16 +131,15 @@ class TaskWork:
     is_accepted: bool | None = None
     state_root: Hash32 | None = None
     state: TrainingState | None = None
-    phase_key: tuple[int, ...] = ()
+    seen: SeenPhase | None = None
     since_block: BlockNumber = field(default=BlockNumber(0))
-    checks: dict[tuple[int, int, int], tuple[Verdict, Measurement | None]] = field(
-        default_factory=dict
-    )
-    """By round, attempt and commitment index."""
-    assignments: dict[tuple[int, int], Assignment] = field(default_factory=dict)
-    results: dict[int, tuple[ResultVote, int | None, int]] = field(default_factory=dict)
-    """By ballot number: the vote, correct count (None: not evaluated) and loss in millinats."""
-    sent: dict[str, BlockNumber] = field(default_factory=dict)
+    checks: dict[tuple[AttemptId, int], CheckedGradient] = field(default_factory=dict)
+    """By attempt and index of the commitment."""
+    assignments: dict[AttemptId, Assignment] = field(default_factory=dict)
+    """At most one: that of the latest attempt."""
+    results: dict[int, ComputedResult] = field(default_factory=dict)
+    """By ballot number."""
+    sent: dict[JobKey, BlockNumber] = field(default_factory=dict)
     """Votes on their way into a block; older ones are forgotten."""
     asking: trio.Lock = field(default_factory=trio.Lock)
     """Peers are asked for reveals once for all miners that are waited for."""

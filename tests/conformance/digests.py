@@ -115,7 +115,7 @@ def build_set_hash() -> Value:
 
 @sample("digest.attempt_seed", "compute_seed", "_feistel")
 def build_seed() -> Value:
-    seed = compute_seed(make_hash(233), values.TASK, 7, 9)
+    seed = compute_seed(make_hash(233), values.ATTEMPT)
     miners = [(make_address(234), 3), (make_address(235), 5), (make_address(236), 4)]
     assignment = assign(seed, miners, 101, 9, 8)
     return [seed, assignment.units, assignment.sample_indices(make_address(235))]

@@ -19,7 +19,6 @@ from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber, Hash32, View
 from chain.state.walk import StateItem
 from chain.training.acceptance import ExponentRule, Measurement, Verdict, encode_verdicts
-from chain.training.attempt import AttemptId
 from chain.training.history import Attempt, BlockContext, CommitmentRecord, TaskHistory
 from chain.training.task_spec import encode_task_spec
 from chain.types.block import Block
@@ -36,7 +35,7 @@ from node.storage.snapshot_progress import Part, Pivot, SnapshotProgress
 from node.training.gradients import Gradients
 from node.training.reveal_store import RevealStore
 from node.training.state_parts import StatePartStore
-from node.training.work import ServedTask, TaskWork
+from node.training.work import CheckedGradient, ServedTask, TaskWork
 from tests.conformance import values
 from tests.conformance.registry import Value, sample
 from tests.conformance.streams import new_directory, read_directory
@@ -311,13 +310,15 @@ def build_checks() -> Value:
         CommitmentRecord(make_address(50 + at), 1, make_hash(60 + at), BlockNumber(70))
         for at in range(3)
     )
-    attempt = Attempt(AttemptId(values.TASK, 7, 9), 0, 1, BlockNumber(71), 72, 3, commitments)
+    attempt = Attempt(values.ATTEMPT, 0, 1, BlockNumber(71), 72, 3, commitments)
     history = TaskHistory(
         values.TASK, make_address(73), make_hash(74), b"", 75, BlockNumber(76), attempt=attempt
     )
     work = TaskWork()
-    work.checks[7, 9, 0] = (Verdict.BAD, Measurement(77, ExponentRule.BROKEN_TENFOLD))
-    work.checks[7, 9, 2] = (Verdict.UNAVAILABLE, None)
+    work.checks[values.ATTEMPT, 0] = CheckedGradient(
+        Verdict.BAD, Measurement(77, ExponentRule.BROKEN_TENFOLD)
+    )
+    work.checks[values.ATTEMPT, 2] = CheckedGradient(Verdict.UNAVAILABLE)
     with new_directory() as directory:
         gradients = Gradients(
             chain_id=values.CHAIN_ID,

@@ -29,6 +29,7 @@ from chain.primitives import (
     View,
 )
 from chain.training.architectures import Cnn
+from chain.training.attempt import AttemptId
 from chain.training.encoding import GradientHeader
 from chain.training.reveal import Reveal
 from chain.training.task_spec import (
@@ -191,17 +192,16 @@ GENESIS_SET = ValidatorSet(
 )
 NEXT_SET = ValidatorSet(GENESIS_SET.validators[1:], GENESIS_SET.operators[1:])
 
+ATTEMPT = AttemptId(TASK, 7, 9)
 GRADIENT_HEADER = GradientHeader(
+    attempt_id=ATTEMPT,
     parameter_count=300,
-    round_number=7,
     chain_id=CHAIN_ID,
     theta_root=make_hash(100),
     seed=make_hash(101),
     miner=make_address(102),
-    task=TASK,
-    attempt=9,
 )
-REVEAL = Reveal(TASK, 7, 9, make_address(102), 11, make_hash(103), make_hash(104))
+REVEAL = Reveal(ATTEMPT, make_address(102), 11, make_hash(103), make_hash(104))
 ADAMW = AdamW(0x3F666666, 0x3F7FBE77, 0x322BCC77, 0x3C23D70A)
 SPEC = TaskSpec(
     name="small",

@@ -21,6 +21,7 @@ from chain.primitives import Address, BlockNumber, Hash32, TaskId, ValidatorInde
 from chain.state.walk import END, START, collect_chunk
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.architectures import Mlp
+from chain.training.attempt import AttemptId
 from chain.training.encoding import encode_gradient
 from chain.training.model_file import encode_model_file
 from chain.training.optimizer import apply_update, initial_state
@@ -288,8 +289,8 @@ def build_blobs() -> Value:
 class Training:
     """One reveal, and the parts of one state."""
 
-    def list_reveals(self, task_id: TaskId, round_number: int, attempt: int) -> Sequence[Reveal]:
-        return [values.REVEAL] if (task_id, round_number, attempt) == (values.TASK, 7, 9) else []
+    def list_reveals(self, attempt_id: AttemptId) -> Sequence[Reveal]:
+        return [values.REVEAL] if attempt_id == values.ATTEMPT else []
 
     def get_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
         return (make_hash(171), make_hash(172)) if state_root == make_hash(170) else None
@@ -308,7 +309,7 @@ class Training:
 )
 def build_training() -> Value:
     requests = {
-        "request_reveals": record(lambda s: training.request_reveals(s, values.TASK, 7, 9)),
+        "request_reveals": record(lambda s: training.request_reveals(s, values.ATTEMPT)),
         "request_state_parts": record(lambda s: training.request_state_parts(s, make_hash(170))),
         "announce_reveal": record(lambda s: training.announce_reveal(s, values.REVEAL)),
     }

@@ -19,6 +19,7 @@ from chain.genesis import InvalidGenesisError, parse_genesis
 from chain.primitives import EMPTY_TRIE_ROOT, Address, BlockNumber, Hash32, TaskId, View
 from chain.state.walk import END, START, collect_chunk
 from chain.state.world_state import WorldState
+from chain.training.attempt import AttemptId
 from chain.training.reveal import Reveal, reveal_from_item
 from chain.training.task_spec import decode_task_spec, encode_task_spec
 from chain.types.block import decode_block
@@ -108,7 +109,7 @@ def build_targets(directory: Path) -> list[Target]:
         factory.status(1),
     ]
     receipts = (build_receipt(2, 1, 21_000, ()), build_receipt(0, 0, 50_000, ()))
-    reveal = Reveal(TaskId(1), 2, 0, factory.validators_of(1)[0], 3, DIGEST, DIGEST)
+    reveal = Reveal(AttemptId(TaskId(1), 2, 0), factory.validators_of(1)[0], 3, DIGEST, DIGEST)
     manifest = BlobManifest(2**18 + 5, (DIGEST, DIGEST))
     statuses = [
         wire.Hello(1, 7331, DIGEST, HEAD, DIGEST, (ADDRESS,)),

@@ -47,12 +47,12 @@ MODEL = Mlp(inputs=64, hidden=(8,), classes=10)
 THETA = build_initial_weights(MODEL, "verify")
 HEADER = replace(header_of(1, count_parameters(MODEL)), theta_root=content_id(THETA))
 HEADER_FIELDS = {
-    "round": HEADER.round_number,
+    "round": HEADER.attempt_id.round_number,
     "chain_id": HEADER.chain_id,
     "seed": "0x" + HEADER.seed.hex(),
     "miner": "0x" + HEADER.miner.hex(),
-    "task": HEADER.task,
-    "attempt": HEADER.attempt,
+    "task": HEADER.attempt_id.task_id,
+    "attempt": HEADER.attempt_id.attempt_number,
 }
 
 

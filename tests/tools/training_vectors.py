@@ -11,6 +11,7 @@ from chain.primitives import Address, Hash32, TaskId
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.aggregation import aggregate, compute_weights
 from chain.training.assignment import DOMAIN_SAMPLES, DOMAIN_UNITS, assign, compute_seed, permute
+from chain.training.attempt import AttemptId
 from chain.training.encoding import (
     COMMITMENT_DOMAIN,
     compute_commitment,
@@ -74,7 +75,7 @@ def build_assignment() -> object:
             "task": 3,
             "round": 7,
             "attempt": 1,
-            "expected": compute_seed(mix_hash, TaskId(3), 7, 1).hex(),
+            "expected": compute_seed(mix_hash, AttemptId(TaskId(3), 7, 1)).hex(),
         },
         "permutation": [
             {
@@ -110,9 +111,9 @@ def build_encoding() -> object:
         "commitment": {
             "domain": COMMITMENT_DOMAIN.hex(),
             "chain_id": HEADER.chain_id,
-            "task": HEADER.task,
-            "round": HEADER.round_number,
-            "attempt": HEADER.attempt,
+            "task": HEADER.attempt_id.task_id,
+            "round": HEADER.attempt_id.round_number,
+            "attempt": HEADER.attempt_id.attempt_number,
             "miner": HEADER.miner.hex(),
             "theta_root": HEADER.theta_root.hex(),
             "gradient_root": SEED.hex(),

@@ -19,6 +19,7 @@ from chain.primitives import (
     ValidatorIndex,
     View,
 )
+from chain.training.attempt import AttemptId
 from chain.training.reveal import Reveal
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
@@ -279,7 +280,7 @@ class MemoryChain:
 class NoTraining:
     """A node that has heard of no training."""
 
-    def list_reveals(self, task_id: TaskId, round_number: int, attempt: int) -> tuple[Reveal, ...]:
+    def list_reveals(self, attempt_id: AttemptId) -> tuple[Reveal, ...]:
         return ()
 
     def get_state_parts(self, state_root: Hash32) -> None:

@@ -20,6 +20,7 @@ from chain.crypto import content_id, get_address
 from chain.primitives import Address, Hash32, PrivateKey, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.assignment import compute_seed
+from chain.training.attempt import AttemptId
 from chain.training.encoding import (
     Float32Array,
     GradientHeader,
@@ -136,7 +137,7 @@ class FakeNode:
         """Of the attempt."""
         header, _ = make_header(self.open_block, self.storage_at(self.open_block))
         mix_hash = compute_mix_hash(header)
-        return compute_seed(mix_hash, TASK, self.round_number, self.attempt)
+        return compute_seed(mix_hash, AttemptId(TASK, self.round_number, self.attempt))
 
     def storage_at(self, block: int) -> Storage:
         """What the contracts hold at the end of a block."""
@@ -194,14 +195,12 @@ class FakeNode:
     def opens(self, query: dict[str, str]) -> bool:
         """Whether what was revealed opens the last commitment."""
         header = GradientHeader(
+            attempt_id=AttemptId(TASK, int(query["round"]), int(query["attempt"])),
             parameter_count=PARAMETERS,
-            round_number=int(query["round"]),
             chain_id=CHAIN_ID,
             theta_root=content_id(THETA),
             seed=self.seed,
             miner=self.miner,
-            task=TASK,
-            attempt=int(query["attempt"]),
         )
         root, salt = (Hash32(bytes.fromhex(query[key][2:])) for key in ("gradientRoot", "salt"))
         opened = compute_commitment(header, root, salt, int(query["units"]))

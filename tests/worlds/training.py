@@ -19,6 +19,7 @@ from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.architectures import Cnn
+from chain.training.attempt import AttemptId
 from chain.training.encoding import Float32Array, Gradient, GradientHeader
 from chain.training.history import BlockContext, TaskHistory, apply_event, build_history
 from chain.training.task_spec import (
@@ -82,14 +83,12 @@ SPEC = TaskSpec(
 )
 
 HEADER = GradientHeader(
+    attempt_id=AttemptId(TaskId(3), 7, 1),
     parameter_count=600,
-    round_number=7,
     chain_id=31_337,
     theta_root=Hash32(b"\x55" * 32),
     seed=Hash32(b"\x66" * 32),
     miner=Address(b"\x77" * 20),
-    task=TaskId(3),
-    attempt=1,
 )
 
 

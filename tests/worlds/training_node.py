@@ -20,6 +20,7 @@ from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.architectures import count_parameters
 from chain.training.assignment import compute_seed
+from chain.training.attempt import AttemptId
 from chain.training.encoding import GradientHeader, compute_commitment, encode_gradient
 from chain.training.history import SettledRound, TaskHistory, apply_event
 from chain.training.reveal import Reveal
@@ -45,6 +46,7 @@ from tests.worlds.training import SPEC as SMALL
 from tests.worlds.waiting import until
 
 CHAIN_ID = 99
+ATTEMPT = AttemptId(TASK, 0, 0)
 NOW = 1_700_000_000
 SEED_BLOCK_HASH = Hash32(b"\x0d" * 32)
 SALT = Hash32(b"\x5a" * 32)
@@ -65,14 +67,12 @@ HONEST = {"distance_ppb": 4, "exponents": "kept"}
 
 def header_of(miner: Address) -> GradientHeader:
     return GradientHeader(
+        attempt_id=ATTEMPT,
         parameter_count=SIZE,
-        round_number=0,
         chain_id=CHAIN_ID,
         theta_root=SPEC.initial_weights,
-        seed=compute_seed(SEED_BLOCK_HASH, TASK, 0, 0),
+        seed=compute_seed(SEED_BLOCK_HASH, ATTEMPT),
         miner=miner,
-        task=TASK,
-        attempt=0,
     )
 
 
@@ -80,7 +80,7 @@ PAYLOADS = tuple(
     encode_gradient(header_of(miner), random_gradient(i, SIZE)) for i, miner in enumerate(MINERS)
 )
 REVEALS = tuple(
-    Reveal(TASK, 0, 0, miner, 1, SALT, content_id(payload))
+    Reveal(ATTEMPT, miner, 1, SALT, content_id(payload))
     for miner, payload in zip(MINERS, PAYLOADS, strict=True)
 )
 

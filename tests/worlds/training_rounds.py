@@ -9,6 +9,7 @@ from chain.training.acceptance import Measurement, Verdict, compute_verdict
 from chain.training.aggregation import aggregate
 from chain.training.architectures import count_parameters
 from chain.training.assignment import assign, compute_seed
+from chain.training.attempt import AttemptId
 from chain.training.encoding import GradientHeader, decode_gradient
 from chain.training.optimizer import apply_update, initial_state
 from chain.training.state import TrainingState, compute_model_root
@@ -54,7 +55,8 @@ def simulate(
     state = initial_state(spec.optimizer, initial_weights)
     for number in range(spec.round_count):
         mix_hash = Hash32(sha256(f"block {chain_seed} {number}".encode()))
-        seed = compute_seed(mix_hash, TASK, number, 0)
+        attempt_id = AttemptId(TASK, number, 0)
+        seed = compute_seed(mix_hash, attempt_id)
         assignment = assign(
             seed,
             [(miner, 1) for miner in MINERS],
@@ -64,7 +66,7 @@ def simulate(
         )
         theta = state.theta
         headers = tuple(
-            GradientHeader(size, number, CHAIN_ID, compute_model_root(state), seed, miner, TASK, 0)
+            GradientHeader(attempt_id, size, CHAIN_ID, compute_model_root(state), seed, miner)
             for miner in MINERS
         )
         indices = tuple(assignment.sample_indices(miner) for miner in MINERS)

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from chain import codec
 from chain.errors import InvalidMessage, RejectionReason
 from chain.primitives import Hash32, TaskId
+from chain.training.attempt import AttemptId
 from chain.training.reveal import REVEAL_LIMIT_BYTES, Reveal, reveal_from_item
 from chain.training.state import MAX_PARTS
 from node.network.stream import FrameStream
@@ -32,7 +33,7 @@ _ANNOUNCE: Final = 2
 class TrainingSource(Protocol):
     """What a node tells its peers of training."""
 
-    def list_reveals(self, task_id: TaskId, round_number: int, attempt: int) -> Sequence[Reveal]:
+    def list_reveals(self, attempt_id: AttemptId) -> Sequence[Reveal]:
         """The reveals of an attempt that are held here."""
 
     def get_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
@@ -54,12 +55,13 @@ async def serve(stream: FrameStream, source: TrainingSource) -> None:
         item = codec.as_list(codec.decode(frame, limit_bytes=REQUEST_FRAME_LIMIT_BYTES))
         kind = codec.as_uint(item[0], bits=8) if item else -1
         match kind, item[1:]:
-            case 0, [task, round_number, attempt]:
-                reveals = source.list_reveals(
-                    TaskId(codec.as_uint(task, bits=64)),
+            case 0, [task_id, round_number, attempt_number]:
+                attempt_id = AttemptId(
+                    TaskId(codec.as_uint(task_id, bits=64)),
                     codec.as_uint(round_number, bits=32),
-                    codec.as_uint(attempt, bits=32),
+                    codec.as_uint(attempt_number, bits=32),
                 )
+                reveals = source.list_reveals(attempt_id)
                 answer = [reveal.to_item() for reveal in reveals[:REVEALS_LIMIT]]
                 await stream.write_frame(codec.encode(answer))
             case 1, [root]:
@@ -72,16 +74,15 @@ async def serve(stream: FrameStream, source: TrainingSource) -> None:
                 raise InvalidMessage(RejectionReason.MALFORMED, f"unknown request {kind}")
 
 
-async def request_reveals(
-    stream: FrameStream, task_id: TaskId, round_number: int, attempt: int
-) -> tuple[Reveal, ...]:
+async def request_reveals(stream: FrameStream, attempt_id: AttemptId) -> tuple[Reveal, ...]:
     """The reveals of an attempt that the peer holds, unchecked.
 
     Raises:
         RejectedInputError: TOO_LARGE or MALFORMED.
         StreamClosedError: the peer left.
     """
-    await stream.write_frame(codec.encode([_REVEALS, task_id, round_number, attempt]))
+    place = (attempt_id.task_id, attempt_id.round_number, attempt_id.attempt_number)
+    await stream.write_frame(codec.encode([_REVEALS, *place]))
     frame = await stream.read_frame(REVEALS_FRAME_LIMIT_BYTES)
     items = codec.decode(frame, limit_bytes=REVEALS_FRAME_LIMIT_BYTES)
     return tuple(reveal_from_item(each) for each in codec.as_list(items, max_length=REVEALS_LIMIT))

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from chain.crypto import keccak256, sha256
 from chain.primitives import Hash32, TaskId
 from chain.training.assignment import DOMAIN_SAMPLES, DOMAIN_UNITS, assign, compute_seed, permute
+from chain.training.attempt import AttemptId
 from tests.worlds.training import miner_address
 
 SEED = sha256(b"seed")
@@ -12,7 +13,7 @@ SEED = sha256(b"seed")
 def test_seed_is_the_hash_of_four_words() -> None:
     mix_hash = sha256(b"mix")
     words = mix_hash + b"".join(i.to_bytes(32, "big") for i in (3, 7, 1))
-    assert compute_seed(mix_hash, TaskId(3), 7, 1) == keccak256(words)
+    assert compute_seed(mix_hash, AttemptId(TaskId(3), 7, 1)) == keccak256(words)
 
 
 @settings(max_examples=40)

@@ -198,7 +198,9 @@ def test_commitment_binds_every_field() -> None:
     assert commitment == keccak256(encode(types, values))
     others = [
         compute_commitment(replace(HEADER, chain_id=1), root, salt, 4),
-        compute_commitment(replace(HEADER, attempt=2), root, salt, 4),
+        compute_commitment(
+            replace(HEADER, attempt_id=replace(HEADER.attempt_id, attempt_number=2)), root, salt, 4
+        ),
         compute_commitment(HEADER, salt, root, 4),
         compute_commitment(HEADER, root, salt, 5),
     ]

@@ -11,8 +11,9 @@ from chain.training.history import (
     TaskHistory,
     apply_event,
     build_history,
+    get_theta_root,
 )
-from node.chain.training_index import TrainingIndex, get_theta_root
+from node.chain.training_index import TrainingIndex
 from node.storage.block_store import BlockStore
 from tests.worlds.training_chain import GENESIS_SET, SPEC, TASK, TrainingChain
 

@@ -23,6 +23,7 @@ from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.aggregation import aggregate
 from chain.training.architectures import count_parameters
 from chain.training.assignment import assign, compute_seed
+from chain.training.attempt import AttemptId
 from chain.training.encoding import (
     GradientHeader,
     compute_commitment,
@@ -72,19 +73,18 @@ class FakeChain(RpcClient):
             if round_number == 1:
                 self.events += [(9, AttemptOpened(TASK, 1, 0, 3, 10**19))]
             mix_hash = Hash32((open_block + 1).to_bytes(32, "big"))
-            seed = compute_seed(mix_hash, TASK, round_number, 0)
+            attempt_id = AttemptId(TASK, round_number, 0)
+            seed = compute_seed(mix_hash, attempt_id)
             shares = assign(seed, participants, SPEC.sample_count, 8, SPEC.reward.max_units)
             gradients = []
             for index, miner in enumerate(MINERS):
                 header = GradientHeader(
                     parameter_count=PARAMETERS,
-                    round_number=round_number,
+                    attempt_id=attempt_id,
                     chain_id=CHAIN_ID,
                     theta_root=compute_model_root(state),
                     seed=seed,
                     miner=miner,
-                    task=TASK,
-                    attempt=0,
                 )
                 payload = encode_gradient(header, random_gradient(index, PARAMETERS))
                 salt, root = Hash32(bytes([index]) * 32), content_id(payload)

@@ -47,6 +47,7 @@ from tests.worlds.rpc import RpcHarness, rpc_harness
 from tests.worlds.stored_chain import CHAIN_ID, StoredChain, sign
 from tests.worlds.training import SPEC as SMALL
 from tests.worlds.training import verify_reward_proof
+from tests.worlds.training_node import ATTEMPT
 
 POT = 10**18
 TASK = TaskId(1)
@@ -157,18 +158,16 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         assert early is not None
         finalize()
         header = chain.store.header(early["openBlock"] + 1)
-        seed = compute_seed(header.mix_hash, TASK, 0, 0)
+        seed = compute_seed(header.mix_hash, ATTEMPT)
 
         def commit(miner: LocalAccount, units: int, root: Hash32) -> Hash32:
             where = GradientHeader(
                 parameter_count=count_parameters(SPEC.model),
-                round_number=0,
+                attempt_id=ATTEMPT,
                 chain_id=CHAIN_ID,
                 theta_root=SPEC.initial_weights,
                 seed=seed,
                 miner=address_of(miner),
-                task=TASK,
-                attempt=0,
             )
             return compute_commitment(where, root, SALT, units)
 
@@ -238,7 +237,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
             )
         )
         finalize(send(OPERATORS[0], GRADIENT_LEDGER, encode_settle_round(TASK, vote)))
-        path = get_checks_path(rpc.options.checks, TASK, 0, 0)
+        path = get_checks_path(rpc.options.checks, ATTEMPT)
         path.parent.mkdir()
         row = {"verdict": "cheat", "distancePpb": 2_000_000, "exponents": "kept"}
         path.write_text(json.dumps({text(address_of(BEN)): row}))
@@ -398,7 +397,7 @@ def test_reveal_is_taken_only_if_it_opens_a_commitment(training: Round) -> None:
     assert upload_reveal(training.rpc, training.reveal) == 409, "the round is settled"
     root = content_id(PAYLOAD)
     assert training.rpc.http("GET", f"/v1/blobs/{root.hex()}").content == PAYLOAD
-    held = RevealStore(training.rpc.options.reveals).get(TASK, 0, 0, address_of(ANN))
+    held = RevealStore(training.rpc.options.reveals).get(ATTEMPT, address_of(ANN))
     assert (held.salt, held.gradient_root) == (SALT, root)
     assert training.rpc.node.stored_blobs >= 2, "the node was told of both uploads"
 

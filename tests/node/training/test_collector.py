@@ -30,6 +30,7 @@ from chain.contracts.task_registry import (
 )
 from chain.crypto import CHUNK_BYTES, content_id
 from chain.primitives import BlockNumber, Hash32, TaskId
+from chain.training.attempt import AttemptId
 from chain.training.history import (
     BlockContext,
     SettledRound,
@@ -199,10 +200,8 @@ class World:
                 task,
                 GradientCommitted(task, number, miner, attempt.id.attempt_number, index, 1, salt),
             )
-            self.reveals.put(
-                Reveal(task, number, attempt.id.attempt_number, miner, 1, salt, gradient)
-            )
-        path = get_checks_path(self.directory, task, number, attempt.id.attempt_number)
+            self.reveals.put(Reveal(attempt.id, miner, 1, salt, gradient))
+        path = get_checks_path(self.directory, attempt.id)
         path.write_text("{}")
 
     def compute(self, task: TaskId = TASK) -> ResultVote:
@@ -259,21 +258,20 @@ class World:
                 attempt = self.rounds[task, number].attempt
                 has_evidence = history.ballot_count < attempt.ballot_number + 4
                 if (is_live or is_slashable) and has_evidence:
-                    yield from self.list_revealed(task, number, attempt.id.attempt_number)
+                    yield from self.list_revealed(task, attempt.id)
             if history.attempt is not None:
                 now = history.attempt
-                yield from self.list_revealed(task, now.id.round_number, now.id.attempt_number)
+                yield from self.list_revealed(task, now.id)
 
-    def list_revealed(
-        self, task: TaskId, number: int, attempt: int
-    ) -> Iterator[tuple[str, Hash32]]:
+    def list_revealed(self, task: TaskId, attempt_id: AttemptId) -> Iterator[tuple[str, Hash32]]:
+        number = attempt_id.round_number
         committed = (
             self.histories[task].attempt
             if number == self.histories[task].rounds_settled
             else self.rounds[task, number].attempt
         )
         assert committed is not None
-        held = self.reveals.list(task, number, attempt)
+        held = self.reveals.list(attempt_id)
         assert len(held) == len(committed.commitments), f"round {number}"
         yield from ((f"round {number}", reveal.gradient_root) for reveal in held)
 

@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from chain.crypto import content_id
 from chain.primitives import Address, Hash32, TaskId
+from chain.training.attempt import AttemptId
 from node.training import gradients
 from node.training.verifier import VerifierRefusedError
 from tests.worlds.training import (
@@ -17,6 +18,7 @@ from tests.worlds.training import (
     history_after,
 )
 from tests.worlds.training_node import (
+    ATTEMPT,
     BAD,
     CHEAT,
     OK,
@@ -102,7 +104,7 @@ async def test_a_reveal_that_does_not_open_its_commitment_hides_no_true_one(
         nursery.cancel_scope.cancel()
 
     assert node.verdicts() == [expected_verdict(OK, OK, OK)]
-    assert node.reveals.list(TASK, 0, 0) == REVEALS
+    assert node.reveals.list(ATTEMPT) == REVEALS
 
 
 @pytest.mark.parametrize("reason", ["malformed", "content_mismatch", "too_large"])
@@ -171,7 +173,7 @@ async def test_a_flood_of_announcements_neither_grows_nor_wakes_anything(
         await trio.sleep(1)
         calls = node.chain.phase_calls
         for number in range(20_000):
-            elsewhere = replace(REVEALS[0], task_id=TaskId(number % 7), round_number=5)
+            elsewhere = replace(REVEALS[0], attempt_id=AttemptId(TaskId(number % 7), 5, 0))
             node.served.on_announced_reveal(elsewhere)
             if number % 100 == 0:
                 await trio.sleep(0.001)

@@ -8,6 +8,7 @@ import pytest
 from chain.contracts.gradient_ledger import AttemptOpened, AttemptVoided, BallotFailed, RoundSettled
 from chain.contracts.task_registry import TaskClosed, TaskStatus
 from chain.primitives import BlockNumber
+from chain.training.attempt import AttemptId
 from chain.training.history import SettledRound, TaskHistory, apply_event
 from node.config import Retention
 from node.training.retention import KeptTask, RetentionPolicy, compute_kept
@@ -76,7 +77,7 @@ def test_gradients_stay_while_the_ledger_has_their_evidence(
     events = settle(7) + ([AttemptOpened(TASK, 7, 0, 3, 1)] if open_round else [])
     kept = keep(*play(*events))
     assert kept is not None
-    stays = [number for number in range(10) if kept.keeps_gradients(number, 0)]
+    stays = [number for number in range(10) if kept.keeps_gradients(AttemptId(TASK, number, 0))]
     assert stays == list(range(first_round, 10))
 
 
@@ -85,7 +86,11 @@ def test_rounds_before_the_snapshot_that_a_node_joined_by_are_not_waited_for() -
     known: list[SettledRound | None] = [*[None] * 5, *settled[5:]]
     kept = keep(history, known)
     assert kept is not None
-    assert [number for number in range(8) if kept.keeps_gradients(number, 0)] == [5, 6, 7]
+    assert [number for number in range(8) if kept.keeps_gradients(AttemptId(TASK, number, 0))] == [
+        5,
+        6,
+        7,
+    ]
     assert kept.keeps_state(7)
 
 
@@ -93,7 +98,12 @@ def test_further_ballots_push_older_evidence_out() -> None:
     opened = AttemptOpened(TASK, 3, 0, 3, 1)
     kept = keep(*play(*settle(3), opened, BallotFailed(TASK, 3, 0, 0)))
     assert kept is not None
-    assert [kept.keeps_gradients(number, 0) for number in range(4)] == [False, True, True, True]
+    assert [kept.keeps_gradients(AttemptId(TASK, number, 0)) for number in range(4)] == [
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_a_state_stays_until_two_later_rounds_are_settled() -> None:
@@ -107,8 +117,11 @@ def test_gradients_of_a_void_attempt_go() -> None:
     void = [AttemptOpened(TASK, 1, 0, 3, 1), AttemptVoided(TASK, 1, 0)]
     kept = keep(*play(*settle(1), *void, AttemptOpened(TASK, 1, 1, 3, 1)))
     assert kept is not None
-    assert (kept.keeps_gradients(1, 0), kept.keeps_gradients(1, 1)) == (False, True)
-    assert kept.keeps_gradients(0, 0)
+    assert (
+        kept.keeps_gradients(AttemptId(TASK, 1, 0)),
+        kept.keeps_gradients(AttemptId(TASK, 1, 1)),
+    ) == (False, True)
+    assert kept.keeps_gradients(AttemptId(TASK, 0, 0))
 
 
 def test_a_paused_task_is_live() -> None:
@@ -122,12 +135,16 @@ def test_of_a_closed_task_the_model_stays_and_gradients_while_miners_can_be_slas
     early = keep(history, settled, head=22 + 16)
     assert early is not None
     assert early.content == CONTENT | {VOTE.model_root}
-    assert [early.keeps_gradients(number, 0) for number in range(6)] == [False, False, *[True] * 4]
+    assert [early.keeps_gradients(AttemptId(TASK, number, 0)) for number in range(6)] == [
+        False,
+        False,
+        *[True] * 4,
+    ]
     assert not early.keeps_state(6)
     late = keep(history, settled, head=22 + 17)
     assert late is not None
     assert late.content == early.content
-    assert not any(late.keeps_gradients(number, 0) for number in range(6))
+    assert not any(late.keeps_gradients(AttemptId(TASK, number, 0)) for number in range(6))
     assert keep(history, settled, head=22 + 999) == late
     assert keep(history, settled, head=22 + 1_000) is None
 
@@ -149,7 +166,7 @@ def test_who_keeps_tasks_keeps_everything_until_the_task_goes() -> None:
     for each in (history, closed):
         kept = keep(each, settled, EVERYTHING)
         assert kept is not None
-        assert all(kept.keeps_gradients(number, 0) for number in range(8))
+        assert all(kept.keeps_gradients(AttemptId(TASK, number, 0)) for number in range(8))
         assert all(kept.keeps_state(count) for count in range(8))
     assert keep(closed, settled, EVERYTHING, head=30 + 1_000) is None
 

@@ -10,21 +10,22 @@ from hypothesis import strategies as st
 from chain import codec
 from chain.errors import RejectedInputError
 from chain.primitives import Address, Hash32, TaskId
+from chain.training.attempt import AttemptId
 from chain.training.encoding import compute_commitment
 from chain.training.reveal import REVEAL_LIMIT_BYTES, Reveal, reveal_from_item
 from node.training.reveal_store import RevealStore
 from tests.worlds.training import HEADER
 
 REVEAL = Reveal(
-    HEADER.task,
-    HEADER.round_number,
-    HEADER.attempt,
+    HEADER.attempt_id,
     HEADER.miner,
     3,
     Hash32(b"\x5a" * 32),
     Hash32(b"\x6b" * 32),
 )
-PLACE = (HEADER.task, HEADER.round_number, HEADER.attempt)
+
+
+NEXT_ATTEMPT = replace(HEADER.attempt_id, attempt_number=HEADER.attempt_id.attempt_number + 1)
 
 
 def words(size: int) -> st.SearchStrategy[bytes]:
@@ -34,9 +35,12 @@ def words(size: int) -> st.SearchStrategy[bytes]:
 @given(
     st.builds(
         Reveal,
-        task_id=st.integers(0, 2**64 - 1).map(TaskId),
-        round_number=st.integers(0, 2**32 - 1),
-        attempt=st.integers(0, 2**32 - 1),
+        attempt_id=st.builds(
+            AttemptId,
+            st.integers(0, 2**64 - 1).map(TaskId),
+            st.integers(0, 2**32 - 1),
+            st.integers(0, 2**32 - 1),
+        ),
         miner=words(20).map(Address),
         units=st.integers(0, 2**32 - 1),
         salt=words(32).map(Hash32),
@@ -56,9 +60,9 @@ def test_a_reveal_opens_its_commitment_and_no_other_place() -> None:
         {"salt": Hash32(bytes(32))},
         {"gradient_root": Hash32(bytes(32))},
         {"miner": Address(bytes(20))},
-        {"round_number": HEADER.round_number + 1},
-        {"attempt": HEADER.attempt + 1},
-        {"task_id": TaskId(HEADER.task + 1)},
+        {"attempt_id": replace(HEADER.attempt_id, round_number=HEADER.attempt_id.round_number + 1)},
+        {"attempt_id": NEXT_ATTEMPT},
+        {"attempt_id": replace(HEADER.attempt_id, task_id=TaskId(HEADER.attempt_id.task_id + 1))},
     )
     assert not any(replace(REVEAL, **change).opens(commitment, HEADER) for change in others)
 
@@ -70,10 +74,10 @@ def test_what_is_put_comes_back_in_the_order_of_miners(tmp_path: Path) -> None:
         store.put(replace(REVEAL, miner=miner))
 
     again = RevealStore(tmp_path)
-    assert [reveal.miner for reveal in again.list(*PLACE)] == sorted(miners)
-    assert again.get(*PLACE, miners[0]) == replace(REVEAL, miner=miners[0])
-    assert again.get(*PLACE, Address(bytes(20))) is None
-    assert again.list(HEADER.task, HEADER.round_number, HEADER.attempt + 1) == ()
+    assert [reveal.miner for reveal in again.list(HEADER.attempt_id)] == sorted(miners)
+    assert again.get(HEADER.attempt_id, miners[0]) == replace(REVEAL, miner=miners[0])
+    assert again.get(HEADER.attempt_id, Address(bytes(20))) is None
+    assert again.list(NEXT_ATTEMPT) == ()
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xff" * 40, bytes(1_000), None])
@@ -82,10 +86,10 @@ def test_a_damaged_file_is_a_reveal_that_is_not_held(tmp_path: Path, damage: byt
     store.put(REVEAL)
     (path,) = [each for each in tmp_path.rglob("*") if each.is_file()]
     path.write_bytes(REVEAL.encode()[:-1] if damage is None else damage)
-    assert store.get(*PLACE, REVEAL.miner) is None
-    assert store.list(*PLACE) == ()
+    assert store.get(HEADER.attempt_id, REVEAL.miner) is None
+    assert store.list(HEADER.attempt_id) == ()
     store.put(REVEAL)
-    assert store.list(*PLACE) == (REVEAL,)
+    assert store.list(HEADER.attempt_id) == (REVEAL,)
 
 
 def test_files_of_others_are_not_taken_for_reveals(tmp_path: Path) -> None:
@@ -96,7 +100,7 @@ def test_files_of_others_are_not_taken_for_reveals(tmp_path: Path) -> None:
     (path.parent / ("zz" * 20)).write_text("forty letters, no address")
     # Another miner's reveal under this miner's name.
     (path.parent / (b"\x01" * 20).hex()).write_bytes(REVEAL.encode())
-    assert store.list(*PLACE) == (REVEAL,)
+    assert store.list(HEADER.attempt_id) == (REVEAL,)
 
 
 @pytest.mark.parametrize("item", [[], [b""] * 6, [b"\x01"] * 7, b"text"])

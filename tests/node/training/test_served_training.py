@@ -8,7 +8,7 @@ from node.training.reveal_store import RevealStore
 from node.training.served_training import ANNOUNCED_LIMIT, ServedTraining
 from node.training.state_parts import StatePartStore
 from tests.worlds.training import TASK
-from tests.worlds.training_node import REVEALS
+from tests.worlds.training_node import ATTEMPT, REVEALS
 
 
 def test_peers_are_answered_from_the_stores(tmp_path: Path) -> None:
@@ -18,8 +18,8 @@ def test_peers_are_answered_from_the_stores(tmp_path: Path) -> None:
     part_ids = (Hash32(b"\x01" * 32), Hash32(b"\x02" * 32))
     root = parts.put(TASK, 1, part_ids)
 
-    assert served.list_reveals(TASK, 0, 0) == (REVEALS[0],)
-    assert served.list_reveals(TASK, 1, 0) == ()
+    assert served.list_reveals(ATTEMPT) == (REVEALS[0],)
+    assert served.list_reveals(replace(ATTEMPT, round_number=1)) == ()
     assert served.get_state_parts(root) == part_ids
     assert served.get_state_parts(Hash32(bytes(32))) is None
 

@@ -7,6 +7,7 @@ from trio.testing import MockClock
 from chain import codec
 from chain.errors import RejectedInputError
 from chain.primitives import Address, Hash32, TaskId
+from chain.training.attempt import AttemptId
 from chain.training.reveal import Reveal
 from chain.training.state import MAX_PARTS
 from node.network.protocols import training
@@ -14,11 +15,12 @@ from node.network.stream import FrameStream, StreamClosedError
 from tests.worlds.network import stream_pair
 
 ROOT = Hash32(b"\x07" * 32)
+ATTEMPT = AttemptId(TaskId(1), 2, 3)
 
 
 def reveal(number: int) -> Reveal:
     word = Hash32(number.to_bytes(32, "big"))
-    return Reveal(TaskId(1), 2, 3, Address(number.to_bytes(20, "big")), 4, word, word)
+    return Reveal(ATTEMPT, Address(number.to_bytes(20, "big")), 4, word, word)
 
 
 class Source:
@@ -29,8 +31,8 @@ class Source:
         self.announced: list[Reveal] = []
         self.parts = [Hash32(bytes([n]) * 32) for n in range(MAX_PARTS)]
 
-    def list_reveals(self, task_id: TaskId, round_number: int, attempt: int) -> list[Reveal]:
-        return self.reveals if (task_id, round_number, attempt) == (1, 2, 3) else []
+    def list_reveals(self, attempt_id: AttemptId) -> list[Reveal]:
+        return self.reveals if attempt_id == ATTEMPT else []
 
     def get_state_parts(self, state_root: Hash32) -> list[Hash32] | None:
         return self.parts if state_root == ROOT else None
@@ -46,8 +48,8 @@ async def test_reveals_and_parts_are_served_and_announcements_taken(
     source = Source()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(training.serve, serving, source)
-        assert await training.request_reveals(asking, TaskId(1), 2, 3) == tuple(source.reveals)
-        assert await training.request_reveals(asking, TaskId(9), 2, 3) == ()
+        assert await training.request_reveals(asking, ATTEMPT) == tuple(source.reveals)
+        assert await training.request_reveals(asking, AttemptId(TaskId(9), 2, 3)) == ()
         assert await training.request_state_parts(asking, ROOT) == tuple(source.parts)
         assert await training.request_state_parts(asking, Hash32(bytes(32))) == ()
         await training.announce_reveal(asking, reveal(7))
@@ -61,7 +63,7 @@ async def test_an_answer_holds_as_many_reveals_as_an_attempt_can_have(
     asking, serving = stream_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(training.serve, serving, Source(training.REVEALS_LIMIT + 5))
-        answer = await training.request_reveals(asking, TaskId(1), 2, 3)
+        answer = await training.request_reveals(asking, ATTEMPT)
         assert len(answer) == training.REVEALS_LIMIT
         nursery.cancel_scope.cancel()
 
@@ -112,7 +114,7 @@ async def test_an_answer_of_garbage_is_refused(autojump_clock: MockClock, frame:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(answer_once, serving, frame)
         with pytest.raises(RejectedInputError):
-            await training.request_reveals(asking, TaskId(1), 2, 3)
+            await training.request_reveals(asking, ATTEMPT)
 
 
 async def test_more_parts_than_a_state_has_are_refused(autojump_clock: MockClock) -> None:

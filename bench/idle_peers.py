@@ -161,10 +161,10 @@ async def run(
             async def measure() -> None:
                 taken.extend(await measure_round_trips(node, stop, None))
 
-            nursery.start_soon(measure)
-            await trio.sleep(seconds)
-            stop.set()
-            await trio.sleep(1)
+            async with trio.open_nursery() as measuring:
+                measuring.start_soon(measure)
+                await trio.sleep(seconds)
+                stop.set()
             busy = (processor_seconds() - used) / (time.perf_counter() - start)
             after_mib = resident_mib()
             still_there = len(node.network.peers())

@@ -191,11 +191,11 @@ async def run(
 
             node.network.broadcast_consensus(b"go")
             start = time.perf_counter()
-            nursery.start_soon(measure)
-            await node.fetch_for_ever(theirs)
-            seconds = time.perf_counter() - start
-            finished.set()
-            await trio.sleep(1)
+            async with trio.open_nursery() as measuring:
+                measuring.start_soon(measure)
+                await node.fetch_for_ever(theirs)
+                seconds = time.perf_counter() - start
+                finished.set()
             for content_id in theirs:
                 assert node.blobs.has(content_id)
         finally:

@@ -180,6 +180,12 @@ def test_every_folder_of_the_product_has_a_folder_of_tests() -> None:
     assert sorted(str(folder) for folder in folders if "tests" / folder not in tested) == []
 
 
+def test_readme_of_the_tests_names_every_world() -> None:
+    worlds = {Path(name).name for name in tracked_files() if name.startswith("tests/worlds/")}
+    named = set(re.findall(r"`worlds/(\w+\.py)`", read("tests/README.md")))
+    assert named == worlds
+
+
 @pytest.mark.parametrize(
     "source",
     [

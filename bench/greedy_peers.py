@@ -32,7 +32,7 @@ from bench.report import build_parser, silence_logs, write_report
 from chain.primitives import BlockNumber
 from node.network.limits import LIMITS
 from node.network.protocols import blocks
-from node.network.sessions import OUTBOUND_PLACES
+from node.network.sessions import RESERVED_OUTBOUND_SESSIONS
 from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
 from node.network.wire import (
     BLOCK_FRAME_LIMIT_BYTES,
@@ -118,7 +118,7 @@ def processor_seconds() -> float:
 
 
 async def run(directory: Path, peer_count: int, round_trips: int) -> dict[str, dict[str, float]]:
-    max_peers = peer_count + OUTBOUND_PLACES
+    max_peers = peer_count + RESERVED_OUTBOUND_SESSIONS
     node = Node(0, directory / "0", max_peers=max_peers, blocks=Library())
     never = trio.Event()
     count = str(peer_count)

@@ -32,7 +32,7 @@ from bench.report import build_parser, silence_logs, write_report
 from node.network.host import LibP2PHost, create_host_key
 from node.network.protocols import status, transactions
 from node.network.protocols.status import NodeIdentity
-from node.network.sessions import OUTBOUND_PLACES
+from node.network.sessions import RESERVED_OUTBOUND_SESSIONS
 from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
 from node.network.wire import TRANSACTION_FRAME_LIMIT_BYTES, Head
 
@@ -124,7 +124,7 @@ async def be_idle(address: str, count: int) -> None:
 async def run(
     directory: Path, peer_count: int, seconds: float, round_trips: int
 ) -> dict[str, object]:
-    node = Node(0, directory / "0", max_peers=peer_count + OUTBOUND_PLACES)
+    node = Node(0, directory / "0", max_peers=peer_count + RESERVED_OUTBOUND_SESSIONS)
     never = trio.Event()
     programs: list[subprocess.Popen[str]] = []
     async with trio.open_nursery() as nursery:

@@ -1,1 +1,1 @@
-"""Peer to peer: everything that knows libp2p, and nothing else does (docs/spec/wire.md)."""
+"""How does a node talk to its peers? Only this folder knows libp2p (docs/spec/wire.md)."""

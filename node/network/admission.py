@@ -1,7 +1,7 @@
-"""Which connections are let in, before a handshake is paid for (docs/spec/wire.md, section 1).
+"""Which inbound connections are admitted before their handshake (docs/spec/wire.md, section 1).
 
-An address is refused only for what it asks at the moment, never banned: honest nodes may sit behind
-it. Time is an argument, so that a test is a loop over numbers.
+An address is refused only for its current rate and number of connections, never banned: honest
+nodes may share it. Time is an argument, so that a test is a loop over numbers.
 """
 
 import ipaddress
@@ -12,37 +12,37 @@ from typing import Final
 from node.network.budget import Allowance
 
 SESSIONLESS_LIMIT: Final = 64
-"""Inbound connections without a session; one more, and another stranger's is closed for it."""
+"""Inbound connections without a session. For one more, another of them is closed."""
 
 ADDRESS_CONNECTION_LIMIT: Final = 16
-"""Connections from one address, those of validators apart: a site with several nodes behind it."""
+"""Connections from one address, validators not counted: several nodes may share an address."""
 
 ADDRESS_PER_SECOND: Final = 1.0
-"""Connections a second from one address."""
+"""New connections a second from one address."""
 
 ADDRESS_BURST: Final = 16.0
-"""Connections at once from one address."""
+"""New connections at once from one address."""
 
 TOTAL_PER_SECOND: Final = 16.0
-"""Connections a second from everybody: a handshake takes 25 ms, so at most 0.4 of a core."""
+"""New connections a second from all addresses: at 25 ms a handshake, 0.4 of a core at most."""
 
 TOTAL_BURST: Final = 64.0
-"""Connections at once from everybody."""
+"""New connections at once from all addresses."""
 
 ADDRESS_RECORD_LIMIT: Final = 4_096
-"""Addresses whose budget is remembered; the one heard of longest ago is forgotten first."""
+"""Addresses whose budget is remembered; the one that connected longest ago is dropped first."""
 
 TRUSTED_PER_SECOND: Final = 8.0
-"""Connections a second from an address where a validator sits, besides everybody's."""
+"""New connections a second from an address of a validator, in place of the two budgets above."""
 
 TRUSTED_BURST: Final = 64.0
-"""Connections at once from there: all nodes of a site come back together."""
+"""New connections at once from there: all nodes of one address may restart together."""
 
 TRUSTED_LIMIT: Final = 256
 """Addresses of validators that are remembered."""
 
 Endpoint = tuple[str, int]
-"""Address and port of the other side of a connection."""
+"""IP address and port of the other side of a connection."""
 
 
 class RefusalReason(StrEnum):
@@ -67,8 +67,8 @@ class Admission:
         """Start with no connections.
 
         Args:
-            accept_private_addresses: whether connections from private addresses, where a whole
-                network may run on one machine, are not limited by address and second.
+            accept_private_addresses: exempts private addresses from the limits by address and by
+                second, because a whole network may run on one machine.
         """
         self._accept_private_addresses = accept_private_addresses
         self._connections: dict[Endpoint, _Connection] = {}
@@ -77,7 +77,7 @@ class Admission:
         self._trusted: dict[str, Allowance] = {}
 
     def admit(self, endpoint: Endpoint, now: float) -> RefusalReason | None:
-        """Let a connection in, or say why not."""
+        """Admit a connection, or return the reason to refuse it."""
         address = ipaddress.ip_address(endpoint[0].split("%")[0])
         group = get_address_group(address)
         is_free = self._accept_private_addresses and not address.is_global
@@ -87,7 +87,7 @@ class Admission:
         return refusal
 
     def find_surplus(self) -> Endpoint | None:
-        """The stranger to let go if there are too many: the last of the address with the most."""
+        """The connection to close if too many have no session: the newest of the busiest group."""
         sessionless = [
             (endpoint, each.group)
             for endpoint, each in self._connections.items()
@@ -102,7 +102,7 @@ class Admission:
         return next(endpoint for endpoint, group in reversed(sessionless) if group == busiest)
 
     def keep(self, endpoint: Endpoint, *, is_validator: bool) -> None:
-        """The connection has a session now; one that is not inbound is not counted here."""
+        """Mark a connection as one with a session; outbound connections are not counted here."""
         connection = self._connections.get(endpoint)
         if connection is None:
             return
@@ -117,16 +117,16 @@ class Admission:
                 del self._trusted[next(iter(self._trusted))]
 
     def release(self, endpoint: Endpoint) -> None:
-        """The connection has ended."""
+        """Forget a connection that has ended."""
         self._connections.pop(endpoint, None)
 
     def count(self) -> int:
-        """Inbound connections that are open, handshakes included."""
+        """The number of open inbound connections, handshakes in progress included."""
         return len(self._connections)
 
     def _find_refusal(self, group: str, now: float) -> RefusalReason | None:
         if trusted := self._trusted.get(group):
-            # Where a validator sits, everybody's storm must not keep it out.
+            # A flood from all other addresses must not keep a validator out.
             return None if trusted.take(now) else RefusalReason.ADDRESS_TOO_FAST
         count = sum(
             each.group == group and not each.is_validator for each in self._connections.values()
@@ -147,7 +147,7 @@ class Admission:
 
 
 def get_address_group(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
-    """What counts as one address: an IPv4 address, or the /64 that one IPv6 site is given."""
+    """What counts as one address: an IPv4 address or an IPv6 /64, the usual size of a subnet."""
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
     if address.ipv4_mapped is not None:

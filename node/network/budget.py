@@ -6,7 +6,7 @@ import trio
 
 
 class _Budget:
-    """So many tokens at once, and so many more a second."""
+    """Tokens that are used up and come back with time, up to `burst`."""
 
     def __init__(self, *, per_second: float, burst: float) -> None:
         self._per_second = per_second
@@ -21,10 +21,10 @@ class _Budget:
 
 
 class Allowance(_Budget):
-    """A budget of which nobody gets more than there is."""
+    """A token bucket that refuses instead of waiting."""
 
     def take(self, now: float, tokens: float = 1.0) -> bool:
-        """Use `tokens` if they are there; `now` in seconds, never less than before."""
+        """Use `tokens` if the bucket holds them; `now` is in seconds and never goes back."""
         self._refill(now)
         if self._tokens < tokens:
             return False
@@ -33,10 +33,10 @@ class Allowance(_Budget):
 
 
 class TokenBucket(_Budget):
-    """A budget whose users wait in turn."""
+    """A token bucket whose users wait in the order of their calls."""
 
     async def take(self, tokens: float) -> None:
-        """Use `tokens`, after waiting until there were as many (or the whole burst)."""
+        """Use `tokens`, after waiting for the time in which missing ones come back."""
         self._refill(trio.current_time())
         self._tokens -= tokens
         if self._tokens < 0:

@@ -1,4 +1,4 @@
-"""Dials the peers that the peer table names, a bounded number at a time (docs/spec/wire.md, 3)."""
+"""Dials the peers that the peer table names, a few at a time (docs/spec/wire.md, section 3)."""
 
 from typing import Final
 
@@ -13,15 +13,15 @@ from node.network.sessions import Sessions
 from node.network.stream import Host, PeerId, StreamClosedError, UnreachablePeerError
 
 DIAL_TICK_SECONDS: Final = 0.2
-"""How often the dial list is looked at."""
+"""How often the peer table is asked which peers are due."""
 
 CONCURRENT_DIALS_LIMIT: Final = 8
-"""Dials under way at a time to addresses that are known to be good, and as many to those that peers
-told us, so that lies delay only one another; a handshake costs 25 ms of processor time.
+"""Dials at a time to proven addresses, and as many to unproven ones: false addresses then delay
+only one another. A handshake takes 25 ms of processor time.
 """
 
 SETTLED_SESSIONS: Final = 16
-"""Sessions with which a node stops dialling whom it was told of."""
+"""From this number of sessions on, a node no longer dials learned addresses."""
 
 _log = structlog.get_logger("node.network")
 
@@ -54,7 +54,8 @@ class Dialler:
             while True:
                 busy = self._dialling.union(self._sessions.peer_ids())
                 now = trio.current_time()
-                for peer_id, address in self._table.due(now, busy, is_settled=self._is_settled()):
+                due = self._table.due(now, busy, only_persistent=self._is_settled())
+                for peer_id, address in due:
                     self._dialling.add(peer_id)
                     limiter = proven if self._table.is_proven(address) else unproven
                     nursery.start_soon(self._dial, peer_id, address, limiter)
@@ -63,8 +64,8 @@ class Dialler:
     def _is_settled(self) -> bool:
         """Whether only the operator's addresses are still dialled.
 
-        A validator looks for the others as long as one is missing; who is none has enough peers
-        at some point, and leaves the places of full nodes to others.
+        A non-validator stops at SETTLED_SESSIONS, to leave the sessions of other nodes to those
+        that need them. A validator goes on while another validator is missing.
         """
         if len(self._sessions.peer_ids()) < SETTLED_SESSIONS:
             return False

@@ -57,29 +57,29 @@ DIAL_SECONDS: Final = 10.0
 """TCP, Noise and Yamux across the world take three round trips; the rest is a busy peer."""
 
 SHUTDOWN_SECONDS: Final = 2.0
-"""What closing every connection politely may take."""
+"""How long the closing of all connections may take."""
 
 SPARE_DESCRIPTORS: Final = 128
-"""Files besides connections: database, blobs being read and written, sockets of RPC and metrics."""
+"""Open files besides connections: database, blobs in use, sockets of RPC and metrics."""
 
 PEER_STREAM_LIMIT: Final = 32
-"""Streams one peer may have served at a time: one for each protocol, and concurrent requests."""
+"""Streams of one peer that are served at a time: one a protocol, and concurrent requests."""
 
 STREAMS_PER_SECOND: Final = 50.0
-"""Streams one connection may open; each costs three milliseconds of processor time."""
+"""Streams a second that one peer may open; each costs 3 ms of processor time."""
 
 STREAMS_BURST: Final = 100.0
-"""Streams one connection may open at once."""
+"""Streams at once that one peer may open."""
 
 SHARED_STREAMS_PER_SECOND: Final = 100.0
-"""Streams that all nodes which are no validators may open together."""
+"""Streams a second that all non-validators together may open."""
 
 
 def reserve_descriptors(connections: int) -> None:
-    """Raise this process's limit of open files as far as so many connections need.
+    """Raise this process's limit of open files to what this many connections need.
 
     Raises:
-        OperatorError: the operating system's limit is lower.
+        OperatorError: The operating system's limit is lower.
     """
     wanted = connections + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -98,7 +98,7 @@ def load_or_create_host_key(path: Path) -> KeyPair:
     """The Ed25519 host key stored at `path`; a missing one is created, readable by its owner only.
 
     Raises:
-        OperatorError: the file is not a key, or others may read it.
+        OperatorError: The file is not a key, or other users may read it.
     """
     if not path.exists():
         write_atomically(path, os.urandom(HOST_KEY_BYTES))
@@ -120,7 +120,7 @@ def host_key_from_seed(seed: bytes) -> KeyPair:
 
 
 def create_host_key() -> KeyPair:
-    """A new Ed25519 key pair, stored nowhere."""
+    """A new Ed25519 key pair, not stored."""
     return create_new_key_pair()
 
 
@@ -130,7 +130,7 @@ def compute_peer_id(key: KeyPair) -> PeerId:
 
 
 class _LibP2PStream:
-    """A libp2p stream as a ByteStream: one exception for every way to end."""
+    """A libp2p stream as a ByteStream: StreamClosedError for every way to end."""
 
     def __init__(self, stream: INetStream) -> None:
         self._stream = stream
@@ -150,7 +150,7 @@ class _LibP2PStream:
             raise StreamClosedError("the peer reset the stream") from error
 
     async def close(self) -> None:
-        # libp2p raises whatever its broken connection raised; the stream is over either way.
+        # libp2p passes on any error of a broken connection; the stream has ended either way.
         with suppress(Exception):
             await self._stream.close()
 
@@ -160,7 +160,7 @@ class _LibP2PStream:
 
 
 class LibP2PHost:
-    """A host on TCP, Noise and Yamux. Nothing that a peer sends raises out of it."""
+    """A host on TCP, Noise and Yamux. No input of a peer raises out of it."""
 
     def __init__(
         self,
@@ -171,19 +171,19 @@ class LibP2PHost:
         max_connections: int,
         accept_private_addresses: bool = False,
     ) -> None:
-        """Make a host that listens once it is `run`.
+        """Build a host that listens once `run` is entered.
 
         Args:
             key: the Ed25519 host key.
             listen_addresses: multiaddresses such as /ip4/0.0.0.0/tcp/9000; port 0 picks one.
             announce_addresses: what peers are told instead, without the /p2p part.
-            max_connections: connections of both directions together.
-            accept_private_addresses: whether private addresses may connect as often as they like.
+            max_connections: inbound and outbound connections together.
+            accept_private_addresses: exempts private addresses from limits on connections.
 
         Raises:
-            OperatorError: an address is not a TCP multiaddress, or the operating system allows
+            OperatorError: An address is not a TCP multiaddress, or the operating system allows
                 fewer open files than connections.
-            UnsupportedLibp2pError: another libp2p is installed.
+            UnsupportedLibp2pError: Another version of libp2p is installed.
         """
         libp2p_fixes.apply()
         reserve_descriptors(max_connections)
@@ -217,22 +217,22 @@ class LibP2PHost:
         )
         network = self._host.get_network()
         assert isinstance(network, Swarm)
-        # Our own bounds (streams, connections, rates) replace the default resource manager's,
-        # which counts 250 inbound connections over a life and 10 a second from an address.
+        # The limits of this folder replace the default resource manager, which allows only 250
+        # inbound connections in the life of a node, and 10 a second from an address.
         network.set_resource_manager(None)
         network.retry_config = RetryConfig(max_retries=0)
         libp2p_fixes.guard_inbound_connections(network, self._guard_inbound)
         libp2p_fixes.pace_inbound_streams(network, self._pace_stream)
-        # What a peer says of itself is told in the status handshake.
+        # The status handshake tells what a node needs to know of a peer.
         self._host.remove_stream_handler(ID_PUSH)
 
     @property
     def peer_id(self) -> PeerId:
-        """Our own peer id."""
+        """The peer id of this node."""
         return PeerId(self._host.get_id().to_base58())
 
     def listen_addresses(self) -> tuple[str, ...]:
-        """Our full multiaddresses, `/p2p/` part included."""
+        """The full multiaddresses of this node, with the `/p2p/` part."""
         addresses = self._announce_addresses or self._host.get_transport_addrs()
         suffix = f"/p2p/{self.peer_id}"
         return tuple(sorted(f"{address}".removesuffix(suffix) + suffix for address in addresses))
@@ -242,11 +242,11 @@ class LibP2PHost:
         return tuple(sorted(PeerId(peer.to_base58()) for peer in self._host.get_connected_peers()))
 
     def inbound_connections(self) -> tuple[int, Mapping[str, int]]:
-        """How many are open, and how many were closed without a session, by reason."""
+        """The number of open ones, and of those closed without a session, by reason."""
         return self._admission.count(), self._refused
 
     def set_handler(self, protocol_id: str, handler: StreamHandler) -> None:
-        """Serve a protocol; before the host runs."""
+        """Serve a protocol; called before the host runs."""
 
         async def serve(stream: INetStream) -> None:
             await self._serve(stream, handler)
@@ -255,10 +255,10 @@ class LibP2PHost:
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
-        """Listen until the block ends.
+        """Listen while the `with` block runs.
 
         Raises:
-            OperatorError: a listen address is in use or not ours.
+            OperatorError: A listen address is in use, or not one of this machine.
         """
         async with trio.open_nursery() as nursery:
             stop = trio.Event()
@@ -278,7 +278,7 @@ class LibP2PHost:
     async def _run_until(
         self, stop: trio.Event, task_status: "TaskStatus[bool]" = trio.TASK_STATUS_IGNORED
     ) -> None:
-        # libp2p leaks its sockets if it is cancelled, so it is asked to stop instead.
+        # libp2p leaks its sockets when it is cancelled, so a stop event ends it instead.
         with trio.CancelScope(shield=True):
             async with self._host.run(listen_addrs=self._listen_addresses):
                 listeners = self._host.get_network().listeners
@@ -293,25 +293,25 @@ class LibP2PHost:
         """Connect to `peer_id` at a full multiaddress.
 
         Raises:
-            UnreachablePeerError: nobody with that peer id answers there.
+            UnreachablePeerError: No node with that peer id answers there.
         """
         network = self._host.get_network()
         try:
             peer = ID.from_base58(peer_id)
-            # libp2p tries one TCP address of those it has heard of; let it be this one.
+            # libp2p dials one of the TCP addresses that it knows: leave it only this one.
             with suppress(PeerStoreError):
                 network.peerstore.clear_addrs(peer)
             network.peerstore.add_addr(peer, Multiaddr(address.split("/p2p/")[0]), 3600)
             with trio.fail_after(DIAL_SECONDS):
                 await network.dial_peer(peer)
-        except Exception as error:  # libp2p raises many kinds, ValueError and OSError among them
+        except Exception as error:  # libp2p raises many types, ValueError and OSError among them
             raise UnreachablePeerError(f"{address}: {error}") from error
 
     async def open_stream(self, peer_id: PeerId, protocol_id: str) -> FrameStream:
         """A new stream over an existing connection.
 
         Raises:
-            UnreachablePeerError: no connection, or the peer does not speak the protocol.
+            UnreachablePeerError: No connection, or the peer does not speak the protocol.
         """
         peer = ID.from_base58(peer_id)
         if not self._host.get_network().get_connections(peer):
@@ -324,7 +324,7 @@ class LibP2PHost:
         return FrameStream(_LibP2PStream(stream), peer_id)
 
     def keep(self, peer_id: PeerId, *, is_validator: bool) -> None:
-        """The peer has a session: its connection is not one of those closed to make room."""
+        """Mark the peer as one with a session, so that its connection is not closed for others."""
         for connection in self._host.get_network().get_connections(ID.from_base58(peer_id)):
             muxed = connection.muxed_conn
             assert isinstance(muxed, Yamux)
@@ -342,10 +342,10 @@ class LibP2PHost:
 
     @asynccontextmanager
     async def _guard_inbound(self, connection: TrioTCPStream) -> AsyncIterator[bool]:
-        """Surround an inbound connection's life; false if it is not let in."""
+        """Enclose the life of an inbound connection; False if it is not admitted."""
         endpoint = connection.get_remote_address()
         if endpoint is None or endpoint in self._inbound:
-            # Gone already; or one socket of the peer's at two of our ports, which no node does.
+            # The connection has ended, or one socket is connected to two of our ports.
             yield False
             return
         refusal = self._admission.admit(endpoint, trio.current_time())
@@ -364,7 +364,7 @@ class LibP2PHost:
             self._admission.release(endpoint)
 
     async def _pace_stream(self, connection: IMuxedConn) -> None:
-        """Wait as long as the peer of this connection opens streams too fast, or the crowd does."""
+        """Wait while this peer, or all non-validators together, open streams too fast."""
         if connection not in self._stream_budgets:
             self._stream_budgets[connection] = TokenBucket(
                 per_second=STREAMS_PER_SECOND, burst=STREAMS_BURST

@@ -1,9 +1,10 @@
 """Work-arounds for the defects of the pinned py-libp2p, in one place.
 
 Each function of `FIXES` cures one defect of `SUPPORTED_VERSION` by replacing a private name; its
-docstring says what goes wrong without it. `apply` runs them all, once, before a host is made, and
-refuses any other version, whose private names nobody has read. tests/node/network has a scenario
-for each that fails without it. Pubsub is not used, so its defects need no cure.
+docstring says what goes wrong without it ("Stock" is libp2p as it is installed). `apply` runs them
+all once, before a host is built, and refuses any other version, because its private names have not
+been read. tests/node/network has a scenario for each that fails without it. Pubsub is not used, so
+its defects need no cure.
 """
 
 # ruff: noqa: SLF001 - replacing private names is what this module is for
@@ -46,54 +47,54 @@ from node.network.budget import TokenBucket
 _log = structlog.get_logger("node.network")
 
 SUPPORTED_VERSION: Final = "0.8.1"
-"""The only version these replacements were read and measured against."""
+"""The only version that these replacements were written and measured for."""
 
 WINDOW_BYTES: Final = 2**20
-"""Receive window of a stream that is being read: 20 MB/s at a round trip of 50 ms."""
+"""The receive window of a stream that is being read: 20 MB/s at a round trip of 50 ms."""
 
 INBOUND_STREAM_LIMIT: Final = 64
-"""Streams one connection may hold open towards us."""
+"""Streams that the peer of one connection may hold open."""
 
 CONNECTION_BUFFER_BYTES: Final = 8 * 2**20
-"""Unread bytes of all streams of a connection; we read at once, unless a disk or a vote is late."""
+"""Unread bytes of all streams of a connection; only a slow disk or a busy node leaves any."""
 
 FRAMES_PER_SECOND: Final = 4_000.0
-"""Yamux frames taken from a connection: 128 MiB/s in frames of FRAME_BODY_BYTES, but no storm of
-empty ones, each of which costs as much of our time.
+"""Yamux frames read from a connection: 128 MiB/s in frames of FRAME_BODY_BYTES, but no flood of
+empty frames, which take as much time each.
 """
 
 NEGOTIATION_LINE_BYTES: Final = 1_024
-"""The longest line of a protocol negotiation; names of protocols have under 100 bytes."""
+"""The longest line of a protocol negotiation; protocol ids have under 100 bytes."""
 
 NEGOTIATION_LINES: Final = 32
-"""Lines a peer may send before it agrees on a protocol; other nodes offer a dozen at most."""
+"""Lines that a peer may send in one negotiation; other nodes offer a dozen protocols at most."""
 
 WRITE_STALL_SECONDS: Final = 30.0
-"""A writer waits this long for window: a reader that stores what it reads may pause for a disk."""
+"""How long a writer waits for window: a reader may pause while its disk stores what it read."""
 
 FRAME_BODY_BYTES: Final = 2**15
-"""What one stream sends before another may: a vote waits for at most 32 KiB of each blob."""
+"""The most that one stream sends in a row: a vote waits for at most 32 KiB of each blob."""
 
 SOCKET_STALL_SECONDS: Final = 10.0
-"""A frame that the peer's TCP does not take for so long ends the connection; pings notice first."""
+"""How long TCP may take for one frame before the connection ends; pings usually notice first."""
 
 GO_AWAY_SECONDS: Final = 0.5
-"""Politeness on closing is worth no more: the peer may be the reason why we close."""
+"""How long the farewell of a closing connection may take: the peer may be the reason to close."""
 
 
 class UnsupportedLibp2pError(Exception):
-    """Another py-libp2p than the one that these work-arounds were written for is installed."""
+    """The installed py-libp2p is not the version that these work-arounds were written for."""
 
 
 class FlowControlError(trio.TooSlowError):
     """The peer sent more than its window, or opened too many streams.
 
-    A TooSlowError, because that is what Yamux's reader answers by closing the connection.
+    It is a TooSlowError because Yamux's reader closes the connection on one.
     """
 
 
 def _replace(owner: object, name: str, replacement: object) -> None:
-    """Put `replacement` where libp2p looks for `name`, which must be there."""
+    """Replace the attribute `name` of libp2p's `owner`; it must exist."""
     assert hasattr(owner, name) or isinstance(replacement, property)
     setattr(owner, name, replacement)
 
@@ -102,7 +103,7 @@ def release_inbound_slots() -> None:
     """Release the slot of an inbound connection when the connection ends.
 
     Stock, the slot is held until the whole swarm ends: after `max_connections` accepted
-    connections in its life, a node refuses everyone for ever.
+    connections in its life, a node refuses all others for ever.
     """
     upgrade = swarm.Swarm.upgrade_inbound_raw_conn
 
@@ -119,17 +120,17 @@ def release_inbound_slots() -> None:
 
 
 def contain_handler_errors() -> None:
-    """Keep what a stream handler or the negotiation before it raises away from the swarm.
+    """Keep exceptions of a stream handler, or of the negotiation before it, away from the swarm.
 
-    Stock, any exception, so any peer that finds one, ends the process.
+    Stock, any of them ends the process, so any peer that can cause one can stop a node.
     """
     handle = BasicHost._swarm_stream_handler
 
     async def handle_contained(self: BasicHost, stream: INetStream) -> None:
         try:
             await handle(self, stream)
-        except Exception as error:  # noqa: BLE001 - the last line before the swarm's nursery
-            # Any peer can cause these, so none is worth a line of everybody's log.
+        except Exception as error:  # noqa: BLE001 - past here is the swarm's nursery
+            # Any peer can cause these, so they are not logged as warnings.
             _log.debug("stream handler failed", error=repr(error))
             with suppress(Exception):
                 await stream.reset()
@@ -138,23 +139,23 @@ def contain_handler_errors() -> None:
 
 
 def disable_dial_ban() -> None:
-    """Leave redialling to us: stock, one failed dial bans the peer from being dialled for 60 s."""
+    """Do not ban a peer from being dialled: stock does for 60 s after one failed dial."""
     _replace(swarm._NegativePeerCache.__init__, "__defaults__", (0.0, 1))
 
 
 def disable_dial_delay() -> None:
     """Return from a dial when it succeeds.
 
-    Stock, every dial takes the 250 ms of head start over another transport that is not there.
+    Stock, every dial waits 250 ms for other transports, of which there are none.
     """
     _replace(swarm, "_HAPPY_EYEBALLS_DELAY", 0.0)
 
 
 def disable_auto_connector() -> None:
-    """Dial only whom we dial.
+    """Leave dialling to `Dialler`.
 
-    Stock dials by itself whoever it has heard of, half way up to the high watermark, past our
-    backoff and our bans.
+    Stock also dials known peers by itself, up to half of the high watermark, ignoring the backoff
+    and bans of the peer table.
     """
 
     async def connect_to_none(_: AutoConnector) -> None:
@@ -164,14 +165,14 @@ def disable_auto_connector() -> None:
 
 
 def drop_state_of_disconnected_peers() -> None:
-    """Keep nothing of a peer that is gone.
+    """Drop what libp2p keeps of a peer when it disconnects.
 
-    Stock keeps an entry for each identity that ever disconnected, and one for each that ever
-    pinged: half a kilobyte that any stranger can have for a handshake.
+    Stock keeps an entry for each peer id that ever disconnected, and one for each that ever
+    pinged: half a kilobyte of memory for each handshake with a new key.
     """
 
     def record_nothing(_: AutoConnector, _peer_id: ID) -> None:
-        """Only stock's own dialling, which is off, would ask."""
+        """Only the auto connector reads these entries, and it is disabled."""
 
     _replace(AutoConnector, "record_disconnect", record_nothing)
 
@@ -191,7 +192,7 @@ def drop_state_of_disconnected_peers() -> None:
 def disable_port_sharing() -> None:
     """Let a second listener on a port fail.
 
-    Stock sets SO_REUSEPORT, so that two nodes share a port and each gets half of the connections.
+    Stock sets SO_REUSEPORT: two nodes on one port would each get half of the connections.
     """
 
     def set_reuse_address(listener: trio.socket.SocketType) -> None:
@@ -203,15 +204,15 @@ def disable_port_sharing() -> None:
 def lift_short_read_limit() -> None:
     """Read until the bytes are there or the stream ends.
 
-    Stock gives up after 101 short reads, and a slow path with small packets needs more of them
-    for one 64 KiB frame.
+    Stock gives up after 101 short reads; a slow path with small packets needs more of them for one
+    64 KiB frame.
     """
     _replace(yamux, "read_exactly", read_exactly)
     _replace(msgio, "read_exactly", read_exactly)
 
 
 async def read_exactly(reader: Reader, count: int, retry_count: int = 0) -> bytes:
-    """The next `count` bytes, in however many pieces they come."""
+    """The next `count` bytes, after any number of short reads."""
     del retry_count
     data = bytearray()
     while len(data) < count:
@@ -225,10 +226,10 @@ async def read_exactly(reader: Reader, count: int, retry_count: int = 0) -> byte
 
 
 def limit_negotiations() -> None:
-    """Read negotiation lines of at most a KiB, and only so many.
+    """Limit the length and the number of negotiation lines.
 
-    Stock, whoever reaches the port may announce a line of any length, before any handshake, and
-    what it sends is kept in memory; or ask for protocols that are not there as fast as it can.
+    Stock, before any handshake, any client of the port can announce a line of any length, which is
+    then kept in memory, or ask for unknown protocols without end.
     """
 
     async def read_line(self: multiselect.MultiselectCommunicator) -> str:
@@ -250,10 +251,10 @@ def limit_negotiations() -> None:
 
 
 def disable_identify() -> None:
-    """Answer identify, and neither ask it nor take pushes of it.
+    """Answer identify requests, but send none and accept no pushes.
 
-    Stock asks every peer that connects, and keeps what it or a push says: up to 1 MiB each of
-    addresses that nobody needs, for a thousand peers, the gone ones included.
+    Stock asks every peer that connects and keeps its answer and its pushes: up to 1 MiB of unused
+    addresses each, for a thousand peers, disconnected ones included.
     """
 
     def schedule_nothing(_: BasicHost, peer_id: ID, *, reason: str) -> None:
@@ -263,7 +264,7 @@ def disable_identify() -> None:
 
 
 def read_ipv6_remote_addresses() -> None:
-    """Tell the address of IPv6 peers too: stock expects two fields of a socket's name, not four."""
+    """Read the address of IPv6 peers: stock expects two fields of a socket's name, not four."""
 
     def get_remote_address(self: trio_io.TrioTCPStream) -> tuple[str, int] | None:
         if self._cached_remote_address is None:
@@ -276,9 +277,9 @@ def read_ipv6_remote_addresses() -> None:
 
 
 def limit_connections() -> None:
-    """Close a connection that ignores flow control, opens streams without end, or storms.
+    """Close a connection that ignores flow control or opens too many streams, and pace its frames.
 
-    Stock, Yamux buffers whatever arrives (100 MB to a stream that nobody reads), reads frames of
+    Stock, Yamux buffers all that arrives (100 MB for a stream that is not read), reads frames of
     16 MiB into memory, and accepts any number of streams and frames.
     """
     initialize = yamux.Yamux.__init__
@@ -311,7 +312,7 @@ _frame_budgets: WeakKeyDictionary[Reader, TokenBucket] = WeakKeyDictionary()
 
 
 class _StreamBuffer(bytearray):
-    """Bytes received and not yet read, at most the window that the peer was given."""
+    """Bytes received and not yet read, at most the window granted to the peer."""
 
     def __init__(self, data: bytearray, buffers: "_StreamBuffers") -> None:
         super().__init__(data)
@@ -327,7 +328,7 @@ class _StreamBuffer(bytearray):
 
 
 class _StreamBuffers(dict[int, bytearray]):
-    """The buffers of a connection by stream id; at most INBOUND_STREAM_LIMIT of the peer's."""
+    """The buffers of a connection by stream id; the peer opens at most INBOUND_STREAM_LIMIT."""
 
     def __init__(self, connection: yamux.Yamux) -> None:
         super().__init__()
@@ -337,7 +338,7 @@ class _StreamBuffers(dict[int, bytearray]):
         return sum(map(len, self.values()))
 
     def __setitem__(self, stream_id: int, buffer: bytearray) -> None:
-        # An initiator's streams have odd ids. Ours are made one after the other.
+        # Streams of the initiator have odd ids; our own have ascending ids.
         own_parity = 1 if self._connection.is_initiator_value else 0
         if stream_id % 2 == own_parity:
             if stream_id != self._connection.next_stream_id - 2:
@@ -348,10 +349,10 @@ class _StreamBuffers(dict[int, bytearray]):
 
 
 def send_fewer_window_updates() -> None:
-    """Announce what was read once half a window has been, and grow a window that is being used.
+    """Send a window update only after half a window was read; enlarge the window of a busy stream.
 
-    Stock sends an encrypted WINDOW_UPDATE for every read, 13 % of a receiver's time, and lets
-    windows grow to 16 MiB.
+    Stock sends an encrypted WINDOW_UPDATE for every read, which takes 13 % of a receiver's time,
+    and lets windows grow to 16 MiB.
     """
 
     async def credit(stream: yamux.YamuxStream, *, bytes_read: int = 0) -> None:
@@ -374,9 +375,9 @@ def send_fewer_window_updates() -> None:
 
 
 def wait_for_slow_readers() -> None:
-    """Wait WRITE_STALL_SECONDS for window, and wake as soon as it comes.
+    """Wait up to WRITE_STALL_SECONDS for window, and resume as soon as it comes.
 
-    Stock resets a stream whose reader pauses for 5 s, and looks for window every 10 ms.
+    Stock resets a stream whose reader pauses for 5 s, and polls for window every 10 ms.
     """
 
     async def write(stream: yamux.YamuxStream, data: bytes) -> None:
@@ -423,10 +424,10 @@ async def _wait_for_window(stream: yamux.YamuxStream) -> None:
 
 
 def write_whole_frames() -> None:
-    """Never leave half a frame on the wire.
+    """Never leave a partial frame on the connection.
 
-    Stock, cancelling one stream's writer (a timeout) cuts a frame, which breaks every other
-    stream of the connection; and a peer that takes no bytes blocks the closing of its connection.
+    Stock, cancelling one stream's writer, as a timeout does, can cut a frame and thereby break all
+    streams of the connection; and a peer that reads nothing blocks the closing of its connection.
     """
 
     async def write_frame(connection: yamux.Yamux, data: bytes) -> None:
@@ -442,8 +443,8 @@ def write_whole_frames() -> None:
                 connection._write_lock.release()
             if not sending.cancelled_caught:
                 return
-        # Half a frame may be out: the ciphers of the two sides no longer agree. Yamux's reader
-        # finds the socket closed and cleans up.
+        # Part of a frame may be sent, after which the ciphers of the two sides disagree. Yamux's
+        # reader finds the socket closed and cleans up.
         await connection.secured_conn.close()
         raise RawConnError("connection closed: the peer takes no bytes")
 
@@ -451,11 +452,11 @@ def write_whole_frames() -> None:
 
 
 InboundGuard = Callable[[trio_io.TrioTCPStream], AbstractAsyncContextManager[bool]]
-"""Surrounds an inbound connection's life; false inside means that it is to be closed at once."""
+"""Encloses the life of an inbound connection; yields False if it must be closed at once."""
 
 
 def guard_inbound_connections(network: swarm.Swarm, guard: InboundGuard) -> None:
-    """Ask `guard` about every connection of this swarm before its handshake."""
+    """Run every inbound connection of this swarm within `guard`, from before its handshake."""
     handle = network._handle_inbound_connection
 
     async def handle_guarded(connection: trio_io.TrioTCPStream, address: Multiaddr) -> None:
@@ -469,13 +470,13 @@ def guard_inbound_connections(network: swarm.Swarm, guard: InboundGuard) -> None
 
 
 StreamGate = Callable[[IMuxedConn], Awaitable[None]]
-"""Waits until one more stream that the peer of this connection opened may be served."""
+"""Waits until the next stream that the peer of a connection opened may be served."""
 
 
 def pace_inbound_streams(network: swarm.Swarm, wait: StreamGate) -> None:
-    """Have the streams that peers open wait before they are negotiated.
+    """Call `wait` before each stream that a peer opens is negotiated.
 
-    Some may wait in the connection; then it is not read, and the peer waits.
+    While streams wait, the connection queues a few more, then it is not read and the peer waits.
     """
     add_connection = network.add_conn
 
@@ -510,16 +511,16 @@ FIXES: Final[tuple[Callable[[], None], ...]] = (
     wait_for_slow_readers,
     write_whole_frames,
 )
-"""Every work-around, one defect each."""
+"""All work-arounds, one for each defect."""
 
 _applied: list[str] = []
 
 
 def apply() -> None:
-    """Work around every known defect; only the first call does anything.
+    """Apply all work-arounds; later calls do nothing.
 
     Raises:
-        UnsupportedLibp2pError: another version is installed.
+        UnsupportedLibp2pError: Another version is installed.
     """
     installed = libp2p.__version__
     if installed != SUPPORTED_VERSION:

@@ -1,6 +1,7 @@
-"""What one peer may send and be sent in a second, by protocol (docs/spec/wire.md, section 1).
+"""Rates at which a peer may send and is answered, by protocol (docs/spec/wire.md, section 1).
 
-Who sends more waits, by flow control; nothing is lost and nobody is punished for it.
+A peer that sends faster is read more slowly: flow control makes it wait, nothing is lost, and it
+loses no points.
 """
 
 from dataclasses import dataclass
@@ -10,64 +11,64 @@ from node.network.budget import TokenBucket
 from node.network.metrics import NetworkMetrics
 
 BURST_SECONDS: Final = 2.0
-"""A budget saves up this much: blocks and rounds come in bursts."""
+"""A full budget holds this many seconds of its rate: blocks and rounds come in bursts."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProtocolLimits:
-    """Of one peer and one protocol; all its streams share them."""
+    """The limits of one protocol; all streams of a peer share them."""
 
     streams: int
-    """Streams that the peer may have served at a time."""
+    """Streams of the peer that are served at a time."""
     messages_per_second: float
-    """Frames taken from it."""
+    """Frames read from the peer."""
     bytes_per_second: float
-    """Bytes taken from it."""
+    """Bytes read from the peer."""
     served_bytes_per_second: float
-    """Bytes written to it in answer."""
+    """Bytes written to the peer in answer."""
 
 
 MIB: Final = float(2**20)
 """A mebibyte."""
 
 LIMITS: Final = {
-    # Two messages every two seconds each way; a flood of them ends the session (status.py).
+    # A ping and a pong every two seconds each way; a flood of them ends the session (status.py).
     "status": ProtocolLimits(2, 20, 32_768, 32_768),
-    # A validator sends three votes and a few repeats a block, and after an outage a queue of them;
+    # A validator sends three votes and a few resends a block, and after an outage a whole queue;
     # the largest NEW-VIEW has 8 MiB.
     "consensus": ProtocolLimits(2, 500, 32 * MIB, 1_024),
-    # Everybody's piece of everybody's large messages, at most 2 MiB each.
+    # Each validator relays one coded piece, at most 2 MiB, of each large message.
     "pieces": ProtocolLimits(2, 500, 32 * MIB, 1_024),
-    # Announcements in batches, and requests of 256 for what they announce.
+    # Announcements come in batches; a request asks for up to 256 transactions.
     "tx": ProtocolLimits(2, 100, 8 * MIB, 8 * MIB),
-    # Who syncs is limited by execution long before.
+    # A syncing node is limited by its own execution long before.
     "blocks": ProtocolLimits(4, 20, 8_192, 16 * MIB),
-    # A chunk of half a MiB at a time, or nodes by hash.
+    # A request asks for a chunk of half a MiB, or for nodes by hash.
     "state": ProtocolLimits(4, 50, 262_144, 16 * MIB),
-    # A request is answered by up to 4 MiB.
+    # A request is answered with up to 4 MiB.
     "blob": ProtocolLimits(8, 100, 32_768, 64 * MIB),
     # A validator asks a few times a second in each verdict phase.
     "training": ProtocolLimits(8, 50, 16_384, 4 * MIB),
 }
-"""By the middle part of the protocol id."""
+"""The limits by kind of protocol (`get_kind`)."""
 
 DEFAULT_LIMITS: Final = ProtocolLimits(4, 50, 65_536, 16 * MIB)
-"""Of a request protocol that LIMITS does not name."""
+"""The limits of a protocol that LIMITS does not name."""
 
 SHARED_MESSAGES_PER_SECOND: Final = 1_000.0
-"""Frames taken from all nodes together that are no validators, and frames of answers to them."""
+"""Frames read from all non-validators together, plus the frames of the answers to them."""
 
 SHARED_SERVED_BYTES_PER_SECOND: Final = 32 * MIB
-"""Bytes written in answer to all nodes together that are no validators."""
+"""Bytes written in answer to all non-validators together."""
 
 SHARED_TRANSACTIONS_PER_SECOND: Final = 1_000.0
-"""Transactions fetched from all of them: more than blocks have room for, and each one's signature
-costs 0.2 ms.
+"""Transactions fetched from all non-validators together: more than blocks have room for. To recover
+a sender takes 0.2 ms.
 """
 
 
 def get_kind(protocol_id: str) -> str:
-    """`blocks` of `/pot/blocks/1`: what metrics and LIMITS call a protocol."""
+    """The name of a protocol in metrics and LIMITS: `blocks` for `/pot/blocks/1`."""
     return protocol_id.split("/")[2]
 
 
@@ -77,7 +78,7 @@ def get_limits(kind: str) -> ProtocolLimits:
 
 
 class SharedBudget:
-    """What all nodes that are no validators share, so that votes find time whatever they ask."""
+    """The rates that all non-validators share, so that their requests never delay votes."""
 
     def __init__(self) -> None:
         self.messages = _build_bucket(SHARED_MESSAGES_PER_SECOND)
@@ -86,7 +87,7 @@ class SharedBudget:
 
 
 class Meter:
-    """Counts the frames of a protocol, and makes whoever overdraws its budget wait."""
+    """Counts the frames of a protocol, and waits while a budget is overdrawn."""
 
     def __init__(
         self,
@@ -100,8 +101,8 @@ class Meter:
         Args:
             kind: the protocol, see `get_kind`.
             metrics: where frames and bytes are counted.
-            limits: None where we ask, and the answers are bounded by what we ask for.
-            shared: what the peer shares with others, unless it is a validator.
+            limits: None where this node asks: its requests bound the answers.
+            shared: the budget of all non-validators; None for a validator.
         """
         self._kind = kind
         self._metrics = metrics
@@ -111,7 +112,7 @@ class Meter:
         self._served = limits and _build_bucket(limits.served_bytes_per_second)
 
     async def on_received(self, size_bytes: int) -> None:
-        """A frame has come; waits if its sender is too fast."""
+        """Count a frame that has arrived, and wait if its sender is too fast."""
         self._metrics.frames[self._kind, "in"] += 1
         self._metrics.bytes[self._kind, "in"] += size_bytes
         if self._messages and self._bytes:
@@ -121,7 +122,7 @@ class Meter:
             await self._shared.messages.take(1)
 
     async def on_sending(self, frame_count: int, size_bytes: int) -> None:
-        """Frames are about to go out; waits if they are answers and the peer has had enough."""
+        """Count frames about to be sent, and wait if the peer has had its rate of answers."""
         self._metrics.frames[self._kind, "out"] += frame_count
         self._metrics.bytes[self._kind, "out"] += size_bytes
         if self._served:

@@ -8,7 +8,7 @@ from chain.errors import RejectionReason
 
 @dataclass(slots=True)
 class NetworkMetrics:
-    """Totals since the node started; gauges are read from `Network.peers`."""
+    """Totals since the node started; gauges come from `Network.peers`."""
 
     dials: int = 0
     dial_failures: int = 0
@@ -19,9 +19,9 @@ class NetworkMetrics:
     consensus_frames_sent: int = 0
     consensus_frames_received: int = 0
     consensus_frames_dropped: int = 0
-    """Oldest frames dropped because a peer's queue was full."""
+    """Frames dropped, oldest first, because a validator's queue was full."""
     pieces_withheld: int = 0
-    """Pieces not passed on, because their author sends too many messages."""
+    """Coded pieces not relayed, because their author sends too many messages."""
     transactions_announced: int = 0
     transactions_received: int = 0
     transactions_served: int = 0
@@ -31,14 +31,14 @@ class NetworkMetrics:
     blob_chunks_received: int = 0
     blob_chunks_served: int = 0
     blob_chunks_refused: int = 0
-    """Chunks that did not hash to what the content id says."""
+    """Chunks whose hash does not fit the content id."""
     streams_refused: int = 0
-    """Streams beyond what a peer may have served at a time."""
+    """Streams refused because the peer had too many open."""
     frames: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Frames by protocol and direction, `in` or `out`."""
     bytes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Bytes of frames, likewise."""
+    """Bytes of frames, by protocol and direction."""
     disconnects: Counter[str] = field(default_factory=Counter)
-    """Sessions ended, and handshakes refused, by reason."""
+    """Sessions that ended and handshakes that were refused, by reason."""
     rejections: Counter[RejectionReason] = field(default_factory=Counter)
-    """Inputs of peers refused, by reason."""
+    """Refused inputs of peers, by reason."""

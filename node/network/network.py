@@ -1,4 +1,4 @@
-"""Sessions with peers, and what the rest of the node asks of them (docs/spec/wire.md)."""
+"""The network of a node: its parts, and the handlers of all protocols (docs/spec/wire.md)."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -32,11 +32,7 @@ from node.network.protocols.training import TrainingSource
 from node.network.protocols.transactions import TransactionExchange, TransactionPool
 from node.network.requests import PeerRequests
 from node.network.sessions import Session, SessionHandler, Sessions
-from node.network.stream import (
-    FrameStream,
-    Host,
-    PeerId,
-)
+from node.network.stream import FrameStream, Host, PeerId
 from node.network.wire import Head
 
 if TYPE_CHECKING:
@@ -44,25 +40,25 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 SAVE_SECONDS: Final = 60.0
-"""How often scores and bans are written to the disk."""
+"""How often scores and bans are saved."""
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """What an operator decides about the network."""
+    """The settings of the operator."""
 
     bootstrap: tuple[str, ...] = ()
-    """Full multiaddresses, dialled for ever."""
+    """Full multiaddresses that are redialled for ever."""
     max_peers: int = 64
-    """Sessions with nodes that are no validators; validators are always let in."""
+    """The most sessions with non-validators; validators are always admitted."""
     accept_private_addresses: bool = False
-    """Whether peers may tell us of loopback and private addresses: in a laboratory, they must."""
+    """Whether to learn loopback and private addresses: for a network on one machine or one LAN."""
     peer_file: Path | None = None
-    """Where scores and bans outlive a restart; None forgets them."""
+    """The file in which scores and bans outlive a restart; None for no file."""
 
 
 class Network:
-    """Every peer is one session of /pot/status/1; the other protocols are served within it."""
+    """Serves every protocol to peers with a session; holds sessions, dialler and requests."""
 
     def __init__(
         self,
@@ -83,19 +79,19 @@ class Network:
 
         Args:
             host: the libp2p host.
-            config: the operator's decisions.
-            identity: what this node says of itself.
-            get_head: the highest finalized block.
-            handle_consensus: given every frame of another validator; it may wait.
-            transaction_pool: what is announced, and where fetched transactions go.
-            block_source: what is served to syncing peers.
-            blob_store: what is served, and where fetched blobs go.
-            training_source: reveals and state parts that are served.
-            state_source: the chain's state, as it is served to nodes that join by snapshot.
+            config: the settings of the operator.
+            identity: what this node tells and proves of itself.
+            get_head: returns the highest finalized block.
+            handle_consensus: is given every frame of another validator; it may wait.
+            transaction_pool: holds the transactions to announce, and takes fetched ones.
+            block_source: holds the blocks served to syncing peers.
+            blob_store: holds the blobs to serve, and takes fetched ones.
+            training_source: holds the reveals and state parts to serve.
+            state_source: holds the state served to nodes that join by snapshot.
             random: uniform in [0, 1), for the jitter of redialling.
 
         Raises:
-            OperatorError: a bootstrap address is not a full multiaddress.
+            OperatorError: A bootstrap address is not a full multiaddress.
         """
         self.metrics = NetworkMetrics()
         self._host = host
@@ -148,27 +144,27 @@ class Network:
 
     @property
     def peer_id(self) -> PeerId:
-        """Our own peer id."""
+        """The peer id of this node."""
         return self._host.peer_id
 
     def listen_addresses(self) -> tuple[str, ...]:
-        """Our full multiaddresses; known once the network runs."""
+        """The full multiaddresses of this node; known once the network runs."""
         return self._host.listen_addresses()
 
     def peers(self) -> tuple[PeerInfo, ...]:
-        """The peers we have a session with, by peer id."""
+        """The peers that have a session, by peer id."""
         return self._sessions.peers()
 
     def inbound_connections(self) -> tuple[int, Mapping[str, int]]:
-        """How many are open, and how many were closed without a session, by reason."""
+        """The number of open ones, and of those closed without a session, by reason."""
         return self._host.inbound_connections()
 
     def waiting_consensus(self) -> tuple[int, int]:
-        """Consensus messages that wait for some validator, and their bytes."""
+        """The number and bytes of consensus messages queued for validators."""
         return self._links.count_waiting()
 
     def set_validators(self, addresses: Iterable[Address]) -> None:
-        """Say who takes part in consensus now; others' consensus streams are closed."""
+        """Set the current validators; consensus streams of other peers are closed."""
         self._sessions.set_validators(addresses)
 
     def broadcast_consensus(self, payload: bytes) -> None:
@@ -179,20 +175,20 @@ class Network:
     def send_consensus(self, validator: Address, payload: bytes) -> None:
         """Queue a consensus message for one validator; never waits.
 
-        A large one that everybody is being sent in pieces is not sent to it once more.
+        A large message that is being broadcast in coded pieces is not sent again.
         """
         if not self._pieces.is_spreading(payload):
             self._links.send(validator, payload)
 
     def announce_transactions(self, hashes: Iterable[Hash32]) -> None:
-        """Tell every peer of transactions in our pool; never waits."""
+        """Announce transactions of the pool to every peer; never waits."""
         self._transactions.announce(hashes)
 
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen, dial and serve until cancelled; started once we listen.
+        """Listen, dial and serve until cancelled; reported as started once the node listens.
 
         Raises:
-            OperatorError: a listen address is in use or not ours.
+            OperatorError: A listen address is in use, or not one of this machine.
         """
         async with self._host.run(), trio.open_nursery() as nursery:
             nursery.start_soon(self._sessions.sweep)
@@ -203,7 +199,7 @@ class Network:
             task_status.started()
 
     async def _keep_records(self, path: Path) -> None:
-        """Load scores and bans, and save them now and then, and at the end."""
+        """Load scores and bans, and save them every SAVE_SECONDS and at the end."""
         records, age_seconds = load_records(path)
         self._table.import_records(records, age_seconds=age_seconds, now=trio.current_time())
         try:

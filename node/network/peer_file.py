@@ -1,6 +1,6 @@
-"""Scores and bans on disk, so that a restart forgives nobody (docs/spec/wire.md, section 1).
+"""Scores and bans on disk, so that they outlive a restart (docs/spec/wire.md, section 1).
 
-Nothing depends on the file: one that is missing, damaged or of another version is as good as none.
+The node can do without the file: one that is missing, damaged or of another version is ignored.
 """
 
 import json
@@ -17,13 +17,13 @@ from pot_common.atomic_file import write_atomically
 _log = structlog.get_logger("node.network")
 
 VERSION: Final = 1
-"""Of the file's format."""
+"""The version of the file format."""
 
 FILE_LIMIT_BYTES: Final = 256 * RECORD_LIMIT
-"""More than RECORD_LIMIT entries take."""
+"""The most that is read: more than RECORD_LIMIT entries take."""
 
 Records = dict[str, tuple[float, float]]
-"""Score and seconds of ban left, by peer id."""
+"""The score and the remaining seconds of the ban, by peer id."""
 
 
 def save_records(path: Path, records: Records) -> None:
@@ -36,7 +36,7 @@ def save_records(path: Path, records: Records) -> None:
 
 
 def load_records(path: Path) -> tuple[Records, float]:
-    """What was saved, and how many seconds ago; nothing if the file cannot be read."""
+    """The saved records and their age in seconds; no records if the file cannot be read."""
     try:
         with path.open("rb") as file:
             content = from_json(file.read(FILE_LIMIT_BYTES))

@@ -1,4 +1,4 @@
-"""Whom to dial and when, and whom to shun (docs/spec/wire.md, section 3).
+"""Which addresses to dial and when, and which peers are banned (docs/spec/wire.md, section 3).
 
 Time and chance are arguments, so that a test is a loop over numbers.
 """
@@ -19,25 +19,25 @@ from node.network.wire import Head, peer_id_of_address
 from pot_common.errors import OperatorError
 
 TARGET_LIMIT: Final = 256
-"""Addresses remembered; bootstrap and proven addresses are never pushed out by what peers tell."""
+"""Addresses remembered; what peers tell never displaces a bootstrap or proven address."""
 
 OWN_ADDRESS_LIMIT: Final = 4
-"""Addresses that a peer may claim for itself: two networks, of two families."""
+"""Addresses that a peer may claim for itself: two networks, IPv4 and IPv6 on each."""
 
 SOURCE_LIMIT: Final = 16
-"""Addresses of others remembered from one peer until they are proven: one message of them."""
+"""Unproven addresses of other nodes remembered from one peer: as many as one message holds."""
 
 PEER_ADDRESS_LIMIT: Final = 4
-"""Addresses of one peer remembered from others: lies about it leave room for the truth."""
+"""Unproven addresses of one node remembered from other peers: false ones leave room for its own."""
 
 GROUP_LIMIT: Final = 8
-"""Learned addresses of one public IP address remembered: a site with several nodes behind it."""
+"""Learned addresses remembered of one address group: several nodes may share an IP address."""
 
 GROUP_TOLD_LIMIT: Final = 2
-"""Addresses of one public IP address in one message to others."""
+"""Addresses of one address group in one message to a peer."""
 
 RECORD_LIMIT: Final = 1024
-"""Peers whose score is remembered; the one penalized longest ago is forgotten first."""
+"""Peers whose score is remembered; the one penalized longest ago is dropped first."""
 
 BACKOFF_FIRST_SECONDS: Final = 0.5
 """The wait after a first failure, before jitter."""
@@ -46,18 +46,18 @@ BACKOFF_LAST_SECONDS: Final = 30.0
 """The longest wait, before jitter: a restarted machine is back within half a minute."""
 
 REFUSED_SECONDS: Final = 600.0
-"""The wait before a learned peer that had no place for us is dialled again, before jitter; the
-operator's addresses wait BACKOFF_LAST_SECONDS.
+"""The wait, before jitter, until a learned address whose node refused a session is dialled again.
+The operator's addresses wait BACKOFF_LAST_SECONDS.
 """
 
 LEARNED_FAILURES_LIMIT: Final = 6
-"""Failures in a row after which an address that a peer told us is forgotten."""
+"""Failed dials in a row after which a learned address is forgotten."""
 
 FULL_SCORE: Final = 100.0
-"""Where every peer starts; at 0 it is banned."""
+"""The score of a new peer; a peer at 0 is banned."""
 
 RECOVERY_PER_SECOND: Final = 0.5
-"""An honest peer's rare fault is forgotten in minutes."""
+"""Points that a peer regains a second: a rare fault is forgiven within minutes."""
 
 BAN_SECONDS: Final = 300.0
 """How long a banned peer is neither dialled nor served."""
@@ -68,13 +68,13 @@ PENALTIES: Final[dict[RejectionReason, float]] = {
     RejectionReason.BAD_SIGNATURE: 50.0,
     RejectionReason.CONTENT_MISMATCH: 50.0,
     RejectionReason.FALSE_HEAD: 50.0,
-    # An operator's mistake: the connection ends, but nobody is banned for it.
+    # An operator's mistake: the connection ends, but the peer is not banned.
     RejectionReason.WRONG_CHAIN: 0.0,
 }
-"""Points off for an input refused; what our own software never sends costs half of all points."""
+"""The points that a refused input costs; what this software never sends costs half of all."""
 
 DEFAULT_PENALTY: Final = 5.0
-"""Points off where honest nodes may disagree for a moment, such as about a transaction's nonce."""
+"""The penalty where honest nodes may disagree for a moment, such as about a nonce."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +83,11 @@ class PeerInfo:
 
     peer_id: PeerId
     validator: Address | None
-    """None if the peer proved to be no validator's."""
+    """The validator that the peer has proved to be; None if it claims none."""
     head: Head
     is_inbound: bool
     latency_seconds: float | None
-    """The last ping's round trip; None before the first."""
+    """The round trip of the last ping; None before the first."""
     addresses: tuple[str, ...]
     score: float
 
@@ -96,9 +96,9 @@ class PeerInfo:
 class _Target:
     peer_id: PeerId
     source: PeerId | None
-    """Who told us; None for the operator."""
+    """The peer that told us the address; None for the operator's."""
     is_proven: bool = False
-    """Whether a dial there found this peer id."""
+    """Whether a dial to the address has found this peer id."""
     failures: int = 0
     next_dial_at: float = 0.0
 
@@ -111,7 +111,7 @@ class _Record:
 
 
 class PeerTable:
-    """Dial targets with backoff, and scores with bans; every table is bounded."""
+    """Addresses to dial with their backoff, and scores with bans; every table is bounded."""
 
     def __init__(
         self,
@@ -124,13 +124,13 @@ class PeerTable:
         """Start with the operator's addresses.
 
         Args:
-            own_peer_id: never dialled.
+            own_peer_id: of this node, which it never dials.
             bootstrap: full multiaddresses, redialled for ever.
             random: uniform in [0, 1), for jitter.
-            accept_private: whether peers may tell us loopback and private addresses.
+            accept_private: whether loopback and private addresses are learned from peers.
 
         Raises:
-            OperatorError: a bootstrap address is not a full multiaddress.
+            OperatorError: A bootstrap address is not a full multiaddress.
         """
         self._own_peer_id = own_peer_id
         self._random = random
@@ -141,10 +141,10 @@ class PeerTable:
             self.add_persistent(address)
 
     def add_persistent(self, address: str) -> None:
-        """Dial this address for ever.
+        """Add an address that is redialled for ever.
 
         Raises:
-            OperatorError: it is not a full multiaddress.
+            OperatorError: It is not a full multiaddress.
         """
         peer_id = peer_id_of_address(address)
         if peer_id is None:
@@ -155,10 +155,12 @@ class PeerTable:
             self._targets[address] = _Target(PeerId(peer_id), source=None)
 
     def learn(self, addresses: Iterable[str], source: PeerId) -> None:
-        """Remember addresses that the peer `source` told us, as far as it may have us remember.
+        """Remember addresses that the peer `source` told us, within its limits.
 
-        None is believed before a dial has proven it, and who tells many pushes out his own. Proven
-        or not, one site has GROUP_LIMIT of them, and makes room when the table is full of proven.
+        An address counts as proven only after a dial has found its peer id there.
+        A full table drops an unproven address of the peer that told most.
+        An address group has at most GROUP_LIMIT addresses, proven or not; a table full of proven
+        addresses drops one of the largest group.
         """
         for address in addresses:
             peer_id = peer_id_of_address(address)
@@ -189,9 +191,10 @@ class PeerTable:
         )
 
     def _make_room(self, unproven: list[tuple[str, _Target]], source: PeerId) -> bool:
-        """Forget an address of whoever told most, if the table is full and that is not `source`.
+        """Make sure that the table has room for an address from `source`; False if it has none.
 
-        Where all are proven, one of the site with most.
+        A full table drops an unproven address of the peer that told most, unless that is `source`.
+        If all are proven, it drops one of the largest address group.
         """
         if len(self._targets) < TARGET_LIMIT:
             return True
@@ -216,10 +219,10 @@ class PeerTable:
         return Counter(map(get_group, self._list_learned()))
 
     def known_addresses(self, peer_ids: Iterable[PeerId], limit: int) -> tuple[str, ...]:
-        """Addresses of the given peers to tell others, one of each, sorted, at most `limit`.
+        """Addresses of the given peers to tell others: one of each peer, sorted, at most `limit`.
 
-        Those that our own dial has proven, before what a peer with a session says of itself; among
-        equals chance decides, so that all are told in time, and no site is told as if it were many.
+        Proven addresses come before those that a peer claims for itself; chance decides among
+        equals, so that every address is told in time. No address group fills the answer.
         """
         wanted = set(peer_ids)
         candidates = sorted(
@@ -237,26 +240,26 @@ class PeerTable:
         return tuple(sorted(told.values()))
 
     def is_persistent(self, peer_id: PeerId) -> bool:
-        """Whether the operator named an address of the peer."""
+        """Whether the operator configured an address of the peer."""
         return any(
             target.source is None for target in self._targets.values() if target.peer_id == peer_id
         )
 
     def due(
-        self, now: float, connected: Iterable[PeerId], *, is_settled: bool = False
+        self, now: float, connected: Iterable[PeerId], *, only_persistent: bool = False
     ) -> tuple[tuple[PeerId, str], ...]:
-        """Peers to dial now, one address each; their next turn is set as if this dial fails.
+        """Peers to dial now, one address each; the next dial is scheduled as if this one failed.
 
-        With `is_settled`, only the operator's addresses.
-
-        The operator's addresses come first, then proven ones, then what a peer says of itself.
+        The operator's addresses come first, then proven ones, then those that a peer claims for
+        itself, then those that other peers told. With `only_persistent`, all but the operator's
+        are left out.
         """
         taken = set(connected)
         chosen = []
         for address, target in sorted(self._targets.items(), key=lambda item: _rank(item[1])):
             if target.peer_id in taken or target.next_dial_at > now:
                 continue
-            if is_settled and target.source is not None:
+            if only_persistent and target.source is not None:
                 continue
             if self.is_banned(target.peer_id, now):
                 continue
@@ -266,19 +269,19 @@ class PeerTable:
         return tuple(chosen)
 
     def is_proven(self, address: str) -> bool:
-        """Whether it is the operator's address, or a dial there has found its peer."""
+        """Whether the address is the operator's, or a dial has found its peer there."""
         target = self._targets.get(address)
         return target is not None and (target.source is None or target.is_proven)
 
-    def turned_away(self, peer_id: PeerId, now: float) -> None:
-        """The peer said why it keeps no session with us: come back in minutes, not at once."""
+    def session_refused(self, peer_id: PeerId, now: float) -> None:
+        """Postpone the next dial of a peer that has refused a session with us."""
         for target in self._targets.values():
             if target.peer_id == peer_id:
                 wait = BACKOFF_LAST_SECONDS if target.source is None else REFUSED_SECONDS
                 target.next_dial_at = now + wait * (0.5 + self._random())
 
     def dial_succeeded(self, address: str) -> None:
-        """The peer id that belongs to the address answered there."""
+        """Mark an address as proven: the peer id in it answered there."""
         if target := self._targets.get(address):
             target.is_proven = True
 
@@ -289,14 +292,14 @@ class PeerTable:
             del self._targets[address]
 
     def connected(self, peer_id: PeerId) -> None:
-        """Start the backoff of a peer's addresses anew."""
+        """Reset the backoff of a peer's addresses."""
         for target in self._targets.values():
             if target.peer_id == peer_id:
                 target.failures = 0
                 target.next_dial_at = 0.0
 
     def penalize(self, peer_id: PeerId, reason: RejectionReason, now: float) -> bool:
-        """Take points off; True if the peer is banned now."""
+        """Take points off a peer; True if it is banned now."""
         record = _Record(self.score(peer_id, now), now)
         record.score = max(0.0, record.score - PENALTIES.get(reason, DEFAULT_PENALTY))
         if is_ban := record.score == 0:
@@ -308,7 +311,7 @@ class PeerTable:
         return is_ban
 
     def export_records(self, now: float) -> dict[str, tuple[float, float]]:
-        """What is held against peers: score, and seconds that a ban still lasts."""
+        """The score and the remaining seconds of the ban of each peer with a fault."""
         return {
             peer_id: (self.score(peer_id, now), max(0.0, record.banned_until - now))
             for peer_id, record in self._records.items()
@@ -318,7 +321,7 @@ class PeerTable:
     def import_records(
         self, records: Mapping[str, tuple[float, float]], *, age_seconds: float, now: float
     ) -> None:
-        """Take over what was exported `age_seconds` ago, as decayed as it would be by now."""
+        """Load records exported `age_seconds` ago, with the recovery of that time applied."""
         for peer_id, (score, ban_seconds) in list(records.items())[:RECORD_LIMIT]:
             ban_left = min(ban_seconds, BAN_SECONDS) - age_seconds
             self._records[PeerId(peer_id)] = _Record(
@@ -328,21 +331,21 @@ class PeerTable:
             )
 
     def score(self, peer_id: PeerId, now: float) -> float:
-        """The points a peer has left, of 100."""
+        """The points that a peer has left, of FULL_SCORE."""
         record = self._records.get(peer_id)
         if record is None:
             return FULL_SCORE
         return min(FULL_SCORE, record.score + (now - record.updated_at) * RECOVERY_PER_SECOND)
 
     def is_banned(self, peer_id: PeerId, now: float) -> bool:
-        """Whether the peer is shunned at `now`."""
+        """Whether the peer is banned at `now`."""
         record = self._records.get(peer_id)
         return record is not None and now < record.banned_until
 
     def _back_off(self, target: _Target, now: float) -> None:
         wait = min(BACKOFF_LAST_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** min(target.failures, 16))
         target.failures += 1
-        # Half to one and a half times: two nodes that dial each other at once part ways.
+        # Half to one and a half times: otherwise two nodes would dial each other at once again.
         target.next_dial_at = now + wait * (0.5 + self._random())
 
 
@@ -356,7 +359,7 @@ def _rank(target: _Target) -> tuple[int, int]:
 
 @lru_cache(4 * TARGET_LIMIT)
 def get_group(address: str) -> str:
-    """What counts as one place on the internet; every private address with its port is one."""
+    """The group of a multiaddress: that of a public IP; a private address is a group of its own."""
     _, kind, host, *_ = address.split("/")
     if kind in ("ip4", "ip6"):
         with suppress(ValueError):
@@ -368,8 +371,8 @@ def get_group(address: str) -> str:
 def is_dialable(address: str, *, accept_private: bool) -> bool:
     """Whether an address that a peer told us may be dialled.
 
-    Without `accept_private` only public IP addresses are, so that nobody points us at services
-    inside an operator's network.
+    Without `accept_private` only public IP addresses are, so that a peer cannot make this node
+    connect to services inside its operator's network.
     """
     _, kind, host, _, port, *_ = address.split("/")
     if kind not in ("ip4", "ip6") or not 0 < int(port) < 2**16:

@@ -1,4 +1,4 @@
-"""What this node asks of its peers, one question a method (docs/spec/wire.md, sections 6 to 9)."""
+"""Requests to peers, one method for each (docs/spec/wire.md, sections 6 to 9)."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, TypeVar
@@ -22,13 +22,13 @@ from node.network.sessions import Sessions
 from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
 
 REQUEST_SECONDS: Final = 30.0
-"""How long an answer of at most 8 MiB may take."""
+"""How long an answer, of at most 8 MiB, may take."""
 
 _Answer = TypeVar("_Answer")
 
 
 class ConnectedPeers(Protocol):
-    """The peers that have a session."""
+    """The peers of a node, and reports of their faults."""
 
     def peers(self) -> tuple[PeerInfo, ...]:
         """The peers that have a session, by peer id."""
@@ -50,7 +50,7 @@ class BlockPeers(ConnectedPeers, Protocol):
 
 
 class SnapshotPeers(BlockPeers, Protocol):
-    """Peers that can be asked for everything that a snapshot consists of."""
+    """Peers that can be asked for all parts of a snapshot."""
 
     async def request_headers(
         self, peer_id: PeerId, first_number: BlockNumber, count: int
@@ -91,7 +91,7 @@ class PeerRequests:
         self._blobs = blob_exchange
 
     def peers(self) -> tuple[PeerInfo, ...]:
-        """The peers we have a session with, by peer id."""
+        """The peers that have a session, by peer id."""
         return self._sessions.peers()
 
     def report_fault(self, peer_id: PeerId, error: RejectedInputError) -> None:
@@ -119,7 +119,7 @@ class PeerRequests:
     async def request_headers(
         self, peer_id: PeerId, first_number: BlockNumber, count: int
     ) -> tuple[tuple[Header, CommitCertificate | None], ...]:
-        """Headers from `first_number` on with the certificate of each block, where it is held."""
+        """Headers from `first_number` on, each with its certificate if the peer holds that."""
         return await self._ask(
             peer_id,
             blocks.PROTOCOL_ID,
@@ -129,7 +129,7 @@ class PeerRequests:
     async def request_receipts(
         self, peer_id: PeerId, numbers: Sequence[BlockNumber]
     ) -> tuple[tuple[Receipt, ...], ...]:
-        """The receipts of these blocks, unverified; of the first of them if not all have room."""
+        """The receipts of these blocks, unverified; only of the first ones if not all fit."""
         return await self._ask(
             peer_id, blocks.PROTOCOL_ID, lambda stream: blocks.request_receipts(stream, numbers)
         )
@@ -137,7 +137,10 @@ class PeerRequests:
     async def request_state_chunk(
         self, peer_id: PeerId, number: BlockNumber, state_root: Hash32, start: bytes, end: bytes
     ) -> VerifiedChunk | None:
-        """The state after a block from one position to before another; None if not held there."""
+        """A verified part of the state after a block; None if the peer does not hold the state.
+
+        It begins at `start`, and ends before `end` or where the chunk is full.
+        """
         return await self._ask(
             peer_id,
             state.PROTOCOL_ID,
@@ -147,7 +150,7 @@ class PeerRequests:
     async def request_state_nodes(
         self, peer_id: PeerId, hashes: Sequence[Hash32]
     ) -> dict[bytes, bytes]:
-        """Those of the trie nodes and code that the peer holds, by hash."""
+        """The trie nodes and contract code with these hashes that the peer holds, by hash."""
         return await self._ask(
             peer_id, state.PROTOCOL_ID, lambda stream: state.request_nodes(stream, hashes)
         )
@@ -155,7 +158,7 @@ class PeerRequests:
     async def request_task_records(
         self, peer_id: PeerId, number: BlockNumber, first: TaskId, count: int
     ) -> tuple[TaskRecord, ...] | None:
-        """What tasks were as of a block, unverified; None if the peer does not know."""
+        """The records of `count` tasks as of a block, unverified; None if the peer has none."""
         return await self._ask(
             peer_id,
             state.PROTOCOL_ID,
@@ -163,7 +166,7 @@ class PeerRequests:
         )
 
     async def request_reveals(self, peer_id: PeerId, attempt_id: AttemptId) -> tuple[Reveal, ...]:
-        """The reveals of an attempt that a peer holds, unchecked."""
+        """The reveals of an attempt that the peer holds, unverified."""
         return await self._ask(
             peer_id,
             training.PROTOCOL_ID,
@@ -171,7 +174,7 @@ class PeerRequests:
         )
 
     async def request_state_parts(self, peer_id: PeerId, root: Hash32) -> tuple[Hash32, ...]:
-        """The content ids below a training state root, unchecked; empty if unknown there."""
+        """The content ids below a training state root, unverified; empty if the peer knows none."""
         return await self._ask(
             peer_id,
             training.PROTOCOL_ID,
@@ -179,17 +182,17 @@ class PeerRequests:
         )
 
     async def announce_reveal(self, peer_id: PeerId, reveal: Reveal) -> None:
-        """Tell a peer of a reveal that is held here with its gradient."""
+        """Tell the peer of a reveal that this node holds together with its gradient."""
         await self._ask(
             peer_id, training.PROTOCOL_ID, lambda stream: training.announce_reveal(stream, reveal)
         )
 
     async def fetch_blob(self, content_id: Hash32) -> None:
-        """Get a blob into the blob store, from any peers that hold it; done if it is there.
+        """Fetch a blob into the blob store from any peers that hold it, unless it is there.
 
         Raises:
-            BlobUnavailableError: Not all of it could be had; what came is kept for the next try.
-            OperatorError: The disk refused, or the quota is used up.
+            BlobUnavailableError: Some chunks are missing; the others are kept for the next try.
+            OperatorError: The disk fails, or the quota is used up.
         """
         await self._blobs.fetch(
             content_id,

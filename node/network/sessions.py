@@ -1,4 +1,4 @@
-"""Sessions with peers: how each begins, what it may use, and why it ends (docs/spec/wire.md, 3)."""
+"""Sessions with peers: handshake, limits, and end (docs/spec/wire.md, sections 1 and 3)."""
 
 import secrets
 from collections import Counter
@@ -24,38 +24,40 @@ from node.network.stream import FrameStream, Host, PeerId, StreamClosedError
 from node.network.wire import ADDRESS_LIMIT, DisconnectReason, Head
 
 SESSIONLESS_SECONDS: Final = 15.0
-"""A connection without a session for so long is closed."""
+"""How long a connection may go without a session before it is closed."""
 
 SWEEP_SECONDS: Final = 5.0
-"""How often connections without a session are looked for."""
+"""How often connections without a session are searched for."""
 
 HANDSHAKES_PER_SECOND: Final = 0.5
-"""Handshakes of one peer id that are answered; a node that restarts does one."""
+"""Handshakes a second that one peer id is answered; a node that restarts does one."""
 
 HANDSHAKES_BURST: Final = 8.0
-"""Handshakes of one peer id at once."""
+"""Handshakes at once that one peer id is answered."""
 
-OUTBOUND_PLACES: Final = 8
-"""Of `max_peers`, kept for strangers whom we dialled; a quarter where that is less."""
+RESERVED_OUTBOUND_SESSIONS: Final = 8
+"""Sessions within `max_peers` that only non-validators dialled by this node get; a quarter of
+`max_peers` where that is less.
+"""
 
-REFUSALS: Final = frozenset(
+LASTING_REFUSALS: Final = frozenset(
     {
         DisconnectReason.WRONG_CHAIN,
         DisconnectReason.TOO_MANY_PEERS,
         DisconnectReason.MISBEHAVIOUR,
     }
 )
-"""Reasons that will hold for minutes; each try would cost both sides a handshake of 25 ms."""
+"""Refusals that will last for minutes; each try would cost both sides a handshake of 25 ms."""
 
 GOODBYE_SECONDS: Final = 0.2
-"""What a peer gets to read why it is let go."""
+"""How long a banned peer has to read the reason before its connection is closed."""
 
 _log = structlog.get_logger("node.network")
 
 
 @dataclass(slots=True)
 class Session:
-    """A peer that has finished the handshake."""
+    """A session with one peer, from the end of the handshake on."""
 
     stream: FrameStream
     remote: RemoteStatus
@@ -64,20 +66,20 @@ class Session:
     latency_seconds: float | None = None
     is_replaced: bool = False
     end_reason: str = "closed_here"
-    """What metrics call the end of it, if nothing else happens."""
+    """The label in metrics of why it ended; this one, unless something else happens."""
     meters: dict[str, Meter] = field(default_factory=dict)
-    """The budgets of what the peer opens, by kind of protocol."""
+    """The budgets of the streams that the peer opens, by kind of protocol."""
     served: Counter[str] = field(default_factory=Counter)
-    """Streams of the peer being served, by kind."""
+    """The number of the peer's streams being served, by kind of protocol."""
 
     @property
     def peer_id(self) -> PeerId:
-        """The peer."""
+        """The peer id of the other side."""
         return self.stream.peer_id
 
     @property
     def validator(self) -> Address | None:
-        """The validator that the peer has proved to be; None if it claims to be none."""
+        """The validator that the peer has proved to be; None if it claims none."""
         return self.remote.validator
 
 
@@ -86,7 +88,7 @@ SessionHandler = Callable[[FrameStream, Session], Awaitable[None]]
 
 
 class Sessions:
-    """The session of every peer, by peer id."""
+    """The sessions with all peers, at most one with each."""
 
     def __init__(
         self,
@@ -101,18 +103,18 @@ class Sessions:
         transactions: TransactionExchange,
         metrics: NetworkMetrics,
     ) -> None:
-        """Start without any.
+        """Start without sessions.
 
         Args:
             host: the libp2p host.
-            identity: what this node says of itself.
-            get_head: the highest finalized block.
+            identity: what this node tells and proves of itself.
+            get_head: returns the highest finalized block.
             table: scores and addresses of peers.
-            max_peers: sessions with nodes that are no validators.
-            links: votes; sent to a validator while its session lasts.
-            pieces: pieces of large messages; sent to a validator while its session lasts.
-            transactions: announced to a peer while its session lasts.
-            metrics: where sessions are counted.
+            max_peers: the most sessions with non-validators.
+            links: sends votes to a validator while its session lasts.
+            pieces: sends coded pieces to a validator while its session lasts.
+            transactions: announces transactions to a peer while its session lasts.
+            metrics: counts sessions, frames and faults.
         """
         self._host = host
         self._identity = identity
@@ -134,7 +136,7 @@ class Sessions:
         return tuple(self._sessions)
 
     def peers(self) -> tuple[PeerInfo, ...]:
-        """The peers we have a session with, by peer id."""
+        """The peers that have a session, by peer id."""
         now = trio.current_time()
         return tuple(
             PeerInfo(
@@ -154,7 +156,7 @@ class Sessions:
         return self._links.are_among({session.validator for session in self._sessions.values()})
 
     def set_validators(self, addresses: Iterable[Address]) -> None:
-        """Say who takes part in consensus now; others' consensus streams are closed."""
+        """Set the current validators; consensus streams of other peers are closed."""
         validators = tuple(addresses)
         were_validators = {
             peer_id
@@ -166,7 +168,7 @@ class Sessions:
         for peer_id, session in self._sessions.items():
             is_validator = self._links.is_validator(session.validator)
             if is_validator != (peer_id in were_validators):
-                # Its next streams are served as a validator's, or no longer.
+                # The limits of its streams differ from now on.
                 session.meters.clear()
                 self._host.keep(peer_id, is_validator=is_validator)
 
@@ -174,13 +176,13 @@ class Sessions:
         """Run a session on a stream that a peer opened for it.
 
         Raises:
-            RejectedInputError: the peer breaks the rules; it has been penalized.
-            StreamClosedError: the peer left.
+            RejectedInputError: The peer breaks the rules; it has been penalized.
+            StreamClosedError: The peer left.
         """
         if self._table.is_banned(stream.peer_id, trio.current_time()):
             await self._turn_away(stream)
             return
-        # A handshake has us sign and recover: a peer that shakes hands for ever must wait.
+        # A handshake costs a signature and a recovery: a peer that repeats it must wait.
         budget = self._handshakes.pop(stream.peer_id, None) or TokenBucket(
             per_second=HANDSHAKES_PER_SECOND, burst=HANDSHAKES_BURST
         )
@@ -195,11 +197,11 @@ class Sessions:
             raise
 
     async def run(self, stream: FrameStream, *, is_inbound: bool) -> None:
-        """Shake hands, and keep the session unless it is to be refused.
+        """Shake hands, then run the session unless it is refused; returns when it has ended.
 
         Raises:
-            RejectedInputError: the peer breaks the rules.
-            StreamClosedError: the peer left.
+            RejectedInputError: The peer breaks the rules.
+            StreamClosedError: The peer left.
         """
         peer_id = stream.peer_id
         remote: RemoteStatus | None = None
@@ -234,9 +236,9 @@ class Sessions:
                             await self._host.disconnect(peer_id)
 
     async def _turn_away(self, stream: FrameStream) -> None:
-        """Tell a banned peer why, and close its connection."""
+        """Tell a banned peer the reason, and close its connection."""
         await status.say_goodbye(stream, DisconnectReason.MISBEHAVIOUR)
-        # A closed connection takes with it what its reader has not read.
+        # Closing at once would discard the goodbye before the peer has read it.
         await trio.sleep(GOODBYE_SECONDS)
         await self._host.disconnect(stream.peer_id)
 
@@ -248,7 +250,7 @@ class Sessions:
         existing = self._sessions.get(peer_id)
         if existing is not None:
             # Two nodes that dial each other at once must keep the same session: the one that the
-            # smaller peer id opened. A second one from the same side means that the first is dead.
+            # smaller peer id opened. A second session from the same side: the first is dead.
             own_peer_id = self._host.peer_id
             opener = peer_id if is_inbound else own_peer_id
             if is_inbound != existing.is_inbound and opener > min(peer_id, own_peer_id):
@@ -261,7 +263,7 @@ class Sessions:
         )
         limit = self._max_peers
         if is_inbound:
-            limit -= min(OUTBOUND_PLACES, limit // 4)
+            limit -= min(RESERVED_OUTBOUND_SESSIONS, limit // 4)
         return DisconnectReason.TOO_MANY_PEERS if non_validators >= limit else None
 
     def _open(self, session: Session) -> None:
@@ -272,7 +274,7 @@ class Sessions:
         validator = session.validator
         for other in self._sessions.values():
             if validator is not None and other.validator == validator:
-                # The validator has come back with another host key: one node takes its votes.
+                # The validator is back with another host key; only one session gets its votes.
                 other.scope.cancel()
         self._sessions[peer_id] = session
         self._metrics.sessions_opened += 1
@@ -301,13 +303,13 @@ class Sessions:
             _log.info("peer disconnected", peer_id=session.peer_id)
 
     async def _keep(self, session: Session) -> None:
-        """Run everything that lives as long as a session does."""
+        """Send to the peer, and watch whether it is alive, until one of the two ends."""
         peer_id = session.peer_id
 
         async def open_stream(protocol_id: str) -> FrameStream:
             stream = await self.open_stream(peer_id, protocol_id)
             if protocol_id == transactions.PROTOCOL_ID:
-                # We open it, and the peer asks.
+                # Here the peer sends requests on a stream that this node opens, so limits apply.
                 stream.meter = self.get_meter(session, transactions.PROTOCOL_ID)
             return stream
 
@@ -330,8 +332,8 @@ class Sessions:
                 fault, session.end_reason = error, "lost"
             else:
                 session.end_reason = reason.name.lower()
-                if reason in REFUSALS:
-                    self._table.turned_away(peer_id, trio.current_time())
+                if reason in LASTING_REFUSALS:
+                    self._table.session_refused(peer_id, trio.current_time())
                 self._metrics.peers_silent += reason is DisconnectReason.SILENT
                 _log.info("session ends", peer_id=peer_id, reason=session.end_reason)
             nursery.cancel_scope.cancel()
@@ -339,10 +341,10 @@ class Sessions:
             raise fault
 
     async def open_stream(self, peer_id: PeerId, protocol_id: str) -> FrameStream:
-        """A stream on which we ask; its frames are counted.
+        """A stream on which this node asks; its frames are counted, not limited.
 
         Raises:
-            UnreachablePeerError: no connection, or the peer does not speak the protocol.
+            UnreachablePeerError: No connection, or the peer does not speak the protocol.
         """
         stream = await self._host.open_stream(peer_id, protocol_id)
         stream.meter = Meter(get_kind(protocol_id), self._metrics, None)
@@ -351,11 +353,11 @@ class Sessions:
     async def serve_within_limits(
         self, stream: FrameStream, protocol_id: str, serve: SessionHandler
     ) -> None:
-        """Serve a protocol to a peer that has a session, and hold it to its rules and limits.
+        """Serve a stream of a peer that has a session, within the limits of its protocol.
 
         Raises:
-            RejectedInputError: the peer breaks the rules; it has been penalized.
-            StreamClosedError: the peer left, has no session, or has too many such streams.
+            RejectedInputError: The peer breaks the rules; it has been penalized.
+            StreamClosedError: The peer left, has no session, or has too many such streams.
         """
         session = await self._wait_for_session(stream.peer_id)
         kind = get_kind(protocol_id)
@@ -373,7 +375,7 @@ class Sessions:
             session.served[kind] -= 1
 
     async def _wait_for_session(self, peer_id: PeerId) -> Session:
-        # The peer may have finished the handshake a moment before we do.
+        # The peer may finish the handshake a moment before this node does.
         with trio.move_on_after(status.HANDSHAKE_SECONDS):
             while peer_id not in self._sessions:
                 await self._opened.wait()
@@ -383,7 +385,7 @@ class Sessions:
         return session
 
     def get_meter(self, session: Session, protocol_id: str) -> Meter:
-        """The budget of a protocol that all streams of a session share."""
+        """The meter of a protocol that all streams of a session share."""
         kind = get_kind(protocol_id)
         if kind not in session.meters:
             shared = self.get_shared_budget(session)
@@ -391,16 +393,16 @@ class Sessions:
         return session.meters[kind]
 
     def get_shared_budget(self, session: Session) -> SharedBudget | None:
-        """What the peer shares with others, unless it is a validator."""
+        """The budget that the peer shares with other non-validators; None for a validator."""
         return None if self._links.is_validator(session.validator) else self._shared
 
     def report_fault(self, peer_id: PeerId, error: RejectedInputError | StreamClosedError) -> None:
-        """Count what a peer did wrong, and end its session if that was the last straw."""
+        """Count a fault of a peer and take points off; end the session if that bans the peer."""
         _log.debug("stream ended", peer_id=peer_id, error=str(error))
         if isinstance(error, StreamClosedError):
             return
         self._metrics.rejections[error.reason] += 1
-        _log.warning("peer refused", peer_id=peer_id, error=str(error))
+        _log.warning("peer broke a rule", peer_id=peer_id, error=str(error))
         if self._table.penalize(peer_id, error.reason, trio.current_time()):
             self._metrics.peers_banned += 1
             _log.warning("peer banned", peer_id=peer_id)
@@ -409,7 +411,7 @@ class Sessions:
                 session.scope.cancel()
 
     async def sweep(self) -> None:
-        """Close connections whose peer never opened a session, or lost it; until cancelled."""
+        """Close connections that have had no session for SESSIONLESS_SECONDS, until cancelled."""
         while True:
             now = trio.current_time()
             self._first_seen = {
@@ -422,26 +424,26 @@ class Sessions:
                     await self._host.disconnect(peer_id)
             await trio.sleep(SWEEP_SECONDS)
 
-    # What a status session asks of the node (status.StatusHost).
+    # What the status stream of a session asks and tells (status.StatusHost).
 
     def get_head(self) -> Head:
-        """Our highest finalized block."""
+        """The highest finalized block of this node."""
         return self._get_head()
 
     def known_addresses(self) -> tuple[str, ...]:
-        """Addresses of peers we have a session with."""
+        """Addresses of peers that have a session, for others to dial."""
         return self._table.known_addresses(self._sessions, ADDRESS_LIMIT)
 
     def on_head(self, peer_id: PeerId, head: Head) -> None:
-        """Remember a peer's head."""
+        """Remember the head that a peer told."""
         if session := self._sessions.get(peer_id):
             session.remote = replace(session.remote, head=head)
 
     def on_latency(self, peer_id: PeerId, seconds: float) -> None:
-        """Remember a peer's last round trip."""
+        """Remember the round trip of a peer's last ping."""
         if session := self._sessions.get(peer_id):
             session.latency_seconds = seconds
 
     def on_addresses(self, peer_id: PeerId, addresses: tuple[str, ...]) -> None:
-        """Remember whom else to dial."""
+        """Remember the addresses of other nodes that a peer told."""
         self._table.learn(addresses, peer_id)

@@ -24,27 +24,27 @@ class StreamClosedError(Exception):
 
 
 class UnreachablePeerError(Exception):
-    """The peer could not be dialled, or does not speak the protocol."""
+    """The peer cannot be reached, does not speak the protocol, or does not answer."""
 
 
 class ByteStream(Protocol):
-    """Ordered bytes both ways; any method may raise StreamClosedError."""
+    """Ordered bytes in both directions; any method may raise StreamClosedError."""
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        """Between 1 and `max_bytes` bytes, or none at the end of the stream."""
+        """Between 1 and `max_bytes` bytes; none at the end of the stream."""
 
     async def send_all(self, data: bytes) -> None:
         """Send `data`, waiting while the peer's window is full."""
 
     async def close(self) -> None:
-        """Say that nothing more will be sent."""
+        """Announce that nothing more will be sent."""
 
     async def reset(self) -> None:
         """End both directions at once."""
 
 
 class FrameStream:
-    """Frames over a byte stream. One task may read; any number may write whole frames."""
+    """Frames over a byte stream: one task reads, any number of tasks write."""
 
     def __init__(self, byte_stream: ByteStream, peer_id: PeerId) -> None:
         self.peer_id = peer_id
@@ -58,7 +58,7 @@ class FrameStream:
         """The next `count` bytes.
 
         Raises:
-            StreamClosedError: the stream ended before them.
+            StreamClosedError: The stream ended before them.
         """
         while len(self._buffer) < count:
             piece = await self._byte_stream.receive_some(READ_BYTES)
@@ -73,8 +73,8 @@ class FrameStream:
         """The next frame's payload.
 
         Raises:
-            StreamClosedError: the stream ended before it.
-            InvalidMessage: TOO_LARGE, before any of the payload is read.
+            StreamClosedError: The stream ended before it.
+            InvalidMessage: TOO_LARGE. The length is checked before the payload is read.
         """
         length = int.from_bytes(await self.read_exactly(LENGTH_BYTES), "big")
         if length > limit_bytes:
@@ -90,7 +90,7 @@ class FrameStream:
         """Send one frame.
 
         Raises:
-            StreamClosedError: the stream ended.
+            StreamClosedError: The stream ended.
         """
         await self.write_frames([payload])
 
@@ -98,7 +98,7 @@ class FrameStream:
         """Send several frames in one write.
 
         Raises:
-            StreamClosedError: the stream ended.
+            StreamClosedError: The stream ended.
         """
         data = b"".join(
             part
@@ -111,7 +111,7 @@ class FrameStream:
             await self._byte_stream.send_all(data)
 
     async def close(self) -> None:
-        """Say that nothing more will be sent; never raises."""
+        """Announce that nothing more will be sent; never raises."""
         await self._byte_stream.close()
 
     async def reset(self) -> None:
@@ -120,47 +120,47 @@ class FrameStream:
 
 
 StreamHandler = Callable[[FrameStream], Awaitable[None]]
-"""Serves one inbound stream; what it raises ends that stream and nothing else."""
+"""Serves one inbound stream; an exception from it ends only that stream."""
 
 
 class Host(Protocol):
-    """What the protocols need of libp2p; tests use one in memory."""
+    """What the protocols need from libp2p; tests use a host in memory."""
 
     @property
     def peer_id(self) -> PeerId:
-        """Our own peer id."""
+        """The peer id of this node."""
 
     def run(self) -> AbstractAsyncContextManager[None]:
-        """Listen until the block ends."""
+        """Listen while the `with` block runs."""
 
     def listen_addresses(self) -> tuple[str, ...]:
-        """Our full multiaddresses, `/p2p/` part included."""
+        """The full multiaddresses of this node, with the `/p2p/` part."""
 
     def connected_peers(self) -> tuple[PeerId, ...]:
         """Peers with at least one open connection, sorted."""
 
     def inbound_connections(self) -> tuple[int, Mapping[str, int]]:
-        """How many are open, and how many were closed without a session, by reason."""
+        """The number of open ones, and of those closed without a session, by reason."""
 
     def set_handler(self, protocol_id: str, handler: StreamHandler) -> None:
-        """Serve a protocol; before the host runs."""
+        """Serve a protocol; called before the host runs."""
 
     async def dial(self, peer_id: PeerId, address: str) -> None:
         """Connect to `peer_id` at a full multiaddress.
 
         Raises:
-            UnreachablePeerError: nobody with that peer id answers there.
+            UnreachablePeerError: No node with that peer id answers there.
         """
 
     async def open_stream(self, peer_id: PeerId, protocol_id: str) -> FrameStream:
         """A new stream over an existing connection.
 
         Raises:
-            UnreachablePeerError: no connection, or the peer does not speak the protocol.
+            UnreachablePeerError: No connection, or the peer does not speak the protocol.
         """
 
     def keep(self, peer_id: PeerId, *, is_validator: bool) -> None:
-        """The peer has a session: its connection is not one of those closed to make room."""
+        """Mark the peer as one with a session, so that its connection is not closed for others."""
 
     async def disconnect(self, peer_id: PeerId) -> None:
         """Close every connection to the peer; never raises."""

@@ -1,7 +1,7 @@
 """The messages of every protocol, as values and as bytes (docs/spec/wire.md, sections 3 to 7).
 
-A message is the canonical RLP list [kind, field, ...]; a frame's limit is checked before a byte
-of it is read, a list's before its items are looked at.
+A message is the canonical RLP list [kind, field, ...]. The limit of a frame is checked before its
+payload is read, that of a list before its items are decoded.
 """
 
 import re
@@ -18,13 +18,13 @@ from chain.types.certificate import CERTIFICATE_LIMIT_BYTES
 from node.storage.blobs import MAX_CHUNKS, BlobManifest
 
 PROTOCOL_VERSION: Final = 1
-"""Said in every hello; a node refuses another, so that a change of these messages is seen."""
+"""The version in every hello; a node refuses peers with another one."""
 
 ADDRESS_LIMIT: Final = 16
-"""Addresses in one hello or peers message: a machine's own, or a sample of who else is there."""
+"""Addresses in one hello (the sender's own) or peers message (a sample of its peers')."""
 
 ADDRESS_LIMIT_BYTES: Final = 256
-"""An IPv6 or DNS address with port and peer id takes under 150."""
+"""Bytes of one address; an IPv6 or DNS address with port and peer id takes under 150."""
 
 STATUS_FRAME_LIMIT_BYTES: Final = 8192
 """A hello with ADDRESS_LIMIT addresses of ADDRESS_LIMIT_BYTES, and its fixed fields."""
@@ -39,22 +39,22 @@ TRANSACTION_REQUEST_LIMIT: Final = 256
 """Transactions in one request; the answer may hold fewer, of at most 2 MiB together."""
 
 TRANSACTIONS_LIMIT_BYTES: Final = 2**21
-"""Raw transactions in one message; at least one transaction of the largest size fits."""
+"""Bytes of the raw transactions in one message; one of the largest size always fits."""
 
 TRANSACTION_FRAME_LIMIT_BYTES: Final = TRANSACTIONS_LIMIT_BYTES + 2**16
-"""The raw transactions and their list."""
+"""The raw transactions and the list around them."""
 
 BLOCK_REQUEST_LIMIT: Final = 256
 """Blocks in one answer, however small."""
 
 BLOCKS_LIMIT_BYTES: Final = 2 * BLOCK_LIMIT_BYTES
-"""Bytes after which an answer stops; the requester asks again from where it stopped."""
+"""Bytes after which an answer ends; the requester asks again from there."""
 
 RECEIPTS_REQUEST_LIMIT: Final = 24
-"""Blocks whose receipts are asked for at a time: their numbers fit in a request."""
+"""Blocks in one request for receipts: as many numbers as REQUEST_FRAME_LIMIT_BYTES holds."""
 
 BLOCK_FRAME_LIMIT_BYTES: Final = BLOCK_LIMIT_BYTES + CERTIFICATE_LIMIT_BYTES + 64
-"""One block, its certificate, and their list."""
+"""One block, its certificate, and the list around them."""
 
 REQUEST_FRAME_LIMIT_BYTES: Final = 256
 """A request names a range or a content id."""
@@ -63,10 +63,10 @@ MANIFEST_FRAME_LIMIT_BYTES: Final = 32 * MAX_CHUNKS + 64
 """The chunk hashes of the largest blob, 16 GiB, and its size."""
 
 CHUNK_FRAME_LIMIT_BYTES: Final = 1 + CHUNK_BYTES
-"""A chunk behind the byte that says it is one."""
+"""A chunk after its marker byte."""
 
 CHUNK_REQUEST_LIMIT: Final = 16
-"""Chunks of one request: 4 MiB hide a round trip of 50 ms at 80 MB/s."""
+"""Chunks in one request: 4 MiB keep an 80 MB/s line busy during a round trip of 50 ms."""
 
 _ADDRESS = re.compile(
     r"/(ip4/[0-9.]{7,15}|ip6/[0-9a-f:.]{2,45}|dns[46]?/[A-Za-z0-9.-]{1,128})"
@@ -75,13 +75,13 @@ _ADDRESS = re.compile(
 
 
 def peer_id_of_address(text: str) -> str | None:
-    """The peer id in a full multiaddress, or None if it is not one we can dial."""
+    """The peer id in a full multiaddress; None if the text is not one that can be dialled."""
     match = _ADDRESS.fullmatch(text)
     return match[2] if match else None
 
 
 class DisconnectReason(IntEnum):
-    """Why a peer is let go, told in the goodbye."""
+    """Why a session ends or is refused, as the goodbye tells it."""
 
     SHUTTING_DOWN = 0
     WRONG_CHAIN = 1
@@ -101,29 +101,29 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who I am; the first message of both sides."""
+    """The first message of both sides: chain, version, head and addresses of its sender."""
 
     version: int
     chain_id: int
     genesis_hash: Hash32
     head: Head
     nonce: Hash32
-    """Random; the other side's proof signs it."""
+    """Random; the proof of the other side signs it."""
     addresses: tuple[str, ...]
-    """Where I listen."""
+    """The addresses at which the sender listens."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValidatorProof:
-    """That this peer id belongs to a validator; the second message of both sides."""
+    """The second message of both sides: the proof that the peer id is a validator's."""
 
     claim: tuple[Address, Signature] | None
-    """None from a node that is no validator."""
+    """The validator and its signature; None from a non-validator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """I am alive, and this is my head."""
+    """The sender is alive, and tells its head."""
 
     sequence: int
     head: Head
@@ -138,14 +138,14 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """Addresses of nodes I am connected to."""
+    """Addresses of nodes that the sender has a session with."""
 
     addresses: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Goodbye:
-    """The last message of a side that leaves."""
+    """The last message of a side that ends the session."""
 
     reason: DisconnectReason
 
@@ -212,21 +212,21 @@ def decode_status(frame: bytes) -> StatusMessage:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceTransactions:
-    """I hold these."""
+    """The sender holds these transactions."""
 
     hashes: tuple[Hash32, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class RequestTransactions:
-    """Send me these; the answer is one TransactionBatch."""
+    """A request for transactions; the answer is one TransactionBatch."""
 
     hashes: tuple[Hash32, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TransactionBatch:
-    """Those of the requested transactions that I still hold and that fit."""
+    """Those of the requested transactions that the sender still holds and that fit."""
 
     transactions: tuple[bytes, ...]
     """Signed, in their EIP-2718 encoding."""
@@ -271,7 +271,7 @@ def decode_transaction_message(frame: bytes) -> TransactionMessage:
 
 @dataclass(frozen=True, slots=True)
 class RequestBlocks:
-    """Blocks first_number .. first_number + count - 1, each with the certificate that commits it.
+    """A request for blocks first_number .. first_number + count - 1 with their certificates.
 
     The answer is one frame [block, certificate] for each, then an empty frame.
     """
@@ -282,10 +282,10 @@ class RequestBlocks:
 
 @dataclass(frozen=True, slots=True)
 class RequestHeaders:
-    """As RequestBlocks, with headers in the place of blocks.
+    """As RequestBlocks, with headers instead of blocks.
 
-    A certificate is empty if it is not held: headers also come from below a snapshot, and hash up
-    to one that is certified.
+    A certificate is empty if the peer does not hold it: a node that began with a snapshot has
+    headers below it without certificates, linked by hash to a certified one.
     """
 
     first_number: BlockNumber
@@ -294,14 +294,14 @@ class RequestHeaders:
 
 @dataclass(frozen=True, slots=True)
 class RequestBlockByHash:
-    """A block that may not be committed yet; the answer is one frame, empty if it is not held."""
+    """A request for one block, final or not; the answer is one frame, empty if it is not held."""
 
     hash: Hash32
 
 
 @dataclass(frozen=True, slots=True)
 class RequestReceipts:
-    """The receipts of these blocks; a frame [receipt, ...] for each, then an empty frame."""
+    """A request for receipts; the answer is a frame [receipt, ...] a block, then an empty frame."""
 
     numbers: tuple[BlockNumber, ...]
 
@@ -352,12 +352,12 @@ def encode_certified(encoded_block: bytes, encoded_certificate: bytes) -> bytes:
 
 
 def encode_first_held(number: BlockNumber) -> bytes:
-    """The frame that says: nothing below this block is held here."""
+    """The frame that tells the lowest block from which on all are held."""
     return codec.encode([number])
 
 
 def decode_first_held(frame: bytes) -> BlockNumber | None:
-    """The block of such a frame; None if it is another frame.
+    """The number in a frame of `encode_first_held`; None if it is another frame.
 
     Raises:
         RejectedInputError: TOO_LARGE or MALFORMED.
@@ -381,23 +381,23 @@ def decode_certified(frame: bytes) -> tuple[bytes, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class RequestHave:
-    """Do you hold this blob? The answer is one frame, 0x01 if it is held and else empty."""
+    """Asks whether a blob is held; the answer is one frame, 0x01 if it is and else empty."""
 
     content_id: Hash32
 
 
 @dataclass(frozen=True, slots=True)
 class RequestManifest:
-    """What are its chunks? The answer is one manifest frame, empty if it is not held."""
+    """Asks for a manifest; the answer is one frame, empty if the blob is not held."""
 
     content_id: Hash32
 
 
 @dataclass(frozen=True, slots=True)
 class RequestChunks:
-    """Chunks first_index .. first_index + count - 1; the answer is a frame 0x01 || chunk for each.
+    """Asks for chunks first_index .. first_index + count - 1; the answer is 0x01 || chunk for each.
 
-    An empty frame in the place of a chunk says that it is not held (any more) and ends the answer.
+    An empty frame instead of a chunk means that it is not held, and ends the answer.
     """
 
     content_id: Hash32
@@ -441,7 +441,7 @@ def decode_blob_request(frame: bytes) -> BlobRequest:
 
 
 def encode_manifest(manifest: BlobManifest) -> bytes:
-    """The frame of a manifest; the hashes are one byte string."""
+    """The frame of a manifest; all hashes form one byte string."""
     return codec.encode([manifest.size_bytes, b"".join(manifest.leaves)])
 
 
@@ -449,7 +449,7 @@ def decode_manifest(frame: bytes, content_id: Hash32) -> BlobManifest:
     """The manifest of the blob `content_id`.
 
     Raises:
-        RejectedInputError: TOO_LARGE, MALFORMED, or CONTENT_MISMATCH if it is another blob's.
+        RejectedInputError: TOO_LARGE, MALFORMED, or CONTENT_MISMATCH if it is of another blob.
     """
     item = codec.decode(frame, limit_bytes=MANIFEST_FRAME_LIMIT_BYTES)
     size_item, hashes_item = codec.as_list(item, length=2)

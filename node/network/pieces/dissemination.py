@@ -1,10 +1,11 @@
-"""Large proposals spread in coded pieces (docs/spec/wire.md, section 4).
+"""Spreads large proposals in coded pieces (docs/spec/wire.md, section 4).
 
-A primary that sends a block of B bytes to n - 1 backups pushes (n - 1) B through its own uplink,
-while theirs lie idle. Here it cuts the message into pieces, any k of which give it back, sends each
-backup one of them, and the backups pass theirs on: about 1.5 B for everybody (Cachin and Tessaro,
-"Asynchronous Verifiable Information Dispersal", 2005). Nothing rests on it: who gets too few pieces
-asks for the whole message, as after any loss.
+A primary that sends a block of B bytes to n - 1 backups sends (n - 1) B over its own line while
+those of the backups are idle. Here it cuts the message into coded pieces, any k of which give it
+back, sends each backup one of them, and each backup relays its piece to the others: about 1.5 B
+for every validator (Cachin and Tessaro, "Asynchronous Verifiable Information Dispersal", 2005).
+Safety does not depend on it: a validator with too few pieces asks for the whole message, as after
+any loss.
 """
 
 from collections import OrderedDict
@@ -22,57 +23,59 @@ from node.network.pieces.erasure import count_piece_bytes, decode, encode
 from node.network.wire import CONSENSUS_FRAME_LIMIT_BYTES
 
 SPREAD_VALIDATORS: Final = 8
-"""Fewer send everything whole: pieces save little then, and cost a hop."""
+"""With fewer validators all messages are sent whole: pieces save little then, and cost a hop."""
 
 SPREAD_BYTES: Final = 2**16
-"""Smaller messages are sent whole: the hop would take longer than the bytes."""
+"""Smaller messages are sent whole: the additional hop would take longer than it saves."""
 
 SPARE_PIECES: Final = 1
-"""Pieces that may be missing beside those of f faulty backups: a link that is down."""
+"""Pieces that may be missing besides those of f faulty backups: one link may be down."""
 
 SPREAD_SECONDS: Final = 2.0
-"""While a message spreads, who says that it lacks it is not sent it whole: that is true of all."""
+"""For this long a STATUS without the proposal is not answered with the whole message: no backup has
+it yet, and its pieces are on their way.
+"""
 
 LIVE_PER_RELAY: Final = 4
-"""Messages of which one relay's piece is kept: one a view, and views change while pieces fly."""
+"""Messages of which the piece of one relay is kept: views may change while pieces arrive."""
 
 DONE_KEPT: Final = 256
-"""Messages that are complete: their late pieces are not kept."""
+"""Complete messages that are remembered, so that their late pieces are dropped."""
 
 PROOF_LIMIT: Final = 7
-"""Nodes of a Merkle path among at most 99 pieces."""
+"""Hashes in a Merkle path among at most 99 pieces."""
 
 PIECE_FRAME_LIMIT_BYTES: Final = CONSENSUS_FRAME_LIMIT_BYTES // 4 + 1024
-"""With SPREAD_VALIDATORS validators, four pieces make a message; and the other fields."""
+"""A quarter of the largest message, as with SPREAD_VALIDATORS validators, and the other fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageName:
-    """Which message a piece is of."""
+    """Identifies the message that a piece is part of."""
 
     author: Address
-    """Who cut it up."""
+    """The validator that cut it into pieces."""
     size_bytes: int
     digest: Hash32
     """SHA-256 of the message."""
     pieces_root: Hash32
-    """RFC 6962's root over the pieces, in order."""
+    """The Merkle root over all pieces in order, as in RFC 6962."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One piece, with the proof that it is one."""
+    """One coded piece, with its proof against the Merkle root."""
 
     name: MessageName
     index: int
     proof: tuple[Hash32, ...]
-    """From the leaf up, the siblings on the way."""
+    """The sibling hashes on the way from the leaf to the root."""
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """Enough pieces of one message; `decode` gives it back, in the time that it takes."""
+    """Enough pieces to decode a message; slow, so call `decode` in a thread."""
 
     name: MessageName
     pieces: dict[int, bytes]
@@ -83,47 +86,47 @@ class Complete:
         """The message.
 
         Raises:
-            InvalidMessage: MALFORMED: its author cut up something else than it said.
+            InvalidMessage: MALFORMED. The author's pieces are not of the message that it named.
         """
         size = self.name.size_bytes
         message = decode(self.pieces, size, self.data_count, self.piece_count)
         if sha256(message) != self.name.digest:
-            raise InvalidMessage(RejectionReason.MALFORMED, "the pieces make no message")
+            raise InvalidMessage(RejectionReason.MALFORMED, "the pieces decode to another message")
         return message
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What to do about a piece that arrived."""
+    """What to do with a piece that has arrived."""
 
     relay_to: tuple[Address, ...] = ()
-    """Who gets the very frame: our own piece came from its author."""
+    """The validators to relay the same frame to: it is our own piece, from its author."""
     complete: Complete | None = None
 
 
 def count_data_pieces(validator_count: int) -> int:
-    """k: the backups' pieces less those of f faulty ones and SPARE_PIECES.
+    """k: the number of backups less f faulty ones and SPARE_PIECES.
 
-    More than f, so that k pieces hold one that an honest backup got from the author itself.
+    It is more than f, so that of any k pieces an honest backup got one from the author itself.
     """
     return validator_count - 1 - compute_max_faulty(validator_count) - SPARE_PIECES
 
 
 class Dissemination:
-    """Cuts up what we send, and puts together what others do. No I/O."""
+    """Cuts our messages into pieces, and reassembles those of others. It does no I/O."""
 
     def __init__(self, own_address: Address | None) -> None:
         self._own_address = own_address
         self._validators: tuple[Address, ...] = ()
         self._assemblies: dict[MessageName, dict[int, bytes]] = {}
         self._live: dict[Address, OrderedDict[MessageName, int]] = {}
-        """By relay: which pieces of its are kept; the oldest makes room."""
+        """The piece indices kept of each relay, by message; a new message displaces the oldest."""
         self._done: OrderedDict[MessageName, None] = OrderedDict()
         self._latest: tuple[Hash32, float] | None = None
-        """The digest of the last message that we sent in pieces, and when."""
+        """The digest of the last message that this node sent in pieces, and the time."""
 
     def set_validators(self, addresses: Iterable[Address]) -> None:
-        """The set changed: messages that are being put together are forgotten."""
+        """Set the current validators; a change drops all incomplete messages."""
         validators = tuple(sorted(addresses))
         if validators != self._validators:
             self._validators = validators
@@ -131,7 +134,7 @@ class Dissemination:
             self._live.clear()
 
     def begin(self, message: bytes, now: float) -> bool:
-        """Whether a message to everybody goes in pieces, from `now` on (seconds)."""
+        """Whether to broadcast a message in pieces; it then spreads from `now` (seconds) on."""
         if (
             len(message) < SPREAD_BYTES
             or len(self._validators) < SPREAD_VALIDATORS
@@ -142,7 +145,7 @@ class Dissemination:
         return True
 
     def is_spreading(self, message: bytes, now: float) -> bool:
-        """Whether the pieces of a message that we began to send are on their way still."""
+        """Whether the pieces of a message of this node are still on their way."""
         if len(message) < SPREAD_BYTES or self._latest is None:
             return False
         digest, begun_at = self._latest
@@ -161,11 +164,11 @@ class Dissemination:
         ]
 
     def take(self, sender: Address, piece: Piece) -> Taken:
-        """Look at a piece that a validator sent.
+        """Process a piece that a validator sent.
 
         Raises:
-            InvalidMessage: MALFORMED or UNKNOWN_VALIDATOR: not one that this sender may send us, by
-                the validator set as we know it. An honest sender may know another for a moment.
+            InvalidMessage: MALFORMED or UNKNOWN_VALIDATOR. This sender may not send this piece by
+                the current validator set; an honest sender may know another set for a moment.
         """
         name = piece.name
         if name.author not in self._validators or len(self._validators) < SPREAD_VALIDATORS:
@@ -175,7 +178,7 @@ class Dissemination:
         backups = self._list_backups(name.author)
         holder = self._own_address if sender == name.author else sender
         if holder not in backups or backups.index(holder) != piece.index:
-            raise InvalidMessage(RejectionReason.MALFORMED, "a piece of somebody else")
+            raise InvalidMessage(RejectionReason.MALFORMED, "the piece of another validator")
         data_count = count_data_pieces(len(self._validators))
         if len(piece.data) != count_piece_bytes(name.size_bytes, data_count):
             raise InvalidMessage(RejectionReason.MALFORMED, "a piece of another size")
@@ -243,7 +246,9 @@ def decode_piece(frame: bytes) -> Piece:
         raise InvalidMessage(RejectionReason.MALFORMED, f"a piece of {len(items)} fields")
     size_bytes = codec.as_uint(items[1], bits=32)
     if not SPREAD_BYTES <= size_bytes <= CONSENSUS_FRAME_LIMIT_BYTES:
-        raise InvalidMessage(RejectionReason.MALFORMED, f"pieces of {size_bytes} bytes")
+        raise InvalidMessage(
+            RejectionReason.MALFORMED, f"a message of {size_bytes} bytes in pieces"
+        )
     name = MessageName(
         author=Address(codec.as_bytes(items[0], length=20)),
         size_bytes=size_bytes,

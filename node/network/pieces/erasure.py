@@ -1,8 +1,8 @@
 """A Reed-Solomon erasure code over GF(2^8): any k of n pieces give the data back.
 
-Systematic: the first k pieces are the data itself, the others are rows of a Cauchy matrix times
-them (Bloemer et al., "An XOR-Based Erasure-Resilient Coding Scheme", 1995), so every k rows are
-independent. Docs: docs/spec/wire.md, section 4.
+It is systematic: the first k pieces are the data itself, the others are rows of a Cauchy matrix
+times the data, so any k rows are independent (Bloemer et al., "An XOR-Based Erasure-Resilient
+Coding Scheme", 1995; docs/spec/wire.md, section 4).
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PIECES_LIMIT: Final = 128
-"""Rows and columns of the Cauchy matrix need different elements of the field, 256 in all."""
+"""The rows and columns of the Cauchy matrix need distinct elements of the field, which has 256."""
 
 _POLYNOMIAL: Final = 0x11D
 """x^8 + x^4 + x^3 + x^2 + 1, whose root x generates the field's 255 units."""
@@ -23,7 +23,7 @@ _Bytes = NDArray[np.uint8]
 
 @cache
 def _tables() -> tuple[_Bytes, _Bytes]:
-    """Products of any two elements, and inverses (of 0: 0)."""
+    """The products of any two elements, and the inverse of each (0 for 0)."""
     powers, value = [], 1
     for _ in range(255):
         powers.append(value)
@@ -39,7 +39,7 @@ def _tables() -> tuple[_Bytes, _Bytes]:
 
 @cache
 def _matrix(data_count: int, piece_count: int) -> _Bytes:
-    """Row i makes piece i of the data pieces: the identity over a Cauchy matrix."""
+    """The identity above a Cauchy matrix; row i times the data gives piece i."""
     _, inverses = _tables()
     parity = np.arange(data_count, piece_count)
     return np.concatenate(
@@ -58,7 +58,7 @@ def _multiply(matrix: _Bytes, pieces: _Bytes) -> _Bytes:
 
 
 def _invert(matrix: _Bytes) -> _Bytes:
-    """Gauss-Jordan elimination; rows of `_matrix` are independent, so a pivot is always there."""
+    """The inverse by Gauss-Jordan elimination; any k rows of `_matrix` are independent."""
     products, inverses = _tables()
     size = len(matrix)
     work = np.concatenate([matrix, np.eye(size, dtype=np.uint8)], axis=1)
@@ -78,11 +78,11 @@ def count_piece_bytes(size_bytes: int, data_count: int) -> int:
 
 
 def encode(data: bytes, data_count: int, piece_count: int) -> tuple[bytes, ...]:
-    """The pieces of `data`, all of one size, the last data pieces padded with zeros.
+    """The coded pieces of `data`, all of one size; zeros pad the end of the data.
 
     Args:
         data: At least one byte.
-        data_count: k, how many pieces give the data back.
+        data_count: k, the number of pieces that give the data back.
         piece_count: n, at most PIECES_LIMIT.
     """
     assert data
@@ -98,11 +98,13 @@ def encode(data: bytes, data_count: int, piece_count: int) -> tuple[bytes, ...]:
 def decode(
     pieces: Mapping[int, bytes], size_bytes: int, data_count: int, piece_count: int
 ) -> bytes:
-    """The data that `encode` cut up; of pieces that belong to no data, some bytes or other.
+    """The data that `encode` cut into pieces.
+
+    Inconsistent pieces decode to arbitrary bytes; the caller must compare a hash.
 
     Args:
-        pieces: At least k, each of count_piece_bytes, by index.
-        size_bytes: Of the data.
+        pieces: At least k pieces by index, each of `count_piece_bytes`.
+        size_bytes: The size of the data.
         data_count: k.
         piece_count: n.
     """

@@ -1,6 +1,6 @@
-"""/pot/pieces/1: parts of large consensus messages (docs/spec/wire.md, section 4).
+"""/pot/pieces/1: coded pieces of large consensus messages (docs/spec/wire.md, section 4).
 
-Apart from /pot/consensus/1, so that votes do not wait behind blocks.
+The protocol has streams of its own, so that votes do not wait behind blocks.
 """
 
 from collections.abc import Iterable
@@ -32,22 +32,21 @@ PROTOCOL_ID: Final = "/pot/pieces/1"
 """Opened by the sender; the receiver never writes to it."""
 
 WAITING_LIMIT: Final = 4
-"""Messages of ours that wait to be cut up; more are sent whole."""
+"""Messages of this node that wait to be cut into pieces; more are sent whole."""
 
 RELAYED_BYTES_PER_SECOND: Final = 2.0 * 2**20
-"""Bytes of one author's messages whose pieces are passed on; an author proposes each n-th block.
-
-Who cuts up rubbish would else have everybody send it to everybody.
+"""Bytes a second of one author's messages whose pieces are relayed; each author proposes every n-th
+block. Without a limit, a faulty author could fill the lines of all validators.
 """
 
 RELAYED_BURST_BYTES: Final = 32.0 * 2**20
-"""So many at once: four messages of the largest size."""
+"""Bytes at once of one author's messages whose pieces are relayed: four of the largest size."""
 
 _log = structlog.get_logger("node.network")
 
 
 class PieceLinks:
-    """Sends large messages to every validator in pieces, and puts together what they send."""
+    """Sends large messages to all validators in coded pieces, and reassembles theirs."""
 
     def __init__(
         self, *, own_address: Address | None, handle: ConsensusHandler, metrics: NetworkMetrics
@@ -56,7 +55,7 @@ class PieceLinks:
         self._metrics = metrics
         self._dissemination = Dissemination(own_address)
         self._allowances: dict[Address, Allowance] = {}
-        """By author: what is passed on of its messages."""
+        """The budget of relayed bytes of each author."""
         self._links = ConsensusLinks(
             own_address=own_address,
             handle=self._take,
@@ -67,7 +66,7 @@ class PieceLinks:
         self._send_waiting, self._receive_waiting = trio.open_memory_channel[bytes](WAITING_LIMIT)
 
     def set_validators(self, addresses: Iterable[Address]) -> None:
-        """Say who takes part in consensus now."""
+        """Set the current validators."""
         validators = tuple(addresses)
         self._dissemination.set_validators(validators)
         self._allowances = {
@@ -78,7 +77,7 @@ class PieceLinks:
         self._links.set_validators(validators)
 
     def broadcast(self, message: bytes) -> bool:
-        """Take a message for every other validator; False if it is better sent whole."""
+        """Queue a message for all other validators; False if it must be sent whole."""
         if not self._dissemination.begin(message, trio.current_time()):
             return False
         try:
@@ -88,26 +87,26 @@ class PieceLinks:
         return True
 
     def is_spreading(self, message: bytes) -> bool:
-        """Whether whoever lacks this message of ours will have it from the pieces."""
+        """Whether the pieces of this message of ours are still on their way."""
         return self._dissemination.is_spreading(message, trio.current_time())
 
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
-        """Cut up what was taken, until cancelled."""
+        """Cut queued messages into pieces and send these, until cancelled."""
         task_status.started()
         async for message in self._receive_waiting:
             for address, frame in await trio.to_thread.run_sync(self._dissemination.cut, message):
                 self._links.send(address, frame)
 
     async def run_outbound(self, address: Address, open_stream: OpenStream) -> None:
-        """Send what is queued for a validator, for as long as its session lasts."""
+        """Send the queued pieces of a validator, until cancelled at the end of its session."""
         await self._links.run_outbound(address, open_stream)
 
     async def serve(self, stream: FrameStream, address: Address) -> None:
-        """Take the pieces that a validator sends.
+        """Process the pieces that a validator sends.
 
         Raises:
-            RejectedInputError: it sent what is no piece.
-            StreamClosedError: the validator left.
+            RejectedInputError: A frame does not decode to a piece.
+            StreamClosedError: The validator left.
         """
         await self._links.serve(stream, address)
 
@@ -116,7 +115,7 @@ class PieceLinks:
         try:
             taken = self._dissemination.take(sender, piece)
         except RejectedInputError as error:
-            # It may know another validator set, for a block or two: counted, not held against it.
+            # The sender may know another validator set for a block or two: it loses no points.
             self._metrics.rejections[error.reason] += 1
             return
         if taken.relay_to:
@@ -125,7 +124,7 @@ class PieceLinks:
             await self._deliver(taken.complete)
 
     def _relay(self, name: MessageName, frame: bytes, receivers: Iterable[Address]) -> None:
-        """Pass on our piece, unless its author has us pass on too much."""
+        """Relay our own piece, unless its author exceeds its rate."""
         if not self._allowances[name.author].take(trio.current_time(), name.size_bytes):
             self._metrics.pieces_withheld += 1
             return
@@ -137,7 +136,7 @@ class PieceLinks:
             message = await trio.to_thread.run_sync(complete.decode)
             await self._handle(complete.name.author, message)
         except RejectedInputError as error:
-            # Whose piece came last is not to blame for what the author cut up.
+            # A bad message is its author's fault, not that of the relay whose piece completed it.
             self._metrics.rejections[error.reason] += 1
             author = to_hex(complete.name.author)
             _log.warning("message in pieces refused", author=author, error=str(error))

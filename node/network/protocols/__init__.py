@@ -1,1 +1,1 @@
-"""One module a protocol id (docs/spec/wire.md, sections 3 to 7)."""
+"""One module for each protocol id (docs/spec/wire.md, sections 3 to 9)."""

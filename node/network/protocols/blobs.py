@@ -1,8 +1,8 @@
 """/pot/blob/1: blobs by content id, chunk by chunk (docs/spec/wire.md, section 7).
 
-Every chunk is verified against the manifest, and the manifest against the content id, before a
-byte is stored; what is stored stays, so that an interrupted fetch goes on where it ended. Disk and
-hashing happen in threads: votes do not wait for them.
+A manifest is verified against the content id, and every chunk against the manifest, before it is
+stored. Stored chunks are kept, so that an interrupted fetch resumes. Disk access and hashing happen
+in threads, so that votes do not wait for them.
 """
 
 from collections import deque
@@ -35,13 +35,13 @@ from node.storage.blobs import BlobDamagedError, BlobManifest
 from pot_common.errors import OperatorError
 
 PROTOCOL_ID: Final = "/pot/blob/1"
-"""Opened by the side that asks; any number of requests, one after the other."""
+"""The opener of a stream sends any number of requests, one after the other."""
 
 SERVED_STREAMS_LIMIT: Final = 8
-"""Streams that are sent chunks at a time; the others wait, so that votes find the line free."""
+"""Streams on which chunks are sent at a time; the others wait, so that votes are not delayed."""
 
 FETCH_PEERS_LIMIT: Final = 4
-"""Peers one blob is fetched from at a time."""
+"""Peers from which one blob is fetched at a time."""
 
 FETCH_LIMIT: Final = 4
 """Blobs fetched at a time."""
@@ -50,26 +50,25 @@ ANSWER_SECONDS: Final = 30.0
 """How long one frame may take: a chunk of 256 KiB at 10 KB/s."""
 
 FETCH_THREADS: Final = 4
-"""Threads that read, hash and write chunks, apart from the pool that runs the EVM."""
-
+"""Threads that read, hash and write chunks; they are not those that run the EVM."""
 
 ASKED_PEERS_LIMIT: Final = 16
-"""Peers asked whether they hold a blob."""
+"""Peers that are asked whether they hold a blob."""
 
 OpenPeerStream = Callable[[PeerId, str], Awaitable[FrameStream]]
-"""Opens a stream of a protocol to a peer; raises UnreachablePeerError."""
+"""Opens a stream of a protocol to a peer, or raises UnreachablePeerError."""
 
 OnFault = Callable[[PeerId, RejectedInputError], None]
-"""Told of a peer whose bytes were not what they should be."""
+"""Takes note of a peer that sent wrong data."""
 
 _Result = TypeVar("_Result")
 
 
 class Download(Protocol):
-    """A blob on its way to the disk."""
+    """A blob that is being stored chunk by chunk."""
 
     def missing(self) -> Sequence[int]:
-        """Indices of the chunks still to come, ascending."""
+        """The indices of the missing chunks, ascending."""
 
     def write_chunk(self, index: int, data: bytes) -> None:
         """Verify and store a chunk.
@@ -79,31 +78,31 @@ class Download(Protocol):
         """
 
     def finish(self) -> Hash32:
-        """Make the whole blob visible."""
+        """Make the complete blob available, and return its content id."""
 
 
 class BlobRepository(Protocol):
-    """Where blobs are; every method may be called from any thread."""
+    """A store of blobs; every method may be called from any thread."""
 
     def has(self, content_id: Hash32) -> bool:
-        """Whether the whole blob is here."""
+        """Whether the complete blob is held."""
 
     def manifest(self, content_id: Hash32) -> BlobManifest:
-        """Size and chunk hashes of a blob that is here, else KeyError."""
+        """The size and chunk hashes of a blob; KeyError if it is not held."""
 
     def chunk(self, content_id: Hash32, index: int) -> bytes:
-        """A verified chunk of a blob that is here, else KeyError."""
+        """A verified chunk of a blob; KeyError if it is not held."""
 
     def download(self, manifest: BlobManifest) -> AbstractContextManager[Download]:
-        """Begin or go on with a download; one at a time for a content id."""
+        """Begin or resume a download; only one at a time for a content id."""
 
 
 class BlobUnavailableError(Exception):
-    """No connected peer holds the blob, or none sent all of it; another try goes on from here."""
+    """No connected peer holds the blob, or chunks of it are missing; the next fetch resumes."""
 
 
 class BlobExchange:
-    """Serves our blobs, and fetches those of others."""
+    """Serves the blobs of this node, and fetches blobs from peers."""
 
     def __init__(self, store: BlobRepository, metrics: NetworkMetrics) -> None:
         self.store = store
@@ -114,11 +113,11 @@ class BlobExchange:
         self._fetching: dict[Hash32, trio.Event] = {}
 
     async def serve(self, stream: FrameStream) -> None:
-        """Answer a peer's requests until it closes the stream.
+        """Answer the requests of a peer until it closes the stream.
 
         Raises:
-            RejectedInputError: a request that breaks the rules.
-            StreamClosedError: the peer left.
+            RejectedInputError: A request breaks the rules.
+            StreamClosedError: The peer left.
         """
         while True:
             request = decode_blob_request(await stream.read_frame(REQUEST_FRAME_LIMIT_BYTES))
@@ -143,7 +142,7 @@ class BlobExchange:
                 load = partial(self.store.chunk, request.content_id, index)
                 chunk = await self.in_thread(load)
             except (KeyError, BlobDamagedError):
-                # A frame of its own kind, because the only chunk of an empty blob is empty.
+                # Chunks have a marker byte, because the only chunk of an empty blob is empty.
                 await stream.write_frame(b"")
                 return
             with trio.move_on_after(ANSWER_SECONDS) as patience:
@@ -159,16 +158,16 @@ class BlobExchange:
         open_stream: OpenPeerStream,
         on_fault: OnFault,
     ) -> None:
-        """Get a blob into the store, from several of `peers` at a time.
+        """Fetch a blob into the store, from several peers at a time.
 
         Args:
-            content_id: the blob; nothing happens if it is here.
-            peers: whom to ask, the preferred first.
+            content_id: the blob; nothing happens if it is held.
+            peers: the peers to ask, in order of preference.
             open_stream: opens a stream to one of them, or raises UnreachablePeerError.
-            on_fault: told of a peer whose bytes were not what they should be.
+            on_fault: is told of a peer that sent wrong data.
 
         Raises:
-            BlobUnavailableError: not all of it could be had; what came is kept.
+            BlobUnavailableError: Some chunks are missing; the others are kept.
         """
         while (running := self._fetching.get(content_id)) is not None:
             await running.wait()
@@ -182,12 +181,12 @@ class BlobExchange:
             del self._fetching[content_id]
 
     async def in_thread(self, work: Callable[[], _Result]) -> _Result:
-        """Do disk work in one of our threads."""
+        """Do disk work in one of the FETCH_THREADS threads."""
         return await trio.to_thread.run_sync(work, limiter=self._threads)
 
 
 class _Fetch:
-    """One blob: ask who has it, get its manifest, share its chunks out among the holders."""
+    """The fetch of one blob: find holders, get the manifest, share chunks out among the holders."""
 
     def __init__(
         self,
@@ -257,7 +256,7 @@ class _Fetch:
         raise BlobUnavailableError(f"{to_hex(self._content_id)}: no connected peer holds it")
 
     async def _share_out(self, manifest: BlobManifest, download: Download) -> None:
-        """Let holders take ranges until none are left, or no holder is."""
+        """Let several holders send ranges until no range or no holder is left."""
         async with trio.open_nursery() as nursery:
             for peer_id in tuple(self._holders)[:FETCH_PEERS_LIMIT]:
                 nursery.start_soon(self._take_ranges, peer_id, manifest, download)
@@ -298,7 +297,7 @@ class _Fetch:
 
 
 def list_ranges(indices: Sequence[int]) -> list[tuple[int, int]]:
-    """Ascending indices as (first, count) of consecutive ones, CHUNK_REQUEST_LIMIT at most."""
+    """Ascending indices as (first, count) of consecutive ones, at most CHUNK_REQUEST_LIMIT each."""
     ranges: list[tuple[int, int]] = []
     for index in indices:
         if ranges and index == sum(ranges[-1]) and ranges[-1][1] < CHUNK_REQUEST_LIMIT:

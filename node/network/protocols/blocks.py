@@ -1,7 +1,7 @@
 """/pot/blocks/1: finalized blocks and headers by range (docs/spec/wire.md, section 6).
 
-Bytes are only decoded here; that a block follows from its parent, and that the certificate makes
-it final, is for whoever asked to verify.
+Answers are only decoded here: the caller must verify that a block follows from its parent and that
+the certificate makes it final.
 """
 
 from collections.abc import Sequence
@@ -36,50 +36,50 @@ from node.network.wire import (
 )
 
 PROTOCOL_ID: Final = "/pot/blocks/1"
-"""Opened by the side that asks; any number of requests, one after the other."""
+"""The opener of a stream sends any number of requests, one after the other."""
 
 BYTES_PER_SECOND: Final = 16.0 * 2**20
-"""What one peer is served: a syncing node is limited by execution long before."""
+"""Bytes a second that one stream is served; execution limits a syncing node much earlier."""
 
 REQUESTS_PER_SECOND: Final = 20.0
-"""Requests of one stream, however small their answers."""
+"""Requests a second of one stream, however small the answers."""
 
 WRITE_FRAMES: Final = 16
-"""So many small frames of an answer go out together; others have their turn between two writes."""
+"""Small frames sent in one write; other streams get their turn between two writes."""
 
 WRITE_BYTES: Final = 2**16
-"""A frame of this size waits for no other."""
+"""A frame of at least this size is sent without waiting for more."""
 
 
 class BlockSource(Protocol):
-    """The finalized chain, and blocks on their way to it, encoded: as they are stored."""
+    """Finalized blocks, and blocks that may become final, in their stored encoding."""
 
     def encoded_block(self, number: BlockNumber) -> tuple[bytes, bytes] | None:
-        """A finalized block, and the certificate that makes it final."""
+        """A finalized block and the certificate that makes it final."""
 
     def encoded_header(self, number: BlockNumber) -> tuple[bytes, bytes] | None:
-        """A finalized block's header, and its certificate or, if that is not held, nothing."""
+        """A finalized block's header and its certificate, which is empty if it is not held."""
 
     def encoded_receipts(self, number: BlockNumber) -> bytes | None:
         """The receipts of a finalized block."""
 
     def first_held(self) -> BlockNumber:
-        """The lowest block from which on all are held: 0, unless the node began with a snapshot."""
+        """The lowest block from which on all are held: 0 unless the node began with a snapshot."""
 
     def find_block(self, block_hash: Hash32) -> bytes | None:
-        """A block that is held, finalized or not."""
+        """The block with this hash, finalized or not; None if it is not held."""
 
 
 class HistoryNotHeldError(UnreachablePeerError):
-    """The peer began with a snapshot above what it was asked for; it breaks no rule."""
+    """The peer began with a snapshot above the requested blocks; that breaks no rule."""
 
 
 async def serve(stream: FrameStream, source: BlockSource, metrics: NetworkMetrics) -> None:
-    """Answer a peer's requests until it closes the stream.
+    """Answer the requests of a peer until it closes the stream.
 
     Raises:
-        RejectedInputError: a request that breaks the rules.
-        StreamClosedError: the peer left.
+        RejectedInputError: A request breaks the rules.
+        StreamClosedError: The peer left.
     """
     requests = TokenBucket(per_second=REQUESTS_PER_SECOND, burst=2 * REQUESTS_PER_SECOND)
     volume = TokenBucket(per_second=BYTES_PER_SECOND, burst=2 * BYTES_PER_SECOND)
@@ -129,13 +129,13 @@ def _load(request: _RangeRequest, number: BlockNumber, source: BlockSource) -> b
 async def request_blocks(
     stream: FrameStream, first_number: BlockNumber, count: int
 ) -> tuple[tuple[Block, CommitCertificate], ...]:
-    """Blocks from `first_number` on, with their certificates; fewer if the peer has no more.
+    """Blocks from `first_number` on, each with its certificate; fewer if the peer has no more.
 
     Raises:
-        HistoryNotHeldError: the peer began with a later block.
-        InvalidMessage: the answer is not what was asked for.
+        HistoryNotHeldError: The peer began with a snapshot above these blocks.
+        InvalidMessage: CONTENT_MISMATCH. The answer holds other blocks than requested.
         RejectedInputError: TOO_LARGE or MALFORMED.
-        StreamClosedError: the peer left.
+        StreamClosedError: The peer left.
     """
     request = RequestBlocks(first_number, min(count, BLOCK_REQUEST_LIMIT))
     frames = await _ask(stream, request, request.count)
@@ -154,12 +154,12 @@ async def request_blocks(
 async def request_headers(
     stream: FrameStream, first_number: BlockNumber, count: int
 ) -> tuple[tuple[Header, CommitCertificate | None], ...]:
-    """Headers from `first_number` on, with their blocks' certificates as far as they are held.
+    """Headers from `first_number` on, each with its block's certificate if the peer holds that.
 
     Raises:
-        InvalidMessage: the answer is not what was asked for.
+        InvalidMessage: CONTENT_MISMATCH. The answer holds other headers than requested.
         RejectedInputError: TOO_LARGE or MALFORMED.
-        StreamClosedError: the peer left.
+        StreamClosedError: The peer left.
     """
     request = RequestHeaders(first_number, min(count, BLOCK_REQUEST_LIMIT))
     frames = await _ask(stream, request, request.count)
@@ -176,12 +176,11 @@ async def request_headers(
 async def request_receipts(
     stream: FrameStream, numbers: Sequence[BlockNumber]
 ) -> tuple[tuple[Receipt, ...], ...]:
-    """The receipts of these blocks, unverified; of the first of them if the rest has no room.
+    """The receipts of these blocks, unverified; only of the first ones if not all fit.
 
     Raises:
-        InvalidMessage: the answer is not what was asked for.
         RejectedInputError: TOO_LARGE or MALFORMED.
-        StreamClosedError: the peer left.
+        StreamClosedError: The peer left.
     """
     request = RequestReceipts(tuple(numbers[:RECEIPTS_REQUEST_LIMIT]))
     frames = await _ask(stream, request, len(request.numbers))
@@ -189,12 +188,12 @@ async def request_receipts(
 
 
 async def request_block_by_hash(stream: FrameStream, block_hash: Hash32) -> Block | None:
-    """The block with this hash, or None if the peer does not hold it.
+    """The block with this hash; None if the peer does not hold it.
 
     Raises:
-        InvalidMessage: CONTENT_MISMATCH, another block.
+        InvalidMessage: CONTENT_MISMATCH. The answer is another block.
         RejectedInputError: TOO_LARGE or MALFORMED.
-        StreamClosedError: the peer left.
+        StreamClosedError: The peer left.
     """
     await stream.write_frame(encode_blocks_request(RequestBlockByHash(block_hash)))
     frame = await stream.read_frame(BLOCK_LIMIT_BYTES)
@@ -207,7 +206,7 @@ async def request_block_by_hash(stream: FrameStream, block_hash: Hash32) -> Bloc
 
 
 async def _ask(stream: FrameStream, request: BlocksRequest, count: int) -> list[bytes]:
-    """The frames of an answer, at most `count` and BLOCKS_LIMIT_BYTES together."""
+    """The frames of an answer, refused beyond `count` frames or BLOCKS_LIMIT_BYTES."""
     await stream.write_frame(encode_blocks_request(request))
     frames: list[bytes] = []
     room = BLOCKS_LIMIT_BYTES

@@ -1,4 +1,4 @@
-"""/pot/consensus/1: votes, one stream each way (docs/spec/wire.md, section 4)."""
+"""/pot/consensus/1: consensus messages, one stream each way (docs/spec/wire.md, section 4)."""
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable
@@ -15,28 +15,28 @@ PROTOCOL_ID: Final = "/pot/consensus/1"
 """Opened by the sender; the receiver never writes to it."""
 
 QUEUE_FRAMES_LIMIT: Final = 4096
-"""Frames waiting for one validator: minutes of votes, after which the oldest is stale anyway."""
+"""Frames queued for one validator: minutes of votes, after which the oldest is stale anyway."""
 
 QUEUE_LIMIT_BYTES: Final = 4 * CONSENSUS_FRAME_LIMIT_BYTES
-"""Bytes waiting for one validator: a few full blocks. What is broadcast is one payload in memory,
-however many queues it waits in.
+"""Bytes queued for one validator: a few full blocks. All queues share the bytes of a broadcast
+message.
 """
 
 COALESCE_BYTES: Final = 2**16
-"""Frames that wait together are sent in one write of about so much."""
+"""Queued frames are sent together in writes of about this size."""
 
 REOPEN_SECONDS: Final = 0.5
-"""The wait after a stream that ended, before the next."""
+"""The wait after a stream has ended until the next is opened."""
 
 ConsensusHandler = Callable[[Address, bytes], Awaitable[None]]
-"""Takes one frame of a validator (the one whose stream it is, not necessarily its author)."""
+"""Takes one frame and the validator that sent it, who need not be its author."""
 
 OpenStream = Callable[[str], Awaitable[FrameStream]]
-"""Opens a stream of a protocol to one fixed peer; raises UnreachablePeerError."""
+"""Opens a stream of a protocol to one certain peer, or raises UnreachablePeerError."""
 
 
 class OutboundQueue:
-    """What waits for one validator; the oldest is dropped when it is full."""
+    """The frames queued for one validator; a full queue drops the oldest."""
 
     def __init__(self, metrics: NetworkMetrics) -> None:
         self._metrics = metrics
@@ -54,17 +54,17 @@ class OutboundQueue:
         self._filled.set()
 
     def count(self) -> tuple[int, int]:
-        """Frames that wait, and their bytes."""
+        """The number of queued frames, and their bytes."""
         return len(self._frames), self._size_bytes
 
     def restore(self, frames: list[bytes]) -> None:
-        """Put back what was taken and not sent; the receiver may see some of it twice."""
+        """Put back frames that were taken but not sent; the receiver may get some of them twice."""
         self._frames.extendleft(reversed(frames))
         self._size_bytes += sum(len(frame) for frame in frames)
         self._filled.set()
 
     async def take(self) -> list[bytes]:
-        """The oldest frames, at least one, of about COALESCE_BYTES together."""
+        """Remove and return the oldest frames: at least one, about COALESCE_BYTES together."""
         while not self._frames:
             self._filled = trio.Event()
             await self._filled.wait()
@@ -79,7 +79,7 @@ class OutboundQueue:
 
 
 class ConsensusLinks:
-    """The queues towards the other validators, and what arrives from them, of one protocol."""
+    """The streams of one protocol to and from the other validators, and their queues."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class ConsensusLinks:
         self._set_changed = trio.Event()
 
     def set_validators(self, addresses: Iterable[Address]) -> None:
-        """Keep a queue for each of these, this node excepted, and drop the others'."""
+        """Set the current validators: each other one gets a queue, all other queues are dropped."""
         self._queues = {
             address: self._queues.get(address) or OutboundQueue(self._metrics)
             for address in sorted(addresses)
@@ -109,16 +109,16 @@ class ConsensusLinks:
         self._set_changed = trio.Event()
 
     def count_waiting(self) -> tuple[int, int]:
-        """Frames that wait for some validator, and their bytes."""
+        """The number and bytes of frames queued for all validators."""
         sizes = [queue.count() for queue in self._queues.values()]
         return sum(frames for frames, _ in sizes), sum(size for _, size in sizes)
 
     def are_among(self, addresses: Collection[Address | None]) -> bool:
-        """Whether every other member of the current set is in `addresses`."""
+        """Whether `addresses` holds every other validator of the current set."""
         return all(address in addresses for address in self._queues)
 
     def is_validator(self, address: Address | None) -> bool:
-        """Whether the address is another member of the current set."""
+        """Whether the address is another validator of the current set."""
         return address in self._queues
 
     def broadcast(self, payload: bytes) -> None:
@@ -128,15 +128,15 @@ class ConsensusLinks:
             queue.put(payload)
 
     def send(self, address: Address, payload: bytes) -> None:
-        """Queue a message for one validator; nothing happens if it is not in the set."""
+        """Queue a message for one validator, unless it is not in the current set."""
         self._check_size(payload)
         if queue := self._queues.get(address):
             queue.put(payload)
 
     async def run_outbound(self, address: Address, open_stream: OpenStream) -> None:
-        """Send what is queued for a validator, for as long as its session lasts."""
+        """Send the queued frames of a validator, until cancelled at the end of its session."""
         while True:
-            # Taken before the wait, so that no change is missed.
+            # Read before the queue, so that no change is missed.
             changed = self._set_changed
             queue = self._queues.get(address)
             if queue is None:
@@ -162,18 +162,18 @@ class ConsensusLinks:
                 await stream.reset()
 
     async def serve(self, stream: FrameStream, address: Address) -> None:
-        """Hand every frame of a validator's stream to consensus, as long as it is one.
+        """Pass every frame of a peer's stream to consensus, while the peer is a validator.
 
         Raises:
             InvalidMessage: TOO_LARGE.
-            StreamClosedError: the stream ended, or is to be reset: its sender is no validator, and
-                opens another one when it writes again.
+            StreamClosedError: The stream ended, or must be reset because its sender is not in the
+                validator set; the sender then opens another stream when it writes again.
         """
         while self.is_validator(address):
             frame = await stream.read_frame(self._frame_limit_bytes)
             self._metrics.consensus_frames_received += 1
             await self._handle(address, frame)
-        # Not merely closed: what it writes after it has joined would be read by nobody.
+        # Reset, not only closed: votes that it writes after it has joined would never be read.
         raise StreamClosedError("the sender is no validator")
 
     def _check_size(self, payload: bytes) -> None:

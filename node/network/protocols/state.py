@@ -1,7 +1,7 @@
-"""/pot/state/1: the state of a final block in chunks, and what tasks add (docs/spec/wire.md, 9).
+"""/pot/state/1: the state of a final block in chunks, and task records (docs/spec/wire.md, 9).
 
-Nothing here is believed: a chunk proves itself against a state root, a node is its hash, and what
-is told of a task hashes to what the contracts hold.
+Everything is verified: a chunk carries its proof against the state root, a node must have its hash,
+and the caller compares a task record with the hashes that the contracts hold.
 """
 
 from collections.abc import Sequence
@@ -19,34 +19,34 @@ from node.network.budget import TokenBucket
 from node.network.stream import FrameStream
 
 PROTOCOL_ID: Final = "/pot/state/1"
-"""Opened by the side that asks; any number of requests, one after the other."""
+"""The opener of a stream sends any number of requests, one after the other."""
 
 CHUNK_BYTES: Final = 2**19
-"""Nodes and code of one chunk: some 2 000 reads, so a reader holds the database for 20 ms."""
+"""Bytes of nodes and code in one chunk: 2 000 reads, so the database is busy for 20 ms."""
 
 ITEM_LIMIT_BYTES: Final = 2**19
-"""One node, or the code of one contract: the genesis file may hold more than EIP-170 lets in."""
+"""One node, or the code of one contract: genesis may hold code beyond the limit of EIP-170."""
 
 FRAME_LIMIT_BYTES: Final = CHUNK_BYTES + ITEM_LIMIT_BYTES + 2**17
-"""A chunk whose last item is the largest, the nodes above its first one, and their list."""
+"""A chunk whose last item is the largest, the nodes above its first one, and the list."""
 
 ITEMS_LIMIT: Final = 2**15
-"""Items of one chunk: none is shorter than 32 bytes."""
+"""Items of one chunk: none has fewer than 32 bytes."""
 
 NODES_LIMIT: Final = 384
-"""Trie nodes asked for at a time: a branch has at most 533 bytes."""
+"""Trie nodes in one request: a branch node has at most 533 bytes."""
 
 NODES_REQUEST_LIMIT_BYTES: Final = 33 * NODES_LIMIT + 16
-"""A request that names them all."""
+"""A request with NODES_LIMIT hashes."""
 
 RECORDS_LIMIT: Final = 16
-"""Tasks asked for at a time."""
+"""Tasks in one request."""
 
 RECORD_LIMIT_BYTES: Final = 2**22
-"""A specification of 16 KiB, and 100 000 accounts with what they earned."""
+"""One record: a specification of 16 KiB, and the earnings of 100 000 accounts."""
 
 BYTES_PER_SECOND: Final = 32.0 * 2**20
-"""What all peers together are served; each one's limit is in node/network/limits.py."""
+"""Bytes a second that all peers together are served; node/network/limits.py limits each peer."""
 
 READERS_LIMIT: Final = 2
 """Answers read from the database at a time."""
@@ -58,32 +58,32 @@ _RECORDS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """What the contracts hold of a task by its hash alone."""
+    """Those data of a task of which the contracts hold only hashes."""
 
     spec: bytes
     rewards: tuple[tuple[Address, int], ...]
-    """What each account had earned in all as of the block, by ascending address."""
+    """The total earnings of each account as of the block, by ascending address."""
 
 
 class StateSource(Protocol):
-    """What a node serves of its state; every method may be called from a thread."""
+    """The state that a node serves; every method may be called from a thread."""
 
     def state_chunk(
         self, number: BlockNumber, start: bytes, end: bytes, limit_bytes: int
     ) -> tuple[bytes, ...] | None:
-        """Items of the state after a block (chain.execution.state_walk); None if not held."""
+        """Items of the state after a block (chain/state/walk.py); None if it is not held."""
 
     def state_nodes(self, hashes: Sequence[Hash32], limit_bytes: int) -> tuple[bytes, ...]:
-        """The nodes or code of these hashes, empty where one is not held or has no room."""
+        """The nodes or code with these hashes; empty where one is not held or does not fit."""
 
     def task_records(
         self, number: BlockNumber, first: TaskId, count: int
     ) -> tuple[TaskRecord, ...] | None:
-        """What the tasks from `first` on were as of a block; None if that is not known."""
+        """The records of the tasks from `first` on as of a block; None if they are not known."""
 
 
 class StateServer:
-    """Serves all peers together within bounds: of bytes, and of readers of the database."""
+    """Serves all peers, within limits of bytes a second and of database readers."""
 
     def __init__(self, source: StateSource) -> None:
         self._source = source
@@ -91,11 +91,11 @@ class StateServer:
         self._readers = trio.CapacityLimiter(READERS_LIMIT)
 
     async def serve(self, stream: FrameStream) -> None:
-        """Answer a peer's requests until it closes the stream.
+        """Answer the requests of a peer until it closes the stream.
 
         Raises:
-            RejectedInputError: a request that breaks the rules.
-            StreamClosedError: the peer left.
+            RejectedInputError: A request breaks the rules.
+            StreamClosedError: The peer left.
         """
         while True:
             frame = await stream.read_frame(NODES_REQUEST_LIMIT_BYTES)
@@ -138,11 +138,11 @@ class StateServer:
 async def request_chunk(
     stream: FrameStream, number: BlockNumber, state_root: Hash32, start: bytes, end: bytes
 ) -> VerifiedChunk | None:
-    """The next part of a state; None if the peer does not hold it.
+    """A verified part of a state from `start` on; None if the peer does not hold the state.
 
     Raises:
-        RejectedInputError: TOO_LARGE, MALFORMED, or CONTENT_MISMATCH: not of that state.
-        StreamClosedError: the peer left.
+        RejectedInputError: TOO_LARGE, MALFORMED, or CONTENT_MISMATCH if it is of another state.
+        StreamClosedError: The peer left.
     """
     await stream.write_frame(codec.encode([_CHUNK, number, start, end]))
     frame = await stream.read_frame(FRAME_LIMIT_BYTES)
@@ -158,8 +158,8 @@ def _verify_chunk(frame: bytes, state_root: Hash32, start: bytes, end: bytes) ->
     encoded = [codec.as_bytes(item) for item in items]
     chunk = verify_chunk(state_root, start, end, encoded)
     if chunk.next_position != end and sum(map(len, encoded)) < CHUNK_BYTES:
-        # Drop by drop it would be true as well, and take for ever.
-        raise InvalidMessage(RejectionReason.CONTENT_MISMATCH, "less than there is")
+        # A chunk must be full unless it ends the range; else a peer could serve one item at a time.
+        raise InvalidMessage(RejectionReason.CONTENT_MISMATCH, "the chunk is not full")
     return chunk
 
 
@@ -167,8 +167,8 @@ async def request_nodes(stream: FrameStream, hashes: Sequence[Hash32]) -> dict[b
     """Those of the nodes that the peer holds, by hash.
 
     Raises:
-        RejectedInputError: TOO_LARGE, MALFORMED, or CONTENT_MISMATCH: other nodes.
-        StreamClosedError: the peer left.
+        RejectedInputError: TOO_LARGE, MALFORMED, or CONTENT_MISMATCH if they are other nodes.
+        StreamClosedError: The peer left.
     """
     assert len(hashes) <= NODES_LIMIT
     await stream.write_frame(codec.encode([_NODES, list(hashes)]))
@@ -186,11 +186,11 @@ async def request_nodes(stream: FrameStream, hashes: Sequence[Hash32]) -> dict[b
 async def request_records(
     stream: FrameStream, number: BlockNumber, first: TaskId, count: int
 ) -> tuple[TaskRecord, ...] | None:
-    """What `count` tasks were as of a block, unverified; None if the peer does not know.
+    """The records of `count` tasks as of a block, unverified; None if the peer has none.
 
     Raises:
         RejectedInputError: TOO_LARGE or MALFORMED.
-        StreamClosedError: the peer left.
+        StreamClosedError: The peer left.
     """
     assert count <= RECORDS_LIMIT
     await stream.write_frame(codec.encode([_RECORDS, number, first, count]))

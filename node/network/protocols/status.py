@@ -1,4 +1,4 @@
-"""/pot/status/1: who a peer is, and whether it is alive (docs/spec/wire.md, section 3)."""
+"""/pot/status/1: proves who a peer is and watches whether it is alive (docs/spec/wire.md, 3)."""
 
 import hmac
 from collections.abc import Awaitable, Callable
@@ -30,89 +30,87 @@ from node.network.wire import (
 )
 
 PROTOCOL_ID: Final = "/pot/status/1"
-"""One stream a session, opened by the side that dialled."""
+"""One stream for each session, opened by the side that dialled."""
 
 STATUS_DOMAIN: Final = keccak256(b"ProofOfTraining.status")
-"""Apart from the domain of consensus messages: a proof of identity is never a vote."""
+"""The domain of status digests; consensus messages have another, so that no proof is a vote."""
 
 HANDSHAKE_SECONDS: Final = 10.0
-"""Two messages each way; who takes longer is not there."""
+"""How long the two messages each way may take."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How closely two peers watch each other."""
+    """How often two peers ping each other, and when one counts as frozen."""
 
     ping_seconds: float
-    """How often each side says that it is alive."""
+    """The time between two pings of one side."""
     silent_ticks: int
     """Seconds without a message after which a peer counts as frozen."""
 
 
 VALIDATORS: Final = Pace(2.0, 5)
-"""Between two validators: one that is frozen is noticed within 6 s."""
+"""Between two validators: a frozen one is noticed within 6 s."""
 
 OTHERS: Final = Pace(10.0, 25)
-"""Of every other pair: a frame costs each side half a millisecond, and a node may have a thousand
-such peers. A new head is told within a second anyway.
+"""Between all other peers: a frame takes half a millisecond on each side, and a node may have a
+thousand such peers. A new head is told within a second all the same.
 """
 
 PEERS_SECONDS: Final = 30.0
 """How often addresses are exchanged."""
 
 MESSAGES_PER_SECOND: Final = 20
-"""A peer sends a ping and a pong every 2 s, or a new head a second; ten times that is a flood, and
-ends the session.
-"""
+"""More messages a second end the session; an honest peer sends a tenth of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
-    """What this node says of itself, and demands of others."""
+    """What this node tells and proves of itself; peers must be on the same chain."""
 
     chain_id: int
     genesis_hash: Hash32
     validator: tuple[Address, Callable[[Hash32], Signature]] | None
-    """The consensus key's account, and what signs a status digest with it; None if it has none."""
+    """The address of the consensus key and its signing function; None for a node without one."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteStatus:
-    """What a peer has said and proved of itself."""
+    """What a peer has told and proved of itself."""
 
     validator: Address | None
-    """The account whose consensus key signed for this peer id; None if it claims none."""
+    """The address whose consensus key signed for this peer id; None if the peer claims none."""
     head: Head
     addresses: tuple[str, ...]
 
 
 class StatusHost(Protocol):
-    """What a session needs of the node."""
+    """What the status stream of a session asks and tells."""
 
     def get_head(self) -> Head:
-        """Our highest finalized block."""
+        """The highest finalized block of this node."""
 
     def known_addresses(self) -> tuple[str, ...]:
-        """Addresses of peers we are connected to, for others to dial."""
+        """Addresses of connected peers, for others to dial."""
 
     def on_head(self, peer_id: PeerId, head: Head) -> None:
-        """A peer told its head."""
+        """Take note of the head that a peer told."""
 
     def on_latency(self, peer_id: PeerId, seconds: float) -> None:
-        """A peer answered a ping."""
+        """Take note of the round trip of a ping."""
 
     def on_addresses(self, peer_id: PeerId, addresses: tuple[str, ...]) -> None:
-        """A peer told us of others."""
+        """Take note of the addresses of other nodes that a peer told."""
 
 
 def compute_status_digest(
     identity: NodeIdentity, *, signer_peer_id: PeerId, verifier_nonce: Hash32
 ) -> Hash32:
-    """What a validator signs to show that a peer id is its own.
+    """The digest that a validator signs to prove that a peer id is its own.
 
     The fields are those of a consensus digest (docs/spec/consensus.md, section 4), under a domain
-    of its own; the payload binds the peer id and the other side's nonce, so that a proof can be
-    neither replayed nor passed on.
+    of its own. The payload holds the peer id and the nonce of the other side, so that a proof can
+    be neither replayed nor used by another peer.
     """
     payload = keccak256(abi_encode(["string", "bytes32"], [signer_peer_id, verifier_nonce]))
     return keccak256(
@@ -141,13 +139,13 @@ async def shake_hands(
     addresses: tuple[str, ...],
     nonce: Hash32,
 ) -> RemoteStatus:
-    """Say who we are, hear who the peer is, and check that it is of this chain.
+    """Exchange hello and proof with the peer, and check that it is on this chain.
 
     The nonce is 32 random bytes, used once.
 
     Raises:
         RejectedInputError: WRONG_CHAIN, BAD_SIGNATURE, MALFORMED, or TOO_LARGE.
-        StreamClosedError: the peer left.
+        StreamClosedError: The peer left.
     """
     own = Hello(PROTOCOL_VERSION, identity.chain_id, identity.genesis_hash, head, nonce, addresses)
     await stream.write_frame(encode_status(own))
@@ -179,7 +177,7 @@ async def shake_hands(
 
 
 async def say_goodbye(stream: FrameStream, reason: DisconnectReason) -> None:
-    """Tell the peer why, if it still listens."""
+    """Tell the peer why the session ends, if it still reads."""
     with trio.move_on_after(0.5):
         try:
             await stream.write_frame(encode_status(Goodbye(reason)))
@@ -194,16 +192,16 @@ async def keep_alive(
     """Ping and listen until the peer leaves, falls silent, or breaks a rule.
 
     Args:
-        stream: the session's stream, after the handshake.
-        host: what the session asks and tells.
+        stream: the stream of the session, after the handshake.
+        host: is asked for our head and addresses, and told those of the peer.
         pace: the same on both sides.
 
     Returns:
-        Why the session ended: the peer's word, or SILENT.
+        The reason in the peer's goodbye, or SILENT.
 
     Raises:
-        RejectedInputError: a message that does not belong here, is none, or one too many.
-        StreamClosedError: the peer is gone.
+        RejectedInputError: A message is malformed, out of place, or one too many.
+        StreamClosedError: The peer left.
     """
     return await _Session(stream, host, pace).run()
 
@@ -240,7 +238,7 @@ class _Session:
         return self._reason
 
     async def _watch(self) -> None:
-        # Ticks, not a deadline: while our own loop stands still, the peer is not to blame.
+        # Ticks, not a deadline: time in which this event loop is blocked is not the peer's silence.
         while self._silent_ticks < self._pace.silent_ticks:
             await trio.sleep(1)
             self._silent_ticks += 1
@@ -262,7 +260,7 @@ class _Session:
             while trio.current_time() < next_ping_at:
                 with trio.move_on_at(next_ping_at):
                     await self._has_news.wait()
-                # Outside the timeout, which must not cut a frame.
+                # Outside the timeout, which could otherwise interrupt a frame.
                 if self._has_news.is_set():
                     await self._tell_head(0)
 

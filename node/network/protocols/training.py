@@ -1,7 +1,7 @@
-"""/pot/training/1: who revealed what, what a state consists of (docs/spec/wire.md, section 8).
+"""/pot/training/1: reveals, and the parts of training states (docs/spec/wire.md, section 8).
 
-Gradients and tensors themselves are blobs; these few bytes say which blobs to ask for. Nothing here
-is believed: a reveal must open its commitment, parts must hash to their root.
+Gradients and tensors themselves are blobs; these messages tell which blobs to fetch. The caller
+verifies them: a reveal must open its commitment, parts must hash to their root.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from node.network.stream import FrameStream
 from node.network.wire import REQUEST_FRAME_LIMIT_BYTES
 
 PROTOCOL_ID: Final = "/pot/training/1"
-"""The libp2p protocol."""
+"""The opener of a stream sends any number of requests, one after the other."""
 
 REVEALS_LIMIT: Final = 1_024
-"""Reveals in one answer: as many miners as the ledger lets take part in a task."""
+"""Reveals in one answer: the most miners that the ledger admits to a task."""
 
 REVEALS_FRAME_LIMIT_BYTES: Final = REVEALS_LIMIT * REVEAL_LIMIT_BYTES + 16
-"""An answer with all of them."""
+"""An answer with REVEALS_LIMIT reveals."""
 
 _REVEALS: Final = 0
 _STATE_PARTS: Final = 1
@@ -31,24 +31,24 @@ _ANNOUNCE: Final = 2
 
 
 class TrainingSource(Protocol):
-    """What a node tells its peers of training."""
+    """The training data that a node serves to its peers."""
 
     def list_reveals(self, attempt_id: AttemptId) -> Sequence[Reveal]:
-        """The reveals of an attempt that are held here."""
+        """The reveals of an attempt that this node holds."""
 
     def get_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
-        """The content ids below a training state root; None if they are not known here."""
+        """The content ids below a training state root; None if they are not known."""
 
     def on_announced_reveal(self, reveal: Reveal) -> None:
-        """A peer says that it holds a reveal; nothing is checked yet."""
+        """Take note of a reveal that a peer holds; it is not verified yet."""
 
 
 async def serve(stream: FrameStream, source: TrainingSource) -> None:
-    """Answer a peer's requests until it closes the stream.
+    """Answer the requests of a peer until it closes the stream.
 
     Raises:
-        RejectedInputError: a request that breaks the rules.
-        StreamClosedError: the peer left.
+        RejectedInputError: A request breaks the rules.
+        StreamClosedError: The peer left.
     """
     while True:
         frame = await stream.read_frame(REQUEST_FRAME_LIMIT_BYTES)
@@ -75,11 +75,11 @@ async def serve(stream: FrameStream, source: TrainingSource) -> None:
 
 
 async def request_reveals(stream: FrameStream, attempt_id: AttemptId) -> tuple[Reveal, ...]:
-    """The reveals of an attempt that the peer holds, unchecked.
+    """The reveals of an attempt that the peer holds, unverified.
 
     Raises:
         RejectedInputError: TOO_LARGE or MALFORMED.
-        StreamClosedError: the peer left.
+        StreamClosedError: The peer left.
     """
     place = (attempt_id.task_id, attempt_id.round_number, attempt_id.attempt_number)
     await stream.write_frame(codec.encode([_REVEALS, *place]))
@@ -89,11 +89,11 @@ async def request_reveals(stream: FrameStream, attempt_id: AttemptId) -> tuple[R
 
 
 async def request_state_parts(stream: FrameStream, root: Hash32) -> tuple[Hash32, ...]:
-    """The content ids below a training state root, unchecked; empty if the peer knows none.
+    """The content ids below a training state root, unverified; empty if the peer knows none.
 
     Raises:
         RejectedInputError: TOO_LARGE or MALFORMED.
-        StreamClosedError: the peer left.
+        StreamClosedError: The peer left.
     """
     await stream.write_frame(codec.encode([_STATE_PARTS, root]))
     limit = 40 * MAX_PARTS
@@ -108,7 +108,7 @@ async def announce_reveal(stream: FrameStream, reveal: Reveal) -> None:
     """Tell the peer of a reveal.
 
     Raises:
-        StreamClosedError: the peer left.
+        StreamClosedError: The peer left.
     """
     await stream.write_frame(codec.encode([_ANNOUNCE, reveal.to_item()]))
     await stream.read_frame(0)

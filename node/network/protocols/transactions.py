@@ -1,7 +1,7 @@
-"""/pot/tx/1: announced by hash, fetched when unknown (docs/spec/wire.md, section 5).
+"""/pot/tx/1: transactions are announced by hash and fetched if unknown (docs/spec/wire.md, 5).
 
-One stream each way: who opens it announces and serves, who accepts it asks. A hash that is being
-fetched from one peer is not asked of another until that peer had its time.
+One stream each way: its opener announces and serves, the other side requests. A transaction that
+was requested from one peer is not requested from another for FETCH_SECONDS.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -29,46 +29,46 @@ from node.network.wire import (
 )
 
 PROTOCOL_ID: Final = "/pot/tx/1"
-"""Opened by the side that announces."""
+"""The opener of a stream announces."""
 
 QUEUE_LIMIT: Final = 16_384
-"""Hashes waiting to be announced to a peer: two full mempools."""
+"""Hashes queued for one peer: two full mempools."""
 
 KNOWN_LIMIT: Final = 32_768
-"""Hashes a peer is known to hold, so that they are not announced back: 4 MiB a peer."""
+"""Hashes known to one peer, which are not announced to it again: 4 MiB a peer."""
 
 REOPEN_SECONDS: Final = 1.0
-"""The wait after a stream that ended, before the next."""
+"""The wait after a stream has ended until the next is opened."""
 
 FETCH_SECONDS: Final = 2.0
-"""How long an answer may take before another peer that announced the same is asked."""
+"""How long an answer may take before another announcer of the same transaction is asked."""
 
 WANTED_LIMIT: Final = 8_192
-"""Announced and unknown hashes remembered of one peer; the rest comes with blocks."""
+"""Announced, unknown hashes remembered of one peer; the rest comes with blocks."""
 
 HASHES_PER_SECOND: Final = 5_000.0
-"""Announced hashes a peer may send; more waits, by flow control."""
+"""Announced hashes a second that are read from one peer; flow control delays more."""
 
 FAULTS: Final = frozenset(
     {RejectionReason.MALFORMED, RejectionReason.BAD_SIGNATURE, RejectionReason.WRONG_CHAIN}
 )
-"""What no honest node ever holds. Other refusals may be a matter of who is a block ahead."""
+"""Refusals of what no honest node sends. Others may depend on how far a node has synced."""
 
 OpenStream = Callable[[str], Awaitable[FrameStream]]
-"""Opens a stream of a protocol to one fixed peer; raises UnreachablePeerError."""
+"""Opens a stream of a protocol to one certain peer, or raises UnreachablePeerError."""
 
 
 class TransactionPool(Protocol):
-    """The mempool, as the network sees it."""
+    """The transaction pool, as the network sees it."""
 
     def contains(self, transaction_hash: Hash32) -> bool:
-        """Whether it is held, or was refused since the last block: it is not fetched."""
+        """Whether it is held or was refused since the last block, and so is not fetched."""
 
     def get_raw(self, transaction_hash: Hash32) -> bytes | None:
         """The signed transaction, or None if it is not held."""
 
     def hashes(self) -> Sequence[Hash32]:
-        """All that is held."""
+        """The hashes of all transactions that are held."""
 
     async def submit(self, raw: bytes) -> Hash32:
         """Admit a transaction and announce it to every peer; its hash.
@@ -79,7 +79,7 @@ class TransactionPool(Protocol):
 
 
 class AnnouncementQueue:
-    """Hashes to announce to one peer, and those that it already knows."""
+    """The hashes to announce to one peer, and those that it knows."""
 
     def __init__(self, metrics: NetworkMetrics) -> None:
         self._metrics = metrics
@@ -88,7 +88,7 @@ class AnnouncementQueue:
         self._filled = trio.Event()
 
     def put(self, hashes: Iterable[Hash32]) -> None:
-        """Announce these that the peer does not know; never waits."""
+        """Queue those hashes that the peer does not know; never waits."""
         for transaction_hash in hashes:
             if transaction_hash in self._known:
                 continue
@@ -100,7 +100,7 @@ class AnnouncementQueue:
             self._filled.set()
 
     def add_known(self, hashes: Iterable[Hash32]) -> None:
-        """The peer has these: it announced or got them."""
+        """Remember that the peer knows these: it announced or received them."""
         for transaction_hash in hashes:
             self._waiting.pop(transaction_hash, None)
             self._known[transaction_hash] = None
@@ -108,7 +108,7 @@ class AnnouncementQueue:
             del self._known[next(iter(self._known))]
 
     async def take(self) -> tuple[Hash32, ...]:
-        """The next announcement, at least one hash; the peer knows them now."""
+        """The next announcement, at least one hash; the peer counts as knowing them."""
         while not self._waiting:
             self._filled = trio.Event()
             await self._filled.wait()
@@ -118,17 +118,17 @@ class AnnouncementQueue:
 
 
 class TransactionExchange:
-    """Announcements to and fetches from every peer."""
+    """Announces transactions to every peer, and fetches what peers announce."""
 
     def __init__(self, pool: TransactionPool, metrics: NetworkMetrics) -> None:
         self._pool = pool
         self._metrics = metrics
         self._queues: dict[str, AnnouncementQueue] = {}
         self._fetching: dict[Hash32, float] = {}
-        """Until when a hash is being fetched from somebody; so long, nobody else is asked."""
+        """The time until which a requested hash is not requested from another peer."""
 
     def announce(self, hashes: Iterable[Hash32]) -> None:
-        """Tell every peer of transactions that are held; never waits."""
+        """Announce transactions of the pool to every peer; never waits."""
         listed = tuple(hashes)
         for queue in self._queues.values():
             queue.put(listed)
@@ -139,12 +139,12 @@ class TransactionExchange:
         open_stream: OpenStream,
         on_fault: Callable[[RejectedInputError], None],
     ) -> None:
-        """Announce and serve to a peer, for as long as its session lasts.
+        """Announce and serve to a peer, until cancelled at the end of its session.
 
         Args:
             peer_id: the peer.
             open_stream: opens a stream to it.
-            on_fault: told of a request that breaks the rules.
+            on_fault: is told of a request that breaks the rules.
         """
         queue = AnnouncementQueue(self._metrics)
         self._queues[peer_id] = queue
@@ -205,26 +205,26 @@ class TransactionExchange:
         self._metrics.transactions_served += len(found)
 
     async def serve(self, stream: FrameStream, shared: TokenBucket | None = None) -> None:
-        """Fetch what a peer announces and we do not hold.
+        """Fetch the transactions that a peer announces and the pool does not hold.
 
         Args:
-            stream: the peer's.
-            shared: a budget of transactions that it shares with others, unless it is a validator.
+            stream: the stream that the peer opened.
+            shared: the budget of transactions of all non-validators; None for a validator.
 
         Raises:
-            InvalidMessage: a message that breaks the rules, or was not asked for.
-            RejectedInputError: a transaction that no honest node holds.
-            StreamClosedError: the peer left.
+            InvalidMessage: A message breaks the rules, or was not requested.
+            RejectedInputError: A transaction is one that no honest node holds.
+            StreamClosedError: The peer left.
         """
         await _Fetcher(stream, self, shared).run()
 
     def add_known(self, peer_id: str, hashes: Iterable[Hash32]) -> None:
-        """A peer holds these; do not announce them to it."""
+        """Remember that a peer knows these, so that they are not announced to it."""
         if queue := self._queues.get(peer_id):
             queue.add_known(hashes)
 
     def claim(self, wanted: dict[Hash32, None]) -> tuple[Hash32, ...]:
-        """Take from `wanted` what is unknown and nobody else is being asked for."""
+        """Remove and return hashes of `wanted` to request now; known ones are removed too."""
         now = trio.current_time()
         chosen: list[Hash32] = []
         for transaction_hash in list(wanted):
@@ -240,7 +240,7 @@ class TransactionExchange:
         return tuple(chosen)
 
     def release(self, hashes: Iterable[Hash32]) -> None:
-        """These have come, or will not come from whom they were asked of."""
+        """Allow other peers to be asked: these have arrived, or will not arrive."""
         for transaction_hash in hashes:
             self._fetching.pop(transaction_hash, None)
 
@@ -248,7 +248,7 @@ class TransactionExchange:
         """Hand a fetched transaction to the pool, which announces it if it admits it.
 
         Raises:
-            RejectedInputError: it is one that no honest node holds.
+            RejectedInputError: It is one that no honest node holds.
         """
         self._metrics.transactions_received += 1
         try:
@@ -259,7 +259,7 @@ class TransactionExchange:
 
 
 class _Fetcher:
-    """The asking side of one stream: one request at a time, announcements in between."""
+    """The requesting side of one stream: one request at a time, announcements in between."""
 
     def __init__(
         self, stream: FrameStream, exchange: TransactionExchange, shared: TokenBucket | None
@@ -282,7 +282,7 @@ class _Fetcher:
             self._exchange.release(self._asked)
 
     async def _listen(self) -> StreamClosedError | RejectedInputError:
-        """Handle messages until one cannot be; why not."""
+        """Handle messages until one fails; the error of that one."""
         while True:
             try:
                 frame = await self._stream.read_frame(TRANSACTION_FRAME_LIMIT_BYTES)
@@ -323,10 +323,10 @@ class _Fetcher:
             await self._stream.write_frame(message)
 
     async def _retry(self) -> None:
-        # What another peer was asked for and did not send.
+        # Hashes that another peer was asked for and did not send become free with time.
         while True:
             await trio.sleep(FETCH_SECONDS / 2)
             try:
                 await self._ask()
             except StreamClosedError:
-                return  # the listener notices too
+                return  # the listener gets the same error and ends the stream

@@ -197,7 +197,7 @@ def test_one_site_fills_no_table_and_a_full_one_makes_room() -> None:
 def test_a_settled_node_dials_the_operators_addresses_only() -> None:
     table = build_table(address())
     table.learn([address(peer(1))], peer(1))
-    assert table.due(0, connected=(), is_settled=True) == ((BOB, address()),)
+    assert table.due(0, connected=(), only_persistent=True) == ((BOB, address()),)
     assert table.due(0, connected=()) == ((peer(1), address(peer(1))),)
 
 
@@ -205,7 +205,7 @@ def test_who_was_turned_away_comes_back_in_minutes() -> None:
     table = build_table(address())
     table.learn([address(peer(1))], peer(1))
     for each in (BOB, peer(1)):
-        table.turned_away(each, now=0)
+        table.session_refused(each, now=0)
     assert table.due(peers.BACKOFF_LAST_SECONDS - 1, connected=()) == ()
     assert table.due(peers.BACKOFF_LAST_SECONDS, connected=()) == ((BOB, address()),)
     learned = ((peer(1), address(peer(1))),)

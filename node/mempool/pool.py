@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, Protocol
 
+from cachetools import FIFOCache
+
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.primitives import Address, Hash32
 from chain.types.transaction import Transaction
@@ -134,8 +136,8 @@ class Mempool:
         self._limits = limits or MempoolLimits()
         self._entries: dict[Hash32, _Entry] = {}
         self._queues: dict[Address, _Queue] = {}
-        self._banned: dict[Hash32, None] = {}
-        self._refused: dict[Hash32, None] = {}
+        self._banned: FIFOCache[Hash32, None] = FIFOCache(self._limits.banned)
+        self._refused: FIFOCache[Hash32, None] = FIFOCache(REFUSED_LIMIT)
         self._cheapest: list[tuple[tuple[int, int, int], Hash32]] = []
         self._size_bytes = 0
         self._free_count = 0
@@ -174,9 +176,7 @@ class Mempool:
         try:
             self._admit(transaction)
         except InvalidTransaction:
-            self._refused[transaction.hash] = None
-            if len(self._refused) > REFUSED_LIMIT:
-                del self._refused[next(iter(self._refused))]
+            self._refused.setdefault(transaction.hash, None)
             raise
 
     def is_settled(self, transaction_hash: Hash32) -> bool:
@@ -227,9 +227,7 @@ class Mempool:
         if entry is not None:
             self._take_out(entry)
         if ban:
-            self._banned[transaction_hash] = None
-            while len(self._banned) > self._limits.banned:
-                del self._banned[next(iter(self._banned))]
+            self._banned.setdefault(transaction_hash, None)
 
     def on_finalized(self, transactions: Iterable[Transaction]) -> None:
         """Take out what a finalized block included or made stale. The rules are the new head's."""

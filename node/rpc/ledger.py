@@ -1,8 +1,9 @@
 """What system contracts say of tasks, through the call workers (docs/spec/rpc.md, section 2)."""
 
 import time
-from collections import OrderedDict
 from typing import Final
+
+from cachetools import FIFOCache
 
 from chain.contracts.abi import decode_uint
 from chain.contracts.addresses import GRADIENT_LEDGER, REWARD_DISTRIBUTOR, TASK_REGISTRY
@@ -37,6 +38,9 @@ from node.rpc.errors import header_not_found
 CACHED_ATTEMPTS: Final = 256
 """Attempts whose participants are kept: they never change once the attempt is open."""
 
+CACHED_TASKS: Final = 256
+"""Tasks whose phase is kept until the next block or second."""
+
 
 class LedgerView:
     """Views of the predeployed contracts."""
@@ -44,10 +48,12 @@ class LedgerView:
     def __init__(self, chain: ChainView, calls: CallExecutor) -> None:
         self._chain = chain
         self._calls = calls
-        self._participants: OrderedDict[
+        self._participants: FIFOCache[
             tuple[TaskId, BlockNumber], tuple[tuple[Address, int], ...]
-        ] = OrderedDict()
-        self._phases: dict[TaskId, tuple[tuple[BlockNumber, int], Phase, Deadline]] = {}
+        ] = FIFOCache(CACHED_ATTEMPTS)
+        self._phases: FIFOCache[TaskId, tuple[tuple[BlockNumber, int], Phase, Deadline]] = (
+            FIFOCache(CACHED_TASKS)
+        )
 
     async def phase(self, task_id: TaskId) -> tuple[Phase, Deadline]:
         """The phase as the next block will find it, and when it ends."""
@@ -97,8 +103,6 @@ class LedgerView:
             self._participants[key] = tuple(
                 (each.miner, each.units) for each in decode_participants(answer)
             )
-            if len(self._participants) > CACHED_ATTEMPTS:
-                self._participants.popitem(last=False)
         return self._participants[key]
 
     async def _call(self, to: Address, call_data: bytes, header: Header | None = None) -> bytes:

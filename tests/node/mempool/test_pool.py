@@ -300,8 +300,9 @@ def test_what_was_refused_is_not_looked_at_again_before_the_next_block(pool, hea
     assert settled == [True, False, False]
 
 
-def test_memory_of_refused_transactions_is_bounded(pool, monkeypatch):
+def test_memory_of_refused_transactions_is_bounded(head, monkeypatch):
     monkeypatch.setattr(mempool, "REFUSED_LIMIT", 3)
+    pool = Mempool(head, LIMITS)
     refused = [transaction(ALICE, 99 + each) for each in range(5)]
     for each in refused:
         with pytest.raises(InvalidTransaction):

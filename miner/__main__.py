@@ -14,7 +14,9 @@ from eth_keyfile.keyfile import decode_keyfile_json
 
 from chain.errors import RejectedInputError
 from chain.primitives import PrivateKey, TaskId
-from chain.training.task_spec import TaskSpec
+from chain.training.task_spec import (
+    TaskSpec,
+)
 from miner.client import ClientError, NodeClient
 from miner.light import LightClient
 from miner.log import configure_logging, log_event

@@ -35,7 +35,10 @@ from chain.training.attempt import AttemptId
 from chain.training.encoding import GradientHeader, count_payload_bytes
 from chain.training.optimizer import initial_state
 from chain.training.state import FLOAT32_BYTES
-from chain.training.task_spec import MAX_SPEC_BYTES, TaskSpec, decode_task_spec
+from chain.training.task_spec import (
+    TaskSpec,
+)
+from chain.training.task_spec_codec import MAX_SPEC_BYTES, decode_task_spec
 from miner.data import read_file
 from miner.devices import DeviceError, open_device
 from miner.quiet import claim_stdout

@@ -36,7 +36,10 @@ from chain.training.encoding import (
     compute_gradient_root,
 )
 from chain.training.state import FLOAT32_BYTES
-from chain.training.task_spec import TaskSpec, compute_spec_hash, decode_task_spec
+from chain.training.task_spec import (
+    TaskSpec,
+)
+from chain.training.task_spec_codec import compute_spec_hash, decode_task_spec
 from miner.client import (
     Attempt,
     ClientError,

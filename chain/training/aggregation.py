@@ -19,7 +19,10 @@ from chain.training.encoding import (
     Gradient,
     count_blocks,
 )
-from chain.training.task_spec import MAX_UNITS, Aggregator
+from chain.training.task_spec import (
+    MAX_UNITS,
+    Aggregator,
+)
 
 WEIGHT_ONE: Final = 256
 """A weight of 1: weights are integers with 8 fractional bits."""

@@ -18,7 +18,9 @@ from eth_abi.abi import encode
 from chain.crypto import keccak256, sha256
 from chain.primitives import Address, Hash32
 from chain.training.attempt import AttemptId
-from chain.training.task_spec import MAX_UNITS
+from chain.training.task_spec import (
+    MAX_UNITS,
+)
 
 FEISTEL_ROUNDS: Final = 8
 """Four suffice against an adversary on large domains (Luby and Rackoff); eight, because a small

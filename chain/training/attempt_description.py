@@ -12,7 +12,9 @@ from chain.training.architectures import count_parameters
 from chain.training.assignment import Assignment, assign, compute_seed
 from chain.training.attempt import AttemptId
 from chain.training.encoding import GradientHeader
-from chain.training.task_spec import TaskSpec
+from chain.training.task_spec import (
+    TaskSpec,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,9 @@ from chain.contracts.task_registry import (
 from chain.primitives import ZERO_HASH, Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Outcome, decide, decode_verdicts
 from chain.training.attempt import AttemptId
-from chain.training.task_spec import TaskSpec
+from chain.training.task_spec import (
+    TaskSpec,
+)
 from chain.types.validator_set import ValidatorSet
 
 MAX_BALLOTS: Final = 3

@@ -13,7 +13,11 @@ from chain.errors import RejectedInputError, RejectionReason
 from chain.training.aggregation import FLUSH_BELOW, flush
 from chain.training.encoding import Float32Array
 from chain.training.state import TrainingState
-from chain.training.task_spec import AdamW, Optimizer, Sgd
+from chain.training.task_spec import (
+    AdamW,
+    Optimizer,
+    Sgd,
+)
 
 LITTLE_FLOAT32: Final = np.dtype("<f4")
 """The byte order of everything that is hashed."""

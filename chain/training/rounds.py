@@ -14,7 +14,9 @@ from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address, BlockNumber
 from chain.training.acceptance import Verdict
 from chain.training.history import Attempt, TaskHistory
-from chain.training.task_spec import TaskSpec
+from chain.training.task_spec import (
+    TaskSpec,
+)
 from chain.types.validator_set import ValidatorSet
 
 TURN_BLOCKS: Final = 2

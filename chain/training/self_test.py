@@ -21,7 +21,12 @@ from chain.training.encoding import (
     decode_gradient,
 )
 from chain.training.optimizer import apply_update, initial_state
-from chain.training.task_spec import AdamW, Aggregator, Optimizer, Sgd
+from chain.training.task_spec import (
+    AdamW,
+    Aggregator,
+    Optimizer,
+    Sgd,
+)
 
 PARAMETER_COUNT: Final = 5_000
 """Twenty blocks, the last one partly padding: vectorized loops and their tails both run."""

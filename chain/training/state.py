@@ -12,7 +12,12 @@ from chain.crypto import content_id, merkle_leaf, merkle_root
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Hash32
 from chain.training.architectures import count_parameters
-from chain.training.task_spec import AdamW, Optimizer, Sgd, TaskSpec
+from chain.training.task_spec import (
+    AdamW,
+    Optimizer,
+    Sgd,
+    TaskSpec,
+)
 
 FLOAT32_BYTES: Final = 4
 """IEEE 754 binary32, little-endian, everywhere in the protocol."""

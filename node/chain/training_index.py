@@ -21,7 +21,10 @@ from chain.training.history import (
     apply_event,
     build_history,
 )
-from chain.training.task_spec import TaskSpec, decode_task_spec
+from chain.training.task_spec import (
+    TaskSpec,
+)
+from chain.training.task_spec_codec import decode_task_spec
 from chain.types.header import Header
 from chain.types.receipt import Receipt
 from chain.types.validator_set import ValidatorSet

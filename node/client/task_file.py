@@ -35,7 +35,6 @@ from chain.training.architectures import (
     parameter_shapes,
 )
 from chain.training.task_spec import (
-    MAX_SHARD_BYTES,
     PPM,
     AdamW,
     Aggregator,
@@ -53,9 +52,8 @@ from chain.training.task_spec import (
     Shard,
     TaskSpec,
     Verification,
-    decode_task_spec,
-    encode_task_spec,
 )
+from chain.training.task_spec_codec import MAX_SHARD_BYTES, decode_task_spec, encode_task_spec
 from pot_common.errors import OperatorError
 
 Toml: TypeAlias = "dict[str, Toml] | list[Toml] | str | int | Decimal | bool"

@@ -49,7 +49,11 @@ from chain.training.state import (
     compute_model_root,
     compute_training_state_root,
 )
-from chain.training.task_spec import TaskSpec, decode_task_spec, learning_rate_ppb
+from chain.training.task_spec import (
+    TaskSpec,
+    compute_learning_rate_ppb,
+)
+from chain.training.task_spec_codec import decode_task_spec
 from chain.types.validator_set import ValidatorSet
 from node.client.rpc_client import (
     BlobGoneError,
@@ -191,7 +195,7 @@ class TaskReplay:
             for record in (attempt.commitments[i] for i in outcome.accepted)
         ]
         mean = aggregate(self.spec.aggregator, count_parameters(self.spec.model), gradients)
-        rate = learning_rate_ppb(self.spec, attempt.id.round_number)
+        rate = compute_learning_rate_ppb(self.spec, attempt.id.round_number)
         return apply_update(self.spec.optimizer, rate, state, mean)
 
     def _open_commitment(

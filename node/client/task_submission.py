@@ -23,7 +23,10 @@ from chain.json_types import JsonObject
 from chain.primitives import Address, Hash32, PrivateKey, TaskId
 from chain.training.architectures import Model
 from chain.training.model_file import encode_model_file
-from chain.training.task_spec import TaskSpec, decode_task_spec, encode_task_spec, terms
+from chain.training.task_spec import (
+    TaskSpec,
+)
+from chain.training.task_spec_codec import compute_terms, decode_task_spec, encode_task_spec
 from chain.types.receipt import Log
 from node.client.rpc_client import (
     BlobGoneError,
@@ -88,7 +91,7 @@ def submit_task(
             f"budget is {amount}; send it more, or give a smaller --budget"
         )
     _approve(client, private_key, token, amount)
-    data = encode_submit_task(terms(spec), encode_task_spec(spec), amount)
+    data = encode_submit_task(compute_terms(spec), encode_task_spec(spec), amount)
     receipt = client.transact(private_key, TASK_REGISTRY, data)
     event = _find_submission(receipt)
     return Submission(

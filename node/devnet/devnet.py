@@ -21,7 +21,10 @@ from chain.json_types import JsonObject
 from chain.primitives import Address, Hash32
 from chain.training.architectures import count_parameters
 from chain.training.state import FLOAT32_BYTES
-from chain.training.task_spec import TaskSpec, encode_task_spec
+from chain.training.task_spec import (
+    TaskSpec,
+)
+from chain.training.task_spec_codec import encode_task_spec
 from chain.types.validator_set import compute_max_faulty
 from node.client.rpc_client import RpcClient, get_integer
 from node.client.task_file import load_task_file

@@ -16,7 +16,9 @@ from chain.contracts.training_token import encode_balance_of
 from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address
-from chain.training.task_spec import PPM
+from chain.training.task_spec import (
+    PPM,
+)
 from node.client.rpc_client import RpcClient, get_integer, get_objects, get_text, get_value
 
 MILLINATS: Final = 1_000

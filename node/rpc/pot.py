@@ -32,7 +32,10 @@ from chain.training.history import (
     get_theta_root,
 )
 from chain.training.rewards import build_reward_tree
-from chain.training.task_spec import PPM, TaskSpec
+from chain.training.task_spec import (
+    PPM,
+    TaskSpec,
+)
 from node.ipc.client import IpcError, NodeLink
 from node.rpc.dispatch import Method
 from node.rpc.errors import ErrorCode, RpcError, history_not_held, invalid_params

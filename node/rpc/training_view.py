@@ -5,7 +5,9 @@ from pathlib import Path
 
 from chain.training.attempt_description import AttemptDescription, describe_attempt
 from chain.training.history import Attempt
-from chain.training.task_spec import TaskSpec
+from chain.training.task_spec import (
+    TaskSpec,
+)
 from chain.validation import compute_mix_hash
 from node.chain.training_index import TrainingIndex
 from node.rpc.chain_view import ChainView

@@ -46,7 +46,7 @@ from chain.primitives import Address, BlockNumber, TaskId
 from chain.state.world_state import ReadableDatabase
 from chain.training.history import BlockContext, TaskHistory, apply_event
 from chain.training.rewards import build_reward_tree
-from chain.training.task_spec import decode_task_spec
+from chain.training.task_spec_codec import decode_task_spec
 from chain.types.header import Header
 from chain.types.receipt import Receipt
 from chain.types.validator_set import ValidatorSet

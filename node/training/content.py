@@ -11,7 +11,9 @@ import trio
 from chain.crypto import content_id as compute_content_id
 from chain.json_types import JsonObject
 from chain.primitives import Hash32
-from chain.training.task_spec import TaskSpec
+from chain.training.task_spec import (
+    TaskSpec,
+)
 from node.storage.blobs import BlobStore
 from node.training.verifier import VerifierFailedError
 from node.training.work import ServedTask, TrainingPeers, UnavailableError

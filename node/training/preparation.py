@@ -14,7 +14,7 @@ from chain.primitives import TaskId
 from chain.training.architectures import count_parameters
 from chain.training.encoding import count_payload_bytes
 from chain.training.state import FLOAT32_BYTES
-from chain.training.task_spec import terms
+from chain.training.task_spec_codec import compute_terms
 from node.chain.contract_reader import LedgerReader
 from node.storage.blobs import BlobStore
 from node.training.content import Content, list_shard_ids
@@ -119,7 +119,7 @@ class Preparation:
     def _find_objection(self, task: ServedTask, content_bytes: int) -> str | None:
         """Why this node takes no part in a task; None if it may."""
         spec = task.spec
-        if self._ledger.terms(task.task_id) != terms(spec):
+        if self._ledger.terms(task.task_id) != compute_terms(spec):
             return "terms differ from the spec"
         limit = self._blobs.quota_bytes // CONTENT_QUOTA_SHARE
         if content_bytes > limit:

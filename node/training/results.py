@@ -17,7 +17,10 @@ from chain.training.history import Attempt, add_rewards, compute_outcome
 from chain.training.optimizer import apply_update
 from chain.training.rewards import build_reward_tree
 from chain.training.state import TrainingState, compute_model_root
-from chain.training.task_spec import TaskSpec, learning_rate_ppb
+from chain.training.task_spec import (
+    TaskSpec,
+    compute_learning_rate_ppb,
+)
 from node.chain.training_index import TrainingIndex
 from node.training.content import Content, get_integer
 from node.training.gradients import Gradients
@@ -109,4 +112,4 @@ def _advance_state(
     """The state after a round with these accepted gradients."""
     gradients = [(units, decode_gradient(payload, header)) for units, payload, header in payloads]
     mean = aggregate(spec.aggregator, count_parameters(spec.model), gradients)
-    return apply_update(spec.optimizer, learning_rate_ppb(spec, round_number), state, mean)
+    return apply_update(spec.optimizer, compute_learning_rate_ppb(spec, round_number), state, mean)

@@ -11,7 +11,9 @@ from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.training.attempt import AttemptId
 from chain.training.history import SettledRound, TaskHistory
-from chain.training.task_spec import TaskSpec
+from chain.training.task_spec import (
+    TaskSpec,
+)
 from node.config import Retention
 
 EVIDENCE_BALLOTS: Final = 4

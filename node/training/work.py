@@ -15,7 +15,9 @@ from chain.training.attempt import AttemptId
 from chain.training.history import TaskHistory
 from chain.training.reveal import Reveal
 from chain.training.state import TrainingState
-from chain.training.task_spec import TaskSpec
+from chain.training.task_spec import (
+    TaskSpec,
+)
 
 
 class JobKind(Enum):

@@ -19,7 +19,7 @@ from chain.training.assignment import assign, compute_seed
 from chain.training.encoding import compute_commitment, compute_gradient_root
 from chain.training.rewards import build_reward_tree, compute_leaf
 from chain.training.self_test import compute_self_test_digest
-from chain.training.task_spec import compute_spec_hash, terms
+from chain.training.task_spec_codec import compute_spec_hash, compute_terms
 from chain.transition import compute_receipts_root, compute_transactions_root
 from chain.types.account import Account, encode_storage_value
 from chain.types.transaction import decode_transaction, sign_transaction
@@ -123,7 +123,7 @@ def build_seed() -> Value:
 
 @sample("digest.task_spec", "compute_spec_hash")
 def build_spec_hash() -> Value:
-    return [compute_spec_hash(values.SPEC), astuple(terms(values.SPEC))]
+    return [compute_spec_hash(values.SPEC), astuple(compute_terms(values.SPEC))]
 
 
 @sample("digest.training_arithmetic", "compute_self_test_digest", "_build_theta")

@@ -20,7 +20,7 @@ from chain.primitives import Address, BlockNumber, Hash32, View
 from chain.state.walk import StateItem
 from chain.training.acceptance import ExponentRule, Measurement, Verdict, encode_verdicts
 from chain.training.history import Attempt, BlockContext, CommitmentRecord, TaskHistory
-from chain.training.task_spec import encode_task_spec
+from chain.training.task_spec_codec import encode_task_spec
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from node.chain.training_index import TrainingIndex, build_rows

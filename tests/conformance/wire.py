@@ -32,7 +32,10 @@ from chain.training.state import (
     compute_state_root,
     compute_training_state_root,
 )
-from chain.training.task_spec import Sgd, encode_task_spec
+from chain.training.task_spec import (
+    Sgd,
+)
+from chain.training.task_spec_codec import encode_task_spec
 from chain.types.receipt import combine_blooms, compute_bloom, encode_receipts
 from node.ipc.client import IpcClient, IpcError
 from node.ipc.server import IpcServer

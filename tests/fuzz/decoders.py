@@ -21,7 +21,7 @@ from chain.state.walk import END, START, collect_chunk
 from chain.state.world_state import WorldState
 from chain.training.attempt import AttemptId
 from chain.training.reveal import Reveal, reveal_from_item
-from chain.training.task_spec import decode_task_spec, encode_task_spec
+from chain.training.task_spec_codec import decode_task_spec, encode_task_spec
 from chain.types.block import decode_block
 from chain.types.certificate import decode_certificate
 from chain.types.header import decode_header

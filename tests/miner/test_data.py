@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 
 from chain.crypto import content_id
 from chain.errors import RejectedInputError, RejectionReason
-from chain.training.task_spec import FeatureType, Shard, TaskSpec
+from chain.training.task_spec import (
+    FeatureType,
+    Shard,
+    TaskSpec,
+)
 from miner.data import load_dataset, read_shard
 from node.client.task_file import encode_npz
 from tests.worlds.training import SPEC

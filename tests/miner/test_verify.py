@@ -16,7 +16,10 @@ from chain.crypto import content_id
 from chain.json_types import Json, JsonObject
 from chain.training.architectures import Mlp, count_parameters
 from chain.training.encoding import encode_gradient
-from chain.training.task_spec import Shard, decode_task_spec, encode_task_spec
+from chain.training.task_spec import (
+    Shard,
+)
+from chain.training.task_spec_codec import decode_task_spec, encode_task_spec
 from miner.devices import open_device
 from miner.trainer import open_task
 from miner.verify import Worker, serve

@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from chain.training.encoding import GradientHeader, encode_gradient
-from chain.training.task_spec import TaskSpec
+from chain.training.task_spec import (
+    TaskSpec,
+)
 from miner.__main__ import load_trainer_factory, main
 from miner.trainer import Trainer
 from miner.worker import TrainerFactory

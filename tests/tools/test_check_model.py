@@ -5,7 +5,7 @@ import pytest
 
 from chain.primitives import Address
 from chain.training.model_file import encode_model_file
-from chain.training.task_spec import encode_task_spec
+from chain.training.task_spec_codec import encode_task_spec
 from miner.devices import open_device
 from miner.trainer import open_task
 from node.client.task_file import load_task_toml

@@ -25,10 +25,9 @@ from chain.training.self_test import EXPECTED, OPTIMIZERS
 from chain.training.state import compute_model_root, compute_training_state_root
 from chain.training.task_spec import (
     Aggregator,
-    compute_spec_hash,
-    encode_task_spec,
-    learning_rate_ppb,
+    compute_learning_rate_ppb,
 )
+from chain.training.task_spec_codec import compute_spec_hash, encode_task_spec
 from tests.worlds.training import (
     HEADER,
     SPEC,
@@ -47,7 +46,7 @@ def build_spec() -> object:
     return {
         "canonical": encode_task_spec(SPEC).decode(),
         "spec_hash": compute_spec_hash(SPEC).hex(),
-        "learning_rate_ppb": [learning_rate_ppb(SPEC, i) for i in range(11)],
+        "learning_rate_ppb": [compute_learning_rate_ppb(SPEC, i) for i in range(11)],
     }
 
 

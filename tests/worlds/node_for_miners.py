@@ -27,7 +27,11 @@ from chain.training.encoding import (
     compute_commitment,
     encode_gradient,
 )
-from chain.training.task_spec import Shard, TaskSpec, encode_task_spec
+from chain.training.task_spec import (
+    Shard,
+    TaskSpec,
+)
+from chain.training.task_spec_codec import encode_task_spec
 from chain.types.transaction import Transaction, decode_transaction
 from chain.validation import compute_mix_hash
 from tests.worlds.proofs import (

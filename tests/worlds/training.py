@@ -37,8 +37,8 @@ from chain.training.task_spec import (
     Shard,
     TaskSpec,
     Verification,
-    encode_task_spec,
 )
+from chain.training.task_spec_codec import encode_task_spec
 from chain.types.validator_set import ValidatorSet
 
 ADAMW = AdamW(

@@ -29,9 +29,9 @@ from chain.contracts.training_token import encode_approve
 from chain.crypto import keccak256
 from chain.params import ChainParameters
 from chain.primitives import Address, Hash32, TaskId
-from chain.training import task_spec
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.rewards import build_reward_tree
+from chain.training.task_spec_codec import compute_terms, encode_task_spec
 from chain.types.transaction import Transaction, decode_transaction
 from chain.types.validator_set import ValidatorSet
 from node.chain.contract_reader import LedgerReader
@@ -117,8 +117,8 @@ class TrainingChain:
     # The steps of a round.
 
     def submit(self) -> None:
-        terms = task_spec.terms(SPEC)
-        spec = task_spec.encode_task_spec(SPEC)
+        terms = compute_terms(SPEC)
+        spec = encode_task_spec(SPEC)
         self.finalize(
             self.call(SUBMITTER, TRAINING_TOKEN, encode_approve(TASK_REGISTRY, BUDGET)),
             self.call(SUBMITTER, TASK_REGISTRY, encode_submit_task(terms, spec, BUDGET)),

@@ -24,7 +24,11 @@ from chain.training.attempt import AttemptId
 from chain.training.encoding import GradientHeader, compute_commitment, encode_gradient
 from chain.training.history import SettledRound, TaskHistory, apply_event
 from chain.training.reveal import Reveal
-from chain.training.task_spec import Shard, TaskSpec, terms
+from chain.training.task_spec import (
+    Shard,
+    TaskSpec,
+)
+from chain.training.task_spec_codec import compute_terms
 from node.operator.account import Operator
 from node.storage.blobs import BlobStore
 from node.training.host import TrainingHost
@@ -134,7 +138,7 @@ class FakeChain:
         return self.phase_now, NOW + SPEC.phases.verdict_seconds
 
     def terms(self, _task_id: TaskId) -> TaskTerms:
-        return terms(SPEC)
+        return compute_terms(SPEC)
 
     def participants(self, _task_id: TaskId, _open: BlockNumber) -> tuple[tuple[Address, int], ...]:
         return tuple((miner, 1) for miner in MINERS)

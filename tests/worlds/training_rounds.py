@@ -13,7 +13,7 @@ from chain.training.attempt import AttemptId
 from chain.training.encoding import GradientHeader, decode_gradient
 from chain.training.optimizer import apply_update, initial_state
 from chain.training.state import TrainingState, compute_model_root
-from chain.training.task_spec import learning_rate_ppb
+from chain.training.task_spec import compute_learning_rate_ppb
 from miner.trainer import Trainer
 
 TASK = TaskId(1)
@@ -92,5 +92,7 @@ def simulate(
         ]
         if accepted:
             mean = aggregate(spec.aggregator, size, accepted)
-            state = apply_update(spec.optimizer, learning_rate_ppb(spec, number), state, mean)
+            state = apply_update(
+                spec.optimizer, compute_learning_rate_ppb(spec, number), state, mean
+            )
         yield SimulatedRound(theta, headers, indices, payloads, measurements, verdicts, state)

@@ -7,7 +7,7 @@ from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY
 from chain.contracts.task_registry import TaskStatus
 from chain.crypto import content_id
 from chain.state.proof import ProvenState, build_state_proof
-from chain.training.task_spec import encode_task_spec
+from chain.training.task_spec_codec import encode_task_spec
 from tests.worlds.training_chain import ANN, BEN, SPEC, TASK, TrainingChain, address_of
 
 MINERS = [address_of(ANN), address_of(BEN)]

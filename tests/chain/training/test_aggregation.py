@@ -13,7 +13,9 @@ from chain.training.encoding import (
     encode_gradient,
     from_codes,
 )
-from chain.training.task_spec import Aggregator
+from chain.training.task_spec import (
+    Aggregator,
+)
 from tests.worlds.training import dequantize, header_of, random_gradient
 
 SIZE = 1_300

@@ -11,7 +11,10 @@ from chain.training.optimizer import (
     initial_state,
 )
 from chain.training.state import TrainingState, compute_layout
-from chain.training.task_spec import Optimizer, Sgd
+from chain.training.task_spec import (
+    Optimizer,
+    Sgd,
+)
 from tests.worlds.training import ADAMW, random_gradient
 
 THETA = random_gradient(5, 1_000, 3.0) + np.float32(0.25)

@@ -5,7 +5,7 @@ import pytest
 from chain.contracts.addresses import GRADIENT_LEDGER
 from chain.contracts.gradient_ledger import Phase, encode_leave, encode_post_verdict
 from chain.primitives import Address, BlockNumber, TaskId
-from chain.training.task_spec import terms
+from chain.training.task_spec_codec import compute_terms
 from tests.worlds.training_chain import (
     ANN,
     BEN,
@@ -32,7 +32,7 @@ def test_validator_set_and_terms_are_those_of_genesis_and_the_spec(
     chain: TrainingChain,
 ) -> None:
     assert chain.store.next_validator_set() == GENESIS_SET
-    assert chain.ledger.terms(TASK) == terms(SPEC)
+    assert chain.ledger.terms(TASK) == compute_terms(SPEC)
 
 
 def test_registered_miners_take_part_in_the_order_of_addresses(chain: TrainingChain) -> None:

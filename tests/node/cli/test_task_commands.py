@@ -11,7 +11,7 @@ from chain.contracts.task_registry import TaskSubmitted, encode_submit_task
 from chain.contracts.training_token import encode_allowance, encode_approve
 from chain.crypto import content_id
 from chain.training.model_file import encode_model_file
-from chain.training.task_spec import encode_task_spec, terms
+from chain.training.task_spec_codec import compute_terms, encode_task_spec
 from chain.types.transaction import Transaction, decode_transaction
 from node.client.task_file import TaskBundle, load_task_toml
 from node.client.task_submission import compute_full_budget
@@ -177,7 +177,9 @@ def test_submission_approves_the_budget_sends_the_spec_and_uploads_every_blob(
     assert submitted["id"] == 1
     approval, submission = registry.transactions
     assert approval.data == encode_approve(TASK_REGISTRY, budget)
-    assert submission.data == encode_submit_task(terms(spec), encode_task_spec(spec), budget)
+    assert submission.data == encode_submit_task(
+        compute_terms(spec), encode_task_spec(spec), budget
+    )
     assert sorted(blobs.values()) == sorted(registry.bundle.blobs.values())
     assert all(path == f"/v1/blobs/0x{content_id(blob).hex()}" for path, blob in blobs.items())
 

@@ -5,7 +5,13 @@ import pytest
 
 from chain.crypto import content_id
 from chain.primitives import Address
-from chain.training.task_spec import AdamW, LabelType, SchedulePoint, Sgd, terms
+from chain.training.task_spec import (
+    AdamW,
+    LabelType,
+    SchedulePoint,
+    Sgd,
+)
+from chain.training.task_spec_codec import compute_terms
 from node.client.task_file import build_digits, load_task_toml, shuffle_rows
 from pot_common.errors import OperatorError
 
@@ -22,9 +28,9 @@ def test_the_digits_example_is_the_task_that_the_documentation_promises() -> Non
     assert spec.optimizer == AdamW(0x3F19999A, 0x3F7D70A4, 0x322BCC77, 0)
     assert spec.schedule == (SchedulePoint(0, 20_000_000), SchedulePoint(36, 0))
     assert (spec.verification.audit_ppm, spec.verification.tolerance_ppb) == (10**6, 10**5)
-    assert terms(spec).unit_price == 10**18
-    assert terms(spec).validator_fee == 4 * 10**17
-    assert terms(spec).token == TOKEN
+    assert compute_terms(spec).unit_price == 10**18
+    assert compute_terms(spec).validator_fee == 4 * 10**17
+    assert compute_terms(spec).token == TOKEN
 
 
 def test_other_rounds_stretch_the_schedule() -> None:

@@ -33,7 +33,8 @@ from chain.training.encoding import (
 from chain.training.optimizer import apply_update, initial_state
 from chain.training.rewards import build_reward_tree
 from chain.training.state import compute_model_root, compute_training_state_root
-from chain.training.task_spec import encode_task_spec, learning_rate_ppb
+from chain.training.task_spec import compute_learning_rate_ppb
+from chain.training.task_spec_codec import encode_task_spec
 from node.client.rpc_client import BlobGoneError, RpcClient
 from node.client.task_replay import TaskReplay
 from pot_common.errors import OperatorError
@@ -113,7 +114,7 @@ class FakeChain(RpcClient):
             for operator in OPERATORS:
                 cumulative[operator] = cumulative.get(operator, 0) + FEE // 4
             mean = aggregate(SPEC.aggregator, PARAMETERS, gradients)
-            rate = learning_rate_ppb(REPLAYED, round_number)
+            rate = compute_learning_rate_ppb(REPLAYED, round_number)
             state = apply_update(REPLAYED.optimizer, rate, state, mean)
             tree = build_reward_tree(CHAIN_ID, REWARD_DISTRIBUTOR, TASK, cumulative)
             accepted = sum(units for units, _ in gradients)

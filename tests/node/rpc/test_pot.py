@@ -30,13 +30,15 @@ from chain.contracts.training_token import encode_approve
 from chain.crypto import content_id, keccak256
 from chain.params import ChainParameters
 from chain.primitives import Address, Hash32, TaskId
-from chain.training import task_spec
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.architectures import count_parameters
 from chain.training.assignment import assign, compute_seed
 from chain.training.encoding import GradientHeader, compute_commitment, count_payload_bytes
 from chain.training.rewards import build_reward_tree, compute_leaf
-from chain.training.task_spec import Shard
+from chain.training.task_spec import (
+    Shard,
+)
+from chain.training.task_spec_codec import compute_spec_hash, compute_terms, encode_task_spec
 from node.setup.network_genesis import NetworkPlan, Seat, build_network, encode_genesis
 from node.storage.blobs import BlobStore
 from node.training.checks import get_checks_path
@@ -139,8 +141,8 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
     with rpc_harness(directory, chain) as rpc:
         rpc.node.get_node_info = lambda: {"peerId": "me", "validator": text(VALIDATORS[0])}
         budget = 100 * POT
-        spec = task_spec.encode_task_spec(SPEC)
-        terms = task_spec.terms(SPEC)
+        spec = encode_task_spec(SPEC)
+        terms = compute_terms(SPEC)
         finalize(
             send(SUBMITTER, TRAINING_TOKEN, encode_approve(TASK_REGISTRY, budget)),
             send(SUBMITTER, TASK_REGISTRY, encode_submit_task(terms, spec, budget)),
@@ -256,8 +258,8 @@ def test_tasks_are_listed_in_pages(training: Round) -> None:
 
 def test_task_shows_spec_money_and_round(training: Round) -> None:
     task = training.rpc.result("pot_getTask", 1)
-    assert task["spec"] == json.loads(task_spec.encode_task_spec(SPEC))
-    assert task["specHash"] == text(task_spec.compute_spec_hash(SPEC))
+    assert task["spec"] == json.loads(encode_task_spec(SPEC))
+    assert task["specHash"] == text(compute_spec_hash(SPEC))
     account = {name: task["account"][name] for name in ("escrowed", "paid", "refunded")}
     paid = SPEC.reward.unit_price + SPEC.reward.validator_fee
     assert account == {"escrowed": str(100 * POT), "paid": str(paid), "refunded": "0"}

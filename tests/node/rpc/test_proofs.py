@@ -12,7 +12,7 @@ from chain.errors import RejectedInputError
 from chain.light import TrustedNetwork, verify_network
 from chain.primitives import Address, Hash32
 from chain.state.proof import ProvenState
-from chain.training.task_spec import compute_spec_hash
+from chain.training.task_spec_codec import compute_spec_hash
 from chain.types.certificate import decode_certificate
 from chain.types.header import decode_header
 from tests.worlds.rpc import RpcHarness

@@ -39,7 +39,10 @@ from chain.training.history import (
     build_history,
 )
 from chain.training.reveal import Reveal
-from chain.training.task_spec import Shard, TaskSpec
+from chain.training.task_spec import (
+    Shard,
+    TaskSpec,
+)
 from node.config import Retention
 from node.metrics.registry import NodeMetrics
 from node.storage.blobs import BlobStore

@@ -10,17 +10,19 @@ from chain.crypto import sha256
 from chain.errors import InvalidSpec, RejectionReason
 from chain.training.architectures import Cnn, Mlp
 from chain.training.task_spec import (
-    MAX_SPEC_BYTES,
     Aggregator,
     HeldOut,
     SchedulePoint,
     Sgd,
     TaskSpec,
+    compute_learning_rate_ppb,
+)
+from chain.training.task_spec_codec import (
+    MAX_SPEC_BYTES,
     compute_spec_hash,
+    compute_terms,
     decode_task_spec,
     encode_task_spec,
-    learning_rate_ppb,
-    terms,
 )
 from tests.worlds.training import SPEC
 
@@ -82,7 +84,7 @@ def test_spec_hash_is_the_hash_of_one_leaf() -> None:
 
 
 def test_terms_are_what_the_contract_holds() -> None:
-    assert terms(SPEC) == TaskTerms(
+    assert compute_terms(SPEC) == TaskTerms(
         spec_hash=compute_spec_hash(SPEC),
         token=SPEC.reward.token,
         unit_price=10**18,
@@ -155,7 +157,7 @@ def test_oversized_and_deeply_nested_input_is_refused() -> None:
 
 def test_learning_rate_is_linear_between_points_and_constant_after() -> None:
     spec = replace(SPEC, schedule=(SchedulePoint(0, 100), SchedulePoint(3, 0), SchedulePoint(4, 7)))
-    assert [learning_rate_ppb(spec, i) for i in range(6)] == [100, 66, 33, 0, 7, 7]
+    assert [compute_learning_rate_ppb(spec, i) for i in range(6)] == [100, 66, 33, 0, 7, 7]
 
 
 def test_samples_are_the_rows_that_are_not_held_out() -> None:

@@ -6,7 +6,7 @@ The fold is the only reading of the events: the training host decides by it, JSO
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, assert_never
 
 from chain.contracts.events import Event
 from chain.contracts.gradient_ledger import (
@@ -247,6 +247,15 @@ def build_history(event: TaskSubmitted, block: BlockContext) -> TaskHistory:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """What one event makes of a task's history."""
+
+    history: TaskHistory
+    settled: SettledRound | None = None
+    """The round that the event settled, if it settled one."""
+
+
 def apply_event(
     history: TaskHistory,
     event: Event,
@@ -254,25 +263,52 @@ def apply_event(
     *,
     spec: TaskSpec | None,
     validator_set: ValidatorSet,
-) -> tuple[TaskHistory, SettledRound | None]:
-    """The history after one event of its task, and the round that the event settled, if any.
+) -> Fold:
+    """The history after one event of its task.
 
     Args:
-        history: Before the event.
-        event: Of the same task, in the order of the chain.
-        block: Where it stands.
-        spec: The task's specification, or None if the submitted bytes are none (such a task never
-            becomes active, for no honest validator posts ready).
-        validator_set: The validators of the event's block.
+        history: The history before the event.
+        event: An event of this task; events come in the order of the chain.
+        block: The block that holds the event.
+        spec: The task's specification; None if the submitted bytes are invalid. Such a task never
+            becomes active, for no honest validator posts ready.
+        validator_set: The validators of that block.
     """
-    attempt = history.attempt
+    match event:
+        case RoundSettled() if history.attempt is not None:
+            assert spec is not None, "an active task has a valid specification"
+            return _settle_round(history, history.attempt, event, block, spec, validator_set)
+        case TaskReady() | TaskActivated() | TaskResumed() | TaskPaused() | TaskClosed():
+            return Fold(_apply_to_status(history, event, block))
+        case AttemptOpened() | AttemptVoided():
+            return Fold(_apply_to_attempts(history, event, block))
+        case GradientCommitted() | VerdictPosted() | ResultPosted() | BallotFailed():
+            if history.attempt is None:
+                return Fold(history)
+            attempt = _apply_to_attempt(history.attempt, event, block, validator_set)
+            return Fold(
+                replace(
+                    history,
+                    attempt=attempt,
+                    ballot_count=attempt.ballot_number,
+                )
+            )
+        case _:
+            return Fold(history)
+
+
+def _apply_to_status(
+    history: TaskHistory,
+    event: TaskReady | TaskActivated | TaskResumed | TaskPaused | TaskClosed,
+    block: BlockContext,
+) -> TaskHistory:
     match event:
         case TaskReady():
-            return replace(history, ready=(*history.ready, event.validator)), None
+            return replace(history, ready=(*history.ready, event.validator))
         case TaskActivated() | TaskResumed():
-            return replace(history, status=TaskStatus.ACTIVE), None
+            return replace(history, status=TaskStatus.ACTIVE)
         case TaskPaused():
-            return replace(history, status=TaskStatus.PAUSED), None
+            return replace(history, status=TaskStatus.PAUSED)
         case TaskClosed():
             return replace(
                 history,
@@ -280,45 +316,46 @@ def apply_event(
                 close_reason=CloseReason(event.reason),
                 closed=block,
                 attempt=None,
-            ), None
-        case AttemptOpened():
-            opened = Attempt(
-                id=AttemptId(event.task_id, event.round, event.attempt),
-                ballot=0,
-                ballot_number=history.ballot_count + 1,
-                open_block=block.number,
-                open_timestamp=block.timestamp,
-                expected_count=event.expected_commitments,
             )
-            return replace(history, attempt=opened, ballot_count=opened.ballot_number), None
-        case GradientCommitted() if attempt is not None:
-            commitment = CommitmentRecord(event.miner, event.units, event.commitment, block.number)
+        case _:
+            assert_never(event)
+
+
+def _apply_to_attempts(
+    history: TaskHistory, event: AttemptOpened | AttemptVoided, block: BlockContext
+) -> TaskHistory:
+    if isinstance(event, AttemptVoided):
+        return replace(history, attempt=None)
+    opened = Attempt(
+        id=AttemptId(event.task_id, event.round, event.attempt),
+        ballot=0,
+        ballot_number=history.ballot_count + 1,
+        open_block=block.number,
+        open_timestamp=block.timestamp,
+        expected_count=event.expected_commitments,
+    )
+    return replace(history, attempt=opened, ballot_count=opened.ballot_number)
+
+
+def _apply_to_attempt(
+    attempt: Attempt,
+    event: GradientCommitted | VerdictPosted | ResultPosted | BallotFailed,
+    block: BlockContext,
+    validator_set: ValidatorSet,
+) -> Attempt:
+    match event:
+        case GradientCommitted():
             assert event.index == len(attempt.commitments)
-            return _with_attempt(
-                history, replace(attempt, commitments=(*attempt.commitments, commitment))
-            ), None
-        case VerdictPosted() if attempt is not None and _is_current(attempt, event):
-            verdict = VerdictRecord(event.validator, event.timely, event.verdicts, block.number)
-            judged = replace(
-                attempt,
-                verdicts=(*attempt.verdicts, verdict),
-                validator_set=attempt.validator_set or validator_set,
-            )
-            return _with_attempt(history, judged), None
-        case ResultPosted() if attempt is not None and _is_current(attempt, event):
-            others = (r for r in attempt.results if r.validator != event.validator)
-            result = ResultRecord(
-                validator=event.validator,
-                vote=event.result,
-                correct_count=event.correct_count,
-                loss_millinats=event.loss_millinats,
-                block_number=block.number,
-            )
-            return _with_attempt(history, replace(attempt, results=(*others, result))), None
-        case BallotFailed() if attempt is not None:
+            commitment = CommitmentRecord(event.miner, event.units, event.commitment, block.number)
+            return replace(attempt, commitments=(*attempt.commitments, commitment))
+        case VerdictPosted():
+            return _add_verdict(attempt, event, block, validator_set)
+        case ResultPosted():
+            return _add_result(attempt, event, block)
+        case BallotFailed():
             if event.ballot + 1 == MAX_BALLOTS:
-                return history, None  # AttemptVoided follows
-            next_ballot = replace(
+                return attempt  # AttemptVoided follows
+            return replace(
                 attempt,
                 ballot=event.ballot + 1,
                 ballot_number=attempt.ballot_number + 1,
@@ -326,40 +363,62 @@ def apply_event(
                 results=(),
                 validator_set=None,
             )
-            return replace(
-                history, attempt=next_ballot, ballot_count=next_ballot.ballot_number
-            ), None
-        case AttemptVoided():
-            return replace(history, attempt=None), None
-        case RoundSettled() if attempt is not None:
-            assert spec is not None, "an active task has a valid specification"
-            settled = SettledRound(
-                attempt, event.result, event.payout, block.number, block.timestamp
-            )
-            payouts = compute_outcome(attempt, spec, validator_set).payouts
-            return replace(
-                history,
-                rounds_settled=event.round + 1,
-                training_state_root=event.result.training_state_root,
-                model_root=event.result.model_root,
-                attempt=None,
-                rewards=add_rewards(history.rewards, payouts),
-            ), settled
         case _:
-            return history, None
+            assert_never(event)
 
 
-def _with_attempt(history: TaskHistory, attempt: Attempt) -> TaskHistory:
-    return replace(history, attempt=attempt)
+def _add_verdict(
+    attempt: Attempt, event: VerdictPosted, block: BlockContext, validator_set: ValidatorSet
+) -> Attempt:
+    if not _is_current(attempt, event):
+        return attempt
+    verdict = VerdictRecord(event.validator, event.timely, event.verdicts, block.number)
+    return replace(
+        attempt,
+        verdicts=(*attempt.verdicts, verdict),
+        validator_set=attempt.validator_set or validator_set,
+    )
+
+
+def _add_result(attempt: Attempt, event: ResultPosted, block: BlockContext) -> Attempt:
+    if not _is_current(attempt, event):
+        return attempt
+    others = (record for record in attempt.results if record.validator != event.validator)
+    result = ResultRecord(
+        validator=event.validator,
+        vote=event.result,
+        correct_count=event.correct_count,
+        loss_millinats=event.loss_millinats,
+        block_number=block.number,
+    )
+    return replace(attempt, results=(*others, result))
 
 
 def _is_current(attempt: Attempt, event: VerdictPosted | ResultPosted) -> bool:
     # A late verdict on an earlier ballot is evidence for slashing, and nothing else.
-    return (event.round, event.attempt, event.ballot) == (
-        attempt.id.round_number,
-        attempt.id.attempt_number,
-        attempt.ballot,
+    voted_on = AttemptId(event.task_id, event.round, event.attempt)
+    return (voted_on, event.ballot) == (attempt.id, attempt.ballot)
+
+
+def _settle_round(
+    history: TaskHistory,
+    attempt: Attempt,
+    event: RoundSettled,
+    block: BlockContext,
+    spec: TaskSpec,
+    validator_set: ValidatorSet,
+) -> Fold:
+    payouts = compute_outcome(attempt, spec, validator_set).payouts
+    after = replace(
+        history,
+        rounds_settled=event.round + 1,
+        training_state_root=event.result.training_state_root,
+        model_root=event.result.model_root,
+        attempt=None,
+        rewards=add_rewards(history.rewards, payouts),
     )
+    settled = SettledRound(attempt, event.result, event.payout, block.number, block.timestamp)
+    return Fold(after, settled)
 
 
 def get_rewards(history: TaskHistory) -> Mapping[Address, int]:

@@ -116,12 +116,13 @@ class TrainingIndex:
                     continue
                 history = changed.get(task_id) or self.history(task_id)
                 assert history is not None, "events of a task follow its submission"
-                changed[task_id], settled = apply_event(
+                fold = apply_event(
                     history, event, context, spec=self.spec(history), validator_set=validator_set
                 )
-                if settled is not None:
-                    key = _round_key(task_id, settled.attempt.id.round_number)
-                    rows[key] = _ROUNDS.dump_json((settled,))
+                changed[task_id] = fold.history
+                if fold.settled is not None:
+                    key = _round_key(task_id, fold.settled.attempt.id.round_number)
+                    rows[key] = _ROUNDS.dump_json((fold.settled,))
         rows.update(
             (_history_key(id_), _HISTORIES.dump_json((each,))) for id_, each in changed.items()
         )

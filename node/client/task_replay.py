@@ -136,13 +136,14 @@ class TaskReplay:
             if isinstance(event, VerdictPosted) and is_first:
                 self._validator_set = self._fetch_validator_set(number)
             before = self._history
-            self._history, settled = apply_event(
+            fold = apply_event(
                 before,
                 event,
                 BlockContext(number, 0),
                 spec=self.spec,
                 validator_set=self._validator_set,
             )
+            self._history, settled = fold.history, fold.settled
             attempt = self._history.attempt
             if attempt is not None and number == attempt.open_block:
                 # The last event of the opening block decides: all of it takes part.

@@ -198,9 +198,9 @@ def fold_attempt(
                     event.attempt,
                 ) == (stand.open_block, stand.round.round, stand.round.attempt)
                 if is_opening or folded.attempt is not None:
-                    folded, _ = apply_event(
+                    folded = apply_event(
                         folded, event, context, spec=spec, validator_set=validator_set
-                    )
+                    ).history
     attempt = folded.attempt
     assert attempt is not None, "the ledger says that it is open"
     assert _compute_digest(folded) == stand.round.commitment_digest

@@ -158,7 +158,9 @@ def history_after(*events: Event, start: int = 2) -> TaskHistory:
     """The history of an active task after events, each in a block of its own."""
     history = build_history(SUBMITTED, at(1))
     for number, event in enumerate((TaskActivated(TASK), *events), start):
-        history, _ = apply_event(history, event, at(number), spec=SPEC, validator_set=GENESIS_SET)
+        history = apply_event(
+            history, event, at(number), spec=SPEC, validator_set=GENESIS_SET
+        ).history
     return history
 
 

@@ -292,7 +292,9 @@ VOTE = ResultVote(Hash32(b"\x01" * 32), Hash32(b"\x02" * 32), Hash32(b"\x03" * 3
 
 def with_results(history: TaskHistory, *events: object) -> TaskHistory:
     for number, event in enumerate(events, 20):
-        history, _ = apply_event(history, event, at(number), spec=SPEC, validator_set=GENESIS_SET)
+        history = apply_event(
+            history, event, at(number), spec=SPEC, validator_set=GENESIS_SET
+        ).history
     return history
 
 
@@ -301,7 +303,7 @@ def settled_round(round_number: int, *verdicts: Verdict) -> SettledRound:
     results = [result(i, VOTE) for i in range(3)]
     history = with_results(judging().histories[TASK], *events, *results)
     over = RoundSettled(TASK, 0, 0, 0, VOTE, 0)
-    _, settled = apply_event(history, over, at(90), spec=SPEC, validator_set=GENESIS_SET)
+    settled = apply_event(history, over, at(90), spec=SPEC, validator_set=GENESIS_SET).settled
     assert settled is not None
     attempt_id = replace(settled.attempt.id, round_number=round_number)
     attempt = replace(settled.attempt, id=attempt_id, ballot_number=round_number + 1)

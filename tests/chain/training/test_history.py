@@ -91,9 +91,8 @@ def test_settlement_pays_accepted_units_and_timely_operators() -> None:
     )
 
     settled_event = RoundSettled(TASK, 0, 0, 0, VOTE, 123)
-    after, settled = apply_event(
-        before, settled_event, at(99), spec=SPEC, validator_set=GENESIS_SET
-    )
+    fold = apply_event(before, settled_event, at(99), spec=SPEC, validator_set=GENESIS_SET)
+    after, settled = fold.history, fold.settled
 
     share = SPEC.reward.validator_fee // 3
     expected = {MINERS[0]: 2 * PRICE, MINERS[1]: PRICE}
@@ -152,9 +151,9 @@ def test_evaluation_is_the_lower_median_of_who_posted_the_settled_result() -> No
     liar = result(3, replace(VOTE, accepted_units=9), correct=360)
     posted = [result(0, correct=300), result(1, correct=310), result(2), liar]
     before = history_after(opened(), committed(0), verdict(0, OK), *posted)
-    _, settled = apply_event(
+    settled = apply_event(
         before, RoundSettled(TASK, 0, 0, 0, VOTE, 0), at(50), spec=SPEC, validator_set=GENESIS_SET
-    )
+    ).settled
 
     assert settled is not None
     # 300 and 310 evaluated; losses 500 and 501.

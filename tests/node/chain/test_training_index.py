@@ -28,9 +28,10 @@ def fold(store: BlockStore) -> tuple[TaskHistory | None, list[SettledRound]]:
                 if isinstance(event, TaskSubmitted):
                     history = build_history(event, context)
                 elif event is not None and history is not None and hasattr(event, "task_id"):
-                    history, settled = apply_event(
+                    fold = apply_event(
                         history, event, context, spec=SPEC, validator_set=GENESIS_SET
                     )
+                    history, settled = fold.history, fold.settled
                     rounds += [] if settled is None else [settled]
     return history, rounds
 

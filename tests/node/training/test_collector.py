@@ -162,9 +162,10 @@ class World:
     def apply(self, task: TaskId, event: Event) -> None:
         self.pass_time()
         block = BlockContext(BlockNumber(self.block), self.now)
-        history, settled = apply_event(
+        fold = apply_event(
             self.histories[task], event, block, spec=self.specs[task], validator_set=GENESIS_SET
         )
+        history, settled = fold.history, fold.settled
         self.histories[task] = history
         if settled is not None:
             self.rounds[task, settled.attempt.id.round_number] = settled

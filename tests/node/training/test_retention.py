@@ -30,9 +30,8 @@ CONTENT = frozenset({SPEC.initial_weights, *(shard.content_id for shard in SPEC.
 def play(*events: object) -> tuple[TaskHistory, list[SettledRound]]:
     history, rounds = history_after(), []
     for number, event in enumerate(events, 10):
-        history, settled = apply_event(
-            history, event, at(number), spec=SPEC, validator_set=GENESIS_SET
-        )
+        fold = apply_event(history, event, at(number), spec=SPEC, validator_set=GENESIS_SET)
+        history, settled = fold.history, fold.settled
         if settled is not None:
             rounds.append(settled)
     return history, rounds
@@ -160,9 +159,9 @@ def test_a_task_that_was_cancelled_before_its_first_round_leaves_nothing(
 def test_who_keeps_tasks_keeps_everything_until_the_task_goes() -> None:
     void = [AttemptOpened(TASK, 6, 0, 3, 1), AttemptVoided(TASK, 6, 0)]
     history, settled = play(*settle(6), *void, AttemptOpened(TASK, 6, 1, 3, 1))
-    closed, _ = apply_event(
+    closed = apply_event(
         history, TaskClosed(TASK, 1), at(30), spec=SPEC, validator_set=GENESIS_SET
-    )
+    ).history
     for each in (history, closed):
         kept = keep(each, settled, EVERYTHING)
         assert kept is not None

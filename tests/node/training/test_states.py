@@ -45,7 +45,7 @@ async def test_the_state_of_a_settled_round_is_restored_from_peers(
         model_root=compute_model_root(state),
     )
     opened = AttemptOpened(TASK, 1, 0, 3, 10**19)
-    history, _ = apply_event(history, opened, at(50), spec=SPEC, validator_set=GENESIS_SET)
+    history = apply_event(history, opened, at(50), spec=SPEC, validator_set=GENESIS_SET).history
     node = Node(tmp_path, FakeChain({TASK: history}, Phase.COMMITMENT))
     node.chain.settled = {0: settled_round(0, OK, OK, OK)}
     node.peers.parts = {root: (Hash32(bytes(32)), *part_ids[1:])}

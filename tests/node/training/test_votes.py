@@ -36,9 +36,9 @@ async def test_what_is_remembered_of_votes_and_jobs_does_not_grow_with_rounds(
         for round_number in range(40):
             chain.head += 3
             opened = AttemptOpened(TASK, 0, round_number, 3, 10**19)
-            history, _ = apply_event(
+            history = apply_event(
                 history_after(), opened, at(50), spec=SPEC, validator_set=GENESIS_SET
-            )
+            ).history
             chain.histories = {TASK: history}
             node.host.wake()
             await trio.sleep(1)

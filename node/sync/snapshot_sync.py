@@ -36,7 +36,7 @@ from node.storage.database import Database
 from node.storage.snapshot_progress import Part, Pivot, SnapshotProgress
 from node.sync.set_search import Certified, SetSearch
 from node.sync.sources import ANSWER_SECONDS, SOURCES_LIMIT, Sources
-from node.sync.task_snapshot import ContractView, TaskStand, fold_attempt
+from node.sync.task_snapshot import ContractView, TaskProgress, fold_attempt
 
 SyncMode = Literal["auto", "full", "snapshot"]
 """When a snapshot is used: if the node is far behind; never; or also if it has only genesis."""
@@ -347,8 +347,8 @@ class SnapshotSync:
             )
         except RejectedInputError as error:
             raise SnapshotFailedError(f"the checkpoint's certificate: {error}") from error
-        stands = await self._fetch_tasks(pivot, view)
-        opened = [stand.open_block for stand in stands if stand.open_block is not None]
+        tasks = await self._fetch_tasks(pivot, view)
+        opened = [task.open_block for task in tasks if task.open_block is not None]
         window = PRIMARY_ORDER_TURNS * len(validator_set.validators) + 2
         first = BlockNumber(max(0, min([header.number - window, *opened])))
         ancestors = await self._fetch_ancestors(header, first)
@@ -363,15 +363,15 @@ class SnapshotSync:
         executed = [(headers[number], receipts[number]) for number in sorted(receipts)]
         histories = [
             fold_attempt(
-                stand,
+                task,
                 executed,
-                await trio.to_thread.run_sync(view.judges, stand.history.task_id),
+                await trio.to_thread.run_sync(view.judges, task.history.task_id),
             )
-            for stand in stands
+            for task in tasks
         ]
-        for stand in stands:
-            if stand.open_block is not None:
-                await self._fetch_participants(header.number, headers[stand.open_block], stand)
+        for task in tasks:
+            if task.open_block is not None:
+                await self._fetch_participants(header.number, headers[task.open_block], task)
         block = await self._ask(header.number, self._bind_block(header))
         return Snapshot(
             ancestors=ancestors,
@@ -386,14 +386,14 @@ class SnapshotSync:
             ),
         )
 
-    async def _fetch_tasks(self, pivot: Pivot, view: ContractView) -> list[TaskStand]:
+    async def _fetch_tasks(self, pivot: Pivot, view: ContractView) -> list[TaskProgress]:
         validator_set = await trio.to_thread.run_sync(view.validator_set)
         task_count = await trio.to_thread.run_sync(view.task_count)
-        stands: list[TaskStand] = []
+        tasks: list[TaskProgress] = []
 
-        async def ask(peer_id: PeerId) -> list[TaskStand] | None:
-            first = TaskId(len(stands) + 1)
-            count = min(RECORDS_LIMIT, task_count - len(stands))
+        async def ask(peer_id: PeerId) -> list[TaskProgress] | None:
+            first = TaskId(len(tasks) + 1)
+            count = min(RECORDS_LIMIT, task_count - len(tasks))
             number = pivot.header.number
             records = await self._network.request_task_records(peer_id, number, first, count)
             if records is None:
@@ -403,16 +403,16 @@ class SnapshotSync:
                 try:
                     found.append(
                         await trio.to_thread.run_sync(
-                            view.build_stand, TaskId(task_id), record, validator_set
+                            view.build_progress, TaskId(task_id), record, validator_set
                         )
                     )
                 except RejectedInputError as error:
                     raise _UnfitError(error.reason, error.detail) from error
             return found
 
-        while len(stands) < task_count:
-            stands += await self._ask(pivot.header.number, ask)
-        return stands
+        while len(tasks) < task_count:
+            tasks += await self._ask(pivot.header.number, ask)
+        return tasks
 
     async def _fetch_ancestors(self, header: Header, first: BlockNumber) -> tuple[Header, ...]:
         """The headers from `first` to the parent of `header`, verified by the parent hashes."""
@@ -481,7 +481,7 @@ class SnapshotSync:
     # little from the pivot's, so only the nodes that differ are fetched, each by its hash.
 
     async def _fetch_participants(
-        self, pivot_number: BlockNumber, opened: Header, stand: TaskStand
+        self, pivot_number: BlockNumber, opened: Header, progress: TaskProgress
     ) -> None:
         if opened.number == pivot_number:
             return
@@ -491,7 +491,7 @@ class SnapshotSync:
         if account is not None and account.storage_root != EMPTY_TRIE_ROOT:
             await self._fetch_trie(pivot_number, account.storage_root)
         view = ContractView(self._database, opened, self._chain_id)
-        task_id = stand.history.task_id
+        task_id = progress.history.task_id
         await self._with_nodes(pivot_number, lambda: view.read_participants(task_id))
 
     async def _with_nodes(self, pivot_number: BlockNumber, read: Callable[[], _Answer]) -> _Answer:

@@ -1,6 +1,6 @@
 """The training index of a snapshot (docs/spec/consensus.md, section 10).
 
-A late node has no old events, but the contracts' state is verified. It says where each task stands
+A late node has no old events, but the contracts' state is verified. It says how far each task is
 and holds the hashes of what is too large for it: the specification and the cumulative rewards. The
 attempt in progress is folded from the receipts since it opened, as every node folds it.
 """
@@ -54,7 +54,7 @@ from node.network.protocols.state import TaskRecord
 
 
 @dataclass(frozen=True, slots=True)
-class TaskStand:
+class TaskProgress:
     """A task as the contracts alone know it."""
 
     history: TaskHistory
@@ -107,9 +107,9 @@ class ContractView:
         """
         self._call(GRADIENT_LEDGER, encode_participants(task_id))
 
-    def build_stand(
+    def build_progress(
         self, task_id: TaskId, record: TaskRecord, validator_set: ValidatorSet
-    ) -> TaskStand:
+    ) -> TaskProgress:
         """A task, from the contracts and from what a peer says of it.
 
         Raises:
@@ -150,7 +150,7 @@ class ContractView:
             ballot_count=state.ballot_number,
             rewards=record.rewards,
         )
-        return TaskStand(history, state)
+        return TaskProgress(history, state)
 
     def _is_ready(self, task_id: TaskId, operator: Address) -> bool:
         answer = self._call(TASK_REGISTRY, encode_is_ready(task_id, operator))
@@ -165,46 +165,46 @@ class ContractView:
 
 
 def fold_attempt(
-    stand: TaskStand,
+    progress: TaskProgress,
     executed: Iterable[tuple[Header, Sequence[Receipt]]],
     validator_set: ValidatorSet,
 ) -> TaskHistory:
     """The task with its attempt in progress.
 
     Args:
-        stand: what the contracts say.
+        progress: what the contracts say.
         executed: blocks with their receipts, ascending: all from where the attempt opened that may
             hold events of the ledger.
         validator_set: who judges.
     """
-    if stand.open_block is None:
-        return stand.history
+    if progress.open_block is None:
+        return progress.history
     try:
-        spec = decode_task_spec(stand.history.spec)
+        spec = decode_task_spec(progress.history.spec)
     except InvalidSpec:
         spec = None
-    opened = stand.round.ballot_number - stand.round.ballot
-    folded = replace(stand.history, ballot_count=opened - 1)
+    opened = progress.round.ballot_number - progress.round.ballot
+    folded = replace(progress.history, ballot_count=opened - 1)
     for header, receipts in executed:
         context = BlockContext(header.number, header.timestamp)
         for receipt in receipts:
             for log in receipt.logs:
                 event = decode_event(log)
-                if event is None or getattr(event, "task_id", None) != stand.history.task_id:
+                if event is None or getattr(event, "task_id", None) != progress.history.task_id:
                     continue
                 is_opening = isinstance(event, AttemptOpened) and (
                     header.number,
                     event.round,
                     event.attempt,
-                ) == (stand.open_block, stand.round.round, stand.round.attempt)
+                ) == (progress.open_block, progress.round.round, progress.round.attempt)
                 if is_opening or folded.attempt is not None:
                     folded = apply_event(
                         folded, event, context, spec=spec, validator_set=validator_set
                     ).history
     attempt = folded.attempt
     assert attempt is not None, "the ledger says that it is open"
-    assert _compute_digest(folded) == stand.round.commitment_digest
-    return replace(stand.history, attempt=attempt)
+    assert _compute_digest(folded) == progress.round.commitment_digest
+    return replace(progress.history, attempt=attempt)
 
 
 def _compute_digest(history: TaskHistory) -> bytes:

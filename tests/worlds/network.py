@@ -102,7 +102,7 @@ class MemoryStream:
 
 
 def stream_pair(first: PeerId = ALICE, second: PeerId = BOB) -> tuple[FrameStream, FrameStream]:
-    """The ends that `first` and `second` hold."""
+    """The two ends of a stream: that of `first`, and that of `second`."""
     to_second, from_first = trio.open_memory_channel[bytes](8)
     to_first, from_second = trio.open_memory_channel[bytes](8)
     return (
@@ -113,7 +113,7 @@ def stream_pair(first: PeerId = ALICE, second: PeerId = BOB) -> tuple[FrameStrea
 
 @dataclass
 class MemoryInternet:
-    """Hosts by peer id, and who is connected to whom."""
+    """The running hosts by peer id."""
 
     hosts: dict[PeerId, "MemoryHost"] = field(default_factory=dict)
 
@@ -199,7 +199,7 @@ class MemoryHost:
 
 @dataclass
 class Received:
-    """What a node's consensus handler was given."""
+    """The frames that the consensus handler of a node was given."""
 
     frames: list[tuple[Address, bytes]] = field(default_factory=list)
     arrived: trio.Event = field(default_factory=trio.Event)
@@ -278,7 +278,7 @@ class MemoryChain:
 
 
 class NoTraining:
-    """A node that has heard of no training."""
+    """A node without training data."""
 
     def list_reveals(self, attempt_id: AttemptId) -> tuple[Reveal, ...]:
         return ()
@@ -291,7 +291,7 @@ class NoTraining:
 
 
 class NoStates:
-    """A node that holds no state, nor knows a task."""
+    """A node without states and tasks."""
 
     def state_chunk(
         self, number: BlockNumber, start: bytes, end: bytes, limit_bytes: int
@@ -382,7 +382,7 @@ NO_BLOBS = _NoBlobs()
 
 
 def build_nodes(internet: MemoryInternet, count: int, blobs_at: Path | None = None) -> list[Node]:
-    """Validators that all know the first one's address, and are each other's set."""
+    """One validator set, whose members all know the address of the first."""
     first = MemoryHost(internet, 0).listen_addresses()
     stores = [
         blobs_at and BlobStore(blobs_at / str(index), quota_bytes=2**26) for index in range(count)

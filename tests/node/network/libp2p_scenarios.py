@@ -1,9 +1,9 @@
-"""What goes wrong in libp2p, one function a defect; each returns whether all went well.
+"""The defects of libp2p, one function for each; it returns True if the defect does not show.
 
 Run as a program with `stock` or `fixed`; prints the outcomes as JSON.
 """
 
-# ruff: noqa: BLE001, ASYNC110 - whatever stock libp2p raises is the finding, and it tells no event
+# ruff: noqa: BLE001, ASYNC110 - any exception of stock libp2p is a finding, and it offers no event
 
 import json
 import logging
@@ -185,7 +185,7 @@ async def lift_short_read_limit() -> bool:
 
 
 async def limit_negotiations() -> bool:
-    """A line of 64 KiB before any handshake, and questions without end, both end the connection."""
+    """A line of 64 KiB before the handshake ends the connection, and so do endless requests."""
     return await _refuses_long_lines() and await _refuses_many_lines()
 
 
@@ -219,7 +219,7 @@ async def _is_closed(stream: trio.SocketStream) -> bool:
 
 
 async def disable_identify() -> bool:
-    """A peer that connects and pushes addresses leaves none."""
+    """The addresses that a connected peer pushes are not kept."""
     server, client = build_host(), build_host()
     async with running(server), running(client):
         await connect(client, server)
@@ -241,7 +241,7 @@ async def read_ipv6_remote_addresses() -> bool:
 
 
 async def limit_connections() -> bool:
-    """Bytes to a stream nobody reads, a huge frame, streams without end, streams of our own ids."""
+    """Too many unread bytes, a huge frame, endless streams and wrong stream ids are all refused."""
     return (
         await _refuses_bytes()
         and await _refuses_huge_frame()
@@ -310,7 +310,7 @@ async def _refuses_streams(first_id: int) -> bool:
 
 
 async def send_fewer_window_updates() -> bool:
-    """A MiB read in small pieces takes a handful of WINDOW_UPDATEs, not one for each."""
+    """To read a MiB in small pieces takes a handful of WINDOW_UPDATEs, not one for each."""
     updates = 0
     send = yamux.YamuxStream.send_window_update
 
@@ -343,7 +343,7 @@ async def send_fewer_window_updates() -> bool:
 
 
 async def wait_for_slow_readers() -> bool:
-    """A reader that pauses for 8 s (of a clock that jumps) is not given up."""
+    """A stream whose reader pauses for 8 s (of a mock clock) is not reset."""
 
     class Connection:
         written = 0
@@ -371,7 +371,7 @@ async def wait_for_slow_readers() -> bool:
 
 
 async def write_whole_frames() -> bool:
-    """One stream's writer is cancelled in the middle of a frame; another stream still works."""
+    """After a writer was cancelled in the middle of a frame, other streams still work."""
     server, client = build_host(), build_host()
     server.set_stream_handler(ECHO, echo)
     async with running(server), running(client):
@@ -388,7 +388,7 @@ async def write_whole_frames() -> bool:
             if is_first and len(data) > 1000:
                 is_first = False
                 with trio.CancelScope() as scope:
-                    # The socket takes no more for a moment, and the writer is cancelled.
+                    # The socket blocks for a moment, in which the writer is cancelled.
                     victim_scope.cancel()
                     await trio.lowlevel.checkpoint()
                     assert not scope.cancelled_caught
@@ -397,7 +397,7 @@ async def write_whole_frames() -> bool:
         raw.write = write_slowly
         with trio.CancelScope() as victim_scope:
             await victim.write(bytes(5000))
-        # Either the frame went out whole, or the window it took was lost for ever.
+        # Either the frame was sent whole, or the window it used is lost for ever.
         await other.write(b"alive")
         with trio.fail_after(2):
             if await other.read(5) != b"alive":

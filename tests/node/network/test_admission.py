@@ -14,7 +14,7 @@ def fill(
     return [table.admit((host, port), now) for port in range(count)]
 
 
-def test_an_address_has_so_many_connections_and_no_more() -> None:
+def test_connections_of_one_address_are_limited() -> None:
     table = Admission(accept_private_addresses=False)
     assert set(fill(table, admission.ADDRESS_CONNECTION_LIMIT)) == {None}
     assert table.admit((HOME, 9999), now=1e6) is RefusalReason.ADDRESS_FULL
@@ -23,7 +23,7 @@ def test_an_address_has_so_many_connections_and_no_more() -> None:
     assert table.admit((HOME, 9999), now=1e6) is None
 
 
-def test_an_address_that_comes_and_goes_is_slowed_down() -> None:
+def test_reconnecting_address_is_rate_limited() -> None:
     table = Admission(accept_private_addresses=False)
     admitted = 0
     for tenth in range(600):
@@ -33,7 +33,7 @@ def test_an_address_that_comes_and_goes_is_slowed_down() -> None:
     assert admission.ADDRESS_BURST + 58 <= admitted <= admission.ADDRESS_BURST + 60
 
 
-def test_a_storm_from_everywhere_is_slowed_down_and_validators_are_not() -> None:
+def test_total_rate_is_limited_but_not_for_validators() -> None:
     table = Admission(accept_private_addresses=False)
     validator = ("198.51.100.1", 30303)
     assert table.admit(validator, now=0) is None
@@ -46,7 +46,7 @@ def test_a_storm_from_everywhere_is_slowed_down_and_validators_are_not() -> None
     assert table.admit(validator, now=0) is None
 
 
-def test_a_validators_neighbours_are_slowed_down_too() -> None:
+def test_address_of_a_validator_is_rate_limited_too() -> None:
     table = Admission(accept_private_addresses=False)
     validator = (HOME, 30303)
     table.admit(validator, now=0)
@@ -55,11 +55,11 @@ def test_a_validators_neighbours_are_slowed_down_too() -> None:
     admitted = outcomes.count(None)
     expected = admission.TRUSTED_BURST + 10 * admission.TRUSTED_PER_SECOND
     assert expected - 2 <= admitted <= expected
-    # And take nothing from everybody else's.
+    # They use nothing of the total rate.
     assert table.admit(("198.51.100.1", 1), now=10) is None
 
 
-def test_the_last_stranger_of_the_busiest_address_makes_room() -> None:
+def test_newest_sessionless_connection_of_busiest_address_is_closed() -> None:
     table = Admission(accept_private_addresses=True)
     fill(table, 40, host="10.0.0.1")
     fill(table, 24, host="10.0.0.2")
@@ -73,12 +73,12 @@ def test_the_last_stranger_of_the_busiest_address_makes_room() -> None:
     assert table.find_surplus() == ("10.0.0.4", 63)
 
 
-def test_validators_do_not_count_towards_their_address() -> None:
+def test_validators_do_not_count_against_their_address() -> None:
     table = Admission(accept_private_addresses=False)
     fill(table, admission.ADDRESS_CONNECTION_LIMIT)
     for port in range(4):
         table.keep((HOME, port), is_validator=True)
-    # Somebody behind a validator's address still gets in.
+    # Another node at a validator's address is still admitted.
     assert table.admit((HOME, 9999), now=0) is None
 
 
@@ -94,7 +94,7 @@ def test_tables_are_bounded() -> None:
     assert table.count() == 0
 
 
-def test_an_ipv6_site_counts_as_one_address() -> None:
+def test_ipv6_subnet_counts_as_one_address() -> None:
     groups = {
         get_address_group(ipaddress.ip_address(text)) for text in ("2001:db8::1", "2001:db8::2:3")
     }

@@ -7,7 +7,7 @@ from trio.testing import MockClock
 from node.network.budget import Allowance, TokenBucket
 
 
-async def test_overdrawn_budget_makes_its_user_wait(autojump_clock: MockClock) -> None:
+async def test_token_bucket_waits_when_overdrawn(autojump_clock: MockClock) -> None:
     bucket = TokenBucket(per_second=10, burst=20)
     start = trio.current_time()
     for _ in range(20):
@@ -21,7 +21,7 @@ async def test_overdrawn_budget_makes_its_user_wait(autojump_clock: MockClock) -
     assert trio.current_time() - start == pytest.approx(1003)
 
 
-def test_an_allowance_that_is_used_up_refuses_until_it_has_refilled() -> None:
+def test_used_up_allowance_refuses_until_it_refills() -> None:
     allowance = Allowance(per_second=10, burst=20)
     assert allowance.take(100.0, 15)
     assert not allowance.take(100.0, 6)

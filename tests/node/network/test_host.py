@@ -1,4 +1,4 @@
-"""Real hosts on loopback, and what strangers and broken handlers do to them."""
+"""Real hosts on loopback under hostile peers and broken handlers."""
 
 import stat
 from collections.abc import AsyncIterator
@@ -53,7 +53,7 @@ async def connected_pair() -> AsyncIterator[tuple[LibP2PHost, LibP2PHost]]:
 
 
 async def check_alive(host: LibP2PHost) -> None:
-    """A new peer gets an answer."""
+    """Check that a new peer gets an answer."""
     client = build_host()
     async with client.run():
         with trio.fail_after(5):
@@ -63,7 +63,7 @@ async def check_alive(host: LibP2PHost) -> None:
             assert await stream.read_frame(100) == b"alive"
 
 
-def test_host_key_is_kept_and_private(tmp_path: Path) -> None:
+def test_host_key_is_stored_for_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "host.key"
     key = load_or_create_host_key(path)
     assert compute_peer_id(load_or_create_host_key(path)) == compute_peer_id(key)
@@ -77,12 +77,12 @@ def test_host_key_is_kept_and_private(tmp_path: Path) -> None:
         load_or_create_host_key(path)
 
 
-def test_bad_listen_address_is_named() -> None:
+def test_invalid_listen_address_is_reported() -> None:
     with pytest.raises(OperatorError, match=r"network\.listen: '0\.0\.0\.0:9000'"):
         build_host("0.0.0.0:9000")
 
 
-async def test_port_in_use_is_named() -> None:
+async def test_port_in_use_is_reported() -> None:
     first = build_host()
     async with first.run():
         taken = first.listen_addresses()[0].split("/p2p/")[0]
@@ -94,18 +94,18 @@ async def test_port_in_use_is_named() -> None:
 
 async def test_wrong_peer_id_and_closed_port_are_unreachable() -> None:
     first, second = build_host(), build_host()
-    stranger = compute_peer_id(create_host_key())
+    unknown = compute_peer_id(create_host_key())
     async with first.run(), second.run():
         address = second.listen_addresses()[0]
         for peer_id, target in (
-            (stranger, address),
-            (stranger, "/ip4/127.0.0.1/tcp/1"),
+            (unknown, address),
+            (unknown, "/ip4/127.0.0.1/tcp/1"),
             (PeerId("not base58!"), address),
         ):
             with pytest.raises(UnreachablePeerError):
                 await first.dial(peer_id, target)
         with pytest.raises(UnreachablePeerError):
-            await first.open_stream(stranger, ECHO)
+            await first.open_stream(unknown, ECHO)
         await first.dial(second.peer_id, address)
         with pytest.raises(UnreachablePeerError):
             await first.open_stream(second.peer_id, "/unknown/1")
@@ -123,7 +123,7 @@ async def test_wrong_peer_id_and_closed_port_are_unreachable() -> None:
         StreamClosedError("gone"),
     ],
 )
-async def test_handler_that_raises_costs_its_stream_only(error: Exception) -> None:
+async def test_exception_in_a_handler_ends_only_its_stream(error: Exception) -> None:
     async def fail(stream: FrameStream) -> None:
         raise error
 
@@ -150,7 +150,7 @@ async def test_handler_that_raises_costs_its_stream_only(error: Exception) -> No
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
 )
-async def test_garbage_on_the_port_stops_nothing(garbage: bytes) -> None:
+async def test_garbage_on_the_port_does_not_stop_the_host(garbage: bytes) -> None:
     host = build_host()
     async with host.run():
         port = int(host.listen_addresses()[0].split("/")[4])
@@ -163,7 +163,7 @@ async def test_garbage_on_the_port_stops_nothing(garbage: bytes) -> None:
         await raw.aclose()
 
 
-async def test_an_address_in_a_hurry_is_refused_without_a_handshake() -> None:
+async def test_address_above_its_rate_is_refused_before_the_handshake() -> None:
     host = LibP2PHost(
         key=create_host_key(), listen_addresses=["/ip4/127.0.0.1/tcp/0"], max_connections=50
     )
@@ -183,7 +183,9 @@ async def test_an_address_in_a_hurry_is_refused_without_a_handshake() -> None:
         await until(lambda: host._admission.count() == 0)
 
 
-async def test_silent_strangers_make_room_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_without_a_session_make_room_for_new_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(admission, "SESSIONLESS_LIMIT", 3)
     host, client = build_host(), build_host()
     async with host.run(), client.run():
@@ -199,7 +201,9 @@ async def test_silent_strangers_make_room_for_the_next(monkeypatch: pytest.Monke
             await stream.aclose()
 
 
-def test_too_few_open_files_are_named_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_low_limit_of_open_files_is_reported_with_the_cure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     limits = [(256, 400)]
     monkeypatch.setattr(host_module.resource, "getrlimit", lambda _: limits[-1])
     monkeypatch.setattr(host_module.resource, "setrlimit", lambda _, given: limits.append(given))
@@ -210,7 +214,7 @@ def test_too_few_open_files_are_named_with_the_cure(monkeypatch: pytest.MonkeyPa
         host_module.reserve_descriptors(1000)
 
 
-async def test_half_open_and_idle_streams_stop_nothing() -> None:
+async def test_half_open_and_idle_streams_do_not_stop_the_host() -> None:
     async with connected_pair() as (first, second):
         for _ in range(10):
             await first.open_stream(second.peer_id, ECHO)
@@ -239,10 +243,10 @@ async def test_streams_of_one_peer_are_limited(monkeypatch: pytest.MonkeyPatch) 
 
 
 class Connection:
-    """Stands for the connection of some peer."""
+    """A fake connection of a peer."""
 
 
-async def test_streams_are_taken_at_a_pace_of_a_connection_and_of_the_crowd(
+async def test_stream_rate_is_limited_by_connection_and_by_shared_budget(
     autojump_clock: MockClock,
 ) -> None:
     host = build_host()
@@ -274,7 +278,7 @@ async def test_streams_that_come_too_fast_wait(monkeypatch: pytest.MonkeyPatch) 
         for _ in range(15):
             stream = await first.open_stream(second.peer_id, ECHO)
             await stream.reset()
-        # Five at once, and a stream or two that were opened by the host itself.
+        # The burst of five, and one or two streams that the host itself opened.
         assert trio.current_time() - start >= 0.9
 
 

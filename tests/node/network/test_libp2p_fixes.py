@@ -18,7 +18,7 @@ Outcomes = dict[str, str]
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, Outcomes]:
-    """What every scenario came to, by `stock` and `fixed`; the two run side by side."""
+    """The outcome of every scenario, by `stock` and `fixed`; the two run side by side."""
     programs = {
         mode: subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "tests.node.network.libp2p_scenarios", mode],
@@ -33,12 +33,12 @@ def outcomes() -> dict[str, Outcomes]:
 
 
 @pytest.mark.parametrize("name", [fix.__name__ for fix in FIXES])
-def test_the_defect_shows_only_without_its_fix(name: str, outcomes: dict[str, Outcomes]) -> None:
+def test_defect_shows_only_without_its_fix(name: str, outcomes: dict[str, Outcomes]) -> None:
     assert outcomes["stock"][name].startswith("defect")
     assert outcomes["fixed"][name] == "sound"
 
 
-def test_another_version_of_libp2p_is_refused_with_the_cure(
+def test_other_libp2p_version_is_refused_with_the_cure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(libp2p_fixes.libp2p, "__version__", "0.9.0")

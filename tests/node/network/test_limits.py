@@ -66,7 +66,7 @@ async def test_streams_of_one_peer_share_a_budget_of_messages(autojump_clock: Mo
     assert metrics.bytes["training", "in"] == metrics.frames["training", "in"] * (4 + 7)
 
 
-async def test_a_crowd_shares_a_budget_evenly_and_a_validator_waits_for_nobody(
+async def test_non_validators_share_a_budget_and_validators_do_not_wait(
     autojump_clock: MockClock,
 ) -> None:
     metrics, shared, limits = NetworkMetrics(), SharedBudget(), LIMITS["training"]
@@ -91,7 +91,7 @@ async def test_a_crowd_shares_a_budget_evenly_and_a_validator_waits_for_nobody(
     assert validators >= 20 * limits.messages_per_second
 
 
-async def test_answers_to_a_crowd_are_paced_by_bytes_and_by_frames(
+async def test_answers_to_non_validators_are_paced_by_bytes_and_frames(
     autojump_clock: MockClock,
 ) -> None:
     for frames, size_bytes, rate in (
@@ -107,7 +107,7 @@ async def test_answers_to_a_crowd_are_paced_by_bytes_and_by_frames(
         assert trio.current_time() - start == pytest.approx(10 - BURST_SECONDS, abs=0.1)
 
 
-async def test_answers_are_paced_and_questions_are_not(autojump_clock: MockClock) -> None:
+async def test_answers_are_paced_but_requests_of_ours_are_not(autojump_clock: MockClock) -> None:
     metrics = NetworkMetrics()
     answer = bytes(2**18)
     for limits, seconds in ((LIMITS["blob"], 2.0), (None, 0.0)):
@@ -123,6 +123,6 @@ async def test_answers_are_paced_and_questions_are_not(autojump_clock: MockClock
             nursery.start_soon(read_all)
             for _ in range(4 * 64 * 4):
                 await ours.write_frame(answer)
-        # 256 MiB at 64 MiB/s, of which two seconds' worth go at once.
+        # 256 MiB at 64 MiB/s, of which the burst of two seconds is sent at once.
         assert trio.current_time() - start == pytest.approx(seconds, abs=0.1)
     assert metrics.frames["blob", "out"] == 2 * 4 * 64 * 4

@@ -1,4 +1,4 @@
-"""Whole networks: hosts in memory under a clock that jumps, and a few real ones on loopback."""
+"""Whole networks: hosts in memory under a mock clock, and a few real hosts on loopback."""
 
 import os
 import random
@@ -82,13 +82,13 @@ async def test_nodes_that_dial_each_other_at_once_keep_one_session(
         assert nodes[0].network.metrics.sessions_opened == opened
 
 
-async def test_node_of_another_chain_is_turned_away_but_not_banned(
+async def test_node_of_another_chain_is_refused_but_not_banned(
     autojump_clock: MockClock,
 ) -> None:
     internet = MemoryInternet()
     ours = build_node(internet, 0)
-    stranger = build_node(internet, 1, bootstrap=ours.host.listen_addresses(), chain_id=1)
-    async with running(ours, stranger):
+    peer = build_node(internet, 1, bootstrap=ours.host.listen_addresses(), chain_id=1)
+    async with running(ours, peer):
         await until(lambda: ours.network.metrics.rejections[RejectionReason.WRONG_CHAIN] > 2)
         assert ours.network.peers() == ()
         assert ours.network.metrics.peers_banned == 0
@@ -103,7 +103,7 @@ async def test_frozen_peer_is_noticed_within_six_seconds_and_redialled(
         frozen = nodes[1].host
         frozen.is_reachable = False
         started = trio.current_time()
-        # Frozen: its streams are open, and nobody at the other end reads or writes.
+        # A frozen node keeps its streams open, but neither reads nor writes.
         for stream in frozen._streams[nodes[0].host.peer_id]:
             stream._byte_stream.receive_some = hang
             stream._byte_stream.send_all = hang
@@ -121,7 +121,7 @@ async def hang(_: object) -> bytes:
     raise AssertionError
 
 
-async def test_strangers_are_refused_when_full_and_validators_are_not(
+async def test_full_node_refuses_non_validators_but_no_validators(
     autojump_clock: MockClock,
 ) -> None:
     internet = MemoryInternet()
@@ -144,7 +144,7 @@ async def test_strangers_are_refused_when_full_and_validators_are_not(
 
 
 @pytest.mark.parametrize(("max_peers", "kept"), [(4, 3), (1, 1)])
-async def test_a_full_node_has_places_for_whom_it_dials(
+async def test_full_node_reserves_sessions_for_peers_it_dials(
     autojump_clock: MockClock, max_peers: int, kept: int
 ) -> None:
     internet = MemoryInternet()
@@ -152,10 +152,10 @@ async def test_a_full_node_has_places_for_whom_it_dials(
     friends = friend.host.listen_addresses()
     hub = build_node(internet, 0, bootstrap=friends, max_peers=max_peers, is_validator=False)
     address = hub.host.listen_addresses()
-    strangers = [
+    others = [
         build_node(internet, index, bootstrap=address, is_validator=False) for index in range(1, 6)
     ]
-    async with running(hub, *strangers):
+    async with running(hub, *others):
         await until(lambda: len(hub.network.peers()) == kept)
         async with running(friend):
             await until(lambda: len(hub.network.peers()) == kept + 1, seconds=120)
@@ -182,7 +182,7 @@ async def test_consensus_frames_wait_while_the_validator_is_away(
     ]
 
 
-async def test_who_joins_the_set_long_after_its_session_began_is_heard(
+async def test_votes_count_from_a_peer_that_joins_the_set_during_its_session(
     autojump_clock: MockClock,
 ) -> None:
     nodes = build_nodes(MemoryInternet(), 2)
@@ -198,7 +198,7 @@ async def test_who_joins_the_set_long_after_its_session_began_is_heard(
     assert member.received.frames == [(validator_address(1), b"vote")]
 
 
-async def test_who_joins_or_leaves_the_set_leaves_or_joins_the_crowd(
+async def test_peer_that_joins_the_set_leaves_the_shared_budget(
     autojump_clock: MockClock,
 ) -> None:
     nodes = build_nodes(MemoryInternet(), 2)
@@ -229,14 +229,14 @@ async def test_connection_without_a_session_is_closed(autojump_clock: MockClock)
         await until(lambda: node.host.connected_peers() == (), seconds=30)
 
 
-async def open_session(node: Node, stranger: MemoryHost) -> FrameStream:
-    """A session of a stranger that does nothing but what the test makes it do."""
-    await stranger.dial(node.host.peer_id, "")
-    stream = await stranger.open_stream(node.host.peer_id, status.PROTOCOL_ID)
+async def open_session(node: Node, peer: MemoryHost) -> FrameStream:
+    """A session with a peer that sends only what the test sends."""
+    await peer.dial(node.host.peer_id, "")
+    stream = await peer.open_stream(node.host.peer_id, status.PROTOCOL_ID)
     await status.shake_hands(
         stream,
         identity(None),
-        own_peer_id=stranger.peer_id,
+        own_peer_id=peer.peer_id,
         head=HEAD,
         addresses=(),
         nonce=Hash32(bytes(32)),
@@ -244,18 +244,18 @@ async def open_session(node: Node, stranger: MemoryHost) -> FrameStream:
     return stream
 
 
-async def test_peer_that_breaks_the_rules_is_told_why_it_is_let_go(
+async def test_banned_peer_is_told_the_reason_across_a_restart(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     internet = MemoryInternet()
     file = tmp_path / "peers.json"
     node = build_node(internet, 0, peer_file=file)
-    stranger = build_node(internet, 1).host
-    async with stranger.run():
+    peer = build_node(internet, 1).host
+    async with peer.run():
         async with running(node):
-            session = await open_session(node, stranger)
+            session = await open_session(node, peer)
             for _ in range(3):
-                stream = await stranger.open_stream(node.host.peer_id, blocks.PROTOCOL_ID)
+                stream = await peer.open_stream(node.host.peer_id, blocks.PROTOCOL_ID)
                 await stream.write_frame(b"garbage")
             goodbye = None
             while not isinstance(goodbye, Goodbye):
@@ -266,36 +266,36 @@ async def test_peer_that_breaks_the_rules_is_told_why_it_is_let_go(
         node = build_node(internet, 0, peer_file=file)
         async with running(node):
             await trio.sleep(1)
-            await stranger.dial(node.host.peer_id, "")
-            stream = await stranger.open_stream(node.host.peer_id, status.PROTOCOL_ID)
+            await peer.dial(node.host.peer_id, "")
+            stream = await peer.open_stream(node.host.peer_id, status.PROTOCOL_ID)
             assert decode_status(await stream.read_frame(10_000)) == goodbye
 
 
 async def test_streams_and_handshakes_of_one_peer_are_limited(autojump_clock: MockClock) -> None:
     internet = MemoryInternet()
     node = build_node(internet, 0)
-    stranger = build_node(internet, 1).host
-    async with running(node), stranger.run():
-        await open_session(node, stranger)
+    peer = build_node(internet, 1).host
+    async with running(node), peer.run():
+        await open_session(node, peer)
         limit = LIMITS["blob"].streams
         for _ in range(limit + 3):
-            await stranger.open_stream(node.host.peer_id, blobs.PROTOCOL_ID)
+            await peer.open_stream(node.host.peer_id, blobs.PROTOCOL_ID)
         await trio.sleep(1)
         assert node.network.metrics.streams_refused == 3
         start = trio.current_time()
         for _ in range(10):
-            await open_session(node, stranger)
+            await open_session(node, peer)
         assert (
             trio.current_time() - start >= (10 + 1 - HANDSHAKES_BURST) / HANDSHAKES_PER_SECOND - 2
         )
 
 
-async def test_garbage_asked_of_a_served_announcement_costs_points(
+async def test_garbage_request_on_our_transaction_stream_costs_points(
     autojump_clock: MockClock,
 ) -> None:
     internet = MemoryInternet()
     node = build_node(internet, 0)
-    stranger = build_node(internet, 1).host
+    peer = build_node(internet, 1).host
     served = []
 
     async def ask_garbage(stream: FrameStream) -> None:
@@ -303,12 +303,12 @@ async def test_garbage_asked_of_a_served_announcement_costs_points(
         await stream.write_frame(b"garbage")
         await trio.sleep_forever()
 
-    stranger.set_handler(transactions.PROTOCOL_ID, ask_garbage)
-    async with running(node), stranger.run():
-        await open_session(node, stranger)
+    peer.set_handler(transactions.PROTOCOL_ID, ask_garbage)
+    async with running(node), peer.run():
+        await open_session(node, peer)
         await until(lambda: node.network.metrics.peers_banned == 1)
         await until(lambda: node.network.metrics.disconnects["banned"] == 1)
-        # Half of all points each time; one comes back while the stream is opened again.
+        # Each time costs half of all points; one comes back while the stream is reopened.
         assert len(served) == 3
 
 
@@ -318,17 +318,17 @@ async def test_garbage_in_a_session_ends_it_and_costs_points(
 ) -> None:
     internet = MemoryInternet()
     node = build_node(internet, 0)
-    stranger = build_node(internet, 1).host
-    async with running(node), stranger.run():
-        session = await open_session(node, stranger)
+    peer = build_node(internet, 1).host
+    async with running(node), peer.run():
+        session = await open_session(node, peer)
         await until(lambda: len(node.network.peers()) == 1)
         await session.write_frame(frame)
         await until(lambda: not node.network.peers())
         assert node.network.metrics.rejections.total() == 1
-        assert node.network._table.score(stranger.peer_id, trio.current_time()) < 60
+        assert node.network._table.score(peer.peer_id, trio.current_time()) < 60
 
 
-async def test_hello_with_addresses_of_others_teaches_nothing(autojump_clock: MockClock) -> None:
+async def test_addresses_of_other_nodes_in_a_hello_are_ignored(autojump_clock: MockClock) -> None:
     nodes = build_nodes(MemoryInternet(), 2)
     victim = f"/ip4/192.0.2.1/tcp/1/p2p/12D3KooW{'Z' * 44}"
     nodes[1].host.listen_addresses = lambda: (victim,)  # type: ignore[method-assign]
@@ -351,15 +351,15 @@ async def test_hello_with_addresses_of_others_teaches_nothing(autojump_clock: Mo
     ],
 )
 @pytest.mark.parametrize("protocol", [status.PROTOCOL_ID, consensus.PROTOCOL_ID])
-async def test_garbage_raises_nothing_but_a_refusal(
+async def test_garbage_causes_only_refusals(
     garbage: bytes, protocol: str, autojump_clock: MockClock
 ) -> None:
     internet = MemoryInternet()
     node, honest = build_nodes(internet, 2)
-    stranger = build_node(internet, 2).host
-    async with running(node, honest), stranger.run():
-        await stranger.dial(node.host.peer_id, "")
-        stream = await stranger.open_stream(node.host.peer_id, protocol)
+    peer = build_node(internet, 2).host
+    async with running(node, honest), peer.run():
+        await peer.dial(node.host.peer_id, "")
+        stream = await peer.open_stream(node.host.peer_id, protocol)
         await stream._byte_stream.send_all(garbage)
         await stream.close()
         await trio.sleep(20)
@@ -412,7 +412,7 @@ async def test_real_hosts_shake_hands_and_vote() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_votes_overtake_blobs_on_real_hosts(tmp_path: Path) -> None:
+async def test_votes_do_not_wait_for_blobs_on_real_hosts(tmp_path: Path) -> None:
     model = os.urandom(2**24)
     stores = [BlobStore(tmp_path / str(index), quota_bytes=2**26) for index in range(2)]
     first, first_received = build_real_network(0, blobs=stores[0])
@@ -440,5 +440,5 @@ async def test_votes_overtake_blobs_on_real_hosts(tmp_path: Path) -> None:
         nursery.cancel_scope.cancel()
     assert stores[1].path(wanted).read_bytes() == model
     assert len(waits) > 3
-    # A vote never waits for the blob, which takes much longer than this on any machine.
+    # To wait for the blob would take much longer than this on any machine.
     assert sorted(waits)[len(waits) // 2] < 0.1

@@ -11,7 +11,7 @@ from node.network.peer_file import load_records, save_records
 RECORDS = {"12D3KooWbob": (50.0, 120.5)}
 
 
-def test_what_is_saved_is_loaded_with_its_age(
+def test_saved_records_are_loaded_with_their_age(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "peers.json"
@@ -35,18 +35,18 @@ def test_what_is_saved_is_loaded_with_its_age(
         json.dumps({"version": 1, "savedAt": 0, "peers": [1]}).encode(),
         json.dumps({"version": 1, "savedAt": "x", "peers": {"a": [1, 2]}}).encode(),
         json.dumps({"version": 1, "savedAt": 0, "peers": {"a": [1]}}).encode(),
-        # Found by fuzzing: an integer that no float holds.
+        # Found by fuzzing: an integer too large for a float.
         json.dumps({"version": 1, "savedAt": 10**400, "peers": {"a": [1, 2]}}).encode(),
         json.dumps({"version": 1, "savedAt": 0, "peers": {"a": [1, 10**400]}}).encode(),
         b"[" * 100_000,
     ],
 )
-def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, content: bytes) -> None:
+def test_damaged_file_is_ignored(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "peers.json"
     path.write_bytes(content)
     assert load_records(path)[0] == {}
     assert load_records(tmp_path / "none.json") == ({}, 0.0)
 
 
-def test_a_disk_that_refuses_stops_nothing(tmp_path: Path) -> None:
+def test_failing_disk_does_not_stop_the_node(tmp_path: Path) -> None:
     save_records(tmp_path / "missing" / "peers.json", RECORDS)

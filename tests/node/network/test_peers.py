@@ -1,4 +1,4 @@
-"""The dial list, scores and budgets, as loops over numbers."""
+"""Addresses to dial, scores and limits, as loops over numbers."""
 
 import itertools
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def build_table(
 
 
 def dial_times(table: PeerTable, until: int) -> list[float]:
-    """When the table asks for a dial, if every one of them fails."""
+    """The times at which the table asks for a dial, if every dial fails."""
     times = []
     for tenth in range(until * 10):
         for _, dialled in table.due(tenth / 10, connected=()):
@@ -59,7 +59,7 @@ def test_connected_banned_and_own_peers_are_not_dialled() -> None:
     assert table.due(peers.BAN_SECONDS, connected=()) == ((BOB, address()),)
 
 
-def test_connection_starts_the_backoff_anew() -> None:
+def test_connection_resets_the_backoff() -> None:
     table = build_table(address())
     dial_times(table, until=60)
     assert table.due(60.1, connected=()) == ()
@@ -67,7 +67,7 @@ def test_connection_starts_the_backoff_anew() -> None:
     assert table.due(60.1, connected=()) == ((BOB, address()),)
 
 
-def test_two_malformed_messages_ban_and_time_forgives_one() -> None:
+def test_two_malformed_messages_ban_but_time_forgives_one() -> None:
     table = build_table()
     assert not table.penalize(BOB, RejectionReason.MALFORMED, now=0)
     assert table.score(BOB, now=0) == 50
@@ -90,7 +90,7 @@ def test_tables_are_bounded() -> None:
     assert len(table._records) == peers.RECORD_LIMIT
 
 
-def test_strangers_may_not_point_us_at_private_services() -> None:
+def test_private_addresses_are_not_learned_from_peers() -> None:
     for host in ("127.0.0.1", "10.0.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0"):
         assert not is_dialable(address(host=host), accept_private=False)
     assert is_dialable(address(host="8.8.8.8"), accept_private=False)
@@ -105,7 +105,7 @@ def peer(number: int) -> PeerId:
     return PeerId(f"12D3KooW{digits}")
 
 
-def test_one_liar_fills_neither_the_table_nor_the_place_of_others() -> None:
+def test_one_peer_cannot_fill_the_table_with_false_addresses() -> None:
     table = build_table()
     liar, honest = peer(10**6), peer(10**7)
     for start in range(0, 10_000, 16):
@@ -116,17 +116,17 @@ def test_one_liar_fills_neither_the_table_nor_the_place_of_others() -> None:
     assert table.known_addresses([honest], 16) == (address(honest),)
 
 
-def test_lies_about_a_peer_leave_room_for_what_it_says_itself() -> None:
+def test_false_addresses_of_a_peer_leave_room_for_its_own() -> None:
     table = build_table()
     for source in range(100, 120):
         table.learn([address(BOB, host=f"198.51.100.{source}")], peer(source))
     table.learn([address(BOB)], BOB)
     assert len(table._targets) == peers.PEER_ADDRESS_LIMIT + 1
-    # And that is tried first.
+    # The address that the peer claims for itself is tried first.
     assert table.due(0, connected=()) == ((BOB, address()),)
 
 
-def test_a_full_table_makes_room_at_the_expense_of_who_told_most() -> None:
+def test_full_table_drops_an_address_of_the_peer_that_told_most() -> None:
     table = build_table()
     for source in range(peers.TARGET_LIMIT // peers.SOURCE_LIMIT):
         told = [address(peer(1000 * source + index)) for index in range(1, 17)]
@@ -137,7 +137,7 @@ def test_a_full_table_makes_room_at_the_expense_of_who_told_most() -> None:
     assert len(table._targets) == peers.TARGET_LIMIT
 
 
-def test_others_are_told_only_what_was_proven_or_claimed_by_its_owner() -> None:
+def test_only_proven_or_self_claimed_addresses_are_told_to_others() -> None:
     table = build_table()
     table.learn([address(BOB, port=1)], peer(1))
     assert table.known_addresses([BOB], 16) == ()
@@ -149,8 +149,8 @@ def test_others_are_told_only_what_was_proven_or_claimed_by_its_owner() -> None:
     assert not table.is_proven(address(BOB, port=2))
 
 
-def test_claims_silence_nobody_and_all_proven_are_told_in_time() -> None:
-    """Low addresses that sort first, four of each of four peers, were all that others heard."""
+def test_all_proven_addresses_are_told_in_time_despite_claims() -> None:
+    """A bug told only the claims of a few peers, because their addresses sorted first."""
     table = build_table(random=Random(1).random)
     honest = [peer(index) for index in range(1, 31)]
     for index, name in enumerate(honest):
@@ -166,7 +166,7 @@ def test_claims_silence_nobody_and_all_proven_are_told_in_time() -> None:
     }
 
 
-def test_one_site_is_told_as_one_site() -> None:
+def test_few_addresses_of_one_group_are_told() -> None:
     table = build_table()
     names = [peer(index) for index in range(1, 9)]
     for index, name in enumerate(names):
@@ -177,7 +177,7 @@ def test_one_site_is_told_as_one_site() -> None:
     assert len(table.known_addresses(names, 16)) == len(names)
 
 
-def test_one_site_fills_no_table_and_a_full_one_makes_room() -> None:
+def test_one_address_group_cannot_fill_the_table() -> None:
     table = build_table()
     for index in range(1, 300):
         name = peer(index)
@@ -194,14 +194,14 @@ def test_one_site_fills_no_table_and_a_full_one_makes_room() -> None:
     assert sum("/8.8.8.8/" in each for each in table._targets) < peers.GROUP_LIMIT
 
 
-def test_a_settled_node_dials_the_operators_addresses_only() -> None:
+def test_settled_node_dials_only_the_operators_addresses() -> None:
     table = build_table(address())
     table.learn([address(peer(1))], peer(1))
     assert table.due(0, connected=(), only_persistent=True) == ((BOB, address()),)
     assert table.due(0, connected=()) == ((peer(1), address(peer(1))),)
 
 
-def test_who_was_turned_away_comes_back_in_minutes() -> None:
+def test_peer_that_refused_us_is_redialled_after_minutes() -> None:
     table = build_table(address())
     table.learn([address(peer(1))], peer(1))
     for each in (BOB, peer(1)):
@@ -213,13 +213,13 @@ def test_who_was_turned_away_comes_back_in_minutes() -> None:
     assert table.due(peers.REFUSED_SECONDS, connected=[BOB]) == learned
 
 
-def test_a_peer_claims_only_a_few_addresses_for_itself() -> None:
+def test_peer_claims_only_a_few_addresses_for_itself() -> None:
     table = build_table()
     table.learn([address(BOB, port=1 + index) for index in range(16)], BOB)
     assert len(table._targets) == peers.OWN_ADDRESS_LIMIT
 
 
-def test_bans_outlive_a_restart_and_go_on_decaying() -> None:
+def test_bans_outlive_a_restart_and_keep_decaying() -> None:
     table = build_table()
     while not table.penalize(BOB, RejectionReason.MALFORMED, now=0):
         pass
@@ -235,6 +235,6 @@ def test_bans_outlive_a_restart_and_go_on_decaying() -> None:
     assert not later.is_banned(BOB, now=7 + peers.BAN_SECONDS)
 
 
-def test_bad_bootstrap_address_is_named() -> None:
+def test_invalid_bootstrap_address_is_reported() -> None:
     with pytest.raises(OperatorError, match=r"network\.bootstrap: 'localhost:9000'"):
         build_table("localhost:9000")

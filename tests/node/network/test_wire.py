@@ -99,7 +99,7 @@ nearly_messages = st.builds(
 
 @settings(max_examples=100)
 @given(st.binary(max_size=200) | nearly_messages)
-def test_any_bytes_are_refused_or_are_the_message_they_decode_to(data: bytes) -> None:
+def test_arbitrary_bytes_are_refused_or_are_canonical(data: bytes) -> None:
     for decode, encode in DECODERS:
         try:
             message = decode(data)
@@ -132,7 +132,7 @@ def test_lists_have_limits() -> None:
         wire.decode_blob_request(codec.encode([2, bytes(32), 0, wire.CHUNK_REQUEST_LIMIT + 1]))
 
 
-def test_manifest_must_be_that_of_the_content_id() -> None:
+def test_manifest_of_another_content_id_is_refused() -> None:
     data = b"model" * 100_000
     manifest = BlobManifest(len(data), chunk_hashes(data))
     frame = wire.encode_manifest(manifest)

@@ -42,7 +42,7 @@ def spread(
     *,
     is_lost: Callable[[Address, Address], bool] = lambda _sender, _receiver: False,
 ) -> dict[Address, bytes]:
-    """Everybody's copy of a message, where `is_lost(sender, receiver)` cuts links."""
+    """The copy of a message that each validator gets; `is_lost(sender, receiver)` breaks links."""
     got: dict[Address, bytes] = {}
     flying = [(author, receiver, frame) for receiver, frame in network[author].cut(message)]
     while flying:
@@ -52,13 +52,13 @@ def spread(
         taken = network[receiver].take(sender, decode_piece(frame))
         flying.extend((receiver, address, frame) for address in taken.relay_to)
         if taken.complete is not None:
-            assert receiver not in got, "told once"
+            assert receiver not in got, "completed twice"
             got[receiver] = taken.complete.decode()
     return got
 
 
 @pytest.mark.parametrize("count", [8, 10, 31])
-def test_everybody_gets_the_message_though_f_and_one_link_fail(count: int) -> None:
+def test_all_get_the_message_despite_f_faulty_relays_and_a_broken_link(count: int) -> None:
     network = nodes(count)
     author, cut_off, *others = network
     faulty = set(others[: compute_max_faulty(count)])
@@ -72,7 +72,7 @@ def test_everybody_gets_the_message_though_f_and_one_link_fail(count: int) -> No
 
 
 @pytest.mark.parametrize("count", [8, 50])
-def test_nobody_sends_much_more_than_the_message_itself(count: int) -> None:
+def test_no_validator_sends_much_more_than_the_message_itself(count: int) -> None:
     network = nodes(count)
     author, first, *_ = network
     frames = network[author].cut(MESSAGE)
@@ -80,15 +80,15 @@ def test_nobody_sends_much_more_than_the_message_itself(count: int) -> None:
     taken = network[first].take(author, decode_piece(frames[0][1]))
     relayed = len(taken.relay_to) * len(frames[0][1])
     for sent in (own, relayed):
-        assert sent < 2.2 * len(MESSAGE), "whole, it would be n - 1 times its size"
+        assert sent < 2.2 * len(MESSAGE), "sent whole, it would be n - 1 times its size"
 
 
-def test_k_pieces_are_more_than_the_faulty_can_make() -> None:
+def test_k_pieces_are_more_than_faulty_relays_hold() -> None:
     for count in range(8, 101):
         assert count_data_pieces(count) > compute_max_faulty(count)
 
 
-def test_small_messages_small_networks_and_strangers_send_whole() -> None:
+def test_small_messages_small_sets_and_non_validators_send_whole() -> None:
     own, *_ = addresses(8)
     assert nodes(8)[own].begin(MESSAGE, 0.0)
     assert not nodes(8)[own].begin(MESSAGE[: SPREAD_BYTES - 1], 0.0)
@@ -98,7 +98,7 @@ def test_small_messages_small_networks_and_strangers_send_whole() -> None:
     assert not follower.begin(MESSAGE, 0.0)
 
 
-def test_a_message_is_not_sent_whole_while_its_pieces_fly() -> None:
+def test_message_is_not_sent_whole_while_its_pieces_spread() -> None:
     own, *_ = addresses(8)
     node = nodes(8)[own]
     assert not node.is_spreading(MESSAGE, 10.0)
@@ -127,7 +127,7 @@ def forgeries() -> Iterator[tuple[str, Callable[[Piece], Piece]]]:
 @pytest.mark.parametrize(
     "forge", [each for _, each in forgeries()], ids=[n for n, _ in forgeries()]
 )
-def test_a_piece_that_is_none_is_refused(forge: Callable[[Piece], Piece]) -> None:
+def test_invalid_piece_is_refused(forge: Callable[[Piece], Piece]) -> None:
     network = nodes(8)
     author, receiver, *_ = network
     frame = dict(network[author].cut(MESSAGE))[receiver]
@@ -137,7 +137,7 @@ def test_a_piece_that_is_none_is_refused(forge: Callable[[Piece], Piece]) -> Non
     assert refusal.value.reason in reasons
 
 
-def test_a_relay_can_pass_on_its_own_piece_only() -> None:
+def test_relay_may_send_only_its_own_piece() -> None:
     network = nodes(8)
     author, first, second, third, *_ = network
     frames = dict(network[author].cut(MESSAGE))
@@ -145,10 +145,10 @@ def test_a_relay_can_pass_on_its_own_piece_only() -> None:
     with pytest.raises(InvalidMessage):
         network[third].take(first, decode_piece(frames[second]))
     with pytest.raises(InvalidMessage):
-        network[author].take(first, decode_piece(frames[first]))  # its own message comes back
+        network[author].take(first, decode_piece(frames[first]))  # a piece of its own message
 
 
-def test_pieces_that_make_no_message_are_the_authors_fault() -> None:
+def test_pieces_of_another_message_are_refused_when_decoded() -> None:
     network = nodes(8)
     author, receiver, *others = network
     cut = network[author].cut(MESSAGE)
@@ -166,7 +166,7 @@ def test_pieces_that_make_no_message_are_the_authors_fault() -> None:
         complete.decode()
 
 
-def test_a_flood_of_names_pushes_out_the_flooders_own_pieces_only() -> None:
+def test_flood_of_messages_displaces_only_pieces_of_its_sender() -> None:
     network = nodes(8)
     author, receiver, flooder, *others = network
     frames = dict(network[author].cut(MESSAGE))
@@ -176,7 +176,7 @@ def test_a_flood_of_names_pushes_out_the_flooders_own_pieces_only() -> None:
         other = dict(network[author].cut(MESSAGE + bytes([i])))
         network[receiver].take(flooder, decode_piece(other[flooder]))
     taken = [network[receiver].take(each, decode_piece(frames[each])) for each in others[1:4]]
-    assert taken[-1].complete is not None, "4 of 7: the flooder's was lost, nobody else's"
+    assert taken[-1].complete is not None, "4 of 7 pieces: only the flooder's own was displaced"
     assert taken[-1].complete.decode() == MESSAGE
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("inline_threads")
 MESSAGE = b"".join(sha256(bytes([i])) for i in range(256)) * (SPREAD_BYTES // 2**13)
 
 
-async def test_large_message_reaches_everybody_once_and_costs_its_author_less(
+async def test_large_message_reaches_all_validators_once_at_less_cost(
     autojump_clock: MockClock,
 ) -> None:
     nodes = build_nodes(MemoryInternet(), 8)
@@ -43,7 +43,7 @@ async def test_large_message_reaches_everybody_once_and_costs_its_author_less(
     assert author.network.metrics.bytes["pieces", "out"] < 2.2 * len(MESSAGE)
 
 
-async def test_who_lacks_a_message_is_sent_it_whole_when_its_pieces_had_their_time(
+async def test_message_is_sent_whole_on_request_after_spreading(
     autojump_clock: MockClock,
 ) -> None:
     nodes = build_nodes(MemoryInternet(), 8)
@@ -65,7 +65,7 @@ def build_links(received: Received, metrics: NetworkMetrics, *, own: int = 0) ->
     return links
 
 
-async def test_what_is_no_piece_is_its_senders_fault(autojump_clock: MockClock) -> None:
+async def test_undecodable_piece_is_a_fault_of_its_sender(autojump_clock: MockClock) -> None:
     links = build_links(Received(), NetworkMetrics())
     theirs, ours = stream_pair()
     await theirs.write_frame(b"\xc1\x80")
@@ -73,7 +73,7 @@ async def test_what_is_no_piece_is_its_senders_fault(autojump_clock: MockClock) 
         await links.serve(ours, validator_address(1))
 
 
-async def test_a_piece_under_another_validator_set_is_nobodys_fault(
+async def test_piece_of_another_validator_set_costs_no_points(
     autojump_clock: MockClock,
 ) -> None:
     metrics = NetworkMetrics()
@@ -102,7 +102,9 @@ async def test_a_piece_under_another_validator_set_is_nobodys_fault(
         nursery.cancel_scope.cancel()
 
 
-async def test_who_sends_too_many_large_messages_is_not_helped(autojump_clock: MockClock) -> None:
+async def test_pieces_of_an_author_above_its_rate_are_not_relayed(
+    autojump_clock: MockClock,
+) -> None:
     metrics = NetworkMetrics()
     validators = [validator_address(index) for index in range(8)]
     received = Received()
@@ -110,7 +112,7 @@ async def test_who_sends_too_many_large_messages_is_not_helped(autojump_clock: M
     ours.set_validators(validators)
 
     def cut(author: int, message: bytes) -> bytes:
-        """The piece that is ours."""
+        """The piece for the node under test."""
         theirs = Dissemination(validators[author])
         theirs.set_validators(validators)
         assert theirs.begin(message, 0.0)
@@ -119,8 +121,8 @@ async def test_who_sends_too_many_large_messages_is_not_helped(autojump_clock: M
     rubbish = [cut(1, bytes([index]) * 2**22) for index in range(10)]
     for frame in rubbish:
         await ours._take(validators[1], frame)
-    assert metrics.pieces_withheld == 2  # of ten messages of 4 MiB, 32 MiB
-    # Nobody else is the worse for it, and after a while not even its author.
+    assert metrics.pieces_withheld == 2  # ten messages of 4 MiB, of which 32 MiB are relayed
+    # Other authors are not affected, and the budget of this one refills.
     await ours._take(validators[2], cut(2, MESSAGE))
     await trio.sleep(2)
     await ours._take(validators[1], rubbish[0])
@@ -129,7 +131,7 @@ async def test_who_sends_too_many_large_messages_is_not_helped(autojump_clock: M
     assert metrics.pieces_withheld == 3
 
 
-async def test_more_than_a_few_messages_at_once_are_sent_whole(autojump_clock: MockClock) -> None:
+async def test_messages_beyond_the_waiting_limit_are_sent_whole(autojump_clock: MockClock) -> None:
     links = build_links(Received(), NetworkMetrics())
     taken = [links.broadcast(MESSAGE + bytes([index])) for index in range(WAITING_LIMIT + 1)]
     assert taken == [True] * WAITING_LIMIT + [False]

@@ -25,7 +25,7 @@ def store_of(node: Node) -> BlobStore:
     return node.blobs
 
 
-async def test_blob_comes_from_those_that_hold_it(tmp_path: Path) -> None:
+async def test_blob_is_fetched_from_its_holders(tmp_path: Path) -> None:
     nodes = build_nodes(MemoryInternet(), 4, tmp_path)
     wanted = store_of(nodes[1]).put(MODEL)
     store_of(nodes[2]).put(MODEL)
@@ -40,20 +40,20 @@ async def test_blob_comes_from_those_that_hold_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, CHUNK_BYTES + 1])
-async def test_blobs_of_every_shape_arrive(size: int, tmp_path: Path) -> None:
+async def test_blobs_of_every_size_are_fetched(size: int, tmp_path: Path) -> None:
     nodes = build_nodes(MemoryInternet(), 2, tmp_path)
     wanted = store_of(nodes[1]).put(MODEL[:size])
     async with running(*nodes):
         await until(lambda: len(nodes[0].network.peers()) == 1)
         async with trio.open_nursery() as nursery:
-            # Twice at once is one fetch.
+            # Two concurrent calls are one fetch.
             nursery.start_soon(nodes[0].network.requests.fetch_blob, wanted)
             nursery.start_soon(nodes[0].network.requests.fetch_blob, wanted)
     assert store_of(nodes[0]).path(wanted).read_bytes() == MODEL[:size]
     assert nodes[1].network.metrics.blob_chunks_served == max(1, -(-size // CHUNK_BYTES))
 
 
-async def test_blob_that_nobody_holds_is_unavailable(tmp_path: Path) -> None:
+async def test_blob_that_no_peer_holds_is_unavailable(tmp_path: Path) -> None:
     nodes = build_nodes(MemoryInternet(), 2, tmp_path)
     async with running(*nodes):
         await until(lambda: len(nodes[0].network.peers()) == 1)
@@ -61,7 +61,7 @@ async def test_blob_that_nobody_holds_is_unavailable(tmp_path: Path) -> None:
             await nodes[0].network.requests.fetch_blob(content_id(MODEL))
 
 
-async def test_interrupted_fetch_goes_on_where_it_ended(tmp_path: Path) -> None:
+async def test_interrupted_fetch_resumes(tmp_path: Path) -> None:
     nodes = build_nodes(MemoryInternet(), 2, tmp_path)
     wanted = store_of(nodes[1]).put(MODEL)
     metrics = nodes[0].network.metrics
@@ -74,11 +74,11 @@ async def test_interrupted_fetch_goes_on_where_it_ended(tmp_path: Path) -> None:
         assert not store_of(nodes[0]).has(wanted)
         await nodes[0].network.requests.fetch_blob(wanted)
     assert store_of(nodes[0]).path(wanted).read_bytes() == MODEL
-    # At most the chunk that was on its way when the fetch was cut comes twice.
+    # Only the chunk in transit when the fetch was interrupted may be sent twice.
     assert metrics.blob_chunks_received in (38, 39)
 
 
-async def test_liar_is_penalized_and_the_blob_comes_from_another(tmp_path: Path) -> None:
+async def test_sender_of_wrong_chunks_is_penalized_and_replaced(tmp_path: Path) -> None:
     nodes = build_nodes(MemoryInternet(), 3, tmp_path)
     wanted = store_of(nodes[1]).put(MODEL)
     liar = nodes[2].host
@@ -105,7 +105,7 @@ async def test_liar_is_penalized_and_the_blob_comes_from_another(tmp_path: Path)
     assert rejections[RejectionReason.CONTENT_MISMATCH] == 1
 
 
-async def test_full_disk_is_the_operators_matter_not_the_peers(tmp_path: Path) -> None:
+async def test_full_disk_is_reported_to_the_operator_not_blamed_on_peers(tmp_path: Path) -> None:
     nodes = build_nodes(MemoryInternet(), 2, tmp_path)
     wanted = store_of(nodes[1]).put(MODEL)
     store_of(nodes[0])._quota_bytes = 1000

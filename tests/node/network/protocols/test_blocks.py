@@ -34,7 +34,7 @@ async def connected_pair() -> AsyncIterator[tuple[Node, Node]]:
         yield asking, serving
 
 
-async def test_blocks_and_headers_come_by_range_with_their_certificates(
+async def test_blocks_and_headers_are_served_with_certificates(
     autojump_clock: MockClock,
 ) -> None:
     async with connected_pair() as (asking, serving):
@@ -52,7 +52,7 @@ async def test_blocks_and_headers_come_by_range_with_their_certificates(
         assert await peers.request_block_by_hash(peer_id, build_block(9).hash) is None
 
 
-async def test_receipts_come_by_number_as_far_as_they_are_held(autojump_clock: MockClock) -> None:
+async def test_receipts_are_served_as_far_as_they_are_held(autojump_clock: MockClock) -> None:
     async with connected_pair() as (asking, serving):
         peers, peer_id = asking.network.requests, serving.host.peer_id
         receipts = (build_receipt(2, 1, 21_000, ()), build_receipt(0, 0, 50_000, ()))
@@ -61,7 +61,7 @@ async def test_receipts_come_by_number_as_far_as_they_are_held(autojump_clock: M
         assert await peers.request_receipts(peer_id, numbers) == (receipts, ())
 
 
-async def test_who_began_with_a_snapshot_says_so_and_gives_headers_without_certificates(
+async def test_node_below_its_snapshot_serves_headers_but_no_blocks(
     autojump_clock: MockClock,
 ) -> None:
     async with connected_pair() as (asking, serving):
@@ -80,7 +80,7 @@ async def test_who_began_with_a_snapshot_says_so_and_gives_headers_without_certi
         assert serving.network.peers()[0].score == 100
 
 
-async def test_answer_stops_before_its_limit_of_bytes(autojump_clock: MockClock) -> None:
+async def test_answer_ends_before_its_byte_limit(autojump_clock: MockClock) -> None:
     async with connected_pair() as (asking, serving):
         serving.chain.blocks = {
             BlockNumber(n): build_block(n, size_bytes=3 * 2**20) for n in range(1, 8)

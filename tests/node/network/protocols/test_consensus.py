@@ -22,7 +22,7 @@ async def test_full_queue_drops_the_oldest_frames_and_counts_them() -> None:
     assert (await queue.take())[0] == (3).to_bytes(4, "big")
 
 
-async def test_queue_is_bounded_by_bytes_too() -> None:
+async def test_queue_is_bounded_by_bytes() -> None:
     metrics = NetworkMetrics()
     queue = OutboundQueue(metrics)
     block = bytes(2**22)
@@ -31,7 +31,7 @@ async def test_queue_is_bounded_by_bytes_too() -> None:
     assert metrics.consensus_frames_dropped == 10 - consensus.QUEUE_LIMIT_BYTES // 2**22
 
 
-async def test_small_frames_that_wait_together_leave_together() -> None:
+async def test_small_queued_frames_are_sent_in_one_write() -> None:
     queue = OutboundQueue(NetworkMetrics())
     frames = [bytes([index]) * 200 for index in range(100)]
     for frame in [*frames, bytes(2**20), b"last"]:
@@ -49,7 +49,7 @@ def build_links(received: Received) -> ConsensusLinks:
     return links
 
 
-async def test_frames_that_a_broken_stream_did_not_take_go_to_the_next(
+async def test_frames_of_a_broken_stream_are_sent_on_the_next(
     autojump_clock: MockClock,
 ) -> None:
     links = build_links(Received())
@@ -74,7 +74,7 @@ async def test_frames_that_a_broken_stream_did_not_take_go_to_the_next(
         nursery.cancel_scope.cancel()
 
 
-async def test_validator_that_leaves_the_set_is_neither_heard_nor_told(
+async def test_validator_that_left_the_set_is_neither_read_nor_sent_to(
     autojump_clock: MockClock,
 ) -> None:
     received = Received()
@@ -90,14 +90,14 @@ async def test_validator_that_leaves_the_set_is_neither_heard_nor_told(
         await theirs.write_frame(b"first")
         await received.wait_for(1)
         links.set_validators([validator_address(0)])
-        links.send(BOB, b"to nobody")
+        links.send(BOB, b"dropped")
         await theirs.write_frames([b"second", b"third"])
         await trio.sleep(1)
-    # The frame that was being waited for still counts as sent in time.
+    # The frame that was already being read is still passed on.
     assert received.frames == [(BOB, b"first"), (BOB, b"second")]
 
 
-def test_waiting_frames_are_counted() -> None:
+def test_queued_frames_are_counted() -> None:
     links = build_links(Received())
     links.broadcast(b"vote")
     links.send(BOB, b"again")

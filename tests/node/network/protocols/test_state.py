@@ -31,7 +31,7 @@ RECORD = TaskRecord(b"{}", ((Address(b"\x01" * 20), 7), (Address(b"\x02" * 20), 
 
 
 class OneState:
-    """The state after block 5 is held, and three tasks."""
+    """A node that holds the state after block 5, and three tasks."""
 
     def __init__(self) -> None:
         world = WorldState({}, EMPTY_TRIE_ROOT)
@@ -68,7 +68,7 @@ async def connected_pair() -> AsyncIterator[tuple[Node, Node, OneState]]:
         yield asking, serving, states
 
 
-async def test_chunks_nodes_and_tasks_are_served(
+async def test_state_chunks_nodes_and_task_records_are_served(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state, "CHUNK_BYTES", 4_000)
@@ -96,7 +96,7 @@ async def test_chunks_nodes_and_tasks_are_served(
         assert await peers.request_task_records(peer_id, five, TaskId(2), 3) is None
 
 
-async def test_answers_that_are_not_what_was_asked_for_are_refused(
+async def test_answers_that_do_not_match_the_request_are_refused(
     autojump_clock: MockClock,
 ) -> None:
     states = OneState()
@@ -114,7 +114,7 @@ async def test_answers_that_are_not_what_was_asked_for_are_refused(
 
     too_much = bytes(state.FRAME_LIMIT_BYTES + 1)
     for ask, frame, reason in (
-        (chunk, codec.encode(items), RejectionReason.CONTENT_MISMATCH),  # a drop of it
+        (chunk, codec.encode(items), RejectionReason.CONTENT_MISMATCH),  # less than a full chunk
         (chunk, codec.encode(items[1:]), RejectionReason.CONTENT_MISMATCH),
         (chunk, b"\x05", RejectionReason.MALFORMED),
         (chunk, codec.encode([[]]), RejectionReason.MALFORMED),
@@ -151,7 +151,7 @@ async def test_requests_that_break_the_rules_end_the_stream(autojump_clock: Mock
             await StateServer(OneState()).serve(serving)
 
 
-async def test_all_peers_together_are_served_so_much_a_second(
+async def test_all_peers_share_one_rate_of_served_bytes(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state, "BYTES_PER_SECOND", 100_000.0)

@@ -31,7 +31,7 @@ Outcome = RemoteStatus | RejectedInputError | StreamClosedError
 async def shake_both(
     alice: NodeIdentity, bob: NodeIdentity, *, bob_says_he_is: PeerId = BOB
 ) -> tuple[Outcome, Outcome]:
-    """What each side concludes, if `bob` signs as the peer `bob_says_he_is`."""
+    """The outcome of the handshake on each side, if `bob` signs as the peer `bob_says_he_is`."""
     outcomes: dict[PeerId, Outcome] = {}
     alices_end, bobs_end = stream_pair()
 
@@ -70,14 +70,14 @@ async def test_proof_of_another_peer_id_is_refused() -> None:
     assert reason_of(alice) is RejectionReason.BAD_SIGNATURE
 
 
-async def test_claim_of_somebody_elses_address_is_refused() -> None:
+async def test_claim_of_another_validators_address_is_refused() -> None:
     _, (_, sign) = GENESIS_HASH, identity(1).validator
     liar = NodeIdentity(CHAIN_ID, GENESIS_HASH, (validator_address(2), sign))
     alice, _ = await shake_both(identity(0), liar)
     assert reason_of(alice) is RejectionReason.BAD_SIGNATURE
 
 
-async def test_other_chains_are_named_and_refused() -> None:
+async def test_peer_of_another_chain_is_refused() -> None:
     for other in (
         NodeIdentity(1, GENESIS_HASH, None),
         NodeIdentity(CHAIN_ID, keccak256(b"other genesis"), None),
@@ -97,7 +97,7 @@ async def test_old_protocol_version_is_refused_with_both_versions() -> None:
         )
 
 
-def test_status_digest_has_its_vector() -> None:
+def test_status_digest_matches_its_vector() -> None:
     digest = status.compute_status_digest(
         NodeIdentity(CHAIN_ID, GENESIS_HASH, None), signer_peer_id=ALICE, verifier_nonce=NONCE
     )
@@ -143,7 +143,7 @@ class RecordingHost:
         self.addresses.extend(addresses)
 
 
-async def test_session_lives_on_pings_and_tells_heads_and_peers(
+async def test_session_exchanges_pings_heads_and_addresses(
     autojump_clock: MockClock,
 ) -> None:
     alices_end, bobs_end = stream_pair()
@@ -188,7 +188,7 @@ async def test_flood_of_status_messages_is_refused(autojump_clock: MockClock) ->
         nursery.cancel_scope.cancel()
 
 
-async def test_second_hello_does_not_belong_into_a_session(autojump_clock: MockClock) -> None:
+async def test_hello_within_a_session_is_refused(autojump_clock: MockClock) -> None:
     alices_end, bobs_end = stream_pair()
     hello = wire.Hello(1, CHAIN_ID, GENESIS_HASH, HEAD, Hash32(NONCE), ())
     await bobs_end.write_frame(wire.encode_status(hello))
@@ -196,7 +196,7 @@ async def test_second_hello_does_not_belong_into_a_session(autojump_clock: MockC
         await status.keep_alive(alices_end, RecordingHost())
 
 
-async def test_other_pairs_ping_seldom_and_tell_a_new_head_at_once(
+async def test_non_validators_ping_rarely_but_tell_a_new_head_at_once(
     autojump_clock: MockClock,
 ) -> None:
     alices_end, bobs_end = stream_pair()
@@ -211,13 +211,13 @@ async def test_other_pairs_ping_seldom_and_tell_a_new_head_at_once(
         await trio.sleep(1.1)
         assert bob.heads == [HEAD, newer]
         await trio.sleep(8)
-        # Bob has heard it and tells the old one when he pings; nobody answers news.
+        # Told by a ping of sequence 0, which gets no pong, and again by the next regular ping.
         assert bob.heads == [HEAD, newer, newer]
         assert len(alice.latencies) == len(bob.latencies) == 2
         nursery.cancel_scope.cancel()
 
 
-async def test_other_pairs_part_after_twenty_five_silent_seconds(
+async def test_session_of_non_validators_ends_after_25_silent_seconds(
     autojump_clock: MockClock,
 ) -> None:
     alices_end, _ = stream_pair()

@@ -1,4 +1,4 @@
-"""/pot/training/1: answers within limits, and garbage that ends nothing but its stream."""
+"""/pot/training/1: answers within limits, and malformed messages that end only their stream."""
 
 import pytest
 import trio
@@ -24,7 +24,7 @@ def reveal(number: int) -> Reveal:
 
 
 class Source:
-    """What a node holds."""
+    """The training data of a node."""
 
     def __init__(self, count: int = 3) -> None:
         self.reveals = [reveal(number) for number in range(count)]
@@ -41,7 +41,7 @@ class Source:
         self.announced.append(reveal)
 
 
-async def test_reveals_and_parts_are_served_and_announcements_taken(
+async def test_reveals_and_parts_are_served_and_announcements_passed_on(
     autojump_clock: MockClock,
 ) -> None:
     asking, serving = stream_pair()
@@ -57,7 +57,7 @@ async def test_reveals_and_parts_are_served_and_announcements_taken(
         nursery.cancel_scope.cancel()
 
 
-async def test_an_answer_holds_as_many_reveals_as_an_attempt_can_have(
+async def test_answer_holds_all_reveals_that_an_attempt_can_have(
     autojump_clock: MockClock,
 ) -> None:
     asking, serving = stream_pair()
@@ -84,7 +84,7 @@ async def test_an_answer_holds_as_many_reveals_as_an_attempt_can_have(
         codec.encode(b"text"),
     ],
 )
-async def test_a_request_that_is_none_is_refused(autojump_clock: MockClock, frame: bytes) -> None:
+async def test_malformed_request_is_refused(autojump_clock: MockClock, frame: bytes) -> None:
     asking, serving = stream_pair()
     await asking.write_frame(frame)
     source = Source()
@@ -109,7 +109,7 @@ async def answer_once(stream: FrameStream, frame: bytes) -> None:
         codec.encode([[0] * 7] * (training.REVEALS_LIMIT + 1)),
     ],
 )
-async def test_an_answer_of_garbage_is_refused(autojump_clock: MockClock, frame: bytes) -> None:
+async def test_malformed_answer_is_refused(autojump_clock: MockClock, frame: bytes) -> None:
     asking, serving = stream_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(answer_once, serving, frame)
@@ -117,7 +117,7 @@ async def test_an_answer_of_garbage_is_refused(autojump_clock: MockClock, frame:
             await training.request_reveals(asking, ATTEMPT)
 
 
-async def test_more_parts_than_a_state_has_are_refused(autojump_clock: MockClock) -> None:
+async def test_more_parts_than_a_state_can_have_are_refused(autojump_clock: MockClock) -> None:
     asking, serving = stream_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(answer_once, serving, codec.encode([bytes(32)] * (MAX_PARTS + 1)))

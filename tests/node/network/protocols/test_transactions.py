@@ -51,7 +51,9 @@ async def test_transaction_is_relayed_between_nodes_that_do_not_meet(
         assert len(ends[1].network.peers()) == 1
 
 
-async def test_a_crowds_transactions_are_fetched_at_a_pace(autojump_clock: MockClock) -> None:
+async def test_transactions_of_non_validators_are_fetched_at_a_shared_rate(
+    autojump_clock: MockClock,
+) -> None:
     raws = [b"transaction %d" % index for index in range(5_000)]
     seconds: list[float] = []
     for shared in (None, SharedBudget().transactions):
@@ -67,7 +69,7 @@ async def test_a_crowds_transactions_are_fetched_at_a_pace(autojump_clock: MockC
             giver, taker = (
                 TransactionExchange(pool, NetworkMetrics()) for pool in (giving, taking)
             )
-            nursery.start_soon(giver.run_outbound, ALICE, open_stream, faults_of_nobody)
+            nursery.start_soon(giver.run_outbound, ALICE, open_stream, expect_no_fault)
             nursery.start_soon(taker.serve, ours, shared)
             await until(lambda pool=taking: len(pool.held) == len(raws))
             nursery.cancel_scope.cancel()
@@ -77,11 +79,11 @@ async def test_a_crowds_transactions_are_fetched_at_a_pace(autojump_clock: MockC
     assert sharing - alone == pytest.approx(waiting, abs=0.5)
 
 
-def faults_of_nobody(error: RejectedInputError) -> None:
+def expect_no_fault(error: RejectedInputError) -> None:
     raise AssertionError(error)
 
 
-async def test_pool_is_announced_to_a_peer_that_comes_later(autojump_clock: MockClock) -> None:
+async def test_pool_is_announced_to_a_peer_that_connects_later(autojump_clock: MockClock) -> None:
     nodes = build_nodes(MemoryInternet(), 2)
     raws = [b"transaction %d" % index for index in range(1000)]
     nodes[0].pool.add(*raws)
@@ -95,12 +97,12 @@ async def test_answers_stay_below_their_limit(autojump_clock: MockClock) -> None
     nodes = build_nodes(MemoryInternet(), 2)
     nodes[0].pool.add(*(index.to_bytes(1, "big") * 2**17 for index in range(40)))
     async with running(*nodes):
-        # What did not fit into the first answer is not asked of this peer again by itself.
+        # Transactions that did not fit the first answer are not requested from this peer again.
         await until(lambda: len(nodes[1].pool.held) >= 16)
         assert nodes[1].host.errors == []
 
 
-async def test_transaction_that_nobody_honest_holds_is_penalized(
+async def test_forged_transaction_costs_its_sender_points(
     autojump_clock: MockClock,
 ) -> None:
     nodes = build_nodes(MemoryInternet(), 2)
@@ -111,7 +113,7 @@ async def test_transaction_that_nobody_honest_holds_is_penalized(
         assert nodes[1].network.peers()[0].score < 100
 
 
-async def test_silent_announcer_does_not_keep_a_transaction_from_us(
+async def test_transaction_is_requested_elsewhere_if_its_announcer_is_silent(
     autojump_clock: MockClock,
 ) -> None:
     pool = MemoryPool()
@@ -133,7 +135,7 @@ async def test_silent_announcer_does_not_keep_a_transaction_from_us(
         nursery.cancel_scope.cancel()
 
 
-async def test_announcements_are_bounded_and_never_return_to_their_source(
+async def test_announcements_are_bounded_and_skip_their_source(
     autojump_clock: MockClock,
 ) -> None:
     metrics = NetworkMetrics()

@@ -20,12 +20,7 @@ from numpy.typing import NDArray
 from chain.crypto import content_id
 from chain.errors import RejectedInputError, RejectionReason
 from chain.training.architectures import input_shape
-from chain.training.task_spec import (
-    Data,
-    FeatureType,
-    Shard,
-    TaskSpec,
-)
+from chain.training.task_spec import Data, FeatureType, Shard, TaskSpec
 
 NPY_MAGIC: Final = b"\x93NUMPY\x01\x00"
 """Format 1.0, the only one numpy writes for arrays without fields."""

@@ -9,12 +9,10 @@ from typing import Final
 
 import torch
 
+from pot_common.errors import OperatorError
+
 DEVICE_NAMES: Final = "auto, cpu, cuda or cuda:N"
 """What an operator may write."""
-
-
-class DeviceError(Exception):
-    """The configured device is not there; the message names the setting and the cure."""
 
 
 def open_device(name: str, threads: int = 1) -> torch.device:
@@ -25,7 +23,7 @@ def open_device(name: str, threads: int = 1) -> torch.device:
         threads: CPU threads of this process.
 
     Raises:
-        DeviceError: There is no such device here.
+        OperatorError: There is no such device here.
     """
     _fix_arithmetic(threads)
     if name == "auto":
@@ -35,14 +33,14 @@ def open_device(name: str, threads: int = 1) -> torch.device:
     kind, _, index = name.partition(":")
     if kind != "cuda" or not (index.isdecimal() or name == "cuda"):
         message = f"device {name!r} is unknown: set it to {DEVICE_NAMES}"
-        raise DeviceError(message)
+        raise OperatorError(message)
     count = torch.cuda.device_count()
     if int(index or 0) >= count:
         message = (
             f"device {name!r} is not there: torch {torch.__version__} sees {count} CUDA devices; "
             "set the device to cpu, or install a CUDA build of torch and its driver"
         )
-        raise DeviceError(message)
+        raise OperatorError(message)
     return torch.device("cuda", int(index or 0))
 
 

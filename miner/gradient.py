@@ -7,9 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from chain.training.encoding import Float32Array
-from chain.training.task_spec import (
-    Loss,
-)
+from chain.training.task_spec import Loss
 from miner.loss import compute_loss_sum
 from miner.model import flatten, ordered_parameters
 

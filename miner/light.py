@@ -23,7 +23,8 @@ from chain.training.assignment import compute_seed
 from chain.training.attempt import AttemptId
 from chain.types.header import Header
 from chain.validation import compute_mix_hash
-from miner.client import Attempt, DishonestNodeError, NodeClient, Proof
+from miner.client import DishonestNodeError, FailoverClient
+from miner.replies import AttemptReply, StateProof
 
 STALE_BLOCKS: Final = 16
 """A node whose head is so far behind what was proven before has stopped, or holds things back."""
@@ -33,8 +34,7 @@ STALE_BLOCKS: Final = 16
 class ProvenAttempt:
     """An attempt as the chain opened it: all that a gradient and its commitment depend on."""
 
-    round: int
-    attempt: int
+    attempt_id: AttemptId
     open_block: BlockNumber
     seed: Hash32
     participants: tuple[tuple[Address, int], ...]
@@ -69,7 +69,7 @@ class Progress:
 class LightClient:
     """Reads the chain through nodes that it does not believe."""
 
-    def __init__(self, client: NodeClient, network: TrustedNetwork) -> None:
+    def __init__(self, client: FailoverClient, network: TrustedNetwork) -> None:
         self.network = network
         self._client = client
         self._chain = LightChain(network)
@@ -101,7 +101,7 @@ class LightClient:
             raise DishonestNodeError(source, f"its proof of block {header.number} fails") from error
         return header, state
 
-    def _verify_header(self, source: str, block: BlockNumber | None, proof: Proof) -> Header:
+    def _verify_header(self, source: str, block: BlockNumber | None, proof: StateProof) -> Header:
         """The header of a proof, by the validators of then."""
         certificate = proof.certificate or b""
         try:
@@ -133,7 +133,7 @@ class LightClient:
         """Ask the nodes in turn for their last final block, and prefer the one with the highest.
 
         Raises:
-            NodesUnreachableError: None of them answers with a block that is final.
+            NodeUnreachableError: None of them answers with a block that is final.
         """
         best = None
         for _ in range(node_count):
@@ -148,7 +148,7 @@ class LightClient:
         if best is not None:
             self._client.prefer(best[1])
 
-    def prove_attempt(self, task: TaskId, hint: Attempt, source: str) -> ProvenAttempt:
+    def prove_attempt(self, task: TaskId, hint: AttemptReply, source: str) -> ProvenAttempt:
         """The attempt that `source` told of, as the state of its opening block shows it.
 
         Raises:
@@ -163,8 +163,11 @@ class LightClient:
         )
         header, state = self.read({GRADIENT_LEDGER: slots}, block)
         attempt = ledger_storage.read_attempt(state.get_storage, task)
-        found = (attempt.is_open, attempt.open_block, attempt.round_number, attempt.attempt)
-        if found != (True, block, hint.round, hint.attempt):
+        attempt_id = AttemptId(task, attempt.round_number, attempt.attempt)
+        if not attempt.is_open or (attempt.open_block, attempt_id) != (
+            block,
+            hint.get_attempt_id(task),
+        ):
             raise DishonestNodeError(
                 source, f"round {hint.round}, attempt {hint.attempt} did not open in block {block}"
             )
@@ -174,12 +177,10 @@ class LightClient:
             raise DishonestNodeError(source, "its list of participants is another") from error
         if participants != hint.participants:
             raise DishonestNodeError(source, "its list of participants is another")
-        mix_hash = compute_mix_hash(header)
         return ProvenAttempt(
-            round=attempt.round_number,
-            attempt=attempt.attempt,
+            attempt_id=attempt_id,
             open_block=block,
-            seed=compute_seed(mix_hash, AttemptId(task, attempt.round_number, attempt.attempt)),
+            seed=compute_seed(compute_mix_hash(header), attempt_id),
             participants=participants,
             model_root=attempt.model_root,
         )
@@ -213,7 +214,7 @@ class LightClient:
         return ledger_storage.read_task(state.get_storage, task)
 
 
-def fetch_network(client: NodeClient, chain_id: int, genesis_hash: Hash32) -> TrustedNetwork:
+def fetch_network(client: FailoverClient, chain_id: int, genesis_hash: Hash32) -> TrustedNetwork:
     """The network of a genesis hash that is trusted, its parameters fetched and checked.
 
     Raises:

@@ -5,9 +5,7 @@ from typing import assert_never
 from torch import Tensor
 from torch.nn import functional
 
-from chain.training.task_spec import (
-    Loss,
-)
+from chain.training.task_spec import Loss
 
 
 def compute_loss_sum(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:

@@ -14,9 +14,7 @@ from chain.training.encoding import (
     decode_gradient,
     encode_gradient,
 )
-from chain.training.task_spec import (
-    TaskSpec,
-)
+from chain.training.task_spec import TaskSpec
 from miner.data import Dataset, load_dataset
 from miner.gradient import MICROBATCH, clip, compute_gradient
 from miner.loss import compute_loss_sum

@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from chain.genesis import GENESIS_LIMIT_BYTES, build_genesis, parse_genesis
 from chain.hexadecimal import from_hex, to_hex
 from chain.light import TrustedNetwork
 from chain.params import InvalidGenesisError
 from chain.primitives import Hash32
-from miner.client import ClientError, NodeClient
+from miner.client import FailoverClient
 from miner.light import fetch_network
-from miner.log import log_event
 from pot_common.atomic_file import write_atomically
+from pot_common.errors import OperatorError
+from pot_common.rpc_replies import ClientError
 
 TRUST_SUFFIX: Final = ".network"
 """Of the file beside the key."""
@@ -26,8 +29,7 @@ HASH_CHARACTERS: Final = 66
 """0x and 64 hex digits."""
 
 
-class TrustError(Exception):
-    """The network cannot be told; the message says what to change."""
+_log = structlog.get_logger("miner")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Pin:
     genesis_hash: Hash32
 
 
-def find_network(client: NodeClient, genesis: str | None, key: Path) -> TrustedNetwork:
+def find_network(client: FailoverClient, genesis: str | None, key: Path) -> TrustedNetwork:
     """The network that the operator named, or that was trusted before, or the first node's.
 
     Args:
@@ -47,8 +49,8 @@ def find_network(client: NodeClient, genesis: str | None, key: Path) -> TrustedN
         key: The key file; what is trusted at first use is written beside it.
 
     Raises:
-        TrustError: The setting or a file is wrong.
-        ClientError: No node answers, or one is of another network.
+        OperatorError: The setting or a file is wrong.
+        ClientError: No node answers, or one is on another network.
     """
     if genesis is not None and not _is_hash(genesis):
         network = _read_genesis_file(Path(genesis))
@@ -60,7 +62,7 @@ def find_network(client: NodeClient, genesis: str | None, key: Path) -> TrustedN
         try:
             client.require_network(pin.chain_id, pin.genesis_hash)
         except ClientError as error:
-            raise TrustError(
+            raise OperatorError(
                 f"{error}; this key mines on the network of {path}: to move it to another, give "
                 "--genesis"
             ) from error
@@ -71,7 +73,7 @@ def find_network(client: NodeClient, genesis: str | None, key: Path) -> TrustedN
     network = fetch_network(client, info.chain_id, named)
     if genesis is None:
         _write_pin(path, Pin(info.chain_id, named))
-        log_event(
+        _log.info(
             f"trusting the network of {client.current} at first use; compare its genesis with what "
             "its operators publish, or give --genesis",
             genesis=to_hex(named),
@@ -92,14 +94,14 @@ def _is_hash(text: str) -> bool:
 def _read_genesis_file(path: Path) -> TrustedNetwork:
     try:
         if path.stat().st_size > GENESIS_LIMIT_BYTES:
-            raise TrustError(f"--genesis: {path} is too large for a genesis file")
+            raise OperatorError(f"--genesis: {path} is too large for a genesis file")
         config = parse_genesis(path.read_bytes())
     except OSError as error:
-        raise TrustError(
+        raise OperatorError(
             f"--genesis: {path}: {error.strerror}; give a genesis file, or the genesis hash with 0x"
         ) from error
     except InvalidGenesisError as error:
-        raise TrustError(f"--genesis: {path}: {error}") from error
+        raise OperatorError(f"--genesis: {path}: {error}") from error
     genesis_hash = build_genesis(config).header.hash
     return TrustedNetwork(config.chain_id, genesis_hash, config.parameters)
 
@@ -111,7 +113,7 @@ def _read_pin(path: Path) -> Pin | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrustError(
+        raise OperatorError(
             f"{path} cannot be read ({error}); it says which network this key mines on: delete it "
             "to trust the first node again, or give --genesis"
         ) from error
@@ -122,7 +124,7 @@ def _write_pin(path: Path, pin: Pin) -> None:
     try:
         write_atomically(path, json.dumps(stored).encode() + b"\n")
     except OSError as error:
-        raise TrustError(
+        raise OperatorError(
             f"{path} cannot be written ({error.strerror}); it would say which network this key "
             "mines on: give --genesis instead"
         ) from error

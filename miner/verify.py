@@ -35,14 +35,13 @@ from chain.training.attempt import AttemptId
 from chain.training.encoding import GradientHeader, count_payload_bytes
 from chain.training.optimizer import initial_state
 from chain.training.state import FLOAT32_BYTES
-from chain.training.task_spec import (
-    TaskSpec,
-)
+from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import MAX_SPEC_BYTES, decode_task_spec
 from miner.data import read_file
-from miner.devices import DeviceError, open_device
+from miner.devices import open_device
 from miner.quiet import claim_stdout
 from miner.trainer import Trainer, open_task
+from pot_common.errors import OperatorError
 from pot_common.framing import VERIFIER_ANSWERS, VERIFIER_QUESTIONS, FrameError
 
 DEFAULT_MEMORY_BYTES: Final = 4 * 2**30
@@ -262,7 +261,7 @@ def main() -> int:
         worker = Worker(open_device(options.device, options.threads))
         limit_process(options.memory_bytes)
         serve(worker, sys.stdin.buffer, answers)
-    except (DeviceError, FrameError) as error:
+    except (OperatorError, FrameError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - read by the node that started it
         return 1
     except (KeyboardInterrupt, BrokenPipeError):

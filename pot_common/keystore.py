@@ -101,6 +101,22 @@ def load_key(path: Path, password: str) -> PrivateKey:
     return private_key
 
 
+def unlock_key(path: Path, password_file: Path | None, *, setting: str) -> PrivateKey:
+    """The key in a keystore file, with its password from a file or from a prompt.
+
+    Args:
+        path: The keystore.
+        password_file: The file with the password, or None to ask.
+        setting: The name of the password file's setting, for messages.
+
+    Raises:
+        OperatorError: The file is no keystore, or there is no password that opens it.
+    """
+    _read_stated_address(path)  # a wrong file shows before a password is asked for
+    password = get_password(password_file, setting=setting, prompt=f"Password of {path}: ")
+    return load_key(path, password)
+
+
 def read_address(path: Path) -> Address:
     """The account that a keystore file states; reading it needs no password.
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from chain.hexadecimal import to_hex
 from chain.json_types import JsonObject
-from node.cli.output import DEFAULT_BASE_PORT, print_line
+from node.cli.output import print_line
 from pot_common.errors import OperatorError
+from pot_common.node_url import DEFAULT_BASE_PORT
 
 if TYPE_CHECKING:
     from node.cli.devnet_view import DevnetView
@@ -160,15 +160,11 @@ def _await_claims(network: "Devnet", task: int) -> None:
     """
     import time
 
-    from node.client.rpc_client import get_integer
-
     deadline = time.monotonic() + CLAIM_SECONDS
     for index, miner in enumerate(network.files.miners):
         while True:
-            proof = network.get_client().call_object(
-                "pot_getRewardProof", task, to_hex(miner.address)
-            )
-            if get_integer(proof, "claimable") == 0:
+            reward = network.get_client().reward_proof(task, miner.address)
+            if reward is not None and reward.claimable == 0:
                 break
             if time.monotonic() > deadline:
                 raise OperatorError(

@@ -14,6 +14,7 @@ from chain.hexadecimal import from_plain_hex
 from chain.primitives import Address
 from node.client.rpc_client import Progress
 from pot_common.errors import OperatorError
+from pot_common.node_url import RPC_VARIABLE
 
 TOKEN_DECIMALS: Final = 18
 """Of POT and of the native coin; amounts on the command line are in whole ones."""
@@ -23,15 +24,6 @@ ROUNDED_DECIMALS: Final = 4
 
 AMOUNT_DIGITS: Final = 78
 """Of the largest uint256."""
-
-DEFAULT_BASE_PORT: Final = 8545
-"""Ethereum's port for JSON-RPC."""
-
-DEFAULT_RPC_URL: Final = f"http://127.0.0.1:{DEFAULT_BASE_PORT}"
-"""Where `pot node run` and `pot devnet` answer unless told otherwise."""
-
-RPC_VARIABLE: Final = "ETH_RPC_URL"
-"""The environment's name for --rpc, as Ethereum's tools have it; several with spaces between."""
 
 RpcOption = Annotated[
     str, typer.Option("--rpc", help="URL of a node.", metavar="URL", envvar=RPC_VARIABLE)

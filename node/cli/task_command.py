@@ -10,8 +10,6 @@ import typer
 from chain.hexadecimal import to_hex
 from chain.json_types import JsonObject
 from node.cli.output import (
-    DEFAULT_RPC_URL,
-    RPC_VARIABLE,
     JsonOption,
     RpcOption,
     format_amount,
@@ -26,6 +24,7 @@ from node.cli.output import (
 )
 from node.cli.wallet_command import KeyOption, PasswordOption, load_private_key
 from pot_common.errors import OperatorError
+from pot_common.node_url import DEFAULT_RPC_URL, RPC_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,6 @@ import typer
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
 from node.cli.output import (
-    DEFAULT_RPC_URL,
     JsonOption,
     RpcOption,
     format_amount,
@@ -19,6 +18,7 @@ from node.cli.output import (
 )
 from node.cli.wallet_command import KeyOption, PasswordOption, load_private_key
 from pot_common.errors import OperatorError
+from pot_common.node_url import DEFAULT_RPC_URL
 
 if TYPE_CHECKING:
     from chain.contracts.validator_set import ValidatorProposal

@@ -8,7 +8,6 @@ import typer
 
 from chain.hexadecimal import to_hex
 from node.cli.output import (
-    DEFAULT_RPC_URL,
     JsonOption,
     RpcOption,
     format_amount,
@@ -20,6 +19,7 @@ from node.cli.output import (
     print_table,
 )
 from pot_common.errors import OperatorError
+from pot_common.node_url import DEFAULT_RPC_URL
 
 if TYPE_CHECKING:
     from chain.primitives import Address, PrivateKey
@@ -55,12 +55,9 @@ def find_key_file(key: Path) -> Path:
 
 def load_private_key(key: Path, password_file: Path | None) -> "PrivateKey":
     """The key of a keystore, with its password from a file or a prompt."""
-    from pot_common.keystore import get_password, load_key, read_address
+    from pot_common.keystore import unlock_key
 
-    key = find_key_file(key)
-    read_address(key)  # before a password is asked for
-    prompt = f"Password of {key}: "
-    return load_key(key, get_password(password_file, setting="--password-file", prompt=prompt))
+    return unlock_key(find_key_file(key), password_file, setting="--password-file")
 
 
 @app.command(epilog="Example:  pot wallet new alice")
@@ -129,7 +126,7 @@ def balance(
     address = _parse_account(account)
     client = RpcClient(rpc)
     tokens = _token_balance(client, address)
-    coins = _coin_balance(client, address)
+    coins = client.balance(address)
     if as_json:
         print_json({"address": to_hex(address), "pot": str(tokens), "coins": str(coins)})
         return
@@ -159,7 +156,7 @@ def send(
     private_key = load_private_key(key, password_file)
     client = RpcClient(rpc)
     sender = get_address(private_key)
-    held = (_coin_balance if asset == COIN else _token_balance)(client, sender)
+    held = client.balance(sender) if asset == COIN else _token_balance(client, sender)
     if held < base_units:
         raise OperatorError(f"{to_hex(sender)} has {format_amount(held)} {asset}, and no more")
     if asset == COIN:
@@ -188,8 +185,8 @@ def claim(
     from chain.contracts.addresses import REWARD_DISTRIBUTOR
     from chain.contracts.reward_distributor import RewardClaim, encode_claim_many
     from chain.crypto import get_address
-    from chain.primitives import Hash32, TaskId
-    from node.client.rpc_client import RpcClient, get_integer, read_bytes
+    from chain.primitives import TaskId
+    from node.client.rpc_client import RpcClient
 
     private_key = load_private_key(key, password_file)
     client = RpcClient(rpc)
@@ -197,22 +194,20 @@ def claim(
     claims: list[RewardClaim] = []
     claimable = 0
     for task_id in _list_task_ids(client) if task is None else [task]:
-        proof = client.call_object("pot_getRewardProof", task_id, to_hex(owner))
-        if proof is None:
+        reward = client.reward_proof(task_id, owner)
+        if reward is None:
             raise OperatorError(
                 f"there is no task {task_id}; `pot task list` shows those there are"
             )
-        if get_integer(proof, "claimable") == 0:
+        if reward.claimable == 0:
             continue
-        siblings = proof["proof"]
-        assert isinstance(siblings, list)
-        claimable += get_integer(proof, "claimable")
+        claimable += reward.claimable
         claims.append(
             RewardClaim(
                 task_id=TaskId(task_id),
                 account=owner,
-                cumulative=get_integer(proof, "cumulative"),
-                proof=tuple(Hash32(read_bytes(sibling)) for sibling in siblings),
+                cumulative=reward.cumulative,
+                proof=reward.proof,
             )
         )
     transaction = None
@@ -272,11 +267,10 @@ def faucet(
     from chain.contracts.addresses import FAUCET
     from chain.contracts.faucet import encode_drip
     from chain.crypto import get_address
-    from node.client.rpc_client import RpcClient, get_value
+    from node.client.rpc_client import RpcClient
 
     client = RpcClient(rpc)
-    info = client.call_object("pot_nodeInfo")
-    if get_value(info, "systemContracts", "faucet") is None:
+    if not client.node_info().has_faucet:
         raise OperatorError("this network has no faucet: only development networks do; buy or mine")
     private_key = load_private_key(key, password_file)
     address = get_address(private_key)
@@ -302,10 +296,6 @@ def _token_balance(client: "RpcClient", account: "Address") -> int:
     from chain.contracts.training_token import encode_balance_of
 
     return decode_uint(client.call_contract(TRAINING_TOKEN, encode_balance_of(account)))
-
-
-def _coin_balance(client: "RpcClient", account: "Address") -> int:
-    return client.quantity("eth_getBalance", to_hex(account), "latest")
 
 
 def _list_task_ids(client: "RpcClient") -> list[int]:

@@ -56,15 +56,15 @@ from chain.training.task_spec import (
 from chain.training.task_spec_codec import decode_task_spec
 from chain.types.validator_set import ValidatorSet
 from node.client.rpc_client import (
-    BlobGoneError,
     RpcClient,
     decode_log,
     get_integer,
     get_text,
     get_value,
-    read_bytes,
 )
 from pot_common.errors import OperatorError
+from pot_common.rpc_client import ContentUnavailableError
+from pot_common.rpc_replies import read_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class TaskReplay:
         weights, size = self.spec.initial_weights, count_parameters(self.spec.model) * FLOAT32_BYTES
         try:
             state = initial_state(self.spec.optimizer, self._client.get_blob(weights, size))
-        except BlobGoneError as error:
+        except ContentUnavailableError as error:
             raise OperatorError(
                 f"{self._client.url} does not have the initial weights (blob {to_hex(weights)}) "
                 "any more: nodes keep a closed task for blobs.closed_task_days; ask one that has "
@@ -223,7 +223,7 @@ class TaskReplay:
             )
         try:
             payload = self._client.get_blob(root, count_payload_bytes(header.parameter_count))
-        except BlobGoneError as error:
+        except ContentUnavailableError as error:
             raise self._build_gone(place, f"the gradient (blob {to_hex(root)})") from error
         try:
             return decode_gradient(payload, header)

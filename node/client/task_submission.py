@@ -29,17 +29,17 @@ from chain.training.task_spec import (
 from chain.training.task_spec_codec import compute_terms, decode_task_spec, encode_task_spec
 from chain.types.receipt import Log
 from node.client.rpc_client import (
-    BlobGoneError,
     Progress,
     RpcClient,
     get_integer,
     get_objects,
     get_text,
     get_value,
-    read_bytes,
 )
 from node.client.task_file import TaskBundle
 from pot_common.errors import OperatorError
+from pot_common.rpc_client import ContentUnavailableError
+from pot_common.rpc_replies import read_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def download_model(
     """The safetensors file of a model, whose parameters hash to the root on the chain."""
     try:
         theta = client.get_blob(model.root, model.byte_count, progress)
-    except BlobGoneError as error:
+    except ContentUnavailableError as error:
         raise OperatorError(
             f"{client.url} does not have the model of round {model.round_number + 1} (blob "
             f"{to_hex(model.root)}) any more: nodes keep a task's last model for "

@@ -36,7 +36,6 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
         "EthMethods._encode_at",
         "EthMethods._encode_block",
         "EthMethods._get_storage_at",
-        "EventFormatter.format",
         "Finding.to_json",
         "PotMethods._encode_verdicts",
         "RpcError.to_json",

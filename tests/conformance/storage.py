@@ -345,7 +345,7 @@ def build_peer_file() -> Value:
 
 @sample("storage.prepared_gradient", "PreparedGradient.encode")
 def build_prepared_gradient() -> Value:
-    from miner.worker import PreparedGradient  # imports torch, once it is needed
+    from miner.gradient_store import PreparedGradient  # imports torch, once it is needed
 
     return PreparedGradient(80, make_hash(81), make_bytes(82, 50)).encode()
 

@@ -8,24 +8,19 @@ from chain.contracts.training_token import encode_balance_of
 from chain.crypto import CHUNK_BYTES, content_id
 from chain.hexadecimal import to_hex
 from chain.primitives import Address
-from miner.client import (
-    TIP_LIMIT_WEI,
-    ClientError,
-    ContentUnavailableError,
-    NodeClient,
-    NodesUnreachableError,
-    RpcError,
-)
+from miner.client import TIP_LIMIT_WEI, FailoverClient
+from pot_common.rpc_client import ContentUnavailableError, NodeUnreachableError, RpcCallError
+from pot_common.rpc_replies import ClientError
 from tests.worlds.node_for_miners import SHARD, THETA, FakeNode
 from tests.worlds.proofs import CHAIN_ID, GENESIS
 
 MINER = Address(b"\x77" * 20)
 
 
-def client_of(*nodes: FakeNode) -> NodeClient:
+def client_of(*nodes: FakeNode) -> FailoverClient:
     by_host = {f"node{index}": node for index, node in enumerate(nodes)}
     transport = httpx.MockTransport(lambda request: by_host[request.url.host].handle(request))
-    return NodeClient([f"http://{host}/" for host in by_host], transport)
+    return FailoverClient([f"http://{host}/" for host in by_host], transport)
 
 
 def test_second_node_answers_when_the_first_is_down() -> None:
@@ -45,7 +40,7 @@ def test_node_that_answered_is_kept() -> None:
 
 def test_no_node_at_all_names_every_url_and_the_setting() -> None:
     client = client_of(FakeNode(MINER, is_down=True), FakeNode(MINER, is_down=True))
-    with pytest.raises(NodesUnreachableError) as failure:
+    with pytest.raises(NodeUnreachableError) as failure:
         client.node_info()
     message = str(failure.value)
     assert "http://node0" in message
@@ -71,7 +66,7 @@ def test_refusal_is_not_tried_elsewhere_and_a_revert_is_spelled_out() -> None:
         raise RuntimeError(3, "execution reverted", to_hex(revert))
 
     first.eth_estimateGas = refuse  # type: ignore[method-assign]
-    with pytest.raises(RpcError, match="there is no task 9") as refusal:
+    with pytest.raises(RpcCallError, match="there is no task 9") as refusal:
         client_of(first, second).call("eth_estimateGas", {})
     assert refusal.value.code == 3
 
@@ -94,14 +89,14 @@ def test_node_that_comes_back_on_another_network_is_not_asked() -> None:
     first.is_down = True
     client.task(1)
     first.is_down, first.chain_id, second.is_down = False, CHAIN_ID + 1, True
-    with pytest.raises(NodesUnreachableError, match=r"node0 .not believed: its network has chain"):
+    with pytest.raises(NodeUnreachableError, match=r"node0 .not believed: its network has chain"):
         client.task(1)
 
 
 def test_tip_is_what_the_node_says_up_to_a_limit() -> None:
     node = FakeNode(MINER)
     node.eth_maxPriorityFeePerGas = lambda: hex(10**18)  # type: ignore[method-assign]
-    client_of(node).transact(b"\x11" * 32, MINER, 31_337, MINER, b"\x01")
+    client_of(node).transact(b"\x11" * 32, MINER, b"\x01", chain_id=31_337)
     assert node.transactions[0].max_priority_fee_per_gas == TIP_LIMIT_WEI
 
 
@@ -143,7 +138,7 @@ def test_file_comes_from_a_mirror_that_the_specification_names(tmp_path: Path) -
     name = content_id(SHARD)
     del node.blobs[to_hex(name)]
     mirror.blobs[name.hex()] = SHARD
-    client = NodeClient(
+    client = FailoverClient(
         ["http://node"],
         httpx.MockTransport(
             lambda request: (mirror if request.url.host == "mirror" else node).handle(request)
@@ -155,7 +150,7 @@ def test_file_comes_from_a_mirror_that_the_specification_names(tmp_path: Path) -
 
 def test_transaction_pays_twice_the_base_fee_and_leaves_room_for_what_ends_a_phase() -> None:
     node = FakeNode(MINER)
-    client_of(node).transact(b"\x11" * 32, MINER, 31_337, MINER, b"\x01")
+    client_of(node).transact(b"\x11" * 32, MINER, b"\x01", chain_id=31_337)
     (sent,) = node.transactions
     assert (sent.max_fee_per_gas, sent.max_priority_fee_per_gas) == (15, 1)
     assert (sent.gas_limit, sent.chain_id, sent.data) == (350_000, 31_337, b"\x01")
@@ -166,7 +161,7 @@ def test_reverted_transaction_is_an_error() -> None:
     reverted = {"status": "0x0", "blockNumber": "0x9"}
     node.eth_getTransactionReceipt = lambda name: reverted  # type: ignore[method-assign]
     with pytest.raises(ClientError, match="reverted in block 9"):
-        client_of(node).transact(b"\x11" * 32, MINER, 31_337, MINER, b"")
+        client_of(node).transact(b"\x11" * 32, MINER, b"", chain_id=31_337)
 
 
 def test_reveal_goes_to_every_node_and_tells_who_refused() -> None:

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from chain.training.self_test import run_self_test
-from miner.devices import DeviceError, open_device
+from miner.devices import open_device
+from pot_common.errors import OperatorError
 
 
 def test_the_cpu_is_always_there_with_the_arithmetic_of_the_protocol() -> None:
@@ -17,7 +18,7 @@ def test_the_cpu_is_always_there_with_the_arithmetic_of_the_protocol() -> None:
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "cuda:", "cuda:-1", "cpu:0", ""])
 def test_a_device_that_is_not_there_is_named(name: str) -> None:
-    with pytest.raises(DeviceError, match=f"device '{name}'"):
+    with pytest.raises(OperatorError, match=f"device '{name}'"):
         open_device(name)
 
 

@@ -10,8 +10,9 @@ from chain.crypto import get_address
 from chain.errors import RejectedInputError
 from chain.light import verify_network
 from chain.primitives import Address, BlockNumber, Hash32, PrivateKey
+from chain.training.attempt import AttemptId
 from chain.types.certificate import CommitCertificate
-from miner.client import DishonestNodeError, NodeClient
+from miner.client import DishonestNodeError, FailoverClient
 from miner.light import LightClient, fetch_network
 from tests.worlds.node_for_miners import TASK, FakeNode
 from tests.worlds.proofs import (
@@ -36,7 +37,7 @@ class Reader:
     """A light client before one node."""
 
     node: FakeNode
-    client: NodeClient
+    client: FailoverClient
     light: LightClient
 
     def prove(self) -> object:
@@ -46,7 +47,7 @@ class Reader:
 
 
 def reader_of(node: FakeNode) -> Reader:
-    client = NodeClient(["http://node"], node.transport())
+    client = FailoverClient(["http://node"], node.transport())
     return Reader(node, client, LightClient(client, fetch_network(client, CHAIN_ID, GENESIS.hash)))
 
 
@@ -58,7 +59,7 @@ def reader() -> Reader:
 def test_attempt_is_read_from_the_state_of_its_opening_block(reader: Reader) -> None:
     attempt = reader.prove()
     node = reader.node
-    assert (attempt.round, attempt.attempt, attempt.open_block) == (0, 0, node.open_block)
+    assert (attempt.attempt_id, attempt.open_block) == (AttemptId(TASK, 0, 0), node.open_block)
     assert attempt.participants == ((OTHER, 3), (MINER, 2))
     assert attempt.seed == node.seed
 
@@ -228,7 +229,7 @@ def transport_of(*nodes: FakeNode) -> httpx.MockTransport:
 
 def test_node_with_the_highest_final_block_is_preferred() -> None:
     nodes = FakeNode(MINER, lag=1), FakeNode(MINER), FakeNode(MINER, is_down=True)
-    client = NodeClient(["http://node0", "http://node1", "http://node2"], transport_of(*nodes))
+    client = FailoverClient(["http://node0", "http://node1", "http://node2"], transport_of(*nodes))
     light = LightClient(client, fetch_network(client, CHAIN_ID, GENESIS.hash))
     light.prefer_highest(3)
     assert client.current == "http://node1"

@@ -8,9 +8,9 @@ import pytest
 
 from chain.crypto import get_address
 from chain.primitives import Address, PrivateKey
-from miner.client import NodeClient
+from miner.client import FailoverClient
 from miner.light import LightClient, fetch_network
-from miner.worker import Miner
+from miner.miner import Miner
 from tests.worlds.node_for_miners import TASK, CountingTrainer, FakeNode
 from tests.worlds.proofs import CHAIN_ID, GENESIS
 
@@ -39,7 +39,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("miner.worker", "miner.client"):
+    for module in ("miner.worker", "miner.miner", "miner.client", "pot_common.rpc_client"):
         monkeypatch.setattr(f"{module}.time.sleep", clock.sleep)
         monkeypatch.setattr(f"{module}.time.monotonic", clock.monotonic)
     return clock
@@ -55,7 +55,7 @@ class Network:
         self.liar.transactions = self.honest.transactions  # one chain
         self.trainer = CountingTrainer()
         self._clock, self._started = clock, clock.seconds
-        client = NodeClient(["http://liar", "http://honest"], httpx.MockTransport(self._handle))
+        client = FailoverClient(["http://liar", "http://honest"], httpx.MockTransport(self._handle))
         self.miner = Miner(
             client,
             LightClient(client, fetch_network(client, CHAIN_ID, GENESIS.hash)),

@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from miner.client import ClientError, NodeClient
-from miner.trust import TrustError, find_network
+from miner.client import FailoverClient
+from miner.trust import find_network
+from pot_common.errors import OperatorError
+from pot_common.rpc_replies import ClientError
 from tests.worlds.node_for_miners import FakeNode
 from tests.worlds.proofs import CHAIN_ID, GENESIS, PARAMETERS
 
@@ -13,8 +15,8 @@ OTHER_HASH = "0x" + "cd" * 32
 GENESIS_TEXT = "0x" + GENESIS.hash.hex()
 
 
-def client_of(node: FakeNode) -> NodeClient:
-    return NodeClient(["http://node"], node.transport())
+def client_of(node: FakeNode) -> FailoverClient:
+    return FailoverClient(["http://node"], node.transport())
 
 
 def write_genesis(path: Path) -> str:
@@ -54,7 +56,7 @@ def test_first_node_is_trusted_once_with_a_word_and_another_network_refused_late
         FakeNode(MINER, genesis_hash=OTHER_HASH),
         FakeNode(MINER, chain_id=CHAIN_ID + 1),
     ):
-        with pytest.raises(TrustError, match="give --genesis") as failure:
+        with pytest.raises(OperatorError, match="give --genesis") as failure:
             find_network(client_of(stranger), None, key)
         assert "key.json.network" in str(failure.value)
 
@@ -72,7 +74,7 @@ def test_genesis_that_is_none_names_the_setting(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "not-json").write_text("{")
-    with pytest.raises(TrustError, match=said) as failure:
+    with pytest.raises(OperatorError, match=said) as failure:
         find_network(client_of(FakeNode(MINER)), named, tmp_path / "key.json")
     assert str(failure.value).startswith("--genesis")
 
@@ -80,5 +82,5 @@ def test_genesis_that_is_none_names_the_setting(
 def test_spoilt_record_says_what_to_do(tmp_path: Path) -> None:
     key = tmp_path / "key.json"
     (tmp_path / "key.json.network").write_text("{}")
-    with pytest.raises(TrustError, match="delete it to trust the first node again"):
+    with pytest.raises(OperatorError, match="delete it to trust the first node again"):
         find_network(client_of(FakeNode(MINER)), None, key)

@@ -11,9 +11,10 @@ from chain.contracts.training_token import encode_approve
 from chain.crypto import get_address
 from chain.primitives import Address, PrivateKey
 from chain.training.assignment import assign
-from miner.client import ClientError, NodeClient
+from miner.client import FailoverClient
 from miner.light import LightClient, fetch_network
-from miner.worker import Miner
+from miner.miner import Miner
+from pot_common.rpc_replies import ClientError
 from tests.worlds.node_for_miners import (
     BOND,
     MINING_SPEC,
@@ -39,7 +40,7 @@ class Stage:
         self.shards: list[bytes] = []
         self._script = iter(script)
         node.pot_getAttempt = lambda task: self._next()  # type: ignore[method-assign]
-        client = NodeClient(["http://node"], node.transport())
+        client = FailoverClient(["http://node"], node.transport())
         self.miner = Miner(
             client,
             LightClient(client, fetch_network(client, CHAIN_ID, GENESIS.hash)),

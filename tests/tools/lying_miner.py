@@ -7,18 +7,16 @@ MODE is one of
     stale  the gradient on other samples than assigned: work that was not done
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from chain.training.encoding import GradientHeader, encode_gradient
-from chain.training.task_spec import (
-    TaskSpec,
-)
-from miner.__main__ import load_trainer_factory, main
+from chain.training.task_spec import TaskSpec
+from miner.__main__ import load_task_opener, main
 from miner.trainer import Trainer
-from miner.worker import TrainerFactory
+from miner.worker import OpenTask
+from pot_common.miner_options import MinerOptions
 
 Lie = Callable[[Trainer, GradientHeader, bytes, Sequence[int]], bytes]
 
@@ -44,19 +42,19 @@ class LyingTrainer:
         return self._lie(self._honest, header, theta, samples)
 
 
-def lie_with(lie: Lie) -> Callable[[argparse.Namespace], TrainerFactory]:
-    def load(options: argparse.Namespace) -> TrainerFactory:
-        make_honest = load_trainer_factory(options)
+def lie_with(lie: Lie) -> Callable[[MinerOptions], OpenTask]:
+    def load(options: MinerOptions) -> OpenTask:
+        open_honest = load_task_opener(options)
 
-        def make(spec: TaskSpec, shards: Sequence[Path]) -> LyingTrainer:
-            honest = make_honest(spec, shards)
+        def open_task(spec: TaskSpec, shards: Sequence[Path]) -> LyingTrainer:
+            honest = open_honest(spec, shards)
             assert isinstance(honest, Trainer)
             return LyingTrainer(honest, lie)
 
-        return make
+        return open_task
 
     return load
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[2:], lie_with(LIES[sys.argv[1]])))
+    main(sys.argv[2:], lie_with(LIES[sys.argv[1]]))

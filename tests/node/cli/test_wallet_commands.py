@@ -37,7 +37,11 @@ class FakeChain:
                 "blockNumber": "0x1",
                 "transactionHash": name,
             },
-            "pot_nodeInfo": lambda: {"systemContracts": {"faucet": self.faucet}},
+            "pot_nodeInfo": lambda: {
+                "chainId": 31_337,
+                "genesisHash": "0x" + "11" * 32,
+                "systemContracts": {"faucet": self.faucet},
+            },
             "pot_listTasks": lambda page: [] if page["offset"] else [{"id": i} for i in (1, 2, 3)],
             "pot_getRewardProof": self.prove,
         }

@@ -4,20 +4,16 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from chain.contracts.abi import compute_selector
-from chain.crypto import content_id, get_address
-from chain.hexadecimal import to_hex
+from chain.crypto import content_id
 from chain.primitives import Address, PrivateKey
-from chain.types.transaction import decode_transaction
 from node.client.rpc_client import (
-    BlobGoneError,
-    RpcCallError,
     RpcClient,
     get_integer,
     get_objects,
     get_text,
 )
 from pot_common.errors import OperatorError
+from pot_common.rpc_client import ContentUnavailableError
 
 KEY = PrivateKey(b"\x11" * 32)
 TO = Address(b"\x22" * 20)
@@ -60,37 +56,6 @@ def test_what_is_no_node_is_one_line_that_names_the_setting() -> None:
     assert "JSON-RPC" in message_of(lambda _: httpx.Response(200, text="<html>"))
 
 
-def test_revert_is_spelled_out() -> None:
-    data = compute_selector("TaskUnknown(uint256)") + (9).to_bytes(32, "big")
-    error = {"code": 3, "message": "execution reverted", "data": to_hex(data)}
-    with pytest.raises(RpcCallError, match="there is no task 9; `pot task list`") as refused:
-        client_of(lambda _: httpx.Response(200, json={"error": error})).call("eth_call")
-    assert refused.value.code == 3
-
-
-def test_transaction_is_signed_for_the_chain_and_waited_for() -> None:
-    calls: list[tuple[str, list[object]]] = []
-    receipt = {"status": "0x1", "blockNumber": "0x5"}
-    results = {
-        "eth_estimateGas": "0x5208",
-        "eth_getBlockByNumber": {"baseFeePerGas": "0xa"},
-        "eth_maxPriorityFeePerGas": "0x2",
-        "eth_chainId": "0x7a69",
-        "eth_getTransactionCount": "0x3",
-        "eth_sendRawTransaction": "0x00",
-        "eth_getTransactionReceipt": receipt,
-    }
-    assert answering(results, calls).transact(KEY, TO, value=7) == receipt
-    (raw,) = next(params for method, params in calls if method == "eth_sendRawTransaction")
-    transaction = decode_transaction(bytes.fromhex(str(raw)[2:]))
-    assert transaction.sender == get_address(KEY)
-    assert (transaction.chain_id, transaction.nonce, transaction.value) == (31_337, 3, 7)
-    assert (transaction.max_fee_per_gas, transaction.gas_limit) == (22, 21_000)
-    results["eth_getTransactionReceipt"] = {"status": "0x0", "blockNumber": "0x5"}
-    with pytest.raises(OperatorError, match="reverted in block 5"):
-        answering(results, []).transact(KEY, TO)
-
-
 def test_logs_are_asked_for_in_ranges_that_nodes_answer() -> None:
     calls: list[tuple[str, list[object]]] = []
     client = answering({"eth_getLogs": [{"data": "0x"}]}, calls)
@@ -112,7 +77,7 @@ def test_blob_arrives_as_it_was_sent_and_progress_counts_its_bytes() -> None:
         return httpx.Response(200, content=stored[request.url.path])
 
     client, name = client_of(answer), content_id(BLOB)
-    with pytest.raises(BlobGoneError, match="not here"):
+    with pytest.raises(ContentUnavailableError, match="not here"):
         client.get_blob(name, len(BLOB))
     sent: list[int] = []
     received: list[int] = []

@@ -35,9 +35,10 @@ from chain.training.rewards import build_reward_tree
 from chain.training.state import compute_model_root, compute_training_state_root
 from chain.training.task_spec import compute_learning_rate_ppb
 from chain.training.task_spec_codec import encode_task_spec
-from node.client.rpc_client import BlobGoneError, RpcClient
+from node.client.rpc_client import RpcClient
 from node.client.task_replay import TaskReplay
 from pot_common.errors import OperatorError
+from pot_common.rpc_client import ContentUnavailableError
 from tests.worlds.training import MINERS, OPERATORS, SPEC, TASK, VALIDATORS, random_gradient
 
 CHAIN_ID = 31_337
@@ -155,7 +156,7 @@ class FakeChain(RpcClient):
 
     def get_blob(self, name: Hash32, byte_count: int, progress: object = None) -> bytes:
         if name not in self.blobs:
-            raise BlobGoneError("no such blob")
+            raise ContentUnavailableError("no such blob")
         assert len(self.blobs[name]) == byte_count
         return self.blobs[name]
 

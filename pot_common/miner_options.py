@@ -1,0 +1,118 @@
+"""The options of `pot miner run`, and of the process `python -m miner` that it starts.
+
+Both commands are made by `build_command`, so that they take the same options with the same help.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from pot_common.node_url import DEFAULT_RPC_URL, RPC_VARIABLE
+
+EXAMPLE: Final = (
+    "Example:  pot miner run --rpc http://127.0.0.1:8545 --task auto --units 1 "
+    "--key miner.json --password-file miner.password"
+)
+"""The last line of the help."""
+
+
+class MinerLogFormat(StrEnum):
+    """How a miner writes its log."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class MinerOptions:
+    """What the operator of a miner decides. Each field is the option of its name."""
+
+    key: Path
+    rpc: tuple[str, ...]
+    genesis: str | None
+    task: str
+    units: int
+    password_file: Path | None
+    data_dir: Path
+    device: str
+    threads: int
+    claim: bool
+    log_format: MinerLogFormat
+    poll_ms: int
+
+    def to_arguments(self) -> list[str]:
+        """The command line that gives these options."""
+        arguments = []
+        for field in fields(self):
+            flag, value = "--" + field.name.replace("_", "-"), getattr(self, field.name)
+            if value is True:
+                arguments.append(flag)
+            elif value is not None and value is not False:
+                values = value if isinstance(value, tuple) else (value,)
+                arguments += [part for each in values for part in (flag, str(each))]
+        return arguments
+
+
+def build_command(run: Callable[[MinerOptions], None]) -> Callable[..., None]:
+    """A typer command that hands its options to `run`."""
+
+    def command(
+        key: Annotated[Path, typer.Option(help="V3 keystore, or an account of pot wallet.")],
+        rpc: Annotated[
+            list[str] | None,
+            typer.Option(metavar="URL", help="A node; repeat for failover.", envvar=RPC_VARIABLE),
+        ] = None,
+        genesis: Annotated[
+            str | None,
+            typer.Option(
+                metavar="HASH|FILE",
+                help="The network's genesis hash or file; else the first node is trusted, once.",
+            ),
+        ] = None,
+        task: Annotated[str, typer.Option(help="Task id, or auto: the newest open one.")] = "auto",
+        units: Annotated[
+            int, typer.Option(help="Units of work a round; the bond grows with them.")
+        ] = 1,
+        password_file: Annotated[Path | None, typer.Option(help="Asked for if not given.")] = None,
+        data_dir: Annotated[
+            Path, typer.Option(help="Where gradients and data are kept; one a miner.")
+        ] = Path("miner-data"),
+        device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+        threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+        claim: Annotated[
+            bool, typer.Option("--claim", help="Claim the rewards when the task closes.")
+        ] = False,
+        log_format: Annotated[
+            MinerLogFormat, typer.Option(help="The form of log lines.")
+        ] = MinerLogFormat.TEXT,
+        poll_ms: Annotated[
+            int, typer.Option(help="Between two looks at the task's phase.", hidden=True)
+        ] = 100,
+    ) -> None:
+        """Register for a task with a bond and mine it.
+
+        The miner needs no port of its own: it speaks HTTP to nodes. It believes none of them: what
+        it works on is proven from the network's genesis hash.
+        """
+        run(
+            MinerOptions(
+                key=key,
+                rpc=tuple(rpc or [DEFAULT_RPC_URL]),
+                genesis=genesis,
+                task=task,
+                units=units,
+                password_file=password_file,
+                data_dir=data_dir,
+                device=device,
+                threads=threads,
+                claim=claim,
+                log_format=log_format,
+                poll_ms=poll_ms,
+            )
+        )
+
+    return command

@@ -1,0 +1,239 @@
+"""JSON-RPC calls and transactions, for the command line and for miners (docs/spec/rpc.md).
+
+Synchronous. A subclass of `ChainClient` decides which node is asked, and how far it is trusted.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+import httpx
+from pydantic import TypeAdapter
+
+from chain.contracts.errors import decode_error
+from chain.contracts.reverts import describe_revert
+from chain.crypto import get_address
+from chain.hexadecimal import from_hex, to_hex
+from chain.json_types import Json, JsonObject
+from chain.primitives import Address, PrivateKey
+from chain.types.transaction import sign_transaction
+from pot_common.rpc_replies import (
+    ClientError,
+    NodeInfo,
+    RewardProof,
+    not_understood,
+    read_answer,
+    read_bytes,
+    read_quantity,
+)
+
+CONNECT_SECONDS: Final = 3.0
+"""A node that does not accept a connection within this is taken to be down."""
+
+RECEIPT_SECONDS: Final = 120.0
+"""A transaction that is not final after this will not be soon: its nonce or fee does not fit."""
+
+POLL_SECONDS: Final = 0.1
+"""Between two questions for a receipt: half of the shortest block interval."""
+
+RESEND_SECONDS: Final = 5.0
+"""Without a receipt for so long, a transaction is sent again: the node that took it may have
+stopped before it told its peers."""
+
+GAS_MARGIN: Final = 300_000
+"""Added to an estimate: by the time it runs, the transaction may be the one that ends a phase."""
+
+_NODE_INFO: Final = TypeAdapter(NodeInfo)
+_REWARD_PROOF: Final[TypeAdapter[RewardProof | None]] = TypeAdapter(RewardProof | None)
+
+
+class RpcCallError(ClientError):
+    """A node answered with an error.
+
+    Attributes:
+        code: The number that JSON-RPC or EIP-1474 defines; 3 is a revert.
+    """
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class NodeUnreachableError(ClientError):
+    """No node answers."""
+
+
+class ContentUnavailableError(ClientError):
+    """No node that was asked has the blob."""
+
+
+def open_http(answer_seconds: float, transport: httpx.BaseTransport | None = None) -> httpx.Client:
+    """An HTTP client that waits for an answer as long as `answer_seconds`."""
+    return httpx.Client(
+        timeout=httpx.Timeout(answer_seconds, connect=CONNECT_SECONDS), transport=transport
+    )
+
+
+def exchange(http: httpx.Client, url: str, method: str, params: Sequence[Json]) -> Json:
+    """The result of a JSON-RPC method at one node.
+
+    Raises:
+        RpcCallError: The node answered with an error.
+        httpx.HTTPError: The node does not answer, or with an HTTP error.
+        ValueError: The answer is not JSON-RPC.
+    """
+    request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
+    response = http.post(url, json=request)
+    response.raise_for_status()
+    body = response.json()
+    if not isinstance(body, dict):
+        raise ValueError("the answer is not a JSON-RPC response")
+    error = body.get("error")
+    if isinstance(error, dict):
+        raise _build_call_error(error)
+    result: Json = body.get("result")
+    return result
+
+
+def _build_call_error(error: JsonObject) -> RpcCallError:
+    """The error with the node's message, or, for a revert that is known, with the meaning."""
+    code, data = error.get("code"), error.get("data")
+    revert = decode_error(from_hex(data)) if isinstance(data, str) else None
+    message = str(error.get("message", "unknown error"))
+    if revert is not None:
+        message = describe_revert(revert)
+    return RpcCallError(code if isinstance(code, int) else 0, message)
+
+
+def describe_failure(error: Exception) -> str:
+    """An error of `exchange` in one line."""
+    return str(error) or type(error).__name__
+
+
+class ChainClient(ABC):
+    """Questions and transactions to a chain, through the node that `call` asks."""
+
+    @abstractmethod
+    def call(self, method: str, *params: Json) -> Json:
+        """The result of a JSON-RPC method.
+
+        Raises:
+            RpcCallError: The node answered with an error.
+            ClientError: No node answers.
+        """
+
+    def call_object(self, method: str, *params: Json) -> JsonObject | None:
+        """The result of a method that answers with an object, or with null if there is none."""
+        result = self.call(method, *params)
+        if result is not None and not isinstance(result, dict):
+            raise not_understood(f"{method} gives no object")
+        return result
+
+    def call_list(self, method: str, *params: Json) -> list[JsonObject]:
+        """The result of a method that answers with a list of objects."""
+        result = self.call(method, *params)
+        if not isinstance(result, list):
+            raise not_understood(f"{method} gives no list")
+        return [entry for entry in result if isinstance(entry, dict)]
+
+    def quantity(self, method: str, *params: Json) -> int:
+        """The result of a method that answers with an integer in hex."""
+        return read_quantity(self.call(method, *params))
+
+    def node_info(self) -> NodeInfo:
+        """The network of the node."""
+        return read_answer(_NODE_INFO, self.call("pot_nodeInfo"))
+
+    def reward_proof(self, task_id: int, account: Address) -> RewardProof | None:
+        """What an account has earned in a task; None if there is no such task."""
+        reply = self.call("pot_getRewardProof", task_id, to_hex(account))
+        return read_answer(_REWARD_PROOF, reply)
+
+    def balance(self, account: Address) -> int:
+        """The native coins of an account, in wei."""
+        return self.quantity("eth_getBalance", to_hex(account), "latest")
+
+    def call_contract(self, to: Address, data: bytes, block: str = "latest") -> bytes:
+        """What a view function of a contract returns in a block."""
+        request: JsonObject = {"to": to_hex(to), "data": to_hex(data)}
+        return read_bytes(self.call("eth_call", request, block))
+
+    def transact(
+        self,
+        private_key: PrivateKey,
+        to: Address,
+        data: bytes = b"",
+        value: int = 0,
+        *,
+        chain_id: int | None = None,
+    ) -> JsonObject:
+        """Sign and send a transaction, wait until it is final, and return its receipt.
+
+        Args:
+            private_key: The sender's.
+            to: The receiver, or the contract that is called.
+            data: The call.
+            value: Native coins that it sends, in wei.
+            chain_id: The chain that it is signed for; None asks the node, which is then trusted.
+
+        Raises:
+            RpcCallError: The transaction would revert, or the node refused it.
+            ClientError: It was executed and reverted, or is in no block.
+        """
+        sender = to_hex(get_address(private_key))
+        request: JsonObject = {
+            "from": sender,
+            "to": to_hex(to),
+            "data": to_hex(data),
+            "value": hex(value),
+        }
+        estimate = self.quantity("eth_estimateGas", request)
+        block = self.call_object("eth_getBlockByNumber", "latest", False) or {}
+        tip = self.suggest_tip()
+        transaction = sign_transaction(
+            private_key,
+            chain_id=self.quantity("eth_chainId") if chain_id is None else chain_id,
+            nonce=self.quantity("eth_getTransactionCount", sender, "pending"),
+            max_fee_per_gas=2 * read_quantity(block.get("baseFeePerGas", "0x0")) + tip,
+            max_priority_fee_per_gas=tip,
+            gas_limit=estimate + GAS_MARGIN if data else estimate,
+            to=to,
+            value=value,
+            data=data,
+        )
+        self.call("eth_sendRawTransaction", to_hex(transaction.raw))
+        transaction_hash = to_hex(transaction.hash)
+        receipt = self._await_receipt(transaction_hash, transaction.raw)
+        if receipt.get("status") != "0x1":
+            raise ClientError(
+                f"transaction {transaction_hash} reverted in block "
+                f"{read_quantity(receipt.get('blockNumber'))}; its gas is spent, nothing else "
+                "happened"
+            )
+        return receipt
+
+    def suggest_tip(self) -> int:
+        """The priority fee to pay, in wei a unit of gas."""
+        return self.quantity("eth_maxPriorityFeePerGas")
+
+    def resend(self, raw: bytes) -> None:
+        """Send a transaction again that has no receipt after RESEND_SECONDS."""
+        with suppress(RpcCallError):  # the node has it already
+            self.call("eth_sendRawTransaction", to_hex(raw))
+
+    def _await_receipt(self, transaction_hash: str, raw: bytes) -> JsonObject:
+        started = sent = time.monotonic()
+        while time.monotonic() - started < RECEIPT_SECONDS:
+            receipt = self.call_object("eth_getTransactionReceipt", transaction_hash)
+            if receipt is not None:
+                return receipt
+            if time.monotonic() - sent > RESEND_SECONDS:
+                sent = time.monotonic()
+                self.resend(raw)
+            time.sleep(POLL_SECONDS)
+        raise ClientError(
+            f"transaction {transaction_hash} is not in a block after {RECEIPT_SECONDS:.0f} s; does "
+            "the network make blocks? `eth_getTransactionReceipt` will tell when it is in one"
+        )

@@ -35,7 +35,11 @@ def build_parser(name: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def silence_logs() -> None:
-    """Keep the nodes' log lines out of the table; warnings are still printed."""
+    """Keep log lines out of the table: warnings of nodes are printed, and nothing of libp2p.
+
+    libp2p logs an error for every peer whose process is killed, which is how these programs end.
+    """
+    logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 
 

@@ -1,8 +1,8 @@
 """`python -m tests.chaos`: real nodes, clients, faults and set changes, all drawn from a seed.
 
-The report goes to standard output, or to a file as JSON. The status is 1 if anything was lost,
-forked, not linearizable, signed where it must not be, or not healed in the end, or if the nodes do
-not agree on who decided a block.
+The report is printed, or written to a file as JSON. The status is 1 if an acknowledged operation
+was lost, nodes forked or disagree on a block's validator set, the answers to clients are not
+linearizable, a validator signed where it must not, or the network did not recover in the end.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from tests.chaos.run import Run
 
 
 def main() -> int:
-    """Run a manifest; 1 if something came of it that must not."""
+    """Run a manifest; 1 if a rule was violated."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos",
         description=__doc__,

@@ -1,9 +1,9 @@
-"""Clients of the register and of the set: they try every node until one tells the outcome.
+"""Clients of the register and of the set: they try each node until one tells the outcome.
 
-Writes are transactions, answered by a receipt. A node that is behind answers reads from an older
-final block, so a reader names a block: at least the highest that any client was told of before it
-asked, and what it read is told on as it answers. That makes reads linearizable, if there is one
-chain; whether there is, is what the histories show.
+A write is a transaction, and its receipt is the answer. A node that is behind would answer a read
+from an older final block. Therefore a reader names a block: at least the highest that any client
+knew of when the read began. So reads are linearizable if there is one chain, which is what the
+histories are checked for.
 """
 
 import itertools
@@ -24,26 +24,26 @@ from tests.chaos.history import Operation
 from tests.chaos.rpc import NoAnswer, Rpc
 
 POLL_SECONDS: Final = 0.2
-"""Between looks for a receipt: a block is as far away."""
+"""The pause between two requests for a receipt, about the time of a block."""
 
 RESEND_SECONDS: Final = 3.0
-"""Without a receipt, the transaction goes to another node as well."""
+"""After this time without a receipt, the transaction is sent to another node as well."""
 
 THINK_SECONDS: Final = (0.1, 0.6)
-"""Between the operations of a client."""
+"""The pause between two operations of a client."""
 
 GAS: Final = 200_000
-"""Three new slots and the call."""
+"""Enough for three new storage slots and the call."""
 
 REGISTER_VALUES: Final = 5
-"""So few that swaps succeed now and then."""
+"""Few values, so that some swaps succeed."""
 
 Call = Operation[object]
 
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """A transaction whose receipt a client was shown."""
+    """A transaction whose receipt a client has received."""
 
     transaction_hash: str
     block_number: int
@@ -51,7 +51,7 @@ class Acknowledged:
 
 
 class Recorder:
-    """What all clients did and were told; and the highest block that any of them was told of."""
+    """The operations and answers of all clients, and the highest block that any client knows of."""
 
     def __init__(self) -> None:
         self.register: list[Call] = []
@@ -59,15 +59,15 @@ class Recorder:
         self.acknowledged: list[Acknowledged] = []
         self.seen_block = 0
         self.is_over = False
-        """No client begins another operation."""
+        """Set at the end: no client begins another operation."""
 
     def see(self, number: int) -> None:
-        """A client was told of a block."""
+        """Note that a client learnt of a block."""
         self.seen_block = max(self.seen_block, number)
 
 
 class Client:
-    """One account, one operation at a time, every node."""
+    """A client with one account: one operation at a time, on any node."""
 
     def __init__(
         self,
@@ -143,9 +143,12 @@ class Client:
         history[place] = replace(history[place], completed=trio.current_time(), result=result)
 
     async def _settle(self, transaction: Transaction) -> dict[str, Json]:
-        """Its receipt. The same bytes again and again: a nonce is used once."""
+        """Send a transaction until there is a receipt; return that.
+
+        The same bytes are sent each time, so the nonce lets it take effect only once.
+        """
         while True:
-            # Refused as known or as done, or not taken: the receipt tells.
+            # Known, already executed, or not accepted: the receipt decides.
             with suppress(NoAnswer):
                 await self._nodes[self._node].call(
                     "eth_sendRawTransaction", to_hex(transaction.raw)
@@ -188,10 +191,10 @@ class Client:
 
 
 async def read_words(node: Rpc, contract: Address, number: int) -> tuple[int, ...]:
-    """What a contract answers at a block.
+    """The answer of a contract at a block.
 
     Raises:
-        NoAnswer: The node does not tell.
+        NoAnswer: The node did not answer.
     """
     reply = await node.call("eth_call", {"to": to_hex(contract)}, hex(number))
     return decode_words(from_hex(reply))

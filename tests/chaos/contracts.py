@@ -6,10 +6,18 @@ from typing import Final
 from chain.primitives import Address
 
 REGISTER: Final = Address(bytes(18) + b"\xc4\x01")
-"""No data: the value. A word: write it. Two: put the second if the first is there, or revert."""
+"""The register's code.
+
+Called without data it returns the value; with one word it writes that; with two it replaces the
+first by the second, and reverts if the value is not the first.
+"""
 
 SET: Final = Address(bytes(18) + b"\xc4\x02")
-"""No data: how many elements were added, then each in order. A word: add it, again if need be."""
+"""The set's code.
+
+Called without data it returns the number of elements and then each, in the order of their addition;
+with one word it adds that, also if it is there.
+"""
 
 _OPCODES: Final = {
     name: int(code, 16)
@@ -68,10 +76,10 @@ SET_CODE: Final = assemble(
 
 
 def encode_words(*values: int) -> bytes:
-    """Words of 32 bytes."""
+    """The numbers as words of 32 bytes."""
     return b"".join(value.to_bytes(32, "big") for value in values)
 
 
 def decode_words(data: bytes) -> tuple[int, ...]:
-    """The words in `data`."""
+    """The numbers in `data`, a word each."""
     return tuple(int.from_bytes(data[i : i + 32], "big") for i in range(0, len(data), 32))

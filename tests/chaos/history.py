@@ -1,4 +1,4 @@
-"""What clients asked of the network and were told, each with when it was asked and answered."""
+"""The operations of clients, with their answers and the times of both."""
 
 import math
 from dataclasses import dataclass
@@ -16,9 +16,12 @@ class Operation(Generic[Result]):
     """The verb and its arguments, as a model understands them."""
     invoked: float
     completed: float = math.inf
-    """Infinite: never answered, so it may have taken effect at any later time, or not at all."""
+    """The time of the answer; infinite if there was none.
+
+    An operation without an answer took effect at some later time, or not at all.
+    """
     result: Result | None = None
-    """None without an answer, or where an action has none."""
+    """None if there was no answer, or if the action returns nothing."""
 
     @property
     def is_open(self) -> bool:

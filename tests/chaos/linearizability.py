@@ -1,8 +1,9 @@
-"""Is there one order of the operations, within their times, that explains every answer?
+"""Checks whether one order of the operations, within their times, explains every answer.
 
-Wing and Gong's search (JPDC 1993) with Lowe's memory of what was tried (CCPE 2017): take an
-operation that nobody's answer precedes, see that the model gives its answer, go on with the rest;
-come back if that leads nowhere; never go on twice from the same operations taken and state.
+This is Wing and Gong's search (JPDC 1993) with Lowe's memory of tried positions (CCPE 2017). Take
+an operation that began before any other was answered, compare its answer with the model's, and
+continue with the rest. Go back if that fails. Never continue twice from the same state with the
+same operations left.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -17,16 +18,19 @@ Step = Callable[[State, Operation[object]], "tuple[bool, State]"]
 """Whether the model gives the operation's answer in a state, and the state that follows."""
 
 SEARCH_LIMIT: Final = 2_000_000
-"""Positions tried: a minute. A history of six clients takes some times its length."""
+"""The most positions that are tried, which takes a minute.
+
+A history of six clients needs a small multiple of its length.
+"""
 
 
 class Undecided(Exception):
-    """The search was given up: the history is neither right nor wrong."""
+    """The search was given up: the history may be linearizable or not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model(Generic[State]):
-    """A sequential object."""
+    """The model of an object: its first state, and its answer to each operation in a state."""
 
     initial: State
     step: Step[State]
@@ -35,9 +39,7 @@ class Model(Generic[State]):
 def find_violation(
     history: Sequence[Operation[object]], model: Model[State], *, limit: int = SEARCH_LIMIT
 ) -> tuple[Operation[object], ...] | None:
-    """The operations that no order explains, as far as the longest order that was found leads.
-
-    None: the history is linearizable.
+    """The operations that remain after the longest order found; None if a full order exists.
 
     Raises:
         Undecided: more than `limit` positions would have to be tried.
@@ -69,7 +71,7 @@ def find_violation(
 
 
 def _list_next(operations: Sequence[Operation[object]], taken: int) -> Iterator[int]:
-    """Operations left that were invoked before any that is left was answered."""
+    """The remaining operations that began before the first answer to any of them."""
     found: list[int] = []
     earliest = float("inf")
     first = (~taken & (taken + 1)).bit_length() - 1
@@ -79,7 +81,7 @@ def _list_next(operations: Sequence[Operation[object]], taken: int) -> Iterator[
         if not taken >> index & 1:
             found.append(index)
             earliest = min(earliest, operations[index].completed)
-    # The answered ones first: what was never answered mostly took effect late, or never.
+    # Answered operations first: the others took effect late or never, in most cases.
     return iter(sorted(found, key=lambda index: operations[index].completed))
 
 

@@ -8,20 +8,20 @@ import trio
 
 
 class LinkState(Enum):
-    """What happens to what a node sends to other nodes, and is sent by them."""
+    """The state of a node's connections to all other nodes."""
 
     OPEN = auto()
     SILENT = auto()
-    """Connections stay; nothing arrives."""
+    """Connections stay open, but nothing arrives in either direction."""
     CUT = auto()
-    """There is no way to it."""
+    """The node cannot be reached."""
 
 
 class Links(Protocol):
-    """Addresses of nodes, and what lies between them."""
+    """The addresses of the nodes and the network between them."""
 
     name: str
-    """As the report calls it."""
+    """The name in the report."""
 
     def host(self, index: int) -> str:
         """The address of a node."""
@@ -30,16 +30,16 @@ class Links(Protocol):
         """Address and port at which one node reaches another."""
 
     def program(self, index: int, arguments: Iterable[str]) -> tuple[str, ...]:
-        """The module and arguments that start a node where it belongs."""
+        """The module and arguments that start a node in its place in the network."""
 
     async def create(self, nursery: trio.Nursery) -> None:
-        """Set it up, all of it open."""
+        """Set up the network; all connections are open."""
 
     async def set_state(self, index: int, state: LinkState) -> None:
-        """Change what happens to everything that a node sends and is sent."""
+        """Change the state of a node's connections."""
 
     def count_passed_bytes(self) -> int:
-        """What has gone through."""
+        """The bytes that went through the network so far."""
 
     async def close(self) -> None:
-        """Leave nothing behind."""
+        """Remove everything that `create` made."""

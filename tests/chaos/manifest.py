@@ -1,12 +1,12 @@
-"""What will go wrong, whom it hits and for how long, and how the set changes: drawn from a seed.
+"""The plan of a chaos run: which faults hit which node for how long, and how the set changes.
 
-Faults run in lanes. A lane does one at a time, waits until its victim has recovered, and no two
-lanes share a victim; there are at most f lanes of validators, so never more than f are faulty. The
-last lane is the full node's.
+It is drawn from a seed. Faults run in lanes: a lane runs one fault at a time and waits until the
+node has recovered, and no two lanes hit the same node. There are at most f lanes of validators, so
+never more than f are faulty. The last lane is that of the full node.
 
-In half of the runs a spare node joins the validators, and one of them goes later. f is that of
-genesis's set: nobody goes before the spare has come, so no set in force has a smaller one. Whose
-key was copied may be convicted and removed as well, but then it is faulty no longer.
+In half of the runs a spare node joins the validators, and one of them goes later. f is that of the
+genesis set: no validator leaves before the spare has joined, so no set in force has a smaller f. A
+validator with a copied key may be convicted and removed too, and then no longer counts as faulty.
 """
 
 import random
@@ -17,10 +17,10 @@ from typing import Final
 
 
 class FaultKind(StrEnum):
-    """What can happen to a node."""
+    """The faults of a node."""
 
     LATE_START = "late_start"
-    """It is not there at the start."""
+    """The node starts later than the others."""
     KILL = "kill"
     """SIGKILL, then started again."""
     RESTART = "restart"
@@ -28,62 +28,65 @@ class FaultKind(StrEnum):
     PAUSE = "pause"
     """SIGSTOP, then SIGCONT: the kernel keeps its connections."""
     DISCONNECT = "disconnect"
-    """There is no way to it; over proxies, connections end and new ones are refused."""
+    """The node cannot be reached; proxies end its connections and refuse new ones."""
     SILENCE = "silence"
-    """Its connections stay, and nothing comes through until the end."""
+    """The node's connections stay open, and nothing passes until the end of the fault."""
     WIPE = "wipe"
-    """SIGKILL, all but the keys is lost, the signer guard too."""
+    """SIGKILL; everything but the keys is lost, the signer guard too."""
     WIPE_KEEP_GUARD = "wipe_keep_guard"
-    """SIGKILL, all but the keys and the signer guard is lost."""
+    """SIGKILL; everything but the keys and the signer guard is lost."""
     DISK_FULL = "disk_full"
-    """No file can be written; then SIGKILL, and started again with room."""
+    """No file can be written; then SIGKILL, and a new start with room on the disk."""
     CLONE = "clone"
-    """Its consensus key signs in a second node as well."""
+    """A second node signs with the same consensus key."""
 
 
 class ChangeKind(StrEnum):
     """How the validator set can change."""
 
     JOIN = "join"
-    """The spare node comes in by the votes of a quorum of operators."""
+    """The spare node joins by the votes of a quorum of operators."""
     LEAVE = "leave"
-    """A member goes because its operator wants to."""
+    """A member leaves at its operator's request."""
     REMOVE = "remove"
-    """A member goes by the votes of a quorum of operators."""
+    """A member is removed by the votes of a quorum of operators."""
 
 
 DOWN_SECONDS: Final = (1, 6)
-"""How long a victim of KILL, RESTART and the wipes is not there."""
+"""How long KILL, RESTART and the wipes keep a node down."""
 
 OUTAGE_SECONDS: Final = 10
-"""Of PAUSE, DISCONNECT, SILENCE and DISK_FULL: longer than a dozen views of a fast network."""
+"""The length of PAUSE, DISCONNECT, SILENCE and DISK_FULL: over a dozen views of a fast network."""
 
 CLONE_SECONDS: Final = 25
-"""A clone without a guard starts, synchronizes, and waits out what the key may have signed."""
+"""The length of CLONE: the clone has no guard, so it synchronizes and waits before it signs."""
 
 PAUSE_SECONDS: Final = (2, 8)
-"""Health between the faults of a lane."""
+"""The pause between two faults of a lane."""
 
 RECOVERY_SECONDS: Final = 10
-"""Of a recovery, to see how many faults fit; the run waits for the real one."""
+"""The expected time of a recovery, to fit faults into the run; the run waits for the real one."""
 
 DECK: Final = tuple(
     kind for kind in FaultKind if kind not in (FaultKind.LATE_START, FaultKind.CLONE)
 )
-"""What may hit a validator at any time. LATE_START comes first in a lane, CLONE last: whoever signs
-twice stays faulty."""
+"""The faults that may hit a validator at any time.
+
+LATE_START can only be the first of a lane. CLONE is the last: a validator that signs twice stays
+faulty.
+"""
 
 CHANGING_SHARE: Final = 0.5
-"""Of the runs have a spare node."""
+"""The share of the runs that have a spare node."""
 
 CHANGE_RUN_SECONDS: Final = 60
 """A shorter run has no time for two changes."""
 
 CHANGE_PAUSE_SHARES: Final = (0.1, 0.25)
-"""Of a run's time pass before each change."""
+"""The shares of a run's time that pass before each change."""
 
 SPARE_FAULT_SHARE: Final = 0.3
-"""Of the faults of the first lane hit the spare, if there is one."""
+"""The share of the first lane's faults that hit the spare, if there is one."""
 
 FULL_NODE_DECK: Final = (
     FaultKind.KILL,
@@ -92,23 +95,23 @@ FULL_NODE_DECK: Final = (
     FaultKind.DISCONNECT,
     FaultKind.SILENCE,
 )
-"""What may hit the full node, which signs nothing."""
+"""The faults that may hit the full node, which signs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that goes wrong."""
+    """One fault of one node."""
 
     kind: FaultKind
     node: int
-    """Its index; the full node's is the number of validators."""
+    """The index of the node; that of the full node is the number of validators."""
     pause_seconds: float
-    """Health before it."""
+    """The pause before the fault."""
     duration_seconds: float
 
     @property
     def expected_seconds(self) -> float:
-        """From the end of the one before to its own."""
+        """The expected time from the end of the previous fault to the end of this one."""
         return self.pause_seconds + self.duration_seconds + RECOVERY_SECONDS
 
 
@@ -118,34 +121,34 @@ class SetChange:
 
     kind: ChangeKind
     node: int
-    """Who comes or goes."""
+    """The index of the node that joins or leaves."""
     pause_seconds: float
-    """Before it."""
+    """The pause before the change."""
     voters: tuple[int, ...]
-    """Whose operators vote, one after the other; the first proposes a removal."""
+    """The nodes whose operators vote, one after the other; the first proposes a removal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A run."""
+    """The plan of a run."""
 
     seed: int
     seconds: float
-    """How long it takes on a quiet machine; on a busy one recoveries take longer."""
+    """The length of the run on a quiet machine; on a busy one recoveries take longer."""
     validator_count: int
-    """In genesis."""
+    """The number of validators in genesis."""
     lanes: tuple[tuple[Fault, ...], ...]
     changes: tuple[SetChange, ...] = ()
-    """One at a time, each after the one before is in force."""
+    """The changes, one at a time; each begins when the previous one is in force."""
 
     @property
     def full_node(self) -> int:
-        """It signs nothing."""
+        """The index of the full node, which signs nothing."""
         return self.validator_count
 
     @property
     def spare(self) -> int | None:
-        """Who follows until it joins; None: nobody joins."""
+        """The index of the node that follows until it joins; None if there is none."""
         return self.validator_count + 1 if self.changes else None
 
     @property
@@ -155,29 +158,29 @@ class Manifest:
 
     @property
     def late_nodes(self) -> frozenset[int]:
-        """Those that are not there at the start."""
+        """The nodes that start late."""
         faults = (fault for lane in self.lanes for fault in lane)
         return frozenset(fault.node for fault in faults if fault.kind is FaultKind.LATE_START)
 
     def to_json(self) -> dict[str, object]:
-        """As the report shows it."""
+        """The manifest in the report."""
         return asdict(self)
 
 
 def compute_max_faulty(validator_count: int) -> int:
-    """f, with arithmetic of our own."""
+    """f, computed apart from the product's code."""
     return (validator_count - 1) // 3
 
 
 def compute_quorum(validator_count: int) -> int:
-    """q, with arithmetic of our own."""
+    """The quorum, computed apart from the product's code."""
     return -(-2 * validator_count // 3)
 
 
 def draw_manifest(seed: int, seconds: float) -> Manifest:
-    """The run of a seed: 4 to 7 validators, a full node, and what happens to them."""
+    """The plan of a seed: 4 to 7 validators, a full node, and their faults."""
     manifest = _draw_faults(seed, seconds)
-    # A source of its own: what goes wrong does not depend on whether the set changes.
+    # A random source of its own: the faults do not depend on whether the set changes.
     source = random.Random(f"{seed}/changes")
     if seconds < CHANGE_RUN_SECONDS or source.random() >= CHANGING_SHARE:
         return manifest
@@ -203,7 +206,7 @@ def _draw_faults(seed: int, seconds: float) -> Manifest:
 
 
 def _deal(source: random.Random, kinds: tuple[FaultKind, ...]) -> Iterator[FaultKind]:
-    """Every kind once, in any order, again and again: a long run has them all."""
+    """The kinds in random order, repeatedly: each once before any comes again."""
     while True:
         yield from source.sample(kinds, len(kinds))
 
@@ -237,7 +240,7 @@ def _fill(
     spent: float,
     deck: Iterator[FaultKind],
 ) -> list[Fault]:
-    """Faults until the time is over."""
+    """Faults until the time of the run is over."""
     faults: list[Fault] = []
     while True:
         kind = next(deck)
@@ -253,7 +256,7 @@ def _fill(
 
 
 def _draw_changes(source: random.Random, manifest: Manifest) -> tuple[SetChange, ...]:
-    """The spare joins; then somebody goes, unless evidence against a copied key sees to that."""
+    """The spare joins; then a member goes, unless evidence against a copied key removes one."""
     count, seconds = manifest.validator_count, manifest.seconds
     spare = count + 1
     faults = [fault for lane in manifest.lanes for fault in lane]
@@ -283,7 +286,7 @@ def _share_faults(source: random.Random, manifest: Manifest) -> Manifest:
         else fault
         for fault in manifest.lanes[0]
     ]
-    # What a guard must say that was kept is known of members only.
+    # The content of a guard that was kept is only checked for members.
     movers = {change.node for change in manifest.changes}
     return replace(
         manifest,

@@ -1,8 +1,8 @@
-"""A network namespace for each node: its own interface and address, and packets that get lost.
+"""A network namespace for each node: its own interface and address, and real packet loss.
 
-A node's cable is pulled by taking its interface down, RPC included; a silent one gets no packet
-through to other nodes, nor they to it, while its clients still reach it. No end of a connection
-learns of either from the kernel, which the proxy cannot do. Needs root and iproute2.
+CUT takes a node's interface down, RPC included. SILENT drops all packets between it and other
+nodes, while its clients still reach it. The kernel tells neither end of a connection, which a proxy
+cannot imitate. Needs root and iproute2.
 """
 
 import os
@@ -17,15 +17,15 @@ import trio
 from tests.chaos.links import LinkState
 
 PREFIX_BITS: Final = 24
-"""Of the subnet that all nodes share."""
+"""The prefix of the subnet that all nodes share."""
 
 
 class NotAllowedError(Exception):
-    """This machine or user may not make network namespaces."""
+    """This user may not make network namespaces on this machine."""
 
 
 class NamespaceLinks:
-    """A bridge with us and every node on it.
+    """A bridge that connects this process and every node.
 
     Args:
         node_count: How many nodes.
@@ -42,11 +42,11 @@ class NamespaceLinks:
         self._bridge = f"pot{base_port}"
         self._spaces = [f"pot{base_port}-{index}" for index in range(len(peer_ports))]
         self._ends = [f"pv{base_port}-{index}" for index in range(len(peer_ports))]
-        """Our ends of the cables."""
+        """This side's ends of the virtual cables."""
         self._changing = trio.Lock()
         self._silent: set[int] = set()
         self._lost: set[tuple[int, int]] = set()
-        """Who sends to whom in vain."""
+        """Pairs of sender and receiver between which packets are dropped."""
 
     def host(self, index: int) -> str:
         """The address of a node."""
@@ -58,21 +58,21 @@ class NamespaceLinks:
         return self.host(target), self._peer_ports[target]
 
     def inside(self, index: int) -> tuple[str, ...]:
-        """What comes before a program and its arguments to run it in a node's namespace."""
+        """The words before a command that run it in a node's namespace."""
         return _enter(self._spaces[index])
 
     def program(self, index: int, arguments: Iterable[str]) -> tuple[str, ...]:
-        """The module and arguments that start a node inside of its namespace."""
+        """The module and arguments that start a node inside its namespace."""
         return ("tests.chaos.namespaces", self._spaces[index], *arguments)
 
     async def create(self, nursery: trio.Nursery) -> None:
         """Make bridge, namespaces and cables.
 
         Raises:
-            NotAllowedError: That is not allowed here.
+            NotAllowedError: This user may not make network namespaces.
         """
         del nursery
-        await self.close()  # what a run that was killed left behind
+        await self.close()  # leftovers of a run that was killed
         lines = [
             f"link add {self._bridge} type bridge",
             f"address add {self._subnet}.254/{PREFIX_BITS} dev {self._bridge}",
@@ -98,17 +98,17 @@ class NamespaceLinks:
             raise NotAllowedError(str(error)) from error
 
     async def set_state(self, index: int, state: LinkState) -> None:
-        """Change what happens to everything that a node sends and is sent."""
+        """Change the state of a node's connections."""
         async with self._changing:
             await self._set_state(index, state)
 
     def count_passed_bytes(self) -> int:
-        """What all nodes have sent, to us too."""
+        """The bytes that all nodes have sent, also to this process."""
         counters = [Path(f"/sys/class/net/{end}/statistics/rx_bytes") for end in self._ends]
         return sum(int(counter.read_text()) for counter in counters)
 
     async def close(self) -> None:
-        """Remove it all; nothing happens if it is not there."""
+        """Remove everything; missing parts are no error."""
         for space in self._spaces:
             await _run_ip([f"netns delete {space}"], is_checked=False)
         for end in (*self._ends, self._bridge):
@@ -160,7 +160,7 @@ async def _run_ip(lines: list[str], space: str | None = None, *, is_checked: boo
 
 
 def main() -> None:
-    """Become `python -m` with the other arguments, in the namespace that the first one names."""
+    """Run `python -m` with the remaining arguments in the namespace named by the first."""
     space, *arguments = sys.argv[1:]
     program = [*_enter(space), sys.executable, "-m", *arguments]
     os.execvp(program[0], program)

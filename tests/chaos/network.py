@@ -31,16 +31,16 @@ from tests.chaos.namespaces import NamespaceLinks, NotAllowedError
 from tests.chaos.proxy import ProxyLinks
 
 PASSWORD: Final = "chaos"
-"""Of every key."""
+"""The password of every key."""
 
 PEER_PORT_OFFSET: Final = 30
-"""From a node's RPC port to its peer port, and twice that to its metrics port."""
+"""The distance from a node's RPC port to its peer port; twice that to its metrics port."""
 
 STOP_SECONDS: Final = 30.0
-"""After SIGTERM, on a busy machine; what still runs then is killed, and the report says so."""
+"""How long a process may take to end after SIGTERM; then it is killed, and the report says so."""
 
 KEYS: Final = "keys"
-"""The directory of a node's keys, in its own."""
+"""The name of the keys' directory in a node's directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,37 +54,37 @@ class Place:
 
     @property
     def rpc_url(self) -> str:
-        """Where it answers JSON-RPC."""
+        """The URL of its JSON-RPC."""
         return f"http://{self.host}:{self.base_port + self.index}"
 
     @property
     def peer_port(self) -> int:
-        """Where it listens for the others."""
+        """The port on which it listens for peers."""
         return self.base_port + PEER_PORT_OFFSET + self.index
 
     @property
     def metrics_port(self) -> int:
-        """Of its metrics."""
+        """The port of its metrics."""
         return self.base_port + 2 * PEER_PORT_OFFSET + self.index
 
     @property
     def metrics_url(self) -> str:
-        """Where it tells its metrics."""
+        """The URL of its metrics."""
         return f"http://{self.host}:{self.metrics_port}/metrics"
 
     @property
     def config_file(self) -> Path:
-        """For `pot node run --config`."""
+        """The file for `pot node run --config`."""
         return self.path / CONFIG_NAME
 
     @property
     def operator_file(self) -> Path:
-        """For `pot validator --key`."""
+        """The file for `pot validator --key`."""
         return self.path / KEYS / "operator.json"
 
 
 class LinkChoice(StrEnum):
-    """What to put between the nodes."""
+    """The kind of network between the nodes."""
 
     AUTO = "auto"
     """Namespaces where the machine allows them, else proxies."""
@@ -95,7 +95,7 @@ class LinkChoice(StrEnum):
 async def open_links(
     choice: LinkChoice, base_port: int, node_count: int, nursery: trio.Nursery
 ) -> Links:
-    """What lies between the nodes, set up; it is the caller's to close.
+    """The network between the nodes, set up; the caller closes it.
 
     Raises:
         NotAllowedError: Namespaces were chosen, and cannot be made.
@@ -129,11 +129,11 @@ class Network:
     """Validators, a full node after them, perhaps a spare validator, and room for one clone.
 
     Args:
-        directory: Takes everything.
+        directory: The place of all files.
         base_port: The first of 90.
         links: Between the nodes, the clone too.
         manifest: Says how many there are.
-        rich: Accounts with coins.
+        rich: The accounts that have coins in genesis.
         processes: Starts and stops the nodes.
     """
 
@@ -152,30 +152,30 @@ class Network:
             for index in range(self.clone + 1)
         )
         self.validators: dict[int, Address] = {}
-        """The consensus accounts of those that sign, now or later, by index of the node."""
+        """The consensus accounts of the nodes that sign, now or later, by index."""
         self.genesis_hash = ZERO_HASH
-        """Known when the network was created."""
+        """Set by `create`."""
         self.children: dict[int, Child] = {}
-        """The process of each node that was started, the last one."""
+        """The latest process of each node that was started."""
         self._manifest = manifest
         self._directory = directory
         self._rich = rich
         self._processes = processes
         self.links = links
-        """Who cuts and silences nodes."""
+        """The network between the nodes, which cuts and silences them."""
 
     @property
     def genesis_file(self) -> Path:
-        """What all share."""
+        """The genesis file of all nodes."""
         return self._directory / "genesis.json"
 
     @property
     def password_file(self) -> Path:
-        """Of every key."""
+        """The file with the password of every key."""
         return self._directory / "password"
 
     def create(self) -> None:
-        """Make the directories; nothing runs yet."""
+        """Make the directories; no node runs yet."""
         self.password_file.write_text(PASSWORD + "\n")
         peer_ids = []
         for place in self.places:
@@ -213,7 +213,7 @@ class Network:
         self.genesis_file.write_bytes(encode_genesis(genesis))
         for place in self.places:
             self.genesis_hash = create_database(place.path, self.genesis_file)
-        # Its key is nobody's: it follows.
+        # Its key is no validator's, so it only follows.
         self._write_config(self.places[self._manifest.full_node], peer_ids)
 
     def _build_settings(
@@ -222,7 +222,7 @@ class Network:
         others = [other for other in self.places if other is not place]
         return {
             "network.listen": (f"/ip4/{place.host}/tcp/{place.peer_port}",),
-            # The links only: what peers tell of private addresses is not believed.
+            # Only through the links: private addresses that peers announce are not used.
             "network.bootstrap": tuple(
                 "/ip4/{}/tcp/{}/p2p/{}".format(
                     *self.links.dial(place.index, other.index), peer_ids[other.index]
@@ -256,17 +256,17 @@ class Network:
         return child is not None and child.is_running
 
     def send(self, index: int, number: signal.Signals) -> None:
-        """Send a signal to the node's process alone; the one that serves its RPC must notice."""
+        """Send a signal to the node's process alone; its RPC process must notice by itself."""
         if self.is_running(index):
             self.children[index].process.send_signal(number)
 
     def send_all(self, index: int, number: signal.Signals) -> None:
-        """Send a signal to the node and whatever it started."""
+        """Send a signal to the node and all processes that it started."""
         if self.is_running(index):
             os.killpg(self.children[index].process.pid, number)
 
     async def wait_for_end(self, index: int) -> bool:
-        """Return when the process has ended: True, or False if it had to be killed."""
+        """Wait for the process to end; False if it had to be killed."""
         with trio.move_on_after(STOP_SECONDS):
             await trio.to_thread.run_sync(self.children[index].process.wait, abandon_on_cancel=True)
             return True
@@ -275,7 +275,7 @@ class Network:
         return False
 
     def set_disk_full(self, index: int) -> None:
-        """From now on no write to a file of the node succeeds."""
+        """Make every write to a file of the node fail from now on."""
         process = self.children[index].process
         _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, hard))
@@ -283,7 +283,7 @@ class Network:
     # Directories.
 
     def wipe(self, index: int, *, keep_guard: bool) -> None:
-        """Lose all but keys, configuration and genesis, and, perhaps, the signer guard."""
+        """Delete all but keys, configuration and genesis; keep the signer guard if told so."""
         place = self.places[index]
         kept = {KEYS, CONFIG_NAME, "host.key", self.genesis_file.name}
         for path in list(place.path.iterdir()):
@@ -296,19 +296,19 @@ class Network:
         create_database(place.path, self.genesis_file)
 
     def copy_key(self, index: int) -> None:
-        """Give the keys of a node to the clone, as files of its own: locks do not see it."""
+        """Copy the keys of a node to the clone, so that no lock on a file finds out."""
         source, target = (self.places[each].path / KEYS for each in (index, self.clone))
         for name in ("consensus.json", "operator.json"):
             shutil.copyfile(source / name, target / name)
 
     def read_log(self, index: int, offset: int = 0) -> str:
-        """What a node has logged from `offset` on, in bytes."""
+        """A node's log from the byte `offset` on."""
         with self._log(index).open("rb") as file:
             file.seek(offset)
             return file.read().decode(errors="replace")
 
     def log_length(self, index: int) -> int:
-        """Bytes that a node has logged."""
+        """The length of a node's log in bytes."""
         return self._log(index).stat().st_size if self._log(index).exists() else 0
 
     def _log(self, index: int) -> Path:

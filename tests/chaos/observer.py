@@ -1,4 +1,4 @@
-"""What is seen from outside: every node's blocks, who signed them, and how long nothing moved.
+"""Observations from outside: every node's blocks, their signers, and the longest stall.
 
 Validators are named by the index of their node.
 """
@@ -10,10 +10,10 @@ from typing import Final, TypeAlias
 from tests.chaos.manifest import compute_quorum
 
 STRANGER: Final = -1
-"""Signed or proposed, and is no node of ours."""
+"""Stands for an author that is no node of the run."""
 
 Sets: TypeAlias = tuple[tuple[int, frozenset[int]], ...]
-"""The validator sets, each with the first block that it decides; genesis's from block 1 on."""
+"""The validator sets, each with the first block that it decides; the genesis set has block 1."""
 
 
 @dataclass(slots=True)
@@ -21,32 +21,32 @@ class Observations:
     """Block hashes by number and node, and the highest head over time."""
 
     started: float
-    """Seconds of the clock that every time here is of."""
+    """The start of the run, on the monotonic clock of all times here."""
     hashes: dict[int, dict[str, set[int]]] = field(default_factory=dict)
-    """By block number: each hash that was seen, with the nodes that gave it."""
+    """For each block number: every hash that was seen, with the nodes that gave it."""
     signers: dict[int, dict[int, frozenset[int]]] = field(default_factory=dict)
-    """By block number and node: the authors of the signatures in its certificate."""
+    """For each block number and node: the authors of the signatures in the node's certificate."""
     proposers: dict[int, int] = field(default_factory=dict)
-    """By block number: who built it."""
+    """The builder of each block number."""
     highest: int = 0
     """The highest head of any node."""
     grown_at: float = 0.0
     longest_stall_seconds: float = 0.0
-    """Without a new block on any node."""
+    """The longest time without a new block on any node."""
 
     def __post_init__(self) -> None:
         self.grown_at = self.started
 
     def see_hash(self, node: int, number: int, block_hash: str) -> None:
-        """A node says that this is its final block of that number."""
+        """Note the final block that a node gave for a number."""
         self.hashes.setdefault(number, {}).setdefault(block_hash, set()).add(node)
 
     def see_certificate(self, node: int, number: int, signers: frozenset[int]) -> None:
-        """A node's certificate of a block has the signatures of these."""
+        """Note the signers in a node's certificate of a block."""
         self.signers.setdefault(number, {})[node] = signers
 
     def find_signed(self, validator: int) -> list[int]:
-        """The blocks of which some node's certificate has its signature."""
+        """The blocks that a validator signed, by any node's certificate."""
         return sorted(
             number
             for number, given in self.signers.items()
@@ -54,24 +54,24 @@ class Observations:
         )
 
     def find_proposed(self, validator: int) -> list[int]:
-        """The blocks that it built."""
+        """The blocks that a validator built."""
         return sorted(number for number, each in self.proposers.items() if each == validator)
 
     def see_head(self, number: int, now: float) -> None:
-        """Some node's head has that number."""
+        """Note the number of a node's head."""
         self.longest_stall_seconds = max(self.longest_stall_seconds, now - self.grown_at)
         if number > self.highest:
             self.highest, self.grown_at = number, now
 
     def find_last(self, node: int) -> int:
-        """The highest number of which the node gave a block; 0 if none."""
+        """The highest block number that a node gave; 0 if none."""
         return max(
             (n for n, seen in self.hashes.items() if any(node in nodes for nodes in seen.values())),
             default=0,
         )
 
     def list_forks(self) -> list[str]:
-        """Every number of which nodes gave different final blocks."""
+        """Every number for which nodes gave different final blocks."""
         return [
             f"block {number}: "
             + "; ".join(f"{name} at nodes {sorted(nodes)}" for name, nodes in sorted(seen.items()))
@@ -91,7 +91,7 @@ class Silence:
 
 
 def list_broken_silences(silences: Sequence[Silence], seen: Observations) -> list[str]:
-    """Who signed where it must not."""
+    """The silences that a signature in a certificate breaks."""
     return [
         f"validator {silence.validator} signed block {number}: {silence.why}"
         for silence in silences
@@ -102,7 +102,7 @@ def list_broken_silences(silences: Sequence[Silence], seen: Observations) -> lis
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """A change of the set, as its event tells."""
+    """A change of the set, from its event."""
 
     activation_block: int
     validator: int
@@ -121,12 +121,12 @@ def compute_sets(genesis: frozenset[int], scheduled: Sequence[Scheduled], last: 
 
 
 def find_members(sets: Sets, number: int) -> frozenset[int]:
-    """Who decides a block."""
+    """The set that decides a block."""
     return next(members for first, members in reversed(sets) if first <= number)
 
 
 def find_activation(sets: Sets, validator: int, *, is_join: bool) -> int | None:
-    """From which block on a validator is in all sets, or in none; None: the last is not so."""
+    """The block from which on a validator is in all sets, or in none; None if neither holds yet."""
     found = None
     for first, members in sets:
         if (validator in members) is not is_join:
@@ -137,7 +137,7 @@ def find_activation(sets: Sets, validator: int, *, is_join: bool) -> int | None:
 
 
 def list_disagreements(claims: Mapping[str, Sets]) -> list[str]:
-    """What is claimed of the sets, if it is not the same everywhere."""
+    """The nodes' claims about the sets, if they differ."""
     by_claim: dict[Sets, list[str]] = {}
     for name, sets in claims.items():
         by_claim.setdefault(sets, []).append(name)
@@ -150,7 +150,7 @@ def list_disagreements(claims: Mapping[str, Sets]) -> list[str]:
 
 
 def list_wrong_deciders(seen: Observations, sets: Sets, last: int) -> list[str]:
-    """Blocks up to `last` that no member of the set in force built, or no quorum certified."""
+    """The blocks up to `last` that an outsider built or that less than a quorum certified."""
     wrong = []
     for number, given in sorted(seen.signers.items()):
         if number > last:
@@ -175,12 +175,12 @@ def list_wrong_deciders(seen: Observations, sets: Sets, last: int) -> list[str]:
 def compare_set(
     added: Sequence[int], maybe_added: Sequence[int], held: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """Elements that are lost, and those that nobody added or that are there more than once.
+    """The elements that are lost, and those that no client added or that occur more than once.
 
     Args:
-        added: Acknowledged.
-        maybe_added: Never acknowledged, and never refused.
-        held: What a node holds at the end.
+        added: Elements with a receipt.
+        maybe_added: Elements without an answer.
+        held: The elements that a node holds at the end.
     """
     lost = sorted(set(added) - set(held))
     strange = sorted(set(held) - set(added) - set(maybe_added))

@@ -1,7 +1,7 @@
-"""What operators do to the validator set, with `pot validator`, whatever happens to the nodes.
+"""The operators' commands on the validator set, with `pot validator`, under faults of the nodes.
 
-A command is given to one node after another until a node's state shows that it was carried out: an
-answer that got lost is no reason to ask twice.
+A command goes to one node after another until a node's state shows its effect, because a lost
+answer does not mean that the command was lost.
 """
 
 import json
@@ -21,17 +21,17 @@ from tests.chaos.manifest import ChangeKind, SetChange
 from tests.chaos.network import Network
 
 COMMAND_SECONDS: Final = 30.0
-"""Whoever has not answered by then may be paused; the next node is asked."""
+"""The time limit of a command; the node may be paused, so the next one is asked."""
 
 TURN_SECONDS: Final = 0.5
-"""Before the next node is asked."""
+"""The pause before the next node is asked."""
 
 
 class Operators:
-    """The operators of all validators, the spare's too.
+    """The operators of all validators and of the spare.
 
     Args:
-        network: Where they are.
+        network: The nodes.
         node_count: How many nodes take commands.
     """
 
@@ -39,19 +39,19 @@ class Operators:
         self._network = network
         self._node_count = node_count
         self._node = 0
-        """Who is asked."""
+        """The node that is asked."""
         self._floor = 0
-        """The highest head of which the state was shown, or that we were told of."""
+        """The highest known head; a node below it shows too old a state."""
 
     async def carry_out(self, change: SetChange, seen_block: int) -> None:
-        """Ask for a change, and vote for it; who knows of no `seen_block` shows too little."""
+        """Ask for a change and vote for it; ignore nodes whose head is below `seen_block`."""
         self._floor = max(self._floor, seen_block)
         address = self._network.validators[change.node]
         if change.kind is ChangeKind.LEAVE:
             await self._insist(partial(is_going, validator=address), change.node, "leave")
             return
         is_join = change.kind is ChangeKind.JOIN
-        # Who proposes a removal votes for it.
+        # The proposer of a removal votes for it by proposing.
         proposer = change.node if is_join else change.voters[0]
         voters = change.voters if is_join else change.voters[1:]
         action = ("propose", "join" if is_join else "remove", to_hex(address))
@@ -67,7 +67,7 @@ class Operators:
     async def _insist(
         self, is_done: Callable[[JsonObject], bool], operator: int, *command: str
     ) -> JsonObject:
-        """Give a command until a state shows that it was carried out; that state."""
+        """Repeat a command until a node's state shows its effect; return that state."""
         key = self._network.places[operator].operator_file
         options = ("--key", str(key), "--password-file", str(self._network.password_file))
         while True:
@@ -77,12 +77,12 @@ class Operators:
                 if is_done(status):
                     return status
                 if await self._call(*command, *options) is not None:
-                    continue  # the same node shows it
+                    continue  # the same node shows its effect
             self._node = (self._node + 1) % self._node_count
             await trio.sleep(TURN_SECONDS)
 
     async def _call(self, *arguments: str) -> JsonObject | None:
-        """What `pot validator` answers; None if it fails."""
+        """The answer of `pot validator`; None if it fails."""
         rpc = ("--rpc", self._network.places[self._node].rpc_url, "--json")
         program = [sys.executable, "-m", "node.cli", "validator", *arguments, *rpc]
         with trio.move_on_after(COMMAND_SECONDS):
@@ -108,12 +108,12 @@ def is_proposed(status: JsonObject, validator: Address) -> bool:
 
 
 def has_votes(status: JsonObject, validator: Address, votes: int) -> bool:
-    """Whether so many have voted on the validator; a proposal that was carried out is closed."""
+    """Whether a proposal about the validator has this many votes, or is closed."""
     proposal = find_proposal(status, validator)
     return proposal is None or get_integer(proposal, "votes") >= votes
 
 
 def is_going(status: JsonObject, validator: Address) -> bool:
-    """Whether the validator is a member no longer, or not for long."""
+    """Whether the validator has left the set or is leaving it."""
     members = {row["validator"]: row["status"] for row in get_objects(status, "validators")}
     return members.get(to_hex(validator)) != "active"

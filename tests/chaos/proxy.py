@@ -1,4 +1,4 @@
-"""A TCP proxy for each pair of nodes: how the network between them is cut, without privileges."""
+"""A TCP proxy between each pair of nodes, which cuts their connections without privileges."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -9,20 +9,20 @@ import trio
 from tests.chaos.links import LinkState
 
 CHUNK_BYTES: Final = 65_536
-"""Read at once."""
+"""The most bytes of one read."""
 
 HOST: Final = "127.0.0.1"
 """All nodes are on this machine."""
 
 
 class Link:
-    """What one node dials to reach another."""
+    """The proxy that one node dials to reach another."""
 
     def __init__(self, target_port: int) -> None:
         self.port = 0
-        """Where it listens; known once it is served."""
+        """The port that it listens on; set by `serve`."""
         self.byte_count = 0
-        """Passed on in either direction."""
+        """The bytes passed on in both directions."""
         self._target_port = target_port
         self._state = LinkState.OPEN
         self._opened = trio.Event()
@@ -31,11 +31,11 @@ class Link:
 
     @property
     def connection_count(self) -> int:
-        """Open now."""
+        """The number of open connections."""
         return len(self._scopes)
 
     def set_state(self, state: LinkState) -> None:
-        """Change what happens from now on."""
+        """Change the state of the link."""
         self._state = state
         if state is LinkState.SILENT:
             self._opened = trio.Event()
@@ -59,7 +59,7 @@ class Link:
                 if self._state is not LinkState.CUT:
                     await self._join(near)
             except (OSError, trio.BrokenResourceError):
-                pass  # either side went: the other one learns of it by the end of its stream
+                pass  # one side is gone: the other sees the end of its stream
             finally:
                 self._scopes.discard(scope)
                 await trio.aclose_forcefully(near)
@@ -88,7 +88,7 @@ class Link:
 
 
 class ProxyLinks:
-    """A `Link` for each of the nodes to each other; all nodes are on loopback.
+    """A `Link` from each node to each other one; all nodes are on loopback.
 
     Args:
         peer_ports: Where each node listens for its links.
@@ -119,7 +119,7 @@ class ProxyLinks:
         return tuple(arguments)
 
     async def create(self, nursery: trio.Nursery) -> None:
-        """Serve the links from now on."""
+        """Begin to serve the links."""
         for link in self._links.values():
             await nursery.start(link.serve)
 
@@ -131,8 +131,8 @@ class ProxyLinks:
         await trio.lowlevel.checkpoint()
 
     def count_passed_bytes(self) -> int:
-        """What all links have passed on."""
+        """The bytes that all links have passed on."""
         return sum(link.byte_count for link in self._links.values())
 
     async def close(self) -> None:
-        """Nothing is left behind: the links end with their nursery."""
+        """Do nothing: the links end with their nursery."""

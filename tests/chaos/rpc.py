@@ -1,4 +1,4 @@
-"""JSON-RPC with little patience: a client under faults asks the next node rather than wait."""
+"""JSON-RPC with a short time limit: under faults a client asks the next node instead of waiting."""
 
 from typing import Final
 
@@ -8,14 +8,14 @@ import trio
 from chain.json_types import Json
 
 TIMEOUT_SECONDS: Final = 5.0
-"""For an answer; a paused node gives none."""
+"""The time limit of an answer; a paused node gives none."""
 
 ATTEMPTS: Final = 6
-"""Of one who insists: half a minute to a minute."""
+"""The attempts of `insist`, which take half a minute to a minute."""
 
 
 class NoAnswer(Exception):
-    """The node is not there, too slow, or refused; what was asked may have happened."""
+    """The node is down, too slow, or refused; the request may have taken effect."""
 
 
 class Refused(NoAnswer):
@@ -23,21 +23,21 @@ class Refused(NoAnswer):
 
 
 class Rpc:
-    """One node."""
+    """The JSON-RPC of one node."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._http = httpx.AsyncClient(timeout=TIMEOUT_SECONDS)
 
     async def close(self) -> None:
-        """Let the connections go."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def call(self, method: str, *params: Json) -> Json:
         """The result of a method.
 
         Raises:
-            NoAnswer: There is none.
+            NoAnswer: The node did not answer.
         """
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
         try:
@@ -50,10 +50,10 @@ class Rpc:
         return body["result"]
 
     async def insist(self, method: str, *params: Json) -> Json:
-        """The result of a method, asked for again if there is no answer: for when all is well.
+        """The result of a method, requested again if there is no answer; for use without faults.
 
         Raises:
-            NoAnswer: There is none, or the node refuses.
+            NoAnswer: The node did not answer, or it refused.
         """
         for _ in range(ATTEMPTS - 1):
             try:

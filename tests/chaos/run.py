@@ -1,4 +1,4 @@
-"""One run: a network, its clients, what goes wrong, and whether anything came of it."""
+"""One chaos run: a network, its clients, the faults, and the checks of the outcome."""
 
 import itertools
 import random
@@ -56,31 +56,31 @@ from tests.chaos.operators import Operators
 from tests.chaos.rpc import NoAnswer, Rpc
 
 REGISTER_CLIENTS: Final = 3
-"""Clients of the register."""
+"""The number of clients of the register."""
 
 SET_CLIENTS: Final = 2
-"""Clients of the set."""
+"""The number of clients of the set."""
 
 OBSERVE_SECONDS: Final = 0.5
-"""Between looks at the heads."""
+"""The pause between two readings of the heads."""
 
 PROMPT_SECONDS: Final = 2.0
-"""A node that is well says its head within this; one that is paused does not."""
+"""A healthy node tells its head within this time; a paused one does not."""
 
 PATIENCE_SECONDS: Final = 240.0
-"""For what must happen in the end: a machine that runs other things as well gets there."""
+"""The time limit of what must happen in the end, long enough for a busy machine."""
 
 CHANGE_SECONDS: Final = 600.0
-"""For a change of the set: a dozen commands, each of which may meet a node that is paused."""
+"""The time limit of a set change: a dozen commands, each of which may meet a paused node."""
 
 Say = Callable[[str], None]
 
 Ask = Callable[..., Awaitable[Json]]
-"""A node's `Rpc.call`, or its `Rpc.insist`."""
+"""`Rpc.call` or `Rpc.insist` of a node."""
 
 
 class Violation(Exception):
-    """What must not happen did."""
+    """A rule of the run was violated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class CarriedOut:
     activation_block: int
 
     def to_json(self, seen: Observations) -> dict[str, object]:
-        """As the report shows it, with the first blocks of who came and the last of who went."""
+        """The change in the report, with a joiner's first blocks or a leaver's last ones."""
         node = self.change.node
         signed, built = seen.find_signed(node), seen.find_proposed(node)
         word, place = ("first", 0) if self.change.kind is ChangeKind.JOIN else ("last", -1)
@@ -110,14 +110,14 @@ class CarriedOut:
 
 
 class Run:
-    """Carries a manifest out.
+    """Carries out a manifest.
 
     Args:
-        manifest: What to do.
-        directory: Of the network's files.
+        manifest: The plan.
+        directory: The place of the network's files.
         base_port: The first of 90.
-        say: Takes a line for each thing that happens.
-        links: What to put between the nodes.
+        say: Is called with a line for each event.
+        links: The kind of network between the nodes.
     """
 
     _network: Network
@@ -148,7 +148,7 @@ class Run:
         self._violations: list[str] = []
 
     async def execute(self) -> dict[str, object]:
-        """Do it all; the report."""
+        """Run everything; return the report."""
         async with trio.open_nursery() as nursery:
             count = self._manifest.node_count + 1  # the clone
             links = await open_links(self._links, self._base_port, count, nursery)
@@ -238,14 +238,14 @@ class Run:
                 return
 
     async def _head(self, index: int) -> int:
-        """A node's head; 0 if it does not tell."""
+        """A node's head; 0 if it does not answer."""
         try:
             return await self._nodes[index].head()
         except NoAnswer:
             return 0
 
     async def _ask_highest(self, but: int) -> int:
-        """The highest head of the nodes but one, now: what was observed is a few blocks old."""
+        """The highest current head of the other nodes; the observed one may be a few blocks old."""
         heads = [self._seen.highest]
 
         async def ask(index: int) -> None:
@@ -296,7 +296,7 @@ class Run:
             self._changes.append(CarriedOut(change, asked, in_force, activation))
 
     async def _carry_out(self, operators: Operators, change: SetChange) -> tuple[int, float]:
-        """The block from which on it is in force, and when that was seen."""
+        """Carry out a change; return the block from which on it is in force, and the time."""
         is_join = change.kind is ChangeKind.JOIN
         with trio.move_on_after(CHANGE_SECONDS):
             await operators.carry_out(change, self._seen.highest)
@@ -313,9 +313,10 @@ class Run:
         raise Violation(f"not done after {CHANGE_SECONDS:.0f} s")
 
     async def _wait_for_signature(self, validator: int, number: int) -> None:
-        """Return when a certificate has the validator's signature, from a block on.
+        """Wait until a certificate, from a block on, has the validator's signature.
 
-        Not the head's, which may be the validator's own: a block's child holds what others heard.
+        The head's certificate does not count, since the validator may have made it itself; the one
+        in a block's child was agreed on.
         """
         for node in itertools.cycle(self._nodes[: self._manifest.node_count]):
             with suppress(NoAnswer):
@@ -326,7 +327,7 @@ class Run:
             await trio.sleep(OBSERVE_SECONDS)
 
     def _find_node(self, validator: Address | None) -> int:
-        """Whose consensus account it is."""
+        """The index of the node with that consensus account."""
         return next(
             (node for node, each in self._network.validators.items() if each == validator), STRANGER
         )
@@ -336,7 +337,7 @@ class Run:
         return frozenset(range(self._manifest.validator_count))
 
     async def _read_sets(self, ask: Ask) -> Sets:
-        """The sets that a node says decided."""
+        """The sets that decided blocks, by a node's answer."""
         answer = await ask("pot_getValidatorSets", 0)
         assert isinstance(answer, list)
         sets = []
@@ -350,7 +351,7 @@ class Run:
         return tuple(sets)
 
     async def _read_scheduled(self, ask: Ask) -> list[Scheduled]:
-        """The changes that the contract announced, as a node has its events."""
+        """The changes that the contract announced, from a node's events."""
         query = {"address": to_hex(VALIDATOR_SET), "fromBlock": "0x0", "toBlock": "latest"}
         answer = await ask("eth_getLogs", query)
         assert isinstance(answer, list)
@@ -362,7 +363,7 @@ class Run:
         ]
 
     async def _read_signers(self, ask: Ask, number: int) -> frozenset[int]:
-        """Whose signatures are in a node's certificate of a block."""
+        """The signers in a node's certificate of a block."""
         proof = await ask("pot_getProof", {}, hex(number))
         assert isinstance(proof, dict)
         certificate = decode_certificate(from_hex(proof["certificate"]))
@@ -442,7 +443,7 @@ class Run:
         await self._network.wait_for_end(node)
 
     async def _wipe(self, fault: Fault, *, keep_guard: bool) -> None:
-        """Lose all but the key: nothing may be signed that may have been signed before."""
+        """Delete all but the key; the node may then sign nothing that it may have signed before."""
         network, node = self._network, fault.node
         own_head = await self._head(node)
         await self._kill(node)
@@ -468,10 +469,10 @@ class Run:
         await self._wait_for_head(node, first)
 
     async def _fill_disk(self, fault: Fault) -> None:
-        """No file can be written: nothing is signed until the node is started with room."""
+        """Fill the disk: the node must sign nothing until it is started with room."""
         network, node = self._network, fault.node
         network.set_disk_full(node)
-        # What it was writing, and what the network was deciding, may still be signed.
+        # The record being written and the block being decided may still be signed.
         first = await self._ask_highest(node) + 3
         await trio.sleep(fault.duration_seconds)
         await self._wait_until_signing_stopped(node)
@@ -480,7 +481,7 @@ class Run:
         network.start(node)
 
     async def _wait_until_signing_stopped(self, node: int) -> None:
-        """Return when the node says so, or has ended."""
+        """Wait until the node says that it stopped signing, or has ended."""
         url = self._network.places[node].metrics_url
         async with httpx.AsyncClient() as client:
             with trio.move_on_after(PATIENCE_SECONDS):
@@ -494,7 +495,7 @@ class Run:
         raise Violation("it does not say that it has stopped signing")
 
     async def _clone(self, fault: Fault) -> None:
-        """Its key in a second node, which knows nothing of the first."""
+        """Start a second node with the same key, which knows nothing of the first."""
         network = self._network
         network.copy_key(fault.node)
         self._cloned.add(fault.node)
@@ -508,7 +509,7 @@ class Run:
     # Afterwards.
 
     async def _collect_blocks(self, index: int) -> None:
-        """Look at every block of a node and its certificate, from the first to its head."""
+        """Observe every block of a node and its certificate, from the first to the head."""
         node = self._nodes[index]
         for number in itertools.count():
             try:
@@ -547,7 +548,7 @@ class Run:
             self._violate(f"node {author} signed two different votes, and its key was not copied")
 
     async def _audit_sets(self) -> None:
-        """One history of sets everywhere, and members of the set in force decided every block."""
+        """Check that all nodes have one history of sets, and each set decided its own blocks."""
         claims: dict[str, Sets] = {}
         nodes = range(self._manifest.node_count)
         running = [index for index in nodes if self._network.is_running(index)]
@@ -583,7 +584,7 @@ class Run:
             self._violate(f"node {index} does not answer: {error}")
 
     async def _find_lost(self, index: int) -> list[str]:
-        """Acknowledged transactions that a node does not have, or has elsewhere."""
+        """The acknowledged transactions that a node lacks, or has in another block."""
         node, lost = self._nodes[index], []
         for known in self._recorder.acknowledged:
             receipt = await node.insist("eth_getTransactionReceipt", known.transaction_hash)
@@ -608,7 +609,7 @@ class Run:
         ]
 
     def _find_equivocators(self) -> set[int]:
-        """The nodes whose conflicting votes any other one has logged."""
+        """The nodes whose conflicting votes another node has logged."""
         return {
             self._find_node(Address(bytes.fromhex(author)))
             for index in range(self._manifest.node_count)
@@ -647,12 +648,12 @@ class Run:
 
 
 def check_register(history: list[Operation[object]]) -> list[str]:
-    """What no order of the register's operations explains."""
+    """A description of register operations that no order explains."""
     return _explain(partial(linearizability.find_violation, history, linearizability.REGISTER))
 
 
 def check_set(history: list[Operation[object]]) -> list[str]:
-    """What no order of the set's operations explains."""
+    """A description of set operations that no order explains."""
     return _explain(partial(linearizability.find_violation, history, linearizability.SET))
 
 

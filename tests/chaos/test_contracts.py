@@ -1,4 +1,4 @@
-"""The clients' contracts do what the models say that their histories are held to."""
+"""The clients' contracts behave as the models that the histories are checked against."""
 
 from chain.crypto import get_address
 from chain.execution.call_values import CallRequest

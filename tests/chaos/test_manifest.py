@@ -11,7 +11,7 @@ MANIFESTS = [draw_manifest(seed, 180) for seed in range(200)]
 
 
 def validator_lanes(manifest: Manifest) -> list[set[int]]:
-    """The victims of each lane; the full node is none."""
+    """The validators that each lane hits."""
     return [
         {fault.node for fault in lane if fault.node != manifest.full_node}
         for lane in manifest.lanes
@@ -19,7 +19,7 @@ def validator_lanes(manifest: Manifest) -> list[set[int]]:
 
 
 def list_sets(manifest: Manifest) -> list[set[int]]:
-    """Genesis's set, and the one after each change."""
+    """The genesis set, and the set after each change."""
     sets = [set(range(manifest.validator_count))]
     for change in manifest.changes:
         assert (change.node in sets[-1]) is (change.kind is not ChangeKind.JOIN)

@@ -1,4 +1,4 @@
-"""Packets between namespaces, where this machine lets us make them."""
+"""Packets between namespaces, if this machine allows namespaces."""
 
 import os
 import sys
@@ -11,11 +11,11 @@ import trio
 from tests.chaos.links import LinkState
 from tests.chaos.namespaces import NamespaceLinks, NotAllowedError
 
-# Slow, for one reason: where they are skipped, `make test` must not say that something is missing.
+# Marked slow so that `make test` does not list them as skipped where namespaces are not allowed.
 pytestmark = pytest.mark.slow
 
 BASE_PORT = 22_000 + os.getpid() % 1_000
-"""Names the bridge; no port of ours is taken."""
+"""Names the bridge; this process listens on none."""
 PORT = 8_000
 SERVE = """
 import socketserver, sys
@@ -35,7 +35,7 @@ print(socket.create_connection((sys.argv[1], int(sys.argv[2])), 1).recv(4).decod
 
 @asynccontextmanager
 async def running_links(node_count: int) -> AsyncIterator[NamespaceLinks]:
-    """Namespaces in each of which somebody answers."""
+    """Namespaces with a server in each."""
     links = NamespaceLinks(BASE_PORT, (PORT,) * node_count)
     async with trio.open_nursery() as nursery:
         try:
@@ -54,7 +54,7 @@ async def running_links(node_count: int) -> AsyncIterator[NamespaceLinks]:
 
 
 async def asks(links: NamespaceLinks, source: int | None, target: int) -> bool:
-    """Whether a node, or a client of ours, gets an answer of another."""
+    """Whether a node, or this process if None, gets an answer from another."""
     inside = () if source is None else links.inside(source)
     host, port = links.dial(source or 0, target)
     program = [*inside, sys.executable, "-c", ASK, host, str(port)]
@@ -80,7 +80,7 @@ async def test_silenced_node_hears_no_node_and_a_cut_link_hears_nothing() -> Non
         assert await asks(links, None, 1)
         assert await asks(links, 0, 2)
 
-        # Two at once: what one of them gets back, the other still keeps from it.
+        # Two changes at once: node 1 is open again, but node 0 is silent.
         async with trio.open_nursery() as nursery:
             nursery.start_soon(links.set_state, 0, LinkState.SILENT)
             nursery.start_soon(links.set_state, 1, LinkState.OPEN)

@@ -19,11 +19,11 @@ GENESIS = frozenset(range(4))
 SPARE = 5
 FIVE = GENESIS | {SPARE}
 SETS: Sets = ((1, GENESIS), (10, FIVE), (20, FIVE - {2}))
-"""The spare joins, and validator 2 goes."""
+"""The spare joins, and validator 2 leaves."""
 
 
 def observe(builder: int, *signers: frozenset[int], number: int) -> Observations:
-    """One block, and who is in the certificate of each node."""
+    """Observations of one block with the signers in each node's certificate."""
     seen = Observations(started=0)
     seen.proposers[number] = builder
     for node, each in enumerate(signers):
@@ -95,7 +95,7 @@ def test_a_change_is_in_force_once_all_later_sets_have_it() -> None:
     assert find_activation(SETS, 2, is_join=False) == 20
     assert find_activation(SETS[:2], 2, is_join=False) is None
     assert find_activation(SETS[:1], SPARE, is_join=True) is None
-    # It came, and went again.
+    # It joined and left again.
     sets = (*SETS[:2], (20, GENESIS))
     assert find_activation(sets, SPARE, is_join=True) is None
     assert find_activation(sets, SPARE, is_join=False) == 20
@@ -116,7 +116,7 @@ def test_nodes_with_different_sets_or_blocks_disagree() -> None:
         (9, 0, GENESIS - {3}, []),
         (10, SPARE, FIVE - {3}, []),
         (20, SPARE, FIVE - {2}, []),
-        # The joiner is early, who went is late.
+        # The joiner signs too early, the leaver too late.
         (9, 0, FIVE - {3}, ["block 9 at node 0 is signed by [5], no members"]),
         (
             20,
@@ -128,7 +128,7 @@ def test_nodes_with_different_sets_or_blocks_disagree() -> None:
         ),
         (9, SPARE, GENESIS, ["block 9 was built by 5, no member"]),
         (20, 2, FIVE - {2}, ["block 20 was built by 2, no member"]),
-        # A quorum of four is none of five.
+        # A quorum of four is too small for five.
         (10, 0, GENESIS - {3}, ["block 10 at node 0 is signed by 3 of 5 members only"]),
         (
             9,

@@ -8,7 +8,7 @@ BOB = Address(b"\x0b" * 20)
 
 
 def status(*, alice: str = "active", votes: int | None = None) -> JsonObject:
-    """What `pot validator status` shows: Alice is a member, Bob has so many votes."""
+    """The output of `pot validator status`: Alice is a member, Bob has this many votes."""
     proposals: list[JsonObject] = [{"id": 1, "validator": to_hex(BOB), "votes": votes}]
     return {
         "validators": [{"validator": to_hex(ALICE), "status": alice}],

@@ -13,7 +13,7 @@ PATIENCE_SECONDS = 10
 
 @asynccontextmanager
 async def echo_behind_link() -> AsyncIterator[Link]:
-    """A link to a server that sends back what it gets."""
+    """A link to an echo server."""
 
     async def echo(stream: trio.SocketStream) -> None:
         try:

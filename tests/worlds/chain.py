@@ -1,4 +1,4 @@
-"""A small network: three validators, four rich accounts, and transactions between them."""
+"""A real chain in memory: three validators, four rich accounts, and transactions between them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -24,7 +24,7 @@ CERTIFICATE = CommitCertificate(View(0), ((ValidatorIndex(0), Signature(bytes(65
 
 
 def accept_certificate(_certificate: CommitCertificate, _number: int, _digest: bytes) -> None:
-    """Certificates have their own tests."""
+    """Accept any certificate, because certificates have their own tests."""
 
 
 def genesis_config(

@@ -1,4 +1,4 @@
-"""`pot` in this process, and a node behind a port that answers what a test says."""
+"""`pot` in this process, and a node behind a port that gives the answers of a test."""
 
 import json
 import threading
@@ -14,7 +14,7 @@ Answers = dict[str, Callable[..., object]]
 
 
 class Pot:
-    """Runs commands; what they print is in `output`, what went wrong in `error`."""
+    """Runs commands of `pot`, and returns what they print."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch = monkeypatch
@@ -30,7 +30,7 @@ class Pot:
         return value
 
     def fails(self, *arguments: object) -> str:
-        """The one line that a command ends with."""
+        """The one line of the error that a command ends with."""
         status, _, error = self._run(arguments)
         assert status == 1
         assert error.startswith("error: ")

@@ -1,7 +1,7 @@
 """The system contracts in py-evm, with no blocks: any sender, any number, any time.
 
-Four validators, and accounts that hold POT. What a call says comes back as typed events; a revert
-comes back as the exception that it is.
+There are four validators, and accounts that hold POT. A call returns typed events; a revert raises
+the contract's error.
 """
 
 import hashlib
@@ -154,7 +154,7 @@ class Reverted(Exception):
 
 
 def refusal(call, *arguments, **keywords) -> ContractError | str:
-    """What a call is refused with; it must be."""
+    """The error with which a call is refused; asserts that it is refused."""
     try:
         call(*arguments, **keywords)
     except Reverted as reverted:
@@ -167,7 +167,7 @@ class Answer:
     output: bytes
     events: tuple[Event, ...]
     gas: int
-    """Of execution, without what a transaction costs before it runs."""
+    """The gas of the execution, without the intrinsic gas of a transaction."""
 
 
 class World:
@@ -176,7 +176,7 @@ class World:
         self.at(FIRST_BLOCK, FIRST_TIME)
 
     def save(self, database: AtomicDB) -> tuple[AtomicDB, Hash32]:
-        """What another world can start from."""
+        """A state from which another world can start."""
         self.state.persist()
         return database, Hash32(self.state.state_root)
 
@@ -256,7 +256,7 @@ class World:
     def view(self, to: Address, data: bytes) -> bytes:
         return self.send(STRANGER, to, data, is_static=True).output
 
-    # ---- the task under test, in the words of its actors
+    # ---- calls of the actors, for the task under test
 
     task = TaskId(1)
 
@@ -332,7 +332,7 @@ class World:
     # ---- whole steps of a round
 
     def start_round(self, miners: Sequence[Address] = MINERS[:2]) -> None:
-        """An active task whose first attempt is open, one block later."""
+        """Start a task, open its first attempt, and go on by one block."""
         self.submit()
         self.ready()
         for miner in miners:
@@ -354,14 +354,14 @@ class World:
         return vote
 
     def play_round(self, verdicts: Sequence[int] = (OK, OK), units: int = 4) -> Answer:
-        """From an open attempt to its settlement, one block later."""
+        """Play an open attempt to its settlement, and go on by one block."""
         self.commit_all()
         self.judge(verdicts)
         settled = self.settle(self.agree(result(f"round {self.place()['round']}", units)))
         self.mine(1, 1)
         return settled
 
-    # ---- what is so
+    # ---- reads
 
     @property
     def phase(self) -> Phase:
@@ -379,13 +379,13 @@ class World:
         return decode_account(data)
 
     def place(self) -> dict[str, int]:
-        """Round, attempt and ballot, straight from storage: as `round` says, but faster."""
+        """The round, attempt and ballot, read from storage, which is faster than `round`."""
         word = self.read_mapping("GradientLedger", GRADIENT_LEDGER, "_trainings", self.task)
         mask = 2**32 - 1
         return {"round": word & mask, "attempt": word >> 32 & mask, "ballot": word >> 128 & 0xFF}
 
     def pot_of(self, holder: Address) -> int:
-        """The balance of POT, straight from storage: as `balance` says, but faster."""
+        """The balance of POT, read from storage, which is faster than `balance`."""
         key = int.from_bytes(holder, "big")
         return self.read_mapping("TrainingToken", TRAINING_TOKEN, "_balances", key)
 

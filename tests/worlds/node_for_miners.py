@@ -1,4 +1,4 @@
-"""A node as a miner sees it, without a chain: answers, remembers, and can be told to fail."""
+"""A node as a miner sees it, without a chain: it answers, records, and fails if told to."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -81,7 +81,7 @@ def selector(data: bytes) -> bytes:
 
 
 class CountingTrainer:
-    """Gives another gradient every time, so that a repeated payload was not computed again."""
+    """Gives a new gradient every time, so a repeated payload shows that it was stored."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[bytes, tuple[int, ...]]] = []
@@ -94,7 +94,7 @@ class CountingTrainer:
 
 @dataclass
 class FakeNode:
-    """What the miner of `miner` may find; tests set the fields."""
+    """A node with one task; tests set its fields to whatever the miner shall find."""
 
     miner: Address
     phase: str = "commitment"
@@ -118,7 +118,7 @@ class FakeNode:
     set_changes: tuple[tuple[int, tuple[PrivateKey, ...]], ...] = ()
     """The first block and the validators' keys of each set after that of genesis, ascending."""
     proofs: int = 0
-    """How often it was asked for one."""
+    """The number of proofs that were requested."""
 
     def __post_init__(self) -> None:
         for blob in (THETA, SHARD):
@@ -128,7 +128,7 @@ class FakeNode:
 
     @property
     def open_block(self) -> int:
-        """Where the attempt opened."""
+        """The block in which the attempt opened."""
         return 7 + 100 * self.round_number + 10 * self.attempt
 
     @property
@@ -138,13 +138,13 @@ class FakeNode:
 
     @property
     def seed(self) -> Hash32:
-        """Of the attempt."""
+        """The seed of the attempt."""
         header, _ = make_header(self.open_block, self.storage_at(self.open_block))
         mix_hash = compute_mix_hash(header)
         return compute_seed(mix_hash, AttemptId(TASK, self.round_number, self.attempt))
 
     def storage_at(self, block: int) -> Storage:
-        """What the contracts hold at the end of a block."""
+        """The contracts' storage at the end of a block."""
         is_committed = block > self.open_block and bool(self.commitments)
         members = self.participants if self.units else self.others
         late = () if (self.miner in dict(members) or not self.units) else ((self.miner, 1),)
@@ -170,13 +170,13 @@ class FakeNode:
         }
 
     def keys_at(self, block: int) -> tuple[PrivateKey, ...]:
-        """Of the validators that decide a block."""
+        """The keys of the validators that decide a block."""
         sets = [keys for first, keys in self.set_changes if first <= block]
         return sets[-1] if sets else VALIDATOR_KEYS
 
     @property
     def others(self) -> tuple[tuple[Address, int], ...]:
-        """Registered miners apart from ours."""
+        """The registered miners other than the one under test."""
         return tuple(each for each in self.participants if each[0] != self.miner)
 
     @property
@@ -197,7 +197,7 @@ class FakeNode:
         return [transaction.data for transaction in self.transactions if transaction.to == to]
 
     def opens(self, query: dict[str, str]) -> bool:
-        """Whether what was revealed opens the last commitment."""
+        """Whether a reveal opens the last commitment."""
         header = GradientHeader(
             attempt_id=AttemptId(TASK, int(query["round"]), int(query["attempt"])),
             parameter_count=PARAMETERS,

@@ -1,4 +1,4 @@
-"""Final headers and the storage under them, made to order: what a node proves its answers with."""
+"""Signed headers over any storage, with the proofs by which a node proves its answers."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -48,7 +48,7 @@ def certify(
     chain_id: int = CHAIN_ID,
     keys: tuple[PrivateKey, ...] = VALIDATOR_KEYS,
 ) -> CommitCertificate:
-    """What validators of those indices sign for a header in view 0."""
+    """The certificate of a header in view 0, signed by the validators of those indices."""
     domain = SigningDomain(chain_id, GENESIS.hash, CONSENSUS_VERSION)
     digest = compute_signing_digest(domain, MessageKind.COMMIT, header.number, View(0), header.hash)
     return CommitCertificate(
@@ -98,7 +98,7 @@ def attempt_storage(
     model_root: Hash32,
     is_open: bool = True,
 ) -> dict[int, int]:
-    """The ledger's words of an attempt."""
+    """The ledger's storage of an attempt."""
     place, times, model = ledger_storage.list_attempt_slots(task)
     return {
         place: round_number | attempt << 32 | is_open << 144,
@@ -110,8 +110,10 @@ def attempt_storage(
 def members_storage(
     task: TaskId, members: tuple[tuple[Address, int], ...], committed: Mapping[Address, int]
 ) -> dict[int, int]:
-    """The ledger's words of registered miners, in the order in which they came, and of the block
-    that opened the attempt in which each committed last."""
+    """The ledger's storage of registered miners in the order of their registration.
+
+    `committed` gives the opening block of the attempt in which a miner committed last.
+    """
     miners = [miner for miner, _ in members]
     count, *slots = ledger_storage.list_participant_slots(task, miners)
     elements = {
@@ -125,18 +127,18 @@ def members_storage(
 
 
 def ledger_with(*parts: Mapping[int, int]) -> dict[int, int]:
-    """The words of all of them."""
+    """The ledger's storage with all parts."""
     return {slot: value for part in parts for slot, value in part.items()}
 
 
 def task_storage(task: TaskId, spec_hash: Hash32, status: TaskStatus) -> dict[int, int]:
-    """The registry's words of a task."""
+    """The registry's storage of a task."""
     terms, account = ledger_storage.list_task_slots(task)
     return {terms: int.from_bytes(spec_hash, "big"), account: int(status) << 160}
 
 
 def set_storage(keys: tuple[PrivateKey, ...]) -> dict[int, int]:
-    """The validator set's words while no change is scheduled."""
+    """The storage of the validator set while no change is scheduled."""
     validators = tuple(get_address(key) for key in keys)
     return {SET_HASH_SLOT: int.from_bytes(compute_set_hash(validators), "big")}
 

@@ -1,4 +1,4 @@
-"""Replicas, blocks and messages for tests; a signature is a token, author and digest in clear."""
+"""Replicas, blocks and messages; a signature is a token that holds author and digest in clear."""
 
 from collections.abc import Sequence
 
@@ -86,7 +86,7 @@ def token_recover(validators: Sequence[Address]):
 def config_of(
     own_index: int | None = 1, *, n: int = 4, number: int = 1, has_transaction: bool = False
 ) -> NumberConfig:
-    """Validator i has turn i; our replica is a backup unless told otherwise."""
+    """A block number in which validator i has view i; by default our replica is a backup."""
     return NumberConfig(
         number=BlockNumber(number),
         parent_hash=PARENT,

@@ -1,4 +1,4 @@
-"""The service over ASGI, without a socket, and clients to ask it with."""
+"""The RPC service over ASGI without a socket, with a client and a node that mines at once."""
 
 import asyncio
 import sys
@@ -21,7 +21,7 @@ from tests.worlds.stored_chain import StoredChain
 
 
 class InstantNode:
-    """The node process's answers; a transaction is in a block at once, unless it is `holding`."""
+    """The node process; it puts a transaction into a block at once, unless it is `holding`."""
 
     def __init__(self, chain: StoredChain) -> None:
         self.chain = chain
@@ -76,7 +76,7 @@ class InstantNode:
 
 
 class DirectLink:
-    """The node's answers without the socket between."""
+    """The link to the node process, without its socket."""
 
     def __init__(self, node: InstantNode) -> None:
         self._server = IpcServer(node)
@@ -93,7 +93,7 @@ class DirectLink:
 
 
 class RpcHarness:
-    """A chain, its node, and the service over both."""
+    """A chain, its node process, and the RPC service over both."""
 
     def __init__(self, directory: Path, runner: asyncio.Runner, chain: StoredChain) -> None:
         self.chain = chain
@@ -150,7 +150,7 @@ class RpcHarness:
 
 @contextmanager
 def rpc_harness(directory: Path, chain: StoredChain | None = None) -> Iterator[RpcHarness]:
-    """A chain at `directory / "database"`, by default a new one, served."""
+    """The service over a chain at `directory / "database"`, by default a new one."""
     with asyncio.Runner() as runner:
         harness = RpcHarness(directory, runner, chain or StoredChain(directory / "database"))
         try:

@@ -1,4 +1,4 @@
-"""A chain with training on it, peers that serve it (or lie), and a fresh node that joins."""
+"""A chain with training on it, peers that serve it or lie, and a fresh node that joins."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ Answer = Callable[..., object]
 
 
 class TrustingExecutor:
-    """Believes the certificate of the test chain, and no other."""
+    """Accepts the certificate of the test chain, and no other."""
 
     def __init__(self, certificate: CommitCertificate) -> None:
         self._certificate = certificate
@@ -64,13 +64,13 @@ class TrustingExecutor:
 
 
 class Server:
-    """What one peer answers from a store, as its node would."""
+    """A peer that answers from a store."""
 
     def __init__(self, store: BlockStore, database: Database) -> None:
         self.store = store
         self.source = SnapshotSource(store, database, TrainingIndex(store))
         self.lies: dict[str, Callable[[object], object]] = {}
-        """By the name of a request: what becomes of its answer."""
+        """For each request with a false answer, the function that changes the answer."""
         self.asked: list[str] = []
 
     def answer(self, name: str, value: object) -> object:
@@ -205,7 +205,7 @@ class FreshNode:
         )
 
     def follow(self, chain: StoredChain) -> None:
-        """Execute what the chain has above the head, as every node does."""
+        """Execute the chain's blocks above the head."""
         for number in range(self.store.head_number() + 1, chain.store.head_number() + 1):
             block = chain.store.block(BlockNumber(number))
             certificate = chain.store.certificate(BlockNumber(number))
@@ -229,7 +229,7 @@ class FreshNode:
             )
 
     def collect_state(self) -> dict[bytes, bytes]:
-        """Everything the head's state root leads to."""
+        """All nodes of the head's state."""
         root = self.store.head().state_root
         items = collect_chunk(self.database.get, root, START, END, 2**40)
         return {item.hash: item.data for item in verify_chunk(root, START, END, items).items}
@@ -243,6 +243,6 @@ def build_world(directory: Path) -> tuple[TrainingChain, Server]:
 def small_numbers(
     monkeypatch: pytest.MonkeyPatch, *, chunk_bytes: int = 4_096, lag: int = 0
 ) -> None:
-    """Many chunks, and a pivot that is the head."""
+    """Make chunks small and the pivot the head, so that a short chain has many chunks."""
     monkeypatch.setattr(state, "CHUNK_BYTES", chunk_bytes)
     monkeypatch.setattr(snapshot_sync, "PIVOT_LAG_BLOCKS", lag)

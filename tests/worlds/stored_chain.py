@@ -1,4 +1,4 @@
-"""A small finalized chain on disk, built by the real transition, and a node that extends it."""
+"""A small final chain on disk, built by the real transition, and a counter contract for it."""
 
 import json
 from collections.abc import Sequence
@@ -153,7 +153,7 @@ def set_call(value: int) -> bytes:
 
 
 def sign(signer: LocalAccount, **fields: object) -> bytes:
-    """The raw transaction of these fields, by default of type 2 and free."""
+    """The raw transaction of these fields, by default of type 2 without fees."""
     if isinstance(fields.get("to"), str):
         fields["to"] = bytes.fromhex(str(fields["to"])[2:])  # the signer wants checksums in text
     defaults: dict[str, object] = {"chainId": CHAIN_ID, "gas": 300_000, "value": 0}
@@ -177,7 +177,7 @@ def genesis_file() -> bytes:
 
 
 class StoredChain:
-    """One store, extended a block at a time. The certificates are of nobody: none is checked."""
+    """A store that is extended a block at a time; its certificates are not valid."""
 
     def __init__(self, path: Path, *, genesis: bytes | None = None) -> None:
         file = genesis or genesis_file()
@@ -193,7 +193,7 @@ class StoredChain:
         """Finalize a block of these transactions; its hash.
 
         Raises:
-            InvalidTransaction: one of them does not fit.
+            InvalidTransaction: A transaction does not fit.
         """
         parent = self.store.head()
         built = build_block(

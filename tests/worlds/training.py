@@ -101,7 +101,7 @@ def header_of(miner: int, parameter_count: int) -> GradientHeader:
 
 
 def random_gradient(seed: int, size: int, norm: float = 1.0) -> Float32Array:
-    """Values over many magnitudes, scaled to `norm`, some blocks zero; drawn with SHA-256."""
+    """Values of many magnitudes with some zero blocks, scaled to `norm`, drawn by SHA-256."""
     stream = b"".join(hashlib.sha256(f"{seed}/{i}".encode()).digest() for i in range(size // 4 + 1))
     drawn = np.frombuffer(stream, "<i4").reshape(-1, 2)[:size]
     values = np.ldexp(drawn[:, 0].astype(np.float64), -31 - drawn[:, 1] % 30)
@@ -126,7 +126,7 @@ SUBMITTED = TaskSubmitted(
 
 
 def at(number: int) -> BlockContext:
-    """A block, one second after another."""
+    """The context of a block; blocks are a second apart."""
     return BlockContext(BlockNumber(number), 1_000 + number)
 
 
@@ -155,7 +155,7 @@ def result(validator: int, vote: ResultVote = VOTE, correct: int | None = None) 
 
 
 def history_after(*events: Event, start: int = 2) -> TaskHistory:
-    """The history of an active task after events, each in a block of its own."""
+    """The history of an active task after these events, each in its own block."""
     history = build_history(SUBMITTED, at(1))
     for number, event in enumerate((TaskActivated(TASK), *events), start):
         history = apply_event(

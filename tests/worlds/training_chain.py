@@ -1,4 +1,4 @@
-"""A chain on the real contracts on which one training round is played, block by block."""
+"""A stored chain with the real contracts, on which a test plays a training round."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -60,14 +60,14 @@ GENESIS_SET = ValidatorSet(VALIDATORS, tuple(address_of(each) for each in OPERAT
 
 
 class FixedClock:
-    """Before genesis, so that the head's timestamp is what counts."""
+    """A clock before genesis, so that the head's timestamp decides."""
 
     def now_ms(self) -> int:
         return START * 1000
 
 
 class TrainingChain:
-    """Sends calls, and finalizes them."""
+    """Sends calls and finalizes them, a method for each step of a round."""
 
     def __init__(self, path: Path) -> None:
         seats = tuple(map(Seat, VALIDATORS, GENESIS_SET.operators))
@@ -171,6 +171,6 @@ class TrainingChain:
         self.finalize(self.call(OPERATORS[0], GRADIENT_LEDGER, data))
 
     def cancel(self) -> None:
-        """The task is closed where the next attempt ends."""
+        """Cancel the task, which closes when the next attempt ends."""
         data = encode_cancel_task(TASK)
         self.finalize(self.call(SUBMITTER, TASK_REGISTRY, data))

@@ -1,4 +1,4 @@
-"""A training host whose chain, worker and peers are played here."""
+"""A real training host; its chain, verifier and peers are fakes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -108,7 +108,7 @@ class Clock:
 
 @dataclass
 class FakeChain:
-    """Index and ledger: what the final chain says."""
+    """The training index and the contracts; tests set the fields."""
 
     histories: dict[TaskId, TaskHistory]
     phase_now: Phase = Phase.VERDICT
@@ -214,7 +214,7 @@ def honest_worker(kind: str, _members: Mapping[str, object]) -> Mapping[str, obj
 
 
 class Node:
-    """A training host on a directory; built anew on the same one, it is a restart."""
+    """A training host on a directory; a second one on the same directory is a restart."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Rounds of training without a chain: miners, verifiers and aggregation in one process."""
+"""Training rounds without a chain: miners, verifier and aggregation in one process."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ MINERS = tuple(Address(bytes([number]) * 20) for number in (1, 2, 3))
 
 @dataclass(frozen=True)
 class SimulatedRound:
-    """What one round left behind, with what it started from."""
+    """The inputs and the results of one round."""
 
     theta: bytes
     headers: tuple[GradientHeader, ...]
@@ -35,7 +35,7 @@ class SimulatedRound:
 
 
 Work = Callable[[Trainer, GradientHeader, bytes, Sequence[int]], bytes]
-"""How a miner makes a payload: header, theta, sample indices."""
+"""Makes a miner's payload from trainer, header, theta and sample indices."""
 
 
 def honest(trainer: Trainer, header: GradientHeader, theta: bytes, indices: Sequence[int]) -> bytes:
@@ -49,7 +49,7 @@ def simulate(
     verifier: Trainer | None = None,
     work: dict[Address, Work] | None = None,
 ) -> Iterator[SimulatedRound]:
-    """Every round of the task, one after another; without a verifier all payloads count as ok."""
+    """All rounds of the task in order; without a verifier every payload is accepted."""
     spec = trainer.spec
     size = count_parameters(spec.model)
     state = initial_state(spec.optimizer, initial_weights)

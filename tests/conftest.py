@@ -1,6 +1,6 @@
-"""Hypothesis without luck: the same examples on every machine, and no deadline on a busy one.
+"""Hypothesis draws the same examples on every machine, and has no deadline on a busy one.
 
-New examples are looked for with `pytest --hypothesis-profile=explore`.
+`pytest --hypothesis-profile=explore` looks for new examples.
 """
 
 from hypothesis import settings

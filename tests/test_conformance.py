@@ -1,4 +1,4 @@
-"""Formats on the wire and on the disk, and the simulated network, stay what is recorded."""
+"""Formats on the wire and on disk, and simulated worlds, are the same as recorded."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What no single test sees: rules of the tree as a whole, and that documents and code agree."""
+"""Rules of the whole tree, and the agreement of documents and code."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOAT_MODULES = {f"chain/training/{name}.py" for name in ("encoding", "aggregation", "optimizer")}
-"""docs/adr/0008: the only floats and the only numpy in chain/."""
+"""The only modules of chain/ with floats and numpy (docs/adr/0008)."""
 
 CITATION = re.compile(
     r"docs/(?P<page>[A-Za-z0-9_/-]+(?:\.md)?)"
@@ -36,7 +36,7 @@ def tracked_files() -> tuple[str, ...]:
     )
     if listed.returncode == 0:
         return tuple(name for name in listed.stdout.splitlines() if (ROOT / name).is_file())
-    # An unpacked archive: what make and the tools leave behind lies in directories with a dot.
+    # This is an unpacked archive: files of make and the tools are in directories with a dot.
     paths = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
     skipped = {"node_modules", "devnet", "build", "__pycache__"}
     return tuple(
@@ -103,7 +103,7 @@ def headings(page: str) -> frozenset[int]:
 
 
 def resolve_page(cited: str) -> str | None:
-    """The file that a citation means: a decision may be cited by its number alone."""
+    """The file of a citation, in which a decision may be cited by its number alone."""
     if (ROOT / "docs" / cited).is_file():
         return f"docs/{cited}"
     if cited.startswith("adr/"):

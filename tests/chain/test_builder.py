@@ -47,7 +47,7 @@ def test_building_stops_when_told_to() -> None:
 def test_a_block_stays_below_its_size_limit() -> None:
     data = b"\x00" * 130_000
     gas = 21_000 + 10 * len(data)
-    # Init code would be limited further; to an account there may be this much.
+    # A call may have this much data; init code has a lower limit.
     candidates = [sign(ALICE, nonce, RECIPIENT, data=data, gas=gas) for nonce in range(40)]
     chain = Chain()
     built = chain.build(candidates)

@@ -1,4 +1,4 @@
-"""The strict decoder, beside a library that has decoded Ethereum for years."""
+"""The strict RLP decoder, compared with the rlp library."""
 
 import time
 
@@ -16,7 +16,7 @@ ITEMS = st.recursive(
 
 
 def nested(depth: int) -> bytes:
-    """`depth` lists, each the only item of the one around it."""
+    """Nested lists of that depth, each the only item of the list around it."""
     data = b""
     prefixes = []
     size = 0
@@ -80,5 +80,5 @@ def test_mebibyte_of_nested_lists_is_refused_quickly() -> None:
     start = time.perf_counter()
     with pytest.raises(RejectedInputError, match="nested too deeply"):
         codec.decode(data, limit_bytes=len(data))
-    # The library takes minutes.
+    # The rlp library takes minutes for this input.
     assert time.perf_counter() - start < 1

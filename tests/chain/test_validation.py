@@ -24,7 +24,7 @@ RECIPIENT = b"\x77" * 20
 
 
 def reason_of(transaction: Transaction, chain: Chain | None = None, **limits: int) -> str | None:
-    """Why the rule refuses the transaction, or None if it does not."""
+    """The reason of the refusal; None if the transaction is accepted."""
     chain = chain or Chain()
     view = WorldState(chain.database, chain.head.state_root)
     arguments = {"base_fee_per_gas": 0, "gas_available": 30_000_000, **limits}

@@ -1,7 +1,7 @@
 """No call sequence makes or loses money (docs/spec/contracts.md, section 10).
 
-Worlds are seeds: a seed is a walk of random calls, most of them refused. (Hypothesis's state
-machine settled 7 rounds in 400 steps, these walks about one in 25.)
+Each seed is a walk of random calls, most of which are refused. These walks settle a round in about
+25 calls; hypothesis's state machine settled 7 in 400.
 """
 
 from collections import Counter
@@ -45,7 +45,7 @@ STEPS = 80
 
 
 class Walk:
-    """Anybody calls anything."""
+    """Random accounts make random calls."""
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
@@ -90,7 +90,7 @@ class Walk:
         else:
             self.record(answer)
             return
-        # A custom error, never a panic: no sum over- or underflows.
+        # A refusal is a custom error, never a panic: no sum over- or underflows.
         assert not isinstance(error, str), error
         assert error.name != "Panic"
 
@@ -105,10 +105,10 @@ class Walk:
             if isinstance(event, MinerSlashed):
                 self.slashed += event.amount
 
-    # ---- what somebody does
+    # ---- calls
 
     def goes_on(self) -> None:
-        """What an honest network would do next, more or less."""
+        """Call what an honest network would call next, with some noise."""
         phase = self.world.phase
         if phase is Phase.WAITING:
             self.world.mine(1, 1)
@@ -129,7 +129,7 @@ class Walk:
             self.advances()
 
     def settles(self) -> None:
-        """A quorum says anything that can be paid, and now and then promises thrice as much."""
+        """Let a quorum vote for a payable result, and sometimes for three times as much."""
         state = self.world.round
         units = self.random.randint(0, min(state.committed_units, TERMS.max_units))
         miner, promise = self.random.choice(MINERS), self.random.choice((1, 1, 1, 3))
@@ -206,7 +206,7 @@ class Walk:
     def tree(self, earned: dict[Address, int]) -> RewardTree:
         return self.world.rewards({who: amount for who, amount in earned.items() if amount})
 
-    # ---- what holds
+    # ---- invariants
 
     def check(self) -> None:
         world = self.world

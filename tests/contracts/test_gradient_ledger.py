@@ -250,7 +250,7 @@ def test_a_phase_lasts_until_both_its_seconds_and_its_blocks_have_passed(started
     started.at(end.block_number, end.timestamp)
     assert started.phase is Phase.VERDICT
     assert refusal(started.commit, MINERS[1]) == wrong_phase(Phase.VERDICT)
-    # What ended at its deadline ended at its nominal deadline, whoever noticed when.
+    # The phase ended at its deadline, no matter when a call noticed that.
     started.mine(1, 5)
     state = started.round
     assert (state.verdict_block, state.verdict_time) == (end.block_number, end.timestamp)
@@ -272,7 +272,7 @@ def test_a_commitment_to_another_round_or_attempt_is_refused(started: World) -> 
     assert refusal(started.commit, MINERS[0], round=1) == current
     assert refusal(started.commit, MINERS[0], attempt=1) == current
     started.play_round()
-    # The very transaction of the last round, replayed.
+    # The same transaction as in the last round, sent again.
     replayed = refusal(started.commit, MINERS[0], round=0)
     assert replayed == ContractError("LedgerWrongRound", (1, 0, 0))
     assert started.commit(MINERS[0]).events
@@ -436,7 +436,7 @@ def test_a_quorum_of_equal_results_settles_the_round(started: World) -> None:
         vote.model_root,
     )
     assert (state.paid_total, state.open_block) == (payout, started.number)
-    # The fee's remainder and the units nobody did are refundable again.
+    # The fee's remainder and the unused units can be refunded again.
     money = started.money
     assert (money.paid, money.reserved) == (payout, ROUND_COST)
     assert money.refundable == BUDGET - payout - ROUND_COST
@@ -666,7 +666,7 @@ def test_nothing_advances_while_a_phase_is_running(started: World) -> None:
 
 
 def test_passing_every_deadline_at_once_opens_one_more_ballot(started: World) -> None:
-    """The chain stood still for a week."""
+    """Every deadline has passed after the chain stood still for a week."""
     started.commit(MINERS[0])
     started.mine(100, 7 * 86_400)
     assert started.phase is Phase.STALLED
@@ -744,7 +744,7 @@ def test_bond_is_free_16_blocks_after_the_last_round_of_a_closed_task(
     started.mine(14)
     assert refusal(started.withdraw_bond, MINERS[0]) == about("LedgerBondLocked", MINERS[0])
     started.mine(1)
-    # Nobody needs to leave what is over.
+    # No miner needs to leave a task that is over.
     started.withdraw_bond(MINERS[0])
     assert started.balance(MINERS[0]) == SUPPLY_EACH
     assert [one.miner for one in started.participants()] == [MINERS[1]]
@@ -768,7 +768,7 @@ def test_bond_in_a_stalled_task_is_free_256_blocks_after_its_miner_left(
 
 
 def with_a_fifth_validator(world: World) -> None:
-    """A fifth validator joins; its operator is a miner's account."""
+    """Let a fifth validator join; its operator is a miner's account."""
     joiner = MINERS[3]
     world.approve(joiner, VALIDATOR_SET, STAKE)
     world.send(joiner, VALIDATOR_SET, encode_propose_join(account("validator 5")))

@@ -37,7 +37,7 @@ PAID = 4 * POT + 4 * SHARE
 
 
 def settle(world: World, earned: dict[Address, int]) -> RewardTree:
-    """One round more; the root says who has earned what so far."""
+    """Settle one more round; its root holds the cumulative rewards."""
     tree = world.rewards(earned)
     world.commit_all()
     world.judge()
@@ -149,7 +149,7 @@ def test_root_that_promises_more_than_was_paid_is_capped(world: World) -> None:
     assert refusal(world.claim, MINERS[1], tree, PAID) == ContractError(
         "DistributorExceedsPaid", (world.task, PAID + 4 * POT, PAID)
     )
-    # Bonds and escrow are where they were.
+    # Bonds and escrow did not move.
     assert world.balance(GRADIENT_LEDGER) == 4 * POT
 
 

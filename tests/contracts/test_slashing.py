@@ -60,7 +60,7 @@ def slash(
 
 
 def play(world: World, verdicts: Sequence[Sequence[int]]) -> list[tuple[Address, Sequence[int]]]:
-    """Settle a round in which validator i says verdicts[i]; what to show as evidence of it."""
+    """Settle a round in which validator i votes verdicts[i]; return the evidence of it."""
     world.commit_all()
     for operator, each in zip(OPERATORS, verdicts, strict=False):
         world.verdict(operator, each)
@@ -79,7 +79,7 @@ def test_a_quorum_of_cheat_takes_the_whole_bond(world: World) -> None:
     )
     assert world.miner(MINERS[1]).bond == 0
     assert world.miner(MINERS[1]).left_block == world.number
-    # Half is shared by those who said cheat, rounded down, half kept for ever.
+    # Validators that voted CHEAT share one half, rounded down; the other stays in the contract.
     assert [world.credit(operator) for operator in OPERATORS] == [POT // 3] * 3 + [0]
     assert world.balance(GRADIENT_LEDGER) == 4 * POT
 
@@ -149,7 +149,7 @@ def test_evidence_must_be_what_was_posted(world: World) -> None:
     evidence = play(world, [(OK, CHEAT)] * 3 + [(OK, BAD)])
     forged = [(VALIDATORS[0], (CHEAT, CHEAT)), *evidence[1:]]
     assert refusal(slash, world, forged) == MISMATCH
-    # All timely verdicts must be there, so nobody chooses among whom a bond is shared.
+    # All timely verdicts must be given, so the caller cannot choose who shares the bond.
     assert refusal(slash, world, evidence[:3]) == MISMATCH
     assert refusal(slash, world, [*evidence, evidence[0]]) == MISMATCH
     assert refusal(slash, world, evidence, commitments=COMMITMENTS[:1]) == MISMATCH
@@ -217,7 +217,7 @@ def test_evidence_expires_with_the_fourth_ballot_after(world: World) -> None:
 
 
 def test_a_bitmap_of_an_older_ballot_in_the_same_slot_is_no_evidence(world: World) -> None:
-    """Ballots 1 and 5 share a slot: validator 3 spoke in the first only."""
+    """Ballots 1 and 5 share a slot, and validator 3 voted in the first only."""
     play(world, [(OK, CHEAT)] * 4)
     for _ in range(3):
         world.pass_phase()
@@ -235,7 +235,7 @@ def test_a_slashed_miner_is_out_of_the_attempt_in_progress(world: World) -> None
     evidence = play(world, [(OK, CHEAT)] * 4)
     assert world.phase is Phase.COMMITMENT
     world.commit(MINERS[0])
-    # The last commitment that anybody still waited for was the slashed one's.
+    # The slashed miner's commitment was the last one expected.
     slash(world, evidence)
     assert (world.phase, world.round.expected_commitments) == (Phase.VERDICT, 1)
     assert (world.round.verdict_block, world.round.verdict_time) == (world.number, world.timestamp)

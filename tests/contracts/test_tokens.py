@@ -1,4 +1,4 @@
-"""POT, and tokens that mean harm (docs/spec/contracts.md, sections 4 and 10)."""
+"""POT, and malicious tokens (docs/spec/contracts.md, sections 4 and 10)."""
 
 import pytest
 from eth_abi.abi import encode
@@ -85,7 +85,7 @@ def test_pot_is_allocated_to_as_many_holders_as_amounts() -> None:
 
 
 def test_pot_can_be_approved_by_signature() -> None:
-    """EIP-2612: a wallet without coins signs, somebody else pays the gas."""
+    """EIP-2612: a wallet without coins signs, and another account pays the gas."""
     world = new_world()
     secret = PrivateKey(keccak256(b"holder"))
     holder = get_address(secret)
@@ -180,7 +180,7 @@ def test_a_token_that_is_no_contract_is_refused(fee_world: World) -> None:
         fee_world.send(SUBMITTER, TASK_REGISTRY, data)
 
 
-# ---- a token that calls back, and that plays a part itself
+# ---- a token that calls back, and that is itself a submitter or miner
 
 
 @pytest.fixture
@@ -196,17 +196,17 @@ def world() -> World:
 
 
 def act(world: World, to: Address, data: bytes) -> Answer:
-    """The token makes a call."""
+    """Make a call from the token's account."""
     return world.send(STRANGER, TOKEN, call("act(address,bytes)", ["address", "bytes"], [to, data]))
 
 
 def arm(world: World, to: Address, data: bytes) -> None:
-    """At its next transfer the token makes this call first."""
+    """Let the token make this call first at its next transfer."""
     world.send(STRANGER, TOKEN, call("arm(address,bytes)", ["address", "bytes"], [to, data]))
 
 
 def outcome(world: World) -> tuple[bool, bool, bytes]:
-    """Whether it called back, whether that succeeded, and the first word of the answer."""
+    """Whether the token called back, whether that succeeded, and the first word of the answer."""
     called = bool(decode_uint(world.view(TOKEN, call("called()"))))
     succeeded = bool(decode_uint(world.view(TOKEN, call("succeeded()"))))
     answer = world.view(TOKEN, call("answer()"))
@@ -293,7 +293,7 @@ def test_votes_and_settlement_call_no_token(world: World) -> None:
     for miner in MINERS[:2]:
         world.register(miner)
     world.mine(1, 1)
-    # From here on the token fails whatever is asked of it.
+    # From here on every call of the token fails.
     world.state.set_code(TOKEN, b"\xfe")
     for _ in range(2):
         world.play_round()

@@ -69,7 +69,7 @@ from tests.worlds.contracts import (
 PLACE = account("another set")
 CANDIDATE = account("validator candidate")
 JOINER = MINERS[0]
-"""Holds POT, and wants to operate the candidate."""
+"""The account that holds POT and wants to operate the candidate."""
 GENESIS_HASH = keccak256(b"genesis")
 KEY = PrivateKey(keccak256(b"a validator's key"))
 SIGNER = get_address(KEY)
@@ -230,7 +230,7 @@ def test_a_candidate_joins_with_a_quorum_some_blocks_later() -> None:
     assert validator_set(world) == five
     assert ask(world, "quorum()", VALIDATOR_SET) == 4
     assert ask(world, "version()", VALIDATOR_SET) == 1
-    # Nobody needed to call: what is in force follows from the block number.
+    # The change needs no call: the set in force follows from the block number.
     assert slots(world) == [set_hash(VALIDATORS), set_hash(five), activation]
     assert world.view(VALIDATOR_SET, encode_next_validators())[32:] == bytes(32)
 
@@ -348,7 +348,7 @@ def test_a_set_of_a_hundred_is_full() -> None:
         world.send(operator, PLACE, encode_vote_on_proposal(1))
     refused = refusal(world.send, STRANGER, PLACE, encode_carry_out(1))
     assert refused.name == "ValidatorSetNotReady"
-    # What a change costs at most: a block has room for it.
+    # The most gas that a change can cost fits into a block.
     removed = world.send(operators[50], PLACE, encode_leave_set())
     assert removed.gas < 4_000_000
 
@@ -417,7 +417,7 @@ def test_validator_that_leaves_during_a_change_waits_for_it() -> None:
     remove = encode_remove_exiting(VALIDATORS[1])
     assert refusal(send, world, STRANGER, remove).name == "ValidatorSetNotReady"
     world.mine(CHANGE_BLOCKS)
-    # Three are left, which is the least: it waits until somebody joins.
+    # Three are left, which is the minimum: the member stays until another joins.
     assert refusal(send, world, STRANGER, remove).name == "ValidatorSetNotReady"
     vote(world, *OPERATORS[1:3])
     world.mine(CHANGE_BLOCKS)
@@ -440,7 +440,7 @@ def test_leaving_validator_votes_until_the_change_is_in_force() -> None:
 
 
 def guilty_world(*, has_genesis: bool = True) -> World:
-    """A world in which the key that the tests sign with has joined."""
+    """A world in which the key of the tests' signatures has joined the set."""
     world = new_world()
     propose_join(world, SIGNER)
     vote(world, *OPERATORS[:3])

@@ -1,6 +1,6 @@
 """No call sequence makes or loses stake (docs/spec/contracts.md, sections 8 and 10).
 
-Worlds are seeds: a seed is a walk of random calls of anybody, most of them refused.
+Each seed is a walk of random calls by random accounts, most of which are refused.
 """
 
 from collections import Counter
@@ -57,7 +57,7 @@ ACCOUNTS = (*OPERATORS, *MINERS)
 
 
 class Walk:
-    """Anybody calls anything."""
+    """Random accounts make random calls."""
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
@@ -100,7 +100,7 @@ class Walk:
     def any_proposal(self) -> int:
         return max(1, self.count() - self.random.choice((0, 0, 0, 1, 2)))
 
-    # ---- what somebody does
+    # ---- calls
 
     def joins(self) -> None:
         operator = self.random.choice(MINERS)
@@ -146,7 +146,7 @@ class Walk:
         blocks = self.random.choice((1, CHANGE_BLOCKS, CHANGE_BLOCKS, EVIDENCE_BLOCKS))
         self.world.mine(blocks)
 
-    # ---- what holds
+    # ---- invariants
 
     def check(self) -> None:
         world = self.world
@@ -165,12 +165,12 @@ class Walk:
         everyone = (*HOLDERS, *OPERATORS, VALIDATOR_SET)
         supply = SUPPLY_EACH * len(HOLDERS) + STAKE * len(VALIDATORS)
         assert sum(map(world.pot_of, everyone)) == supply
-        # Whoever is in the set has a stake to lose, or has lost it.
+        # Each member of the set has its stake locked, or was slashed.
         assert all(states[member].stake == STAKE or states[member].is_slashed for member in members)
 
         activation = decode_uint(world.view(VALIDATOR_SET, encode_activation_block()))
         if activation > self.last_activation:
-            # One change in so many blocks.
+            # At most one change in CHANGE_BLOCKS blocks.
             assert activation >= self.last_activation + CHANGE_BLOCKS
             self.last_activation = activation
 

@@ -2,9 +2,9 @@
 
     python -m tests.fuzz [--minutes M] [--seed N] [--only decoders|host] [--json FILE]
 
-Two programs side by side: mutated inputs to everything that decodes (decoders.py), and a real host
-on loopback under strangers that break every rule they can (host.py). A finding is printed with the
-input that made it and ends the run with status 1; so does memory that goes on growing.
+Two processes run side by side: one gives mutated inputs to every decoder (decoders.py), the other
+is a real host on loopback with hostile peers (host.py). A finding is printed with its input and
+ends the run with status 1; so does memory that keeps growing.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from tests.fuzz.memory import MemoryWatch
 from tests.fuzz.mutate import mutate
 
 SLOW_SECONDS = 1.0
-"""Processor time of one input of at most 1 MiB: what takes longer holds up votes."""
+"""The most processor time of an input, which has at most 1 MiB; a longer one would delay votes."""
 
 
 def fuzz_decoders(seconds: float, seed: int) -> dict[str, object]:
-    """Mutated inputs to every decoder in turn, until the time is up."""
+    """Give mutated inputs to every decoder in turn, until the time is up."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     counts: Counter[str] = Counter()
     accepted: Counter[str] = Counter()
@@ -56,7 +56,7 @@ def fuzz_decoders(seconds: float, seed: int) -> dict[str, object]:
                         raise
                     else:
                         accepted[target.name] += 1
-                        # What is accepted is worth changing again.
+                        # An accepted input is a good seed for the next mutation.
                         if len(data) < 4_096 and len(corpus[target.name]) < 200:
                             corpus[target.name].append(data)
                     elapsed = time.process_time() - start

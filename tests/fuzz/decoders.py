@@ -1,4 +1,4 @@
-"""Everything that decodes what others wrote: it decodes, or refuses with a reason."""
+"""Every decoder of foreign input, which must decode it or refuse it with a reason."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,19 +52,19 @@ ADDRESS = f"/ip4/203.0.113.7/tcp/9000/p2p/{PEER}"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A decoder: what it is, inputs it accepts, and what runs it on any bytes."""
+    """A decoder: its name, inputs that it accepts, and a function that runs it on any bytes."""
 
     name: str
     seeds: list[bytes]
     run: Callable[[bytes], object]
     refusals: tuple[type[Exception], ...] = (RejectedInputError,)
-    """What it may raise; anything else is a finding."""
+    """The exceptions that it may raise; any other is a finding."""
 
 
 def canonical(
     decode: Callable[[bytes], object], encode: Callable[..., bytes]
 ) -> Callable[[bytes], object]:
-    """A decoder whose values encode to the very bytes they came from."""
+    """A decoder whose values encode to the bytes that they came from."""
 
     def run(data: bytes) -> None:
         assert encode(decode(data)) == data
@@ -73,7 +73,7 @@ def canonical(
 
 
 def build_state() -> tuple[Hash32, bytes]:
-    """A state root, and the whole state as one chunk."""
+    """A state root and its whole state as one chunk."""
     world = WorldState({}, EMPTY_TRIE_ROOT)
     for index in range(40):
         world.set_balance(Address(index.to_bytes(20, "big")), index + 1)
@@ -86,7 +86,7 @@ STATE_ROOT, STATE = build_state()
 
 
 def verify_state(data: bytes) -> None:
-    """Nothing but the state itself is taken for it."""
+    """Verify a chunk; assert that it is accepted only if it is the state itself."""
     _verify_chunk(data, STATE_ROOT, START, END)
     assert data == STATE
 
@@ -96,7 +96,7 @@ def encode_self(value: object) -> bytes:
 
 
 def build_targets(directory: Path) -> list[Target]:
-    """Every target; files go below `directory`."""
+    """All targets; their files are in `directory`."""
     block = build_block(3, size_bytes=300)
     lock = factory.prepared()
     messages = [
@@ -250,7 +250,7 @@ def build_targets(directory: Path) -> list[Target]:
             lambda data: open_peer_file(directory, data),
             (),
         ),
-        # libp2p's own: whatever it raises ends a handshake, as long as it is an Exception.
+        # libp2p's own decoders: any Exception of theirs ends a handshake, which is enough.
         Target(
             "noise payload", [payload.serialize()], NoiseHandshakePayload.deserialize, (Exception,)
         ),

@@ -1,4 +1,4 @@
-"""A real host under strangers that break every rule, and an honest validator beside them."""
+"""A real host with hostile peers that break every rule, and one honest validator."""
 
 import logging
 import sys
@@ -24,13 +24,13 @@ from tests.worlds.network import (
 )
 
 VOTE_SECONDS = 30.0
-"""A vote of the honest validator arrives within this, whatever the strangers do to a busy core."""
+"""The time limit of the honest validator's votes, whatever load the hostile peers make."""
 
 LISTEN = "/ip4/127.0.0.1/tcp/0"
 
 
 class Findings:
-    """What our own code logged as its own fault, and how late votes were."""
+    """The exceptions that our code logged, and the delays of votes."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
@@ -38,7 +38,7 @@ class Findings:
         self.votes = 0
 
     def look(self, logger: object, name: str, event: dict[str, Any]) -> dict[str, Any]:
-        """A structlog processor: an exception in a log line is a bug of ours."""
+        """Note exceptions in log lines, each a defect of ours; this is a structlog processor."""
         if event.get("exc_info") or name in ("error", "critical"):
             self.errors.append(repr(event) + repr(sys.exc_info()[1]))
         raise structlog.DropEvent
@@ -76,10 +76,10 @@ def build_network(
 
 
 def fuzz_host(seconds: float, seed: int) -> dict[str, object]:
-    """Let strangers at a host until the time is up.
+    """Attack a host until the time is up.
 
     Raises:
-        AssertionError: a handler failed, a vote was late, or memory grew.
+        AssertionError: A handler failed, a vote was late, or memory grew.
     """
     findings = Findings()
     logging.disable(logging.CRITICAL)
@@ -126,7 +126,7 @@ async def _run(findings: Findings, seconds: float, seed: int) -> dict[str, objec
             if stranger.returncode is None:
                 stranger.terminate()
             await stranger.wait()
-        # Everything of the strangers' goes away: connections, sessions, budgets.
+        # Everything of the hostile peers must be freed: connections, sessions, budgets.
         with trio.fail_after(60):
             while len(node.peers()) > 1 or node.inbound_connections()[0] > 1:  # noqa: ASYNC110
                 await trio.sleep(0.2)

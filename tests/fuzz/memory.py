@@ -1,17 +1,17 @@
-"""Resident memory over a run: printed, and flat or the run has failed."""
+"""Resident memory during a run: prints it, and fails the run if it grows."""
 
 import gc
 import time
 from pathlib import Path
 
 WARM_UP_SHARE = 0.25
-"""Of a run: imports, caches and the allocator's arenas fill."""
+"""The share of a run in which imports, caches and the allocator's arenas fill."""
 
 WARM_UP_SECONDS_LIMIT = 300.0
 """The longest warm-up."""
 
 GROWTH_LIMIT_MIB = 24.0
-"""From the end of the warm-up to the end, however long: arenas wander by about ten."""
+"""The most growth after the warm-up, for any length of run; arenas vary by about ten MiB."""
 
 PRINT_SECONDS = 30.0
 
@@ -24,7 +24,7 @@ def resident_mib() -> float:
 
 
 class MemoryWatch:
-    """Knows when a run is warm and when it is over."""
+    """Watches the memory of a run of known length."""
 
     def __init__(self, name: str, seconds: float) -> None:
         self._name = name
@@ -39,7 +39,7 @@ class MemoryWatch:
         return time.monotonic() - self._start >= self._seconds
 
     def tick(self, done: str) -> None:
-        """Look at the clock and the memory; prints now and then."""
+        """Read the clock and the memory, and print the memory from time to time."""
         elapsed = time.monotonic() - self._start
         if self._warm is None and elapsed >= self._warm_seconds:
             gc.collect()
@@ -52,7 +52,7 @@ class MemoryWatch:
         """The memory at the start, warm and at the end.
 
         Raises:
-            AssertionError: it grew by more than GROWTH_LIMIT_MIB since it was warm.
+            AssertionError: It grew by more than GROWTH_LIMIT_MIB since it was warm.
         """
         gc.collect()
         end = resident_mib()

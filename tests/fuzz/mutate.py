@@ -1,4 +1,4 @@
-"""Bytes that are nearly right: what a decoder's corners are made of."""
+"""Inputs that are nearly valid, to reach a decoder's corner cases."""
 
 import random
 
@@ -27,7 +27,7 @@ INTERESTING = (
     b"\x00\x00\x00\x00",
     (2**63).to_bytes(8, "big"),
 )
-"""Pieces at which decoders stumble."""
+"""Byte strings that decoders often handle wrongly."""
 
 
 def mutate(source: random.Random, seeds: list[bytes]) -> bytes:

@@ -1,4 +1,4 @@
-"""Strangers on loopback, each with a new key, each breaking other rules.
+"""Hostile peers on loopback, each with a new key; each breaks other rules.
 
 python -m tests.fuzz.stranger ADDRESS SECONDS SEED
 """
@@ -52,11 +52,11 @@ FRAMES = [
     encode_message(factory.view_change(1, 1)),
 ]
 CONCURRENT = 12
-"""Strangers at a time: what two shared cores bear beside the node."""
+"""The number of hostile peers at a time, which two shared cores can run beside the node."""
 
 
 class Stranger:
-    """One address to attack and one source of chance."""
+    """A hostile peer: an address to attack, and a source of randomness."""
 
     def __init__(self, address: str, source: random.Random) -> None:
         self._address = address
@@ -65,7 +65,7 @@ class Stranger:
         self._source = source
 
     async def attack(self) -> None:
-        """One attack of any kind; what the node does to us is not our concern."""
+        """Run one attack of a random kind, and ignore how the node treats this peer."""
         attacks: tuple[Callable[[], Awaitable[None]], ...] = (
             self._send_raw,
             self._drip,
@@ -90,7 +90,7 @@ class Stranger:
             await trio.sleep(self._source.random())
 
     async def _drip(self) -> None:
-        """Half open, or a byte now and then."""
+        """Open a connection and send nothing, or a byte from time to time."""
         stream = await trio.open_tcp_stream("127.0.0.1", self._port)
         async with stream:
             for byte in NEGOTIATION[: self._source.randrange(len(NEGOTIATION))]:
@@ -108,7 +108,7 @@ class Stranger:
             await trio.sleep(self._source.random())
 
     async def _storm_frames(self) -> None:
-        """Yamux frames with any header, over a good Noise session."""
+        """Send Yamux frames with random headers over a valid Noise session."""
         host = build_host()
         async with host.run():
             await host.dial(self._peer_id, self._address)
@@ -132,7 +132,7 @@ class Stranger:
                     return
 
     async def _break_streams(self) -> None:
-        """Any bytes on any protocol, without a session."""
+        """Send random bytes on any protocol, without a session."""
         host = build_host()
         async with host.run():
             await host.dial(self._peer_id, self._address)
@@ -140,7 +140,7 @@ class Stranger:
                 await self._break_stream(host)
 
     async def _break_session(self) -> None:
-        """Any bytes on any protocol of a peer that shook hands as it should."""
+        """Send random bytes on any protocol after a valid handshake."""
         host = build_host()
         async with host.run():
             await host.dial(self._peer_id, self._address)

@@ -1,4 +1,4 @@
-"""A taste of `make fuzz`: every target, a fixed seed, a second or two."""
+"""A short `make fuzz`: every target with a fixed seed, for a second or two."""
 
 import random
 
@@ -16,7 +16,7 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> list[Target]:
 
 def test_every_target_takes_its_own_seeds(targets: list[Target]) -> None:
     for target in targets:
-        if target.name != "manifest":  # whose leaves are no Merkle tree of a known root
+        if target.name != "manifest":  # its leaves are no Merkle tree with a known root
             for seed in target.seeds:
                 target.run(seed)
 

@@ -29,7 +29,7 @@ INSTALL_SECONDS = 120
 
 @pytest.fixture(scope="module")
 def installed() -> None:
-    """What package-lock.json says, in node_modules; skips where npm cannot get it."""
+    """Install the packages of package-lock.json; skip if npm cannot fetch them."""
     lock = FOLDER / "node_modules/.package-lock.json"
     if lock.exists() and lock.stat().st_mtime >= (FOLDER / "package-lock.json").stat().st_mtime:
         return

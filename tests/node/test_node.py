@@ -1,4 +1,4 @@
-"""Composition: what keeps a node from starting, and the accounts it signs for."""
+"""The composed node: reasons not to start, and the accounts that it signs for."""
 
 import json
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_an_operator_key_of_another_validator_is_refused_by_setting(tmp_path: Pa
     account = operator_account(chain, 1)
     operator = check_operator(account, GENESIS_SET.validators[1], GENESIS_SET)
     assert GENESIS_SET.find_operator(operator.address) == 1
-    # Whoever wants to join has both keys before it is a validator.
+    # A candidate has both keys before it is a validator.
     candidate = operator_account(chain, 3)
     assert check_operator(candidate, Address(b"\x07" * 20), GENESIS_SET).address
     with pytest.raises(OperatorError, match=r"operator\.key_file holds"):
@@ -105,7 +105,7 @@ def test_the_block_source_serves_final_blocks_and_knows_no_others(tmp_path: Path
     chain.finalize()
     for number in (1, 2):
         assert chain.store.certificate(number) is not None
-    # The largest number a peer can ask for, too.
+    # Also for the largest number that a peer can request.
     for number in (0, 3, 2**64 - 1):
         assert chain.store.certificate(number) is None
         assert chain.store.encoded_block(number) is None

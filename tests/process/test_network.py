@@ -31,7 +31,7 @@ SETTLE_SECONDS = 90.0
 
 
 def find_base_port() -> int:
-    """Four ports for RPC and four, a hundred above, for peers, that are free now."""
+    """The first of eight free ports: four for RPC, and four for peers a hundred above."""
     for base in range(21_000 + os.getpid() % 1_000 * 10, 60_000, 10):
         try:
             for offset in (*range(4), *range(100, 104)):
@@ -44,7 +44,7 @@ def find_base_port() -> int:
 
 
 def write_task(directory: Path) -> Path:
-    """The digits with two miners enough, and short phases: a dead validator is waited for."""
+    """Write the digits task for two miners, with short phases: a dead validator prolongs them."""
     text = (ROOT / "examples" / "digits.toml").read_text()
     for old, new in (
         ("min_miners = 3", "min_miners = 2"),
@@ -169,7 +169,7 @@ def test_network_trains_slashes_a_liar_and_survives_a_killed_validator(tmp_path:
         assert kept is not None
         assert kept["hash"] == before["hash"]
 
-        # Everybody is paid what the chain says, and the liar nothing.
+        # Every account is paid as the chain says, and the liar nothing.
         assert get_task(network)["roundsSettled"] == ROUNDS
         wait_for(
             "the claims",
@@ -181,7 +181,7 @@ def test_network_trains_slashes_a_liar_and_survives_a_killed_validator(tmp_path:
         )
         assert cumulative_of(network, liar) == 0
 
-        # Anybody computes the same model from the chain and the gradients.
+        # An outsider computes the same model from the chain and the gradients.
         url = plan.rpc_url(1)
         replay = run("node.cli", "task", "verify", "1", "--rpc", url, "--json")
         assert replay["equal"] is True

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 
 def logits_of(tensors: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """Convolutions with ReLU and 2x2 max pooling, or linear layers with ReLU between them."""
+    """The logits of a CNN (ReLU, 2x2 max pooling) or an MLP (ReLU between layers)."""
     i = 0
     while f"convolutions.{i}.weight" in tensors:
         weight, bias = tensors[f"convolutions.{i}.weight"], tensors[f"convolutions.{i}.bias"]
@@ -39,7 +39,7 @@ def logits_of(tensors: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor
 
 
 def held_out_digits(seed: str = "digits-1", rows: int = 360) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels p become (p - 5) / 8; rows go by SHA-256 of seed and number; the last are held out."""
+    """The last rows in the order of SHA-256(seed, number), with pixels p as (p - 5) / 8."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

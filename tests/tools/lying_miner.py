@@ -1,10 +1,10 @@
-"""A miner that lies about its gradients: the product's own, with another gradient put in.
+"""A miner that lies about its gradients: the real miner with another gradient put in.
 
     python -m tests.tools.lying_miner MODE [arguments of `python -m miner`]
 
 MODE is one of
-    flip   the negated gradient: what an attacker sends who wants the model to get worse
-    stale  the gradient on other samples than assigned: work that was not done
+    flip   the negated gradient, as an attacker sends it to make the model worse
+    stale  the gradient on other samples than assigned, so the assigned work was not done
 """
 
 import sys

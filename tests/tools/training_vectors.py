@@ -1,4 +1,4 @@
-"""Vectors of the training protocol, for other implementations: inputs and what must come out.
+"""Vectors of the training protocol for other implementations: inputs and expected outputs.
 
 `python -m tests.tools.training_vectors` rewrites tests/vectors/training_*.json; a test compares.
 """

@@ -58,7 +58,7 @@ def test_certificate_needs_a_quorum_of_distinct_ascending_members() -> None:
 
 
 def test_one_bad_signature_beyond_the_quorum_makes_the_certificate_bad() -> None:
-    # A13: bad entries do not count, and they do not ride along either.
+    # A13: bad entries do not count, and make the whole certificate invalid.
     good = signed((0, 1, 2, 3))
     padded = (*good[:3], (good[3][0], good[2][1]))
     assert reason_of(CommitCertificate(View(2), padded)) is RejectionReason.BAD_SIGNATURE
@@ -75,7 +75,7 @@ def test_signature_of_another_view_number_or_chain_does_not_count() -> None:
 
 
 def test_high_s_twin_of_a_signature_does_not_count() -> None:
-    # D9: one signer has one signature a digest.
+    # D9: a signer has exactly one valid signature for a digest.
     good = signed((0, 1, 2))
     author, signature = good[0]
     high_s = crypto.SECP256K1_ORDER - int.from_bytes(signature[32:64], "big")

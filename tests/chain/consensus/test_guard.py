@@ -1,4 +1,4 @@
-"""What a key may still sign (docs/spec/consensus.md, section 8; rules S2, S3, S4, S8)."""
+"""The votes that a key may still sign (docs/spec/consensus.md, section 8; rules S2, S3, S4, S8)."""
 
 import pytest
 from hypothesis import given
@@ -98,7 +98,7 @@ def test_a_new_network_may_be_signed_from_block_1() -> None:
 def test_guard_and_log_that_agree_go_on() -> None:
     guard = vote(8, 1, Step.COMMIT, A, (1, A))
     assert first_signable(guard, guard, 7, 9) == 8
-    # The log was written, then the power failed before the guard was.
+    # The power failed after the log was written and before the guard was.
     assert first_signable(vote(8, 1, Step.PREPARE), guard, 7, 7) == 8
 
 
@@ -115,7 +115,7 @@ def test_an_emptied_log_below_the_head_is_no_loss() -> None:
 
 
 def test_lost_guard_signs_nothing_near_the_certified_head() -> None:
-    # C7: an empty data directory with an old key.
+    # C7: an old key in an empty data directory.
     assert first_signable(None, None, 0, 40) == 43
     assert first_signable(None, vote(1, 0, Step.PREPARE), 0, 0) == 3
 

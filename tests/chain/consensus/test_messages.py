@@ -78,7 +78,7 @@ def test_truncated_or_extended_message_is_malformed(message: Message) -> None:
 def test_bytes_decode_to_what_encodes_to_them_or_are_refused(
     data: bytes, kind: MessageKind
 ) -> None:
-    # A14: malformed bytes are one error, whatever they are.
+    # A14: all malformed bytes give the same error.
     for candidate in (data, bytes([kind]) + data):
         try:
             message = decode_message(candidate)
@@ -122,7 +122,7 @@ def test_every_signature_of_a_new_view_is_listed_with_what_it_covers() -> None:
         *[MessageKind.VIEW_CHANGE] * 3,
         *[MessageKind.PREPARE] * 3,
     ]
-    # The PREPAREs are of the highest prepared view, not of the new one.
+    # The PREPAREs belong to the highest prepared view, not to the new one.
     assert {(word.view, word.payload) for word in words[4:]} == {(1, BLOCK_A.hash)}
 
 

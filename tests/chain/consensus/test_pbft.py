@@ -1,6 +1,6 @@
-"""The rules of the replica, one a test (docs/spec/consensus.md, section 5).
+"""The rules of the replica, a test for each (docs/spec/consensus.md, section 5).
 
-S1 to S8 are QBFT's safety rules in the specification's section 5, A1 to A16 its core scenarios.
+S1 to S8 are the safety rules of the specification's section 5, A1 to A16 its core scenarios.
 """
 
 from dataclasses import replace
@@ -144,7 +144,7 @@ def test_commits_before_prepares_count_once_the_block_is_valid() -> None:
 
 
 def test_own_commit_counts_only_after_it_was_cast() -> None:
-    # S7: q - 1 COMMITs of others and an accepted proposal are not final.
+    # S7: q - 1 COMMITs of others and an accepted proposal do not make a block final.
     then = run(accepted(), commit(0), commit(2))
     assert then.effects == ()
     assert then.state.committed is None
@@ -192,13 +192,13 @@ def test_too_early_proposal_is_held_until_it_is_fresh() -> None:
 
 
 def test_invalid_proposal_is_never_prepared() -> None:
-    # D6 begins here: validity is deterministic and final.
+    # D6, first part: validity is deterministic and final.
     given = run(backup(), pre_prepare(), BlockValidated(BLOCK_A.hash, False, False))
     assert given.effects == ()
     assert run(given.state, prepare(0), prepare(2), prepare(3)).effects == ()
 
 
-# What a proposal must be.
+# Validity of a proposal.
 
 
 def test_proposal_of_a_wrong_primary_is_refused() -> None:
@@ -234,7 +234,7 @@ def test_second_proposal_of_a_view_is_evidence_and_changes_nothing() -> None:
 
 
 def test_second_vote_of_an_author_does_not_count() -> None:
-    # S2: the first is kept, whichever it is.
+    # S2: the first one counts, whichever that is.
     given = run(accepted(), prepare(0, BLOCK_B)).state
     then = apply(given, prepare(0, BLOCK_A))
     assert then == Transition(given, (ReportEvidence(prepare(0, BLOCK_B), prepare(0, BLOCK_A)),))
@@ -293,7 +293,7 @@ def test_view_change_after_commit_carries_the_certificate() -> None:
     # A1, second half, and S4.
     given = in_view(1, locked())
     assert given.own_view_change == view_change(1, 1, prepared())
-    # It is carried through every later view too.
+    # Later views carry it too.
     assert in_view(9, given).own_view_change == view_change(1, 9, prepared())
 
 
@@ -326,7 +326,7 @@ def test_after_a_view_change_nothing_of_an_earlier_view_is_cast() -> None:
 def test_primary_of_a_new_view_without_locks_builds_a_block() -> None:
     # A2.
     two = run(backup(), view_change(2, 1), view_change(3, 1))
-    # Its own makes the quorum.
+    # Its own VIEW-CHANGE completes the quorum.
     assert only(two, BuildBlock) == [BuildBlock(BlockNumber(1), View(1))]
     block = make_block(7, coinbase=1)
     then = apply(two.state, BlockBuilt(BlockNumber(1), View(1), block))
@@ -335,7 +335,7 @@ def test_primary_of_a_new_view_without_locks_builds_a_block() -> None:
 
 
 def test_primary_of_a_new_view_waits_for_a_quorum() -> None:
-    # Entered by NEW-VIEW of view 1 already; its turn is view 2, for which it holds only its own.
+    # It entered view 1 by NEW-VIEW. It is the primary of view 2, for which it holds only its own.
     given = run(backup(2), view_change(0, 2), view_change(3, 9)).state
     assert given.view == 2
     assert len(given.log.get_view_changes(View(2))) == 2
@@ -343,7 +343,7 @@ def test_primary_of_a_new_view_waits_for_a_quorum() -> None:
 
 
 def test_primary_of_a_new_view_repeats_the_locked_block() -> None:
-    # A3; it asks for validity, not freshness, and keeps the original coinbase.
+    # A3; it checks validity but not freshness, and keeps the original coinbase.
     given = run(backup(), view_change(2, 1, prepared()), view_change(3, 1))
     assert only(given, ValidateBlock) == [ValidateBlock(BLOCK_A, fresh=False)]
     assert not only(given, BuildBlock)
@@ -397,7 +397,7 @@ def test_lower_view_change_of_an_author_is_ignored() -> None:
     ],
 )
 def test_unproven_view_change_is_refused_on_arrival(bogus) -> None:
-    # A8 for VIEW-CHANGEs, D4: a liar's high prepared view must not block every proposal.
+    # A8 for VIEW-CHANGEs, D4: a false high prepared view must not block every proposal.
     then = apply(backup(), bogus)
     assert [effect.reason for effect in only(then, ReportRejection)] == [
         RejectionReason.BAD_JUSTIFICATION
@@ -521,7 +521,7 @@ def test_view_0_is_timed_from_the_first_transaction_or_the_empty_interval() -> N
         (Timer.VIEW_LATEST, 1_000),
     ]
     timer = SetTimer(Timer.VIEW, BlockNumber(1), View(0), 1_000)
-    # A transaction before the interval, and one after it; both forward it to the primary.
+    # A transaction before the interval and one after it; both are forwarded to the primary.
     first = run(started.state, TransactionHeld())
     assert first.effects == ()
     expected: tuple[Effect, ...] = (ForwardTransactions(ValidatorIndex(0)), timer)
@@ -529,7 +529,7 @@ def test_view_0_is_timed_from_the_first_transaction_or_the_empty_interval() -> N
     idle = run(started.state, expired(Timer.VIEW_EARLIEST))
     assert idle.effects == ()
     assert apply(idle.state, TransactionHeld()).effects == expected
-    # None at all: at the latest when an empty block is due.
+    # Without a transaction, the timer starts when an empty block is due.
     assert apply(started.state, expired(Timer.VIEW_LATEST)).effects == (timer,)
 
 
@@ -542,12 +542,12 @@ def test_pace_counts_from_the_parents_proposal() -> None:
 
 
 def test_a_later_view_is_timed_only_while_a_quorum_is_there() -> None:
-    # f + 1 moved: our own makes three of five, the quorum is four.
+    # f + 1 moved: with ours that is three of five, and the quorum is four.
     two = run(backup(1, n=5), view_change(2, 3), view_change(4, 3))
     assert two.state.view == 3
     assert two.state.view_timer is ViewTimer.STOPPED
     assert apply(two.state, expired(Timer.VIEW, view=3)) == Transition(two.state)
-    # A fourth in a later view opens the gate, but nobody can use view 3 yet: the base.
+    # A fourth, in a later view, starts the timer with its base time: view 3 has no quorum yet.
     short = apply(two.state, view_change(0, 8))
     assert only(short, SetTimer) == [SetTimer(Timer.VIEW, BlockNumber(1), View(3), 1_000)]
     # A quorum for exactly this view: the full time.
@@ -594,7 +594,7 @@ def test_status_is_answered_with_what_its_author_lacks_once_a_period() -> None:
 
 
 def test_replica_with_another_proposal_of_the_view_is_sent_ours() -> None:
-    # An equivocating primary tells each half of the backups another block.
+    # An equivocating primary sends each half of the backups another block.
     ours, theirs = accepted(), run(backup(2), pre_prepare(BLOCK_B)).state
     told = apply(ours, status(2, digest=BLOCK_B.hash))
     assert Send(ValidatorIndex(2), pre_prepare()) in told.effects
@@ -622,7 +622,7 @@ def test_quorum_of_commits_for_an_unknown_block_fetches_it_from_f_plus_2() -> No
     given = run(backup(), commit(0), commit(2), commit(3))
     asked = FetchBlock(BLOCK_A.hash, (ValidatorIndex(0), ValidatorIndex(2), ValidatorIndex(3)))
     assert given.effects == (asked,)
-    # Asked again while it is missing.
+    # The request is repeated while the block is missing.
     assert asked in apply(given.state, expired(Timer.RESEND)).effects
     assert run(given.state, BlockFetched(BLOCK_B)).effects == ()
     then = run(given.state, BlockFetched(BLOCK_A))
@@ -683,7 +683,7 @@ def test_follower_votes_for_nothing_and_follows_commits() -> None:
 
 
 def test_lost_lock_is_evidence_in_either_order() -> None:
-    # S4, broken by somebody else.
+    # S4, violated by another validator.
     evidence = ReportEvidence(commit(3), view_change(3, 2).vote)
     for messages in ((commit(3), view_change(3, 2)), (view_change(3, 2), commit(3))):
         assert run(backup(), *messages).effects == (evidence,)
@@ -708,10 +708,10 @@ def test_messages_of_later_numbers_are_held_within_a_share_nearest_first() -> No
     near = apply(given, commit(3, number=2)).state
     assert len(near.early) == 16
     assert near.early[-1].message == commit(3, number=2)
-    # Others' shares are their own; what is too far is not held at all.
+    # Each author has its own share; messages too far ahead are not held.
     assert len(apply(near, commit(2, number=2)).state.early) == 17
     assert apply(near, commit(2, number=6)) == Transition(near)
-    # One block a sender.
+    # At most one block for each sender.
     blocks = [pre_prepare(make_block(tag, number=2), author=2, number=2) for tag in range(5)]
     assert len(run(near, *blocks).state.early) == 17
 
@@ -742,7 +742,7 @@ def test_decided_replica_waits_for_the_next_number() -> None:
 
 
 def test_restored_replica_sends_the_same_bytes_and_no_others() -> None:
-    # C1: after a crash every vote is repeated, none is made anew.
+    # C1: after a crash every vote is repeated, and no new one is made.
     changes = [view_change(0, 2), view_change(1, 2, prepared()), view_change(2, 2)]
     state, records = backup(), []
     for event in (
@@ -801,7 +801,7 @@ def test_records_of_other_numbers_are_skipped() -> None:
 
 
 def test_failing_signer_leaves_the_state_as_it_was() -> None:
-    # A16: the exception is the host's; the old state is a value and still good.
+    # A16: the host handles the exception; the old state is a value and stays valid.
     def broken(digest: Hash32):
         raise ConnectionError(digest.hex())
 

@@ -30,7 +30,7 @@ def test_quorum_is_two_thirds_rounded_up(n: int, f: int, q: int) -> None:
 
 @given(st.integers(1, 1_000))
 def test_two_quorums_share_an_honest_validator_and_the_honest_are_a_quorum(n: int) -> None:
-    # Rule S1: 2q - n validators are in both quorums, at most f of them lie.
+    # Rule S1: two quorums share 2q - n validators, of which at most f lie.
     f, q = compute_max_faulty(n), compute_quorum(n)
     assert 2 * q - n > f
     assert n - f >= q
@@ -55,9 +55,9 @@ def test_turn_after_a_coinbase_outside_the_set_is_the_next_larger_address() -> N
 def test_validators_without_a_block_in_the_window_wait_at_the_end() -> None:
     validators = validators_of(4)
     coinbases = [validators[index] for index in (0, 1, 3)] * 6
-    # The parent is 3's; 2 proposed none of the last sixteen.
+    # Validator 3 proposed the parent; validator 2 proposed none of the last sixteen blocks.
     assert compute_primary_order(BlockNumber(19), validators, coinbases) == (0, 1, 3, 2)
-    # Not before 4n blocks exist.
+    # The rule begins when 4n blocks exist.
     assert compute_primary_order(BlockNumber(16), validators, coinbases[:15]) == (0, 1, 2, 3)
 
 

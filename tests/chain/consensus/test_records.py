@@ -86,7 +86,7 @@ def test_intents_of_a_log_climb_and_keep_the_lock() -> None:
         assert intent is not None
         assert permits(guard, intent)
         guard = intent
-    # The fifth record forgets the lock: no honest log has it, and the guard says no.
+    # The fifth record forgets the lock: no honest log holds it, and the guard refuses it.
     forgetful = compute_latest_intent(RECORDS)
     assert forgetful is not None
     assert not permits(guard, forgetful)

@@ -1,4 +1,4 @@
-"""Python's view of the system contracts is the compiler's."""
+"""The calls, events and errors in Python agree with the compiled contracts."""
 
 import json
 from dataclasses import fields
@@ -291,7 +291,7 @@ ARGUMENTS = {
     "recordGenesis": (),
     "genesisHash": (),
 }
-"""What the compiler's types must decode; (7,) for the others."""
+"""The arguments that the compiler's types must decode to; (7,) for all others."""
 
 
 def abi_type(parameter: dict) -> str:

@@ -1,4 +1,4 @@
-"""The slots that are written down, against the contracts that were compiled."""
+"""The storage slots in Python agree with the compiled contracts."""
 
 from pathlib import Path
 

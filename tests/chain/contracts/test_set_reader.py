@@ -1,4 +1,4 @@
-"""The next block's set, as this one's state says (docs/spec/contracts.md, section 8.1)."""
+"""The next block's set, read from this block's state (docs/spec/contracts.md, section 8.1)."""
 
 from collections import ChainMap
 from dataclasses import replace
@@ -28,7 +28,7 @@ OTHERS = (Address(b"\x09" * 20),)
 
 
 def changed(number: int = 0, code: bytes | None = None, **slots: int):
-    """Database and header of a state whose contract holds something else."""
+    """The database and header of a state with other values in the contract."""
     world = WorldState(GENESIS.delta, GENESIS.header.state_root)
     for name, value in slots.items():
         world.set_storage(VALIDATOR_SET, int(name.removeprefix("slot")), value)

@@ -52,7 +52,7 @@ class StockVM(PragueVM):
 
     @classmethod
     def validate_header(cls, *_args: object) -> None:
-        """The header is ours."""
+        """Skip the check: these headers follow our rules."""
 
 
 class StockChain(MiningChain):
@@ -61,7 +61,7 @@ class StockChain(MiningChain):
 
 
 def run_in_stock_engine(chain: Chain, transactions: Sequence[Transaction]) -> tuple:
-    """State root, gas used and logs of a block that stock py-evm makes of the transactions."""
+    """The state root, gas used and logs of a block that stock py-evm builds."""
     alloc = {
         **chain.config.alloc,
         HISTORY_STORAGE_ADDRESS: GenesisAccount(nonce=1, code=HISTORY_STORAGE_CODE),
@@ -104,7 +104,7 @@ def run_in_stock_engine(chain: Chain, transactions: Sequence[Transaction]) -> tu
     return vm.state.make_state_root(), header.gas_used, [receipt.bloom for receipt in receipts]
 
 
-# Pieces that each leave the stack as they found it.
+# Code fragments that leave the stack unchanged.
 PIECES = {
     "store": "600160035560056004555f600455",
     "clear": "5f600155",
@@ -191,7 +191,7 @@ def test_calldata_floor_is_charged_even_with_refunds() -> None:
 
 
 def test_delegated_sender_pays_the_same_gas_to_create_a_contract() -> None:
-    # With EIP-7702 the sender may be a contract that creates: the init code is paid for once.
+    # With EIP-7702 the sender may have code that creates; the init code is paid for once.
     # CREATE of 64 zero bytes, as the sender itself and, for comparison, as another account.
     chain = chain_with("60405f5ff05000")
     authorization = Wallet.sign_authorization(
@@ -294,7 +294,7 @@ def test_an_execution_stops_when_told_to() -> None:
 
 
 def test_estimated_gas_suffices_and_slightly_less_does_not() -> None:
-    # Fails unless 100,000 gas are left when it asks.
+    # Fails unless 100,000 gas are left at its GAS opcode.
     chain = chain_with("5a620186a010600c575f5ffd5b00")
     environment = BlockEnvironment.of(chain.head, CHAIN_ID)
     request = CallRequest(to=CONTRACT)

@@ -21,7 +21,7 @@ from chain.execution.precompiles import PRECOMPILES
 
 
 def run(table: dict, number: int, data: bytes) -> tuple:
-    """Output and gas, or the fact of failure."""
+    """The output and gas, or the fact that it failed."""
     meter = GasMeter(10**9)
     computation = SimpleNamespace(
         msg=SimpleNamespace(data=data, data_as_bytes=data),

@@ -19,7 +19,7 @@ instructions = st.one_of(
     st.integers(0, 200).map(lambda value: bytes([0x60, value])),
     st.sampled_from(EDGES).map(lambda _: b"\x5f"),
     st.integers(0x80, 0x9F).map(lambda opcode: bytes([opcode])),
-    # Bytes instead of integers on the stack, and jumps by code size and counter.
+    # Code fragments that put bytes instead of integers on the stack, and jumps to code size and PC.
     st.sampled_from(
         [b"\x30", b"\x38", b"\x58\x60\x05\x01\x56\x5b", b"\x60\x01\x58\x60\x06\x01\x57\xfe\x5b"]
     ),
@@ -52,7 +52,7 @@ def run(kind: type, code: bytes, gas: int) -> tuple:
 @given(st.lists(instructions, max_size=30), st.sampled_from([30, 100, 300, 100_000]))
 def test_stack_memory_and_gas_are_stock_py_evms(pieces: list[bytes], gas: int) -> None:
     code = b"".join(pieces)
-    # Endless loops end by gas; calls and creations are the business of test_evm.
+    # Endless loops end when the gas is used up. test_evm covers calls and creations.
     code = bytes(byte for byte in code if not 0xF0 <= byte <= 0xFD or byte == 0xF3)
     assert run(_Computation, code, gas) == run(Stock, code, gas)
 

@@ -8,7 +8,7 @@ from chain.crypto import keccak256
 from chain.primitives import EMPTY_TRIE_ROOT, Hash32
 from chain.state import trie
 
-# Few, close keys, so that branches split and collapse.
+# Few keys that share prefixes, so that branches split and collapse.
 keys = st.lists(st.sampled_from([b"\x00", b"\x01", b"\x10", b"\x11"]), min_size=3, max_size=3).map(
     b"".join
 )

@@ -1,4 +1,4 @@
-"""A state in chunks: together they are the whole, and nothing else passes for one."""
+"""State chunks: together they are the whole state, and anything else is refused."""
 
 from itertools import pairwise
 
@@ -18,7 +18,7 @@ CODES = (b"", b"\x60\x01" * 400, b"\x60\x02" * 300)
 
 
 def build_state(account_count: int, slot_count: int) -> tuple[Hash32, dict[bytes, bytes]]:
-    """Accounts of which some share code, and one has large storage."""
+    """A state of accounts: some share code, and one has large storage."""
     world = WorldState({}, EMPTY_TRIE_ROOT)
     for index in range(account_count):
         address = Address(index.to_bytes(20, "big"))
@@ -46,7 +46,7 @@ def test_whole_walk_returns_every_node_once_in_ascending_order() -> None:
     assert {item.hash: item.data for item in WHOLE.items} == {
         key: value for key, value in NODES.items() if key in reachable()
     }
-    # It is enough to read every account, slot and code of.
+    # Every account, slot and code can be read from the chunks.
     found = {item.hash: item.data for item in WHOLE.items}
     world = WorldState(found, ROOT)
     assert world.get_storage(Address((4).to_bytes(20, "big")), 199) == 200

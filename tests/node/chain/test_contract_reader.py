@@ -1,4 +1,4 @@
-"""What the training host asks the contracts, on a state where a round is in progress."""
+"""The contract reads of the training host, on a state with a round in progress."""
 
 import pytest
 

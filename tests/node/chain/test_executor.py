@@ -1,4 +1,4 @@
-"""Blocks are executed once, refused by reason, and never under another body."""
+"""Blocks are executed once, refused with a reason, and never with another body."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +21,7 @@ from tests.worlds.cluster import TIMESTAMP, VALIDATORS, ClusterNode, build_clust
 
 
 class StillClock:
-    """Read from the execution thread, where trio's clock cannot be."""
+    """A fixed clock, because the execution thread cannot read trio's."""
 
     def now_ms(self) -> int:
         return (TIMESTAMP + 1) * 1000

@@ -1,4 +1,4 @@
-"""The finalizer on a real store and executor: what happens with a final block, in which order."""
+"""The finalizer on a real store and executor: the order of the steps with a final block."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace

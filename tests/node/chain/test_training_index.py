@@ -1,4 +1,4 @@
-"""The rows of the training index are the fold over all receipts, whenever they were written."""
+"""The rows of the training index equal the fold over all receipts at every block."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tests.worlds.training_chain import GENESIS_SET, SPEC, TASK, TrainingChain
 
 
 def fold(store: BlockStore) -> tuple[TaskHistory | None, list[SettledRound]]:
-    """The one task's history, from the receipts alone."""
+    """The history of the one task, computed from the receipts alone."""
     history, rounds = None, []
     for header in store.headers(BlockNumber(1), store.head_number()):
         context = BlockContext(header.number, header.timestamp)
@@ -55,7 +55,7 @@ def test_rows_equal_the_fold_over_all_receipts_at_every_step(tmp_path: Path) -> 
         step()
         history, rounds = fold(chain.store)
         assert history is not None
-        # What another process reads, which has folded nothing itself.
+        # A process that only reads sees the same rows.
         reader = TrainingIndex(chain.store)
         assert reader.history(TASK) == history
         assert [reader.settled_round(TASK, n) for n in range(len(rounds))] == rounds

@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 20.0
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, one that only waits to be reaped left out."""
+    """Whether a process is alive; a zombie is not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:
@@ -44,7 +44,7 @@ def wait_until(condition: object) -> None:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A program `parent_and_child` that starts another one and writes both process ids."""
+    """A program `parent_and_child` that starts a child and writes both process ids."""
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path.cwd()}")
     (tmp_path / "parent_and_child.py").write_text(
         "import os, subprocess, sys, time\n"
@@ -65,7 +65,7 @@ def test_leaving_the_block_ends_children_and_grandchildren(module: Path) -> None
         child = processes.start("one", ["parent_and_child"])
         pids = read_pids(child.log)
         assert all(is_alive(pid) for pid in pids)
-    # Both are killed by now; the one that is no child of ours may need a moment to end.
+    # Both are killed by now; the grandchild may need a moment to end.
     wait_until(lambda: not any(is_alive(pid) for pid in pids))
 
 
@@ -99,7 +99,7 @@ def test_children_end_when_their_parent_is_killed(module: Path) -> None:
     parent.kill()
     parent.wait()
     wait_until(lambda: not is_alive(pids[0]))
-    os.kill(pids[1], signal.SIGKILL)  # of no interest here: a node ends what it started
+    os.kill(pids[1], signal.SIGKILL)  # not checked here: a node ends its own children
 
 
 def test_end_of_a_child_is_told_by_the_last_line_of_its_log(module: Path) -> None:
@@ -125,7 +125,7 @@ def test_settings_of_the_operators_own_node_do_not_reach_children(
 
 
 def find_free_ports() -> int:
-    """A base port such that the ports of a small network are free."""
+    """A base port for a small network whose ports are all free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

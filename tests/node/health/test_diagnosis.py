@@ -1,4 +1,4 @@
-"""Each thing that can be wrong, from a health made by hand to its sentence and its cure."""
+"""Every finding of the diagnosis: from a hand-made health to its text and its cure."""
 
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ HEALTHY = NodeHealth(
 
 
 def with_validators(health: NodeHealth, **changes: dict[str, object]) -> NodeHealth:
-    """The health with some validators changed, by name."""
+    """The health with changed fields of some validators, by name."""
     return replace(
         health,
         validators=tuple(

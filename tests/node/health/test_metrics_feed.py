@@ -1,4 +1,4 @@
-"""What is told to Prometheus: set where it happens, named as the operator guide says."""
+"""The metrics: each is set, and named as in the operator guide."""
 
 import json
 import re
@@ -40,7 +40,7 @@ UNITS = {
     ),
 }
 STATES = {"pot_pbft_signing_stopped"}
-"""1 or 0, and the text says of what."""
+"""Metrics that are 1 or 0; their help text says for which state."""
 
 FOREIGN = ("python_", "process_", "ethereum_")
 
@@ -170,7 +170,7 @@ async def test_a_finding_that_is_over_is_shown_as_over(autojump_clock: MockClock
 
 
 def exposed(text: str) -> dict[str, tuple[str, str]]:
-    """Type and help text of everything in an exposition, by the name that a query uses."""
+    """The type and help text of every metric in an exposition, by the name in queries."""
     found = {}
     for family in text_string_to_metric_families(text):
         suffix = "_total" if family.type == "counter" else ""
@@ -179,7 +179,7 @@ def exposed(text: str) -> dict[str, tuple[str, str]]:
 
 
 def documented() -> set[str]:
-    """The metrics that the first columns of the guide's tables name."""
+    """The metrics in the first columns of the guide's tables."""
     section = GUIDE.read_text(encoding="utf-8").split("\n## 13. ")[1].split("\n## ")[0]
     cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     return {name for cell in cells for name in re.findall(r"`((?:pot|ethereum)_\w+)", cell)}
@@ -209,7 +209,7 @@ async def test_the_guide_names_every_metric_and_no_other(
 
 
 def asked_for() -> dict[str, set[str]]:
-    """The metrics in the guide's rules and the dashboard's queries, by query."""
+    """The metrics in each query of the guide's rules and of the dashboard."""
     rules = re.findall(r"^ +expr: (.*)$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
     panels = json.loads(DASHBOARD.read_bytes())["panels"]
     queries = [target["expr"] for panel in panels for target in panel["targets"]]

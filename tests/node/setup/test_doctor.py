@@ -1,4 +1,4 @@
-"""What `pot doctor` finds in a directory and a machine that a test broke in one place."""
+"""The findings of `pot doctor` in a directory or machine with one defect."""
 
 import resource
 import shutil
@@ -43,7 +43,7 @@ class FixedClock:
 
 @dataclass
 class Node:
-    """A validator's directory, as `pot init` leaves it."""
+    """A validator's directory after `pot init`."""
 
     config: NodeConfig
     timestamp: int
@@ -64,7 +64,7 @@ class Node:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made once: keys take time."""
+    """A directory that is made once, because keys take time."""
     root = tmp_path_factory.mktemp("node")
     password_file = root / "password"
     password_file.write_text(PASSWORD + "\n")
@@ -90,7 +90,9 @@ def node(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nod
     config_file.write_text(text.replace(str(template), str(tmp_path)))
     usage = type(shutil.disk_usage(tmp_path))(2**42, 2**41, 2**41)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: usage)
-    monkeypatch.setattr(doctor, "SYNC_SECONDS_LIMIT", 10.0)  # not this machine is tested
+    monkeypatch.setattr(
+        doctor, "SYNC_SECONDS_LIMIT", 10.0
+    )  # this test must not depend on this machine
     monkeypatch.setattr(doctor, "NETWORK_FILE_SYSTEMS", frozenset({"nfs4"}))
     config = load_config(config_file)
     genesis, _ = doctor.check_genesis(config)

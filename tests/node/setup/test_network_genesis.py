@@ -32,7 +32,7 @@ HOLDER = Address(b"\x77" * 20)
 
 
 def ask(config: GenesisConfig, contract: Address, data: bytes) -> bytes:
-    """What a view function of a predeployed contract says at genesis."""
+    """The answer of a view function of a system contract at genesis."""
     genesis = build_genesis(config)
     environment = BlockEnvironment.of(genesis.header, config.chain_id)
     result = call(

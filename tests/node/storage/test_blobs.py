@@ -163,7 +163,7 @@ def test_manifest_that_no_blob_has_is_refused():
         (2 * CHUNK_BYTES, leaves),
         (-1, leaves[:1]),
         (0, ()),
-        # Inner nodes passed off as leaves have the same root; the size gives them away.
+        # Inner nodes given as leaves have the same root, but the size does not fit.
         (len(BLOB), (merkle_node(leaves[0], leaves[1]), leaves[2])),
     ):
         with pytest.raises(RejectedInputError):
@@ -190,7 +190,7 @@ def test_upload_to_a_full_disk_is_one_storage_error(store):
         upload.write(BLOB[:1000])
         with pytest.raises(StorageError, match="free or repair the disk"):
             upload.finish()
-        # Leaving the block closes the file, whose last bytes the disk still refuses.
+        # Leaving the block closes the file, and the full disk still refuses its last bytes.
         upload.__exit__()
     assert store.used_bytes() == 0
 
@@ -220,7 +220,7 @@ def test_lost_or_damaged_chunk_hashes_are_computed_again(store, tmp_path):
 
 
 def age(tmp_path, *names: str) -> None:
-    """Make files an hour old; all if none is named."""
+    """Make files an hour old; all files if none is named."""
     for path in (tmp_path / "blobs").iterdir():
         if not names or path.name in names:
             os.utime(path, ns=(NOW_NS - HOUR_NS, NOW_NS - HOUR_NS))

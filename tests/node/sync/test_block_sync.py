@@ -1,4 +1,4 @@
-"""A late node catches up from peers, some of which lie."""
+"""A late node catches up from peers, some of which lie or are slow."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,12 +24,12 @@ pytestmark = pytest.mark.usefixtures("inline_threads")
 
 
 async def start_late(wire: Wire, nursery: trio.Nursery, blocks: int = 5) -> None:
-    """Three validators with some blocks; the fourth node is to be started as a follower."""
+    """Start three validators and wait for some blocks; return the fourth node, a follower."""
     for node in wire.nodes[:3]:
         await nursery.start(node.run)
     await until(lambda: min(heads(wire.nodes[:3])) >= blocks)
     wire.nodes[3].is_signer = False
-    # A follower hears no consensus messages: sync alone brings it on.
+    # A follower gets no consensus messages, so it has only sync.
     wire.lost = lambda sender, receiver, _payload: 3 in (sender, receiver)
 
 
@@ -59,7 +59,7 @@ Serve = Callable[[BlockNumber, int], tuple[tuple[Block, CommitCertificate], ...]
 
 
 def lie(kind: str, serve: Serve) -> Serve:
-    """What a peer answers that lies in one way."""
+    """The answer of a peer that lies in one way."""
 
     def answer(first: BlockNumber, count: int) -> tuple[tuple[Block, CommitCertificate], ...]:
         pairs = serve(first, count)
@@ -136,7 +136,7 @@ async def test_peer_that_claims_a_nonexistent_head_is_not_followed(
         assert [(peer, error.reason) for peer, error in late.faults] == [
             ("node 0", RejectionReason.FALSE_HEAD)
         ]
-        # It rests: neither does it delay anything, nor is its number shown to anybody.
+        # The node waits before it asks again; the claim delays nothing and is not passed on.
         assert late.sync.best_known() < 2**63
         nursery.cancel_scope.cancel()
 
@@ -227,7 +227,7 @@ async def test_a_validator_one_block_behind_leaves_it_to_consensus_for_a_while(
         await nursery.start(late.run)
         await until(lambda: min(heads(wire.nodes)) >= 1)
         for node in wire.nodes[:2]:
-            node.kill()  # no quorum: nothing is decided any more
+            node.kill()  # without a quorum no block is decided any more
         await until(lambda: not wire.nodes[0].is_running)
         number = late.store.head_number()
         if wire.nodes[2].store.head_number() > number:

@@ -1,4 +1,4 @@
-"""The plan of a download: everything is fetched, whatever peers do, in bounded room."""
+"""The plan of a download fetches every block in bounded memory, whatever peers do."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,11 +49,11 @@ def test_every_block_arrives_and_memory_is_bounded_whatever_peers_do(data: st.Da
                 if asked is not None:
                     assert asked.last <= heads[peer]
                     out.append((peer, asked))
-        # The answers of those who proved slower are still out, one a peer, and of no use.
+        # Requests to the slower peers are still open, one for each, and no longer needed.
         assert len(plan._flights) + len(plan._ready) <= RANGES_LIMIT + 1
         if out:
             peer, asked = out.pop(data.draw(st.integers(0, len(out) - 1)))
-            # Ann is honest; the others fail, or give as little as they like.
+            # Ann is honest; the others fail or answer with too little.
             fails = peer != ANN and data.draw(st.booleans())
             if not fails:
                 shortest = asked.first if peer != ANN else asked.last
@@ -64,7 +64,9 @@ def test_every_block_arrives_and_memory_is_bounded_whatever_peers_do(data: st.Da
             assert got.range.first <= head + 1
             head = max(head, got.range.last)
         if data.draw(st.integers(0, 9)) == 0:
-            head = min(GOAL, head + data.draw(st.integers(0, 3)))  # consensus is faster
+            head = min(
+                GOAL, head + data.draw(st.integers(0, 3))
+            )  # consensus finalizes the block first
     assert head == GOAL
 
 

@@ -1,4 +1,4 @@
-"""Whoever decides which block, and whatever a peer holds back: only final blocks are believed."""
+"""The search for validator sets accepts only final blocks, whatever a peer holds back."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ SCHEDULES = st.dictionaries(st.integers(2, LENGTH), st.integers(0, len(SETS) - 1
 
 
 class Chain:
-    """Headers whose certificates say who made them, which only the verifier looks at."""
+    """Headers whose certificates name their set in clear, which only the verifier reads."""
 
     def __init__(self, schedule: dict[int, int]) -> None:
         self._schedule = schedule

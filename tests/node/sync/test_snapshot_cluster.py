@@ -1,4 +1,4 @@
-"""A validator that lost everything joins by snapshot while blocks go on, votes, and serves."""
+"""A validator with an empty disk joins a running network by snapshot, votes, and serves."""
 
 import shutil
 from functools import cache
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("inline_threads")
 
 @cache
 def contract_genesis() -> tuple[GenesisConfig, GenesisState]:
-    """The cluster's genesis, on which the system contracts are deployed."""
+    """The cluster's genesis with the system contracts."""
     config = build_network(
         NetworkPlan(
             chain_id=CHAIN_ID,
@@ -55,10 +55,10 @@ def contract_genesis() -> tuple[GenesisConfig, GenesisState]:
 
 
 class SnapshotNode(ClusterNode, MemoryNetwork):
-    """A node of the cluster that also serves its state, and may join by snapshot."""
+    """A node of the cluster that also serves its state and may join by snapshot."""
 
     sources: tuple[int, ...] = (0, 1, 2, 3)
-    """Whom it hears of."""
+    """The indices of the nodes that it knows as peers."""
 
     chain_id = CHAIN_ID
 
@@ -112,14 +112,14 @@ async def test_validator_with_an_empty_disk_joins_votes_and_serves_the_next_one(
         head = late.store.head()
         assert first.store.header(head.number) == head
 
-        # Without its guard it signs nothing for two blocks. Then two others are not enough without
-        # it: blocks go on, so it votes.
+        # Without its guard it signs nothing for two blocks. Then one of the others is killed,
+        # so the two left need its votes: blocks go on, so it votes.
         await until(lambda: late.host.is_signing)
         first.kill()
         goal = late.store.head_number() + 6
         await until(lambda: min(heads(wire.nodes[1:])) >= goal)
 
-        # And what it holds is enough for another one to begin with, which knows nobody else.
+        # Its data is enough for another fresh node that knows no other peer.
         shutil.rmtree(first.directory)
         first.directory.mkdir()
         first.sources, first.is_signer = (3,), False
@@ -153,13 +153,13 @@ async def test_snapshot_sync_across_validator_set_changes(
         for key in (OPERATOR_KEYS[1], OPERATOR_KEYS[2], OPERATOR_KEYS[4]):
             cluster.send(key, VALIDATOR_SET, encode_vote_on_proposal(2))
         await until(lambda: late.address not in first.store.next_validator_set().validators)
-        # Three of the four that now decide are left: no certificate is without the joiner's vote,
-        # which genesis does not know.
+        # Three of the four members are left, so every certificate needs the vote of the joiner,
+        # which is not in the genesis set.
         there.pop(2).kill()
         begun = first.store.head_number() + 20
         await until(lambda: min(heads(there)) >= begun)
 
-        # Genesis is all that it knows.
+        # It knows genesis only.
         await nursery.start(late.run)
         await until(lambda: late.store.head_number() > begun)
         assert late.store.first_held() >= begun - 2, "nothing was replayed"

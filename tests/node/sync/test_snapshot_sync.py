@@ -1,4 +1,4 @@
-"""A fresh node joins by snapshot: at any moment of a round, across crashes, among liars."""
+"""A fresh node joins by snapshot at any step of a round, across crashes, with lying peers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,7 +64,7 @@ async def test_a_node_that_joins_at_any_step_of_a_round_knows_what_others_know(
     assert node.store.certificate(head.number) == chain.store.certificate(head.number)
     assert node.index.history(TASK) == chain.index.history(TASK)
     assert node.collect_state() == FreshNode.collect_state(chain_node(chain))
-    # And it goes on like everybody: the rounds that follow are folded to the same rows.
+    # It then follows like any node: later rounds give the same rows.
     for following in STEPS[STEPS.index(step) + 1 :]:
         getattr(chain, following)()
     node.follow(chain.local)
@@ -145,7 +145,7 @@ async def test_sync_resumes_after_any_crash_and_fetches_nothing_twice(
 
     @contextmanager
     def cut(database: Database) -> Iterator[Writer]:
-        # Killed before a transaction is durable, or just after it.
+        # It is killed just before or just after a transaction is durable.
         nonlocal writes_left
         writes_left -= 1
         if writes_left == 0:
@@ -168,7 +168,7 @@ async def test_sync_resumes_after_any_crash_and_fetches_nothing_twice(
         finally:
             node.database.close()
     assert lives > chunks // 3
-    # Each life loses at most the chunk that it was at.
+    # Each crash loses at most the chunk in progress.
     assert server.asked.count("chunk") <= chunks + lives
     monkeypatch.setattr(Database, "write", write)
     node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server))
@@ -180,12 +180,14 @@ async def test_sync_resumes_after_any_crash_and_fetches_nothing_twice(
 
 
 def spoil(value: object) -> object:
-    """Another value of the same shape."""
+    """A wrong value of the same shape."""
     match value:
         case tuple() | list():
             return type(value)(spoil(each) for each in value)
         case dict():
-            raise RejectedInputError(RejectionReason.CONTENT_MISMATCH)  # the network's own check
+            raise RejectedInputError(
+                RejectionReason.CONTENT_MISMATCH
+            )  # the network layer checks this itself
         case Header():
             return replace(value, gas_used=value.gas_used + 1)
         case Block():
@@ -203,7 +205,7 @@ def spoil(value: object) -> object:
 
 
 LIES = {
-    "headers": None,  # its validators may be others than those that this node knows
+    "headers": None,  # this node may not know the set that decided it
     "chunk": RejectionReason.CONTENT_MISMATCH,
     "records": RejectionReason.CONTENT_MISMATCH,
     "receipts": RejectionReason.RECEIPTS_ROOT_MISMATCH,

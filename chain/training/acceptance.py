@@ -1,4 +1,4 @@
-"""What validators say of gradients, and what follows (docs/spec/training.md, section 5)."""
+"""Verdicts on gradients, and the decisions they lead to (docs/spec/training.md, section 5)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,23 +8,23 @@ from typing import Final
 from chain.errors import InvalidMessage, RejectionReason
 
 VERDICTS_PER_BYTE: Final = 4
-"""Two bits each, the first in the least significant ones."""
+"""Each verdict takes two bits; the first takes the least significant ones."""
 
 CHEAT_FACTOR: Final = 10
-"""Honest machines stay far below the tolerance, so ten times as much is no accident."""
+"""Ten times the tolerance proves a cheat: honest machines stay far below the tolerance."""
 
 
 class Verdict(IntEnum):
-    """A validator's word on one gradient, as it stands in a bitmap."""
+    """A validator's judgement of one gradient, as a bitmap holds it."""
 
     OK = 0
-    """Held, served, and within the tolerance if re-executed."""
+    """The gradient is held and, if it was re-executed, within the tolerance."""
     BAD = 1
-    """Past the tolerance or the exponent rule; not paid."""
+    """The gradient breaks the tolerance or the exponent rule; it is not paid."""
     CHEAT = 2
-    """Past ten times either; slashed if a quorum says so."""
+    """The gradient breaks ten times one of them; its miner is slashed if a quorum says so."""
     UNAVAILABLE = 3
-    """No blob is held that opens the commitment and is well-formed."""
+    """The validator holds no well-formed blob that opens the commitment."""
 
 
 class ExponentRule(StrEnum):
@@ -33,11 +33,11 @@ class ExponentRule(StrEnum):
     KEPT = "kept"
     BROKEN = "broken"
     BROKEN_TENFOLD = "broken_tenfold"
-    """Outside even with ten times the slack."""
+    """Broken even with ten times the slack."""
 
 
 class Outcome(StrEnum):
-    """What becomes of a gradient."""
+    """The fate of a gradient."""
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"
@@ -46,11 +46,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What re-execution found.
+    """The result of re-executing a gradient.
 
     Attributes:
         distance_ppb: The cell distance E in parts per billion, rounded up.
-        exponents: The exponent rule.
+        exponents: Whether the exponent rule is kept.
     """
 
     distance_ppb: int
@@ -59,13 +59,13 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the verdicts of a ballot mean for one gradient."""
+    """The consequences of a ballot's verdicts for one gradient."""
 
     outcome: Outcome
     is_slashed: bool
-    """A quorum said cheat."""
+    """Whether a quorum said cheat."""
     is_fined: bool
-    """A quorum said unavailable: one round's pay."""
+    """Whether a quorum said unavailable; the miner then loses one round's pay."""
 
 
 def compute_verdict(measurement: Measurement, tolerance_ppb: int) -> Verdict:
@@ -108,7 +108,7 @@ def decode_verdicts(bitmap: bytes, commitment_count: int) -> tuple[Verdict, ...]
     """The verdicts of a bitmap over `commitment_count` commitments.
 
     Raises:
-        InvalidMessage: The length is another, or padding is not 0.
+        InvalidMessage: MALFORMED: the length does not fit the count, or the padding is not 0.
     """
     if len(bitmap) != -(-commitment_count // VERDICTS_PER_BYTE):
         raise InvalidMessage(

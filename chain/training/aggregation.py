@@ -1,4 +1,4 @@
-"""Accepted gradients become one, exactly (docs/spec/training.md, section 6).
+"""The exact mean of a round's accepted gradients (docs/spec/training.md, section 6).
 
 Everything is summed in int64, so the order of arrival does not matter and nothing is rounded before
 the last two operations. `clip_mean` weighs down gradients above the median norm, the median counted
@@ -28,15 +28,15 @@ WEIGHT_ONE: Final = 256
 """A weight of 1: weights are integers with 8 fractional bits."""
 
 FLUSH_BELOW: Final = np.float32(2.0**-100)
-"""Magnitudes below become +0, so that a process that flushes subnormals computes the same bits."""
+"""Smaller magnitudes become +0, so that processes that flush subnormals compute equal bits."""
 
 SLICE_BLOCKS: Final = 4_096
-"""Blocks that are scaled at a time: bounds the temporary int64 copies to 24 MB."""
+"""How many blocks are scaled at a time: bounds the temporary int64 copies to 24 MB."""
 
 
 def flush(values: Float32Array | Float64Array) -> Float32Array:
     """`values` with everything below 2**-100 in magnitude, and -0, replaced by +0."""
-    # numpy's stubs take float32 arithmetic for float64, so only the assertion tells.
+    # numpy's stubs give float32 arithmetic the type float64; the assertion corrects it.
     assert values.dtype == np.float32
     return np.where(np.abs(values) < FLUSH_BELOW, np.float32(0), values)
 
@@ -47,8 +47,8 @@ def compute_weights(
     """The weight of every gradient, in 1/256, in the order of `contributions`.
 
     Args:
-        aggregator: The task's.
-        contributions: Units and squared norm of every accepted gradient.
+        aggregator: The aggregator that the task names.
+        contributions: The units and the squared norm of every accepted gradient.
     """
     match aggregator:
         case Aggregator.MEAN:
@@ -76,7 +76,10 @@ def _lower_median(contributions: Sequence[tuple[int, int]]) -> int:
 
 
 class GradientSum:
-    """The running sum of a round's accepted gradients; memory 8 bytes a parameter, any order."""
+    """The sum of a round's accepted gradients so far, which may be added in any order.
+
+    It takes 8 bytes of memory a parameter.
+    """
 
     def __init__(self, parameter_count: int) -> None:
         self._parameter_count = parameter_count
@@ -84,7 +87,7 @@ class GradientSum:
         self._units = 0
 
     def add(self, gradient: Gradient, units: int, weight: int) -> None:
-        """Count in one gradient with its accepted units and its weight in 1/256."""
+        """Add one gradient with its accepted units and its weight in 1/256."""
         assert units > 0
         assert 0 <= weight <= WEIGHT_ONE
         self._units += units
@@ -96,7 +99,7 @@ class GradientSum:
             self._sum[part] += gradient.codes[part].astype(np.int64) * factors[part]
 
     def mean(self) -> Float32Array:
-        """The weighted mean a unit, float32[parameters], flushed."""
+        """The weighted mean per unit, float32[parameters], flushed."""
         assert self._units > 0
         scale = np.float32(math.ldexp(1.0, EXPONENT_MIN) / (WEIGHT_ONE * self._units))
         values = self._sum.reshape(-1)[: self._parameter_count].astype(np.float32)

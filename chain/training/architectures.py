@@ -1,7 +1,7 @@
-"""The built-in model architectures, by formula (docs/spec/training.md, section 2).
+"""The built-in model architectures: their parameters and costs (docs/spec/training.md, section 2).
 
 A model is data: a name, a version and a few bounded integers. Parameter shapes and costs follow
-from them in integers, before any memory is touched. The torch side must agree, and a test holds it.
+from them in integer arithmetic, before memory is allocated. A test compares them with torch.
 """
 
 import math
@@ -12,16 +12,17 @@ MAX_LAYERS: Final = 16
 """More than any multilayer perceptron or 3x3 network that is trained without skip connections."""
 
 MAX_WIDTH: Final = 2**16
-"""Of a layer, an input side or the classes: keeps every product below far from 2**63."""
+"""The largest width of a layer, of an image side and of the classes: no product nears 2**63."""
 
 MAX_PARAMETERS: Final = 2**26
 """67 million: an aggregating validator then needs about 1.5 GB (int64 sums and AdamW's state)."""
 
 MAX_FORWARD_FLOPS: Final = 2**36
-"""A sample's forward pass: at one CPU core's 30 GFLOP/s, the slowest unit is still re-executed."""
+"""The cost limit of one sample's forward pass: a CPU core of 30 GFLOP/s can still re-execute
+the most expensive unit."""
 
 KERNEL: Final = 3
-"""Side of every convolution kernel of `cnn` version 1."""
+"""The height and width of every convolution kernel of `cnn` version 1."""
 
 Shape = tuple[int, ...]
 """Extents of an array, outermost first."""
@@ -32,9 +33,9 @@ class Mlp:
     """Version 1 of `mlp`: linear layers with ReLU between them.
 
     Attributes:
-        inputs: Features a sample, flattened.
-        hidden: Width of each hidden layer; empty for a linear classifier.
-        classes: Outputs.
+        inputs: The number of features of a sample, flattened.
+        hidden: The width of each hidden layer; empty for a linear classifier.
+        classes: The number of outputs.
     """
 
     inputs: int
@@ -49,7 +50,7 @@ class Cnn:
     Attributes:
         image: Channels, height and width of a sample.
         channels: Output channels of each stage; every stage halves height and width (floor).
-        classes: Outputs.
+        classes: The number of outputs.
     """
 
     image: tuple[int, int, int]
@@ -97,7 +98,7 @@ def compute_layers(model: Model) -> tuple[Layer, ...]:
 
 
 def parameter_shapes(model: Model) -> tuple[tuple[str, Shape], ...]:
-    """Name and shape of every parameter, by ascending name: the order of theta."""
+    """The name and shape of every parameter, by ascending name: the order of theta."""
     shapes = [
         shape
         for layer in compute_layers(model)
@@ -115,12 +116,12 @@ def count_parameters(model: Model) -> int:
 
 
 def count_forward_flops(model: Model) -> int:
-    """Operations of one sample's forward pass, a multiply-add counted as two; biases left out."""
+    """The operations of one sample's forward pass; a multiply-add counts as two, biases as none."""
     return sum(2 * layer.positions * math.prod(layer.weight) for layer in compute_layers(model))
 
 
 def input_shape(model: Model) -> Shape:
-    """The shape in which the model takes one sample."""
+    """The shape of one sample as the model's input."""
     match model:
         case Mlp():
             return (model.inputs,)

@@ -1,10 +1,10 @@
-"""Who computes on which samples (docs/spec/training.md, section 3).
+"""The assignment of samples to miners (docs/spec/training.md, section 3).
 
-A round's seed turns the training samples into a permutation that anybody computes index by index;
-miners, by ascending address, take disjoint stretches of it.
+An attempt's seed determines a permutation of the training samples, which can be computed index by
+index. Miners, by ascending address, take disjoint ranges of it.
 The permutation is an eight-round Feistel network with SHA-256 as round function over the smallest
-even number of bits that holds the indices; an image outside is mapped again until it is inside
-(cycle walking), so it is a bijection of exactly the indices there are.
+even number of bits that holds the indices. An image outside the range of indices is mapped again
+until it is inside (cycle walking), so the permutation is a bijection of that range.
 """
 
 from bisect import bisect_right
@@ -23,8 +23,8 @@ from chain.training.task_spec import (
 )
 
 FEISTEL_ROUNDS: Final = 8
-"""Four suffice against an adversary on large domains (Luby and Rackoff); eight, because a small
-data set has few bits in each half."""
+"""Four rounds suffice on large domains (Luby and Rackoff); a small data set has few bits in each
+half, so there are eight."""
 
 DOMAIN_SAMPLES: Final = b"POT samples v1\x00\x00"
 """Separates the permutation of samples from that of units."""
@@ -70,13 +70,13 @@ def _feistel(key: bytes, half_bits: int, value: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The work of one attempt at a round.
+    """The samples of each miner in one attempt.
 
     Attributes:
-        seed: Of the attempt.
-        sample_count: Training samples there are.
-        samples_per_unit: Samples in one unit.
-        units: Units given to each registered miner, by ascending address; 0 if none was drawn.
+        seed: The attempt's seed.
+        sample_count: The number of training samples.
+        samples_per_unit: The number of samples in one unit.
+        units: The units given to each registered miner, by ascending address; 0 if none was drawn.
     """
 
     seed: Hash32
@@ -85,7 +85,7 @@ class Assignment:
     units: tuple[tuple[Address, int], ...]
 
     def units_of(self, miner: Address) -> int:
-        """Units of `miner`; 0 if it does not take part."""
+        """The units of `miner`; 0 if it does not take part."""
         return dict(self.units).get(miner, 0)
 
     def sample_indices(self, miner: Address) -> tuple[int, ...]:
@@ -106,14 +106,14 @@ def assign(
     samples_per_unit: int,
     max_units: int,
 ) -> Assignment:
-    """The work of every miner that takes part.
+    """The samples of every miner that takes part.
 
     Args:
-        seed: Of the attempt.
+        seed: The attempt's seed.
         miners: Address and declared units (at least 1) of each; every address once, in any order.
-        sample_count: Training samples there are.
-        samples_per_unit: Samples in one unit, at most `sample_count`.
-        max_units: Units of one round at most, by the task's terms.
+        sample_count: The number of training samples.
+        samples_per_unit: The number of samples in one unit, at most `sample_count`.
+        max_units: The most units of one round, by the task's terms.
     """
     ordered = sorted(miners)
     assert len({address for address, _ in ordered}) == len(ordered)

@@ -1,9 +1,10 @@
-"""The one sequence of bytes that a gradient becomes (docs/spec/training.md, section 4).
+"""The payload: a gradient as bytes (docs/spec/training.md, section 4).
 
-GQ8, version 1: a header of 128 bytes that binds the payload to its place; one signed exponent a
-block of 256 values; one signed code a value, value = code * 2**exponent. Scales are powers of two,
+Format GQ8, version 1, has a header of 128 bytes that binds the payload to its attempt and miner,
+one signed exponent for each block of 256 values, and one signed code for each value:
+value = code * 2**exponent. Scales are powers of two,
 so decoding, scaling and summing are exact on every machine.
-A payload is canonical: decode_gradient accepts nothing that quantize would not have written.
+A payload is canonical: decode_gradient accepts only what quantize would have written.
 """
 
 import struct
@@ -23,47 +24,49 @@ Float32Array = NDArray[np.float32]
 """Parameters or a gradient, flat, in manifest order."""
 
 Float64Array = NDArray[np.float64]
-"""What tolerances are computed in; nothing of it is hashed."""
+"""The type in which tolerances are computed; none of these values is hashed."""
 
 Int8Array = NDArray[np.int8]
 """Exponents or codes."""
 
 BLOCK_VALUES: Final = 256
-"""Values that share an exponent: the scale costs 0.4 % of the bytes, the error is 1.3e-2."""
+"""How many values share an exponent: exponents take 0.4 % of the bytes, the error is 1.3e-2."""
 
 EXPONENT_MIN: Final = -36
-"""Of a zero block, and the floor of every other: 2**-36 is below what a unit gradient feels."""
+"""The exponent of a block of zeros, and the least of any block: smaller steps do not matter in a
+gradient of norm 1."""
 
 EXPONENT_MAX: Final = -6
-"""Of a block that holds 1.0, the largest value a gradient of norm 1 has."""
+"""The exponent of a block that holds 1.0, the largest value of a gradient of norm 1."""
 
 CODE_MAX: Final = 127
 """Codes are symmetric: -128 is invalid."""
 
 CODE_MIN_OF_LARGEST: Final = 64
-"""What the largest code of a block at least is, unless its exponent is the floor."""
+"""The least value of a block's largest code, unless the exponent is EXPONENT_MIN."""
 
 SATURATION: Final = 127.5
-"""The block maximum, in steps, from which rounding would give 128 and the exponent goes up."""
+"""From this block maximum on, in steps, rounding would give 128; the exponent is then increased."""
 
 MAX_SQUARED_NORM: Final = 4 << (2 * -EXPONENT_MIN)
-"""Norm 2 in units of 2**EXPONENT_MIN: a miner clips to 1, and rounding at most doubles a value."""
+"""Norm 2, squared, in units of 2**EXPONENT_MIN: a miner clips to norm 1, and rounding at most
+doubles a value."""
 
 MAGIC: Final = b"GQ01"
-"""Gradient, quantized, format 1."""
+"""The first bytes of every payload: gradient, quantized, format 1."""
 
 CODEC_INT8: Final = 8
-"""Bits of a code."""
+"""The number of bits of a code."""
 
 HEADER: Final = struct.Struct("<4sBBHQQQ32s32s20sQI")
 """Magic, codec, flags, local steps, parameters, round, chain id, theta root, seed, miner, task,
 attempt."""
 
 HEADER_BYTES: Final = HEADER.size
-"""128."""
+"""The length of the header, 128."""
 
 COMMITMENT_DOMAIN: Final = keccak256(b"Proof of Training: gradient commitment, version 1")
-"""First word of a commitment, so that no other hash of the protocol can pass for one."""
+"""The first word of a commitment: no other hash of the protocol can be taken for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,8 @@ class Gradient:
     Attributes:
         exponents: int8[blocks].
         codes: int8[blocks, 256], the last block padded with zeros.
-        squared_norm: Of the decoded values, exact, in units of 2**(2 * EXPONENT_MIN).
+        squared_norm: The exact squared norm of the decoded values, in units of
+            2**(2 * EXPONENT_MIN).
     """
 
     exponents: Int8Array
@@ -122,7 +126,7 @@ class Gradient:
 
 
 def count_blocks(parameter_count: int) -> int:
-    """Blocks that hold that many values."""
+    """The number of blocks that hold so many values."""
     return -(-parameter_count // BLOCK_VALUES)
 
 
@@ -134,7 +138,7 @@ def count_payload_bytes(parameter_count: int) -> int:
 def compute_exponents(maxima: Float64Array) -> NDArray[np.int32]:
     """The exponent of a block whose largest absolute value is `maxima`[block], for each block.
 
-    Only exact operations: frexp reads the bits, ldexp writes them.
+    All operations are exact: frexp reads the bits, ldexp writes them.
     """
     _, exponents = np.frexp(maxima)
     exponents = exponents.astype(np.int32) - 7
@@ -152,11 +156,11 @@ def pad_blocks(values: Float32Array) -> Float32Array:
 def quantize(gradient: Float32Array) -> tuple[Int8Array, Int8Array]:
     """Exponents int8[blocks] and codes int8[blocks, 256] of `gradient`, float32[d].
 
-    The gradient is finite and clipped to norm 1 before.
+    The caller has clipped the gradient to norm 1; all its values are finite.
     """
     blocks = pad_blocks(gradient)
     maxima = np.abs(blocks).max(axis=1)
-    assert np.all(maxima <= 1.0), "clip the gradient to norm 1 first"  # false for NaN, too
+    assert np.all(maxima <= 1.0), "clip the gradient to norm 1 first"  # NaN fails this as well
     exponents = compute_exponents(maxima.astype(np.float64))
     scales = np.ldexp(np.float32(1), -exponents)[:, np.newaxis]
     codes = np.clip(np.rint(blocks * scales), -CODE_MAX, CODE_MAX)
@@ -171,11 +175,11 @@ def encode_gradient(header: GradientHeader, gradient: Float32Array) -> bytes:
 
 
 def decode_gradient(payload: bytes, expected: GradientHeader) -> Gradient:
-    """The gradient in `payload`, which claims the place `expected`.
+    """The gradient in `payload`, whose header must be `expected`.
 
     Raises:
-        InvalidGradient: The length, the header, a code or an exponent is not what the one
-            canonical payload of a gradient in that place has, or its norm exceeds 2.
+        InvalidGradient: The length or the header is wrong, a code or an exponent is not canonical,
+            or the norm exceeds 2.
     """
     size = count_payload_bytes(expected.parameter_count)
     if len(payload) != size:
@@ -230,14 +234,14 @@ def _describe_header(payload: bytes, expected: GradientHeader) -> str:
 
 
 def compute_gradient_root(payload: bytes) -> Hash32:
-    """The content id of a payload, which a commitment binds."""
+    """The content id of a payload; the commitment binds it."""
     return content_id(payload)
 
 
 def compute_commitment(
     header: GradientHeader, gradient_root: Hash32, salt: Hash32, units: int
 ) -> Hash32:
-    """What a miner puts on the chain before anybody sees its gradient.
+    """The commitment that a miner posts on the chain before it reveals its gradient.
 
     keccak256(abi.encode(DOMAIN, chainId, task, round, attempt, miner, thetaRoot, gradientRoot,
     salt, units)).

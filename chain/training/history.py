@@ -1,7 +1,7 @@
-"""What the final chain says of a task, folded event by event (docs/spec/training.md, section 10).
+"""A task's history, folded from the contracts' events (docs/spec/training.md, section 10).
 
-The fold is the only reading of the events: the training host decides by it, JSON-RPC shows it, and
-`pot task verify` replays it.
+This fold is the only interpretation of the events: the training host decides by it, JSON-RPC shows
+it, and `pot task verify` repeats it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ MAX_BALLOTS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class BlockContext:
-    """Where an event stands."""
+    """The block that holds an event."""
 
     number: BlockNumber
     timestamp: int
@@ -52,7 +52,7 @@ class BlockContext:
 
 @dataclass(frozen=True, slots=True)
 class CommitmentRecord:
-    """The i-th commitment of an attempt, i being its place in `Attempt.commitments`."""
+    """One commitment of an attempt; its index is its position in `Attempt.commitments`."""
 
     miner: Address
     units: int
@@ -66,19 +66,19 @@ class VerdictRecord:
 
     validator: Address
     is_timely: bool
-    """Within the verdict phase: counts for acceptance and pay. Else only for slashing."""
+    """Whether it was posted in the verdict phase. A later verdict counts for slashing only."""
     bitmap: bytes
     block_number: BlockNumber
 
 
 @dataclass(frozen=True, slots=True)
 class ResultRecord:
-    """One validator's latest word on the outcome of the ballot."""
+    """One validator's latest vote for the outcome of the ballot."""
 
     validator: Address
     vote: ResultVote
     correct_count: int | None
-    """Of the held-out split; None if it did not evaluate."""
+    """Correct answers on the held-out split; None if the validator did not evaluate."""
     loss_millinats: int
     block_number: BlockNumber
 
@@ -90,23 +90,23 @@ class Attempt:
     id: AttemptId
     ballot: int
     ballot_number: int
-    """Counts every ballot of the task from 1; names the evidence that the ledger keeps."""
+    """The number of the ballot in its task, from 1; the ledger keeps evidence by this number."""
     open_block: BlockNumber
     open_timestamp: int
     expected_count: int
-    """Commitments expected when it opened."""
+    """The number of commitments that were expected when the attempt opened."""
     commitments: tuple[CommitmentRecord, ...] = ()
     verdicts: tuple[VerdictRecord, ...] = ()
-    """In the order they were posted; at most one a validator."""
+    """At most one from each validator, in the order in which they were posted."""
     results: tuple[ResultRecord, ...] = ()
-    """At most one a validator: the latest."""
+    """The latest from each validator."""
     validator_set: ValidatorSet | None = None
-    """Who judges the ballot: the set in force at its first verdict; None before."""
+    """The validators that judge the ballot: the set at its first verdict; None before that."""
 
 
 @dataclass(frozen=True, slots=True)
 class SettledRound:
-    """A round that is over, with everything that led to its result."""
+    """A settled round with the votes that led to its result."""
 
     attempt: Attempt
     vote: ResultVote
@@ -118,31 +118,31 @@ class SettledRound:
 
 @dataclass(frozen=True, slots=True)
 class TaskHistory:
-    """A task as the finalized chain knows it."""
+    """A task according to the finalized chain."""
 
     task_id: TaskId
     submitter: Address
     spec_hash: Hash32
     spec: bytes
-    """Canonical JSON; whether it is a valid specification is the reader's question."""
+    """The submitted bytes; they need not be a valid specification."""
     budget: int
     submitted_block: BlockNumber
     status: TaskStatus = TaskStatus.PENDING
     close_reason: CloseReason | None = None
     closed: BlockContext | None = None
-    """Where it was closed; None before."""
+    """The block that closed the task; None while it is open."""
     ready: tuple[Address, ...] = ()
-    """Validators that posted ready, in order."""
+    """The validators that posted ready, in the order of the chain."""
     rounds_settled: int = 0
     training_state_root: Hash32 = ZERO_HASH
-    """After the last settled round; zero before the first."""
+    """The root after the last settled round; zero before the first."""
     model_root: Hash32 = ZERO_HASH
     attempt: Attempt | None = None
-    """The attempt in progress."""
+    """The attempt in progress; None if there is none."""
     ballot_count: int = 0
-    """Ballots so far, the one in progress included."""
+    """The number of ballots so far, including the one in progress."""
     rewards: tuple[tuple[Address, int], ...] = ()
-    """What each account has earned in all, by ascending address."""
+    """The amount that each account has earned in all rounds, by ascending address."""
 
     @property
     def is_closed(self) -> bool:
@@ -152,31 +152,31 @@ class TaskHistory:
 
 @dataclass(frozen=True, slots=True)
 class RoundOutcome:
-    """What the verdicts of a ballot mean."""
+    """The consequences of a ballot's verdicts."""
 
     outcomes: tuple[Outcome, ...]
-    """Of each commitment, in order."""
+    """One for each commitment, in order."""
     slashed: tuple[int, ...]
-    """Indices of commitments that a quorum called cheat."""
+    """The indices of the commitments that a quorum called cheat."""
     fined: tuple[int, ...]
-    """Indices of commitments that a quorum found unavailable."""
+    """The indices of the commitments that a quorum found unavailable."""
     accepted_units: int
     payouts: tuple[tuple[Address, int], ...]
-    """Of this round alone, by ascending address: miners' pay and operators' fee shares."""
+    """Miners' pay and operators' fee shares of this round alone, by ascending address."""
 
     @property
     def accepted(self) -> tuple[int, ...]:
-        """Indices of the accepted commitments."""
+        """The indices of the accepted commitments."""
         return tuple(i for i, each in enumerate(self.outcomes) if each is Outcome.ACCEPTED)
 
 
 def compute_outcome(attempt: Attempt, spec: TaskSpec, validator_set: ValidatorSet) -> RoundOutcome:
-    """What the timely verdicts of the ballot in progress mean for miners and operators.
+    """The consequences of the timely verdicts of the ballot in progress.
 
     Args:
-        attempt: With its verdicts.
-        spec: Of the task.
-        validator_set: The validators in force; whoever judges the attempt counts instead.
+        attempt: The attempt with its verdicts.
+        spec: The task's specification.
+        validator_set: The validators in force; used if the attempt has no judges of its own yet.
     """
     validator_set = attempt.validator_set or validator_set
     timely = [record for record in attempt.verdicts if record.is_timely]
@@ -218,13 +218,16 @@ def add_rewards(
 
 
 def get_lower_median(values: Sequence[int]) -> int | None:
-    """The middle of an odd number of values, the lower middle of an even one; None of none."""
+    """The median, or the lower middle of an even number of values; None if there are none."""
     ordered = sorted(values)
     return ordered[(len(ordered) - 1) // 2] if ordered else None
 
 
 def get_evaluation(settled: SettledRound) -> tuple[int, int] | None:
-    """Lower medians of correct count and loss (millinats) of who posted the result, or None."""
+    """The lower medians of correct count and loss (millinats) among the votes for the result.
+
+    None if none of these validators evaluated.
+    """
     records = [
         record
         for record in settled.attempt.results
@@ -422,10 +425,10 @@ def _settle_round(
 
 
 def get_rewards(history: TaskHistory) -> Mapping[Address, int]:
-    """What each account has earned in all."""
+    """The amount that each account has earned in all rounds."""
     return dict(history.rewards)
 
 
 def get_theta_root(history: TaskHistory, spec: TaskSpec) -> Hash32:
-    """The model root that the round in progress starts from."""
+    """The root of the model that the round in progress starts from."""
     return history.model_root if history.rounds_settled else spec.initial_weights

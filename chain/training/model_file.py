@@ -1,4 +1,4 @@
-"""The file that a trained model is handed out as (docs/spec/training.md, section 8).
+"""The file in which a trained model is published (docs/spec/training.md, section 8).
 
 Canonical safetensors: tensors by ascending name, fixed metadata, the header padded to 8 bytes.
 After the header the file is theta, byte for byte, so its holder can recompute the model root.
@@ -12,10 +12,12 @@ from chain.training.architectures import Model, parameter_shapes
 from chain.training.state import FLOAT32_BYTES
 
 ALIGNMENT: Final = 8
-"""Of the data's start, as safetensors' own writer does, so that mapped tensors are aligned."""
+"""The data start at a multiple of this, as in safetensors' own writer, so that tensors that are
+mapped into memory are aligned."""
 
 METADATA: Final = {"format": "pt"}
-"""What loaders of the Hugging Face hub ask for; nothing that differs between two downloads."""
+"""The metadata that loaders of the Hugging Face hub require. They are constant, so that equal
+models give equal files."""
 
 
 def encode_model_file(model: Model, theta: bytes) -> bytes:

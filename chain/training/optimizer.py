@@ -1,4 +1,4 @@
-"""The server optimizer: mean gradient in, next theta out (docs/spec/training.md, section 7).
+"""The optimizer: it applies a round's mean gradient to theta (docs/spec/training.md, section 7).
 
 Every operation is one correctly rounded float32 operation of numpy (+ - * / sqrt), in the order
 written, so all machines agree on every bit. Nothing here goes through torch, whose square root is
@@ -23,13 +23,13 @@ LITTLE_FLOAT32: Final = np.dtype("<f4")
 """The byte order of everything that is hashed."""
 
 GRADIENT_FLOOR: Final = np.float32(2.0**-50)
-"""Smaller gradients count as 0 in AdamW: their square would be subnormal."""
+"""Smaller gradients count as 0 in AdamW, because their squares would be subnormal."""
 
 MAX_INITIAL_MAGNITUDE: Final = np.float32(2.0**20)
-"""Of an initial parameter: no trained network starts there, and updates stay far from overflow."""
+"""The largest initial parameter. No real network starts beyond it, and updates cannot overflow."""
 
 ONE: Final = np.float32(1)
-"""1.0 in the type of everything here."""
+"""1.0 as float32, the type of all values here."""
 
 PPB: Final = np.float64(10**9)
 """One, in parts per billion."""
@@ -46,7 +46,7 @@ def float32_from_ppb(parts: int) -> np.float32:
 
 
 def initial_state(optimizer: Optimizer, theta: bytes) -> TrainingState:
-    """The state at round 0: the given parameters, and an optimizer that has seen nothing.
+    """The state at round 0: the given parameters and an optimizer without history.
 
     Raises:
         RejectedInputError: A parameter is not finite, larger than 2**20, -0, or so small that an
@@ -54,7 +54,7 @@ def initial_state(optimizer: Optimizer, theta: bytes) -> TrainingState:
     """
     values = _load(theta)
     magnitudes = np.abs(values)
-    # Written so that NaN fails.
+    # The comparison is written so that NaN fails it.
     if not np.all(magnitudes <= MAX_INITIAL_MAGNITUDE):
         raise RejectedInputError(
             RejectionReason.BAD_SPEC, "an initial weight is not finite or exceeds 2**20"

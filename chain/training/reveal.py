@@ -1,4 +1,4 @@
-"""The reveal: what a miner shows to open its commitment (docs/spec/training.md, section 10)."""
+"""The reveal, with which a miner opens its commitment (docs/spec/training.md, section 10)."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -9,12 +9,12 @@ from chain.training.attempt import AttemptId
 from chain.training.encoding import GradientHeader, compute_commitment
 
 REVEAL_LIMIT_BYTES: Final = 160
-"""Seven fields: three hashes or addresses and four integers."""
+"""The longest encoding: two hashes, an address and four integers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reveal:
-    """What a miner says is behind its commitment."""
+    """The values that a miner claims to have committed to."""
 
     attempt_id: AttemptId
     miner: Address
@@ -23,7 +23,7 @@ class Reveal:
     gradient_root: Hash32
 
     def to_item(self) -> codec.Encodable:
-        """The seven fields."""
+        """The seven fields, for RLP."""
         return [
             self.attempt_id.task_id,
             self.attempt_id.round_number,
@@ -39,7 +39,7 @@ class Reveal:
         return codec.encode(self.to_item())
 
     def opens(self, commitment: Hash32, header: GradientHeader) -> bool:
-        """Whether this is what `commitment` binds, for the gradient that `header` describes."""
+        """Whether `commitment` commits to these values for a gradient with this header."""
         is_same = (header.attempt_id, header.miner) == (self.attempt_id, self.miner)
         opened = compute_commitment(header, self.gradient_root, self.salt, self.units)
         return is_same and opened == commitment

@@ -1,8 +1,8 @@
 """The tree of cumulative rewards of a task, and proofs in it (docs/spec/training.md, section 9).
 
-One root a task: a leaf says what an account has earned since the task began, so an old proof can
-never pay twice and a missed one loses nothing. Leaf and node hashes are those of OpenZeppelin's
-MerkleProof and StandardMerkleTree, which verify and rebuild it.
+A task has one root. A leaf holds what an account has earned since the task began, so an old proof
+cannot pay twice, and an account that skips rounds loses nothing. Leaf and node hashes are those of
+OpenZeppelin's MerkleProof, which verifies proofs, and StandardMerkleTree, which builds the tree.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from chain.crypto import keccak256
 from chain.primitives import ZERO_HASH, Address, Hash32, TaskId
 
 EMPTY_ROOT: Final = ZERO_HASH
-"""Before anybody has earned anything: no leaf hashes to it, so nothing can be claimed."""
+"""The root before any account has earned something: no leaf hashes to it, so no claim passes."""
 
 
 def compute_leaf(
@@ -23,7 +23,7 @@ def compute_leaf(
 ) -> Hash32:
     """keccak256(keccak256(abi.encode(chainId, distributor, task, account, cumulative))).
 
-    Hashed twice, so that no inner node can be shown as a leaf.
+    It is hashed twice, so that no inner node can be passed off as a leaf.
     """
     words = encode(
         ["uint256", "address", "uint256", "address", "uint256"],
@@ -38,7 +38,7 @@ def _hash_pair(one: Hash32, other: Hash32) -> Hash32:
 
 @dataclass(frozen=True, slots=True)
 class RewardTree:
-    """The rewards of a task after some round.
+    """The cumulative rewards of a task after a round.
 
     Attributes:
         nodes: The tree as an array: the children of i are 2i + 1 and 2i + 2, the leaves are last,
@@ -51,11 +51,11 @@ class RewardTree:
 
     @property
     def root(self) -> Hash32:
-        """What validators post with a result."""
+        """The root that validators post with a result."""
         return self.nodes[0] if self.nodes else EMPTY_ROOT
 
     def proof(self, account: Address) -> tuple[Hash32, ...] | None:
-        """Sibling hashes from the leaf of `account` to the root; None if it has earned nothing."""
+        """The sibling hashes from an account's leaf to the root; None if it has earned nothing."""
         leaf = self.leaves.get(account)
         if leaf is None:
             return None

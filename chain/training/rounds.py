@@ -1,9 +1,9 @@
-"""What a validator owes a task right now (docs/spec/training.md, section 10).
+"""The duties of a validator to a task (docs/spec/training.md, section 10).
 
-One pure question, asked again after everything that happens: given the finalized chain and what
-this node holds and has checked, what is to be done? Nothing is remembered between two answers, so
-no event can be missed and no restart forgets a duty.
-The contract's `phase` is the authority on phases; its answer comes in.
+The duties are a pure function of the finalized chain and of what this node holds and has checked.
+The training host asks for them again whenever something happens. Nothing is remembered between two
+answers, so no event can be missed and no restart forgets a duty.
+The contract's `phase` decides which phase it is; its answer is an argument.
 """
 
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ from chain.training.task_spec import (
 from chain.types.validator_set import ValidatorSet
 
 TURN_BLOCKS: Final = 2
-"""Blocks between one operator's turn to send a call that anyone may send, and the next one's."""
+"""The blocks between two operators' turns to send a call that any account may send."""
 
 
 @dataclass(frozen=True, slots=True)
 class PhaseView:
-    """What the ledger answers at the head."""
+    """The ledger's answer at the head."""
 
     phase: Phase
     deadline_timestamp: int
-    """Seconds; 0 if the phase has no end."""
+    """Seconds since the Unix epoch; 0 if the phase has no end."""
     head_number: BlockNumber
     since_block: BlockNumber
     """The first head at which this node saw this phase of this ballot."""
@@ -37,18 +37,18 @@ class PhaseView:
 
 @dataclass(frozen=True, slots=True)
 class OwnWork:
-    """What this node holds and has found out."""
+    """What this node holds and has computed for a task."""
 
     is_content_held: bool
-    """Initial weights and every data shard."""
+    """Whether the initial weights and every data shard are held."""
     is_accepted: bool | None
     """Whether the task passed the dry run; None before it ran."""
     is_state_held: bool
-    """The training state that the round in progress starts from."""
+    """Whether the training state is held that the round in progress starts from."""
     verdicts: tuple[Verdict | None, ...]
-    """On each commitment so far; None while not checked."""
+    """One for each commitment so far; None while it is not checked."""
     result: ResultVote | None
-    """What this node computed from the accepted gradients of the ballot in progress."""
+    """The result that this node computed for the ballot in progress; None before."""
 
 
 class PrepareContent:
@@ -56,23 +56,23 @@ class PrepareContent:
 
 
 class PostReady:
-    """Say that the content is held and the task runs within limits."""
+    """Vote that the content is held and the task runs within limits."""
 
 
 class RestoreState:
-    """Fetch the training state by its root, or make the initial one."""
+    """Fetch the training state by its root, or build the initial one."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckGradients:
-    """Collect and check the gradients of these commitments."""
+    """Fetch and check the gradients of these commitments."""
 
     indices: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class PostVerdict:
-    """Post one verdict a commitment."""
+    """Post one verdict for each commitment."""
 
     verdicts: tuple[Verdict, ...]
 
@@ -83,20 +83,20 @@ class ComputeResult:
 
 @dataclass(frozen=True, slots=True)
 class PostResult:
-    """Post what was computed."""
+    """Post the computed result."""
 
     vote: ResultVote
 
 
 @dataclass(frozen=True, slots=True)
 class SettleRound:
-    """It is our turn to settle with what a quorum posted."""
+    """Settle the round with the result that a quorum posted; it is this operator's turn."""
 
     vote: ResultVote
 
 
 class AdvanceRound:
-    """It is our turn to end a stalled ballot or to open an attempt."""
+    """End a stalled ballot or open an attempt; it is this operator's turn."""
 
 
 Duty = (
@@ -121,16 +121,16 @@ def list_duties(
     own_operator: Address | None,
     now: int,
 ) -> tuple[Duty, ...]:
-    """What this node owes the task now.
+    """The duties of this node to the task now.
 
     Args:
         history: The task at the head.
-        spec: Its specification.
+        spec: The task's specification.
         view: The ledger's phase at the head.
-        own: What this node holds.
-        validator_set: The validators in force; whoever judges the attempt counts instead.
-        own_operator: The account that votes for this node; None for a node that only follows.
-        now: Seconds since the Unix epoch, for the last quarter of the verdict phase.
+        own: What this node holds and has computed.
+        validator_set: The validators in force; used if the attempt has no judges of its own yet.
+        own_operator: The account that votes for this node; None if the node does not vote.
+        now: Seconds since the Unix epoch; decides whether the verdict phase is nearly over.
     """
     if history.is_closed:
         return ()
@@ -149,7 +149,7 @@ def list_duties(
         )
         return (PostReady(),) if is_wanted else ()
     if not own.is_state_held:
-        # Everything below needs theta; a stalled round can still be advanced by others.
+        # All further duties need theta. Other operators can advance a stalled round meanwhile.
         return (RestoreState(),)
     attempt = history.attempt
     if attempt is None:
@@ -191,7 +191,7 @@ def _verdict_duties(
     has_voted = any(record.validator == validator for record in attempt.verdicts)
     if validator is None or has_voted:
         return duties
-    # What is not here when three quarters of the phase are over counts as unavailable.
+    # A gradient that is missing after three quarters of the phase counts as unavailable.
     is_late = now >= view.deadline_timestamp - spec.phases.verdict_seconds // 4
     if missing and not is_late:
         return duties
@@ -203,7 +203,7 @@ def _result_duties(
     attempt: Attempt, own: OwnWork, validator_set: ValidatorSet, validator: Address | None
 ) -> tuple[Duty, ...]:
     if sum(record.is_timely for record in attempt.verdicts) < validator_set.quorum:
-        # The phase cannot have been reached with so few: the two views are of different blocks.
+        # The phase needs a quorum: history and phase were read at different blocks.
         return ()
     if own.result is None:
         return (ComputeResult(),)
@@ -214,7 +214,7 @@ def _result_duties(
 
 
 def get_quorum_vote(attempt: Attempt, validator_set: ValidatorSet) -> ResultVote | None:
-    """The result that a quorum posted in the ballot in progress, or None."""
+    """The result that a quorum posted in the ballot in progress; None if there is none."""
     for record in attempt.results:
         equal = sum(other.vote == record.vote for other in attempt.results)
         if equal >= validator_set.quorum:

@@ -1,7 +1,7 @@
-"""Whether this machine computes the protocol's numbers (docs/spec/training.md, section 7).
+"""A test that this machine computes the protocol's numbers (docs/spec/training.md, section 7).
 
-Known answers over decoding, aggregation and every optimizer. A node runs this at start: one that
-computes other bits would vote for roots that nobody else finds.
+It compares decoding, aggregation and every optimizer with known answers. A node runs it at start: a
+validator that computes other bits would vote for roots that no other validator finds.
 """
 
 from collections.abc import Iterator
@@ -32,10 +32,10 @@ PARAMETER_COUNT: Final = 5_000
 """Twenty blocks, the last one partly padding: vectorized loops and their tails both run."""
 
 ROUND_COUNT: Final = 3
-"""So that every state tensor has been read as well as written."""
+"""Enough rounds for every state tensor to be read after it was written."""
 
 GRADIENT_COUNT: Final = 5
-"""So that the median clips some of them."""
+"""Enough gradients for the median to clip some of them."""
 
 OPTIMIZERS: Final[tuple[Optimizer, ...]] = (
     Sgd(momentum_bits=0),
@@ -58,7 +58,7 @@ class WrongNumbersError(Exception):
 
 
 def run_self_test() -> None:
-    """Compute the known answers.
+    """Compare what this machine computes with the known answers.
 
     Raises:
         WrongNumbersError: A bit differs.
@@ -90,7 +90,7 @@ def compute_self_test_digest() -> str:
 
 
 def _stream(label: str) -> Iterator[int]:
-    """Endless bytes that depend on nothing but `label`."""
+    """An endless stream of bytes that depends on `label` alone."""
     for i in count():
         yield from sha256(f"{label} {i}".encode())
 

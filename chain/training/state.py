@@ -20,18 +20,18 @@ from chain.training.task_spec import (
 )
 
 FLOAT32_BYTES: Final = 4
-"""IEEE 754 binary32, little-endian, everywhere in the protocol."""
+"""The size of a value: IEEE 754 binary32, little-endian, everywhere in the protocol."""
 
 MAX_PARTS: Final = 16
-"""Tensors of one training state at most; no optimizer keeps that many."""
+"""The most tensors of one training state; no optimizer keeps that many."""
 
 ADAMW_POWERS_BYTES: Final = 8
-"""The running products beta1**t and beta2**t."""
+"""The size of the running products beta1**t and beta2**t."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """What a settled round leaves behind.
+    """The parameters and the optimizer's state after a settled round.
 
     Attributes:
         theta: The parameters, float32, in manifest order, unpadded.
@@ -66,12 +66,12 @@ def compute_model_root(state: TrainingState) -> Hash32:
 
 
 def compute_part_ids(state: TrainingState) -> tuple[Hash32, ...]:
-    """The content id of every part: what a late node fetches."""
+    """The content ids of all parts; a node that joins late fetches the parts by them."""
     return tuple(content_id(part) for part in state.parts)
 
 
 def compute_state_root(part_ids: Sequence[Hash32]) -> Hash32:
-    """RFC 6962's tree with the content ids as its entries."""
+    """The root of RFC 6962's tree over the content ids."""
     return merkle_root([merkle_leaf(part_id) for part_id in part_ids])
 
 
@@ -84,8 +84,8 @@ def build_training_state(parts: Sequence[bytes], spec: TaskSpec, root: Hash32) -
     """The state whose root is `root`, from its parts.
 
     Raises:
-        RejectedInputError: Number or length of the parts is not the specification's, or the root
-            is another.
+        RejectedInputError: The number or length of the parts differs from the specification, or the
+            root is not `root`.
     """
     layout = compute_layout(spec.optimizer, count_parameters(spec.model))
     if tuple(len(part) for part in parts) != layout:

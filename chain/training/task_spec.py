@@ -11,41 +11,41 @@ from chain.primitives import Address, Hash32
 from chain.training.architectures import Model, Shape
 
 MAX_UNITS: Final = 65_536
-"""Of one round: the aggregate's |A| < 2**61 then fits int64 (section 6)."""
+"""The most units of one round: the aggregate's |A| < 2**61 then fits int64 (section 6)."""
 
 PPM: Final = 10**6
 """One, in parts per million."""
 
 
 class FeatureType(StrEnum):
-    """How features are stored."""
+    """The element type of stored features."""
 
     FLOAT32 = "float32"
     UINT8 = "uint8"
-    """Stands for value / 255."""
+    """A stored value v means v / 255."""
 
 
 class LabelType(StrEnum):
-    """How class labels are stored."""
+    """The element type of stored class labels."""
 
     UINT8 = "uint8"
     INT64 = "int64"
 
 
 class Loss(StrEnum):
-    """What a gradient is the gradient of."""
+    """The loss function."""
 
     CROSS_ENTROPY = "cross_entropy"
 
 
 class Encoding(StrEnum):
-    """How a gradient travels (section 4)."""
+    """The encoding of gradients (section 4)."""
 
     INT8 = "int8"
 
 
 class Aggregator(StrEnum):
-    """How accepted gradients become one (section 6)."""
+    """The rule that combines accepted gradients (section 6)."""
 
     MEAN = "mean"
     CLIP_MEAN = "clip_mean"
@@ -71,7 +71,7 @@ class Data:
         label_name: Name of the label array, one integer a row.
         label_type: Its element type.
         shards: In row order.
-        urls: A shard is fetched from `<url>/<content id in hex>`; blobs on nodes need none.
+        urls: Where shards can be fetched, at `<url>/<content id in hex>`; empty if nodes hold them.
     """
 
     feature_name: str
@@ -84,7 +84,7 @@ class Data:
 
     @property
     def row_count(self) -> int:
-        """Rows of all shards together."""
+        """The number of rows of all shards together."""
         return sum(shard.row_count for shard in self.shards)
 
 
@@ -114,7 +114,7 @@ class AdamW:
 
 
 Optimizer = Sgd | AdamW
-"""Every server optimizer that a task can name."""
+"""Every optimizer that a task can name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class Phases:
-    """The longest each phase of a round lasts."""
+    """The longest duration of each phase of a round."""
 
     commit_seconds: int
     verdict_seconds: int
@@ -149,14 +149,14 @@ class Phases:
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """Who is paid what.
+    """Payment and participation.
 
     Attributes:
         token: The ERC-20 contract of escrow, bonds and payouts.
         unit_price: Base units of the token for one accepted unit.
         validator_fee: Base units of the token a round for all validators together.
-        max_units: Units of one round at most.
-        min_miners: Registered miners without which no attempt at a round opens.
+        max_units: The most units of one round.
+        min_miners: The registered miners that an attempt needs to open.
     """
 
     token: Address
@@ -168,26 +168,26 @@ class Reward:
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """A training task, whole.
+    """The specification of a training task.
 
     Attributes:
-        name: For people.
+        name: A name for people.
         model: Architecture and its configuration.
         initial_weights: Content id of theta at round 0, as little-endian float32.
         data: The manifest.
         held_out: The rows of the evaluation split.
-        loss: Of a sample; a gradient is of its mean over a miner's samples.
-        local_steps: H, optimizer steps of a miner in one round.
-        samples_per_unit: Samples that make one unit of work.
-        round_count: Settled rounds until the task is done.
-        encoding: Of gradients.
-        aggregator: Of gradients.
-        optimizer: Turns the aggregate into the next theta.
-        schedule: Its learning rate, piecewise linear.
+        loss: The loss of a sample; a gradient is that of the mean over a miner's samples.
+        local_steps: H, the optimizer steps of a miner in one round.
+        samples_per_unit: The number of samples in one unit of work.
+        round_count: The number of settled rounds after which the task is done.
+        encoding: The encoding of gradients.
+        aggregator: The rule that combines gradients.
+        optimizer: The optimizer that applies the combined gradient to theta.
+        schedule: The optimizer's learning rate, piecewise linear.
         verification: p and T.
-        phases: Lengths.
+        phases: The durations of the phases.
         reward: Payment and participation.
-        evaluate_every: Validators evaluate the held-out split every that many rounds.
+        evaluate_every: Validators evaluate the held-out split once in so many rounds.
     """
 
     name: str
@@ -210,18 +210,18 @@ class TaskSpec:
 
     @property
     def sample_count(self) -> int:
-        """Rows that are trained on."""
+        """The number of rows that are trained on."""
         return self.data.row_count - self.held_out.row_count
 
     def row_of_sample(self, sample_index: int) -> int:
-        """The row of a sample: samples are the rows in order, the held-out ones skipped."""
+        """The row of a sample: samples are the rows in order, without the held-out ones."""
         assert 0 <= sample_index < self.sample_count
         skipped = self.held_out.row_count if sample_index >= self.held_out.first_row else 0
         return sample_index + skipped
 
 
 def compute_learning_rate_ppb(spec: TaskSpec, round_number: int) -> int:
-    """The rate of a 0-based round: linear between points, floored, constant after the last."""
+    """The rate of a round: linear between points, rounded down, constant after the last."""
     before = max(
         (point for point in spec.schedule if point.round_number <= round_number),
         key=lambda point: point.round_number,

@@ -51,46 +51,46 @@ from chain.training.task_spec import (
 )
 
 VERSION: Final = 1
-"""Of this format. A node that does not know a version refuses the task."""
+"""The version of this format. A node that does not know a version refuses the task."""
 
 MAX_SPEC_BYTES: Final = 2**14
-"""16 KiB: a specification travels in the calldata of its submission, at 16 gas a byte or more."""
+"""16 KiB: a specification is calldata of its submission, which costs at least 16 gas a byte."""
 
 MAX_SHARDS: Final = 96
-"""About 120 bytes each, so the largest manifest still fits into a specification."""
+"""The most shards. Each takes about 120 bytes, so the largest manifest fits the limit above."""
 
 MAX_SHARD_BYTES: Final = 2**30
-"""1 GiB: a verifier maps one shard at a time."""
+"""1 GiB: a verifier maps one shard into memory at a time."""
 
 MAX_ROWS: Final = 2**32
-"""Of all shards together: keeps sample indices in 64 bits with room."""
+"""The most rows of all shards together: sample indices then fit 64 bits easily."""
 
 MAX_URLS: Final = 16
-"""Places to fetch shards from; more than a submitter would run."""
+"""The most addresses to fetch shards from; more than a submitter would run."""
 
 MAX_ROUNDS: Final = 1_000_000
-"""A year of 30-second rounds; keeps AdamW's and momentum's sums finite."""
+"""A year of 30-second rounds. The bound keeps the sums of AdamW and momentum finite."""
 
 MAX_SAMPLES_PER_UNIT: Final = 2**20
-"""A unit is re-executed by one worker within a verdict phase."""
+"""The most samples in a unit: one worker re-executes a unit within a verdict phase."""
 
 MAX_PHASE_SECONDS: Final = 86_400
-"""One day: a stalled phase is voted again on the next one."""
+"""One day: if a phase stalls, its votes are cast again on the next day."""
 
 MAX_SCHEDULE_POINTS: Final = 64
-"""Of a piecewise linear learning rate."""
+"""The most points of a piecewise linear learning rate."""
 
 MAX_LEARNING_RATE_PPB: Final = 10**10
-"""10: with the largest weight decay, 0.1, no update can more than cancel theta."""
+"""A rate of 10: with the largest weight decay, 0.1, the decay at most cancels theta."""
 
 MAX_TOLERANCE_PPB: Final = 10**7
-"""0.01: above, one skipped sample passes (measured from 2e-3 on)."""
+"""0.01. Above it a miner could skip a sample unnoticed (measured from 2e-3 on)."""
 
 MAX_AMOUNT: Final = 2**128 - 1
-"""Of a price or a fee: products with rounds and units stay below 2**256."""
+"""The largest price or fee: products with rounds and units stay below 2**256."""
 
 FLOAT32_ONE: Final = 0x3F800000
-"""1.0. Bit patterns of positive floats are ordered like the floats, so bounds are integers."""
+"""1.0. Bit patterns of positive floats are ordered like the floats, so bounds compare integers."""
 
 FLOAT32_TENTH: Final = 0x3DCCCCCD
 """0.1, the largest weight decay."""
@@ -99,10 +99,10 @@ FLOAT32_MIN_EPSILON: Final = 0x2B800000
 """2**-40: keeps m / epsilon, and with it theta, far from overflow."""
 
 LABEL_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
-"""Of a task's and an array's name: printable everywhere, a file name nowhere special."""
+"""The name of a task or an array: printable characters that are safe in file names."""
 
 URL_PATTERN: Final = re.compile(r"https?://[!-~]{1,240}")
-"""Absolute, visible ASCII. Who may be contacted is the fetching node's rule, not the format's."""
+"""An absolute URL of visible ASCII. The node that fetches decides which hosts it contacts."""
 
 AMOUNT_PATTERN: Final = re.compile(r"0|[1-9][0-9]{0,38}")
 """A decimal integer with one spelling."""
@@ -114,7 +114,7 @@ def compute_spec_hash(spec: TaskSpec) -> Hash32:
 
 
 def compute_terms(spec: TaskSpec) -> TaskTerms:
-    """The terms under which `spec` is submitted; a node refuses a task whose terms differ."""
+    """The terms with which `spec` is submitted; a node refuses a task with other terms."""
     return TaskTerms(
         spec_hash=compute_spec_hash(spec),
         token=spec.reward.token,
@@ -175,7 +175,7 @@ def encode_task_spec(spec: TaskSpec) -> bytes:
 
 
 def _canonical_json(value: Json) -> bytes:
-    # Keys are ASCII and numbers are integers below 2**53, where this is RFC 8785.
+    # For ASCII keys and integers below 2**53 this is RFC 8785.
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -390,7 +390,7 @@ def _decode_point(value: Json, where: str) -> SchedulePoint:
 
 
 def _validate_spec(spec: TaskSpec) -> None:
-    """What no single field shows."""
+    """Refuse values that contradict each other or exceed a limit together."""
     if isinstance(spec.model, Cnn) and min(spec.model.image[1:]) >> len(spec.model.channels) == 0:
         refuse("spec.model.config.channels", "pools the image away; use fewer stages")
     if (parameters := count_parameters(spec.model)) > MAX_PARAMETERS:

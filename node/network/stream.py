@@ -119,6 +119,9 @@ class FrameStream:
         await self._byte_stream.reset()
 
 
+OpenStream = Callable[[str], Awaitable[FrameStream]]
+"""Opens a stream of a protocol to one certain peer, or raises UnreachablePeerError."""
+
 StreamHandler = Callable[[FrameStream], Awaitable[None]]
 """Serves one inbound stream; an exception from it ends only that stream."""
 

@@ -21,8 +21,8 @@ from node.network.pieces.dissemination import (
     MessageName,
     decode_piece,
 )
-from node.network.protocols.consensus import ConsensusHandler, ConsensusLinks, OpenStream
-from node.network.stream import FrameStream
+from node.network.protocols.consensus import ConsensusHandler, ConsensusLinks
+from node.network.stream import FrameStream, OpenStream
 
 if TYPE_CHECKING:
     # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.

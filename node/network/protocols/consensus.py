@@ -8,7 +8,12 @@ import trio
 
 from chain.primitives import Address
 from node.network.metrics import NetworkMetrics
-from node.network.stream import FrameStream, StreamClosedError, UnreachablePeerError
+from node.network.stream import (
+    FrameStream,
+    OpenStream,
+    StreamClosedError,
+    UnreachablePeerError,
+)
 from node.network.wire import CONSENSUS_FRAME_LIMIT_BYTES
 
 PROTOCOL_ID: Final = "/pot/consensus/1"
@@ -30,9 +35,6 @@ REOPEN_SECONDS: Final = 0.5
 
 ConsensusHandler = Callable[[Address, bytes], Awaitable[None]]
 """Takes one frame and the validator that sent it, who need not be its author."""
-
-OpenStream = Callable[[str], Awaitable[FrameStream]]
-"""Opens a stream of a protocol to one certain peer, or raises UnreachablePeerError."""
 
 
 class OutboundQueue:

@@ -4,7 +4,7 @@ One stream each way: its opener announces and serves, the other side requests. A
 was requested from one peer is not requested from another for FETCH_SECONDS.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 import trio
@@ -14,7 +14,12 @@ from chain.errors import InvalidMessage, RejectedInputError, RejectionReason
 from chain.primitives import Hash32
 from node.network.budget import TokenBucket
 from node.network.metrics import NetworkMetrics
-from node.network.stream import FrameStream, StreamClosedError, UnreachablePeerError
+from node.network.stream import (
+    FrameStream,
+    OpenStream,
+    StreamClosedError,
+    UnreachablePeerError,
+)
 from node.network.wire import (
     HASHES_LIMIT,
     TRANSACTION_FRAME_LIMIT_BYTES,
@@ -53,9 +58,6 @@ FAULTS: Final = frozenset(
     {RejectionReason.MALFORMED, RejectionReason.BAD_SIGNATURE, RejectionReason.WRONG_CHAIN}
 )
 """Refusals of what no honest node sends. Others may depend on how far a node has synced."""
-
-OpenStream = Callable[[str], Awaitable[FrameStream]]
-"""Opens a stream of a protocol to one certain peer, or raises UnreachablePeerError."""
 
 
 class TransactionPool(Protocol):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from cachetools import FIFOCache, LRUCache
+
 from node.network.budget import Allowance
 
 SESSIONLESS_LIMIT: Final = 64
@@ -72,9 +74,9 @@ class Admission:
         """
         self._accept_private_addresses = accept_private_addresses
         self._connections: dict[Endpoint, _Connection] = {}
-        self._budgets: dict[str, Allowance] = {}
+        self._budgets: LRUCache[str, Allowance] = LRUCache(ADDRESS_RECORD_LIMIT)
         self._total = Allowance(per_second=TOTAL_PER_SECOND, burst=TOTAL_BURST)
-        self._trusted: dict[str, Allowance] = {}
+        self._trusted: FIFOCache[str, Allowance] = FIFOCache(TRUSTED_LIMIT)
 
     def admit(self, endpoint: Endpoint, now: float) -> RefusalReason | None:
         """Admit a connection, or return the reason to refuse it."""
@@ -109,12 +111,10 @@ class Admission:
         connection.is_kept = True
         connection.is_validator = is_validator
         if is_validator:
-            budget = self._trusted.pop(connection.group, None) or Allowance(
+            # An assignment makes an address the newest, a look-up does not.
+            self._trusted[connection.group] = self._trusted.get(connection.group) or Allowance(
                 per_second=TRUSTED_PER_SECOND, burst=TRUSTED_BURST
             )
-            self._trusted[connection.group] = budget
-            if len(self._trusted) > TRUSTED_LIMIT:
-                del self._trusted[next(iter(self._trusted))]
 
     def release(self, endpoint: Endpoint) -> None:
         """Forget a connection that has ended."""
@@ -133,12 +133,9 @@ class Admission:
         )
         if count >= ADDRESS_CONNECTION_LIMIT:
             return RefusalReason.ADDRESS_FULL
-        budget = self._budgets.pop(group, None) or Allowance(
-            per_second=ADDRESS_PER_SECOND, burst=ADDRESS_BURST
+        budget = self._budgets.setdefault(
+            group, Allowance(per_second=ADDRESS_PER_SECOND, burst=ADDRESS_BURST)
         )
-        self._budgets[group] = budget
-        if len(self._budgets) > ADDRESS_RECORD_LIMIT:
-            del self._budgets[next(iter(self._budgets))]
         if not budget.take(now):
             return RefusalReason.ADDRESS_TOO_FAST
         if not self._total.take(now):

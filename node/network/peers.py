@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from cachetools import FIFOCache
+
 from chain.errors import RejectionReason
 from chain.primitives import Address
 from node.network.admission import get_address_group
@@ -136,7 +138,7 @@ class PeerTable:
         self._random = random
         self._accept_private = accept_private
         self._targets: dict[str, _Target] = {}
-        self._records: dict[PeerId, _Record] = {}
+        self._records: FIFOCache[PeerId, _Record] = FIFOCache(RECORD_LIMIT)
         for address in bootstrap:
             self.add_persistent(address)
 
@@ -304,10 +306,7 @@ class PeerTable:
         record.score = max(0.0, record.score - PENALTIES.get(reason, DEFAULT_PENALTY))
         if is_ban := record.score == 0:
             record.banned_until = now + BAN_SECONDS
-        self._records.pop(peer_id, None)
         self._records[peer_id] = record
-        if len(self._records) > RECORD_LIMIT:
-            del self._records[next(iter(self._records))]
         return is_ban
 
     def export_records(self, now: float) -> dict[str, tuple[float, float]]:

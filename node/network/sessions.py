@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 import trio
+from cachetools import LRUCache
 
 from chain.errors import RejectedInputError
 from chain.primitives import Address, Hash32
@@ -129,7 +130,7 @@ class Sessions:
         self._sessions: dict[PeerId, Session] = {}
         self._opened = trio.Event()
         self._first_seen: dict[PeerId, float] = {}
-        self._handshakes: dict[PeerId, TokenBucket] = {}
+        self._handshakes: LRUCache[PeerId, TokenBucket] = LRUCache(RECORD_LIMIT)
 
     def peer_ids(self) -> tuple[PeerId, ...]:
         """The peers that have a session, the oldest session first."""
@@ -183,12 +184,9 @@ class Sessions:
             await self._turn_away(stream)
             return
         # A handshake costs a signature and a recovery: a peer that repeats it must wait.
-        budget = self._handshakes.pop(stream.peer_id, None) or TokenBucket(
-            per_second=HANDSHAKES_PER_SECOND, burst=HANDSHAKES_BURST
+        budget = self._handshakes.setdefault(
+            stream.peer_id, TokenBucket(per_second=HANDSHAKES_PER_SECOND, burst=HANDSHAKES_BURST)
         )
-        self._handshakes[stream.peer_id] = budget
-        if len(self._handshakes) > RECORD_LIMIT:
-            del self._handshakes[next(iter(self._handshakes))]
         await budget.take(1)
         try:
             await self.run(stream, is_inbound=True)

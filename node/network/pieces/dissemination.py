@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from cachetools import FIFOCache
+
 from chain import codec
 from chain.crypto import merkle_leaf, merkle_path, merkle_root, merkle_root_of_path, sha256
 from chain.errors import InvalidMessage, RejectionReason
@@ -121,7 +123,7 @@ class Dissemination:
         self._assemblies: dict[MessageName, dict[int, bytes]] = {}
         self._live: dict[Address, OrderedDict[MessageName, int]] = {}
         """The piece indices kept of each relay, by message; a new message displaces the oldest."""
-        self._done: OrderedDict[MessageName, None] = OrderedDict()
+        self._done: FIFOCache[MessageName, None] = FIFOCache(DONE_KEPT)
         self._latest: tuple[Hash32, float] | None = None
         """The digest of the last message that this node sent in pieces, and the time."""
 
@@ -215,8 +217,6 @@ class Dissemination:
         for live in self._live.values():
             live.pop(name, None)
         self._done[name] = None
-        if len(self._done) > DONE_KEPT:
-            self._done.popitem(last=False)
 
 
 def encode_piece(piece: Piece) -> bytes:

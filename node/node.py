@@ -275,7 +275,7 @@ class _Node:
             clock=clock,
             store=store,
             consensus=consensus,
-            network=network,
+            peers=network.requests,
             sync=sync,
         )
         self._verifier = Verifier(

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
@@ -13,60 +13,15 @@ from chain.params import ChainParameters
 from chain.primitives import Address, BlockNumber, ValidatorIndex, View
 from chain.types.validator_set import ValidatorSet, compute_max_faulty, compute_quorum
 from node.clock import Clock
-from node.consensus.watch import ConsensusWatch
+from node.consensus.host import ConsensusHost
 from node.health.diagnosis import NodeHealth, Step, ValidatorStatus
 from node.network.peers import PeerInfo
+from node.network.requests import ConnectedPeers
+from node.storage.block_store import BlockStore
+from node.sync.block_sync import BlockSync
 
 DUE_MARGIN_SECONDS: Final = 2.0
 """Time allowed for executing and storing a block, besides the network's intervals."""
-
-
-class WatchedConsensus(Protocol):
-    """What is read of the consensus host."""
-
-    @property
-    def state(self) -> ReplicaState | None:
-        """The replica; None before it started."""
-
-    @property
-    def watch(self) -> ConsensusWatch:
-        """What was heard of whom."""
-
-    @property
-    def known_heads(self) -> frozenset[Address]:
-        """Whose heads are known, while a quorum of them is waited for."""
-
-    @property
-    def first_signable(self) -> BlockNumber | None:
-        """The lowest number that may be signed."""
-
-    @property
-    def signing_failure(self) -> str | None:
-        """Why nothing more is signed."""
-
-
-class WatchedNetwork(Protocol):
-    """What is read of the network."""
-
-    def peers(self) -> tuple[PeerInfo, ...]:
-        """The connected peers."""
-
-
-class WatchedStore(Protocol):
-    """What is read of the block store."""
-
-    def head_number(self) -> BlockNumber:
-        """The last final block."""
-
-    def next_validator_set(self) -> ValidatorSet:
-        """Who decides the block after it."""
-
-
-class WatchedSync(Protocol):
-    """What is read of block sync."""
-
-    def best_known(self) -> BlockNumber:
-        """The highest head among peers and ourselves."""
 
 
 class HealthReader:
@@ -80,10 +35,10 @@ class HealthReader:
         names: Mapping[Address, str],
         data_dir: Path,
         clock: Clock,
-        store: WatchedStore,
-        consensus: WatchedConsensus,
-        network: WatchedNetwork,
-        sync: WatchedSync,
+        store: BlockStore,
+        consensus: ConsensusHost,
+        peers: ConnectedPeers,
+        sync: BlockSync,
     ) -> None:
         self._due_seconds = DUE_MARGIN_SECONDS + (
             (parameters.empty_block_interval_ms + 2 * parameters.view_timeout_base_ms) / 1000
@@ -94,7 +49,7 @@ class HealthReader:
         self._clock = clock
         self._store = store
         self._consensus = consensus
-        self._network = network
+        self._peers = peers
         self._sync = sync
         self._started_at = trio.current_time()
         self._connected_at: dict[Address, float] = {}
@@ -102,7 +57,7 @@ class HealthReader:
     def read(self) -> NodeHealth:
         """The health of the node now."""
         state, head = self._consensus.state, self._store.head_number()
-        peers = self._network.peers()
+        peers = self._peers.peers()
         validator_set = self._store.next_validator_set()
         validators = validator_set.validators if state is None else state.config.validators
         step, answered = self._find_step(state)

@@ -83,7 +83,7 @@ async def running_backend(path: Path) -> AsyncIterator[tuple[Backend, ClusterNod
                     clock=node.clock,
                     store=node.store,
                     consensus=node.host,
-                    network=node,
+                    peers=node,
                     sync=node.sync,
                 ),
                 rpc_reports=RpcReports(),

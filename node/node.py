@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -47,6 +45,7 @@ from node.network.protocols.status import NodeIdentity
 from node.network.wire import Head
 from node.operator.account import OperatorAccount, check_operator
 from node.operator.set_duties import SetDuties
+from node.rpc.process import RpcProcesses
 from node.storage.blobs import BlobStore
 from node.storage.block_store import BlockStore
 from node.storage.database import Database
@@ -369,8 +368,7 @@ class _Node:
                 if self._set_duties is not None:
                     nursery.start_soon(self._set_duties.run)
                 nursery.start_soon(self._update_metrics)
-                for _ in range(self._config.rpc.processes):
-                    nursery.start_soon(self._run_rpc)
+                nursery.start_soon(RpcProcesses(self._config, self._config_file).run)
                 _log.info(
                     "node runs",
                     chain_head=self._store.head_number(),
@@ -392,29 +390,6 @@ class _Node:
             async for number in signals:
                 _log.info("stopping", signal=signal.Signals(number).name)
                 scope.cancel()
-
-    async def _run_rpc(self) -> None:
-        """Keep one RPC process: a crash of it must not take the validator along."""
-        command = [sys.executable, "-m", "node.rpc", "--parent-pid", str(os.getpid())]
-        if self._config_file is not None:
-            command.extend(["--config", str(self._config_file)])
-        for name, value in _list_rpc_settings(self._config):
-            command.extend(["--set", f"{name}={value}"])
-        while True:
-            process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL)
-            try:
-                status = await process.wait()
-            finally:
-                if process.returncode is None:
-                    process.terminate()
-                    with trio.CancelScope(shield=True):
-                        await process.wait()
-            if status == 1:
-                raise OperatorError(
-                    "the RPC process cannot start (its line is above); rpc.processes=0 goes without"
-                )
-            _log.error("RPC process ended", status=status)
-            await trio.sleep(1)
 
     async def _update_metrics(self) -> None:
         while True:
@@ -439,20 +414,6 @@ class _Node:
         self._connect_validators()
         self._ipc.announce_head(head.block.number, head.block.hash)
         self._training.wake()
-
-
-def _list_rpc_settings(config: NodeConfig) -> list[tuple[str, str]]:
-    """The settings that flags may have changed and the RPC process needs."""
-    return [
-        ("data_dir", str(config.data_dir)),
-        ("rpc.host", config.rpc.host),
-        ("rpc.port", str(config.rpc.port)),
-        ("rpc.processes", str(config.rpc.processes)),
-        ("rpc.cors", ",".join(config.rpc.cors)),
-        ("rpc.allowed_hosts", ",".join(config.rpc.allowed_hosts)),
-        ("logs.format", config.logs.format.value),
-        ("logs.level", config.logs.level.value),
-    ]
 
 
 def _parse_checkpoint(text: str) -> Hash32 | None:

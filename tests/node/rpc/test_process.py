@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -19,7 +19,10 @@ import trio
 from web3 import HTTPProvider, Web3
 from web3.exceptions import ContractLogicError, TransactionNotFound, Web3RPCError
 
+from node.config import load_config
 from node.ipc.server import IpcServer
+from node.rpc.process import RpcProcesses
+from pot_common.errors import OperatorError
 from tests.worlds.rpc import InstantNode
 from tests.worlds.stored_chain import (
     ALICE,
@@ -255,6 +258,60 @@ def test_several_processes_of_a_node_share_its_port(
     settings = ("--set", "rpc.processes=2", "--set", f"rpc.port={port}")
     with rpc_process(directory, *settings) as (_, url), rpc_process(directory, *settings):
         assert httpx.get(f"{url}/liveness").status_code == 200
+
+
+def test_node_restarts_an_rpc_process_that_was_killed(
+    data_directory: tuple[Path, StoredChain],
+) -> None:
+    directory, _ = data_directory
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = load_config(None, {"data_dir": directory, "rpc.port": port})
+    served: list[int] = []
+
+    async def wait_until_served() -> None:
+        while set(find_rpc_children(port)) <= set(served):  # noqa: ASYNC110 - a process has no event
+            await trio.sleep(0.05)
+        async with httpx.AsyncClient() as client:
+            while True:
+                with suppress(httpx.TransportError):
+                    await client.get(f"http://127.0.0.1:{port}/liveness")
+                    return
+                await trio.sleep(0.05)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(RpcProcesses(config, None).run)
+            for _ in range(2):
+                await wait_until_served()
+                (child,) = find_rpc_children(port)
+                served.append(child)
+                os.kill(child, signal.SIGKILL)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert len(set(served)) == 2
+    assert find_rpc_children(port) == []
+
+
+def find_rpc_children(port: int) -> list[int]:
+    children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    ids = [number for file in children for number in file.read_text().split()]
+    return [
+        int(number)
+        for number in ids
+        if f"rpc.port={port}".encode() in Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
+    ]
+
+
+def test_rpc_process_that_cannot_start_ends_the_node(tmp_path: Path) -> None:
+    config = load_config(None, {"data_dir": tmp_path})
+
+    async def main() -> None:
+        await RpcProcesses(config, None).run()
+
+    with pytest.RaisesGroup(pytest.RaisesExc(OperatorError, match=r"rpc\.processes=0")):
+        trio.run(main)
 
 
 def test_port_in_use_and_missing_database_name_the_cure(

@@ -1,0 +1,81 @@
+"""Starts a node's RPC processes and keeps them running (docs/spec/rpc.md, section 5)."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+
+from node.config import NodeConfig
+from pot_common.errors import OperatorError
+
+RESTART_SECONDS: Final = 1.0
+"""The pause before an RPC process that ended is started again."""
+
+CANNOT_START: Final = 1
+"""The exit status of an RPC process that has told the operator what to change."""
+
+_log = structlog.get_logger("node.rpc")
+
+
+class RpcProcesses:
+    """The RPC processes of one node. They are processes so that a crash leaves the node running.
+
+    Args:
+        config: The node's settings, those from flags included.
+        config_file: The file that the settings were read from; None without one.
+    """
+
+    def __init__(self, config: NodeConfig, config_file: Path | None) -> None:
+        self._count = config.rpc.processes
+        self._command = _build_command(config, config_file)
+
+    async def run(self) -> None:
+        """Run `rpc.processes` processes until cancelled.
+
+        Raises:
+            OperatorError: One of them cannot start.
+        """
+        async with trio.open_nursery() as nursery:
+            for _ in range(self._count):
+                nursery.start_soon(self._keep_one)
+
+    async def _keep_one(self) -> None:
+        while True:
+            process = await trio.lowlevel.open_process(self._command, stdin=subprocess.DEVNULL)
+            try:
+                status = await process.wait()
+            finally:
+                if process.returncode is None:
+                    process.terminate()
+                    with trio.CancelScope(shield=True):
+                        await process.wait()
+            if status == CANNOT_START:
+                raise OperatorError(
+                    "the RPC process cannot start (its line is above); rpc.processes=0 goes without"
+                )
+            _log.error("RPC process ended", status=status)
+            await trio.sleep(RESTART_SECONDS)
+
+
+def _build_command(config: NodeConfig, config_file: Path | None) -> Sequence[str]:
+    command = [sys.executable, "-m", "node.rpc", "--parent-pid", str(os.getpid())]
+    if config_file is not None:
+        command.extend(["--config", str(config_file)])
+    # The file says the rest; these are the settings that a flag may have changed.
+    for name, value in (
+        ("data_dir", config.data_dir),
+        ("rpc.host", config.rpc.host),
+        ("rpc.port", config.rpc.port),
+        ("rpc.processes", config.rpc.processes),
+        ("rpc.cors", ",".join(config.rpc.cors)),
+        ("rpc.allowed_hosts", ",".join(config.rpc.allowed_hosts)),
+        ("logs.format", config.logs.format.value),
+        ("logs.level", config.logs.level.value),
+    ):
+        command.extend(["--set", f"{name}={value}"])
+    return command

@@ -6,7 +6,7 @@ import signal
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 import trio
@@ -60,14 +60,11 @@ from node.training.reveal_store import RevealStore
 from node.training.served_training import ServedTraining
 from node.training.state_parts import StatePartStore
 from node.training.verifier import Verifier, VerifierSettings
+from node.trio_types import TaskStatus
 from pot_common.errors import OperatorError
 from pot_common.keystore import get_password, load_key
 from pot_common.lock_file import lock
 from pot_common.logs import configure_logs
-
-if TYPE_CHECKING:
-    # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
-    from trio_typing import TaskStatus
 
 BUILD_SECONDS: Final = 1.0
 """The builder's wall-clock budget: half of the smallest view timeout that makes sense."""
@@ -383,7 +380,7 @@ class _Node:
     async def _stop_on_signal(
         self,
         scope: trio.CancelScope,
-        task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED,
+        task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             task_status.started()

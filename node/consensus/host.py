@@ -5,7 +5,7 @@ transition in order before it takes the next input. `Performer` says how, `NodeE
 what.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 import trio
@@ -40,10 +40,7 @@ from node.mempool.pool import Mempool
 from node.metrics.registry import NodeMetrics
 from node.network.requests import BlockPeers
 from node.storage.block_store import BlockStore
-
-if TYPE_CHECKING:
-    # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
-    from trio_typing import TaskStatus
+from node.trio_types import TaskStatus
 
 RESEND_INTERVAL_MS: Final = 1_000
 """Between two repetitions of what may have been lost: a few hundred bytes a second each."""
@@ -195,7 +192,7 @@ class ConsensusHost:
 
     # Running.
 
-    async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Decide numbers until cancelled.
 
         Raises:

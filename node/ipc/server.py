@@ -7,7 +7,7 @@ its connection, and nothing else happens.
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 import structlog
 import trio
@@ -16,11 +16,8 @@ from chain.errors import RejectedInputError, RejectionReason
 from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address, BlockNumber, Hash32
+from node.trio_types import TaskStatus
 from pot_common.framing import NODE_FRAMES, FrameError, FrameReader
-
-if TYPE_CHECKING:
-    # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
-    from trio_typing import TaskStatus
 
 MAX_CONNECTIONS: Final = 16
 """RPC processes and tools of one node; the socket is the operator's own."""
@@ -124,7 +121,7 @@ class IpcServer:
         self._head_changed = trio.Event()
 
     async def serve(
-        self, path: Path, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED
+        self, path: Path, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Listen at `path`, readable by the owner only, until cancelled.
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from weakref import WeakKeyDictionary, WeakSet
 
 import structlog
@@ -41,12 +41,9 @@ from node.network.stream import (
     StreamHandler,
     UnreachablePeerError,
 )
+from node.trio_types import TaskStatus
 from pot_common.atomic_file import write_atomically
 from pot_common.errors import OperatorError
-
-if TYPE_CHECKING:
-    # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
-    from trio_typing import TaskStatus
 
 _log = structlog.get_logger("node.network")
 
@@ -276,7 +273,7 @@ class LibP2PHost:
             )
 
     async def _run_until(
-        self, stop: trio.Event, task_status: "TaskStatus[bool]" = trio.TASK_STATUS_IGNORED
+        self, stop: trio.Event, task_status: TaskStatus[bool] = trio.TASK_STATUS_IGNORED
     ) -> None:
         # libp2p leaks its sockets when it is cancelled, so a stop event ends it instead.
         with trio.CancelScope(shield=True):

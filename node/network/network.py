@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
@@ -34,10 +34,7 @@ from node.network.requests import PeerRequests
 from node.network.sessions import Session, SessionHandler, Sessions
 from node.network.stream import FrameStream, Host, PeerId
 from node.network.wire import Head
-
-if TYPE_CHECKING:
-    # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
-    from trio_typing import TaskStatus
+from node.trio_types import TaskStatus
 
 SAVE_SECONDS: Final = 60.0
 """How often scores and bans are saved."""
@@ -184,7 +181,7 @@ class Network:
         """Announce transactions of the pool to every peer; never waits."""
         self._transactions.announce(hashes)
 
-    async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen, dial and serve until cancelled; reported as started once the node listens.
 
         Raises:

@@ -8,7 +8,7 @@ worker needs no code of its own. What the jobs do is in node/training/.
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import Final, assert_never
 
 import trio
 
@@ -52,10 +52,7 @@ from node.training.work import (
     TaskWork,
     TrainingPeers,
 )
-
-if TYPE_CHECKING:
-    # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
-    from trio_typing import TaskStatus
+from node.trio_types import TaskStatus
 
 TICK_SECONDS: Final = 0.25
 """How often duties are looked at when nothing happens: deadlines pass without an event."""
@@ -144,7 +141,7 @@ class TrainingHost:
 
     # The loop.
 
-    async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve tasks until cancelled."""
         task_status.started()
         async with trio.open_nursery() as nursery:

@@ -4,7 +4,7 @@ The protocol has streams of its own, so that votes do not wait behind blocks.
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 import trio
@@ -23,10 +23,7 @@ from node.network.pieces.dissemination import (
 )
 from node.network.protocols.consensus import ConsensusHandler, ConsensusLinks
 from node.network.stream import FrameStream, OpenStream
-
-if TYPE_CHECKING:
-    # The stubs that py-libp2p's dependency installs hide trio's own types from the checker.
-    from trio_typing import TaskStatus
+from node.trio_types import TaskStatus
 
 PROTOCOL_ID: Final = "/pot/pieces/1"
 """Opened by the sender; the receiver never writes to it."""
@@ -90,7 +87,7 @@ class PieceLinks:
         """Whether the pieces of this message of ours are still on their way."""
         return self._dissemination.is_spreading(message, trio.current_time())
 
-    async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Cut queued messages into pieces and send these, until cancelled."""
         task_status.started()
         async for message in self._receive_waiting:

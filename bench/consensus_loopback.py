@@ -20,19 +20,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from bench.report import build_parser, write_report
 from chain.crypto import get_address
 from chain.hexadecimal import to_hex
-from chain.primitives import PrivateKey
+from chain.primitives import TOKEN_UNIT, PrivateKey
 from chain.types.transaction import sign_transaction
 from node.client.rpc_client import RpcClient
 from node.devnet.processes import Child, ProcessGroup
 from node.network.host import compute_peer_id, load_or_create_host_key
 from node.setup.directory import create_database, create_node_directory
-from node.setup.network_genesis import (
-    TOKEN_UNIT,
-    Seat,
-    build_network,
-    encode_genesis,
-    plan_development_network,
-)
+from node.setup.network_genesis import Seat, build_network, encode_genesis, plan_development_network
 from pot_common.keystore import create_private_key
 
 VALIDATORS = 4

@@ -30,7 +30,7 @@ from chain.contracts.set_reader import read_genesis_set
 from chain.contracts.training_token import encode_transfer
 from chain.crypto import get_address, keccak256, sign
 from chain.genesis import GenesisConfig, build_genesis
-from chain.primitives import Address, Hash32, PrivateKey, ValidatorIndex, View
+from chain.primitives import TOKEN_UNIT, Address, Hash32, PrivateKey, ValidatorIndex, View
 from chain.state.walk import END, START, collect_chunk
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction, decode_transaction, sign_transaction
@@ -38,13 +38,7 @@ from chain.types.validator_set import ValidatorSet
 from node.devnet.processes import Child, ProcessGroup
 from node.network.host import compute_peer_id, load_or_create_host_key
 from node.network.wire import PROTOCOL_VERSION
-from node.setup.network_genesis import (
-    TOKEN_UNIT,
-    Seat,
-    build_network,
-    encode_genesis,
-    plan_development_network,
-)
+from node.setup.network_genesis import Seat, build_network, encode_genesis, plan_development_network
 from node.storage.block_store import BlockStore
 from node.storage.database import open_database
 

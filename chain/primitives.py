@@ -47,5 +47,11 @@ EMPTY_REQUESTS_HASH: Final = Hash32(
 )
 """sha256(b""): the EIP-7685 hash of no requests."""
 
+TOKEN_DECIMALS: Final = 18
+"""Decimal places of POT and of the native coin, as in nearly every ERC-20 token."""
+
+TOKEN_UNIT: Final = 10**TOKEN_DECIMALS
+"""Base units of one POT, and wei of one coin."""
+
 UINT64_MAX: Final = 2**64 - 1
 """The largest u64, which stands for "no prepared view" in a VIEW-CHANGE payload."""

@@ -19,9 +19,7 @@ from chain.training.encoding import (
     compute_exponents,
     pad_blocks,
 )
-
-PPB: Final = 10**9
-"""One, in parts per billion."""
+from chain.training.task_spec import PPB
 
 MAX_DISTANCE_PPB: Final = 2**53 - 1
 """Stands for every larger distance, infinity included; the largest integer JSON carries exactly."""

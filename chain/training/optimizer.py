@@ -14,6 +14,7 @@ from chain.training.aggregation import FLUSH_BELOW, flush
 from chain.training.encoding import Float32Array
 from chain.training.state import TrainingState
 from chain.training.task_spec import (
+    PPB,
     AdamW,
     Optimizer,
     Sgd,
@@ -31,9 +32,6 @@ MAX_INITIAL_MAGNITUDE: Final = np.float32(2.0**20)
 ONE: Final = np.float32(1)
 """1.0 as float32, the type of all values here."""
 
-PPB: Final = np.float64(10**9)
-"""One, in parts per billion."""
-
 
 def float32_from_bits(bits: int) -> np.float32:
     """The float32 whose bit pattern is `bits`."""
@@ -42,7 +40,7 @@ def float32_from_bits(bits: int) -> np.float32:
 
 def float32_from_ppb(parts: int) -> np.float32:
     """The float32 nearest to the float64 nearest to `parts` / 10**9."""
-    return np.float32(np.float64(parts) / PPB)
+    return np.float32(np.float64(parts) / np.float64(PPB))
 
 
 def initial_state(optimizer: Optimizer, theta: bytes) -> TrainingState:

@@ -16,6 +16,9 @@ MAX_UNITS: Final = 65_536
 PPM: Final = 10**6
 """One, in parts per million."""
 
+PPB: Final = 10**9
+"""One, in parts per billion."""
+
 
 class FeatureType(StrEnum):
     """The element type of stored features."""

@@ -11,13 +11,10 @@ from typing import Annotated, Final
 import typer
 
 from chain.hexadecimal import from_plain_hex
-from chain.primitives import Address
+from chain.primitives import TOKEN_DECIMALS, TOKEN_UNIT, Address
 from node.client.rpc_client import Progress
 from pot_common.errors import OperatorError
 from pot_common.node_url import RPC_VARIABLE
-
-TOKEN_DECIMALS: Final = 18
-"""Of POT and of the native coin; amounts on the command line are in whole ones."""
 
 ROUNDED_DECIMALS: Final = 4
 """Of an amount in a line about a round: equal shares are floored, and 3.3999... means 3.4."""
@@ -131,7 +128,7 @@ def parse_amount(text: str) -> int:
 
 def format_amount(base_units: int) -> str:
     """Base units in whole ones, without trailing zeros."""
-    whole, fraction = divmod(base_units, 10**TOKEN_DECIMALS)
+    whole, fraction = divmod(base_units, TOKEN_UNIT)
     digits = f"{fraction:0{TOKEN_DECIMALS}d}".rstrip("0")
     return f"{whole}.{digits}" if digits else str(whole)
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from chain.crypto import content_id
 from chain.errors import InvalidSpec
 from chain.hexadecimal import from_plain_hex
-from chain.primitives import Address, Hash32
+from chain.primitives import TOKEN_UNIT, Address, Hash32
 from chain.training.architectures import (
     Cnn,
     Mlp,
@@ -35,6 +35,7 @@ from chain.training.architectures import (
     parameter_shapes,
 )
 from chain.training.task_spec import (
+    PPB,
     PPM,
     AdamW,
     Aggregator,
@@ -61,12 +62,6 @@ Toml: TypeAlias = "dict[str, Toml] | list[Toml] | str | int | Decimal | bool"
 
 Kind = TypeVar("Kind", str, int, Decimal)
 """Of a setting."""
-
-PPB: Final = 10**9
-"""One, in parts per billion."""
-
-TOKEN_UNIT: Final = 10**18
-"""Base units of one token: POT has 18 decimals, as nearly every ERC-20 token."""
 
 POT: Final = "POT"
 """In a task file: the network's own token, whatever its address."""

@@ -18,7 +18,7 @@ from chain.contracts.addresses import TRAINING_TOKEN
 from chain.crypto import get_address
 from chain.hexadecimal import to_hex
 from chain.json_types import JsonObject
-from chain.primitives import Address, Hash32
+from chain.primitives import TOKEN_UNIT, Address, Hash32
 from chain.training.architectures import count_parameters
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import (
@@ -37,13 +37,7 @@ from node.setup.directory import (
     create_node_directory,
     encode_config,
 )
-from node.setup.network_genesis import (
-    TOKEN_UNIT,
-    Seat,
-    build_network,
-    encode_genesis,
-    plan_development_network,
-)
+from node.setup.network_genesis import Seat, build_network, encode_genesis, plan_development_network
 from pot_common.errors import OperatorError
 from pot_common.framing import VERIFIER_ANSWERS, VERIFIER_QUESTIONS, FrameError
 from pot_common.keystore import create_private_key, save_key

@@ -32,6 +32,7 @@ from chain.training.history import (
     get_theta_root,
 )
 from chain.training.rewards import build_reward_tree
+from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import (
     PPM,
     TaskSpec,
@@ -52,9 +53,6 @@ SAMPLE_LIST_LIMIT: Final = 4_096
 
 EVALUATION_SEARCH_LIMIT: Final = 64
 """Rounds that are looked through for the latest evaluation."""
-
-FLOAT32_BYTES: Final = 4
-"""Of one parameter in a model's blob."""
 
 _parse_id = partial(parse_integer, low=1, high=2**53 - 1)
 _parse_round = partial(parse_integer, low=0, high=2**32 - 1)

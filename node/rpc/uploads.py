@@ -19,6 +19,7 @@ from chain.training.attempt import AttemptId
 from chain.training.encoding import count_payload_bytes
 from chain.training.history import get_theta_root
 from chain.training.reveal import Reveal
+from chain.training.state import FLOAT32_BYTES
 from node.ipc.client import IpcError, NodeLink
 from node.rpc.errors import RpcError
 from node.rpc.http import HttpError, Request, Response, json_response
@@ -29,9 +30,6 @@ from pot_common.errors import StorageError
 
 CONCURRENT_UPLOADS: Final = 32
 """Each has one open file and holds one chunk in memory."""
-
-FLOAT32_BYTES: Final = 4
-"""Of one weight."""
 
 Value = TypeVar("Value")
 

@@ -28,7 +28,7 @@ from chain.genesis import GenesisAccount, GenesisConfig, build_genesis, parse_ge
 from chain.hexadecimal import from_plain_hex, to_hex
 from chain.json_types import Json
 from chain.params import BaseFeeMode, ChainParameters
-from chain.primitives import Address, Hash32
+from chain.primitives import TOKEN_UNIT, Address, Hash32
 from chain.types.certificate import MAX_VALIDATORS
 from pot_common.errors import OperatorError
 
@@ -40,9 +40,6 @@ CONTRACTS_DIRECTORY: Final = Path(__file__).parents[2] / "contracts" / "build"
 
 DEVELOPMENT_CHAIN_ID: Final = 7_368_565
 """"pot" in ASCII, plus one. It differs from the template's, so that wallets tell them apart."""
-
-TOKEN_UNIT: Final = 10**18
-"""Base units of one POT, and wei of one coin."""
 
 FAUCET_PORTION: Final = 1_000 * TOKEN_UNIT
 """POT that the faucet of a development network pays: enough for bonds and small tasks."""

@@ -13,17 +13,11 @@ import trio
 
 from chain.crypto import get_address
 from chain.genesis import GenesisAccount
-from chain.primitives import ZERO_HASH, Address, PrivateKey
+from chain.primitives import TOKEN_UNIT, ZERO_HASH, Address, PrivateKey
 from node.devnet.processes import Child, ProcessGroup, require_free_ports
 from node.network.host import compute_peer_id, load_or_create_host_key
 from node.setup.directory import CONFIG_NAME, create_database, create_node_directory, encode_config
-from node.setup.network_genesis import (
-    TOKEN_UNIT,
-    Seat,
-    build_network,
-    encode_genesis,
-    plan_development_network,
-)
+from node.setup.network_genesis import Seat, build_network, encode_genesis, plan_development_network
 from tests.chaos.contracts import REGISTER, REGISTER_CODE, SET, SET_CODE
 from tests.chaos.links import Links
 from tests.chaos.manifest import Manifest

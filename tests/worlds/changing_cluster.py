@@ -13,16 +13,11 @@ from chain.contracts.training_token import encode_approve
 from chain.contracts.validator_set import encode_propose_join, encode_vote_on_proposal
 from chain.crypto import get_address, keccak256
 from chain.genesis import GenesisConfig, GenesisState, build_genesis
-from chain.primitives import Address, BlockNumber, PrivateKey
+from chain.primitives import TOKEN_UNIT, Address, BlockNumber, PrivateKey
 from node.chain.contract_reader import LedgerReader
 from node.operator.account import Operator
 from node.operator.set_duties import SetDuties
-from node.setup.network_genesis import (
-    TOKEN_UNIT,
-    Seat,
-    build_network,
-    plan_development_network,
-)
+from node.setup.network_genesis import Seat, build_network, plan_development_network
 from tests.worlds.chain import ALICE, sign
 from tests.worlds.cluster import (
     KEYS,

@@ -43,7 +43,11 @@ class ServedBlocks:
 
 def find_proposed(replica: ReplicaState, block_hash: Hash32) -> Block | None:
     """A block of the number being decided that a replica holds; None if it holds no such block."""
+    return next((block for block in list_proposed(replica) if block.hash == block_hash), None)
+
+
+def list_proposed(replica: ReplicaState) -> list[Block]:
+    """The blocks of the number being decided that a replica holds."""
     proposals = () if replica.proposal is None else (get_pre_prepare(replica.proposal).block,)
     prepared = () if replica.prepared is None else (replica.prepared.block,)
-    candidates = (*replica.blocks, *proposals, *prepared)
-    return next((block for block in candidates if block.hash == block_hash), None)
+    return [*replica.blocks, *proposals, *prepared]

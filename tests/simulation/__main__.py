@@ -11,6 +11,8 @@ import sys
 import time
 from collections import Counter
 
+import structlog
+
 from tests.simulation import mutants
 
 
@@ -27,6 +29,8 @@ def main() -> int:
     parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="break one rule")
     parser.add_argument("--mutants", action="store_true", help="break each rule in turn")
     arguments = parser.parse_args()
+    # What a signer says when it stops does not belong into a table of mutants.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if arguments.mutants:
         return mutants.main(arguments.seeds)
     if arguments.mutant:

@@ -31,6 +31,7 @@ from chain.primitives import (
     View,
 )
 from chain.types.block import Block
+from node.consensus.served_blocks import list_proposed
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster, Node
@@ -263,7 +264,7 @@ class Adversary:
         return receiver % 2 == 1
 
     def _any_block(self, node: "Node") -> Block | None:
-        return next(iter(node.blocks.values()), None)
+        return None if node.state is None else next(iter(list_proposed(node.state)), None)
 
     def _nudge(self, value: int) -> int:
         step = self._random.choice((-1, 0, 0, 0, 1, 1, 2**40))

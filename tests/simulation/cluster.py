@@ -1,43 +1,25 @@
 """A simulated network of real replicas: virtual time, one seed, every fault by chance.
 
-The world is a heap of (time, sequence, action). Replicas are `chain.consensus.pbft`, blocks are
-executed by the real transition; the host's duties (persist, guard, send, verify, validate, build,
-store, fetch, sync) are played here, with a crash possible at every boundary between two of them.
+The world is a heap of (time, sequence, action). Replica, performer and signer are the node's own,
+on a simulated disk (`environment`), and blocks are executed by the real transition. What is played
+here is what lies outside of them: the network, the chain's store, sync, and death, which may come
+before any effect and in the middle of a write.
 """
 
 import heapq
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final, Protocol
 
-from chain.consensus import guard as guard_rules
-from chain.consensus import pbft
-from chain.consensus.certificates import verify_commit_certificate, verify_message
-from chain.consensus.effects import (
-    Broadcast,
-    BuildBlock,
-    Effect,
-    FetchBlock,
-    Finalize,
-    ForwardTransactions,
-    Halt,
-    Persist,
-    Redeliver,
-    ReportEvidence,
-    ReportRejection,
-    Send,
-    SendCertificate,
-    SetTimer,
-    ValidateBlock,
-)
+from chain.consensus.certificates import verify_commit_certificate
+from chain.consensus.effects import SetTimer
+from chain.consensus.guard import build_floor_guard
 from chain.consensus.inputs import (
-    BlockBuilt,
     BlockFetched,
     BlockValidated,
     Input,
-    MessageReceived,
     NewNumber,
     NumberConfig,
     Timer,
@@ -56,18 +38,28 @@ from chain.consensus.messages import (
     ViewChange,
     Vote,
 )
-from chain.consensus.pbft import ReplicaState, Transition
+from chain.consensus.pbft import ReplicaState
 from chain.consensus.primary_order import compute_primary_order
-from chain.consensus.records import PrepareRecord, Record, compute_latest_intent
+from chain.consensus.records import Record, compute_latest_intent
 from chain.errors import InvalidBlock, InvalidMessage
-from chain.primitives import BlockNumber, Hash32, ValidatorIndex
+from chain.primitives import Address, BlockNumber, Hash32
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.validator_set import compute_max_faulty
 from chain.validation import validate_fresh_proposal
+from node.consensus.performer import Performer, Received, run_inline
+from node.consensus.served_blocks import find_proposed
+from node.consensus.signer import ConsensusSigner
+from pot_common.errors import OperatorError
 from tests.simulation.adversary import Adversary
 from tests.simulation.checkers import Checkers
 from tests.simulation.disk import Disk, find_stored
+from tests.simulation.environment import (
+    CrashError,
+    SimulatedEnvironment,
+    SimulatedGuard,
+    SimulatedLog,
+)
 from tests.simulation.executions import GENESIS_SECONDS, Executions
 from tests.simulation.keys import Keys
 from tests.simulation.masks import MASKS, Mask
@@ -152,14 +144,19 @@ class Node:
     is_liar: bool = False
     is_victim: bool = False
     skew_ms: int = 0
-    blocks: dict[Hash32, Block] = field(default_factory=dict)
-    """Blocks of logged proposals: what a peer may fetch."""
-    state: ReplicaState | None = None
+    signer: ConsensusSigner | None = None
+    """The key of this life of the process; None before the first."""
+    performer: Performer | None = None
+    """None while the process is down, or waits for others before it may sign."""
     incarnation: int = 0
     timers: dict[Timer, int] = field(default_factory=dict)
     is_syncing: bool = False
     proposed_ms: int = 0
-    first_signable: int = 0
+
+    @property
+    def state(self) -> ReplicaState | None:
+        """The replica; None while the process is down."""
+        return None if self.performer is None else self.performer.state
 
     @property
     def is_byzantine(self) -> bool:
@@ -183,10 +180,6 @@ class Recorder(Protocol):
 
     def on_final(self, node: str, block: Block) -> None:
         """A node has stored a final block."""
-
-
-class CrashError(Exception):
-    """The process died in the middle of something."""
 
 
 class Cluster:
@@ -217,7 +210,7 @@ class Cluster:
         config = self.executions.config
         self.domain = SigningDomain(config.chain_id, self.executions.genesis.header.hash, 1)
         self._trace = trace
-        self._recorder = recorder
+        self.recorder = recorder
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = 0
         self._mask: Mask = MASKS[world.mask](seed, world.n)
@@ -243,7 +236,7 @@ class Cluster:
                 node = Node(
                     name,
                     slot,
-                    Disk(guard_rules.build_floor_guard(BlockNumber(1))),
+                    Disk(build_floor_guard(BlockNumber(1))),
                     is_twin=slot in twins,
                     is_liar=slot in liars,
                     is_victim=slot in victims,
@@ -305,11 +298,11 @@ class Cluster:
         latest = max(states, key=lambda state: (state.config.number, state.view), default=None)
         leaving = self.random.sample(self.honest, len(self.honest))
         if latest is not None:
-            primary = self._find_slot(latest.config, latest.config.get_primary(latest.view))
+            primary = self.slot_of(latest.config.validators[latest.config.get_primary(latest.view)])
             leaving.sort(key=lambda node: node.slot != primary)
         for node in leaving[: self.world.gone]:
             self.trace(f"{node.name} gone")
-            node.state = None
+            node.performer = None
             node.incarnation += 1
             self.nodes.remove(node)
             self.honest.remove(node)
@@ -356,34 +349,30 @@ class Cluster:
             self.trace(f"{node.name} log damaged")
             disk.forget_log()
             records = []
-        logged = compute_latest_intent(records)
+        key = self.keys.signer(node.slot)
+        guard, log = SimulatedGuard(self, node), SimulatedLog(self, node)
+        node.signer = ConsensusSigner(self.validators[node.slot], key, guard, log)
         certified_head = disk.head
-        if disk.guard is None:
+        if node.signer.load_guard() is None:
             heads = self._ask_heads(node)
             if heads is None:
                 self._after(100, self._make_boot(node))
                 return
             certified_head = max(heads)
-        first = guard_rules.compute_first_signable(disk.guard, logged, disk.head, certified_head)
-        if disk.guard is None:
-            disk.guard = guard_rules.build_floor_guard(first)
-        elif logged is not None and logged.position > disk.guard.position:
-            disk.guard = logged
-        node.first_signable = first
+        environment = SimulatedEnvironment(self, node)
+        node.performer = Performer(environment, node.signer, self.keys.recover)
+        try:
+            first = node.signer.start(disk.head, certified_head)
+        except CrashError:
+            self.crash(node)
+            return
         number = BlockNumber(node.head + 1)
         self.trace(f"{node.name} boot {number} signs from {first}, {len(records)} records")
         node.timers = {}
         node.is_syncing = False
-        config = self._make_config(node)
-        current = [record for record in records if record.number == number]
-        try:
-            if config.own_index is None:
-                self._perform(node, pbft.start(config))
-            else:
-                signer = self.keys.signer(node.slot)
-                self._perform(node, pbft.restore(config, current, signer))
-        except CrashError:
-            self.crash(node)
+        transition = node.performer.restore(self._make_config(node))
+        self.on_step(node, None, transition.state)
+        if not self._run(node, node.performer.perform(transition)):
             return
         self._hold_transaction(node)
         if node.is_liar:
@@ -432,11 +421,11 @@ class Cluster:
 
     def crash(self, node: Node) -> None:
         """Kill a process; it is started again, perhaps with a worse disk."""
-        if node.state is None:
+        if node.performer is None:
             return
         self.counts["crashes"] += 1
         self.trace(f"{node.name} crash")
-        node.state = None
+        node.performer = None
         node.incarnation += 1
         accidents = self.world.accidents
         if node.is_victim and accidents and self.random.random() < 0.5:
@@ -462,7 +451,7 @@ class Cluster:
             durable = disk.guard
         self.checkers.on_loss(node.slot, None if disk.guard is None else durable)
 
-    def _reach(self, node: Node) -> None:
+    def reach(self, node: Node) -> None:
         """A boundary at which a process may die.
 
         Raises:
@@ -481,13 +470,13 @@ class Cluster:
         number = BlockNumber(node.head + 1)
         coinbases = [block.header.coinbase for block, _ in chain]
         validators = self.sets.validators(number)
-        own_index = self.sets.index_of(node.slot, number)
+        assert node.signer is not None
         return NumberConfig(
             number=number,
             parent_hash=chain[-1][0].hash if chain else self.executions.genesis.header.hash,
             validators=validators,
             primary_order=compute_primary_order(number, validators, coinbases),
-            own_index=own_index if node.first_signable <= number else None,
+            own_index=node.signer.get_index(number, validators),
             domain=self.domain,
             timing=self.world.timing,
             proposal_age_ms=min(self.now_ms - node.proposed_ms, 10_000),
@@ -495,9 +484,9 @@ class Cluster:
 
     def _hold_transaction(self, node: Node) -> None:
         if self.random.random() < 0.7:
-            self._give_later(node, self.random.randrange(400), TransactionHeld())
+            self.give_later(node, self.random.randrange(400), TransactionHeld())
 
-    def _give_later(self, node: Node, delay_ms: int, event: Input) -> None:
+    def give_later(self, node: Node, delay_ms: int, event: Input) -> None:
         incarnation = node.incarnation
 
         def give() -> None:
@@ -507,98 +496,44 @@ class Cluster:
         self._after(delay_ms, give)
 
     def _give(self, node: Node, event: Input) -> None:
-        if node.state is None:
-            return
+        if node.performer is not None:
+            self._run(node, node.performer.apply(event))
+
+    def _run(self, node: Node, work: Coroutine[object, object, None]) -> bool:
+        """Have a process do something; False if it died of it."""
         try:
-            self._perform(node, pbft.apply(node.state, event, self.keys.signer(node.slot)))
+            run_inline(work)
         except CrashError:
             self.crash(node)
+            return False
+        except OperatorError as error:
+            if not node.is_byzantine:
+                raise AssertionError(f"{node.name} stops: {error}") from error
+        return True
 
-    # Effects.
+    # What processes do.
 
-    def _perform(self, node: Node, transition: Transition) -> None:
-        before, node.state = node.state, transition.state
+    def on_step(self, node: Node, before: ReplicaState | None, state: ReplicaState) -> None:
+        """Check a replica that has moved."""
         if not node.is_byzantine:
-            self.checkers.on_step(node.name, before, transition.state)
-            if before is not None and before.config is transition.state.config:
-                self.counts["view changes"] += transition.state.view > before.view
-        for effect in transition.effects:
-            self._reach(node)
-            self._perform_one(node, effect)
+            self.checkers.on_step(node.name, before, state)
+            if before is not None and before.config is state.config:
+                self.counts["view changes"] += state.view > before.view
 
-    def _perform_one(self, node: Node, effect: Effect) -> None:
-        assert node.state is not None
-        config = node.state.config
-        match effect:
-            case Persist(record, intent):
-                self._persist(node, record, intent)
-            case Broadcast(message):
-                if self._trace is not None:
-                    self.trace(f"{node.name} says {describe(message, node)}")
-                self._check_sent(node, message)
-                for slot in self.sets.members(config.number):
-                    if slot != node.slot:
-                        self._reach(node)
-                        self._send(node, slot, message)
-            case Send(receiver, message):
-                self._check_sent(node, message)
-                self._send(node, self._find_slot(config, receiver), message)
-            case SendCertificate(receiver, number):
-                if 1 <= number <= node.head:
-                    block, certificate = node.disk.chain[number - 1]
-                    answer = Committed(number, block.hash, certificate)
-                    self._send(node, self._find_slot(config, receiver), answer)
-            case ValidateBlock(block, fresh):
-                node.proposed_ms = self.now_ms
-                self._validate_later(node, block, fresh)
-            case BuildBlock(number, view):
-                node.proposed_ms = self.now_ms
-                if node.head + 1 == number:
-                    block = self.build(node)
-                    event = BlockBuilt(number, view, block)
-                    self._give_later(node, self.random.randrange(1, 30), event)
-            case SetTimer(timer, number, view, delay_ms):
-                self._set_timer(node, timer, delay_ms, TimerExpired(timer, number, view))
-            case Finalize(block, certificate):
-                self._finalize_later(node, block, certificate)
-            case FetchBlock(digest, indices):
-                for index in indices:
-                    self._fetch(node, digest, self._find_slot(config, index))
-            case ForwardTransactions(primary):
-                for other in self._copies(self._find_slot(config, primary)):
-                    if (node.name, other.name) not in self.links_down:
-                        self._give_later(other, self._draw_delay(), TransactionHeld())
-            case Redeliver(sender, message):
-                self._redeliver(node, self._find_slot(config, sender), message)
-            case ReportRejection(sender, reason, detail):
-                self._report(node, self._find_slot(config, sender), f"{reason}: {detail}")
-            case ReportEvidence(first, second):
-                if not node.is_byzantine:
-                    self.checkers.on_evidence(first, second)
-            case Halt(block, _):
-                assert node.is_byzantine, f"{node.name} halted at {block.number}"
+    def broadcast(self, node: Node, message: Message) -> None:
+        """Send a message to the other validators; the process may die after each of them."""
+        if self._trace is not None:
+            self.trace(f"{node.name} says {describe(message, node)}")
+        self._check_sent(node, message)
+        for slot in self.sets.members(self._config_of(node).number):
+            if slot != node.slot:
+                self.reach(node)
+                self._send_rewritten(node, slot, message)
 
-    def _persist(self, node: Node, record: Record, intent: guard_rules.GuardState) -> None:
-        disk = node.disk
-        if not guard_rules.permits(disk.guard, intent):
-            assert node.is_byzantine, (
-                f"the guard of {node.name} at {describe_guard(disk.guard)} refuses "
-                f"{describe_guard(intent)}"
-            )
-            raise CrashError
-        if isinstance(record, PrepareRecord):
-            block = pbft.get_pre_prepare(record.proposal).block
-            node.blocks[block.hash] = block
-        try:
-            self._reach(node)
-        except CrashError:
-            disk.tear(record, self.random)
-            raise
-        disk.append(record)
-        if self._recorder is not None:
-            self._recorder.on_record(node.name, record)
-        self._reach(node)
-        disk.guard = intent
+    def send(self, node: Node, receiver: int, message: Message) -> None:
+        """Send a message to one validator."""
+        self._check_sent(node, message)
+        self._send_rewritten(node, receiver, message)
 
     def build(self, node: Node, *, seconds_later: int = 0) -> Block:
         """A block of this node on its head."""
@@ -613,7 +548,7 @@ class Cluster:
     def _read_clock(self, node: Node) -> int:
         return GENESIS_SECONDS * 1000 + self.now_ms + node.skew_ms
 
-    def _validate_later(self, node: Node, block: Block, fresh: bool) -> None:
+    def validate_later(self, node: Node, block: Block, fresh: bool) -> None:
         incarnation = node.incarnation
 
         def validate() -> None:
@@ -634,7 +569,8 @@ class Cluster:
             return False
         return True
 
-    def _set_timer(self, node: Node, timer: Timer, delay_ms: int, event: TimerExpired) -> None:
+    def set_timer(self, node: Node, asked: SetTimer) -> None:
+        timer, event = asked.timer, TimerExpired(asked.timer, asked.number, asked.view)
         generation = self._sequence
         node.timers[timer] = generation
         incarnation = node.incarnation
@@ -644,16 +580,16 @@ class Cluster:
                 self.trace(f"{node.name} {timer.value} {event.number}/{event.view}")
                 self._give(node, event)
 
-        self._after(delay_ms, expire)
+        self._after(asked.delay_ms, expire)
 
-    def _finalize_later(self, node: Node, block: Block, certificate: CommitCertificate) -> None:
+    def finalize_later(self, node: Node, block: Block, certificate: CommitCertificate) -> None:
         incarnation = node.incarnation
 
         def store() -> None:
             if node.incarnation != incarnation or node.head >= block.number:
                 return
             try:
-                self._reach(node)
+                self.reach(node)
                 self._store(node, block, certificate)
                 self._begin_next(node)
             except CrashError:
@@ -673,12 +609,11 @@ class Cluster:
             self.checkers.on_final(node.name, block, certificate)
             assert is_valid, f"{node.name} stores the invalid block {block.number}"
         node.disk.chain.append((block, certificate))
-        if self._recorder is not None:
-            self._recorder.on_final(node.name, block)
+        if self.recorder is not None:
+            self.recorder.on_final(node.name, block)
         self.counts["set changes"] += self.sets.on_final(block)
-        node.blocks = {}
-        self._reach(node)
-        node.disk.truncate_through(block.number)
+        assert node.signer is not None
+        node.signer.truncate_log(block.number)
 
     def _verify_certificate(
         self, certificate: CommitCertificate, number: BlockNumber, digest: Hash32
@@ -696,27 +631,32 @@ class Cluster:
         self._give(node, NewNumber(self._make_config(node)))
         self._hold_transaction(node)
 
-    def _fetch(self, node: Node, digest: Hash32, slot: int) -> None:
-        for other in self._copies(slot):
+    def fetch(self, node: Node, digest: Hash32, slot: int) -> None:
+        for other in self.copies(slot):
             pair, back = (node.name, other.name), (other.name, node.name)
             if self.links_down & {pair, back} or other.state is None:
                 continue
-            block = find_stored(other.disk, digest) or other.blocks.get(digest)
+            block = find_stored(other.disk, digest) or find_proposed(other.state, digest)
             if block is not None and not self.adversary.is_hidden(other, "BLOCK"):
-                self._give_later(node, 2 * self._draw_delay(), BlockFetched(block))
+                self.give_later(node, 2 * self.draw_delay(), BlockFetched(block))
 
     # Network.
 
-    def _copies(self, slot: int) -> list[Node]:
+    def copies(self, slot: int) -> list[Node]:
         return [node for node in self.nodes if node.slot == slot]
 
-    def _find_slot(self, config: NumberConfig, index: ValidatorIndex) -> int:
-        return self.sets.members(config.number)[index]
+    def slot_of(self, validator: Address) -> int:
+        """The key of a validator."""
+        return self.validators.index(validator)
+
+    def _config_of(self, node: Node) -> NumberConfig:
+        assert node.state is not None
+        return node.state.config
 
     def _is_member(self, node: Node) -> bool:
         return node.slot in self.sets.members(BlockNumber(node.head + 1))
 
-    def _draw_delay(self) -> int:
+    def draw_delay(self) -> int:
         if self.is_healed:
             limit_ms = min(HEALED_DELAY_MS, self.world.max_delay_ms)
             return self.random.randint(min(self.world.min_delay_ms, limit_ms), limit_ms)
@@ -726,7 +666,7 @@ class Cluster:
         if not node.is_byzantine:
             self.checkers.on_sent(node.slot, node.disk.guard, message)
 
-    def _send(self, node: Node, receiver: int, message: Message) -> None:
+    def _send_rewritten(self, node: Node, receiver: int, message: Message) -> None:
         if node.is_liar:
             for lie in self.adversary.rewrite(node, receiver, message):
                 self.transmit(node, receiver, lie)
@@ -736,7 +676,7 @@ class Cluster:
     def transmit(self, node: Node, receiver: int, message: Message) -> None:
         """Put a message on its way, unless the network loses it."""
         world = self.world
-        for other in self._copies(receiver):
+        for other in self.copies(receiver):
             self.counts["messages"] += 1
             if (node.name, other.name) in self.links_down or self._is_hidden(node, other):
                 continue
@@ -773,37 +713,47 @@ class Cluster:
             is_trusted = not node.is_byzantine and not self.world.is_strict
             self._receive(other, node.slot, message, is_trusted=is_trusted)
 
-        self._after(self._draw_delay(), deliver)
+        self._after(self.draw_delay(), deliver)
 
     def _record_message(self, event: str, node: Node, other: Node, message: Message) -> None:
-        if self._recorder is not None:
-            self._recorder.on_message(self.now_ms, event, node.name, other.name, message)
+        if self.recorder is not None:
+            self.recorder.on_message(self.now_ms, event, node.name, other.name, message)
 
     def _receive(self, node: Node, sender: int, message: Message, *, is_trusted: bool) -> None:
-        """The host's part: take what validators say, and verify what is of the number decided."""
-        assert node.state is not None
-        config = node.state.config
-        index = self.sets.index_of(sender, config.number)
-        if index is None:
-            return
-        if not is_trusted and message.number == config.number:
+        """Give a message to a process; what an honest node sends needs no verifying again."""
+        performer, address = node.performer, self.validators[sender]
+        assert performer is not None
+        given: Received | None = Received(address, message, is_verified=True)
+        if not is_trusted:
             try:
-                verify_message(message, self.domain, config.validators, self.keys.recover)
+                given = performer.receive(address, message)
             except InvalidMessage as error:
-                self._report(node, sender, str(error))
+                self.report(node, sender, str(error))
                 return
-        self._give(node, MessageReceived(index, message))
+        if given is not None:
+            self._take(node, given)
 
-    def _redeliver(self, node: Node, sender: int, message: Message) -> None:
+    def _take(self, node: Node, given: Received) -> None:
+        assert node.performer is not None
+        try:
+            event = node.performer.check(given)
+        except CrashError:
+            self.crash(node)
+            return
+        if event is not None:
+            self._give(node, event)
+
+    def receive_later(self, node: Node, given: Received) -> None:
+        """Have a process take a message again, in a moment."""
         incarnation = node.incarnation
 
-        def give() -> None:
+        def take() -> None:
             if node.incarnation == incarnation and node.state is not None:
-                self._receive(node, sender, message, is_trusted=False)
+                self._take(node, given)
 
-        self._after(0, give)
+        self._after(0, take)
 
-    def _report(self, node: Node, sender: int, text: str) -> None:
+    def report(self, node: Node, sender: int, text: str) -> None:
         if not node.is_byzantine:
             self.trace(f"{node.name} refuses {sender}: {text}")
             self.checkers.on_rejection(sender, text)
@@ -829,7 +779,7 @@ class Cluster:
             except CrashError:
                 self.crash(node)
 
-        self._after(2 * self._draw_delay(), finish)
+        self._after(2 * self.draw_delay(), finish)
 
     # What must hold in the end.
 
@@ -889,11 +839,3 @@ def describe(message: Message, node: Node) -> str:
     if isinstance(message, Vote | Status | Committed):
         digest = " " + message.digest.hex()[:8]
     return f"{kind.name} {number}/{view}{digest}"
-
-
-def describe_guard(guard: guard_rules.GuardState | None) -> str:
-    """Where a guard stands, in a few words."""
-    if guard is None:
-        return "nothing"
-    lock = "" if guard.prepared is None else f" locked {guard.prepared[0]}"
-    return f"{guard.step.name} {guard.number}/{guard.view}{lock}"

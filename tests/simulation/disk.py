@@ -35,13 +35,17 @@ class Disk:
 
     def append(self, record: Record) -> None:
         """Write a record and fsync."""
-        data = self._frame(record)
-        self.log += data
-        self.sizes.append((record.number, len(data)))
+        self.append_payload(record.number, encode_record(record))
 
-    def tear(self, record: Record, random: Random) -> None:
+    def append_payload(self, number: BlockNumber, payload: bytes) -> None:
+        """Write an encoded record and fsync."""
+        data = _frame(number, payload)
+        self.log += data
+        self.sizes.append((number, len(data)))
+
+    def tear(self, number: BlockNumber, payload: bytes, random: Random) -> None:
         """Write a part of a record and die."""
-        data = self._frame(record)
+        data = _frame(number, payload)
         self.log += data[: random.randrange(1, len(data))]
 
     def truncate_through(self, number: BlockNumber) -> None:
@@ -64,6 +68,10 @@ class Disk:
         self.log = self.log[:good_bytes]
         self.sizes = [(r.number, len(wal._encode(r, SALT))) for r in records]
         return [decode_record(record.payload) for record in records]
+
+    def records(self) -> list[wal.WalRecord]:
+        """The records of a log that `load` has repaired."""
+        return wal._replay(Path("log"), self.log, SALT)[0]
 
     def forget_log(self) -> None:
         self.log, self.sizes = FILE_HEADER, []
@@ -89,8 +97,9 @@ class Disk:
             case _:
                 pass
 
-    def _frame(self, record: Record) -> bytes:
-        return wal._encode(wal.WalRecord(record.number, encode_record(record)), SALT)
+
+def _frame(number: BlockNumber, payload: bytes) -> bytes:
+    return wal._encode(wal.WalRecord(number, payload), SALT)
 
 
 def find_stored(disk: Disk, digest: Hash32) -> Block | None:

@@ -99,7 +99,6 @@ class History:
         match record:
             case PrepareRecord(proposal, prepare):
                 core = proposal if isinstance(proposal, PrePrepare) else proposal.pre_prepare
-                node.blocks[core.block.hash] = core.block
                 votes: list[Vote | ViewChangeVote] = [prepare]
                 if core.vote.author == node.slot:
                     votes.append(core.vote)

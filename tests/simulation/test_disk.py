@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from chain.consensus.guard import build_floor_guard
-from chain.consensus.records import CommitRecord, PrepareRecord, Record
+from chain.consensus.records import CommitRecord, PrepareRecord, Record, encode_record
 from chain.primitives import BlockNumber
 from tests.simulation.disk import Disk
 from tests.worlds.replica import commit, pre_prepare, prepare, prepared
@@ -30,7 +30,7 @@ def test_appended_records_are_loaded() -> None:
 def test_torn_record_is_dropped_and_the_log_goes_on() -> None:
     for seed in range(20):
         disk = written()
-        disk.tear(RECORDS[1], Random(seed))
+        disk.tear(RECORDS[1].number, encode_record(RECORDS[1]), Random(seed))
         assert disk.load() == RECORDS
         disk.append(RECORDS[1])
         assert disk.load() == [*RECORDS, RECORDS[1]]

@@ -17,19 +17,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from typing import TypeVar
 
 from bench.report import build_parser, write_report
-from chain.consensus import pbft
-from chain.consensus.effects import (
-    Broadcast,
-    BuildBlock,
-    Effect,
-    FetchBlock,
-    Finalize,
-    Send,
-    SetTimer,
-    ValidateBlock,
-)
+from chain.consensus.effects import Broadcast, BuildBlock, ReportEvidence, SetTimer
 from chain.consensus.inputs import (
     BlockBuilt,
     BlockFetched,
@@ -42,6 +33,7 @@ from chain.consensus.inputs import (
     Timing,
 )
 from chain.consensus.messages import (
+    Committed,
     Message,
     MessageKind,
     PrePrepare,
@@ -51,18 +43,28 @@ from chain.consensus.messages import (
     decode_message,
     encode_message,
 )
-from chain.errors import RejectedInputError
+from chain.consensus.pbft import ReplicaState, Transition
+from chain.errors import InvalidMessage, RejectedInputError
 from chain.primitives import Address, BlockNumber, Hash32, ValidatorIndex, View
 from chain.types.block import Block
+from chain.types.certificate import CommitCertificate
 from chain.types.validator_set import compute_quorum
+from node.consensus.performer import Performer, Received, run_inline
+from node.consensus.signer import ConsensusSigner
+from node.consensus.wal import WalRecord
 from node.network.pieces.dissemination import Dissemination, MessageName, decode_piece
 from tests.worlds.replica import (
     DOMAIN,
     PARENT,
     make_block,
+    token_recover,
     token_signer,
     validators_of,
 )
+from tests.worlds.signer_disk import MemoryGuard
+
+_Argument = TypeVar("_Argument")
+_Result = TypeVar("_Result")
 
 DELAY_SECONDS = 0.3
 TRANSACTION_BYTES = 315
@@ -109,11 +111,80 @@ class Node:
     index: ValidatorIndex
     address: Address
     dissemination: Dissemination
-    state: pbft.ReplicaState | None = None
+    performer: Performer | None = None
+    """None before the start."""
     uplink_free: float = 0.0
     decided_at: float | None = None
     timers: dict[Timer, int] = field(default_factory=dict)
     blocks: dict[Hash32, Block] = field(default_factory=dict)
+
+
+class ForgetfulLog:
+    """A log that keeps nothing: no process of this world starts twice."""
+
+    def records(self) -> Sequence[WalRecord]:
+        return ()
+
+    def append(self, number: BlockNumber, payload: bytes) -> None:
+        pass
+
+    def truncate_through(self, number: BlockNumber) -> None:
+        pass
+
+
+class WorldEnvironment:
+    """What the effects of one replica reach; the disk takes no time here."""
+
+    def __init__(self, world: "World", node: Node) -> None:
+        self._world = world
+        self._node = node
+
+    async def run_blocking(
+        self, function: Callable[[_Argument], _Result], argument: _Argument
+    ) -> _Result:
+        return function(argument)
+
+    async def finalize(self, block: Block, certificate: CommitCertificate) -> None:
+        self._node.decided_at = self._world.now
+
+    def on_transition(self, event: Input, before: ReplicaState, transition: Transition) -> None:
+        pass
+
+    def broadcast(self, message: Message) -> None:
+        self._world.broadcast(self._node, message)
+
+    def send(self, validator: Address, message: Message) -> None:
+        self._world.send_message(self._node, validator, message)
+
+    def find_committed(self, number: BlockNumber) -> Committed | None:
+        return None  # only one number is decided
+
+    def validate(self, block: Block, fresh: bool) -> None:
+        self._node.blocks[block.hash] = block
+        event = BlockValidated(block.hash, is_valid=True, is_fresh=True)
+        self._world.give_later(self._node, 0, event)
+
+    def build(self, asked: BuildBlock) -> None:
+        block = self._world.build(self._node)
+        self._world.give_later(self._node, 0, BlockBuilt(asked.number, asked.view, block))
+
+    def fetch(self, digest: Hash32, validators: Sequence[Address]) -> None:
+        self._world.fetch(self._node, digest)
+
+    def set_timer(self, timer: SetTimer) -> None:
+        self._world.set_timer(self._node, timer)
+
+    def forward_transactions(self, primary: Address) -> None:
+        pass
+
+    def receive_again(self, given: Received) -> None:
+        pass
+
+    def report_rejection(self, sender: Address, error: InvalidMessage) -> None:
+        pass
+
+    def report_evidence(self, evidence: ReportEvidence, author: Address) -> None:
+        pass
 
 
 class World:
@@ -174,6 +245,13 @@ class World:
         heapq.heappush(self._heap, (self.now + seconds, self._sequence, action))
 
     def _start(self, node: Node) -> None:
+        signer = ConsensusSigner(
+            node.address, token_signer(node.index), MemoryGuard(), ForgetfulLog()
+        )
+        signer.start(BlockNumber(0), BlockNumber(0))
+        node.performer = Performer(
+            WorldEnvironment(self, node), signer, token_recover(validators_of(self.n))
+        )
         config = NumberConfig(
             number=BlockNumber(1),
             parent_hash=PARENT,
@@ -184,52 +262,43 @@ class World:
             timing=TIMING,
             has_transaction=node.index == 0 or self.is_request_known,
         )
-        started = pbft.restore(config, [], token_signer(node.index))
+        started = node.performer.restore(config)
         # A status is what a node says when its process starts, not when a number does.
         effects = [
             effect
             for effect in started.effects
             if not (isinstance(effect, Broadcast) and isinstance(effect.message, Status))
         ]
-        self._perform(node, pbft.Transition(started.state, tuple(effects)))
+        run_inline(node.performer.perform(Transition(started.state, tuple(effects))))
 
-    def _give(self, node: Node, event: Input) -> None:
+    def give(self, node: Node, event: Input) -> None:
+        """Give a replica an input, unless it is dead or done."""
         if node.index not in self.dead and node.decided_at is None:
-            assert node.state is not None
-            self._perform(node, pbft.apply(node.state, event, token_signer(node.index)))
+            assert node.performer is not None
+            run_inline(node.performer.apply(event))
 
-    def _perform(self, node: Node, transition: pbft.Transition) -> None:
-        node.state = transition.state
-        for effect in transition.effects:
-            self._perform_one(node, effect)
+    def give_later(self, node: Node, seconds: float, event: Input) -> None:
+        self._after(seconds, lambda: self.give(node, event))
 
-    def _perform_one(self, node: Node, effect: Effect) -> None:
-        match effect:
-            case Broadcast(message):
-                self._broadcast(node, message)
-            case Send(receiver, message):
-                data = encode_message(message)
-                if not node.dissemination.is_spreading(data, self.now):
-                    self._send(node, self.nodes[receiver], data, is_piece=False)
-            case ValidateBlock(block, _):
-                node.blocks[block.hash] = block
-                event = BlockValidated(block.hash, is_valid=True, is_fresh=True)
-                self._after(0, lambda: self._give(node, event))
-            case BuildBlock(number, view):
-                block = self._build(node)
-                self._after(0, lambda: self._give(node, BlockBuilt(number, view, block)))
-            case FetchBlock(digest, _):
-                held = next(each for each in self.nodes if digest in each.blocks)
-                block = held.blocks[digest]
-                seconds = 2 * DELAY_SECONDS + len(block.encode()) / self._bytes_per_second
-                self._after(seconds, lambda: self._give(node, BlockFetched(block)))
-            case SetTimer(timer, number, view, delay_ms):
-                node.timers[timer] = self._sequence + 1
-                self._after(delay_ms / 1000, self._make_timer(node, timer, number, view))
-            case Finalize():
-                node.decided_at = self.now
-            case _:
-                pass  # what is persisted, rejected or reported takes no time here
+    def send_message(self, node: Node, receiver: Address, message: Message) -> None:
+        """Send a message to one validator, unless it is on its way in pieces."""
+        data = encode_message(message)
+        if not node.dissemination.is_spreading(data, self.now):
+            self._send(node, self._by_address[receiver], data, is_piece=False)
+
+    def fetch(self, node: Node, digest: Hash32) -> None:
+        """Give a replica a block from a node that has it."""
+        held = next(each for each in self.nodes if digest in each.blocks)
+        block = held.blocks[digest]
+        seconds = 2 * DELAY_SECONDS + len(block.encode()) / self._bytes_per_second
+        self.give_later(node, seconds, BlockFetched(block))
+
+    def set_timer(self, node: Node, asked: SetTimer) -> None:
+        """Start a timer in the place of the one of that name."""
+        node.timers[asked.timer] = self._sequence + 1
+        self._after(
+            asked.delay_ms / 1000, self._make_timer(node, asked.timer, asked.number, asked.view)
+        )
 
     def _make_timer(
         self, node: Node, timer: Timer, number: BlockNumber, view: View
@@ -238,14 +307,14 @@ class World:
 
         def expire() -> None:
             if node.timers[timer] == set_at:
-                self._give(node, TimerExpired(timer, number, view))
+                self.give(node, TimerExpired(timer, number, view))
 
         return expire
 
-    def _build(self, node: Node, tag: int = 0) -> Block:
+    def build(self, node: Node, tag: int = 0) -> Block:
         return make_block(tag + 1, coinbase=node.index, transactions=self._transactions)
 
-    def _broadcast(self, node: Node, message: Message) -> None:
+    def broadcast(self, node: Node, message: Message) -> None:
         if self.is_equivocating and node.index == 0 and isinstance(message, PrePrepare):
             self._equivocate(node)
             return
@@ -263,7 +332,7 @@ class World:
     def _equivocate(self, node: Node) -> None:
         """One block for the first half of the backups, another for the second."""
         for tag, half in enumerate((self.nodes[: self.n // 2], self.nodes[self.n // 2 :])):
-            block = self._build(node, tag + 7)
+            block = self.build(node, tag + 7)
             kind, number, view = MessageKind.PRE_PREPARE, BlockNumber(1), View(0)
             digest = compute_signing_digest(DOMAIN, kind, number, view, block.hash)
             signature = token_signer(0)(digest)
@@ -289,7 +358,7 @@ class World:
             except RejectedInputError as error:
                 self.refused[error.reason] += 1
                 return
-        self._give(receiver, MessageReceived(sender.index, message))
+        self.give(receiver, MessageReceived(sender.index, message))
 
     def _take_piece(self, sender: Node, receiver: Node, frame: bytes) -> None:
         taken = receiver.dissemination.take(sender.address, decode_piece(frame))

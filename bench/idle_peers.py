@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -100,21 +101,19 @@ async def connect(host: LibP2PHost, address: str) -> FrameStream:
 
 
 async def be_idle(address: str, count: int) -> None:
-    """Hold `count` sessions with the node at `address`; print `ready` when all are there."""
+    """Hold `count` sessions with the node at `address`; connect again if it ends one."""
     connecting = trio.CapacityLimiter(CONNECTING_AT_ONCE)
-    ready = 0
 
     async def hold() -> None:
-        nonlocal ready
         host = LibP2PHost(key=create_host_key(), listen_addresses=[], max_connections=4)
         host.set_handler(transactions.PROTOCOL_ID, read_on)
         async with host.run():
-            async with connecting:
-                stream = await connect(host, address)
-            ready += 1
-            if ready == count:
-                print("ready", flush=True)
-            await status.keep_alive(stream, IdlePeer(), status.OTHERS)
+            while True:
+                async with connecting:
+                    stream = await connect(host, address)
+                with suppress(StreamClosedError):
+                    await status.keep_alive(stream, IdlePeer(), status.OTHERS)
+                print("a peer lost its session", file=sys.stderr, flush=True)
 
     async with trio.open_nursery() as nursery:
         for _ in range(count):

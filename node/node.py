@@ -44,7 +44,7 @@ from node.network.network import Network, NetworkConfig
 from node.network.protocols.status import NodeIdentity
 from node.network.wire import Head
 from node.operator.account import OperatorAccount, check_operator
-from node.operator.set_duties import SetDuties
+from node.operator.validator_set_calls import ValidatorSetCalls
 from node.rpc.process import RpcProcesses
 from node.storage.blobs import BlobStore
 from node.storage.block_store import BlockStore
@@ -286,9 +286,9 @@ class _Node:
         if operator_key is not None:
             account = OperatorAccount(operator_key, genesis, store, pool, mempool)
             operator = check_operator(account, validator, store.next_validator_set())
-        self._set_duties = None
+        self._validator_set_calls = None
         if operator is not None:
-            self._set_duties = SetDuties(
+            self._validator_set_calls = ValidatorSetCalls(
                 operator=operator,
                 ledger=ledger,
                 store=store,
@@ -362,8 +362,8 @@ class _Node:
                 await nursery.start(self._training.run)
                 nursery.start_soon(self._collector.run)
                 nursery.start_soon(self._sync.run)
-                if self._set_duties is not None:
-                    nursery.start_soon(self._set_duties.run)
+                if self._validator_set_calls is not None:
+                    nursery.start_soon(self._validator_set_calls.run)
                 nursery.start_soon(self._update_metrics)
                 nursery.start_soon(RpcProcesses(self._config, self._config_file).run)
                 _log.info(

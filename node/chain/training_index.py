@@ -1,8 +1,7 @@
 """Tasks and rounds as rows of the database, written with the block that changes them.
 
-The fold itself is chain/training/history.py; here it gets its events, its validator set and its
-disk.
-Readers are the training host and the RPC processes.
+The rows are the values of chain/training/history.py as JSON. The training host and the RPC
+processes read them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,21 +30,23 @@ from chain.types.validator_set import ValidatorSet
 from node.storage.block_store import BlockStore
 
 KEPT_HISTORIES: Final = 1_024
-"""Decoded tasks; more live ones are decoded again and again, which is slow and right."""
+"""The size of the cache of decoded tasks. With more live tasks, lookups decode from disk each time:
+slower, still correct."""
 
 _COUNT_KEY: Final = b"count"
 _CONFIG: Final = ConfigDict(ser_json_bytes="hex", val_json_bytes="hex")
 
 
 _HISTORIES: Final = TypeAdapter(tuple[TaskHistory], config=_CONFIG)
-"""In a tuple, because pydantic gives a dataclass itself no configuration from outside."""
+"""Histories are wrapped in a tuple, because pydantic accepts no configuration for a dataclass that
+it does not own."""
 
 _ROUNDS: Final = TypeAdapter(tuple[SettledRound], config=_CONFIG)
-"""As above."""
+"""Wrapped in a tuple for the same reason."""
 
 
 class TrainingIndex:
-    """Reads the rows, and computes those that a block changes."""
+    """Reads rows, and computes those that a block changes."""
 
     def __init__(self, store: BlockStore) -> None:
         self._store = store
@@ -58,12 +59,12 @@ class TrainingIndex:
         return self._store.next_validator_set()
 
     def task_count(self) -> int:
-        """Tasks submitted so far; their ids are 1 to this."""
+        """The number of tasks submitted so far; their ids are 1 to this."""
         value = self._store.training_row(_COUNT_KEY)
         return 0 if value is None else int.from_bytes(value, "big")
 
     def history(self, task_id: TaskId) -> TaskHistory | None:
-        """The task at the head, or None if there is no such task; decoded once a block."""
+        """The task at the head, decoded once for each block; None if there is no such task."""
         head = self._store.head_number()
         known = self._histories.get(task_id)
         if known is not None and known[0] == head:
@@ -78,12 +79,12 @@ class TrainingIndex:
         return history
 
     def settled_round(self, task_id: TaskId, round_number: int) -> SettledRound | None:
-        """A settled round, or None if it is not settled."""
+        """A settled round; None if it is not settled or older than this node's snapshot."""
         value = self._store.training_row(_round_key(task_id, round_number))
         return None if value is None else _ROUNDS.validate_json(value)[0]
 
     def spec(self, history: TaskHistory) -> TaskSpec | None:
-        """The task's specification, or None if what was submitted is none."""
+        """The task's specification; None if the submitted bytes are invalid."""
         if history.task_id not in self._specs:
             try:
                 self._specs[history.task_id] = decode_task_spec(history.spec)
@@ -130,7 +131,7 @@ class TrainingIndex:
 
 
 def build_rows(histories: Sequence[TaskHistory]) -> Mapping[bytes, bytes]:
-    """The rows of all tasks there are, from the first on; settled rounds are not among them."""
+    """The rows of all tasks, given in the order of their ids, without their settled rounds."""
     rows = {_history_key(each.task_id): _HISTORIES.dump_json((each,)) for each in histories}
     return {_COUNT_KEY: len(histories).to_bytes(8, "big"), **rows}
 

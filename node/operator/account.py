@@ -1,7 +1,7 @@
 """The operator's account: it signs and submits this validator's transactions.
 
-The consensus key signs nothing but consensus messages, so votes on tasks and validators come from
-an account of their own.
+The consensus key signs consensus messages only, so votes on tasks and on validators come from an
+Ethereum account of their own.
 """
 
 from collections.abc import Awaitable, Callable
@@ -23,11 +23,10 @@ from node.storage.block_store import BlockStore
 from pot_common.errors import OperatorError
 
 RESEND_BLOCKS: Final = 6
-"""A transaction that is in no block by then is sent again."""
-
+"""A transaction that no block includes for so long is sent again."""
 
 PRIORITY_FEE_WEI: Final = 1_000_000_000
-"""What an operator's vote tips where gas has a price; on a free network it tips nothing."""
+"""The priority fee of an operator's transaction; 0 on a network with a base fee of 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class Operator:
 
     address: Address
     send: Callable[[Address, bytes, int], Awaitable[None]]
-    """Signs and submits a call: contract, calldata, gas limit. Raises RejectedInputError."""
+    """Signs and submits a call (contract, calldata, gas limit), or raises RejectedInputError."""
 
 
 class OperatorAccount:
@@ -62,7 +61,7 @@ class OperatorAccount:
         """Sign a call and submit it to the pool.
 
         Raises:
-            RejectedInputError: the pool refuses it.
+            RejectedInputError: The pool refuses it.
         """
         async with self._turn:
             base_fee = compute_next_base_fee(self._store.head(), self._config)
@@ -87,7 +86,7 @@ def check_operator(
     """The account as the operator of this node's validator.
 
     Raises:
-        OperatorError: there is no validator, or its operator is another account.
+        OperatorError: There is no validator, or its operator is another account.
     """
     if validator is None:
         raise OperatorError("operator.key_file is set without consensus.key_file: set both or none")

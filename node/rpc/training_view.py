@@ -1,4 +1,4 @@
-"""Tasks and rounds as chain, contracts and this node's files tell of them (docs/spec/rpc.md, 2)."""
+"""The sources of answers about tasks and rounds (docs/spec/rpc.md, section 2)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from node.training.reveal_store import RevealStore
 
 @dataclass(frozen=True, slots=True)
 class TrainingView:
-    """Everything that a question about training may need."""
+    """The chain, the contracts and this node's files, for questions about training."""
 
     chain: ChainView
     chain_id: int
@@ -25,10 +25,10 @@ class TrainingView:
     ledger: LedgerView
     reveals: RevealStore
     checks_directory: Path
-    """Where the training host keeps what it measured."""
+    """Where the training host keeps the results of its checks."""
 
     def describe(self, spec: TaskSpec, attempt: Attempt) -> AttemptDescription:
-        """What the attempt asks of its miners."""
+        """The description of an attempt."""
         header = self.chain.store.header(attempt.open_block)
         assert header is not None, "an attempt opens in a final block"
         mix_hash = compute_mix_hash(header)
@@ -36,5 +36,5 @@ class TrainingView:
 
 
 def build_index(chain: ChainView) -> TrainingIndex:
-    """The index for reading: rows are folded by the node process, with each block."""
+    """The training index, for reading: the node process writes its rows with each block."""
     return TrainingIndex(chain.store)

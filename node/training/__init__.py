@@ -1,1 +1,1 @@
-"""The parts of the training host, each with one story (docs/spec/training.md, section 10)."""
+"""How does this node do its part in training tasks (docs/spec/training.md, section 10)?"""

@@ -1,11 +1,9 @@
-"""Collection: blobs and their records go when no task wants them.
+"""Garbage collection of the blobs and records that no task needs (docs/spec/training.md, 11).
 
-docs/spec/training.md, section 11, says what is wanted.
-
-Everything is decided anew from the chain and from the files that are here, so a restart or a crash
+Each collection decides anew from the chain and the files on the disk, so a restart or a crash
 between two deletions changes nothing. A record (a reveal, the parts of a state) is written before
-its blobs and removed after them; a blob that is wanted again while it is collected stays, or is
-absent and fetched (`BlobStore.collect`).
+its blobs and removed after them. A blob that is needed again while it is collected either stays or
+is fetched again (`BlobStore.collect`).
 """
 
 import re
@@ -29,37 +27,37 @@ from node.training.reveal_store import RevealStore
 from node.training.state_parts import StatePartStore
 
 COLLECT_SECONDS: Final = 10.0
-"""Between two collections: as many rounds more than needed may lie there as settle in it."""
+"""The time between two collections. The gradients of rounds that settle in it wait for the next."""
 
 PAUSE_FACTOR: Final = 20
-"""A collection that takes long is followed by so many times its length of rest."""
+"""After a collection the collector sleeps at least so many times as long as it took."""
 
 GRACE_SECONDS: Final = 86_400
-"""What belongs to no task that is served stays a day after it was last wanted, on the chain's
-clock: longer than an upload or an outage takes."""
+"""A blob of no served task stays for a day after it was last needed, by the chain's clock: longer
+than an upload or an outage takes."""
 
 CLOCK_SLACK_NS: Final = 10**9
-"""A file system's clock may be some milliseconds behind ours."""
+"""A file system's clock may be some milliseconds behind the node's."""
 
-_MEASUREMENTS: Final = re.compile(r"(\d{1,20})[-.].*")
-"""Files of the training directory start with their task."""
+_FILE_OF_TASK: Final = re.compile(r"(\d{1,20})[-.].*")
+"""The name of a file in the training directory starts with the id of its task."""
 
 _log = structlog.get_logger("node.training")
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What the chain says at one head."""
+    """What the tasks need, according to the chain at one head."""
 
     task_count: int
     kept: Mapping[TaskId, KeptTask]
     gone: Sequence[TaskId]
-    """Tasks of which nothing is kept any more, since the last collection."""
+    """The tasks that stopped needing anything since the last collection."""
     unwanted_before_ns: int
 
 
 class Collector:
-    """Frees what no task wants from time to time."""
+    """Deletes, from time to time, what no task needs."""
 
     def __init__(
         self,
@@ -86,7 +84,7 @@ class Collector:
         self._own_validator = own_validator
         self._metrics = metrics
         self._gone: set[TaskId] = set()
-        """Not looked at any more."""
+        """Closed tasks that need nothing and are skipped."""
 
     async def run(self) -> None:
         """Collect until cancelled."""
@@ -95,23 +93,23 @@ class Collector:
             try:
                 await self.collect()
             except OSError as error:
-                # Nothing is lost, and the next collection begins where this one ended.
-                _log.error("collection failed; look at the disk of data_dir", reason=str(error))
+                # Nothing is lost: the next collection goes on where this one ended.
+                _log.error("collection failed; check the disk of data_dir", reason=str(error))
             took = trio.current_time() - started
             await trio.sleep(max(COLLECT_SECONDS, PAUSE_FACTOR * took))
 
     async def collect(self) -> None:
-        """Free everything that no task wants now.
+        """Delete everything that no task needs now.
 
         Raises:
-            OSError: the disk refused.
+            OSError: The disk refused.
         """
         started_ns = self._clock.now_ms() * 10**6
         wanted = await self._ask_chain()
         await trio.to_thread.run_sync(self._sweep, wanted, started_ns - CLOCK_SLACK_NS)
 
     async def _ask_chain(self) -> _Wanted:
-        # The count comes first: a task submitted meanwhile is one that we know nothing of.
+        # The count is read first: tasks that are submitted meanwhile count as unknown.
         task_count = self._index.task_count()
         head = self._store.head()
         kept: dict[TaskId, KeptTask] = {}
@@ -139,7 +137,7 @@ class Collector:
             elif history.is_closed:
                 gone.append(task_id)
                 self._gone.add(task_id)
-            # Many tasks must not keep consensus from its turn.
+            # Many tasks must not delay consensus, which runs in the same thread.
             await trio.lowlevel.checkpoint()
         return _Wanted(task_count, kept, gone, (head.timestamp - GRACE_SECONDS) * 10**9)
 
@@ -150,7 +148,7 @@ class Collector:
             roots = [reveal.gradient_root for reveal in self._reveals.list(attempt_id)]
             task = wanted.kept.get(attempt_id.task_id)
             is_kept = task is not None and task.keeps_gradients(attempt_id)
-            # A node that syncs does not know its later tasks yet.
+            # While a node syncs, it may hold blobs of tasks that it does not know yet.
             if is_kept or attempt_id.task_id > wanted.task_count:
                 needed.update(roots)
             else:
@@ -176,7 +174,7 @@ class Collector:
             self._reveals.remove_task(task_id)
             self._state_parts.remove_task(task_id)
         if wanted.gone:
-            self._remove_measurements(frozenset(wanted.gone))
+            self._remove_files(frozenset(wanted.gone))
 
     def _free(self, content_id: Hash32, before_ns: int) -> None:
         freed = self._blobs.collect(content_id, before_ns)
@@ -184,8 +182,8 @@ class Collector:
             self._metrics.blobs_collected.inc()
             self._metrics.blob_bytes_collected.inc(freed)
 
-    def _remove_measurements(self, tasks: frozenset[TaskId]) -> None:
+    def _remove_files(self, tasks: frozenset[TaskId]) -> None:
         for path in tuple(self._directory.iterdir()):
-            name = _MEASUREMENTS.fullmatch(path.name)
+            name = _FILE_OF_TASK.fullmatch(path.name)
             if name is not None and TaskId(int(name[1])) in tasks:
                 path.unlink(missing_ok=True)

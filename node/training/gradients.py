@@ -1,7 +1,4 @@
-"""Gradients: found, opened and judged, one commitment at a time.
-
-docs/spec/training.md, sections 3 to 5 and 10.
-"""
+"""Finding, opening and judging committed gradients (docs/spec/training.md, 3 to 5 and 10)."""
 
 import json
 from array import array
@@ -35,16 +32,16 @@ from node.training.verifier import Verifier, VerifierFailedError, VerifierRefuse
 from node.training.work import CheckedGradient, ServedTask, TrainingPeers, UnavailableError
 
 HINT_LIMIT: Final = 4_096
-"""Announced reveals that are remembered until their commitment is checked."""
+"""The most announced reveals that are remembered until their commitments are checked."""
 
 ANNOUNCED_LIMIT: Final = 4_096
-"""Gradients that peers were told of; the oldest is forgotten first, and told again."""
+"""The most gradients that are remembered as announced. A forgotten one is announced again."""
 
 _log = structlog.get_logger("node.training")
 
 
 class Gradients:
-    """Checks what miners committed to; verdicts are in the task's work."""
+    """Checks the gradients of commitments; the verdicts are kept in the task's work."""
 
     def __init__(
         self,
@@ -70,7 +67,7 @@ class Gradients:
         self._announced: OrderedDict[Hash32, None] = OrderedDict()
 
     def remember(self, reveal: Reveal) -> None:
-        """A peer says that it holds this; it is looked at when its commitment is checked."""
+        """Remember a reveal that a peer announced until its commitment is checked."""
         self._hints[reveal.attempt_id, reveal.miner] = reveal
         if len(self._hints) > HINT_LIMIT:
             self._hints.popitem(last=False)
@@ -79,14 +76,15 @@ class Gradients:
         """Judge the gradient of one commitment.
 
         Raises:
-            UnavailableError: it, or what it is measured by, is not to be had yet.
-            VerifierFailedError, VerifierRefusedError: it could not be measured.
+            UnavailableError: The gradient, or content to check it with, cannot be fetched yet.
+            VerifierFailedError: The worker died or took too long.
+            VerifierRefusedError: The worker refused what this node gave it.
         """
         spec, work = task.spec, task.work
         record = attempt.commitments[index]
         key = (attempt.id, index)
         if self._get_assignment(task, attempt).units_of(record.miner) != record.units:
-            # It claims other units than it was assigned: nothing opens to honest work.
+            # It claims other units than it was assigned, so it cannot be honest work.
             work.checks[key] = CheckedGradient(Verdict.CHEAT)
             return
         header = self._build_header(task, attempt, record.miner)
@@ -94,7 +92,7 @@ class Gradients:
         payload_bytes = count_payload_bytes(header.parameter_count)
         await self._content.ensure(reveal.gradient_root, payload_bytes)
         if self._content.get_size(reveal.gradient_root) != payload_bytes:
-            _log.warning("gradient malformed", miner=to_hex(record.miner), reason="its length")
+            _log.warning("gradient malformed", miner=to_hex(record.miner), reason="wrong length")
             work.checks[key] = CheckedGradient(Verdict.UNAVAILABLE)
             return
         await self._content.ensure(header.theta_root, FLOAT32_BYTES * header.parameter_count)
@@ -104,9 +102,9 @@ class Gradients:
             measurement = await self._measure(task, attempt, index, header, reveal)
         except VerifierRefusedError as refusal:
             if refusal.reason != RejectionReason.BAD_GRADIENT:
-                raise  # what we gave the worker is at fault, not the miner
+                raise  # the fault is in what this node gave the worker, not in the gradient
             await self._content.check_intact([reveal.gradient_root, header.theta_root])
-            # A malformed gradient counts as one that is missing.
+            # A malformed gradient counts as unavailable.
             _log.warning("gradient malformed", miner=to_hex(record.miner), reason=str(refusal))
             work.checks[key] = CheckedGradient(Verdict.UNAVAILABLE)
             return
@@ -128,10 +126,10 @@ class Gradients:
     async def read_payload(
         self, task: ServedTask, attempt: Attempt, index: int
     ) -> tuple[int, bytes, GradientHeader]:
-        """Units, payload and expected header of an accepted commitment.
+        """The units, the payload and the expected header of an accepted commitment.
 
         Raises:
-            UnavailableError: it is not to be had yet.
+            UnavailableError: The gradient cannot be fetched yet.
         """
         record = attempt.commitments[index]
         header = self._build_header(task, attempt, record.miner)
@@ -141,7 +139,7 @@ class Gradients:
         return record.units, await self._content.read(reveal.gradient_root), header
 
     def save_checks(self, task: ServedTask, attempt: Attempt) -> None:
-        """Keep what was measured, for the receipts that JSON-RPC shows."""
+        """Write the checks of an attempt to its file, for the receipts that JSON-RPC shows."""
         rows: dict[str, Mapping[str, object]] = {}
         for i, record in enumerate(attempt.commitments):
             check = task.work.checks.get((attempt.id, i))
@@ -154,7 +152,7 @@ class Gradients:
                 }
         get_checks_path(self._directory, attempt.id).write_text(json.dumps(rows))
 
-    # What a commitment should open to.
+    # The description of an attempt.
 
     def _describe(self, task: ServedTask, attempt: Attempt) -> AttemptDescription:
         mix_hash = self._ledger.mix_hash_after(attempt.open_block)
@@ -219,7 +217,7 @@ class Gradients:
         header: GradientHeader,
         reveal: Reveal,
     ) -> Measurement:
-        """How far the gradient lies from what a verifier worker computes."""
+        """The distance between the gradient and that which a verifier worker computes."""
         name = f"{task.task_id}-{attempt.id.round_number}-{index}.indices"
         indices_path = self._directory / name
         assignment = self._get_assignment(task, attempt)

@@ -1,8 +1,8 @@
-"""The training host: what validators owe tasks is done here (docs/spec/training.md, section 10).
+"""The training host does the duties of this node to tasks (docs/spec/training.md, section 10).
 
-After every block, blob and finished job chain/training/rounds.py is asked again what is owed; a job
-runs once at a time and is started again while its duty stands. So a restart, a lost blob or a dead
-worker needs no code of its own. What the jobs do is in node/training/.
+After every block, blob and finished job it asks chain/training/rounds.py for the duties. Each duty
+is done by jobs; a job runs once at a time, and is started again as long as its duty is listed. So a
+restart, a lost blob or a dead worker needs no code of its own. The jobs are in the other modules.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,11 +55,11 @@ from node.training.work import (
 from node.trio_types import TaskStatus
 
 TICK_SECONDS: Final = 0.25
-"""How often duties are looked at when nothing happens: deadlines pass without an event."""
+"""How often duties are listed when nothing happens: a deadline passes without an event."""
 
 
 class TrainingHost:
-    """Serves every live task of the chain."""
+    """Does this node's duties to every task that is not closed."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class TrainingHost:
         self._clock = clock
         self._work: dict[TaskId, TaskWork] = {}
         self._closed: set[TaskId] = set()
-        """Closed, or refused: not looked at any more."""
+        """Tasks that are skipped, because they are closed or refused."""
         self._jobs = Jobs()
         self._votes = None if operator is None else OperatorVotes(operator, ledger)
         self._slashings = None if self._votes is None else Slashings(index, ledger, self._votes)
@@ -121,11 +121,11 @@ class TrainingHost:
         )
 
     def wake(self) -> None:
-        """Look at the duties again: a block is final, or something else has happened."""
+        """List the duties again: a block is final, or something else has happened."""
         self._jobs.wake()
 
     def on_blob(self) -> None:
-        """The RPC process stored a blob: a check that waits for one need not wait any longer."""
+        """Retry the checks that are held back: the RPC process stored a blob that one may need."""
         self._jobs.end_waits(JobKind.CHECK)
 
     async def _take_announced(self) -> None:
@@ -139,7 +139,7 @@ class TrainingHost:
         self._gradients.remember(reveal)
         self._jobs.end_waits(JobKind.CHECK, reveal.attempt_id)
 
-    # The loop.
+    # The main loop.
 
     async def run(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve tasks until cancelled."""
@@ -156,7 +156,7 @@ class TrainingHost:
                     if task_id in self._closed or self._jobs.is_waiting(preparation):
                         continue
                     self._step(task_id, nursery)
-                    # Many tasks must not keep consensus from its turn.
+                    # Many tasks must not delay consensus, which runs in the same thread.
                     await trio.lowlevel.checkpoint()
                 await self._jobs.wait_changed(TICK_SECONDS)
 
@@ -174,7 +174,7 @@ class TrainingHost:
         task = ServedTask(history, spec, self._work.setdefault(task_id, TaskWork()))
         view = self._get_view(history, task.work)
         if self._ledger.head_number() != head:
-            # A block became final in between: history and phase may not be of one state.
+            # A block became final meanwhile: history and phase may belong to different blocks.
             self._jobs.wake()
             return
         duties = rounds.list_duties(
@@ -244,7 +244,7 @@ class TrainingHost:
                 assert_never(duty)
 
     def _vote_in_ballot(self, task: ServedTask, kind: JobKind, encode: Callable[[], bytes]) -> Job:
-        """The job that sends a call to the ledger, once in each ballot."""
+        """The job that sends a call to the ledger once in each ballot."""
         attempt = task.history.attempt
         key = JobKey(task.task_id, kind)
         if attempt is not None:
@@ -258,7 +258,7 @@ class TrainingHost:
         return self._votes.build(task, key, contract, encode)
 
     def _may_slash(self, closed: TaskHistory) -> bool:
-        """Whether the last rounds of a closed task may still ask for slashing."""
+        """Whether miners of a closed task's last rounds may still have to be slashed."""
         if self._slashings is None or closed.closed is None:
             return False
         return self._ledger.head_number() <= closed.closed.number + CLOSED_EVIDENCE_BLOCKS

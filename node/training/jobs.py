@@ -1,4 +1,4 @@
-"""Jobs: each runs once at a time, and is tried again after a while (docs/spec/training.md, 10)."""
+"""Running jobs: once at a time, and again after a while (docs/spec/training.md, section 10)."""
 
 from collections import OrderedDict
 from typing import Final
@@ -14,7 +14,7 @@ from node.training.work import Job, JobKey, JobKind, UnavailableError
 from pot_common.errors import StorageError
 
 RETRY_SECONDS: Final = 0.5
-"""Until a job that could not finish (a blob nobody has yet) is tried again."""
+"""The wait before a job that could not finish, such as for a missing blob, is tried again."""
 
 REMEMBERED_LIMIT: Final = 4_096
 """Jobs whose next try is remembered. The oldest is forgotten first; it is then tried earlier."""
@@ -80,7 +80,7 @@ class Jobs:
             BlobQuotaError,
             StorageError,
             BlobDamagedError,
-            OSError,  # of our small files: the duty stands, and the disk may come back
+            OSError,  # a small file could not be written; the disk may recover
         ) as error:
             _log.warning("job refused", job=str(key), reason=str(error))
             self.put_off(key, RETRY_SECONDS)

@@ -1,4 +1,4 @@
-"""What the training host asks of other nodes: blobs, reveals and training states."""
+"""The training host's requests to peers: blobs, reveals and training states."""
 
 from collections.abc import Sequence
 
@@ -14,18 +14,18 @@ from node.network.requests import PeerRequests
 from node.network.stream import PeerId, UnreachablePeerError
 from node.storage.blobs import BlobQuotaError, BlobStore
 
-_log = structlog.get_logger("node")
+_log = structlog.get_logger("node.training")
 
 
 class TrainingPeers:
-    """What the training host gets from other nodes."""
+    """Asks connected peers on behalf of the training host."""
 
     def __init__(self, requests: PeerRequests, blobs: BlobStore) -> None:
         self._requests = requests
         self._blobs = blobs
 
     async def fetch_blob(self, content_id: Hash32, size_limit: int) -> bool:
-        """Fetch a blob into the store; False if no peer has it, or it is too large to keep."""
+        """Fetch a blob into the store; False if no peer has it or it exceeds `size_limit`."""
         try:
             await self._requests.fetch_blob(content_id)
         except BlobUnavailableError:
@@ -35,14 +35,14 @@ class TrainingPeers:
             return False
         try:
             is_too_large = self._blobs.size_bytes(content_id) > size_limit
-        except KeyError:  # collected
+        except KeyError:  # collected meanwhile
             return False
         if is_too_large:
             self._blobs.delete(content_id)
         return not is_too_large
 
     async def fetch_reveals(self, attempt_id: AttemptId) -> Sequence[Reveal]:
-        """The reveals of an attempt that connected peers hold; unverified, with repetitions."""
+        """The reveals of an attempt that connected peers hold, unverified and with duplicates."""
         found: list[Reveal] = []
 
         async def ask(peer_id: PeerId) -> None:

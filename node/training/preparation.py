@@ -1,7 +1,4 @@
-"""A new task: what a validator looks at before it says that it is ready.
-
-docs/spec/training.md, section 10.
-"""
+"""Preparing for a new task: fetch its content, then dry-run it (docs/spec/training.md, 10)."""
 
 from collections.abc import Callable
 from typing import Final
@@ -23,22 +20,23 @@ from node.training.verifier import Verifier, VerifierFailedError, VerifierRefuse
 from node.training.work import JobKey, JobKind, ServedTask, UnavailableError
 
 RETRY_LIMIT_SECONDS: Final = 30.0
-"""The longest wait for content: each failure doubles the task's own, up to this."""
+"""The longest wait between two tries: each failure doubles the task's wait, up to this."""
 
 SERVED_TASKS_LIMIT: Final = 64
-"""Tasks that this node has said it is ready for: each is looked at after every block."""
+"""The most tasks that this node is ready for: its duties to each are listed after every block."""
 
 PREPARING_LIMIT: Final = 4
-"""Tasks whose content is fetched and tried at once; submitting one costs next to nothing."""
+"""The most tasks that are prepared at once. Submitting a task is nearly free, so any number may
+wait."""
 
 CONTENT_QUOTA_SHARE: Final = 8
-"""Initial weights and data of one task take at most one part in this many of the blob quota."""
+"""Initial weights and data of one task take at most the blob quota divided by this."""
 
 _log = structlog.get_logger("node.training")
 
 
 class Preparation:
-    """Fetches and tries what tasks name; the outcome is in their work."""
+    """Fetches the content of tasks and dry-runs them; the outcome is kept in the task's work."""
 
     def __init__(
         self,
@@ -60,20 +58,22 @@ class Preparation:
         self._count_served = count_served
         self._turns = trio.CapacityLimiter(PREPARING_LIMIT)
         self._wait_seconds: dict[TaskId, float] = {}
-        """How long the next failure to prepare a task makes it wait."""
+        """The wait that follows the task's next failure."""
 
     async def prepare(self, task: ServedTask) -> None:
-        """Fetch and try a task, a few at once, and less and less often what nobody has.
+        """Fetch the content of a task and dry-run it.
+
+        Few tasks are prepared at once, and each failure doubles the wait before the next try.
 
         Raises:
-            UnavailableError: content is not to be had, or too many tasks are served.
-            VerifierFailedError: the dry run came to no end.
+            UnavailableError: Content cannot be fetched, or too many tasks are served.
+            VerifierFailedError: The dry run did not finish.
         """
         try:
             async with self._turns:
                 served = self._count_served()
                 if task.history.status is TaskStatus.PENDING and served >= SERVED_TASKS_LIMIT:
-                    raise UnavailableError(f"{served} tasks are served already")
+                    raise UnavailableError(f"this node serves {served} tasks already")
                 await self._prepare(task)
         except (UnavailableError, VerifierFailedError):
             seconds = self._wait_seconds.get(task.task_id, RETRY_SECONDS)
@@ -88,7 +88,7 @@ class Preparation:
         wanted.update((shard.content_id, shard.byte_count) for shard in spec.data.shards)
         objection = self._find_objection(task, sum(wanted.values()))
         if objection is not None:
-            # Before anything is fetched: whoever submits must not fill the disks of validators.
+            # Refused before anything is fetched: a submitter must not fill validators' disks.
             _log.warning("task refused", task=task.task_id, reason=objection)
             work.is_accepted = False
             work.is_content_held = True
@@ -117,7 +117,7 @@ class Preparation:
         work.is_accepted = True
 
     def _find_objection(self, task: ServedTask, content_bytes: int) -> str | None:
-        """Why this node takes no part in a task; None if it may."""
+        """The reason why this node takes no part in a task; None if it takes part."""
         spec = task.spec
         if self._ledger.terms(task.task_id) != compute_terms(spec):
             return "terms differ from the spec"

@@ -1,7 +1,4 @@
-"""Results: the next state from the accepted gradients, and what this node votes for.
-
-docs/spec/training.md, sections 6 to 10.
-"""
+"""Computing the result of a ballot: next state, rewards and evaluation (docs/spec/training.md)."""
 
 from collections.abc import Sequence
 
@@ -32,7 +29,7 @@ _log = structlog.get_logger("node.training")
 
 
 class Results:
-    """Computes what ballots should end in; the votes are in the task's work."""
+    """Computes the results of ballots; they are kept in the task's work."""
 
     def __init__(
         self,
@@ -52,12 +49,13 @@ class Results:
         self._verifier = verifier
 
     async def compute(self, task: ServedTask, attempt: Attempt) -> None:
-        """Aggregate, update, keep the state, evaluate where the task wants it.
+        """Aggregate the accepted gradients, save the next state, and evaluate it if it is due.
 
         Raises:
-            UnavailableError: an accepted gradient is not to be had yet.
-            VerifierFailedError: the evaluation came to no end.
-            BlobQuotaError, BlobDiskError: there is no room for the state.
+            UnavailableError: An accepted gradient cannot be fetched yet.
+            VerifierFailedError: The evaluation did not finish.
+            BlobQuotaError: The blob quota has no room for the state.
+            BlobDiskError: The disk refused the state.
         """
         history, spec, work = task.history, task.spec, task.work
         round_number = attempt.id.round_number
@@ -89,7 +87,7 @@ class Results:
                     "evaluate", self._content.get_inputs(task, model_root)
                 )
             except VerifierRefusedError as refusal:
-                # The roots need no evaluation: others may have one, and the round goes on.
+                # A vote is valid without an evaluation; other validators may have one.
                 _log.warning("not evaluated", task=task.task_id, reason=str(refusal))
             else:
                 correct_count = get_integer(answer, "correct_count")

@@ -1,6 +1,6 @@
-"""What of a task is to stay, a pure question (docs/spec/training.md, section 11).
+"""Which blobs of a task must be kept: a pure function of the chain (docs/spec/training.md, 11).
 
-Collection asks it again and again; what no task wants goes.
+The collector evaluates it at every collection and deletes what no task needs.
 """
 
 from collections.abc import Callable
@@ -17,46 +17,47 @@ from chain.training.task_spec import (
 from node.config import Retention
 
 EVIDENCE_BALLOTS: Final = 4
-"""The ledger keeps the evidence of this many ballots: gradients stay as long as one can be slashed
-for them."""
+"""The ledger keeps the evidence of so many ballots. Gradients are kept for as long, because their
+miners can be slashed until then."""
 
 CLOSED_EVIDENCE_BLOCKS: Final = 16
-"""In a closed task no ballot follows; so many blocks after it the ledger gives back the bonds."""
+"""A closed task has no further ballots. The ledger returns its bonds so many blocks after it
+closed, and no miner can be slashed after that."""
 
 KEPT_STATES: Final = 2
-"""A state stays until two later rounds are settled, for nodes that are late."""
+"""A state is kept until two later rounds are settled, for nodes that are behind."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """What an operator decides."""
+    """The operator's settings."""
 
     retention: Retention
     closed_seconds: int
-    """How long a closed task stays."""
+    """How long the content of a closed task is kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeptTask:
-    """What of one task is to stay."""
+    """The parts of one task that must be kept."""
 
     content: frozenset[Hash32]
-    """Initial weights, data shards, and the final model of a closed task."""
+    """The initial weights, the data shards, and the final model of a closed task."""
     first_round: int
-    """From which on gradients stay."""
+    """The first round with gradients that are kept."""
     open_attempt: AttemptId
     """The attempt in progress: earlier attempts at its round are void."""
     first_state: int
-    """From which on states stay, counted in settled rounds."""
+    """The first state that is kept, counted in settled rounds."""
 
     def keeps_gradients(self, attempt_id: AttemptId) -> bool:
-        """Whether the gradients of an attempt stay."""
+        """Whether the gradients of an attempt are kept."""
         is_same_round = attempt_id.round_number == self.open_attempt.round_number
         is_void = is_same_round and attempt_id < self.open_attempt
         return attempt_id.round_number >= self.first_round and not is_void
 
     def keeps_state(self, rounds_settled: int) -> bool:
-        """Whether the state after so many rounds stays."""
+        """Whether the state after so many settled rounds is kept."""
         return rounds_settled >= self.first_state
 
 
@@ -70,16 +71,17 @@ def compute_kept(
     head_timestamp: int,
     own_validator: Address | None,
 ) -> KeptTask | None:
-    """What of a task is to stay at the head; None if nothing is.
+    """The parts of a task that must be kept at the head; None if nothing must be kept.
 
     Args:
         history: The task at the head.
-        spec: Its specification.
-        get_settled: A settled round of it, by number; None if it is not known here.
-        policy: The operator's.
-        head_number: Of the head.
-        head_timestamp: Of the head, in seconds: while a node is late, so are its deletions.
-        own_validator: Ours, whose *ready* is a promise to hold the content; None if we follow.
+        spec: The task's specification.
+        get_settled: Returns a settled round of the task by its number; None if it is unknown.
+        policy: The operator's settings.
+        head_number: The number of the head.
+        head_timestamp: The timestamp of the head in seconds. A node that is behind deletes later.
+        own_validator: This node's validator; its *ready* promises to hold the content. None if the
+            node does not validate.
     """
     content = {spec.initial_weights, *(shard.content_id for shard in spec.data.shards)}
     next_round, next_state = history.rounds_settled, history.rounds_settled + 1
@@ -88,13 +90,13 @@ def compute_kept(
     while first_round > 0:
         settled = get_settled(first_round - 1)
         if (
-            settled is None  # before the snapshot that we joined by: we never had its gradients
+            settled is None  # before the snapshot that this node began with, so it has no gradients
             or settled.attempt.ballot_number <= history.ballot_count - EVIDENCE_BALLOTS
         ):
             break
         first_round -= 1
     if history.status is TaskStatus.PENDING:
-        # Submitting costs next to nothing. What nobody promised to hold is a stranger's upload.
+        # Submitting is nearly free, so only a promised task may use the disk.
         if own_validator not in history.ready:
             return None
     elif history.is_closed:
@@ -102,7 +104,7 @@ def compute_kept(
         if closed is None or head_timestamp >= closed.timestamp + policy.closed_seconds:
             return None
         if history.rounds_settled == 0:
-            return None  # nobody was paid: submitting and cancelling must not hold our disk
+            return None  # a task that was submitted and cancelled must not use the disk
         content.add(history.model_root)
         first_state = next_state
         if head_number > closed.number + CLOSED_EVIDENCE_BLOCKS:

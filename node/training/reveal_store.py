@@ -1,7 +1,7 @@
-"""What opens commitments: who revealed which gradient (docs/spec/training.md, section 10).
+"""The reveals that this node holds, as files (docs/spec/training.md, section 10).
 
-One small file a reveal, so that the RPC process that took an upload and the node process that
-verifies share them without a lock. The gradient itself is a blob.
+Each reveal is one small file, so that the RPC process, which takes uploads, and the node process,
+which checks them, share reveals without a lock. The gradient itself is a blob.
 """
 
 import re
@@ -20,20 +20,20 @@ from pot_common.atomic_file import write_atomically
 from pot_common.errors import StorageError
 
 _ADDRESS_NAME: Final = re.compile("[0-9a-f]{40}")
-"""Other files, such as half-written ones, are none of ours."""
+"""The name of a reveal's file: the miner. Other files, such as half-written ones, are ignored."""
 
 _ATTEMPT_NAME: Final = re.compile(r"\d{1,20}/\d{1,10}-\d{1,10}")
-"""Task, round and attempt."""
+"""The path of an attempt's folder: task, round and attempt number."""
 
 
 class RevealStore:
-    """The reveals that this node holds, as files below one directory."""
+    """Reveals by attempt and miner, as files below one directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def put(self, reveal: Reveal) -> None:
-        """Keep a reveal that opens its commitment; durable on return.
+        """Write a reveal that opens its commitment; it is durable on return.
 
         Raises:
             StorageError: The disk refused.
@@ -49,7 +49,7 @@ class RevealStore:
             ) from error
 
     def get(self, attempt_id: AttemptId, miner: Address) -> Reveal | None:
-        """The reveal of a miner in an attempt, or None if it is not held."""
+        """The reveal of a miner in an attempt; None if it is not held."""
         path = self._path(attempt_id) / miner.hex()
         try:
             data = path.read_bytes()
@@ -58,12 +58,12 @@ class RevealStore:
         try:
             reveal = reveal_from_item(codec.decode(data, limit_bytes=REVEAL_LIMIT_BYTES))
         except RejectedInputError:
-            # A damaged file is a reveal that is not held; a peer or the miner has it still.
+            # A damaged file counts as missing; a peer or the miner still has the reveal.
             return None
         return reveal if reveal.miner == miner else None
 
     def list(self, attempt_id: AttemptId) -> tuple[Reveal, ...]:
-        """The reveals of an attempt, by miner."""
+        """The reveals of an attempt by ascending miner address."""
         directory = self._path(attempt_id)
         names: Iterable[str] = (
             sorted(path.name for path in directory.iterdir()) if directory.is_dir() else ()
@@ -76,7 +76,7 @@ class RevealStore:
         return tuple(reveal for reveal in found if reveal is not None)
 
     def attempts(self) -> Iterator[AttemptId]:
-        """The attempt of every folder of reveals."""
+        """The attempts that have a folder of reveals."""
         if not self._directory.is_dir():
             return
         for folder in self._directory.glob("*/*"):
@@ -85,11 +85,11 @@ class RevealStore:
                 yield AttemptId(TaskId(int(folder.parent.name)), round_number, attempt_number)
 
     def remove(self, attempt_id: AttemptId) -> None:
-        """Forget the reveals of an attempt."""
+        """Delete the reveals of an attempt."""
         shutil.rmtree(self._path(attempt_id))
 
     def remove_task(self, task_id: TaskId) -> None:
-        """Forget a task whose attempts are forgotten."""
+        """Delete the folder of a task."""
         with suppress(FileNotFoundError):
             shutil.rmtree(self._directory / str(task_id))
 

@@ -1,4 +1,4 @@
-"""What this node serves to its peers of training: the reveals and the state parts that it holds."""
+"""This node's answers to peers about training: the reveals and the state parts that it holds."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -12,8 +12,8 @@ from node.training.reveal_store import RevealStore
 from node.training.state_parts import StatePartStore
 
 ANNOUNCED_LIMIT: Final = 1_024
-"""Announcements that wait for the training host. Further ones are dropped: an announcement only
-saves the host the question, and it asks its peers for a reveal that it lacks."""
+"""The most announcements that wait for the training host. Further ones are dropped, which is
+harmless: the host asks its peers for every reveal that it lacks."""
 
 
 class ServedTraining:
@@ -23,7 +23,7 @@ class ServedTraining:
         self._reveals = reveals
         self._state_parts = state_parts
         self._announce, self.announced = trio.open_memory_channel[Reveal](ANNOUNCED_LIMIT)
-        """The reveals that peers announced, for the training host; none of them is checked."""
+        """The reveals that peers announced, unchecked; the training host receives them."""
 
     def list_reveals(self, attempt_id: AttemptId) -> Sequence[Reveal]:
         """The reveals of an attempt that are held here."""
@@ -34,7 +34,7 @@ class ServedTraining:
         return self._state_parts.get(state_root)
 
     def on_announced_reveal(self, reveal: Reveal) -> None:
-        """Pass on a reveal that a peer says it holds."""
+        """Pass a reveal that a peer announced on to the training host."""
         try:
             self._announce.send_nowait(reveal)
         except trio.WouldBlock:

@@ -1,6 +1,6 @@
-"""Slashing: a settled round's verdicts are shown to the ledger, operator by operator in turn.
+"""Slashing the miners that a settled round found guilty (docs/spec/contracts.md, section 6).
 
-docs/spec/training.md, section 10, and docs/spec/contracts.md, section 6.
+The operators take turns: each sends the verdicts and commitments of the round to the ledger.
 """
 
 from functools import partial
@@ -18,11 +18,11 @@ from node.training.votes import OperatorVotes
 from node.training.work import Job, JobKey, JobKind, ServedTask, UnavailableError
 
 SLASH_LIMIT: Final = 32
-"""Calls of slash that are sent together; each shows the whole list of commitments."""
+"""The most slash calls that are sent together; each contains all commitments of the round."""
 
 
 class Slashings:
-    """What one operator owes to settled rounds."""
+    """Builds the slash calls of one operator."""
 
     def __init__(self, index: TrainingIndex, ledger: LedgerReader, votes: OperatorVotes) -> None:
         self._index = index
@@ -30,14 +30,14 @@ class Slashings:
         self._votes = votes
 
     def list_jobs(self, task: ServedTask) -> list[Job]:
-        """The calls of slash that settled rounds still ask for."""
+        """One job for each settled round with miners that are still to be slashed."""
         history, work = task.history, task.work
         too_old = history.rounds_settled - EVIDENCE_BALLOTS - 1
         work.slashed_through = max(work.slashed_through, too_old)
         jobs: list[Job] = []
         for round_number in range(work.slashed_through + 1, history.rounds_settled):
             settled = self._index.settled_round(history.task_id, round_number)
-            # None: settled below the snapshot that this node began with; others slash for it.
+            # None: settled before the snapshot that this node began with; others slash.
             job = None if settled is None else self._find_job(task, settled)
             if job is not None:
                 jobs.append(job)
@@ -46,7 +46,7 @@ class Slashings:
         return jobs
 
     def _find_job(self, task: ServedTask, settled: SettledRound) -> Job | None:
-        """The job that slashes those a round found guilty; None if there are none."""
+        """The job that slashes the guilty miners of a round; None if there are none."""
         attempt = settled.attempt
         validator_set = attempt.validator_set or self._index.validator_set
         outcome = compute_outcome(attempt, task.spec, validator_set)
@@ -62,7 +62,7 @@ class Slashings:
 
         async def send() -> None:
             if self._ledger.head_number() < due:
-                raise UnavailableError("another operator's turn")
+                raise UnavailableError("it is another operator's turn")
             sent_count = 0
             for i in guilty:
                 encode = partial(
@@ -77,14 +77,14 @@ class Slashings:
                 try:
                     await self._votes.build(task, each, GRADIENT_LEDGER, encode).run()
                 except UnavailableError:
-                    continue  # done by another operator, or the evidence is too old
+                    continue  # slashed by another operator, or the evidence is too old
                 sent_count += 1
                 if sent_count == SLASH_LIMIT:
                     break
-            # Again until nothing is left to slash: a call may have been lost.
+            # Repeat until no call is left, because a transaction may be lost.
             if not sent_count and self._ledger.head_number() >= due + RESEND_BLOCKS:
                 task.work.slashed_through = max(task.work.slashed_through, attempt.id.round_number)
             else:
-                raise UnavailableError("to be looked at again")
+                raise UnavailableError("not all slashings are final yet")
 
         return Job(JobKey(task.task_id, JobKind.SLASH, attempt.id), send)

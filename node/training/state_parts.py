@@ -1,7 +1,7 @@
-"""Which blobs a training state consists of (docs/spec/training.md, section 8).
+"""The content ids of training states' parts, as files (docs/spec/training.md, section 8).
 
-A root says nothing of what is below it; this remembers the content ids, for restarts and peers.
-One small file a state, TASK/ROOT: rounds settled until then (u64, big-endian), content ids.
+The content ids cannot be computed from a state's root, and restarts and peers need them. Each state
+has one small file, TASK/ROOT: the rounds settled until then (u64, big-endian), then content ids.
 """
 
 import re
@@ -22,14 +22,14 @@ _STATE_NAME: Final = re.compile(r"\d{1,20}/[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class StoredState:
-    """A training state, and where in its task it stands."""
+    """A training state and the round that it belongs to."""
 
     task_id: TaskId
     rounds_settled: int
-    """0 for the initial state. Of equal states, the latest."""
+    """0 for the initial state. If rounds end in equal states, the latest of them counts."""
     root: Hash32
     part_ids: tuple[Hash32, ...]
-    """Theta first."""
+    """The content ids, theta first."""
 
 
 class StatePartStore:
@@ -40,7 +40,7 @@ class StatePartStore:
         self._directory = directory
 
     def put(self, task_id: TaskId, rounds_settled: int, part_ids: Sequence[Hash32]) -> Hash32:
-        """Remember the parts of a task's state after so many rounds; its root."""
+        """Write the parts of a task's state after so many rounds, and return its root."""
         root = compute_state_root(part_ids)
         path = self._path(task_id, root)
         held = self._read(path)
@@ -51,7 +51,7 @@ class StatePartStore:
         return root
 
     def get(self, root: Hash32) -> tuple[Hash32, ...] | None:
-        """The parts of a state, theta first; None if they are not known."""
+        """The parts of a state, theta first; None if they are unknown."""
         # Equal states of two tasks have equal parts.
         for path in self._directory.glob(f"*/{root.hex()}"):
             held = self._read(path)
@@ -60,18 +60,18 @@ class StatePartStore:
         return None
 
     def states(self) -> Iterator[StoredState]:
-        """Every state that is remembered."""
+        """All states that have a file."""
         for path in self._directory.glob("*/*"):
             held = self._read(path)
             if held is not None:
                 yield held
 
     def remove(self, task_id: TaskId, root: Hash32) -> None:
-        """Forget a state of a task."""
+        """Delete the file of a task's state."""
         self._path(task_id, root).unlink(missing_ok=True)
 
     def remove_task(self, task_id: TaskId) -> None:
-        """Forget a task whose states are forgotten."""
+        """Delete the folder of a task."""
         with suppress(FileNotFoundError):
             shutil.rmtree(self._directory / str(task_id))
 

@@ -1,7 +1,4 @@
-"""Training states: made, kept, and restored from peers by their root.
-
-docs/spec/training.md, sections 8 and 10.
-"""
+"""Saving training states, and restoring them from peers (docs/spec/training.md, 8 and 10)."""
 
 import trio
 
@@ -23,7 +20,7 @@ from node.training.work import ServedTask, TrainingPeers, UnavailableError
 
 
 class TrainingStates:
-    """The states of all tasks, as blobs."""
+    """The training states of all tasks, as blobs."""
 
     def __init__(
         self,
@@ -38,10 +35,10 @@ class TrainingStates:
         self._peers = peers
 
     async def restore(self, task: ServedTask) -> None:
-        """Have the state that the round in progress starts from.
+        """Load the state that the round in progress starts from into the task's work.
 
         Raises:
-            UnavailableError: it is not to be had.
+            UnavailableError: A part of it cannot be fetched.
         """
         spec, history = task.spec, task.history
         if history.rounds_settled == 0:
@@ -56,15 +53,16 @@ class TrainingStates:
         task.work.state, task.work.state_root = state, root
 
     async def save(self, task: ServedTask, rounds_settled: int, state: TrainingState) -> Hash32:
-        """Keep the state of a task after so many rounds; its root.
+        """Save the state of a task after so many rounds, and return its root.
 
         Raises:
-            BlobQuotaError, BlobDiskError: there is no room for it.
+            BlobQuotaError: The blob quota has no room for it.
+            BlobDiskError: The disk refused it.
         """
         return await trio.to_thread.run_sync(self._save, task.task_id, rounds_settled, state)
 
     def _save(self, task_id: TaskId, rounds_settled: int, state: TrainingState) -> Hash32:
-        # The record first: blobs that no record names may be collected.
+        # The record is written first: blobs without a record may be collected.
         root = self._state_parts.put(task_id, rounds_settled, compute_part_ids(state))
         for part in state.parts:
             self._blobs.put(part)
@@ -76,7 +74,7 @@ class TrainingStates:
         if part_ids is None:
             answer = await self._peers.fetch_state_parts(root)
             if answer is None or compute_state_root(answer) != root:
-                raise UnavailableError(f"training state {root.hex()[:16]} is not to be had")
+                raise UnavailableError(f"training state {root.hex()[:16]} cannot be fetched")
             part_ids = tuple(answer)
         layout = compute_layout(spec.optimizer, count_parameters(spec.model))
         if len(part_ids) != len(layout):

@@ -1,7 +1,7 @@
-"""Verifier workers: torch in processes of their own (docs/adr/0008).
+"""Verifier workers: separate processes that run torch (docs/adr/0008).
 
-A task that exhausts memory, hangs or crashes kills a worker, never the node. Workers are started
-when they are needed, and again after they died.
+A task that exhausts memory, hangs or crashes kills a worker, but not the node. Workers are started
+when they are needed, and replaced when they die.
 """
 
 import subprocess
@@ -22,15 +22,15 @@ from pot_common.framing import (
     decode_body,
 )
 
-_log = structlog.get_logger("node.verifier")
+_log = structlog.get_logger("node.training")
 
 
 class VerifierFailedError(Exception):
-    """A worker died or took too long; the question may be asked again."""
+    """A worker died or took too long; the request may be repeated."""
 
 
 class VerifierRefusedError(Exception):
-    """What was given breaks a rule; the reason is the first argument."""
+    """A worker refused a request, because its content breaks a rule; `reason` says which."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -39,18 +39,18 @@ class VerifierRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class VerifierSettings:
-    """What an operator decides about the workers."""
+    """The operator's settings for the workers."""
 
     workers: int = 1
     device: str = "cpu"
     threads: int = 1
     memory_bytes: int = 4 * 2**30
     timeout_seconds: float = 120.0
-    """Of one question; a dry run has shown before that a task stays far below."""
+    """The limit of one request; the dry run has shown that the task stays far below it."""
 
 
 class Verifier:
-    """Asks workers, one question at a time each."""
+    """Sends requests to workers, one at a time to each."""
 
     def __init__(self, settings: VerifierSettings) -> None:
         self._settings = settings
@@ -58,15 +58,15 @@ class Verifier:
         self._slots = trio.CapacityLimiter(settings.workers)
 
     async def warm_up(self) -> None:
-        """Start one worker ahead of the first question: importing torch takes seconds."""
+        """Start one worker before the first request: importing torch takes seconds."""
         async with self._slots, self._worker():
             pass
 
     async def ask(self, kind: str, members: Mapping[str, Json]) -> JsonObject:
-        """The worker's answer (miner/verify.py says what there is to ask).
+        """The worker's answer to a request (miner/verify.py lists the requests).
 
         Raises:
-            VerifierRefusedError: What was given breaks a rule.
+            VerifierRefusedError: The content of the request breaks a rule.
             VerifierFailedError: The worker died or took too long.
         """
         question = VERIFIER_QUESTIONS.encode({"id": 0, "kind": kind, **members})
@@ -91,7 +91,7 @@ class Verifier:
 
     @asynccontextmanager
     async def _worker(self) -> AsyncIterator[trio.Process]:
-        """A worker; given back if all went well, killed otherwise."""
+        """An idle or new worker. It is idle again afterwards, but killed after an exception."""
         process = self._idle.pop() if self._idle else await self._start()
         try:
             yield process
@@ -117,7 +117,7 @@ class Verifier:
         )
 
     async def aclose(self) -> None:
-        """End the workers: their input ends, and they with it."""
+        """Kill the idle workers."""
         while self._idle:
             process = self._idle.pop()
             process.kill()

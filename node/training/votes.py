@@ -1,6 +1,6 @@
-"""Operator votes: tried on the head's state first, and sent again if no block takes them.
+"""Sending the operator's votes on tasks (docs/spec/training.md, section 10).
 
-docs/spec/training.md, section 10, says which votes there are.
+A vote is first executed on the head's state, and sent again if no block includes it.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from node.operator.account import RESEND_BLOCKS, Operator
 from node.training.work import Job, JobKey, ServedTask, UnavailableError
 
 VOTE_GAS: Final = 1_500_000
-"""Gas limit of every operator's call; the dearest, slashing 32 miners, takes less."""
+"""The gas limit of an operator's call; the most expensive one, slashing 32 miners, takes less."""
 
 _log = structlog.get_logger("node.training")
 
 
 class OperatorVotes:
-    """The calls that one operator account sends."""
+    """Builds the jobs that send one operator's calls."""
 
     def __init__(self, operator: Operator, ledger: LedgerReader) -> None:
         self.operator = operator
@@ -30,20 +30,20 @@ class OperatorVotes:
     def build(
         self, task: ServedTask, key: JobKey, contract: Address, encode: Callable[[], bytes]
     ) -> Job:
-        """The job that sends a call, unless it is on its way or would revert."""
+        """The job that sends a call, unless it was sent a moment ago or would revert."""
         work, attempt = task.work, task.history.attempt
 
         async def send() -> None:
             head = self._ledger.head_number()
             sent_at = work.sent.get(key)
             if sent_at is not None and head < sent_at + RESEND_BLOCKS:
-                raise UnavailableError(f"{key} is on its way into a block")
+                raise UnavailableError(f"{key} waits for a block")
             data = encode()
             refusal = await trio.to_thread.run_sync(
                 self._ledger.simulate, self.operator.address, contract, data, VOTE_GAS
             )
             if refusal is not None:
-                # Somebody was faster, or the phase is over: the next look at the chain tells.
+                # Another operator was faster or the phase is over; the next duties show which.
                 raise UnavailableError(f"{key} would revert: {refusal}")
             await self.operator.send(contract, data, VOTE_GAS)
             work.sent = {

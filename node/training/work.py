@@ -1,4 +1,4 @@
-"""What the jobs of a task share (docs/spec/training.md, section 10)."""
+"""The values that the jobs of a task share (docs/spec/training.md, section 10)."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -78,7 +78,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class SeenPhase:
-    """The phase of a task's ballot, as the ledger told it."""
+    """The phase of a task and the ballot that it belongs to."""
 
     phase: Phase
     attempt_id: AttemptId | None = None
@@ -87,17 +87,17 @@ class SeenPhase:
 
 
 class UnavailableError(Exception):
-    """Something that nobody could give us now; asked again later."""
+    """Something that a job needs is not available now; the job is tried again later."""
 
 
 class TrainingPeers(Protocol):
-    """What other nodes hold for us."""
+    """What the jobs ask of other nodes."""
 
     async def fetch_blob(self, content_id: Hash32, size_limit: int) -> bool:
-        """Bring a blob into the blob store; False if no peer has it."""
+        """Fetch a blob into the store; False if no peer has it or it exceeds `size_limit`."""
 
     async def fetch_reveals(self, attempt_id: AttemptId) -> Sequence[Reveal]:
-        """The reveals of an attempt that peers hold; nothing is checked yet."""
+        """The reveals of an attempt that peers hold, unverified and with duplicates."""
 
     async def fetch_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
         """The content ids below a training state root; None if no peer knows them."""
@@ -108,16 +108,16 @@ class TrainingPeers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CheckedGradient:
-    """What this node found out about one gradient."""
+    """The result of this node's check of one gradient."""
 
     verdict: Verdict
     measurement: Measurement | None = None
-    """None if the gradient was judged without re-execution."""
+    """None if the verdict needed no re-execution."""
 
 
 @dataclass(frozen=True, slots=True)
 class ComputedResult:
-    """What this node computed as the outcome of a ballot."""
+    """The result that this node computed for a ballot."""
 
     vote: ResultVote
     correct_count: int | None
@@ -127,7 +127,7 @@ class ComputedResult:
 
 @dataclass(slots=True)
 class TaskWork:
-    """What this node found out about one task; all of it can be found out again."""
+    """This node's progress on one task; all of it can be computed again after a restart."""
 
     is_content_held: bool = False
     is_accepted: bool | None = None
@@ -142,17 +142,17 @@ class TaskWork:
     results: dict[int, ComputedResult] = field(default_factory=dict)
     """By ballot number."""
     sent: dict[JobKey, BlockNumber] = field(default_factory=dict)
-    """Votes on their way into a block; older ones are forgotten."""
+    """The block at which each vote was last sent; old entries are removed."""
     asking: trio.Lock = field(default_factory=trio.Lock)
-    """Peers are asked for reveals once for all miners that are waited for."""
+    """Held while peers are asked for reveals, so that one request serves all waiting checks."""
     ask_again_at: float = 0.0
     slashed_through: int = -1
-    """The last settled round whose slashing is over with."""
+    """The last settled round with no slashing left to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServedTask:
-    """A task as a job finds it: what the chain says at one head, and our own work on it."""
+    """A task at one head: its history, its specification and this node's work on it."""
 
     history: TaskHistory
     spec: TaskSpec
@@ -160,5 +160,5 @@ class ServedTask:
 
     @property
     def task_id(self) -> TaskId:
-        """Its id on the chain."""
+        """The id of the task."""
         return self.history.task_id

@@ -16,7 +16,7 @@ from chain.genesis import GenesisConfig, GenesisState, build_genesis
 from chain.primitives import TOKEN_UNIT, Address, BlockNumber, PrivateKey
 from node.chain.contract_reader import LedgerReader
 from node.operator.account import Operator
-from node.operator.set_duties import SetDuties
+from node.operator.validator_set_calls import ValidatorSetCalls
 from node.setup.network_genesis import Seat, build_network, plan_development_network
 from tests.worlds.chain import ALICE, sign
 from tests.worlds.cluster import (
@@ -124,7 +124,7 @@ async def running(cluster: ChangingCluster) -> AsyncIterator[trio.Nursery]:
         nursery.cancel_scope.cancel()
 
 
-def duties_of(cluster: ChangingCluster, index: int) -> SetDuties:
+def calls_of(cluster: ChangingCluster, index: int) -> ValidatorSetCalls:
     """What the node of an operator sends by itself."""
     node, key = cluster.wire.nodes[index], OPERATOR_KEYS[index]
 
@@ -133,7 +133,7 @@ def duties_of(cluster: ChangingCluster, index: int) -> SetDuties:
         cluster.send(key, contract, data, gas_limit)
 
     config = cluster.wire.genesis[0]
-    return SetDuties(
+    return ValidatorSetCalls(
         operator=Operator(get_address(key), send),
         ledger=LedgerReader(node.store, node.database, config, node.clock),
         store=node.store,

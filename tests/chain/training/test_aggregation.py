@@ -56,7 +56,7 @@ def test_one_miner_split_into_many_changes_nothing() -> None:
         assert whole.tobytes() == split.tobytes()
 
 
-def test_clip_mean_weighs_down_what_is_above_the_median_of_units() -> None:
+def test_clip_mean_weighs_down_norms_above_the_median_by_units() -> None:
     one = 1 << 60
     given_ = [(1, one), (1, 4 * one), (1, 16 * one), (1, 2 * one)]
     assert compute_weights(Aggregator.CLIP_MEAN, given_) == (256, 181, 90, 256)
@@ -76,7 +76,7 @@ def test_a_clipped_norm_never_exceeds_the_median(given_: list[tuple[int, int]]) 
         assert weight == 256 or norm > median
 
 
-def test_one_vector_of_norm_two_moves_clip_mean_no_more_than_an_honest_one() -> None:
+def test_gradient_of_norm_two_moves_clip_mean_no_more_than_honest_one() -> None:
     honest = [(1, gradient(seed, 0.1)) for seed in range(1, 5)]
     attacker = (1, gradient(9, 1.0))
     clipped = aggregate(Aggregator.CLIP_MEAN, SIZE, [*honest, attacker])

@@ -36,7 +36,7 @@ def test_every_index_is_drawn_about_equally_often() -> None:
     assert sum((count - 200) ** 2 / 200 for count in counts) < 27.9  # p = 0.001
 
 
-def test_miners_by_ascending_address_take_disjoint_stretches_of_the_permutation() -> None:
+def test_miners_take_disjoint_ranges_by_ascending_address() -> None:
     given_ = [(miner_address(3), 1), (miner_address(1), 2), (miner_address(2), 1)]
     then = assign(SEED, given_, sample_count=50, samples_per_unit=8, max_units=9)
     assert then.units == ((miner_address(1), 2), (miner_address(2), 1), (miner_address(3), 1))

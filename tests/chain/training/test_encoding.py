@@ -39,12 +39,12 @@ def changed(position: int, value: int) -> bytes:
     return bytes(payload)
 
 
-def test_header_takes_128_bytes_and_a_payload_one_byte_a_value_and_one_a_block() -> None:
+def test_header_has_128_bytes_and_payload_one_per_value_and_block() -> None:
     assert HEADER_BYTES == 128
     assert len(PAYLOAD) == count_payload_bytes(600) == 128 + 3 + 3 * 256
 
 
-def test_header_layout_is_little_endian_in_the_order_of_the_specification() -> None:
+def test_header_layout_is_little_endian_in_specified_order() -> None:
     assert HEADER.encode() == (
         b"GQ01\x08\x00\x01\x00"
         + (600).to_bytes(8, "little")
@@ -163,9 +163,7 @@ def test_a_norm_above_two_is_refused_and_two_is_not() -> None:
 
 @settings(max_examples=200)
 @given(st.integers(HEADER_BYTES, len(PAYLOAD) - 1), st.integers(0, 255))
-def test_a_changed_byte_is_refused_or_decodes_to_a_canonical_payload(
-    position: int, value: int
-) -> None:
+def test_changed_byte_is_refused_or_decodes_to_canonical_payload(position: int, value: int) -> None:
     payload = changed(position, value)
     try:
         decoded = decode_gradient(payload, HEADER)

@@ -147,7 +147,7 @@ def test_rewards_only_grow_and_conserve_every_unit(rounds: list[tuple]) -> None:
     assert sum(amount for _, amount in earned) == sum(amount for _, amount in rounds)
 
 
-def test_evaluation_is_the_lower_median_of_who_posted_the_settled_result() -> None:
+def test_evaluation_is_lower_median_of_votes_for_settled_result() -> None:
     liar = result(3, replace(VOTE, accepted_units=9), correct=360)
     posted = [result(0, correct=300), result(1, correct=310), result(2), liar]
     before = history_after(opened(), committed(0), verdict(0, OK), *posted)

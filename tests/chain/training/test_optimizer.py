@@ -72,7 +72,7 @@ def test_adamw_follows_its_paper() -> None:
     np.testing.assert_allclose(floats(run(ADAMW, 5).theta), theta, rtol=2e-4, atol=2e-5)
 
 
-def test_adamw_of_one_parameter_is_the_written_sequence_of_rounded_operations() -> None:
+def test_adamw_rounds_each_operation_in_the_specified_order() -> None:
     def f(value: float) -> float:
         """Round to float32: double arithmetic then one rounding is exact for + - * / sqrt."""
         return float(struct.unpack("<f", struct.pack("<f", value))[0])
@@ -97,7 +97,7 @@ def test_no_gradient_leaves_theta_but_for_weight_decay(optimizer: Optimizer) -> 
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 2.0**21, -0.0, 2.0**-101, -(2.0**-149)])
-def test_initial_weights_that_no_update_would_leave_are_refused(value: float) -> None:
+def test_initial_weights_that_an_update_would_flush_are_refused(value: float) -> None:
     theta = np.array([0.5, value], np.float32).tobytes()
     with pytest.raises(RejectedInputError, match="an initial weight"):
         initial_state(Sgd(0), theta)

@@ -86,7 +86,7 @@ def test_a_late_node_fetches_the_state_before_anything_else() -> None:
     assert [type(duty) for duty in duties(history, Phase.VERDICT, own)] == [RestoreState]
 
 
-def test_nothing_is_revealed_or_checked_while_commitments_are_open() -> None:
+def test_no_gradient_is_checked_while_commitments_are_open() -> None:
     own = replace(READY_WORK, verdicts=(None,))
     assert duties(history_after(opened(), committed(0)), Phase.COMMITMENT, own) == ()
 
@@ -100,7 +100,7 @@ def test_verdict_waits_for_every_gradient() -> None:
     assert complete == (PostVerdict((OK, CHEAT)),)
 
 
-def test_what_is_missing_after_three_quarters_of_the_phase_is_unavailable() -> None:
+def test_gradient_missing_after_three_quarters_of_phase_is_unavailable() -> None:
     history = history_after(opened(), committed(0), committed(1))
     own = replace(READY_WORK, verdicts=(OK, None))
     quarter = SPEC.phases.verdict_seconds // 4
@@ -127,7 +127,7 @@ def test_nothing_is_computed_from_fewer_verdicts_than_a_quorum() -> None:
     assert duties(history_after(opened(), committed(0), late), Phase.SETTLEABLE) == ()
 
 
-def test_a_follower_checks_and_computes_but_votes_nothing() -> None:
+def test_node_without_operator_checks_and_computes_but_does_not_vote() -> None:
     history = history_after(opened(), committed(0), *QUORUM)
     unchecked = replace(READY_WORK, verdicts=(None,))
     computed = replace(READY_WORK, result=VOTE)

@@ -22,7 +22,7 @@ def trained() -> TrainingState:
     return apply_update(ADAMW, 10**7, state, random_gradient(1, size))
 
 
-def test_model_root_is_the_content_id_of_theta_and_first_in_the_state_root() -> None:
+def test_model_root_is_content_id_of_theta_and_first_in_state_root() -> None:
     state = trained()
     ids = [content_id(part) for part in state.parts]
     assert compute_model_root(state) == ids[0]

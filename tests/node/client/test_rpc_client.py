@@ -46,7 +46,7 @@ def test_url_without_a_scheme_is_refused() -> None:
         RpcClient("127.0.0.1:8545")
 
 
-def test_what_is_no_node_is_one_line_that_names_the_setting() -> None:
+def test_unreachable_node_error_names_the_setting() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("connection refused")
 
@@ -64,7 +64,7 @@ def test_logs_are_asked_for_in_ranges_that_nodes_answer() -> None:
     assert ranges == [("0x1", "0x1388"), ("0x1389", "0x2710"), ("0x2711", "0x2ee0")]
 
 
-def test_blob_arrives_as_it_was_sent_and_progress_counts_its_bytes() -> None:
+def test_blob_arrives_as_sent_and_progress_counts_its_bytes() -> None:
     stored: dict[str, bytes] = {}
 
     def answer(request: httpx.Request) -> httpx.Response:

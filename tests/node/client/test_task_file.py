@@ -19,7 +19,7 @@ TOKEN = Address(b"\x44" * 20)
 DIGITS = Path("examples/digits.toml").read_text()
 
 
-def test_the_digits_example_is_the_task_that_the_documentation_promises() -> None:
+def test_digits_example_is_the_documented_task() -> None:
     bundle = load_task_toml(DIGITS, Path(), TOKEN)
     spec = bundle.spec
     assert set(bundle.blobs) == {spec.initial_weights, spec.data.shards[0].content_id}

@@ -223,7 +223,7 @@ def refuse_replay(chain: FakeChain) -> str:
     return str(refusal.value)
 
 
-def test_what_is_gone_is_named_with_the_setting_that_keeps_it(chain: FakeChain) -> None:
+def test_missing_blob_error_names_the_setting_that_keeps_it(chain: FakeChain) -> None:
     receipt = chain.receipts[1, to_hex(MINERS[0])]
     root = str(receipt["gradientRoot"])
     del chain.blobs[Hash32(bytes.fromhex(root[2:]))]

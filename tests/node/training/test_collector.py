@@ -315,7 +315,7 @@ async def test_what_is_held_does_not_grow_with_rounds(tmp_path: Path) -> None:
     assert freed == 8 * ROUND_BYTES + 10 * stored_size(THETA_BYTES)
 
 
-async def test_a_node_that_keeps_tasks_has_every_round_until_the_task_goes(tmp_path: Path) -> None:
+async def test_retention_task_keeps_every_round_until_the_task_goes(tmp_path: Path) -> None:
     world = World(tmp_path, Retention.TASK)
     world.start()
     for _ in range(8):
@@ -385,7 +385,7 @@ async def test_a_strangers_uploads_go_after_a_day(tmp_path: Path) -> None:
     assert world.blobs.used_bytes() == 0
 
 
-async def test_a_node_that_syncs_deletes_nothing_of_tasks_it_does_not_know_yet(
+async def test_syncing_node_keeps_blobs_of_tasks_it_does_not_know_yet(
     tmp_path: Path,
 ) -> None:
     world = World(tmp_path)
@@ -403,7 +403,7 @@ async def test_a_node_that_syncs_deletes_nothing_of_tasks_it_does_not_know_yet(
     world.check_duties()
 
 
-async def test_a_collection_that_was_cut_off_anywhere_is_finished_by_the_next(
+async def test_interrupted_collection_is_finished_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unlink = Path.unlink
@@ -507,7 +507,7 @@ ACTIONS = (
 
 
 @pytest.mark.parametrize("retention", list(Retention))
-def test_nothing_that_a_live_duty_needs_is_ever_collected(
+def test_collector_never_deletes_what_a_duty_needs(
     tmp_path_factory: pytest.TempPathFactory, retention: Retention
 ) -> None:
     @settings(max_examples=12, deadline=None)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("inline_threads")
 
 
 @pytest.mark.parametrize("victim", [PAYLOADS[0], WEIGHTS, SHARDS[1]])
-async def test_a_blob_that_our_disk_changed_is_fetched_again_before_anybody_is_blamed(
+async def test_blob_damaged_on_disk_is_fetched_again_before_a_bad_verdict(
     autojump_clock: MockClock, tmp_path: Path, victim: bytes
 ) -> None:
     node = Node(tmp_path, judging(1))

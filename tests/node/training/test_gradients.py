@@ -60,7 +60,7 @@ async def test_revealed_gradients_are_checked_announced_and_judged(
     assert sorted(node.peers.announced, key=lambda each: each.miner) == list(REVEALS)
 
 
-async def test_a_late_reveal_is_judged_and_one_that_never_comes_is_unavailable(
+async def test_late_reveal_is_judged_and_missing_one_is_unavailable(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     node = Node(tmp_path, judging())
@@ -81,7 +81,7 @@ async def test_a_late_reveal_is_judged_and_one_that_never_comes_is_unavailable(
     assert node.verdicts() == [expected_verdict(OK, OK, UNAVAILABLE)]
 
 
-async def test_a_reveal_that_does_not_open_its_commitment_hides_no_true_one(
+async def test_false_reveal_does_not_displace_the_true_one(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     node = Node(tmp_path, judging())
@@ -108,7 +108,7 @@ async def test_a_reveal_that_does_not_open_its_commitment_hides_no_true_one(
 
 
 @pytest.mark.parametrize("reason", ["malformed", "content_mismatch", "too_large"])
-async def test_what_the_node_gave_its_worker_is_not_the_miners_fault(
+async def test_bad_input_to_worker_is_not_blamed_on_the_miner(
     autojump_clock: MockClock, tmp_path: Path, reason: str
 ) -> None:
     node = Node(tmp_path, judging())
@@ -161,7 +161,7 @@ async def test_a_committed_blob_of_another_length_counts_as_missing(
     assert node.verifier.asked == ["dry_run"]
 
 
-async def test_a_flood_of_announcements_neither_grows_nor_wakes_anything(
+async def test_flood_of_announcements_neither_grows_memory_nor_wakes_host(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     node = Node(tmp_path, judging(1))

@@ -27,7 +27,7 @@ from tests.worlds.waiting import until
 pytestmark = pytest.mark.usefixtures("inline_threads")
 
 
-async def test_content_that_peers_hold_is_fetched_tried_and_called_ready(
+async def test_content_is_fetched_and_dry_run_before_ready_is_posted(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     history = replace(history_after(), status=TaskStatus.PENDING)
@@ -41,7 +41,7 @@ async def test_content_that_peers_hold_is_fetched_tried_and_called_ready(
     assert sorted(node.blobs.content_ids()) == sorted(node.peers.blobs)
 
 
-async def test_a_thousand_tasks_whose_content_nobody_has_cost_little(
+async def test_thousand_tasks_without_available_content_cost_little(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     pending = replace(history_after(), status=TaskStatus.PENDING)
@@ -57,7 +57,7 @@ async def test_a_thousand_tasks_whose_content_nobody_has_cost_little(
     assert chain.phase_calls <= 6_000
 
 
-async def test_no_more_tasks_are_called_ready_than_can_be_served(
+async def test_ready_is_posted_for_at_most_the_served_tasks_limit(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preparation, "SERVED_TASKS_LIMIT", 2)
@@ -78,7 +78,7 @@ async def test_no_more_tasks_are_called_ready_than_can_be_served(
         nursery.cancel_scope.cancel()
 
 
-async def test_content_leaves_a_quarter_of_the_quota_to_tasks_that_run(
+async def test_content_leaves_a_quarter_of_quota_to_running_tasks(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     size = len(WEIGHTS) + sum(len(shard) for shard in SHARDS)
@@ -96,7 +96,7 @@ async def test_content_leaves_a_quarter_of_the_quota_to_tasks_that_run(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_task_too_large_for_the_quota_is_refused_before_anything_is_fetched(
+async def test_task_larger_than_quota_is_refused_before_any_fetch(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     size = len(WEIGHTS) + sum(len(shard) for shard in SHARDS)

@@ -48,7 +48,7 @@ async def test_the_result_is_that_of_every_other_validator(
     assert votes[0][0] == GRADIENT_LEDGER
 
 
-async def test_a_model_that_cannot_be_evaluated_still_has_a_result(
+async def test_result_is_posted_even_if_evaluation_fails(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     judged = with_results(judging().histories[TASK], *(verdict(i, OK, OK, OK) for i in range(4)))

@@ -80,7 +80,7 @@ def test_gradients_stay_while_the_ledger_has_their_evidence(
     assert stays == list(range(first_round, 10))
 
 
-def test_rounds_before_the_snapshot_that_a_node_joined_by_are_not_waited_for() -> None:
+def test_rounds_before_the_snapshot_of_a_node_are_not_kept() -> None:
     history, settled = play(*settle(7))
     known: list[SettledRound | None] = [*[None] * 5, *settled[5:]]
     kept = keep(history, known)
@@ -128,7 +128,7 @@ def test_a_paused_task_is_live() -> None:
     assert keep(replace(history, status=TaskStatus.PAUSED), settled) == keep(history, settled)
 
 
-def test_of_a_closed_task_the_model_stays_and_gradients_while_miners_can_be_slashed() -> None:
+def test_closed_task_keeps_its_model_and_slashable_gradients() -> None:
     history, settled = play(*settle(6), TaskClosed(TASK, 1))
     assert history.closed == at(22)
     early = keep(history, settled, head=22 + 16)
@@ -149,14 +149,14 @@ def test_of_a_closed_task_the_model_stays_and_gradients_while_miners_can_be_slas
 
 
 @pytest.mark.parametrize("policy", [LIVE, EVERYTHING])
-def test_a_task_that_was_cancelled_before_its_first_round_leaves_nothing(
+def test_nothing_is_kept_of_task_cancelled_before_its_first_round(
     policy: RetentionPolicy,
 ) -> None:
     history, settled = play(AttemptOpened(TASK, 0, 0, 3, 1), TaskClosed(TASK, 1))
     assert keep(history, settled, policy, head=20) is None
 
 
-def test_who_keeps_tasks_keeps_everything_until_the_task_goes() -> None:
+def test_retention_task_keeps_everything_until_the_task_goes() -> None:
     void = [AttemptOpened(TASK, 6, 0, 3, 1), AttemptVoided(TASK, 6, 0)]
     history, settled = play(*settle(6), *void, AttemptOpened(TASK, 6, 1, 3, 1))
     closed = apply_event(
@@ -171,7 +171,7 @@ def test_who_keeps_tasks_keeps_everything_until_the_task_goes() -> None:
 
 
 @pytest.mark.parametrize("policy", [LIVE, EVERYTHING])
-def test_content_of_a_pending_task_stays_where_it_was_promised(policy: RetentionPolicy) -> None:
+def test_content_of_pending_task_is_kept_if_ready_was_posted(policy: RetentionPolicy) -> None:
     pending = replace(history_after(), status=TaskStatus.PENDING, ready=VALIDATORS[:1])
     promised = keep(pending, [], policy, own=0)
     assert promised is not None

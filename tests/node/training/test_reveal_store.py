@@ -67,7 +67,7 @@ def test_a_reveal_opens_its_commitment_and_no_other_place() -> None:
     assert not any(replace(REVEAL, **change).opens(commitment, HEADER) for change in others)
 
 
-def test_what_is_put_comes_back_in_the_order_of_miners(tmp_path: Path) -> None:
+def test_reveals_are_listed_by_ascending_miner(tmp_path: Path) -> None:
     store = RevealStore(tmp_path)
     miners = [Address(bytes([n]) * 20) for n in (9, 1, 5)]
     for miner in miners:

@@ -46,7 +46,7 @@ async def test_cheats_are_slashed_when_it_is_our_turn(
     assert {contract for contract, _ in node.sent} == {GRADIENT_LEDGER}
 
 
-async def test_cheats_of_the_last_round_are_slashed_though_the_task_is_closed(
+async def test_cheats_of_last_round_are_slashed_after_task_is_closed(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     chain = slashing_chain(96, 2, r1=settled_round(1, OK, CHEAT, OK))
@@ -62,7 +62,7 @@ async def test_cheats_of_the_last_round_are_slashed_though_the_task_is_closed(
     assert late.host._work == {}
 
 
-async def test_evidence_that_the_ledger_forgot_is_shown_to_nobody(
+async def test_no_slash_is_sent_after_the_ledger_dropped_the_evidence(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     old = slashing_chain(200, 6, r1=settled_round(1, OK, CHEAT, OK))

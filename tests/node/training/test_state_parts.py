@@ -41,7 +41,7 @@ def test_a_state_of_two_tasks_is_forgotten_for_each(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"short", b"\x01" * 96, b"".join(PARTS) + b"x"], ids=len)
-def test_a_damaged_file_is_not_believed_and_is_written_again(tmp_path: Path, damage: bytes) -> None:
+def test_damaged_file_is_ignored_and_written_again(tmp_path: Path, damage: bytes) -> None:
     store = StatePartStore(tmp_path)
     store.put(TASK, 1, PARTS)
     (tmp_path / str(TASK) / ROOT.hex()).write_bytes(damage)

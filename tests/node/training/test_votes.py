@@ -24,7 +24,7 @@ from tests.worlds.training_node import (
 pytestmark = pytest.mark.usefixtures("inline_threads")
 
 
-async def test_what_is_remembered_of_votes_and_jobs_does_not_grow_with_rounds(
+async def test_memory_of_votes_and_jobs_does_not_grow_with_rounds(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "REMEMBERED_LIMIT", 8)

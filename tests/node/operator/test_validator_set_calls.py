@@ -27,13 +27,13 @@ from chain.crypto import sign as sign_digest
 from chain.primitives import Address, BlockNumber, ValidatorIndex, View
 from node.chain.contract_reader import LedgerReader
 from node.operator.account import Operator
-from node.operator.set_duties import SetDuties
+from node.operator.validator_set_calls import ValidatorSetCalls
 from tests.worlds.changing_cluster import (
     JOINER,
     OPERATOR_KEYS,
     ChangingCluster,
     ask,
-    duties_of,
+    calls_of,
     running,
 )
 from tests.worlds.cluster import VALIDATORS, domain, heads
@@ -42,7 +42,7 @@ from tests.worlds.waiting import until
 pytestmark = pytest.mark.usefixtures("inline_threads")
 
 
-async def test_a_validator_that_votes_twice_is_reported_slashed_and_removed(
+async def test_equivocating_validator_is_reported_slashed_and_removed(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     cluster = ChangingCluster(tmp_path)
@@ -50,7 +50,7 @@ async def test_a_validator_that_votes_twice_is_reported_slashed_and_removed(
     liar_index = VALIDATORS.index(liar.address)
     async with running(cluster) as nursery:
         for index in range(3):
-            nursery.start_soon(duties_of(cluster, index).run)
+            nursery.start_soon(calls_of(cluster, index).run)
         await until(lambda: ask(cluster, encode_genesis_hash()) != bytes(32))
         assert ask(cluster, encode_genesis_hash()) == cluster.wire.genesis[1].header.hash
 
@@ -83,14 +83,12 @@ async def test_a_validator_that_votes_twice_is_reported_slashed_and_removed(
         await until(lambda: first.evidence.held() == ())
 
 
-async def test_what_waits_for_a_change_is_carried_out_by_the_nodes(
-    autojump_clock: MockClock, tmp_path: Path
-) -> None:
+async def test_nodes_carry_out_due_set_changes(autojump_clock: MockClock, tmp_path: Path) -> None:
     cluster = ChangingCluster(tmp_path)
     first = cluster.validators[0]
     async with running(cluster) as nursery:
         for index in (0, 4):
-            nursery.start_soon(duties_of(cluster, index).run)
+            nursery.start_soon(calls_of(cluster, index).run)
         # Three things at once; one change at a time.
         cluster.join()
         cluster.send(OPERATOR_KEYS[3], VALIDATOR_SET, encode_leave_set())
@@ -103,7 +101,7 @@ async def test_what_waits_for_a_change_is_carried_out_by_the_nodes(
         assert len(first.store.next_validator_set().validators) == 3
 
 
-async def test_evidence_is_sent_again_with_growing_intervals_and_forgotten_when_old(
+async def test_evidence_is_resent_with_backoff_and_dropped_when_old(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     cluster = ChangingCluster(tmp_path)
@@ -115,9 +113,9 @@ async def test_evidence_is_sent_again_with_growing_intervals_and_forgotten_when_
         sent.append((node.store.head_number(), data))
 
     async with running(cluster):
-        duties = duties_of(cluster, 0)
+        calls = calls_of(cluster, 0)
         config = cluster.wire.genesis[0]
-        duties = SetDuties(
+        calls = ValidatorSetCalls(
             operator=Operator(get_address(OPERATOR_KEYS[0]), send),
             ledger=LedgerReader(node.store, node.database, config, node.clock),
             store=node.store,
@@ -126,7 +124,7 @@ async def test_evidence_is_sent_again_with_growing_intervals_and_forgotten_when_
         )
         record = encode_record_genesis()
         while node.store.head_number() < 25:
-            await duties.look()
+            await calls.send_due()
             await trio.sleep(0.2)
         numbers = [number for number, data in sent if data == record]
         gaps = [second - first for first, second in pairwise(numbers)]
@@ -138,7 +136,7 @@ async def test_evidence_is_sent_again_with_growing_intervals_and_forgotten_when_
         node.evidence.add(old)
         while node.store.head_number() <= 31:
             assert node.evidence.held() == (old,)
-            await duties.look()
+            await calls.send_due()
             await trio.sleep(0.2)
-        await duties.look()
+        await calls.send_due()
         assert node.evidence.held() == ()

@@ -1,7 +1,8 @@
-"""What an operator's node owes the validator set, in turn (docs/spec/contracts.md, section 8).
+"""The calls that keep the validator set contract up to date (docs/spec/contracts.md, section 8).
 
-The genesis hash recorded, evidence reported, exits and the own join carried out. Each is asked
-again at every look at the head's state, so no restart forgets one and nobody sends what is done.
+They record the genesis hash, report evidence, and carry out exits and this operator's own join.
+The operators take turns. The due calls are derived from the head's state each time, so no restart
+forgets one and no finished one is sent again.
 """
 
 from dataclasses import dataclass
@@ -32,32 +33,32 @@ from node.consensus.evidence_store import EvidenceStore
 from node.operator.account import RESEND_BLOCKS, Operator
 from node.storage.block_store import BlockStore
 
-LOOK_SECONDS: Final = 2.0
-"""Between two looks: a few calls of the contract, 2 ms each."""
+CHECK_SECONDS: Final = 2.0
+"""The time between two checks; each makes a few calls of the contract, 2 ms each."""
 
 CALL_GAS: Final = 6_000_000
-"""A change of a set of 100 takes half of it."""
+"""The gas limit of a call; a change of a set of 100 validators takes half of it."""
 
 GENESIS_HASH_BLOCKS: Final = 8_191
-"""EIP-2935: past this block the contract cannot read the genesis hash any more."""
+"""EIP-2935: after this block the contract can no longer read the genesis hash."""
 
 BACKOFF_LIMIT: Final = 5
-"""Resending doubles its interval so often at most: 6 blocks to 192."""
+"""The wait before a call is sent again doubles at most so often: from 6 blocks to 192."""
 
-_log = structlog.get_logger("node.set_duties")
+_log = structlog.get_logger("node.operator")
 
 
 @dataclass(slots=True)
 class _Sending:
-    """A call that is due."""
+    """When a due call was first seen, and when to send it next."""
 
     since: BlockNumber
     next_block: BlockNumber
     attempts: int = 0
 
 
-class SetDuties:
-    """Sends what the validator set waits for from one operator account."""
+class ValidatorSetCalls:
+    """Sends the due calls from one operator account."""
 
     def __init__(
         self,
@@ -76,13 +77,13 @@ class SetDuties:
         self._sendings: dict[str, _Sending] = {}
 
     async def run(self) -> None:
-        """Look, and send, until cancelled."""
+        """Send due calls until cancelled."""
         while True:
-            await self.look()
-            await trio.sleep(LOOK_SECONDS)
+            await self.send_due()
+            await trio.sleep(CHECK_SECONDS)
 
-    async def look(self) -> None:
-        """Send what is due now and whose turn is ours."""
+    async def send_due(self) -> None:
+        """Send the calls that are due now, if it is this operator's turn."""
         calls = await trio.to_thread.run_sync(self._list_calls)
         head = self._store.head_number()
         self._sendings = {
@@ -101,22 +102,22 @@ class SetDuties:
                 self._ledger.simulate, self._operator.address, VALIDATOR_SET, data, CALL_GAS
             )
             if refusal is not None:
-                _log.info("not sent", call=name, reason=refusal)
+                _log.info("call would revert", call=name, reason=refusal)
                 continue
             try:
                 await self._operator.send(VALIDATOR_SET, data, CALL_GAS)
             except RejectedInputError as error:
-                _log.warning("not sent", call=name, reason=str(error))
+                _log.warning("call refused by the pool", call=name, reason=str(error))
             else:
-                _log.info("sent", call=name, attempt=sending.attempts)
+                _log.info("call sent", call=name, attempt=sending.attempts)
 
     def _find_turn(self, head: BlockNumber) -> BlockNumber:
-        """From which block on it is ours to send: operators go one after the other."""
+        """The block from which it is this operator's turn; the operators take turns by index."""
         place = self._store.next_validator_set().find_operator(self._operator.address)
         return BlockNumber(head + TURN_BLOCKS * (place or 0))
 
     def _list_calls(self) -> dict[str, bytes]:
-        """What the head's state asks for, by name."""
+        """The due calls at the head's state, by name."""
         calls = {}
         ask = self._ledger.ask_validator_set
         head = self._store.head_number()
@@ -129,7 +130,7 @@ class SetDuties:
                 continue
             calls[f"report {to_hex(evidence.validator)}"] = evidence.data
         if decode_addresses(ask(encode_next_validators())):
-            return calls  # no other change is possible before that one is in force
+            return calls  # no other change is possible until the scheduled one is in force
         for validator in self._store.next_validator_set().validators:
             if self._ledger.validator(validator).status is ValidatorStatus.EXITING:
                 remove = encode_remove_exiting(validator)

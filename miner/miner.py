@@ -188,7 +188,7 @@ class Miner:
     def _fetch_spec(self, task: TaskId) -> TaskSpec:
         spec_hash, status = self._light.task(task)
         if status is TaskStatus.NONE:
-            raise ClientError(f"there is no task {task}; `pot task list` shows those there are")
+            raise ClientError(f"there is no task {task}; `pot task list` lists all tasks")
         spec = self._client.task_spec(task)
         encoded = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         try:

@@ -90,18 +90,18 @@ def submit(
     if as_json:
         print_json(
             {
-                "id": submission.task,
+                "id": submission.task_id,
                 "specHash": to_hex(submission.spec_hash),
                 "budget": str(submission.budget),
                 "transactionHash": submission.transaction_hash,
             }
         )
         return
-    print_line(f"task {submission.task} submitted in {submission.transaction_hash}")
+    print_line(f"task {submission.task_id} submitted in {submission.transaction_hash}")
     print_line(
         f"escrowed {format_amount(submission.budget)} POT; what is not spent can be taken back"
     )
-    print_line(f"next: pot task watch {submission.task}")
+    print_line(f"next: pot task watch {submission.task_id}")
 
 
 @app.command("list", epilog="Example:  pot task list --rpc http://127.0.0.1:8545")
@@ -442,7 +442,7 @@ def _print_done(
 def _get_task(client: "RpcClient", task: int) -> "JsonObject":
     found = client.call_object("pot_getTask", task)
     if found is None:
-        raise OperatorError(f"there is no task {task}; `pot task list` shows those there are")
+        raise OperatorError(f"there is no task {task}; `pot task list` lists all tasks")
     return found
 
 

@@ -196,9 +196,7 @@ def claim(
     for task_id in _list_task_ids(client) if task is None else [task]:
         reward = client.reward_proof(task_id, owner)
         if reward is None:
-            raise OperatorError(
-                f"there is no task {task_id}; `pot task list` shows those there are"
-            )
+            raise OperatorError(f"there is no task {task_id}; `pot task list` lists all tasks")
         if reward.claimable == 0:
             continue
         claimable += reward.claimable

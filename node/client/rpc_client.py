@@ -1,6 +1,6 @@
-"""A node's JSON-RPC and blobs, as the command line uses them (docs/spec/rpc.md).
+"""A client of one node's JSON-RPC and blobs, for the command line (docs/spec/rpc.md).
 
-Synchronous, one node, one line of text for whatever goes wrong.
+It is synchronous, and reports every failure as one line of text.
 """
 
 import json
@@ -27,17 +27,18 @@ from pot_common.rpc_client import (
 from pot_common.rpc_replies import ClientError, read_bytes
 
 Progress: TypeAlias = Callable[[int], None]
-"""Told how many more bytes have gone over the wire."""
+"""A function that is told how many more bytes were transferred."""
 
 ANSWER_SECONDS: Final = 60.0
-"""The longest silence: eth_call may run for seconds, and a blob is hashed before it is answered."""
+"""The longest wait for an answer: eth_call may run for seconds, and a node hashes an uploaded blob
+before it answers."""
 
 LOG_RANGE_BLOCKS: Final = 5_000
-"""Blocks asked for in one eth_getLogs; nodes bound the range."""
+"""The range of blocks of one eth_getLogs request; nodes limit it."""
 
 
 class RpcClient(ChainClient):
-    """One node, which the operator chose and which is trusted."""
+    """A client of one node that the operator chose and trusts."""
 
     def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
         if not url.startswith(("http://", "https://")):
@@ -95,7 +96,7 @@ class RpcClient(ChainClient):
     # Blobs.
 
     def put_blob(self, content_id: Hash32, data: bytes, progress: Progress) -> None:
-        """Upload the blob `data`, whose content id is `content_id`."""
+        """Upload the blob `data` with the content id `content_id`."""
 
         def parts() -> Iterator[bytes]:
             for start in range(0, len(data), CHUNK_BYTES):
@@ -103,7 +104,7 @@ class RpcClient(ChainClient):
                 yield part
                 progress(len(part))
 
-        # Streamed, but with its length, so that a node can refuse before anything is sent.
+        # The length is sent first, so that a node can refuse before it receives the blob.
         headers = {"content-length": str(len(data))}
         url = self._blob_url(content_id)
         try:
@@ -120,7 +121,7 @@ class RpcClient(ChainClient):
 
         Raises:
             ContentUnavailableError: The node does not have it.
-            ClientError: It cannot be had, or what it gives is something else.
+            ClientError: The node does not answer, or answers with other bytes.
         """
         data = bytearray()
         try:
@@ -162,7 +163,7 @@ def _describe_refusal(response: httpx.Response) -> str:
 
 
 def get_value(value: Json, *path: str) -> Json:
-    """What stands at `path` of an answer, object within object; None if nothing does."""
+    """The value at `path` of an answer, object within object; None if there is none."""
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     return value

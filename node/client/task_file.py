@@ -1,8 +1,8 @@
-"""A task as people write it, made into a specification (docs/spec/training.md, section 1).
+"""Turning a task file into a specification, data and weights (docs/spec/training.md, section 1).
 
-TOML with decimal numbers comes in; canonical JSON without any, the data shard and the initial
-weights go out. All of it is deterministic and the same on every machine, so two people who submit
-one file submit one task.
+A task file is TOML with decimal numbers. The result is a specification in integers, the data shard
+and the initial weights. All of it is deterministic on every machine, so a file always gives the
+same task.
 """
 
 import hashlib
@@ -58,37 +58,37 @@ from chain.training.task_spec_codec import MAX_SHARD_BYTES, decode_task_spec, en
 from pot_common.errors import OperatorError
 
 Toml: TypeAlias = "dict[str, Toml] | list[Toml] | str | int | Decimal | bool"
-"""What a task file is made of; dates parse and are then refused."""
+"""A value of a task file. Dates parse, too, and are then refused."""
 
 Kind = TypeVar("Kind", str, int, Decimal)
-"""Of a setting."""
+"""The type of a setting."""
 
 POT: Final = "POT"
-"""In a task file: the network's own token, whatever its address."""
+"""The name of the network's own token in a task file."""
 
 DIGITS_SOURCE: Final = "sklearn:digits"
-"""1 797 handwritten digits of 8 x 8 pixels that come with scikit-learn."""
+"""The source of 1 797 handwritten digits of 8 x 8 pixels that come with scikit-learn."""
 
 DIGITS_SCALE: Final = np.float32(8)
-"""Half their brightest pixel (16): features then have a standard deviation of about 0.75."""
+"""Half of the brightest pixel (16): features then have a standard deviation of about 0.75."""
 
 DIGITS_CENTRE: Final = np.float32(5)
-"""About their mean pixel (4.88), so that inputs are centred; eighths of integers are exact."""
+"""About the mean pixel (4.88), so that inputs are centred; eighths of integers are exact."""
 
 SCALED_DIGITS: Final = 64
-"""Digits of a scaled setting, more than any that is accepted has (31 before the point, 18 after):
-decimal's own 28 would round a large price and say nothing."""
+"""The precision of scaled settings: more digits than an accepted one has (31 before the point, 18
+after it). The default of 28 would silently round a large price."""
 
 NPZ_DATE: Final = (1980, 1, 1, 0, 0, 0)
-"""The earliest that a zip archive can say, so that equal rows give equal bytes."""
+"""The date of all files in an archive, the earliest possible: equal rows then give equal bytes."""
 
 DRAW_BITS: Final = 24
-"""Of a drawn weight: as many as float32 holds."""
+"""The random bits of a drawn weight: as many as float32 holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskBundle:
-    """Everything that a submission needs.
+    """A task's specification and the blobs that it names.
 
     Attributes:
         spec: The task.
@@ -108,17 +108,17 @@ class Rows:
 
 
 def load_task_file(path: Path, token: Address, round_count: int | None = None) -> TaskBundle:
-    """The task that a file describes; as `load_task_toml`.
+    """The task that a file describes.
 
     Raises:
-        OperatorError: It is not text, or see there.
-        OSError: It cannot be read.
+        OperatorError: The file is not text, or `load_task_toml` refuses it.
+        OSError: The file cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise OperatorError(
-            f"{path} is no text: give a task file, as examples/digits.toml"
+            f"{path} is not text: give a task file, such as examples/digits.toml"
         ) from error
     return load_task_toml(text, path.parent, token, round_count)
 
@@ -129,10 +129,10 @@ def load_task_toml(
     """The task that the file `text` describes.
 
     Args:
-        text: TOML, as examples/digits.toml.
-        directory: Where relative paths in it start.
+        text: TOML, such as examples/digits.toml.
+        directory: The directory of relative paths in the file.
         token: The address that "POT" stands for.
-        round_count: Instead of the file's `rounds`, if given.
+        round_count: Replaces the file's `rounds`, if given.
 
     Raises:
         OperatorError: A setting is unknown, missing or out of its bounds, or data is unreadable.
@@ -176,7 +176,7 @@ def load_task_toml(
 
 
 def _check(spec: TaskSpec) -> TaskSpec:
-    """The specification as every node will read it."""
+    """The specification as nodes will decode it."""
     try:
         return decode_task_spec(encode_task_spec(spec))
     except InvalidSpec as refusal:
@@ -209,7 +209,7 @@ def _read_model(table: "_Table") -> tuple[Model, str]:
 
 
 def _check_extents(model: Model) -> None:
-    # Before any memory is touched; decode_task_spec knows the finer rules.
+    # Checked before memory is allocated; decode_task_spec has the exact rules.
     if any(min(shape, default=1) < 1 for _, shape in parameter_shapes(model)):
         message = "task file: model: every width, also after pooling, must be at least 1"
         raise OperatorError(message)
@@ -297,7 +297,7 @@ def _read_reward(table: "_Table", token: Address) -> Reward:
 
 
 class _Table:
-    """One table of a task file, each setting to be read once; `finish` refuses what is left."""
+    """One table of a task file; each setting is read once, and `finish` refuses the rest."""
 
     def __init__(self, value: Toml, path: str) -> None:
         if not isinstance(value, dict):
@@ -389,7 +389,7 @@ class _Table:
 
 def build_digits() -> Rows:
     """Scikit-learn's digits: float32 (1797, 1, 8, 8) from -5/8 to 11/8, and uint8 labels."""
-    # Late: the import takes seconds, and only this source needs it.
+    # Imported here, because the import takes seconds and only this source needs it.
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -402,7 +402,7 @@ def load_rows(path: Path) -> Rows:
     """The arrays `x` and `y` of an npz file: float or uint8 features, integer labels.
 
     Raises:
-        OperatorError: The file is not there, or is not such a file.
+        OperatorError: The file does not exist, or is not such a file.
     """
     try:
         if path.stat().st_size > MAX_SHARD_BYTES:
@@ -425,7 +425,7 @@ def load_rows(path: Path) -> Rows:
 
 
 def shuffle_rows(rows: Rows, seed: str) -> Rows:
-    """The rows by ascending SHA-256 of seed and row number: an order that any language repeats."""
+    """The rows by ascending SHA-256 of seed and row number: reproducible in any language."""
 
     def key(row: int) -> bytes:
         return hashlib.sha256(seed.encode() + row.to_bytes(8, "big")).digest()
@@ -453,7 +453,7 @@ def build_initial_weights(model: Model, seed: str) -> bytes:
     """He's uniform initialization (arXiv:1502.01852) drawn with SHA-256; biases 0.
 
     A weight is (2k + 1 - 2**24) / 2**24 * sqrt(6 / fan-in), rounded to float32, for 24 random bits
-    k: no generator of a library takes part, so everybody can repeat it.
+    k. No library's random generator takes part, so the weights can be reproduced in any language.
     """
     drawn = {
         f"{layer.name}.weight": _draw_uniform(

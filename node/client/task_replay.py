@@ -1,8 +1,8 @@
-"""Train a task again from the chain and the gradients (docs/spec/training.md, section 10).
+"""Repeating a task's training from events and gradients (docs/spec/training.md, section 10).
 
-The events of the contracts say who registered, committed and voted; the same fold and the same
-arithmetic that validators run turn them, and the gradients that open the commitments, into every
-root that was settled. A node that leaves events out or invents some is found by the roots.
+The contracts' events contain registrations, commitments and votes. From them and from the gradients
+that open the commitments, the fold and the arithmetic of validators compute every settled root. If
+a node leaves out or invents events, the roots differ.
 """
 
 from collections.abc import Iterator
@@ -69,7 +69,7 @@ from pot_common.rpc_replies import read_bytes
 
 @dataclass(frozen=True, slots=True)
 class ReplayedRound:
-    """What became of one round when it was trained again."""
+    """A settled round and the same round computed again."""
 
     round_number: int
     block_number: BlockNumber
@@ -82,19 +82,19 @@ class ReplayedRound:
 
     @property
     def is_equal(self) -> bool:
-        """Whether the chain settled what follows from the gradients."""
+        """Whether the chain settled the result that the gradients give."""
         return (self.settled, self.settled_payout) == (self.replayed, self.replayed_payout)
 
 
 class TaskReplay:
-    """One task, replayed round after round.
+    """The rounds of one task, computed again one after the other.
 
     Args:
         client: A node that has the events and the gradients.
         task_id: The task.
 
     Raises:
-        OperatorError: There is no such task, or its specification is none.
+        OperatorError: There is no such task.
     """
 
     def __init__(self, client: RpcClient, task_id: TaskId) -> None:
@@ -105,19 +105,17 @@ class TaskReplay:
         self._events = self._fetch_events()
         number, submission = next(self._events, (BlockNumber(0), None))
         if not isinstance(submission, TaskSubmitted):
-            raise OperatorError(
-                f"there is no task {task_id}; `pot task list` shows those there are"
-            )
+            raise OperatorError(f"there is no task {task_id}; `pot task list` lists all tasks")
         self._history: TaskHistory = build_history(submission, BlockContext(number, 0))
         self.spec: TaskSpec = decode_task_spec(submission.spec)
-        """What was submitted."""
+        """The specification that was submitted."""
         self._members: dict[Address, int] = {}
 
     def rounds(self) -> Iterator[ReplayedRound]:
-        """Every settled round, trained again.
+        """Every settled round, computed again.
 
         Raises:
-            OperatorError: A gradient is not to be had any more, or opens no commitment.
+            OperatorError: A blob is no longer available, or a gradient opens no commitment.
         """
         weights, size = self.spec.initial_weights, count_parameters(self.spec.model) * FLOAT32_BYTES
         try:
@@ -146,7 +144,7 @@ class TaskReplay:
             self._history, settled = fold.history, fold.settled
             attempt = self._history.attempt
             if attempt is not None and number == attempt.open_block:
-                # The last event of the opening block decides: all of it takes part.
+                # Registrations count up to the end of the opening block.
                 participants[number] = tuple(sorted(self._members.items()))
             if settled is None:
                 continue
@@ -165,7 +163,7 @@ class TaskReplay:
             case _:
                 pass
 
-    # A round.
+    # One round.
 
     def _advance(
         self,
@@ -207,8 +205,8 @@ class TaskReplay:
         place = f"round {round_number + 1}, miner {to_hex(record.miner)}"
         if assigned_units != record.units:
             raise OperatorError(
-                f"{place}: the commitment is for {record.units} units, "
-                f"assigned were {assigned_units}; the settlement is wrong"
+                f"{place}: the commitment is for {record.units} units, but {assigned_units} were "
+                "assigned; the settlement is wrong"
             )
         receipt = self._client.call_object(
             "pot_getReceipt", self._task_id, round_number, to_hex(record.miner)
@@ -219,7 +217,7 @@ class TaskReplay:
         salt = Hash32(read_bytes(get_text(receipt, "salt")))
         if compute_commitment(header, root, salt, record.units) != record.commitment:
             raise OperatorError(
-                f"{place}: what {self._client.url} gives does not open the commitment"
+                f"{place}: the gradient from {self._client.url} does not open the commitment"
             )
         try:
             payload = self._client.get_blob(root, count_payload_bytes(header.parameter_count))
@@ -263,10 +261,10 @@ class TaskReplay:
             replayed_payout=sum(pay for _, pay in outcome.payouts),
         )
 
-    # The chain.
+    # Reading the chain.
 
     def _fetch_validator_set(self, number: BlockNumber) -> ValidatorSet:
-        """Who was in force in a block."""
+        """The validators in force in a block."""
         answer = self._client.call_contract(VALIDATOR_SET, encode_committee(), hex(number))
         return ValidatorSet(*decode_committee(answer))
 

@@ -1,6 +1,6 @@
-"""Send a task and take its model, as the command line and the development network do.
+"""Submitting a task and downloading its model (docs/spec/training.md, section 1).
 
-docs/spec/training.md, section 1.
+The command line and the development network use it.
 """
 
 import json
@@ -27,10 +27,10 @@ from chain.training.task_spec import (
     TaskSpec,
 )
 from chain.training.task_spec_codec import compute_terms, decode_task_spec, encode_task_spec
-from chain.types.receipt import Log
 from node.client.rpc_client import (
     Progress,
     RpcClient,
+    decode_log,
     get_integer,
     get_objects,
     get_text,
@@ -44,18 +44,18 @@ from pot_common.rpc_replies import read_bytes
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A task that is on the chain."""
+    """A submitted task."""
 
-    task: TaskId
+    task_id: TaskId
     spec_hash: Hash32
     budget: int
-    """Base units of its token in escrow."""
+    """The base units of the task's token in escrow."""
     transaction_hash: str
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
-    """A model that the chain names."""
+    """A model whose root is on the chain."""
 
     model: Model
     root: Hash32
@@ -64,19 +64,19 @@ class PublishedModel:
 
 
 def compute_full_budget(spec: TaskSpec) -> int:
-    """Base units that pay every round with all of its units."""
+    """The base units that pay every round with all of its units."""
     return spec.round_count * compute_round_budget(spec)
 
 
 def compute_round_budget(spec: TaskSpec) -> int:
-    """Base units that pay one round with all of its units; the least that a task may escrow."""
+    """The base units that pay one round with all of its units; the least that a task may escrow."""
     return spec.reward.max_units * spec.reward.unit_price + spec.reward.validator_fee
 
 
 def submit_task(
     client: RpcClient, private_key: PrivateKey, bundle: TaskBundle, budget: int | None = None
 ) -> Submission:
-    """Approve the budget, send the specification, wait until both are final.
+    """Approve the budget, submit the specification, and wait until both are final.
 
     Raises:
         OperatorError: The account cannot pay, or the registry refuses the task.
@@ -95,22 +95,24 @@ def submit_task(
     receipt = client.transact(private_key, TASK_REGISTRY, data)
     event = _find_submission(receipt)
     return Submission(
-        task=event.task_id,
+        task_id=event.task_id,
         spec_hash=event.spec_hash,
         budget=event.budget,
         transaction_hash=get_text(receipt, "transactionHash"),
     )
 
 
-def fund_task(client: RpcClient, private_key: PrivateKey, task: TaskId, amount: int) -> JsonObject:
-    """Put more of its token into a task's escrow; the receipt. Anybody may.
+def fund_task(
+    client: RpcClient, private_key: PrivateKey, task_id: TaskId, amount: int
+) -> JsonObject:
+    """Add to a task's escrow, which any account may do; returns the receipt.
 
     Raises:
         OperatorError: There is no such open task, or the account cannot pay.
     """
-    token = decode_terms(client.call_contract(TASK_REGISTRY, encode_get_terms(task))).token
+    token = decode_terms(client.call_contract(TASK_REGISTRY, encode_get_terms(task_id))).token
     _approve(client, private_key, token, amount)
-    return client.transact(private_key, TASK_REGISTRY, encode_fund_task(task, amount))
+    return client.transact(private_key, TASK_REGISTRY, encode_fund_task(task_id, amount))
 
 
 def _approve(client: RpcClient, private_key: PrivateKey, token: Address, amount: int) -> None:
@@ -122,32 +124,25 @@ def _approve(client: RpcClient, private_key: PrivateKey, token: Address, amount:
 
 def _find_submission(receipt: JsonObject) -> TaskSubmitted:
     for entry in get_objects(receipt, "logs"):
-        topics = entry["topics"]
-        assert isinstance(topics, list)
-        log = Log(
-            address=Address(read_bytes(entry["address"])),
-            topics=tuple(Hash32(read_bytes(topic)) for topic in topics),
-            data=read_bytes(entry["data"]),
-        )
-        event = decode_event(log)
+        event = decode_event(decode_log(entry))
         if isinstance(event, TaskSubmitted):
             return event
     raise OperatorError("the receipt has no TaskSubmitted event; is --rpc the right network?")
 
 
-def find_model(client: RpcClient, task: int, round_number: int | None = None) -> PublishedModel:
+def find_model(client: RpcClient, task_id: int, round_number: int | None = None) -> PublishedModel:
     """The model of a task after a round, or after the last settled one.
 
     Raises:
         OperatorError: There is no such task, or no round of it is settled.
     """
-    found = client.call_object("pot_getTask", task)
+    found = client.call_object("pot_getTask", task_id)
     if found is None:
-        raise OperatorError(f"there is no task {task}; `pot task list` shows those there are")
-    arguments = (task,) if round_number is None else (task, round_number)
+        raise OperatorError(f"there is no task {task_id}; `pot task list` lists all tasks")
+    arguments = (task_id,) if round_number is None else (task_id, round_number)
     published = client.call_object("pot_getModel", *arguments)
     if published is None:
-        raise OperatorError(f"task {task} has no such settled round; `pot task watch {task}`")
+        raise OperatorError(f"task {task_id} has no such settled round; `pot task watch {task_id}`")
     spec = decode_task_spec(_canonical(found))
     return PublishedModel(
         model=spec.model,
@@ -167,7 +162,7 @@ def _canonical(task: JsonObject) -> bytes:
 def download_model(
     client: RpcClient, model: PublishedModel, progress: Progress | None = None
 ) -> bytes:
-    """The safetensors file of a model, whose parameters hash to the root on the chain."""
+    """The safetensors file of a model; its parameters hash to the root on the chain."""
     try:
         theta = client.get_blob(model.root, model.byte_count, progress)
     except ContentUnavailableError as error:

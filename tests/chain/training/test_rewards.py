@@ -24,7 +24,7 @@ def test_leaf_is_hashed_twice() -> None:
     assert leaf == keccak256(keccak256(words))
 
 
-def test_nobody_earned_anything() -> None:
+def test_tree_without_rewards_has_the_empty_root() -> None:
     tree = build_reward_tree(5, DISTRIBUTOR, TASK, {miner_address(1): 0})
     assert tree.root == EMPTY_ROOT
     assert tree.proof(miner_address(1)) is None

@@ -120,7 +120,7 @@ def test_a_verdict_is_posted_once() -> None:
 
 
 def test_nothing_is_computed_from_fewer_verdicts_than_a_quorum() -> None:
-    # The phase was asked a block later than the history: nothing may be accepted or refused yet.
+    # The phase was read a block later than the history, so there is nothing to decide yet.
     history = history_after(opened(), committed(0), verdict(0, OK), verdict(1, OK))
     late = verdict(2, OK, timely=False)
     assert duties(history, Phase.RESULT) == ()

@@ -233,7 +233,7 @@ def test_malformed_task_file_is_one_line_that_names_the_setting(
 def test_task_file_that_is_no_text_is_named(pot: Pot, task_file: Path, key: list[str]) -> None:
     task_file.write_bytes(b"\xd0\x00\xff")
     refusal = pot.fails("task", "submit", task_file, *key)
-    assert f"{task_file} is no text" in refusal
+    assert f"{task_file} is not text" in refusal
 
 
 def test_watch_prints_a_line_for_every_round_and_ends_with_the_task(

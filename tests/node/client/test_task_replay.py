@@ -47,11 +47,11 @@ THETA = bytes(4 * PARAMETERS)
 REPLAYED = replace(SPEC, initial_weights=content_id(THETA))
 PRICE, FEE = SPEC.reward.unit_price, SPEC.reward.validator_fee
 BAD_MINER = 2
-"""Its gradient is rejected by three of four."""
+"""The index of the miner with a gradient that three of four validators reject."""
 
 
 class FakeChain(RpcClient):
-    """Two rounds, settled by validators that do their arithmetic; tests spoil single values."""
+    """A node with two correctly settled rounds, in which tests change single values."""
 
     def __init__(self) -> None:
         self.url = "http://node"
@@ -64,7 +64,7 @@ class FakeChain(RpcClient):
         spec = encode_task_spec(REPLAYED)
         submitted = TaskSubmitted(TASK, OPERATORS[0], content_id(spec), 10**20, spec)
         self.events = [(1, submitted), (2, TaskActivated(TASK))]
-        # The second miner registers in the opening block, after the attempt opened: it takes part.
+        # The second miner takes part: it registers in the opening block, after the attempt opened.
         registered = [MinerRegistered(TASK, miner, 2, 2 * PRICE) for miner in MINERS]
         opening = [registered[0], AttemptOpened(TASK, 0, 0, 3, 10**19), *registered[1:]]
         self.events += [(3, event) for event in opening]
@@ -127,14 +127,14 @@ class FakeChain(RpcClient):
             self.events.append((open_block + 5, settled))
 
     def settled(self, round_number: int) -> tuple[int, RoundSettled]:
-        """Position and value of the event that settles a round."""
+        """The position and the value of the event that settles a round."""
         return next(
             (position, event)
             for position, (_, event) in enumerate(self.events)
             if isinstance(event, RoundSettled) and event.round == round_number
         )
 
-    # What the replay asks.
+    # The methods that the replay calls.
 
     def quantity(self, method: str, *params: object) -> int:
         return {"eth_chainId": CHAIN_ID, "eth_blockNumber": 20}[method]
@@ -213,7 +213,7 @@ def test_hidden_miner_is_found(chain: FakeChain) -> None:
         if isinstance(event, MinerRegistered) and event.miner == MINERS[0]
     )
     chain.events.insert(position + 1, (3, MinerLeft(TASK, MINERS[0])))
-    with pytest.raises(OperatorError, match="assigned were 0"):
+    with pytest.raises(OperatorError, match="but 0 were assigned"):
         list(TaskReplay(chain, TASK).rounds())
 
 

@@ -1,4 +1,4 @@
-"""What operators' nodes send to the validator set by themselves."""
+"""The calls that operators' nodes send to the validator set contract."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -54,7 +54,7 @@ async def test_equivocating_validator_is_reported_slashed_and_removed(
         await until(lambda: ask(cluster, encode_genesis_hash()) != bytes(32))
         assert ask(cluster, encode_genesis_hash()) == cluster.wire.genesis[1].header.hash
 
-        # One key, two answers: the second goes out beside every PREPARE of its own.
+        # The validator equivocates: it sends a second PREPARE with each of its own.
         def lie() -> None:
             number = BlockNumber(liar.store.head_number() + 1)
             for block in (keccak256(b"one"), keccak256(b"two")):
@@ -89,7 +89,7 @@ async def test_nodes_carry_out_due_set_changes(autojump_clock: MockClock, tmp_pa
     async with running(cluster) as nursery:
         for index in (0, 4):
             nursery.start_soon(calls_of(cluster, index).run)
-        # Three things at once; one change at a time.
+        # Three changes are due; the contract makes one at a time.
         cluster.join()
         cluster.send(OPERATOR_KEYS[3], VALIDATOR_SET, encode_leave_set())
         cluster.send(OPERATOR_KEYS[2], VALIDATOR_SET, encode_leave_set())

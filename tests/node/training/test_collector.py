@@ -1,4 +1,4 @@
-"""Collection on real files, with the chain played."""
+"""The collector on real files, with a scripted chain."""
 
 import os
 import time
@@ -65,16 +65,16 @@ pytestmark = pytest.mark.usefixtures("inline_threads", "no_fsync")
 
 OTHER = TaskId(2)
 SHARD = b"rows" * 500
-"""Of both tasks."""
+"""The data shard of both tasks."""
 ZEROS = bytes(600)
-"""An optimizer's tensor that stays as it was, in every state of every task."""
+"""An optimizer's tensor that is equal in every state of every task."""
 THETA_BYTES, GRADIENT_BYTES = 1_000, 704
 DAY = 86_400
 
 
 @pytest.fixture
 def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here cuts the power, and thousands of small files are written."""
+    """Skip fsync: no test cuts the power, and thousands of small files are written."""
     monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
 
 
@@ -85,7 +85,7 @@ class Head:
 
 
 class World:
-    """Two tasks whose rounds are played; index, ledger and clock of the collector."""
+    """A scripted chain with two tasks; the index, ledger and clock of the collector."""
 
     def __init__(
         self, path: Path, retention: Retention = Retention.LIVE, *, closed_days: int = 3
@@ -122,7 +122,7 @@ class World:
             metrics=self.metrics,
         )
 
-    # What the collector asks.
+    # The parts that the collector reads.
 
     def head(self) -> Head:
         return Head(BlockNumber(self.block), self.now)
@@ -142,7 +142,7 @@ class World:
     def settled_round(self, task_id: TaskId, number: int) -> SettledRound | None:
         return self.rounds.get((task_id, number))
 
-    # What happens.
+    # Events.
 
     def put(self, data: bytes) -> Hash32:
         name = self.blobs.put(data)
@@ -180,7 +180,7 @@ class World:
         self.histories[task] = build_history(replace(SUBMITTED, task_id=task), block)
 
     def prepare(self, task: TaskId) -> None:
-        """Fetch what was collected while nobody had promised to hold it."""
+        """Fetch the content that was collected before this node posted ready."""
         self.put(self.weights[task])
         self.put(SHARD)
 
@@ -232,10 +232,10 @@ class World:
         self.pass_time()
         await self.collector.collect()
 
-    # What must be there.
+    # What must be held.
 
     def list_duties(self) -> Iterator[tuple[str, Hash32]]:
-        """Every blob that the network may still ask this node for, by design and not by code."""
+        """Every blob that peers may still request, by the design and not by the code."""
         for task, history in self.histories.items():
             spec = self.specs[task]
             closed = history.closed
@@ -287,7 +287,7 @@ class World:
 
 
 def stored_size(data_bytes: int) -> int:
-    """Of a blob with its chunk hashes."""
+    """The bytes on disk of a blob with its chunk hashes."""
     return data_bytes + 32 * max(1, -(-data_bytes // CHUNK_BYTES))
 
 
@@ -370,15 +370,15 @@ async def test_what_two_tasks_share_stays_for_the_second(tmp_path: Path) -> None
     assert not world.blobs.has(world.specs[TASK].initial_weights)
 
 
-async def test_a_strangers_uploads_go_after_a_day(tmp_path: Path) -> None:
+async def test_uploads_that_no_task_needs_are_deleted_after_a_day(tmp_path: Path) -> None:
     world = World(tmp_path)
-    world.submit()  # nobody says that it is ready
-    stranger = world.put(b"nobody committed to this")
+    world.submit()  # this node does not post ready
+    unknown = world.put(b"no commitment names this")
     (world.path / "blobs" / "12.upload").write_bytes(b"never finished")
     os.utime(world.path / "blobs" / "12.upload", (world.now, world.now))
     world.pass_time(DAY - 60)
     await world.collect()
-    assert world.blobs.has(stranger)
+    assert world.blobs.has(unknown)
     assert world.blobs.has(world.specs[TASK].initial_weights)
     world.pass_time(120)
     await world.collect()
@@ -461,7 +461,7 @@ async def test_a_disk_that_fails_stops_nothing(
 
 
 def act(world: World, task: TaskId, action: str) -> None:
-    """One thing that may happen, if it can where the task stands."""
+    """Apply one event, if it is possible in the task's state."""
     history = world.histories.get(task)
     if history is None:
         if action == "submit" and len(world.histories) == task - 1:
@@ -473,7 +473,7 @@ def act(world: World, task: TaskId, action: str) -> None:
             world.prepare(task)
             world.apply(task, TaskReady(task, VALIDATORS[0], 1))
         case "activate", TaskStatus.PENDING:
-            # Where this node was not ready, others were.
+            # If this node was not ready, other nodes were.
             world.apply(task, TaskActivated(task))
             world.prepare(task)
         case "pause", TaskStatus.ACTIVE if attempt is None:
@@ -502,7 +502,7 @@ def act(world: World, task: TaskId, action: str) -> None:
 ACTIONS = (
     *("submit", "ready", "activate", "fail", "void", "void"),
     *("open", "open", "open", "open", "settle", "settle", "settle"),
-    *("pause", "resume", "close", "stranger", "wait", "day", "restart"),
+    *("pause", "resume", "close", "upload", "wait", "day", "restart"),
 )
 
 
@@ -529,7 +529,7 @@ async def play_all(world: World, actions: list[tuple[TaskId, str]]) -> None:
     uploads: dict[Hash32, int] = {}
     for task, action in actions:
         match action:
-            case "stranger":
+            case "upload":
                 uploads[world.put(world.make(80))] = world.now
             case "wait":
                 world.block += 20
@@ -544,7 +544,7 @@ async def play_all(world: World, actions: list[tuple[TaskId, str]]) -> None:
         world.check_duties()
         for name, at in uploads.items():
             assert world.blobs.has(name) == (world.now - at <= DAY)
-    # What is over leaves nothing behind, however it came to its end.
+    # A closed task leaves nothing behind, whatever closed it.
     for task in world.histories:
         if world.histories[task].attempt is not None:
             world.settle(world.compute(task), task)

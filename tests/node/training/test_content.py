@@ -1,4 +1,4 @@
-"""Blobs are not trusted because they are ours."""
+"""A node checks its own blobs before it relies on them."""
 
 from collections.abc import Mapping
 from pathlib import Path

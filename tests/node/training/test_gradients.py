@@ -1,4 +1,4 @@
-"""What becomes of each committed gradient."""
+"""The verdict on each committed gradient."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -69,7 +69,7 @@ async def test_late_reveal_is_judged_and_missing_one_is_unavailable(
     async with trio.open_nursery() as nursery:
         await nursery.start(node.host.run)
         await trio.sleep(3)
-        assert node.verdicts() == [], "there is time yet"
+        assert node.verdicts() == [], "the phase is not nearly over"
         node.hold(1)
         node.host.wake()
         await trio.sleep(3)
@@ -94,7 +94,7 @@ async def test_false_reveal_does_not_displace_the_true_one(
         for lie in lies:
             node.served.on_announced_reveal(lie)
         await trio.sleep(1)
-        # The liar answers first and last, and goes on announcing.
+        # The false reveals come first and last, and go on being announced.
         node.peers.reveals = [*lies, *REVEALS, *lies]
         with trio.fail_after(5):
             while not node.verdicts():

@@ -1,4 +1,4 @@
-"""What a validator does for tasks, with the chain, the worker and the peers played."""
+"""The training host with a scripted chain, worker and peers."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Jobs end, wait, and are tried again."""
+"""Jobs that fail are tried again."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tasks are fetched, tried, and called ready or refused."""
+"""Preparing for tasks: fetch, dry run, then ready or refusal."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +51,7 @@ async def test_thousand_tasks_without_available_content_cost_little(
 
     await node.run_for(20)
 
-    # Each was looked at and asked for a few times, and a few at once.
+    # Each task was tried a few times, and few at once.
     assert node.peers.busiest == preparation.PREPARING_LIMIT
     assert 1_000 <= len(node.peers.asked) <= 6_000
     assert chain.phase_calls <= 6_000

@@ -1,4 +1,4 @@
-"""What validators compute from accepted gradients."""
+"""The results that validators compute from accepted gradients."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What of a task is to stay, by where it stands."""
+"""Which parts of a task are kept in each of its states."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -68,7 +68,7 @@ def keep(
 
 @pytest.mark.parametrize(
     ("open_round", "first_round"),
-    [(True, 4), (False, 3)],  # the open ballot takes the place of the oldest of four
+    [(True, 4), (False, 3)],  # the open ballot replaces the oldest of four
 )
 def test_gradients_stay_while_the_ledger_has_their_evidence(
     open_round: bool, first_round: int
@@ -108,7 +108,7 @@ def test_further_ballots_push_older_evidence_out() -> None:
 def test_a_state_stays_until_two_later_rounds_are_settled() -> None:
     kept = keep(*play(*settle(7)))
     assert kept is not None
-    # 8 is the state of the round in progress, which nobody settled yet.
+    # 8 is the state after the round in progress, which is not settled yet.
     assert [count for count in range(9) if kept.keeps_state(count)] == [6, 7, 8]
 
 

@@ -1,4 +1,4 @@
-"""Reveals as files: what is put comes back, what is damaged is not held."""
+"""Reveals as files: written ones come back, damaged ones count as missing."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Who lied is shown to the ledger, in turn."""
+"""Operators take turns in slashing guilty miners."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +37,7 @@ async def test_cheats_are_slashed_when_it_is_our_turn(
         chain.head = 96
         await until(lambda: len(node.sent) == 2)
         await trio.sleep(3)
-        assert len(node.sent) == 2, "they are on their way"
+        assert len(node.sent) == 2, "sent votes are not repeated at once"
         chain.reverts = "LedgerAlreadySlashed"
         chain.head = 103
         await trio.sleep(3)

@@ -1,4 +1,4 @@
-"""Which blobs a training state has, remembered as small files."""
+"""The parts of training states as small files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Training states come from peers, and only the right ones."""
+"""Training states are fetched from peers and checked."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Verifier workers that answer, refuse, die, hang and rave; each is a real process."""
+"""Verifier workers that answer, refuse, die, hang or send garbage, in real processes."""
 
 import subprocess
 import sys
@@ -49,7 +49,7 @@ while prefix := sys.stdin.buffer.read(4):
 
 
 class ScriptedVerifier(Verifier):
-    """A verifier with a worker that does as it is told."""
+    """A verifier with a scripted worker."""
 
     started = 0
 

@@ -1,4 +1,4 @@
-"""Votes are sent once, and forgotten."""
+"""Votes are sent once, and their memory is bounded."""
 
 from pathlib import Path
 

@@ -163,7 +163,7 @@ class LightClient:
         )
         header, state = self.read({GRADIENT_LEDGER: slots}, block)
         attempt = ledger_storage.read_attempt(state.get_storage, task)
-        attempt_id = AttemptId(task, attempt.round_number, attempt.attempt)
+        attempt_id = AttemptId(task, attempt.round_number, attempt.attempt_number)
         if not attempt.is_open or (attempt.open_block, attempt_id) != (
             block,
             hint.get_attempt_id(task),

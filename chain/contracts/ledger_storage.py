@@ -40,7 +40,7 @@ class AttemptState:
     """The attempt that a task's ledger is at."""
 
     round_number: int
-    attempt: int
+    attempt_number: int
     is_open: bool
     open_block: BlockNumber
     open_time: int
@@ -93,7 +93,7 @@ def read_attempt(read: ReadSlot, task: TaskId) -> AttemptState:
     place, times, model = (read(GRADIENT_LEDGER, slot) for slot in list_attempt_slots(task))
     return AttemptState(
         round_number=_bits(place, 0, 32),
-        attempt=_bits(place, 32, 32),
+        attempt_number=_bits(place, 32, 32),
         is_open=_bits(place, 144, 8) == 1,
         open_block=BlockNumber(_bits(times, 0, 64)),
         open_time=_bits(times, 64, 64),

@@ -64,7 +64,7 @@ def test_proven_words_are_what_the_contracts_say(
     assert history is not None
     assert history.attempt is not None
     assert (attempt.is_open, attempt.open_block) == (True, history.attempt.open_block)
-    assert (attempt.round_number, attempt.attempt, attempt.verdict_block) == (0, 0, 0)
+    assert (attempt.round_number, attempt.attempt_number, attempt.verdict_block) == (0, 0, 0)
     opened = chain.store.header(attempt.open_block)
     assert opened is not None
     assert attempt.open_time == opened.timestamp

@@ -194,7 +194,7 @@ CALLS = {
     "gradient_ledger_arguments": lambda: encode_gradient_ledger_arguments(93),
     "faucet_arguments": lambda: encode_faucet_arguments(94, 95, 96),
 }
-"""By the name of the function, without its verb."""
+"""The calls by the name of their function without its verb."""
 
 
 @sample("call", "encode_call", *(f"encode_{name}" for name in CALLS))
@@ -204,7 +204,7 @@ def build_calls() -> Value:
 
 @sample("event")
 def build_events() -> Value:
-    """What a program reads out of logs; contracts/build says how contracts write them."""
+    """The events decoded from logs; contracts/build defines how contracts write them."""
     arguments: dict[str, object] = {
         "address": make_address(97),
         "bool": True,

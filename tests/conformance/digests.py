@@ -1,4 +1,4 @@
-"""What is signed, and what is hashed into a contract or a header."""
+"""Digests that are signed, and hashes in contracts and headers."""
 
 from collections.abc import Mapping
 from dataclasses import astuple, replace
@@ -71,7 +71,7 @@ def build_gradient_commitment() -> Value:
     "Transaction.created_address",
 )
 def build_transactions() -> Value:
-    """Everything read from a transaction; its sender follows from the digest that was signed."""
+    """All values read from a transaction; its sender depends on the signed digest."""
     found = {}
     for name, raw in values.TRANSACTIONS.items():
         transaction = decode_transaction(raw)
@@ -175,7 +175,7 @@ def build_header_fields() -> Value:
 )
 def build_state_trie() -> Value:
     account = Account(21, 2**100 + 22, make_hash(240), make_hash(241))
-    # Keys that share a long beginning give an extension; the empty value's key is not there.
+    # Keys with a long common prefix give an extension node; a key with an empty value is absent.
     entries = {make_hash(242 + index): make_bytes(index, 3 + 20 * index) for index in range(30)}
     entries |= {b"\x11" * 31 + bytes([last]): b"\x7f" for last in (1, 2, 0x21)}
     root, nodes = trie.build(entries)
@@ -189,7 +189,7 @@ def build_state_trie() -> Value:
 
 
 def build_world() -> tuple[bytes, Mapping[bytes, bytes]]:
-    """A state with one account that was made, and another one in which a slot was emptied."""
+    """A state with a created account, and another account in which a slot was emptied."""
     kept, made = make_address(246), make_address(247)
     root, nodes = build_alloc({kept: GenesisAccount(balance=24, storage={25: 26, 27: 28})})
     world = WorldState(nodes, root)

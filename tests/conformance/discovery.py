@@ -1,7 +1,7 @@
-"""Finds everything in the product that looks like an encoder, and says what has no line and why.
+"""Finds all functions of the product that look like encoders, and those without a line.
 
-A function is found by its name, or because it calls what turns values into bytes. It is known by
-class and name; only the list of a failed test says where it is.
+A function is found by its name, or because it calls something that turns values into bytes. It is
+identified by class and name; only the list of a failed test shows its file.
 """
 
 import ast
@@ -112,11 +112,11 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
         "_hash_file_as_it_arrives",
     ),
 }
-"""What is found and is no line, by the reason; a name stands here once for each such function."""
+"""The found functions without a line, by reason; a name is repeated for each such function."""
 
 
 def list_sources() -> dict[str, str]:
-    """The text of every module of the product by its path, new ones before `git add` included."""
+    """The text of every module of the product by its path, including new files before `git add`."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *PACKAGES]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return {
@@ -181,7 +181,7 @@ def _walk(node: ast.AST, prefix: str) -> Iterator[tuple[str, _Definition]]:
 
 
 def _list_abi_names(tree: ast.Module) -> Iterator[str]:
-    """What eth_abi's `encode` is called in a module."""
+    """The names of eth_abi's `encode` in a module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("eth_abi"):
             for alias in node.names:
@@ -190,7 +190,7 @@ def _list_abi_names(tree: ast.Module) -> Iterator[str]:
 
 
 def _is_declaration(function: _Definition) -> bool:
-    """Whether there is nothing but a docstring: a method of a protocol."""
+    """Whether the body is only a docstring, as in a method of a protocol."""
     return all(
         isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
         for statement in function.body
@@ -207,6 +207,6 @@ def _makes_bytes(function: _Definition, abi_names: frozenset[str]) -> bool:
 
 
 def _puts_row(call: ast.Call, called: str) -> bool:
-    """Whether a row of the database is written."""
+    """Whether a function writes a row of the database."""
     is_put = called.split(".")[-1] in ("put", "put_new") and bool(call.args)
     return is_put and ast.unparse(call.args[0]).startswith("Table.")

@@ -1,4 +1,4 @@
-"""All lines there are: those of the samples, and those of the simulated worlds."""
+"""All lines: those of the samples and those of the simulated worlds."""
 
 from functools import cache
 
@@ -15,7 +15,7 @@ from tests.conformance.simulations import list_seeds, name_line, record_seed
 
 @cache
 def run_samples() -> dict[str, Outcome]:
-    """What every sample gave, by its name; run once."""
+    """The result of every sample by its name; the samples run once."""
     return run_all()
 
 

@@ -1,8 +1,8 @@
 """Samples: each encodes fixed values, and names the encoders that it stands for.
 
 A sample gives one line of conformance.toml, or several if it returns a dictionary. It names
-encoders by class and function and never by module, so that a move changes nothing. While a sample
-runs, every function of the product that it calls is noted: a name alone proves nothing.
+encoders by class and function, not by module, so a move changes nothing. While a sample runs, the
+functions of the product that it calls are noted, because a name alone proves nothing.
 """
 
 import hashlib
@@ -27,15 +27,15 @@ HEADER = f"""\
 """
 
 Value: TypeAlias = "int | str | bytes | Iterable[Value] | Mapping[str, Value] | None"
-"""What a sample returns."""
+"""The value that a sample returns."""
 
 Function: TypeAlias = tuple[str, str]
-"""The file, from the root of the repository, and the name with its class."""
+"""A function: its file, from the root of the repository, and its name with its class."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One concept, and how its bytes come about."""
+    """One concept, and the function that makes its bytes."""
 
     name: str
     claims: tuple[str, ...]
@@ -45,7 +45,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a sample gave."""
+    """The result of a sample."""
 
     lines: dict[str, str]
     called: frozenset[Function]
@@ -67,7 +67,7 @@ def sample(name: str, *claims: str) -> Callable[[Callable[[], Value]], Callable[
 
 
 def serialize(value: Value) -> bytes:
-    """One byte string for a value, another one for every other value."""
+    """A byte string for a value; different values have different strings."""
     match value:
         case None:
             return b"n;"
@@ -87,12 +87,12 @@ def serialize(value: Value) -> bytes:
 
 
 def compute_line(value: Value) -> str:
-    """The hash that stands in the table for a value; bytes alone are hashed as they are."""
+    """The hash in the table for a value; plain bytes are hashed as they are."""
     return hashlib.sha256(value if isinstance(value, bytes) else serialize(value)).hexdigest()
 
 
 def run_sample(each: Sample) -> Outcome:
-    """The lines of a sample, and what it called."""
+    """The lines of a sample and the functions that it called."""
     called: set[Function] = set()
     roots = tuple(f"{ROOT / package}/" for package in PACKAGES)
 
@@ -143,7 +143,7 @@ def write_table(lines: Mapping[str, str]) -> None:
 
 
 def describe_differences(recorded: Mapping[str, str], computed: Mapping[str, str]) -> str:
-    """What has changed and what to do about it; empty if nothing has."""
+    """A text about the changed lines and what to do; empty if there are none."""
     found = [
         *(
             f"changed: {name}"

@@ -1,4 +1,4 @@
-"""Seeds of the simulated network: what was sent, written down and finalized, as one hash each."""
+"""Seeds of the simulated network, each with a hash of its messages, records and final blocks."""
 
 import hashlib
 from collections import defaultdict
@@ -33,11 +33,11 @@ SEEDS = {
     "strict": (99,),
     "twins": (21, 126),
 }
-"""Seeds by the family that they are of."""
+"""The seeds by family."""
 
 
 class WorldRecord:
-    """What happened in one world.
+    """The messages, records and final blocks of one world.
 
     Messages are sorted within their millisecond: the order in which a cluster takes up what happens
     at one moment is its own affair.
@@ -63,13 +63,13 @@ class WorldRecord:
         self._blocks[node].append(f"{block.number} {block.hash.hex()}")
 
     def summarize(self) -> Value:
-        """Messages by time, and by node what it wrote down and what it finalized, in its order."""
+        """The messages by time, and for each node its records and final blocks in order."""
         messages = [f"{now_ms} {text}" for now_ms, text in sorted(self._messages)]
         return ["\n".join(messages), self._records, self._blocks]
 
 
 def describe(message: Message) -> tuple[MessageKind, int, int, bytes]:
-    """Kind, number and view of a message, and the digest that it is about."""
+    """The kind, number, view and digest of a message."""
     match message:
         case Vote():
             return message.kind, message.number, message.view, message.digest
@@ -87,7 +87,7 @@ def describe(message: Message) -> tuple[MessageKind, int, int, bytes]:
 
 
 def record_seed(seed: int) -> Value:
-    """What happens in the world of a seed."""
+    """The record of the world of a seed."""
     record = WorldRecord()
     simulate(seed, recorder=record)
     return record.summarize()

@@ -1,4 +1,4 @@
-"""What lies on a disk: tables of the database, and files."""
+"""Formats on disk: tables of the database, and files."""
 
 import json
 from collections.abc import Mapping
@@ -219,7 +219,7 @@ def build_records() -> Value:
 
 @sample("storage.write_ahead_log", "_encode", "_checksum", "WriteAheadLog.truncate_through")
 def build_write_ahead_log() -> Value:
-    """A file with a salt of ours, for the program draws its own; then without its first record."""
+    """The file with a fixed salt instead of a random one; then without its first record."""
     with new_directory() as directory:
         path = directory / "wal"
         path.write_bytes(b"POTWAL2\n" + make_bytes(32, 8))
@@ -289,7 +289,7 @@ def build_state_part_files() -> Value:
 
 @sample("storage.blobs", "_publish", "BlobStore.download")
 def build_blob_files() -> Value:
-    """A blob that is whole, and one of which a chunk is there."""
+    """A whole blob, and a download with one chunk."""
     data = make_bytes(46, 2**18 + 3)
     manifest = BlobManifest(2**18 + 3, (make_hash(47), make_hash(48)))
     with new_directory() as directory:
@@ -301,7 +301,7 @@ def build_blob_files() -> Value:
 
 
 class NoService:
-    """Stands where a service is that writing measurements needs nothing of."""
+    """Stands for services that writing measurements does not use."""
 
 
 @sample("storage.checks", "Gradients.save_checks")
@@ -333,7 +333,7 @@ def build_checks() -> Value:
 
 @sample("storage.peer_file", "save_records")
 def build_peer_file() -> Value:
-    """The file without the moment at which it was saved."""
+    """The file without its time of saving."""
     with new_directory() as directory:
         path = directory / "peers.json"
         save_records(path, {"12D3KooWA": (78.5, 79.25), "12D3KooWB": (0.0, 0.0)})
@@ -345,7 +345,7 @@ def build_peer_file() -> Value:
 
 @sample("storage.prepared_gradient", "PreparedGradient.encode")
 def build_prepared_gradient() -> Value:
-    from miner.gradient_store import PreparedGradient  # imports torch, once it is needed
+    from miner.gradient_store import PreparedGradient  # imports torch, so only when needed
 
     return PreparedGradient(80, make_hash(81), make_bytes(82, 50)).encode()
 
@@ -370,7 +370,7 @@ def build_trusted_network() -> Value:
     "list_task_slots",
 )
 def build_slots() -> Value:
-    """Where the contracts keep things, and what is read out of words whose bits all differ."""
+    """The storage slots of the contracts, and the values read from words whose bytes all differ."""
     miners = [make_address(84), make_address(85), make_address(86)]
     read_slots: list[list[object]] = []
 
@@ -379,7 +379,7 @@ def build_slots() -> Value:
         if slot == set_storage.ACTIVATION_SLOT:
             return 87
         word = int.from_bytes(keccak256(contract + slot.to_bytes(32, "big")), "big")
-        # The status of a task has five values, and is above the account that submitted it.
+        # A task's status has five values, and is stored in the bits above the submitter's address.
         return word & ~(0xFF << 160) | 2 << 160
 
     attempt = ledger_storage.read_attempt(read, values.TASK)

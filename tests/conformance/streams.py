@@ -1,4 +1,4 @@
-"""Two ends of a stream in memory, and the bytes that one of them has sent."""
+"""A stream in memory whose sent bytes are recorded."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ PEER = PeerId("12D3KooW" + "A" * 44)
 
 
 class Recording:
-    """A byte stream that hands out prepared bytes and keeps what is sent."""
+    """A byte stream that returns prepared bytes and records sent ones."""
 
     def __init__(self, received: bytes) -> None:
         self.sent = b""
@@ -39,7 +39,7 @@ def frame(payload: bytes) -> bytes:
 
 
 def record(talk: Callable[[FrameStream], Awaitable[object]], *received: bytes) -> bytes:
-    """What one side sends that receives these frames, until the other side is gone."""
+    """The bytes that one side sends while it receives these frames, until the stream ends."""
     recording = Recording(b"".join(map(frame, received)))
 
     async def run() -> None:
@@ -55,7 +55,7 @@ def record(talk: Callable[[FrameStream], Awaitable[object]], *received: bytes) -
 
 @contextmanager
 def in_one_thread() -> Iterator[None]:
-    """Let what would run in a thread of its own run here, where its calls are noted."""
+    """Run the work of threads in this thread, where its calls are noted."""
 
     async def run_here(work: Callable[..., object], *arguments: object, **_: object) -> object:
         return work(*arguments)

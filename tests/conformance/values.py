@@ -1,4 +1,4 @@
-"""The values that the samples encode: written by hand, and no field is like another."""
+"""The values that the samples encode, written by hand so that no two fields are equal."""
 
 from dataclasses import replace
 
@@ -56,7 +56,7 @@ from chain.types.validator_set import ValidatorSet
 
 
 def make_bytes(tag: int, length: int) -> bytes:
-    """Bytes that all differ from their neighbours, and from those of another tag."""
+    """Bytes that differ from their neighbours and from those of other tags."""
     return bytes((tag * 7 + 11 * position + 1) % 256 for position in range(length))
 
 

@@ -1,4 +1,4 @@
-"""What nodes and processes say to one another."""
+"""Messages between nodes, and between the processes of a node."""
 
 import asyncio
 import json
@@ -211,7 +211,7 @@ def build_transaction_messages() -> Value:
 
 
 class Chain:
-    """Block 900 alone, as a node holds it that began with a snapshot."""
+    """The chain of a node that joined by snapshot and holds block 900 only."""
 
     def encoded_block(self, number: BlockNumber) -> tuple[bytes, bytes] | None:
         return (values.BLOCK.encode(), values.CERTIFICATE.encode()) if number == 900 else None
@@ -290,7 +290,7 @@ def build_blobs() -> Value:
 
 
 class Training:
-    """One reveal, and the parts of one state."""
+    """The training stores with one reveal and the parts of one state."""
 
     def list_reveals(self, attempt_id: AttemptId) -> Sequence[Reveal]:
         return [values.REVEAL] if attempt_id == values.ATTEMPT else []
@@ -325,7 +325,7 @@ def build_training() -> Value:
 
 
 class State:
-    """A small state, and one task."""
+    """A small state with one task."""
 
     def __init__(self) -> None:
         accounts = {
@@ -485,7 +485,7 @@ def build_training_state() -> Value:
 
 
 class Backend:
-    """A node of which one transaction and one account are known."""
+    """A node that knows one transaction and one account."""
 
     async def submit_transaction(self, raw: bytes) -> Hash32:
         return keccak256(raw)
@@ -551,7 +551,7 @@ def build_ipc() -> Value:
 
 
 async def record_ipc_client(path: Path) -> bytes:
-    """What a client sends, to which nobody answers."""
+    """The bytes that a client sends; it gets no answers."""
     received = asyncio.get_running_loop().create_future()
     connected = asyncio.Event()
 
@@ -574,7 +574,7 @@ async def record_ipc_client(path: Path) -> bytes:
 
 
 async def record_ipc_server(path: Path, requests: Sequence[JsonObject]) -> list[bytes]:
-    """What a server sends: a new head, then an answer to each request."""
+    """The bytes that a server sends: a new head, then an answer to each request."""
     server = IpcServer(Backend())
     frames = []
     async with trio.open_nursery() as nursery:
@@ -604,7 +604,7 @@ ECHO = (
     "sys.stdout.buffer.write(len(data).to_bytes(4, 'big') + data)\n"
     "sys.stdout.buffer.flush()\n"
 )
-"""A verifier worker that answers with the question, if it is framed as the real one reads it."""
+"""A verifier worker that returns the question, if the frame is correct."""
 
 
 @sample("verifier.request", "Verifier.ask", "FrameFormat.encode")

@@ -1,9 +1,9 @@
-"""`python -m tests.simulation`: simulated networks, each a seed.
+"""`python -m tests.simulation`: simulated networks, one for each seed.
 
 --seed K       run seed K alone and print one line an event
 --seeds N      run N seeds from --first on, and report
---mutant NAME  the same with one rule of the core removed; 0 if a seed finds out
---mutants      every mutant, and the table of who was caught where
+--mutant NAME  the same with one rule of the core removed; 0 if a seed notices
+--mutants      every mutant; writes the table of the seeds that notice
 """
 
 import argparse
@@ -17,7 +17,7 @@ from tests.simulation import mutants
 
 
 def main() -> int:
-    """Run what was asked for; 1 if a checker found a violation (or none, for a mutant)."""
+    """Run the chosen mode; 1 if a checker found a violation (for a mutant: if none did)."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.simulation",
         description=__doc__,
@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="break one rule")
     parser.add_argument("--mutants", action="store_true", help="break each rule in turn")
     arguments = parser.parse_args()
-    # What a signer says when it stops does not belong into a table of mutants.
+    # The log lines of a signer that stops do not belong into the table of mutants.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if arguments.mutants:
         return mutants.main(arguments.seeds)
@@ -54,7 +54,7 @@ def replay(seed: int) -> int:
 
 
 def hunt(name: str, first: int, seeds: int) -> int:
-    """Look for the first seed that tells a mutant from the core."""
+    """Find the first seed that notices a mutant."""
     from tests.simulation.worlds import draw_world, simulate
 
     for seed in range(first, first + seeds):
@@ -69,7 +69,7 @@ def hunt(name: str, first: int, seeds: int) -> int:
 
 
 def survey(first: int, seeds: int) -> int:
-    """Run many seeds and say what they reached."""
+    """Run many seeds and print totals of their events."""
     from tests.simulation.worlds import draw_world, simulate
 
     failed: list[int] = []

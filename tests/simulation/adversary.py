@@ -1,7 +1,7 @@
-"""Validators that lie: a real replica whose words are rewritten on their way out.
+"""Validators that lie: real replicas whose outgoing messages are rewritten.
 
-All liars of a world share their habits and know what the others sent, so that they vote for the
-same second block to the same half of the network.
+All liars of a world have the same habits and know each other's messages, so that they vote for the
+same second block towards the same half of the network.
 """
 
 from collections.abc import Iterator
@@ -39,41 +39,41 @@ if TYPE_CHECKING:
 HABITS = (
     "equivocate",  # a second proposal, and votes for it, to one half
     "mute",  # some kinds are withheld from some
-    "mutate",  # number, view, digest or prepared view is another (ByzzFuzz)
+    "mutate",  # number, view, digest or prepared view is changed (ByzzFuzz)
     "forget",  # VIEW-CHANGEs claim nothing, or the oldest certificate known
-    "boast",  # VIEW-CHANGEs claim a high view with a certificate that is none
-    "usurp",  # NEW-VIEWs propose a fresh block, or the lowest certificate, whatever is locked
+    "boast",  # VIEW-CHANGEs claim a high view with an invalid certificate
+    "usurp",  # NEW-VIEWs propose a fresh block or that of the lowest certificate, against the locks
     "skip",  # no proposal in its turn
     "invalid",  # proposals that no rule allows
     "early",  # proposals from the future
     "flood",  # numbers and views up to 2^64 - 1
-    "replay",  # what was said before is said again
+    "replay",  # earlier messages are sent again
     "malleate",  # signatures with high s
 )
 KEPT_WORDS = 64
 
 
 class Adversary:
-    """What the liars of one world say."""
+    """Makes the messages of the liars of one world."""
 
     def __init__(self, cluster: "Cluster", habits: tuple[str, ...]) -> None:
         self._cluster = cluster
         self._habits = frozenset(habits)
         self._random = cluster.random
         self._second: dict[Hash32, Block] = {}
-        """By the hash of an honest proposal: the block that the other half is told of."""
+        """For the hash of an honest proposal, the block that the other half gets instead."""
         self.equivocations = 0
         self.zeal = 3
-        """Messages of a flood, a receiver and lie."""
+        """The number of flood messages for each receiver and lie."""
         self._certificates: list[PreparedCertificate] = []
         self._words: list[Message] = []
 
     def is_hidden(self, node: "Node", kind: str) -> bool:
-        """Whether this node withholds what it could give."""
+        """Whether this node withholds its chain from others."""
         return node.is_liar and "mute" in self._habits and kind == "BLOCK"
 
     def rewrite(self, node: "Node", receiver: int, message: Message) -> Iterator[Message]:
-        """What a liar says to `receiver` instead of `message`."""
+        """The messages that a liar sends to `receiver` instead of `message`."""
         self._learn(message)
         if "mute" in self._habits and self._is_muted(node, receiver, message):
             return
@@ -97,7 +97,7 @@ class Adversary:
         yield lie
 
     def invent(self, node: "Node") -> Iterator[tuple[int, Message]]:
-        """What a liar says unasked."""
+        """The messages that a liar sends without a cause."""
         for receiver in range(self._cluster.n):
             if receiver == node.slot:
                 continue
@@ -136,7 +136,7 @@ class Adversary:
         return proposal
 
     def _usurp(self, node: "Node", proposal: NewView) -> Message:
-        """Propose what the locks forbid."""
+        """Propose a block that the locks forbid."""
         low = min(
             (each for each in self._certificates if each.block.number == proposal.number),
             key=lambda each: each.view,

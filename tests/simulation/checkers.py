@@ -1,7 +1,8 @@
-"""What must hold after every step of a simulation; a violation is an AssertionError.
+"""The invariants after every step of a simulation; a violation is an AssertionError.
 
-S1 to S8 are the safety rules of docs/spec/consensus.md, section 5. They are checked on what honest
-nodes say, keep and store, with arithmetic of their own: a wrong quorum in the core is seen here.
+S1 to S8 are the safety rules of docs/spec/consensus.md, section 5. They are checked on the
+messages, the memory and the disks of honest nodes, with separate arithmetic: a wrong quorum in the
+core is noticed here.
 """
 
 from collections import defaultdict
@@ -44,7 +45,7 @@ SIGNED_KINDS = (MessageKind.PRE_PREPARE, MessageKind.PREPARE, MessageKind.COMMIT
 
 
 class Checkers:
-    """S1 to S8, durable before sent, bounded memory, and no honest validator accused."""
+    """Checks S1 to S8, persist before send, bounded memory, and that no honest node is accused."""
 
     def __init__(self, keys: Keys, sets: ValidatorSets, honest: frozenset[int]) -> None:
         self.honest = honest
@@ -64,10 +65,10 @@ class Checkers:
         self._silent_through: dict[int, BlockNumber] = {}
         self._orders: dict[BlockNumber, tuple[ValidatorIndex, ...]] = {}
 
-    # What an honest node does.
+    # Events of honest nodes.
 
     def on_final(self, name: str, block: Block, certificate: CommitCertificate) -> None:
-        """Agreement, S1 of the certificate, and S7: honest entries were cast."""
+        """Check agreement, S1 of the certificate, and S7: honest entries were cast."""
         first = self.final.setdefault(block.number, block.hash)
         assert first == block.hash, f"fork at {block.number}, {name} disagrees"
         self._check_quorum(
@@ -81,11 +82,11 @@ class Checkers:
             )
 
     def on_sent(self, sender: int, guard: GuardState | None, message: Message) -> None:
-        """S2, S3, S4 and S8, across restarts too, and nothing sent that is not durable."""
+        """Check S2, S3, S4 and S8, also across restarts, and that the message is durable."""
         for vote in _list_votes(message):
             slot = self._slot_of(vote.author, vote.number)
             if slot != sender:
-                continue  # another's proposal, shown to who holds a different one
+                continue  # another's proposal, sent to a node with a different one
             kind = _kind_of(vote)
             assert guard is not None, f"sent {_describe(vote)} without a guard"
             position = vote.number, vote.view, STEPS[kind]
@@ -99,7 +100,7 @@ class Checkers:
             self._check_certificate(message.certificate, "S4: VIEW-CHANGE")
 
     def on_voted(self, vote: Vote | ViewChangeVote) -> None:
-        """S2, S3 and S4 of one vote that somebody may have seen."""
+        """Check S2, S3 and S4 of one vote that another node may have seen."""
         kind = _kind_of(vote)
         self._say(vote)
         position = vote.number, vote.view, STEPS[kind]
@@ -119,7 +120,7 @@ class Checkers:
             self._note_commit(vote)
 
     def on_step(self, name: str, before: ReplicaState | None, state: ReplicaState) -> None:
-        """S5, S6, S1 of what is kept, and the bounds, of a node that has just moved."""
+        """Check S5, S6, S1 of the state of a node after a transition, and its bounds."""
         if before is None or before.config is not state.config:
             number, order = state.config.number, state.config.primary_order
             assert state.config.validators == self._sets.validators(number), (
@@ -143,29 +144,29 @@ class Checkers:
         assert len(state.answered) <= n
 
     def on_loss(self, slot: int, durable: GuardState | None) -> None:
-        """S8: what was sent after `durable`, the latest vote on disk, is forgotten."""
+        """Note for S8 that votes sent after `durable`, the latest one on disk, were lost."""
         last = self._last.get(slot)
         if last is not None and (durable is None or durable.position < last):
             self._silent_through[slot] = last[0]
 
     def on_rejection(self, sender: int, reason: str) -> None:
-        """No honest validator sends what an honest one refuses."""
+        """Check that no honest node refuses a message of an honest validator."""
         assert sender not in self.honest, f"honest {sender} refused: {reason}"
         self.rejections += 1
 
     def on_evidence(self, first: Vote, second: Vote | ViewChangeVote) -> None:
-        """No honest validator is accused."""
+        """Check that no honest validator is accused."""
         assert first.author == second.author
         slot = self._slot_of(first.author, first.number)
         assert slot not in self.honest, f"honest {slot} accused: {first} {second}"
         self.evidence += 1
 
     def check_memory(self, name: str, state: ReplicaState) -> None:
-        """What others can make a replica hold is bounded."""
+        """Check the bound on the memory that others can fill in a replica."""
         bound = compute_memory_bound(len(state.config.validators))
         assert measure_memory(state) <= bound, f"memory of {name}"
 
-    # Parts.
+    # Parts of the checks.
 
     def _slot_of(self, author: ValidatorIndex, number: BlockNumber) -> int:
         return self._sets.members(number)[author]
@@ -181,7 +182,7 @@ class Checkers:
         assert self._said.setdefault(word, digest) == digest, f"S2: two votes {_describe(vote)}"
 
     def _note_commit(self, vote: Vote) -> None:
-        """With the Byzantine ones' help these COMMITs may have decided: that must stay so."""
+        """Note a block that these COMMITs and those of liars may have decided: no other may be."""
         authors = self._commits[vote.number, vote.view, vote.digest]
         authors.add(vote.author)
         faulty = len(set(self._sets.members(vote.number)) - self.honest)
@@ -191,7 +192,7 @@ class Checkers:
             decided.append(decision)
 
     def _check_justified(self, name: str, state: ReplicaState) -> None:
-        """S5, by the rule and by what it is for: nothing else after a decision."""
+        """Check S5, by its rule and by its purpose: no other block after a decision."""
         own, proposal = state.own_prepare, state.proposal
         assert own is not None
         assert proposal is not None, f"S5: {name} prepares nothing"
@@ -238,7 +239,7 @@ class Checkers:
 
 
 def measure_memory(state: ReplicaState) -> int:
-    """Bytes that others have put into a replica, as they would be on the wire, without blocks."""
+    """The bytes of others' messages in a replica, in the encoding of the wire, without blocks."""
     log = state.log
     votes = sum(map(len, log.votes.values())) * VOTE_LIMIT_BYTES
     certificates = [held.certificate for held in log.view_changes.values()]
@@ -249,7 +250,7 @@ def measure_memory(state: ReplicaState) -> int:
 
 
 def compute_memory_bound(n: int) -> int:
-    """What `measure_memory` may be at most: a share for each of the n validators."""
+    """The most that `measure_memory` may be: a share for each of the n validators."""
     votes = len(SIGNED_KINDS) * VOTES_KEPT * VOTE_LIMIT_BYTES
     change = VOTE_LIMIT_BYTES + n * SIGNATURE_BYTES
     early = EARLY_MESSAGES_PER_SENDER * VOTE_LIMIT_BYTES + (n + 1) * VOTE_LIMIT_BYTES

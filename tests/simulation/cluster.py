@@ -1,9 +1,9 @@
-"""A simulated network of real replicas: virtual time, one seed, every fault by chance.
+"""A simulated network of real replicas in virtual time; all faults are drawn from one seed.
 
 The world is a heap of (time, sequence, action). Replica, performer and signer are the node's own,
-on a simulated disk (`environment`), and blocks are executed by the real transition. What is played
-here is what lies outside of them: the network, the chain's store, sync, and death, which may come
-before any effect and in the middle of a write.
+on a simulated disk (`environment`), and blocks are executed by the real transition. Simulated are
+the network, the chain's store, sync, and crashes, which may come before any effect and during a
+write.
 """
 
 import heapq
@@ -73,25 +73,25 @@ TIMING: Final = Timing(
     resend_interval_ms=400,
 )
 HEALED_DELAY_MS: Final = 60
-"""The longest one-way delay after healing; the base is more than five times of it."""
+"""The longest one-way delay after healing; a view's base timeout is over five times that."""
 
 COMMITTED: Final = MessageKind.COMMITTED
 
 FOLLOW_MS: Final = 300
-"""Between two questions of a node to another, how far the chain is; in worlds with spares."""
+"""The time between two requests for another node's head, in worlds with spares."""
 
 BOOT_MS: Final = 2_000
-"""A crashed process is up again within this."""
+"""The longest time until a crashed process is up again."""
 
 
 @dataclass(frozen=True)
 class World:
-    """One network, and what goes wrong before it heals; chances are of one message or boundary."""
+    """One network and its faults before it heals; each chance is for one message or boundary."""
 
     n: int = 4
-    """Validators of the first number."""
+    """The number of validators of block 1."""
     spares: int = 0
-    """Nodes that may join; with them, each block with a transaction changes the set."""
+    """The number of nodes that may join; then each block with a transaction changes the set."""
     timing: Timing = TIMING
     faulty_ms: int = 15_000
     loss: float = 0.0
@@ -99,46 +99,46 @@ class World:
     min_delay_ms: int = 1
     max_delay_ms: int = HEALED_DELAY_MS
     crash: float = 0.0
-    """At a boundary: before an effect, before one receiver, in or after a write."""
+    """The chance of a crash at a boundary: before an effect or a receiver, in or after a write."""
     partitions: float = 0.0
-    """That a new second begins with the nodes split in two, or one of them cut off one way."""
+    """The chance that a second begins with a partition or with one node cut off one way."""
     restarts: float = 0.0
-    """That in a second all processes are killed at once."""
+    """The chance that all processes are killed in a second."""
     kills: float = 0.0
-    """That in a second one process is killed."""
+    """The chance that one process is killed in a second."""
     mask: str = "none"
-    """Which messages never arrive before healing, by kind and view (`masks.MASKS`)."""
+    """The messages that never arrive before healing, by kind and view (`masks.MASKS`)."""
     twins: int = 0
     """Validators that run twice with one key, each copy with its own half of the network."""
     dead: int = 0
     """Validators that never start."""
     habits: tuple[str, ...] = ()
-    """How the liars lie (`adversary.HABITS`); all of them have all of these."""
+    """The habits of the liars (`adversary.HABITS`); each liar has all of them."""
     liars: int = 0
     accidents: tuple[str, ...] = ()
-    """What may happen to the disks of `victims` when they crash (`Disk.have_accident`)."""
+    """The accidents of the disks of `victims` in a crash (`Disk.have_accident`)."""
     victims: int = 0
     skew_ms: int = 0
     """The largest error of a clock."""
     outage_ms: int = 0
     """How long f + 1 nodes are away at the end of the faulty time."""
     gone: int = 0
-    """Validators that never come back when the network heals, the primary of the view first."""
+    """Validators that stay away when the network heals, the primary of the view first."""
     is_cold: bool = False
     """All processes are killed just before the network heals."""
     views: tuple[int | None, ...] = ()
-    """The views of number 1 that the validators have gone to before the start; None: dead."""
+    """The views of number 1 in which the validators start; None for a dead one."""
     is_strict: bool = False
-    """Real signatures, every one verified, messages over the wire's encoding, no memory shared."""
+    """Signatures are real and all verified, messages are encoded, and nodes share no memory."""
 
 
 @dataclass
 class Node:
-    """One process: what is on its disk, and what dies with it."""
+    """One process: its disk, and its memory, which is lost in a crash."""
 
     name: str
     slot: int
-    """Which of the world's keys it signs with: its index, as long as the set is the first one."""
+    """The number of its key in the world; in the first set, its index."""
     disk: Disk
     is_twin: bool = False
     is_liar: bool = False
@@ -147,7 +147,7 @@ class Node:
     signer: ConsensusSigner | None = None
     """The key of this life of the process; None before the first."""
     performer: Performer | None = None
-    """None while the process is down, or waits for others before it may sign."""
+    """None while the process is down, or waits for others' heads before it may sign."""
     incarnation: int = 0
     timers: dict[Timer, int] = field(default_factory=dict)
     is_syncing: bool = False
@@ -155,7 +155,7 @@ class Node:
 
     @property
     def state(self) -> ReplicaState | None:
-        """The replica; None while the process is down."""
+        """The state of the replica; None while the process is down."""
         return None if self.performer is None else self.performer.state
 
     @property
@@ -168,22 +168,22 @@ class Node:
 
 
 class Recorder(Protocol):
-    """Is told what happens in a world, by the names of its nodes; it changes nothing."""
+    """Receives the events of a world, and changes nothing."""
 
     def on_message(
         self, now_ms: int, event: str, sender: str, receiver: str, message: Message
     ) -> None:
-        """A message was "sent" and is not lost, or was "delivered" to a process that runs."""
+        """Note a message that was "sent" and not lost, or "delivered" to a running process."""
 
     def on_record(self, node: str, record: Record) -> None:
-        """A node has made a record of a vote durable."""
+        """Note a vote's record that a node made durable."""
 
     def on_final(self, node: str, block: Block) -> None:
-        """A node has stored a final block."""
+        """Note a final block that a node stored."""
 
 
 class Cluster:
-    """n validators, their network, and the checkers that watch them."""
+    """The validators of a world, their network, and the checkers that watch them."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class Cluster:
         self.is_healed = False
         self.counts: Counter[str] = Counter()
         self.crash_at: tuple[str, int] | None = None
-        """A node and the boundary at which it dies once, for those who try every one."""
+        """A node and the boundary at which it crashes once; for tests that try every boundary."""
         self.boundaries: Counter[str] = Counter()
         self.links_down: frozenset[tuple[str, str]] = frozenset()
         self.keys = Keys(self.n, is_real=world.is_strict)
@@ -246,7 +246,7 @@ class Cluster:
         return nodes
 
     def trace(self, text: str) -> None:
-        """One line an event: milliseconds, node or *, what happened."""
+        """Print one line for an event: milliseconds, node or *, and the event."""
         if self._trace is not None:
             self._trace(f"{self.now_ms:7} {text}")
 
@@ -257,7 +257,7 @@ class Cluster:
         heapq.heappush(self._heap, (self.now_ms + delay_ms, self._sequence, action))
 
     def run_until(self, end_ms: int, is_done: Callable[[], bool] | None = None) -> None:
-        """Let things happen up to a time, or until `is_done`."""
+        """Run events up to a time, or until `is_done`."""
         heap = self._heap
         while heap and heap[0][0] <= end_ms and not (is_done is not None and is_done()):
             self.now_ms, _, action = heapq.heappop(heap)
@@ -266,7 +266,7 @@ class Cluster:
             self.now_ms = max(self.now_ms, end_ms)
 
     def run_faulty(self) -> None:
-        """The time of the world's faults: new partitions every second, an outage at the end."""
+        """Run the faulty time: new partitions every second, and an outage at the end."""
         end_ms = self.now_ms + self.world.faulty_ms
         while self.now_ms < end_ms:
             self._draw_partition()
@@ -283,7 +283,7 @@ class Cluster:
             self.run_until(self.now_ms + self.world.outage_ms)
 
     def heal(self) -> None:
-        """No more loss, long delays, partitions or crashes; what is down comes up."""
+        """End all losses, long delays, partitions and crashes, and start what is down."""
         self._say_goodbye()
         for node in self.nodes if self.world.is_cold else ():
             self.crash(node)
@@ -308,7 +308,7 @@ class Cluster:
             self.honest.remove(node)
 
     def cut_off(self, names: set[str]) -> None:
-        """Leave each of these nodes alone."""
+        """Cut each of these nodes off from all others."""
         self.links_down = frozenset(
             (a.name, b.name)
             for a in self.nodes
@@ -345,7 +345,7 @@ class Cluster:
         disk = node.disk
         records = disk.load()
         if records is None:
-            # The operator moves it away, as the message says.
+            # The operator moves the damaged file away, as the error message says.
             self.trace(f"{node.name} log damaged")
             disk.forget_log()
             records = []
@@ -381,7 +381,7 @@ class Cluster:
             self._after(self.random.randrange(FOLLOW_MS), self._make_poll(node))
 
     def _make_poll(self, node: Node) -> Callable[[], None]:
-        """Who is no validator any more, known or not, hears no votes: it asks for heads."""
+        """An action that lets a node ask for heads: a former validator gets no votes."""
         incarnation = node.incarnation
 
         def poll() -> None:
@@ -397,13 +397,13 @@ class Cluster:
         return poll
 
     def _ask_heads(self, node: Node) -> list[BlockNumber] | None:
-        """Certified heads of a quorum of validators; None if they cannot be reached."""
+        """The certified heads of a quorum of validators; None if they cannot be reached."""
         members = self.sets.members(BlockNumber(node.head + 1))
         heads = {node.slot: node.head}
         for other in self.nodes:
             links = {(node.name, other.name), (other.name, node.name)}
             if other is not node and other.state is not None and not links & self.links_down:
-                # A liar may hide its chain; what it shows is certified.
+                # A liar may hide its chain, but every head that it gives is certified.
                 heads[other.slot] = BlockNumber(0) if other.is_byzantine else other.head
         is_quorum = len(heads.keys() & set(members)) >= -(-2 * len(members) // 3)
         return list(heads.values()) if is_quorum else None
@@ -420,7 +420,7 @@ class Cluster:
         return lie
 
     def crash(self, node: Node) -> None:
-        """Kill a process; it is started again, perhaps with a worse disk."""
+        """Kill a process; it is started again, perhaps after an accident of its disk."""
         if node.performer is None:
             return
         self.counts["crashes"] += 1
@@ -437,7 +437,7 @@ class Cluster:
         heads = [other.head for other in self.honest]
         if kind == "guard" and disk.head == 0 and not disk.sizes:
             return
-        # A wiped node counts as faulty, and nothing tells it from a new one before block 2.
+        # A wiped node counts as faulty, and before block 2 it looks like a new one.
         is_amnesia = min(heads) < 2 or len(self.honest) < self.n
         if kind == "wiped" and is_amnesia:
             return
@@ -447,15 +447,15 @@ class Cluster:
         records = disk.load()
         durable = compute_latest_intent(records) if records else None
         if durable is None and disk.guard is not None and disk.guard.number <= disk.head:
-            # All that was logged is final, and the log was emptied on purpose.
+            # All records were of final blocks, and the log was emptied on purpose.
             durable = disk.guard
         self.checkers.on_loss(node.slot, None if disk.guard is None else durable)
 
     def reach(self, node: Node) -> None:
-        """A boundary at which a process may die.
+        """Pass a boundary at which a process may crash.
 
         Raises:
-            CrashError: it does.
+            CrashError: It crashes here.
         """
         if self.is_healed:
             return
@@ -500,7 +500,7 @@ class Cluster:
             self._run(node, node.performer.apply(event))
 
     def _run(self, node: Node, work: Coroutine[object, object, None]) -> bool:
-        """Have a process do something; False if it died of it."""
+        """Run an action of a process; False if it crashed."""
         try:
             run_inline(work)
         except CrashError:
@@ -511,17 +511,17 @@ class Cluster:
                 raise AssertionError(f"{node.name} stops: {error}") from error
         return True
 
-    # What processes do.
+    # Actions of processes.
 
     def on_step(self, node: Node, before: ReplicaState | None, state: ReplicaState) -> None:
-        """Check a replica that has moved."""
+        """Check a replica after a transition."""
         if not node.is_byzantine:
             self.checkers.on_step(node.name, before, state)
             if before is not None and before.config is state.config:
                 self.counts["view changes"] += state.view > before.view
 
     def broadcast(self, node: Node, message: Message) -> None:
-        """Send a message to the other validators; the process may die after each of them."""
+        """Send a message to the other validators; the process may crash after each one."""
         if self._trace is not None:
             self.trace(f"{node.name} says {describe(message, node)}")
         self._check_sent(node, message)
@@ -536,7 +536,7 @@ class Cluster:
         self._send_rewritten(node, receiver, message)
 
     def build(self, node: Node, *, seconds_later: int = 0) -> Block:
-        """A block of this node on its head."""
+        """Build a block of this node on its head."""
         return self.executions.build(
             node.name,
             node.disk.chain,
@@ -646,7 +646,7 @@ class Cluster:
         return [node for node in self.nodes if node.slot == slot]
 
     def slot_of(self, validator: Address) -> int:
-        """The key of a validator."""
+        """The slot of a validator's key."""
         return self.validators.index(validator)
 
     def _config_of(self, node: Node) -> NumberConfig:
@@ -674,7 +674,7 @@ class Cluster:
         self.transmit(node, receiver, message)
 
     def transmit(self, node: Node, receiver: int, message: Message) -> None:
-        """Put a message on its way, unless the network loses it."""
+        """Send a message, unless the network loses it."""
         world = self.world
         for other in self.copies(receiver):
             self.counts["messages"] += 1
@@ -693,7 +693,7 @@ class Cluster:
                 self._deliver_later(node, other, message)
 
     def _is_hidden(self, node: Node, other: Node) -> bool:
-        """Whether this copy of a twin keeps away from that node, a new half every second."""
+        """Whether this copy of a twin does not talk to that node; each second has new halves."""
         if not node.is_twin or other.is_twin or self.world.mask == "twins":
             return False
         side = (self.now_ms // 1_000 * 7 + other.slot * 3) % 5 % 2
@@ -720,7 +720,7 @@ class Cluster:
             self.recorder.on_message(self.now_ms, event, node.name, other.name, message)
 
     def _receive(self, node: Node, sender: int, message: Message, *, is_trusted: bool) -> None:
-        """Give a message to a process; what an honest node sends needs no verifying again."""
+        """Give a message to a process; signatures of honest nodes are not verified again."""
         performer, address = node.performer, self.validators[sender]
         assert performer is not None
         given: Received | None = Received(address, message, is_verified=True)
@@ -744,7 +744,7 @@ class Cluster:
             self._give(node, event)
 
     def receive_later(self, node: Node, given: Received) -> None:
-        """Have a process take a message again, in a moment."""
+        """Give a process a message again after a short time."""
         incarnation = node.incarnation
 
         def take() -> None:
@@ -759,7 +759,7 @@ class Cluster:
             self.checkers.on_rejection(sender, text)
 
     def _sync_later(self, node: Node, source: Node) -> None:
-        """Block sync: fetch what is final at the source, one round trip away."""
+        """Fetch the final blocks of the source by block sync, one round trip later."""
         if node.is_syncing:
             return
         node.is_syncing = True
@@ -781,17 +781,17 @@ class Cluster:
 
         self._after(2 * self.draw_delay(), finish)
 
-    # What must hold in the end.
+    # Checks at the end.
 
     def compute_promised_recovery_ms(self) -> int:
-        """(highest - lowest live view + 1) capped timeouts: the promise if nobody is faulty."""
+        """The promise without faulty nodes: (highest - lowest live view + 1) capped timeouts."""
         return self._compute_turns() * self.world.timing.view_timeout_cap_ms
 
     def compute_recovery_limit_ms(self) -> int:
-        """How long a block may take once q validators are back.
+        """The time limit of a block once q validators are back.
 
-        The promise, and a capped timeout for each turn of a validator that is dead, lies or must
-        stay silent.
+        It is the promised time, and a capped timeout for each turn of a validator that is dead,
+        lies or must stay silent.
         """
         turns = self._compute_turns() + self.n - len(self.honest) + self.world.victims
         return turns * self.world.timing.view_timeout_cap_ms
@@ -803,7 +803,7 @@ class Cluster:
         return max(views, default=0) - min(views, default=0) + 1
 
     def run_to_block(self, more_blocks: int, limit_ms: int) -> int:
-        """Run until every honest node has stored `more_blocks` more; the time it took."""
+        """Run until every honest node has stored `more_blocks` more; return the time."""
         start_ms = self.now_ms
         goal = max(node.head for node in self.honest) + more_blocks
         self.run_until(start_ms + limit_ms, lambda: all(node.head >= goal for node in self.honest))
@@ -816,7 +816,7 @@ class Cluster:
 
 
 def read_place(message: Message, node: Node) -> tuple[MessageKind, int, int]:
-    """Kind, number and view of a message; a certificate passes in its sender's view."""
+    """The kind, number and view of a message; a certificate has its sender's view."""
     match message:
         case Vote():
             return message.kind, message.number, message.view

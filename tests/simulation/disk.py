@@ -1,7 +1,7 @@
-"""What one node has on disk, and what can happen to it.
+"""The disk of one node and its possible accidents.
 
-The log is the real format (docs/spec/consensus.md, section 8), so a torn write and a flipped bit
-are found, or not, by the real code.
+The log has the real format (docs/spec/consensus.md, section 8), so the real code must find a torn
+write and a flipped bit.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ class Disk:
         self.chain: list[tuple[Block, CommitCertificate]] = []
         self.log = FILE_HEADER
         self.sizes: list[tuple[BlockNumber, int]] = []
-        """Number and length of every whole record."""
+        """The block number and length of every whole record."""
 
     @property
     def head(self) -> BlockNumber:
@@ -44,7 +44,7 @@ class Disk:
         self.sizes.append((number, len(data)))
 
     def tear(self, number: BlockNumber, payload: bytes, random: Random) -> None:
-        """Write a part of a record and die."""
+        """Write a part of a record, as in a crash."""
         data = _frame(number, payload)
         self.log += data[: random.randrange(1, len(data))]
 
@@ -77,7 +77,7 @@ class Disk:
         self.log, self.sizes = FILE_HEADER, []
 
     def have_accident(self, kind: str, random: Random) -> None:
-        """Lose something that was durable."""
+        """Lose something that was durable, by the kind of accident."""
         body = len(self.log) - len(FILE_HEADER)
         match kind:
             case "log":

@@ -1,7 +1,7 @@
-"""What the effects of a simulated process reach: a disk and a network, and a death at any moment.
+"""The environment of a simulated process: disk and network, and a crash at any moment.
 
-The performer and the signer are the node's own. A process may die before anything that it does to
-the world outside of it, and in the middle of a write.
+The performer and the signer are the node's own. A process may crash before each of its outside
+effects, and in the middle of a write.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ _Result = TypeVar("_Result")
 
 
 class CrashError(Exception):
-    """The process died in the middle of something."""
+    """The process crashed."""
 
 
 class SimulatedGuard:
@@ -74,7 +74,7 @@ class SimulatedLog:
 
 
 class SimulatedEnvironment:
-    """One process's view of its cluster. A new one begins with each start of the process."""
+    """The cluster as one process sees it; each start of the process has a new one."""
 
     def __init__(self, cluster: "Cluster", node: "Node") -> None:
         self._cluster = cluster

@@ -1,6 +1,6 @@
-"""The real transition: blocks are built and executed by py-evm, each once a world.
+"""The real transition: py-evm builds and executes blocks, each once in a world.
 
-A strict world executes each block once a node.
+In a strict world, each node executes each block.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def make_genesis(validators: tuple[Address, ...]) -> tuple[GenesisConfig, Genesi
 
 @cache
 def transfer(nonce: int) -> Transaction:
-    """Alice's payment of that nonce."""
+    """A payment by Alice with that nonce."""
     return sign(ALICE, nonce, RECIPIENT, value=1, gas=21_000)
 
 
@@ -90,7 +90,7 @@ class Executions:
     def is_valid(
         self, name: str, chain: Sequence[tuple[Block, CommitCertificate]], block: Block
     ) -> bool:
-        """What node `name` finds of a block on top of its chain."""
+        """Whether node `name` finds a block valid on top of its chain."""
         key = self._key(name, block)
         if key not in self._verdicts:
             parent, _ = self._parent_of(chain)

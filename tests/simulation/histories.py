@@ -1,7 +1,7 @@
 """Networks that begin in the middle of number 1: scattered views, and locks of every kind.
 
-Everything here could have happened: who holds a lone certificate saw the PREPAREs of a quorum that
-nobody else saw; a later block was proposed to a quorum of VIEW-CHANGEs without that holder.
+All of these states are reachable. The holder of a lone certificate was the only one to get the
+PREPAREs of a quorum; a later block was proposed on a quorum of VIEW-CHANGEs without that holder.
 """
 
 from chain.consensus.messages import (
@@ -33,7 +33,7 @@ ONE = BlockNumber(1)
 
 
 class History:
-    """Number 1 so far, written into the disks of a cluster that has not started."""
+    """The past of number 1, written to the disks of a cluster before its start."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -43,7 +43,7 @@ class History:
     def propose(
         self, view: int, changers: list[int], preparers: list[int], lockers: list[int]
     ) -> Block:
-        """A new block in `view`: who changed to it, who prepared it and who saw a quorum do so."""
+        """Propose a new block in `view`, with its VIEW-CHANGEs, PREPAREs and locks."""
         cluster = self._cluster
         primary = view % cluster.n
         for index in changers if view else ():
@@ -54,7 +54,7 @@ class History:
             (),
             cluster.validators[primary],
             GENESIS_SECONDS,
-            # What differs, should both be the same primary's.
+            # Two blocks of the same primary differ in this.
             with_transfer=bool(self._locks),
         )
         pre_prepare = PrePrepare(self._vote(MessageKind.PRE_PREPARE, primary, view, block), block)
@@ -73,18 +73,18 @@ class History:
         return block
 
     def finalize(self, block: Block, view: int, committers: list[int], index: int) -> None:
-        """Validator `index` has seen these COMMITs and stored the block."""
+        """Let validator `index` have these COMMITs and store the block."""
         signatures = self._quorum_of(MessageKind.COMMIT, committers, view, block)
         for node in self._nodes(index):
             node.disk.chain.append((block, CommitCertificate(View(view), signatures)))
 
     def change_view(self, index: int, view: int) -> None:
-        """Validator `index` has gone to `view`."""
+        """Let validator `index` be in `view`."""
         record = self._change(index, view, self._locks.get(index))
         self._records[index].append(record)
 
     def write(self) -> None:
-        """Put it all on the disks."""
+        """Write the history to the disks."""
         for index, records in self._records.items():
             for node in self._nodes(index):
                 if not records:
@@ -140,7 +140,7 @@ class History:
 
 
 def scatter(cluster: Cluster) -> None:
-    """Each validator is at the view that the world says, and no block was ever seen."""
+    """Put each validator into its view of the world; there was no block yet."""
     history = History(cluster)
     for index, view in enumerate(cluster.world.views):
         if view:
@@ -149,7 +149,7 @@ def scatter(cluster: Cluster) -> None:
 
 
 def scatter_with_locks(cluster: Cluster) -> None:
-    """A lone lock, then perhaps another block that more have locked and one may have stored."""
+    """Make a lone lock, then perhaps another block that more locked and one may have stored."""
     random, n = cluster.random, cluster.n
     quorum = -(-2 * n // 3)
     history = History(cluster)
@@ -157,7 +157,7 @@ def scatter_with_locks(cluster: Cluster) -> None:
     lone = order[: random.randint(1, n - quorum)]
     others = order[n - quorum :]
     low = random.randrange(4)
-    # The lone ones saw a quorum of PREPAREs; the others, who sent some of them, did not.
+    # Only the lone holders got a quorum of PREPAREs; the others sent some of these.
     first = [*lone, low % n, *others]
     preparers = list(dict.fromkeys(first))[:quorum]
     changers = list(dict.fromkeys([low % n, *random.sample(range(n), n)]))[:quorum]

@@ -1,4 +1,4 @@
-"""Whose key signs: tokens that are fast, or secp256k1."""
+"""The keys of a world: fast tokens, or secp256k1."""
 
 from collections.abc import Callable
 from functools import cache
@@ -13,7 +13,7 @@ from tests.worlds.replica import token_recover, token_signer, validators_of
 
 
 class Keys:
-    """The validators of one world, what they sign with, and who signed what."""
+    """The validators of one world and their keys; recovers the signer of a signature."""
 
     def __init__(self, n: int, *, is_real: bool) -> None:
         self.is_real = is_real
@@ -30,11 +30,11 @@ class Keys:
             self.recover = token_recover(self.validators)
 
     def signer(self, index: int) -> Sign:
-        """Signs a digest as that validator."""
+        """The function that signs a digest as that validator."""
         return self._signers[index]
 
     def make_twin(self, signature: Signature) -> Signature:
-        """The other signature of the same digest by the same key, which no honest one makes."""
+        """The high-s signature of the same digest and key, which no honest validator makes."""
         if not self.is_real:
             return Signature(signature[:-1] + b"\x01")
         high_s = crypto.SECP256K1_ORDER - int.from_bytes(signature[32:64], "big")
@@ -42,7 +42,7 @@ class Keys:
         return Signature(signature[:32] + high_s.to_bytes(32, "big") + parity)
 
     def is_canonical(self, signature: Signature) -> bool:
-        """Whether it is the one signature that its author has for its digest (low s)."""
+        """Whether it is the only valid signature of its author for its digest (low s)."""
         if not self.is_real:
             return signature[-1] == 0
         return int.from_bytes(signature[32:64], "big") <= crypto.SECP256K1_ORDER // 2
@@ -64,7 +64,7 @@ def make_signer(key: PrivateKey) -> Sign:
 def make_digester(
     domain: SigningDomain,
 ) -> Callable[[MessageKind, BlockNumber, View, Hash32], Hash32]:
-    """`compute_signing_digest` in one domain."""
+    """The function `compute_signing_digest` for one domain."""
 
     def compute(kind: MessageKind, number: BlockNumber, view: View, payload: Hash32) -> Hash32:
         return compute_signing_digest(domain, kind, number, view, payload)

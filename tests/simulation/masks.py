@@ -1,8 +1,9 @@
 """Messages that never arrive before the network heals, chosen by kind and view.
 
-Random loss seldom builds a state that is hard: a block prepared by one node alone, another one
-committed three views later and seen by nobody else. A mask does: it lets all PREPAREs of a view
-reach one node, all COMMITs another, and whatever is sent again meets the same fate.
+Random loss seldom makes a hard state, such as a block that one node alone has prepared, and another
+that one node alone has committed three views later. A mask does: it lets all PREPAREs of a view
+reach one node only, all COMMITs another, and it treats messages that are sent again in the same
+way.
 """
 
 from collections.abc import Callable
@@ -12,19 +13,19 @@ from random import Random
 from chain.consensus.messages import MessageKind
 
 Mask = Callable[[MessageKind, int, int, str, str], bool]
-"""Whether what is of this kind, number and view passes from one node to another."""
+"""Whether a message of this kind, number and view passes from one node to another."""
 
 VIEW_CHANGING = (MessageKind.VIEW_CHANGE, MessageKind.NEW_VIEW, MessageKind.PRE_PREPARE)
 
 
 def let_pass(seed: int, n: int) -> Mask:
-    """Everything arrives."""
+    """A mask that lets every message pass."""
     del seed, n
     return lambda kind, number, view, sender, receiver: True
 
 
 def hide_locks(seed: int, n: int) -> Mask:
-    """Each kind of a view reaches everybody, or a few, or some of them from some."""
+    """A mask by which each kind of a view reaches all, a few, or some nodes from some senders."""
     del n
 
     @cache
@@ -53,7 +54,7 @@ def hide_locks(seed: int, n: int) -> Mask:
 
 
 def part_by_view(seed: int, n: int) -> Mask:
-    """Twins' network: in each view the processes are parted in two or three groups."""
+    """A mask that splits the processes into two or three groups in each view, as in Twins."""
     del n
 
     @cache
@@ -70,7 +71,7 @@ def part_by_view(seed: int, n: int) -> Mask:
 
 
 def starve_one(seed: int, n: int) -> Mask:
-    """One kind never reaches one node, or one node hears only the first primary."""
+    """A mask by which one kind never reaches one node, or one node hears only the first primary."""
     random = Random(f"starve {seed}")
     kind_lost = random.choice(list(MessageKind))
     victim = str(random.randrange(n))
@@ -85,7 +86,7 @@ def starve_one(seed: int, n: int) -> Mask:
             case "star":
                 return hub in (sender, receiver)
             case "ring":
-                # Each hears its two neighbours only.
+                # Each node hears only its two neighbours.
                 return (int(sender) - int(receiver)) % n in (1, n - 1)
             case _:
                 return (sender, receiver) != (hub, victim)
@@ -94,8 +95,11 @@ def starve_one(seed: int, n: int) -> Mask:
 
 
 def hold_at_one(seed: int, n: int) -> Mask:
-    """Number 1 is never decided: a view's primary alone hears who asks for the view, few hear it,
-    and nobody hears that they did."""
+    """A mask that keeps number 1 undecided.
+
+    Only a view's primary gets the VIEW-CHANGEs, few nodes get its NEW-VIEW, and none gets their
+    votes.
+    """
 
     @cache
     def hears(view: int, receiver: str) -> bool:

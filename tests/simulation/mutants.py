@@ -1,7 +1,7 @@
-"""The core with one rule removed: proof that the simulator sees what it is there to see.
+"""The core with one rule removed, to show that the simulator notices each missing rule.
 
-A mutant is a change of source text, made when the module is imported, in a process of its own. The
-program has no switch for it. `python -m tests.simulation --mutants` writes the table.
+A mutant is a change of source text at the import of the module, in a process of its own; the
+product has no switch for it. `python -m tests.simulation --mutants` writes the table.
 """
 
 import subprocess
@@ -19,12 +19,12 @@ TABLE: Final = Path(__file__).with_name("mutants.txt")
 
 @dataclass(frozen=True)
 class Mutant:
-    """One rule less."""
+    """A change of one module that removes a rule."""
 
     rule: str
     module: str
     changes: tuple[tuple[str, str], ...]
-    """Text that occurs once in the module, and what takes its place."""
+    """Pairs of a text that occurs once in the module, and its replacement."""
 
 
 PBFT: Final = "chain.consensus.pbft"
@@ -223,7 +223,7 @@ class _Loader(SourceFileLoader):
         self._mutant = mutant
 
     def get_code(self, fullname: str) -> CodeType:
-        """The code of the changed text; what is cached is of the unchanged one."""
+        """The code of the changed text, not from the cache, which has the unchanged one."""
         text = Path(self.path).read_text(encoding="utf-8")
         return compile(mutate(self._mutant, text), self.path, "exec", dont_inherit=True)
 
@@ -253,14 +253,14 @@ def mutate(mutant: Mutant, text: str) -> str:
 
 
 def install(name: str) -> None:
-    """Import the mutant from now on; its module must not have been imported."""
+    """Make later imports load the mutant; its module must not be imported yet."""
     mutant = MUTANTS[name]
     assert mutant.module not in sys.modules, f"{mutant.module} is imported already"
     sys.meta_path.insert(0, _Finder(mutant))
 
 
 def run_mutant(name: str, seeds: int) -> str:
-    """`mutant | first seed | family | what caught it`."""
+    """The row of a mutant: `mutant | first seed | family | violation`."""
     program = [sys.executable, "-m", "tests.simulation", "--mutant", name, "--seeds", str(seeds)]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.stdout, done.stderr
@@ -268,7 +268,7 @@ def run_mutant(name: str, seeds: int) -> str:
 
 
 def main(seeds: int) -> int:
-    """Write the table; 1 if a mutant was not caught."""
+    """Write the table; 1 if no seed notices a mutant."""
     rows = []
     for name in MUTANTS:
         rows.append(run_mutant(name, seeds))

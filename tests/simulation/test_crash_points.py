@@ -1,7 +1,7 @@
-"""A crash at every fsync and send boundary (C1), with the write torn where one is under way.
+"""A crash at every fsync and send boundary (C1), which tears a write in progress.
 
-Validator 0 is dead, so that number 1 goes through a view change, and every other one is needed:
-whoever dies must come back with all it promised.
+Validator 0 is dead, so number 1 goes through a view change and needs all other validators: one that
+crashes must come back with all that it promised.
 """
 
 import pytest

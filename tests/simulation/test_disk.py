@@ -1,4 +1,4 @@
-"""The simulated disk keeps what was written and loses what the world says."""
+"""The simulated disk keeps its records, and loses exactly what an accident takes."""
 
 from random import Random
 
@@ -37,7 +37,7 @@ def test_torn_record_is_dropped_and_the_log_goes_on() -> None:
 
 
 def test_flipped_bit_is_never_read_as_a_vote() -> None:
-    # A flip in the last record looks like a torn tail; before it, the log is refused.
+    # A flipped bit in the last record looks like a torn tail; in an earlier one the log is refused.
     seen = set()
     for seed in range(60):
         disk = written()

@@ -1,4 +1,4 @@
-"""Liars that send as much as they can, with numbers and views up to 2^64 - 1 (D7)."""
+"""Liars that flood the network, with numbers and views up to 2^64 - 1 (D7)."""
 
 from tests.simulation.checkers import compute_memory_bound, measure_memory
 from tests.simulation.cluster import Cluster, World

@@ -1,4 +1,4 @@
-"""What a network owes its users: self-healing, pace with a dead validator, and fair turns.
+"""Promises of a network to its users: self-healing, pace with a dead validator, fair turns.
 
 The figures are in docs/spec/consensus.md, section 11.
 """
@@ -49,7 +49,7 @@ def test_one_dead_of_five_costs_less_than_a_tenth_of_the_blocks() -> None:
 
 
 def blocks_until_back(n: int, seed: int) -> int:
-    """How many blocks a validator that was away waits until it proposes one."""
+    """The number of blocks until a validator that was away proposes one."""
     cluster = Cluster(seed, replace(LAN, n=n))
     cluster.heal()
     away = cluster.nodes[seed % n]
@@ -80,13 +80,13 @@ def test_recovered_validator_proposes_again_within_32_n_blocks(n: int, seed: int
 
 
 Strategy = Callable[[int, tuple[ValidatorIndex, ...], Sequence[Address]], bool]
-"""Whether a liar proposes at this number, given the order and the coinbases so far."""
+"""Decides whether a liar proposes at this number, from the order and the coinbases so far."""
 
 
 def measure_shares(n: int, liars: frozenset[int], proposes: Strategy, blocks: int) -> Counter[int]:
-    """Who proposes the blocks of a healthy network in which the liars may let turns go by.
+    """The shares of the blocks in a healthy network whose liars may skip their turns.
 
-    No messages: each view falls to the next in order until one proposes.
+    There are no messages here: each view goes to the next in the order until one proposes.
     """
     validators = validators_of(n)
     coinbases: list[Address] = []
@@ -102,7 +102,7 @@ def measure_shares(n: int, liars: frozenset[int], proposes: Strategy, blocks: in
 
 
 def draw_strategies(n: int, liars: frozenset[int]) -> dict[str, Strategy]:
-    """Ways to let turns go by; the order is theirs to study."""
+    """Strategies for skipping turns, which may depend on the order."""
     validators = validators_of(n)
     random = Random(n)
 
@@ -121,7 +121,7 @@ def draw_strategies(n: int, liars: frozenset[int]) -> dict[str, Strategy]:
     def last_moment(
         index: int, order: tuple[ValidatorIndex, ...], coinbases: Sequence[Address]
     ) -> bool:
-        # Just often enough to stay in the window.
+        # Propose just often enough to stay in the window.
         del order
         return validators[index] not in coinbases[-(4 * n - n) :]
 

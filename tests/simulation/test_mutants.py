@@ -1,4 +1,4 @@
-"""Whoever removes a rule of the core is found out within 200 seeds, and the table says where."""
+"""The simulation notices each removed rule within 200 seeds; the table has the first seed."""
 
 from pathlib import Path
 

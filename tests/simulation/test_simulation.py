@@ -1,6 +1,7 @@
-"""Seeds of simulated networks, and proof that the checkers see what they are there for.
+"""Seeds of simulated networks, and tests that the checkers notice violations.
 
-B and D name the scenarios of network and liars that every BFT system is tried with.
+The numbers with B and D name the network and liar scenarios that BFT systems are usually tested
+with.
 """
 
 import hashlib
@@ -26,13 +27,13 @@ def test_network_agrees_and_recovers(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", [1362, 1406, 5499, 6321, 10125, 10189])
 def test_seed_that_failed_once(seed: int) -> None:
-    # The simulator's own faults: in 5499 a liar had not executed what it stored, in the others a
-    # first block was dated seconds ahead.
+    # These were defects of the simulator: in 5499 a liar had not executed a block that it stored,
+    # in the others a first block was dated seconds ahead.
     simulate(seed)
 
 
 def violation_of(seed: int, world: World) -> str:
-    """What a checker said about the faulty time of a world; empty if nothing."""
+    """The violation that a checker found in the faulty time of a world; empty if none."""
     try:
         Cluster(seed, world).run_faulty()
     except AssertionError as error:
@@ -50,7 +51,7 @@ def test_healthy_network_finalizes_in_view_0(n: int) -> None:
 
 
 def test_dead_validator_costs_a_view_change_only_while_it_is_in_the_window() -> None:
-    # B11: it waits at the end of the order, and is asked again at a probe.
+    # B11: it waits at the end of the order, and gets a turn again at a probe.
     lines: list[str] = []
     cluster = Cluster(2, World(n=5, dead=1), lines.append)
     cluster.heal()
@@ -80,7 +81,7 @@ def test_more_than_f_away_stalls_and_recovers_within_a_capped_timeout(
 
 @pytest.mark.parametrize("seed", range(4))
 def test_all_restart_at_once_after_one_has_finalized(seed: int) -> None:
-    # C3: the others must come to the same block, whatever they remember.
+    # C3: the others must decide the same block, whatever they remember.
     cluster = Cluster(seed, World(max_delay_ms=400))
     cluster.run_until(30_000, lambda: any(node.head == 1 for node in cluster.nodes))
     assert min(node.head for node in cluster.nodes) == 0
@@ -106,7 +107,7 @@ def test_f_plus_1_restart_one_after_another_within_one_number() -> None:
     "views", [(10, 9, 6, 10), (100, 6, 6, None), (3, 2, 1, 0, None), (1, 0, 0, 0)]
 )
 def test_diverged_views_converge(views: tuple[int | None, ...]) -> None:
-    # B9 (besu#7642): no restart of everybody is needed.
+    # B9 (besu#7642): the nodes recover without a restart of all.
     cluster = Cluster(4, World(n=len(views), views=views))
     scatter(cluster)
     cluster.heal()
@@ -115,7 +116,7 @@ def test_diverged_views_converge(views: tuple[int | None, ...]) -> None:
 
 @pytest.mark.parametrize("shape", range(8))
 def test_links_that_lose_one_thing_only_are_survived(shape: int) -> None:
-    # B5, B6 (fabric#1917), B7: a star, a ring, one way, or one kind that never arrives.
+    # B5, B6 (fabric#1917), B7: a star, a ring, a one-way link, or one kind that never arrives.
     cluster = Cluster(shape, World(mask="starve", faulty_ms=5_000))
     run(cluster)
 
@@ -142,8 +143,8 @@ def test_one_twin_of_four_never_forks_and_is_caught() -> None:
 
 
 def test_two_twins_of_four_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    # D2, the positive control: with more than f liars the checker must see a fork. S5's own checker
-    # would speak up before two nodes store two blocks.
+    # D2, the positive control: with more than f liars the checker must see a fork. The checker of
+    # S5 would fail before two nodes store two blocks.
     monkeypatch.setattr(Checkers, "_check_justified", lambda self, name, state: None)
     world = World(twins=2, mask="twins", faulty_ms=8_000)
     assert any("fork at" in violation_of(seed, world) for seed in range(40))
@@ -154,7 +155,7 @@ def test_two_twins_of_four_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     "n", [8, pytest.param(32, marks=pytest.mark.slow), pytest.param(50, marks=pytest.mark.slow)]
 )
 def test_equivocating_primary_costs_a_view_and_no_more(n: int) -> None:
-    # Each half is told of another block 1, by the liar's votes too.
+    # Each half gets another block 1, with the liar's votes for it.
     world = World(n=n, liars=1, habits=("equivocate",), faulty_ms=0)
     clusters = (Cluster(seed, world) for seed in range(1_000))
     cluster = next(cluster for cluster in clusters if cluster.nodes[0].is_liar)
@@ -165,7 +166,8 @@ def test_equivocating_primary_costs_a_view_and_no_more(n: int) -> None:
 
 
 def test_checker_sees_a_replica_that_forgets_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The proof assumes no amnesia: without replay somebody says two things, or the guard refuses.
+    # The proof assumes no amnesia: without replay a replica contradicts itself, or the guard
+    # refuses.
     restore = pbft.restore
     monkeypatch.setattr(pbft, "restore", lambda config, records, sign: restore(config, (), sign))
     world = World(crash=0.004, loss=0.1, faulty_ms=8_000)

@@ -1,8 +1,8 @@
-"""Who decides which number: what the contract says in a real network, drawn from the chain itself.
+"""The validator set of each number, drawn from the chain as the contract would give it.
 
-A world without spares has one set for ever. With spares, each block with a transaction has one
-validator leave or one spare join, from the next number on, and its own hash says whom. No
-configuration ahead of time knows the sets, as no node does.
+A world without spares has one set for ever. With spares, each block with a transaction makes one
+validator leave or one spare join from the next number on, chosen by the block's hash. So no node
+can know a set in advance, as in a real network.
 """
 
 from functools import cache
@@ -11,11 +11,11 @@ from chain.primitives import Address, BlockNumber, ValidatorIndex
 from chain.types.block import Block
 
 LEAST = 4
-"""Fewer validators tolerate nobody."""
+"""The smallest set: fewer validators tolerate no fault."""
 
 
 class ValidatorSets:
-    """The sets of all numbers that may be decided so far; a key is named by its slot."""
+    """The sets of all numbers that may be decided so far; a slot is the number of a key."""
 
     def __init__(self, keys: tuple[Address, ...], n: int) -> None:
         self._keys = keys
@@ -24,20 +24,20 @@ class ValidatorSets:
         self._addresses_of = cache(lambda members: tuple(keys[slot] for slot in members))
 
     def members(self, number: BlockNumber) -> tuple[int, ...]:
-        """The slots of its validators; each stands at its index."""
+        """The slots of a number's validators, in the order of their indices."""
         return self._members[BlockNumber(1) if self._is_fixed else number]
 
     def validators(self, number: BlockNumber) -> tuple[Address, ...]:
-        """The addresses of its validators, ascending."""
+        """The addresses of a number's validators, ascending."""
         return self._addresses_of(self.members(number))
 
     def index_of(self, slot: int, number: BlockNumber) -> ValidatorIndex | None:
-        """What a key is called at a number; None if it does not decide it."""
+        """The validator index of a key at a number; None if it is not in the set."""
         members = self.members(number)
         return ValidatorIndex(members.index(slot)) if slot in members else None
 
     def on_final(self, block: Block) -> bool:
-        """Learn the next number's set, whoever is the first to store this block; if it changed."""
+        """Compute the next number's set when a node first stores this block; whether it changed."""
         following = BlockNumber(block.number + 1)
         if self._is_fixed or following in self._members:
             return False

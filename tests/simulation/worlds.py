@@ -1,4 +1,4 @@
-"""Which world a seed is, and its run from the first fault to health (docs/spec/consensus.md)."""
+"""The world of a seed, and its run from the first fault to recovery (docs/spec/consensus.md)."""
 
 from collections.abc import Callable, Mapping
 from random import Random
@@ -18,10 +18,10 @@ from tests.simulation.cluster import (
 from tests.simulation.histories import scatter, scatter_with_locks
 
 STRICT_EVERY: Final = 100
-"""One seed in so many has real signatures and shares nothing."""
+"""One seed in this many is a strict world."""
 
 SETS_EVERY: Final = 20
-"""One seed in so many has a set that changes."""
+"""One seed in this many has a changing validator set."""
 
 DISK_ACCIDENTS: Final = ("log", "flip", "cut", "guard", "wiped")
 
@@ -47,7 +47,7 @@ def draw_world(seed: int) -> tuple[str, World]:
 
 
 def draw_storm(random: Random) -> World:
-    """Everything a network does by itself, and twins or dead ones besides."""
+    """A world with every network fault, and perhaps twins or dead validators."""
     n = random.choice((4, 4, 5, 7))
     faulty = compute_max_faulty(n)
     twins = random.choice((0, 0, 1))
@@ -70,7 +70,7 @@ def draw_storm(random: Random) -> World:
 
 
 def draw_locks(random: Random) -> World:
-    """Certificates that few saw, at every view, with somebody faulty among the few."""
+    """A world in which few nodes get each certificate, and one of these is faulty."""
     n = random.choice((4, 4, 5, 7))
     faulty = compute_max_faulty(n)
     role = random.choice(("none", "gone", "dead", "liars", "twins"))
@@ -91,7 +91,7 @@ def draw_locks(random: Random) -> World:
 
 
 def draw_twins(random: Random) -> World:
-    """Twins: a partition for every view, one validator in both halves."""
+    """A world of twins: a partition for every view, with one validator in both halves."""
     return World(
         n=random.choice((4, 4, 4, 5)),
         faulty_ms=8_000,
@@ -103,7 +103,7 @@ def draw_twins(random: Random) -> World:
 
 
 def draw_liars(random: Random) -> World:
-    """f liars, colluding."""
+    """A world with f colluding liars."""
     n = random.choice((4, 4, 5, 7, 10))
     return World(
         n=n,
@@ -119,7 +119,7 @@ def draw_liars(random: Random) -> World:
 
 
 def draw_abandoned(random: Random) -> World:
-    """The primary of a view sends its NEW-VIEW and is never seen again; the others restart."""
+    """A world in which a primary sends its NEW-VIEW and stays away; the others restart."""
     n = random.choice((4, 4, 5, 7))
     return World(
         n=n,
@@ -133,7 +133,7 @@ def draw_abandoned(random: Random) -> World:
 
 
 def draw_starved(random: Random) -> World:
-    """One kind of message is lost to one node, or a star, a ring, a one-way link."""
+    """A world in which one node never gets one kind, or with a star, a ring or a one-way link."""
     return World(
         n=4,
         faulty_ms=8_000,
@@ -144,7 +144,7 @@ def draw_starved(random: Random) -> World:
 
 
 def draw_disks(random: Random) -> World:
-    """Crashes at every boundary, and disks that lose what was durable."""
+    """A world with crashes at every boundary, and disks that lose durable records."""
     n = random.choice((4, 4, 5, 7))
     return World(
         n=n,
@@ -159,7 +159,7 @@ def draw_disks(random: Random) -> World:
 
 
 def draw_scattered(random: Random) -> World:
-    """Views that diverged, without locks; healthy but for loss, f dead or lying."""
+    """A world of diverged views without locks, with loss and f dead or lying validators."""
     n = random.choice((4, 4, 5, 7, 10))
     top = random.choice((3, 12, 40))
     views: list[int | None] = [random.randrange(top) for _ in range(n)]
@@ -178,7 +178,7 @@ def draw_scattered(random: Random) -> World:
 
 
 def draw_locked(random: Random) -> World:
-    """Views that diverged, with lone, conflicting and committed certificates."""
+    """A world of diverged views with lone, conflicting and committed certificates."""
     n = random.choice((4, 4, 5, 7))
     role = random.choice(("none", "liars"))
     return World(
@@ -194,7 +194,7 @@ def draw_locked(random: Random) -> World:
 
 
 def draw_large(random: Random) -> World:
-    """31 validators for a few blocks."""
+    """A world of 31 validators for a few blocks."""
     return World(
         n=31,
         faulty_ms=2_500,
@@ -206,7 +206,7 @@ def draw_large(random: Random) -> World:
 
 
 def draw_sets(random: Random) -> World:
-    """Validators join and leave, from one block to the next, while everything else goes wrong."""
+    """A world in which validators join and leave with each block, with every network fault."""
     role = random.choice(("none", "dead", "liars", "liars", "twins"))
     return World(
         n=random.choice((4, 5)),
@@ -227,7 +227,7 @@ def draw_sets(random: Random) -> World:
 
 
 def draw_timing(random: Random) -> Timing:
-    """The usual timing, with another cap."""
+    """The usual timing with another cap."""
     return Timing(
         min_block_interval_ms=TIMING.min_block_interval_ms,
         empty_block_interval_ms=TIMING.empty_block_interval_ms,
@@ -254,7 +254,7 @@ FAMILIES: Final[Mapping[str, tuple[Callable[[Random], World], int]]] = {
     "locked": (draw_locked, 9),
     "large": (draw_large, 1),
 }
-"""The families of worlds, and how many of a hundred seeds each has, about."""
+"""The families of worlds, each with its approximate share of a hundred seeds."""
 
 
 def start(
@@ -291,13 +291,13 @@ def simulate(
 
 
 def run(cluster: Cluster) -> None:
-    """The faulty time, then a block in time, then three more."""
+    """Run the faulty time, then require a block within the limit, then three more."""
     cluster.run_faulty()
     for node in cluster.honest:
         if node.state is not None:
             cluster.checkers.check_memory(node.name, node.state)
     cluster.heal()
-    # Everybody is up before the clock of the promise starts.
+    # All processes are up before the promised time begins.
     cluster.run_until(cluster.now_ms + BOOT_MS)
     promised_ms = cluster.compute_promised_recovery_ms()
     took_ms = cluster.run_to_block(1, cluster.compute_recovery_limit_ms())

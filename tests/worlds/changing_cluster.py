@@ -1,4 +1,4 @@
-"""Five nodes on a genesis with a real ValidatorSet; the fifth is no validator yet."""
+"""A cluster of five nodes with a real ValidatorSet contract; the fifth is no validator yet."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -40,7 +40,7 @@ CHANGE_BLOCKS = 5
 
 @cache
 def changing_genesis() -> tuple[GenesisConfig, GenesisState]:
-    """Four validators, and a fifth operator that holds the stake."""
+    """A genesis with four validators, and a fifth operator that holds the stake."""
     seats = tuple(
         Seat(validator, get_address(key))
         for validator, key in zip(VALIDATORS, OPERATOR_KEYS[:4], strict=True)
@@ -62,7 +62,7 @@ def changing_genesis() -> tuple[GenesisConfig, GenesisState]:
 
 
 class ChangingCluster:
-    """Five nodes, the last of which is no validator yet; everybody hears every transaction."""
+    """Five nodes, the last of which is no validator yet; all pools get every transaction."""
 
     def __init__(self, path: Path, node_class: type[ClusterNode] = ClusterNode) -> None:
         wire = Wire(changing_genesis(), (*KEYS, JOINER_KEY))
@@ -93,18 +93,18 @@ class ChangingCluster:
             self.send(OPERATOR_KEYS[index], VALIDATOR_SET, encode_vote_on_proposal(1))
 
     async def trickle(self) -> None:
-        """A transfer every half a second, for ever."""
+        """Send a transfer every half a second, for ever."""
         while True:
             self.send(ALICE, JOINER, gas=21_000)
             await trio.sleep(0.5)
 
     def sets(self, node: ClusterNode) -> list[tuple[Address, ...]]:
-        """Who decided which block, from the first on."""
+        """The validators of every block, from the first on."""
         numbers = range(1, node.store.head_number() + 1)
         return [node.store.validator_set(BlockNumber(number)).validators for number in numbers]
 
     def check(self) -> None:
-        """Every node has the same chain, certified block by block, and nobody signed twice."""
+        """Check that all nodes have one chain, and that no validator signed twice in one place."""
         common = min(heads(self.wire.nodes))
         for number in range(1, common + 1):
             hashes = {node.store.header(BlockNumber(number)).hash for node in self.wire.nodes}
@@ -125,7 +125,7 @@ async def running(cluster: ChangingCluster) -> AsyncIterator[trio.Nursery]:
 
 
 def calls_of(cluster: ChangingCluster, index: int) -> ValidatorSetCalls:
-    """What the node of an operator sends by itself."""
+    """The transactions that an operator's node sends by itself."""
     node, key = cluster.wire.nodes[index], OPERATOR_KEYS[index]
 
     async def send(contract: Address, data: bytes, gas_limit: int) -> None:

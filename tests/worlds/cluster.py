@@ -1,4 +1,4 @@
-"""Consensus hosts of one network in one trio process: all is real but the wire and the clock."""
+"""A network of real consensus hosts in one process; only the wire and the clock are fakes."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -78,7 +78,7 @@ def domain(genesis: tuple[GenesisConfig, GenesisState] | None = None) -> Signing
 
 
 class VirtualClock:
-    """Wall time that follows trio's clock."""
+    """A wall clock that follows trio's clock."""
 
     def __init__(self, ahead_ms: int = 0) -> None:
         self.ahead_ms = ahead_ms
@@ -88,12 +88,12 @@ class VirtualClock:
 
 
 class Killed(BaseException):
-    """The power went out, here."""
+    """The process is killed at this point."""
 
 
 @dataclass
 class Fuse:
-    """Raises `Killed` the n-th time that something durable or visible is about to happen."""
+    """Raises `Killed` before the n-th durable or visible effect."""
 
     left: int | None = None
 
@@ -138,18 +138,18 @@ class FusedStore(BlockStore):
 
 @dataclass
 class Wire:
-    """Every frame that was ever sent, and who hears whom."""
+    """The nodes, every frame that they sent, and the rule which frames are lost."""
 
     genesis: tuple[GenesisConfig, GenesisState] = field(default_factory=network_genesis)
     keys: Sequence[PrivateKey] = KEYS
     nodes: "list[ClusterNode]" = field(default_factory=list)
     frames: list[tuple[int, bytes]] = field(default_factory=list)
     rejections: list[tuple[int, RejectedInputError]] = field(default_factory=list)
-    """By whom, and what."""
+    """The index of each node that refused a message, with the reason."""
     lost: Callable[[int, int, bytes], bool] = lambda _sender, _receiver, _payload: False
 
     def messages(self, *indices: int) -> list[Message]:
-        """What these validators sent, in order; of all if none is named."""
+        """The messages of these validators in order; of all if none is named."""
         chosen = indices or range(len(self.nodes))
         return [decode_message(payload) for sender, payload in self.frames if sender in chosen]
 
@@ -169,7 +169,7 @@ class ClusterNode:
         self.is_running = False
         self.faults: list[tuple[PeerId, RejectedInputError]] = []
         self.claimed_head: Head | None = None
-        """What peers are told instead of the true head."""
+        """The head that peers see instead of the true one."""
         self.finalized: list[Block] = []
         self.after_finalized: Callable[[Block], None] = lambda _block: None
         self.has_sync = True
@@ -178,7 +178,7 @@ class ClusterNode:
         wire.nodes.append(self)
 
     def open(self) -> None:
-        """Everything a process has after it read its directory."""
+        """Build all parts of the process from its directory."""
         config, genesis = self._wire.genesis
         self.database = open_database(self.directory / "database")
         self.store = FusedStore(self.database)
@@ -244,7 +244,7 @@ class ClusterNode:
         )
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """One life of the process: until `kill`, or until the fuse is burnt."""
+        """Run the process until `kill`, or until the fuse is burnt."""
         self.open()
         self.is_running = True
         self._inbox, self._incoming = trio.open_memory_channel[tuple[int, bytes]](10_000)
@@ -280,7 +280,7 @@ class ClusterNode:
             except RejectedInputError as error:
                 self._wire.rejections.append((self.index, error))
 
-    # The network, as the host sees it.
+    # The network as the host sees it.
 
     def deliver(self, sender: int, payload: bytes) -> None:
         with suppress(trio.WouldBlock):
@@ -353,7 +353,7 @@ class ClusterNode:
 
 
 class suppress_killed:  # noqa: N801 - a context manager, as contextlib names its own
-    """Ends a process at `Killed`, however deep in groups it comes."""
+    """Ends a process at `Killed`, also if exception groups enclose it."""
 
     def __enter__(self) -> None:
         pass
@@ -382,11 +382,11 @@ def heads(nodes: Iterable[ClusterNode]) -> list[int]:
 
 
 SignedPlace = tuple[int, MessageKind, int, int]
-"""Author, kind, number and view: where an honest validator signs one thing."""
+"""Author, kind, number and view; an honest validator signs at most one thing for each."""
 
 
 def list_signed(messages: Iterable[Message]) -> dict[SignedPlace, set[tuple[object, Signature]]]:
-    """What was signed in each place, by everybody whose signature is in these messages."""
+    """The digests and signatures in these messages, by author, kind, number and view."""
     found: dict[SignedPlace, set[tuple[object, Signature]]] = {}
 
     def add_vote(vote: Vote) -> None:
@@ -415,5 +415,5 @@ def list_signed(messages: Iterable[Message]) -> dict[SignedPlace, set[tuple[obje
 
 
 def with_body(block: Block, *transactions: bytes) -> Block:
-    """The header of a block over another body: the same hash."""
+    """The header of a block with another body, which has the same hash."""
     return replace(block, transactions=transactions)

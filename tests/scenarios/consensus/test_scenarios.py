@@ -1,6 +1,6 @@
-"""Every transcript in this folder is what happens.
+"""The replicas do what every transcript in this folder says.
 
-`python -m tests.scenarios.consensus.test_scenarios --rewrite` writes them anew; review the diff.
+`python -m tests.scenarios.consensus.test_scenarios --rewrite` regenerates them; review the diff.
 """
 
 import sys

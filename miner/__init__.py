@@ -1,1 +1,1 @@
-"""The work: gradients with torch, their re-execution, and the miner that sells them."""
+"""The miner, and the worker that verifies gradients: everything that needs torch."""

@@ -1,7 +1,7 @@
-"""The rows of a task, from files that anybody may have written (docs/spec/training.md, section 1).
+"""The rows of a task, from files of unknown origin (docs/spec/training.md, section 1).
 
-An npz file is read without numpy's loader: no pickles, no literal evaluation, no member that the
-manifest does not announce, and nothing is unpacked beyond the length it announces.
+An npz file is read without numpy's loader: without pickles or literal evaluation, with exactly the
+members that the manifest announces, and with no byte unpacked beyond the announced length.
 """
 
 import zipfile
@@ -23,25 +23,25 @@ from chain.training.architectures import input_shape
 from chain.training.task_spec import Data, FeatureType, Shard, TaskSpec
 
 NPY_MAGIC: Final = b"\x93NUMPY\x01\x00"
-"""Format 1.0, the only one numpy writes for arrays without fields."""
+"""The start of npy format 1.0, the only one that numpy writes for arrays without fields."""
 
 MAX_NPY_HEADER_BYTES: Final = 1_024
-"""Of an array of few extents; numpy's own header takes 128."""
+"""The longest array header that is read; numpy's own header takes 128 bytes."""
 
 MAX_FEATURE: Final = 2.0**20
-"""In magnitude: no activation of a sane model overflows from there."""
+"""The largest magnitude of a feature: no activation of a sane model overflows from there."""
 
 TYPE_CODES: Final = {"float32": "<f4", "uint8": "|u1", "int64": "<i8"}
-"""numpy's spelling of the manifest's element types."""
+"""numpy's names of the manifest's element types."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """All rows of a task, held out ones included.
+    """All rows of a task, the held-out ones included.
 
     Attributes:
-        features: float32, (rows, ...) as the model takes them.
-        labels: int64, (rows,), each below the number of classes.
+        features: float32, (rows, ...), in the shape that the model takes.
+        labels: int64, (rows,), each less than the number of classes.
     """
 
     features: torch.Tensor
@@ -52,7 +52,7 @@ def load_dataset(spec: TaskSpec, shards: Sequence[bytes], device: torch.device) 
     """The rows of `spec` from the bytes of its shards, in manifest order.
 
     Raises:
-        RejectedInputError: A shard is not the one of the manifest, or is not what it announces.
+        RejectedInputError: A shard is not that of the manifest, or its content is not as announced.
     """
     parts = [
         read_shard(spec.data, shard, data)
@@ -60,7 +60,7 @@ def load_dataset(spec: TaskSpec, shards: Sequence[bytes], device: torch.device) 
     ]
     features = np.concatenate([features for features, _ in parts])
     labels = np.concatenate([labels for _, labels in parts])
-    if not np.all(np.abs(features) <= MAX_FEATURE):  # false for NaN, too
+    if not np.all(np.abs(features) <= MAX_FEATURE):  # also false for NaN
         raise _refusal("a feature is not finite or exceeds 2**20")
     if labels.size and not (labels.min() >= 0 and labels.max() < spec.model.classes):
         raise _refusal(f"a label is not one of {spec.model.classes} classes")
@@ -75,7 +75,7 @@ def read_file(path: Path, byte_count: int) -> bytes:
     """The content of a file that must be `byte_count` long.
 
     Raises:
-        RejectedInputError: It is longer or shorter; no more than one byte too many was read.
+        RejectedInputError: The file is longer or shorter. At most one byte too many is read.
     """
     with path.open("rb") as file:
         data = file.read(byte_count + 1)
@@ -92,7 +92,7 @@ def read_shard(
     """Features float32(rows, *sample_shape) and labels int64(rows,) of one npz file.
 
     Raises:
-        RejectedInputError: The bytes have another content id or are not what is announced.
+        RejectedInputError: The bytes have another content id, or are not as announced.
     """
     if len(data) != shard.byte_count or content_id(data) != shard.content_id:
         raise RejectedInputError(

@@ -1,7 +1,7 @@
-"""The hardware that gradients are computed on, behind one door (docs/spec/training.md, section 5).
+"""The device that computes gradients, and its arithmetic (docs/spec/training.md, section 5).
 
 Precision is part of the protocol: float32 with TF32 off and deterministic algorithms, so that two
-honest machines differ by rounding alone.
+honest machines differ only by rounding.
 """
 
 import os
@@ -12,18 +12,18 @@ import torch
 from pot_common.errors import OperatorError
 
 DEVICE_NAMES: Final = "auto, cpu, cuda or cuda:N"
-"""What an operator may write."""
+"""The names of devices, for messages."""
 
 
 def open_device(name: str, threads: int = 1) -> torch.device:
-    """The torch device called `name`, with the protocol's arithmetic switched on.
+    """The torch device called `name`; sets this process to the protocol's arithmetic.
 
     Args:
-        name: auto (CUDA if there is any), cpu, cuda or cuda:N.
-        threads: CPU threads of this process.
+        name: auto (CUDA if the machine has it), cpu, cuda or cuda:N.
+        threads: The CPU threads that torch uses in this process.
 
     Raises:
-        OperatorError: There is no such device here.
+        OperatorError: The machine has no such device.
     """
     _fix_arithmetic(threads)
     if name == "auto":
@@ -37,7 +37,7 @@ def open_device(name: str, threads: int = 1) -> torch.device:
     count = torch.cuda.device_count()
     if int(index or 0) >= count:
         message = (
-            f"device {name!r} is not there: torch {torch.__version__} sees {count} CUDA devices; "
+            f"device {name!r} does not exist: torch {torch.__version__} sees {count} CUDA devices; "
             "set the device to cpu, or install a CUDA build of torch and its driver"
         )
         raise OperatorError(message)
@@ -45,7 +45,7 @@ def open_device(name: str, threads: int = 1) -> torch.device:
 
 
 def _fix_arithmetic(threads: int) -> None:
-    # cuBLAS is deterministic only with a fixed workspace, which it reads at its first use.
+    # cuBLAS is deterministic only with a fixed workspace; it reads this variable at first use.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("highest")
@@ -53,4 +53,4 @@ def _fix_arithmetic(threads: int) -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True)
-    torch.manual_seed(0)  # nothing draws; a layer that did would be found by re-execution
+    torch.manual_seed(0)  # no layer draws random numbers; if one did, each run would draw the same

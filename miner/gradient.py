@@ -12,7 +12,7 @@ from miner.loss import compute_loss_sum
 from miner.model import flatten, ordered_parameters
 
 MICROBATCH: Final = 512
-"""Samples whose activations are in memory at a time; the split moves a gradient by about 1e-6."""
+"""How many samples' activations are in memory at once; the split moves a gradient by about 1e-6."""
 
 
 def compute_gradient(
@@ -21,8 +21,8 @@ def compute_gradient(
     """The gradient, float32[parameters] in manifest order, of the mean loss over the samples.
 
     Args:
-        module: With the parameters at which the gradient is taken.
-        loss: Of a sample.
+        module: The model, with the parameters at which the gradient is taken.
+        loss: The loss of one sample.
         features: (B, ...), on the module's device.
         labels: (B,).
     """
@@ -37,9 +37,9 @@ def compute_gradient(
 
 
 def clip(gradient: Float32Array) -> Float32Array:
-    """`gradient` scaled to L2 norm 1 if it is longer; zero where it is not finite anywhere.
+    """`gradient`, scaled to L2 norm 1 if it is longer; all zeros if any value is not finite.
 
-    A diverged model thus yields an empty payload, which aggregates to nothing, instead of a crash.
+    A diverged model then gives a gradient that changes nothing, instead of an error.
     """
     if not np.all(np.isfinite(gradient)):
         return np.zeros_like(gradient)

@@ -1,9 +1,9 @@
-"""What a miner believes: what follows from the genesis hash (docs/spec/rpc.md, section 9).
+"""Reads of the chain that are proven from the genesis hash (docs/spec/rpc.md, section 9).
 
-A miner that commits to other work than the chain assigned to it loses its bond, so what it works on
-comes from a header that a quorum of validators signed, and from Merkle proofs under that header's
-state root. A node that contradicts them is named and not asked again for a while; a node can keep
-things back, which is why there should be several.
+A miner that commits to other work than the chain assigned to it loses its bond. Its assignment is
+therefore taken from a header that a quorum of validators signed, and from Merkle proofs under that
+header's state root. A node whose answer contradicts them is logged and not asked for a while. A
+node can still withhold answers, so a miner should use several nodes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from miner.client import DishonestNodeError, FailoverClient
 from miner.replies import AttemptReply, StateProof
 
 STALE_BLOCKS: Final = 16
-"""A node whose head is so far behind what was proven before has stopped, or holds things back."""
+"""A node whose head is so far behind a proven block has stopped, or withholds blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ class ProvenAttempt:
     participants: tuple[tuple[Address, int], ...]
     """Miners with their declared units, by ascending address."""
     model_root: Hash32
-    """Of the last settled round; zero before the first."""
+    """The model root of the last settled round; zero before the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a task is at a final block."""
+    """The state of a task, and of one miner in it, at a final block."""
 
     header: Header
     attempt: AttemptState
@@ -54,7 +54,7 @@ class Progress:
     def is_past_commitments(
         self, open_block: BlockNumber, commit_seconds: int, floor_blocks: int
     ) -> bool:
-        """Whether no commitment to the attempt that opened in `open_block` can follow."""
+        """Whether no more commitments can come to the attempt that opened in `open_block`."""
         attempt, header = self.attempt, self.header
         if header.number < open_block:
             return False
@@ -67,7 +67,7 @@ class Progress:
 
 
 class LightClient:
-    """Reads the chain through nodes that it does not believe."""
+    """Reads the chain through nodes that it does not trust."""
 
     def __init__(self, client: FailoverClient, network: TrustedNetwork) -> None:
         self.network = network
@@ -78,11 +78,11 @@ class LightClient:
     def read(
         self, reads: Mapping[Address, Sequence[int]], block: BlockNumber | None = None
     ) -> tuple[Header, ProvenState]:
-        """Slots in the state of a final block, the head of the node asked if none is given.
+        """Storage slots in the state of a final block; without a block, of the node's head.
 
         Raises:
-            DishonestNodeError: What the node gives proves nothing, or is far behind.
-            ClientError: No node answers, or it does not keep that state.
+            DishonestNodeError: The node's proof is wrong, or its head is far behind.
+            ClientError: No node answers, or the node does not keep that state.
         """
         proof = self._client.proof(reads, block)
         source = self._client.current
@@ -102,7 +102,7 @@ class LightClient:
         return header, state
 
     def _verify_header(self, source: str, block: BlockNumber | None, proof: StateProof) -> Header:
-        """The header of a proof, by the validators of then."""
+        """The header of a proof, checked against the validators of its block."""
         certificate = proof.certificate or b""
         try:
             return self._chain.verify_header(block, proof.header, certificate)
@@ -111,10 +111,12 @@ class LightClient:
         try:
             return self._chain.verify_header(block, proof.header, certificate)
         except RejectedInputError as error:
-            raise DishonestNodeError(source, f"what it calls final is not ({error})") from error
+            raise DishonestNodeError(
+                source, f"the block that it calls final is not ({error})"
+            ) from error
 
     def _follow_sets(self, source: str) -> None:
-        """Take over the sets of validators that were in force since the last known one."""
+        """Learn the validator sets that followed the last known one."""
         while changes := self._client.validator_sets(self._chain.set_since):
             for change in changes:
                 last = BlockNumber(change.first_block - 1)
@@ -126,14 +128,14 @@ class LightClient:
                 except RejectedInputError as error:
                     raise DishonestNodeError(
                         source,
-                        f"it does not prove its validators from block {last + 1} on ({error})",
+                        f"it does not prove the validator set from block {last + 1} on ({error})",
                     ) from error
 
     def prefer_highest(self, node_count: int) -> None:
-        """Ask the nodes in turn for their last final block, and prefer the one with the highest.
+        """Ask each node for its last final block, and prefer the node with the highest.
 
         Raises:
-            NodeUnreachableError: None of them answers with a block that is final.
+            NodeUnreachableError: No node answers with a final block.
         """
         best = None
         for _ in range(node_count):
@@ -149,10 +151,15 @@ class LightClient:
             self._client.prefer(best[1])
 
     def prove_attempt(self, task: TaskId, hint: AttemptReply, source: str) -> ProvenAttempt:
-        """The attempt that `source` told of, as the state of its opening block shows it.
+        """The attempt of a hint, read from the state of its opening block.
+
+        Args:
+            task: The task.
+            hint: An answer of a node, which may be wrong.
+            source: The URL of that node.
 
         Raises:
-            DishonestNodeError: The chain opened another one there, or none.
+            DishonestNodeError: The chain opened no such attempt in that block.
             ClientError: No node answers.
         """
         block = BlockNumber(hint.open_block)
@@ -186,7 +193,7 @@ class LightClient:
         )
 
     def progress(self, task: TaskId, miner: Address) -> Progress:
-        """How far a task is, and the miner in it, at some final block near the head.
+        """The state of a task, and of the miner in it, at a final block near the head.
 
         Raises:
             DishonestNodeError: The node cannot prove its answer.
@@ -204,7 +211,7 @@ class LightClient:
         )
 
     def task(self, task: TaskId) -> tuple[Hash32, TaskStatus]:
-        """The hash of a task's specification, and its status, at some final block near the head.
+        """The hash of a task's specification, and its status, at a final block near the head.
 
         Raises:
             DishonestNodeError: The node cannot prove its answer.
@@ -215,10 +222,10 @@ class LightClient:
 
 
 def fetch_network(client: FailoverClient, chain_id: int, genesis_hash: Hash32) -> TrustedNetwork:
-    """The network of a genesis hash that is trusted, its parameters fetched and checked.
+    """The network of a trusted genesis hash, with parameters that are fetched and checked.
 
     Raises:
-        DishonestNodeError: What the node gives is not of that genesis.
+        DishonestNodeError: The node's genesis has another hash.
         ClientError: No node answers.
     """
     genesis = client.genesis()

@@ -1,4 +1,4 @@
-"""What a gradient is the gradient of (docs/spec/training.md, section 2)."""
+"""The loss functions (docs/spec/training.md, section 2)."""
 
 from typing import assert_never
 
@@ -9,7 +9,7 @@ from chain.training.task_spec import Loss
 
 
 def compute_loss_sum(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
-    """The sum over samples, in nats, of logits (B, classes) against labels (B,)."""
+    """The summed loss of logits (B, classes) against labels (B,), in nats."""
     match loss:
         case Loss.CROSS_ENTROPY:
             return functional.cross_entropy(logits, labels, reduction="sum")

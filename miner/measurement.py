@@ -1,9 +1,9 @@
-"""How far a payload is from an honest gradient (docs/spec/training.md, section 5).
+"""How far a payload is from the re-executed gradient (docs/spec/training.md, section 5).
 
-The cell distance E: how far the re-executed gradient lies outside the cells that the codes stand
-for, relative to its own norm. Rounding to codes thus costs an honest miner nothing. Because a
-coarser exponent would widen the cells, exponents must be the encoder's, up to a slack.
-Tolerances only accept or reject; nothing here is hashed.
+Each code stands for a cell of values. The cell distance E is how far the re-executed gradient lies
+outside the cells, relative to its own norm, so rounding to codes costs an honest miner nothing. A
+coarser exponent would widen the cells; so exponents must be the encoder's, up to a slack.
+The floats here only accept or reject a gradient; none is hashed.
 """
 
 import math
@@ -22,13 +22,13 @@ from chain.training.encoding import (
 from chain.training.task_spec import PPB
 
 MAX_DISTANCE_PPB: Final = 2**53 - 1
-"""Stands for every larger distance, infinity included; the largest integer JSON carries exactly."""
+"""The result for every larger distance, infinity included: JSON's largest exact integer."""
 
 BLOCK_SLACK: Final = 1e-3
-"""Of a block maximum, relative to itself: honest machines differ by 2e-5 at most (measured)."""
+"""The allowed error of a block's maximum, relative to it. Honest machines differ by up to 2e-5."""
 
 NORM_SLACK: Final = 1e-5
-"""Of a block maximum, relative to the gradient's norm: for blocks of nearly nothing."""
+"""The allowed error of a block's maximum, relative to the gradient's norm: for tiny blocks."""
 
 
 def measure(gradient: Gradient, reference: Float32Array) -> Measurement:

@@ -56,7 +56,7 @@ class CnnModule(nn.Module):
 def _pool(x: Tensor) -> Tensor:
     """2x2 max pooling, (B, C, H, W) to (B, C, H // 2, W // 2).
 
-    By maximum, because max_pool2d's backward pass has no deterministic kernel on CUDA.
+    Written with torch.maximum: max_pool2d has no deterministic backward pass on CUDA.
     """
     height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
     x = torch.maximum(x[:, :, 0:height:2], x[:, :, 1:height:2])
@@ -64,7 +64,7 @@ def _pool(x: Tensor) -> Tensor:
 
 
 def build_model(model: Model) -> nn.Module:
-    """The module of `model`, on the CPU, with parameters of no meaning."""
+    """The module of `model`, on the CPU, with arbitrary parameters."""
     match model:
         case Mlp():
             return MlpModule(model)
@@ -75,7 +75,7 @@ def build_model(model: Model) -> nn.Module:
 
 
 def ordered_parameters(module: nn.Module) -> tuple[nn.Parameter, ...]:
-    """The parameters in manifest order: by ascending name."""
+    """The parameters in manifest order, which is by ascending name."""
     return tuple(parameter for _, parameter in sorted(module.named_parameters()))
 
 
@@ -93,6 +93,6 @@ def load_parameters(module: nn.Module, theta: bytes) -> None:
 
 
 def flatten(tensors: tuple[Tensor, ...]) -> Float32Array:
-    """The values of `tensors`, in order, as one float32[parameters] on the CPU."""
+    """The values of `tensors`, in order, as one float32[parameters] in main memory."""
     flat: Float32Array = torch.cat([tensor.flatten() for tensor in tensors]).cpu().numpy()
     return flat

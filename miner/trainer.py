@@ -1,4 +1,4 @@
-"""A task, ready to compute on, for miners and verifiers (docs/spec/training.md, section 5)."""
+"""One task on one device, for miners and verifiers (docs/spec/training.md, section 5)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,22 +24,22 @@ from miner.model import build_model, load_parameters
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a model does on the held-out rows."""
+    """How well a model does on the held-out rows."""
 
     correct_count: int
     row_count: int
     loss_millinats: int
-    """Mean over the rows, rounded; in thousandths of a nat."""
+    """The mean over the rows in thousandths of a nat, rounded."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trainer:
-    """One task on one device.
+    """Computes, verifies and evaluates for one task.
 
     Attributes:
         spec: The task.
-        module: Its model; every method first loads the parameters it is given.
-        dataset: Its rows, on the device.
+        module: The model. Every method first loads the parameters that it is given.
+        dataset: The rows, on the device.
     """
 
     spec: TaskSpec
@@ -47,7 +47,7 @@ class Trainer:
     dataset: Dataset
 
     def compute_gradient(self, theta: bytes, sample_indices: Sequence[int]) -> Float32Array:
-        """The clipped gradient, float32[parameters], at `theta` over training samples by index."""
+        """The clipped gradient, float32[parameters], at `theta` over these samples."""
         rows = torch.tensor([self.spec.row_of_sample(i) for i in sample_indices], dtype=torch.int64)
         rows = rows.to(self.dataset.labels.device)
         load_parameters(self.module, theta)
@@ -57,17 +57,17 @@ class Trainer:
     def build_payload(
         self, header: GradientHeader, theta: bytes, sample_indices: Sequence[int]
     ) -> bytes:
-        """The payload of the gradient at `theta` over samples, for the place `header` names."""
+        """The encoded gradient at `theta` over the samples, for the place that `header` names."""
         assert header.parameter_count == count_parameters(self.spec.model)
         return encode_gradient(header, self.compute_gradient(theta, sample_indices))
 
     def verify_payload(
         self, payload: bytes, header: GradientHeader, theta: bytes, sample_indices: Sequence[int]
     ) -> Measurement:
-        """Re-execute, and measure `payload` against the result.
+        """The distance of `payload` from the gradient that this method computes.
 
         Raises:
-            InvalidGradient: The payload is not well-formed for the place that `header` names.
+            InvalidGradient: The payload does not follow the format, or has another header.
         """
         gradient = decode_gradient(payload, header)
         return measure(gradient, self.compute_gradient(theta, sample_indices))
@@ -87,7 +87,7 @@ class Trainer:
 
 
 def _to_millinats(nats: float) -> int:
-    # A diverged model has an infinite or undefined loss; JSON and the contract have neither.
+    # A diverged model has an infinite or undefined loss, which JSON and the contract cannot hold.
     largest = 2**53 - 1
     return round(1000 * nats) if nats < largest // 1000 else largest
 
@@ -96,7 +96,7 @@ def open_task(spec: TaskSpec, shards: Sequence[bytes], device: torch.device) -> 
     """The trainer of `spec` on `device`, from the bytes of its shards in manifest order.
 
     Raises:
-        RejectedInputError: A shard is not what the manifest announces.
+        RejectedInputError: A shard is not as the manifest announces.
     """
     dataset = load_dataset(spec, shards, device)
     return Trainer(spec, build_model(spec.model).to(device), dataset)

@@ -1,7 +1,8 @@
-"""Which network a miner mines on: the one thing that it must be told (docs/operator-guide.md).
+"""The network that a miner mines on (docs/operator-guide.md).
 
-Everything else is proven from the genesis hash. It comes from `--genesis`, or, at first use, from
-the first node; what was trusted then is written down beside the key, and another is refused later.
+The genesis hash is the one thing that a miner must trust; it proves everything else. It comes from
+`--genesis` or, when a key is first used, from the first node. The hash that was trusted then is
+stored beside the key, and nodes of another network are refused later.
 """
 
 import json
@@ -23,7 +24,7 @@ from pot_common.errors import OperatorError
 from pot_common.rpc_replies import ClientError
 
 TRUST_SUFFIX: Final = ".network"
-"""Of the file beside the key."""
+"""The ending of the file beside the key."""
 
 HASH_CHARACTERS: Final = 66
 """0x and 64 hex digits."""
@@ -34,19 +35,19 @@ _log = structlog.get_logger("miner")
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """What was trusted at first use."""
+    """The network that was trusted when the key was first used."""
 
     chain_id: int
     genesis_hash: Hash32
 
 
 def find_network(client: FailoverClient, genesis: str | None, key: Path) -> TrustedNetwork:
-    """The network that the operator named, or that was trusted before, or the first node's.
+    """The network of `--genesis`, else the one that was trusted before, else the first node's.
 
     Args:
-        client: Is told to ask only nodes of that network from now on.
-        genesis: The hash of block 0 in hex, or the path of a genesis file; None: see above.
-        key: The key file; what is trusted at first use is written beside it.
+        client: The client that asks only nodes of this network from now on.
+        genesis: The hash of block 0 in hex, or the path of a genesis file, or None.
+        key: The key file; the network that is trusted at first use is stored beside it.
 
     Raises:
         OperatorError: The setting or a file is wrong.

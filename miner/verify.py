@@ -1,17 +1,18 @@
 """The verifier worker: `python -m miner.verify` (docs/spec/training.md, section 5).
 
-A node starts it, writes requests to its standard input and reads answers from its standard output,
-one JSON object each behind its length as a 4-byte big-endian integer. Large things come as paths.
-The worker limits its own memory, so a task that breaks it breaks nothing else: it dies, and the
-node starts another. It ends when its input does.
+A node starts the worker, writes requests to its standard input and reads answers from its standard
+output (pot_common/framing.py). Large data is passed as paths. The worker limits its own memory: a
+task that needs more ends the worker, not the node, and the node starts another. It ends when its
+input ends.
 
 Every request has `id`, `kind`, and the paths `spec`, `theta` and `shards` (an array). By kind:
-    dry_run: nothing more; answers parameter_count, unit_milliseconds, peak_bytes.
-    evaluate: nothing more; answers correct_count, row_count, loss_millinats.
+    dry_run: answers parameter_count, unit_milliseconds, peak_bytes.
+    evaluate: answers correct_count, row_count, loss_millinats.
     verify: the paths `payload` and `indices` (the samples, little-endian 64-bit) and `header`
         (round, chain_id, seed, miner, task, attempt); answers distance_ppb, exponents,
         milliseconds.
-An answer has the request's `id`, and `error` and `detail` instead if what was given breaks a rule.
+An answer has the request's `id`. If the request or its files break a rule, it has `error` and
+`detail` and nothing else.
 """
 
 import argparse
@@ -45,21 +46,21 @@ from pot_common.errors import OperatorError
 from pot_common.framing import VERIFIER_ANSWERS, VERIFIER_QUESTIONS, FrameError
 
 DEFAULT_MEMORY_BYTES: Final = 4 * 2**30
-"""Four times what the digits example takes; a genesis for larger models raises it."""
+"""Four times what the digits example needs; the node sets another limit for larger models."""
 
 MAX_OPEN_FILES: Final = 256
-"""Python, torch and one input at a time need far fewer."""
+"""More than Python, torch and one input file at a time need."""
 
 INDEX_BYTES: Final = 8
-"""Of a sample index in a file."""
+"""The length of a sample index in a file."""
 
 Answer = dict[str, str | int]
-"""The members of an answer but for its id."""
+"""The members of an answer without its id."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyRequest:
-    """One request, its members read as they are needed."""
+    """One request; a member is checked when it is read."""
 
     members: JsonObject
 
@@ -109,12 +110,12 @@ class VerifyRequest:
 
 @dataclass(slots=True)
 class Worker:
-    """Answers requests; keeps the task that it worked on last.
+    """Answers requests, and keeps the last task open.
 
     Attributes:
-        device: Where it computes.
-        task_hash: Of the specification that `trainer` is for.
-        trainer: None before the first request.
+        device: The device that computes.
+        task_hash: The content id of the specification that `trainer` is for.
+        trainer: The open task; None before the first request.
     """
 
     device: torch.device
@@ -122,7 +123,7 @@ class Worker:
     trainer: Trainer | None = field(default=None)
 
     def answer(self, request: VerifyRequest) -> Answer:
-        """The answer to `request`; what was given and breaks a rule is answered, too."""
+        """The answer to `request`, which is an error if the request or its files break a rule."""
         try:
             trainer = self._open(request)
             theta_size = count_parameters(trainer.spec.model) * FLOAT32_BYTES
@@ -146,7 +147,7 @@ class Worker:
             data = file.read(MAX_SPEC_BYTES + 1)
         task_hash = content_id(data)
         if self.trainer is None or task_hash != self.task_hash:
-            # First let go of the old task's data: both may not fit together.
+            # Free the old task's data first: both tasks may not fit into memory.
             self.trainer, self.task_hash = None, None
             spec = decode_task_spec(data)
             self.trainer = open_task(spec, _read_shards(spec, request), self.device)
@@ -170,7 +171,7 @@ def _dry_run(trainer: Trainer, theta: bytes) -> Answer:
         raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, "not the initial weights")
     initial_state(spec.optimizer, theta)
     samples = range(spec.samples_per_unit)
-    trainer.compute_gradient(theta, samples)  # the first call also loads kernels
+    trainer.compute_gradient(theta, samples)  # not timed: the first call also loads kernels
     start = time.monotonic()
     trainer.compute_gradient(theta, samples)
     return {
@@ -210,12 +211,12 @@ def _read_indices(path: Path, sample_count: int) -> "array[int]":
     with path.open("rb") as file:
         data = file.read(sample_count * INDEX_BYTES + 1)
     if not data or len(data) % INDEX_BYTES or len(data) > sample_count * INDEX_BYTES:
-        raise _bad_request("indices must be 1 to as many 64-bit integers as there are samples")
+        raise _bad_request(f"indices must be 1 to {sample_count} 64-bit integers")
     indices = array("Q", data)
     if sys.byteorder == "big":
         indices.byteswap()
     if max(indices) >= sample_count:
-        raise _bad_request("an index is not that of a sample")
+        raise _bad_request(f"an index is not below the number of samples, {sample_count}")
     return indices
 
 
@@ -228,9 +229,9 @@ def _bad_request(problem: str) -> RejectedInputError:
 
 
 def limit_process(memory_bytes: int) -> None:
-    """Give up memory beyond `memory_bytes`, many open files, and core dumps.
+    """Limit the memory and the open files of this process, and turn off core dumps.
 
-    RLIMIT_DATA, because RLIMIT_AS counts what CUDA and allocators merely reserve.
+    The limit is RLIMIT_DATA: RLIMIT_AS counts address space that CUDA and allocators only reserve.
     """
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, MAX_OPEN_FILES))

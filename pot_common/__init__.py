@@ -1,1 +1,1 @@
-"""What node and miner share: files, locks and clients, without trio, torch or libp2p."""
+"""Input and output that node and miner share, without trio, torch or libp2p."""

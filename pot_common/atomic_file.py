@@ -1,4 +1,4 @@
-"""Small files that are there whole or not at all, also after a power cut."""
+"""Small files that are either complete or absent, also after a power cut."""
 
 import os
 import threading
@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 TEMPORARY_SUFFIX: Final = ".tmp"
-"""Marks a file whose writing was cut off; it never held anything that counted."""
+"""The ending of a file that is being written; one that is left over can be deleted."""
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Put `data` at `path`, replacing what is there; durable on return.
+    """Write `data` to the file `path`, replacing its content; durable on return.
 
     Raises:
-        OSError: the disk refused; `path` holds what it held before.
+        OSError: The disk refused; the file has its old content.
     """
-    # Two processes of a node may write the same file at once; the last one stays.
+    # Several processes may write one file at once, each through a temporary file of its own.
     writer = f"{os.getpid()}-{threading.get_ident()}"
     temporary = path.with_name(f"{path.name}.{writer}{TEMPORARY_SUFFIX}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
@@ -27,13 +27,13 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 
 def sync_file(file: BinaryIO) -> None:
-    """Make what was written to `file` durable."""
+    """Make the bytes that were written to `file` durable."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in the directory `path` durable: a rename is not, until this."""
+    """Make the names in a directory durable; a rename is durable only after this."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What only the operator can put right: one line, with the setting and the cure."""
+"""Errors that only the operator can fix: one line, with the setting and the cure."""
 
 
 class OperatorError(Exception):
@@ -9,7 +9,7 @@ class OperatorError(Exception):
 
 
 class StorageError(OperatorError):
-    """The disk refused a write, or gave back other bytes than were written.
+    """The disk refused a write, or returned other bytes than were written.
 
     After one from the write-ahead log, the guard file or the database, this process signs and
     finalizes nothing more: after a failed fsync the kernel may have dropped the very pages that a

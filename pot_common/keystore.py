@@ -20,10 +20,10 @@ from pot_common.atomic_file import write_atomically
 from pot_common.errors import OperatorError
 
 STANDARD_SCRYPT_COST: Final = 2**18
-"""geth's: about a second and 256 MB for every guess of the password."""
+"""The cost that geth uses: about a second and 256 MB for each guess of the password."""
 
 LIGHT_SCRYPT_COST: Final = 2**12
-"""geth's --lightkdf: some milliseconds. For development networks, whose password is public."""
+"""The cost of geth's --lightkdf: some milliseconds. For networks with a public password."""
 
 KEYFILE_LIMIT_BYTES: Final = 2**16
 """A keystore takes about 500 bytes; a longer file was named by mistake."""
@@ -125,7 +125,7 @@ def read_address(path: Path) -> Address:
     """
     stated = _read_stated_address(path)
     if stated is None:
-        raise OperatorError(f"{path} is no Web3 keystore that states its account: name another")
+        raise OperatorError(f"{path} is a Web3 keystore without its account: name another")
     return stated
 
 

@@ -1,4 +1,4 @@
-"""A lock that ends with its process: no second node on one data directory or consensus key."""
+"""Locks that end with their process, against two processes on one directory or one key."""
 
 import fcntl
 import os
@@ -14,12 +14,12 @@ def lock(path: Path, *, purpose: str, cure: str) -> Iterator[None]:
     """Hold the lock file `path` inside the `with` block.
 
     Args:
-        path: made if it is absent, and never removed: removing it would race with the next holder.
-        purpose: what it guards, for the message: "the data directory /var/lib/pot".
-        cure: what to change.
+        path: The file, created if it is absent. It stays: removing it could break a new lock.
+        purpose: The thing that it guards, for the message: "the data directory /var/lib/pot".
+        cure: What the operator can change, for the message.
 
     Raises:
-        OperatorError: another process holds it (the message names its id), or it is not accessible.
+        OperatorError: Another process, which the message names, holds it, or it is not accessible.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

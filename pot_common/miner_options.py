@@ -17,7 +17,7 @@ EXAMPLE: Final = (
     "Example:  pot miner run --rpc http://127.0.0.1:8545 --task auto --units 1 "
     "--key miner.json --password-file miner.password"
 )
-"""The last line of the help."""
+"""The example at the end of the help."""
 
 
 class MinerLogFormat(StrEnum):
@@ -29,7 +29,7 @@ class MinerLogFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MinerOptions:
-    """What the operator of a miner decides. Each field is the option of its name."""
+    """The settings of a miner. Each field holds the option of the same name."""
 
     key: Path
     rpc: tuple[str, ...]
@@ -70,16 +70,21 @@ def build_command(run: Callable[[MinerOptions], None]) -> Callable[..., None]:
             str | None,
             typer.Option(
                 metavar="HASH|FILE",
-                help="The network's genesis hash or file; else the first node is trusted, once.",
+                help="The network's genesis hash or file. Without it, the first node is "
+                "trusted once.",
             ),
         ] = None,
-        task: Annotated[str, typer.Option(help="Task id, or auto: the newest open one.")] = "auto",
+        task: Annotated[
+            str, typer.Option(help="A task's id, or auto for the newest open task.")
+        ] = "auto",
         units: Annotated[
             int, typer.Option(help="Units of work a round; the bond grows with them.")
         ] = 1,
-        password_file: Annotated[Path | None, typer.Option(help="Asked for if not given.")] = None,
+        password_file: Annotated[
+            Path | None, typer.Option(help="A file with the password; without it, you are asked.")
+        ] = None,
         data_dir: Annotated[
-            Path, typer.Option(help="Where gradients and data are kept; one a miner.")
+            Path, typer.Option(help="Where gradients and data are kept. Each miner needs its own.")
         ] = Path("miner-data"),
         device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
         threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
@@ -95,8 +100,8 @@ def build_command(run: Callable[[MinerOptions], None]) -> Callable[..., None]:
     ) -> None:
         """Register for a task with a bond and mine it.
 
-        The miner needs no port of its own: it speaks HTTP to nodes. It believes none of them: what
-        it works on is proven from the network's genesis hash.
+        The miner needs no open port: it sends HTTP requests to nodes. It trusts none of them: its
+        assignments are proven from the network's genesis hash.
         """
         run(
             MinerOptions(

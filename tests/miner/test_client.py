@@ -38,7 +38,7 @@ def test_node_that_answered_is_kept() -> None:
     assert getattr(client.task(1), "status", None) == "paused"
 
 
-def test_no_node_at_all_names_every_url_and_the_setting() -> None:
+def test_error_without_a_node_names_every_url_and_the_setting() -> None:
     client = client_of(FakeNode(MINER, is_down=True), FakeNode(MINER, is_down=True))
     with pytest.raises(NodeUnreachableError) as failure:
         client.node_info()
@@ -48,7 +48,7 @@ def test_no_node_at_all_names_every_url_and_the_setting() -> None:
     assert "--rpc" in message
 
 
-def test_node_that_cannot_answer_now_is_passed_over() -> None:
+def test_next_node_is_asked_when_one_cannot_answer_now() -> None:
     first, second = FakeNode(MINER), FakeNode(MINER)
 
     def is_unavailable(*_: object) -> object:
@@ -58,7 +58,7 @@ def test_node_that_cannot_answer_now_is_passed_over() -> None:
     assert client_of(first, second).attempt(1) is not None
 
 
-def test_refusal_is_not_tried_elsewhere_and_a_revert_is_spelled_out() -> None:
+def test_refused_call_is_not_sent_to_another_node() -> None:
     first, second = FakeNode(MINER), FakeNode(MINER)
     revert = compute_selector("TaskUnknown(uint256)") + (9).to_bytes(32, "big")
 
@@ -72,11 +72,11 @@ def test_refusal_is_not_tried_elsewhere_and_a_revert_is_spelled_out() -> None:
 
 
 def test_nodes_of_two_networks_are_refused() -> None:
-    for stranger in (
+    for other in (
         FakeNode(MINER, genesis_hash="0x" + "cd" * 32),
         FakeNode(MINER, chain_id=CHAIN_ID + 1),
     ):
-        client = client_of(FakeNode(MINER), stranger)
+        client = client_of(FakeNode(MINER), other)
         with pytest.raises(ClientError, match="http://node1 is on another network") as failure:
             client.require_network(CHAIN_ID, GENESIS.hash)
         assert "--rpc" in str(failure.value)
@@ -93,14 +93,14 @@ def test_node_that_comes_back_on_another_network_is_not_asked() -> None:
         client.task(1)
 
 
-def test_tip_is_what_the_node_says_up_to_a_limit() -> None:
+def test_tip_is_the_suggested_one_up_to_a_limit() -> None:
     node = FakeNode(MINER)
     node.eth_maxPriorityFeePerGas = lambda: hex(10**18)  # type: ignore[method-assign]
     client_of(node).transact(b"\x11" * 32, MINER, b"\x01", chain_id=31_337)
     assert node.transactions[0].max_priority_fee_per_gas == TIP_LIMIT_WEI
 
 
-def test_answer_of_another_shape_is_an_error_of_one_line() -> None:
+def test_answer_of_another_shape_is_a_one_line_error() -> None:
     node = FakeNode(MINER)
     node.pot_getAttempt = lambda task: {"round": "many"}  # type: ignore[method-assign]
     with pytest.raises(ClientError, match="not understood") as failure:
@@ -109,7 +109,7 @@ def test_answer_of_another_shape_is_an_error_of_one_line() -> None:
 
 
 @pytest.mark.parametrize("forgery", [b"", THETA + b"\x00", b"\x01" + THETA[1:]])
-def test_blob_that_does_not_hash_to_its_name_is_taken_from_another_node(forgery: bytes) -> None:
+def test_blob_with_a_wrong_hash_is_taken_from_another_node(forgery: bytes) -> None:
     liar, honest = FakeNode(MINER), FakeNode(MINER)
     name = content_id(THETA)
     liar.blobs[to_hex(name)] = forgery
@@ -121,7 +121,7 @@ def test_blob_that_does_not_hash_to_its_name_is_taken_from_another_node(forgery:
 @pytest.mark.parametrize(
     "size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES]
 )
-def test_file_is_there_whole_or_not_at_all(tmp_path: Path, size: int) -> None:
+def test_fetched_file_is_complete_or_absent(tmp_path: Path, size: int) -> None:
     node, path = FakeNode(MINER), tmp_path / "shard"
     data = bytes(range(256)) * (size // 256) + bytes(size % 256)
     node.blobs[to_hex(content_id(data))] = data + b"!"
@@ -133,7 +133,7 @@ def test_file_is_there_whole_or_not_at_all(tmp_path: Path, size: int) -> None:
     assert path.read_bytes() == data
 
 
-def test_file_comes_from_a_mirror_that_the_specification_names(tmp_path: Path) -> None:
+def test_file_is_fetched_from_a_mirror_of_the_specification(tmp_path: Path) -> None:
     node, mirror = FakeNode(MINER), FakeNode(MINER)
     name = content_id(SHARD)
     del node.blobs[to_hex(name)]
@@ -148,7 +148,7 @@ def test_file_comes_from_a_mirror_that_the_specification_names(tmp_path: Path) -
     assert (tmp_path / "shard").read_bytes() == SHARD
 
 
-def test_transaction_pays_twice_the_base_fee_and_leaves_room_for_what_ends_a_phase() -> None:
+def test_transaction_pays_twice_the_base_fee_with_a_gas_margin() -> None:
     node = FakeNode(MINER)
     client_of(node).transact(b"\x11" * 32, MINER, b"\x01", chain_id=31_337)
     (sent,) = node.transactions
@@ -164,7 +164,7 @@ def test_reverted_transaction_is_an_error() -> None:
         client_of(node).transact(b"\x11" * 32, MINER, b"", chain_id=31_337)
 
 
-def test_reveal_goes_to_every_node_and_tells_who_refused() -> None:
+def test_reveal_goes_to_every_node_and_reports_refusals() -> None:
     nodes = FakeNode(MINER), FakeNode(MINER, refuses_reveals=True), FakeNode(MINER, is_down=True)
     client = client_of(*nodes)
     takers, refusals = client.reveal({"task": 1}, b"payload")

@@ -59,7 +59,7 @@ def test_shards_become_rows_in_manifest_order() -> None:
     assert dataset.labels.tolist() == [0, 9, 3, 3, 1, 1, 3, 3, 9, 0]
 
 
-def test_what_numpy_writes_is_read_compressed_or_not() -> None:
+def test_compressed_and_plain_files_of_numpy_are_read() -> None:
     for write in (np.savez, np.savez_compressed):
         file = BytesIO()
         write(file, x=X, y=Y)
@@ -67,7 +67,7 @@ def test_what_numpy_writes_is_read_compressed_or_not() -> None:
         assert torch.equal(load_dataset(spec_of(data), [data], CPU).features, torch.from_numpy(X))
 
 
-def test_bytes_stand_for_fractions_of_255() -> None:
+def test_uint8_features_are_divided_by_255() -> None:
     pixels = (np.arange(5 * 64) % 256).astype(np.uint8).reshape(5, 1, 8, 8)
     file = encode_npz({"x": pixels, "y": Y})
     dataset = load_dataset(spec_of(file, feature_type=FeatureType.UINT8), [file], CPU)
@@ -78,7 +78,7 @@ def test_equal_arrays_give_equal_bytes() -> None:
     assert encode_npz({"x": X.copy(order="F"), "y": Y}) == NPZ
 
 
-def test_another_file_is_not_the_shard() -> None:
+def test_file_with_another_content_id_is_refused() -> None:
     with pytest.raises(RejectedInputError) as refusal:
         load_dataset(spec_of(NPZ), [NPZ[:-1] + b"\x01"], CPU)
     assert refusal.value.reason is RejectionReason.CONTENT_MISMATCH
@@ -101,17 +101,17 @@ def test_another_file_is_not_the_shard() -> None:
         (zipped({"x.npy": npy(X), "y.npy": npy(Y + np.uint8(1))}), "not one of 10 classes"),
     ],
 )
-def test_a_shard_that_is_not_what_it_announces_is_refused(file: bytes, problem: str) -> None:
+def test_shard_that_differs_from_the_manifest_is_refused(file: bytes, problem: str) -> None:
     assert problem in refusal_of(file)
 
 
-def test_a_pickle_is_never_loaded() -> None:
+def test_pickle_is_never_loaded() -> None:
     file = BytesIO()
     np.save(file, np.array([{}], object), allow_pickle=True)
     assert "x is not an array" in refusal_of(zipped({"x.npy": file.getvalue(), "y.npy": npy(Y)}))
 
 
-def test_a_zip_bomb_is_not_unpacked_beyond_its_announcement() -> None:
+def test_zip_bomb_is_not_unpacked_beyond_the_announced_size() -> None:
     bomb = zipped({"x.npy": npy(X) + bytes(10**8), "y.npy": npy(Y)}, zipfile.ZIP_DEFLATED)
     assert len(bomb) < 10**6
     assert "another length" in refusal_of(bomb)
@@ -119,7 +119,7 @@ def test_a_zip_bomb_is_not_unpacked_beyond_its_announcement() -> None:
 
 @settings(max_examples=150)
 @given(st.integers(0, len(NPZ) - 1), st.integers(0, 255))
-def test_a_damaged_file_is_refused_or_read(position: int, value: int) -> None:
+def test_damaged_file_is_refused_or_read(position: int, value: int) -> None:
     damaged = bytearray(NPZ)
     damaged[position] = value
     file = bytes(damaged)

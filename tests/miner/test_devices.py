@@ -7,7 +7,7 @@ from miner.devices import open_device
 from pot_common.errors import OperatorError
 
 
-def test_the_cpu_is_always_there_with_the_arithmetic_of_the_protocol() -> None:
+def test_cpu_is_available_with_the_arithmetic_of_the_protocol() -> None:
     assert open_device("cpu") == torch.device("cpu")
     assert open_device("auto").type in {"cpu", "cuda"}
     assert torch.get_num_threads() == 1
@@ -17,12 +17,12 @@ def test_the_cpu_is_always_there_with_the_arithmetic_of_the_protocol() -> None:
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "cuda:", "cuda:-1", "cpu:0", ""])
-def test_a_device_that_is_not_there_is_named(name: str) -> None:
+def test_missing_device_is_named(name: str) -> None:
     with pytest.raises(OperatorError, match=f"device '{name}'"):
         open_device(name)
 
 
-def test_a_library_that_flushes_subnormals_changes_no_number_of_the_protocol() -> None:
+def test_flushing_subnormals_changes_no_number_of_the_protocol() -> None:
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor cannot flush subnormals")
     try:

@@ -1,4 +1,4 @@
-"""What nodes can make a miner believe: what the chain proves, and nothing else."""
+"""A miner accepts from nodes what the chain proves, and nothing else."""
 
 from dataclasses import dataclass
 
@@ -82,7 +82,7 @@ def test_task_and_registration_are_read_at_the_head(reader: Reader) -> None:
     ],
     ids=["round", "attempt", "block", "fewer", "units", "another"],
 )
-def test_attempt_that_the_chain_did_not_open_names_the_node(
+def test_error_about_an_unopened_attempt_names_the_node(
     reader: Reader, lie: dict[str, object]
 ) -> None:
     node = reader.node
@@ -93,7 +93,7 @@ def test_attempt_that_the_chain_did_not_open_names_the_node(
         reader.prove()
 
 
-def test_state_of_a_header_that_nobody_signed_is_not_believed(reader: Reader) -> None:
+def test_state_of_an_unsigned_header_is_refused(reader: Reader) -> None:
     node = reader.node
     forged = FakeNode(MINER, units=2, participants=((MINER, 2),))
     header, _ = make_header(node.open_block, forged.storage_at(node.open_block))
@@ -112,11 +112,11 @@ def test_state_of_a_header_that_nobody_signed_is_not_believed(reader: Reader) ->
 
         node.pot_getProof = answer  # type: ignore[method-assign]
         node.pot_getAttempt = forged.pot_getAttempt  # type: ignore[method-assign]
-        with pytest.raises(DishonestNodeError, match="what it calls final is not"):
+        with pytest.raises(DishonestNodeError, match="the block that it calls final is not"):
             reader.prove()
 
 
-def test_final_state_of_another_block_is_not_believed(reader: Reader) -> None:
+def test_final_state_of_another_block_is_refused(reader: Reader) -> None:
     node = reader.node
     honest = node.pot_getProof
     node.pot_getProof = lambda storage, block: honest(storage, "0x1")  # type: ignore[method-assign]
@@ -127,7 +127,7 @@ def test_final_state_of_another_block_is_not_believed(reader: Reader) -> None:
 @pytest.mark.parametrize(
     "change", [lambda nodes: nodes[:-1], lambda nodes: [], lambda nodes: ["0x"]]
 )
-def test_proof_with_a_hole_is_not_believed(reader: Reader, change) -> None:  # type: ignore[no-untyped-def]
+def test_incomplete_proof_is_refused(reader: Reader, change) -> None:  # type: ignore[no-untyped-def]
     node = reader.node
     honest = node.pot_getProof
 
@@ -141,7 +141,7 @@ def test_proof_with_a_hole_is_not_believed(reader: Reader, change) -> None:  # t
         reader.prove()
 
 
-def test_head_far_behind_what_was_proven_is_not_believed(reader: Reader) -> None:
+def test_head_far_behind_a_proven_block_is_refused(reader: Reader) -> None:
     reader.node.round_number = 3
     reader.light.task(TASK)
     reader.node.lag = 10
@@ -151,7 +151,7 @@ def test_head_far_behind_what_was_proven_is_not_believed(reader: Reader) -> None
         reader.light.task(TASK)
 
 
-def test_head_of_a_new_network_is_genesis_which_needs_no_certificate(reader: Reader) -> None:
+def test_genesis_as_head_needs_no_certificate(reader: Reader) -> None:
     answer = {"header": genesis_answer()["header"], "certificate": None, "nodes": []}
     reader.node.pot_getProof = lambda storage, block: answer  # type: ignore[method-assign]
     header, _ = reader.light.read({})
@@ -162,7 +162,7 @@ JOINED = tuple(sorted((*VALIDATOR_KEYS, STRANGERS[0]), key=get_address))
 REPLACED = tuple(sorted((*STRANGERS[:3], *VALIDATOR_KEYS[:1]), key=get_address))
 
 
-def test_sets_of_validators_are_followed_while_mining_and_from_the_start(reader: Reader) -> None:
+def test_validator_set_changes_are_followed(reader: Reader) -> None:
     node = reader.node
     reader.light.task(TASK)
     node.set_changes = ((103, JOINED), (105, REPLACED))
@@ -176,18 +176,20 @@ def test_sets_of_validators_are_followed_while_mining_and_from_the_start(reader:
     assert header.number == 104, "decided by those who left since"
 
 
-def test_sets_that_the_chain_does_not_name_name_the_node(reader: Reader) -> None:
+def test_error_about_an_unproven_validator_set_names_the_node(reader: Reader) -> None:
     node = reader.node
     forged = FakeNode(MINER, units=2, set_changes=((6, STRANGERS),))
     node.pot_getProof = lambda storage, block: (  # type: ignore[method-assign]
         FakeNode(MINER, units=2) if block == "0x5" else forged
     ).pot_getProof(storage, block)
     node.pot_getValidatorSets = forged.pot_getValidatorSets  # type: ignore[method-assign]
-    with pytest.raises(DishonestNodeError, match="does not prove its validators from block 6 on"):
+    with pytest.raises(
+        DishonestNodeError, match="does not prove the validator set from block 6 on"
+    ):
         reader.light.task(TASK)
 
 
-def test_parameters_that_genesis_does_not_commit_to_are_refused(reader: Reader) -> None:
+def test_parameters_other_than_those_of_genesis_are_refused(reader: Reader) -> None:
     node = reader.node
     others = PARAMETERS.canonical_bytes().replace(
         b'"phase_floor_blocks":2', b'"phase_floor_blocks":1'
@@ -205,7 +207,7 @@ def test_header_of_another_genesis_is_refused() -> None:
         verify_network(Hash32(bytes(32)), CHAIN_ID, GENESIS.encode(), PARAMETERS.canonical_bytes())
 
 
-def test_commitments_are_over_when_the_last_one_is_made_or_time_and_blocks_have_passed(
+def test_commitments_end_with_the_last_one_or_with_the_phase(
     reader: Reader,
 ) -> None:
     node, light = reader.node, reader.light

@@ -1,4 +1,4 @@
-"""A miner between an honest node and one that lies, is behind, or goes away (miner/worker.py)."""
+"""A miner with one honest node and one that lies, is late, or stops (miner/miner.py)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ Lie = Callable[[FakeNode], None]
 
 
 class Clock:
-    """Time that passes when somebody sleeps."""
+    """Time that passes only while the miner sleeps."""
 
     def __init__(self) -> None:
         self.seconds = 1_000.0
@@ -46,7 +46,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class Network:
-    """Two nodes of one chain, of which the first lies; every phase lasts eight seconds."""
+    """Two nodes of one chain, and the first of them lies. Every phase lasts eight seconds."""
 
     def __init__(self, directory: Path, clock: Clock, lie: Lie) -> None:
         self.honest, self.liar = (
@@ -147,7 +147,7 @@ LIES: dict[str, Lie] = {
 
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
-def test_miner_beside_a_liar_commits_to_its_own_work_once_and_shows_it_in_time(
+def test_miner_with_one_dishonest_node_commits_once_and_reveals_in_time(
     tmp_path: Path, clock: Clock, lie: Lie
 ) -> None:
     network = Network(tmp_path, clock, lie)
@@ -160,9 +160,7 @@ def test_miner_beside_a_liar_commits_to_its_own_work_once_and_shows_it_in_time(
 
 
 @pytest.mark.parametrize("lie", [LIES["another round"], LIES["forged proofs"]])
-def test_liar_that_was_caught_is_not_asked_again_for_a_while(
-    tmp_path: Path, clock: Clock, lie: Lie
-) -> None:
+def test_dishonest_node_is_not_asked_for_a_while(tmp_path: Path, clock: Clock, lie: Lie) -> None:
     network = Network(tmp_path, clock, lie)
     network.mine()
     assert network.liar.reveals == []

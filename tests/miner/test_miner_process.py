@@ -12,6 +12,13 @@ from pot_common.miner_options import MinerOptions
 KEY = b"\x11" * 32
 
 
+@pytest.fixture(autouse=True)
+def unchanged_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps the miner from changing the logs and the signal handlers of the tests."""
+    monkeypatch.setattr("miner.__main__.configure_logs", lambda *_: None)
+    monkeypatch.setattr("miner.__main__.signal.signal", lambda *_: None)
+
+
 @pytest.fixture
 def key_file(tmp_path: Path) -> Path:
     path = tmp_path / "key.json"
@@ -49,7 +56,7 @@ def test_wrong_password_names_the_setting(
     assert "check the password file" in error
 
 
-def test_password_file_that_is_no_text_is_named(
+def test_password_file_that_is_not_text_is_named(
     tmp_path: Path, key_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "binary"
@@ -59,7 +66,7 @@ def test_password_file_that_is_no_text_is_named(
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "not JSON", '{"version": 3, "crypto": 1}'])
-def test_file_that_is_no_keystore_is_named(
+def test_file_that_is_not_a_keystore_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:
     path = tmp_path / "other"
@@ -73,13 +80,13 @@ def test_missing_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("options", [("--units", "0"), ("--task", "first")])
-def test_senseless_settings_are_refused(
+def test_invalid_settings_are_refused(
     options: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert f"{options[0]} is" in error_of(capsys, "--key", "unread", *options)
 
 
-def test_node_that_is_not_there_is_one_line(
+def test_unreachable_node_is_a_one_line_error(
     tmp_path: Path, key_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     secret = str(password_file(tmp_path, "secret"))

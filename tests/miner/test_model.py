@@ -26,7 +26,7 @@ MODELS: tuple[Model, ...] = (
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_torch_agrees_with_the_formulas(model: Model) -> None:
+def test_parameter_shapes_in_torch_are_those_of_the_formulas(model: Model) -> None:
     module = build_model(model)
     shapes = tuple(sorted((name, tuple(p.shape)) for name, p in module.named_parameters()))
     assert shapes == parameter_shapes(model)
@@ -46,7 +46,7 @@ def test_loaded_parameters_come_back_in_manifest_order(model: Model) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_model_file_is_what_safetensors_itself_writes(model: Model) -> None:
+def test_model_file_equals_that_of_safetensors(model: Model) -> None:
     theta = build_initial_weights(model, "seed")
     file = encode_model_file(model, theta)
     assert save(load(file), metadata=METADATA) == file
@@ -55,7 +55,7 @@ def test_model_file_is_what_safetensors_itself_writes(model: Model) -> None:
     assert flatten(tuple(p.detach() for p in ordered_parameters(module))).tobytes() == theta
 
 
-def test_pooling_is_max_pooling() -> None:
+def test_pooling_equals_max_pooling_of_torch() -> None:
     module = build_model(Cnn(image=(2, 7, 6), channels=(3,), classes=2))
     x = torch.linspace(-1, 1, 84).reshape(1, 2, 7, 6).sin()
     pooled = torch.nn.functional.max_pool2d(module.convolutions[0](x).relu(), 2)

@@ -70,7 +70,7 @@ def test_every_honest_gradient_is_within_the_tolerance(rounds: list[SimulatedRou
         assert all(m.exponents is ExponentRule.KEPT for m in simulated.measurements)
 
 
-def test_other_order_precision_and_batching_stay_far_below_the_tolerance(
+def test_order_precision_and_batching_stay_far_below_the_tolerance(
     bundle: TaskBundle, trainer: Trainer, rounds: list[SimulatedRound]
 ) -> None:
     double = open_digits(bundle)
@@ -161,7 +161,9 @@ def _lie_about(name: str, trainer: Trainer, rounds: list[SimulatedRound], number
         "a replayed payload",
     ],
 )
-def test_a_lie_is_a_cheat(lie: str, trainer: Trainer, rounds: list[SimulatedRound]) -> None:
+def test_each_kind_of_lie_is_judged_a_cheat(
+    lie: str, trainer: Trainer, rounds: list[SimulatedRound]
+) -> None:
     for number in (1, 12, 30):
         simulated = rounds[number]
         measurement = trainer.verify_payload(
@@ -175,7 +177,7 @@ def test_a_lie_is_a_cheat(lie: str, trainer: Trainer, rounds: list[SimulatedRoun
         assert verdict is Verdict.CHEAT or (lie, verdict) == ("one sample skipped", Verdict.BAD)
 
 
-def test_a_coarser_exponent_hides_nothing(trainer: Trainer, rounds: list[SimulatedRound]) -> None:
+def test_coarser_exponent_is_detected(trainer: Trainer, rounds: list[SimulatedRound]) -> None:
     """Without the exponent rule, codes on a coarser grid would have distance 0."""
     for simulated in rounds[::9]:
         reference = trainer.compute_gradient(simulated.theta, simulated.indices[0])
@@ -189,7 +191,7 @@ def test_a_coarser_exponent_hides_nothing(trainer: Trainer, rounds: list[Simulat
         assert compute_verdict(measurement, 100_000) is Verdict.CHEAT
 
 
-def test_a_liar_neither_stops_nor_spoils_the_training(bundle: TaskBundle, trainer: Trainer) -> None:
+def test_dishonest_miner_does_not_harm_the_training(bundle: TaskBundle, trainer: Trainer) -> None:
     def flip(
         trainer: Trainer, header: GradientHeader, theta: bytes, indices: Sequence[int]
     ) -> bytes:
@@ -201,7 +203,7 @@ def test_a_liar_neither_stops_nor_spoils_the_training(bundle: TaskBundle, traine
     assert trainer.evaluate(rounds[-1].state.theta).correct_count >= 0.94 * 360
 
 
-def test_digits_are_the_same_blobs_everywhere(bundle: TaskBundle) -> None:
+def test_digits_bundle_has_the_recorded_content_ids(bundle: TaskBundle) -> None:
     """Another value here means that a submitter elsewhere would submit another task."""
     assert sha256(b"".join(bundle.blobs.values())).hex() == (
         "351783b7d282a3c1931892aed81063e07f04d1695134d54f3036eb1f609625d0"
@@ -210,7 +212,7 @@ def test_digits_are_the_same_blobs_everywhere(bundle: TaskBundle) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_agrees_with_the_cpu(bundle: TaskBundle, rounds: list[SimulatedRound]) -> None:
+def test_gpu_agrees_with_the_cpu(bundle: TaskBundle, rounds: list[SimulatedRound]) -> None:
     gpu = open_digits(bundle, "cuda")
     for simulated in rounds[::3]:
         measurement = gpu.verify_payload(

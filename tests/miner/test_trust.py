@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from miner.client import FailoverClient
 from miner.trust import find_network
@@ -31,33 +32,32 @@ def write_genesis(path: Path) -> str:
 
 
 @pytest.mark.parametrize("is_file", [True, False])
-def test_named_genesis_is_all_that_is_trusted(tmp_path: Path, is_file: bool) -> None:
+def test_named_genesis_is_trusted_and_not_stored(tmp_path: Path, is_file: bool) -> None:
     named = write_genesis(tmp_path / "genesis.json") if is_file else GENESIS_TEXT
     network = find_network(client_of(FakeNode(MINER)), named, tmp_path / "key.json")
     assert (network.chain_id, network.genesis_hash) == (CHAIN_ID, GENESIS.hash)
     assert network.parameters == PARAMETERS
     assert not (tmp_path / "key.json.network").exists()
-    stranger = FakeNode(MINER, genesis_hash=OTHER_HASH)
+    other = FakeNode(MINER, genesis_hash=OTHER_HASH)
     with pytest.raises(ClientError, match="http://node is on another network"):
-        find_network(client_of(stranger), named, tmp_path / "key.json")
+        find_network(client_of(other), named, tmp_path / "key.json")
 
 
-def test_first_node_is_trusted_once_with_a_word_and_another_network_refused_later(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_first_node_is_trusted_once_and_other_networks_refused_later(tmp_path: Path) -> None:
     key = tmp_path / "key.json"
-    with caplog.at_level("INFO", "miner"):
+    with capture_logs() as logs:
         find_network(client_of(FakeNode(MINER)), None, key)
-    assert "trusting the network of http://node at first use" in caplog.text
-    caplog.clear()
-    network = find_network(client_of(FakeNode(MINER)), None, key)
-    assert (network.genesis_hash, caplog.text) == (GENESIS.hash, "")
-    for stranger in (
+    assert [entry["genesis"] for entry in logs] == [GENESIS_TEXT]
+    assert "trusting the network of http://node at first use" in logs[0]["event"]
+    with capture_logs() as logs:
+        network = find_network(client_of(FakeNode(MINER)), None, key)
+    assert (network.genesis_hash, logs) == (GENESIS.hash, [])
+    for other in (
         FakeNode(MINER, genesis_hash=OTHER_HASH),
         FakeNode(MINER, chain_id=CHAIN_ID + 1),
     ):
         with pytest.raises(OperatorError, match="give --genesis") as failure:
-            find_network(client_of(stranger), None, key)
+            find_network(client_of(other), None, key)
         assert "key.json.network" in str(failure.value)
 
 
@@ -69,7 +69,7 @@ def test_first_node_is_trusted_once_with_a_word_and_another_network_refused_late
         ("not-json", "not JSON"),
     ],
 )
-def test_genesis_that_is_none_names_the_setting(
+def test_error_about_a_bad_genesis_names_the_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -79,7 +79,7 @@ def test_genesis_that_is_none_names_the_setting(
     assert str(failure.value).startswith("--genesis")
 
 
-def test_spoilt_record_says_what_to_do(tmp_path: Path) -> None:
+def test_error_about_a_damaged_network_file_says_what_to_do(tmp_path: Path) -> None:
     key = tmp_path / "key.json"
     (tmp_path / "key.json.network").write_text("{}")
     with pytest.raises(OperatorError, match="delete it to trust the first node again"):

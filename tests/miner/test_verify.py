@@ -122,7 +122,7 @@ def worker() -> Worker:
 
 
 @pytest.mark.process
-def test_a_node_asks_a_worker_process_and_closes_it(files: Files) -> None:
+def test_worker_process_answers_and_ends_with_its_input(files: Files) -> None:
     requests = [
         files.request("dry_run"),
         files.request("evaluate"),
@@ -148,7 +148,7 @@ def test_a_node_asks_a_worker_process_and_closes_it(files: Files) -> None:
 
 
 @pytest.mark.process
-def test_a_task_that_exceeds_the_memory_limit_kills_only_its_worker(files: Files) -> None:
+def test_task_above_the_memory_limit_ends_its_worker(files: Files) -> None:
     model = replace(MODEL, hidden=(50_000,))
     theta = build_initial_weights(model, "large")
     (files.directory / "large_theta").write_bytes(theta)
@@ -178,11 +178,11 @@ def test_a_task_that_exceeds_the_memory_limit_kills_only_its_worker(files: Files
         ("payload", "nowhere", "content_mismatch", "No such file"),
         ("theta", "payload", "content_mismatch", "bytes long"),
         ("spec", "theta", "malformed", "not JSON"),
-        ("indices", "bad_indices", "malformed", "not that of a sample"),
+        ("indices", "bad_indices", "malformed", "not below the number of samples"),
         ("indices", "short", "malformed", "64-bit integers"),
     ],
 )
-def test_what_breaks_a_rule_is_answered(
+def test_files_that_break_a_rule_are_answered_with_an_error(
     files: Files, worker: Worker, name: str, file: str, error: str, detail: str
 ) -> None:
     (answer,) = ask(worker, files.verify(**{name: str(files.directory / file)}))
@@ -211,7 +211,7 @@ def test_other_initial_weights_fail_the_dry_run(files: Files, worker: Worker) ->
         {"header": {**HEADER_FIELDS, "round": True}},
     ],
 )
-def test_a_bad_request_is_answered(files: Files, members: JsonObject) -> None:
+def test_bad_request_is_answered_with_an_error(files: Files, members: JsonObject) -> None:
     (answer,) = ask(Worker(open_device("cpu")), {**files.verify(), **members})
     assert answer["error"] == "malformed"
 
@@ -226,6 +226,6 @@ def test_a_bad_request_is_answered(files: Files, members: JsonObject) -> None:
         b"\0\0\0\x02{{",
     ],
 )
-def test_a_broken_stream_ends_the_worker(worker: Worker, frames: bytes) -> None:
+def test_broken_stream_ends_the_worker(worker: Worker, frames: bytes) -> None:
     with pytest.raises(FrameError):
         serve(worker, BytesIO(frames), BytesIO())

@@ -32,7 +32,7 @@ OTHER = Address(b"\x01" * 20)
 
 
 class Stage:
-    """A miner before a node whose phases a test steps through, one phase a look."""
+    """A miner and one node, which enters the next phase of a script at each question."""
 
     def __init__(self, directory: Path, node: FakeNode, script: list[dict[str, object]]) -> None:
         self.node = node
@@ -82,7 +82,7 @@ COMMITMENT = {"phase": "commitment"}
 VERDICT = {"phase": "verdict"}
 
 
-def test_miner_funds_itself_registers_with_a_bond_and_fetches_the_data(tmp_path: Path) -> None:
+def test_new_miner_asks_the_faucet_registers_and_fetches_the_data(tmp_path: Path) -> None:
     stage = Stage(tmp_path, FakeNode(MINER), [])
     node = stage.play()
     assert [transaction.data for transaction in node.transactions] == [
@@ -97,14 +97,14 @@ def test_registered_miner_pays_no_second_bond(tmp_path: Path) -> None:
     assert Stage(tmp_path, registered(), []).play().transactions == []
 
 
-def test_account_without_money_says_how_much_is_missing(tmp_path: Path) -> None:
+def test_error_about_a_poor_account_states_the_bond(tmp_path: Path) -> None:
     node = FakeNode(MINER)
     node.eth_sendRawTransaction = lambda raw: "0x00"  # type: ignore[method-assign]
     with pytest.raises(ClientError, match=f"has 0 base units .* is {BOND}: send it"):
         Stage(tmp_path, node, []).play()
 
 
-def test_gradient_is_of_the_assigned_samples_and_stays_here_until_commitments_are_over(
+def test_gradient_is_not_revealed_before_commitments_are_over(
     tmp_path: Path,
 ) -> None:
     participants = ((OTHER, 3), (MINER, 2))
@@ -116,7 +116,7 @@ def test_gradient_is_of_the_assigned_samples_and_stays_here_until_commitments_ar
     assert node.reveals == []
 
 
-def test_reveal_opens_the_commitment_once_a_ballot(tmp_path: Path) -> None:
+def test_gradient_is_revealed_once_in_each_ballot(tmp_path: Path) -> None:
     script = [COMMITMENT, VERDICT, VERDICT, {"ballot": 1}, {"phase": "result"}]
     node = Stage(tmp_path, registered(), script).play()
     assert len(node.commitments) == 1
@@ -124,7 +124,7 @@ def test_reveal_opens_the_commitment_once_a_ballot(tmp_path: Path) -> None:
     assert all(node.opens(query) for query, _ in node.reveals)
 
 
-def test_gradient_is_on_the_disk_before_its_commitment_is_sent(tmp_path: Path) -> None:
+def test_gradient_is_stored_before_its_commitment_is_sent(tmp_path: Path) -> None:
     node = registered()
     send = node.eth_sendRawTransaction
     found: list[int] = []
@@ -151,7 +151,7 @@ def test_miner_killed_after_its_commitment_reveals_the_same_gradient(tmp_path: P
     assert payload in next(tmp_path.rglob("*.gradient")).read_bytes()
 
 
-def test_miner_killed_before_its_commitment_commits_to_what_it_wrote_down(tmp_path: Path) -> None:
+def test_miner_killed_before_its_commitment_uses_the_stored_gradient(tmp_path: Path) -> None:
     node = registered()
     send = node.eth_sendRawTransaction
 
@@ -180,7 +180,7 @@ def test_gradient_that_missed_its_phase_is_not_revealed(tmp_path: Path) -> None:
     assert (node.commitments, node.reveals) == ([], [])
 
 
-def test_miner_that_does_not_take_part_does_nothing(tmp_path: Path) -> None:
+def test_miner_outside_the_attempt_does_nothing(tmp_path: Path) -> None:
     stage = Stage(tmp_path, registered(participants=((OTHER, 1),)), [COMMITMENT, VERDICT])
     node = stage.play()
     assert (stage.trainer.calls, node.transactions, node.reveals) == ([], [], [])
@@ -192,7 +192,7 @@ def test_reveal_is_tried_again_until_a_node_takes_it(tmp_path: Path) -> None:
     assert len(node.reveals) == 1
 
 
-def test_every_attempt_has_a_gradient_and_a_salt_of_its_own(tmp_path: Path) -> None:
+def test_each_attempt_has_its_own_gradient_and_salt(tmp_path: Path) -> None:
     script = [COMMITMENT, VERDICT, {"phase": "commitment", "attempt": 1}, VERDICT]
     node = Stage(tmp_path, registered(), script).play()
     queries = [query for query, _ in node.reveals]
@@ -200,7 +200,7 @@ def test_every_attempt_has_a_gradient_and_a_salt_of_its_own(tmp_path: Path) -> N
     assert queries[0]["salt"] != queries[1]["salt"]
 
 
-def test_gradients_of_rounds_long_over_are_deleted(tmp_path: Path) -> None:
+def test_gradients_of_old_rounds_are_deleted(tmp_path: Path) -> None:
     script = [
         {"phase": phase, "round_number": number}
         for number in range(7)
@@ -218,7 +218,7 @@ def test_reward_is_claimed_when_the_task_closes(tmp_path: Path) -> None:
     assert claim == encode_claim(TASK, 9, [b"\x01" * 32])
 
 
-def test_specification_that_is_not_the_one_of_the_chain_is_refused(tmp_path: Path) -> None:
+def test_specification_with_another_hash_is_refused(tmp_path: Path) -> None:
     node = registered()
     honest = node.pot_getTask
 
@@ -232,7 +232,7 @@ def test_specification_that_is_not_the_one_of_the_chain_is_refused(tmp_path: Pat
         Stage(tmp_path, node, []).play()
 
 
-def test_closed_task_takes_no_bond(tmp_path: Path) -> None:
+def test_miner_does_not_register_for_a_closed_task(tmp_path: Path) -> None:
     node = FakeNode(MINER, status="closed")
     with pytest.raises(ClientError, match="task 1 is closed; `pot task list`"):
         Stage(tmp_path, node, []).play()

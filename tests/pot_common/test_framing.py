@@ -55,7 +55,7 @@ def test_stream_that_ends_inside_a_frame_is_an_error(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [b"[]", b"{{", b"\xff\xff", b"7", b""])
-def test_body_that_is_no_json_object_is_an_error(body: bytes) -> None:
+def test_body_that_is_not_a_json_object_is_an_error(body: bytes) -> None:
     data = len(body).to_bytes(4, "big") + body
     with pytest.raises(FrameError, match="not"):
         NODE_FRAMES.read(BytesIO(data))

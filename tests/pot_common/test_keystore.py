@@ -50,7 +50,7 @@ def test_saved_key_is_loaded_with_its_password_only(tmp_path):
     assert KEY.hex() not in path.read_text()
 
 
-def test_standard_cost_is_geths_and_light_is_for_development(tmp_path):
+def test_keystores_have_the_costs_of_geth(tmp_path):
     costs = []
     for name, light in (("standard", False), ("light", True)):
         save_key(tmp_path / name, KEY, "secret", light=light)
@@ -58,7 +58,7 @@ def test_standard_cost_is_geths_and_light_is_for_development(tmp_path):
     assert costs == [262_144, 4_096]
 
 
-def test_file_of_the_specification_opens(tmp_path):
+def test_example_of_the_keystore_specification_opens(tmp_path):
     path = tmp_path / "UTC--specification"
     path.write_text(json.dumps(SPECIFICATION_VECTOR))
     assert load_key(path, "testpassword") == KEY
@@ -93,7 +93,7 @@ def test_empty_password_is_refused(tmp_path):
         json.dumps(SPECIFICATION_VECTOR | {"crypto": []}).encode(),
     ],
 )
-def test_file_that_is_no_keystore_is_named(tmp_path, content):
+def test_file_that_is_not_a_keystore_is_named(tmp_path, content):
     path = tmp_path / "key.json"
     path.write_bytes(content)
     with pytest.raises(OperatorError, match=r"key\.json is no Web3 keystore"):
@@ -112,7 +112,7 @@ def test_absent_key_file_is_named(tmp_path):
         load_key(tmp_path / "absent.json", "x")
 
 
-def test_listing_leaves_out_what_is_no_keystore(tmp_path):
+def test_listing_leaves_out_other_files(tmp_path):
     second = save_key(tmp_path / "b.json", create_private_key(), "x", light=True)
     first = save_key(tmp_path / "a.json", KEY, "x", light=True)
     (tmp_path / "notes.txt").write_text("remember the milk")

@@ -17,7 +17,7 @@ with lock(Path(sys.argv[1]), purpose="it", cure="x"):
 """
 
 
-def test_second_process_on_a_lock_is_told_of_the_first_until_it_is_killed(tmp_path):
+def test_lock_is_refused_until_its_holder_is_killed(tmp_path):
     path = tmp_path / "data" / "LOCK"
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path)],

@@ -45,7 +45,7 @@ def test_json_logs_are_one_object_a_line(restored_logs):
     assert (third["event"], third["logger"]) == ("old style", "some.library")
 
 
-def test_console_logs_are_plain_text_where_there_is_no_terminal(restored_logs):
+def test_console_logs_without_a_terminal_are_plain_text(restored_logs):
     stream = io.StringIO()
     configure_logs(LogFormat.CONSOLE, LogLevel.WARNING, stream)
     structlog.get_logger("node.test").info("unseen")
@@ -58,7 +58,7 @@ def test_console_logs_are_plain_text_where_there_is_no_terminal(restored_logs):
     assert "\x1b[" not in stream.getvalue()
 
 
-def test_what_libp2p_raises_as_well_is_logged_in_our_format_and_only_at_debug(restored_logs):
+def test_errors_of_libp2p_are_logged_only_at_debug(restored_logs):
     log = logging.getLogger("libp2p.transport.tcp")
     for level, seen in ((LogLevel.INFO, 0), (LogLevel.DEBUG, 1)):
         stream = io.StringIO()

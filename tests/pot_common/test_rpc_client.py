@@ -108,7 +108,7 @@ def test_transaction_without_a_receipt_is_sent_again(monkeypatch: pytest.MonkeyP
     assert len(set(client.list_sent())) == 1
 
 
-def test_node_that_knows_a_resent_transaction_is_no_error(
+def test_resent_transaction_may_be_known_to_the_node(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     Clock(monkeypatch)
@@ -127,7 +127,7 @@ def test_node_that_knows_a_resent_transaction_is_no_error(
 
 
 @pytest.mark.parametrize("answer", [None, 7, "7", "0x", "0x_7", "0x 7", [], {}])
-def test_answer_that_is_no_quantity_is_not_understood(answer: Json) -> None:
+def test_answer_that_is_not_a_quantity_is_an_error(answer: Json) -> None:
     with pytest.raises(ClientError, match="not understood"):
         ScriptedClient(eth_getBalance=answer).balance(TO)
 
@@ -172,13 +172,13 @@ def test_known_revert_is_explained_and_keeps_its_code() -> None:
 
 
 @pytest.mark.parametrize("data", ["no hex", "0x0", "0x00 00"])
-def test_error_whose_data_is_no_hex_is_no_json_rpc(data: str) -> None:
+def test_error_with_data_that_is_not_hex_is_refused(data: str) -> None:
     error = {"code": 3, "message": "execution reverted", "data": data}
     with pytest.raises(ValueError, match="hex"):
         ask(httpx.Response(200, json={"error": error}))
 
 
 @pytest.mark.parametrize("response", [httpx.Response(200, json=[]), httpx.Response(200, text="<")])
-def test_other_answers_are_no_json_rpc(response: httpx.Response) -> None:
+def test_answer_that_is_not_json_rpc_is_refused(response: httpx.Response) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the message is the parser's, or ours
         ask(response)

@@ -1,7 +1,7 @@
 """The numbers of a whole task: learning, verification of every gradient, and lies."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,12 @@ import pytest
 import torch
 
 from chain.crypto import sha256
-from chain.primitives import Address
-from chain.training.acceptance import ExponentRule, Verdict, compute_verdict
+from chain.primitives import Address, Hash32, TaskId
+from chain.training.acceptance import ExponentRule, Measurement, Verdict, compute_verdict
+from chain.training.aggregation import aggregate
+from chain.training.architectures import count_parameters
+from chain.training.assignment import assign, compute_seed
+from chain.training.attempt import AttemptId
 from chain.training.encoding import (
     GradientHeader,
     decode_gradient,
@@ -18,16 +22,98 @@ from chain.training.encoding import (
     from_codes,
     pad_blocks,
 )
+from chain.training.optimizer import apply_update, initial_state
+from chain.training.state import TrainingState, compute_model_root
+from chain.training.task_spec import compute_learning_rate_ppb
 from miner.devices import open_device
 from miner.gradient import clip, compute_gradient
 from miner.measurement import measure
 from miner.model import load_parameters
 from miner.trainer import Trainer, open_task
 from node.client.task_file import TaskBundle, load_task_toml
-from tests.worlds.training_rounds import MINERS, SimulatedRound, honest, simulate
 
 DIGITS = Path("examples/digits.toml")
 TOKEN = Address(b"\x44" * 20)
+TASK = TaskId(1)
+CHAIN_ID = 31_337
+MINERS = tuple(Address(bytes([number]) * 20) for number in (1, 2, 3))
+
+
+@dataclass(frozen=True)
+class SimulatedRound:
+    """The inputs and the results of one round."""
+
+    theta: bytes
+    headers: tuple[GradientHeader, ...]
+    indices: tuple[tuple[int, ...], ...]
+    payloads: tuple[bytes, ...]
+    measurements: tuple[Measurement, ...]
+    verdicts: tuple[Verdict, ...]
+    state: TrainingState
+
+
+Work = Callable[[Trainer, GradientHeader, bytes, Sequence[int]], bytes]
+"""Makes a miner's payload from trainer, header, theta and sample indices."""
+
+
+def honest(trainer: Trainer, header: GradientHeader, theta: bytes, indices: Sequence[int]) -> bytes:
+    return trainer.build_payload(header, theta, indices)
+
+
+def simulate(
+    trainer: Trainer,
+    initial_weights: bytes,
+    chain_seed: int,
+    verifier: Trainer | None = None,
+    work: dict[Address, Work] | None = None,
+) -> Iterator[SimulatedRound]:
+    """All rounds of the task in order; without a verifier every payload is accepted."""
+    spec = trainer.spec
+    size = count_parameters(spec.model)
+    state = initial_state(spec.optimizer, initial_weights)
+    for number in range(spec.round_count):
+        mix_hash = Hash32(sha256(f"block {chain_seed} {number}".encode()))
+        attempt_id = AttemptId(TASK, number, 0)
+        seed = compute_seed(mix_hash, attempt_id)
+        assignment = assign(
+            seed,
+            [(miner, 1) for miner in MINERS],
+            spec.sample_count,
+            spec.samples_per_unit,
+            spec.reward.max_units,
+        )
+        theta = state.theta
+        headers = tuple(
+            GradientHeader(attempt_id, size, CHAIN_ID, compute_model_root(state), seed, miner)
+            for miner in MINERS
+        )
+        indices = tuple(assignment.sample_indices(miner) for miner in MINERS)
+        payloads = tuple(
+            (work or {}).get(header.miner, honest)(trainer, header, theta, samples)
+            for header, samples in zip(headers, indices, strict=True)
+        )
+        measurements: tuple[Measurement, ...] = ()
+        verdicts = (Verdict.OK,) * len(MINERS)
+        if verifier is not None:
+            measurements = tuple(
+                verifier.verify_payload(payload, header, theta, samples)
+                for payload, header, samples in zip(payloads, headers, indices, strict=True)
+            )
+            verdicts = tuple(
+                compute_verdict(measurement, spec.verification.tolerance_ppb)
+                for measurement in measurements
+            )
+        accepted = [
+            (assignment.units_of(header.miner), decode_gradient(payload, header))
+            for header, payload, verdict in zip(headers, payloads, verdicts, strict=True)
+            if verdict is Verdict.OK
+        ]
+        if accepted:
+            mean = aggregate(spec.aggregator, size, accepted)
+            state = apply_update(
+                spec.optimizer, compute_learning_rate_ppb(spec, number), state, mean
+            )
+        yield SimulatedRound(theta, headers, indices, payloads, measurements, verdicts, state)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The composition root: all that a node is made of, put together once (docs/operator-guide.md)."""
+"""The composition root: creates the objects of a node and connects them (docs/architecture.md)."""
 
 import os
 import random
@@ -67,23 +67,23 @@ from pot_common.lock_file import lock
 from pot_common.logs import configure_logs
 
 BUILD_SECONDS: Final = 1.0
-"""The builder's wall-clock budget: half of the smallest view timeout that makes sense."""
+"""Time budget for building a block: half of the smallest sensible view timeout."""
 
 MAX_PENDING_CONNECTIONS: Final = 128
-"""Connections above the peers' own: both sides of a duplicate dial live for a moment."""
-
+"""Connections allowed beyond the limit of peers: when two nodes dial each other, both connections
+exist for a moment."""
 
 DAY_SECONDS: Final = 86_400
-"""Of blobs.closed_task_days."""
+"""Seconds in a day; the setting blobs.closed_task_days is in days."""
 
 METRICS_SECONDS: Final = 1.0
-"""How often gauges that nobody sets are read."""
+"""Interval of updating the gauges."""
 
 _log = structlog.get_logger("node")
 
 
 def _require_exact_arithmetic() -> None:
-    """Refuse to validate on a machine whose numbers differ: it would vote for wrong roots."""
+    """Refuse to validate on a machine with inexact arithmetic, which would vote for wrong roots."""
     try:
         run_self_test()
     except WrongNumbersError as error:
@@ -105,7 +105,7 @@ async def run_node(config: NodeConfig, config_file: Path | None = None) -> None:
     """Run a node until SIGTERM or SIGINT.
 
     Raises:
-        OperatorError: what keeps it from running, in one line.
+        OperatorError: The node cannot run; the message names the cause and the cure in one line.
     """
     configure_logs(config.logs.format, config.logs.level)
     config.data_dir.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ async def run_node(config: NodeConfig, config_file: Path | None = None) -> None:
 
 
 class _Node:
-    """The parts of a running node, each made once."""
+    """The objects of a node, each created once."""
 
     def __init__(
         self,
@@ -240,12 +240,13 @@ class _Node:
             served=source,
             metrics=metrics,
         )
-        # In this order: the next number begins when all others know of the head before it.
+        # The order matters: the next block number begins after all others know the new head.
         finalizer.add_listener(mempool.on_new_head)
         finalizer.add_listener(consensus.on_new_head)
         finalizer.add_listener(self._on_new_head)
         finalizer.add_listener(consensus.begin_next)
-        pool.connect(network.announce_transactions, consensus.on_transaction)
+        pool.add_listener(lambda added: network.announce_transactions((added,)))
+        pool.add_listener(consensus.on_transaction)
         self._sync = sync = BlockSync(
             store=store,
             executor=executor,
@@ -352,7 +353,7 @@ class _Node:
         )
 
     async def run(self) -> None:
-        """Run every part until a signal."""
+        """Run all objects until a signal comes."""
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._stop_on_signal, nursery.cancel_scope)
@@ -401,7 +402,7 @@ class _Node:
         await self._consensus.handle_message(sender, payload)
 
     def _connect_validators(self) -> None:
-        """Have consensus streams with the validators of the block being decided."""
+        """Tell the network the validators of the block being decided, if they have changed."""
         validators = self._store.next_validator_set().validators
         if validators != self._connected_validators:
             self._connected_validators = validators

@@ -22,7 +22,7 @@ from chain.consensus.messages import (
 from chain.consensus.pbft import ReplicaState
 from chain.consensus.primary_order import ACTIVITY_WINDOW_TURNS, compute_primary_order
 from chain.params import ChainParameters
-from chain.primitives import Address, BlockNumber
+from chain.primitives import Address, BlockNumber, Hash32
 from chain.types.block import Block
 from node.chain.executor import Executor
 from node.chain.finalizer import Finalizer, NewHead
@@ -169,8 +169,8 @@ class ConsensusHost:
         # Another number may begin while it waits in the queue: it is checked again when taken.
         await self._inputs.put(given)
 
-    def on_transaction(self) -> None:
-        """Take note that the pool took a transaction that a block can include."""
+    def on_transaction(self, _added: Hash32) -> None:
+        """Note that the pool admitted a transaction."""
         self._proposals.on_transaction()
         if self.state is not None and not self.state.has_transaction:
             self._inputs.put_at_once(TransactionHeld())

@@ -1,4 +1,4 @@
-"""The blocks that this node serves to peers: finalized ones, and those being decided."""
+"""The blocks that this node serves to peers: final blocks, and proposals of the current number."""
 
 from chain.consensus.messages import get_pre_prepare
 from chain.consensus.pbft import ReplicaState
@@ -8,12 +8,12 @@ from node.storage.block_store import BlockStore
 
 
 class ServedBlocks:
-    """The finalized chain and the blocks being decided, as peers are served."""
+    """Finds the blocks that peers request, in the stored chain and in the replica."""
 
     def __init__(self, store: BlockStore) -> None:
         self._store = store
         self.replica: ReplicaState | None = None
-        """The latest state of the replica, which consensus puts here; None before it starts."""
+        """The latest state of the replica. Consensus sets it; None before consensus starts."""
 
     def encoded_block(self, number: BlockNumber) -> tuple[bytes, bytes] | None:
         """A final block and its certificate, as they are stored; None if they are not held."""
@@ -28,11 +28,11 @@ class ServedBlocks:
         return self._store.encoded_receipts(number)
 
     def first_held(self) -> BlockNumber:
-        """The lowest number of which the whole block is held."""
+        """The lowest block number from which on whole blocks are held."""
         return self._store.first_held()
 
     def find_block(self, block_hash: Hash32) -> bytes | None:
-        """A block by its hash, final or being decided; None if it is not held."""
+        """The encoded block with that hash, final or proposed; None if it is not held."""
         number = self._store.number_of(block_hash)
         if number is not None:
             pair = self._store.encoded_block(number)
@@ -42,12 +42,12 @@ class ServedBlocks:
 
 
 def find_proposed(replica: ReplicaState, block_hash: Hash32) -> Block | None:
-    """A block of the number being decided that a replica holds; None if it holds no such block."""
+    """The block with that hash among those that a replica holds for its number; None if absent."""
     return next((block for block in list_proposed(replica) if block.hash == block_hash), None)
 
 
 def list_proposed(replica: ReplicaState) -> list[Block]:
-    """The blocks of the number being decided that a replica holds."""
+    """The blocks that a replica holds for the number that it decides."""
     proposals = () if replica.proposal is None else (get_pre_prepare(replica.proposal).block,)
     prepared = () if replica.prepared is None else (replica.prepared.block,)
     return [*replica.blocks, *proposals, *prepared]

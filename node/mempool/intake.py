@@ -10,41 +10,38 @@ from node.mempool.pool import Mempool
 
 
 class Pool:
-    """The mempool as network and RPC see it: raw bytes in, announcements out."""
+    """The mempool for network and RPC: it takes encoded transactions and tells its listeners."""
 
     def __init__(self, mempool: Mempool) -> None:
         self._mempool = mempool
-        self._announce: Callable[[tuple[Hash32, ...]], None] = lambda hashes: None
-        self._on_added: Callable[[], None] = lambda: None
+        self._listeners: list[Callable[[Hash32], None]] = []
 
-    def connect(
-        self, announce: Callable[[tuple[Hash32, ...]], None], on_added: Callable[[], None]
-    ) -> None:
-        """Say whom to tell of an admitted transaction: the peers, and consensus."""
-        self._announce, self._on_added = announce, on_added
+    def add_listener(self, listener: Callable[[Hash32], None]) -> None:
+        """Call `listener` with the hash of each transaction that is admitted from now on."""
+        self._listeners.append(listener)
 
     def contains(self, transaction_hash: Hash32) -> bool:
-        """Whether it is held, or was refused since the last block."""
+        """Whether the transaction is in the pool, or was refused since the last block."""
         return self._mempool.is_settled(transaction_hash)
 
     def get_raw(self, transaction_hash: Hash32) -> bytes | None:
-        """The signed transaction, or None if it is not held."""
+        """The encoded transaction; None if it is not in the pool."""
         transaction = self._mempool.get(transaction_hash)
         return None if transaction is None else transaction.raw
 
     def hashes(self) -> tuple[Hash32, ...]:
-        """All that is held."""
+        """The hashes of all transactions in the pool."""
         return self._mempool.hashes()
 
     async def submit(self, raw: bytes) -> Hash32:
-        """Admit a signed transaction and announce it to every peer; its hash.
+        """Admit a signed transaction, tell the listeners, and return its hash.
 
         Raises:
-            RejectedInputError: Why it was refused.
+            RejectedInputError: The transaction is refused.
         """
         await trio.lowlevel.checkpoint()
         transaction = decode_transaction(raw)
         self._mempool.add(transaction)
-        self._announce((transaction.hash,))
-        self._on_added()
+        for listener in self._listeners:
+            listener(transaction.hash)
         return transaction.hash

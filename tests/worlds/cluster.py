@@ -267,7 +267,7 @@ class ClusterNode:
 
     def submit(self, transaction: Transaction) -> None:
         self.mempool.add(transaction)
-        self.host.on_transaction()
+        self.host.on_transaction(transaction.hash)
 
     def _on_new_head(self, head: NewHead) -> None:
         self.finalized.append(head.block)

@@ -17,8 +17,9 @@ from py_ecc.optimized_bn128 import multiply as bn_multiply
 from py_ecc.optimized_bn128 import normalize as bn_normalize
 
 from bench.report import build_parser, write_report
+from chain.execution.block_environment import BlockEnvironment
 from chain.execution.call_values import CallRequest
-from chain.execution.evm import BlockEnvironment, call
+from chain.execution.evm import call
 from chain.execution.precompiles import load_trusted_setup
 from chain.genesis import GenesisAccount, GenesisConfig, build_genesis
 from chain.params import EXECUTION_FLOOR_GAS_PER_SECOND, ChainParameters

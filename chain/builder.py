@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from chain.errors import InvalidTransaction
-from chain.execution.evm import BlockEnvironment, never_stop
+from chain.execution.block_environment import BlockEnvironment
+from chain.execution.evm import never_stop
 from chain.execution.gas import GAS_TRANSACTION
 from chain.execution.run_loop import ExecutionStoppedError
 from chain.genesis import GenesisConfig

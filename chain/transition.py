@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from chain.errors import InvalidBlock, InvalidTransaction, RejectionReason
-from chain.execution.evm import BlockEnvironment, BlockExecution, never_stop
+from chain.execution.block_environment import BlockEnvironment
+from chain.execution.evm import BlockExecution, never_stop
 from chain.genesis import GenesisConfig
 from chain.primitives import Address, Hash32
 from chain.state import trie

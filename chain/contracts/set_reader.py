@@ -14,8 +14,9 @@ from chain.contracts.set_storage import (
     read_next_set_hash,
 )
 from chain.contracts.validator_set import decode_committee, encode_committee
+from chain.execution.block_environment import BlockEnvironment
 from chain.execution.call_values import CallRequest
-from chain.execution.evm import BlockEnvironment, call
+from chain.execution.evm import call
 from chain.genesis import GenesisConfig, GenesisState
 from chain.primitives import ZERO_HASH, Address, BlockNumber, Hash32
 from chain.state.world_state import ReadableDatabase, get_storage

@@ -15,8 +15,9 @@ from chain.contracts.gradient_ledger import (
 )
 from chain.contracts.task_registry import TaskTerms, decode_terms, encode_get_terms
 from chain.contracts.validator_set import ValidatorState, decode_validator, encode_get_validator
+from chain.execution.block_environment import BlockEnvironment
 from chain.execution.call_values import CallRequest, CallResult
-from chain.execution.evm import BlockEnvironment, call
+from chain.execution.evm import call
 from chain.genesis import GenesisConfig
 from chain.hexadecimal import to_hex
 from chain.primitives import Address, BlockNumber, Hash32, TaskId

@@ -18,8 +18,8 @@ from eth_abi.exceptions import DecodingError
 
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.execution import evm
+from chain.execution.block_environment import BlockEnvironment
 from chain.execution.call_values import AccountOverride, CallRequest, CallResult
-from chain.execution.evm import BlockEnvironment
 from chain.execution.gas import GAS_TRANSACTION
 from chain.execution.run_loop import ExecutionStoppedError
 from chain.genesis import GenesisConfig, parse_genesis

@@ -39,8 +39,9 @@ from chain.contracts.task_registry import (
 from chain.contracts.validator_set import decode_committee, encode_committee, encode_committee_of
 from chain.crypto import content_id, keccak256
 from chain.errors import InvalidSpec, RejectedInputError, RejectionReason
+from chain.execution.block_environment import BlockEnvironment
 from chain.execution.call_values import CallRequest
-from chain.execution.evm import BlockEnvironment, call
+from chain.execution.evm import call
 from chain.hexadecimal import to_hex
 from chain.primitives import Address, BlockNumber, TaskId
 from chain.state.world_state import ReadableDatabase

@@ -1,8 +1,9 @@
 """The clients' contracts behave as the models that the histories are checked against."""
 
 from chain.crypto import get_address
+from chain.execution.block_environment import BlockEnvironment
 from chain.execution.call_values import CallRequest
-from chain.execution.evm import BlockEnvironment, call
+from chain.execution.evm import call
 from chain.genesis import GenesisAccount
 from chain.primitives import Address
 from tests.chaos.contracts import (

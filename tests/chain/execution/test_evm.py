@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from chain.crypto import get_address
 from chain.errors import InvalidTransaction, RejectionReason
+from chain.execution.block_environment import BlockEnvironment
 from chain.execution.call_values import AccountOverride, CallRequest
-from chain.execution.evm import BlockEnvironment, call, estimate_gas, run_constructor
+from chain.execution.evm import call, estimate_gas, run_constructor
 from chain.execution.gas import compute_intrinsic_gas
 from chain.execution.run_loop import ExecutionStoppedError
 from chain.genesis import HISTORY_STORAGE_ADDRESS, HISTORY_STORAGE_CODE, GenesisAccount

@@ -5,7 +5,9 @@ from eth.vm.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.execution.evm import BlockEnvironment, _Computation, _State, never_stop
+from chain.execution.block_environment import BlockEnvironment
+from chain.execution.engine import Computation, EngineState
+from chain.execution.evm import never_stop
 from chain.execution.run_loop import analyze_code
 from chain.primitives import EMPTY_TRIE_ROOT, ZERO_ADDRESS, ZERO_HASH
 from chain.state.world_state import WorldState
@@ -34,7 +36,7 @@ class Stock(PragueComputation):
 def run(kind: type, code: bytes, gas: int) -> tuple:
     environment = BlockEnvironment(1, 1, 1, ZERO_ADDRESS, 10**7, 0, ZERO_HASH)
     world = WorldState({}, EMPTY_TRIE_ROOT)
-    state = _State(world, environment, never_stop)
+    state = EngineState(world, environment, never_stop)
     world.mark_address_warm(ZERO_ADDRESS)  # the coinbase, as for every transaction
     context = state.get_transaction_context_class()(gas_price=0, origin=ZERO_ADDRESS)
     message = Message(gas=gas, to=b"\x99" * 20, sender=ZERO_ADDRESS, value=0, data=b"", code=code)
@@ -54,19 +56,19 @@ def test_stack_memory_and_gas_are_stock_py_evms(pieces: list[bytes], gas: int) -
     code = b"".join(pieces)
     # Endless loops end when the gas is used up. test_evm covers calls and creations.
     code = bytes(byte for byte in code if not 0xF0 <= byte <= 0xFD or byte == 0xF3)
-    assert run(_Computation, code, gas) == run(Stock, code, gas)
+    assert run(Computation, code, gas) == run(Stock, code, gas)
 
 
 @given(st.sampled_from([0x05, 0x07, 0x0B, 0x12, 0x13, 0x1A, 0x1B, 0x1C, 0x1D]), operands, operands)
 def test_signed_and_shifting_opcodes_are_stock_py_evms(opcode: int, a: int, b: int) -> None:
     code = b"\x7f" + b.to_bytes(32, "big") + b"\x7f" + a.to_bytes(32, "big") + bytes([opcode])
-    assert run(_Computation, code, 1000) == run(Stock, code, 1000)
+    assert run(Computation, code, 1000) == run(Stock, code, 1000)
 
 
 @given(st.sampled_from([0x08, 0x09]), operands, operands, operands)
 def test_modular_opcodes_are_stock_py_evms(opcode: int, a: int, b: int, n: int) -> None:
     code = b"".join(b"\x7f" + value.to_bytes(32, "big") for value in (n, b, a)) + bytes([opcode])
-    assert run(_Computation, code, 1000) == run(Stock, code, 1000)
+    assert run(Computation, code, 1000) == run(Stock, code, 1000)
 
 
 @pytest.mark.parametrize("opcode", sorted(PRAGUE_OPCODES))
@@ -74,7 +76,7 @@ def test_modular_opcodes_are_stock_py_evms(opcode: int, a: int, b: int, n: int) 
 def test_an_empty_and_a_full_stack_fail_alike(opcode: int) -> None:
     for prefix in (b"", b"\x5f" * 1024):
         code = prefix + bytes([opcode])
-        assert run(_Computation, code, 100_000) == run(Stock, code, 100_000)
+        assert run(Computation, code, 100_000) == run(Stock, code, 100_000)
 
 
 def test_jump_destinations_are_not_push_data_and_code_ends_in_stops() -> None:

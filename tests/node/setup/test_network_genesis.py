@@ -7,8 +7,9 @@ from chain.contracts.addresses import FAUCET, GRADIENT_LEDGER, TRAINING_TOKEN, V
 from chain.contracts.gradient_ledger import encode_phase_floor_blocks
 from chain.contracts.training_token import encode_balance_of
 from chain.contracts.validator_set import decode_committee, encode_committee
+from chain.execution.block_environment import BlockEnvironment
 from chain.execution.call_values import CallRequest
-from chain.execution.evm import BlockEnvironment, call
+from chain.execution.evm import call
 from chain.genesis import GenesisConfig, build_genesis, parse_genesis
 from chain.params import BaseFeeMode
 from chain.primitives import Address

@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 FLOAT_MODULES = {f"chain/training/{name}.py" for name in ("encoding", "aggregation", "optimizer")}
 """The only modules of chain/ with floats and numpy (docs/adr/0008)."""
 
+TEST_NAME_LIMIT = 70
+
 CITATION = re.compile(
     r"docs/(?P<page>[A-Za-z0-9_/-]+(?:\.md)?)"
     r"(?:,\s+(?:sections?\s+)?(?P<sections>\d+(?:(?:,| and| to)\s+\d+)*))?"
@@ -95,6 +97,16 @@ def constants_without_reason(tree: ast.Module) -> list[str]:
             case _:
                 pass
     return found
+
+
+def long_test_names(tree: ast.Module) -> list[str]:
+    return [
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+        and len(node.name) > TEST_NAME_LIMIT
+    ]
 
 
 @cache
@@ -180,6 +192,11 @@ def test_every_folder_of_the_product_has_a_folder_of_tests() -> None:
     assert sorted(str(folder) for folder in folders if "tests" / folder not in tested) == []
 
 
+def test_no_test_has_a_name_of_more_than_70_characters() -> None:
+    found = {name: long_test_names(parse(name)) for name in modules_of("tests")}
+    assert {name: names for name, names in found.items() if names} == {}
+
+
 def test_readme_of_the_tests_names_every_world() -> None:
     worlds = {Path(name).name for name in tracked_files() if name.startswith("tests/worlds/")}
     named = set(re.findall(r"`worlds/(\w+\.py)`", read("tests/README.md")))
@@ -203,6 +220,12 @@ def test_a_float_would_be_found(source: str) -> None:
 
 def test_a_constant_without_a_reason_would_be_found() -> None:
     assert constants_without_reason(ast.parse("A: Final = 1\nB: Final[int] = 2\n'why'")) == ["A"]
+
+
+def test_a_long_test_name_would_be_found() -> None:
+    limit, longer = (f"test_{'x' * count}" for count in (65, 66))
+    tree = ast.parse(f"def {limit}(): ...\nasync def {longer}(): ...")
+    assert long_test_names(tree) == [longer]
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def key(pot: Pot, tmp_path: Path) -> list[str]:
     return ["--key", str(made["key"]), "--password-file", str(password)]
 
 
-def test_submission_approves_the_budget_sends_the_spec_and_uploads_every_blob(
+def test_submit_approves_the_budget_sends_the_spec_and_uploads_blobs(
     pot: Pot,
     task_file: Path,
     registry: FakeRegistry,
@@ -202,7 +202,7 @@ def test_budget_that_pays_for_no_round_is_refused_before_anything_is_sent(
     assert registry.transactions == []
 
 
-def test_budget_that_the_account_does_not_have_is_refused_before_anything_is_sent(
+def test_budget_above_the_balance_is_refused_before_any_transaction(
     pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
 ) -> None:
     registry.tokens = 3

@@ -131,7 +131,7 @@ async def test_a_node_that_was_away_syncs_across_a_change(
         assert all(node.faults == [] for node in cluster.wire.nodes)
 
 
-async def test_a_validator_that_was_removed_while_it_was_away_finds_out_and_follows(
+async def test_validator_removed_while_it_was_down_becomes_a_follower(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     cluster = ChangingCluster(tmp_path)

@@ -186,7 +186,7 @@ async def test_a_stuck_chain_is_explained_by_its_own_nodes(
         assert [row["connected"] for row in state["validators"]] == [True, True, False, False]
 
 
-async def test_a_node_whose_clock_is_behind_says_so_and_not_that_the_others_are_ahead(
+async def test_node_with_a_slow_clock_reports_its_own_clock(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     async with running_backend(tmp_path) as (backend, node, _):

@@ -161,7 +161,7 @@ def test_operator_votes_then_commitments_then_tips_then_arrival(pool):
     assert list(pool.candidates()) == [vote, commitment, rich, after_vote, cheap, also_cheap]
 
 
-def test_effective_tip_counts_and_who_cannot_pay_the_base_fee_waits_with_followers(pool):
+def test_candidates_go_by_effective_tip_and_must_pay_the_base_fee(pool):
     capped = transaction(ALICE, 0, tip=50, fee=110)
     tipping = transaction(BOB, 0, tip=20, fee=1000)
     too_low, follower = transaction(CAROL, 0, tip=1, fee=99), transaction(CAROL, 1, tip=9, fee=999)

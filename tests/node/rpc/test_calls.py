@@ -72,7 +72,7 @@ def test_a_warm_worker_takes_the_first_call() -> None:
     play(ANSWERS_ONCE, scenario)
 
 
-def test_a_call_that_nobody_waits_for_ends_in_its_worker_which_takes_the_next() -> None:
+def test_worker_finishes_an_abandoned_call_and_takes_the_next() -> None:
     async def scenario(workers: CallWorkers) -> None:
         await workers.warm_up()
         (warm,) = workers._idle

@@ -154,7 +154,7 @@ def test_a_batch_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> 
     assert answers == [success(None, 0), failure(-32005, late, 1), failure(-32005, late, 2)]
 
 
-def test_requests_are_counted_by_method_and_result_and_strangers_names_are_not() -> None:
+def test_requests_are_counted_by_known_method_and_result() -> None:
     metrics = RpcMetrics()
     dispatcher = Dispatcher({"echo": echo, "refuse": refuse, "crash": crash}, metrics)
     batch = [request(name) for name in ("echo", "echo", "refuse", "crash", "evil-1", 7)]

@@ -27,14 +27,13 @@ from chain.builder import build_block
 from chain.consensus.messages import MessageKind, SigningDomain, compute_signing_digest
 from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.set_reader import read_genesis_set
-from chain.contracts.training_token import encode_transfer
+from chain.contracts.training_token import transfer
 from chain.crypto import get_address, keccak256, sign
 from chain.genesis import GenesisConfig, build_genesis
 from chain.primitives import TOKEN_UNIT, Address, Hash32, PrivateKey, ValidatorIndex, View
 from chain.state.walk import END, START, collect_chunk
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction, decode_transaction, sign_transaction
-from chain.types.validator_set import ValidatorSet
 from node.devnet.processes import Child, ProcessGroup
 from node.network.host import compute_peer_id, load_or_create_host_key
 from node.network.wire import PROTOCOL_VERSION
@@ -67,7 +66,7 @@ def build_chain(directory: Path, config: GenesisConfig, file: bytes, block_count
     database = open_database(directory)
     store = BlockStore(database)
     genesis = build_genesis(config)
-    validator_set = ValidatorSet(*read_genesis_set(config, genesis))
+    validator_set = read_genesis_set(config, genesis)
     store.initialize(genesis.header, genesis.delta, file, validator_set)
     domain = SigningDomain(config.chain_id, genesis.header.hash, PROTOCOL_VERSION)
     certificate = None
@@ -119,7 +118,7 @@ def build_transactions(chain_id: int, number: int) -> Sequence[Transaction]:
     payee, holder = (Address(keccak256(b"%d of %d" % (i, number))[12:]) for i in range(2))
     return (
         build(2 * number - 2, payee, 10**15, b""),
-        build(2 * number - 1, TRAINING_TOKEN, 0, encode_transfer(holder, 10**15)),
+        build(2 * number - 1, TRAINING_TOKEN, 0, transfer(TRAINING_TOKEN, holder, 10**15).data),
     )
 
 

@@ -1,4 +1,6 @@
-"""Compiles the system contracts to contracts/build (docs/spec/contracts.md, section 2).
+"""Compiles the system contracts to contracts/build and chain/contracts/tables.py.
+
+docs/spec/contracts.md, section 2, says what is built.
 
 `python contracts/build.py` writes the artifacts; `--check` compiles and compares, and writes
 nothing. py-solc-x runs the compiler: the native one if it is installed or can be downloaded,
@@ -9,13 +11,17 @@ always come from npm.
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, TypedDict
 
 import solcx
+from eth_typing import ABIElement
+from eth_utils.abi import get_abi_input_types, get_abi_output_types
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 """The repository."""
@@ -26,6 +32,9 @@ SOURCE_FOLDERS: Final = {
 }
 """Source folders, and the folder for the artifacts of each."""
 
+TABLES: Final = ROOT / "chain/contracts/tables.py"
+"""The ABIs of the system contracts as Python values: chain/ reads no files."""
+
 SOLC_VERSION: Final = "0.8.37"
 """The compiler of package.json, so that both ways to compile give the same bytes."""
 
@@ -35,6 +44,16 @@ INSTALL_SECONDS: Final = 120
 ACCEPTED_WARNINGS: Final = frozenset({"2394", "6335"})
 """2394: transient storage outlives a call; OpenZeppelin's guard clears it. 6335: a later Solidity
 may reserve the word `leave`, which is the name of one of our functions."""
+
+
+TABLES_HEAD: Final = '''\
+"""The ABIs of the system contracts; `make contracts` writes this file from contracts/build."""
+
+from typing import Final
+
+from chain.contracts.abi import ContractAbi, EventAbi, FunctionAbi
+'''
+"""The start of `TABLES`."""
 
 
 class _Variable(TypedDict):
@@ -65,7 +84,7 @@ class _Codes(TypedDict):
 class _Contract(TypedDict):
     """The compiler's output for one contract."""
 
-    abi: list[dict[str, object]]
+    abi: list[ABIElement]
     evm: _Codes
     storageLayout: _Layout
 
@@ -105,14 +124,68 @@ def build(*, may_download: bool) -> dict[Path, str]:
             if contract["evm"]["bytecode"]["object"] and (target := _target_folder(source)):
                 text = json.dumps(_artifact(name, contract), indent=1, sort_keys=True) + "\n"
                 artifacts[target / f"{name}.json"] = text
-    return artifacts
+    return {**artifacts, TABLES: render_tables(artifacts)}
+
+
+def render_tables(artifacts: Mapping[Path, str]) -> str:
+    """The text of `TABLES`, from the artifacts of the system contracts.
+
+    Raises:
+        BuildError: ruff, which formats the text, is missing.
+    """
+    parts = [TABLES_HEAD]
+    for path, text in sorted(artifacts.items()):
+        if path.parent == ROOT / "contracts/build":
+            artifact = json.loads(text)
+            name = re.sub(r"(?<!^)(?=[A-Z])", "_", artifact["contractName"]).upper()
+            table = _describe_abi(artifact["abi"])
+            parts.append(
+                f'{name}: Final = {table}\n"""The ABI of {artifact["contractName"]}.sol."""\n'
+            )
+    return _format("\n".join(parts))
+
+
+def _describe_abi(abi: list[ABIElement]) -> str:
+    """The constructor call of a `ContractAbi`."""
+    constructor: list[str] = []
+    functions, events, errors = [], [], []
+    for entry in sorted(abi, key=lambda entry: str(entry.get("name"))):
+        inputs = get_abi_input_types(entry) if "inputs" in entry else []
+        match entry["type"]:
+            case "constructor":
+                constructor = inputs
+            case "function":
+                outputs = get_abi_output_types(entry)
+                functions.append(
+                    f"{entry['name']!r}: FunctionAbi({tuple(inputs)}, {tuple(outputs)})"
+                )
+            case "event":
+                indexed = [at for at, each in enumerate(entry["inputs"]) if each["indexed"]]
+                events.append(f"{entry['name']!r}: EventAbi({tuple(inputs)}, {tuple(indexed)})")
+            case "error":
+                errors.append(f"{entry['name']!r}: {tuple(inputs)}")
+    return (
+        f"ContractAbi(constructor={tuple(constructor)}, functions={{{', '.join(functions)}}}, "
+        f"events={{{', '.join(events)}}}, errors={{{', '.join(errors)}}})"
+    )
+
+
+def _format(text: str) -> str:
+    command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(TABLES), "-"]
+    try:
+        return subprocess.run(
+            command, input=text, cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout
+    except subprocess.CalledProcessError as error:
+        message = f"ruff could not format {TABLES.name}; is it installed?\n{error.stderr}"
+        raise BuildError(message) from error
 
 
 def find_differences(artifacts: dict[Path, str]) -> list[str]:
     """The committed artifacts that are missing, superfluous or different from `artifacts`."""
     committed = {
         path for folder in SOURCE_FOLDERS.values() for path in (ROOT / folder).glob("*.json")
-    }
+    } | {TABLES}
     return sorted(
         str(path.relative_to(ROOT))
         for path in committed | artifacts.keys()

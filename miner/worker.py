@@ -16,13 +16,10 @@ from typing import Final, Protocol
 
 import structlog
 
-from chain.contracts.abi import decode_uint
-from chain.contracts.addresses import FAUCET, GRADIENT_LEDGER, REWARD_DISTRIBUTOR, TRAINING_TOKEN
-from chain.contracts.faucet import encode_drip
-from chain.contracts.gradient_ledger import encode_commit_gradient, encode_register
-from chain.contracts.reward_distributor import encode_claim
+from chain.contracts import faucet, gradient_ledger, reward_distributor, training_token
+from chain.contracts.abi import ContractCall
+from chain.contracts.addresses import GRADIENT_LEDGER, TRAINING_TOKEN
 from chain.contracts.task_registry import TaskStatus
-from chain.contracts.training_token import encode_approve, encode_balance_of
 from chain.hexadecimal import to_hex
 from chain.primitives import Address, Hash32, PrivateKey, TaskId
 from chain.training.architectures import count_parameters
@@ -137,15 +134,15 @@ class TaskWorker:
         # The bond at p = 1, which is the largest; the ledger takes only what it requires.
         bond = declared * reward.unit_price
         self._fund(bond)
-        self._transact(reward.token, encode_approve(GRADIENT_LEDGER, bond))
-        self._transact(GRADIENT_LEDGER, encode_register(self._task, declared))
+        self._transact(training_token.approve(reward.token, GRADIENT_LEDGER, bond))
+        self._transact(gradient_ledger.register(self._task, declared))
         _log.info("registered", task=self._task, units=declared, bond=bond)
 
     def _fund(self, bond: int) -> None:
         token = self._spec.reward.token
         balance = self._token_balance(token)
         if balance < bond and token == TRAINING_TOKEN and self._client.node_info().has_faucet:
-            self._transact(FAUCET, encode_drip(self._identity.address))
+            self._transact(faucet.drip(self._identity.address))
             balance = self._token_balance(token)
         if balance < bond:
             raise ClientError(
@@ -155,8 +152,7 @@ class TaskWorker:
             )
 
     def _token_balance(self, token: Address) -> int:
-        reply = self._client.call_contract(token, encode_balance_of(self._identity.address))
-        return decode_uint(reply)
+        return self._client.read(training_token.balance_of(token, self._identity.address))
 
     def claim(self) -> None:
         """Claim what the account has earned in the task and not claimed yet."""
@@ -164,14 +160,12 @@ class TaskWorker:
         if reward is None or reward.claimable == 0:
             _log.info("nothing to claim", task=self._task)
             return
-        self._transact(
-            REWARD_DISTRIBUTOR, encode_claim(self._task, reward.cumulative, reward.proof)
-        )
+        self._transact(reward_distributor.claim(self._task, reward.cumulative, reward.proof))
         _log.info("claimed", task=self._task, amount=reward.claimable)
 
-    def _transact(self, to: Address, data: bytes) -> None:
+    def _transact(self, call: ContractCall) -> None:
         identity = self._identity
-        self._client.transact(identity.private_key, to, data, chain_id=identity.chain_id)
+        self._client.transact(identity.private_key, call, chain_id=identity.chain_id)
 
     # Work.
 
@@ -223,8 +217,7 @@ class TaskWorker:
             header, compute_gradient_root(prepared.payload), prepared.salt, prepared.units
         )
         self._transact(
-            GRADIENT_LEDGER,
-            encode_commit_gradient(
+            gradient_ledger.commit_gradient(
                 self._task, round_number, attempt_number, prepared.units, commitment
             ),
         )

@@ -3,7 +3,6 @@
 from chain.contracts.set_reader import read_genesis_set
 from chain.genesis import GenesisConfig, build_genesis, parse_genesis
 from chain.params import InvalidGenesisError
-from chain.types.validator_set import ValidatorSet
 from node.config import NodeConfig
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, open_database
@@ -44,7 +43,7 @@ def open_chain(config: NodeConfig) -> tuple[GenesisConfig, Database, BlockStore]
     database = open_database(config.database_dir)
     store = BlockStore(database)
     state = build_genesis(genesis)
-    validator_set = ValidatorSet(*read_genesis_set(genesis, state))
+    validator_set = read_genesis_set(genesis, state)
     if validator_set.validators != genesis.parameters.validators:
         raise OperatorError(
             "genesis.json: config.proofOfTraining.validators differ from the ValidatorSet contract "

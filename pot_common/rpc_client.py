@@ -7,11 +7,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
 from pydantic import TypeAdapter
 
+from chain.contracts.abi import ContractCall, ContractView, InvalidAnswerError
 from chain.contracts.errors import decode_error
 from chain.contracts.reverts import describe_revert
 from chain.crypto import get_address
@@ -28,6 +29,9 @@ from pot_common.rpc_replies import (
     read_bytes,
     read_quantity,
 )
+
+T = TypeVar("T")
+"""The type of a contract's answer."""
 
 CONNECT_SECONDS: Final = 3.0
 """A node that does not accept a connection within this is taken to be down."""
@@ -155,16 +159,26 @@ class ChainClient(ABC):
         """The native coins of an account, in wei."""
         return self.quantity("eth_getBalance", to_hex(account), "latest")
 
-    def call_contract(self, to: Address, data: bytes, block: str = "latest") -> bytes:
-        """What a view function of a contract returns in a block."""
-        request: JsonObject = {"to": to_hex(to), "data": to_hex(data)}
-        return read_bytes(self.call("eth_call", request, block))
+    def read(self, view: ContractView[T], block: str = "latest") -> T:
+        """The answer of a view in the state of a block.
+
+        Raises:
+            RpcCallError: The contract failed, or the node refused the question.
+            ClientError: There is no such contract at the address.
+        """
+        request: JsonObject = {"to": to_hex(view.to), "data": to_hex(view.data)}
+        try:
+            return view.decode(read_bytes(self.call("eth_call", request, block)))
+        except InvalidAnswerError as error:
+            raise ClientError(
+                f"the contract at {to_hex(view.to)} is not the expected one ({error}); check the "
+                "address, and that --rpc names a node of the right network"
+            ) from error
 
     def transact(
         self,
         private_key: PrivateKey,
-        to: Address,
-        data: bytes = b"",
+        call: ContractCall,
         value: int = 0,
         *,
         chain_id: int | None = None,
@@ -173,8 +187,7 @@ class ChainClient(ABC):
 
         Args:
             private_key: The sender's.
-            to: The receiver, or the contract that is called.
-            data: The call.
+            call: The receiver, and the data for it if it is a contract.
             value: Native coins that it sends, in wei.
             chain_id: The chain that it is signed for; None asks the node, which is then trusted.
 
@@ -185,8 +198,8 @@ class ChainClient(ABC):
         sender = to_hex(get_address(private_key))
         request: JsonObject = {
             "from": sender,
-            "to": to_hex(to),
-            "data": to_hex(data),
+            "to": to_hex(call.to),
+            "data": to_hex(call.data),
             "value": hex(value),
         }
         estimate = self.quantity("eth_estimateGas", request)
@@ -198,10 +211,10 @@ class ChainClient(ABC):
             nonce=self.quantity("eth_getTransactionCount", sender, "pending"),
             max_fee_per_gas=2 * read_quantity(block.get("baseFeePerGas", "0x0")) + tip,
             max_priority_fee_per_gas=tip,
-            gas_limit=estimate + GAS_MARGIN if data else estimate,
-            to=to,
+            gas_limit=estimate + GAS_MARGIN if call.data else estimate,
+            to=call.to,
             value=value,
-            data=data,
+            data=call.data,
         )
         self.call("eth_sendRawTransaction", to_hex(transaction.raw))
         transaction_hash = to_hex(transaction.hash)

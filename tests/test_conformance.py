@@ -1,12 +1,32 @@
 """Formats on the wire and on disk, and simulated worlds, are the same as recorded."""
 
+import re
+from types import FunctionType
+
 import pytest
 
+from chain.contracts import (
+    faucet,
+    gradient_ledger,
+    reward_distributor,
+    task_registry,
+    training_token,
+    validator_set,
+)
 from chain.types.header import Header
 from tests.conformance import discovery, lines, registry, simulations
 from tests.conformance.discovery import describe_gaps, find_covered, find_encoders, list_sources
 from tests.conformance.registry import SAMPLES, describe_differences, read_table
 from tests.simulation.worlds import FAMILIES, draw_world
+
+CONTRACTS = (
+    training_token,
+    validator_set,
+    task_registry,
+    gradient_ledger,
+    reward_distributor,
+    faucet,
+)
 
 
 def test_every_format_is_as_recorded() -> None:
@@ -43,6 +63,18 @@ def test_every_encoder_has_a_line_or_a_reason() -> None:
     assert not gaps, (
         "\n".join(gaps) + "\nGive each a sample in tests/conformance, or a reason in discovery.py."
     )
+
+
+def test_every_call_and_view_of_the_contracts_has_a_line() -> None:
+    functions = {
+        (f"chain/contracts/{module.__name__.rpartition('.')[2]}.py", name)
+        for module in CONTRACTS
+        for name, function in vars(module).items()
+        if isinstance(function, FunctionType)
+        and re.search("ContractCall|ContractView", str(function.__annotations__.get("return")))
+    }
+    assert len(functions) > 50
+    assert functions <= lines.run_samples()["call"].called
 
 
 def test_samples_call_every_encoder_that_they_name() -> None:

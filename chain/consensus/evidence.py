@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 
 from chain.consensus.messages import MessageKind, ViewChangeVote, Vote
-from chain.contracts.validator_set import encode_report_equivocation, encode_report_lost_lock
+from chain.contracts.validator_set import (
+    SignedDigest,
+    SignedViewChange,
+    VotePlace,
+    report_equivocation,
+    report_lost_lock,
+)
 from chain.primitives import UINT64_MAX, ZERO_HASH, Address, BlockNumber
 
 
@@ -30,18 +36,14 @@ def build_evidence(
         version: The protocol version at their block number; the signatures cover it.
     """
     assert (first.author, first.number) == (second.author, second.number)
-    place = (int(first.kind), version, first.number, first.view)
+    place = VotePlace(int(first.kind), version, first.number, first.view)
+    own = SignedDigest(first.digest, first.signature)
     if isinstance(second, Vote):
         assert (first.kind, first.view) == (second.kind, second.view)
-        data = encode_report_equivocation(
-            place, (first.digest, first.signature), (second.digest, second.signature)
-        )
+        call = report_equivocation(place, own, SignedDigest(second.digest, second.signature))
     else:
         assert first.kind is MessageKind.COMMIT
         view, digest = second.prepared or (UINT64_MAX, ZERO_HASH)
-        data = encode_report_lost_lock(
-            place,
-            (first.digest, first.signature),
-            (second.view, view, digest, second.signature),
-        )
-    return Evidence(validator, first.number, data)
+        claim = SignedViewChange(second.view, view, digest, second.signature)
+        call = report_lost_lock(place, own, claim)
+    return Evidence(validator, first.number, call.data)

@@ -1,82 +1,202 @@
-"""How calls, answers and events are encoded (docs/spec/contracts.md, section 3)."""
+"""Calls and answers of contracts as typed values (docs/spec/contracts.md, section 3).
 
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Final
+A `ContractView` holds the question to a contract and the decoder of its answer, so `read(view)` has
+the answer's type, whichever way the contract is asked. What the contracts take and answer is in
+`chain/contracts/tables.py`, which is generated from the compiled contracts.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, fields, is_dataclass
+from enum import IntEnum
+from typing import Final, Generic, TypeVar
 
 from eth_abi.abi import decode, encode
-from eth_abi.grammar import TupleType, parse
+from eth_abi.exceptions import DecodingError
+from eth_abi.grammar import ABIType, BasicType, TupleType, parse
+from eth_utils.abi import event_signature_to_log_topic, function_signature_to_4byte_selector
 
-from chain.crypto import keccak256
 from chain.primitives import Address, Hash32
+
+T = TypeVar("T")
+"""The type of an answer."""
 
 SELECTOR_BYTES: Final = 4
 """How much of a signature's hash names a function or an error."""
-
 
 WORD_BYTES: Final = 32
 """The unit of ABI encoding."""
 
 
-@lru_cache(maxsize=256)
-def list_types(signature: str) -> tuple[str, ...]:
-    """The parameter types of a function, an event or an error."""
-    parameters = signature[signature.index("(") :]
-    if parameters == "()":
-        return ()
-    parsed = parse(parameters)
-    assert isinstance(parsed, TupleType)
-    return tuple(component.to_type_str() for component in parsed.components)
+class InvalidAnswerError(Exception):
+    """A contract failed, or its answer does not have the types that it declares."""
 
 
-@lru_cache(maxsize=256)
-def compute_selector(signature: str) -> bytes:
-    """The first four bytes of call data for a function, or of revert data for an error."""
-    return keccak256(signature.encode())[:SELECTOR_BYTES]
+@dataclass(frozen=True, slots=True)
+class ContractCall:
+    """A call as a transaction carries it."""
+
+    to: Address
+    data: bytes
 
 
-def encode_call(signature: str, *values: object) -> bytes:
-    """Call data for a function."""
-    return compute_selector(signature) + encode(list_types(signature), values)
+@dataclass(frozen=True, slots=True)
+class ContractView(Generic[T]):
+    """A question to a contract; asking it changes nothing."""
+
+    to: Address
+    data: bytes
+    decode: Callable[[bytes], T] = field(compare=False, repr=False)
+    """Reads the answer; raises InvalidAnswerError."""
 
 
-def convert_value(abi_type: str, value: object) -> object:
-    """A decoded value in the types of chain.primitives."""
-    if abi_type == "address":
+@dataclass(frozen=True, slots=True)
+class FunctionAbi:
+    """The types that a function takes and answers."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EventAbi:
+    """The types of an event's parameters."""
+
+    inputs: tuple[str, ...]
+    indexed: tuple[int, ...]
+    """Positions of the parameters that are topics of the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContractAbi:
+    """What a contract understands and emits, by name."""
+
+    constructor: tuple[str, ...]
+    functions: Mapping[str, FunctionAbi]
+    events: Mapping[str, EventAbi]
+    errors: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """A deployed contract."""
+
+    address: Address
+    abi: ContractAbi
+
+    def call(self, name: str, *arguments: object) -> ContractCall:
+        """A call of a function; a dataclass among the arguments is a struct."""
+        return ContractCall(self.address, self._encode(name, arguments))
+
+    def view(self, name: str, *arguments: object, returns: Callable[..., T]) -> ContractView[T]:
+        """A question to a view function.
+
+        Args:
+            name: The function.
+            arguments: Its arguments.
+            returns: Makes the answer from the values that the function returns; a struct among
+                them counts as its fields.
+        """
+        outputs = self.abi.functions[name].outputs
+
+        def decode(answer: bytes) -> T:
+            return build(returns, tuple(_list_fields(outputs, answer)))
+
+        return ContractView(self.address, self._encode(name, arguments), decode)
+
+    def compute_selector(self, name: str) -> bytes:
+        """The first bytes of call data for a function."""
+        return compute_selector(name, self.abi.functions[name].inputs)
+
+    def encode_constructor(self, *arguments: object) -> bytes:
+        """The constructor's arguments, as they follow the creation code."""
+        return encode(self.abi.constructor, arguments)
+
+    def _encode(self, name: str, arguments: Sequence[object]) -> bytes:
+        inputs = self.abi.functions[name].inputs
+        return self.compute_selector(name) + encode(inputs, [_to_plain(each) for each in arguments])
+
+
+def compute_selector(name: str, types: Sequence[str]) -> bytes:
+    """The first bytes of call data for a function, or of revert data for an error."""
+    return function_signature_to_4byte_selector(_join_signature(name, types))
+
+
+def compute_topic(name: str, types: Sequence[str]) -> Hash32:
+    """The first topic of an event's logs."""
+    return Hash32(event_signature_to_log_topic(_join_signature(name, types)))
+
+
+def decode_values(types: Sequence[str], data: bytes) -> tuple[object, ...]:
+    """The values of these types; addresses are bytes.
+
+    Raises:
+        InvalidAnswerError: The data does not have these types.
+    """
+    try:
+        values = decode(types, data)
+    except (DecodingError, OverflowError, UnicodeDecodeError) as error:
+        raise InvalidAnswerError(f"{len(data)} bytes are not {', '.join(types)}") from error
+    pairs = zip(types, values, strict=True)
+    return tuple(_with_bytes_addresses(parse(kind), value) for kind, value in pairs)
+
+
+def build(kind: Callable[..., T], values: Sequence[object]) -> T:
+    """What `kind` makes of decoded values; the enums and structs among its fields are made, too.
+
+    Raises:
+        InvalidAnswerError: No enum has such a member, or two arrays differ in length.
+    """
+    types = [each.type for each in fields(kind)] if is_dataclass(kind) else [object] * len(values)
+    converted = [_convert(each, value) for each, value in zip(types, values, strict=True)]
+    try:
+        return kind(*converted)
+    except ValueError as error:
+        raise InvalidAnswerError(str(error)) from error
+
+
+def _convert(kind: object, value: object) -> object:
+    """A decoded value as a field of type `kind` has it."""
+    if isinstance(kind, type) and issubclass(kind, IntEnum):
+        return build(kind, [value])
+    if isinstance(kind, type) and is_dataclass(kind):
+        assert isinstance(value, tuple)
+        return build(kind, value)
+    return value
+
+
+def _with_bytes_addresses(kind: ABIType, value: object) -> object:
+    """A decoded value with addresses as bytes; eth_abi gives their hexadecimal text."""
+    if kind.is_array:
+        assert isinstance(value, tuple)
+        return tuple(_with_bytes_addresses(kind.item_type, each) for each in value)
+    if isinstance(kind, TupleType):
+        assert isinstance(value, tuple)
+        pairs = zip(kind.components, value, strict=True)
+        return tuple(_with_bytes_addresses(component, each) for component, each in pairs)
+    if isinstance(kind, BasicType) and kind.base == "address":
         assert isinstance(value, str)
         return Address(bytes.fromhex(value[2:]))
     return value
 
 
-def decode_values(types: Sequence[str], data: bytes) -> list[object]:
-    """Values that lie one after another."""
-    decoded = decode(types, data)
-    return [convert_value(kind, value) for kind, value in zip(types, decoded, strict=True)]
+def _list_fields(types: Sequence[str], data: bytes) -> Iterator[object]:
+    """The decoded values, with the fields of a struct in its place."""
+    for kind, value in zip(types, decode_values(types, data), strict=True):
+        if kind.startswith("(") and kind.endswith(")"):
+            assert isinstance(value, tuple)
+            yield from value
+        else:
+            yield value
 
 
-def decode_struct(abi_type: str, data: bytes) -> list[object]:
-    """The fields of a struct."""
-    components = list_types(abi_type)
-    (values,) = decode([abi_type], data)
-    return [convert_value(kind, value) for kind, value in zip(components, values, strict=True)]
+def _to_plain(value: object) -> object:
+    """An argument as eth_abi takes it: a struct is a tuple."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return astuple(value)
+    if isinstance(value, list | tuple):
+        return tuple(_to_plain(each) for each in value)
+    return value
 
 
-def decode_uint(data: bytes) -> int:
-    """One number, or a boolean as 0 or 1."""
-    return int.from_bytes(data[:WORD_BYTES], "big")
-
-
-def decode_hash(data: bytes) -> Hash32:
-    """One 32-byte word."""
-    return Hash32(data[:WORD_BYTES])
-
-
-def decode_address(data: bytes) -> Address:
-    """One account."""
-    return Address(data[WORD_BYTES - 20 : WORD_BYTES])
-
-
-def decode_addresses(data: bytes) -> tuple[Address, ...]:
-    """A list of accounts, in the contract's order."""
-    (addresses,) = decode(["address[]"], data)
-    return tuple(Address(bytes.fromhex(each[2:])) for each in addresses)
+def _join_signature(name: str, types: Sequence[str]) -> str:
+    return f"{name}({','.join(types)})"

@@ -3,11 +3,8 @@
 from enum import Enum, auto
 from typing import Final
 
-from chain.contracts.abi import SELECTOR_BYTES, WORD_BYTES, compute_selector
-from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY, VALIDATOR_SET
-from chain.contracts.gradient_ledger import COMMIT_GRADIENT, POST_RESULT, POST_VERDICT
-from chain.contracts.task_registry import POST_READY
-from chain.contracts.validator_set import REPORT_EQUIVOCATION, REPORT_LOST_LOCK, VOTE_ON_PROPOSAL
+from chain.contracts import gradient_ledger, task_registry, validator_set
+from chain.contracts.abi import SELECTOR_BYTES, WORD_BYTES
 from chain.primitives import Address, TaskId
 
 
@@ -21,13 +18,16 @@ class CallKind(Enum):
 
 
 _KIND_OF: Final = {
-    (TASK_REGISTRY, compute_selector(POST_READY)): CallKind.OPERATOR_VOTE,
-    (GRADIENT_LEDGER, compute_selector(POST_VERDICT)): CallKind.OPERATOR_VOTE,
-    (GRADIENT_LEDGER, compute_selector(POST_RESULT)): CallKind.OPERATOR_VOTE,
-    (GRADIENT_LEDGER, compute_selector(COMMIT_GRADIENT)): CallKind.COMMITMENT,
-    (VALIDATOR_SET, compute_selector(VOTE_ON_PROPOSAL)): CallKind.OPERATOR_VOTE,
-    (VALIDATOR_SET, compute_selector(REPORT_EQUIVOCATION)): CallKind.OPERATOR_VOTE,
-    (VALIDATOR_SET, compute_selector(REPORT_LOST_LOCK)): CallKind.OPERATOR_VOTE,
+    (module.CONTRACT.address, module.CONTRACT.compute_selector(name)): kind
+    for module, name, kind in (
+        (task_registry, "postReady", CallKind.OPERATOR_VOTE),
+        (gradient_ledger, "postVerdict", CallKind.OPERATOR_VOTE),
+        (gradient_ledger, "postResult", CallKind.OPERATOR_VOTE),
+        (gradient_ledger, "commitGradient", CallKind.COMMITMENT),
+        (validator_set, "voteOnProposal", CallKind.OPERATOR_VOTE),
+        (validator_set, "reportEquivocation", CallKind.OPERATOR_VOTE),
+        (validator_set, "reportLostLock", CallKind.OPERATOR_VOTE),
+    )
 }
 """By the contract and the selector."""
 

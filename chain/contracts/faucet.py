@@ -1,11 +1,15 @@
 """The faucet of development networks: its calls and events (docs/spec/contracts.md)."""
 
 from dataclasses import dataclass
+from typing import Final
 
-from eth_abi.abi import encode
-
-from chain.contracts.abi import encode_call
+from chain.contracts import tables
+from chain.contracts.abi import Contract, ContractCall
+from chain.contracts.addresses import FAUCET
 from chain.primitives import Address
+
+CONTRACT: Final = Contract(FAUCET, tables.FAUCET)
+"""Deployed on development networks only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +21,17 @@ class Dripped:
     coin_amount: int
 
 
-def encode_drip(to: Address) -> bytes:
+def drip(to: Address) -> ContractCall:
     """Ask the faucet to pay `to`."""
-    return encode_call("drip(address)", to)
+    return CONTRACT.call("drip", to)
 
 
-def encode_faucet_arguments(token_amount: int, coin_amount: int, blocks_between: int) -> bytes:
-    """Base units of POT and wei of the native coin a drip, and an account's wait in blocks."""
-    return encode(["uint256", "uint256", "uint64"], [token_amount, coin_amount, blocks_between])
+def encode_constructor(token_amount: int, coin_amount: int, blocks_between: int) -> bytes:
+    """The constructor's arguments.
+
+    Args:
+        token_amount: Base units of POT for one request.
+        coin_amount: Wei of the native coin for one request.
+        blocks_between: Blocks that an account waits before its next request.
+    """
+    return CONTRACT.encode_constructor(token_amount, coin_amount, blocks_between)

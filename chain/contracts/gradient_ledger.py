@@ -1,14 +1,17 @@
 """The contract that runs rounds: calls, answers and events (docs/spec/contracts.md)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from eth_abi.abi import decode, encode
-
-from chain.contracts.abi import decode_struct, encode_call
+from chain.contracts import tables
+from chain.contracts.abi import Contract, ContractCall, ContractView
+from chain.contracts.addresses import GRADIENT_LEDGER
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
+
+CONTRACT: Final = Contract(GRADIENT_LEDGER, tables.GRADIENT_LEDGER)
+"""As genesis deploys it."""
 
 NOT_EVALUATED: Final = 2**32 - 1
 """The correct count of a validator that did not evaluate the held-out split."""
@@ -236,81 +239,36 @@ class CreditWithdrawn:
     amount: int
 
 
-RESULT_VOTE_TYPE: Final = "(bytes32,bytes32,bytes32,uint32)"
-"""ResultVote."""
+def register(task_id: TaskId, units: int) -> ContractCall:
+    """Take part as a miner; the required bond must have been approved to the ledger."""
+    return CONTRACT.call("register", task_id, units)
 
 
-_ROUND: Final = (
-    "(uint32,uint32,uint32,uint32,uint64,bool,uint64,uint64,uint64,uint64,uint64,uint64,"
-    "uint32,uint32,uint32,uint32,uint32,bytes32,bytes32,bytes32,uint256)"
-)
-"""Round."""
+def leave(task_id: TaskId) -> ContractCall:
+    """Take no part in the attempts after the one that is open."""
+    return CONTRACT.call("leave", task_id)
 
 
-def build_result_posted(*values: object) -> ResultPosted:
-    """The event, from its fields as the log has them."""
-    *first, vote, correct_count, loss = values
-    known = None if correct_count == NOT_EVALUATED else correct_count
-    build: Callable[..., ResultPosted] = ResultPosted
-    return build(*first, build_result_vote(vote), known, loss)
+def withdraw_bond(task_id: TaskId) -> ContractCall:
+    """Take the caller's bond back; it must not be locked any more."""
+    return CONTRACT.call("withdrawBond", task_id)
 
 
-def build_round_settled(*values: object) -> RoundSettled:
-    """The event, from its fields as the log has them."""
-    *first, vote, payout = values
-    build: Callable[..., RoundSettled] = RoundSettled
-    return build(*first, build_result_vote(vote), payout)
-
-
-def build_result_vote(values: object) -> ResultVote:
-    """A vote from its decoded struct."""
-    assert isinstance(values, tuple)
-    build: Callable[..., ResultVote] = ResultVote
-    return build(*values)
-
-
-COMMIT_GRADIENT: Final = "commitGradient(uint256,uint32,uint32,uint32,bytes32)"
-"""A miner's commitment."""
-
-
-POST_VERDICT: Final = "postVerdict(uint256,uint32,uint32,uint32,bytes)"
-"""An operator vote."""
-
-
-POST_RESULT: Final = f"postResult(uint256,uint32,uint32,uint32,{RESULT_VOTE_TYPE},uint32,uint64)"
-"""An operator vote."""
-
-
-def encode_register(task_id: TaskId, units: int) -> bytes:
-    """A miner takes part; the required bond must have been approved to the ledger."""
-    return encode_call("register(uint256,uint32)", task_id, units)
-
-
-def encode_leave(task_id: TaskId) -> bytes:
-    """A miner's last attempt is the one that is open."""
-    return encode_call("leave(uint256)", task_id)
-
-
-def encode_withdraw_bond(task_id: TaskId) -> bytes:
-    """Once the bond is no longer locked."""
-    return encode_call("withdrawBond(uint256)", task_id)
-
-
-def encode_commit_gradient(
+def commit_gradient(
     task_id: TaskId, round_number: int, attempt: int, units: int, commitment: Hash32
-) -> bytes:
-    """A gradient commitment of the calling miner."""
-    return encode_call(COMMIT_GRADIENT, task_id, round_number, attempt, units, commitment)
+) -> ContractCall:
+    """Commit to the calling miner's gradient."""
+    return CONTRACT.call("commitGradient", task_id, round_number, attempt, units, commitment)
 
 
-def encode_post_verdict(
+def post_verdict(
     task_id: TaskId, round_number: int, attempt: int, ballot: int, verdicts: bytes
-) -> bytes:
-    """An operator vote: two bits a commitment."""
-    return encode_call(POST_VERDICT, task_id, round_number, attempt, ballot, verdicts)
+) -> ContractCall:
+    """Vote, as an operator, on all commitments: two bits for each."""
+    return CONTRACT.call("postVerdict", task_id, round_number, attempt, ballot, verdicts)
 
 
-def encode_post_result(
+def post_result(
     task_id: TaskId,
     round_number: int,
     attempt: int,
@@ -318,138 +276,97 @@ def encode_post_result(
     vote: ResultVote,
     correct_count: int | None,
     loss_millinats: int,
-) -> bytes:
-    """An operator vote on the outcome; `correct_count` is None if not evaluated."""
-    return encode_call(
-        POST_RESULT,
-        task_id,
-        round_number,
-        attempt,
-        ballot,
-        _vote_values(vote),
-        NOT_EVALUATED if correct_count is None else correct_count,
-        loss_millinats,
+) -> ContractCall:
+    """Vote, as an operator, on the outcome; `correct_count` is None if not evaluated."""
+    count = NOT_EVALUATED if correct_count is None else correct_count
+    return CONTRACT.call(
+        "postResult", task_id, round_number, attempt, ballot, vote, count, loss_millinats
     )
 
 
-def encode_settle_round(task_id: TaskId, vote: ResultVote) -> bytes:
-    """Anyone's, with the result that a quorum posted."""
-    return encode_call(f"settleRound(uint256,{RESULT_VOTE_TYPE})", task_id, _vote_values(vote))
+def settle_round(task_id: TaskId, vote: ResultVote) -> ContractCall:
+    """Settle with the result that a quorum posted; any account may."""
+    return CONTRACT.call("settleRound", task_id, vote)
 
 
-def encode_advance_round(task_id: TaskId) -> bytes:
-    """Anyone's, when the task is stalled or waiting."""
-    return encode_call("advanceRound(uint256)", task_id)
+def advance_round(task_id: TaskId) -> ContractCall:
+    """Move a stalled or waiting task on; any account may."""
+    return CONTRACT.call("advanceRound", task_id)
 
 
-def encode_slash(
+def slash(
     task_id: TaskId,
     ballot_number: int,
     commitments: Sequence[CommitmentEvidence],
     verdicts: Sequence[tuple[Address, bytes]],
     indices: Sequence[int],
-) -> bytes:
-    """Anyone's: the whole commitment list, verdicts (all timely ones) by validator, the accused."""
-    return encode_call(
-        "slash(uint256,uint64,(address,uint32,bytes32)[],address[],bytes[],uint32[])",
+) -> ContractCall:
+    """Take the bonds of miners that a ballot condemned; any account may.
+
+    Args:
+        task_id: The task.
+        ballot_number: The ballot's number within the task.
+        commitments: All commitments of the attempt, in their order.
+        verdicts: All timely verdicts of the ballot, each with the validator that posted it.
+        indices: The accused, as positions among the commitments.
+    """
+    return CONTRACT.call(
+        "slash",
         task_id,
         ballot_number,
-        [(each.miner, each.units, each.commitment) for each in commitments],
+        commitments,
         [validator for validator, _ in verdicts],
         [bitmap for _, bitmap in verdicts],
         indices,
     )
 
 
-def encode_withdraw_credit(token: Address) -> bytes:
-    """The caller's share of slashed bonds."""
-    return encode_call("withdrawCredit(address)", token)
+def withdraw_credit(token: Address) -> ContractCall:
+    """Take the caller's share of slashed bonds."""
+    return CONTRACT.call("withdrawCredit", token)
 
 
-def encode_phase(task_id: TaskId) -> bytes:
-    """Answers `decode_uint`: the ledger's enum Phase."""
-    return encode_call("phase(uint256)", task_id)
+def phase(task_id: TaskId) -> ContractView[Phase]:
+    """The phase that a task is in."""
+    return CONTRACT.view("phase", task_id, returns=Phase)
 
 
-def encode_deadline(task_id: TaskId) -> bytes:
-    """Answers `decode_deadline`."""
-    return encode_call("deadline(uint256)", task_id)
+def deadline(task_id: TaskId) -> ContractView[Deadline]:
+    """When the phase that a task is in ends at the latest."""
+    return CONTRACT.view("deadline", task_id, returns=Deadline)
 
 
-def encode_get_round(task_id: TaskId) -> bytes:
-    """Answers `decode_round`."""
-    return encode_call("getRound(uint256)", task_id)
+def get_round(task_id: TaskId) -> ContractView[RoundState]:
+    """The round, attempt and ballot that a task is at."""
+    return CONTRACT.view("getRound", task_id, returns=RoundState)
 
 
-def encode_get_miner(task_id: TaskId, miner: Address) -> bytes:
-    """Answers `decode_miner`."""
-    return encode_call("getMiner(uint256,address)", task_id, miner)
+def get_miner(task_id: TaskId, miner: Address) -> ContractView[MinerState]:
+    """A miner's registration for a task."""
+    return CONTRACT.view("getMiner", task_id, miner, returns=MinerState)
 
 
-def encode_participants(task_id: TaskId) -> bytes:
-    """Answers `decode_participants`."""
-    return encode_call("participants(uint256)", task_id)
+def participants(task_id: TaskId) -> ContractView[tuple[Participant, ...]]:
+    """The registered miners of a task, by ascending address."""
+    return CONTRACT.view("participants", task_id, returns=_build_participants)
 
 
-def encode_required_bond(task_id: TaskId, units: int) -> bytes:
-    """Answers `decode_uint`: base units of the task's token."""
-    return encode_call("requiredBond(uint256,uint32)", task_id, units)
+def judges_of(task_id: TaskId) -> ContractView[int]:
+    """The version of the validator set that judges the ballot in progress."""
+    return CONTRACT.view("judgesOf", task_id, returns=int)
 
 
-def encode_commitment_position(task_id: TaskId, miner: Address) -> bytes:
-    """Answers `decode_uint`: index + 1 in the attempt in progress, or 0."""
-    return encode_call("commitmentPosition(uint256,address)", task_id, miner)
+def credit_of(token: Address, account: Address) -> ContractView[int]:
+    """The base units of slashed bonds that an account may withdraw."""
+    return CONTRACT.view("creditOf", token, account, returns=int)
 
 
-def encode_judges_of(task_id: TaskId) -> bytes:
-    """Answers `decode_uint`: the version of the validator set that judges the ballot."""
-    return encode_call("judgesOf(uint256)", task_id)
+def encode_constructor(phase_floor_blocks: int) -> bytes:
+    """The constructor's argument: the fewest blocks of a phase in which some votes are missing."""
+    return CONTRACT.encode_constructor(phase_floor_blocks)
 
 
-def encode_credit_of(token: Address, account: Address) -> bytes:
-    """Answers `decode_uint`."""
-    return encode_call("creditOf(address,address)", token, account)
-
-
-def encode_phase_floor_blocks() -> bytes:
-    """Answers `decode_uint`."""
-    return encode_call("phaseFloorBlocks()")
-
-
-def encode_gradient_ledger_arguments(phase_floor_blocks: int) -> bytes:
-    """The fewest blocks a phase lasts unless everybody spoke before."""
-    return encode(["uint32"], [phase_floor_blocks])
-
-
-def decode_deadline(data: bytes) -> Deadline:
-    """The ledger's `deadline`."""
-    block_number, timestamp = decode(["uint64", "uint64"], data)
-    return Deadline(BlockNumber(block_number), timestamp)
-
-
-def decode_round(data: bytes) -> RoundState:
-    """The ledger's `getRound`."""
-    build: Callable[..., RoundState] = RoundState
-    return build(*decode_struct(_ROUND, data))
-
-
-def decode_miner(data: bytes) -> MinerState:
-    """The ledger's `getMiner`."""
-    build: Callable[..., MinerState] = MinerState
-    return build(*decode_struct("(uint32,uint64,uint64,uint64,uint256)", data))
-
-
-def decode_participants(data: bytes) -> tuple[Participant, ...]:
-    """The ledger's `participants`, by ascending address."""
-    miners, units = decode(["address[]", "uint32[]"], data)
-    pairs = zip(miners, units, strict=True)
-    return tuple(
-        sorted(
-            (Participant(Address(bytes.fromhex(miner[2:])), count) for miner, count in pairs),
-            key=lambda participant: participant.miner,
-        )
-    )
-
-
-def _vote_values(vote: ResultVote) -> tuple[Hash32, Hash32, Hash32, int]:
-    return (vote.training_state_root, vote.model_root, vote.rewards_root, vote.accepted_units)
+def _build_participants(
+    miners: tuple[Address, ...], units: tuple[int, ...]
+) -> tuple[Participant, ...]:
+    return tuple(Participant(*pair) for pair in sorted(zip(miners, units, strict=True)))

@@ -2,9 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from chain.contracts.abi import encode_call
+from chain.contracts import tables
+from chain.contracts.abi import Contract, ContractCall, ContractView
+from chain.contracts.addresses import REWARD_DISTRIBUTOR
 from chain.primitives import Address, Hash32, TaskId
+
+CONTRACT: Final = Contract(REWARD_DISTRIBUTOR, tables.REWARD_DISTRIBUTOR)
+"""As genesis deploys it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,43 +42,21 @@ class Claimed:
     cumulative: int
 
 
-def encode_claim(task_id: TaskId, cumulative: int, proof: Sequence[Hash32]) -> bytes:
-    """The caller's reward up to `cumulative`."""
-    return encode_call("claim(uint256,uint256,bytes32[])", task_id, cumulative, proof)
+def claim(task_id: TaskId, cumulative: int, proof: Sequence[Hash32]) -> ContractCall:
+    """Pay the caller its rewards up to `cumulative`."""
+    return CONTRACT.call("claim", task_id, cumulative, proof)
 
 
-def encode_claim_for(
-    task_id: TaskId, account: Address, cumulative: int, proof: Sequence[Hash32]
-) -> bytes:
-    """Anyone pays the gas, `account` gets the money."""
-    return encode_call(
-        "claimFor(uint256,address,uint256,bytes32[])", task_id, account, cumulative, proof
-    )
+def claim_many(claims: Sequence[RewardClaim]) -> ContractCall:
+    """Pay several claims: all of them or none."""
+    return CONTRACT.call("claimMany", claims)
 
 
-def encode_claim_many(claims: Sequence[RewardClaim]) -> bytes:
-    """Several claims; all or none."""
-    return encode_call(
-        "claimMany((uint256,address,uint256,bytes32[])[])",
-        [(each.task_id, each.account, each.cumulative, each.proof) for each in claims],
-    )
+def root_of(task_id: TaskId) -> ContractView[Hash32]:
+    """The root of a task's reward tree; zero before the first settled round."""
+    return CONTRACT.view("rootOf", task_id, returns=Hash32)
 
 
-def encode_root_of(task_id: TaskId) -> bytes:
-    """Answers `decode_hash`."""
-    return encode_call("rootOf(uint256)", task_id)
-
-
-def encode_paid_total_of(task_id: TaskId) -> bytes:
-    """Answers `decode_uint`."""
-    return encode_call("paidTotalOf(uint256)", task_id)
-
-
-def encode_claimed_of(task_id: TaskId, account: Address) -> bytes:
-    """Answers `decode_uint`."""
-    return encode_call("claimedOf(uint256,address)", task_id, account)
-
-
-def encode_claimed_total_of(task_id: TaskId) -> bytes:
-    """Answers `decode_uint`."""
-    return encode_call("claimedTotalOf(uint256)", task_id)
+def claimed_of(task_id: TaskId, account: Address) -> ContractView[int]:
+    """The base units that an account has claimed of a task."""
+    return CONTRACT.view("claimedOf", task_id, account, returns=int)

@@ -5,22 +5,20 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from eth_abi.exceptions import DecodingError
-
-from chain.contracts.addresses import VALIDATOR_SET
+from chain.contracts.abi import InvalidAnswerError
 from chain.contracts.set_storage import (
     compute_set_hash,
     is_validator_set,
     read_next_set_hash,
 )
-from chain.contracts.validator_set import decode_committee, encode_committee
+from chain.contracts.state_reader import StateReader
+from chain.contracts.validator_set import get_current
 from chain.execution.block_environment import BlockEnvironment
-from chain.execution.call_values import CallRequest
-from chain.execution.evm import call
 from chain.genesis import GenesisConfig, GenesisState
 from chain.primitives import ZERO_HASH, Address, BlockNumber, Hash32
 from chain.state.world_state import ReadableDatabase, get_storage
 from chain.types.header import Header
+from chain.types.validator_set import ValidatorSet
 
 READ_GAS: Final = 10_000_000
 """A set of 100 costs a fifteenth of that; it bounds what a broken contract may cost."""
@@ -35,21 +33,20 @@ def get_next_set_hash(database: ReadableDatabase, header: Header) -> Hash32:
     return read_next_set_hash(partial(get_storage, database, header.state_root), header.number)
 
 
-def read_genesis_set(
-    config: GenesisConfig, genesis: GenesisState
-) -> tuple[tuple[Address, ...], tuple[Address, ...]]:
+def read_genesis_set(config: GenesisConfig, genesis: GenesisState) -> ValidatorSet:
     """The validators of block 1 and their operators.
 
     A genesis without the contract has the validators of its parameters for ever, each its own
     operator.
     """
     found = read_next_set(genesis.delta, genesis.header, config.chain_id, ())
-    return found or (config.parameters.validators, config.parameters.validators)
+    validators = config.parameters.validators
+    return found or ValidatorSet(validators, validators)
 
 
 def read_next_set(
     database: ReadableDatabase, header: Header, chain_id: int, current: Sequence[Address]
-) -> tuple[tuple[Address, ...], tuple[Address, ...]] | None:
+) -> ValidatorSet | None:
     """The validators of the block after `header` and their operators, if they are not `current`.
 
     Args:
@@ -71,17 +68,14 @@ def read_next_set(
     environment = replace(
         BlockEnvironment.of(header, chain_id), number=BlockNumber(header.number + 1)
     )
-    request = CallRequest(to=VALIDATOR_SET, data=encode_committee(), gas_limit=READ_GAS)
-    answer = call(database, header.state_root, environment, request)
-    if not answer.is_success:
-        return None
+    reader = StateReader(database, header.state_root, environment, READ_GAS)
     try:
-        validators, operators = decode_committee(answer.output)
-    except DecodingError:
+        found = reader.read(get_current())
+    except InvalidAnswerError:
         return None
     is_set = (
-        is_validator_set(validators)
-        and len(operators) == len(validators)
-        and compute_set_hash(validators) == wanted
+        is_validator_set(found.validators)
+        and len(found.operators) == len(found.validators)
+        and compute_set_hash(found.validators) == wanted
     )
-    return (validators, operators) if is_set else None
+    return found if is_set else None

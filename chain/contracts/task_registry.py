@@ -1,12 +1,16 @@
 """The contract that holds tasks and their escrow: calls, answers and events."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from chain.contracts.abi import decode_struct, encode_call
+from chain.contracts import tables
+from chain.contracts.abi import Contract, ContractCall, ContractView
+from chain.contracts.addresses import TASK_REGISTRY
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
+
+CONTRACT: Final = Contract(TASK_REGISTRY, tables.TASK_REGISTRY)
+"""As genesis deploys it."""
 
 
 class TaskStatus(IntEnum):
@@ -134,96 +138,51 @@ class TaskRefunded:
     amount: int
 
 
-_TERMS: Final = "(bytes32,address,uint128,uint128,uint32,uint32,uint32,uint32,uint32,uint32,uint32)"
-"""TaskTerms."""
+def submit_task(terms: TaskTerms, spec: bytes, budget: int) -> ContractCall:
+    """Submit a new task; `budget` base units must have been approved to the registry."""
+    return CONTRACT.call("submitTask", terms, spec, budget)
 
 
-_ACCOUNT: Final = (
-    "(address,uint8,uint32,uint64,uint64,bool,uint256,uint256,uint256,uint256,uint256)"
-)
-"""TaskAccount."""
+def fund_task(task_id: TaskId, amount: int) -> ContractCall:
+    """Add to the escrow; `amount` base units must have been approved to the registry."""
+    return CONTRACT.call("fundTask", task_id, amount)
 
 
-POST_READY: Final = "postReady(uint256)"
-"""An operator vote."""
+def post_ready(task_id: TaskId) -> ContractCall:
+    """Vote, as an operator, that this validator can judge the task."""
+    return CONTRACT.call("postReady", task_id)
 
 
-def encode_submit_task(terms: TaskTerms, spec: bytes, budget: int) -> bytes:
-    """A new task; `budget` base units must have been approved to the registry."""
-    return encode_call(
-        f"submitTask({_TERMS},bytes,uint256)",
-        (
-            terms.spec_hash,
-            terms.token,
-            terms.unit_price,
-            terms.validator_fee,
-            terms.rounds,
-            terms.min_miners,
-            terms.max_units,
-            terms.audit_ppm,
-            terms.commit_seconds,
-            terms.verdict_seconds,
-            terms.result_seconds,
-        ),
-        spec,
-        budget,
-    )
+def cancel_task(task_id: TaskId) -> ContractCall:
+    """End a task; its submitter may."""
+    return CONTRACT.call("cancelTask", task_id)
 
 
-def encode_fund_task(task_id: TaskId, amount: int) -> bytes:
-    """More escrow; `amount` base units must have been approved to the registry."""
-    return encode_call("fundTask(uint256,uint256)", task_id, amount)
+def resume_task(task_id: TaskId) -> ContractCall:
+    """Go on with a paused task; its submitter may."""
+    return CONTRACT.call("resumeTask", task_id)
 
 
-def encode_post_ready(task_id: TaskId) -> bytes:
-    """An operator vote: this validator can judge the task."""
-    return encode_call(POST_READY, task_id)
+def refund_task(task_id: TaskId) -> ContractCall:
+    """Send what is left of a closed task back to its submitter; any account may."""
+    return CONTRACT.call("refundTask", task_id)
 
 
-def encode_cancel_task(task_id: TaskId) -> bytes:
-    """The submitter's."""
-    return encode_call("cancelTask(uint256)", task_id)
+def task_count() -> ContractView[int]:
+    """The number of tasks submitted so far; their ids are 1 to this."""
+    return CONTRACT.view("taskCount", returns=int)
 
 
-def encode_resume_task(task_id: TaskId) -> bytes:
-    """The submitter's, of a paused task."""
-    return encode_call("resumeTask(uint256)", task_id)
+def get_terms(task_id: TaskId) -> ContractView[TaskTerms]:
+    """The terms under which a task was submitted."""
+    return CONTRACT.view("getTerms", task_id, returns=TaskTerms)
 
 
-def encode_refund_task(task_id: TaskId) -> bytes:
-    """Anyone's, of a closed task."""
-    return encode_call("refundTask(uint256)", task_id)
+def get_account(task_id: TaskId) -> ContractView[TaskAccount]:
+    """A task's status and money."""
+    return CONTRACT.view("getAccount", task_id, returns=TaskAccount)
 
 
-def encode_task_count() -> bytes:
-    """Answers `decode_uint`."""
-    return encode_call("taskCount()")
-
-
-def encode_get_terms(task_id: TaskId) -> bytes:
-    """Answers `decode_terms`."""
-    return encode_call("getTerms(uint256)", task_id)
-
-
-def encode_get_account(task_id: TaskId) -> bytes:
-    """Answers `decode_account`."""
-    return encode_call("getAccount(uint256)", task_id)
-
-
-def encode_is_ready(task_id: TaskId, operator: Address) -> bytes:
-    """Answers `decode_uint`: 0 or 1."""
-    return encode_call("isReady(uint256,address)", task_id, operator)
-
-
-def decode_terms(data: bytes) -> TaskTerms:
-    """The registry's `getTerms`."""
-    build: Callable[..., TaskTerms] = TaskTerms
-    return build(*decode_struct(_TERMS, data))
-
-
-def decode_account(data: bytes) -> TaskAccount:
-    """The registry's `getAccount`."""
-    submitter, status, *rest = decode_struct(_ACCOUNT, data)
-    build: Callable[..., TaskAccount] = TaskAccount
-    assert isinstance(status, int)
-    return build(submitter, TaskStatus(status), *rest)
+def is_ready(task_id: TaskId, operator: Address) -> ContractView[bool]:
+    """Whether an operator account has posted that it is ready for a task."""
+    return CONTRACT.view("isReady", task_id, operator, returns=bool)

@@ -1,33 +1,42 @@
 """POT, an ERC-20 token: its calls and answers (docs/spec/contracts.md)."""
 
 from collections.abc import Sequence
+from typing import Final
 
-from eth_abi.abi import encode
-
-from chain.contracts.abi import encode_call
+from chain.contracts import tables
+from chain.contracts.abi import Contract, ContractCall, ContractView
+from chain.contracts.addresses import TRAINING_TOKEN
 from chain.primitives import Address
 
-
-def encode_balance_of(account: Address) -> bytes:
-    """Answers `decode_uint`."""
-    return encode_call("balanceOf(address)", account)
+CONTRACT: Final = Contract(TRAINING_TOKEN, tables.TRAINING_TOKEN)
+"""POT itself."""
 
 
-def encode_allowance(owner: Address, spender: Address) -> bytes:
-    """Answers `decode_uint`."""
-    return encode_call("allowance(address,address)", owner, spender)
+def balance_of(token: Address, account: Address) -> ContractView[int]:
+    """The base units of a token that an account holds."""
+    return _at(token).view("balanceOf", account, returns=int)
 
 
-def encode_approve(spender: Address, amount: int) -> bytes:
-    """Let `spender` pull `amount` base units."""
-    return encode_call("approve(address,uint256)", spender, amount)
+def allowance(token: Address, owner: Address, spender: Address) -> ContractView[int]:
+    """The base units of a token that `spender` may take from `owner`."""
+    return _at(token).view("allowance", owner, spender, returns=int)
 
 
-def encode_transfer(to: Address, amount: int) -> bytes:
+def approve(token: Address, spender: Address, amount: int) -> ContractCall:
+    """Let `spender` take `amount` base units from the caller."""
+    return _at(token).call("approve", spender, amount)
+
+
+def transfer(token: Address, to: Address, amount: int) -> ContractCall:
     """Send `amount` base units."""
-    return encode_call("transfer(address,uint256)", to, amount)
+    return _at(token).call("transfer", to, amount)
 
 
-def encode_training_token_arguments(holders: Sequence[Address], amounts: Sequence[int]) -> bytes:
-    """Who holds how many base units of POT."""
-    return encode(["address[]", "uint256[]"], [holders, amounts])
+def encode_constructor(holders: Sequence[Address], amounts: Sequence[int]) -> bytes:
+    """The constructor's arguments: each first holder, and its base units of POT."""
+    return CONTRACT.encode_constructor(holders, amounts)
+
+
+def _at(token: Address) -> Contract:
+    """Any ERC-20 token: POT has the interface of all."""
+    return Contract(token, CONTRACT.abi)

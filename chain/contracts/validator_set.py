@@ -1,14 +1,18 @@
 """The contract that holds the validators: calls, answers and events."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from eth_abi.abi import decode, encode
-
-from chain.contracts.abi import convert_value, decode_struct, encode_call, list_types
+from chain.contracts import tables
+from chain.contracts.abi import Contract, ContractCall, ContractView
+from chain.contracts.addresses import VALIDATOR_SET
 from chain.primitives import Address, BlockNumber, Hash32
+from chain.types.validator_set import ValidatorSet
+
+CONTRACT: Final = Contract(VALIDATOR_SET, tables.VALIDATOR_SET)
+"""As genesis deploys it."""
 
 
 class ValidatorStatus(IntEnum):
@@ -114,160 +118,145 @@ class StakeWithdrawn:
     amount: int
 
 
-VOTE_ON_PROPOSAL: Final = "voteOnProposal(uint256)"
-"""An operator vote."""
+@dataclass(frozen=True, slots=True)
+class VotePlace:
+    """What a consensus vote is for: an honest validator signs one vote for each place."""
+
+    kind: int
+    version: int
+    """Of the protocol."""
+    number: BlockNumber
+    view: int
 
 
-_PLACE: Final = "(uint8,uint32,uint64,uint64)"
-"""VotePlace."""
+@dataclass(frozen=True, slots=True)
+class SignedDigest:
+    """A digest with a validator's signature."""
+
+    digest: Hash32
+    signature: bytes
 
 
-_DIGEST: Final = "(bytes32,bytes)"
-"""SignedDigest."""
+@dataclass(frozen=True, slots=True)
+class SignedViewChange:
+    """A VIEW-CHANGE with a validator's signature."""
+
+    view: int
+    prepared_view: int
+    prepared_digest: Hash32
+    signature: bytes
 
 
-REPORT_EQUIVOCATION: Final = f"reportEquivocation({_PLACE},{_DIGEST},{_DIGEST})"
-"""Anyone's; sent by an operator it has an operator vote's place in a block."""
+def get_current() -> ContractView[ValidatorSet]:
+    """The set in force."""
+    return CONTRACT.view("committee", returns=ValidatorSet)
 
 
-REPORT_LOST_LOCK: Final = f"reportLostLock({_PLACE},{_DIGEST},(uint64,uint64,bytes32,bytes))"
-"""As above."""
+def get_version(version: int) -> ContractView[ValidatorSet]:
+    """A set that is or was in force."""
+    return CONTRACT.view("committeeOf", version, returns=ValidatorSet)
 
 
-def encode_committee() -> bytes:
-    """Answers `decode_committee`."""
-    return encode_call("committee()")
+def next_validators() -> ContractView[tuple[Address, ...]]:
+    """The validators after the scheduled change; none if no change is scheduled."""
+    return CONTRACT.view("nextValidators", returns=tuple)
 
 
-def encode_committee_of(version: int) -> bytes:
-    """Answers `decode_committee`: of a set that is or was in force."""
-    return encode_call("committeeOf(uint256)", version)
+def activation_block() -> ContractView[BlockNumber]:
+    """The first block of the change scheduled last, if there are next validators."""
+    return CONTRACT.view("activationBlock", returns=BlockNumber)
 
 
-def encode_next_validators() -> bytes:
-    """Answers `decode_addresses`: the set that a scheduled change leads to, or none."""
-    return encode_call("nextValidators()")
+def get_validator(validator: Address) -> ContractView[ValidatorState]:
+    """A validator's account; of status NONE if it never was one."""
+    return CONTRACT.view("getValidator", validator, returns=ValidatorState)
 
 
-def encode_activation_block() -> bytes:
-    """Answers `decode_uint`: of the change scheduled last, if `nextValidators` is not empty."""
-    return encode_call("activationBlock()")
+def proposal_count() -> ContractView[int]:
+    """The number of proposals so far; their ids are 1 to this."""
+    return CONTRACT.view("proposalCount", returns=int)
 
 
-def encode_operator_of(validator: Address) -> bytes:
-    """Answers `decode_address`; the zero address for no validator."""
-    return encode_call("operatorOf(address)", validator)
+def get_proposal(proposal_id: int) -> ContractView[ValidatorProposal]:
+    """A join or a removal, with its votes."""
+    return CONTRACT.view("getProposal", proposal_id, returns=ValidatorProposal)
 
 
-def encode_validator_of(operator: Address) -> bytes:
-    """Answers `decode_address`; the zero address for no operator."""
-    return encode_call("validatorOf(address)", operator)
+def candidacy_of(operator: Address) -> ContractView[int]:
+    """The id of the join that an account proposed, or 0."""
+    return CONTRACT.view("candidacyOf", operator, returns=int)
 
 
-def encode_get_validator(validator: Address) -> bytes:
-    """Answers `decode_validator`."""
-    return encode_call("getValidator(address)", validator)
+def required_stake() -> ContractView[int]:
+    """The base units of POT that a join needs."""
+    return CONTRACT.view("requiredStake", returns=int)
 
 
-def encode_propose_join(validator: Address) -> bytes:
-    """The caller wants to operate `validator`; the stake must have been approved to the set."""
-    return encode_call("proposeJoin(address)", validator)
+def genesis_hash() -> ContractView[Hash32]:
+    """The hash of block 0; zero until it was recorded."""
+    return CONTRACT.view("genesisHash", returns=Hash32)
 
 
-def encode_propose_removal(validator: Address) -> bytes:
-    """A member's operator asks for another's removal."""
-    return encode_call("proposeRemoval(address)", validator)
+def propose_join(validator: Address) -> ContractCall:
+    """Ask to operate `validator`; the stake must have been approved to the set."""
+    return CONTRACT.call("proposeJoin", validator)
 
 
-def encode_vote_on_proposal(proposal_id: int) -> bytes:
-    """An operator vote for a join or a removal."""
-    return encode_call(VOTE_ON_PROPOSAL, proposal_id)
+def propose_removal(validator: Address) -> ContractCall:
+    """Ask, as a member's operator, for the removal of another member."""
+    return CONTRACT.call("proposeRemoval", validator)
 
 
-def encode_carry_out(proposal_id: int) -> bytes:
-    """Anyone's, of a join that has a quorum."""
-    return encode_call("carryOut(uint256)", proposal_id)
+def vote_on_proposal(proposal_id: int) -> ContractCall:
+    """Vote, as an operator, for a join or a removal."""
+    return CONTRACT.call("voteOnProposal", proposal_id)
 
 
-def encode_withdraw_proposal(proposal_id: int) -> bytes:
-    """The candidate's; returns the stake."""
-    return encode_call("withdrawProposal(uint256)", proposal_id)
+def carry_out(proposal_id: int) -> ContractCall:
+    """Schedule a join that has a quorum; any account may."""
+    return CONTRACT.call("carryOut", proposal_id)
 
 
-def encode_leave_set() -> bytes:
-    """A member's operator leaves."""
-    return encode_call("leaveSet()")
+def withdraw_proposal(proposal_id: int) -> ContractCall:
+    """Give a join up and take the stake back; the candidate may."""
+    return CONTRACT.call("withdrawProposal", proposal_id)
 
 
-def encode_remove_exiting(validator: Address) -> bytes:
-    """Anyone's, of a validator that waits for its removal."""
-    return encode_call("removeExiting(address)", validator)
+def leave_set() -> ContractCall:
+    """Leave; a member's operator may."""
+    return CONTRACT.call("leaveSet")
 
 
-def encode_withdraw_stake() -> bytes:
-    """The operator's, of a validator that has left."""
-    return encode_call("withdrawStake()")
+def remove_exiting(validator: Address) -> ContractCall:
+    """Schedule the removal of a validator that waits for it; any account may."""
+    return CONTRACT.call("removeExiting", validator)
 
 
-def encode_proposal_count() -> bytes:
-    """Answers `decode_uint`; ids are 1 to this."""
-    return encode_call("proposalCount()")
+def withdraw_stake() -> ContractCall:
+    """Take the stake back; the operator of a validator that has left may."""
+    return CONTRACT.call("withdrawStake")
 
 
-def encode_get_proposal(proposal_id: int) -> bytes:
-    """Answers `decode_proposal`."""
-    return encode_call("getProposal(uint256)", proposal_id)
+def record_genesis() -> ContractCall:
+    """Store the genesis hash, which evidence needs; any account may, in the first 8191 blocks."""
+    return CONTRACT.call("recordGenesis")
 
 
-def encode_candidacy_of(operator: Address) -> bytes:
-    """Answers `decode_uint`: the id of the join that an account proposed, or 0."""
-    return encode_call("candidacyOf(address)", operator)
+def report_equivocation(
+    place: VotePlace, first: SignedDigest, second: SignedDigest
+) -> ContractCall:
+    """Report two votes for one place; any account may."""
+    return CONTRACT.call("reportEquivocation", place, first, second)
 
 
-def encode_has_voted(proposal_id: int, validator: Address) -> bytes:
-    """Answers `decode_uint`: 0 or 1."""
-    return encode_call("hasVoted(uint256,address)", proposal_id, validator)
+def report_lost_lock(
+    place: VotePlace, commit: SignedDigest, view_change: SignedViewChange
+) -> ContractCall:
+    """Report a VIEW-CHANGE that hides what the validator's COMMIT shows; any account may."""
+    return CONTRACT.call("reportLostLock", place, commit, view_change)
 
 
-def encode_required_stake() -> bytes:
-    """Answers `decode_uint`: base units of POT."""
-    return encode_call("requiredStake()")
-
-
-def encode_min_validators() -> bytes:
-    """Answers `decode_uint`."""
-    return encode_call("minValidators()")
-
-
-def encode_record_genesis() -> bytes:
-    """Anyone's, in the first 8191 blocks: evidence needs the genesis hash."""
-    return encode_call("recordGenesis()")
-
-
-def encode_genesis_hash() -> bytes:
-    """Answers `decode_hash`: zero until it was recorded."""
-    return encode_call("genesisHash()")
-
-
-def encode_report_equivocation(
-    place: tuple[int, int, int, int],
-    first: tuple[Hash32, bytes],
-    second: tuple[Hash32, bytes],
-) -> bytes:
-    """Anyone's: two signed digests, for one (kind, version, number, view)."""
-    return encode_call(REPORT_EQUIVOCATION, place, first, second)
-
-
-def encode_report_lost_lock(
-    place: tuple[int, int, int, int],
-    commit: tuple[Hash32, bytes],
-    view_change: tuple[int, int, Hash32, bytes],
-) -> bytes:
-    """Anyone's: a COMMIT, and a VIEW-CHANGE (view, prepared view and digest, signature)."""
-    return encode_call(REPORT_LOST_LOCK, place, commit, view_change)
-
-
-def encode_validator_set_arguments(
+def encode_constructor(
     validators: Sequence[Address],
     operators: Sequence[Address],
     *,
@@ -276,45 +265,16 @@ def encode_validator_set_arguments(
     change_blocks: int,
     evidence_blocks: int,
 ) -> bytes:
-    """The first set, ascending, with the operator account of each, and the network's constants.
+    """The constructor's arguments: the first set and the network's constants.
 
     Args:
-        validators: Their consensus accounts.
+        validators: The consensus accounts, ascending.
         operators: One account for each.
-        stake: Base units of POT a validator; genesis gives them to the contract.
-        min_validators: Nobody is removed from so few.
+        stake: Base units of POT for each validator; genesis gives them to the contract.
+        min_validators: The size from which no validator can be removed.
         change_blocks: From a change's scheduling to its activation.
         evidence_blocks: How old evidence may be, and how long stake stays after a removal.
     """
-    return encode(
-        ["address[]", "address[]", "uint256", "uint256", "uint64", "uint64"],
-        [validators, operators, stake, min_validators, change_blocks, evidence_blocks],
+    return CONTRACT.encode_constructor(
+        validators, operators, stake, min_validators, change_blocks, evidence_blocks
     )
-
-
-def decode_committee(data: bytes) -> tuple[tuple[Address, ...], tuple[Address, ...]]:
-    """The validators in force, and the operator account of each."""
-    validators, operators = decode(["address[]", "address[]"], data)
-    return (
-        tuple(Address(bytes.fromhex(each[2:])) for each in validators),
-        tuple(Address(bytes.fromhex(each[2:])) for each in operators),
-    )
-
-
-def decode_validator(data: bytes) -> ValidatorState:
-    """The validator set's `getValidator`."""
-    operator, status, *rest = decode_struct("(address,uint8,bool,uint64,uint256)", data)
-    build: Callable[..., ValidatorState] = ValidatorState
-    assert isinstance(status, int)
-    return build(operator, ValidatorStatus(status), *rest)
-
-
-def decode_proposal(data: bytes) -> ValidatorProposal:
-    """The validator set's `getProposal`."""
-    layout = "(address,address,bool,bool,uint64,uint256)"
-    (values, votes) = decode([layout, "uint256"], data)
-    build: Callable[..., ValidatorProposal] = ValidatorProposal
-    typed = (
-        convert_value(kind, value) for kind, value in zip(list_types(layout), values, strict=True)
-    )
-    return build(*typed, votes)

@@ -237,13 +237,12 @@ class Executor:
     def read_next_validator_set(self, result: BlockResult) -> ValidatorSet | None:
         """Who decides the block after an executed one; None if it is who decided that."""
         header = result.header
-        found = read_next_set(
+        return read_next_set(
             _Overlay(result.delta, self._database),
             header,
             self._config.chain_id,
             self._store.validator_set(header.number).validators,
         )
-        return None if found is None else ValidatorSet(*found)
 
     def _keep(self, digest: Hash32, result: BlockResult | Refusal) -> None:
         self._results[digest] = result

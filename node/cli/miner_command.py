@@ -16,6 +16,7 @@ from pot_common.node_url import DEFAULT_RPC_URL
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from chain.contracts.abi import ContractCall
     from chain.primitives import TaskId
 
 app = typer.Typer(help="Compute gradients and be paid for them.", no_args_is_help=True)
@@ -46,9 +47,9 @@ def leave(
     You still owe the round in progress: stop the miner after it. The bond comes back with `pot
     miner withdraw`.
     """
-    from chain.contracts.gradient_ledger import encode_leave
+    from chain.contracts.gradient_ledger import leave as leave_task
 
-    _send_to_ledger(task, encode_leave, key, password_file, rpc, as_json, "left")
+    _send_to_ledger(task, leave_task, key, password_file, rpc, as_json, "left")
 
 
 @app.command(epilog="Example:  pot miner withdraw 1 --key miner-1")
@@ -63,32 +64,31 @@ def withdraw(
 
     Once it has been closed for 16 blocks, or once you have left it for some rounds.
     """
-    from chain.contracts.gradient_ledger import encode_withdraw_bond
+    from chain.contracts.gradient_ledger import withdraw_bond
 
-    _send_to_ledger(task, encode_withdraw_bond, key, password_file, rpc, as_json, "bond withdrawn")
+    _send_to_ledger(task, withdraw_bond, key, password_file, rpc, as_json, "bond withdrawn")
 
 
 def _send_to_ledger(
     task: int,
-    encode: "Callable[[TaskId], bytes]",
+    make_call: "Callable[[TaskId], ContractCall]",
     key: Path,
     password_file: Path | None,
     rpc: str,
     as_json: bool,
     done: str,
 ) -> None:
-    from chain.contracts.addresses import GRADIENT_LEDGER
-    from chain.contracts.gradient_ledger import decode_miner, encode_get_miner
+    from chain.contracts.gradient_ledger import get_miner
     from chain.crypto import get_address
     from chain.primitives import TaskId
     from node.client.rpc_client import RpcClient, get_text
 
     client = RpcClient(rpc)
     private_key = load_private_key(key, password_file)
-    asked = encode_get_miner(TaskId(task), get_address(private_key))
-    before = decode_miner(client.call_contract(GRADIENT_LEDGER, asked)).bond
-    receipt = client.transact(private_key, GRADIENT_LEDGER, encode(TaskId(task)))
-    bond = decode_miner(client.call_contract(GRADIENT_LEDGER, asked)).bond
+    registration = get_miner(TaskId(task), get_address(private_key))
+    before = client.read(registration).bond
+    receipt = client.transact(private_key, make_call(TaskId(task)))
+    bond = client.read(registration).bond
     transaction = get_text(receipt, "transactionHash")
     if as_json:
         print_json(

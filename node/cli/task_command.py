@@ -29,6 +29,7 @@ from pot_common.node_url import DEFAULT_RPC_URL, RPC_VARIABLE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from chain.contracts.abi import ContractCall
     from chain.primitives import TaskId
     from node.client.rpc_client import RpcClient
 
@@ -345,9 +346,9 @@ def cancel(
 
     At once, or when the round in progress is settled and paid.
     """
-    from chain.contracts.task_registry import encode_cancel_task
+    from chain.contracts.task_registry import cancel_task
 
-    _send_to_registry(task, encode_cancel_task, key, password_file, rpc, as_json, "cancelled")
+    _send_to_registry(task, cancel_task, key, password_file, rpc, as_json, "cancelled")
 
 
 @app.command(epilog="Example:  pot task resume 1 --key alice")
@@ -362,9 +363,9 @@ def resume(
 
     It pauses after three attempts without a result.
     """
-    from chain.contracts.task_registry import encode_resume_task
+    from chain.contracts.task_registry import resume_task
 
-    _send_to_registry(task, encode_resume_task, key, password_file, rpc, as_json, "resumed")
+    _send_to_registry(task, resume_task, key, password_file, rpc, as_json, "resumed")
 
 
 @app.command(epilog="Example:  pot task refund 1 --key alice")
@@ -379,28 +380,27 @@ def refund(
 
     Anybody may send it; the submitter gets the money.
     """
-    from chain.contracts.task_registry import encode_refund_task
+    from chain.contracts.task_registry import refund_task
 
-    _send_to_registry(task, encode_refund_task, key, password_file, rpc, as_json, "refunded")
+    _send_to_registry(task, refund_task, key, password_file, rpc, as_json, "refunded")
 
 
 def _send_to_registry(
     task: int,
-    encode: "Callable[[TaskId], bytes]",
+    make_call: "Callable[[TaskId], ContractCall]",
     key: Path,
     password_file: Path | None,
     rpc: str,
     as_json: bool,
     done: str,
 ) -> None:
-    from chain.contracts.addresses import TASK_REGISTRY
     from chain.primitives import TaskId
     from node.client.rpc_client import RpcClient
 
     client = RpcClient(rpc)
     _get_task(client, task)
     private_key = load_private_key(key, password_file)
-    receipt = client.transact(private_key, TASK_REGISTRY, encode(TaskId(task)))
+    receipt = client.transact(private_key, make_call(TaskId(task)))
     _print_done(client, task, receipt, as_json, done)
 
 

@@ -21,6 +21,7 @@ from pot_common.errors import OperatorError
 from pot_common.node_url import DEFAULT_RPC_URL
 
 if TYPE_CHECKING:
+    from chain.contracts.abi import ContractCall
     from chain.contracts.validator_set import ValidatorProposal
     from node.client.rpc_client import RpcClient
 
@@ -47,26 +48,16 @@ class Change(StrEnum):
 @app.command(epilog="Example:  pot validator status")
 def status(rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> None:
     """Show the validators, the change that is under way and the open proposals."""
-    from chain.contracts.abi import decode_addresses, decode_uint
+    from chain.contracts import validator_set
     from chain.contracts.addresses import VALIDATOR_SET
-    from chain.contracts.validator_set import (
-        decode_committee,
-        decode_validator,
-        encode_activation_block,
-        encode_committee,
-        encode_get_validator,
-        encode_next_validators,
-        encode_required_stake,
-    )
-    from chain.types.validator_set import compute_quorum
     from node.client.rpc_client import RpcClient
 
     client = RpcClient(rpc)
-    validators, _ = decode_committee(_ask(client, encode_committee()))
-    following = decode_addresses(_ask(client, encode_next_validators()))
+    current = client.read(validator_set.get_current())
+    following = client.read(validator_set.next_validators())
     members: list[Json] = []
-    for index, validator in enumerate(validators):
-        state = decode_validator(_ask(client, encode_get_validator(validator)))
+    for index, validator in enumerate(current.validators):
+        state = client.read(validator_set.get_validator(validator))
         members.append(
             {
                 "index": index,
@@ -77,25 +68,24 @@ def status(rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> Non
                 "stake": str(state.stake),
             }
         )
-    activation = decode_uint(_ask(client, encode_activation_block()))
+    activation = client.read(validator_set.activation_block())
     change: Json = None
     if following:
         change = {
             "activationBlock": activation,
-            "joins": [to_hex(each) for each in following if each not in validators],
-            "leaves": [to_hex(each) for each in validators if each not in following],
+            "joins": [to_hex(each) for each in following if each not in current.validators],
+            "leaves": [to_hex(each) for each in current.validators if each not in following],
         }
     head = client.quantity("eth_blockNumber")
-    quorum = compute_quorum(len(validators))
     proposals: list[Json] = [
-        _describe(number, proposal, quorum)
+        _describe(number, proposal, current.quorum)
         for number, proposal in _list_proposals(client)
         if not proposal.is_closed and head < proposal.expiry_block
     ]
     document: JsonObject = {
         "head": head,
-        "quorum": quorum,
-        "requiredStake": str(decode_uint(_ask(client, encode_required_stake()))),
+        "quorum": current.quorum,
+        "requiredStake": str(client.read(validator_set.required_stake())),
         "validators": members,
         "change": change,
         "proposals": proposals,
@@ -121,29 +111,23 @@ def propose(
     A join is proposed by its future operator account, which pays the stake in POT. A removal is
     proposed by a member's operator.
     """
-    from chain.contracts.abi import decode_uint
+    from chain.contracts import validator_set
     from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
-    from chain.contracts.training_token import encode_approve
-    from chain.contracts.validator_set import (
-        ProposalMade,
-        encode_propose_join,
-        encode_propose_removal,
-        encode_required_stake,
-    )
+    from chain.contracts.training_token import approve
     from node.client.rpc_client import RpcClient
 
     address = parse_address(validator)
     private_key = load_private_key(key, password_file)
     client = RpcClient(rpc)
     if change is Change.REMOVE:
-        data = encode_propose_removal(address)
+        call = validator_set.propose_removal(address)
     else:
-        stake = decode_uint(_ask(client, encode_required_stake()))
-        client.transact(private_key, TRAINING_TOKEN, encode_approve(VALIDATOR_SET, stake))
-        data = encode_propose_join(address)
-    receipt = client.transact(private_key, VALIDATOR_SET, data)
+        stake = client.read(validator_set.required_stake())
+        client.transact(private_key, approve(TRAINING_TOKEN, VALIDATOR_SET, stake))
+        call = validator_set.propose_join(address)
+    receipt = client.transact(private_key, call)
     events = _decode_events(receipt)
-    made = [event for event in events if isinstance(event, ProposalMade)]
+    made = [event for event in events if isinstance(event, validator_set.ProposalMade)]
     if not made:
         raise OperatorError("the proposal's event is missing; does --rpc name a node of ours?")
     number = made[0].proposal_id
@@ -163,10 +147,10 @@ def vote(
     as_json: JsonOption = False,
 ) -> None:
     """Vote for a proposal with a member's operator account."""
-    from chain.contracts.validator_set import encode_vote_on_proposal
+    from chain.contracts.validator_set import vote_on_proposal
 
     _send(
-        encode_vote_on_proposal(proposal),
+        vote_on_proposal(proposal),
         key,
         password_file,
         rpc,
@@ -186,9 +170,9 @@ def leave(
 
     Keep the node running until `pot validator status` shows that the change is in force.
     """
-    from chain.contracts.validator_set import encode_leave_set
+    from chain.contracts.validator_set import leave_set
 
-    _send(encode_leave_set(), key, password_file, rpc, as_json, "the validator is leaving")
+    _send(leave_set(), key, password_file, rpc, as_json, "the validator is leaving")
 
 
 @app.command(epilog="Example:  pot validator withdraw --key operator.json")
@@ -199,35 +183,31 @@ def withdraw(
     as_json: JsonOption = False,
 ) -> None:
     """Take the stake back: of a join that is still a proposal, or of a validator that has left."""
-    from chain.contracts.abi import decode_uint
-    from chain.contracts.validator_set import (
-        encode_candidacy_of,
-        encode_withdraw_proposal,
-        encode_withdraw_stake,
-    )
+    from chain.contracts import validator_set
     from chain.crypto import get_address
     from node.client.rpc_client import RpcClient
 
     account = get_address(load_private_key(key, password_file))
-    candidacy = decode_uint(_ask(RpcClient(rpc), encode_candidacy_of(account)))
-    data = encode_withdraw_proposal(candidacy) if candidacy else encode_withdraw_stake()
-    _send(data, key, password_file, rpc, as_json, "the stake is back")
+    candidacy = RpcClient(rpc).read(validator_set.candidacy_of(account))
+    call = (
+        validator_set.withdraw_proposal(candidacy) if candidacy else validator_set.withdraw_stake()
+    )
+    _send(call, key, password_file, rpc, as_json, "the stake is back")
 
 
 def _send(
-    data: bytes,
+    call: "ContractCall",
     key: KeyOption,
     password_file: PasswordOption,
     rpc: str,
     as_json: bool,
     done: str,
 ) -> None:
-    from chain.contracts.addresses import VALIDATOR_SET
     from chain.contracts.validator_set import SetScheduled
     from node.client.rpc_client import RpcClient
 
     private_key = load_private_key(key, password_file)
-    receipt = RpcClient(rpc).transact(private_key, VALIDATOR_SET, data)
+    receipt = RpcClient(rpc).transact(private_key, call)
     scheduled = [event for event in _decode_events(receipt) if isinstance(event, SetScheduled)]
     activation = scheduled[0].activation_block if scheduled else None
     if as_json:
@@ -238,26 +218,12 @@ def _send(
         print_line(f"the set changes at block {activation}")
 
 
-def _ask(client: "RpcClient", data: bytes) -> bytes:
-    from chain.contracts.addresses import VALIDATOR_SET
-
-    return client.call_contract(VALIDATOR_SET, data)
-
-
 def _list_proposals(client: "RpcClient") -> "list[tuple[int, ValidatorProposal]]":
-    from chain.contracts.abi import decode_uint
-    from chain.contracts.validator_set import (
-        decode_proposal,
-        encode_get_proposal,
-        encode_proposal_count,
-    )
+    from chain.contracts.validator_set import get_proposal, proposal_count
 
-    count = decode_uint(_ask(client, encode_proposal_count()))
+    count = client.read(proposal_count())
     first = max(1, count - PROPOSALS_SHOWN + 1)
-    return [
-        (number, decode_proposal(_ask(client, encode_get_proposal(number))))
-        for number in range(first, count + 1)
-    ]
+    return [(number, client.read(get_proposal(number))) for number in range(first, count + 1)]
 
 
 def _describe(number: int, proposal: "ValidatorProposal", quorum: int) -> "JsonObject":

@@ -145,8 +145,9 @@ def send(
     as_json: JsonOption = False,
 ) -> None:
     """Send POT or native coins."""
+    from chain.contracts.abi import ContractCall
     from chain.contracts.addresses import TRAINING_TOKEN
-    from chain.contracts.training_token import encode_transfer
+    from chain.contracts.training_token import transfer
     from chain.crypto import get_address
     from node.client.rpc_client import RpcClient
 
@@ -160,10 +161,10 @@ def send(
     if held < base_units:
         raise OperatorError(f"{to_hex(sender)} has {format_amount(held)} {asset}, and no more")
     if asset == COIN:
-        receipt = client.transact(private_key, receiver, value=base_units)
+        receipt = client.transact(private_key, ContractCall(receiver, b""), value=base_units)
     else:
-        data = encode_transfer(receiver, base_units)
-        receipt = client.transact(private_key, TRAINING_TOKEN, data)
+        call = transfer(TRAINING_TOKEN, receiver, base_units)
+        receipt = client.transact(private_key, call)
     if as_json:
         print_json(receipt)
         return
@@ -182,8 +183,7 @@ def claim(
     as_json: JsonOption = False,
 ) -> None:
     """Claim the rewards of an account."""
-    from chain.contracts.addresses import REWARD_DISTRIBUTOR
-    from chain.contracts.reward_distributor import RewardClaim, encode_claim_many
+    from chain.contracts.reward_distributor import RewardClaim, claim_many
     from chain.crypto import get_address
     from chain.primitives import TaskId
     from node.client.rpc_client import RpcClient
@@ -210,8 +210,7 @@ def claim(
         )
     transaction = None
     if claims:
-        data = encode_claim_many(claims)
-        transaction = client.transact(private_key, REWARD_DISTRIBUTOR, data)["transactionHash"]
+        transaction = client.transact(private_key, claim_many(claims))["transactionHash"]
     if as_json:
         tasks = [claim.task_id for claim in claims]
         print_json({"claimed": str(claimable), "tasks": tasks, "transactionHash": transaction})
@@ -232,20 +231,18 @@ def credit(
 
     Half the bond of a cheat is shared by the validators that called it one.
     """
-    from chain.contracts.abi import decode_uint
-    from chain.contracts.addresses import GRADIENT_LEDGER, TRAINING_TOKEN
-    from chain.contracts.gradient_ledger import encode_credit_of, encode_withdraw_credit
+    from chain.contracts.addresses import TRAINING_TOKEN
+    from chain.contracts.gradient_ledger import credit_of, withdraw_credit
     from chain.crypto import get_address
     from node.client.rpc_client import RpcClient
 
     private_key = load_private_key(key, password_file)
     client = RpcClient(rpc)
-    asked = encode_credit_of(TRAINING_TOKEN, get_address(private_key))
-    amount = decode_uint(client.call_contract(GRADIENT_LEDGER, asked))
+    amount = client.read(credit_of(TRAINING_TOKEN, get_address(private_key)))
     transaction = None
     if amount:
-        data = encode_withdraw_credit(TRAINING_TOKEN)
-        transaction = client.transact(private_key, GRADIENT_LEDGER, data)["transactionHash"]
+        call = withdraw_credit(TRAINING_TOKEN)
+        transaction = client.transact(private_key, call)["transactionHash"]
     if as_json:
         print_json({"received": str(amount), "transactionHash": transaction})
     elif transaction is None:
@@ -262,8 +259,7 @@ def faucet(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a development network for POT and coins."""
-    from chain.contracts.addresses import FAUCET
-    from chain.contracts.faucet import encode_drip
+    from chain.contracts.faucet import drip
     from chain.crypto import get_address
     from node.client.rpc_client import RpcClient
 
@@ -273,7 +269,7 @@ def faucet(
     private_key = load_private_key(key, password_file)
     address = get_address(private_key)
     before = _token_balance(client, address)
-    receipt = client.transact(private_key, FAUCET, encode_drip(address))
+    receipt = client.transact(private_key, drip(address))
     received = _token_balance(client, address) - before
     if as_json:
         print_json({"received": str(received), "transactionHash": receipt["transactionHash"]})
@@ -289,11 +285,10 @@ def _parse_account(text: str) -> "Address":
 
 
 def _token_balance(client: "RpcClient", account: "Address") -> int:
-    from chain.contracts.abi import decode_uint
     from chain.contracts.addresses import TRAINING_TOKEN
-    from chain.contracts.training_token import encode_balance_of
+    from chain.contracts.training_token import balance_of
 
-    return decode_uint(client.call_contract(TRAINING_TOKEN, encode_balance_of(account)))
+    return client.read(balance_of(TRAINING_TOKEN, account))
 
 
 def _list_task_ids(client: "RpcClient") -> list[int]:

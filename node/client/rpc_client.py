@@ -5,7 +5,7 @@ It is synchronous, and reports every failure as one line of text.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import httpx
 
@@ -25,6 +25,9 @@ from pot_common.rpc_client import (
     open_http,
 )
 from pot_common.rpc_replies import ClientError, read_bytes
+
+T = TypeVar("T")
+"""The type of a contract's answer."""
 
 Progress: TypeAlias = Callable[[int], None]
 """A function that is told how many more bytes were transferred."""

@@ -12,12 +12,11 @@ from chain.contracts.addresses import (
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
-    VALIDATOR_SET,
 )
 from chain.contracts.events import Event, decode_event
 from chain.contracts.gradient_ledger import MinerLeft, MinerRegistered, ResultVote, VerdictPosted
 from chain.contracts.task_registry import TaskSubmitted
-from chain.contracts.validator_set import decode_committee, encode_committee
+from chain.contracts.validator_set import get_current
 from chain.errors import InvalidGradient
 from chain.hexadecimal import to_hex
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
@@ -265,8 +264,7 @@ class TaskReplay:
 
     def _fetch_validator_set(self, number: BlockNumber) -> ValidatorSet:
         """The validators in force in a block."""
-        answer = self._client.call_contract(VALIDATOR_SET, encode_committee(), hex(number))
-        return ValidatorSet(*decode_committee(answer))
+        return self._client.read(get_current(), hex(number))
 
     def _fetch_events(self) -> Iterator[tuple[BlockNumber, Event]]:
         """The task's events with their block numbers, in the order of the chain."""

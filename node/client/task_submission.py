@@ -6,17 +6,10 @@ The command line and the development network use it.
 import json
 from dataclasses import dataclass
 
-from chain.contracts.abi import decode_uint
+from chain.contracts import task_registry, training_token
 from chain.contracts.addresses import TASK_REGISTRY
 from chain.contracts.events import decode_event
-from chain.contracts.task_registry import (
-    TaskSubmitted,
-    decode_terms,
-    encode_fund_task,
-    encode_get_terms,
-    encode_submit_task,
-)
-from chain.contracts.training_token import encode_allowance, encode_approve, encode_balance_of
+from chain.contracts.task_registry import TaskSubmitted
 from chain.crypto import get_address
 from chain.hexadecimal import to_hex
 from chain.json_types import JsonObject
@@ -84,15 +77,15 @@ def submit_task(
     spec = bundle.spec
     submitter, token = get_address(private_key), spec.reward.token
     amount = compute_full_budget(spec) if budget is None else budget
-    balance = decode_uint(client.call_contract(token, encode_balance_of(submitter)))
+    balance = client.read(training_token.balance_of(token, submitter))
     if balance < amount:
         raise OperatorError(
             f"account {to_hex(submitter)} has {balance} base units of token {to_hex(token)}, the "
             f"budget is {amount}; send it more, or give a smaller --budget"
         )
     _approve(client, private_key, token, amount)
-    data = encode_submit_task(compute_terms(spec), encode_task_spec(spec), amount)
-    receipt = client.transact(private_key, TASK_REGISTRY, data)
+    submission = task_registry.submit_task(compute_terms(spec), encode_task_spec(spec), amount)
+    receipt = client.transact(private_key, submission)
     event = _find_submission(receipt)
     return Submission(
         task_id=event.task_id,
@@ -110,16 +103,16 @@ def fund_task(
     Raises:
         OperatorError: There is no such open task, or the account cannot pay.
     """
-    token = decode_terms(client.call_contract(TASK_REGISTRY, encode_get_terms(task_id))).token
+    token = client.read(task_registry.get_terms(task_id)).token
     _approve(client, private_key, token, amount)
-    return client.transact(private_key, TASK_REGISTRY, encode_fund_task(task_id, amount))
+    return client.transact(private_key, task_registry.fund_task(task_id, amount))
 
 
 def _approve(client: RpcClient, private_key: PrivateKey, token: Address, amount: int) -> None:
     owner = get_address(private_key)
-    allowance = decode_uint(client.call_contract(token, encode_allowance(owner, TASK_REGISTRY)))
+    allowance = client.read(training_token.allowance(token, owner, TASK_REGISTRY))
     if allowance < amount:
-        client.transact(private_key, token, encode_approve(TASK_REGISTRY, amount))
+        client.transact(private_key, training_token.approve(token, TASK_REGISTRY, amount))
 
 
 def _find_submission(receipt: JsonObject) -> TaskSubmitted:

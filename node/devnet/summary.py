@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from chain.contracts.abi import decode_uint
 from chain.contracts.addresses import GRADIENT_LEDGER
 from chain.contracts.events import EVENT_LAYOUTS
 from chain.contracts.gradient_ledger import GradientCommitted
-from chain.contracts.training_token import encode_balance_of
+from chain.contracts.training_token import balance_of
 from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address
@@ -88,7 +87,7 @@ def summarize_miner(
         "units_accepted": units.accepted,
         "units_rejected": units.rejected,
         "claimed": str(get_integer(proof, "claimed")),
-        "balance": str(decode_uint(client.call_contract(token, encode_balance_of(miner)))),
+        "balance": str(client.read(balance_of(token, miner))),
     }
 
 
@@ -121,7 +120,7 @@ def count_transactions(client: RpcClient, last_block: int) -> int:
 
 def count_commitments(client: RpcClient, last_block: int) -> int:
     """The number of gradient commitments in blocks 1 to `last_block`, including void attempts."""
-    topic = next(layout.topic for layout in EVENT_LAYOUTS if layout.build is GradientCommitted)
+    topic = next(layout.topic for layout in EVENT_LAYOUTS if layout.kind is GradientCommitted)
     return sum(1 for _ in client.logs((GRADIENT_LEDGER,), [to_hex(topic)], 1, last_block))
 
 

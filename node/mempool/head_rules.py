@@ -1,9 +1,10 @@
 """The mempool's rules, against the head (docs/spec/state-transition.md, section 4)."""
 
+from chain.contracts import gradient_ledger
 from chain.contracts.calls import CallKind, classify_call, decode_task_id
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.genesis import GenesisConfig
-from chain.primitives import Address
+from chain.primitives import Address, TaskId
 from chain.state.world_state import WorldState
 from chain.types.transaction import Transaction
 from chain.validation import compute_next_base_fee, validate_transaction
@@ -65,11 +66,14 @@ class HeadRules:
                 return Priority.OPERATOR_VOTE
             case CallKind.COMMITMENT:
                 task_id = decode_task_id(transaction.data)
-                if task_id is not None and self._ledger.is_registered(task_id, transaction.sender):
+                if task_id is not None and self._is_miner(task_id, transaction.sender):
                     return Priority.COMMITMENT
             case CallKind.OPERATOR_VOTE | CallKind.OTHER:
                 pass
         return Priority.ORDINARY
+
+    def _is_miner(self, task_id: TaskId, account: Address) -> bool:
+        return self._ledger.read(gradient_ledger.get_miner(task_id, account)).units > 0
 
     def _is_operator(self, account: Address) -> bool:
         return account in self._store.next_validator_set().operators

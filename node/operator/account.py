@@ -10,6 +10,7 @@ from typing import Final
 
 import trio
 
+from chain.contracts.abi import ContractCall
 from chain.crypto import get_address
 from chain.genesis import GenesisConfig
 from chain.hexadecimal import to_hex
@@ -34,8 +35,8 @@ class Operator:
     """The account that votes for this validator."""
 
     address: Address
-    send: Callable[[Address, bytes, int], Awaitable[None]]
-    """Signs and submits a call (contract, calldata, gas limit), or raises RejectedInputError."""
+    send: Callable[[ContractCall, int], Awaitable[None]]
+    """Signs and submits a call with a gas limit, or raises RejectedInputError."""
 
 
 class OperatorAccount:
@@ -57,7 +58,7 @@ class OperatorAccount:
         self._mempool = mempool
         self._turn = trio.Lock()
 
-    async def send(self, contract: Address, data: bytes, gas_limit: int) -> None:
+    async def send(self, call: ContractCall, gas_limit: int) -> None:
         """Sign a call and submit it to the pool.
 
         Raises:
@@ -73,9 +74,9 @@ class OperatorAccount:
                 max_priority_fee_per_gas=tip,
                 max_fee_per_gas=2 * base_fee + tip,
                 gas_limit=gas_limit,
-                to=contract,
+                to=call.to,
                 value=0,
-                data=data,
+                data=call.data,
             )
             await self._pool.submit(transaction.raw)
 

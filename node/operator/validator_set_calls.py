@@ -11,19 +11,10 @@ from typing import Final
 import structlog
 import trio
 
-from chain.contracts.abi import decode_addresses, decode_hash, decode_uint
+from chain.contracts import validator_set
+from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import VALIDATOR_SET
-from chain.contracts.validator_set import (
-    ValidatorStatus,
-    decode_proposal,
-    encode_candidacy_of,
-    encode_carry_out,
-    encode_genesis_hash,
-    encode_get_proposal,
-    encode_next_validators,
-    encode_record_genesis,
-    encode_remove_exiting,
-)
+from chain.contracts.validator_set import ValidatorStatus
 from chain.errors import RejectedInputError
 from chain.hexadecimal import to_hex
 from chain.primitives import ZERO_HASH, BlockNumber
@@ -90,7 +81,7 @@ class ValidatorSetCalls:
             name: self._sendings.get(name) or _Sending(head, self._find_turn(head))
             for name in calls
         }
-        for name, data in calls.items():
+        for name, call in calls.items():
             sending = self._sendings[name]
             if head < sending.next_block:
                 continue
@@ -99,13 +90,13 @@ class ValidatorSetCalls:
             )
             sending.attempts += 1
             refusal = await trio.to_thread.run_sync(
-                self._ledger.simulate, self._operator.address, VALIDATOR_SET, data, CALL_GAS
+                self._ledger.simulate, self._operator.address, call, CALL_GAS
             )
             if refusal is not None:
                 _log.info("call would revert", call=name, reason=refusal)
                 continue
             try:
-                await self._operator.send(VALIDATOR_SET, data, CALL_GAS)
+                await self._operator.send(call, CALL_GAS)
             except RejectedInputError as error:
                 _log.warning("call refused by the pool", call=name, reason=str(error))
             else:
@@ -116,28 +107,30 @@ class ValidatorSetCalls:
         place = self._store.next_validator_set().find_operator(self._operator.address)
         return BlockNumber(head + TURN_BLOCKS * (place or 0))
 
-    def _list_calls(self) -> dict[str, bytes]:
+    def _list_calls(self) -> dict[str, ContractCall]:
         """The due calls at the head's state, by name."""
         calls = {}
-        ask = self._ledger.ask_validator_set
+        read = self._ledger.read
         head = self._store.head_number()
-        if 0 < head < GENESIS_HASH_BLOCKS and decode_hash(ask(encode_genesis_hash())) == ZERO_HASH:
-            calls["record genesis"] = encode_record_genesis()
+        if 0 < head < GENESIS_HASH_BLOCKS and read(validator_set.genesis_hash()) == ZERO_HASH:
+            calls["record genesis"] = validator_set.record_genesis()
         for evidence in self._evidence.held():
-            state = self._ledger.validator(evidence.validator)
+            state = read(validator_set.get_validator(evidence.validator))
             if state.stake == 0 or head > evidence.number + self._evidence_blocks:
                 self._evidence.remove(evidence.validator)
                 continue
-            calls[f"report {to_hex(evidence.validator)}"] = evidence.data
-        if decode_addresses(ask(encode_next_validators())):
+            calls[f"report {to_hex(evidence.validator)}"] = ContractCall(
+                VALIDATOR_SET, evidence.data
+            )
+        if read(validator_set.next_validators()):
             return calls  # no other change is possible until the scheduled one is in force
         for validator in self._store.next_validator_set().validators:
-            if self._ledger.validator(validator).status is ValidatorStatus.EXITING:
-                remove = encode_remove_exiting(validator)
-                calls[f"remove {to_hex(validator)}"] = remove
-        own = decode_uint(ask(encode_candidacy_of(self._operator.address)))
+            state = read(validator_set.get_validator(validator))
+            if state.status is ValidatorStatus.EXITING:
+                calls[f"remove {to_hex(validator)}"] = validator_set.remove_exiting(validator)
+        own = read(validator_set.candidacy_of(self._operator.address))
         if own:
-            proposal = decode_proposal(ask(encode_get_proposal(own)))
+            proposal = read(validator_set.get_proposal(own))
             if proposal.votes >= self._store.next_validator_set().quorum:
-                calls[f"join {own}"] = encode_carry_out(own)
+                calls[f"join {own}"] = validator_set.carry_out(own)
         return calls

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
+from chain.contracts import gradient_ledger, reward_distributor, task_registry
 from chain.contracts.addresses import (
     FAUCET,
     GRADIENT_LEDGER,
@@ -170,8 +171,9 @@ class PotMethods:
             return None
         ledger, task_id = self._view.ledger, history.task_id
         phase, deadline = await ledger.phase(task_id)
-        terms, account = await ledger.terms(task_id), await ledger.account(task_id)
-        state = await ledger.round(task_id)
+        terms = await ledger.read(task_registry.get_terms(task_id))
+        account = await ledger.read(task_registry.get_account(task_id))
+        state = await ledger.read(gradient_ledger.get_round(task_id))
         return {
             **self._summarize(history),
             "phase": phase.name.lower(),
@@ -416,7 +418,9 @@ class PotMethods:
         rewards = get_rewards(history)
         tree = build_reward_tree(self._view.chain_id, REWARD_DISTRIBUTOR, history.task_id, rewards)
         cumulative = rewards.get(account, 0)
-        claimed = await self._view.ledger.claimed(history.task_id, account)
+        claimed = await self._view.ledger.read(
+            reward_distributor.claimed_of(history.task_id, account)
+        )
         return {
             "root": to_hex(tree.root),
             "cumulative": str(cumulative),

@@ -148,7 +148,6 @@ def create_database(path: Path, genesis_file: Path) -> Hash32:
         OSError: A file cannot be read or written.
     """
     from chain.contracts.set_reader import read_genesis_set
-    from chain.types.validator_set import ValidatorSet
     from node.storage.block_store import BlockStore
     from node.storage.database import open_database
 
@@ -158,7 +157,7 @@ def create_database(path: Path, genesis_file: Path) -> Hash32:
     config = load_config(path / CONFIG_NAME)
     database = open_database(config.database_dir)
     try:
-        validator_set = ValidatorSet(*read_genesis_set(parsed, genesis))
+        validator_set = read_genesis_set(parsed, genesis)
         BlockStore(database).initialize(genesis.header, genesis.delta, data, validator_set)
     finally:
         database.close()

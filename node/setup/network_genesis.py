@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from chain.contracts import faucet, gradient_ledger, training_token, validator_set
 from chain.contracts.addresses import (
     FAUCET,
     GRADIENT_LEDGER,
@@ -19,10 +20,6 @@ from chain.contracts.addresses import (
     TRAINING_TOKEN,
     VALIDATOR_SET,
 )
-from chain.contracts.faucet import encode_faucet_arguments
-from chain.contracts.gradient_ledger import encode_gradient_ledger_arguments
-from chain.contracts.training_token import encode_training_token_arguments
-from chain.contracts.validator_set import encode_validator_set_arguments
 from chain.execution.evm import run_constructor
 from chain.genesis import GenesisAccount, GenesisConfig, build_genesis, parse_genesis
 from chain.hexadecimal import from_plain_hex, to_hex
@@ -167,9 +164,9 @@ def build_network(plan: NetworkPlan) -> GenesisConfig:
     operators = [seat.operator for seat in seats]
     init_codes = {
         TRAINING_TOKEN: _load_bytecode("TrainingToken")
-        + encode_training_token_arguments(list(tokens), list(tokens.values())),
+        + training_token.encode_constructor(list(tokens), list(tokens.values())),
         VALIDATOR_SET: _load_bytecode("ValidatorSet")
-        + encode_validator_set_arguments(
+        + validator_set.encode_constructor(
             validators,
             operators,
             stake=stake,
@@ -179,11 +176,11 @@ def build_network(plan: NetworkPlan) -> GenesisConfig:
         ),
         TASK_REGISTRY: _load_bytecode("TaskRegistry"),
         GRADIENT_LEDGER: _load_bytecode("GradientLedger")
-        + encode_gradient_ledger_arguments(parameters.phase_floor_blocks),
+        + gradient_ledger.encode_constructor(parameters.phase_floor_blocks),
         REWARD_DISTRIBUTOR: _load_bytecode("RewardDistributor"),
     }
     if plan.has_faucet:
-        init_codes[FAUCET] = _load_bytecode("Faucet") + encode_faucet_arguments(
+        init_codes[FAUCET] = _load_bytecode("Faucet") + faucet.encode_constructor(
             FAUCET_PORTION, FAUCET_COINS, FAUCET_BLOCKS_BETWEEN
         )
     alloc: dict[Address, GenesisAccount] = {

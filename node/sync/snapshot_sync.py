@@ -13,8 +13,10 @@ from typing import Final, Literal, TypeVar
 import structlog
 import trio
 
+from chain.contracts import gradient_ledger
 from chain.contracts.addresses import GRADIENT_LEDGER
 from chain.contracts.set_reader import read_next_set
+from chain.contracts.state_reader import StateReader
 from chain.errors import InvalidBlock, RejectedInputError, RejectionReason
 from chain.primitives import EMPTY_TRIE_ROOT, Address, BlockNumber, Hash32, TaskId
 from chain.state import trie
@@ -36,7 +38,7 @@ from node.storage.database import Database
 from node.storage.snapshot_progress import Part, Pivot, SnapshotProgress
 from node.sync.set_search import Certified, SetSearch
 from node.sync.sources import ANSWER_SECONDS, SOURCES_LIMIT, Sources
-from node.sync.task_snapshot import ContractView, TaskProgress, fold_attempt
+from node.sync.task_snapshot import StateView, TaskProgress, fold_attempt
 
 SyncMode = Literal["auto", "full", "snapshot"]
 """When a snapshot is used: if the node is far behind; never; or also if it has only genesis."""
@@ -247,7 +249,7 @@ class SnapshotSync:
                 header.number,
                 lambda: read_next_set(self._database, last, self._chain_id, validators),
             )
-            return None if found is None else found[0]
+            return None if found is None else found.validators
 
         verify = self._executor.verify_certificate_of
         search = SetSearch(verify=verify, fetch=fetch, read_next=read_next)
@@ -339,7 +341,7 @@ class SnapshotSync:
     async def _complete(self, pivot: Pivot) -> Snapshot:
         """The snapshot: everything besides the state, verified against the pivot."""
         header = pivot.header
-        view = ContractView(self._database, header, self._chain_id)
+        view = StateView(self._database, header, self._chain_id)
         validator_set = await trio.to_thread.run_sync(view.validator_set)
         try:
             self._executor.verify_certificate_of(
@@ -386,7 +388,7 @@ class SnapshotSync:
             ),
         )
 
-    async def _fetch_tasks(self, pivot: Pivot, view: ContractView) -> list[TaskProgress]:
+    async def _fetch_tasks(self, pivot: Pivot, view: StateView) -> list[TaskProgress]:
         validator_set = await trio.to_thread.run_sync(view.validator_set)
         task_count = await trio.to_thread.run_sync(view.task_count)
         tasks: list[TaskProgress] = []
@@ -490,9 +492,9 @@ class SnapshotSync:
         )
         if account is not None and account.storage_root != EMPTY_TRIE_ROOT:
             await self._fetch_trie(pivot_number, account.storage_root)
-        view = ContractView(self._database, opened, self._chain_id)
-        task_id = progress.history.task_id
-        await self._with_nodes(pivot_number, lambda: view.read_participants(task_id))
+        read = StateReader.at(self._database, opened, self._chain_id).read
+        participants = gradient_ledger.participants(progress.history.task_id)
+        await self._with_nodes(pivot_number, lambda: read(participants))
 
     async def _with_nodes(self, pivot_number: BlockNumber, read: Callable[[], _Answer]) -> _Answer:
         """The result of `read`, after fetching the missing trie nodes that it needs."""

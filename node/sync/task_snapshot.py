@@ -8,42 +8,17 @@ attempt in progress is folded from the receipts since it opened, as every node f
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from chain.contracts.abi import decode_hash, decode_uint
-from chain.contracts.addresses import (
-    GRADIENT_LEDGER,
-    REWARD_DISTRIBUTOR,
-    TASK_REGISTRY,
-    VALIDATOR_SET,
-)
+from chain.contracts import gradient_ledger, reward_distributor, task_registry
+from chain.contracts import validator_set as set_contract
+from chain.contracts.addresses import REWARD_DISTRIBUTOR
 from chain.contracts.events import decode_event
-from chain.contracts.gradient_ledger import (
-    AttemptOpened,
-    RoundState,
-    decode_round,
-    encode_get_round,
-    encode_judges_of,
-    encode_participants,
-)
-from chain.contracts.reward_distributor import encode_root_of
+from chain.contracts.gradient_ledger import AttemptOpened, RoundState
 from chain.contracts.set_reader import read_next_set
-from chain.contracts.task_registry import (
-    CloseReason,
-    TaskStatus,
-    decode_account,
-    decode_terms,
-    encode_get_account,
-    encode_get_terms,
-    encode_is_ready,
-    encode_task_count,
-)
-from chain.contracts.validator_set import decode_committee, encode_committee, encode_committee_of
+from chain.contracts.state_reader import StateReader
+from chain.contracts.task_registry import CloseReason, TaskStatus
 from chain.crypto import content_id, keccak256
 from chain.errors import InvalidSpec, RejectedInputError, RejectionReason
-from chain.execution.block_environment import BlockEnvironment
-from chain.execution.call_values import CallRequest
-from chain.execution.evm import call
-from chain.hexadecimal import to_hex
-from chain.primitives import Address, BlockNumber, TaskId
+from chain.primitives import BlockNumber, TaskId
 from chain.state.world_state import ReadableDatabase
 from chain.training.history import BlockContext, TaskHistory, apply_event
 from chain.training.rewards import build_reward_tree
@@ -69,44 +44,32 @@ class TaskProgress:
         return self.round.open_block if is_open else None
 
 
-class ContractView:
-    """Views of the system contracts on the state after one block."""
+class StateView:
+    """The contracts in the state after one block."""
 
     def __init__(self, database: ReadableDatabase, header: Header, chain_id: int) -> None:
         self._database = database
         self._header = header
         self._chain_id = chain_id
+        self.read = StateReader.at(database, header, chain_id).read
 
     def task_count(self) -> int:
-        """Tasks submitted so far; their ids are 1 to this."""
-        return decode_uint(self._call(TASK_REGISTRY, encode_task_count()))
+        """The number of tasks submitted so far; their ids are 1 to this."""
+        return self.read(task_registry.task_count())
 
     def validator_set(self) -> ValidatorSet:
-        """Who decided this block."""
-        data = self._call(VALIDATOR_SET, encode_committee())
-        return ValidatorSet(*decode_committee(data))
+        """The validator set that decided this block."""
+        return self.read(set_contract.get_current())
 
     def next_validator_set(self, current: ValidatorSet) -> ValidatorSet:
-        """Who decides the next block."""
+        """The validator set that decides the next block."""
         found = read_next_set(self._database, self._header, self._chain_id, current.validators)
-        return current if found is None else ValidatorSet(*found)
+        return found or current
 
     def judges(self, task_id: TaskId) -> ValidatorSet:
-        """Who judges the ballot in progress."""
-        version = self._call(GRADIENT_LEDGER, encode_judges_of(task_id))
-        data = self._call(
-            VALIDATOR_SET,
-            encode_committee_of(decode_uint(version)),
-        )
-        return ValidatorSet(*decode_committee(data))
-
-    def read_participants(self, task_id: TaskId) -> None:
-        """Ask who takes part in the attempt that opened in this block, to see if that can be told.
-
-        Raises:
-            MissingTrieNodeError: the state is not held as far as that.
-        """
-        self._call(GRADIENT_LEDGER, encode_participants(task_id))
+        """The validator set that judges the ballot in progress."""
+        version = self.read(gradient_ledger.judges_of(task_id))
+        return self.read(set_contract.get_version(version))
 
     def build_progress(
         self, task_id: TaskId, record: TaskRecord, validator_set: ValidatorSet
@@ -116,8 +79,8 @@ class ContractView:
         Raises:
             RejectedInputError: CONTENT_MISMATCH: the contracts hold other hashes.
         """
-        terms = decode_terms(self._call(TASK_REGISTRY, encode_get_terms(task_id)))
-        root = decode_hash(self._call(REWARD_DISTRIBUTOR, encode_root_of(task_id)))
+        terms = self.read(task_registry.get_terms(task_id))
+        root = self.read(reward_distributor.root_of(task_id))
         if content_id(record.spec) != terms.spec_hash:
             raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, f"spec of task {task_id}")
         rewards = dict(record.rewards)
@@ -125,8 +88,8 @@ class ContractView:
         tree = build_reward_tree(self._chain_id, REWARD_DISTRIBUTOR, task_id, rewards)
         if not is_canonical or tree.root != root:
             raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, f"rewards of task {task_id}")
-        account = decode_account(self._call(TASK_REGISTRY, encode_get_account(task_id)))
-        state = decode_round(self._call(GRADIENT_LEDGER, encode_get_round(task_id)))
+        account = self.read(task_registry.get_account(task_id))
+        state = self.read(gradient_ledger.get_round(task_id))
         # Why else it was closed is told by its event alone.
         is_completed = account.status is TaskStatus.CLOSED and state.round == terms.rounds
         history = TaskHistory(
@@ -143,7 +106,7 @@ class ContractView:
                 for validator, operator in zip(
                     validator_set.validators, validator_set.operators, strict=True
                 )
-                if self._is_ready(task_id, operator)
+                if self.read(task_registry.is_ready(task_id, operator))
             ),
             rounds_settled=state.round,
             training_state_root=state.training_state_root,
@@ -152,17 +115,6 @@ class ContractView:
             rewards=record.rewards,
         )
         return TaskProgress(history, state)
-
-    def _is_ready(self, task_id: TaskId, operator: Address) -> bool:
-        answer = self._call(TASK_REGISTRY, encode_is_ready(task_id, operator))
-        return bool(decode_uint(answer))
-
-    def _call(self, to: Address, data: bytes) -> bytes:
-        environment = BlockEnvironment.of(self._header, self._chain_id)
-        request = CallRequest(to=to, data=data)
-        result = call(self._database, self._header.state_root, environment, request)
-        assert result.is_success, f"a view of {to_hex(to)} failed: {result.error}"
-        return result.output
 
 
 def fold_attempt(

@@ -12,16 +12,10 @@ from typing import Final, assert_never
 
 import trio
 
-from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY
-from chain.contracts.gradient_ledger import (
-    ResultVote,
-    encode_advance_round,
-    encode_post_result,
-    encode_post_verdict,
-    encode_settle_round,
-)
-from chain.contracts.task_registry import encode_post_ready
-from chain.primitives import Address, TaskId
+from chain.contracts import gradient_ledger, task_registry
+from chain.contracts.abi import ContractCall
+from chain.contracts.gradient_ledger import ResultVote
+from chain.primitives import TaskId
 from chain.training import rounds
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.history import Attempt, TaskHistory
@@ -193,7 +187,7 @@ class TrainingHost:
             self._jobs.start(nursery, job)
 
     def _get_view(self, history: TaskHistory, work: TaskWork) -> rounds.PhaseView:
-        phase, deadline_timestamp = self._ledger.phase(history.task_id)
+        phase, deadline = self._ledger.phase(history.task_id)
         attempt = history.attempt
         seen = SeenPhase(phase)
         if attempt is not None:
@@ -201,7 +195,7 @@ class TrainingHost:
         head = self._ledger.head_number()
         if seen != work.seen:
             work.seen, work.since_block = seen, head
-        return rounds.PhaseView(phase, deadline_timestamp, head, work.since_block)
+        return rounds.PhaseView(phase, deadline.timestamp, head, work.since_block)
 
     def _list_jobs(self, duty: rounds.Duty, task: ServedTask) -> list[Job]:
         """The jobs that fulfil a duty."""
@@ -213,11 +207,11 @@ class TrainingHost:
             case rounds.RestoreState():
                 return [Job(JobKey(task_id, JobKind.STATE), partial(self._states.restore, task))]
             case rounds.PostReady():
-                encode = partial(encode_post_ready, task_id)
-                return [self._vote(task, JobKey(task_id, JobKind.READY), TASK_REGISTRY, encode)]
+                call = partial(task_registry.post_ready, task_id)
+                return [self._vote(task, JobKey(task_id, JobKind.READY), call)]
             case rounds.AdvanceRound():
-                encode = partial(encode_advance_round, task_id)
-                return [self._vote_in_ballot(task, JobKind.ADVANCE, encode)]
+                call = partial(gradient_ledger.advance_round, task_id)
+                return [self._vote_in_ballot(task, JobKind.ADVANCE, call)]
             case rounds.CheckGradients(indices):
                 attempt = _get_attempt(task)
                 return [
@@ -228,34 +222,34 @@ class TrainingHost:
                     for index in indices
                 ]
             case rounds.PostVerdict(verdicts):
-                encode = partial(self._encode_verdict, task, _get_attempt(task), verdicts)
-                return [self._vote_in_ballot(task, JobKind.VERDICT, encode)]
+                call = partial(self._make_verdict, task, _get_attempt(task), verdicts)
+                return [self._vote_in_ballot(task, JobKind.VERDICT, call)]
             case rounds.ComputeResult():
                 attempt = _get_attempt(task)
                 key = JobKey(task_id, JobKind.RESULT, attempt.id, attempt.ballot_number)
                 return [Job(key, partial(self._results.compute, task, attempt))]
             case rounds.PostResult(vote):
-                encode = partial(_encode_result, task, _get_attempt(task), vote)
-                return [self._vote_in_ballot(task, JobKind.POST, encode)]
+                call = partial(_make_result, task, _get_attempt(task), vote)
+                return [self._vote_in_ballot(task, JobKind.POST, call)]
             case rounds.SettleRound(vote):
-                encode = partial(encode_settle_round, task_id, vote)
-                return [self._vote_in_ballot(task, JobKind.SETTLE, encode)]
+                call = partial(gradient_ledger.settle_round, task_id, vote)
+                return [self._vote_in_ballot(task, JobKind.SETTLE, call)]
             case _:
                 assert_never(duty)
 
-    def _vote_in_ballot(self, task: ServedTask, kind: JobKind, encode: Callable[[], bytes]) -> Job:
+    def _vote_in_ballot(
+        self, task: ServedTask, kind: JobKind, make_call: Callable[[], ContractCall]
+    ) -> Job:
         """The job that sends a call to the ledger once in each ballot."""
         attempt = task.history.attempt
         key = JobKey(task.task_id, kind)
         if attempt is not None:
             key = JobKey(task.task_id, kind, attempt.id, attempt.ballot_number)
-        return self._vote(task, key, GRADIENT_LEDGER, encode)
+        return self._vote(task, key, make_call)
 
-    def _vote(
-        self, task: ServedTask, key: JobKey, contract: Address, encode: Callable[[], bytes]
-    ) -> Job:
+    def _vote(self, task: ServedTask, key: JobKey, make_call: Callable[[], ContractCall]) -> Job:
         assert self._votes is not None, "a node without an operator has no duty to vote"
-        return self._votes.build(task, key, contract, encode)
+        return self._votes.build(task, key, make_call)
 
     def _may_slash(self, closed: TaskHistory) -> bool:
         """Whether miners of a closed task's last rounds may still have to be slashed."""
@@ -266,11 +260,11 @@ class TrainingHost:
     def _count_served(self) -> int:
         return sum(work.is_accepted is True for work in self._work.values())
 
-    def _encode_verdict(
+    def _make_verdict(
         self, task: ServedTask, attempt: Attempt, verdicts: Sequence[Verdict]
-    ) -> bytes:
+    ) -> ContractCall:
         self._gradients.save_checks(task, attempt)
-        return encode_post_verdict(
+        return gradient_ledger.post_verdict(
             task.task_id,
             attempt.id.round_number,
             attempt.id.attempt_number,
@@ -300,9 +294,9 @@ def _get_own_work(task: ServedTask) -> rounds.OwnWork:
     return rounds.OwnWork(work.is_content_held, work.is_accepted, is_state_held, verdicts, result)
 
 
-def _encode_result(task: ServedTask, attempt: Attempt, vote: ResultVote) -> bytes:
+def _make_result(task: ServedTask, attempt: Attempt, vote: ResultVote) -> ContractCall:
     computed = task.work.results[attempt.ballot_number]
-    return encode_post_result(
+    return gradient_ledger.post_result(
         task.task_id,
         attempt.id.round_number,
         attempt.id.attempt_number,

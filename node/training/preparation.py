@@ -6,6 +6,7 @@ from typing import Final
 import structlog
 import trio
 
+from chain.contracts import task_registry
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import TaskId
 from chain.training.architectures import count_parameters
@@ -119,7 +120,7 @@ class Preparation:
     def _find_objection(self, task: ServedTask, content_bytes: int) -> str | None:
         """The reason why this node takes no part in a task; None if it takes part."""
         spec = task.spec
-        if self._ledger.terms(task.task_id) != compute_terms(spec):
+        if self._ledger.read(task_registry.get_terms(task.task_id)) != compute_terms(spec):
             return "terms differ from the spec"
         limit = self._blobs.quota_bytes // CONTENT_QUOTA_SHARE
         if content_bytes > limit:

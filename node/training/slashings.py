@@ -6,8 +6,8 @@ The operators take turns: each sends the verdicts and commitments of the round t
 from functools import partial
 from typing import Final
 
-from chain.contracts.addresses import GRADIENT_LEDGER
-from chain.contracts.gradient_ledger import CommitmentEvidence, encode_slash
+from chain.contracts import gradient_ledger
+from chain.contracts.gradient_ledger import CommitmentEvidence
 from chain.training import rounds
 from chain.training.history import SettledRound, compute_outcome
 from node.chain.contract_reader import LedgerReader
@@ -65,8 +65,8 @@ class Slashings:
                 raise UnavailableError("it is another operator's turn")
             sent_count = 0
             for i in guilty:
-                encode = partial(
-                    encode_slash,
+                make_call = partial(
+                    gradient_ledger.slash,
                     task.task_id,
                     attempt.ballot_number,
                     records,
@@ -75,7 +75,7 @@ class Slashings:
                 )
                 each = JobKey(task.task_id, JobKind.SLASH, attempt.id, index=i)
                 try:
-                    await self._votes.build(task, each, GRADIENT_LEDGER, encode).run()
+                    await self._votes.build(task, each, make_call).run()
                 except UnavailableError:
                     continue  # slashed by another operator, or the evidence is too old
                 sent_count += 1

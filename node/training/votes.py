@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 import trio
 
-from chain.primitives import Address
+from chain.contracts.abi import ContractCall
 from node.chain.contract_reader import LedgerReader
 from node.operator.account import RESEND_BLOCKS, Operator
 from node.training.work import Job, JobKey, ServedTask, UnavailableError
@@ -27,9 +27,7 @@ class OperatorVotes:
         self.operator = operator
         self._ledger = ledger
 
-    def build(
-        self, task: ServedTask, key: JobKey, contract: Address, encode: Callable[[], bytes]
-    ) -> Job:
+    def build(self, task: ServedTask, key: JobKey, make_call: Callable[[], ContractCall]) -> Job:
         """The job that sends a call, unless it was sent a moment ago or would revert."""
         work, attempt = task.work, task.history.attempt
 
@@ -38,14 +36,14 @@ class OperatorVotes:
             sent_at = work.sent.get(key)
             if sent_at is not None and head < sent_at + RESEND_BLOCKS:
                 raise UnavailableError(f"{key} waits for a block")
-            data = encode()
+            call = make_call()
             refusal = await trio.to_thread.run_sync(
-                self._ledger.simulate, self.operator.address, contract, data, VOTE_GAS
+                self._ledger.simulate, self.operator.address, call, VOTE_GAS
             )
             if refusal is not None:
                 # Another operator was faster or the phase is over; the next duties show which.
                 raise UnavailableError(f"{key} would revert: {refusal}")
-            await self.operator.send(contract, data, VOTE_GAS)
+            await self.operator.send(call, VOTE_GAS)
             work.sent = {
                 each: sent for each, sent in work.sent.items() if head < sent + RESEND_BLOCKS
             }

@@ -202,7 +202,7 @@ def build_world() -> tuple[bytes, Mapping[bytes, bytes]]:
     return world.compute_delta()
 
 
-@sample("digest.evidence", "encode_report_equivocation", "encode_report_lost_lock")
+@sample("digest.evidence")
 def build_evidence_calls() -> Value:
     other = replace(values.VOTE, digest=make_hash(250), signature=make_signature(251))
     later = replace(values.VIEW_CHANGE_VOTE, author=values.COMMIT.author)

@@ -95,11 +95,9 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
         "_compute_digest",
     ),
     "passes its arguments on to an encoder that is a line": (
-        "TrainingHost._encode_verdict",
         "ServedBlocks.encoded_block",
         "ServedBlocks.encoded_header",
         "ServedBlocks.encoded_receipts",
-        "_encode_result",
     ),
     "between a process and the workers that it starts, which are always of its version": (
         "encode_request",

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import rlp
 from eth_abi.abi import encode as abi_encode
-from eth_abi.grammar import parse
 
 from chain.consensus.messages import (
     MessageKind,
@@ -234,9 +233,8 @@ SPEC = TaskSpec(
 
 def build_log(name: str, *values: object) -> Log:
     """The log of a system contract's event."""
-    (layout,) = (each for each in EVENT_LAYOUTS if each.signature.startswith(name + "("))
-    parsed = parse(layout.signature[len(name) :])
-    kinds = [component.to_type_str() for component in parsed.components]
+    (layout,) = (each for each in EVENT_LAYOUTS if each.kind.__name__ == name)
+    kinds = layout.inputs
     topics = [abi_encode([kinds[at]], [values[at]]) for at in layout.indexed]
     others = [at for at in range(len(kinds)) if at not in layout.indexed]
     data = abi_encode([kinds[at] for at in others], [values[at] for at in others])

@@ -23,7 +23,7 @@ ADDRESSES = {
 
 def test_compiling_again_gives_the_committed_bytes() -> None:
     artifacts = build.build(may_download=False)
-    assert len(artifacts) == 8
+    assert len(artifacts) == 9, "eight contracts and the tables of their ABIs"
     assert build.find_differences(artifacts) == []
 
 
@@ -34,15 +34,24 @@ def test_a_difference_is_named() -> None:
         for target in build.SOURCE_FOLDERS.values()
         for path in (ROOT / target).glob("*.json")
     }
+    texts[build.TABLES] = build.TABLES.read_text()
     assert build.find_differences(texts) == []
     texts[folder / "Faucet.json"] += " "
     del texts[folder / "ValidatorSet.json"]
     texts[folder / "New.json"] = "{}"
+    texts[build.TABLES] += "\n"
     assert build.find_differences(texts) == [
+        "chain/contracts/tables.py",
         "contracts/build/Faucet.json",
         "contracts/build/New.json",
         "contracts/build/ValidatorSet.json",
     ]
+
+
+def test_tables_are_made_from_the_committed_build() -> None:
+    folder = ROOT / "contracts" / "build"
+    artifacts = {path: path.read_text() for path in folder.glob("*.json")}
+    assert build.render_tables(artifacts) == build.TABLES.read_text()
 
 
 def test_contracts_find_each_other_where_genesis_puts_them() -> None:

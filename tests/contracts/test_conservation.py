@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from chain.contracts import gradient_ledger
 from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY
 from chain.contracts.gradient_ledger import (
     CommitmentEvidence,
@@ -17,8 +18,6 @@ from chain.contracts.gradient_ledger import (
     MinerSlashed,
     Phase,
     VerdictPosted,
-    encode_slash,
-    encode_withdraw_credit,
 )
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address
@@ -173,15 +172,15 @@ class Walk:
 
     def slashes(self) -> None:
         ballot_number, commitments, verdicts = self.evidence
-        data = encode_slash(
+        data = gradient_ledger.slash(
             self.world.task, ballot_number, commitments, verdicts, [self.random.randint(0, 3)]
         )
-        self.attempt(lambda: self.world.send(STRANGER, GRADIENT_LEDGER, data))
+        self.attempt(lambda: self.world.send(STRANGER, data))
 
     def takes_credit(self) -> None:
-        data = encode_withdraw_credit(TERMS.token)
+        data = gradient_ledger.withdraw_credit(TERMS.token)
         operator = self.random.choice(OPERATORS)
-        self.attempt(lambda: self.world.send(operator, GRADIENT_LEDGER, data))
+        self.attempt(lambda: self.world.send(operator, data))
 
     def claims(self) -> None:
         miner = self.random.choice(MINERS)

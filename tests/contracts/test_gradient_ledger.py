@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from chain.contracts.abi import decode_uint
+from chain.contracts import gradient_ledger, validator_set
 from chain.contracts.addresses import GRADIENT_LEDGER, TRAINING_TOKEN, VALIDATOR_SET
 from chain.contracts.errors import ContractError
 from chain.contracts.gradient_ledger import (
@@ -22,12 +22,6 @@ from chain.contracts.gradient_ledger import (
     ResultPosted,
     RoundSettled,
     VerdictPosted,
-    decode_deadline,
-    encode_commitment_position,
-    encode_deadline,
-    encode_phase_floor_blocks,
-    encode_register,
-    encode_slash,
 )
 from chain.contracts.reward_distributor import RootSet
 from chain.contracts.task_registry import (
@@ -36,11 +30,6 @@ from chain.contracts.task_registry import (
     TaskPaused,
     TaskResumed,
     TaskStatus,
-)
-from chain.contracts.validator_set import (
-    encode_leave_set,
-    encode_propose_join,
-    encode_vote_on_proposal,
 )
 from chain.crypto import keccak256
 from chain.primitives import ZERO_HASH
@@ -90,8 +79,7 @@ def about(name: str, who: bytes) -> ContractError:
 
 
 def deadline(world: World) -> Deadline:
-    data = world.view(GRADIENT_LEDGER, encode_deadline(world.task))
-    return decode_deadline(data)
+    return world.read(gradient_ledger.deadline(world.task))
 
 
 def to_result_phase(world: World) -> None:
@@ -122,8 +110,8 @@ def test_registration_twice_or_of_impossible_units_is_refused(world: World) -> N
 
 def test_registration_without_allowance_leaves_nothing(world: World) -> None:
     world.submit()
-    data = encode_register(world.task, 1)
-    refused = refusal(world.send, MINERS[0], GRADIENT_LEDGER, data)
+    data = gradient_ledger.register(world.task, 1)
+    refused = refusal(world.send, MINERS[0], data)
     assert isinstance(refused, ContractError)
     assert refused.name == "ERC20InsufficientAllowance"
     assert world.participants() == ()
@@ -210,8 +198,10 @@ def test_a_commitment_is_numbered_and_chained(started: World) -> None:
         )
         words = (bytes(12) + miner, (2).to_bytes(32, "big"), commitment)
         digest = keccak256(digest + b"".join(words))
-        position = started.view(GRADIENT_LEDGER, encode_commitment_position(started.task, miner))
-        assert decode_uint(position) == index + 1
+        position = started.read(
+            gradient_ledger.CONTRACT.view("commitmentPosition", started.task, miner, returns=int)
+        )
+        assert position == index + 1
     state = started.round
     assert (state.commitment_count, state.committed_units) == (2, 4)
     assert state.commitment_digest == digest
@@ -691,8 +681,8 @@ def test_phases_without_an_end_have_no_deadline(world: World) -> None:
 
 
 def test_the_floor_is_what_genesis_said(world: World) -> None:
-    answer = world.view(GRADIENT_LEDGER, encode_phase_floor_blocks())
-    assert decode_uint(answer) == FLOOR
+    answer = world.read(gradient_ledger.CONTRACT.view("phaseFloorBlocks", returns=int))
+    assert answer == FLOOR
 
 
 def test_two_tasks_do_not_touch_each_other(started: World) -> None:
@@ -771,9 +761,9 @@ def with_a_fifth_validator(world: World) -> None:
     """Let a fifth validator join; its operator is a miner's account."""
     joiner = MINERS[3]
     world.approve(joiner, VALIDATOR_SET, STAKE)
-    world.send(joiner, VALIDATOR_SET, encode_propose_join(account("validator 5")))
+    world.send(joiner, validator_set.propose_join(account("validator 5")))
     for operator in OPERATORS[:3]:
-        world.send(operator, VALIDATOR_SET, encode_vote_on_proposal(1))
+        world.send(operator, validator_set.vote_on_proposal(1))
     world.mine(CHANGE_BLOCKS)
 
 
@@ -809,7 +799,7 @@ def test_validator_that_left_still_judges_its_open_ballot() -> None:
     world = started_world()
     world.commit_all()
     world.verdict(OPERATORS[0], (OK, CHEAT))
-    world.send(OPERATORS[1], VALIDATOR_SET, encode_leave_set())
+    world.send(OPERATORS[1], validator_set.leave_set())
     world.mine(CHANGE_BLOCKS)
     world.judge((OK, CHEAT), operators=OPERATORS[1:3])
     world.pass_phase()
@@ -819,8 +809,8 @@ def test_validator_that_left_still_judges_its_open_ballot() -> None:
     commitments = [
         CommitmentEvidence(miner, 2, keccak256(b"commitment" + miner)) for miner in MINERS[:2]
     ]
-    data = encode_slash(world.task, 1, commitments, evidence, [1])
-    world.send(STRANGER, GRADIENT_LEDGER, data)
+    data = gradient_ledger.slash(world.task, 1, commitments, evidence, [1])
+    world.send(STRANGER, data)
     assert world.credit(OPERATORS[1]) == world.credit(OPERATORS[0]) > 0
 
 

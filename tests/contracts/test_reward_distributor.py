@@ -2,19 +2,10 @@
 
 import pytest
 
-from chain.contracts.abi import decode_hash, decode_uint
-from chain.contracts.addresses import GRADIENT_LEDGER, REWARD_DISTRIBUTOR
+from chain.contracts import reward_distributor
+from chain.contracts.addresses import GRADIENT_LEDGER
 from chain.contracts.errors import ContractError
-from chain.contracts.reward_distributor import (
-    Claimed,
-    RewardClaim,
-    encode_claim,
-    encode_claim_for,
-    encode_claim_many,
-    encode_claimed_of,
-    encode_paid_total_of,
-    encode_root_of,
-)
+from chain.contracts.reward_distributor import Claimed, RewardClaim
 from chain.crypto import keccak256
 from chain.primitives import Address
 from chain.training.rewards import RewardTree
@@ -51,14 +42,10 @@ def world() -> World:
     return started_world()
 
 
-def number(world: World, data: bytes) -> int:
-    return decode_uint(world.view(REWARD_DISTRIBUTOR, data))
-
-
 def test_all_earners_claim_and_nothing_is_left(world: World) -> None:
     tree = settle(world, EARNED)
-    root = world.view(REWARD_DISTRIBUTOR, encode_root_of(world.task))
-    assert decode_hash(root) == tree.root
+    root = world.read(reward_distributor.root_of(world.task))
+    assert root == tree.root
     bond = 2 * POT
     for account, amount in EARNED.items():
         before = world.balance(account)
@@ -67,8 +54,10 @@ def test_all_earners_claim_and_nothing_is_left(world: World) -> None:
         assert world.balance(account) == before + amount
     assert world.balance(MINERS[0]) == SUPPLY_EACH - bond + 2 * POT
     assert world.claimed_total() == PAID
-    assert number(world, encode_paid_total_of(world.task)) == PAID
-    assert number(world, encode_claimed_of(world.task, MINERS[0])) == 2 * POT
+    assert (
+        world.read(reward_distributor.CONTRACT.view("paidTotalOf", world.task, returns=int)) == PAID
+    )
+    assert world.read(reward_distributor.claimed_of(world.task, MINERS[0])) == 2 * POT
 
 
 def test_a_claim_pays_once(world: World) -> None:
@@ -95,8 +84,8 @@ def test_a_proof_is_for_one_account_one_amount_one_task(world: World) -> None:
     assert proof is not None
 
     def attempt(sender: Address, task: int, cumulative: int, shown) -> object:
-        data = encode_claim(task, cumulative, shown)
-        return refusal(world.send, sender, REWARD_DISTRIBUTOR, data)
+        data = reward_distributor.claim(task, cumulative, shown)
+        return refusal(world.send, sender, data)
 
     def invalid(task: int, who: Address) -> ContractError:
         return ContractError("DistributorInvalidProof", (task, "0x" + who.hex()))
@@ -119,11 +108,9 @@ def test_a_single_leaf_has_an_empty_proof(world: World) -> None:
 def test_anyone_can_claim_for_an_account_and_the_account_gets_the_money(world: World) -> None:
     tree = settle(world, EARNED)
     proof = tree.proof(MINERS[0])
-    data = encode_claim_for(world.task, MINERS[0], 2 * POT, proof)
+    data = reward_distributor.CONTRACT.call("claimFor", world.task, MINERS[0], 2 * POT, proof)
     before = world.balance(MINERS[0])
-    assert world.send(STRANGER, REWARD_DISTRIBUTOR, data).events == (
-        Claimed(world.task, MINERS[0], 2 * POT, 2 * POT),
-    )
+    assert world.send(STRANGER, data).events == (Claimed(world.task, MINERS[0], 2 * POT, 2 * POT),)
     assert (world.balance(MINERS[0]), world.balance(STRANGER)) == (before + 2 * POT, 0)
 
 
@@ -133,12 +120,12 @@ def test_many_claims_are_made_together_or_not_at_all(world: World) -> None:
         RewardClaim(world.task, account, amount, tree.proof(account) or ())
         for account, amount in EARNED.items()
     ]
-    data = encode_claim_many([*claims, claims[0]])
-    assert refusal(world.send, STRANGER, REWARD_DISTRIBUTOR, data) == ContractError(
+    data = reward_distributor.claim_many([*claims, claims[0]])
+    assert refusal(world.send, STRANGER, data) == ContractError(
         "DistributorNothingToClaim", (world.task, "0x" + MINERS[0].hex())
     )
     assert world.claimed_total() == 0
-    answer = world.send(STRANGER, REWARD_DISTRIBUTOR, encode_claim_many(claims))
+    answer = world.send(STRANGER, reward_distributor.claim_many(claims))
     assert [event.account for event in answer.events] == list(EARNED)
     assert world.claimed_total() == PAID
 

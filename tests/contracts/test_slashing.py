@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from chain.contracts import gradient_ledger
 from chain.contracts.addresses import GRADIENT_LEDGER, TRAINING_TOKEN
 from chain.contracts.errors import ContractError
 from chain.contracts.gradient_ledger import (
@@ -12,8 +13,6 @@ from chain.contracts.gradient_ledger import (
     MinerLeft,
     MinerSlashed,
     Phase,
-    encode_slash,
-    encode_withdraw_credit,
 )
 from chain.crypto import keccak256
 from chain.primitives import Address
@@ -55,8 +54,8 @@ def slash(
     ballot_number: int = 1,
 ) -> Answer:
     shown = [(validator, bitmap(each)) for validator, each in verdicts]
-    data = encode_slash(world.task, ballot_number, commitments, shown, indices)
-    return world.send(STRANGER, GRADIENT_LEDGER, data)
+    data = gradient_ledger.slash(world.task, ballot_number, commitments, shown, indices)
+    return world.send(STRANGER, data)
 
 
 def play(world: World, verdicts: Sequence[Sequence[int]]) -> list[tuple[Address, Sequence[int]]]:
@@ -86,14 +85,14 @@ def test_a_quorum_of_cheat_takes_the_whole_bond(world: World) -> None:
 
 def test_a_credit_is_withdrawn_once(world: World) -> None:
     slash(world, play(world, [(OK, CHEAT)] * 4))
-    data = encode_withdraw_credit(TRAINING_TOKEN)
-    assert world.send(OPERATORS[0], GRADIENT_LEDGER, data).events == (
+    data = gradient_ledger.withdraw_credit(TRAINING_TOKEN)
+    assert world.send(OPERATORS[0], data).events == (
         CreditWithdrawn(TRAINING_TOKEN, OPERATORS[0], POT // 4),
     )
     assert world.balance(OPERATORS[0]) == POT // 4
     nothing = ContractError("LedgerNothingToWithdraw", ())
-    assert refusal(world.send, OPERATORS[0], GRADIENT_LEDGER, data) == nothing
-    assert refusal(world.send, STRANGER, GRADIENT_LEDGER, data) == nothing
+    assert refusal(world.send, OPERATORS[0], data) == nothing
+    assert refusal(world.send, STRANGER, data) == nothing
 
 
 def test_quorum_of_unavailable_costs_one_rounds_pay_and_credits_none(

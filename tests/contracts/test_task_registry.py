@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from chain.contracts.abi import compute_selector, decode_uint
-from chain.contracts.addresses import GRADIENT_LEDGER, REWARD_DISTRIBUTOR, TASK_REGISTRY
+from chain.contracts import reward_distributor, task_registry
+from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY
 from chain.contracts.errors import ContractError
 from chain.contracts.gradient_ledger import Phase
 from chain.contracts.task_registry import (
@@ -17,11 +17,6 @@ from chain.contracts.task_registry import (
     TaskRefunded,
     TaskStatus,
     TaskSubmitted,
-    decode_terms,
-    encode_get_terms,
-    encode_is_ready,
-    encode_submit_task,
-    encode_task_count,
 )
 from chain.primitives import Hash32
 from tests.worlds.contracts import (
@@ -50,7 +45,7 @@ def world() -> World:
 def test_submission_escrows_the_budget_and_publishes_the_spec(world: World) -> None:
     answer = world.submit()
     assert answer.events == (TaskSubmitted(world.task, SUBMITTER, TERMS.spec_hash, BUDGET, SPEC),)
-    assert decode_uint(answer.output) == world.task
+    assert int.from_bytes(answer.output, "big") == world.task
     assert world.money == TaskAccount(
         submitter=SUBMITTER,
         status=TaskStatus.PENDING,
@@ -64,8 +59,8 @@ def test_submission_escrows_the_budget_and_publishes_the_spec(world: World) -> N
         refundable=BUDGET,
         refunded=0,
     )
-    terms = world.view(TASK_REGISTRY, encode_get_terms(world.task))
-    assert decode_terms(terms) == TERMS
+    terms = world.read(task_registry.get_terms(world.task))
+    assert terms == TERMS
     assert world.balance(TASK_REGISTRY) == BUDGET
     assert world.balance(SUBMITTER) == SUPPLY_EACH - BUDGET
 
@@ -133,12 +128,12 @@ def test_a_spec_is_at_most_16_kib(world: World) -> None:
 
 
 def test_a_submission_without_allowance_takes_nothing(world: World) -> None:
-    data = encode_submit_task(TERMS, SPEC, BUDGET)
-    refused = refusal(world.send, SUBMITTER, TASK_REGISTRY, data)
+    data = task_registry.submit_task(TERMS, SPEC, BUDGET)
+    refused = refusal(world.send, SUBMITTER, data)
     assert refused == ContractError(
         "ERC20InsufficientAllowance", ("0x" + TASK_REGISTRY.hex(), 0, BUDGET)
     )
-    assert decode_uint(world.view(TASK_REGISTRY, encode_task_count())) == 0
+    assert world.read(task_registry.task_count()) == 0
 
 
 def test_a_quorum_of_ready_votes_activates_a_task(world: World) -> None:
@@ -150,10 +145,7 @@ def test_a_quorum_of_ready_votes_activates_a_task(world: World) -> None:
         (TaskReady(world.task, VALIDATORS[2], 3), TaskActivated(world.task)),
     ]
     assert (world.money.status, world.money.activated_block) == (TaskStatus.ACTIVE, world.number)
-    is_ready = [
-        decode_uint(world.view(TASK_REGISTRY, encode_is_ready(world.task, one)))
-        for one in OPERATORS
-    ]
+    is_ready = [world.read(task_registry.is_ready(world.task, one)) for one in OPERATORS]
     assert is_ready == [1, 1, 1, 0]
 
 
@@ -261,21 +253,20 @@ def test_a_task_that_runs_out_of_money_waits_and_goes_on_when_funded(world: Worl
 def test_the_calls_of_other_contracts_are_theirs_alone(world: World) -> None:
     world.submit()
     not_ledger = ContractError("TaskNotLedger", ("0x" + SUBMITTER.hex(),))
-    for signature, values in (
-        ("reserveRound(uint256,uint256)", (1, 1)),
-        ("settleReservation(uint256,uint256)", (1, 0)),
-        ("pauseTask(uint256)", (1,)),
-        ("closeTask(uint256,uint8)", (1, 0)),
+    for name, values in (
+        ("reserveRound", (1, 1)),
+        ("settleReservation", (1, 0)),
+        ("pauseTask", (1,)),
+        ("closeTask", (1, 0)),
     ):
-        words = b"".join(value.to_bytes(32, "big") for value in values)
-        data = compute_selector(signature) + words
-        assert refusal(world.send, SUBMITTER, TASK_REGISTRY, data) == not_ledger
-    payout = compute_selector("payOut(uint256,address,uint256)") + bytes(96)
+        call = task_registry.CONTRACT.call(name, *values)
+        assert refusal(world.send, SUBMITTER, call) == not_ledger
+    payout = task_registry.CONTRACT.call("payOut", 0, bytes(20), 0)
     for sender in (SUBMITTER, GRADIENT_LEDGER):
-        assert refusal(world.send, sender, TASK_REGISTRY, payout) == ContractError(
+        assert refusal(world.send, sender, payout) == ContractError(
             "TaskNotDistributor", ("0x" + sender.hex(),)
         )
-    root = compute_selector("setRoot(uint256,bytes32,uint256)") + bytes(96)
-    assert refusal(world.send, SUBMITTER, REWARD_DISTRIBUTOR, root) == ContractError(
+    root = reward_distributor.CONTRACT.call("setRoot", 0, bytes(32), 0)
+    assert refusal(world.send, SUBMITTER, root) == ContractError(
         "DistributorNotLedger", ("0x" + SUBMITTER.hex(),)
     )

@@ -2,32 +2,15 @@
 
 import pytest
 from eth_abi.abi import encode
+from eth_utils.abi import function_signature_to_4byte_selector as compute_selector
 
-from chain.contracts.abi import compute_selector, decode_uint
-from chain.contracts.addresses import (
-    GRADIENT_LEDGER,
-    REWARD_DISTRIBUTOR,
-    TASK_REGISTRY,
-    TRAINING_TOKEN,
-)
+from chain.contracts import gradient_ledger, reward_distributor, task_registry, training_token
+from chain.contracts.abi import ContractCall
+from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY, TRAINING_TOKEN
 from chain.contracts.errors import ContractError
-from chain.contracts.gradient_ledger import encode_register, encode_withdraw_bond
-from chain.contracts.reward_distributor import encode_claim_for
-from chain.contracts.task_registry import (
-    TaskStatus,
-    encode_cancel_task,
-    encode_fund_task,
-    encode_refund_task,
-    encode_submit_task,
-    encode_task_count,
-)
-from chain.contracts.training_token import (
-    encode_allowance,
-    encode_approve,
-    encode_training_token_arguments,
-)
+from chain.contracts.task_registry import TaskStatus
 from chain.crypto import get_address, keccak256, sign
-from chain.primitives import Address, Hash32, PrivateKey
+from chain.primitives import Hash32, PrivateKey
 from tests.worlds.contracts import (
     BUDGET,
     CHAIN_ID,
@@ -75,11 +58,11 @@ def test_pot_is_an_erc20_with_a_fixed_supply() -> None:
         "totalSupply": encode(["uint256"], [SUPPLY_EACH * len(HOLDERS) + STAKE * len(VALIDATORS)]),
     }
     mint = call("mint(address,uint256)", ["address", "uint256"], [STRANGER, 1])
-    refusal(world.send, SUBMITTER, TRAINING_TOKEN, mint)
+    refusal(world.send, SUBMITTER, ContractCall(TRAINING_TOKEN, mint))
 
 
 def test_pot_is_allocated_to_as_many_holders_as_amounts() -> None:
-    arguments = encode_training_token_arguments([SUBMITTER], [1, 2])
+    arguments = training_token.encode_constructor([SUBMITTER], [1, 2])
     refused = refusal(new_world().deploy, "TrainingToken", TOKEN, arguments)
     assert refused == ContractError("TokenAllocationMismatch", (1, 2))
 
@@ -134,9 +117,9 @@ def test_pot_can_be_approved_by_signature() -> None:
             signature[32:64],
         ],
     )
-    world.send(STRANGER, TRAINING_TOKEN, data)
-    allowance = world.view(TRAINING_TOKEN, encode_allowance(holder, TASK_REGISTRY))
-    assert decode_uint(allowance) == 7
+    world.send(STRANGER, ContractCall(TRAINING_TOKEN, data))
+    allowance = world.read(training_token.allowance(TRAINING_TOKEN, holder, TASK_REGISTRY))
+    assert allowance == 7
 
 
 # ---- a token that takes a fee
@@ -151,7 +134,7 @@ def fee_world() -> World:
 
 
 def set_fee(world: World, fee: int) -> None:
-    world.send(STRANGER, TOKEN, call("setFee(uint256)", ["uint256"], [fee]))
+    world.send(STRANGER, ContractCall(TOKEN, call("setFee(uint256)", ["uint256"], [fee])))
 
 
 def test_a_deposit_that_arrives_short_is_refused_everywhere(fee_world: World) -> None:
@@ -162,22 +145,20 @@ def test_a_deposit_that_arrives_short_is_refused_everywhere(fee_world: World) ->
     fee_world.submit(TERMS)
     set_fee(fee_world, 3)
     fee_world.approve(SUBMITTER, TASK_REGISTRY, 10, TOKEN)
-    fund = encode_fund_task(fee_world.task, 10)
-    assert refusal(fee_world.send, SUBMITTER, TASK_REGISTRY, fund) == ContractError(
-        "TaskInexactTransfer", (10, 7)
-    )
+    fund = task_registry.fund_task(fee_world.task, 10)
+    assert refusal(fee_world.send, SUBMITTER, fund) == ContractError("TaskInexactTransfer", (10, 7))
     fee_world.approve(MINERS[0], GRADIENT_LEDGER, 2 * POT, TOKEN)
-    register = encode_register(fee_world.task, 2)
-    assert refusal(fee_world.send, MINERS[0], GRADIENT_LEDGER, register) == ContractError(
+    register = gradient_ledger.register(fee_world.task, 2)
+    assert refusal(fee_world.send, MINERS[0], register) == ContractError(
         "TaskInexactTransfer", (2 * POT, 2 * POT - 3)
     )
     assert fee_world.participants() == ()
 
 
 def test_a_token_that_is_no_contract_is_refused(fee_world: World) -> None:
-    data = encode_submit_task(with_terms(token=STRANGER), SPEC, BUDGET)
+    data = task_registry.submit_task(with_terms(token=STRANGER), SPEC, BUDGET)
     with pytest.raises(Reverted):
-        fee_world.send(SUBMITTER, TASK_REGISTRY, data)
+        fee_world.send(SUBMITTER, data)
 
 
 # ---- a token that calls back, and that is itself a submitter or miner
@@ -191,43 +172,45 @@ def world() -> World:
     world.approve(MINERS[0], GRADIENT_LEDGER, SUPPLY_EACH, TOKEN)
     world.approve(MINERS[1], GRADIENT_LEDGER, SUPPLY_EACH, TOKEN)
     for spender in (TASK_REGISTRY, GRADIENT_LEDGER):
-        act(world, TOKEN, encode_approve(spender, SUPPLY_EACH))
+        act(world, training_token.approve(TOKEN, spender, SUPPLY_EACH))
     return world
 
 
-def act(world: World, to: Address, data: bytes) -> Answer:
+def act(world: World, inner: ContractCall) -> Answer:
     """Make a call from the token's account."""
-    return world.send(STRANGER, TOKEN, call("act(address,bytes)", ["address", "bytes"], [to, data]))
+    data = call("act(address,bytes)", ["address", "bytes"], [inner.to, inner.data])
+    return world.send(STRANGER, ContractCall(TOKEN, data))
 
 
-def arm(world: World, to: Address, data: bytes) -> None:
+def arm(world: World, inner: ContractCall) -> None:
     """Let the token make this call first at its next transfer."""
-    world.send(STRANGER, TOKEN, call("arm(address,bytes)", ["address", "bytes"], [to, data]))
+    data = call("arm(address,bytes)", ["address", "bytes"], [inner.to, inner.data])
+    world.send(STRANGER, ContractCall(TOKEN, data))
 
 
 def outcome(world: World) -> tuple[bool, bool, bytes]:
     """Whether the token called back, whether that succeeded, and the first word of the answer."""
-    called = bool(decode_uint(world.view(TOKEN, call("called()"))))
-    succeeded = bool(decode_uint(world.view(TOKEN, call("succeeded()"))))
+    called = bool(int.from_bytes(world.view(TOKEN, call("called()")), "big"))
+    succeeded = bool(int.from_bytes(world.view(TOKEN, call("succeeded()")), "big"))
     answer = world.view(TOKEN, call("answer()"))
     return called, succeeded, answer[64:68]
 
 
-SUBMIT = encode_submit_task(TERMS, SPEC, BUDGET)
+SUBMIT = task_registry.submit_task(TERMS, SPEC, BUDGET)
 
 
 def test_a_submission_cannot_be_reentered(world: World) -> None:
-    arm(world, TASK_REGISTRY, SUBMIT)
-    act(world, TASK_REGISTRY, SUBMIT)
+    arm(world, SUBMIT)
+    act(world, SUBMIT)
     assert outcome(world) == (True, False, REENTERED)
-    count = world.view(TASK_REGISTRY, encode_task_count())
-    assert decode_uint(count) == 1
+    count = world.read(task_registry.task_count())
+    assert count == 1
     assert world.balance(TASK_REGISTRY, TOKEN) == BUDGET
 
 
 def test_task_cancelled_during_its_submission_holds_its_budget(world: World) -> None:
-    arm(world, TASK_REGISTRY, encode_cancel_task(world.task))
-    act(world, TASK_REGISTRY, SUBMIT)
+    arm(world, task_registry.cancel_task(world.task))
+    act(world, SUBMIT)
     assert outcome(world)[:2] == (True, True)
     assert world.money.status is TaskStatus.CLOSED
     assert world.balance(TASK_REGISTRY, TOKEN) == BUDGET
@@ -237,9 +220,9 @@ def test_task_cancelled_during_its_submission_holds_its_budget(world: World) -> 
 
 def test_a_refund_cannot_be_reentered(world: World) -> None:
     world.submit(TERMS)
-    act(world, TASK_REGISTRY, SUBMIT)
+    act(world, SUBMIT)
     world.cancel()
-    arm(world, TASK_REGISTRY, encode_refund_task(world.task))
+    arm(world, task_registry.refund_task(world.task))
     world.refund()
     assert outcome(world) == (True, False, REENTERED)
     assert world.balance(TASK_REGISTRY, TOKEN) == BUDGET
@@ -248,21 +231,21 @@ def test_a_refund_cannot_be_reentered(world: World) -> None:
 
 def test_a_registration_cannot_be_reentered(world: World) -> None:
     world.submit(TERMS)
-    register = encode_register(world.task, 2)
-    arm(world, GRADIENT_LEDGER, register)
-    act(world, GRADIENT_LEDGER, register)
+    register = gradient_ledger.register(world.task, 2)
+    arm(world, register)
+    act(world, register)
     assert outcome(world) == (True, False, REENTERED)
     assert world.balance(GRADIENT_LEDGER, TOKEN) == 2 * POT
 
 
 def test_a_bond_withdrawn_cannot_be_withdrawn_again(world: World) -> None:
     world.submit(TERMS)
-    act(world, GRADIENT_LEDGER, encode_register(world.task, 2))
+    act(world, gradient_ledger.register(world.task, 2))
     world.register(MINERS[0])
     world.cancel()
-    withdraw = encode_withdraw_bond(world.task)
-    arm(world, GRADIENT_LEDGER, withdraw)
-    act(world, GRADIENT_LEDGER, withdraw)
+    withdraw = gradient_ledger.withdraw_bond(world.task)
+    arm(world, withdraw)
+    act(world, withdraw)
     assert outcome(world) == (True, False, REENTERED)
     assert world.balance(GRADIENT_LEDGER, TOKEN) == 2 * POT
 
@@ -277,9 +260,11 @@ def test_a_claim_is_recorded_before_it_is_paid(world: World) -> None:
     world.judge()
     tree = world.rewards({MINERS[0]: POT, MINERS[1]: 2 * POT})
     world.settle(world.agree(result(rewards=tree)))
-    again = encode_claim_for(world.task, MINERS[0], POT, tree.proof(MINERS[0]) or ())
+    again = reward_distributor.CONTRACT.call(
+        "claimFor", world.task, MINERS[0], POT, tree.proof(MINERS[0]) or ()
+    )
     before = world.balance(MINERS[0], TOKEN)
-    arm(world, REWARD_DISTRIBUTOR, again)
+    arm(world, again)
     world.claim(MINERS[0], tree, POT)
     refused = compute_selector("DistributorNothingToClaim(uint256,address)")
     assert outcome(world) == (True, False, refused)

@@ -2,6 +2,7 @@
 
 import pytest
 from eth_abi.abi import encode
+from eth_utils.abi import function_signature_to_4byte_selector as compute_selector
 
 from chain.consensus.messages import (
     MessageKind,
@@ -9,7 +10,8 @@ from chain.consensus.messages import (
     compute_signing_digest,
     compute_view_change_payload,
 )
-from chain.contracts.abi import compute_selector, decode_address, decode_addresses, decode_uint
+from chain.contracts import validator_set
+from chain.contracts.abi import Contract, ContractCall
 from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
 from chain.contracts.errors import ContractError
 from chain.contracts.validator_set import (
@@ -21,32 +23,11 @@ from chain.contracts.validator_set import (
     ValidatorSlashed,
     ValidatorState,
     ValidatorStatus,
-    decode_committee,
-    decode_proposal,
-    decode_validator,
-    encode_carry_out,
-    encode_committee,
-    encode_genesis_hash,
-    encode_get_proposal,
-    encode_get_validator,
-    encode_leave_set,
-    encode_next_validators,
-    encode_operator_of,
-    encode_propose_join,
-    encode_propose_removal,
-    encode_record_genesis,
-    encode_remove_exiting,
-    encode_report_equivocation,
-    encode_report_lost_lock,
-    encode_validator_of,
-    encode_validator_set_arguments,
-    encode_vote_on_proposal,
-    encode_withdraw_proposal,
-    encode_withdraw_stake,
 )
 from chain.crypto import get_address, keccak256, sign
 from chain.genesis import HISTORY_STORAGE_ADDRESS, HISTORY_STORAGE_CODE
 from chain.primitives import Address, BlockNumber, Hash32, PrivateKey, View
+from chain.types.validator_set import ValidatorSet
 from tests.worlds.contracts import (
     CHAIN_ID,
     CHANGE_BLOCKS,
@@ -87,31 +68,31 @@ def deployed(validators, operators, **changes: int) -> World:
         "evidence_blocks": EVIDENCE_BLOCKS,
         **changes,
     }
-    arguments = encode_validator_set_arguments(validators, operators, **constants)
+    arguments = validator_set.encode_constructor(validators, operators, **constants)
     world.deploy("ValidatorSet", PLACE, arguments)
     return world
 
 
-def send(world: World, sender: Address, data: bytes) -> Answer:
-    return world.send(sender, VALIDATOR_SET, data)
+def send(world: World, sender: Address, call: ContractCall) -> Answer:
+    return world.send(sender, call)
 
 
 def ask(world: World, signature: str, at: Address = PLACE) -> int:
-    return decode_uint(world.view(at, compute_selector(signature)))
+    return int.from_bytes(world.view(at, compute_selector(signature)), "big")
 
 
-def validator_set(world: World) -> tuple[Address, ...]:
-    validators, operators = decode_committee(world.view(VALIDATOR_SET, encode_committee()))
-    assert len(operators) == len(validators)
-    return validators
+def get_members(world: World) -> tuple[Address, ...]:
+    current = world.read(validator_set.get_current())
+    assert len(current.operators) == len(current.validators)
+    return current.validators
 
 
 def state_of(world: World, validator: Address) -> ValidatorState:
-    return decode_validator(world.view(VALIDATOR_SET, encode_get_validator(validator)))
+    return world.read(validator_set.get_validator(validator))
 
 
 def proposal(world: World, proposal_id: int = 1) -> ValidatorProposal:
-    return decode_proposal(world.view(VALIDATOR_SET, encode_get_proposal(proposal_id)))
+    return world.read(validator_set.get_proposal(proposal_id))
 
 
 def slots(world: World) -> list[int]:
@@ -124,12 +105,12 @@ def set_hash(validators) -> int:
 
 def propose_join(world: World, candidate: Address = CANDIDATE, operator: Address = JOINER) -> None:
     world.approve(operator, VALIDATOR_SET, STAKE)
-    send(world, operator, encode_propose_join(candidate))
+    send(world, operator, validator_set.propose_join(candidate))
 
 
 def vote(world: World, *operators: Address, proposal_id: int = 1) -> Answer:
     for operator in operators:
-        answer = send(world, operator, encode_vote_on_proposal(proposal_id))
+        answer = send(world, operator, validator_set.vote_on_proposal(proposal_id))
     return answer
 
 
@@ -147,14 +128,16 @@ def joined() -> tuple[World, tuple[Address, ...]]:
 
 def test_the_set_answers_who_votes_for_whom() -> None:
     world = new_world()
-    answer = world.view(VALIDATOR_SET, encode_committee())
-    assert decode_committee(answer) == (VALIDATORS, OPERATORS)
-    operator = world.view(VALIDATOR_SET, encode_operator_of(VALIDATORS[2]))
-    assert decode_address(operator) == OPERATORS[2]
-    validator = world.view(VALIDATOR_SET, encode_validator_of(OPERATORS[2]))
-    assert decode_address(validator) == VALIDATORS[2]
-    nobody = world.view(VALIDATOR_SET, encode_operator_of(MINERS[0]))
-    assert decode_address(nobody) == bytes(20)
+    answer = world.read(validator_set.get_current())
+    assert answer == ValidatorSet(VALIDATORS, OPERATORS)
+    operator = world.read(validator_set.CONTRACT.view("operatorOf", VALIDATORS[2], returns=Address))
+    assert operator == OPERATORS[2]
+    validator = world.read(
+        validator_set.CONTRACT.view("validatorOf", OPERATORS[2], returns=Address)
+    )
+    assert validator == VALIDATORS[2]
+    nobody = world.read(validator_set.CONTRACT.view("operatorOf", MINERS[0], returns=Address))
+    assert nobody == bytes(20)
 
 
 def test_light_clients_find_the_set_in_slots_0_to_2() -> None:
@@ -221,23 +204,23 @@ def test_a_candidate_joins_with_a_quorum_some_blocks_later() -> None:
     )
     five = tuple(sorted((*VALIDATORS, CANDIDATE)))
     assert slots(world) == [set_hash(VALIDATORS), set_hash(five), activation]
-    following = world.view(VALIDATOR_SET, encode_next_validators())
-    assert decode_addresses(following) == five
+    following = world.read(validator_set.next_validators())
+    assert following == five
 
     world.mine(CHANGE_BLOCKS - 1)
-    assert validator_set(world) == VALIDATORS
+    assert get_members(world) == VALIDATORS
     world.mine()
-    assert validator_set(world) == five
+    assert get_members(world) == five
     assert ask(world, "quorum()", VALIDATOR_SET) == 4
     assert ask(world, "version()", VALIDATOR_SET) == 1
     # The change needs no call: the set in force follows from the block number.
     assert slots(world) == [set_hash(VALIDATORS), set_hash(five), activation]
-    assert world.view(VALIDATOR_SET, encode_next_validators())[32:] == bytes(32)
+    assert world.read(validator_set.next_validators()) == ()
 
 
 def test_next_change_moves_the_last_set_to_the_current_slot() -> None:
     world, five = joined()
-    send(world, JOINER, encode_leave_set())
+    send(world, JOINER, validator_set.leave_set())
     assert slots(world) == [set_hash(five), set_hash(VALIDATORS), world.number + CHANGE_BLOCKS]
 
 
@@ -256,10 +239,10 @@ def test_votes_of_former_members_do_not_count() -> None:
     propose_join(world, account("second candidate"), MINERS[1])
     vote(world, JOINER, *OPERATORS[:2], proposal_id=2)
     assert proposal(world, 2).votes == 3
-    send(world, JOINER, encode_leave_set())
+    send(world, JOINER, validator_set.leave_set())
     world.mine(CHANGE_BLOCKS)
     assert proposal(world, 2).votes == 2
-    assert refusal(send, world, STRANGER, encode_carry_out(2)).name == ("ValidatorSetNotReady")
+    assert refusal(send, world, STRANGER, validator_set.carry_out(2)).name == "ValidatorSetNotReady"
     vote(world, OPERATORS[2], proposal_id=2)
     assert proposal(world, 2).is_closed
 
@@ -272,7 +255,7 @@ def test_one_change_at_a_time_and_anyone_carries_out_the_next() -> None:
     vote(world, *OPERATORS[:3])
     vote(world, *OPERATORS[:3], proposal_id=2)
     assert not proposal(world, 2).is_closed
-    carry_out = encode_carry_out(2)
+    carry_out = validator_set.carry_out(2)
     world.mine(CHANGE_BLOCKS - 1)
     assert refusal(send, world, STRANGER, carry_out).name == "ValidatorSetNotReady"
     world.mine()
@@ -280,7 +263,7 @@ def test_one_change_at_a_time_and_anyone_carries_out_the_next() -> None:
     assert refusal(send, world, STRANGER, carry_out).name == "ValidatorSetNotReady"
     vote(world, OPERATORS[3], proposal_id=2)
     world.mine(CHANGE_BLOCKS)
-    assert validator_set(world) == tuple(sorted((*VALIDATORS, CANDIDATE, second)))
+    assert get_members(world) == tuple(sorted((*VALIDATORS, CANDIDATE, second)))
 
 
 def test_keys_and_accounts_that_are_taken_cannot_join() -> None:
@@ -288,7 +271,7 @@ def test_keys_and_accounts_that_are_taken_cannot_join() -> None:
 
     def refused(candidate: Address, operator: Address) -> str:
         world.approve(operator, VALIDATOR_SET, STAKE)
-        return refusal(send, world, operator, encode_propose_join(candidate)).name
+        return refusal(send, world, operator, validator_set.propose_join(candidate)).name
 
     assert refused(VALIDATORS[0], JOINER) == "ValidatorSetTaken"
     assert refused(OPERATORS[0], JOINER) == "ValidatorSetTaken"
@@ -303,14 +286,14 @@ def test_keys_and_accounts_that_are_taken_cannot_join() -> None:
 def test_a_candidate_without_the_stake_is_refused() -> None:
     world = new_world()
     world.approve(STRANGER, VALIDATOR_SET, STAKE)
-    data = encode_propose_join(CANDIDATE)
+    data = validator_set.propose_join(CANDIDATE)
     assert refusal(send, world, STRANGER, data).name == "ERC20InsufficientBalance"
 
 
 def test_candidate_that_withdraws_gets_its_stake_back() -> None:
     world = new_world()
     propose_join(world)
-    withdraw = encode_withdraw_proposal(1)
+    withdraw = validator_set.withdraw_proposal(1)
     assert refusal(send, world, OPERATORS[0], withdraw).name == "ValidatorSetNotCandidate"
     send(world, JOINER, withdraw)
     assert world.pot_of(JOINER) == SUPPLY_EACH
@@ -325,7 +308,7 @@ def test_a_proposal_expires() -> None:
     vote(world, *OPERATORS[:2])
     world.mine(EVIDENCE_BLOCKS)
     assert refusal(vote, world, OPERATORS[2]).name == "ValidatorSetProposalClosed"
-    send(world, JOINER, encode_withdraw_proposal(1))
+    send(world, JOINER, validator_set.withdraw_proposal(1))
     assert world.pot_of(JOINER) == SUPPLY_EACH
 
 
@@ -333,7 +316,7 @@ def test_a_set_of_a_hundred_is_full() -> None:
     world = new_world()
     validators = sorted(account(f"v {i}") for i in range(100))
     operators = [account(f"o {i}") for i in range(100)]
-    arguments = encode_validator_set_arguments(
+    arguments = validator_set.encode_constructor(
         validators,
         operators,
         stake=STAKE,
@@ -343,13 +326,14 @@ def test_a_set_of_a_hundred_is_full() -> None:
     )
     world.deploy("ValidatorSet", PLACE, arguments)
     world.approve(JOINER, PLACE, STAKE)
-    world.send(JOINER, PLACE, encode_propose_join(CANDIDATE))
+    large = Contract(PLACE, validator_set.CONTRACT.abi)
+    world.send(JOINER, large.call("proposeJoin", CANDIDATE))
     for operator in operators[:67]:
-        world.send(operator, PLACE, encode_vote_on_proposal(1))
-    refused = refusal(world.send, STRANGER, PLACE, encode_carry_out(1))
+        world.send(operator, large.call("voteOnProposal", 1))
+    refused = refusal(world.send, STRANGER, large.call("carryOut", 1))
     assert refused.name == "ValidatorSetNotReady"
     # The most gas that a change can cost fits into a block.
-    removed = world.send(operators[50], PLACE, encode_leave_set())
+    removed = world.send(operators[50], large.call("leaveSet"))
     assert removed.gas < 4_000_000
 
 
@@ -359,7 +343,7 @@ def test_a_set_of_a_hundred_is_full() -> None:
 def test_a_validator_leaves_and_has_its_stake_after_the_evidence_window() -> None:
     world = new_world()
     leaving, operator = VALIDATORS[1], OPERATORS[1]
-    left = send(world, operator, encode_leave_set())
+    left = send(world, operator, validator_set.leave_set())
     activation = FIRST_BLOCK + CHANGE_BLOCKS
     assert left.events == (
         ExitRequested(leaving),
@@ -370,8 +354,8 @@ def test_a_validator_leaves_and_has_its_stake_after_the_evidence_window() -> Non
         operator, ValidatorStatus.EXITED, False, unlock, STAKE
     )
     world.mine(CHANGE_BLOCKS)
-    assert validator_set(world) == (VALIDATORS[0], *VALIDATORS[2:])
-    withdraw = encode_withdraw_stake()
+    assert get_members(world) == (VALIDATORS[0], *VALIDATORS[2:])
+    withdraw = validator_set.withdraw_stake()
     world.at(unlock - 1, world.timestamp)
     assert refusal(send, world, operator, withdraw).name == "ValidatorSetStakeLocked"
     world.mine()
@@ -385,36 +369,36 @@ def test_a_validator_leaves_and_has_its_stake_after_the_evidence_window() -> Non
 
 def test_a_quorum_removes_a_member_whose_stake_stays_its_own() -> None:
     world, _ = joined()
-    send(world, OPERATORS[0], encode_propose_removal(CANDIDATE))
+    send(world, OPERATORS[0], validator_set.propose_removal(CANDIDATE))
     vote(world, *OPERATORS[1:3], proposal_id=2)
     assert state_of(world, CANDIDATE).status is ValidatorStatus.ACTIVE
     removed = vote(world, OPERATORS[3], proposal_id=2)
     assert ExitRequested(CANDIDATE) in removed.events
     world.mine(CHANGE_BLOCKS)
-    assert validator_set(world) == VALIDATORS
+    assert get_members(world) == VALIDATORS
     assert state_of(world, CANDIDATE).stake == STAKE
 
 
 def test_only_members_are_removed_by_members() -> None:
     world = new_world()
-    removal = encode_propose_removal(VALIDATORS[0])
+    removal = validator_set.propose_removal(VALIDATORS[0])
     assert refusal(send, world, STRANGER, removal).name == "ValidatorSetNotOperator"
-    other = encode_propose_removal(CANDIDATE)
+    other = validator_set.propose_removal(CANDIDATE)
     assert refusal(send, world, OPERATORS[0], other).name == "ValidatorSetNotMember"
-    send(world, OPERATORS[0], encode_leave_set())
+    send(world, OPERATORS[0], validator_set.leave_set())
     assert refusal(send, world, OPERATORS[1], removal).name == "ValidatorSetWrongStatus"
-    again = encode_leave_set()
+    again = validator_set.leave_set()
     assert refusal(send, world, OPERATORS[0], again).name == "ValidatorSetWrongStatus"
     assert refusal(send, world, STRANGER, again).name == "ValidatorSetNotOperator"
 
 
 def test_validator_that_leaves_during_a_change_waits_for_it() -> None:
     world = new_world()
-    send(world, OPERATORS[0], encode_leave_set())
+    send(world, OPERATORS[0], validator_set.leave_set())
     propose_join(world)
-    send(world, OPERATORS[1], encode_leave_set())
+    send(world, OPERATORS[1], validator_set.leave_set())
     assert state_of(world, VALIDATORS[1]).status is ValidatorStatus.EXITING
-    remove = encode_remove_exiting(VALIDATORS[1])
+    remove = validator_set.remove_exiting(VALIDATORS[1])
     assert refusal(send, world, STRANGER, remove).name == "ValidatorSetNotReady"
     world.mine(CHANGE_BLOCKS)
     # Three are left, which is the minimum: the member stays until another joins.
@@ -423,13 +407,13 @@ def test_validator_that_leaves_during_a_change_waits_for_it() -> None:
     world.mine(CHANGE_BLOCKS)
     send(world, STRANGER, remove)
     world.mine(CHANGE_BLOCKS)
-    assert validator_set(world) == tuple(sorted((*VALIDATORS[2:], CANDIDATE)))
+    assert get_members(world) == tuple(sorted((*VALIDATORS[2:], CANDIDATE)))
     assert refusal(send, world, STRANGER, remove).name == "ValidatorSetWrongStatus"
 
 
 def test_leaving_validator_votes_until_the_change_is_in_force() -> None:
     world = new_world()
-    send(world, OPERATORS[0], encode_leave_set())
+    send(world, OPERATORS[0], validator_set.leave_set())
     propose_join(world)
     vote(world, OPERATORS[0])
     world.mine(CHANGE_BLOCKS)
@@ -448,7 +432,7 @@ def guilty_world(*, has_genesis: bool = True) -> World:
     world.state.set_storage(HISTORY_STORAGE_ADDRESS, 0, int.from_bytes(GENESIS_HASH, "big"))
     world.mine(CHANGE_BLOCKS)
     if has_genesis:
-        send(world, STRANGER, encode_record_genesis())
+        send(world, STRANGER, validator_set.record_genesis())
     return world
 
 
@@ -465,8 +449,10 @@ def signed(
     return payload, sign(digest, key)
 
 
-def equivocation(kind: MessageKind = MessageKind.COMMIT, number: int = NUMBER, **other) -> bytes:
-    return encode_report_equivocation(
+def equivocation(
+    kind: MessageKind = MessageKind.COMMIT, number: int = NUMBER, **other
+) -> ContractCall:
+    return validator_set.report_equivocation(
         (kind, 1, number, 2),
         signed(kind, BLOCK_A, number=number),
         signed(kind, BLOCK_B, **{"number": number, **other}),
@@ -475,11 +461,11 @@ def equivocation(kind: MessageKind = MessageKind.COMMIT, number: int = NUMBER, *
 
 def lost_lock(
     prepared: tuple[View, Hash32] | None = None, *, view: int = 5, key: PrivateKey = KEY
-) -> bytes:
+) -> ContractCall:
     claimed_view, claimed_digest = prepared or (2**64 - 1, bytes(32))
     payload = compute_view_change_payload(prepared)
     _, signature = signed(MessageKind.VIEW_CHANGE, payload, view=view, key=key)
-    return encode_report_lost_lock(
+    return validator_set.report_lost_lock(
         (MessageKind.COMMIT, 1, NUMBER, 2),
         signed(MessageKind.COMMIT, BLOCK_A),
         (view, claimed_view, Hash32(claimed_digest), signature),
@@ -506,15 +492,15 @@ def test_validator_that_signs_twice_loses_all_its_stake_and_its_seat(data: bytes
         SetScheduled(2, SIGNER, False, world.number + CHANGE_BLOCKS),
     )
     world.mine(CHANGE_BLOCKS)
-    assert validator_set(world) == VALIDATORS
+    assert get_members(world) == VALIDATORS
     state = state_of(world, SIGNER)
     assert (state.status, state.is_slashed, state.stake) == (ValidatorStatus.EXITED, True, 0)
     assert refusal(send, world, STRANGER, data).name == "ValidatorSetAlreadySlashed"
     world.at(state.unlock_block, world.timestamp)
-    withdraw = encode_withdraw_stake()
+    withdraw = validator_set.withdraw_stake()
     assert refusal(send, world, JOINER, withdraw).name == "ValidatorSetAlreadySlashed"
     world.approve(MINERS[1], VALIDATOR_SET, STAKE)
-    again = encode_propose_join(SIGNER)
+    again = validator_set.propose_join(SIGNER)
     assert refusal(send, world, MINERS[1], again).name == "ValidatorSetTaken"
 
 
@@ -534,7 +520,7 @@ def test_validator_that_signs_twice_loses_all_its_stake_and_its_seat(data: bytes
         (lost_lock(key=PrivateKey(keccak256(b"another"))), "two authors"),
     ],
 )
-def test_what_an_honest_validator_may_sign_is_no_evidence(data: bytes, reason: str) -> None:
+def test_what_an_honest_validator_may_sign_is_no_evidence(data: ContractCall, reason: str) -> None:
     refused = refusal(send, guilty_world(), STRANGER, data)
     assert refused == ContractError("ValidatorSetBadEvidence", (reason,))
 
@@ -546,17 +532,17 @@ def test_two_encodings_of_one_signature_are_no_evidence() -> None:
     half = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
     s = half - int.from_bytes(signature[32:64], "big")
     other = signature[:32] + s.to_bytes(32, "big") + bytes([1 - signature[64]])
-    data = encode_report_equivocation(place, (digest, signature), (digest, other))
+    data = validator_set.report_equivocation(place, (digest, signature), (digest, other))
     assert refusal(send, world, STRANGER, data).arguments == ("one block",)
     for bad in (b"", signature + b"\x00", bytes(65), signature[:64] + b"\x05"):
-        data = encode_report_equivocation(place, (digest, signature), (BLOCK_B, bad))
+        data = validator_set.report_equivocation(place, (digest, signature), (BLOCK_B, bad))
         assert refusal(send, world, STRANGER, data).name == "ValidatorSetBadEvidence"
 
 
 def test_evidence_against_an_account_without_stake_is_refused() -> None:
     world = guilty_world()
     key = PrivateKey(keccak256(b"nobody"))
-    data = encode_report_equivocation(
+    data = validator_set.report_equivocation(
         (MessageKind.COMMIT, 1, NUMBER, 2),
         signed(MessageKind.COMMIT, BLOCK_A, key=key),
         signed(MessageKind.COMMIT, BLOCK_B, key=key),
@@ -566,7 +552,7 @@ def test_evidence_against_an_account_without_stake_is_refused() -> None:
 
 def test_evidence_counts_as_long_as_the_stake_of_its_number_is_locked() -> None:
     world = guilty_world()
-    send(world, JOINER, encode_leave_set())
+    send(world, JOINER, validator_set.leave_set())
     activation = world.number + CHANGE_BLOCKS
     world.at(activation - 1 + EVIDENCE_BLOCKS, world.timestamp)
     too_old = equivocation(number=activation - 2)
@@ -578,22 +564,22 @@ def test_evidence_counts_as_long_as_the_stake_of_its_number_is_locked() -> None:
 def test_slashed_validator_stays_while_the_set_would_become_too_small() -> None:
     world = guilty_world()
     for operator in OPERATORS[:2]:
-        send(world, operator, encode_leave_set())
+        send(world, operator, validator_set.leave_set())
         world.mine(CHANGE_BLOCKS)
     send(world, STRANGER, equivocation())
-    assert SIGNER in validator_set(world)
+    assert SIGNER in get_members(world)
     assert state_of(world, SIGNER).status is ValidatorStatus.EXITING
 
 
 def test_the_genesis_hash_is_recorded_by_the_first_evidence_or_before() -> None:
     world = guilty_world(has_genesis=False)
-    assert world.view(VALIDATOR_SET, encode_genesis_hash()) == bytes(32)
+    assert world.read(validator_set.genesis_hash()) == bytes(32)
     send(world, STRANGER, equivocation())
-    assert world.view(VALIDATOR_SET, encode_genesis_hash()) == GENESIS_HASH
+    assert world.read(validator_set.genesis_hash()) == GENESIS_HASH
 
     late = guilty_world(has_genesis=False)
     late.at(8192, late.timestamp)
-    record = encode_record_genesis()
+    record = validator_set.record_genesis()
     assert refusal(send, late, STRANGER, record).name == "ValidatorSetGenesisUnknown"
     assert refusal(send, late, STRANGER, equivocation(number=8000)).name == (
         "ValidatorSetGenesisUnknown"

@@ -7,35 +7,24 @@ from collections import Counter
 from random import Random
 
 import pytest
+from eth_utils.abi import function_signature_to_4byte_selector as compute_selector
 
 from chain.consensus.messages import MessageKind
-from chain.contracts.abi import compute_selector, decode_uint
+from chain.contracts import validator_set
+from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import VALIDATOR_SET
-from chain.contracts.validator_set import (
-    ValidatorStatus,
-    encode_activation_block,
-    encode_carry_out,
-    encode_leave_set,
-    encode_proposal_count,
-    encode_propose_join,
-    encode_propose_removal,
-    encode_remove_exiting,
-    encode_report_equivocation,
-    encode_vote_on_proposal,
-    encode_withdraw_proposal,
-    encode_withdraw_stake,
-)
+from chain.contracts.validator_set import ValidatorStatus
 from chain.crypto import get_address, keccak256
 from chain.primitives import Address, PrivateKey
 from tests.contracts.test_validator_set import (
     BLOCK_A,
     BLOCK_B,
     SIGNER,
+    get_members,
     guilty_world,
     proposal,
     signed,
     state_of,
-    validator_set,
 )
 from tests.worlds.contracts import (
     CHANGE_BLOCKS,
@@ -82,9 +71,9 @@ class Walk:
         action()
         self.check()
 
-    def send(self, sender: Address, data: bytes) -> None:
+    def send(self, sender: Address, call: ContractCall) -> None:
         try:
-            answer = self.world.send(sender, VALIDATOR_SET, data)
+            answer = self.world.send(sender, call)
         except Reverted as reverted:
             error = reverted.error
         else:
@@ -95,7 +84,7 @@ class Walk:
         assert error.name != "Panic"
 
     def count(self) -> int:
-        return decode_uint(self.world.view(VALIDATOR_SET, encode_proposal_count()))
+        return self.world.read(validator_set.proposal_count())
 
     def any_proposal(self) -> int:
         return max(1, self.count() - self.random.choice((0, 0, 0, 1, 2)))
@@ -105,32 +94,32 @@ class Walk:
     def joins(self) -> None:
         operator = self.random.choice(MINERS)
         self.world.approve(operator, VALIDATOR_SET, self.random.choice((STAKE, STAKE, STAKE - 1)))
-        self.send(operator, encode_propose_join(self.random.choice(CANDIDATES)))
+        self.send(operator, validator_set.propose_join(self.random.choice(CANDIDATES)))
 
     def votes(self) -> None:
         number = self.any_proposal()
         for operator in self.random.sample(ACCOUNTS, self.random.choice((1, 4, 8))):
-            self.send(operator, encode_vote_on_proposal(number))
+            self.send(operator, validator_set.vote_on_proposal(number))
 
     def removes(self) -> None:
         target = self.random.choice((*VALIDATORS, *CANDIDATES))
-        self.send(self.random.choice(ACCOUNTS), encode_propose_removal(target))
+        self.send(self.random.choice(ACCOUNTS), validator_set.propose_removal(target))
 
     def leaves(self) -> None:
-        self.send(self.random.choice(ACCOUNTS), encode_leave_set())
+        self.send(self.random.choice(ACCOUNTS), validator_set.leave_set())
 
     def carries_out(self) -> None:
-        self.send(STRANGER, encode_carry_out(self.any_proposal()))
+        self.send(STRANGER, validator_set.carry_out(self.any_proposal()))
 
     def is_removed(self) -> None:
         for validator in (*VALIDATORS, *CANDIDATES):
-            self.send(STRANGER, encode_remove_exiting(validator))
+            self.send(STRANGER, validator_set.remove_exiting(validator))
 
     def gives_up(self) -> None:
-        self.send(self.random.choice(MINERS), encode_withdraw_proposal(self.any_proposal()))
+        self.send(self.random.choice(MINERS), validator_set.withdraw_proposal(self.any_proposal()))
 
     def withdraws(self) -> None:
-        self.send(self.random.choice(ACCOUNTS), encode_withdraw_stake())
+        self.send(self.random.choice(ACCOUNTS), validator_set.withdraw_stake())
 
     def reports(self) -> None:
         key = self.random.choice(KEYS)
@@ -140,7 +129,7 @@ class Walk:
             for block in (BLOCK_A, BLOCK_B)
         )
         place = (MessageKind.PREPARE, 1, number, 2)
-        self.send(STRANGER, encode_report_equivocation(place, first, second))
+        self.send(STRANGER, validator_set.report_equivocation(place, first, second))
 
     def waits(self) -> None:
         blocks = self.random.choice((1, CHANGE_BLOCKS, CHANGE_BLOCKS, EVIDENCE_BLOCKS))
@@ -150,7 +139,7 @@ class Walk:
 
     def check(self) -> None:
         world = self.world
-        members = validator_set(world)
+        members = get_members(world)
         assert 3 <= len(members) <= 100
         assert list(members) == sorted(set(members))
         states = {each: state_of(world, each) for each in (*VALIDATORS, *CANDIDATES, SIGNER)}
@@ -160,7 +149,9 @@ class Walk:
         proposals = [proposal(world, number) for number in range(1, self.count() + 1)]
         staked = sum(state.stake for state in states.values())
         offered = sum(each.stake for each in proposals if not each.is_closed)
-        slashed = decode_uint(world.view(VALIDATOR_SET, compute_selector("slashedTotal()")))
+        slashed = int.from_bytes(
+            world.view(VALIDATOR_SET, compute_selector("slashedTotal()")), "big"
+        )
         assert world.pot_of(VALIDATOR_SET) == staked + offered + slashed
         everyone = (*HOLDERS, *OPERATORS, VALIDATOR_SET)
         supply = SUPPLY_EACH * len(HOLDERS) + STAKE * len(VALIDATORS)
@@ -168,7 +159,7 @@ class Walk:
         # Each member of the set has its stake locked, or was slashed.
         assert all(states[member].stake == STAKE or states[member].is_slashed for member in members)
 
-        activation = decode_uint(world.view(VALIDATOR_SET, encode_activation_block()))
+        activation = world.read(validator_set.activation_block())
         if activation > self.last_activation:
             # At most one change in CHANGE_BLOCKS blocks.
             assert activation >= self.last_activation + CHANGE_BLOCKS

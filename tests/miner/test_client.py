@@ -2,9 +2,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from eth_utils.abi import function_signature_to_4byte_selector as compute_selector
 
-from chain.contracts.abi import compute_selector, decode_uint
-from chain.contracts.training_token import encode_balance_of
+from chain.contracts import training_token
+from chain.contracts.abi import ContractCall
 from chain.crypto import CHUNK_BYTES, content_id
 from chain.hexadecimal import to_hex
 from chain.primitives import Address
@@ -96,7 +97,7 @@ def test_node_that_comes_back_on_another_network_is_not_asked() -> None:
 def test_tip_is_the_suggested_one_up_to_a_limit() -> None:
     node = FakeNode(MINER)
     node.eth_maxPriorityFeePerGas = lambda: hex(10**18)  # type: ignore[method-assign]
-    client_of(node).transact(b"\x11" * 32, MINER, b"\x01", chain_id=31_337)
+    client_of(node).transact(b"\x11" * 32, ContractCall(MINER, b"\x01"), chain_id=31_337)
     assert node.transactions[0].max_priority_fee_per_gas == TIP_LIMIT_WEI
 
 
@@ -150,7 +151,7 @@ def test_file_is_fetched_from_a_mirror_of_the_specification(tmp_path: Path) -> N
 
 def test_transaction_pays_twice_the_base_fee_with_a_gas_margin() -> None:
     node = FakeNode(MINER)
-    client_of(node).transact(b"\x11" * 32, MINER, b"\x01", chain_id=31_337)
+    client_of(node).transact(b"\x11" * 32, ContractCall(MINER, b"\x01"), chain_id=31_337)
     (sent,) = node.transactions
     assert (sent.max_fee_per_gas, sent.max_priority_fee_per_gas) == (15, 1)
     assert (sent.gas_limit, sent.chain_id, sent.data) == (350_000, 31_337, b"\x01")
@@ -161,7 +162,7 @@ def test_reverted_transaction_is_an_error() -> None:
     reverted = {"status": "0x0", "blockNumber": "0x9"}
     node.eth_getTransactionReceipt = lambda name: reverted  # type: ignore[method-assign]
     with pytest.raises(ClientError, match="reverted in block 9"):
-        client_of(node).transact(b"\x11" * 32, MINER, b"", chain_id=31_337)
+        client_of(node).transact(b"\x11" * 32, ContractCall(MINER, b""), chain_id=31_337)
 
 
 def test_reveal_goes_to_every_node_and_reports_refusals() -> None:
@@ -177,6 +178,5 @@ def test_reveal_goes_to_every_node_and_reports_refusals() -> None:
 
 
 def test_view_function_is_called_at_the_head() -> None:
-    data = encode_balance_of(MINER)
-    reply = client_of(FakeNode(MINER, token_balance=7)).call_contract(MINER, data)
-    assert decode_uint(reply) == 7
+    balance = training_token.balance_of(MINER, MINER)
+    assert client_of(FakeNode(MINER, token_balance=7)).read(balance) == 7

@@ -3,11 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from chain.contracts.addresses import GRADIENT_LEDGER, REWARD_DISTRIBUTOR
-from chain.contracts.faucet import encode_drip
-from chain.contracts.gradient_ledger import encode_register
-from chain.contracts.reward_distributor import encode_claim
-from chain.contracts.training_token import encode_approve
+from chain.contracts import faucet, gradient_ledger, reward_distributor, training_token
+from chain.contracts.addresses import GRADIENT_LEDGER, REWARD_DISTRIBUTOR, TRAINING_TOKEN
 from chain.crypto import get_address
 from chain.primitives import Address, PrivateKey
 from chain.training.assignment import assign
@@ -86,9 +83,9 @@ def test_new_miner_asks_the_faucet_registers_and_fetches_the_data(tmp_path: Path
     stage = Stage(tmp_path, FakeNode(MINER), [])
     node = stage.play()
     assert [transaction.data for transaction in node.transactions] == [
-        encode_drip(MINER),
-        encode_approve(GRADIENT_LEDGER, BOND),
-        encode_register(TASK, 1),
+        faucet.drip(MINER).data,
+        training_token.approve(TRAINING_TOKEN, GRADIENT_LEDGER, BOND).data,
+        gradient_ledger.register(TASK, 1).data,
     ]
     assert stage.shards == [SHARD]
 
@@ -215,7 +212,7 @@ def test_reward_is_claimed_when_the_task_closes(tmp_path: Path) -> None:
     node = registered(claimable=9)
     Stage(tmp_path, node, []).play()
     (claim,) = node.sent(REWARD_DISTRIBUTOR)
-    assert claim == encode_claim(TASK, 9, [b"\x01" * 32])
+    assert claim == reward_distributor.claim(TASK, 9, [b"\x01" * 32]).data
 
 
 def test_specification_with_another_hash_is_refused(tmp_path: Path) -> None:

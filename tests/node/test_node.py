@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from chain.contracts.addresses import TASK_REGISTRY
-from chain.contracts.task_registry import encode_post_ready
+from chain.contracts import task_registry
 from chain.crypto import get_address, keccak256
 from chain.primitives import Address, PrivateKey
 from node.config import NodeConfig
@@ -89,7 +88,7 @@ async def test_an_operators_votes_have_nonces_in_order_and_are_includable(tmp_pa
     chain.submit()
     account = operator_account(chain, 0)
     for _ in range(3):
-        await account.send(TASK_REGISTRY, encode_post_ready(TASK), 1_500_000)
+        await account.send(task_registry.post_ready(TASK), 1_500_000)
     sent = list(account._mempool.candidates())
     assert [each.nonce for each in sent] == [0, 1, 2]
     assert {each.sender for each in sent} == {GENESIS_SET.operators[0]}

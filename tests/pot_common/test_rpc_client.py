@@ -5,7 +5,7 @@ from typing import TypeAlias
 import httpx
 import pytest
 
-from chain.contracts.abi import compute_selector
+from chain.contracts.abi import ContractCall, compute_selector
 from chain.crypto import get_address
 from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json
@@ -69,7 +69,10 @@ class Clock:
 
 def test_transfer_is_signed_for_the_chain_with_twice_the_base_fee() -> None:
     client = ScriptedClient()
-    assert client.transact(KEY, TO, value=7) == {"status": "0x1", "blockNumber": "0x5"}
+    assert client.transact(KEY, ContractCall(TO, b""), value=7) == {
+        "status": "0x1",
+        "blockNumber": "0x5",
+    }
     transaction = decode_transaction(from_hex(client.list_sent()[0]))
     assert transaction.sender == get_address(KEY)
     assert (transaction.chain_id, transaction.nonce, transaction.value) == (31_337, 3, 7)
@@ -78,13 +81,13 @@ def test_transfer_is_signed_for_the_chain_with_twice_the_base_fee() -> None:
 
 def test_call_of_a_contract_gets_a_gas_margin() -> None:
     client = ScriptedClient()
-    client.transact(KEY, TO, b"\x01")
+    client.transact(KEY, ContractCall(TO, b"\x01"))
     assert decode_transaction(from_hex(client.list_sent()[0])).gas_limit == 21_000 + GAS_MARGIN
 
 
 def test_given_chain_id_is_signed_and_the_node_is_not_asked() -> None:
     client = ScriptedClient()
-    client.transact(KEY, TO, chain_id=5)
+    client.transact(KEY, ContractCall(TO, b""), chain_id=5)
     assert decode_transaction(from_hex(client.list_sent()[0])).chain_id == 5
     assert "eth_chainId" not in dict(client.calls)
 
@@ -92,7 +95,7 @@ def test_given_chain_id_is_signed_and_the_node_is_not_asked() -> None:
 def test_reverted_transaction_is_an_error() -> None:
     client = ScriptedClient(eth_getTransactionReceipt={"status": "0x0", "blockNumber": "0x5"})
     with pytest.raises(ClientError, match="reverted in block 5"):
-        client.transact(KEY, TO)
+        client.transact(KEY, ContractCall(TO, b""))
 
 
 def test_transaction_without_a_receipt_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +106,7 @@ def test_transaction_without_a_receipt_is_sent_again(monkeypatch: pytest.MonkeyP
         return {"status": "0x1", "blockNumber": "0x5"} if is_final else None
 
     client = ScriptedClient(eth_getTransactionReceipt=find_receipt)
-    client.transact(KEY, TO)
+    client.transact(KEY, ContractCall(TO, b""))
     assert len(client.list_sent()) == 3
     assert len(set(client.list_sent())) == 1
 
@@ -122,7 +125,7 @@ def test_resent_transaction_may_be_known_to_the_node(
 
     client = ScriptedClient(eth_sendRawTransaction=send, eth_getTransactionReceipt=None)
     with pytest.raises(ClientError, match="is not in a block after 120 s"):
-        client.transact(KEY, TO)
+        client.transact(KEY, ContractCall(TO, b""))
     assert len(sent) > 10
 
 
@@ -164,7 +167,7 @@ def test_exchange_is_json_rpc_2_over_post() -> None:
 
 
 def test_known_revert_is_explained_and_keeps_its_code() -> None:
-    data = compute_selector("TaskUnknown(uint256)") + (9).to_bytes(32, "big")
+    data = compute_selector("TaskUnknown", ["uint256"]) + (9).to_bytes(32, "big")
     error = {"code": 3, "message": "execution reverted", "data": to_hex(data)}
     with pytest.raises(RpcCallError, match="there is no task 9; `pot task list`") as refused:
         ask(httpx.Response(200, json={"error": error}))

@@ -5,12 +5,13 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
+from chain.contracts import training_token, validator_set
+from chain.contracts.abi import ContractCall, ContractView
 from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
-from chain.contracts.training_token import encode_approve
-from chain.contracts.validator_set import encode_propose_join, encode_vote_on_proposal
 from chain.crypto import get_address, keccak256
 from chain.genesis import GenesisConfig, GenesisState, build_genesis
 from chain.primitives import TOKEN_UNIT, Address, BlockNumber, PrivateKey
@@ -30,6 +31,7 @@ from tests.worlds.cluster import (
     list_signed,
 )
 
+T = TypeVar("T")
 OPERATOR_KEYS = tuple(PrivateKey(keccak256(b"operator %d" % i)) for i in range(5))
 JOINER_KEY = PrivateKey(keccak256(b"validator 4"))
 JOINER = get_address(JOINER_KEY)
@@ -74,28 +76,28 @@ class ChangingCluster:
     def validators(self) -> list[ClusterNode]:
         return self.wire.nodes[:4]
 
-    def send(self, key: PrivateKey, to: Address, data: bytes = b"", gas: int = 2_000_000) -> None:
+    def send(self, key: PrivateKey, call: ContractCall, gas: int = 2_000_000) -> None:
         """Put a transaction into every pool."""
         running = [node for node in self.wire.nodes if node.is_running]
         nonce = max(node.mempool.pending_nonce(get_address(key)) or 0 for node in running)
-        transaction = sign(key, nonce, to, data=data, gas=gas)
+        transaction = sign(key, nonce, call.to, data=call.data, gas=gas)
         for node in running:
             node.submit(transaction)
         self.sent += 1
 
     def join(self) -> None:
         stake = STAKE_POT * TOKEN_UNIT
-        self.send(OPERATOR_KEYS[4], TRAINING_TOKEN, encode_approve(VALIDATOR_SET, stake))
-        self.send(OPERATOR_KEYS[4], VALIDATOR_SET, encode_propose_join(JOINER))
+        self.send(OPERATOR_KEYS[4], training_token.approve(TRAINING_TOKEN, VALIDATOR_SET, stake))
+        self.send(OPERATOR_KEYS[4], validator_set.propose_join(JOINER))
 
     def vote(self, *voters: int) -> None:
         for index in voters:
-            self.send(OPERATOR_KEYS[index], VALIDATOR_SET, encode_vote_on_proposal(1))
+            self.send(OPERATOR_KEYS[index], validator_set.vote_on_proposal(1))
 
     async def trickle(self) -> None:
         """Send a transfer every half a second, for ever."""
         while True:
-            self.send(ALICE, JOINER, gas=21_000)
+            self.send(ALICE, ContractCall(JOINER, b""), gas=21_000)
             await trio.sleep(0.5)
 
     def sets(self, node: ClusterNode) -> list[tuple[Address, ...]]:
@@ -128,9 +130,9 @@ def calls_of(cluster: ChangingCluster, index: int) -> ValidatorSetCalls:
     """The transactions that an operator's node sends by itself."""
     node, key = cluster.wire.nodes[index], OPERATOR_KEYS[index]
 
-    async def send(contract: Address, data: bytes, gas_limit: int) -> None:
+    async def send(call: ContractCall, gas_limit: int) -> None:
         await trio.lowlevel.checkpoint()
-        cluster.send(key, contract, data, gas_limit)
+        cluster.send(key, call, gas_limit)
 
     config = cluster.wire.genesis[0]
     return ValidatorSetCalls(
@@ -142,7 +144,7 @@ def calls_of(cluster: ChangingCluster, index: int) -> ValidatorSetCalls:
     )
 
 
-def ask(cluster: ChangingCluster, data: bytes) -> bytes:
+def read(cluster: ChangingCluster, view: ContractView[T]) -> T:
     node = cluster.validators[0]
     config = cluster.wire.genesis[0]
-    return LedgerReader(node.store, node.database, config, node.clock).ask_validator_set(data)
+    return LedgerReader(node.store, node.database, config, node.clock).read(view)

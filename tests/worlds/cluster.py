@@ -30,7 +30,6 @@ from chain.primitives import Address, BlockNumber, Hash32, PrivateKey, Signature
 from chain.types.block import Block, decode_block
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction
-from chain.types.validator_set import ValidatorSet
 from node.chain.contract_reader import LedgerReader
 from node.chain.executor import Executor
 from node.chain.finalizer import Finalizer, NewHead
@@ -183,7 +182,7 @@ class ClusterNode:
         self.database = open_database(self.directory / "database")
         self.store = FusedStore(self.database)
         self.store.fuse = self.fuse
-        validator_set = ValidatorSet(*read_genesis_set(config, genesis))
+        validator_set = read_genesis_set(config, genesis)
         self.store.initialize(genesis.header, genesis.delta, b"{}", validator_set)
         self.wal = FusedLog(self.directory / "wal", self.fuse, self.fsync)
         guard = FusedGuard(self.directory / "guard", self.fuse)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from eth.db.atomic import AtomicDB
 from eth.vm.execution_context import ExecutionContext
@@ -17,7 +18,14 @@ from eth.vm.forks.cancun.transaction_context import CancunTransactionContext
 from eth.vm.forks.prague.state import PragueState
 from eth.vm.message import Message
 
-from chain.contracts.abi import decode_uint
+from chain.contracts import (
+    gradient_ledger,
+    reward_distributor,
+    task_registry,
+    training_token,
+    validator_set,
+)
+from chain.contracts.abi import ContractCall, ContractView
 from chain.contracts.addresses import (
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
@@ -27,57 +35,14 @@ from chain.contracts.addresses import (
 )
 from chain.contracts.errors import ContractError, decode_error
 from chain.contracts.events import Event, decode_event
-from chain.contracts.gradient_ledger import (
-    MinerState,
-    Participant,
-    Phase,
-    ResultVote,
-    RoundState,
-    decode_deadline,
-    decode_miner,
-    decode_participants,
-    decode_round,
-    encode_advance_round,
-    encode_commit_gradient,
-    encode_credit_of,
-    encode_deadline,
-    encode_get_miner,
-    encode_get_round,
-    encode_gradient_ledger_arguments,
-    encode_leave,
-    encode_participants,
-    encode_phase,
-    encode_post_result,
-    encode_post_verdict,
-    encode_register,
-    encode_required_bond,
-    encode_settle_round,
-    encode_withdraw_bond,
-)
-from chain.contracts.reward_distributor import encode_claim, encode_claimed_total_of
-from chain.contracts.task_registry import (
-    TaskAccount,
-    TaskTerms,
-    decode_account,
-    encode_cancel_task,
-    encode_fund_task,
-    encode_get_account,
-    encode_post_ready,
-    encode_refund_task,
-    encode_resume_task,
-    encode_submit_task,
-)
-from chain.contracts.training_token import (
-    encode_approve,
-    encode_balance_of,
-    encode_training_token_arguments,
-)
-from chain.contracts.validator_set import encode_validator_set_arguments
+from chain.contracts.gradient_ledger import MinerState, Participant, Phase, ResultVote, RoundState
+from chain.contracts.task_registry import TaskAccount, TaskTerms
 from chain.crypto import keccak256
 from chain.primitives import EMPTY_TRIE_ROOT, Address, Hash32, TaskId
 from chain.training.rewards import RewardTree, build_reward_tree
 from chain.types.receipt import Log
 
+T = TypeVar("T")
 CHAIN_ID = 424242
 POT = 10**18
 FLOOR = 2
@@ -202,7 +167,7 @@ class World:
 
     def pass_phase(self) -> None:
         """Go to the first block past the deadline of the phase."""
-        deadline = decode_deadline(self.view(GRADIENT_LEDGER, encode_deadline(self.task)))
+        deadline = self.read(gradient_ledger.deadline(self.task))
         assert deadline.timestamp, "this phase has no end"
         self.at(max(self.number, deadline.block_number), max(self.timestamp, deadline.timestamp))
 
@@ -226,14 +191,14 @@ class World:
         self._finish(computation)
         return at
 
-    def send(self, sender: Address, to: Address, data: bytes, *, is_static: bool = False) -> Answer:
+    def send(self, sender: Address, call: ContractCall, *, is_static: bool = False) -> Answer:
         message = Message(
             gas=GAS,
-            to=to,
+            to=call.to,
             sender=sender,
             value=0,
-            data=data,
-            code=self.state.get_code(to),
+            data=call.data,
+            code=self.state.get_code(call.to),
             is_static=is_static,
         )
         context = CancunTransactionContext(gas_price=0, origin=sender)
@@ -253,81 +218,85 @@ class World:
         events = tuple(event for log in logs if (event := decode_event(log)) is not None)
         return Answer(bytes(computation.output), events, computation.get_gas_used())
 
+    def read(self, view: ContractView[T]) -> T:
+        return view.decode(self.view(view.to, view.data))
+
     def view(self, to: Address, data: bytes) -> bytes:
-        return self.send(STRANGER, to, data, is_static=True).output
+        return self.send(STRANGER, ContractCall(to, data), is_static=True).output
 
     # ---- calls of the actors, for the task under test
 
     task = TaskId(1)
 
     def approve(self, owner: Address, spender: Address, amount: int, token=TRAINING_TOKEN) -> None:
-        self.send(owner, token, encode_approve(spender, amount))
+        self.send(owner, training_token.approve(token, spender, amount))
 
     def submit(self, terms: TaskTerms = TERMS, spec: bytes = SPEC, budget: int = BUDGET) -> Answer:
         self.approve(SUBMITTER, TASK_REGISTRY, budget, terms.token)
-        return self.send(SUBMITTER, TASK_REGISTRY, encode_submit_task(terms, spec, budget))
+        return self.send(SUBMITTER, task_registry.submit_task(terms, spec, budget))
 
     def ready(self, operators: Sequence[Address] = OPERATORS[:3]) -> Answer:
         for operator in operators:
-            answer = self.send(operator, TASK_REGISTRY, encode_post_ready(self.task))
+            answer = self.send(operator, task_registry.post_ready(self.task))
         return answer
 
     def register(self, miner: Address, units: int = 2) -> Answer:
-        bond = decode_uint(self.view(GRADIENT_LEDGER, encode_required_bond(self.task, units)))
+        bond = self.read(
+            gradient_ledger.CONTRACT.view("requiredBond", self.task, units, returns=int)
+        )
         self.approve(miner, GRADIENT_LEDGER, bond)
-        return self.send(miner, GRADIENT_LEDGER, encode_register(self.task, units))
+        return self.send(miner, gradient_ledger.register(self.task, units))
 
     def leave(self, miner: Address) -> Answer:
-        return self.send(miner, GRADIENT_LEDGER, encode_leave(self.task))
+        return self.send(miner, gradient_ledger.leave(self.task))
 
     def withdraw_bond(self, miner: Address) -> Answer:
-        return self.send(miner, GRADIENT_LEDGER, encode_withdraw_bond(self.task))
+        return self.send(miner, gradient_ledger.withdraw_bond(self.task))
 
     def commit(self, miner: Address, units: int = 2, **place: int) -> Answer:
         place = {**self.place(), **place}
         commitment = keccak256(b"commitment" + miner)
-        data = encode_commit_gradient(
+        call = gradient_ledger.commit_gradient(
             self.task, place["round"], place["attempt"], units, commitment
         )
-        return self.send(miner, GRADIENT_LEDGER, data)
+        return self.send(miner, call)
 
     def verdict(self, operator: Address, verdicts: Sequence[int], **place: int) -> Answer:
         place = {**self.place(), **place}
-        data = encode_post_verdict(
+        call = gradient_ledger.post_verdict(
             self.task, place["round"], place["attempt"], place["ballot"], bitmap(verdicts)
         )
-        return self.send(operator, GRADIENT_LEDGER, data)
+        return self.send(operator, call)
 
     def result(self, operator: Address, vote: ResultVote, **place: int) -> Answer:
         place = {**self.place(), **place}
-        data = encode_post_result(
+        call = gradient_ledger.post_result(
             self.task, place["round"], place["attempt"], place["ballot"], vote, 350, 120
         )
-        return self.send(operator, GRADIENT_LEDGER, data)
+        return self.send(operator, call)
 
     def settle(self, vote: ResultVote, sender: Address = STRANGER) -> Answer:
-        return self.send(sender, GRADIENT_LEDGER, encode_settle_round(self.task, vote))
+        return self.send(sender, gradient_ledger.settle_round(self.task, vote))
 
     def advance(self, sender: Address = STRANGER) -> Answer:
-        return self.send(sender, GRADIENT_LEDGER, encode_advance_round(self.task))
+        return self.send(sender, gradient_ledger.advance_round(self.task))
 
     def cancel(self, sender: Address = SUBMITTER) -> Answer:
-        return self.send(sender, TASK_REGISTRY, encode_cancel_task(self.task))
+        return self.send(sender, task_registry.cancel_task(self.task))
 
     def resume(self, sender: Address = SUBMITTER) -> Answer:
-        return self.send(sender, TASK_REGISTRY, encode_resume_task(self.task))
+        return self.send(sender, task_registry.resume_task(self.task))
 
     def refund(self) -> Answer:
-        return self.send(STRANGER, TASK_REGISTRY, encode_refund_task(self.task))
+        return self.send(STRANGER, task_registry.refund_task(self.task))
 
     def fund(self, amount: int, sender: Address = SUBMITTER) -> Answer:
         self.approve(sender, TASK_REGISTRY, amount)
-        return self.send(sender, TASK_REGISTRY, encode_fund_task(self.task, amount))
+        return self.send(sender, task_registry.fund_task(self.task, amount))
 
     def claim(self, account_: Address, tree: RewardTree, cumulative: int) -> Answer:
         proof = tree.proof(account_) or ()
-        data = encode_claim(self.task, cumulative, proof)
-        return self.send(account_, REWARD_DISTRIBUTOR, data)
+        return self.send(account_, reward_distributor.claim(self.task, cumulative, proof))
 
     # ---- whole steps of a round
 
@@ -365,18 +334,15 @@ class World:
 
     @property
     def phase(self) -> Phase:
-        data = self.view(GRADIENT_LEDGER, encode_phase(self.task))
-        return Phase(decode_uint(data))
+        return self.read(gradient_ledger.phase(self.task))
 
     @property
     def round(self) -> RoundState:
-        data = self.view(GRADIENT_LEDGER, encode_get_round(self.task))
-        return decode_round(data)
+        return self.read(gradient_ledger.get_round(self.task))
 
     @property
     def money(self) -> TaskAccount:
-        data = self.view(TASK_REGISTRY, encode_get_account(self.task))
-        return decode_account(data)
+        return self.read(task_registry.get_account(self.task))
 
     def place(self) -> dict[str, int]:
         """The round, attempt and ballot, read from storage, which is faster than `round`."""
@@ -399,23 +365,19 @@ class World:
         return self.state.get_storage(contract, int.from_bytes(place, "big"))
 
     def miner(self, miner: Address) -> MinerState:
-        data = self.view(GRADIENT_LEDGER, encode_get_miner(self.task, miner))
-        return decode_miner(data)
+        return self.read(gradient_ledger.get_miner(self.task, miner))
 
     def participants(self) -> tuple[Participant, ...]:
-        data = self.view(GRADIENT_LEDGER, encode_participants(self.task))
-        return decode_participants(data)
+        return self.read(gradient_ledger.participants(self.task))
 
     def balance(self, holder: Address, token: Address = TRAINING_TOKEN) -> int:
-        return decode_uint(self.view(token, encode_balance_of(holder)))
+        return self.read(training_token.balance_of(token, holder))
 
     def credit(self, operator: Address) -> int:
-        data = encode_credit_of(TRAINING_TOKEN, operator)
-        return decode_uint(self.view(GRADIENT_LEDGER, data))
+        return self.read(gradient_ledger.credit_of(TRAINING_TOKEN, operator))
 
     def claimed_total(self) -> int:
-        data = encode_claimed_total_of(self.task)
-        return decode_uint(self.view(REWARD_DISTRIBUTOR, data))
+        return self.read(reward_distributor.CONTRACT.view("claimedTotalOf", self.task, returns=int))
 
     def rewards(self, cumulative: dict[Address, int]) -> RewardTree:
         return build_reward_tree(CHAIN_ID, REWARD_DISTRIBUTOR, self.task, cumulative)
@@ -430,14 +392,14 @@ def _genesis() -> tuple[AtomicDB, Hash32]:
     world.deploy(
         "TrainingToken",
         TRAINING_TOKEN,
-        encode_training_token_arguments(
+        training_token.encode_constructor(
             (*HOLDERS, VALIDATOR_SET), (*[SUPPLY_EACH] * len(HOLDERS), STAKE * len(VALIDATORS))
         ),
     )
     world.deploy(
         "ValidatorSet",
         VALIDATOR_SET,
-        encode_validator_set_arguments(
+        validator_set.encode_constructor(
             VALIDATORS,
             OPERATORS,
             stake=STAKE,
@@ -447,7 +409,7 @@ def _genesis() -> tuple[AtomicDB, Hash32]:
         ),
     )
     world.deploy("TaskRegistry", TASK_REGISTRY)
-    world.deploy("GradientLedger", GRADIENT_LEDGER, encode_gradient_ledger_arguments(FLOOR))
+    world.deploy("GradientLedger", GRADIENT_LEDGER, gradient_ledger.encode_constructor(FLOOR))
     world.deploy("RewardDistributor", REWARD_DISTRIBUTOR)
     return world.save(database)
 

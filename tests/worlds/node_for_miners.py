@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import httpx
 
+from chain.contracts import gradient_ledger, training_token
 from chain.contracts.addresses import (
     FAUCET,
     GRADIENT_LEDGER,
@@ -13,9 +14,7 @@ from chain.contracts.addresses import (
     TRAINING_TOKEN,
     VALIDATOR_SET,
 )
-from chain.contracts.gradient_ledger import encode_commit_gradient, encode_register
 from chain.contracts.task_registry import TaskStatus
-from chain.contracts.training_token import encode_balance_of
 from chain.crypto import content_id, get_address
 from chain.primitives import Address, Hash32, PrivateKey, TaskId
 from chain.training.architectures import count_parameters
@@ -190,7 +189,7 @@ class FakeNode:
 
     @property
     def commitments(self) -> list[Transaction]:
-        name = selector(encode_commit_gradient(TASK, 0, 0, 1, Hash32(bytes(32))))
+        name = selector(gradient_ledger.commit_gradient(TASK, 0, 0, 1, Hash32(bytes(32))).data)
         return [each for each in self.transactions if selector(each.data) == name]
 
     def sent(self, to: Address) -> list[bytes]:
@@ -298,7 +297,9 @@ class FakeNode:
 
     def eth_call(self, call: dict[str, str], block: str) -> object:
         data = bytes.fromhex(call["data"][2:])
-        assert selector(data) == selector(encode_balance_of(self.miner))
+        assert selector(data) == selector(
+            training_token.balance_of(TRAINING_TOKEN, self.miner).data
+        )
         return word(self.token_balance)
 
     def eth_chainId(self) -> object:  # noqa: N802
@@ -321,7 +322,7 @@ class FakeNode:
         self.transactions.append(transaction)
         if transaction.to == FAUCET:
             self.token_balance += 10 * BOND
-        if selector(transaction.data) == selector(encode_register(TASK, 1)):
+        if selector(transaction.data) == selector(gradient_ledger.register(TASK, 1).data):
             self.units = 1
         return "0x" + transaction.hash.hex()
 

@@ -15,7 +15,6 @@ from chain.genesis import build_genesis, parse_genesis
 from chain.primitives import Address, Hash32, Signature, ValidatorIndex, View
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import decode_transaction
-from chain.types.validator_set import ValidatorSet
 from node.chain.training_index import TrainingIndex
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, open_database
@@ -185,7 +184,7 @@ class StoredChain:
         state = build_genesis(self.config)
         self.database: Database = open_database(path)
         self.store = BlockStore(self.database)
-        validator_set = ValidatorSet(*read_genesis_set(self.config, state))
+        validator_set = read_genesis_set(self.config, state)
         self.store.initialize(state.header, state.delta, file, validator_set)
         self._index = TrainingIndex(self.store)
 

@@ -6,26 +6,15 @@ from pathlib import Path
 from eth_account import Account as Signer
 from eth_account.signers.local import LocalAccount
 
+from chain.contracts import gradient_ledger, task_registry, training_token
+from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import (
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     TRAINING_TOKEN,
 )
-from chain.contracts.gradient_ledger import (
-    ResultVote,
-    encode_commit_gradient,
-    encode_post_result,
-    encode_post_verdict,
-    encode_register,
-    encode_settle_round,
-)
-from chain.contracts.task_registry import (
-    encode_cancel_task,
-    encode_post_ready,
-    encode_submit_task,
-)
-from chain.contracts.training_token import encode_approve
+from chain.contracts.gradient_ledger import ResultVote
 from chain.crypto import keccak256
 from chain.params import ChainParameters
 from chain.primitives import Address, Hash32, TaskId
@@ -95,18 +84,18 @@ class TrainingChain:
         )
         self._nonces: dict[str, int] = {}
 
-    def call(self, signer: LocalAccount, to: Address, data: bytes, **fields: object) -> bytes:
+    def call(self, signer: LocalAccount, call: ContractCall, **fields: object) -> bytes:
         """A raw transaction with the account's next nonce, to be finalized."""
         nonce = self._nonces.get(signer.address, 0)
         self._nonces[signer.address] = nonce + 1
-        return sign(signer, nonce=nonce, to="0x" + to.hex(), data=data, gas=3_000_000, **fields)
+        return sign(
+            signer, nonce=nonce, to="0x" + call.to.hex(), data=call.data, gas=3_000_000, **fields
+        )
 
-    def draft(
-        self, signer: LocalAccount, to: Address, data: bytes, **fields: object
-    ) -> Transaction:
+    def draft(self, signer: LocalAccount, call: ContractCall, **fields: object) -> Transaction:
         """A transaction with the account's next nonce, not to be finalized."""
         known = {"nonce": self._nonces.get(signer.address, 0), "gas": 3_000_000, **fields}
-        return decode_transaction(sign(signer, to="0x" + to.hex(), data=data, **known))
+        return decode_transaction(sign(signer, to="0x" + call.to.hex(), data=call.data, **known))
 
     def finalize(self, *raw: bytes) -> None:
         self.local.extend(*raw)
@@ -120,20 +109,20 @@ class TrainingChain:
         terms = compute_terms(SPEC)
         spec = encode_task_spec(SPEC)
         self.finalize(
-            self.call(SUBMITTER, TRAINING_TOKEN, encode_approve(TASK_REGISTRY, BUDGET)),
-            self.call(SUBMITTER, TASK_REGISTRY, encode_submit_task(terms, spec, BUDGET)),
+            self.call(SUBMITTER, training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, BUDGET)),
+            self.call(SUBMITTER, task_registry.submit_task(terms, spec, BUDGET)),
         )
 
     def activate(self) -> None:
-        ready = encode_post_ready(TASK)
-        self.finalize(*(self.call(each, TASK_REGISTRY, ready) for each in OPERATORS[:3]))
+        ready = task_registry.post_ready(TASK)
+        self.finalize(*(self.call(each, ready) for each in OPERATORS[:3]))
 
     def register(self) -> None:
-        approve = encode_approve(GRADIENT_LEDGER, 500 * POT)
+        approve = training_token.approve(TRAINING_TOKEN, GRADIENT_LEDGER, 500 * POT)
         self.finalize(
-            *(self.call(each, TRAINING_TOKEN, approve) for each in (ANN, BEN)),
-            self.call(ANN, GRADIENT_LEDGER, encode_register(TASK, 1)),
-            self.call(BEN, GRADIENT_LEDGER, encode_register(TASK, 2)),
+            *(self.call(each, approve) for each in (ANN, BEN)),
+            self.call(ANN, gradient_ledger.register(TASK, 1)),
+            self.call(BEN, gradient_ledger.register(TASK, 2)),
         )
         self.finalize()
 
@@ -142,8 +131,7 @@ class TrainingChain:
             *(
                 self.call(
                     miner,
-                    GRADIENT_LEDGER,
-                    encode_commit_gradient(TASK, 0, 0, units, keccak256(b"gradient")),
+                    gradient_ledger.commit_gradient(TASK, 0, 0, units, keccak256(b"gradient")),
                 )
                 for miner, units in ((ANN, 1), (BEN, 2))
             )
@@ -152,8 +140,8 @@ class TrainingChain:
 
     def judge(self) -> None:
         bitmap = encode_verdicts([Verdict.OK, Verdict.CHEAT])
-        data = encode_post_verdict(TASK, 0, 0, 0, bitmap)
-        self.finalize(*(self.call(each, GRADIENT_LEDGER, data) for each in OPERATORS))
+        call = gradient_ledger.post_verdict(TASK, 0, 0, 0, bitmap)
+        self.finalize(*(self.call(each, call) for each in OPERATORS))
         self.finalize()
 
     def compute_vote(self) -> ResultVote:
@@ -163,14 +151,14 @@ class TrainingChain:
         return ResultVote(Hash32(b"\x71" * 32), Hash32(b"\x72" * 32), tree.root, 1)
 
     def agree(self) -> None:
-        data = encode_post_result(TASK, 0, 0, 0, self.compute_vote(), 15, 700)
-        self.finalize(*(self.call(each, GRADIENT_LEDGER, data) for each in OPERATORS))
+        call = gradient_ledger.post_result(TASK, 0, 0, 0, self.compute_vote(), 15, 700)
+        self.finalize(*(self.call(each, call) for each in OPERATORS))
 
     def settle(self) -> None:
-        data = encode_settle_round(TASK, self.compute_vote())
-        self.finalize(self.call(OPERATORS[0], GRADIENT_LEDGER, data))
+        call = gradient_ledger.settle_round(TASK, self.compute_vote())
+        self.finalize(self.call(OPERATORS[0], call))
 
     def cancel(self) -> None:
         """Cancel the task, which closes when the next attempt ends."""
-        data = encode_cancel_task(TASK)
-        self.finalize(self.call(SUBMITTER, TASK_REGISTRY, data))
+        data = task_registry.cancel_task(TASK)
+        self.finalize(self.call(SUBMITTER, data))

@@ -1,20 +1,23 @@
 """A real training host; its chain, verifier and peers are fakes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import trio
+from eth_abi.abi import encode
 
+from chain.contracts import gradient_ledger, task_registry
+from chain.contracts.abi import ContractCall, ContractView
 from chain.contracts.gradient_ledger import (
     AttemptOpened,
+    Deadline,
     GradientCommitted,
     Phase,
     ResultVote,
     RoundSettled,
-    encode_post_verdict,
 )
-from chain.contracts.task_registry import TaskTerms
 from chain.crypto import content_id
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Verdict, encode_verdicts
@@ -29,6 +32,7 @@ from chain.training.task_spec import (
     TaskSpec,
 )
 from chain.training.task_spec_codec import compute_terms
+from node.chain.phase_cache import TaskPhase
 from node.operator.account import Operator
 from node.storage.blobs import BlobStore
 from node.training.host import TrainingHost
@@ -49,6 +53,7 @@ from tests.worlds.training import (
 from tests.worlds.training import SPEC as SMALL
 from tests.worlds.waiting import until
 
+T = TypeVar("T")
 CHAIN_ID = 99
 ATTEMPT = AttemptId(TASK, 0, 0)
 NOW = 1_700_000_000
@@ -133,12 +138,15 @@ class FakeChain:
     def head_number(self) -> BlockNumber:
         return BlockNumber(self.head)
 
-    def phase(self, _task_id: TaskId) -> tuple[Phase, int]:
+    def phase(self, _task_id: TaskId) -> TaskPhase:
         self.phase_calls += 1
-        return self.phase_now, NOW + SPEC.phases.verdict_seconds
+        return self.phase_now, Deadline(BlockNumber(0), NOW + SPEC.phases.verdict_seconds)
 
-    def terms(self, _task_id: TaskId) -> TaskTerms:
-        return compute_terms(SPEC)
+    def read(self, view: ContractView[T]) -> T:
+        """The terms of a task: preparation asks for nothing else."""
+        assert view in [task_registry.get_terms(task_id) for task_id in self.histories]
+        types = task_registry.CONTRACT.abi.functions["getTerms"].outputs
+        return view.decode(encode(types, [astuple(compute_terms(SPEC))]))
 
     def participants(self, _task_id: TaskId, _open: BlockNumber) -> tuple[tuple[Address, int], ...]:
         return tuple((miner, 1) for miner in MINERS)
@@ -232,7 +240,7 @@ class Node:
         self.peers = FakePeers(store=self.blobs)
         self.verifier = FakeVerifier(honest_worker)
         self.clock = Clock()
-        self.sent: list[tuple[Address, bytes]] = []
+        self.sent: list[ContractCall] = []
         if has_content:
             for data in (WEIGHTS, *SHARDS):
                 self.blobs.put(data)
@@ -253,9 +261,9 @@ class Node:
             directory=path / "training",
         )
 
-    async def _send(self, contract: Address, data: bytes, _gas_limit: int) -> None:
+    async def _send(self, call: ContractCall, _gas_limit: int) -> None:
         await trio.lowlevel.checkpoint()
-        self.sent.append((contract, data))
+        self.sent.append(call)
 
     def hold(self, *indices: int) -> None:
         for index in indices:
@@ -275,12 +283,12 @@ class Node:
             nursery.cancel_scope.cancel()
 
     def verdicts(self) -> list[bytes]:
-        start = encode_post_verdict(TASK, 0, 0, 0, b"")[:4]
-        return [data for _, data in self.sent if data[:4] == start]
+        start = gradient_ledger.post_verdict(TASK, 0, 0, 0, b"").data[:4]
+        return [call.data for call in self.sent if call.data[:4] == start]
 
 
 def expected_verdict(*verdicts: Verdict) -> bytes:
-    return encode_post_verdict(TASK, 0, 0, 0, encode_verdicts(verdicts))
+    return gradient_ledger.post_verdict(TASK, 0, 0, 0, encode_verdicts(verdicts)).data
 
 
 def judging(count: int = 3) -> FakeChain:

@@ -4,18 +4,17 @@ import pytest
 from eth_abi import encode
 
 from chain.contracts.abi import compute_selector
-from chain.contracts.errors import ERROR_SIGNATURES, ContractError, decode_error
+from chain.contracts.errors import ERRORS, ContractError, decode_error
 from chain.contracts.reverts import MEANINGS, describe_revert
 
-SIGNATURES = {signature.partition("(")[0]: signature for signature in ERROR_SIGNATURES}
 VALUES = {"uint": 4, "address": "0x" + "11" * 20, "string": "unitPrice", "bytes32": b"\x01" * 32}
 
 
 @pytest.mark.parametrize("name", sorted(MEANINGS))
 def test_meaning_is_one_line_of_an_error_that_the_contracts_have(name: str) -> None:
-    types = [each for each in SIGNATURES[name].partition("(")[2][:-1].split(",") if each]
+    types = ERRORS[name]
     values = [VALUES[each.rstrip(string.digits) if each != "bytes32" else each] for each in types]
-    error = decode_error(compute_selector(SIGNATURES[name]) + encode(types, values))
+    error = decode_error(compute_selector(name, types) + encode(types, values))
     assert error is not None
     said = describe_revert(error)
     assert "\n" not in said

@@ -17,6 +17,7 @@ from chain.genesis import build_genesis
 from chain.primitives import Address, BlockNumber, PrivateKey
 from chain.state.world_state import ReadableDatabase, WorldState
 from chain.types.header import Header
+from chain.types.validator_set import ValidatorSet
 from node.setup.network_genesis import Seat, build_network, plan_development_network
 from tests.worlds.chain import genesis_config
 
@@ -41,21 +42,21 @@ def changed(number: int = 0, code: bytes | None = None, **slots: int):
 
 
 def test_genesis_says_who_decides_block_1() -> None:
-    assert read_genesis_set(CONFIG, GENESIS) == (VALIDATORS, OPERATORS)
+    assert read_genesis_set(CONFIG, GENESIS) == ValidatorSet(VALIDATORS, OPERATORS)
 
 
 def test_without_the_contract_the_parameters_decide_for_ever() -> None:
     config = genesis_config()
     genesis = build_genesis(config)
     validators = config.parameters.validators
-    assert read_genesis_set(config, genesis) == (validators, validators)
+    assert read_genesis_set(config, genesis) == ValidatorSet(validators, validators)
     assert read_next_set(genesis.delta, genesis.header, 1, validators) is None
 
 
 def test_an_unchanged_set_is_not_read_again() -> None:
     assert read_next_set(GENESIS.delta, GENESIS.header, CONFIG.chain_id, VALIDATORS) is None
     found = read_next_set(GENESIS.delta, GENESIS.header, CONFIG.chain_id, OTHERS)
-    assert found == (VALIDATORS, OPERATORS)
+    assert found == ValidatorSet(VALIDATORS, OPERATORS)
 
 
 @pytest.mark.parametrize(("number", "is_next"), [(7, False), (8, False), (9, True), (10, True)])

@@ -2,8 +2,10 @@
 
 import pytest
 
+from chain.contracts import gradient_ledger, task_registry
+from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import GRADIENT_LEDGER
-from chain.contracts.gradient_ledger import Phase, encode_leave, encode_post_verdict
+from chain.contracts.gradient_ledger import Phase
 from chain.primitives import Address, BlockNumber, TaskId
 from chain.training.task_spec_codec import compute_terms
 from tests.worlds.training_chain import (
@@ -32,7 +34,7 @@ def test_validator_set_and_terms_are_those_of_genesis_and_the_spec(
     chain: TrainingChain,
 ) -> None:
     assert chain.store.next_validator_set() == GENESIS_SET
-    assert chain.ledger.terms(TASK) == compute_terms(SPEC)
+    assert chain.ledger.read(task_registry.get_terms(TASK)) == compute_terms(SPEC)
 
 
 def test_registered_miners_take_part_in_the_order_of_addresses(chain: TrainingChain) -> None:
@@ -41,9 +43,11 @@ def test_registered_miners_take_part_in_the_order_of_addresses(chain: TrainingCh
     assert history.attempt is not None
     expected = tuple(sorted([(address_of(ANN), 1), (address_of(BEN), 2)]))
     assert chain.ledger.participants(TASK, history.attempt.open_block) == expected
-    assert chain.ledger.is_registered(TASK, address_of(ANN))
-    assert not chain.ledger.is_registered(TASK, address_of(SUBMITTER))
-    assert not chain.ledger.is_registered(TaskId(2**64 - 1), address_of(ANN))
+    assert chain.ledger.read(gradient_ledger.get_miner(TASK, address_of(ANN))).units
+    assert not chain.ledger.read(gradient_ledger.get_miner(TASK, address_of(SUBMITTER))).units
+    assert not chain.ledger.read(
+        gradient_ledger.get_miner(TaskId(2**64 - 1), address_of(ANN))
+    ).units
 
 
 def test_the_phase_is_that_of_the_next_block(chain: TrainingChain) -> None:
@@ -53,7 +57,7 @@ def test_the_phase_is_that_of_the_next_block(chain: TrainingChain) -> None:
     phase, deadline = chain.ledger.phase(TASK)
     assert phase is Phase.COMMITMENT
     opened = history.attempt.open_timestamp
-    assert deadline == opened + SPEC.phases.commit_seconds
+    assert deadline.timestamp == opened + SPEC.phases.commit_seconds
 
 
 def test_the_mix_hash_of_a_block_is_known_from_its_parent(chain: TrainingChain) -> None:
@@ -64,12 +68,14 @@ def test_the_mix_hash_of_a_block_is_known_from_its_parent(chain: TrainingChain) 
 def test_a_simulation_names_the_contracts_error_and_changes_nothing(chain: TrainingChain) -> None:
     root = chain.store.head().state_root
     operator = address_of(OPERATORS[0])
-    early = encode_post_verdict(TASK, 0, 0, 0, b"\0")
-    refusal = chain.ledger.simulate(operator, GRADIENT_LEDGER, early, 1_500_000)
+    early = gradient_ledger.post_verdict(TASK, 0, 0, 0, b"\0")
+    refusal = chain.ledger.simulate(operator, early, 1_500_000)
     assert refusal is not None
     assert refusal.startswith("Ledger")
-    leave = encode_leave(TASK)
-    assert chain.ledger.simulate(address_of(ANN), GRADIENT_LEDGER, leave, 1_500_000) is None
-    assert chain.ledger.simulate(address_of(ANN), GRADIENT_LEDGER, leave, 25_000) is not None
-    assert chain.ledger.simulate(Address(bytes(20)), GRADIENT_LEDGER, b"\xff" * 9, 10**6)
+    leave = gradient_ledger.leave(TASK)
+    assert chain.ledger.simulate(address_of(ANN), leave, 1_500_000) is None
+    assert chain.ledger.simulate(address_of(ANN), leave, 25_000) is not None
+    assert chain.ledger.simulate(
+        Address(bytes(20)), ContractCall(GRADIENT_LEDGER, b"\xff" * 9), 10**6
+    )
     assert chain.store.head().state_root == root

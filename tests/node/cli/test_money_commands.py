@@ -9,8 +9,7 @@ from pathlib import Path
 
 from eth_account.signers.local import LocalAccount
 
-from chain.contracts.addresses import GRADIENT_LEDGER
-from chain.contracts.gradient_ledger import encode_advance_round
+from chain.contracts import gradient_ledger
 from chain.primitives import PrivateKey
 from chain.state.world_state import get_account
 from pot_common.keystore import save_key
@@ -86,7 +85,7 @@ def void_attempt(chain: TrainingChain) -> None:
     catch_up(chain)
     for _ in range(SPEC.phases.commit_seconds // 2 + 2):
         chain.finalize()
-    chain.finalize(chain.call(OPERATORS[0], GRADIENT_LEDGER, encode_advance_round(TASK)))
+    chain.finalize(chain.call(OPERATORS[0], gradient_ledger.advance_round(TASK)))
 
 
 def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from eth_abi import encode
 
+from chain.contracts import task_registry, training_token
 from chain.contracts.addresses import FAUCET, TASK_REGISTRY, TRAINING_TOKEN
 from chain.contracts.events import EVENT_LAYOUTS
-from chain.contracts.task_registry import TaskSubmitted, encode_submit_task
-from chain.contracts.training_token import encode_allowance, encode_approve
+from chain.contracts.task_registry import TaskSubmitted
 from chain.crypto import content_id
 from chain.training.model_file import encode_model_file
 from chain.training.task_spec_codec import compute_terms, encode_task_spec
@@ -85,8 +85,8 @@ class FakeRegistry:
         }
 
     def call(self, call: dict[str, str], block: str) -> str:
-        is_allowance = call["data"].startswith("0x" + encode_allowance(
-            FAUCET, FAUCET)[:4].hex())  # fmt: skip
+        allowance = training_token.allowance(TRAINING_TOKEN, FAUCET, FAUCET)
+        is_allowance = call["data"].startswith("0x" + allowance.data[:4].hex())
         return "0x" + (0 if is_allowance else self.tokens).to_bytes(32, "big").hex()
 
     def send(self, raw: str) -> str:
@@ -94,7 +94,7 @@ class FakeRegistry:
         return "0x00"
 
     def receipt(self, name: str) -> object:
-        layout = next(layout for layout in EVENT_LAYOUTS if layout.build is TaskSubmitted)
+        layout = next(layout for layout in EVENT_LAYOUTS if layout.kind is TaskSubmitted)
         spec = encode_task_spec(self.bundle.spec)
         topics = [layout.topic, bytes(31) + b"\x01", bytes(32), content_id(spec)]
         log = {
@@ -176,9 +176,10 @@ def test_submit_approves_the_budget_sends_the_spec_and_uploads_blobs(
     assert budget == 2 * (4 * 15 * 10**17 + 5 * 10**17)
     assert submitted["id"] == 1
     approval, submission = registry.transactions
-    assert approval.data == encode_approve(TASK_REGISTRY, budget)
-    assert submission.data == encode_submit_task(
-        compute_terms(spec), encode_task_spec(spec), budget
+    assert approval.data == training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, budget).data
+    assert (
+        submission.data
+        == task_registry.submit_task(compute_terms(spec), encode_task_spec(spec), budget).data
     )
     assert sorted(blobs.values()) == sorted(registry.bundle.blobs.values())
     assert all(path == f"/v1/blobs/0x{content_id(blob).hex()}" for path, blob in blobs.items())
@@ -189,7 +190,10 @@ def test_rounds_and_budget_can_be_given(
 ) -> None:
     with serve(registry.answers()) as url:
         pot("task", "submit", task_file, *key, "--rounds", 9, "--budget", "7", "--rpc", url)
-    assert registry.transactions[0].data == encode_approve(TASK_REGISTRY, 7 * 10**18)
+    assert (
+        registry.transactions[0].data
+        == training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, 7 * 10**18).data
+    )
     assert b'"rounds":9' in registry.transactions[1].data
 
 

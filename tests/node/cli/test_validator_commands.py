@@ -6,14 +6,11 @@ from pathlib import Path
 import pytest
 from eth_abi.abi import encode
 
+from chain.contracts import validator_set
+from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
 from chain.contracts.events import EVENT_LAYOUTS
-from chain.contracts.validator_set import (
-    ProposalMade,
-    SetScheduled,
-    ValidatorStatus,
-    encode_candidacy_of,
-)
+from chain.contracts.validator_set import ProposalMade, SetScheduled, ValidatorStatus
 from chain.crypto import get_address, keccak256
 from chain.primitives import Address, PrivateKey
 from chain.types.transaction import decode_transaction
@@ -62,13 +59,13 @@ class FakeChain:
 
     def view(self, call: dict) -> bytes:
         data = bytes.fromhex(call["data"][2:])
-        if data == encode_candidacy_of(get_address(KEY)):
-            data = encode_candidacy_of(self.sender)
+        if data == validator_set.candidacy_of(get_address(KEY)).data:
+            data = validator_set.candidacy_of(self.sender).data
         return self.world.view(Address(bytes.fromhex(call["to"][2:])), data)
 
     def send(self, raw: str) -> str:
         transaction = decode_transaction(bytes.fromhex(raw[2:]))
-        answer = self.world.send(self.sender, transaction.to, transaction.data)
+        answer = self.world.send(self.sender, ContractCall(transaction.to, transaction.data))
         self.logs = [
             {
                 "address": "0x" + VALIDATOR_SET.hex(),
@@ -82,7 +79,7 @@ class FakeChain:
 
 
 def as_log(event: object) -> tuple[list[bytes], bytes]:
-    layouts = {layout.build: layout for layout in EVENT_LAYOUTS}
+    layouts = {layout.kind: layout for layout in EVENT_LAYOUTS}
     layout = layouts[type(event)]
 
     def word(value: int) -> bytes:

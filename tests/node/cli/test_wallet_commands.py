@@ -2,10 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from chain.contracts import gradient_ledger, reward_distributor, training_token
 from chain.contracts.addresses import FAUCET, GRADIENT_LEDGER, TRAINING_TOKEN
-from chain.contracts.gradient_ledger import encode_withdraw_credit
-from chain.contracts.reward_distributor import RewardClaim, encode_claim_many
-from chain.contracts.training_token import encode_transfer
+from chain.contracts.reward_distributor import RewardClaim
 from chain.primitives import Address, TaskId
 from chain.types.transaction import Transaction, decode_transaction
 from tests.worlds.command_line import Answers, Pot, serve
@@ -130,7 +129,7 @@ def test_send_moves_tokens_or_coins(pot: Pot, account: tuple[str, list[str]]) ->
         assert "give POT or coin" in pot.fails("wallet", "send", *options, "--token", "ETH")
     tokens, coins = chain.transactions
     assert (tokens.to, tokens.value) == (TRAINING_TOKEN, 0)
-    assert tokens.data == encode_transfer(to, 15 * 10**17)
+    assert tokens.data == training_token.transfer(TRAINING_TOKEN, to, 15 * 10**17).data
     assert (coins.to, coins.value, coins.data) == (to, 15 * 10**17, b"")
     assert "0x" + coins.sender.hex() == account[0]
 
@@ -151,11 +150,11 @@ def test_claim_takes_the_rewards_of_every_task_in_one_transaction(
         )
     (transaction,) = chain.transactions
     proof = (bytes.fromhex(PROOF[2:]),)
-    assert transaction.data == encode_claim_many(
-        [
-            RewardClaim(TaskId(1), owner, 5, proof),
-            RewardClaim(TaskId(3), owner, 7, proof),
-        ]
+    assert (
+        transaction.data
+        == reward_distributor.claim_many(
+            [RewardClaim(TaskId(1), owner, 5, proof), RewardClaim(TaskId(3), owner, 7, proof)]
+        ).data
     )
 
 
@@ -196,4 +195,4 @@ def test_credit_of_an_operator_is_taken(pot: Pot, account: tuple[str, list[str]]
     (transaction,) = chain.transactions
     assert taken["received"] == str(10**18)
     assert transaction.to == GRADIENT_LEDGER
-    assert transaction.data == encode_withdraw_credit(TRAINING_TOKEN)
+    assert transaction.data == gradient_ledger.withdraw_credit(TRAINING_TOKEN).data

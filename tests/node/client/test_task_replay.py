@@ -1,9 +1,10 @@
 from dataclasses import replace
 
 import pytest
-from eth_abi.abi import encode
 
-from chain.contracts.addresses import REWARD_DISTRIBUTOR, VALIDATOR_SET
+from chain.contracts import validator_set
+from chain.contracts.abi import ContractView
+from chain.contracts.addresses import REWARD_DISTRIBUTOR
 from chain.contracts.events import Event
 from chain.contracts.gradient_ledger import (
     AttemptOpened,
@@ -15,7 +16,6 @@ from chain.contracts.gradient_ledger import (
     VerdictPosted,
 )
 from chain.contracts.task_registry import TaskActivated, TaskSubmitted
-from chain.contracts.validator_set import encode_committee
 from chain.crypto import content_id
 from chain.hexadecimal import to_hex
 from chain.primitives import Hash32
@@ -35,6 +35,7 @@ from chain.training.rewards import build_reward_tree
 from chain.training.state import compute_model_root, compute_training_state_root
 from chain.training.task_spec import compute_learning_rate_ppb
 from chain.training.task_spec_codec import encode_task_spec
+from chain.types.validator_set import ValidatorSet
 from node.client.rpc_client import RpcClient
 from node.client.task_replay import TaskReplay
 from pot_common.errors import OperatorError
@@ -139,10 +140,9 @@ class FakeChain(RpcClient):
     def quantity(self, method: str, *params: object) -> int:
         return {"eth_chainId": CHAIN_ID, "eth_blockNumber": 20}[method]
 
-    def call_contract(self, to: bytes, data: bytes, block: str) -> bytes:
-        assert to == VALIDATOR_SET
-        assert data == encode_committee()
-        return encode(["address[]", "address[]"], [VALIDATORS, OPERATORS])
+    def read(self, view: ContractView[ValidatorSet], block: str) -> ValidatorSet:
+        assert view == validator_set.get_current()
+        return ValidatorSet(VALIDATORS, OPERATORS)
 
     def call_object(self, method: str, *params: object) -> dict[str, object] | None:
         match method:

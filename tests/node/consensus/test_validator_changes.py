@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
+from chain.contracts import validator_set
 from chain.contracts.addresses import VALIDATOR_SET
 from chain.contracts.set_storage import SET_SLOTS
-from chain.contracts.validator_set import encode_leave_set
 from chain.light import LightChain, TrustedNetwork
 from chain.primitives import BlockNumber
 from chain.state.proof import build_state_proof
@@ -41,13 +41,13 @@ def follow_from_genesis(node: ClusterNode) -> None:
         header = node.store.header(BlockNumber(number))
         return header.encode(), node.store.certificate(header.number).encode()
 
-    for first_block, validator_set in node.store.validator_sets_after(chain.set_since, 16):
+    for first_block, following in node.store.validator_sets_after(chain.set_since, 16):
         last = node.store.header(BlockNumber(first_block - 1))
         nodes = build_state_proof(node.database, last.state_root, {VALIDATOR_SET: SET_SLOTS})
-        chain.follow_change(validator_set.validators, *certified(last.number), nodes)
+        chain.follow_change(following.validators, *certified(last.number), nodes)
     for number in range(1, node.store.head_number() + 1):
-        validator_set = node.store.validator_set(BlockNumber(number))
-        assert chain.get_validators(BlockNumber(number)) == validator_set.validators
+        expected = node.store.validator_set(BlockNumber(number)).validators
+        assert chain.get_validators(BlockNumber(number)) == expected
         chain.verify_header(BlockNumber(number), *certified(number))
 
 
@@ -74,7 +74,7 @@ async def test_a_fifth_validator_joins_votes_proposes_and_leaves_under_load(
         assert joiner.host.is_member
         assert joiner.host.is_signing
 
-        cluster.send(OPERATOR_KEYS[4], VALIDATOR_SET, encode_leave_set())
+        cluster.send(OPERATOR_KEYS[4], validator_set.leave_set())
         await until(lambda: first.store.next_validator_set().validators == VALIDATORS)
         left_at = first.store.head_number() + 1
         await until(lambda: min(heads(cluster.wire.nodes)) >= left_at)
@@ -143,7 +143,7 @@ async def test_validator_removed_while_it_was_down_becomes_a_follower(
         cluster.vote(0, 1, 2)
         await until(lambda: joiner.host.is_member and joiner.host.is_signing)
         joiner.kill()
-        cluster.send(OPERATOR_KEYS[4], VALIDATOR_SET, encode_leave_set())
+        cluster.send(OPERATOR_KEYS[4], validator_set.leave_set())
         await until(lambda: first.store.next_validator_set().validators == VALIDATORS)
         target = first.store.head_number() + 8
         await until(lambda: first.store.head_number() >= target)

@@ -14,17 +14,11 @@ from chain.consensus.messages import (
     compute_signing_digest,
     encode_message,
 )
-from chain.contracts.addresses import VALIDATOR_SET
-from chain.contracts.validator_set import (
-    decode_validator,
-    encode_genesis_hash,
-    encode_get_validator,
-    encode_leave_set,
-    encode_record_genesis,
-)
+from chain.contracts import validator_set
+from chain.contracts.abi import ContractCall
 from chain.crypto import get_address, keccak256
 from chain.crypto import sign as sign_digest
-from chain.primitives import Address, BlockNumber, ValidatorIndex, View
+from chain.primitives import BlockNumber, ValidatorIndex, View
 from node.chain.contract_reader import LedgerReader
 from node.operator.account import Operator
 from node.operator.validator_set_calls import ValidatorSetCalls
@@ -32,8 +26,8 @@ from tests.worlds.changing_cluster import (
     JOINER,
     OPERATOR_KEYS,
     ChangingCluster,
-    ask,
     calls_of,
+    read,
     running,
 )
 from tests.worlds.cluster import VALIDATORS, domain, heads
@@ -51,8 +45,8 @@ async def test_equivocating_validator_is_reported_slashed_and_removed(
     async with running(cluster) as nursery:
         for index in range(3):
             nursery.start_soon(calls_of(cluster, index).run)
-        await until(lambda: ask(cluster, encode_genesis_hash()) != bytes(32))
-        assert ask(cluster, encode_genesis_hash()) == cluster.wire.genesis[1].header.hash
+        await until(lambda: read(cluster, validator_set.genesis_hash()) != bytes(32))
+        assert read(cluster, validator_set.genesis_hash()) == cluster.wire.genesis[1].header.hash
 
         # The validator equivocates: it sends a second PREPARE with each of its own.
         def lie() -> None:
@@ -75,8 +69,8 @@ async def test_equivocating_validator_is_reported_slashed_and_removed(
         await until(lambda: first.evidence.held() != ())
         liar.after_finalized = lambda _block: None
         await until(lambda: liar.address not in first.store.next_validator_set().validators)
-        data = ask(cluster, encode_get_validator(liar.address))
-        assert decode_validator(data).is_slashed
+        state = read(cluster, validator_set.get_validator(liar.address))
+        assert state.is_slashed
         target = first.store.head_number() + 5
         await until(lambda: min(heads(cluster.wire.nodes)) >= target)
         assert not liar.host.is_member
@@ -91,8 +85,8 @@ async def test_nodes_carry_out_due_set_changes(autojump_clock: MockClock, tmp_pa
             nursery.start_soon(calls_of(cluster, index).run)
         # Three changes are due; the contract makes one at a time.
         cluster.join()
-        cluster.send(OPERATOR_KEYS[3], VALIDATOR_SET, encode_leave_set())
-        cluster.send(OPERATOR_KEYS[2], VALIDATOR_SET, encode_leave_set())
+        cluster.send(OPERATOR_KEYS[3], validator_set.leave_set())
+        cluster.send(OPERATOR_KEYS[2], validator_set.leave_set())
         await until(lambda: first.mempool.counts()[0] == 0)
         cluster.vote(0, 1, 2)
         left = {cluster.validators[2].address, cluster.validators[3].address}
@@ -106,11 +100,11 @@ async def test_evidence_is_resent_with_backoff_and_dropped_when_old(
 ) -> None:
     cluster = ChangingCluster(tmp_path)
     node = cluster.validators[0]
-    sent: list[tuple[int, bytes]] = []
+    sent: list[tuple[int, ContractCall]] = []
 
-    async def send(contract: Address, data: bytes, gas_limit: int) -> None:
+    async def send(call: ContractCall, gas_limit: int) -> None:
         await trio.lowlevel.checkpoint()
-        sent.append((node.store.head_number(), data))
+        sent.append((node.store.head_number(), call))
 
     async with running(cluster):
         calls = calls_of(cluster, 0)
@@ -122,11 +116,11 @@ async def test_evidence_is_resent_with_backoff_and_dropped_when_old(
             evidence=node.evidence,
             evidence_blocks=30,
         )
-        record = encode_record_genesis()
+        record = validator_set.record_genesis()
         while node.store.head_number() < 25:
             await calls.send_due()
             await trio.sleep(0.2)
-        numbers = [number for number, data in sent if data == record]
+        numbers = [number for number, call in sent if call == record]
         gaps = [second - first for first, second in pairwise(numbers)]
         assert gaps == sorted(gaps)
         assert gaps[0] >= 6

@@ -10,23 +10,15 @@ from eth_account import Account as Signer
 from eth_account.signers.local import LocalAccount
 from structlog.testing import capture_logs
 
+from chain.contracts import gradient_ledger, reward_distributor, task_registry, training_token
+from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import (
     GRADIENT_LEDGER,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     TRAINING_TOKEN,
 )
-from chain.contracts.gradient_ledger import (
-    ResultVote,
-    encode_commit_gradient,
-    encode_post_result,
-    encode_post_verdict,
-    encode_register,
-    encode_settle_round,
-)
-from chain.contracts.reward_distributor import encode_claim
-from chain.contracts.task_registry import encode_post_ready, encode_submit_task
-from chain.contracts.training_token import encode_approve
+from chain.contracts.gradient_ledger import ResultVote
 from chain.crypto import content_id, keccak256
 from chain.params import ChainParameters
 from chain.primitives import Address, Hash32, TaskId
@@ -128,10 +120,10 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
     chain = build_chain(directory / "database")
     nonces: dict[str, int] = {}
 
-    def send(signer: LocalAccount, to: Address, data: bytes) -> bytes:
+    def send(signer: LocalAccount, call: ContractCall) -> bytes:
         nonce = nonces.get(signer.address, 0)
         nonces[signer.address] = nonce + 1
-        return sign(signer, nonce=nonce, to=text(to), data=data, gas=3_000_000)
+        return sign(signer, nonce=nonce, to=text(call.to), data=call.data, gas=3_000_000)
 
     def finalize(*raw: bytes) -> None:
         chain.extend(*raw)
@@ -144,17 +136,17 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         spec = encode_task_spec(SPEC)
         terms = compute_terms(SPEC)
         finalize(
-            send(SUBMITTER, TRAINING_TOKEN, encode_approve(TASK_REGISTRY, budget)),
-            send(SUBMITTER, TASK_REGISTRY, encode_submit_task(terms, spec, budget)),
+            send(SUBMITTER, training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, budget)),
+            send(SUBMITTER, task_registry.submit_task(terms, spec, budget)),
         )
-        finalize(*(send(op, TASK_REGISTRY, encode_post_ready(TASK)) for op in OPERATORS[:3]))
+        finalize(*(send(op, task_registry.post_ready(TASK)) for op in OPERATORS[:3]))
         finalize(
             *(
-                send(miner, TRAINING_TOKEN, encode_approve(GRADIENT_LEDGER, 500 * POT))
+                send(miner, training_token.approve(TRAINING_TOKEN, GRADIENT_LEDGER, 500 * POT))
                 for miner in (ANN, BEN)
             ),
-            send(ANN, GRADIENT_LEDGER, encode_register(TASK, 1)),
-            send(BEN, GRADIENT_LEDGER, encode_register(TASK, 2)),
+            send(ANN, gradient_ledger.register(TASK, 1)),
+            send(BEN, gradient_ledger.register(TASK, 2)),
         )
         early = rpc.result("pot_getAttempt", TASK)
         assert early is not None
@@ -185,15 +177,10 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         }
         statuses = {"before the commitment": upload_reveal(rpc, reveal)}
         finalize(
-            send(
-                ANN,
-                GRADIENT_LEDGER,
-                encode_commit_gradient(TASK, 0, 0, 1, commit(ANN, 1, root)),
-            ),
+            send(ANN, gradient_ledger.commit_gradient(TASK, 0, 0, 1, commit(ANN, 1, root))),
             send(
                 BEN,
-                GRADIENT_LEDGER,
-                encode_commit_gradient(TASK, 0, 0, 2, commit(BEN, 2, Hash32(bytes(32)))),
+                gradient_ledger.commit_gradient(TASK, 0, 0, 2, commit(BEN, 2, Hash32(bytes(32)))),
             ),
         )
         for name, changes in (
@@ -218,10 +205,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         finalize()
         bitmap = encode_verdicts([Verdict.OK, Verdict.CHEAT])
         finalize(
-            *(
-                send(op, GRADIENT_LEDGER, encode_post_verdict(TASK, 0, 0, 0, bitmap))
-                for op in OPERATORS
-            )
+            *(send(op, gradient_ledger.post_verdict(TASK, 0, 0, 0, bitmap)) for op in OPERATORS)
         )
         earned = {address_of(ANN): SPEC.reward.unit_price}
         earned |= {address_of(op): SPEC.reward.validator_fee // 4 for op in OPERATORS}
@@ -230,15 +214,11 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         finalize()
         finalize(
             *(
-                send(
-                    op,
-                    GRADIENT_LEDGER,
-                    encode_post_result(TASK, 0, 0, 0, vote, 15 + place, 700 + place),
-                )
+                send(op, gradient_ledger.post_result(TASK, 0, 0, 0, vote, 15 + place, 700 + place))
                 for place, op in enumerate(OPERATORS)
             )
         )
-        finalize(send(OPERATORS[0], GRADIENT_LEDGER, encode_settle_round(TASK, vote)))
+        finalize(send(OPERATORS[0], gradient_ledger.settle_round(TASK, vote)))
         path = get_checks_path(rpc.options.checks, ATTEMPT)
         path.parent.mkdir()
         row = {"verdict": "cheat", "distancePpb": 2_000_000, "exponents": "kept"}
@@ -348,8 +328,8 @@ def test_reward_proof_is_what_the_distributor_pays(training: Round) -> None:
     siblings = tuple(Hash32(bytes.fromhex(each[2:])) for each in proof["proof"])
     leaf = compute_leaf(CHAIN_ID, REWARD_DISTRIBUTOR, TASK, address_of(ANN), cumulative)
     assert verify_reward_proof(training.vote.rewards_root, leaf, siblings)
-    claim = encode_claim(TASK, cumulative, siblings)
-    call = {"from": ANN.address, "to": text(REWARD_DISTRIBUTOR), "input": text(claim)}
+    claim = reward_distributor.claim(TASK, cumulative, siblings)
+    call = {"from": ANN.address, "to": text(REWARD_DISTRIBUTOR), "input": text(claim.data)}
     assert rpc.result("eth_call", call) == "0x"
     nothing = rpc.result("pot_getRewardProof", 1, BEN.address)
     assert (nothing["cumulative"], nothing["proof"]) == ("0", [])

@@ -1,15 +1,12 @@
 from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 
-from chain.contracts.abi import decode_uint
-from chain.contracts.addresses import FAUCET, GRADIENT_LEDGER, TRAINING_TOKEN, VALIDATOR_SET
-from chain.contracts.gradient_ledger import encode_phase_floor_blocks
-from chain.contracts.training_token import encode_balance_of
-from chain.contracts.validator_set import decode_committee, encode_committee
-from chain.execution.block_environment import BlockEnvironment
-from chain.execution.call_values import CallRequest
-from chain.execution.evm import call
+from chain.contracts import gradient_ledger, training_token, validator_set
+from chain.contracts.abi import ContractView
+from chain.contracts.addresses import FAUCET, TRAINING_TOKEN, VALIDATOR_SET
+from chain.contracts.state_reader import StateReader
 from chain.genesis import GenesisConfig, build_genesis, parse_genesis
 from chain.params import BaseFeeMode
 from chain.primitives import Address
@@ -29,18 +26,14 @@ from pot_common.errors import OperatorError
 VALIDATORS = tuple(Address(bytes([0x40 - i]) * 20) for i in range(4))
 OPERATORS = tuple(Address(bytes([0x50 + i]) * 20) for i in range(4))
 SEATS = tuple(Seat(v, o) for v, o in zip(VALIDATORS, OPERATORS, strict=True))
+T = TypeVar("T")
 HOLDER = Address(b"\x77" * 20)
 
 
-def ask(config: GenesisConfig, contract: Address, data: bytes) -> bytes:
-    """The answer of a view function of a system contract at genesis."""
+def read(config: GenesisConfig, view: ContractView[T]) -> T:
+    """The answer of a system contract at genesis."""
     genesis = build_genesis(config)
-    environment = BlockEnvironment.of(genesis.header, config.chain_id)
-    result = call(
-        genesis.delta, genesis.header.state_root, environment, CallRequest(contract, data)
-    )
-    assert result.is_success, result.error
-    return result.output
+    return StateReader.at(genesis.delta, genesis.header, config.chain_id).read(view)
 
 
 def public_network(**changes: object) -> GenesisConfig:
@@ -56,17 +49,18 @@ def refusal(**changes: object) -> str:
 
 def test_contracts_know_validators_operators_and_holders() -> None:
     config = public_network(coins={OPERATORS[0]: 5})
-    validators, operators = decode_committee(ask(config, VALIDATOR_SET, encode_committee()))
+    current = read(config, validator_set.get_current())
+    validators, operators = current.validators, current.operators
     assert validators == tuple(sorted(VALIDATORS)) == config.parameters.validators
     operator_of = dict(zip(validators, operators, strict=True))
     assert [operator_of[validator] for validator in VALIDATORS] == list(OPERATORS)
     stakes = len(VALIDATORS) * config.parameters.validator_stake_pot * 10**18
-    held = ask(config, TRAINING_TOKEN, encode_balance_of(VALIDATOR_SET))
-    assert decode_uint(held) == stakes
-    balance = ask(config, TRAINING_TOKEN, encode_balance_of(HOLDER))
-    assert decode_uint(balance) == 10**24
-    floor = ask(config, GRADIENT_LEDGER, encode_phase_floor_blocks())
-    assert decode_uint(floor) == config.parameters.phase_floor_blocks
+    held = read(config, training_token.balance_of(TRAINING_TOKEN, VALIDATOR_SET))
+    assert held == stakes
+    balance = read(config, training_token.balance_of(TRAINING_TOKEN, HOLDER))
+    assert balance == 10**24
+    floor = read(config, gradient_ledger.CONTRACT.view("phaseFloorBlocks", returns=int))
+    assert floor == config.parameters.phase_floor_blocks
     assert config.alloc[OPERATORS[0]].balance == 5
 
 
@@ -81,8 +75,8 @@ def test_development_network_is_free_and_has_a_faucet_that_holds_money() -> None
     config = build_network(plan_development_network(SEATS))
     assert (config.parameters.base_fee_mode, config.base_fee_per_gas) == (BaseFeeMode.FIXED, 0)
     assert config.alloc[FAUCET].balance == FAUCET_SUPPLY
-    tokens = ask(config, TRAINING_TOKEN, encode_balance_of(FAUCET))
-    assert decode_uint(tokens) == FAUCET_SUPPLY
+    tokens = read(config, training_token.balance_of(TRAINING_TOKEN, FAUCET))
+    assert tokens == FAUCET_SUPPLY
 
 
 def test_file_reads_back_to_the_same_network() -> None:

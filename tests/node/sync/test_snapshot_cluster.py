@@ -8,8 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chain.contracts.addresses import VALIDATOR_SET
-from chain.contracts.validator_set import encode_propose_removal, encode_vote_on_proposal
+from chain.contracts import validator_set
 from chain.genesis import GenesisConfig, GenesisState, build_genesis
 from chain.params import ChainParameters
 from chain.primitives import Address, BlockNumber
@@ -148,10 +147,10 @@ async def test_snapshot_sync_across_validator_set_changes(
         cluster.vote(0, 1, 2)
         await until(lambda: first.store.next_validator_set().validators == FIVE)
         await until(lambda: cluster.joiner.host.is_signing)
-        cluster.send(OPERATOR_KEYS[0], VALIDATOR_SET, encode_propose_removal(late.address))
+        cluster.send(OPERATOR_KEYS[0], validator_set.propose_removal(late.address))
         await until(lambda: first.mempool.counts()[0] == 0)
         for key in (OPERATOR_KEYS[1], OPERATOR_KEYS[2], OPERATOR_KEYS[4]):
-            cluster.send(key, VALIDATOR_SET, encode_vote_on_proposal(2))
+            cluster.send(key, validator_set.vote_on_proposal(2))
         await until(lambda: late.address not in first.store.next_validator_set().validators)
         # Three of the four members are left, so every certificate needs the vote of the joiner,
         # which is not in the genesis set.

@@ -7,8 +7,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chain.contracts.addresses import TASK_REGISTRY
-from chain.contracts.task_registry import TaskStatus, encode_post_ready
+from chain.contracts import task_registry
+from chain.contracts.task_registry import TaskStatus
 from chain.crypto import content_id
 from chain.primitives import TaskId
 from node.training import preparation
@@ -36,7 +36,7 @@ async def test_content_is_fetched_and_dry_run_before_ready_is_posted(
 
     await node.run(lambda: bool(node.sent))
 
-    assert node.sent == [(TASK_REGISTRY, encode_post_ready(TASK))]
+    assert node.sent == [task_registry.post_ready(TASK)]
     assert node.verifier.asked == ["dry_run"]
     assert sorted(node.blobs.content_ids()) == sorted(node.peers.blobs)
 
@@ -69,12 +69,12 @@ async def test_ready_is_posted_for_at_most_the_served_tasks_limit(
     async with trio.open_nursery() as nursery:
         await nursery.start(node.host.run)
         await trio.sleep(60)
-        ready = {data for _, data in node.sent}
+        ready = set(node.sent)
         assert len(ready) == 2
         for task_id in list(chain.histories)[:2]:
             chain.histories[task_id] = replace(chain.histories[task_id], status=TaskStatus.CLOSED)
         await trio.sleep(60)
-        assert len({data for _, data in node.sent}) == 4
+        assert len(set(node.sent)) == 4
         nursery.cancel_scope.cancel()
 
 

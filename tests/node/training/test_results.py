@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
+from chain.contracts import gradient_ledger
 from chain.contracts.addresses import GRADIENT_LEDGER
-from chain.contracts.gradient_ledger import Phase, encode_post_result
+from chain.contracts.gradient_ledger import Phase
 from chain.crypto import content_id
 from node.training.verifier import VerifierRefusedError
 from tests.worlds.training import (
@@ -45,7 +46,7 @@ async def test_the_result_is_that_of_every_other_validator(
         await node.run(lambda node=node: bool(node.sent))
         votes.append(node.sent[0])
     assert votes[0] == votes[1]
-    assert votes[0][0] == GRADIENT_LEDGER
+    assert votes[0].to == GRADIENT_LEDGER
 
 
 async def test_result_is_posted_even_if_evaluation_fails(
@@ -62,5 +63,5 @@ async def test_result_is_posted_even_if_evaluation_fails(
 
     node.verifier.answers = refuse
     await node.run(lambda: bool(node.sent))
-    start = encode_post_result(TASK, 0, 0, 0, VOTE, None, 0)[:4]
-    assert [data[:4] for _, data in node.sent] == [start]
+    start = gradient_ledger.post_result(TASK, 0, 0, 0, VOTE, None, 0).data[:4]
+    assert [call.data[:4] for call in node.sent] == [start]

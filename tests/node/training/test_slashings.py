@@ -43,7 +43,7 @@ async def test_cheats_are_slashed_when_it_is_our_turn(
         await trio.sleep(3)
         nursery.cancel_scope.cancel()
     assert len(node.sent) == 2
-    assert {contract for contract, _ in node.sent} == {GRADIENT_LEDGER}
+    assert {call.to for call in node.sent} == {GRADIENT_LEDGER}
 
 
 async def test_cheats_of_last_round_are_slashed_after_task_is_closed(

@@ -1,0 +1,343 @@
+"""The ABIs of the system contracts; `make contracts` writes this file from contracts/build."""
+
+from typing import Final
+
+from chain.contracts.abi import ContractAbi, EventAbi, FunctionAbi
+
+FAUCET: Final = ContractAbi(
+    constructor=("uint256", "uint256", "uint64"),
+    functions={
+        "blocksBetween": FunctionAbi((), ("uint64",)),
+        "coinAmount": FunctionAbi((), ("uint256",)),
+        "drip": FunctionAbi(("address",), ()),
+        "nextBlockOf": FunctionAbi(("address",), ("uint256",)),
+        "tokenAmount": FunctionAbi((), ("uint256",)),
+    },
+    events={"Dripped": EventAbi(("address", "uint256", "uint256"), (0,))},
+    errors={
+        "FailedCall": (),
+        "FaucetTooSoon": ("address", "uint256"),
+        "InsufficientBalance": ("uint256", "uint256"),
+        "SafeERC20FailedOperation": ("address",),
+    },
+)
+"""The ABI of Faucet.sol."""
+
+GRADIENT_LEDGER: Final = ContractAbi(
+    constructor=("uint32",),
+    functions={
+        "advanceRound": FunctionAbi(("uint256",), ()),
+        "commitGradient": FunctionAbi(("uint256", "uint32", "uint32", "uint32", "bytes32"), ()),
+        "commitmentPosition": FunctionAbi(("uint256", "address"), ("uint32",)),
+        "creditOf": FunctionAbi(("address", "address"), ("uint256",)),
+        "deadline": FunctionAbi(("uint256",), ("uint64", "uint64")),
+        "getMiner": FunctionAbi(("uint256", "address"), ("(uint32,uint64,uint64,uint64,uint256)",)),
+        "getRound": FunctionAbi(
+            ("uint256",),
+            (
+                "(uint32,uint32,uint32,uint32,uint64,bool,uint64,uint64,uint64,uint64,uint64,uint64,uint32,uint32,uint32,uint32,uint32,bytes32,bytes32,bytes32,uint256)",
+            ),
+        ),
+        "judgesOf": FunctionAbi(("uint256",), ("uint256",)),
+        "leave": FunctionAbi(("uint256",), ()),
+        "participants": FunctionAbi(("uint256",), ("address[]", "uint32[]")),
+        "phase": FunctionAbi(("uint256",), ("uint8",)),
+        "phaseFloorBlocks": FunctionAbi((), ("uint32",)),
+        "postResult": FunctionAbi(
+            (
+                "uint256",
+                "uint32",
+                "uint32",
+                "uint32",
+                "(bytes32,bytes32,bytes32,uint32)",
+                "uint32",
+                "uint64",
+            ),
+            (),
+        ),
+        "postVerdict": FunctionAbi(("uint256", "uint32", "uint32", "uint32", "bytes"), ()),
+        "register": FunctionAbi(("uint256", "uint32"), ()),
+        "requiredBond": FunctionAbi(("uint256", "uint32"), ("uint256",)),
+        "settleRound": FunctionAbi(("uint256", "(bytes32,bytes32,bytes32,uint32)"), ()),
+        "slash": FunctionAbi(
+            ("uint256", "uint64", "(address,uint32,bytes32)[]", "address[]", "bytes[]", "uint32[]"),
+            (),
+        ),
+        "withdrawBond": FunctionAbi(("uint256",), ()),
+        "withdrawCredit": FunctionAbi(("address",), ()),
+    },
+    events={
+        "AttemptOpened": EventAbi(("uint256", "uint32", "uint32", "uint32", "uint256"), (0, 1)),
+        "AttemptVoided": EventAbi(("uint256", "uint32", "uint32"), (0, 1)),
+        "BallotFailed": EventAbi(("uint256", "uint32", "uint32", "uint32"), (0, 1)),
+        "BondWithdrawn": EventAbi(("uint256", "address", "uint256"), (0, 1)),
+        "CreditWithdrawn": EventAbi(("address", "address", "uint256"), (0, 1)),
+        "GradientCommitted": EventAbi(
+            ("uint256", "uint32", "address", "uint32", "uint32", "uint32", "bytes32"), (0, 1, 2)
+        ),
+        "MinerLeft": EventAbi(("uint256", "address"), (0, 1)),
+        "MinerRegistered": EventAbi(("uint256", "address", "uint32", "uint256"), (0, 1)),
+        "MinerSlashed": EventAbi(("uint256", "address", "uint256", "bool"), (0, 1)),
+        "ResultPosted": EventAbi(
+            (
+                "uint256",
+                "uint32",
+                "address",
+                "uint32",
+                "uint32",
+                "(bytes32,bytes32,bytes32,uint32)",
+                "uint32",
+                "uint64",
+            ),
+            (0, 1, 2),
+        ),
+        "RoundSettled": EventAbi(
+            (
+                "uint256",
+                "uint32",
+                "uint32",
+                "uint32",
+                "(bytes32,bytes32,bytes32,uint32)",
+                "uint256",
+            ),
+            (0, 1),
+        ),
+        "VerdictPosted": EventAbi(
+            ("uint256", "uint32", "address", "uint32", "uint32", "bool", "bytes"), (0, 1, 2)
+        ),
+    },
+    errors={
+        "LedgerAlreadyCommitted": ("uint256", "address"),
+        "LedgerAlreadyRegistered": ("uint256", "address"),
+        "LedgerAlreadySlashed": ("uint256", "address"),
+        "LedgerAlreadyVoted": ("address",),
+        "LedgerBallotNotSettled": ("uint64",),
+        "LedgerBondLocked": ("uint256", "address"),
+        "LedgerEvidenceExpired": (),
+        "LedgerEvidenceMismatch": (),
+        "LedgerInvalidUnits": ("uint32",),
+        "LedgerInvalidVerdicts": ("uint256", "uint256"),
+        "LedgerNoQuorum": ("uint256", "uint256"),
+        "LedgerNotParticipating": ("uint256", "address"),
+        "LedgerNotRegistered": ("uint256", "address"),
+        "LedgerNothingToWithdraw": (),
+        "LedgerPayoutTooLarge": ("uint256", "uint256"),
+        "LedgerTooManyMiners": ("uint256",),
+        "LedgerTooManySlashes": ("uint256", "uint256"),
+        "LedgerWrongPhase": ("uint256", "uint8"),
+        "LedgerWrongRound": ("uint32", "uint32", "uint32"),
+        "ReentrancyGuardReentrantCall": (),
+        "SafeERC20FailedOperation": ("address",),
+        "TaskInexactTransfer": ("uint256", "uint256"),
+    },
+)
+"""The ABI of GradientLedger.sol."""
+
+REWARD_DISTRIBUTOR: Final = ContractAbi(
+    constructor=(),
+    functions={
+        "claim": FunctionAbi(("uint256", "uint256", "bytes32[]"), ()),
+        "claimFor": FunctionAbi(("uint256", "address", "uint256", "bytes32[]"), ()),
+        "claimMany": FunctionAbi(("(uint256,address,uint256,bytes32[])[]",), ()),
+        "claimedOf": FunctionAbi(("uint256", "address"), ("uint256",)),
+        "claimedTotalOf": FunctionAbi(("uint256",), ("uint256",)),
+        "paidTotalOf": FunctionAbi(("uint256",), ("uint256",)),
+        "rootOf": FunctionAbi(("uint256",), ("bytes32",)),
+        "setRoot": FunctionAbi(("uint256", "bytes32", "uint256"), ()),
+    },
+    events={
+        "Claimed": EventAbi(("uint256", "address", "uint256", "uint256"), (0, 1)),
+        "RootSet": EventAbi(("uint256", "bytes32", "uint256"), (0,)),
+    },
+    errors={
+        "DistributorExceedsPaid": ("uint256", "uint256", "uint256"),
+        "DistributorInvalidProof": ("uint256", "address"),
+        "DistributorNotLedger": ("address",),
+        "DistributorNothingToClaim": ("uint256", "address"),
+    },
+)
+"""The ABI of RewardDistributor.sol."""
+
+TASK_REGISTRY: Final = ContractAbi(
+    constructor=(),
+    functions={
+        "cancelTask": FunctionAbi(("uint256",), ()),
+        "closeTask": FunctionAbi(("uint256", "uint8"), ()),
+        "fundTask": FunctionAbi(("uint256", "uint256"), ()),
+        "getAccount": FunctionAbi(
+            ("uint256",),
+            ("(address,uint8,uint32,uint64,uint64,bool,uint256,uint256,uint256,uint256,uint256)",),
+        ),
+        "getTerms": FunctionAbi(
+            ("uint256",),
+            ("(bytes32,address,uint128,uint128,uint32,uint32,uint32,uint32,uint32,uint32,uint32)",),
+        ),
+        "isReady": FunctionAbi(("uint256", "address"), ("bool",)),
+        "pauseTask": FunctionAbi(("uint256",), ()),
+        "payOut": FunctionAbi(("uint256", "address", "uint256"), ()),
+        "postReady": FunctionAbi(("uint256",), ()),
+        "refundTask": FunctionAbi(("uint256",), ()),
+        "reserveRound": FunctionAbi(("uint256", "uint256"), ("bool",)),
+        "resumeTask": FunctionAbi(("uint256",), ()),
+        "settleReservation": FunctionAbi(("uint256", "uint256"), ()),
+        "submitTask": FunctionAbi(
+            (
+                "(bytes32,address,uint128,uint128,uint32,uint32,uint32,uint32,uint32,uint32,uint32)",
+                "bytes",
+                "uint256",
+            ),
+            ("uint256",),
+        ),
+        "taskCount": FunctionAbi((), ("uint256",)),
+    },
+    events={
+        "TaskActivated": EventAbi(("uint256",), (0,)),
+        "TaskClosed": EventAbi(("uint256", "uint8"), (0,)),
+        "TaskFunded": EventAbi(("uint256", "address", "uint256"), (0, 1)),
+        "TaskPaused": EventAbi(("uint256",), (0,)),
+        "TaskReady": EventAbi(("uint256", "address", "uint32"), (0, 1)),
+        "TaskRefunded": EventAbi(("uint256", "address", "uint256"), (0, 1)),
+        "TaskResumed": EventAbi(("uint256",), (0,)),
+        "TaskSubmitted": EventAbi(("uint256", "address", "bytes32", "uint256", "bytes"), (0, 1, 2)),
+    },
+    errors={
+        "ReentrancyGuardReentrantCall": (),
+        "SafeERC20FailedOperation": ("address",),
+        "TaskAlreadyReady": ("uint256", "address"),
+        "TaskInexactTransfer": ("uint256", "uint256"),
+        "TaskInvalidTerms": ("string",),
+        "TaskNotDistributor": ("address",),
+        "TaskNotLedger": ("address",),
+        "TaskNotSubmitter": ("address",),
+        "TaskNothingToRefund": ("uint256",),
+        "TaskSpecHashMismatch": ("bytes32", "bytes32"),
+        "TaskSpecTooLarge": ("uint256", "uint256"),
+        "TaskUnknown": ("uint256",),
+        "TaskWrongStatus": ("uint256", "uint8"),
+    },
+)
+"""The ABI of TaskRegistry.sol."""
+
+TRAINING_TOKEN: Final = ContractAbi(
+    constructor=("address[]", "uint256[]"),
+    functions={
+        "DOMAIN_SEPARATOR": FunctionAbi((), ("bytes32",)),
+        "allowance": FunctionAbi(("address", "address"), ("uint256",)),
+        "approve": FunctionAbi(("address", "uint256"), ("bool",)),
+        "balanceOf": FunctionAbi(("address",), ("uint256",)),
+        "decimals": FunctionAbi((), ("uint8",)),
+        "eip712Domain": FunctionAbi(
+            (), ("bytes1", "string", "string", "uint256", "address", "bytes32", "uint256[]")
+        ),
+        "name": FunctionAbi((), ("string",)),
+        "nonces": FunctionAbi(("address",), ("uint256",)),
+        "permit": FunctionAbi(
+            ("address", "address", "uint256", "uint256", "uint8", "bytes32", "bytes32"), ()
+        ),
+        "symbol": FunctionAbi((), ("string",)),
+        "totalSupply": FunctionAbi((), ("uint256",)),
+        "transfer": FunctionAbi(("address", "uint256"), ("bool",)),
+        "transferFrom": FunctionAbi(("address", "address", "uint256"), ("bool",)),
+    },
+    events={
+        "Approval": EventAbi(("address", "address", "uint256"), (0, 1)),
+        "EIP712DomainChanged": EventAbi((), ()),
+        "Transfer": EventAbi(("address", "address", "uint256"), (0, 1)),
+    },
+    errors={
+        "ECDSAInvalidSignature": (),
+        "ECDSAInvalidSignatureLength": ("uint256",),
+        "ECDSAInvalidSignatureS": ("bytes32",),
+        "ERC20InsufficientAllowance": ("address", "uint256", "uint256"),
+        "ERC20InsufficientBalance": ("address", "uint256", "uint256"),
+        "ERC20InvalidApprover": ("address",),
+        "ERC20InvalidReceiver": ("address",),
+        "ERC20InvalidSender": ("address",),
+        "ERC20InvalidSpender": ("address",),
+        "ERC2612ExpiredSignature": ("uint256",),
+        "ERC2612InvalidSigner": ("address", "address"),
+        "InvalidAccountNonce": ("address", "uint256"),
+        "InvalidShortString": (),
+        "StringTooLong": ("string",),
+        "TokenAllocationMismatch": ("uint256", "uint256"),
+    },
+)
+"""The ABI of TrainingToken.sol."""
+
+VALIDATOR_SET: Final = ContractAbi(
+    constructor=("address[]", "address[]", "uint256", "uint256", "uint64", "uint64"),
+    functions={
+        "activationBlock": FunctionAbi((), ("uint256",)),
+        "candidacyOf": FunctionAbi(("address",), ("uint256",)),
+        "carryOut": FunctionAbi(("uint256",), ()),
+        "changeBlocks": FunctionAbi((), ("uint64",)),
+        "committee": FunctionAbi((), ("address[]", "address[]")),
+        "committeeOf": FunctionAbi(("uint256",), ("address[]", "address[]")),
+        "count": FunctionAbi((), ("uint256",)),
+        "evidenceBlocks": FunctionAbi((), ("uint64",)),
+        "genesisHash": FunctionAbi((), ("bytes32",)),
+        "getProposal": FunctionAbi(
+            ("uint256",), ("(address,address,bool,bool,uint64,uint256)", "uint256")
+        ),
+        "getValidator": FunctionAbi(("address",), ("(address,uint8,bool,uint64,uint256)",)),
+        "hasVoted": FunctionAbi(("uint256", "address"), ("bool",)),
+        "indexOf": FunctionAbi(("uint256", "address"), ("uint256",)),
+        "leaveSet": FunctionAbi((), ()),
+        "maxFaulty": FunctionAbi((), ("uint256",)),
+        "memberOfOperator": FunctionAbi(
+            ("uint256", "address"), ("uint256", "address", "uint256", "uint256")
+        ),
+        "minValidators": FunctionAbi((), ("uint256",)),
+        "nextSetHash": FunctionAbi((), ("bytes32",)),
+        "nextValidators": FunctionAbi((), ("address[]",)),
+        "operatorOf": FunctionAbi(("address",), ("address",)),
+        "proposalCount": FunctionAbi((), ("uint256",)),
+        "proposeJoin": FunctionAbi(("address",), ("uint256",)),
+        "proposeRemoval": FunctionAbi(("address",), ("uint256",)),
+        "quorum": FunctionAbi((), ("uint256",)),
+        "quorumOf": FunctionAbi(("uint256",), ("uint256",)),
+        "recordGenesis": FunctionAbi((), ()),
+        "removeExiting": FunctionAbi(("address",), ()),
+        "reportEquivocation": FunctionAbi(
+            ("(uint8,uint32,uint64,uint64)", "(bytes32,bytes)", "(bytes32,bytes)"), ()
+        ),
+        "reportLostLock": FunctionAbi(
+            ("(uint8,uint32,uint64,uint64)", "(bytes32,bytes)", "(uint64,uint64,bytes32,bytes)"), ()
+        ),
+        "requiredStake": FunctionAbi((), ("uint256",)),
+        "setHash": FunctionAbi((), ("bytes32",)),
+        "slashedTotal": FunctionAbi((), ("uint256",)),
+        "validatorOf": FunctionAbi(("address",), ("address",)),
+        "version": FunctionAbi((), ("uint256",)),
+        "voteOnProposal": FunctionAbi(("uint256",), ()),
+        "withdrawProposal": FunctionAbi(("uint256",), ()),
+        "withdrawStake": FunctionAbi((), ()),
+    },
+    events={
+        "ExitRequested": EventAbi(("address",), (0,)),
+        "ProposalClosed": EventAbi(("uint256", "bool"), (0,)),
+        "ProposalMade": EventAbi(("uint256", "address", "address", "bool", "uint64"), (0, 1, 2)),
+        "ProposalVoted": EventAbi(("uint256", "address"), (0, 1)),
+        "SetScheduled": EventAbi(("uint256", "address", "bool", "uint64"), (0, 1)),
+        "StakeWithdrawn": EventAbi(("address", "address", "uint256"), (0, 1)),
+        "ValidatorSlashed": EventAbi(("address", "address", "uint64", "uint256"), (0, 1)),
+    },
+    errors={
+        "SafeERC20FailedOperation": ("address",),
+        "ValidatorSetAlreadySlashed": ("address",),
+        "ValidatorSetAlreadyVoted": ("uint256", "address"),
+        "ValidatorSetBadEvidence": ("string",),
+        "ValidatorSetGenesisUnknown": (),
+        "ValidatorSetInvalid": ("string",),
+        "ValidatorSetNotCandidate": ("address",),
+        "ValidatorSetNotMember": ("address",),
+        "ValidatorSetNotOperator": ("address",),
+        "ValidatorSetNotReady": (),
+        "ValidatorSetProposalClosed": ("uint256",),
+        "ValidatorSetStakeLocked": ("address", "uint64"),
+        "ValidatorSetTaken": ("address",),
+        "ValidatorSetUnknownProposal": ("uint256",),
+        "ValidatorSetWrongStatus": ("address", "uint8"),
+    },
+)
+"""The ABI of ValidatorSet.sol."""

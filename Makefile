@@ -74,7 +74,7 @@ fuzz: venv ## mutated input and hostile peers on loopback, memory printed: MINUT
 chaos: venv ## real nodes on loopback under kills, pauses, cut links, lost and full disks, copied keys, set changes (ARGS="--seed 7 --seconds 120 --json out.json")
 	$(BIN)/python -m tests.chaos $(ARGS)
 
-bench: venv ## benchmarks, about an hour; each prints a table and writes JSON to build/bench (ARGS=--smoke)
+bench: venv ## benchmarks, about 45 minutes; each prints a table and writes JSON to build/bench (ARGS=--smoke)
 	$(BIN)/python -m bench $(ARGS)
 
 lock: venv ## resolve the dependencies again

@@ -278,6 +278,11 @@ class NodeConfig(BaseSettings):
         return self.data_dir / "rpc.sock"
 
     @property
+    def rpc_metrics_dir(self) -> Path:
+        """The files in which the RPC processes count."""
+        return self.data_dir / "rpc-metrics"
+
+    @property
     def guard_file(self) -> Path | None:
         """The signer guard. It is beside the consensus key, so both move together; None without."""
         key_file = self.consensus.key_file

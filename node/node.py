@@ -39,6 +39,7 @@ from node.mempool.head_rules import HeadRules
 from node.mempool.intake import Pool
 from node.mempool.pool import Mempool
 from node.metrics.registry import NodeMetrics, serve_metrics
+from node.metrics.rpc_files import prepare_files
 from node.network.host import LibP2PHost, load_or_create_host_key
 from node.network.network import Network, NetworkConfig
 from node.network.protocols.status import NodeIdentity
@@ -130,6 +131,8 @@ async def run_node(config: NodeConfig, config_file: Path | None = None) -> None:
         genesis, database, store = open_chain(config)
         stack.callback(database.close)
         metrics = NodeMetrics()
+        prepare_files(config.rpc_metrics_dir, config.rpc.processes)
+        metrics.show_rpc(config.rpc_metrics_dir)
         database.on_commit = metrics.sync_seconds.labels("database").observe
         if config.metrics.enabled:
             stack.enter_context(
@@ -347,7 +350,6 @@ class _Node:
                 store=store,
                 validator=validator,
                 health=health,
-                rpc_reports=metrics.rpc_reports,
                 wake_training=self._training.on_blob,
             )
         )

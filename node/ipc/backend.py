@@ -12,7 +12,6 @@ from node.health.diagnosis import ValidatorStatus, describe, diagnose
 from node.health.reader import HealthReader
 from node.mempool.intake import Pool
 from node.mempool.pool import Mempool
-from node.metrics.rpc_report import RpcReports
 from node.network.network import Network
 from node.storage.block_store import BlockStore
 from node.sync.block_sync import BlockSync
@@ -35,7 +34,6 @@ class Backend:
         store: BlockStore,
         validator: Address | None,
         health: HealthReader,
-        rpc_reports: RpcReports,
         wake_training: Callable[[], None],
     ) -> None:
         self._pool = pool
@@ -46,7 +44,6 @@ class Backend:
         self._store = store
         self._validator = validator
         self._health = health
-        self._rpc_reports = rpc_reports
         self._wake_training = wake_training
 
     async def submit_transaction(self, raw: bytes) -> Hash32:
@@ -160,14 +157,6 @@ class Backend:
     def on_blob(self) -> None:
         """Wake the training host: the RPC process stored a blob that a job may wait for."""
         self._wake_training()
-
-    def take_rpc_metrics(self, process_id: int, text: str) -> None:
-        """What an RPC process counts, in Prometheus's format.
-
-        Raises:
-            RejectedInputError: it is something else, or too much.
-        """
-        self._rpc_reports.take(process_id, text)
 
 
 def _encode_validator(validator: ValidatorStatus) -> JsonObject:

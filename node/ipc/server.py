@@ -84,14 +84,6 @@ class NodeBackend(Protocol):
         """Note that the RPC process stored a blob."""
         ...
 
-    def take_rpc_metrics(self, process_id: int, text: str) -> None:
-        """What an RPC process counts, in Prometheus's format.
-
-        Raises:
-            RejectedInputError: It is something else, or too much.
-        """
-        ...
-
 
 class IpcServer:
     """Serves one NodeBackend on one Unix socket."""
@@ -111,7 +103,6 @@ class IpcServer:
             "consensus_state": self._consensus_state,
             "sync_state": self._sync_state,
             "blob_arrived": self._blob_arrived,
-            "rpc_metrics": self._rpc_metrics,
         }
 
     def announce_head(self, number: BlockNumber, block_hash: Hash32) -> None:
@@ -208,14 +199,6 @@ class IpcServer:
 
     async def _blob_arrived(self, _params: JsonObject) -> Json:
         self._backend.on_blob()
-        return None
-
-    async def _rpc_metrics(self, params: JsonObject) -> Json:
-        process_id, text = params.get("process"), params.get("text")
-        if not isinstance(process_id, int) or not isinstance(text, str):
-            raise RejectedInputError(RejectionReason.MALFORMED, "process and text")
-        self._backend.take_rpc_metrics(process_id, text)
-        await trio.lowlevel.checkpoint()
         return None
 
 

@@ -8,6 +8,7 @@ that the code lists, and the latest tasks.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from time import perf_counter
 from typing import Final
 
@@ -23,9 +24,9 @@ from prometheus_client import (
     start_http_server,
 )
 from prometheus_client.core import CounterMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from node.metrics.rpc_report import RpcReports
 from node.network.metrics import NetworkMetrics
 from pot_common.errors import OperatorError
 
@@ -59,7 +60,7 @@ class NodeMetrics:
 
     def __init__(self) -> None:
         # Of every series the time it began: twice as many of them, for nothing.
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library's
+        disable_created_metrics()
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -199,8 +200,6 @@ class NodeMetrics:
         self.waiting_bytes = gauge("pot_p2p_waiting_bytes", "Bytes of those messages")
         self._network = _NetworkCollector()
         registry.register(self._network)
-        self.rpc_reports = RpcReports()
-        registry.register(self.rpc_reports)
         self.mempool_pending = gauge("pot_txpool_pending_transactions", "Due in turn")
         self.mempool_queued = gauge("pot_txpool_queued_transactions", "Behind a nonce gap")
         self.mempool_bytes = gauge("pot_txpool_bytes", "Encoded bytes of the mempool")
@@ -233,6 +232,10 @@ class NodeMetrics:
             histogram.observe(perf_counter() - started)
 
         return timed
+
+    def show_rpc(self, directory: Path) -> None:
+        """Show the sum of what RPC processes count in the files of `directory`."""
+        MultiProcessCollector(self.registry, str(directory))
 
     def show_network(self, metrics: NetworkMetrics, refused: Mapping[str, int]) -> None:
         """Show the network's totals as they are now, and `refused` connections by reason."""

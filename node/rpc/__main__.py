@@ -8,6 +8,7 @@ from pathlib import Path
 import uvloop
 
 from node.config import NodeConfig, load_config
+from node.metrics.rpc_files import count_in_files
 from node.rpc.http import AccessRules
 from node.rpc.service import RpcOptions, serve
 from pot_common.errors import OperatorError
@@ -43,11 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, as rpc.port=0"
     )
     parser.add_argument("--parent-pid", type=int, help="end when this process is not the parent")
+    parser.add_argument(
+        "--place", type=int, help="count for the node in the files of this RPC process, from 0 on"
+    )
     given = parser.parse_args(arguments)
     flags = dict(setting.partition("=")[::2] for setting in given.set)
     try:
         config = load_config(given.config, flags)
         configure_logs(config.logs.format, config.logs.level, process="rpc")
+        if given.place is not None:
+            count_in_files(given.place)
         uvloop.run(serve(build_options(config), parent_pid=given.parent_pid))
     except OperatorError as error:
         sys.stderr.write(f"error: {error}\n")

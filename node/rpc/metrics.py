@@ -1,24 +1,13 @@
-"""What an RPC process counts, and how its node shows it (docs/operator-guide.md, section 13).
-
-An RPC process has no metrics port: every few seconds it gives its node the text that Prometheus
-would have read, and the node shows the sum over its RPC processes beside its own.
-"""
+"""What an RPC process counts (docs/operator-guide.md, section 13)."""
 
 import asyncio
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from node.ipc.client import IpcError, IpcRefusedError, NodeLink
-
-PUSH_SECONDS: Final = 5.0
-"""Between two reports: Prometheus asks four times a minute."""
-
-RETRY_SECONDS: Final = 0.5
-"""Until the node is there."""
+LOOK_SECONDS: Final = 1.0
+"""Between two looks at how many calls run: Prometheus asks four times a minute."""
 
 REQUEST_SECONDS_BUCKETS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 5)
 """From a look into the database to the longest call."""
@@ -52,7 +41,10 @@ class RpcMetrics:
             registry=registry,
         )
         self.running_calls = Gauge(
-            "pot_rpc_running_calls", "Calls in a worker or waiting for one", registry=registry
+            "pot_rpc_running_calls",
+            "Calls in a worker or waiting for one",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
 
     def on_request(self, method: str, result: str, seconds: float) -> None:
@@ -64,14 +56,8 @@ class RpcMetrics:
         """An HTTP response was sent."""
         self.responses.labels(str(status)).inc()
 
-    async def report(self, node: NodeLink, count_calls: Callable[[], int]) -> None:
-        """Give the node what is counted, again and again, until cancelled."""
+    async def watch_calls(self, count_calls: Callable[[], int]) -> None:
+        """Show how many calls run, until cancelled."""
         while True:
             self.running_calls.set(count_calls())
-            text = generate_latest(self.registry).decode()
-            seconds = RETRY_SECONDS
-            # What is not sent now is in the next report.
-            with suppress(IpcError, IpcRefusedError):
-                await node.call("rpc_metrics", {"process": os.getpid(), "text": text})
-                seconds = PUSH_SECONDS
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(LOOK_SECONDS)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ import structlog
 import trio
 
 from node.config import NodeConfig
+from node.metrics.rpc_files import DIRECTORY_VARIABLE, reset_gauges
 from pot_common.errors import OperatorError
 
 RESTART_SECONDS: Final = 1.0
@@ -32,6 +34,7 @@ class RpcProcesses:
 
     def __init__(self, config: NodeConfig, config_file: Path | None) -> None:
         self._count = config.rpc.processes
+        self._metrics_directory = config.rpc_metrics_dir
         self._command = _build_command(config, config_file)
 
     async def run(self) -> None:
@@ -41,12 +44,16 @@ class RpcProcesses:
             OperatorError: One of them cannot start.
         """
         async with trio.open_nursery() as nursery:
-            for _ in range(self._count):
-                nursery.start_soon(self._keep_one)
+            for place in range(self._count):
+                nursery.start_soon(self._keep_one, place)
 
-    async def _keep_one(self) -> None:
+    async def _keep_one(self, place: int) -> None:
+        command = [*self._command, "--place", str(place)]
+        environment = {**os.environ, DIRECTORY_VARIABLE: str(self._metrics_directory)}
         while True:
-            process = await trio.lowlevel.open_process(self._command, stdin=subprocess.DEVNULL)
+            process = await trio.lowlevel.open_process(
+                command, stdin=subprocess.DEVNULL, env=environment
+            )
             try:
                 status = await process.wait()
             finally:
@@ -59,6 +66,8 @@ class RpcProcesses:
                     "the RPC process cannot start (its line is above); rpc.processes=0 goes without"
                 )
             _log.error("RPC process ended", status=status)
+            with suppress(OSError):  # then its calls are shown until it is there again
+                await trio.to_thread.run_sync(reset_gauges, self._metrics_directory, place)
             await trio.sleep(RESTART_SECONDS)
 
 

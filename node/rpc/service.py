@@ -179,7 +179,7 @@ async def serve(options: RpcOptions, *, parent_pid: int | None = None) -> None:
     )
     helpers = [
         asyncio.create_task(node.run()),
-        asyncio.create_task(metrics.report(node, calls.count)),
+        asyncio.create_task(metrics.watch_calls(calls.count)),
         asyncio.create_task(calls.warm_up()),
     ]
     if parent_pid is not None:

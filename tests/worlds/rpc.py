@@ -30,7 +30,6 @@ class InstantNode:
         self.stored_blobs = 0
         self.peers = 3
         self.best_ahead = 0
-        self.reports: list[tuple[int, str]] = []
 
     async def submit_transaction(self, raw: bytes) -> Hash32:
         transaction = decode_transaction(raw)
@@ -67,9 +66,6 @@ class InstantNode:
 
     def get_sync_state(self) -> JsonObject:
         return {"peers": self.peers, "best": self.chain.store.head_number() + self.best_ahead}
-
-    def take_rpc_metrics(self, process_id: int, text: str) -> None:
-        self.reports.append((process_id, text))
 
     def on_blob(self) -> None:
         self.stored_blobs += 1

@@ -96,8 +96,8 @@ class Fed:
 
     def text(self) -> str:
         self.feed.update()
-        self.metrics.rpc_reports.take(1, generate_latest(RpcMetrics().registry).decode())
-        return generate_latest(self.metrics.registry).decode()
+        registries = (self.metrics.registry, RpcMetrics().registry)
+        return "".join(generate_latest(registry).decode() for registry in registries)
 
 
 @pytest.fixture

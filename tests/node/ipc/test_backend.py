@@ -16,7 +16,6 @@ from chain.primitives import Address, Hash32
 from node.health.reader import HealthReader
 from node.ipc.backend import Backend
 from node.mempool.intake import Pool
-from node.metrics.rpc_report import RpcReports
 from tests.worlds.chain import ALICE, BOB, sign
 from tests.worlds.cluster import (
     VALIDATORS,
@@ -82,7 +81,6 @@ async def running_backend(path: Path) -> AsyncIterator[tuple[Backend, ClusterNod
                     peers=node,
                     sync=node.sync,
                 ),
-                rpc_reports=RpcReports(),
                 wake_training=told.wake,
             ),
             node,

@@ -26,7 +26,6 @@ class FakeBackend:
     def __init__(self) -> None:
         self.submitted: list[bytes] = []
         self.stored_blobs = 0
-        self.reports: list[tuple[int, str]] = []
 
     async def submit_transaction(self, raw: bytes) -> Hash32:
         if raw == b"\xff":
@@ -57,9 +56,6 @@ class FakeBackend:
 
     def get_sync_state(self) -> JsonObject:
         return {"peers": 3, "best": 9}
-
-    def take_rpc_metrics(self, process_id: int, text: str) -> None:
-        self.reports.append((process_id, text))
 
     def on_blob(self) -> None:
         self.stored_blobs += 1
@@ -135,9 +131,7 @@ def test_client_gets_what_the_backend_answers(tmp_path: Path) -> None:
         assert runner.run(client.call("pool_counts")) == {"pending": 1, "queued": 2}
         assert runner.run(client.call("sync_state")) == {"peers": 3, "best": 9}
         runner.run(client.call("blob_arrived"))
-        runner.run(client.call("rpc_metrics", {"process": 7, "text": "calls 1"}))
         assert backend.stored_blobs == 1
-        assert backend.reports == [(7, "calls 1")]
 
 
 def test_refusals_keep_their_reason(tmp_path: Path) -> None:
@@ -154,8 +148,6 @@ def test_refusals_keep_their_reason(tmp_path: Path) -> None:
             ("submit_transaction", {}),
             ("submit_transaction", {"raw": "zz"}),
             ("submit_transaction", {"raw": "0xz"}),
-            ("rpc_metrics", {"process": "7", "text": "calls 1"}),
-            ("rpc_metrics", {"process": 7}),
         ):
             with pytest.raises(IpcRefusedError, match="malformed"):
                 runner.run(client.call(method, params))

@@ -21,6 +21,8 @@ from web3.exceptions import ContractLogicError, TransactionNotFound, Web3RPCErro
 
 from node.config import load_config
 from node.ipc.server import IpcServer
+from node.metrics.registry import NodeMetrics
+from node.metrics.rpc_files import DIRECTORY_VARIABLE, prepare_files
 from node.rpc.process import RpcProcesses
 from pot_common.errors import OperatorError
 from tests.worlds.rpc import InstantNode
@@ -62,14 +64,20 @@ def served_node(
 
 
 @contextmanager
-def rpc_process(directory: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process and its URL."""
+def rpc_process(
+    directory: Path, *arguments: str, counts: Path | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process, which counts in the files of `counts`, and its URL."""
+    environment = dict(os.environ)
+    if counts is not None:
+        environment[DIRECTORY_VARIABLE] = str(counts)
     settings = (f"data_dir={directory}", "rpc.port=0", "rpc.cors=*", "logs.format=json")
     flags = [part for setting in settings for part in ("--set", setting)]
     process = subprocess.Popen(
         [sys.executable, "-m", "node.rpc", *flags, *arguments],
         stderr=subprocess.PIPE,
         text=True,
+        env=environment,
     )
     try:
         assert process.stderr is not None
@@ -175,20 +183,26 @@ def test_web3_deploys_sends_waits_reads_logs_and_calls(url: str) -> None:
     assert (first.number, second) == (0, 42)
 
 
-def test_the_process_tells_its_node_what_it_counts(tmp_path: Path) -> None:
+def test_node_adds_up_what_its_rpc_processes_count(tmp_path: Path) -> None:
     chain = StoredChain(tmp_path / "database")
-    backend = InstantNode(chain)
-    with (
-        served_node(tmp_path / "rpc.sock", chain, backend),
-        rpc_process(tmp_path) as (process, url),
-    ):
-        Web3(HTTPProvider(url)).eth.get_balance(ALICE.address)
-        deadline = time.monotonic() + 20
-        line = 'pot_rpc_requests_total{method="eth_getBalance",result="ok"} 1.0'
-        while not any(line in text for _, text in backend.reports):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        assert {pid for pid, _ in backend.reports} == {process.pid}
+    counts = tmp_path / "rpc-metrics"
+    prepare_files(counts, 2)
+    metrics = NodeMetrics()
+    metrics.show_rpc(counts)
+
+    def ask(place: int) -> None:
+        with rpc_process(tmp_path, "--place", str(place), counts=counts) as (_, url):
+            Web3(HTTPProvider(url)).eth.get_balance(ALICE.address)
+
+    ask(0)
+    ask(1)
+    ask(0)
+    labels = {"method": "eth_getBalance", "result": "ok"}
+    assert metrics.registry.get_sample_value("pot_rpc_requests_total", labels) == 3
+    assert len(list(counts.iterdir())) == 6, "a process counts on where the one before it ended"
+    prepare_files(counts, 1)
+    assert metrics.registry.get_sample_value("pot_rpc_requests_total", labels) is None
+    assert len(list(counts.iterdir())) == 3
     chain.database.close()
 
 
@@ -267,6 +281,7 @@ def test_node_restarts_an_rpc_process_that_was_killed(
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     config = load_config(None, {"data_dir": directory, "rpc.port": port})
+    prepare_files(config.rpc_metrics_dir, 1)
     served: list[int] = []
 
     async def wait_until_served() -> None:

@@ -1,0 +1,62 @@
+"""The files in which a node's RPC processes count (docs/operator-guide.md, section 13).
+
+An RPC process has no metrics port. It counts in files that prometheus_client maps into memory, and
+the node adds them up whenever Prometheus asks. The files belong to a process's place among the
+node's RPC processes, not to its process id: a process that is started again counts on where the
+one before it ended, so nothing is counted twice and no file is left behind.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import values
+from prometheus_client.values import MultiProcessValue
+
+from pot_common.errors import StorageError
+
+DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable by which prometheus_client finds the files."""
+
+FILE_BYTES: Final = 2**20
+"""A hundred methods with ten buckets each take 250 kB. The space is taken when the node starts: a
+write through a memory map to a full disk would end the process."""
+
+_GAUGES: Final = "gauge_livesum"
+_KINDS: Final = ("counter", "histogram", _GAUGES)
+
+
+def prepare_files(directory: Path, process_count: int) -> None:
+    """Make the files of every RPC process, with nothing counted in them.
+
+    Raises:
+        StorageError: The disk refused.
+    """
+    try:
+        directory.mkdir(exist_ok=True, mode=0o700)
+        for file in directory.iterdir():
+            file.unlink()
+        for place in range(process_count):
+            for kind in _KINDS:
+                _write_empty(directory, kind, place)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write to {directory}: {error}; free or repair the disk of data_dir"
+        ) from error
+
+
+def reset_gauges(directory: Path, place: int) -> None:
+    """Forget what a process that ended had running.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    _write_empty(directory, _GAUGES, place)
+
+
+def count_in_files(place: int) -> None:
+    """Have the metrics that this process makes from now on count in the files of `place`."""
+    values.ValueClass = MultiProcessValue(lambda: place)
+
+
+def _write_empty(directory: Path, kind: str, place: int) -> None:
+    (directory / f"{kind}_{place}.db").write_bytes(bytes(FILE_BYTES))

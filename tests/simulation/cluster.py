@@ -290,6 +290,10 @@ class Cluster:
         self.is_healed = True
         self.links_down = frozenset()
         self.trace("* heal")
+        for node in self.nodes:
+            if node.disk.is_full:  # the operator frees the disk and starts the node again
+                self.crash(node)
+                node.disk.is_full = False
 
     def _say_goodbye(self) -> None:
         if not self.world.gone:
@@ -427,7 +431,8 @@ class Cluster:
         self.trace(f"{node.name} crash")
         node.performer = None
         node.incarnation += 1
-        accidents = self.world.accidents
+        node.disk.is_full = False
+        accidents = () if self.is_healed else self.world.accidents
         if node.is_victim and accidents and self.random.random() < 0.5:
             self._have_accident(node, self.random.choice(accidents))
         self._after(self.random.randrange(50, BOOT_MS), self._make_boot(node))
@@ -444,6 +449,8 @@ class Cluster:
         self.trace(f"{node.name} loses {kind}")
         self.counts["accidents"] += 1
         disk.have_accident(kind, self.random)
+        if kind == "full":
+            return
         records = disk.load()
         durable = compute_latest_intent(records) if records else None
         if durable is None and disk.guard is not None and disk.guard.number <= disk.head:
@@ -599,7 +606,10 @@ class Cluster:
 
     def _store(self, node: Node, block: Block, certificate: CommitCertificate) -> None:
         """Store a final block, then empty the log; a crash may come between the two."""
-        self._verify_certificate(certificate, block.number, block.hash)
+        try:
+            self._verify_certificate(certificate, block.number, block.hash)
+        except InvalidMessage as error:
+            raise AssertionError(f"{node.name} stores block {block.number}: {error}") from error
         if self._trace is not None:
             self.trace(
                 f"{node.name} final {block.number} {block.hash.hex()[:8]} view {certificate.view}"

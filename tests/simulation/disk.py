@@ -26,6 +26,8 @@ class Disk:
         self.guard = guard
         self.chain: list[tuple[Block, CommitCertificate]] = []
         self.log = FILE_HEADER
+        self.is_full = False
+        """Whether the log takes no more until the process starts again."""
         self.sizes: list[tuple[BlockNumber, int]] = []
         """The block number and length of every whole record."""
 
@@ -77,7 +79,7 @@ class Disk:
         self.log, self.sizes = FILE_HEADER, []
 
     def have_accident(self, kind: str, random: Random) -> None:
-        """Lose something that was durable, by the kind of accident."""
+        """Lose something that was durable, or the room for more, by the kind of accident."""
         body = len(self.log) - len(FILE_HEADER)
         match kind:
             case "log":
@@ -90,6 +92,8 @@ class Disk:
                 self.log = self.log[: -random.randrange(1, min(body, 400) + 1)]
             case "guard":
                 self.guard = None
+            case "full":
+                self.is_full = True
             case "wiped":
                 self.forget_log()
                 self.guard = None

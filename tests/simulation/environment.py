@@ -19,6 +19,7 @@ from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from node.consensus.performer import Received
 from node.consensus.wal import WalRecord
+from pot_common.errors import StorageError
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster, Node
@@ -42,8 +43,7 @@ class SimulatedGuard:
         return self._node.disk.guard
 
     def save(self, state: GuardState) -> None:
-        if self._node.state is not None:
-            self._cluster.reach(self._node)
+        self._cluster.reach(self._node)
         self._node.disk.guard = state
 
 
@@ -64,12 +64,17 @@ class SimulatedLog:
         except CrashError:
             disk.tear(number, payload, self._cluster.random)
             raise
+        if disk.is_full:
+            disk.tear(number, payload, self._cluster.random)
+            raise StorageError("the disk is full")
         disk.append_payload(number, payload)
         if recorder is not None:
             recorder.on_record(self._node.name, decode_record(payload))
 
     def truncate_through(self, number: BlockNumber) -> None:
         self._cluster.reach(self._node)
+        if self._node.disk.is_full:
+            raise StorageError("the disk is full")
         self._node.disk.truncate_through(number)
 
 
@@ -87,9 +92,8 @@ class SimulatedEnvironment:
         result = function(argument)
         signer = self._node.signer
         assert signer is not None
-        assert signer.failure is None or self._node.is_byzantine, (
-            f"{self._node.name}: {signer.failure}"
-        )
+        may_fail = self._node.is_byzantine or self._node.disk.is_full
+        assert signer.failure is None or may_fail, f"{self._node.name}: {signer.failure}"
         return result
 
     async def finalize(self, block: Block, certificate: CommitCertificate) -> None:

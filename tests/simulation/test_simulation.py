@@ -121,6 +121,23 @@ def test_links_that_lose_one_thing_only_are_survived(shape: int) -> None:
     run(cluster)
 
 
+def test_full_disk_ends_the_voting_until_the_process_starts_again() -> None:
+    cluster = Cluster(3, World(victims=1, accidents=("full",)))
+    (victim,) = [node for node in cluster.nodes if node.is_victim]
+    while not victim.disk.is_full:
+        cluster.run_until(cluster.now_ms + 3_000)
+        cluster.crash(victim)
+    cluster.run_until(cluster.now_ms + 10_000)
+    assert victim.state is not None
+    assert victim.signer is not None
+    assert victim.signer.failure == "the disk is full"
+    assert victim.state.config.own_index is None
+    assert victim.head >= max(node.head for node in cluster.nodes) - 1, "it follows"
+    cluster.heal()
+    cluster.run_to_block(2, 20_000)
+    assert victim.state.config.own_index is not None
+
+
 @pytest.mark.parametrize("spares", [1, 3])
 def test_set_may_change_with_every_block(spares: int) -> None:
     world = World(n=4, spares=spares, faulty_ms=12_000, crash=0.001, loss=0.1)

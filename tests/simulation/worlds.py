@@ -23,7 +23,7 @@ STRICT_EVERY: Final = 100
 SETS_EVERY: Final = 20
 """One seed in this many has a changing validator set."""
 
-DISK_ACCIDENTS: Final = ("log", "flip", "cut", "guard", "wiped")
+DISK_ACCIDENTS: Final = ("log", "flip", "cut", "guard", "wiped", "full")
 
 
 def draw_world(seed: int) -> tuple[str, World]:
@@ -153,7 +153,7 @@ def draw_disks(random: Random) -> World:
         loss=random.choice((0.0, 0.1)),
         restarts=random.choice((0.0, 0.2)),
         max_delay_ms=random.choice((HEALED_DELAY_MS, 400)),
-        accidents=tuple(random.sample(DISK_ACCIDENTS, random.randint(1, 5))),
+        accidents=tuple(random.sample(DISK_ACCIDENTS, random.randint(1, 6))),
         victims=compute_max_faulty(n),
     )
 

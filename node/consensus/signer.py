@@ -1,8 +1,8 @@
 """The consensus key, and what keeps it from two votes for one place (consensus.md, section 8).
 
 A vote is written to the log and then to the guard, each with an fsync, before it may be sent. The
-guard lies beside the key and outlives a lost log; the log can lose its end only if the disk lied.
-What one of them has and the other lacks therefore tells, at the start, what may have been signed.
+guard is kept beside the key, so that it outlives a lost data directory: a guard that knows a later
+vote than the log shows at the start that votes were lost, and for which numbers.
 """
 
 from collections.abc import Sequence

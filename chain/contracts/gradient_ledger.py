@@ -16,6 +16,16 @@ CONTRACT: Final = Contract(GRADIENT_LEDGER, tables.GRADIENT_LEDGER)
 NOT_EVALUATED: Final = 2**32 - 1
 """The correct count of a validator that did not evaluate the held-out split."""
 
+MAX_BALLOTS: Final = 3
+"""The most ballots of one attempt: an attempt whose last ballot fails is void."""
+
+EVIDENCE_BALLOTS: Final = 4
+"""The ledger keeps the evidence of so many ballots of a task, and slashes by no older one."""
+
+BOND_CLOSED_BLOCKS: Final = 16
+"""A closed task has no further ballots. So many blocks after it closed, the ledger returns its
+bonds, and no miner can be slashed any more."""
+
 
 class Phase(IntEnum):
     """The ledger's enum, number by number."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from chain.contracts.errors import ContractError
-from chain.contracts.gradient_ledger import Phase
+from chain.contracts.gradient_ledger import BOND_CLOSED_BLOCKS, Phase
 from chain.contracts.task_registry import TaskStatus
 
 Argument = int | str | bool
@@ -50,9 +50,9 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
         "task id"
     ),
     "LedgerBondLocked": lambda task, _miner: (
-        f"the bond in task {task} is still locked: until 16 blocks after the task closes, or, if "
-        f"you leave it first (`pot miner leave {task}`), until its next rounds are settled; try "
-        "again later"
+        f"the bond in task {task} is still locked: until {BOND_CLOSED_BLOCKS} blocks after the "
+        f"task closes, or, if you leave it first (`pot miner leave {task}`), until its next rounds "
+        "are settled; try again later"
     ),
     "LedgerInvalidUnits": lambda units: (
         f"{units} units are not allowed; give --units from 1 to the task's max_units"

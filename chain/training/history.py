@@ -6,10 +6,11 @@ it, and `pot task verify` repeats it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, assert_never
+from typing import assert_never
 
 from chain.contracts.events import Event
 from chain.contracts.gradient_ledger import (
+    MAX_BALLOTS,
     AttemptOpened,
     AttemptVoided,
     BallotFailed,
@@ -36,9 +37,6 @@ from chain.training.task_spec import (
     TaskSpec,
 )
 from chain.types.validator_set import ValidatorSet
-
-MAX_BALLOTS: Final = 3
-"""The ledger's limit: an attempt whose last ballot fails is void."""
 
 
 @dataclass(frozen=True, slots=True)

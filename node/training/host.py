@@ -14,7 +14,7 @@ import trio
 
 from chain.contracts import gradient_ledger, task_registry
 from chain.contracts.abi import ContractCall
-from chain.contracts.gradient_ledger import ResultVote
+from chain.contracts.gradient_ledger import BOND_CLOSED_BLOCKS, ResultVote
 from chain.primitives import TaskId
 from chain.training import rounds
 from chain.training.acceptance import Verdict, encode_verdicts
@@ -30,7 +30,6 @@ from node.training.gradients import Gradients
 from node.training.jobs import Jobs
 from node.training.preparation import Preparation
 from node.training.results import Results
-from node.training.retention import CLOSED_EVIDENCE_BLOCKS
 from node.training.reveal_store import RevealStore
 from node.training.slashings import Slashings
 from node.training.state_parts import StatePartStore
@@ -255,7 +254,7 @@ class TrainingHost:
         """Whether miners of a closed task's last rounds may still have to be slashed."""
         if self._slashings is None or closed.closed is None:
             return False
-        return self._ledger.head_number() <= closed.closed.number + CLOSED_EVIDENCE_BLOCKS
+        return self._ledger.head_number() <= closed.closed.number + BOND_CLOSED_BLOCKS
 
     def _count_served(self) -> int:
         return sum(work.is_accepted is True for work in self._work.values())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from chain.contracts.gradient_ledger import BOND_CLOSED_BLOCKS, EVIDENCE_BALLOTS
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.training.attempt import AttemptId
@@ -15,14 +16,6 @@ from chain.training.task_spec import (
     TaskSpec,
 )
 from node.config import Retention
-
-EVIDENCE_BALLOTS: Final = 4
-"""The ledger keeps the evidence of so many ballots. Gradients are kept for as long, because their
-miners can be slashed until then."""
-
-CLOSED_EVIDENCE_BLOCKS: Final = 16
-"""A closed task has no further ballots. The ledger returns its bonds so many blocks after it
-closed, and no miner can be slashed after that."""
 
 KEPT_STATES: Final = 2
 """A state is kept until two later rounds are settled, for nodes that are behind."""
@@ -107,7 +100,7 @@ def compute_kept(
             return None  # a task that was submitted and cancelled must not use the disk
         content.add(history.model_root)
         first_state = next_state
-        if head_number > closed.number + CLOSED_EVIDENCE_BLOCKS:
+        if head_number > closed.number + BOND_CLOSED_BLOCKS:
             first_round = next_round
     if policy.retention is Retention.TASK:
         first_round, attempt_number, first_state = 0, 0, 0

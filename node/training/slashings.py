@@ -7,13 +7,12 @@ from functools import partial
 from typing import Final
 
 from chain.contracts import gradient_ledger
-from chain.contracts.gradient_ledger import CommitmentEvidence
+from chain.contracts.gradient_ledger import EVIDENCE_BALLOTS, CommitmentEvidence
 from chain.training import rounds
 from chain.training.history import SettledRound, compute_outcome
 from node.chain.contract_reader import LedgerReader
 from node.chain.training_index import TrainingIndex
 from node.operator.account import RESEND_BLOCKS
-from node.training.retention import EVIDENCE_BALLOTS
 from node.training.votes import OperatorVotes
 from node.training.work import Job, JobKey, JobKind, ServedTask, UnavailableError
 

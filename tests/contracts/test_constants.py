@@ -1,0 +1,71 @@
+"""Python knows the constants of the contracts as their sources define them."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from chain.contracts import gradient_ledger
+from chain.training import task_spec, task_spec_codec
+from chain.types import certificate
+from node.cli import miner_command
+
+ROOT = Path(__file__).parents[2]
+DAY = 86_400
+
+
+@cache
+def constants(contract: str) -> dict[str, int]:
+    """The constants of a contract that are sums and products of numbers and of each other."""
+    source = (ROOT / "contracts" / "src" / f"{contract}.sol").read_text()
+    known: dict[str, int] = {}
+    for name, text in re.findall(r"constant (\w+) = ([^;]+);", source):
+        expression = re.sub(r"(\d+) days", lambda match: str(int(match[1]) * DAY), text)
+        try:
+            known[name] = compute(ast.parse(expression, mode="eval").body, known)
+        except (SyntaxError, ValueError):
+            continue  # an address, a hash or a type
+    return known
+
+
+def compute(node: ast.expr, known: dict[str, int]) -> int:
+    match node:
+        case ast.Constant(value=int(value)):
+            return value
+        case ast.Name(id=name) if name in known:
+            return known[name]
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return compute(left, known) + compute(right, known)
+        case ast.BinOp(left=left, op=ast.Sub(), right=right):
+            return compute(left, known) - compute(right, known)
+        case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            return compute(left, known) * compute(right, known)
+        case _:
+            raise ValueError(ast.dump(node))
+
+
+@pytest.mark.parametrize("name", ["MAX_BALLOTS", "EVIDENCE_BALLOTS", "BOND_CLOSED_BLOCKS"])
+def test_constant_of_the_ledger_is_that_of_its_source(name: str) -> None:
+    assert getattr(gradient_ledger, name) == constants("GradientLedger")[name]
+
+
+def test_specification_is_within_the_limits_of_the_registry() -> None:
+    registry = constants("TaskRegistry")
+    assert registry["MAX_SPEC_BYTES"] == task_spec_codec.MAX_SPEC_BYTES
+    assert registry["MAX_UNITS"] == task_spec.MAX_UNITS
+    assert registry["FULL_AUDIT_PPM"] == task_spec.PPM
+    assert registry["MAX_PHASE_SECONDS"] >= task_spec_codec.MAX_PHASE_SECONDS
+
+
+def test_validator_sets_have_the_same_limit_everywhere() -> None:
+    assert constants("ValidatorSet")["MAX_VALIDATORS"] == certificate.MAX_VALIDATORS
+
+
+def test_texts_for_people_name_the_blocks_until_a_bond_is_free() -> None:
+    expected = f"{gradient_ledger.BOND_CLOSED_BLOCKS} blocks"
+    assert expected in str(miner_command.withdraw.__doc__)
+    guide = (ROOT / "docs" / "operator-guide.md").read_text()
+    (line,) = (each for each in guide.splitlines() if "`pot miner withdraw ID`" in each)
+    assert expected in line

@@ -1,4 +1,4 @@
-"""Blocks are executed here, once a digest, in the one execution thread (docs/adr/0005)."""
+"""Executes blocks in the one execution thread, each block once (docs/adr/0005)."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -33,25 +33,25 @@ from node.storage.block_store import BlockStore
 from node.storage.database import Database
 
 KEPT_RESULTS: Final = 8
-"""Results of blocks at the number being decided: one a view, and few views."""
+"""Limit of kept results of blocks at the number being decided: one for each of a few views."""
 
 SIGNATURE_CACHE_SIZE: Final = 4_096
-"""Recovered signatures; votes come again inside certificates and repetitions."""
+"""Size of the cache of recovered signatures. Votes are repeated in certificates and resends."""
 
 _log = structlog.get_logger("node.executor")
 
 
 class SignatureCache:
-    """`chain.crypto.recover` that remembers what it recovered lately."""
+    """`chain.crypto.recover` with a cache."""
 
     def __init__(self, recover_signature: Recover = recover) -> None:
         self._recover = recover_signature
         self._known: OrderedDict[tuple[Hash32, bytes], Address | None] = OrderedDict()
         self._lock = Lock()
-        """Sync verifies in threads of its own."""
+        """Block sync verifies signatures in other threads."""
 
     def __call__(self, digest: Hash32, signature: bytes) -> Address | None:
-        """The account that signed `digest`, or None."""
+        """The account that signed `digest`; None if the signature is bad."""
         key = (digest, signature)
         with self._lock:
             if key in self._known:
@@ -67,13 +67,13 @@ class SignatureCache:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a block is invalid."""
+    """The result for an invalid block: the reason."""
 
     error: InvalidBlock
 
 
 class _Overlay:
-    """A database as it will be with a delta."""
+    """A database with a delta on top."""
 
     def __init__(self, delta: StateDelta, below: Database) -> None:
         self._delta = delta
@@ -85,21 +85,22 @@ class _Overlay:
 
 
 def validate_body(block: Block, gas_limit: int) -> None:
-    """Check that the body is the one its header commits to, before anything is done with it.
+    """Check that a block's body is the one that its header commits to.
 
-    The hash that validators vote on covers the header alone: with another body under it, a valid
-    block would look invalid here, whoever certified it.
+    Validators vote on the hash of the header alone. Without this check, a peer could attach another
+    body to a valid header, and the block would look invalid here.
 
     Args:
-        block: of a peer.
-        gas_limit: of this chain's blocks.
+        block: A block from a peer.
+        gas_limit: The gas limit of this chain's blocks.
 
     Raises:
-        InvalidBlock: HEADER_FIELD where the gas limit is another, GAS_LIMIT where it has no room
-            for so many transactions, TRANSACTIONS_ROOT_MISMATCH or BAD_CERTIFICATE.
+        InvalidBlock: HEADER_FIELD if the gas limit is another; GAS_LIMIT if it has no room for so
+            many transactions; TRANSACTIONS_ROOT_MISMATCH or BAD_CERTIFICATE.
     """
     header, count = block.header, len(block.transactions)
-    # Before the roots: those of 700 000 transactions of 4 bytes take ten seconds.
+    # Checked before the root, because the root of 700 000 transactions of 4 bytes takes ten
+    # seconds.
     if header.gas_limit != gas_limit:
         raise InvalidBlock(RejectionReason.HEADER_FIELD, "gas_limit")
     if count * GAS_TRANSACTION > header.gas_limit:
@@ -136,7 +137,7 @@ class Executor:
         self._results: OrderedDict[Hash32, BlockResult | Refusal] = OrderedDict()
 
     def validate_body(self, block: Block) -> None:
-        """`validate_body` with this chain's gas limit."""
+        """Check that a block's body is the one that its header commits to; see `validate_body`."""
         validate_body(block, self._config.gas_limit)
 
     def verify_certificate(
@@ -144,10 +145,10 @@ class Executor:
     ) -> None:
         """Verify that `certificate` makes the block `digest` final.
 
-        Past the head's child the set may be another by then: that it does not verify means nothing.
+        Above head + 1 the validator set may be another one, so a failure proves nothing there.
 
         Raises:
-            InvalidMessage: why it does not.
+            InvalidMessage: The certificate is not valid.
         """
         validators = self._store.validator_set(number).validators
         self.verify_certificate_of(certificate, number, digest, validators)
@@ -159,17 +160,17 @@ class Executor:
         digest: Hash32,
         validators: tuple[Address, ...],
     ) -> None:
-        """Verify that `validators` made the block `digest` final.
+        """Verify that a quorum of `validators` made the block `digest` final.
 
         Raises:
-            InvalidMessage: why they did not.
+            InvalidMessage: The certificate is not valid.
         """
         verify_commit_certificate(
             certificate, number, digest, self._domain, validators, self.recover
         )
 
     async def execute(self, block: Block) -> BlockResult | Refusal:
-        """The result of a child of the head; the same object when asked again."""
+        """The result of executing a child of the head; cached until the head moves."""
         known = self._results.get(block.hash)
         if known is not None:
             return known
@@ -204,7 +205,7 @@ class Executor:
         coinbase: Address,
         parent_certificate: CommitCertificate | None,
     ) -> BuiltBlock:
-        """Our own block on top of `parent`; its result is kept, so it is never executed again."""
+        """A new block on top of `parent`. Its result is cached, so it is not executed again."""
         transactions = tuple(candidates())
         is_over = Event()
 
@@ -235,7 +236,7 @@ class Executor:
         return built
 
     def read_next_validator_set(self, result: BlockResult) -> ValidatorSet | None:
-        """Who decides the block after an executed one; None if it is who decided that."""
+        """The validator set of the next block after an executed one; None if it is unchanged."""
         header = result.header
         return read_next_set(
             _Overlay(result.delta, self._database),
@@ -250,5 +251,5 @@ class Executor:
             self._results.popitem(last=False)
 
     def forget(self) -> None:
-        """A block is final: results on top of the old head are of no use."""
+        """Drop all cached results, after the head has moved."""
         self._results.clear()

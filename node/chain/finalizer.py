@@ -1,7 +1,7 @@
-"""Makes blocks final: the one way in which the head moves (docs/spec/consensus.md, section 5).
+"""The finalizer: makes blocks final and moves the head (docs/spec/consensus.md, section 5).
 
-Consensus and sync both stand on it. The order is what a crash at any point needs: the block is
-durable before the log of votes is emptied, and both are done before anything else hears of it.
+Consensus and block sync both use it. Its order is safe against a crash at any point: the block is
+stored durably, then the log of votes is truncated, and only then do other parts learn of it.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,12 @@ from pot_common.errors import OperatorError
 
 @dataclass(frozen=True, slots=True)
 class NewHead:
-    """The head has moved: by one block, or to the block of a snapshot."""
+    """A new head: the child of the old head, or the block of a snapshot."""
 
     block: Block
     certificate: CommitCertificate
     transactions: tuple[Transaction, ...] = ()
-    """The transactions of the block; empty for a snapshot, whose earlier blocks are unknown too."""
+    """The transactions of the block; empty for a snapshot."""
     is_snapshot: bool = False
 
 
@@ -42,17 +42,17 @@ class Finalizer:
         index: TrainingIndex,
         truncate_log: Callable[[BlockNumber], None] | None = None,
     ) -> None:
-        """Build it.
+        """Create it.
 
         Args:
-            store: where final blocks go.
-            executor: executes each block once.
-            index: what is stored of training beside a block.
-            truncate_log: drops this validator's votes on numbers up to one, in the thread that
-                stored it; None: this node has no key.
+            store: Stores final blocks.
+            executor: Executes each block once.
+            index: Computes the rows on training that are stored with a block.
+            truncate_log: Deletes this validator's votes up to a block number. It is called in the
+                thread that stored the block. None if this node has no consensus key.
         """
         self.lock = trio.Lock()
-        """Held while the head moves, and by whatever must not see it move."""
+        """Held while the head moves. Other code takes it to keep the head from moving."""
         self._store = store
         self._executor = executor
         self._index = index
@@ -60,11 +60,11 @@ class Finalizer:
         self._listeners: list[Callable[[NewHead], None]] = []
 
     def add_listener(self, listener: Callable[[NewHead], None]) -> None:
-        """Call `listener` after each new head, after those that were added before it."""
+        """Call `listener` with each new head, in the order in which listeners were added."""
         self._listeners.append(listener)
 
     async def finalize(self, block: Block, certificate: CommitCertificate) -> None:
-        """Store a certified child of the head; nothing happens if it is the head already.
+        """Execute and store a certified child of the head. Does nothing for any other block.
 
         Raises:
             OperatorError: The certified block is invalid here.
@@ -83,7 +83,7 @@ class Finalizer:
             self._tell(NewHead(block, certificate, outcome.transactions))
 
     async def adopt(self, snapshot: Snapshot) -> None:
-        """Make the block of a verified snapshot the head, unless the head is past it already.
+        """Make the block of a verified snapshot the head, unless the head is already higher.
 
         Raises:
             StorageError: The disk refused.

@@ -1,7 +1,7 @@
-"""The environment of the node's replica: trio's clock and tasks, the network, the chain.
+"""The environment of the node's replica: the network, the stored chain, timers and tasks.
 
-Work that takes long (executing, fetching, timers) runs in tasks beside the replica, and its result
-comes back through the queue of inputs.
+Slow work, such as executing a block, fetching one or waiting for a timer, runs in tasks of its own.
+Its result comes back through the queue of inputs.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -37,7 +37,7 @@ _Result = TypeVar("_Result")
 
 
 class ConsensusNetwork(Protocol):
-    """What consensus asks of the network."""
+    """The functions of the network that consensus uses."""
 
     def broadcast_consensus(self, payload: bytes) -> None:
         """Queue a message for every other validator."""
@@ -46,11 +46,11 @@ class ConsensusNetwork(Protocol):
         """Queue a message for one validator."""
 
     def announce_transactions(self, hashes: Sequence[Hash32]) -> None:
-        """Tell peers of transactions that we hold."""
+        """Announce transactions of our pool to all peers."""
 
 
 class NodeEnvironment:
-    """What the effects of this node's replica reach."""
+    """Connects the effects of this node's replica to the network, the chain and the clock."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class NodeEnvironment:
         self._nursery: trio.Nursery | None = None
 
     def use(self, nursery: trio.Nursery) -> None:
-        """Run the tasks beside the replica in `nursery`, which comes with the first of them."""
+        """Set the nursery that runs the tasks; call this before any effect is performed."""
         self._nursery = nursery
 
     def _start(self, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
@@ -94,22 +94,22 @@ class NodeEnvironment:
     async def run_blocking(
         self, function: Callable[[_Argument], _Result], argument: _Argument
     ) -> _Result:
-        """Wait for a call in a thread."""
+        """Run a blocking call in a thread, and wait for its result."""
         return await trio.to_thread.run_sync(function, argument)
 
     async def finalize(self, block: Block, certificate: CommitCertificate) -> None:
-        """Make a certified block final; sync may have done so already."""
+        """Make a certified block final; does nothing if block sync has already done so."""
         await self._finalizer.finalize(block, certificate)
 
     def find_committed(self, number: BlockNumber) -> Committed | None:
-        """The stored certificate of a final number; None: it is not stored."""
+        """The stored certificate of a final number; None if it is not stored."""
         header, certificate = self._store.header(number), self._store.certificate(number)
         if header is None or certificate is None:
             return None
         return Committed(number, header.hash, certificate)
 
     def on_transition(self, event: Input, before: ReplicaState, transition: Transition) -> None:
-        """Serve the blocks of the new state, and count what happened."""
+        """Serve the blocks of the new state to peers, and record the transition for metrics."""
         self._served.replica = transition.state
         self._watch.on_transition(event, before, transition.state, transition.effects)
 
@@ -124,31 +124,31 @@ class NodeEnvironment:
         self._network.send_consensus(validator, encode_message(message))
 
     def forward_transactions(self, primary: Address) -> None:
-        """Announce the held transactions to all peers, the primary among them."""
+        """Announce all pooled transactions to all peers, the primary among them."""
         self._network.announce_transactions(self._mempool.hashes())
 
     def report_rejection(self, sender: Address, error: InvalidMessage) -> None:
-        """Take points off the peer that is this validator."""
+        """Lower the score of the peer that is this validator."""
         _log.warning("rejected", validator=sender, reason=str(error))
         for peer in self._peers.peers():
             if peer.validator == sender:
                 self._peers.report_fault(peer.peer_id, error)
 
     def report_evidence(self, evidence: ReportEvidence, author: Address) -> None:
-        """Store the evidence, from which the operator's account reports it to the contract."""
+        """Store the evidence; the operator's account later reports it to the contract."""
         first, second = evidence.first, evidence.second
         _log.error("validator equivocates", author=author, first=first, second=second)
         built = build_evidence(first, second, author, self._version)
         self._start(trio.to_thread.run_sync, self._evidence.add, built)
 
-    # What takes long.
+    # Slow work, in tasks.
 
     def receive_again(self, given: Received) -> None:
-        """Put a message into the queue once more."""
+        """Put a message into the queue again."""
         self._inputs.put_at_once(given)
 
     def validate(self, block: Block, fresh: bool) -> None:
-        """Execute a block in a task."""
+        """Start a task that executes a block and answers with its validity."""
         self._proposals.on_proposal()
         self._start(self._validate, block, fresh)
 
@@ -161,11 +161,11 @@ class NodeEnvironment:
             await self._answer(self._proposals.wait_until_fresh, block)
 
     def build(self, asked: BuildBlock) -> None:
-        """Build a block in a task."""
+        """Start a task that builds a block and answers with it."""
         self._start(self._answer, self._proposals.build, asked)
 
     def fetch(self, digest: Hash32, validators: Sequence[Address]) -> None:
-        """Ask for a block in a task."""
+        """Start a task that fetches a block from one of the validators."""
         self._start(self._answer, self._proposals.fetch, digest, validators)
 
     async def _answer(
@@ -176,7 +176,7 @@ class NodeEnvironment:
             await self._inputs.put(answer)
 
     def set_timer(self, timer: SetTimer) -> None:
-        """Sleep in a task, which a later timer of that name cancels."""
+        """Start a task that waits for the timer. A later setting of the same timer cancels it."""
         running = self._timers.pop(timer.timer, None)
         if running is not None:
             running.cancel()

@@ -1,7 +1,7 @@
-"""Evidence against validators, kept until it is on chain (docs/operator-guide.md, section 9).
+"""Evidence against validators, stored until it is on the chain (docs/operator-guide.md, section 9).
 
-One file a validator: the first evidence takes all its stake, so a second one is of no use, and
-what is kept is bounded by how many validators there are.
+There is at most one file for each validator. The first evidence takes all its stake, so a second
+one is useless, and the number of validators bounds the storage.
 """
 
 import json
@@ -17,19 +17,19 @@ from pot_common.atomic_file import sync_directory, write_atomically
 from pot_common.errors import OperatorError
 
 FILE_LIMIT_BYTES: Final = 4_096
-"""Three times the longest report; a longer file is none of ours."""
+"""Three times the longest report. A longer file was not written by this program."""
 
 _log = structlog.get_logger("node.evidence")
 
 
 class EvidenceStore:
-    """A directory of JSON files, so that an operator can send what a node could not."""
+    """A directory of JSON files. An operator can read and send them if the node cannot."""
 
     def __init__(self, directory: Path) -> None:
-        """Open the directory, made if it is absent.
+        """Open the directory; it is created if it does not exist.
 
         Raises:
-            OperatorError: it cannot be made, or a file in it is not what was written.
+            OperatorError: The directory cannot be created, or a file in it is damaged.
         """
         self._directory = directory
         try:
@@ -42,11 +42,11 @@ class EvidenceStore:
             raise OperatorError(f"cannot read evidence in {directory}: {error}") from error
 
     def held(self) -> tuple[Evidence, ...]:
-        """What is not known to be settled, by validator."""
+        """The evidence that is not settled yet, by validator."""
         return tuple(self._held[validator] for validator in sorted(self._held))
 
     def add(self, evidence: Evidence) -> None:
-        """Keep evidence durably, unless there is some against that validator already."""
+        """Store evidence durably, unless some against that validator is stored already."""
         if evidence.validator in self._held:
             return
         self._held[evidence.validator] = evidence
@@ -58,11 +58,11 @@ class EvidenceStore:
         try:
             write_atomically(self._path(evidence.validator), json.dumps(document).encode() + b"\n")
         except OSError as error:
-            # It is still in memory, and is sent from there.
+            # The evidence is still in memory, and will be sent from there.
             _log.error("evidence is not kept", reason=str(error))
 
     def remove(self, validator: Address) -> None:
-        """Forget evidence that is on chain, or counts no more."""
+        """Delete evidence that is on the chain or has expired."""
         if self._held.pop(validator, None) is not None:
             self._path(validator).unlink(missing_ok=True)
             sync_directory(self._directory)

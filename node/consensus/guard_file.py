@@ -1,8 +1,8 @@
-"""The signer guard: the furthest a consensus key has signed (docs/spec/consensus.md, section 8).
+"""The signer guard file: the latest vote of a consensus key (docs/spec/consensus.md, section 8).
 
-Two slots, written in turn and each with a CRC, in a file that never changes its length: one fsync
-of one page and no rename, 0.15 ms against 0.69 ms where it was measured, twice a vote. A crash can
-only damage the slot that was being written, and what it was to hold was not signed yet.
+The file has two slots with a CRC each, written in turn, and never changes its length. So a save is
+one fsync of one page without a rename: 0.15 ms instead of 0.69 ms where it was measured. A crash
+can damage only the slot that is being written, and the vote in it was not sent yet.
 """
 
 import os
@@ -18,21 +18,21 @@ from pot_common.atomic_file import write_atomically
 from pot_common.errors import OperatorError, StorageError
 
 _SLOT_HEADER: Final = Struct(">8sIQB")
-"""Magic, CRC-32 of what follows it, write count, length of the guard's encoding."""
+"""Magic, CRC-32 of the rest, write count, and length of the encoded guard."""
 
 _MAGIC: Final = b"POTGRD1\n"
 _CHECKED_FROM: Final = 12
 
 SLOT_STRIDE_BYTES: Final = 4096
-"""A page for each slot, so that writing one cannot touch the other."""
+"""Each slot has a page of its own, so that writing one cannot damage the other."""
 
 
 class GuardFile:
-    """The guard of one consensus key. One process at a time; synchronous.
+    """The guard of one consensus key; only one process may use it at a time.
 
     Args:
-        path: the guard file; it exists from the first `save` on.
-        fsync: makes a file descriptor durable; another one only in tests of failing disks.
+        path: The guard file; the first `save` creates it.
+        fsync: Makes a file descriptor durable; replaced only in tests of failing disks.
     """
 
     def __init__(self, path: Path, *, fsync: Callable[[int], None] = os.fsync) -> None:
@@ -42,10 +42,10 @@ class GuardFile:
         self._failure: str | None = None
 
     def load(self) -> GuardState | None:
-        """What was saved last, or None if nothing ever was.
+        """The latest saved guard; None if the file does not exist.
 
         Raises:
-            OperatorError: the file is there and neither slot is whole, or it is not readable.
+            OperatorError: The file is not readable, or both of its slots are damaged.
         """
         try:
             data = self._path.read_bytes()
@@ -65,10 +65,10 @@ class GuardFile:
         return state
 
     def save(self, state: GuardState) -> None:
-        """Replace what is saved; durable on return. `load` comes first.
+        """Save a new guard, durably. `load` must have been called before.
 
         Raises:
-            StorageError: the disk refused; from then on always, and nothing may be signed.
+            StorageError: The disk refused. Every later call fails, too, and nothing may be signed.
         """
         assert self._write_count is not None, "load first: a stale guard must not be overwritten"
         if self._failure is not None:
@@ -108,7 +108,7 @@ def _encode(count: int, state: GuardState) -> bytes:
 
 
 def _decode(slot: bytes) -> tuple[int, GuardState] | None:
-    """The write count and the state of a whole slot, or None."""
+    """The write count and the guard in a slot; None if the slot is damaged."""
     if len(slot) != SLOT_STRIDE_BYTES:
         return None
     magic, checksum, count, length = _SLOT_HEADER.unpack_from(slot)

@@ -1,8 +1,7 @@
 """The consensus host: runs the replica of this node (docs/spec/consensus.md, section 5).
 
-One task takes inputs from a queue, gives them to the replica, and performs the effects of one
-transition in order before it takes the next input. `Performer` says how, `NodeEnvironment` with
-what.
+One task takes inputs from a queue and gives them to the `Performer`, which performs all effects of
+one input before the next input. `NodeEnvironment` connects the effects to the rest of the node.
 """
 
 from typing import Final
@@ -43,7 +42,7 @@ from node.storage.block_store import BlockStore
 from node.trio_types import TaskStatus
 
 RESEND_INTERVAL_MS: Final = 1_000
-"""Between two repetitions of what may have been lost: a few hundred bytes a second each."""
+"""Interval of resending STATUS and VIEW-CHANGE, which cost a few hundred bytes a second."""
 
 _log = structlog.get_logger("node.consensus")
 
@@ -71,7 +70,7 @@ class ConsensusHost:
         metrics = metrics or NodeMetrics()
         self.watch = ConsensusWatch(metrics, clock, store.head)
         self.is_member = False
-        """Whether the key of this node is a validator's at the number being decided."""
+        """Whether this node's key belongs to a validator of the number being decided."""
         self._domain = domain
         self._signer = signer
         self._store = store
@@ -111,7 +110,7 @@ class ConsensusHost:
         )
         self._performer = Performer(self._environment, signer, executor.recover)
 
-    # What others ask and tell.
+    # For other parts of the node.
 
     @property
     def state(self) -> ReplicaState | None:
@@ -120,7 +119,7 @@ class ConsensusHost:
 
     @property
     def first_signable(self) -> BlockNumber | None:
-        """The lowest number that this validator may vote on; None: none, or not known yet."""
+        """The lowest number that this validator may vote on; None if none, or not known yet."""
         return None if self._signer is None else self._signer.first_signable
 
     @property
@@ -134,24 +133,24 @@ class ConsensusHost:
 
     @property
     def signing_failure(self) -> str | None:
-        """Why this validator signs nothing more until it is started again; None: it does."""
+        """The reason why this validator signs nothing until a restart; None if it still signs."""
         return None if self._signer is None else self._signer.failure
 
     @property
     def known_heads(self) -> frozenset[Address]:
-        """The validators that have proven their heads to one without a guard, which waits."""
+        """The validators that have proven their heads to this node, which lost its guard."""
         return self._proven_heads.known
 
     @property
     def waiting_inputs(self) -> int:
-        """Inputs that wait for the replica."""
+        """The number of inputs in the queue."""
         return len(self._inputs)
 
     async def handle_message(self, sender: Address, payload: bytes) -> None:
-        """Take one frame of a validator's consensus stream.
+        """Accept one frame of a validator's consensus stream.
 
         Raises:
-            RejectedInputError: It breaks the rules; the network holds the peer to them.
+            RejectedInputError: The frame breaks the rules; the network lowers the peer's score.
         """
         message = decode_message(payload)
         given = self._performer.receive(sender, message)
@@ -166,7 +165,7 @@ class ConsensusHost:
             if ahead > 0 and not self._performer.would_hold(sender, message):
                 return
             await trio.to_thread.run_sync(self._executor.validate_body, block)
-        # Another number may begin while it waits in the queue: it is checked again when taken.
+        # Another number may begin while the message is in the queue, so it is checked again then.
         await self._inputs.put(given)
 
     def on_transaction(self, _added: Hash32) -> None:
@@ -176,7 +175,7 @@ class ConsensusHost:
             self._inputs.put_at_once(TransactionHeld())
 
     def on_new_head(self, head: NewHead) -> None:
-        """Take note that a number is over; the next one begins with `begin_next`."""
+        """Note that a block number is finished; `begin_next` starts the next one."""
         self._proposals.on_new_head()
         if head.is_snapshot:
             return
@@ -186,17 +185,17 @@ class ConsensusHost:
         self.watch.on_finalized(head.block, head.certificate, validators, is_synced=is_synced)
 
     def begin_next(self, _head: NewHead) -> None:
-        """Tell the replica of the number after the head, once everything else knows of the head."""
+        """Let the replica begin the number after the head. Call it after all other listeners."""
         if self.state is not None:
             self._inputs.put_first(NewNumber(self._make_config()))
 
     # Running.
 
     async def run(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Decide numbers until cancelled.
+        """Decide block numbers; runs until it is cancelled.
 
         Raises:
-            OperatorError: The network finalized what this node finds invalid.
+            OperatorError: The network finalized a block that is invalid here.
             StorageError: The finalized chain cannot be written.
         """
         async with trio.open_nursery() as nursery:
@@ -211,7 +210,7 @@ class ConsensusHost:
                         await self._performer.apply(event)
 
     async def _start_signer(self) -> None:
-        """Rule S8: know what may have been signed before anything is."""
+        """Find out what this key may have signed earlier, before anything is signed (rule S8)."""
         signer = self._signer
         if signer is None:
             return
@@ -228,8 +227,8 @@ class ConsensusHost:
             )
 
     async def _begin(self) -> None:
-        """Start at the number after the head, or where the log left off."""
-        async with self._finalizer.lock:  # sync moves the head too: not while it is read here
+        """Begin the number after the head, with the votes in the log."""
+        async with self._finalizer.lock:  # block sync must not move the head meanwhile
             transition = self._performer.restore(self._make_config())
         self._served.replica = transition.state
         self.watch.on_number(transition.state)
@@ -260,7 +259,7 @@ class ConsensusHost:
 
 
 def _get_block(message: Message) -> Block | None:
-    """The block that a message brings, if it brings one."""
+    """The block in a message; None if it contains none."""
     match message:
         case PrePrepare():
             return message.block

@@ -1,9 +1,9 @@
-"""Performs what a replica asks for: the host's duties of chain/consensus/effects.py.
+"""Performs the effects of a replica: the host's duties in chain/consensus/effects.py.
 
-The node, the simulator, the scenarios and the benchmarks run this one object, each with an
-`Environment` of its own: what the effects reach. Its coroutines wait only where the environment
-does, for a disk (`run_blocking`) or for the chain (`finalize`). An environment that never waits is
-run to the end by `run_inline`, without an event loop.
+The node, the simulator, the scenarios and the benchmarks all use this class, each with an
+`Environment` of its own, which stands for disk, network, chain and clock. A coroutine of this class
+waits only if its environment waits, for the disk (`run_blocking`) or for the chain (`finalize`).
+With an environment that never waits, `run_inline` runs it without an event loop.
 """
 
 from collections.abc import Callable, Coroutine, Sequence
@@ -47,7 +47,10 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A validator's message on its way to the replica; an address means one validator for ever."""
+    """A validator's message on its way to the replica.
+
+    It names the sender by address, because an index changes its meaning with the validator set.
+    """
 
     sender: Address
     message: Message
@@ -55,18 +58,18 @@ class Received:
 
 
 class Environment(Protocol):
-    """Everything that the effects of a replica reach; it names validators by address."""
+    """What a replica's effects act on: disk, network, chain and clock. Validators are addresses."""
 
     async def run_blocking(
         self, function: Callable[[_Argument], _Result], argument: _Argument
     ) -> _Result:
-        """Wait for a call that waits for a disk."""
+        """Run a function that waits for the disk, and return its result."""
 
     async def finalize(self, block: Block, certificate: CommitCertificate) -> None:
-        """Make a certified block final, in one durable step; `NewNumber` follows."""
+        """Make a certified block final in one durable step; the input `NewNumber` follows."""
 
     def on_transition(self, event: Input, before: ReplicaState, transition: Transition) -> None:
-        """Take note of a transition; its effects come next."""
+        """Note a transition, before its effects are performed."""
 
     def broadcast(self, message: Message) -> None:
         """Send a message to every other validator."""
@@ -75,31 +78,31 @@ class Environment(Protocol):
         """Send a message to one validator."""
 
     def find_committed(self, number: BlockNumber) -> Committed | None:
-        """The stored certificate of a final number; None: it is not stored."""
+        """The stored certificate of a final number; None if it is not stored."""
 
     def validate(self, block: Block, fresh: bool) -> None:
-        """Begin to validate a block; `BlockValidated` follows."""
+        """Start validating a block; the input `BlockValidated` follows."""
 
     def build(self, asked: BuildBlock) -> None:
-        """Begin to build a block; `BlockBuilt` follows."""
+        """Start building a block; the input `BlockBuilt` follows."""
 
     def fetch(self, digest: Hash32, validators: Sequence[Address]) -> None:
-        """Begin to ask these validators for a block; `BlockFetched` may follow."""
+        """Start fetching a block from these validators; the input `BlockFetched` may follow."""
 
     def set_timer(self, timer: SetTimer) -> None:
-        """Start a timer in the place of the one of that name; `TimerExpired` follows."""
+        """Set a timer, in place of its earlier setting; the input `TimerExpired` follows."""
 
     def forward_transactions(self, primary: Address) -> None:
-        """Tell the primary of the transactions that are held."""
+        """Send the pooled transactions to the primary, or announce them."""
 
     def receive_again(self, given: Received) -> None:
-        """Take a message as if it had just come."""
+        """Treat a message as if it had just arrived."""
 
     def report_rejection(self, sender: Address, error: InvalidMessage) -> None:
-        """Hold a validator to a message that no honest one sends."""
+        """Penalize a validator for a message that no honest validator sends."""
 
     def report_evidence(self, evidence: ReportEvidence, author: Address) -> None:
-        """Keep the proof that a validator signed two votes that exclude each other."""
+        """Keep the evidence that a validator signed two conflicting votes."""
 
 
 class Performer:
@@ -108,12 +111,12 @@ class Performer:
     def __init__(
         self, environment: Environment, signer: ConsensusSigner | None, recover: Recover
     ) -> None:
-        """Build it; `restore` begins its first number.
+        """Create it; `restore` begins its first block number.
 
         Args:
-            environment: What the effects reach.
-            signer: The consensus key; None: this node only follows.
-            recover: The account that signed a digest.
+            environment: What the effects act on.
+            signer: The consensus key; None for a node that does not vote.
+            recover: Recovers the signer of a digest.
         """
         self.state: ReplicaState | None = None
         """The replica; None before `restore`."""
@@ -123,7 +126,7 @@ class Performer:
 
     @property
     def validators(self) -> tuple[Address, ...]:
-        """The validators of the number being decided, each at its index."""
+        """The validators of the number being decided, by index."""
         return self._running.config.validators
 
     @property
@@ -134,7 +137,7 @@ class Performer:
     # Inputs.
 
     def restore(self, config: NumberConfig) -> Transition:
-        """Begin a number where the log left it; the effects are still to be performed."""
+        """Begin a number with the votes in the log; the caller then performs the transition."""
         if config.own_index is None:
             transition = pbft.start(config)
         else:
@@ -145,7 +148,7 @@ class Performer:
         return transition
 
     async def apply(self, event: Input) -> None:
-        """Give the replica an input, and perform what it asks for."""
+        """Give the replica an input, and perform the effects."""
         before = self._running
         sign = None if self._signer is None else self._signer.sign
         transition = pbft.apply(before, event, sign)
@@ -153,12 +156,12 @@ class Performer:
         await self.perform(transition)
 
     def receive(self, sender: Address, message: Message) -> Received | None:
-        """A message that came from a validator, verified if it is of the number being decided.
+        """A validator's message, verified if it is of the number being decided.
 
-        None: no replica runs, or the sender is no validator of its number.
+        None if no replica is running, or the sender is not a validator of the current number.
 
         Raises:
-            InvalidMessage: A signature in it is not what it claims to be.
+            InvalidMessage: A signature in the message is wrong.
         """
         if self.state is None or sender not in self.validators:
             return None
@@ -168,9 +171,9 @@ class Performer:
         return Received(sender, message, is_verified=is_current)
 
     def check(self, given: Received) -> MessageReceived | None:
-        """The input that a message makes; it is verified here if its number has begun since.
+        """The input for a received message. It is verified here if its number has begun meanwhile.
 
-        None: it is bad, which is reported, or its sender is no validator any more.
+        None if it is bad, which is reported, or if its sender is not a validator any more.
         """
         if given.sender not in self.validators:
             return None
@@ -183,7 +186,7 @@ class Performer:
         return MessageReceived(self._index_of(given.sender), given.message)
 
     def would_hold(self, sender: Address, message: Message) -> bool:
-        """Whether the replica will keep a message of a later number, by what it keeps now."""
+        """Whether the replica would keep a message of a later number, within its limits."""
         number, early = self._running.config.number, self._running.early
         return add_early_message(early, number, self._index_of(sender), message) is not early
 
@@ -196,10 +199,10 @@ class Performer:
     # Effects.
 
     async def perform(self, transition: Transition) -> None:
-        """Perform the effects of a transition in order; none after a vote that was not persisted.
+        """Perform the effects of a transition in order. Stops before a vote that was not persisted.
 
         Raises:
-            OperatorError: A quorum made final what is invalid here.
+            OperatorError: A quorum finalized a block that is invalid here.
         """
         self.state = transition.state
         for effect in transition.effects:
@@ -218,7 +221,7 @@ class Performer:
         return await self._environment.run_blocking(self._signer.persist, vote)
 
     async def _stop_signing(self) -> None:
-        """Go on as a follower: nothing of the vote that was not persisted has been sent."""
+        """Continue without voting. The vote that was not persisted has not been sent."""
         await self.perform(pbft.start(replace(self._running.config, own_index=None)))
 
     def _perform_at_once(self, effect: Effect) -> None:
@@ -243,7 +246,7 @@ class Performer:
             case ForwardTransactions(primary):
                 environment.forward_transactions(validators[primary])
             case Redeliver(sender, message):
-                # Its signatures were not verified when it came: its validators were not known.
+                # Its signatures are unverified: when it came, its validator set was not known.
                 environment.receive_again(Received(validators[sender], message, is_verified=False))
             case ReportRejection(sender, reason, detail):
                 environment.report_rejection(validators[sender], InvalidMessage(reason, detail))
@@ -262,7 +265,10 @@ class Performer:
 
 
 def run_inline(coroutine: Coroutine[object, object, _Result]) -> _Result:
-    """The result of a coroutine whose environment never waits."""
+    """The result of a coroutine of the performer, run without an event loop.
+
+    The environment must never wait.
+    """
     try:
         coroutine.send(None)
     except StopIteration as done:

@@ -1,7 +1,7 @@
-"""Proposals: validates, builds and fetches the blocks that a replica asks about.
+"""Validates, builds and fetches blocks for a replica (docs/spec/consensus.md, section 5).
 
-Each answer is the input that docs/spec/consensus.md, section 5 names for the question. None is an
-answer too: the block is no child of the head any more, so the replica has gone on without it.
+Each method returns the input that answers the replica's effect. It returns None if the block is no
+longer a child of the head, because then the replica does not need the answer.
 """
 
 from collections.abc import Collection
@@ -26,26 +26,29 @@ from node.network.stream import UnreachablePeerError
 from node.storage.block_store import BlockStore
 
 FRESHNESS_POLL_SECONDS: Final = 0.02
-"""How often a proposal that came too early is checked again."""
+"""Interval of checking again a proposal that came too early."""
 
 GATHER_SECONDS: Final = 0.05
-"""From the first transaction held to the choice of a block's; less than a hop of a slow link."""
+"""Wait after the first transaction, so that a burst of transactions comes into one block. It is
+shorter than one hop of a slow network link."""
 
 PACE_TOLERANCE_MS: Final = 50
-"""A proposal may come so much before the interval is over by our clock: clocks and links differ."""
+"""A proposal may come this much before the block interval is over by our clock, since clocks and
+delays differ."""
 
 TEMPORARY_REASONS: Final = frozenset(
     {RejectionReason.NONCE_TOO_HIGH, RejectionReason.FEE_TOO_LOW, RejectionReason.GAS_LIMIT}
 )
-"""Reasons that may be gone by the next block: a transaction dropped for one may come back."""
+"""Reasons that may not hold in the next block. A transaction dropped for one of them is not
+banned."""
 
 _log = structlog.get_logger("node.consensus")
 
 
 class Proposals:
-    """The blocks on top of the head, and the pace at which they may come.
+    """Handles proposals of blocks on top of the head, and the block intervals.
 
-    Durations are measured on trio's clock, which no operator sets.
+    Durations use trio's monotonic clock.
     """
 
     def __init__(
@@ -67,33 +70,34 @@ class Proposals:
         self._peers = peers
         self._clock = clock
         self._proposed_at = trio.current_time()
-        """When the block being decided was first seen, or else the head."""
+        """The time at which a proposal on top of the head was first seen, or else that of the
+        head."""
         self._parent_proposed_at = self._proposed_at
         self._transaction_held_at: float | None = None
-        """Since when the pool holds a transaction for the next block; None: it holds none, or held
-        one when this process began."""
+        """The time since which the pool has a transaction for the next block. None if it has none,
+        or had one already when this process began."""
 
-    # The pace.
+    # Block intervals.
 
     def has_transaction(self) -> bool:
-        """Whether the pool holds a transaction for the next block."""
+        """Whether the pool has a transaction for the next block."""
         return self._mempool.counts()[0] > 0
 
     def compute_parent_age_ms(self) -> int:
-        """How long ago the head was proposed, as far as this node knows."""
+        """Milliseconds since the head was proposed, as far as this node knows."""
         return int(1000 * (trio.current_time() - self._parent_proposed_at))
 
     def on_transaction(self) -> None:
-        """Take note that the pool took a transaction that a block can include."""
+        """Note that the pool admitted a transaction."""
         if self._transaction_held_at is None:
             self._transaction_held_at = trio.current_time()
 
     def on_proposal(self) -> None:
-        """Take note that a block on top of the head was seen."""
+        """Note that a proposal on top of the head was seen."""
         self._proposed_at = trio.current_time()
 
     def on_new_head(self) -> None:
-        """Count the pace from the proposal of the new head; the pool has forgotten what it held."""
+        """Measure block intervals from the proposal of the new head on."""
         if not self.has_transaction():
             self._transaction_held_at = None
         self._parent_proposed_at = self._proposed_at
@@ -101,7 +105,7 @@ class Proposals:
     # The answers.
 
     async def validate(self, block: Block, *, fresh: bool) -> BlockValidated | None:
-        """Whether a block is valid and, if that was asked, whether it may be proposed by now."""
+        """The answer whether a block is valid and, if `fresh`, whether its time has come."""
         if not self._is_child_of_head(block):
             return None
         outcome = await self._executor.execute(block)
@@ -110,7 +114,7 @@ class Proposals:
         return BlockValidated(block.hash, is_valid, is_fresh)
 
     async def wait_until_fresh(self, block: Block) -> BlockValidated | None:
-        """The second answer about a valid block that came too early."""
+        """The second answer on a valid block that came too early: its time has come."""
         while self._is_child_of_head(block):
             await trio.sleep(FRESHNESS_POLL_SECONDS)
             if self._is_fresh(block):
@@ -124,7 +128,7 @@ class Proposals:
         age_ms = 1000 * (trio.current_time() - self._parent_proposed_at)
         if age_ms < self._parameters.min_block_interval_ms - PACE_TOLERANCE_MS:
             return False
-        # A quorum accepted the head's time: where our clock is behind that, it is wrong.
+        # A quorum has accepted the head's timestamp, so if our clock is behind that, it is slow.
         now_ms = max(self._clock.now_ms(), self._store.head().timestamp * 1000)
         try:
             validate_fresh_proposal(block.header, block.header.coinbase, now_ms)
@@ -133,12 +137,12 @@ class Proposals:
         return True
 
     async def build(self, asked: BuildBlock) -> BlockBuilt | None:
-        """Our own block on top of the head, of what the pool holds."""
+        """Our own block on top of the head, with transactions of the pool."""
         head = self._store.head()
         if asked.number != head.number + 1:
             return None
         assert self._coinbase is not None, "only a validator is asked to build"
-        # Votes and commitments come in bursts: those of a moment later go into the same block.
+        # Votes and commitments come in bursts; a short wait brings them into the same block.
         if self._transaction_held_at is not None:
             await trio.sleep_until(self._transaction_held_at + GATHER_SECONDS)
         built = await self._executor.build(
@@ -157,7 +161,7 @@ class Proposals:
         return BlockBuilt(asked.number, asked.view, built.block)
 
     async def fetch(self, digest: Hash32, validators: Collection[Address]) -> BlockFetched | None:
-        """A block by its hash, from the first of these validators that gives it."""
+        """The block with that hash, from the first of these validators that has it."""
         for peer in self._peers.peers():
             if peer.validator not in validators:
                 continue

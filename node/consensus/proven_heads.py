@@ -1,7 +1,7 @@
-"""How far the chain is, as a quorum of validators proves it (docs/spec/consensus.md, section 8).
+"""The head of the chain, as a quorum of validators proves it (docs/spec/consensus.md, section 8).
 
-A validator without a guard must know it before it signs: its key may have voted on the number after
-any head that exists.
+A validator that lost its guard must know this before it signs, because its key may have voted on
+the block after that head.
 """
 
 from typing import Final
@@ -18,24 +18,24 @@ from node.network.stream import UnreachablePeerError
 from node.storage.block_store import BlockStore
 
 POLL_SECONDS: Final = 0.02
-"""How often it is looked whether a validator has connected."""
+"""Interval of looking for newly connected validators."""
 
 
 class ProvenHeads:
-    """The certified heads of validators, asked one after the other."""
+    """Collects the certified heads of validators."""
 
     def __init__(self, store: BlockStore, executor: Executor, peers: BlockPeers) -> None:
         self.known: frozenset[Address] = frozenset()
-        """The validators whose heads are known so far."""
+        """The validators that have proven their heads so far."""
         self._store = store
         self._executor = executor
         self._peers = peers
 
     async def wait_for_quorum(self, own_address: Address) -> BlockNumber:
-        """The highest certified head among a quorum of validators, ours included."""
+        """The highest certified head of a quorum of validators, ours included; waits for it."""
         heads = {own_address: self._store.head_number()}
         while True:
-            # Sync may be at work, and bring another set.
+            # Block sync may bring another validator set meanwhile.
             validators = self._store.next_validator_set().validators
             if len(heads.keys() & set(validators)) >= compute_quorum(len(validators)):
                 return BlockNumber(max([self._store.head_number(), *heads.values()]))
@@ -48,9 +48,9 @@ class ProvenHeads:
             await trio.sleep(POLL_SECONDS)
 
     async def _fetch_certified_head(self, peer: PeerInfo) -> BlockNumber | None:
-        """The head that a validator claims and proves; None if it does not.
+        """The head that a validator proves with a certificate; None if it does not.
 
-        One that is merely claimed could be so high that this validator never signs again.
+        A head that is only claimed could be so high that this validator never signs again.
         """
         number = peer.head.number
         if number <= self._store.head_number():
@@ -63,7 +63,7 @@ class ProvenHeads:
         except UnreachablePeerError:
             pass
         except RejectedInputError as error:
-            # Further ahead the validators may be others: sync brings us there.
+            # Further ahead the validator set may be another one; block sync will bring us there.
             if number == self._store.head_number() + 1:
                 self._peers.report_fault(peer.peer_id, error)
         return None

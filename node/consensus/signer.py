@@ -1,8 +1,9 @@
-"""The consensus key, and what keeps it from two votes for one place (consensus.md, section 8).
+"""The signer: it holds the consensus key and prevents conflicting votes.
 
-A vote is written to the log and then to the guard, each with an fsync, before it may be sent. The
-guard is kept beside the key, so that it outlives a lost data directory: a guard that knows a later
-vote than the log shows at the start that votes were lost, and for which numbers.
+The rules are in docs/spec/consensus.md, section 8. Before a vote is sent, it is written to the
+write-ahead log and then to the guard, with an fsync each. The guard is stored beside the key, so it
+survives the loss of the data directory. If the guard knows a later vote than the log, votes were
+lost; the signer then signs nothing for the numbers concerned.
 """
 
 from collections.abc import Sequence
@@ -33,60 +34,60 @@ _log = structlog.get_logger("node.consensus")
 
 
 class Guard(Protocol):
-    """Where the guard is kept: `GuardFile`, or a simulated disk."""
+    """The storage of the guard: `GuardFile`, or a simulated disk in tests."""
 
     def load(self) -> GuardState | None:
         """The latest vote; None if there is no guard."""
 
     def save(self, state: GuardState) -> None:
-        """Replace it; durable on return."""
+        """Replace the latest vote, durably."""
 
 
 class VoteLog(Protocol):
-    """Where the log of votes is kept: `WriteAheadLog`, or a simulated disk."""
+    """The storage of the log of votes: `WriteAheadLog`, or a simulated disk in tests."""
 
     def records(self) -> Sequence[WalRecord]:
-        """What is in the log, oldest first."""
+        """The records in the log, oldest first."""
 
     def append(self, number: BlockNumber, payload: bytes) -> None:
-        """Add a record; durable on return."""
+        """Append a record, durably."""
 
     def truncate_through(self, number: BlockNumber) -> None:
-        """Drop the records of numbers up to `number`."""
+        """Delete the records of block numbers up to `number`."""
 
 
 class ConsensusSigner:
-    """Signs votes with the consensus key, and none that could contradict an earlier one.
+    """Signs votes with the consensus key, but never a vote that conflicts with an earlier one.
 
-    Its methods block, so a caller with an event loop runs those that touch the disk in a thread.
+    Methods that use the disk block, so a caller with an event loop must run them in a thread.
     """
 
     def __init__(self, address: Address, sign: Sign, guard: Guard, log: VoteLog) -> None:
-        """Build it; nothing may be signed before `start`.
+        """Create it; nothing may be signed before `start`.
 
         Args:
-            address: The validator.
-            sign: The key. Nothing else in this process has it.
-            guard: The furthest that the key has signed.
-            log: What it has signed of the numbers that are not final.
+            address: The validator's address.
+            sign: Signs a digest with the key. No other object in this process has the key.
+            guard: The latest vote of the key.
+            log: The votes on block numbers that are not final.
         """
         self.address = address
         self.first_signable: BlockNumber | None = None
-        """The lowest number that may be voted on; None: not known yet, or signing has stopped."""
+        """The lowest number that may be voted on. None before `start` or after signing stopped."""
         self.failure: str | None = None
-        """Why nothing more is signed before a restart; None: nothing has failed."""
+        """The reason why nothing is signed until a restart; None if nothing has failed."""
         self._sign = sign
         self._guard = guard
         self._log = log
         self._log_lock = Lock()
-        """Sync truncates the log in one thread while consensus may be writing to it in another."""
+        """Block sync may truncate the log in one thread while consensus writes to it in another."""
 
     # Starting (rule S8).
 
     def load_guard(self) -> GuardState | None:
-        """The latest vote; None: the guard is lost, or this key is new.
+        """The latest vote; None if the guard was lost or this key is new.
 
-        `start` then needs a head that a quorum has proven.
+        Without a guard, `start` needs a head that a quorum of validators has proven.
 
         Raises:
             OperatorError: The guard is damaged or not readable.
@@ -94,12 +95,12 @@ class ConsensusSigner:
         return self._guard.load()
 
     def start(self, head: BlockNumber, certified_head: BlockNumber) -> BlockNumber:
-        """Find out what may have been signed, and so the lowest number that may be voted on.
+        """Determine and return the lowest number that may be voted on (rule S8).
 
         Args:
             head: Our own final head.
-            certified_head: The highest certified head of a quorum of validators, ours included;
-                our own head will do if there is a guard.
+            certified_head: The highest certified head of a quorum of validators, ours included. If
+                there is a guard, our own head is enough.
 
         Raises:
             StorageError: The disk refused.
@@ -108,16 +109,17 @@ class ConsensusSigner:
         latest = compute_latest_intent(self._load_records())
         first = compute_first_signable(guard, latest, head, certified_head)
         if guard is None:
-            # A crash before the first vote's guard must not look like another loss.
+            # From now on there is a guard, so a crash before the first vote does not look like a
+            # loss.
             self._guard.save(build_floor_guard(first))
         elif latest is not None and latest.position > guard.position:
-            # A crash came between log and guard. The vote is sent again, so it counts as cast.
+            # A crash came between log and guard. The vote will be sent, so the guard must know it.
             self._guard.save(latest)
         self.first_signable = first
         return first
 
     def load_records(self, number: BlockNumber) -> list[Record]:
-        """The votes on a number that were made durable, oldest first."""
+        """The logged votes on a block number, oldest first."""
         return [record for record in self._load_records() if record.number == number]
 
     # Voting.
@@ -125,28 +127,28 @@ class ConsensusSigner:
     def get_index(
         self, number: BlockNumber, validators: Sequence[Address]
     ) -> ValidatorIndex | None:
-        """The index under which this key votes on a number; None: it must not, or has none."""
+        """The validator index for votes on a number; None if this key must not vote on it."""
         if self.address not in validators or not self.may_sign(number):
             return None
         return ValidatorIndex(validators.index(self.address))
 
     def may_sign(self, number: BlockNumber) -> bool:
-        """Whether a vote on this number cannot contradict one that is forgotten."""
+        """Whether this key may vote on a number: no vote on it can have been lost."""
         return self.first_signable is not None and number >= self.first_signable
 
     def sign(self, digest: Hash32) -> Signature:
-        """The deterministic signature of a vote's or a status message's digest.
+        """The deterministic signature of the digest of a vote or STATUS message.
 
-        The replica signs a vote before `persist` has seen it, and sends it only after.
+        The replica signs a vote first, and sends it only after `persist` has returned true.
         """
         return self._sign(digest)
 
     def sign_identity(self, digest: Hash32) -> Signature:
-        """The proof that this validator has a peer id; its digest is in a domain of its own."""
+        """The signature that proves a peer id of this validator; its digest cannot be a vote's."""
         return self._sign(digest)
 
     def persist(self, vote: Persist) -> bool:
-        """Make a vote durable; False if it must not be sent, and then nothing more is signed."""
+        """Make a vote durable. If this returns False, the vote must not be sent; signing stops."""
         if not self.may_sign(vote.record.number):
             self._stop(f"nothing may be signed for block {vote.record.number}")
             return False
@@ -164,12 +166,12 @@ class ConsensusSigner:
         return True
 
     def truncate_log(self, number: BlockNumber) -> None:
-        """Drop the votes on numbers up to `number`, which are final.
+        """Delete the votes on numbers up to `number`, which are final.
 
-        A failure stops the signing only: the chain is stored, and the node follows it.
+        A failure stops only the signing. The block is stored, so the node can continue to follow.
         """
         if self.first_signable is None:
-            return  # `start` must see all of the log, and a log that failed stays as it is
+            return  # before `start` the whole log is needed, and a failed log must not be touched
         try:
             with self._log_lock:
                 self._log.truncate_through(number)

@@ -1,17 +1,17 @@
-r"""The write-ahead log: promises, durable before they are sent (docs/spec/consensus.md, section 8).
+r"""The write-ahead log: votes, durable before they are sent (docs/spec/consensus.md, section 8).
 
     file    = "POTWAL2\n" || salt (8 random bytes) || record ...
     record  = salt || payload length (u32) || CRC-32 (u32) || block number (u64) || payload
 
-The CRC covers salt, length, number and payload; integers are big-endian. Nothing is sent before
-`append` returns, so a record that a crash cut off was never acted on and is dropped. A whole record
-behind a damaged one proves that the damage is no cut-off tail: then nothing may be dropped, and the
-operator decides. Records begin with the salt so that a peer, who does not know it, can neither hide
-such a record in the bytes of a block nor fill a block with what looks like the start of one: every
-start costs a checksum of up to 8 MiB.
+The CRC covers salt, length, number and payload; integers are big-endian. A vote is sent only after
+`append` has returned, so a record that a crash cut off was never sent, and is dropped. If a whole
+record follows a damaged one, the damage is not a cut-off end; then nothing is dropped, and the
+operator must decide. Records begin with a random salt that peers do not know. Otherwise a peer
+could put bytes into a block that look like a record, or like many starts of records, each of which
+costs a checksum of up to 8 MiB.
 
-A damaged last record looks like a cut-off one. That the validator then signs nothing is the signer
-guard's work, which knows a later step than the log.
+A damaged last record looks like a cut-off one. The signer guard protects in this case: it knows a
+later vote than the log, so the validator signs nothing.
 """
 
 import os
@@ -32,26 +32,26 @@ _FILE_HEADER_BYTES: Final = len(_MAGIC) + _SALT_BYTES
 _RECORD_HEADER: Final = Struct(">8sIIQ")
 
 RECORD_LIMIT_BYTES: Final = 2**23
-"""8 MiB: a whole block of 4 MiB and the quorum of PREPAREs beside it."""
+"""8 MiB: room for a block of 4 MiB and the PREPAREs of a quorum."""
 
 
 @dataclass(frozen=True, slots=True)
 class WalRecord:
-    """One promise; its payload is the consensus core's own encoding."""
+    """One record; the payload is encoded by chain/consensus/records.py."""
 
     number: BlockNumber
     payload: bytes
 
 
 class WriteAheadLog:
-    """An open log. One process, one thread at a time; synchronous.
+    """An open log; only one thread of one process may use it at a time.
 
     Args:
-        path: the log file, made if it is absent.
-        fsync: makes a file descriptor durable; another one only in tests of failing disks.
+        path: The log file; created if it does not exist.
+        fsync: Makes a file descriptor durable; replaced only in tests of failing disks.
 
     Raises:
-        OperatorError: damaged in the middle, no log at all, or not accessible.
+        OperatorError: The file is damaged before its end, is not a log, or is not accessible.
     """
 
     def __init__(self, path: Path, *, fsync: Callable[[int], None] = os.fsync) -> None:
@@ -71,14 +71,14 @@ class WriteAheadLog:
             raise OperatorError(f"cannot open the write-ahead log {path}: {error}") from error
 
     def records(self) -> tuple[WalRecord, ...]:
-        """What is in the log, oldest first."""
+        """The records in the log, oldest first."""
         return tuple(self._records)
 
     def append(self, number: BlockNumber, payload: bytes) -> None:
-        """Add a record; durable on return.
+        """Append a record, durably.
 
         Raises:
-            StorageError: the disk refused; from then on always, and nothing may be signed.
+            StorageError: The disk refused. Every later call fails, too, and nothing may be signed.
         """
         assert len(payload) <= RECORD_LIMIT_BYTES
         self._check_alive()
@@ -94,10 +94,10 @@ class WriteAheadLog:
         self._records.append(record)
 
     def truncate_through(self, number: BlockNumber) -> None:
-        """Drop the records of block numbers up to `number`, which are final.
+        """Delete the records of block numbers up to `number`, which are final.
 
         Raises:
-            StorageError: the disk refused; from then on always, and nothing may be signed.
+            StorageError: The disk refused. Every later call fails, too, and nothing may be signed.
         """
         self._check_alive()
         kept = [record for record in self._records if record.number > number]
@@ -114,7 +114,7 @@ class WriteAheadLog:
         self._records = kept
 
     def close(self) -> None:
-        """Release the file; the object is of no further use."""
+        """Release the file; the object cannot be used afterwards."""
         os.close(self._descriptor)
         self._failure = "the log is closed"
 
@@ -131,10 +131,10 @@ class WriteAheadLog:
 
 
 def read_records(path: Path) -> tuple[WalRecord, ...]:
-    """What is in the log at `path`, which stays as it is; nothing if there is none.
+    """The records in the log at `path`, read without changing it; empty if there is no file.
 
     Raises:
-        OperatorError: damaged in the middle, no log at all, or not readable.
+        OperatorError: The file is damaged before its end, is not a log, or is not readable.
     """
     try:
         data = path.read_bytes()
@@ -149,11 +149,11 @@ _CURE: Final = (
     "restore it, or move it away: the signer guard then keeps this validator from signing until "
     "the network has passed what it may have signed"
 )
-"""What an operator can do about a log that is not readable."""
+"""The advice for an operator with an unreadable log."""
 
 
 def _cut(path: Path, length: int, fsync: Callable[[int], None]) -> None:
-    """Drop what is behind `length`, durably."""
+    """Truncate the file to `length`, durably."""
     with path.open("rb+", buffering=0) as file:
         file.truncate(length)
         fsync(file.fileno())
@@ -177,7 +177,7 @@ def _read_salt(path: Path, data: bytes) -> bytes:
 
 
 def _replay(path: Path, data: bytes, salt: bytes) -> tuple[list[WalRecord], int]:
-    """The whole records from the start, and where they end."""
+    """The whole records from the start, and the position of their end."""
     records: list[WalRecord] = []
     position = _FILE_HEADER_BYTES
     while (record := _decode_at(data, position, salt)) is not None:
@@ -195,7 +195,7 @@ def _replay(path: Path, data: bytes, salt: bytes) -> tuple[list[WalRecord], int]
 
 
 def _decode_at(data: bytes, position: int, salt: bytes) -> WalRecord | None:
-    """The record that starts at `position`, or None if there is no whole one."""
+    """The record that starts at `position`; None if there is no whole record."""
     start = position + _RECORD_HEADER.size
     if start > len(data):
         return None

@@ -1,6 +1,7 @@
-"""What consensus did and who took part, for metrics, logs, diagnosis (docs/operator-guide.md).
+"""Observes consensus for metrics, logs and diagnosis (docs/operator-guide.md).
 
-The host tells; nothing here decides anything. Durations are trio's, which nobody sets.
+The consensus host reports events to it; it has no influence on them. Durations use trio's monotonic
+clock.
 """
 
 from collections import deque
@@ -24,35 +25,35 @@ from node.clock import Clock
 from node.metrics.registry import NodeMetrics
 
 KEPT_NUMBERS: Final = 4
-"""Final numbers whose COMMITs are still counted; what is later is missed for good."""
+"""Final block numbers for which late COMMITs are still counted; later ones count as missed."""
 
 CLOCK_READINGS: Final = 8
-"""Proposals whose times are compared with ours: delay only makes a clock look later than it is, so
-the greatest of them is the nearest."""
+"""Readings of a validator's clock that are kept, one a proposal. Network delay can only make a
+clock look slow, so the greatest reading is the most exact."""
 
 _log = structlog.get_logger("node.consensus")
 
 
 @dataclass(slots=True)
 class ValidatorRecord:
-    """What was heard of one validator since this node started."""
+    """What this node observed of one validator since its start."""
 
     heard_at: float | None = None
-    """Its last consensus message, on trio's clock; None: never."""
+    """The time of its last consensus message, on trio's clock; None if there was none."""
     voted_number: BlockNumber | None = None
-    """The highest number for which it sent a PREPARE or COMMIT; None: none."""
+    """The highest number for which it sent a PREPARE or COMMIT; None if it sent none."""
     clock_readings: deque[float] = field(default_factory=lambda: deque(maxlen=CLOCK_READINGS))
-    """Its clock minus ours in seconds, by each of its last proposals, to half a second."""
+    """Its clock minus ours in seconds, from each of its last proposals, exact to half a second."""
 
     @property
     def clock_offset_seconds(self) -> float | None:
-        """Its clock minus ours; None: not known."""
+        """Its clock minus ours in seconds; None if it is not known."""
         return max(self.clock_readings, default=None)
 
 
 @dataclass(slots=True)
 class _Steps:
-    """When the steps of the number being decided happened."""
+    """The times of the steps of the number being decided."""
 
     started_at: float
     proposed_at: float | None = None
@@ -62,7 +63,7 @@ class _Steps:
 
 @dataclass(slots=True)
 class _Final:
-    """A final number whose COMMITs still come in."""
+    """A final number for which COMMITs still arrive."""
 
     number: BlockNumber
     validators: tuple[Address, ...]
@@ -70,39 +71,39 @@ class _Final:
 
 
 class ConsensusWatch:
-    """Listens to one consensus host."""
+    """Observes one consensus host."""
 
     def __init__(self, metrics: NodeMetrics, clock: Clock, get_head: Callable[[], Header]) -> None:
         self.failed_views = 0
-        """Views that ended without a block, of the numbers finalized since the start."""
+        """Number of views that ended without a block, in blocks finalized since the start."""
         self._metrics = metrics
         self._clock = clock
         self._get_head = get_head
         now = trio.current_time()
-        # Of a head from before the start only its own time is known.
+        # For a head from before the start, only its timestamp is known.
         self._head_final_at = now - max(0.0, clock.now_ms() / 1000 - get_head().timestamp)
         self._has_seen_head = False
-        """Whether the head became final while we looked."""
+        """Whether the head became final while this process was running."""
         self._validators: dict[Address, ValidatorRecord] = {}
         self._steps = _Steps(now)
         self._final: list[_Final] = []
         self._first_number: BlockNumber | None = None
-        """The one that was being decided at the start."""
+        """The number that was being decided at the start."""
         self._proposers: set[Address] = set()
-        """Who proposed at this number already."""
+        """The validators that have proposed at this number."""
 
     def seconds_since_head(self) -> float:
-        """How long ago the head became final."""
+        """Seconds since the head became final."""
         return trio.current_time() - self._head_final_at
 
     def get_record(self, validator: Address) -> ValidatorRecord:
-        """What was heard of a validator."""
+        """The record of a validator; a new one if there was none."""
         return self._validators.get(validator) or ValidatorRecord()
 
-    # What the host tells.
+    # Events that the host reports.
 
     def on_message(self, sender: Address, message: Message) -> None:
-        """A message of the number being decided came over the sender's own stream, verified."""
+        """Record a verified message of the number being decided, from the sender's own stream."""
         record = self._validators.setdefault(sender, ValidatorRecord())
         record.heard_at = trio.current_time()
         match message:
@@ -116,26 +117,26 @@ class ConsensusWatch:
                 pass
 
     def on_other_message(self, sender: Address, message: Message) -> None:
-        """A message of another number came from `sender`; nothing in it is verified."""
+        """Record an unverified message of another number."""
         record = self._validators.setdefault(sender, ValidatorRecord())
         record.heard_at = trio.current_time()
         if isinstance(message, Vote) and message.number <= self._get_head().number:
-            # One that is far away votes too, after the others have finished.
+            # A distant validator votes too, but its votes arrive after the number is decided.
             record.voted_number = BlockNumber(max(record.voted_number or 0, message.number))
 
     def _on_proposal(self, sender: Address, record: ValidatorRecord, proposal: PrePrepare) -> None:
-        """Compare clocks; a time that the parent forced upwards tells nothing."""
+        """Compare clocks. A timestamp equal to the parent's is ignored: it was raised to that."""
         header, parent = proposal.block.header, self._get_head()
         if header.number in (self._first_number, parent.number) or sender in self._proposers:
-            return  # sent again, to a node that came late: as old as nobody knows
+            return  # a resend of unknown age says nothing about its author's clock
         self._proposers.add(sender)
         if header.coinbase == sender and header.timestamp > parent.timestamp:
-            # Half a second: the header's time is cut to whole ones.
+            # Add half a second, because the timestamp was cut to whole seconds.
             offset = header.timestamp + 0.5 - self._clock.now_ms() / 1000
             record.clock_readings.append(offset)
 
     def on_number(self, state: ReplicaState) -> None:
-        """The replica begins a number, perhaps for the first time since the start."""
+        """Record that the replica begins a number."""
         self._steps = _Steps(trio.current_time())
         if self._first_number is None:
             self._first_number = state.config.number
@@ -159,7 +160,7 @@ class ConsensusWatch:
     def on_transition(
         self, event: Input, before: ReplicaState, after: ReplicaState, effects: Sequence[Effect]
     ) -> None:
-        """The replica took an input."""
+        """Record a transition of the replica."""
         if after.config.number != before.config.number:
             self.on_number(after)
         else:
@@ -179,7 +180,7 @@ class ConsensusWatch:
                     pass
 
     def _observe_steps(self, state: ReplicaState) -> None:
-        """Each step of a block is timed once, from the step before it that happened here."""
+        """Measure each step of a block once, from the preceding step that happened here."""
         steps, now = self._steps, trio.current_time()
         observe = self._metrics.step_seconds
         if steps.proposed_at is None and state.proposal is not None:
@@ -213,7 +214,7 @@ class ConsensusWatch:
         )
 
     def _count_late_commit(self, event: MessageReceived, state: ReplicaState) -> None:
-        # Nobody verified its signature; the stream it came on is its author's own.
+        # Its signature is not verified, but it came on its author's own stream.
         message = event.message
         if (
             not isinstance(message, Vote)
@@ -235,7 +236,7 @@ class ConsensusWatch:
         *,
         is_synced: bool,
     ) -> None:
-        """A block is final and stored: by our replica, or fetched from peers (`is_synced`)."""
+        """Record a final block, decided by our replica or fetched from peers (`is_synced`)."""
         now = trio.current_time()
         metrics, header = self._metrics, block.header
         seconds = self.seconds_since_head()
@@ -270,7 +271,7 @@ class ConsensusWatch:
     def _close_votes(
         self, number: BlockNumber, certificate: CommitCertificate, validators: tuple[Address, ...]
     ) -> None:
-        """Count whose COMMITs for the last block have not come by now, one block later."""
+        """Count the validators without a COMMIT for the last block, one block later."""
         if self._final:
             last = self._final[-1]
             missed = [address for address in last.validators if address not in last.heard]

@@ -1,10 +1,6 @@
-"""The methods of this chain's own: nodes, validators, tasks, rounds, rewards (docs/spec/rpc.md, 2).
+"""The `pot_` methods: nodes, validators, tasks, rounds, rewards (docs/spec/rpc.md, section 2)."""
 
-Token amounts are decimal strings of base units, since they pass 2**53; block numbers, rounds and
-units are plain integers.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -35,13 +31,24 @@ from chain.training.history import (
 from chain.training.rewards import build_reward_tree
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import (
-    PPM,
     TaskSpec,
 )
 from node.ipc.client import IpcError, NodeLink
 from node.rpc.dispatch import Method
 from node.rpc.errors import ErrorCode, RpcError, history_not_held, invalid_params
 from node.rpc.parameters import BlockTag, Parameters, parse_address, parse_integer, parse_object
+from node.rpc.training_encoding import (
+    EVALUATION_NAMES,
+    encode_account,
+    encode_deadline,
+    encode_evaluation,
+    encode_participants,
+    encode_records,
+    encode_round_state,
+    encode_summary,
+    encode_terms,
+    encode_vote,
+)
 from node.rpc.training_view import TrainingView
 from node.training.checks import load_check
 from pot_common.json_text import parse_json
@@ -145,25 +152,6 @@ class PotMethods:
         )
         return [self._summarize(history) for history in histories if history is not None]
 
-    def _summarize(self, history: TaskHistory) -> JsonObject:
-        spec = self._view.index.spec(history)
-        reason = history.close_reason
-        return {
-            "id": history.task_id,
-            "name": None if spec is None else spec.name,
-            "submitter": to_hex(history.submitter),
-            "submittedBlock": history.submitted_block,
-            "status": history.status.name.lower(),
-            "closeReason": None if reason is None else reason.name.lower(),
-            "specHash": to_hex(history.spec_hash),
-            "budget": str(history.budget),
-            "rounds": None if spec is None else spec.round_count,
-            "roundsSettled": history.rounds_settled,
-            "readyCount": len(history.ready),
-            "trainingStateRoot": to_hex(history.training_state_root),
-            "modelRoot": to_hex(history.model_root),
-        }
-
     async def _get_task(self, params: Parameters) -> Json:
         history = self._take_task(params)
         params.end()
@@ -178,40 +166,15 @@ class PotMethods:
             **self._summarize(history),
             "phase": phase.name.lower(),
             "spec": _describe_spec(history),
-            "terms": {
-                "token": to_hex(terms.token),
-                "unitPrice": str(terms.unit_price),
-                "validatorFee": str(terms.validator_fee),
-                "rounds": terms.rounds,
-                "minMiners": terms.min_miners,
-                "maxUnits": terms.max_units,
-                "auditPpm": terms.audit_ppm,
-                "commitSeconds": terms.commit_seconds,
-                "verdictSeconds": terms.verdict_seconds,
-                "resultSeconds": terms.result_seconds,
-            },
-            "account": {
-                "escrowed": str(account.escrowed),
-                "paid": str(account.paid),
-                "reserved": str(account.reserved),
-                "refundable": str(account.refundable),
-                "refunded": str(account.refunded),
-                "readyCount": account.ready_count,
-                "cancelling": account.cancelling,
-            },
-            "round": {
-                "round": state.round,
-                "attempt": state.attempt,
-                "ballot": state.ballot,
-                "openBlock": state.open_block if state.open else None,
-                "expectedCommitments": state.expected_commitments,
-                "commitmentCount": state.commitment_count,
-                "verdictCount": state.verdict_count,
-                "resultCount": state.result_count,
-            },
-            "deadline": {"blockNumber": deadline.block_number, "timestamp": deadline.timestamp},
+            "terms": encode_terms(terms),
+            "account": encode_account(account),
+            "round": encode_round_state(state),
+            "deadline": encode_deadline(deadline),
             "evaluation": self._find_evaluation(history),
         }
+
+    def _summarize(self, history: TaskHistory) -> JsonObject:
+        return encode_summary(history, self._view.index.spec(history))
 
     def _find_evaluation(self, history: TaskHistory) -> Json:
         spec = self._view.index.spec(history)
@@ -219,7 +182,7 @@ class PotMethods:
         for number in range(last, max(-1, last - EVALUATION_SEARCH_LIMIT), -1):
             settled = self._view.index.settled_round(history.task_id, number)
             if settled is not None and spec is not None and get_evaluation(settled) is not None:
-                return {"round": number, **_encode_evaluation(settled, spec)}
+                return {"round": number, **encode_evaluation(settled, spec)}
         return None
 
     async def _get_attempt(self, params: Parameters) -> Json:
@@ -239,10 +202,10 @@ class PotMethods:
             "phase": phase.name.lower(),
             "openBlock": attempt.open_block,
             "seed": to_hex(seed),
-            "participants": _encode_participants(participants),
+            "participants": encode_participants(participants),
             "trainingStateRoot": to_hex(history.training_state_root),
             "thetaRoot": to_hex(get_theta_root(history, spec)),
-            "deadline": {"blockNumber": deadline.block_number, "timestamp": deadline.timestamp},
+            "deadline": encode_deadline(deadline),
         }
 
     # Rounds.
@@ -271,62 +234,27 @@ class PotMethods:
             return None
         seed = self._view.describe(spec, attempt).seed
         participants = await self._view.ledger.participants(history.task_id, attempt.open_block)
-        count = len(attempt.commitments)
         in_progress: JsonObject = {
             "round": number,
             "attempt": attempt.id.attempt_number,
             "ballot": attempt.ballot,
             "openBlock": attempt.open_block,
             "seed": to_hex(seed),
-            "participants": _encode_participants(participants),
-            "commitments": [
-                {
-                    "index": index,
-                    "miner": to_hex(record.miner),
-                    "units": record.units,
-                    "commitment": to_hex(record.commitment),
-                    "blockNumber": record.block_number,
-                }
-                for index, record in enumerate(attempt.commitments)
-            ],
-            "verdicts": [
-                {
-                    "validator": to_hex(verdict.validator),
-                    "timely": verdict.is_timely,
-                    "verdicts": [
-                        each.name.lower() for each in decode_verdicts(verdict.bitmap, count)
-                    ],
-                    "blockNumber": verdict.block_number,
-                }
-                for verdict in attempt.verdicts
-            ],
-            "evaluations": [
-                {
-                    "validator": to_hex(result.validator),
-                    "correctCount": result.correct_count,
-                    "lossMillinats": result.loss_millinats,
-                }
-                for result in attempt.results
-                if result.correct_count is not None
-            ],
+            "participants": encode_participants(participants),
+            **encode_records(attempt),
         }
         if settled is None:
             nothing: JsonObject = dict.fromkeys(
-                ("blockNumber", "result", "payout", "seconds", *_NO_EVALUATION)
+                ("blockNumber", "result", "payout", "seconds", *EVALUATION_NAMES)
             )
             return {**in_progress, **nothing, "accepted": []}
         outcome = compute_outcome(attempt, spec, self._view.index.validator_set)
         return {
             **in_progress,
-            **_encode_evaluation(settled, spec),
+            **encode_evaluation(settled, spec),
             "blockNumber": settled.block_number,
             "accepted": list(outcome.accepted),
-            "result": {
-                "trainingStateRoot": to_hex(settled.vote.training_state_root),
-                "modelRoot": to_hex(settled.vote.model_root),
-                "rewardsRoot": to_hex(settled.vote.rewards_root),
-                "acceptedUnits": settled.vote.accepted_units,
-            },
+            "result": encode_vote(settled.vote),
             "payout": str(settled.payout),
             "seconds": settled.timestamp - attempt.open_timestamp,
         }
@@ -452,25 +380,6 @@ class PotMethods:
             "parameters": parameter_count,
             "path": f"/v1/blobs/{to_hex(model_root)}",
         }
-
-
-_NO_EVALUATION: Final = ("correctCount", "lossMillinats", "accuracyPpm")
-
-
-def _encode_evaluation(settled: SettledRound, spec: TaskSpec) -> JsonObject:
-    evaluation = get_evaluation(settled)
-    if evaluation is None:
-        return dict.fromkeys(_NO_EVALUATION)
-    correct_count, loss_millinats = evaluation
-    return {
-        "correctCount": correct_count,
-        "lossMillinats": loss_millinats,
-        "accuracyPpm": correct_count * PPM // spec.held_out.row_count,
-    }
-
-
-def _encode_participants(participants: Sequence[tuple[Address, int]]) -> Json:
-    return [[to_hex(miner), units] for miner, units in sorted(participants)]
 
 
 def _describe_spec(history: TaskHistory) -> Json:

@@ -1,0 +1,167 @@
+"""Tasks, rounds and attempts as the `pot_` methods spell them (docs/spec/rpc.md, section 2).
+
+Token amounts are decimal strings of base units, since they pass 2**53; block numbers, rounds and
+units are plain integers.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from chain.contracts.gradient_ledger import Deadline, ResultVote, RoundState
+from chain.contracts.task_registry import TaskAccount, TaskTerms
+from chain.hexadecimal import to_hex
+from chain.json_types import Json, JsonObject
+from chain.primitives import Address
+from chain.training.acceptance import decode_verdicts
+from chain.training.history import (
+    Attempt,
+    CommitmentRecord,
+    ResultRecord,
+    SettledRound,
+    TaskHistory,
+    VerdictRecord,
+    get_evaluation,
+)
+from chain.training.task_spec import PPM, TaskSpec
+
+EVALUATION_NAMES: Final = ("correctCount", "lossMillinats", "accuracyPpm")
+"""The fields of an evaluation; each is null where a round has none."""
+
+
+def encode_summary(history: TaskHistory, spec: TaskSpec | None) -> JsonObject:
+    """A task as lists show it; `spec` is None if what was submitted is no specification."""
+    reason = history.close_reason
+    return {
+        "id": history.task_id,
+        "name": None if spec is None else spec.name,
+        "submitter": to_hex(history.submitter),
+        "submittedBlock": history.submitted_block,
+        "status": history.status.name.lower(),
+        "closeReason": None if reason is None else reason.name.lower(),
+        "specHash": to_hex(history.spec_hash),
+        "budget": str(history.budget),
+        "rounds": None if spec is None else spec.round_count,
+        "roundsSettled": history.rounds_settled,
+        "readyCount": len(history.ready),
+        "trainingStateRoot": to_hex(history.training_state_root),
+        "modelRoot": to_hex(history.model_root),
+    }
+
+
+def encode_terms(terms: TaskTerms) -> JsonObject:
+    """The terms by which the contracts settle a task's rounds."""
+    return {
+        "token": to_hex(terms.token),
+        "unitPrice": str(terms.unit_price),
+        "validatorFee": str(terms.validator_fee),
+        "rounds": terms.rounds,
+        "minMiners": terms.min_miners,
+        "maxUnits": terms.max_units,
+        "auditPpm": terms.audit_ppm,
+        "commitSeconds": terms.commit_seconds,
+        "verdictSeconds": terms.verdict_seconds,
+        "resultSeconds": terms.result_seconds,
+    }
+
+
+def encode_account(account: TaskAccount) -> JsonObject:
+    """A task's money at the registry."""
+    return {
+        "escrowed": str(account.escrowed),
+        "paid": str(account.paid),
+        "reserved": str(account.reserved),
+        "refundable": str(account.refundable),
+        "refunded": str(account.refunded),
+        "readyCount": account.ready_count,
+        "cancelling": account.cancelling,
+    }
+
+
+def encode_round_state(state: RoundState) -> JsonObject:
+    """The round in progress, as the ledger keeps it."""
+    return {
+        "round": state.round,
+        "attempt": state.attempt,
+        "ballot": state.ballot,
+        "openBlock": state.open_block if state.open else None,
+        "expectedCommitments": state.expected_commitments,
+        "commitmentCount": state.commitment_count,
+        "verdictCount": state.verdict_count,
+        "resultCount": state.result_count,
+    }
+
+
+def encode_deadline(deadline: Deadline) -> JsonObject:
+    """The end of a phase."""
+    return {"blockNumber": deadline.block_number, "timestamp": deadline.timestamp}
+
+
+def encode_participants(participants: Sequence[tuple[Address, int]]) -> Json:
+    """The miners of an attempt with the units that they declared."""
+    return [[to_hex(miner), units] for miner, units in sorted(participants)]
+
+
+def encode_records(attempt: Attempt) -> JsonObject:
+    """What miners and validators posted in an attempt."""
+    count = len(attempt.commitments)
+    return {
+        "commitments": [
+            _encode_commitment(index, record) for index, record in enumerate(attempt.commitments)
+        ],
+        "verdicts": [_encode_verdicts(record, count) for record in attempt.verdicts],
+        "evaluations": [
+            _encode_result_record(record)
+            for record in attempt.results
+            if record.correct_count is not None
+        ],
+    }
+
+
+def _encode_commitment(index: int, record: CommitmentRecord) -> JsonObject:
+    return {
+        "index": index,
+        "miner": to_hex(record.miner),
+        "units": record.units,
+        "commitment": to_hex(record.commitment),
+        "blockNumber": record.block_number,
+    }
+
+
+def _encode_verdicts(record: VerdictRecord, count: int) -> JsonObject:
+    return {
+        "validator": to_hex(record.validator),
+        "timely": record.is_timely,
+        "verdicts": [each.name.lower() for each in decode_verdicts(record.bitmap, count)],
+        "blockNumber": record.block_number,
+    }
+
+
+def _encode_result_record(record: ResultRecord) -> JsonObject:
+    return {
+        "validator": to_hex(record.validator),
+        "correctCount": record.correct_count,
+        "lossMillinats": record.loss_millinats,
+    }
+
+
+def encode_vote(vote: ResultVote) -> JsonObject:
+    """The result that a round was settled with."""
+    return {
+        "trainingStateRoot": to_hex(vote.training_state_root),
+        "modelRoot": to_hex(vote.model_root),
+        "rewardsRoot": to_hex(vote.rewards_root),
+        "acceptedUnits": vote.accepted_units,
+    }
+
+
+def encode_evaluation(settled: SettledRound, spec: TaskSpec) -> JsonObject:
+    """The model's score on the held-out examples; nulls if the validators did not measure it."""
+    evaluation = get_evaluation(settled)
+    if evaluation is None:
+        return dict.fromkeys(EVALUATION_NAMES)
+    correct_count, loss_millinats = evaluation
+    return {
+        "correctCount": correct_count,
+        "lossMillinats": loss_millinats,
+        "accuracyPpm": correct_count * PPM // spec.held_out.row_count,
+    }

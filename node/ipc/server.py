@@ -7,7 +7,7 @@ its connection, and nothing else happens.
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 import trio
@@ -16,6 +16,7 @@ from chain.errors import RejectedInputError, RejectionReason
 from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address, BlockNumber, Hash32
+from node.ipc.backend import Backend
 from node.trio_types import TaskStatus
 from pot_common.framing import NODE_FRAMES, FrameError, FrameReader
 
@@ -37,58 +38,10 @@ UNIX_PATH_LIMIT_BYTES: Final = 107
 _log = structlog.get_logger("node.ipc")
 
 
-class NodeBackend(Protocol):
-    """What the node process answers. Called from the node's own thread; must not block."""
-
-    async def submit_transaction(self, raw: bytes) -> Hash32:
-        """Put a signed transaction into the pool and announce it; its hash.
-
-        Raises:
-            RejectedInputError: Why it was refused.
-        """
-        ...
-
-    def get_pending_nonce(self, address: Address) -> int | None:
-        """The nonce after the account's consecutive pooled transactions; None if it has none."""
-        ...
-
-    def get_pooled_transaction(self, transaction_hash: Hash32) -> bytes | None:
-        """The raw transaction, or None if the pool does not hold it."""
-        ...
-
-    def get_pool_counts(self) -> tuple[int, int]:
-        """How many transactions are includable now, and how many wait for a nonce."""
-        ...
-
-    def get_pool_content(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-        """Raw transactions: those includable now, and those that wait for a nonce."""
-        ...
-
-    def get_node_info(self) -> JsonObject:
-        """Peer id, listen addresses, validator, role: what `pot_nodeInfo` adds to the chain."""
-        ...
-
-    def get_validators(self) -> Json:
-        """What `pot_validators` shows."""
-        ...
-
-    def get_consensus_state(self) -> JsonObject:
-        """What `pot_consensusState` shows."""
-        ...
-
-    def get_sync_state(self) -> JsonObject:
-        """`{"peers": int, "best": int}`: connected peers and the highest head among them."""
-        ...
-
-    def on_blob(self) -> None:
-        """Note that the RPC process stored a blob."""
-        ...
-
-
 class IpcServer:
-    """Serves one NodeBackend on one Unix socket."""
+    """Serves one `Backend` on one Unix socket."""
 
-    def __init__(self, backend: NodeBackend) -> None:
+    def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._head: JsonObject | None = None
         self._head_changed = trio.Event()

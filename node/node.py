@@ -18,7 +18,7 @@ from chain.hexadecimal import from_plain_hex
 from chain.primitives import Address, Hash32, PrivateKey
 from chain.training.self_test import WrongNumbersError, run_self_test
 from chain.types.certificate import MAX_VALIDATORS
-from node.chain.contract_reader import LedgerReader
+from node.chain.contract_reader import ContractReader
 from node.chain.executor import Executor
 from node.chain.finalizer import Finalizer, NewHead
 from node.chain.training_index import TrainingIndex
@@ -170,10 +170,10 @@ class _Node:
         self._store = store
         self._connected_validators: tuple[Address, ...] = ()
         clock = SystemClock()
-        ledger = LedgerReader(store, database, genesis, clock)
+        contracts = ContractReader(store, database, genesis, clock)
         validator = None if signer is None else signer.address
         domain = SigningDomain(genesis.chain_id, store.genesis_hash(), CONSENSUS_VERSION)
-        rules = HeadRules(store=store, database=database, config=genesis, ledger=ledger)
+        rules = HeadRules(store=store, database=database, config=genesis, contracts=contracts)
         mempool = Mempool(rules)
         pool = Pool(mempool)
         blobs = BlobStore(config.blob_dir, quota_bytes=config.blobs.quota_bytes)
@@ -294,7 +294,7 @@ class _Node:
         if operator is not None:
             self._validator_set_calls = ValidatorSetCalls(
                 operator=operator,
-                ledger=ledger,
+                contracts=contracts,
                 store=store,
                 evidence=evidence,
                 evidence_blocks=genesis.parameters.evidence_blocks,
@@ -303,7 +303,7 @@ class _Node:
             chain_id=genesis.chain_id,
             blob_bytes_per_second=genesis.parameters.blob_bytes_per_second,
             index=index,
-            ledger=ledger,
+            contracts=contracts,
             blobs=blobs,
             reveals=reveals,
             state_parts=state_parts,

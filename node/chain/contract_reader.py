@@ -22,7 +22,7 @@ T = TypeVar("T")
 """The type of an answer."""
 
 
-class LedgerReader:
+class ContractReader:
     """Asks the system contracts about the head and about older blocks."""
 
     def __init__(

@@ -8,7 +8,7 @@ from chain.primitives import Address, TaskId
 from chain.state.world_state import WorldState
 from chain.types.transaction import Transaction
 from chain.validation import compute_next_base_fee, validate_transaction
-from node.chain.contract_reader import LedgerReader
+from node.chain.contract_reader import ContractReader
 from node.mempool.pool import Priority
 from node.storage.block_store import BlockStore
 from node.storage.database import Database
@@ -23,12 +23,12 @@ class HeadRules:
         store: BlockStore,
         database: Database,
         config: GenesisConfig,
-        ledger: LedgerReader,
+        contracts: ContractReader,
     ) -> None:
         self._store = store
         self._database = database
         self._config = config
-        self._ledger = ledger
+        self._contracts = contracts
         self._world: tuple[bytes, WorldState] | None = None
 
     def validate(self, transaction: Transaction) -> None:
@@ -73,7 +73,7 @@ class HeadRules:
         return Priority.ORDINARY
 
     def _is_miner(self, task_id: TaskId, account: Address) -> bool:
-        return self._ledger.read(gradient_ledger.get_miner(task_id, account)).units > 0
+        return self._contracts.read(gradient_ledger.get_miner(task_id, account)).units > 0
 
     def _is_operator(self, account: Address) -> bool:
         return account in self._store.next_validator_set().operators

@@ -19,7 +19,7 @@ from chain.errors import RejectedInputError
 from chain.hexadecimal import to_hex
 from chain.primitives import ZERO_HASH, BlockNumber
 from chain.training.rounds import TURN_BLOCKS
-from node.chain.contract_reader import LedgerReader
+from node.chain.contract_reader import ContractReader
 from node.consensus.evidence_store import EvidenceStore
 from node.operator.account import RESEND_BLOCKS, Operator
 from node.storage.block_store import BlockStore
@@ -55,13 +55,13 @@ class ValidatorSetCalls:
         self,
         *,
         operator: Operator,
-        ledger: LedgerReader,
+        contracts: ContractReader,
         store: BlockStore,
         evidence: EvidenceStore,
         evidence_blocks: int,
     ) -> None:
         self._operator = operator
-        self._ledger = ledger
+        self._contracts = contracts
         self._store = store
         self._evidence = evidence
         self._evidence_blocks = evidence_blocks
@@ -90,7 +90,7 @@ class ValidatorSetCalls:
             )
             sending.attempts += 1
             refusal = await trio.to_thread.run_sync(
-                self._ledger.simulate, self._operator.address, call, CALL_GAS
+                self._contracts.simulate, self._operator.address, call, CALL_GAS
             )
             if refusal is not None:
                 _log.info("call would revert", call=name, reason=refusal)
@@ -110,7 +110,7 @@ class ValidatorSetCalls:
     def _list_calls(self) -> dict[str, ContractCall]:
         """The due calls at the head's state, by name."""
         calls = {}
-        read = self._ledger.read
+        read = self._contracts.read
         head = self._store.head_number()
         if 0 < head < GENESIS_HASH_BLOCKS and read(validator_set.genesis_hash()) == ZERO_HASH:
             calls["record genesis"] = validator_set.record_genesis()

@@ -157,11 +157,11 @@ class PotMethods:
         params.end()
         if history is None:
             return None
-        ledger, task_id = self._view.ledger, history.task_id
-        phase, deadline = await ledger.phase(task_id)
-        terms = await ledger.read(task_registry.get_terms(task_id))
-        account = await ledger.read(task_registry.get_account(task_id))
-        state = await ledger.read(gradient_ledger.get_round(task_id))
+        contracts, task_id = self._view.contracts, history.task_id
+        phase, deadline = await contracts.phase(task_id)
+        terms = await contracts.read(task_registry.get_terms(task_id))
+        account = await contracts.read(task_registry.get_account(task_id))
+        state = await contracts.read(gradient_ledger.get_round(task_id))
         return {
             **self._summarize(history),
             "phase": phase.name.lower(),
@@ -192,8 +192,8 @@ class PotMethods:
         spec = None if history is None else self._view.index.spec(history)
         if history is None or attempt is None or spec is None:
             return None
-        phase, deadline = await self._view.ledger.phase(history.task_id)
-        participants = await self._view.ledger.participants(history.task_id, attempt.open_block)
+        phase, deadline = await self._view.contracts.phase(history.task_id)
+        participants = await self._view.contracts.participants(history.task_id, attempt.open_block)
         seed = self._view.describe(spec, attempt).seed
         return {
             "round": attempt.id.round_number,
@@ -233,7 +233,7 @@ class PotMethods:
         if attempt is None or attempt.id.round_number != number:
             return None
         seed = self._view.describe(spec, attempt).seed
-        participants = await self._view.ledger.participants(history.task_id, attempt.open_block)
+        participants = await self._view.contracts.participants(history.task_id, attempt.open_block)
         in_progress: JsonObject = {
             "round": number,
             "attempt": attempt.id.attempt_number,
@@ -271,7 +271,7 @@ class PotMethods:
         attempt = history.attempt if settled is None else settled.attempt
         if attempt is None or attempt.id.round_number != number:
             return None
-        participants = await self._view.ledger.participants(history.task_id, attempt.open_block)
+        participants = await self._view.contracts.participants(history.task_id, attempt.open_block)
         assignment = self._view.describe(spec, attempt).assign(participants)
         units = assignment.units_of(miner)
         index = next((i for i, r in enumerate(attempt.commitments) if r.miner == miner), None)
@@ -346,7 +346,7 @@ class PotMethods:
         rewards = get_rewards(history)
         tree = build_reward_tree(self._view.chain_id, REWARD_DISTRIBUTOR, history.task_id, rewards)
         cumulative = rewards.get(account, 0)
-        claimed = await self._view.ledger.read(
+        claimed = await self._view.contracts.read(
             reward_distributor.claimed_of(history.task_id, account)
         )
         return {

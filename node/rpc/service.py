@@ -20,13 +20,13 @@ from chain.genesis import parse_genesis
 from chain.validation import compute_next_base_fee
 from node.ipc.client import IpcClient, NodeLink
 from node.rpc.blobs import BlobReads, BlobService
+from node.rpc.call_worker_reader import CallWorkerReader
 from node.rpc.calls import CallExecutor, CallWorkers
 from node.rpc.chain_view import ChainView
 from node.rpc.dispatch import Dispatcher
 from node.rpc.eth import EthMethods
 from node.rpc.fees import FeeOracle
 from node.rpc.http import AccessRules, HttpApplication
-from node.rpc.ledger import LedgerView
 from node.rpc.metrics import RpcMetrics
 from node.rpc.pot import PotMethods
 from node.rpc.proofs import ProofMethods
@@ -121,7 +121,7 @@ def build_service(
         chain=chain,
         chain_id=genesis.chain_id,
         index=build_index(chain),
-        ledger=LedgerView(chain, calls),
+        contracts=CallWorkerReader(chain, calls),
         reveals=RevealStore(options.reveals),
         checks_directory=options.checks,
     )

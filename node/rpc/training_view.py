@@ -10,8 +10,8 @@ from chain.training.task_spec import (
 )
 from chain.validation import compute_mix_hash
 from node.chain.training_index import TrainingIndex
+from node.rpc.call_worker_reader import CallWorkerReader
 from node.rpc.chain_view import ChainView
-from node.rpc.ledger import LedgerView
 from node.training.reveal_store import RevealStore
 
 
@@ -22,7 +22,7 @@ class TrainingView:
     chain: ChainView
     chain_id: int
     index: TrainingIndex
-    ledger: LedgerView
+    contracts: CallWorkerReader
     reveals: RevealStore
     checks_directory: Path
     """Where the training host keeps the results of its checks."""

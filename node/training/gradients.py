@@ -22,7 +22,7 @@ from chain.training.encoding import GradientHeader, count_payload_bytes
 from chain.training.history import Attempt, CommitmentRecord, get_theta_root
 from chain.training.reveal import Reveal
 from chain.training.state import FLOAT32_BYTES
-from node.chain.contract_reader import LedgerReader
+from node.chain.contract_reader import ContractReader
 from node.storage.blobs import BlobStore
 from node.training.checks import get_checks_path
 from node.training.content import Content, get_integer, list_shard_ids
@@ -47,7 +47,7 @@ class Gradients:
         self,
         *,
         chain_id: int,
-        ledger: LedgerReader,
+        contracts: ContractReader,
         blobs: BlobStore,
         content: Content,
         reveals: RevealStore,
@@ -56,7 +56,7 @@ class Gradients:
         directory: Path,
     ) -> None:
         self._chain_id = chain_id
-        self._ledger = ledger
+        self._contracts = contracts
         self._blobs = blobs
         self._content = content
         self._reveals = reveals
@@ -155,13 +155,13 @@ class Gradients:
     # The description of an attempt.
 
     def _describe(self, task: ServedTask, attempt: Attempt) -> AttemptDescription:
-        mix_hash = self._ledger.mix_hash_after(attempt.open_block)
+        mix_hash = self._contracts.mix_hash_after(attempt.open_block)
         return describe_attempt(attempt.id, task.spec, chain_id=self._chain_id, mix_hash=mix_hash)
 
     def _get_assignment(self, task: ServedTask, attempt: Attempt) -> Assignment:
         work = task.work
         if attempt.id not in work.assignments:
-            participants = self._ledger.participants(task.task_id, attempt.open_block)
+            participants = self._contracts.participants(task.task_id, attempt.open_block)
             work.assignments = {attempt.id: self._describe(task, attempt).assign(participants)}
         return work.assignments[attempt.id]
 

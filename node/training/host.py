@@ -20,7 +20,7 @@ from chain.training import rounds
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.history import Attempt, TaskHistory
 from chain.training.reveal import Reveal
-from node.chain.contract_reader import LedgerReader
+from node.chain.contract_reader import ContractReader
 from node.chain.training_index import TrainingIndex
 from node.clock import Clock
 from node.operator.account import Operator
@@ -60,7 +60,7 @@ class TrainingHost:
         chain_id: int,
         blob_bytes_per_second: int,
         index: TrainingIndex,
-        ledger: LedgerReader,
+        contracts: ContractReader,
         blobs: BlobStore,
         reveals: RevealStore,
         state_parts: StatePartStore,
@@ -73,7 +73,7 @@ class TrainingHost:
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._index = index
-        self._ledger = ledger
+        self._contracts = contracts
         self._announced = announced
         self._verifier = verifier
         self._clock = clock
@@ -81,13 +81,13 @@ class TrainingHost:
         self._closed: set[TaskId] = set()
         """Tasks that are skipped, because they are closed or refused."""
         self._jobs = Jobs()
-        self._votes = None if operator is None else OperatorVotes(operator, ledger)
-        self._slashings = None if self._votes is None else Slashings(index, ledger, self._votes)
+        self._votes = None if operator is None else OperatorVotes(operator, contracts)
+        self._slashings = None if self._votes is None else Slashings(index, contracts, self._votes)
         content = Content(blobs, peers, directory)
         self._states = TrainingStates(blobs, state_parts, content, peers)
         self._preparation = Preparation(
             blob_bytes_per_second=blob_bytes_per_second,
-            ledger=ledger,
+            contracts=contracts,
             blobs=blobs,
             content=content,
             verifier=verifier,
@@ -96,7 +96,7 @@ class TrainingHost:
         )
         self._gradients = Gradients(
             chain_id=chain_id,
-            ledger=ledger,
+            contracts=contracts,
             blobs=blobs,
             content=content,
             reveals=reveals,
@@ -154,7 +154,7 @@ class TrainingHost:
                 await self._jobs.wait_changed(TICK_SECONDS)
 
     def _step(self, task_id: TaskId, nursery: trio.Nursery) -> None:
-        head = self._ledger.head_number()
+        head = self._contracts.head_number()
         history = self._index.history(task_id)
         assert history is not None
         spec = self._index.spec(history)
@@ -166,7 +166,7 @@ class TrainingHost:
             return
         task = ServedTask(history, spec, self._work.setdefault(task_id, TaskWork()))
         view = self._get_view(history, task.work)
-        if self._ledger.head_number() != head:
+        if self._contracts.head_number() != head:
             # A block became final meanwhile: history and phase may belong to different blocks.
             self._jobs.wake()
             return
@@ -186,12 +186,12 @@ class TrainingHost:
             self._jobs.start(nursery, job)
 
     def _get_view(self, history: TaskHistory, work: TaskWork) -> rounds.PhaseView:
-        phase, deadline = self._ledger.phase(history.task_id)
+        phase, deadline = self._contracts.phase(history.task_id)
         attempt = history.attempt
         seen = SeenPhase(phase)
         if attempt is not None:
             seen = SeenPhase(phase, attempt.id, attempt.ballot_number)
-        head = self._ledger.head_number()
+        head = self._contracts.head_number()
         if seen != work.seen:
             work.seen, work.since_block = seen, head
         return rounds.PhaseView(phase, deadline.timestamp, head, work.since_block)
@@ -254,7 +254,7 @@ class TrainingHost:
         """Whether miners of a closed task's last rounds may still have to be slashed."""
         if self._slashings is None or closed.closed is None:
             return False
-        return self._ledger.head_number() <= closed.closed.number + BOND_CLOSED_BLOCKS
+        return self._contracts.head_number() <= closed.closed.number + BOND_CLOSED_BLOCKS
 
     def _count_served(self) -> int:
         return sum(work.is_accepted is True for work in self._work.values())

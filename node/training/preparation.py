@@ -13,7 +13,7 @@ from chain.training.architectures import count_parameters
 from chain.training.encoding import count_payload_bytes
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec_codec import compute_terms
-from node.chain.contract_reader import LedgerReader
+from node.chain.contract_reader import ContractReader
 from node.storage.blobs import BlobStore
 from node.training.content import Content, list_shard_ids
 from node.training.jobs import RETRY_SECONDS, Jobs
@@ -43,7 +43,7 @@ class Preparation:
         self,
         *,
         blob_bytes_per_second: int,
-        ledger: LedgerReader,
+        contracts: ContractReader,
         blobs: BlobStore,
         content: Content,
         verifier: Verifier,
@@ -51,7 +51,7 @@ class Preparation:
         count_served: Callable[[], int],
     ) -> None:
         self._blob_bytes_per_second = blob_bytes_per_second
-        self._ledger = ledger
+        self._contracts = contracts
         self._blobs = blobs
         self._content = content
         self._verifier = verifier
@@ -120,7 +120,7 @@ class Preparation:
     def _find_objection(self, task: ServedTask, content_bytes: int) -> str | None:
         """The reason why this node takes no part in a task; None if it takes part."""
         spec = task.spec
-        if self._ledger.read(task_registry.get_terms(task.task_id)) != compute_terms(spec):
+        if self._contracts.read(task_registry.get_terms(task.task_id)) != compute_terms(spec):
             return "terms differ from the spec"
         limit = self._blobs.quota_bytes // CONTENT_QUOTA_SHARE
         if content_bytes > limit:

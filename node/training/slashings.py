@@ -10,7 +10,7 @@ from chain.contracts import gradient_ledger
 from chain.contracts.gradient_ledger import EVIDENCE_BALLOTS, CommitmentEvidence
 from chain.training import rounds
 from chain.training.history import SettledRound, compute_outcome
-from node.chain.contract_reader import LedgerReader
+from node.chain.contract_reader import ContractReader
 from node.chain.training_index import TrainingIndex
 from node.operator.account import RESEND_BLOCKS
 from node.training.votes import OperatorVotes
@@ -23,9 +23,11 @@ SLASH_LIMIT: Final = 32
 class Slashings:
     """Builds the slash calls of one operator."""
 
-    def __init__(self, index: TrainingIndex, ledger: LedgerReader, votes: OperatorVotes) -> None:
+    def __init__(
+        self, index: TrainingIndex, contracts: ContractReader, votes: OperatorVotes
+    ) -> None:
         self._index = index
-        self._ledger = ledger
+        self._contracts = contracts
         self._votes = votes
 
     def list_jobs(self, task: ServedTask) -> list[Job]:
@@ -51,7 +53,7 @@ class Slashings:
         outcome = compute_outcome(attempt, task.spec, validator_set)
         guilty = sorted({*outcome.slashed, *outcome.fined})
         own_index = validator_set.find_operator(self._votes.operator.address)
-        is_final = self._ledger.head_number() >= settled.block_number
+        is_final = self._contracts.head_number() >= settled.block_number
         if not guilty or own_index is None or not is_final:
             return None
         place = (own_index - attempt.id.round_number) % len(validator_set.validators)
@@ -60,7 +62,7 @@ class Slashings:
         records = [CommitmentEvidence(r.miner, r.units, r.commitment) for r in attempt.commitments]
 
         async def send() -> None:
-            if self._ledger.head_number() < due:
+            if self._contracts.head_number() < due:
                 raise UnavailableError("it is another operator's turn")
             sent_count = 0
             for i in guilty:
@@ -81,7 +83,7 @@ class Slashings:
                 if sent_count == SLASH_LIMIT:
                     break
             # Repeat until no call is left, because a transaction may be lost.
-            if not sent_count and self._ledger.head_number() >= due + RESEND_BLOCKS:
+            if not sent_count and self._contracts.head_number() >= due + RESEND_BLOCKS:
                 task.work.slashed_through = max(task.work.slashed_through, attempt.id.round_number)
             else:
                 raise UnavailableError("not all slashings are final yet")

@@ -10,7 +10,7 @@ import structlog
 import trio
 
 from chain.contracts.abi import ContractCall
-from node.chain.contract_reader import LedgerReader
+from node.chain.contract_reader import ContractReader
 from node.operator.account import RESEND_BLOCKS, Operator
 from node.training.work import Job, JobKey, ServedTask, UnavailableError
 
@@ -23,22 +23,22 @@ _log = structlog.get_logger("node.training")
 class OperatorVotes:
     """Builds the jobs that send one operator's calls."""
 
-    def __init__(self, operator: Operator, ledger: LedgerReader) -> None:
+    def __init__(self, operator: Operator, contracts: ContractReader) -> None:
         self.operator = operator
-        self._ledger = ledger
+        self._contracts = contracts
 
     def build(self, task: ServedTask, key: JobKey, make_call: Callable[[], ContractCall]) -> Job:
         """The job that sends a call, unless it was sent a moment ago or would revert."""
         work, attempt = task.work, task.history.attempt
 
         async def send() -> None:
-            head = self._ledger.head_number()
+            head = self._contracts.head_number()
             sent_at = work.sent.get(key)
             if sent_at is not None and head < sent_at + RESEND_BLOCKS:
                 raise UnavailableError(f"{key} waits for a block")
             call = make_call()
             refusal = await trio.to_thread.run_sync(
-                self._ledger.simulate, self.operator.address, call, VOTE_GAS
+                self._contracts.simulate, self.operator.address, call, VOTE_GAS
             )
             if refusal is not None:
                 # Another operator was faster or the phase is over; the next duties show which.

@@ -323,7 +323,7 @@ def build_checks() -> Value:
         gradients = Gradients(
             chain_id=values.CHAIN_ID,
             **dict.fromkeys(
-                ("ledger", "blobs", "content", "reveals", "verifier", "peers"), NoService()
+                ("contracts", "blobs", "content", "reveals", "verifier", "peers"), NoService()
             ),
             directory=directory,
         )

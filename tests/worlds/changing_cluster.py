@@ -15,7 +15,7 @@ from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
 from chain.crypto import get_address, keccak256
 from chain.genesis import GenesisConfig, GenesisState, build_genesis
 from chain.primitives import TOKEN_UNIT, Address, BlockNumber, PrivateKey
-from node.chain.contract_reader import LedgerReader
+from node.chain.contract_reader import ContractReader
 from node.operator.account import Operator
 from node.operator.validator_set_calls import ValidatorSetCalls
 from node.setup.network_genesis import Seat, build_network, plan_development_network
@@ -137,7 +137,7 @@ def calls_of(cluster: ChangingCluster, index: int) -> ValidatorSetCalls:
     config = cluster.wire.genesis[0]
     return ValidatorSetCalls(
         operator=Operator(get_address(key), send),
-        ledger=LedgerReader(node.store, node.database, config, node.clock),
+        contracts=ContractReader(node.store, node.database, config, node.clock),
         store=node.store,
         evidence=node.evidence,
         evidence_blocks=config.parameters.evidence_blocks,
@@ -147,4 +147,4 @@ def calls_of(cluster: ChangingCluster, index: int) -> ValidatorSetCalls:
 def read(cluster: ChangingCluster, view: ContractView[T]) -> T:
     node = cluster.validators[0]
     config = cluster.wire.genesis[0]
-    return LedgerReader(node.store, node.database, config, node.clock).read(view)
+    return ContractReader(node.store, node.database, config, node.clock).read(view)

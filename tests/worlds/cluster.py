@@ -30,7 +30,7 @@ from chain.primitives import Address, BlockNumber, Hash32, PrivateKey, Signature
 from chain.types.block import Block, decode_block
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction
-from node.chain.contract_reader import LedgerReader
+from node.chain.contract_reader import ContractReader
 from node.chain.executor import Executor
 from node.chain.finalizer import Finalizer, NewHead
 from node.chain.training_index import TrainingIndex
@@ -188,13 +188,13 @@ class ClusterNode:
         guard = FusedGuard(self.directory / "guard", self.fuse)
         key = partial(sign, private_key=self.private_key)
         self.signer = ConsensusSigner(self.address, key, guard, self.wal)
-        ledger = LedgerReader(self.store, self.database, config, self.clock)
+        contracts = ContractReader(self.store, self.database, config, self.clock)
         self.mempool = Mempool(
             HeadRules(
                 store=self.store,
                 database=self.database,
                 config=config,
-                ledger=ledger,
+                contracts=contracts,
             )
         )
         self.metrics = NodeMetrics()

@@ -23,7 +23,7 @@ from chain.training.rewards import build_reward_tree
 from chain.training.task_spec_codec import compute_terms, encode_task_spec
 from chain.types.transaction import Transaction, decode_transaction
 from chain.types.validator_set import ValidatorSet
-from node.chain.contract_reader import LedgerReader
+from node.chain.contract_reader import ContractReader
 from node.chain.training_index import TrainingIndex
 from node.clock import Clock
 from node.mempool.head_rules import HeadRules
@@ -74,13 +74,13 @@ class TrainingChain:
         clock: Clock = FixedClock()
         self.local = StoredChain(path, genesis=encode_genesis(config))
         self.store = self.local.store
-        self.ledger = LedgerReader(self.store, self.local.database, self.local.config, clock)
+        self.contracts = ContractReader(self.store, self.local.database, self.local.config, clock)
         self.index = TrainingIndex(self.store)
         self.rules = HeadRules(
             store=self.store,
             database=self.local.database,
             config=self.local.config,
-            ledger=self.ledger,
+            contracts=self.contracts,
         )
         self._nonces: dict[str, int] = {}
 

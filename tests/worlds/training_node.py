@@ -249,7 +249,7 @@ class Node:
             chain_id=CHAIN_ID,
             blob_bytes_per_second=10**9,
             index=chain,
-            ledger=chain,
+            contracts=chain,
             blobs=self.blobs,
             reveals=self.reveals,
             state_parts=self.parts,

@@ -34,7 +34,7 @@ def test_validator_set_and_terms_are_those_of_genesis_and_the_spec(
     chain: TrainingChain,
 ) -> None:
     assert chain.store.next_validator_set() == GENESIS_SET
-    assert chain.ledger.read(task_registry.get_terms(TASK)) == compute_terms(SPEC)
+    assert chain.contracts.read(task_registry.get_terms(TASK)) == compute_terms(SPEC)
 
 
 def test_registered_miners_take_part_in_the_order_of_addresses(chain: TrainingChain) -> None:
@@ -42,10 +42,10 @@ def test_registered_miners_take_part_in_the_order_of_addresses(chain: TrainingCh
     assert history is not None
     assert history.attempt is not None
     expected = tuple(sorted([(address_of(ANN), 1), (address_of(BEN), 2)]))
-    assert chain.ledger.participants(TASK, history.attempt.open_block) == expected
-    assert chain.ledger.read(gradient_ledger.get_miner(TASK, address_of(ANN))).units
-    assert not chain.ledger.read(gradient_ledger.get_miner(TASK, address_of(SUBMITTER))).units
-    assert not chain.ledger.read(
+    assert chain.contracts.participants(TASK, history.attempt.open_block) == expected
+    assert chain.contracts.read(gradient_ledger.get_miner(TASK, address_of(ANN))).units
+    assert not chain.contracts.read(gradient_ledger.get_miner(TASK, address_of(SUBMITTER))).units
+    assert not chain.contracts.read(
         gradient_ledger.get_miner(TaskId(2**64 - 1), address_of(ANN))
     ).units
 
@@ -54,7 +54,7 @@ def test_the_phase_is_that_of_the_next_block(chain: TrainingChain) -> None:
     history = chain.index.history(TASK)
     assert history is not None
     assert history.attempt is not None
-    phase, deadline = chain.ledger.phase(TASK)
+    phase, deadline = chain.contracts.phase(TASK)
     assert phase is Phase.COMMITMENT
     opened = history.attempt.open_timestamp
     assert deadline.timestamp == opened + SPEC.phases.commit_seconds
@@ -62,20 +62,20 @@ def test_the_phase_is_that_of_the_next_block(chain: TrainingChain) -> None:
 
 def test_the_mix_hash_of_a_block_is_known_from_its_parent(chain: TrainingChain) -> None:
     head = chain.store.head()
-    assert chain.ledger.mix_hash_after(BlockNumber(head.number - 1)) == head.mix_hash
+    assert chain.contracts.mix_hash_after(BlockNumber(head.number - 1)) == head.mix_hash
 
 
 def test_a_simulation_names_the_contracts_error_and_changes_nothing(chain: TrainingChain) -> None:
     root = chain.store.head().state_root
     operator = address_of(OPERATORS[0])
     early = gradient_ledger.post_verdict(TASK, 0, 0, 0, b"\0")
-    refusal = chain.ledger.simulate(operator, early, 1_500_000)
+    refusal = chain.contracts.simulate(operator, early, 1_500_000)
     assert refusal is not None
     assert refusal.startswith("Ledger")
     leave = gradient_ledger.leave(TASK)
-    assert chain.ledger.simulate(address_of(ANN), leave, 1_500_000) is None
-    assert chain.ledger.simulate(address_of(ANN), leave, 25_000) is not None
-    assert chain.ledger.simulate(
+    assert chain.contracts.simulate(address_of(ANN), leave, 1_500_000) is None
+    assert chain.contracts.simulate(address_of(ANN), leave, 25_000) is not None
+    assert chain.contracts.simulate(
         Address(bytes(20)), ContractCall(GRADIENT_LEDGER, b"\xff" * 9), 10**6
     )
     assert chain.store.head().state_root == root

@@ -19,7 +19,7 @@ from chain.contracts.abi import ContractCall
 from chain.crypto import get_address, keccak256
 from chain.crypto import sign as sign_digest
 from chain.primitives import BlockNumber, ValidatorIndex, View
-from node.chain.contract_reader import LedgerReader
+from node.chain.contract_reader import ContractReader
 from node.operator.account import Operator
 from node.operator.validator_set_calls import ValidatorSetCalls
 from tests.worlds.changing_cluster import (
@@ -111,7 +111,7 @@ async def test_evidence_is_resent_with_backoff_and_dropped_when_old(
         config = cluster.wire.genesis[0]
         calls = ValidatorSetCalls(
             operator=Operator(get_address(OPERATOR_KEYS[0]), send),
-            ledger=LedgerReader(node.store, node.database, config, node.clock),
+            contracts=ContractReader(node.store, node.database, config, node.clock),
             store=node.store,
             evidence=node.evidence,
             evidence_blocks=30,

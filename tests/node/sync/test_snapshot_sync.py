@@ -16,7 +16,7 @@ from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.receipt import Receipt
-from node.chain.contract_reader import LedgerReader
+from node.chain.contract_reader import ContractReader
 from node.network.protocols.state import TaskRecord
 from node.network.stream import PeerId
 from node.network.wire import Head
@@ -89,9 +89,9 @@ async def test_participants_of_an_attempt_opened_before_the_pivot_are_known(
     assert history.attempt is not None
     opened = history.attempt.open_block
     assert opened < node.store.first_held()
-    ledger = LedgerReader(node.store, node.database, chain.local.config, FixedClock())
-    assert ledger.participants(TASK, opened) == chain.ledger.participants(TASK, opened)
-    assert ledger.participants(TASK, opened) != ()
+    contracts = ContractReader(node.store, node.database, chain.local.config, FixedClock())
+    assert contracts.participants(TASK, opened) == chain.contracts.participants(TASK, opened)
+    assert contracts.participants(TASK, opened) != ()
 
 
 async def test_rewards_settled_after_the_pivot_are_not_in_the_snapshot(

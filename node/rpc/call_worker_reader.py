@@ -22,7 +22,7 @@ CACHED_ATTEMPTS: Final = 256
 """Attempts whose participants are kept: they never change once the attempt is open."""
 
 
-class LedgerView:
+class CallWorkerReader:
     """Asks the system contracts."""
 
     def __init__(self, chain: ChainView, calls: CallExecutor) -> None:

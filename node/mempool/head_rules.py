@@ -1,4 +1,4 @@
-"""The mempool's rules, against the head (docs/spec/state-transition.md, section 4)."""
+"""Checks transactions for the mempool at the head (docs/spec/state-transition.md, section 4)."""
 
 from chain.contracts import gradient_ledger
 from chain.contracts.calls import CallKind, classify_call, decode_task_id
@@ -15,7 +15,7 @@ from node.storage.database import Database
 
 
 class HeadRules:
-    """The mempool's rules at the head; the state is read anew once a block."""
+    """The rules of the mempool, applied to the state of the latest final block."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class HeadRules:
         """Accept a transaction that could be included once its nonce is due.
 
         Raises:
-            InvalidTransaction: why it could not.
+            InvalidTransaction: The transaction could never be included at the head.
         """
         head = self._store.head()
         try:
@@ -52,15 +52,18 @@ class HeadRules:
                 raise
 
     def nonce(self, sender: Address) -> int:
-        """The account's next nonce."""
+        """The next nonce of an account."""
         return self._view().get_nonce(sender)
 
     def balance(self, sender: Address) -> int:
-        """The account's balance in wei."""
+        """The balance of an account, in wei."""
         return self._view().get_balance(sender)
 
     def classify(self, transaction: Transaction) -> Priority:
-        """Operators' votes and registered miners' commitments have queues of their own."""
+        """The priority of a transaction.
+
+        Only calls by operators of the validator set and by registered miners have a higher one.
+        """
         match classify_call(transaction.to, transaction.data):
             case CallKind.OPERATOR_VOTE if self._is_operator(transaction.sender):
                 return Priority.OPERATOR_VOTE

@@ -1,4 +1,4 @@
-"""How a signed transaction enters the mempool, from RPC or from a peer."""
+"""The entrance of the mempool, for signed transactions from RPC and from peers."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from node.mempool.pool import Mempool
 
 
 class Pool:
-    """The mempool for network and RPC: it takes encoded transactions and tells its listeners."""
+    """The mempool as network and RPC use it: with encoded transactions, and with listeners."""
 
     def __init__(self, mempool: Mempool) -> None:
         self._mempool = mempool
@@ -21,11 +21,11 @@ class Pool:
         self._listeners.append(listener)
 
     def contains(self, transaction_hash: Hash32) -> bool:
-        """Whether the transaction is in the pool, or was refused since the last block."""
+        """Whether a transaction is in the pool, is banned, or was refused since the last block."""
         return self._mempool.is_settled(transaction_hash)
 
     def get_raw(self, transaction_hash: Hash32) -> bytes | None:
-        """The encoded transaction; None if it is not in the pool."""
+        """An encoded transaction; None if the pool does not hold it."""
         transaction = self._mempool.get(transaction_hash)
         return None if transaction is None else transaction.raw
 
@@ -37,7 +37,7 @@ class Pool:
         """Admit a signed transaction, tell the listeners, and return its hash.
 
         Raises:
-            RejectedInputError: The transaction is refused.
+            RejectedInputError: The transaction is malformed, or the pool refuses it.
         """
         await trio.lowlevel.checkpoint()
         transaction = decode_transaction(raw)

@@ -1,12 +1,14 @@
 """The mempool: transactions that wait for a block (docs/spec/wire.md, section 5).
 
-Policy of this node, never validity. Bounded in every direction: transactions, bytes, transactions a
-sender, nonces ahead of the account, blocks of waiting. A sender's transactions leave in the order
-of their nonces; among senders operator votes go first, then commitments, then the higher tip.
+The limits and the order are the policy of this node; they do not decide which blocks are valid. The
+pool limits the number of transactions, their bytes, the transactions of each sender, the distance
+of a nonce from its account, and the blocks that a transaction may wait. Transactions of one sender
+leave in the order of their nonces. Among senders, operator votes go first, then gradient
+commitments, then the highest tip.
 
-Where gas may cost nothing, whoever has nothing to lose shares a quarter of the pool. So does what
-waits behind a nonce gap, which no block may ever take, and it pushes nobody out. A sender's
-transactions need a balance for all of them together.
+Gas may be free on this chain, so senders without a balance risk nothing; together they may use a
+quarter of the pool. Transactions behind a nonce gap may never become valid; they, too, may use a
+quarter, and they never evict others. A sender's balance must cover all its transactions together.
 """
 
 import heapq
@@ -23,112 +25,124 @@ from chain.types.transaction import Transaction
 from node.chain.finalizer import NewHead
 
 REPLACEMENT_PERCENT: Final = 110
-"""geth's price bump: a replacement pays the network for having carried two."""
+"""A replacement must offer this percentage of the replaced fees, as in geth: it pays for the
+network's cost of carrying two transactions."""
 
 FREE_SHARE: Final = 4
-"""Senders without a balance get one part in this many of the pool."""
+"""All senders without a balance together may fill the pool's limits divided by this number."""
 
 GAPPED_SHARE: Final = 4
-"""What waits behind nonce gaps gets one part in this many of the pool."""
+"""All transactions behind nonce gaps may fill the pool's limits divided by this number."""
 
 REFUSED_LIMIT: Final = 8_192
-"""Hashes of refused transactions that are remembered until the next block."""
+"""Limit of refused transactions that are remembered until the next block, so that they are not
+fetched again. It equals the default limit of transactions."""
 
 
 class Priority(IntEnum):
-    """Who goes first into a block."""
+    """The class of a transaction; a lower value goes into a block earlier."""
 
     OPERATOR_VOTE = 0
-    """Ready, verdict and result transactions of validators' operators."""
+    """An operator vote (docs/glossary.md), sent by an operator of the validator set."""
     COMMITMENT = 1
-    """Gradient commitments of registered miners."""
+    """A gradient commitment of a registered miner."""
     ORDINARY = 2
+    """Any other transaction."""
 
 
 class HeadRules(Protocol):
-    """What the mempool asks of the chain, always against the state of the head."""
+    """The chain's rules and accounts that the mempool needs, in the state of the head."""
 
     def validate(self, transaction: Transaction) -> None:
         """Accept a transaction that could be included once its nonce is due.
 
         Raises:
-            InvalidTransaction: it could not; a nonce that is too low is one reason, a nonce that
-                is too high is none.
+            InvalidTransaction: The transaction could never be included. A nonce that is too low is
+                a reason for this, but one that is too high is not.
         """
 
     def nonce(self, sender: Address) -> int:
-        """The account's next nonce."""
+        """The next nonce of an account."""
 
     def balance(self, sender: Address) -> int:
-        """The account's balance in wei."""
+        """The balance of an account, in wei."""
 
     def classify(self, transaction: Transaction) -> Priority:
-        """Which queue of the block the transaction belongs to."""
+        """The priority of a transaction."""
 
 
 @dataclass(frozen=True, slots=True)
 class MempoolLimits:
-    """The bounds of a mempool."""
+    """The limits of a mempool."""
 
     transactions: int = 8_192
-    """Some 20 full blocks of transfers."""
+    """Limit of transactions: five full blocks of transfers at a gas limit of 30 million."""
     size_bytes: int = 32 * 2**20
-    """Eight full blocks of calldata."""
+    """Limit of encoded bytes: eight blocks of the largest size."""
     sender_transactions: int = 64
-    """A sender's transactions, and how far its nonces may run ahead of the account (geth: 64)."""
+    """Limit of a sender's transactions. A nonce must be less than this above the account's next
+    nonce. The number is geth's."""
     free_sender_transactions: int = 4
-    """The same for a sender without a balance: enough for approve, register and claim."""
+    """Limit of ordinary transactions of a sender without a balance. It needs three to approve a
+    bond, to register and to claim."""
     waiting_blocks: int = 3_600
-    """After so many blocks a transaction is dropped: 30 minutes at two blocks a second."""
+    """A transaction that waited for more blocks than this is dropped: 30 minutes at two blocks a
+    second."""
     banned: int = 4_096
-    """Hashes of banned transactions that are remembered, the latest ones."""
+    """Limit of banned transactions that are remembered. The earliest ones are forgotten first."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
+    """A transaction in the pool."""
+
     transaction: Transaction
     priority: Priority
     is_free: bool
-    """The sender had no balance, and the transaction is an ordinary one."""
+    """Whether the transaction is ordinary and its sender had no balance when it was admitted."""
     arrival: int
-    """Position in the order of admission, which breaks ties."""
+    """The position in the order of admission, which breaks ties."""
     admitted_block: int
+    """The number of blocks that the pool had seen when the transaction was admitted."""
 
     @property
     def worth(self) -> tuple[int, int, int]:
-        """Order of eviction, least first."""
+        """The rank of the entry; the lowest rank is evicted first."""
         return -self.priority, self.transaction.max_priority_fee_per_gas, -self.arrival
 
 
 @dataclass(slots=True)
 class _Queue:
-    """One sender's entries by nonce."""
+    """The entries of one sender."""
 
     nonce: int
     """The account's next nonce at the head."""
     entries: dict[int, _Entry] = field(default_factory=dict)
+    """The entries by nonce."""
     gapped_count: int = 0
+    """The number of entries behind a nonce gap, as last counted."""
     gapped_bytes: int = 0
+    """The encoded bytes of those entries."""
 
     def pending(self) -> list[_Entry]:
-        """The entries without a gap from the account's nonce on."""
+        """The entries with consecutive nonces, beginning with the account's next nonce."""
         run: list[_Entry] = []
         while (entry := self.entries.get(self.nonce + len(run))) is not None:
             run.append(entry)
         return run
 
     def queued(self) -> list[_Entry]:
-        """The entries behind a gap, by ascending nonce."""
+        """The entries behind a nonce gap, by ascending nonce."""
         first = self.nonce + len(self.pending())
         return [self.entries[nonce] for nonce in sorted(self.entries) if nonce >= first]
 
 
 class Mempool:
-    """A bounded pool of decoded transactions; one thread at a time.
+    """A bounded pool of decoded transactions. It may be used by one thread at a time.
 
     Args:
-        rules: the chain's one rule function, and its accounts.
-        limits: how much is held.
+        rules: The chain's rules and accounts at the head.
+        limits: The limits of the pool; None takes the defaults.
     """
 
     def __init__(self, rules: HeadRules, limits: MempoolLimits | None = None) -> None:
@@ -155,23 +169,24 @@ class Mempool:
 
     @property
     def size_bytes(self) -> int:
-        """The encoded bytes of all transactions held."""
+        """The encoded bytes of all transactions in the pool."""
         return self._size_bytes
 
     def get(self, transaction_hash: Hash32) -> Transaction | None:
-        """The transaction with that hash, or None if it is not held."""
+        """The transaction with a hash; None if the pool does not hold it."""
         entry = self._entries.get(transaction_hash)
         return None if entry is None else entry.transaction
 
     def hashes(self) -> tuple[Hash32, ...]:
-        """All transactions held, in the order they came."""
+        """The hashes of all transactions in the pool, in the order of their admission."""
         return tuple(self._entries)
 
     def add(self, transaction: Transaction) -> None:
-        """Admit a transaction, in the place of a cheaper one where that is needed.
+        """Admit a transaction; a full pool evicts cheaper ones for it.
 
         Raises:
-            InvalidTransaction: why not; the detail is geth's text where clients know one.
+            InvalidTransaction: The transaction is refused. The detail is geth's text where clients
+                recognize one.
         """
         try:
             self._admit(transaction)
@@ -180,7 +195,10 @@ class Mempool:
             raise
 
     def is_settled(self, transaction_hash: Hash32) -> bool:
-        """Whether it is held, banned, or was refused since the last block: not worth a look."""
+        """Whether a transaction is in the pool, is banned, or was refused since the last block.
+
+        Such a transaction need not be fetched.
+        """
         return any(
             transaction_hash in each for each in (self._entries, self._refused, self._banned)
         )
@@ -222,7 +240,7 @@ class Mempool:
         self._insert(entry, account_nonce)
 
     def drop(self, transaction_hash: Hash32, *, ban: bool = False) -> None:
-        """Forget a transaction that could not be included; with `ban`, refuse it from now on."""
+        """Remove a transaction that could not be included; with `ban`, refuse it from now on."""
         entry = self._entries.get(transaction_hash)
         if entry is not None:
             self._take_out(entry)
@@ -230,7 +248,10 @@ class Mempool:
             self._banned.setdefault(transaction_hash, None)
 
     def on_finalized(self, transactions: Iterable[Transaction]) -> None:
-        """Take out what a finalized block included or made stale. The rules are the new head's."""
+        """Remove the transactions that a final block included or made stale.
+
+        Call this when the rules already use the state of the new head.
+        """
         self._blocks += 1
         self._refused.clear()
         for sender in {transaction.sender: None for transaction in transactions}:
@@ -249,22 +270,23 @@ class Mempool:
                 self._take_out(entry)
 
     def on_new_head(self, head: NewHead) -> None:
-        """Take out what became final with a new head, wherever it came from."""
-        if head.is_snapshot:  # any transaction may be in a block that the snapshot skipped
+        """Remove the transactions that a new head made final or stale."""
+        if head.is_snapshot:  # a block before the snapshot may have included any of them
             self.on_finalized([entry.transaction for entry in self._entries.values()])
         else:
             self.on_finalized(head.transactions)
 
     def candidates(self, base_fee_per_gas: int = 0) -> Iterator[Transaction]:
-        """What a block may include, best first, each sender's by ascending nonce.
+        """The transactions that a block may include, the best first.
 
-        Works on a copy: the pool may change, and another thread may iterate. Who cannot include a
-        transaction skips the later ones of its sender.
+        Transactions of one sender come by ascending nonce; if a block does not include one, it
+        cannot include the later ones. The iterator reads a copy, so the pool may change meanwhile,
+        and another thread may iterate.
         """
         return _merge([queue.pending() for queue in self._queues.values()], base_fee_per_gas)
 
     def pending_nonce(self, sender: Address) -> int:
-        """The nonce that the sender's next transaction should have."""
+        """The nonce that the next transaction of a sender should have."""
         queue = self._queues.get(sender)
         if queue is None:
             return self._rules.nonce(sender)
@@ -273,7 +295,7 @@ class Mempool:
     def content(
         self,
     ) -> dict[Address, tuple[tuple[Transaction, ...], tuple[Transaction, ...]]]:
-        """By ascending sender: the transactions due in turn, and those behind a nonce gap."""
+        """By ascending sender: the consecutive transactions, and those behind a nonce gap."""
         return {
             sender: (
                 tuple(entry.transaction for entry in queue.pending()),
@@ -283,7 +305,7 @@ class Mempool:
         }
 
     def counts(self) -> tuple[int, int]:
-        """How many transactions are due, and how many are behind a nonce gap."""
+        """The number of transactions that are not behind a nonce gap, and of those that are."""
         return len(self._entries) - self._gapped_count, self._gapped_count
 
     def _check_sender_limits(self, entry: _Entry, queue: _Queue) -> None:
@@ -295,7 +317,7 @@ class Mempool:
             )
         if not entry.is_free:
             return
-        # A gap would let senders who risk nothing hold places that no block can empty.
+        # With a gap, a sender that risks nothing would hold a place that no block ever empties.
         if ahead > len(queue.pending()):
             raise InvalidTransaction(
                 RejectionReason.NONCE_TOO_HIGH, "nonce too high for an account without a balance"
@@ -316,14 +338,14 @@ class Mempool:
             )
 
     def _is_gapped_full(self, count: int = 0, size: int = 0) -> bool:
-        """Whether so much more than is held would be too much behind gaps."""
+        """Whether gapped transactions exceed their share with `count` more, of `size` bytes."""
         return (
             self._gapped_count + count > self._limits.transactions // GAPPED_SHARE
             or self._gapped_bytes + size > self._limits.size_bytes // GAPPED_SHARE
         )
 
     def _count_gapped(self, queue: _Queue) -> None:
-        """Bring the sums up to date with a queue that changed."""
+        """Update the totals behind nonce gaps after a change of `queue`."""
         queued = queue.queued()
         size = sum(len(entry.transaction.raw) for entry in queued)
         self._gapped_count += len(queued) - queue.gapped_count
@@ -331,7 +353,7 @@ class Mempool:
         queue.gapped_count, queue.gapped_bytes = len(queued), size
 
     def _make_room(self, entry: _Entry, replaced: _Entry | None, *, is_gapped: bool) -> None:
-        """Evict until `entry` fits in the place of `replaced`, or refuse it."""
+        """Evict transactions until `entry` fits, without `replaced`; otherwise refuse `entry`."""
         count, size = 1, len(entry.transaction.raw)
         free_count, free_bytes = (count, size) if entry.is_free else (0, 0)
         if replaced is not None:
@@ -347,7 +369,7 @@ class Mempool:
             )
         if is_gapped and self._is_gapped_full(count, size):
             raise InvalidTransaction(
-                RejectionReason.POOL_FULL, "txpool is full for nonces that are not due"
+                RejectionReason.POOL_FULL, "txpool is full for transactions behind a nonce gap"
             )
         while (
             len(self._entries) + count > self._limits.transactions
@@ -358,12 +380,13 @@ class Mempool:
             self._evict_for(entry)
 
     def _evict_for(self, entry: _Entry) -> None:
-        """Drop the last transaction of whoever sent the least worthy one, if that is below `entry`.
+        """Evict the last transaction of the sender of the lowest-ranked one.
 
-        The last one, since dropping another would leave a gap before it.
+        The last one is taken because any other would leave a nonce gap. If no entry ranks below
+        `entry`, it is refused.
         """
         while True:
-            # A full pool holds something, so there is an entry that is not outdated.
+            # The pool is full, so the heap holds at least one entry that is not outdated.
             worth, transaction_hash = self._cheapest[0]
             held = self._entries.get(transaction_hash)
             if held is not None and held.worth == worth:
@@ -393,7 +416,7 @@ class Mempool:
             heapq.heapify(self._cheapest)
 
     def _take_out(self, entry: _Entry) -> None:
-        """Remove it, and what waits behind the gap that it leaves where that is too much."""
+        """Remove an entry. If it leaves too many behind a nonce gap, remove the last of those."""
         queue = self._queues[entry.transaction.sender]
         self._remove(entry)
         while queue.entries and self._is_gapped_full():
@@ -425,16 +448,16 @@ def _check_replacement(transaction: Transaction, replaced: Transaction) -> None:
 
 
 def _merge(runs: Iterable[Sequence[_Entry]], base_fee_per_gas: int) -> Iterator[Transaction]:
-    """The entries of all runs, each run in its order, otherwise best first."""
+    """The transactions of all runs: in order within a run, the best first among runs."""
     heads: list[tuple[int, int, int, Transaction, Iterator[_Entry]]] = []
 
     def push_next(run: Iterator[_Entry]) -> None:
         entry = next(run, None)
-        # Behind one that cannot pay the base fee, nothing of its sender can be included.
+        # If one transaction cannot pay the base fee, later ones of its sender cannot be included.
         if entry is not None and entry.transaction.max_fee_per_gas >= base_fee_per_gas:
             transaction = entry.transaction
             tip = transaction.compute_effective_gas_price(base_fee_per_gas) - base_fee_per_gas
-            # Arrivals differ, so nothing behind them is compared.
+            # No two arrivals are equal, so the comparison never reaches the transaction.
             heapq.heappush(heads, (entry.priority, -tip, entry.arrival, transaction, run))
 
     for entries in runs:

@@ -1,4 +1,4 @@
-"""The mempool's rules at the head: every refusal by its reason, and who is served first."""
+"""The mempool's rules at the head: the reason of each refusal, and the priorities."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from tests.worlds.training_chain import (
 EMPTY_CALL = ContractCall(TRAINING_TOKEN, b"")
 
 
-STRANGER = Signer.from_key(b"\x55" * 32)
+UNREGISTERED = Signer.from_key(b"\x55" * 32)
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +58,13 @@ def test_each_rule_refuses_by_its_reason(
     assert refused.value.reason is reason
 
 
-def test_a_nonce_that_is_not_due_yet_is_no_reason(chain: TrainingChain) -> None:
+def test_nonce_that_is_too_high_is_accepted(chain: TrainingChain) -> None:
     nonce = chain.rules.nonce(address_of(SUBMITTER))
     for ahead in (0, 1, 60):
         chain.rules.validate(chain.draft(SUBMITTER, EMPTY_CALL, nonce=nonce + ahead))
 
 
-def test_votes_are_operators_and_commitments_are_miners(chain: TrainingChain) -> None:
+def test_only_operators_votes_and_miners_commitments_have_priority(chain: TrainingChain) -> None:
     ready = task_registry.post_ready(TASK)
     verdict = gradient_ledger.post_verdict(TASK, 0, 0, 0, b"\0")
     commitment = gradient_ledger.commit_gradient(TASK, 0, 0, 1, Hash32(b"\1" * 32))
@@ -74,10 +74,10 @@ def test_votes_are_operators_and_commitments_are_miners(chain: TrainingChain) ->
         (OPERATORS[3], ready, Priority.OPERATOR_VOTE),
         (OPERATORS[0], verdict, Priority.OPERATOR_VOTE),
         (ANN, commitment, Priority.COMMITMENT),
-        # Whoever merely says so waits with everybody else.
-        (STRANGER, ready, Priority.ORDINARY),
+        # The same calls by other accounts, or malformed, are ordinary transactions.
+        (UNREGISTERED, ready, Priority.ORDINARY),
         (ANN, verdict, Priority.ORDINARY),
-        (STRANGER, commitment, Priority.ORDINARY),
+        (UNREGISTERED, commitment, Priority.ORDINARY),
         (ANN, elsewhere, Priority.ORDINARY),
         (ANN, replace(commitment, data=selector), Priority.ORDINARY),
         (ANN, replace(commitment, data=selector + b"\xff" * 200), Priority.ORDINARY),
@@ -89,7 +89,7 @@ def test_votes_are_operators_and_commitments_are_miners(chain: TrainingChain) ->
         assert chain.rules.classify(chain.draft(signer, call)) is priority
 
 
-def test_accounts_are_read_at_the_head_of_the_moment(tmp_path: Path) -> None:
+def test_accounts_are_read_at_the_current_head(tmp_path: Path) -> None:
     chain = TrainingChain(tmp_path)
     sender = address_of(SUBMITTER)
     assert chain.rules.nonce(sender) == 0

@@ -41,7 +41,7 @@ def transaction(
 
 
 class FakeHead:
-    """Accounts in dictionaries; the recipient says which priority a transaction has."""
+    """Accounts in dictionaries; the recipient of a transaction decides its priority."""
 
     def __init__(self) -> None:
         self.nonces: dict[Address, int] = {}
@@ -112,13 +112,13 @@ def test_refusals_carry_geths_texts(pool, head):
     assert underpriced.reason == RejectionReason.REPLACEMENT_UNDERPRICED
 
 
-def test_known_transaction_is_refused_before_it_costs_a_validation(pool, head):
+def test_known_transaction_is_refused_without_validation(pool, head):
     pool.add(transaction(ALICE, 0))
     refusal(pool, transaction(ALICE, 0))
     assert head.validated == 1
 
 
-def test_what_the_chain_refuses_is_refused(pool, head):
+def test_transaction_that_the_rules_refuse_is_refused(pool, head):
     head.balances[ALICE] = 0
     assert refusal(pool, transaction(ALICE, 0, tip=1)).reason == RejectionReason.INSUFFICIENT_FUNDS
 
@@ -141,7 +141,7 @@ def test_replacing_a_free_transaction_needs_some_fee(pool):
     pool.add(transaction(ALICE, 0, tip=1))
 
 
-def test_candidates_leave_in_nonce_order_and_wait_behind_gaps(pool):
+def test_candidates_come_in_nonce_order_and_end_at_a_gap(pool):
     second, first, late = (transaction(ALICE, nonce) for nonce in (1, 0, 3))
     for given in (second, first, late):
         pool.add(given)
@@ -151,7 +151,7 @@ def test_candidates_leave_in_nonce_order_and_wait_behind_gaps(pool):
     assert pool.counts() == (2, 1)
 
 
-def test_operator_votes_then_commitments_then_tips_then_arrival(pool):
+def test_candidates_are_ordered_by_priority_then_tip_then_arrival(pool):
     cheap, rich = transaction(CAROL, 0, tip=1), transaction(DAVE, 0, tip=9)
     also_cheap = transaction(Address(bytes([9]) * 20), 0, tip=1)
     commitment = transaction(BOB, 0, to=BOB)
@@ -161,7 +161,7 @@ def test_operator_votes_then_commitments_then_tips_then_arrival(pool):
     assert list(pool.candidates()) == [vote, commitment, rich, after_vote, cheap, also_cheap]
 
 
-def test_candidates_go_by_effective_tip_and_must_pay_the_base_fee(pool):
+def test_candidates_are_ordered_by_effective_tip_and_pay_the_base_fee(pool):
     capped = transaction(ALICE, 0, tip=50, fee=110)
     tipping = transaction(BOB, 0, tip=20, fee=1000)
     too_low, follower = transaction(CAROL, 0, tip=1, fee=99), transaction(CAROL, 1, tip=9, fee=999)
@@ -170,7 +170,7 @@ def test_candidates_go_by_effective_tip_and_must_pay_the_base_fee(pool):
     assert list(pool.candidates(base_fee_per_gas=100)) == [tipping, capped]
 
 
-def test_candidates_are_a_copy(pool):
+def test_candidates_do_not_change_with_the_pool(pool):
     given = [transaction(ALICE, 0), transaction(ALICE, 1), transaction(BOB, 0)]
     for each in given:
         pool.add(each)
@@ -180,7 +180,7 @@ def test_candidates_are_a_copy(pool):
     assert list(candidates) == given
 
 
-def test_finalized_and_stale_transactions_leave(pool, head):
+def test_final_and_stale_transactions_are_removed(pool, head):
     included, conflicting, next_one = (
         transaction(ALICE, 0, tip=1),
         transaction(ALICE, 1, tip=1),
@@ -200,7 +200,7 @@ def test_nonce_far_ahead_is_refused(pool, head):
     assert refusal(pool, transaction(ALICE, 14)).reason == RejectionReason.NONCE_TOO_HIGH
 
 
-def test_full_pool_takes_only_what_tips_more_than_the_least(pool):
+def test_full_pool_admits_only_a_higher_tip_than_the_lowest(pool):
     held = [transaction(Address(bytes([10 + i]) * 20), 0, tip=10 + i) for i in range(8)]
     for given in held:
         pool.add(given)
@@ -212,7 +212,7 @@ def test_full_pool_takes_only_what_tips_more_than_the_least(pool):
     assert held[1].hash not in pool
 
 
-def test_eviction_takes_the_last_of_the_least_senders_transactions(pool):
+def test_eviction_takes_the_last_transaction_of_the_cheapest_sender(pool):
     chain = [transaction(ALICE, 0, tip=1), transaction(ALICE, 1, tip=99)]
     others = [transaction(Address(bytes([10 + i]) * 20), 0, tip=50) for i in range(6)]
     for given in (*chain, *others):
@@ -222,7 +222,7 @@ def test_eviction_takes_the_last_of_the_least_senders_transactions(pool):
     assert chain[1].hash not in pool
 
 
-def test_bytes_are_bounded_too(pool):
+def test_total_bytes_are_bounded(pool):
     small = [transaction(Address(bytes([10 + i]) * 20), 0, tip=1, size=300) for i in range(6)]
     for given in small:
         pool.add(given)
@@ -240,22 +240,22 @@ def test_senders_without_a_balance_share_a_quarter(pool, head):
     assert len(pool) == LIMITS.transactions // FREE_SHARE
     assert refusal(pool, transaction(senders[0], 2)).reason == RejectionReason.POOL_FULL
     assert refusal(pool, transaction(senders[1], 0)).reason == RejectionReason.POOL_FULL
-    pool.add(transaction(senders[2], 0, to=ALICE))  # an operator's vote is no free ride
+    pool.add(transaction(senders[2], 0, to=ALICE))  # operator votes do not count
     pool.add(transaction(ALICE, 0))
     head.nonces[senders[0]] = 1
     pool.on_finalized([transaction(senders[0], 0)])
     pool.add(transaction(senders[1], 0))
 
 
-def test_what_is_not_due_shares_a_quarter_and_pushes_nobody_out(pool):
+def test_gapped_transactions_share_a_quarter_and_evict_no_others(pool):
     senders = [Address(bytes([20 + i]) * 20) for i in range(8)]
     pool.add(transaction(senders[0], 1, tip=99))
     pool.add(transaction(senders[0], 2, tip=99))
     assert pool.counts() == (0, LIMITS.transactions // GAPPED_SHARE)
-    assert "not due" in refusal(pool, transaction(senders[1], 1, tip=99)).detail
-    pool.add(transaction(senders[0], 2, tip=110))  # in the place of another
+    assert "behind a nonce gap" in refusal(pool, transaction(senders[1], 1, tip=99)).detail
+    pool.add(transaction(senders[0], 2, tip=110))  # it replaces another one
     due = [transaction(sender, 0) for sender in senders]
-    pool.add(due[0])  # which closes the gap
+    pool.add(due[0])  # it closes the gap
     for given in due[1:6]:
         pool.add(given)
     assert (len(pool), pool.counts()) == (LIMITS.transactions, (8, 0))
@@ -263,12 +263,12 @@ def test_what_is_not_due_shares_a_quarter_and_pushes_nobody_out(pool):
     assert all(given.hash in pool for given in due[:6])
 
 
-def test_what_is_not_due_is_bounded_in_bytes(pool):
+def test_gapped_transactions_are_bounded_in_bytes(pool):
     pool.add(transaction(ALICE, 1, size=LIMITS.size_bytes // GAPPED_SHARE))
-    assert "not due" in refusal(pool, transaction(ALICE, 2)).detail
+    assert "behind a nonce gap" in refusal(pool, transaction(ALICE, 2)).detail
 
 
-def test_what_followed_a_dropped_one_stays_within_the_quarter(pool):
+def test_gap_left_by_a_drop_keeps_gapped_transactions_in_their_share(pool):
     run = [transaction(ALICE, nonce) for nonce in range(4)]
     for given in run:
         pool.add(given)
@@ -276,7 +276,7 @@ def test_what_followed_a_dropped_one_stays_within_the_quarter(pool):
     assert pool.hashes() == (run[1].hash, run[2].hash)
 
 
-def test_a_balance_is_for_all_of_a_senders_transactions(pool, head):
+def test_balance_must_cover_all_transactions_of_a_sender(pool, head):
     cost = transaction(ALICE, 0, tip=10).cost
     head.balances[ALICE] = 2 * cost
     pool.add(transaction(ALICE, 0, tip=10))
@@ -284,23 +284,23 @@ def test_a_balance_is_for_all_of_a_senders_transactions(pool, head):
     short = refusal(pool, transaction(ALICE, 2, tip=10))
     assert short.reason == RejectionReason.INSUFFICIENT_FUNDS
     assert f"needs {cost} and {2 * cost} for others" in short.detail
-    dearer = refusal(pool, transaction(ALICE, 1, tip=11))  # its own first price is no other's
+    dearer = refusal(pool, transaction(ALICE, 1, tip=11))  # the replaced cost does not count
     assert f"needs {cost * 11 // 10} and {cost} for others" in dearer.detail
 
 
-def test_what_was_refused_is_not_looked_at_again_before_the_next_block(pool, head):
-    refused, held, stranger = transaction(ALICE, 99), transaction(ALICE, 0), transaction(BOB, 0)
+def test_refused_transaction_is_settled_until_the_next_block(pool, head):
+    refused, held, unknown = transaction(ALICE, 99), transaction(ALICE, 0), transaction(BOB, 0)
     pool.add(held)
     with pytest.raises(InvalidTransaction):
         pool.add(refused)
-    settled = [pool.is_settled(each.hash) for each in (held, refused, stranger)]
+    settled = [pool.is_settled(each.hash) for each in (held, refused, unknown)]
     assert settled == [True, True, False]
     pool.on_finalized([])
-    settled = [pool.is_settled(each.hash) for each in (held, refused, stranger)]
+    settled = [pool.is_settled(each.hash) for each in (held, refused, unknown)]
     assert settled == [True, False, False]
 
 
-def test_memory_of_refused_transactions_is_bounded(head, monkeypatch):
+def test_number_of_remembered_refused_transactions_is_bounded(head, monkeypatch):
     monkeypatch.setattr(mempool, "REFUSED_LIMIT", 3)
     pool = Mempool(head, LIMITS)
     refused = [transaction(ALICE, 99 + each) for each in range(5)]
@@ -310,18 +310,18 @@ def test_memory_of_refused_transactions_is_bounded(head, monkeypatch):
     assert [pool.is_settled(each.hash) for each in refused] == [False, False, True, True, True]
 
 
-def test_dropped_and_banned_transactions_stay_away(pool):
+def test_banned_transaction_is_refused_until_it_is_forgotten(pool):
     given = [transaction(ALICE, nonce) for nonce in range(4)]
     for each in given[:3]:
         pool.add(each)
         pool.drop(each.hash, ban=True)
     assert refusal(pool, given[2]).reason == RejectionReason.BANNED
-    pool.add(given[0])  # two are remembered, this is the third last
+    pool.add(given[0])  # only the last two bans are remembered
     pool.drop(given[0].hash)
     pool.add(given[0])
 
 
-def test_what_waits_too_long_is_dropped(pool):
+def test_transaction_that_waits_too_long_is_dropped(pool):
     pool.add(transaction(ALICE, 1))
     for _ in range(5):
         pool.on_finalized([])
@@ -334,7 +334,7 @@ def test_what_waits_too_long_is_dropped(pool):
 
 
 class MempoolMachine(RuleBasedStateMachine):
-    """Anything may be sent, dropped and finalized: the bounds and the order hold."""
+    """Sends, drops and finalizes transactions in any order; the limits and the order hold."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -415,10 +415,10 @@ class MempoolMachine(RuleBasedStateMachine):
             )
 
     @invariant()
-    def nothing_worse_goes_first(self):
+    def candidates_are_ordered_from_best_to_worst(self):
         seen: list[Transaction] = []
         for given in self.pool.candidates():
-            # Whatever was not first of its sender's rest could not have gone earlier.
+            # A transaction cannot go before an earlier one of its own sender.
             free_to_go = not seen or seen[-1].sender != given.sender
             if seen and free_to_go:
                 before = seen[-1]
@@ -430,4 +430,4 @@ class MempoolMachine(RuleBasedStateMachine):
 
 
 MempoolMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
-test_any_history_keeps_the_bounds_and_the_order = MempoolMachine.TestCase
+test_limits_and_order_hold_after_any_history = MempoolMachine.TestCase

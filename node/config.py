@@ -269,7 +269,7 @@ class NodeConfig(BaseSettings):
 
     @property
     def training_dir(self) -> Path:
-        """Working files of the verifier, and its measurements."""
+        """Working files of the verifier, and the results of this node's checks."""
         return self.data_dir / "training"
 
     @property

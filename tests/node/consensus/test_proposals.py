@@ -1,0 +1,168 @@
+"""Proposals answer what the replica asks about blocks, or None once it has gone on."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chain.consensus.effects import BuildBlock
+from chain.consensus.inputs import BlockBuilt, BlockFetched, BlockValidated
+from chain.crypto import get_address, keccak256
+from chain.errors import RejectedInputError, RejectionReason
+from chain.primitives import Address, BlockNumber, Hash32, View
+from chain.types.block import Block
+from chain.types.certificate import CommitCertificate
+from node.consensus.proposals import Proposals
+from node.network.peers import PeerInfo
+from node.network.stream import PeerId, UnreachablePeerError
+from node.network.wire import Head
+from tests.worlds.chain import ALICE, BOB, sign
+from tests.worlds.cluster import (
+    VALIDATORS,
+    ClusterNode,
+    build_cluster,
+    network_genesis,
+    with_body,
+)
+
+pytestmark = pytest.mark.usefixtures("inline_threads")
+
+ONE, TWO = BlockNumber(1), BlockNumber(2)
+TRANSFER = sign(ALICE, 0, get_address(BOB), value=7)
+
+
+@dataclass
+class Peers:
+    """Validators by what they answer to a request for a block: a block, nothing, or silence."""
+
+    answers: dict[Address, Block | UnreachablePeerError | None] = field(default_factory=dict)
+    asked: list[Address] = field(default_factory=list)
+    faults: list[tuple[PeerId, RejectionReason]] = field(default_factory=list)
+
+    def peers(self) -> tuple[PeerInfo, ...]:
+        head = Head(BlockNumber(0), Hash32(bytes(32)))
+        return tuple(
+            PeerInfo(PeerId(address.hex()), address, head, False, 0.001, (), 100)
+            for address in self.answers
+        )
+
+    async def request_block_by_hash(self, peer_id: PeerId, block_hash: Hash32) -> Block | None:
+        await trio.lowlevel.checkpoint()
+        address = Address(bytes.fromhex(peer_id))
+        self.asked.append(address)
+        answer = self.answers[address]
+        if isinstance(answer, UnreachablePeerError):
+            raise answer
+        return answer
+
+    async def request_blocks(
+        self, peer_id: PeerId, first_number: BlockNumber, count: int
+    ) -> tuple[tuple[Block, CommitCertificate], ...]:
+        raise AssertionError("not asked for ranges")
+
+    def report_fault(self, peer_id: PeerId, error: RejectedInputError) -> None:
+        self.faults.append((peer_id, error.reason))
+
+
+@pytest.fixture
+def peers() -> Peers:
+    return Peers()
+
+
+@pytest.fixture
+async def node(autojump_clock: MockClock, tmp_path: Path) -> AsyncIterator[ClusterNode]:
+    (node,) = build_cluster(tmp_path, 1).nodes
+    node.open()
+    yield node
+    node.wal.close()
+    node.database.close()
+
+
+@pytest.fixture
+async def proposals(node: ClusterNode, peers: Peers) -> Proposals:
+    return Proposals(
+        parameters=network_genesis()[0].parameters,
+        coinbase=VALIDATORS[0],
+        store=node.store,
+        executor=node.executor,
+        mempool=node.mempool,
+        peers=peers,
+        clock=node.clock,
+    )
+
+
+async def build_block(proposals: Proposals) -> Block:
+    built = await proposals.build(BuildBlock(ONE, View(0)))
+    assert built is not None
+    return built.block
+
+
+async def test_block_holds_what_the_pool_holds(node: ClusterNode, proposals: Proposals) -> None:
+    assert not proposals.has_transaction()
+    node.mempool.add(TRANSFER)
+    assert proposals.has_transaction()
+    built = await proposals.build(BuildBlock(ONE, View(3)))
+    assert built == BlockBuilt(ONE, View(3), built.block if built else None)
+    assert built is not None
+    assert built.block.transactions == (TRANSFER.raw,)
+    assert built.block.header.coinbase == VALIDATORS[0]
+
+
+async def test_questions_about_another_number_are_not_answered(
+    node: ClusterNode, proposals: Proposals
+) -> None:
+    block = await build_block(proposals)
+    later = replace(block, header=replace(block.header, number=TWO))
+    assert await proposals.build(BuildBlock(TWO, View(0))) is None
+    assert await proposals.validate(later, fresh=False) is None
+    assert await proposals.wait_until_fresh(later) is None
+
+
+async def test_block_is_valid_and_fresh_once_the_interval_is_over(proposals: Proposals) -> None:
+    block = await build_block(proposals)
+    early = await proposals.validate(block, fresh=True)
+    assert early == BlockValidated(block.hash, is_valid=True, is_fresh=False)
+    started = trio.current_time()
+    in_time = await proposals.wait_until_fresh(block)
+    assert in_time == BlockValidated(block.hash, is_valid=True, is_fresh=True)
+    # The interval of 200 ms, less the tolerance of 50 ms.
+    assert 0.1 <= trio.current_time() - started <= 0.2
+    assert await proposals.validate(block, fresh=True) == in_time
+
+
+async def test_invalid_block_is_never_fresh(proposals: Proposals) -> None:
+    block = await build_block(proposals)
+    await trio.sleep(1)
+    wrong = replace(block, header=replace(block.header, state_root=keccak256(b"another state")))
+    answer = await proposals.validate(wrong, fresh=True)
+    assert answer == BlockValidated(wrong.hash, is_valid=False, is_fresh=False)
+
+
+async def test_block_is_fetched_from_the_first_that_gives_it(
+    proposals: Proposals, peers: Peers
+) -> None:
+    block = await build_block(proposals)
+    first, second, third, fourth = VALIDATORS
+    peers.answers = {
+        first: block,  # did not commit it, so it is not asked
+        second: UnreachablePeerError("gone"),
+        third: with_body(block, b"\x02not the one"),
+        fourth: block,
+    }
+    found = await proposals.fetch(block.hash, [second, third, fourth])
+    assert found == BlockFetched(block)
+    assert peers.asked == [second, third, fourth]
+    assert peers.faults == [(third.hex(), RejectionReason.TRANSACTIONS_ROOT_MISMATCH)]
+
+
+async def test_block_that_no_validator_gives_is_not_answered(
+    proposals: Proposals, peers: Peers
+) -> None:
+    block = await build_block(proposals)
+    other = replace(block, header=replace(block.header, timestamp=block.header.timestamp + 1))
+    peers.answers = {VALIDATORS[1]: None, VALIDATORS[2]: other}
+    assert await proposals.fetch(block.hash, VALIDATORS) is None
+    assert peers.asked == [VALIDATORS[1], VALIDATORS[2]]

@@ -1,4 +1,4 @@
-"""The core with one rule removed, to show that the simulator notices each missing rule.
+"""Core, performer or signer with one rule removed: the simulator notices each missing rule.
 
 A mutant is a change of source text at the import of the module, in a process of its own; the
 product has no switch for it. `python -m tests.simulation --mutants` writes the table.
@@ -28,6 +28,8 @@ class Mutant:
 
 
 PBFT: Final = "chain.consensus.pbft"
+PERFORMER: Final = "node.consensus.performer"
+SIGNER: Final = "node.consensus.signer"
 
 MUTANTS: Final = {
     "s1-quorum-2f+1": Mutant(
@@ -175,6 +177,92 @@ MUTANTS: Final = {
         "persist before send: the log is not read again",
         PBFT,
         (("        if record.number == config.number:", "        if False:"),),
+    ),
+    "performer-sends-first": Mutant(
+        "persist before send: the performer sends a transition's messages, then persists its votes",
+        PERFORMER,
+        (
+            (
+                "in transition.effects:",
+                "in sorted(transition.effects, key=lambda effect: isinstance(effect, Persist)):",
+            ),
+        ),
+    ),
+    "performer-sends-what-failed": Mutant(
+        "persist before send: a vote that the disk refused is sent",
+        PERFORMER,
+        (
+            (
+                (
+                    "                        await self._stop_signing()\n"
+                    "                        return\n"
+                ),
+                "                        pass\n",
+            ),
+        ),
+    ),
+    "performer-verifies-nothing": Mutant(
+        "no signature in a message of the current number is verified",
+        PERFORMER,
+        (
+            (
+                "        verify_message(message, self._running.config.domain,",
+                "        (message, self._running.config.domain,",
+            ),
+        ),
+    ),
+    "performer-trusts-early-messages": Mutant(
+        "a message that came before its number is not verified when it comes again",
+        PERFORMER,
+        (
+            (
+                "Received(validators[sender], message, is_verified=False)",
+                "Received(validators[sender], message, is_verified=True)",
+            ),
+        ),
+    ),
+    "signer-writes-no-guard": Mutant(
+        "persist before send: the guard is not written",
+        SIGNER,
+        (("            self._guard.save(vote.intent)\n", ""),),
+    ),
+    "signer-writes-no-log": Mutant(
+        "persist before send: the log is not written",
+        SIGNER,
+        (
+            (
+                "self._log.append(vote.record.number, encode_record(vote.record))",
+                "encode_record(vote.record)",
+            ),
+        ),
+    ),
+    "signer-guard-stays-behind": Mutant(
+        "S8: after a crash between log and guard the guard is not caught up",
+        SIGNER,
+        (("latest is not None and latest.position > guard.position", "False"),),
+    ),
+    "signer-sees-no-loss": Mutant(
+        "S8: the signer votes on the number after its head, whatever was lost",
+        SIGNER,
+        (
+            (
+                "first = compute_first_signable(guard, latest, head, certified_head)",
+                "first = BlockNumber(head + 1)",
+            ),
+        ),
+    ),
+    "signer-reads-no-log": Mutant(
+        "S2: the signer gives no record back; its guard notices",
+        SIGNER,
+        (("record for record in self._load_records() if record.number == number", ""),),
+    ),
+    "signer-reads-no-log-asks-no-guard": Mutant(
+        "S2: the signer gives no record back and does not ask its guard",
+        SIGNER,
+        (
+            ("record for record in self._load_records() if record.number == number", ""),
+            ("        if not permits(guard, vote.intent):\n", "        if False:\n"),
+        ),
     ),
     "no-timer-gate": Mutant(
         "timers: a view's timer runs without a quorum of VIEW-CHANGEs",

@@ -3,7 +3,7 @@
 from typing import TypeAlias
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
-"""A decoded JSON value. What the chain hashes has no floats: its decoders refuse them."""
+"""A decoded JSON value. The decoders of hashed values refuse floats."""
 
 JsonObject: TypeAlias = dict[str, Json]
 """A decoded JSON object."""

@@ -1,8 +1,8 @@
 """Calls and answers of contracts as typed values (docs/spec/contracts.md, section 3).
 
-A `ContractView` holds the question to a contract and the decoder of its answer, so `read(view)` has
-the answer's type, whichever way the contract is asked. What the contracts take and answer is in
-`chain/contracts/tables.py`, which is generated from the compiled contracts.
+A `ContractView` holds the call data of a view function and the decoder of its answer. So the type
+checker knows the type of `read(view)`, in whichever way the contract is asked. The types of all
+functions and events are in `chain/contracts/tables.py`, generated from the compiled contracts.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,10 +21,10 @@ T = TypeVar("T")
 """The type of an answer."""
 
 SELECTOR_BYTES: Final = 4
-"""How much of a signature's hash names a function or an error."""
+"""Length of a selector: the first bytes of the signature's hash name a function or an error."""
 
 WORD_BYTES: Final = 32
-"""The unit of ABI encoding."""
+"""Length of a word, the unit of ABI encoding."""
 
 
 class InvalidAnswerError(Exception):
@@ -33,7 +33,7 @@ class InvalidAnswerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ContractCall:
-    """A call as a transaction carries it."""
+    """A call of a contract: its address and the call data for a transaction."""
 
     to: Address
     data: bytes
@@ -41,17 +41,17 @@ class ContractCall:
 
 @dataclass(frozen=True, slots=True)
 class ContractView(Generic[T]):
-    """A question to a contract; asking it changes nothing."""
+    """A call of a view function, which changes nothing, with the type of its answer."""
 
     to: Address
     data: bytes
     decode: Callable[[bytes], T] = field(compare=False, repr=False)
-    """Reads the answer; raises InvalidAnswerError."""
+    """Decodes the answer; raises InvalidAnswerError."""
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionAbi:
-    """The types that a function takes and answers."""
+    """The types of a function's arguments and results."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -63,12 +63,12 @@ class EventAbi:
 
     inputs: tuple[str, ...]
     indexed: tuple[int, ...]
-    """Positions of the parameters that are topics of the log."""
+    """Positions of the indexed parameters, which are topics of the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class ContractAbi:
-    """What a contract understands and emits, by name."""
+    """The functions and events of a contract, by name."""
 
     constructor: tuple[str, ...]
     functions: Mapping[str, FunctionAbi]
@@ -78,23 +78,23 @@ class ContractAbi:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """A deployed contract."""
+    """A contract at an address, with its ABI."""
 
     address: Address
     abi: ContractAbi
 
     def call(self, name: str, *arguments: object) -> ContractCall:
-        """A call of a function; a dataclass among the arguments is a struct."""
+        """A call of a function. Structs are given as dataclasses."""
         return ContractCall(self.address, self._encode(name, arguments))
 
     def view(self, name: str, *arguments: object, returns: Callable[..., T]) -> ContractView[T]:
-        """A question to a view function.
+        """A call of a view function.
 
         Args:
-            name: The function.
+            name: The name of the function.
             arguments: Its arguments.
-            returns: Makes the answer from the values that the function returns; a struct among
-                them counts as its fields.
+            returns: Builds the answer from the returned values. A returned struct is passed as
+                its fields.
         """
         outputs = self.abi.functions[name].outputs
 
@@ -108,7 +108,7 @@ class Contract:
         return compute_selector(name, self.abi.functions[name].inputs)
 
     def encode_constructor(self, *arguments: object) -> bytes:
-        """The constructor's arguments, as they follow the creation code."""
+        """The encoded arguments of the constructor, which follow the creation code."""
         return encode(self.abi.constructor, arguments)
 
     def _encode(self, name: str, arguments: Sequence[object]) -> bytes:
@@ -127,10 +127,10 @@ def compute_topic(name: str, types: Sequence[str]) -> Hash32:
 
 
 def decode_values(types: Sequence[str], data: bytes) -> tuple[object, ...]:
-    """The values of these types; addresses are bytes.
+    """The decoded values of these types. Addresses are bytes.
 
     Raises:
-        InvalidAnswerError: The data does not have these types.
+        InvalidAnswerError: The data is not an encoding of these types.
     """
     try:
         values = decode(types, data)
@@ -141,7 +141,7 @@ def decode_values(types: Sequence[str], data: bytes) -> tuple[object, ...]:
 
 
 def build(kind: Callable[..., T], values: Sequence[object]) -> T:
-    """What `kind` makes of decoded values; the enums and structs among its fields are made, too.
+    """A value of type `kind` from decoded values, with its enums and structs.
 
     Raises:
         InvalidAnswerError: No enum has such a member, or two arrays differ in length.
@@ -155,7 +155,7 @@ def build(kind: Callable[..., T], values: Sequence[object]) -> T:
 
 
 def _convert(kind: object, value: object) -> object:
-    """A decoded value as a field of type `kind` has it."""
+    """A decoded value, converted to the type `kind` of a field."""
     if isinstance(kind, type) and issubclass(kind, IntEnum):
         return build(kind, [value])
     if isinstance(kind, type) and is_dataclass(kind):
@@ -165,7 +165,7 @@ def _convert(kind: object, value: object) -> object:
 
 
 def _with_bytes_addresses(kind: ABIType, value: object) -> object:
-    """A decoded value with addresses as bytes; eth_abi gives their hexadecimal text."""
+    """A decoded value with its addresses as bytes; eth_abi returns addresses as text."""
     if kind.is_array:
         assert isinstance(value, tuple)
         return tuple(_with_bytes_addresses(kind.item_type, each) for each in value)
@@ -180,7 +180,7 @@ def _with_bytes_addresses(kind: ABIType, value: object) -> object:
 
 
 def _list_fields(types: Sequence[str], data: bytes) -> Iterator[object]:
-    """The decoded values, with the fields of a struct in its place."""
+    """The decoded values, with each struct replaced by its fields."""
     for kind, value in zip(types, decode_values(types, data), strict=True):
         if kind.startswith("(") and kind.endswith(")"):
             assert isinstance(value, tuple)
@@ -190,7 +190,7 @@ def _list_fields(types: Sequence[str], data: bytes) -> Iterator[object]:
 
 
 def _to_plain(value: object) -> object:
-    """An argument as eth_abi takes it: a struct is a tuple."""
+    """An argument in the form that eth_abi expects; structs become tuples."""
     if is_dataclass(value) and not isinstance(value, type):
         return astuple(value)
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What call data asks for, as the mempool and the builder see it."""
+"""Classifies transactions to the system contracts, for the mempool and the builder."""
 
 from enum import Enum, auto
 from typing import Final
@@ -9,10 +9,10 @@ from chain.primitives import Address, TaskId
 
 
 class CallKind(Enum):
-    """What the mempool and the builder tell apart."""
+    """The kinds of calls that the mempool and the builder treat differently."""
 
     OPERATOR_VOTE = auto()
-    """ready, verdict, result, a vote on the validator set, or evidence."""
+    """A ready, verdict or result vote, a vote on the validator set, or evidence."""
     COMMITMENT = auto()
     OTHER = auto()
 
@@ -29,17 +29,17 @@ _KIND_OF: Final = {
         (validator_set, "reportLostLock", CallKind.OPERATOR_VOTE),
     )
 }
-"""By the contract and the selector."""
+"""The kind of a call, by contract and selector."""
 
 
 def classify_call(to: Address | None, data: bytes) -> CallKind:
-    """What a transaction claims to be; whether its sender may is the contract's question."""
+    """The kind of a call. Whether the sender is allowed to make it is checked by the contract."""
     if to is None:
         return CallKind.OTHER
     return _KIND_OF.get((to, data[:SELECTOR_BYTES]), CallKind.OTHER)
 
 
 def decode_task_id(data: bytes) -> TaskId | None:
-    """The task that an operator vote or a commitment names; None if the data is too short."""
+    """The task id in an operator vote or a commitment; None if the data is too short."""
     word = data[SELECTOR_BYTES : SELECTOR_BYTES + WORD_BYTES]
     return TaskId(int.from_bytes(word, "big")) if len(word) == WORD_BYTES else None

@@ -22,18 +22,18 @@ from chain.hexadecimal import to_hex
 
 @dataclass(frozen=True, slots=True)
 class ContractError:
-    """A custom error, decoded: its name and its arguments, addresses and bytes in hexadecimal."""
+    """A decoded custom error; addresses and bytes in its arguments are hexadecimal."""
 
     name: str
     arguments: tuple[int | str | bool, ...]
 
     def __str__(self) -> str:
-        """As Solidity would write it."""
+        """The error in Solidity's notation."""
         return f"{self.name}({', '.join(map(str, self.arguments))})"
 
 
 ERRORS: Final = {
-    # Solidity's own two; the compiler does not list them.
+    # Solidity's built-in errors, which the compiler does not list.
     "Error": ("string",),
     "Panic": ("uint256",),
     **training_token.CONTRACT.abi.errors,
@@ -43,27 +43,27 @@ ERRORS: Final = {
     **reward_distributor.CONTRACT.abi.errors,
     **faucet.CONTRACT.abi.errors,
 }
-"""The argument types of every error that a system contract reverts with, by its name."""
+"""The argument types of every error of the system contracts, by name."""
 
 _ERROR_OF: Final = {compute_selector(name, types): (name, types) for name, types in ERRORS.items()}
-"""By selector."""
+"""The errors by selector."""
 
 
 def decode_error(data: bytes) -> ContractError | None:
-    """The error in revert data, or None if no system contract has such an error."""
+    """The error in revert data; None if no system contract has such an error."""
     name, types = _ERROR_OF.get(data[:SELECTOR_BYTES], (None, ()))
     if name is None:
         return None
     try:
         arguments = decode_values(types, data[SELECTOR_BYTES:])
     except InvalidAnswerError:
-        # Any contract may revert with any bytes.
+        # A contract can revert with arbitrary bytes.
         return None
     return ContractError(name, tuple(_to_argument(each) for each in arguments))
 
 
 def _to_argument(value: object) -> int | str | bool:
-    """A value as people read it: bytes and addresses in hexadecimal."""
+    """A value for people, with bytes and addresses in hexadecimal."""
     if isinstance(value, bytes):
         return to_hex(value)
     assert isinstance(value, int | str)

@@ -83,26 +83,26 @@ Event = (
     | ValidatorSlashed
     | StakeWithdrawn
 )
-"""Everything that `decode_event` can answer."""
+"""All events that `decode_event` can return."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventLayout:
-    """How an event lies in a log; its fields are the parameters in their order."""
+    """How an event is encoded in a log. The class has the parameters as fields, in order."""
 
     contract: Address
     kind: Callable[..., Event]
-    """The event's class."""
+    """The class of the event."""
     inputs: tuple[str, ...]
     """The types of the parameters."""
     indexed: tuple[int, ...]
-    """Positions of the parameters that are topics."""
+    """Positions of the indexed parameters, which are topics."""
     topic: Hash32
-    """The first topic."""
+    """The first topic, which names the event."""
 
 
 def _list_layouts() -> Iterator[EventLayout]:
-    """The layout of every class of `Event`; an event without one fails the import."""
+    """The layout of every class in `Event`. If one is missing, the import fails."""
     kinds = {kind.__name__: kind for kind in get_args(Event)}
     for module in (task_registry, gradient_ledger, reward_distributor, faucet, validator_set):
         contract = module.CONTRACT
@@ -115,14 +115,14 @@ def _list_layouts() -> Iterator[EventLayout]:
 
 
 EVENT_LAYOUTS: Final = tuple(_list_layouts())
-"""Every event of the system contracts but the token's, which are ERC-20's."""
+"""The layouts of all events of the system contracts, except the ERC-20 events of the token."""
 
 _LAYOUT_OF: Final = {(layout.contract, layout.topic): layout for layout in EVENT_LAYOUTS}
-"""By the contract and the first topic, which together name an event in a log."""
+"""The layouts by contract and first topic, which together identify an event in a log."""
 
 
 def decode_event(log: Log) -> Event | None:
-    """The event of a system contract in a log, or None for any other log."""
+    """The event of a system contract in a log; None for any other log."""
     if not log.topics:
         return None
     layout = _LAYOUT_OF.get((log.address, log.topics[0]))

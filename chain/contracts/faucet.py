@@ -9,12 +9,12 @@ from chain.contracts.addresses import FAUCET
 from chain.primitives import Address
 
 CONTRACT: Final = Contract(FAUCET, tables.FAUCET)
-"""Deployed on development networks only."""
+"""The faucet, which is deployed on development networks only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dripped:
-    """The faucet paid."""
+    """The faucet paid an account."""
 
     to: Address
     token_amount: int

@@ -11,24 +11,25 @@ from chain.contracts.addresses import GRADIENT_LEDGER
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 
 CONTRACT: Final = Contract(GRADIENT_LEDGER, tables.GRADIENT_LEDGER)
-"""As genesis deploys it."""
+"""The contract that genesis deploys."""
 
 NOT_EVALUATED: Final = 2**32 - 1
 """The correct count of a validator that did not evaluate the held-out split."""
 
 MAX_BALLOTS: Final = 3
-"""The most ballots of one attempt: an attempt whose last ballot fails is void."""
+"""Ballots of one attempt at most. If the last one fails, the attempt is void."""
 
 EVIDENCE_BALLOTS: Final = 4
-"""The ledger keeps the evidence of so many ballots of a task, and slashes by no older one."""
+"""The ledger keeps the evidence of this many latest ballots of a task; slashing needs one of
+them."""
 
 BOND_CLOSED_BLOCKS: Final = 16
-"""A closed task has no further ballots. So many blocks after it closed, the ledger returns its
-bonds, and no miner can be slashed any more."""
+"""Blocks after the end of a closed task until its bonds are free. From then on no miner of it can
+be slashed."""
 
 
 class Phase(IntEnum):
-    """The ledger's enum, number by number."""
+    """The phases of a task, numbered as in the contract."""
 
     INACTIVE = 0
     WAITING = 1
@@ -42,7 +43,7 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ResultVote:
-    """What q validators must say alike to settle a round."""
+    """The result of a round. A quorum of validators must post the same to settle it."""
 
     training_state_root: Hash32
     model_root: Hash32
@@ -52,18 +53,19 @@ class ResultVote:
 
 @dataclass(frozen=True, slots=True)
 class RoundState:
-    """Where a task stands: the round, its attempt and its ballot in progress."""
+    """The progress of a task: its current round, attempt and ballot."""
 
     round: int
-    """0-based; equals the rounds settled so far."""
+    """0-based; equals the number of rounds settled so far."""
     attempt: int
     ballot: int
     void_streak: int
     ballot_number: int
-    """Counts every ballot of the task."""
+    """Counts all ballots of the task, from 1."""
     open: bool
     open_block: BlockNumber
-    """S: those registered by its end take part. This and what follows is 0 if none is open."""
+    """The opening block S: miners registered by its end take part. If no attempt is open, this and
+    the following fields are 0."""
     open_time: int
     verdict_block: BlockNumber
     verdict_time: int
@@ -73,30 +75,30 @@ class RoundState:
     commitment_count: int
     committed_units: int
     verdict_count: int
-    """Timely ones of this ballot."""
+    """Timely verdicts in this ballot."""
     result_count: int
     commitment_digest: Hash32
     training_state_root: Hash32
-    """After the last settled round; zero before the first."""
+    """The root after the last settled round; zero before the first."""
     model_root: Hash32
     paid_total: int
 
 
 @dataclass(frozen=True, slots=True)
 class MinerState:
-    """A miner's registration; units 0 if there is none."""
+    """A miner's registration; `units` is 0 if it never registered."""
 
     units: int
     registered_block: BlockNumber
     left_block: BlockNumber
-    """0 while taking part."""
+    """0 until the miner leaves."""
     left_ballot_number: int
     bond: int
 
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """A registered miner and its declared units a round."""
+    """A registered miner and its declared units of work in a round."""
 
     miner: Address
     units: int
@@ -104,7 +106,7 @@ class Participant:
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """When a phase ends at the latest: both must be reached. Both are 0 if it has no end."""
+    """The deadline of a phase: over when both values are reached. Both are 0 if it has none."""
 
     block_number: BlockNumber
     timestamp: int
@@ -112,7 +114,7 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True)
 class CommitmentEvidence:
-    """One entry of a ballot's commitment list, as `slash` wants to be shown it."""
+    """One entry of a ballot's list of commitments, as an argument of `slash`."""
 
     miner: Address
     units: int
@@ -121,7 +123,7 @@ class CommitmentEvidence:
 
 @dataclass(frozen=True, slots=True)
 class MinerRegistered:
-    """A miner takes part from the next attempt on."""
+    """A miner registered; it takes part from the next attempt on."""
 
     task_id: TaskId
     miner: Address
@@ -131,7 +133,7 @@ class MinerRegistered:
 
 @dataclass(frozen=True, slots=True)
 class MinerLeft:
-    """It takes part no more, of its own will or slashed."""
+    """A miner left, or was removed because it was slashed."""
 
     task_id: TaskId
     miner: Address
@@ -139,7 +141,7 @@ class MinerLeft:
 
 @dataclass(frozen=True, slots=True)
 class BondWithdrawn:
-    """It has its bond back."""
+    """A miner took its bond back."""
 
     task_id: TaskId
     miner: Address
@@ -148,7 +150,10 @@ class BondWithdrawn:
 
 @dataclass(frozen=True, slots=True)
 class AttemptOpened:
-    """Those registered by the end of this block take part; `reserved` is in escrow for them."""
+    """An attempt opened, for miners registered by the end of this block.
+
+    `reserved` base units of the escrow are set aside for it.
+    """
 
     task_id: TaskId
     round: int
@@ -159,7 +164,7 @@ class AttemptOpened:
 
 @dataclass(frozen=True, slots=True)
 class GradientCommitted:
-    """The commitment number `index` of the attempt."""
+    """A miner committed to a gradient; `index` is the position in the attempt's commitments."""
 
     task_id: TaskId
     round: int
@@ -172,12 +177,12 @@ class GradientCommitted:
 
 @dataclass(frozen=True, slots=True)
 class VerdictPosted:
-    """An operator vote on all commitments."""
+    """An operator voted on all commitments of an attempt."""
 
     task_id: TaskId
     round: int
     validator: Address
-    """Of the consensus set; its operator account sent the vote."""
+    """The validator; its operator account sent the vote."""
     attempt: int
     ballot: int
     timely: bool
@@ -186,7 +191,7 @@ class VerdictPosted:
 
 @dataclass(frozen=True, slots=True)
 class ResultPosted:
-    """An operator vote on the outcome; replaces the validator's earlier one."""
+    """An operator voted on the result of a round; this replaces its earlier vote."""
 
     task_id: TaskId
     round: int
@@ -195,13 +200,13 @@ class ResultPosted:
     ballot: int
     result: ResultVote
     correct_count: int | None
-    """Of the held-out split; None if this validator did not evaluate."""
+    """Correct predictions on the held-out split; None if this validator did not evaluate."""
     loss_millinats: int
 
 
 @dataclass(frozen=True, slots=True)
 class RoundSettled:
-    """The outcome stands; `payout` is for miners and operators together."""
+    """A round was settled; `payout` is the pay of miners and operators together."""
 
     task_id: TaskId
     round: int
@@ -213,7 +218,7 @@ class RoundSettled:
 
 @dataclass(frozen=True, slots=True)
 class BallotFailed:
-    """No quorum in time; votes are cast again, or the attempt is void."""
+    """A ballot missed its quorum. The votes are cast again, or the attempt is void."""
 
     task_id: TaskId
     round: int
@@ -223,7 +228,7 @@ class BallotFailed:
 
 @dataclass(frozen=True, slots=True)
 class AttemptVoided:
-    """The round starts again with the next attempt."""
+    """An attempt is void. The round starts again with the next attempt."""
 
     task_id: TaskId
     round: int
@@ -232,7 +237,7 @@ class AttemptVoided:
 
 @dataclass(frozen=True, slots=True)
 class MinerSlashed:
-    """`cheated` says why: a quorum called cheat, else it found the gradient unavailable."""
+    """A miner was slashed. With `cheated` a quorum said cheat, otherwise it said unavailable."""
 
     task_id: TaskId
     miner: Address
@@ -242,7 +247,7 @@ class MinerSlashed:
 
 @dataclass(frozen=True, slots=True)
 class CreditWithdrawn:
-    """An operator took its share of slashed bonds."""
+    """An account withdrew its share of slashed bonds."""
 
     token: Address
     account: Address
@@ -250,31 +255,31 @@ class CreditWithdrawn:
 
 
 def register(task_id: TaskId, units: int) -> ContractCall:
-    """Take part as a miner; the required bond must have been approved to the ledger."""
+    """Register the caller as a miner; the bond must have been approved to the ledger."""
     return CONTRACT.call("register", task_id, units)
 
 
 def leave(task_id: TaskId) -> ContractCall:
-    """Take no part in the attempts after the one that is open."""
+    """Leave a task; the caller still takes part in an attempt that is open already."""
     return CONTRACT.call("leave", task_id)
 
 
 def withdraw_bond(task_id: TaskId) -> ContractCall:
-    """Take the caller's bond back; it must not be locked any more."""
+    """Take the caller's bond back, once it is not locked any more."""
     return CONTRACT.call("withdrawBond", task_id)
 
 
 def commit_gradient(
     task_id: TaskId, round_number: int, attempt: int, units: int, commitment: Hash32
 ) -> ContractCall:
-    """Commit to the calling miner's gradient."""
+    """Commit to the caller's gradient."""
     return CONTRACT.call("commitGradient", task_id, round_number, attempt, units, commitment)
 
 
 def post_verdict(
     task_id: TaskId, round_number: int, attempt: int, ballot: int, verdicts: bytes
 ) -> ContractCall:
-    """Vote, as an operator, on all commitments: two bits for each."""
+    """Vote on all commitments, with two bits for each; for operators."""
     return CONTRACT.call("postVerdict", task_id, round_number, attempt, ballot, verdicts)
 
 
@@ -287,7 +292,7 @@ def post_result(
     correct_count: int | None,
     loss_millinats: int,
 ) -> ContractCall:
-    """Vote, as an operator, on the outcome; `correct_count` is None if not evaluated."""
+    """Vote on the result of a round; for operators. `correct_count` is None if not evaluated."""
     count = NOT_EVALUATED if correct_count is None else correct_count
     return CONTRACT.call(
         "postResult", task_id, round_number, attempt, ballot, vote, count, loss_millinats
@@ -295,12 +300,12 @@ def post_result(
 
 
 def settle_round(task_id: TaskId, vote: ResultVote) -> ContractCall:
-    """Settle with the result that a quorum posted; any account may."""
+    """Settle the round with the result that a quorum posted; any account may call this."""
     return CONTRACT.call("settleRound", task_id, vote)
 
 
 def advance_round(task_id: TaskId) -> ContractCall:
-    """Move a stalled or waiting task on; any account may."""
+    """Move a stalled or waiting task on; any account may call this."""
     return CONTRACT.call("advanceRound", task_id)
 
 
@@ -311,14 +316,14 @@ def slash(
     verdicts: Sequence[tuple[Address, bytes]],
     indices: Sequence[int],
 ) -> ContractCall:
-    """Take the bonds of miners that a ballot condemned; any account may.
+    """Slash miners that a ballot found guilty; any account may call this.
 
     Args:
         task_id: The task.
         ballot_number: The ballot's number within the task.
         commitments: All commitments of the attempt, in their order.
         verdicts: All timely verdicts of the ballot, each with the validator that posted it.
-        indices: The accused, as positions among the commitments.
+        indices: The positions of the guilty miners among the commitments.
     """
     return CONTRACT.call(
         "slash",
@@ -332,22 +337,22 @@ def slash(
 
 
 def withdraw_credit(token: Address) -> ContractCall:
-    """Take the caller's share of slashed bonds."""
+    """Withdraw the caller's share of slashed bonds."""
     return CONTRACT.call("withdrawCredit", token)
 
 
 def phase(task_id: TaskId) -> ContractView[Phase]:
-    """The phase that a task is in."""
+    """The current phase of a task."""
     return CONTRACT.view("phase", task_id, returns=Phase)
 
 
 def deadline(task_id: TaskId) -> ContractView[Deadline]:
-    """When the phase that a task is in ends at the latest."""
+    """The deadline of the current phase of a task."""
     return CONTRACT.view("deadline", task_id, returns=Deadline)
 
 
 def get_round(task_id: TaskId) -> ContractView[RoundState]:
-    """The round, attempt and ballot that a task is at."""
+    """The current round, attempt and ballot of a task."""
     return CONTRACT.view("getRound", task_id, returns=RoundState)
 
 
@@ -372,7 +377,7 @@ def credit_of(token: Address, account: Address) -> ContractView[int]:
 
 
 def encode_constructor(phase_floor_blocks: int) -> bytes:
-    """The constructor's argument: the fewest blocks of a phase in which some votes are missing."""
+    """The constructor's argument: the number of blocks that a phase lasts at least."""
     return CONTRACT.encode_constructor(phase_floor_blocks)
 
 

@@ -1,7 +1,8 @@
-"""Where the training contracts keep what a miner must be sure of (docs/spec/rpc.md, section 9).
+"""Storage slots of the training contracts, for Merkle proofs (docs/spec/rpc.md, section 9).
 
-Slots as solc lays them out: the value of `mapping[key]` at slot p starts at keccak(key . p), the
-elements of an array at keccak(p). The tests hold these numbers against the compiled contracts.
+Miners verify these values with proofs instead of trusting a node. The layout is solc's: the value
+of `mapping[key]` at slot p starts at keccak(key . p), and the elements of an array at keccak(p). A
+test compares the slot numbers with the compiled contracts.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,30 +15,30 @@ from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 
 ReadSlot = Callable[[Address, int], int]
-"""The value of a contract's storage slot."""
+"""Returns the value of a storage slot of a contract."""
 
 LEDGER_TRAININGS: Final = 0
-"""GradientLedger._trainings: a task's attempt in progress."""
+"""GradientLedger._trainings: the attempt of each task."""
 
 LEDGER_MEMBERS: Final = 1
-"""GradientLedger._members: a task's registered miners."""
+"""GradientLedger._members: the registered miners of each task."""
 
 LEDGER_REGISTRATIONS: Final = 2
-"""GradientLedger._registrations: by task, then by miner."""
+"""GradientLedger._registrations: the registrations, by task and miner."""
 
 REGISTRY_TERMS: Final = 1
-"""TaskRegistry._terms; the first word is the specification's hash."""
+"""TaskRegistry._terms. The first word is the specification's hash."""
 
 REGISTRY_ACCOUNTS: Final = 2
-"""TaskRegistry._accounts; the first word ends with the submitter and, above it, the status."""
+"""TaskRegistry._accounts. The low bytes of the first word are the submitter, then the status."""
 
 MODEL_ROOT_OFFSET: Final = 9
-"""Of `modelRoot` in a Training, in words."""
+"""Offset of `modelRoot` in the struct Training, in words."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptState:
-    """The attempt that a task's ledger is at."""
+    """The current attempt of a task."""
 
     round_number: int
     attempt_number: int
@@ -46,19 +47,19 @@ class AttemptState:
     open_time: int
     """Seconds since the Unix epoch."""
     verdict_block: BlockNumber
-    """Where the last commitment was made, or a later ballot began; 0 if neither happened yet."""
+    """The block of the last expected commitment, or in which a later ballot began; 0 before."""
     model_root: Hash32
-    """Of the last settled round; zero before the first."""
+    """The root after the last settled round; zero before the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegistrationState:
-    """A miner's place in a task."""
+    """A miner's registration in a task."""
 
     units: int
-    """Declared; 0 for an account that never registered."""
+    """The declared units; 0 for an account that never registered."""
     committed_open_block: BlockNumber
-    """The opening block of the attempt that it last committed in."""
+    """The opening block of the attempt in which the miner committed last."""
 
 
 def _mapping_slot(position: int, key: bytes) -> int:
@@ -83,13 +84,13 @@ def _bits(word: int, low: int, count: int) -> int:
 
 
 def list_attempt_slots(task: TaskId) -> tuple[int, ...]:
-    """What `read_attempt` reads of the GradientLedger."""
+    """The slots of the GradientLedger that `read_attempt` reads."""
     base = _mapping_slot(LEDGER_TRAININGS, _task_key(task))
     return base, base + 1, base + MODEL_ROOT_OFFSET
 
 
 def read_attempt(read: ReadSlot, task: TaskId) -> AttemptState:
-    """The attempt that the ledger is at."""
+    """The current attempt of a task."""
     place, times, model = (read(GRADIENT_LEDGER, slot) for slot in list_attempt_slots(task))
     return AttemptState(
         round_number=_bits(place, 0, 32),
@@ -103,7 +104,7 @@ def read_attempt(read: ReadSlot, task: TaskId) -> AttemptState:
 
 
 def list_participant_slots(task: TaskId, miners: Sequence[Address]) -> tuple[int, ...]:
-    """What `read_participants` reads of the GradientLedger if exactly `miners` are registered."""
+    """The slots of the GradientLedger that `read_participants` reads if `miners` are registered."""
     members = _mapping_slot(LEDGER_MEMBERS, _task_key(task))
     return (
         members,
@@ -124,7 +125,7 @@ def read_participants(read: ReadSlot, task: TaskId) -> tuple[tuple[Address, int]
 
 
 def list_registration_slots(task: TaskId, miner: Address) -> tuple[int, ...]:
-    """What `read_registration` reads of the GradientLedger."""
+    """The slots of the GradientLedger that `read_registration` reads."""
     return (_registration_slot(task, miner),)
 
 
@@ -139,7 +140,7 @@ def read_registration(read: ReadSlot, task: TaskId, miner: Address) -> Registrat
 
 
 def list_task_slots(task: TaskId) -> tuple[int, ...]:
-    """What `read_task` reads of the TaskRegistry."""
+    """The slots of the TaskRegistry that `read_task` reads."""
     key = _task_key(task)
     return _mapping_slot(REGISTRY_TERMS, key), _mapping_slot(REGISTRY_ACCOUNTS, key)
 

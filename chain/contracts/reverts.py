@@ -1,4 +1,4 @@
-"""What a contract's refusal means to who sent the call, and what to do (docs/operator-guide.md)."""
+"""Explains the errors of the contracts to the sender, with the cure (docs/operator-guide.md)."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -80,10 +80,10 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
         f"{spender} may take {allowance} base units of the token, {needed} are needed; approve them"
     ),
 }
-"""By the error's name: what happened and the cure, from the error's arguments."""
+"""The explanation and the cure by the error's name; a function of the error's arguments."""
 
 
 def describe_revert(error: ContractError) -> str:
-    """One line: what the contract refuses and, where we know it, what to do."""
+    """The error in one line, with the cure where it is known."""
     meaning = MEANINGS.get(error.name)
     return f"the contract refuses: {error}" if meaning is None else meaning(*error.arguments)

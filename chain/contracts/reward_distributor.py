@@ -10,7 +10,7 @@ from chain.contracts.addresses import REWARD_DISTRIBUTOR
 from chain.primitives import Address, Hash32, TaskId
 
 CONTRACT: Final = Contract(REWARD_DISTRIBUTOR, tables.REWARD_DISTRIBUTOR)
-"""As genesis deploys it."""
+"""The contract that genesis deploys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class RewardClaim:
 
 @dataclass(frozen=True, slots=True)
 class RootSet:
-    """Claims go by this root now."""
+    """A task's rewards root was replaced; claims are checked against the new root."""
 
     task_id: TaskId
     root: Hash32
@@ -34,7 +34,7 @@ class RootSet:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """`amount` was paid, `cumulative` in all."""
+    """An account was paid `amount`; `cumulative` is the sum of all its claims."""
 
     task_id: TaskId
     account: Address
@@ -43,12 +43,12 @@ class Claimed:
 
 
 def claim(task_id: TaskId, cumulative: int, proof: Sequence[Hash32]) -> ContractCall:
-    """Pay the caller its rewards up to `cumulative`."""
+    """Claim the caller's rewards, up to the sum `cumulative`."""
     return CONTRACT.call("claim", task_id, cumulative, proof)
 
 
 def claim_many(claims: Sequence[RewardClaim]) -> ContractCall:
-    """Pay several claims: all of them or none."""
+    """Pay several claims, either all of them or none."""
     return CONTRACT.call("claimMany", claims)
 
 
@@ -58,5 +58,5 @@ def root_of(task_id: TaskId) -> ContractView[Hash32]:
 
 
 def claimed_of(task_id: TaskId, account: Address) -> ContractView[int]:
-    """The base units that an account has claimed of a task."""
+    """The base units that an account has claimed from a task."""
     return CONTRACT.view("claimedOf", task_id, account, returns=int)

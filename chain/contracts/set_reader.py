@@ -1,4 +1,4 @@
-"""Who decides the next block, from the state of this one (docs/spec/contracts.md, section 8.1)."""
+"""Reads the validator set of the next block from a state (docs/spec/contracts.md, section 8.1)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,14 +21,15 @@ from chain.types.header import Header
 from chain.types.validator_set import ValidatorSet
 
 READ_GAS: Final = 10_000_000
-"""A set of 100 costs a fifteenth of that; it bounds what a broken contract may cost."""
+"""Gas limit of reading the set. A set of 100 costs a fifteenth of it; the limit bounds the cost of
+a broken contract."""
 
 
 def get_next_set_hash(database: ReadableDatabase, header: Header) -> Hash32:
-    """The hash of the set of the block after `header`; zero if there is no contract.
+    """The hash of the validator set of the block after `header`; zero if there is no contract.
 
     Raises:
-        MissingTrieNodeError: the state of `header` is not held.
+        MissingTrieNodeError: The state of `header` is not in the database.
     """
     return read_next_set_hash(partial(get_storage, database, header.state_root), header.number)
 
@@ -36,8 +37,8 @@ def get_next_set_hash(database: ReadableDatabase, header: Header) -> Hash32:
 def read_genesis_set(config: GenesisConfig, genesis: GenesisState) -> ValidatorSet:
     """The validators of block 1 and their operators.
 
-    A genesis without the contract has the validators of its parameters for ever, each its own
-    operator.
+    If genesis has no ValidatorSet contract, the set never changes: it is the one in the parameters,
+    and every validator is its own operator.
     """
     found = read_next_set(genesis.delta, genesis.header, config.chain_id, ())
     validators = config.parameters.validators
@@ -47,24 +48,23 @@ def read_genesis_set(config: GenesisConfig, genesis: GenesisState) -> ValidatorS
 def read_next_set(
     database: ReadableDatabase, header: Header, chain_id: int, current: Sequence[Address]
 ) -> ValidatorSet | None:
-    """The validators of the block after `header` and their operators, if they are not `current`.
+    """The validators and operators of the block after `header`; None if the set does not change.
+
+    It does not change either if the contract returns something that is not a valid set.
 
     Args:
         database: Holds the state of `header`.
         header: The parent of that block.
-        chain_id: Of the network.
+        chain_id: The network's chain id.
         current: The validators of `header`'s own number.
 
-    Returns:
-        None if the set stays: because it is the same, or because what the contract says is no set.
-
     Raises:
-        MissingTrieNodeError: the state of `header` is not held.
+        MissingTrieNodeError: The state of `header` is not in the database.
     """
     wanted = get_next_set_hash(database, header)
     if wanted in (ZERO_HASH, compute_set_hash(current)):
         return None
-    # The contract looks at the number alone; the next block's other fields are not known yet.
+    # The contract depends only on the block number. Other fields of the next block are not known.
     environment = replace(
         BlockEnvironment.of(header, chain_id), number=BlockNumber(header.number + 1)
     )

@@ -1,6 +1,6 @@
-"""Who decides a block, from the fixed slots of ValidatorSet (docs/spec/contracts.md, 8.1).
+"""Reads the hash of a validator set from fixed storage slots (docs/spec/contracts.md, 8.1).
 
-Apart from what calls the contract, so that who holds no state needs no virtual machine.
+Light clients use this module: they have proofs of these slots, but no virtual machine.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,29 +15,29 @@ from chain.primitives import ZERO_ADDRESS, Address, BlockNumber, Hash32
 from chain.types.certificate import MAX_VALIDATORS
 
 SET_HASH_SLOT: Final = 0
-"""The hash of the set in force when it was last written down."""
+"""The slot of the hash of the set that was in force when the contract was last changed."""
 
 NEXT_SET_HASH_SLOT: Final = 1
-"""The hash of the scheduled set."""
+"""The slot of the hash of the scheduled set."""
 
 ACTIVATION_SLOT: Final = 2
-"""The block that the scheduled set decides first; 0: none is scheduled."""
+"""The slot of the first block that the scheduled set decides; 0 if none is scheduled."""
 
 SET_SLOTS: Final = (SET_HASH_SLOT, NEXT_SET_HASH_SLOT, ACTIVATION_SLOT)
-"""All that tells who decides the next block."""
+"""The slots that determine the validator set of the next block."""
 
 
 def compute_set_hash(validators: Sequence[Address]) -> Hash32:
-    """keccak256(abi.encode(address[] validators)): what the contract holds of a set."""
+    """The hash of a set: keccak256(abi.encode(address[] validators))."""
     return keccak256(encode(["address[]"], [validators]))
 
 
 def read_next_set_hash(get_storage: Callable[[Address, int], int], number: BlockNumber) -> Hash32:
-    """The hash of the set of block `number` + 1; zero if there is no contract.
+    """The hash of the validator set of block `number` + 1; zero if there is no contract.
 
     Args:
-        get_storage: The value of a contract's slot in the state after block `number`.
-        number: Of that block.
+        get_storage: Returns the value of a contract's slot in the state after block `number`.
+        number: The number of that block.
     """
     activation = get_storage(VALIDATOR_SET, ACTIVATION_SLOT)
     is_activated = activation != 0 and number + 1 >= activation
@@ -46,7 +46,7 @@ def read_next_set_hash(get_storage: Callable[[Address, int], int], number: Block
 
 
 def is_validator_set(validators: Sequence[Address]) -> bool:
-    """Whether that may decide blocks: 1 to 100 addresses, ascending, none of them zero."""
+    """Whether the addresses are a valid set: 1 to 100, strictly ascending, none of them zero."""
     return (
         1 <= len(validators) <= MAX_VALIDATORS
         and all(len(validator) == len(ZERO_ADDRESS) for validator in validators)

@@ -1,4 +1,4 @@
-"""Reads of contracts in a state at hand (docs/spec/contracts.md, section 3)."""
+"""Reads contracts in a stored state by executing their code (docs/spec/contracts.md, section 3)."""
 
 from dataclasses import dataclass
 from typing import Self, TypeVar
@@ -18,19 +18,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class StateReader:
-    """Answers views in one state, executing the contracts' code."""
+    """Answers views in one state."""
 
     database: ReadableDatabase
-    """Holds the state."""
+    """The database with the state."""
     state_root: Hash32
     environment: BlockEnvironment
-    """Of the block in which the contracts believe to be called."""
+    """The properties of the block that the contracts see."""
     gas_limit: int | None = None
-    """For one view; None: the block's."""
+    """The gas limit of one view; None for the block's gas limit."""
 
     @classmethod
     def at(cls, database: ReadableDatabase, header: Header, chain_id: int) -> Self:
-        """A reader of the state after `header`'s block, as a call at its end."""
+        """A reader of the state after a block; the contracts see that block."""
         return cls(database, header.state_root, BlockEnvironment.of(header, chain_id))
 
     def read(self, view: ContractView[T]) -> T:
@@ -38,7 +38,7 @@ class StateReader:
 
         Raises:
             InvalidAnswerError: The contract failed, or its answer has other types.
-            MissingTrieNodeError: The state is not held.
+            MissingTrieNodeError: The state is not in the database.
         """
         request = CallRequest(to=view.to, data=view.data, gas_limit=self.gas_limit)
         result = call(self.database, self.state_root, self.environment, request)

@@ -10,11 +10,11 @@ from chain.contracts.addresses import TASK_REGISTRY
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 
 CONTRACT: Final = Contract(TASK_REGISTRY, tables.TASK_REGISTRY)
-"""As genesis deploys it."""
+"""The contract that genesis deploys."""
 
 
 class TaskStatus(IntEnum):
-    """The registry's enum, number by number."""
+    """The statuses of a task, numbered as in the contract."""
 
     NONE = 0
     PENDING = 1
@@ -24,7 +24,7 @@ class TaskStatus(IntEnum):
 
 
 class CloseReason(IntEnum):
-    """Why a task was closed: the registry's enum."""
+    """The reason why a task was closed, numbered as in the contract."""
 
     COMPLETED = 0
     CANCELLED = 1
@@ -34,18 +34,18 @@ class CloseReason(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class TaskTerms:
-    """What of a specification the contracts hold, in the order of their struct."""
+    """The part of a specification that the contracts store, in the order of their struct."""
 
     spec_hash: Hash32
     token: Address
     unit_price: int
     """Base units of the token for one accepted unit."""
     validator_fee: int
-    """Base units a settled round."""
+    """Base units of the token for a settled round."""
     rounds: int
     min_miners: int
     max_units: int
-    """Of one round."""
+    """Units of work in one round."""
     audit_ppm: int
     commit_seconds: int
     verdict_seconds: int
@@ -61,7 +61,7 @@ class TaskAccount:
     ready_count: int
     submitted_block: BlockNumber
     activated_block: BlockNumber
-    """0 before."""
+    """0 before the task is active."""
     cancelling: bool
     escrowed: int
     paid: int
@@ -72,7 +72,7 @@ class TaskAccount:
 
 @dataclass(frozen=True, slots=True)
 class TaskSubmitted:
-    """A task is there, Pending."""
+    """A task was submitted; its status is pending."""
 
     task_id: TaskId
     submitter: Address
@@ -83,7 +83,7 @@ class TaskSubmitted:
 
 @dataclass(frozen=True, slots=True)
 class TaskFunded:
-    """Its escrow grew; `sender` paid."""
+    """A task's escrow grew; `sender` paid."""
 
     task_id: TaskId
     sender: Address
@@ -92,7 +92,7 @@ class TaskFunded:
 
 @dataclass(frozen=True, slots=True)
 class TaskReady:
-    """A validator can judge it."""
+    """A validator is ready to judge a task."""
 
     task_id: TaskId
     validator: Address
@@ -101,28 +101,28 @@ class TaskReady:
 
 @dataclass(frozen=True, slots=True)
 class TaskActivated:
-    """A quorum is ready."""
+    """A task became active, because a quorum of validators is ready."""
 
     task_id: TaskId
 
 
 @dataclass(frozen=True, slots=True)
 class TaskPaused:
-    """Three attempts in a row were void."""
+    """A task was paused, because three attempts in a row were void."""
 
     task_id: TaskId
 
 
 @dataclass(frozen=True, slots=True)
 class TaskResumed:
-    """Its submitter goes on."""
+    """A task was resumed by its submitter."""
 
     task_id: TaskId
 
 
 @dataclass(frozen=True, slots=True)
 class TaskClosed:
-    """It is over."""
+    """A task was closed."""
 
     task_id: TaskId
     reason: int
@@ -131,7 +131,7 @@ class TaskClosed:
 
 @dataclass(frozen=True, slots=True)
 class TaskRefunded:
-    """What was left went back."""
+    """The remaining escrow was refunded to the submitter."""
 
     task_id: TaskId
     to: Address
@@ -139,7 +139,7 @@ class TaskRefunded:
 
 
 def submit_task(terms: TaskTerms, spec: bytes, budget: int) -> ContractCall:
-    """Submit a new task; `budget` base units must have been approved to the registry."""
+    """Submit a task; `budget` base units must have been approved to the registry."""
     return CONTRACT.call("submitTask", terms, spec, budget)
 
 
@@ -149,22 +149,22 @@ def fund_task(task_id: TaskId, amount: int) -> ContractCall:
 
 
 def post_ready(task_id: TaskId) -> ContractCall:
-    """Vote, as an operator, that this validator can judge the task."""
+    """Vote that this validator is ready to judge a task; for operators."""
     return CONTRACT.call("postReady", task_id)
 
 
 def cancel_task(task_id: TaskId) -> ContractCall:
-    """End a task; its submitter may."""
+    """Cancel a task; only its submitter may call this."""
     return CONTRACT.call("cancelTask", task_id)
 
 
 def resume_task(task_id: TaskId) -> ContractCall:
-    """Go on with a paused task; its submitter may."""
+    """Resume a paused task; only its submitter may call this."""
     return CONTRACT.call("resumeTask", task_id)
 
 
 def refund_task(task_id: TaskId) -> ContractCall:
-    """Send what is left of a closed task back to its submitter; any account may."""
+    """Refund a closed task's remaining escrow to its submitter; any account may call this."""
     return CONTRACT.call("refundTask", task_id)
 
 
@@ -174,7 +174,7 @@ def task_count() -> ContractView[int]:
 
 
 def get_terms(task_id: TaskId) -> ContractView[TaskTerms]:
-    """The terms under which a task was submitted."""
+    """The terms of a task."""
     return CONTRACT.view("getTerms", task_id, returns=TaskTerms)
 
 
@@ -184,5 +184,5 @@ def get_account(task_id: TaskId) -> ContractView[TaskAccount]:
 
 
 def is_ready(task_id: TaskId, operator: Address) -> ContractView[bool]:
-    """Whether an operator account has posted that it is ready for a task."""
+    """Whether an operator account has voted that it is ready for a task."""
     return CONTRACT.view("isReady", task_id, operator, returns=bool)

@@ -9,7 +9,7 @@ from chain.contracts.addresses import TRAINING_TOKEN
 from chain.primitives import Address
 
 CONTRACT: Final = Contract(TRAINING_TOKEN, tables.TRAINING_TOKEN)
-"""POT itself."""
+"""The token POT."""
 
 
 def balance_of(token: Address, account: Address) -> ContractView[int]:
@@ -33,10 +33,10 @@ def transfer(token: Address, to: Address, amount: int) -> ContractCall:
 
 
 def encode_constructor(holders: Sequence[Address], amounts: Sequence[int]) -> bytes:
-    """The constructor's arguments: each first holder, and its base units of POT."""
+    """The constructor's arguments: the first holders, and their base units of POT."""
     return CONTRACT.encode_constructor(holders, amounts)
 
 
 def _at(token: Address) -> Contract:
-    """Any ERC-20 token: POT has the interface of all."""
+    """The ERC-20 token at an address, with POT's interface."""
     return Contract(token, CONTRACT.abi)

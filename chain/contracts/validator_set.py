@@ -12,29 +12,29 @@ from chain.primitives import Address, BlockNumber, Hash32
 from chain.types.validator_set import ValidatorSet
 
 CONTRACT: Final = Contract(VALIDATOR_SET, tables.VALIDATOR_SET)
-"""As genesis deploys it."""
+"""The contract that genesis deploys."""
 
 
 class ValidatorStatus(IntEnum):
-    """The validator set's enum, number by number."""
+    """The statuses of a validator, numbered as in the contract."""
 
     NONE = 0
     ACTIVE = 1
-    """In the set, or scheduled to be."""
+    """In the set, or scheduled to join it."""
     EXITING = 2
-    """Removed as soon as a change can be scheduled."""
+    """Will be removed as soon as a change can be scheduled."""
     EXITED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class ValidatorState:
-    """A validator's account in the validator set."""
+    """The contract's record of a validator."""
 
     operator: Address
     status: ValidatorStatus
     is_slashed: bool
     unlock_block: BlockNumber
-    """From which on its stake can be withdrawn; 0 unless it has left."""
+    """The first block in which its stake can be withdrawn; 0 unless it has left."""
     stake: int
     """Base units of POT."""
 
@@ -48,16 +48,16 @@ class ValidatorProposal:
     is_join: bool
     is_closed: bool
     expiry_block: BlockNumber
-    """From which on it cannot be carried out."""
+    """From this block on the proposal cannot be carried out."""
     stake: int
-    """Base units of POT, of an open join."""
+    """The deposit of an open join, in base units of POT; 0 otherwise."""
     votes: int
-    """Of who is a member now."""
+    """The number of current members that voted for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProposalMade:
-    """Members may vote on a join or a removal."""
+    """A join or a removal was proposed; members may vote on it."""
 
     proposal_id: int
     validator: Address
@@ -68,7 +68,7 @@ class ProposalMade:
 
 @dataclass(frozen=True, slots=True)
 class ProposalVoted:
-    """A member is for it."""
+    """A member voted for a proposal."""
 
     proposal_id: int
     validator: Address
@@ -76,7 +76,7 @@ class ProposalVoted:
 
 @dataclass(frozen=True, slots=True)
 class ProposalClosed:
-    """It was carried out, or given up."""
+    """A proposal was carried out or withdrawn."""
 
     proposal_id: int
     carried_out: bool
@@ -84,14 +84,14 @@ class ProposalClosed:
 
 @dataclass(frozen=True, slots=True)
 class ExitRequested:
-    """A validator leaves at the next possible change."""
+    """A validator will be removed at the next possible change."""
 
     validator: Address
 
 
 @dataclass(frozen=True, slots=True)
 class SetScheduled:
-    """From `activation_block` on the set is another."""
+    """A change of the set was scheduled; it takes effect at `activation_block`."""
 
     version: int
     validator: Address
@@ -101,7 +101,7 @@ class SetScheduled:
 
 @dataclass(frozen=True, slots=True)
 class ValidatorSlashed:
-    """It signed two things for one place, about block `number`; all its stake is lost."""
+    """A validator lost all its stake, because it signed conflicting votes at block `number`."""
 
     validator: Address
     reporter: Address
@@ -111,7 +111,7 @@ class ValidatorSlashed:
 
 @dataclass(frozen=True, slots=True)
 class StakeWithdrawn:
-    """An operator has its stake back."""
+    """An operator took the stake of its former validator back."""
 
     validator: Address
     operator: Address
@@ -120,11 +120,11 @@ class StakeWithdrawn:
 
 @dataclass(frozen=True, slots=True)
 class VotePlace:
-    """What a consensus vote is for: an honest validator signs one vote for each place."""
+    """The place of a consensus vote. An honest validator signs only one vote for a place."""
 
     kind: int
     version: int
-    """Of the protocol."""
+    """The protocol version."""
     number: BlockNumber
     view: int
 
@@ -148,27 +148,27 @@ class SignedViewChange:
 
 
 def get_current() -> ContractView[ValidatorSet]:
-    """The set in force."""
+    """The validators and operators of the set in force."""
     return CONTRACT.view("committee", returns=ValidatorSet)
 
 
 def get_version(version: int) -> ContractView[ValidatorSet]:
-    """A set that is or was in force."""
+    """The validators and operators of a set that is or was in force."""
     return CONTRACT.view("committeeOf", version, returns=ValidatorSet)
 
 
 def next_validators() -> ContractView[tuple[Address, ...]]:
-    """The validators after the scheduled change; none if no change is scheduled."""
+    """The validators after the scheduled change; empty if no change is scheduled."""
     return CONTRACT.view("nextValidators", returns=tuple)
 
 
 def activation_block() -> ContractView[BlockNumber]:
-    """The first block of the change scheduled last, if there are next validators."""
+    """The first block of the scheduled change; meaningful only if there are next validators."""
     return CONTRACT.view("activationBlock", returns=BlockNumber)
 
 
 def get_validator(validator: Address) -> ContractView[ValidatorState]:
-    """A validator's account; of status NONE if it never was one."""
+    """The record of a validator; its status is NONE if it never was one."""
     return CONTRACT.view("getValidator", validator, returns=ValidatorState)
 
 
@@ -178,12 +178,12 @@ def proposal_count() -> ContractView[int]:
 
 
 def get_proposal(proposal_id: int) -> ContractView[ValidatorProposal]:
-    """A join or a removal, with its votes."""
+    """A proposal, with the number of its votes."""
     return CONTRACT.view("getProposal", proposal_id, returns=ValidatorProposal)
 
 
 def candidacy_of(operator: Address) -> ContractView[int]:
-    """The id of the join that an account proposed, or 0."""
+    """The id of the open join that an account proposed; 0 if there is none."""
     return CONTRACT.view("candidacyOf", operator, returns=int)
 
 
@@ -198,61 +198,61 @@ def genesis_hash() -> ContractView[Hash32]:
 
 
 def propose_join(validator: Address) -> ContractCall:
-    """Ask to operate `validator`; the stake must have been approved to the set."""
+    """Propose that `validator` joins, operated by the caller; the stake must have been approved."""
     return CONTRACT.call("proposeJoin", validator)
 
 
 def propose_removal(validator: Address) -> ContractCall:
-    """Ask, as a member's operator, for the removal of another member."""
+    """Propose the removal of a validator; for operators of members."""
     return CONTRACT.call("proposeRemoval", validator)
 
 
 def vote_on_proposal(proposal_id: int) -> ContractCall:
-    """Vote, as an operator, for a join or a removal."""
+    """Vote for a proposal; for operators of members."""
     return CONTRACT.call("voteOnProposal", proposal_id)
 
 
 def carry_out(proposal_id: int) -> ContractCall:
-    """Schedule a join that has a quorum; any account may."""
+    """Carry out a join that has a quorum; any account may call this."""
     return CONTRACT.call("carryOut", proposal_id)
 
 
 def withdraw_proposal(proposal_id: int) -> ContractCall:
-    """Give a join up and take the stake back; the candidate may."""
+    """Withdraw a join proposal and take the stake back; only the candidate may call this."""
     return CONTRACT.call("withdrawProposal", proposal_id)
 
 
 def leave_set() -> ContractCall:
-    """Leave; a member's operator may."""
+    """Leave the set with the caller's validator; for operators of members."""
     return CONTRACT.call("leaveSet")
 
 
 def remove_exiting(validator: Address) -> ContractCall:
-    """Schedule the removal of a validator that waits for it; any account may."""
+    """Schedule the removal of an exiting validator; any account may call this."""
     return CONTRACT.call("removeExiting", validator)
 
 
 def withdraw_stake() -> ContractCall:
-    """Take the stake back; the operator of a validator that has left may."""
+    """Take the stake of a former validator back; only its operator may call this."""
     return CONTRACT.call("withdrawStake")
 
 
 def record_genesis() -> ContractCall:
-    """Store the genesis hash, which evidence needs; any account may, in the first 8191 blocks."""
+    """Store the genesis hash, which evidence needs; any account, within the first 8191 blocks."""
     return CONTRACT.call("recordGenesis")
 
 
 def report_equivocation(
     place: VotePlace, first: SignedDigest, second: SignedDigest
 ) -> ContractCall:
-    """Report two votes for one place; any account may."""
+    """Report two votes of a validator for one place; any account may call this."""
     return CONTRACT.call("reportEquivocation", place, first, second)
 
 
 def report_lost_lock(
     place: VotePlace, commit: SignedDigest, view_change: SignedViewChange
 ) -> ContractCall:
-    """Report a VIEW-CHANGE that hides what the validator's COMMIT shows; any account may."""
+    """Report a VIEW-CHANGE that denies an earlier COMMIT of the validator; any account may."""
     return CONTRACT.call("reportLostLock", place, commit, view_change)
 
 
@@ -268,12 +268,12 @@ def encode_constructor(
     """The constructor's arguments: the first set and the network's constants.
 
     Args:
-        validators: The consensus accounts, ascending.
-        operators: One account for each.
-        stake: Base units of POT for each validator; genesis gives them to the contract.
-        min_validators: The size from which no validator can be removed.
-        change_blocks: From a change's scheduling to its activation.
-        evidence_blocks: How old evidence may be, and how long stake stays after a removal.
+        validators: The validators' addresses, ascending.
+        operators: The operator account of each validator.
+        stake: Base units of POT for each validator; genesis allocates them to the contract.
+        min_validators: The smallest size of the set.
+        change_blocks: Blocks from scheduling a change to its activation.
+        evidence_blocks: Blocks for which evidence is accepted and a former stake locked.
     """
     return CONTRACT.encode_constructor(
         validators, operators, stake, min_validators, change_blocks, evidence_blocks

@@ -1,4 +1,4 @@
-"""Reads of the system contracts at the head (docs/spec/contracts.md, section 3)."""
+"""Reads the system contracts at the head or after a final block (docs/spec/contracts.md, 3)."""
 
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class ContractReader:
-    """Asks the system contracts about the head and about older blocks."""
+    """Answers views of the system contracts, and simulates calls."""
 
     def __init__(
         self, store: BlockStore, database: Database, config: GenesisConfig, clock: Clock
@@ -42,13 +42,13 @@ class ContractReader:
         """The answer of a view.
 
         Args:
-            view: The question.
-            block_number: The final block in whose state it is asked; None for the next block,
-                on top of the head.
+            view: The view.
+            block_number: The final block after which it is read; None to read it as in the next
+                block, on top of the head.
 
         Raises:
             InvalidAnswerError: The contract failed, or its answer has other types.
-            MissingTrieNodeError: The block's state is not held.
+            MissingTrieNodeError: The block's state is not in the database.
         """
         if block_number is None:
             head = self._store.head()
@@ -59,7 +59,7 @@ class ContractReader:
         return StateReader.at(self._database, header, self._config.chain_id).read(view)
 
     def phase(self, task_id: TaskId) -> TaskPhase:
-        """The phase as the next block will find it, and when it ends."""
+        """The phase of a task in the next block, and its deadline."""
         moment = (self._store.head_number(), self._clock.now_ms() // 1000)
         phase = self._phases.find(task_id, moment)
         if phase is None:
@@ -73,18 +73,18 @@ class ContractReader:
     def participants(
         self, task_id: TaskId, open_block: BlockNumber
     ) -> tuple[tuple[Address, int], ...]:
-        """The miners of an attempt that opened in `open_block`, with their units, by address."""
+        """The miners of an attempt that opened in `open_block` and their units, by address."""
         found = self.read(gradient_ledger.participants(task_id), open_block)
         return tuple((each.miner, each.units) for each in found)
 
     def mix_hash_after(self, number: BlockNumber) -> Hash32:
-        """The mix hash of the child of a final block; it follows from the block."""
+        """The mix hash of the child of a final block, which depends only on the block."""
         header = self._store.header(number)
         assert header is not None, "asked of final blocks only"
         return compute_mix_hash(header)
 
     def simulate(self, sender: Address, wanted: ContractCall, gas_limit: int) -> str | None:
-        """Why a call would fail in the next block; None if it would not."""
+        """The reason why a call would fail in the next block; None if it would succeed."""
         head = self._store.head()
         request = CallRequest(to=wanted.to, data=wanted.data, sender=sender, gas_limit=gas_limit)
         result = call(self._database, head.state_root, self._build_next_environment(head), request)

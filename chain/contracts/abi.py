@@ -15,6 +15,7 @@ from eth_abi.exceptions import DecodingError
 from eth_abi.grammar import ABIType, BasicType, TupleType, parse
 from eth_utils.abi import event_signature_to_log_topic, function_signature_to_4byte_selector
 
+from chain.hexadecimal import from_hex
 from chain.primitives import Address, Hash32
 
 T = TypeVar("T")
@@ -175,7 +176,7 @@ def _with_bytes_addresses(kind: ABIType, value: object) -> object:
         return tuple(_with_bytes_addresses(component, each) for component, each in pairs)
     if isinstance(kind, BasicType) and kind.base == "address":
         assert isinstance(value, str)
-        return Address(bytes.fromhex(value[2:]))
+        return Address(from_hex(value))
     return value
 
 

@@ -27,7 +27,7 @@ from miner.client import DishonestNodeError, FailoverClient
 from miner.replies import AttemptReply, StateProof
 
 STALE_BLOCKS: Final = 16
-"""A node whose head is so far behind a proven block has stopped, or withholds blocks."""
+"""A node with a head this far behind a proven block has stopped, or withholds blocks."""
 
 
 @dataclass(frozen=True, slots=True)

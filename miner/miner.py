@@ -130,7 +130,7 @@ class Miner:
             worker.claim()
 
     def _ask_honest(self, ask: Callable[[], Answer]) -> Answer:
-        """The answer of the first node whose answer is not proven wrong."""
+        """The first answer of a node that is not proven wrong."""
         while True:
             try:
                 return ask()

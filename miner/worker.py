@@ -57,7 +57,7 @@ class PayloadBuilder(Protocol):
 
 
 OpenTask = Callable[[TaskSpec, Sequence[Path]], PayloadBuilder]
-"""Opens a task whose shards are in the given files, in order."""
+"""Opens a task with its shards in the given files, in order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import structlog
 from chain.hexadecimal import to_hex
 
 QUIET_LIBRARIES: Final = ("multiaddr", "asyncio", "httpx", "httpcore", "urllib3", "uvicorn", "web3")
-"""Libraries whose messages below a warning interest only their own developers."""
+"""Libraries with messages below a warning that interest only their own developers."""
 
 NETWORK_LIBRARY: Final = "libp2p"
 """A library that logs each error it also raises, with a traceback: a peer that does not answer, a

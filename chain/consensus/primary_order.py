@@ -1,4 +1,4 @@
-"""Whose turn it is to propose a block (docs/spec/consensus.md, section 3)."""
+"""The order in which validators propose a block (docs/spec/consensus.md, section 3)."""
 
 from bisect import bisect_right
 from collections.abc import Sequence

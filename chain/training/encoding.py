@@ -136,7 +136,7 @@ def count_payload_bytes(parameter_count: int) -> int:
 
 
 def compute_exponents(maxima: Float64Array) -> NDArray[np.int32]:
-    """The exponent of a block whose largest absolute value is `maxima`[block], for each block.
+    """The exponent of each block, given the largest absolute value `maxima`[block] in it.
 
     All operations are exact: frexp reads the bits, ldexp writes them.
     """
@@ -175,7 +175,7 @@ def encode_gradient(header: GradientHeader, gradient: Float32Array) -> bytes:
 
 
 def decode_gradient(payload: bytes, expected: GradientHeader) -> Gradient:
-    """The gradient in `payload`, whose header must be `expected`.
+    """The gradient in `payload`; its header must be `expected`.
 
     Raises:
         InvalidGradient: The length or the header is wrong, a code or an exponent is not canonical,

@@ -34,7 +34,7 @@ ONE: Final = np.float32(1)
 
 
 def float32_from_bits(bits: int) -> np.float32:
-    """The float32 whose bit pattern is `bits`."""
+    """The float32 with the bit pattern `bits`."""
     return np.uint32(bits).view(np.float32)
 
 
@@ -74,7 +74,7 @@ def initial_state(optimizer: Optimizer, theta: bytes) -> TrainingState:
 def apply_update(
     optimizer: Optimizer, learning_rate_ppb: int, state: TrainingState, mean: Float32Array
 ) -> TrainingState:
-    """The state after one round whose aggregated gradient is `mean`, float32[parameters]."""
+    """The state after a round with the aggregated gradient `mean`, float32[parameters]."""
     rate = float32_from_ppb(learning_rate_ppb)
     match optimizer:
         case Sgd():

@@ -81,7 +81,7 @@ def compute_training_state_root(state: TrainingState) -> Hash32:
 
 
 def build_training_state(parts: Sequence[bytes], spec: TaskSpec, root: Hash32) -> TrainingState:
-    """The state whose root is `root`, from its parts.
+    """The state with the root `root`, from its parts.
 
     Raises:
         RejectedInputError: The number or length of the parts differs from the specification, or the

@@ -32,7 +32,8 @@ TOTAL_BURST: Final = 64.0
 """New connections at once from all addresses."""
 
 ADDRESS_RECORD_LIMIT: Final = 4_096
-"""Addresses whose budget is remembered; the one that connected longest ago is dropped first."""
+"""Limit of addresses with a remembered budget; the one that connected longest ago is dropped
+first."""
 
 TRUSTED_PER_SECOND: Final = 8.0
 """New connections a second from an address of a validator, in place of the two budgets above."""

@@ -33,7 +33,7 @@ class Allowance(_Budget):
 
 
 class TokenBucket(_Budget):
-    """A token bucket whose users wait in the order of their calls."""
+    """A token bucket in which callers wait in the order of their calls."""
 
     async def take(self, tokens: float) -> None:
         """Use `tokens`, after waiting for the time in which missing ones come back."""

@@ -31,7 +31,7 @@ class NetworkMetrics:
     blob_chunks_received: int = 0
     blob_chunks_served: int = 0
     blob_chunks_refused: int = 0
-    """Chunks whose hash does not fit the content id."""
+    """Chunks with a hash that does not fit the content id."""
     streams_refused: int = 0
     """Streams refused because the peer had too many open."""
     frames: Counter[tuple[str, str]] = field(default_factory=Counter)

@@ -39,7 +39,7 @@ GROUP_TOLD_LIMIT: Final = 2
 """Addresses of one address group in one message to a peer."""
 
 RECORD_LIMIT: Final = 1024
-"""Peers whose score is remembered; the one penalized longest ago is dropped first."""
+"""Limit of peers with a remembered score; the one penalized longest ago is dropped first."""
 
 BACKOFF_FIRST_SECONDS: Final = 0.5
 """The wait after a first failure, before jitter."""

@@ -34,7 +34,7 @@ class ConnectedPeers(Protocol):
         """The peers that have a session, by peer id."""
 
     def report_fault(self, peer_id: PeerId, error: RejectedInputError) -> None:
-        """Take points off a peer whose well-formed data proved to be wrong, such as a block."""
+        """Lower the score of a peer that sent well-formed but wrong data, such as a bad block."""
 
 
 class BlockPeers(ConnectedPeers, Protocol):
@@ -95,7 +95,7 @@ class PeerRequests:
         return self._sessions.peers()
 
     def report_fault(self, peer_id: PeerId, error: RejectedInputError) -> None:
-        """Take points off a peer whose well-formed data proved to be wrong, such as a block."""
+        """Lower the score of a peer that sent well-formed but wrong data, such as a bad block."""
         self._sessions.report_fault(peer_id, error)
 
     async def request_blocks(

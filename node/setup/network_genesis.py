@@ -108,7 +108,7 @@ def plan_public_network(
         parameters.base_fee_mode is BaseFeeMode.FIXED and template.base_fee_per_gas == 0
     ) or parameters.base_fee_floor_wei == 0:
         raise OperatorError(
-            "the template's base fee is 0, so anybody could fill the blocks for nothing; set "
+            "the template's base fee is 0, so blocks could be filled at no cost; set "
             'base_fee_mode to "eip1559" and base_fee_floor_wei to 1000000000, '
             "or say --development for a network on loopback"
         )
@@ -226,7 +226,7 @@ def _check(plan: NetworkPlan) -> None:
         )
     if not plan.tokens and not plan.has_faucet:
         raise OperatorError(
-            "nobody holds POT, and it is never minted; allocate the supply with --token"
+            "no account holds POT, which is never minted later; allocate the supply with --token"
         )
 
 

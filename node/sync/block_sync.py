@@ -1,7 +1,7 @@
 """Block sync: a late node fetches and executes blocks (docs/spec/consensus.md, section 10).
 
 It requests ranges of blocks from several peers at the same time. While one range is executed, the
-next ones are fetched and verified. A block is accepted because of its certificate, whoever sent it.
+next ones are fetched and verified. A block is accepted because of its certificate, from any sender.
 A peer that sends bad blocks, or does not serve what it announced, is not asked for a while.
 """
 

@@ -17,7 +17,8 @@ RETRY_SECONDS: Final = 0.5
 """The wait before a job that could not finish, such as for a missing blob, is tried again."""
 
 REMEMBERED_LIMIT: Final = 4_096
-"""Jobs whose next try is remembered. The oldest is forgotten first; it is then tried earlier."""
+"""Jobs with a remembered time of the next try. The oldest is forgotten first; it is then tried
+earlier."""
 
 _log = structlog.get_logger("node.training")
 

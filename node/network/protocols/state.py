@@ -28,7 +28,7 @@ ITEM_LIMIT_BYTES: Final = 2**19
 """One node, or the code of one contract: genesis may hold code beyond the limit of EIP-170."""
 
 FRAME_LIMIT_BYTES: Final = CHUNK_BYTES + ITEM_LIMIT_BYTES + 2**17
-"""A chunk whose last item is the largest, the nodes above its first one, and the list."""
+"""A chunk with the largest item at its end, the nodes above its first item, and the list."""
 
 ITEMS_LIMIT: Final = 2**15
 """Items of one chunk: none has fewer than 32 bytes."""

@@ -79,7 +79,7 @@ class RemoteStatus:
     """What a peer has told and proved of itself."""
 
     validator: Address | None
-    """The address whose consensus key signed for this peer id; None if the peer claims none."""
+    """The validator address that signed for this peer id; None if the peer claims none."""
     head: Head
     addresses: tuple[str, ...]
 

@@ -1,1 +1,1 @@
-"""How the node process and the RPC process speak: a Unix socket (docs/spec/rpc.md, section 7)."""
+"""How do the node process and the RPC processes talk (docs/spec/rpc.md, section 7)?"""

@@ -1,4 +1,4 @@
-"""What the node process answers its RPC processes (docs/spec/rpc.md, section 7)."""
+"""The answers of the node process to its RPC processes (docs/spec/rpc.md, section 7)."""
 
 from collections.abc import Callable
 from typing import Final
@@ -17,11 +17,11 @@ from node.storage.block_store import BlockStore
 from node.sync.block_sync import BlockSync
 
 PROPOSED_WINDOW: Final = 1_000
-"""Blocks over which proposals are counted for `pot_validators`."""
+"""Number of latest blocks in which `pot_validators` counts each validator's proposals."""
 
 
 class Backend:
-    """Answers from the node's own objects; nothing here blocks."""
+    """Answers from the objects of the node; no method blocks the node's thread."""
 
     def __init__(
         self,
@@ -47,27 +47,27 @@ class Backend:
         self._wake_training = wake_training
 
     async def submit_transaction(self, raw: bytes) -> Hash32:
-        """Put a signed transaction into the pool and announce it; its hash.
+        """Put a signed transaction into the mempool, announce it, and return its hash.
 
         Raises:
-            RejectedInputError: why it was refused.
+            RejectedInputError: The transaction is malformed, or the mempool refuses it.
         """
         return await self._pool.submit(raw)
 
     def get_pending_nonce(self, address: Address) -> int | None:
-        """The nonce after the account's consecutive pooled transactions."""
+        """The next nonce of an account, after its consecutive transactions in the mempool."""
         return self._mempool.pending_nonce(address)
 
     def get_pooled_transaction(self, transaction_hash: Hash32) -> bytes | None:
-        """The raw transaction, or None if the pool does not hold it."""
+        """An encoded transaction; None if the mempool does not hold it."""
         return self._pool.get_raw(transaction_hash)
 
     def get_pool_counts(self) -> tuple[int, int]:
-        """How many transactions are includable now, and how many wait for a nonce."""
+        """The numbers of transactions in the mempool without and behind a nonce gap."""
         return self._mempool.counts()
 
     def get_pool_content(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-        """Raw transactions: those includable now, and those that wait for a nonce."""
+        """The encoded transactions in the mempool without and behind a nonce gap."""
         content = self._mempool.content().values()
         return (
             tuple(each.raw for pending, _ in content for each in pending),
@@ -75,7 +75,7 @@ class Backend:
         )
 
     def get_node_info(self) -> JsonObject:
-        """What `pot_nodeInfo` adds to the chain."""
+        """The part of `pot_nodeInfo` that is not on the chain."""
         return {
             "peerId": self._network.peer_id,
             "listen": list(self._network.listen_addresses()),
@@ -85,7 +85,7 @@ class Backend:
         }
 
     def get_validators(self) -> Json:
-        """What `pot_validators` shows."""
+        """The result of `pot_validators`: the validator set, and the peers that represent it."""
         head = self._store.head_number()
         first = BlockNumber(max(1, head - PROPOSED_WINDOW + 1))
         coinbases = self._store.coinbases(first, head)
@@ -114,7 +114,7 @@ class Backend:
         return rows
 
     def get_consensus_state(self) -> JsonObject:
-        """What `pot_consensusState` shows: where this replica is, whom it waits for, and why."""
+        """The result of `pot_consensusState`: the replica's position and what delays it."""
         health = self._health.read()
         state = self._consensus.state
         answered: JsonObject = {"prepares": [], "commits": []}
@@ -151,11 +151,11 @@ class Backend:
         }
 
     def get_sync_state(self) -> JsonObject:
-        """Connected peers and the highest head among them."""
+        """The number of connected peers, and the highest block that this node or they have."""
         return {"peers": len(self._network.peers()), "best": self._sync.best_known()}
 
     def on_blob(self) -> None:
-        """Wake the training host: the RPC process stored a blob that a job may wait for."""
+        """Wake the training host, because an RPC process stored a blob that a job may wait for."""
         self._wake_training()
 
 

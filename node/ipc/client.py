@@ -1,6 +1,7 @@
-"""The RPC process's end of the socket (docs/spec/rpc.md, section 7).
+"""The RPC process's end of the Unix socket (docs/spec/rpc.md, section 7).
 
-asyncio. Reconnects for ever; while there is no connection, every call fails at once.
+It runs on asyncio. It reconnects until it is cancelled; without a connection, each call fails at
+once.
 """
 
 import asyncio
@@ -13,24 +14,27 @@ from chain.json_types import Json, JsonObject
 from pot_common.framing import NODE_FRAMES, FrameError, FrameReader
 
 CALL_TIMEOUT_SECONDS: Final = 10.0
-"""The node answers from memory; it takes longer only when it is overloaded or stuck."""
+"""Limit for an answer. The node answers from memory, so only an overloaded or stuck node is
+slower."""
 
 RECONNECT_SECONDS: Final = 0.2
-"""The node restarts the RPC process with itself, so this bridges its own start only."""
+"""Pause between two attempts to connect. It is short, because an RPC process ends with its node and
+so waits only for the node's start."""
 
 MAX_PENDING: Final = 256
-"""As many as the server takes at a time: more would only wait."""
+"""Limit of unanswered calls: the server handles as many at the same time, so more would only
+wait."""
 
 RECEIVE_BYTES: Final = 2**16
-"""What one read asks the socket for."""
+"""Limit of bytes in one read from the socket."""
 
 
 class IpcError(Exception):
-    """The node cannot be asked now."""
+    """The node process cannot be reached now, or does not answer."""
 
 
 class IpcRefusedError(Exception):
-    """The node refused: `reason` is a RejectionReason's value, `message` is for people."""
+    """The node refused a call. `reason` is a RejectionReason's value; `message` is for people."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")
@@ -39,19 +43,19 @@ class IpcRefusedError(Exception):
 
 
 class NodeLink(Protocol):
-    """How the RPC process asks its node."""
+    """Calls from an RPC process to its node."""
 
     @property
     def is_connected(self) -> bool:
-        """Whether the node is there."""
+        """Whether there is a connection to the node."""
         ...
 
     async def call(self, method: str, params: JsonObject | None = None) -> Json:
         """The node's answer.
 
         Raises:
-            IpcRefusedError: The node refused.
-            IpcError: It cannot be asked now.
+            IpcRefusedError: The node refuses the call.
+            IpcError: The node cannot be reached now, or does not answer.
         """
         ...
 
@@ -69,11 +73,11 @@ class IpcClient:
 
     @property
     def is_connected(self) -> bool:
-        """Whether the node is there."""
+        """Whether there is a connection to the node."""
         return self._writer is not None
 
     async def run(self) -> None:
-        """Keep a connection open until cancelled."""
+        """Keep a connection open; runs until it is cancelled."""
         while True:
             try:
                 reader, writer = await asyncio.open_unix_connection(str(self._path))
@@ -84,7 +88,7 @@ class IpcClient:
                 self._writer = writer
                 await self._receive(reader)
             except (OSError, FrameError):
-                pass  # the loop connects again, and whoever waits is told below
+                pass  # the loop connects again, and pending calls fail below
             finally:
                 self._writer = None
                 writer.close()
@@ -97,8 +101,8 @@ class IpcClient:
         """The node's answer.
 
         Raises:
-            IpcRefusedError: The node refused.
-            IpcError: There is no connection, it was lost, or the node is overloaded.
+            IpcRefusedError: The node refuses the call.
+            IpcError: There is no connection, it is lost, or the node is overloaded.
         """
         if self._writer is None:
             raise IpcError("the node process is not reachable")
@@ -141,4 +145,4 @@ class IpcClient:
     def _fail_pending(self) -> None:
         for future in self._pending.values():
             if not future.done():
-                future.set_exception(IpcError("the node process went away"))
+                future.set_exception(IpcError("the connection to the node process is lost"))

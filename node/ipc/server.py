@@ -1,7 +1,7 @@
-"""The node process's end of the socket (docs/spec/rpc.md, section 7).
+"""The node process's end of the Unix socket (docs/spec/rpc.md, section 7).
 
-trio. It answers what only the node knows, and tells of new heads. A client that misbehaves loses
-its connection, and nothing else happens.
+It runs on trio. It answers requests for facts that are not in the database, and announces new
+heads. A client that breaks the protocol loses its connection; the node and other clients go on.
 """
 
 import socket
@@ -21,19 +21,20 @@ from node.trio_types import TaskStatus
 from pot_common.framing import NODE_FRAMES, FrameError, FrameReader
 
 MAX_CONNECTIONS: Final = 16
-"""RPC processes and tools of one node; the socket is the operator's own."""
+"""Limit of connections: enough for the RPC processes and tools of one node. Only the operator can
+open the socket."""
 
 MAX_REQUESTS_IN_FLIGHT: Final = 256
-"""Of one connection. Past it the server stops reading, and the client waits."""
+"""Limit of unanswered requests of one connection; above it, the server stops reading."""
 
 RECEIVE_BYTES: Final = 2**16
-"""What one read asks the socket for."""
+"""Limit of bytes in one read from the socket."""
 
 BACKLOG: Final = 16
-"""Connections that the kernel holds until they are accepted."""
+"""Connections that the kernel queues until they are accepted; as many as are allowed at all."""
 
 UNIX_PATH_LIMIT_BYTES: Final = 107
-"""sun_path has 108 bytes on Linux, with the terminating zero."""
+"""The longest path of a Unix socket: Linux has 108 bytes for it, with the terminating zero."""
 
 _log = structlog.get_logger("node.ipc")
 
@@ -59,7 +60,7 @@ class IpcServer:
         }
 
     def announce_head(self, number: BlockNumber, block_hash: Hash32) -> None:
-        """Tell every client of a new head. A slow client hears only of the newest."""
+        """Send a new head to all clients. A slow client gets only the newest."""
         self._head = {"number": number, "hash": to_hex(block_hash)}
         self._head_changed.set()
         self._head_changed = trio.Event()
@@ -67,10 +68,10 @@ class IpcServer:
     async def serve(
         self, path: Path, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Listen at `path`, readable by the owner only, until cancelled.
+        """Listen at `path`, which only its owner can open; runs until it is cancelled.
 
         Raises:
-            OSError: The path is too long, or its folder cannot be written.
+            OSError: The path is too long, or its directory cannot be written.
         """
         with trio.socket.from_stdlib_socket(_open_socket(path)) as listener:
             connections = trio.CapacityLimiter(MAX_CONNECTIONS)
@@ -98,7 +99,7 @@ class IpcServer:
             connections.release()
 
     async def answer(self, request: JsonObject) -> JsonObject:
-        """The response to one request, an error included."""
+        """The response to one request: its result or an error."""
         response: JsonObject = {"id": request.get("id")}
         method, params = request.get("method"), request.get("params")
         handler = self._handlers.get(method) if isinstance(method, str) else None
@@ -111,7 +112,7 @@ class IpcServer:
         return response
 
     async def wait_head(self, seen: JsonObject | None) -> JsonObject:
-        """The head, once it is another than `seen`."""
+        """Wait until the head is not `seen`, and return it."""
         while self._head is None or self._head == seen:
             await self._head_changed.wait()
         return self._head
@@ -156,7 +157,7 @@ class IpcServer:
 
 
 class _Connection:
-    """One client: reads requests, answers each in its own task, sends new heads."""
+    """The connection of one client; it answers requests, each in its own task, and sends heads."""
 
     def __init__(self, stream: trio.SocketStream, server: IpcServer) -> None:
         self._stream = stream
@@ -165,7 +166,7 @@ class _Connection:
         self._in_flight = trio.CapacityLimiter(MAX_REQUESTS_IN_FLIGHT)
 
     async def run(self) -> None:
-        """Serve until the client hangs up."""
+        """Serve until the client closes the connection."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send_heads)
             reader = FrameReader(NODE_FRAMES)
@@ -207,8 +208,8 @@ def _open_socket(path: Path) -> socket.socket:
             f"the socket path {path} is longer than {UNIX_PATH_LIMIT_BYTES} bytes: "
             "choose a shorter data_dir"
         )
-    # The data directory's lock says that nobody else serves here: a socket that is left over
-    # belongs to a process that was killed.
+    # This node holds the lock of the data directory, so an existing socket is from a killed
+    # process.
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.setblocking(False)
@@ -223,5 +224,5 @@ def _as_bytes(params: JsonObject, name: str) -> bytes:
         return from_hex(params.get(name))
     except ValueError as error:
         raise RejectedInputError(
-            RejectionReason.MALFORMED, f"{name} is not 0x-hexadecimal"
+            RejectionReason.MALFORMED, f"{name} is not hexadecimal with 0x"
         ) from error

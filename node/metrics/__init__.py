@@ -1,1 +1,1 @@
-"""What does this node count for Prometheus?"""
+"""What does this node report to Prometheus?"""

@@ -1,8 +1,8 @@
-"""Metrics for Prometheus on a port of their own (docs/operator-guide.md, section 13).
+"""The metrics of the node and the HTTP port for Prometheus (docs/operator-guide.md, section 13).
 
-EIP-2159's names where it has one, for dashboards that know Ethereum nodes; the rest under `pot_`,
-each ending in its unit. Labels take few values: members of the validator set, reasons and protocols
-that the code lists, and the latest tasks.
+A metric has the name of EIP-2159 where one exists, so that dashboards for Ethereum nodes work. All
+others begin with `pot_` and end in their unit. Labels take few values, because each value is a time
+series: members of the validator set, fixed lists of reasons and protocols, and the latest tasks.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,35 +31,35 @@ from node.network.metrics import NetworkMetrics
 from pot_common.errors import OperatorError
 
 ROUND_SECONDS_BUCKETS: Final = (1, 2, 5, 10, 30, 60, 120, 300, 900, 3600)
-"""From the development network's rounds to those of a large model."""
+"""From the rounds of the development network to those of a large model."""
 
 STEP_SECONDS_BUCKETS: Final = (
     *(0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08),
     *(0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 90),
 )
-"""From one hop on loopback to the longest view."""
+"""From one message on the loopback interface to the longest view."""
 
 SYNC_SECONDS_BUCKETS: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2)
-"""From a disk with a battery behind its cache to one that is dying."""
+"""From a disk with a battery-backed cache to a failing disk."""
 
 INTERVAL_SECONDS_BUCKETS: Final = (0.2, 0.5, 1, 2, 5, 10, 20, 60, 300)
 """From the shortest block interval to an outage."""
 
 TRANSACTIONS_BUCKETS: Final = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
-"""Of one block."""
+"""From an empty block to a thousand transactions."""
 
 GAS_BUCKETS: Final = (0, 100_000, 300_000, 1e6, 3e6, 1e7, 2e7, 3e7, 6e7)
-"""From one transfer to a full block."""
+"""From an empty block to a full one of 60 million gas."""
 
 
 class NodeMetrics:
-    """Everything the node process tells; each value is set where the thing happens.
+    """All metrics of the node process; the code that observes a value sets it.
 
-    A registry of its own, so that several nodes can live in one test process.
+    Each instance has its own registry, so that one test process can hold several nodes.
     """
 
     def __init__(self) -> None:
-        # Of every series the time it began: twice as many of them, for nothing.
+        # Without this, each series would also export the time of its creation, which is not needed.
         disable_created_metrics()
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -81,112 +81,123 @@ class NodeMetrics:
         # EIP-2159.
         self.blockchain_height = gauge("ethereum_blockchain_height", "Number of the head")
         self.best_known_block_number = gauge(
-            "ethereum_best_known_block_number", "Highest head that a peer told of"
+            "ethereum_best_known_block_number", "Highest block that this node or a peer has"
         )
         self.peer_count = gauge("ethereum_peer_count", "Connected peers")
-        self.peer_limit = gauge("ethereum_peer_limit", "Most peers that are let in")
+        self.peer_limit = gauge("ethereum_peer_limit", "Limit of connected peers")
 
         # The chain.
         self.finalized_number = gauge(
             "pot_chain_finalized_number", "Number of the last final block, which is the head"
         )
         self.head_timestamp = gauge(
-            "pot_chain_head_timestamp_seconds", "The head's time, Unix seconds"
+            "pot_chain_head_timestamp_seconds", "Timestamp of the head, in Unix seconds"
         )
         self.head_age = gauge(
-            "pot_chain_head_age_seconds", "Since the head was final here, on a monotonic clock"
+            "pot_chain_head_age_seconds", "Seconds since the head became final here"
         )
         self.overdue = gauge(
-            "pot_chain_overdue_seconds", "How long ago the next block was due at the latest; 0: not"
+            "pot_chain_overdue_seconds",
+            "Seconds since the next block should have been final; 0 if it is not overdue",
         )
-        self.blocks = counter("pot_chain_blocks_total", "Blocks finalized")
-        self.transactions = counter("pot_chain_transactions_total", "Transactions finalized")
-        self.gas = counter("pot_chain_gas_total", "Gas of the blocks finalized")
+        self.blocks = counter("pot_chain_blocks_total", "Final blocks")
+        self.transactions = counter("pot_chain_transactions_total", "Transactions of final blocks")
+        self.gas = counter("pot_chain_gas_total", "Gas used by final blocks")
         self.block_transactions = histogram(
             "pot_chain_block_transactions", "Transactions of a block", TRANSACTIONS_BUCKETS
         )
-        self.block_gas = histogram("pot_chain_block_gas", "Gas of a block", GAS_BUCKETS)
+        self.block_gas = histogram("pot_chain_block_gas", "Gas used by a block", GAS_BUCKETS)
         self.block_interval = histogram(
             "pot_chain_block_interval_seconds",
-            "Between two blocks' becoming final here",
+            "Seconds between two blocks, from one being final here to the next",
             INTERVAL_SECONDS_BUCKETS,
         )
         self.execution_seconds = histogram(
             "pot_execution_seconds",
-            "Running a block in the engine: building our own, or executing another's",
+            "Seconds in the execution engine: build (our own block), execute (another's)",
             STEP_SECONDS_BUCKETS,
             "work",
         )
 
         # Consensus.
         self.pbft_number = gauge("pot_pbft_number", "Block number that is being decided")
-        self.pbft_view = gauge("pot_pbft_view", "View at that number")
+        self.pbft_view = gauge("pot_pbft_view", "View of that block number")
         self.step_seconds = histogram(
             "pot_pbft_step_seconds",
-            "One step of a block: propose (from the parent's finality), prepare (to a quorum of "
-            "PREPAREs), commit (to a quorum of COMMITs), finalize (until it is stored); decide is "
-            "prepare and commit together",
+            "Seconds of one step of a block: propose (from the parent being final), prepare (to a "
+            "quorum of PREPAREs), commit (to a quorum of COMMITs), finalize (until it is stored); "
+            "decide is prepare and commit together",
             STEP_SECONDS_BUCKETS,
             "step",
         )
         self.view_changes = counter(
             "pot_pbft_view_changes_total",
-            "Views above 0 that this node entered: timeout, jump (f + 1 others did), new_view",
+            "Views above 0 that this node entered, by cause: timeout, jump (f + 1 others asked for "
+            "it), new_view (its message came)",
             "cause",
         )
         self.failed_views = counter(
-            "pot_pbft_failed_views_total", "Views that ended without a block, of finalized numbers"
+            "pot_pbft_failed_views_total",
+            "Views without a block, counted when their block number is final",
         )
         self.missing_validators = gauge(
-            "pot_pbft_missing_validators", "Validators that sent no COMMIT for the last block but 1"
+            "pot_pbft_missing_validators",
+            "Validators without a COMMIT for the head's parent when the head became final",
         )
         self.missed_commits = counter(
             "pot_pbft_missed_commits_total",
-            "Blocks for which a validator's COMMIT had not come when the next one was final",
+            "Blocks without a COMMIT of the validator when the next block became final",
             "validator",
         )
         self.late_commits = counter(
             "pot_pbft_late_commits_total",
-            "COMMITs that came after their block was final",
+            "COMMITs of the validator that arrived after their block was final",
             "validator",
         )
         self.silent_seconds = gauge(
-            "pot_pbft_silent_seconds", "Since a validator's last consensus message", "validator"
+            "pot_pbft_silent_seconds",
+            "Seconds since the validator's last consensus message",
+            "validator",
         )
         self.clock_offset = gauge(
             "pot_pbft_clock_offset_seconds",
-            "A validator's clock minus ours, by its last proposal; exact to a second",
+            "The validator's clock minus ours, from its last proposal; exact to a second",
             "validator",
         )
         self.equivocations = counter(
-            "pot_pbft_equivocations_total", "Conflicting signed votes seen, by author", "validator"
+            "pot_pbft_equivocations_total", "Conflicting signed votes of the validator", "validator"
         )
         self.rejected_messages = counter(
             "pot_pbft_rejected_messages_total", "Consensus messages refused, by reason", "reason"
         )
         self.waiting_inputs = gauge("pot_pbft_waiting_inputs", "Inputs queued for the replica")
         self.dropped_inputs = counter(
-            "pot_pbft_dropped_inputs_total", "Own inputs lost because that queue was full"
+            "pot_pbft_dropped_inputs_total",
+            "Inputs from this node that were dropped because that queue was full",
         )
         self.signing_stopped = gauge(
-            "pot_pbft_signing_stopped", "1 while this validator signs nothing, for whatever reason"
+            "pot_pbft_signing_stopped", "1 while this validator signs nothing, for any reason"
         )
         self.findings = gauge(
-            "pot_diagnosis_findings", "1 for each thing `pot doctor` finds wrong now", "code"
+            "pot_diagnosis_findings", "1 for each finding of `pot doctor` that holds now", "code"
         )
 
         # Disk.
         self.sync_seconds = histogram(
             "pot_storage_sync_seconds",
-            "Making a write durable: wal and guard (fsync), database (commit of a block)",
+            "Seconds to make a write durable: wal and guard (fsync), database (commit of a block)",
             SYNC_SECONDS_BUCKETS,
             "file",
         )
-        self.disk_free = gauge("pot_storage_free_bytes", "Free on the disk of data_dir")
+        self.disk_free = gauge("pot_storage_free_bytes", "Free bytes on the disk of data_dir")
         self.blob_bytes = gauge("pot_blob_bytes", "Bytes in the blob directory")
-        self.blob_quota_bytes = gauge("pot_blob_quota_bytes", "blobs.quota_bytes")
-        self.blobs_collected = counter("pot_blobs_collected_total", "Blobs that no task wanted")
-        self.blob_bytes_collected = counter("pot_blob_bytes_collected_total", "Their bytes")
+        self.blob_quota_bytes = gauge("pot_blob_quota_bytes", "The setting blobs.quota_bytes")
+        self.blobs_collected = counter(
+            "pot_blobs_collected_total", "Blobs deleted because no task needs them"
+        )
+        self.blob_bytes_collected = counter(
+            "pot_blob_bytes_collected_total", "Bytes of the blobs deleted"
+        )
 
         # Peers and transactions.
         self.peers = gauge("pot_p2p_peers", "Connected peers, by direction", "direction")
@@ -195,13 +206,17 @@ class NodeMetrics:
         )
         self.open_connections = gauge("pot_p2p_open_connections", "Open inbound connections")
         self.waiting_frames = gauge(
-            "pot_p2p_waiting_frames", "Consensus messages that wait for some validator"
+            "pot_p2p_waiting_frames", "Consensus messages that wait to be sent to validators"
         )
         self.waiting_bytes = gauge("pot_p2p_waiting_bytes", "Bytes of those messages")
         self._network = _NetworkCollector()
         registry.register(self._network)
-        self.mempool_pending = gauge("pot_txpool_pending_transactions", "Due in turn")
-        self.mempool_queued = gauge("pot_txpool_queued_transactions", "Behind a nonce gap")
+        self.mempool_pending = gauge(
+            "pot_txpool_pending_transactions", "Transactions of the mempool without a nonce gap"
+        )
+        self.mempool_queued = gauge(
+            "pot_txpool_queued_transactions", "Transactions of the mempool behind a nonce gap"
+        )
         self.mempool_bytes = gauge("pot_txpool_bytes", "Encoded bytes of the mempool")
 
         # Training.
@@ -215,15 +230,15 @@ class NodeMetrics:
         )
         self.round_seconds = histogram(
             "pot_train_round_seconds",
-            "From a training round's start to its settlement",
+            "Seconds from the start of a training round to its settlement",
             ROUND_SECONDS_BUCKETS,
         )
         self.rewards = counter(
-            "pot_train_rewards_total", "Base units of rewards settled, by task", "task"
+            "pot_train_rewards_total", "Rewards of settled rounds, in base units", "task"
         )
 
     def time_sync(self, file: str, sync: Callable[[int], None]) -> Callable[[int], None]:
-        """`sync`, with its time observed as that file's."""
+        """A function that calls `sync` and observes its duration with the label `file`."""
         histogram = self.sync_seconds.labels(file)
 
         def timed(descriptor: int) -> None:
@@ -234,48 +249,48 @@ class NodeMetrics:
         return timed
 
     def show_rpc(self, directory: Path) -> None:
-        """Show the sum of what RPC processes count in the files of `directory`."""
+        """Export the sums of the counts that RPC processes write to the files in `directory`."""
         MultiProcessCollector(self.registry, str(directory))
 
     def show_network(self, metrics: NetworkMetrics, refused: Mapping[str, int]) -> None:
-        """Show the network's totals as they are now, and `refused` connections by reason."""
+        """Export the network's current totals, and the refused connections by reason."""
         self._network.families = tuple(_build_network_families(metrics, refused))
 
 
 NETWORK_TEXTS: Final[Mapping[str, str]] = {
     "dials": "Connections that this node tried to open",
-    "dial_failures": "Those of them that did not open",
-    "sessions_opened": "Handshakes that ended well",
+    "dial_failures": "Connections that this node could not open",
+    "sessions_opened": "Sessions that began",
     "sessions_closed": "Sessions that ended",
-    "peers_silent": "Sessions ended because the peer said nothing",
-    "peers_banned": "Bans for breaking rules",
+    "peers_silent": "Sessions ended because the peer was silent",
+    "peers_banned": "Bans of peers that broke rules",
     "consensus_frames_sent": "Frames of consensus messages sent",
     "consensus_frames_received": "Frames of consensus messages received",
     "consensus_frames_dropped": "Oldest frames dropped because a validator's queue was full",
     "transactions_announced": "Transactions announced to peers",
     "transactions_received": "Transactions fetched from peers",
-    "transactions_served": "Transactions given to peers",
-    "pieces_withheld": "Pieces not passed on, because their author sends too many messages",
+    "transactions_served": "Transactions sent to peers on request",
+    "pieces_withheld": "Coded pieces not relayed because their author sends too many messages",
     "announcements_dropped": "Announcements dropped because a peer's queue was full",
     "blocks_received": "Blocks fetched from peers",
-    "blocks_served": "Blocks given to peers",
+    "blocks_served": "Blocks sent to peers on request",
     "blob_chunks_received": "Chunks of blobs fetched from peers",
-    "blob_chunks_served": "Chunks of blobs given to peers",
-    "blob_chunks_refused": "Chunks that did not hash to what the content id says",
-    "streams_refused": "Streams beyond what a peer may have served at a time",
+    "blob_chunks_served": "Chunks of blobs sent to peers on request",
+    "blob_chunks_refused": "Chunks of blobs whose hash does not fit the content id",
+    "streams_refused": "Streams refused because the peer had too many open",
 }
-"""What the plain totals of `NetworkMetrics` count."""
+"""The help texts of the totals without labels in `NetworkMetrics`, by field."""
 
 
 class _NetworkCollector(Collector):
-    """The network's totals: read, not set, so that the network knows nothing of Prometheus."""
+    """Exports the network's totals, so that the network itself needs no Prometheus library."""
 
     def __init__(self) -> None:
         self.families: tuple[CounterMetricFamily, ...] = ()
-        """Replaced as a whole: the server asks from a thread of its own."""
+        """The totals. Always replaced as a whole, because the HTTP server's thread reads them."""
 
     def collect(self) -> Iterable[CounterMetricFamily]:
-        """One family a total; of those with labels one sample for each."""
+        """The totals, one family for each metric, with one sample for each label value."""
         return self.families
 
 
@@ -286,8 +301,8 @@ def _build_network_families(
         yield CounterMetricFamily(f"pot_p2p_{name}", text, getattr(metrics, name))
     reasons = {reason.value: count for reason, count in metrics.rejections.items()}
     for name, text, counts in (
-        ("refused_inputs", "Inputs of peers refused, by reason", reasons),
-        ("disconnects", "Sessions ended and handshakes refused, by reason", metrics.disconnects),
+        ("refused_inputs", "Refused inputs of peers, by reason", reasons),
+        ("disconnects", "Ended sessions and refused handshakes, by reason", metrics.disconnects),
         ("refused_connections", "Inbound connections closed without a session", refused),
     ):
         family = CounterMetricFamily(f"pot_p2p_{name}", text, labels=("reason",))
@@ -306,15 +321,15 @@ def _build_network_families(
 
 @contextmanager
 def serve_metrics(metrics: NodeMetrics, *, host: str, port: int) -> Iterator[int]:
-    """Serve /metrics from a thread inside the `with` block; yields the port.
+    """Serve /metrics from a thread during the `with` block; yields the port.
 
     Args:
-        metrics: what is told.
-        host: address to listen on.
-        port: 0 takes a free one.
+        metrics: The metrics to serve.
+        host: The address to listen on.
+        port: The port to listen on; 0 takes a free one.
 
     Raises:
-        OperatorError: the port is in use, or the address is not this machine's.
+        OperatorError: The port is in use, or the address is not one of this machine.
     """
     try:
         server, thread = start_http_server(port, addr=host, registry=metrics.registry)

@@ -1,9 +1,9 @@
-"""The files in which a node's RPC processes count (docs/operator-guide.md, section 13).
+"""The files that hold the counts of a node's RPC processes (docs/operator-guide.md, section 13).
 
 An RPC process has no metrics port. It counts in files that prometheus_client maps into memory, and
-the node adds them up whenever Prometheus asks. The files belong to a process's place among the
-node's RPC processes, not to its process id: a process that is started again counts on where the
-one before it ended, so nothing is counted twice and no file is left behind.
+the node adds them up for each request of Prometheus. The files are named by the place of a process
+among the node's RPC processes, not by its process id. A restarted process therefore continues the
+counts of the one before it, and no file is left behind.
 """
 
 from pathlib import Path
@@ -18,18 +18,19 @@ DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable by which prometheus_client finds the files."""
 
 FILE_BYTES: Final = 2**20
-"""A hundred methods with ten buckets each take 250 kB. The space is taken when the node starts: a
-write through a memory map to a full disk would end the process."""
+"""The size of each file: a hundred methods with ten buckets each take 250 kB. The space is
+allocated when the node starts, because a write through a memory map to a full disk would kill the
+process."""
 
 _GAUGES: Final = "gauge_livesum"
 _KINDS: Final = ("counter", "histogram", _GAUGES)
 
 
 def prepare_files(directory: Path, process_count: int) -> None:
-    """Make the files of every RPC process, with nothing counted in them.
+    """Create empty files for all RPC processes.
 
     Raises:
-        StorageError: The disk refused.
+        StorageError: The disk refuses the files.
     """
     try:
         directory.mkdir(exist_ok=True, mode=0o700)
@@ -45,16 +46,16 @@ def prepare_files(directory: Path, process_count: int) -> None:
 
 
 def reset_gauges(directory: Path, place: int) -> None:
-    """Forget what a process that ended had running.
+    """Clear the gauges of a process that ended.
 
     Raises:
-        OSError: The disk refused.
+        OSError: The disk refuses the file.
     """
     _write_empty(directory, _GAUGES, place)
 
 
 def count_in_files(place: int) -> None:
-    """Have the metrics that this process makes from now on count in the files of `place`."""
+    """Make metrics that this process creates from now on count in the files of `place`."""
     values.ValueClass = MultiProcessValue(lambda: place)
 
 

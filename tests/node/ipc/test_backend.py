@@ -1,4 +1,4 @@
-"""What the node process tells its RPC processes, over hosts that run."""
+"""The answers of the node process to its RPC processes, over running consensus hosts."""
 
 import json
 import re
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("inline_threads")
 
 
 class NamedNetwork:
-    """A cluster's network with what the backend asks besides."""
+    """The network of a simulated cluster, with the names and addresses that the backend needs."""
 
     peer_id = "12D3KooWMe"
 
@@ -41,8 +41,8 @@ class NamedNetwork:
         return ("/ip4/127.0.0.1/tcp/9000",)
 
 
-class Told:
-    """Records what the backend and the pool tell their listeners."""
+class Notifications:
+    """Records the notifications of the backend and the pool."""
 
     def __init__(self) -> None:
         self.added: list[Hash32] = []
@@ -53,14 +53,14 @@ class Told:
 
 
 @asynccontextmanager
-async def running_backend(path: Path) -> AsyncIterator[tuple[Backend, ClusterNode, Told]]:
+async def running_backend(path: Path) -> AsyncIterator[tuple[Backend, ClusterNode, Notifications]]:
     wire = build_cluster(path)
     async with trio.open_nursery() as nursery:
         for node in wire.nodes:
             await nursery.start(node.run)
-        node, told = wire.nodes[0], Told()
+        node, notified = wire.nodes[0], Notifications()
         pool = Pool(node.mempool)
-        pool.add_listener(told.added.append)
+        pool.add_listener(notified.added.append)
         yield (
             Backend(
                 pool=pool,
@@ -81,22 +81,22 @@ async def running_backend(path: Path) -> AsyncIterator[tuple[Backend, ClusterNod
                     peers=node,
                     sync=node.sync,
                 ),
-                wake_training=told.wake,
+                wake_training=notified.wake,
             ),
             node,
-            told,
+            notified,
         )
         nursery.cancel_scope.cancel()
 
 
-async def test_a_transaction_is_pooled_announced_and_found(
+async def test_submitted_transaction_is_pooled_announced_and_found(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    async with running_backend(tmp_path) as (backend, _, told):
+    async with running_backend(tmp_path) as (backend, _, notified):
         first, later = (sign(ALICE, nonce, get_address(BOB), value=1) for nonce in (0, 2))
         assert await backend.submit_transaction(first.raw) == first.hash
         await backend.submit_transaction(later.raw)
-        assert told.added == [first.hash, later.hash]
+        assert notified.added == [first.hash, later.hash]
         assert backend.get_pending_nonce(get_address(ALICE)) == 1
         assert backend.get_pooled_transaction(first.hash) == first.raw
         assert backend.get_pooled_transaction(Hash32(bytes(32))) is None
@@ -115,25 +115,25 @@ async def test_submitting_a_transaction_recovers_its_signature_once(
 
     transfer = sign(ALICE, 0, get_address(BOB), value=1)
     monkeypatch.setattr("chain.types.transaction.recover", count)
-    async with running_backend(tmp_path) as (backend, _, _told):
+    async with running_backend(tmp_path) as (backend, _, _notified):
         await backend.submit_transaction(transfer.raw)
         assert len(recovered) == 1
 
 
 @pytest.mark.parametrize("raw", [b"", b"\x03" + bytes(50), b"\xff" * 10, bytes(2**18)])
-async def test_garbage_is_refused_and_told_to_nobody(
+async def test_garbage_is_refused_and_not_announced(
     autojump_clock: MockClock, tmp_path: Path, raw: bytes
 ) -> None:
-    async with running_backend(tmp_path) as (backend, _, told):
+    async with running_backend(tmp_path) as (backend, _, notified):
         with pytest.raises(RejectedInputError):
             await backend.submit_transaction(raw)
-        assert told.added == []
+        assert notified.added == []
 
 
-async def test_a_known_transaction_is_refused_by_name(
+async def test_known_transaction_is_refused_with_its_reason(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    async with running_backend(tmp_path) as (backend, _, _told):
+    async with running_backend(tmp_path) as (backend, _, _notified):
         transfer = sign(ALICE, 0, get_address(BOB), value=1)
         await backend.submit_transaction(transfer.raw)
         with pytest.raises(RejectedInputError) as refused:
@@ -141,7 +141,7 @@ async def test_a_known_transaction_is_refused_by_name(
         assert refused.value.reason is RejectionReason.ALREADY_KNOWN
 
 
-async def test_the_state_of_consensus_names_primary_votes_and_who_is_missing(
+async def test_consensus_state_names_primary_votes_and_phase(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     async with running_backend(tmp_path) as (backend, node, _):
@@ -162,7 +162,7 @@ async def test_the_state_of_consensus_names_primary_votes_and_who_is_missing(
         json.dumps(state)
 
 
-async def test_a_stuck_chain_is_explained_by_its_own_nodes(
+async def test_node_explains_why_its_chain_is_stuck(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     async with running_backend(tmp_path) as (backend, node, _):
@@ -195,10 +195,10 @@ async def test_node_with_a_slow_clock_reports_its_own_clock(
         assert re.search("30 s behind the clocks of [23] of 3 validators", finding["text"])
 
 
-async def test_validators_and_node_are_shown_as_they_are(
+async def test_validators_node_info_and_sync_state_are_correct(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    async with running_backend(tmp_path) as (backend, node, told):
+    async with running_backend(tmp_path) as (backend, node, notified):
         await until(lambda: min(heads(node._wire.nodes)) >= 4)
         node._wire.nodes[3].kill()
         await until(lambda: not node._wire.nodes[3].is_running)
@@ -212,4 +212,4 @@ async def test_validators_and_node_are_shown_as_they_are(
         assert info["isSigning"] is True
         assert backend.get_sync_state()["peers"] == 2
         backend.on_blob()
-        assert told.woken == 1
+        assert notified.woken == 1

@@ -1,4 +1,4 @@
-"""The Unix socket between the node and its RPC process: both ends, for real."""
+"""Client and server of the Unix socket between the node and its RPC processes, together."""
 
 import asyncio
 import socket
@@ -21,7 +21,7 @@ HASH = Hash32(b"\x11" * 32)
 
 
 class FakeBackend:
-    """Remembers what it was told."""
+    """A backend with fixed answers, which records transactions and blobs."""
 
     def __init__(self) -> None:
         self.submitted: list[bytes] = []
@@ -69,7 +69,7 @@ async def wait_until(holds: Callable[[], bool]) -> None:
 
 @contextmanager
 def served(path: Path, backend: FakeBackend) -> Iterator[tuple[IpcServer, trio.lowlevel.TrioToken]]:
-    """An IpcServer in a thread with a trio loop of its own."""
+    """An IpcServer in a thread with its own trio loop."""
     ready = threading.Event()
     held: list[tuple[IpcServer, trio.lowlevel.TrioToken, trio.CancelScope]] = []
 
@@ -113,7 +113,7 @@ def connected_client(path: Path) -> Iterator[tuple[IpcClient, asyncio.Runner]]:
             runner.run(stop(task))
 
 
-def test_client_gets_what_the_backend_answers(tmp_path: Path) -> None:
+def test_client_gets_the_answers_of_the_backend(tmp_path: Path) -> None:
     backend = FakeBackend()
     path = tmp_path / "node.ipc"
     with served(path, backend), connected_client(path) as (client, runner):
@@ -134,7 +134,7 @@ def test_client_gets_what_the_backend_answers(tmp_path: Path) -> None:
         assert backend.stored_blobs == 1
 
 
-def test_refusals_keep_their_reason(tmp_path: Path) -> None:
+def test_refusals_reach_the_client_with_their_reason(tmp_path: Path) -> None:
     path = tmp_path / "node.ipc"
     with served(path, FakeBackend()), connected_client(path) as (client, runner):
         with pytest.raises(IpcRefusedError) as refused:
@@ -153,7 +153,7 @@ def test_refusals_keep_their_reason(tmp_path: Path) -> None:
                 runner.run(client.call(method, params))
 
 
-def test_new_heads_are_pushed_and_a_late_client_hears_the_newest(tmp_path: Path) -> None:
+def test_new_heads_are_pushed_and_a_late_client_gets_the_newest(tmp_path: Path) -> None:
     path = tmp_path / "node.ipc"
 
     async def wait_head(client: IpcClient, number: int) -> None:
@@ -170,7 +170,7 @@ def test_new_heads_are_pushed_and_a_late_client_hears_the_newest(tmp_path: Path)
             runner.run(wait_head(client, 6))
 
 
-def test_client_reconnects_and_fails_at_once_while_the_node_is_away(tmp_path: Path) -> None:
+def test_client_reconnects_and_without_a_node_calls_fail_at_once(tmp_path: Path) -> None:
     path = tmp_path / "node.ipc"
     with served(path, FakeBackend()):
         context = connected_client(path)
@@ -186,37 +186,37 @@ def test_client_reconnects_and_fails_at_once_while_the_node_is_away(tmp_path: Pa
         context.__exit__(None, None, None)
 
 
-def test_garbage_costs_a_client_its_connection_only(tmp_path: Path) -> None:
+def test_client_that_sends_garbage_loses_only_its_own_connection(tmp_path: Path) -> None:
     path = tmp_path / "node.ipc"
     with served(path, FakeBackend()), connected_client(path) as (client, runner):
         for garbage in (b"\xff\xff\xff\xff", b"\x00\x00\x00\x02{]", b"\x00\x00\x00\x02[]"):
-            with socket.socket(socket.AF_UNIX) as stranger:
-                stranger.settimeout(10)
-                stranger.connect(str(path))
-                stranger.sendall(garbage)
-                assert stranger.recv(100) == b""
+            with socket.socket(socket.AF_UNIX) as bad_client:
+                bad_client.settimeout(10)
+                bad_client.connect(str(path))
+                bad_client.sendall(garbage)
+                assert bad_client.recv(100) == b""
         assert runner.run(client.call("node_info")) == {"peerId": "me"}
 
 
 def test_connections_are_bounded(tmp_path: Path) -> None:
     path = tmp_path / "node.ipc"
     with served(path, FakeBackend()):
-        strangers = [socket.socket(socket.AF_UNIX) for _ in range(MAX_CONNECTIONS)]
+        clients = [socket.socket(socket.AF_UNIX) for _ in range(MAX_CONNECTIONS)]
         try:
-            for stranger in strangers:
-                stranger.connect(str(path))
-                stranger.sendall(NODE_FRAMES.encode({"id": 1, "method": "node_info", "params": {}}))
-                assert stranger.recv(4) != b""
+            for client in clients:
+                client.connect(str(path))
+                client.sendall(NODE_FRAMES.encode({"id": 1, "method": "node_info", "params": {}}))
+                assert client.recv(4) != b""
             with socket.socket(socket.AF_UNIX) as one_too_many:
                 one_too_many.settimeout(10)
                 one_too_many.connect(str(path))
                 assert one_too_many.recv(4) == b""
         finally:
-            for stranger in strangers:
-                stranger.close()
+            for client in clients:
+                client.close()
 
 
-def test_answer_that_is_too_long_is_an_error_not_a_lost_connection(tmp_path: Path) -> None:
+def test_too_long_answer_is_an_error_and_keeps_the_connection(tmp_path: Path) -> None:
     class LargePool(FakeBackend):
         def get_pool_content(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
             return (bytes(NODE_FRAMES.limit_bytes // 2),), ()
@@ -228,7 +228,7 @@ def test_answer_that_is_too_long_is_an_error_not_a_lost_connection(tmp_path: Pat
         assert runner.run(client.call("node_info")) == {"peerId": "me"}
 
 
-def test_socket_is_the_owners_alone_and_replaces_a_left_over_one(tmp_path: Path) -> None:
+def test_socket_is_private_and_replaces_an_old_one(tmp_path: Path) -> None:
     path = tmp_path / "node.ipc"
     with socket.socket(socket.AF_UNIX) as left_over:
         left_over.bind(str(path))
@@ -236,7 +236,7 @@ def test_socket_is_the_owners_alone_and_replaces_a_left_over_one(tmp_path: Path)
         assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_path_that_is_too_long_names_the_cure() -> None:
+def test_error_for_too_long_path_names_the_cure() -> None:
     with pytest.RaisesGroup(
         pytest.RaisesExc(OSError, match="shorter data_dir"), flatten_subgroups=True
     ):

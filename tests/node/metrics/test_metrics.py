@@ -10,7 +10,7 @@ from node.metrics.registry import NodeMetrics, serve_metrics
 from pot_common.errors import OperatorError
 
 
-def test_rules_of_the_operator_guide_read_metrics_that_are_served():
+def test_alerts_of_the_operator_guide_use_metrics_that_exist():
     guide = Path(__file__).parents[3] / "docs" / "operator-guide.md"
     rules = guide.read_text().partition("```yaml")[2].partition("```")[0]
     samples = re.findall(r"\b(?:pot|ethereum)_\w+", rules)
@@ -20,7 +20,7 @@ def test_rules_of_the_operator_guide_read_metrics_that_are_served():
     assert {name for name in named if f"# TYPE {name} " not in served} == set()
 
 
-def test_metrics_are_served_under_ethereums_names_and_our_own():
+def test_metrics_are_served_until_the_block_ends():
     metrics = NodeMetrics()
     metrics.blockchain_height.set(42)
     metrics.training_tasks.labels("active").set(3)

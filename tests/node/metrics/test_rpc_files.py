@@ -1,4 +1,4 @@
-"""The files in which RPC processes count, as the node reads them."""
+"""The files that hold the counts of RPC processes, as the node reads them."""
 
 from pathlib import Path
 
@@ -27,14 +27,14 @@ def counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def registry(counts: Path) -> CollectorRegistry:
-    """The node's; made before `count_in_files` changes where metrics of this process count."""
+    """The node's registry, created before `count_in_files` makes new metrics count in files."""
     metrics = NodeMetrics()
     metrics.show_rpc(counts)
     return metrics.registry
 
 
 def counted(place: int) -> RpcMetrics:
-    """The metrics of an RPC process that was just started."""
+    """The metrics of a newly started RPC process."""
     count_in_files(place)
     return RpcMetrics()
 
@@ -61,7 +61,7 @@ def test_sums_have_the_names_labels_and_types_of_one_process(registry: Collector
     assert [line for line in lines if "pid=" in line or "_created" in line] == []
 
 
-def test_process_started_again_counts_on_without_the_calls_that_ran(
+def test_restarted_process_continues_counters_and_clears_gauges(
     counts: Path, registry: CollectorRegistry
 ) -> None:
     first = counted(0)
@@ -76,7 +76,7 @@ def test_process_started_again_counts_on_without_the_calls_that_ran(
     assert len(list(counts.iterdir())) == 6
 
 
-def test_files_are_full_size_before_a_process_counts(counts: Path) -> None:
+def test_disk_space_is_allocated_before_a_process_counts(counts: Path) -> None:
     before = {file: file.stat() for file in counts.iterdir()}
     counted(1).on_request("eth_call", "ok", 0.002)
     after = {file: file.stat() for file in counts.iterdir()}
@@ -85,7 +85,7 @@ def test_files_are_full_size_before_a_process_counts(counts: Path) -> None:
     }
 
 
-def test_directory_that_cannot_be_written_names_the_cure(tmp_path: Path) -> None:
+def test_error_for_unwritable_directory_names_the_cure(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="free or repair the disk of data_dir"):
         prepare_files(tmp_path / "file" / "counts", 1)

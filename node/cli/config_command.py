@@ -5,10 +5,14 @@ from typing import Annotated
 
 import typer
 
+from chain.genesis import build_genesis
 from chain.hexadecimal import to_hex
 from node.cli.output import JsonOption, print_fields, print_json, print_line
+from node.config import load_config
+from node.genesis import load_genesis
+from pot_common.keystore import get_password, read_address
 
-app = typer.Typer(help="Look at a node's configuration.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.command(epilog="Example:  pot config check --config /var/lib/pot/config.toml")
@@ -20,11 +24,6 @@ def check(
 
     Finds misspelt settings, wrong values, and a genesis, key or password file that is not there.
     """
-    from chain.genesis import build_genesis
-    from node.config import load_config
-    from node.genesis import load_genesis
-    from pot_common.keystore import get_password, read_address
-
     loaded = load_config(config)
     genesis, _ = load_genesis(loaded)
     genesis_hash = to_hex(build_genesis(genesis).header.hash)

@@ -1,18 +1,26 @@
 """`pot devnet`: a network on this machine, from nothing to a trained model and paid miners."""
 
+import json
+import signal
+import sys
+import time
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
+from rich.console import Console
 
 from chain.json_types import JsonObject
+from node.cli.devnet_view import DevnetView, Snapshot, print_summary
 from node.cli.output import print_line
+from node.client.rpc_client import get_integer, get_text
+from node.client.task_submission import download_model, find_model
+from node.devnet.devnet import Devnet, DevnetPlan, evaluate_model, prepare
+from node.devnet.processes import ProcessGroup
+from node.devnet.summary import build_summary
 from pot_common.errors import OperatorError
 from pot_common.node_url import DEFAULT_BASE_PORT
-
-if TYPE_CHECKING:
-    from node.cli.devnet_view import DevnetView
-    from node.devnet.devnet import Devnet
 
 EXAMPLE: Final = "Example:  pot devnet --miners 5 --rounds 10 --exit --summary out.json"
 
@@ -50,17 +58,6 @@ def devnet(
     It starts validators, miners and a submitter, trains a task, and lets the miners claim. Then it
     runs until Ctrl-C, so that a wallet can be connected. Nothing stays behind.
     """
-    import signal
-    import sys
-    import time
-    from contextlib import closing
-
-    from rich.console import Console
-
-    from node.cli.devnet_view import DevnetView, print_summary
-    from node.devnet.devnet import Devnet, DevnetPlan, prepare
-    from node.devnet.processes import ProcessGroup
-
     # Also when we are terminated, the `with` block below ends what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.monotonic()
@@ -82,14 +79,8 @@ def devnet(
             _wait_for_interrupt()
 
 
-def _train(network: "Devnet", view: "DevnetView", started: float) -> "JsonObject":
+def _train(network: Devnet, view: DevnetView, started: float) -> JsonObject:
     """Start everything, follow the task to its end, take the model; the summary."""
-    import time
-
-    from node.client.task_submission import download_model, find_model
-    from node.devnet.devnet import evaluate_model
-    from node.devnet.summary import build_summary
-
     files = network.files
     view.tell(f"starting {len(files.validators)} validators (logs in {files.log_directory})")
     network.start_validators()
@@ -114,17 +105,12 @@ def _train(network: "Devnet", view: "DevnetView", started: float) -> "JsonObject
     )
 
 
-def _follow(network: "Devnet", task: int, view: "DevnetView") -> None:
+def _follow(network: Devnet, task: int, view: DevnetView) -> None:
     """Show the task until it closes.
 
     Raises:
         OperatorError: It makes no progress any more.
     """
-    import time
-
-    from node.cli.devnet_view import Snapshot
-    from node.client.rpc_client import get_integer, get_text
-
     rounds: tuple[JsonObject, ...] = ()
     last_progress = time.monotonic()
     while True:
@@ -152,14 +138,12 @@ def _follow(network: "Devnet", task: int, view: "DevnetView") -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _await_claims(network: "Devnet", task: int) -> None:
+def _await_claims(network: Devnet, task: int) -> None:
     """Wait until every miner has claimed all that it earned.
 
     Raises:
         OperatorError: One of them does not.
     """
-    import time
-
     deadline = time.monotonic() + CLAIM_SECONDS
     for index, miner in enumerate(network.files.miners):
         while True:
@@ -173,8 +157,7 @@ def _await_claims(network: "Devnet", task: int) -> None:
             time.sleep(POLL_SECONDS)
 
 
-def _require_success(network: "Devnet", report: "JsonObject") -> None:
-    from node.client.rpc_client import get_integer
+def _require_success(network: Devnet, report: JsonObject) -> None:
 
     settled = get_integer(report, "task", "rounds_settled")
     planned = get_integer(report, "task", "rounds_planned")
@@ -185,14 +168,12 @@ def _require_success(network: "Devnet", report: "JsonObject") -> None:
         )
 
 
-def _write_json(path: Path, value: "JsonObject") -> None:
-    import json
+def _write_json(path: Path, value: JsonObject) -> None:
 
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def _wait_for_interrupt() -> None:
-    import time
 
     try:
         while True:

@@ -2,14 +2,21 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
 from node.cli.output import JsonOption, print_json, print_line
-
-if TYPE_CHECKING:
-    from node.setup.doctor import Check
+from node.client.rpc_client import RpcClient
+from node.clock import SystemClock
+from node.config import load_config
+from node.setup.doctor import (
+    Check,
+    ask_node,
+    check_state,
+    examine_directory,
+    examine_machine,
+)
 
 EXAMPLE: Final = "Example:  pot doctor --config /var/lib/pot/config.toml"
 
@@ -42,30 +49,25 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _examine(config_file: Path | None) -> "Iterator[Check]":
-    from node.clock import SystemClock
-    from node.config import load_config
-    from node.setup import doctor
+def _examine(config_file: Path | None) -> Iterator[Check]:
 
     config = load_config(config_file)
-    is_running = doctor.ask_node(config.rpc_socket, "node_info") is not None
-    yield from doctor.examine_machine()
-    yield from doctor.examine_directory(config, SystemClock(), is_running=is_running)
-    state = doctor.ask_node(config.rpc_socket, "consensus_state")
+    is_running = ask_node(config.rpc_socket, "node_info") is not None
+    yield from examine_machine()
+    yield from examine_directory(config, SystemClock(), is_running=is_running)
+    state = ask_node(config.rpc_socket, "consensus_state")
     if state is None:
-        yield doctor.Check("node", "does not run here")
+        yield Check("node", "does not run here")
     else:
-        yield from doctor.check_state(state)
+        yield from check_state(state)
 
 
-def _ask(url: str) -> "Iterator[Check]":
-    from node.client.rpc_client import RpcClient
-    from node.setup.doctor import check_state
+def _ask(url: str) -> Iterator[Check]:
 
     yield from check_state(RpcClient(url).call_object("pot_consensusState") or {})
 
 
-def _print(check: "Check") -> None:
+def _print(check: Check) -> None:
     if check.finding is None:
         print_line(f"ok        {check.name}: {check.text}")
         return

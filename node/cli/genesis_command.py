@@ -1,10 +1,12 @@
 """`pot genesis`: the file that everybody on a network shares."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from chain.genesis import build_genesis, parse_genesis
 from chain.hexadecimal import to_hex
 from chain.primitives import Address
 from node.cli.output import (
@@ -16,9 +18,10 @@ from node.cli.output import (
     print_json,
     print_line,
 )
+from node.setup import network_genesis as networks
 from pot_common.errors import OperatorError
 
-app = typer.Typer(help="Make or look at a network's genesis.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.command(
@@ -50,10 +53,6 @@ def new(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Write the genesis of a new network, system contracts included."""
-    from dataclasses import replace
-
-    from node.setup import network_genesis as networks
-
     if output.exists() and not force:
         raise OperatorError(f"{output} exists; give another --output, or --force to overwrite it")
     seats = tuple(networks.Seat(*_parse_seat(text)) for text in validator)
@@ -80,8 +79,6 @@ def show(
     file: Annotated[Path, typer.Argument(help="A network's genesis.")], as_json: JsonOption = False
 ) -> None:
     """Print a genesis: its hash, validators, parameters."""
-    from chain.genesis import build_genesis, parse_genesis
-
     config = parse_genesis(file.read_bytes())
     genesis_hash = to_hex(build_genesis(config).header.hash)
     coins = sum(account.balance for account in config.alloc.values())

@@ -5,10 +5,19 @@ from typing import Annotated, Final
 
 import typer
 
+from chain.genesis import parse_genesis
 from chain.hexadecimal import to_hex
 from chain.primitives import Address
 from node.cli.output import JsonOption, print_fields, print_json, print_line
+from node.setup.directory import (
+    CONFIG_NAME,
+    FURTHER_SETTINGS,
+    create_database,
+    create_following_directory,
+    create_node_directory,
+)
 from pot_common.errors import OperatorError
+from pot_common.keystore import ask_new_password, get_password
 
 EXAMPLE: Final = (
     "Example:  pot init --data-dir /var/lib/pot --password-file password\n\n"
@@ -37,16 +46,6 @@ def init(
     A new network starts without --genesis: every operator makes keys, `pot genesis new` takes their
     accounts, and the file that it writes is copied into each data directory.
     """
-    from chain.genesis import parse_genesis
-    from node.setup.directory import (
-        CONFIG_NAME,
-        FURTHER_SETTINGS,
-        create_database,
-        create_following_directory,
-        create_node_directory,
-    )
-    from pot_common.keystore import ask_new_password, get_password
-
     if (data_dir / CONFIG_NAME).exists():
         raise OperatorError(f"{data_dir / CONFIG_NAME} exists; give another --data-dir")
     if genesis is not None:

@@ -2,24 +2,25 @@
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from chain.contracts.abi import ContractCall
+from chain.contracts.gradient_ledger import get_miner, withdraw_bond
+from chain.contracts.gradient_ledger import leave as leave_task
+from chain.crypto import get_address
+from chain.primitives import TaskId
 from node.cli.output import JsonOption, RpcOption, format_amount, print_json, print_line
 from node.cli.wallet_command import KeyOption, PasswordOption, find_key_file, load_private_key
+from node.client.rpc_client import RpcClient, get_text
 from pot_common.miner_options import EXAMPLE, MinerOptions, build_command
 from pot_common.node_url import DEFAULT_RPC_URL
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from chain.contracts.abi import ContractCall
-    from chain.primitives import TaskId
-
-app = typer.Typer(help="Compute gradients and be paid for them.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 def _start(options: MinerOptions) -> None:
@@ -47,8 +48,6 @@ def leave(
     You still owe the round in progress: stop the miner after it. The bond comes back with `pot
     miner withdraw`.
     """
-    from chain.contracts.gradient_ledger import leave as leave_task
-
     _send_to_ledger(task, leave_task, key, password_file, rpc, as_json, "left")
 
 
@@ -64,24 +63,18 @@ def withdraw(
 
     Once it has been closed for 16 blocks, or once you have left it for some rounds.
     """
-    from chain.contracts.gradient_ledger import withdraw_bond
-
     _send_to_ledger(task, withdraw_bond, key, password_file, rpc, as_json, "bond withdrawn")
 
 
 def _send_to_ledger(
     task: int,
-    make_call: "Callable[[TaskId], ContractCall]",
+    make_call: Callable[[TaskId], ContractCall],
     key: Path,
     password_file: Path | None,
     rpc: str,
     as_json: bool,
     done: str,
 ) -> None:
-    from chain.contracts.gradient_ledger import get_miner
-    from chain.crypto import get_address
-    from chain.primitives import TaskId
-    from node.client.rpc_client import RpcClient, get_text
 
     client = RpcClient(rpc)
     private_key = load_private_key(key, password_file)

@@ -3,9 +3,13 @@
 from pathlib import Path
 from typing import Annotated
 
+import trio
 import typer
 
-app = typer.Typer(help="Run a full node.", no_args_is_help=True)
+from node.config import load_config
+from pot_common.errors import OperatorError
+
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.command(
@@ -38,11 +42,8 @@ def run(
     ] = None,
 ) -> None:
     """Run a node until it is stopped (Ctrl-C or SIGTERM)."""
-    import trio
-
-    from node.config import load_config
+    # Here, since it takes two seconds, which `--help` need not wait for.
     from node.node import run_node
-    from pot_common.errors import OperatorError
 
     flags = {
         "data_dir": data_dir,

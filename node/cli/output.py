@@ -3,16 +3,15 @@
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from decimal import Decimal, localcontext
 from typing import Annotated, Final
 
 import typer
+from eth_utils.address import to_checksum_address
 
 from chain.hexadecimal import from_plain_hex
 from chain.primitives import TOKEN_DECIMALS, TOKEN_UNIT, Address
-from node.client.rpc_client import Progress
 from pot_common.errors import OperatorError
 from pot_common.node_url import RPC_VARIABLE
 
@@ -69,27 +68,6 @@ def print_fields(fields: Sequence[tuple[str, str]]) -> None:
     print_table(("", ""), fields)
 
 
-@contextmanager
-def progress_bar(label: str, byte_count: int) -> Iterator[Progress]:
-    """A bar on standard error for as many bytes; gives what is to be told of their progress."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(label, total=byte_count)
-
-        def advance(count: int) -> None:
-            progress.advance(task, count)
-
-        yield advance
-
-
 def parse_address(text: str) -> Address:
     """The account that was typed.
 
@@ -98,7 +76,6 @@ def parse_address(text: str) -> Address:
     """
     if not _ADDRESS.fullmatch(text):
         raise OperatorError(f"{text!r} is not an account; give 0x and 40 hex digits")
-    from eth_utils.address import to_checksum_address
 
     digits = text.removeprefix("0x")
     is_checked = digits not in (digits.lower(), digits.upper())

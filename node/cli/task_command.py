@@ -2,13 +2,18 @@
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
+from chain.contracts.abi import ContractCall
+from chain.contracts.addresses import TRAINING_TOKEN
+from chain.contracts.task_registry import cancel_task, refund_task, resume_task
 from chain.hexadecimal import to_hex
 from chain.json_types import JsonObject
+from chain.primitives import TaskId
 from node.cli.output import (
     JsonOption,
     RpcOption,
@@ -20,25 +25,24 @@ from node.cli.output import (
     print_line,
     print_note,
     print_table,
-    progress_bar,
 )
+from node.cli.progress import progress_bar
 from node.cli.wallet_command import KeyOption, PasswordOption, load_private_key
+from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
+from node.client.task_submission import (
+    compute_round_budget,
+    download_model,
+    find_model,
+    fund_task,
+    submit_task,
+)
 from pot_common.errors import OperatorError
 from pot_common.node_url import DEFAULT_RPC_URL, RPC_VARIABLE
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from chain.contracts.abi import ContractCall
-    from chain.primitives import TaskId
-    from node.client.rpc_client import RpcClient
 
 WATCH_SECONDS: Final = 0.5
 """Between looks at a task; a round takes seconds."""
 
-app = typer.Typer(
-    help="Training tasks: submit, watch, download, verify, fund, cancel.", no_args_is_help=True
-)
+app = typer.Typer(no_args_is_help=True)
 
 TaskArgument = Annotated[int, typer.Argument(metavar="ID", help="Task id.")]
 
@@ -68,10 +72,8 @@ def submit(
     The specification is sent in a transaction, weights and data are uploaded to nodes; all of them
     follow from the file alone. What is not spent when the task closes can be taken back.
     """
-    from chain.contracts.addresses import TRAINING_TOKEN
-    from node.client.rpc_client import RpcClient
+    # Here, like TaskReplay below: numpy takes 0.15 s, which the other commands need not wait for.
     from node.client.task_file import load_task_file
-    from node.client.task_submission import compute_round_budget, submit_task
 
     bundle = load_task_file(file, TRAINING_TOKEN, rounds)
     amount = None if budget is None else parse_amount(budget)
@@ -113,8 +115,6 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List the tasks on the chain."""
-    from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
-
     tasks = RpcClient(rpc).call_list("pot_listTasks", {"offset": offset, "limit": limit})
     if as_json:
         print_json(tasks)
@@ -138,8 +138,6 @@ def list_(
 @app.command(epilog="Example:  pot task show 1 --json")
 def show(task: TaskArgument, rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> None:
     """Print what the chain knows of a task."""
-    from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
-
     found = _get_task(RpcClient(rpc), task)
     if as_json:
         print_json(found)
@@ -168,8 +166,6 @@ def watch(
     task: TaskArgument, rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False
 ) -> None:
     """Print every settled round until a task closes."""
-    from node.client.rpc_client import RpcClient, get_integer, get_text
-
     client = RpcClient(rpc)
     shown = 0
     waiting_for = ""
@@ -197,10 +193,8 @@ def watch(
         print_line(f"done; next: pot task download {task} -o model.safetensors")
 
 
-def describe_round(round_: "JsonObject", planned: int) -> str:
+def describe_round(round_: JsonObject, planned: int) -> str:
     """One line on a settled round, within 80 columns."""
-    from node.client.rpc_client import get_integer, get_value
-
     accepted, commitments = round_.get("accepted"), round_.get("commitments")
     assert isinstance(accepted, list)
     assert isinstance(commitments, list)
@@ -235,9 +229,6 @@ def download(
 
     It is checked against the root on the chain before anything is written.
     """
-    from node.client.rpc_client import RpcClient
-    from node.client.task_submission import download_model, find_model
-
     if output.exists() and not force:
         raise OperatorError(f"{output} exists; give another --output, or --force to overwrite it")
     client = RpcClient(rpc)
@@ -262,8 +253,6 @@ def verify(
     Each round is replayed from its gradients, which the node must still keep. Ends with status 1 if
     the chain settled anything else than what follows from them.
     """
-    from chain.primitives import TaskId
-    from node.client.rpc_client import RpcClient
     from node.client.task_replay import TaskReplay
 
     replay = TaskReplay(RpcClient(rpc), TaskId(task))
@@ -321,10 +310,6 @@ def fund(
 
     Anybody may; a round that could not be paid starts.
     """
-    from chain.primitives import TaskId
-    from node.client.rpc_client import RpcClient
-    from node.client.task_submission import fund_task
-
     base_units = parse_amount(amount)
     if base_units == 0:
         raise OperatorError("--amount is 0; give what is to be added")
@@ -346,8 +331,6 @@ def cancel(
 
     At once, or when the round in progress is settled and paid.
     """
-    from chain.contracts.task_registry import cancel_task
-
     _send_to_registry(task, cancel_task, key, password_file, rpc, as_json, "cancelled")
 
 
@@ -363,8 +346,6 @@ def resume(
 
     It pauses after three attempts without a result.
     """
-    from chain.contracts.task_registry import resume_task
-
     _send_to_registry(task, resume_task, key, password_file, rpc, as_json, "resumed")
 
 
@@ -380,22 +361,18 @@ def refund(
 
     Anybody may send it; the submitter gets the money.
     """
-    from chain.contracts.task_registry import refund_task
-
     _send_to_registry(task, refund_task, key, password_file, rpc, as_json, "refunded")
 
 
 def _send_to_registry(
     task: int,
-    make_call: "Callable[[TaskId], ContractCall]",
+    make_call: Callable[[TaskId], ContractCall],
     key: Path,
     password_file: Path | None,
     rpc: str,
     as_json: bool,
     done: str,
 ) -> None:
-    from chain.primitives import TaskId
-    from node.client.rpc_client import RpcClient
 
     client = RpcClient(rpc)
     _get_task(client, task)
@@ -405,11 +382,9 @@ def _send_to_registry(
 
 
 def _print_done(
-    client: "RpcClient", task: int, receipt: "JsonObject", as_json: bool, done: str
+    client: RpcClient, task: int, receipt: JsonObject, as_json: bool, done: str
 ) -> None:
     """What was done to a task, and how it stands now."""
-    from node.client.rpc_client import get_integer, get_text, get_value
-
     found = _get_task(client, task)
     transaction, status = get_text(receipt, "transactionHash"), get_text(found, "status")
     is_cancelling = status != "closed" and get_value(found, "account", "cancelling") is True
@@ -439,14 +414,13 @@ def _print_done(
         print_line(f"next: pot task refund {task}")
 
 
-def _get_task(client: "RpcClient", task: int) -> "JsonObject":
+def _get_task(client: RpcClient, task: int) -> JsonObject:
     found = client.call_object("pot_getTask", task)
     if found is None:
         raise OperatorError(f"there is no task {task}; `pot task list` lists all tasks")
     return found
 
 
-def _planned_rounds(task: "JsonObject") -> int:
-    from node.client.rpc_client import get_integer
+def _planned_rounds(task: JsonObject) -> int:
 
     return get_integer(task, "terms", "rounds")

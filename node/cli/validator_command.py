@@ -1,10 +1,24 @@
 """`pot validator`: who decides blocks, and how that changes."""
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
+from chain.contracts import validator_set
+from chain.contracts.abi import ContractCall
+from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
+from chain.contracts.events import decode_event
+from chain.contracts.training_token import approve
+from chain.contracts.validator_set import (
+    SetScheduled,
+    ValidatorProposal,
+    get_proposal,
+    leave_set,
+    proposal_count,
+    vote_on_proposal,
+)
+from chain.crypto import get_address
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
 from node.cli.output import (
@@ -17,18 +31,14 @@ from node.cli.output import (
     print_table,
 )
 from node.cli.wallet_command import KeyOption, PasswordOption, load_private_key
+from node.client.rpc_client import RpcClient, decode_log, get_objects
 from pot_common.errors import OperatorError
 from pot_common.node_url import DEFAULT_RPC_URL
-
-if TYPE_CHECKING:
-    from chain.contracts.abi import ContractCall
-    from chain.contracts.validator_set import ValidatorProposal
-    from node.client.rpc_client import RpcClient
 
 PROPOSALS_SHOWN: Final = 100
 """The latest ones; older ones are closed or will not be missed."""
 
-app = typer.Typer(help="The validator set: join, leave, vote, stake.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 ValidatorArgument = Annotated[
     str, typer.Argument(metavar="VALIDATOR", help="The consensus account, 0x….")
@@ -48,10 +58,6 @@ class Change(StrEnum):
 @app.command(epilog="Example:  pot validator status")
 def status(rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> None:
     """Show the validators, the change that is under way and the open proposals."""
-    from chain.contracts import validator_set
-    from chain.contracts.addresses import VALIDATOR_SET
-    from node.client.rpc_client import RpcClient
-
     client = RpcClient(rpc)
     current = client.read(validator_set.get_current())
     following = client.read(validator_set.next_validators())
@@ -111,11 +117,6 @@ def propose(
     A join is proposed by its future operator account, which pays the stake in POT. A removal is
     proposed by a member's operator.
     """
-    from chain.contracts import validator_set
-    from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
-    from chain.contracts.training_token import approve
-    from node.client.rpc_client import RpcClient
-
     address = parse_address(validator)
     private_key = load_private_key(key, password_file)
     client = RpcClient(rpc)
@@ -147,8 +148,6 @@ def vote(
     as_json: JsonOption = False,
 ) -> None:
     """Vote for a proposal with a member's operator account."""
-    from chain.contracts.validator_set import vote_on_proposal
-
     _send(
         vote_on_proposal(proposal),
         key,
@@ -170,8 +169,6 @@ def leave(
 
     Keep the node running until `pot validator status` shows that the change is in force.
     """
-    from chain.contracts.validator_set import leave_set
-
     _send(leave_set(), key, password_file, rpc, as_json, "the validator is leaving")
 
 
@@ -183,10 +180,6 @@ def withdraw(
     as_json: JsonOption = False,
 ) -> None:
     """Take the stake back: of a join that is still a proposal, or of a validator that has left."""
-    from chain.contracts import validator_set
-    from chain.crypto import get_address
-    from node.client.rpc_client import RpcClient
-
     account = get_address(load_private_key(key, password_file))
     candidacy = RpcClient(rpc).read(validator_set.candidacy_of(account))
     call = (
@@ -196,15 +189,13 @@ def withdraw(
 
 
 def _send(
-    call: "ContractCall",
+    call: ContractCall,
     key: KeyOption,
     password_file: PasswordOption,
     rpc: str,
     as_json: bool,
     done: str,
 ) -> None:
-    from chain.contracts.validator_set import SetScheduled
-    from node.client.rpc_client import RpcClient
 
     private_key = load_private_key(key, password_file)
     receipt = RpcClient(rpc).transact(private_key, call)
@@ -218,15 +209,14 @@ def _send(
         print_line(f"the set changes at block {activation}")
 
 
-def _list_proposals(client: "RpcClient") -> "list[tuple[int, ValidatorProposal]]":
-    from chain.contracts.validator_set import get_proposal, proposal_count
+def _list_proposals(client: RpcClient) -> list[tuple[int, ValidatorProposal]]:
 
     count = client.read(proposal_count())
     first = max(1, count - PROPOSALS_SHOWN + 1)
     return [(number, client.read(get_proposal(number))) for number in range(first, count + 1)]
 
 
-def _describe(number: int, proposal: "ValidatorProposal", quorum: int) -> "JsonObject":
+def _describe(number: int, proposal: ValidatorProposal, quorum: int) -> JsonObject:
     return {
         "id": number,
         "change": Change.JOIN.value if proposal.is_join else Change.REMOVE.value,
@@ -238,15 +228,12 @@ def _describe(number: int, proposal: "ValidatorProposal", quorum: int) -> "JsonO
     }
 
 
-def _decode_events(receipt: "JsonObject") -> list[object]:
-    from chain.contracts.events import decode_event
-    from node.client.rpc_client import decode_log, get_objects
+def _decode_events(receipt: JsonObject) -> list[object]:
 
     return [decode_event(decode_log(entry)) for entry in get_objects(receipt, "logs")]
 
 
-def _print_status(document: "JsonObject") -> None:
-    from node.client.rpc_client import get_objects
+def _print_status(document: JsonObject) -> None:
 
     rows = [
         (
@@ -275,5 +262,5 @@ def _print_status(document: "JsonObject") -> None:
         print_line("no open proposals")
 
 
-def _strings(value: "Json") -> list[str]:
+def _strings(value: Json) -> list[str]:
     return [str(each) for each in value] if isinstance(value, list) else []

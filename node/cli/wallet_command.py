@@ -2,11 +2,19 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
+from chain.contracts.abi import ContractCall
+from chain.contracts.addresses import TRAINING_TOKEN
+from chain.contracts.faucet import drip
+from chain.contracts.gradient_ledger import credit_of, withdraw_credit
+from chain.contracts.reward_distributor import RewardClaim, claim_many
+from chain.contracts.training_token import balance_of, transfer
+from chain.crypto import get_address
 from chain.hexadecimal import to_hex
+from chain.primitives import Address, PrivateKey, TaskId
 from node.cli.output import (
     JsonOption,
     RpcOption,
@@ -18,12 +26,18 @@ from node.cli.output import (
     print_line,
     print_table,
 )
+from node.client.rpc_client import RpcClient, get_integer
 from pot_common.errors import OperatorError
+from pot_common.keystore import (
+    ask_new_password,
+    create_private_key,
+    get_password,
+    list_keys,
+    read_address,
+    save_key,
+    unlock_key,
+)
 from pot_common.node_url import DEFAULT_RPC_URL
-
-if TYPE_CHECKING:
-    from chain.primitives import Address, PrivateKey
-    from node.client.rpc_client import RpcClient
 
 DEFAULT_WALLET: Final = Path.home() / ".pot" / "wallet"
 """Where `pot wallet new` puts keystores."""
@@ -37,7 +51,7 @@ POT: Final = "POT"
 COIN: Final = "coin"
 """On the command line: the native coin, which pays for gas."""
 
-app = typer.Typer(help="Accounts: keys, balances, transfers, rewards.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 KeyOption = Annotated[Path, typer.Option("--key", help="V3 keystore, or an account of pot wallet.")]
 PasswordOption = Annotated[
@@ -53,10 +67,8 @@ def find_key_file(key: Path) -> Path:
     return named if is_name and not key.is_file() and named.is_file() else key
 
 
-def load_private_key(key: Path, password_file: Path | None) -> "PrivateKey":
+def load_private_key(key: Path, password_file: Path | None) -> PrivateKey:
     """The key of a keystore, with its password from a file or a prompt."""
-    from pot_common.keystore import unlock_key
-
     return unlock_key(find_key_file(key), password_file, setting="--password-file")
 
 
@@ -76,8 +88,6 @@ def new(
 
     It is a Web3 V3 keystore, which every Ethereum wallet reads.
     """
-    from pot_common.keystore import ask_new_password, create_private_key, get_password, save_key
-
     if ACCOUNT_NAME.fullmatch(name) is None:
         raise OperatorError(
             f"{name!r} is no name; give letters, digits, dots, dashes, such as alice"
@@ -98,8 +108,6 @@ def new(
 @app.command("list", epilog="Example:  pot wallet list")
 def list_(wallet: WalletOption = DEFAULT_WALLET, as_json: JsonOption = False) -> None:
     """List the accounts of a wallet directory."""
-    from pot_common.keystore import list_keys
-
     keys = list_keys(wallet)
     accounts = [(to_hex(address), str(path)) for address, path in keys]
     if as_json:
@@ -121,8 +129,6 @@ def balance(
     as_json: JsonOption = False,
 ) -> None:
     """Print the POT and the native coins of an account."""
-    from node.client.rpc_client import RpcClient
-
     address = _parse_account(account)
     client = RpcClient(rpc)
     tokens = _token_balance(client, address)
@@ -145,12 +151,6 @@ def send(
     as_json: JsonOption = False,
 ) -> None:
     """Send POT or native coins."""
-    from chain.contracts.abi import ContractCall
-    from chain.contracts.addresses import TRAINING_TOKEN
-    from chain.contracts.training_token import transfer
-    from chain.crypto import get_address
-    from node.client.rpc_client import RpcClient
-
     receiver, base_units = parse_address(to), parse_amount(amount)
     if asset not in (POT, COIN):
         raise OperatorError(f"--token is {asset!r}; give {POT} or {COIN}")
@@ -183,11 +183,6 @@ def claim(
     as_json: JsonOption = False,
 ) -> None:
     """Claim the rewards of an account."""
-    from chain.contracts.reward_distributor import RewardClaim, claim_many
-    from chain.crypto import get_address
-    from chain.primitives import TaskId
-    from node.client.rpc_client import RpcClient
-
     private_key = load_private_key(key, password_file)
     client = RpcClient(rpc)
     owner = get_address(private_key) if account is None else parse_address(account)
@@ -231,11 +226,6 @@ def credit(
 
     Half the bond of a cheat is shared by the validators that called it one.
     """
-    from chain.contracts.addresses import TRAINING_TOKEN
-    from chain.contracts.gradient_ledger import credit_of, withdraw_credit
-    from chain.crypto import get_address
-    from node.client.rpc_client import RpcClient
-
     private_key = load_private_key(key, password_file)
     client = RpcClient(rpc)
     amount = client.read(credit_of(TRAINING_TOKEN, get_address(private_key)))
@@ -259,10 +249,6 @@ def faucet(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a development network for POT and coins."""
-    from chain.contracts.faucet import drip
-    from chain.crypto import get_address
-    from node.client.rpc_client import RpcClient
-
     client = RpcClient(rpc)
     if not client.node_info().has_faucet:
         raise OperatorError("this network has no faucet: only development networks do; buy or mine")
@@ -277,22 +263,18 @@ def faucet(
     print_line(f"received {format_amount(received)} POT")
 
 
-def _parse_account(text: str) -> "Address":
-    from pot_common.keystore import read_address
+def _parse_account(text: str) -> Address:
 
     path = find_key_file(Path(text))
     return read_address(path) if path.is_file() else parse_address(text)
 
 
-def _token_balance(client: "RpcClient", account: "Address") -> int:
-    from chain.contracts.addresses import TRAINING_TOKEN
-    from chain.contracts.training_token import balance_of
+def _token_balance(client: RpcClient, account: Address) -> int:
 
     return client.read(balance_of(TRAINING_TOKEN, account))
 
 
-def _list_task_ids(client: "RpcClient") -> list[int]:
-    from node.client.rpc_client import get_integer
+def _list_task_ids(client: RpcClient) -> list[int]:
 
     page, offset = 100, 0
     ids: list[int] = []

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from chain.crypto import content_id
 from chain.errors import InvalidSpec
 from chain.hexadecimal import from_plain_hex
-from chain.primitives import TOKEN_UNIT, Address, Hash32
+from chain.primitives import TOKEN_UNIT, Address
 from chain.training.architectures import (
     Cnn,
     Mlp,
@@ -55,6 +55,7 @@ from chain.training.task_spec import (
     Verification,
 )
 from chain.training.task_spec_codec import MAX_SHARD_BYTES, decode_task_spec, encode_task_spec
+from node.client.task_bundle import TaskBundle
 from pot_common.errors import OperatorError
 
 Toml: TypeAlias = "dict[str, Toml] | list[Toml] | str | int | Decimal | bool"
@@ -84,19 +85,6 @@ NPZ_DATE: Final = (1980, 1, 1, 0, 0, 0)
 
 DRAW_BITS: Final = 24
 """The random bits of a drawn weight: as many as float32 holds."""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskBundle:
-    """A task's specification and the blobs that it names.
-
-    Attributes:
-        spec: The task.
-        blobs: The initial weights and the data shards, by content id.
-    """
-
-    spec: TaskSpec
-    blobs: Mapping[Hash32, bytes]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

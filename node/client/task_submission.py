@@ -29,7 +29,7 @@ from node.client.rpc_client import (
     get_text,
     get_value,
 )
-from node.client.task_file import TaskBundle
+from node.client.task_bundle import TaskBundle
 from pot_common.errors import OperatorError
 from pot_common.rpc_client import ContentUnavailableError
 from pot_common.rpc_replies import read_bytes

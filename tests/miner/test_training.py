@@ -30,7 +30,8 @@ from miner.gradient import clip, compute_gradient
 from miner.measurement import measure
 from miner.model import load_parameters
 from miner.trainer import Trainer, open_task
-from node.client.task_file import TaskBundle, load_task_toml
+from node.client.task_bundle import TaskBundle
+from node.client.task_file import load_task_toml
 
 DIGITS = Path("examples/digits.toml")
 TOKEN = Address(b"\x44" * 20)

@@ -1,6 +1,8 @@
 """genesis, init and config: what an operator does before a node runs."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 import typer
 
 from chain.genesis import parse_genesis
-from node.cli.main import app
+from node.cli.main import COMMANDS, build_app
 from node.config import load_config
 from pot_common.keystore import load_key, read_address
 from tests.worlds.command_line import Pot
@@ -203,5 +205,25 @@ def test_every_command_shows_an_example(pot: Pot) -> None:
         for name, child in children.items():
             yield from list_commands(child, (*path, name))
 
-    for command in list_commands(typer.main.get_command(app), ()):
+    for command in list_commands(typer.main.get_command(build_app(COMMANDS)), ()):
         assert f"Example:  pot {' '.join(command)}" in pot(*command, "--help"), command
+
+
+def test_list_of_commands_says_what_each_says_of_itself() -> None:
+    listed, loaded = (typer.main.get_group(build_app(names)) for names in ((), COMMANDS))
+    assert set(listed.commands) == set(loaded.commands) == set(COMMANDS)
+    assert {name: command.get_short_help_str() for name, command in listed.commands.items()} == {
+        name: command.get_short_help_str() for name, command in loaded.commands.items()
+    }
+
+
+def test_help_imports_no_command() -> None:
+    program = (
+        "import sys; from node.cli.main import main; sys.argv = ['pot', '--help']\n"
+        "try: main()\n"
+        "finally: print(sorted(name for name in sys.modules if name.endswith('_command')))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.splitlines()[-1] == "[]"

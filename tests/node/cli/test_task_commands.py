@@ -13,7 +13,8 @@ from chain.crypto import content_id
 from chain.training.model_file import encode_model_file
 from chain.training.task_spec_codec import compute_terms, encode_task_spec
 from chain.types.transaction import Transaction, decode_transaction
-from node.client.task_file import TaskBundle, load_task_toml
+from node.client.task_bundle import TaskBundle
+from node.client.task_file import load_task_toml
 from node.client.task_submission import compute_full_budget
 from tests.worlds.command_line import Answers, Pot, serve
 

@@ -12,10 +12,9 @@ import typer
 from chain.contracts.abi import ContractCall
 from chain.contracts.gradient_ledger import get_miner, withdraw_bond
 from chain.contracts.gradient_ledger import leave as leave_task
-from chain.crypto import get_address
 from chain.primitives import TaskId
+from node.cli.account import KeyOption, PasswordOption, find_key_file, unlock_account
 from node.cli.output import JsonOption, RpcOption, format_amount, print_json, print_line
-from node.cli.wallet_command import KeyOption, PasswordOption, find_key_file, load_private_key
 from node.client.rpc_client import RpcClient, get_text
 from pot_common.miner_options import EXAMPLE, MinerOptions, build_command
 from pot_common.node_url import DEFAULT_RPC_URL
@@ -77,10 +76,10 @@ def _send_to_ledger(
 ) -> None:
 
     client = RpcClient(rpc)
-    private_key = load_private_key(key, password_file)
-    registration = get_miner(TaskId(task), get_address(private_key))
+    account = unlock_account(client, key, password_file)
+    registration = get_miner(TaskId(task), account.address)
     before = client.read(registration).bond
-    receipt = client.transact(private_key, make_call(TaskId(task)))
+    receipt = account.send_call(make_call(TaskId(task)))
     bond = client.read(registration).bond
     transaction = get_text(receipt, "transactionHash")
     if as_json:

@@ -14,6 +14,7 @@ from chain.contracts.task_registry import cancel_task, refund_task, resume_task
 from chain.hexadecimal import to_hex
 from chain.json_types import JsonObject
 from chain.primitives import TaskId
+from node.cli.account import KeyOption, PasswordOption, unlock_account
 from node.cli.output import (
     JsonOption,
     RpcOption,
@@ -27,7 +28,6 @@ from node.cli.output import (
     print_table,
 )
 from node.cli.progress import progress_bar
-from node.cli.wallet_command import KeyOption, PasswordOption, load_private_key
 from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
 from node.client.task_submission import (
     compute_round_budget,
@@ -82,9 +82,9 @@ def submit(
         raise OperatorError(
             f"--budget {budget} pays for no round: one costs up to {format_amount(least)} POT"
         )
-    private_key = load_private_key(key, password_file)
     clients = [RpcClient(url) for url in rpc or [DEFAULT_RPC_URL]]
-    submission = submit_task(clients[0], private_key, bundle, amount)
+    account = unlock_account(clients[0], key, password_file)
+    submission = submit_task(clients[0], account.private_key, bundle, amount)
     total = sum(len(blob) for blob in bundle.blobs.values()) * len(clients)
     with progress_bar("uploading weights and data", total) as progress:
         for client in clients:
@@ -315,7 +315,8 @@ def fund(
         raise OperatorError("--amount is 0; give what is to be added")
     client = RpcClient(rpc)
     _get_task(client, task)
-    receipt = fund_task(client, load_private_key(key, password_file), TaskId(task), base_units)
+    account = unlock_account(client, key, password_file)
+    receipt = fund_task(client, account.private_key, TaskId(task), base_units)
     _print_done(client, task, receipt, as_json, f"added {format_amount(base_units)} POT")
 
 
@@ -376,8 +377,7 @@ def _send_to_registry(
 
     client = RpcClient(rpc)
     _get_task(client, task)
-    private_key = load_private_key(key, password_file)
-    receipt = client.transact(private_key, make_call(TaskId(task)))
+    receipt = unlock_account(client, key, password_file).send_call(make_call(TaskId(task)))
     _print_done(client, task, receipt, as_json, done)
 
 

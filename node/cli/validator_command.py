@@ -18,9 +18,9 @@ from chain.contracts.validator_set import (
     proposal_count,
     vote_on_proposal,
 )
-from chain.crypto import get_address
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
+from node.cli.account import Account, KeyOption, PasswordOption, unlock_account
 from node.cli.output import (
     JsonOption,
     RpcOption,
@@ -30,7 +30,6 @@ from node.cli.output import (
     print_line,
     print_table,
 )
-from node.cli.wallet_command import KeyOption, PasswordOption, load_private_key
 from node.client.rpc_client import RpcClient, decode_log, get_objects
 from pot_common.errors import OperatorError
 from pot_common.node_url import DEFAULT_RPC_URL
@@ -118,15 +117,15 @@ def propose(
     proposed by a member's operator.
     """
     address = parse_address(validator)
-    private_key = load_private_key(key, password_file)
     client = RpcClient(rpc)
+    account = unlock_account(client, key, password_file)
     if change is Change.REMOVE:
         call = validator_set.propose_removal(address)
     else:
         stake = client.read(validator_set.required_stake())
-        client.transact(private_key, approve(TRAINING_TOKEN, VALIDATOR_SET, stake))
+        account.send_call(approve(TRAINING_TOKEN, VALIDATOR_SET, stake))
         call = validator_set.propose_join(address)
-    receipt = client.transact(private_key, call)
+    receipt = account.send_call(call)
     events = _decode_events(receipt)
     made = [event for event in events if isinstance(event, validator_set.ProposalMade)]
     if not made:
@@ -148,14 +147,8 @@ def vote(
     as_json: JsonOption = False,
 ) -> None:
     """Vote for a proposal with a member's operator account."""
-    _send(
-        vote_on_proposal(proposal),
-        key,
-        password_file,
-        rpc,
-        as_json,
-        f"voted for proposal {proposal}",
-    )
+    account = unlock_account(RpcClient(rpc), key, password_file)
+    _send(vote_on_proposal(proposal), account, as_json, f"voted for proposal {proposal}")
 
 
 @app.command(epilog="Example:  pot validator leave --key operator.json")
@@ -169,7 +162,8 @@ def leave(
 
     Keep the node running until `pot validator status` shows that the change is in force.
     """
-    _send(leave_set(), key, password_file, rpc, as_json, "the validator is leaving")
+    account = unlock_account(RpcClient(rpc), key, password_file)
+    _send(leave_set(), account, as_json, "the validator is leaving")
 
 
 @app.command(epilog="Example:  pot validator withdraw --key operator.json")
@@ -180,25 +174,16 @@ def withdraw(
     as_json: JsonOption = False,
 ) -> None:
     """Take the stake back: of a join that is still a proposal, or of a validator that has left."""
-    account = get_address(load_private_key(key, password_file))
-    candidacy = RpcClient(rpc).read(validator_set.candidacy_of(account))
+    account = unlock_account(RpcClient(rpc), key, password_file)
+    candidacy = account.client.read(validator_set.candidacy_of(account.address))
     call = (
         validator_set.withdraw_proposal(candidacy) if candidacy else validator_set.withdraw_stake()
     )
-    _send(call, key, password_file, rpc, as_json, "the stake is back")
+    _send(call, account, as_json, "the stake is back")
 
 
-def _send(
-    call: ContractCall,
-    key: KeyOption,
-    password_file: PasswordOption,
-    rpc: str,
-    as_json: bool,
-    done: str,
-) -> None:
-
-    private_key = load_private_key(key, password_file)
-    receipt = RpcClient(rpc).transact(private_key, call)
+def _send(call: ContractCall, account: Account, as_json: bool, done: str) -> None:
+    receipt = account.send_call(call)
     scheduled = [event for event in _decode_events(receipt) if isinstance(event, SetScheduled)]
     activation = scheduled[0].activation_block if scheduled else None
     if as_json:

@@ -1,6 +1,5 @@
 """`pot wallet`: accounts, balances, rewards."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -12,9 +11,16 @@ from chain.contracts.faucet import drip
 from chain.contracts.gradient_ledger import credit_of, withdraw_credit
 from chain.contracts.reward_distributor import RewardClaim, claim_many
 from chain.contracts.training_token import balance_of, transfer
-from chain.crypto import get_address
 from chain.hexadecimal import to_hex
-from chain.primitives import Address, PrivateKey, TaskId
+from chain.primitives import Address, TaskId
+from node.cli.account import (
+    ACCOUNT_NAME,
+    DEFAULT_WALLET,
+    KeyOption,
+    PasswordOption,
+    find_key_file,
+    unlock_account,
+)
 from node.cli.output import (
     JsonOption,
     RpcOption,
@@ -35,15 +41,8 @@ from pot_common.keystore import (
     list_keys,
     read_address,
     save_key,
-    unlock_key,
 )
 from pot_common.node_url import DEFAULT_RPC_URL
-
-DEFAULT_WALLET: Final = Path.home() / ".pot" / "wallet"
-"""Where `pot wallet new` puts keystores."""
-
-ACCOUNT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-"""What an account may be called: a file name that leaves the wallet directory nowhere."""
 
 POT: Final = "POT"
 """On the command line: the reward token."""
@@ -53,23 +52,7 @@ COIN: Final = "coin"
 
 app = typer.Typer(no_args_is_help=True)
 
-KeyOption = Annotated[Path, typer.Option("--key", help="V3 keystore, or an account of pot wallet.")]
-PasswordOption = Annotated[
-    Path | None, typer.Option("--password-file", help="Asked for if not given.")
-]
 WalletOption = Annotated[Path, typer.Option("--wallet", help="Directory of keystores.")]
-
-
-def find_key_file(key: Path) -> Path:
-    """The keystore that is meant: a path, or the name of an account of `pot wallet new`."""
-    named = DEFAULT_WALLET / f"{key}.json"
-    is_name = ACCOUNT_NAME.fullmatch(str(key)) is not None
-    return named if is_name and not key.is_file() and named.is_file() else key
-
-
-def load_private_key(key: Path, password_file: Path | None) -> PrivateKey:
-    """The key of a keystore, with its password from a file or a prompt."""
-    return unlock_key(find_key_file(key), password_file, setting="--password-file")
 
 
 @app.command(epilog="Example:  pot wallet new alice")
@@ -154,17 +137,16 @@ def send(
     receiver, base_units = parse_address(to), parse_amount(amount)
     if asset not in (POT, COIN):
         raise OperatorError(f"--token is {asset!r}; give {POT} or {COIN}")
-    private_key = load_private_key(key, password_file)
     client = RpcClient(rpc)
-    sender = get_address(private_key)
+    account = unlock_account(client, key, password_file)
+    sender = account.address
     held = client.balance(sender) if asset == COIN else _token_balance(client, sender)
     if held < base_units:
         raise OperatorError(f"{to_hex(sender)} has {format_amount(held)} {asset}, and no more")
     if asset == COIN:
-        receipt = client.transact(private_key, ContractCall(receiver, b""), value=base_units)
+        receipt = account.send_call(ContractCall(receiver, b""), value=base_units)
     else:
-        call = transfer(TRAINING_TOKEN, receiver, base_units)
-        receipt = client.transact(private_key, call)
+        receipt = account.send_call(transfer(TRAINING_TOKEN, receiver, base_units))
     if as_json:
         print_json(receipt)
         return
@@ -183,9 +165,9 @@ def claim(
     as_json: JsonOption = False,
 ) -> None:
     """Claim the rewards of an account."""
-    private_key = load_private_key(key, password_file)
     client = RpcClient(rpc)
-    owner = get_address(private_key) if account is None else parse_address(account)
+    sender = unlock_account(client, key, password_file)
+    owner = sender.address if account is None else parse_address(account)
     claims: list[RewardClaim] = []
     claimable = 0
     for task_id in _list_task_ids(client) if task is None else [task]:
@@ -205,7 +187,7 @@ def claim(
         )
     transaction = None
     if claims:
-        transaction = client.transact(private_key, claim_many(claims))["transactionHash"]
+        transaction = sender.send_call(claim_many(claims))["transactionHash"]
     if as_json:
         tasks = [claim.task_id for claim in claims]
         print_json({"claimed": str(claimable), "tasks": tasks, "transactionHash": transaction})
@@ -226,13 +208,12 @@ def credit(
 
     Half the bond of a cheat is shared by the validators that called it one.
     """
-    private_key = load_private_key(key, password_file)
     client = RpcClient(rpc)
-    amount = client.read(credit_of(TRAINING_TOKEN, get_address(private_key)))
+    account = unlock_account(client, key, password_file)
+    amount = client.read(credit_of(TRAINING_TOKEN, account.address))
     transaction = None
     if amount:
-        call = withdraw_credit(TRAINING_TOKEN)
-        transaction = client.transact(private_key, call)["transactionHash"]
+        transaction = account.send_call(withdraw_credit(TRAINING_TOKEN))["transactionHash"]
     if as_json:
         print_json({"received": str(amount), "transactionHash": transaction})
     elif transaction is None:
@@ -252,11 +233,10 @@ def faucet(
     client = RpcClient(rpc)
     if not client.node_info().has_faucet:
         raise OperatorError("this network has no faucet: only development networks do; buy or mine")
-    private_key = load_private_key(key, password_file)
-    address = get_address(private_key)
-    before = _token_balance(client, address)
-    receipt = client.transact(private_key, drip(address))
-    received = _token_balance(client, address) - before
+    account = unlock_account(client, key, password_file)
+    before = _token_balance(client, account.address)
+    receipt = account.send_call(drip(account.address))
+    received = _token_balance(client, account.address) - before
     if as_json:
         print_json({"received": str(received), "transactionHash": receipt["transactionHash"]})
         return

@@ -40,7 +40,7 @@ def test_miner_is_a_process_with_the_options_given(pot: Pot, started: list[list[
 def test_account_of_the_wallet_is_named_by_its_name(
     pot: Pot, started: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.cli.wallet_command.DEFAULT_WALLET", tmp_path)
+    monkeypatch.setattr("node.cli.account.DEFAULT_WALLET", tmp_path)
     (tmp_path / "miner-1.json").write_text("{}")
     with pytest.raises(Replaced):
         pot("miner", "run", "--key", "miner-1")

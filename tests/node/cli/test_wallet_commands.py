@@ -93,7 +93,7 @@ def test_balance_is_of_an_account_or_of_a_keystore(
 def test_account_is_called_by_its_name(
     pot: Pot, tmp_path: Path, account: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.cli.wallet_command.DEFAULT_WALLET", tmp_path / "wallet")
+    monkeypatch.setattr("node.cli.account.DEFAULT_WALLET", tmp_path / "wallet")
     chain = FakeChain()
     with serve(chain.answers()) as url:
         assert pot("wallet", "balance", "alice", "--rpc", url).startswith("1 POT")

@@ -1,0 +1,71 @@
+"""The account that signs what a command sends."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from chain.contracts.abi import ContractCall
+from chain.crypto import get_address
+from chain.json_types import JsonObject
+from chain.primitives import Address, PrivateKey
+from node.client.rpc_client import RpcClient
+from pot_common.keystore import unlock_key
+
+DEFAULT_WALLET: Final = Path.home() / ".pot" / "wallet"
+"""Where `pot wallet new` puts keystores."""
+
+ACCOUNT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+"""What an account may be called: a file name that leads out of no directory."""
+
+KeyOption = Annotated[Path, typer.Option("--key", help="V3 keystore, or an account of pot wallet.")]
+"""The key that signs."""
+
+PasswordOption = Annotated[
+    Path | None, typer.Option("--password-file", help="Asked for if not given.")
+]
+"""The file with the key's password; None to ask for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An unlocked key, and the node that its transactions go to."""
+
+    client: RpcClient
+    private_key: PrivateKey
+
+    @property
+    def address(self) -> Address:
+        """The account's address."""
+        return get_address(self.private_key)
+
+    def send_call(self, call: ContractCall, *, value: int = 0) -> JsonObject:
+        """Send a call of a contract and wait until it is in a block; its receipt.
+
+        Args:
+            call: The contract and what to call it with.
+            value: Wei to send along.
+
+        Raises:
+            ClientError: The node refused the transaction, or it failed.
+        """
+        return self.client.transact(self.private_key, call, value=value)
+
+
+def find_key_file(key: Path) -> Path:
+    """The keystore that is meant: a path, or the name of an account of `pot wallet new`."""
+    named = DEFAULT_WALLET / f"{key}.json"
+    is_name = ACCOUNT_NAME.fullmatch(str(key)) is not None
+    return named if is_name and not key.is_file() and named.is_file() else key
+
+
+def unlock_account(client: RpcClient, key: Path, password_file: Path | None) -> Account:
+    """The account of a keystore, with its password from a file or a prompt.
+
+    Raises:
+        OperatorError: The keystore cannot be read, or the password is wrong.
+    """
+    private_key = unlock_key(find_key_file(key), password_file, setting="--password-file")
+    return Account(client, private_key)

@@ -1,6 +1,5 @@
 """Executes blocks in the one execution thread, each block once (docs/adr/0005)."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from threading import Event, Lock
@@ -9,6 +8,7 @@ from typing import Final
 
 import structlog
 import trio
+from cachetools import FIFOCache, LRUCache
 
 from chain.builder import BuiltBlock, build_block
 from chain.consensus.certificates import Recover, verify_commit_certificate
@@ -46,7 +46,7 @@ class SignatureCache:
 
     def __init__(self, recover_signature: Recover = recover) -> None:
         self._recover = recover_signature
-        self._known: OrderedDict[tuple[Hash32, bytes], Address | None] = OrderedDict()
+        self._known: LRUCache[tuple[Hash32, bytes], Address | None] = LRUCache(SIGNATURE_CACHE_SIZE)
         self._lock = Lock()
         """Block sync verifies signatures in other threads."""
 
@@ -55,13 +55,10 @@ class SignatureCache:
         key = (digest, signature)
         with self._lock:
             if key in self._known:
-                self._known.move_to_end(key)
                 return self._known[key]
         account = self._recover(digest, signature)
         with self._lock:
             self._known[key] = account
-            if len(self._known) > SIGNATURE_CACHE_SIZE:
-                self._known.popitem(last=False)
         return account
 
 
@@ -134,7 +131,7 @@ class Executor:
         self._clock = clock
         self._build_seconds = build_seconds
         self._thread = trio.CapacityLimiter(1)
-        self._results: OrderedDict[Hash32, BlockResult | Refusal] = OrderedDict()
+        self._results: FIFOCache[Hash32, BlockResult | Refusal] = FIFOCache(KEPT_RESULTS)
 
     def validate_body(self, block: Block) -> None:
         """Check that a block's body is the one that its header commits to; see `validate_body`."""
@@ -247,8 +244,6 @@ class Executor:
 
     def _keep(self, digest: Hash32, result: BlockResult | Refusal) -> None:
         self._results[digest] = result
-        if len(self._results) > KEPT_RESULTS:
-            self._results.popitem(last=False)
 
     def forget(self) -> None:
         """Drop all cached results, after the head has moved."""

@@ -2,7 +2,6 @@
 
 import json
 from array import array
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Final
 
 import structlog
 import trio
+from cachetools import FIFOCache
 
 from chain.errors import RejectionReason
 from chain.hexadecimal import to_hex
@@ -63,14 +63,12 @@ class Gradients:
         self._verifier = verifier
         self._peers = peers
         self._directory = directory
-        self._hints: OrderedDict[tuple[AttemptId, Address], Reveal] = OrderedDict()
-        self._announced: OrderedDict[Hash32, None] = OrderedDict()
+        self._hints: FIFOCache[tuple[AttemptId, Address], Reveal] = FIFOCache(HINT_LIMIT)
+        self._announced: FIFOCache[Hash32, None] = FIFOCache(ANNOUNCED_LIMIT)
 
     def remember(self, reveal: Reveal) -> None:
         """Remember a reveal that a peer announced until its commitment is checked."""
         self._hints[reveal.attempt_id, reveal.miner] = reveal
-        if len(self._hints) > HINT_LIMIT:
-            self._hints.popitem(last=False)
 
     async def check(self, task: ServedTask, attempt: Attempt, index: int) -> None:
         """Judge the gradient of one commitment.
@@ -203,8 +201,6 @@ class Gradients:
         if reveal.gradient_root in self._announced:
             return
         self._announced[reveal.gradient_root] = None
-        if len(self._announced) > ANNOUNCED_LIMIT:
-            self._announced.popitem(last=False)
         await self._peers.announce_reveal(reveal)
 
     # Re-execution.

@@ -1,10 +1,10 @@
 """Running jobs: once at a time, and again after a while (docs/spec/training.md, section 10)."""
 
-from collections import OrderedDict
 from typing import Final
 
 import structlog
 import trio
+from cachetools import FIFOCache
 
 from chain.errors import RejectedInputError
 from chain.training.attempt import AttemptId
@@ -28,7 +28,7 @@ class Jobs:
 
     def __init__(self) -> None:
         self._running: set[JobKey] = set()
-        self._retry_at: OrderedDict[JobKey, float] = OrderedDict()
+        self._retry_at: FIFOCache[JobKey, float] = FIFOCache(REMEMBERED_LIMIT)
         self._changed = trio.Event()
 
     def wake(self) -> None:
@@ -58,9 +58,6 @@ class Jobs:
     def put_off(self, key: JobKey, seconds: float) -> None:
         """Hold the job back for so long; a longer wait that was set before remains."""
         self._retry_at[key] = max(trio.current_time() + seconds, self._retry_at.get(key, 0))
-        self._retry_at.move_to_end(key)
-        if len(self._retry_at) > REMEMBERED_LIMIT:
-            self._retry_at.popitem(last=False)
 
     def start(self, nursery: trio.Nursery, job: Job) -> None:
         """Run the job, unless it runs already or is held back."""

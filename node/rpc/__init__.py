@@ -1,1 +1,1 @@
-"""JSON-RPC and blobs over HTTP, in a process of its own (docs/spec/rpc.md)."""
+"""How are JSON-RPC and blobs served over HTTP, in processes of their own (docs/spec/rpc.md)?"""

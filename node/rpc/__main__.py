@@ -16,7 +16,7 @@ from pot_common.logs import configure_logs
 
 
 def build_options(config: NodeConfig) -> RpcOptions:
-    """What of the node's configuration concerns the RPC process."""
+    """The options of the RPC process, from the node's configuration."""
     return RpcOptions(
         database=config.database_dir,
         blobs=config.blob_dir,
@@ -33,7 +33,7 @@ def build_options(config: NodeConfig) -> RpcOptions:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until a signal or the parent's end; the exit status."""
+    """Serve until a signal or the parent's end, and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m node.rpc",
         description="JSON-RPC and blobs of a node's data directory",
@@ -41,11 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config", type=Path, help="the node's TOML file")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, as rpc.port=0"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting, such as rpc.port=0",
     )
-    parser.add_argument("--parent-pid", type=int, help="end when this process is not the parent")
+    parser.add_argument("--parent-pid", type=int, help="end when the process with this id ends")
     parser.add_argument(
-        "--place", type=int, help="count for the node in the files of this RPC process, from 0 on"
+        "--place", type=int, help="index of this RPC process, from 0, for its metrics files"
     )
     given = parser.parse_args(arguments)
     flags = dict(setting.partition("=")[::2] for setting in given.set)

@@ -1,4 +1,4 @@
-"""Blobs over HTTP (docs/spec/rpc.md, section 6)."""
+"""Serves blobs over HTTP (docs/spec/rpc.md, section 6)."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from node.rpc.uploads import Uploads
 from node.storage.blobs import BlobDamagedError, BlobStore
 
 CONCURRENT_TRANSFERS: Final = 64
-"""Blobs on their way at a time; each holds one chunk in memory."""
+"""Limit of blobs that are sent at the same time; each holds one chunk in memory."""
 
 _BLOB_PATH = re.compile(r"/v1/blobs/(?:0x)?([0-9a-f]{64})(/chunks)?\Z")
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})\Z")
@@ -28,10 +28,11 @@ class BlobReads:
         self._transfers = 0
 
     async def answer(self, request: Request, content_id: Hash32, *, chunks: bool) -> Response:
-        """The blob, a range of it, or the hashes of its chunks.
+        """The response with a blob, a range of it, or the hashes of its chunks.
 
         Raises:
-            HttpError: 404: it is not here; 416: it has no such range; 503: too many transfers.
+            HttpError: 404: This node does not hold the blob. 416: The blob has no such range. 503:
+                Too many blobs are being sent.
         """
         if chunks:
             return await self._answer_chunks(content_id)
@@ -43,7 +44,7 @@ class BlobReads:
             size = os.fstat(file.fileno()).st_size
             selected = _parse_range(request.headers.get("range"), size)
             if self._transfers >= CONCURRENT_TRANSFERS:
-                raise HttpError(503, "busy", "too many transfers at a time: try again later")
+                raise HttpError(503, "busy", "too many transfers at the same time: try again later")
         except BaseException:
             file.close()
             raise
@@ -86,7 +87,7 @@ class BlobReads:
             while length:
                 part = await asyncio.to_thread(file.read, min(length, CHUNK_BYTES))
                 if not part:
-                    return  # the disk lost it; the client sees too few bytes
+                    return  # the file was truncated; the client notices the missing bytes
                 length -= len(part)
                 yield part
         finally:
@@ -95,39 +96,39 @@ class BlobReads:
 
 
 class BlobService:
-    """Everything below /v1."""
+    """Answers all requests below /v1."""
 
     def __init__(self, reads: BlobReads, uploads: Uploads) -> None:
         self._reads = reads
         self._uploads = uploads
 
     async def __call__(self, request: Request) -> Response:
-        """The answer to `request`.
+        """The response to `request`.
 
         Raises:
-            HttpError: what is wrong with it.
+            HttpError: The request is refused.
         """
         if (request.method, request.path) == ("POST", "/v1/reveals"):
             return await self._uploads.post_reveal(request)
         match = _BLOB_PATH.match(request.path)
         if match is None:
-            raise HttpError(404, "not_found", f"nothing at {request.path[:200]}")
+            raise HttpError(404, "not_found", f"there is no resource {request.path[:200]}")
         content_id, chunks = Hash32(bytes.fromhex(match[1])), match[2] is not None
         if request.method in ("GET", "HEAD"):
             return await self._reads.answer(request, content_id, chunks=chunks)
         if request.method == "PUT" and not chunks:
             return await self._uploads.put_blob(request, content_id)
-        raise HttpError(405, "method_not_allowed", "blobs are read with GET or HEAD, sent with PUT")
+        raise HttpError(405, "method_not_allowed", "use GET or HEAD to read a blob, PUT to send it")
 
 
 def _not_here(content_id: Hash32) -> HttpError:
-    return HttpError(404, "not_found", f"blob {to_hex(content_id)} is not here")
+    return HttpError(404, "not_found", f"this node does not hold {to_hex(content_id)}")
 
 
 def _parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """The first and the last byte of one range; None asks for everything.
+    """The first and the last byte of the requested range; None if the whole blob is requested.
 
-    What is not one range of bytes is ignored, as HTTP wants it.
+    As HTTP demands, a header that does not hold exactly one range of bytes is ignored.
     """
     match = None if header is None else _RANGE.match(header.strip())
     if match is None or match[1] == match[2] == "":

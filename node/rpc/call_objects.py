@@ -1,4 +1,4 @@
-"""A client's JSON to the values of a call (docs/spec/rpc.md, section 2)."""
+"""Parses the JSON of a call and of state overrides (docs/spec/rpc.md, section 2)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,29 +22,29 @@ from node.rpc.parameters import (
 )
 
 MAX_ACCESS_LIST_ENTRIES: Final = 4_000
-"""More addresses, or keys of one, than a transaction of 128 KiB can name."""
+"""Limit of addresses, and of keys of one address: more than a transaction of 128 KiB can hold."""
 
 MAX_OVERRIDES: Final = 1_000
-"""Accounts, and slots of one account, in a state override."""
+"""Limit of accounts in a state override, and of slots of one account."""
 
 MAX_AUTHORIZATIONS: Final = 1_000
-"""More than a transaction of 128 KiB can hold."""
+"""Limit of authorizations. At 25,000 gas each, more than a transaction of 2**24 gas can pay for."""
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
 class FeeOffer:
-    """What the caller would pay, wei a unit of gas; None was left out."""
+    """The fees that a caller offers, in wei for a unit of gas; None if the caller left one out."""
 
     max_fee_per_gas: int | None
     max_priority_fee_per_gas: int | None
 
     def compute_gas_price(self, base_fee_per_gas: int) -> int:
-        """What a block with that base fee takes; 0 if nothing is offered, which is free.
+        """The gas price that a block takes; 0 if no fee is offered, so that the call is free.
 
         Raises:
-            RpcError: -32000: it is less than the base fee.
+            RpcError: -32000: The price is below the base fee.
         """
         if not self.max_fee_per_gas and not self.max_priority_fee_per_gas:
             return 0
@@ -64,8 +64,8 @@ def parse_call(value: Json, base_fee_per_gas: int) -> CallRequest:
     """The call that a transaction object describes.
 
     Raises:
-        RpcError: -32602, also where `input` and `data` differ or two kinds of fees are given;
-            -32000: the fee is below the base fee; -32005: too much of something.
+        RpcError: -32602: A field is invalid, `input` and `data` differ, or there are two kinds of
+            fees. -32000: The fee is below the base fee. -32005: A list or the data is too long.
     """
     call = parse_object(value)
 
@@ -134,10 +134,10 @@ def _parse_authorizations(value: Json) -> tuple[Authorization, ...]:
 
 
 def parse_overrides(value: Json) -> Mapping[Address, AccountOverride]:
-    """Accounts by address, as geth's state override set spells them.
+    """The overridden accounts by address, from the JSON of geth's state override set.
 
     Raises:
-        RpcError: -32602 or -32005.
+        RpcError: -32602: A field is invalid. -32005: There are too many accounts or slots.
     """
     overrides = parse_object(value)
     if len(overrides) > MAX_OVERRIDES:

@@ -1,8 +1,9 @@
-"""A worker process that executes calls: frames in, frames out (docs/spec/rpc.md, section 5).
+"""A worker process that executes calls (docs/spec/rpc.md, section 5).
 
     python -m node.rpc.call_worker DATABASE_DIRECTORY GAS_LIMIT
 
-It ends with its stdin, and by its alarm if a call outlasts its time in native code.
+It reads requests from stdin and writes answers to stdout, one frame each. It ends when its stdin
+closes, and by an alarm signal if a call exceeds its time limit inside native code.
 """
 
 import signal
@@ -36,13 +37,14 @@ from node.storage.database import Database, open_database
 from pot_common.framing import NODE_FRAMES
 
 ALARM_GRACE_SECONDS: Final = 1.0
-"""The engine looks at the clock between opcodes; only a long precompile passes this."""
+"""Time between a call's limit and the alarm. The engine checks the limit between opcodes, so only a
+long precompile lets the alarm fire."""
 
 ERROR_SELECTOR: Final = bytes.fromhex("08c379a0")
-"""Solidity's Error(string): what `require(condition, "reason")` reverts with."""
+"""The selector of Solidity's Error(string), with which `require(condition, "reason")` reverts."""
 
 PANIC_SELECTOR: Final = bytes.fromhex("4e487b71")
-"""Solidity's Panic(uint256): what a failed `assert` or checked arithmetic reverts with."""
+"""The selector of Solidity's Panic(uint256), with which a failed `assert` and arithmetic revert."""
 
 PANIC_TEXTS: Final[Mapping[int, str]] = {
     0x00: "generic panic",
@@ -56,7 +58,7 @@ PANIC_TEXTS: Final[Mapping[int, str]] = {
     0x41: "out of memory",
     0x51: "uninitialized function",
 }
-"""geth's words for Solidity's panic codes."""
+"""geth's texts for Solidity's panic codes."""
 
 FAILURE_TEXTS: Final[Mapping[str, str]] = {
     "OutOfGas": "out of gas",
@@ -70,11 +72,11 @@ FAILURE_TEXTS: Final[Mapping[str, str]] = {
     "ContractCreationCollision": "contract address collision",
     "OutOfBoundsRead": "return data out of bounds",
 }
-"""geth's words for what py-evm calls its failures."""
+"""geth's texts for failures, by py-evm's names of them."""
 
 
 class CallEngine:
-    """Executes calls on the states of one database."""
+    """Executes calls on the states in one database."""
 
     def __init__(
         self, store: BlockStore, database: Database, genesis: GenesisConfig, gas_limit: int
@@ -85,7 +87,7 @@ class CallEngine:
         self._gas_limit = gas_limit
 
     def answer(self, request: WorkerRequest) -> JsonObject:
-        """`{"result": ...}` or `{"error": ...}`."""
+        """The answer to a request: `{"result": ...}` or `{"error": ...}`."""
         try:
             return {"result": self._execute(request, time.monotonic() + request.seconds)}
         except RpcError as error:
@@ -143,7 +145,7 @@ class CallEngine:
         state = (self._database, header.state_root, environment)
         try:
             if call.to is not None and not call.data:
-                # A transfer to an account without code is known to the last unit.
+                # The gas of a transfer to an account without code is known exactly.
                 transfer = evm.call(*state, _cap_gas(call, GAS_TRANSACTION), overrides, should_stop)
                 if transfer.is_success:
                     return transfer.gas_used
@@ -160,14 +162,14 @@ class CallEngine:
 
 
 def _cap_gas(request: CallRequest, limit: int) -> CallRequest:
-    """The call with no more gas than `limit`."""
+    """The call with a gas limit of at most `limit`."""
     given = limit if request.gas_limit is None else request.gas_limit
     return replace(request, gas_limit=min(given, limit))
 
 
 def _estimate_failure(call: CallRequest, error: InvalidTransaction) -> Exception:
-    # The balance bounds the gas that is tried: with none, the first try has not even the
-    # intrinsic gas, but what is wrong is the balance.
+    # The balance limits the gas of each try. If it does not even pay for the intrinsic gas, the
+    # client is told about the balance, which is the cause.
     if error.reason is RejectionReason.INTRINSIC_GAS and call.gas_price:
         return build_rejection(RejectionReason.INSUFFICIENT_FUNDS.value, "")
     return error
@@ -191,12 +193,12 @@ def _revert_reason(output: bytes) -> str | None:
             code = int(decode(["uint256"], arguments)[0])
             return f"panic: {PANIC_TEXTS.get(code, 'unknown panic code')} ({code:#04x})"
     except (DecodingError, OverflowError, UnicodeDecodeError):
-        return None  # a contract may revert with anything
+        return None  # a contract may revert with any bytes
     return None
 
 
 def run(engine: CallEngine, stdin: BinaryIO, stdout: BinaryIO) -> None:
-    """Answer requests until `stdin` ends."""
+    """Answer requests until `stdin` closes."""
     while (body := NODE_FRAMES.read_body(stdin)) is not None:
         request = decode_request(body)
         signal.setitimer(signal.ITIMER_REAL, request.seconds + ALARM_GRACE_SECONDS)
@@ -207,9 +209,9 @@ def run(engine: CallEngine, stdin: BinaryIO, stdout: BinaryIO) -> None:
 
 
 def main() -> None:
-    """Serve the process that started this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; stdin ends
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default ends the process, even in C
+    """Answer the requests of the process that started this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; stdin closes then
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default ends the process, even in C code
     database = open_database(Path(sys.argv[1]), readonly=True)
     store = BlockStore(database)
     engine = CallEngine(store, database, parse_genesis(store.genesis_config()), int(sys.argv[2]))

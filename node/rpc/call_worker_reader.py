@@ -16,14 +16,14 @@ from node.rpc.chain_view import ChainView
 from node.rpc.errors import header_not_found
 
 T = TypeVar("T")
-"""The type of an answer."""
+"""The type of a view's result."""
 
 CACHED_ATTEMPTS: Final = 256
-"""Attempts whose participants are kept: they never change once the attempt is open."""
+"""Limit of attempts whose participants are cached; they never change once the attempt is open."""
 
 
 class CallWorkerReader:
-    """Asks the system contracts."""
+    """Calls views of the system contracts, in call workers."""
 
     def __init__(self, chain: ChainView, calls: CallExecutor) -> None:
         self._chain = chain
@@ -34,15 +34,15 @@ class CallWorkerReader:
         self._phases = PhaseCache()
 
     async def read(self, view: ContractView[T], header: Header | None = None) -> T:
-        """The answer of a view.
+        """The result of a view.
 
         Args:
-            view: The question.
-            header: The block in whose state it is asked; None for the next block, on top of the
-                head.
+            view: The view with its arguments.
+            header: The block after which the view is called; None if it is called in the next
+                block, on top of the head.
 
         Raises:
-            RpcError: The contract failed, or no worker answered in time.
+            RpcError: The contract fails, or no worker answers in time.
         """
         answer = await self._calls.call(
             header or self._chain.head(),
@@ -53,7 +53,7 @@ class CallWorkerReader:
         return view.decode(answer)
 
     async def phase(self, task_id: TaskId) -> TaskPhase:
-        """The phase as the next block will find it, and when it ends."""
+        """The phase of a task in the next block, and the deadline of that phase."""
         moment = (self._chain.store.head_number(), int(time.time()))
         phase = self._phases.find(task_id, moment)
         if phase is None:
@@ -67,7 +67,7 @@ class CallWorkerReader:
     async def participants(
         self, task_id: TaskId, open_block: BlockNumber
     ) -> tuple[tuple[Address, int], ...]:
-        """Who takes part in the attempt that opened in `open_block`, with declared units."""
+        """The miners of the attempt that opened in `open_block`, with their declared units."""
         key = (task_id, open_block)
         if key not in self._participants:
             header = self._chain.store.header(open_block)

@@ -1,7 +1,7 @@
-"""Calls run in worker processes, so that one of them costs at most its time (docs/spec/rpc.md, 5).
+"""Runs calls in worker processes, so that each has a time limit (docs/spec/rpc.md, section 5).
 
-A worker that is past its time is ended by its own alarm, wherever it is. Workers start when they
-are first needed, and end with the pipe to this process.
+A worker that exceeds the limit is ended by its own alarm signal, even inside native code. Workers
+start when they are first needed, and end when the pipe to this process closes.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ from node.rpc.worker_request import CallMethod, WorkerRequest, encode_request
 from pot_common.framing import LENGTH_BYTES, NODE_FRAMES, FrameError, decode_body
 
 WAITING_LIMIT: Final = 1_000
-"""Calls that wait for a worker; what is past it is refused at once."""
+"""Limit of calls that run or wait for a worker; above it, calls are refused at once."""
 
 OUTPUT_LIMIT_BYTES: Final = 2**22
-"""What a call may return: 30 M gas of memory is less."""
+"""Limit of a call's output. Memory of this size would cost more than 30 million gas."""
 
 _log = structlog.get_logger("node.rpc")
 
 
 class CallExecutor(Protocol):
-    """Executes what is not a transaction."""
+    """Executes calls, which change no state."""
 
     async def call(
         self,
@@ -42,12 +42,12 @@ class CallExecutor(Protocol):
         *,
         is_pending: bool = False,
     ) -> bytes:
-        """What the call returns on the state after the block of `header`.
+        """The output of a call on the state after the block of `header`.
 
-        The opcodes see that block, or the one after it if `is_pending`.
+        The opcodes see that block, or the block after it if `is_pending`.
 
         Raises:
-            RpcError: 3 if it reverted, -32000 if it failed or took too long.
+            RpcError: 3: The call reverts. -32000: The call fails or takes too long.
         """
         ...
 
@@ -59,10 +59,13 @@ class CallExecutor(Protocol):
         *,
         is_pending: bool = False,
     ) -> int:
-        """The least gas limit, to within 1.5 %, with which the call succeeds where `call` would.
+        """A gas limit with which a call succeeds, at most 1/64 above the lowest one.
+
+        The arguments are those of `call`.
 
         Raises:
-            RpcError: 3 if it reverts, -32000 if it fails with all the gas there is.
+            RpcError: 3: The call reverts. -32000: The call fails with the highest gas limit, or
+                takes too long.
         """
         ...
 
@@ -72,10 +75,11 @@ class _Worker:
     process: asyncio.subprocess.Process
 
     async def ask(self, request: WorkerRequest) -> JsonObject:
-        """The worker's answer.
+        """The worker's answer to a request.
 
         Raises:
-            asyncio.IncompleteReadError, OSError: it ended.
+            asyncio.IncompleteReadError, OSError: The worker has ended.
+            FrameError: The worker broke the protocol.
         """
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None
@@ -86,18 +90,18 @@ class _Worker:
         return decode_body(await stdout.readexactly(length))
 
     async def end(self) -> int:
-        """Kill it, if it still runs; its exit status."""
+        """Kill the worker if it still runs, and return its exit status."""
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
         return await self.process.wait()
 
 
 class _WorkerEndedError(Exception):
-    """A worker ended instead of answering."""
+    """A worker ended before it answered."""
 
 
 class CallWorkers:
-    """A bounded pool of workers: the CallExecutor of the service."""
+    """A CallExecutor with a bounded number of worker processes."""
 
     def __init__(self, command: Sequence[str], *, size: int, timeout_seconds: float) -> None:
         self._command = tuple(command)
@@ -107,7 +111,7 @@ class CallWorkers:
         self._waiting = 0
 
     def count(self) -> int:
-        """Calls in a worker or waiting for one."""
+        """The number of calls that run in a worker or wait for one."""
         return self._waiting
 
     async def call(
@@ -118,7 +122,7 @@ class CallWorkers:
         *,
         is_pending: bool = False,
     ) -> bytes:
-        """See CallExecutor."""
+        """The output of a call; see CallExecutor."""
         output = await self._request(
             CallMethod.CALL, header, call, overrides, is_pending=is_pending
         )
@@ -132,7 +136,7 @@ class CallWorkers:
         *,
         is_pending: bool = False,
     ) -> int:
-        """See CallExecutor."""
+        """A gas limit with which a call succeeds; see CallExecutor."""
         return parse_quantity(
             await self._request(
                 CallMethod.ESTIMATE_GAS, header, call, overrides, is_pending=is_pending
@@ -140,11 +144,11 @@ class CallWorkers:
         )
 
     async def warm_up(self) -> None:
-        """Start a worker before somebody waits for it: its imports take a second or two."""
+        """Start a worker before the first call, because its imports take a second or two."""
         self._idle.append(await self._start())
 
     async def close(self) -> None:
-        """End the idle workers; only when no call runs."""
+        """End the idle workers. Call this only when no call runs."""
         workers, self._idle = self._idle, []
         for worker in workers:
             await worker.end()
@@ -174,7 +178,7 @@ class CallWorkers:
             )
         )
         asked.add_done_callback(self._free_place)
-        # Who asked may go away; the worker ends its call, for a new worker costs more than that.
+        # If the client disconnects, the call still runs to its end: a new worker would cost more.
         response = await asyncio.shield(asked)
         error = response.get("error")
         if isinstance(error, dict):
@@ -192,14 +196,14 @@ class CallWorkers:
             try:
                 return await self._ask(self._idle.pop(), request)
             except _WorkerEndedError:
-                continue  # it may have ended while it was idle; a new one decides
+                continue  # it may have ended while it was idle, so try another one
         try:
             return await self._ask(await self._start(), request)
         except _WorkerEndedError as error:
             raise RpcError(ErrorCode.INTERNAL, "the call could not be executed") from error
 
     async def _ask(self, worker: _Worker, request: WorkerRequest) -> JsonObject:
-        """A worker's answer, after which it is idle; it is ended if it gives none."""
+        """The answer of a worker, which is then idle again. Without an answer, it is ended."""
         answered = False
         try:
             response = await worker.ask(request)

@@ -1,6 +1,6 @@
-"""JSON-RPC 2.0: a body to a body (docs/spec/rpc.md, section 1).
+"""JSON-RPC 2.0: from the body of a request to the body of a response (docs/spec/rpc.md, section 1).
 
-Knows nothing of HTTP or of what the methods do.
+This module is independent of HTTP and of the methods.
 """
 
 import math
@@ -17,19 +17,20 @@ from node.rpc.parameters import Parameters
 from pot_common.json_text import dump_json, parse_json
 
 BATCH_LIMIT: Final = 1_000
-"""Requests of one batch; geth's limit, above what ethers (100) and viem (1,000) send."""
+"""Limit of requests in a batch, as in geth; ethers sends at most 100, viem at most 1,000."""
 
 RESPONSE_LIMIT_BYTES: Final = 25_000_000
-"""Of a batch, together; geth's limit. What is past it is answered with an error each."""
+"""Limit of all responses of a batch together, as in geth. Once they exceed it, each remaining
+request gets an error."""
 
 BATCH_LIMIT_SECONDS: Final = 30.0
-"""For a batch; geth's default. What has not begun by then is answered with an error each."""
+"""Time limit of a batch, as in geth. After it, each remaining request gets an error."""
 
 ID_LIMIT_CHARACTERS: Final = 1_000
-"""Of a request's id, which every response repeats."""
+"""Limit of a request's id, because each response repeats it."""
 
 Method = Callable[[Parameters], Awaitable[Json]]
-"""A method; raises RpcError for what the client is to be told."""
+"""A method: from parameters to the result. It raises RpcError for an error that the client gets."""
 
 _log = structlog.get_logger("node.rpc")
 
@@ -42,7 +43,7 @@ class Dispatcher:
         self._metrics = metrics or RpcMetrics()
 
     async def answer(self, body: bytes) -> bytes | None:
-        """The response to `body`, or None if it held only notifications."""
+        """The response to `body`; None if it holds only notifications."""
         try:
             message = parse_json(body)
         except ValueError:
@@ -94,7 +95,7 @@ class Dispatcher:
         except RpcError as error:
             outcome = "refused"
             return _failure(request_id, error)
-        except Exception:  # noqa: BLE001 - ours, whatever it is: it must not end the service
+        except Exception:  # noqa: BLE001 - a bug in one method must not end the service
             outcome = "failed"
             _log.exception("rpc method failed", method=message.get("method"))
             return _failure(request_id, RpcError(ErrorCode.INTERNAL, "internal error"))
@@ -137,7 +138,7 @@ def _is_id(value: Json) -> bool:
     if isinstance(value, str):
         return len(value) <= ID_LIMIT_CHARACTERS
     if isinstance(value, float):
-        return math.isfinite(value)  # 1e400 is JSON, and infinity is not
+        return math.isfinite(value)  # 1e400 is valid JSON, but infinity is not
     return value is None or (isinstance(value, int) and not isinstance(value, bool))
 
 

@@ -1,4 +1,4 @@
-"""What a client is told when its call fails (docs/spec/rpc.md, section 3)."""
+"""The errors of JSON-RPC responses (docs/spec/rpc.md, section 3)."""
 
 from collections.abc import Mapping
 from enum import IntEnum
@@ -9,7 +9,7 @@ from chain.json_types import Json, JsonObject
 
 
 class ErrorCode(IntEnum):
-    """The numbers that clients branch on."""
+    """The number of an error, for programs."""
 
     PARSE = -32700
     INVALID_REQUEST = -32600
@@ -17,18 +17,19 @@ class ErrorCode(IntEnum):
     INVALID_PARAMS = -32602
     INTERNAL = -32603
     INVALID_INPUT = -32000
-    """geth's number for everything that is wrong with a transaction, a call or a block."""
+    """geth's number for an invalid transaction, call or block."""
     UNAVAILABLE = -32002
     """The node process is not reachable."""
     LIMIT_EXCEEDED = -32005
+    """EIP-1474's number for a request beyond a limit."""
     HISTORY_NOT_HELD = 4444
     """EIP-4444's number for blocks that a node does not keep."""
     REVERTED = 3
-    """geth's number for a revert; `data` is what the contract returned."""
+    """geth's number for a revert; `data` holds the revert data of the contract."""
 
 
 class RpcError(Exception):
-    """An answer that is an error."""
+    """A method ends with an error for the client."""
 
     def __init__(self, code: ErrorCode, message: str, data: Json = None) -> None:
         super().__init__(message)
@@ -45,17 +46,17 @@ class RpcError(Exception):
 
 
 def invalid_params(message: str) -> RpcError:
-    """The error for parameters of the wrong shape."""
+    """The error for invalid parameters."""
     return RpcError(ErrorCode.INVALID_PARAMS, message)
 
 
 def header_not_found() -> RpcError:
-    """The error for a block that this chain does not have, where null would be ambiguous."""
+    """The error for the state of an unknown block, for which methods do not return null."""
     return RpcError(ErrorCode.INVALID_INPUT, "header not found")
 
 
 def history_not_held(first_held: int) -> RpcError:
-    """The error for what is below the snapshot that this node began with."""
+    """The error for a block below the state snapshot that this node began with."""
     message = f"history before block {first_held} is not held by this node"
     return RpcError(ErrorCode.HISTORY_NOT_HELD, message)
 
@@ -80,11 +81,11 @@ GETH_TEXTS: Final[Mapping[RejectionReason, str]] = {
     RejectionReason.POOL_FULL: "txpool is full",
     RejectionReason.BANNED: "transaction takes too long to execute",
 }
-"""The texts that ethers, viem and web3 recognize, by our reason."""
+"""geth's texts, which ethers, viem and web3 recognize, by our reason."""
 
 
 def build_rejection(reason: str, detail: str) -> RpcError:
-    """The error for a transaction that was refused, in geth's words, with ours as the detail."""
+    """The error for a refused transaction: geth's text, followed by our detail."""
     known = next((each for each in GETH_TEXTS if each.value == reason), None)
     text = reason if known is None else GETH_TEXTS[known]
     return RpcError(ErrorCode.INVALID_INPUT, f"{text}: {detail}" if detail else text)

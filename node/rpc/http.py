@@ -1,6 +1,6 @@
-"""HTTP as this service needs it: bounded bodies, streams, and who may ask (docs/spec/rpc.md, 4).
+"""HTTP over ASGI: bounded bodies, streams, and access rules (docs/spec/rpc.md, section 4).
 
-The ASGI protocol is spoken here and nowhere else.
+No other module uses the ASGI protocol.
 """
 
 import asyncio
@@ -23,10 +23,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 RECEIVE_TIMEOUT_SECONDS: Final = 30.0
-"""Between two parts of a body; a client that is slower holds a connection for nothing."""
+"""Limit between two parts of a body, so that a stalled client does not keep its connection."""
 
 QUERY_LIMIT_FIELDS: Final = 32
-"""Fields of a query string; no resource here has more than ten."""
+"""Limit of fields in a query string; no resource here has more than ten."""
 
 _T = TypeVar("_T")
 
@@ -34,7 +34,7 @@ _log = structlog.get_logger("node.rpc")
 
 
 class HttpError(Exception):
-    """The request is answered with this status; `reason` is for programs."""
+    """A request is answered with an error; `reason` is for programs, `message` for people."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -44,7 +44,7 @@ class HttpError(Exception):
 
 
 class Request:
-    """One request, its body not yet read."""
+    """An HTTP request; its body is read on demand."""
 
     def __init__(self, scope: Message, receive: Receive) -> None:
         self.method = str(scope["method"])
@@ -61,10 +61,10 @@ class Request:
 
     @property
     def query(self) -> Mapping[str, str]:
-        """The fields of the query string; the last of equal names.
+        """The fields of the query string by name; the last value if a name is repeated.
 
         Raises:
-            HttpError: 400: there are too many.
+            HttpError: 400: There are too many fields.
         """
         try:
             return dict(
@@ -81,10 +81,10 @@ class Request:
         return self.headers.get("content-type", "").split(";")[0].strip().lower()
 
     def content_length(self) -> int | None:
-        """How many bytes the body has, if the client says so.
+        """The announced length of the body in bytes; None if the client did not announce one.
 
         Raises:
-            HttpError: 400: it is not a number.
+            HttpError: 400: The header is not a number.
         """
         value = self.headers.get("content-length")
         if value is None:
@@ -94,11 +94,11 @@ class Request:
         return int(value)
 
     async def chunks(self, limit_bytes: int) -> AsyncIterator[bytes]:
-        """The body in parts, as it arrives.
+        """Yield the parts of the body as they arrive.
 
         Raises:
-            HttpError: 413 past `limit_bytes` (before anything is read if the client says so);
-                408 if the client stalls; 400 if it goes away.
+            HttpError: 413: The body exceeds `limit_bytes`; if the client announced its length, no
+                part is read. 408: The client stalls. 400: The client disconnects.
         """
         if (self.content_length() or 0) > limit_bytes:
             raise HttpError(413, "too_large", f"content length too large, limit {limit_bytes}")
@@ -108,7 +108,7 @@ class Request:
                 async with asyncio.timeout(RECEIVE_TIMEOUT_SECONDS):
                     message = await self._receive()
             except TimeoutError as error:
-                raise HttpError(408, "timeout", "the body does not arrive") from error
+                raise HttpError(408, "timeout", "the body arrives too slowly") from error
             if message["type"] != "http.request":
                 raise HttpError(400, "malformed", "the body ended early")
             part = message.get("body", b"")
@@ -125,21 +125,23 @@ class Request:
         """The whole body.
 
         Raises:
-            HttpError: as `chunks`.
+            HttpError: As for `chunks`.
         """
         return b"".join([part async for part in self.chunks(limit_bytes)])
 
     async def finish(self, work: Coroutine[object, object, _T]) -> _T:
-        """The result of `work`, which ends where it is if the client goes away; after the body.
+        """The result of `work`, which is cancelled if the client disconnects.
+
+        Call this only after the body was read.
 
         Raises:
-            HttpError: 400: it went away.
+            HttpError: 400: The client disconnects.
         """
         task, gone = asyncio.ensure_future(work), asyncio.ensure_future(self._receive())
         try:
             await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                raise HttpError(400, "malformed", "the client went away")
+                raise HttpError(400, "malformed", "the client disconnected")
             return task.result()
         finally:
             for each in (task, gone):
@@ -148,48 +150,49 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer: a whole body, or a stream of `length_bytes`."""
+    """An HTTP response, with its whole body or with a stream."""
 
     status: int
     body: bytes | AsyncIterator[bytes] = b""
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
     length_bytes: int | None = None
-    """Of a stream, or of what HEAD leaves out."""
+    """The length of the stream, or of the body that a response to HEAD leaves out; else None."""
 
 
 def json_response(value: JsonObject, status: int = 200) -> Response:
-    """A JSON object."""
+    """The response with a JSON object as its body."""
     return Response(status, dump_json(value))
 
 
 def error_response(error: HttpError) -> Response:
-    """`{"error": reason, "message": ...}`."""
+    """The response for an error, with the body `{"error": reason, "message": ...}`."""
     return Response(
         error.status,
         dump_json({"error": error.reason, "message": error.message}),
-        # What is left of a body that was not read must not be taken for the next request.
+        # The rest of the body was not read; it must not be parsed as the next request.
         headers={"connection": "close"} if error.status in (408, 413) else {},
     )
 
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """Which pages and which names may be used to reach this service."""
+    """The web pages that may read responses, and the host names by which clients may connect."""
 
     allowed_origins: frozenset[str] = frozenset()
-    """Origins of web pages that may read answers; "*" is any."""
+    """Origins of web pages that may read responses; "*" allows all."""
     allowed_hosts: frozenset[str] = frozenset({"localhost"})
-    """Names in the Host header besides addresses; "*" is any.
+    """Names allowed in the Host header, besides IP addresses; "*" allows all.
 
-    A page of a stranger's domain that resolves to this machine (DNS rebinding) says its own name.
+    This stops DNS rebinding: a foreign web page, whose domain resolves to this machine, sends the
+    name of that domain.
     """
 
     def check_host(self, request: Request) -> None:
-        """Refuse a name that is not ours.
+        """Refuse a request whose Host header is not allowed.
 
         Raises:
-            HttpError: 403.
+            HttpError: 403: The name is not allowed.
         """
         host = request.headers.get("host")
         if host is None or "*" in self.allowed_hosts:
@@ -204,7 +207,7 @@ class AccessRules:
             )
 
     def cross_origin_headers(self, request: Request) -> dict[str, str]:
-        """The headers that let the asking page read the answer; none if it may not."""
+        """The headers that let the requesting web page read the response; none if it may not."""
         origin = request.headers.get("origin")
         if origin is None or not self.allowed_origins & {origin, "*"}:
             return {}
@@ -214,7 +217,7 @@ class AccessRules:
         }
 
     def answer_preflight(self) -> Response:
-        """What a browser asks before a request that a form could not send."""
+        """The response to a preflight request, by which a browser asks before a page's request."""
         return Response(
             204,
             headers={
@@ -234,7 +237,7 @@ def _is_address(name: str) -> bool:
 
 
 Handler = Callable[[Request], Awaitable[Response]]
-"""What answers a request; raises HttpError."""
+"""A function from a request to its response; it raises HttpError to refuse the request."""
 
 
 class HttpApplication:
@@ -248,7 +251,7 @@ class HttpApplication:
         self._metrics = metrics or RpcMetrics()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
+        """Serve one request, as ASGI calls it."""
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
@@ -265,7 +268,7 @@ class HttpApplication:
             return await self._handler(request)
         except HttpError as error:
             return error_response(error)
-        except Exception:  # noqa: BLE001 - ours, whatever it is: it must not end the service
+        except Exception:  # noqa: BLE001 - a bug in a handler must not end the service
             _log.exception("http request failed", path=request.path)
             return error_response(HttpError(500, "internal", "internal error"))
 

@@ -1,4 +1,4 @@
-"""What an RPC process counts (docs/operator-guide.md, section 13)."""
+"""The metrics of an RPC process (docs/operator-guide.md, section 13)."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,37 +6,39 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-LOOK_SECONDS: Final = 1.0
-"""Between two looks at how many calls run: Prometheus asks four times a minute."""
+CALL_COUNT_SECONDS: Final = 1.0
+"""Interval at which the number of running calls is updated; Prometheus reads four times a
+minute."""
 
 REQUEST_SECONDS_BUCKETS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 5)
-"""From a look into the database to the longest call."""
+"""From one read of the database to the time limit of a call."""
 
 UNKNOWN_METHOD: Final = "unknown"
-"""What every method that is not served is called: clients could name any number of them."""
+"""The label for all methods that do not exist. Without it, clients could create any number of
+labels."""
 
 
 class RpcMetrics:
-    """Requests and calls of one RPC process."""
+    """The counts of requests and calls of one RPC process."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "pot_rpc_requests_total",
-            "JSON-RPC requests, by method and result: ok, refused, failed (our fault)",
+            "JSON-RPC requests, by method and result: ok, refused, failed (a fault of the node)",
             ("method", "result"),
             registry=registry,
         )
         self.request_seconds = Histogram(
             "pot_rpc_request_seconds",
-            "From a JSON-RPC request to its result, by method",
+            "Seconds from a JSON-RPC request to its result, by method",
             ("method",),
             buckets=REQUEST_SECONDS_BUCKETS,
             registry=registry,
         )
         self.responses = Counter(
             "pot_rpc_http_responses_total",
-            "HTTP responses, blobs and health too, by status",
+            "HTTP responses by status, including those for blobs and health",
             ("status",),
             registry=registry,
         )
@@ -48,16 +50,16 @@ class RpcMetrics:
         )
 
     def on_request(self, method: str, result: str, seconds: float) -> None:
-        """A JSON-RPC request was answered."""
+        """Count a JSON-RPC request that was answered."""
         self.requests.labels(method, result).inc()
         self.request_seconds.labels(method).observe(seconds)
 
     def on_response(self, status: int) -> None:
-        """An HTTP response was sent."""
+        """Count an HTTP response."""
         self.responses.labels(str(status)).inc()
 
     async def watch_calls(self, count_calls: Callable[[], int]) -> None:
-        """Show how many calls run, until cancelled."""
+        """Keep the number of running calls up to date until this is cancelled."""
         while True:
             self.running_calls.set(count_calls())
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CALL_COUNT_SECONDS)

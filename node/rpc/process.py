@@ -19,17 +19,17 @@ RESTART_SECONDS: Final = 1.0
 """The pause before an RPC process that ended is started again."""
 
 CANNOT_START: Final = 1
-"""The exit status of an RPC process that has told the operator what to change."""
+"""The exit status of an RPC process that cannot start and has written the reason to its log."""
 
 _log = structlog.get_logger("node.rpc")
 
 
 class RpcProcesses:
-    """The RPC processes of one node. They are processes so that a crash leaves the node running.
+    """The RPC processes of one node. The node keeps running if one of them crashes.
 
     Args:
-        config: The node's settings, those from flags included.
-        config_file: The file that the settings were read from; None without one.
+        config: The node's settings, including those from flags.
+        config_file: The file that the settings were read from; None if there is none.
     """
 
     def __init__(self, config: NodeConfig, config_file: Path | None) -> None:
@@ -38,10 +38,10 @@ class RpcProcesses:
         self._command = _build_command(config, config_file)
 
     async def run(self) -> None:
-        """Run `rpc.processes` processes until cancelled.
+        """Keep `rpc.processes` processes running until this is cancelled.
 
         Raises:
-            OperatorError: One of them cannot start.
+            OperatorError: A process cannot start.
         """
         async with trio.open_nursery() as nursery:
             for place in range(self._count):
@@ -63,10 +63,11 @@ class RpcProcesses:
                         await process.wait()
             if status == CANNOT_START:
                 raise OperatorError(
-                    "the RPC process cannot start (its line is above); rpc.processes=0 goes without"
+                    "the RPC process cannot start: see its error above, or set rpc.processes=0 to "
+                    "run without it"
                 )
             _log.error("RPC process ended", status=status)
-            with suppress(OSError):  # then its calls are shown until it is there again
+            with suppress(OSError):  # without this, metrics show its calls until the restart
                 await trio.to_thread.run_sync(reset_gauges, self._metrics_directory, place)
             await trio.sleep(RESTART_SECONDS)
 
@@ -75,7 +76,7 @@ def _build_command(config: NodeConfig, config_file: Path | None) -> Sequence[str
     command = [sys.executable, "-m", "node.rpc", "--parent-pid", str(os.getpid())]
     if config_file is not None:
         command.extend(["--config", str(config_file)])
-    # The file says the rest; these are the settings that a flag may have changed.
+    # The RPC process reads all other settings from the file; flags may have changed these.
     for name, value in (
         ("data_dir", config.data_dir),
         ("rpc.host", config.rpc.host),

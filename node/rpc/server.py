@@ -1,6 +1,7 @@
-"""The routes of the one HTTP port (docs/spec/rpc.md, section 4).
+"""The routes of the HTTP port (docs/spec/rpc.md, section 4).
 
-POST / is JSON-RPC; /liveness and /readiness are for whoever restarts or balances; /v1 is blobs.
+POST / is JSON-RPC. /liveness and /readiness tell supervisors and load balancers the state of the
+node. /v1 is for blobs.
 """
 
 from typing import Final, Protocol
@@ -13,29 +14,30 @@ from node.rpc.http import HttpError, Request, Response, json_response
 JSON_TYPES: Final = frozenset(
     {"application/json", "application/json-rpc", "application/jsonrequest"}
 )
-"""geth's list. A form of another site's page can send none of them without asking first."""
+"""The accepted content types, as in geth. A form on a foreign web page can send none of them, and a
+script there can do so only after a preflight request, which `AccessRules` answers."""
 
 DEFAULT_MIN_PEERS: Final = 1
-"""besu's: a node without peers hears of nothing."""
+"""Peers that a ready node needs by default, as in besu: a node without peers gets no blocks."""
 
 DEFAULT_MAX_BLOCKS_BEHIND: Final = 2
-"""besu's."""
+"""Blocks that a ready node may be behind its peers by default, as in besu."""
 
 
 class Resource(Protocol):
-    """What answers below a path."""
+    """A handler of the requests below a path."""
 
     async def __call__(self, request: Request) -> Response:
-        """The answer to `request`.
+        """The response to `request`.
 
         Raises:
-            HttpError: what is wrong with it.
+            HttpError: The request is refused.
         """
         ...
 
 
 class RpcService:
-    """Answers every request of the port."""
+    """Answers all requests of the HTTP port."""
 
     def __init__(
         self,
@@ -53,10 +55,10 @@ class RpcService:
         self._body_limit_bytes = body_limit_bytes
 
     async def __call__(self, request: Request) -> Response:
-        """The answer to `request`.
+        """The response to `request`.
 
         Raises:
-            HttpError: what is wrong with it.
+            HttpError: The request is refused.
         """
         if request.path.startswith("/v1/"):
             return await self._blobs(request)
@@ -68,9 +70,11 @@ class RpcService:
             case (("GET" | "HEAD"), "/readiness"):
                 return await self._answer_readiness(request)
             case _, ("/" | "/liveness" | "/readiness"):
-                raise HttpError(405, "method_not_allowed", "JSON-RPC is a POST to /")
+                raise HttpError(
+                    405, "method_not_allowed", "use POST for /, GET for /liveness and /readiness"
+                )
             case _:
-                raise HttpError(404, "not_found", f"nothing at {request.path[:200]}")
+                raise HttpError(404, "not_found", f"there is no resource {request.path[:200]}")
 
     async def _answer_rpc(self, request: Request) -> Response:
         if request.content_type not in JSON_TYPES:

@@ -1,7 +1,7 @@
-"""The RPC process put together (docs/spec/rpc.md, section 5).
+"""The assembly of the RPC process (docs/spec/rpc.md, section 5).
 
-It reads the database and the blobs of its node's data directory, and asks the node over the Unix
-socket for what only the node knows.
+The RPC process reads the database and the blobs in the node's data directory. For facts that are
+not stored there, such as peers and the mempool, it asks the node over the Unix socket.
 """
 
 import asyncio
@@ -40,54 +40,57 @@ from node.training.reveal_store import RevealStore
 from pot_common.errors import OperatorError
 
 CONNECTION_LIMIT: Final = 512
-"""Connections and requests at a time; past it the answer is 503 at once."""
+"""Limit of connections and of running requests; above it, a request gets status 503 at once."""
 
 KEEP_ALIVE_SECONDS: Final = 75
-"""Longer than clients poll: a wallet asks every few seconds over one connection."""
+"""An idle connection is closed after this time. It is longer than the polling interval of wallets,
+so that a wallet can use one connection."""
 
 PARENT_CHECK_SECONDS: Final = 0.5
-"""A service whose node died answers from a chain that stands still, so it ends."""
+"""Interval at which the process checks that its node still runs. Without the node the chain does
+not grow, so the process ends instead of serving stale answers."""
 
 BACKLOG: Final = 1_024
-"""Connections that the kernel holds until they are accepted."""
+"""Connections that the kernel queues until they are accepted."""
 
 _log = structlog.get_logger("node.rpc")
 
 
 @dataclass(frozen=True, slots=True)
 class RpcOptions:
-    """Where things are, and how much a client may ask for."""
+    """The paths, addresses and limits of an RPC process."""
 
     database: Path
     blobs: Path
     reveals: Path
     checks: Path
-    """What the node measured of gradients."""
+    """The directory with the results of this node's gradient checks."""
     socket: Path
     host: str = "127.0.0.1"
     port: int = 8545
-    """0 takes a free one; the log says which."""
+    """The port to listen on; 0 takes a free one, and the log says which."""
     shares_port: bool = False
-    """Other processes of this node listen on it too; the kernel spreads connections."""
+    """Whether other RPC processes listen on the same port, so that the kernel spreads
+    connections."""
     access: AccessRules = field(default_factory=AccessRules)
     body_limit_bytes: int = 5 * 2**20
-    """Of a JSON-RPC request; geth's limit."""
+    """The limit of a JSON-RPC request's body, as in geth."""
     blob_quota_bytes: int = 10 * 2**30
     call_gas_limit: int = 50_000_000
-    """Of eth_call; geth's default."""
+    """The gas limit of eth_call, as in geth."""
     call_timeout_seconds: float = 5.0
-    """Of one eth_call or eth_estimateGas; geth's default."""
+    """The time limit of one eth_call or eth_estimateGas, as in geth."""
     call_workers: int = 2
-    """Processes that execute calls, each on a core of its own."""
+    """The number of worker processes that execute calls; each can use one core."""
 
     @property
     def url(self) -> str:
-        """Where clients reach this service."""
+        """The URL of this service for clients."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
 def get_client_version() -> str:
-    """`web3_clientVersion`: name, version, platform, language."""
+    """The result of `web3_clientVersion`: name, version, platform and language."""
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
     return f"ProofOfTraining/v{version('proof-of-training')}/{sys.platform}/{python}"
 
@@ -99,10 +102,10 @@ def build_service(
     calls: CallExecutor,
     metrics: RpcMetrics | None = None,
 ) -> HttpApplication:
-    """Put everything together over an open database.
+    """The application that serves an open database.
 
     Raises:
-        OperatorError: the database is empty, or of another version.
+        OperatorError: The database is empty, or was written by another version.
     """
     store = BlockStore(database)
     store.check_initialized()
@@ -139,10 +142,10 @@ def build_service(
 
 
 async def serve(options: RpcOptions, *, parent_pid: int | None = None) -> None:
-    """Serve until SIGTERM, SIGINT or the end of the parent process.
+    """Serve until SIGTERM, SIGINT or the end of the process `parent_pid`.
 
     Raises:
-        OperatorError: the database is absent, or the port is taken.
+        OperatorError: There is no database, or the port is in use.
     """
     node = IpcClient(options.socket)
     calls = CallWorkers(
@@ -210,9 +213,9 @@ def _listen(options: RpcOptions) -> socket.socket:
 
 
 async def _end_with_parent(server: uvicorn.Server, parent_pid: int) -> None:
-    # Not PR_SET_PDEATHSIG: it is sent when the *thread* that started this process ends, and trio
-    # starts processes from a thread that ends after some idle seconds.
-    while os.getppid() == parent_pid:  # noqa: ASYNC110 - nothing tells of a parent's end
+    # PR_SET_PDEATHSIG cannot be used: its signal is sent when the *thread* that started this
+    # process ends, and trio starts processes from a thread that ends after some idle seconds.
+    while os.getppid() == parent_pid:  # noqa: ASYNC110 - there is no event for the parent's end
         await asyncio.sleep(PARENT_CHECK_SECONDS)
-    _log.warning("the node process ended, so does its rpc process")
+    _log.warning("the node process ended, so this RPC process ends too")
     server.should_exit = True

@@ -1,6 +1,7 @@
-"""What a node takes over HTTP: content of live tasks, committed gradients (docs/spec/rpc.md, 6).
+"""Accepts content of live tasks and committed gradients over HTTP (docs/spec/rpc.md, section 6).
 
-Whether anybody wants the bytes, and how many, is decided before the first of them is read.
+Before the first byte of a body is read, it is decided whether the blob is needed and how long it
+is.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ from node.storage.blobs import BlobQuotaError, BlobStore
 from pot_common.errors import StorageError
 
 CONCURRENT_UPLOADS: Final = 32
-"""Each has one open file and holds one chunk in memory."""
+"""Limit of uploads at the same time; each has an open file and holds one chunk in memory."""
 
 Value = TypeVar("Value")
 
@@ -37,7 +38,7 @@ _log = structlog.get_logger("node.rpc")
 
 
 class Uploads:
-    """PUT of task content and POST of reveals."""
+    """Answers PUT requests with task content and POST requests with reveals."""
 
     def __init__(self, store: BlobStore, view: TrainingView, node: NodeLink) -> None:
         self._store = store
@@ -47,10 +48,10 @@ class Uploads:
         self._wanted: tuple[BlockNumber, Mapping[Hash32, int]] = (BlockNumber(-1), {})
 
     async def put_blob(self, request: Request, content_id: Hash32) -> Response:
-        """Take a blob that a live task's specification names.
+        """Store a blob that the specification of a live task names.
 
         Raises:
-            HttpError: why not.
+            HttpError: The blob is not needed, is another one, or cannot be stored.
         """
         size = self._list_wanted().get(content_id)
         if size is None:
@@ -69,10 +70,10 @@ class Uploads:
         )
 
     async def post_reveal(self, request: Request) -> Response:
-        """Take the gradient that opens a commitment of the attempt in progress.
+        """Store a gradient that opens a commitment of the attempt in progress.
 
         Raises:
-            HttpError: why not.
+            HttpError: The gradient opens no such commitment, or cannot be stored.
         """
         reveal = _parse_reveal(request)
         size = self._check_reveal(reveal)
@@ -85,7 +86,7 @@ class Uploads:
         )
 
     def _list_wanted(self) -> Mapping[Hash32, int]:
-        """Content ids that live tasks name, with their sizes in bytes."""
+        """The sizes in bytes of the blobs that live tasks name, by content id."""
         head = self._view.chain.store.head_number()
         if self._wanted[0] != head:
             wanted: dict[Hash32, int] = {}
@@ -98,10 +99,10 @@ class Uploads:
         return self._wanted[1]
 
     def _check_reveal(self, reveal: Reveal) -> int:
-        """The size of the payload that a reveal is to bring, in bytes.
+        """The size that the payload of a reveal must have, in bytes.
 
         Raises:
-            HttpError: it opens no commitment of the attempt in progress.
+            HttpError: The reveal opens no commitment of the attempt in progress.
         """
         task_id = reveal.attempt_id.task_id
         history = self._view.index.history(task_id)
@@ -124,16 +125,16 @@ class Uploads:
             raise HttpError(
                 403,
                 RejectionReason.NOT_COMMITTED.value,
-                "this opens no commitment on the chain: check salt, units and gradientRoot",
+                "this opens no commitment on the chain: check miner, salt, units and gradientRoot",
             )
         return count_payload_bytes(header.parameter_count)
 
     async def _receive(self, request: Request, content_id: Hash32, size: int) -> bool:
-        """Store the body as the blob `content_id`; False if it was here already.
+        """Store the body as the blob `content_id`; False if this node holds it already.
 
         Raises:
             HttpError: The body is another blob, or there is no room for it.
-            StorageError: The disk refused.
+            StorageError: The disk refuses the blob.
         """
         announced = request.content_length()
         if announced is not None and announced != size:
@@ -143,7 +144,7 @@ class Uploads:
         if self._store.renew(content_id):
             return False
         if self._running >= CONCURRENT_UPLOADS:
-            raise HttpError(503, "busy", "too many uploads at a time: try again later")
+            raise HttpError(503, "busy", "too many uploads at the same time: try again later")
         self._running += 1
         try:
             await self._write(request, content_id, size)
@@ -165,13 +166,13 @@ class Uploads:
         try:
             await self._node.call("blob_arrived")
         except IpcError as error:
-            # It is stored; the node finds it when it looks for it.
-            _log.warning("the node was not told of a blob", error=str(error))
+            # The blob is stored, so the node finds it when a job next checks for it.
+            _log.warning("the node could not be notified of a blob", error=str(error))
 
 
 @contextmanager
 def _answer_storage_errors() -> Iterator[None]:
-    """Turn a disk's refusal into an answer: the operator reads the reason, the client the cure."""
+    """Log a disk error for the operator, and answer the client what it can do."""
     try:
         yield
     except StorageError as error:
@@ -179,7 +180,7 @@ def _answer_storage_errors() -> Iterator[None]:
         raise HttpError(
             500,
             "storage",
-            "the node's disk refused the upload: send it to another node, or again after the "
+            "the node's disk refused the upload: send it to another node, or retry after the "
             "operator has freed or repaired the disk",
         ) from error
 

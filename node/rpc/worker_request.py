@@ -1,4 +1,4 @@
-"""What the RPC process asks of a call worker: parsed values in one frame (docs/spec/rpc.md, 5)."""
+"""The request of an RPC process to a call worker (docs/spec/rpc.md, section 5)."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -13,7 +13,7 @@ from chain.primitives import Address, BlockNumber
 
 
 class CallMethod(StrEnum):
-    """What the worker does with the call."""
+    """The work on a call."""
 
     CALL = "call"
     ESTIMATE_GAS = "estimate_gas"
@@ -21,27 +21,27 @@ class CallMethod(StrEnum):
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(ser_json_bytes="hex", val_json_bytes="hex"))
 class WorkerRequest:
-    """One call on the state after one block."""
+    """A call on the state after one block."""
 
     method: CallMethod
     block: BlockNumber
     is_pending: bool
-    """The opcodes see the block after that one."""
+    """Whether the opcodes see the block after that one."""
     call: CallRequest
     overrides: Mapping[Address, AccountOverride]
     seconds: float
-    """How long it may take."""
+    """The time limit."""
 
 
 _ADAPTER: Final = TypeAdapter(WorkerRequest)
 
 
 def encode_request(request: WorkerRequest) -> JsonObject:
-    """What a frame says of `request`."""
+    """The JSON of a request, for the body of a frame."""
     fields: JsonObject = _ADAPTER.dump_python(request, mode="json")
     return fields
 
 
 def decode_request(body: bytes) -> WorkerRequest:
-    """The request that the body of a frame carries."""
+    """The request in the body of a frame."""
     return _ADAPTER.validate_json(body)

@@ -195,7 +195,7 @@ def test_work_ends_when_the_client_goes_away() -> None:
         return {"type": "http.disconnect"}
 
     async def run() -> list[bool]:
-        with pytest.raises(HttpError, match="went away"):
+        with pytest.raises(HttpError, match="disconnected"):
             await Request(_POST, leave).finish(work())
         await asyncio.sleep(0)
         return list(ended)  # before the loop ends, and all that runs on it

@@ -276,7 +276,7 @@ NETWORK_TEXTS: Final[Mapping[str, str]] = {
     "blocks_served": "Blocks sent to peers on request",
     "blob_chunks_received": "Chunks of blobs fetched from peers",
     "blob_chunks_served": "Chunks of blobs sent to peers on request",
-    "blob_chunks_refused": "Chunks of blobs whose hash does not fit the content id",
+    "blob_chunks_refused": "Chunks of blobs that do not fit the content id",
     "streams_refused": "Streams refused because the peer had too many open",
 }
 """The help texts of the totals without labels in `NetworkMetrics`, by field."""

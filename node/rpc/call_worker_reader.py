@@ -19,7 +19,7 @@ T = TypeVar("T")
 """The type of a view's result."""
 
 CACHED_ATTEMPTS: Final = 256
-"""Limit of attempts whose participants are cached; they never change once the attempt is open."""
+"""Limit of attempts with cached participants, which never change once the attempt is open."""
 
 
 class CallWorkerReader:

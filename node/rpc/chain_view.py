@@ -1,7 +1,7 @@
-"""The finalized chain as clients ask for it (docs/spec/rpc.md, section 2).
+"""Reads blocks and states of the finalized chain for clients (docs/spec/rpc.md, section 2).
 
-Under PBFT a stored block is final: `latest`, `safe` and `finalized` are one, and what was read once
-may be kept.
+Under PBFT each stored block is final. Therefore `latest`, `safe` and `finalized` are the same
+block, and decoded blocks can be cached for ever.
 """
 
 from dataclasses import replace
@@ -20,11 +20,11 @@ from node.rpc.parameters import BlockSelector, BlockTag
 from node.storage.block_store import BlockStore
 
 CACHED_BLOCKS: Final = 64
-"""Blocks kept decoded: what wallets ask for again and again is near the head."""
+"""Limit of cached decoded blocks: wallets read the blocks near the head again and again."""
 
 
 class ChainView:
-    """Reads of one block store. Every method may be called from any thread."""
+    """Reads one block store. All methods may be called from any thread."""
 
     def __init__(self, store: BlockStore, database: ReadableDatabase) -> None:
         self.store = store
@@ -32,27 +32,27 @@ class ChainView:
         self._executed = lru_cache(CACHED_BLOCKS)(self._load_executed)
 
     def head(self) -> Header:
-        """The header of the last finalized block."""
+        """The header of the last final block."""
         return self.store.head()
 
     def find_number(self, selector: BlockSelector) -> BlockNumber | None:
-        """The number of the block that `selector` names; None if there is none.
+        """The number of the block that `selector` names; None if there is no such block.
 
-        `pending` is the number of the next block, which is not there yet.
+        For `pending`, it is the number of the next block, which does not exist yet.
 
         Raises:
-            RpcError: 4444: the block is below the snapshot that this node began with.
+            RpcError: 4444: The block is below the snapshot that this node began with.
         """
         number = self._find_number(selector)
-        if number:  # genesis is always held
+        if number:  # every node holds block 0
             self.check_held(number)
         return number
 
     def check_held(self, number: BlockNumber) -> None:
-        """Refuse what is below the snapshot that this node began with.
+        """Refuse a block below the snapshot that this node began with.
 
         Raises:
-            RpcError: 4444.
+            RpcError: 4444: The block is below the snapshot.
         """
         first_held = self.store.first_held()
         if number < first_held:
@@ -72,10 +72,10 @@ class ChainView:
                 return self.store.number_of(selector)
 
     def state_header(self, selector: BlockSelector) -> Header:
-        """The header whose state `selector` names; `pending` is the head's.
+        """The header of the block with the state that `selector` names; for `pending`, the head.
 
         Raises:
-            RpcError: -32000: there is no such block.
+            RpcError: -32000: There is no such block. 4444: This node does not hold it.
         """
         number = self.find_number(BlockTag.LATEST if selector is BlockTag.PENDING else selector)
         header = None if number is None else self.store.header(number)
@@ -84,7 +84,7 @@ class ChainView:
         return header
 
     def executed(self, number: BlockNumber) -> ExecutedBlock | None:
-        """The block at `number` with its receipts; None past the head."""
+        """The block at `number` with its receipts; None if it is above the head."""
         return self._executed(number) if number <= self.store.head_number() else None
 
     def _load_executed(self, number: BlockNumber) -> ExecutedBlock:
@@ -94,35 +94,35 @@ class ChainView:
         return ExecutedBlock(block, receipts)
 
     def account(self, address: Address, selector: BlockSelector) -> Account:
-        """The account as of a block; one without anything if there is none.
+        """The account in the state of a block; an empty account if it does not exist.
 
         Raises:
-            RpcError: -32000: there is no such block.
+            RpcError: -32000: There is no such block. 4444: This node does not hold it.
         """
         state_root = self.state_header(selector).state_root
         return world_state.get_account(self.database, state_root, address) or Account()
 
     def code(self, address: Address, selector: BlockSelector) -> bytes:
-        """The code as of a block.
+        """The code of an account in the state of a block.
 
         Raises:
-            RpcError: -32000: there is no such block.
+            RpcError: -32000: There is no such block. 4444: This node does not hold it.
         """
         state_root = self.state_header(selector).state_root
         return world_state.get_code(self.database, state_root, address)
 
     def storage(self, address: Address, slot: int, selector: BlockSelector) -> int:
-        """A storage slot as of a block.
+        """The value of a storage slot in the state of a block.
 
         Raises:
-            RpcError: -32000: there is no such block.
+            RpcError: -32000: There is no such block. 4444: This node does not hold it.
         """
         state_root = self.state_header(selector).state_root
         return world_state.get_storage(self.database, state_root, address, slot)
 
 
 def build_pending_header(head: Header, base_fee_per_gas: int, timestamp: int) -> Header:
-    """The header of an empty child of `head`: what is known of a block that nobody proposed yet."""
+    """The header of an empty child of `head`, which stands for the block that comes next."""
     return replace(
         head,
         parent_hash=head.hash,

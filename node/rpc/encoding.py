@@ -1,4 +1,7 @@
-"""Blocks, transactions and receipts as the execution APIs spell them (docs/spec/rpc.md, 2)."""
+"""Encodes blocks, transactions and receipts as JSON (docs/spec/rpc.md, section 2).
+
+The names are those of Ethereum's execution APIs.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,14 +24,14 @@ from chain.types.transaction import (
 
 @dataclass(frozen=True)
 class ExecutedBlock:
-    """A finalized block with what became of it. Immutable, so that it may be cached."""
+    """A final block with its receipts. It is immutable, so that it can be cached."""
 
     block: Block
     receipts: tuple[Receipt, ...]
 
     @cached_property
     def transaction_hashes(self) -> tuple[Hash32, ...]:
-        """Of every transaction, in order."""
+        """The hashes of the block's transactions, in order."""
         return tuple(keccak256(raw) for raw in self.block.transactions)
 
     @cached_property
@@ -36,7 +39,7 @@ class ExecutedBlock:
         return {}
 
     def transaction(self, index: int) -> Transaction:
-        """The transaction at `index`, decoded once: its signature is what costs."""
+        """The transaction at `index`; decoded only once, because recovering its sender is slow."""
         transaction = self._decoded.get(index)
         if transaction is None:
             transaction = decode_transaction(self.block.transactions[index])
@@ -45,7 +48,7 @@ class ExecutedBlock:
 
     @cached_property
     def first_log_indices(self) -> tuple[int, ...]:
-        """The index in the block of the first log of every transaction."""
+        """For each transaction, the position of its first log among the logs of the block."""
         indices, total = [], 0
         for receipt in self.receipts:
             indices.append(total)
@@ -53,18 +56,18 @@ class ExecutedBlock:
         return tuple(indices)
 
     def gas_used(self, index: int) -> int:
-        """Gas of the transaction at `index` alone."""
+        """The gas that the transaction at `index` used."""
         before = self.receipts[index - 1].cumulative_gas_used if index else 0
         return self.receipts[index].cumulative_gas_used - before
 
 
 def quantity(value: int) -> str:
-    """0x-hexadecimal without leading zeros."""
+    """An integer in hexadecimal, with the prefix 0x and without leading zeros."""
     return hex(value)
 
 
 def encode_header(header: Header) -> JsonObject:
-    """The header's fields under their wire names."""
+    """The JSON fields of a header."""
     return {
         "number": quantity(header.number),
         "hash": to_hex(header.hash),
@@ -92,7 +95,7 @@ def encode_header(header: Header) -> JsonObject:
 
 
 def encode_block(executed: ExecutedBlock, *, full: bool) -> JsonObject:
-    """A block, with whole transactions if `full`, else with their hashes."""
+    """A block as JSON, with whole transactions if `full`, else with their hashes."""
     block = executed.block
     transactions: list[Json] = (
         [encode_block_transaction(executed, index) for index in range(len(block.transactions))]
@@ -109,14 +112,14 @@ def encode_block(executed: ExecutedBlock, *, full: bool) -> JsonObject:
 
 
 def encode_block_transaction(executed: ExecutedBlock, index: int) -> JsonObject:
-    """The transaction at `index` of a block."""
+    """The transaction at `index` of a block, as JSON."""
     return encode_transaction(executed.transaction(index), executed, index)
 
 
 def encode_transaction(
     transaction: Transaction, executed: ExecutedBlock | None = None, index: int = 0
 ) -> JsonObject:
-    """A transaction, at `index` of a block, or pending where there is none."""
+    """A transaction as JSON, with its place in a block; pending if `executed` is None."""
     header = None if executed is None else executed.block.header
     price = (
         transaction.max_fee_per_gas
@@ -167,7 +170,7 @@ def encode_transaction(
 
 
 def encode_receipt(executed: ExecutedBlock, index: int) -> JsonObject:
-    """The receipt of the transaction at `index`; no field that the schema does not know."""
+    """The receipt of the transaction at `index`, as JSON."""
     header = executed.block.header
     transaction, receipt = executed.transaction(index), executed.receipts[index]
     created = transaction.created_address
@@ -192,7 +195,7 @@ def encode_receipt(executed: ExecutedBlock, index: int) -> JsonObject:
 
 
 def encode_logs(executed: ExecutedBlock, index: int) -> list[JsonObject]:
-    """The logs of the transaction at `index`."""
+    """The logs of the transaction at `index`, as JSON."""
     first = executed.first_log_indices[index]
     return [
         encode_log(executed, index, first + position, log)
@@ -201,7 +204,7 @@ def encode_logs(executed: ExecutedBlock, index: int) -> list[JsonObject]:
 
 
 def encode_log(executed: ExecutedBlock, index: int, log_index: int, log: Log) -> JsonObject:
-    """A log of the transaction at `index`; `log_index` counts from the block's first."""
+    """A log of the transaction at `index`, as JSON; `log_index` is its position in the block."""
     return {
         "address": to_hex(log.address),
         "topics": [to_hex(topic) for topic in log.topics],

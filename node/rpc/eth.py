@@ -1,4 +1,4 @@
-"""The methods that wallets and libraries of Ethereum call (docs/spec/rpc.md, section 2)."""
+"""The methods that Ethereum's wallets and libraries call (docs/spec/rpc.md, section 2)."""
 
 import asyncio
 import time
@@ -34,10 +34,12 @@ from node.rpc.logs import find_logs
 from node.rpc.parameters import BlockTag, Parameters, parse_address, parse_block, parse_hash
 
 SLOW_READS: Final = 2
-"""Reads of many blocks at a time; the others wait, and short requests pass them."""
+"""Limit of reads of many blocks at the same time. Others wait, so that threads remain for short
+requests."""
 
 SYNC_TOLERANCE_BLOCKS: Final = 2
-"""Behind the best peer by no more than this is not syncing: news travel."""
+"""A node that is at most this far behind its best peer does not report that it syncs, because
+blocks need time to arrive."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,7 +47,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class _AskedCall:
-    """What the parameters of `eth_call` and `eth_estimateGas` say."""
+    """The parsed parameters of `eth_call` and `eth_estimateGas`."""
 
     header: Header
     call: CallRequest
@@ -54,7 +56,7 @@ class _AskedCall:
 
 
 class EthMethods:
-    """`eth_`, `net_`, `web3_`, `txpool_` and `rpc_modules` over one chain and one node."""
+    """The methods `eth_`, `net_`, `web3_`, `txpool_` and `rpc_modules`."""
 
     def __init__(
         self,
@@ -75,7 +77,7 @@ class EthMethods:
         self._slow_reads = asyncio.Semaphore(SLOW_READS)
 
     def table(self) -> Mapping[str, Method]:
-        """Every method by its name."""
+        """The methods by name."""
         return {
             "eth_accounts": self._accounts,
             "eth_blockNumber": self._block_number,
@@ -226,7 +228,7 @@ class EthMethods:
         )
 
     async def _estimate_gas(self, params: Parameters) -> Json:
-        # A transaction sent now is in the next block, where a phase may have begun.
+        # A transaction that is sent now gets into the next block, where a new phase may begin.
         asked = await self._read_call(params, BlockTag.PENDING)
         return quantity(
             await self._calls.estimate_gas(
@@ -248,7 +250,8 @@ class EthMethods:
                 header, parse_call(call, base_fee), parse_overrides(overrides), is_pending
             )
 
-        # Parsing the largest body takes half a second; a call without lists takes 0.01 ms.
+        # Parsing the largest body takes half a second, so it is done in a thread. A call without
+        # lists takes 0.01 ms.
         is_large = bool(overrides or call.get("accessList"))
         return await asyncio.to_thread(parse) if is_large else parse()
 
@@ -361,8 +364,9 @@ class EthMethods:
     # Transactions.
 
     async def _send_raw_transaction(self, params: Parameters) -> Json:
-        # Only the length is checked here. Decoding costs 185 us, nearly all of it the signature,
-        # and a sender of junk can sign it, so doing it twice would protect the node from nothing.
+        # Only the length is checked here. Decoding takes 185 us, nearly all of it for the
+        # signature. Doing it here, too, would not protect the node, because an attacker can sign
+        # junk.
         raw = params.required("data", parameters.parse_data)
         params.end()
         try:
@@ -376,7 +380,7 @@ class EthMethods:
         try:
             raw = await self._node.call("pooled_transaction", {"hash": to_hex(transaction_hash)})
         except IpcError:
-            return None  # what is finalized is answered without the node, the rest is not known
+            return None  # without the node, only final transactions are known
         return parameters.parse_data(raw) if raw is not None else None
 
     async def _get_transaction(self, params: Parameters) -> Json:

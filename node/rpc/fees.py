@@ -1,4 +1,4 @@
-"""What gas costs: suggestions and history (docs/spec/rpc.md, section 2)."""
+"""Suggests gas prices and shows their history (docs/spec/rpc.md, section 2)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,35 +13,36 @@ from node.rpc.errors import header_not_found, invalid_params
 from node.rpc.parameters import BlockSelector, BlockTag
 
 HISTORY_LIMIT: Final = 1_024
-"""Blocks of one fee history; geth's limit."""
+"""Limit of blocks in a fee history, as in geth."""
 
 REWARD_HISTORY_LIMIT: Final = 128
-"""Blocks of one fee history with rewards, which reads every transaction of them."""
+"""Limit of blocks in a fee history with rewards. It is lower, because all their transactions must
+be read."""
 
 PERCENTILE_LIMIT: Final = 100
-"""Percentiles of one fee history; geth's limit."""
+"""Limit of percentiles in a fee history, as in geth."""
 
 SAMPLED_BLOCKS: Final = 20
-"""Blocks that a suggested tip looks back on; geth's number."""
+"""Number of latest blocks from which a tip is suggested, as in geth."""
 
 SUGGESTED_PERCENTILE: Final = 60
-"""Of the tips in them; geth's number."""
+"""The percentile of the tips in those blocks that is suggested, as in geth."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeeOracle:
-    """Suggestions from what recent blocks paid."""
+    """Suggests fees from the tips in recent blocks."""
 
     chain: ChainView
     compute_base_fee: Callable[[Header], int]
-    """The base fee of the child of a header, wei a unit of gas."""
+    """The base fee of the child of a header, in wei for a unit of gas."""
 
     def next_base_fee(self) -> int:
-        """Wei a unit of gas, in the block after the head."""
+        """The base fee of the block after the head, in wei for a unit of gas."""
         return self.compute_base_fee(self.chain.head())
 
     def suggest_tip(self) -> int:
-        """Wei a unit of gas above the base fee; 0 while nobody pays one."""
+        """A tip in wei for a unit of gas; 0 if recent blocks have no transactions."""
         head, held = self.chain.head().number, self.chain.store.first_held()
         tips = sorted(
             tip
@@ -54,10 +55,10 @@ class FeeOracle:
     def history(
         self, block_count: int, newest: BlockSelector, percentiles: list[float] | None
     ) -> JsonObject:
-        """`eth_feeHistory`: of `block_count` blocks up to `newest`, as far as there are any.
+        """The result of `eth_feeHistory` for up to `block_count` blocks, the last one `newest`.
 
         Raises:
-            RpcError: -32000: there is no such block.
+            RpcError: -32000: There is no such block. 4444: This node does not hold it.
         """
         last = self.chain.find_number(BlockTag.LATEST if newest is BlockTag.PENDING else newest)
         if last is None:
@@ -86,7 +87,7 @@ class FeeOracle:
         rewards: list[Json] = []
         for percentile in percentiles:
             wanted, tip = total_gas * percentile / 100, 0
-            for tip, gas in tips:  # noqa: B007 - the last one looked at is the answer
+            for tip, gas in tips:  # noqa: B007 - the tip at which the loop ends is the result
                 wanted -= gas
                 if wanted <= 0:
                     break
@@ -95,7 +96,7 @@ class FeeOracle:
 
 
 def _paid_tips(executed: ExecutedBlock) -> list[tuple[int, int]]:
-    """The tip a unit of gas and the gas of every transaction."""
+    """For each transaction, its tip in wei for a unit of gas, and the gas that it used."""
     base_fee = executed.block.header.base_fee_per_gas
     return [
         (
@@ -110,7 +111,7 @@ def parse_percentiles(value: Json) -> list[float]:
     """Ascending numbers from 0 to 100.
 
     Raises:
-        RpcError: -32602.
+        RpcError: -32602: The value is not a list of such numbers, or is too long.
     """
     if not isinstance(value, list) or len(value) > PERCENTILE_LIMIT:
         raise invalid_params(f"expected a list of at most {PERCENTILE_LIMIT} percentiles")

@@ -184,12 +184,12 @@ class AccessRules:
     allowed_hosts: frozenset[str] = frozenset({"localhost"})
     """Names allowed in the Host header, besides IP addresses; "*" allows all.
 
-    This stops DNS rebinding: a foreign web page, whose domain resolves to this machine, sends the
-    name of that domain.
+    This stops DNS rebinding: if the domain of a foreign web page resolves to this machine, requests
+    of that page carry the name of the domain.
     """
 
     def check_host(self, request: Request) -> None:
-        """Refuse a request whose Host header is not allowed.
+        """Refuse a request with a Host header that is not allowed.
 
         Raises:
             HttpError: 403: The name is not allowed.

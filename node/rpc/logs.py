@@ -1,4 +1,7 @@
-"""Finding logs: blooms first, then receipts of the blocks that are left (docs/spec/rpc.md, 2)."""
+"""Finds logs (docs/spec/rpc.md, section 2).
+
+The blooms of headers rule out most blocks; only the receipts of the others are read.
+"""
 
 import time
 from typing import Final
@@ -11,20 +14,24 @@ from node.rpc.errors import ErrorCode, RpcError, header_not_found, invalid_param
 from node.rpc.parameters import BlockTag, LogFilter
 
 BLOCK_RANGE_LIMIT: Final = 10_000
-"""Blocks of one query; what public Ethereum services allow, so indexers page by it."""
+"""Limit of blocks in a query. Public Ethereum services have the same limit, so indexers split their
+queries accordingly."""
 
 RESULT_LIMIT: Final = 10_000
-"""Logs of one answer."""
+"""Limit of logs in an answer."""
 
 SECONDS_LIMIT: Final = 10.0
-"""Of one query."""
+"""Time limit of a query."""
 
 
 def find_logs(chain: ChainView, log_filter: LogFilter) -> list[JsonObject]:
-    """The logs that `log_filter` asks for, in chain order. Slow: call it from a worker thread.
+    """The logs that match a filter, in the order of the chain.
+
+    This is slow, so call it in a thread.
 
     Raises:
-        RpcError: -32000: no such block; -32602: the range is reversed; -32005: too much.
+        RpcError: -32000: There is no such block. -32602: The range is reversed. -32005: The query
+            exceeds a limit. 4444: This node does not hold the first block.
     """
     deadline = time.monotonic() + SECONDS_LIMIT
     found: list[JsonObject] = []
@@ -61,7 +68,7 @@ def _candidates(chain: ChainView, log_filter: LogFilter) -> tuple[BlockNumber, .
 
 
 def _bound(chain: ChainView, selector: BlockTag | BlockNumber) -> BlockNumber:
-    # A range may reach past the head: what is not there yet has no logs.
+    # A range may end above the head; blocks that do not exist yet have no logs.
     if isinstance(selector, int):
         return selector
     number = chain.find_number(BlockTag.LATEST if selector is BlockTag.PENDING else selector)

@@ -1,4 +1,7 @@
-"""JSON to exact values, or a -32602 that says which and why (docs/spec/rpc.md, section 2)."""
+"""Parses the parameters of requests (docs/spec/rpc.md, section 2).
+
+An invalid parameter is refused with an error that names the parameter and the reason.
+"""
 
 import re
 from collections.abc import Callable
@@ -17,17 +20,17 @@ Value = TypeVar("Value")
 Default = TypeVar("Default")
 
 CALL_DATA_LIMIT_BYTES: Final = TRANSACTION_LIMIT_BYTES
-"""A call that no transaction could make is of no use."""
+"""Limit of a call's data: no transaction could have more."""
 
 MAX_FILTER_ALTERNATIVES: Final = 1_000
-"""Addresses or topics of one position; geth's limit."""
+"""Limit of addresses in a log filter, and of topics in one position, as in geth."""
 
 _QUANTITY = re.compile(r"0x(0|[1-9a-fA-F][0-9a-fA-F]*)\Z")
 _DATA = re.compile(r"0x([0-9a-fA-F]{2})*\Z")
 
 
 class BlockTag(StrEnum):
-    """Names for blocks. Under PBFT the latest block is final, so three of them are one."""
+    """A name for a block. `latest`, `safe` and `finalized` name the same one, as all are final."""
 
     LATEST = "latest"
     SAFE = "safe"
@@ -37,11 +40,11 @@ class BlockTag(StrEnum):
 
 
 BlockSelector = BlockTag | BlockNumber | Hash32
-"""What a block parameter names."""
+"""The value of a block parameter."""
 
 
 class Parameters:
-    """The positional parameters of one request, read in order."""
+    """The positional parameters of one request, which a method reads in order."""
 
     def __init__(self, values: list[Json]) -> None:
         self._values = values
@@ -51,7 +54,7 @@ class Parameters:
         """The next parameter.
 
         Raises:
-            RpcError: -32602: it is missing or of the wrong shape.
+            RpcError: -32602: The parameter is missing or invalid.
         """
         if self._next >= len(self._values):
             raise invalid_params(f"missing value for required argument {self._next} ({name})")
@@ -62,10 +65,10 @@ class Parameters:
     def optional(
         self, name: str, parse: Callable[[Json], Value], default: Default
     ) -> Value | Default:
-        """The next parameter, or `default` if it is absent or null.
+        """The next parameter; `default` if it is absent or null.
 
         Raises:
-            RpcError: -32602: it is of the wrong shape.
+            RpcError: -32602: The parameter is invalid.
         """
         if self._next >= len(self._values) or self._values[self._next] is None:
             self._next += 1
@@ -73,20 +76,20 @@ class Parameters:
         return self.required(name, parse)
 
     def end(self) -> None:
-        """Check that nothing is left.
+        """Check that there are no more parameters.
 
         Raises:
-            RpcError: -32602: there is.
+            RpcError: -32602: There are more parameters.
         """
         if self._next < len(self._values):
             raise invalid_params(f"too many arguments, want at most {self._next}")
 
 
 def parse_named(name: str, parse: Callable[[Json], Value], value: Json) -> Value:
-    """The parsed value; an error says the name.
+    """The parsed value; an error contains `name`.
 
     Raises:
-        RpcError: as `parse`.
+        RpcError: As for `parse`.
     """
     try:
         return parse(value)
@@ -97,10 +100,10 @@ def parse_named(name: str, parse: Callable[[Json], Value], value: Json) -> Value
 
 
 def parse_quantity(value: Json) -> int:
-    """An unsigned integer below 2**256 from 0x-hexadecimal without leading zeros.
+    """An unsigned integer, from hexadecimal with the prefix 0x and without leading zeros.
 
     Raises:
-        RpcError: -32602.
+        RpcError: -32602: The value is no such string, or is 2**256 or more.
     """
     if not isinstance(value, str):
         raise invalid_params("expected a 0x-hexadecimal string")
@@ -117,7 +120,7 @@ def parse_uint64(value: Json) -> int:
     """A quantity below 2**64.
 
     Raises:
-        RpcError: -32602.
+        RpcError: -32602: The value is no such quantity.
     """
     number = parse_quantity(value)
     if number >= 1 << 64:
@@ -126,10 +129,10 @@ def parse_uint64(value: Json) -> int:
 
 
 def parse_data(value: Json, *, limit_bytes: int = CALL_DATA_LIMIT_BYTES) -> bytes:
-    """Bytes from 0x-hexadecimal of even length.
+    """Bytes, from hexadecimal with the prefix 0x and an even number of digits.
 
     Raises:
-        RpcError: -32602; -32005 past `limit_bytes`.
+        RpcError: -32602: The value is no such string. -32005: It exceeds `limit_bytes`.
     """
     if not isinstance(value, str):
         raise invalid_params("expected a 0x-hexadecimal string")
@@ -150,28 +153,28 @@ def _parse_fixed(value: Json, length: int) -> bytes:
 
 
 def parse_address(value: Json) -> Address:
-    """20 bytes, in any letter case.
+    """An address, from 20 hexadecimal bytes in any letter case.
 
     Raises:
-        RpcError: -32602.
+        RpcError: -32602: The value is no such string.
     """
     return Address(_parse_fixed(value, 20))
 
 
 def parse_hash(value: Json) -> Hash32:
-    """32 bytes.
+    """A hash, from 32 hexadecimal bytes.
 
     Raises:
-        RpcError: -32602.
+        RpcError: -32602: The value is no such string.
     """
     return Hash32(_parse_fixed(value, 32))
 
 
 def parse_slot(value: Json) -> int:
-    """A storage slot: up to 32 bytes, leading zeros allowed, as clients send both forms.
+    """A storage slot, from 1 to 64 hexadecimal digits; clients send it with or without zeros.
 
     Raises:
-        RpcError: -32602.
+        RpcError: -32602: The value is no such string.
     """
     if not isinstance(value, str) or not re.match(r"0x[0-9a-fA-F]{1,64}\Z", value):
         raise invalid_params("expected 0x and 1 to 64 hexadecimal digits")
@@ -179,10 +182,10 @@ def parse_slot(value: Json) -> int:
 
 
 def parse_bool(value: Json) -> bool:
-    """True or false.
+    """A boolean.
 
     Raises:
-        RpcError: -32602.
+        RpcError: -32602: The value is no boolean.
     """
     if not isinstance(value, bool):
         raise invalid_params("expected true or false")
@@ -193,7 +196,7 @@ def parse_object(value: Json) -> JsonObject:
     """A JSON object.
 
     Raises:
-        RpcError: -32602.
+        RpcError: -32602: The value is no object.
     """
     if not isinstance(value, dict):
         raise invalid_params("expected an object")
@@ -204,7 +207,7 @@ def parse_list(value: Json, *, limit: int) -> list[Json]:
     """A list of at most `limit` entries.
 
     Raises:
-        RpcError: -32602; -32005 past `limit`.
+        RpcError: -32602: The value is no list. -32005: The list is longer.
     """
     if not isinstance(value, list):
         raise invalid_params("expected a list")
@@ -214,10 +217,10 @@ def parse_list(value: Json, *, limit: int) -> list[Json]:
 
 
 def parse_integer(value: Json, *, low: int, high: int) -> int:
-    """A JSON integer, or the same as a quantity, from `low` to `high`.
+    """An integer from `low` to `high`, from a JSON integer or a quantity.
 
     Raises:
-        RpcError: -32602.
+        RpcError: -32602: The value is no such integer.
     """
     number = value if isinstance(value, int) and not isinstance(value, bool) else None
     if number is None:
@@ -228,12 +231,13 @@ def parse_integer(value: Json, *, low: int, high: int) -> int:
 
 
 def parse_block(value: Json) -> BlockSelector:
-    """A tag, a number, or EIP-1898's object with `blockNumber` or `blockHash`.
+    """A block tag, number or hash, or EIP-1898's object with `blockNumber` or `blockHash`.
 
-    `requireCanonical` changes nothing: every block of this chain is canonical.
+    The object's field `requireCanonical` has no effect, because all blocks of this chain are
+    canonical.
 
     Raises:
-        RpcError: -32602.
+        RpcError: -32602: The value names no block.
     """
     if isinstance(value, dict):
         if set(value) - {"blockNumber", "blockHash", "requireCanonical"}:
@@ -252,10 +256,10 @@ def parse_block(value: Json) -> BlockSelector:
 
 
 def parse_block_number(value: Json) -> BlockTag | BlockNumber:
-    """A tag or a number.
+    """A block tag or a block number.
 
     Raises:
-        RpcError: -32602.
+        RpcError: -32602: The value is neither.
     """
     if isinstance(value, str) and value in set(BlockTag):
         return BlockTag(value)
@@ -264,18 +268,20 @@ def parse_block_number(value: Json) -> BlockTag | BlockNumber:
 
 @dataclass(frozen=True, slots=True)
 class LogFilter:
-    """Which logs: of one block by hash, or of a range, by address and by topic position."""
+    """A filter of logs by block, address and topics."""
 
     block_hash: Hash32 | None
+    """The only block to search; None if the range of blocks is searched."""
     from_block: BlockTag | BlockNumber
     to_block: BlockTag | BlockNumber
     addresses: tuple[Address, ...]
-    """Any of them; none given means any address."""
+    """The address of a log must be one of these; if there are none, all addresses match."""
     topics: tuple[tuple[Hash32, ...], ...]
-    """For each position any of them; none given means any topic, but there must be one."""
+    """For each position, the topic must be one of these; if there are none, every topic matches,
+    but the log must have a topic there."""
 
     def matches(self, address: Address, topics: tuple[Hash32, ...]) -> bool:
-        """Whether a log with that address and those topics is asked for."""
+        """Whether a log with this address and these topics matches."""
         return (
             (not self.addresses or address in self.addresses)
             and len(topics) >= len(self.topics)
@@ -290,7 +296,7 @@ def parse_filter(value: Json) -> LogFilter:
     """A log filter.
 
     Raises:
-        RpcError: -32602 or -32005.
+        RpcError: -32602: A field is invalid. -32005: A list is too long.
     """
     given = parse_object(value)
     block_hash = given.get("blockHash")
@@ -316,5 +322,5 @@ def _parse_alternatives(value: Json, parse: Callable[[Json], Value]) -> tuple[Va
     if not isinstance(value, list):
         return (parse(value),)
     entries = parse_list(value, limit=MAX_FILTER_ALTERNATIVES)
-    # A null among alternatives is a wildcard, as in geth.
+    # As in geth, a null among the alternatives matches everything.
     return () if None in entries else tuple(parse(entry) for entry in entries)

@@ -1,4 +1,4 @@
-"""The `pot_` methods: nodes, validators, tasks, rounds, rewards (docs/spec/rpc.md, section 2)."""
+"""The `pot_` methods for the node, tasks, rounds and rewards (docs/spec/rpc.md, section 2)."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -54,20 +54,21 @@ from node.training.checks import load_check
 from pot_common.json_text import parse_json
 
 LIST_LIMIT: Final = 100
-"""Tasks of one answer."""
+"""Limit of tasks in an answer."""
 
 SAMPLE_LIST_LIMIT: Final = 4_096
-"""Sample indices that a work receipt spells out; of more it gives the count."""
+"""Limit of sample indices in a work receipt; if there are more, the receipt has only their
+number."""
 
 EVALUATION_SEARCH_LIMIT: Final = 64
-"""Rounds that are looked through for the latest evaluation."""
+"""Number of latest rounds that are searched for the latest evaluation."""
 
 _parse_id = partial(parse_integer, low=1, high=2**53 - 1)
 _parse_round = partial(parse_integer, low=0, high=2**32 - 1)
 
 
 class PotMethods:
-    """`pot_` over the chain, the contracts and the node process."""
+    """The `pot_` methods, which read the chain and the contracts, and ask the node process."""
 
     def __init__(
         self, *, view: TrainingView, node: NodeLink, client_version: str, rpc_url: str
@@ -78,7 +79,7 @@ class PotMethods:
         self._rpc_url = rpc_url
 
     def table(self) -> Mapping[str, Method]:
-        """Every method by its name."""
+        """The methods by name."""
         return {
             "pot_consensusState": self._consensus_state,
             "pot_getAttempt": self._get_attempt,
@@ -214,7 +215,7 @@ class PotMethods:
         """A settled round; None if it is not settled.
 
         Raises:
-            RpcError: 4444: it was settled below the snapshot that this node began with.
+            RpcError: 4444: The round was settled below the snapshot that this node began with.
         """
         settled = self._view.index.settled_round(history.task_id, number)
         if settled is None and number < history.rounds_settled:
@@ -305,7 +306,11 @@ class PotMethods:
     async def _encode_verdicts(
         self, spec: TaskSpec, attempt: Attempt, index: int | None, miner: Address
     ) -> Json:
-        """Every validator's verdict on one gradient; E only of this node, which measured it."""
+        """The verdicts of all validators on a gradient, as JSON.
+
+        `excess`, the cell distance E, is known only for the verdict of this node, which measured
+        it.
+        """
         if index is None:
             return []
         own = await self._find_own_validator()
@@ -386,11 +391,11 @@ def _describe_spec(history: TaskHistory) -> Json:
     try:
         return parse_json(history.spec)
     except ValueError:
-        return None  # what was submitted is no JSON; such a task never becomes active
+        return None  # the submitted bytes are no JSON, and such a task never becomes active
 
 
 def _explain(outcome: RoundOutcome | None, index: int | None) -> str:
-    """Why a gradient was paid or not."""
+    """The reason why a gradient was paid or not."""
     if index is None:
         return "no commitment in this attempt"
     if outcome is None:

@@ -1,4 +1,4 @@
-"""What a client needs who believes no node (docs/spec/rpc.md, section 9)."""
+"""Serves proofs to light clients, which trust no node (docs/spec/rpc.md, section 9)."""
 
 import asyncio
 from collections.abc import Mapping
@@ -25,26 +25,26 @@ from node.rpc.parameters import (
 )
 
 CONTRACT_LIMIT: Final = 16
-"""Contracts of one proof."""
+"""Limit of contracts in a proof."""
 
 SLOT_LIMIT: Final = 4_096
-"""Slots of one proof: two for each miner that a task may have, and some."""
+"""Limit of storage slots in a proof: two for each miner that a task may have, and some more."""
 
 
 SETS_LIMIT: Final = 16
-"""Validator sets of one answer: 70 kB if each has a hundred members."""
+"""Limit of validator sets in an answer: 70 kB if each has a hundred validators."""
 
 
 class ProofMethods:
-    """`pot_getGenesis`, `pot_getProof` and `pot_getValidatorSets`."""
+    """The methods `pot_getGenesis`, `pot_getProof` and `pot_getValidatorSets`."""
 
     def __init__(self, chain: ChainView, parameters: bytes) -> None:
         self._chain = chain
         self._parameters = parameters
-        """The network's, in their canonical bytes."""
+        """The network's parameters, as canonical JSON."""
 
     def table(self) -> Mapping[str, Method]:
-        """Every method by its name."""
+        """The methods by name."""
         return {
             "pot_getGenesis": self._get_genesis,
             "pot_getProof": self._get_proof,
@@ -67,9 +67,9 @@ class ProofMethods:
             )
         except MissingTrieNodeError as error:
             raise RpcError(
-                ErrorCode.INVALID_INPUT, f"the state of block {header.number} is not kept here"
+                ErrorCode.INVALID_INPUT, f"this node lacks the state of block {header.number}"
             ) from error
-        certificate = self._chain.store.certificate(header.number)  # none of block 0
+        certificate = self._chain.store.certificate(header.number)  # block 0 has none
         return {
             "header": to_hex(header.encode()),
             "certificate": None if certificate is None else to_hex(certificate.encode()),

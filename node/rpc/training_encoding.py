@@ -1,7 +1,7 @@
-"""Tasks, rounds and attempts as the `pot_` methods spell them (docs/spec/rpc.md, section 2).
+"""Encodes tasks, rounds and attempts as JSON for the `pot_` methods (docs/spec/rpc.md, section 2).
 
-Token amounts are decimal strings of base units, since they pass 2**53; block numbers, rounds and
-units are plain integers.
+Token amounts are decimal strings of base units, because they can exceed 2**53, above which many
+JSON parsers round. Block numbers, rounds and units are integers.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ from chain.training.history import (
 from chain.training.task_spec import PPM, TaskSpec
 
 EVALUATION_NAMES: Final = ("correctCount", "lossMillinats", "accuracyPpm")
-"""The fields of an evaluation; each is null where a round has none."""
+"""The fields of an evaluation; all are null if a round has no evaluation."""
 
 
 def encode_summary(history: TaskHistory, spec: TaskSpec | None) -> JsonObject:
-    """A task as lists show it; `spec` is None if what was submitted is no specification."""
+    """A task as lists show it; `spec` is None if the submitted bytes are no specification."""
     reason = history.close_reason
     return {
         "id": history.task_id,
@@ -49,7 +49,7 @@ def encode_summary(history: TaskHistory, spec: TaskSpec | None) -> JsonObject:
 
 
 def encode_terms(terms: TaskTerms) -> JsonObject:
-    """The terms by which the contracts settle a task's rounds."""
+    """The terms that the contracts hold of a task's specification."""
     return {
         "token": to_hex(terms.token),
         "unitPrice": str(terms.unit_price),
@@ -65,7 +65,7 @@ def encode_terms(terms: TaskTerms) -> JsonObject:
 
 
 def encode_account(account: TaskAccount) -> JsonObject:
-    """A task's money at the registry."""
+    """The amounts that the registry holds for a task."""
     return {
         "escrowed": str(account.escrowed),
         "paid": str(account.paid),
@@ -78,7 +78,7 @@ def encode_account(account: TaskAccount) -> JsonObject:
 
 
 def encode_round_state(state: RoundState) -> JsonObject:
-    """The round in progress, as the ledger keeps it."""
+    """The ledger's state of the round in progress."""
     return {
         "round": state.round,
         "attempt": state.attempt,
@@ -97,12 +97,12 @@ def encode_deadline(deadline: Deadline) -> JsonObject:
 
 
 def encode_participants(participants: Sequence[tuple[Address, int]]) -> Json:
-    """The miners of an attempt with the units that they declared."""
+    """The miners of an attempt with their declared units, by ascending address."""
     return [[to_hex(miner), units] for miner, units in sorted(participants)]
 
 
 def encode_records(attempt: Attempt) -> JsonObject:
-    """What miners and validators posted in an attempt."""
+    """The commitments, verdicts and evaluations of an attempt."""
     count = len(attempt.commitments)
     return {
         "commitments": [
@@ -145,7 +145,7 @@ def _encode_result_record(record: ResultRecord) -> JsonObject:
 
 
 def encode_vote(vote: ResultVote) -> JsonObject:
-    """The result that a round was settled with."""
+    """The result with which a round was settled."""
     return {
         "trainingStateRoot": to_hex(vote.training_state_root),
         "modelRoot": to_hex(vote.model_root),
@@ -155,7 +155,7 @@ def encode_vote(vote: ResultVote) -> JsonObject:
 
 
 def encode_evaluation(settled: SettledRound, spec: TaskSpec) -> JsonObject:
-    """The model's score on the held-out examples; nulls if the validators did not measure it."""
+    """The model's score on the held-out rows; all null if the validators did not measure it."""
     evaluation = get_evaluation(settled)
     if evaluation is None:
         return dict.fromkeys(EVALUATION_NAMES)

@@ -1,4 +1,4 @@
-"""The sources of answers about tasks and rounds (docs/spec/rpc.md, section 2)."""
+"""The data behind the `pot_` methods for tasks and rounds (docs/spec/rpc.md, section 2)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from node.training.reveal_store import RevealStore
 
 @dataclass(frozen=True, slots=True)
 class TrainingView:
-    """The chain, the contracts and this node's files, for questions about training."""
+    """Access to the chain, the contracts and this node's files about training."""
 
     chain: ChainView
     chain_id: int
@@ -25,7 +25,7 @@ class TrainingView:
     contracts: CallWorkerReader
     reveals: RevealStore
     checks_directory: Path
-    """Where the training host keeps the results of its checks."""
+    """The directory with the results of this node's gradient checks."""
 
     def describe(self, spec: TaskSpec, attempt: Attempt) -> AttemptDescription:
         """The description of an attempt."""
@@ -36,5 +36,5 @@ class TrainingView:
 
 
 def build_index(chain: ChainView) -> TrainingIndex:
-    """The training index, for reading: the node process writes its rows with each block."""
+    """The training index for reading; the node process writes its rows with each block."""
     return TrainingIndex(chain.store)

@@ -1,6 +1,6 @@
-"""Whole answers of JSON-RPC methods, compared byte by byte with those that a file records.
+"""Compares whole answers of JSON-RPC methods, byte by byte, with those recorded in a file.
 
-A change that is meant: run the test once with POT_RECORD_ANSWERS=1 and commit the file.
+After an intended change, run the test once with POT_RECORD_ANSWERS=1 and commit the file.
 """
 
 import json
@@ -14,7 +14,7 @@ DIRECTORY = Path(__file__).with_name("answers")
 
 
 def check_answers(rpc: RpcHarness, name: str, requests: Sequence[tuple[str, list[object]]]) -> None:
-    """Every request gives the bytes that the file `name` records."""
+    """Check that each request is answered as recorded in the file `name`."""
     found = []
     for method, params in requests:
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}

@@ -1,4 +1,4 @@
-"""The pool of call workers, with workers that end."""
+"""The pool of call workers, with workers that end or are slow."""
 
 import asyncio
 import sys
@@ -45,7 +45,7 @@ def play(program: str, scenario: Callable[[CallWorkers], Awaitable[None]]) -> No
     asyncio.run(run())
 
 
-def test_a_worker_that_ended_while_it_was_idle_is_replaced() -> None:
+def test_worker_that_ended_while_idle_is_replaced() -> None:
     async def scenario(workers: CallWorkers) -> None:
         for _ in range(3):
             assert await workers.call(HEADER, REQUEST, {}) == b"\x2a"
@@ -53,7 +53,7 @@ def test_a_worker_that_ended_while_it_was_idle_is_replaced() -> None:
     play(ANSWERS_ONCE, scenario)
 
 
-def test_a_call_that_ends_every_worker_is_an_error_of_ours() -> None:
+def test_call_that_ends_every_worker_is_an_internal_error() -> None:
     async def scenario(workers: CallWorkers) -> None:
         with pytest.raises(RpcError) as refusal:
             await workers.call(HEADER, REQUEST, {})
@@ -62,7 +62,7 @@ def test_a_call_that_ends_every_worker_is_an_error_of_ours() -> None:
     play(ANSWERS_NOTHING, scenario)
 
 
-def test_a_warm_worker_takes_the_first_call() -> None:
+def test_warmed_up_worker_gets_the_first_call() -> None:
     async def scenario(workers: CallWorkers) -> None:
         await workers.warm_up()
         (warm,) = workers._idle

@@ -1,4 +1,4 @@
-"""JSON-RPC 2.0 by the letter."""
+"""The rules of JSON-RPC 2.0."""
 
 import asyncio
 import itertools
@@ -48,12 +48,12 @@ def success(result: object, request_id: object = 1) -> dict[str, object]:
     return {"jsonrpc": "2.0", "id": request_id, "result": result}
 
 
-def test_result_carries_the_id_back() -> None:
+def test_result_has_the_id_of_the_request() -> None:
     for request_id in (1, "a", None, 1.5, 0, ""):
         assert answer(request("echo", request_id, params=["x"])) == success("x", request_id)
 
 
-def test_error_carries_code_message_and_data() -> None:
+def test_error_has_code_message_and_data() -> None:
     assert answer(request("refuse")) == {
         "jsonrpc": "2.0",
         "id": 1,
@@ -61,9 +61,9 @@ def test_error_carries_code_message_and_data() -> None:
     }
 
 
-def test_deep_nesting_cannot_end_the_process_whatever_the_recursion_limit() -> None:
+def test_deep_nesting_is_an_error_even_with_a_high_recursion_limit() -> None:
     limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(100_000)  # as importing py-evm does
+    sys.setrecursionlimit(100_000)  # importing py-evm raises it, too
     try:
         assert answer(b"[" * 2**20) == failure(-32700, "parse error")
     finally:
@@ -71,7 +71,7 @@ def test_deep_nesting_cannot_end_the_process_whatever_the_recursion_limit() -> N
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"{'a':1}", b"[1,", b"NaN", b"[" * 100_000])
-def test_what_is_not_json_is_a_parse_error(body: bytes) -> None:
+def test_body_that_is_not_json_is_a_parse_error(body: bytes) -> None:
     assert answer(body) == failure(-32700, "parse error")
 
 
@@ -86,7 +86,7 @@ def test_what_is_not_json_is_a_parse_error(body: bytes) -> None:
         (request("echo", True), "id is a string, a number or null"),
     ],
 )
-def test_what_is_no_request_is_an_invalid_request(body: object, message: str) -> None:
+def test_json_that_is_no_request_is_an_invalid_request(body: object, message: str) -> None:
     assert answer(body) == failure(-32600, f"invalid request: {message}")
 
 
@@ -98,13 +98,13 @@ def test_request_with_wrong_members_keeps_its_id() -> None:
     assert answer(request("echo", params={"a": 1})) == failure(-32602, "non-array args", 1)
 
 
-def test_unknown_method_is_refused_by_name() -> None:
+def test_error_for_unknown_method_contains_its_name() -> None:
     assert answer(request("eth_mining")) == failure(
         -32601, "the method eth_mining does not exist/is not available", 1
     )
 
 
-def test_our_own_fault_is_an_internal_error_and_nothing_leaks() -> None:
+def test_bug_in_a_method_is_an_internal_error_without_details() -> None:
     assert answer(request("crash")) == failure(-32603, "internal error", 1)
 
 
@@ -113,7 +113,7 @@ def test_notification_is_not_answered() -> None:
     assert answer([{"jsonrpc": "2.0", "method": "echo"}]) is None
 
 
-def test_batch_is_answered_in_order_and_one_failure_is_its_own() -> None:
+def test_batch_is_answered_in_order_and_each_request_fails_alone() -> None:
     batch = [
         request("echo", 1, params=["a"]),
         1,
@@ -129,14 +129,14 @@ def test_batch_is_answered_in_order_and_one_failure_is_its_own() -> None:
     ]
 
 
-def test_batch_is_bounded() -> None:
+def test_number_of_requests_in_a_batch_is_bounded() -> None:
     assert len(answer([request("echo")] * BATCH_LIMIT)) == BATCH_LIMIT
     assert answer([request("echo")] * (BATCH_LIMIT + 1)) == failure(
         -32005, "batch too large, limit 1000"
     )
 
 
-def test_answers_of_a_batch_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_total_size_of_a_batch_answer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "RESPONSE_LIMIT_BYTES", 100)
     answers = answer([request("echo", each, params=["x" * 60]) for each in range(3)])
     assert answers == [
@@ -146,8 +146,8 @@ def test_answers_of_a_batch_are_bounded_together(monkeypatch: pytest.MonkeyPatch
     ]
 
 
-def test_a_batch_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = itertools.count(step=11)  # between any two looks at the clock
+def test_time_of_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count(step=11)  # each reading of the clock
     monkeypatch.setattr(dispatch, "perf_counter", lambda: next(seconds))
     answers = answer([request("echo", each) for each in range(3)])
     late = "batch takes too long, limit 30 s: send a smaller one"

@@ -1,4 +1,4 @@
-"""The eth_ methods over a chain of five blocks: a contract, logs, a revert, every type."""
+"""The eth_ methods, over five blocks with a contract, logs, a revert and all transaction types."""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ from tests.worlds.stored_chain import (
 
 @dataclass(frozen=True)
 class World:
-    """The harness, and what is in its chain."""
+    """The harness, and the contract and transactions in its chain."""
 
     rpc: RpcHarness
     counter: str
@@ -80,7 +80,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(rpc, counter, deploy, set_seven, set_eight, failing, delegating)
 
 
-def test_constants_of_the_chain(world: World) -> None:
+def test_constant_methods_describe_the_chain_and_the_client(world: World) -> None:
     assert world.rpc.result("eth_chainId") == hex(CHAIN_ID)
     assert world.rpc.result("net_version") == str(CHAIN_ID)
     assert world.rpc.result("eth_blockNumber") == "0x5"
@@ -128,11 +128,11 @@ def test_block_has_the_fields_that_clients_hash(world: World) -> None:
 
 
 @pytest.mark.parametrize("tag", ["latest", "safe", "finalized"])
-def test_latest_safe_and_finalized_are_one(world: World, tag: str) -> None:
+def test_latest_safe_and_finalized_name_the_head(world: World, tag: str) -> None:
     assert world.rpc.result("eth_getBlockByNumber", tag, False)["number"] == "0x5"
 
 
-def test_earliest_is_genesis_and_pending_the_next(world: World) -> None:
+def test_earliest_is_block_0_and_pending_the_next_block(world: World) -> None:
     assert world.rpc.result("eth_getBlockByNumber", "earliest")["number"] == "0x0"
     pending = world.rpc.result("eth_getBlockByNumber", "pending", True)
     latest = world.rpc.result("eth_getBlockByNumber", "latest")
@@ -140,7 +140,7 @@ def test_earliest_is_genesis_and_pending_the_next(world: World) -> None:
     assert pending["parentHash"] == latest["hash"]
 
 
-def test_what_is_not_there_is_null(world: World) -> None:
+def test_unknown_blocks_and_transactions_are_null(world: World) -> None:
     nothing = "0x" + "77" * 32
     for method, params in (
         ("eth_getBlockByNumber", ["0x6"]),
@@ -158,7 +158,7 @@ def test_what_is_not_there_is_null(world: World) -> None:
         assert world.rpc.result(method, *params) is None, method
 
 
-def test_state_as_of_any_block_and_in_every_spelling(world: World) -> None:
+def test_state_is_read_at_a_block_by_tag_number_or_hash(world: World) -> None:
     rpc, block_two = world.rpc, "0x" + world.rpc.chain.store.header(2).hash.hex()
     slot = "0x" + (8).to_bytes(32, "big").hex()
     for block in (
@@ -183,7 +183,7 @@ def test_state_as_of_any_block_and_in_every_spelling(world: World) -> None:
     assert rpc.result("eth_getTransactionCount", BOB.address, "0x2") == "0x1"
 
 
-def test_transactions_of_every_type(world: World) -> None:
+def test_transactions_of_every_type_are_encoded(world: World) -> None:
     rpc = world.rpc
     for raw, kind, number, index in (
         (world.set_seven, "0x0", "0x2", "0x0"),
@@ -214,7 +214,7 @@ def test_transactions_of_every_type(world: World) -> None:
     assert rpc.result("eth_getCode", ALICE.address) == "0xef0100" + world.counter[2:]
 
 
-def test_receipts(world: World) -> None:
+def test_receipts_show_gas_logs_and_new_contracts(world: World) -> None:
     rpc = world.rpc
     receipts = rpc.result("eth_getBlockReceipts", "0x2")
     assert [receipt["transactionIndex"] for receipt in receipts] == ["0x0", "0x1"]
@@ -252,7 +252,7 @@ def test_receipts(world: World) -> None:
     assert rpc.result("eth_getUncleCountByBlockHash", first["blockHash"]) == "0x0"
 
 
-def test_logs_by_range_block_address_and_topic(world: World) -> None:
+def test_logs_are_found_by_range_block_address_and_topic(world: World) -> None:
     rpc, changed = world.rpc, "0x" + CHANGED.hex()
     alice, bob, other = topic_of(ALICE.address), topic_of(BOB.address), "0x" + "55" * 32
     block_two = "0x" + rpc.chain.store.header(2).hash.hex()
@@ -280,7 +280,7 @@ def test_logs_by_range_block_address_and_topic(world: World) -> None:
     assert [log["logIndex"] for log in by_hash] == ["0x0"]
 
 
-def test_log_filters_that_make_no_sense_are_refused(world: World) -> None:
+def test_contradictory_log_filters_are_refused(world: World) -> None:
     rpc, nothing = world.rpc, "0x" + "77" * 32
     assert rpc.error("eth_getLogs", {"fromBlock": "0x3", "toBlock": "0x2"})["code"] == -32602
     assert rpc.error("eth_getLogs", {"blockHash": nothing, "fromBlock": "0x0"})["code"] == -32602
@@ -337,7 +337,7 @@ def test_call_sees_the_state_override(world: World) -> None:
     assert rpc.error("eth_call", {"to": poor}, "latest", both)["code"] == -32602
 
 
-def test_call_without_end_is_stopped_and_the_next_one_works(world: World) -> None:
+def test_endless_call_is_stopped_and_the_next_one_works(world: World) -> None:
     spinning = {"to": world.counter, "input": "0x" + selector("spin()").hex()}
     free = {"from": ALICE.address, "gas": hex(2**40), **spinning}
     assert world.rpc.error("eth_call", free)["message"] in (
@@ -347,7 +347,7 @@ def test_call_without_end_is_stopped_and_the_next_one_works(world: World) -> Non
     assert world.rpc.result("eth_call", {"to": world.counter}) != "0x"
 
 
-def test_estimate_is_enough_and_hardly_more(world: World) -> None:
+def test_gas_estimate_suffices_and_is_close_to_the_lowest(world: World) -> None:
     rpc, counter = world.rpc, world.counter
     assert rpc.result("eth_estimateGas", {"from": BOB.address, "to": ALICE.address}) != "0x0"
     plain = {"from": ALICE.address, "to": "0x" + "98" * 20, "value": "0x1"}
@@ -365,7 +365,7 @@ def test_estimate_is_enough_and_hardly_more(world: World) -> None:
     assert "insufficient funds" in rpc.error("eth_estimateGas", broke)["message"]
 
 
-def test_estimate_is_for_the_next_block_unless_one_is_named(world: World) -> None:
+def test_gas_estimate_is_for_the_next_block_unless_one_is_given(world: World) -> None:
     head = int(world.rpc.result("eth_blockNumber"), 16)
     # NUMBER, PUSH2 head, EQ, PUSH1 9, JUMPI, STOP, JUMPDEST, PUSH0, PUSH0, REVERT
     reverts_in_the_head = bytes.fromhex(f"4361{head:04x}14600957005b5f5ffd").hex()
@@ -375,7 +375,7 @@ def test_estimate_is_for_the_next_block_unless_one_is_named(world: World) -> Non
     assert world.rpc.error("eth_estimateGas", create, "latest")["code"] == 3
 
 
-def test_fees(world: World) -> None:
+def test_fees_follow_recent_blocks(world: World) -> None:
     rpc = world.rpc
     assert rpc.result("eth_maxPriorityFeePerGas") == "0x3"
     assert rpc.result("eth_gasPrice") == "0x3"
@@ -414,7 +414,7 @@ def test_pending_transactions_come_from_the_node(world: World) -> None:
         node.holding = False
 
 
-def test_refused_transactions_say_what_geth_says(world: World) -> None:
+def test_refused_transactions_get_the_texts_of_geth(world: World) -> None:
     rpc = world.rpc
     for raw, text in (
         (sign(ALICE, nonce=0, to=BOB.address), "nonce too low"),
@@ -429,7 +429,7 @@ def test_refused_transactions_say_what_geth_says(world: World) -> None:
         assert (error["code"], text in error["message"]) == (-32000, True), error
 
 
-def test_syncing_shows_how_far(world: World) -> None:
+def test_syncing_shows_current_and_highest_block(world: World) -> None:
     world.rpc.node.best_ahead = 100
     try:
         assert world.rpc.result("eth_syncing") == {
@@ -441,7 +441,7 @@ def test_syncing_shows_how_far(world: World) -> None:
         world.rpc.node.best_ahead = 0
 
 
-def test_chain_is_readable_while_the_node_is_away(world: World) -> None:
+def test_chain_is_readable_while_the_node_is_unreachable(world: World) -> None:
     rpc = world.rpc
     rpc.link.is_connected = False
     try:
@@ -497,20 +497,18 @@ def test_chain_is_readable_while_the_node_is_away(world: World) -> None:
         ("eth_getLogs", [[]]),
     ],
 )
-def test_parameters_of_the_wrong_shape_are_refused(
-    world: World, method: str, params: list[object]
-) -> None:
+def test_invalid_parameters_are_refused(world: World, method: str, params: list[object]) -> None:
     error = world.rpc.error(method, *params)
     assert error["code"] == -32602, error
     assert error["message"]
 
 
-def test_call_of_wrong_shape_costs_no_worker(world: World) -> None:
+def test_invalid_call_uses_no_worker(world: World) -> None:
     rpc = world.rpc
     rpc.result("eth_call", {"to": world.counter})
     workers = tuple(rpc.workers._idle)
     request = {"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": [{"value": "huge"}]}
-    # Not finite, so no frame to a worker can carry it.
+    # The number is not finite, so no frame to a worker can carry it.
     body = json.dumps(request).replace('"huge"', "1e400")
     answer = rpc.http(
         "POST", "/", content=body, headers={"content-type": "application/json"}

@@ -1,4 +1,4 @@
-"""What a node answers that began with a snapshot: what it holds, or that it does not hold it."""
+"""The answers of a node that began with a snapshot, and so lacks earlier blocks."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +32,7 @@ def rpc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RpcHarness]:
 
 
 def adopt_head(old: StoredChain, new: StoredChain) -> None:
-    """What snapshot sync brings: the state, some headers, and the block."""
+    """Copy into `new` what snapshot sync fetches: the state, some headers, and the block."""
     store, head = old.store, old.store.head_number()
     with old.database.read() as reader, new.database.write() as writer:
         writer.put_new(Table.STATE, list(reader.scan(Table.STATE, b"", b"\xff" * 33)))
@@ -56,7 +56,7 @@ def adopt_head(old: StoredChain, new: StoredChain) -> None:
     )
 
 
-def test_what_is_below_the_snapshot_is_an_error_that_names_the_first_block(
+def test_error_for_a_block_below_the_snapshot_names_the_first_held(
     rpc: RpcHarness,
 ) -> None:
     below = [hex(number) for number in range(1, PIVOT)]
@@ -72,13 +72,13 @@ def test_what_is_below_the_snapshot_is_an_error_that_names_the_first_block(
     assert rpc.error("eth_call", {"to": BOB.address}, below[-1]) == NOT_HELD
     assert rpc.error("eth_getLogs", {"fromBlock": below[0]}) == NOT_HELD
     assert rpc.error("eth_getLogs", {"fromBlock": "earliest"}) == NOT_HELD
-    # Of some blocks the header is held, for the primary order: they are no exception.
+    # The same holds for blocks of which the node has the header, for the primary order.
     header = rpc.chain.store.header(BlockNumber(PIVOT - 1))
     assert header is not None
     assert rpc.error("eth_getBlockByHash", "0x" + header.hash.hex(), False) == NOT_HELD
 
 
-def test_what_is_held_is_answered_as_ever(rpc: RpcHarness) -> None:
+def test_blocks_from_the_snapshot_on_are_answered(rpc: RpcHarness) -> None:
     for number in ("0x0", "earliest", hex(PIVOT), hex(HEAD), "latest"):
         assert rpc.result("eth_getBlockByNumber", number, True) is not None
         assert rpc.result("eth_getBalance", BOB.address, number) is not None
@@ -88,7 +88,7 @@ def test_what_is_held_is_answered_as_ever(rpc: RpcHarness) -> None:
     assert rpc.result("eth_getBlockByNumber", hex(HEAD + 1), False) is None
 
 
-def test_fees_are_of_the_blocks_that_are_held(rpc: RpcHarness) -> None:
+def test_fee_history_begins_with_the_first_held_block(rpc: RpcHarness) -> None:
     history = rpc.result("eth_feeHistory", hex(100), "latest", [50])
     assert history["oldestBlock"] == hex(PIVOT)
     assert len(history["gasUsedRatio"]) == len(history["reward"]) == HEAD - PIVOT + 1

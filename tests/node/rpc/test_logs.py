@@ -1,4 +1,4 @@
-"""The bounds of a log query."""
+"""The limits of a log query."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.worlds.rpc import rpc_harness
 from tests.worlds.stored_chain import ALICE, COUNTER_INIT_CODE, set_call, sign
 
 
-def test_range_results_and_time_are_bounded(
+def test_blocks_results_and_time_of_a_log_query_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with rpc_harness(tmp_path) as rpc:

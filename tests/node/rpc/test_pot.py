@@ -1,4 +1,4 @@
-"""One training round on the real contracts, as `pot_` shows it and as uploads are checked by it."""
+"""The `pot_` methods and uploads, with one training round on the real contracts."""
 
 import json
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ from tests.worlds.training_node import ATTEMPT
 POT = 10**18
 TASK = TaskId(1)
 START = 2_000_000_000
-"""Ahead of every clock, so that the time of day decides no phase."""
+"""A time in the future, so that no phase depends on the clock of the test machine."""
 
 OPERATORS = [Signer.from_key(bytes([n]) * 32) for n in range(1, 5)]
 VALIDATORS = tuple(Address(bytes([0x20 + n]) * 20) for n in range(4))
@@ -75,16 +75,16 @@ PAYLOAD = (GRADIENT * 20)[: count_payload_bytes(count_parameters(SPEC.model))]
 
 @dataclass(frozen=True)
 class Round:
-    """The harness, and what the round came to."""
+    """The harness, with the round's inputs and result."""
 
     rpc: RpcHarness
     seed: Hash32
     vote: ResultVote
     reveal: dict[str, object]
     early: dict[str, object]
-    """pot_getAttempt when the block that opened it was the head."""
+    """The result of pot_getAttempt when the head was the block that opened the attempt."""
     open_reveals: dict[str, int]
-    """Statuses of uploads while the attempt was in progress."""
+    """The statuses of uploads while the attempt was in progress, by case."""
 
 
 def text(value: bytes) -> str:
@@ -186,7 +186,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         for name, changes in (
             ("another salt", {"salt": text(bytes(32))}),
             ("other units", {"units": 2}),
-            ("a stranger", {"miner": SUBMITTER.address}),
+            ("another miner", {"miner": SUBMITTER.address}),
             ("another round", {"round": 1}),
             ("another task", {"task": 9}),
             ("no number", {"units": "1x"}),
@@ -236,7 +236,7 @@ def test_tasks_are_listed_in_pages(training: Round) -> None:
         assert training.rpc.error("pot_listTasks", page)["code"] == -32602
 
 
-def test_task_shows_spec_money_and_round(training: Round) -> None:
+def test_task_shows_specification_amounts_and_round(training: Round) -> None:
     task = training.rpc.result("pot_getTask", 1)
     assert task["spec"] == json.loads(encode_task_spec(SPEC))
     assert task["specHash"] == text(compute_spec_hash(SPEC))
@@ -256,7 +256,7 @@ def test_task_shows_spec_money_and_round(training: Round) -> None:
         assert training.rpc.error("pot_getTask", task_id)["code"] == -32602
 
 
-def test_attempt_is_all_that_a_miner_needs(training: Round) -> None:
+def test_attempt_shows_seed_participants_and_roots(training: Round) -> None:
     participants = [[text(miner), units] for miner, units in _participants()]
     early = training.early
     assert early["seed"] == text(training.seed), "known as soon as that block is final"
@@ -300,7 +300,7 @@ def test_round_shows_how_it_was_settled(training: Round) -> None:
     assert training.rpc.result("pot_getRound", 1, 2) is None
 
 
-def test_receipt_says_what_was_done_and_why_it_was_not_paid(training: Round) -> None:
+def test_work_receipt_shows_the_work_and_why_it_was_not_paid(training: Round) -> None:
     assignment = assign(training.seed, _participants(), SPEC.sample_count, 8, 8)
     ann = training.rpc.result("pot_getReceipt", 1, 0, ANN.address)
     assert ann["samples"] == list(assignment.sample_indices(address_of(ANN)))
@@ -319,7 +319,7 @@ def test_receipt_says_what_was_done_and_why_it_was_not_paid(training: Round) -> 
     assert training.rpc.result("pot_getReceipt", 1, 0, SUBMITTER.address) is None
 
 
-def test_reward_proof_is_what_the_distributor_pays(training: Round) -> None:
+def test_reward_proof_is_valid_for_the_claimable_amount(training: Round) -> None:
     rpc = training.rpc
     proof = rpc.result("pot_getRewardProof", 1, ANN.address)
     cumulative = int(proof["cumulative"])
@@ -346,7 +346,7 @@ def test_model_is_named_by_its_root(training: Round) -> None:
     assert training.rpc.result("pot_getModel", 1, 1) is None
 
 
-def test_node_tells_who_it_is(training: Round) -> None:
+def test_node_info_names_chain_client_and_contracts(training: Round) -> None:
     rpc = training.rpc
     info = rpc.result("pot_nodeInfo")
     head = rpc.chain.store.head()
@@ -359,12 +359,12 @@ def test_node_tells_who_it_is(training: Round) -> None:
     assert rpc.result("pot_consensusState")["view"] == 0
 
 
-def test_reveal_is_taken_only_if_it_opens_a_commitment(training: Round) -> None:
+def test_reveal_is_accepted_only_if_it_opens_a_commitment(training: Round) -> None:
     assert training.open_reveals == {
         "before the commitment": 403,
         "another salt": 403,
         "other units": 403,
-        "a stranger": 403,
+        "another miner": 403,
         "another round": 409,
         "another task": 404,
         "no number": 400,
@@ -381,10 +381,10 @@ def test_reveal_is_taken_only_if_it_opens_a_commitment(training: Round) -> None:
     assert training.rpc.http("GET", f"/v1/blobs/{root.hex()}").content == PAYLOAD
     held = RevealStore(training.rpc.options.reveals).get(ATTEMPT, address_of(ANN))
     assert (held.salt, held.gradient_root) == (SALT, root)
-    assert training.rpc.node.stored_blobs >= 2, "the node was told of both uploads"
+    assert training.rpc.node.stored_blobs >= 2, "the node was notified of both uploads"
 
 
-def test_upload_that_the_disk_refuses_names_reason_and_cure(training: Round) -> None:
+def test_error_for_upload_that_the_disk_refuses_names_the_cure(training: Round) -> None:
     rpc = training.rpc
     path = f"/v1/blobs/{text(content_id(SHARD))}"
     with capture_logs() as lines, limited_file_size(len(SHARD) - 1):
@@ -405,12 +405,12 @@ def test_chunk_hashes_of_a_damaged_blob_are_not_found(training: Round) -> None:
     assert rpc.http("GET", f"/v1/blobs/{text(blob)}/chunks").status_code == 404
 
 
-def test_blob_is_taken_only_if_a_live_task_names_it(training: Round) -> None:
+def test_blob_is_accepted_only_if_a_live_task_names_it(training: Round) -> None:
     rpc = training.rpc
-    told_before = rpc.node.stored_blobs
+    stored_before = rpc.node.stored_blobs
     path = f"/v1/blobs/{text(content_id(SHARD))}"
-    stranger = f"/v1/blobs/{text(keccak256(b'stranger'))}"
-    assert rpc.http("PUT", stranger, content=b"x").status_code == 404
+    unknown = f"/v1/blobs/{text(keccak256(b'unknown'))}"
+    assert rpc.http("PUT", unknown, content=b"x").status_code == 404
     assert rpc.http("PUT", path, content=SHARD[:-1]).status_code == 422
     wrong = rpc.http("PUT", path, content=bytes(len(SHARD)))
     assert (wrong.status_code, wrong.json()["error"]) == (422, "content_mismatch")
@@ -419,14 +419,16 @@ def test_blob_is_taken_only_if_a_live_task_names_it(training: Round) -> None:
     with filler.open("wb") as file:
         file.truncate(rpc.options.blob_quota_bytes * 3 // 4)
     full = rpc.http("PUT", path, content=SHARD)
-    assert (full.status_code, full.json()["error"]) == (507, "quota"), "the rest is for rounds"
+    assert (full.status_code, full.json()["error"]) == (507, "quota"), (
+        "the rest of the quota is for rounds"
+    )
     filler.unlink()
     assert rpc.http("PUT", path, content=SHARD).status_code == 201
     assert rpc.http("PUT", path, content=SHARD).status_code == 200
     assert rpc.http("GET", path).content == SHARD
     weights = f"/v1/blobs/{text(SPEC.initial_weights)}"
     assert rpc.http("PUT", weights, content=WEIGHTS).status_code == 201
-    assert rpc.node.stored_blobs == told_before + 3, "the node was told of each upload"
+    assert rpc.node.stored_blobs == stored_before + 3, "the node was notified of each upload"
 
 
 def test_answers_are_as_recorded(training: Round) -> None:

@@ -1,4 +1,4 @@
-"""The RPC process itself, with web3.py as its client and a node that makes a block at once."""
+"""The RPC process, with web3.py as its client and a node that makes a block at once."""
 
 import json
 import os
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.process
 def served_node(
     path: Path, chain: StoredChain, backend: InstantNode | None = None
 ) -> Iterator[IpcServer]:
-    """The node process's end of the socket, in a thread of this one."""
+    """An IPC server in a thread, as the node process runs it."""
     ready = threading.Event()
     held: list[tuple[IpcServer, trio.lowlevel.TrioToken, trio.CancelScope]] = []
 
@@ -67,7 +67,7 @@ def served_node(
 def rpc_process(
     directory: Path, *arguments: str, counts: Path | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process, which counts in the files of `counts`, and its URL."""
+    """A running RPC process and its URL; its metrics files are in the directory `counts`."""
     environment = dict(os.environ)
     if counts is not None:
         environment[DIRECTORY_VARIABLE] = str(counts)
@@ -120,7 +120,7 @@ def test_web3_deploys_sends_waits_reads_logs_and_calls(url: str) -> None:
         )
 
     def fields() -> dict[str, object]:
-        # Fees and gas are filled in by web3 from the node's answers.
+        # web3 fills in fees and gas from the node's answers.
         nonce = web3.eth.get_transaction_count(ALICE.address, "pending")
         return {"from": ALICE.address, "nonce": nonce}
 
@@ -199,14 +199,14 @@ def test_node_adds_up_what_its_rpc_processes_count(tmp_path: Path) -> None:
     ask(0)
     labels = {"method": "eth_getBalance", "result": "ok"}
     assert metrics.registry.get_sample_value("pot_rpc_requests_total", labels) == 3
-    assert len(list(counts.iterdir())) == 6, "a process counts on where the one before it ended"
+    assert len(list(counts.iterdir())) == 6, "a restarted process continues the counts"
     prepare_files(counts, 1)
     assert metrics.registry.get_sample_value("pot_rpc_requests_total", labels) is None
     assert len(list(counts.iterdir())) == 3
     chain.database.close()
 
 
-def test_calls_at_a_time_do_not_hold_up_short_requests(url: str) -> None:
+def test_long_calls_do_not_delay_short_requests(url: str) -> None:
     call_without_end = {"input": "0x5b600056", "gas": hex(2_000_000)}
     spin = {"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": [call_without_end]}
     head = {"jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber"}
@@ -219,13 +219,13 @@ def test_calls_at_a_time_do_not_hold_up_short_requests(url: str) -> None:
     for thread in threads:
         thread.start()
     assert httpx.post(url, json=head, timeout=60).json()["result"]
-    assert all(thread.is_alive() for thread in threads), "the short one was answered first"
+    assert all(thread.is_alive() for thread in threads), "the short request is answered first"
     for thread in threads:
         thread.join()
     assert codes == [-32000] * 3
 
 
-def test_garbage_on_the_port_stops_nothing(url: str) -> None:
+def test_service_goes_on_after_garbage_on_its_port(url: str) -> None:
     json_type = {"content-type": "application/json"}
     for body in (b"\x00" * 1000, b"[" * 2**20, b'{"jsonrpc":"2.0","id":1,"method":[]}', b"\xff"):
         assert httpx.post(url, content=body, headers=json_type).status_code == 200
@@ -237,7 +237,7 @@ def test_garbage_on_the_port_stops_nothing(url: str) -> None:
 def test_process_ends_with_its_parent(data_directory: tuple[Path, StoredChain]) -> None:
     directory, _ = data_directory
     flags = ["--set", f"data_dir={directory}", "--set", "rpc.port=0"]
-    # A parent that starts the process, says its id, and dies without a word to it.
+    # The parent starts the process, prints its id, and is killed, so it cannot end the process.
     program = (
         "import os, subprocess, sys; "
         "child = subprocess.Popen([sys.executable, '-m', 'node.rpc', *sys.argv[1:], "
@@ -263,7 +263,7 @@ def _is_running(process_id: int) -> bool:
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
-def test_several_processes_of_a_node_share_its_port(
+def test_several_rpc_processes_share_one_port(
     data_directory: tuple[Path, StoredChain],
 ) -> None:
     directory, _ = data_directory
@@ -285,7 +285,7 @@ def test_node_restarts_an_rpc_process_that_was_killed(
     served: list[int] = []
 
     async def wait_until_served() -> None:
-        while set(find_rpc_children(port)) <= set(served):  # noqa: ASYNC110 - a process has no event
+        while set(find_rpc_children(port)) <= set(served):  # noqa: ASYNC110 - there is no event for a process
             await trio.sleep(0.05)
         async with httpx.AsyncClient() as client:
             while True:
@@ -329,7 +329,7 @@ def test_rpc_process_that_cannot_start_ends_the_node(tmp_path: Path) -> None:
         trio.run(main)
 
 
-def test_port_in_use_and_missing_database_name_the_cure(
+def test_errors_for_port_in_use_and_missing_database_name_the_cure(
     data_directory: tuple[Path, StoredChain], url: str, tmp_path: Path
 ) -> None:
     port = re.findall(r"\d+", url)[-1]

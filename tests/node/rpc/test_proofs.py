@@ -1,4 +1,4 @@
-"""What `pot_getProof` serves, read back as a miner reads it, on the real contracts."""
+"""`pot_getProof` on the real contracts; its proofs are verified as a miner does it."""
 
 import asyncio
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def ask(
     return ProvenState(header.state_root, nodes)
 
 
-def test_proven_words_are_what_the_contracts_say(
+def test_proven_slots_agree_with_the_contracts(
     served: tuple[TrainingChain, RpcHarness],
 ) -> None:
     chain, rpc = served
@@ -71,15 +71,15 @@ def test_proven_words_are_what_the_contracts_say(
     assert ledger_storage.read_participants(state.get_storage, TASK) == tuple(
         sorted(zip(MINERS, (1, 2), strict=True))
     )
-    nobody = ledger_storage.read_registration(state.get_storage, TASK, Address(b"\x01" * 20))
-    assert (nobody.units, nobody.committed_open_block) == (0, 0)
+    absent = ledger_storage.read_registration(state.get_storage, TASK, Address(b"\x01" * 20))
+    assert (absent.units, absent.committed_open_block) == (0, 0)
     assert ledger_storage.read_task(state.get_storage, TASK) == (
         compute_spec_hash(SPEC),
         TaskStatus.ACTIVE,
     )
 
 
-def test_genesis_names_the_network_that_its_hash_commits_to(
+def test_genesis_answer_is_verified_by_the_genesis_hash(
     served: tuple[TrainingChain, RpcHarness],
 ) -> None:
     chain, rpc = served
@@ -103,7 +103,7 @@ def test_block_0_has_no_certificate_and_an_unknown_block_is_an_error(
     assert rpc.error("pot_getProof", {}, "0xffff")["message"] == "header not found"
 
 
-def test_sets_of_validators_are_listed_from_a_block_on(
+def test_validator_sets_after_a_block_are_listed(
     served: tuple[TrainingChain, RpcHarness],
 ) -> None:
     chain, rpc = served
@@ -124,7 +124,7 @@ def test_sets_of_validators_are_listed_from_a_block_on(
         ({"0x" + f"{n:040x}": [] for n in range(17)}, -32005),
     ],
 )
-def test_what_is_asked_for_is_bounded(
+def test_invalid_or_too_large_proof_requests_are_refused(
     served: tuple[TrainingChain, RpcHarness], reads: object, code: int
 ) -> None:
     assert served[1].error("pot_getProof", reads)["code"] == code

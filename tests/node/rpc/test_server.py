@@ -1,4 +1,4 @@
-"""The HTTP port: routes, limits, and who may ask."""
+"""The HTTP port: routes, limits and access rules."""
 
 import asyncio
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def test_notification_has_no_body(rpc: RpcHarness) -> None:
     assert (response.status_code, response.content) == (204, b"")
 
 
-def test_a_form_of_another_site_cannot_call(rpc: RpcHarness) -> None:
+def test_form_of_a_foreign_web_page_cannot_call(rpc: RpcHarness) -> None:
     for content_type in ("text/plain", "application/x-www-form-urlencoded", ""):
         headers = {"content-type": content_type}
         assert rpc.http("POST", "/", content=b"{}", headers=headers).status_code == 415
@@ -54,12 +54,12 @@ def test_a_form_of_another_site_cannot_call(rpc: RpcHarness) -> None:
         ("", 403),
     ],
 )
-def test_only_names_that_are_ours_are_answered(rpc: RpcHarness, host: str, status: int) -> None:
+def test_only_allowed_host_names_are_answered(rpc: RpcHarness, host: str, status: int) -> None:
     assert rpc.http("POST", "/", json=CALL, headers={"host": host}).status_code == status
 
 
-def test_only_configured_pages_may_read(rpc: RpcHarness) -> None:
-    wallet, stranger = {"origin": "https://wallet.example"}, {"origin": "https://other.example"}
+def test_only_configured_web_pages_may_read_answers(rpc: RpcHarness) -> None:
+    wallet, foreign = {"origin": "https://wallet.example"}, {"origin": "https://other.example"}
     allowed = rpc.http("POST", "/", json=CALL, headers=wallet)
     assert allowed.headers["access-control-allow-origin"] == "https://wallet.example"
     preflight = rpc.http("OPTIONS", "/", headers=wallet)
@@ -67,20 +67,20 @@ def test_only_configured_pages_may_read(rpc: RpcHarness) -> None:
     assert preflight.headers["access-control-allow-origin"] == "https://wallet.example"
     assert "content-type" in preflight.headers["access-control-allow-headers"]
     for response in (
-        rpc.http("POST", "/", json=CALL, headers=stranger),
-        rpc.http("OPTIONS", "/", headers=stranger),
+        rpc.http("POST", "/", json=CALL, headers=foreign),
+        rpc.http("OPTIONS", "/", headers=foreign),
         rpc.http("POST", "/", json=CALL),
     ):
         assert "access-control-allow-origin" not in response.headers
 
 
-def test_any_page_may_read_where_the_operator_says_so() -> None:
+def test_all_web_pages_may_read_answers_if_configured() -> None:
     rules = AccessRules(frozenset({"*"}))
     headers = rules.cross_origin_headers(request(headers={"origin": "https://any.example"}))
     assert headers["access-control-allow-origin"] == "*"
 
 
-def test_paths_and_methods(rpc: RpcHarness) -> None:
+def test_liveness_is_served_and_unknown_paths_are_refused(rpc: RpcHarness) -> None:
     assert rpc.http("GET", "/liveness").json() == {"status": "UP"}
     assert rpc.http("HEAD", "/liveness").content == b""
     for method, path, status in (
@@ -146,19 +146,19 @@ def test_blob_is_served_whole_in_ranges_and_by_chunks(rpc: RpcHarness) -> None:
     }
 
 
-def test_blob_that_is_not_here_is_not_found(rpc: RpcHarness) -> None:
+def test_blob_that_the_node_does_not_hold_is_not_found(rpc: RpcHarness) -> None:
     for path in ("/v1/blobs/" + "11" * 32, "/v1/blobs/0x" + "11" * 32 + "/chunks"):
         assert rpc.http("GET", path).status_code == 404
 
 
-def test_empty_blob(rpc: RpcHarness) -> None:
+def test_empty_blob_is_served(rpc: RpcHarness) -> None:
     content_id = BlobStore(rpc.options.blobs, quota_bytes=2**30).put(b"")
     response = rpc.http("GET", f"/v1/blobs/{content_id.hex()}")
     assert (response.status_code, response.content) == (200, b"")
 
 
 def request(headers: dict[str, str], parts: tuple[bytes, ...] = ()) -> Request:
-    """A request whose body arrives in `parts`."""
+    """A request with a body that arrives in `parts`."""
     arriving = list(parts)
 
     async def receive() -> Message:
@@ -182,7 +182,7 @@ def test_body_is_bounded_before_and_while_it_arrives() -> None:
         asyncio.run(request({"content-length": "-1"}).body(10))
 
 
-def test_work_ends_when_the_client_goes_away() -> None:
+def test_work_is_cancelled_when_the_client_disconnects() -> None:
     ended = []
 
     async def work() -> None:
@@ -198,12 +198,12 @@ def test_work_ends_when_the_client_goes_away() -> None:
         with pytest.raises(HttpError, match="disconnected"):
             await Request(_POST, leave).finish(work())
         await asyncio.sleep(0)
-        return list(ended)  # before the loop ends, and all that runs on it
+        return list(ended)  # copied now, because the end of the loop cancels all tasks
 
     assert asyncio.run(run()) == [True]
 
 
-def test_work_for_a_client_that_stays_is_answered() -> None:
+def test_work_is_answered_if_the_client_stays_connected() -> None:
     async def work() -> str:
         return "answer"
 
@@ -217,7 +217,7 @@ def test_work_for_a_client_that_stays_is_answered() -> None:
     assert asyncio.run(run()) == "answer"
 
 
-def test_too_large_a_body_is_413(rpc: RpcHarness) -> None:
+def test_too_large_body_is_status_413(rpc: RpcHarness) -> None:
     json_type = {"content-type": "application/json"}
     response = rpc.http("POST", "/", content=b" " * (5 * 2**20 + 1), headers=json_type)
     assert (response.status_code, response.headers["connection"]) == (413, "close")

@@ -1,1 +1,1 @@
-"""The `pot` command (docs/operator-guide.md)."""
+"""What can people type? The `pot` command (docs/operator-guide.md)."""

@@ -1,4 +1,4 @@
-"""`python -m node.cli`: the `pot` command, wherever it is installed."""
+"""`python -m node.cli` is the `pot` command, without a script on the PATH."""
 
 from node.cli.main import main
 

@@ -1,4 +1,4 @@
-"""The account that signs what a command sends."""
+"""The account that signs the transactions of a command."""
 
 import re
 from dataclasses import dataclass
@@ -15,23 +15,24 @@ from node.client.rpc_client import RpcClient
 from pot_common.keystore import unlock_key
 
 DEFAULT_WALLET: Final = Path.home() / ".pot" / "wallet"
-"""Where `pot wallet new` puts keystores."""
+"""The directory in which `pot wallet new` stores keystores."""
 
 ACCOUNT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-"""What an account may be called: a file name that leads out of no directory."""
+"""A valid account name. It is a file name, so it must not lead out of the directory."""
 
 KeyOption = Annotated[Path, typer.Option("--key", help="V3 keystore, or an account of pot wallet.")]
-"""The key that signs."""
+"""The keystore of the signing key."""
 
 PasswordOption = Annotated[
-    Path | None, typer.Option("--password-file", help="Asked for if not given.")
+    Path | None,
+    typer.Option("--password-file", help="A file with the password; without it, you are asked."),
 ]
-"""The file with the key's password; None to ask for it."""
+"""The file with the key's password; None to ask at the terminal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An unlocked key, and the node that its transactions go to."""
+    """An unlocked key, and the node that receives its transactions."""
 
     client: RpcClient
     private_key: PrivateKey
@@ -42,11 +43,11 @@ class Account:
         return get_address(self.private_key)
 
     def send_call(self, call: ContractCall, *, value: int = 0) -> JsonObject:
-        """Send a call of a contract and wait until it is in a block; its receipt.
+        """Send a call of a contract, wait until it is in a block, and return the receipt.
 
         Args:
-            call: The contract and what to call it with.
-            value: Wei to send along.
+            call: The call.
+            value: Wei to send with it.
 
         Raises:
             ClientError: The node refused the transaction, or it failed.
@@ -55,14 +56,14 @@ class Account:
 
 
 def find_key_file(key: Path) -> Path:
-    """The keystore that is meant: a path, or the name of an account of `pot wallet new`."""
+    """The keystore file, from its path or from the name of an account of `pot wallet new`."""
     named = DEFAULT_WALLET / f"{key}.json"
     is_name = ACCOUNT_NAME.fullmatch(str(key)) is not None
     return named if is_name and not key.is_file() and named.is_file() else key
 
 
 def unlock_account(client: RpcClient, key: Path, password_file: Path | None) -> Account:
-    """The account of a keystore, with its password from a file or a prompt.
+    """The account of a keystore, unlocked with a password from a file or the terminal.
 
     Raises:
         OperatorError: The keystore cannot be read, or the password is wrong.

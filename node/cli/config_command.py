@@ -1,4 +1,4 @@
-"""`pot config`: what a node would run with."""
+"""`pot config`: checks the configuration of a node."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +22,7 @@ def check(
 ) -> None:
     """Check a configuration before a node runs on it.
 
-    Finds misspelt settings, wrong values, and a genesis, key or password file that is not there.
+    Finds misspelt settings, wrong values, and missing genesis, key or password files.
     """
     loaded = load_config(config)
     genesis, _ = load_genesis(loaded)

@@ -1,4 +1,4 @@
-"""`pot devnet`: a network on this machine, from nothing to a trained model and paid miners."""
+"""`pot devnet`: runs a whole network on this machine, to a trained model and paid miners."""
 
 import json
 import signal
@@ -25,25 +25,27 @@ from pot_common.node_url import DEFAULT_BASE_PORT
 EXAMPLE: Final = "Example:  pot devnet --miners 5 --rounds 10 --exit --summary out.json"
 
 DEFAULT_TASK: Final = Path(__file__).parents[2] / "examples" / "digits.toml"
-"""Handwritten digits; in the sources."""
+"""The example task, which learns handwritten digits."""
 
 POLL_SECONDS: Final = 0.5
-"""Between looks at the network; a round takes seconds."""
+"""Interval of asking the network for its progress; a round takes seconds."""
 
 STALL_SECONDS: Final = 180.0
-"""A task that settles no round for so long has failed: its longest phases are over by then."""
+"""A task that settles no round for this long has failed, because its longest phases are over."""
 
 CLAIM_SECONDS: Final = 60.0
-"""Until every miner has claimed; one transaction each."""
+"""Time limit for the claims of all miners, one transaction each."""
 
 
 def devnet(
     validators: Annotated[int, typer.Option(help="Validator processes.")] = 4,
     miners: Annotated[int, typer.Option(help="Miner processes.")] = 3,
     task: Annotated[Path, typer.Option(help="The task to train.")] = DEFAULT_TASK,
-    rounds: Annotated[int | None, typer.Option(help="Instead of the task's rounds.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Number of rounds, in place of the task's.")
+    ] = None,
     data_dir: Annotated[
-        Path, typer.Option(help="Everything goes here; an earlier network's files are replaced.")
+        Path, typer.Option(help="Directory of the network; replaces the files of an earlier one.")
     ] = Path("devnet"),
     base_port: Annotated[
         int, typer.Option(help="RPC of the first validator; the others follow, peers 100 above.")
@@ -51,14 +53,16 @@ def devnet(
     exits: Annotated[
         bool, typer.Option("--exit", help="End after the claims; status 0 if all went well.")
     ] = False,
-    summary: Annotated[Path | None, typer.Option(help="Write what happened as JSON.")] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help="Write a summary as JSON to this file.")
+    ] = None,
 ) -> None:
     """Run a whole network on this machine.
 
-    It starts validators, miners and a submitter, trains a task, and lets the miners claim. Then it
-    runs until Ctrl-C, so that a wallet can be connected. Nothing stays behind.
+    It starts validators, miners and a submitter, trains a task, and lets the miners claim their
+    rewards. Then it runs until Ctrl-C, so that you can connect a wallet. All processes end with it.
     """
-    # Also when we are terminated, the `with` block below ends what it started.
+    # When this process is terminated, the `with` block below still ends all others.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.monotonic()
     plan = DevnetPlan(validators, miners, task, rounds, data_dir, base_port)
@@ -80,7 +84,7 @@ def devnet(
 
 
 def _train(network: Devnet, view: DevnetView, started: float) -> JsonObject:
-    """Start everything, follow the task to its end, take the model; the summary."""
+    """Start the network, follow the task to its end, download the model; returns the summary."""
     files = network.files
     view.tell(f"starting {len(files.validators)} validators (logs in {files.log_directory})")
     network.start_validators()
@@ -109,7 +113,7 @@ def _follow(network: Devnet, task: int, view: DevnetView) -> None:
     """Show the task until it closes.
 
     Raises:
-        OperatorError: It makes no progress any more.
+        OperatorError: The task has stopped making progress.
     """
     rounds: tuple[JsonObject, ...] = ()
     last_progress = time.monotonic()
@@ -126,7 +130,7 @@ def _follow(network: Devnet, task: int, view: DevnetView) -> None:
             if get_text(found, "status") == "closed":
                 return
         except OperatorError:
-            # A validator that is stopped in between: the next look asks another one.
+            # This validator was stopped meanwhile; the next time another one is asked.
             if time.monotonic() - last_progress > STALL_SECONDS:
                 raise
         network.require_workers()
@@ -139,10 +143,10 @@ def _follow(network: Devnet, task: int, view: DevnetView) -> None:
 
 
 def _await_claims(network: Devnet, task: int) -> None:
-    """Wait until every miner has claimed all that it earned.
+    """Wait until every miner has claimed all of its rewards.
 
     Raises:
-        OperatorError: One of them does not.
+        OperatorError: A miner does not claim in time.
     """
     deadline = time.monotonic() + CLAIM_SECONDS
     for index, miner in enumerate(network.files.miners):

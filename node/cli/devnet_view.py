@@ -1,4 +1,4 @@
-"""What `pot devnet` shows: a live view on a terminal, lines elsewhere, and a table at the end."""
+"""The output of `pot devnet`: a live view on a terminal, lines elsewhere, a table at the end."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,28 +25,28 @@ from node.client.rpc_client import get_integer, get_objects, get_text, get_value
 from node.devnet.summary import MinerUnits, count_units, summarize_round
 
 SHOWN_ROUNDS: Final = 8
-"""Of the settled ones, the latest."""
+"""Number of settled rounds in the live view, the latest ones."""
 
 BAR_WIDTH: Final = 16
-"""Characters of an accuracy bar: the table fits into 80 columns."""
+"""Characters of an accuracy bar. With it, the table fits into 80 columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The network and its task at one moment, as a validator tells it."""
+    """The network and its task at one moment, as a validator reports them."""
 
     consensus: JsonObject
-    """pot_consensusState."""
+    """The answer of pot_consensusState."""
     task: JsonObject
-    """pot_getTask."""
+    """The answer of pot_getTask."""
     rounds: tuple[JsonObject, ...]
-    """pot_getRound of every settled round."""
+    """The answer of pot_getRound for every settled round."""
     ended: tuple[str, ...] = field(default=())
-    """Processes that have ended."""
+    """Names of the processes that have ended."""
 
     @property
     def planned(self) -> int:
-        """Rounds that the task is to have."""
+        """The number of rounds of the task."""
         return get_integer(self.task, "terms", "rounds")
 
 
@@ -54,7 +54,7 @@ class DevnetView:
     """Shows snapshots until the `with` block is left.
 
     Args:
-        console: Where to.
+        console: The output.
     """
 
     def __init__(self, console: Console) -> None:
@@ -77,14 +77,14 @@ class DevnetView:
             self._live.stop()
 
     def tell(self, text: str) -> None:
-        """Say what is going on where there is no snapshot yet."""
+        """Show a message, before there is a snapshot."""
         if self._live is None:
             self._console.print(text, highlight=False)
         else:
             self._live.update(Spinner("dots", Text(text)), refresh=True)
 
     def show(self, snapshot: Snapshot) -> None:
-        """Show a snapshot; without a terminal, only the rounds that are new in it."""
+        """Show a snapshot. Without a terminal, print only its new rounds."""
         if self._live is not None:
             self._live.update(render_snapshot(snapshot), refresh=True)
             return
@@ -161,12 +161,12 @@ def _format_loss(loss: Json) -> str:
 
 
 def format_accuracy(accuracy: Json) -> str:
-    """A share as a percentage; a dash if there is none."""
+    """A share as a percentage; a dash for None."""
     return f"{100 * accuracy:.2f} %" if isinstance(accuracy, float) else "-"
 
 
 def print_summary(summary: JsonObject) -> None:
-    """Print what came of a task."""
+    """Print the summary of a task."""
     task = summary["task"]
     validators = get_objects(summary, "validators")
     print_line("")

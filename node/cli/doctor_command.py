@@ -1,4 +1,4 @@
-"""`pot doctor`: what is wrong, and what to do about it."""
+"""`pot doctor`: finds problems of a node and its machine, with the cure."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,13 +25,13 @@ def doctor(
     config: Annotated[Path | None, typer.Option(help="A node's TOML file; see pot init.")] = None,
     rpc: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Ask only this node, and look at nothing here."),
+        typer.Option(metavar="URL", help="Ask only this node; check nothing on this machine."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Look for what is wrong with a node and its machine.
+    """Find what is wrong with a node and its machine.
 
-    Asks the node why it waits, if it runs. Ends with status 1 if anything is wrong.
+    If the node runs, it is also asked what it waits for. Ends with status 1 if anything is wrong.
     """
     checks = []
     for check in _examine(config) if rpc is None else _ask(rpc):

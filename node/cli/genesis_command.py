@@ -1,4 +1,4 @@
-"""`pot genesis`: the file that everybody on a network shares."""
+"""`pot genesis`: creates and shows the genesis file, which all nodes of a network share."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -45,14 +45,14 @@ def new(
     ] = None,
     chain_id: Annotated[int | None, typer.Option(help="EIP-155 chain id.")] = None,
     template: Annotated[
-        Path | None, typer.Option(help="Parameters to start from; genesis.json of the sources.")
+        Path | None, typer.Option(help="A template with parameters, in place of the built-in one.")
     ] = None,
     development: Annotated[
         bool, typer.Option("--development", help="Free, fast blocks and a faucet; loopback only.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Write the genesis of a new network, system contracts included."""
+    """Write the genesis file of a new network, with the system contracts."""
     if output.exists() and not force:
         raise OperatorError(f"{output} exists; give another --output, or --force to overwrite it")
     seats = tuple(networks.Seat(*_parse_seat(text)) for text in validator)
@@ -76,9 +76,9 @@ def new(
 
 @app.command(epilog="Example:  pot genesis show genesis.json")
 def show(
-    file: Annotated[Path, typer.Argument(help="A network's genesis.")], as_json: JsonOption = False
+    file: Annotated[Path, typer.Argument(help="A genesis file.")], as_json: JsonOption = False
 ) -> None:
-    """Print a genesis: its hash, validators, parameters."""
+    """Print the hash, the validators and the parameters of a genesis file."""
     config = parse_genesis(file.read_bytes())
     genesis_hash = to_hex(build_genesis(config).header.hash)
     coins = sum(account.balance for account in config.alloc.values())

@@ -1,4 +1,4 @@
-"""`pot init`: a data directory that a node can start on."""
+"""`pot init`: creates the data directory of a node."""
 
 from pathlib import Path
 from typing import Annotated, Final
@@ -26,30 +26,32 @@ EXAMPLE: Final = (
 
 
 def init(
-    data_dir: Annotated[Path, typer.Option(help="Made if it is absent.")],
+    data_dir: Annotated[Path, typer.Option(help="The node's directory; created if missing.")],
     genesis: Annotated[
         Path | None, typer.Option(help="The network's genesis file; can be added later.")
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="No validator's keys: the node follows the chain.")
+        bool,
+        typer.Option("--follow", help="Create no validator keys; the node only follows the chain."),
     ] = False,
     password_file: Annotated[
-        Path | None, typer.Option(help="Password of the new keys; asked for if not given.")
+        Path | None,
+        typer.Option(help="A file with the password of the new keys; without it, you are asked."),
     ] = None,
     light: Annotated[
         bool, typer.Option("--light", help="Cheap key derivation, for development networks.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a node's keys, configuration and database.
+    """Create a node's keys, configuration and database.
 
-    A new network starts without --genesis: every operator makes keys, `pot genesis new` takes their
-    accounts, and the file that it writes is copied into each data directory.
+    For a new network, leave out --genesis: first every operator creates keys, then `pot genesis
+    new` takes their addresses, and its file is copied into each data directory.
     """
     if (data_dir / CONFIG_NAME).exists():
         raise OperatorError(f"{data_dir / CONFIG_NAME} exists; give another --data-dir")
     if genesis is not None:
-        parse_genesis(genesis.read_bytes())  # before anything is written
+        parse_genesis(genesis.read_bytes())  # checked before anything is written
     config_file = data_dir.resolve() / CONFIG_NAME
     accounts: dict[str, Address] = {}
     if follow:

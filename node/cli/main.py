@@ -1,4 +1,4 @@
-"""`pot`: one command for operators, submitters, miners and wallet owners."""
+"""`pot`: the command line for operators, submitters, miners and wallet owners."""
 
 import sys
 from collections.abc import Collection, Mapping
@@ -13,29 +13,29 @@ from chain.params import InvalidGenesisError
 from pot_common.errors import OperatorError
 
 COMMANDS: Final[Mapping[str, str]] = {
-    "init": "Make a node's keys, configuration and database.",
-    "doctor": "Look for what is wrong with a node and its machine.",
+    "init": "Create a node's keys, configuration and database.",
+    "doctor": "Find what is wrong with a node and its machine.",
     "devnet": "Run a whole network on this machine.",
-    "genesis": "Make or look at a network's genesis.",
+    "genesis": "Create or show a network's genesis file.",
     "node": "Run a full node.",
-    "config": "Look at a node's configuration.",
+    "config": "Check a node's configuration.",
     "miner": "Compute gradients and be paid for them.",
     "task": "Training tasks: submit, watch, download, verify, fund, cancel.",
     "wallet": "Accounts: keys, balances, transfers, rewards.",
     "validator": "The validator set: join, leave, vote, stake.",
 }
-"""What `pot --help` says of each command. The module node.cli.NAME_command implements it, with an
-`app` of further commands or with one function of that name."""
+"""The help text of each command. The module node.cli.NAME_command implements the command NAME, as
+an `app` with subcommands or as a function of that name."""
 
 
 def build_app(names: Collection[str]) -> typer.Typer:
-    """The command line, with the modules of the commands `names` imported.
+    """The command line. Only the modules of the commands `names` are imported.
 
-    The other commands are only listed: importing all of them takes a second.
+    The other commands are only listed in the help, because importing all of them takes a second.
     """
     app = typer.Typer(
         name="pot",
-        help="Proof of Training: a blockchain whose useful work is training models.",
+        help="Proof of Training: a blockchain that trains models as its useful work.",
         epilog="Start with:  pot devnet",
         no_args_is_help=True,
         add_completion=False,
@@ -73,8 +73,8 @@ def _take_version(
 
 
 def main() -> None:
-    """Run the command line; what only the operator can put right is one line and status 1."""
-    # No option of `pot` itself takes a value, so the first other word is the command.
+    """Run the command line. An OperatorError ends it with one line and status 1."""
+    # No option of `pot` itself takes a value, so the first word that is no option is the command.
     names = [word for word in sys.argv[1:] if not word.startswith("-")][:1]
     try:
         build_app(names)()

@@ -1,4 +1,4 @@
-"""`pot miner`: start the process that computes gradients, leave a task, take the bond back."""
+"""`pot miner`: starts a miner, leaves a task, takes the bond back."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ app = typer.Typer(no_args_is_help=True)
 
 def _start(options: MinerOptions) -> None:
     arguments = replace(options, key=find_key_file(options.key)).to_arguments()
-    # A process of its own: the miner needs torch, and nothing of the node.
+    # In a process of its own, because the miner needs torch and nothing of the node.
     os.execv(sys.executable, [sys.executable, "-m", "miner", *arguments])  # noqa: S606
 
 
@@ -42,10 +42,10 @@ def leave(
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Take no part in a task's further rounds.
+    """Leave a task after the round in progress.
 
-    You still owe the round in progress: stop the miner after it. The bond comes back with `pot
-    miner withdraw`.
+    The miner must still finish that round, so stop it only afterwards. Take the bond back with
+    `pot miner withdraw`.
     """
     _send_to_ledger(task, leave_task, key, password_file, rpc, as_json, "left")
 
@@ -60,7 +60,7 @@ def withdraw(
 ) -> None:
     """Take back the bond in a task.
 
-    Once it has been closed for 16 blocks, or once you have left it for some rounds.
+    This is possible 16 blocks after the task was closed, or some rounds after you left it.
     """
     _send_to_ledger(task, withdraw_bond, key, password_file, rpc, as_json, "bond withdrawn")
 

@@ -1,4 +1,4 @@
-"""`pot node`: run a full node."""
+"""`pot node`: runs a full node."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,14 +19,15 @@ app = typer.Typer(no_args_is_help=True)
 def run(
     config: Annotated[Path | None, typer.Option(help="A TOML file; see pot init.")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Sets data_dir: everything the node keeps.")
+        Path | None, typer.Option(help="Sets data_dir: the directory of all data.")
     ] = None,
     genesis: Annotated[Path | None, typer.Option(help="Sets genesis: the network's file.")] = None,
     listen: Annotated[
-        str | None, typer.Option(help="Sets network.listen: addresses, with commas.")
+        str | None, typer.Option(help="Sets network.listen: multiaddresses, separated by commas.")
     ] = None,
     bootstrap: Annotated[
-        str | None, typer.Option(help="Sets network.bootstrap: addresses, with commas.")
+        str | None,
+        typer.Option(help="Sets network.bootstrap: multiaddresses, separated by commas."),
     ] = None,
     rpc_host: Annotated[str | None, typer.Option(help="Sets rpc.host.")] = None,
     rpc_port: Annotated[int | None, typer.Option(help="Sets rpc.port.")] = None,
@@ -42,7 +43,7 @@ def run(
     ] = None,
 ) -> None:
     """Run a node until it is stopped (Ctrl-C or SIGTERM)."""
-    # Here, since it takes two seconds, which `--help` need not wait for.
+    # Imported here because it takes two seconds, which would delay `--help`.
     from node.node import run_node
 
     flags = {
@@ -60,7 +61,7 @@ def run(
     try:
         trio.run(run_node, load_config(config, flags))
     except BaseExceptionGroup as group:
-        # A nursery wraps what ended it. One line is for the operator; a fault of ours stays whole.
+        # A nursery wraps the exception. The operator gets one line; a bug keeps its traceback.
         expected, rest = group.split((OperatorError, KeyboardInterrupt))
         if rest is not None or expected is None:
             raise

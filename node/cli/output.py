@@ -1,4 +1,4 @@
-"""What commands print and how they read what people type."""
+"""Printing and parsing for all commands: tables, JSON, amounts, addresses."""
 
 import json
 import re
@@ -16,18 +16,18 @@ from pot_common.errors import OperatorError
 from pot_common.node_url import RPC_VARIABLE
 
 ROUNDED_DECIMALS: Final = 4
-"""Of an amount in a line about a round: equal shares are floored, and 3.3999... means 3.4."""
+"""Decimals of an amount in the line of a round. Shares are rounded down, so 3.3999... means 3.4."""
 
 AMOUNT_DIGITS: Final = 78
-"""Of the largest uint256."""
+"""Number of digits of the largest uint256."""
 
 RpcOption = Annotated[
     str, typer.Option("--rpc", help="URL of a node.", metavar="URL", envvar=RPC_VARIABLE)
 ]
-"""The node that a command talks to."""
+"""The option for the URL of the node."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-"""Machine-readable output."""
+"""The option for output as JSON."""
 
 _ADDRESS: Final = re.compile(r"(0x)?[0-9a-fA-F]{40}")
 
@@ -43,12 +43,12 @@ def print_line(text: str) -> None:
 
 
 def print_note(text: str) -> None:
-    """Print one line on standard error, where it does not mix with what a script reads."""
+    """Print one line on standard error, so that it is not in the output that a script reads."""
     sys.stderr.write(text + "\n")
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table, one a row; nothing is cut or folded, so that it can be piped and copied."""
+    """The lines of a table, one a row. Cells are neither cut nor wrapped, so lines can be piped."""
     lines = [columns, *rows] if any(columns) else list(rows)
     widths = [max((len(line[i]) for line in lines), default=0) for i in range(len(columns))]
     return [
@@ -69,10 +69,10 @@ def print_fields(fields: Sequence[tuple[str, str]]) -> None:
 
 
 def parse_address(text: str) -> Address:
-    """The account that was typed.
+    """The address in a typed text.
 
     Raises:
-        OperatorError: It is none.
+        OperatorError: The text is not an address, or its checksum is wrong.
     """
     if not _ADDRESS.fullmatch(text):
         raise OperatorError(f"{text!r} is not an account; give 0x and 40 hex digits")
@@ -87,15 +87,15 @@ def parse_address(text: str) -> Address:
 
 
 def parse_amount(text: str) -> int:
-    """Base units of an amount typed in whole ones, such as 12.5.
+    """The base units of a typed amount in whole tokens, such as 12.5.
 
     Raises:
-        OperatorError: It is no amount, or finer than a base unit.
+        OperatorError: The text is not an amount, or is finer than a base unit.
     """
-    with localcontext(prec=AMOUNT_DIGITS):  # the default's 28 digits would round
+    with localcontext(prec=AMOUNT_DIGITS):  # the default precision of 28 digits would round
         try:
             amount = Decimal(text).scaleb(TOKEN_DECIMALS)
-        except ArithmeticError:  # no number, or beyond every bound
+        except ArithmeticError:  # not a number, or too large
             amount = Decimal(-1)
         is_amount = amount.is_finite() and amount >= 0 and amount.adjusted() < AMOUNT_DIGITS
         if not is_amount or amount != amount.to_integral_value():
@@ -104,13 +104,13 @@ def parse_amount(text: str) -> int:
 
 
 def format_amount(base_units: int) -> str:
-    """Base units in whole ones, without trailing zeros."""
+    """An amount of base units in whole tokens, without trailing zeros."""
     whole, fraction = divmod(base_units, TOKEN_UNIT)
     digits = f"{fraction:0{TOKEN_DECIMALS}d}".rstrip("0")
     return f"{whole}.{digits}" if digits else str(whole)
 
 
 def format_rounded(base_units: int) -> str:
-    """Base units in whole ones with at most four decimals, for lines that are looked at."""
+    """An amount of base units in whole tokens, with at most four decimals."""
     unit = 10 ** (TOKEN_DECIMALS - ROUNDED_DECIMALS)
     return format_amount((base_units + unit // 2) // unit * unit)

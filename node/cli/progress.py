@@ -1,4 +1,4 @@
-"""A bar that shows how far a transfer is."""
+"""A progress bar for transfers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from node.client import rpc_client
 
 @contextmanager
 def progress_bar(label: str, byte_count: int) -> Iterator[rpc_client.Progress]:
-    """A bar on standard error for as many bytes; gives what is to be told of their progress."""
+    """A progress bar on standard error; returns the function that reports the bytes done."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""`pot task`: submit a training task, watch it learn, take the model, check the work."""
+"""`pot task`: submits a training task, shows its progress, downloads and verifies the model."""
 
 import sys
 import time
@@ -40,7 +40,7 @@ from pot_common.errors import OperatorError
 from pot_common.node_url import DEFAULT_RPC_URL, RPC_VARIABLE
 
 WATCH_SECONDS: Final = 0.5
-"""Between looks at a task; a round takes seconds."""
+"""Interval of asking for a task's progress; a round takes seconds."""
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -56,9 +56,11 @@ def submit(
     key: KeyOption,
     password_file: PasswordOption = None,
     budget: Annotated[
-        str | None, typer.Option(help="POT put in escrow; enough for all rounds if not given.")
+        str | None, typer.Option(help="POT to put in escrow; by default enough for all rounds.")
     ] = None,
-    rounds: Annotated[int | None, typer.Option(help="Instead of the file's rounds.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Number of rounds, in place of the file's.")
+    ] = None,
     rpc: Annotated[
         list[str] | None,
         typer.Option(
@@ -69,10 +71,10 @@ def submit(
 ) -> None:
     """Submit a task and put its budget in escrow.
 
-    The specification is sent in a transaction, weights and data are uploaded to nodes; all of them
-    follow from the file alone. What is not spent when the task closes can be taken back.
+    The specification is sent in a transaction; weights and data are uploaded to nodes. All of them
+    are computed from the task file. The unspent part of the budget is refunded after the task.
     """
-    # Here, like TaskReplay below: numpy takes 0.15 s, which the other commands need not wait for.
+    # Imported here, like TaskReplay below: numpy takes 0.15 s, which would delay other commands.
     from node.client.task_file import load_task_file
 
     bundle = load_task_file(file, TRAINING_TOKEN, rounds)
@@ -110,8 +112,8 @@ def submit(
 @app.command("list", epilog="Example:  pot task list --rpc http://127.0.0.1:8545")
 def list_(
     rpc: RpcOption = DEFAULT_RPC_URL,
-    offset: Annotated[int, typer.Option(help="Tasks to pass over.")] = 0,
-    limit: Annotated[int, typer.Option(help="At most 100.")] = 100,
+    offset: Annotated[int, typer.Option(help="Number of tasks to skip.")] = 0,
+    limit: Annotated[int, typer.Option(help="Number of tasks to list, at most 100.")] = 100,
     as_json: JsonOption = False,
 ) -> None:
     """List the tasks on the chain."""
@@ -137,7 +139,7 @@ def list_(
 
 @app.command(epilog="Example:  pot task show 1 --json")
 def show(task: TaskArgument, rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> None:
-    """Print what the chain knows of a task."""
+    """Print the state of a task."""
     found = _get_task(RpcClient(rpc), task)
     if as_json:
         print_json(found)
@@ -194,7 +196,7 @@ def watch(
 
 
 def describe_round(round_: JsonObject, planned: int) -> str:
-    """One line on a settled round, within 80 columns."""
+    """One line about a settled round, at most 80 columns long."""
     accepted, commitments = round_.get("accepted"), round_.get("commitments")
     assert isinstance(accepted, list)
     assert isinstance(commitments, list)
@@ -219,7 +221,8 @@ def download(
     task: TaskArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write.")],
     number: Annotated[
-        int | None, typer.Option("--round", help="After that round; after the last if not given.")
+        int | None,
+        typer.Option("--round", help="The model after this round; by default after the last."),
     ] = None,
     rpc: RpcOption = DEFAULT_RPC_URL,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
@@ -227,7 +230,7 @@ def download(
 ) -> None:
     """Download a task's model as safetensors.
 
-    It is checked against the root on the chain before anything is written.
+    It is checked against the model root on the chain before the file is written.
     """
     if output.exists() and not force:
         raise OperatorError(f"{output} exists; give another --output, or --force to overwrite it")
@@ -250,8 +253,8 @@ def verify(
 ) -> None:
     """Train a task again and compare every root.
 
-    Each round is replayed from its gradients, which the node must still keep. Ends with status 1 if
-    the chain settled anything else than what follows from them.
+    Every round is repeated from its gradients. The node must still have the gradients. Ends with
+    status 1 if a root on the chain is not what follows from them.
     """
     from node.client.task_replay import TaskReplay
 
@@ -308,7 +311,7 @@ def fund(
 ) -> None:
     """Add to a task's escrow.
 
-    Anybody may; a round that could not be paid starts.
+    Any account may do so. A round that waited for money then starts.
     """
     base_units = parse_amount(amount)
     if base_units == 0:
@@ -328,9 +331,9 @@ def cancel(
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Close a task of yours.
+    """Cancel a task that you submitted.
 
-    At once, or when the round in progress is settled and paid.
+    It is closed at once, or after the round in progress is settled and paid.
     """
     _send_to_registry(task, cancel_task, key, password_file, rpc, as_json, "cancelled")
 
@@ -343,9 +346,9 @@ def resume(
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a paused task of yours.
+    """Resume a paused task that you submitted.
 
-    It pauses after three attempts without a result.
+    A task is paused after three attempts in a row without a result.
     """
     _send_to_registry(task, resume_task, key, password_file, rpc, as_json, "resumed")
 
@@ -358,9 +361,9 @@ def refund(
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Return what a closed task did not spend.
+    """Refund the unspent budget of a closed task.
 
-    Anybody may send it; the submitter gets the money.
+    Any account may send this; the submitter gets the money.
     """
     _send_to_registry(task, refund_task, key, password_file, rpc, as_json, "refunded")
 
@@ -384,7 +387,7 @@ def _send_to_registry(
 def _print_done(
     client: RpcClient, task: int, receipt: JsonObject, as_json: bool, done: str
 ) -> None:
-    """What was done to a task, and how it stands now."""
+    """Print what was done to a task, and its state now."""
     found = _get_task(client, task)
     transaction, status = get_text(receipt, "transactionHash"), get_text(found, "status")
     is_cancelling = status != "closed" and get_value(found, "account", "cancelling") is True

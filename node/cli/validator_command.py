@@ -1,4 +1,4 @@
-"""`pot validator`: who decides blocks, and how that changes."""
+"""`pot validator`: shows and changes the validator set."""
 
 from enum import StrEnum
 from typing import Annotated, Final
@@ -35,20 +35,20 @@ from pot_common.errors import OperatorError
 from pot_common.node_url import DEFAULT_RPC_URL
 
 PROPOSALS_SHOWN: Final = 100
-"""The latest ones; older ones are closed or will not be missed."""
+"""Number of shown proposals, the latest ones; older ones are closed or expired."""
 
 app = typer.Typer(no_args_is_help=True)
 
 ValidatorArgument = Annotated[
-    str, typer.Argument(metavar="VALIDATOR", help="The consensus account, 0x….")
+    str, typer.Argument(metavar="VALIDATOR", help="The address of the consensus key, 0x....")
 ]
 ProposalArgument = Annotated[
-    int, typer.Argument(metavar="ID", min=1, help="As `pot validator status` lists it.")
+    int, typer.Argument(metavar="ID", min=1, help="The proposal's id in `pot validator status`.")
 ]
 
 
 class Change(StrEnum):
-    """What may be proposed."""
+    """The changes that can be proposed."""
 
     JOIN = "join"
     REMOVE = "remove"
@@ -56,7 +56,7 @@ class Change(StrEnum):
 
 @app.command(epilog="Example:  pot validator status")
 def status(rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> None:
-    """Show the validators, the change that is under way and the open proposals."""
+    """Show the validators, the scheduled change and the open proposals."""
     client = RpcClient(rpc)
     current = client.read(validator_set.get_current())
     following = client.read(validator_set.next_validators())
@@ -111,10 +111,10 @@ def propose(
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask the members to let a validator join, or to remove one.
+    """Propose that a validator joins the set, or is removed from it.
 
-    A join is proposed by its future operator account, which pays the stake in POT. A removal is
-    proposed by a member's operator.
+    A join is proposed by the validator's future operator account, which pays the stake in POT. A
+    removal is proposed by the operator of another validator in the set.
     """
     address = parse_address(validator)
     client = RpcClient(rpc)
@@ -146,7 +146,7 @@ def vote(
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Vote for a proposal with a member's operator account."""
+    """Vote for a proposal with the operator account of a validator in the set."""
     account = unlock_account(RpcClient(rpc), key, password_file)
     _send(vote_on_proposal(proposal), account, as_json, f"voted for proposal {proposal}")
 
@@ -160,7 +160,7 @@ def leave(
 ) -> None:
     """Leave the set at the next possible change.
 
-    Keep the node running until `pot validator status` shows that the change is in force.
+    Keep the node running until `pot validator status` shows that the change has taken effect.
     """
     account = unlock_account(RpcClient(rpc), key, password_file)
     _send(leave_set(), account, as_json, "the validator is leaving")
@@ -173,7 +173,7 @@ def withdraw(
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Take the stake back: of a join that is still a proposal, or of a validator that has left."""
+    """Take the stake back, of an open join proposal or of a validator that has left."""
     account = unlock_account(RpcClient(rpc), key, password_file)
     candidacy = account.client.read(validator_set.candidacy_of(account.address))
     call = (

@@ -1,4 +1,4 @@
-"""`pot wallet`: accounts, balances, rewards."""
+"""`pot wallet`: creates accounts, shows and sends money, claims rewards."""
 
 from pathlib import Path
 from typing import Annotated, Final
@@ -45,10 +45,10 @@ from pot_common.keystore import (
 from pot_common.node_url import DEFAULT_RPC_URL
 
 POT: Final = "POT"
-"""On the command line: the reward token."""
+"""The name of the reward token on the command line."""
 
 COIN: Final = "coin"
-"""On the command line: the native coin, which pays for gas."""
+"""The name of the native coin, which pays for gas, on the command line."""
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -58,7 +58,7 @@ WalletOption = Annotated[Path, typer.Option("--wallet", help="Directory of keyst
 @app.command(epilog="Example:  pot wallet new alice")
 def new(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Of the account, and so of its keystore.")
+        str, typer.Argument(metavar="NAME", help="The name of the account and of its keystore.")
     ],
     wallet: WalletOption = DEFAULT_WALLET,
     password_file: PasswordOption = None,
@@ -67,9 +67,9 @@ def new(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a new account.
+    """Create a new account.
 
-    It is a Web3 V3 keystore, which every Ethereum wallet reads.
+    Its key is stored as a Web3 V3 keystore, which Ethereum wallets can import.
     """
     if ACCOUNT_NAME.fullmatch(name) is None:
         raise OperatorError(
@@ -127,7 +127,7 @@ def balance(
 def send(
     key: KeyOption,
     to: Annotated[str, typer.Option(help="The receiving account.")],
-    amount: Annotated[str, typer.Option(help="In whole ones, such as 12.5.")],
+    amount: Annotated[str, typer.Option(help="The amount in whole tokens, such as 12.5.")],
     asset: Annotated[str, typer.Option("--token", help="POT, or coin: the native one.")] = POT,
     password_file: PasswordOption = None,
     rpc: RpcOption = DEFAULT_RPC_URL,
@@ -156,7 +156,7 @@ def send(
 @app.command(epilog="Example:  pot wallet claim --key miner.json --task 1")
 def claim(
     key: KeyOption,
-    task: Annotated[int | None, typer.Option(help="Task id; every task if not given.")] = None,
+    task: Annotated[int | None, typer.Option(help="A task id; by default all tasks.")] = None,
     account: Annotated[
         str | None, typer.Option("--for", help="Claim for another account, which gets the money.")
     ] = None,
@@ -204,9 +204,9 @@ def credit(
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Take what slashing credited to an operator.
+    """Withdraw an operator's share of slashed bonds.
 
-    Half the bond of a cheat is shared by the validators that called it one.
+    Half the bond of a cheating miner goes to the validators that gave the verdict.
     """
     client = RpcClient(rpc)
     account = unlock_account(client, key, password_file)

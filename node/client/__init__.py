@@ -1,1 +1,1 @@
-"""How is a node asked from outside?"""
+"""How does a program ask a node from outside, over JSON-RPC?"""

@@ -1,1 +1,1 @@
-"""How does a node talk to its peers? Only this folder knows libp2p (docs/spec/wire.md)."""
+"""How does a node talk to its peers? Only this folder imports libp2p (docs/spec/wire.md)."""

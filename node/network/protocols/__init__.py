@@ -1,1 +1,1 @@
-"""One module for each protocol id (docs/spec/wire.md, sections 3 to 9)."""
+"""What is sent over each protocol id? One module each (docs/spec/wire.md, sections 3 to 9)."""

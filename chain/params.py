@@ -71,7 +71,7 @@ class ChainParameters:
     """For how many blocks evidence is accepted, and the stake of a removed validator locked."""
 
     def to_json(self) -> dict[str, Json]:
-        """The object in genesis.json."""
+        """The JSON object `config.proofOfTraining` of genesis.json."""
         values: dict[str, Json] = asdict(self)
         values["validators"] = [to_hex(validator) for validator in self.validators]
         values["base_fee_mode"] = self.base_fee_mode.value

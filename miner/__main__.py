@@ -101,7 +101,7 @@ def main(
         try:
             run(options, load_task_opener)
         except KeyboardInterrupt:
-            _log.info("stopped")
+            _log.info("miner stopped")
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command(epilog=EXAMPLE)(build_command(start))
@@ -113,7 +113,7 @@ def main(
 
 def _stop(signal_number: int, frame: object) -> None:
     # Whatever was committed to is on the disk, so the miner may stop at any point.
-    _log.info("stopped")
+    _log.info("miner stopped")
     sys.exit(0)
 
 

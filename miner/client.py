@@ -38,10 +38,10 @@ ANSWER_SECONDS: Final = 20.0
 seconds. A node that hangs costs this once."""
 
 UNREACHABLE_REST_SECONDS: Final = 30.0
-"""For so long, a node that did not answer is asked only if there is no other."""
+"""For this long, a node that did not answer is asked only if no other is left."""
 
 LIAR_REST_SECONDS: Final = 300.0
-"""For so long, a node that gave a wrong answer is not asked at all; it may be repaired by then."""
+"""For this long, a node that gave a wrong answer is not asked; it may be repaired afterwards."""
 
 TIP_LIMIT_WEI: Final = 10 * 10**9
 """The highest priority fee a unit of gas. The node suggests it, and the proposer of the block, who

@@ -1,4 +1,4 @@
-"""The gradient of a mean loss on any honest machine (docs/spec/training.md, section 5)."""
+"""The gradient of a mean loss, for miner and verifier alike (docs/spec/training.md, section 5)."""
 
 from typing import Final
 

@@ -122,7 +122,9 @@ class Miner:
         store = GradientStore(self._directory / f"task-{task}")
         worker = TaskWorker(self._client, self._light, self._identity, task, spec, builder, store)
         self._ask_honest(lambda: worker.register(self._units))
-        _log.info("mining", task=task, name=spec.name, parameters=count_parameters(spec.model))
+        _log.info(
+            "mining the task", task=task, name=spec.name, parameters=count_parameters(spec.model)
+        )
         while self._is_open(task):
             self._follow(worker, task)
         _log.info("task closed", task=task)
@@ -211,6 +213,6 @@ class Miner:
             path = directory / f"{shard.content_id.hex()}.npz"
             if not path.exists():
                 self._client.fetch_file(shard.content_id, shard.byte_count, path, spec.data.urls)
-                _log.info("fetched", content=shard.content_id, bytes=shard.byte_count)
+                _log.info("data shard fetched", content=shard.content_id, bytes=shard.byte_count)
             paths.append(path)
         return tuple(paths)

@@ -123,7 +123,7 @@ class TaskWorker:
             ClientError: The account cannot pay the bond.
         """
         if self._light.progress(self._task, self._identity.address).registration.units > 0:
-            _log.info("already registered", task=self._task)
+            _log.info("miner is registered already", task=self._task)
             return
         if self._light.task(self._task)[1] is TaskStatus.CLOSED:
             raise ClientError(
@@ -136,7 +136,7 @@ class TaskWorker:
         self._fund(bond)
         self._transact(training_token.approve(reward.token, GRADIENT_LEDGER, bond))
         self._transact(gradient_ledger.register(self._task, declared))
-        _log.info("registered", task=self._task, units=declared, bond=bond)
+        _log.info("miner registered", task=self._task, units=declared, bond=bond)
 
     def _fund(self, bond: int) -> None:
         token = self._spec.reward.token
@@ -158,10 +158,10 @@ class TaskWorker:
         """Claim what the account has earned in the task and not claimed yet."""
         reward = self._client.reward_proof(self._task, self._identity.address)
         if reward is None or reward.claimable == 0:
-            _log.info("nothing to claim", task=self._task)
+            _log.info("no rewards to claim", task=self._task)
             return
         self._transact(reward_distributor.claim(self._task, reward.cumulative, reward.proof))
-        _log.info("claimed", task=self._task, amount=reward.claimable)
+        _log.info("rewards claimed", task=self._task, amount=reward.claimable)
 
     def _transact(self, call: ContractCall) -> None:
         identity = self._identity
@@ -221,7 +221,9 @@ class TaskWorker:
                 self._task, round_number, attempt_number, prepared.units, commitment
             ),
         )
-        _log.info("committed", round=round_number, attempt=attempt_number, commitment=commitment)
+        _log.info(
+            "gradient committed", round=round_number, attempt=attempt_number, commitment=commitment
+        )
 
     def _prepare(
         self, attempt: ProvenAttempt, header: GradientHeader, assignment: Assignment
@@ -292,7 +294,7 @@ class TaskWorker:
         round_number, attempt_number = attempt_id.round_number, attempt_id.attempt_number
         if uploads.takers and (not refusals or uploads.tries >= REVEAL_TRIES):
             count = len(uploads.takers)
-            _log.info("revealed", round=round_number, attempt=attempt_number, nodes=count)
+            _log.info("gradient revealed", round=round_number, attempt=attempt_number, nodes=count)
             self._revealed = (attempt.attempt_id, ballot_number)
             self._store.prune(round_number)
             return True

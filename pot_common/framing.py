@@ -1,7 +1,7 @@
 """Length-prefixed JSON: how the processes of one machine talk (docs/spec/rpc.md, section 7).
 
-A frame is its length as a big-endian 32-bit integer, then so many bytes: one JSON object. The codec
-does no I/O but for `read`, so trio, asyncio and plain pipes use it alike.
+A frame is its length as a big-endian 32-bit integer, then that many bytes of one JSON object. The
+codec does no I/O but for `read`, so trio, asyncio and plain pipes use it alike.
 """
 
 import json

@@ -118,7 +118,7 @@ class MessageLog:
         return tuple(sorted(each for each in views if each >= view))
 
     def find_lost_lock(self, author: ValidatorIndex) -> tuple[Vote, ViewChangeVote] | None:
-        """A COMMIT of `author`, and its VIEW-CHANGE to a later view that denies it (rule S4)."""
+        """A COMMIT of `author` and a later VIEW-CHANGE of it without that lock (rule S4)."""
         held = self.view_changes.get(author)
         if held is None:
             return None

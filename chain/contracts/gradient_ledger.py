@@ -200,7 +200,7 @@ class ResultPosted:
     ballot: int
     result: ResultVote
     correct_count: int | None
-    """Correct predictions on the held-out split; None if this validator did not evaluate."""
+    """Correct predictions on the held-out split; None if the voting validator did not evaluate."""
     loss_millinats: int
 
 

@@ -218,7 +218,7 @@ def estimate_gas(
     if attempt(low).is_success:
         return low
     while high - low > 1 and high - low > high // ESTIMATE_TOLERANCE:
-        # The gas used is mostly nearly enough, so try a little more than that first.
+        # The gas used is usually almost enough, so try a little more than that first.
         middle = min((low + high) // 2, low + low // 16 + 1)
         if attempt(middle).is_success:
             high = middle

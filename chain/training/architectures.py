@@ -12,7 +12,7 @@ MAX_LAYERS: Final = 16
 """More than any multilayer perceptron or 3x3 network that is trained without skip connections."""
 
 MAX_WIDTH: Final = 2**16
-"""The largest width of a layer, of an image side and of the classes: no product nears 2**63."""
+"""The largest layer width, image side and number of classes; products of them stay below 2**63."""
 
 MAX_PARAMETERS: Final = 2**26
 """67 million: an aggregating validator then needs about 1.5 GB (int64 sums and AdamW's state)."""

@@ -126,7 +126,7 @@ class Gradient:
 
 
 def count_blocks(parameter_count: int) -> int:
-    """The number of blocks that hold so many values."""
+    """The number of blocks needed for that many values."""
     return -(-parameter_count // BLOCK_VALUES)
 
 

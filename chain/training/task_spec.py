@@ -190,7 +190,7 @@ class TaskSpec:
         verification: p and T.
         phases: The durations of the phases.
         reward: Payment and participation.
-        evaluate_every: Validators evaluate the held-out split once in so many rounds.
+        evaluate_every: Validators evaluate the held-out split every this many rounds.
     """
 
     name: str

@@ -37,11 +37,16 @@ def new(
         ),
     ],
     token: Annotated[
-        list[str] | None, typer.Option(metavar="0xA=AMOUNT", help="POT of an account; repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="0xA=AMOUNT", help="POT that an account owns at the start; repeatable."
+        ),
     ] = None,
     coin: Annotated[
         list[str] | None,
-        typer.Option(metavar="0xA=AMOUNT", help="Native coins of an account; repeatable."),
+        typer.Option(
+            metavar="0xA=AMOUNT", help="Native coins that an account owns at the start; repeatable."
+        ),
     ] = None,
     chain_id: Annotated[int | None, typer.Option(help="EIP-155 chain id.")] = None,
     template: Annotated[

@@ -104,7 +104,12 @@ def status(rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> Non
 
 @app.command(epilog="Example:  pot validator propose join 0xAb… --key operator.json")
 def propose(
-    change: Annotated[Change, typer.Argument(help="join or remove")],
+    change: Annotated[
+        Change,
+        typer.Argument(
+            help="What to propose for the validator: that it joins the set, or is removed."
+        ),
+    ],
     validator: ValidatorArgument,
     key: KeyOption,
     password_file: PasswordOption = None,

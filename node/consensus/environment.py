@@ -129,7 +129,7 @@ class NodeEnvironment:
 
     def report_rejection(self, sender: Address, error: InvalidMessage) -> None:
         """Lower the score of the peer that is this validator."""
-        _log.warning("rejected", validator=sender, reason=str(error))
+        _log.warning("consensus message rejected", validator=sender, reason=str(error))
         for peer in self._peers.peers():
             if peer.validator == sender:
                 self._peers.report_fault(peer.peer_id, error)

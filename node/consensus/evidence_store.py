@@ -59,7 +59,7 @@ class EvidenceStore:
             write_atomically(self._path(evidence.validator), json.dumps(document).encode() + b"\n")
         except OSError as error:
             # The evidence is still in memory, and will be sent from there.
-            _log.error("evidence is not kept", reason=str(error))
+            _log.error("evidence could not be stored", reason=str(error))
 
     def remove(self, validator: Address) -> None:
         """Delete evidence that is on the chain or has expired."""

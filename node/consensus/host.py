@@ -243,7 +243,10 @@ class ConsensusHost:
         signer = self._signer
         is_member = signer is not None and signer.address in validators
         if is_member != self.is_member:
-            _log.info("this node decides" if is_member else "this node follows", number=number)
+            _log.info(
+                "joined the validator set" if is_member else "left the validator set",
+                number=number,
+            )
         self.is_member = is_member
         return NumberConfig(
             number=number,

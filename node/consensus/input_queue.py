@@ -38,7 +38,7 @@ class InputQueue:
             self._send.send_nowait(event)
         except trio.WouldBlock:
             self._metrics.dropped_inputs.inc()
-            _log.error("input dropped", kind=type(event).__name__)
+            _log.error("consensus input dropped", kind=type(event).__name__)
 
     def put_first(self, new_number: NewNumber) -> None:
         """Add a `NewNumber`, which the replica gets before all other inputs; never fails."""

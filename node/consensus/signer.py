@@ -181,7 +181,7 @@ class ConsensusSigner:
     def _stop(self, reason: str) -> None:
         self.first_signable = None
         self.failure = self.failure or reason
-        _log.critical("signing stops", reason=reason)
+        _log.critical("this validator stops signing", reason=reason)
 
     def _load_records(self) -> list[Record]:
         return [decode_record(record.payload) for record in self._log.records()]

@@ -24,7 +24,7 @@ from node.storage.block_store import BlockStore
 from pot_common.errors import OperatorError
 
 RESEND_BLOCKS: Final = 6
-"""A transaction that no block includes for so long is sent again."""
+"""A transaction that no block includes for this long is sent again."""
 
 PRIORITY_FEE_WEI: Final = 1_000_000_000
 """The priority fee of an operator's transaction; 0 on a network with a base fee of 0."""

@@ -34,7 +34,7 @@ GENESIS_HASH_BLOCKS: Final = 8_191
 """EIP-2935: after this block the contract can no longer read the genesis hash."""
 
 BACKOFF_LIMIT: Final = 5
-"""The wait before a call is sent again doubles at most so often: from 6 blocks to 192."""
+"""How many times the wait before sending a call again doubles at most: from 6 blocks to 192."""
 
 _log = structlog.get_logger("node.operator")
 
@@ -93,14 +93,14 @@ class ValidatorSetCalls:
                 self._contracts.simulate, self._operator.address, call, CALL_GAS
             )
             if refusal is not None:
-                _log.info("call would revert", call=name, reason=refusal)
+                _log.info("operator call would revert", call=name, reason=refusal)
                 continue
             try:
                 await self._operator.send(call, CALL_GAS)
             except RejectedInputError as error:
-                _log.warning("call refused by the pool", call=name, reason=str(error))
+                _log.warning("operator call refused by the pool", call=name, reason=str(error))
             else:
-                _log.info("call sent", call=name, attempt=sending.attempts)
+                _log.info("operator call sent", call=name, attempt=sending.attempts)
 
     def _find_turn(self, head: BlockNumber) -> BlockNumber:
         """The block from which it is this operator's turn; the operators take turns by index."""

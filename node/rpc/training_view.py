@@ -17,7 +17,7 @@ from node.training.reveal_store import RevealStore
 
 @dataclass(frozen=True, slots=True)
 class TrainingView:
-    """Access to the chain, the contracts and this node's files about training."""
+    """Reads what RPC shows about training: from the chain, the contracts and this node's files."""
 
     chain: ChainView
     chain_id: int

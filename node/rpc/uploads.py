@@ -167,7 +167,7 @@ class Uploads:
             await self._node.call("blob_arrived")
         except IpcError as error:
             # The blob is stored, so the node finds it when a job next checks for it.
-            _log.warning("the node could not be notified of a blob", error=str(error))
+            _log.warning("the node process could not be told of an uploaded blob", error=str(error))
 
 
 @contextmanager
@@ -176,7 +176,7 @@ def _answer_storage_errors() -> Iterator[None]:
     try:
         yield
     except StorageError as error:
-        _log.error("upload not stored", reason=str(error))
+        _log.error("uploaded blob not stored", reason=str(error))
         raise HttpError(
             500,
             "storage",

@@ -123,7 +123,7 @@ class BlobStore:
         return self._quota_bytes
 
     def has_room_for_content(self, size_bytes: int) -> bool:
-        """Whether so many bytes of a task's content fit without using the reserved share.
+        """Whether that many bytes of a task's content fit without using the reserved share.
 
         Raises:
             BlobDiskError: The directory cannot be read.
@@ -237,7 +237,7 @@ class BlobStore:
         """A new blob that is written from start to end.
 
         Args:
-            size_limit: The largest length; so many bytes of the quota are taken until it ends.
+            size_limit: The largest length; it is reserved in the quota until the upload ends.
             expected: Its content id, if that is known before.
 
         Raises:

@@ -129,7 +129,7 @@ class BlockSync:
             nursery.cancel_scope.cancel()
         self._workers.clear()
         if self._store.head_number() > head:
-            _log.info("synced", first=head + 1, head=self._store.head_number())
+            _log.info("blocks synced", first=head + 1, head=self._store.head_number())
 
     async def _finalize_batch(self, batch: Batch, plan: RangePlan) -> None:
         """Finalize the blocks of a batch, after verifying each block's certificate.

@@ -151,7 +151,7 @@ class SnapshotSync:
         except SnapshotFailedError as error:
             self._not_before = trio.current_time() + RETRY_SECONDS
             await trio.to_thread.run_sync(self._progress.clear)
-            _log.warning("no snapshot", reason=str(error))
+            _log.warning("snapshot sync failed, blocks are executed instead", reason=str(error))
         else:
             _log.info("joined by snapshot", head=self._store.head_number())
 
@@ -258,7 +258,7 @@ class SnapshotSync:
         if await search.is_final(target, self._store.head_number(), validators):
             return True
         # The peer lies, or lacks the headers since a change of the validator set.
-        _log.info("pivot not proven", peer=peer_id, number=header.number)
+        _log.info("peer did not prove the pivot block", peer=peer_id, number=header.number)
         self._sources.rest(peer_id)
         return False
 

@@ -30,7 +30,7 @@ COLLECT_SECONDS: Final = 10.0
 """The time between two collections. The gradients of rounds that settle in it wait for the next."""
 
 PAUSE_FACTOR: Final = 20
-"""After a collection the collector sleeps at least so many times as long as it took."""
+"""After a collection the collector sleeps at least this many times as long as it took."""
 
 GRACE_SECONDS: Final = 86_400
 """A blob of no served task stays for a day after it was last needed, by the chain's clock: longer
@@ -94,7 +94,7 @@ class Collector:
                 await self.collect()
             except OSError as error:
                 # Nothing is lost: the next collection goes on where this one ended.
-                _log.error("collection failed; check the disk of data_dir", reason=str(error))
+                _log.error("blob collection failed; check the disk of data_dir", reason=str(error))
             took = trio.current_time() - started
             await trio.sleep(max(COLLECT_SECONDS, PAUSE_FACTOR * took))
 

@@ -56,7 +56,7 @@ class Jobs:
         self.wake()
 
     def put_off(self, key: JobKey, seconds: float) -> None:
-        """Hold the job back for so long; a longer wait that was set before remains."""
+        """Hold the job back for that long; a longer wait that was set before remains."""
         self._retry_at[key] = max(trio.current_time() + seconds, self._retry_at.get(key, 0))
 
     def start(self, nursery: trio.Nursery, job: Job) -> None:
@@ -70,7 +70,7 @@ class Jobs:
         try:
             await job.run()
         except (UnavailableError, VerifierFailedError) as error:
-            _log.debug("job waits", job=str(key), reason=str(error))
+            _log.debug("training job waits", job=str(key), reason=str(error))
             self.put_off(key, RETRY_SECONDS)
         except (
             RejectedInputError,
@@ -80,7 +80,7 @@ class Jobs:
             BlobDamagedError,
             OSError,  # a small file could not be written; the disk may recover
         ) as error:
-            _log.warning("job refused", job=str(key), reason=str(error))
+            _log.warning("training job refused", job=str(key), reason=str(error))
             self.put_off(key, RETRY_SECONDS)
         else:
             self._retry_at.pop(key, None)

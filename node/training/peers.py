@@ -31,7 +31,7 @@ class TrainingPeers:
         except BlobUnavailableError:
             return False
         except BlobQuotaError as error:
-            _log.warning("blob refused", reason=str(error))
+            _log.warning("fetched blob refused", reason=str(error))
             return False
         try:
             is_too_large = self._blobs.size_bytes(content_id) > size_limit

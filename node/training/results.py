@@ -88,7 +88,7 @@ class Results:
                 )
             except VerifierRefusedError as refusal:
                 # A vote is valid without an evaluation; other validators may have one.
-                _log.warning("not evaluated", task=task.task_id, reason=str(refusal))
+                _log.warning("model not evaluated", task=task.task_id, reason=str(refusal))
             else:
                 correct_count = get_integer(answer, "correct_count")
                 loss_millinats = get_integer(answer, "loss_millinats")

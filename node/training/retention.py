@@ -50,7 +50,7 @@ class KeptTask:
         return attempt_id.round_number >= self.first_round and not is_void
 
     def keeps_state(self, rounds_settled: int) -> bool:
-        """Whether the state after so many settled rounds is kept."""
+        """Whether the state after `rounds_settled` rounds is kept."""
         return rounds_settled >= self.first_state
 
 

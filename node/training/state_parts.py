@@ -40,7 +40,7 @@ class StatePartStore:
         self._directory = directory
 
     def put(self, task_id: TaskId, rounds_settled: int, part_ids: Sequence[Hash32]) -> Hash32:
-        """Write the parts of a task's state after so many rounds, and return its root."""
+        """Write the parts of a task's state after that many rounds, and return its root."""
         root = compute_state_root(part_ids)
         path = self._path(task_id, root)
         held = self._read(path)

@@ -53,7 +53,7 @@ class TrainingStates:
         task.work.state, task.work.state_root = state, root
 
     async def save(self, task: ServedTask, rounds_settled: int, state: TrainingState) -> Hash32:
-        """Save the state of a task after so many rounds, and return its root.
+        """Save the state of a task after that many rounds, and return its root.
 
         Raises:
             BlobQuotaError: The blob quota has no room for it.

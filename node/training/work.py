@@ -28,7 +28,7 @@ class JobKind(Enum):
     STATE = "state"
     """Restore the training state that the round starts from."""
     READY = "ready"
-    """Vote that this validator is ready for a task."""
+    """The vote that this validator is ready for a task."""
     CHECK = "check"
     """Check one gradient."""
     VERDICT = "verdict"

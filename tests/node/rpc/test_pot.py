@@ -392,7 +392,7 @@ def test_error_for_upload_that_the_disk_refuses_names_the_cure(training: Round) 
     assert (refused.status_code, refused.json()["error"]) == (500, "storage")
     assert "send it to another node" in refused.json()["message"]
     (line,) = lines
-    assert line["event"] == "upload not stored"
+    assert line["event"] == "uploaded blob not stored"
     assert "free or repair the disk of data_dir" in line["reason"]
     assert rpc.http("GET", path).status_code == 404, "nothing half done is served"
 

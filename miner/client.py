@@ -246,7 +246,7 @@ class FailoverClient(ChainClient):
             try:
                 self._call_at(url, "eth_sendRawTransaction", [to_hex(raw)])
             except (httpx.HTTPError, ValueError, RpcCallError, DishonestNodeError):
-                continue  # it does not answer, or has the transaction already
+                continue  # this node does not answer, or has the transaction already
         self.rotate()
 
     # Blobs.

@@ -115,7 +115,7 @@ async def run_node(config: NodeConfig, config_file: Path | None = None) -> None:
             lock(
                 config.lock_file,
                 purpose=f"data_dir {config.data_dir}",
-                cure="stop the other node, or set data_dir to another directory",
+                cure="set data_dir to another directory",
             )
         )
         consensus_key = _load_private_key(config.consensus, "consensus")
@@ -125,7 +125,7 @@ async def run_node(config: NodeConfig, config_file: Path | None = None) -> None:
                 lock(
                     config.consensus.key_file.with_suffix(".lock"),
                     purpose=f"consensus key {config.consensus.key_file}",
-                    cure="two nodes must never sign with one key: stop the other one",
+                    cure="set consensus.key_file to another key; two nodes must not share one",
                 )
             )
         genesis, database, store = open_chain(config)

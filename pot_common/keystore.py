@@ -174,7 +174,9 @@ def get_password(password_file: Path | None, *, setting: str, prompt: str) -> st
     """
     if password_file is None:
         if not sys.stdin.isatty():
-            raise OperatorError(f"no terminal to ask for a password on: set {setting}")
+            raise OperatorError(
+                f"no terminal to ask for a password on: set {setting} to a file with the password"
+            )
         return getpass.getpass(prompt)
     try:
         lines = password_file.read_text(encoding="utf-8").splitlines()

@@ -85,7 +85,7 @@ def configure_logs(
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     network = logging.getLogger(NETWORK_LIBRARY)
     network.setLevel(logging.WARNING if level is LogLevel.DEBUG else logging.CRITICAL)
-    # Its import turns this off, and then it writes lines in a format of its own.
+    # When the library is imported, it turns `propagate` off and writes in a format of its own.
     network.propagate = True
 
 

@@ -38,7 +38,7 @@ def tracked_files() -> tuple[str, ...]:
     )
     if listed.returncode == 0:
         return tuple(name for name in listed.stdout.splitlines() if (ROOT / name).is_file())
-    # This is an unpacked archive: files of make and the tools are in directories with a dot.
+    # Without git this is an unpacked archive. Make and the tools write to directories with a dot.
     paths = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
     skipped = {"node_modules", "devnet", "build", "__pycache__"}
     return tuple(

@@ -378,7 +378,7 @@ class _Step:
         if status.view != state.view or state.proposal is None or not self._may_answer(sender):
             return
         digest = get_pre_prepare(state.proposal).vote.digest
-        # A validator that holds another proposal of this view must see that its primary signed two.
+        # If the sender holds another proposal of this view, ours proves that its author signed two.
         is_other = status.digest not in (ZERO_HASH, digest)
         if is_other or (status.digest == ZERO_HASH and self._is_primary):
             self.effects.append(Send(sender, state.proposal))

@@ -24,8 +24,8 @@ END: Final = b"\x10"
 
 _CODE: Final = b"\x10"
 _STORAGE: Final = b"\x11"
-"""Follows an account's 64 nibbles in the position of its code and storage. It is greater than every
-nibble, so these come after the leaf."""
+"""`_CODE` follows an account's 64 nibbles in the position of its code, `_STORAGE` in those of its
+storage. Both are greater than every nibble, so code and storage come after the account's leaf."""
 
 _KEY_NIBBLES: Final = 64
 
@@ -85,7 +85,7 @@ class _Walk:
             item_hash = Hash32(reference[1:])
             is_code = position[_KEY_NIBBLES:] == _CODE
             if is_code and item_hash in self._code_seen:
-                continue  # it came with another account
+                continue  # the code came with another account
             data = self._read(item_hash)
             if data is None:
                 self.stopped_at = position

@@ -96,8 +96,8 @@ def validate_body(block: Block, gas_limit: int) -> None:
             many transactions; TRANSACTIONS_ROOT_MISMATCH or BAD_CERTIFICATE.
     """
     header, count = block.header, len(block.transactions)
-    # Checked before the root, because the root of 700 000 transactions of 4 bytes takes ten
-    # seconds.
+    # The transactions are counted before their root is computed, because the root of 700 000
+    # transactions of 4 bytes takes ten seconds.
     if header.gas_limit != gas_limit:
         raise InvalidBlock(RejectionReason.HEADER_FIELD, "gas_limit")
     if count * GAS_TRANSACTION > header.gas_limit:

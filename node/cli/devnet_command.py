@@ -54,7 +54,7 @@ def devnet(
         bool, typer.Option("--exit", help="End after the claims; status 0 if all went well.")
     ] = False,
     summary: Annotated[
-        Path | None, typer.Option(help="Write a summary as JSON to this file.")
+        Path | None, typer.Option(help="Write a summary as JSON to this file after the claims.")
     ] = None,
 ) -> None:
     """Run a whole network on this machine.

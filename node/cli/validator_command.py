@@ -134,7 +134,7 @@ def propose(
     events = _decode_events(receipt)
     made = [event for event in events if isinstance(event, validator_set.ProposalMade)]
     if not made:
-        raise OperatorError("the proposal's event is missing; does --rpc name a node of ours?")
+        raise OperatorError("the receipt lacks the proposal's event; is --rpc on your network?")
     number = made[0].proposal_id
     if as_json:
         print_json({"proposal": number, "expiryBlock": made[0].expiry_block})

@@ -214,7 +214,7 @@ class ConsensusWatch:
         )
 
     def _count_late_commit(self, event: MessageReceived, state: ReplicaState) -> None:
-        # Its signature is not verified, but it came on its author's own stream.
+        # The message's signature is not verified, but the message came on its author's own stream.
         message = event.message
         if (
             not isinstance(message, Vote)

@@ -216,7 +216,7 @@ def _create_validators(plan: DevnetPlan, password_file: Path) -> tuple[NodeDirec
                 "network.accept_private_addresses": True,
                 "rpc.port": plan.rpc_port(index),
                 "metrics.enabled": False,
-                # This lets `pot task verify` replay the task.
+                # Retention until the end of the task lets `pot task verify` replay it.
                 "blobs.retention": Retention.TASK.value,
             },
         )

@@ -456,7 +456,7 @@ InboundGuard = Callable[[trio_io.TrioTCPStream], AbstractAsyncContextManager[boo
 
 
 def guard_inbound_connections(network: swarm.Swarm, guard: InboundGuard) -> None:
-    """Run every inbound connection of this swarm within `guard`, from before its handshake."""
+    """Enter `guard` before the handshake of each inbound connection; leave it when that ends."""
     handle = network._handle_inbound_connection
 
     async def handle_guarded(connection: trio_io.TrioTCPStream, address: Multiaddr) -> None:

@@ -298,7 +298,7 @@ class Sessions:
         self._metrics.disconnects[reason] += 1
         if self._sessions.get(session.peer_id) is session:
             del self._sessions[session.peer_id]
-            _log.info("peer disconnected", peer_id=session.peer_id)
+            _log.info("peer disconnected", peer_id=session.peer_id, reason=reason)
 
     async def _keep(self, session: Session) -> None:
         """Send to the peer, and watch whether it is alive, until one of the two ends."""
@@ -333,7 +333,6 @@ class Sessions:
                 if reason in LASTING_REFUSALS:
                     self._table.session_refused(peer_id, trio.current_time())
                 self._metrics.peers_silent += reason is DisconnectReason.SILENT
-                _log.info("session ends", peer_id=peer_id, reason=session.end_reason)
             nursery.cancel_scope.cancel()
         if fault is not None:
             raise fault

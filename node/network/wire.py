@@ -226,7 +226,7 @@ class RequestTransactions:
 
 @dataclass(frozen=True, slots=True)
 class TransactionBatch:
-    """Those of the requested transactions that the sender still holds and that fit."""
+    """The requested transactions that the sender still holds, as many as fit in one frame."""
 
     transactions: tuple[bytes, ...]
     """Signed, in their EIP-2718 encoding."""

@@ -103,7 +103,7 @@ class ValidatorSetCalls:
                 _log.info("operator call sent", call=name, attempt=sending.attempts)
 
     def _find_turn(self, head: BlockNumber) -> BlockNumber:
-        """The block from which it is this operator's turn; the operators take turns by index."""
+        """The block from which this operator sends: TURN_BLOCKS later for each one before it."""
         place = self._store.next_validator_set().find_operator(self._operator.address)
         return BlockNumber(head + TURN_BLOCKS * (place or 0))
 

@@ -196,7 +196,7 @@ class CallWorkers:
             try:
                 return await self._ask(self._idle.pop(), request)
             except _WorkerEndedError:
-                continue  # it may have ended while it was idle, so try another one
+                continue  # the worker may have ended while it was idle, so try another one
         try:
             return await self._ask(await self._start(), request)
         except _WorkerEndedError as error:

@@ -33,7 +33,7 @@ _CONFIG_KEY: Final = b"genesis_config"
 _HEAD_KEY: Final = b"head"
 _NO_CERTIFICATE: Final = codec.encode([])
 _FIRST_HELD_KEY: Final = b"first_held"
-"""Its entry is missing if every block is held."""
+"""The key of the lowest block number held. The entry is missing if every block is held."""
 
 
 @dataclass(frozen=True, slots=True)

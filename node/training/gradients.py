@@ -82,7 +82,7 @@ class Gradients:
         record = attempt.commitments[index]
         key = (attempt.id, index)
         if self._get_assignment(task, attempt).units_of(record.miner) != record.units:
-            # It claims other units than it was assigned, so it cannot be honest work.
+            # The commitment claims other units than were assigned; no honest miner sends that.
             work.checks[key] = CheckedGradient(Verdict.CHEAT)
             return
         header = self._build_header(task, attempt, record.miner)

@@ -89,7 +89,7 @@ def compute_kept(
             break
         first_round -= 1
     if history.status is TaskStatus.PENDING:
-        # Submitting is nearly free, so only a promised task may use the disk.
+        # Submitting is nearly free, so a pending task is kept only if this validator posted ready.
         if own_validator not in history.ready:
             return None
     elif history.is_closed:
@@ -97,7 +97,7 @@ def compute_kept(
         if closed is None or head_timestamp >= closed.timestamp + policy.closed_seconds:
             return None
         if history.rounds_settled == 0:
-            return None  # a task that was submitted and cancelled must not use the disk
+            return None  # a task that closed before a round was settled must not use the disk
         content.add(history.model_root)
         first_state = next_state
         if head_number > closed.number + BOND_CLOSED_BLOCKS:

@@ -38,7 +38,8 @@ class Slashings:
         jobs: list[Job] = []
         for round_number in range(work.slashed_through + 1, history.rounds_settled):
             settled = self._index.settled_round(history.task_id, round_number)
-            # None: settled before the snapshot that this node began with; others slash.
+            # `settled` is None if the round ended before the snapshot that this node began with.
+            # Then the other validators slash.
             job = None if settled is None else self._find_job(task, settled)
             if job is not None:
                 jobs.append(job)

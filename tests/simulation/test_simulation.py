@@ -27,8 +27,8 @@ def test_network_agrees_and_recovers(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", [1362, 1406, 5499, 6321, 10125, 10189])
 def test_seed_that_failed_once(seed: int) -> None:
-    # These were defects of the simulator: in 5499 a liar had not executed a block that it stored,
-    # in the others a first block was dated seconds ahead.
+    # Each seed found a defect of the simulator: in 5499 a liar had not executed a block that it
+    # stored, in the others a first block was dated seconds ahead.
     simulate(seed)
 
 

@@ -34,7 +34,7 @@ ITEMS_LIMIT: Final = 2**15
 """Items of one chunk: none has fewer than 32 bytes."""
 
 NODES_LIMIT: Final = 384
-"""Trie nodes in one request: a branch node has at most 533 bytes."""
+"""Trie nodes in one request: no node has more than 533 bytes, so all fit into CHUNK_BYTES."""
 
 NODES_REQUEST_LIMIT_BYTES: Final = 33 * NODES_LIMIT + 16
 """A request with NODES_LIMIT hashes."""
@@ -58,7 +58,7 @@ _RECORDS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """Those data of a task of which the contracts hold only hashes."""
+    """The data of a task of which the contracts hold only hashes."""
 
     spec: bytes
     rewards: tuple[tuple[Address, int], ...]
@@ -164,7 +164,7 @@ def _verify_chunk(frame: bytes, state_root: Hash32, start: bytes, end: bytes) ->
 
 
 async def request_nodes(stream: FrameStream, hashes: Sequence[Hash32]) -> dict[bytes, bytes]:
-    """Those of the nodes that the peer holds, by hash.
+    """The requested nodes that the peer holds, by hash.
 
     Raises:
         RejectedInputError: TOO_LARGE, MALFORMED, or CONTENT_MISMATCH if they are other nodes.

@@ -67,7 +67,7 @@ async def test_a_fifth_validator_joins_votes_proposes_and_leaves_under_load(
         joined_at = first.store.head_number() + 1
         assert first.store.validator_set(BlockNumber(joined_at - 1)).validators == VALIDATORS
 
-        # It was there before, and votes and proposes now.
+        # The validator was in the network before, and votes and proposes now.
         index = FIVE.index(JOINER)
         await until(lambda: certificates_of(first, index, joined_at) >= 3)
         await until(lambda: JOINER in first.store.coinbases(BlockNumber(joined_at), 2**60))

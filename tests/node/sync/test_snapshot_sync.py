@@ -145,7 +145,7 @@ async def test_sync_resumes_after_any_crash_and_fetches_nothing_twice(
 
     @contextmanager
     def cut(database: Database) -> Iterator[Writer]:
-        # It is killed just before or just after a transaction is durable.
+        # The node is killed just before or just after a transaction is durable.
         nonlocal writes_left
         writes_left -= 1
         if writes_left == 0:

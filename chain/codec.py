@@ -28,7 +28,7 @@ def decode(data: bytes, *, limit_bytes: int, limit_items: int | None = None) -> 
     Args:
         data: Bytes from a peer, or from our own disk.
         limit_bytes: The largest accepted length.
-        limit_items: The largest number of items in lists, at all depths; by default, one a byte.
+        limit_items: The largest number of list items, all depths together; by default len(data).
 
     Raises:
         RejectedInputError: TOO_LARGE above a limit, MALFORMED if it is not canonical RLP.

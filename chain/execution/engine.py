@@ -115,7 +115,7 @@ def execute(
     try:
         return state.apply_transaction(transaction)
     except (MissingTrieNodeError, ExecutionStoppedError, MemoryError, RecursionError):
-        # Not a fault of the transaction: the state is missing here, and other nodes may have it.
+        # Not a fault of the transaction: this node lacks state, time, memory or stack depth for it.
         world.discard(0)
         raise
     except Exception as error:

@@ -40,7 +40,7 @@ CLAIM_SECONDS: Final = 60.0
 def devnet(
     validators: Annotated[int, typer.Option(help="Validator processes.")] = 4,
     miners: Annotated[int, typer.Option(help="Miner processes.")] = 3,
-    task: Annotated[Path, typer.Option(help="The task to train.")] = DEFAULT_TASK,
+    task: Annotated[Path, typer.Option(help="File of the task to train.")] = DEFAULT_TASK,
     rounds: Annotated[
         int | None, typer.Option(help="Number of rounds, in place of the task's.")
     ] = None,

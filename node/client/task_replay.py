@@ -114,7 +114,7 @@ class TaskReplay:
         """Every settled round, computed again.
 
         Raises:
-            OperatorError: A blob is no longer available, or a gradient opens no commitment.
+            OperatorError: A blob is gone, or a commitment contradicts an assignment or a gradient.
         """
         weights, size = self.spec.initial_weights, count_parameters(self.spec.model) * FLOAT32_BYTES
         try:

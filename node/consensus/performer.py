@@ -246,7 +246,7 @@ class Performer:
             case ForwardTransactions(primary):
                 environment.forward_transactions(validators[primary])
             case Redeliver(sender, message):
-                # Its signatures are unverified: when it came, its validator set was not known.
+                # The message came before its validator set was known, so it is unverified.
                 environment.receive_again(Received(validators[sender], message, is_verified=False))
             case ReportRejection(sender, reason, detail):
                 environment.report_rejection(validators[sender], InvalidMessage(reason, detail))

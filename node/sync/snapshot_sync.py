@@ -336,7 +336,7 @@ class SnapshotSync:
 
         return ask
 
-    # What goes with it.
+    # The parts of a snapshot besides the state.
 
     async def _complete(self, pivot: Pivot) -> Snapshot:
         """The snapshot: everything besides the state, verified against the pivot."""

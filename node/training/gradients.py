@@ -82,7 +82,7 @@ class Gradients:
         record = attempt.commitments[index]
         key = (attempt.id, index)
         if self._get_assignment(task, attempt).units_of(record.miner) != record.units:
-            # The commitment claims other units than were assigned; no honest miner sends that.
+            # An honest miner commits to exactly the number of units that it was assigned.
             work.checks[key] = CheckedGradient(Verdict.CHEAT)
             return
         header = self._build_header(task, attempt, record.miner)
@@ -113,7 +113,7 @@ class Gradients:
         work.checks[key] = CheckedGradient(verdict, measurement)
         if verdict is not Verdict.OK:
             _log.warning(
-                "gradient judged",
+                "gradient failed the check",
                 task=task.task_id,
                 round=attempt.id.round_number,
                 miner=to_hex(record.miner),

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from pydantic_core import from_json
+
 from chain.crypto import keccak256
 from chain.hexadecimal import from_hex, from_plain_hex, to_hex
 from chain.json_types import Json
@@ -251,10 +253,13 @@ def _decode_json(data: bytes) -> Mapping[str, Json]:
     if len(data) > GENESIS_LIMIT_BYTES:
         raise InvalidGenesisError(f"the genesis file is larger than {GENESIS_LIMIT_BYTES} bytes")
     try:
+        # This parser bounds the depth. The one below overflows its C stack on a hundred thousand
+        # open brackets once py-evm is imported, which raises Python's recursion limit.
+        from_json(data, allow_inf_nan=False)
         decoded: Json = json.loads(
             data, object_pairs_hook=_unique_keys, parse_float=_refuse, parse_constant=_refuse
         )
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InvalidGenesisError(
             f"the genesis file is not JSON without floats: {error}"
         ) from error

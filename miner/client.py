@@ -168,7 +168,11 @@ class FailoverClient(ChainClient):
             DishonestNodeError: The node is on another network.
         """
         if self._network is not None and url not in self._recognized:
-            info = read_answer(_NODE_INFO, exchange(self._http, url, "pot_nodeInfo", ()))
+            answer = exchange(self._http, url, "pot_nodeInfo", ())
+            try:
+                info = read_answer(_NODE_INFO, answer)
+            except ClientError as error:
+                raise ValueError(str(error)) from error
             if (info.chain_id, info.genesis_hash) != self._network:
                 raise DishonestNodeError(url, _describe_network(info))
             self._recognized.add(url)

@@ -364,7 +364,7 @@ def _check_file(file: Path | None) -> None:
         raise OperatorError(
             f"cannot read the configuration {file}: {error.strerror}; name an existing file"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise OperatorError(f"{file} is not TOML: {error}") from None
 
 

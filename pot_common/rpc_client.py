@@ -20,6 +20,7 @@ from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address, PrivateKey
 from chain.types.transaction import sign_transaction
+from pot_common.json_text import parse_json
 from pot_common.rpc_replies import (
     ClientError,
     NodeInfo,
@@ -91,7 +92,7 @@ def exchange(http: httpx.Client, url: str, method: str, params: Sequence[Json]) 
     request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
     response = http.post(url, json=request)
     response.raise_for_status()
-    body = response.json()
+    body = parse_json(response.content)
     if not isinstance(body, dict):
         raise ValueError("the answer is not a JSON-RPC response")
     error = body.get("error")

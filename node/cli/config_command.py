@@ -9,7 +9,6 @@ from chain.genesis import build_genesis
 from chain.hexadecimal import to_hex
 from node.cli.output import JsonOption, print_fields, print_json, print_line
 from node.config import load_config
-from node.genesis import load_genesis
 from pot_common.keystore import get_password, read_address
 
 app = typer.Typer(no_args_is_help=True)
@@ -24,6 +23,8 @@ def check(
 
     Finds misspelt settings, wrong values, and missing genesis, key or password files.
     """
+    from node.genesis import load_genesis
+
     loaded = load_config(config)
     genesis, _ = load_genesis(loaded)
     genesis_hash = to_hex(build_genesis(genesis).header.hash)

@@ -18,7 +18,6 @@ from node.cli.output import (
     print_json,
     print_line,
 )
-from node.setup import network_genesis as networks
 from pot_common.errors import OperatorError
 
 app = typer.Typer(no_args_is_help=True)
@@ -58,6 +57,8 @@ def new(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Write the genesis file of a new network, with the system contracts."""
+    from node.setup import network_genesis as networks
+
     if output.exists() and not force:
         raise OperatorError(f"{output} exists; give another --output, or --force to overwrite it")
     seats = tuple(networks.Seat(*_parse_seat(text)) for text in validator)

@@ -3,7 +3,6 @@
 It is synchronous, and reports every failure as one line of text.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias, TypeVar
 
@@ -16,6 +15,7 @@ from chain.json_types import Json, JsonObject
 from chain.primitives import Address, Hash32
 from chain.types.receipt import Log
 from pot_common.errors import OperatorError
+from pot_common.json_text import parse_json
 from pot_common.rpc_client import (
     ChainClient,
     ContentUnavailableError,
@@ -157,8 +157,8 @@ class RpcClient(ChainClient):
 
 def _describe_refusal(response: httpx.Response) -> str:
     try:
-        body = response.json()
-    except json.JSONDecodeError:
+        body = parse_json(response.content)
+    except ValueError:
         body = None
     if isinstance(body, dict) and "message" in body:
         return f"{body['message']} (HTTP {response.status_code})"

@@ -12,6 +12,7 @@ from typing import Final
 from prometheus_client import values
 from prometheus_client.values import MultiProcessValue
 
+from pot_common.atomic_file import write_atomically
 from pot_common.errors import StorageError
 
 DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -60,4 +61,5 @@ def count_in_files(place: int) -> None:
 
 
 def _write_empty(directory: Path, kind: str, place: int) -> None:
-    (directory / f"{kind}_{place}.db").write_bytes(bytes(FILE_BYTES))
+    # The file is replaced whole, because a request for the metrics may read it at any moment.
+    write_atomically(directory / f"{kind}_{place}.db", bytes(FILE_BYTES))

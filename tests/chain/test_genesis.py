@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -141,6 +143,20 @@ def test_a_wrong_setting_is_named(path: str, value: object, named: str) -> None:
 def test_genesis_file_that_is_not_a_json_object_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidGenesisError):
         parse_genesis(data)
+
+
+def test_deeply_nested_genesis_file_does_not_end_the_process() -> None:
+    # Importing py-evm raises the recursion limit; the parser of the standard library then crashed.
+    script = (
+        "import sys; sys.setrecursionlimit(100_000)\n"
+        "from chain.genesis import InvalidGenesisError, parse_genesis\n"
+        "try: parse_genesis(b'[' * 200_000)\n"
+        "except InvalidGenesisError: print('refused')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "refused\n", done.returncode
 
 
 def test_parameters_survive_their_own_json() -> None:

@@ -94,6 +94,31 @@ def test_node_that_comes_back_on_another_network_is_not_asked() -> None:
         client.task(1)
 
 
+@pytest.mark.parametrize("nonsense", [None, [], {"x": 1}])
+def test_next_node_is_asked_when_one_describes_itself_in_another_shape(nonsense: object) -> None:
+    first, second = FakeNode(MINER), FakeNode(MINER, status="paused")
+    first.pot_nodeInfo = lambda *_: nonsense  # type: ignore[method-assign]
+    client = client_of(first, second)
+    client.require_network(CHAIN_ID, GENESIS.hash)
+    task = client.task(1)
+    assert task is not None
+    assert task.status == "paused"
+
+
+def test_next_node_is_asked_when_one_answers_with_deeply_nested_json() -> None:
+    second = FakeNode(MINER, status="paused")
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "deep":
+            return httpx.Response(200, content=b"[" * 200_000)
+        return second.handle(request)
+
+    client = FailoverClient(["http://deep/", "http://node/"], httpx.MockTransport(answer))
+    task = client.task(1)
+    assert task is not None
+    assert task.status == "paused"
+
+
 def test_tip_is_the_suggested_one_up_to_a_limit() -> None:
     node = FakeNode(MINER)
     node.eth_maxPriorityFeePerGas = lambda: hex(10**18)  # type: ignore[method-assign]

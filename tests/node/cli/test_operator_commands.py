@@ -227,3 +227,15 @@ def test_help_imports_no_command() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert ended.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"devnet"}))
+def test_command_loads_without_the_engine(command: str) -> None:
+    program = (
+        f"import sys, node.cli.{command}_command\n"
+        "print([name for name in ('eth', 'torch', 'libp2p') if name in sys.modules])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "[]\n"

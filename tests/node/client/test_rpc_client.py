@@ -54,6 +54,9 @@ def test_unreachable_node_error_names_the_setting() -> None:
     assert "HTTP 502" in message_of(lambda _: httpx.Response(502))
     assert "JSON-RPC" in message_of(lambda _: httpx.Response(200, json=[]))
     assert "JSON-RPC" in message_of(lambda _: httpx.Response(200, text="<html>"))
+    for body in (b"[" * 200_000, b'{"message": "\xff"}'):
+        assert "JSON-RPC" in message_of(lambda _, body=body: httpx.Response(200, content=body))
+        assert "HTTP 500" in message_of(lambda _, body=body: httpx.Response(500, content=body))
 
 
 def test_logs_are_asked_for_in_ranges_that_nodes_answer() -> None:

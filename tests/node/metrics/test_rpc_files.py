@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest, values
 from node.metrics.registry import NodeMetrics
 from node.metrics.rpc_files import (
     DIRECTORY_VARIABLE,
+    FILE_BYTES,
     count_in_files,
     prepare_files,
     reset_gauges,
@@ -74,6 +75,16 @@ def test_restarted_process_continues_counters_and_clears_gauges(
     labels = {"method": "eth_call", "result": "ok"}
     assert registry.get_sample_value("pot_rpc_requests_total", labels) == 2
     assert len(list(counts.iterdir())) == 6
+
+
+def test_reader_of_the_gauges_sees_them_whole_while_they_are_cleared(counts: Path) -> None:
+    counted(0).running_calls.set(5)
+    gauges = counts / "gauge_livesum_0.db"
+    before = gauges.read_bytes()
+    with gauges.open("rb") as reader:
+        reset_gauges(counts, 0)
+        assert reader.read() == before
+    assert gauges.read_bytes() == bytes(FILE_BYTES) != before
 
 
 def test_disk_space_is_allocated_before_a_process_counts(counts: Path) -> None:

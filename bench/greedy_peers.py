@@ -56,7 +56,7 @@ REQUESTS = {
 
 
 class Library(Nothing):
-    """A long chain of blocks whose content is random: no peer here decodes it."""
+    """A long chain of random bytes in place of blocks. No peer in this benchmark decodes them."""
 
     def __init__(self) -> None:
         self._block = os.urandom(BLOCK_BYTES)

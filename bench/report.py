@@ -37,7 +37,7 @@ def build_parser(name: str, description: str | None) -> argparse.ArgumentParser:
 def silence_logs() -> None:
     """Keep log lines out of the table: warnings of nodes are printed, and nothing of libp2p.
 
-    libp2p logs an error for every peer whose process is killed, which is how these programs end.
+    A benchmark ends by killing its processes, and libp2p logs an error for each peer that it loses.
     """
     logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))

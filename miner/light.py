@@ -2,8 +2,9 @@
 
 A miner that commits to other work than the chain assigned to it loses its bond. Its assignment is
 therefore taken from a header that a quorum of validators signed, and from Merkle proofs under that
-header's state root. A node whose answer contradicts them is logged and not asked for a while. A
-node can still withhold answers, so a miner should use several nodes.
+header's state root. If an answer of a
+node contradicts them, the miner logs it and does not ask that node for a while. A node can still
+withhold answers, so a miner should use several nodes.
 """
 
 from collections.abc import Mapping, Sequence

@@ -8,10 +8,10 @@ from chain.json_types import Json
 
 
 def parse_json(data: bytes) -> Json:
-    """The value of the JSON text `data`, whose length the caller has bounded.
+    """The value of the JSON text `data`. The caller bounds its length.
 
-    Not the standard library's parser: importing py-evm raises Python's recursion limit, and from
-    then on a body of open brackets overflows that parser's C stack and ends the process.
+    This is not the standard library's parser: importing py-evm raises Python's recursion limit, and
+    from then on a body of open brackets overflows that parser's C stack and ends the process.
 
     Raises:
         ValueError: It is not UTF-8, not JSON, nested deeper than 200, or has NaN or Infinity.

@@ -1,4 +1,6 @@
-"""JSON objects whose members must be known and in bounds (docs/spec/training.md, section 1).
+"""Strict JSON objects: an unknown member or a value out of bounds is refused.
+
+Source: docs/spec/training.md, section 1.
 
 Which specifications are valid is part of the protocol, so the rules are code of ours: two nodes
 with different versions of a validation library could disagree about a task.

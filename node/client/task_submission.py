@@ -48,7 +48,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
-    """A model whose root is on the chain."""
+    """The model of a task after a settled round. The chain holds its root, but not the model."""
 
     model: Model
     root: Hash32

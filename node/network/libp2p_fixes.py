@@ -377,7 +377,7 @@ def send_fewer_window_updates() -> None:
 def wait_for_slow_readers() -> None:
     """Wait up to WRITE_STALL_SECONDS for window, and resume as soon as it comes.
 
-    Stock resets a stream whose reader pauses for 5 s, and polls for window every 10 ms.
+    Unmended libp2p asks every 10 ms for window, and resets the stream after 5 s without any.
     """
 
     async def write(stream: yamux.YamuxStream, data: bytes) -> None:

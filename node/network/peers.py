@@ -48,8 +48,8 @@ BACKOFF_LAST_SECONDS: Final = 30.0
 """The longest wait, before jitter: a restarted machine is back within half a minute."""
 
 REFUSED_SECONDS: Final = 600.0
-"""The wait, before jitter, until a learned address whose node refused a session is dialled again.
-The operator's addresses wait BACKOFF_LAST_SECONDS.
+"""The wait after a node refused a session, until its address is dialled again, without jitter.
+It applies to addresses learned from peers. Those that the operator names wait BACKOFF_LAST_SECONDS.
 """
 
 LEARNED_FAILURES_LIMIT: Final = 6

@@ -32,12 +32,13 @@ WAITING_LIMIT: Final = 4
 """Messages of this node that wait to be cut into pieces; more are sent whole."""
 
 RELAYED_BYTES_PER_SECOND: Final = 2.0 * 2**20
-"""Bytes a second of one author's messages whose pieces are relayed; each author proposes every n-th
-block. Without a limit, a faulty author could fill the lines of all validators.
+"""The limit on messages that this node relays in pieces, for each author, in bytes a second.
+Of n validators, each proposes every n-th block. Without a limit, a faulty author could fill the
+lines of all validators.
 """
 
 RELAYED_BURST_BYTES: Final = 32.0 * 2**20
-"""Bytes at once of one author's messages whose pieces are relayed: four of the largest size."""
+"""The limit on bytes that are relayed at once for one author: four messages of the largest size."""
 
 _log = structlog.get_logger("node.network")
 
@@ -133,7 +134,7 @@ class PieceLinks:
             message = await trio.to_thread.run_sync(complete.decode)
             await self._handle(complete.name.author, message)
         except RejectedInputError as error:
-            # A bad message is its author's fault, not that of the relay whose piece completed it.
+            # The author is at fault for a bad message, not the relay that sent the last piece.
             self._metrics.rejections[error.reason] += 1
             author = to_hex(complete.name.author)
             _log.warning("message in pieces refused", author=author, error=str(error))

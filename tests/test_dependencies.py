@@ -4,6 +4,8 @@ import ast
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 
 import pytest
@@ -43,14 +45,20 @@ def find_imported(tree: ast.AST) -> set[str]:
                 found |= {each.name.split(".")[0] for each in names}
             case ast.ImportFrom(module=str() as module):
                 found.add(module.split(".")[0])
-            case _:
+            case ast.stmt() | ast.excepthandler() | ast.match_case():
                 found |= find_imported(node)
     return found
 
 
+@cache
+def find_owners() -> Mapping[str, list[str]]:
+    """The installed packages of each top name that can be imported; slow to find."""
+    return packages_distributions()
+
+
 def list_packages(*folders: str) -> set[str]:
     """The installed packages that the modules of these folders import."""
-    owners = packages_distributions()
+    owners = find_owners()
     tops = set().union(*(find_imported(parse(name)) for name in modules_of(*folders)))
     foreign = {top for top in tops - sys.stdlib_module_names if not (ROOT / top).is_dir()}
     names = {normalize(owners[top][0]) for top in foreign}

@@ -215,7 +215,7 @@ class TrainingHost:
                 attempt = _get_attempt(task)
                 return [
                     Job(
-                        JobKey(task_id, JobKind.CHECK, attempt.id, index=index),
+                        JobKey(task_id, JobKind.CHECK, attempt.id, commitment_index=index),
                         partial(self._gradients.check, task, attempt, index),
                     )
                     for index in indices

@@ -4,7 +4,6 @@ from typing import Final
 
 import structlog
 import trio
-from cachetools import FIFOCache
 
 from chain.errors import RejectedInputError
 from chain.training.attempt import AttemptId
@@ -28,7 +27,7 @@ class Jobs:
 
     def __init__(self) -> None:
         self._running: set[JobKey] = set()
-        self._retry_at: FIFOCache[JobKey, float] = FIFOCache(REMEMBERED_LIMIT)
+        self._retry_at: dict[JobKey, float] = {}
         self._changed = trio.Event()
 
     def wake(self) -> None:
@@ -57,7 +56,10 @@ class Jobs:
 
     def put_off(self, key: JobKey, seconds: float) -> None:
         """Hold the job back for that long; a longer wait that was set before remains."""
-        self._retry_at[key] = max(trio.current_time() + seconds, self._retry_at.get(key, 0))
+        earlier = self._retry_at.pop(key, 0)
+        self._retry_at[key] = max(trio.current_time() + seconds, earlier)
+        if len(self._retry_at) > REMEMBERED_LIMIT:
+            del self._retry_at[next(iter(self._retry_at))]
 
     def start(self, nursery: trio.Nursery, job: Job) -> None:
         """Run the job, unless it runs already or is held back."""

@@ -75,7 +75,7 @@ class Slashings:
                     verdicts,
                     [i],
                 )
-                each = JobKey(task.task_id, JobKind.SLASH, attempt.id, index=i)
+                each = JobKey(task.task_id, JobKind.SLASH, attempt.id, commitment_index=i)
                 try:
                     await self._votes.build(task, each, make_call).run()
                 except UnavailableError:

@@ -2,8 +2,8 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Protocol
+from enum import StrEnum
+from typing import NamedTuple, Protocol
 
 import trio
 
@@ -20,7 +20,7 @@ from chain.training.task_spec import (
 )
 
 
-class JobKind(Enum):
+class JobKind(StrEnum):
     """What a job does; the values appear in log lines."""
 
     PREPARE = "prepare"
@@ -45,8 +45,7 @@ class JobKind(Enum):
     """Slash the miners that a settled round found guilty."""
 
 
-@dataclass(frozen=True, slots=True)
-class JobKey:
+class JobKey(NamedTuple):
     """The identity of a job: a job is not started while one with an equal key runs or waits."""
 
     task_id: TaskId
@@ -55,14 +54,14 @@ class JobKey:
     """None if the job belongs to the whole task."""
     ballot_number: int | None = None
     """Set for a job that every ballot needs again."""
-    index: int | None = None
+    commitment_index: int | None = None
     """Set for a job on one commitment of the attempt."""
 
     def __str__(self) -> str:
         """A short form for log lines, such as 3/check-7-0-1."""
         attempt = self.attempt_id
         place = () if attempt is None else (attempt.round_number, attempt.attempt_number)
-        numbers = (*place, self.ballot_number, self.index)
+        numbers = (*place, self.ballot_number, self.commitment_index)
         return "-".join(
             [f"{self.task_id}/{self.kind.value}", *(str(n) for n in numbers if n is not None)]
         )

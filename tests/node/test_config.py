@@ -124,7 +124,7 @@ def test_consensus_key_is_no_operator_key():
 def test_unreadable_files_are_named(tmp_path, config_file):
     assert "cannot read the configuration" in problem(tmp_path / "absent.toml")
     assert "is not TOML" in problem(config_file("rpc = = 1"))
-    assert "is not TOML" in problem(config_file("rpc = " + "[" * 50_000))
+    assert "is not TOML" in problem(config_file("rpc = " + "[" * 5_000))
     assert "is not TOML" in problem(config_file("rpc = " + "1" * 5_000))
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     assert "is not TOML" in problem(tmp_path / "binary")

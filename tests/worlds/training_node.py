@@ -71,6 +71,9 @@ SPEC = replace(
     ),
 )
 OK, BAD, CHEAT, UNAVAILABLE = Verdict
+ENCODED_TERMS = encode(
+    task_registry.CONTRACT.abi.functions["getTerms"].outputs, [astuple(compute_terms(SPEC))]
+)
 HONEST = {"distance_ppb": 4, "exponents": "kept"}
 
 
@@ -147,8 +150,7 @@ class FakeChain:
         task_id = TaskId(int.from_bytes(view.data[-32:], "big"))
         assert task_id in self.histories
         assert view == task_registry.get_terms(task_id)
-        types = task_registry.CONTRACT.abi.functions["getTerms"].outputs
-        return view.decode(encode(types, [astuple(compute_terms(SPEC))]))
+        return view.decode(ENCODED_TERMS)
 
     def participants(self, _task_id: TaskId, _open: BlockNumber) -> tuple[tuple[Address, int], ...]:
         return tuple((miner, 1) for miner in MINERS)

@@ -229,13 +229,16 @@ def test_help_imports_no_command() -> None:
     assert ended.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"devnet"}))
-def test_command_loads_without_the_engine(command: str) -> None:
+def test_commands_load_without_the_engine() -> None:
+    names = [f"node.cli.{command}_command" for command in sorted(set(COMMANDS) - {"devnet"})]
     program = (
-        f"import sys, node.cli.{command}_command\n"
-        "print([name for name in ('eth', 'torch', 'libp2p') if name in sys.modules])"
+        "import importlib, sys\n"
+        f"for name in {names}:\n"
+        "    importlib.import_module(name)\n"
+        "    engine = {'eth', 'torch', 'libp2p'} & sys.modules.keys()\n"
+        "    assert not engine, (name, engine)"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
-    assert ended.stdout == "[]\n"
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -43,7 +43,7 @@ async def test_a_worker_that_fails_is_asked_again(
 
 FIRST, SECOND = AttemptId(TaskId(1), 0, 0), AttemptId(TaskId(12), 0, 0)
 CHECKS = [
-    JobKey(each.task_id, JobKind.CHECK, each, index=index)
+    JobKey(each.task_id, JobKind.CHECK, each, commitment_index=index)
     for each in (FIRST, SECOND)
     for index in (0, 1)
 ]

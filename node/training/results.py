@@ -5,14 +5,12 @@ from collections.abc import Sequence
 import structlog
 import trio
 
-from chain.contracts.addresses import REWARD_DISTRIBUTOR
-from chain.contracts.gradient_ledger import ResultVote
 from chain.training.aggregation import aggregate
 from chain.training.architectures import count_parameters
 from chain.training.encoding import GradientHeader, decode_gradient
-from chain.training.history import Attempt, add_rewards, compute_outcome
+from chain.training.history import Attempt, compute_outcome
 from chain.training.optimizer import apply_update
-from chain.training.rewards import build_reward_tree
+from chain.training.result_vote import build_result_vote
 from chain.training.state import TrainingState, compute_model_root
 from chain.training.task_spec import (
     TaskSpec,
@@ -71,13 +69,13 @@ class Results:
             )
         root = await self._states.save(task, round_number + 1, state)
         model_root = compute_model_root(state)
-        tree = build_reward_tree(
-            self._chain_id,
-            REWARD_DISTRIBUTOR,
-            task.task_id,
-            dict(add_rewards(history.rewards, outcome.payouts)),
+        vote = build_result_vote(
+            history,
+            outcome,
+            chain_id=self._chain_id,
+            training_state_root=root,
+            model_root=model_root,
         )
-        vote = ResultVote(root, model_root, tree.root, outcome.accepted_units)
         correct_count: int | None = None
         loss_millinats = 0
         is_last = round_number + 1 == spec.round_count

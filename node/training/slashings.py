@@ -6,10 +6,9 @@ The operators take turns: each sends the verdicts and commitments of the round t
 from functools import partial
 from typing import Final
 
-from chain.contracts import gradient_ledger
-from chain.contracts.gradient_ledger import EVIDENCE_BALLOTS, CommitmentEvidence
-from chain.training import rounds
-from chain.training.history import SettledRound, compute_outcome
+from chain.contracts.gradient_ledger import EVIDENCE_BALLOTS
+from chain.training.history import SettledRound
+from chain.training.slashing import plan_slashing
 from node.chain.contract_reader import ContractReader
 from node.chain.training_index import TrainingIndex
 from node.operator.account import RESEND_BLOCKS
@@ -49,44 +48,30 @@ class Slashings:
 
     def _find_job(self, task: ServedTask, settled: SettledRound) -> Job | None:
         """The job that slashes the guilty miners of a round; None if there are none."""
-        attempt = settled.attempt
-        validator_set = attempt.validator_set or self._index.validator_set
-        outcome = compute_outcome(attempt, task.spec, validator_set)
-        guilty = sorted({*outcome.slashed, *outcome.fined})
-        own_index = validator_set.find_operator(self._votes.operator.address)
+        operator = self._votes.operator.address
+        plan = plan_slashing(settled, task.spec, self._index.validator_set, operator)
         is_final = self._contracts.head_number() >= settled.block_number
-        if not guilty or own_index is None or not is_final:
+        if plan is None or not is_final:
             return None
-        place = (own_index - attempt.id.round_number) % len(validator_set.validators)
-        due = settled.block_number + rounds.TURN_BLOCKS * place
-        verdicts = [(r.validator, r.bitmap) for r in attempt.verdicts if r.is_timely]
-        records = [CommitmentEvidence(r.miner, r.units, r.commitment) for r in attempt.commitments]
 
         async def send() -> None:
-            if self._contracts.head_number() < due:
+            if self._contracts.head_number() < plan.due_block:
                 raise UnavailableError("it is another operator's turn")
             sent_count = 0
-            for i in guilty:
-                make_call = partial(
-                    gradient_ledger.slash,
-                    task.task_id,
-                    attempt.ballot_number,
-                    records,
-                    verdicts,
-                    [i],
-                )
-                each = JobKey(task.task_id, JobKind.SLASH, attempt.id, commitment_index=i)
+            for i in plan.guilty:
+                key = JobKey(task.task_id, JobKind.SLASH, plan.attempt_id, commitment_index=i)
                 try:
-                    await self._votes.build(task, each, make_call).run()
+                    await self._votes.build(task, key, partial(plan.build_call, i)).run()
                 except UnavailableError:
                     continue  # slashed by another operator, or the evidence is too old
                 sent_count += 1
                 if sent_count == SLASH_LIMIT:
                     break
             # Repeat until no call is left, because a transaction may be lost.
-            if not sent_count and self._contracts.head_number() >= due + RESEND_BLOCKS:
-                task.work.slashed_through = max(task.work.slashed_through, attempt.id.round_number)
+            if not sent_count and self._contracts.head_number() >= plan.due_block + RESEND_BLOCKS:
+                round_number = plan.attempt_id.round_number
+                task.work.slashed_through = max(task.work.slashed_through, round_number)
             else:
                 raise UnavailableError("not all slashings are final yet")
 
-        return Job(JobKey(task.task_id, JobKind.SLASH, attempt.id), send)
+        return Job(JobKey(task.task_id, JobKind.SLASH, plan.attempt_id), send)

@@ -386,22 +386,27 @@ class World:
 HOLDERS = (SUBMITTER, *MINERS, TREASURY)
 
 
-@cache
-def _genesis() -> tuple[AtomicDB, Hash32]:
-    world = World(database := AtomicDB())
+def deploy_contracts(
+    world: World,
+    validators: Sequence[Address] = VALIDATORS,
+    operators: Sequence[Address] = OPERATORS,
+    holders: Sequence[Address] = HOLDERS,
+) -> None:
+    """Deploy all contracts as genesis does; each holder has SUPPLY_EACH base units of POT."""
+    stakes = STAKE * len(validators)
     world.deploy(
         "TrainingToken",
         TRAINING_TOKEN,
         training_token.encode_constructor(
-            (*HOLDERS, VALIDATOR_SET), (*[SUPPLY_EACH] * len(HOLDERS), STAKE * len(VALIDATORS))
+            (*holders, VALIDATOR_SET), (*[SUPPLY_EACH] * len(holders), stakes)
         ),
     )
     world.deploy(
         "ValidatorSet",
         VALIDATOR_SET,
         validator_set.encode_constructor(
-            VALIDATORS,
-            OPERATORS,
+            validators,
+            operators,
             stake=STAKE,
             min_validators=3,
             change_blocks=CHANGE_BLOCKS,
@@ -411,6 +416,12 @@ def _genesis() -> tuple[AtomicDB, Hash32]:
     world.deploy("TaskRegistry", TASK_REGISTRY)
     world.deploy("GradientLedger", GRADIENT_LEDGER, gradient_ledger.encode_constructor(FLOOR))
     world.deploy("RewardDistributor", REWARD_DISTRIBUTOR)
+
+
+@cache
+def _genesis() -> tuple[AtomicDB, Hash32]:
+    world = World(database := AtomicDB())
+    deploy_contracts(world)
     return world.save(database)
 
 

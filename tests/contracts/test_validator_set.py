@@ -1,5 +1,7 @@
 """The validator set (docs/spec/contracts.md, section 8)."""
 
+from dataclasses import replace
+
 import pytest
 from eth_abi.abi import encode
 from eth_utils.abi import function_signature_to_4byte_selector as compute_selector
@@ -10,7 +12,7 @@ from chain.consensus.messages import (
     compute_signing_digest,
     compute_view_change_payload,
 )
-from chain.contracts import validator_set
+from chain.contracts import task_registry, validator_set
 from chain.contracts.abi import Contract, ContractCall
 from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
 from chain.contracts.errors import ContractError
@@ -290,6 +292,15 @@ def test_a_candidate_without_the_stake_is_refused() -> None:
     assert refusal(send, world, STRANGER, data).name == "ERC20InsufficientBalance"
 
 
+@pytest.mark.xfail(strict=True, reason="a join needs no proof that the candidate holds the key")
+def test_account_that_does_not_hold_the_consensus_key_cannot_join_with_it() -> None:
+    world = new_world()
+    thief = MINERS[1]
+    world.approve(thief, VALIDATOR_SET, STAKE)
+    refused = refusal(send, world, thief, validator_set.propose_join(SIGNER))
+    assert refused == ContractError("ValidatorSetInvalid", ("proof",))
+
+
 def test_candidate_that_withdraws_gets_its_stake_back() -> None:
     world = new_world()
     propose_join(world)
@@ -559,6 +570,44 @@ def test_evidence_counts_as_long_as_the_stake_of_its_number_is_locked() -> None:
     assert refusal(send, world, STRANGER, too_old).arguments == ("too old",)
     slashed = send(world, STRANGER, equivocation(number=activation - 1))
     assert slashed.events == (ValidatorSlashed(SIGNER, STRANGER, activation - 1, STAKE),)
+
+
+@pytest.mark.xfail(strict=True, reason="a slashed validator votes until it has left the set")
+def test_slashed_validator_votes_no_more_from_the_next_call_on() -> None:
+    world = guilty_world()
+    world.submit()
+    propose_join(world, account("second candidate"), MINERS[1])
+    send(world, STRANGER, equivocation())
+    assert SIGNER in get_members(world)
+    calls = [
+        validator_set.vote_on_proposal(2),
+        validator_set.propose_removal(VALIDATORS[0]),
+        task_registry.post_ready(world.task),
+    ]
+    for call in calls:
+        assert refusal(send, world, JOINER, call).name == "ValidatorSetAlreadySlashed"
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a slashed validator stays in a set of the smallest size for ever"
+)
+def test_slashed_validator_leaves_a_set_of_the_smallest_size() -> None:
+    world = new_world()
+    validators = tuple(sorted((*VALIDATORS, SIGNER)))
+    operators = tuple(account(f"o {i}") for i in range(5))
+    constants = {
+        "stake": STAKE,
+        "min_validators": 5,
+        "change_blocks": CHANGE_BLOCKS,
+        "evidence_blocks": EVIDENCE_BLOCKS,
+    }
+    arguments = validator_set.encode_constructor(validators, operators, **constants)
+    world.deploy("ValidatorSet", PLACE, arguments)
+    world.state.set_code(HISTORY_STORAGE_ADDRESS, HISTORY_STORAGE_CODE)
+    world.state.set_storage(HISTORY_STORAGE_ADDRESS, 0, int.from_bytes(GENESIS_HASH, "big"))
+    send(world, STRANGER, replace(equivocation(), to=PLACE))
+    world.mine(CHANGE_BLOCKS)
+    assert ask(world, "count()") == 4
 
 
 def test_slashed_validator_stays_while_the_set_would_become_too_small() -> None:

@@ -174,6 +174,33 @@ def test_file_is_fetched_from_a_mirror_of_the_specification(tmp_path: Path) -> N
     assert (tmp_path / "shard").read_bytes() == SHARD
 
 
+@pytest.mark.xfail(
+    strict=True, reason="a miner sends requests to whatever address a stranger's task names"
+)
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "localhost", "10.1.2.3", "192.168.0.1", "169.254.169.254", "100.64.0.1"),
+        *("0.0.0.0", "224.0.0.251", "168.63.129.16", "[::1]", "[fd00::1]", "[fe80::1]"),
+        *("[::ffff:10.0.0.1]", "[64:ff9b::a00:1]", "[2002:7f00:1::]", "2130706433"),
+    ],
+)
+def test_mirror_at_a_private_address_is_never_asked(tmp_path: Path, host: str) -> None:
+    node, name, asked = FakeNode(MINER), content_id(SHARD), []
+    del node.blobs[to_hex(name)]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "node":
+            return node.handle(request)
+        asked.append(request.url)
+        return httpx.Response(200, content=SHARD)
+
+    client = FailoverClient(["http://node"], httpx.MockTransport(answer))
+    with pytest.raises(ContentUnavailableError):
+        client.fetch_file(name, len(SHARD), tmp_path / "shard", [f"http://{host}/data"])
+    assert asked == []
+
+
 def test_transaction_pays_twice_the_base_fee_with_a_gas_margin() -> None:
     node = FakeNode(MINER)
     client_of(node).transact(b"\x11" * 32, ContractCall(MINER, b"\x01"), chain_id=31_337)

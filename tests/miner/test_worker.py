@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -239,3 +240,49 @@ def test_miner_does_not_register_for_a_closed_task(tmp_path: Path) -> None:
 def test_unknown_task_is_named(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="there is no task 2; `pot task list`"):
         Stage(tmp_path, registered(), []).miner.mine(2)
+
+
+def mine_all(directory: Path, node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> FakeNode:
+    """Let a miner choose tasks itself, until it has waited a hundred times."""
+    waits = iter(range(100))
+
+    def wait(_seconds: float) -> None:
+        if next(waits, None) is None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("miner.miner.time.sleep", wait)
+    node.token_balance = 10 * BOND
+    with pytest.raises(KeyboardInterrupt):
+        Stage(directory, node, []).miner.mine_all()
+    return node
+
+
+@pytest.mark.xfail(strict=True, reason="the newest task is taken, even if it is still pending")
+def test_miner_that_chooses_pays_no_bond_for_a_pending_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert mine_all(tmp_path, FakeNode(MINER, status="pending"), monkeypatch).transactions == []
+
+
+@pytest.mark.xfail(strict=True, reason="phases in which a bond cannot but be lost are accepted")
+def test_miner_pays_no_bond_for_a_task_without_time_to_reveal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phases = replace(MINING_SPEC.phases, verdict_seconds=1)
+    node = FakeNode(MINER, spec=replace(MINING_SPEC, phases=phases))
+    assert mine_all(tmp_path, node, monkeypatch).transactions == []
+
+
+@pytest.mark.xfail(strict=True, reason="a miner is content once a single node has its gradient")
+def test_gradient_is_pushed_again_until_enough_validators_hold_it(tmp_path: Path) -> None:
+    node = registered()
+    node.pot_getRevealHolders = lambda *_: {"validators": []}  # type: ignore[attr-defined]
+    Stage(tmp_path, node, [COMMITMENT, *[VERDICT] * 5]).play()
+    assert len(node.reveals) > 1
+
+
+@pytest.mark.xfail(strict=True, reason="a miner that lost its bond mines on without a word")
+def test_miner_that_lost_its_bond_says_so_and_what_to_do(tmp_path: Path) -> None:
+    node = registered(is_slashed=True)
+    with pytest.raises(ClientError, match=r"task 1 .* the bond .* `pot miner withdraw 1`"):
+        Stage(tmp_path, node, [COMMITMENT] * 3).play()

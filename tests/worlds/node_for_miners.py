@@ -104,6 +104,8 @@ class FakeNode:
     status: str = "active"
     token_balance: int = 0
     units: int = 0
+    is_slashed: bool = False
+    spec: TaskSpec = MINING_SPEC
     is_down: bool = False
     refuses_reveals: bool = False
     claimable: int = 0
@@ -145,7 +147,8 @@ class FakeNode:
     def storage_at(self, block: int) -> Storage:
         """The contracts' storage at the end of a block."""
         is_committed = block > self.open_block and bool(self.commitments)
-        members = self.participants if self.units else self.others
+        is_member = self.units and not self.is_slashed
+        members = self.participants if is_member else self.others
         late = () if (self.miner in dict(members) or not self.units) else ((self.miner, 1),)
         attempt = attempt_storage(
             TASK,
@@ -156,11 +159,12 @@ class FakeNode:
             model_root=content_id(THETA) if self.round_number else Hash32(bytes(32)),
         )
         committed = {self.miner: self.committed_at} if is_committed else {}
-        spec_hash = content_id(encode_task_spec(MINING_SPEC))
+        spec_hash = content_id(encode_task_spec(self.spec))
         status = self.status if block > self.open_block else "active"
         return {
             GRADIENT_LEDGER: {
-                **members_storage(TASK, late, {}),  # its place in the list is overwritten
+                # Its place in the list of members is overwritten.
+                **members_storage(TASK, late, {}, is_slashed=self.is_slashed),
                 **attempt,
                 **members_storage(TASK, members, committed),
             },
@@ -251,7 +255,7 @@ class FakeNode:
     def pot_getTask(self, task: int) -> object:  # noqa: N802
         if task != TASK:
             return None
-        encoded = encode_task_spec(MINING_SPEC)
+        encoded = encode_task_spec(self.spec)
         return {
             "id": task,
             "status": self.status,
@@ -264,13 +268,14 @@ class FakeNode:
         return [self.pot_getTask(TASK)] if page["offset"] == 0 else []
 
     def pot_getAttempt(self, task: int) -> object:  # noqa: N802
+        listed = self.others if self.is_slashed else self.participants
         return {
             "round": self.round_number,
             "attempt": self.attempt,
             "ballot": self.ballot,
             "phase": self.phase,
             "openBlock": self.open_block,
-            "participants": [["0x" + miner.hex(), units] for miner, units in self.participants],
+            "participants": [["0x" + miner.hex(), units] for miner, units in listed],
         }
 
     def pot_getGenesis(self) -> object:  # noqa: N802

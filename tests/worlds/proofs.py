@@ -108,7 +108,11 @@ def attempt_storage(
 
 
 def members_storage(
-    task: TaskId, members: tuple[tuple[Address, int], ...], committed: Mapping[Address, int]
+    task: TaskId,
+    members: tuple[tuple[Address, int], ...],
+    committed: Mapping[Address, int],
+    *,
+    is_slashed: bool = False,
 ) -> dict[int, int]:
     """The ledger's storage of registered miners in the order of their registration.
 
@@ -120,7 +124,10 @@ def members_storage(
         slot: int.from_bytes(miner, "big") for slot, miner in zip(slots, miners, strict=False)
     }
     registrations = {
-        slot: units | committed.get(miner, 0) << 160 | (miner in committed) << 224
+        slot: units
+        | committed.get(miner, 0) << 160
+        | (miner in committed) << 224
+        | is_slashed << 248
         for slot, (miner, units) in zip(slots[len(miners) :], members, strict=True)
     }
     return {count: len(miners), **elements, **registrations}

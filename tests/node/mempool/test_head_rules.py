@@ -89,6 +89,50 @@ def test_only_operators_votes_and_miners_commitments_have_priority(chain: Traini
         assert chain.rules.classify(chain.draft(signer, call)) is priority
 
 
+@pytest.mark.xfail(
+    strict=True, reason="any commitment of a registered miner has priority, any number of times"
+)
+def test_only_the_commitment_that_is_due_has_priority(tmp_path: Path) -> None:
+    chain = TrainingChain(tmp_path)
+    chain.submit()
+    chain.activate()
+    chain.register()
+    due = gradient_ledger.commit_gradient(TASK, 0, 0, 1, Hash32(b"\1" * 32))
+    assert chain.rules.classify(chain.draft(ANN, due, gas=300_000)) is Priority.COMMITMENT
+    others = [
+        chain.draft(ANN, due, gas=3_000_000),
+        chain.draft(ANN, replace(due, data=due.data + bytes(1_000)), gas=300_000),
+        chain.draft(
+            ANN, gradient_ledger.commit_gradient(TASK, 7, 0, 1, Hash32(bytes(32))), gas=300_000
+        ),
+        chain.draft(
+            ANN, gradient_ledger.commit_gradient(TASK, 0, 3, 1, Hash32(bytes(32))), gas=300_000
+        ),
+        chain.draft(
+            ANN, gradient_ledger.commit_gradient(TASK, 0, 0, 9, Hash32(bytes(32))), gas=300_000
+        ),
+    ]
+    assert [chain.rules.classify(each) for each in others] == [Priority.ORDINARY] * len(others)
+    chain.commit()
+    again = chain.rules.classify(chain.draft(ANN, due, gas=300_000))
+    assert again is Priority.ORDINARY
+
+
+@pytest.mark.xfail(strict=True, reason="any vote of an operator has priority, in any phase")
+def test_only_votes_that_the_phase_expects_have_priority(tmp_path: Path) -> None:
+    chain = TrainingChain(tmp_path)
+    chain.submit()
+    chain.activate()
+    chain.register()
+    early = [
+        task_registry.post_ready(TASK),
+        gradient_ledger.post_verdict(TASK, 0, 0, 0, b"\0"),
+        gradient_ledger.post_result(TASK, 0, 0, 0, chain.compute_vote(), 1, 1),
+    ]
+    for call in early:
+        assert chain.rules.classify(chain.draft(OPERATORS[3], call)) is Priority.ORDINARY
+
+
 def test_accounts_are_read_at_the_current_head(tmp_path: Path) -> None:
     chain = TrainingChain(tmp_path)
     sender = address_of(SUBMITTER)

@@ -247,6 +247,30 @@ def test_senders_without_a_balance_share_a_quarter(pool, head):
     pool.add(transaction(senders[1], 0))
 
 
+@pytest.mark.xfail(
+    strict=True, reason="commitments of accounts without a balance take the places of payers"
+)
+def test_free_commitments_evict_no_transaction_that_pays(pool, head):
+    paying = [transaction(Address(bytes([10 + i]) * 20), 0, tip=10) for i in range(8)]
+    for given in paying:
+        pool.add(given)
+    head.balances[CAROL] = 0
+    assert refusal(pool, transaction(CAROL, 0, to=BOB)).detail == "txpool is full"
+
+
+@pytest.mark.xfail(
+    strict=True, reason="commitments of accounts without a balance may fill the whole pool"
+)
+def test_all_free_senders_together_share_a_quarter(pool, head):
+    senders = [Address(bytes([20 + i]) * 20) for i in range(4)]
+    head.balances = dict.fromkeys(senders, 0)
+    pool.add(transaction(senders[0], 0, to=BOB))
+    pool.add(transaction(senders[1], 0, to=BOB))
+    assert len(pool) == LIMITS.transactions // FREE_SHARE
+    assert refusal(pool, transaction(senders[2], 0, to=BOB)).reason == RejectionReason.POOL_FULL
+    assert refusal(pool, transaction(senders[2], 0)).reason == RejectionReason.POOL_FULL
+
+
 def test_gapped_transactions_share_a_quarter_and_evict_no_others(pool):
     senders = [Address(bytes([20 + i]) * 20) for i in range(8)]
     pool.add(transaction(senders[0], 1, tip=99))

@@ -12,8 +12,10 @@ from chain.crypto import content_id
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.attempt import AttemptId
 from node.training import gradients
+from node.training.checks import load_check
 from node.training.verifier import VerifierRefusedError
 from tests.worlds.training import (
+    MINERS,
     TASK,
     history_after,
 )
@@ -159,6 +161,30 @@ async def test_a_committed_blob_of_another_length_counts_as_missing(
 
     assert node.verdicts() == [expected_verdict(UNAVAILABLE)]
     assert node.verifier.asked == ["dry_run"]
+
+
+@pytest.mark.xfail(strict=True, reason="the reason for refusing a gradient is only in the log")
+async def test_reason_for_refusing_a_gradient_is_kept_for_receipts(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, judging())
+    node.hold(0, 1)
+    node.clock.ahead_seconds = SPEC.phases.verdict_seconds * 3 // 4
+
+    def refuse_second(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
+        if kind == "verify" and content_id(PAYLOADS[1]).hex() in str(members["payload"]):
+            raise VerifierRefusedError("bad_gradient", "a code is -128")
+        return honest_worker(kind, members)
+
+    node.verifier.answers = refuse_second
+    await node.run(lambda: bool(node.verdicts()))
+
+    checks = [load_check(tmp_path / "training", ATTEMPT, miner) for miner in MINERS[:3]]
+    assert [check and check.reason for check in checks] == [
+        None,
+        "malformed: bad_gradient: a code is -128",
+        "not received in time: no reveal",
+    ]
 
 
 async def test_flood_of_announcements_neither_grows_memory_nor_wakes_host(

@@ -1,5 +1,6 @@
 """Preparing for tasks: fetch, dry run, then ready or refusal."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from chain.contracts.task_registry import TaskStatus
 from chain.crypto import content_id
 from chain.primitives import TaskId
 from node.training import preparation
+from node.training.verifier import VerifierRefusedError
 from tests.worlds.training import (
     TASK,
     history_after,
@@ -107,3 +109,29 @@ async def test_task_larger_than_quota_is_refused_before_any_fetch(
         await node.run_for(20)
         assert node.blobs.has(content_id(WEIGHTS)) == is_taken
         assert bool(node.sent) == is_taken
+
+
+@pytest.mark.xfail(strict=True, reason="the reason of a refusal is only in the validator's log")
+async def test_reason_for_refusing_or_delaying_a_task_is_kept(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    chain = FakeChain({TASK: replace(history_after(), status=TaskStatus.PENDING)})
+    refusing = Node(tmp_path / "refusing", chain)
+    waiting = Node(tmp_path / "waiting", chain, has_content=False)
+
+    def refuse(kind: str, _members: Mapping[str, object]) -> Mapping[str, object]:
+        raise VerifierRefusedError("bad_spec", "a label is not one of 2 classes")
+
+    refusing.verifier.answers = refuse
+    await refusing.run_for(5)
+    await waiting.run_for(5)
+
+    refused = refusing.host.get_readiness(TASK)  # type: ignore[attr-defined]
+    waits = waiting.host.get_readiness(TASK)  # type: ignore[attr-defined]
+    assert (refused.state, refused.code, refused.reason) == (
+        "refused",
+        "dry_run_refused",
+        "bad_spec: a label is not one of 2 classes",
+    )
+    assert (waits.state, waits.code) == ("waiting", "content_unavailable")
+    assert "cannot be fetched" in waits.reason

@@ -120,7 +120,7 @@ class TaskWorker:
         """Register for the task with `units` a round, unless the account is registered already.
 
         Raises:
-            ClientError: The account cannot pay the bond.
+            ClientError: The account cannot pay the bond, or no unit of the task is free.
         """
         if self._light.progress(self._task, self._identity.address).registration.units > 0:
             _log.info("miner is registered already", task=self._task)
@@ -130,7 +130,15 @@ class TaskWorker:
                 f"task {self._task} is closed; `pot task list` shows those that are open"
             )
         reward = self._spec.reward
-        declared = min(units, reward.max_units)
+        taken = sum(
+            each.units for each in self._client.read(gradient_ledger.participants(self._task))
+        )
+        declared = min(units, reward.max_units - taken)
+        if declared <= 0:
+            raise ClientError(
+                f"other miners do all {reward.max_units} units of task {self._task}; "
+                "`pot task list` shows other tasks"
+            )
         # The bond at p = 1, which is the largest; the ledger takes only what it requires.
         bond = declared * reward.unit_price
         self._fund(bond)

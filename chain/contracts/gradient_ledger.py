@@ -237,7 +237,7 @@ class AttemptVoided:
 
 @dataclass(frozen=True, slots=True)
 class MinerSlashed:
-    """A miner was slashed. With `cheated` a quorum said cheat, otherwise it said unavailable."""
+    """A miner lost its bond (`cheated`), or what a miss costs."""
 
     task_id: TaskId
     miner: Address
@@ -331,7 +331,7 @@ def slash(
         ballot_number,
         commitments,
         [validator for validator, _ in verdicts],
-        [bitmap for _, bitmap in verdicts],
+        [each for _, each in verdicts],
         indices,
     )
 

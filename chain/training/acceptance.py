@@ -1,4 +1,4 @@
-"""Verdicts on gradients, and the decisions they lead to (docs/spec/training.md, section 5)."""
+"""Verdicts on gradients (docs/spec/training.md, section 5); decisions.py combines them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,24 +7,38 @@ from typing import Final
 
 from chain.errors import InvalidMessage, RejectionReason
 
-VERDICTS_PER_BYTE: Final = 4
-"""Each verdict takes two bits; the first takes the least significant ones."""
+VERDICTS_PER_BYTE: Final = 2
+"""Each verdict takes four bits; the first takes the less significant half of its byte."""
 
 CHEAT_FACTOR: Final = 10
 """Ten times the tolerance proves a cheat: honest machines stay far below the tolerance."""
 
 
 class Verdict(IntEnum):
-    """A validator's judgement of one gradient, as a bitmap holds it."""
+    """A validator's judgement of one gradient, as a vote holds it."""
 
     OK = 0
-    """The gradient is held and, if it was re-executed, within the tolerance."""
+    """The gradient was re-executed and is within the tolerance."""
     BAD = 1
     """The gradient breaks the tolerance or the exponent rule; it is not paid."""
     CHEAT = 2
-    """The gradient breaks ten times one of them; its miner is slashed if a quorum says so."""
-    UNAVAILABLE = 3
-    """The validator holds no well-formed blob that opens the commitment."""
+    """The gradient breaks ten times one of them; it costs the bond if enough validators agree."""
+    MISSING = 3
+    """Late in the phase, the validator holds no well-formed payload that opens the commitment."""
+    UNCHECKED = 4
+    """The validator holds all that it needs, but lacked the time to check it. This never counts
+    against the miner."""
+
+
+class Availability(IntEnum):
+    """What a validator holds of one gradient, in a task that audits a sample."""
+
+    HELD = 0
+    """The complete and well-formed payload is held."""
+    UNAVAILABLE = 1
+    """Late in the phase, no well-formed payload that opens the commitment is held."""
+    UNCHECKED = 2
+    """All bytes are held, but the validator lacked the time to check their form."""
 
 
 class ExponentRule(StrEnum):
@@ -34,14 +48,6 @@ class ExponentRule(StrEnum):
     BROKEN = "broken"
     BROKEN_TENFOLD = "broken_tenfold"
     """Broken even with ten times the slack."""
-
-
-class Outcome(StrEnum):
-    """The fate of a gradient."""
-
-    ACCEPTED = "accepted"
-    REJECTED = "rejected"
-    UNAVAILABLE = "unavailable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +63,6 @@ class Measurement:
     exponents: ExponentRule
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """The consequences of a ballot's verdicts for one gradient."""
-
-    outcome: Outcome
-    is_slashed: bool
-    """Whether a quorum said cheat."""
-    is_fined: bool
-    """Whether a quorum said unavailable; the miner then loses one round's pay."""
-
-
 def compute_verdict(measurement: Measurement, tolerance_ppb: int) -> Verdict:
     """The verdict on a re-executed gradient."""
     distance = measurement.distance_ppb
@@ -81,43 +76,32 @@ def compute_verdict(measurement: Measurement, tolerance_ppb: int) -> Verdict:
     return Verdict.OK
 
 
-def decide(verdicts: Sequence[Verdict], max_faulty: int, quorum: int) -> Decision:
-    """The decision on one gradient from one verdict of each validator that voted in time."""
-    ok = verdicts.count(Verdict.OK)
-    cheat = verdicts.count(Verdict.CHEAT)
-    against = cheat + verdicts.count(Verdict.BAD)
-    unavailable = verdicts.count(Verdict.UNAVAILABLE)
-    if against > max_faulty:
-        outcome = Outcome.REJECTED
-    elif ok > max_faulty:
-        outcome = Outcome.ACCEPTED
-    else:
-        outcome = Outcome.UNAVAILABLE
-    return Decision(outcome, is_slashed=cheat >= quorum, is_fined=unavailable >= quorum)
-
-
 def encode_verdicts(verdicts: Sequence[Verdict]) -> bytes:
-    """The bitmap: verdict i in bits 2i and 2i + 1, least significant first, padding 0."""
-    bitmap = bytearray(-(-len(verdicts) // VERDICTS_PER_BYTE))
+    """The bytes of a vote: four bits a verdict, the first in the low half of a byte, padding 0."""
+    data = bytearray(-(-len(verdicts) // VERDICTS_PER_BYTE))
     for i, verdict in enumerate(verdicts):
-        bitmap[i // VERDICTS_PER_BYTE] |= verdict << (2 * (i % VERDICTS_PER_BYTE))
-    return bytes(bitmap)
+        data[i // VERDICTS_PER_BYTE] |= verdict << (4 * (i % VERDICTS_PER_BYTE))
+    return bytes(data)
 
 
-def decode_verdicts(bitmap: bytes, commitment_count: int) -> tuple[Verdict, ...]:
-    """The verdicts of a bitmap over `commitment_count` commitments.
+def decode_verdicts(data: bytes, commitment_count: int) -> tuple[Verdict, ...]:
+    """The verdicts of a vote on `commitment_count` commitments.
 
     Raises:
-        InvalidMessage: MALFORMED: the length does not fit the count, or the padding is not 0.
+        InvalidMessage: MALFORMED: the length does not fit the count, a verdict is unknown, or the
+            padding is not 0.
     """
-    if len(bitmap) != -(-commitment_count // VERDICTS_PER_BYTE):
+    if len(data) != -(-commitment_count // VERDICTS_PER_BYTE):
         raise InvalidMessage(
-            RejectionReason.MALFORMED, f"{len(bitmap)} bytes for {commitment_count} verdicts"
+            RejectionReason.MALFORMED, f"{len(data)} bytes for {commitment_count} verdicts"
         )
-    verdicts = tuple(
-        Verdict(bitmap[i // VERDICTS_PER_BYTE] >> (2 * (i % VERDICTS_PER_BYTE)) & 3)
+    values = [
+        data[i // VERDICTS_PER_BYTE] >> (4 * (i % VERDICTS_PER_BYTE)) & 15
         for i in range(commitment_count)
-    )
-    if encode_verdicts(verdicts) != bitmap:
+    ]
+    if any(value > Verdict.UNCHECKED for value in values):
+        raise InvalidMessage(RejectionReason.MALFORMED, f"verdict {max(values)} is unknown")
+    verdicts = tuple(map(Verdict, values))
+    if encode_verdicts(verdicts) != data:
         raise InvalidMessage(RejectionReason.MALFORMED, "the padding of the verdicts is not 0")
     return verdicts

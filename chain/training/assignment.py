@@ -7,10 +7,8 @@ even number of bits that holds the indices. An image outside the range of indice
 until it is inside (cycle walking), so the permutation is a bijection of that range.
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Final
 
 from eth_abi.abi import encode
@@ -18,19 +16,13 @@ from eth_abi.abi import encode
 from chain.crypto import keccak256, sha256
 from chain.primitives import Address, Hash32
 from chain.training.attempt import AttemptId
-from chain.training.task_spec import (
-    MAX_UNITS,
-)
 
 FEISTEL_ROUNDS: Final = 8
 """Four rounds suffice on large domains (Luby and Rackoff); a small data set has few bits in each
 half, so there are eight."""
 
 DOMAIN_SAMPLES: Final = b"POT samples v1\x00\x00"
-"""Separates the permutation of samples from that of units."""
-
-DOMAIN_UNITS: Final = b"POT units v1\x00\x00\x00\x00"
-"""Separates the permutation of units from that of samples."""
+"""Separates this permutation from other uses of the seed."""
 
 
 def compute_seed(mix_hash: Hash32, attempt_id: AttemptId) -> Hash32:
@@ -76,7 +68,7 @@ class Assignment:
         seed: The attempt's seed.
         sample_count: The number of training samples.
         samples_per_unit: The number of samples in one unit.
-        units: The units given to each registered miner, by ascending address; 0 if none was drawn.
+        units: The units of each miner that takes part, by ascending address.
     """
 
     seed: Hash32
@@ -104,28 +96,21 @@ def assign(
     miners: Sequence[tuple[Address, int]],
     sample_count: int,
     samples_per_unit: int,
-    max_units: int,
 ) -> Assignment:
-    """The samples of every miner that takes part.
+    """The samples of every miner that takes part; each gets the units that it declared.
+
+    The ledger registers no units beyond the task's `max_units`, and no task has fewer samples than
+    these units take. So there is always enough for all, and no miner can gain by its address, by
+    splitting itself, or by having the seed chosen.
 
     Args:
         seed: The attempt's seed.
         miners: Address and declared units (at least 1) of each; every address once, in any order.
         sample_count: The number of training samples.
-        samples_per_unit: The number of samples in one unit, at most `sample_count`.
-        max_units: The most units of one round, by the task's terms.
+        samples_per_unit: The number of samples in one unit.
     """
-    ordered = sorted(miners)
-    assert len({address for address, _ in ordered}) == len(ordered)
-    assert all(declared > 0 for _, declared in ordered)
-    capacity = min(max_units, sample_count // samples_per_unit, MAX_UNITS)
-    ends = list(accumulate(declared for _, declared in ordered))
-    if ends and ends[-1] > capacity:
-        granted = [0] * len(ordered)
-        for slot in range(capacity):
-            unit = permute(seed, DOMAIN_UNITS, ends[-1], slot)
-            granted[bisect_right(ends, unit)] += 1
-    else:
-        granted = [declared for _, declared in ordered]
-    units = tuple((address, count) for (address, _), count in zip(ordered, granted, strict=True))
+    units = tuple(sorted(miners))
+    assert len({address for address, _ in units}) == len(units)
+    assert all(declared > 0 for _, declared in units)
+    assert sum(declared for _, declared in units) * samples_per_unit <= sample_count
     return Assignment(seed, sample_count, samples_per_unit, units)

@@ -33,13 +33,7 @@ class AttemptDescription:
             participants: The address and the declared units of each miner that takes part.
         """
         spec = self.spec
-        return assign(
-            self.seed,
-            participants,
-            spec.sample_count,
-            spec.samples_per_unit,
-            spec.reward.max_units,
-        )
+        return assign(self.seed, participants, spec.sample_count, spec.samples_per_unit)
 
     def build_header(self, miner: Address, theta_root: Hash32) -> GradientHeader:
         """The header with which the payload of a miner's gradient must start.

@@ -31,8 +31,15 @@ from chain.contracts.task_registry import (
     TaskSubmitted,
 )
 from chain.primitives import ZERO_HASH, Address, BlockNumber, Hash32, TaskId
-from chain.training.acceptance import Outcome, decide, decode_verdicts
+from chain.training.acceptance import Verdict, decode_verdicts
 from chain.training.attempt import AttemptId
+from chain.training.decisions import (
+    Guilt,
+    Outcome,
+    VoteSizes,
+    compute_guilt,
+    decide_audited,
+)
 from chain.training.task_spec import (
     TaskSpec,
 )
@@ -65,7 +72,8 @@ class VerdictRecord:
     validator: Address
     is_timely: bool
     """Whether it was posted in the verdict phase. A later verdict counts for slashing only."""
-    bitmap: bytes
+    verdicts: bytes
+    """As `encode_verdicts` writes them."""
     block_number: BlockNumber
 
 
@@ -154,10 +162,8 @@ class RoundOutcome:
 
     outcomes: tuple[Outcome, ...]
     """One for each commitment, in order."""
-    slashed: tuple[int, ...]
-    """The indices of the commitments that a quorum called cheat."""
-    fined: tuple[int, ...]
-    """The indices of the commitments that a quorum found unavailable."""
+    guilt: tuple[Guilt, ...]
+    """The cost of each commitment to its miner."""
     accepted_units: int
     payouts: tuple[tuple[Address, int], ...]
     """Miners' pay and operators' fee shares of this round alone, by ascending address."""
@@ -166,6 +172,11 @@ class RoundOutcome:
     def accepted(self) -> tuple[int, ...]:
         """The indices of the accepted commitments."""
         return tuple(i for i, each in enumerate(self.outcomes) if each is Outcome.ACCEPTED)
+
+    @property
+    def guilty(self) -> tuple[int, ...]:
+        """The indices of the commitments that cost their miners something."""
+        return tuple(i for i, each in enumerate(self.guilt) if each is not Guilt.NONE)
 
 
 def compute_outcome(attempt: Attempt, spec: TaskSpec, validator_set: ValidatorSet) -> RoundOutcome:
@@ -179,15 +190,13 @@ def compute_outcome(attempt: Attempt, spec: TaskSpec, validator_set: ValidatorSe
     validator_set = attempt.validator_set or validator_set
     timely = [record for record in attempt.verdicts if record.is_timely]
     count = len(attempt.commitments)
-    votes = [decode_verdicts(record.bitmap, count) for record in timely]
-    decisions = [
-        decide([vote[i] for vote in votes], validator_set.max_faulty, validator_set.quorum)
-        for i in range(count)
-    ]
+    sizes = VoteSizes(validator_set.max_faulty, validator_set.quorum)
+    by_commitment = _list_by_commitment(timely, count)
+    outcomes = tuple(decide_audited(verdicts, sizes) for verdicts in by_commitment)
     payouts: dict[Address, int] = {}
     accepted_units = 0
-    for record, decision in zip(attempt.commitments, decisions, strict=True):
-        if decision.outcome is Outcome.ACCEPTED:
+    for record, outcome in zip(attempt.commitments, outcomes, strict=True):
+        if outcome is Outcome.ACCEPTED:
             accepted_units += record.units
             pay = record.units * spec.reward.unit_price
             payouts[record.miner] = payouts.get(record.miner, 0) + pay
@@ -197,12 +206,21 @@ def compute_outcome(attempt: Attempt, spec: TaskSpec, validator_set: ValidatorSe
         operator = operator_of[verdict.validator]
         payouts[operator] = payouts.get(operator, 0) + share
     return RoundOutcome(
-        outcomes=tuple(decision.outcome for decision in decisions),
-        slashed=tuple(i for i, decision in enumerate(decisions) if decision.is_slashed),
-        fined=tuple(i for i, decision in enumerate(decisions) if decision.is_fined),
+        outcomes=outcomes,
+        guilt=tuple(
+            compute_guilt(verdicts, sizes, is_all_audited=True) for verdicts in by_commitment
+        ),
         accepted_units=accepted_units,
         payouts=tuple(sorted((account, pay) for account, pay in payouts.items() if pay)),
     )
+
+
+def _list_by_commitment(
+    records: Sequence[VerdictRecord], commitment_count: int
+) -> tuple[tuple[Verdict, ...], ...]:
+    """The verdicts on each commitment, in the order of `records`."""
+    votes = [decode_verdicts(record.verdicts, commitment_count) for record in records]
+    return tuple(tuple(vote[i] for vote in votes) for i in range(commitment_count))
 
 
 def add_rewards(

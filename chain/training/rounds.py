@@ -47,6 +47,8 @@ class OwnWork:
     """Whether the training state is held that the round in progress starts from."""
     verdicts: tuple[Verdict | None, ...]
     """One for each commitment so far; None while it is not checked."""
+    held: frozenset[int]
+    """The indices of unchecked commitments with all bytes in hand that a check needs."""
     result: ResultVote | None
     """The result that this node computed for the ballot in progress; None before."""
 
@@ -191,12 +193,20 @@ def _verdict_duties(
     has_voted = any(record.validator == validator for record in attempt.verdicts)
     if validator is None or has_voted:
         return duties
-    # A gradient that is missing after three quarters of the phase counts as unavailable.
+    # Late in the phase the node votes on what it has. Only what it does not hold is missing: that
+    # it lacked the time for a check says nothing about the miner.
     is_late = now >= view.deadline_timestamp - spec.phases.verdict_seconds // 4
     if missing and not is_late:
         return duties
-    verdicts = tuple(Verdict.UNAVAILABLE if v is None else v for v in own.verdicts)
+    verdicts = tuple(
+        _judge_unchecked(i, own) if verdict is None else verdict
+        for i, verdict in enumerate(own.verdicts)
+    )
     return (*duties, PostVerdict(verdicts))
+
+
+def _judge_unchecked(index: int, own: OwnWork) -> Verdict:
+    return Verdict.UNCHECKED if index in own.held else Verdict.MISSING
 
 
 def _result_duties(

@@ -50,18 +50,17 @@ def plan_slashing(
     attempt = settled.attempt
     validator_set = attempt.validator_set or validator_set
     outcome = compute_outcome(attempt, spec, validator_set)
-    guilty = tuple(sorted({*outcome.slashed, *outcome.fined}))
     own_index = validator_set.find_operator(operator)
-    if not guilty or own_index is None:
+    if not outcome.guilty or own_index is None:
         return None
     place = (own_index - attempt.id.round_number) % len(validator_set.validators)
     return SlashingPlan(
         attempt_id=attempt.id,
         ballot_number=attempt.ballot_number,
-        guilty=guilty,
+        guilty=outcome.guilty,
         due_block=BlockNumber(settled.block_number + TURN_BLOCKS * place),
         commitments=tuple(
             CommitmentEvidence(r.miner, r.units, r.commitment) for r in attempt.commitments
         ),
-        verdicts=tuple((r.validator, r.bitmap) for r in attempt.verdicts if r.is_timely),
+        verdicts=tuple((r.validator, r.verdicts) for r in attempt.verdicts if r.is_timely),
     )

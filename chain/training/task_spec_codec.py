@@ -409,8 +409,12 @@ def _validate_spec(spec: TaskSpec) -> None:
         refuse("spec.data.shards", f"hold {spec.data.row_count} rows, the limit is {MAX_ROWS}")
     if spec.held_out.first_row + spec.held_out.row_count > spec.data.row_count:
         refuse("spec.held_out", f"ends after the last of {spec.data.row_count} rows")
-    if spec.sample_count < spec.samples_per_unit:
-        refuse("spec.unit.samples", f"exceeds the {spec.sample_count} samples to train on")
+    needed = spec.reward.max_units * spec.samples_per_unit
+    if needed > spec.sample_count:
+        refuse(
+            "spec.reward.max_units",
+            f"times unit.samples is {needed}, of {spec.sample_count} samples to train on",
+        )
     if spec.reward.min_miners > spec.reward.max_units:
         refuse("spec.reward.min_miners", "exceeds max_units, so some would have no work")
     rounds = [point.round_number for point in spec.schedule]

@@ -38,8 +38,15 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
     /// @dev `slash` takes the whole commitment list of a round, which must fit into one transaction.
     uint256 private constant MAX_MINERS = 1024;
     uint256 private constant MAX_SLASHES = 32;
+    /// @dev A miss costs this part of one round's pay: far less than the bond, as absence may be innocent.
+    uint256 private constant MISS_SHARE = 8;
+    uint256 private constant OK = 0;
     uint256 private constant CHEAT = 2;
-    uint256 private constant UNAVAILABLE = 3;
+    uint256 private constant MISSING = 3;
+
+    /// @dev The bits worth 4 and 8 in each group of four.
+    uint256 private constant FOURS = 0x4444444444444444444444444444444444444444444444444444444444444444;
+    uint256 private constant EIGHTS = 2 * FOURS;
 
     IValidatorSet private constant VALIDATORS = IValidatorSet(SystemAddresses.VALIDATOR_SET);
     ITaskRegistry private constant REGISTRY = ITaskRegistry(SystemAddresses.TASK_REGISTRY);
@@ -76,7 +83,9 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         // slot 4
         uint128 unitPrice;
         uint128 validatorFee;
+        // slot 5
         address token;
+        uint32 registeredUnits; // of all members, at most maxUnits
         bytes32 commitmentDigest;
         bytes32 quorumVote; // hash of the result that has a quorum in this ballot; 0 if none has
         bytes32 trainingStateRoot;
@@ -150,14 +159,18 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
     function register(uint256 taskId, uint32 units) external nonReentrant {
         Training storage training = _load(taskId);
         Registration storage miner = _registrations[taskId][msg.sender];
-        if (units == 0 || units > training.maxUnits) revert LedgerInvalidUnits(units);
+        if (units == 0) revert LedgerInvalidUnits(units);
         if (miner.bond != 0) revert LedgerAlreadyRegistered(taskId, msg.sender);
         if (REGISTRY.getAccount(taskId).status == ITaskRegistry.TaskStatus.Closed) {
             revert LedgerWrongPhase(taskId, Phase.Inactive);
         }
         address[] storage members = _members[taskId];
         if (members.length == MAX_MINERS) revert LedgerTooManyMiners(MAX_MINERS);
+        // A miner does what it declared: there is no draw that its address or the seed could win.
+        uint32 freeUnits = training.maxUnits - training.registeredUnits;
+        if (units > freeUnits) revert LedgerTaskFull(freeUnits);
 
+        training.registeredUnits += units;
         uint256 bond = _payOf(training, units);
         members.push(msg.sender);
         _registrations[taskId][msg.sender] = Registration({
@@ -209,7 +222,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
             revert LedgerNotParticipating(taskId, msg.sender);
         }
         if (_hasCommitted(training, miner)) revert LedgerAlreadyCommitted(taskId, msg.sender);
-        if (units == 0 || units > miner.units) revert LedgerInvalidUnits(units);
+        if (units != miner.units) revert LedgerInvalidUnits(units);
 
         uint32 index = training.commitmentCount;
         training.commitmentCount = index + 1;
@@ -266,7 +279,6 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         }
         // A result that cannot be paid must not reach a quorum: its round could never be settled.
         uint32 limit = training.committedUnits;
-        if (limit > training.maxUnits) limit = training.maxUnits;
         if (result.acceptedUnits > limit) {
             revert LedgerPayoutTooLarge(
                 _payOf(training, result.acceptedUnits) + training.validatorFee,
@@ -628,6 +640,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         members[position - 1] = last;
         _registrations[taskId][last].memberPosition = uint32(position);
         members.pop();
+        training.registeredUnits -= miner.units;
 
         miner.memberPosition = 0;
         miner.leftBlock = uint64(block.number);
@@ -735,11 +748,18 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
     }
 
     function _requireVerdictFormat(bytes calldata verdicts, uint256 commitmentCount) private pure {
-        uint256 expected = (commitmentCount + 3) / 4;
+        uint256 expected = (commitmentCount + 1) / 2;
         if (verdicts.length != expected) revert LedgerInvalidVerdicts(verdicts.length, expected);
-        uint256 used = commitmentCount % 4;
-        if (used != 0 && uint8(verdicts[expected - 1]) >> (2 * used) != 0) {
+        if (commitmentCount % 2 != 0 && uint8(verdicts[expected - 1]) >> 4 != 0) {
             revert LedgerInvalidVerdicts(verdicts.length, expected);
+        }
+        for (uint256 start = 0; start < expected; start += 32) {
+            // calldata beyond `verdicts` may follow, so only its own bytes are kept
+            uint256 word = uint256(bytes32(verdicts[start:expected < start + 32 ? expected : start + 32]));
+            uint256 fours = word & FOURS;
+            if (word & EIGHTS != 0 || fours & ((word << 1) | (word << 2)) != 0) {
+                revert LedgerUnknownVerdict();
+            }
         }
     }
 
@@ -813,7 +833,9 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         if (cheated) _creditAccusers(_trainings[taskId].token, amount / 2, voters, verdicts, index);
     }
 
-    /// @dev True if a quorum says cheat. Reverts unless a quorum says cheat or a quorum says unavailable.
+    /// @dev True if the verdicts cost the whole bond, false if they cost a miss; reverts if they cost
+    /// nothing. Cheat and missing count together: otherwise a miner could show a false gradient to a few
+    /// validators only, so that neither reaches a quorum.
     function _requireGuilt(bytes[] calldata verdicts, uint256 index, uint256 quorum)
         private
         pure
@@ -821,13 +843,16 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
     {
         uint256 cheats = 0;
         uint256 missing = 0;
+        uint256 oks = 0;
         for (uint256 i = 0; i < verdicts.length; ++i) {
             uint256 verdict = _verdictOn(verdicts[i], index);
             if (verdict == CHEAT) ++cheats;
-            else if (verdict == UNAVAILABLE) ++missing;
+            else if (verdict == MISSING) ++missing;
+            else if (verdict == OK) ++oks;
         }
-        cheated = cheats >= quorum;
-        if (!cheated && missing < quorum) revert LedgerNoQuorum(cheats > missing ? cheats : missing, quorum);
+        uint256 faults = (quorum - 1) / 2; // f of a set with this quorum, whatever its size
+        if (cheats + missing < quorum || oks > faults) revert LedgerNoQuorum(cheats + missing, quorum);
+        return cheats != 0;
     }
 
     function _takeBond(uint256 taskId, Registration storage miner, address account, bool cheated)
@@ -835,7 +860,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         returns (uint256 amount)
     {
         Training storage training = _trainings[taskId];
-        amount = cheated ? miner.bond : _payOf(training, miner.units);
+        amount = cheated ? miner.bond : _payOf(training, miner.units) / MISS_SHARE;
         miner.bond -= uint128(amount);
         miner.slashed = true;
         emit MinerSlashed(taskId, account, amount, cheated);
@@ -886,7 +911,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
     }
 
     function _verdictOn(bytes calldata verdicts, uint256 index) private pure returns (uint256) {
-        return (uint8(verdicts[index / 4]) >> (2 * (index % 4))) & 3;
+        return (uint8(verdicts[index / 2]) >> (4 * (index % 2))) & 15;
     }
 
     function _countBits(uint256 bits) private pure returns (uint256 count) {

@@ -180,14 +180,14 @@ class TaskReplay:
         description = describe_attempt(
             attempt.id, self.spec, chain_id=self._chain_id, mix_hash=mix_hash
         )
-        assignment, theta_root = description.assign(participants), compute_model_root(state)
+        declared, theta_root = dict(participants), compute_model_root(state)
         gradients = [
             (
                 record.units,
                 self._open_commitment(
                     record,
                     description.build_header(record.miner, theta_root),
-                    assignment.units_of(record.miner),
+                    declared.get(record.miner, 0),
                 ),
             )
             for record in (attempt.commitments[i] for i in outcome.accepted)
@@ -197,15 +197,15 @@ class TaskReplay:
         return apply_update(self.spec.optimizer, rate, state, mean)
 
     def _open_commitment(
-        self, record: CommitmentRecord, header: GradientHeader, assigned_units: int
+        self, record: CommitmentRecord, header: GradientHeader, declared_units: int
     ) -> Gradient:
         """The gradient behind an accepted commitment."""
         round_number = header.attempt_id.round_number
         place = f"round {round_number + 1}, miner {to_hex(record.miner)}"
-        if assigned_units != record.units:
+        if declared_units != record.units:
             raise OperatorError(
-                f"{place}: the commitment is for {record.units} units, but {assigned_units} were "
-                "assigned; the settlement is wrong"
+                f"{place}: the commitment is for {record.units} units, but the miner declared "
+                f"{declared_units}; the settlement is wrong"
             )
         receipt = self._client.call_object(
             "pot_getReceipt", self._task_id, round_number, to_hex(record.miner)

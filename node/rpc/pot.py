@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Final
+from typing import Final, assert_never
 
 from chain.contracts import gradient_ledger, reward_distributor, task_registry
 from chain.contracts.addresses import (
@@ -16,8 +16,9 @@ from chain.contracts.addresses import (
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address, TaskId
-from chain.training.acceptance import Outcome, decode_verdicts
+from chain.training.acceptance import decode_verdicts
 from chain.training.architectures import count_parameters
+from chain.training.decisions import Guilt, Outcome
 from chain.training.history import (
     Attempt,
     RoundOutcome,
@@ -319,7 +320,7 @@ class PotMethods:
         return [
             {
                 "validator": to_hex(verdict.validator),
-                "verdict": decode_verdicts(verdict.bitmap, count)[index].name.lower(),
+                "verdict": decode_verdicts(verdict.verdicts, count)[index].name.lower(),
                 "excess": (
                     str(check.distance_ppb)
                     if check is not None
@@ -403,7 +404,12 @@ def _explain(outcome: RoundOutcome | None, index: int | None) -> str:
     match outcome.outcomes[index]:
         case Outcome.ACCEPTED:
             return "accepted"
-        case Outcome.UNAVAILABLE:
-            return "too few validators held the gradient in time"
+        case Outcome.MISSED:
+            return "the validators did not get the gradient in time"
+        case Outcome.UNDECIDED:
+            return "too few validators could check the gradient in time"
         case Outcome.REJECTED:
-            return "slashed: a quorum called it a cheat" if index in outcome.slashed else "rejected"
+            is_fraud = outcome.guilt[index] is Guilt.FRAUD
+            return "rejected as a cheat; the bond is lost" if is_fraud else "rejected"
+        case unreachable:
+            assert_never(unreachable)

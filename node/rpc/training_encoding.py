@@ -131,7 +131,7 @@ def _encode_verdicts(record: VerdictRecord, count: int) -> JsonObject:
     return {
         "validator": to_hex(record.validator),
         "timely": record.is_timely,
-        "verdicts": [each.name.lower() for each in decode_verdicts(record.bitmap, count)],
+        "verdicts": [each.name.lower() for each in decode_verdicts(record.verdicts, count)],
         "blockNumber": record.block_number,
     }
 

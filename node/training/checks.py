@@ -26,7 +26,7 @@ class GradientCheck:
     __pydantic_config__ = ConfigDict(alias_generator=to_camel)
 
     verdict: str
-    """ok, bad, cheat or unavailable."""
+    """ok, bad, cheat, missing or unchecked."""
     distance_ppb: int | None
     """The cell distance E in parts per billion; None if the gradient was not re-executed."""
     exponents: str | None

@@ -81,17 +81,13 @@ class Gradients:
         spec, work = task.spec, task.work
         record = attempt.commitments[index]
         key = (attempt.id, index)
-        if self._get_assignment(task, attempt).units_of(record.miner) != record.units:
-            # An honest miner commits to exactly the number of units that it was assigned.
-            work.checks[key] = CheckedGradient(Verdict.CHEAT)
-            return
         header = self._build_header(task, attempt, record.miner)
         reveal = await self._find_reveal(task, attempt, record, header)
         payload_bytes = count_payload_bytes(header.parameter_count)
         await self._content.ensure(reveal.gradient_root, payload_bytes)
         if self._content.get_size(reveal.gradient_root) != payload_bytes:
             _log.warning("gradient malformed", miner=to_hex(record.miner), reason="wrong length")
-            work.checks[key] = CheckedGradient(Verdict.UNAVAILABLE)
+            work.checks[key] = CheckedGradient(Verdict.MISSING)
             return
         await self._content.ensure(header.theta_root, FLOAT32_BYTES * header.parameter_count)
         await self._content.ensure_shards(spec)
@@ -102,9 +98,9 @@ class Gradients:
             if refusal.reason != RejectionReason.BAD_GRADIENT:
                 raise  # the fault is in what this node gave the worker, not in the gradient
             await self._content.check_intact([reveal.gradient_root, header.theta_root])
-            # A malformed gradient counts as unavailable.
+            # No other bytes open the commitment, so there is no gradient to wait for.
             _log.warning("gradient malformed", miner=to_hex(record.miner), reason=str(refusal))
-            work.checks[key] = CheckedGradient(Verdict.UNAVAILABLE)
+            work.checks[key] = CheckedGradient(Verdict.MISSING)
             return
         verdict = compute_verdict(measurement, spec.verification.tolerance_ppb)
         if verdict is not Verdict.OK:
@@ -120,6 +116,16 @@ class Gradients:
                 verdict=verdict.name.lower(),
                 distance_ppb=measurement.distance_ppb,
             )
+
+    def is_held(self, task: ServedTask, attempt: Attempt, index: int) -> bool:
+        """Whether this node holds all bytes that it needs to check a commitment."""
+        record = attempt.commitments[index]
+        reveal = self._reveals.get(attempt.id, record.miner)
+        header = self._build_header(task, attempt, record.miner)
+        if reveal is None or not reveal.opens(record.commitment, header):
+            return False
+        needed = [reveal.gradient_root, header.theta_root, *list_shard_ids(task.spec)]
+        return all(self._blobs.has(content_id) for content_id in needed)
 
     async def read_payload(
         self, task: ServedTask, attempt: Attempt, index: int

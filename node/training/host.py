@@ -174,7 +174,7 @@ class TrainingHost:
             history,
             spec,
             view,
-            _get_own_work(task),
+            self._get_own_work(task),
             self._index.validator_set,
             None if self._votes is None else self._votes.operator.address,
             self._clock.now_ms() // 1000,
@@ -259,6 +259,33 @@ class TrainingHost:
     def _count_served(self) -> int:
         return sum(work.is_accepted is True for work in self._work.values())
 
+    def _get_own_work(self, task: ServedTask) -> rounds.OwnWork:
+        history, work = task.history, task.work
+        attempt = history.attempt
+        verdicts: tuple[Verdict | None, ...] = ()
+        held: frozenset[int] = frozenset()
+        result = None
+        if attempt is not None:
+            found = (work.checks.get((attempt.id, i)) for i in range(len(attempt.commitments)))
+            verdicts = tuple(None if check is None else check.verdict for check in found)
+            held = frozenset(
+                i
+                for i, verdict in enumerate(verdicts)
+                if verdict is None and self._gradients.is_held(task, attempt, i)
+            )
+            computed = work.results.get(attempt.ballot_number)
+            result = None if computed is None else computed.vote
+        wanted = history.training_state_root if history.rounds_settled else work.state_root
+        is_state_held = work.state is not None and work.state_root == wanted
+        return rounds.OwnWork(
+            is_content_held=work.is_content_held,
+            is_accepted=work.is_accepted,
+            is_state_held=is_state_held,
+            verdicts=verdicts,
+            held=held,
+            result=result,
+        )
+
     def _make_verdict(
         self, task: ServedTask, attempt: Attempt, verdicts: Sequence[Verdict]
     ) -> ContractCall:
@@ -276,21 +303,6 @@ def _get_attempt(task: ServedTask) -> Attempt:
     attempt = task.history.attempt
     assert attempt is not None, "a duty to a ballot needs an attempt in progress"
     return attempt
-
-
-def _get_own_work(task: ServedTask) -> rounds.OwnWork:
-    history, work = task.history, task.work
-    attempt = history.attempt
-    verdicts: tuple[Verdict | None, ...] = ()
-    result = None
-    if attempt is not None:
-        found = (work.checks.get((attempt.id, i)) for i in range(len(attempt.commitments)))
-        verdicts = tuple(None if check is None else check.verdict for check in found)
-        computed = work.results.get(attempt.ballot_number)
-        result = None if computed is None else computed.vote
-    wanted = history.training_state_root if history.rounds_settled else work.state_root
-    is_state_held = work.state is not None and work.state_root == wanted
-    return rounds.OwnWork(work.is_content_held, work.is_accepted, is_state_held, verdicts, result)
 
 
 def _make_result(task: ServedTask, attempt: Attempt, vote: ResultVote) -> ContractCall:

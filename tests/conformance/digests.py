@@ -117,7 +117,7 @@ def build_set_hash() -> Value:
 def build_seed() -> Value:
     seed = compute_seed(make_hash(233), values.ATTEMPT)
     miners = [(make_address(234), 3), (make_address(235), 5), (make_address(236), 4)]
-    assignment = assign(seed, miners, 101, 9, 8)
+    assignment = assign(seed, miners, 120, 9)
     return [seed, assignment.units, assignment.sample_indices(make_address(235))]
 
 

@@ -318,7 +318,7 @@ def build_checks() -> Value:
     work.checks[values.ATTEMPT, 0] = CheckedGradient(
         Verdict.BAD, Measurement(77, ExponentRule.BROKEN_TENFOLD)
     )
-    work.checks[values.ATTEMPT, 2] = CheckedGradient(Verdict.UNAVAILABLE)
+    work.checks[values.ATTEMPT, 2] = CheckedGradient(Verdict.MISSING)
     with new_directory() as directory:
         gradients = Gradients(
             chain_id=values.CHAIN_ID,

@@ -445,7 +445,7 @@ def build_gradient() -> Value:
 @sample("format.verdicts", "encode_verdicts")
 def build_verdicts() -> Value:
     return encode_verdicts(
-        [Verdict.CHEAT, Verdict.OK, Verdict.BAD, Verdict.UNAVAILABLE, Verdict.BAD, Verdict.CHEAT]
+        [Verdict.CHEAT, Verdict.OK, Verdict.BAD, Verdict.MISSING, Verdict.BAD, Verdict.CHEAT]
     )
 
 

@@ -27,13 +27,13 @@ from tests.worlds.contracts import (
     CHEAT,
     HOLDERS,
     MINERS,
+    MISSING,
     OK,
     OPERATORS,
     POT,
     STRANGER,
     SUPPLY_EACH,
     TERMS,
-    UNAVAILABLE,
     Answer,
     Reverted,
     result,
@@ -116,7 +116,7 @@ class Walk:
                 units = self.world.miner(miner).units
                 self.attempt(lambda miner=miner, units=units: self.world.commit(miner, units))
         elif phase is Phase.VERDICT and not self.posted:
-            words = self.random.choices((OK, BAD, CHEAT, UNAVAILABLE), (6, 1, 5, 2), k=4)
+            words = self.random.choices((OK, BAD, CHEAT, MISSING), (6, 1, 5, 2), k=4)
             count = len(self.committed)
             for operator in self.random.sample(OPERATORS, self.random.choice((2, 3, 4, 4, 4))):
                 self.attempt(lambda one=operator: self.world.verdict(one, words[:count]))

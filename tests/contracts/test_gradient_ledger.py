@@ -50,8 +50,8 @@ from tests.worlds.contracts import (
     VALIDATORS,
     World,
     account,
-    bitmap,
     new_world,
+    pack,
     refusal,
     result,
     started_world,
@@ -105,7 +105,17 @@ def test_registration_twice_or_of_impossible_units_is_refused(world: World) -> N
     world.register(MINERS[0])
     assert refusal(world.register, MINERS[0]) == about("LedgerAlreadyRegistered", MINERS[0])
     assert refusal(world.register, MINERS[1], 0) == ContractError("LedgerInvalidUnits", (0,))
-    assert refusal(world.register, MINERS[1], 9) == ContractError("LedgerInvalidUnits", (9,))
+
+
+def test_registered_units_never_exceed_those_of_a_round(world: World) -> None:
+    world.submit()
+    world.register(MINERS[0], units=6)
+    assert refusal(world.register, MINERS[1], 3) == ContractError("LedgerTaskFull", (2,))
+    world.register(MINERS[1], units=2)
+    assert refusal(world.register, MINERS[2], 1) == ContractError("LedgerTaskFull", (0,))
+    world.leave(MINERS[0])
+    world.register(MINERS[2], units=6)
+    assert sum(each.units for each in world.participants()) == TERMS.max_units
 
 
 def test_registration_without_allowance_leaves_nothing(world: World) -> None:
@@ -251,8 +261,9 @@ def test_a_phase_lasts_until_both_its_seconds_and_its_blocks_have_passed(started
 
 def test_a_commitment_is_refused_twice_and_for_units_it_does_not_have(started: World) -> None:
     assert refusal(started.commit, MINERS[0], 3) == ContractError("LedgerInvalidUnits", (3,))
+    assert refusal(started.commit, MINERS[0], 1) == ContractError("LedgerInvalidUnits", (1,))
     assert refusal(started.commit, MINERS[0], 0) == ContractError("LedgerInvalidUnits", (0,))
-    started.commit(MINERS[0], 1)
+    started.commit(MINERS[0])
     assert refusal(started.commit, MINERS[0]) == about("LedgerAlreadyCommitted", MINERS[0])
     assert refusal(started.commit, STRANGER) == about("LedgerNotParticipating", STRANGER)
 
@@ -293,7 +304,7 @@ def test_a_verdict_counts_and_names_the_validator(started: World) -> None:
     started.commit_all()
     answer = started.verdict(OPERATORS[2], (OK, 3))
     assert answer.events == (
-        VerdictPosted(started.task, 0, VALIDATORS[2], 0, 0, True, bitmap((OK, 3))),
+        VerdictPosted(started.task, 0, VALIDATORS[2], 0, 0, True, pack((OK, 3))),
     )
     assert started.round.verdict_count == 1
 
@@ -322,17 +333,27 @@ def test_verdicts_are_refused_from_others_twice_and_for_another_ballot(started: 
     )
 
 
-def test_a_verdict_has_two_bits_a_commitment_and_zero_padding(started: World) -> None:
+def test_a_verdict_has_four_bits_a_commitment_and_zero_padding(started: World) -> None:
     started.commit_all()
-    wrong = ((0, 1), (2, 1))
+    wrong = ((0, 1), (3, 1))
     for verdicts, (length, expected) in (([], wrong[0]), ([OK] * 5, wrong[1])):
         assert refusal(started.verdict, OPERATORS[0], verdicts) == ContractError(
             "LedgerInvalidVerdicts", (length, expected)
         )
-    assert refusal(started.verdict, OPERATORS[0], (OK, OK, 1)) == ContractError(
+    for unknown in range(5, 16):
+        assert refusal(started.verdict, OPERATORS[0], (OK, unknown)) == ContractError(
+            "LedgerUnknownVerdict", ()
+        )
+    assert started.verdict(OPERATORS[0], (3, 4)).events
+
+
+def test_padding_of_an_odd_number_of_verdicts_is_zero(started: World) -> None:
+    started.commit(MINERS[0])
+    started.pass_phase()
+    assert refusal(started.verdict, OPERATORS[0], (OK, CHEAT)) == ContractError(
         "LedgerInvalidVerdicts", (1, 1)
     )
-    assert started.verdict(OPERATORS[0], (3, 3)).events
+    assert started.verdict(OPERATORS[0], (CHEAT,)).events
 
 
 def test_verdict_phase_ends_when_all_have_voted_not_at_a_quorum(started: World) -> None:
@@ -357,7 +378,7 @@ def test_at_the_deadline_a_quorum_of_verdicts_is_enough(started: World) -> None:
     assert started.phase is Phase.RESULT
     assert (state.result_block, state.result_time) == (end.block_number, end.timestamp)
     late = started.verdict(OPERATORS[3], (OK, OK)).events
-    assert late == (VerdictPosted(started.task, 0, VALIDATORS[3], 0, 0, False, bitmap((OK, OK))),)
+    assert late == (VerdictPosted(started.task, 0, VALIDATORS[3], 0, 0, False, pack((OK, OK))),)
     assert started.round.verdict_count == 3
 
 
@@ -506,23 +527,6 @@ def test_a_result_of_more_units_than_were_committed_gathers_no_vote(started: Wor
     assert refusal(started.result, OPERATORS[0], result(accepted_units=5)) == ContractError(
         "LedgerPayoutTooLarge", (5 * POT + fee, 4 * POT + fee)
     )
-
-
-def test_a_result_of_more_units_than_the_round_has_gathers_no_vote(world: World) -> None:
-    world.submit()
-    world.ready()
-    for miner in MINERS[:2]:
-        world.register(miner, units=8)
-    world.mine(1, 1)
-    for miner in MINERS[:2]:
-        world.commit(miner, units=8)
-    world.judge()
-    fee = TERMS.validator_fee
-    assert refusal(world.result, OPERATORS[0], result(accepted_units=9)) == ContractError(
-        "LedgerPayoutTooLarge", (9 * POT + fee, 8 * POT + fee)
-    )
-    world.settle(world.agree(result(accepted_units=8)))
-    assert world.money.paid == 8 * POT + fee // 4 * 4
 
 
 def test_a_settled_round_cannot_be_settled_again(started: World) -> None:
@@ -805,7 +809,7 @@ def test_validator_that_left_still_judges_its_open_ballot() -> None:
     world.pass_phase()
     vote = world.agree(result("r", 2))
     world.settle(vote)
-    evidence = [(validator, bitmap((OK, CHEAT))) for validator in VALIDATORS[:3]]
+    evidence = [(validator, pack((OK, CHEAT))) for validator in VALIDATORS[:3]]
     commitments = [
         CommitmentEvidence(miner, 2, keccak256(b"commitment" + miner)) for miner in MINERS[:2]
     ]

@@ -20,16 +20,17 @@ from tests.worlds.contracts import (
     BAD,
     CHEAT,
     MINERS,
+    MISSING,
     OK,
     OPERATORS,
     POT,
     STRANGER,
     SUPPLY_EACH,
-    UNAVAILABLE,
+    UNCHECKED,
     VALIDATORS,
     Answer,
     World,
-    bitmap,
+    pack,
     refusal,
     result,
     started_world,
@@ -53,7 +54,7 @@ def slash(
     commitments: Sequence[CommitmentEvidence] = COMMITMENTS,
     ballot_number: int = 1,
 ) -> Answer:
-    shown = [(validator, bitmap(each)) for validator, each in verdicts]
+    shown = [(validator, pack(each)) for validator, each in verdicts]
     data = gradient_ledger.slash(world.task, ballot_number, commitments, shown, indices)
     return world.send(STRANGER, data)
 
@@ -95,16 +96,28 @@ def test_a_credit_is_withdrawn_once(world: World) -> None:
     assert refusal(world.send, STRANGER, data) == nothing
 
 
-def test_quorum_of_unavailable_costs_one_rounds_pay_and_credits_none(
-    world: World,
-) -> None:
-    evidence = play(world, [(OK, UNAVAILABLE)] * 3 + [(OK, CHEAT)])
-    assert slash(world, evidence).events[0] == MinerSlashed(world.task, MINERS[1], 2 * POT, False)
+def test_gradient_that_a_quorum_misses_costs_an_eighth_of_the_pay(world: World) -> None:
+    evidence = play(world, [(OK, MISSING)] * 3 + [(OK, OK)])
+    assert slash(world, evidence).events[0] == MinerSlashed(world.task, MINERS[1], POT // 4, False)
     assert [world.credit(operator) for operator in OPERATORS] == [0] * 4
+    assert world.miner(MINERS[1]).bond == 2 * POT - POT // 4
+
+
+def test_false_gradient_shown_to_one_validator_costs_the_bond(world: World) -> None:
+    evidence = play(world, [(OK, MISSING)] * 2 + [(OK, CHEAT), (OK, OK)])
+    assert slash(world, evidence).events[0] == MinerSlashed(world.task, MINERS[1], 2 * POT, True)
+    assert [world.credit(operator) for operator in OPERATORS] == [0, 0, POT, 0]
+
+
+def test_validators_without_time_cost_a_miner_nothing(world: World) -> None:
+    for verdicts in ([UNCHECKED] * 4, [UNCHECKED] * 2 + [MISSING, CHEAT]):
+        evidence = play(world, [(OK, each) for each in verdicts])
+        assert isinstance(refusal(slash, world, evidence), ContractError)
+        world.mine(1, 1)
 
 
 def test_less_than_a_quorum_slashes_nobody(world: World) -> None:
-    evidence = play(world, [(OK, CHEAT), (OK, CHEAT), (OK, BAD), (OK, UNAVAILABLE)])
+    evidence = play(world, [(OK, CHEAT), (OK, MISSING), (OK, BAD), (OK, UNCHECKED)])
     assert refusal(slash, world, evidence) == ContractError("LedgerNoQuorum", (2, 3))
     assert refusal(slash, world, evidence, indices=[0]) == ContractError("LedgerNoQuorum", (0, 3))
 

@@ -76,13 +76,8 @@ def simulate(
         mix_hash = Hash32(sha256(f"block {chain_seed} {number}".encode()))
         attempt_id = AttemptId(TASK, number, 0)
         seed = compute_seed(mix_hash, attempt_id)
-        assignment = assign(
-            seed,
-            [(miner, 1) for miner in MINERS],
-            spec.sample_count,
-            spec.samples_per_unit,
-            spec.reward.max_units,
-        )
+        participants = [(miner, 1) for miner in MINERS]
+        assignment = assign(seed, participants, spec.sample_count, spec.samples_per_unit)
         theta = state.theta
         headers = tuple(
             GradientHeader(attempt_id, size, CHAIN_ID, compute_model_root(state), seed, miner)

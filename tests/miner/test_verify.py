@@ -75,6 +75,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
         initial_weights=content_id(THETA),
         data=replace(SPEC.data, shards=(Shard(content_id(shard), len(shard), 60),)),
         held_out=replace(SPEC.held_out, first_row=40, row_count=20),
+        reward=replace(SPEC.reward, max_units=5),
     )
     payload = open_task(spec, [shard], open_device("cpu")).build_payload(HEADER, THETA, SAMPLES)
     contents = {

@@ -108,7 +108,7 @@ def test_gradient_is_not_revealed_before_commitments_are_over(
     participants = ((OTHER, 3), (MINER, 2))
     stage = Stage(tmp_path, registered(participants=participants), [COMMITMENT, COMMITMENT])
     node = stage.play()
-    assignment = assign(node.seed, participants, MINING_SPEC.sample_count, 8, 8)
+    assignment = assign(node.seed, participants, MINING_SPEC.sample_count, 8)
     assert stage.trainer.calls == [(THETA, assignment.sample_indices(MINER))]
     assert len(node.commitments) == 1
     assert node.reveals == []
@@ -286,3 +286,11 @@ def test_miner_that_lost_its_bond_says_so_and_what_to_do(tmp_path: Path) -> None
     node = registered(is_slashed=True)
     with pytest.raises(ClientError, match=r"task 1 .* the bond .* `pot miner withdraw 1`"):
         Stage(tmp_path, node, [COMMITMENT] * 3).play()
+
+
+def test_miner_takes_the_units_that_are_free(tmp_path: Path) -> None:
+    most = MINING_SPEC.reward.max_units
+    full = FakeNode(MINER, participants=((MINER, 1), (OTHER, most)))
+    with pytest.raises(ClientError, match=f"other miners do all {most} units"):
+        Stage(tmp_path, full, []).play()
+    assert full.transactions == []

@@ -10,7 +10,7 @@ from chain.crypto import sha256
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.aggregation import aggregate, compute_weights
-from chain.training.assignment import DOMAIN_SAMPLES, DOMAIN_UNITS, assign, compute_seed, permute
+from chain.training.assignment import DOMAIN_SAMPLES, assign, compute_seed, permute
 from chain.training.attempt import AttemptId
 from chain.training.encoding import (
     COMMITMENT_DOMAIN,
@@ -53,15 +53,14 @@ def build_spec() -> object:
 def build_assignment() -> object:
     mix_hash = Hash32(sha256(b"mix"))
     given = [
-        {"miners": [[3, 1], [1, 2], [2, 1]], "samples": 50, "samples_per_unit": 8, "max_units": 9},
-        {"miners": [[1, 40], [2, 7]], "samples": 100, "samples_per_unit": 10, "max_units": 64},
-        {"miners": [[1, 40], [2, 7]], "samples": 100, "samples_per_unit": 10, "max_units": 3},
-        {"miners": [], "samples": 100, "samples_per_unit": 10, "max_units": 3},
+        {"miners": [[3, 1], [1, 2], [2, 1]], "samples": 50, "samples_per_unit": 8},
+        {"miners": [[1, 8], [2, 2]], "samples": 100, "samples_per_unit": 10},
+        {"miners": [], "samples": 100, "samples_per_unit": 10},
     ]
     cases = []
     for case in given:
         miners = [(miner_address(number), units) for number, units in case["miners"]]
-        result = assign(SEED, miners, case["samples"], case["samples_per_unit"], case["max_units"])
+        result = assign(SEED, miners, case["samples"], case["samples_per_unit"])
         assigned = [
             {"miner": miner.hex(), "units": units, "indices": list(result.sample_indices(miner))}
             for miner, units in result.units
@@ -83,7 +82,7 @@ def build_assignment() -> object:
                 "size": size,
                 "images": [permute(SEED, domain, size, index) for index in range(min(size, 20))],
             }
-            for domain in (DOMAIN_SAMPLES, DOMAIN_UNITS)
+            for domain in (DOMAIN_SAMPLES,)
             for size in (1, 2, 5, 16, 17, 1_437, 10**6, 2**32)
         ],
         "assignment": {"seed": SEED.hex(), "cases": cases},
@@ -177,7 +176,7 @@ def build_rewards() -> object:
             for account, amount in amounts.items()
         ]
         cases.append({"root": tree.root.hex(), "claims": claims})
-    verdicts = [Verdict.OK, Verdict.BAD, Verdict.CHEAT, Verdict.UNAVAILABLE, Verdict.BAD]
+    verdicts = [Verdict.OK, Verdict.BAD, Verdict.CHEAT, Verdict.MISSING, Verdict.BAD]
     return {
         "chain_id": 31_337,
         "distributor": distributor.hex(),

@@ -82,7 +82,7 @@ TERMS = TaskTerms(
 )
 ROUND_COST = TERMS.max_units * TERMS.unit_price + TERMS.validator_fee
 BUDGET = 3 * ROUND_COST
-OK, BAD, CHEAT, UNAVAILABLE = range(4)
+OK, BAD, CHEAT, MISSING, UNCHECKED = range(5)
 
 
 def result(name: str = "result", accepted_units: int = 4, rewards: RewardTree | None = None):
@@ -94,10 +94,10 @@ def result(name: str = "result", accepted_units: int = 4, rewards: RewardTree | 
     )
 
 
-def bitmap(verdicts: Sequence[int]) -> bytes:
-    packed = bytearray((len(verdicts) + 3) // 4)
+def pack(verdicts: Sequence[int]) -> bytes:
+    packed = bytearray((len(verdicts) + 1) // 2)
     for i, verdict in enumerate(verdicts):
-        packed[i // 4] |= verdict << (2 * (i % 4))
+        packed[i // 2] |= verdict << (4 * (i % 2))
     return bytes(packed)
 
 
@@ -264,7 +264,7 @@ class World:
     def verdict(self, operator: Address, verdicts: Sequence[int], **place: int) -> Answer:
         place = {**self.place(), **place}
         call = gradient_ledger.post_verdict(
-            self.task, place["round"], place["attempt"], place["ballot"], bitmap(verdicts)
+            self.task, place["round"], place["attempt"], place["ballot"], pack(verdicts)
         )
         return self.send(operator, call)
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field, replace
 
 import httpx
+from eth_abi.abi import encode
 
 from chain.contracts import gradient_ledger, training_token
 from chain.contracts.addresses import (
@@ -302,6 +303,11 @@ class FakeNode:
 
     def eth_call(self, call: dict[str, str], block: str) -> object:
         data = bytes.fromhex(call["data"][2:])
+        if data == gradient_ledger.participants(TASK).data:
+            types = gradient_ledger.CONTRACT.abi.functions["participants"].outputs
+            members = self.participants if self.units else self.others
+            columns = [[miner for miner, _ in members], [units for _, units in members]]
+            return "0x" + encode(types, columns).hex()
         assert selector(data) == selector(
             training_token.balance_of(TRAINING_TOKEN, self.miner).data
         )

@@ -70,7 +70,7 @@ SPEC = replace(
         shards=tuple(Shard(content_id(data), len(data), 50) for data in SHARDS),
     ),
 )
-OK, BAD, CHEAT, UNAVAILABLE = Verdict
+OK, BAD, CHEAT, MISSING, UNCHECKED = Verdict
 ENCODED_TERMS = encode(
     task_registry.CONTRACT.abi.functions["getTerms"].outputs, [astuple(compute_terms(SPEC))]
 )

@@ -21,7 +21,7 @@ interface IGradientLedger {
     }
 
     struct Miner {
-        uint32 units; // declared capacity: units of work in one round
+        uint32 units; // units of work that the miner does in each round
         uint64 registeredBlock;
         uint64 leftBlock; // 0 until the miner leaves
         uint64 leftBallotNumber; // the task's ballotNumber when the miner left
@@ -111,6 +111,7 @@ interface IGradientLedger {
     error LedgerNotParticipating(uint256 taskId, address miner);
     error LedgerAlreadyVoted(address validator);
     error LedgerInvalidVerdicts(uint256 length, uint256 expected);
+    error LedgerUnknownVerdict();
     error LedgerNoQuorum(uint256 votes, uint256 quorum);
     error LedgerPayoutTooLarge(uint256 payout, uint256 reserved);
     error LedgerBondLocked(uint256 taskId, address miner);
@@ -120,9 +121,11 @@ interface IGradientLedger {
     error LedgerAlreadySlashed(uint256 taskId, address miner);
     error LedgerNothingToWithdraw();
     error LedgerTooManyMiners(uint256 limit);
+    error LedgerTaskFull(uint32 freeUnits);
     error LedgerBallotNotSettled(uint64 ballotNumber);
 
-    /// @notice Register the caller as a miner. Pulls a bond of requiredBond(taskId, units) in the task's token.
+    /// @notice Register the caller as a miner that does `units` of work in each round. Reverts if fewer of
+    /// the task's maxUnits are free. Pulls a bond of requiredBond(taskId, units) in the task's token.
     function register(uint256 taskId, uint32 units) external;
 
     /// @notice Leave the task. The caller still takes part in an attempt that is open already.
@@ -132,15 +135,15 @@ interface IGradientLedger {
     /// for slashing any more.
     function withdrawBond(uint256 taskId) external;
 
-    /// @notice Commit to a gradient in the commitment phase. `commitment` is
+    /// @notice Commit to a gradient over the registered units, in the commitment phase. `commitment` is
     /// keccak256(abi.encode(DOMAIN, chainId, task, round, attempt, miner, thetaRoot, gradientRoot, salt, units)).
     function commitGradient(uint256 taskId, uint32 round, uint32 attempt, uint32 units, bytes32 commitment)
         external;
 
-    /// @notice An operator vote on every commitment of the attempt. Two bits a commitment, bits 2i and 2i+1
-    /// (least significant first within each byte) for the i-th: 0 ok, 1 bad, 2 cheat, 3 unavailable.
-    /// Padding bits are 0. A verdict after the phase, until 8 blocks after the end of the ballot, is kept as
-    /// evidence for slashing but does not count for acceptance.
+    /// @notice An operator vote on every commitment of the attempt. Four bits a commitment, the first in
+    /// the less significant half of a byte: 0 ok, 1 bad, 2 cheat, 3 missing, 4 unchecked. Padding is 0.
+    /// A verdict after the phase, until 8 blocks after the end of the ballot, is kept as evidence for
+    /// slashing but does not count for acceptance.
     function postVerdict(uint256 taskId, uint32 round, uint32 attempt, uint32 ballot, bytes calldata verdicts)
         external;
 
@@ -171,10 +174,11 @@ interface IGradientLedger {
     }
 
     /// @notice Slash up to 32 miners (`indices` into `commitments`). The evidence is the whole commitment
-    /// list of a settled ballot, and verdicts of validators, which must match the hashes stored here. If a
-    /// quorum said cheat, the miner loses its whole bond: one half goes to the operators that said so in the
-    /// verdict phase, the other stays in this contract for ever. If a quorum said unavailable, the miner
-    /// loses one round's pay. Anyone may call, for the last 4 ballots of a task.
+    /// list of a settled ballot, and verdicts of validators, which must match the hashes stored here. A miner
+    /// is guilty if a quorum said cheat or missing, and at most f said ok. If one of them said cheat, it
+    /// loses its whole bond: one half goes to the operators that said so in the verdict phase, the other
+    /// stays in this contract for ever. If all said missing, it loses an eighth of one round's pay. Anyone
+    /// may call, for the last 4 ballots of a task.
     function slash(
         uint256 taskId,
         uint64 ballotNumber,

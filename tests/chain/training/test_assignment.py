@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from chain.crypto import keccak256, sha256
 from chain.primitives import Hash32, TaskId
-from chain.training.assignment import DOMAIN_SAMPLES, DOMAIN_UNITS, assign, compute_seed, permute
+from chain.training.assignment import DOMAIN_SAMPLES, assign, compute_seed, permute
 from chain.training.attempt import AttemptId
 from tests.worlds.training import miner_address
 
@@ -23,11 +23,6 @@ def test_permute_is_a_permutation_of_exactly_the_indices(size: int, seed: bytes)
     assert sorted(images) == list(range(size))
 
 
-def test_permutations_of_samples_and_units_differ() -> None:
-    samples = [permute(SEED, DOMAIN_SAMPLES, 100, index) for index in range(100)]
-    assert samples != [permute(SEED, DOMAIN_UNITS, 100, index) for index in range(100)]
-
-
 def test_every_index_is_drawn_about_equally_often() -> None:
     """The first of 10 indices over 2 000 seeds: chi-squared with 9 degrees of freedom."""
     counts = [0] * 10
@@ -38,7 +33,7 @@ def test_every_index_is_drawn_about_equally_often() -> None:
 
 def test_miners_take_disjoint_ranges_by_ascending_address() -> None:
     given_ = [(miner_address(3), 1), (miner_address(1), 2), (miner_address(2), 1)]
-    then = assign(SEED, given_, sample_count=50, samples_per_unit=8, max_units=9)
+    then = assign(SEED, given_, sample_count=50, samples_per_unit=8)
     assert then.units == ((miner_address(1), 2), (miner_address(2), 1), (miner_address(3), 1))
     taken = [i for number in (1, 2, 3) for i in then.sample_indices(miner_address(number))]
     assert taken == [permute(SEED, DOMAIN_SAMPLES, 50, index) for index in range(32)]
@@ -48,44 +43,21 @@ def test_miners_take_disjoint_ranges_by_ascending_address() -> None:
 
 def test_order_of_registration_does_not_matter() -> None:
     miners = [(miner_address(number), number) for number in (4, 2, 9, 1)]
-    assert assign(SEED, miners, 1_000, 10, 7) == assign(SEED, sorted(miners), 1_000, 10, 7)
+    assert assign(SEED, miners, 1_000, 10) == assign(SEED, sorted(miners), 1_000, 10)
 
 
 @settings(max_examples=40)
 @given(
     declared=st.lists(st.integers(1, 40), max_size=12),
     samples_per_unit=st.integers(1, 9),
-    max_units=st.integers(1, 50),
     seed=st.binary(min_size=32, max_size=32),
 )
-def test_units_never_exceed_declaration_terms_or_data(
-    declared: list[int], samples_per_unit: int, max_units: int, seed: bytes
+def test_each_miner_gets_its_units_and_no_sample_twice(
+    declared: list[int], samples_per_unit: int, seed: bytes
 ) -> None:
-    miners = [(miner_address(number), units) for number, units in enumerate(declared)]
-    then = assign(Hash32(seed), miners, 120, samples_per_unit, max_units)
-    granted = sum(units for _, units in then.units)
-    assert granted == min(sum(declared), max_units, 120 // samples_per_unit)
-    assert all(then.units_of(miner) <= units for miner, units in miners)
+    miners = tuple((miner_address(number), units) for number, units in enumerate(declared))
+    needed = sum(declared) * samples_per_unit
+    then = assign(Hash32(seed), miners, max(1, needed + 7), samples_per_unit)
+    assert then.units == miners
     taken = [i for miner, _ in miners for i in then.sample_indices(miner)]
-    assert len(taken) == len(set(taken)) == granted * samples_per_unit
-
-
-def test_a_large_declaration_costs_no_more_than_the_units_granted() -> None:
-    miners = [(miner_address(1), 2**32 - 1), (miner_address(2), 2**31)]
-    then = assign(SEED, miners, sample_count=1_000, samples_per_unit=10, max_units=60)
-    assert sum(units for _, units in then.units) == 60
-    assert then.units_of(miner_address(1)) > then.units_of(miner_address(2)) > 0
-
-
-def test_splitting_a_miner_does_not_change_its_share_on_average() -> None:
-    whole = split = 0
-    for i in range(300):
-        seed = sha256(i.to_bytes(4, "big"))
-        whole += assign(seed, [(miner_address(1), 10), (miner_address(2), 10)], 100, 10, 10).units[
-            0
-        ][1]
-        parts = [(miner_address(number), 1) for number in range(3, 13)]
-        granted = assign(seed, [*parts, (miner_address(2), 10)], 100, 10, 10)
-        split += sum(units for miner, units in granted.units if miner != miner_address(2))
-    assert abs(whole - 1_500) < 90
-    assert abs(split - 1_500) < 90
+    assert len(taken) == len(set(taken)) == needed

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from chain.contracts.gradient_ledger import AttemptVoided, BallotFailed, RoundSettled
 from chain.contracts.task_registry import TaskClosed, TaskPaused, TaskReady, TaskResumed, TaskStatus
-from chain.training.acceptance import Outcome, Verdict
+from chain.training.acceptance import Verdict
+from chain.training.decisions import Guilt, Outcome
 from chain.training.history import (
     add_rewards,
     apply_event,
@@ -30,7 +31,7 @@ from tests.worlds.training import (
     verdict,
 )
 
-OK, BAD, CHEAT, GONE = Verdict.OK, Verdict.BAD, Verdict.CHEAT, Verdict.UNAVAILABLE
+OK, BAD, CHEAT, GONE = Verdict.OK, Verdict.BAD, Verdict.CHEAT, Verdict.MISSING
 PRICE = SPEC.reward.unit_price
 
 
@@ -110,26 +111,23 @@ def test_settlement_pays_accepted_units_and_timely_operators() -> None:
 
 
 @pytest.mark.parametrize(
-    ("votes", "outcome", "is_slashed", "is_fined"),
+    ("votes", "outcome", "guilt"),
     [
-        ([OK, OK, OK, OK], Outcome.ACCEPTED, False, False),
-        ([OK, OK, CHEAT, GONE], Outcome.ACCEPTED, False, False),
-        ([OK, OK, CHEAT, BAD], Outcome.REJECTED, False, False),
-        ([OK, CHEAT, CHEAT, CHEAT], Outcome.REJECTED, True, False),
-        ([OK, GONE, GONE, GONE], Outcome.UNAVAILABLE, False, True),
+        ([OK, OK, OK, OK], Outcome.ACCEPTED, Guilt.NONE),
+        ([OK, OK, CHEAT, GONE], Outcome.ACCEPTED, Guilt.NONE),
+        ([OK, OK, CHEAT, BAD], Outcome.REJECTED, Guilt.NONE),
+        ([OK, CHEAT, CHEAT, CHEAT], Outcome.REJECTED, Guilt.FRAUD),
+        ([OK, GONE, GONE, GONE], Outcome.MISSED, Guilt.MISS),
     ],
 )
-def test_outcome_of_one_gradient(
-    votes: list[Verdict], outcome: Outcome, is_slashed: bool, is_fined: bool
-) -> None:
+def test_outcome_of_one_gradient(votes: list[Verdict], outcome: Outcome, guilt: Guilt) -> None:
     posted = [verdict(i, vote) for i, vote in enumerate(votes)]
     attempt = history_after(opened(), committed(0), *posted).attempt
 
     assert attempt is not None
     found = compute_outcome(attempt, SPEC, GENESIS_SET)
     assert found.outcomes == (outcome,)
-    assert bool(found.slashed) == is_slashed
-    assert bool(found.fined) == is_fined
+    assert found.guilt == (guilt,)
     assert found.accepted_units == (1 if outcome is Outcome.ACCEPTED else 0)
 
 

@@ -35,9 +35,14 @@ from tests.worlds.training import (
     verdict,
 )
 
-OK, CHEAT, GONE = Verdict.OK, Verdict.CHEAT, Verdict.UNAVAILABLE
+OK, CHEAT, GONE = Verdict.OK, Verdict.CHEAT, Verdict.MISSING
 READY_WORK = OwnWork(
-    is_content_held=True, is_accepted=True, is_state_held=True, verdicts=(), result=None
+    is_content_held=True,
+    is_accepted=True,
+    is_state_held=True,
+    verdicts=(),
+    held=frozenset(),
+    result=None,
 )
 DEADLINE = 5_000
 QUORUM = tuple(verdict(i, Verdict.OK) for i in range(3))
@@ -100,16 +105,16 @@ def test_verdict_waits_for_every_gradient() -> None:
     assert complete == (PostVerdict((OK, CHEAT)),)
 
 
-def test_gradient_missing_after_three_quarters_of_phase_is_unavailable() -> None:
-    history = history_after(opened(), committed(0), committed(1))
-    own = replace(READY_WORK, verdicts=(OK, None))
+def test_late_in_the_phase_only_what_is_not_held_is_missing() -> None:
+    history = history_after(opened(), committed(0), committed(1), committed(2))
+    own = replace(READY_WORK, verdicts=(OK, None, None), held=frozenset({2}))
     quarter = SPEC.phases.verdict_seconds // 4
 
     early = duties(history, Phase.VERDICT, own, now=DEADLINE - quarter - 1)
     late = duties(history, Phase.VERDICT, own, now=DEADLINE - quarter)
 
-    assert early == (CheckGradients((1,)),)
-    assert late == (CheckGradients((1,)), PostVerdict((OK, GONE)))
+    assert early == (CheckGradients((1, 2)),)
+    assert late == (CheckGradients((1, 2)), PostVerdict((OK, GONE, Verdict.UNCHECKED)))
 
 
 def test_a_verdict_is_posted_once() -> None:

@@ -129,7 +129,7 @@ def test_canonical_bytes_are_sorted_and_without_spaces() -> None:
         ('"first_row":50', '"first_row":81', "spec.held_out"),
         ('"local_steps":1', '"local_steps":2', "spec.local_steps"),
         ('"encoding":"int8"', '"encoding":"int4"', "spec.encoding"),
-        ('"samples":8', '"samples":81', "spec.unit.samples"),
+        ('"samples":8', '"samples":11', "spec.reward.max_units"),
         ('"min_miners":3', '"min_miners":9', "spec.reward.min_miners"),
         ('"unit_price":"1000', '"unit_price":"01000', "spec.reward.unit_price"),
         ('"token":"0x44', '"token":"0x4', "spec.reward.token"),

@@ -99,7 +99,7 @@ def test_momentum_of_plain_descent_is_zero_unless_given() -> None:
         ("image = [1, 8, 8]", "image = [1, 9, 8]", "does not fit"),
         ("classes = 10", "classes = 70000", "model.config.classes must be an integer from"),
         ("channels = [16, 32]", "channels = [60000, 60000]", "parameters are too many"),
-        ("held_out = 360", "held_out = 1797", "unit.samples exceeds the 0 samples"),
+        ("held_out = 360", "held_out = 1797", "max_units times unit.samples is 1024, of 0"),
         ("held_out = 360", "held_in = 360", "[data] held_out is missing"),
         ("held_out = 360", "held_out = 360\nheld_in = 1", "[data] held_in is not a known setting"),
         ('"sklearn:digits"', '"nowhere.npz"', "[data] source must be"),

@@ -78,7 +78,7 @@ class FakeChain(RpcClient):
             mix_hash = Hash32((open_block + 1).to_bytes(32, "big"))
             attempt_id = AttemptId(TASK, round_number, 0)
             seed = compute_seed(mix_hash, attempt_id)
-            shares = assign(seed, participants, SPEC.sample_count, 8, SPEC.reward.max_units)
+            shares = assign(seed, participants, SPEC.sample_count, 8)
             gradients = []
             for index, miner in enumerate(MINERS):
                 header = GradientHeader(
@@ -213,7 +213,7 @@ def test_hidden_miner_is_found(chain: FakeChain) -> None:
         if isinstance(event, MinerRegistered) and event.miner == MINERS[0]
     )
     chain.events.insert(position + 1, (3, MinerLeft(TASK, MINERS[0])))
-    with pytest.raises(OperatorError, match="but 0 were assigned"):
+    with pytest.raises(OperatorError, match="but the miner declared 0"):
         list(TaskReplay(chain, TASK).rounds())
 
 

@@ -301,7 +301,7 @@ def test_round_shows_how_it_was_settled(training: Round) -> None:
 
 
 def test_work_receipt_shows_the_work_and_why_it_was_not_paid(training: Round) -> None:
-    assignment = assign(training.seed, _participants(), SPEC.sample_count, 8, 8)
+    assignment = assign(training.seed, _participants(), SPEC.sample_count, 8)
     ann = training.rpc.result("pot_getReceipt", 1, 0, ANN.address)
     assert ann["samples"] == list(assignment.sample_indices(address_of(ANN)))
     assert (ann["units"], ann["accepted"], ann["pay"]) == (1, True, str(SPEC.reward.unit_price))
@@ -310,7 +310,7 @@ def test_work_receipt_shows_the_work_and_why_it_was_not_paid(training: Round) ->
     ben = training.rpc.result("pot_getReceipt", 1, 0, BEN.address)
     assert (ben["accepted"], ben["pay"], ben["revealed"]) == (False, "0", False)
     assert (ben["gradientRoot"], ben["salt"]) == (None, None)
-    assert ben["reason"] == "slashed: a quorum called it a cheat"
+    assert ben["reason"] == "rejected as a cheat; the bond is lost"
     excess = {each["validator"]: each["excess"] for each in ben["verdicts"]}
     assert excess == {
         **dict.fromkeys(text(each) for each in VALIDATORS[1:]),

@@ -23,12 +23,12 @@ from tests.worlds.training_node import (
     ATTEMPT,
     BAD,
     CHEAT,
+    MISSING,
     OK,
     OPENED,
     PAYLOADS,
     REVEALS,
     SPEC,
-    UNAVAILABLE,
     FakeChain,
     Node,
     committed,
@@ -62,7 +62,7 @@ async def test_revealed_gradients_are_checked_announced_and_judged(
     assert sorted(node.peers.announced, key=lambda each: each.miner) == list(REVEALS)
 
 
-async def test_late_reveal_is_judged_and_missing_one_is_unavailable(
+async def test_late_reveal_is_judged_and_an_absent_one_is_missing(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     node = Node(tmp_path, judging())
@@ -80,7 +80,7 @@ async def test_late_reveal_is_judged_and_missing_one_is_unavailable(
         await until(lambda: bool(node.verdicts()))
         nursery.cancel_scope.cancel()
 
-    assert node.verdicts() == [expected_verdict(OK, OK, UNAVAILABLE)]
+    assert node.verdicts() == [expected_verdict(OK, OK, MISSING)]
 
 
 async def test_false_reveal_does_not_displace_the_true_one(
@@ -144,7 +144,7 @@ async def test_a_malformed_gradient_counts_as_missing(
     node.verifier.answers = refuse_second
     await node.run(lambda: bool(node.verdicts()), seconds=5)
 
-    assert node.verdicts() == [expected_verdict(OK, UNAVAILABLE, OK)]
+    assert node.verdicts() == [expected_verdict(OK, MISSING, OK)]
 
 
 async def test_a_committed_blob_of_another_length_counts_as_missing(
@@ -159,7 +159,7 @@ async def test_a_committed_blob_of_another_length_counts_as_missing(
 
     await node.run(lambda: bool(node.verdicts()), seconds=5)
 
-    assert node.verdicts() == [expected_verdict(UNAVAILABLE)]
+    assert node.verdicts() == [expected_verdict(MISSING)]
     assert node.verifier.asked == ["dry_run"]
 
 

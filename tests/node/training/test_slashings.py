@@ -12,8 +12,8 @@ from chain.contracts.task_registry import TaskStatus
 from tests.worlds.training import TASK, at
 from tests.worlds.training_node import (
     CHEAT,
+    MISSING,
     OK,
-    UNAVAILABLE,
     Node,
     settled_round,
     slashing_chain,
@@ -27,7 +27,7 @@ async def test_cheats_are_slashed_when_it_is_our_turn(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     # Round 1: operator 1 first, and operator 0 three turns of two blocks after block 90.
-    chain = slashing_chain(95, 2, r1=settled_round(1, OK, CHEAT, UNAVAILABLE))
+    chain = slashing_chain(95, 2, r1=settled_round(1, OK, CHEAT, MISSING))
     node = Node(tmp_path, chain)
 
     async with trio.open_nursery() as nursery:

@@ -1,0 +1,195 @@
+"""The decisions for sets of 4 to 10 validators, over all counts of answers and up to f liars."""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations_with_replacement
+from typing import TypeVar
+
+import pytest
+
+from chain.training.acceptance import Availability, Verdict
+from chain.training.decisions import (
+    Guilt,
+    Outcome,
+    VoteSizes,
+    compute_guilt,
+    decide_audited,
+    decide_unaudited,
+    is_late_delivery,
+    needs_another_ballot,
+)
+from chain.types.validator_set import compute_max_faulty, compute_quorum
+
+OK, BAD, CHEAT, MISSING, UNCHECKED = Verdict
+HELD, UNAVAILABLE, LACKED_TIME = Availability
+SETS = range(4, 11)
+
+T = TypeVar("T")
+
+
+def sizes_of(n: int) -> VoteSizes:
+    return VoteSizes(compute_max_faulty(n), compute_quorum(n))
+
+
+def list_votes(answers: Sequence[T], count: int) -> Iterator[tuple[T, ...]]:
+    """Every way in which `count` validators vote or stay silent, apart from their order."""
+    for voters in range(count + 1):
+        yield from combinations_with_replacement(answers, voters)
+
+
+def list_lies(n: int, answers: Sequence[T] = tuple(Verdict)) -> list[tuple[T, ...]]:
+    """Everything that f liars of a set of n can say together."""
+    return list(list_votes(answers, compute_max_faulty(n)))
+
+
+def count_honest(n: int) -> int:
+    return n - compute_max_faulty(n)
+
+
+@pytest.mark.parametrize("n", SETS)
+def test_no_vote_satisfies_two_rules_below_rejection(n: int) -> None:
+    sizes = sizes_of(n)
+    for votes in list_votes(tuple(Verdict), n):
+        against = votes.count(BAD) + votes.count(CHEAT)
+        ok, missing = votes.count(OK), votes.count(MISSING)
+        holds = {
+            Outcome.REJECTED: against > sizes.max_faulty,
+            Outcome.ACCEPTED: ok > sizes.max_faulty >= against,
+            Outcome.MISSED: missing >= sizes.quorum and ok + against <= sizes.max_faulty,
+        }
+        decided = [outcome for outcome, is_true in holds.items() if is_true]
+        assert decided in ([], [decide_audited(votes, sizes)])
+        assert bool(decided) == (decide_audited(votes, sizes) is not Outcome.UNDECIDED)
+
+
+@pytest.mark.parametrize("n", SETS)
+def test_gradient_that_all_honest_validators_find_right_is_paid(n: int) -> None:
+    sizes = sizes_of(n)
+    for lies in list_lies(n):
+        votes = (*lies, *[OK] * count_honest(n))
+        assert decide_audited(votes, sizes) is Outcome.ACCEPTED
+        assert compute_guilt(votes, sizes, is_all_audited=True) is Guilt.NONE
+        assert compute_guilt(votes, sizes, is_all_audited=False) is Guilt.NONE
+
+
+@pytest.mark.parametrize("n", SETS)
+def test_pay_needs_f_plus_one_in_favour_and_f_at_most_against(n: int) -> None:
+    sizes = sizes_of(n)
+    for others in list_votes(tuple(Verdict), n - sizes.max_faulty - 1):
+        votes = (*others, *[OK] * (sizes.max_faulty + 1))
+        against = votes.count(BAD) + votes.count(CHEAT)
+        is_paid = decide_audited(votes, sizes) is Outcome.ACCEPTED
+        assert is_paid == (against <= sizes.max_faulty)
+
+
+@pytest.mark.parametrize("n", SETS)
+def test_liars_alone_decide_nothing(n: int) -> None:
+    """Whatever f liars say, an outcome in favour or against has an honest validator behind it."""
+    sizes = sizes_of(n)
+    for lies in list_lies(n):
+        for honest in list_votes((MISSING, UNCHECKED), count_honest(n)):
+            outcome = decide_audited((*lies, *honest), sizes)
+            assert outcome in (Outcome.MISSED, Outcome.UNDECIDED)
+            if outcome is Outcome.MISSED:
+                assert MISSING in honest
+
+
+@pytest.mark.parametrize("n", SETS)
+@pytest.mark.parametrize("said", [OK, BAD, CHEAT, MISSING])
+def test_liars_alone_make_no_ballot_fail(n: int, said: Verdict) -> None:
+    sizes = sizes_of(n)
+    for lies in list_lies(n):
+        votes = (*lies, *[said] * count_honest(n))
+        outcome = decide_audited(votes, sizes)
+        ok, unchecked = votes.count(OK), votes.count(UNCHECKED)
+        assert not needs_another_ballot(outcome, ok, unchecked, sizes)
+
+
+@pytest.mark.parametrize("n", SETS)
+def test_ballot_fails_only_if_those_without_time_could_accept(n: int) -> None:
+    sizes = sizes_of(n)
+    for votes in list_votes(tuple(Verdict), n):
+        outcome = decide_audited(votes, sizes)
+        ok, unchecked = votes.count(OK), votes.count(UNCHECKED)
+        if needs_another_ballot(outcome, ok, unchecked, sizes):
+            later = [OK if vote is UNCHECKED else vote for vote in votes]
+            assert decide_audited(later, sizes) is Outcome.ACCEPTED
+
+
+@pytest.mark.parametrize("n", SETS)
+@pytest.mark.parametrize("is_all_audited", [True, False])
+def test_no_bond_is_lost_if_enough_honest_validators_hold_the_bytes(
+    n: int, is_all_audited: bool
+) -> None:
+    sizes = sizes_of(n)
+    holders = n - sizes.quorum + 1
+    for held in combinations_with_replacement((OK, BAD, UNCHECKED), holders):
+        for others in list_votes(tuple(Verdict), n - holders):
+            votes = (*held, *others)
+            guilt = compute_guilt(votes, sizes, is_all_audited=is_all_audited)
+            assert guilt is not Guilt.FRAUD
+            outcome = decide_audited(votes, sizes)
+            assert outcome is not Outcome.MISSED
+
+
+@pytest.mark.parametrize("n", SETS)
+@pytest.mark.parametrize("is_all_audited", [True, False])
+def test_false_gradient_costs_the_bond_however_few_it_was_shown(
+    n: int, is_all_audited: bool
+) -> None:
+    sizes = sizes_of(n)
+    for shown in range(1, count_honest(n) + 1):
+        honest = [CHEAT] * shown + [MISSING] * (count_honest(n) - shown)
+        for lies in list_lies(n):
+            guilt = compute_guilt((*lies, *honest), sizes, is_all_audited=is_all_audited)
+            assert guilt is Guilt.FRAUD
+
+
+@pytest.mark.parametrize("n", SETS)
+def test_withheld_gradient_costs_a_miss_or_the_bond_if_it_was_drawn(n: int) -> None:
+    sizes = sizes_of(n)
+    votes = [MISSING] * sizes.quorum
+    assert decide_audited(votes, sizes) is Outcome.MISSED
+    assert compute_guilt(votes, sizes, is_all_audited=True) is Guilt.MISS
+    assert compute_guilt(votes, sizes, is_all_audited=False) is Guilt.FRAUD
+
+
+@pytest.mark.parametrize("n", SETS)
+def test_gradient_outside_the_tolerance_costs_more_than_no_pay_in_a_sample(n: int) -> None:
+    sizes = sizes_of(n)
+    for bad in range(1, sizes.quorum + 1):
+        votes = [BAD] * bad + [MISSING] * (sizes.quorum - bad)
+        assert compute_guilt(votes, sizes, is_all_audited=True) is Guilt.NONE
+        assert compute_guilt(votes, sizes, is_all_audited=False) is Guilt.DEVIATION
+        accepted = [*votes, *[OK] * (sizes.max_faulty + 1)]
+        assert compute_guilt(accepted, sizes, is_all_audited=False) is Guilt.NONE
+
+
+@pytest.mark.parametrize("n", SETS)
+def test_late_delivery_costs_a_miss_only_if_an_honest_validator_lacked_it(n: int) -> None:
+    sizes = sizes_of(n)
+    for lies in list_lies(n):
+        for honest in list_votes((OK, UNCHECKED), count_honest(n)):
+            votes = (*lies, *honest)
+            outcome = decide_audited(votes, sizes)
+            assert not is_late_delivery(outcome, votes.count(MISSING), sizes)
+    needed = sizes.max_faulty + 1
+    assert is_late_delivery(Outcome.UNDECIDED, needed, sizes)
+    assert not is_late_delivery(Outcome.ACCEPTED, needed, sizes)
+
+
+@pytest.mark.parametrize("n", SETS)
+def test_unaudited_gradient_is_decided_by_those_that_hold_it(n: int) -> None:
+    sizes = sizes_of(n)
+    lies = list_lies(n, tuple(Availability))
+    for others in list_votes(tuple(Availability), n - sizes.max_faulty - 1):
+        votes = (*others, *[HELD] * (sizes.max_faulty + 1))
+        assert decide_unaudited(votes, sizes) is Outcome.ACCEPTED
+    for said in lies:
+        without = (*said, *[UNAVAILABLE] * count_honest(n))
+        assert decide_unaudited(without, sizes) is Outcome.MISSED
+        slow = (*said, *[LACKED_TIME] * count_honest(n))
+        assert decide_unaudited(slow, sizes) is Outcome.UNDECIDED
+        held, lacked = slow.count(HELD), slow.count(LACKED_TIME)
+        assert needs_another_ballot(Outcome.UNDECIDED, held, lacked, sizes)
+        for honest in list_votes((HELD,), count_honest(n)):
+            assert decide_unaudited((*said, *honest), sizes) is not Outcome.MISSED

@@ -18,25 +18,34 @@ class CallKind(Enum):
 
 
 _KIND_OF: Final = {
-    (module.CONTRACT.address, module.CONTRACT.compute_selector(name)): kind
-    for module, name, kind in (
-        (task_registry, "postReady", CallKind.OPERATOR_VOTE),
-        (gradient_ledger, "postVerdict", CallKind.OPERATOR_VOTE),
-        (gradient_ledger, "postResult", CallKind.OPERATOR_VOTE),
-        (gradient_ledger, "commitGradient", CallKind.COMMITMENT),
-        (validator_set, "voteOnProposal", CallKind.OPERATOR_VOTE),
-        (validator_set, "reportEquivocation", CallKind.OPERATOR_VOTE),
-        (validator_set, "reportLostLock", CallKind.OPERATOR_VOTE),
+    (module.CONTRACT.address, module.CONTRACT.compute_selector(name)): (kind, words)
+    for module, name, kind, words in (
+        (task_registry, "postReady", CallKind.OPERATOR_VOTE, 1),
+        (gradient_ledger, "postVerdict", CallKind.OPERATOR_VOTE, 4),
+        (gradient_ledger, "postResult", CallKind.OPERATOR_VOTE, 4),
+        (gradient_ledger, "commitGradient", CallKind.COMMITMENT, 1),
+        (validator_set, "voteOnProposal", CallKind.OPERATOR_VOTE, 1),
+        (validator_set, "reportEquivocation", CallKind.OPERATOR_VOTE, 0),
+        (validator_set, "reportLostLock", CallKind.OPERATOR_VOTE, 0),
     )
 }
-"""The kind of a call, by contract and selector."""
+"""The kind of a call, and how many of its first arguments say what it is about, by contract and
+selector. A miner commits once in a task at a time; an operator reports one validator at a time."""
 
 
-def classify_call(to: Address | None, data: bytes) -> CallKind:
-    """The kind of a call. Whether the sender is allowed to make it is checked by the contract."""
+def identify_call(to: Address | None, data: bytes) -> tuple[CallKind, bytes | None]:
+    """The kind of a call, and the part of it that says what it is about.
+
+    That part is equal for two votes of an operator on the same ballot, and for two commitments of
+    a miner in the same task. It is None for other calls, and for data that is too short. Whether
+    the sender is allowed to make the call is checked by the contract.
+    """
     if to is None:
-        return CallKind.OTHER
-    return _KIND_OF.get((to, data[:SELECTOR_BYTES]), CallKind.OTHER)
+        return CallKind.OTHER, None
+    kind, words = _KIND_OF.get((to, data[:SELECTOR_BYTES]), (CallKind.OTHER, 0))
+    end = SELECTOR_BYTES + words * WORD_BYTES
+    is_known = kind is not CallKind.OTHER and len(data) >= end
+    return kind, to + data[:end] if is_known else None
 
 
 def decode_task_id(data: bytes) -> TaskId | None:

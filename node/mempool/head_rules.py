@@ -1,17 +1,32 @@
 """Checks transactions for the mempool at the head (docs/spec/state-transition.md, section 4)."""
 
-from chain.contracts import gradient_ledger
-from chain.contracts.calls import CallKind, classify_call, decode_task_id
+from functools import partial
+from typing import Final
+
+from chain.contracts import ledger_storage
+from chain.contracts.abi import ContractCall
+from chain.contracts.addresses import VALIDATOR_SET
+from chain.contracts.calls import CallKind, decode_task_id, identify_call
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.genesis import GenesisConfig
 from chain.primitives import Address, TaskId
-from chain.state.world_state import WorldState
+from chain.state.world_state import WorldState, get_storage
 from chain.types.transaction import Transaction
 from chain.validation import compute_next_base_fee, validate_transaction
 from node.chain.contract_reader import ContractReader
-from node.mempool.pool import Priority
+from node.mempool.pool import Priority, Subject
 from node.storage.block_store import BlockStore
 from node.storage.database import Database
+
+VOTE_GAS_LIMIT: Final = 6_000_000
+"""The most gas of a vote with priority: a change of a set of 100 validators takes half of it."""
+
+COMMITMENT_GAS_LIMIT: Final = 500_000
+"""The most gas of a commitment with priority. One takes 70 000; a miner adds a margin of 300 000 in
+case that its commitment ends the phase."""
+
+COMMITMENT_DATA_LIMIT_BYTES: Final = 512
+"""The most call data of a commitment with priority: it needs less than half of it."""
 
 
 class HeadRules:
@@ -59,24 +74,53 @@ class HeadRules:
         """The balance of an account, in wei."""
         return self._view().get_balance(sender)
 
-    def classify(self, transaction: Transaction) -> Priority:
-        """The priority of a transaction.
+    def find_subject(self, transaction: Transaction) -> Subject | None:
+        """The subject of a vote of an operator, or of a commitment of a registered miner.
 
-        Only calls by operators of the validator set and by registered miners have a higher one.
+        None for any other call, for one that sends coins, and for one with more gas or data than
+        it can need.
         """
-        match classify_call(transaction.to, transaction.data):
+        kind, beginning = identify_call(transaction.to, transaction.data)
+        if beginning is None or transaction.value:
+            return None
+        task_id = decode_task_id(transaction.data)
+        is_allowed = False
+        match kind:
             case CallKind.OPERATOR_VOTE if self._is_operator(transaction.sender):
-                return Priority.OPERATOR_VOTE
-            case CallKind.COMMITMENT:
-                task_id = decode_task_id(transaction.data)
-                if task_id is not None and self._is_miner(task_id, transaction.sender):
-                    return Priority.COMMITMENT
-            case CallKind.OPERATOR_VOTE | CallKind.OTHER:
+                is_allowed = transaction.gas_limit <= VOTE_GAS_LIMIT
+            case CallKind.COMMITMENT if task_id is not None:
+                is_allowed = (
+                    transaction.gas_limit <= COMMITMENT_GAS_LIMIT
+                    and len(transaction.data) <= COMMITMENT_DATA_LIMIT_BYTES
+                    and self._is_miner(task_id, transaction.sender)
+                )
+            case CallKind.OPERATOR_VOTE | CallKind.COMMITMENT | CallKind.OTHER:
                 pass
-        return Priority.ORDINARY
+        if not is_allowed:
+            return None
+        if task_id is None or transaction.to == VALIDATOR_SET:
+            task_id = TaskId(0)
+        return Subject(task_id, beginning)
+
+    def classify(self, transaction: Transaction) -> Priority:
+        """The priority of a transaction that has a subject.
+
+        The call is executed on the head's state: the contracts alone know what they expect in
+        this phase, and from which sender. A call that they refuse has no priority, so a sender
+        cannot repeat it.
+        """
+        kind, _ = identify_call(transaction.to, transaction.data)
+        assert transaction.to is not None
+        call = ContractCall(transaction.to, transaction.data)
+        refusal = self._contracts.simulate(transaction.sender, call, transaction.gas_limit)
+        if refusal is not None:
+            return Priority.ORDINARY
+        return Priority.COMMITMENT if kind is CallKind.COMMITMENT else Priority.OPERATOR_VOTE
 
     def _is_miner(self, task_id: TaskId, account: Address) -> bool:
-        return self._contracts.read(gradient_ledger.get_miner(task_id, account)).units > 0
+        # Read without the cache of `_view`, which the senders of commitments could make grow.
+        read = partial(get_storage, self._database, self._store.head().state_root)
+        return ledger_storage.read_registration(read, task_id, account).units > 0
 
     def _is_operator(self, account: Address) -> bool:
         return account in self._store.next_validator_set().operators

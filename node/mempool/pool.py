@@ -4,32 +4,43 @@ The limits and the order are the policy of this node; they do not decide which b
 pool limits the number of transactions, their bytes, the transactions of each sender, the distance
 of a nonce from its account, and the blocks that a transaction may wait. Transactions of one sender
 leave in the order of their nonces. Among senders, operator votes go first, then gradient
-commitments, then the highest tip.
+commitments, then the highest tip. Only a vote or a commitment that the contracts would accept in
+the next block has this priority, and a sender has one such transaction for each thing it may do.
 
-Gas may be free on this chain, so senders without a balance risk nothing; together they may use a
-quarter of the pool. Transactions behind a nonce gap may never become valid; they, too, may use a
-quarter, and they never evict others. A sender's balance must cover all its transactions together.
+Gas may be free on this chain, so transactions of senders without a balance and commitments without
+a fee risk nothing; together they may use a quarter of the pool, and they never evict a transaction
+that pays. All commitments with priority may use a quarter, too. Transactions behind a nonce gap may
+never become valid; they may use a quarter, and they never evict others. A sender's balance must
+cover all its transactions together.
 """
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from cachetools import FIFOCache
 
 from chain.errors import InvalidTransaction, RejectionReason
-from chain.primitives import Address, Hash32
+from chain.primitives import Address, Hash32, TaskId
 from chain.types.transaction import Transaction
 from node.chain.finalizer import NewHead
+from node.mempool.commitment_lane import CommitmentLane
 
 REPLACEMENT_PERCENT: Final = 110
 """A replacement must offer this percentage of the replaced fees, as in geth: it pays for the
 network's cost of carrying two transactions."""
 
 FREE_SHARE: Final = 4
-"""All senders without a balance together may fill the pool's limits divided by this number."""
+"""All free transactions together may fill the pool's limits divided by this number."""
+
+COMMITMENT_SHARE: Final = 4
+"""All commitments with priority may fill the pool's limits divided by this number."""
+
+EARLY_LIMIT: Final = 16
+"""The most votes and commitments that are examined again at the next block, because the contracts
+would not accept them yet: the sender's node may be a block ahead. Each takes about 2 ms."""
 
 GAPPED_SHARE: Final = 4
 """All transactions behind nonce gaps may fill the pool's limits divided by this number."""
@@ -43,11 +54,20 @@ class Priority(IntEnum):
     """The class of a transaction; a lower value goes into a block earlier."""
 
     OPERATOR_VOTE = 0
-    """An operator vote (docs/glossary.md), sent by an operator of the validator set."""
+    """An operator vote (docs/glossary.md) that the contracts would accept in the next block."""
     COMMITMENT = 1
-    """A gradient commitment of a registered miner."""
+    """A gradient commitment that the ledger would accept in the next block."""
     ORDINARY = 2
     """Any other transaction."""
+
+
+class Subject(NamedTuple):
+    """What a vote or a commitment is about; a sender does it once."""
+
+    task_id: TaskId
+    """The task; 0 for a vote on the validator set."""
+    call: bytes
+    """The contract and the beginning of the call, up to the argument that ends the subject."""
 
 
 class HeadRules(Protocol):
@@ -67,8 +87,11 @@ class HeadRules(Protocol):
     def balance(self, sender: Address) -> int:
         """The balance of an account, in wei."""
 
+    def find_subject(self, transaction: Transaction) -> Subject | None:
+        """The subject of a transaction that may have priority; None for any other one."""
+
     def classify(self, transaction: Transaction) -> Priority:
-        """The priority of a transaction."""
+        """The priority of a transaction that has a subject."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +121,11 @@ class _Entry:
 
     transaction: Transaction
     priority: Priority
+    subject: Subject | None
+    """The subject of a vote or commitment with priority; None for an ordinary transaction."""
     is_free: bool
-    """Whether the transaction is ordinary and its sender had no balance when it was admitted."""
+    """Whether the transaction counts towards FREE_SHARE: it is no vote with priority, and its
+    sender had no balance when it was admitted, or it is a commitment without a fee."""
     arrival: int
     """The position in the order of admission, which breaks ties."""
     admitted_block: int
@@ -109,6 +135,11 @@ class _Entry:
     def worth(self) -> tuple[int, int, int]:
         """The rank of the entry; the lowest rank is evicted first."""
         return -self.priority, self.transaction.max_priority_fee_per_gas, -self.arrival
+
+    @property
+    def pays(self) -> bool:
+        """Whether the transaction offers a fee."""
+        return self.transaction.max_fee_per_gas > 0
 
 
 @dataclass(slots=True)
@@ -152,6 +183,12 @@ class Mempool:
         self._queues: dict[Address, _Queue] = {}
         self._banned: FIFOCache[Hash32, None] = FIFOCache(self._limits.banned)
         self._refused: FIFOCache[Hash32, None] = FIFOCache(REFUSED_LIMIT)
+        self._lane = CommitmentLane(
+            self._limits.transactions // COMMITMENT_SHARE,
+            self._limits.size_bytes // COMMITMENT_SHARE,
+        )
+        self._early: FIFOCache[Hash32, None] = FIFOCache(EARLY_LIMIT)
+        """Ordinary transactions that may get priority at the next block."""
         self._cheapest: list[tuple[tuple[int, int, int], Hash32]] = []
         self._size_bytes = 0
         self._free_count = 0
@@ -218,15 +255,9 @@ class Mempool:
                 RejectionReason.NONCE_TOO_LOW,
                 f"nonce too low: next nonce {account_nonce}, tx nonce {transaction.nonce}",
             )
-        priority = self._rules.classify(transaction)
-        entry = _Entry(
-            transaction,
-            priority,
-            priority is Priority.ORDINARY and self._rules.balance(sender) == 0,
-            self._arrivals,
-            self._blocks,
-        )
         queue = self._queues.get(sender) or _Queue(account_nonce)
+        priority, subject = self._classify(transaction, queue)
+        entry = self._build_entry(transaction, priority, subject)
         replaced = queue.entries.get(transaction.nonce)
         if replaced is None:
             self._check_sender_limits(entry, queue)
@@ -238,6 +269,33 @@ class Mempool:
         if replaced is not None:
             self._remove(replaced)
         self._insert(entry, account_nonce)
+        if priority is Priority.ORDINARY and subject is not None:
+            self._early[transaction.hash] = None
+
+    def _classify(self, transaction: Transaction, queue: _Queue) -> tuple[Priority, Subject | None]:
+        """The priority of a transaction, and its subject if it may have priority later."""
+        subject = self._rules.find_subject(transaction)
+        is_held = any(
+            each.subject == subject and each.transaction.nonce != transaction.nonce
+            for each in queue.entries.values()
+        )
+        if subject is None or is_held:
+            return Priority.ORDINARY, None
+        priority = self._rules.classify(transaction)
+        if priority is Priority.COMMITMENT:
+            has_room = self._lane.has_room(len(transaction.raw))
+            if not has_room and self._lane.find_victim(subject.task_id) is None:
+                return Priority.ORDINARY, None
+        return priority, subject
+
+    def _build_entry(
+        self, transaction: Transaction, priority: Priority, subject: Subject | None
+    ) -> _Entry:
+        if priority is Priority.ORDINARY:
+            is_free, subject = self._rules.balance(transaction.sender) == 0, None
+        else:
+            is_free = priority is Priority.COMMITMENT and transaction.max_fee_per_gas == 0
+        return _Entry(transaction, priority, subject, is_free, self._arrivals, self._blocks)
 
     def drop(self, transaction_hash: Hash32, *, ban: bool = False) -> None:
         """Remove a transaction that could not be included; with `ban`, refuse it from now on."""
@@ -268,6 +326,23 @@ class Mempool:
                 break
             if entry.transaction.hash in self._entries:
                 self._take_out(entry)
+        self._examine_early()
+
+    def _examine_early(self) -> None:
+        """Give priority to transactions that came a block too early for the contracts."""
+        early = [self._entries[each] for each in self._early if each in self._entries]
+        self._early.clear()
+        for entry in early:
+            queue = self._queues[entry.transaction.sender]
+            priority, subject = self._classify(entry.transaction, queue)
+            if priority is Priority.COMMITMENT and not self._lane.has_room(
+                len(entry.transaction.raw)
+            ):
+                continue
+            if priority is not Priority.ORDINARY:
+                promoted = self._build_entry(entry.transaction, priority, subject)
+                self._remove(entry)
+                self._insert(promoted, queue.nonce)
 
     def on_new_head(self, head: NewHead) -> None:
         """Remove the transactions that a new head made final or stale."""
@@ -322,7 +397,8 @@ class Mempool:
             raise InvalidTransaction(
                 RejectionReason.NONCE_TOO_HIGH, "nonce too high for an account without a balance"
             )
-        if len(queue.entries) >= self._limits.free_sender_transactions:
+        is_ordinary = entry.priority is Priority.ORDINARY
+        if is_ordinary and len(queue.entries) >= self._limits.free_sender_transactions:
             raise InvalidTransaction(
                 RejectionReason.POOL_FULL, "too many transactions of an account without a balance"
             )
@@ -360,13 +436,14 @@ class Mempool:
             count, size = 0, size - len(replaced.transaction.raw)
             if replaced.is_free:
                 free_count, free_bytes = free_count - 1, free_bytes - len(replaced.transaction.raw)
-        if entry.is_free and (
+        while entry.priority is Priority.COMMITMENT and not self._lane.has_room(size):
+            assert entry.subject is not None
+            self._evict_free(self._lane.find_victim(entry.subject.task_id), entry)
+        while entry.is_free and (
             self._free_count + free_count > self._limits.transactions // FREE_SHARE
             or self._free_bytes + free_bytes > self._limits.size_bytes // FREE_SHARE
         ):
-            raise InvalidTransaction(
-                RejectionReason.POOL_FULL, "txpool is full for accounts without a balance"
-            )
+            self._evict_free(self._find_free_victim(entry), entry)
         if is_gapped and self._is_gapped_full(count, size):
             raise InvalidTransaction(
                 RejectionReason.POOL_FULL, "txpool is full for transactions behind a nonce gap"
@@ -379,11 +456,29 @@ class Mempool:
                 raise InvalidTransaction(RejectionReason.POOL_FULL, "txpool is full")
             self._evict_for(entry)
 
+    def _find_free_victim(self, entry: _Entry) -> Hash32 | None:
+        """The newest ordinary free transaction if `entry` is a commitment, which ranks above it."""
+        if entry.priority is Priority.ORDINARY:
+            return None
+        free = (each for each in reversed(self._entries.values()) if each.is_free)
+        return next(
+            (each.transaction.hash for each in free if each.priority is Priority.ORDINARY), None
+        )
+
+    def _evict_free(self, victim: Hash32 | None, entry: _Entry) -> None:
+        """Evict `victim`; without one, or if it is of the same sender, refuse `entry`."""
+        held = None if victim is None else self._entries[victim]
+        if held is None or held.transaction.sender == entry.transaction.sender:
+            raise InvalidTransaction(
+                RejectionReason.POOL_FULL, "txpool is full for accounts without a balance"
+            )
+        self._take_out(held)
+
     def _evict_for(self, entry: _Entry) -> None:
         """Evict the last transaction of the sender of the lowest-ranked one.
 
-        The last one is taken because any other would leave a nonce gap. If no entry ranks below
-        `entry`, it is refused.
+        The last one is taken because any other would leave a nonce gap. `entry` is refused if no
+        other ranks below it, or if it is free and would evict one that pays.
         """
         while True:
             # The pool is full, so the heap holds at least one entry that is not outdated.
@@ -392,11 +487,15 @@ class Mempool:
             if held is not None and held.worth == worth:
                 break
             heapq.heappop(self._cheapest)
-        sender = held.transaction.sender
-        if sender == entry.transaction.sender or worth[:2] >= entry.worth[:2]:
+        queue = self._queues[held.transaction.sender]
+        victim = queue.entries[max(queue.entries)]
+        if (
+            held.transaction.sender == entry.transaction.sender
+            or worth[:2] >= entry.worth[:2]
+            or (entry.is_free and victim.pays)
+        ):
             raise InvalidTransaction(RejectionReason.POOL_FULL, "txpool is full")
-        queue = self._queues[sender]
-        self._remove(queue.entries[max(queue.entries)])
+        self._remove(victim)
 
     def _insert(self, entry: _Entry, account_nonce: int) -> None:
         transaction = entry.transaction
@@ -410,6 +509,8 @@ class Mempool:
         if entry.is_free:
             self._free_count += 1
             self._free_bytes += len(transaction.raw)
+        if entry.priority is Priority.COMMITMENT and entry.subject is not None:
+            self._lane.add(entry.subject.task_id, transaction.hash, len(transaction.raw))
         heapq.heappush(self._cheapest, (entry.worth, transaction.hash))
         if len(self._cheapest) > 2 * self._limits.transactions:
             self._cheapest = [(held.worth, name) for name, held in self._entries.items()]
@@ -434,6 +535,8 @@ class Mempool:
         if entry.is_free:
             self._free_count -= 1
             self._free_bytes -= len(transaction.raw)
+        if entry.priority is Priority.COMMITMENT and entry.subject is not None:
+            self._lane.remove(entry.subject.task_id, transaction.hash)
 
 
 def _check_replacement(transaction: Transaction, replaced: Transaction) -> None:

@@ -26,7 +26,7 @@ from chain.contracts.addresses import (
     TRAINING_TOKEN,
     VALIDATOR_SET,
 )
-from chain.contracts.calls import CallKind, classify_call, decode_task_id
+from chain.contracts.calls import CallKind, decode_task_id, identify_call
 from chain.contracts.errors import ERRORS, ContractError, decode_error
 from chain.contracts.events import EVENT_LAYOUTS, EventLayout, decode_event
 from chain.contracts.gradient_ledger import (
@@ -443,7 +443,9 @@ def test_revert_data_that_is_no_error_of_ours_is_none(data: bytes) -> None:
 
 
 def test_call_data_is_classified_by_contract_and_function() -> None:
-    kinds = {(contract, name): classify_call(made.to, made.data) for contract, name, made in CALLS}
+    kinds = {
+        (contract, name): identify_call(made.to, made.data)[0] for contract, name, made in CALLS
+    }
     votes = {each for each, kind in kinds.items() if kind is CallKind.OPERATOR_VOTE}
     assert votes == {
         ("TaskRegistry", "postReady"),
@@ -456,8 +458,18 @@ def test_call_data_is_classified_by_contract_and_function() -> None:
     commitments = {each for each, kind in kinds.items() if kind is CallKind.COMMITMENT}
     assert commitments == {("GradientLedger", "commitGradient")}
     vote = task_registry.post_ready(TASK).data
-    assert classify_call(GRADIENT_LEDGER, vote) is CallKind.OTHER
-    assert classify_call(None, vote) is CallKind.OTHER
-    assert classify_call(TASK_REGISTRY, vote[:3]) is CallKind.OTHER
+    assert identify_call(GRADIENT_LEDGER, vote) == (CallKind.OTHER, None)
+    assert identify_call(None, vote) == (CallKind.OTHER, None)
+    assert identify_call(TASK_REGISTRY, vote[:3]) == (CallKind.OTHER, None)
+    assert identify_call(TASK_REGISTRY, vote[:5]) == (CallKind.OPERATOR_VOTE, None)
     assert decode_task_id(vote) == TASK
     assert decode_task_id(vote[:-1]) is None
+
+
+def test_two_votes_on_the_same_ballot_are_about_the_same_thing() -> None:
+    first, again, other = (
+        gradient_ledger.post_verdict(TASK, 1, 2, ballot, bitmap)
+        for ballot, bitmap in ((0, b"\0"), (0, b"\1"), (1, b"\0"))
+    )
+    assert identify_call(first.to, first.data) == identify_call(again.to, again.data)
+    assert identify_call(first.to, first.data) != identify_call(other.to, other.data)

@@ -64,34 +64,37 @@ def test_nonce_that_is_too_high_is_accepted(chain: TrainingChain) -> None:
         chain.rules.validate(chain.draft(SUBMITTER, EMPTY_CALL, nonce=nonce + ahead))
 
 
-def test_only_operators_votes_and_miners_commitments_have_priority(chain: TrainingChain) -> None:
+def test_only_operators_votes_and_miners_commitments_have_a_subject(chain: TrainingChain) -> None:
     ready = task_registry.post_ready(TASK)
     verdict = gradient_ledger.post_verdict(TASK, 0, 0, 0, b"\0")
     commitment = gradient_ledger.commit_gradient(TASK, 0, 0, 1, Hash32(b"\1" * 32))
     elsewhere = gradient_ledger.commit_gradient(TaskId(77), 0, 0, 1, Hash32(b"\1" * 32))
     selector = commitment.data[:4]
-    classified = [
-        (OPERATORS[3], ready, Priority.OPERATOR_VOTE),
-        (OPERATORS[0], verdict, Priority.OPERATOR_VOTE),
-        (ANN, commitment, Priority.COMMITMENT),
+    found = [
+        (OPERATORS[3], ready, True),
+        (OPERATORS[0], verdict, True),
+        (ANN, commitment, True),
         # The same calls by other accounts, or malformed, are ordinary transactions.
-        (UNREGISTERED, ready, Priority.ORDINARY),
-        (ANN, verdict, Priority.ORDINARY),
-        (UNREGISTERED, commitment, Priority.ORDINARY),
-        (ANN, elsewhere, Priority.ORDINARY),
-        (ANN, replace(commitment, data=selector), Priority.ORDINARY),
-        (ANN, replace(commitment, data=selector + b"\xff" * 200), Priority.ORDINARY),
-        (ANN, replace(commitment, data=selector + bytes(23) + b"\1" + bytes(8)), Priority.ORDINARY),
-        (ANN, replace(commitment, to=TRAINING_TOKEN), Priority.ORDINARY),
-        (OPERATORS[0], EMPTY_CALL, Priority.ORDINARY),
+        (UNREGISTERED, ready, False),
+        (ANN, verdict, False),
+        (UNREGISTERED, commitment, False),
+        (ANN, elsewhere, False),
+        (ANN, replace(commitment, data=selector), False),
+        (ANN, replace(commitment, data=selector + b"\xff" * 200), False),
+        (ANN, replace(commitment, data=selector + bytes(23) + b"\1" + bytes(8)), False),
+        (ANN, replace(commitment, data=commitment.data + bytes(1_000)), False),
+        (ANN, replace(commitment, to=TRAINING_TOKEN), False),
+        (OPERATORS[0], EMPTY_CALL, False),
     ]
-    for signer, call, priority in classified:
-        assert chain.rules.classify(chain.draft(signer, call)) is priority
+    for signer, call, has_subject in found:
+        draft = chain.draft(signer, call, gas=300_000)
+        assert (chain.rules.find_subject(draft) is not None) == has_subject
+    expensive = chain.draft(ANN, commitment, gas=3_000_000)
+    assert chain.rules.find_subject(expensive) is None
+    paying = chain.draft(ANN, commitment, gas=300_000, value=1)
+    assert chain.rules.find_subject(paying) is None
 
 
-@pytest.mark.xfail(
-    strict=True, reason="any commitment of a registered miner has priority, any number of times"
-)
 def test_only_the_commitment_that_is_due_has_priority(tmp_path: Path) -> None:
     chain = TrainingChain(tmp_path)
     chain.submit()
@@ -100,8 +103,6 @@ def test_only_the_commitment_that_is_due_has_priority(tmp_path: Path) -> None:
     due = gradient_ledger.commit_gradient(TASK, 0, 0, 1, Hash32(b"\1" * 32))
     assert chain.rules.classify(chain.draft(ANN, due, gas=300_000)) is Priority.COMMITMENT
     others = [
-        chain.draft(ANN, due, gas=3_000_000),
-        chain.draft(ANN, replace(due, data=due.data + bytes(1_000)), gas=300_000),
         chain.draft(
             ANN, gradient_ledger.commit_gradient(TASK, 7, 0, 1, Hash32(bytes(32))), gas=300_000
         ),
@@ -116,9 +117,13 @@ def test_only_the_commitment_that_is_due_has_priority(tmp_path: Path) -> None:
     chain.commit()
     again = chain.rules.classify(chain.draft(ANN, due, gas=300_000))
     assert again is Priority.ORDINARY
+    subjects = {
+        chain.rules.find_subject(chain.draft(ANN, call, gas=300_000))
+        for call in (due, gradient_ledger.commit_gradient(TASK, 1, 0, 1, Hash32(b"\2" * 32)))
+    }
+    assert len(subjects) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="any vote of an operator has priority, in any phase")
 def test_only_votes_that_the_phase_expects_have_priority(tmp_path: Path) -> None:
     chain = TrainingChain(tmp_path)
     chain.submit()
@@ -131,6 +136,9 @@ def test_only_votes_that_the_phase_expects_have_priority(tmp_path: Path) -> None
     ]
     for call in early:
         assert chain.rules.classify(chain.draft(OPERATORS[3], call)) is Priority.ORDINARY
+    chain.commit()
+    verdict = chain.draft(OPERATORS[3], gradient_ledger.post_verdict(TASK, 0, 0, 0, b"\0"))
+    assert chain.rules.classify(verdict) is Priority.OPERATOR_VOTE
 
 
 def test_accounts_are_read_at_the_current_head(tmp_path: Path) -> None:

@@ -5,11 +5,19 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from chain.crypto import keccak256
 from chain.errors import InvalidTransaction, RejectionReason
-from chain.primitives import Address
+from chain.primitives import Address, Hash32, TaskId
 from chain.types.transaction import Transaction
 from node.mempool import pool as mempool
-from node.mempool.pool import FREE_SHARE, GAPPED_SHARE, Mempool, MempoolLimits, Priority
+from node.mempool.pool import (
+    FREE_SHARE,
+    GAPPED_SHARE,
+    Mempool,
+    MempoolLimits,
+    Priority,
+    Subject,
+)
 
+TASK = TaskId(1)
 ALICE, BOB, CAROL, DAVE = (Address(bytes([value]) * 20) for value in range(1, 5))
 
 
@@ -41,11 +49,15 @@ def transaction(
 
 
 class FakeHead:
-    """Accounts in dictionaries; the recipient of a transaction decides its priority."""
+    """Accounts in dictionaries; ALICE as recipient makes a vote, and BOB a commitment."""
 
     def __init__(self) -> None:
         self.nonces: dict[Address, int] = {}
         self.balances: dict[Address, int] = {}
+        self.tasks: dict[Address, TaskId] = {}
+        """The task of the commitments of a sender; TASK by default."""
+        self.early: set[Hash32] = set()
+        """The votes and commitments that the contracts would not accept yet."""
         self.validated = 0
 
     def validate(self, transaction: Transaction) -> None:
@@ -59,9 +71,14 @@ class FakeHead:
     def balance(self, sender: Address) -> int:
         return self.balances.get(sender, 10**18)
 
+    def find_subject(self, transaction: Transaction) -> Subject | None:
+        is_special = transaction.to in (ALICE, BOB)
+        return Subject(self.tasks.get(transaction.sender, TASK), b"") if is_special else None
+
     def classify(self, transaction: Transaction) -> Priority:
-        votes = {ALICE: Priority.OPERATOR_VOTE, BOB: Priority.COMMITMENT}
-        return votes.get(transaction.to, Priority.ORDINARY)
+        if transaction.hash in self.early:
+            return Priority.ORDINARY
+        return {ALICE: Priority.OPERATOR_VOTE, BOB: Priority.COMMITMENT}[transaction.to]
 
 
 LIMITS = MempoolLimits(
@@ -247,9 +264,6 @@ def test_senders_without_a_balance_share_a_quarter(pool, head):
     pool.add(transaction(senders[1], 0))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="commitments of accounts without a balance take the places of payers"
-)
 def test_free_commitments_evict_no_transaction_that_pays(pool, head):
     paying = [transaction(Address(bytes([10 + i]) * 20), 0, tip=10) for i in range(8)]
     for given in paying:
@@ -258,9 +272,6 @@ def test_free_commitments_evict_no_transaction_that_pays(pool, head):
     assert refusal(pool, transaction(CAROL, 0, to=BOB)).detail == "txpool is full"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="commitments of accounts without a balance may fill the whole pool"
-)
 def test_all_free_senders_together_share_a_quarter(pool, head):
     senders = [Address(bytes([20 + i]) * 20) for i in range(4)]
     head.balances = dict.fromkeys(senders, 0)
@@ -269,6 +280,50 @@ def test_all_free_senders_together_share_a_quarter(pool, head):
     assert len(pool) == LIMITS.transactions // FREE_SHARE
     assert refusal(pool, transaction(senders[2], 0, to=BOB)).reason == RejectionReason.POOL_FULL
     assert refusal(pool, transaction(senders[2], 0)).reason == RejectionReason.POOL_FULL
+
+
+def test_free_commitment_takes_the_place_of_an_ordinary_free_transaction(pool, head):
+    senders = [Address(bytes([20 + i]) * 20) for i in range(4)]
+    head.balances = dict.fromkeys(senders, 0)
+    ordinary = [transaction(sender, 0) for sender in senders[:2]]
+    for given in ordinary:
+        pool.add(given)
+    pool.add(transaction(senders[2], 0, to=BOB))
+    assert ordinary[0].hash in pool
+    assert ordinary[1].hash not in pool
+
+
+def test_sender_has_one_commitment_with_priority_in_a_task(pool):
+    first, second = transaction(ALICE, 0, to=BOB), transaction(ALICE, 1, to=BOB)
+    rich = transaction(DAVE, 0, tip=5)
+    for given in (first, second, rich):
+        pool.add(given)
+    assert list(pool.candidates()) == [first, rich, second]
+
+
+def test_task_with_the_most_commitments_makes_room_for_another_task(pool, head):
+    senders = [Address(bytes([20 + i]) * 20) for i in range(4)]
+    head.tasks = {senders[2]: TaskId(2), senders[3]: TaskId(2)}
+    given = [transaction(sender, 0, tip=i + 1, to=BOB) for i, sender in enumerate(senders)]
+    for each in given[:3]:
+        pool.add(each)
+    assert given[1].hash not in pool
+    # Both tasks hold one, so a further commitment of the second is an ordinary transaction.
+    pool.add(given[3])
+    rich = transaction(DAVE, 0, tip=50)
+    pool.add(rich)
+    assert list(pool.candidates()) == [given[2], given[0], rich, given[3]]
+
+
+def test_vote_that_came_a_block_too_early_gets_its_priority_later(pool, head):
+    rich, vote = transaction(DAVE, 0, tip=5), transaction(CAROL, 0, to=ALICE)
+    head.early = {vote.hash}
+    for given in (rich, vote):
+        pool.add(given)
+    assert list(pool.candidates()) == [rich, vote]
+    head.early = set()
+    pool.on_finalized([])
+    assert list(pool.candidates()) == [vote, rich]
 
 
 def test_gapped_transactions_share_a_quarter_and_evict_no_others(pool):
@@ -365,6 +420,7 @@ class MempoolMachine(RuleBasedStateMachine):
         self.head = FakeHead()
         self.senders = [Address(bytes([30 + i]) * 20) for i in range(6)]
         self.head.balances = {self.senders[0]: 0, self.senders[1]: 0}
+        self.head.tasks = {sender: TaskId(i // 2) for i, sender in enumerate(self.senders)}
         self.pool = Mempool(self.head, LIMITS)
         self.admitted: dict[bytes, Transaction] = {}
 
@@ -414,8 +470,7 @@ class MempoolMachine(RuleBasedStateMachine):
         free = [
             given
             for given in held
-            if self.head.balance(given.sender) == 0
-            and self.head.classify(given) is Priority.ORDINARY
+            if self.head.balance(given.sender) == 0 and given.to != ALICE  # no vote
         ]
         assert len(free) <= LIMITS.transactions // FREE_SHARE
         assert sum(len(given.raw) for given in free) <= LIMITS.size_bytes // FREE_SHARE
@@ -450,7 +505,7 @@ class MempoolMachine(RuleBasedStateMachine):
             seen.append(given)
 
     def order(self, given: Transaction) -> tuple[int, int]:
-        return self.head.classify(given), -given.max_priority_fee_per_gas
+        return self.pool._entries[given.hash].priority, -given.max_priority_fee_per_gas
 
 
 MempoolMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

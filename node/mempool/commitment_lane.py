@@ -1,0 +1,56 @@
+"""The share of the mempool in which gradient commitments have priority.
+
+A commitment costs its sender nothing on a chain where gas is free, and any account can register as
+a miner of a task of its own. So all commitments with priority together may fill only a part of the
+pool, and when that is full, the task that holds the most of it makes room for the others.
+"""
+
+from chain.primitives import Hash32, TaskId
+
+
+class CommitmentLane:
+    """The commitments with priority, by task, and their number and bytes.
+
+    Args:
+        count_limit: The most commitments.
+        size_limit: The most encoded bytes of all commitments.
+    """
+
+    def __init__(self, count_limit: int, size_limit: int) -> None:
+        self._count_limit = count_limit
+        self._size_limit = size_limit
+        self._count = 0
+        self._size = 0
+        self._by_task: dict[TaskId, dict[Hash32, int]] = {}
+        """The encoded bytes of each commitment, in the order of their admission."""
+
+    def has_room(self, size: int) -> bool:
+        """Whether one more commitment of `size` bytes fits."""
+        return self._count < self._count_limit and self._size + size <= self._size_limit
+
+    def find_victim(self, task_id: TaskId) -> Hash32 | None:
+        """The commitment that makes room for one of `task_id`.
+
+        It is the last one of the task with the most commitments. None if `task_id` would then have
+        more than that task.
+        """
+        if not self._by_task:
+            return None
+        largest = max(self._by_task, key=lambda each: len(self._by_task[each]))
+        if len(self._by_task[largest]) <= len(self._by_task.get(task_id, ())) + 1:
+            return None
+        return next(reversed(self._by_task[largest]))
+
+    def add(self, task_id: TaskId, transaction_hash: Hash32, size: int) -> None:
+        """Take note of a commitment that was admitted with priority."""
+        self._by_task.setdefault(task_id, {})[transaction_hash] = size
+        self._count += 1
+        self._size += size
+
+    def remove(self, task_id: TaskId, transaction_hash: Hash32) -> None:
+        """Take note that a commitment has left the pool."""
+        held = self._by_task[task_id]
+        self._size -= held.pop(transaction_hash)
+        self._count -= 1
+        if not held:
+            del self._by_task[task_id]

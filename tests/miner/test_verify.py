@@ -16,9 +16,7 @@ from chain.crypto import content_id
 from chain.json_types import Json, JsonObject
 from chain.training.architectures import Mlp, count_parameters
 from chain.training.encoding import encode_gradient
-from chain.training.task_spec import (
-    Shard,
-)
+from chain.training.task_spec import FeatureType, Shard
 from chain.training.task_spec_codec import decode_task_spec, encode_task_spec
 from miner.devices import open_device
 from miner.trainer import open_task
@@ -28,6 +26,12 @@ from pot_common.framing import VERIFIER_ANSWERS, VERIFIER_QUESTIONS, FrameError
 from tests.worlds.training import SPEC, header_of
 
 SAMPLES = (3, 1, 4, 15, 9, 26, 5, 35)
+
+
+def deflate_npz(arrays: dict[str, np.ndarray]) -> bytes:
+    file = BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,32 @@ def test_task_above_the_memory_limit_ends_its_worker(files: Files) -> None:
     assert process.returncode != 0
     assert output == b""
     assert b"memory" in errors.lower()
+
+
+@pytest.mark.process
+@pytest.mark.xfail(strict=True, reason="rows are unpacked whatever memory they take")
+def test_rows_beyond_the_memory_limit_are_refused_before_unpacking(files: Files) -> None:
+    rows = 2**20
+    shard = deflate_npz({"x": np.zeros((rows, 64), np.uint8), "y": np.zeros(rows, np.uint8)})
+    spec = decode_task_spec((files.directory / "spec").read_bytes())
+    data = replace(
+        spec.data,
+        feature_type=FeatureType.UINT8,
+        sample_shape=(64,),
+        shards=(Shard(content_id(shard), len(shard), rows),),
+    )
+    (files.directory / "wide_spec").write_bytes(encode_task_spec(replace(spec, data=data)))
+    (files.directory / "wide_shard").write_bytes(shard)
+    request = files.request(
+        "dry_run",
+        spec=str(files.directory / "wide_spec"),
+        shards=[str(files.directory / "wide_shard")],
+    )
+    with worker_process("--memory-bytes", str(400 * 2**20)) as process:
+        output, _ = process.communicate(VERIFIER_QUESTIONS.encode(request), timeout=60)
+    answer = VERIFIER_ANSWERS.read(BytesIO(output))
+    assert answer is not None
+    assert (answer["error"], "memory" in str(answer["detail"])) == ("too_large", True)
 
 
 @pytest.mark.parametrize(

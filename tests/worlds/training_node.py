@@ -39,6 +39,7 @@ from node.training.host import TrainingHost
 from node.training.reveal_store import RevealStore
 from node.training.served_training import ServedTraining
 from node.training.state_parts import StatePartStore
+from node.training.verifier import Verifier
 from tests.worlds.training import (
     GENESIS_SET,
     MINERS,
@@ -235,7 +236,10 @@ class Node:
         *,
         has_content: bool = True,
         quota_bytes: int = 2**26,
+        verifier: Verifier | None = None,
+        dry_runs: Verifier | None = None,
     ) -> None:
+        assert (verifier is None) == (dry_runs is None)
         self.chain = chain
         self.path = path
         self.blobs = BlobStore(path / "blobs", quota_bytes=quota_bytes)
@@ -258,7 +262,7 @@ class Node:
             reveals=self.reveals,
             state_parts=self.parts,
             announced=self.served.announced,
-            verifier=self.verifier,
+            verifier=self.verifier if verifier is None else verifier,
             peers=self.peers,
             operator=Operator(OPERATORS[0], self._send),
             clock=self.clock,

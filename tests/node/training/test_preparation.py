@@ -12,14 +12,17 @@ from chain.contracts import task_registry
 from chain.contracts.task_registry import TaskStatus
 from chain.crypto import content_id
 from chain.primitives import TaskId
+from chain.training.encoding import count_payload_bytes
 from node.training import preparation
-from node.training.verifier import VerifierRefusedError
+from node.training.verifier import VerifierFailedError, VerifierRefusedError
 from tests.worlds.training import (
     TASK,
     history_after,
 )
 from tests.worlds.training_node import (
     SHARDS,
+    SIZE,
+    SPEC,
     WEIGHTS,
     FakeChain,
     Node,
@@ -109,6 +112,46 @@ async def test_task_larger_than_quota_is_refused_before_any_fetch(
         await node.run_for(20)
         assert node.blobs.has(content_id(WEIGHTS)) == is_taken
         assert bool(node.sent) == is_taken
+
+
+CONTENT_BYTES = len(WEIGHTS) + sum(len(shard) for shard in SHARDS)
+STATE_BYTES = 3 * len(WEIGHTS) + 8
+GRADIENT_BYTES = SPEC.reward.max_units * count_payload_bytes(SIZE)
+DISK_BYTES = CONTENT_BYTES + 3 * STATE_BYTES + 4 * GRADIENT_BYTES
+"""What the task takes at most: its content, three states, the gradients of four ballots."""
+
+
+@pytest.mark.xfail(strict=True, reason="a dry run that fails is repeated for ever")
+async def test_task_whose_dry_run_fails_twice_is_refused(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    chain = FakeChain({TASK: replace(history_after(), status=TaskStatus.PENDING)})
+    node = Node(tmp_path, chain)
+
+    def fail(kind: str, _members: Mapping[str, object]) -> Mapping[str, object]:
+        raise VerifierFailedError(f"no answer to {kind} in 120 s")
+
+    node.verifier.answers = fail
+    await node.run_for(120)
+
+    assert node.verifier.asked == ["dry_run", "dry_run"]
+    assert node.sent == []
+
+
+@pytest.mark.xfail(strict=True, reason="only a task's content is compared with the quota")
+async def test_ready_is_not_posted_beyond_the_disk_quota(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    pending = replace(history_after(), status=TaskStatus.PENDING)
+    for name, quota_bytes, taken in (
+        ("none", 2 * DISK_BYTES - 2, 0),
+        ("one", 2 * DISK_BYTES, 1),
+        ("two", 4 * DISK_BYTES, 2),
+    ):
+        chain = FakeChain({TaskId(n): replace(pending, task_id=TaskId(n)) for n in range(1, 4)})
+        node = Node(tmp_path / name, chain, quota_bytes=quota_bytes)
+        await node.run_for(60)
+        assert len(set(node.sent)) == taken, name
 
 
 @pytest.mark.xfail(strict=True, reason="the reason of a refusal is only in the validator's log")

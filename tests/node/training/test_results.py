@@ -10,7 +10,7 @@ from chain.contracts import gradient_ledger
 from chain.contracts.addresses import GRADIENT_LEDGER
 from chain.contracts.gradient_ledger import Phase
 from chain.crypto import content_id
-from node.training.verifier import VerifierRefusedError
+from node.training.verifier import VerifierFailedError, VerifierRefusedError
 from tests.worlds.training import (
     TASK,
     verdict,
@@ -65,3 +65,20 @@ async def test_result_is_posted_even_if_evaluation_fails(
     await node.run(lambda: bool(node.sent))
     start = gradient_ledger.post_result(TASK, 0, 0, 0, VOTE, None, 0).data[:4]
     assert [call.data[:4] for call in node.sent] == [start]
+
+
+@pytest.mark.xfail(strict=True, reason="the result is computed again after a failed evaluation")
+async def test_result_is_posted_even_if_no_worker_ends_the_evaluation(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    judged = with_results(judging().histories[TASK], *(verdict(i, OK, OK, OK) for i in range(4)))
+    node = Node(tmp_path, FakeChain({TASK: judged}, Phase.RESULT))
+    node.hold(0, 1, 2)
+
+    def fail(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
+        if kind == "evaluate":
+            raise VerifierFailedError("no answer to evaluate in 120 s")
+        return honest_worker(kind, members)
+
+    node.verifier.answers = fail
+    await node.run(lambda: bool(node.sent), seconds=20)

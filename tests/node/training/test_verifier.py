@@ -4,17 +4,23 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
+from chain.contracts.task_registry import TaskStatus
+from chain.primitives import TaskId
 from node.training.verifier import (
     Verifier,
     VerifierFailedError,
     VerifierRefusedError,
     VerifierSettings,
 )
+from tests.worlds.training import TASK, history_after
+from tests.worlds.training_node import OK, Node, expected_verdict, judging
+from tests.worlds.waiting import until
 
 WORKER = r"""
 import json, os, sys, time
@@ -34,8 +40,12 @@ while prefix := sys.stdin.buffer.read(4):
         sys.stdout.buffer.write(b"\0\0\0\x09{")
         sys.stdout.buffer.flush()
         os._exit(1)
-    elif kind == "hang":
+    elif kind == "hang" or (kind == "dry_run" and "/2.spec" in request["spec"]):
         time.sleep(60)
+    elif kind == "dry_run":
+        send(b'{"id": 0, "parameter_count": 207}')
+    elif kind == "verify":
+        send(b'{"id": 0, "distance_ppb": 4, "exponents": "kept"}')
     elif kind == "garbage":
         send(b"\xff\xfe no JSON")
     elif kind == "deep":
@@ -135,3 +145,24 @@ async def test_a_cancelled_question_leaves_no_process() -> None:
         with trio.move_on_after(0.1):
             await verifier.ask("hang", {})
         assert not is_alive(asked["pid"])
+
+
+@pytest.mark.xfail(strict=True, reason="dry runs and checks share one worker")
+async def test_a_check_does_not_wait_for_the_dry_run_of_another_task(tmp_path: Path) -> None:
+    chain = judging(1)
+    async with scripted() as verifier, scripted() as dry_runs:
+        node = Node(tmp_path, chain, verifier=verifier, dry_runs=dry_runs)
+        node.clock.ahead_seconds = -int(trio.current_time())
+        async with trio.open_nursery() as nursery:
+            await nursery.start(node.host.run)
+            await trio.sleep(1)
+            pending = replace(history_after(), task_id=TaskId(2), status=TaskStatus.PENDING)
+            chain.histories[TaskId(2)] = pending
+            node.host.wake()
+            await trio.sleep(0.5)
+            node.hold(0)
+            node.host.wake()
+            await until(lambda: bool(node.verdicts()), seconds=5)
+            nursery.cancel_scope.cancel()
+    assert TaskId(2) != TASK
+    assert node.verdicts() == [expected_verdict(OK)]

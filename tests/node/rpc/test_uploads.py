@@ -1,0 +1,129 @@
+"""Uploads compete for places, but those of one kind never take those of another."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from chain.primitives import BlockNumber, Hash32, TaskId
+from chain.training.assignment import compute_seed
+from chain.training.attempt_description import AttemptDescription
+from chain.training.history import Attempt, TaskHistory
+from chain.training.task_spec import TaskSpec
+from node.rpc.http import HttpError, Message, Request
+from node.rpc.uploads import Uploads
+from node.storage.blobs import BlobStore
+from node.training.reveal_store import RevealStore
+from tests.worlds.training_node import (
+    CHAIN_ID,
+    PAYLOADS,
+    REVEALS,
+    SEED_BLOCK_HASH,
+    SHARDS,
+    SPEC,
+    judging,
+)
+
+
+@dataclass
+class FakeTraining:
+    """What uploads read of the chain: one task with three commitments."""
+
+    reveals: RevealStore
+
+    @property
+    def chain(self) -> "FakeTraining":
+        return self
+
+    store = index = chain
+
+    def head_number(self) -> BlockNumber:
+        return BlockNumber(100)
+
+    def live_tasks(self) -> Iterator[TaskHistory]:
+        yield from judging().histories.values()
+
+    def history(self, task_id: TaskId) -> TaskHistory | None:
+        return judging().histories.get(task_id)
+
+    def spec(self, _history: TaskHistory) -> TaskSpec:
+        return SPEC
+
+    def describe(self, spec: TaskSpec, attempt: Attempt) -> AttemptDescription:
+        seed = compute_seed(SEED_BLOCK_HASH, attempt.id)
+        return AttemptDescription(attempt.id, spec, CHAIN_ID, seed)
+
+
+class FakeNode:
+    async def call(self, _method: str, _params: Mapping[str, object] | None = None) -> None:
+        pass
+
+
+class Client:
+    """A client that sends its body in parts, and the last part only when it is told to."""
+
+    def __init__(self, path: str, body: bytes, address: str = "192.0.2.1") -> None:
+        self.go_on = asyncio.Event()
+        self._parts = [body[:1], body[1:]]
+        scope: Message = {
+            "method": "PUT",
+            "path": path,
+            "headers": [(b"content-length", str(len(body)).encode())],
+            "query_string": path.partition("?")[2].encode(),
+            "client": (address, 50_000),
+        }
+        self.request = Request(scope, self._receive)
+
+    async def _receive(self) -> Message:
+        if len(self._parts) == 1:
+            await self.go_on.wait()
+        part = self._parts.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(self._parts)}
+
+
+def reveal_by(index: int, address: str = "192.0.2.1") -> Client:
+    reveal = REVEALS[index]
+    query = (
+        f"task={reveal.attempt_id.task_id}&round=0&attempt=0&miner=0x{reveal.miner.hex()}"
+        f"&units={reveal.units}&salt=0x{reveal.salt.hex()}"
+        f"&gradientRoot=0x{reveal.gradient_root.hex()}"
+    )
+    return Client(f"/v1/reveals?{query}", PAYLOADS[index], address)
+
+
+def shard_from(address: str) -> Client:
+    return Client("/v1/blobs/x", SHARDS[0], address)
+
+
+def shard_id() -> Hash32:
+    return SPEC.data.shards[0].content_id
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> Uploads:
+    store = BlobStore(tmp_path / "blobs", quota_bytes=2**26)
+    return Uploads(store, FakeTraining(RevealStore(tmp_path / "reveals")), FakeNode())
+
+
+@pytest.mark.xfail(strict=True, reason="all uploads share 32 places")
+def test_stalled_uploads_of_content_take_no_place_of_a_reveal(uploads: Uploads) -> None:
+    async def run() -> int:
+        stalled = [shard_from(f"192.0.2.{number}") for number in range(100)]
+        tasks = [
+            asyncio.create_task(uploads.put_blob(each.request, shard_id())) for each in stalled
+        ]
+        await asyncio.sleep(0.05)
+        honest = reveal_by(0)
+        honest.go_on.set()
+        try:
+            return (await uploads.post_reveal(honest.request)).status
+        except HttpError as error:
+            return error.status
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert asyncio.run(run()) == 201

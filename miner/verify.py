@@ -43,7 +43,7 @@ from miner.devices import open_device
 from miner.quiet import claim_stdout
 from miner.trainer import Trainer, open_task
 from pot_common.errors import OperatorError
-from pot_common.framing import VERIFIER_ANSWERS, VERIFIER_QUESTIONS, FrameError
+from pot_common.framing import WORKER_ANSWERS, WORKER_QUESTIONS, FrameError
 
 DEFAULT_MEMORY_BYTES: Final = 4 * 2**30
 """Four times what the digits example needs; the node sets another limit for larger models."""
@@ -244,9 +244,9 @@ def serve(worker: Worker, questions: BinaryIO, answers: BinaryIO) -> None:
     Raises:
         FrameError: A frame breaks the protocol; the node that wrote it is at fault.
     """
-    while (members := VERIFIER_QUESTIONS.read(questions)) is not None:
+    while (members := WORKER_QUESTIONS.read(questions)) is not None:
         answer = worker.answer(VerifyRequest(members))
-        answers.write(VERIFIER_ANSWERS.encode({"id": members.get("id"), **answer}))
+        answers.write(WORKER_ANSWERS.encode({"id": members.get("id"), **answer}))
         answers.flush()
 
 

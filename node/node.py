@@ -60,7 +60,7 @@ from node.training.retention import RetentionPolicy
 from node.training.reveal_store import RevealStore
 from node.training.served_training import ServedTraining
 from node.training.state_parts import StatePartStore
-from node.training.verifier import Verifier, VerifierSettings
+from node.training.worker_pool import WorkerPool, WorkerSettings
 from node.trio_types import TaskStatus
 from pot_common.errors import OperatorError
 from pot_common.keystore import get_password, load_key
@@ -278,8 +278,8 @@ class _Node:
             peers=network.requests,
             sync=sync,
         )
-        self._verifier = Verifier(
-            VerifierSettings(
+        self._verifier = WorkerPool(
+            WorkerSettings(
                 workers=config.verifier.workers,
                 device=config.verifier.device,
                 memory_bytes=config.verifier.memory_limit_bytes,

@@ -39,7 +39,7 @@ from node.setup.directory import (
 )
 from node.setup.network_genesis import Seat, build_network, encode_genesis, plan_development_network
 from pot_common.errors import OperatorError
-from pot_common.framing import VERIFIER_ANSWERS, VERIFIER_QUESTIONS, FrameError
+from pot_common.framing import WORKER_ANSWERS, WORKER_QUESTIONS, FrameError
 from pot_common.keystore import create_private_key, save_key
 
 MARKER_NAME: Final = "devnet.json"
@@ -399,12 +399,12 @@ def evaluate_model(files: DevnetFiles, theta_root: Hash32, client: RpcClient) ->
 def _ask_verifier(question: JsonObject) -> JsonObject:
     result = subprocess.run(
         [sys.executable, "-m", "miner.verify"],
-        input=VERIFIER_QUESTIONS.encode(question),
+        input=WORKER_QUESTIONS.encode(question),
         capture_output=True,
         check=False,
     )
     try:
-        answer = VERIFIER_ANSWERS.read(BytesIO(result.stdout))
+        answer = WORKER_ANSWERS.read(BytesIO(result.stdout))
     except FrameError as error:
         raise OperatorError(f"the model cannot be evaluated: {error}") from error
     if answer is None or "error" in answer:

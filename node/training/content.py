@@ -12,8 +12,8 @@ from chain.training.task_spec import (
     TaskSpec,
 )
 from node.storage.blobs import BlobStore
-from node.training.verifier import VerifierFailedError
 from node.training.work import ServedTask, TrainingPeers, UnavailableError
+from node.training.worker_pool import WorkerFailedError
 from pot_common.atomic_file import write_atomically
 
 
@@ -102,9 +102,9 @@ def get_integer(answer: Mapping[str, object], key: str) -> int:
     """An integer in the answer of a verifier worker.
 
     Raises:
-        VerifierFailedError: There is none.
+        WorkerFailedError: There is none.
     """
     value = answer.get(key)
     if not isinstance(value, int):
-        raise VerifierFailedError(f"{key} is {value!r}")
+        raise WorkerFailedError(f"{key} is {value!r}")
     return value

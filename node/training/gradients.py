@@ -28,8 +28,8 @@ from node.training.checks import get_checks_path
 from node.training.content import Content, get_integer, list_shard_ids
 from node.training.jobs import RETRY_SECONDS
 from node.training.reveal_store import RevealStore
-from node.training.verifier import Verifier, VerifierFailedError, VerifierRefusedError
 from node.training.work import CheckedGradient, ServedTask, TrainingPeers, UnavailableError
+from node.training.worker_pool import WorkerFailedError, WorkerPool, WorkerRefusedError
 
 HINT_LIMIT: Final = 4_096
 """The most announced reveals that are remembered until their commitments are checked."""
@@ -51,7 +51,7 @@ class Gradients:
         blobs: BlobStore,
         content: Content,
         reveals: RevealStore,
-        verifier: Verifier,
+        verifier: WorkerPool,
         peers: TrainingPeers,
         directory: Path,
     ) -> None:
@@ -75,8 +75,8 @@ class Gradients:
 
         Raises:
             UnavailableError: The gradient, or content to check it with, cannot be fetched yet.
-            VerifierFailedError: The worker died or took too long.
-            VerifierRefusedError: The worker refused what this node gave it.
+            WorkerFailedError: The worker died or took too long.
+            WorkerRefusedError: The worker refused what this node gave it.
         """
         spec, work = task.spec, task.work
         record = attempt.commitments[index]
@@ -94,7 +94,7 @@ class Gradients:
         await self._announce(reveal)
         try:
             measurement = await self._measure(task, attempt, index, header, reveal)
-        except VerifierRefusedError as refusal:
+        except WorkerRefusedError as refusal:
             if refusal.reason != RejectionReason.BAD_GRADIENT:
                 raise  # the fault is in what this node gave the worker, not in the gradient
             await self._content.check_intact([reveal.gradient_root, header.theta_root])
@@ -242,5 +242,5 @@ class Gradients:
             indices_path.unlink(missing_ok=True)
         distance, exponents = get_integer(answer, "distance_ppb"), answer.get("exponents")
         if exponents not in tuple(ExponentRule):
-            raise VerifierFailedError(f"exponents are {exponents!r}")
+            raise WorkerFailedError(f"exponents are {exponents!r}")
         return Measurement(distance, ExponentRule(str(exponents)))

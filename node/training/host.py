@@ -34,7 +34,6 @@ from node.training.reveal_store import RevealStore
 from node.training.slashings import Slashings
 from node.training.state_parts import StatePartStore
 from node.training.states import TrainingStates
-from node.training.verifier import Verifier
 from node.training.votes import OperatorVotes
 from node.training.work import (
     Job,
@@ -45,6 +44,7 @@ from node.training.work import (
     TaskWork,
     TrainingPeers,
 )
+from node.training.worker_pool import WorkerPool
 from node.trio_types import TaskStatus
 
 TICK_SECONDS: Final = 0.25
@@ -65,7 +65,7 @@ class TrainingHost:
         reveals: RevealStore,
         state_parts: StatePartStore,
         announced: trio.MemoryReceiveChannel[Reveal],
-        verifier: Verifier,
+        verifier: WorkerPool,
         peers: TrainingPeers,
         operator: Operator | None,
         clock: Clock,

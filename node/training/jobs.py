@@ -8,8 +8,8 @@ import trio
 from chain.errors import RejectedInputError
 from chain.training.attempt import AttemptId
 from node.storage.blobs import BlobDamagedError, BlobQuotaError
-from node.training.verifier import VerifierFailedError, VerifierRefusedError
 from node.training.work import Job, JobKey, JobKind, UnavailableError
+from node.training.worker_pool import WorkerFailedError, WorkerRefusedError
 from pot_common.errors import StorageError
 
 RETRY_SECONDS: Final = 0.5
@@ -71,12 +71,12 @@ class Jobs:
         key = job.key
         try:
             await job.run()
-        except (UnavailableError, VerifierFailedError) as error:
+        except (UnavailableError, WorkerFailedError) as error:
             _log.debug("training job waits", job=str(key), reason=str(error))
             self.put_off(key, RETRY_SECONDS)
         except (
             RejectedInputError,
-            VerifierRefusedError,
+            WorkerRefusedError,
             BlobQuotaError,
             StorageError,
             BlobDamagedError,

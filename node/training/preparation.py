@@ -17,8 +17,8 @@ from node.chain.contract_reader import ContractReader
 from node.storage.blobs import BlobStore
 from node.training.content import Content, list_shard_ids
 from node.training.jobs import RETRY_SECONDS, Jobs
-from node.training.verifier import Verifier, VerifierFailedError, VerifierRefusedError
 from node.training.work import JobKey, JobKind, ServedTask, UnavailableError
+from node.training.worker_pool import WorkerFailedError, WorkerPool, WorkerRefusedError
 
 RETRY_LIMIT_SECONDS: Final = 30.0
 """The longest wait between two tries: each failure doubles the task's wait, up to this."""
@@ -46,7 +46,7 @@ class Preparation:
         contracts: ContractReader,
         blobs: BlobStore,
         content: Content,
-        verifier: Verifier,
+        verifier: WorkerPool,
         jobs: Jobs,
         count_served: Callable[[], int],
     ) -> None:
@@ -68,7 +68,7 @@ class Preparation:
 
         Raises:
             UnavailableError: Content cannot be fetched, or too many tasks are served.
-            VerifierFailedError: The dry run did not finish.
+            WorkerFailedError: The dry run did not finish.
         """
         try:
             async with self._turns:
@@ -76,7 +76,7 @@ class Preparation:
                 if task.history.status is TaskStatus.PENDING and served >= SERVED_TASKS_LIMIT:
                     raise UnavailableError(f"this node serves {served} tasks already")
                 await self._prepare(task)
-        except (UnavailableError, VerifierFailedError):
+        except (UnavailableError, WorkerFailedError):
             seconds = self._wait_seconds.get(task.task_id, RETRY_SECONDS)
             self._wait_seconds[task.task_id] = min(2 * seconds, RETRY_LIMIT_SECONDS)
             self._jobs.put_off(JobKey(task.task_id, JobKind.PREPARE), seconds)
@@ -108,7 +108,7 @@ class Preparation:
             answer = await self._verifier.ask(
                 "dry_run", self._content.get_inputs(task, spec.initial_weights)
             )
-        except VerifierRefusedError as refusal:
+        except WorkerRefusedError as refusal:
             await self._content.check_intact([spec.initial_weights, *list_shard_ids(spec)])
             _log.warning("task refused", task=task.task_id, reason=str(refusal))
             work.is_accepted = False

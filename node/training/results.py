@@ -20,8 +20,8 @@ from node.chain.training_index import TrainingIndex
 from node.training.content import Content, get_integer
 from node.training.gradients import Gradients
 from node.training.states import TrainingStates
-from node.training.verifier import Verifier, VerifierRefusedError
 from node.training.work import ComputedResult, ServedTask
+from node.training.worker_pool import WorkerPool, WorkerRefusedError
 
 _log = structlog.get_logger("node.training")
 
@@ -37,7 +37,7 @@ class Results:
         content: Content,
         gradients: Gradients,
         states: TrainingStates,
-        verifier: Verifier,
+        verifier: WorkerPool,
     ) -> None:
         self._chain_id = chain_id
         self._index = index
@@ -51,7 +51,7 @@ class Results:
 
         Raises:
             UnavailableError: An accepted gradient cannot be fetched yet.
-            VerifierFailedError: The evaluation did not finish.
+            WorkerFailedError: The evaluation did not finish.
             BlobQuotaError: The blob quota has no room for the state.
             BlobDiskError: The disk refused the state.
         """
@@ -84,7 +84,7 @@ class Results:
                 answer = await self._verifier.ask(
                     "evaluate", self._content.get_inputs(task, model_root)
                 )
-            except VerifierRefusedError as refusal:
+            except WorkerRefusedError as refusal:
                 # A vote is valid without an evaluation; other validators may have one.
                 _log.warning("model not evaluated", task=task.task_id, reason=str(refusal))
             else:

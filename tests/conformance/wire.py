@@ -80,8 +80,8 @@ from node.network.wire import (
     encode_transaction_message,
 )
 from node.storage.blobs import BlobManifest, BlobStore
-from node.training.verifier import Verifier, VerifierSettings
-from pot_common.framing import NODE_FRAMES, VERIFIER_ANSWERS
+from node.training.worker_pool import WorkerPool, WorkerSettings
+from pot_common.framing import NODE_FRAMES, WORKER_ANSWERS
 from tests.conformance import values
 from tests.conformance.registry import Value, sample
 from tests.conformance.streams import new_directory, record
@@ -603,9 +603,9 @@ ECHO = (
 """A verifier worker that returns the question, if the frame is correct."""
 
 
-@sample("verifier.request", "Verifier.ask", "FrameFormat.encode")
+@sample("verifier.request", "WorkerPool.ask", "FrameFormat.encode")
 def build_verifier_request() -> Value:
-    verifier = Verifier(VerifierSettings())
+    verifier = WorkerPool(WorkerSettings())
     members = {"spec": "a/spec", "shards": ["b", "c"], "header": {"round": 7, "seed": "00ff"}}
 
     async def ask() -> str:
@@ -624,4 +624,4 @@ def build_verifier_request() -> Value:
 
 @sample("verifier.answer", "FrameFormat.encode")
 def build_verifier_answer() -> Value:
-    return VERIFIER_ANSWERS.encode({"id": 7, "distance_ppb": 8, "exponents": "kept", "detail": "é"})
+    return WORKER_ANSWERS.encode({"id": 7, "distance_ppb": 8, "exponents": "kept", "detail": "é"})

@@ -22,7 +22,7 @@ from miner.devices import open_device
 from miner.trainer import open_task
 from miner.verify import Worker, serve
 from node.client.task_file import build_initial_weights, encode_npz
-from pot_common.framing import VERIFIER_ANSWERS, VERIFIER_QUESTIONS, FrameError
+from pot_common.framing import WORKER_ANSWERS, WORKER_QUESTIONS, FrameError
 from tests.worlds.training import SPEC, header_of
 
 SAMPLES = (3, 1, 4, 15, 9, 26, 5, 35)
@@ -115,10 +115,10 @@ def worker_process(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def ask(worker: Worker, *requests: JsonObject) -> list[JsonObject]:
     answers = BytesIO()
-    questions = BytesIO(b"".join(VERIFIER_QUESTIONS.encode(request) for request in requests))
+    questions = BytesIO(b"".join(WORKER_QUESTIONS.encode(request) for request in requests))
     serve(worker, questions, answers)
     answers.seek(0)
-    return list(iter(lambda: VERIFIER_ANSWERS.read(answers), None))
+    return list(iter(lambda: WORKER_ANSWERS.read(answers), None))
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +136,10 @@ def test_worker_process_answers_and_ends_with_its_input(files: Files) -> None:
     ]
     with worker_process() as process:
         output, errors = process.communicate(
-            b"".join(map(VERIFIER_QUESTIONS.encode, requests)), timeout=60
+            b"".join(map(WORKER_QUESTIONS.encode, requests)), timeout=60
         )
     stream = BytesIO(output)
-    answers = [VERIFIER_ANSWERS.read(stream) for _ in requests]
+    answers = [WORKER_ANSWERS.read(stream) for _ in requests]
     assert (process.returncode, errors, stream.read()) == (0, b"", b"")
     dry_run, evaluation, honest, lie = answers
     assert dry_run.keys() == {"id", "parameter_count", "unit_milliseconds", "peak_bytes"}
@@ -167,7 +167,7 @@ def test_task_above_the_memory_limit_ends_its_worker(files: Files) -> None:
         )
     )
     paths = {name: str(files.directory / f"large_{name}") for name in ("spec", "theta")}
-    frame = VERIFIER_QUESTIONS.encode({**files.request("dry_run"), **paths})
+    frame = WORKER_QUESTIONS.encode({**files.request("dry_run"), **paths})
     with worker_process("--memory-bytes", str(2**20)) as process:
         output, errors = process.communicate(frame, timeout=60)
     assert process.returncode != 0
@@ -195,8 +195,8 @@ def test_rows_beyond_the_memory_limit_are_refused_before_unpacking(files: Files)
         shards=[str(files.directory / "wide_shard")],
     )
     with worker_process("--memory-bytes", str(400 * 2**20)) as process:
-        output, _ = process.communicate(VERIFIER_QUESTIONS.encode(request), timeout=60)
-    answer = VERIFIER_ANSWERS.read(BytesIO(output))
+        output, _ = process.communicate(WORKER_QUESTIONS.encode(request), timeout=60)
+    answer = WORKER_ANSWERS.read(BytesIO(output))
     assert answer is not None
     assert (answer["error"], "memory" in str(answer["detail"])) == ("too_large", True)
 
@@ -250,7 +250,7 @@ def test_bad_request_is_answered_with_an_error(files: Files, members: JsonObject
 @pytest.mark.parametrize(
     "frames",
     [
-        (VERIFIER_QUESTIONS.limit_bytes + 1).to_bytes(4, "big"),
+        (WORKER_QUESTIONS.limit_bytes + 1).to_bytes(4, "big"),
         b"\0\0",
         b"\0\0\0\x05{}",
         b"\0\0\0\x02[]",

@@ -39,7 +39,7 @@ from node.training.host import TrainingHost
 from node.training.reveal_store import RevealStore
 from node.training.served_training import ServedTraining
 from node.training.state_parts import StatePartStore
-from node.training.verifier import Verifier
+from node.training.worker_pool import WorkerPool
 from tests.worlds.training import (
     GENESIS_SET,
     MINERS,
@@ -236,8 +236,8 @@ class Node:
         *,
         has_content: bool = True,
         quota_bytes: int = 2**26,
-        verifier: Verifier | None = None,
-        dry_runs: Verifier | None = None,
+        verifier: WorkerPool | None = None,
+        dry_runs: WorkerPool | None = None,
     ) -> None:
         assert (verifier is None) == (dry_runs is None)
         self.chain = chain

@@ -13,7 +13,7 @@ from chain.primitives import Address, Hash32, TaskId
 from chain.training.attempt import AttemptId
 from node.training import gradients
 from node.training.checks import load_check
-from node.training.verifier import VerifierRefusedError
+from node.training.worker_pool import WorkerRefusedError
 from tests.worlds.training import (
     MINERS,
     TASK,
@@ -121,7 +121,7 @@ async def test_bad_input_to_worker_is_not_blamed_on_the_miner(
         nonlocal refusals
         if kind == "verify" and refusals:
             refusals -= 1
-            raise VerifierRefusedError(reason, "theta is not 2400 bytes long")
+            raise WorkerRefusedError(reason, "theta is not 2400 bytes long")
         return honest_worker(kind, members)
 
     node.verifier.answers = refuse_at_first
@@ -138,7 +138,7 @@ async def test_a_malformed_gradient_counts_as_missing(
 
     def refuse_second(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
         if kind == "verify" and content_id(PAYLOADS[1]).hex() in str(members["payload"]):
-            raise VerifierRefusedError("bad_gradient", "a code is -128")
+            raise WorkerRefusedError("bad_gradient", "a code is -128")
         return honest_worker(kind, members)
 
     node.verifier.answers = refuse_second
@@ -173,7 +173,7 @@ async def test_reason_for_refusing_a_gradient_is_kept_for_receipts(
 
     def refuse_second(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
         if kind == "verify" and content_id(PAYLOADS[1]).hex() in str(members["payload"]):
-            raise VerifierRefusedError("bad_gradient", "a code is -128")
+            raise WorkerRefusedError("bad_gradient", "a code is -128")
         return honest_worker(kind, members)
 
     node.verifier.answers = refuse_second

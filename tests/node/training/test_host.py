@@ -8,7 +8,7 @@ import pytest
 from trio.testing import MockClock
 
 from chain.contracts.task_registry import TaskStatus
-from node.training.verifier import VerifierRefusedError
+from node.training.worker_pool import WorkerRefusedError
 from tests.worlds.training import (
     TASK,
     history_after,
@@ -46,7 +46,7 @@ async def test_a_refused_task_is_not_looked_at_again(
     node = Node(tmp_path, chain)
 
     def refuse(_kind: str, _members: Mapping[str, object]) -> Mapping[str, object]:
-        raise VerifierRefusedError("bad_spec", "too large")
+        raise WorkerRefusedError("bad_spec", "too large")
 
     node.verifier.answers = refuse
     await node.run_for(20)

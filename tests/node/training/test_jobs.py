@@ -10,8 +10,8 @@ from trio.testing import MockClock
 from chain.primitives import TaskId
 from chain.training.attempt import AttemptId
 from node.training.jobs import Jobs
-from node.training.verifier import VerifierFailedError
 from node.training.work import JobKey, JobKind
+from node.training.worker_pool import WorkerFailedError
 from tests.worlds.training_node import (
     OK,
     Node,
@@ -28,7 +28,7 @@ async def test_a_worker_that_fails_is_asked_again(
 ) -> None:
     node = Node(tmp_path, judging(1))
     node.hold(0)
-    failures = iter([VerifierFailedError("the worker ended"), VerifierFailedError("no answer")])
+    failures = iter([WorkerFailedError("the worker ended"), WorkerFailedError("no answer")])
 
     def fail_twice(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
         error = next(failures, None) if kind == "verify" else None

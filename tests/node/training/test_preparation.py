@@ -14,7 +14,7 @@ from chain.crypto import content_id
 from chain.primitives import TaskId
 from chain.training.encoding import count_payload_bytes
 from node.training import preparation
-from node.training.verifier import VerifierFailedError, VerifierRefusedError
+from node.training.worker_pool import WorkerFailedError, WorkerRefusedError
 from tests.worlds.training import (
     TASK,
     history_after,
@@ -129,7 +129,7 @@ async def test_task_whose_dry_run_fails_twice_is_refused(
     node = Node(tmp_path, chain)
 
     def fail(kind: str, _members: Mapping[str, object]) -> Mapping[str, object]:
-        raise VerifierFailedError(f"no answer to {kind} in 120 s")
+        raise WorkerFailedError(f"no answer to {kind} in 120 s")
 
     node.verifier.answers = fail
     await node.run_for(120)
@@ -163,7 +163,7 @@ async def test_reason_for_refusing_or_delaying_a_task_is_kept(
     waiting = Node(tmp_path / "waiting", chain, has_content=False)
 
     def refuse(kind: str, _members: Mapping[str, object]) -> Mapping[str, object]:
-        raise VerifierRefusedError("bad_spec", "a label is not one of 2 classes")
+        raise WorkerRefusedError("bad_spec", "a label is not one of 2 classes")
 
     refusing.verifier.answers = refuse
     await refusing.run_for(5)

@@ -10,7 +10,7 @@ from chain.contracts import gradient_ledger
 from chain.contracts.addresses import GRADIENT_LEDGER
 from chain.contracts.gradient_ledger import Phase
 from chain.crypto import content_id
-from node.training.verifier import VerifierFailedError, VerifierRefusedError
+from node.training.worker_pool import WorkerFailedError, WorkerRefusedError
 from tests.worlds.training import (
     TASK,
     verdict,
@@ -58,7 +58,7 @@ async def test_result_is_posted_even_if_evaluation_fails(
 
     def refuse(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
         if kind == "evaluate":
-            raise VerifierRefusedError("content_mismatch", "a shard")
+            raise WorkerRefusedError("content_mismatch", "a shard")
         return honest_worker(kind, members)
 
     node.verifier.answers = refuse
@@ -77,7 +77,7 @@ async def test_result_is_posted_even_if_no_worker_ends_the_evaluation(
 
     def fail(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
         if kind == "evaluate":
-            raise VerifierFailedError("no answer to evaluate in 120 s")
+            raise WorkerFailedError("no answer to evaluate in 120 s")
         return honest_worker(kind, members)
 
     node.verifier.answers = fail

@@ -1,4 +1,4 @@
-"""Verifier workers that answer, refuse, die, hang or send garbage, in real processes."""
+"""WorkerPool workers that answer, refuse, die, hang or send garbage, in real processes."""
 
 import subprocess
 import sys
@@ -12,11 +12,11 @@ import trio
 
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import TaskId
-from node.training.verifier import (
-    Verifier,
-    VerifierFailedError,
-    VerifierRefusedError,
-    VerifierSettings,
+from node.training.worker_pool import (
+    WorkerFailedError,
+    WorkerPool,
+    WorkerRefusedError,
+    WorkerSettings,
 )
 from tests.worlds.training import TASK, history_after
 from tests.worlds.training_node import OK, Node, expected_verdict, judging
@@ -58,7 +58,7 @@ while prefix := sys.stdin.buffer.read(4):
 """
 
 
-class ScriptedVerifier(Verifier):
+class ScriptedPool(WorkerPool):
     """A verifier with a scripted worker."""
 
     started = 0
@@ -71,8 +71,8 @@ class ScriptedVerifier(Verifier):
 
 
 @asynccontextmanager
-async def scripted(workers: int = 1, seconds: float = 10) -> AsyncIterator[ScriptedVerifier]:
-    verifier = ScriptedVerifier(VerifierSettings(workers=workers, timeout_seconds=seconds))
+async def scripted(workers: int = 1, seconds: float = 10) -> AsyncIterator[ScriptedPool]:
+    verifier = ScriptedPool(WorkerSettings(workers=workers, timeout_seconds=seconds))
     try:
         yield verifier
     finally:
@@ -97,7 +97,7 @@ async def test_a_worker_answers_many_questions_and_ends_with_the_verifier() -> N
 
 async def test_a_refusal_names_its_reason_and_keeps_the_worker() -> None:
     async with scripted() as verifier:
-        with pytest.raises(VerifierRefusedError) as refused:
+        with pytest.raises(WorkerRefusedError) as refused:
             await verifier.ask("refuse", {})
         await verifier.ask("answer", {"value": 1})
         assert refused.value.reason == "bad_gradient"
@@ -109,7 +109,7 @@ async def test_a_refusal_names_its_reason_and_keeps_the_worker() -> None:
 async def test_a_worker_that_breaks_is_replaced(kind: str) -> None:
     async with scripted() as verifier:
         broken = await verifier.ask("answer", {"value": 1})
-        with pytest.raises(VerifierFailedError):
+        with pytest.raises(WorkerFailedError):
             await verifier.ask(kind, {})
         assert not is_alive(broken["pid"])
         assert (await verifier.ask("answer", {"value": 2}))["echo"] == 2
@@ -119,7 +119,7 @@ async def test_a_worker_that_breaks_is_replaced(kind: str) -> None:
 async def test_a_worker_that_hangs_is_killed_and_replaced() -> None:
     async with scripted(seconds=0.3) as verifier:
         hung = await verifier.ask("answer", {"value": 1})
-        with pytest.raises(VerifierFailedError, match=r"no answer to hang in 0\.3 s"):
+        with pytest.raises(WorkerFailedError, match=r"no answer to hang in 0\.3 s"):
             await verifier.ask("hang", {})
         assert not is_alive(hung["pid"])
         assert (await verifier.ask("answer", {"value": 2}))["echo"] == 2

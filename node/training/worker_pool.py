@@ -1,4 +1,4 @@
-"""Verifier workers: separate processes that run torch (docs/adr/0008).
+"""WorkerPool workers: separate processes that run torch (docs/adr/0008).
 
 A task that exhausts memory, hangs or crashes kills a worker, but not the node. Workers are started
 when they are needed, and replaced when they die.
@@ -16,8 +16,8 @@ import trio
 from chain.json_types import Json, JsonObject
 from pot_common.framing import (
     LENGTH_BYTES,
-    VERIFIER_ANSWERS,
-    VERIFIER_QUESTIONS,
+    WORKER_ANSWERS,
+    WORKER_QUESTIONS,
     FrameError,
     decode_body,
 )
@@ -25,11 +25,11 @@ from pot_common.framing import (
 _log = structlog.get_logger("node.training")
 
 
-class VerifierFailedError(Exception):
+class WorkerFailedError(Exception):
     """A worker died or took too long; the request may be repeated."""
 
 
-class VerifierRefusedError(Exception):
+class WorkerRefusedError(Exception):
     """A worker refused a request, because its content breaks a rule; `reason` says which."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -38,7 +38,7 @@ class VerifierRefusedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class VerifierSettings:
+class WorkerSettings:
     """The operator's settings for the workers."""
 
     workers: int = 1
@@ -49,10 +49,10 @@ class VerifierSettings:
     """The limit of one request; the dry run has shown that the task stays far below it."""
 
 
-class Verifier:
+class WorkerPool:
     """Sends requests to workers, one at a time to each."""
 
-    def __init__(self, settings: VerifierSettings) -> None:
+    def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._idle: list[trio.Process] = []
         self._slots = trio.CapacityLimiter(settings.workers)
@@ -66,10 +66,10 @@ class Verifier:
         """The worker's answer to a request (miner/verify.py lists the requests).
 
         Raises:
-            VerifierRefusedError: The content of the request breaks a rule.
-            VerifierFailedError: The worker died or took too long.
+            WorkerRefusedError: The content of the request breaks a rule.
+            WorkerFailedError: The worker died or took too long.
         """
-        question = VERIFIER_QUESTIONS.encode({"id": 0, "kind": kind, **members})
+        question = WORKER_QUESTIONS.encode({"id": 0, "kind": kind, **members})
         async with self._slots, self._worker() as process:
             answer: JsonObject = {}
             try:
@@ -77,16 +77,16 @@ class Verifier:
                     answer = await _exchange(process, question)
             except trio.TooSlowError as error:
                 limit = self._settings.timeout_seconds
-                raise VerifierFailedError(f"no answer to {kind} in {limit:g} s") from error
+                raise WorkerFailedError(f"no answer to {kind} in {limit:g} s") from error
             except (
                 trio.BrokenResourceError,
                 trio.ClosedResourceError,
                 EOFError,
                 FrameError,
             ) as error:
-                raise VerifierFailedError(f"the worker ended during {kind}: {error!r}") from error
+                raise WorkerFailedError(f"the worker ended during {kind}: {error!r}") from error
         if "error" in answer:
-            raise VerifierRefusedError(str(answer["error"]), str(answer.get("detail", "")))
+            raise WorkerRefusedError(str(answer["error"]), str(answer.get("detail", "")))
         return answer
 
     @asynccontextmanager
@@ -130,7 +130,7 @@ async def _exchange(process: trio.Process, question: bytes) -> JsonObject:
     assert process.stdout is not None
     await process.stdin.send_all(question)
     prefix = await _receive_exactly(process.stdout, LENGTH_BYTES)
-    length = VERIFIER_ANSWERS.decode_length(prefix)
+    length = WORKER_ANSWERS.decode_length(prefix)
     return decode_body(await _receive_exactly(process.stdout, length))
 
 

@@ -37,6 +37,7 @@ from miner.client import FailoverClient
 from miner.gradient_store import SALT_BYTES, GradientStore, PreparedGradient
 from miner.light import LightClient, ProvenAttempt
 from miner.replies import AttemptReply
+from miner.samples import compute_samples
 from pot_common.rpc_replies import ClientError
 
 REVEAL_RETRY_SECONDS: Final = 0.3
@@ -239,7 +240,8 @@ class TaskWorker:
         """Compute the gradient of an attempt and store it."""
         started = time.monotonic()
         theta = self._fetch_theta(header.theta_root)
-        samples = assignment.sample_indices(self._identity.address)
+        first, count = assignment.sample_range(self._identity.address)
+        samples = compute_samples(assignment.seed, assignment.sample_count, first, count).tolist()
         prepared = PreparedGradient(
             units=assignment.units_of(self._identity.address),
             salt=Hash32(secrets.token_bytes(SALT_BYTES)),

@@ -80,11 +80,20 @@ class Assignment:
         """The units of `miner`; 0 if it does not take part."""
         return dict(self.units).get(miner, 0)
 
-    def sample_indices(self, miner: Address) -> tuple[int, ...]:
-        """The samples of `miner`, in the order in which its gradient header binds them."""
+    def sample_range(self, miner: Address) -> tuple[int, int]:
+        """The first place of `miner` in the permutation, and the number of its places."""
         first_unit = sum(units for address, units in self.units if address < miner)
-        first = first_unit * self.samples_per_unit
-        count = self.units_of(miner) * self.samples_per_unit
+        return (
+            first_unit * self.samples_per_unit,
+            self.units_of(miner) * self.samples_per_unit,
+        )
+
+    def sample_indices(self, miner: Address) -> tuple[int, ...]:
+        """The samples of `miner`, in the order in which its gradient header binds them.
+
+        This is the definition, for few samples; miner/samples.py computes many at once.
+        """
+        first, count = self.sample_range(miner)
         return tuple(
             permute(self.seed, DOMAIN_SAMPLES, self.sample_count, position)
             for position in range(first, first + count)

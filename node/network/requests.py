@@ -187,8 +187,10 @@ class PeerRequests:
             peer_id, training.PROTOCOL_ID, lambda stream: training.announce_reveal(stream, reveal)
         )
 
-    async def fetch_blob(self, content_id: Hash32) -> None:
+    async def fetch_blob(self, content_id: Hash32, *, is_urgent: bool = False) -> None:
         """Fetch a blob into the blob store from any peers that hold it, unless it is there.
+
+        One that a live round needs is urgent: it waits for no blob of a new task.
 
         Raises:
             BlobUnavailableError: Some chunks are missing; the others are kept for the next try.
@@ -199,6 +201,7 @@ class PeerRequests:
             self._sessions.peer_ids(),
             self._sessions.open_stream,
             self._sessions.report_fault,
+            is_urgent=is_urgent,
         )
 
     async def _ask(

@@ -44,7 +44,10 @@ FETCH_PEERS_LIMIT: Final = 4
 """Peers from which one blob is fetched at a time."""
 
 FETCH_LIMIT: Final = 4
-"""Blobs fetched at a time."""
+"""Blobs of new tasks that are fetched at a time. Their senders may be slow on purpose."""
+
+URGENT_FETCH_LIMIT: Final = 32
+"""Blobs for live rounds that are fetched at a time. They never wait for blobs of new tasks."""
 
 ANSWER_SECONDS: Final = 30.0
 """How long one frame may take: a chunk of 256 KiB at 10 KB/s."""
@@ -110,6 +113,7 @@ class BlobExchange:
         self._threads = trio.CapacityLimiter(FETCH_THREADS)
         self._serving = trio.CapacityLimiter(SERVED_STREAMS_LIMIT)
         self._fetches = trio.CapacityLimiter(FETCH_LIMIT)
+        self._urgent_fetches = trio.CapacityLimiter(URGENT_FETCH_LIMIT)
         self._fetching: dict[Hash32, trio.Event] = {}
 
     async def serve(self, stream: FrameStream) -> None:
@@ -157,6 +161,8 @@ class BlobExchange:
         peers: Sequence[PeerId],
         open_stream: OpenPeerStream,
         on_fault: OnFault,
+        *,
+        is_urgent: bool = False,
     ) -> None:
         """Fetch a blob into the store, from several peers at a time.
 
@@ -165,6 +171,7 @@ class BlobExchange:
             peers: the peers to ask, in order of preference.
             open_stream: opens a stream to one of them, or raises UnreachablePeerError.
             on_fault: is told of a peer that sent wrong data.
+            is_urgent: whether a live round needs it.
 
         Raises:
             BlobUnavailableError: Some chunks are missing; the others are kept.
@@ -173,7 +180,7 @@ class BlobExchange:
             await running.wait()
         done = self._fetching[content_id] = trio.Event()
         try:
-            async with self._fetches:
+            async with self._urgent_fetches if is_urgent else self._fetches:
                 if not await self.in_thread(partial(self.store.has, content_id)):
                     await _Fetch(content_id, self, open_stream, on_fault).run(peers)
         finally:

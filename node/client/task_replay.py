@@ -210,7 +210,7 @@ class TaskReplay:
         receipt = self._client.call_object(
             "pot_getReceipt", self._task_id, round_number, to_hex(record.miner)
         )
-        if get_value(receipt, "revealed") in (None, False):
+        if get_value(receipt, "gradientRoot") is None:
             raise self._build_gone(place, "the gradient")
         root = Hash32(read_bytes(get_text(receipt, "gradientRoot")))
         salt = Hash32(read_bytes(get_text(receipt, "salt")))

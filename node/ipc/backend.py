@@ -7,6 +7,7 @@ from chain.consensus.messages import MessageKind, get_pre_prepare
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address, BlockNumber, Hash32
+from chain.training.reveal import Reveal
 from node.consensus.host import ConsensusHost
 from node.health.diagnosis import ValidatorStatus, describe, diagnose
 from node.health.reader import HealthReader
@@ -35,6 +36,7 @@ class Backend:
         validator: Address | None,
         health: HealthReader,
         wake_training: Callable[[], None],
+        take_reveal: Callable[[Reveal], None],
     ) -> None:
         self._pool = pool
         self._mempool = mempool
@@ -45,6 +47,7 @@ class Backend:
         self._validator = validator
         self._health = health
         self._wake_training = wake_training
+        self._take_reveal = take_reveal
 
     async def submit_transaction(self, raw: bytes) -> Hash32:
         """Put a signed transaction into the mempool, announce it, and return its hash.
@@ -157,6 +160,10 @@ class Backend:
     def on_blob(self) -> None:
         """Wake the training host, because an RPC process stored a blob that a job may wait for."""
         self._wake_training()
+
+    def on_reveal(self, reveal: Reveal) -> None:
+        """Tell the training host of a reveal that an RPC process stored with its gradient."""
+        self._take_reveal(reveal)
 
 
 def _encode_validator(validator: ValidatorStatus) -> JsonObject:

@@ -12,10 +12,12 @@ from typing import Final
 import structlog
 import trio
 
+from chain import codec
 from chain.errors import RejectedInputError, RejectionReason
 from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address, BlockNumber, Hash32
+from chain.training.reveal import REVEAL_LIMIT_BYTES, reveal_from_item
 from node.ipc.backend import Backend
 from node.trio_types import TaskStatus
 from pot_common.framing import NODE_FRAMES, FrameError, FrameReader
@@ -57,6 +59,7 @@ class IpcServer:
             "consensus_state": self._consensus_state,
             "sync_state": self._sync_state,
             "blob_arrived": self._blob_arrived,
+            "reveal_arrived": self._reveal_arrived,
         }
 
     def announce_head(self, number: BlockNumber, block_hash: Hash32) -> None:
@@ -153,6 +156,11 @@ class IpcServer:
 
     async def _blob_arrived(self, _params: JsonObject) -> Json:
         self._backend.on_blob()
+        return None
+
+    async def _reveal_arrived(self, params: JsonObject) -> Json:
+        item = codec.decode(_as_bytes(params, "reveal"), limit_bytes=REVEAL_LIMIT_BYTES)
+        self._backend.on_reveal(reveal_from_item(item))
         return None
 
 

@@ -5,6 +5,8 @@ No other module uses the ASGI protocol.
 
 import asyncio
 import ipaddress
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -24,6 +26,9 @@ Send = Callable[[Message], Awaitable[None]]
 
 RECEIVE_TIMEOUT_SECONDS: Final = 30.0
 """Limit between two parts of a body, so that a stalled client does not keep its connection."""
+
+GRACE_SECONDS: Final = 10.0
+"""How long the first part of a body may take, whatever the least rate is."""
 
 QUERY_LIMIT_FIELDS: Final = 32
 """Limit of fields in a query string; no resource here has more than ten."""
@@ -58,6 +63,9 @@ class Request:
         assert isinstance(query, bytes)
         self._query_string = query.decode("latin-1")
         self._receive = receive
+        client = scope.get("client")
+        self.client = str(client[0]) if isinstance(client, list | tuple) and client else ""
+        """The IP address that the request comes from; empty if it is unknown."""
 
     @property
     def query(self) -> Mapping[str, str]:
@@ -93,19 +101,31 @@ class Request:
             raise HttpError(400, "malformed", "content-length is not a number")
         return int(value)
 
-    async def chunks(self, limit_bytes: int) -> AsyncIterator[bytes]:
+    async def chunks(
+        self, limit_bytes: int, *, least_rate: float = 0.0, seconds: float = math.inf
+    ) -> AsyncIterator[bytes]:
         """Yield the parts of the body as they arrive.
+
+        Args:
+            limit_bytes: The longest body.
+            least_rate: The bytes a second that must arrive on average, after GRACE_SECONDS.
+            seconds: How long the whole body may take.
 
         Raises:
             HttpError: 413: The body exceeds `limit_bytes`; if the client announced its length, no
-                part is read. 408: The client stalls. 400: The client disconnects.
+                part is read. 408: The client stalls, or is too slow. 400: The client disconnects.
         """
         if (self.content_length() or 0) > limit_bytes:
             raise HttpError(413, "too_large", f"content length too large, limit {limit_bytes}")
         received = 0
+        start = time.monotonic()
         while True:
+            allowed = seconds
+            if least_rate > 0:
+                allowed = min(seconds, GRACE_SECONDS + received / least_rate)
+            rest = start + allowed - time.monotonic()
             try:
-                async with asyncio.timeout(RECEIVE_TIMEOUT_SECONDS):
+                async with asyncio.timeout(min(RECEIVE_TIMEOUT_SECONDS, rest)):
                     message = await self._receive()
             except TimeoutError as error:
                 raise HttpError(408, "timeout", "the body arrives too slowly") from error

@@ -291,11 +291,17 @@ class PotMethods:
         is_accepted = outcome is not None and index is not None and index in outcome.accepted
         pay = attempt.commitments[index].units * spec.reward.unit_price if index is not None else 0
         reveal = self._view.reveals.get(attempt.id, miner)
+        was_held = (
+            outcome is not None
+            and index is not None
+            and outcome.outcomes[index] in (Outcome.ACCEPTED, Outcome.REJECTED)
+        )
         return {
             "samples": samples,
             "units": units,
             "commitmentBlock": (None if index is None else attempt.commitments[index].block_number),
-            "revealed": reveal is not None,
+            "revealed": reveal is not None or was_held,
+            "collected": reveal is None and was_held,
             "gradientRoot": None if reveal is None else to_hex(reveal.gradient_root),
             "salt": None if reveal is None else to_hex(reveal.salt),
             "verdicts": await self._encode_verdicts(spec, attempt, index, miner),

@@ -5,6 +5,7 @@ is.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, TypeVar
@@ -13,7 +14,7 @@ import structlog
 
 from chain.errors import RejectedInputError, RejectionReason
 from chain.hexadecimal import to_hex
-from chain.json_types import Json
+from chain.json_types import Json, JsonObject
 from chain.primitives import BlockNumber, Hash32, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.attempt import AttemptId
@@ -29,12 +30,66 @@ from node.rpc.training_view import TrainingView
 from node.storage.blobs import BlobQuotaError, BlobStore
 from pot_common.errors import StorageError
 
-CONCURRENT_UPLOADS: Final = 32
-"""Limit of uploads at the same time; each has an open file and holds one chunk in memory."""
+CONTENT_PLACES: Final = 32
+"""Uploads of content at the same time; each has an open file and holds one chunk in memory."""
+
+REVEAL_PLACES: Final = 64
+"""Uploads of gradients at the same time. Uploads of content never take these places."""
+
+ADDRESS_SHARE: Final = 4
+"""One IP address takes at most one part in this many of the places of a kind."""
+
+MINER_PLACES: Final = 2
+"""Uploads of one miner's gradient at the same time: others know its reveal once it is out, and must
+not keep the miner from uploading it itself."""
+
+LEAST_BYTES_PER_SECOND: Final = 16_384.0
+"""A slower upload is ended, so that its place is free for others."""
 
 Value = TypeVar("Value")
 
 _log = structlog.get_logger("node.rpc")
+
+
+class Places:
+    """The uploads of one kind at the same time, limited in all, by address and by subject."""
+
+    def __init__(self, limit: int, subject_limit: int) -> None:
+        """Begin with all places free.
+
+        Args:
+            limit: The most uploads of this kind.
+            subject_limit: The most uploads of the same thing.
+        """
+        self._limit = limit
+        self._subject_limit = subject_limit
+        self._taken: list[tuple[str, bytes]] = []
+
+    @contextmanager
+    def take(self, address: str, subject: bytes) -> Iterator[None]:
+        """Take a place until the upload ends.
+
+        Args:
+            address: The IP address that sends.
+            subject: What is uploaded.
+
+        Raises:
+            HttpError: 503: There is no place.
+        """
+        of_address = sum(each == address for each, _ in self._taken)
+        of_subject = sum(each == subject for _, each in self._taken)
+        if (
+            len(self._taken) >= self._limit
+            or of_address >= self._limit // ADDRESS_SHARE
+            or of_subject >= self._subject_limit
+        ):
+            raise HttpError(503, "busy", "too many uploads at the same time: try again later")
+        place = (address, subject)
+        self._taken.append(place)
+        try:
+            yield
+        finally:
+            self._taken.remove(place)
 
 
 class Uploads:
@@ -44,7 +99,8 @@ class Uploads:
         self._store = store
         self._view = view
         self._node = node
-        self._running = 0
+        self._content_places = Places(CONTENT_PLACES, CONTENT_PLACES // ADDRESS_SHARE)
+        self._reveal_places = Places(REVEAL_PLACES, MINER_PLACES)
         self._wanted: tuple[BlockNumber, Mapping[Hash32, int]] = (BlockNumber(-1), {})
 
     async def put_blob(self, request: Request, content_id: Hash32) -> Response:
@@ -63,8 +119,10 @@ class Uploads:
         with _answer_storage_errors():
             if not self._store.has(content_id) and not self._store.has_room_for_content(size):
                 raise HttpError(507, "quota", "the node has no room for more task content")
-            is_new = await self._receive(request, content_id, size)
-        await self._tell_node()
+            is_new = await self._receive(
+                request, content_id, size, self._content_places, content_id
+            )
+        await self._tell_node("blob_arrived", {})
         return json_response(
             {"contentId": to_hex(content_id), "bytes": size}, 201 if is_new else 200
         )
@@ -76,11 +134,14 @@ class Uploads:
             HttpError: The gradient opens no such commitment, or cannot be stored.
         """
         reveal = _parse_reveal(request)
-        size = self._check_reveal(reveal)
+        size, seconds = self._check_reveal(reveal)
         with _answer_storage_errors():
-            is_new = await self._receive(request, reveal.gradient_root, size)
+            is_new = await self._receive(
+                request, reveal.gradient_root, size, self._reveal_places, reveal.miner, seconds
+            )
             await asyncio.to_thread(self._view.reveals.put, reveal)
-        await self._tell_node()
+        # The node announces it to its peers at once, whatever else it has to do.
+        await self._tell_node("reveal_arrived", {"reveal": to_hex(reveal.encode())})
         return json_response(
             {"contentId": to_hex(reveal.gradient_root), "bytes": size}, 201 if is_new else 200
         )
@@ -98,8 +159,8 @@ class Uploads:
             self._wanted = (head, wanted)
         return self._wanted[1]
 
-    def _check_reveal(self, reveal: Reveal) -> int:
-        """The size that the payload of a reveal must have, in bytes.
+    def _check_reveal(self, reveal: Reveal) -> tuple[int, int]:
+        """The size that the payload of a reveal must have in bytes, and the seconds it is wanted.
 
         Raises:
             HttpError: The reveal opens no commitment of the attempt in progress.
@@ -127,9 +188,17 @@ class Uploads:
                 RejectionReason.NOT_COMMITTED.value,
                 "this opens no commitment on the chain: check miner, salt, units and gradientRoot",
             )
-        return count_payload_bytes(header.parameter_count)
+        return count_payload_bytes(header.parameter_count), spec.phases.verdict_seconds
 
-    async def _receive(self, request: Request, content_id: Hash32, size: int) -> bool:
+    async def _receive(
+        self,
+        request: Request,
+        content_id: Hash32,
+        size: int,
+        places: Places,
+        subject: bytes,
+        seconds: float = math.inf,
+    ) -> bool:
         """Store the body as the blob `content_id`; False if this node holds it already.
 
         Raises:
@@ -143,28 +212,26 @@ class Uploads:
             )
         if self._store.renew(content_id):
             return False
-        if self._running >= CONCURRENT_UPLOADS:
-            raise HttpError(503, "busy", "too many uploads at the same time: try again later")
-        self._running += 1
         try:
-            await self._write(request, content_id, size)
+            with places.take(request.client, subject):
+                await self._write(request, content_id, size, seconds)
         except RejectedInputError as error:
             raise HttpError(422, error.reason.value, error.detail) from error
         except BlobQuotaError as error:
             raise HttpError(507, "quota", "the node has no room for this blob") from error
-        finally:
-            self._running -= 1
         return True
 
-    async def _write(self, request: Request, content_id: Hash32, size: int) -> None:
+    async def _write(self, request: Request, content_id: Hash32, size: int, seconds: float) -> None:
         with self._store.upload(size, content_id) as upload:
-            async for part in request.chunks(size):
+            async for part in request.chunks(
+                size, least_rate=LEAST_BYTES_PER_SECOND, seconds=seconds
+            ):
                 await asyncio.to_thread(upload.write, part)
             await asyncio.to_thread(upload.finish)
 
-    async def _tell_node(self) -> None:
+    async def _tell_node(self, method: str, params: JsonObject) -> None:
         try:
-            await self._node.call("blob_arrived")
+            await self._node.call(method, params)
         except IpcError as error:
             # The blob is stored, so the node finds it when a job next checks for it.
             _log.warning("the node process could not be told of an uploaded blob", error=str(error))

@@ -11,6 +11,7 @@ import httpx
 from chain.errors import RejectedInputError, RejectionReason
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address, Hash32
+from chain.training.reveal import Reveal
 from chain.types.transaction import Transaction, decode_transaction
 from node.ipc.client import IpcError, IpcRefusedError
 from node.ipc.server import IpcServer
@@ -28,6 +29,7 @@ class InstantNode:
         self.holding = False
         self.pool: dict[Hash32, Transaction] = {}
         self.stored_blobs = 0
+        self.reveals: list[Reveal] = []
         self.peers = 3
         self.best_ahead = 0
 
@@ -69,6 +71,9 @@ class InstantNode:
 
     def on_blob(self) -> None:
         self.stored_blobs += 1
+
+    def on_reveal(self, reveal: Reveal) -> None:
+        self.reveals.append(reveal)
 
 
 class DirectLink:

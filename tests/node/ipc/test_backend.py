@@ -13,6 +13,7 @@ from trio.testing import MockClock
 from chain.crypto import get_address, recover
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Address, Hash32
+from chain.training.reveal import Reveal
 from node.health.reader import HealthReader
 from node.ipc.backend import Backend
 from node.mempool.intake import Pool
@@ -47,6 +48,7 @@ class Notifications:
     def __init__(self) -> None:
         self.added: list[Hash32] = []
         self.woken = 0
+        self.reveals: list[Reveal] = []
 
     def wake(self) -> None:
         self.woken += 1
@@ -82,6 +84,7 @@ async def running_backend(path: Path) -> AsyncIterator[tuple[Backend, ClusterNod
                     sync=node.sync,
                 ),
                 wake_training=notified.wake,
+                take_reveal=notified.reveals.append,
             ),
             node,
             notified,

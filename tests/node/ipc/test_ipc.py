@@ -11,11 +11,14 @@ import pytest
 import trio
 
 from chain.errors import RejectedInputError, RejectionReason
+from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address, BlockNumber, Hash32
+from chain.training.reveal import Reveal
 from node.ipc.client import IpcClient, IpcError, IpcRefusedError
 from node.ipc.server import MAX_CONNECTIONS, IpcServer
 from pot_common.framing import NODE_FRAMES
+from tests.worlds.training_node import REVEALS
 
 HASH = Hash32(b"\x11" * 32)
 
@@ -26,6 +29,7 @@ class FakeBackend:
     def __init__(self) -> None:
         self.submitted: list[bytes] = []
         self.stored_blobs = 0
+        self.reveals: list[Reveal] = []
 
     async def submit_transaction(self, raw: bytes) -> Hash32:
         if raw == b"\xff":
@@ -59,6 +63,9 @@ class FakeBackend:
 
     def on_blob(self) -> None:
         self.stored_blobs += 1
+
+    def on_reveal(self, reveal: Reveal) -> None:
+        self.reveals.append(reveal)
 
 
 async def wait_until(holds: Callable[[], bool]) -> None:
@@ -132,6 +139,11 @@ def test_client_gets_the_answers_of_the_backend(tmp_path: Path) -> None:
         assert runner.run(client.call("sync_state")) == {"peers": 3, "best": 9}
         runner.run(client.call("blob_arrived"))
         assert backend.stored_blobs == 1
+        runner.run(client.call("reveal_arrived", {"reveal": to_hex(REVEALS[0].encode())}))
+        assert backend.reveals == [REVEALS[0]]
+        for reveal in ("0x", "0xc0", to_hex(REVEALS[0].encode() + b"\0")):
+            with pytest.raises(IpcRefusedError):
+                runner.run(client.call("reveal_arrived", {"reveal": reveal}))
 
 
 def test_refusals_reach_the_client_with_their_reason(tmp_path: Path) -> None:

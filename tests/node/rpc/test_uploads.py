@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from chain.training.assignment import compute_seed
 from chain.training.attempt_description import AttemptDescription
 from chain.training.history import Attempt, TaskHistory
 from chain.training.task_spec import TaskSpec
+from node.rpc import http
 from node.rpc.http import HttpError, Message, Request
-from node.rpc.uploads import Uploads
+from node.rpc.uploads import Places, Uploads
 from node.storage.blobs import BlobStore
 from node.training.reveal_store import RevealStore
 from tests.worlds.training_node import (
@@ -107,7 +109,6 @@ def uploads(tmp_path: Path) -> Uploads:
     return Uploads(store, FakeTraining(RevealStore(tmp_path / "reveals")), FakeNode())
 
 
-@pytest.mark.xfail(strict=True, reason="all uploads share 32 places")
 def test_stalled_uploads_of_content_take_no_place_of_a_reveal(uploads: Uploads) -> None:
     async def run() -> int:
         stalled = [shard_from(f"192.0.2.{number}") for number in range(100)]
@@ -127,3 +128,61 @@ def test_stalled_uploads_of_content_take_no_place_of_a_reveal(uploads: Uploads) 
             await asyncio.gather(*tasks, return_exceptions=True)
 
     assert asyncio.run(run()) == 201
+
+
+async def gather_statuses(uploads: Uploads, *clients: Client) -> list[int]:
+    """Upload reveals side by side, and return their statuses in order."""
+
+    async def post(client: Client) -> int:
+        try:
+            return (await uploads.post_reveal(client.request)).status
+        except HttpError as error:
+            return error.status
+
+    return await asyncio.gather(*(post(client) for client in clients))
+
+
+def test_slow_upload_loses_its_place(uploads: Uploads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "GRACE_SECONDS", 0.1)
+    assert asyncio.run(gather_statuses(uploads, reveal_by(0))) == [408]
+
+
+def test_upload_that_outlasts_its_phase_is_ended(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phases = replace(SPEC.phases, verdict_seconds=0)
+    monkeypatch.setattr(FakeTraining, "spec", lambda *_: replace(SPEC, phases=phases))
+    assert asyncio.run(gather_statuses(uploads, reveal_by(0))) == [408]
+
+
+def test_others_cannot_keep_a_miner_from_uploading_its_gradient(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "GRACE_SECONDS", 0.3)
+
+    async def run() -> tuple[list[int], list[int]]:
+        copies = [reveal_by(0, f"192.0.2.{number}") for number in range(3)]
+        stalled = asyncio.create_task(gather_statuses(uploads, *copies))
+        await asyncio.sleep(0.05)
+        other = reveal_by(1)
+        other.go_on.set()
+        statuses = await gather_statuses(uploads, other)
+        return await stalled, statuses
+
+    copied, other = asyncio.run(run())
+    assert sorted(copied) == [408, 408, 503], "two places for one miner's gradient"
+    assert other == [201]
+
+
+def test_one_address_takes_a_quarter_of_the_places_at_most() -> None:
+    places = Places(limit=8, subject_limit=8)
+    with ExitStack() as stack:
+        for number in range(2):
+            stack.enter_context(places.take("192.0.2.1", bytes([number])))
+        with pytest.raises(HttpError, match="too many uploads"):
+            stack.enter_context(places.take("192.0.2.1", b"another"))
+        for number in range(6):
+            stack.enter_context(places.take(f"192.0.2.{2 + number}", bytes([number])))
+        with pytest.raises(HttpError, match="too many uploads"):
+            stack.enter_context(places.take("192.0.2.9", b"another"))
+    stack.enter_context(places.take("192.0.2.1", b"another"))

@@ -17,6 +17,8 @@ PROGRAMS = (
     "idle_peers",
     "consensus_loopback",
     "dead_validator",
+    "new_tasks",
+    "aggregation_memory",
     "sync",
 )
 """In the order in which they run; README.md says what each measures."""

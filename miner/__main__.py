@@ -76,7 +76,7 @@ def load_task_opener(options: MinerOptions) -> OpenTask:
 
     def open_shards(spec: TaskSpec, shards: Sequence[Path]) -> PayloadBuilder:
         try:
-            return open_task(spec, [path.read_bytes() for path in shards], device)
+            return open_task(spec, (path.read_bytes() for path in shards), device)
         except RejectedInputError as error:
             raise ClientError(f"the data of task {spec.name!r} cannot be used: {error}") from error
 

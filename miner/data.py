@@ -6,7 +6,7 @@ members that the manifest announces, and with no byte unpacked beyond the announ
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from math import prod
@@ -48,22 +48,24 @@ class Dataset:
     labels: torch.Tensor
 
 
-def load_dataset(spec: TaskSpec, shards: Sequence[bytes], device: torch.device) -> Dataset:
-    """The rows of `spec` from the bytes of its shards, in manifest order.
+def load_dataset(spec: TaskSpec, shards: Iterable[bytes], device: torch.device) -> Dataset:
+    """The rows of `spec` from the bytes of its shards, in manifest order, taken one at a time.
 
     Raises:
         RejectedInputError: A shard is not that of the manifest, or its content is not as announced.
     """
-    parts = [
-        read_shard(spec.data, shard, data)
-        for shard, data in zip(spec.data.shards, shards, strict=True)
-    ]
-    features = np.concatenate([features for features, _ in parts])
-    labels = np.concatenate([labels for _, labels in parts])
-    if not np.all(np.abs(features) <= MAX_FEATURE):  # also false for NaN
-        raise _refusal("a feature is not finite or exceeds 2**20")
-    if labels.size and not (labels.min() >= 0 and labels.max() < spec.model.classes):
-        raise _refusal(f"a label is not one of {spec.model.classes} classes")
+    features = np.empty((spec.data.row_count, *spec.data.sample_shape), np.float32)
+    labels = np.empty(spec.data.row_count, np.int64)
+    start = 0
+    for shard, data in zip(spec.data.shards, shards, strict=True):
+        rows = slice(start, start + shard.row_count)
+        features[rows], labels[rows] = read_shard(spec.data, shard, data)
+        # The comparisons are written so that NaN fails them.
+        if not (features[rows].max() <= MAX_FEATURE and features[rows].min() >= -MAX_FEATURE):
+            raise _refusal("a feature is not finite or exceeds 2**20")
+        if not (labels[rows].min() >= 0 and labels[rows].max() < spec.model.classes):
+            raise _refusal(f"a label is not one of {spec.model.classes} classes")
+        start += shard.row_count
     shape = (-1, *input_shape(spec.model))
     return Dataset(
         features=torch.from_numpy(features.reshape(shape)).to(device),
@@ -117,8 +119,10 @@ def read_shard(
     ) as error:
         raise _refusal(f"the shard is not a readable npz file: {error}") from error
     if manifest.feature_type is FeatureType.UINT8:
-        features = features.astype(np.float32) / np.float32(255)
-    return features.astype(np.float32), labels.astype(np.int64)
+        wide = features.astype(np.float32)
+        np.divide(wide, np.float32(255), out=wide)
+        return wide, labels.astype(np.int64, copy=False)
+    return features.astype(np.float32, copy=False), labels.astype(np.int64, copy=False)
 
 
 def _read_array(

@@ -1,25 +1,32 @@
 """One task on one device, for miners and verifiers (docs/spec/training.md, section 5)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from chain.training.acceptance import Measurement
+from chain.training.acceptance import ExponentRule, Measurement
 from chain.training.architectures import count_parameters
 from chain.training.encoding import (
     Float32Array,
     GradientHeader,
     decode_gradient,
     encode_gradient,
+    from_codes,
+    quantize,
 )
 from chain.training.task_spec import TaskSpec
 from miner.data import Dataset, load_dataset
 from miner.gradient import MICROBATCH, clip, compute_gradient
 from miner.loss import compute_loss_sum
-from miner.measurement import measure
+from miner.measurement import MAX_DISTANCE_PPB, measure
 from miner.model import build_model, load_parameters
+
+SampleIndices = Sequence[int] | NDArray[np.uint64]
+"""Indices of training samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +53,61 @@ class Trainer:
     module: nn.Module
     dataset: Dataset
 
-    def compute_gradient(self, theta: bytes, sample_indices: Sequence[int]) -> Float32Array:
+    def compute_gradient(self, theta: bytes, sample_indices: SampleIndices) -> Float32Array:
         """The clipped gradient, float32[parameters], at `theta` over these samples."""
-        rows = torch.tensor([self.spec.row_of_sample(i) for i in sample_indices], dtype=torch.int64)
-        rows = rows.to(self.dataset.labels.device)
+        return clip(self.compute_unclipped_gradient(theta, sample_indices))
+
+    def compute_unclipped_gradient(
+        self, theta: bytes, sample_indices: SampleIndices
+    ) -> Float32Array:
+        """The gradient, float32[parameters], at `theta` over these samples."""
+        rows = self._find_rows(sample_indices)
         load_parameters(self.module, theta)
         features, labels = self.dataset.features[rows], self.dataset.labels[rows]
-        return clip(compute_gradient(self.module, self.spec.loss, features, labels))
+        return compute_gradient(self.module, self.spec.loss, features, labels)
+
+    def measure_noise_ppb(self, theta: bytes, sample_indices: SampleIndices) -> int:
+        """The task's numerical noise in parts per billion.
+
+        It is the cell distance of an honest gradient, computed in float32, from the same gradient
+        computed in float64. Two honest machines are at most about twice as far apart.
+        """
+        exponents, codes = quantize(self.compute_gradient(theta, sample_indices))
+        precise = self._compute_precise_gradient(theta, sample_indices)
+        measurement = measure(from_codes(exponents, codes), precise)
+        is_kept = measurement.exponents is ExponentRule.KEPT
+        return measurement.distance_ppb if is_kept else MAX_DISTANCE_PPB
+
+    def _compute_precise_gradient(
+        self, theta: bytes, sample_indices: SampleIndices
+    ) -> Float32Array:
+        """The clipped gradient, computed in float64 and rounded at the end."""
+        rows = self._find_rows(sample_indices)
+        self.module.double()
+        try:
+            load_parameters(self.module, theta)
+            features, labels = self.dataset.features[rows], self.dataset.labels[rows]
+            wide = compute_gradient(self.module, self.spec.loss, features.double(), labels)
+            return clip(wide).astype(np.float32)
+        finally:
+            self.module.float()
+
+    def _find_rows(self, sample_indices: SampleIndices) -> torch.Tensor:
+        """The row of each sample, as `TaskSpec.row_of_sample` has it."""
+        indices = np.asarray(sample_indices, np.int64)
+        held_out = self.spec.held_out
+        rows = indices + np.where(indices >= held_out.first_row, held_out.row_count, 0)
+        return torch.from_numpy(rows).to(self.dataset.labels.device)
 
     def build_payload(
-        self, header: GradientHeader, theta: bytes, sample_indices: Sequence[int]
+        self, header: GradientHeader, theta: bytes, sample_indices: SampleIndices
     ) -> bytes:
         """The encoded gradient at `theta` over the samples, for the place that `header` names."""
         assert header.parameter_count == count_parameters(self.spec.model)
         return encode_gradient(header, self.compute_gradient(theta, sample_indices))
 
     def verify_payload(
-        self, payload: bytes, header: GradientHeader, theta: bytes, sample_indices: Sequence[int]
+        self, payload: bytes, header: GradientHeader, theta: bytes, sample_indices: SampleIndices
     ) -> Measurement:
         """The distance of `payload` from the gradient that this method computes.
 
@@ -72,10 +117,11 @@ class Trainer:
         gradient = decode_gradient(payload, header)
         return measure(gradient, self.compute_gradient(theta, sample_indices))
 
-    def evaluate(self, theta: bytes) -> Evaluation:
-        """Accuracy and loss of `theta` on the held-out rows."""
+    def evaluate(self, theta: bytes, row_limit: int | None = None) -> Evaluation:
+        """Accuracy and loss of `theta` on the held-out rows, at most on the first `row_limit`."""
         load_parameters(self.module, theta)
         first, count = self.spec.held_out.first_row, self.spec.held_out.row_count
+        count = count if row_limit is None else min(count, row_limit)
         correct, loss = 0, 0.0
         with torch.no_grad():
             for start in range(first, first + count, MICROBATCH):
@@ -92,8 +138,10 @@ def _to_millinats(nats: float) -> int:
     return round(1000 * nats) if nats < largest // 1000 else largest
 
 
-def open_task(spec: TaskSpec, shards: Sequence[bytes], device: torch.device) -> Trainer:
+def open_task(spec: TaskSpec, shards: Iterable[bytes], device: torch.device) -> Trainer:
     """The trainer of `spec` on `device`, from the bytes of its shards in manifest order.
+
+    The shards are taken one at a time.
 
     Raises:
         RejectedInputError: A shard is not as the manifest announces.

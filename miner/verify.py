@@ -1,111 +1,63 @@
 """The verifier worker: `python -m miner.verify` (docs/spec/training.md, section 5).
 
-A node starts the worker, writes requests to its standard input and reads answers from its standard
-output (pot_common/framing.py). Large data is passed as paths. The worker limits its own memory: a
-task that needs more ends the worker, not the node, and the node starts another. It ends when its
-input ends.
-
-Every request has `id`, `kind`, and the paths `spec`, `theta` and `shards` (an array). By kind:
-    dry_run: answers parameter_count, unit_milliseconds, peak_bytes.
+Every request has `id`, `kind`, and the paths `spec`, `theta` and `shards` (an array)
+(pot_common/worker.py). By kind:
+    dry_run: answers parameter_count, unit_milliseconds, evaluation_milliseconds, noise_ppb,
+        peak_bytes.
     evaluate: answers correct_count, row_count, loss_millinats.
-    verify: the paths `payload` and `indices` (the samples, little-endian 64-bit) and `header`
-        (round, chain_id, seed, miner, task, attempt); answers distance_ppb, exponents,
-        milliseconds.
-An answer has the request's `id`. If the request or its files break a rule, it has `error` and
-`detail` and nothing else.
+    verify: the path `payload`; `first` and `count`, the stretch of the attempt's permutation that
+        holds the miner's samples; `header` (round, chain_id, seed, miner, task, attempt). Answers
+        distance_ppb, exponents, milliseconds.
 """
 
 import argparse
-import resource
+import signal
 import sys
 import time
-from array import array
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
+import numpy as np
 import torch
 
 from chain.crypto import content_id
 from chain.errors import RejectedInputError, RejectionReason
-from chain.hexadecimal import from_plain_hex
-from chain.json_types import JsonObject
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.attempt import AttemptId
 from chain.training.encoding import GradientHeader, count_payload_bytes
 from chain.training.optimizer import initial_state
+from chain.training.resources import count_dataset_bytes
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import MAX_SPEC_BYTES, decode_task_spec
 from miner.data import read_file
 from miner.devices import open_device
-from miner.quiet import claim_stdout
+from miner.gradient import MICROBATCH
+from miner.samples import compute_samples
 from miner.trainer import Trainer, open_task
 from pot_common.errors import OperatorError
-from pot_common.framing import WORKER_ANSWERS, WORKER_QUESTIONS, FrameError
+from pot_common.framing import FrameError
+from pot_common.worker import (
+    Answer,
+    WorkerRequest,
+    bad_request,
+    claim_stdout,
+    get_peak_memory_bytes,
+    limit_process,
+    serve,
+    set_lowest_priority,
+)
 
 DEFAULT_MEMORY_BYTES: Final = 4 * 2**30
 """Four times what the digits example needs; the node sets another limit for larger models."""
 
-MAX_OPEN_FILES: Final = 256
-"""More than Python, torch and one input file at a time need."""
+DATASET_SHARE: Final = 2
+"""The rows of a task take at most the memory limit divided by this."""
 
-INDEX_BYTES: Final = 8
-"""The length of a sample index in a file."""
-
-Answer = dict[str, str | int]
-"""The members of an answer without its id."""
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyRequest:
-    """One request; a member is checked when it is read."""
-
-    members: JsonObject
-
-    def text(self, key: str) -> str:
-        """The string `key`."""
-        value = self.members.get(key)
-        if not isinstance(value, str):
-            raise _bad_request(f"{key} must be a string")
-        return value
-
-    def integer(self, key: str) -> int:
-        """The integer `key`, not negative."""
-        value = self.members.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**64:
-            raise _bad_request(f"{key} must be an integer from 0 to 2**64 - 1")
-        return value
-
-    def path(self, key: str) -> Path:
-        """The path `key`."""
-        return Path(self.text(key))
-
-    def paths(self, key: str) -> tuple[Path, ...]:
-        """The array of paths `key`."""
-        value = self.members.get(key)
-        paths = [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
-        if paths != value:
-            raise _bad_request(f"{key} must be an array of strings")
-        return tuple(Path(item) for item in paths)
-
-    def digest(self, key: str, byte_count: int) -> bytes:
-        """The hexadecimal bytes `key`."""
-        try:
-            value = from_plain_hex(self.text(key))
-        except ValueError as error:
-            raise _bad_request(f"{key} must be hexadecimal") from error
-        if len(value) != byte_count:
-            raise _bad_request(f"{key} must be {byte_count} bytes")
-        return value
-
-    def child(self, key: str) -> "VerifyRequest":
-        """The object `key`."""
-        value = self.members.get(key)
-        if not isinstance(value, dict):
-            raise _bad_request(f"{key} must be an object")
-        return VerifyRequest(value)
+MEASURED_SAMPLES: Final = 2 * MICROBATCH
+"""The most samples on which a dry run measures; times grow in proportion beyond that."""
 
 
 @dataclass(slots=True)
@@ -114,35 +66,42 @@ class Worker:
 
     Attributes:
         device: The device that computes.
+        memory_bytes: The limit of this process.
+        processor_seconds: The most processor time that a dry run may take; None for no limit. A
+            dry run that takes more ends the process.
         task_hash: The content id of the specification that `trainer` is for.
         trainer: The open task; None before the first request.
     """
 
     device: torch.device
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    processor_seconds: float | None = None
     task_hash: Hash32 | None = field(default=None)
     trainer: Trainer | None = field(default=None)
 
-    def answer(self, request: VerifyRequest) -> Answer:
-        """The answer to `request`, which is an error if the request or its files break a rule."""
-        try:
-            trainer = self._open(request)
-            theta_size = count_parameters(trainer.spec.model) * FLOAT32_BYTES
-            theta = read_file(request.path("theta"), theta_size)
-            match kind := request.text("kind"):
-                case "dry_run":
-                    return _dry_run(trainer, theta)
-                case "evaluate":
-                    return dict(asdict(trainer.evaluate(theta)))
-                case "verify":
-                    return _verify(trainer, theta, request)
-                case _:
-                    raise _bad_request(f"kind {kind!r} is unknown")
-        except RejectedInputError as refusal:
-            return {"error": refusal.reason.value, "detail": refusal.detail}
-        except OSError as error:
-            return {"error": RejectionReason.CONTENT_MISMATCH.value, "detail": str(error)}
+    def answer(self, request: WorkerRequest) -> Answer:
+        """The answer to `request`.
 
-    def _open(self, request: VerifyRequest) -> Trainer:
+        Raises:
+            RejectedInputError: The request or its files break a rule.
+            OSError: A file cannot be read.
+        """
+        if self.processor_seconds is not None:
+            signal.setitimer(signal.ITIMER_PROF, self.processor_seconds)
+        trainer = self._open(request)
+        theta_size = count_parameters(trainer.spec.model) * FLOAT32_BYTES
+        theta = read_file(request.path("theta"), theta_size)
+        match kind := request.text("kind"):
+            case "dry_run":
+                return _dry_run(trainer, theta)
+            case "evaluate":
+                return dict(asdict(trainer.evaluate(theta)))
+            case "verify":
+                return _verify(trainer, theta, request)
+            case _:
+                raise bad_request(f"kind {kind!r} is unknown")
+
+    def _open(self, request: WorkerRequest) -> Trainer:
         with request.path("spec").open("rb") as file:
             data = file.read(MAX_SPEC_BYTES + 1)
         task_hash = content_id(data)
@@ -150,19 +109,23 @@ class Worker:
             # Free the old task's data first: both tasks may not fit into memory.
             self.trainer, self.task_hash = None, None
             spec = decode_task_spec(data)
+            needed, limit = count_dataset_bytes(spec), self.memory_bytes // DATASET_SHARE
+            if needed > limit:
+                raise RejectedInputError(
+                    RejectionReason.TOO_LARGE,
+                    f"the rows take {needed} bytes of memory, the worker allows {limit}",
+                )
             self.trainer = open_task(spec, _read_shards(spec, request), self.device)
             self.task_hash = task_hash
         return self.trainer
 
 
-def _read_shards(spec: TaskSpec, request: VerifyRequest) -> list[bytes]:
+def _read_shards(spec: TaskSpec, request: WorkerRequest) -> Iterator[bytes]:
     paths = request.paths("shards")
     if len(paths) != len(spec.data.shards):
-        raise _bad_request(f"shards must be {len(spec.data.shards)} paths")
-    return [
-        read_file(path, shard.byte_count)
-        for path, shard in zip(paths, spec.data.shards, strict=True)
-    ]
+        raise bad_request(f"shards must be {len(spec.data.shards)} paths")
+    for path, shard in zip(paths, spec.data.shards, strict=True):
+        yield read_file(path, shard.byte_count)
 
 
 def _dry_run(trainer: Trainer, theta: bytes) -> Answer:
@@ -170,18 +133,49 @@ def _dry_run(trainer: Trainer, theta: bytes) -> Answer:
     if content_id(theta) != spec.initial_weights:
         raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, "not the initial weights")
     initial_state(spec.optimizer, theta)
-    samples = range(spec.samples_per_unit)
-    trainer.compute_gradient(theta, samples)  # not timed: the first call also loads kernels
-    start = time.monotonic()
+    samples = range(min(spec.samples_per_unit, MEASURED_SAMPLES))
+    # Not timed: the first call also loads kernels.
+    gradient = trainer.compute_unclipped_gradient(theta, samples)
+    if not np.all(np.isfinite(gradient)):
+        raise RejectedInputError(
+            RejectionReason.BAD_SPEC, "the gradient at the initial weights is not finite"
+        )
+    timer = _Timer(trainer)
     trainer.compute_gradient(theta, samples)
+    unit_milliseconds = timer.read(spec.samples_per_unit, len(samples))
+    timer = _Timer(trainer)
+    rows = trainer.evaluate(theta, MEASURED_SAMPLES).row_count
+    evaluation_milliseconds = timer.read(spec.held_out.row_count, rows)
     return {
         "parameter_count": count_parameters(spec.model),
-        "unit_milliseconds": _milliseconds_since(start),
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "unit_milliseconds": unit_milliseconds,
+        "evaluation_milliseconds": evaluation_milliseconds,
+        "noise_ppb": trainer.measure_noise_ppb(theta, samples),
+        "peak_bytes": get_peak_memory_bytes(),
     }
 
 
-def _verify(trainer: Trainer, theta: bytes, request: VerifyRequest) -> Answer:
+class _Timer:
+    """Measures work on the device of a task.
+
+    On the CPU it takes processor time if that is less: other processes must not make a task look
+    slower than it is.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._is_cpu = trainer.dataset.labels.device.type == "cpu"
+        self._start = time.monotonic()
+        self._processor_start = time.process_time()
+
+    def read(self, wanted: int, measured: int) -> int:
+        """The milliseconds that `wanted` items take, if `measured` took the time until now."""
+        seconds = time.monotonic() - self._start
+        if self._is_cpu:
+            seconds = min(seconds, time.process_time() - self._processor_start)
+        return -(-round(1_000_000 * seconds) * wanted // (1_000 * measured))
+
+
+def _verify(trainer: Trainer, theta: bytes, request: WorkerRequest) -> Answer:
     start = time.monotonic()
     parameter_count = count_parameters(trainer.spec.model)
     fields = request.child("header")
@@ -198,56 +192,17 @@ def _verify(trainer: Trainer, theta: bytes, request: VerifyRequest) -> Answer:
         miner=Address(fields.digest("miner", 20)),
     )
     payload = read_file(request.path("payload"), count_payload_bytes(parameter_count))
-    indices = _read_indices(request.path("indices"), trainer.spec.sample_count)
-    measurement = trainer.verify_payload(payload, header, theta, indices)
+    sample_count = trainer.spec.sample_count
+    first, count = request.integer("first"), request.integer("count")
+    if count == 0 or first + count > sample_count:
+        raise bad_request(f"the samples are no part of the {sample_count} there are")
+    samples = compute_samples(header.seed, sample_count, first, count)
+    measurement = trainer.verify_payload(payload, header, theta, samples)
     return {
         "distance_ppb": measurement.distance_ppb,
         "exponents": measurement.exponents.value,
-        "milliseconds": _milliseconds_since(start),
+        "milliseconds": round(1000 * (time.monotonic() - start)),
     }
-
-
-def _read_indices(path: Path, sample_count: int) -> "array[int]":
-    with path.open("rb") as file:
-        data = file.read(sample_count * INDEX_BYTES + 1)
-    if not data or len(data) % INDEX_BYTES or len(data) > sample_count * INDEX_BYTES:
-        raise _bad_request(f"indices must be 1 to {sample_count} 64-bit integers")
-    indices = array("Q", data)
-    if sys.byteorder == "big":
-        indices.byteswap()
-    if max(indices) >= sample_count:
-        raise _bad_request(f"an index is not below the number of samples, {sample_count}")
-    return indices
-
-
-def _milliseconds_since(start: float) -> int:
-    return round(1000 * (time.monotonic() - start))
-
-
-def _bad_request(problem: str) -> RejectedInputError:
-    return RejectedInputError(RejectionReason.MALFORMED, problem)
-
-
-def limit_process(memory_bytes: int) -> None:
-    """Limit the memory and the open files of this process, and turn off core dumps.
-
-    The limit is RLIMIT_DATA: RLIMIT_AS counts address space that CUDA and allocators only reserve.
-    """
-    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, MAX_OPEN_FILES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def serve(worker: Worker, questions: BinaryIO, answers: BinaryIO) -> None:
-    """Answer questions until their stream ends.
-
-    Raises:
-        FrameError: A frame breaks the protocol; the node that wrote it is at fault.
-    """
-    while (members := WORKER_QUESTIONS.read(questions)) is not None:
-        answer = worker.answer(VerifyRequest(members))
-        answers.write(WORKER_ANSWERS.encode({"id": members.get("id"), **answer}))
-        answers.flush()
 
 
 def main() -> int:
@@ -256,14 +211,24 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--memory-bytes", type=int, default=DEFAULT_MEMORY_BYTES)
+    parser.add_argument("--processor-seconds", type=float, help="the processor time of one request")
+    parser.add_argument(
+        "--background", action="store_true", help="run only when the processor is free"
+    )
     options = parser.parse_args()
     answers = claim_stdout()
+    if options.background:
+        set_lowest_priority()
     try:
-        worker = Worker(open_device(options.device, options.threads))
+        device = open_device(options.device, options.threads)
         limit_process(options.memory_bytes)
-        serve(worker, sys.stdin.buffer, answers)
+        worker = Worker(device, options.memory_bytes, options.processor_seconds)
+        serve(worker.answer, sys.stdin.buffer, answers)
     except (OperatorError, FrameError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - read by the node that started it
+        return 1
+    except MemoryError:
+        print("error: the memory limit is reached", file=sys.stderr)  # noqa: T201
         return 1
     except (KeyboardInterrupt, BrokenPipeError):
         return 0

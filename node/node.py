@@ -23,7 +23,7 @@ from node.chain.executor import Executor
 from node.chain.finalizer import Finalizer, NewHead
 from node.chain.training_index import TrainingIndex
 from node.clock import SystemClock
-from node.config import KeySection, NodeConfig
+from node.config import KeySection, NodeConfig, VerifierSection
 from node.consensus.evidence_store import EvidenceStore
 from node.consensus.guard_file import GuardFile
 from node.consensus.host import ConsensusHost
@@ -60,7 +60,7 @@ from node.training.retention import RetentionPolicy
 from node.training.reveal_store import RevealStore
 from node.training.served_training import ServedTraining
 from node.training.state_parts import StatePartStore
-from node.training.worker_pool import WorkerPool, WorkerSettings
+from node.training.worker_pool import WorkerPool, Workers, WorkerSettings
 from node.trio_types import TaskStatus
 from pot_common.errors import OperatorError
 from pot_common.keystore import get_password, load_key
@@ -76,6 +76,10 @@ exist for a moment."""
 
 DAY_SECONDS: Final = 86_400
 """Seconds in a day; the setting blobs.closed_task_days is in days."""
+
+BACKGROUND_PATIENCE: Final = 10
+"""A dry run may take this many times verifier.timeout_seconds by the clock, because it runs only
+when the processor is free; its processor time is limited to verifier.timeout_seconds."""
 
 METRICS_SECONDS: Final = 1.0
 """Interval of updating the gauges."""
@@ -278,14 +282,7 @@ class _Node:
             peers=network.requests,
             sync=sync,
         )
-        self._verifier = WorkerPool(
-            WorkerSettings(
-                workers=config.verifier.workers,
-                device=config.verifier.device,
-                memory_bytes=config.verifier.memory_limit_bytes,
-                timeout_seconds=config.verifier.timeout_seconds,
-            )
-        )
+        self._workers = _build_workers(config.verifier)
         operator = None
         if operator_key is not None:
             account = OperatorAccount(operator_key, genesis, store, pool, mempool)
@@ -299,6 +296,7 @@ class _Node:
                 evidence=evidence,
                 evidence_blocks=genesis.parameters.evidence_blocks,
             )
+        closed_seconds = int(config.blobs.closed_task_days * DAY_SECONDS)
         self._training = TrainingHost(
             chain_id=genesis.chain_id,
             blob_bytes_per_second=genesis.parameters.blob_bytes_per_second,
@@ -308,11 +306,12 @@ class _Node:
             reveals=reveals,
             state_parts=state_parts,
             announced=training_source.announced,
-            verifier=self._verifier,
+            workers=self._workers,
             peers=TrainingPeers(network.requests, blobs),
             operator=operator,
             clock=clock,
             directory=config.training_dir,
+            closed_seconds=closed_seconds,
         )
         self._collector = Collector(
             store=store,
@@ -322,9 +321,7 @@ class _Node:
             state_parts=state_parts,
             directory=config.training_dir,
             clock=clock,
-            policy=RetentionPolicy(
-                config.blobs.retention, int(config.blobs.closed_task_days * DAY_SECONDS)
-            ),
+            policy=RetentionPolicy(config.blobs.retention, closed_seconds),
             own_validator=validator,
             metrics=metrics,
         )
@@ -351,6 +348,7 @@ class _Node:
                 validator=validator,
                 health=health,
                 wake_training=self._training.on_blob,
+                take_reveal=training_source.on_announced_reveal,
             )
         )
 
@@ -378,7 +376,7 @@ class _Node:
         except* OperatorError as group:
             raise _first(group) from None
         finally:
-            await self._verifier.aclose()
+            await self._workers.aclose()
 
     async def _stop_on_signal(
         self,
@@ -413,7 +411,36 @@ class _Node:
     def _on_new_head(self, head: NewHead) -> None:
         self._connect_validators()
         self._ipc.announce_head(head.block.number, head.block.hash)
-        self._training.wake()
+        if head.is_snapshot:
+            self._training.wake()
+        else:
+            self._training.on_new_head(head.changed_tasks)
+
+
+def _build_workers(settings: VerifierSection) -> Workers:
+    """The pools of worker processes; workers start when they are needed."""
+    verifier = (
+        "miner.verify",
+        *("--device", settings.device),
+        *("--memory-bytes", str(settings.memory_limit_bytes)),
+    )
+    background = ("--background", "--processor-seconds", str(settings.timeout_seconds))
+    return Workers(
+        checks=WorkerPool(
+            WorkerSettings(verifier, settings.workers, timeout_seconds=settings.timeout_seconds)
+        ),
+        dry_runs=WorkerPool(
+            WorkerSettings(
+                (*verifier, *background),
+                timeout_seconds=BACKGROUND_PATIENCE * settings.timeout_seconds,
+            )
+        ),
+        aggregator=WorkerPool(
+            WorkerSettings(
+                ("node.training.aggregation_worker",), timeout_seconds=settings.timeout_seconds
+            )
+        ),
+    )
 
 
 def _parse_checkpoint(text: str) -> Hash32 | None:

@@ -123,9 +123,9 @@ NODE_FRAMES: Final = FrameFormat(limit_bytes=2**24)
 """Between the node, its RPC processes and their workers. 16 MiB hold a full transaction pool in
 hexadecimal, and are far less than would hurt either process."""
 
-WORKER_QUESTIONS: Final = FrameFormat(limit_bytes=2**17, is_ascii=True)
-"""From a node to its verifier worker. A question with the paths of all shards of the largest
-manifest is shorter."""
+WORKER_QUESTIONS: Final = FrameFormat(limit_bytes=2**20, is_ascii=True)
+"""From a node to a worker. A question with the path, root and miner of 1 024 gradients, which is
+what the ledger admits to a task, takes half of it."""
 
 WORKER_ANSWERS: Final = FrameFormat(limit_bytes=2**16, is_ascii=True)
-"""From a verifier worker to its node: a few numbers, or a refusal with its detail."""
+"""From a worker to its node: a few numbers, or a refusal with its detail."""

@@ -186,16 +186,49 @@ def decode_gradient(payload: bytes, expected: GradientHeader) -> Gradient:
         raise InvalidGradient(
             RejectionReason.BAD_GRADIENT, f"{len(payload)} bytes instead of {size}"
         )
-    if payload[:HEADER_BYTES] != expected.encode():
-        raise InvalidGradient(RejectionReason.BAD_GRADIENT, _describe_header(payload, expected))
+    validate_header(payload[:HEADER_BYTES], expected)
     block_count = count_blocks(expected.parameter_count)
     exponents = np.frombuffer(payload, np.int8, block_count, HEADER_BYTES)
     flat = np.frombuffer(payload, np.int8, -1, HEADER_BYTES + block_count)
-    _validate_codes(exponents, flat.reshape(-1, BLOCK_VALUES), expected.parameter_count)
-    gradient = from_codes(exponents, flat.reshape(-1, BLOCK_VALUES))
-    if gradient.squared_norm > MAX_SQUARED_NORM:
-        raise InvalidGradient(RejectionReason.BAD_GRADIENT, "the norm exceeds 2")
+    codes = flat.reshape(-1, BLOCK_VALUES)
+    gradient = decode_blocks(exponents, codes, expected.parameter_count)
+    validate_norm(gradient.squared_norm)
     return gradient
+
+
+def decode_blocks(exponents: Int8Array, codes: Int8Array, parameter_count: int) -> Gradient:
+    """A gradient, or a part of one, that must be in canonical form.
+
+    Args:
+        exponents: int8[blocks].
+        codes: int8[blocks, 256].
+        parameter_count: The number of values in these blocks; what follows is padding.
+
+    Raises:
+        InvalidGradient: A code or an exponent is not canonical.
+    """
+    _validate_codes(exponents, codes, parameter_count)
+    return from_codes(exponents, codes)
+
+
+def validate_norm(squared_norm: int) -> None:
+    """Refuse a gradient with this squared norm, in units of 2**(2 * EXPONENT_MIN).
+
+    Raises:
+        InvalidGradient: The norm exceeds 2.
+    """
+    if squared_norm > MAX_SQUARED_NORM:
+        raise InvalidGradient(RejectionReason.BAD_GRADIENT, "the norm exceeds 2")
+
+
+def validate_header(start: bytes, expected: GradientHeader) -> None:
+    """Refuse a payload that starts with other bytes than the expected header.
+
+    Raises:
+        InvalidGradient: The header differs.
+    """
+    if start != expected.encode():
+        raise InvalidGradient(RejectionReason.BAD_GRADIENT, _describe_header(start, expected))
 
 
 def from_codes(exponents: Int8Array, codes: Int8Array) -> Gradient:
@@ -222,12 +255,12 @@ def _validate_codes(exponents: Int8Array, codes: Int8Array, parameter_count: int
         raise InvalidGradient(RejectionReason.BAD_GRADIENT, "a block's exponent is not canonical")
 
 
-def _describe_header(payload: bytes, expected: GradientHeader) -> str:
+def _describe_header(start: bytes, expected: GradientHeader) -> str:
     names = (
         *("magic", "codec", "flags", "local_steps", "parameter_count", "round", "chain_id"),
         *("theta_root", "seed", "miner", "task", "attempt"),
     )
-    got = HEADER.unpack_from(payload)
+    got = HEADER.unpack_from(start)
     wanted = HEADER.unpack(expected.encode())
     differing = [name for name, x, y in zip(names, got, wanted, strict=True) if x != y]
     return f"the header's {', '.join(differing)} differs"

@@ -11,13 +11,17 @@ from typing import Final
 
 from chain.contracts.gradient_ledger import Phase, ResultVote
 from chain.contracts.task_registry import TaskStatus
-from chain.primitives import Address, BlockNumber
+from chain.primitives import Address, BlockNumber, Hash32
 from chain.training.acceptance import Verdict
 from chain.training.history import Attempt, TaskHistory
 from chain.training.task_spec import (
     TaskSpec,
 )
 from chain.types.validator_set import ValidatorSet
+
+EVALUATION_SHARE: Final = 4
+"""A result waits for its evaluation during the first of so many equal parts of the phase. The vote
+of a validator with a slow evaluation is then early enough, and most evaluations are in the vote."""
 
 TURN_BLOCKS: Final = 2
 """The blocks between two operators' turns to send a call that any account may send."""
@@ -48,9 +52,14 @@ class OwnWork:
     verdicts: tuple[Verdict | None, ...]
     """One for each commitment so far; None while it is not checked."""
     held: frozenset[int]
-    """The indices of unchecked commitments with all bytes in hand that a check needs."""
+    """The indices of unchecked commitments with all bytes in hand that a check needs; it matters
+    only late in a verdict phase."""
     result: ResultVote | None
     """The result that this node computed for the ballot in progress; None before."""
+    is_evaluation_over: bool
+    """Whether the result's model is evaluated, or was given up."""
+    is_evaluated: bool
+    """Whether the result's model is evaluated."""
 
 
 class PrepareContent:
@@ -84,8 +93,22 @@ class ComputeResult:
 
 
 @dataclass(frozen=True, slots=True)
+class EvaluateModel:
+    """Evaluate the model of the computed result on the held-out rows."""
+
+    model_root: Hash32
+
+
+@dataclass(frozen=True, slots=True)
 class PostResult:
-    """Post the computed result."""
+    """Post the computed result, with its evaluation if that is there."""
+
+    vote: ResultVote
+
+
+@dataclass(frozen=True, slots=True)
+class PostEvaluation:
+    """Post the result again, which was posted without its evaluation."""
 
     vote: ResultVote
 
@@ -108,7 +131,9 @@ Duty = (
     | CheckGradients
     | PostVerdict
     | ComputeResult
+    | EvaluateModel
     | PostResult
+    | PostEvaluation
     | SettleRound
     | AdvanceRound
 )
@@ -132,7 +157,8 @@ def list_duties(
         own: What this node holds and has computed.
         validator_set: The validators in force; used if the attempt has no judges of its own yet.
         own_operator: The account that votes for this node; None if the node does not vote.
-        now: Seconds since the Unix epoch; decides whether the verdict phase is nearly over.
+        now: Seconds since the Unix epoch; decides whether the verdict phase is nearly over, and
+            whether the result waits for its evaluation.
     """
     if history.is_closed:
         return ()
@@ -166,9 +192,9 @@ def list_duties(
         case Phase.VERDICT | Phase.DISPUTE:
             return _verdict_duties(attempt, spec, view, own, validator, now)
         case Phase.RESULT:
-            return _result_duties(attempt, own, validator_set, validator)
+            return _result_duties(attempt, spec, view, own, validator_set, validator, now)
         case Phase.SETTLEABLE:
-            duties = _result_duties(attempt, own, validator_set, None)
+            duties = _result_duties(attempt, spec, view, own, validator_set, None, now)
             vote = get_quorum_vote(attempt, validator_set)
             if vote is not None and _is_our_turn(history, view, validator_set, own_index):
                 duties = (*duties, SettleRound(vote))
@@ -195,8 +221,7 @@ def _verdict_duties(
         return duties
     # Late in the phase the node votes on what it has. Only what it does not hold is missing: that
     # it lacked the time for a check says nothing about the miner.
-    is_late = now >= view.deadline_timestamp - spec.phases.verdict_seconds // 4
-    if missing and not is_late:
+    if missing and not is_late(spec, view, now):
         return duties
     verdicts = tuple(
         _judge_unchecked(i, own) if verdict is None else verdict
@@ -205,22 +230,48 @@ def _verdict_duties(
     return (*duties, PostVerdict(verdicts))
 
 
+def is_late(spec: TaskSpec, view: PhaseView, now: int) -> bool:
+    """Whether a verdict phase is so late that a node votes on what it has."""
+    is_verdict = view.phase in (Phase.VERDICT, Phase.DISPUTE)
+    return is_verdict and now >= view.deadline_timestamp - spec.phases.verdict_seconds // 4
+
+
 def _judge_unchecked(index: int, own: OwnWork) -> Verdict:
     return Verdict.UNCHECKED if index in own.held else Verdict.MISSING
 
 
+def is_evaluated(spec: TaskSpec, round_number: int) -> bool:
+    """Whether validators evaluate the model that a round ends with."""
+    settled = round_number + 1
+    return settled == spec.round_count or settled % spec.evaluate_every == 0
+
+
 def _result_duties(
-    attempt: Attempt, own: OwnWork, validator_set: ValidatorSet, validator: Address | None
+    attempt: Attempt,
+    spec: TaskSpec,
+    view: PhaseView,
+    own: OwnWork,
+    validator_set: ValidatorSet,
+    validator: Address | None,
+    now: int,
 ) -> tuple[Duty, ...]:
     if sum(record.is_timely for record in attempt.verdicts) < validator_set.quorum:
         # The phase needs a quorum: history and phase were read at different blocks.
         return ()
     if own.result is None:
         return (ComputeResult(),)
-    posted = next((r.vote for r in attempt.results if r.validator == validator), None)
-    if validator is None or posted == own.result:
+    if validator is None:
         return ()
-    return (PostResult(own.result),)
+    is_open = is_evaluated(spec, attempt.id.round_number) and not own.is_evaluation_over
+    duties: tuple[Duty, ...] = (EvaluateModel(own.result.model_root),) if is_open else ()
+    posted = next((each for each in attempt.results if each.validator == validator), None)
+    if posted is not None and posted.vote == own.result:
+        is_wanted = own.is_evaluated and posted.correct_count is None
+        return (PostEvaluation(own.result),) if is_wanted else duties
+    seconds = spec.phases.result_seconds
+    if is_open and now < view.deadline_timestamp - seconds + seconds // EVALUATION_SHARE:
+        return duties
+    return (*duties, PostResult(own.result))
 
 
 def get_quorum_vote(attempt: Attempt, validator_set: ValidatorSet) -> ResultVote | None:

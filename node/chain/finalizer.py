@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import trio
 
-from chain.primitives import BlockNumber
+from chain.primitives import BlockNumber, TaskId
 from chain.transition import BlockResult
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction
 from node.chain.executor import Executor, Refusal
-from node.chain.training_index import TrainingIndex
+from node.chain.training_index import TrainingIndex, list_changed_tasks
 from node.storage.block_store import BlockStore, Snapshot
 from pot_common.errors import OperatorError
 
@@ -28,6 +28,8 @@ class NewHead:
     certificate: CommitCertificate
     transactions: tuple[Transaction, ...] = ()
     """The transactions of the block; empty for a snapshot."""
+    changed_tasks: tuple[TaskId, ...] = ()
+    """The tasks that the block changed, by id; empty for a snapshot, which changes any."""
     is_snapshot: bool = False
 
 
@@ -79,8 +81,8 @@ class Finalizer:
                     f"a quorum finalized block {block.number}, which this node finds invalid "
                     f"({outcome.error}): compare version and genesis with the other validators'"
                 )
-            await trio.to_thread.run_sync(self._store_block, block, certificate, outcome)
-            self._tell(NewHead(block, certificate, outcome.transactions))
+            changed = await trio.to_thread.run_sync(self._store_block, block, certificate, outcome)
+            self._tell(NewHead(block, certificate, outcome.transactions, changed))
 
     async def adopt(self, snapshot: Snapshot) -> None:
         """Make the block of a verified snapshot the head, unless the head is already higher.
@@ -101,17 +103,20 @@ class Finalizer:
 
     def _store_block(
         self, block: Block, certificate: CommitCertificate, result: BlockResult
-    ) -> None:
+    ) -> tuple[TaskId, ...]:
+        """Store a block durably, and return the tasks that it changed."""
+        rows = self._index.compute_rows(block.header, result.receipts)
         self._store.finalize(
             block,
             certificate,
             receipts=result.receipts,
             senders=result.senders,
             delta=result.delta,
-            training_rows=self._index.compute_rows(block.header, result.receipts),
+            training_rows=rows,
             next_validator_set=self._executor.read_next_validator_set(result),
         )
         self._drop_votes(block.number)
+        return list_changed_tasks(rows)
 
     def _store_snapshot(self, snapshot: Snapshot) -> None:
         self._store.adopt(snapshot)

@@ -4,7 +4,7 @@ The rows are the values of chain/training/history.py as JSON. The training host 
 processes read them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from pydantic import ConfigDict, TypeAdapter
@@ -34,6 +34,8 @@ KEPT_HISTORIES: Final = 1_024
 slower, still correct."""
 
 _COUNT_KEY: Final = b"count"
+_TASK: Final = b"task"
+_TASK_ID_BYTES: Final = 8
 _CONFIG: Final = ConfigDict(ser_json_bytes="hex", val_json_bytes="hex")
 
 
@@ -130,6 +132,18 @@ class TrainingIndex:
         return rows
 
 
+def list_changed_tasks(rows: Iterable[bytes]) -> tuple[TaskId, ...]:
+    """The tasks that rows with these keys change, by id."""
+    size = len(_TASK) + _TASK_ID_BYTES
+    return tuple(
+        sorted(
+            TaskId(int.from_bytes(key[len(_TASK) :], "big"))
+            for key in rows
+            if key.startswith(_TASK) and len(key) == size
+        )
+    )
+
+
 def build_rows(histories: Sequence[TaskHistory]) -> Mapping[bytes, bytes]:
     """The rows of all tasks, given in the order of their ids, without their settled rounds."""
     rows = {_history_key(each.task_id): _HISTORIES.dump_json((each,)) for each in histories}
@@ -137,7 +151,7 @@ def build_rows(histories: Sequence[TaskHistory]) -> Mapping[bytes, bytes]:
 
 
 def _history_key(task_id: TaskId) -> bytes:
-    return b"task" + task_id.to_bytes(8, "big")
+    return _TASK + task_id.to_bytes(_TASK_ID_BYTES, "big")
 
 
 def _round_key(task_id: TaskId, round_number: int) -> bytes:

@@ -37,9 +37,10 @@ CACHED_MANIFESTS: Final = 16
 """Manifests kept in memory, with up to 5 MB each. Without this cache every chunk that is served
 would cost 4 ms for each gigabyte of its blob."""
 
-RESERVED_SHARE: Final = 4
-"""One part in this many of the quota is reserved for gradients and states. A submitter can name
-large content at almost no cost, and that must not stop running tasks."""
+PROMISED_SHARE: Final = 2
+"""One part in this many of the quota is for what validators promised to keep by their ready votes.
+Content of other tasks is let in only while the rest has room for it, so it never takes that part.
+"""
 
 _BLOB: Final = ".blob"
 _PARTIAL: Final = ".partial"
@@ -123,13 +124,18 @@ class BlobStore:
         return self._quota_bytes
 
     def has_room_for_content(self, size_bytes: int) -> bool:
-        """Whether that many bytes of a task's content fit without using the reserved share.
+        """Whether that many bytes of a task's content fit without using the promised share.
 
         Raises:
             BlobDiskError: The directory cannot be read.
         """
-        limit = self._quota_bytes - self._quota_bytes // RESERVED_SHARE
+        limit = self._quota_bytes - self.promised_share_bytes
         return self.used_bytes() + size_bytes <= limit
+
+    @property
+    def promised_share_bytes(self) -> int:
+        """The part of the quota for the tasks that this validator is ready for."""
+        return self._quota_bytes // PROMISED_SHARE
 
     def has(self, content_id: Hash32) -> bool:
         """Whether the whole blob is here."""
@@ -401,7 +407,7 @@ class BlobUpload:
         self._chunk = bytearray()
         self._path = directory / (secrets.token_hex(16) + _UPLOAD)
         try:
-            self._file = self._path.open("xb")
+            self._file = self._path.open("x+b")
         except OSError as error:
             raise _disk_failed(directory, error) from error
         try:
@@ -421,6 +427,21 @@ class BlobUpload:
         with suppress(OSError):  # closing retries the write that the disk has refused already
             self._file.close()
         self._path.unlink(missing_ok=True)
+
+    @property
+    def path(self) -> Path:
+        """The file, at its full length, for another process that writes it."""
+        return self._path
+
+    def finish_written(self, expected: Hash32) -> Hash32:
+        """Make the blob appear that another process has written to the whole of `path`.
+
+        Raises:
+            RejectedInputError: CONTENT_MISMATCH if it is not the expected content id.
+            BlobDiskError: The disk refused.
+        """
+        leaves = tuple(_leaves_of(self._file))
+        return self._publish(BlobManifest(self._size_limit, leaves), expected)
 
     def write(self, data: bytes | memoryview) -> None:
         """Append `data`.
@@ -452,12 +473,15 @@ class BlobUpload:
         if self._chunk or not self._leaves:
             self._flush_chunk()
         manifest = BlobManifest(self._size_bytes, tuple(self._leaves))
-        if self._expected is not None and manifest.content_id != self._expected:
+        return self._publish(manifest, self._expected)
+
+    def _publish(self, manifest: BlobManifest, expected: Hash32 | None) -> Hash32:
+        if expected is not None and manifest.content_id != expected:
             raise RejectedInputError(
                 RejectionReason.CONTENT_MISMATCH, f"the bytes are {to_hex(manifest.content_id)}"
             )
         try:
-            self._file.truncate(self._size_bytes)
+            self._file.truncate(manifest.size_bytes)
             sync_file(self._file)
             return _publish(self._path, manifest)
         except OSError as error:

@@ -1,17 +1,19 @@
-"""The blobs that jobs need: fetching, reading and checking them (docs/spec/training.md, 10)."""
+"""The blobs that jobs need: fetching and checking them (docs/spec/training.md, section 10).
+
+Blobs may be large, so none is held in this process's memory as a whole.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import trio
 
-from chain.crypto import content_id as compute_content_id
 from chain.json_types import JsonObject
 from chain.primitives import Hash32
 from chain.training.task_spec import (
     TaskSpec,
 )
-from node.storage.blobs import BlobStore
+from node.storage.blobs import BlobDamagedError, BlobStore
 from node.training.work import ServedTask, TrainingPeers, UnavailableError
 from node.training.worker_pool import WorkerFailedError
 from pot_common.atomic_file import write_atomically
@@ -25,15 +27,21 @@ class Content:
         self._peers = peers
         self._directory = directory
 
-    async def ensure(self, content_id: Hash32, size_limit: int) -> None:
+    async def ensure(self, content_id: Hash32, size_limit: int, *, is_urgent: bool = False) -> None:
         """Fetch the blob unless it is held.
+
+        Args:
+            content_id: The blob.
+            size_limit: A larger one is not kept.
+            is_urgent: Whether a duty to a live round needs it. It then waits for no fetch of the
+                content of tasks that are not served yet.
 
         Raises:
             UnavailableError: No peer has it.
         """
         if self._blobs.renew(content_id):
             return
-        if not await self._peers.fetch_blob(content_id, size_limit):
+        if not await self._peers.fetch_blob(content_id, size_limit, is_urgent=is_urgent):
             raise UnavailableError(f"blob {content_id.hex()[:16]} cannot be fetched")
 
     async def ensure_shards(self, spec: TaskSpec) -> None:
@@ -43,23 +51,7 @@ class Content:
             UnavailableError: No peer has a shard.
         """
         for shard in spec.data.shards:
-            await self.ensure(shard.content_id, shard.byte_count)
-
-    async def read(self, content_id: Hash32) -> bytes:
-        """The bytes of a blob. A damaged blob is deleted, so that it is fetched again.
-
-        Raises:
-            UnavailableError: The blob is not held, or the disk damaged it.
-        """
-        try:
-            with self._blobs.open(content_id) as file:
-                data = await trio.to_thread.run_sync(file.read)
-        except KeyError as error:
-            raise UnavailableError(f"blob {content_id.hex()[:16]} is not held") from error
-        if await trio.to_thread.run_sync(compute_content_id, data) != content_id:
-            self._blobs.delete(content_id)
-            raise UnavailableError(f"blob {content_id.hex()[:16]} was damaged on this disk")
-        return data
+            await self.ensure(shard.content_id, shard.byte_count, is_urgent=True)
 
     def get_size(self, content_id: Hash32) -> int:
         """The length of a blob in bytes.
@@ -73,21 +65,38 @@ class Content:
             raise UnavailableError(f"blob {content_id.hex()[:16]} is not held") from error
 
     async def check_intact(self, content_ids: Sequence[Hash32]) -> None:
-        """Check that the disk did not damage the blobs on which a verdict against a miner rests.
+        """Check that the disk did not damage any of these blobs.
 
         Raises:
-            UnavailableError: The disk damaged one; it was deleted, and is fetched again.
+            UnavailableError: One is not held, or the disk damaged it; it is fetched again.
         """
         for content_id in content_ids:
-            await self.read(content_id)
+            try:
+                await trio.to_thread.run_sync(self._verify, content_id)
+            except KeyError as error:
+                raise UnavailableError(f"blob {content_id.hex()[:16]} is not held") from error
+            except BlobDamagedError as error:
+                raise UnavailableError(str(error)) from error
 
-    def get_inputs(self, task: ServedTask, theta_root: Hash32) -> JsonObject:
-        """The members that every request to a verifier worker has."""
+    def _verify(self, content_id: Hash32) -> None:
+        for index in range(len(self._blobs.manifest(content_id).leaves)):
+            self._blobs.chunk(content_id, index)
+
+    def get_file(self, content_id: Hash32) -> JsonObject:
+        """A blob as a worker is told of it."""
+        return {"path": str(self._blobs.path(content_id)), "content_id": content_id.hex()}
+
+    def get_spec_path(self, task: ServedTask) -> str:
+        """The path of a file with the task's specification."""
         spec_path = self._directory / f"{task.task_id}.spec.json"
         if not spec_path.exists():
             write_atomically(spec_path, task.history.spec)
+        return str(spec_path)
+
+    def get_inputs(self, task: ServedTask, theta_root: Hash32) -> JsonObject:
+        """The members that every request to a verifier worker has."""
         return {
-            "spec": str(spec_path),
+            "spec": self.get_spec_path(task),
             "theta": str(self._blobs.path(theta_root)),
             "shards": [str(self._blobs.path(each)) for each in list_shard_ids(task.spec)],
         }
@@ -99,7 +108,7 @@ def list_shard_ids(spec: TaskSpec) -> list[Hash32]:
 
 
 def get_integer(answer: Mapping[str, object], key: str) -> int:
-    """An integer in the answer of a verifier worker.
+    """An integer in the answer of a worker.
 
     Raises:
         WorkerFailedError: There is none.

@@ -1,7 +1,6 @@
 """Finding, opening and judging committed gradients (docs/spec/training.md, 3 to 5 and 10)."""
 
 import json
-from array import array
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,10 @@ from cachetools import FIFOCache
 
 from chain.errors import RejectionReason
 from chain.hexadecimal import to_hex
+from chain.json_types import JsonObject
 from chain.primitives import Address, Hash32
 from chain.training.acceptance import ExponentRule, Measurement, Verdict, compute_verdict
+from chain.training.architectures import count_parameters
 from chain.training.assignment import Assignment
 from chain.training.attempt import AttemptId
 from chain.training.attempt_description import AttemptDescription, describe_attempt
@@ -22,7 +23,9 @@ from chain.training.encoding import GradientHeader, count_payload_bytes
 from chain.training.history import Attempt, CommitmentRecord, get_theta_root
 from chain.training.reveal import Reveal
 from chain.training.state import FLOAT32_BYTES
+from chain.training.task_spec import TaskSpec
 from node.chain.contract_reader import ContractReader
+from node.chain.training_index import TrainingIndex
 from node.storage.blobs import BlobStore
 from node.training.checks import get_checks_path
 from node.training.content import Content, get_integer, list_shard_ids
@@ -32,10 +35,20 @@ from node.training.work import CheckedGradient, ServedTask, TrainingPeers, Unava
 from node.training.worker_pool import WorkerFailedError, WorkerPool, WorkerRefusedError
 
 HINT_LIMIT: Final = 4_096
-"""The most announced reveals that are remembered until their commitments are checked."""
+"""The most announced reveals of later attempts that are remembered until the attempts open here."""
 
 ANNOUNCED_LIMIT: Final = 4_096
 """The most gradients that are remembered as announced. A forgotten one is announced again."""
+
+FETCHES_LIMIT: Final = 32
+"""The most announced gradients that are fetched at once."""
+
+FETCH_SECONDS: Final = 30.0
+"""How long an announced gradient is fetched before others get its place. What has arrived is kept,
+so peers that send slowly delay their own gradients only."""
+
+FETCH_RETRY_SECONDS: Final = 2.0
+"""The wait before an announced gradient that no peer sends is fetched again."""
 
 _log = structlog.get_logger("node.training")
 
@@ -47,6 +60,7 @@ class Gradients:
         self,
         *,
         chain_id: int,
+        index: TrainingIndex,
         contracts: ContractReader,
         blobs: BlobStore,
         content: Content,
@@ -56,6 +70,7 @@ class Gradients:
         directory: Path,
     ) -> None:
         self._chain_id = chain_id
+        self._index = index
         self._contracts = contracts
         self._blobs = blobs
         self._content = content
@@ -65,10 +80,70 @@ class Gradients:
         self._directory = directory
         self._hints: FIFOCache[tuple[AttemptId, Address], Reveal] = FIFOCache(HINT_LIMIT)
         self._announced: FIFOCache[Hash32, None] = FIFOCache(ANNOUNCED_LIMIT)
+        self._fetches = trio.CapacityLimiter(FETCHES_LIMIT)
+        self._fetching: set[Hash32] = set()
 
-    def remember(self, reveal: Reveal) -> None:
-        """Remember a reveal that a peer announced until its commitment is checked."""
-        self._hints[reveal.attempt_id, reveal.miner] = reveal
+    def is_wanted(self, reveal: Reveal) -> bool:
+        """Whether a reveal opens a commitment of an attempt in progress and is to be fetched.
+
+        A reveal without a commitment is remembered: this node may be a block behind.
+        """
+        history = self._index.history(reveal.attempt_id.task_id)
+        spec = None if history is None else self._index.spec(history)
+        if history is None or spec is None or history.is_closed:
+            return False
+        attempt = history.attempt
+        root = reveal.gradient_root
+        if attempt is not None and attempt.id > reveal.attempt_id:
+            return False
+        record = None
+        if attempt is not None and attempt.id == reveal.attempt_id:
+            found = (each for each in attempt.commitments if each.miner == reveal.miner)
+            record = next(found, None)
+        if attempt is None or record is None:
+            self._hints[reveal.attempt_id, reveal.miner] = reveal
+            return False
+        if root in self._announced or root in self._fetching:
+            return False
+        header = self._describe(spec, attempt).build_header(
+            reveal.miner, get_theta_root(history, spec)
+        )
+        return reveal.opens(record.commitment, header)
+
+    async def take(self, reveal: Reveal) -> None:
+        """Fetch the gradient of a wanted reveal at once, and announce it in turn.
+
+        Neither the task's content nor its state is needed for that, so no work of this node delays
+        the gradient's way to other validators. If no peer sends it, this is repeated until the
+        attempt is over.
+
+        Raises:
+            StorageError: The disk refused the reveal.
+            BlobQuotaError: The quota has no room for the gradient.
+        """
+        root = reveal.gradient_root
+        while self.is_wanted(reveal):
+            self._fetching.add(root)
+            try:
+                async with self._fetches:
+                    with trio.move_on_after(FETCH_SECONDS) as patience:
+                        await self._fetch(reveal)
+                if not patience.cancelled_caught:
+                    await self._announce(reveal)
+                    return
+            except UnavailableError:
+                await trio.sleep(FETCH_RETRY_SECONDS)
+            finally:
+                self._fetching.discard(root)
+
+    async def _fetch(self, reveal: Reveal) -> None:
+        history = self._index.history(reveal.attempt_id.task_id)
+        spec = None if history is None else self._index.spec(history)
+        if spec is None:
+            return
+        size = count_payload_bytes(count_parameters(spec.model))
+        await self._content.ensure(reveal.gradient_root, size, is_urgent=True)
+        await trio.to_thread.run_sync(self._reveals.put, reveal)
 
     async def check(self, task: ServedTask, attempt: Attempt, index: int) -> None:
         """Judge the gradient of one commitment.
@@ -77,6 +152,7 @@ class Gradients:
             UnavailableError: The gradient, or content to check it with, cannot be fetched yet.
             WorkerFailedError: The worker died or took too long.
             WorkerRefusedError: The worker refused what this node gave it.
+            StorageError: The disk refused a reveal.
         """
         spec, work = task.spec, task.work
         record = attempt.commitments[index]
@@ -84,16 +160,18 @@ class Gradients:
         header = self._build_header(task, attempt, record.miner)
         reveal = await self._find_reveal(task, attempt, record, header)
         payload_bytes = count_payload_bytes(header.parameter_count)
-        await self._content.ensure(reveal.gradient_root, payload_bytes)
+        await self._content.ensure(reveal.gradient_root, payload_bytes, is_urgent=True)
         if self._content.get_size(reveal.gradient_root) != payload_bytes:
             _log.warning("gradient malformed", miner=to_hex(record.miner), reason="wrong length")
             work.checks[key] = CheckedGradient(Verdict.MISSING)
             return
-        await self._content.ensure(header.theta_root, FLOAT32_BYTES * header.parameter_count)
-        await self._content.ensure_shards(spec)
         await self._announce(reveal)
+        await self._content.ensure(
+            header.theta_root, FLOAT32_BYTES * header.parameter_count, is_urgent=True
+        )
+        await self._content.ensure_shards(spec)
         try:
-            measurement = await self._measure(task, attempt, index, header, reveal)
+            measurement = await self._measure(task, attempt, header, reveal)
         except WorkerRefusedError as refusal:
             if refusal.reason != RejectionReason.BAD_GRADIENT:
                 raise  # the fault is in what this node gave the worker, not in the gradient
@@ -127,20 +205,44 @@ class Gradients:
         needed = [reveal.gradient_root, header.theta_root, *list_shard_ids(task.spec)]
         return all(self._blobs.has(content_id) for content_id in needed)
 
-    async def read_payload(
-        self, task: ServedTask, attempt: Attempt, index: int
-    ) -> tuple[int, bytes, GradientHeader]:
-        """The units, the payload and the expected header of an accepted commitment.
+    async def prepare_input(self, task: ServedTask, attempt: Attempt, index: int) -> JsonObject:
+        """An accepted gradient, which is held from now on, as the aggregation worker is told of it.
 
         Raises:
             UnavailableError: The gradient cannot be fetched yet.
+            StorageError: The disk refused a reveal.
         """
         record = attempt.commitments[index]
         header = self._build_header(task, attempt, record.miner)
         reveal = await self._find_reveal(task, attempt, record, header)
         payload_bytes = count_payload_bytes(header.parameter_count)
-        await self._content.ensure(reveal.gradient_root, payload_bytes)
-        return record.units, await self._content.read(reveal.gradient_root), header
+        await self._content.ensure(reveal.gradient_root, payload_bytes, is_urgent=True)
+        file = self._content.get_file(reveal.gradient_root)
+        return {**file, "units": record.units, "miner": record.miner.hex()}
+
+    def get_root(self, attempt: Attempt, index: int) -> Hash32:
+        """The content id of a gradient whose reveal is held.
+
+        Raises:
+            UnavailableError: The reveal is not held.
+        """
+        miner = attempt.commitments[index].miner
+        reveal = self._reveals.get(attempt.id, miner)
+        if reveal is None:
+            raise UnavailableError(f"no reveal of {to_hex(miner)}")
+        return reveal.gradient_root
+
+    def describe_place(self, task: ServedTask, attempt: Attempt) -> JsonObject:
+        """What the headers of all gradients of an attempt share, as workers are told of it."""
+        header = self._build_header(task, attempt, Address(bytes(20)))
+        return {
+            "round": attempt.id.round_number,
+            "chain_id": header.chain_id,
+            "seed": header.seed.hex(),
+            "theta_root": header.theta_root.hex(),
+            "task": attempt.id.task_id,
+            "attempt": attempt.id.attempt_number,
+        }
 
     def save_checks(self, task: ServedTask, attempt: Attempt) -> None:
         """Write the checks of an attempt to its file, for the receipts that JSON-RPC shows."""
@@ -158,20 +260,20 @@ class Gradients:
 
     # The description of an attempt.
 
-    def _describe(self, task: ServedTask, attempt: Attempt) -> AttemptDescription:
+    def _describe(self, spec: TaskSpec, attempt: Attempt) -> AttemptDescription:
         mix_hash = self._contracts.mix_hash_after(attempt.open_block)
-        return describe_attempt(attempt.id, task.spec, chain_id=self._chain_id, mix_hash=mix_hash)
+        return describe_attempt(attempt.id, spec, chain_id=self._chain_id, mix_hash=mix_hash)
 
     def _get_assignment(self, task: ServedTask, attempt: Attempt) -> Assignment:
         work = task.work
         if attempt.id not in work.assignments:
             participants = self._contracts.participants(task.task_id, attempt.open_block)
-            work.assignments = {attempt.id: self._describe(task, attempt).assign(participants)}
+            work.assignments = {attempt.id: self._describe(task.spec, attempt).assign(participants)}
         return work.assignments[attempt.id]
 
     def _build_header(self, task: ServedTask, attempt: Attempt, miner: Address) -> GradientHeader:
         theta_root = get_theta_root(task.history, task.spec)
-        return self._describe(task, attempt).build_header(miner, theta_root)
+        return self._describe(task.spec, attempt).build_header(miner, theta_root)
 
     # Reveals.
 
@@ -195,11 +297,11 @@ class Gradients:
                     elif reveal.miner in commitments and reveal.opens(
                         commitments[reveal.miner], replace(header, miner=reveal.miner)
                     ):
-                        self._reveals.put(reveal)
+                        await trio.to_thread.run_sync(self._reveals.put, reveal)
         for reveal in found:
             if reveal.miner == miner and reveal.opens(commitment, header):
                 self._hints.pop((attempt.id, miner), None)
-                self._reveals.put(reveal)
+                await trio.to_thread.run_sync(self._reveals.put, reveal)
                 return reveal
         raise UnavailableError(f"no reveal of {to_hex(miner)}")
 
@@ -215,31 +317,19 @@ class Gradients:
         self,
         task: ServedTask,
         attempt: Attempt,
-        index: int,
         header: GradientHeader,
         reveal: Reveal,
     ) -> Measurement:
         """The distance between the gradient and that which a verifier worker computes."""
-        name = f"{task.task_id}-{attempt.id.round_number}-{index}.indices"
-        indices_path = self._directory / name
-        assignment = self._get_assignment(task, attempt)
-        indices = await trio.to_thread.run_sync(assignment.sample_indices, header.miner)
-        indices_path.write_bytes(array("Q", indices).tobytes())
-        inputs = self._content.get_inputs(task, header.theta_root)
-        inputs["payload"] = str(self._blobs.path(reveal.gradient_root))
-        inputs["indices"] = str(indices_path)
-        inputs["header"] = {
-            "round": attempt.id.round_number,
-            "chain_id": header.chain_id,
-            "seed": header.seed.hex(),
-            "miner": header.miner.hex(),
-            "task": attempt.id.task_id,
-            "attempt": attempt.id.attempt_number,
+        first, count = self._get_assignment(task, attempt).sample_range(header.miner)
+        inputs: JsonObject = {
+            **self._content.get_inputs(task, header.theta_root),
+            "payload": str(self._blobs.path(reveal.gradient_root)),
+            "first": first,
+            "count": count,
+            "header": {**self.describe_place(task, attempt), "miner": header.miner.hex()},
         }
-        try:
-            answer = await self._verifier.ask("verify", inputs)
-        finally:
-            indices_path.unlink(missing_ok=True)
+        answer = await self._verifier.ask("verify", inputs)
         distance, exponents = get_integer(answer, "distance_ppb"), answer.get("exponents")
         if exponents not in tuple(ExponentRule):
             raise WorkerFailedError(f"exponents are {exponents!r}")

@@ -3,18 +3,24 @@
 After every block, blob and finished job it asks chain/training/rounds.py for the duties. Each duty
 is done by jobs; a job runs once at a time, and is started again as long as its duty is listed. So a
 restart, a lost blob or a dead worker needs no code of its own. The jobs are in the other modules.
+
+It asks for a task only when a block changed the task or a job of the task ended; a task in progress
+is asked for after every block and some times a second as well, because its phases end by
+themselves. All other tasks cost nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final, assert_never
 
+import structlog
 import trio
 
 from chain.contracts import gradient_ledger, task_registry
 from chain.contracts.abi import ContractCall
 from chain.contracts.gradient_ledger import BOND_CLOSED_BLOCKS, ResultVote
+from chain.contracts.task_registry import TaskStatus
 from chain.primitives import TaskId
 from chain.training import rounds
 from chain.training.acceptance import Verdict, encode_verdicts
@@ -24,8 +30,9 @@ from node.chain.contract_reader import ContractReader
 from node.chain.training_index import TrainingIndex
 from node.clock import Clock
 from node.operator.account import Operator
-from node.storage.blobs import BlobStore
+from node.storage.blobs import BlobQuotaError, BlobStore
 from node.training.content import Content
+from node.training.disk_budgets import DiskBudgets
 from node.training.gradients import Gradients
 from node.training.jobs import Jobs
 from node.training.preparation import Preparation
@@ -44,11 +51,14 @@ from node.training.work import (
     TaskWork,
     TrainingPeers,
 )
-from node.training.worker_pool import WorkerPool
-from node.trio_types import TaskStatus
+from node.training.worker_pool import Workers
+from node.trio_types import TaskStatus as RunStatus
+from pot_common.errors import StorageError
 
 TICK_SECONDS: Final = 0.25
 """How often duties are listed when nothing happens: a deadline passes without an event."""
+
+_log = structlog.get_logger("node.training")
 
 
 class TrainingHost:
@@ -65,42 +75,53 @@ class TrainingHost:
         reveals: RevealStore,
         state_parts: StatePartStore,
         announced: trio.MemoryReceiveChannel[Reveal],
-        verifier: WorkerPool,
+        workers: Workers,
         peers: TrainingPeers,
         operator: Operator | None,
         clock: Clock,
         directory: Path,
+        closed_seconds: int,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._index = index
         self._contracts = contracts
         self._announced = announced
-        self._verifier = verifier
+        self._workers = workers
         self._clock = clock
         self._work: dict[TaskId, TaskWork] = {}
         self._closed: set[TaskId] = set()
         """Tasks that are skipped, because they are closed or refused."""
+        self._timed: set[TaskId] = set()
+        """Tasks in progress; their phases end by themselves."""
+        self._changed: set[TaskId] = set()
+        """Tasks that blocks have changed since duties were last listed."""
+        self._is_all_due = True
+        """Whether the duties to every task are to be listed."""
+        self._budgets = DiskBudgets(blobs.promised_share_bytes, closed_seconds)
         self._jobs = Jobs()
         self._votes = None if operator is None else OperatorVotes(operator, contracts)
         self._slashings = None if self._votes is None else Slashings(index, contracts, self._votes)
         content = Content(blobs, peers, directory)
-        self._states = TrainingStates(blobs, state_parts, content, peers)
+        self._states = TrainingStates(blobs, state_parts, content, peers, workers.aggregator)
         self._preparation = Preparation(
             blob_bytes_per_second=blob_bytes_per_second,
             contracts=contracts,
             blobs=blobs,
             content=content,
-            verifier=verifier,
+            dry_runs=workers.dry_runs,
+            budgets=self._budgets,
+            clock=clock,
             jobs=self._jobs,
             count_served=self._count_served,
         )
         self._gradients = Gradients(
             chain_id=chain_id,
+            index=index,
             contracts=contracts,
             blobs=blobs,
             content=content,
             reveals=reveals,
-            verifier=verifier,
+            verifier=workers.checks,
             peers=peers,
             directory=directory,
         )
@@ -110,11 +131,17 @@ class TrainingHost:
             content=content,
             gradients=self._gradients,
             states=self._states,
-            verifier=verifier,
+            verifier=workers.checks,
         )
 
     def wake(self) -> None:
-        """List the duties again: a block is final, or something else has happened."""
+        """List the duties to all tasks again: any of them may have changed."""
+        self._is_all_due = True
+        self._jobs.wake()
+
+    def on_new_head(self, changed: Iterable[TaskId]) -> None:
+        """List the duties to the tasks in progress again, and to those that a block has changed."""
+        self._changed.update(changed)
         self._jobs.wake()
 
     def on_blob(self) -> None:
@@ -122,36 +149,63 @@ class TrainingHost:
         self._jobs.end_waits(JobKind.CHECK)
 
     async def _take_announced(self) -> None:
-        async for reveal in self._announced:
-            self._on_announced(reveal)
+        async with trio.open_nursery() as nursery:
+            async for reveal in self._announced:
+                if self._gradients.is_wanted(reveal):
+                    nursery.start_soon(self._take, reveal)
 
-    def _on_announced(self, reveal: Reveal) -> None:
-        work = self._work.get(reveal.attempt_id.task_id)
-        if work is None or work.seen is None or work.seen.attempt_id != reveal.attempt_id:
-            return  # no check waits for it; a check that starts later asks the peers
-        self._gradients.remember(reveal)
+    async def _take(self, reveal: Reveal) -> None:
+        try:
+            await self._gradients.take(reveal)
+        except (BlobQuotaError, StorageError) as error:
+            _log.warning("announced gradient not stored", reason=str(error))
+            return
         self._jobs.end_waits(JobKind.CHECK, reveal.attempt_id)
 
     # The main loop.
 
-    async def run(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, task_status: RunStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve tasks until cancelled."""
         task_status.started()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._take_announced)
             if self._votes is not None:
-                nursery.start_soon(self._verifier.warm_up)
+                nursery.start_soon(self._workers.checks.warm_up)
+            await self._count_promises()
             while True:
                 self._jobs.forget_changes()
-                for number in range(1, self._index.task_count() + 1):
-                    task_id = TaskId(number)
-                    preparation = JobKey(task_id, JobKind.PREPARE)
-                    if task_id in self._closed or self._jobs.is_waiting(preparation):
-                        continue
-                    self._step(task_id, nursery)
+                for task_id in sorted(self._take_due()):
+                    if not self._jobs.is_waiting(JobKey(task_id, JobKind.PREPARE)):
+                        self._step(task_id, nursery)
                     # Many tasks must not delay consensus, which runs in the same thread.
                     await trio.lowlevel.checkpoint()
                 await self._jobs.wait_changed(TICK_SECONDS)
+
+    async def _count_promises(self) -> None:
+        """Count the disk of the tasks that this validator was ready for before it started."""
+        for number in range(1, self._index.task_count() + 1):
+            history = self._index.history(TaskId(number))
+            spec = None if history is None else self._index.spec(history)
+            if history is not None and spec is not None and self._is_ready(history):
+                self._budgets.promise(history.task_id, spec)
+                if history.is_closed:
+                    self._budgets.close(history, spec)
+            await trio.lowlevel.checkpoint()
+
+    def _is_ready(self, history: TaskHistory) -> bool:
+        """Whether this validator posted ready for a task."""
+        own = None if self._votes is None else self._votes.operator.address
+        index = self._index.validator_set.find_operator(own)
+        return index is not None and self._index.validator_set.validators[index] in history.ready
+
+    def _take_due(self) -> set[TaskId]:
+        """The tasks whose duties may have changed."""
+        due = self._jobs.take_due() | self._changed | self._timed
+        if self._is_all_due:
+            due.update(TaskId(number) for number in range(1, self._index.task_count() + 1))
+        self._is_all_due = False
+        self._changed = set()
+        return due - self._closed
 
     def _step(self, task_id: TaskId, nursery: trio.Nursery) -> None:
         head = self._contracts.head_number()
@@ -160,24 +214,34 @@ class TrainingHost:
         spec = self._index.spec(history)
         held = self._work.get(task_id)
         is_refused = held is not None and held.is_accepted is False
+        if history.is_closed and spec is not None:
+            self._budgets.close(history, spec)
         if spec is None or is_refused or (history.is_closed and not self._may_slash(history)):
             self._closed.add(task_id)
+            self._timed.discard(task_id)
             self._work.pop(task_id, None)
             return
+        # The slashing of a closed task waits for blocks, as a round does.
+        if history.status in (TaskStatus.ACTIVE, TaskStatus.CLOSED):
+            self._timed.add(task_id)
+        else:
+            self._timed.discard(task_id)
         task = ServedTask(history, spec, self._work.setdefault(task_id, TaskWork()))
         view = self._get_view(history, task.work)
         if self._contracts.head_number() != head:
             # A block became final meanwhile: history and phase may belong to different blocks.
+            self._changed.add(task_id)
             self._jobs.wake()
             return
+        now = self._clock.now_ms() // 1000
         duties = rounds.list_duties(
             history,
             spec,
             view,
-            self._get_own_work(task),
+            self._get_own_work(task, is_late=rounds.is_late(spec, view, now)),
             self._index.validator_set,
             None if self._votes is None else self._votes.operator.address,
-            self._clock.now_ms() // 1000,
+            now,
         )
         jobs = [job for duty in duties for job in self._list_jobs(duty, task)]
         if self._slashings is not None:
@@ -227,9 +291,16 @@ class TrainingHost:
                 attempt = _get_attempt(task)
                 key = JobKey(task_id, JobKind.RESULT, attempt.id, attempt.ballot_number)
                 return [Job(key, partial(self._results.compute, task, attempt))]
+            case rounds.EvaluateModel(model_root):
+                attempt = _get_attempt(task)
+                key = JobKey(task_id, JobKind.EVALUATE, attempt.id, attempt.ballot_number)
+                return [Job(key, partial(self._results.evaluate, task, model_root))]
             case rounds.PostResult(vote):
                 call = partial(_make_result, task, _get_attempt(task), vote)
                 return [self._vote_in_ballot(task, JobKind.POST, call)]
+            case rounds.PostEvaluation(vote):
+                call = partial(_make_result, task, _get_attempt(task), vote)
+                return [self._vote_in_ballot(task, JobKind.SCORE, call)]
             case rounds.SettleRound(vote):
                 call = partial(gradient_ledger.settle_round, task_id, vote)
                 return [self._vote_in_ballot(task, JobKind.SETTLE, call)]
@@ -259,7 +330,7 @@ class TrainingHost:
     def _count_served(self) -> int:
         return sum(work.is_accepted is True for work in self._work.values())
 
-    def _get_own_work(self, task: ServedTask) -> rounds.OwnWork:
+    def _get_own_work(self, task: ServedTask, *, is_late: bool) -> rounds.OwnWork:
         history, work = task.history, task.work
         attempt = history.attempt
         verdicts: tuple[Verdict | None, ...] = ()
@@ -271,12 +342,12 @@ class TrainingHost:
             held = frozenset(
                 i
                 for i, verdict in enumerate(verdicts)
-                if verdict is None and self._gradients.is_held(task, attempt, i)
+                if is_late and verdict is None and self._gradients.is_held(task, attempt, i)
             )
-            computed = work.results.get(attempt.ballot_number)
-            result = None if computed is None else computed.vote
+            result = work.results.get(attempt.ballot_number)
         wanted = history.training_state_root if history.rounds_settled else work.state_root
         is_state_held = work.state is not None and work.state_root == wanted
+        root = None if result is None else result.model_root
         return rounds.OwnWork(
             is_content_held=work.is_content_held,
             is_accepted=work.is_accepted,
@@ -284,6 +355,8 @@ class TrainingHost:
             verdicts=verdicts,
             held=held,
             result=result,
+            is_evaluation_over=root in work.evaluations,
+            is_evaluated=root is not None and work.evaluations.get(root) is not None,
         )
 
     def _make_verdict(
@@ -306,13 +379,13 @@ def _get_attempt(task: ServedTask) -> Attempt:
 
 
 def _make_result(task: ServedTask, attempt: Attempt, vote: ResultVote) -> ContractCall:
-    computed = task.work.results[attempt.ballot_number]
+    evaluation = task.work.evaluations.get(vote.model_root)
     return gradient_ledger.post_result(
         task.task_id,
         attempt.id.round_number,
         attempt.id.attempt_number,
         attempt.ballot,
         vote,
-        computed.correct_count,
-        computed.loss_millinats,
+        None if evaluation is None else evaluation.correct_count,
+        0 if evaluation is None else evaluation.loss_millinats,
     )

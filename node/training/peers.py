@@ -1,6 +1,7 @@
 """The training host's requests to peers: blobs, reveals and training states."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import structlog
 import trio
@@ -14,6 +15,12 @@ from node.network.requests import PeerRequests
 from node.network.stream import PeerId, UnreachablePeerError
 from node.storage.blobs import BlobQuotaError, BlobStore
 
+REVEALS_SECONDS: Final = 3.0
+"""How long peers are asked for the reveals of an attempt, at most 160 KB from each."""
+
+ANNOUNCE_SECONDS: Final = 3.0
+"""How long peers are given to take an announcement; a check may wait for this."""
+
 _log = structlog.get_logger("node.training")
 
 
@@ -24,10 +31,12 @@ class TrainingPeers:
         self._requests = requests
         self._blobs = blobs
 
-    async def fetch_blob(self, content_id: Hash32, size_limit: int) -> bool:
+    async def fetch_blob(
+        self, content_id: Hash32, size_limit: int, *, is_urgent: bool = False
+    ) -> bool:
         """Fetch a blob into the store; False if no peer has it or it exceeds `size_limit`."""
         try:
-            await self._requests.fetch_blob(content_id)
+            await self._requests.fetch_blob(content_id, is_urgent=is_urgent)
         except BlobUnavailableError:
             return False
         except BlobQuotaError as error:
@@ -42,7 +51,10 @@ class TrainingPeers:
         return not is_too_large
 
     async def fetch_reveals(self, attempt_id: AttemptId) -> Sequence[Reveal]:
-        """The reveals of an attempt that connected peers hold, unverified and with duplicates."""
+        """The reveals of an attempt that connected peers hold, unverified and with duplicates.
+
+        What the slowest peers hold is missing: they must not delay the checks.
+        """
         found: list[Reveal] = []
 
         async def ask(peer_id: PeerId) -> None:
@@ -51,9 +63,10 @@ class TrainingPeers:
             except (UnreachablePeerError, RejectedInputError):
                 return
 
-        async with trio.open_nursery() as nursery:
-            for peer in self._requests.peers():
-                nursery.start_soon(ask, peer.peer_id)
+        with trio.move_on_after(REVEALS_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for peer in self._requests.peers():
+                    nursery.start_soon(ask, peer.peer_id)
         return found
 
     async def fetch_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
@@ -68,7 +81,7 @@ class TrainingPeers:
         return None
 
     async def announce_reveal(self, reveal: Reveal) -> None:
-        """Tell every connected peer of a reveal that is held here."""
+        """Tell every connected peer of a reveal that is held here; slow ones may miss it."""
 
         async def tell(peer_id: PeerId) -> None:
             try:
@@ -76,6 +89,7 @@ class TrainingPeers:
             except (UnreachablePeerError, RejectedInputError):
                 return
 
-        async with trio.open_nursery() as nursery:
-            for peer in self._requests.peers():
-                nursery.start_soon(tell, peer.peer_id)
+        with trio.move_on_after(ANNOUNCE_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for peer in self._requests.peers():
+                    nursery.start_soon(tell, peer.peer_id)

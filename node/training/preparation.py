@@ -8,14 +8,18 @@ import trio
 
 from chain.contracts import task_registry
 from chain.contracts.task_registry import TaskStatus
+from chain.json_types import JsonObject
 from chain.primitives import TaskId
 from chain.training.architectures import count_parameters
 from chain.training.encoding import count_payload_bytes
 from chain.training.state import FLOAT32_BYTES
+from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import compute_terms
 from node.chain.contract_reader import ContractReader
+from node.clock import Clock
 from node.storage.blobs import BlobStore
-from node.training.content import Content, list_shard_ids
+from node.training.content import Content, get_integer, list_shard_ids
+from node.training.disk_budgets import DiskBudgets
 from node.training.jobs import RETRY_SECONDS, Jobs
 from node.training.work import JobKey, JobKind, ServedTask, UnavailableError
 from node.training.worker_pool import WorkerFailedError, WorkerPool, WorkerRefusedError
@@ -29,6 +33,16 @@ SERVED_TASKS_LIMIT: Final = 64
 PREPARING_LIMIT: Final = 4
 """The most tasks that are prepared at once. Submitting a task is nearly free, so any number may
 wait."""
+
+DRY_RUN_TRIES: Final = 2
+"""A new task is refused after so many dry runs that killed their worker or took too long."""
+
+NOISE_SHARE: Final = 10
+"""The numerical noise of a task is at most its tolerance divided by this, or honest machines would
+be taken for cheats."""
+
+EVALUATION_SHARE: Final = 4
+"""An evaluation takes at most the result phase divided by this, so that most of it is left."""
 
 CONTENT_QUOTA_SHARE: Final = 8
 """Initial weights and data of one task take at most the blob quota divided by this."""
@@ -46,7 +60,9 @@ class Preparation:
         contracts: ContractReader,
         blobs: BlobStore,
         content: Content,
-        verifier: WorkerPool,
+        dry_runs: WorkerPool,
+        budgets: DiskBudgets,
+        clock: Clock,
         jobs: Jobs,
         count_served: Callable[[], int],
     ) -> None:
@@ -54,12 +70,15 @@ class Preparation:
         self._contracts = contracts
         self._blobs = blobs
         self._content = content
-        self._verifier = verifier
+        self._dry_runs = dry_runs
+        self._budgets = budgets
+        self._clock = clock
         self._jobs = jobs
         self._count_served = count_served
         self._turns = trio.CapacityLimiter(PREPARING_LIMIT)
         self._wait_seconds: dict[TaskId, float] = {}
         """The wait that follows the task's next failure."""
+        self._failed_dry_runs: dict[TaskId, int] = {}
 
     async def prepare(self, task: ServedTask) -> None:
         """Fetch the content of a task and dry-run it.
@@ -75,13 +94,35 @@ class Preparation:
                 served = self._count_served()
                 if task.history.status is TaskStatus.PENDING and served >= SERVED_TASKS_LIMIT:
                     raise UnavailableError(f"this node serves {served} tasks already")
-                await self._prepare(task)
+                await self._prepare_in_budget(task)
         except (UnavailableError, WorkerFailedError):
             seconds = self._wait_seconds.get(task.task_id, RETRY_SECONDS)
             self._wait_seconds[task.task_id] = min(2 * seconds, RETRY_LIMIT_SECONDS)
             self._jobs.put_off(JobKey(task.task_id, JobKind.PREPARE), seconds)
             raise
         self._wait_seconds.pop(task.task_id, None)
+        self._failed_dry_runs.pop(task.task_id, None)
+
+    async def _prepare_in_budget(self, task: ServedTask) -> None:
+        spec = task.spec
+        objection = self._budgets.find_objection(task.task_id, spec, self._clock.now_ms() // 1000)
+        if objection is not None:
+            if self._budgets.is_too_large(spec):
+                self._refuse(task, objection)
+                return
+            raise UnavailableError(objection)
+        is_new = not self._budgets.has(task.task_id)
+        self._budgets.promise(task.task_id, spec)
+        try:
+            await self._prepare(task)
+        finally:
+            if is_new and task.work.is_accepted is not True:
+                self._budgets.withdraw(task.task_id)
+
+    def _refuse(self, task: ServedTask, reason: str) -> None:
+        _log.warning("task refused", task=task.task_id, reason=reason)
+        task.work.is_accepted = False
+        task.work.is_content_held = True
 
     async def _prepare(self, task: ServedTask) -> None:
         spec, work = task.spec, task.work
@@ -90,9 +131,7 @@ class Preparation:
         objection = self._find_objection(task, sum(wanted.values()))
         if objection is not None:
             # Refused before anything is fetched: a submitter must not fill validators' disks.
-            _log.warning("task refused", task=task.task_id, reason=objection)
-            work.is_accepted = False
-            work.is_content_held = True
+            self._refuse(task, objection)
             return
         missing = sum(
             size for content_id, size in wanted.items() if not self._blobs.has(content_id)
@@ -105,15 +144,26 @@ class Preparation:
             await self._content.ensure(content_id, size)
         work.is_content_held = True
         try:
-            answer = await self._verifier.ask(
+            answer = await self._dry_runs.ask(
                 "dry_run", self._content.get_inputs(task, spec.initial_weights)
             )
         except WorkerRefusedError as refusal:
             await self._content.check_intact([spec.initial_weights, *list_shard_ids(spec)])
-            _log.warning("task refused", task=task.task_id, reason=str(refusal))
-            work.is_accepted = False
+            self._refuse(task, str(refusal))
+            return
+        except WorkerFailedError as error:
+            failures = self._failed_dry_runs.get(task.task_id, 0) + 1
+            self._failed_dry_runs[task.task_id] = failures
+            # Others are ready for an active task, so this machine may be at fault: it tries again.
+            if failures < DRY_RUN_TRIES or task.history.status is not TaskStatus.PENDING:
+                raise
+            self._refuse(task, f"{failures} dry runs failed: {error}")
             return
         measured = {name: value for name, value in answer.items() if name != "id"}
+        objection = _find_measured_objection(spec, answer)
+        if objection is not None:
+            self._refuse(task, objection)
+            return
         _log.info("task accepted", task=task.task_id, **measured)
         work.is_accepted = True
 
@@ -133,3 +183,25 @@ class Preparation:
                 f"{spec.reward.max_units} gradients, which takes {needed_seconds} s"
             )
         return None
+
+
+def _find_measured_objection(spec: TaskSpec, measured: JsonObject) -> str | None:
+    """The reason why a task that was dry-run cannot be served; None if it can.
+
+    Raises:
+        WorkerFailedError: The worker has not measured everything.
+    """
+    noise_ppb = get_integer(measured, "noise_ppb")
+    tolerance_ppb = spec.verification.tolerance_ppb
+    if noise_ppb > tolerance_ppb // NOISE_SHARE:
+        return (
+            f"two ways to compute its gradient differ by {noise_ppb} parts per billion; its "
+            f"tolerance of {tolerance_ppb} allows a tenth of it"
+        )
+    milliseconds = get_integer(measured, "evaluation_milliseconds")
+    if milliseconds > 1_000 * spec.phases.result_seconds // EVALUATION_SHARE:
+        return (
+            f"an evaluation takes {milliseconds} ms, more than a quarter of result_seconds "
+            f"{spec.phases.result_seconds}"
+        )
+    return None

@@ -1,27 +1,23 @@
 """Computing the result of a ballot: next state, rewards and evaluation (docs/spec/training.md)."""
 
-from collections.abc import Sequence
+from typing import Final
 
 import structlog
-import trio
 
-from chain.training.aggregation import aggregate
-from chain.training.architectures import count_parameters
-from chain.training.encoding import GradientHeader, decode_gradient
+from chain.errors import RejectionReason
+from chain.json_types import Json
+from chain.primitives import Hash32
 from chain.training.history import Attempt, compute_outcome
-from chain.training.optimizer import apply_update
 from chain.training.result_vote import build_result_vote
-from chain.training.state import TrainingState, compute_model_root
-from chain.training.task_spec import (
-    TaskSpec,
-    compute_learning_rate_ppb,
-)
 from node.chain.training_index import TrainingIndex
 from node.training.content import Content, get_integer
 from node.training.gradients import Gradients
 from node.training.states import TrainingStates
-from node.training.work import ComputedResult, ServedTask
-from node.training.worker_pool import WorkerPool, WorkerRefusedError
+from node.training.work import Evaluation, NextState, ServedTask
+from node.training.worker_pool import WorkerFailedError, WorkerPool, WorkerRefusedError
+
+EVALUATION_TRIES: Final = 2
+"""After so many failures of a worker a model is not evaluated; the result needs no evaluation."""
 
 _log = structlog.get_logger("node.training")
 
@@ -47,65 +43,106 @@ class Results:
         self._verifier = verifier
 
     async def compute(self, task: ServedTask, attempt: Attempt) -> None:
-        """Aggregate the accepted gradients, save the next state, and evaluate it if it is due.
+        """Have the accepted gradients aggregated and the next state stored.
 
         Raises:
             UnavailableError: An accepted gradient cannot be fetched yet.
-            WorkerFailedError: The evaluation did not finish.
+            WorkerFailedError: The worker did not finish.
+            WorkerRefusedError: The worker refused a file.
             BlobQuotaError: The blob quota has no room for the state.
             BlobDiskError: The disk refused the state.
         """
-        history, spec, work = task.history, task.spec, task.work
+        history, work = task.history, task.work
         round_number = attempt.id.round_number
-        outcome = compute_outcome(attempt, spec, self._index.validator_set)
-        assert work.state is not None
-        state = work.state
-        if outcome.accepted:
-            payloads = [
-                await self._gradients.read_payload(task, attempt, i) for i in outcome.accepted
-            ]
-            state = await trio.to_thread.run_sync(
-                _advance_state, spec, state, round_number, payloads
-            )
-        root = await self._states.save(task, round_number + 1, state)
-        model_root = compute_model_root(state)
+        outcome = compute_outcome(attempt, task.spec, self._index.validator_set)
+        part_ids = await self._advance(task, attempt, outcome.accepted)
+        root = await self._states.record(task, round_number + 1, part_ids)
         vote = build_result_vote(
             history,
             outcome,
             chain_id=self._chain_id,
             training_state_root=root,
-            model_root=model_root,
+            model_root=part_ids[0],
         )
-        correct_count: int | None = None
-        loss_millinats = 0
-        is_last = round_number + 1 == spec.round_count
-        if is_last or (round_number + 1) % spec.evaluate_every == 0:
-            try:
-                answer = await self._verifier.ask(
-                    "evaluate", self._content.get_inputs(task, model_root)
-                )
-            except WorkerRefusedError as refusal:
-                # A vote is valid without an evaluation; other validators may have one.
-                _log.warning("model not evaluated", task=task.task_id, reason=str(refusal))
-            else:
-                correct_count = get_integer(answer, "correct_count")
-                loss_millinats = get_integer(answer, "loss_millinats")
-        computed = ComputedResult(vote, correct_count, loss_millinats)
-        work.results = {attempt.ballot_number: computed}
+        work.results = {attempt.ballot_number: vote}
         work.checks = {
             (attempt_id, index): check
             for (attempt_id, index), check in work.checks.items()
             if attempt_id.round_number >= round_number
         }
 
+    async def _advance(
+        self, task: ServedTask, attempt: Attempt, accepted: tuple[int, ...]
+    ) -> tuple[Hash32, ...]:
+        """The parts of the state after a round with these accepted gradients."""
+        work = task.work
+        assert work.state is not None
+        if not accepted:
+            return work.state
+        known = work.next_state
+        if (
+            known is not None
+            and (known.attempt_id, known.accepted) == (attempt.id, accepted)
+            and self._states.holds(known.part_ids)
+        ):
+            return known.part_ids
+        files: list[Json] = [
+            await self._gradients.prepare_input(task, attempt, index) for index in accepted
+        ]
+        try:
+            part_ids = await self._states.compute(
+                task,
+                attempt.id.round_number + 1,
+                "advance",
+                {
+                    "state": [self._content.get_file(each) for each in work.state],
+                    "header": self._gradients.describe_place(task, attempt),
+                    "gradients": files,
+                },
+            )
+        except WorkerRefusedError as refusal:
+            if refusal.reason == RejectionReason.CONTENT_MISMATCH:
+                await self._check_inputs(task, attempt, accepted)
+            raise
+        work.next_state = NextState(attempt.id, accepted, part_ids)
+        return part_ids
 
-def _advance_state(
-    spec: TaskSpec,
-    state: TrainingState,
-    round_number: int,
-    payloads: Sequence[tuple[int, bytes, GradientHeader]],
-) -> TrainingState:
-    """The state after a round with these accepted gradients."""
-    gradients = [(units, decode_gradient(payload, header)) for units, payload, header in payloads]
-    mean = aggregate(spec.aggregator, count_parameters(spec.model), gradients)
-    return apply_update(spec.optimizer, compute_learning_rate_ppb(spec, round_number), state, mean)
+    async def _check_inputs(
+        self, task: ServedTask, attempt: Attempt, accepted: tuple[int, ...]
+    ) -> None:
+        """Delete the inputs that the disk has damaged; those of the state are then fetched again.
+
+        Raises:
+            UnavailableError: A blob is missing or was damaged.
+        """
+        state, task.work.state = task.work.state, None
+        await self._content.check_intact(state or ())
+        task.work.state = state
+        await self._content.check_intact(
+            [self._gradients.get_root(attempt, index) for index in accepted]
+        )
+
+    async def evaluate(self, task: ServedTask, model_root: Hash32) -> None:
+        """Evaluate a model on the held-out rows.
+
+        Raises:
+            WorkerFailedError: The worker did not finish; the model is given up the next time.
+        """
+        work = task.work
+        found: Evaluation | None = None
+        try:
+            answer = await self._verifier.ask(
+                "evaluate", self._content.get_inputs(task, model_root)
+            )
+            found = Evaluation(
+                get_integer(answer, "correct_count"), get_integer(answer, "loss_millinats")
+            )
+        except WorkerFailedError as error:
+            work.evaluation_failures += 1
+            if work.evaluation_failures < EVALUATION_TRIES:
+                raise
+            _log.warning("model not evaluated", task=task.task_id, reason=str(error))
+        except WorkerRefusedError as refusal:
+            _log.warning("model not evaluated", task=task.task_id, reason=str(refusal))
+        work.evaluation_failures = 0
+        work.evaluations = {model_root: found}

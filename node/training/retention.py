@@ -5,20 +5,17 @@ The collector evaluates it at every collection and deletes what no task needs.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from chain.contracts.gradient_ledger import BOND_CLOSED_BLOCKS, EVIDENCE_BALLOTS
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.training.attempt import AttemptId
 from chain.training.history import SettledRound, TaskHistory
+from chain.training.resources import KEPT_STATES
 from chain.training.task_spec import (
     TaskSpec,
 )
 from node.config import Retention
-
-KEPT_STATES: Final = 2
-"""A state is kept until two later rounds are settled, for nodes that are behind."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,23 @@
-"""Saving training states, and restoring them from peers (docs/spec/training.md, 8 and 10)."""
+"""Saving training states, and restoring them from peers (docs/spec/training.md, 8 and 10).
+
+A state can take hundreds of megabytes. Its parts are blobs that the aggregation worker reads and
+writes; this process knows their content ids only.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
 
 import trio
 
-from chain.primitives import Hash32, TaskId
+from chain.json_types import JsonObject
+from chain.primitives import Hash32
 from chain.training.architectures import count_parameters
-from chain.training.optimizer import initial_state
-from chain.training.state import (
-    FLOAT32_BYTES,
-    TrainingState,
-    build_training_state,
-    compute_layout,
-    compute_part_ids,
-    compute_state_root,
-)
+from chain.training.state import FLOAT32_BYTES, compute_layout, compute_state_root
 from node.storage.blobs import BlobStore
 from node.training.content import Content
 from node.training.state_parts import StatePartStore
 from node.training.work import ServedTask, TrainingPeers, UnavailableError
+from node.training.worker_pool import WorkerFailedError, WorkerPool
 
 
 class TrainingStates:
@@ -28,59 +29,123 @@ class TrainingStates:
         state_parts: StatePartStore,
         content: Content,
         peers: TrainingPeers,
+        aggregator: WorkerPool,
     ) -> None:
         self._blobs = blobs
         self._state_parts = state_parts
         self._content = content
         self._peers = peers
+        self._aggregator = aggregator
 
     async def restore(self, task: ServedTask) -> None:
-        """Load the state that the round in progress starts from into the task's work.
+        """Have the state that the round in progress starts from, and tell the task's work of it.
 
         Raises:
             UnavailableError: A part of it cannot be fetched.
+            WorkerFailedError: The worker did not finish.
+            WorkerRefusedError: The worker refused the initial weights.
         """
-        spec, history = task.spec, task.history
-        if history.rounds_settled == 0:
-            size = FLOAT32_BYTES * count_parameters(spec.model)
-            await self._content.ensure(spec.initial_weights, size)
-            theta = await self._content.read(spec.initial_weights)
-            state = initial_state(spec.optimizer, theta)
-            root = await self.save(task, 0, state)
+        if task.history.rounds_settled == 0:
+            part_ids = await self._begin(task)
         else:
-            root = history.training_state_root
-            state = await self._load(task, root)
-        task.work.state, task.work.state_root = state, root
+            part_ids = await self._fetch(task, task.history.training_state_root)
+        task.work.state, task.work.state_root = part_ids, compute_state_root(part_ids)
 
-    async def save(self, task: ServedTask, rounds_settled: int, state: TrainingState) -> Hash32:
-        """Save the state of a task after that many rounds, and return its root.
+    async def _begin(self, task: ServedTask) -> tuple[Hash32, ...]:
+        spec = task.spec
+        await self._content.ensure(
+            spec.initial_weights, FLOAT32_BYTES * count_parameters(spec.model), is_urgent=True
+        )
+        await self._content.check_intact([spec.initial_weights])
+        _, *sizes = compute_layout(spec.optimizer, count_parameters(spec.model))
+        if not sizes:
+            part_ids = (spec.initial_weights,)
+            await self.record(task, 0, part_ids)
+            return part_ids
+        members: JsonObject = {"theta": self._content.get_file(spec.initial_weights)}
+        return await self.compute(task, 0, "begin", members, held=[spec.initial_weights])
+
+    async def compute(
+        self,
+        task: ServedTask,
+        rounds_settled: int,
+        kind: str,
+        members: JsonObject,
+        held: Sequence[Hash32] = (),
+    ) -> tuple[Hash32, ...]:
+        """Have the aggregation worker compute a state, store it, and return its parts.
+
+        Args:
+            task: The task.
+            rounds_settled: The state is that after so many rounds.
+            kind: The kind of the request (node/training/aggregation_worker.py).
+            members: What the request has besides specification and outputs.
+            held: The first parts of the state, which are stored already.
 
         Raises:
-            BlobQuotaError: The blob quota has no room for it.
-            BlobDiskError: The disk refused it.
+            WorkerFailedError: The worker did not finish.
+            WorkerRefusedError: The worker refused a file.
+            BlobQuotaError: The blob quota has no room for the state.
+            BlobDiskError: The disk refused the state.
         """
-        return await trio.to_thread.run_sync(self._save, task.task_id, rounds_settled, state)
-
-    def _save(self, task_id: TaskId, rounds_settled: int, state: TrainingState) -> Hash32:
-        # The record is written first: blobs without a record may be collected.
-        root = self._state_parts.put(task_id, rounds_settled, compute_part_ids(state))
-        for part in state.parts:
-            self._blobs.put(part)
-        return root
-
-    async def _load(self, task: ServedTask, root: Hash32) -> TrainingState:
         spec = task.spec
+        sizes = compute_layout(spec.optimizer, count_parameters(spec.model))[len(held) :]
+        with ExitStack() as stack:
+            uploads = [
+                stack.enter_context(await trio.to_thread.run_sync(self._blobs.upload, size))
+                for size in sizes
+            ]
+            answer = await self._aggregator.ask(
+                kind,
+                {
+                    "spec": self._content.get_spec_path(task),
+                    "outputs": [str(upload.path) for upload in uploads],
+                    **members,
+                },
+                # What takes longer comes too late anyway.
+                timeout_seconds=max(self._aggregator.timeout_seconds, spec.phases.result_seconds),
+            )
+            computed = _take_part_ids(answer, len(uploads))
+            part_ids = (*held, *computed)
+            # The record is written first: blobs without a record may be collected.
+            await self.record(task, rounds_settled, part_ids)
+            for upload, part_id in zip(uploads, computed, strict=True):
+                await trio.to_thread.run_sync(upload.finish_written, part_id)
+        return part_ids
+
+    async def record(
+        self, task: ServedTask, rounds_settled: int, part_ids: Sequence[Hash32]
+    ) -> Hash32:
+        """Record the parts of a task's state after that many rounds, and return its root."""
+        return await trio.to_thread.run_sync(
+            self._state_parts.put, task.task_id, rounds_settled, part_ids
+        )
+
+    def holds(self, part_ids: Sequence[Hash32]) -> bool:
+        """Whether all parts of a state are stored; they are then kept for a while."""
+        return all(self._blobs.renew(part_id) for part_id in part_ids)
+
+    async def _fetch(self, task: ServedTask, root: Hash32) -> tuple[Hash32, ...]:
         part_ids = self._state_parts.get(root)
         if part_ids is None:
             answer = await self._peers.fetch_state_parts(root)
             if answer is None or compute_state_root(answer) != root:
                 raise UnavailableError(f"training state {root.hex()[:16]} cannot be fetched")
             part_ids = tuple(answer)
-        layout = compute_layout(spec.optimizer, count_parameters(spec.model))
+        layout = compute_layout(task.spec.optimizer, count_parameters(task.spec.model))
         if len(part_ids) != len(layout):
             raise UnavailableError(f"training state {root.hex()[:16]} has {len(part_ids)} parts")
-        self._state_parts.put(task.task_id, task.history.rounds_settled, part_ids)
+        await self.record(task, task.history.rounds_settled, part_ids)
         for part_id, size in zip(part_ids, layout, strict=True):
-            await self._content.ensure(part_id, size)
-        parts = [await self._content.read(part_id) for part_id in part_ids]
-        return build_training_state(parts, spec, root)
+            await self._content.ensure(part_id, size, is_urgent=True)
+            if self._content.get_size(part_id) != size:
+                raise UnavailableError(f"training state {root.hex()[:16]} has a part of other size")
+        await self._content.check_intact(part_ids)
+        return part_ids
+
+
+def _take_part_ids(answer: JsonObject, count: int) -> list[Hash32]:
+    part_ids = answer.get("part_ids")
+    if not isinstance(part_ids, list) or len(part_ids) != count:
+        raise WorkerFailedError(f"part_ids is {part_ids!r}")
+    return [Hash32(bytes.fromhex(str(each))) for each in part_ids]

@@ -14,7 +14,6 @@ from chain.training.assignment import Assignment
 from chain.training.attempt import AttemptId
 from chain.training.history import TaskHistory
 from chain.training.reveal import Reveal
-from chain.training.state import TrainingState
 from chain.training.task_spec import (
     TaskSpec,
 )
@@ -35,8 +34,12 @@ class JobKind(StrEnum):
     """Vote on the gradients of an attempt."""
     RESULT = "result"
     """Compute the outcome of a ballot."""
+    EVALUATE = "evaluate"
+    """Evaluate the model of an outcome."""
     POST = "post"
     """Vote for the outcome of a ballot."""
+    SCORE = "score"
+    """Vote for the same outcome again, with the evaluation that was not there before."""
     SETTLE = "settle"
     """Settle a round with the result that a quorum posted."""
     ADVANCE = "advance"
@@ -92,7 +95,9 @@ class UnavailableError(Exception):
 class TrainingPeers(Protocol):
     """What the jobs ask of other nodes."""
 
-    async def fetch_blob(self, content_id: Hash32, size_limit: int) -> bool:
+    async def fetch_blob(
+        self, content_id: Hash32, size_limit: int, *, is_urgent: bool = False
+    ) -> bool:
         """Fetch a blob into the store; False if no peer has it or it exceeds `size_limit`."""
 
     async def fetch_reveals(self, attempt_id: AttemptId) -> Sequence[Reveal]:
@@ -115,13 +120,22 @@ class CheckedGradient:
 
 
 @dataclass(frozen=True, slots=True)
-class ComputedResult:
-    """The result that this node computed for a ballot."""
+class Evaluation:
+    """How well a model does on the held-out rows."""
 
-    vote: ResultVote
-    correct_count: int | None
-    """Correct answers on the held-out split; None if this node did not evaluate."""
+    correct_count: int
     loss_millinats: int
+
+
+@dataclass(frozen=True, slots=True)
+class NextState:
+    """A training state that this node computed, and what it was computed from."""
+
+    attempt_id: AttemptId
+    accepted: tuple[int, ...]
+    """The indices of the commitments whose gradients were accepted."""
+    part_ids: tuple[Hash32, ...]
+    """The content ids of the parts of the state, theta first."""
 
 
 @dataclass(slots=True)
@@ -131,15 +145,22 @@ class TaskWork:
     is_content_held: bool = False
     is_accepted: bool | None = None
     state_root: Hash32 | None = None
-    state: TrainingState | None = None
+    state: tuple[Hash32, ...] | None = None
+    """The content ids of the parts of the state that the round starts from, theta first."""
+    next_state: NextState | None = None
+    """The latest; a further ballot with the same accepted gradients has the same."""
     seen: SeenPhase | None = None
     since_block: BlockNumber = field(default=BlockNumber(0))
     checks: dict[tuple[AttemptId, int], CheckedGradient] = field(default_factory=dict)
     """By attempt and index of the commitment."""
     assignments: dict[AttemptId, Assignment] = field(default_factory=dict)
     """At most one: that of the latest attempt."""
-    results: dict[int, ComputedResult] = field(default_factory=dict)
+    results: dict[int, ResultVote] = field(default_factory=dict)
     """By ballot number."""
+    evaluations: dict[Hash32, Evaluation | None] = field(default_factory=dict)
+    """At most one: that of the latest model, by its root; None if it cannot be evaluated."""
+    evaluation_failures: int = 0
+    """How often a worker has failed since the last evaluation was done or given up."""
     sent: dict[JobKey, BlockNumber] = field(default_factory=dict)
     """The block at which each vote was last sent; old entries are removed."""
     asking: trio.Lock = field(default_factory=trio.Lock)

@@ -1,14 +1,17 @@
-"""WorkerPool workers: separate processes that run torch (docs/adr/0008).
+"""Pools of worker processes for the heavy work on tasks (docs/adr/0008).
 
 A task that exhausts memory, hangs or crashes kills a worker, but not the node. Workers are started
-when they are needed, and replaced when they die.
+when they are needed, and replaced when they die. Work of live rounds and dry runs of new tasks have
+pools of their own, so that neither waits for the other.
 """
 
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 import trio
@@ -21,6 +24,9 @@ from pot_common.framing import (
     FrameError,
     decode_body,
 )
+
+END_SECONDS: Final = 1.0
+"""How long a worker that closed its output is given to end, for a message that says why."""
 
 _log = structlog.get_logger("node.training")
 
@@ -39,14 +45,13 @@ class WorkerRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """The operator's settings for the workers."""
+    """What the workers of a pool run, and their limits."""
 
-    workers: int = 1
-    device: str = "cpu"
-    threads: int = 1
-    memory_bytes: int = 4 * 2**30
+    command: tuple[str, ...]
+    """The arguments of Python: a module and its options."""
+    count: int = 1
     timeout_seconds: float = 120.0
-    """The limit of one request; the dry run has shown that the task stays far below it."""
+    """The limit of one request, unless the request has its own."""
 
 
 class WorkerPool:
@@ -55,28 +60,40 @@ class WorkerPool:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._idle: list[trio.Process] = []
-        self._slots = trio.CapacityLimiter(settings.workers)
+        self._slots = trio.CapacityLimiter(settings.count)
+
+    @property
+    def timeout_seconds(self) -> float:
+        """The limit of a request that has no other."""
+        return self._settings.timeout_seconds
 
     async def warm_up(self) -> None:
         """Start one worker before the first request: importing torch takes seconds."""
         async with self._slots, self._worker():
             pass
 
-    async def ask(self, kind: str, members: Mapping[str, Json]) -> JsonObject:
-        """The worker's answer to a request (miner/verify.py lists the requests).
+    async def ask(
+        self, kind: str, members: Mapping[str, Json], *, timeout_seconds: float | None = None
+    ) -> JsonObject:
+        """The worker's answer to a request (the worker's module lists the requests).
+
+        Args:
+            kind: The kind of the request.
+            members: Its other members.
+            timeout_seconds: The limit of this request; None for that of the pool.
 
         Raises:
             WorkerRefusedError: The content of the request breaks a rule.
             WorkerFailedError: The worker died or took too long.
         """
         question = WORKER_QUESTIONS.encode({"id": 0, "kind": kind, **members})
+        limit = self._settings.timeout_seconds if timeout_seconds is None else timeout_seconds
         async with self._slots, self._worker() as process:
             answer: JsonObject = {}
             try:
-                with trio.fail_after(self._settings.timeout_seconds):
+                with trio.fail_after(limit):
                     answer = await _exchange(process, question)
             except trio.TooSlowError as error:
-                limit = self._settings.timeout_seconds
                 raise WorkerFailedError(f"no answer to {kind} in {limit:g} s") from error
             except (
                 trio.BrokenResourceError,
@@ -84,7 +101,8 @@ class WorkerPool:
                 EOFError,
                 FrameError,
             ) as error:
-                raise WorkerFailedError(f"the worker ended during {kind}: {error!r}") from error
+                end = await _describe_end(process)
+                raise WorkerFailedError(f"the worker ended during {kind}: {end}") from error
         if "error" in answer:
             raise WorkerRefusedError(str(answer["error"]), str(answer.get("detail", "")))
         return answer
@@ -103,17 +121,11 @@ class WorkerPool:
         self._idle.append(process)
 
     async def _start(self) -> trio.Process:
-        settings = self._settings
-        options = {
-            "--device": settings.device,
-            "--threads": str(settings.threads),
-            "--memory-bytes": str(settings.memory_bytes),
-        }
-        command = [sys.executable, "-m", "miner.verify"]
-        command.extend(part for option in options.items() for part in option)
-        _log.info("verifier worker starts", device=settings.device)
+        _log.info("worker starts", module=self._settings.command[0])
         return await trio.lowlevel.open_process(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-m", *self._settings.command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
 
     async def aclose(self) -> None:
@@ -125,6 +137,23 @@ class WorkerPool:
                 await process.wait()
 
 
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """The pools of a node, by what they work for."""
+
+    checks: WorkerPool
+    """Re-executes gradients of live rounds, and evaluates their models."""
+    dry_runs: WorkerPool
+    """Dry-runs new tasks, at the lowest priority."""
+    aggregator: WorkerPool
+    """Computes the training states of live rounds."""
+
+    async def aclose(self) -> None:
+        """Kill the idle workers."""
+        for pool in (self.checks, self.dry_runs, self.aggregator):
+            await pool.aclose()
+
+
 async def _exchange(process: trio.Process, question: bytes) -> JsonObject:
     assert process.stdin is not None
     assert process.stdout is not None
@@ -132,6 +161,19 @@ async def _exchange(process: trio.Process, question: bytes) -> JsonObject:
     prefix = await _receive_exactly(process.stdout, LENGTH_BYTES)
     length = WORKER_ANSWERS.decode_length(prefix)
     return decode_body(await _receive_exactly(process.stdout, length))
+
+
+async def _describe_end(process: trio.Process) -> str:
+    """How a worker ended that sent no answer, or a wrong one."""
+    with trio.move_on_after(END_SECONDS):
+        await process.wait()
+    match process.returncode:
+        case None:
+            return "its answer breaks the protocol"
+        case status if status == -signal.SIGPROF:
+            return "it took too much processor time"
+        case status:
+            return f"status {status}; its own log line says why"
 
 
 async def _receive_exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:

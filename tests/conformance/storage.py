@@ -323,7 +323,11 @@ def build_checks() -> Value:
         gradients = Gradients(
             chain_id=values.CHAIN_ID,
             **dict.fromkeys(
-                ("contracts", "blobs", "content", "reveals", "verifier", "peers"), NoService()
+                (
+                    *("index", "contracts", "blobs", "content"),
+                    *("reveals", "verifier", "peers"),
+                ),
+                NoService(),
             ),
             directory=directory,
         )

@@ -605,7 +605,7 @@ ECHO = (
 
 @sample("verifier.request", "WorkerPool.ask", "FrameFormat.encode")
 def build_verifier_request() -> Value:
-    verifier = WorkerPool(WorkerSettings())
+    verifier = WorkerPool(WorkerSettings(("unused",)))
     members = {"spec": "a/spec", "shards": ["b", "c"], "header": {"round": 7, "seed": "00ff"}}
 
     async def ask() -> str:

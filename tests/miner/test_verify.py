@@ -1,8 +1,8 @@
 """The verifier worker as a node sees it: a process behind two pipes."""
 
+import signal
 import subprocess
 import sys
-from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,13 +19,13 @@ from chain.training.encoding import encode_gradient
 from chain.training.task_spec import FeatureType, Shard
 from chain.training.task_spec_codec import decode_task_spec, encode_task_spec
 from miner.devices import open_device
+from miner.samples import compute_samples
 from miner.trainer import open_task
-from miner.verify import Worker, serve
+from miner.verify import Worker
 from node.client.task_file import build_initial_weights, encode_npz
 from pot_common.framing import WORKER_ANSWERS, WORKER_QUESTIONS, FrameError
+from pot_common.worker import serve
 from tests.worlds.training import SPEC, header_of
-
-SAMPLES = (3, 1, 4, 15, 9, 26, 5, 35)
 
 
 def deflate_npz(arrays: dict[str, np.ndarray]) -> bytes:
@@ -46,13 +46,16 @@ class Files:
         return {"id": 7, "kind": kind, "shards": shards, **paths, **members}
 
     def verify(self, **members: Json) -> JsonObject:
-        paths = {name: str(self.directory / name) for name in ("payload", "indices")}
-        return {**self.request("verify"), "header": HEADER_FIELDS, **paths, **members}
+        payload = str(self.directory / "payload")
+        place = {"first": FIRST, "count": len(SAMPLES), "header": HEADER_FIELDS}
+        return {**self.request("verify"), "payload": payload, **place, **members}
 
 
 MODEL = Mlp(inputs=64, hidden=(8,), classes=10)
 THETA = build_initial_weights(MODEL, "verify")
 HEADER = replace(header_of(1, count_parameters(MODEL)), theta_root=content_id(THETA))
+FIRST = 16
+SAMPLES = compute_samples(HEADER.seed, 40, FIRST, 8)
 HEADER_FIELDS = {
     "round": HEADER.attempt_id.round_number,
     "chain_id": HEADER.chain_id,
@@ -87,11 +90,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
         "theta": THETA,
         "shard": shard,
         "payload": payload,
-        "indices": array("Q", SAMPLES).tobytes(),
         "lie": encode_gradient(HEADER, np.full(HEADER.parameter_count, 0.01, np.float32)),
         "short": payload[:-1],
         "foreign": b"GQ02" + payload[4:],
-        "bad_indices": array("Q", [40]).tobytes(),
     }
     for name, data in contents.items():
         (directory / name).write_bytes(data)
@@ -116,7 +117,7 @@ def worker_process(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 def ask(worker: Worker, *requests: JsonObject) -> list[JsonObject]:
     answers = BytesIO()
     questions = BytesIO(b"".join(WORKER_QUESTIONS.encode(request) for request in requests))
-    serve(worker, questions, answers)
+    serve(worker.answer, questions, answers)
     answers.seek(0)
     return list(iter(lambda: WORKER_ANSWERS.read(answers), None))
 
@@ -142,7 +143,13 @@ def test_worker_process_answers_and_ends_with_its_input(files: Files) -> None:
     answers = [WORKER_ANSWERS.read(stream) for _ in requests]
     assert (process.returncode, errors, stream.read()) == (0, b"", b"")
     dry_run, evaluation, honest, lie = answers
-    assert dry_run.keys() == {"id", "parameter_count", "unit_milliseconds", "peak_bytes"}
+    assert dry_run.keys() == {
+        *("id", "parameter_count", "unit_milliseconds", "evaluation_milliseconds"),
+        *("noise_ppb", "peak_bytes"),
+    }
+    assert dry_run["noise_ppb"] < 1_000
+    assert 0 < dry_run["unit_milliseconds"] < 10_000
+    assert 0 < dry_run["evaluation_milliseconds"] < 10_000
     assert dry_run["parameter_count"] == count_parameters(MODEL)
     assert 10**7 < dry_run["peak_bytes"] < 2 * 10**9
     assert (evaluation["row_count"], 0 <= evaluation["correct_count"] <= 20) == (20, True)
@@ -176,7 +183,6 @@ def test_task_above_the_memory_limit_ends_its_worker(files: Files) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.xfail(strict=True, reason="rows are unpacked whatever memory they take")
 def test_rows_beyond_the_memory_limit_are_refused_before_unpacking(files: Files) -> None:
     rows = 2**20
     shard = deflate_npz({"x": np.zeros((rows, 64), np.uint8), "y": np.zeros(rows, np.uint8)})
@@ -209,8 +215,6 @@ def test_rows_beyond_the_memory_limit_are_refused_before_unpacking(files: Files)
         ("payload", "nowhere", "content_mismatch", "No such file"),
         ("theta", "payload", "content_mismatch", "bytes long"),
         ("spec", "theta", "malformed", "not JSON"),
-        ("indices", "bad_indices", "malformed", "not below the number of samples"),
-        ("indices", "short", "malformed", "64-bit integers"),
     ],
 )
 def test_files_that_break_a_rule_are_answered_with_an_error(
@@ -219,6 +223,46 @@ def test_files_that_break_a_rule_are_answered_with_an_error(
     (answer,) = ask(worker, files.verify(**{name: str(files.directory / file)}))
     assert (answer["id"], answer["error"]) == (7, error)
     assert detail in str(answer["detail"])
+
+
+def test_dry_run_shows_the_noise_of_an_ill_conditioned_task(files: Files, worker: Worker) -> None:
+    """Hidden units in pairs whose huge contributions to the output cancel."""
+    parts = np.split(np.frombuffer(THETA, "<f4").copy(), [8, 8 + 8 * 64, 8 + 8 * 64 + 10])
+    bias, inward, _, outward = parts
+    bias[:] = 0.5
+    inward.reshape(8, 64)[4:] = inward.reshape(8, 64)[:4]
+    outward.reshape(10, 8)[:, :4] = 2.0**17
+    outward.reshape(10, 8)[:, 4:] = -(2.0**17)
+    theta = np.concatenate(parts).astype("<f4").tobytes()
+    spec = decode_task_spec((files.directory / "spec").read_bytes())
+    ill = replace(spec, initial_weights=content_id(theta))
+    (files.directory / "ill_theta").write_bytes(theta)
+    (files.directory / "ill_spec").write_bytes(encode_task_spec(ill))
+    paths = {name: str(files.directory / f"ill_{name}") for name in ("spec", "theta")}
+    (sound,) = ask(worker, files.request("dry_run"))
+    (noisy,) = ask(worker, files.request("dry_run", **paths))
+    assert 10 * sound["noise_ppb"] < spec.verification.tolerance_ppb < noisy["noise_ppb"]
+
+
+def test_dry_run_refuses_a_model_that_is_not_finite(files: Files, worker: Worker) -> None:
+    model = Mlp(inputs=64, hidden=(8,) * 8, classes=10)
+    theta = np.full(count_parameters(model), 2.0**20, "<f4").tobytes()
+    spec = decode_task_spec((files.directory / "spec").read_bytes())
+    endless = replace(spec, model=model, initial_weights=content_id(theta))
+    (files.directory / "endless_theta").write_bytes(theta)
+    (files.directory / "endless_spec").write_bytes(encode_task_spec(endless))
+    paths = {name: str(files.directory / f"endless_{name}") for name in ("spec", "theta")}
+    (answer,) = ask(worker, files.request("dry_run", **paths))
+    assert (answer["error"], "not finite" in str(answer["detail"])) == ("bad_spec", True)
+
+
+@pytest.mark.process
+def test_dry_run_that_takes_too_much_processor_time_is_ended(files: Files) -> None:
+    frame = WORKER_QUESTIONS.encode(files.request("dry_run"))
+    with worker_process("--background", "--processor-seconds", "0.001") as process:
+        output, _ = process.communicate(frame * 1_000, timeout=60)
+    assert process.returncode == -signal.SIGPROF
+    assert len(output) < 100_000
 
 
 def test_other_initial_weights_fail_the_dry_run(files: Files, worker: Worker) -> None:
@@ -240,6 +284,10 @@ def test_other_initial_weights_fail_the_dry_run(files: Files, worker: Worker) ->
         {"header": {**HEADER_FIELDS, "miner": "0x00"}},
         {"header": {**HEADER_FIELDS, "round": -1}},
         {"header": {**HEADER_FIELDS, "round": True}},
+        {"first": 33},
+        {"first": -1},
+        {"count": 0},
+        {"count": 2**63},
     ],
 )
 def test_bad_request_is_answered_with_an_error(files: Files, members: JsonObject) -> None:
@@ -259,4 +307,4 @@ def test_bad_request_is_answered_with_an_error(files: Files, members: JsonObject
 )
 def test_broken_stream_ends_the_worker(worker: Worker, frames: bytes) -> None:
     with pytest.raises(FrameError):
-        serve(worker, BytesIO(frames), BytesIO())
+        serve(worker.answer, BytesIO(frames), BytesIO())

@@ -35,11 +35,13 @@ from chain.training.task_spec_codec import compute_terms
 from node.chain.phase_cache import TaskPhase
 from node.operator.account import Operator
 from node.storage.blobs import BlobStore
+from node.training import aggregation_worker
 from node.training.host import TrainingHost
 from node.training.reveal_store import RevealStore
 from node.training.served_training import ServedTraining
 from node.training.state_parts import StatePartStore
-from node.training.worker_pool import WorkerPool
+from node.training.worker_pool import WorkerPool, Workers
+from pot_common.worker import WorkerRequest
 from tests.worlds.training import (
     GENESIS_SET,
     MINERS,
@@ -58,6 +60,7 @@ T = TypeVar("T")
 CHAIN_ID = 99
 ATTEMPT = AttemptId(TASK, 0, 0)
 NOW = 1_700_000_000
+CLOSED_SECONDS = 30 * 86_400
 SEED_BLOCK_HASH = Hash32(b"\x0d" * 32)
 SALT = Hash32(b"\x5a" * 32)
 SIZE = count_parameters(SMALL.model)
@@ -125,13 +128,15 @@ class FakeChain:
     settled: dict[int, SettledRound] = field(default_factory=dict)
     reverts: str | None = None
     phase_calls: int = 0
+    histories_read: int = 0
     validator_set = GENESIS_SET
 
     def task_count(self) -> int:
         return len(self.histories)
 
-    def history(self, task_id: TaskId) -> TaskHistory:
-        return self.histories[task_id]
+    def history(self, task_id: TaskId) -> TaskHistory | None:
+        self.histories_read += 1
+        return self.histories.get(task_id)
 
     def spec(self, _history: TaskHistory) -> TaskSpec:
         return SPEC
@@ -144,7 +149,10 @@ class FakeChain:
 
     def phase(self, _task_id: TaskId) -> TaskPhase:
         self.phase_calls += 1
-        return self.phase_now, Deadline(BlockNumber(0), NOW + SPEC.phases.verdict_seconds)
+        phases = SPEC.phases
+        is_result = self.phase_now is Phase.RESULT
+        seconds = phases.result_seconds if is_result else phases.verdict_seconds
+        return self.phase_now, Deadline(BlockNumber(0), NOW + seconds)
 
     def read(self, view: ContractView[T]) -> T:
         """The terms of a task: preparation asks for nothing else."""
@@ -175,7 +183,9 @@ class FakePeers:
     busiest: int = 0
     store: BlobStore | None = None
 
-    async def fetch_blob(self, blob_id: Hash32, size_limit: int) -> bool:
+    async def fetch_blob(
+        self, blob_id: Hash32, size_limit: int, *, is_urgent: bool = False
+    ) -> bool:
         self.asked.append(blob_id)
         self.busy += 1
         self.busiest = max(self.busy, self.busiest)
@@ -203,14 +213,17 @@ class FakePeers:
 
 
 @dataclass
-class FakeVerifier:
+class FakeWorker:
     answers: Callable[[str, Mapping[str, object]], Mapping[str, object]]
     asked: list[str] = field(default_factory=list)
+    timeout_seconds: float = 120.0
 
     async def warm_up(self) -> None:
         await trio.lowlevel.checkpoint()
 
-    async def ask(self, kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
+    async def ask(
+        self, kind: str, members: Mapping[str, object], *, timeout_seconds: float = 120.0
+    ) -> Mapping[str, object]:
         await trio.lowlevel.checkpoint()
         self.asked.append(kind)
         return self.answers(kind, members)
@@ -219,11 +232,16 @@ class FakeVerifier:
 def honest_worker(kind: str, _members: Mapping[str, object]) -> Mapping[str, object]:
     match kind:
         case "dry_run":
-            return {"parameter_count": SIZE}
+            return {"parameter_count": SIZE, "noise_ppb": 4, "evaluation_milliseconds": 5}
         case "verify":
             return HONEST
         case _:
             return {"correct_count": 12, "loss_millinats": 345}
+
+
+def aggregate_here(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
+    """What the aggregation worker answers, computed in this process."""
+    return aggregation_worker.answer(WorkerRequest({"kind": kind, **members}))
 
 
 class Node:
@@ -246,7 +264,8 @@ class Node:
         self.reveals = RevealStore(path / "reveals")
         self.parts = StatePartStore(path / "parts")
         self.peers = FakePeers(store=self.blobs)
-        self.verifier = FakeVerifier(honest_worker)
+        self.verifier = FakeWorker(honest_worker)
+        self.aggregator = FakeWorker(aggregate_here)
         self.clock = Clock()
         self.sent: list[ContractCall] = []
         if has_content:
@@ -262,11 +281,16 @@ class Node:
             reveals=self.reveals,
             state_parts=self.parts,
             announced=self.served.announced,
-            verifier=self.verifier if verifier is None else verifier,
+            workers=Workers(
+                checks=self.verifier if verifier is None else verifier,
+                dry_runs=self.verifier if dry_runs is None else dry_runs,
+                aggregator=self.aggregator,
+            ),
             peers=self.peers,
             operator=Operator(OPERATORS[0], self._send),
             clock=self.clock,
             directory=path / "training",
+            closed_seconds=CLOSED_SECONDS,
         )
 
     async def _send(self, call: ContractCall, _gas_limit: int) -> None:

@@ -9,9 +9,11 @@ from chain.training.rounds import (
     CheckGradients,
     ComputeResult,
     Duty,
+    EvaluateModel,
     OwnWork,
     Phase,
     PhaseView,
+    PostEvaluation,
     PostReady,
     PostResult,
     PostVerdict,
@@ -19,6 +21,7 @@ from chain.training.rounds import (
     RestoreState,
     SettleRound,
     get_quorum_vote,
+    is_evaluated,
     list_duties,
 )
 from tests.worlds.training import (
@@ -43,6 +46,8 @@ READY_WORK = OwnWork(
     verdicts=(),
     held=frozenset(),
     result=None,
+    is_evaluation_over=True,
+    is_evaluated=True,
 )
 DEADLINE = 5_000
 QUORUM = tuple(verdict(i, Verdict.OK) for i in range(3))
@@ -146,11 +151,49 @@ def test_node_without_operator_checks_and_computes_but_does_not_vote() -> None:
 def test_result_is_computed_then_posted_then_done() -> None:
     history = history_after(opened(), committed(0), *QUORUM)
     computed = replace(READY_WORK, result=VOTE)
-    posted = history_after(opened(), committed(0), *QUORUM, result(0))
+    posted = history_after(opened(), committed(0), *QUORUM, result(0, correct=7))
 
     assert [type(duty) for duty in duties(history, Phase.RESULT)] == [ComputeResult]
     assert duties(history, Phase.RESULT, computed) == (PostResult(VOTE),)
     assert duties(posted, Phase.RESULT, computed) == ()
+
+
+def test_result_waits_for_its_evaluation_in_the_first_quarter_only() -> None:
+    history = history_after(opened(), committed(0), *QUORUM)
+    own = replace(READY_WORK, result=VOTE, is_evaluation_over=False, is_evaluated=False)
+    end = DEADLINE - SPEC.phases.result_seconds + SPEC.phases.result_seconds // 4
+    evaluate = EvaluateModel(VOTE.model_root)
+
+    assert duties(history, Phase.RESULT, own, now=end - 1) == (evaluate,)
+    assert duties(history, Phase.RESULT, own, now=end) == (evaluate, PostResult(VOTE))
+    given_up = replace(own, is_evaluation_over=True)
+    assert duties(history, Phase.RESULT, given_up, now=end - 1) == (PostResult(VOTE),)
+    assert duties(history, Phase.RESULT, own, own_index=None, now=end) == ()
+
+
+def test_late_evaluation_is_posted_once_with_the_same_result() -> None:
+    posted = history_after(opened(), committed(0), *QUORUM, result(0))
+    again = history_after(opened(), committed(0), *QUORUM, result(0), result(0, correct=7))
+    own = replace(READY_WORK, result=VOTE, is_evaluation_over=False, is_evaluated=False)
+    evaluated = replace(own, is_evaluation_over=True, is_evaluated=True)
+
+    assert duties(posted, Phase.RESULT, own) == (EvaluateModel(VOTE.model_root),)
+    assert duties(posted, Phase.RESULT, evaluated) == (PostEvaluation(VOTE),)
+    assert duties(posted, Phase.RESULT, replace(own, is_evaluation_over=True)) == ()
+    assert duties(again, Phase.RESULT, evaluated) == ()
+
+
+def test_model_of_a_round_without_evaluation_is_not_evaluated() -> None:
+    history = history_after(opened(), committed(0), *QUORUM)
+    spec = replace(SPEC, evaluate_every=2)
+    own = replace(READY_WORK, result=VOTE, is_evaluation_over=False, is_evaluated=False)
+    found = list_duties(
+        history, spec, view(Phase.RESULT), own, GENESIS_SET, OPERATORS[0], now=1_000
+    )
+    assert found == (PostResult(VOTE),)
+    assert [number for number in range(spec.round_count) if is_evaluated(spec, number)] == [
+        *range(1, 10, 2)
+    ]
 
 
 def test_a_wrong_result_of_our_own_is_replaced() -> None:

@@ -224,7 +224,6 @@ async def test_peers_are_asked_for_reveals_once_for_all_miners(
     assert node.peers.reveals_asked == 1
 
 
-@pytest.mark.xfail(strict=True, reason="a gradient is fetched only once the task's content is held")
 async def test_announced_gradient_is_fetched_and_relayed_at_once(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:

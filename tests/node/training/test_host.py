@@ -5,9 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 from trio.testing import MockClock
 
+from chain.contracts import task_registry
 from chain.contracts.task_registry import TaskStatus
+from chain.primitives import TaskId
 from node.training.worker_pool import WorkerRefusedError
 from tests.worlds.training import (
     TASK,
@@ -20,6 +23,7 @@ from tests.worlds.training_node import (
     expected_verdict,
     judging,
 )
+from tests.worlds.waiting import until
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
 
@@ -52,3 +56,42 @@ async def test_a_refused_task_is_not_looked_at_again(
     await node.run_for(20)
     assert node.verifier.asked == ["dry_run"]
     assert chain.phase_calls <= 3
+
+
+async def test_pending_tasks_cost_nothing_after_each_block(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    pending = replace(history_after(), status=TaskStatus.PENDING)
+    histories = {TaskId(n): replace(pending, task_id=TaskId(n)) for n in range(1, 1_001)}
+    chain = FakeChain(histories)
+    node = Node(tmp_path, chain, has_content=False)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await trio.sleep(5)
+        before, asked = chain.histories_read, len(node.peers.asked)
+        for _ in range(200):
+            node.host.on_new_head([])
+            await trio.sleep(0.001)
+        after, tries = chain.histories_read, len(node.peers.asked) - asked
+        nursery.cancel_scope.cancel()
+
+    assert after - before <= 4 * tries + 4 < 1_000
+
+
+async def test_block_that_changes_a_pending_task_has_it_looked_at(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    pending = replace(history_after(), status=TaskStatus.PENDING)
+    chain = FakeChain({})
+    node = Node(tmp_path, chain)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await trio.sleep(2)
+        chain.histories[TASK] = pending
+        node.host.on_new_head([TASK])
+        await until(lambda: bool(node.sent), seconds=2)
+        nursery.cancel_scope.cancel()
+
+    assert node.sent == [task_registry.post_ready(TASK)]

@@ -68,7 +68,6 @@ async def test_waits_end_for_one_kind_of_jobs_and_one_attempt(
     assert not any(jobs.is_waiting(key) for key in (*CHECKS, PREPARATION))
 
 
-@pytest.mark.xfail(strict=True, reason="only 4 096 retry times are remembered")
 async def test_every_job_that_is_held_back_stays_so(autojump_clock: MockClock) -> None:
     jobs = Jobs()
     keys = [JobKey(TaskId(number), JobKind.PREPARE) for number in range(10_000)]

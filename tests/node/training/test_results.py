@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from chain.contracts import gradient_ledger
 from chain.contracts.addresses import GRADIENT_LEDGER
-from chain.contracts.gradient_ledger import Phase
+from chain.contracts.gradient_ledger import BallotFailed, Phase
 from chain.crypto import content_id
 from node.training.worker_pool import WorkerFailedError, WorkerRefusedError
 from tests.worlds.training import (
@@ -27,6 +28,7 @@ from tests.worlds.training_node import (
     judging,
     with_results,
 )
+from tests.worlds.waiting import until
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
 
@@ -67,7 +69,6 @@ async def test_result_is_posted_even_if_evaluation_fails(
     assert [call.data[:4] for call in node.sent] == [start]
 
 
-@pytest.mark.xfail(strict=True, reason="the result is computed again after a failed evaluation")
 async def test_result_is_posted_even_if_no_worker_ends_the_evaluation(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -82,3 +83,24 @@ async def test_result_is_posted_even_if_no_worker_ends_the_evaluation(
 
     node.verifier.answers = fail
     await node.run(lambda: bool(node.sent), seconds=20)
+
+
+async def test_further_ballot_on_the_same_gradients_computes_no_state(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    first = with_results(judging().histories[TASK], *(verdict(i, OK, OK, BAD) for i in range(4)))
+    again = [verdict(i, OK, OK, BAD, ballot=1) for i in range(4)]
+    chain = FakeChain({TASK: first}, Phase.RESULT)
+    node = Node(tmp_path, chain)
+    node.hold(0, 1)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await until(lambda: len(node.sent) == 1)
+        chain.histories[TASK] = with_results(first, BallotFailed(TASK, 0, 0, 0), *again)
+        node.host.wake()
+        await until(lambda: len({call.data for call in node.sent}) == 2)
+        nursery.cancel_scope.cancel()
+
+    assert node.aggregator.asked == ["begin", "advance"]
+    assert node.verifier.asked == ["dry_run", "evaluate"]

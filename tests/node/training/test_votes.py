@@ -8,7 +8,6 @@ from trio.testing import MockClock
 
 from chain.contracts.gradient_ledger import AttemptOpened, Phase
 from chain.training.history import apply_event
-from node.training import jobs
 from tests.worlds.training import (
     GENESIS_SET,
     TASK,
@@ -25,9 +24,8 @@ pytestmark = pytest.mark.usefixtures("inline_threads")
 
 
 async def test_memory_of_votes_and_jobs_does_not_grow_with_rounds(
-    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(jobs, "REMEMBERED_LIMIT", 8)
     chain = FakeChain({TASK: history_after()}, Phase.STALLED)
     node = Node(tmp_path, chain)
 
@@ -46,4 +44,5 @@ async def test_memory_of_votes_and_jobs_does_not_grow_with_rounds(
         (work,) = node.host._work.values()
         assert len(work.sent) <= 3
         assert len(node.host._jobs._retry_at) <= 8
+        assert len(node.host._jobs._retries) <= 8
         nursery.cancel_scope.cancel()

@@ -23,7 +23,7 @@ from tests.worlds.training_node import OK, Node, expected_verdict, judging
 from tests.worlds.waiting import until
 
 WORKER = r"""
-import json, os, sys, time
+import json, os, signal, sys, time
 def send(data):
     sys.stdout.buffer.write(len(data).to_bytes(4, "big") + data)
     sys.stdout.buffer.flush()
@@ -36,6 +36,8 @@ while prefix := sys.stdin.buffer.read(4):
         send(b'{"id": 0, "error": "bad_gradient", "detail": "a code is -128"}')
     elif kind == "die":
         os._exit(1)
+    elif kind == "burn":
+        signal.raise_signal(signal.SIGPROF)
     elif kind == "die in an answer":
         sys.stdout.buffer.write(b"\0\0\0\x09{")
         sys.stdout.buffer.flush()
@@ -43,7 +45,7 @@ while prefix := sys.stdin.buffer.read(4):
     elif kind == "hang" or (kind == "dry_run" and "/2.spec" in request["spec"]):
         time.sleep(60)
     elif kind == "dry_run":
-        send(b'{"id": 0, "parameter_count": 207}')
+        send(b'{"id": 0, "noise_ppb": 4, "evaluation_milliseconds": 5}')
     elif kind == "verify":
         send(b'{"id": 0, "distance_ppb": 4, "exponents": "kept"}')
     elif kind == "garbage":
@@ -72,7 +74,7 @@ class ScriptedPool(WorkerPool):
 
 @asynccontextmanager
 async def scripted(workers: int = 1, seconds: float = 10) -> AsyncIterator[ScriptedPool]:
-    verifier = ScriptedPool(WorkerSettings(workers=workers, timeout_seconds=seconds))
+    verifier = ScriptedPool(WorkerSettings(("unused",), workers, timeout_seconds=seconds))
     try:
         yield verifier
     finally:
@@ -125,6 +127,17 @@ async def test_a_worker_that_hangs_is_killed_and_replaced() -> None:
         assert (await verifier.ask("answer", {"value": 2}))["echo"] == 2
 
 
+async def test_the_end_of_a_worker_says_why() -> None:
+    async with scripted() as verifier:
+        for kind, end in (
+            ("die", "status 1"),
+            ("burn", "too much processor time"),
+            ("garbage", "breaks the protocol"),
+        ):
+            with pytest.raises(WorkerFailedError, match=end):
+                await verifier.ask(kind, {})
+
+
 async def test_questions_wait_for_a_free_worker() -> None:
     answers: list[object] = []
     async with scripted(workers=2) as verifier:
@@ -147,7 +160,6 @@ async def test_a_cancelled_question_leaves_no_process() -> None:
         assert not is_alive(asked["pid"])
 
 
-@pytest.mark.xfail(strict=True, reason="dry runs and checks share one worker")
 async def test_a_check_does_not_wait_for_the_dry_run_of_another_task(tmp_path: Path) -> None:
     chain = judging(1)
     async with scripted() as verifier, scripted() as dry_runs:

@@ -1,0 +1,79 @@
+"""What a task takes, computed from its specification (docs/spec/training.md, sections 10 and 11).
+
+A validator compares these numbers with its limits before it fetches anything.
+"""
+
+from collections.abc import Iterable
+from math import prod
+from typing import Final
+
+from chain.contracts.gradient_ledger import EVIDENCE_BALLOTS
+from chain.crypto import CHUNK_BYTES
+from chain.training.architectures import count_parameters
+from chain.training.encoding import count_payload_bytes
+from chain.training.state import FLOAT32_BYTES, compute_layout
+from chain.training.task_spec import FeatureType, LabelType, TaskSpec
+
+MAX_MINERS: Final = 1_024
+"""The most miners that the ledger admits to a task."""
+
+KEPT_STATES: Final = 2
+"""A state is kept until two later rounds are settled, for nodes that are behind."""
+
+LABEL_BYTES: Final = 8
+"""The size of a label in memory."""
+
+LEAF_BYTES: Final = 32
+"""The size of the hash that is stored for each chunk of a blob."""
+
+_FEATURE_BYTES: Final = {FeatureType.FLOAT32: 4, FeatureType.UINT8: 1}
+_STORED_LABEL_BYTES: Final = {LabelType.UINT8: 1, LabelType.INT64: 8}
+
+
+def count_content_bytes(spec: TaskSpec) -> int:
+    """The bytes of the task's initial weights and data."""
+    weights = FLOAT32_BYTES * count_parameters(spec.model)
+    return weights + sum(shard.byte_count for shard in spec.data.shards)
+
+
+def count_state_bytes(spec: TaskSpec) -> int:
+    """The bytes of a training state of the task."""
+    return sum(compute_layout(spec.optimizer, count_parameters(spec.model)))
+
+
+def count_disk_bytes(spec: TaskSpec) -> int:
+    """The most bytes that a node keeps for the task while it is open.
+
+    They are its content, the training states that are kept and the one in progress, and the
+    gradients of as many ballots as evidence is kept for.
+    """
+    parameter_count = count_parameters(spec.model)
+    content = [FLOAT32_BYTES * parameter_count, *(each.byte_count for each in spec.data.shards)]
+    states = (1 + KEPT_STATES) * _count_stored(compute_layout(spec.optimizer, parameter_count))
+    gradient_count = EVIDENCE_BALLOTS * min(spec.reward.max_units, MAX_MINERS)
+    gradients = gradient_count * _count_stored([count_payload_bytes(parameter_count)])
+    return _count_stored(content) + states + gradients
+
+
+def count_dataset_bytes(spec: TaskSpec) -> int:
+    """The most memory that the task's rows take while a worker loads them.
+
+    The worker unpacks one shard after another into arrays that hold all rows.
+    """
+    features = prod(spec.data.sample_shape)
+    row_bytes = FLOAT32_BYTES * features + LABEL_BYTES
+    stored_row_bytes = (
+        _FEATURE_BYTES[spec.data.feature_type] * features
+        + _STORED_LABEL_BYTES[spec.data.label_type]
+    )
+    # A shard is there as a file, as unpacked members, and as converted values.
+    largest = max(
+        shard.byte_count + shard.row_count * (stored_row_bytes + row_bytes)
+        for shard in spec.data.shards
+    )
+    return spec.data.row_count * row_bytes + largest
+
+
+def _count_stored(sizes: Iterable[int]) -> int:
+    """The bytes on the disk of blobs of these sizes, with the hashes of their chunks."""
+    return sum(size + LEAF_BYTES * max(1, -(-size // CHUNK_BYTES)) for size in sizes)

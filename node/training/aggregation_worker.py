@@ -1,0 +1,110 @@
+"""The aggregation worker: `python -m node.training.aggregation_worker`.
+
+It combines the accepted gradients of a round and computes the next training state, so that the node
+process holds none of them in memory (pot_common/worker.py, docs/spec/training.md, 6 to 8).
+
+Every request has `kind`, the path `spec`, and the paths `outputs`, existing files of the right
+length that the worker fills. It answers `part_ids`, their content ids. A file that is read is an
+object with its `path` and `content_id`. By kind:
+    begin: the file `theta`, the initial weights; the outputs are the optimizer's initial tensors.
+    advance: the files `state`, theta first; `header` (round, chain_id, seed, theta_root, task,
+        attempt); `gradients`, files that have `units` and `miner` as well; the outputs are the
+        parts of the next state.
+"""
+
+import argparse
+import sys
+from typing import Final
+
+from chain.primitives import Address, Hash32, TaskId
+from chain.training.architectures import count_parameters
+from chain.training.attempt import AttemptId
+from chain.training.encoding import GradientHeader
+from chain.training.task_spec import TaskSpec
+from chain.training.task_spec_codec import MAX_SPEC_BYTES, decode_task_spec
+from node.training.streamed_update import (
+    StoredFile,
+    StoredGradient,
+    advance_state,
+    begin_state,
+)
+from pot_common.framing import FrameError
+from pot_common.worker import (
+    Answer,
+    WorkerRequest,
+    bad_request,
+    claim_stdout,
+    limit_process,
+    serve,
+)
+
+MEMORY_BYTES: Final = 2**29
+"""Three times what a slice of a state takes; more gradients or parameters take no more."""
+
+
+def answer(request: WorkerRequest) -> Answer:
+    """The answer to a request.
+
+    Raises:
+        RejectedInputError: The request or its files break a rule.
+        OSError: A file cannot be read or written.
+    """
+    with request.path("spec").open("rb") as file:
+        spec = decode_task_spec(file.read(MAX_SPEC_BYTES + 1))
+    outputs = request.paths("outputs")
+    match kind := request.text("kind"):
+        case "begin":
+            ids = begin_state(spec, _take_file(request.child("theta")), outputs)
+        case "advance":
+            fields = request.child("header")
+            ids = advance_state(
+                spec,
+                fields.integer("round"),
+                [_take_file(each) for each in request.children("state")],
+                [_take_gradient(spec, fields, each) for each in request.children("gradients")],
+                outputs,
+            )
+        case _:
+            raise bad_request(f"kind {kind!r} is unknown")
+    return {"part_ids": [each.hex() for each in ids]}
+
+
+def _take_file(request: WorkerRequest) -> StoredFile:
+    return StoredFile(request.path("path"), Hash32(request.digest("content_id", 32)))
+
+
+def _take_gradient(spec: TaskSpec, fields: WorkerRequest, request: WorkerRequest) -> StoredGradient:
+    header = GradientHeader(
+        attempt_id=AttemptId(
+            TaskId(fields.integer("task")), fields.integer("round"), fields.integer("attempt")
+        ),
+        parameter_count=count_parameters(spec.model),
+        chain_id=fields.integer("chain_id"),
+        theta_root=Hash32(fields.digest("theta_root", 32)),
+        seed=Hash32(fields.digest("seed", 32)),
+        miner=Address(request.digest("miner", 20)),
+    )
+    return StoredGradient(_take_file(request), header, request.integer("units"))
+
+
+def main() -> int:
+    """Run the worker on standard input and output."""
+    parser = argparse.ArgumentParser(
+        prog="python -m node.training.aggregation_worker", description=__doc__
+    )
+    parser.add_argument("--memory-bytes", type=int, default=MEMORY_BYTES)
+    options = parser.parse_args()
+    answers = claim_stdout()
+    try:
+        limit_process(options.memory_bytes)
+        serve(answer, sys.stdin.buffer, answers)
+    except FrameError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - read by the node that started it
+        return 1
+    except (KeyboardInterrupt, BrokenPipeError):
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -55,7 +55,9 @@ class ChainParameters:
     transaction_gas_limit: int = 2**24
     """EIP-7825's cap: one transaction cannot fill a block."""
     phase_floor_blocks: int = 8
-    """A training phase lasts at least this many blocks."""
+    """A training phase lasts at least this many blocks, unless it ends early."""
+    grace_blocks: int = 3
+    """A quorum of verdicts waits at least this many blocks for the other validators."""
     blob_bytes_per_second: int = 1_000_000
     """The download speed that validators are expected to have; it limits how short a phase may
     be."""
@@ -90,6 +92,7 @@ _BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "base_fee_floor_wei": (0, 2**63),
     "transaction_gas_limit": (1_000_000, 2**32),
     "phase_floor_blocks": (1, 100_000),
+    "grace_blocks": (1, 1_000),
     "blob_bytes_per_second": (1_000, 2**40),
     "validator_stake_pot": (1, 10**12),
     "min_validators": (1, MAX_VALIDATORS),

@@ -203,7 +203,7 @@ def _standard_input() -> dict[str, object]:
         },
         "settings": {
             "evmVersion": "prague",
-            "optimizer": {"enabled": True, "runs": 1000},
+            "optimizer": {"enabled": True, "runs": 200},
             # No metadata hash in the bytecode, so a changed comment does not change it.
             "metadata": {"appendCBOR": False, "bytecodeHash": "none"},
             "outputSelection": {"*": {"*": outputs}},

@@ -299,7 +299,7 @@ class _Node:
         closed_seconds = int(config.blobs.closed_task_days * DAY_SECONDS)
         self._training = TrainingHost(
             chain_id=genesis.chain_id,
-            blob_bytes_per_second=genesis.parameters.blob_bytes_per_second,
+            parameters=genesis.parameters,
             index=index,
             contracts=contracts,
             blobs=blobs,

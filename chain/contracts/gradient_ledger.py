@@ -376,9 +376,9 @@ def credit_of(token: Address, account: Address) -> ContractView[int]:
     return CONTRACT.view("creditOf", token, account, returns=int)
 
 
-def encode_constructor(phase_floor_blocks: int) -> bytes:
+def encode_constructor(phase_floor_blocks: int, grace_blocks: int) -> bytes:
     """The constructor's argument: the number of blocks that a phase lasts at least."""
-    return CONTRACT.encode_constructor(phase_floor_blocks)
+    return CONTRACT.encode_constructor(phase_floor_blocks, grace_blocks)
 
 
 def _build_participants(

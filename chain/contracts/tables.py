@@ -24,7 +24,7 @@ FAUCET: Final = ContractAbi(
 """The ABI of Faucet.sol."""
 
 GRADIENT_LEDGER: Final = ContractAbi(
-    constructor=("uint32",),
+    constructor=("uint32", "uint32"),
     functions={
         "advanceRound": FunctionAbi(("uint256",), ()),
         "commitGradient": FunctionAbi(("uint256", "uint32", "uint32", "uint32", "bytes32"), ()),
@@ -38,6 +38,7 @@ GRADIENT_LEDGER: Final = ContractAbi(
                 "(uint32,uint32,uint32,uint32,uint64,bool,uint64,uint64,uint64,uint64,uint64,uint64,uint32,uint32,uint32,uint32,uint32,bytes32,bytes32,bytes32,uint256)",
             ),
         ),
+        "graceBlocks": FunctionAbi((), ("uint32",)),
         "judgesOf": FunctionAbi(("uint256",), ("uint256",)),
         "leave": FunctionAbi(("uint256",), ()),
         "participants": FunctionAbi(("uint256",), ("address[]", "uint32[]")),

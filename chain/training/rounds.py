@@ -9,7 +9,7 @@ The contract's `phase` decides which phase it is; its answer is an argument.
 from dataclasses import dataclass
 from typing import Final
 
-from chain.contracts.gradient_ledger import Phase, ResultVote
+from chain.contracts.gradient_ledger import Deadline, Phase, ResultVote
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.training.acceptance import Verdict
@@ -32,8 +32,10 @@ class PhaseView:
     """The ledger's answer at the head."""
 
     phase: Phase
-    deadline_timestamp: int
-    """Seconds since the Unix epoch; 0 if the phase has no end."""
+    deadline: Deadline
+    """0 if the phase has no end."""
+    vote_floor: int
+    """The least blocks of a phase of votes (`compute_vote_floor`)."""
     head_number: BlockNumber
     since_block: BlockNumber
     """The first head at which this node saw this phase of this ballot."""
@@ -192,7 +194,12 @@ def list_duties(
         case Phase.VERDICT | Phase.DISPUTE:
             return _verdict_duties(attempt, spec, view, own, validator, now)
         case Phase.RESULT:
-            return _result_duties(attempt, spec, view, own, validator_set, validator, now)
+            duties = _result_duties(attempt, spec, view, own, validator_set, validator, now)
+            if validator is None or _has_voted(attempt, validator):
+                return duties
+            # A verdict after its phase is not paid, but shows that this validator is to be waited
+            # for in the next ballots.
+            return (*duties, *_verdict_duties(attempt, spec, view, own, validator, now))
         case Phase.SETTLEABLE:
             duties = _result_duties(attempt, spec, view, own, validator_set, None, now)
             vote = get_quorum_vote(attempt, validator_set)
@@ -206,6 +213,10 @@ def list_duties(
             return ()
 
 
+def _has_voted(attempt: Attempt, validator: Address) -> bool:
+    return any(record.validator == validator for record in attempt.verdicts)
+
+
 def _verdict_duties(
     attempt: Attempt,
     spec: TaskSpec,
@@ -216,8 +227,7 @@ def _verdict_duties(
 ) -> tuple[Duty, ...]:
     missing = tuple(i for i, verdict in enumerate(own.verdicts) if verdict is None)
     duties: tuple[Duty, ...] = (CheckGradients(missing),) if missing else ()
-    has_voted = any(record.validator == validator for record in attempt.verdicts)
-    if validator is None or has_voted:
+    if validator is None or _has_voted(attempt, validator):
         return duties
     # Late in the phase the node votes on what it has. Only what it does not hold is missing: that
     # it lacked the time for a check says nothing about the miner.
@@ -231,9 +241,20 @@ def _verdict_duties(
 
 
 def is_late(spec: TaskSpec, view: PhaseView, now: int) -> bool:
-    """Whether a verdict phase is so late that a node votes on what it has."""
-    is_verdict = view.phase in (Phase.VERDICT, Phase.DISPUTE)
-    return is_verdict and now >= view.deadline_timestamp - spec.phases.verdict_seconds // 4
+    """Whether three quarters of a verdict phase are over, in seconds and in blocks.
+
+    Then a node votes on what it has.
+    """
+    return (
+        view.phase in (Phase.VERDICT, Phase.DISPUTE)
+        and now >= view.deadline.timestamp - spec.phases.verdict_seconds // 4
+        and view.head_number >= view.deadline.block_number - view.vote_floor // 4
+    )
+
+
+def compute_vote_floor(phase_floor_blocks: int, max_faulty: int) -> int:
+    """The least blocks of a phase of votes: each of f faulty primaries may leave some out."""
+    return max(phase_floor_blocks, 2 * (max_faulty + 1))
 
 
 def _judge_unchecked(index: int, own: OwnWork) -> Verdict:
@@ -269,7 +290,7 @@ def _result_duties(
         is_wanted = own.is_evaluated and posted.correct_count is None
         return (PostEvaluation(own.result),) if is_wanted else duties
     seconds = spec.phases.result_seconds
-    if is_open and now < view.deadline_timestamp - seconds + seconds // EVALUATION_SHARE:
+    if is_open and now < view.deadline.timestamp - seconds + seconds // EVALUATION_SHARE:
         return duties
     return (*duties, PostResult(own.result))
 

@@ -69,9 +69,10 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         uint64 verdictBlock; // 0 unless all commitments came before the deadline, or in a later ballot
         uint64 verdictTime;
         // slot 2: the result phase
-        uint64 resultBlock; // 0 unless all verdicts came before the deadline
+        uint64 resultBlock; // end of the verdict phase, once a quorum voted in time; may be ahead
         uint64 resultTime;
         uint104 resultVoters; // bit i: validator i posted a result in this ballot
+        uint16 voteFloor; // least blocks of a verdict or result phase of this attempt
         // slot 3: the task's terms, copied when the first miner registers
         uint32 rounds;
         uint32 minMiners;
@@ -137,9 +138,11 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         uint64 startBlock;
         uint64 startTime;
         uint32 length; // 0 if the phase has no deadline
+        uint32 floor; // least number of blocks
     }
 
     uint32 public immutable phaseFloorBlocks;
+    uint32 public immutable graceBlocks;
 
     mapping(uint256 taskId => Training) private _trainings;
     mapping(uint256 taskId => address[]) private _members;
@@ -150,8 +153,9 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
     mapping(bytes32 vote => uint256) private _tallies;
     mapping(address token => mapping(address account => uint256)) private _credits;
 
-    constructor(uint32 phaseFloorBlocks_) {
+    constructor(uint32 phaseFloorBlocks_, uint32 graceBlocks_) {
         phaseFloorBlocks = phaseFloorBlocks_;
+        graceBlocks = graceBlocks_;
     }
 
     // ---- miners
@@ -241,22 +245,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
     {
         Training storage training = _trainings[taskId];
         (Ballot storage record, bool timely) = _recordOf(taskId, training, round, attempt, ballot);
-        (uint256 index, address validator,, uint256 count) =
-            VALIDATORS.memberOfOperator(record.setVersion, msg.sender);
-
-        uint104 bit = uint104(1 << index);
-        if (record.voters & bit != 0) revert LedgerAlreadyVoted(validator);
-        _requireVerdictFormat(verdicts, record.commitmentCount);
-        record.voters |= bit;
-        record.verdictHashes[index] = _verdictHash(record.ballotNumber, verdicts);
-        if (timely) {
-            uint104 voters = record.timely | bit;
-            record.timely = voters;
-            if (voters == (1 << count) - 1) {
-                training.resultBlock = uint64(block.number);
-                training.resultTime = uint64(block.timestamp);
-            }
-        }
+        address validator = _castVerdict(taskId, training, record, timely, verdicts);
         emit VerdictPosted(taskId, round, validator, attempt, ballot, timely, verdicts);
     }
 
@@ -380,7 +369,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
     function deadline(uint256 taskId) external view returns (uint64 blockNumber, uint64 timestamp) {
         Moment memory moment = _moment(taskId, _trainings[taskId]);
         if (moment.length == 0) return (0, 0);
-        return (moment.startBlock + phaseFloorBlocks, moment.startTime + moment.length);
+        return (moment.startBlock + moment.floor, moment.startTime + moment.length);
     }
 
     function getRound(uint256 taskId) external view returns (Round memory round) {
@@ -490,6 +479,9 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         training.verdictBlock = 0;
         training.verdictTime = 0;
         training.commitmentDigest = 0;
+        // Each of f faulty primaries in a row may leave votes out of its block.
+        uint256 floor = 2 * (VALIDATORS.maxFaulty() + 1);
+        training.voteFloor = uint16(floor > phaseFloorBlocks ? floor : phaseFloorBlocks);
         _clearResults(training);
         emit AttemptOpened(taskId, training.round, training.attempt, uint32(memberCount), reserved);
     }
@@ -553,22 +545,29 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
             moment.phase = Phase.Waiting;
         } else if (!_areCommitmentsOver(training)) {
             moment = Moment(
-                Phase.Commitment, training.openBlock, training.openTime, training.commitSeconds
+                Phase.Commitment,
+                training.openBlock,
+                training.openTime,
+                training.commitSeconds,
+                phaseFloorBlocks
             );
         } else if (training.commitmentCount == 0) {
             moment.phase = Phase.Stalled;
         } else if (!_areVerdictsOver(training)) {
             (uint64 startBlock, uint64 startTime) = _verdictStart(training);
-            moment = Moment(Phase.Verdict, startBlock, startTime, training.verdictSeconds);
+            moment = Moment(
+                Phase.Verdict, startBlock, startTime, training.verdictSeconds, training.voteFloor
+            );
         } else if (training.quorumVote != 0) {
             moment.phase = Phase.Settleable;
         } else {
             (uint64 startBlock, uint64 startTime) = _resultStart(training);
+            uint32 length = training.resultSeconds;
             if (
-                _isOver(startBlock, startTime, training.resultSeconds)
+                _isOver(startBlock, startTime, length, training.voteFloor)
                     || (training.resultBlock == 0 && _isShortOfVerdicts(taskId, training))
             ) moment.phase = Phase.Stalled;
-            else moment = Moment(Phase.Result, startBlock, startTime, training.resultSeconds);
+            else moment = Moment(Phase.Result, startBlock, startTime, length, training.voteFloor);
         }
     }
 
@@ -585,13 +584,15 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
 
     function _areCommitmentsOver(Training storage training) private view returns (bool) {
         return training.verdictBlock != 0
-            || _isOver(training.openBlock, training.openTime, training.commitSeconds);
+            || _isOver(training.openBlock, training.openTime, training.commitSeconds, phaseFloorBlocks);
     }
 
     function _areVerdictsOver(Training storage training) private view returns (bool) {
-        if (training.resultBlock != 0) return true;
+        if (training.resultBlock != 0) {
+            return block.number >= training.resultBlock && block.timestamp >= training.resultTime;
+        }
         (uint64 startBlock, uint64 startTime) = _verdictStart(training);
-        return _isOver(startBlock, startTime, training.verdictSeconds);
+        return _isOver(startBlock, startTime, training.verdictSeconds, training.voteFloor);
     }
 
     /// @dev A phase that ran to its deadline ends exactly then, no matter when a transaction comes.
@@ -603,11 +604,15 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
     function _resultStart(Training storage training) private view returns (uint64, uint64) {
         if (training.resultBlock != 0) return (training.resultBlock, training.resultTime);
         (uint64 startBlock, uint64 startTime) = _verdictStart(training);
-        return (startBlock + phaseFloorBlocks, startTime + training.verdictSeconds);
+        return (startBlock + training.voteFloor, startTime + training.verdictSeconds);
     }
 
-    function _isOver(uint64 startBlock, uint64 startTime, uint32 length) private view returns (bool) {
-        return block.timestamp >= startTime + length && block.number >= startBlock + phaseFloorBlocks;
+    function _isOver(uint64 startBlock, uint64 startTime, uint32 length, uint32 floor)
+        private
+        view
+        returns (bool)
+    {
+        return block.timestamp >= startTime + length && block.number >= startBlock + floor;
     }
 
     function _requirePhase(uint256 taskId, Training storage training, Phase wanted) private view {
@@ -720,6 +725,68 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         record.timely = 0;
         record.commitmentCount = training.commitmentCount;
         record.commitmentDigest = training.commitmentDigest;
+    }
+
+    function _castVerdict(
+        uint256 taskId,
+        Training storage training,
+        Ballot storage record,
+        bool timely,
+        bytes calldata verdicts
+    ) private returns (address) {
+        (uint256 index, address validator, uint256 quorum, uint256 count) =
+            VALIDATORS.memberOfOperator(record.setVersion, msg.sender);
+        uint104 bit = uint104(1 << index);
+        if (record.voters & bit != 0) revert LedgerAlreadyVoted(validator);
+        _requireVerdictFormat(verdicts, record.commitmentCount);
+        record.voters |= bit;
+        record.verdictHashes[index] = _verdictHash(record.ballotNumber, verdicts);
+        if (timely) {
+            record.timely |= bit;
+            _shortenVerdicts(taskId, training, record, quorum, count);
+        }
+        return validator;
+    }
+
+    /// @dev Sets the end of the verdict phase after a timely verdict. It ends at once if all validators
+    /// voted, or a quorum with all that voted in one of the last two ballots. After other quorums it
+    /// waits for the rest: `graceBlocks`, or a quarter of the time that the quorum took, if that is more.
+    function _shortenVerdicts(
+        uint256 taskId,
+        Training storage training,
+        Ballot storage record,
+        uint256 quorum,
+        uint256 count
+    ) private {
+        uint256 votes = _countBits(record.timely);
+        if (votes < quorum) return;
+        uint64 endBlock = uint64(block.number);
+        uint64 endTime = uint64(block.timestamp);
+        if (votes != count && _recentVoters(taskId, record) & ~record.timely != 0) {
+            if (votes > quorum) return; // the quorum's verdict has set the end
+            (uint64 startBlock, uint64 startTime) = _verdictStart(training);
+            uint64 quarter = (endBlock - startBlock + 3) / 4;
+            endBlock += quarter > graceBlocks ? quarter : graceBlocks;
+            endTime += (endTime - startTime + 3) / 4;
+            if (endTime > startTime + training.verdictSeconds) {
+                endTime = startTime + training.verdictSeconds;
+            }
+        }
+        training.resultBlock = endBlock;
+        training.resultTime = endTime;
+    }
+
+    /// @dev The validators that posted a verdict, timely or not, in one of the last two ballots; all of them
+    /// if the set changed since, or if there were no such ballots.
+    function _recentVoters(uint256 taskId, Ballot storage record) private view returns (uint104 voters) {
+        for (uint256 i = 1; i <= 2; ++i) {
+            if (record.ballotNumber <= i) return type(uint104).max;
+            Ballot storage earlier = _ballots[taskId][(record.ballotNumber - i) % EVIDENCE_BALLOTS];
+            if (
+                earlier.ballotNumber != record.ballotNumber - i || earlier.setVersion != record.setVersion
+            ) return type(uint104).max;
+            voters |= earlier.voters;
+        }
     }
 
     function _timelyVoters(uint256 taskId, Training storage training) private view returns (uint104) {

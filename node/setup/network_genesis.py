@@ -176,7 +176,9 @@ def build_network(plan: NetworkPlan) -> GenesisConfig:
         ),
         TASK_REGISTRY: _load_bytecode("TaskRegistry"),
         GRADIENT_LEDGER: _load_bytecode("GradientLedger")
-        + gradient_ledger.encode_constructor(parameters.phase_floor_blocks),
+        + gradient_ledger.encode_constructor(
+            parameters.phase_floor_blocks, parameters.grace_blocks
+        ),
         REWARD_DISTRIBUTOR: _load_bytecode("RewardDistributor"),
     }
     if plan.has_faucet:

@@ -21,6 +21,7 @@ from chain.contracts import gradient_ledger, task_registry
 from chain.contracts.abi import ContractCall
 from chain.contracts.gradient_ledger import BOND_CLOSED_BLOCKS, ResultVote
 from chain.contracts.task_registry import TaskStatus
+from chain.params import ChainParameters
 from chain.primitives import TaskId
 from chain.training import rounds
 from chain.training.acceptance import Verdict, encode_verdicts
@@ -68,7 +69,7 @@ class TrainingHost:
         self,
         *,
         chain_id: int,
-        blob_bytes_per_second: int,
+        parameters: ChainParameters,
         index: TrainingIndex,
         contracts: ContractReader,
         blobs: BlobStore,
@@ -83,6 +84,7 @@ class TrainingHost:
         closed_seconds: int,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self._phase_floor_blocks = parameters.phase_floor_blocks
         self._index = index
         self._contracts = contracts
         self._announced = announced
@@ -104,7 +106,7 @@ class TrainingHost:
         content = Content(blobs, peers, directory)
         self._states = TrainingStates(blobs, state_parts, content, peers, workers.aggregator)
         self._preparation = Preparation(
-            blob_bytes_per_second=blob_bytes_per_second,
+            blob_bytes_per_second=parameters.blob_bytes_per_second,
             contracts=contracts,
             blobs=blobs,
             content=content,
@@ -258,7 +260,10 @@ class TrainingHost:
         head = self._contracts.head_number()
         if seen != work.seen:
             work.seen, work.since_block = seen, head
-        return rounds.PhaseView(phase, deadline.timestamp, head, work.since_block)
+        floor = rounds.compute_vote_floor(
+            self._phase_floor_blocks, self._index.validator_set.max_faulty
+        )
+        return rounds.PhaseView(phase, deadline, floor, head, work.since_block)
 
     def _list_jobs(self, duty: rounds.Duty, task: ServedTask) -> list[Job]:
         """The jobs that fulfil a duty."""

@@ -17,7 +17,7 @@ from chain.state.world_state import get_account, get_code, get_storage
 from chain.types.header import decode_header
 
 ADDRESS = "0x" + "11" * 20
-GENESIS_HASH = "028de4985265efcbe290d59ea00553d54783d4702f326e6bac467bbd9f7bb7f9"
+GENESIS_HASH = "3dd03fa5dec133870b942a9634b2bb98f5a9ddba7295ba8b75e42d2f815287b7"
 VALIDATORS = ["0x" + f"{n:02x}" * 20 for n in (1, 2, 3, 4)]
 FILE = {
     "config": {

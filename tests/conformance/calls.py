@@ -77,6 +77,7 @@ CALLS = {
     "judges_of": lambda: gradient_ledger.judges_of(TASK),
     "credit_of": lambda: gradient_ledger.credit_of(ONE, OTHER),
     "phase_floor_blocks": lambda: gradient_ledger.CONTRACT.view("phaseFloorBlocks", returns=int),
+    "grace_blocks": lambda: gradient_ledger.CONTRACT.view("graceBlocks", returns=int),
     "claim": lambda: reward_distributor.claim(TASK, 59, PROOF),
     "claim_for": lambda: reward_distributor.CONTRACT.call("claimFor", TASK, ONE, 60, PROOF),
     "claim_many": lambda: reward_distributor.claim_many(CLAIMS),
@@ -128,7 +129,7 @@ CALLS = {
     "validator_set_arguments": lambda: validator_set.encode_constructor(
         [ONE], [OTHER], stake=89, min_validators=90, change_blocks=91, evidence_blocks=92
     ),
-    "gradient_ledger_arguments": lambda: gradient_ledger.encode_constructor(93),
+    "gradient_ledger_arguments": lambda: gradient_ledger.encode_constructor(93, 97),
     "faucet_arguments": lambda: faucet.encode_constructor(94, 95, 96),
 }
 """The calls by the name of their function without its verb."""

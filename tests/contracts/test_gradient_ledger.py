@@ -38,6 +38,7 @@ from tests.worlds.contracts import (
     CHANGE_BLOCKS,
     CHEAT,
     FLOOR,
+    GRACE,
     MINERS,
     OK,
     OPERATORS,
@@ -51,6 +52,7 @@ from tests.worlds.contracts import (
     World,
     account,
     new_world,
+    new_world_with_floor,
     pack,
     refusal,
     result,
@@ -356,7 +358,7 @@ def test_padding_of_an_odd_number_of_verdicts_is_zero(started: World) -> None:
     assert started.verdict(OPERATORS[0], (CHEAT,)).events
 
 
-def test_verdict_phase_ends_when_all_have_voted_not_at_a_quorum(started: World) -> None:
+def test_verdict_phase_ends_when_all_have_voted(started: World) -> None:
     started.commit_all()
     started.judge(operators=OPERATORS[:3])
     assert started.phase is Phase.VERDICT
@@ -368,15 +370,85 @@ def test_verdict_phase_ends_when_all_have_voted_not_at_a_quorum(started: World) 
     assert (state.result_block, state.result_time) == (started.number, started.timestamp)
 
 
-def test_at_the_deadline_a_quorum_of_verdicts_is_enough(started: World) -> None:
+def test_quorum_of_verdicts_waits_a_few_blocks_for_the_others(started: World) -> None:
     started.commit_all()
+    begin = started.number, started.timestamp
+    started.mine(2, 8)
     started.judge(operators=OPERATORS[:3])
+    end = started.number + GRACE, started.timestamp + 2
+    started.mine(GRACE, 1)
+    assert started.phase is Phase.VERDICT, "a quarter of the 8 s that the quorum took is 2 s"
+    started.mine(0, 1)
+    assert started.phase is Phase.RESULT
+    state = started.round
+    assert (state.result_block, state.result_time) == end
+    assert (state.verdict_block, state.verdict_time) == begin
+
+
+def test_quorum_that_took_long_waits_a_quarter_of_its_blocks() -> None:
+    world = new_world_with_floor(100)
+    world.start_round()
+    world.commit_all()
+    world.mine(41, 1)
+    world.judge(operators=OPERATORS[:3])
+    world.mine(10, 1)
+    assert world.phase is Phase.VERDICT
+    world.mine(1, 1)
+    assert world.phase is Phase.RESULT
+
+
+def test_the_wait_lasts_no_longer_than_the_seconds_of_the_phase(started: World) -> None:
+    started.commit_all()
     end = deadline(started)
-    started.pass_phase()
-    started.mine(3, 7)
+    started.mine(1, TERMS.verdict_seconds - 1)
+    started.judge(operators=OPERATORS[:3])
+    last = started.number + GRACE
+    started.mine(GRACE, 1)
     state = started.round
     assert started.phase is Phase.RESULT
-    assert (state.result_block, state.result_time) == (end.block_number, end.timestamp)
+    assert (state.result_block, state.result_time) == (last, end.timestamp)
+
+
+def test_validator_silent_in_two_ballots_is_not_waited_for(started: World) -> None:
+    present = OPERATORS[:3]
+    for _ in range(2):
+        started.commit_all()
+        started.judge(operators=present)
+        assert started.phase is Phase.VERDICT
+        started.mine(GRACE, 1)
+        started.settle(started.agree())
+        started.mine(1, 1)
+    started.commit_all()
+    started.judge(operators=present)
+    assert started.phase is Phase.RESULT
+
+
+def test_late_verdict_makes_the_next_ballot_wait_again(started: World) -> None:
+    started.commit_all()
+    started.judge(operators=OPERATORS[:3])
+    started.mine(GRACE, 1)
+    started.verdict(OPERATORS[3], (OK, OK))
+    started.settle(started.agree())
+    started.mine(1, 1)
+    started.commit_all()
+    started.judge(operators=OPERATORS[:3])
+    assert started.phase is Phase.VERDICT
+    started.judge(operators=OPERATORS[3:])
+    assert started.phase is Phase.RESULT
+
+
+def test_votes_have_the_time_for_f_faulty_primaries_in_a_row() -> None:
+    world = new_world_with_floor(1)
+    world.start_round()
+    world.commit_all()
+    begin = world.round.verdict_block
+    assert deadline(world).block_number == begin + 4  # 2 (f + 1) for n = 4
+
+
+def test_a_verdict_after_the_phase_is_recorded_but_not_timely(started: World) -> None:
+    started.commit_all()
+    started.judge(operators=OPERATORS[:3])
+    started.mine(GRACE, 1)
     late = started.verdict(OPERATORS[3], (OK, OK)).events
     assert late == (VerdictPosted(started.task, 0, VALIDATORS[3], 0, 0, False, pack((OK, OK))),)
     assert started.round.verdict_count == 3
@@ -806,7 +878,7 @@ def test_validator_that_left_still_judges_its_open_ballot() -> None:
     world.send(OPERATORS[1], validator_set.leave_set())
     world.mine(CHANGE_BLOCKS)
     world.judge((OK, CHEAT), operators=OPERATORS[1:3])
-    world.pass_phase()
+    world.mine(GRACE, 3)
     vote = world.agree(result("r", 2))
     world.settle(vote)
     evidence = [(validator, pack((OK, CHEAT))) for validator in VALIDATORS[:3]]

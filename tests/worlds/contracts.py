@@ -45,7 +45,8 @@ from chain.types.receipt import Log
 T = TypeVar("T")
 CHAIN_ID = 424242
 POT = 10**18
-FLOOR = 2
+FLOOR = 4
+GRACE = 3
 FIRST_BLOCK = 100
 FIRST_TIME = 1_800_000_000
 GAS = 2**24
@@ -391,6 +392,7 @@ def deploy_contracts(
     validators: Sequence[Address] = VALIDATORS,
     operators: Sequence[Address] = OPERATORS,
     holders: Sequence[Address] = HOLDERS,
+    floor: int = FLOOR,
 ) -> None:
     """Deploy all contracts as genesis does; each holder has SUPPLY_EACH base units of POT."""
     stakes = STAKE * len(validators)
@@ -414,7 +416,9 @@ def deploy_contracts(
         ),
     )
     world.deploy("TaskRegistry", TASK_REGISTRY)
-    world.deploy("GradientLedger", GRADIENT_LEDGER, gradient_ledger.encode_constructor(FLOOR))
+    world.deploy(
+        "GradientLedger", GRADIENT_LEDGER, gradient_ledger.encode_constructor(floor, GRACE)
+    )
     world.deploy("RewardDistributor", REWARD_DISTRIBUTOR)
 
 
@@ -435,6 +439,13 @@ def _started() -> tuple[AtomicDB, Hash32]:
 def new_world() -> World:
     """The contracts as genesis leaves them."""
     return World(*_genesis())
+
+
+def new_world_with_floor(floor: int) -> World:
+    """The same with another least number of blocks for every phase."""
+    world = World(AtomicDB())
+    deploy_contracts(world, floor=floor)
+    return world
 
 
 def started_world() -> World:

@@ -19,6 +19,7 @@ from chain.contracts.gradient_ledger import (
     RoundSettled,
 )
 from chain.crypto import content_id
+from chain.params import ChainParameters
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.architectures import count_parameters
@@ -274,7 +275,7 @@ class Node:
         self.served = ServedTraining(self.reveals, self.parts)
         self.host = TrainingHost(
             chain_id=CHAIN_ID,
-            blob_bytes_per_second=10**9,
+            parameters=ChainParameters(phase_floor_blocks=4, blob_bytes_per_second=10**9),
             index=chain,
             contracts=chain,
             blobs=self.blobs,

@@ -217,5 +217,9 @@ interface IGradientLedger {
 
     function creditOf(address token, address account) external view returns (uint256);
 
+    /// @notice The least number of blocks of every phase; votes get 2(f + 1) if that is more.
     function phaseFloorBlocks() external view returns (uint32);
+
+    /// @notice The least number of blocks for which a quorum of verdicts waits for the others.
+    function graceBlocks() external view returns (uint32);
 }

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+from chain.contracts.gradient_ledger import Deadline
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import BlockNumber
 from chain.training.acceptance import Verdict
@@ -54,7 +55,9 @@ QUORUM = tuple(verdict(i, Verdict.OK) for i in range(3))
 
 
 def view(phase: Phase, *, head: int = 10, since: int = 10) -> PhaseView:
-    return PhaseView(phase, DEADLINE, BlockNumber(head), BlockNumber(since))
+    return PhaseView(
+        phase, Deadline(BlockNumber(20), DEADLINE), 8, BlockNumber(head), BlockNumber(since)
+    )
 
 
 def duties(
@@ -115,10 +118,11 @@ def test_late_in_the_phase_only_what_is_not_held_is_missing() -> None:
     own = replace(READY_WORK, verdicts=(OK, None, None), held=frozenset({2}))
     quarter = SPEC.phases.verdict_seconds // 4
 
-    early = duties(history, Phase.VERDICT, own, now=DEADLINE - quarter - 1)
-    late = duties(history, Phase.VERDICT, own, now=DEADLINE - quarter)
+    early = duties(history, Phase.VERDICT, own, now=DEADLINE - quarter - 1, head=18)
+    few_blocks = duties(history, Phase.VERDICT, own, now=DEADLINE - quarter, head=17)
+    late = duties(history, Phase.VERDICT, own, now=DEADLINE - quarter, head=18)
 
-    assert early == (CheckGradients((1, 2)),)
+    assert early == few_blocks == (CheckGradients((1, 2)),)
     assert late == (CheckGradients((1, 2)), PostVerdict((OK, GONE, Verdict.UNCHECKED)))
 
 
@@ -127,6 +131,17 @@ def test_a_verdict_is_posted_once() -> None:
     own = replace(READY_WORK, verdicts=(OK,))
     assert duties(history, Phase.VERDICT, own) == ()
     assert duties(history, Phase.VERDICT, own, own_index=1) == (PostVerdict((OK,)),)
+
+
+def test_validator_that_was_too_slow_posts_its_verdict_late() -> None:
+    voted = [verdict(i, OK) for i in range(3)]
+    history = history_after(opened(), committed(0), *voted)
+    own = replace(READY_WORK, verdicts=(OK,), result=VOTE)
+    slow = duties(history, Phase.RESULT, own, own_index=3)
+    assert slow[-1] == PostVerdict((OK,))
+    unfinished = duties(history, Phase.RESULT, replace(own, verdicts=(None,)), own_index=3)
+    assert unfinished[-1] == CheckGradients((0,))
+    assert PostVerdict((OK,)) not in duties(history, Phase.RESULT, own, own_index=0)
 
 
 def test_nothing_is_computed_from_fewer_verdicts_than_a_quorum() -> None:

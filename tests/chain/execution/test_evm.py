@@ -11,15 +11,18 @@ from eth_account import Account as Wallet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.crypto import get_address
+from chain import codec
+from chain.crypto import get_address, keccak256
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.execution.block_environment import BlockEnvironment
 from chain.execution.call_values import AccountOverride, CallRequest
+from chain.execution.engine import Computation
 from chain.execution.evm import call, estimate_gas, run_constructor
 from chain.execution.gas import compute_intrinsic_gas
 from chain.execution.run_loop import ExecutionStoppedError
 from chain.genesis import HISTORY_STORAGE_ADDRESS, HISTORY_STORAGE_CODE, GenesisAccount
 from chain.primitives import Address
+from chain.state.world_state import get_account, get_storage
 from chain.types.transaction import Transaction
 from tests.worlds.chain import ALICE, BOB, CHAIN_ID, ETHER, VALIDATORS, Chain, sign
 from tests.worlds.chain import genesis_config as config_of
@@ -204,6 +207,63 @@ def test_delegated_sender_pays_the_same_gas_to_create_a_contract() -> None:
     other = chain_two.build([sign(ALICE, 0, CONTRACT, gas=200_000)]).result
     assert own.receipts[0].status == other.receipts[0].status == 1
     assert own.gas_used == other.gas_used
+
+
+DESTROYS_ITSELF_TWICE = "36600e575f5f60015f5f305af1505b33ff"
+"""Without call data: call this contract with one byte. In both cases: SELFDESTRUCT to the caller."""
+CREATE_AND_CALL = "365f5f37" + "365f5ff0" + "5f5f5f5f5f855af1" + "5f55"
+"""CREATE with the call data as init code, call the contract, and store the result in slot 0."""
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="a contract that destroys itself while it is re-entered makes its transaction invalid",
+)
+def test_a_new_contract_may_destroy_itself_while_it_is_re_entered() -> None:
+    chain = chain_with(CREATE_AND_CALL)
+    init_code = bytes.fromhex("70" + DESTROYS_ITSELF_TWICE + "5f52" + "6011600ff3")
+    built = chain.build([sign(ALICE, 0, CONTRACT, data=init_code, gas=200_000)])
+    assert built.dropped == ()
+    assert [receipt.status for receipt in built.result.receipts] == [1]
+    chain.database.update(built.result.delta)
+    state_root = built.block.header.state_root
+    created = Address(keccak256(codec.encode([CONTRACT, 1]))[12:])
+    assert get_storage(chain.database, state_root, CONTRACT, 0) == 1
+    assert get_account(chain.database, state_root, created) is None
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, OverflowError, KeyError, AssertionError])
+@pytest.mark.xfail(
+    strict=True,
+    reason="an exception of py-evm that is no VMError makes its transaction invalid, and free",
+)
+def test_an_unforeseen_exception_of_an_opcode_is_charged(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def fail(_computation: object) -> None:
+        raise error("unforeseen")
+
+    monkeypatch.setitem(Computation.opcodes, 0x20, fail)
+    # Slot 0 gets the result of a call of OTHER, whose code is KECCAK256.
+    chain = Chain(
+        config_of(
+            {
+                CONTRACT: GenesisAccount(
+                    nonce=1,
+                    code=bytes.fromhex("60025f55" + "5f" * 5 + "73" + OTHER.hex() + "614000f15f55"),
+                ),
+                OTHER: GenesisAccount(nonce=1, code=bytes.fromhex("5f5f20")),
+            }
+        )
+    )
+    transactions = [sign(ALICE, 0, OTHER, gas=90_000), sign(BOB, 0, CONTRACT, gas=90_000)]
+    built = chain.build(transactions)
+    assert built.dropped == ()
+    assert [receipt.status for receipt in built.result.receipts] == [0, 1]
+    assert built.result.receipts[0].cumulative_gas_used == 90_000
+    chain.database.update(built.result.delta)
+    state_root = built.block.header.state_root
+    assert get_storage(chain.database, state_root, CONTRACT, 0) == 0
 
 
 def test_calls_1024_deep_do_not_exhaust_a_threads_stack() -> None:

@@ -237,7 +237,7 @@ def validate_transaction(
             f"max fee {transaction.max_fee_per_gas}, base fee {base_fee_per_gas}",
         )
     account = view.get_account(transaction.sender) or Account()
-    if account.code_hash != EMPTY_CODE_HASH and not _is_delegation(
+    if account.code_hash != EMPTY_CODE_HASH and not is_delegation(
         view.get_code(transaction.sender)
     ):
         raise InvalidTransaction(RejectionReason.SENDER_HAS_CODE)  # EIP-3607
@@ -292,5 +292,6 @@ def compute_required_gas(transaction: Transaction) -> int:
     )
 
 
-def _is_delegation(code: bytes) -> bool:
+def is_delegation(code: bytes) -> bool:
+    """Whether an account's code only names other code that it runs (EIP-7702)."""
     return len(code) == DELEGATION_BYTES and code.startswith(DELEGATION_PREFIX)

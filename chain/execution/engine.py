@@ -11,8 +11,12 @@ Deviations from stock py-evm, where it is wrong or unbounded:
     which is wrong since EIP-7702.
     Gas used is the gas paid for. py-evm's receipts limit the refund by a gas figure that includes
     EIP-7623's floor.
+    An authorization of EIP-7702 is skipped if it breaks a rule. py-evm skips it on any exception, a
+    missing trie node included.
     A finished call hands its logs, refund and destroyed accounts to its caller. py-evm keeps all
     calls of a transaction and collects from them, in time quadratic in the depth.
+    An exception of an opcode that py-evm did not foresee ends its call as running out of gas does,
+    so that the work is paid for. py-evm lets it end the whole transaction.
 """
 
 from collections.abc import Callable
@@ -27,29 +31,33 @@ from eth.abc import (
     TransactionContextAPI,
 )
 from eth.constants import CREATE_CONTRACT_ADDRESS
-from eth.exceptions import InsufficientFunds, VMError
+from eth.exceptions import InsufficientFunds, OutOfGas, VMError
 from eth.vm.code_stream import CodeStream
 from eth.vm.execution_context import ExecutionContext
 from eth.vm.forks.cancun.transaction_context import CancunTransactionContext
 from eth.vm.forks.prague.computation import PragueComputation
 from eth.vm.forks.prague.state import PragueState, PragueTransactionExecutor
-from eth.vm.forks.prague.transactions import Authorization as EngineAuthorization
 from eth.vm.memory import Memory
 from eth.vm.message import Message
 from eth.vm.opcode_values import SELFDESTRUCT
 from eth.vm.stack import Stack
 
-from chain.errors import InvalidTransaction, RejectionReason
 from chain.execution.block_environment import BlockEnvironment
-from chain.execution.gas import compute_floor_gas, compute_intrinsic_gas
-from chain.execution.precompiles import PRECOMPILES
+from chain.execution.gas import (
+    GAS_AUTHORIZATION,
+    GAS_AUTHORIZATION_BASE,
+    compute_floor_gas,
+    compute_intrinsic_gas,
+)
+from chain.execution.precompiles import PRECOMPILES, run_precompile
 from chain.execution.run_loop import ExecutionStoppedError, run_code
 from chain.genesis import HISTORY_STORAGE_ADDRESS
-from chain.primitives import ZERO_HASH, Address, Hash32
+from chain.primitives import UINT64_MAX, ZERO_ADDRESS, ZERO_HASH, Address, Hash32
 from chain.state.trie import MissingTrieNodeError
 from chain.state.world_state import WorldState
 from chain.types.receipt import Log
-from chain.types.transaction import AccessList, Authorization
+from chain.types.transaction import AccessList, Authorization, recover_authority
+from chain.validation import DELEGATION_PREFIX, is_delegation
 
 HISTORY_SERVE_WINDOW: Final = 8191
 """EIP-2935: the number of block hashes that its contract keeps."""
@@ -62,6 +70,9 @@ MAX_REFUND_QUOTIENT: Final = 5
 
 
 _Entry = TypeVar("_Entry")
+
+_NODE_FAULTS: Final = (MissingTrieNodeError, ExecutionStoppedError, MemoryError, RecursionError)
+"""This node lacks state, time, memory or stack depth; the transaction is not at fault."""
 
 
 class EngineTransaction:
@@ -93,12 +104,7 @@ class EngineTransaction:
             (address, tuple(int.from_bytes(key, "big") for key in keys))
             for address, keys in accesses
         )
-        self.authorization_list = tuple(
-            EngineAuthorization(
-                entry.chain_id, entry.address, entry.nonce, entry.y_parity, entry.r, entry.s
-            )
-            for entry in authorizations
-        )
+        self.authorization_list = authorizations
 
 
 def execute(
@@ -107,21 +113,15 @@ def execute(
     """Execute a transaction; on an exception the state is unchanged.
 
     Raises:
-        InvalidTransaction: BAD_TRANSACTION if py-evm refuses the transaction.
         ExecutionStoppedError: The time budget ran out.
         MissingTrieNodeError: Part of the state is not in the database.
     """
     world.lock_changes()
     try:
         return state.apply_transaction(transaction)
-    except (MissingTrieNodeError, ExecutionStoppedError, MemoryError, RecursionError):
-        # Not a fault of the transaction: this node lacks state, time, memory or stack depth for it.
+    except BaseException:
         world.discard(0)
         raise
-    except Exception as error:
-        # On odd input py-evm also raises exceptions of other kinds; none of them may stop the node.
-        world.discard(0)
-        raise InvalidTransaction(RejectionReason.BAD_TRANSACTION, repr(error)) from error
 
 
 def compute_gas_used(transaction: EngineTransaction, computation: ComputationAPI) -> int:
@@ -190,11 +190,18 @@ class _Message(Message):
         self.refund = 0
 
 
-def _merge(first: list[_Entry], second: list[_Entry]) -> list[_Entry]:
+def _merge_lists(first: list[_Entry], second: list[_Entry]) -> list[_Entry]:
     """The elements of both lists, unordered. The longer one is extended, so little is copied."""
     short, long = sorted((first, second), key=len)
     long.extend(short)
     return long
+
+
+def _merge_sets(first: set[_Entry], second: set[_Entry]) -> set[_Entry]:
+    """The elements of both sets. The larger one is extended, so little is copied."""
+    small, large = sorted((first, second), key=len)
+    large.update(small)
+    return large
 
 
 class Computation(PragueComputation):
@@ -219,7 +226,7 @@ class Computation(PragueComputation):
         self.transaction_context = transaction_context
         self.code = CodeStream(message.code)
         self._absorbed_refund = 0
-        self.accounts_to_delete: list[Address] = []
+        self.accounts_to_delete: set[Address] = set()
         self.beneficiaries: list[Address] = []
         self._gas_meter = self._configure_gas_meter()
         self._stack = Stack()
@@ -255,8 +262,12 @@ class Computation(PragueComputation):
         if child.is_error:
             return
         self._absorbed_refund += child.kept_refund
-        self._log_entries = _merge(self._log_entries, child.log_entries)
-        self.accounts_to_delete = _merge(self.accounts_to_delete, child.accounts_to_delete)
+        self._log_entries = _merge_lists(self._log_entries, child.log_entries)
+        self.accounts_to_delete = _merge_sets(self.accounts_to_delete, child.accounts_to_delete)
+
+    def register_account_for_deletion(self, _beneficiary: Address) -> None:
+        """Note that this contract is deleted at the end; it may be noted more than once."""
+        self.accounts_to_delete.add(self.msg.storage_address)
 
     def prepare_child_message(
         self,
@@ -333,10 +344,13 @@ class Computation(PragueComputation):
             if precompile is None:
                 run_code(computation, message.code, cls.opcodes, state.should_stop)
             elif not message.is_delegation:
-                precompile(computation)
-        except VMError as error:
+                run_precompile(precompile, computation)
+        except _NODE_FAULTS:
+            raise
+        except Exception as error:  # noqa: BLE001 - see the module's docstring
+            fault = error if isinstance(error, VMError) else OutOfGas(f"unforeseen: {error!r}")
             # The traceback would keep every frame of the call in memory.
-            computation.error = error.with_traceback(None)
+            computation.error = fault.with_traceback(None)
             if computation.should_burn_gas:
                 computation.get_gas_meter().gas_remaining = 0
             if computation.should_erase_return_data:
@@ -392,7 +406,7 @@ class _Executor(PragueTransactionExecutor):
         state.delta_balance(transaction.sender, left * transaction.gas_price)
         state.delta_balance(state.coinbase, gas_used * transaction.tip)
         if computation.is_success:
-            for address in sorted(set(computation.accounts_to_delete)):
+            for address in sorted(computation.accounts_to_delete):
                 state.delete_account(address)
         state.delete_touched_empty()
         return computation
@@ -455,6 +469,27 @@ class EngineState(PragueState):
     def get_transaction_context(self, transaction: EngineTransaction) -> TransactionContextAPI:
         """The properties of the transaction that opcodes can read."""
         return CancunTransactionContext(gas_price=transaction.gas_price, origin=transaction.sender)
+
+    def process_set_code_authorizations(self, transaction: EngineTransaction) -> int:
+        """Carry out the valid authorizations (EIP-7702), and return the gas to refund for them."""
+        return sum(self._authorize(entry) for entry in transaction.authorization_list)
+
+    def _authorize(self, entry: Authorization) -> int:
+        if entry.chain_id not in (0, self.execution_context.chain_id) or entry.nonce == UINT64_MAX:
+            return 0
+        authority = recover_authority(entry)
+        if authority is None:
+            return 0
+        world = self.world
+        world.mark_address_warm(authority)
+        code = world.get_code(authority)
+        if (code and not is_delegation(code)) or world.get_nonce(authority) != entry.nonce:
+            return 0
+        refund = GAS_AUTHORIZATION - GAS_AUTHORIZATION_BASE if world.account_exists(authority) else 0
+        is_reset = entry.address == ZERO_ADDRESS
+        world.set_code(authority, b"" if is_reset else DELEGATION_PREFIX + entry.address)
+        world.increment_nonce(authority)
+        return refund
 
     def get_ancestor_hash(self, block_number: int) -> Hash32:
         """The hash for the BLOCKHASH opcode, read from EIP-2935's contract."""

@@ -83,7 +83,6 @@ class BlockExecution:
         On an exception the state is unchanged.
 
         Raises:
-            InvalidTransaction: BAD_TRANSACTION if py-evm refuses the transaction.
             ExecutionStoppedError: `should_stop` returned true.
         """
         base_fee = self.environment.base_fee_per_gas
@@ -130,7 +129,7 @@ def call(
     """The result of a call on top of `state_root`. Its changes are thrown away.
 
     Raises:
-        InvalidTransaction: INTRINSIC_GAS or INSUFFICIENT_FUNDS, or BAD_TRANSACTION from py-evm.
+        InvalidTransaction: INTRINSIC_GAS or INSUFFICIENT_FUNDS.
         MissingTrieNodeError: The state is not in the database.
         ExecutionStoppedError: `should_stop` returned true.
     """

@@ -30,6 +30,9 @@ GAS_ACCESS_LIST_KEY: Final = 1_900
 GAS_AUTHORIZATION: Final = 25_000
 """EIP-7702's PER_EMPTY_ACCOUNT_COST."""
 
+GAS_AUTHORIZATION_BASE: Final = 12_500
+"""EIP-7702's PER_AUTH_BASE_COST: what remains if the account exists; the rest is refunded."""
+
 GAS_FLOOR_TOKEN: Final = 10
 """The floor price of a token of data (EIP-7623): a zero byte is one token, any other byte four."""
 

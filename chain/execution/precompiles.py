@@ -101,6 +101,21 @@ def _blake2f(computation: ComputationAPI) -> None:
     computation.output = bytes(blake2b.decode_and_compress(data))
 
 
+def run_precompile(precompile: Precompile, computation: ComputationAPI) -> None:
+    """Run a precompile; a panic of a library in Rust counts as a refusal of the input.
+
+    Raises:
+        VMError: The precompile refuses its input or runs out of gas.
+    """
+    try:
+        precompile(computation)
+    except BaseException as error:
+        # Each library in Rust has an exception class of its own for this, with no common base.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise VMError(f"panic: {error}") from None
+
+
 @lru_cache(maxsize=1)
 def load_trusted_setup() -> object:
     """The points of the KZG ceremony. Loading takes seconds, so a node does it once, at start."""

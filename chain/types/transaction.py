@@ -26,6 +26,9 @@ DYNAMIC_FEE_TYPE: Final = 2
 SET_CODE_TYPE: Final = 4
 """EIP-7702: an account delegates to code."""
 
+AUTHORIZATION_MAGIC: Final = b"\x05"
+"""EIP-7702: the prefix of the message that an authorization signs."""
+
 AccessList = tuple[tuple[Address, tuple[Hash32, ...]], ...]
 """EIP-2930: addresses with the storage keys that the transaction declares."""
 
@@ -242,6 +245,18 @@ def _build_typed(
         s=s,
         sender=_recover_sender(keccak256(raw[:1] + codec.encode(signed)), y_parity, r, s),
     )
+
+
+def recover_authority(authorization: Authorization) -> Address | None:
+    """The account that signed an authorization; None if the signature is bad (EIP-7702)."""
+    if authorization.y_parity > 1:
+        return None
+    digest = keccak256(
+        AUTHORIZATION_MAGIC
+        + codec.encode([authorization.chain_id, authorization.address, authorization.nonce])
+    )
+    r, s = (value.to_bytes(32, "big") for value in (authorization.r, authorization.s))
+    return recover(digest, r + s + bytes([authorization.y_parity]))
 
 
 def _recover_sender(digest: Hash32, y_parity: int, r: int, s: int) -> Address:

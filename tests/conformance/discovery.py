@@ -83,6 +83,7 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
         "_at",
         "_bn254_output",
         "collect_logs",
+        "recover_authority",
         "_modexp",
         "_multiply12",
         "run_code",

@@ -215,10 +215,6 @@ CREATE_AND_CALL = "365f5f37" + "365f5ff0" + "5f5f5f5f5f855af1" + "5f55"
 """CREATE with the call data as init code, call the contract, and store the result in slot 0."""
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a contract that destroys itself while it is re-entered makes its transaction invalid",
-)
 def test_a_new_contract_may_destroy_itself_while_it_is_re_entered() -> None:
     chain = chain_with(CREATE_AND_CALL)
     init_code = bytes.fromhex("70" + DESTROYS_ITSELF_TWICE + "5f52" + "6011600ff3")
@@ -233,10 +229,6 @@ def test_a_new_contract_may_destroy_itself_while_it_is_re_entered() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, OverflowError, KeyError, AssertionError])
-@pytest.mark.xfail(
-    strict=True,
-    reason="an exception of py-evm that is no VMError makes its transaction invalid, and free",
-)
 def test_an_unforeseen_exception_of_an_opcode_is_charged(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:

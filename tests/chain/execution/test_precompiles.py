@@ -17,7 +17,7 @@ from py_ecc.optimized_bn128 import multiply as bn_multiply
 from py_ecc.optimized_bn128 import neg as bn_neg
 from py_ecc.optimized_bn128 import normalize as bn_normalize
 
-from chain.execution.precompiles import PRECOMPILES
+from chain.execution.precompiles import PRECOMPILES, run_precompile
 
 
 def run(table: dict, number: int, data: bytes) -> tuple:
@@ -188,3 +188,19 @@ def test_kzg_proof_of_zero_is_accepted_and_a_changed_one_refused() -> None:
         versioned + b"\xff" * 32 + word(0) + infinity + infinity,
     ):
         assert run(PRECOMPILES, 0x0A, wrong) == ("failed",)
+
+
+def test_a_panic_of_a_native_library_refuses_the_input() -> None:
+    class PanicException(BaseException):
+        """What a library in Rust raises on a panic."""
+
+    def panic(_computation: object) -> None:
+        raise PanicException("index out of bounds")
+
+    def interrupt(_computation: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(VMError, match="index out of bounds"):
+        run_precompile(panic, SimpleNamespace())
+    with pytest.raises(KeyboardInterrupt):
+        run_precompile(interrupt, SimpleNamespace())

@@ -7,6 +7,8 @@ Deviations from stock py-evm, where it is wrong or unbounded:
     BLOCKHASH reads EIP-2935's contract, so an execution needs nothing but a state root.
     Cheap opcodes and jumps run in chain.execution.run_loop. py-evm's take longer than their gas
     allows, and its search for jump destinations exceeds Python's recursion limit.
+    CREATE and CREATE2 refuse too large init code first. With py-evm's, the creator goes on if it
+    also lacks the balance.
     The outermost message is the one without a parent. py-evm compares the sender with the origin,
     which is wrong since EIP-7702.
     Gas used is the gas paid for. py-evm's receipts limit the refund by a gas figure that includes
@@ -30,16 +32,18 @@ from eth.abc import (
     StateAPI,
     TransactionContextAPI,
 )
-from eth.constants import CREATE_CONTRACT_ADDRESS
+from eth.constants import CREATE_CONTRACT_ADDRESS, GAS_CREATE
 from eth.exceptions import InsufficientFunds, OutOfGas, VMError
 from eth.vm.code_stream import CodeStream
 from eth.vm.execution_context import ExecutionContext
 from eth.vm.forks.cancun.transaction_context import CancunTransactionContext
 from eth.vm.forks.prague.computation import PragueComputation
 from eth.vm.forks.prague.state import PragueState, PragueTransactionExecutor
+from eth.vm.forks.shanghai.logic import Create2EIP3860, CreateEIP3860
+from eth.vm.logic.system import CreateOpcodeStackData
 from eth.vm.memory import Memory
 from eth.vm.message import Message
-from eth.vm.opcode_values import SELFDESTRUCT
+from eth.vm.opcode_values import CREATE, CREATE2, SELFDESTRUCT
 from eth.vm.stack import Stack
 
 from chain.execution.block_environment import BlockEnvironment
@@ -57,7 +61,7 @@ from chain.state.trie import MissingTrieNodeError
 from chain.state.world_state import WorldState
 from chain.types.receipt import Log
 from chain.types.transaction import AccessList, Authorization, recover_authority
-from chain.validation import DELEGATION_PREFIX, is_delegation
+from chain.validation import DELEGATION_PREFIX, MAX_INIT_CODE_BYTES, is_delegation
 
 HISTORY_SERVE_WINDOW: Final = 8191
 """EIP-2935: the number of block hashes that its contract keeps."""
@@ -204,6 +208,37 @@ def _merge_sets(first: set[_Entry], second: set[_Entry]) -> set[_Entry]:
     return large
 
 
+class _Create(CreateEIP3860):
+    """CREATE, and with `_Create2` the limit of init code, which decides before the balance does."""
+
+    def get_gas_cost(self, data: CreateOpcodeStackData) -> int:
+        """The gas of a creation.
+
+        Raises:
+            OutOfGas: The init code is larger than EIP-3860 allows.
+        """
+        _require_init_code_limit(data)
+        return int(super().get_gas_cost(data))
+
+
+class _Create2(Create2EIP3860):
+    """CREATE2; see `_Create`."""
+
+    def get_gas_cost(self, data: CreateOpcodeStackData) -> int:
+        """The gas of a creation.
+
+        Raises:
+            OutOfGas: The init code is larger than EIP-3860 allows.
+        """
+        _require_init_code_limit(data)
+        return int(super().get_gas_cost(data))
+
+
+def _require_init_code_limit(data: CreateOpcodeStackData) -> None:
+    if data.memory_length > MAX_INIT_CODE_BYTES:
+        raise OutOfGas(f"init code of {data.memory_length} bytes")
+
+
 class Computation(PragueComputation):
     """The execution of a message.
 
@@ -215,6 +250,8 @@ class Computation(PragueComputation):
     opcodes: ClassVar = {
         **PragueComputation.opcodes,
         SELFDESTRUCT: PragueComputation.opcodes[SELFDESTRUCT].__wrapped__,
+        CREATE: _Create.configure(__name__="CREATE", mnemonic="CREATE", gas_cost=GAS_CREATE)(),
+        CREATE2: _Create2.configure(__name__="CREATE2", mnemonic="CREATE2", gas_cost=GAS_CREATE)(),
     }
     _precompiles: ClassVar = dict(PRECOMPILES)
 
@@ -485,7 +522,9 @@ class EngineState(PragueState):
         code = world.get_code(authority)
         if (code and not is_delegation(code)) or world.get_nonce(authority) != entry.nonce:
             return 0
-        refund = GAS_AUTHORIZATION - GAS_AUTHORIZATION_BASE if world.account_exists(authority) else 0
+        refund = (
+            GAS_AUTHORIZATION - GAS_AUTHORIZATION_BASE if world.account_exists(authority) else 0
+        )
         is_reset = entry.address == ZERO_ADDRESS
         world.set_code(authority, b"" if is_reset else DELEGATION_PREFIX + entry.address)
         world.increment_nonce(authority)

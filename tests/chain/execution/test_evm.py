@@ -210,7 +210,7 @@ def test_delegated_sender_pays_the_same_gas_to_create_a_contract() -> None:
 
 
 DESTROYS_ITSELF_TWICE = "36600e575f5f60015f5f305af1505b33ff"
-"""Without call data: call this contract with one byte. In both cases: SELFDESTRUCT to the caller."""
+"""Without call data: call this contract with one byte. In both cases SELFDESTRUCT to the caller."""
 CREATE_AND_CALL = "365f5f37" + "365f5ff0" + "5f5f5f5f5f855af1" + "5f55"
 """CREATE with the call data as init code, call the contract, and store the result in slot 0."""
 
@@ -256,6 +256,16 @@ def test_an_unforeseen_exception_of_an_opcode_is_charged(
     chain.database.update(built.result.delta)
     state_root = built.block.header.state_root
     assert get_storage(chain.database, state_root, CONTRACT, 0) == 0
+
+
+@pytest.mark.parametrize("opcode", ["f0", "f5"])
+def test_too_large_init_code_ends_the_creator_even_without_the_balance(opcode: str) -> None:
+    # The size and a value of which the contract has none, then SSTORE(0, 1).
+    create = "5f" + "61c001" + "5f" + "69" + "ff" * 10 + opcode
+    chain = chain_with(create + "60015f55")
+    built = chain.build([sign(ALICE, 0, CONTRACT, gas=200_000)])
+    (receipt,) = built.result.receipts
+    assert (receipt.status, receipt.cumulative_gas_used) == (0, 200_000)
 
 
 def test_calls_1024_deep_do_not_exhaust_a_threads_stack() -> None:

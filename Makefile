@@ -8,6 +8,7 @@ SEEDS ?= 200
 SEED ?=
 FIRST ?= 0
 MINUTES ?= 60
+BLOCKS ?= 10000
 # The package index that torch is installed from, on top of pip's own. Empty: pip's default build,
 # which on Linux is the large CUDA one. See README, "Try it".
 TORCH_INDEX ?=
@@ -15,8 +16,8 @@ TORCH_INDEX ?=
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test test-all check fix lint types imports spelling contracts simulate fuzz chaos bench \
-        lock clean
+.PHONY: help venv run test test-all check fix lint types imports spelling contracts simulate judge judge-environment \
+        fuzz chaos bench lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,12 +36,13 @@ venv: $(BIN)/.installed ## make .venv with the pinned dependencies
 run: venv ## start a development network, train a model on it, claim the rewards (ARGS="--exit --summary out.json")
 	$(BIN)/pot devnet $(ARGS)
 
-test: venv ## the tests, one network of real processes included (at most 8 minutes on 2 cores)
+test: venv judge-environment ## the tests, one network of real processes included (at most 8 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: venv ## the slow suites as well
+test-all: venv judge-environment ## the slow suites as well
 	$(BIN)/python -m pytest $(ARGS)
 	$(MAKE) simulate
+	$(MAKE) judge
 	$(MAKE) fuzz MINUTES=2
 
 check: lint types imports spelling ## format, lint, types, import rules, spelling
@@ -68,6 +70,12 @@ contracts: venv ## compile contracts/src into contracts/build
 simulate: venv ## simulated networks: SEEDS=200 from FIRST=0 on, or SEED=n to print one's events
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST))
 
+judge-environment: venv ## .venv/judge: the environment of the second implementation of the EVM
+	$(BIN)/python -m tests.judge.environment
+
+judge: judge-environment ## random blocks, executed again by a second implementation: BLOCKS=10000 from seed FIRST=0 on, or SEED=n
+	$(BIN)/python -m tests.judge $(if $(SEED),--seed $(SEED),--blocks $(BLOCKS) --first $(FIRST))
+
 fuzz: venv ## mutated input and hostile peers on loopback, memory printed: MINUTES=60, SEED=n
 	$(BIN)/python -W ignore -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
@@ -83,6 +91,9 @@ lock: venv ## resolve the dependencies again
 		--extra dev --constraint requirements-torch.txt --output-file requirements.lock pyproject.toml
 	awk '/^torch==/ {skip = 1; next} /^[a-z0-9]/ {skip = 0} !skip' requirements.lock > $@.new
 	mv $@.new requirements.lock
+	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --no-header \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+		--output-file requirements-judge.lock requirements-judge.txt
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis node_modules tests/interop/node_modules

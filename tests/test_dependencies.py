@@ -21,6 +21,9 @@ LOADED_BY_OTHERS = {
 }
 """Dependencies that no module of ours imports, and why they are named."""
 
+IN_ANOTHER_ENVIRONMENT = {"tests/judge/reference.py": "requirements-judge.txt"}
+"""Modules that run in an environment of their own, and the file that names its packages."""
+
 BROUGHT_ALONG = {"pydantic-core": "pydantic"}
 """Packages of which another one requires exactly one version."""
 
@@ -59,10 +62,11 @@ def find_owners() -> Mapping[str, list[str]]:
 def list_packages(*folders: str) -> set[str]:
     """The installed packages that the modules of these folders import."""
     owners = find_owners()
-    tops = set().union(*(find_imported(parse(name)) for name in modules_of(*folders)))
+    names = [name for name in modules_of(*folders) if name not in IN_ANOTHER_ENVIRONMENT]
+    tops = set().union(*(find_imported(parse(name)) for name in names))
     foreign = {top for top in tops - sys.stdlib_module_names if not (ROOT / top).is_dir()}
-    names = {normalize(owners[top][0]) for top in foreign}
-    return {BROUGHT_ALONG.get(name, name) for name in names}
+    packages = {normalize(owners[top][0]) for top in foreign}
+    return {BROUGHT_ALONG.get(package, package) for package in packages}
 
 
 def read_project() -> tuple[set[str], set[str]]:

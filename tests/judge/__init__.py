@@ -1,0 +1,1 @@
+"""A second implementation of Ethereum executes the blocks of our builder again."""

@@ -57,6 +57,10 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
     "LedgerInvalidUnits": lambda units: (
         f"{units} units are not allowed; give --units from 1 to the task's max_units"
     ),
+    "LedgerNotParticipating": lambda task, miner: (
+        f"account {miner} takes no part in this attempt of task {task}: it registered after the "
+        "attempt opened, or it lost its bond"
+    ),
     "LedgerTooManyMiners": lambda limit: f"the task has its {limit} miners; mine another",
     "LedgerWrongPhase": lambda task, phase: (
         f"task {task} is in phase {_phase(phase)}, which rules this out; wait for the next round"
@@ -68,6 +72,10 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
     "DistributorInvalidProof": lambda task, account: (
         f"the proof for account {account} is not of task {task}'s present root; a round was just "
         "settled: try again"
+    ),
+    "ValidatorSetAlreadySlashed": lambda validator: (
+        f"validator {validator} was slashed, so its operator has no votes and no stake any more; "
+        "join with another consensus key and another operator account"
     ),
     "FaucetTooSoon": lambda account, block: (
         f"the faucet served account {account} lately; ask again from block {block} on"

@@ -280,7 +280,7 @@ VALIDATOR_SET: Final = ContractAbi(
         "evidenceBlocks": FunctionAbi((), ("uint64",)),
         "genesisHash": FunctionAbi((), ("bytes32",)),
         "getProposal": FunctionAbi(
-            ("uint256",), ("(address,address,bool,bool,uint64,uint256)", "uint256")
+            ("uint256",), ("(address,address,bool,bool,uint64,uint256)", "uint256", "uint256")
         ),
         "getValidator": FunctionAbi(("address",), ("(address,uint8,bool,uint64,uint256)",)),
         "hasVoted": FunctionAbi(("uint256", "address"), ("bool",)),
@@ -295,7 +295,7 @@ VALIDATOR_SET: Final = ContractAbi(
         "nextValidators": FunctionAbi((), ("address[]",)),
         "operatorOf": FunctionAbi(("address",), ("address",)),
         "proposalCount": FunctionAbi((), ("uint256",)),
-        "proposeJoin": FunctionAbi(("address",), ("uint256",)),
+        "proposeJoin": FunctionAbi(("address", "bytes"), ("uint256",)),
         "proposeRemoval": FunctionAbi(("address",), ("uint256",)),
         "quorum": FunctionAbi((), ("uint256",)),
         "quorumOf": FunctionAbi(("uint256",), ("uint256",)),

@@ -8,11 +8,15 @@ from typing import Final
 from chain.contracts import tables
 from chain.contracts.abi import Contract, ContractCall, ContractView
 from chain.contracts.addresses import VALIDATOR_SET
+from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.types.validator_set import ValidatorSet
 
 CONTRACT: Final = Contract(VALIDATOR_SET, tables.VALIDATOR_SET)
 """The contract that genesis deploys."""
+
+JOIN_DOMAIN: Final = keccak256(b"ProofOfTraining.join")
+"""Separates the proof of a candidate's key from what a consensus key signs elsewhere."""
 
 
 class ValidatorStatus(IntEnum):
@@ -52,7 +56,9 @@ class ValidatorProposal:
     stake: int
     """The deposit of an open join, in base units of POT; 0 otherwise."""
     votes: int
-    """The number of current members that voted for it."""
+    """The number of current members that voted for it, without slashed ones."""
+    needed: int
+    """The number of votes that it needs: a quorum of the members that were not slashed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +203,28 @@ def genesis_hash() -> ContractView[Hash32]:
     return CONTRACT.view("genesisHash", returns=Hash32)
 
 
-def propose_join(validator: Address) -> ContractCall:
-    """Propose that `validator` joins, operated by the caller; the stake must have been approved."""
-    return CONTRACT.call("proposeJoin", validator)
+def compute_join_digest(
+    chain_id: int, validator: Address, operator: Address, contract: Address = VALIDATOR_SET
+) -> Hash32:
+    """What the consensus key of a candidate signs, to prove that it wants this operator.
+
+    It is keccak256(abi.encode(JOIN_DOMAIN, chainId, contract, validator, operator)).
+    """
+    return keccak256(
+        JOIN_DOMAIN
+        + chain_id.to_bytes(32, "big")
+        + b"".join(each.rjust(32, b"\x00") for each in (contract, validator, operator))
+    )
+
+
+def propose_join(validator: Address, proof: bytes) -> ContractCall:
+    """Propose that `validator` joins, operated by the caller; the stake must have been approved.
+
+    Args:
+        validator: The address of the consensus key.
+        proof: That key's signature of `compute_join_digest`.
+    """
+    return CONTRACT.call("proposeJoin", validator, proof)
 
 
 def propose_removal(validator: Address) -> ContractCall:

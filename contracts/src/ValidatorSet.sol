@@ -19,6 +19,9 @@ contract ValidatorSet is IValidatorSet {
     uint8 private constant VIEW_CHANGE = 4;
     uint64 private constant NOTHING_PREPARED = type(uint64).max;
     bytes32 private constant SIGNING_DOMAIN = keccak256("ProofOfTraining.consensus");
+    bytes32 private constant JOIN_DOMAIN = keccak256("ProofOfTraining.join");
+    /// @dev PBFT tolerates no fault with fewer, and f + 1 verdicts would be those of one validator.
+    uint256 private constant MIN_FAULT_TOLERANT = 4;
     /// @dev EIP-2935's contract: the hashes of the last 8191 blocks, so block 0 only in the first 8191.
     address private constant HISTORY = 0x0000F90827F1C53a10cb7A02335B175320002935;
     IERC20 private constant TOKEN = IERC20(SystemAddresses.TRAINING_TOKEN);
@@ -139,6 +142,7 @@ contract ValidatorSet is IValidatorSet {
         bool found;
         (found, index) = _find(set, validator);
         if (!found) revert ValidatorSetNotOperator(operator);
+        if (_validators[validator].slashed) revert ValidatorSetAlreadySlashed(validator);
         count_ = set.length;
         quorum_ = (2 * count_ + 2) / 3;
     }
@@ -159,9 +163,13 @@ contract ValidatorSet is IValidatorSet {
 
     // ---- changes
 
-    function proposeJoin(address validator) external returns (uint256 proposalId) {
+    function proposeJoin(address validator, bytes calldata proof) external returns (uint256 proposalId) {
         _roll();
         if (validator == address(0) || validator == msg.sender) revert ValidatorSetInvalid("validator");
+        bytes32 proven = keccak256(
+            abi.encode(JOIN_DOMAIN, block.chainid, address(this), validator, msg.sender)
+        );
+        if (_signerOf(proven, proof) != validator) revert ValidatorSetInvalid("proof");
         if (!_isFreeKey(validator)) revert ValidatorSetTaken(validator);
         if (_candidacies[msg.sender] != 0 || !_isFreeOperator(msg.sender)) revert ValidatorSetTaken(msg.sender);
 
@@ -233,10 +241,14 @@ contract ValidatorSet is IValidatorSet {
         TOKEN.safeTransfer(msg.sender, amount);
     }
 
-    function getProposal(uint256 proposalId) external view returns (Proposal memory proposal, uint256 votes) {
+    function getProposal(uint256 proposalId)
+        external
+        view
+        returns (Proposal memory proposal, uint256 votes, uint256 needed)
+    {
         proposal = _proposals[proposalId];
         if (proposal.validator == address(0)) revert ValidatorSetUnknownProposal(proposalId);
-        votes = _countVotes(proposalId, _sets[version()]);
+        (votes, needed) = _countVotes(proposalId, _sets[version()]);
     }
 
     function candidacyOf(address operator) external view returns (uint256) {
@@ -316,7 +328,8 @@ contract ValidatorSet is IValidatorSet {
 
     function _tryCarryOut(uint256 proposalId) private returns (bool) {
         address[] storage set = _sets[_version];
-        if (_countVotes(proposalId, set) < quorumOf(_version)) return false;
+        (uint256 votes, uint256 needed) = _countVotes(proposalId, set);
+        if (votes < needed) return false;
         Proposal storage proposal = _proposals[proposalId];
         address validator = proposal.validator;
         if (proposal.isJoin) {
@@ -340,11 +353,21 @@ contract ValidatorSet is IValidatorSet {
         emit ProposalClosed(proposalId, carriedOut);
     }
 
-    function _countVotes(uint256 proposalId, address[] storage set) private view returns (uint256 votes) {
+    /// @dev Slashed members neither vote nor are counted, so that the others can replace them.
+    function _countVotes(uint256 proposalId, address[] storage set)
+        private
+        view
+        returns (uint256 votes, uint256 needed)
+    {
         uint256 n = set.length;
+        uint256 voters = 0;
         for (uint256 i = 0; i < n; ++i) {
-            if (_votes[proposalId][set[i]]) ++votes;
+            address member = set[i];
+            if (_validators[member].slashed) continue;
+            ++voters;
+            if (_votes[proposalId][member]) ++votes;
         }
+        needed = voters == 0 ? 1 : (2 * voters + 2) / 3;
     }
 
     function _requireMember() private view returns (address validator) {
@@ -419,13 +442,20 @@ contract ValidatorSet is IValidatorSet {
     function _tryRemove(address validator) private returns (bool) {
         address[] storage set = _sets[_version];
         (bool found, uint256 index) = _find(set, validator);
-        if (!found || activationBlock != 0 || set.length <= minValidators) return false;
+        if (!found || activationBlock != 0 || set.length <= _minimumAfter(validator)) return false;
         _schedule(_without(set, index), validator, false);
         Validator storage leaving = _validators[validator];
         leaving.status = Status.Exited;
         // The removed validator may still vote on the block just before the activation.
         leaving.unlockBlock = uint64(activationBlock) + evidenceBlocks;
         return true;
+    }
+
+    /// @dev A slashed validator has nothing to lose, so it leaves even if fewer than `minValidators` stay,
+    /// as long as those still tolerate a fault.
+    function _minimumAfter(address validator) private view returns (uint256) {
+        bool smaller = _validators[validator].slashed && minValidators > MIN_FAULT_TOLERANT;
+        return smaller ? MIN_FAULT_TOLERANT : minValidators;
     }
 
     function _with(address[] storage set, address validator) private view returns (address[] memory next) {
@@ -483,7 +513,6 @@ contract ValidatorSet is IValidatorSet {
         view
         returns (address author)
     {
-        if (signature.length != 65) revert ValidatorSetBadEvidence("signature");
         bytes32 signed = keccak256(
             abi.encode(
                 SIGNING_DOMAIN,
@@ -496,8 +525,13 @@ contract ValidatorSet is IValidatorSet {
                 payload
             )
         );
-        author =
-            ecrecover(signed, 27 + uint8(signature[64]), bytes32(signature[:32]), bytes32(signature[32:64]));
+        author = _signerOf(signed, signature);
         if (author == address(0)) revert ValidatorSetBadEvidence("signature");
+    }
+
+    /// @dev The signer of a digest, by a signature of r, s and parity; zero if it is malformed.
+    function _signerOf(bytes32 signed, bytes calldata signature) private pure returns (address) {
+        if (signature.length != 65) return address(0);
+        return ecrecover(signed, 27 + uint8(signature[64]), bytes32(signature[:32]), bytes32(signature[32:64]));
     }
 }

@@ -1,6 +1,7 @@
 """`pot validator`: shows and changes the validator set."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -18,8 +19,10 @@ from chain.contracts.validator_set import (
     proposal_count,
     vote_on_proposal,
 )
-from chain.hexadecimal import to_hex
+from chain.crypto import get_address, recover, sign
+from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json, JsonObject
+from chain.primitives import Address
 from node.cli.account import Account, KeyOption, PasswordOption, unlock_account
 from node.cli.output import (
     JsonOption,
@@ -32,6 +35,7 @@ from node.cli.output import (
 )
 from node.client.rpc_client import RpcClient, decode_log, get_objects
 from pot_common.errors import OperatorError
+from pot_common.keystore import unlock_key
 from pot_common.node_url import DEFAULT_RPC_URL
 
 PROPOSALS_SHOWN: Final = 100
@@ -44,6 +48,18 @@ ValidatorArgument = Annotated[
 ]
 ProposalArgument = Annotated[
     int, typer.Argument(metavar="ID", min=1, help="The proposal's id in `pot validator status`.")
+]
+
+ConsensusKeyOption = Annotated[
+    Path,
+    typer.Option("--consensus-key", help="For a join: V3 keystore of the consensus key."),
+]
+ConsensusPasswordOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--consensus-password-file",
+        help="A file with the consensus key's password; without it, you are asked.",
+    ),
 ]
 
 
@@ -83,7 +99,7 @@ def status(rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> Non
         }
     head = client.quantity("eth_blockNumber")
     proposals: list[Json] = [
-        _describe(number, proposal, current.quorum)
+        _describe(number, proposal)
         for number, proposal in _list_proposals(client)
         if not proposal.is_closed and head < proposal.expiry_block
     ]
@@ -102,7 +118,36 @@ def status(rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> Non
         _print_status(document)
 
 
-@app.command(epilog="Example:  pot validator propose join 0xAb… --key operator.json")
+@app.command(epilog="Example:  pot validator prove 0xAb… --consensus-key keys/consensus.json")
+def prove(
+    operator: Annotated[
+        str,
+        typer.Argument(metavar="OPERATOR", help="The account that will vote for the validator."),
+    ],
+    consensus_key: ConsensusKeyOption,
+    consensus_password_file: ConsensusPasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Print a consensus key's proof for `pot validator propose join --proof`.
+
+    For operators whose two keys are on different machines. The proof names the operator account, so
+    no other account can use it.
+    """
+    chain_id = RpcClient(rpc).quantity("eth_chainId")
+    validator, proof = _sign_join(
+        chain_id, parse_address(operator), consensus_key, consensus_password_file
+    )
+    if as_json:
+        print_json({"validator": to_hex(validator), "proof": to_hex(proof)})
+        return
+    print_line(to_hex(proof))
+
+
+@app.command(
+    epilog="Example:  pot validator propose join 0xAb… --key keys/operator.json "
+    "--consensus-key keys/consensus.json"
+)
 def propose(
     change: Annotated[
         Change,
@@ -113,13 +158,23 @@ def propose(
     validator: ValidatorArgument,
     key: KeyOption,
     password_file: PasswordOption = None,
+    consensus_key: ConsensusKeyOption | None = None,
+    consensus_password_file: ConsensusPasswordOption = None,
+    proof: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEX",
+            help="For a join, instead of the consensus key: what `pot validator prove` printed.",
+        ),
+    ] = None,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
     """Propose that a validator joins the set, or is removed from it.
 
-    A join is proposed by the validator's future operator account, which pays the stake in POT. A
-    removal is proposed by the operator of another validator in the set.
+    A join is proposed by the validator's future operator account, which pays the stake in POT. The
+    consensus key signs that it wants this operator. A removal is proposed by the operator of
+    another validator in the set.
     """
     address = parse_address(validator)
     client = RpcClient(rpc)
@@ -127,9 +182,10 @@ def propose(
     if change is Change.REMOVE:
         call = validator_set.propose_removal(address)
     else:
+        signed = _get_proof(account, address, consensus_key, consensus_password_file, proof)
         stake = client.read(validator_set.required_stake())
         account.send_call(approve(TRAINING_TOKEN, VALIDATOR_SET, stake))
-        call = validator_set.propose_join(address)
+        call = validator_set.propose_join(address, signed)
     receipt = account.send_call(call)
     events = _decode_events(receipt)
     made = [event for event in events if isinstance(event, validator_set.ProposalMade)]
@@ -187,6 +243,56 @@ def withdraw(
     _send(call, account, as_json, "the stake is back")
 
 
+def _get_proof(
+    account: Account,
+    validator: Address,
+    consensus_key: Path | None,
+    password_file: Path | None,
+    proof: str | None,
+) -> bytes:
+    """The given proof, or one that the consensus key makes.
+
+    Raises:
+        OperatorError: Neither is given, or it is of another key or for another operator.
+    """
+    chain_id = account.client.quantity("eth_chainId")
+    if proof is not None:
+        try:
+            signed = from_hex(proof)
+        except ValueError as error:
+            raise OperatorError("--proof is not 0x and hex digits; copy it again") from error
+        digest = validator_set.compute_join_digest(chain_id, validator, account.address)
+        if recover(digest, signed) != validator:
+            raise OperatorError(
+                f"--proof is not a signature of {to_hex(validator)} for operator "
+                f"{to_hex(account.address)}; run `pot validator prove {to_hex(account.address)}` "
+                "where the consensus key is"
+            )
+        return signed
+    if consensus_key is None:
+        raise OperatorError(
+            "a join needs the consensus key's signature: give --consensus-key, or --proof with "
+            f"what `pot validator prove {to_hex(account.address)}` prints where that key is"
+        )
+    signer, signed = _sign_join(chain_id, account.address, consensus_key, password_file)
+    if signer != validator:
+        raise OperatorError(
+            f"--consensus-key holds {to_hex(signer)}, not {to_hex(validator)}; give the key of the "
+            "validator that joins"
+        )
+    return signed
+
+
+def _sign_join(
+    chain_id: int, operator: Address, consensus_key: Path, password_file: Path | None
+) -> tuple[Address, bytes]:
+    """The validator of a consensus key, and its proof that it wants this operator."""
+    private_key = unlock_key(consensus_key, password_file, setting="--consensus-password-file")
+    validator = get_address(private_key)
+    digest = validator_set.compute_join_digest(chain_id, validator, operator)
+    return validator, sign(digest, private_key)
+
+
 def _send(call: ContractCall, account: Account, as_json: bool, done: str) -> None:
     receipt = account.send_call(call)
     scheduled = [event for event in _decode_events(receipt) if isinstance(event, SetScheduled)]
@@ -206,14 +312,14 @@ def _list_proposals(client: RpcClient) -> list[tuple[int, ValidatorProposal]]:
     return [(number, client.read(get_proposal(number))) for number in range(first, count + 1)]
 
 
-def _describe(number: int, proposal: ValidatorProposal, quorum: int) -> JsonObject:
+def _describe(number: int, proposal: ValidatorProposal) -> JsonObject:
     return {
         "id": number,
         "change": Change.JOIN.value if proposal.is_join else Change.REMOVE.value,
         "validator": to_hex(proposal.validator),
         "operator": to_hex(proposal.operator),
         "votes": proposal.votes,
-        "needed": quorum,
+        "needed": proposal.needed,
         "expiryBlock": proposal.expiry_block,
     }
 

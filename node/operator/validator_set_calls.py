@@ -131,6 +131,6 @@ class ValidatorSetCalls:
         own = read(validator_set.candidacy_of(self._operator.address))
         if own:
             proposal = read(validator_set.get_proposal(own))
-            if proposal.votes >= self._store.next_validator_set().quorum:
+            if proposal.votes >= proposal.needed:
                 calls[f"join {own}"] = validator_set.carry_out(own)
         return calls

@@ -72,6 +72,11 @@ class Place:
         return self.path / CONFIG_NAME
 
     @property
+    def consensus_file(self) -> Path:
+        """The file for `pot validator --consensus-key`."""
+        return self.path / KEYS / "consensus.json"
+
+    @property
     def operator_file(self) -> Path:
         """The file for `pot validator --key`."""
         return self.path / KEYS / "operator.json"

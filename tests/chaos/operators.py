@@ -54,7 +54,14 @@ class Operators:
         # The proposer of a removal votes for it by proposing.
         proposer = change.node if is_join else change.voters[0]
         voters = change.voters if is_join else change.voters[1:]
-        action = ("propose", "join" if is_join else "remove", to_hex(address))
+        action: tuple[str, ...] = ("propose", "remove", to_hex(address))
+        if is_join:
+            consensus_key = str(self._network.places[proposer].consensus_file)
+            password_file = str(self._network.password_file)
+            action = (
+                *("propose", "join", to_hex(address), "--consensus-key", consensus_key),
+                *("--consensus-password-file", password_file),
+            )
         is_done = partial(is_proposed, validator=address)
         status = await self._insist(is_done, proposer, *action)
         proposal = find_proposal(status, address)

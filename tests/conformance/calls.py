@@ -94,7 +94,7 @@ CALLS = {
     "operator_of": lambda: validator_set.CONTRACT.view("operatorOf", ONE, returns=Address),
     "validator_of": lambda: validator_set.CONTRACT.view("validatorOf", OTHER, returns=Address),
     "get_validator": lambda: validator_set.get_validator(ONE),
-    "propose_join": lambda: validator_set.propose_join(ONE),
+    "propose_join": lambda: validator_set.propose_join(ONE, bytes(range(65))),
     "propose_removal": lambda: validator_set.propose_removal(ONE),
     "vote_on_proposal": lambda: validator_set.vote_on_proposal(62),
     "carry_out": lambda: validator_set.carry_out(63),

@@ -10,6 +10,7 @@ from chain.consensus.messages import (
     compute_view_change_payload,
 )
 from chain.contracts.set_storage import compute_set_hash
+from chain.contracts.validator_set import compute_join_digest
 from chain.crypto import chunk_hashes, content_id, merkle_path, merkle_root
 from chain.genesis import GenesisAccount, build_alloc
 from chain.primitives import BlockNumber, PrivateKey, View
@@ -54,6 +55,11 @@ def build_view_change_payload() -> Value:
 def build_status_digest() -> Value:
     identity = NodeIdentity(values.CHAIN_ID, make_hash(212), None)
     return compute_status_digest(identity, signer_peer_id=PEER, verifier_nonce=make_hash(213))
+
+
+@sample("digest.join_proof", "compute_join_digest")
+def build_join_digest() -> Value:
+    return compute_join_digest(907, make_address(214), make_address(215))
 
 
 @sample("digest.gradient_commitment", "compute_commitment", "compute_gradient_root")

@@ -31,7 +31,7 @@ from chain.contracts.task_registry import (
     TaskResumed,
     TaskStatus,
 )
-from chain.crypto import keccak256
+from chain.crypto import get_address, keccak256
 from chain.primitives import ZERO_HASH
 from tests.worlds.contracts import (
     BUDGET,
@@ -50,10 +50,11 @@ from tests.worlds.contracts import (
     TERMS,
     VALIDATORS,
     World,
-    account,
+    candidate_key,
     new_world,
     new_world_with_floor,
     pack,
+    prove_join,
     refusal,
     result,
     started_world,
@@ -837,7 +838,9 @@ def with_a_fifth_validator(world: World) -> None:
     """Let a fifth validator join; its operator is a miner's account."""
     joiner = MINERS[3]
     world.approve(joiner, VALIDATOR_SET, STAKE)
-    world.send(joiner, validator_set.propose_join(account("validator 5")))
+    key = candidate_key("validator 5")
+    call = validator_set.propose_join(get_address(key), prove_join(key, joiner))
+    world.send(joiner, call)
     for operator in OPERATORS[:3]:
         world.send(operator, validator_set.vote_on_proposal(1))
     world.mine(CHANGE_BLOCKS)

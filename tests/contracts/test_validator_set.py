@@ -12,7 +12,7 @@ from chain.consensus.messages import (
     compute_signing_digest,
     compute_view_change_payload,
 )
-from chain.contracts import task_registry, validator_set
+from chain.contracts import task_registry, training_token, validator_set
 from chain.contracts.abi import Contract, ContractCall
 from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
 from chain.contracts.errors import ContractError
@@ -45,12 +45,17 @@ from tests.worlds.contracts import (
     Answer,
     World,
     account,
+    candidate_key,
     new_world,
+    prove_join,
     refusal,
 )
 
 PLACE = account("another set")
-CANDIDATE = account("validator candidate")
+CANDIDATE_KEY = candidate_key("validator candidate")
+CANDIDATE = get_address(CANDIDATE_KEY)
+SECOND_KEY = candidate_key("second candidate")
+SECOND = get_address(SECOND_KEY)
 JOINER = MINERS[0]
 """The account that holds POT and wants to operate the candidate."""
 GENESIS_HASH = keccak256(b"genesis")
@@ -105,9 +110,13 @@ def set_hash(validators) -> int:
     return int.from_bytes(keccak256(encode(["address[]"], [validators])), "big")
 
 
-def propose_join(world: World, candidate: Address = CANDIDATE, operator: Address = JOINER) -> None:
+def join_call(key: PrivateKey = CANDIDATE_KEY, operator: Address = JOINER) -> ContractCall:
+    return validator_set.propose_join(get_address(key), prove_join(key, operator))
+
+
+def propose_join(world: World, key: PrivateKey = CANDIDATE_KEY, operator: Address = JOINER) -> None:
     world.approve(operator, VALIDATOR_SET, STAKE)
-    send(world, operator, validator_set.propose_join(candidate))
+    send(world, operator, join_call(key, operator))
 
 
 def vote(world: World, *operators: Address, proposal_id: int = 1) -> Answer:
@@ -196,7 +205,7 @@ def test_a_candidate_joins_with_a_quorum_some_blocks_later() -> None:
     assert world.pot_of(VALIDATOR_SET) == 5 * STAKE
     vote(world, *OPERATORS[:2])
     assert proposal(world) == ValidatorProposal(
-        CANDIDATE, JOINER, True, False, FIRST_BLOCK + EVIDENCE_BLOCKS, STAKE, 2
+        CANDIDATE, JOINER, True, False, FIRST_BLOCK + EVIDENCE_BLOCKS, STAKE, 2, 3
     )
     scheduled = vote(world, OPERATORS[2])
     activation = FIRST_BLOCK + CHANGE_BLOCKS
@@ -238,7 +247,7 @@ def test_only_members_vote_and_once() -> None:
 
 def test_votes_of_former_members_do_not_count() -> None:
     world, _ = joined()
-    propose_join(world, account("second candidate"), MINERS[1])
+    propose_join(world, SECOND_KEY, MINERS[1])
     vote(world, JOINER, *OPERATORS[:2], proposal_id=2)
     assert proposal(world, 2).votes == 3
     send(world, JOINER, validator_set.leave_set())
@@ -252,8 +261,7 @@ def test_votes_of_former_members_do_not_count() -> None:
 def test_one_change_at_a_time_and_anyone_carries_out_the_next() -> None:
     world = new_world()
     propose_join(world)
-    second = account("second candidate")
-    propose_join(world, second, MINERS[1])
+    propose_join(world, SECOND_KEY, MINERS[1])
     vote(world, *OPERATORS[:3])
     vote(world, *OPERATORS[:3], proposal_id=2)
     assert not proposal(world, 2).is_closed
@@ -265,39 +273,56 @@ def test_one_change_at_a_time_and_anyone_carries_out_the_next() -> None:
     assert refusal(send, world, STRANGER, carry_out).name == "ValidatorSetNotReady"
     vote(world, OPERATORS[3], proposal_id=2)
     world.mine(CHANGE_BLOCKS)
-    assert get_members(world) == tuple(sorted((*VALIDATORS, CANDIDATE, second)))
+    assert get_members(world) == tuple(sorted((*VALIDATORS, CANDIDATE, SECOND)))
 
 
 def test_keys_and_accounts_that_are_taken_cannot_join() -> None:
     world = new_world()
 
-    def refused(candidate: Address, operator: Address) -> str:
+    def refused(key: PrivateKey, operator: Address) -> str:
         world.approve(operator, VALIDATOR_SET, STAKE)
-        return refusal(send, world, operator, validator_set.propose_join(candidate)).name
+        return refusal(send, world, operator, join_call(key, operator)).name
 
-    assert refused(VALIDATORS[0], JOINER) == "ValidatorSetTaken"
-    assert refused(OPERATORS[0], JOINER) == "ValidatorSetTaken"
-    assert refused(CANDIDATE, OPERATORS[0]) == "ValidatorSetTaken"
-    assert refused(CANDIDATE, VALIDATORS[0]) == "ValidatorSetTaken"
-    assert refused(JOINER, JOINER) == "ValidatorSetInvalid"
-    assert refused(Address(bytes(20)), JOINER) == "ValidatorSetInvalid"
+    member, operator = candidate_key("a member"), candidate_key("an operator")
+    world.send(MINERS[1], training_token.transfer(TRAINING_TOKEN, get_address(operator), STAKE))
+    propose_join(world, member, get_address(operator))
+    vote(world, *OPERATORS[:3])
+    world.mine(CHANGE_BLOCKS)
+    assert refused(member, JOINER) == "ValidatorSetTaken"
+    assert refused(operator, JOINER) == "ValidatorSetTaken"
+    assert refused(CANDIDATE_KEY, OPERATORS[0]) == "ValidatorSetTaken"
+    assert refused(CANDIDATE_KEY, VALIDATORS[0]) == "ValidatorSetTaken"
+    assert refused(CANDIDATE_KEY, CANDIDATE) == "ValidatorSetInvalid"
+    zero = validator_set.propose_join(Address(bytes(20)), bytes(65))
+    assert refusal(send, world, JOINER, zero).name == "ValidatorSetInvalid"
     propose_join(world)
-    assert refused(account("another"), JOINER) == "ValidatorSetTaken"
+    assert refused(candidate_key("another"), JOINER) == "ValidatorSetTaken"
 
 
 def test_a_candidate_without_the_stake_is_refused() -> None:
     world = new_world()
     world.approve(STRANGER, VALIDATOR_SET, STAKE)
-    data = validator_set.propose_join(CANDIDATE)
+    data = join_call(operator=STRANGER)
     assert refusal(send, world, STRANGER, data).name == "ERC20InsufficientBalance"
 
 
-@pytest.mark.xfail(strict=True, reason="a join needs no proof that the candidate holds the key")
-def test_account_that_does_not_hold_the_consensus_key_cannot_join_with_it() -> None:
+@pytest.mark.parametrize(
+    "proof",
+    [
+        b"",
+        bytes(65),
+        prove_join(candidate_key("another"), MINERS[1]),  # of another key
+        prove_join(CANDIDATE_KEY, JOINER),  # for another operator, copied from its transaction
+        prove_join(CANDIDATE_KEY, MINERS[1], PLACE),  # for another contract
+        prove_join(CANDIDATE_KEY, MINERS[1]) + b"\x00",
+    ],
+    ids=["none", "zeros", "other key", "other operator", "other contract", "too long"],
+)
+def test_account_that_does_not_hold_the_consensus_key_cannot_join_with_it(proof: bytes) -> None:
     world = new_world()
     thief = MINERS[1]
     world.approve(thief, VALIDATOR_SET, STAKE)
-    refused = refusal(send, world, thief, validator_set.propose_join(SIGNER))
+    refused = refusal(send, world, thief, validator_set.propose_join(CANDIDATE, proof))
     assert refused == ContractError("ValidatorSetInvalid", ("proof",))
 
 
@@ -338,7 +363,8 @@ def test_a_set_of_a_hundred_is_full() -> None:
     world.deploy("ValidatorSet", PLACE, arguments)
     world.approve(JOINER, PLACE, STAKE)
     large = Contract(PLACE, validator_set.CONTRACT.abi)
-    world.send(JOINER, large.call("proposeJoin", CANDIDATE))
+    proof = prove_join(CANDIDATE_KEY, JOINER, PLACE)
+    world.send(JOINER, large.call("proposeJoin", CANDIDATE, proof))
     for operator in operators[:67]:
         world.send(operator, large.call("voteOnProposal", 1))
     refused = refusal(world.send, STRANGER, large.call("carryOut", 1))
@@ -374,8 +400,14 @@ def test_a_validator_leaves_and_has_its_stake_after_the_evidence_window() -> Non
     assert paid.events == (StakeWithdrawn(leaving, operator, STAKE),)
     assert world.pot_of(operator) == STAKE
     assert refusal(send, world, operator, withdraw).name == "ValidatorSetNotOperator"
-    # Key and account are free again.
-    propose_join(world, leaving, operator)
+
+
+def test_key_and_account_of_a_validator_that_left_can_join_again() -> None:
+    world, _ = joined()
+    send(world, JOINER, validator_set.leave_set())
+    world.mine(CHANGE_BLOCKS + EVIDENCE_BLOCKS)
+    send(world, JOINER, validator_set.withdraw_stake())
+    propose_join(world)
 
 
 def test_a_quorum_removes_a_member_whose_stake_stays_its_own() -> None:
@@ -437,7 +469,7 @@ def test_leaving_validator_votes_until_the_change_is_in_force() -> None:
 def guilty_world(*, has_genesis: bool = True) -> World:
     """A world in which the key of the tests' signatures has joined the set."""
     world = new_world()
-    propose_join(world, SIGNER)
+    propose_join(world, KEY)
     vote(world, *OPERATORS[:3])
     world.state.set_code(HISTORY_STORAGE_ADDRESS, HISTORY_STORAGE_CODE)
     world.state.set_storage(HISTORY_STORAGE_ADDRESS, 0, int.from_bytes(GENESIS_HASH, "big"))
@@ -511,7 +543,7 @@ def test_validator_that_signs_twice_loses_all_its_stake_and_its_seat(data: bytes
     withdraw = validator_set.withdraw_stake()
     assert refusal(send, world, JOINER, withdraw).name == "ValidatorSetAlreadySlashed"
     world.approve(MINERS[1], VALIDATOR_SET, STAKE)
-    again = validator_set.propose_join(SIGNER)
+    again = join_call(KEY, MINERS[1])
     assert refusal(send, world, MINERS[1], again).name == "ValidatorSetTaken"
 
 
@@ -572,11 +604,10 @@ def test_evidence_counts_as_long_as_the_stake_of_its_number_is_locked() -> None:
     assert slashed.events == (ValidatorSlashed(SIGNER, STRANGER, activation - 1, STAKE),)
 
 
-@pytest.mark.xfail(strict=True, reason="a slashed validator votes until it has left the set")
 def test_slashed_validator_votes_no_more_from_the_next_call_on() -> None:
     world = guilty_world()
     world.submit()
-    propose_join(world, account("second candidate"), MINERS[1])
+    propose_join(world, SECOND_KEY, MINERS[1])
     send(world, STRANGER, equivocation())
     assert SIGNER in get_members(world)
     calls = [
@@ -588,9 +619,6 @@ def test_slashed_validator_votes_no_more_from_the_next_call_on() -> None:
         assert refusal(send, world, JOINER, call).name == "ValidatorSetAlreadySlashed"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a slashed validator stays in a set of the smallest size for ever"
-)
 def test_slashed_validator_leaves_a_set_of_the_smallest_size() -> None:
     world = new_world()
     validators = tuple(sorted((*VALIDATORS, SIGNER)))
@@ -608,6 +636,16 @@ def test_slashed_validator_leaves_a_set_of_the_smallest_size() -> None:
     send(world, STRANGER, replace(equivocation(), to=PLACE))
     world.mine(CHANGE_BLOCKS)
     assert ask(world, "count()") == 4
+
+
+def test_members_that_were_not_slashed_replace_those_that_were() -> None:
+    world = guilty_world()
+    for operator in OPERATORS[:2]:
+        send(world, operator, validator_set.leave_set())
+        world.mine(CHANGE_BLOCKS)
+    propose_join(world, SECOND_KEY, MINERS[1])
+    vote(world, JOINER, OPERATORS[2], proposal_id=2)
+    assert (proposal(world, 2).votes, proposal(world, 2).needed) == (2, 2)
 
 
 def test_slashed_validator_stays_while_the_set_would_become_too_small() -> None:

@@ -37,6 +37,7 @@ from tests.worlds.contracts import (
     SUPPLY_EACH,
     VALIDATORS,
     Reverted,
+    prove_join,
 )
 
 STEPS = 60
@@ -94,7 +95,9 @@ class Walk:
     def joins(self) -> None:
         operator = self.random.choice(MINERS)
         self.world.approve(operator, VALIDATOR_SET, self.random.choice((STAKE, STAKE, STAKE - 1)))
-        self.send(operator, validator_set.propose_join(self.random.choice(CANDIDATES)))
+        key = self.random.choice(KEYS)
+        proof = prove_join(key, operator)
+        self.send(operator, validator_set.propose_join(get_address(key), proof))
 
     def votes(self) -> None:
         number = self.any_proposal()

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import trio
 
+from chain import crypto
 from chain.contracts import training_token, validator_set
 from chain.contracts.abi import ContractCall, ContractView
 from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
@@ -88,7 +89,11 @@ class ChangingCluster:
     def join(self) -> None:
         stake = STAKE_POT * TOKEN_UNIT
         self.send(OPERATOR_KEYS[4], training_token.approve(TRAINING_TOKEN, VALIDATOR_SET, stake))
-        self.send(OPERATOR_KEYS[4], validator_set.propose_join(JOINER))
+        digest = validator_set.compute_join_digest(
+            changing_genesis()[0].chain_id, JOINER, get_address(OPERATOR_KEYS[4])
+        )
+        call = validator_set.propose_join(JOINER, crypto.sign(digest, JOINER_KEY))
+        self.send(OPERATOR_KEYS[4], call)
 
     def vote(self, *voters: int) -> None:
         for index in voters:

@@ -37,8 +37,8 @@ from chain.contracts.errors import ContractError, decode_error
 from chain.contracts.events import Event, decode_event
 from chain.contracts.gradient_ledger import MinerState, Participant, Phase, ResultVote, RoundState
 from chain.contracts.task_registry import TaskAccount, TaskTerms
-from chain.crypto import keccak256
-from chain.primitives import EMPTY_TRIE_ROOT, Address, Hash32, TaskId
+from chain.crypto import get_address, keccak256, sign
+from chain.primitives import EMPTY_TRIE_ROOT, Address, Hash32, PrivateKey, TaskId
 from chain.training.rewards import RewardTree, build_reward_tree
 from chain.types.receipt import Log
 
@@ -54,6 +54,17 @@ GAS = 2**24
 
 def account(name: str) -> Address:
     return Address(keccak256(name.encode())[12:])
+
+
+def candidate_key(name: str) -> PrivateKey:
+    """The consensus key of a validator that may join."""
+    return PrivateKey(keccak256(name.encode()))
+
+
+def prove_join(key: PrivateKey, operator: Address, contract: Address = VALIDATOR_SET) -> bytes:
+    """A consensus key's signature that it wants this operator."""
+    digest = validator_set.compute_join_digest(CHAIN_ID, get_address(key), operator, contract)
+    return sign(digest, key)
 
 
 VALIDATORS = tuple(sorted(account(f"validator {i}") for i in range(4)))

@@ -115,7 +115,8 @@ interface IValidatorSet {
     function indexOf(uint256 version_, address validator) external view returns (uint256);
 
     /// @notice The validator of an operator account with its index, and the set's quorum and size. Reverts
-    /// if the account is not an operator in that set.
+    /// if the account is not an operator in that set, or if the validator was slashed: from that block on
+    /// its votes count nowhere but in consensus.
     function memberOfOperator(uint256 version_, address operator)
         external
         view
@@ -135,7 +136,10 @@ interface IValidatorSet {
 
     /// @notice Propose that `validator` joins, with the caller as its operator. Pulls the stake in POT now;
     /// `withdrawProposal` returns it if the members do not vote for the proposal.
-    function proposeJoin(address validator) external returns (uint256 proposalId);
+    /// @param proof The signature (r, s, parity) of the consensus key over keccak256(abi.encode(
+    /// keccak256("ProofOfTraining.join"), chain id, this contract, validator, caller)), so that no other
+    /// account can become the operator of a key that it does not hold.
+    function proposeJoin(address validator, bytes calldata proof) external returns (uint256 proposalId);
 
     /// @notice Propose to remove a validator, and vote for that; only operators of members may. The removed
     /// validator keeps its stake.
@@ -163,8 +167,12 @@ interface IValidatorSet {
 
     function proposalCount() external view returns (uint256);
 
-    /// @notice A proposal and the number of current members that voted for it; ids are 1 to proposalCount.
-    function getProposal(uint256 proposalId) external view returns (Proposal memory proposal, uint256 votes);
+    /// @notice A proposal, the number of current members that voted for it, and the number that it needs:
+    /// ceil(2m/3) of the m members that were not slashed. Ids are 1 to proposalCount.
+    function getProposal(uint256 proposalId)
+        external
+        view
+        returns (Proposal memory proposal, uint256 votes, uint256 needed);
 
     /// @notice The id of the open join proposal of an account; 0 if there is none.
     function candidacyOf(address operator) external view returns (uint256 proposalId);

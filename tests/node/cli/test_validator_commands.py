@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from eth_abi.abi import encode
 
-from chain.contracts import validator_set
+from chain.contracts import training_token, validator_set
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
 from chain.contracts.events import EVENT_LAYOUTS
@@ -17,6 +17,7 @@ from chain.types.transaction import decode_transaction
 from pot_common.keystore import save_key
 from tests.worlds.command_line import Pot, serve
 from tests.worlds.contracts import (
+    CHAIN_ID,
     CHANGE_BLOCKS,
     FIRST_BLOCK,
     MINERS,
@@ -24,11 +25,14 @@ from tests.worlds.contracts import (
     STAKE,
     VALIDATORS,
     World,
-    account,
+    candidate_key,
     new_world,
 )
 
-CANDIDATE = account("validator candidate")
+CANDIDATE_KEY = candidate_key("validator candidate")
+CANDIDATE = get_address(CANDIDATE_KEY)
+KEY = PrivateKey(keccak256(b"the operator of the candidate; a test may let others send"))
+JOINER = get_address(KEY)
 
 
 class FakeChain:
@@ -36,12 +40,13 @@ class FakeChain:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.sender: Address = MINERS[0]
+        self.sender: Address = JOINER
+        world.send(MINERS[0], training_token.transfer(TRAINING_TOKEN, JOINER, STAKE))
         self.logs: list[object] = []
 
     def answers(self) -> dict:
         return {
-            "eth_chainId": lambda: "0x5",
+            "eth_chainId": lambda: hex(CHAIN_ID),
             "eth_blockNumber": lambda: hex(self.world.number),
             "eth_call": lambda call, block: "0x" + self.view(call).hex(),
             "eth_estimateGas": lambda call: "0x5208",
@@ -59,7 +64,7 @@ class FakeChain:
 
     def view(self, call: dict) -> bytes:
         data = bytes.fromhex(call["data"][2:])
-        if data == validator_set.candidacy_of(get_address(KEY)).data:
+        if data == validator_set.candidacy_of(JOINER).data:
             data = validator_set.candidacy_of(self.sender).data
         return self.world.view(Address(bytes.fromhex(call["to"][2:])), data)
 
@@ -96,14 +101,22 @@ def as_log(event: object) -> tuple[list[bytes], bytes]:
             return [], b""
 
 
-KEY = PrivateKey(keccak256(b"any key: the test says who sends"))
-
-
 @pytest.fixture
 def key(tmp_path: Path) -> list[str]:
     (tmp_path / "password").write_text("secret\n")
     save_key(tmp_path / "key.json", KEY, "secret", light=True)
     return ["--key", str(tmp_path / "key.json"), "--password-file", str(tmp_path / "password")]
+
+
+@pytest.fixture
+def consensus(tmp_path: Path) -> list[str]:
+    """The options for the consensus key of the candidate."""
+    (tmp_path / "consensus-password").write_text("other\n")
+    save_key(tmp_path / "consensus.json", CANDIDATE_KEY, "other", light=True)
+    return [
+        *("--consensus-key", str(tmp_path / "consensus.json")),
+        *("--consensus-password-file", str(tmp_path / "consensus-password")),
+    ]
 
 
 @pytest.fixture
@@ -118,10 +131,10 @@ def rpc(chain: FakeChain) -> Iterator[list[str]]:
 
 
 def test_a_candidate_is_proposed_voted_in_and_leaves_with_its_stake(
-    pot: Pot, chain: FakeChain, rpc: list[str], key: list[str]
+    pot: Pot, chain: FakeChain, rpc: list[str], key: list[str], consensus: list[str]
 ) -> None:
     candidate = "0x" + CANDIDATE.hex()
-    said = pot("validator", "propose", "join", candidate, *key, *rpc)
+    said = pot("validator", "propose", "join", candidate, *key, *consensus, *rpc)
     assert said.splitlines()[0] == f"proposal 1: join {candidate}"
     assert chain.world.pot_of(VALIDATOR_SET) == 5 * STAKE
 
@@ -143,7 +156,7 @@ def test_a_candidate_is_proposed_voted_in_and_leaves_with_its_stake(
     assert f"block {activation}: {candidate} joins" in pot("validator", "status", *rpc)
 
     chain.world.mine(CHANGE_BLOCKS)
-    chain.sender = MINERS[0]
+    chain.sender = JOINER
     assert f"block {activation + CHANGE_BLOCKS}" in pot("validator", "leave", *key, *rpc)
     chain.world.mine(CHANGE_BLOCKS + 1_000)
     assert pot("validator", "withdraw", *key, *rpc) == "the stake is back\n"
@@ -151,12 +164,40 @@ def test_a_candidate_is_proposed_voted_in_and_leaves_with_its_stake(
 
 
 def test_a_candidate_that_waits_can_have_its_stake_back(
-    pot: Pot, chain: FakeChain, rpc: list[str], key: list[str]
+    pot: Pot, chain: FakeChain, rpc: list[str], key: list[str], consensus: list[str]
 ) -> None:
-    made = pot.json("validator", "propose", "join", "0x" + CANDIDATE.hex(), *key, *rpc)
+    # The consensus key is on another machine, which gives only the proof.
+    proof = pot("validator", "prove", "0x" + JOINER.hex(), *consensus, *rpc).strip()
+    candidate = "0x" + CANDIDATE.hex()
+    made = pot.json("validator", "propose", "join", candidate, *key, "--proof", proof, *rpc)
     assert made["proposal"] == 1
     pot("validator", "withdraw", *key, *rpc)
-    assert chain.world.balance(MINERS[0], TRAINING_TOKEN) == 10_000 * 10**18
+    assert chain.world.balance(JOINER, TRAINING_TOKEN) == STAKE
+
+
+def test_join_without_the_consensus_key_is_refused_before_money_moves(
+    pot: Pot, chain: FakeChain, rpc: list[str], key: list[str], consensus: list[str]
+) -> None:
+    candidate = "0x" + CANDIDATE.hex()
+    other = pot("validator", "prove", "0x" + OPERATORS[0].hex(), *consensus, *rpc).strip()
+    refusals = [
+        pot.fails("validator", "propose", "join", name, *key, *options, *rpc)
+        for name, options in (
+            (candidate, []),
+            (candidate, ["--proof", other]),
+            (candidate, ["--proof", "0x12zz"]),
+            ("0x" + VALIDATORS[0].hex(), consensus),
+        )
+    ]
+    named = (
+        "give --consensus-key, or",
+        "not a signature",
+        "not 0x and hex",
+        "--consensus-key holds",
+    )
+    assert all(name in refusal for name, refusal in zip(named, refusals, strict=True))
+    allowance = training_token.allowance(TRAINING_TOKEN, JOINER, VALIDATOR_SET)
+    assert chain.world.read(allowance) == 0
 
 
 def test_status_shows_members_with_operators_and_stake(

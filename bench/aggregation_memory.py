@@ -9,7 +9,7 @@ listed, it is read, checked and summed as another miner's would be.
     python -m bench.aggregation_memory --gradients 1 64
 """
 
-import resource
+import gc
 import sys
 import tempfile
 import time
@@ -144,7 +144,8 @@ async def measure(directory: Path, model: Mlp, counts: Sequence[int]) -> list[Ro
     )
     await verifier.aclose()
     del payload, theta
-    before = get_own_peak()
+    forget_peak()
+    before = read_peak("self")
     await states.restore(task)
     assert task.work.state is not None
     for count in counts:
@@ -158,7 +159,7 @@ async def measure(directory: Path, model: Mlp, counts: Sequence[int]) -> list[Ro
         work = f"aggregate {count} gradients"
         seconds = time.monotonic() - start
         rows.append(Row("aggregation worker", work, seconds, get_peak(aggregator), MEMORY_BYTES))
-        growth = get_own_peak() - before
+        growth = read_peak("self") - before
         rows.append(Row("node (growth)", work, seconds, growth, NODE_GROWTH_LIMIT))
     await aggregator.aclose()
     return rows
@@ -208,14 +209,21 @@ def build_gradient(spec: TaskSpec, theta: bytes) -> tuple[GradientHeader, bytes]
 def get_peak(pool: WorkerPool) -> int:
     """The peak of the pool's only worker."""
     (process,) = pool._idle  # noqa: SLF001
-    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+    return read_peak(str(process.pid))
+
+
+def forget_peak() -> None:
+    """Have the peak of this process, which held a whole gradient, count from now on."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def read_peak(process: str) -> int:
+    """The most memory that a process has had in use, in bytes."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024
     raise AssertionError("no VmHWM")
-
-
-def get_own_peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """One task on one device, for miners and verifiers (docs/spec/training.md, section 5)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from miner.loss import compute_loss_sum
 from miner.measurement import MAX_DISTANCE_PPB, measure
 from miner.model import build_model, load_parameters
 
+MAX_INTEGER: Final = 2**53 - 1
+"""JSON's largest exact integer."""
+
 SampleIndices = Sequence[int] | NDArray[np.uint64]
 """Indices of training samples."""
 
@@ -37,6 +41,15 @@ class Evaluation:
     row_count: int
     loss_millinats: int
     """The mean over the rows in thousandths of a nat, rounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPart:
+    """How well a model does on some of the held-out rows; `loss` is their sum in nats."""
+
+    correct_count: int
+    row_count: int
+    loss: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,14 +86,12 @@ class Trainer:
         computed in float64. Two honest machines are at most about twice as far apart.
         """
         exponents, codes = quantize(self.compute_gradient(theta, sample_indices))
-        precise = self._compute_precise_gradient(theta, sample_indices)
+        precise = self.compute_precise_gradient(theta, sample_indices)
         measurement = measure(from_codes(exponents, codes), precise)
         is_kept = measurement.exponents is ExponentRule.KEPT
         return measurement.distance_ppb if is_kept else MAX_DISTANCE_PPB
 
-    def _compute_precise_gradient(
-        self, theta: bytes, sample_indices: SampleIndices
-    ) -> Float32Array:
+    def compute_precise_gradient(self, theta: bytes, sample_indices: SampleIndices) -> Float32Array:
         """The clipped gradient, computed in float64 and rounded at the end."""
         rows = self._find_rows(sample_indices)
         self.module.double()
@@ -118,24 +129,40 @@ class Trainer:
         return measure(gradient, self.compute_gradient(theta, sample_indices))
 
     def evaluate(self, theta: bytes, row_limit: int | None = None) -> Evaluation:
-        """Accuracy and loss of `theta` on the held-out rows, at most on the first `row_limit`."""
+        """Accuracy and loss of `theta` on the held-out rows, at most on about `row_limit`."""
+        correct, rows, loss = 0, 0, 0.0
+        for part in self.evaluate_parts(theta):
+            correct += part.correct_count
+            rows += part.row_count
+            loss += part.loss
+            if row_limit is not None and rows >= row_limit:
+                break
+        return Evaluation(correct, rows, _to_integer(1_000 * (loss / rows)))
+
+    def evaluate_parts(self, theta: bytes, first: int = 0) -> Iterator[EvaluationPart]:
+        """Yield how `theta` does on the held-out rows from `first` on, some rows at a time."""
         load_parameters(self.module, theta)
-        first, count = self.spec.held_out.first_row, self.spec.held_out.row_count
-        count = count if row_limit is None else min(count, row_limit)
-        correct, loss = 0, 0.0
-        with torch.no_grad():
-            for start in range(first, first + count, MICROBATCH):
-                part = slice(start, min(start + MICROBATCH, first + count))
-                logits, labels = self.module(self.dataset.features[part]), self.dataset.labels[part]
-                correct += int((logits.argmax(dim=1) == labels).sum())
-                loss += float(compute_loss_sum(self.spec.loss, logits.double(), labels))
-        return Evaluation(correct, count, _to_millinats(loss / count))
+        held_out = self.spec.held_out
+        end = held_out.first_row + held_out.row_count
+        for start in range(held_out.first_row + first, end, MICROBATCH):
+            part = slice(start, min(start + MICROBATCH, end))
+            labels = self.dataset.labels[part]
+            with torch.no_grad():
+                logits = self.module(self.dataset.features[part])
+                loss = float(compute_loss_sum(self.spec.loss, logits.double(), labels))
+            yield EvaluationPart(
+                int((logits.argmax(dim=1) == labels).sum()), part.stop - part.start, loss
+            )
 
 
-def _to_millinats(nats: float) -> int:
+def to_micronats(nats: float) -> int:
+    """A loss in millionths of a nat, rounded; the largest integer of JSON if it is infinite."""
+    return _to_integer(1_000_000 * nats)
+
+
+def _to_integer(value: float) -> int:
     # A diverged model has an infinite or undefined loss, which JSON and the contract cannot hold.
-    largest = 2**53 - 1
-    return round(1000 * nats) if nats < largest // 1000 else largest
+    return round(value) if value < MAX_INTEGER else MAX_INTEGER
 
 
 def open_task(spec: TaskSpec, shards: Iterable[bytes], device: torch.device) -> Trainer:

@@ -5,9 +5,11 @@ Every request has `id`, `kind`, and the paths `spec`, `theta` and `shards` (an a
     dry_run: answers parameter_count, unit_milliseconds, evaluation_milliseconds, noise_ppb,
         peak_bytes.
     evaluate: answers correct_count, row_count, loss_millinats.
+    evaluate_part: `first`, a held-out row; evaluates rows from there on for a short while. Answers
+        correct_count, row_count (the rows evaluated), loss_micronats (their sum).
     verify: the path `payload`; `first` and `count`, the stretch of the attempt's permutation that
         holds the miner's samples; `header` (round, chain_id, seed, miner, task, attempt). Answers
-        distance_ppb, exponents, milliseconds.
+        distance_ppb, exponents, noise_ppb (0 unless the verdict depends on it), milliseconds.
 """
 
 import argparse
@@ -24,6 +26,7 @@ import torch
 from chain.crypto import content_id
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Address, Hash32, TaskId
+from chain.training.acceptance import Verdict, compute_verdict
 from chain.training.architectures import count_parameters
 from chain.training.attempt import AttemptId
 from chain.training.encoding import GradientHeader, count_payload_bytes
@@ -36,7 +39,7 @@ from miner.data import read_file
 from miner.devices import open_device
 from miner.gradient import MICROBATCH
 from miner.samples import compute_samples
-from miner.trainer import Trainer, open_task
+from miner.trainer import Trainer, open_task, to_micronats
 from pot_common.errors import OperatorError
 from pot_common.framing import FrameError
 from pot_common.worker import (
@@ -55,6 +58,9 @@ DEFAULT_MEMORY_BYTES: Final = 4 * 2**30
 
 DATASET_SHARE: Final = 2
 """The rows of a task take at most the memory limit divided by this."""
+
+PART_SECONDS: Final = 1.0
+"""How long a part of an evaluation takes. Checks that wait for this worker go in between."""
 
 MEASURED_SAMPLES: Final = 2 * MICROBATCH
 """The most samples on which a dry run measures; times grow in proportion beyond that."""
@@ -96,6 +102,8 @@ class Worker:
                 return _dry_run(trainer, theta)
             case "evaluate":
                 return dict(asdict(trainer.evaluate(theta)))
+            case "evaluate_part":
+                return _evaluate_part(trainer, theta, request.integer("first"))
             case "verify":
                 return _verify(trainer, theta, request)
             case _:
@@ -155,6 +163,18 @@ def _dry_run(trainer: Trainer, theta: bytes) -> Answer:
     }
 
 
+def _evaluate_part(trainer: Trainer, theta: bytes, first: int) -> Answer:
+    count = trainer.spec.held_out.row_count
+    if first >= count:
+        raise bad_request(f"there are {count} held-out rows")
+    start, correct, rows, loss = time.monotonic(), 0, 0, 0.0
+    for part in trainer.evaluate_parts(theta, first):
+        correct, rows, loss = correct + part.correct_count, rows + part.row_count, loss + part.loss
+        if time.monotonic() - start > PART_SECONDS:
+            break
+    return {"correct_count": correct, "row_count": rows, "loss_micronats": to_micronats(loss)}
+
+
 class _Timer:
     """Measures work on the device of a task.
 
@@ -198,9 +218,13 @@ def _verify(trainer: Trainer, theta: bytes, request: WorkerRequest) -> Answer:
         raise bad_request(f"the samples are no part of the {sample_count} there are")
     samples = compute_samples(header.seed, sample_count, first, count)
     measurement = trainer.verify_payload(payload, header, theta, samples)
+    noise_ppb = 0
+    if compute_verdict(measurement, trainer.spec.verification.tolerance_ppb) is Verdict.CHEAT:
+        noise_ppb = trainer.measure_noise_ppb(theta, samples)
     return {
         "distance_ppb": measurement.distance_ppb,
         "exponents": measurement.exponents.value,
+        "noise_ppb": noise_ppb,
         "milliseconds": round(1000 * (time.monotonic() - start)),
     }
 

@@ -16,6 +16,9 @@ from node.training.states import TrainingStates
 from node.training.work import Evaluation, NextState, ServedTask
 from node.training.worker_pool import WorkerFailedError, WorkerPool, WorkerRefusedError
 
+MAX_LOSS: Final = 2**53 - 1
+"""The largest loss: JSON's largest exact integer."""
+
 EVALUATION_TRIES: Final = 2
 """After so many failures of a worker a model is not evaluated; the result needs no evaluation."""
 
@@ -131,12 +134,7 @@ class Results:
         work = task.work
         found: Evaluation | None = None
         try:
-            answer = await self._verifier.ask(
-                "evaluate", self._content.get_inputs(task, model_root)
-            )
-            found = Evaluation(
-                get_integer(answer, "correct_count"), get_integer(answer, "loss_millinats")
-            )
+            found = await self._evaluate_parts(task, model_root)
         except WorkerFailedError as error:
             work.evaluation_failures += 1
             if work.evaluation_failures < EVALUATION_TRIES:
@@ -146,3 +144,18 @@ class Results:
             _log.warning("model not evaluated", task=task.task_id, reason=str(refusal))
         work.evaluation_failures = 0
         work.evaluations = {model_root: found}
+
+    async def _evaluate_parts(self, task: ServedTask, model_root: Hash32) -> Evaluation:
+        """The evaluation of a model, in parts between which other requests have their turn."""
+        inputs = self._content.get_inputs(task, model_root)
+        row_count = task.spec.held_out.row_count
+        rows, correct_count, micronats = 0, 0, 0
+        while rows < row_count:
+            answer = await self._verifier.ask("evaluate_part", {**inputs, "first": rows})
+            rows += max(1, get_integer(answer, "row_count"))
+            correct_count += get_integer(answer, "correct_count")
+            micronats += get_integer(answer, "loss_micronats")
+        # A diverged model has an infinite loss, which is shown as the largest one.
+        is_finite = micronats < MAX_LOSS
+        loss_millinats = micronats // (1_000 * row_count) if is_finite else MAX_LOSS
+        return Evaluation(correct_count, loss_millinats)

@@ -59,7 +59,7 @@ async def test_result_is_posted_even_if_evaluation_fails(
     node.hold(0, 1, 2)
 
     def refuse(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
-        if kind == "evaluate":
+        if kind == "evaluate_part":
             raise WorkerRefusedError("content_mismatch", "a shard")
         return honest_worker(kind, members)
 
@@ -77,12 +77,28 @@ async def test_result_is_posted_even_if_no_worker_ends_the_evaluation(
     node.hold(0, 1, 2)
 
     def fail(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
-        if kind == "evaluate":
+        if kind == "evaluate_part":
             raise WorkerFailedError("no answer to evaluate in 120 s")
         return honest_worker(kind, members)
 
     node.verifier.answers = fail
     await node.run(lambda: bool(node.sent), seconds=20)
+
+
+async def test_result_is_posted_with_its_evaluation(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    judged = with_results(judging().histories[TASK], *(verdict(i, OK, OK, OK) for i in range(4)))
+    for name, micronats, loss in (("finite", 3_450_000, 345), ("diverged", 2**53 - 1, 2**53 - 1)):
+        node = Node(tmp_path / name, FakeChain({TASK: judged}, Phase.RESULT))
+        node.hold(0, 1, 2)
+        part = {"correct_count": 6, "row_count": 10, "loss_micronats": micronats}
+        node.verifier.answers = lambda kind, members, part=part: (
+            part if kind == "evaluate_part" else honest_worker(kind, members)
+        )
+        await node.run(lambda node=node: bool(node.sent))
+        (call,) = node.sent
+        assert call.data[-64:] == (12).to_bytes(32, "big") + loss.to_bytes(32, "big")
 
 
 async def test_further_ballot_on_the_same_gradients_computes_no_state(
@@ -103,4 +119,4 @@ async def test_further_ballot_on_the_same_gradients_computes_no_state(
         nursery.cancel_scope.cancel()
 
     assert node.aggregator.asked == ["begin", "advance"]
-    assert node.verifier.asked == ["dry_run", "evaluate"]
+    assert node.verifier.asked == ["dry_run", "evaluate_part", "evaluate_part"]

@@ -57,21 +57,26 @@ class Measurement:
     Attributes:
         distance_ppb: The cell distance E in parts per billion, rounded up.
         exponents: Whether the exponent rule is kept.
+        noise_ppb: The task's numerical noise for these samples; 0 if it was not measured, because
+            nothing depends on it.
     """
 
     distance_ppb: int
     exponents: ExponentRule
+    noise_ppb: int = 0
 
 
 def compute_verdict(measurement: Measurement, tolerance_ppb: int) -> Verdict:
-    """The verdict on a re-executed gradient."""
-    distance = measurement.distance_ppb
-    if (
-        distance > CHEAT_FACTOR * tolerance_ppb
-        or measurement.exponents is ExponentRule.BROKEN_TENFOLD
-    ):
+    """The verdict on a re-executed gradient.
+
+    It is *cheat* only if numerical noise cannot explain the difference: the miner loses its bond.
+    """
+    distance, noise = measurement.distance_ppb, measurement.noise_ppb
+    is_broken = measurement.exponents is ExponentRule.BROKEN_TENFOLD
+    is_quiet = CHEAT_FACTOR * noise <= tolerance_ppb
+    if distance > CHEAT_FACTOR * (tolerance_ppb + noise) or (is_broken and is_quiet):
         return Verdict.CHEAT
-    if distance > tolerance_ppb or measurement.exponents is ExponentRule.BROKEN:
+    if distance > tolerance_ppb or measurement.exponents is not ExponentRule.KEPT:
         return Verdict.BAD
     return Verdict.OK
 

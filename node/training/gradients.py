@@ -333,4 +333,5 @@ class Gradients:
         distance, exponents = get_integer(answer, "distance_ppb"), answer.get("exponents")
         if exponents not in tuple(ExponentRule):
             raise WorkerFailedError(f"exponents are {exponents!r}")
-        return Measurement(distance, ExponentRule(str(exponents)))
+        noise_ppb = get_integer(answer, "noise_ppb")
+        return Measurement(distance, ExponentRule(str(exponents)), noise_ppb)

@@ -14,10 +14,12 @@ import pytest
 
 from chain.crypto import content_id
 from chain.json_types import Json, JsonObject
+from chain.training.acceptance import ExponentRule, Measurement, Verdict, compute_verdict
 from chain.training.architectures import Mlp, count_parameters
 from chain.training.encoding import encode_gradient
 from chain.training.task_spec import FeatureType, Shard
 from chain.training.task_spec_codec import decode_task_spec, encode_task_spec
+from miner import trainer, verify
 from miner.devices import open_device
 from miner.samples import compute_samples
 from miner.trainer import open_task
@@ -241,7 +243,35 @@ def test_dry_run_shows_the_noise_of_an_ill_conditioned_task(files: Files, worker
     paths = {name: str(files.directory / f"ill_{name}") for name in ("spec", "theta")}
     (sound,) = ask(worker, files.request("dry_run"))
     (noisy,) = ask(worker, files.request("dry_run", **paths))
-    assert 10 * sound["noise_ppb"] < spec.verification.tolerance_ppb < noisy["noise_ppb"]
+    tolerance_ppb = spec.verification.tolerance_ppb
+    assert 10 * sound["noise_ppb"] < tolerance_ppb < noisy["noise_ppb"]
+
+    # A miner whose machine rounds differently is not taken for a cheat.
+    assert worker.trainer is not None
+    header = replace(HEADER, theta_root=content_id(theta))
+    other = worker.trainer.compute_precise_gradient(theta, SAMPLES)
+    (files.directory / "other").write_bytes(encode_gradient(header, other))
+    (answer,) = ask(worker, files.verify(payload=str(files.directory / "other"), **paths))
+    assert answer["distance_ppb"] > 10 * tolerance_ppb
+    measurement = Measurement(
+        answer["distance_ppb"], ExponentRule(answer["exponents"]), answer["noise_ppb"]
+    )
+    assert compute_verdict(measurement, tolerance_ppb) is Verdict.BAD
+
+
+def test_parts_of_an_evaluation_add_up(
+    files: Files, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "PART_SECONDS", 0)
+    monkeypatch.setattr(trainer, "MICROBATCH", 8)
+    (whole,) = ask(worker, files.request("evaluate"))
+    parts = ask(worker, *(files.request("evaluate_part", first=first) for first in (0, 8, 16)))
+    assert [part["row_count"] for part in parts] == [8, 8, 4]
+    assert sum(part["correct_count"] for part in parts) == whole["correct_count"]
+    loss = sum(part["loss_micronats"] for part in parts) / 20 / 1_000
+    assert abs(loss - whole["loss_millinats"]) <= 1
+    (beyond,) = ask(worker, files.request("evaluate_part", first=20))
+    assert beyond["error"] == "malformed"
 
 
 def test_dry_run_refuses_a_model_that_is_not_finite(files: Files, worker: Worker) -> None:

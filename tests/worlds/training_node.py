@@ -79,7 +79,7 @@ OK, BAD, CHEAT, MISSING, UNCHECKED = Verdict
 ENCODED_TERMS = encode(
     task_registry.CONTRACT.abi.functions["getTerms"].outputs, [astuple(compute_terms(SPEC))]
 )
-HONEST = {"distance_ppb": 4, "exponents": "kept"}
+HONEST = {"distance_ppb": 4, "exponents": "kept", "noise_ppb": 0}
 
 
 def header_of(miner: Address) -> GradientHeader:
@@ -237,7 +237,7 @@ def honest_worker(kind: str, _members: Mapping[str, object]) -> Mapping[str, obj
         case "verify":
             return HONEST
         case _:
-            return {"correct_count": 12, "loss_millinats": 345}
+            return {"correct_count": 6, "row_count": 10, "loss_micronats": 3_450_000}
 
 
 def aggregate_here(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:

@@ -34,6 +34,23 @@ def test_verdict_follows_distance_and_exponents(
     assert compute_verdict(Measurement(distance_ppb, exponents), 100_000) is verdict
 
 
+@pytest.mark.parametrize(
+    ("distance_ppb", "exponents", "noise_ppb", "verdict"),
+    [
+        (1_000_001, ExponentRule.KEPT, 1, BAD),
+        (6_000_000, ExponentRule.KEPT, 500_000, BAD),
+        (6_000_001, ExponentRule.KEPT, 500_000, CHEAT),
+        (99_000, ExponentRule.KEPT, 500_000, OK),
+        (0, ExponentRule.BROKEN_TENFOLD, 10_000, CHEAT),
+        (0, ExponentRule.BROKEN_TENFOLD, 10_001, BAD),
+    ],
+)
+def test_difference_that_noise_explains_is_no_cheat(
+    distance_ppb: int, exponents: ExponentRule, noise_ppb: int, verdict: Verdict
+) -> None:
+    assert compute_verdict(Measurement(distance_ppb, exponents, noise_ppb), 100_000) is verdict
+
+
 def test_first_verdict_takes_the_less_significant_half_of_a_byte() -> None:
     assert encode_verdicts([OK, BAD, CHEAT, MISSING, UNCHECKED]) == bytes([0x10, 0x32, 0x04])
 

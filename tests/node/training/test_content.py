@@ -34,7 +34,7 @@ async def test_blob_damaged_on_disk_is_fetched_again_before_a_bad_verdict(
 
     def measure(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
         if kind == "verify" and path.read_bytes() != victim:
-            return {"distance_ppb": 10**9, "exponents": "broken_tenfold"}
+            return {"distance_ppb": 10**9, "exponents": "broken_tenfold", "noise_ppb": 0}
         return honest_worker(kind, members)
 
     node.verifier.answers = measure

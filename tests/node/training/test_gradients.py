@@ -23,6 +23,7 @@ from tests.worlds.training_node import (
     ATTEMPT,
     BAD,
     CHEAT,
+    HONEST,
     MISSING,
     OK,
     OPENED,
@@ -51,7 +52,7 @@ async def test_revealed_gradients_are_checked_announced_and_judged(
         for payload, distance in zip(PAYLOADS, (4, 500_000, 500_000_000), strict=True)
     }
     node.verifier.answers = lambda kind, members: (
-        {"distance_ppb": distances[str(members["payload"])], "exponents": "kept"}
+        {**HONEST, "distance_ppb": distances[str(members["payload"])]}
         if kind == "verify"
         else honest_worker(kind, members)
     )

@@ -47,7 +47,7 @@ while prefix := sys.stdin.buffer.read(4):
     elif kind == "dry_run":
         send(b'{"id": 0, "noise_ppb": 4, "evaluation_milliseconds": 5}')
     elif kind == "verify":
-        send(b'{"id": 0, "distance_ppb": 4, "exponents": "kept"}')
+        send(b'{"id": 0, "distance_ppb": 4, "exponents": "kept", "noise_ppb": 0}')
     elif kind == "garbage":
         send(b"\xff\xfe no JSON")
     elif kind == "deep":

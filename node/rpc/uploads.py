@@ -117,7 +117,9 @@ class Uploads:
                 f"no live task names {to_hex(content_id)}: submit the task first",
             )
         with _answer_storage_errors():
-            if not self._store.has(content_id) and not self._store.has_room_for_content(size):
+            if not self._store.has(content_id) and not await asyncio.to_thread(
+                self._store.has_room_for_content, size
+            ):
                 raise HttpError(507, "quota", "the node has no room for more task content")
             is_new = await self._receive(
                 request, content_id, size, self._content_places, content_id
@@ -222,7 +224,7 @@ class Uploads:
         return True
 
     async def _write(self, request: Request, content_id: Hash32, size: int, seconds: float) -> None:
-        with self._store.upload(size, content_id) as upload:
+        with await asyncio.to_thread(self._store.upload, size, content_id) as upload:
             async for part in request.chunks(
                 size, least_rate=LEAST_BYTES_PER_SECOND, seconds=seconds
             ):

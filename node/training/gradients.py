@@ -1,7 +1,7 @@
 """Finding, opening and judging committed gradients (docs/spec/training.md, 3 to 5 and 10)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -13,7 +13,7 @@ from cachetools import FIFOCache
 from chain.errors import RejectionReason
 from chain.hexadecimal import to_hex
 from chain.json_types import JsonObject
-from chain.primitives import Address, Hash32
+from chain.primitives import Address, BlockNumber, Hash32
 from chain.training.acceptance import ExponentRule, Measurement, Verdict, compute_verdict
 from chain.training.architectures import count_parameters
 from chain.training.assignment import Assignment
@@ -46,6 +46,16 @@ FETCHES_LIMIT: Final = 32
 FETCH_SECONDS: Final = 30.0
 """How long an announced gradient is fetched before others get its place. What has arrived is kept,
 so peers that send slowly delay their own gradients only."""
+
+OPENINGS_LIMIT: Final = 8
+"""The most commitments whose reveals are looked for at once: an attempt can have a thousand, and
+consensus runs in the same thread."""
+
+MISSING_SECONDS: Final = 1.0
+"""The wait before a missing reveal is looked for again. One that arrives ends the wait."""
+
+DESCRIPTIONS_LIMIT: Final = 256
+"""Attempts whose descriptions are kept: more than there are tasks in progress."""
 
 FETCH_RETRY_SECONDS: Final = 2.0
 """The wait before an announced gradient that no peer sends is fetched again."""
@@ -80,6 +90,10 @@ class Gradients:
         self._directory = directory
         self._hints: FIFOCache[tuple[AttemptId, Address], Reveal] = FIFOCache(HINT_LIMIT)
         self._announced: FIFOCache[Hash32, None] = FIFOCache(ANNOUNCED_LIMIT)
+        self._descriptions: FIFOCache[tuple[AttemptId, BlockNumber], AttemptDescription] = (
+            FIFOCache(DESCRIPTIONS_LIMIT)
+        )
+        self._openings = trio.CapacityLimiter(OPENINGS_LIMIT)
         self._fetches = trio.CapacityLimiter(FETCHES_LIMIT)
         self._fetching: set[Hash32] = set()
 
@@ -157,8 +171,9 @@ class Gradients:
         spec, work = task.spec, task.work
         record = attempt.commitments[index]
         key = (attempt.id, index)
-        header = self._build_header(task, attempt, record.miner)
-        reveal = await self._find_reveal(task, attempt, record, header)
+        async with self._openings:
+            header = self._build_header(task, attempt, record.miner)
+            reveal = await self._find_reveal(task, attempt, record, header)
         payload_bytes = count_payload_bytes(header.parameter_count)
         await self._content.ensure(reveal.gradient_root, payload_bytes, is_urgent=True)
         if self._content.get_size(reveal.gradient_root) != payload_bytes:
@@ -261,8 +276,13 @@ class Gradients:
     # The description of an attempt.
 
     def _describe(self, spec: TaskSpec, attempt: Attempt) -> AttemptDescription:
-        mix_hash = self._contracts.mix_hash_after(attempt.open_block)
-        return describe_attempt(attempt.id, spec, chain_id=self._chain_id, mix_hash=mix_hash)
+        key = (attempt.id, attempt.open_block)
+        known = self._descriptions.get(key)
+        if known is None:
+            mix_hash = self._contracts.mix_hash_after(attempt.open_block)
+            known = describe_attempt(attempt.id, spec, chain_id=self._chain_id, mix_hash=mix_hash)
+            self._descriptions[key] = known
+        return known
 
     def _get_assignment(self, task: ServedTask, attempt: Attempt) -> Assignment:
         work = task.work
@@ -290,20 +310,31 @@ class Gradients:
             is_open = hint is not None and hint.opens(commitment, header)
             if not is_open and trio.current_time() >= work.ask_again_at:
                 work.ask_again_at = trio.current_time() + RETRY_SECONDS
-                commitments = {each.miner: each.commitment for each in attempt.commitments}
-                for reveal in await self._peers.fetch_reveals(attempt.id):
-                    if reveal.miner == miner:
-                        found.append(reveal)
-                    elif reveal.miner in commitments and reveal.opens(
-                        commitments[reveal.miner], replace(header, miner=reveal.miner)
-                    ):
-                        await trio.to_thread.run_sync(self._reveals.put, reveal)
+                answers = await self._peers.fetch_reveals(attempt.id)
+                found += [reveal for reveal in answers if reveal.miner == miner]
+                await self._keep_others(attempt, header, answers)
         for reveal in found:
             if reveal.miner == miner and reveal.opens(commitment, header):
                 self._hints.pop((attempt.id, miner), None)
                 await trio.to_thread.run_sync(self._reveals.put, reveal)
                 return reveal
-        raise UnavailableError(f"no reveal of {to_hex(miner)}")
+        raise UnavailableError(f"no reveal of {to_hex(miner)}", wait_seconds=MISSING_SECONDS)
+
+    async def _keep_others(
+        self, attempt: Attempt, header: GradientHeader, answers: Sequence[Reveal]
+    ) -> None:
+        """Store what opens the commitments of other miners than that of `header`."""
+        commitments = {each.miner: each.commitment for each in attempt.commitments}
+        del commitments[header.miner]
+        for reveal in dict.fromkeys(answers):
+            commitment = commitments.get(reveal.miner)
+            if commitment is None:
+                continue
+            if reveal.opens(commitment, replace(header, miner=reveal.miner)):
+                del commitments[reveal.miner]
+                await trio.to_thread.run_sync(self._reveals.put, reveal)
+            # Peers may have sent thousands of false ones; consensus runs in the same thread.
+            await trio.lowlevel.checkpoint()
 
     async def _announce(self, reveal: Reveal) -> None:
         if reveal.gradient_root in self._announced:

@@ -153,7 +153,9 @@ class TrainingHost:
     async def _take_announced(self) -> None:
         async with trio.open_nursery() as nursery:
             async for reveal in self._announced:
-                if self._gradients.is_wanted(reveal):
+                # Only tasks in progress are looked up: peers may name any task.
+                is_served = reveal.attempt_id.task_id in self._timed
+                if is_served and self._gradients.is_wanted(reveal):
                     nursery.start_soon(self._take, reveal)
 
     async def _take(self, reveal: Reveal) -> None:

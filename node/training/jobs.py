@@ -94,7 +94,10 @@ class Jobs:
         key = job.key
         try:
             await job.run()
-        except (UnavailableError, WorkerFailedError) as error:
+        except UnavailableError as error:
+            _log.debug("training job waits", job=str(key), reason=str(error))
+            self.put_off(key, error.wait_seconds or RETRY_SECONDS)
+        except WorkerFailedError as error:
             _log.debug("training job waits", job=str(key), reason=str(error))
             self.put_off(key, RETRY_SECONDS)
         except (

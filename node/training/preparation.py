@@ -136,7 +136,8 @@ class Preparation:
         missing = sum(
             size for content_id, size in wanted.items() if not self._blobs.has(content_id)
         )
-        if missing and not self._blobs.has_room_for_content(missing):
+        # The directory may hold hundreds of thousands of files.
+        if missing and not await trio.to_thread.run_sync(self._blobs.has_room_for_content, missing):
             raise UnavailableError(
                 f"no room for {missing} bytes of content; raise blobs.quota_bytes"
             )

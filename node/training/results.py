@@ -1,8 +1,10 @@
 """Computing the result of a ballot: next state, rewards and evaluation (docs/spec/training.md)."""
 
+from functools import partial
 from typing import Final
 
 import structlog
+import trio
 
 from chain.errors import RejectionReason
 from chain.json_types import Json
@@ -60,12 +62,16 @@ class Results:
         outcome = compute_outcome(attempt, task.spec, self._index.validator_set)
         part_ids = await self._advance(task, attempt, outcome.accepted)
         root = await self._states.record(task, round_number + 1, part_ids)
-        vote = build_result_vote(
-            history,
-            outcome,
-            chain_id=self._chain_id,
-            training_state_root=root,
-            model_root=part_ids[0],
+        # The tree of rewards grows with the accounts that a task has paid.
+        vote = await trio.to_thread.run_sync(
+            partial(
+                build_result_vote,
+                history,
+                outcome,
+                chain_id=self._chain_id,
+                training_state_root=root,
+                model_root=part_ids[0],
+            )
         )
         work.results = {attempt.ballot_number: vote}
         work.checks = {

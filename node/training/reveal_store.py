@@ -62,6 +62,16 @@ class RevealStore:
             return None
         return reveal if reveal.miner == miner else None
 
+    def get_change_ns(self, attempt_id: AttemptId) -> int | None:
+        """When the reveals of an attempt last changed, in Unix nanoseconds; None if there are none.
+
+        The clock of the file system is coarse: changes within some milliseconds may have one time.
+        """
+        try:
+            return self._path(attempt_id).stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+
     def list(self, attempt_id: AttemptId) -> tuple[Reveal, ...]:
         """The reveals of an attempt by ascending miner address."""
         directory = self._path(attempt_id)

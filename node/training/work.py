@@ -89,7 +89,15 @@ class SeenPhase:
 
 
 class UnavailableError(Exception):
-    """Something that a job needs is not available now; the job is tried again later."""
+    """Something that a job needs is not available now; the job is tried again later.
+
+    Attributes:
+        wait_seconds: When to try again; None if soon.
+    """
+
+    def __init__(self, reason: str, *, wait_seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait_seconds = wait_seconds
 
 
 class TrainingPeers(Protocol):

@@ -292,10 +292,10 @@ def build_blobs() -> Value:
 class Training:
     """The training stores with one reveal and the parts of one state."""
 
-    def list_reveals(self, attempt_id: AttemptId) -> Sequence[Reveal]:
+    async def list_reveals(self, attempt_id: AttemptId) -> Sequence[Reveal]:
         return [values.REVEAL] if attempt_id == values.ATTEMPT else []
 
-    def get_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
+    async def get_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
         return (make_hash(171), make_hash(172)) if state_root == make_hash(170) else None
 
     def on_announced_reveal(self, reveal: Reveal) -> None:
@@ -308,6 +308,7 @@ class Training:
     "request_state_parts",
     "announce_reveal",
     "serve",
+    "_encode_reveals",
     "Reveal.to_item",
 )
 def build_training() -> Value:

@@ -280,10 +280,10 @@ class MemoryChain:
 class NoTraining:
     """A node without training data."""
 
-    def list_reveals(self, attempt_id: AttemptId) -> tuple[Reveal, ...]:
+    async def list_reveals(self, attempt_id: AttemptId) -> tuple[Reveal, ...]:
         return ()
 
-    def get_state_parts(self, state_root: Hash32) -> None:
+    async def get_state_parts(self, state_root: Hash32) -> None:
         return None
 
     def on_announced_reveal(self, reveal: Reveal) -> None:

@@ -31,10 +31,10 @@ class Source:
         self.announced: list[Reveal] = []
         self.parts = [Hash32(bytes([n]) * 32) for n in range(MAX_PARTS)]
 
-    def list_reveals(self, attempt_id: AttemptId) -> list[Reveal]:
+    async def list_reveals(self, attempt_id: AttemptId) -> list[Reveal]:
         return self.reveals if attempt_id == ATTEMPT else []
 
-    def get_state_parts(self, state_root: Hash32) -> list[Hash32] | None:
+    async def get_state_parts(self, state_root: Hash32) -> list[Hash32] | None:
         return self.parts if state_root == ROOT else None
 
     def on_announced_reveal(self, reveal: Reveal) -> None:

@@ -16,8 +16,8 @@ TORCH_INDEX ?=
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test test-all check fix lint types imports spelling contracts simulate judge judge-environment \
-        fuzz chaos bench lock clean
+.PHONY: help venv run test test-all check fix lint types imports spelling contracts simulate \
+        simulate-training judge judge-environment fuzz chaos bench lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,7 @@ test: venv judge-environment ## the tests, one network of real processes include
 test-all: venv judge-environment ## the slow suites as well
 	$(BIN)/python -m pytest $(ARGS)
 	$(MAKE) simulate
+	$(MAKE) simulate-training
 	$(MAKE) judge
 	$(MAKE) fuzz MINUTES=2
 
@@ -69,6 +70,9 @@ contracts: venv ## compile contracts/src into contracts/build
 
 simulate: venv ## simulated networks: SEEDS=200 from FIRST=0 on, or SEED=n to print one's events
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST))
+
+simulate-training: venv ## simulated training rounds: SEEDS=200 from FIRST=0 on, or SEED=n to print one's events
+	$(BIN)/python -m tests.training_simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST))
 
 judge-environment: venv ## .venv/judge: the environment of the second implementation of the EVM
 	$(BIN)/python -m tests.judge.environment

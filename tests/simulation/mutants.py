@@ -341,8 +341,12 @@ def mutate(mutant: Mutant, text: str) -> str:
 
 
 def install(name: str) -> None:
+    """Make later imports load a mutant of this table."""
+    install_mutant(MUTANTS[name])
+
+
+def install_mutant(mutant: Mutant) -> None:
     """Make later imports load the mutant; its module must not be imported yet."""
-    mutant = MUTANTS[name]
     assert mutant.module not in sys.modules, f"{mutant.module} is imported already"
     sys.meta_path.insert(0, _Finder(mutant))
 

@@ -1,0 +1,363 @@
+"""The chain of a simulated network: blocks of calls, executed by the real contracts in py-evm.
+
+The events of each call are folded by chain/training/history.py, as a node does. There are no
+signatures, no headers and no gas price: a block is a number, a time and a list of calls.
+"""
+
+from collections import ChainMap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from random import Random
+from types import MappingProxyType
+from typing import Final
+
+from chain.contracts import gradient_ledger
+from chain.contracts.abi import ContractCall
+from chain.contracts.errors import ContractError, decode_error
+from chain.contracts.events import Event, decode_event
+from chain.contracts.gradient_ledger import (
+    AttemptOpened,
+    BondWithdrawn,
+    Deadline,
+    MinerLeft,
+    MinerRegistered,
+    MinerSlashed,
+    Phase,
+)
+from chain.contracts.task_registry import TaskSubmitted
+from chain.crypto import keccak256
+from chain.errors import InvalidSpec
+from chain.execution.block_environment import BlockEnvironment
+from chain.execution.engine import Computation, EngineState, collect_logs
+from chain.execution.evm import never_stop
+from chain.primitives import (
+    EMPTY_TRIE_ROOT,
+    ZERO_ADDRESS,
+    ZERO_HASH,
+    Address,
+    BlockNumber,
+    Hash32,
+    TaskId,
+)
+from chain.state.world_state import WorldState
+from chain.training.assignment import Assignment
+from chain.training.attempt import AttemptId
+from chain.training.attempt_description import AttemptDescription, describe_attempt
+from chain.training.history import (
+    Attempt,
+    BlockContext,
+    SettledRound,
+    TaskHistory,
+    apply_event,
+    build_history,
+)
+from chain.training.task_spec import TaskSpec
+from chain.training.task_spec_codec import decode_task_spec
+from chain.types.validator_set import ValidatorSet
+from tests.training_simulation.formats import may_end_early
+from tests.worlds.contracts import (
+    CHAIN_ID,
+    FIRST_BLOCK,
+    FIRST_TIME,
+    GAS,
+    Answer,
+    Reverted,
+    World,
+    account,
+    deploy_contracts,
+)
+
+BLOCK_TRANSACTIONS: Final = 40
+"""The most calls of one block; the others wait for the next."""
+
+PROBE_EVERY: Final = 50
+"""One in this many remembered phases is compared with the contract's answer."""
+
+ENDLESS: Final = (Phase.INACTIVE, Phase.WAITING, Phase.SETTLEABLE, Phase.STALLED)
+"""The phases without a deadline."""
+
+SUBMITTERS: Final = tuple(account(f"submitter {i}") for i in range(2))
+MINERS: Final = tuple(account(f"miner {i}") for i in range(8))
+STRANGER: Final = account("stranger")
+HOLDERS: Final = (*SUBMITTERS, *MINERS, STRANGER)
+"""The accounts that hold POT from the start."""
+
+
+@cache
+def validators_of(n: int) -> ValidatorSet:
+    """A set of n validators and their operators."""
+    return ValidatorSet(
+        tuple(sorted(account(f"validator {i}") for i in range(n))),
+        tuple(account(f"operator {i}") for i in range(n)),
+    )
+
+
+class EngineWorld(World):
+    """The contracts in the node's engine, which takes a third of the time of stock py-evm."""
+
+    def __init__(
+        self, database: Mapping[bytes, bytes] = MappingProxyType({}), root: Hash32 = EMPTY_TRIE_ROOT
+    ) -> None:
+        self._database = database
+        self._accounts = WorldState(database, root)
+        self.at(FIRST_BLOCK, FIRST_TIME)
+
+    def at(self, number: int, timestamp: int) -> None:
+        self.number, self.timestamp = number, timestamp
+        environment = BlockEnvironment(
+            chain_id=CHAIN_ID,
+            number=BlockNumber(number),
+            timestamp=timestamp,
+            coinbase=ZERO_ADDRESS,
+            gas_limit=GAS,
+            base_fee_per_gas=0,
+            mix_hash=ZERO_HASH,
+        )
+        self.state = EngineState(self._accounts, environment, never_stop)
+
+    def _finish(self, computation: Computation) -> Answer:
+        self._accounts.lock_changes()
+        if computation.is_error:
+            data = bytes(computation.output)
+            raise Reverted(decode_error(data) or f"{computation.error!r} {data.hex()}")
+        events = (decode_event(log) for log in collect_logs(computation))
+        return Answer(
+            bytes(computation.output),
+            tuple(event for event in events if event is not None),
+            computation.get_gas_used(),
+        )
+
+    def snapshot(self) -> tuple[Mapping[bytes, bytes], Hash32]:
+        """A state from which another world can start."""
+        root, added = self._accounts.compute_delta()
+        return ChainMap(dict(added), self._database), root
+
+
+@cache
+def _genesis(n: int, floor: int) -> tuple[Mapping[bytes, bytes], Hash32]:
+    world, validator_set = EngineWorld(), validators_of(n)
+    validators, operators = validator_set.validators, validator_set.operators
+    deploy_contracts(world, validators, operators, HOLDERS, floor)
+    return world.snapshot()
+
+
+@cache
+def _decode(spec: bytes) -> TaskSpec | None:
+    try:
+        return decode_task_spec(spec)
+    except InvalidSpec:
+        return None
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """A call in the pool. An honest sender expects that it succeeds, an attacker that it fails."""
+
+    sender: Address
+    call: ContractCall
+    label: str
+    is_honest: bool = True
+
+
+@dataclass(frozen=True)
+class Executed:
+    """A call in a block; `error` is None if it succeeded."""
+
+    transaction: Transaction
+    events: tuple[Event, ...]
+    error: ContractError | str | None
+    gas: int
+
+
+@dataclass(frozen=True)
+class KnownPhase:
+    """The contract's answer for one moment, which is a block number and a time in seconds."""
+
+    phase: Phase
+    deadline: Deadline
+    moment: tuple[int, int]
+
+    def holds_at(self, moment: tuple[int, int], history: TaskHistory) -> bool:
+        """Whether it is the answer at another moment, too, if the task has no event meanwhile."""
+        if moment == self.moment or self.phase in ENDLESS:
+            return True
+        if may_end_early(history):
+            return False
+        number, timestamp = moment
+        return number < self.deadline.block_number or timestamp < self.deadline.timestamp
+
+
+@dataclass
+class ChainView:
+    """The chain up to a head, as each node at that head knows it."""
+
+    contracts: World
+    number: int = FIRST_BLOCK
+    timestamp: int = FIRST_TIME
+    histories: dict[TaskId, TaskHistory] = field(default_factory=dict)
+    settled: dict[tuple[TaskId, int], SettledRound] = field(default_factory=dict)
+    participants: dict[AttemptId, tuple[tuple[Address, int], ...]] = field(default_factory=dict)
+    phases: dict[TaskId, "KnownPhase"] = field(default_factory=dict)
+    probes: int = 0
+
+    def phase(self, task_id: TaskId, now: int) -> tuple[Phase, Deadline]:
+        """The phase of a task in a block on top of the head, at the time `now` in seconds.
+
+        An answer is remembered until an event of the task or its deadline changes it.
+        """
+        moment = self.number + 1, max(now, self.timestamp)
+        known = self.phases.get(task_id)
+        if known is not None and known.holds_at(moment, self.histories[task_id]):
+            self.probes += 1
+            is_probed = self.probes % PROBE_EVERY == 0
+            answer = known.phase, known.deadline
+            assert not is_probed or answer == self._ask(task_id, *moment)
+            return answer
+        answer = self._ask(task_id, *moment)
+        self.phases[task_id] = KnownPhase(*answer, moment)
+        return answer
+
+    def _ask(self, task_id: TaskId, number: int, timestamp: int) -> tuple[Phase, Deadline]:
+        self.contracts.at(number, timestamp)
+        phase = self.contracts.read(gradient_ledger.phase(task_id))
+        if phase in ENDLESS:
+            return phase, Deadline(BlockNumber(0), 0)
+        return phase, self.contracts.read(gradient_ledger.deadline(task_id))
+
+
+class Chain:
+    """The chain and its pool of calls."""
+
+    def __init__(self, n: int, floor: int, random: Random, trace: Callable[[str], None]) -> None:
+        self.contracts = EngineWorld(*_genesis(n, floor))
+        self.view = ChainView(self.contracts)
+        self.validator_set = validators_of(n)
+        self.pool: list[Transaction] = []
+        self.slashed: set[tuple[TaskId, Address]] = set()
+        """The registrations that were slashed."""
+        self.registrations: dict[tuple[TaskId, Address], bool] = {}
+        """The miners with a bond, and whether each takes part in the next attempt."""
+        self.errors: dict[str, int] = {}
+        self._random = random
+        self._trace = trace
+        self._descriptions: dict[AttemptId, AttemptDescription] = {}
+        self._assignments: dict[AttemptId, Assignment] = {}
+        self._mix_key = random.randbytes(16)
+
+    def freeze(self) -> ChainView:
+        """The chain as of now, for nodes that get no further block."""
+        live = self.view
+        return replace(
+            live,
+            contracts=EngineWorld(*self.contracts.snapshot()),
+            histories=dict(live.histories),
+            settled=dict(live.settled),
+            participants=dict(live.participants),
+            phases=dict(live.phases),
+        )
+
+    def make_block(self, now: int) -> list[Executed]:
+        """Execute what is in the pool in a block at the time `now` in seconds."""
+        view = self.view
+        view.number, view.timestamp = view.number + 1, max(now, view.timestamp)
+        self.contracts.at(view.number, view.timestamp)
+        opened: list[AttemptId] = []
+        executed = []
+        for transaction in self._take_from_pool():
+            done = self._execute(transaction)
+            executed.append(done)
+            for event in done.events:
+                self._fold(event)
+                if isinstance(event, AttemptOpened):
+                    opened.append(AttemptId(event.task_id, event.round, event.attempt))
+        for attempt_id in opened:
+            found = self.contracts.read(gradient_ledger.participants(attempt_id.task_id))
+            view.participants[attempt_id] = tuple((each.miner, each.units) for each in found)
+        return executed
+
+    def _take_from_pool(self) -> list[Transaction]:
+        """The calls of the next block; the primary orders senders, each sender its own calls."""
+        senders = [each.sender for each in self.pool]
+        self._random.shuffle(senders)
+        queues: dict[Address, list[Transaction]] = {}
+        for each in self.pool:
+            queues.setdefault(each.sender, []).append(each)
+        ordered = [queues[sender].pop(0) for sender in senders]
+        self.pool = ordered[BLOCK_TRANSACTIONS:]
+        return ordered[:BLOCK_TRANSACTIONS]
+
+    def _execute(self, transaction: Transaction) -> Executed:
+        try:
+            answer = self.contracts.send(transaction.sender, transaction.call)
+        except Reverted as reverted:
+            error = reverted.error
+            name = error if isinstance(error, str) else error.name
+            self.errors[name] = self.errors.get(name, 0) + 1
+            self._trace(f"    {transaction.label}: refused, {error}")
+            return Executed(transaction, (), error, 0)
+        self._trace(f"    {transaction.label}")
+        return Executed(transaction, answer.events, None, answer.gas)
+
+    def _fold(self, event: Event) -> None:
+        view = self.view
+        block = BlockContext(BlockNumber(view.number), view.timestamp)
+        if isinstance(event, TaskSubmitted):
+            view.histories[event.task_id] = build_history(event, block)
+            return
+        task_id = getattr(event, "task_id", None)
+        if task_id is None:
+            return
+        view.phases.pop(task_id, None)
+        self._fold_registration(task_id, event)
+        history = view.histories[task_id]
+        fold = apply_event(
+            history, event, block, spec=_decode(history.spec), validator_set=self.validator_set
+        )
+        view.histories[task_id] = fold.history
+        if fold.settled is not None:
+            view.settled[task_id, fold.settled.attempt.id.round_number] = fold.settled
+
+    def _fold_registration(self, task_id: TaskId, event: Event) -> None:
+        match event:
+            case MinerRegistered(miner=miner):
+                self.registrations[task_id, miner] = True
+            case MinerLeft(miner=miner):
+                self.registrations[task_id, miner] = False
+            case MinerSlashed(miner=miner):
+                self.slashed.add((task_id, miner))
+            case BondWithdrawn(miner=miner):
+                self.slashed.discard((task_id, miner))
+                del self.registrations[task_id, miner]
+            case _:
+                pass
+
+    def execute_at_once(self, sender: Address, call: ContractCall) -> Executed:
+        """Execute a call of an account that must succeed, in the block at the head."""
+        self.contracts.at(self.view.number, self.view.timestamp)
+        answer = self.contracts.send(sender, call)
+        for event in answer.events:
+            self._fold(event)
+        return Executed(Transaction(sender, call, "at once"), answer.events, None, answer.gas)
+
+    # What follows from the chain.
+
+    def spec(self, history: TaskHistory) -> TaskSpec | None:
+        """The specification of a task; None if its bytes are invalid."""
+        return _decode(history.spec)
+
+    def describe(self, attempt: Attempt, spec: TaskSpec) -> AttemptDescription:
+        """What an attempt asks of its miners."""
+        if attempt.id not in self._descriptions:
+            mix_hash = keccak256(self._mix_key + attempt.open_block.to_bytes(8, "big"))
+            self._descriptions[attempt.id] = describe_attempt(
+                attempt.id, spec, chain_id=CHAIN_ID, mix_hash=mix_hash
+            )
+        return self._descriptions[attempt.id]
+
+    def assign(self, attempt: Attempt, spec: TaskSpec) -> Assignment:
+        """The samples of each miner in an attempt."""
+        if attempt.id not in self._assignments:
+            participants = self.view.participants[attempt.id]
+            self._assignments[attempt.id] = self.describe(attempt, spec).assign(participants)
+        return self._assignments[attempt.id]

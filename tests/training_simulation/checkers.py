@@ -1,0 +1,534 @@
+"""What must hold after every block of a simulated network; a violation is an AssertionError.
+
+Six named properties of training and money, and that the parts agree with each other. What the votes
+decide and who is paid is counted by `formats`, not by the code under test.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from chain.contracts import gradient_ledger, reward_distributor, task_registry
+from chain.contracts.addresses import (
+    GRADIENT_LEDGER,
+    REWARD_DISTRIBUTOR,
+    TASK_REGISTRY,
+    TRAINING_TOKEN,
+)
+from chain.contracts.gradient_ledger import (
+    AttemptOpened,
+    BondWithdrawn,
+    CreditWithdrawn,
+    Deadline,
+    MinerRegistered,
+    MinerSlashed,
+    Phase,
+    RoundSettled,
+)
+from chain.contracts.reward_distributor import Claimed
+from chain.contracts.task_registry import (
+    TaskAccount,
+    TaskFunded,
+    TaskRefunded,
+    TaskStatus,
+    TaskSubmitted,
+)
+from chain.primitives import Address, Hash32, TaskId
+from chain.training.attempt import AttemptId
+from chain.training.history import CommitmentRecord, SettledRound, TaskHistory
+from chain.training.rewards import build_reward_tree
+from chain.training.task_spec import TaskSpec
+from node.training.votes import VOTE_GAS
+from tests.training_simulation import formats
+from tests.training_simulation.chain import HOLDERS, SUBMITTERS, Executed
+from tests.training_simulation.cluster import Cluster
+from tests.training_simulation.values import (
+    TOLERANCE,
+    Payload,
+    compute_initial_state,
+    compute_model_root,
+    compute_next_state,
+)
+from tests.worlds.contracts import CHAIN_ID, SUPPLY_EACH, Reverted
+
+MONEY: Final = "money"
+"""No token is made or lost."""
+FOLD: Final = "fold"
+"""The history folded from events is what the contracts hold."""
+CALLS: Final = "calls"
+"""The contracts refuse an honest call only because another one came first, or a phase is over."""
+BOND: Final = "bond"
+"""A good gradient that enough honest validators hold in time never costs the whole bond."""
+BOND_HELD: Final = "bond-held"
+"""A gradient that enough honest validators hold in time is no miss."""
+PAY: Final = "pay"
+"""Who is paid what follows from the words of the settled ballot."""
+ROOT: Final = "root"
+"""The settled training state is that of the accepted gradients."""
+ESCROW: Final = "escrow"
+"""Escrow is spent only on accepted units and on shares, and only good gradients are accepted."""
+ESCROW_SHARES: Final = "escrow-shares"
+"""A validator's share is paid only in an attempt with an accepted unit."""
+WASTE: Final = "waste"
+"""A submitter pays at least genesis' price for what its tasks reserve."""
+END: Final = "end"
+"""A task ends by its lifetime plus one attempt."""
+CLAIM: Final = "claim"
+"""What a settled root gives can be claimed by its account, and by no other."""
+BOUNDS: Final = "bounds"
+"""Every call of an operator fits its gas limit."""
+ASSIGNMENT: Final = "assignment"
+"""Miners train on different samples, and no more than a round has."""
+GUILT: Final = "guilt"
+"""A miner whose commitment is guilty by the words of a settled ballot is slashed."""
+PROGRESS: Final = "progress"
+"""A healthy network settles a round within a bounded time."""
+
+RACES: Final = frozenset(
+    {
+        "LedgerWrongPhase",
+        "LedgerWrongRound",
+        "LedgerAlreadyVoted",
+        "LedgerAlreadyCommitted",
+        "LedgerAlreadyRegistered",
+        "LedgerAlreadySlashed",
+        "LedgerEvidenceExpired",
+        "LedgerNotParticipating",
+        "LedgerNotRegistered",
+        "LedgerTaskFull",
+        "LedgerBondLocked",
+        "ERC20InsufficientAllowance",  # the approval was lost
+        "TaskAlreadyReady",
+        "TaskWrongStatus",
+        "TaskNothingToRefund",
+        "DistributorInvalidProof",
+        "DistributorNothingToClaim",
+    }
+)
+"""Refusals that an honest sender may meet, because something else came first."""
+
+
+NEVER_MS: Final = 2**63
+"""Later than any moment."""
+
+
+class ViolationError(AssertionError):
+    """A property does not hold; `name` says which."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"{name}: {text}")
+        self.name = name
+
+
+class Checkers:
+    """Checks every property except those that `without` names."""
+
+    def __init__(self, cluster: Cluster, without: frozenset[str] = frozenset()) -> None:
+        self._cluster = cluster
+        self._chain = cluster.chain
+        self._without = without
+        self._validator_set = cluster.chain.validator_set
+        self._known = (*HOLDERS, *self._validator_set.operators, TASK_REGISTRY, GRADIENT_LEDGER)
+        self._bonds: dict[tuple[TaskId, Address], int] = {}
+        self._units: dict[tuple[TaskId, Address], int] = {}
+        self._slashed = 0
+        self._credits_withdrawn = 0
+        self._ever_slashed: set[tuple[TaskId, Address]] = set()
+        self._escrow: dict[TaskId, int] = {}
+        """What the registry must hold for each task."""
+        self._earned: dict[TaskId, dict[Address, int]] = {}
+        self._roots: dict[tuple[TaskId, tuple[tuple[Address, int], ...]], int] = {}
+        """The rewards roots of what accounts have earned, as numbers."""
+        self._states: dict[TaskId, Hash32] = {}
+        self._late_ms: dict[tuple[TaskId, int], int] = {}
+        """When the verdict phase of a ballot became late, by task and ballot number."""
+        self._opened: list[AttemptId] = []
+        self._submitted: dict[TaskId, tuple[int, Address]] = {}
+        self._slot_seconds: dict[Address, int] = {}
+        self._worker_ms: dict[Address, int] = {}
+        self._now = cluster.now
+
+    def require(self, name: str, is_met: bool, text: str) -> None:
+        """Raise a violation of `name` unless it is met, or not checked in this world."""
+        if not is_met and name not in self._without:
+            raise ViolationError(name, text)
+
+    # What happens.
+
+    def note_phase(self, history: TaskHistory, phase: Phase, deadline: Deadline) -> None:
+        """Remember when the verdict phase of a ballot becomes late."""
+        attempt, cluster = history.attempt, self._cluster
+        if phase is not Phase.VERDICT or attempt is None:
+            return
+        key = (history.task_id, attempt.ballot_number)
+        if key not in self._late_ms:
+            n, number = len(self._validator_set.validators), self._chain.view.number
+            spec = self._spec(history.task_id)
+            if formats.is_late(deadline, spec, cluster.world.floor, n, number, cluster.now):
+                self._late_ms[key] = cluster.now_ms
+
+    def note_work(self, task_id: TaskId, took_ms: int) -> None:
+        """Add to the time that a task has cost the validators."""
+        submitter = self._submitted[task_id][1]
+        self._worker_ms[submitter] = self._worker_ms.get(submitter, 0) + took_ms
+
+    def on_block(self, executed: Sequence[Executed]) -> None:
+        """Check everything that the calls of a block may have changed."""
+        touched: dict[TaskId, None] = {}
+        for each in executed:
+            self._check_call(each)
+            for event in each.events:
+                task_id = getattr(event, "task_id", None)
+                if task_id is not None:
+                    touched[task_id] = None
+                self._apply(event)
+        if any(each.events for each in executed):
+            self._check_money()
+        for task_id in touched:
+            self._check_task(task_id)
+        self._check_assignments()
+        self._check_ends()
+        self._check_waste()
+
+    def _check_call(self, executed: Executed) -> None:
+        transaction, error, world = executed.transaction, executed.error, self._cluster.world
+        if not transaction.is_honest:
+            self.require(CLAIM, error is not None, f"{transaction.label} succeeds")
+        elif error is not None:
+            is_liar = any(
+                each.operator == transaction.sender and each.lie is not None
+                for each in self._cluster.validators
+            )
+            name = error if isinstance(error, str) else error.name
+            # A liar that takes its vote back can undo a quorum.
+            is_undone = name == "LedgerNoQuorum" and "changes its result" in world.liars
+            is_race = is_liar or is_undone or name in RACES
+            self.require(CALLS, is_race, f"{transaction.label}: {error}")
+        if transaction.sender in self._validator_set.operators:
+            self.require(BOUNDS, executed.gas <= VOTE_GAS, f"{executed.gas} gas")
+
+    def _apply(self, event: object) -> None:
+        match event:
+            case TaskSubmitted():
+                self._escrow[event.task_id] = event.budget
+                self._submitted[event.task_id] = (self._cluster.now, event.submitter)
+                self._earned[event.task_id] = {}
+            case TaskFunded():
+                self._escrow[event.task_id] += event.amount
+            case TaskRefunded() | Claimed():
+                self._escrow[event.task_id] -= event.amount
+            case MinerRegistered():
+                self._bonds[event.task_id, event.miner] = event.bond
+                self._units[event.task_id, event.miner] = event.units
+            case BondWithdrawn():
+                bond = self._bonds.pop((event.task_id, event.miner))
+                self.require(MONEY, event.amount == bond, f"{event.amount} of a bond of {bond}")
+            case MinerSlashed():
+                self._apply_slash(event)
+            case CreditWithdrawn():
+                self._credits_withdrawn += event.amount
+            case RoundSettled():
+                self._apply_settlement(event)
+            case AttemptOpened():
+                self._opened.append(AttemptId(event.task_id, event.round, event.attempt))
+            case _:
+                pass
+
+    # Properties 1 and 2: bonds, pay and escrow.
+
+    def _apply_slash(self, event: MinerSlashed) -> None:
+        key = (event.task_id, event.miner)
+        fine = formats.compute_fine(
+            self._spec(event.task_id),
+            self._units[key],
+            self._bonds[key],
+            is_whole_bond=event.cheated,
+        )
+        name = BOND if event.cheated else BOND_HELD
+        self.require(name, event.amount == fine, f"{event} takes something else than {fine}")
+        self._bonds[key] -= event.amount
+        self._slashed += event.amount
+        self._ever_slashed.add(key)
+        reasons = [
+            (settled, index)
+            for settled, index in self._list_commitments(event.task_id, event.miner)
+            if self._is_guilty(settled, index, is_whole_bond=event.cheated)
+        ]
+        self.require(name, bool(reasons), f"{self._name(event.miner)} is slashed without votes")
+        is_innocent = all(
+            self._is_innocent(settled, index, is_whole_bond=event.cheated)
+            for settled, index in reasons
+        )
+        text = f"{self._name(event.miner)} loses {event.amount}, and its gradient is good"
+        self.require(name, not is_innocent, text)
+
+    def _list_commitments(self, task_id: TaskId, miner: Address) -> list[tuple[SettledRound, int]]:
+        return [
+            (settled, index)
+            for (task, _), settled in self._chain.view.settled.items()
+            if task == task_id
+            for index, record in enumerate(settled.attempt.commitments)
+            if record.miner == miner
+        ]
+
+    def _is_guilty(self, settled: SettledRound, index: int, *, is_whole_bond: bool) -> bool:
+        tally = formats.count_words(formats.list_votes(settled.attempt), index)
+        judge = formats.is_fraud if is_whole_bond else formats.is_miss
+        return judge(tally, self._validator_set)
+
+    def _is_innocent(self, settled: SettledRound, index: int, *, is_whole_bond: bool) -> bool:
+        """Whether a gradient was good, and held in time by enough honest validators."""
+        attempt = settled.attempt
+        payload = self._find_payload(attempt.id, attempt.commitments[index])
+        if payload is None or payload.is_malformed:
+            return False
+        if is_whole_bond and payload.may_be_called_cheat:
+            return False
+        # A phase that ended before it was late leaves no excuse for a gradient that was missed.
+        late_ms = self._late_ms.get((attempt.id.task_id, attempt.ballot_number), NEVER_MS)
+        holders = sum(
+            each.disk.payloads.get(payload.root, NEVER_MS) < late_ms
+            for each in self._cluster.honest
+        )
+        needed = len(self._validator_set.validators) - self._validator_set.quorum + 1
+        return holders >= needed
+
+    def _find_payload(self, attempt_id: AttemptId, record: CommitmentRecord) -> Payload | None:
+        """The gradient of a commitment; None if nothing opens it."""
+        return self._cluster.gradients.get((attempt_id, record.miner))
+
+    def _apply_settlement(self, event: RoundSettled) -> None:
+        task_id = event.task_id
+        settled = self._chain.view.settled[task_id, event.round]
+        attempt, spec = settled.attempt, self._spec(task_id)
+        accepted = formats.list_accepted(attempt, self._validator_set)
+        units, gradients = 0, []
+        for index in accepted:
+            record = attempt.commitments[index]
+            payload = self._find_payload(attempt.id, record)
+            is_good = (
+                payload is not None
+                and not payload.is_malformed
+                and payload.distance_ppb - payload.spread_ppb <= TOLERANCE
+            )
+            text = f"the gradient of {self._name(record.miner)} is accepted"
+            self.require(ESCROW, is_good, text)
+            units += record.units
+            if payload is not None:
+                gradients.append((record.units, payload.root))
+        pay = formats.compute_pay(attempt, spec, self._validator_set)
+        self.require(ESCROW, event.payout == sum(pay.values()), f"{event.payout} is not {pay}")
+        miners = {record.miner for record in attempt.commitments}
+        shares = sum(amount for account, amount in pay.items() if account not in miners)
+        self.require(ESCROW_SHARES, bool(accepted) or not shares, f"{shares} for no unit")
+        self.require(PAY, event.result.accepted_units == units, f"{event.result} is not {units}")
+
+        earned = self._earned[task_id]
+        for account, amount in pay.items():
+            earned[account] = earned.get(account, 0) + amount
+        state = compute_next_state(
+            self._states.get(task_id, compute_initial_state(spec)), gradients
+        )
+        self._states[task_id] = state
+        roots = (event.result.training_state_root, event.result.model_root)
+        self.require(
+            ROOT, roots == (state, compute_model_root(state)), f"round {event.round}: {accepted}"
+        )
+
+    # Money, and the fold.
+
+    def _check_money(self) -> None:
+        contracts = self._chain.contracts
+        held = sum(map(contracts.pot_of, self._known))
+        self.require(MONEY, held == SUPPLY_EACH * len(HOLDERS), f"{held} exist")
+        escrow = contracts.pot_of(TASK_REGISTRY)
+        wanted = sum(self._escrow.values())
+        self.require(MONEY, escrow == wanted, f"the registry holds {escrow}, not {wanted}")
+        bonds = contracts.pot_of(GRADIENT_LEDGER)
+        wanted = sum(self._bonds.values()) + self._slashed - self._credits_withdrawn
+        self.require(MONEY, bonds == wanted, f"the ledger holds {bonds}, not {wanted}")
+
+    def _check_task(self, task_id: TaskId) -> None:
+        contracts, history = self._chain.contracts, self._chain.view.histories[task_id]
+        account = contracts.read(task_registry.get_account(task_id))
+        spent = account.paid + account.reserved + account.refundable + account.refunded
+        self.require(MONEY, account.escrowed == spent, f"{account}")
+        self._check_fold(history, account)
+        earned = self._earned[task_id]
+        self.require(PAY, dict(history.rewards) == earned, f"{history.rewards} is not {earned}")
+        self.require(PAY, account.paid == sum(earned.values()), f"{account.paid} paid: {earned}")
+        if history.rounds_settled:
+            key = (task_id, tuple(earned.items()))
+            if key not in self._roots:
+                tree = build_reward_tree(CHAIN_ID, REWARD_DISTRIBUTOR, task_id, earned)
+                self._roots[key] = int.from_bytes(tree.root, "big")
+            root = contracts.read_mapping("RewardDistributor", REWARD_DISTRIBUTOR, "_pots", task_id)
+            is_same = root == self._roots[key]
+            self.require(CLAIM, is_same, f"the rewards root is not that of {earned}")
+
+    def _check_fold(self, history: TaskHistory, account: TaskAccount) -> None:
+        state = self._chain.contracts.read(gradient_ledger.get_round(history.task_id))
+        attempt = history.attempt
+        shown: Mapping[str, object] = {
+            "status": history.status,
+            "round": history.rounds_settled,
+            "open": attempt is not None,
+            "ready": len(history.ready),
+            "paid": sum(amount for _, amount in history.rewards),
+            "state": history.training_state_root,
+            "model": history.model_root,
+        }
+        held: Mapping[str, object] = {
+            "status": account.status,
+            "round": state.round,
+            "open": state.open,
+            "ready": account.ready_count,
+            "paid": state.paid_total,
+            "state": state.training_state_root,
+            "model": state.model_root,
+        }
+        self.require(FOLD, shown == held, f"{shown} is not {held}")
+        if attempt is None:
+            return
+        folded = (
+            attempt.id.attempt_number,
+            attempt.ballot,
+            attempt.ballot_number,
+            attempt.open_block,
+            attempt.open_timestamp,
+            len(attempt.commitments),
+            sum(record.units for record in attempt.commitments),
+            sum(record.is_timely for record in attempt.verdicts),
+            len(attempt.results),
+        )
+        contract = (
+            state.attempt,
+            state.ballot,
+            state.ballot_number,
+            state.open_block,
+            state.open_time,
+            state.commitment_count,
+            state.committed_units,
+            state.verdict_count,
+            state.result_count,
+        )
+        self.require(FOLD, folded == contract, f"{folded} is not {contract}")
+
+    def _check_assignments(self) -> None:
+        for attempt_id in self._opened:
+            attempt = self._chain.view.histories[attempt_id.task_id].attempt
+            if attempt is None or attempt.id != attempt_id:
+                continue
+            spec = self._spec(attempt_id.task_id)
+            assignment = self._chain.assign(attempt, spec)
+            units = sum(count for _, count in assignment.units)
+            samples = [
+                index for miner, _ in assignment.units for index in assignment.sample_indices(miner)
+            ]
+            is_sound = (
+                units <= spec.reward.max_units
+                and len(set(samples)) == len(samples) == units * spec.samples_per_unit
+                and all(0 <= index < spec.sample_count for index in samples)
+            )
+            self.require(ASSIGNMENT, is_sound, f"{units} units, samples {sorted(samples)}")
+        self._opened = []
+
+    # Properties 3 and 4: prices and ends.
+
+    def _check_ends(self) -> None:
+        for task_id, history in self._chain.view.histories.items():
+            if history.is_closed or self._chain.spec(history) is None:
+                continue
+            lifetime = formats.get_lifetime_seconds(self._spec(task_id))
+            if lifetime is None:
+                continue
+            limit = self._submitted[task_id][0] + lifetime + self.attempt_seconds(task_id)
+            self.require(END, self._cluster.now <= limit, f"task {task_id} is open after {limit}")
+
+    def attempt_seconds(self, task_id: TaskId) -> int:
+        """The longest course of an attempt: commitments, and three ballots of all phases."""
+        phases, world = self._spec(task_id).phases, self._cluster.world
+        # A stalled phase ends when an operator's turn comes, after two blocks for each before it.
+        turns = 2 * len(self._validator_set.validators) * world.empty_block_ms // 1000 + 2
+        blocks = max(world.floor, 2 * (self._validator_set.max_faulty + 1))
+        floor = blocks * world.empty_block_ms // 1000
+        commit, verdict, result = (
+            max(seconds, floor) + turns
+            for seconds in (phases.commit_seconds, phases.verdict_seconds, phases.result_seconds)
+        )
+        return commit + gradient_ledger.MAX_BALLOTS * (verdict + result)
+
+    def _check_waste(self) -> None:
+        prices = formats.get_prices()
+        if prices is None:
+            return
+        elapsed, self._now = self._cluster.now - self._now, self._cluster.now
+        for task_id, (_, submitter) in self._submitted.items():
+            if not self._chain.view.histories[task_id].is_closed:
+                self._slot_seconds[submitter] = self._slot_seconds.get(submitter, 0) + elapsed
+        waster = SUBMITTERS[1]
+        owed = self._slot_seconds.get(waster, 0) * prices.slot_second
+        owed += self._worker_ms.get(waster, 0) * prices.validator_millisecond
+        own = [task_id for task_id, (_, who) in self._submitted.items() if who == waster]
+        escrow = sum(self._escrow[task_id] for task_id in own)
+        paid = SUPPLY_EACH - self._chain.contracts.pot_of(waster) - escrow
+        self.require(WASTE, paid >= owed, f"{paid} paid for what costs {owed}")
+
+    # The end of a run.
+
+    def on_end(self) -> None:
+        """Check what must be true once the network was healthy for a while and the task closed."""
+        for (task_id, _), settled in sorted(self._chain.view.settled.items()):
+            for index, record in enumerate(settled.attempt.commitments):
+                is_proven = any(
+                    self._is_guilty(settled, index, is_whole_bond=each) for each in (True, False)
+                )
+                is_slashed = (task_id, record.miner) in self._ever_slashed
+                text = f"{self._name(record.miner)} is guilty and was not slashed"
+                self.require(GUILT, is_slashed or not is_proven, text)
+        for task_id, history in sorted(self._chain.view.histories.items()):
+            if history.rewards:
+                self._claim_all(task_id, dict(history.rewards))
+        contracts = self._chain.contracts
+        for operator in self._validator_set.operators:
+            if contracts.credit(operator):
+                call = gradient_ledger.withdraw_credit(TRAINING_TOKEN)
+                self.on_block([self._chain.execute_at_once(operator, call)])
+
+    def _claim_all(self, task_id: TaskId, earned: Mapping[Address, int]) -> None:
+        """Claim for every account what it has not claimed yet; nothing may be left over."""
+        contracts = self._chain.contracts
+        tree = build_reward_tree(CHAIN_ID, REWARD_DISTRIBUTOR, task_id, earned)
+        for account, cumulative in earned.items():
+            claimed = contracts.read(reward_distributor.claimed_of(task_id, account))
+            self.require(CLAIM, claimed <= cumulative, f"{claimed} of {cumulative} claimed")
+            if claimed == cumulative:
+                continue
+            before = contracts.pot_of(account)
+            proof = tree.proof(account)
+            assert proof is not None
+            call = reward_distributor.claim(task_id, cumulative, proof)
+            try:
+                self.on_block([self._chain.execute_at_once(account, call)])
+            except Reverted as reverted:
+                text = f"{self._name(account)} cannot claim: {reverted}"
+                raise ViolationError(CLAIM, text) from reverted
+            received = contracts.pot_of(account) - before
+            self.require(CLAIM, received == cumulative - claimed, f"{received} received")
+        account = contracts.read(task_registry.get_account(task_id))
+        left = self._escrow[task_id] - account.refundable - account.reserved
+        self.require(MONEY, left == 0, f"{left} base units of task {task_id} belong to no account")
+        if account.status is TaskStatus.CLOSED and account.refundable:
+            call = task_registry.refund_task(task_id)
+            self.on_block([self._chain.execute_at_once(account.submitter, call)])
+
+    # Names.
+
+    def _spec(self, task_id: TaskId) -> TaskSpec:
+        spec = self._chain.spec(self._chain.view.histories[task_id])
+        assert spec is not None
+        return spec
+
+    def _name(self, account: Address) -> str:
+        names = {miner.address: miner.name for miner in self._cluster.miners}
+        names |= {each.operator: each.name for each in self._cluster.validators}
+        return names.get(account, account.hex()[:8])

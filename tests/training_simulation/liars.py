@@ -1,0 +1,144 @@
+"""Validators that lie: at most f of them, which agree with each other on what to say."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from chain.contracts import gradient_ledger
+from chain.contracts.gradient_ledger import Phase, ResultVote
+from chain.crypto import keccak256
+from chain.primitives import Hash32
+from chain.training.acceptance import Verdict
+from chain.training.history import Attempt, TaskHistory
+from chain.training.task_spec import TaskSpec
+from tests.training_simulation.formats import (
+    Words,
+    build_result_call,
+    build_verdict_call,
+    list_votes,
+)
+
+if TYPE_CHECKING:
+    from tests.training_simulation.validators import Validator, Work
+
+Speak = Callable[["Validator", Attempt], Words | None]
+"""The words that a liar says without a check; None while it says nothing."""
+
+
+def _say(verdict: Verdict) -> Speak:
+    return lambda validator, attempt: [verdict] * len(attempt.commitments)
+
+
+def _say_anything(validator: "Validator", attempt: Attempt) -> Words:
+    return [validator.random.choice(tuple(Verdict)) for _ in attempt.commitments]
+
+
+def _copy(validator: "Validator", attempt: Attempt) -> Words | None:
+    """The words of the first validator that voted: re-execution is saved."""
+    return next(iter(list_votes(attempt).values()), None)
+
+
+SPEAKERS: Final[Mapping[str, Speak]] = {
+    "calls all ok": _say(Verdict.OK),
+    "calls all bad": _say(Verdict.BAD),
+    "calls all cheat": _say(Verdict.CHEAT),
+    "calls all missing": _say(Verdict.MISSING),
+    "calls all unchecked": _say(Verdict.UNCHECKED),
+    "says anything": _say_anything,
+    "copies": _copy,
+}
+"""Liars that never re-execute a gradient."""
+
+HABITS: Final = (
+    *SPEAKERS,
+    "is silent",
+    "posts no result",
+    "is gone after its verdict",
+    "flips a bit of the root",
+    "flips a bit of the rewards",
+    "claims more units",
+    "changes its result",
+    "is late",
+    "is out of turn",
+    "keeps gradients to itself",
+)
+"""Every way to lie."""
+
+
+class Lie:
+    """One liar's habit."""
+
+    def __init__(self, habit: str) -> None:
+        self.habit = habit
+        self.serves = habit not in ("is silent", "keeps gradients to itself")
+        """Whether it gives gradients and states to others."""
+
+    def act(
+        self, validator: "Validator", history: TaskHistory, spec: TaskSpec, phase: Phase
+    ) -> None:
+        """Do what an honest validator would not do now."""
+        attempt, work = history.attempt, validator.memory.work[history.task_id]
+        if attempt is None:
+            return
+        speak = SPEAKERS.get(self.habit)
+        if speak is not None and phase is Phase.VERDICT:
+            self._speak(validator, attempt, work, speak(validator, attempt))
+        elif self.habit == "is late" and phase in (Phase.RESULT, Phase.SETTLEABLE):
+            self._speak(validator, attempt, work, _say(Verdict.CHEAT)(validator, attempt))
+        elif self.habit == "is out of turn":
+            self._go_on(validator, attempt, work, phase)
+        elif self.habit == "changes its result" and phase is Phase.SETTLEABLE:
+            self._change_result(validator, attempt, work)
+
+    def _speak(
+        self, validator: "Validator", attempt: Attempt, work: "Work", words: Words | None
+    ) -> None:
+        if words is not None and attempt.commitments:
+            key = ("verdict", attempt.id, attempt.ballot_number)
+            validator.vote(work, key, build_verdict_call(attempt, words), f"{self.habit}")
+
+    def _go_on(self, validator: "Validator", attempt: Attempt, work: "Work", phase: Phase) -> None:
+        task_id = attempt.id.task_id
+        if phase is Phase.SETTLEABLE:
+            for record in attempt.results:
+                call = gradient_ledger.settle_round(task_id, record.vote)
+                key = ("settle", attempt.ballot_number, record.vote)
+                validator.vote(work, key, call, "settle out of turn")
+        else:
+            key = ("advance", attempt.id, attempt.ballot_number, phase)
+            call = gradient_ledger.advance_round(task_id)
+            validator.vote(work, key, call, "advance out of turn")
+
+    def _change_result(self, validator: "Validator", attempt: Attempt, work: "Work") -> None:
+        own = next((r.vote for r in attempt.results if r.validator == validator.address), None)
+        if own is not None:
+            other = replace(own, model_root=_flip(own.model_root))
+            call = build_result_call(attempt, other)
+            validator.vote(work, ("other", attempt.ballot_number), call, "another result")
+
+    def distort_verdicts(self, validator: "Validator", honest: Sequence[Verdict]) -> Words | None:
+        """What is said instead of the honest words; None for nothing."""
+        if self.habit in ("is silent", "is late") or self.habit in SPEAKERS:
+            return None
+        if self.habit == "is gone after its verdict":
+            # The call is in the pool before the process ends.
+            validator.cluster.after(1, lambda: validator.crash(validator.random.randrange(60_000)))
+        return honest
+
+    def distort_result(self, validator: "Validator", honest: ResultVote) -> ResultVote | None:
+        """The result that is posted instead of the honest one; None for nothing."""
+        match self.habit:
+            case "is silent" | "posts no result":
+                return None
+            case "flips a bit of the root":
+                return replace(honest, training_state_root=_flip(honest.training_state_root))
+            case "flips a bit of the rewards":
+                return replace(honest, rewards_root=keccak256(honest.rewards_root))
+            case "claims more units":
+                return replace(honest, accepted_units=honest.accepted_units + 1)
+            case _:
+                return honest
+
+
+def _flip(root: Hash32) -> Hash32:
+    return Hash32(bytes([root[0] ^ 1]) + root[1:])

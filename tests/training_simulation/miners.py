@@ -1,0 +1,286 @@
+"""Simulated miners: they register, commit, reveal, claim and leave with real calls."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from chain.contracts import gradient_ledger, reward_distributor, training_token
+from chain.contracts.abi import ContractCall
+from chain.contracts.addresses import GRADIENT_LEDGER, REWARD_DISTRIBUTOR
+from chain.contracts.gradient_ledger import BOND_CLOSED_BLOCKS, Phase
+from chain.contracts.task_registry import TaskStatus
+from chain.crypto import keccak256
+from chain.primitives import Address, Hash32, TaskId
+from chain.training.attempt import AttemptId
+from chain.training.encoding import compute_commitment
+from chain.training.history import Attempt, TaskHistory, get_theta_root
+from chain.training.reveal import Reveal
+from chain.training.rewards import build_reward_tree
+from chain.training.task_spec import TaskSpec
+from tests.training_simulation.chain import MINERS
+from tests.training_simulation.cluster import Actor, Cluster
+from tests.training_simulation.formats import CHEAT_FACTOR, compute_bond
+from tests.training_simulation.values import TOLERANCE, Payload
+from tests.worlds.contracts import CHAIN_ID
+
+if TYPE_CHECKING:
+    from tests.training_simulation.validators import Validator
+
+RESEND_MS: Final = 6_000
+"""A call that had no effect for this long is sent again."""
+
+HONEST: Final = "honest"
+HABITS: Final = (
+    "vanishes",
+    "withholds",
+    "reveals to one validator",
+    "reveals late",
+    "commits twice",
+    "cheats",
+    "is bad",
+    "is near the tolerance",
+    "is near a proven cheat",
+    "is malformed",
+    "claims more units",
+    "squats",
+    "leaves at once",
+    "leaves and comes back",
+    "copies a commitment",
+)
+"""Every way of a miner to be a nuisance; one near the tolerance may be honest."""
+
+NUISANCES_WITHOUT_GRADIENT: Final = ("squats", "leaves at once")
+
+
+@dataclass
+class Prepared:
+    """A gradient on the disk of its miner."""
+
+    payload: Payload
+    salt: Hash32
+    units: int
+    takers: set[str]
+    """The validators that have taken the reveal in the ballot in progress."""
+    ballot_number: int = 0
+    commitment: Hash32 | None = None
+
+
+class Miner(Actor):
+    """One miner of one task."""
+
+    def __init__(self, cluster: Cluster, index: int, habit: str, task_id: TaskId) -> None:
+        super().__init__(cluster, f"miner {index} ({habit})")
+        self.address: Address = MINERS[index]
+        self.habit = habit
+        self.task_id = task_id
+        self.units = cluster.world.units
+        self._sent_ms: dict[tuple[object, ...], int] = {}
+        self._prepared: dict[AttemptId, Prepared] = {}
+        self._vanishes_ms = cluster.now_ms + self.random.randrange(5_000, 60_000)
+        self._is_over = False
+        self._claimed_rounds = 0
+
+    @property
+    def is_honest(self) -> bool:
+        """Whether it does what its task asks for."""
+        return self.habit == HONEST
+
+    def step(self) -> None:
+        """Do what the phase of the task asks for."""
+        if self.habit == "vanishes" and self.cluster.now_ms > self._vanishes_ms:
+            self.is_up = False
+            return
+        view = self.view
+        history = view.histories.get(self.task_id)
+        spec = None if history is None else self.cluster.chain.spec(history)
+        if history is None or spec is None or history.status is TaskStatus.PENDING:
+            return
+        if history.is_closed:
+            self._withdraw(history)
+            return
+        if self.habit in ("leaves at once", "leaves and comes back"):
+            self._leave_and_return()
+        if not self._register(spec):
+            return
+        self._claim_sometimes(history)
+        attempt = history.attempt
+        if attempt is None or self.habit in NUISANCES_WITHOUT_GRADIENT:
+            return
+        phase, _ = view.phase(self.task_id, self.cluster.now)
+        if phase is Phase.COMMITMENT:
+            self._commit(history, attempt, spec)
+        elif phase in (Phase.VERDICT, Phase.DISPUTE):
+            self._reveal(attempt)
+
+    def _once(self, key: tuple[object, ...], call: ContractCall, label: str) -> bool:
+        """Send a call, and again if nothing came of it for a while."""
+        sent_ms = self._sent_ms.get(key)
+        if sent_ms is not None and self.cluster.now_ms < sent_ms + RESEND_MS:
+            return False
+        self._sent_ms[key] = self.cluster.now_ms
+        self.send(self.address, call, label)
+        return True
+
+    # Registration.
+
+    def _register(self, spec: TaskSpec) -> bool:
+        """Register unless registered; True once the chain knows it."""
+        state = self.cluster.chain.registrations.get((self.task_id, self.address))
+        if state is not None:
+            return state
+        bond = compute_bond(spec, self.units)
+        approve = training_token.approve(spec.reward.token, GRADIENT_LEDGER, bond)
+        if self._once(("approve",), approve, "approve"):
+            call = gradient_ledger.register(self.task_id, self.units)
+            self.send(self.address, call, f"register for {self.units}")
+            if self.habit == "leaves at once":
+                self.send(self.address, gradient_ledger.leave(self.task_id), "leave")
+        return False
+
+    def _leave_and_return(self) -> None:
+        if (self.task_id, self.address) not in self.cluster.chain.registrations:
+            return
+        if self.habit == "leaves and comes back" and self.random.random() < 0.1:
+            self._once(("leave",), gradient_ledger.leave(self.task_id), "leave")
+        if self.random.random() < 0.2:
+            self._once(("withdraw",), gradient_ledger.withdraw_bond(self.task_id), "withdraw early")
+
+    # A gradient.
+
+    def _commit(self, history: TaskHistory, attempt: Attempt, spec: TaskSpec) -> None:
+        chain = self.cluster.chain
+        if attempt.id in self._prepared:
+            if not any(record.miner == self.address for record in attempt.commitments):
+                self._send_commitment(history, attempt, spec)
+            return
+        if not any(miner == self.address for miner, _ in chain.view.participants[attempt.id]):
+            return
+        assigned = chain.assign(attempt, spec).units_of(self.address)
+        if assigned == 0:
+            return
+        self._prepared[attempt.id] = self._build_gradient(attempt, assigned)
+        delay = self.random.randrange(self.cluster.world.compute_ms)
+        self._sent_ms["commit", attempt.id] = self.cluster.now_ms - RESEND_MS + delay
+        self.cluster.after(delay, lambda: self.cluster.wake(self))
+
+    def _build_gradient(self, attempt: Attempt, assigned: int) -> Prepared:
+        random = self.random
+        distance, spread = random.randrange(TOLERANCE // 20), TOLERANCE // 20
+        match self.habit:
+            case "cheats":
+                distance = random.randrange(11 * TOLERANCE, 10**9)
+            case "is bad":
+                distance = random.randrange(2 * TOLERANCE, 9 * TOLERANCE)
+            case "is near the tolerance":
+                distance, spread = TOLERANCE, TOLERANCE // 10
+            case "is near a proven cheat":
+                distance, spread = CHEAT_FACTOR * TOLERANCE, TOLERANCE // 10
+            case _:
+                pass
+        payload = Payload(
+            root=Hash32(random.randbytes(32)),
+            miner=self.address,
+            attempt_id=attempt.id,
+            distance_ppb=distance,
+            spread_ppb=spread,
+            is_malformed=self.habit == "is malformed",
+        )
+        self.cluster.payloads[payload.root] = payload
+        self.cluster.gradients[attempt.id, self.address] = payload
+        return Prepared(payload, Hash32(random.randbytes(32)), assigned, set())
+
+    def _send_commitment(self, history: TaskHistory, attempt: Attempt, spec: TaskSpec) -> None:
+        prepared, at = self._prepared[attempt.id], attempt.id
+        if prepared.commitment is None:
+            prepared.commitment = self._compute_commitment(history, attempt, spec, prepared)
+        commitment = prepared.commitment
+
+        def build(value: Hash32, units: int) -> ContractCall:
+            return gradient_ledger.commit_gradient(
+                self.task_id, at.round_number, at.attempt_number, units, value
+            )
+
+        units = prepared.units
+        if self.habit == "claims more units":
+            greedy = build(commitment, units + 1)
+            self.cluster.attack(self, self.address, greedy, f"commit {units + 1}")
+        is_sent = self._once(("commit", at), build(commitment, units), f"commit {units}")
+        if is_sent and self.habit == "commits twice":
+            again = build(keccak256(commitment), units)
+            self.send(self.address, again, "commit again")
+
+    def _compute_commitment(
+        self, history: TaskHistory, attempt: Attempt, spec: TaskSpec, prepared: Prepared
+    ) -> Hash32:
+        if self.habit == "copies a commitment" and attempt.commitments:
+            del self.cluster.gradients[attempt.id, self.address]
+            return attempt.commitments[0].commitment
+        description = self.cluster.chain.describe(attempt, spec)
+        header = description.build_header(self.address, get_theta_root(history, spec))
+        return compute_commitment(header, prepared.payload.root, prepared.salt, prepared.units)
+
+    # Its reveal.
+
+    def _reveal(self, attempt: Attempt) -> None:
+        prepared = self._prepared.get(attempt.id)
+        if prepared is None or self.habit == "withholds":
+            return
+        if not any(record.miner == self.address for record in attempt.commitments):
+            return
+        _, deadline = self.view.phase(self.task_id, self.cluster.now)
+        is_last_moment = self.cluster.now >= deadline.timestamp - 3
+        if self.habit == "reveals late" and not is_last_moment:
+            return
+        if prepared.ballot_number != attempt.ballot_number:
+            prepared.ballot_number, prepared.takers = attempt.ballot_number, set()
+        reveal = Reveal(
+            attempt.id, self.address, prepared.units, prepared.salt, prepared.payload.root
+        )
+        validators = self.cluster.validators
+        if self.habit == "reveals to one validator":
+            validators = validators[:1]
+        for validator in validators:
+            if validator.name not in prepared.takers:
+                delay = self.random.randrange(20, self.cluster.world.download_ms)
+                self.cluster.after(delay, self._upload(validator, reveal, prepared))
+
+    def _upload(
+        self, validator: "Validator", reveal: Reveal, prepared: Prepared
+    ) -> Callable[[], None]:
+        cluster = self.cluster
+
+        def upload() -> None:
+            if validator.name in prepared.takers or not cluster.is_connected(self, validator):
+                return
+            if validator.take_reveal(reveal):
+                prepared.takers.add(validator.name)
+                cluster.trace(f"{self.name}: reveal to {validator.name}")
+
+        return upload
+
+    # The end.
+
+    def _claim_sometimes(self, history: TaskHistory) -> None:
+        if history.rounds_settled > self._claimed_rounds and self.random.random() < 0.2:
+            self._claimed_rounds = history.rounds_settled
+            self.claim(history)
+
+    def claim(self, history: TaskHistory) -> None:
+        """Claim what the account has earned, as the settled roots prove it."""
+        earned = dict(history.rewards)
+        if self.address in earned:
+            tree = build_reward_tree(CHAIN_ID, REWARD_DISTRIBUTOR, self.task_id, earned)
+            proof = tree.proof(self.address)
+            assert proof is not None
+            call = reward_distributor.claim(self.task_id, earned[self.address], proof)
+            self.send(self.address, call, "claim")
+
+    def _withdraw(self, history: TaskHistory) -> None:
+        closed = history.closed
+        if self._is_over or closed is None:
+            return
+        if self.view.number >= closed.number + BOND_CLOSED_BLOCKS + 1:
+            self._is_over = True
+            self.claim(history)
+            if (self.task_id, self.address) in self.cluster.chain.registrations:
+                self.send(self.address, gradient_ledger.withdraw_bond(self.task_id), "withdraw")

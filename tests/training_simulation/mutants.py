@@ -1,0 +1,230 @@
+"""The rules of training with one of them removed: the simulation notices each missing rule.
+
+A mutant is a change of source text at the import of the module, in a process of its own.
+`python -m tests.training_simulation --mutants` writes the table.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from tests.simulation.mutants import Mutant, install_mutant
+
+TABLE: Final = Path(__file__).with_name("mutants.txt")
+
+ACCEPTANCE: Final = "chain.training.acceptance"
+ASSIGNMENT: Final = "chain.training.assignment"
+DECISIONS: Final = "chain.training.decisions"
+HISTORY: Final = "chain.training.history"
+RESULT_VOTE: Final = "chain.training.result_vote"
+REWARDS: Final = "chain.training.rewards"
+ROUNDS: Final = "chain.training.rounds"
+SLASHING: Final = "chain.training.slashing"
+
+MUTANTS: Final = {
+    "rejected-by-f": Mutant(
+        "f validators can have an honest gradient rejected",
+        DECISIONS,
+        (("    if against > sizes.max_faulty:", "    if against >= sizes.max_faulty:"),),
+    ),
+    "accepted-by-f": Mutant(
+        "f validators can have a wrong gradient accepted",
+        DECISIONS,
+        (
+            (
+                "    if count[Verdict.OK] > sizes.max_faulty:\n        return Outcome",
+                "    if count[Verdict.OK] >= sizes.max_faulty:\n        return Outcome",
+            ),
+        ),
+    ),
+    "rejection-counts-cheats-only": Mutant(
+        "bad does not count against a gradient",
+        DECISIONS,
+        (
+            (
+                "against = count[Verdict.BAD] + count[Verdict.CHEAT]",
+                "against = count[Verdict.CHEAT]",
+            ),
+        ),
+    ),
+    "guilty-by-f+1": Mutant(
+        "f + 1 validators are enough to slash",
+        DECISIONS,
+        (
+            (
+                "    if cheat + missing >= sizes.quorum:",
+                "    if cheat + missing > sizes.max_faulty:",
+            ),
+        ),
+    ),
+    "missing-is-no-guilt": Mutant(
+        "a miner that withholds its gradient loses nothing",
+        DECISIONS,
+        (("    if cheat + missing >= sizes.quorum:", "    if cheat >= sizes.quorum:"),),
+    ),
+    "cheat-at-twice-the-tolerance": Mutant(
+        "what machines cannot agree on is called a cheat",
+        ACCEPTANCE,
+        (("CHEAT_FACTOR: Final = 10", "CHEAT_FACTOR: Final = 2"),),
+    ),
+    "no-tolerance": Mutant(
+        "a gradient beyond the tolerance is ok",
+        ACCEPTANCE,
+        (("    if distance > tolerance_ppb or", "    if"),),
+    ),
+    "late-verdicts-count": Mutant(
+        "a verdict after the phase decides and is paid",
+        HISTORY,
+        (
+            (
+                "for record in attempt.verdicts if record.is_timely]",
+                "for record in attempt.verdicts]",
+            ),
+        ),
+    ),
+    "ballot-keeps-verdicts": Mutant(
+        "the verdicts of a failed ballot count in the next one",
+        HISTORY,
+        (("                verdicts=(),\n", ""),),
+    ),
+    "ballot-keeps-results": Mutant(
+        "the results of a failed ballot count in the next one",
+        HISTORY,
+        (("                results=(),\n", ""),),
+    ),
+    "void-attempt-goes-on": Mutant(
+        "a void attempt stays open",
+        HISTORY,
+        (("        return replace(history, attempt=None)\n", "        return history\n"),),
+    ),
+    "share-of-all": Mutant(
+        "silent validators have a share of the fee",
+        HISTORY,
+        (
+            (
+                "spec.reward.validator_fee // len(timely)",
+                "spec.reward.validator_fee // len(validator_set.validators)",
+            ),
+        ),
+    ),
+    "pay-without-units": Mutant(
+        "every accepted gradient is paid for one unit",
+        HISTORY,
+        (("pay = record.units * spec", "pay = spec"),),
+    ),
+    "pay-to-validators": Mutant(
+        "the fee goes to the consensus account",
+        HISTORY,
+        (("operator = operator_of[verdict.validator]", "operator = verdict.validator"),),
+    ),
+    "rewards-forget": Mutant(
+        "a leaf holds the pay of the last round only",
+        HISTORY,
+        (("total: dict[Address, int] = dict(earned)", "total: dict[Address, int] = {}"),),
+    ),
+    "missing-at-once": Mutant(
+        "what has not come yet is called missing",
+        ROUNDS,
+        (
+            (
+                "return is_verdict and now >= view.deadline_timestamp",
+                "return is_verdict and now >= -view.deadline_timestamp",
+            ),
+        ),
+    ),
+    "held-is-missing": Mutant(
+        "what is held and not checked is called missing",
+        ROUNDS,
+        (
+            (
+                "return Verdict.UNCHECKED if index in own.held else Verdict.MISSING",
+                "return Verdict.MISSING",
+            ),
+        ),
+    ),
+    "never-missing": Mutant(
+        "a validator waits for a gradient that never comes",
+        ROUNDS,
+        (("    if missing and not is_late(spec, view, now):", "    if missing:"),),
+    ),
+    "one-turn": Mutant(
+        "only the first operator settles and advances",
+        ROUNDS,
+        (
+            (
+                "    return view.head_number >= view.since_block + TURN_BLOCKS * place",
+                "    return place == 0",
+            ),
+        ),
+    ),
+    "settles-any-result": Mutant(
+        "a result that one validator posted is settled",
+        ROUNDS,
+        (("        if equal >= validator_set.quorum:", "        if equal:"),),
+    ),
+    "old-state": Mutant(
+        "a round starts from the state of an earlier one",
+        ROUNDS,
+        (("    if not own.is_state_held:", "    if not own.is_content_held:"),),
+    ),
+    "samples-overlap": Mutant(
+        "all miners train on the same samples",
+        ASSIGNMENT,
+        (("for address, units in self.units if address < miner)", "for address, units in ())"),),
+    ),
+    "no-cycle-walking": Mutant(
+        "the permutation leaves its range",
+        ASSIGNMENT,
+        (("    while image >= size:", "    if image >= 2 * size:"),),
+    ),
+    "wrong-sibling": Mutant(
+        "a proof holds nodes on its path instead of their siblings",
+        REWARDS,
+        (
+            (
+                "self.nodes[position + 1 if position % 2 else position - 1]",
+                "self.nodes[position]",
+            ),
+        ),
+    ),
+    "sorted-children": Mutant(
+        "children are hashed in the order in which they come",
+        REWARDS,
+        (("keccak256(min(one, other) + max(one, other))", "keccak256(one + other)"),),
+    ),
+    "no-units-in-the-result": Mutant(
+        "a result says nothing of the accepted units",
+        RESULT_VOTE,
+        (("outcome.accepted_units)", "0)"),),
+    ),
+    "nothing-to-slash": Mutant(
+        "guilty miners are not slashed",
+        SLASHING,
+        (("    if not outcome.guilty or own_index is None:", "    if True:"),),
+    ),
+}
+
+
+def install(name: str) -> None:
+    """Make later imports load the mutant; its module must not be imported yet."""
+    install_mutant(MUTANTS[name])
+
+
+def run_mutant(name: str, seeds: int) -> str:
+    """The row of a mutant: `mutant | first seed | family | violation`."""
+    program = [sys.executable, "-m", "tests.training_simulation"]
+    program += ["--mutant", name, "--seeds", str(seeds)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.stdout, done.stderr
+    return done.stdout.strip()
+
+
+def main(seeds: int) -> int:
+    """Write the table; 1 if no seed notices a mutant."""
+    rows = []
+    for name in MUTANTS:
+        rows.append(run_mutant(name, seeds))
+        print(rows[-1], flush=True)
+    TABLE.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return 1 if any("| none of" in row for row in rows) else 0

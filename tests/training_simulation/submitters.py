@@ -1,0 +1,157 @@
+"""Submitters of tasks, honest and wasteful, and an attacker that calls whatever it may not."""
+
+from collections.abc import Callable
+from typing import Final
+
+from chain.contracts import gradient_ledger, reward_distributor, task_registry, training_token
+from chain.contracts.abi import ContractCall
+from chain.contracts.addresses import TASK_REGISTRY, TRAINING_TOKEN
+from chain.contracts.gradient_ledger import ResultVote
+from chain.contracts.task_registry import TaskStatus
+from chain.crypto import keccak256
+from chain.primitives import Address, TaskId
+from chain.training.task_spec import TaskSpec
+from chain.training.task_spec_codec import compute_terms, encode_task_spec
+from tests.training_simulation.chain import STRANGER, SUBMITTERS
+from tests.training_simulation.cluster import Actor, Cluster
+from tests.training_simulation.formats import build_slash_call
+from tests.training_simulation.values import ROUND_COST, junk_spec
+from tests.worlds.contracts import POT
+
+HABITS: Final = ("pays for one round", "cancels", "funds")
+"""What a submitter may do besides waiting."""
+
+
+def build_submission(spec: TaskSpec, budget: int) -> tuple[ContractCall, ContractCall]:
+    """The approval and the submission of a task."""
+    return (
+        training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, budget),
+        task_registry.submit_task(compute_terms(spec), encode_task_spec(spec), budget),
+    )
+
+
+class Submitter(Actor):
+    """The submitter of one task, or of a row of tasks that nobody trains."""
+
+    def __init__(self, cluster: Cluster, name: str, account: Address, task_id: TaskId) -> None:
+        super().__init__(cluster, name)
+        self.address = account
+        self.task_id = task_id
+        self._resumed_block = 0
+        self._is_refunded = False
+        self._habits = cluster.world.habits_of_submitter
+        self._acts_ms = cluster.now_ms + self.random.randrange(10_000, 60_000)
+
+    def submit(self, spec: TaskSpec, budget: int) -> None:
+        """Send the submission."""
+        for call, label in zip(build_submission(spec, budget), ("approve", "submit"), strict=True):
+            self.send(self.address, call, f"{label} {spec.name}")
+
+    def step(self) -> None:
+        """Resume a paused task, fund and cancel it by habit, and take the refund at the end."""
+        history = self.view.histories.get(self.task_id)
+        if history is None:
+            return
+        if history.is_closed:
+            self._take_refund()
+            return
+        if history.status is TaskStatus.PAUSED and self.view.number > self._resumed_block + 6:
+            self._resumed_block = self.view.number
+            self.send(self.address, task_registry.resume_task(self.task_id), "resume")
+        if self.cluster.now_ms >= self._acts_ms and history.status is not TaskStatus.PENDING:
+            self._acts_ms += 10_000_000
+            if "cancels" in self._habits:
+                self.cancel()
+            elif self._habits:
+                self.fund(2 * ROUND_COST)
+
+    def fund(self, amount: int) -> None:
+        """Add to the escrow."""
+        approve = training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, amount)
+        self.send(self.address, approve, "approve")
+        self.send(self.address, task_registry.fund_task(self.task_id, amount), "fund")
+
+    def cancel(self) -> None:
+        """Ask for the end of the task."""
+        self.send(self.address, task_registry.cancel_task(self.task_id), "cancel")
+
+    def _take_refund(self) -> None:
+        if not self._is_refunded:
+            self._is_refunded = True
+            self.send(self.address, task_registry.refund_task(self.task_id), "refund")
+
+
+def submit_junk(cluster: Cluster, count: int) -> None:
+    """Put many tasks onto the chain at once, each with the smallest escrow."""
+    sender = SUBMITTERS[1]
+    first = len(cluster.chain.view.histories) + 1
+    for validator in cluster.validators:
+        validator.disk.content.update(TaskId(first + number) for number in range(count))
+    for number in range(count):
+        for call in build_submission(junk_spec(number), 1):
+            cluster.checkers.on_block([cluster.chain.execute_at_once(sender, call)])
+
+
+class Stranger(Actor):
+    """An account with some POT that calls whatever it should not be able to call."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(cluster, "attacker")
+        self._attacks: tuple[tuple[str, Callable[[TaskId], ContractCall]], ...] = (
+            ("set a rewards root", self._set_root),
+            ("pay out", self._pay_out),
+            ("reserve", lambda task: _registry("reserveRound", task, 1)),
+            ("settle a reservation", lambda task: _registry("settleReservation", task, 1)),
+            ("pause", lambda task: _registry("pauseTask", task)),
+            ("close", lambda task: _registry("closeTask", task, 0)),
+            ("cancel", task_registry.cancel_task),
+            ("resume", task_registry.resume_task),
+            ("post ready", task_registry.post_ready),
+            ("post a verdict", lambda task: gradient_ledger.post_verdict(task, 0, 0, 0, b"\x02")),
+            ("post a result", self._post_result),
+            ("settle with a result of its own", self._settle),
+            ("slash without evidence", self._slash),
+            ("claim without a proof", lambda task: reward_distributor.claim(task, POT, ())),
+            ("commit without a bond", self._commit),
+            ("leave", gradient_ledger.leave),
+            ("withdraw a bond", gradient_ledger.withdraw_bond),
+            ("withdraw credit", lambda task: gradient_ledger.withdraw_credit(TRAINING_TOKEN)),
+        )
+
+    def step(self) -> None:
+        """Attack now and then."""
+        tasks = list(self.view.histories)
+        if tasks and self.random.random() < self.cluster.world.attacks:
+            label, build = self.random.choice(self._attacks)
+            call = build(self.random.choice(tasks))
+            self.cluster.attack(self, STRANGER, call, label)
+
+    def _vote(self) -> ResultVote:
+        return ResultVote(*(keccak256(self.random.randbytes(4)) for _ in range(3)), 0)
+
+    def _set_root(self, task_id: TaskId) -> ContractCall:
+        call = reward_distributor.CONTRACT.call
+        return call("setRoot", task_id, keccak256(b"mine"), 10**24)
+
+    def _pay_out(self, task_id: TaskId) -> ContractCall:
+        return _registry("payOut", task_id, STRANGER, 1)
+
+    def _post_result(self, task_id: TaskId) -> ContractCall:
+        return gradient_ledger.post_result(task_id, 0, 0, 0, self._vote(), None, 0)
+
+    def _settle(self, task_id: TaskId) -> ContractCall:
+        return gradient_ledger.settle_round(task_id, self._vote())
+
+    def _commit(self, task_id: TaskId) -> ContractCall:
+        return gradient_ledger.commit_gradient(task_id, 0, 0, 1, keccak256(b"nothing"))
+
+    def _slash(self, task_id: TaskId) -> ContractCall:
+        history = self.view.histories[task_id]
+        attempt = history.attempt
+        if attempt is None:
+            return gradient_ledger.slash(task_id, history.ballot_count, (), (), [0])
+        return build_slash_call(attempt)
+
+
+def _registry(name: str, *arguments: object) -> ContractCall:
+    return task_registry.CONTRACT.call(name, *arguments)

@@ -1,0 +1,114 @@
+"""Seeds of simulated training, and tests that the checkers notice violations."""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+from chain.contracts import training_token
+from chain.contracts.addresses import TRAINING_TOKEN
+from tests.training_simulation.checkers import ViolationError
+from tests.training_simulation.cluster import World
+from tests.training_simulation.miners import HONEST
+from tests.training_simulation.worlds import FAMILIES, KNOWN, build, draw_world, run, simulate
+from tests.worlds.contracts import account
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_training_goes_on_and_money_is_right(seed: int) -> None:
+    simulate(seed)
+
+
+def test_smallest_round_pays_two_honest_miners() -> None:
+    cluster = build(1, World())
+    run(cluster)
+    assert cluster.counts["RoundSettled"] >= 2
+    assert cluster.counts["MinerSlashed"] == 0
+    (history,) = cluster.chain.view.histories.values()
+    earned = dict(history.rewards)
+    assert all(earned[miner.address] > 0 for miner in cluster.miners)
+
+
+def test_cheat_loses_its_bond() -> None:
+    cluster = build(2, World(miners=("honest", "honest", "cheats")))
+    run(cluster)
+    assert cluster.counts["MinerSlashed"] == 1
+
+
+def test_bond_survives_validators_that_are_slow() -> None:
+    # They hold every gradient, and have no time to check it.
+    cluster = build(1, World(check_ms=6_000, miners=(HONEST,) * 3), without=KNOWN["slow"])
+    run(cluster)
+    assert cluster.counts["MinerSlashed"] == 0
+
+
+def test_bond_survives_tasks_that_waste_the_verifier() -> None:
+    cluster = build(1, World(junk=4, junk_dry_run_ms=150_000))
+    run(cluster)
+    assert cluster.counts["MinerSlashed"] == 0
+
+
+def test_bond_survives_validators_that_restart_late() -> None:
+    cluster = build(1, World(phases=(8, 30, 8), check_ms=1_500), without=KNOWN["slow"])
+
+    def restart_once_all_hold_a_gradient() -> None:
+        if not all(validator.disk.payloads for validator in cluster.validators):
+            cluster.after(100, restart_once_all_hold_a_gradient)
+            return
+        for validator in cluster.validators:
+            validator.crash(24_000)
+
+    cluster.after(0, restart_once_all_hold_a_gradient)
+    run(cluster)
+    assert cluster.counts["MinerSlashed"] == 0
+
+
+def test_two_hundred_seeds_are_of_every_family() -> None:
+    assert {draw_world(seed)[0] for seed in range(200)} == set(FAMILIES)
+
+
+def test_replay_prints_one_line_an_event() -> None:
+    lines: list[str] = []
+    simulate(first_seed_of("lies"), lines.append)
+    assert "seed" in lines[0]
+    assert all("\n" not in line and line[:7].strip().isdigit() for line in lines)
+    assert any("verdict" in line for line in lines)
+
+
+TRACE_PROGRAM = (
+    "import hashlib, sys\n"
+    "from tests.training_simulation.worlds import simulate\n"
+    "digest = hashlib.sha256()\n"
+    "for seed in map(int, sys.argv[1:]):\n"
+    "    simulate(seed, lambda line: digest.update(line.encode()))\n"
+    "print(digest.hexdigest())\n"
+)
+
+
+def test_a_seed_is_one_history_whatever_the_hash_seed() -> None:
+    seeds = [first_seed_of(family) for family in ("nuisances", "storm")]
+    digest = hashlib.sha256()
+    for seed in seeds:
+        simulate(seed, lambda line: digest.update(line.encode()))
+    other = subprocess.run(
+        [sys.executable, "-c", TRACE_PROGRAM, *map(str, seeds)],
+        env={**os.environ, "PYTHONHASHSEED": "12345"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert other.stdout.strip() == digest.hexdigest()
+
+
+def first_seed_of(family: str) -> int:
+    return next(seed for seed in range(1_000) if draw_world(seed)[0] == family)
+
+
+def test_checkers_notice_a_wrong_supply() -> None:
+    cluster = build(3, World())
+    away = training_token.transfer(TRAINING_TOKEN, account("unknown"), 1)
+    cluster.chain.contracts.send(cluster.miners[0].address, away)
+    with pytest.raises(ViolationError, match="money"):
+        run(cluster)

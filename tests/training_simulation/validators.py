@@ -1,0 +1,622 @@
+"""Simulated validators: real duties and calls, on a fake disk, network and verifier worker.
+
+The duties come from chain/training/rounds.py, as in node/training/host.py; what fulfils a duty is
+imitated here. One worker does the dry runs of new tasks and another one the checks of gradients,
+each in the order in which they were asked for.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from chain.contracts import gradient_ledger, task_registry
+from chain.contracts.abi import ContractCall
+from chain.contracts.gradient_ledger import (
+    BOND_CLOSED_BLOCKS,
+    EVIDENCE_BALLOTS,
+    Deadline,
+    Phase,
+    ResultVote,
+)
+from chain.contracts.task_registry import TaskStatus
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
+from chain.training import rounds
+from chain.training.acceptance import Verdict, compute_verdict
+from chain.training.attempt import AttemptId
+from chain.training.history import Attempt, TaskHistory, compute_outcome, get_theta_root
+from chain.training.result_vote import build_result_vote
+from chain.training.reveal import Reveal
+from chain.training.slashing import SlashingPlan, plan_slashing
+from chain.training.task_spec import TaskSpec
+from node.operator.account import RESEND_BLOCKS
+from node.training.jobs import RETRY_SECONDS
+from node.training.preparation import (
+    DRY_RUN_TRIES,
+    PREPARING_LIMIT,
+    RETRY_LIMIT_SECONDS,
+    SERVED_TASKS_LIMIT,
+)
+from node.training.worker_pool import WorkerSettings
+from tests.training_simulation.cluster import Actor, Cluster
+from tests.training_simulation.formats import (
+    ABSENT,
+    build_result_call,
+    build_verdict_call,
+    describe_words,
+)
+from tests.training_simulation.values import (
+    compute_initial_state,
+    compute_model_root,
+    compute_next_state,
+)
+from tests.worlds.contracts import CHAIN_ID
+
+if TYPE_CHECKING:
+    from tests.training_simulation.liars import Lie
+
+RETRY_MS: Final = int(RETRY_SECONDS * 1000)
+RETRY_LIMIT_MS: Final = int(RETRY_LIMIT_SECONDS * 1000)
+WORKER_LIMIT_MS: Final = int(WorkerSettings(()).timeout_seconds * 1000)
+AGGREGATE_MS: Final = 200
+"""How long the aggregation of the accepted gradients takes."""
+
+JobKey = tuple[object, ...]
+
+
+@dataclass
+class Disk:
+    """What survives a crash."""
+
+    content: set[TaskId] = field(default_factory=set)
+    reveals: dict[tuple[AttemptId, Address], Reveal] = field(default_factory=dict)
+    payloads: dict[Hash32, int] = field(default_factory=dict)
+    """When each gradient arrived, in milliseconds."""
+    states: set[Hash32] = field(default_factory=set)
+
+
+@dataclass
+class Work:
+    """The progress on one task, which a crash loses."""
+
+    is_content_held: bool = False
+    is_accepted: bool | None = None
+    state_root: Hash32 | None = None
+    seen: tuple[Phase, AttemptId | None, int | None] | None = None
+    since_block: int = 0
+    failed_dry_runs: int = 0
+    checks: dict[tuple[AttemptId, int], Verdict] = field(default_factory=dict)
+    results: dict[int, ResultVote] = field(default_factory=dict)
+    evaluated: set[Hash32] = field(default_factory=set)
+    """The models that were evaluated."""
+    sent: dict[JobKey, int] = field(default_factory=dict)
+    slashed_through: int = -1
+
+
+@dataclass
+class Memory:
+    """All that a crash loses."""
+
+    work: dict[TaskId, Work] = field(default_factory=dict)
+    closed: set[TaskId] = field(default_factory=set)
+    hints: dict[tuple[AttemptId, Address], Reveal] = field(default_factory=dict)
+    announced: set[Hash32] = field(default_factory=set)
+    running: set[JobKey] = field(default_factory=set)
+    retry_at: dict[JobKey, int] = field(default_factory=dict)
+    wait_ms: dict[TaskId, int] = field(default_factory=dict)
+    preparing: list[TaskId] = field(default_factory=list)
+    """Tasks in preparation and those that wait for a turn; the first PREPARING_LIMIT run."""
+    free_ms: dict[str, int] = field(default_factory=dict)
+    """When each worker is through with what it was asked for."""
+
+
+class Validator(Actor):
+    """One validator with its operator account."""
+
+    def __init__(self, cluster: Cluster, index: int, lie: "Lie | None" = None) -> None:
+        name = f"validator {index}"
+        super().__init__(cluster, name if lie is None else f"{name} ({lie.habit})")
+        validator_set = cluster.chain.validator_set
+        self.index = index
+        self.address = validator_set.validators[index]
+        self.operator = validator_set.operators[index]
+        self.lie = lie
+        self.disk = Disk()
+        self.memory = Memory()
+        self._lives = 0
+
+    # Crashes.
+
+    def crash(self, down_ms: int) -> None:
+        """Lose the memory, and start again after that time."""
+        if not self.is_up:
+            return
+        self.cluster.trace(f"{self.name} crashes for {down_ms} ms")
+        self.cluster.counts["crashes"] += 1
+        self.is_up = False
+        self._lives += 1
+        self.cluster.after(down_ms, self.boot)
+
+    def boot(self) -> None:
+        """Start with what the disk holds."""
+        if not self.is_up:
+            self.is_up, self.memory = True, Memory()
+            self.cluster.wake(self)
+
+    def later(self, delay_ms: int, action: Callable[[], None]) -> None:
+        """Run `action` after a while, unless this process has ended by then."""
+        life = self._lives
+        self.cluster.after(delay_ms, lambda: action() if self._lives == life else None)
+
+    # Jobs.
+
+    def _is_waiting(self, key: JobKey) -> bool:
+        memory = self.memory
+        return key in memory.running or self.cluster.now_ms < memory.retry_at.get(key, 0)
+
+    def _put_off(self, key: JobKey, delay_ms: int = RETRY_MS) -> None:
+        self.memory.running.discard(key)
+        self.memory.retry_at[key] = self.cluster.now_ms + delay_ms
+        self.later(delay_ms, lambda: self.cluster.wake(self))
+
+    def _finish(self, key: JobKey) -> None:
+        self.memory.running.discard(key)
+        self.cluster.wake(self)
+
+    def _ask_worker(
+        self, worker: str, task_id: TaskId, took_ms: int, done: Callable[[bool], None]
+    ) -> None:
+        """Call `done` when a worker is through; False if it took longer than its limit."""
+        start = max(self.cluster.now_ms, self.memory.free_ms.get(worker, 0))
+        end = start + min(took_ms, WORKER_LIMIT_MS)
+        self.memory.free_ms[worker] = end
+        self.cluster.checkers.note_work(task_id, end - start)
+        self.later(end - self.cluster.now_ms, lambda: done(took_ms <= WORKER_LIMIT_MS))
+
+    # Duties.
+
+    def step(self) -> None:
+        """List the duties to every task, and do them."""
+        view = self.view
+        for task_id, history in tuple(view.histories.items()):
+            if task_id not in self.memory.closed and not self._is_waiting(("prepare", task_id)):
+                self._step_task(task_id, history)
+
+    def _step_task(self, task_id: TaskId, history: TaskHistory) -> None:
+        memory, view = self.memory, self.view
+        spec = self.cluster.chain.spec(history)
+        held = memory.work.get(task_id)
+        is_refused = held is not None and held.is_accepted is False
+        if spec is None or is_refused or (history.is_closed and not self._may_slash(history)):
+            memory.closed.add(task_id)
+            memory.work.pop(task_id, None)
+            return
+        work = memory.work.setdefault(task_id, Work())
+        phase, deadline = view.phase(task_id, self.cluster.now)
+        attempt = history.attempt
+        seen = (phase, attempt and attempt.id, attempt and attempt.ballot_number)
+        if seen != work.seen:
+            work.seen, work.since_block = seen, view.number
+        self.cluster.checkers.note_phase(history, phase, deadline)
+        if self.lie is not None:
+            self.lie.act(self, history, spec, phase)
+        phase_view = self._build_view(phase, deadline, work)
+        is_late = rounds.is_late(spec, phase_view, self.cluster.now)
+        duties = rounds.list_duties(
+            history,
+            spec,
+            phase_view,
+            self._get_own_work(history, work, is_late=is_late),
+            self.cluster.chain.validator_set,
+            self.operator,
+            self.cluster.now,
+        )
+        for duty in duties:
+            self._do(duty, history, spec, work)
+        self._slash(history, spec, work)
+
+    def _build_view(self, phase: Phase, deadline: Deadline, work: Work) -> rounds.PhaseView:
+        max_faulty = self.cluster.chain.validator_set.max_faulty
+        return rounds.PhaseView(
+            phase,
+            deadline,
+            rounds.compute_vote_floor(self.cluster.world.floor, max_faulty),
+            BlockNumber(self.view.number),
+            BlockNumber(work.since_block),
+        )
+
+    def _may_slash(self, history: TaskHistory) -> bool:
+        closed = history.closed
+        return closed is not None and self.view.number <= closed.number + BOND_CLOSED_BLOCKS
+
+    def _get_own_work(self, history: TaskHistory, work: Work, *, is_late: bool) -> rounds.OwnWork:
+        attempt = history.attempt
+        verdicts: tuple[Verdict | None, ...] = ()
+        held: frozenset[int] = frozenset()
+        result = None
+        if attempt is not None:
+            count = len(attempt.commitments)
+            verdicts = tuple(work.checks.get((attempt.id, i)) for i in range(count))
+            held = frozenset(
+                i
+                for i, verdict in enumerate(verdicts)
+                if is_late and verdict is None and self._is_held(history, attempt, i)
+            )
+            result = work.results.get(attempt.ballot_number)
+        wanted = history.training_state_root if history.rounds_settled else work.state_root
+        is_state_held = work.state_root is not None and work.state_root == wanted
+        is_evaluated = result is not None and result.model_root in work.evaluated
+        return rounds.OwnWork(
+            is_content_held=work.is_content_held,
+            is_accepted=work.is_accepted,
+            is_state_held=is_state_held,
+            verdicts=verdicts,
+            held=held,
+            result=result,
+            is_evaluation_over=is_evaluated,
+            is_evaluated=is_evaluated,
+        )
+
+    def _is_held(self, history: TaskHistory, attempt: Attempt, index: int) -> bool:
+        """Whether all bytes are here that the check of a commitment needs."""
+        record = attempt.commitments[index]
+        reveal = self.disk.reveals.get((attempt.id, record.miner))
+        return (
+            reveal is not None
+            and reveal.gradient_root in self.disk.payloads
+            and self._opens(history, attempt, reveal, record.commitment)
+        )
+
+    def _do(self, duty: rounds.Duty, history: TaskHistory, spec: TaskSpec, work: Work) -> None:
+        task_id, attempt = history.task_id, history.attempt
+        match duty:
+            case rounds.PrepareContent():
+                self._prepare(task_id, history, spec, work)
+            case rounds.RestoreState():
+                self._restore_state(history, spec, work)
+            case rounds.PostReady():
+                self.vote(work, ("ready",), task_registry.post_ready(task_id), "ready")
+            case rounds.AdvanceRound():
+                call = gradient_ledger.advance_round(task_id)
+                self._vote_in_ballot(work, attempt, "advance", call)
+            case rounds.CheckGradients(indices):
+                assert attempt is not None
+                for index in indices:
+                    self._check(history, attempt, spec, work, index)
+            case rounds.PostVerdict(verdicts):
+                assert attempt is not None
+                words = verdicts
+                if self.lie is not None:
+                    words = self.lie.distort_verdicts(self, verdicts)
+                    if words is None:
+                        return
+                call = build_verdict_call(attempt, words)
+                self._vote_in_ballot(work, attempt, "verdict", call, describe_words(words))
+                world = self.cluster.world
+                if (
+                    self.random.random() < world.crashes_after_verdict
+                    and not self.cluster.is_healed
+                ):
+                    down_ms = self.random.randrange(500, world.down_ms)
+                    self.later(self.random.randrange(1, 3_000), lambda: self.crash(down_ms))
+            case rounds.ComputeResult():
+                assert attempt is not None
+                self._compute_result(history, attempt, spec, work)
+            case rounds.EvaluateModel(model_root):
+                self._evaluate(task_id, model_root, work)
+            case rounds.PostEvaluation(vote):
+                assert attempt is not None
+                call = build_result_call(attempt, vote, is_evaluated=True)
+                self._vote_in_ballot(work, attempt, "evaluation", call)
+            case rounds.PostResult(vote):
+                assert attempt is not None
+                if self.lie is not None:
+                    vote = self.lie.distort_result(self, vote)
+                    if vote is None:
+                        return
+                is_evaluated = vote.model_root in work.evaluated
+                call = build_result_call(attempt, vote, is_evaluated=is_evaluated)
+                self._vote_in_ballot(
+                    work, attempt, "result", call, vote.training_state_root.hex()[:6]
+                )
+            case rounds.SettleRound(vote):
+                call = gradient_ledger.settle_round(task_id, vote)
+                self._vote_in_ballot(work, attempt, "settle", call)
+
+    def _vote_in_ballot(
+        self, work: Work, attempt: Attempt | None, kind: str, call: ContractCall, text: str = ""
+    ) -> None:
+        key = (kind, None) if attempt is None else (kind, attempt.id, attempt.ballot_number)
+        self.vote(work, key, call, f"{kind} {text}".strip())
+
+    def vote(self, work: Work, key: JobKey, call: ContractCall, label: str) -> None:
+        """Send an operator's call, unless it was sent a moment ago."""
+        sent_at = work.sent.get(key)
+        if sent_at is None or self.view.number >= sent_at + RESEND_BLOCKS:
+            work.sent[key] = self.view.number
+            self.send(self.operator, call, label)
+
+    # Preparing for a task.
+
+    def _prepare(self, task_id: TaskId, history: TaskHistory, spec: TaskSpec, work: Work) -> None:
+        memory, key = self.memory, ("prepare", task_id)
+        memory.running.add(key)
+        memory.preparing.append(task_id)
+        if len(memory.preparing) <= PREPARING_LIMIT:
+            self._start_preparation(task_id, history, spec, work)
+
+    def _start_preparation(
+        self, task_id: TaskId, history: TaskHistory, spec: TaskSpec, work: Work
+    ) -> None:
+        served = sum(each.is_accepted is True for each in self.memory.work.values())
+        if history.status is TaskStatus.PENDING and served >= SERVED_TASKS_LIMIT:
+            self._end_preparation(task_id, is_done=False)
+            return
+        if task_id not in self.disk.content:
+            holders = (each for each in self._peers() if task_id in each.disk.content)
+            if next(holders, None) is None:
+                self._end_preparation(task_id, is_done=False)
+                return
+            self.disk.content.add(task_id)
+        work.is_content_held = True
+
+        def done(is_in_time: bool) -> None:
+            is_refused = False
+            if is_in_time:
+                work.is_accepted = True
+            else:
+                work.failed_dry_runs += 1
+                is_refused = (
+                    work.failed_dry_runs >= DRY_RUN_TRIES and history.status is TaskStatus.PENDING
+                )
+                if is_refused:
+                    work.is_accepted = False
+            self._end_preparation(task_id, is_done=is_in_time or is_refused)
+
+        self._ask_worker("dry runs", task_id, self.cluster.cost(spec).dry_run_ms, done)
+
+    def _end_preparation(self, task_id: TaskId, *, is_done: bool) -> None:
+        memory, key = self.memory, ("prepare", task_id)
+        memory.preparing.remove(task_id)
+        if is_done:
+            self._finish(key)
+        else:
+            wait = memory.wait_ms.get(task_id, RETRY_MS)
+            memory.wait_ms[task_id] = min(2 * wait, RETRY_LIMIT_MS)
+            self._put_off(key, wait)
+        if len(memory.preparing) >= PREPARING_LIMIT:
+            following = memory.preparing[PREPARING_LIMIT - 1]
+            history = self.view.histories.get(following)
+            spec = None if history is None else self.cluster.chain.spec(history)
+            if history is not None and spec is not None:
+                self._start_preparation(following, history, spec, memory.work[following])
+
+    def _restore_state(self, history: TaskHistory, spec: TaskSpec, work: Work) -> None:
+        if history.rounds_settled == 0:
+            root = compute_initial_state(spec)
+            self.disk.states.add(root)
+        else:
+            root = history.training_state_root
+            if root not in self.disk.states:
+                if not any(root in each.disk.states for each in self._peers()):
+                    return
+                self.disk.states.add(root)
+        work.state_root = root
+        self.cluster.wake(self)
+
+    # Gradients.
+
+    def _peers(self) -> list["Validator"]:
+        """The validators that answer this one now."""
+        return [
+            each
+            for each in self.cluster.validators
+            if each is not self
+            and self.cluster.is_connected(self, each)
+            and (each.lie is None or each.lie.serves)
+        ]
+
+    def take_reveal(self, reveal: Reveal) -> bool:
+        """Store a gradient that a miner uploads, if it opens a commitment of the open attempt."""
+        history = self.view.histories.get(reveal.attempt_id.task_id)
+        attempt = None if history is None else history.attempt
+        if history is None or attempt is None or attempt.id != reveal.attempt_id:
+            return False
+        record = next((r for r in attempt.commitments if r.miner == reveal.miner), None)
+        if record is None or record.units != reveal.units:
+            return False
+        if not self._opens(history, attempt, reveal, record.commitment):
+            return False
+        self._store(reveal)
+        self._end_waits()
+        return True
+
+    def _opens(
+        self, history: TaskHistory, attempt: Attempt, reveal: Reveal, commitment: Hash32
+    ) -> bool:
+        spec = self.cluster.chain.spec(history)
+        assert spec is not None
+        description = self.cluster.chain.describe(attempt, spec)
+        header = description.build_header(reveal.miner, get_theta_root(history, spec))
+        return reveal.opens(commitment, header)
+
+    def _store(self, reveal: Reveal) -> None:
+        self.disk.reveals[reveal.attempt_id, reveal.miner] = reveal
+        self.disk.payloads.setdefault(reveal.gradient_root, self.cluster.now_ms)
+
+    def _end_waits(self) -> None:
+        memory = self.memory
+        memory.retry_at = {key: at for key, at in memory.retry_at.items() if key[0] != "check"}
+        self.cluster.wake(self)
+
+    def hear(self, reveal: Reveal) -> None:
+        """Take note of a reveal that a peer holds."""
+        work = self.memory.work.get(reveal.attempt_id.task_id)
+        if not self.is_up or work is None or not work.seen or work.seen[1] != reveal.attempt_id:
+            return
+        self.memory.hints[reveal.attempt_id, reveal.miner] = reveal
+        history = self.view.histories[reveal.attempt_id.task_id]
+        attempt = history.attempt
+        commitments = () if attempt is None else attempt.commitments
+        record = next((each for each in commitments if each.miner == reveal.miner), None)
+        if (
+            attempt is not None
+            and record is not None
+            and self._opens(history, attempt, reveal, record.commitment)
+        ):
+            self._fetch_announced(reveal)
+        self._end_waits()
+
+    def _fetch_announced(self, reveal: Reveal) -> None:
+        """Fetch an announced gradient at once, also while this node cannot check it."""
+        if self._ensure_payload(("fetch", reveal.gradient_root), reveal):
+            self._store(reveal)
+
+    def _check(
+        self, history: TaskHistory, attempt: Attempt, spec: TaskSpec, work: Work, index: int
+    ) -> None:
+        key = ("check", attempt.id, index)
+        if self._is_waiting(key):
+            return
+        record = attempt.commitments[index]
+        checks = work.checks
+        reveal = self._find_reveal(history, attempt, record.miner, record.commitment)
+        if reveal is None or not self._ensure_payload(key, reveal):
+            return
+        self._announce(reveal)
+        self.memory.running.add(key)
+        payload = self.cluster.payloads[reveal.gradient_root]
+
+        def done(is_in_time: bool) -> None:
+            if not is_in_time:
+                self._put_off(key)
+                return
+            verdict = ABSENT
+            if not payload.is_malformed:
+                measurement = payload.measure(self.address)
+                verdict = compute_verdict(measurement, spec.verification.tolerance_ppb)
+            checks[attempt.id, index] = verdict
+            self._finish(key)
+
+        self._ask_worker("checks", attempt.id.task_id, self.cluster.cost(spec).check_ms, done)
+
+    def _find_reveal(
+        self, history: TaskHistory, attempt: Attempt, miner: Address, commitment: Hash32
+    ) -> Reveal | None:
+        """The reveal that opens a commitment; None, and a later try, if it is not known."""
+        key = (attempt.id, miner)
+        held = self.disk.reveals.get(key)
+        if held is not None and self._opens(history, attempt, held, commitment):
+            return held
+        found = [
+            self.memory.hints.get(key),
+            *(peer.disk.reveals.get(key) for peer in self._peers()),
+        ]
+        for reveal in found:
+            if reveal is not None and self._opens(history, attempt, reveal, commitment):
+                self.disk.reveals[key] = reveal
+                return reveal
+        index = next(i for i, r in enumerate(attempt.commitments) if r.miner == miner)
+        self._put_off(("check", attempt.id, index))
+        return None
+
+    def _ensure_payload(self, key: JobKey, reveal: Reveal) -> bool:
+        """Whether the gradient is held; if not, the job goes on when it has come."""
+        root = reveal.gradient_root
+        if root in self.disk.payloads:
+            return True
+        if not any(root in peer.disk.payloads for peer in self._peers()):
+            self._put_off(key)
+            return False
+
+        def arrived() -> None:
+            self._store(reveal)
+            self._finish(key)
+
+        self.memory.running.add(key)
+        self.later(self.random.randrange(20, self.cluster.world.download_ms), arrived)
+        return False
+
+    def _announce(self, reveal: Reveal) -> None:
+        if reveal.gradient_root in self.memory.announced or (self.lie and not self.lie.serves):
+            return
+        self.memory.announced.add(reveal.gradient_root)
+        for peer in self.cluster.validators:
+            if peer is not self and self.cluster.is_connected(self, peer):
+                delay = self.cluster.draw_delay()
+                self.cluster.after(delay, lambda peer=peer: peer.hear(reveal))
+
+    # Results.
+
+    def _compute_result(
+        self, history: TaskHistory, attempt: Attempt, spec: TaskSpec, work: Work
+    ) -> None:
+        key = ("result", attempt.id, attempt.ballot_number)
+        if self._is_waiting(key):
+            return
+        outcome = compute_outcome(attempt, spec, self.cluster.chain.validator_set)
+        accepted = []
+        for index in outcome.accepted:
+            record = attempt.commitments[index]
+            reveal = self._find_reveal(history, attempt, record.miner, record.commitment)
+            if reveal is None:
+                self._put_off(key)
+                return
+            if not self._ensure_payload(key, reveal):
+                return
+            accepted.append((record.units, reveal.gradient_root))
+        self.memory.running.add(key)
+
+        def done() -> None:
+            assert work.state_root is not None
+            root = compute_next_state(work.state_root, accepted)
+            self.disk.states.add(root)
+            work.results = {
+                attempt.ballot_number: build_result_vote(
+                    history,
+                    outcome,
+                    chain_id=CHAIN_ID,
+                    training_state_root=root,
+                    model_root=compute_model_root(root),
+                )
+            }
+            self._finish(key)
+
+        self.later(AGGREGATE_MS, done)
+
+    def _evaluate(self, task_id: TaskId, model_root: Hash32, work: Work) -> None:
+        key = ("evaluate", model_root)
+        if self._is_waiting(key):
+            return
+        self.memory.running.add(key)
+
+        def done(is_in_time: bool) -> None:
+            work.evaluated.add(model_root)
+            self._finish(key)
+
+        self._ask_worker("checks", task_id, self.cluster.world.evaluate_ms, done)
+
+    # Slashing.
+
+    def _slash(self, history: TaskHistory, spec: TaskSpec, work: Work) -> None:
+        too_old = history.rounds_settled - EVIDENCE_BALLOTS - 1
+        work.slashed_through = max(work.slashed_through, too_old)
+        for round_number in range(work.slashed_through + 1, history.rounds_settled):
+            settled = self.view.settled[history.task_id, round_number]
+            plan = plan_slashing(settled, spec, self.cluster.chain.validator_set, self.operator)
+            if plan is None:
+                if round_number == work.slashed_through + 1:
+                    work.slashed_through = round_number
+            elif self.view.number >= plan.due_block:
+                self._send_slashings(plan, work)
+
+    def _send_slashings(self, plan: SlashingPlan, work: Work) -> None:
+        task_id = plan.attempt_id.task_id
+        slashed = self.cluster.chain.slashed
+        open_indices = [
+            i for i in plan.guilty if (task_id, plan.commitments[i].miner) not in slashed
+        ]
+        for i in open_indices:
+            self.vote(work, ("slash", plan.attempt_id, i), plan.build_call(i), f"slash {i}")
+        is_over = self.view.number >= plan.due_block + RESEND_BLOCKS
+        if not open_indices and is_over:
+            work.slashed_through = max(work.slashed_through, plan.attempt_id.round_number)

@@ -1,0 +1,283 @@
+"""The world of a seed, and its run: faults, then health, then the end of the task."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from random import Random
+from typing import Final
+
+from chain.contracts import task_registry
+from chain.primitives import TaskId
+from chain.training.task_spec import Phases
+from chain.types.validator_set import compute_max_faulty
+from tests.training_simulation import liars, miners, submitters
+from tests.training_simulation.chain import SUBMITTERS
+from tests.training_simulation.checkers import (
+    ESCROW_SHARES,
+    PROGRESS,
+    Checkers,
+)
+from tests.training_simulation.cluster import Cluster, World
+from tests.training_simulation.liars import Lie
+from tests.training_simulation.miners import HONEST, Miner
+from tests.training_simulation.submitters import Stranger, Submitter, submit_junk
+from tests.training_simulation.validators import Validator
+from tests.training_simulation.values import MAIN_SPEC, ROUND_COST, Cost
+
+MAIN: Final = TaskId(1)
+"""The task that honest miners train; it is submitted first."""
+
+JUNK_MS: Final = 8_000
+"""When the tasks that no miner trains are submitted: the main task is active by then."""
+
+SETTLE_BLOCKS: Final = 24
+"""How many blocks a closed task is watched: bonds are free and slashings are over by then."""
+
+
+def draw_world(seed: int) -> tuple[str, World]:
+    """The family and the world of a seed."""
+    random = Random(f"training world {seed}")
+    (family,) = random.choices(list(FAMILIES), [weight for _, weight in FAMILIES.values()])
+    draw, _ = FAMILIES[family]
+    return family, draw(random)
+
+
+def draw_n(random: Random) -> int:
+    """The size of a validator set."""
+    return random.choice((4, 4, 4, 4, 5, 6, 7))
+
+
+def draw_miners(random: Random, nuisances: int) -> tuple[str, ...]:
+    """Two or three honest miners, which are enough for an attempt, and some others."""
+    habits = [HONEST] * random.randint(2, 3)
+    habits += random.choices(miners.HABITS, k=nuisances)
+    random.shuffle(habits)
+    return tuple(habits)
+
+
+def draw_liars(random: Random, n: int) -> tuple[str, ...]:
+    """The habits of f liars; often they all have the same."""
+    count = compute_max_faulty(n)
+    if random.random() < 0.5:
+        return (random.choice(liars.HABITS),) * count
+    return tuple(random.choices(liars.HABITS, k=count))
+
+
+def draw_plain(random: Random) -> World:
+    """A healthy network with slow blocks, miners that exceed the capacity, or an odd submitter."""
+    return World(
+        n=draw_n(random),
+        miners=draw_miners(random, random.randint(0, 1)),
+        block_ms=random.choice((500, 1_000, 2_000)),
+        faulty_ms=20_000,
+        habits_of_submitter=tuple(random.sample(submitters.HABITS, random.randint(0, 2))),
+        attacks=0.2,
+        units=random.choice((1, 2, 5)),
+    )
+
+
+def draw_nuisances(random: Random) -> World:
+    """Miners with every bad habit."""
+    return World(
+        n=draw_n(random),
+        miners=draw_miners(random, random.randint(1, 3)),
+        faulty_ms=30_000,
+        units=random.choice((1, 2, 2, 4)),
+    )
+
+
+def draw_lies(random: Random) -> World:
+    """A world with f lying validators, and miners with bad habits."""
+    n = draw_n(random)
+    return World(
+        n=n,
+        miners=draw_miners(random, random.randint(0, 2)),
+        liars=draw_liars(random, n),
+        compute_ms=random.choice((1_500, 6_000)),
+        block_ms=random.choice((1_000, 2_000)),
+        faulty_ms=30_000,
+        units=random.choice((2, 2, 4)),
+    )
+
+
+def draw_storm(random: Random) -> World:
+    """A world with splits, crashes, lost calls, and perhaps liars."""
+    n = draw_n(random)
+    return World(
+        n=n,
+        miners=draw_miners(random, random.randint(0, 2)),
+        liars=draw_liars(random, n) if random.random() < 0.5 else (),
+        faulty_ms=random.choice((40_000, 80_000)),
+        block_ms=random.choice((500, 1_000, 2_000)),
+        max_delay_ms=random.choice((150, 1_500)),
+        compute_ms=random.choice((1_500, 6_000)),
+        loss=random.choice((0.0, 0.05, 0.2)),
+        crashes=random.choice((0.0, 0.02, 0.05)),
+        crashes_after_verdict=random.choice((0.0, 0.0, 0.2, 0.5)),
+        down_ms=random.choice((6_000, 25_000)),
+        cuts=random.choice((0.0, 0.05, 0.15)),
+        cut_ms=random.choice((6_000, 25_000)),
+        stalls=random.choice((0.0, 0.0, 0.03)),
+        phases=random.choice(((8, 16, 8), (8, 16, 8), (15, 30, 15))),
+        habits_of_submitter=tuple(random.sample(submitters.HABITS, random.randint(0, 1))),
+        attacks=0.05,
+    )
+
+
+def draw_slow(random: Random) -> World:
+    """A world in which validators cannot check all gradients within the verdict phase."""
+    n = draw_n(random)
+    return World(
+        n=n,
+        miners=draw_miners(random, 1),
+        liars=draw_liars(random, n) if random.random() < 0.3 else (),
+        check_ms=random.choice((3_000, 6_000, 20_000)),
+        faulty_ms=60_000,
+    )
+
+
+def draw_tight(random: Random) -> World:
+    """A world whose task has phases that are hardly longer than the time between two blocks."""
+    n = draw_n(random)
+    return World(
+        n=n,
+        miners=draw_miners(random, random.randint(0, 1)),
+        block_ms=random.choice((1_000, 2_000, 3_000)),
+        phases=random.choice(((5, 8, 5), (4, 4, 4), (8, 1, 8))),
+        floor=random.choice((1, 2, 4, 8)),
+    )
+
+
+def draw_junk(random: Random) -> World:
+    """A world with many tasks that no miner trains; some of their dry runs take long."""
+    junk, dry_run_ms = random.choice(((20, 100), (40, 5_000), (120, 150_000)))
+    return World(
+        miners=draw_miners(random, 0), junk=junk, junk_dry_run_ms=dry_run_ms, faulty_ms=40_000
+    )
+
+
+FAMILIES: Final[Mapping[str, tuple[Callable[[Random], World], int]]] = {
+    "plain": (draw_plain, 15),
+    "nuisances": (draw_nuisances, 22),
+    "lies": (draw_lies, 25),
+    "storm": (draw_storm, 28),
+    "slow": (draw_slow, 4),
+    "tight": (draw_tight, 3),
+    "junk": (draw_junk, 3),
+}
+"""The families of worlds, each with its approximate share of a hundred seeds."""
+
+KNOWN: Final[Mapping[str, frozenset[str]]] = {
+    "plain": frozenset({ESCROW_SHARES}),
+    "nuisances": frozenset({ESCROW_SHARES}),
+    "lies": frozenset({ESCROW_SHARES}),
+    "storm": frozenset({ESCROW_SHARES}),
+    "slow": frozenset({ESCROW_SHARES}),
+    "tight": frozenset({ESCROW_SHARES, PROGRESS}),
+    "junk": frozenset({ESCROW_SHARES}),
+}
+"""The properties that the rules break in a family; test_known_faults.py has a seed for each."""
+
+
+def build(
+    seed: int,
+    world: World,
+    trace: Callable[[str], None] = lambda line: None,
+    without: frozenset[str] = frozenset(),
+) -> Cluster:
+    """The cluster of a world before its first event."""
+    cluster = Cluster(seed, world, trace)
+    cluster.checkers = Checkers(cluster, without)
+    cluster.costs["main"] = Cost(dry_run_ms=1_000, check_ms=world.check_ms)
+    for number in range(world.junk):
+        cluster.costs[f"junk {number}"] = Cost(world.junk_dry_run_ms, world.check_ms)
+    liar_indices = cluster.random.sample(range(world.n), len(world.liars))
+    lies = dict(zip(liar_indices, world.liars, strict=True))
+    for index in range(world.n):
+        lie = Lie(lies[index]) if index in lies else None
+        cluster.validators.append(Validator(cluster, index, lie))
+    for index, habit in enumerate(world.miners):
+        cluster.miners.append(Miner(cluster, index, habit, MAIN))
+    submitter = Submitter(cluster, "submitter", SUBMITTERS[0], MAIN)
+    cluster.submitters.append(submitter)
+    if world.attacks:
+        cluster.strangers.append(Stranger(cluster))
+    cluster.after(JUNK_MS, lambda: submit_junk(cluster, world.junk))
+    for validator in cluster.random.sample(cluster.validators, world.n // 2 + 1):
+        validator.disk.content.add(MAIN)
+    rounds = 1 if "pays for one round" in world.habits_of_submitter else MAIN_SPEC.round_count
+    submitter.submit(replace(MAIN_SPEC, phases=Phases(*world.phases)), rounds * ROUND_COST)
+    return cluster
+
+
+def run(cluster: Cluster) -> None:
+    """Run the faulty time, then require a settled round, then end the task and share it out."""
+    world, chain = cluster.world, cluster.chain
+    cluster.start()
+    cluster.run_until(cluster.start_ms + world.faulty_ms)
+    cluster.heal()
+
+    def is_settled_or_closed() -> bool:
+        history = chain.view.histories.get(MAIN)
+        return history is not None and (history.is_closed or history.rounds_settled > before)
+
+    known = chain.view.histories.get(MAIN)
+    before = 0 if known is None else known.rounds_settled
+    limit_ms = cluster.now_ms + compute_recovery_ms(cluster)
+    is_settled = is_settled_or_closed() or cluster.run_until(limit_ms, is_settled_or_closed)
+    history = chain.view.histories.get(MAIN)
+    shown = None if history is None else (history.status.name, history.attempt)
+    cluster.checkers.require(PROGRESS, is_settled or is_hopeless(cluster), f"{shown}")
+    if history is None:
+        return
+    if not history.is_closed:
+        cluster.submitters[0].cancel()
+        limit_ms = cluster.now_ms + compute_recovery_ms(cluster)
+        cluster.run_until(limit_ms, lambda: chain.view.histories[MAIN].is_closed)
+        is_closed = chain.view.histories[MAIN].is_closed
+        cluster.checkers.require(PROGRESS, is_closed, "the cancelled task does not close")
+    number = chain.view.number
+    limit_ms = cluster.now_ms + SETTLE_BLOCKS * world.empty_block_ms * 2
+    cluster.run_until(limit_ms, lambda: chain.view.number >= number + SETTLE_BLOCKS)
+    cluster.checkers.on_end()
+
+
+def is_hopeless(cluster: Cluster) -> bool:
+    """Whether the task cannot go on: too few miners take part, or the escrow is too small."""
+    history = cluster.chain.view.histories.get(MAIN)
+    if history is None:
+        return True  # its submission was lost
+    taking_part = sum(
+        cluster.chain.registrations.get((MAIN, miner.address), False) for miner in cluster.miners
+    )
+    honest = sum(
+        cluster.chain.registrations.get((MAIN, miner.address), False)
+        for miner in cluster.miners
+        if miner.is_honest
+    )
+    account = cluster.chain.contracts.read(task_registry.get_account(MAIN))
+    is_poor = account.reserved == 0 and account.refundable < ROUND_COST
+    return taking_part < MAIN_SPEC.reward.min_miners or not honest or is_poor
+
+
+def compute_recovery_ms(cluster: Cluster) -> int:
+    """The longest time until a healthy network settles a round, whatever came before."""
+    known = MAIN in cluster.chain.view.histories
+    seconds = 2 * cluster.checkers.attempt_seconds(MAIN) if known else 0
+    return (seconds + 30) * 1000
+
+
+def simulate(
+    seed: int,
+    trace: Callable[[str], None] = lambda line: None,
+    without: frozenset[str] | None = None,
+) -> Cluster:
+    """Run one seed with every checker except those of `without`, which are KNOWN by default.
+
+    Raises:
+        AssertionError: A checker found a violation.
+    """
+    family, world = draw_world(seed)
+    cluster = build(seed, world, trace, KNOWN[family] if without is None else without)
+    cluster.trace(f"seed {seed} {family} {world}")
+    run(cluster)
+    return cluster

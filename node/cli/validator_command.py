@@ -52,7 +52,7 @@ ProposalArgument = Annotated[
 
 ConsensusKeyOption = Annotated[
     Path,
-    typer.Option("--consensus-key", help="For a join: V3 keystore of the consensus key."),
+    typer.Option("--consensus-key", help="V3 keystore of the consensus key."),
 ]
 ConsensusPasswordOption = Annotated[
     Path | None,
@@ -158,7 +158,10 @@ def propose(
     validator: ValidatorArgument,
     key: KeyOption,
     password_file: PasswordOption = None,
-    consensus_key: ConsensusKeyOption | None = None,
+    consensus_key: Annotated[
+        Path | None,
+        typer.Option("--consensus-key", help="For a join: V3 keystore of the consensus key."),
+    ] = None,
     consensus_password_file: ConsensusPasswordOption = None,
     proof: Annotated[
         str | None,

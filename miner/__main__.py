@@ -42,7 +42,7 @@ def run(options: MinerOptions, load_task_opener: Callable[[MinerOptions], OpenTa
         purpose=f"the miner's directory {options.data_dir}",
         cure="give another --data-dir",
     ):
-        client = FailoverClient(options.rpc)
+        client = FailoverClient(options.rpc, private_data_hosts=options.private_data_host)
         # Before torch is loaded, so that a wrong URL shows at once.
         light = LightClient(client, find_network(client, options.genesis, options.key))
         light.prefer_highest(len(options.rpc))

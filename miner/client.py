@@ -20,6 +20,7 @@ from chain.crypto import content_id as compute_content_id
 from chain.hexadecimal import to_hex
 from chain.json_types import Json
 from chain.primitives import Address, Hash32
+from miner.mirrors import Mirrors, PrivateAddressError, Resolve, resolve_host
 from miner.replies import AttemptReply, GenesisReply, StateProof, TaskReply, ValidatorSetChange
 from pot_common.atomic_file import sync_file
 from pot_common.rpc_client import (
@@ -73,7 +74,22 @@ class DishonestNodeError(ClientError):
 class FailoverClient(ChainClient):
     """One or more nodes of one network; the first that answers is kept until it fails."""
 
-    def __init__(self, urls: Sequence[str], transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        transport: httpx.BaseTransport | None = None,
+        *,
+        private_data_hosts: Sequence[str] = (),
+        resolve: Resolve = resolve_host,
+    ) -> None:
+        """Make a client of nodes.
+
+        Args:
+            urls: The nodes, the preferred one first.
+            transport: Sends the requests; None for the network.
+            private_data_hosts: Hosts of data that may have private addresses.
+            resolve: The name service for hosts of data.
+        """
         assert urls
         self._urls = [url.rstrip("/") for url in urls]
         self._current = 0
@@ -85,6 +101,7 @@ class FailoverClient(ChainClient):
         self._liars: dict[str, tuple[float, str]] = {}
         """By URL: until when the node is not asked, and why."""
         self._http = open_http(ANSWER_SECONDS, transport)
+        self._mirrors = Mirrors(self._http, frozenset(private_data_hosts), resolve)
 
     def close(self) -> None:
         """Close the connections."""
@@ -263,8 +280,8 @@ class FailoverClient(ChainClient):
         """
         for source in self._list_blob_urls(content_id):
             try:
-                with self._stream(source, byte_count) as parts:
-                    data = b"".join(parts)
+                with self._stream(source) as parts:
+                    data = b"".join(_check_size(parts, byte_count))
             except (httpx.HTTPError, ValueError):
                 continue
             if compute_content_id(data) == content_id:
@@ -286,15 +303,23 @@ class FailoverClient(ChainClient):
             ContentUnavailableError: No node and no mirror has it.
         """
         part_path = path.with_name(path.name + ".part")
-        sources = [
-            *self._list_blob_urls(content_id),
-            *(f"{url.rstrip('/')}/{content_id.hex()}" for url in mirrors),
-        ]
-        for source in sources:
+        attempts = [(source, self._stream(source)) for source in self._list_blob_urls(content_id)]
+        for url in mirrors:
+            source = f"{url.rstrip('/')}/{content_id.hex()}"
+            attempts.append((source, self._mirrors.stream(source, byte_count)))
+        for source, attempt in attempts:
             try:
-                with self._stream(source, byte_count) as parts:
-                    received = _hash_file_as_it_arrives(parts, part_path)
-            except (httpx.HTTPError, ValueError):
+                with attempt as parts:
+                    checked = _check_size(parts, byte_count)
+                    received = _hash_file_as_it_arrives(checked, part_path)
+            except PrivateAddressError as error:
+                _log.warning(
+                    "data not fetched from a private address", url=source, reason=str(error)
+                )
+                continue
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+                reason = describe_failure(error).splitlines()[0]
+                _log.info("data not fetched", url=source, reason=reason)
                 continue
             if received == content_id:
                 part_path.replace(path)
@@ -306,10 +331,10 @@ class FailoverClient(ChainClient):
         return [f"{self._urls[position]}/v1/blobs/{to_hex(content_id)}" for position in order]
 
     @contextmanager
-    def _stream(self, source: str, byte_count: int) -> Iterator[Iterator[bytes]]:
+    def _stream(self, source: str) -> Iterator[Iterator[bytes]]:
         with self._http.stream("GET", source, headers={"accept-encoding": "identity"}) as response:
             response.raise_for_status()
-            yield _check_size(response.iter_bytes(), byte_count)
+            yield response.iter_bytes()
 
     def reveal(
         self, query: dict[str, str | int], payload: bytes, takers: frozenset[str] = frozenset()

@@ -41,6 +41,7 @@ class MinerOptions:
     device: str
     threads: int
     claim: bool
+    private_data_host: tuple[str, ...]
     log_format: MinerLogFormat
     poll_ms: int
 
@@ -91,6 +92,13 @@ def build_command(run: Callable[[MinerOptions], None]) -> Callable[..., None]:
         claim: Annotated[
             bool, typer.Option("--claim", help="Claim the rewards when the task closes.")
         ] = False,
+        private_data_host: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="HOST",
+                help="A host of task data that may have a private address; repeat for several.",
+            ),
+        ] = None,
         log_format: Annotated[
             MinerLogFormat, typer.Option(help="The form of log lines.")
         ] = MinerLogFormat.TEXT,
@@ -115,6 +123,7 @@ def build_command(run: Callable[[MinerOptions], None]) -> Callable[..., None]:
                 device=device,
                 threads=threads,
                 claim=claim,
+                private_data_host=tuple(private_data_host or ()),
                 log_format=log_format,
                 poll_ms=poll_ms,
             )

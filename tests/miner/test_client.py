@@ -169,14 +169,12 @@ def test_file_is_fetched_from_a_mirror_of_the_specification(tmp_path: Path) -> N
         httpx.MockTransport(
             lambda request: (mirror if request.url.host == "mirror" else node).handle(request)
         ),
+        private_data_hosts=["mirror"],
     )
     client.fetch_file(name, len(SHARD), tmp_path / "shard", ["http://mirror/data/"])
     assert (tmp_path / "shard").read_bytes() == SHARD
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a miner sends requests to whatever address a stranger's task names"
-)
 @pytest.mark.parametrize(
     "host",
     [

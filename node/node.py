@@ -54,6 +54,7 @@ from node.sync.block_sync import BlockSync
 from node.sync.snapshot_source import SnapshotSource
 from node.sync.snapshot_sync import SnapshotSync
 from node.training.collector import Collector
+from node.training.holders import RevealHolders
 from node.training.host import TrainingHost
 from node.training.peers import TrainingPeers
 from node.training.retention import RetentionPolicy
@@ -349,6 +350,8 @@ class _Node:
                 health=health,
                 wake_training=self._training.on_blob,
                 take_reveal=training_source.on_announced_reveal,
+                describe_readiness=self._training.describe_readiness,
+                find_holders=RevealHolders(reveals, blobs, network.requests, validator).find,
             )
         )
 

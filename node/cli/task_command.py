@@ -28,10 +28,12 @@ from node.cli.output import (
     print_table,
 )
 from node.cli.progress import progress_bar
+from node.cli.readiness import describe_readiness, fetch_readiness
 from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
 from node.client.task_submission import (
     compute_round_budget,
     download_model,
+    fetch_parameters,
     find_model,
     fund_task,
     submit_task,
@@ -43,6 +45,14 @@ WATCH_SECONDS: Final = 0.5
 """Interval of asking for a task's progress; a round takes seconds."""
 
 app = typer.Typer(no_args_is_help=True)
+
+RpcListOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rpc", metavar="URL", help="A node; repeat to ask several.", envvar=RPC_VARIABLE
+    ),
+]
+"""The option for the URLs of nodes; the first one answers what all nodes know."""
 
 TaskArgument = Annotated[int, typer.Argument(metavar="ID", help="Task id.")]
 
@@ -67,15 +77,23 @@ def submit(
             metavar="URL", help="A node to upload to; repeat for several.", envvar=RPC_VARIABLE
         ),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run/--no-dry-run",
+            help="Whether to run the task once here, as validators do, before anything is paid.",
+        ),
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Submit a task and put its budget in escrow.
+    """Check and submit a task; its budget is escrowed.
 
     The specification is sent in a transaction; weights and data are uploaded to nodes. All of them
     are computed from the task file. The unspent part of the budget is refunded after the task.
     """
     # Imported here, like TaskReplay below: numpy takes 0.15 s, which would delay other commands.
     from node.client.task_file import load_task_file
+    from node.client.task_rehearsal import check_task, rehearse
 
     bundle = load_task_file(file, TRAINING_TOKEN, rounds)
     amount = None if budget is None else parse_amount(budget)
@@ -85,7 +103,14 @@ def submit(
             f"--budget {budget} pays for no round: one costs up to {format_amount(least)} POT"
         )
     clients = [RpcClient(url) for url in rpc or [DEFAULT_RPC_URL]]
+    check_task(bundle, fetch_parameters(clients[0]).blob_bytes_per_second)
     account = unlock_account(clients[0], key, password_file)
+    if dry_run:
+        measured = rehearse(bundle)
+        print_note(
+            f"dry run passed: a unit takes {measured.unit_milliseconds} ms, with "
+            f"{measured.peak_bytes / 2**20:.0f} MiB of memory"
+        )
     submission = submit_task(clients[0], account.private_key, bundle, amount)
     total = sum(len(blob) for blob in bundle.blobs.values()) * len(clients)
     with progress_bar("uploading weights and data", total) as progress:
@@ -138,11 +163,18 @@ def list_(
 
 
 @app.command(epilog="Example:  pot task show 1 --json")
-def show(task: TaskArgument, rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> None:
-    """Print the state of a task."""
-    found = _get_task(RpcClient(rpc), task)
+def show(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = False) -> None:
+    """Print the state of a task.
+
+    While it is pending, each node that is named says whether its validator is ready for it, and if
+    not, why.
+    """
+    clients = [RpcClient(url) for url in rpc or [DEFAULT_RPC_URL]]
+    found = _get_task(clients[0], task)
+    is_pending = get_text(found, "status") == "pending"
+    answers = fetch_readiness(clients, task) if is_pending else []
     if as_json:
-        print_json(found)
+        print_json({**found, "readiness": list(answers)} if is_pending else found)
         return
     account = found["account"]
     rows = [
@@ -161,16 +193,22 @@ def show(task: TaskArgument, rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOpti
         ("training state root", str(found["trainingStateRoot"])),
     ]
     print_fields(rows)
+    for line in describe_readiness(answers):
+        print_line(line)
 
 
 @app.command(epilog="Example:  pot task watch 1")
-def watch(
-    task: TaskArgument, rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False
-) -> None:
-    """Print every settled round until a task closes."""
-    client = RpcClient(rpc)
+def watch(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = False) -> None:
+    """Print each settled round of a task.
+
+    While it is pending, each node that is named says whether its validator is ready for it, and if
+    not, why.
+    """
+    clients = [RpcClient(url) for url in rpc or [DEFAULT_RPC_URL]]
+    client = clients[0]
     shown = 0
     waiting_for = ""
+    told: list[str] = []
     while True:
         found = _get_task(client, task)
         settled = get_integer(found, "roundsSettled")
@@ -188,6 +226,12 @@ def watch(
         if not as_json and status != waiting_for and status != "active":
             print_note(f"the task is {status}")
         waiting_for = status
+        if not as_json and status == "pending":
+            lines = describe_readiness(fetch_readiness(clients, task))
+            for line in lines:
+                if line not in told:
+                    print_note(line)
+            told = lines
         time.sleep(WATCH_SECONDS)
     if shown < _planned_rounds(found):
         raise OperatorError(f"task {task} closed after {shown} of {_planned_rounds(found)} rounds")

@@ -13,6 +13,7 @@ from chain.contracts.task_registry import TaskSubmitted
 from chain.crypto import get_address
 from chain.hexadecimal import to_hex
 from chain.json_types import JsonObject
+from chain.params import ChainParameters, InvalidGenesisError, parse_parameters
 from chain.primitives import Address, Hash32, PrivateKey, TaskId
 from chain.training.architectures import Model
 from chain.training.model_file import encode_model_file
@@ -64,6 +65,21 @@ def compute_full_budget(spec: TaskSpec) -> int:
 def compute_round_budget(spec: TaskSpec) -> int:
     """The base units that pay one round with all of its units; the least that a task may escrow."""
     return spec.reward.max_units * spec.reward.unit_price + spec.reward.validator_fee
+
+
+def fetch_parameters(client: RpcClient) -> ChainParameters:
+    """The parameters of the node's network.
+
+    Raises:
+        OperatorError: The node's answer is not understood.
+    """
+    genesis = client.call_object("pot_getGenesis")
+    try:
+        return parse_parameters(json.loads(read_bytes(get_text(genesis, "parameters"))))
+    except (ValueError, InvalidGenesisError) as error:
+        raise OperatorError(
+            f"{client.url} runs a network with rules that this version does not know: {error}"
+        ) from error
 
 
 def submit_task(

@@ -1,12 +1,13 @@
 """The answers of the node process to its RPC processes (docs/spec/rpc.md, section 7)."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from chain.consensus.messages import MessageKind, get_pre_prepare
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
-from chain.primitives import Address, BlockNumber, Hash32
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
+from chain.training.attempt import AttemptId
 from chain.training.reveal import Reveal
 from node.consensus.host import ConsensusHost
 from node.health.diagnosis import ValidatorStatus, describe, diagnose
@@ -37,6 +38,8 @@ class Backend:
         health: HealthReader,
         wake_training: Callable[[], None],
         take_reveal: Callable[[Reveal], None],
+        describe_readiness: Callable[[TaskId], JsonObject],
+        find_holders: Callable[[AttemptId, Address], Awaitable[Sequence[Address]]],
     ) -> None:
         self._pool = pool
         self._mempool = mempool
@@ -48,6 +51,8 @@ class Backend:
         self._health = health
         self._wake_training = wake_training
         self._take_reveal = take_reveal
+        self._describe_readiness = describe_readiness
+        self._find_holders = find_holders
 
     async def submit_transaction(self, raw: bytes) -> Hash32:
         """Put a signed transaction into the mempool, announce it, and return its hash.
@@ -164,6 +169,15 @@ class Backend:
     def on_reveal(self, reveal: Reveal) -> None:
         """Tell the training host of a reveal that an RPC process stored with its gradient."""
         self._take_reveal(reveal)
+
+    def get_readiness(self, task_id: TaskId) -> JsonObject:
+        """The result of `pot_getReadiness`: this node's answer to a task."""
+        validator = None if self._validator is None else to_hex(self._validator)
+        return {"validator": validator, **self._describe_readiness(task_id)}
+
+    async def find_reveal_holders(self, attempt_id: AttemptId, miner: Address) -> Json:
+        """The validators that hold a miner's gradient, by ascending address."""
+        return [to_hex(each) for each in await self._find_holders(attempt_id, miner)]
 
 
 def _encode_validator(validator: ValidatorStatus) -> JsonObject:

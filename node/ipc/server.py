@@ -16,7 +16,8 @@ from chain import codec
 from chain.errors import RejectedInputError, RejectionReason
 from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json, JsonObject
-from chain.primitives import Address, BlockNumber, Hash32
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
+from chain.training.attempt import AttemptId
 from chain.training.reveal import REVEAL_LIMIT_BYTES, reveal_from_item
 from node.ipc.backend import Backend
 from node.trio_types import TaskStatus
@@ -60,6 +61,8 @@ class IpcServer:
             "sync_state": self._sync_state,
             "blob_arrived": self._blob_arrived,
             "reveal_arrived": self._reveal_arrived,
+            "readiness": self._readiness,
+            "reveal_holders": self._reveal_holders,
         }
 
     def announce_head(self, number: BlockNumber, block_hash: Hash32) -> None:
@@ -163,6 +166,18 @@ class IpcServer:
         self._backend.on_reveal(reveal_from_item(item))
         return None
 
+    async def _readiness(self, params: JsonObject) -> Json:
+        return self._backend.get_readiness(TaskId(_as_integer(params, "task")))
+
+    async def _reveal_holders(self, params: JsonObject) -> Json:
+        attempt_id = AttemptId(
+            TaskId(_as_integer(params, "task")),
+            _as_integer(params, "round"),
+            _as_integer(params, "attempt"),
+        )
+        miner = Address(_as_bytes(params, "miner"))
+        return await self._backend.find_reveal_holders(attempt_id, miner)
+
 
 class _Connection:
     """The connection of one client; it answers requests, each in its own task, and sends heads."""
@@ -234,3 +249,10 @@ def _as_bytes(params: JsonObject, name: str) -> bytes:
         raise RejectedInputError(
             RejectionReason.MALFORMED, f"{name} is not hexadecimal with 0x"
         ) from error
+
+
+def _as_integer(params: JsonObject, name: str) -> int:
+    value = params.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise RejectedInputError(RejectionReason.MALFORMED, f"{name} is not a count")
+    return value

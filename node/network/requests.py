@@ -15,7 +15,7 @@ from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.receipt import Receipt
 from node.network.peers import PeerInfo
-from node.network.protocols import blocks, state, training
+from node.network.protocols import blobs, blocks, state, training
 from node.network.protocols.blobs import BlobExchange
 from node.network.protocols.state import TaskRecord
 from node.network.sessions import Sessions
@@ -186,6 +186,15 @@ class PeerRequests:
         await self._ask(
             peer_id, training.PROTOCOL_ID, lambda stream: training.announce_reveal(stream, reveal)
         )
+
+    async def has_blob(self, peer_id: PeerId, content_id: Hash32) -> bool:
+        """Whether the peer says that it holds the complete blob; False if it does not answer."""
+        try:
+            return await self._ask(
+                peer_id, blobs.PROTOCOL_ID, lambda stream: blobs.request_have(stream, content_id)
+            )
+        except (UnreachablePeerError, RejectedInputError):
+            return False
 
     async def fetch_blob(self, content_id: Hash32, *, is_urgent: bool = False) -> None:
         """Fetch a blob into the blob store from any peers that hold it, unless it is there.

@@ -85,7 +85,9 @@ class PotMethods:
             "pot_consensusState": self._consensus_state,
             "pot_getAttempt": self._get_attempt,
             "pot_getModel": self._get_model,
+            "pot_getReadiness": self._get_readiness,
             "pot_getReceipt": self._get_receipt,
+            "pot_getRevealHolders": self._get_reveal_holders,
             "pot_getRewardProof": self._get_reward_proof,
             "pot_getRound": self._get_round,
             "pot_getTask": self._get_task,
@@ -96,9 +98,9 @@ class PotMethods:
 
     # The node.
 
-    async def _ask_node(self, method: str) -> Json:
+    async def _ask_node(self, method: str, params: JsonObject | None = None) -> Json:
         try:
-            return await self._node.call(method)
+            return await self._node.call(method, params)
         except IpcError as error:
             raise RpcError(ErrorCode.UNAVAILABLE, str(error)) from error
 
@@ -210,6 +212,28 @@ class PotMethods:
             "deadline": encode_deadline(deadline),
         }
 
+    async def _get_readiness(self, params: Parameters) -> Json:
+        history = self._take_task(params)
+        params.end()
+        if history is None:
+            return None
+        answer = await self._ask_node("readiness", {"task": history.task_id})
+        assert isinstance(answer, dict)
+        validator = answer["validator"]
+        return {**answer, "voted": validator in [to_hex(each) for each in history.ready]}
+
+    async def _get_reveal_holders(self, params: Parameters) -> Json:
+        history = self._take_task(params)
+        round_number = params.required("round", _parse_round)
+        attempt_number = params.required("attempt", _parse_round)
+        miner = params.required("miner", parse_address)
+        params.end()
+        if history is None:
+            return None
+        place: JsonObject = {"round": round_number, "attempt": attempt_number}
+        question = {"task": history.task_id, **place, "miner": to_hex(miner)}
+        return {"validators": await self._ask_node("reveal_holders", question)}
+
     # Rounds.
 
     def _find_settled(self, history: TaskHistory, number: int) -> SettledRound | None:
@@ -315,29 +339,28 @@ class PotMethods:
     ) -> Json:
         """The verdicts of all validators on a gradient, as JSON.
 
-        `excess`, the cell distance E, is known only for the verdict of this node, which measured
-        it.
+        `excess`, the cell distance E, and `reason`, why the gradient is not ok, are known only for
+        the verdict of this node.
         """
         if index is None:
             return []
         own = await self._find_own_validator()
         check = load_check(self._view.checks_directory, attempt.id, miner)
         count = len(attempt.commitments)
-        return [
-            {
-                "validator": to_hex(verdict.validator),
-                "verdict": decode_verdicts(verdict.verdicts, count)[index].name.lower(),
-                "excess": (
-                    str(check.distance_ppb)
-                    if check is not None
-                    and check.distance_ppb is not None
-                    and to_hex(verdict.validator) == own
-                    else None
-                ),
-                "tolerance": str(spec.verification.tolerance_ppb),
-            }
-            for verdict in attempt.verdicts
-        ]
+        rows: list[Json] = []
+        for verdict in attempt.verdicts:
+            known = check if to_hex(verdict.validator) == own else None
+            distance_ppb = None if known is None else known.distance_ppb
+            rows.append(
+                {
+                    "validator": to_hex(verdict.validator),
+                    "verdict": decode_verdicts(verdict.verdicts, count)[index].name.lower(),
+                    "excess": None if distance_ppb is None else str(distance_ppb),
+                    "tolerance": str(spec.verification.tolerance_ppb),
+                    "reason": None if known is None else known.reason,
+                }
+            )
+        return rows
 
     async def _find_own_validator(self) -> str | None:
         try:

@@ -16,12 +16,11 @@ from chain.errors import RejectedInputError, RejectionReason
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import BlockNumber, Hash32, TaskId
-from chain.training.architectures import count_parameters
 from chain.training.attempt import AttemptId
 from chain.training.encoding import count_payload_bytes
 from chain.training.history import get_theta_root
 from chain.training.reveal import Reveal
-from chain.training.state import FLOAT32_BYTES
+from chain.training.task_checks import list_content
 from node.ipc.client import IpcError, NodeLink
 from node.rpc.errors import RpcError
 from node.rpc.http import HttpError, Request, Response, json_response
@@ -156,8 +155,7 @@ class Uploads:
             for history in self._view.index.live_tasks():
                 spec = self._view.index.spec(history)
                 if spec is not None:
-                    wanted[spec.initial_weights] = count_parameters(spec.model) * FLOAT32_BYTES
-                    wanted |= {shard.content_id: shard.byte_count for shard in spec.data.shards}
+                    wanted |= list_content(spec)
             self._wanted = (head, wanted)
         return self._wanted[1]
 

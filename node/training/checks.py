@@ -16,7 +16,7 @@ from chain.primitives import Address
 from chain.training.attempt import AttemptId
 
 CHECKS_LIMIT_BYTES: Final = 2**24
-"""The largest file that is read: 65 536 miners at 200 bytes each."""
+"""The largest file that is read: 1 024 miners at 16 KiB each; a row has about 400 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class GradientCheck:
     """The cell distance E in parts per billion; None if the gradient was not re-executed."""
     exponents: str | None
     """kept, broken or broken_tenfold; None if the gradient was not re-executed."""
+    reason: str | None
+    """Why the gradient was not ok, for its miner; None if it was."""
 
 
 _CHECKS: Final[TypeAdapter[Mapping[str, GradientCheck]]] = TypeAdapter(Mapping[str, GradientCheck])

@@ -60,6 +60,9 @@ DESCRIPTIONS_LIMIT: Final = 256
 FETCH_RETRY_SECONDS: Final = 2.0
 """The wait before an announced gradient that no peer sends is fetched again."""
 
+REASON_LIMIT: Final = 400
+"""The longest reason that is kept for a receipt, in characters."""
+
 _log = structlog.get_logger("node.training")
 
 
@@ -176,9 +179,9 @@ class Gradients:
             reveal = await self._find_reveal(task, attempt, record, header)
         payload_bytes = count_payload_bytes(header.parameter_count)
         await self._content.ensure(reveal.gradient_root, payload_bytes, is_urgent=True)
-        if self._content.get_size(reveal.gradient_root) != payload_bytes:
-            _log.warning("gradient malformed", miner=to_hex(record.miner), reason="wrong length")
-            work.checks[key] = CheckedGradient(Verdict.MISSING)
+        size = self._content.get_size(reveal.gradient_root)
+        if size != payload_bytes:
+            work.checks[key] = _refuse(record.miner, f"{size} bytes instead of {payload_bytes}")
             return
         await self._announce(reveal)
         await self._content.ensure(
@@ -192,14 +195,15 @@ class Gradients:
                 raise  # the fault is in what this node gave the worker, not in the gradient
             await self._content.check_intact([reveal.gradient_root, header.theta_root])
             # No other bytes open the commitment, so there is no gradient to wait for.
-            _log.warning("gradient malformed", miner=to_hex(record.miner), reason=str(refusal))
-            work.checks[key] = CheckedGradient(Verdict.MISSING)
+            work.checks[key] = _refuse(record.miner, str(refusal))
             return
-        verdict = compute_verdict(measurement, spec.verification.tolerance_ppb)
+        tolerance_ppb = spec.verification.tolerance_ppb
+        verdict = compute_verdict(measurement, tolerance_ppb)
         if verdict is not Verdict.OK:
             used = [reveal.gradient_root, header.theta_root, *list_shard_ids(spec)]
             await self._content.check_intact(used)
-        work.checks[key] = CheckedGradient(verdict, measurement)
+        reason = None if verdict is Verdict.OK else describe_fault(measurement, tolerance_ppb)
+        work.checks[key] = CheckedGradient(verdict, measurement, reason)
         if verdict is not Verdict.OK:
             _log.warning(
                 "gradient failed the check",
@@ -259,19 +263,36 @@ class Gradients:
             "attempt": attempt.id.attempt_number,
         }
 
-    def save_checks(self, task: ServedTask, attempt: Attempt) -> None:
-        """Write the checks of an attempt to its file, for the receipts that JSON-RPC shows."""
+    def save_checks(self, task: ServedTask, attempt: Attempt, verdicts: Sequence[Verdict]) -> None:
+        """Write the checks of an attempt to its file, for the receipts that JSON-RPC shows.
+
+        Args:
+            task: The task.
+            attempt: The attempt.
+            verdicts: The verdict on each commitment, also on those that were not checked.
+        """
         rows: dict[str, Mapping[str, object]] = {}
         for i, record in enumerate(attempt.commitments):
-            check = task.work.checks.get((attempt.id, i))
-            if check is not None:
-                measurement = check.measurement
-                rows[to_hex(record.miner)] = {
-                    "verdict": check.verdict.name.lower(),
-                    "distancePpb": None if measurement is None else measurement.distance_ppb,
-                    "exponents": None if measurement is None else measurement.exponents.value,
-                }
+            check = task.work.checks.get((attempt.id, i)) or CheckedGradient(
+                verdicts[i], reason=self._describe_lack(attempt.id, record.miner)
+            )
+            measurement = check.measurement
+            rows[to_hex(record.miner)] = {
+                "verdict": check.verdict.name.lower(),
+                "distancePpb": None if measurement is None else measurement.distance_ppb,
+                "exponents": None if measurement is None else measurement.exponents.value,
+                "reason": None if check.reason is None else check.reason[:REASON_LIMIT],
+            }
         get_checks_path(self._directory, attempt.id).write_text(json.dumps(rows))
+
+    def _describe_lack(self, attempt_id: AttemptId, miner: Address) -> str:
+        """What was missing when the verdict on a gradient was due."""
+        reveal = self._reveals.get(attempt_id, miner)
+        if reveal is None:
+            return "not received in time: no reveal"
+        if not self._blobs.has(reveal.gradient_root):
+            return "not received in time: the reveal came, but the gradient could not be fetched"
+        return "received, but this validator had no time to check it"
 
     # The description of an attempt.
 
@@ -366,3 +387,21 @@ class Gradients:
             raise WorkerFailedError(f"exponents are {exponents!r}")
         noise_ppb = get_integer(answer, "noise_ppb")
         return Measurement(distance, ExponentRule(str(exponents)), noise_ppb)
+
+
+def describe_fault(measurement: Measurement, tolerance_ppb: int) -> str:
+    """Why a re-executed gradient is not ok: its distance, or the exponent rule."""
+    faults = []
+    if measurement.distance_ppb > tolerance_ppb:
+        faults.append(
+            f"distance {measurement.distance_ppb} ppb, the tolerance is {tolerance_ppb} ppb"
+        )
+    if measurement.exponents is not ExponentRule.KEPT:
+        faults.append(f"the exponent rule is {measurement.exponents.value.replace('_', ' ')}")
+    return "; ".join(faults)
+
+
+def _refuse(miner: Address, problem: str) -> CheckedGradient:
+    """The check of a malformed gradient, which counts as missing."""
+    _log.warning("gradient malformed", miner=to_hex(miner), reason=problem)
+    return CheckedGradient(Verdict.MISSING, reason=f"malformed: {problem}")

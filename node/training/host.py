@@ -21,12 +21,14 @@ from chain.contracts import gradient_ledger, task_registry
 from chain.contracts.abi import ContractCall
 from chain.contracts.gradient_ledger import BOND_CLOSED_BLOCKS, ResultVote
 from chain.contracts.task_registry import TaskStatus
+from chain.json_types import JsonObject
 from chain.params import ChainParameters
 from chain.primitives import TaskId
 from chain.training import rounds
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.history import Attempt, TaskHistory
 from chain.training.reveal import Reveal
+from chain.training.task_checks import Objection, ObjectionCode
 from node.chain.contract_reader import ContractReader
 from node.chain.training_index import TrainingIndex
 from node.clock import Clock
@@ -37,6 +39,7 @@ from node.training.disk_budgets import DiskBudgets
 from node.training.gradients import Gradients
 from node.training.jobs import Jobs
 from node.training.preparation import Preparation
+from node.training.readiness import UNKNOWN, ReadinessLog, ReadinessState, TaskReadiness
 from node.training.results import Results
 from node.training.reveal_store import RevealStore
 from node.training.slashings import Slashings
@@ -101,6 +104,7 @@ class TrainingHost:
         """Whether the duties to every task are to be listed."""
         self._budgets = DiskBudgets(blobs.promised_share_bytes, closed_seconds)
         self._jobs = Jobs()
+        self._readiness = ReadinessLog()
         self._votes = None if operator is None else OperatorVotes(operator, contracts)
         self._slashings = None if self._votes is None else Slashings(index, contracts, self._votes)
         content = Content(blobs, peers, directory)
@@ -114,6 +118,7 @@ class TrainingHost:
             budgets=self._budgets,
             clock=clock,
             jobs=self._jobs,
+            readiness=self._readiness,
             count_served=self._count_served,
         )
         self._gradients = Gradients(
@@ -149,6 +154,15 @@ class TrainingHost:
     def on_blob(self) -> None:
         """Retry the checks that are held back: the RPC process stored a blob that one may need."""
         self._jobs.end_waits(JobKind.CHECK)
+
+    def get_readiness(self, task_id: TaskId) -> TaskReadiness | None:
+        """This node's answer to a task; None if its preparation has not begun."""
+        return self._readiness.get(task_id)
+
+    def describe_readiness(self, task_id: TaskId) -> JsonObject:
+        """This node's answer to a task, as RPC shows it."""
+        answer = self._readiness.get(task_id)
+        return UNKNOWN if answer is None else answer.to_json()
 
     async def _take_announced(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -218,6 +232,9 @@ class TrainingHost:
         spec = self._index.spec(history)
         held = self._work.get(task_id)
         is_refused = held is not None and held.is_accepted is False
+        if spec is None:
+            invalid = Objection(ObjectionCode.SPEC_INVALID, "the bytes are no valid specification")
+            self._readiness.object(task_id, ReadinessState.REFUSED, invalid)
         if history.is_closed and spec is not None:
             self._budgets.close(history, spec)
         if spec is None or is_refused or (history.is_closed and not self._may_slash(history)):
@@ -369,7 +386,7 @@ class TrainingHost:
     def _make_verdict(
         self, task: ServedTask, attempt: Attempt, verdicts: Sequence[Verdict]
     ) -> ContractCall:
-        self._gradients.save_checks(task, attempt)
+        self._gradients.save_checks(task, attempt, verdicts)
         return gradient_ledger.post_verdict(
             task.task_id,
             attempt.id.round_number,

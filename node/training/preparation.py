@@ -1,19 +1,22 @@
 """Preparing for a new task: fetch its content, then dry-run it (docs/spec/training.md, 10)."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, assert_never
 
 import structlog
 import trio
 
 from chain.contracts import task_registry
 from chain.contracts.task_registry import TaskStatus
-from chain.json_types import JsonObject
 from chain.primitives import TaskId
-from chain.training.architectures import count_parameters
-from chain.training.encoding import count_payload_bytes
-from chain.training.state import FLOAT32_BYTES
-from chain.training.task_spec import TaskSpec
+from chain.training.task_checks import (
+    Objection,
+    ObjectionCode,
+    find_measured_objection,
+    find_phase_objection,
+    find_size_objection,
+    list_content,
+)
 from chain.training.task_spec_codec import compute_terms
 from node.chain.contract_reader import ContractReader
 from node.clock import Clock
@@ -21,6 +24,7 @@ from node.storage.blobs import BlobStore
 from node.training.content import Content, get_integer, list_shard_ids
 from node.training.disk_budgets import DiskBudgets
 from node.training.jobs import RETRY_SECONDS, Jobs
+from node.training.readiness import ReadinessLog, ReadinessState
 from node.training.work import JobKey, JobKind, ServedTask, UnavailableError
 from node.training.worker_pool import WorkerFailedError, WorkerPool, WorkerRefusedError
 
@@ -37,17 +41,15 @@ wait."""
 DRY_RUN_TRIES: Final = 2
 """A new task is refused after so many dry runs that killed their worker or took too long."""
 
-NOISE_SHARE: Final = 10
-"""The numerical noise of a task is at most its tolerance divided by this, or honest machines would
-be taken for cheats."""
-
-EVALUATION_SHARE: Final = 4
-"""An evaluation takes at most the result phase divided by this, so that most of it is left."""
-
-CONTENT_QUOTA_SHARE: Final = 8
-"""Initial weights and data of one task take at most the blob quota divided by this."""
-
 _log = structlog.get_logger("node.training")
+
+
+class TaskDelayedError(UnavailableError):
+    """A task cannot be prepared now; `code` says why."""
+
+    def __init__(self, code: ObjectionCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class Preparation:
@@ -64,6 +66,7 @@ class Preparation:
         budgets: DiskBudgets,
         clock: Clock,
         jobs: Jobs,
+        readiness: ReadinessLog,
         count_served: Callable[[], int],
     ) -> None:
         self._blob_bytes_per_second = blob_bytes_per_second
@@ -74,6 +77,7 @@ class Preparation:
         self._budgets = budgets
         self._clock = clock
         self._jobs = jobs
+        self._readiness = readiness
         self._count_served = count_served
         self._turns = trio.CapacityLimiter(PREPARING_LIMIT)
         self._wait_seconds: dict[TaskId, float] = {}
@@ -93,9 +97,13 @@ class Preparation:
             async with self._turns:
                 served = self._count_served()
                 if task.history.status is TaskStatus.PENDING and served >= SERVED_TASKS_LIMIT:
-                    raise UnavailableError(f"this node serves {served} tasks already")
+                    raise TaskDelayedError(
+                        ObjectionCode.TOO_MANY_TASKS,
+                        f"the node serves {served} tasks, and no more at a time",
+                    )
                 await self._prepare_in_budget(task)
-        except (UnavailableError, WorkerFailedError):
+        except (UnavailableError, WorkerFailedError) as error:
+            self._readiness.object(task.task_id, ReadinessState.WAITING, _describe_delay(error))
             seconds = self._wait_seconds.get(task.task_id, RETRY_SECONDS)
             self._wait_seconds[task.task_id] = min(2 * seconds, RETRY_LIMIT_SECONDS)
             self._jobs.put_off(JobKey(task.task_id, JobKind.PREPARE), seconds)
@@ -105,12 +113,12 @@ class Preparation:
 
     async def _prepare_in_budget(self, task: ServedTask) -> None:
         spec = task.spec
-        objection = self._budgets.find_objection(task.task_id, spec, self._clock.now_ms() // 1000)
-        if objection is not None:
+        reason = self._budgets.find_objection(task.task_id, spec, self._clock.now_ms() // 1000)
+        if reason is not None:
             if self._budgets.is_too_large(spec):
-                self._refuse(task, objection)
+                self._refuse(task, Objection(ObjectionCode.DISK_TOO_LARGE, reason))
                 return
-            raise UnavailableError(objection)
+            raise TaskDelayedError(ObjectionCode.NO_ROOM, reason)
         is_new = not self._budgets.has(task.task_id)
         self._budgets.promise(task.task_id, spec)
         try:
@@ -119,27 +127,25 @@ class Preparation:
             if is_new and task.work.is_accepted is not True:
                 self._budgets.withdraw(task.task_id)
 
-    def _refuse(self, task: ServedTask, reason: str) -> None:
-        _log.warning("task refused", task=task.task_id, reason=reason)
-        task.work.is_accepted = False
-        task.work.is_content_held = True
-
     async def _prepare(self, task: ServedTask) -> None:
         spec, work = task.spec, task.work
-        wanted = {spec.initial_weights: FLOAT32_BYTES * count_parameters(spec.model)}
-        wanted.update((shard.content_id, shard.byte_count) for shard in spec.data.shards)
-        objection = self._find_objection(task, sum(wanted.values()))
+        objection = self._find_objection(task)
         if objection is not None:
             # Refused before anything is fetched: a submitter must not fill validators' disks.
             self._refuse(task, objection)
             return
+        if self._readiness.get(task.task_id) is None:
+            self._readiness.set_state(task.task_id, ReadinessState.PREPARING)
+        wanted = list_content(spec)
         missing = sum(
             size for content_id, size in wanted.items() if not self._blobs.has(content_id)
         )
         # The directory may hold hundreds of thousands of files.
         if missing and not await trio.to_thread.run_sync(self._blobs.has_room_for_content, missing):
-            raise UnavailableError(
-                f"no room for {missing} bytes of content; raise blobs.quota_bytes"
+            raise TaskDelayedError(
+                ObjectionCode.NO_ROOM,
+                f"the node has no room for {missing} bytes of content; its operator can raise "
+                "blobs.quota_bytes",
             )
         for content_id, size in sorted(wanted.items()):
             await self._content.ensure(content_id, size)
@@ -150,7 +156,7 @@ class Preparation:
             )
         except WorkerRefusedError as refusal:
             await self._content.check_intact([spec.initial_weights, *list_shard_ids(spec)])
-            self._refuse(task, str(refusal))
+            self._refuse(task, Objection(ObjectionCode.DRY_RUN_REFUSED, str(refusal)))
             return
         except WorkerFailedError as error:
             failures = self._failed_dry_runs.get(task.task_id, 0) + 1
@@ -158,51 +164,47 @@ class Preparation:
             # Others are ready for an active task, so this machine may be at fault: it tries again.
             if failures < DRY_RUN_TRIES or task.history.status is not TaskStatus.PENDING:
                 raise
-            self._refuse(task, f"{failures} dry runs failed: {error}")
+            reason = f"{failures} dry runs failed: {error}"
+            self._refuse(task, Objection(ObjectionCode.DRY_RUN_FAILED, reason))
             return
         measured = {name: value for name, value in answer.items() if name != "id"}
-        objection = _find_measured_objection(spec, answer)
+        objection = find_measured_objection(
+            spec,
+            noise_ppb=get_integer(answer, "noise_ppb"),
+            evaluation_milliseconds=get_integer(answer, "evaluation_milliseconds"),
+        )
         if objection is not None:
             self._refuse(task, objection)
             return
         _log.info("task accepted", task=task.task_id, **measured)
         work.is_accepted = True
+        self._readiness.set_state(task.task_id, ReadinessState.READY)
 
-    def _find_objection(self, task: ServedTask, content_bytes: int) -> str | None:
+    def _refuse(self, task: ServedTask, objection: Objection) -> None:
+        _log.warning("task refused", task=task.task_id, reason=objection.reason)
+        self._readiness.object(task.task_id, ReadinessState.REFUSED, objection)
+        task.work.is_accepted = False
+        task.work.is_content_held = True
+
+    def _find_objection(self, task: ServedTask) -> Objection | None:
         """The reason why this node takes no part in a task; None if it takes part."""
         spec = task.spec
         if self._contracts.read(task_registry.get_terms(task.task_id)) != compute_terms(spec):
-            return "terms differ from the spec"
-        limit = self._blobs.quota_bytes // CONTENT_QUOTA_SHARE
-        if content_bytes > limit:
-            return f"content of {content_bytes} bytes, blobs.quota_bytes allows a task {limit}"
-        payload_bytes = count_payload_bytes(count_parameters(spec.model))
-        needed_seconds = payload_bytes * spec.reward.max_units // self._blob_bytes_per_second
-        if needed_seconds > spec.phases.verdict_seconds:
-            return (
-                f"verdict_seconds {spec.phases.verdict_seconds} is too short to fetch "
-                f"{spec.reward.max_units} gradients, which takes {needed_seconds} s"
+            return Objection(
+                ObjectionCode.TERMS_DIFFER, "the terms on the chain differ from the specification"
             )
-        return None
-
-
-def _find_measured_objection(spec: TaskSpec, measured: JsonObject) -> str | None:
-    """The reason why a task that was dry-run cannot be served; None if it can.
-
-    Raises:
-        WorkerFailedError: The worker has not measured everything.
-    """
-    noise_ppb = get_integer(measured, "noise_ppb")
-    tolerance_ppb = spec.verification.tolerance_ppb
-    if noise_ppb > tolerance_ppb // NOISE_SHARE:
-        return (
-            f"two ways to compute its gradient differ by {noise_ppb} parts per billion; its "
-            f"tolerance of {tolerance_ppb} allows a tenth of it"
+        return find_size_objection(spec, self._blobs.quota_bytes) or find_phase_objection(
+            spec, self._blob_bytes_per_second
         )
-    milliseconds = get_integer(measured, "evaluation_milliseconds")
-    if milliseconds > 1_000 * spec.phases.result_seconds // EVALUATION_SHARE:
-        return (
-            f"an evaluation takes {milliseconds} ms, more than a quarter of result_seconds "
-            f"{spec.phases.result_seconds}"
-        )
-    return None
+
+
+def _describe_delay(error: UnavailableError | WorkerFailedError) -> Objection:
+    match error:
+        case TaskDelayedError():
+            return Objection(error.code, str(error))
+        case UnavailableError():
+            return Objection(ObjectionCode.CONTENT_UNAVAILABLE, str(error))
+        case WorkerFailedError():
+            return Objection(ObjectionCode.DRY_RUN_FAILED, str(error))
+        case _:
+            assert_never(error)

@@ -125,6 +125,8 @@ class CheckedGradient:
     verdict: Verdict
     measurement: Measurement | None = None
     """None if the verdict needed no re-execution."""
+    reason: str | None = None
+    """Why the gradient was not ok, for its miner; None if it was."""
 
 
 @dataclass(frozen=True, slots=True)

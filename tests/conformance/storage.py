@@ -19,6 +19,7 @@ from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber, Hash32, View
 from chain.state.walk import StateItem
 from chain.training.acceptance import ExponentRule, Measurement, Verdict, encode_verdicts
+from chain.training.attempt import AttemptId
 from chain.training.history import Attempt, BlockContext, CommitmentRecord, TaskHistory
 from chain.training.task_spec_codec import encode_task_spec
 from chain.types.block import Block
@@ -301,7 +302,10 @@ def build_blob_files() -> Value:
 
 
 class NoService:
-    """Stands for services that writing measurements does not use."""
+    """Stands for services that writing measurements does not use; as a store it is empty."""
+
+    def get(self, _attempt_id: AttemptId, _miner: Address) -> None:
+        return None
 
 
 @sample("storage.checks", "Gradients.save_checks")
@@ -316,7 +320,7 @@ def build_checks() -> Value:
     )
     work = TaskWork()
     work.checks[values.ATTEMPT, 0] = CheckedGradient(
-        Verdict.BAD, Measurement(77, ExponentRule.BROKEN_TENFOLD)
+        Verdict.BAD, Measurement(77, ExponentRule.BROKEN_TENFOLD), "the distance is 77"
     )
     work.checks[values.ATTEMPT, 2] = CheckedGradient(Verdict.MISSING)
     with new_directory() as directory:
@@ -331,7 +335,8 @@ def build_checks() -> Value:
             ),
             directory=directory,
         )
-        gradients.save_checks(ServedTask(history, values.SPEC, work), attempt)
+        verdicts = (Verdict.BAD, Verdict.MISSING, Verdict.MISSING)
+        gradients.save_checks(ServedTask(history, values.SPEC, work), attempt, verdicts)
         return [read_directory(directory)]
 
 

@@ -10,7 +10,8 @@ import httpx
 
 from chain.errors import RejectedInputError, RejectionReason
 from chain.json_types import Json, JsonObject
-from chain.primitives import Address, Hash32
+from chain.primitives import Address, Hash32, TaskId
+from chain.training.attempt import AttemptId
 from chain.training.reveal import Reveal
 from chain.types.transaction import Transaction, decode_transaction
 from node.ipc.client import IpcError, IpcRefusedError
@@ -74,6 +75,12 @@ class InstantNode:
 
     def on_reveal(self, reveal: Reveal) -> None:
         self.reveals.append(reveal)
+
+    def get_readiness(self, task_id: TaskId) -> JsonObject:
+        return {"validator": None, "state": "waiting", "code": "no_room", "reason": "full"}
+
+    async def find_reveal_holders(self, attempt_id: AttemptId, miner: Address) -> Json:
+        return ["0x" + "22" * 20]
 
 
 class DirectLink:

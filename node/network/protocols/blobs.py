@@ -236,8 +236,7 @@ class _Fetch:
         try:
             with trio.fail_after(ANSWER_SECONDS):
                 stream = await self._open_stream(peer_id, PROTOCOL_ID)
-                await stream.write_frame(encode_blob_request(RequestHave(self._content_id)))
-                is_held = await stream.read_frame(1)
+                is_held = await request_have(stream, self._content_id)
         except (UnreachablePeerError, StreamClosedError, trio.TooSlowError):
             return
         except RejectedInputError as error:
@@ -301,6 +300,17 @@ class _Fetch:
             self._exchange.metrics.blob_chunks_refused += 1
             self._on_fault(peer_id, error)
         await self._holders.pop(peer_id).reset()
+
+
+async def request_have(stream: FrameStream, content_id: Hash32) -> bool:
+    """Whether the peer says that it holds the complete blob.
+
+    Raises:
+        RejectedInputError: The answer breaks the rules.
+        StreamClosedError: The peer left.
+    """
+    await stream.write_frame(encode_blob_request(RequestHave(content_id)))
+    return bool(await stream.read_frame(1))
 
 
 def list_ranges(indices: Sequence[int]) -> list[tuple[int, int]]:

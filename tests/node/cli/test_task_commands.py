@@ -17,6 +17,7 @@ from node.client.task_bundle import TaskBundle
 from node.client.task_file import load_task_toml
 from node.client.task_submission import compute_full_budget
 from tests.worlds.command_line import Answers, Pot, serve
+from tests.worlds.proofs import genesis_answer
 
 TASK_FILE = """
 name = "tiny"
@@ -62,6 +63,7 @@ class FakeRegistry:
         self.tokens = 10**24
         self.transactions: list[Transaction] = []
         self.status = "closed"
+        self.readiness: object = None
         self.settled = 2
         self.model = b"\x00" * (4 * 23)
 
@@ -75,6 +77,8 @@ class FakeRegistry:
             "eth_getTransactionCount": lambda account, block: hex(len(self.transactions)),
             "eth_sendRawTransaction": self.send,
             "eth_getTransactionReceipt": self.receipt,
+            "pot_getGenesis": genesis_answer,
+            "pot_getReadiness": lambda task: self.readiness,
             "pot_getTask": self.task,
             "pot_listTasks": lambda page: [self.task(1)],
             "pot_getRound": self.round,
@@ -172,7 +176,7 @@ def test_submit_approves_the_budget_sends_the_spec_and_uploads_blobs(
     blobs: dict[str, bytes] = {}
     with serve(registry.answers(), blobs) as url:
         monkeypatch.setenv("ETH_RPC_URL", url)
-        submitted = pot.json("task", "submit", task_file, *key)
+        submitted = pot.json("task", "submit", task_file, *key, "--no-dry-run")
     spec, budget = registry.bundle.spec, compute_full_budget(registry.bundle.spec)
     assert budget == 2 * (4 * 15 * 10**17 + 5 * 10**17)
     assert submitted["id"] == 1
@@ -190,7 +194,10 @@ def test_rounds_and_budget_can_be_given(
     pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
 ) -> None:
     with serve(registry.answers()) as url:
-        pot("task", "submit", task_file, *key, "--rounds", 9, "--budget", "7", "--rpc", url)
+        pot(
+            *("task", "submit", task_file, *key, "--rounds", 9, "--budget", "7"),
+            *("--no-dry-run", "--rpc", url),
+        )
     assert (
         registry.transactions[0].data
         == training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, 7 * 10**18).data
@@ -212,7 +219,7 @@ def test_budget_above_the_balance_is_refused_before_any_transaction(
 ) -> None:
     registry.tokens = 3
     with serve(registry.answers()) as url:
-        refusal = pot.fails("task", "submit", task_file, *key, "--rpc", url)
+        refusal = pot.fails("task", "submit", task_file, *key, "--no-dry-run", "--rpc", url)
     assert "has 3 base units" in refusal
     assert "--budget" in refusal
     assert registry.transactions == []
@@ -241,10 +248,6 @@ def test_task_file_that_is_no_text_is_named(pot: Pot, task_file: Path, key: list
     assert f"{task_file} is not text" in refusal
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="labels that every validator refuses are found after the budget is in escrow",
-)
 def test_task_that_validators_would_refuse_is_refused_before_money_moves(
     pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
 ) -> None:
@@ -254,6 +257,43 @@ def test_task_that_validators_would_refuse_is_refused_before_money_moves(
         refusal = pot.fails("task", "submit", task_file, *key, "--rpc", url)
     assert "a label is not one of 2 classes" in refusal
     assert registry.transactions == []
+
+
+def test_task_without_time_for_verdicts_is_refused_before_money_moves(
+    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+) -> None:
+    task_file.write_text(TASK_FILE.replace("verdict_seconds = 5", "verdict_seconds = 1"))
+    with serve(registry.answers()) as url:
+        refusal = pot.fails("task", "submit", task_file, *key, "--no-dry-run", "--rpc", url)
+    assert "verdict_seconds is 1" in refusal
+    assert refusal.endswith("nothing was paid")
+    assert registry.transactions == []
+
+
+def test_show_says_why_a_validator_is_not_ready_in_80_columns(
+    pot: Pot, registry: FakeRegistry
+) -> None:
+    registry.status = "pending"
+    answer = {"validator": "0x" + "ab" * 20, "voted": False, "code": None, "reason": None}
+    refused = {
+        **answer,
+        "state": "refused",
+        "code": "dry_run_refused",
+        "reason": "bad_spec: a label is not one of 2 classes",
+    }
+    with serve(registry.answers()) as first, serve(registry.answers()) as second:
+        registry.readiness = refused
+        shown = pot("task", "show", 1, "--rpc", first, "--rpc", second)
+        document = pot.json("task", "show", 1, "--rpc", first)
+        registry.readiness = {**answer, "state": "ready", "voted": True}
+        assert "validator 0xabababab: ready" in pot("task", "show", 1, "--rpc", first)
+    expected = (
+        "validator 0xabababab refuses the task: bad_spec: a label is not one of 2 classes\n"
+        "  next: cancel the task, mend its data or model, and submit it again\n"
+    )
+    assert shown.endswith(2 * expected)
+    assert max(map(len, expected.splitlines())) <= 80
+    assert document["readiness"] == [{"node": first, **refused}]
 
 
 def test_watch_prints_a_line_for_every_round_and_ends_with_the_task(

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,7 +12,9 @@ from trio.testing import MockClock
 
 from chain.crypto import get_address, recover
 from chain.errors import RejectedInputError, RejectionReason
-from chain.primitives import Address, Hash32
+from chain.hexadecimal import to_hex
+from chain.primitives import Address, Hash32, TaskId
+from chain.training.attempt import AttemptId
 from chain.training.reveal import Reveal
 from node.health.reader import HealthReader
 from node.ipc.backend import Backend
@@ -54,6 +56,11 @@ class Notifications:
         self.woken += 1
 
 
+async def find_holders(attempt_id: AttemptId, miner: Address) -> Sequence[Address]:
+    await trio.lowlevel.checkpoint()
+    return (VALIDATORS[attempt_id.round_number], miner)
+
+
 @asynccontextmanager
 async def running_backend(path: Path) -> AsyncIterator[tuple[Backend, ClusterNode, Notifications]]:
     wire = build_cluster(path)
@@ -85,6 +92,8 @@ async def running_backend(path: Path) -> AsyncIterator[tuple[Backend, ClusterNod
                 ),
                 wake_training=notified.wake,
                 take_reveal=notified.reveals.append,
+                describe_readiness=lambda task_id: {"state": "waiting", "task": task_id},
+                find_holders=find_holders,
             ),
             node,
             notified,
@@ -216,3 +225,17 @@ async def test_validators_node_info_and_sync_state_are_correct(
         assert backend.get_sync_state()["peers"] == 2
         backend.on_blob()
         assert notified.woken == 1
+
+
+async def test_own_answer_to_a_task_names_the_validator(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with running_backend(tmp_path) as (backend, _, _notified):
+        assert backend.get_readiness(TaskId(7)) == {
+            "validator": to_hex(VALIDATORS[0]),
+            "state": "waiting",
+            "task": 7,
+        }
+        miner = get_address(ALICE)
+        held = await backend.find_reveal_holders(AttemptId(TaskId(7), 2, 0), miner)
+        assert held == [to_hex(VALIDATORS[2]), to_hex(miner)]

@@ -13,7 +13,8 @@ import trio
 from chain.errors import RejectedInputError, RejectionReason
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
-from chain.primitives import Address, BlockNumber, Hash32
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
+from chain.training.attempt import AttemptId
 from chain.training.reveal import Reveal
 from node.ipc.client import IpcClient, IpcError, IpcRefusedError
 from node.ipc.server import MAX_CONNECTIONS, IpcServer
@@ -66,6 +67,12 @@ class FakeBackend:
 
     def on_reveal(self, reveal: Reveal) -> None:
         self.reveals.append(reveal)
+
+    def get_readiness(self, task_id: TaskId) -> dict[str, object]:
+        return {"state": "ready", "task": task_id}
+
+    async def find_reveal_holders(self, attempt_id: AttemptId, miner: Address) -> list[str]:
+        return [f"{attempt_id.task_id} {attempt_id.round_number} {attempt_id.attempt_number}"]
 
 
 async def wait_until(holds: Callable[[], bool]) -> None:
@@ -144,6 +151,10 @@ def test_client_gets_the_answers_of_the_backend(tmp_path: Path) -> None:
         for reveal in ("0x", "0xc0", to_hex(REVEALS[0].encode() + b"\0")):
             with pytest.raises(IpcRefusedError):
                 runner.run(client.call("reveal_arrived", {"reveal": reveal}))
+        readiness = runner.run(client.call("readiness", {"task": 4}))
+        assert readiness == {"state": "ready", "task": 4}
+        place = {"task": 4, "round": 2, "attempt": 1, "miner": "0x" + "01" * 20}
+        assert runner.run(client.call("reveal_holders", place)) == ["4 2 1"]
 
 
 def test_refusals_reach_the_client_with_their_reason(tmp_path: Path) -> None:

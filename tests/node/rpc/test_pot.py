@@ -221,7 +221,12 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         finalize(send(OPERATORS[0], gradient_ledger.settle_round(TASK, vote)))
         path = get_checks_path(rpc.options.checks, ATTEMPT)
         path.parent.mkdir()
-        row = {"verdict": "cheat", "distancePpb": 2_000_000, "exponents": "kept"}
+        row = {
+            "verdict": "cheat",
+            "distancePpb": 2_000_000,
+            "exponents": "kept",
+            "reason": "distance 2000000 ppb, the tolerance is 100000 ppb",
+        }
         path.write_text(json.dumps({text(address_of(BEN)): row}))
         yield Round(rpc, seed, vote, reveal, early, statuses)
 
@@ -317,6 +322,8 @@ def test_work_receipt_shows_the_work_and_why_it_was_not_paid(training: Round) ->
         **dict.fromkeys(text(each) for each in VALIDATORS[1:]),
         text(VALIDATORS[0]): "2000000",
     }
+    reasons = [each["reason"] for each in ben["verdicts"] if each["reason"] is not None]
+    assert reasons == ["distance 2000000 ppb, the tolerance is 100000 ppb"]
     assert training.rpc.result("pot_getReceipt", 1, 0, SUBMITTER.address) is None
 
 
@@ -332,6 +339,19 @@ def test_receipt_of_a_paid_round_stays_revealed_after_collection(training: Round
     assert before["collected"] is False
     gone = {"collected": True, "gradientRoot": None, "salt": None}
     assert after == {**before, "revealed": True, **gone}
+
+
+def test_node_says_why_its_validator_is_not_ready(training: Round) -> None:
+    answer = {"validator": None, "state": "waiting", "code": "no_room", "reason": "full"}
+    assert training.rpc.result("pot_getReadiness", 1) == {**answer, "voted": False}
+    assert training.rpc.result("pot_getReadiness", 2) is None
+
+
+def test_node_says_which_validators_hold_a_gradient(training: Round) -> None:
+    held = training.rpc.result("pot_getRevealHolders", 1, 0, 0, ANN.address)
+    assert held == {"validators": ["0x" + "22" * 20]}
+    assert training.rpc.result("pot_getRevealHolders", 2, 0, 0, ANN.address) is None
+    assert training.rpc.error("pot_getRevealHolders", 1, 0, 0, "ann")["code"] == -32602
 
 
 def test_reward_proof_is_valid_for_the_claimable_amount(training: Round) -> None:
@@ -458,9 +478,11 @@ def test_answers_are_as_recorded(training: Round) -> None:
             ("pot_getGenesis", []),
             ("pot_getModel", [TASK]),
             ("pot_getProof", [{token: ["0x0"]}, "0x1"]),
+            ("pot_getReadiness", [TASK]),
             ("pot_getReceipt", [TASK, 0, ANN.address]),
             ("pot_getReceipt", [TASK, 0, BEN.address]),
             ("pot_getReceipt", [TASK, 1, ANN.address]),
+            ("pot_getRevealHolders", [TASK, 0, 0, ANN.address]),
             ("pot_getRewardProof", [TASK, ANN.address]),
             ("pot_getRound", [TASK, 0]),
             ("pot_getRound", [TASK, 1]),

@@ -14,6 +14,7 @@ from chain.crypto import content_id
 from chain.primitives import TaskId
 from chain.training.encoding import count_payload_bytes
 from node.training import preparation
+from node.training.readiness import ReadinessState, TaskReadiness
 from node.training.worker_pool import WorkerFailedError, WorkerRefusedError
 from tests.worlds.training import (
     TASK,
@@ -160,7 +161,6 @@ async def test_ready_is_not_posted_beyond_the_disk_quota(
         assert len(set(node.sent)) == taken, name
 
 
-@pytest.mark.xfail(strict=True, reason="the reason of a refusal is only in the validator's log")
 async def test_reason_for_refusing_or_delaying_a_task_is_kept(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -175,12 +175,19 @@ async def test_reason_for_refusing_or_delaying_a_task_is_kept(
     await refusing.run_for(5)
     await waiting.run_for(5)
 
-    refused = refusing.host.get_readiness(TASK)  # type: ignore[attr-defined]
-    waits = waiting.host.get_readiness(TASK)  # type: ignore[attr-defined]
-    assert (refused.state, refused.code, refused.reason) == (
-        "refused",
-        "dry_run_refused",
-        "bad_spec: a label is not one of 2 classes",
+    assert refusing.host.get_readiness(TASK) == TaskReadiness(
+        ReadinessState.REFUSED, "dry_run_refused", "bad_spec: a label is not one of 2 classes"
     )
-    assert (waits.state, waits.code) == ("waiting", "content_unavailable")
-    assert "cannot be fetched" in waits.reason
+    waits = waiting.host.get_readiness(TASK)
+    assert waits is not None
+    assert (waits.state, waits.code) == (ReadinessState.WAITING, "content_unavailable")
+    assert "cannot be fetched" in str(waits.reason)
+    assert waiting.host.get_readiness(TaskId(9)) is None
+
+
+async def test_task_that_passes_the_dry_run_is_said_to_be_ready(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, FakeChain({TASK: replace(history_after(), status=TaskStatus.PENDING)}))
+    await node.run(lambda: bool(node.sent))
+    assert node.host.describe_readiness(TASK) == {"state": "ready", "code": None, "reason": None}

@@ -1,0 +1,163 @@
+"""Checks of a task that need only its specification and limits (docs/spec/training.md, 10.1).
+
+Validators make them before they are ready for a task, submitters before they pay for one, and
+miners before they place a bond.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from chain.primitives import Hash32
+from chain.training.architectures import count_parameters
+from chain.training.encoding import count_payload_bytes
+from chain.training.resources import count_content_bytes, count_disk_bytes
+from chain.training.state import FLOAT32_BYTES
+from chain.training.task_spec import TaskSpec
+
+MIN_VERDICT_SECONDS: Final = 5
+"""The shortest verdict phase in which an honest miner's gradient surely comes in time. Validators
+vote after three quarters of it; until then a final block must reach the miner, and the gradient
+must reach the validators: about 2 s at a block interval of 1 s."""
+
+NOISE_SHARE: Final = 10
+"""The numerical noise of a task is at most its tolerance divided by this, or honest machines would
+be taken for cheats."""
+
+EVALUATION_SHARE: Final = 4
+"""An evaluation takes at most the result phase divided by this, so that most of it is left."""
+
+CONTENT_QUOTA_SHARE: Final = 8
+"""Initial weights and data of one task take at most a node's blob quota divided by this."""
+
+
+class ObjectionCode(StrEnum):
+    """Why a validator is not ready for a task. RPC shows the values."""
+
+    SPEC_INVALID = "spec_invalid"
+    """The submitted bytes are no specification, or break one of its bounds."""
+    TERMS_DIFFER = "terms_differ"
+    """The terms on the chain are not those of the specification."""
+    CONTENT_TOO_LARGE = "content_too_large"
+    """Weights and data are more than the node holds for one task."""
+    DISK_TOO_LARGE = "disk_too_large"
+    """Content, states and gradients take more than the node keeps for all tasks."""
+    TOO_NOISY = "too_noisy"
+    """Honest machines would compute gradients that differ too much."""
+    EVALUATION_TOO_SLOW = "evaluation_too_slow"
+    """An evaluation takes too much of the result phase."""
+    VERDICT_PHASE_TOO_SHORT = "verdict_phase_too_short"
+    """Honest gradients cannot be fetched in the verdict phase."""
+    DRY_RUN_REFUSED = "dry_run_refused"
+    """The worker found that the content breaks a rule."""
+    DRY_RUN_FAILED = "dry_run_failed"
+    """The worker ran out of memory or time; the task is tried again."""
+    CONTENT_UNAVAILABLE = "content_unavailable"
+    """Weights or data cannot be fetched yet; the task is tried again."""
+    NO_ROOM = "no_room"
+    """The node's disk quota is used up; the task is tried again."""
+    TOO_MANY_TASKS = "too_many_tasks"
+    """The node is ready for as many tasks as it serves; the task is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """A reason for not being ready for a task."""
+
+    code: ObjectionCode
+    reason: str
+    """One sentence for people, with the numbers that were compared."""
+
+
+def list_content(spec: TaskSpec) -> Mapping[Hash32, int]:
+    """The length in bytes of the initial weights and of each data shard, by content id."""
+    wanted = {spec.initial_weights: FLOAT32_BYTES * count_parameters(spec.model)}
+    wanted.update((shard.content_id, shard.byte_count) for shard in spec.data.shards)
+    return wanted
+
+
+def find_phase_objection(spec: TaskSpec, blob_bytes_per_second: int) -> Objection | None:
+    """The reason why honest gradients could come too late for a verdict; None if there is none.
+
+    Args:
+        spec: The task's specification.
+        blob_bytes_per_second: What a validator can download, a parameter of the network.
+    """
+    seconds = spec.phases.verdict_seconds
+    if seconds < MIN_VERDICT_SECONDS:
+        return Objection(
+            ObjectionCode.VERDICT_PHASE_TOO_SHORT,
+            f"verdict_seconds is {seconds}: gradients could come too late for the verdicts; at "
+            f"least {MIN_VERDICT_SECONDS} are needed",
+        )
+    payload_bytes = count_payload_bytes(count_parameters(spec.model))
+    needed_seconds = payload_bytes * spec.reward.max_units // blob_bytes_per_second
+    if needed_seconds > seconds:
+        return Objection(
+            ObjectionCode.VERDICT_PHASE_TOO_SHORT,
+            f"verdict_seconds {seconds} is too short to fetch {spec.reward.max_units} gradients, "
+            f"which takes {needed_seconds} s",
+        )
+    return None
+
+
+def find_size_objection(spec: TaskSpec, quota_bytes: int) -> Objection | None:
+    """The reason why a node cannot hold the task's content; None if it can.
+
+    Args:
+        spec: The task's specification.
+        quota_bytes: The node's quota for all blobs.
+    """
+    content_bytes = count_content_bytes(spec)
+    limit = quota_bytes // CONTENT_QUOTA_SHARE
+    if content_bytes > limit:
+        return Objection(
+            ObjectionCode.CONTENT_TOO_LARGE,
+            f"weights and data have {content_bytes} bytes, and blobs.quota_bytes of a validator "
+            f"allows a task {limit}",
+        )
+    return None
+
+
+def find_disk_objection(spec: TaskSpec, limit_bytes: int) -> Objection | None:
+    """The reason why a node cannot keep the task's content, states and gradients; None if it can.
+
+    Args:
+        spec: The task's specification.
+        limit_bytes: What the node keeps for all tasks together.
+    """
+    needed = count_disk_bytes(spec)
+    if needed <= limit_bytes:
+        return None
+    return Objection(
+        ObjectionCode.DISK_TOO_LARGE,
+        f"the task takes up to {needed} bytes of disk, a validator keeps at most {limit_bytes} for "
+        "all tasks",
+    )
+
+
+def find_measured_objection(
+    spec: TaskSpec, *, noise_ppb: int, evaluation_milliseconds: int
+) -> Objection | None:
+    """The reason why a task that was dry-run cannot be served; None if it can.
+
+    Args:
+        spec: The task's specification.
+        noise_ppb: The distance between two ways to compute its gradient, in parts per billion.
+        evaluation_milliseconds: The time of an evaluation of the held-out rows.
+    """
+    tolerance_ppb = spec.verification.tolerance_ppb
+    if noise_ppb > tolerance_ppb // NOISE_SHARE:
+        return Objection(
+            ObjectionCode.TOO_NOISY,
+            f"two ways to compute its gradient differ by {noise_ppb} parts per billion; its "
+            f"tolerance of {tolerance_ppb} allows a tenth of it",
+        )
+    if evaluation_milliseconds > 1_000 * spec.phases.result_seconds // EVALUATION_SHARE:
+        return Objection(
+            ObjectionCode.EVALUATION_TOO_SLOW,
+            f"an evaluation takes {evaluation_milliseconds} ms, more than a quarter of "
+            f"result_seconds {spec.phases.result_seconds}",
+        )
+    return None

@@ -1,0 +1,136 @@
+"""The checks of a validator, made by a submitter before money moves (docs/spec/training.md, 10.1).
+
+The limits are a node's defaults. An operator may have set lower ones, so a task that passes may
+still be refused by single validators; `pot task show` then says why.
+"""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from chain.json_types import JsonObject
+from chain.primitives import Hash32
+from chain.training.task_checks import (
+    find_disk_objection,
+    find_measured_objection,
+    find_phase_objection,
+    find_size_objection,
+    list_content,
+)
+from chain.training.task_spec_codec import encode_task_spec
+from node.client.rpc_client import get_integer
+from node.client.task_bundle import TaskBundle
+from node.config import BlobsSection, VerifierSection
+from node.storage.blobs import PROMISED_SHARE
+from pot_common.errors import OperatorError
+from pot_common.framing import WORKER_ANSWERS, WORKER_QUESTIONS, FrameError
+
+UNPAID: Final = "nothing was paid"
+"""The end of each refusal, so that a submitter knows where its money is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What the dry run measured."""
+
+    unit_milliseconds: int
+    peak_bytes: int
+
+
+def check_task(bundle: TaskBundle, blob_bytes_per_second: int) -> None:
+    """Check what needs no dry run.
+
+    Args:
+        bundle: The task.
+        blob_bytes_per_second: What a validator can download, a parameter of the network.
+
+    Raises:
+        OperatorError: Validators would refuse the task.
+    """
+    for content_id, size in list_content(bundle.spec).items():
+        blob = bundle.blobs.get(content_id)
+        if blob is None or len(blob) != size:
+            raise OperatorError(
+                f"the task names content 0x{content_id.hex()} of {size} bytes, which is not among "
+                f"its weights and data; {UNPAID}"
+            )
+    quota_bytes = BlobsSection().quota_bytes
+    objection = (
+        find_size_objection(bundle.spec, quota_bytes)
+        or find_disk_objection(bundle.spec, quota_bytes // PROMISED_SHARE)
+        or find_phase_objection(bundle.spec, blob_bytes_per_second)
+    )
+    if objection is not None:
+        raise OperatorError(f"validators would refuse the task: {objection.reason}; {UNPAID}")
+
+
+def rehearse(bundle: TaskBundle) -> Rehearsal:
+    """Run the task as a validator's worker does, with a node's default limits.
+
+    Raises:
+        OperatorError: The task cannot be run, or exceeds the limits.
+    """
+    limits = VerifierSection()
+    with TemporaryDirectory(prefix="pot-dry-run-") as directory:
+        question = _write_task(bundle, Path(directory))
+        command = [sys.executable, "-m", "miner.verify"]
+        command += ["--memory-bytes", str(limits.memory_limit_bytes)]
+        try:
+            result = subprocess.run(
+                command,
+                input=WORKER_QUESTIONS.encode(question),
+                capture_output=True,
+                check=False,
+                timeout=limits.timeout_seconds,
+            )
+            answer = WORKER_ANSWERS.read(BytesIO(result.stdout))
+        except subprocess.TimeoutExpired as error:
+            raise OperatorError(
+                f"the dry run takes longer than the {limits.timeout_seconds:g} s that validators "
+                f"allow it: make units or the model smaller; {UNPAID}"
+            ) from error
+        except FrameError as error:
+            raise OperatorError(f"the dry run failed: {error}; {UNPAID}") from error
+    if answer is None:
+        raise OperatorError(
+            f"the dry run ended without an answer; it may need more than the "
+            f"{limits.memory_limit_bytes} bytes of memory that validators allow it: make units or "
+            f"the model smaller; {UNPAID}"
+        )
+    if "error" in answer:
+        detail = answer.get("detail") or answer["error"]
+        raise OperatorError(
+            f"validators would refuse the task: {detail}; mend the task file or its data; {UNPAID}"
+        )
+    objection = find_measured_objection(
+        bundle.spec,
+        noise_ppb=get_integer(answer, "noise_ppb"),
+        evaluation_milliseconds=get_integer(answer, "evaluation_milliseconds"),
+    )
+    if objection is not None:
+        raise OperatorError(f"validators would refuse the task: {objection.reason}; {UNPAID}")
+    return Rehearsal(get_integer(answer, "unit_milliseconds"), get_integer(answer, "peak_bytes"))
+
+
+def _write_task(bundle: TaskBundle, directory: Path) -> JsonObject:
+    """Write the files of a dry run, and return the question to the worker."""
+    spec = bundle.spec
+
+    def write(name: str, data: bytes) -> str:
+        (directory / name).write_bytes(data)
+        return str(directory / name)
+
+    def write_blob(content_id: Hash32) -> str:
+        return write(content_id.hex(), bundle.blobs[content_id])
+
+    return {
+        "id": 0,
+        "kind": "dry_run",
+        "spec": write("spec.json", encode_task_spec(spec)),
+        "theta": write_blob(spec.initial_weights),
+        "shards": [write_blob(shard.content_id) for shard in spec.data.shards],
+    }

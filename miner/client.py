@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
 import structlog
@@ -20,8 +20,17 @@ from chain.crypto import content_id as compute_content_id
 from chain.hexadecimal import to_hex
 from chain.json_types import Json
 from chain.primitives import Address, Hash32
+from chain.training.attempt import AttemptId
 from miner.mirrors import Mirrors, PrivateAddressError, Resolve, resolve_host
-from miner.replies import AttemptReply, GenesisReply, StateProof, TaskReply, ValidatorSetChange
+from miner.replies import (
+    AttemptReply,
+    GenesisReply,
+    HoldersReply,
+    ReceiptReply,
+    StateProof,
+    TaskReply,
+    ValidatorSetChange,
+)
 from pot_common.atomic_file import sync_file
 from pot_common.rpc_client import (
     ChainClient,
@@ -51,11 +60,16 @@ may run that node, is paid it."""
 UNAVAILABLE_CODE: Final = -32002
 """EIP-1474: the node process behind this RPC process does not run; another node may answer."""
 
+Answer = TypeVar("Answer")
+"""The type of what nodes are asked for."""
+
 _log = structlog.get_logger("miner")
 
 _TASK: Final[TypeAdapter[TaskReply | None]] = TypeAdapter(TaskReply | None)
 _TASKS: Final = TypeAdapter(tuple[TaskReply, ...])
 _ATTEMPT: Final[TypeAdapter[AttemptReply | None]] = TypeAdapter(AttemptReply | None)
+_HOLDERS: Final[TypeAdapter[HoldersReply | None]] = TypeAdapter(HoldersReply | None)
+_RECEIPT: Final[TypeAdapter[ReceiptReply | None]] = TypeAdapter(ReceiptReply | None)
 _GENESIS: Final = TypeAdapter(GenesisReply)
 _PROOF: Final = TypeAdapter(StateProof)
 _SET_CHANGES: Final = TypeAdapter(tuple[ValidatorSetChange, ...])
@@ -254,6 +268,39 @@ class FailoverClient(ChainClient):
     def attempt(self, task_id: int) -> AttemptReply | None:
         """The attempt in progress; None between attempts."""
         return read_answer(_ATTEMPT, self.call("pot_getAttempt", task_id))
+
+    # What became of a gradient.
+
+    def reveal_holders(self, attempt_id: AttemptId, miner: Address) -> frozenset[Address]:
+        """The validators that hold a gradient, according to all nodes together."""
+        params = (
+            *(attempt_id.task_id, attempt_id.round_number, attempt_id.attempt_number),
+            to_hex(miner),
+        )
+        answers = self._ask_all(_HOLDERS, "pot_getRevealHolders", params)
+        return frozenset(each for answer in answers for each in answer.validators)
+
+    def receipts(self, task_id: int, round_number: int, miner: Address) -> list[ReceiptReply]:
+        """The receipts of a gradient; each node knows the reason of its own validator only."""
+        params = (task_id, round_number, to_hex(miner))
+        return self._ask_all(_RECEIPT, "pot_getReceipt", params)
+
+    def _ask_all(
+        self, adapter: TypeAdapter[Answer | None], method: str, params: Sequence[Json]
+    ) -> list[Answer]:
+        """The answers of all nodes that give one."""
+        answers = []
+        for position in self._list_candidates():
+            url = self._urls[position]
+            if not self._is_reachable(url):
+                continue
+            try:
+                answer = read_answer(adapter, self._call_at(url, method, params))
+            except (httpx.HTTPError, ValueError, ClientError):
+                continue
+            if answer is not None:
+                answers.append(answer)
+        return answers
 
     # Transactions.
 

@@ -132,6 +132,11 @@ class LightClient:
                         f"it does not prove the validator set from block {last + 1} on ({error})",
                     ) from error
 
+    @property
+    def validators(self) -> tuple[Address, ...]:
+        """The validators of the block after the highest final one that was proven."""
+        return self._chain.get_validators(BlockNumber(self._highest + 1))
+
     def prefer_highest(self, node_count: int) -> None:
         """Ask each node for its last final block, and prefer the node with the highest.
 

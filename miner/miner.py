@@ -1,6 +1,5 @@
 """The miner's loop: which task it mines, and which node it asks (docs/spec/rpc.md, section 9)."""
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,20 +9,17 @@ import structlog
 
 from chain.contracts.task_registry import TaskStatus
 from chain.crypto import get_address
-from chain.errors import RejectedInputError
 from chain.primitives import PrivateKey, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.task_spec import TaskSpec
-from chain.training.task_spec_codec import compute_spec_hash, decode_task_spec
 from miner.client import DishonestNodeError, FailoverClient
 from miner.gradient_store import GradientStore
 from miner.light import LightClient
+from miner.outcomes import OutOfTaskError
+from miner.task_choice import TaskChoice, fetch_spec
 from miner.worker import MinerIdentity, OpenTask, TaskWorker
-from pot_common.rpc_client import ContentUnavailableError, RpcCallError
+from pot_common.rpc_client import ContentUnavailableError, NodeUnreachableError, RpcCallError
 from pot_common.rpc_replies import ClientError
-
-OPEN_STATUSES: Final = frozenset({"pending", "active", "paused"})
-"""The statuses of tasks that a miner can still work for."""
 
 RETRY_SECONDS: Final = 2.0
 """The pause before another node is asked after an error."""
@@ -36,6 +32,9 @@ CONTENT_RETRY_SECONDS: Final = 0.3
 
 IDLE_SECONDS: Final = 1.0
 """Between two looks for an open task."""
+
+IDLE_TASK_SECONDS: Final = 60.0
+"""A task without an attempt for so long lacks money or miners; another task may pay meanwhile."""
 
 PATIENCE_SECONDS: Final = 5.0
 """After so long without anything to do, another node is asked: this one may withhold news. Longer
@@ -84,40 +83,61 @@ class Miner:
         self._open_task = open_task
         self._poll_seconds = poll_seconds
         self._claims = claims
-        self._finished: set[int] = set()
+        self._choice = TaskChoice(client, light, self._identity.address)
         self._last_work = time.monotonic()
         """When there was last something to do, or another node was chosen."""
+        self._last_attempt = self._last_work
+        """When there was last an attempt in progress."""
 
     def mine_all(self) -> None:
-        """Take part in the newest open task; when it closes, in the next. Never returns."""
+        """Take part in the task that pays best; when it closes, in the next. Never returns."""
         _log.info("looking for a task", account=self._identity.address)
         while True:
             try:
-                task = self._find_task()
+                task = self._choice.choose()
                 if task is not None:
-                    self.mine(task)
-                    self._finished.add(task)
+                    self._mine_chosen(task)
                     _log.info("looking for a task", account=self._identity.address)
             except ClientError as error:
                 self._try_another(error, RETRY_SECONDS)
             time.sleep(IDLE_SECONDS)
 
-    def _find_task(self) -> TaskId | None:
-        """The newest open task that was not mined before; None if there is none."""
-        open_tasks = [
-            task.id
-            for task in self._client.list_tasks()
-            if task.status in OPEN_STATUSES and task.id not in self._finished
-        ]
-        return TaskId(max(open_tasks)) if open_tasks else None
-
-    def mine(self, task: TaskId) -> None:
-        """Take part in `task` until it is closed.
+    def _mine_chosen(self, task: TaskId) -> None:
+        """Mine a task until it ends, pauses or stands still; if it cannot be mined, put it aside.
 
         Raises:
+            NodeUnreachableError: No node answers.
+        """
+        try:
+            if self.mine(task, waits=False):
+                self._choice.finish(task)
+            else:
+                self._choice.put_aside(task, ClientError("it has no attempt in progress"))
+        except OutOfTaskError as error:
+            _log.error(str(error))
+            self._choice.finish(task)
+        except (NodeUnreachableError, DishonestNodeError):
+            raise
+        except ClientError as error:
+            self._choice.put_aside(task, error)
+
+    def mine(self, task: TaskId, *, waits: bool = True) -> bool:
+        """Take part in `task` until it is closed, and return whether it is.
+
+        Args:
+            task: The task.
+            waits: Whether to wait while the task is pending, paused or without an attempt.
+                Otherwise this returns.
+
+        Raises:
+            OutOfTaskError: The account lost its bond in the task, or has left it.
             ClientError: There is no such task, or the account cannot take part in it.
         """
-        spec = self._ask_honest(lambda: self._fetch_spec(task))
+        spec, status = self._ask_honest(lambda: fetch_spec(self._client, self._light, task))
+        if status is TaskStatus.PENDING:
+            if not waits:
+                return False
+            self._await_validators(task)
         builder = self._open_task(spec, self._fetch_shards(spec))
         store = GradientStore(self._directory / f"task-{task}")
         worker = TaskWorker(self._client, self._light, self._identity, task, spec, builder, store)
@@ -125,11 +145,28 @@ class Miner:
         _log.info(
             "mining the task", task=task, name=spec.name, parameters=count_parameters(spec.model)
         )
-        while self._is_open(task):
+        self._last_attempt = time.monotonic()
+        while (status := self._get_status(task)) is not TaskStatus.CLOSED:
+            idle_seconds = time.monotonic() - self._last_attempt
+            if not waits and (status is TaskStatus.PAUSED or idle_seconds > IDLE_TASK_SECONDS):
+                return False
             self._follow(worker, task)
+        worker.log_last_outcome()
         _log.info("task closed", task=task)
         if self._claims:
             worker.claim()
+        return True
+
+    def _await_validators(self, task: TaskId) -> None:
+        """Wait while the task is pending: a bond in it might never come to use."""
+        _log.info("the task is pending; the bond is paid once validators are ready", task=task)
+        while True:
+            try:
+                if self._light.task(task)[1] is not TaskStatus.PENDING:
+                    return
+            except ClientError as error:
+                self._try_another(error, RETRY_SECONDS)
+            time.sleep(IDLE_SECONDS)
 
     def _ask_honest(self, ask: Callable[[], Answer]) -> Answer:
         """The first answer of a node that is not proven wrong."""
@@ -139,17 +176,19 @@ class Miner:
             except DishonestNodeError as error:
                 self._client.drop(error)
 
-    def _is_open(self, task: TaskId) -> bool:
+    def _get_status(self, task: TaskId) -> TaskStatus:
+        """The proven status of a task; ACTIVE while no node can prove one."""
         try:
-            return self._light.task(task)[1] is not TaskStatus.CLOSED
+            return self._light.task(task)[1]
         except ClientError as error:
             self._try_another(error, RETRY_SECONDS)
-            return True
+            return TaskStatus.ACTIVE
 
     def _follow(self, worker: TaskWorker, task: TaskId) -> None:
         """Follow the attempts at the task's rounds until none is open, or the node fails."""
         try:
             while (hint := self._client.attempt(task)) is not None:
+                self._last_attempt = time.monotonic()
                 if worker.is_old(hint):
                     self._choose_next_node()
                     break
@@ -163,6 +202,8 @@ class Miner:
                 if self._has_waited_long():
                     break
                 time.sleep(self._poll_seconds)
+        except OutOfTaskError:
+            raise
         except ContentUnavailableError as error:
             self._try_another(error, CONTENT_RETRY_SECONDS)
         except ClientError as error:
@@ -186,23 +227,6 @@ class Miner:
     def _choose_next_node(self) -> None:
         self._last_work = time.monotonic()
         self._client.rotate()
-
-    def _fetch_spec(self, task: TaskId) -> TaskSpec:
-        spec_hash, status = self._light.task(task)
-        if status is TaskStatus.NONE:
-            raise ClientError(f"there is no task {task}; `pot task list` lists all tasks")
-        spec = self._client.task_spec(task)
-        encoded = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        try:
-            decoded = decode_task_spec(encoded.encode())
-        except RejectedInputError as error:
-            raise ClientError(f"task {task} cannot be mined with this version: {error}") from error
-        if compute_spec_hash(decoded) != spec_hash:
-            raise DishonestNodeError(
-                self._client.current,
-                f"it gives another specification of task {task} than the chain has the hash of",
-            )
-        return decoded
 
     def _fetch_shards(self, spec: TaskSpec) -> tuple[Path, ...]:
         """The files of the task's data; missing ones are fetched."""

@@ -30,6 +30,34 @@ class AttemptReply(Reply):
         return AttemptId(task, self.round, self.attempt)
 
 
+class HoldersReply(Reply):
+    """`pot_getRevealHolders`: the validators that hold a gradient, as the node found."""
+
+    validators: tuple[HexAddress, ...]
+
+
+class VerdictReply(Reply):
+    """A validator's verdict on a gradient, in a receipt."""
+
+    validator: HexAddress
+    verdict: str
+    """ok, bad, cheat, missing or unchecked."""
+    reason: str | None = None
+    """Why it is not ok; known only to the node of that validator."""
+
+
+class ReceiptReply(Reply):
+    """`pot_getReceipt`: what became of a gradient."""
+
+    accepted: bool | None
+    """None while the round is not settled."""
+    pay: int
+    """Base units of the task's token."""
+    reason: str
+    """Why it was paid or not, in a few words."""
+    verdicts: tuple[VerdictReply, ...]
+
+
 class GenesisReply(Reply):
     """`pot_getGenesis`: the encoded header of block 0, and the parameters that it commits to."""
 

@@ -2,7 +2,7 @@
 
 When an attempt opens, the worker proves it (miner/light.py), computes the gradient on the samples
 that it assigns, stores the gradient, and commits to it in a transaction. Once a final block ends
-the commitment phase, it reveals the gradient to the nodes.
+the commitment phase, it reveals the gradient (miner/reveals.py).
 A gradient is on the disk before its commitment is sent, so a miner that is killed at any moment can
 reveal it after its restart, and is never taken for a cheat.
 """
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import structlog
 
@@ -36,16 +36,13 @@ from chain.training.task_spec import TaskSpec
 from miner.client import FailoverClient
 from miner.gradient_store import SALT_BYTES, GradientStore, PreparedGradient
 from miner.light import LightClient, ProvenAttempt
+from miner.outcomes import OutcomeLog, OutOfTaskError, describe_lost_bond
 from miner.replies import AttemptReply
+from miner.reveals import RevealPusher
 from miner.samples import compute_samples
+from miner.task_choice import require_time_to_reveal
+from pot_common.rpc_client import RpcCallError
 from pot_common.rpc_replies import ClientError
-
-REVEAL_RETRY_SECONDS: Final = 0.3
-"""A node that is a block behind refuses a reveal as too early; it catches up in about this."""
-
-REVEAL_TRIES: Final = 10
-"""How often a reveal is offered to nodes that refuse it, once another node has taken it. The first
-taker alone is not enough: it may keep the gradient to itself."""
 
 _log = structlog.get_logger("miner")
 
@@ -68,23 +65,6 @@ class MinerIdentity:
     private_key: PrivateKey
     address: Address
     chain_id: int
-
-
-@dataclass(slots=True)
-class RevealUploads:
-    """How far the upload of one gradient has come.
-
-    Attributes:
-        attempt_id: The attempt that it belongs to.
-        ballot_number: The ballot of that attempt.
-        takers: The nodes that have taken it.
-        tries: How often it was offered.
-    """
-
-    attempt_id: AttemptId
-    ballot_number: int
-    takers: frozenset[str] = frozenset()
-    tries: int = 0
 
 
 class TaskWorker:
@@ -113,23 +93,41 @@ class TaskWorker:
         """The last attempt with our commitment, or without work for us."""
         self._revealed: tuple[AttemptId, int] | None = None
         """The last attempt and ballot for which no reveal of ours is left to do."""
-        self._uploads: RevealUploads | None = None
+        self._pusher = RevealPusher(client, light, identity.address)
+        self._outcomes = OutcomeLog(client, identity.address)
 
     # Bond and rewards.
 
     def register(self, units: int) -> None:
         """Register for the task with `units` a round, unless the account is registered already.
 
+        An account that lost its bond earlier places a new one, once the rest of it is back.
+
         Raises:
-            ClientError: The account cannot pay the bond, or no unit of the task is free.
+            ClientError: The account has left the task or cannot pay the bond, or no unit is free.
         """
-        if self._light.progress(self._task, self._identity.address).registration.units > 0:
+        registration = self._light.progress(self._task, self._identity.address).registration
+        if registration.is_slashed:
+            _log.warning("an earlier bond was lost; a new one is placed", task=self._task)
+        elif registration.left_block:
+            raise ClientError(
+                f"this account has left task {self._task}: take its bond back with `pot miner "
+                f"withdraw {self._task}`, then start the miner again"
+            )
+        elif registration.units > 0:
             _log.info("miner is registered already", task=self._task)
             return
-        if self._light.task(self._task)[1] is TaskStatus.CLOSED:
-            raise ClientError(
-                f"task {self._task} is closed; `pot task list` shows those that are open"
-            )
+        match self._light.task(self._task)[1]:
+            case TaskStatus.CLOSED:
+                raise ClientError(
+                    f"task {self._task} is closed; `pot task list` shows those that are open"
+                )
+            case TaskStatus.PENDING:
+                raise ClientError(
+                    f"task {self._task} is pending; a bond in it might never come to use"
+                )
+            case _:
+                require_time_to_reveal(self._task, self._spec, self._light.network.parameters)
         reward = self._spec.reward
         taken = sum(
             each.units for each in self._client.read(gradient_ledger.participants(self._task))
@@ -172,6 +170,10 @@ class TaskWorker:
         self._transact(reward_distributor.claim(self._task, reward.cumulative, reward.proof))
         _log.info("rewards claimed", task=self._task, amount=reward.claimable)
 
+    def log_last_outcome(self) -> None:
+        """Log what became of the last gradient: the task is closed, and no attempt follows."""
+        self._outcomes.report(None)
+
     def _transact(self, call: ContractCall) -> None:
         identity = self._identity
         self._client.transact(identity.private_key, call, chain_id=identity.chain_id)
@@ -189,11 +191,17 @@ class TaskWorker:
 
         Raises:
             DishonestNodeError: The chain has no such attempt.
+            OutOfTaskError: The account lost its bond, or has left the task.
             ClientError: No node answers, or the node refused.
         """
         attempt_id = hint.get_attempt_id(self._task)
+        self._outcomes.report(attempt_id)
         if hint.phase == "commitment" and attempt_id != self._committed:
-            self._commit(self._prove(hint))
+            try:
+                self._commit(self._prove(hint))
+            except RpcCallError:
+                self._require_bond()
+                raise
             self._committed = attempt_id
             return True
         is_done = self._revealed == (attempt_id, hint.ballot)
@@ -214,11 +222,17 @@ class TaskWorker:
         round_number, attempt_number = attempt_id.round_number, attempt_id.attempt_number
         assignment = self._describe(attempt).assign(attempt.participants)
         if assignment.units_of(self._identity.address) == 0:
-            _log.info("no work in this attempt", round=round_number, attempt=attempt_number)
+            self._require_bond()
+            _log.info(
+                "no work in this attempt, which opened before this miner registered",
+                round=round_number,
+                attempt=attempt_number,
+            )
             return
         header = self._build_header(attempt)
         prepared = self._store.load(attempt_id)
         if prepared is not None and self._has_committed(attempt):
+            self._outcomes.expect(attempt_id)
             return
         if prepared is None:
             prepared = self._prepare(attempt, header, assignment)
@@ -230,9 +244,27 @@ class TaskWorker:
                 self._task, round_number, attempt_number, prepared.units, commitment
             ),
         )
+        self._outcomes.expect(attempt_id)
         _log.info(
             "gradient committed", round=round_number, attempt=attempt_number, commitment=commitment
         )
+
+    def _require_bond(self) -> None:
+        """Accept an account that still takes part in the task.
+
+        Raises:
+            OutOfTaskError: It lost its bond, or has left. The message says why, and what to do.
+        """
+        registration = self._light.progress(self._task, self._identity.address).registration
+        if registration.is_slashed:
+            last = self._outcomes.last
+            receipts = [] if last is None else self._outcomes.fetch(last)
+            raise OutOfTaskError(describe_lost_bond(last, self._task, receipts))
+        if registration.left_block:
+            raise OutOfTaskError(
+                f"this account has left task {self._task}; its bond comes back with `pot miner "
+                f"withdraw {self._task}`"
+            )
 
     def _prepare(
         self, attempt: ProvenAttempt, header: GradientHeader, assignment: Assignment
@@ -289,41 +321,7 @@ class TaskWorker:
         if progress.registration.committed_open_block != attempt.open_block:
             self._revealed = (attempt.attempt_id, ballot_number)  # no commitment, nothing to reveal
             return False
-        uploads = self._uploads
-        if uploads is None or (uploads.attempt_id, uploads.ballot_number) != (
-            attempt.attempt_id,
-            ballot_number,
-        ):
-            uploads = self._uploads = RevealUploads(attempt.attempt_id, ballot_number)
-        takers, refusals = self._client.reveal(
-            self._build_query(attempt.attempt_id, prepared), prepared.payload, uploads.takers
-        )
-        uploads.takers |= takers
-        uploads.tries += 1
-        attempt_id = attempt.attempt_id
-        round_number, attempt_number = attempt_id.round_number, attempt_id.attempt_number
-        if uploads.takers and (not refusals or uploads.tries >= REVEAL_TRIES):
-            count = len(uploads.takers)
-            _log.info("gradient revealed", round=round_number, attempt=attempt_number, nodes=count)
+        if self._pusher.push(attempt.attempt_id, ballot_number, prepared):
             self._revealed = (attempt.attempt_id, ballot_number)
-            self._store.prune(round_number)
-            return True
-        if not uploads.takers:
-            answers = "; ".join(refusals)
-            _log.warning("no node takes the gradient", round=round_number, answers=answers)
-        time.sleep(REVEAL_RETRY_SECONDS)
+            self._store.prune(attempt.attempt_id.round_number)
         return True
-
-    def _build_query(
-        self, attempt_id: AttemptId, prepared: PreparedGradient
-    ) -> dict[str, str | int]:
-        """The query of `POST /v1/reveals` (docs/spec/rpc.md, section 6)."""
-        return {
-            "task": self._task,
-            "round": attempt_id.round_number,
-            "attempt": attempt_id.attempt_number,
-            "miner": to_hex(self._identity.address),
-            "units": prepared.units,
-            "salt": to_hex(prepared.salt),
-            "gradientRoot": to_hex(compute_gradient_root(prepared.payload)),
-        }

@@ -76,7 +76,7 @@ def build_command(run: Callable[[MinerOptions], None]) -> Callable[..., None]:
             ),
         ] = None,
         task: Annotated[
-            str, typer.Option(help="A task's id, or auto for the newest open task.")
+            str, typer.Option(help="A task's id, or auto for the active one that pays best.")
         ] = "auto",
         units: Annotated[
             int, typer.Option(help="Units of work a round; the bond grows with them.")

@@ -60,6 +60,10 @@ class RegistrationState:
     """The declared units; 0 for an account that never registered."""
     committed_open_block: BlockNumber
     """The opening block of the attempt in which the miner committed last."""
+    left_block: BlockNumber
+    """The block in which the miner left or was slashed; 0 while it takes part."""
+    is_slashed: bool
+    """Whether the miner lost its bond; it takes part again only with a new one."""
 
 
 def _mapping_slot(position: int, key: bytes) -> int:
@@ -136,6 +140,8 @@ def read_registration(read: ReadSlot, task: TaskId, miner: Address) -> Registrat
     return RegistrationState(
         units=_bits(word, 0, 32),
         committed_open_block=BlockNumber(_bits(word, 160, 64) if has_position else 0),
+        left_block=BlockNumber(_bits(word, 96, 64)),
+        is_slashed=_bits(word, 248, 8) != 0,
     )
 
 

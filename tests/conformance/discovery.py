@@ -39,6 +39,7 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
         "Finding.to_json",
         "PotMethods._encode_verdicts",
         "RpcError.to_json",
+        "TaskReadiness.to_json",
         "_encode_commitment",
         "_encode_result_record",
         "_encode_validator",
@@ -101,10 +102,10 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
         "shuffle_rows.<locals>.key",
     ),
     "shows again what another line encodes, to check it against a hash of the chain": (
-        "Miner._fetch_spec",
         "TaskReplay._fetch_events",
         "_canonical",
         "_compute_digest",
+        "fetch_spec",
     ),
     "passes its arguments on to an encoder that is a line": (
         "ServedBlocks.encoded_block",

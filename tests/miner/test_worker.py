@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from chain.contracts import faucet, gradient_ledger, reward_distributor, training_token
 from chain.contracts.addresses import GRADIENT_LEDGER, REWARD_DISTRIBUTOR, TRAINING_TOKEN
@@ -242,8 +243,8 @@ def test_unknown_task_is_named(tmp_path: Path) -> None:
         Stage(tmp_path, registered(), []).miner.mine(2)
 
 
-def mine_all(directory: Path, node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> FakeNode:
-    """Let a miner choose tasks itself, until it has waited a hundred times."""
+def wait_a_hundred_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupt the miner when it has waited a hundred times."""
     waits = iter(range(100))
 
     def wait(_seconds: float) -> None:
@@ -251,20 +252,23 @@ def mine_all(directory: Path, node: FakeNode, monkeypatch: pytest.MonkeyPatch) -
             raise KeyboardInterrupt
 
     monkeypatch.setattr("miner.miner.time.sleep", wait)
+
+
+def mine_all(directory: Path, node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> FakeNode:
+    """Let a miner choose tasks itself, until it has waited a hundred times."""
+    wait_a_hundred_times(monkeypatch)
     node.token_balance = 10 * BOND
     with pytest.raises(KeyboardInterrupt):
         Stage(directory, node, []).miner.mine_all()
     return node
 
 
-@pytest.mark.xfail(strict=True, reason="the newest task is taken, even if it is still pending")
 def test_miner_that_chooses_pays_no_bond_for_a_pending_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert mine_all(tmp_path, FakeNode(MINER, status="pending"), monkeypatch).transactions == []
 
 
-@pytest.mark.xfail(strict=True, reason="phases in which a bond cannot but be lost are accepted")
 def test_miner_pays_no_bond_for_a_task_without_time_to_reveal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,19 +277,112 @@ def test_miner_pays_no_bond_for_a_task_without_time_to_reveal(
     assert mine_all(tmp_path, node, monkeypatch).transactions == []
 
 
-@pytest.mark.xfail(strict=True, reason="a miner is content once a single node has its gradient")
-def test_gradient_is_pushed_again_until_enough_validators_hold_it(tmp_path: Path) -> None:
+def test_gradient_is_pushed_again_until_enough_validators_hold_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("miner.reveals.PUSH_AGAIN_SECONDS", 0.0)
     node = registered()
-    node.pot_getRevealHolders = lambda *_: {"validators": []}  # type: ignore[attr-defined]
-    Stage(tmp_path, node, [COMMITMENT, *[VERDICT] * 5]).play()
-    assert len(node.reveals) > 1
+    one, two = node.holders[:1], node.holders[:2]
+    script = [
+        COMMITMENT,
+        {**VERDICT, "holders": one},
+        VERDICT,
+        {**VERDICT, "holders": two},
+        VERDICT,
+    ]
+    Stage(tmp_path, node, script).play()
+    # The third push finds f + 1 = 2 holders, and nothing is left to do.
+    assert len(node.reveals) == 3
 
 
-@pytest.mark.xfail(strict=True, reason="a miner that lost its bond mines on without a word")
-def test_miner_that_lost_its_bond_says_so_and_what_to_do(tmp_path: Path) -> None:
-    node = registered(is_slashed=True)
-    with pytest.raises(ClientError, match=r"task 1 .* the bond .* `pot miner withdraw 1`"):
-        Stage(tmp_path, node, [COMMITMENT] * 3).play()
+def test_holder_that_is_no_validator_does_not_count(tmp_path: Path) -> None:
+    node = registered(holders=(OTHER, Address(b"\x02" * 20), Address(b"\x03" * 20)))
+    with capture_logs() as logs:
+        Stage(tmp_path, node, [COMMITMENT, *[VERDICT] * 12]).play()
+    events = [entry["event"] for entry in logs]
+    assert "gradient revealed" not in events
+    (warning,) = [each for each in logs if "too few validators hold" in str(each["event"])]
+    assert "--rpc" in str(warning["event"])
+    assert (warning["validators"], warning["needed"]) == (0, 2)
+
+
+UNPAID = {
+    "accepted": False,
+    "pay": "0",
+    "reason": "too few validators held the gradient in time",
+    "verdicts": [
+        {"validator": "0x" + "21" * 20, "verdict": "ok", "reason": None},
+        *(
+            {
+                "validator": "0x" + validator * 20,
+                "verdict": "missing",
+                "reason": "not received in time: no reveal",
+            }
+            for validator in ("22", "23", "24")
+        ),
+    ],
+}
+
+
+def test_log_says_why_a_gradient_was_not_paid(tmp_path: Path) -> None:
+    next_round = {"phase": "commitment", "round_number": 1}
+    node = registered(receipt=UNPAID)
+    with capture_logs() as logs:
+        Stage(tmp_path, node, [COMMITMENT, VERDICT, next_round]).play()
+    entry = next(each for each in logs if each["event"] == "gradient not paid")
+    assert entry["round"] == 0
+    assert entry["reason"] == (
+        "too few validators held the gradient in time (3 of 4 validators said missing, 1 of 4 "
+        "validators said ok; not received in time: no reveal)"
+    )
+
+
+def test_miner_that_lost_its_bond_says_what_was_lost_why_and_what_to_do(tmp_path: Path) -> None:
+    next_round = {"phase": "commitment", "round_number": 1, "is_slashed": True}
+    node = registered(receipt=UNPAID)
+    lost = (
+        r"task 1: the bond of this account is lost, .* its gradient of round 0: 3 of 4 "
+        r"validators said missing, .*; not received in time: no reveal. To go on, name nodes of "
+        r"several operators with --rpc.*`pot miner withdraw 1`.* pays a new bond"
+    )
+    with pytest.raises(ClientError, match=lost):
+        Stage(tmp_path, node, [COMMITMENT, VERDICT, next_round]).play()
+    assert len(node.commitments) == 1
+
+
+def test_miner_that_chooses_goes_on_after_a_lost_bond_without_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = registered()
+
+    def enter_the_next_phase(task: int) -> object:
+        node.is_slashed = bool(node.commitments)
+        node.round_number = len(node.commitments)
+        return FakeNode.pot_getAttempt(node, task)
+
+    stage = Stage(tmp_path, node, [])
+    node.pot_getAttempt = enter_the_next_phase  # type: ignore[method-assign]
+    wait_a_hundred_times(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        stage.miner.mine_all()
+    assert [each for each in node.transactions if each not in node.commitments] == []
+    assert len(node.commitments) == 1
+
+
+def test_miner_that_names_a_pending_task_waits_until_it_is_active(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = FakeNode(MINER, status="pending", token_balance=10 * BOND)
+    waits = iter(range(3))
+
+    def wait(_seconds: float) -> None:
+        if node.status == "pending":
+            assert node.transactions == []
+            node.status = "pending" if next(waits, None) is not None else "active"
+
+    monkeypatch.setattr("miner.miner.time.sleep", wait)
+    Stage(tmp_path, node, []).play()
+    assert len(node.transactions) == 2
 
 
 def test_miner_takes_the_units_that_are_free(tmp_path: Path) -> None:

@@ -109,6 +109,10 @@ class FakeNode:
     spec: TaskSpec = MINING_SPEC
     is_down: bool = False
     refuses_reveals: bool = False
+    holders: tuple[Address, ...] = tuple(map(get_address, VALIDATOR_KEYS))
+    """The validators that hold a gradient once it was revealed here."""
+    receipt: object = None
+    """The answer to pot_getReceipt."""
     claimable: int = 0
     blobs: dict[str, bytes] = field(default_factory=dict)
     transactions: list[Transaction] = field(default_factory=list)
@@ -278,6 +282,16 @@ class FakeNode:
             "openBlock": self.open_block,
             "participants": [["0x" + miner.hex(), units] for miner, units in listed],
         }
+
+    def pot_getRevealHolders(  # noqa: N802
+        self, task: int, round_number: int, attempt: int, miner: str
+    ) -> object:
+        held = [query for query, _ in self.reveals if query["round"] == str(round_number)]
+        holders = self.holders if held else ()
+        return {"validators": ["0x" + each.hex() for each in holders]}
+
+    def pot_getReceipt(self, task: int, round_number: int, miner: str) -> object:  # noqa: N802
+        return self.receipt
 
     def pot_getGenesis(self) -> object:  # noqa: N802
         return genesis_answer()

@@ -1,0 +1,117 @@
+"""What became of a miner's gradients, in plain sentences for its log.
+
+The sentences come from receipts of nodes, which are not proven: they explain, and decide nothing.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from chain.primitives import Address
+from chain.training.attempt import AttemptId
+from miner.client import FailoverClient
+from miner.replies import ReceiptReply
+from pot_common.rpc_replies import ClientError
+
+REASONS_LIMIT: Final = 3
+"""The most different reasons in one sentence."""
+
+MISSING: Final = "missing"
+"""The verdict of a validator that did not have the gradient."""
+
+_log = structlog.get_logger("miner")
+
+
+class OutOfTaskError(ClientError):
+    """The account takes part in a task no more: it lost its bond, or has left."""
+
+
+class OutcomeLog:
+    """Logs what became of each committed gradient, once its round is settled."""
+
+    def __init__(self, client: FailoverClient, miner: Address) -> None:
+        self._client = client
+        self._miner = miner
+        self._awaited: AttemptId | None = None
+        """The last attempt with a commitment whose outcome was not logged."""
+        self.last: AttemptId | None = None
+        """The last attempt with a commitment."""
+
+    def expect(self, attempt_id: AttemptId) -> None:
+        """Log the outcome of the commitment to this attempt when it is known."""
+        self._awaited = self.last = attempt_id
+
+    def report(self, now: AttemptId | None) -> None:
+        """Log the outcome of the awaited attempt if the task has come to a later one.
+
+        Args:
+            now: The attempt in progress; None if the task is closed.
+        """
+        awaited = self._awaited
+        if awaited is None or (now is not None and awaited >= now):
+            return
+        self._awaited = None
+        place = {"round": awaited.round_number, "attempt": awaited.attempt_number}
+        if now is not None and awaited.round_number == now.round_number:
+            _log.warning(
+                "gradient not paid: the attempt is void, and the round begins again", **place
+            )
+            return
+        receipts = self.fetch(awaited)
+        settled = next((each for each in receipts if each.accepted is not None), None)
+        if settled is None:
+            return
+        if settled.accepted:
+            _log.info("gradient accepted", **place, pay=settled.pay)
+        else:
+            reason = f"{settled.reason} ({describe_verdicts(receipts)})"
+            _log.warning("gradient not paid", **place, reason=reason)
+
+    def fetch(self, attempt_id: AttemptId) -> list[ReceiptReply]:
+        """The receipts of the nodes for a round; each node knows its own validator's reason."""
+        return self._client.receipts(attempt_id.task_id, attempt_id.round_number, self._miner)
+
+
+def describe_verdicts(receipts: Sequence[ReceiptReply]) -> str:
+    """What the validators said of a gradient, and the reasons that are known."""
+    words = {each.validator: each.verdict for receipt in receipts for each in receipt.verdicts}
+    reasons = {
+        each.validator: each.reason
+        for receipt in receipts
+        for each in receipt.verdicts
+        if each.reason is not None
+    }
+    if not words:
+        return "no verdict is known"
+    counted = ", ".join(
+        f"{count} of {len(words)} validators said {word}"
+        for word, count in sorted(Counter(words.values()).items())
+    )
+    known = sorted(set(reasons.values()))[:REASONS_LIMIT]
+    return "; ".join([counted, *known])
+
+
+def describe_lost_bond(
+    attempt_id: AttemptId | None, task_id: int, receipts: Sequence[ReceiptReply]
+) -> str:
+    """What was lost, why, and what to do."""
+    lost = f"task {task_id}: the bond of this account is lost, or a part of it"
+    again = (
+        f"take what is left with `pot miner withdraw {task_id}` and start the miner again, which "
+        "pays a new bond"
+    )
+    if attempt_id is None or not any(receipt.verdicts for receipt in receipts):
+        return (
+            f"{lost}, because of a gradient of an earlier round, which pot_getReceipt explains. To "
+            f"go on, {again}"
+        )
+    cure = "check this machine, or compute on another --device"
+    words = [each.verdict for receipt in receipts for each in receipt.verdicts]
+    if words.count(MISSING) * 2 > len(words):
+        cure = "name nodes of several operators with --rpc, so that gradients come in time"
+    return (
+        f"{lost}, because of its gradient of round {attempt_id.round_number}: "
+        f"{describe_verdicts(receipts)}. To go on, {cure}; {again}"
+    )

@@ -1,0 +1,114 @@
+"""Bringing a gradient to enough validators (docs/spec/rpc.md, sections 2 and 6).
+
+A gradient that validators do not get in time costs its miner the bond. So it is not enough that a
+node has taken it: that node may be a block behind, cut off, or keep it to itself. The gradient is
+pushed to every node, and again after a while, until f + 1 validators hold it.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from chain.hexadecimal import to_hex
+from chain.primitives import Address
+from chain.training.attempt import AttemptId
+from chain.training.encoding import compute_gradient_root
+from chain.types.validator_set import compute_max_faulty
+from miner.client import FailoverClient
+from miner.gradient_store import PreparedGradient
+from miner.light import LightClient
+
+RETRY_SECONDS: Final = 0.3
+"""The pause between two tries. A node that is a block behind refuses a reveal as too early; it
+catches up in about this."""
+
+PUSH_AGAIN_SECONDS: Final = 2.0
+"""After this time a gradient is pushed again to nodes that took it; each time twice as long."""
+
+WARNING_TRIES: Final = 10
+"""After so many tries in vain, the log says that validators lack the gradient."""
+
+_log = structlog.get_logger("miner")
+
+
+@dataclass(slots=True)
+class _Upload:
+    """How far one gradient has come in one ballot."""
+
+    attempt_id: AttemptId
+    ballot_number: int
+    takers: frozenset[str] = frozenset()
+    """The nodes that have taken it since it was last pushed to all."""
+    holders: frozenset[Address] = frozenset()
+    """The validators that hold it, as nodes say."""
+    tries: int = 0
+    pause_seconds: float = field(default_factory=lambda: PUSH_AGAIN_SECONDS)
+    again_at: float = field(default_factory=lambda: time.monotonic() + PUSH_AGAIN_SECONDS)
+    """When it is pushed to all nodes again, by the monotonic clock."""
+
+
+class RevealPusher:
+    """Pushes the gradients of one miner to validators."""
+
+    def __init__(self, client: FailoverClient, light: LightClient, miner: Address) -> None:
+        self._client = client
+        self._light = light
+        self._miner = miner
+        self._upload: _Upload | None = None
+
+    def push(self, attempt_id: AttemptId, ballot_number: int, prepared: PreparedGradient) -> bool:
+        """Push a gradient to the nodes, and return whether enough validators hold it.
+
+        If not, the caller tries again; this waits a moment first.
+        """
+        upload = self._upload
+        if upload is None or (upload.attempt_id, upload.ballot_number) != (
+            attempt_id,
+            ballot_number,
+        ):
+            upload = self._upload = _Upload(attempt_id, ballot_number)
+        if upload.takers and time.monotonic() >= upload.again_at:
+            upload.takers = frozenset()
+            upload.pause_seconds *= 2
+            upload.again_at = time.monotonic() + upload.pause_seconds
+        query = self._build_query(attempt_id, prepared)
+        takers, refusals = self._client.reveal(query, prepared.payload, upload.takers)
+        upload.takers |= takers
+        upload.tries += 1
+        validators = frozenset(self._light.validators)
+        if upload.takers:
+            held_by = self._client.reveal_holders(attempt_id, self._miner)
+            upload.holders |= held_by & validators
+        needed = compute_max_faulty(len(validators)) + 1
+        place = {"round": attempt_id.round_number, "attempt": attempt_id.attempt_number}
+        if len(upload.holders) >= needed:
+            _log.info("gradient revealed", **place, validators=len(upload.holders))
+            return True
+        if not upload.takers:
+            _log.warning("no node takes the gradient", **place, answers="; ".join(refusals))
+        elif upload.tries == WARNING_TRIES:
+            _log.warning(
+                "too few validators hold the gradient; without it they take the bond. It is pushed "
+                "again; name nodes of more operators with --rpc",
+                **place,
+                validators=len(upload.holders),
+                needed=needed,
+            )
+        time.sleep(RETRY_SECONDS)
+        return False
+
+    def _build_query(
+        self, attempt_id: AttemptId, prepared: PreparedGradient
+    ) -> dict[str, str | int]:
+        """The query of `POST /v1/reveals` (docs/spec/rpc.md, section 6)."""
+        return {
+            "task": attempt_id.task_id,
+            "round": attempt_id.round_number,
+            "attempt": attempt_id.attempt_number,
+            "miner": to_hex(self._miner),
+            "units": prepared.units,
+            "salt": to_hex(prepared.salt),
+            "gradientRoot": to_hex(compute_gradient_root(prepared.payload)),
+        }

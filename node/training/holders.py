@@ -7,6 +7,7 @@ gradient again until enough of them hold it.
 from typing import Final
 
 import trio
+from cachetools import FIFOCache
 
 from chain.primitives import Address, Hash32
 from chain.training.attempt import AttemptId
@@ -17,6 +18,12 @@ from node.training.reveal_store import RevealStore
 
 ASK_SECONDS: Final = 2.0
 """How long a validator may take to say whether it holds a gradient."""
+
+FRESH_SECONDS: Final = 0.5
+"""For so long an answer is given again without asking: many may ask for one gradient."""
+
+REMEMBERED_LIMIT: Final = 2_048
+"""The most answers that are remembered: the gradients of two rounds with the most miners."""
 
 QUESTIONS_LIMIT: Final = 8
 """The most gradients that validators are asked about at a time. Further ones wait."""
@@ -37,6 +44,10 @@ class RevealHolders:
         self._requests = requests
         self._own_validator = own_validator
         self._turns = trio.CapacityLimiter(QUESTIONS_LIMIT)
+        self._answers: FIFOCache[Hash32, tuple[float, tuple[Address, ...]]] = FIFOCache(
+            REMEMBERED_LIMIT
+        )
+        """By content id: when validators had answered, and which hold the gradient."""
 
     async def find(self, attempt_id: AttemptId, miner: Address) -> tuple[Address, ...]:
         """The validators that hold the complete gradient of a miner, by ascending address.
@@ -47,20 +58,26 @@ class RevealHolders:
         reveal = await trio.to_thread.run_sync(self._reveals.get, attempt_id, miner)
         if reveal is None:
             return ()
+        async with self._turns:
+            known = self._answers.get(reveal.gradient_root)
+            if known is None or trio.current_time() > known[0] + FRESH_SECONDS:
+                holders = await self._ask(reveal.gradient_root)
+                known = trio.current_time(), holders
+                self._answers[reveal.gradient_root] = known
+        return known[1]
+
+    async def _ask(self, root: Hash32) -> tuple[Address, ...]:
         holders: set[Address] = set()
-        if self._own_validator is not None and self._blobs.has(reveal.gradient_root):
+        if self._own_validator is not None and self._blobs.has(root):
             holders.add(self._own_validator)
 
-        async def ask(peer_id: PeerId, validator: Address, root: Hash32) -> None:
+        async def ask(peer_id: PeerId, validator: Address) -> None:
             if await self._requests.has_blob(peer_id, root):
                 holders.add(validator)
 
-        async with self._turns:
-            with trio.move_on_after(ASK_SECONDS):
-                async with trio.open_nursery() as nursery:
-                    for peer in self._requests.peers():
-                        if peer.validator is not None:
-                            nursery.start_soon(
-                                ask, peer.peer_id, peer.validator, reveal.gradient_root
-                            )
+        with trio.move_on_after(ASK_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for peer in self._requests.peers():
+                    if peer.validator is not None:
+                        nursery.start_soon(ask, peer.peer_id, peer.validator)
         return tuple(sorted(holders))

@@ -12,7 +12,7 @@ LINE_WIDTH: Final = 80
 """The width of a terminal that every line fits."""
 
 ADVICE: Final = {
-    "content_unavailable": "upload weights and data to a node again: submit with more --rpc",
+    "content_unavailable": "pot task upload ID FILE, with an --rpc that validators reach",
     "content_too_large": "cancel the task; submit one with less data or a smaller model",
     "disk_too_large": "cancel the task; submit one with fewer units or a smaller model",
     "too_noisy": "cancel the task; submit one with another model or a larger tolerance",

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -14,6 +14,7 @@ from chain.contracts.task_registry import cancel_task, refund_task, resume_task
 from chain.hexadecimal import to_hex
 from chain.json_types import JsonObject
 from chain.primitives import TaskId
+from chain.training.task_spec_codec import compute_spec_hash
 from node.cli.account import KeyOption, PasswordOption, unlock_account
 from node.cli.output import (
     JsonOption,
@@ -30,6 +31,7 @@ from node.cli.output import (
 from node.cli.progress import progress_bar
 from node.cli.readiness import describe_readiness, fetch_readiness
 from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
+from node.client.task_bundle import TaskBundle
 from node.client.task_submission import (
     compute_round_budget,
     download_model,
@@ -112,11 +114,7 @@ def submit(
             f"{measured.peak_bytes / 2**20:.0f} MiB of memory"
         )
     submission = submit_task(clients[0], account.private_key, bundle, amount)
-    total = sum(len(blob) for blob in bundle.blobs.values()) * len(clients)
-    with progress_bar("uploading weights and data", total) as progress:
-        for client in clients:
-            for name, blob in sorted(bundle.blobs.items()):
-                client.put_blob(name, blob, progress)
+    _upload(clients, bundle)
     if as_json:
         print_json(
             {
@@ -132,6 +130,45 @@ def submit(
         f"escrowed {format_amount(submission.budget)} POT; what is not spent can be taken back"
     )
     print_line(f"next: pot task watch {submission.task_id}")
+
+
+def _upload(clients: Sequence[RpcClient], bundle: TaskBundle) -> None:
+    """Upload the weights and data of a task to every node."""
+    total = sum(len(blob) for blob in bundle.blobs.values()) * len(clients)
+    with progress_bar("uploading weights and data", total) as progress:
+        for client in clients:
+            for name, blob in sorted(bundle.blobs.items()):
+                client.put_blob(name, blob, progress)
+
+
+@app.command(epilog="Example:  pot task upload 1 examples/digits.toml --rpc http://127.0.0.1:8545")
+def upload(
+    task: TaskArgument,
+    file: Annotated[Path, typer.Argument(help="The task file that was submitted.")],
+    rounds: Annotated[int | None, typer.Option(help="As given to `pot task submit`.")] = None,
+    rpc: RpcListOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Upload a task's weights and data again.
+
+    For a task whose upload was interrupted, or whose content validators cannot fetch. Nothing is
+    paid.
+    """
+    from node.client.task_file import load_task_file
+
+    clients = [RpcClient(url) for url in rpc or [DEFAULT_RPC_URL]]
+    found = _get_task(clients[0], task)
+    bundle = load_task_file(file, TRAINING_TOKEN, rounds)
+    if to_hex(compute_spec_hash(bundle.spec)) != get_text(found, "specHash"):
+        raise OperatorError(
+            f"{file} is not the file of task {task}: it gives another specification; give the file "
+            "and the --rounds that were submitted"
+        )
+    _upload(clients, bundle)
+    if as_json:
+        print_json({"id": task, "uploaded": [client.url for client in clients]})
+        return
+    print_line(f"uploaded to {len(clients)} nodes; next: pot task show {task}")
 
 
 @app.command("list", epilog="Example:  pot task list --rpc http://127.0.0.1:8545")

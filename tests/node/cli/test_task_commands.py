@@ -11,7 +11,7 @@ from chain.contracts.events import EVENT_LAYOUTS
 from chain.contracts.task_registry import TaskSubmitted
 from chain.crypto import content_id
 from chain.training.model_file import encode_model_file
-from chain.training.task_spec_codec import compute_terms, encode_task_spec
+from chain.training.task_spec_codec import compute_spec_hash, compute_terms, encode_task_spec
 from chain.types.transaction import Transaction, decode_transaction
 from node.client.task_bundle import TaskBundle
 from node.client.task_file import load_task_toml
@@ -119,7 +119,7 @@ class FakeRegistry:
             "status": self.status,
             "phase": "inactive",
             "submitter": "0x" + "11" * 20,
-            "specHash": zero,
+            "specHash": "0x" + compute_spec_hash(self.bundle.spec).hex(),
             "spec": json.loads(encode_task_spec(self.bundle.spec)),
             "terms": {"rounds": 2},
             "rounds": 2,
@@ -294,6 +294,42 @@ def test_show_says_why_a_validator_is_not_ready_in_80_columns(
     assert shown.endswith(2 * expected)
     assert max(map(len, expected.splitlines())) <= 80
     assert document["readiness"] == [{"node": first, **refused}]
+
+
+def test_weights_and_data_are_uploaded_again_for_the_same_file_only(
+    pot: Pot, task_file: Path, registry: FakeRegistry
+) -> None:
+    blobs: dict[str, bytes] = {}
+    with serve(registry.answers(), blobs) as url:
+        other = pot.fails("task", "upload", 1, task_file, "--rounds", 9, "--rpc", url)
+        assert (blobs, "is not the file of task 1" in other) == ({}, True)
+        assert "uploaded to 1 nodes" in pot("task", "upload", 1, task_file, "--rpc", url)
+    assert sorted(blobs.values()) == sorted(registry.bundle.blobs.values())
+    assert registry.transactions == []
+
+
+def test_watch_of_a_pending_task_says_once_why_validators_are_not_ready(
+    pot: Pot, registry: FakeRegistry
+) -> None:
+    registry.readiness = {
+        "validator": "0x" + "ab" * 20,
+        "voted": False,
+        "state": "waiting",
+        "code": "content_unavailable",
+        "reason": "blob 3a09 cannot be fetched",
+    }
+    asked = iter(range(3))
+    task = registry.task
+
+    def pending_at_first(number: int) -> object:
+        registry.status = "closed" if next(asked, None) is None else "pending"
+        return task(number)
+
+    answers = {**registry.answers(), "pot_getTask": pending_at_first}
+    with serve(answers) as url:
+        _, _, notes = pot._run(("task", "watch", 1, "--rpc", url))
+    assert notes.count("validator 0xabababab waits: blob 3a09 cannot be fetched") == 1
+    assert "pot task upload" in notes
 
 
 def test_watch_prints_a_line_for_every_round_and_ends_with_the_task(

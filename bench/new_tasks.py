@@ -28,7 +28,7 @@ from chain.crypto import content_id, get_address
 from chain.hexadecimal import to_hex
 from chain.primitives import PrivateKey
 from chain.training.architectures import Mlp
-from chain.training.task_spec import FeatureType, Shard
+from chain.training.task_spec import FeatureType, Reward, Shard
 from node.client.rpc_client import RpcClient
 from node.client.task_bundle import TaskBundle
 from node.client.task_file import build_initial_weights, encode_npz
@@ -43,8 +43,9 @@ TASKS = 12
 SLOW_UPLOADS = 100
 """For each node; they come from as many addresses."""
 ROWS = 2_048
-MODEL = Mlp(inputs=512, hidden=(1_024, 512), classes=10)
-"""A million parameters: a dry run takes some seconds."""
+UNIT_SAMPLES = 1_024
+MODEL = Mlp(inputs=512, hidden=(1_024, 1_024), classes=10)
+"""A million and a half parameters: a dry run takes some seconds."""
 LARGEST_P50, LARGEST_P99 = 1.2, 2.0
 
 
@@ -82,9 +83,11 @@ def build_bundle(number: int) -> TaskBundle:
         initial_weights=content_id(weights),
         data=data,
         held_out=replace(SPEC.held_out, first_row=ROWS - 256, row_count=256),
-        samples_per_unit=128,
+        samples_per_unit=UNIT_SAMPLES,
         phases=replace(SPEC.phases, verdict_seconds=600, result_seconds=600),
-        reward=replace(SPEC.reward, token=TRAINING_TOKEN, unit_price=1, validator_fee=1),
+        reward=Reward(
+            token=TRAINING_TOKEN, unit_price=1, validator_fee=1, max_units=1, min_miners=1
+        ),
     )
     blobs = {content_id(blob): blob for blob in (weights, shard)}
     return TaskBundle(spec, blobs)
@@ -98,8 +101,8 @@ def submit(client: RpcClient, bundle: TaskBundle) -> None:
 
 
 def upload(client: RpcClient, bundle: TaskBundle) -> None:
-    for blob in bundle.blobs.values():
-        client.put_blob(blob)
+    for blob_id, blob in bundle.blobs.items():
+        client.put_blob(blob_id, blob, lambda _size: None)
 
 
 def upload_slowly(port: int, number: int, path: str, size: int, stop: threading.Event) -> None:
@@ -173,6 +176,10 @@ def main() -> int:
                 upload(client, bundle)
         results["new tasks"] = measure_intervals(clients[1], blocks)
         stop.set()
+        done = sum(
+            log.read_text().count("task accepted") for log in (Path(name) / "logs").iterdir()
+        )
+    print(f"{done} of {VALIDATORS * task_count} dry runs were done at the end")
     print(f"{'load':10} {'p50 ms':>8} {'p99 ms':>8} {'worst ms':>9}")
     rows = {}
     for load, intervals in results.items():

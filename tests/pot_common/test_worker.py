@@ -1,0 +1,51 @@
+"""The limits that a worker process puts on itself."""
+
+import os
+import subprocess
+import sys
+from io import BytesIO
+
+import pytest
+
+from chain.errors import RejectedInputError
+from pot_common.framing import WORKER_ANSWERS, WORKER_QUESTIONS
+from pot_common.worker import Answer, WorkerRequest, serve
+
+PROGRAM = """
+import os
+from pot_common.worker import set_lowest_priority
+set_lowest_priority()
+print(os.sched_getscheduler(0) == os.SCHED_IDLE, os.nice(0))
+"""
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="only Linux has an idle class")
+def test_background_process_runs_in_the_idle_class() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == ["True", "19"]
+
+
+def test_refusal_or_missing_file_is_an_answer_and_the_worker_goes_on() -> None:
+    def answer(request: WorkerRequest) -> Answer:
+        return {"size": request.path("file").stat().st_size}
+
+    questions = [{"id": 1, "file": "/nowhere"}, {"id": 2}, {"id": 3, "file": "/"}]
+    answers = BytesIO()
+    serve(answer, BytesIO(b"".join(map(WORKER_QUESTIONS.encode, questions))), answers)
+    answers.seek(0)
+    missing, malformed, sound = iter(lambda: WORKER_ANSWERS.read(answers), None)
+    assert (missing["id"], missing["error"]) == (1, "content_mismatch")
+    assert (malformed["id"], malformed["error"]) == (2, "malformed")
+    assert sound["id"] == 3
+    assert "error" not in sound
+
+
+@pytest.mark.parametrize(
+    "members", [{}, {"files": "x"}, {"files": ["x"]}, {"files": [{}, 7]}, {"files": {}}]
+)
+def test_array_of_objects_is_checked(members: dict[str, object]) -> None:
+    with pytest.raises(RejectedInputError, match="array of objects"):
+        WorkerRequest(members).children("files")  # type: ignore[arg-type]

@@ -176,7 +176,7 @@ def test_submit_approves_the_budget_sends_the_spec_and_uploads_blobs(
     blobs: dict[str, bytes] = {}
     with serve(registry.answers(), blobs) as url:
         monkeypatch.setenv("ETH_RPC_URL", url)
-        submitted = pot.json("task", "submit", task_file, *key, "--no-dry-run")
+        submitted = pot.json("task", "submit", task_file, *key)
     spec, budget = registry.bundle.spec, compute_full_budget(registry.bundle.spec)
     assert budget == 2 * (4 * 15 * 10**17 + 5 * 10**17)
     assert submitted["id"] == 1

@@ -1,0 +1,78 @@
+"""The checks of a task that validators, submitters and miners share."""
+
+from dataclasses import replace
+
+from chain.training.architectures import count_parameters
+from chain.training.encoding import count_payload_bytes
+from chain.training.resources import count_content_bytes, count_disk_bytes
+from chain.training.task_checks import (
+    CONTENT_QUOTA_SHARE,
+    MIN_VERDICT_SECONDS,
+    Objection,
+    ObjectionCode,
+    find_disk_objection,
+    find_measured_objection,
+    find_phase_objection,
+    find_size_objection,
+    list_content,
+)
+from chain.training.task_spec import TaskSpec
+from tests.worlds.training import SPEC
+
+FAST = 10**9
+ROUND_BYTES = SPEC.reward.max_units * count_payload_bytes(count_parameters(SPEC.model))
+
+
+def with_verdict_seconds(seconds: int) -> TaskSpec:
+    return replace(SPEC, phases=replace(SPEC.phases, verdict_seconds=seconds))
+
+
+def code(objection: Objection | None) -> ObjectionCode | None:
+    return None if objection is None else objection.code
+
+
+def test_content_is_the_weights_and_every_shard() -> None:
+    assert sum(list_content(SPEC).values()) == count_content_bytes(SPEC)
+    assert set(list_content(SPEC)) == {
+        SPEC.initial_weights,
+        *(shard.content_id for shard in SPEC.data.shards),
+    }
+
+
+def test_verdict_phase_has_a_lower_bound() -> None:
+    assert find_phase_objection(with_verdict_seconds(MIN_VERDICT_SECONDS), FAST) is None
+    short = find_phase_objection(with_verdict_seconds(MIN_VERDICT_SECONDS - 1), FAST)
+    assert code(short) is ObjectionCode.VERDICT_PHASE_TOO_SHORT
+    assert "verdict_seconds is 4" in str(short)
+
+
+def test_all_gradients_of_a_round_fit_into_the_verdict_phase() -> None:
+    seconds = SPEC.phases.verdict_seconds
+    assert find_phase_objection(SPEC, ROUND_BYTES // seconds) is None
+    short = find_phase_objection(SPEC, ROUND_BYTES // (seconds + 1) - 1)
+    assert code(short) is ObjectionCode.VERDICT_PHASE_TOO_SHORT
+
+
+def test_content_and_disk_have_upper_bounds() -> None:
+    quota = CONTENT_QUOTA_SHARE * count_content_bytes(SPEC)
+    assert find_size_objection(SPEC, quota) is None
+    too_large = find_size_objection(SPEC, quota - CONTENT_QUOTA_SHARE)
+    assert code(too_large) is ObjectionCode.CONTENT_TOO_LARGE
+    assert find_disk_objection(SPEC, count_disk_bytes(SPEC)) is None
+    too_much = find_disk_objection(SPEC, count_disk_bytes(SPEC) - 1)
+    assert code(too_much) is ObjectionCode.DISK_TOO_LARGE
+
+
+def test_noise_and_evaluation_have_upper_bounds() -> None:
+    noise, milliseconds = SPEC.verification.tolerance_ppb // 10, 250 * SPEC.phases.result_seconds
+
+    def found(noise_ppb: int, evaluation_milliseconds: int) -> ObjectionCode | None:
+        return code(
+            find_measured_objection(
+                SPEC, noise_ppb=noise_ppb, evaluation_milliseconds=evaluation_milliseconds
+            )
+        )
+
+    assert found(noise, milliseconds) is None
+    assert found(noise + 1, milliseconds) is ObjectionCode.TOO_NOISY
+    assert found(noise, milliseconds + 1) is ObjectionCode.EVALUATION_TOO_SLOW

@@ -66,6 +66,8 @@ class World:
     cut_ms: int = 10_000
     stalls: float = 0.0
     """The chance that a second begins with a stall of consensus, as long as a split."""
+    outages: float = 0.0
+    """The chance that a second begins with the training of more than f validators stopped."""
     crashes_after_verdict: float = 0.0
     """The chance that an honest validator crashes when it has sent its verdict."""
     floor: int = ChainParameters().phase_floor_blocks
@@ -237,7 +239,7 @@ class Cluster:
     def _has_quorum(self) -> bool:
         if self.now_ms < self._stalled_until_ms:
             return False
-        up = sum(each.is_up and each.name not in self._cut for each in self.validators)
+        up = sum(each.is_deciding and each.name not in self._cut for each in self.validators)
         return not self._is_halted and up >= self.chain.validator_set.quorum
 
     def _make_block(self) -> None:
@@ -313,9 +315,16 @@ class Cluster:
             self.after(random.randrange(1_000, world.cut_ms), self.heal_cut)
         if random.random() < world.stalls:
             self.stall(random.randrange(1_000, world.cut_ms))
+        if random.random() < world.outages:
+            quorum = self.chain.validator_set.quorum
+            count = random.randint(world.n - quorum + 1, world.n)
+            down_ms = random.randrange(1_000, world.down_ms)
+            for validator in random.sample(self.validators, count):
+                validator.crash(down_ms, is_whole=False)
         for validator in self.validators:
             if random.random() < world.crashes:
-                validator.crash(random.randrange(500, world.down_ms))
+                is_whole = random.random() < 0.5
+                validator.crash(random.randrange(500, world.down_ms), is_whole=is_whole)
         self.after(TICK_MS, self._draw_faults)
 
     def heal(self) -> None:

@@ -120,26 +120,32 @@ class Validator(Actor):
         self.address = validator_set.validators[index]
         self.operator = validator_set.operators[index]
         self.lie = lie
+        self.is_deciding = True
+        """Whether it takes part in consensus."""
         self.disk = Disk()
         self.memory = Memory()
         self._lives = 0
 
     # Crashes.
 
-    def crash(self, down_ms: int) -> None:
-        """Lose the memory, and start again after that time."""
+    def crash(self, down_ms: int, *, is_whole: bool = True) -> None:
+        """Lose the memory, and start again after that time.
+
+        Unless the node is down as a whole, its consensus goes on without its training host.
+        """
         if not self.is_up:
             return
-        self.cluster.trace(f"{self.name} crashes for {down_ms} ms")
-        self.cluster.counts["crashes"] += 1
-        self.is_up = False
+        what = "crashes" if is_whole else "stops training"
+        self.cluster.trace(f"{self.name} {what} for {down_ms} ms")
+        self.cluster.counts[what] += 1
+        self.is_up, self.is_deciding = False, not is_whole
         self._lives += 1
         self.cluster.after(down_ms, self.boot)
 
     def boot(self) -> None:
         """Start with what the disk holds."""
         if not self.is_up:
-            self.is_up, self.memory = True, Memory()
+            self.is_up, self.is_deciding, self.memory = True, True, Memory()
             self.cluster.wake(self)
 
     def later(self, delay_ms: int, action: Callable[[], None]) -> None:
@@ -297,7 +303,9 @@ class Validator(Actor):
                     and not self.cluster.is_healed
                 ):
                     down_ms = self.random.randrange(500, world.down_ms)
-                    self.later(self.random.randrange(1, 3_000), lambda: self.crash(down_ms))
+                    self.later(
+                        self.random.randrange(1, 3_000), lambda: self.crash(down_ms, is_whole=False)
+                    )
             case rounds.ComputeResult():
                 assert attempt is not None
                 self._compute_result(history, attempt, spec, work)

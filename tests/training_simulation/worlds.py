@@ -112,14 +112,30 @@ def draw_storm(random: Random) -> World:
         compute_ms=random.choice((1_500, 6_000)),
         loss=random.choice((0.0, 0.05, 0.2)),
         crashes=random.choice((0.0, 0.02, 0.05)),
-        crashes_after_verdict=random.choice((0.0, 0.0, 0.2, 0.5)),
-        down_ms=random.choice((6_000, 25_000)),
+        crashes_after_verdict=random.choice((0.0, 0.0, 0.5, 0.8)),
+        down_ms=random.choice((6_000, 25_000, 90_000)),
         cuts=random.choice((0.0, 0.05, 0.15)),
         cut_ms=random.choice((6_000, 25_000)),
         stalls=random.choice((0.0, 0.0, 0.03)),
         phases=random.choice(((8, 16, 8), (8, 16, 8), (15, 30, 15))),
         habits_of_submitter=tuple(random.sample(submitters.HABITS, random.randint(0, 1))),
         attacks=0.05,
+    )
+
+
+def draw_outage(random: Random) -> World:
+    """A world in which so few validators train that ballots fail and attempts are void."""
+    n = draw_n(random)
+    return World(
+        n=n,
+        miners=draw_miners(random, random.randint(0, 1)),
+        liars=draw_liars(random, n) if random.random() < 0.3 else (),
+        compute_ms=random.choice((1_500, 6_000)),
+        empty_block_ms=1_000,
+        outages=random.choice((0.02, 0.05)),
+        crashes_after_verdict=random.choice((0.0, 0.5)),
+        down_ms=random.choice((30_000, 90_000)),
+        faulty_ms=random.choice((60_000, 150_000)),
     )
 
 
@@ -157,9 +173,10 @@ def draw_junk(random: Random) -> World:
 
 FAMILIES: Final[Mapping[str, tuple[Callable[[Random], World], int]]] = {
     "plain": (draw_plain, 15),
-    "nuisances": (draw_nuisances, 22),
-    "lies": (draw_lies, 25),
-    "storm": (draw_storm, 28),
+    "nuisances": (draw_nuisances, 20),
+    "lies": (draw_lies, 24),
+    "storm": (draw_storm, 24),
+    "outage": (draw_outage, 10),
     "slow": (draw_slow, 4),
     "tight": (draw_tight, 3),
     "junk": (draw_junk, 3),
@@ -171,6 +188,7 @@ KNOWN: Final[Mapping[str, frozenset[str]]] = {
     "nuisances": frozenset({ESCROW_SHARES}),
     "lies": frozenset({ESCROW_SHARES}),
     "storm": frozenset({ESCROW_SHARES}),
+    "outage": frozenset({ESCROW_SHARES}),
     "slow": frozenset({ESCROW_SHARES}),
     "tight": frozenset({ESCROW_SHARES, PROGRESS}),
     "junk": frozenset({ESCROW_SHARES}),

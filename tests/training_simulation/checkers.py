@@ -16,17 +16,20 @@ from chain.contracts.addresses import (
 )
 from chain.contracts.gradient_ledger import (
     AttemptOpened,
+    BallotFailed,
     BondWithdrawn,
     CreditWithdrawn,
     Deadline,
+    GradientCommitted,
     MinerRegistered,
     MinerSlashed,
     Phase,
+    ResultPosted,
     RoundSettled,
+    VerdictPosted,
 )
 from chain.contracts.reward_distributor import Claimed
 from chain.contracts.task_registry import (
-    TaskAccount,
     TaskFunded,
     TaskRefunded,
     TaskStatus,
@@ -82,6 +85,9 @@ GUILT: Final = "guilt"
 """A miner whose commitment is guilty by the words of a settled ballot is slashed."""
 PROGRESS: Final = "progress"
 """A healthy network settles a round within a bounded time."""
+
+UNPAID: Final = (GradientCommitted, VerdictPosted, ResultPosted, BallotFailed)
+"""Events after which a task's account is as before."""
 
 RACES: Final = frozenset(
     {
@@ -173,18 +179,22 @@ class Checkers:
 
     def on_block(self, executed: Sequence[Executed]) -> None:
         """Check everything that the calls of a block may have changed."""
-        touched: dict[TaskId, None] = {}
+        touched: dict[TaskId, bool] = {}
         for each in executed:
             self._check_call(each)
             for event in each.events:
                 task_id = getattr(event, "task_id", None)
                 if task_id is not None:
-                    touched[task_id] = None
+                    is_money = not isinstance(event, UNPAID)
+                    touched[task_id] = touched.get(task_id, False) or is_money
                 self._apply(event)
         if any(each.events for each in executed):
             self._check_money()
-        for task_id in touched:
-            self._check_task(task_id)
+        for task_id, is_money in touched.items():
+            history = self._chain.view.histories[task_id]
+            if is_money:
+                self._check_account(history)
+            self._check_round(history)
         self._check_assignments()
         self._check_ends()
         self._check_waste()
@@ -347,12 +357,14 @@ class Checkers:
         wanted = sum(self._bonds.values()) + self._slashed - self._credits_withdrawn
         self.require(MONEY, bonds == wanted, f"the ledger holds {bonds}, not {wanted}")
 
-    def _check_task(self, task_id: TaskId) -> None:
-        contracts, history = self._chain.contracts, self._chain.view.histories[task_id]
+    def _check_account(self, history: TaskHistory) -> None:
+        contracts, task_id = self._chain.contracts, history.task_id
         account = contracts.read(task_registry.get_account(task_id))
         spent = account.paid + account.reserved + account.refundable + account.refunded
         self.require(MONEY, account.escrowed == spent, f"{account}")
-        self._check_fold(history, account)
+        shown = (history.status, len(history.ready))
+        held = (account.status, account.ready_count)
+        self.require(FOLD, shown == held, f"{shown} is not {held}")
         earned = self._earned[task_id]
         self.require(PAY, dict(history.rewards) == earned, f"{history.rewards} is not {earned}")
         self.require(PAY, account.paid == sum(earned.values()), f"{account.paid} paid: {earned}")
@@ -365,23 +377,19 @@ class Checkers:
             is_same = root == self._roots[key]
             self.require(CLAIM, is_same, f"the rewards root is not that of {earned}")
 
-    def _check_fold(self, history: TaskHistory, account: TaskAccount) -> None:
+    def _check_round(self, history: TaskHistory) -> None:
         state = self._chain.contracts.read(gradient_ledger.get_round(history.task_id))
         attempt = history.attempt
         shown: Mapping[str, object] = {
-            "status": history.status,
             "round": history.rounds_settled,
             "open": attempt is not None,
-            "ready": len(history.ready),
             "paid": sum(amount for _, amount in history.rewards),
             "state": history.training_state_root,
             "model": history.model_root,
         }
         held: Mapping[str, object] = {
-            "status": account.status,
             "round": state.round,
             "open": state.open,
-            "ready": account.ready_count,
             "paid": state.paid_total,
             "state": state.training_state_root,
             "model": state.model_root,

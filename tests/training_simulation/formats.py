@@ -154,7 +154,10 @@ def compute_bond(spec: TaskSpec, units: int) -> int:
 
 def may_end_early(history: TaskHistory) -> bool:
     """Whether the phase of a task may end before its deadline, without any event."""
-    return history.attempt is not None and bool(history.attempt.verdicts)
+    attempt = history.attempt
+    if attempt is None or attempt.validator_set is None:
+        return False
+    return len(list_votes(attempt)) >= attempt.validator_set.quorum
 
 
 def is_late(deadline: Deadline, spec: TaskSpec, floor: int, n: int, number: int, now: int) -> bool:

@@ -19,7 +19,8 @@ from tests.training_simulation.formats import (
 )
 
 if TYPE_CHECKING:
-    from tests.training_simulation.validators import Validator, Work
+    from tests.training_simulation.validators import Validator
+    from tests.training_simulation.work import Work
 
 Speak = Callable[["Validator", Attempt], Words | None]
 """The words that a liar says without a check; None while it says nothing."""

@@ -6,7 +6,6 @@ each in the order in which they were asked for.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from chain.contracts import gradient_ledger, task_registry
@@ -16,13 +15,11 @@ from chain.contracts.gradient_ledger import (
     EVIDENCE_BALLOTS,
     Deadline,
     Phase,
-    ResultVote,
 )
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training import rounds
 from chain.training.acceptance import Verdict, compute_verdict
-from chain.training.attempt import AttemptId
 from chain.training.history import Attempt, TaskHistory, compute_outcome, get_theta_root
 from chain.training.result_vote import build_result_vote
 from chain.training.reveal import Reveal
@@ -49,6 +46,7 @@ from tests.training_simulation.values import (
     compute_model_root,
     compute_next_state,
 )
+from tests.training_simulation.work import Disk, JobKey, Memory, Work
 from tests.worlds.contracts import CHAIN_ID
 
 if TYPE_CHECKING:
@@ -59,54 +57,6 @@ RETRY_LIMIT_MS: Final = int(RETRY_LIMIT_SECONDS * 1000)
 WORKER_LIMIT_MS: Final = int(WorkerSettings(()).timeout_seconds * 1000)
 AGGREGATE_MS: Final = 200
 """How long the aggregation of the accepted gradients takes."""
-
-JobKey = tuple[object, ...]
-
-
-@dataclass
-class Disk:
-    """What survives a crash."""
-
-    content: set[TaskId] = field(default_factory=set)
-    reveals: dict[tuple[AttemptId, Address], Reveal] = field(default_factory=dict)
-    payloads: dict[Hash32, int] = field(default_factory=dict)
-    """When each gradient arrived, in milliseconds."""
-    states: set[Hash32] = field(default_factory=set)
-
-
-@dataclass
-class Work:
-    """The progress on one task, which a crash loses."""
-
-    is_content_held: bool = False
-    is_accepted: bool | None = None
-    state_root: Hash32 | None = None
-    seen: tuple[Phase, AttemptId | None, int | None] | None = None
-    since_block: int = 0
-    failed_dry_runs: int = 0
-    checks: dict[tuple[AttemptId, int], Verdict] = field(default_factory=dict)
-    results: dict[int, ResultVote] = field(default_factory=dict)
-    evaluated: set[Hash32] = field(default_factory=set)
-    """The models that were evaluated."""
-    sent: dict[JobKey, int] = field(default_factory=dict)
-    slashed_through: int = -1
-
-
-@dataclass
-class Memory:
-    """All that a crash loses."""
-
-    work: dict[TaskId, Work] = field(default_factory=dict)
-    closed: set[TaskId] = field(default_factory=set)
-    hints: dict[tuple[AttemptId, Address], Reveal] = field(default_factory=dict)
-    announced: set[Hash32] = field(default_factory=set)
-    running: set[JobKey] = field(default_factory=set)
-    retry_at: dict[JobKey, int] = field(default_factory=dict)
-    wait_ms: dict[TaskId, int] = field(default_factory=dict)
-    preparing: list[TaskId] = field(default_factory=list)
-    """Tasks in preparation and those that wait for a turn; the first PREPARING_LIMIT run."""
-    free_ms: dict[str, int] = field(default_factory=dict)
-    """When each worker is through with what it was asked for."""
 
 
 class Validator(Actor):

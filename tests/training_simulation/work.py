@@ -1,0 +1,58 @@
+"""What a simulated validator holds and has computed: on its disk, and in its memory."""
+
+from dataclasses import dataclass, field
+
+from chain.contracts.gradient_ledger import Phase, ResultVote
+from chain.primitives import Address, Hash32, TaskId
+from chain.training.acceptance import Verdict
+from chain.training.attempt import AttemptId
+from chain.training.reveal import Reveal
+
+JobKey = tuple[object, ...]
+"""A job runs once at a time; its key says what it works on."""
+
+
+@dataclass
+class Disk:
+    """What survives a crash."""
+
+    content: set[TaskId] = field(default_factory=set)
+    reveals: dict[tuple[AttemptId, Address], Reveal] = field(default_factory=dict)
+    payloads: dict[Hash32, int] = field(default_factory=dict)
+    """When each gradient arrived, in milliseconds."""
+    states: set[Hash32] = field(default_factory=set)
+
+
+@dataclass
+class Work:
+    """The progress on one task, which a crash loses."""
+
+    is_content_held: bool = False
+    is_accepted: bool | None = None
+    state_root: Hash32 | None = None
+    seen: tuple[Phase, AttemptId | None, int | None] | None = None
+    since_block: int = 0
+    failed_dry_runs: int = 0
+    checks: dict[tuple[AttemptId, int], Verdict] = field(default_factory=dict)
+    results: dict[int, ResultVote] = field(default_factory=dict)
+    evaluated: set[Hash32] = field(default_factory=set)
+    """The models that were evaluated."""
+    sent: dict[JobKey, int] = field(default_factory=dict)
+    slashed_through: int = -1
+
+
+@dataclass
+class Memory:
+    """All that a crash loses."""
+
+    work: dict[TaskId, Work] = field(default_factory=dict)
+    closed: set[TaskId] = field(default_factory=set)
+    hints: dict[tuple[AttemptId, Address], Reveal] = field(default_factory=dict)
+    announced: set[Hash32] = field(default_factory=set)
+    running: set[JobKey] = field(default_factory=set)
+    retry_at: dict[JobKey, int] = field(default_factory=dict)
+    wait_ms: dict[TaskId, int] = field(default_factory=dict)
+    preparing: list[TaskId] = field(default_factory=list)
+    """Tasks in preparation and those that wait for a turn; the first PREPARING_LIMIT run."""
+    free_ms: dict[str, int] = field(default_factory=dict)
+    """When each worker is through with what it was asked for."""

@@ -2,8 +2,8 @@
 
 Every request has `id`, `kind`, and the paths `spec`, `theta` and `shards` (an array)
 (pot_common/worker.py). By kind:
-    dry_run: answers parameter_count, unit_milliseconds, evaluation_milliseconds, noise_ppb,
-        peak_bytes.
+    dry_run: answers parameter_count, unit_milliseconds (the check of a gradient of one unit),
+        evaluation_milliseconds, noise_ppb, peak_bytes.
     evaluate: answers correct_count, row_count, loss_millinats.
     evaluate_part: `first`, a held-out row; evaluates rows from there on for a short while. Answers
         correct_count, row_count (the rows evaluated), loss_micronats (their sum).
@@ -148,8 +148,10 @@ def _dry_run(trainer: Trainer, theta: bytes) -> Answer:
         raise RejectedInputError(
             RejectionReason.BAD_SPEC, "the gradient at the initial weights is not finite"
         )
+    header = _build_any_header(spec)
+    payload = trainer.build_payload(header, theta, samples)
     timer = _Timer(trainer)
-    trainer.compute_gradient(theta, samples)
+    trainer.verify_payload(payload, header, theta, samples)
     unit_milliseconds = timer.read(spec.samples_per_unit, len(samples))
     timer = _Timer(trainer)
     rows = trainer.evaluate(theta, MEASURED_SAMPLES).row_count
@@ -173,6 +175,18 @@ def _evaluate_part(trainer: Trainer, theta: bytes, first: int) -> Answer:
         if time.monotonic() - start > PART_SECONDS:
             break
     return {"correct_count": correct, "row_count": rows, "loss_micronats": to_micronats(loss)}
+
+
+def _build_any_header(spec: TaskSpec) -> GradientHeader:
+    """A header for a gradient that no miner has computed."""
+    return GradientHeader(
+        attempt_id=AttemptId(TaskId(0), 0, 0),
+        parameter_count=count_parameters(spec.model),
+        chain_id=0,
+        theta_root=spec.initial_weights,
+        seed=Hash32(bytes(32)),
+        miner=Address(bytes(20)),
+    )
 
 
 class _Timer:

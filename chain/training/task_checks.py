@@ -25,6 +25,10 @@ NOISE_SHARE: Final = 10
 """The numerical noise of a task is at most its tolerance divided by this, or honest machines would
 be taken for cheats."""
 
+CHECKS_SHARE: Final = 2
+"""Checking all gradients of a round takes at most the verdict phase divided by this. Gradients come
+late, and validators vote after three quarters of the phase."""
+
 EVALUATION_SHARE: Final = 4
 """An evaluation takes at most the result phase divided by this, so that most of it is left."""
 
@@ -48,7 +52,7 @@ class ObjectionCode(StrEnum):
     EVALUATION_TOO_SLOW = "evaluation_too_slow"
     """An evaluation takes too much of the result phase."""
     VERDICT_PHASE_TOO_SHORT = "verdict_phase_too_short"
-    """Honest gradients cannot be fetched in the verdict phase."""
+    """Honest gradients cannot be fetched, or not be checked, in the verdict phase."""
     DRY_RUN_REFUSED = "dry_run_refused"
     """The worker found that the content breaks a rule."""
     DRY_RUN_FAILED = "dry_run_failed"
@@ -138,14 +142,21 @@ def find_disk_objection(spec: TaskSpec, limit_bytes: int) -> Objection | None:
 
 
 def find_measured_objection(
-    spec: TaskSpec, *, noise_ppb: int, evaluation_milliseconds: int
+    spec: TaskSpec,
+    *,
+    noise_ppb: int,
+    unit_milliseconds: int,
+    evaluation_milliseconds: int,
+    workers: int,
 ) -> Objection | None:
     """The reason why a task that was dry-run cannot be served; None if it can.
 
     Args:
         spec: The task's specification.
         noise_ppb: The distance between two ways to compute its gradient, in parts per billion.
+        unit_milliseconds: The time of checking a gradient of one unit.
         evaluation_milliseconds: The time of an evaluation of the held-out rows.
+        workers: The workers that check gradients side by side.
     """
     tolerance_ppb = spec.verification.tolerance_ppb
     if noise_ppb > tolerance_ppb // NOISE_SHARE:
@@ -153,6 +164,14 @@ def find_measured_objection(
             ObjectionCode.TOO_NOISY,
             f"two ways to compute its gradient differ by {noise_ppb} parts per billion; its "
             f"tolerance of {tolerance_ppb} allows a tenth of it",
+        )
+    units, seconds = spec.reward.max_units, spec.phases.verdict_seconds
+    checks_milliseconds = units * unit_milliseconds // workers
+    if checks_milliseconds > 1_000 * seconds // CHECKS_SHARE:
+        return Objection(
+            ObjectionCode.VERDICT_PHASE_TOO_SHORT,
+            f"checking {units} units takes {checks_milliseconds} ms, more than half of "
+            f"verdict_seconds {seconds}",
         )
     if evaluation_milliseconds > 1_000 * spec.phases.result_seconds // EVALUATION_SHARE:
         return Objection(

@@ -109,7 +109,9 @@ def rehearse(bundle: TaskBundle) -> Rehearsal:
     objection = find_measured_objection(
         bundle.spec,
         noise_ppb=get_integer(answer, "noise_ppb"),
+        unit_milliseconds=get_integer(answer, "unit_milliseconds"),
         evaluation_milliseconds=get_integer(answer, "evaluation_milliseconds"),
+        workers=limits.workers,
     )
     if objection is not None:
         raise OperatorError(f"validators would refuse the task: {objection.reason}; {UNPAID}")

@@ -115,6 +115,7 @@ class TrainingHost:
             blobs=blobs,
             content=content,
             dry_runs=workers.dry_runs,
+            check_workers=workers.checks.count,
             budgets=self._budgets,
             clock=clock,
             jobs=self._jobs,

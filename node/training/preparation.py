@@ -63,6 +63,7 @@ class Preparation:
         blobs: BlobStore,
         content: Content,
         dry_runs: WorkerPool,
+        check_workers: int,
         budgets: DiskBudgets,
         clock: Clock,
         jobs: Jobs,
@@ -74,6 +75,7 @@ class Preparation:
         self._blobs = blobs
         self._content = content
         self._dry_runs = dry_runs
+        self._check_workers = check_workers
         self._budgets = budgets
         self._clock = clock
         self._jobs = jobs
@@ -171,7 +173,9 @@ class Preparation:
         objection = find_measured_objection(
             spec,
             noise_ppb=get_integer(answer, "noise_ppb"),
+            unit_milliseconds=get_integer(answer, "unit_milliseconds"),
             evaluation_milliseconds=get_integer(answer, "evaluation_milliseconds"),
+            workers=self._check_workers,
         )
         if objection is not None:
             self._refuse(task, objection)

@@ -63,6 +63,11 @@ class WorkerPool:
         self._slots = trio.CapacityLimiter(settings.count)
 
     @property
+    def count(self) -> int:
+        """The most workers of the pool."""
+        return self._settings.count
+
+    @property
     def timeout_seconds(self) -> float:
         """The limit of a request that has no other."""
         return self._settings.timeout_seconds

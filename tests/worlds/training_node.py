@@ -79,6 +79,12 @@ OK, BAD, CHEAT, MISSING, UNCHECKED = Verdict
 ENCODED_TERMS = encode(
     task_registry.CONTRACT.abi.functions["getTerms"].outputs, [astuple(compute_terms(SPEC))]
 )
+MEASURED = {
+    "parameter_count": SIZE,
+    "unit_milliseconds": 3,
+    "evaluation_milliseconds": 5,
+    "noise_ppb": 4,
+}
 HONEST = {"distance_ppb": 4, "exponents": "kept", "noise_ppb": 0}
 
 
@@ -218,6 +224,7 @@ class FakeWorker:
     answers: Callable[[str, Mapping[str, object]], Mapping[str, object]]
     asked: list[str] = field(default_factory=list)
     timeout_seconds: float = 120.0
+    count: int = 1
 
     async def warm_up(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -233,7 +240,7 @@ class FakeWorker:
 def honest_worker(kind: str, _members: Mapping[str, object]) -> Mapping[str, object]:
     match kind:
         case "dry_run":
-            return {"parameter_count": SIZE, "noise_ppb": 4, "evaluation_milliseconds": 5}
+            return MEASURED
         case "verify":
             return HONEST
         case _:

@@ -63,16 +63,25 @@ def test_content_and_disk_have_upper_bounds() -> None:
     assert code(too_much) is ObjectionCode.DISK_TOO_LARGE
 
 
-def test_noise_and_evaluation_have_upper_bounds() -> None:
+def test_noise_checks_and_evaluation_have_upper_bounds() -> None:
     noise, milliseconds = SPEC.verification.tolerance_ppb // 10, 250 * SPEC.phases.result_seconds
+    unit = 500 * SPEC.phases.verdict_seconds // SPEC.reward.max_units
 
-    def found(noise_ppb: int, evaluation_milliseconds: int) -> ObjectionCode | None:
+    def found(
+        noise_ppb: int, evaluation_milliseconds: int, unit_milliseconds: int, workers: int = 1
+    ) -> ObjectionCode | None:
         return code(
             find_measured_objection(
-                SPEC, noise_ppb=noise_ppb, evaluation_milliseconds=evaluation_milliseconds
+                SPEC,
+                noise_ppb=noise_ppb,
+                unit_milliseconds=unit_milliseconds,
+                evaluation_milliseconds=evaluation_milliseconds,
+                workers=workers,
             )
         )
 
-    assert found(noise, milliseconds) is None
-    assert found(noise + 1, milliseconds) is ObjectionCode.TOO_NOISY
-    assert found(noise, milliseconds + 1) is ObjectionCode.EVALUATION_TOO_SLOW
+    assert found(noise, milliseconds, unit) is None
+    assert found(noise + 1, milliseconds, unit) is ObjectionCode.TOO_NOISY
+    assert found(noise, milliseconds + 1, unit) is ObjectionCode.EVALUATION_TOO_SLOW
+    assert found(noise, milliseconds, unit + 1) is ObjectionCode.VERDICT_PHASE_TOO_SHORT
+    assert found(noise, milliseconds, 3 * unit, workers=3) is None

@@ -45,7 +45,7 @@ while prefix := sys.stdin.buffer.read(4):
     elif kind == "hang" or (kind == "dry_run" and "/2.spec" in request["spec"]):
         time.sleep(60)
     elif kind == "dry_run":
-        send(b'{"id": 0, "noise_ppb": 4, "evaluation_milliseconds": 5}')
+        send(b'{"id": 0, "noise_ppb": 4, "evaluation_milliseconds": 5, "unit_milliseconds": 3}')
     elif kind == "verify":
         send(b'{"id": 0, "distance_ppb": 4, "exponents": "kept", "noise_ppb": 0}')
     elif kind == "garbage":

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from chain.primitives import Address, BlockNumber, Hash32, Signature, ValidatorI
 from chain.transition import BlockResult
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
+from chain.types.transaction import Transaction
 from node.chain import executor as module
 from node.chain.executor import Refusal, SignatureCache
 from tests.worlds.chain import ALICE, BOB, sign
@@ -95,6 +97,29 @@ async def test_the_builder_stops_when_its_budget_is_over(tmp_path: Path) -> None
         )
         assert len(built.block.transactions) < len(transfers)
         assert isinstance(await node.executor.execute(built.block), BlockResult)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="what exceeds the time of the builder is dropped unpaid, and the building ends there",
+)
+async def test_a_slow_transaction_is_paid_for_and_keeps_none_out(tmp_path: Path) -> None:
+    # BALANCE in a loop: much time for its gas. It has the best tip, so it is executed first.
+    slow = sign(ALICE, 0, None, data=bytes.fromhex("5b3031505f56"), gas=3_000_000)
+    transfer = sign(BOB, 0, get_address(ALICE), value=3)
+    async with opened(tmp_path) as node:
+        node.executor._build_seconds = 0.05
+        included: list[Transaction] = []
+        paid: list[int] = []
+        for _ in range(2):
+            left = tuple(each for each in (slow, transfer) if each not in included)
+            built = await node.executor.build(
+                node.store.head(), partial(tuple, left), VALIDATORS[0], None
+            )
+            included += built.result.transactions
+            paid.append(built.result.gas_used)
+        assert included == [slow, transfer]
+        assert paid == [3_000_000, 21_000]
 
 
 async def test_body_must_match_the_headers_root(tmp_path: Path) -> None:

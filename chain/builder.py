@@ -1,12 +1,11 @@
 """Building a block; import uses the same code (docs/spec/state-transition.md, section 5)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from chain.errors import InvalidTransaction
 from chain.execution.block_environment import BlockEnvironment
-from chain.execution.evm import never_stop
 from chain.execution.gas import GAS_TRANSACTION
 from chain.execution.run_loop import ExecutionStoppedError
 from chain.genesis import GenesisConfig
@@ -32,6 +31,28 @@ TRANSACTION_OVERHEAD_BYTES: Final = 5
 """The longest RLP prefix of one transaction."""
 
 
+class BuildBudget(Protocol):
+    """The time that the primary gives to building. It decides no block's validity."""
+
+    def may_begin(self) -> bool:
+        """Whether there is time for another candidate, which then begins."""
+
+    def must_stop(self) -> bool:
+        """Whether the candidate that began last has taken too long."""
+
+
+class UnlimitedBudget:
+    """All the time that the candidates take."""
+
+    def may_begin(self) -> bool:
+        """True."""
+        return True
+
+    def must_stop(self) -> bool:
+        """False."""
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class DroppedTransaction:
     """A candidate that was left out of the block, and the reason."""
@@ -48,8 +69,8 @@ class BuiltBlock:
     result: BlockResult
     dropped: tuple[DroppedTransaction, ...]
     """Candidates that broke a rule. Candidates that merely did not fit are not among them."""
-    stopped_at: Transaction | None
-    """The candidate during which the time budget ran out; None if it did not."""
+    stopped: tuple[Transaction, ...]
+    """Candidates whose execution took longer than the budget allows for one."""
 
 
 def build_block(
@@ -61,7 +82,7 @@ def build_block(
     coinbase: Address,
     timestamp: int,
     parent_certificate: CommitCertificate | None,
-    should_stop: Callable[[], bool] = never_stop,
+    budget: BuildBudget | None = None,
 ) -> BuiltBlock:
     """The block on top of `parent` with all valid `candidates`, in their order.
 
@@ -74,18 +95,19 @@ def build_block(
         coinbase: The primary.
         timestamp: Seconds since the Unix epoch; raised to the parent's if it is lower.
         parent_certificate: The parent's certificate; None only for block 1.
-        should_stop: Whether the time budget is used up; called between and during candidates.
+        budget: The time for building; None for as much as it takes.
 
     Raises:
         MissingTrieNodeError: The parent's state is not in the database.
     """
     environment = BlockEnvironment.after(parent, config, coinbase=coinbase, timestamp=timestamp)
-    assembly = BlockAssembly(parent, environment, database, config, should_stop)
+    budget = budget or UnlimitedBudget()
+    assembly = BlockAssembly(parent, environment, database, config, budget.must_stop)
     dropped: list[DroppedTransaction] = []
-    stopped_at: Transaction | None = None
+    stopped: list[Transaction] = []
     bytes_left = BODY_LIMIT_BYTES
     for transaction in candidates:
-        if assembly.gas_available < GAS_TRANSACTION or should_stop():
+        if assembly.gas_available < GAS_TRANSACTION or not budget.may_begin():
             break
         size = len(transaction.raw) + TRANSACTION_OVERHEAD_BYTES
         if size > bytes_left or transaction.gas_limit > assembly.gas_available:
@@ -96,8 +118,8 @@ def build_block(
             dropped.append(DroppedTransaction(transaction, error))
             continue
         except ExecutionStoppedError:
-            stopped_at = transaction
-            break
+            stopped.append(transaction)
+            continue
         bytes_left -= size
     sums, transactions, receipts, delta = assembly.finish()
     header = Header(
@@ -125,4 +147,4 @@ def build_block(
     )
     block = Block(header, tuple(t.raw for t in transactions), parent_certificate)
     result = BlockResult(header, transactions, receipts, delta)
-    return BuiltBlock(block, result, tuple(dropped), stopped_at)
+    return BuiltBlock(block, result, tuple(dropped), tuple(stopped))

@@ -58,7 +58,9 @@ class RejectionReason(StrEnum):
     POOL_FULL = "pool_full"
     """The mempool, or the sender's share of it, is full of transactions that are worth more."""
     BANNED = "banned"
-    """The builder dropped it because its execution exceeds the time budget of a block."""
+    """The builder found that it can never be included."""
+    TOO_SLOW_TO_EXECUTE = "too_slow_to_execute"
+    """A transaction with this sender and nonce exceeded the time that this node has for one."""
 
     # Sync (docs/spec/consensus.md, section 10).
     FALSE_HEAD = "false_head"

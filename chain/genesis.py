@@ -15,7 +15,6 @@ from chain.crypto import keccak256
 from chain.hexadecimal import from_hex, from_plain_hex, to_hex
 from chain.json_types import Json
 from chain.params import (
-    EXECUTION_FLOOR_GAS_PER_SECOND,
     TIMEOUT_CAP_FACTOR,
     ChainParameters,
     InvalidGenesisError,
@@ -229,7 +228,7 @@ def _check_relations(config: GenesisConfig) -> None:
             f"gasLimit is {config.gas_limit}, below config.proofOfTraining.transaction_gas_limit "
             f"({parameters.transaction_gas_limit}); raise the one or lower the other"
         )
-    worst_block_ms = config.gas_limit * 1000 // EXECUTION_FLOOR_GAS_PER_SECOND
+    worst_block_ms = config.gas_limit * 1000 // parameters.execution_gas_per_second
     if parameters.view_timeout_cap_ms < TIMEOUT_CAP_FACTOR * worst_block_ms:
         raise InvalidGenesisError(
             f"config.proofOfTraining.view_timeout_cap_ms is {parameters.view_timeout_cap_ms}; a "

@@ -14,9 +14,11 @@ from chain.json_types import Json
 from chain.primitives import Address
 from chain.types.certificate import MAX_VALIDATORS
 
-EXECUTION_FLOOR_GAS_PER_SECOND: Final = 1_000_000
-"""The lowest accepted execution speed; bench/execution_floor.py measures every opcode against
-it."""
+UNPRICED_GAS_PER_SECOND: Final = 1_000_000
+"""The slowest execution of Ethereum's gas on this engine; it counts if `gas_per_tick` is 0."""
+
+TICKS_PER_SECOND: Final = 4_000_000
+"""A tick is 250 ns on the machine of docs/measurements.md (`chain.execution.effort`)."""
 
 TIMEOUT_CAP_FACTOR: Final = 3
 """The largest view timeout must be this many times the slowest full block, or views may never
@@ -54,6 +56,9 @@ class ChainParameters:
     base_fee_floor_wei: int = 0
     transaction_gas_limit: int = 2**24
     """EIP-7825's cap: one transaction cannot fill a block."""
+    gas_per_tick: int = 2
+    """A transaction pays at least this much gas for each tick of its execution
+    (`chain.execution.effort`). With 0 it pays for its gas alone."""
     phase_floor_blocks: int = 8
     """A training phase lasts at least this many blocks, unless it ends early."""
     grace_blocks: int = 3
@@ -71,6 +76,11 @@ class ChainParameters:
     be scheduled."""
     evidence_blocks: int = 200_000
     """For how many blocks evidence is accepted, and the stake of a removed validator locked."""
+
+    @property
+    def execution_gas_per_second(self) -> int:
+        """The least gas that a second of execution costs; bench/execution_floor.py measures it."""
+        return max(UNPRICED_GAS_PER_SECOND, TICKS_PER_SECOND * self.gas_per_tick)
 
     def to_json(self) -> dict[str, Json]:
         """The JSON object `config.proofOfTraining` of genesis.json."""
@@ -91,6 +101,7 @@ _BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "view_timeout_cap_ms": (100, 3_600_000),
     "base_fee_floor_wei": (0, 2**63),
     "transaction_gas_limit": (1_000_000, 2**32),
+    "gas_per_tick": (0, 100),
     "phase_floor_blocks": (1, 100_000),
     "grace_blocks": (1, 1_000),
     "blob_bytes_per_second": (1_000, 2**40),

@@ -170,7 +170,7 @@ def apply_block(
     if compute_transactions_root(block.transactions) != header.transactions_root:
         raise InvalidBlock(RejectionReason.TRANSACTIONS_ROOT_MISMATCH)
     validate_parent_certificate(block, parent, verify_certificate)
-    environment = BlockEnvironment.of(header, config.chain_id)
+    environment = BlockEnvironment.of(header, config.chain_id, config.parameters.gas_per_tick)
     assembly = BlockAssembly(parent, environment, database, config, should_stop)
     for index, raw in enumerate(block.transactions):
         try:

@@ -22,9 +22,12 @@ class BlockEnvironment:
     base_fee_per_gas: int
     """Wei."""
     mix_hash: Hash32
+    gas_per_tick: int = 0
+    """The least gas for a tick of effort (`chain.execution.effort`). 0 for a read that no account
+    pays for: such a read is not limited by its effort."""
 
     @classmethod
-    def of(cls, header: Header, chain_id: int) -> Self:
+    def of(cls, header: Header, chain_id: int, gas_per_tick: int = 0) -> Self:
         """The environment of the block with that header."""
         return cls(
             chain_id=chain_id,
@@ -34,6 +37,7 @@ class BlockEnvironment:
             gas_limit=header.gas_limit,
             base_fee_per_gas=header.base_fee_per_gas,
             mix_hash=header.mix_hash,
+            gas_per_tick=gas_per_tick,
         )
 
     @classmethod
@@ -56,4 +60,5 @@ class BlockEnvironment:
             gas_limit=config.gas_limit,
             base_fee_per_gas=compute_next_base_fee(parent, config),
             mix_hash=compute_mix_hash(parent),
+            gas_per_tick=config.parameters.gas_per_tick,
         )

@@ -47,6 +47,13 @@ from eth.vm.opcode_values import CREATE, CREATE2, SELFDESTRUCT
 from eth.vm.stack import Stack
 
 from chain.execution.block_environment import BlockEnvironment
+from chain.execution.effort import (
+    DATA_BYTES_A_TICK,
+    PRECOMPILE_BASE_TICKS,
+    PRECOMPILE_TICKS,
+    EffortExceededError,
+    EffortMeter,
+)
 from chain.execution.gas import (
     GAS_AUTHORIZATION,
     GAS_AUTHORIZATION_BASE,
@@ -77,6 +84,8 @@ _Entry = TypeVar("_Entry")
 
 _NODE_FAULTS: Final = (MissingTrieNodeError, ExecutionStoppedError, MemoryError, RecursionError)
 """This node lacks state, time, memory or stack depth; the transaction is not at fault."""
+
+_UNLIMITED_TICKS: Final = 2**63
 
 
 class EngineTransaction:
@@ -121,6 +130,7 @@ def execute(
         MissingTrieNodeError: Part of the state is not in the database.
     """
     world.lock_changes()
+    state.start_effort(transaction.gas)
     try:
         return state.apply_transaction(transaction)
     except BaseException:
@@ -129,11 +139,13 @@ def execute(
 
 
 def compute_gas_used(transaction: EngineTransaction, computation: ComputationAPI) -> int:
-    """The gas to pay for: after refunds (EIP-3529), but at least the floor (EIP-7623)."""
+    """The gas to pay for: after refunds (EIP-3529), at least EIP-7623's floor and the effort."""
     spent = transaction.gas - computation.get_gas_remaining()
     refund = computation.msg.refund + (computation.kept_refund if computation.is_success else 0)
     refund = min(refund, spent // MAX_REFUND_QUOTIENT)
-    return max(int(spent - refund), compute_floor_gas(transaction.data))
+    effort: int = computation.state.compute_effort_gas()
+    floor = max(compute_floor_gas(transaction.data), effort)
+    return min(transaction.gas, max(int(spent - refund), floor))
 
 
 def collect_logs(computation: ComputationAPI) -> tuple[Log, ...]:
@@ -322,6 +334,7 @@ class Computation(PragueComputation):
         is_delegation: bool = False,
     ) -> MessageAPI:
         """The message of an inner call or creation."""
+        self.state.effort.spend(len(data) // DATA_BYTES_A_TICK)
         return _Message(
             gas=gas,
             to=to,
@@ -370,19 +383,20 @@ class Computation(PragueComputation):
         parent_computation: ComputationAPI | None = None,
     ) -> ComputationAPI:
         """Run the message's code, or the precompile at its address."""
-        computation = cls(state, message, transaction_context)
+        precompile = cls._precompiles.get(message.code_address)
+        frame = cls if precompile is None else _PrecompileCall
+        computation = frame(state, message, transaction_context)
         computation.contracts_created = (
             [] if parent_computation is None else parent_computation.contracts_created
         )
         if message.is_create:
             computation.contracts_created.append(message.storage_address)
-        precompile = cls._precompiles.get(message.code_address)
         try:
             if precompile is None:
-                run_code(computation, message.code, cls.opcodes, state.should_stop)
+                run_code(computation, message.code, cls.opcodes, state.effort, state.should_stop)
             elif not message.is_delegation:
                 run_precompile(precompile, computation)
-        except _NODE_FAULTS:
+        except (EffortExceededError, *_NODE_FAULTS):
             raise
         except Exception as error:  # noqa: BLE001 - see the module's docstring
             fault = error if isinstance(error, VMError) else OutOfGas(f"unforeseen: {error!r}")
@@ -393,6 +407,16 @@ class Computation(PragueComputation):
             if computation.should_erase_return_data:
                 computation.return_data = b""
         return computation
+
+
+class _PrecompileCall(Computation):
+    """The execution of a precompile. Its effort follows from its gas, which it charges first."""
+
+    def consume_gas(self, amount: int, reason: str) -> None:
+        """Charge gas, and count the effort that it stands for."""
+        super().consume_gas(amount, reason)
+        rate = PRECOMPILE_TICKS[self.msg.code_address]
+        self.state.effort.spend(PRECOMPILE_BASE_TICKS + amount * rate // 1000)
 
 
 class _Executor(PragueTransactionExecutor):
@@ -433,6 +457,21 @@ class _Executor(PragueTransactionExecutor):
             refund=refund,
         )
 
+    def build_computation(
+        self, message: MessageAPI, transaction: EngineTransaction
+    ) -> ComputationAPI:
+        """Run the message; undo it if it takes more effort than the gas limit pays for."""
+        state = self.vm_state
+        checkpoint = state.world.record()
+        try:
+            return super().build_computation(message, transaction)
+        except EffortExceededError:
+            state.world.discard(checkpoint)
+            context = state.get_transaction_context(transaction)
+            computation = Computation(state, message, context)
+            computation.error = OutOfGas("the execution takes longer than the gas limit pays for")
+            return computation
+
     def finalize_computation(
         self, transaction: EngineTransaction, computation: ComputationAPI
     ) -> ComputationAPI:
@@ -463,6 +502,8 @@ class EngineState(PragueState):
     ) -> None:
         self._account_db = self.world = world
         self.should_stop = should_stop
+        self._gas_per_tick = environment.gas_per_tick
+        self.effort = EffortMeter(_UNLIMITED_TICKS)
         self.execution_context = ExecutionContext(
             coinbase=environment.coinbase,
             timestamp=environment.timestamp,
@@ -475,6 +516,17 @@ class EngineState(PragueState):
             base_fee_per_gas=environment.base_fee_per_gas,
             excess_blob_gas=0,
         )
+
+    def start_effort(self, gas_limit: int) -> None:
+        """Begin to count the effort of a transaction with that gas limit."""
+        is_priced = self._gas_per_tick > 0
+        self.effort = EffortMeter(
+            gas_limit // self._gas_per_tick if is_priced else _UNLIMITED_TICKS
+        )
+
+    def compute_effort_gas(self) -> int:
+        """The gas that pays for the effort since `start_effort`."""
+        return self.effort.ticks * self._gas_per_tick
 
     def snapshot(self) -> int:
         """A checkpoint of the world state."""

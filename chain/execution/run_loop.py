@@ -19,8 +19,10 @@ from eth.exceptions import (
 )
 from eth.vm.logic.invalid import InvalidOpcode
 
-STOP_CHECK_INTERVAL: Final = 1024
-"""Opcodes between two calls of `should_stop`; they take about a millisecond."""
+from chain.execution.effort import MEMORY_TICKS, OPCODE_TICKS, EffortMeter
+
+CHECK_INTERVAL_TICKS: Final = 1024
+"""Ticks between two looks at the effort and at `should_stop`: a quarter of a millisecond."""
 
 CODE_CACHE_SIZE: Final = 1024
 """Number of codes in the cache of jump destinations; a code has at most 48 KiB."""
@@ -109,11 +111,12 @@ class _Operation(Protocol):
 def analyze_code(code: bytes) -> tuple[bytes, frozenset[int]]:
     """The code followed by STOPs, and the positions of its JUMPDESTs that are not PUSH data."""
     destinations: list[int] = []
+    append, size = destinations.append, len(code)
     position = 0
-    while position < len(code):
+    while position < size:
         opcode = code[position]
         if opcode == 0x5B:
-            destinations.append(position)
+            append(position)
         elif 0x60 <= opcode <= 0x7F:
             position += opcode - 0x5F
         position += 1
@@ -124,6 +127,7 @@ def run_code(
     computation: ComputationAPI,
     code_bytes: bytes,
     opcodes: dict[int, _Operation],
+    effort: EffortMeter,
     should_stop: Callable[[], bool],
 ) -> None:
     """Run `code_bytes` until it halts.
@@ -132,8 +136,10 @@ def run_code(
 
     Raises:
         VMError: py-evm's error for a revert or an exceptional halt.
+        EffortExceededError: The execution takes more effort than its gas limit pays for.
         ExecutionStoppedError: `should_stop` returned true.
     """
+    effort.spend_for_code(code_bytes)
     code, destinations = analyze_code(code_bytes)
     stream = computation.code
     meter = computation.get_gas_meter()
@@ -141,147 +147,153 @@ def run_code(
     memory = computation.memory
     pop, push = stack.pop, stack.append
     gas: int = meter.gas_remaining
-    countdown = STOP_CHECK_INTERVAL
+    countdown = CHECK_INTERVAL_TICKS
     pc = 0
 
     def pop_int() -> int:
         value = pop()
         return int.from_bytes(value, "big") if isinstance(value, bytes) else value
 
-    while True:
-        opcode = code[pc]
-        pc += 1
-        countdown -= 1
-        if not countdown:
-            countdown = STOP_CHECK_INTERVAL
-            if should_stop():
-                raise ExecutionStoppedError
-        if 0x5F <= opcode <= 0x8F:  # PUSH0 to DUP16
-            gas -= 2 if opcode == 0x5F else 3
-            if gas < 0:
-                raise OutOfGas("push")
-            if len(stack) >= STACK_LIMIT:
-                raise FullStack("push")
-            if opcode <= 0x7F:
-                end = pc + opcode - 0x5F
-                push(int.from_bytes(code[pc:end], "big"))
-                pc = end
-            else:
-                if len(stack) < opcode - 0x7F:
-                    raise InsufficientStack("dup")
-                push(stack[0x7F - opcode])
-            continue
-        if opcode in _BINARY:
-            cost, binary = _BINARY[opcode]
-            gas -= cost
-            if gas < 0:
-                raise OutOfGas("binary")
-            if len(stack) < 2:
-                raise InsufficientStack("binary")
-            first = pop()
-            second = pop()
-            if isinstance(first, bytes):
-                first = int.from_bytes(first, "big")
-            if isinstance(second, bytes):
-                second = int.from_bytes(second, "big")
-            push(binary(first, second))
-            continue
-        if 0x90 <= opcode <= 0x9F:  # SWAP
-            gas -= 3
-            if gas < 0:
-                raise OutOfGas("swap")
-            depth = 0x8E - opcode
-            if len(stack) < -depth:
-                raise InsufficientStack("swap")
-            stack[-1], stack[depth] = stack[depth], stack[-1]
-            continue
-        if opcode == 0x5B:  # JUMPDEST
-            gas -= 1
-            if gas < 0:
-                raise OutOfGas("jumpdest")
-            continue
-        if opcode == 0x57:  # JUMPI
-            gas -= 10
-            if gas < 0:
-                raise OutOfGas("jumpi")
-            if len(stack) < 2:
-                raise InsufficientStack("jumpi")
-            target = pop_int()
-            if pop_int():
-                if target not in destinations:
-                    raise InvalidJumpDestination("jumpi")
-                pc = target
-            continue
-        if opcode == 0x56:  # JUMP
-            gas -= 8
-            if gas < 0:
-                raise OutOfGas("jump")
-            if not stack:
-                raise InsufficientStack("jump")
-            pc = pop_int()
-            if pc not in destinations:
-                raise InvalidJumpDestination("jump")
-            continue
-        if opcode == 0x50:  # POP
-            gas -= 2
-            if gas < 0:
-                raise OutOfGas("pop")
-            if not stack:
-                raise InsufficientStack("pop")
-            pop()
-            continue
-        if opcode in _UNARY:
-            cost, unary = _UNARY[opcode]
-            gas -= cost
-            if gas < 0:
-                raise OutOfGas("unary")
-            if not stack:
-                raise InsufficientStack("unary")
-            push(unary(pop_int()))
-            continue
-        if 0x51 <= opcode <= 0x53 and len(stack) > 1 - (opcode == 0x51):
-            # MLOAD, MSTORE, MSTORE8 of allocated memory; py-evm handles accesses that extend it.
-            position = stack[-1]
-            if isinstance(position, bytes):
-                position = int.from_bytes(position, "big")
-            held = memory.held
-            if position + (1 if opcode == 0x53 else 32) <= len(held):
+    try:
+        while True:
+            opcode = code[pc]
+            pc += 1
+            countdown -= 1
+            if countdown <= 0:
+                effort.spend(CHECK_INTERVAL_TICKS - countdown)
+                countdown = CHECK_INTERVAL_TICKS
+                if should_stop():
+                    raise ExecutionStoppedError
+            if 0x5F <= opcode <= 0x8F:  # PUSH0 to DUP16
+                gas -= 2 if opcode == 0x5F else 3
+                if gas < 0:
+                    raise OutOfGas("push")
+                if len(stack) >= STACK_LIMIT:
+                    raise FullStack("push")
+                if opcode <= 0x7F:
+                    end = pc + opcode - 0x5F
+                    push(int.from_bytes(code[pc:end], "big"))
+                    pc = end
+                else:
+                    if len(stack) < opcode - 0x7F:
+                        raise InsufficientStack("dup")
+                    push(stack[0x7F - opcode])
+                continue
+            if opcode in _BINARY:
+                cost, binary = _BINARY[opcode]
+                gas -= cost
+                if gas < 0:
+                    raise OutOfGas("binary")
+                if len(stack) < 2:
+                    raise InsufficientStack("binary")
+                first = pop()
+                second = pop()
+                if isinstance(first, bytes):
+                    first = int.from_bytes(first, "big")
+                if isinstance(second, bytes):
+                    second = int.from_bytes(second, "big")
+                push(binary(first, second))
+                continue
+            if 0x90 <= opcode <= 0x9F:  # SWAP
                 gas -= 3
                 if gas < 0:
-                    raise OutOfGas("memory")
-                pop()
-                if opcode == 0x51:
-                    push(int.from_bytes(held[position : position + 32], "big"))
-                elif opcode == 0x52:
-                    held[position : position + 32] = pop_int().to_bytes(32, "big")
-                else:
-                    held[position] = pop_int() & 0xFF
+                    raise OutOfGas("swap")
+                depth = 0x8E - opcode
+                if len(stack) < -depth:
+                    raise InsufficientStack("swap")
+                stack[-1], stack[depth] = stack[depth], stack[-1]
                 continue
-        if opcode in _TERNARY:
-            cost, ternary = _TERNARY[opcode]
-            gas -= cost
-            if gas < 0:
-                raise OutOfGas("ternary")
-            if len(stack) < 3:
-                raise InsufficientStack("ternary")
-            push(ternary(pop_int(), pop_int(), pop_int()))
-            continue
-        if opcode == 0x5A:  # GAS
-            gas -= 2
-            if gas < 0:
-                raise OutOfGas("gas")
-            if len(stack) >= STACK_LIMIT:
-                raise FullStack("gas")
-            push(gas)
-            continue
-        operation = opcodes.get(opcode)
-        if operation is None:
-            operation = InvalidOpcode(opcode)
-        meter.gas_remaining = gas
-        stream.program_counter = pc
-        try:
-            operation(computation)
-        except Halt:
-            return
-        gas = meter.gas_remaining
-        pc = stream.program_counter
+            if opcode == 0x5B:  # JUMPDEST
+                gas -= 1
+                if gas < 0:
+                    raise OutOfGas("jumpdest")
+                continue
+            if opcode == 0x57:  # JUMPI
+                gas -= 10
+                if gas < 0:
+                    raise OutOfGas("jumpi")
+                if len(stack) < 2:
+                    raise InsufficientStack("jumpi")
+                target = pop_int()
+                if pop_int():
+                    if target not in destinations:
+                        raise InvalidJumpDestination("jumpi")
+                    pc = target
+                continue
+            if opcode == 0x56:  # JUMP
+                gas -= 8
+                if gas < 0:
+                    raise OutOfGas("jump")
+                if not stack:
+                    raise InsufficientStack("jump")
+                pc = pop_int()
+                if pc not in destinations:
+                    raise InvalidJumpDestination("jump")
+                continue
+            if opcode == 0x50:  # POP
+                gas -= 2
+                if gas < 0:
+                    raise OutOfGas("pop")
+                if not stack:
+                    raise InsufficientStack("pop")
+                pop()
+                continue
+            if opcode in _UNARY:
+                cost, unary = _UNARY[opcode]
+                gas -= cost
+                if gas < 0:
+                    raise OutOfGas("unary")
+                if not stack:
+                    raise InsufficientStack("unary")
+                push(unary(pop_int()))
+                continue
+            if 0x51 <= opcode <= 0x53 and len(stack) > 1 - (opcode == 0x51):
+                # MLOAD, MSTORE, MSTORE8 of allocated memory; those that extend it run in py-evm.
+                position = stack[-1]
+                if isinstance(position, bytes):
+                    position = int.from_bytes(position, "big")
+                held = memory.held
+                if position + (1 if opcode == 0x53 else 32) <= len(held):
+                    countdown -= MEMORY_TICKS
+                    gas -= 3
+                    if gas < 0:
+                        raise OutOfGas("memory")
+                    pop()
+                    if opcode == 0x51:
+                        push(int.from_bytes(held[position : position + 32], "big"))
+                    elif opcode == 0x52:
+                        held[position : position + 32] = pop_int().to_bytes(32, "big")
+                    else:
+                        held[position] = pop_int() & 0xFF
+                    continue
+            if opcode in _TERNARY:
+                cost, ternary = _TERNARY[opcode]
+                gas -= cost
+                if gas < 0:
+                    raise OutOfGas("ternary")
+                if len(stack) < 3:
+                    raise InsufficientStack("ternary")
+                push(ternary(pop_int(), pop_int(), pop_int()))
+                continue
+            if opcode == 0x5A:  # GAS
+                gas -= 2
+                if gas < 0:
+                    raise OutOfGas("gas")
+                if len(stack) >= STACK_LIMIT:
+                    raise FullStack("gas")
+                push(gas)
+                continue
+            operation = opcodes.get(opcode)
+            if operation is None:
+                operation = InvalidOpcode(opcode)
+            countdown -= OPCODE_TICKS[opcode]
+            meter.gas_remaining = gas
+            stream.program_counter = pc
+            try:
+                operation(computation)
+            except Halt:
+                return
+            gas = meter.gas_remaining
+            pc = stream.program_counter
+    finally:
+        effort.spend(CHECK_INTERVAL_TICKS - countdown)

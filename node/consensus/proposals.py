@@ -154,9 +154,14 @@ class Proposals:
         for dropped in built.dropped:
             is_temporary = dropped.error.reason in TEMPORARY_REASONS
             self._mempool.drop(dropped.transaction.hash, ban=not is_temporary)
-        if built.stopped_at is not None:
-            _log.warning("transaction exceeds the time budget", hash=to_hex(built.stopped_at.hash))
-            self._mempool.drop(built.stopped_at.hash, ban=True)
+        for transaction in built.stopped:
+            _log.warning(
+                "transaction takes too long to execute",
+                hash=to_hex(transaction.hash),
+                sender=to_hex(transaction.sender),
+                nonce=transaction.nonce,
+            )
+            self._mempool.ban(transaction)
         self.on_proposal()
         return BlockBuilt(asked.number, asked.view, built.block)
 

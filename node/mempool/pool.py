@@ -50,6 +50,11 @@ REFUSED_LIMIT: Final = 8_192
 fetched again. It equals the default limit of transactions."""
 
 
+BAN_BLOCKS: Final = 256
+"""A transaction that took too long to execute, and any other with its sender and nonce, is refused
+for this many blocks. A ban of the hash alone would be evaded by a change of any byte."""
+
+
 class Priority(IntEnum):
     """The class of a transaction; a lower value goes into a block earlier."""
 
@@ -182,6 +187,8 @@ class Mempool:
         self._entries: dict[Hash32, _Entry] = {}
         self._queues: dict[Address, _Queue] = {}
         self._banned: FIFOCache[Hash32, None] = FIFOCache(self._limits.banned)
+        self._slow: FIFOCache[tuple[Address, int], int] = FIFOCache(self._limits.banned)
+        """The number of blocks seen at which the ban of a sender's nonce ends."""
         self._refused: FIFOCache[Hash32, None] = FIFOCache(REFUSED_LIMIT)
         self._lane = CommitmentLane(
             self._limits.transactions // COMMITMENT_SHARE,
@@ -244,8 +251,13 @@ class Mempool:
         if transaction.hash in self._entries:
             raise InvalidTransaction(RejectionReason.ALREADY_KNOWN, "already known")
         if transaction.hash in self._banned:
+            raise InvalidTransaction(RejectionReason.BANNED, "it could not be included before")
+        blocks_left = self._slow.get((transaction.sender, transaction.nonce), 0) - self._blocks
+        if blocks_left > 0:
             raise InvalidTransaction(
-                RejectionReason.BANNED, "execution takes longer than a block has time for"
+                RejectionReason.TOO_SLOW_TO_EXECUTE,
+                f"one with nonce {transaction.nonce} took longer than a block has time for; this "
+                f"node takes another in {blocks_left} blocks",
             )
         self._rules.validate(transaction)
         sender = transaction.sender
@@ -304,6 +316,11 @@ class Mempool:
             self._take_out(entry)
         if ban:
             self._banned.setdefault(transaction_hash, None)
+
+    def ban(self, transaction: Transaction) -> None:
+        """Remove a transaction that took too long, and refuse its sender's nonce for a while."""
+        self.drop(transaction.hash)
+        self._slow[transaction.sender, transaction.nonce] = self._blocks + BAN_BLOCKS
 
     def on_finalized(self, transactions: Iterable[Transaction]) -> None:
         """Remove the transactions that a final block included or made stale.

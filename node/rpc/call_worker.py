@@ -106,7 +106,9 @@ class CallEngine:
         header = self._store.header(request.block)
         if header is None:
             raise header_not_found()
-        environment = BlockEnvironment.of(header, self._genesis.chain_id)
+        environment = BlockEnvironment.of(
+            header, self._genesis.chain_id, self._genesis.parameters.gas_per_tick
+        )
         if request.is_pending:
             environment = BlockEnvironment.after(
                 header, self._genesis, coinbase=header.coinbase, timestamp=int(time.time())

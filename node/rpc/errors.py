@@ -79,7 +79,8 @@ GETH_TEXTS: Final[Mapping[RejectionReason, str]] = {
     RejectionReason.ALREADY_KNOWN: "already known",
     RejectionReason.REPLACEMENT_UNDERPRICED: "replacement transaction underpriced",
     RejectionReason.POOL_FULL: "txpool is full",
-    RejectionReason.BANNED: "transaction takes too long to execute",
+    RejectionReason.BANNED: "transaction can never be included",
+    RejectionReason.TOO_SLOW_TO_EXECUTE: "transaction takes too long to execute",
 }
 """geth's texts, which ethers, viem and web3 recognize, by our reason."""
 

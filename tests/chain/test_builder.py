@@ -36,12 +36,37 @@ def test_transaction_that_does_not_fit_the_gas_left_stays_in_the_pool() -> None:
     assert chain.apply(built.block) == built.result
 
 
-def test_building_stops_when_told_to() -> None:
+class ScriptedBudget:
+    """Allows so many candidates to begin, and stops the execution of those at given positions."""
+
+    def __init__(self, begun: int, stopped: tuple[int, ...] = ()) -> None:
+        self.begun = begun
+        self.stopped = stopped
+        self.position = -1
+
+    def may_begin(self) -> bool:
+        self.position += 1
+        return self.position < self.begun
+
+    def must_stop(self) -> bool:
+        return self.position in self.stopped
+
+
+def test_building_ends_when_no_candidate_may_begin() -> None:
     transactions = [sign(ALICE, nonce, RECIPIENT) for nonce in range(5)]
-    asked = iter([False, False, True])
-    built = Chain().build(transactions, should_stop=lambda: next(asked))
+    built = Chain().build(transactions, budget=ScriptedBudget(2))
     assert built.result.transactions == tuple(transactions[:2])
-    assert built.stopped_at is None
+    assert built.stopped == ()
+
+
+def test_candidate_that_is_stopped_is_left_out_and_later_ones_are_not() -> None:
+    endless = sign(ALICE, 0, None, data=bytes.fromhex("5b5f56"), gas=10_000_000)
+    before, after = sign(BOB, 0, RECIPIENT), sign(CAROL, 0, RECIPIENT)
+    built = Chain().build([before, endless, after], budget=ScriptedBudget(3, stopped=(1,)))
+    assert built.result.transactions == (before, after)
+    assert built.stopped == (endless,)
+    assert built.dropped == ()
+    assert built.block == Chain().build([before, after]).block
 
 
 def test_a_block_stays_below_its_size_limit() -> None:

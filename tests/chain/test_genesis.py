@@ -17,7 +17,7 @@ from chain.state.world_state import get_account, get_code, get_storage
 from chain.types.header import decode_header
 
 ADDRESS = "0x" + "11" * 20
-GENESIS_HASH = "3dd03fa5dec133870b942a9634b2bb98f5a9ddba7295ba8b75e42d2f815287b7"
+GENESIS_HASH = "29ea7c922bb34a7a7c777fbc1fb2c1295f064942e4b7bf6671ecfcdbc9b77c6a"
 VALIDATORS = ["0x" + f"{n:02x}" * 20 for n in (1, 2, 3, 4)]
 FILE = {
     "config": {
@@ -109,7 +109,7 @@ def test_genesis_file_may_contain_the_parameters_commitment() -> None:
         ("config/proofOfTraining/min_block_interval_ms", 0, "min_block_interval_ms"),
         ("config/proofOfTraining/min_block_interval_ms", 9000, "raise empty_block_interval_ms"),
         ("config/proofOfTraining/min_block_interval_ms", True, "min_block_interval_ms"),
-        ("config/proofOfTraining/view_timeout_cap_ms", 80_000, "view_timeout_cap_ms"),
+        ("config/proofOfTraining/view_timeout_cap_ms", 10_000, "view_timeout_cap_ms"),
         ("config/proofOfTraining/transaction_gas_limit", 2**31, "transaction_gas_limit"),
         ("config/proofOfTraining/base_fee_mode", "free", "base_fee_mode"),
         ("config/proofOfTraining/base_fee_floor_wei", 5, "base_fee_floor_wei"),

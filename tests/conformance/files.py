@@ -49,6 +49,7 @@ def build_fixed_genesis() -> Value:
             base_fee_mode=BaseFeeMode.EIP1559,
             base_fee_floor_wei=5,
             transaction_gas_limit=2**24 + 6,
+            gas_per_tick=3,
             phase_floor_blocks=7,
             grace_blocks=5,
             blob_bytes_per_second=1_000_008,

@@ -76,7 +76,7 @@ def _extend(chain: RandomChain, seed: int) -> Step:
             refusals[index] = error.reason
     parent = chain.chain.head
     built = chain.chain.build(candidates.values())
-    assert built.stopped_at is None
+    assert built.stopped == ()
     if built.block.number % IMPORTED_EVERY == 0:
         assert chain.chain.apply(built.block) == built.result
     refusals |= _find_refusals(candidates, built)

@@ -99,10 +99,6 @@ async def test_the_builder_stops_when_its_budget_is_over(tmp_path: Path) -> None
         assert isinstance(await node.executor.execute(built.block), BlockResult)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="what exceeds the time of the builder is dropped unpaid, and the building ends there",
-)
 async def test_a_slow_transaction_is_paid_for_and_keeps_none_out(tmp_path: Path) -> None:
     # BALANCE in a loop: much time for its gas. It has the best tip, so it is executed first.
     slow = sign(ALICE, 0, None, data=bytes.fromhex("5b3031505f56"), gas=3_000_000)

@@ -400,6 +400,23 @@ def test_banned_transaction_is_refused_until_it_is_forgotten(pool):
     pool.add(given[0])
 
 
+def test_nonce_of_a_transaction_that_took_too_long_is_refused_for_a_while(pool, monkeypatch):
+    monkeypatch.setattr(mempool, "BAN_BLOCKS", 2)
+    slow, other = transaction(ALICE, 0), transaction(BOB, 0)
+    replacement = transaction(ALICE, 0, tip=9)
+    pool.add(slow)
+    pool.ban(slow)
+    assert len(pool) == 0
+    refused = refusal(pool, replacement)
+    assert refused.reason == RejectionReason.TOO_SLOW_TO_EXECUTE
+    assert refused.detail.endswith("this node takes another in 2 blocks")
+    pool.add(other)
+    pool.on_finalized([])
+    assert refusal(pool, slow).detail.endswith("in 1 blocks")
+    pool.on_finalized([])
+    pool.add(replacement)
+
+
 def test_transaction_that_waits_too_long_is_dropped(pool):
     pool.add(transaction(ALICE, 1))
     for _ in range(5):

@@ -62,6 +62,7 @@ HABITS: Final = (
     "is late",
     "is out of turn",
     "keeps gradients to itself",
+    "leaves turns to others",
 )
 """Every way to lie."""
 
@@ -73,6 +74,8 @@ class Lie:
         self.habit = habit
         self.serves = habit not in ("is silent", "keeps gradients to itself")
         """Whether it gives gradients and states to others."""
+        self.takes_turns = habit not in ("is silent", "leaves turns to others")
+        """Whether it sends the calls that any operator may send, when it is its turn."""
 
     def act(
         self, validator: "Validator", history: TaskHistory, spec: TaskSpec, phase: Phase

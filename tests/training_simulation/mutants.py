@@ -128,8 +128,13 @@ MUTANTS: Final = {
         ROUNDS,
         (
             (
-                "return is_verdict and now >= view.deadline_timestamp",
-                "return is_verdict and now >= -view.deadline_timestamp",
+                (
+                    "        and now >="
+                    " view.deadline.timestamp - spec.phases.verdict_seconds // 4\n"
+                    "        and view.head_number >="
+                    " view.deadline.block_number - view.vote_floor // 4\n"
+                ),
+                "",
             ),
         ),
     ),

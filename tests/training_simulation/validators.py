@@ -76,6 +76,10 @@ class Validator(Actor):
         self.memory = Memory()
         self._lives = 0
 
+    @property
+    def _takes_turns(self) -> bool:
+        return self.lie is None or self.lie.takes_turns
+
     # Crashes.
 
     def crash(self, down_ms: int, *, is_whole: bool = True) -> None:
@@ -231,6 +235,8 @@ class Validator(Actor):
                 self._restore_state(history, spec, work)
             case rounds.PostReady():
                 self.vote(work, ("ready",), task_registry.post_ready(task_id), "ready")
+            case rounds.AdvanceRound() | rounds.SettleRound() if not self._takes_turns:
+                return
             case rounds.AdvanceRound():
                 call = gradient_ledger.advance_round(task_id)
                 self._vote_in_ballot(work, attempt, "advance", call)
@@ -556,6 +562,8 @@ class Validator(Actor):
     # Slashing.
 
     def _slash(self, history: TaskHistory, spec: TaskSpec, work: Work) -> None:
+        if not self._takes_turns:
+            return
         too_old = history.rounds_settled - EVIDENCE_BALLOTS - 1
         work.slashed_through = max(work.slashed_through, too_old)
         for round_number in range(work.slashed_through + 1, history.rounds_settled):

@@ -134,7 +134,7 @@ def draw_outage(random: Random) -> World:
         empty_block_ms=1_000,
         outages=random.choice((0.02, 0.05)),
         crashes_after_verdict=random.choice((0.0, 0.5)),
-        down_ms=random.choice((30_000, 90_000)),
+        down_ms=random.choice((30_000, 90_000, 300_000)),
         faulty_ms=random.choice((60_000, 150_000)),
     )
 

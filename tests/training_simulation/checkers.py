@@ -325,6 +325,8 @@ class Checkers:
             units += record.units
             if payload is not None:
                 gradients.append((record.units, payload.root))
+        equal = sum(record.vote == event.result for record in attempt.results)
+        self.require(ROOT, equal >= self._validator_set.quorum, f"settled with {equal} votes")
         pay = formats.compute_pay(attempt, spec, self._validator_set)
         self.require(ESCROW, event.payout == sum(pay.values()), f"{event.payout} is not {pay}")
         miners = {record.miner for record in attempt.commitments}
@@ -362,8 +364,8 @@ class Checkers:
         account = contracts.read(task_registry.get_account(task_id))
         spent = account.paid + account.reserved + account.refundable + account.refunded
         self.require(MONEY, account.escrowed == spent, f"{account}")
-        shown = (history.status, len(history.ready))
-        held = (account.status, account.ready_count)
+        shown = (history.status, len(history.ready), history.attempt is not None)
+        held = (account.status, account.ready_count, account.reserved != 0)
         self.require(FOLD, shown == held, f"{shown} is not {held}")
         earned = self._earned[task_id]
         self.require(PAY, dict(history.rewards) == earned, f"{history.rewards} is not {earned}")

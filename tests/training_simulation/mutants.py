@@ -1,6 +1,7 @@
 """The rules of training with one of them removed: the simulation notices each missing rule.
 
-A mutant is a change of source text at the import of the module, in a process of its own.
+A mutant is a change of source text at the import of the module, in a process of its own, or of a
+contract's source, which is compiled anew.
 `python -m tests.training_simulation --mutants` writes the table.
 """
 
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.simulation.mutants import Mutant, install_mutant
+from tests.training_simulation.contract_mutants import CONTRACT_MUTANTS, install_contract
 
 TABLE: Final = Path(__file__).with_name("mutants.txt")
 
@@ -22,7 +24,7 @@ REWARDS: Final = "chain.training.rewards"
 ROUNDS: Final = "chain.training.rounds"
 SLASHING: Final = "chain.training.slashing"
 
-MUTANTS: Final = {
+RULE_MUTANTS: Final = {
     "rejected-by-f": Mutant(
         "f validators can have an honest gradient rejected",
         DECISIONS,
@@ -211,9 +213,15 @@ MUTANTS: Final = {
 }
 
 
+MUTANTS: Final = {**RULE_MUTANTS, **CONTRACT_MUTANTS}
+
+
 def install(name: str) -> None:
-    """Make later imports load the mutant; its module must not be imported yet."""
-    install_mutant(MUTANTS[name])
+    """Make later imports load the mutant, or later worlds deploy it."""
+    if name in CONTRACT_MUTANTS:
+        install_contract(CONTRACT_MUTANTS[name])
+    else:
+        install_mutant(RULE_MUTANTS[name])
 
 
 def run_mutant(name: str, seeds: int) -> str:

@@ -1,0 +1,140 @@
+"""The contracts with one of their rules removed; each is compiled anew, which takes seconds."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+import solcx
+
+from tests.simulation.mutants import Mutant, mutate
+
+ROOT: Final = Path(__file__).parents[2]
+
+LEDGER: Final = "contracts/src/GradientLedger.sol"
+REGISTRY: Final = "contracts/src/TaskRegistry.sol"
+DISTRIBUTOR: Final = "contracts/src/RewardDistributor.sol"
+
+CONTRACT_MUTANTS: Final = {
+    "one-result-settles": Mutant(
+        "a round is settled with the result of one validator",
+        LEDGER,
+        (("if (++_tallies[vote] == quorum)", "if (++_tallies[vote] == 1)"),),
+    ),
+    "pay-for-all-commitments": Mutant(
+        "escrow pays for every committed unit",
+        LEDGER,
+        (
+            (
+                "_payOf(training, result.acceptedUnits) + (training.validatorFee",
+                "_payOf(training, training.committedUnits) + (training.validatorFee",
+            ),
+        ),
+    ),
+    "late-is-timely": Mutant(
+        "a verdict after the phase counts for pay",
+        LEDGER,
+        (("return (record, current == Phase.Verdict);", "return (record, true);"),),
+    ),
+    "fined-bond-stays": Mutant(
+        "a slashed miner takes its whole bond back",
+        LEDGER,
+        (("        miner.bond -= uint128(amount);\n", ""),),
+    ),
+    "void-attempt-stays-reserved": Mutant(
+        "the escrow of a void attempt is not released",
+        LEDGER,
+        (("        REGISTRY.settleReservation(taskId, 0);\n", ""),),
+    ),
+    "results-outlive-their-ballot": Mutant(
+        "the results of a failed ballot count in the next one",
+        LEDGER,
+        (
+            (
+                (
+                    "        training.verdictTime = uint64(block.timestamp);\n"
+                    "        _clearResults(training);\n    }\n\n    function _voidAttempt"
+                ),
+                (
+                    "        training.verdictTime = uint64(block.timestamp);\n"
+                    "    }\n\n    function _voidAttempt"
+                ),
+            ),
+        ),
+    ),
+    "paid-escrow-is-refunded": Mutant(
+        "what a round has paid can be refunded, too",
+        REGISTRY,
+        (
+            (
+                "account.refundable += account.reserved - payout;",
+                "account.refundable += account.reserved;",
+            ),
+        ),
+    ),
+    "any-account-pays-out": Mutant(
+        "any account can have escrow paid out",
+        REGISTRY,
+        (
+            (
+                (
+                    "        if (msg.sender != SystemAddresses.REWARD_DISTRIBUTOR) "
+                    "revert TaskNotDistributor(msg.sender);\n"
+                ),
+                "",
+            ),
+        ),
+    ),
+    "any-account-sets-the-root": Mutant(
+        "any account can replace a task's rewards root",
+        DISTRIBUTOR,
+        (
+            (
+                (
+                    "        if (msg.sender != SystemAddresses.GRADIENT_LEDGER) "
+                    "revert DistributorNotLedger(msg.sender);\n"
+                ),
+                "",
+            ),
+        ),
+    ),
+    "claims-are-forgotten": Mutant(
+        "an account can claim the same reward twice",
+        DISTRIBUTOR,
+        (("        pot.claimed[account] = cumulative;\n", ""),),
+    ),
+}
+
+
+def install_contract(mutant: Mutant) -> None:
+    """Let every later world deploy the contract without the rule."""
+    from tests.worlds import contracts
+
+    name = Path(mutant.module).stem
+    compiled = {**contracts.artifact(name), "bytecode": _compile(mutant, name)}
+    original = contracts.artifact
+    contracts.artifact = lambda each: compiled if each == name else original(each)
+
+
+def _compile(mutant: Mutant, name: str) -> str:
+    build = _load_build()
+    build._install_packages()
+    wanted = build._standard_input()
+    source = wanted["sources"][mutant.module]
+    source["content"] = mutate(mutant, source["content"])
+    wanted["settings"]["outputSelection"] = {mutant.module: {name: ["evm.bytecode.object"]}}
+    output = solcx.compile_standard(
+        wanted,
+        solc_binary=build._find_compiler(may_download=False),
+        base_path=str(ROOT / "node_modules"),
+    )
+    return "0x" + output["contracts"][mutant.module][name]["evm"]["bytecode"]["object"]
+
+
+def _load_build() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("build_contracts", ROOT / "contracts/build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

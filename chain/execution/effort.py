@@ -12,8 +12,9 @@ from typing import Final
 
 from chain.primitives import Address
 
-CODE_BYTES_A_TICK: Final = 2
-"""Bytes of code whose jump destinations are found in one tick. A code counts once a transaction."""
+CODE_TICKS_A_KIB: Final = 640
+"""Ticks for finding the jump destinations in 1 024 bytes of code. A code counts once a
+transaction."""
 
 DATA_BYTES_A_TICK: Final = 2_048
 """Bytes of call data that are copied in one tick. Ethereum's gas counts no copying for a call."""
@@ -24,7 +25,7 @@ PRECOMPILE_BASE_TICKS: Final = 16
 _READ: Final = 5
 _ACCOUNT: Final = 10
 _COPY: Final = 20
-_CALL: Final = 120
+_CALL: Final = 140
 _CREATION: Final = 250
 _TICKS: Final[Mapping[int, int]] = {
     **dict.fromkeys((0x30, 0x32, 0x33, 0x34, 0x36, 0x38, 0x3A, 0x3D, *range(0x41, 0x4B)), _READ),
@@ -110,4 +111,4 @@ class EffortMeter:
         """
         if code not in self._known_codes:
             self._known_codes.add(code)
-            self.spend(len(code) // CODE_BYTES_A_TICK)
+            self.spend(len(code) * CODE_TICKS_A_KIB // 1024)

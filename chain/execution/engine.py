@@ -392,9 +392,9 @@ class Computation(PragueComputation):
         if message.is_create:
             computation.contracts_created.append(message.storage_address)
         try:
-            if precompile is None:
+            if precompile is None and message.code:
                 run_code(computation, message.code, cls.opcodes, state.effort, state.should_stop)
-            elif not message.is_delegation:
+            elif precompile is not None and not message.is_delegation:
                 run_precompile(precompile, computation)
         except (EffortExceededError, *_NODE_FAULTS):
             raise

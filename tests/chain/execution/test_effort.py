@@ -5,7 +5,7 @@ import pytest
 from chain.execution.block_environment import BlockEnvironment
 from chain.execution.call_values import CallRequest
 from chain.execution.effort import (
-    CODE_BYTES_A_TICK,
+    CODE_TICKS_A_KIB,
     DATA_BYTES_A_TICK,
     OPCODE_TICKS,
     PRECOMPILE_BASE_TICKS,
@@ -49,7 +49,8 @@ def run(chain: Chain, gas: int, to: Address = SLOW) -> tuple[int, int]:
 
 def test_transaction_pays_for_its_effort_if_that_is_more_than_its_gas() -> None:
     chain = chain_with(READ_TEN_TIMES)
-    effort = (TICKS + len(READ_TEN_TIMES) // 2 // CODE_BYTES_A_TICK) * GAS_PER_TICK
+    code_ticks = len(READ_TEN_TIMES) // 2 * CODE_TICKS_A_KIB // 1024
+    effort = (TICKS + code_ticks) * GAS_PER_TICK
     assert run(chain, effort) == (1, effort)
     assert run(chain, 10_000_000) == (1, effort)
     assert run(chain_with(READ_TEN_TIMES, gas_per_tick=1), 100_000) == (1, 21_000 + 10 * 104)
@@ -91,12 +92,12 @@ def test_an_estimate_covers_the_effort_and_less_gas_fails() -> None:
 
 
 def test_the_jump_analysis_of_a_code_counts_once_a_transaction() -> None:
-    meter = EffortMeter(100)
-    meter.spend_for_code(bytes(60 * CODE_BYTES_A_TICK))
-    meter.spend_for_code(bytes(60 * CODE_BYTES_A_TICK))
-    assert meter.ticks == 60
+    meter = EffortMeter(2 * CODE_TICKS_A_KIB - 1)
+    meter.spend_for_code(bytes(1024))
+    meter.spend_for_code(bytes(1024))
+    assert meter.ticks == CODE_TICKS_A_KIB
     with pytest.raises(EffortExceededError):
-        meter.spend_for_code(b"\x01" * 60 * CODE_BYTES_A_TICK)
+        meter.spend_for_code(b"\x01" * 1024)
 
 
 def test_copied_call_data_is_effort() -> None:
@@ -119,7 +120,8 @@ def test_effort_of_a_precompile_follows_from_its_gas() -> None:
     )
     ticks = PRECOMPILE_BASE_TICKS + 3 * PRECOMPILE_TICKS[Address(bytes(19) + b"\x01")]
     size = len(body) // 2
-    others = 8 + OPCODE_TICKS[0xFA] + 2 * size // CODE_BYTES_A_TICK - size // CODE_BYTES_A_TICK
+    code_ticks = 2 * size * CODE_TICKS_A_KIB // 1024 - size * CODE_TICKS_A_KIB // 1024
+    others = 8 + OPCODE_TICKS[0xFA] + code_ticks
     assert twice - once == ticks + others
 
 

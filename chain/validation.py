@@ -268,8 +268,8 @@ def _validate_form(transaction: Transaction, config: GenesisConfig) -> None:
         raise InvalidTransaction(RejectionReason.TIP_ABOVE_FEE)
     if transaction.gas_limit > config.parameters.transaction_gas_limit:
         raise InvalidTransaction(
-            RejectionReason.GAS_LIMIT,
-            f"{transaction.gas_limit}, limit {config.parameters.transaction_gas_limit}",
+            RejectionReason.GAS_CAP,
+            f"cap {config.parameters.transaction_gas_limit}, transaction {transaction.gas_limit}",
         )
     if transaction.to is None and len(transaction.data) > MAX_INIT_CODE_BYTES:
         raise InvalidTransaction(

@@ -67,6 +67,7 @@ GETH_TEXTS: Final[Mapping[RejectionReason, str]] = {
     RejectionReason.INSUFFICIENT_FUNDS: "insufficient funds for gas * price + value",
     RejectionReason.INTRINSIC_GAS: "intrinsic gas too low",
     RejectionReason.GAS_LIMIT: "exceeds block gas limit",
+    RejectionReason.GAS_CAP: "transaction gas limit too high",
     RejectionReason.FEE_TOO_LOW: "max fee per gas less than block base fee",
     RejectionReason.TIP_ABOVE_FEE: "max priority fee per gas higher than max fee per gas",
     RejectionReason.SENDER_HAS_CODE: "sender not an eoa",

@@ -93,7 +93,7 @@ def test_gas_is_limited_by_the_block_and_by_the_network() -> None:
     assert reason_of(transaction, gas_available=49_999) == RejectionReason.GAS_LIMIT
     assert reason_of(transaction, gas_available=50_000) is None
     above = sign(ALICE, 0, RECIPIENT, gas=2**24 + 1)
-    assert reason_of(above) == RejectionReason.GAS_LIMIT
+    assert reason_of(above) == RejectionReason.GAS_CAP
 
 
 def test_the_fee_covers_the_base_fee() -> None:

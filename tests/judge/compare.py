@@ -21,7 +21,7 @@ IMPORTED_EVERY = 5
 """Importing uses the same code as building, so one block in five is imported, too."""
 
 OWN_RULES = frozenset(
-    {RejectionReason.TRANSACTION_TYPE, RejectionReason.GAS_LIMIT, RejectionReason.WRONG_CHAIN}
+    {RejectionReason.TRANSACTION_TYPE, RejectionReason.GAS_CAP, RejectionReason.WRONG_CHAIN}
 )
 """Reasons for which we refuse what the reference accepts: blobs, a gas limit above the cap of one
 transaction, and another chain's id, which the reference leaves to the caller to compare

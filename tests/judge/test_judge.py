@@ -31,7 +31,7 @@ def test_random_blocks_reach_the_required_outcomes(comparison: Comparison) -> No
 def test_random_transactions_are_refused_for_each_reason(comparison: Comparison) -> None:
     reasons = {reason.name for step in comparison.steps for reason in step.reasons if reason}
     assert reasons == {
-        *("BAD_SIGNATURE", "FEE_TOO_LOW", "GAS_LIMIT", "INIT_CODE_TOO_LARGE"),
+        *("BAD_SIGNATURE", "FEE_TOO_LOW", "GAS_CAP", "GAS_LIMIT", "INIT_CODE_TOO_LARGE"),
         *("INSUFFICIENT_FUNDS", "INTRINSIC_GAS", "MALFORMED", "NONCE_TOO_HIGH", "NONCE_TOO_LOW"),
         *("SENDER_HAS_CODE", "TIP_ABOVE_FEE", "TRANSACTION_TYPE", "WRONG_CHAIN"),
     }

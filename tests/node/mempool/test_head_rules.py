@@ -45,7 +45,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> TrainingChain:
         ({"nonce": 2**64 - 1}, RejectionReason.NONCE_TOO_HIGH),
         ({"chainId": CHAIN_ID + 1}, RejectionReason.WRONG_CHAIN),
         ({"gas": 20_000}, RejectionReason.INTRINSIC_GAS),
-        ({"gas": 2**25}, RejectionReason.GAS_LIMIT),
+        ({"gas": 2**25}, RejectionReason.GAS_CAP),
         ({"value": 10**30}, RejectionReason.INSUFFICIENT_FUNDS),
     ],
 )

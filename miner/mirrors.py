@@ -1,6 +1,6 @@
 """Fetching data from URLs that a task's submitter named (docs/spec/training.md, section 1).
 
-The submitter is a stranger, so such a URL may name a machine that only this miner can reach: its
+Anyone may submit a task, so such a URL may name a machine that only this miner can reach: its
 own services, a router, the metadata service of a cloud. Only public addresses are asked. The name
 is resolved once, every address of it is checked, and the connection goes to a checked address, so
 that no second answer of the name service can replace it. Redirects are followed in the same way.
@@ -82,7 +82,7 @@ def _find_inner(address: IPv6Address) -> IPv4Address | None:
 
 
 class Mirrors:
-    """Opens URLs of strangers at public addresses.
+    """Opens URLs of task data at public addresses.
 
     Args:
         http: The connections.

@@ -1,6 +1,6 @@
 """Which task a miner takes that chooses by itself (`pot miner run --task auto`).
 
-Tasks are made by strangers. A bond is placed only for a task that is active, and whose phases leave
+Anyone may submit a task. A bond is placed only for a task that is active, and whose phases leave
 time to reveal a gradient. Among those, a task in which the account has a bond already comes first,
 then the one that pays most for a unit in the network's own token. A task that cannot be mined is
 put aside for a while, so that it does not keep the miner from the others.

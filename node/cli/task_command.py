@@ -94,8 +94,8 @@ def submit(
     are computed from the task file. The unspent part of the budget is refunded after the task.
     """
     # Imported here, like TaskReplay below: numpy takes 0.15 s, which would delay other commands.
+    from node.client.task_checks import check_task, measure_task
     from node.client.task_file import load_task_file
-    from node.client.task_rehearsal import check_task, rehearse
 
     bundle = load_task_file(file, TRAINING_TOKEN, rounds)
     amount = None if budget is None else parse_amount(budget)
@@ -108,7 +108,7 @@ def submit(
     check_task(bundle, fetch_parameters(clients[0]).blob_bytes_per_second)
     account = unlock_account(clients[0], key, password_file)
     if dry_run:
-        measured = rehearse(bundle)
+        measured = measure_task(bundle)
         print_note(
             f"dry run passed: a unit takes {measured.unit_milliseconds} ms, with "
             f"{measured.peak_bytes / 2**20:.0f} MiB of memory"

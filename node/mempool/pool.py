@@ -26,7 +26,7 @@ from chain.errors import InvalidTransaction, RejectionReason
 from chain.primitives import Address, Hash32, TaskId
 from chain.types.transaction import Transaction
 from node.chain.finalizer import NewHead
-from node.mempool.commitment_lane import CommitmentLane
+from node.mempool.commitment_share import CommitmentShare
 
 REPLACEMENT_PERCENT: Final = 110
 """A replacement must offer this percentage of the replaced fees, as in geth: it pays for the
@@ -190,7 +190,7 @@ class Mempool:
         self._slow: FIFOCache[tuple[Address, int], int] = FIFOCache(self._limits.banned)
         """The number of blocks seen at which the ban of a sender's nonce ends."""
         self._refused: FIFOCache[Hash32, None] = FIFOCache(REFUSED_LIMIT)
-        self._lane = CommitmentLane(
+        self._commitments = CommitmentShare(
             self._limits.transactions // COMMITMENT_SHARE,
             self._limits.size_bytes // COMMITMENT_SHARE,
         )
@@ -295,8 +295,8 @@ class Mempool:
             return Priority.ORDINARY, None
         priority = self._rules.classify(transaction)
         if priority is Priority.COMMITMENT:
-            has_room = self._lane.has_room(len(transaction.raw))
-            if not has_room and self._lane.find_victim(subject.task_id) is None:
+            has_room = self._commitments.has_room(len(transaction.raw))
+            if not has_room and self._commitments.find_victim(subject.task_id) is None:
                 return Priority.ORDINARY, None
         return priority, subject
 
@@ -352,7 +352,7 @@ class Mempool:
         for entry in early:
             queue = self._queues[entry.transaction.sender]
             priority, subject = self._classify(entry.transaction, queue)
-            if priority is Priority.COMMITMENT and not self._lane.has_room(
+            if priority is Priority.COMMITMENT and not self._commitments.has_room(
                 len(entry.transaction.raw)
             ):
                 continue
@@ -453,9 +453,9 @@ class Mempool:
             count, size = 0, size - len(replaced.transaction.raw)
             if replaced.is_free:
                 free_count, free_bytes = free_count - 1, free_bytes - len(replaced.transaction.raw)
-        while entry.priority is Priority.COMMITMENT and not self._lane.has_room(size):
+        while entry.priority is Priority.COMMITMENT and not self._commitments.has_room(size):
             assert entry.subject is not None
-            self._evict_free(self._lane.find_victim(entry.subject.task_id), entry)
+            self._evict_free(self._commitments.find_victim(entry.subject.task_id), entry)
         while entry.is_free and (
             self._free_count + free_count > self._limits.transactions // FREE_SHARE
             or self._free_bytes + free_bytes > self._limits.size_bytes // FREE_SHARE
@@ -527,7 +527,7 @@ class Mempool:
             self._free_count += 1
             self._free_bytes += len(transaction.raw)
         if entry.priority is Priority.COMMITMENT and entry.subject is not None:
-            self._lane.add(entry.subject.task_id, transaction.hash, len(transaction.raw))
+            self._commitments.add(entry.subject.task_id, transaction.hash, len(transaction.raw))
         heapq.heappush(self._cheapest, (entry.worth, transaction.hash))
         if len(self._cheapest) > 2 * self._limits.transactions:
             self._cheapest = [(held.worth, name) for name, held in self._entries.items()]
@@ -553,7 +553,7 @@ class Mempool:
             self._free_count -= 1
             self._free_bytes -= len(transaction.raw)
         if entry.priority is Priority.COMMITMENT and entry.subject is not None:
-            self._lane.remove(entry.subject.task_id, transaction.hash)
+            self._commitments.remove(entry.subject.task_id, transaction.hash)
 
 
 def _check_replacement(transaction: Transaction, replaced: Transaction) -> None:

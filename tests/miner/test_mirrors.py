@@ -1,4 +1,4 @@
-"""Data from URLs of strangers: which addresses are asked, and under which name."""
+"""Task data from URLs that a submitter named: which addresses are asked, and under which name."""
 
 import httpx
 import pytest

@@ -34,7 +34,7 @@ UNPAID: Final = "nothing was paid"
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsal:
+class TaskMeasurement:
     """What the dry run measured."""
 
     unit_milliseconds: int
@@ -68,7 +68,7 @@ def check_task(bundle: TaskBundle, blob_bytes_per_second: int) -> None:
         raise OperatorError(f"validators would refuse the task: {objection.reason}; {UNPAID}")
 
 
-def rehearse(bundle: TaskBundle) -> Rehearsal:
+def measure_task(bundle: TaskBundle) -> TaskMeasurement:
     """Run the task as a validator's worker does, with a node's default limits.
 
     Raises:
@@ -115,7 +115,9 @@ def rehearse(bundle: TaskBundle) -> Rehearsal:
     )
     if objection is not None:
         raise OperatorError(f"validators would refuse the task: {objection.reason}; {UNPAID}")
-    return Rehearsal(get_integer(answer, "unit_milliseconds"), get_integer(answer, "peak_bytes"))
+    return TaskMeasurement(
+        get_integer(answer, "unit_milliseconds"), get_integer(answer, "peak_bytes")
+    )
 
 
 def _write_task(bundle: TaskBundle, directory: Path) -> JsonObject:

@@ -8,7 +8,7 @@ pool, and when that is full, the task that holds the most of it makes room for t
 from chain.primitives import Hash32, TaskId
 
 
-class CommitmentLane:
+class CommitmentShare:
     """The commitments with priority, by task, and their number and bytes.
 
     Args:

@@ -205,7 +205,7 @@ class TaskWorker:
             self._committed = attempt_id
             return True
         is_done = self._revealed == (attempt_id, hint.ballot)
-        if hint.phase in ("verdict", "dispute") and not is_done:
+        if hint.phase in ("verdict", "audit") and not is_done:
             prepared = self._store.load(attempt_id)
             return prepared is not None and self._reveal(self._prove(hint), hint.ballot, prepared)
         return False

@@ -16,6 +16,7 @@ from chain.contracts.faucet import Dripped
 from chain.contracts.gradient_ledger import (
     NOT_EVALUATED,
     AttemptOpened,
+    AttemptPaid,
     AttemptVoided,
     BallotFailed,
     BondWithdrawn,
@@ -68,6 +69,7 @@ Event = (
     | VerdictPosted
     | ResultPosted
     | RoundSettled
+    | AttemptPaid
     | BallotFailed
     | AttemptVoided
     | MinerSlashed

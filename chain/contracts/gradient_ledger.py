@@ -35,20 +35,40 @@ class Phase(IntEnum):
     WAITING = 1
     COMMITMENT = 2
     VERDICT = 3
-    DISPUTE = 4
+    AUDIT = 4
     RESULT = 5
-    SETTLEABLE = 6
-    STALLED = 7
+    PAYMENT = 6
+    SETTLEABLE = 7
+    STALLED = 8
+
+
+class ResultKind(IntEnum):
+    """What a result does to its attempt, numbered as in the contract."""
+
+    SETTLED = 0
+    """The round is settled: the model advances, and accepted units are paid."""
+    FAILED = 1
+    """The ballot could not decide on every gradient: the attempt's next ballot is held."""
+    VOID = 2
+    """No gradient was accepted: the attempt ends without pay."""
+    PAID_ONLY = 3
+    """The last ballot has no result in time: accepted units are paid, and the model stays."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResultVote:
-    """The result of a round. A quorum of validators must post the same to settle it."""
+    """The result of a ballot, of which a quorum must post the same.
+
+    Fields that a kind does not use are 0.
+    """
 
     training_state_root: Hash32
     model_root: Hash32
     rewards_root: Hash32
     accepted_units: int
+    payout: int
+    """Base units of the task's token, for miners and operators together."""
+    kind: ResultKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,14 +226,24 @@ class ResultPosted:
 
 @dataclass(frozen=True, slots=True)
 class RoundSettled:
-    """A round was settled; `payout` is the pay of miners and operators together."""
+    """A round was settled."""
 
     task_id: TaskId
     round: int
     attempt: int
     ballot: int
     result: ResultVote
-    payout: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptPaid:
+    """A void attempt is paid for what it accepted; `AttemptVoided` follows."""
+
+    task_id: TaskId
+    round: int
+    attempt: int
+    ballot: int
+    result: ResultVote
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,17 +4,21 @@ This fold is the only interpretation of the events: the training host decides by
 it, and `pot task verify` repeats it.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import Final, assert_never
 
 from chain.contracts.events import Event
 from chain.contracts.gradient_ledger import (
+    EVIDENCE_BALLOTS,
     MAX_BALLOTS,
     AttemptOpened,
+    AttemptPaid,
     AttemptVoided,
     BallotFailed,
     GradientCommitted,
+    ResultKind,
     ResultPosted,
     ResultVote,
     RoundSettled,
@@ -39,11 +43,15 @@ from chain.training.decisions import (
     VoteSizes,
     compute_guilt,
     decide_audited,
+    needs_another_ballot,
 )
 from chain.training.task_spec import (
     TaskSpec,
 )
 from chain.types.validator_set import ValidatorSet
+
+UNCHECKED_SHARE: Final = 4
+"""A validator that leaves more than a quarter of the gradients unchecked earns no fee."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +119,20 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class EndedAttempt:
+    """An attempt that a result ended, with the votes of its last ballot."""
+
+    attempt: Attempt
+    block_number: BlockNumber
+    """The block that ended it."""
+
+
+@dataclass(frozen=True, slots=True)
 class SettledRound:
     """A settled round with the votes that led to its result."""
 
     attempt: Attempt
     vote: ResultVote
-    payout: int
-    """Base units of the task's token, for miners and operators together."""
     block_number: BlockNumber
     timestamp: int
 
@@ -147,6 +162,8 @@ class TaskHistory:
     """The attempt in progress; None if there is none."""
     ballot_count: int = 0
     """The number of ballots so far, including the one in progress."""
+    voided: tuple[EndedAttempt, ...] = ()
+    """Attempts that a result voided, with guilty miners, as long as the ledger has the evidence."""
     rewards: tuple[tuple[Address, int], ...] = ()
     """The amount that each account has earned in all rounds, by ascending address."""
 
@@ -160,18 +177,25 @@ class TaskHistory:
 class RoundOutcome:
     """The consequences of a ballot's verdicts."""
 
+    kind: ResultKind
+    """What the ballot does to its attempt, if a quorum posts its result in time."""
     outcomes: tuple[Outcome, ...]
     """One for each commitment, in order."""
     guilt: tuple[Guilt, ...]
     """The cost of each commitment to its miner."""
     accepted_units: int
     payouts: tuple[tuple[Address, int], ...]
-    """Miners' pay and operators' fee shares of this round alone, by ascending address."""
+    """Miners' pay and operators' fee shares of this attempt alone, by ascending address."""
 
     @property
     def accepted(self) -> tuple[int, ...]:
         """The indices of the accepted commitments."""
         return tuple(i for i, each in enumerate(self.outcomes) if each is Outcome.ACCEPTED)
+
+    @property
+    def payout(self) -> int:
+        """What the attempt pays in all."""
+        return sum(pay for _, pay in self.payouts)
 
     @property
     def guilty(self) -> tuple[int, ...]:
@@ -191,21 +215,39 @@ def compute_outcome(attempt: Attempt, spec: TaskSpec, validator_set: ValidatorSe
     timely = [record for record in attempt.verdicts if record.is_timely]
     count = len(attempt.commitments)
     sizes = VoteSizes(validator_set.max_faulty, validator_set.quorum)
-    by_commitment = _list_by_commitment(timely, count)
+    votes = [decode_verdicts(record.verdicts, count) for record in timely]
+    by_commitment = tuple(tuple(vote[i] for vote in votes) for i in range(count))
     outcomes = tuple(decide_audited(verdicts, sizes) for verdicts in by_commitment)
-    payouts: dict[Address, int] = {}
+    is_last = attempt.ballot + 1 == MAX_BALLOTS
+    is_failed = not is_last and any(
+        needs_another_ballot(
+            outcome, verdicts.count(Verdict.OK), verdicts.count(Verdict.UNCHECKED), sizes
+        )
+        for outcome, verdicts in zip(outcomes, by_commitment, strict=True)
+    )
+    if is_failed:
+        kind = ResultKind.FAILED
+    elif Outcome.ACCEPTED in outcomes:
+        kind = ResultKind.SETTLED
+    else:
+        kind = ResultKind.VOID
+    payouts: Counter[Address] = Counter()
     accepted_units = 0
-    for record, outcome in zip(attempt.commitments, outcomes, strict=True):
-        if outcome is Outcome.ACCEPTED:
-            accepted_units += record.units
-            pay = record.units * spec.reward.unit_price
-            payouts[record.miner] = payouts.get(record.miner, 0) + pay
-    share = spec.reward.validator_fee // len(timely) if timely else 0
-    operator_of = dict(zip(validator_set.validators, validator_set.operators, strict=True))
-    for verdict in timely:
-        operator = operator_of[verdict.validator]
-        payouts[operator] = payouts.get(operator, 0) + share
+    if kind is ResultKind.SETTLED:
+        for record, outcome in zip(attempt.commitments, outcomes, strict=True):
+            if outcome is Outcome.ACCEPTED:
+                accepted_units += record.units
+                payouts[record.miner] += record.units * spec.reward.unit_price
+        operator_of = dict(zip(validator_set.validators, validator_set.operators, strict=True))
+        earners = [
+            operator_of[record.validator]
+            for record, vote in zip(timely, votes, strict=True)
+            if _earns_fee(vote, outcomes)
+        ]
+        for operator in earners:
+            payouts[operator] += spec.reward.validator_fee // len(earners)
     return RoundOutcome(
+        kind=kind,
         outcomes=outcomes,
         guilt=tuple(
             compute_guilt(verdicts, sizes, is_all_audited=True) for verdicts in by_commitment
@@ -215,12 +257,17 @@ def compute_outcome(attempt: Attempt, spec: TaskSpec, validator_set: ValidatorSe
     )
 
 
-def _list_by_commitment(
-    records: Sequence[VerdictRecord], commitment_count: int
-) -> tuple[tuple[Verdict, ...], ...]:
-    """The verdicts on each commitment, in the order of `records`."""
-    votes = [decode_verdicts(record.verdicts, commitment_count) for record in records]
-    return tuple(tuple(vote[i] for vote in votes) for i in range(commitment_count))
+def _earns_fee(vote: Sequence[Verdict], outcomes: Sequence[Outcome]) -> bool:
+    """Whether a timely vote earns its validator a share of the fee.
+
+    It does not if the validator left too much unchecked, or called an accepted gradient a cheat.
+    """
+    if vote.count(Verdict.UNCHECKED) > max(1, len(vote) // UNCHECKED_SHARE):
+        return False
+    return not any(
+        verdict is Verdict.CHEAT and outcome is Outcome.ACCEPTED
+        for verdict, outcome in zip(vote, outcomes, strict=True)
+    )
 
 
 def add_rewards(
@@ -297,10 +344,14 @@ def apply_event(
         case RoundSettled() if history.attempt is not None:
             assert spec is not None, "an active task has a valid specification"
             return _settle_round(history, history.attempt, event, block, spec, validator_set)
+        case AttemptPaid() if history.attempt is not None:
+            assert spec is not None, "an active task has a valid specification"
+            payouts = compute_outcome(history.attempt, spec, validator_set).payouts
+            return Fold(replace(history, rewards=add_rewards(history.rewards, payouts)))
         case TaskReady() | TaskActivated() | TaskResumed() | TaskPaused() | TaskClosed():
             return Fold(_apply_to_status(history, event, block))
         case AttemptOpened() | AttemptVoided():
-            return Fold(_apply_to_attempts(history, event, block))
+            return Fold(_apply_to_attempts(history, event, block, spec, validator_set))
         case GradientCommitted() | VerdictPosted() | ResultPosted() | BallotFailed():
             if history.attempt is None:
                 return Fold(history)
@@ -341,10 +392,18 @@ def _apply_to_status(
 
 
 def _apply_to_attempts(
-    history: TaskHistory, event: AttemptOpened | AttemptVoided, block: BlockContext
+    history: TaskHistory,
+    event: AttemptOpened | AttemptVoided,
+    block: BlockContext,
+    spec: TaskSpec | None,
+    validator_set: ValidatorSet,
 ) -> TaskHistory:
     if isinstance(event, AttemptVoided):
-        return replace(history, attempt=None)
+        voided = history.voided
+        attempt = history.attempt
+        if attempt is not None and spec is not None and _is_slashed(attempt, spec, validator_set):
+            voided = (*voided, EndedAttempt(attempt, block.number))
+        return replace(history, attempt=None, voided=voided)
     opened = Attempt(
         id=AttemptId(event.task_id, event.round, event.attempt),
         ballot=0,
@@ -353,7 +412,26 @@ def _apply_to_attempts(
         open_timestamp=block.timestamp,
         expected_count=event.expected_commitments,
     )
-    return replace(history, attempt=opened, ballot_count=opened.ballot_number)
+    oldest = opened.ballot_number - EVIDENCE_BALLOTS
+    voided = tuple(each for each in history.voided if each.attempt.ballot_number > oldest)
+    return replace(history, attempt=opened, ballot_count=opened.ballot_number, voided=voided)
+
+
+def _is_slashed(attempt: Attempt, spec: TaskSpec, validator_set: ValidatorSet) -> bool:
+    """Whether the ledger slashes for a void attempt: a result ended it, and a miner is guilty."""
+    vote = get_quorum_vote(attempt, attempt.validator_set or validator_set)
+    if vote is None or vote.kind is ResultKind.FAILED:
+        return False
+    return bool(compute_outcome(attempt, spec, validator_set).guilty)
+
+
+def get_quorum_vote(attempt: Attempt, validator_set: ValidatorSet) -> ResultVote | None:
+    """The result that a quorum posted in the ballot in progress; None if there is none."""
+    for record in attempt.results:
+        equal = sum(other.vote == record.vote for other in attempt.results)
+        if equal >= validator_set.quorum:
+            return record.vote
+    return None
 
 
 def _apply_to_attempt(
@@ -436,7 +514,7 @@ def _settle_round(
         attempt=None,
         rewards=add_rewards(history.rewards, payouts),
     )
-    settled = SettledRound(attempt, event.result, event.payout, block.number, block.timestamp)
+    settled = SettledRound(attempt, event.result, block.number, block.timestamp)
     return Fold(after, settled)
 
 

@@ -1,8 +1,8 @@
-"""The vote for the outcome of a ballot (docs/spec/training.md, section 10)."""
+"""The vote for the result of a ballot (docs/spec/training.md, section 10)."""
 
 from chain.contracts.addresses import REWARD_DISTRIBUTOR
-from chain.contracts.gradient_ledger import ResultVote
-from chain.primitives import Hash32
+from chain.contracts.gradient_ledger import ResultKind, ResultVote
+from chain.primitives import ZERO_HASH, Hash32
 from chain.training.history import RoundOutcome, TaskHistory, add_rewards
 from chain.training.rewards import build_reward_tree
 
@@ -15,19 +15,45 @@ def build_result_vote(
     training_state_root: Hash32,
     model_root: Hash32,
 ) -> ResultVote:
-    """The vote for this outcome of the task's ballot in progress.
+    """The vote that settles a round with this outcome of its ballot.
 
     Args:
         history: The task before the round is settled.
-        outcome: The consequences of the ballot's verdicts.
+        outcome: The consequences of the ballot's verdicts; its kind is SETTLED.
         chain_id: EIP-155's.
         training_state_root: The root of the training state after the round.
         model_root: The root of the model after the round.
     """
-    tree = build_reward_tree(
-        chain_id,
-        REWARD_DISTRIBUTOR,
-        history.task_id,
-        dict(add_rewards(history.rewards, outcome.payouts)),
+    assert outcome.kind is ResultKind.SETTLED
+    return ResultVote(
+        training_state_root,
+        model_root,
+        _compute_rewards_root(history, outcome, chain_id),
+        outcome.accepted_units,
+        outcome.payout,
+        ResultKind.SETTLED,
     )
-    return ResultVote(training_state_root, model_root, tree.root, outcome.accepted_units)
+
+
+def build_payment_vote(history: TaskHistory, outcome: RoundOutcome, chain_id: int) -> ResultVote:
+    """The vote that pays what a void attempt has accepted, and leaves the model as it is."""
+    assert outcome.kind is ResultKind.SETTLED
+    return ResultVote(
+        ZERO_HASH,
+        ZERO_HASH,
+        _compute_rewards_root(history, outcome, chain_id),
+        outcome.accepted_units,
+        outcome.payout,
+        ResultKind.PAID_ONLY,
+    )
+
+
+def build_empty_vote(kind: ResultKind) -> ResultVote:
+    """The vote that a ballot failed, or that its attempt is void."""
+    assert kind in (ResultKind.FAILED, ResultKind.VOID)
+    return ResultVote(ZERO_HASH, ZERO_HASH, ZERO_HASH, 0, 0, kind)
+
+
+def _compute_rewards_root(history: TaskHistory, outcome: RoundOutcome, chain_id: int) -> Hash32:
+    earned = dict(add_rewards(history.rewards, outcome.payouts))
+    return build_reward_tree(chain_id, REWARD_DISTRIBUTOR, history.task_id, earned).root

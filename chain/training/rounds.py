@@ -9,11 +9,11 @@ The contract's `phase` decides which phase it is; its answer is an argument.
 from dataclasses import dataclass
 from typing import Final
 
-from chain.contracts.gradient_ledger import Deadline, Phase, ResultVote
+from chain.contracts.gradient_ledger import Deadline, Phase, ResultKind, ResultVote
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.training.acceptance import Verdict
-from chain.training.history import Attempt, TaskHistory
+from chain.training.history import Attempt, TaskHistory, get_quorum_vote
 from chain.training.task_spec import (
     TaskSpec,
 )
@@ -34,8 +34,8 @@ class PhaseView:
     phase: Phase
     deadline: Deadline
     """0 if the phase has no end."""
-    vote_floor: int
-    """The least blocks of a phase of votes (`compute_vote_floor`)."""
+    late_blocks: int
+    """The last blocks of a phase of votes, in which it is late (`compute_late_blocks`)."""
     head_number: BlockNumber
     since_block: BlockNumber
     """The first head at which this node saw this phase of this ballot."""
@@ -91,7 +91,11 @@ class PostVerdict:
 
 
 class ComputeResult:
-    """Aggregate the accepted gradients and compute the roots."""
+    """Decide the ballot; if gradients are accepted, aggregate them and compute the roots."""
+
+
+class ComputePayment:
+    """Compute the result that pays what the attempt has accepted, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,7 @@ Duty = (
     | CheckGradients
     | PostVerdict
     | ComputeResult
+    | ComputePayment
     | EvaluateModel
     | PostResult
     | PostEvaluation
@@ -178,7 +183,7 @@ def list_duties(
             and validator_set.validators[own_index] not in history.ready
         )
         return (PostReady(),) if is_wanted else ()
-    if not own.is_state_held:
+    if not own.is_state_held and view.phase is not Phase.PAYMENT:
         # All further duties need theta. Other operators can advance a stalled round meanwhile.
         return (RestoreState(),)
     attempt = history.attempt
@@ -191,7 +196,7 @@ def list_duties(
         )
     validator = None if own_index is None else validator_set.validators[own_index]
     match view.phase:
-        case Phase.VERDICT | Phase.DISPUTE:
+        case Phase.VERDICT | Phase.AUDIT:
             return _verdict_duties(attempt, spec, view, own, validator, now)
         case Phase.RESULT:
             duties = _result_duties(attempt, spec, view, own, validator_set, validator, now)
@@ -200,6 +205,10 @@ def list_duties(
             # A verdict after its phase is not paid, but shows that this validator is to be waited
             # for in the next ballots.
             return (*duties, *_verdict_duties(attempt, spec, view, own, validator, now))
+        case Phase.PAYMENT:
+            if own.result is None or own.result.kind is ResultKind.SETTLED:
+                return (ComputePayment(),)
+            return _post(attempt, own.result, validator)
         case Phase.SETTLEABLE:
             duties = _result_duties(attempt, spec, view, own, validator_set, None, now)
             vote = get_quorum_vote(attempt, validator_set)
@@ -243,18 +252,24 @@ def _verdict_duties(
 def is_late(spec: TaskSpec, view: PhaseView, now: int) -> bool:
     """Whether three quarters of a verdict phase are over, in seconds and in blocks.
 
-    Then a node votes on what it has.
+    Then a node votes on what it has. There are always blocks left for a vote that f faulty
+    primaries in a row leave out.
     """
     return (
-        view.phase in (Phase.VERDICT, Phase.DISPUTE)
+        view.phase in (Phase.VERDICT, Phase.AUDIT)
         and now >= view.deadline.timestamp - spec.phases.verdict_seconds // 4
-        and view.head_number >= view.deadline.block_number - view.vote_floor // 4
+        and view.head_number >= view.deadline.block_number - view.late_blocks
     )
 
 
-def compute_vote_floor(phase_floor_blocks: int, max_faulty: int) -> int:
-    """The least blocks of a phase of votes: each of f faulty primaries may leave some out."""
-    return max(phase_floor_blocks, 2 * (max_faulty + 1))
+def compute_late_blocks(phase_floor_blocks: int, max_faulty: int) -> int:
+    """The last blocks of a phase of votes, in which it is late if its seconds say so, too.
+
+    They are a quarter of its least blocks, and enough for a vote that f faulty primaries in a row
+    leave out.
+    """
+    least = max(phase_floor_blocks, 2 * (max_faulty + 1))
+    return max(least // 4, max_faulty + 2)
 
 
 def _judge_unchecked(index: int, own: OwnWork) -> Verdict:
@@ -283,6 +298,8 @@ def _result_duties(
         return (ComputeResult(),)
     if validator is None:
         return ()
+    if own.result.kind is not ResultKind.SETTLED:
+        return _post(attempt, own.result, validator)
     is_open = is_evaluated(spec, attempt.id.round_number) and not own.is_evaluation_over
     duties: tuple[Duty, ...] = (EvaluateModel(own.result.model_root),) if is_open else ()
     posted = next((each for each in attempt.results if each.validator == validator), None)
@@ -295,13 +312,10 @@ def _result_duties(
     return (*duties, PostResult(own.result))
 
 
-def get_quorum_vote(attempt: Attempt, validator_set: ValidatorSet) -> ResultVote | None:
-    """The result that a quorum posted in the ballot in progress; None if there is none."""
-    for record in attempt.results:
-        equal = sum(other.vote == record.vote for other in attempt.results)
-        if equal >= validator_set.quorum:
-            return record.vote
-    return None
+def _post(attempt: Attempt, vote: ResultVote, validator: Address | None) -> tuple[Duty, ...]:
+    """The duty to post a result without a model, unless it is posted."""
+    is_posted = any((each.validator, each.vote) == (validator, vote) for each in attempt.results)
+    return () if validator is None or is_posted else (PostResult(vote),)
 
 
 def _is_our_turn(

@@ -1,4 +1,4 @@
-"""The slashing of miners that a settled round found guilty (docs/spec/contracts.md, section 6).
+"""The slashing of miners that an attempt found guilty (docs/spec/contracts.md, section 6).
 
 Any account may send the evidence. Operators take turns, so that usually one of them pays for it.
 """
@@ -10,7 +10,7 @@ from chain.contracts.abi import ContractCall
 from chain.contracts.gradient_ledger import CommitmentEvidence
 from chain.primitives import Address, BlockNumber
 from chain.training.attempt import AttemptId
-from chain.training.history import SettledRound, compute_outcome
+from chain.training.history import EndedAttempt, compute_outcome
 from chain.training.rounds import TURN_BLOCKS
 from chain.training.task_spec import TaskSpec
 from chain.types.validator_set import ValidatorSet
@@ -18,7 +18,7 @@ from chain.types.validator_set import ValidatorSet
 
 @dataclass(frozen=True, slots=True)
 class SlashingPlan:
-    """What one operator does about the guilty miners of a settled round."""
+    """What one operator does about the guilty miners of an attempt."""
 
     attempt_id: AttemptId
     ballot_number: int
@@ -37,17 +37,17 @@ class SlashingPlan:
 
 
 def plan_slashing(
-    settled: SettledRound, spec: TaskSpec, validator_set: ValidatorSet, operator: Address
+    ended: EndedAttempt, spec: TaskSpec, validator_set: ValidatorSet, operator: Address
 ) -> SlashingPlan | None:
     """The plan of an operator; None if no miner is guilty, or the account judges no gradients.
 
     Args:
-        settled: The settled round.
+        ended: The attempt.
         spec: The specification of its task.
         validator_set: The validators in force; used if the attempt has no judges of its own.
         operator: The account that would send the calls.
     """
-    attempt = settled.attempt
+    attempt = ended.attempt
     validator_set = attempt.validator_set or validator_set
     outcome = compute_outcome(attempt, spec, validator_set)
     own_index = validator_set.find_operator(operator)
@@ -58,7 +58,7 @@ def plan_slashing(
         attempt_id=attempt.id,
         ballot_number=attempt.ballot_number,
         guilty=outcome.guilty,
-        due_block=BlockNumber(settled.block_number + TURN_BLOCKS * place),
+        due_block=BlockNumber(ended.block_number + TURN_BLOCKS * place),
         commitments=tuple(
             CommitmentEvidence(r.miner, r.units, r.commitment) for r in attempt.commitments
         ),

@@ -73,6 +73,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         uint64 resultTime;
         uint104 resultVoters; // bit i: validator i posted a result in this ballot
         uint16 voteFloor; // least blocks of a verdict or result phase of this attempt
+        ResultKind quorumKind; // of the result with a quorum
         // slot 3: the task's terms, copied when the first miner registers
         uint32 rounds;
         uint32 minMiners;
@@ -262,21 +263,16 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         (uint256 index, address validator, uint256 quorum,) =
             VALIDATORS.memberOfOperator(_judges(taskId, training), msg.sender);
         Phase current = _moment(taskId, training).phase;
-        if (current != Phase.Result && current != Phase.Settleable) revert LedgerWrongPhase(taskId, current);
+        if (current != Phase.Result && current != Phase.Payment && current != Phase.Settleable) {
+            revert LedgerWrongPhase(taskId, current);
+        }
         if (round != training.round || attempt != training.attempt || ballot != training.ballot) {
             _revertWrongRound(training);
         }
-        // A result that cannot be paid must not reach a quorum: its round could never be settled.
-        uint32 limit = training.committedUnits;
-        if (result.acceptedUnits > limit) {
-            revert LedgerPayoutTooLarge(
-                _payOf(training, result.acceptedUnits) + training.validatorFee,
-                _payOf(training, limit) + training.validatorFee
-            );
-        }
+        _requireValidResult(training, result, current);
 
         bytes32 vote = _voteHash(taskId, training.ballotNumber, result);
-        _castResult(taskId, training, index, vote, quorum);
+        _castResult(taskId, training, index, vote, quorum, result.kind);
         emit ResultPosted(taskId, round, validator, attempt, ballot, result, correctCount, lossMillinats);
     }
 
@@ -286,31 +282,35 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         Training storage training = _trainings[taskId];
         Phase current = _moment(taskId, training).phase;
         bytes32 vote = _voteHash(taskId, training.ballotNumber, result);
-        if (current == Phase.Result || (current == Phase.Settleable && vote != training.quorumVote)) {
+        bool isVoting = current == Phase.Result || current == Phase.Payment;
+        if (isVoting || (current == Phase.Settleable && vote != training.quorumVote)) {
             revert LedgerNoQuorum(_tallies[vote], VALIDATORS.quorumOf(_judges(taskId, training)));
         }
         if (current != Phase.Settleable) revert LedgerWrongPhase(taskId, current);
 
         Ballot storage record = _ballots[taskId][training.ballotNumber % EVIDENCE_BALLOTS];
         record.settled = true;
-        uint256 timelyCount = _countBits(record.timely);
-        uint256 payout =
-            _payOf(training, result.acceptedUnits) + (training.validatorFee / timelyCount) * timelyCount;
-        uint32 round = training.round;
-        emit RoundSettled(taskId, round, training.attempt, training.ballot, result, payout);
-
         delete _tallies[vote];
-        uint256 paidTotal = training.paidTotal + payout;
+        uint256 paidTotal = training.paidTotal + result.payout;
         training.paidTotal = paidTotal;
+        uint32 round = training.round;
+        bool isSettled = result.kind == ResultKind.Settled;
+        if (isSettled) emit RoundSettled(taskId, round, training.attempt, training.ballot, result);
+        else if (result.kind == ResultKind.PaidOnly) {
+            emit AttemptPaid(taskId, round, training.attempt, training.ballot, result);
+        }
+        if (result.payout != 0) DISTRIBUTOR.setRoot(taskId, result.rewardsRoot, paidTotal);
+        if (!isSettled) {
+            _voidAttempt(taskId, training, result.payout);
+            return;
+        }
         training.trainingStateRoot = result.trainingStateRoot;
         training.modelRoot = result.modelRoot;
         training.round = round + 1;
         training.attempt = 0;
         training.voidStreak = 0;
         _endAttempt(taskId, training);
-
-        REGISTRY.settleReservation(taskId, payout);
-        DISTRIBUTOR.setRoot(taskId, result.rewardsRoot, paidTotal);
+        REGISTRY.settleReservation(taskId, result.payout);
         _goOn(taskId, training);
     }
 
@@ -325,7 +325,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
 
         bool isEmpty = training.commitmentCount == 0;
         if (!isEmpty) emit BallotFailed(taskId, training.round, training.attempt, training.ballot);
-        if (isEmpty || training.ballot + 1 == MAX_BALLOTS) _voidAttempt(taskId, training);
+        if (isEmpty || training.ballot + 1 == MAX_BALLOTS) _voidAttempt(taskId, training, 0);
         else _nextBallot(taskId, training);
     }
 
@@ -495,12 +495,12 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         _clearResults(training);
     }
 
-    function _voidAttempt(uint256 taskId, Training storage training) private {
+    function _voidAttempt(uint256 taskId, Training storage training, uint256 payout) private {
         emit AttemptVoided(taskId, training.round, training.attempt);
         ++training.attempt;
         ++training.voidStreak;
         _endAttempt(taskId, training);
-        REGISTRY.settleReservation(taskId, 0);
+        REGISTRY.settleReservation(taskId, payout);
         _goOn(taskId, training);
     }
 
@@ -559,15 +559,22 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
                 Phase.Verdict, startBlock, startTime, training.verdictSeconds, training.voteFloor
             );
         } else if (training.quorumVote != 0) {
-            moment.phase = Phase.Settleable;
+            // A ballot that failed has nothing to settle.
+            moment.phase =
+                training.quorumKind == ResultKind.Failed ? Phase.Stalled : Phase.Settleable;
+        } else if (training.resultBlock == 0 && _isShortOfVerdicts(taskId, training)) {
+            moment.phase = Phase.Stalled;
         } else {
-            (uint64 startBlock, uint64 startTime) = _resultStart(training);
             uint32 length = training.resultSeconds;
-            if (
-                _isOver(startBlock, startTime, length, training.voteFloor)
-                    || (training.resultBlock == 0 && _isShortOfVerdicts(taskId, training))
-            ) moment.phase = Phase.Stalled;
-            else moment = Moment(Phase.Result, startBlock, startTime, length, training.voteFloor);
+            (uint64 startBlock, uint64 startTime) = _resultStart(training);
+            uint32 floor = training.voteFloor;
+            moment = Moment(Phase.Result, startBlock, startTime, length, floor);
+            if (!_isOver(startBlock, startTime, length, floor)) return moment;
+            if (training.ballot + 1 == MAX_BALLOTS) {
+                moment = Moment(Phase.Payment, startBlock + floor, startTime + length, length, floor);
+                if (!_isOver(startBlock + floor, startTime + length, length, floor)) return moment;
+            }
+            moment = Moment(Phase.Stalled, 0, 0, 0, 0);
         }
     }
 
@@ -799,7 +806,8 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         Training storage training,
         uint256 index,
         bytes32 vote,
-        uint256 quorum
+        uint256 quorum,
+        ResultKind kind
     ) private {
         uint104 bit = uint104(1 << index);
         if (training.resultVoters & bit == 0) {
@@ -811,7 +819,35 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
             if (previous == training.quorumVote && left < quorum) training.quorumVote = 0;
         }
         _resultVotes[taskId][index] = vote;
-        if (++_tallies[vote] == quorum) training.quorumVote = vote;
+        if (++_tallies[vote] == quorum) {
+            training.quorumVote = vote;
+            training.quorumKind = kind;
+        }
+    }
+
+    /// @dev A result that cannot be carried out must not reach a quorum: its attempt could never end.
+    function _requireValidResult(Training storage training, ResultVote calldata result, Phase current)
+        private
+        view
+    {
+        bool hasModel = result.trainingStateRoot != 0 || result.modelRoot != 0;
+        bool hasPay = result.acceptedUnits != 0;
+        bool isLast = training.ballot + 1 == MAX_BALLOTS;
+        bool isValid;
+        if (result.kind == ResultKind.Settled) {
+            isValid = hasPay;
+        } else if (result.kind == ResultKind.PaidOnly) {
+            isValid = hasPay && !hasModel && isLast && current != Phase.Result;
+        } else {
+            isValid = !hasPay && !hasModel && result.rewardsRoot == 0
+                && (result.kind == ResultKind.Void || !isLast);
+        }
+        if (!isValid) revert LedgerInvalidResult(result.kind);
+
+        uint32 units = training.committedUnits;
+        if (result.acceptedUnits > units) revert LedgerTooManyUnits(result.acceptedUnits, units);
+        uint256 limit = hasPay ? _payOf(training, result.acceptedUnits) + training.validatorFee : 0;
+        if (result.payout > limit) revert LedgerPayoutTooLarge(result.payout, limit);
     }
 
     function _requireVerdictFormat(bytes calldata verdicts, uint256 commitmentCount) private pure {

@@ -21,7 +21,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
     uint256 private constant MAX_UNITS = 65_536;
     /// @dev `slash` takes the whole commitment list of a round, which must fit into one transaction.
     uint256 private constant MAX_MINERS = 1024;
-    /// @dev Every gradient is re-executed. Sampling needs the dispute phase, which does not exist yet.
+    /// @dev Every gradient is re-executed. Sampling needs the audit phase, which does not exist yet.
     uint256 private constant FULL_AUDIT_PPM = 1_000_000;
     uint256 private constant MAX_PHASE_SECONDS = 7 days;
 

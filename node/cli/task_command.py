@@ -365,7 +365,7 @@ def verify(
                         "modelRoot": to_hex(result.replayed.model_root),
                         "rewardsRoot": to_hex(result.replayed.rewards_root),
                         "acceptedUnits": result.replayed.accepted_units,
-                        "payout": str(result.replayed_payout),
+                        "payout": str(result.replayed.payout),
                     }
                     for result in results
                 ],

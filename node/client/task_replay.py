@@ -76,13 +76,11 @@ class ReplayedRound:
     rejected_count: int
     settled: ResultVote
     replayed: ResultVote
-    settled_payout: int
-    replayed_payout: int
 
     @property
     def is_equal(self) -> bool:
         """Whether the chain settled the result that the gradients give."""
-        return (self.settled, self.settled_payout) == (self.replayed, self.replayed_payout)
+        return self.settled == self.replayed
 
 
 class TaskReplay:
@@ -255,9 +253,9 @@ class TaskReplay:
                 model_root=compute_model_root(state),
                 rewards_root=rewards.root,
                 accepted_units=outcome.accepted_units,
+                payout=outcome.payout,
+                kind=outcome.kind,
             ),
-            settled_payout=settled.payout,
-            replayed_payout=sum(pay for _, pay in outcome.payouts),
         )
 
     # Reading the chain.

@@ -149,7 +149,7 @@ class MetricsFeed:
             if settled is None:
                 continue  # the round is older than the snapshot that this node began with
             metrics.round_seconds.observe(settled.timestamp - settled.attempt.open_timestamp)
-            metrics.rewards.labels(label).inc(settled.payout)
+            metrics.rewards.labels(label).inc(settled.vote.payout)
             evaluation = get_evaluation(settled)
             if evaluation is not None and spec is not None:
                 correct, loss = evaluation

@@ -281,7 +281,7 @@ class PotMethods:
             "blockNumber": settled.block_number,
             "accepted": list(outcome.accepted),
             "result": encode_vote(settled.vote),
-            "payout": str(settled.payout),
+            "payout": str(settled.vote.payout),
             "seconds": settled.timestamp - attempt.open_timestamp,
         }
 

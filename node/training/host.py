@@ -280,10 +280,10 @@ class TrainingHost:
         head = self._contracts.head_number()
         if seen != work.seen:
             work.seen, work.since_block = seen, head
-        floor = rounds.compute_vote_floor(
+        late_blocks = rounds.compute_late_blocks(
             self._phase_floor_blocks, self._index.validator_set.max_faulty
         )
-        return rounds.PhaseView(phase, deadline, floor, head, work.since_block)
+        return rounds.PhaseView(phase, deadline, late_blocks, head, work.since_block)
 
     def _list_jobs(self, duty: rounds.Duty, task: ServedTask) -> list[Job]:
         """The jobs that fulfil a duty."""
@@ -316,6 +316,10 @@ class TrainingHost:
                 attempt = _get_attempt(task)
                 key = JobKey(task_id, JobKind.RESULT, attempt.id, attempt.ballot_number)
                 return [Job(key, partial(self._results.compute, task, attempt))]
+            case rounds.ComputePayment():
+                attempt = _get_attempt(task)
+                key = JobKey(task_id, JobKind.PAYMENT, attempt.id, attempt.ballot_number)
+                return [Job(key, partial(self._results.compute_payment, task, attempt))]
             case rounds.EvaluateModel(model_root):
                 attempt = _get_attempt(task)
                 key = JobKey(task_id, JobKind.EVALUATE, attempt.id, attempt.ballot_number)

@@ -6,11 +6,16 @@ from typing import Final
 import structlog
 import trio
 
+from chain.contracts.gradient_ledger import ResultKind
 from chain.errors import RejectionReason
 from chain.json_types import Json
 from chain.primitives import Hash32
 from chain.training.history import Attempt, compute_outcome
-from chain.training.result_vote import build_result_vote
+from chain.training.result_vote import (
+    build_empty_vote,
+    build_payment_vote,
+    build_result_vote,
+)
 from node.chain.training_index import TrainingIndex
 from node.training.content import Content, get_integer
 from node.training.gradients import Gradients
@@ -60,6 +65,9 @@ class Results:
         history, work = task.history, task.work
         round_number = attempt.id.round_number
         outcome = compute_outcome(attempt, task.spec, self._index.validator_set)
+        if outcome.kind is not ResultKind.SETTLED:
+            work.results = {attempt.ballot_number: build_empty_vote(outcome.kind)}
+            return
         part_ids = await self._advance(task, attempt, outcome.accepted)
         root = await self._states.record(task, round_number + 1, part_ids)
         # The tree of rewards grows with the accounts that a task has paid.
@@ -80,14 +88,22 @@ class Results:
             if attempt_id.round_number >= round_number
         }
 
+    async def compute_payment(self, task: ServedTask, attempt: Attempt) -> None:
+        """Replace the result of a last ballot, which no quorum shares, by one that only pays."""
+        outcome = compute_outcome(attempt, task.spec, self._index.validator_set)
+        vote = (
+            build_payment_vote(task.history, outcome, self._chain_id)
+            if outcome.kind is ResultKind.SETTLED
+            else build_empty_vote(outcome.kind)
+        )
+        task.work.results = {attempt.ballot_number: vote}
+
     async def _advance(
         self, task: ServedTask, attempt: Attempt, accepted: tuple[int, ...]
     ) -> tuple[Hash32, ...]:
         """The parts of the state after a round with these accepted gradients."""
         work = task.work
         assert work.state is not None
-        if not accepted:
-            return work.state
         known = work.next_state
         if (
             known is not None

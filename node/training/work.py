@@ -36,6 +36,8 @@ class JobKind(StrEnum):
     """Compute the outcome of a ballot."""
     EVALUATE = "evaluate"
     """Evaluate the model of an outcome."""
+    PAYMENT = "payment"
+    """Compute the result that only pays."""
     POST = "post"
     """Vote for the outcome of a ballot."""
     SCORE = "score"
@@ -178,6 +180,8 @@ class TaskWork:
     ask_again_at: float = 0.0
     slashed_through: int = -1
     """The last settled round with no slashing left to do."""
+    slashed_voids: set[AttemptId] = field(default_factory=set)
+    """Void attempts with no slashing left to do."""
 
 
 @dataclass(frozen=True, slots=True)

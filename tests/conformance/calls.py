@@ -13,7 +13,7 @@ from chain.contracts import (
 from chain.contracts.abi import ContractCall, ContractView
 from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.events import EVENT_LAYOUTS, decode_event
-from chain.contracts.gradient_ledger import CommitmentEvidence, ResultVote
+from chain.contracts.gradient_ledger import CommitmentEvidence, ResultKind, ResultVote
 from chain.contracts.reward_distributor import RewardClaim
 from chain.contracts.task_registry import TaskTerms
 from chain.contracts.validator_set import SignedDigest, SignedViewChange, VotePlace
@@ -28,7 +28,7 @@ from tests.conformance.values import (
 )
 
 TERMS = TaskTerms(make_hash(1), make_address(2), 3, 4, 5, 6, 7, 8, 9, 10, 11)
-VOTE = ResultVote(make_hash(12), make_hash(13), make_hash(14), 15)
+VOTE = ResultVote(make_hash(12), make_hash(13), make_hash(14), 15, 98, ResultKind.PAID_ONLY)
 PROOF = (make_hash(16), make_hash(17))
 ONE, OTHER = make_address(18), make_address(19)
 COMMITMENTS = (
@@ -159,7 +159,10 @@ def build_events() -> Value:
         "bool": True,
         "bytes": b"\x62\x63",
         "bytes32": make_hash(98),
-        "(bytes32,bytes32,bytes32,uint32)": (make_hash(99), make_hash(100), make_hash(101), 102),
+        "(bytes32,bytes32,bytes32,uint32,uint128,uint8)": (
+            *(make_hash(99), make_hash(100), make_hash(101)),
+            *(102, 10**18, ResultKind.SETTLED),
+        ),
     }
     found = {}
     for layout in EVENT_LAYOUTS:

@@ -142,7 +142,7 @@ def build_attempt_events() -> dict[str, object]:
     """The logs of a task from its submission to its second round, in order."""
     spec = encode_task_spec(values.SPEC)
     miner, task = make_address(11), values.TASK
-    vote = (make_hash(12), make_hash(13), make_hash(14), 3)
+    vote = (make_hash(12), make_hash(13), make_hash(14), 3, 10**18 * 3, 0)
     verdicts = encode_verdicts([Verdict.OK])
     validators = values.GENESIS_SET.validators
     return {
@@ -163,7 +163,7 @@ def build_attempt_events() -> dict[str, object]:
             )
             for at, validator in enumerate(validators[:3])
         },
-        "settled": build_log("RoundSettled", task, 0, 0, 0, vote, 10**18 * 3),
+        "settled": build_log("RoundSettled", task, 0, 0, 0, vote),
         "opened_again": build_log("AttemptOpened", task, 1, 0, 2, 10**19),
         "committed_again": build_log("GradientCommitted", task, 1, miner, 0, 0, 2, make_hash(19)),
     }

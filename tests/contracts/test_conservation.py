@@ -17,6 +17,7 @@ from chain.contracts.gradient_ledger import (
     GradientCommitted,
     MinerSlashed,
     Phase,
+    ResultKind,
     VerdictPosted,
 )
 from chain.contracts.task_registry import TaskStatus
@@ -36,6 +37,7 @@ from tests.worlds.contracts import (
     TERMS,
     Answer,
     Reverted,
+    empty_result,
     result,
     started_world,
 )
@@ -122,7 +124,7 @@ class Walk:
                 self.attempt(lambda one=operator: self.world.verdict(one, words[:count]))
         elif phase is Phase.RESULT:
             self.settles()
-        elif phase in (Phase.COMMITMENT, Phase.VERDICT):
+        elif phase in (Phase.COMMITMENT, Phase.VERDICT, Phase.PAYMENT):
             self.world.pass_phase()
         else:
             self.advances()
@@ -134,6 +136,8 @@ class Walk:
         miner, promise = self.random.choice(MINERS), self.random.choice((1, 1, 1, 3))
         earned = {**self.earned, miner: self.earned.get(miner, 0) + units * POT * promise}
         vote = result(f"{state.ballot_number}", units, self.tree(earned))
+        if not units:
+            vote, earned = empty_result(ResultKind.VOID), self.earned
         self.world.agree(vote)
         self.evidence = (state.ballot_number, tuple(self.committed), tuple(self.posted))
         self.earned, self.committed, self.posted = earned, [], []

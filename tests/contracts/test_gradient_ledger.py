@@ -9,6 +9,7 @@ from chain.contracts.addresses import GRADIENT_LEDGER, TRAINING_TOKEN, VALIDATOR
 from chain.contracts.errors import ContractError
 from chain.contracts.gradient_ledger import (
     AttemptOpened,
+    AttemptPaid,
     AttemptVoided,
     BallotFailed,
     CommitmentEvidence,
@@ -19,7 +20,9 @@ from chain.contracts.gradient_ledger import (
     MinerState,
     Participant,
     Phase,
+    ResultKind,
     ResultPosted,
+    ResultVote,
     RoundSettled,
     VerdictPosted,
 )
@@ -51,9 +54,11 @@ from tests.worlds.contracts import (
     VALIDATORS,
     World,
     candidate_key,
+    empty_result,
     new_world,
     new_world_with_floor,
     pack,
+    payment,
     prove_join,
     refusal,
     result,
@@ -509,7 +514,7 @@ def test_a_quorum_of_equal_results_settles_the_round(started: World) -> None:
     share = TERMS.validator_fee // 4
     payout = 4 * POT + 4 * share
     assert settled.events == (
-        RoundSettled(started.task, 0, 0, 0, vote, payout),
+        RoundSettled(started.task, 0, 0, 0, vote),
         RootSet(started.task, vote.rewards_root, payout),
         AttemptOpened(started.task, 1, 0, 2, ROUND_COST),
     )
@@ -526,19 +531,98 @@ def test_a_quorum_of_equal_results_settles_the_round(started: World) -> None:
     assert money.refundable == BUDGET - payout - ROUND_COST
 
 
-def test_the_fee_is_shared_by_timely_verdicts(started: World) -> None:
-    started.commit_all()
-    started.judge(operators=OPERATORS[:3])
+def test_attempt_without_an_accepted_gradient_is_void_and_costs_nothing(started: World) -> None:
+    to_result_phase(started)
+    vote = started.agree(empty_result(ResultKind.VOID))
+    assert started.phase is Phase.SETTLEABLE
+    assert started.settle(vote).events == (
+        AttemptVoided(started.task, 0, 0),
+        AttemptOpened(started.task, 0, 1, 2, ROUND_COST),
+    )
+    assert (started.money.paid, started.round.void_streak) == (0, 1)
+
+
+def test_quorum_that_a_ballot_failed_begins_the_next_at_once(started: World) -> None:
+    to_result_phase(started)
+    vote = started.agree(empty_result(ResultKind.FAILED))
+    assert started.phase is Phase.STALLED
+    assert refusal(started.settle, vote) == wrong_phase(Phase.STALLED)
+    assert started.advance().events == (BallotFailed(started.task, 0, 0, 0),)
+    assert (started.phase, started.round.ballot) == (Phase.VERDICT, 1)
+
+
+def to_last_ballot(world: World) -> None:
+    """Fail two ballots, and go to the result phase of the third."""
+    to_result_phase(world)
+    for _ in range(2):
+        world.agree(empty_result(ResultKind.FAILED))
+        world.advance()
+        world.mine(1, 1)
+        world.judge()
+
+
+def test_accepted_units_are_paid_if_the_last_result_fails(started: World) -> None:
+    to_last_ballot(started)
+    started.agree(operators=OPERATORS[:2])
+    invalid = ContractError("LedgerInvalidResult", (ResultKind.PAID_ONLY,))
+    assert refusal(started.result, OPERATORS[0], payment()) == invalid
     started.pass_phase()
-    started.verdict(OPERATORS[3], (OK, OK))
-    started.settle(started.agree())
-    assert started.money.paid == 4 * POT + TERMS.validator_fee // 3 * 3
+    assert started.phase is Phase.PAYMENT
+    vote = started.agree(payment())
+    before = started.round
+    assert started.settle(vote).events == (
+        AttemptPaid(started.task, 0, 0, 2, vote),
+        RootSet(started.task, vote.rewards_root, vote.payout),
+        AttemptVoided(started.task, 0, 0),
+        AttemptOpened(started.task, 0, 1, 2, ROUND_COST),
+    )
+    after = started.round
+    assert (started.money.paid, after.paid_total) == (vote.payout, vote.payout)
+    assert (after.round, after.model_root) == (0, before.model_root)
 
 
-def test_a_round_without_an_accepted_gradient_pays_validators_only(started: World) -> None:
-    started.play_round((1, 1), units=0)
-    assert started.money.paid == TERMS.validator_fee // 4 * 4
-    assert started.round.round == 1
+def test_result_may_still_be_found_while_payment_is_voted_on(started: World) -> None:
+    to_last_ballot(started)
+    started.agree(operators=OPERATORS[:2])
+    started.pass_phase()
+    started.result(OPERATORS[0], payment())
+    started.agree(operators=OPERATORS[:3])
+    assert started.settle(result()).events[0] == RoundSettled(started.task, 0, 0, 2, result())
+
+
+def test_attempt_is_void_if_payment_finds_no_quorum(started: World) -> None:
+    to_last_ballot(started)
+    started.pass_phase()
+    started.agree(payment(), operators=OPERATORS[:2])
+    started.pass_phase()
+    assert started.phase is Phase.STALLED
+    started.advance()
+    assert (started.round.attempt, started.money.paid) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "vote",
+    [
+        result(accepted_units=0),
+        replace(empty_result(ResultKind.VOID), payout=1),
+        replace(empty_result(ResultKind.VOID), accepted_units=1),
+        replace(empty_result(ResultKind.VOID), model_root=keccak256(b"model")),
+        replace(empty_result(ResultKind.VOID), rewards_root=keccak256(b"rewards")),
+        replace(empty_result(ResultKind.FAILED), training_state_root=keccak256(b"state")),
+        payment(),
+    ],
+)
+def test_a_result_that_contradicts_its_kind_is_refused(started: World, vote: ResultVote) -> None:
+    to_result_phase(started)
+    refused = refusal(started.result, OPERATORS[0], vote)
+    assert isinstance(refused, ContractError)
+    assert refused.name in ("LedgerInvalidResult", "LedgerPayoutTooLarge")
+
+
+def test_last_ballot_cannot_be_voted_to_fail(started: World) -> None:
+    to_last_ballot(started)
+    refused = refusal(started.result, OPERATORS[0], empty_result(ResultKind.FAILED))
+    assert refused == ContractError("LedgerInvalidResult", (ResultKind.FAILED,))
 
 
 def test_a_round_is_not_settled_without_a_quorum(started: World) -> None:
@@ -559,7 +643,8 @@ def test_a_result_differs_in_any_of_its_parts(started: World) -> None:
         replace(vote, training_state_root=ZERO_HASH),
         replace(vote, model_root=ZERO_HASH),
         replace(vote, rewards_root=ZERO_HASH),
-        replace(vote, accepted_units=3),
+        replace(vote, accepted_units=3, payout=vote.payout - POT),
+        replace(vote, payout=vote.payout - 1),
     ):
         started.result(OPERATORS[2], other)
         assert started.phase is Phase.RESULT
@@ -596,9 +681,13 @@ def test_results_are_refused_from_others_and_for_another_ballot(started: World) 
 
 def test_a_result_of_more_units_than_were_committed_gathers_no_vote(started: World) -> None:
     to_result_phase(started)
-    fee = TERMS.validator_fee
     assert refusal(started.result, OPERATORS[0], result(accepted_units=5)) == ContractError(
-        "LedgerPayoutTooLarge", (5 * POT + fee, 4 * POT + fee)
+        "LedgerTooManyUnits", (5, 4)
+    )
+    limit = 4 * POT + TERMS.validator_fee
+    too_much = replace(result(), payout=limit + 1)
+    assert refusal(started.result, OPERATORS[0], too_much) == ContractError(
+        "LedgerPayoutTooLarge", (limit + 1, limit)
     )
 
 

@@ -13,6 +13,7 @@ from chain.contracts.gradient_ledger import (
     MinerLeft,
     MinerSlashed,
     Phase,
+    ResultKind,
 )
 from chain.crypto import keccak256
 from chain.primitives import Address
@@ -30,6 +31,7 @@ from tests.worlds.contracts import (
     VALIDATORS,
     Answer,
     World,
+    empty_result,
     pack,
     refusal,
     result,
@@ -193,11 +195,21 @@ def test_a_ballot_that_settled_nothing_slashes_nobody(world: World) -> None:
     assert slash(world, evidence, ballot_number=2).events
 
 
-def test_a_void_attempt_slashes_nobody(world: World) -> None:
+def test_attempt_that_a_quorum_found_void_slashes_its_cheats(world: World) -> None:
+    world.commit_all()
+    world.judge((CHEAT, CHEAT))
+    world.settle(world.agree(empty_result(ResultKind.VOID)))
+    evidence = [(validator, (CHEAT, CHEAT)) for validator in VALIDATORS]
+    assert slash(world, evidence).events[0] == MinerSlashed(world.task, MINERS[1], 2 * POT, True)
+
+
+def test_ballot_without_a_result_slashes_no_miner(world: World) -> None:
     world.commit_all()
     for _ in range(3):
         world.judge((OK, CHEAT))
         world.pass_phase()
+        if world.phase is Phase.PAYMENT:
+            world.pass_phase()
         world.advance()
     evidence = [(validator, (OK, CHEAT)) for validator in VALIDATORS]
     for ballot_number in (1, 2, 3):

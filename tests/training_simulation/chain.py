@@ -18,12 +18,15 @@ from chain.contracts.errors import ContractError, decode_error
 from chain.contracts.events import Event, decode_event
 from chain.contracts.gradient_ledger import (
     AttemptOpened,
+    AttemptVoided,
     BondWithdrawn,
     Deadline,
     MinerLeft,
     MinerRegistered,
     MinerSlashed,
     Phase,
+    ResultKind,
+    RoundSettled,
 )
 from chain.contracts.task_registry import TaskSubmitted
 from chain.crypto import keccak256
@@ -47,10 +50,12 @@ from chain.training.attempt_description import AttemptDescription, describe_atte
 from chain.training.history import (
     Attempt,
     BlockContext,
+    EndedAttempt,
     SettledRound,
     TaskHistory,
     apply_event,
     build_history,
+    get_quorum_vote,
 )
 from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import decode_task_spec
@@ -197,6 +202,8 @@ class ChainView:
     timestamp: int = FIRST_TIME
     histories: dict[TaskId, TaskHistory] = field(default_factory=dict)
     settled: dict[tuple[TaskId, int], SettledRound] = field(default_factory=dict)
+    ended: dict[AttemptId, EndedAttempt] = field(default_factory=dict)
+    """Attempts that a result ended."""
     participants: dict[AttemptId, tuple[tuple[Address, int], ...]] = field(default_factory=dict)
     phases: dict[TaskId, "KnownPhase"] = field(default_factory=dict)
     probes: int = 0
@@ -253,6 +260,7 @@ class Chain:
             contracts=EngineWorld(*self.contracts.snapshot()),
             histories=dict(live.histories),
             settled=dict(live.settled),
+            ended=dict(live.ended),
             participants=dict(live.participants),
             phases=dict(live.phases),
         )
@@ -311,6 +319,11 @@ class Chain:
         view.phases.pop(task_id, None)
         self._fold_registration(task_id, event)
         history = view.histories[task_id]
+        attempt = history.attempt
+        if attempt is not None and isinstance(event, AttemptVoided | RoundSettled):
+            vote = get_quorum_vote(attempt, attempt.validator_set or self.validator_set)
+            if vote is not None and vote.kind is not ResultKind.FAILED:
+                view.ended[attempt.id] = EndedAttempt(attempt, block.number)
         fold = apply_event(
             history, event, block, spec=_decode(history.spec), validator_set=self.validator_set
         )

@@ -16,6 +16,7 @@ from chain.contracts.addresses import (
 )
 from chain.contracts.gradient_ledger import (
     AttemptOpened,
+    AttemptPaid,
     BallotFailed,
     BondWithdrawn,
     CreditWithdrawn,
@@ -37,7 +38,7 @@ from chain.contracts.task_registry import (
 )
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.attempt import AttemptId
-from chain.training.history import CommitmentRecord, SettledRound, TaskHistory
+from chain.training.history import CommitmentRecord, EndedAttempt, TaskHistory
 from chain.training.rewards import build_reward_tree
 from chain.training.task_spec import TaskSpec
 from node.training.votes import VOTE_GAS
@@ -236,8 +237,8 @@ class Checkers:
                 self._apply_slash(event)
             case CreditWithdrawn():
                 self._credits_withdrawn += event.amount
-            case RoundSettled():
-                self._apply_settlement(event)
+            case RoundSettled() | AttemptPaid():
+                self._apply_result(event)
             case AttemptOpened():
                 self._opened.append(AttemptId(event.task_id, event.round, event.attempt))
             case _:
@@ -271,21 +272,21 @@ class Checkers:
         text = f"{self._name(event.miner)} loses {event.amount}, and its gradient is good"
         self.require(name, not is_innocent, text)
 
-    def _list_commitments(self, task_id: TaskId, miner: Address) -> list[tuple[SettledRound, int]]:
+    def _list_commitments(self, task_id: TaskId, miner: Address) -> list[tuple[EndedAttempt, int]]:
         return [
-            (settled, index)
-            for (task, _), settled in self._chain.view.settled.items()
-            if task == task_id
-            for index, record in enumerate(settled.attempt.commitments)
+            (ended, index)
+            for attempt_id, ended in self._chain.view.ended.items()
+            if attempt_id.task_id == task_id
+            for index, record in enumerate(ended.attempt.commitments)
             if record.miner == miner
         ]
 
-    def _is_guilty(self, settled: SettledRound, index: int, *, is_whole_bond: bool) -> bool:
+    def _is_guilty(self, settled: EndedAttempt, index: int, *, is_whole_bond: bool) -> bool:
         tally = formats.count_words(formats.list_votes(settled.attempt), index)
         judge = formats.is_fraud if is_whole_bond else formats.is_miss
         return judge(tally, self._validator_set)
 
-    def _is_innocent(self, settled: SettledRound, index: int, *, is_whole_bond: bool) -> bool:
+    def _is_innocent(self, settled: EndedAttempt, index: int, *, is_whole_bond: bool) -> bool:
         """Whether a gradient was good, and held in time by enough honest validators."""
         attempt = settled.attempt
         payload = self._find_payload(attempt.id, attempt.commitments[index])
@@ -306,10 +307,10 @@ class Checkers:
         """The gradient of a commitment; None if nothing opens it."""
         return self._cluster.gradients.get((attempt_id, record.miner))
 
-    def _apply_settlement(self, event: RoundSettled) -> None:
+    def _apply_result(self, event: RoundSettled | AttemptPaid) -> None:
         task_id = event.task_id
-        settled = self._chain.view.settled[task_id, event.round]
-        attempt, spec = settled.attempt, self._spec(task_id)
+        attempt_id = AttemptId(task_id, event.round, event.attempt)
+        attempt, spec = self._chain.view.ended[attempt_id].attempt, self._spec(task_id)
         accepted = formats.list_accepted(attempt, self._validator_set)
         units, gradients = 0, []
         for index in accepted:
@@ -328,7 +329,8 @@ class Checkers:
         equal = sum(record.vote == event.result for record in attempt.results)
         self.require(ROOT, equal >= self._validator_set.quorum, f"settled with {equal} votes")
         pay = formats.compute_pay(attempt, spec, self._validator_set)
-        self.require(ESCROW, event.payout == sum(pay.values()), f"{event.payout} is not {pay}")
+        payout = event.result.payout
+        self.require(ESCROW, payout == sum(pay.values()), f"{payout} is not {pay}")
         miners = {record.miner for record in attempt.commitments}
         shares = sum(amount for account, amount in pay.items() if account not in miners)
         self.require(ESCROW_SHARES, bool(accepted) or not shares, f"{shares} for no unit")
@@ -337,6 +339,8 @@ class Checkers:
         earned = self._earned[task_id]
         for account, amount in pay.items():
             earned[account] = earned.get(account, 0) + amount
+        if isinstance(event, AttemptPaid):
+            return
         state = compute_next_state(
             self._states.get(task_id, compute_initial_state(spec)), gradients
         )
@@ -487,7 +491,8 @@ class Checkers:
 
     def on_end(self) -> None:
         """Check what must be true once the network was healthy for a while and the task closed."""
-        for (task_id, _), settled in sorted(self._chain.view.settled.items()):
+        for attempt_id, settled in sorted(self._chain.view.ended.items(), key=lambda e: e[0]):
+            task_id = attempt_id.task_id
             for index, record in enumerate(settled.attempt.commitments):
                 is_proven = any(
                     self._is_guilty(settled, index, is_whole_bond=each) for each in (True, False)

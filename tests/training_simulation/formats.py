@@ -135,15 +135,22 @@ def list_accepted(attempt: Attempt, validator_set: ValidatorSet) -> tuple[int, .
 def compute_pay(
     attempt: Attempt, spec: TaskSpec, validator_set: ValidatorSet
 ) -> dict[Address, int]:
-    """What each account earns when the round is settled with the votes of this ballot."""
+    """What each account earns when a result pays for the votes of this ballot."""
     pay: dict[Address, int] = {}
-    for i in list_accepted(attempt, validator_set):
+    accepted = list_accepted(attempt, validator_set)
+    for i in accepted:
         record = attempt.commitments[i]
         pay[record.miner] = pay.get(record.miner, 0) + record.units * spec.reward.unit_price
-    voters = list(list_votes(attempt))
-    for validator in voters:
+    most = max(1, len(attempt.commitments) // 4)
+    earners = [
+        validator
+        for validator, words in list_votes(attempt).items()
+        if words.count(Verdict.UNCHECKED) <= most
+        and all(words[i] is not Verdict.CHEAT for i in accepted)
+    ]
+    for validator in earners if accepted else ():
         operator = validator_set.operators[validator_set.validators.index(validator)]
-        pay[operator] = pay.get(operator, 0) + spec.reward.validator_fee // len(voters)
+        pay[operator] = pay.get(operator, 0) + spec.reward.validator_fee // len(earners)
     return {account: amount for account, amount in pay.items() if amount}
 
 
@@ -171,9 +178,10 @@ def is_late(deadline: Deadline, spec: TaskSpec, floor: int, n: int, number: int,
         number: The number of the head.
         now: Seconds since the Unix epoch.
     """
-    floor = max(floor, 2 * (compute_max_faulty(n) + 1))
+    max_faulty = compute_max_faulty(n)
+    floor = max(floor, 2 * (max_faulty + 1))
     is_late_by_time = now >= deadline.timestamp - spec.phases.verdict_seconds // 4
-    return is_late_by_time and number >= deadline.block_number - floor // 4
+    return is_late_by_time and number >= deadline.block_number - max(floor // 4, max_faulty + 2)
 
 
 # Prices and lifetimes. The rules have none yet; the checkers are off while these return None.

@@ -5,11 +5,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from chain.contracts import gradient_ledger
-from chain.contracts.gradient_ledger import Phase, ResultVote
+from chain.contracts.gradient_ledger import Phase, ResultKind, ResultVote
 from chain.crypto import keccak256
 from chain.primitives import Hash32
 from chain.training.acceptance import Verdict
 from chain.training.history import Attempt, TaskHistory
+from chain.training.result_vote import (
+    build_empty_vote,
+)
 from chain.training.task_spec import TaskSpec
 from tests.training_simulation.formats import (
     Words,
@@ -59,6 +62,8 @@ HABITS: Final = (
     "flips a bit of the rewards",
     "claims more units",
     "changes its result",
+    "says that the ballot failed",
+    "says that the attempt is void",
     "is late",
     "is out of turn",
     "keeps gradients to itself",
@@ -140,6 +145,10 @@ class Lie:
                 return replace(honest, rewards_root=keccak256(honest.rewards_root))
             case "claims more units":
                 return replace(honest, accepted_units=honest.accepted_units + 1)
+            case "says that the ballot failed":
+                return build_empty_vote(ResultKind.FAILED)
+            case "says that the attempt is void":
+                return build_empty_vote(ResultKind.VOID)
             case _:
                 return honest
 

@@ -109,7 +109,7 @@ class Miner(Actor):
         phase, _ = view.phase(self.task_id, self.cluster.now)
         if phase is Phase.COMMITMENT:
             self._commit(history, attempt, spec)
-        elif phase in (Phase.VERDICT, Phase.DISPUTE):
+        elif phase in (Phase.VERDICT, Phase.AUDIT):
             self._reveal(attempt)
 
     def _once(self, key: tuple[object, ...], call: ContractCall, label: str) -> bool:

@@ -134,7 +134,7 @@ RULE_MUTANTS: Final = {
                     "        and now >="
                     " view.deadline.timestamp - spec.phases.verdict_seconds // 4\n"
                     "        and view.head_number >="
-                    " view.deadline.block_number - view.vote_floor // 4\n"
+                    " view.deadline.block_number - view.late_blocks\n"
                 ),
                 "",
             ),
@@ -167,13 +167,13 @@ RULE_MUTANTS: Final = {
     ),
     "settles-any-result": Mutant(
         "a result that one validator posted is settled",
-        ROUNDS,
+        HISTORY,
         (("        if equal >= validator_set.quorum:", "        if equal:"),),
     ),
     "old-state": Mutant(
         "a round starts from the state of an earlier one",
         ROUNDS,
-        (("    if not own.is_state_held:", "    if not own.is_content_held:"),),
+        (("    if not own.is_state_held and", "    if not own.is_content_held and"),),
     ),
     "samples-overlap": Mutant(
         "all miners train on the same samples",
@@ -203,7 +203,42 @@ RULE_MUTANTS: Final = {
     "no-units-in-the-result": Mutant(
         "a result says nothing of the accepted units",
         RESULT_VOTE,
-        (("outcome.accepted_units)", "0)"),),
+        (
+            (
+                "outcome.accepted_units,\n        outcome.payout,\n        ResultKind.SETTLED",
+                "1, 0, ResultKind.SETTLED",
+            ),
+        ),
+    ),
+    "no-failed-ballot": Mutant(
+        "a gradient is left undecided although validators only lacked time",
+        HISTORY,
+        (("    if is_failed:", "    if False:"),),
+    ),
+    "never-void": Mutant(
+        "an attempt without an accepted gradient is settled",
+        HISTORY,
+        (("    elif Outcome.ACCEPTED in outcomes:", "    elif True:"),),
+    ),
+    "fee-for-unchecked": Mutant(
+        "a validator that checked nothing earns a share of the fee",
+        HISTORY,
+        (("if vote.count(Verdict.UNCHECKED) > max(", "if 0 > max("),),
+    ),
+    "fee-for-false-cheat": Mutant(
+        "a validator that called an accepted gradient a cheat earns a share of the fee",
+        HISTORY,
+        (("verdict is Verdict.CHEAT and outcome", "verdict is None and outcome"),),
+    ),
+    "void-slashes-none": Mutant(
+        "miners found guilty in a void attempt are not slashed",
+        HISTORY,
+        (
+            (
+                "    return bool(compute_outcome(attempt, spec, validator_set).guilty)",
+                "    return False",
+            ),
+        ),
     ),
     "nothing-to-slash": Mutant(
         "guilty miners are not slashed",

@@ -6,7 +6,7 @@ from typing import Final
 from chain.contracts import gradient_ledger, reward_distributor, task_registry, training_token
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import TASK_REGISTRY, TRAINING_TOKEN
-from chain.contracts.gradient_ledger import ResultVote
+from chain.contracts.gradient_ledger import ResultKind, ResultVote
 from chain.contracts.task_registry import TaskStatus
 from chain.crypto import keccak256
 from chain.primitives import Address, TaskId
@@ -127,7 +127,8 @@ class Stranger(Actor):
             self.cluster.attack(self, STRANGER, call, label)
 
     def _vote(self) -> ResultVote:
-        return ResultVote(*(keccak256(self.random.randbytes(4)) for _ in range(3)), 0)
+        roots = (keccak256(self.random.randbytes(4)) for _ in range(3))
+        return ResultVote(*roots, 0, 0, self.random.choice(tuple(ResultKind)))
 
     def _set_root(self, task_id: TaskId) -> ContractCall:
         call = reward_distributor.CONTRACT.call

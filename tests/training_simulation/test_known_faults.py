@@ -29,20 +29,10 @@ def run_for(name: str, cluster: Cluster) -> None:
         raise
 
 
-@pytest.mark.xfail(
-    raises=ViolationError,
-    strict=True,
-    reason="validators are paid for a round without an accepted unit",
-)
 def test_no_share_is_paid_where_no_unit_is_accepted() -> None:
     run_for(ESCROW_SHARES, build_for(ESCROW_SHARES, World(miners=("withholds", "withholds"))))
 
 
-@pytest.mark.xfail(
-    raises=ViolationError,
-    strict=True,
-    reason="with a floor of 4 blocks no block is left for a verdict that waited for a gradient",
-)
 def test_withheld_gradient_stalls_no_task() -> None:
     run_for(
         PROGRESS,

@@ -15,13 +15,24 @@ from chain.contracts.gradient_ledger import (
     EVIDENCE_BALLOTS,
     Deadline,
     Phase,
+    ResultKind,
 )
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training import rounds
 from chain.training.acceptance import Verdict, compute_verdict
-from chain.training.history import Attempt, TaskHistory, compute_outcome, get_theta_root
-from chain.training.result_vote import build_result_vote
+from chain.training.history import (
+    Attempt,
+    EndedAttempt,
+    TaskHistory,
+    compute_outcome,
+    get_theta_root,
+)
+from chain.training.result_vote import (
+    build_empty_vote,
+    build_payment_vote,
+    build_result_vote,
+)
 from chain.training.reveal import Reveal
 from chain.training.slashing import SlashingPlan, plan_slashing
 from chain.training.task_spec import TaskSpec
@@ -179,7 +190,7 @@ class Validator(Actor):
         return rounds.PhaseView(
             phase,
             deadline,
-            rounds.compute_vote_floor(self.cluster.world.floor, max_faulty),
+            rounds.compute_late_blocks(self.cluster.world.floor, max_faulty),
             BlockNumber(self.view.number),
             BlockNumber(work.since_block),
         )
@@ -265,6 +276,9 @@ class Validator(Actor):
             case rounds.ComputeResult():
                 assert attempt is not None
                 self._compute_result(history, attempt, spec, work)
+            case rounds.ComputePayment():
+                assert attempt is not None
+                self._compute_payment(history, attempt, spec, work)
             case rounds.EvaluateModel(model_root):
                 self._evaluate(task_id, model_root, work)
             case rounds.PostEvaluation(vote):
@@ -518,6 +532,10 @@ class Validator(Actor):
         if self._is_waiting(key):
             return
         outcome = compute_outcome(attempt, spec, self.cluster.chain.validator_set)
+        if outcome.kind is not ResultKind.SETTLED:
+            work.results = {attempt.ballot_number: build_empty_vote(outcome.kind)}
+            self.cluster.wake(self)
+            return
         accepted = []
         for index in outcome.accepted:
             record = attempt.commitments[index]
@@ -547,6 +565,18 @@ class Validator(Actor):
 
         self.later(AGGREGATE_MS, done)
 
+    def _compute_payment(
+        self, history: TaskHistory, attempt: Attempt, spec: TaskSpec, work: Work
+    ) -> None:
+        outcome = compute_outcome(attempt, spec, self.cluster.chain.validator_set)
+        vote = (
+            build_payment_vote(history, outcome, CHAIN_ID)
+            if outcome.kind is ResultKind.SETTLED
+            else build_empty_vote(outcome.kind)
+        )
+        work.results = {attempt.ballot_number: vote}
+        self.cluster.wake(self)
+
     def _evaluate(self, task_id: TaskId, model_root: Hash32, work: Work) -> None:
         key = ("evaluate", model_root)
         if self._is_waiting(key):
@@ -568,14 +598,25 @@ class Validator(Actor):
         work.slashed_through = max(work.slashed_through, too_old)
         for round_number in range(work.slashed_through + 1, history.rounds_settled):
             settled = self.view.settled[history.task_id, round_number]
-            plan = plan_slashing(settled, spec, self.cluster.chain.validator_set, self.operator)
+            ended = EndedAttempt(settled.attempt, settled.block_number)
+            plan = plan_slashing(ended, spec, self.cluster.chain.validator_set, self.operator)
             if plan is None:
                 if round_number == work.slashed_through + 1:
                     work.slashed_through = round_number
             elif self.view.number >= plan.due_block:
                 self._send_slashings(plan, work)
+        for ended in history.voided:
+            plan = plan_slashing(ended, spec, self.cluster.chain.validator_set, self.operator)
+            if plan is not None and self.view.number >= plan.due_block:
+                self._send_calls(plan, work)
 
     def _send_slashings(self, plan: SlashingPlan, work: Work) -> None:
+        is_over = self.view.number >= plan.due_block + RESEND_BLOCKS
+        if not self._send_calls(plan, work) and is_over:
+            work.slashed_through = max(work.slashed_through, plan.attempt_id.round_number)
+
+    def _send_calls(self, plan: SlashingPlan, work: Work) -> bool:
+        """Send a slashing of each guilty miner that was not slashed; False if there is none."""
         task_id = plan.attempt_id.task_id
         slashed = self.cluster.chain.slashed
         open_indices = [
@@ -583,6 +624,4 @@ class Validator(Actor):
         ]
         for i in open_indices:
             self.vote(work, ("slash", plan.attempt_id, i), plan.build_call(i), f"slash {i}")
-        is_over = self.view.number >= plan.due_block + RESEND_BLOCKS
-        if not open_indices and is_over:
-            work.slashed_through = max(work.slashed_through, plan.attempt_id.round_number)
+        return bool(open_indices)

@@ -12,7 +12,6 @@ from chain.types.validator_set import compute_max_faulty
 from tests.training_simulation import liars, miners, submitters
 from tests.training_simulation.chain import SUBMITTERS
 from tests.training_simulation.checkers import (
-    ESCROW_SHARES,
     PROGRESS,
     Checkers,
 )
@@ -184,14 +183,14 @@ FAMILIES: Final[Mapping[str, tuple[Callable[[Random], World], int]]] = {
 """The families of worlds, each with its approximate share of a hundred seeds."""
 
 KNOWN: Final[Mapping[str, frozenset[str]]] = {
-    "plain": frozenset({ESCROW_SHARES}),
-    "nuisances": frozenset({ESCROW_SHARES}),
-    "lies": frozenset({ESCROW_SHARES}),
-    "storm": frozenset({ESCROW_SHARES}),
-    "outage": frozenset({ESCROW_SHARES}),
-    "slow": frozenset({ESCROW_SHARES}),
-    "tight": frozenset({ESCROW_SHARES, PROGRESS}),
-    "junk": frozenset({ESCROW_SHARES}),
+    "plain": frozenset(),
+    "nuisances": frozenset(),
+    "lies": frozenset(),
+    "storm": frozenset(),
+    "outage": frozenset(),
+    "slow": frozenset(),
+    "tight": frozenset(),
+    "junk": frozenset(),
 }
 """The properties that the rules break in a family; test_known_faults.py has a seed for each."""
 

@@ -35,10 +35,17 @@ from chain.contracts.addresses import (
 )
 from chain.contracts.errors import ContractError, decode_error
 from chain.contracts.events import Event, decode_event
-from chain.contracts.gradient_ledger import MinerState, Participant, Phase, ResultVote, RoundState
+from chain.contracts.gradient_ledger import (
+    MinerState,
+    Participant,
+    Phase,
+    ResultKind,
+    ResultVote,
+    RoundState,
+)
 from chain.contracts.task_registry import TaskAccount, TaskTerms
 from chain.crypto import get_address, keccak256, sign
-from chain.primitives import EMPTY_TRIE_ROOT, Address, Hash32, PrivateKey, TaskId
+from chain.primitives import EMPTY_TRIE_ROOT, ZERO_HASH, Address, Hash32, PrivateKey, TaskId
 from chain.training.rewards import RewardTree, build_reward_tree
 from chain.types.receipt import Log
 
@@ -97,13 +104,29 @@ BUDGET = 3 * ROUND_COST
 OK, BAD, CHEAT, MISSING, UNCHECKED = range(5)
 
 
-def result(name: str = "result", accepted_units: int = 4, rewards: RewardTree | None = None):
+def result(
+    name: str = "result", accepted_units: int = 4, rewards: RewardTree | None = None
+) -> ResultVote:
+    """A result that settles a round, with a share of the fee for each of four operators."""
     return ResultVote(
         training_state_root=keccak256(name.encode()),
         model_root=keccak256(b"model " + name.encode()),
         rewards_root=keccak256(b"rewards") if rewards is None else rewards.root,
         accepted_units=accepted_units,
+        payout=accepted_units * POT + TERMS.validator_fee // 4 * 4,
+        kind=ResultKind.SETTLED,
     )
+
+
+def empty_result(kind: ResultKind) -> ResultVote:
+    """A result without pay and without a model."""
+    return ResultVote(ZERO_HASH, ZERO_HASH, ZERO_HASH, 0, 0, kind)
+
+
+def payment(accepted_units: int = 4) -> ResultVote:
+    """A result that pays, and leaves the model as it is."""
+    no_model = {"training_state_root": ZERO_HASH, "model_root": ZERO_HASH}
+    return replace(result("payment", accepted_units), kind=ResultKind.PAID_ONLY, **no_model)
 
 
 def pack(verdicts: Sequence[int]) -> bytes:

@@ -10,6 +10,7 @@ from chain.contracts.events import Event
 from chain.contracts.gradient_ledger import (
     AttemptOpened,
     GradientCommitted,
+    ResultKind,
     ResultPosted,
     ResultVote,
     VerdictPosted,
@@ -115,7 +116,14 @@ VALIDATORS = tuple(Address(bytes([0xA0 + i]) * 20) for i in range(4))
 OPERATORS = tuple(Address(bytes([0xB0 + i]) * 20) for i in range(4))
 GENESIS_SET = ValidatorSet(VALIDATORS, OPERATORS)
 MINERS = tuple(Address(bytes([0xC0 + i]) * 20) for i in range(3))
-VOTE = ResultVote(Hash32(b"\x01" * 32), Hash32(b"\x02" * 32), Hash32(b"\x03" * 32), 2)
+VOTE = ResultVote(
+    Hash32(b"\x01" * 32),
+    Hash32(b"\x02" * 32),
+    Hash32(b"\x03" * 32),
+    2,
+    123,
+    ResultKind.SETTLED,
+)
 SUBMITTED = TaskSubmitted(
     task_id=TASK,
     submitter=Address(b"\xdd" * 20),

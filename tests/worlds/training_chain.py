@@ -14,7 +14,7 @@ from chain.contracts.addresses import (
     TASK_REGISTRY,
     TRAINING_TOKEN,
 )
-from chain.contracts.gradient_ledger import ResultVote
+from chain.contracts.gradient_ledger import ResultKind, ResultVote
 from chain.crypto import keccak256
 from chain.params import ChainParameters
 from chain.primitives import Address, Hash32, TaskId
@@ -148,7 +148,14 @@ class TrainingChain:
         earned = {address_of(ANN): SPEC.reward.unit_price}
         earned |= dict.fromkeys(GENESIS_SET.operators, SPEC.reward.validator_fee // 4)
         tree = build_reward_tree(CHAIN_ID, REWARD_DISTRIBUTOR, TASK, earned)
-        return ResultVote(Hash32(b"\x71" * 32), Hash32(b"\x72" * 32), tree.root, 1)
+        return ResultVote(
+            Hash32(b"\x71" * 32),
+            Hash32(b"\x72" * 32),
+            tree.root,
+            1,
+            sum(earned.values()),
+            ResultKind.SETTLED,
+        )
 
     def agree(self) -> None:
         call = gradient_ledger.post_result(TASK, 0, 0, 0, self.compute_vote(), 15, 700)

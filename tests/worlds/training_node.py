@@ -15,6 +15,7 @@ from chain.contracts.gradient_ledger import (
     Deadline,
     GradientCommitted,
     Phase,
+    ResultKind,
     ResultVote,
     RoundSettled,
 )
@@ -335,7 +336,14 @@ def judging(count: int = 3) -> FakeChain:
     return FakeChain({TASK: history_after(OPENED, *COMMITTED[:count])})
 
 
-VOTE = ResultVote(Hash32(b"\x01" * 32), Hash32(b"\x02" * 32), Hash32(b"\x03" * 32), 2)
+VOTE = ResultVote(
+    Hash32(b"\x01" * 32),
+    Hash32(b"\x02" * 32),
+    Hash32(b"\x03" * 32),
+    2,
+    123,
+    ResultKind.SETTLED,
+)
 
 
 def with_results(history: TaskHistory, *events: object) -> TaskHistory:
@@ -350,7 +358,7 @@ def settled_round(round_number: int, *verdicts: Verdict) -> SettledRound:
     events = [verdict(i, *verdicts) for i in range(4)]
     results = [result(i, VOTE) for i in range(3)]
     history = with_results(judging().histories[TASK], *events, *results)
-    over = RoundSettled(TASK, 0, 0, 0, VOTE, 0)
+    over = RoundSettled(TASK, 0, 0, 0, VOTE)
     settled = apply_event(history, over, at(90), spec=SPEC, validator_set=GENESIS_SET).settled
     assert settled is not None
     attempt_id = replace(settled.attempt.id, round_number=round_number)

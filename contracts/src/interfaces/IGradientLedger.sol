@@ -14,8 +14,9 @@ interface IGradientLedger {
         Waiting, // no attempt is open: too few miners, or not enough escrow
         Commitment, // begins in the block after the opening block
         Verdict,
-        Dispute, // reserved for tasks in which only a sample of the gradients is re-executed
+        Audit, // reserved for tasks in which only a sample of the gradients is re-executed
         Result,
+        Payment, // the last ballot has no result in time: vote to pay what was accepted
         Settleable, // a quorum posted the same result: call settleRound
         Stalled // a deadline passed without a quorum or without commitments: call advanceRound
     }
@@ -52,11 +53,21 @@ interface IGradientLedger {
         uint256 paidTotal; // sum over all settled rounds, in base units of the token
     }
 
+    enum ResultKind {
+        Settled, // the round is settled: the model advances, and accepted units are paid
+        Failed, // the ballot could not decide on every gradient: hold the attempt's next ballot
+        Void, // no gradient was accepted: the attempt ends without pay
+        PaidOnly // in the Payment phase: accepted units are paid, and the model stays as it was
+    }
+
+    /// @dev Fields that a kind does not use are 0: Failed and Void use none, PaidOnly no model.
     struct ResultVote {
         bytes32 trainingStateRoot;
         bytes32 modelRoot;
         bytes32 rewardsRoot;
         uint32 acceptedUnits;
+        uint128 payout; // of miners and operators together, in base units
+        ResultKind kind;
     }
 
     event MinerRegistered(uint256 indexed taskId, address indexed miner, uint32 units, uint256 bond);
@@ -95,7 +106,11 @@ interface IGradientLedger {
         uint64 lossMillinats
     );
     event RoundSettled(
-        uint256 indexed taskId, uint32 indexed round, uint32 attempt, uint32 ballot, ResultVote result, uint256 payout
+        uint256 indexed taskId, uint32 indexed round, uint32 attempt, uint32 ballot, ResultVote result
+    );
+    /// @dev A void attempt is paid for what it accepted; AttemptVoided follows.
+    event AttemptPaid(
+        uint256 indexed taskId, uint32 indexed round, uint32 attempt, uint32 ballot, ResultVote result
     );
     event BallotFailed(uint256 indexed taskId, uint32 indexed round, uint32 attempt, uint32 ballot);
     event AttemptVoided(uint256 indexed taskId, uint32 indexed round, uint32 attempt);
@@ -113,7 +128,9 @@ interface IGradientLedger {
     error LedgerInvalidVerdicts(uint256 length, uint256 expected);
     error LedgerUnknownVerdict();
     error LedgerNoQuorum(uint256 votes, uint256 quorum);
-    error LedgerPayoutTooLarge(uint256 payout, uint256 reserved);
+    error LedgerPayoutTooLarge(uint256 payout, uint256 limit);
+    error LedgerTooManyUnits(uint32 acceptedUnits, uint32 committedUnits);
+    error LedgerInvalidResult(ResultKind kind);
     error LedgerBondLocked(uint256 taskId, address miner);
     error LedgerEvidenceMismatch();
     error LedgerEvidenceExpired();
@@ -160,7 +177,8 @@ interface IGradientLedger {
         uint64 lossMillinats
     ) external;
 
-    /// @notice Settle the round with the result that a quorum of validators posted. Anyone may call.
+    /// @notice End the attempt with the result that a quorum of validators posted: settle its round, or
+    /// void it. Anyone may call.
     function settleRound(uint256 taskId, ResultVote calldata result) external;
 
     /// @notice Move a stalled round on: to the next ballot, or, after the last one, to the next attempt. Also

@@ -35,6 +35,7 @@ from chain.contracts.gradient_ledger import (
     MinerState,
     Participant,
     Phase,
+    ResultKind,
     ResultPosted,
     ResultVote,
     RoundState,
@@ -76,10 +77,10 @@ TASK = TaskId(7)
 WHO = Address(b"\x11" * 20)
 WHOM = Address(b"\x22" * 20)
 HASH = Hash32(b"\x33" * 32)
-VOTE = ResultVote(HASH, Hash32(b"\x44" * 32), Hash32(b"\x55" * 32), 9)
+VOTE = ResultVote(HASH, Hash32(b"\x44" * 32), Hash32(b"\x55" * 32), 9, 77, ResultKind.PAID_ONLY)
 TERMS = TaskTerms(HASH, WHO, 1, 2, 3, 4, 5, 1_000_000, 6, 7, 8)
 WHO_TEXT, WHOM_TEXT = "0x" + WHO.hex(), "0x" + WHOM.hex()
-VOTE_WORDS = (HASH, b"\x44" * 32, b"\x55" * 32, 9)
+VOTE_WORDS = (HASH, b"\x44" * 32, b"\x55" * 32, 9, 77, 3)
 TERMS_WORDS = (HASH, WHO_TEXT, 1, 2, 3, 4, 5, 1_000_000, 6, 7, 8)
 
 PLACE = VotePlace(3, 1, BlockNumber(8), 2)
@@ -267,7 +268,7 @@ SAMPLES = {
     "bytes": (b"spec", b"spec"),
     "address[]": ([WHOM_TEXT, WHO_TEXT], (WHOM, WHO)),
     "uint32[]": ([6, 7], (6, 7)),
-    "(bytes32,bytes32,bytes32,uint32)": (VOTE_WORDS, VOTE),
+    "(bytes32,bytes32,bytes32,uint32,uint128,uint8)": (VOTE_WORDS, VOTE),
 }
 """By type: a value for the encoder, and how Python has it."""
 
@@ -336,7 +337,7 @@ def test_fields_of_an_answer_are_named_as_in_the_contract(name: str) -> None:
 
 def test_status_that_no_enum_has_is_an_invalid_answer() -> None:
     with pytest.raises(InvalidAnswerError):
-        gradient_ledger.phase(TASK).decode((8).to_bytes(32, "big"))
+        gradient_ledger.phase(TASK).decode((9).to_bytes(32, "big"))
 
 
 def test_views_are_equal_if_they_ask_the_same() -> None:
@@ -369,7 +370,7 @@ def test_event_is_decoded_field_by_field(layout: EventLayout) -> None:
         "bytes32": (HASH, HASH),
         "bytes": (b"spec", b"spec"),
         "bool": (True, True),
-        "(bytes32,bytes32,bytes32,uint32)": (VOTE_WORDS, VOTE),
+        "(bytes32,bytes32,bytes32,uint32,uint128,uint8)": (VOTE_WORDS, VOTE),
     }
     wire, expected = [], []
     for i, parameter in enumerate(entry["inputs"]):
@@ -393,7 +394,13 @@ def test_result_without_an_evaluation_says_so() -> None:
     topics = [Hash32(encode(["uint256"], [i])) for i in (7, 3)] + [
         Hash32(encode(["address"], [WHO]))
     ]
-    types = ["uint32", "uint32", "(bytes32,bytes32,bytes32,uint32)", "uint32", "uint64"]
+    types = [
+        "uint32",
+        "uint32",
+        "(bytes32,bytes32,bytes32,uint32,uint128,uint8)",
+        "uint32",
+        "uint64",
+    ]
     data = encode(types, [0, 0, VOTE_WORDS, 2**32 - 1, 0])
     event = decode_event(Log(layout.contract, (layout.topic, *topics), data))
     assert event == ResultPosted(TASK, 3, WHO, 0, 0, VOTE, None, 0)

@@ -4,8 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.contracts.gradient_ledger import AttemptVoided, BallotFailed, RoundSettled
+from chain.contracts.gradient_ledger import (
+    AttemptPaid,
+    AttemptVoided,
+    BallotFailed,
+    ResultKind,
+    ResultVote,
+    RoundSettled,
+)
 from chain.contracts.task_registry import TaskClosed, TaskPaused, TaskReady, TaskResumed, TaskStatus
+from chain.primitives import ZERO_HASH
 from chain.training.acceptance import Verdict
 from chain.training.decisions import Guilt, Outcome
 from chain.training.history import (
@@ -31,7 +39,7 @@ from tests.worlds.training import (
     verdict,
 )
 
-OK, BAD, CHEAT, GONE = Verdict.OK, Verdict.BAD, Verdict.CHEAT, Verdict.MISSING
+OK, BAD, CHEAT, GONE, UNCHECKED = Verdict
 PRICE = SPEC.reward.unit_price
 
 
@@ -91,7 +99,7 @@ def test_settlement_pays_accepted_units_and_timely_operators() -> None:
         opened(), committed(0, units=2), committed(1), committed(2), *votes, late
     )
 
-    settled_event = RoundSettled(TASK, 0, 0, 0, VOTE, 123)
+    settled_event = RoundSettled(TASK, 0, 0, 0, VOTE)
     fold = apply_event(before, settled_event, at(99), spec=SPEC, validator_set=GENESIS_SET)
     after, settled = fold.history, fold.settled
 
@@ -106,7 +114,7 @@ def test_settlement_pays_accepted_units_and_timely_operators() -> None:
         VOTE.training_state_root,
     )
     assert settled is not None
-    assert (settled.block_number, settled.payout) == (99, 123)
+    assert (settled.block_number, settled.vote.payout) == (99, 123)
     assert settled.attempt == before.attempt
 
 
@@ -131,6 +139,85 @@ def test_outcome_of_one_gradient(votes: list[Verdict], outcome: Outcome, guilt: 
     assert found.accepted_units == (1 if outcome is Outcome.ACCEPTED else 0)
 
 
+@pytest.mark.parametrize(
+    ("ballot", "votes", "kind"),
+    [
+        (0, [[OK, OK]] * 4, ResultKind.SETTLED),
+        (0, [[OK, BAD]] * 4, ResultKind.SETTLED),
+        (0, [[BAD, GONE]] * 4, ResultKind.VOID),
+        (0, [[OK, UNCHECKED]] * 3, ResultKind.FAILED),
+        (1, [[OK, UNCHECKED]] * 3, ResultKind.FAILED),
+        (2, [[OK, UNCHECKED]] * 3, ResultKind.SETTLED),
+        (2, [[UNCHECKED, UNCHECKED]] * 3, ResultKind.VOID),
+        (0, [[OK, GONE]] * 2 + [[OK, BAD]], ResultKind.SETTLED),
+    ],
+)
+def test_ballot_settles_fails_or_voids_its_attempt(
+    ballot: int, votes: list[list[Verdict]], kind: ResultKind
+) -> None:
+    failed = [BallotFailed(TASK, 0, 0, number) for number in range(ballot)]
+    posted = [verdict(i, *vote, ballot=ballot) for i, vote in enumerate(votes)]
+    attempt = history_after(opened(), committed(0), committed(1), *failed, *posted).attempt
+    assert attempt is not None
+    found = compute_outcome(attempt, SPEC, GENESIS_SET)
+    assert found.kind is kind
+    assert bool(found.payouts) == (kind is ResultKind.SETTLED)
+
+
+def list_earners(*votes: list[Verdict]) -> list[int]:
+    """The validators that earn a share of the fee, and the payout is what they earn together."""
+    count = len(votes[0])
+    posted = [verdict(i, *vote) for i, vote in enumerate(votes)]
+    commitments = [replace(committed(0), index=i) for i in range(count)]
+    attempt = history_after(opened(), *commitments, *posted).attempt
+    assert attempt is not None
+    spec = replace(SPEC, reward=replace(SPEC.reward, validator_fee=12))
+    found = compute_outcome(attempt, spec, GENESIS_SET)
+    earned = dict(found.payouts)
+    earners = [i for i, operator in enumerate(OPERATORS) if operator in earned]
+    assert {earned[OPERATORS[i]] for i in earners} <= {12 // max(1, len(earners))}
+    assert found.payout == sum(earned.values())
+    return earners
+
+
+def test_fee_is_for_validators_that_check_and_call_no_accepted_gradient_a_cheat() -> None:
+    all_ok = [OK] * 8
+    assert list_earners(all_ok, all_ok, all_ok) == [0, 1, 2]
+    assert list_earners(all_ok, all_ok, [CHEAT, *all_ok[1:]]) == [0, 1]
+    assert list_earners(all_ok, all_ok, [BAD, *all_ok[1:]]) == [0, 1, 2]
+    assert list_earners(all_ok, all_ok, [UNCHECKED] * 2 + all_ok[2:]) == [0, 1, 2]
+    assert list_earners(all_ok, all_ok, [UNCHECKED] * 3 + all_ok[3:]) == [0, 1]
+    assert list_earners([OK, OK], [OK, OK], [UNCHECKED, OK]) == [0, 1, 2]
+
+
+def test_payment_of_a_void_attempt_adds_rewards_and_keeps_the_model() -> None:
+    failed = [BallotFailed(TASK, 0, 0, number) for number in range(2)]
+    posted = [verdict(i, OK, ballot=2) for i in range(3)]
+    paid = AttemptPaid(TASK, 0, 0, 2, VOTE)
+    void = AttemptVoided(TASK, 0, 0)
+    history = history_after(opened(), committed(0), *failed, *posted, paid, void)
+    assert dict(history.rewards)[MINERS[0]] == PRICE
+    assert (history.rounds_settled, history.attempt, history.voided) == (0, None, ())
+
+
+def test_guilty_of_a_void_attempt_are_known_as_long_as_their_evidence() -> None:
+    void = ResultVote(ZERO_HASH, ZERO_HASH, ZERO_HASH, 0, 0, ResultKind.VOID)
+    votes = [verdict(i, CHEAT) for i in range(4)]
+    agreed = [result(i, void) for i in range(3)]
+    ended = history_after(opened(), committed(0), *votes, *agreed, AttemptVoided(TASK, 0, 0))
+    stalled = history_after(opened(), committed(0), *votes, AttemptVoided(TASK, 0, 0))
+    assert stalled.voided == ()
+    assert [each.attempt.id.attempt_number for each in ended.voided] == [0]
+    kept = []
+    for attempt in range(1, 6):
+        for event in (opened(attempt=attempt), AttemptVoided(TASK, 0, attempt)):
+            ended = apply_event(
+                ended, event, at(50 + attempt), spec=SPEC, validator_set=GENESIS_SET
+            ).history
+        kept.append(len(ended.voided))
+    assert kept == [1, 1, 1, 0, 0], "the ledger has the evidence of four ballots"
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from(MINERS), st.integers(min_value=0, max_value=10**30)), max_size=6
@@ -150,7 +237,7 @@ def test_evaluation_is_lower_median_of_votes_for_settled_result() -> None:
     posted = [result(0, correct=300), result(1, correct=310), result(2), liar]
     before = history_after(opened(), committed(0), verdict(0, OK), *posted)
     settled = apply_event(
-        before, RoundSettled(TASK, 0, 0, 0, VOTE, 0), at(50), spec=SPEC, validator_set=GENESIS_SET
+        before, RoundSettled(TASK, 0, 0, 0, VOTE), at(50), spec=SPEC, validator_set=GENESIS_SET
     ).settled
 
     assert settled is not None

@@ -1,13 +1,14 @@
 from dataclasses import replace
 
-from chain.contracts.gradient_ledger import Deadline
+from chain.contracts.gradient_ledger import Deadline, ResultKind, ResultVote
 from chain.contracts.task_registry import TaskStatus
-from chain.primitives import BlockNumber
+from chain.primitives import ZERO_HASH, BlockNumber
 from chain.training.acceptance import Verdict
-from chain.training.history import TaskHistory, build_history
+from chain.training.history import TaskHistory, build_history, get_quorum_vote
 from chain.training.rounds import (
     AdvanceRound,
     CheckGradients,
+    ComputePayment,
     ComputeResult,
     Duty,
     EvaluateModel,
@@ -21,7 +22,6 @@ from chain.training.rounds import (
     PrepareContent,
     RestoreState,
     SettleRound,
-    get_quorum_vote,
     is_evaluated,
     list_duties,
 )
@@ -56,7 +56,7 @@ QUORUM = tuple(verdict(i, Verdict.OK) for i in range(3))
 
 def view(phase: Phase, *, head: int = 10, since: int = 10) -> PhaseView:
     return PhaseView(
-        phase, Deadline(BlockNumber(20), DEADLINE), 8, BlockNumber(head), BlockNumber(since)
+        phase, Deadline(BlockNumber(20), DEADLINE), 3, BlockNumber(head), BlockNumber(since)
     )
 
 
@@ -119,8 +119,8 @@ def test_late_in_the_phase_only_what_is_not_held_is_missing() -> None:
     quarter = SPEC.phases.verdict_seconds // 4
 
     early = duties(history, Phase.VERDICT, own, now=DEADLINE - quarter - 1, head=18)
-    few_blocks = duties(history, Phase.VERDICT, own, now=DEADLINE - quarter, head=17)
-    late = duties(history, Phase.VERDICT, own, now=DEADLINE - quarter, head=18)
+    few_blocks = duties(history, Phase.VERDICT, own, now=DEADLINE - quarter, head=16)
+    late = duties(history, Phase.VERDICT, own, now=DEADLINE - quarter, head=17)
 
     assert early == few_blocks == (CheckGradients((1, 2)),)
     assert late == (CheckGradients((1, 2)), PostVerdict((OK, GONE, Verdict.UNCHECKED)))
@@ -209,6 +209,29 @@ def test_model_of_a_round_without_evaluation_is_not_evaluated() -> None:
     assert [number for number in range(spec.round_count) if is_evaluated(spec, number)] == [
         *range(1, 10, 2)
     ]
+
+
+def test_result_without_a_model_needs_no_evaluation() -> None:
+    history = history_after(opened(), committed(0), *QUORUM)
+    void = ResultVote(ZERO_HASH, ZERO_HASH, ZERO_HASH, 0, 0, ResultKind.VOID)
+    own = replace(READY_WORK, result=void, is_evaluation_over=False, is_evaluated=False)
+    posted = history_after(opened(), committed(0), *QUORUM, result(0, void))
+
+    assert duties(history, Phase.RESULT, own) == (PostResult(void),)
+    assert duties(posted, Phase.RESULT, own) == ()
+    assert duties(history, Phase.RESULT, own, own_index=None) == ()
+
+
+def test_in_the_payment_phase_the_result_is_replaced_by_one_that_pays() -> None:
+    history = history_after(opened(), committed(0), *QUORUM, result(0))
+    payment = replace(VOTE, kind=ResultKind.PAID_ONLY)
+    without_state = replace(READY_WORK, is_state_held=False)
+
+    for own in (without_state, replace(without_state, result=VOTE)):
+        found = duties(history, Phase.PAYMENT, own)
+        assert [type(duty) for duty in found] == [ComputePayment]
+    own = replace(without_state, result=payment)
+    assert duties(history, Phase.PAYMENT, own) == (PostResult(payment),)
 
 
 def test_a_wrong_result_of_our_own_is_replaced() -> None:

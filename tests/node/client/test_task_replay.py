@@ -11,6 +11,7 @@ from chain.contracts.gradient_ledger import (
     GradientCommitted,
     MinerLeft,
     MinerRegistered,
+    ResultKind,
     ResultVote,
     RoundSettled,
     VerdictPosted,
@@ -121,10 +122,14 @@ class FakeChain(RpcClient):
             tree = build_reward_tree(CHAIN_ID, REWARD_DISTRIBUTOR, TASK, cumulative)
             accepted = sum(units for units, _ in gradients)
             vote = ResultVote(
-                compute_training_state_root(state), compute_model_root(state), tree.root, accepted
+                compute_training_state_root(state),
+                compute_model_root(state),
+                tree.root,
+                accepted,
+                accepted * PRICE + 4 * (FEE // 4),
+                ResultKind.SETTLED,
             )
-            payout = accepted * PRICE + 4 * (FEE // 4)
-            settled = RoundSettled(TASK, round_number, 0, 0, vote, payout)
+            settled = RoundSettled(TASK, round_number, 0, 0, vote)
             self.events.append((open_block + 5, settled))
 
     def settled(self, round_number: int) -> tuple[int, RoundSettled]:
@@ -193,7 +198,10 @@ def test_any_other_settlement_is_found(chain: FakeChain, change: dict[str, objec
 
 def test_other_payout_is_found(chain: FakeChain) -> None:
     position, event = chain.settled(1)
-    chain.events[position] = (14, replace(event, payout=event.payout + 1))
+    chain.events[position] = (
+        14,
+        replace(event, result=replace(event.result, payout=event.result.payout + 1)),
+    )
     assert [result.is_equal for result in TaskReplay(chain, TASK).rounds()] == [True, False]
 
 

@@ -18,7 +18,7 @@ from chain.contracts.addresses import (
     TASK_REGISTRY,
     TRAINING_TOKEN,
 )
-from chain.contracts.gradient_ledger import ResultVote
+from chain.contracts.gradient_ledger import ResultKind, ResultVote
 from chain.crypto import content_id, keccak256
 from chain.params import ChainParameters
 from chain.primitives import Address, Hash32, TaskId
@@ -210,7 +210,14 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         earned = {address_of(ANN): SPEC.reward.unit_price}
         earned |= {address_of(op): SPEC.reward.validator_fee // 4 for op in OPERATORS}
         tree = build_reward_tree(CHAIN_ID, REWARD_DISTRIBUTOR, TASK, earned)
-        vote = ResultVote(Hash32(b"\x71" * 32), Hash32(b"\x72" * 32), tree.root, 1)
+        vote = ResultVote(
+            Hash32(b"\x71" * 32),
+            Hash32(b"\x72" * 32),
+            tree.root,
+            1,
+            sum(earned.values()),
+            ResultKind.SETTLED,
+        )
         finalize()
         finalize(
             *(

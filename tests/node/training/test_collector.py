@@ -17,6 +17,7 @@ from chain.contracts.gradient_ledger import (
     AttemptVoided,
     BallotFailed,
     GradientCommitted,
+    ResultKind,
     ResultVote,
     RoundSettled,
 )
@@ -215,13 +216,13 @@ class World:
         root = self.parts.put(task, self.histories[task].rounds_settled + 1, part_ids)
         self.put(theta)
         self.put(ZEROS)
-        return ResultVote(root, part_ids[0], Hash32(bytes(32)), 1)
+        return ResultVote(root, part_ids[0], Hash32(bytes(32)), 1, 0, ResultKind.SETTLED)
 
     def settle(self, vote: ResultVote, task: TaskId = TASK) -> None:
         attempt = self.histories[task].attempt
         assert attempt is not None
         place = (attempt.id.round_number, attempt.id.attempt_number, attempt.ballot)
-        self.apply(task, RoundSettled(task, *place, vote, 0))
+        self.apply(task, RoundSettled(task, *place, vote))
 
     def play_round(self, task: TaskId = TASK) -> None:
         self.open(task)

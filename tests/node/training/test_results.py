@@ -9,18 +9,25 @@ from trio.testing import MockClock
 
 from chain.contracts import gradient_ledger
 from chain.contracts.addresses import GRADIENT_LEDGER
-from chain.contracts.gradient_ledger import BallotFailed, Phase
+from chain.contracts.gradient_ledger import BallotFailed, Phase, ResultKind, ResultVote
 from chain.crypto import content_id
+from chain.primitives import ZERO_HASH
+from chain.training.acceptance import Verdict
+from chain.training.history import compute_outcome
+from chain.training.result_vote import build_payment_vote
 from node.training.worker_pool import WorkerFailedError, WorkerRefusedError
 from tests.worlds.training import (
+    GENESIS_SET,
     TASK,
     verdict,
 )
 from tests.worlds.training_node import (
     BAD,
+    CHAIN_ID,
     OK,
     PAYLOADS,
     REVEALS,
+    SPEC,
     VOTE,
     FakeChain,
     Node,
@@ -49,6 +56,37 @@ async def test_the_result_is_that_of_every_other_validator(
         votes.append(node.sent[0])
     assert votes[0] == votes[1]
     assert votes[0].to == GRADIENT_LEDGER
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [(Verdict.BAD, ResultKind.VOID), (Verdict.UNCHECKED, ResultKind.FAILED)],
+)
+async def test_ballot_without_an_accepted_gradient_computes_no_state(
+    autojump_clock: MockClock, tmp_path: Path, given: Verdict, kind: ResultKind
+) -> None:
+    votes = [verdict(i, given, given, given) for i in range(4)]
+    judged = with_results(judging().histories[TASK], *votes)
+    node = Node(tmp_path, FakeChain({TASK: judged}, Phase.RESULT))
+    await node.run(lambda: bool(node.sent))
+    vote = ResultVote(ZERO_HASH, ZERO_HASH, ZERO_HASH, 0, 0, kind)
+    assert node.sent[0] == gradient_ledger.post_result(TASK, 0, 0, 0, vote, None, 0)
+    assert "advance" not in node.aggregator.asked
+
+
+async def test_payment_is_posted_for_what_was_accepted(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    failed = [BallotFailed(TASK, 0, 0, number) for number in range(2)]
+    votes = [verdict(i, OK, OK, BAD, ballot=2) for i in range(4)]
+    judged = with_results(judging().histories[TASK], *failed, *votes)
+    node = Node(tmp_path, FakeChain({TASK: judged}, Phase.PAYMENT))
+    await node.run(lambda: bool(node.sent))
+    assert judged.attempt is not None
+    outcome = compute_outcome(judged.attempt, SPEC, GENESIS_SET)
+    vote = build_payment_vote(judged, outcome, CHAIN_ID)
+    assert node.sent[0] == gradient_ledger.post_result(TASK, 0, 0, 2, vote, None, 0)
+    assert (vote.accepted_units, vote.payout) == (2, outcome.payout)
 
 
 async def test_result_is_posted_even_if_evaluation_fails(

@@ -43,7 +43,7 @@ def settle(count: int) -> list[object]:
         for number in range(count)
         for event in (
             AttemptOpened(TASK, number, 0, 3, 1),
-            RoundSettled(TASK, number, 0, 0, VOTE, 0),
+            RoundSettled(TASK, number, 0, 0, VOTE),
         )
     ]
 

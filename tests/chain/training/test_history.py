@@ -180,7 +180,7 @@ def list_earners(*votes: list[Verdict]) -> list[int]:
     return earners
 
 
-def test_fee_is_for_validators_that_check_and_call_no_accepted_gradient_a_cheat() -> None:
+def test_fee_is_for_validators_that_check_and_do_not_cry_cheat() -> None:
     all_ok = [OK] * 8
     assert list_earners(all_ok, all_ok, all_ok) == [0, 1, 2]
     assert list_earners(all_ok, all_ok, [CHEAT, *all_ok[1:]]) == [0, 1]

@@ -28,7 +28,7 @@ def build_result_vote(
     return ResultVote(
         training_state_root,
         model_root,
-        _compute_rewards_root(history, outcome, chain_id),
+        _get_rewards_root(history, outcome, chain_id),
         outcome.accepted_units,
         outcome.payout,
         ResultKind.SETTLED,
@@ -41,7 +41,7 @@ def build_payment_vote(history: TaskHistory, outcome: RoundOutcome, chain_id: in
     return ResultVote(
         ZERO_HASH,
         ZERO_HASH,
-        _compute_rewards_root(history, outcome, chain_id),
+        _get_rewards_root(history, outcome, chain_id),
         outcome.accepted_units,
         outcome.payout,
         ResultKind.PAID_ONLY,
@@ -54,6 +54,6 @@ def build_empty_vote(kind: ResultKind) -> ResultVote:
     return ResultVote(ZERO_HASH, ZERO_HASH, ZERO_HASH, 0, 0, kind)
 
 
-def _compute_rewards_root(history: TaskHistory, outcome: RoundOutcome, chain_id: int) -> Hash32:
+def _get_rewards_root(history: TaskHistory, outcome: RoundOutcome, chain_id: int) -> Hash32:
     earned = dict(add_rewards(history.rewards, outcome.payouts))
     return build_reward_tree(chain_id, REWARD_DISTRIBUTOR, history.task_id, earned).root

@@ -91,7 +91,8 @@ class EffortMeter:
     def __init__(self, limit_ticks: int) -> None:
         self.ticks = 0
         self._limit_ticks = limit_ticks
-        self._known_codes: set[bytes] = set()
+        self._known_codes: set[bytes] | None = None
+        """The codes that ran; None before the first."""
 
     def spend(self, ticks: int) -> None:
         """Count ticks.
@@ -109,6 +110,8 @@ class EffortMeter:
         Raises:
             EffortExceededError: There are more ticks than the gas limit pays for.
         """
+        if self._known_codes is None:
+            self._known_codes = set()
         if code not in self._known_codes:
             self._known_codes.add(code)
             self.spend(len(code) * CODE_TICKS_A_KIB // 1024)

@@ -122,7 +122,7 @@ class EngineTransaction:
 
 def execute(
     world: WorldState, state: "EngineState", transaction: EngineTransaction
-) -> ComputationAPI:
+) -> "Computation":
     """Execute a transaction; on an exception the state is unchanged.
 
     Raises:
@@ -132,7 +132,8 @@ def execute(
     world.lock_changes()
     state.start_effort(transaction.gas)
     try:
-        return state.apply_transaction(transaction)
+        computation: Computation = state.apply_transaction(transaction)
+        return computation
     except BaseException:
         world.discard(0)
         raise
@@ -266,6 +267,8 @@ class Computation(PragueComputation):
         CREATE2: _Create2.configure(__name__="CREATE2", mnemonic="CREATE2", gas_cost=GAS_CREATE)(),
     }
     _precompiles: ClassVar = dict(PRECOMPILES)
+    gas_used: int
+    """The gas that the transaction paid for; set on its outermost message, at the end."""
 
     def __init__(
         self, state: StateAPI, message: MessageAPI, transaction_context: TransactionContextAPI
@@ -334,7 +337,8 @@ class Computation(PragueComputation):
         is_delegation: bool = False,
     ) -> MessageAPI:
         """The message of an inner call or creation."""
-        self.state.effort.spend(len(data) // DATA_BYTES_A_TICK)
+        if len(data) >= DATA_BYTES_A_TICK:
+            self.state.effort.spend(len(data) // DATA_BYTES_A_TICK)
         return _Message(
             gas=gas,
             to=to,
@@ -477,7 +481,7 @@ class _Executor(PragueTransactionExecutor):
     ) -> ComputationAPI:
         """Refund unused gas, pay the coinbase, and delete destroyed and empty accounts."""
         state = self.vm_state
-        gas_used = compute_gas_used(transaction, computation)
+        computation.gas_used = gas_used = compute_gas_used(transaction, computation)
         left = transaction.gas - gas_used
         state.delta_balance(transaction.sender, left * transaction.gas_price)
         state.delta_balance(state.coinbase, gas_used * transaction.tip)

@@ -21,7 +21,6 @@ from chain.execution.engine import (
     EngineState,
     EngineTransaction,
     collect_logs,
-    compute_gas_used,
     execute,
 )
 from chain.execution.gas import compute_floor_gas, compute_intrinsic_gas
@@ -105,7 +104,7 @@ class BlockExecution:
         computation = execute(self.world, self._state, transaction)
         return TransactionOutcome(
             computation.is_success,
-            compute_gas_used(transaction, computation),
+            computation.gas_used,
             collect_logs(computation),
         )
 
@@ -168,7 +167,7 @@ def call(
         is_success=error is None,
         is_revert=isinstance(error, Revert),
         output=bytes(computation.output),
-        gas_used=compute_gas_used(transaction, computation),
+        gas_used=computation.gas_used,
         logs=collect_logs(computation),
         error="" if error is None else f"{type(error).__name__}: {error}",
     )

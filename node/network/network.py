@@ -230,8 +230,9 @@ class Network:
     async def _serve_blocks(self, stream: FrameStream, _: Session) -> None:
         await blocks.serve(stream, self._block_source, self.metrics)
 
-    async def _serve_blobs(self, stream: FrameStream, _: Session) -> None:
-        await self._blobs.serve(stream)
+    async def _serve_blobs(self, stream: FrameStream, session: Session) -> None:
+        is_validator = self._links.is_validator(session.validator)
+        await self._blobs.serve(stream, session.validator if is_validator else None)
 
     async def _serve_training(self, stream: FrameStream, _: Session) -> None:
         await training.serve(stream, self._training_source)

@@ -277,7 +277,8 @@ def build_blobs() -> Value:
             *(RequestHave(make_hash(163)), RequestManifest(make_hash(163))),
         )
         exchange = BlobExchange(store, NetworkMetrics())
-        answers = record(exchange.serve, *map(encode_blob_request, served))
+        serve = partial(exchange.serve, validator=None)
+        answers = record(serve, *map(encode_blob_request, served))
     manifest = BlobManifest(2**18 + 7, (make_hash(164), make_hash(165)))
     return {
         **{name: encode_blob_request(request) for name, request in requests.items()},

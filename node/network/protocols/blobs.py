@@ -15,7 +15,7 @@ import trio
 
 from chain.errors import RejectedInputError
 from chain.hexadecimal import to_hex
-from chain.primitives import Hash32
+from chain.primitives import Address, Hash32
 from node.network.metrics import NetworkMetrics
 from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
 from node.network.wire import (
@@ -38,7 +38,12 @@ PROTOCOL_ID: Final = "/pot/blob/1"
 """The opener of a stream sends any number of requests, one after the other."""
 
 SERVED_STREAMS_LIMIT: Final = 8
-"""Streams on which chunks are sent at a time; the others wait, so that votes are not delayed."""
+"""Streams of non-validators on which chunks are sent at a time; the others wait, so that votes are
+not delayed."""
+
+VALIDATOR_STREAMS_LIMIT: Final = 2
+"""Streams of one validator on which chunks are sent at a time. Validators wait for no other peer: a
+few peers that read slowly must not keep gradients from them."""
 
 FETCH_PEERS_LIMIT: Final = 4
 """Peers from which one blob is fetched at a time."""
@@ -112,17 +117,26 @@ class BlobExchange:
         self.metrics = metrics
         self._threads = trio.CapacityLimiter(FETCH_THREADS)
         self._serving = trio.CapacityLimiter(SERVED_STREAMS_LIMIT)
+        self._serving_validators: dict[Address, trio.CapacityLimiter] = {}
         self._fetches = trio.CapacityLimiter(FETCH_LIMIT)
         self._urgent_fetches = trio.CapacityLimiter(URGENT_FETCH_LIMIT)
         self._fetching: dict[Hash32, trio.Event] = {}
 
-    async def serve(self, stream: FrameStream) -> None:
+    async def serve(self, stream: FrameStream, validator: Address | None) -> None:
         """Answer the requests of a peer until it closes the stream.
+
+        Args:
+            stream: the peer's stream.
+            validator: the validator that the peer represents; None if it represents none.
 
         Raises:
             RejectedInputError: A request breaks the rules.
             StreamClosedError: The peer left.
         """
+        places = self._serving
+        if validator is not None:
+            limiter = trio.CapacityLimiter(VALIDATOR_STREAMS_LIMIT)
+            places = self._serving_validators.setdefault(validator, limiter)
         while True:
             request = decode_blob_request(await stream.read_frame(REQUEST_FRAME_LIMIT_BYTES))
             match request:
@@ -137,7 +151,7 @@ class BlobExchange:
                     else:
                         await stream.write_frame(encode_manifest(manifest))
                 case RequestChunks():
-                    async with self._serving:
+                    async with places:
                         await self._serve_chunks(stream, request)
 
     async def _serve_chunks(self, stream: FrameStream, request: RequestChunks) -> None:

@@ -1,6 +1,7 @@
 """/pot/blob/1 between nodes whose hosts are in memory, on real blob directories."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,15 @@ import trio
 
 from chain.crypto import CHUNK_BYTES, content_id
 from chain.errors import RejectionReason
+from chain.primitives import Address
 from node.network import wire
+from node.network.metrics import NetworkMetrics
 from node.network.protocols import blobs
-from node.network.protocols.blobs import BlobUnavailableError, list_ranges
+from node.network.protocols.blobs import BlobExchange, BlobUnavailableError, list_ranges
 from node.network.stream import FrameStream
 from node.storage.blobs import BlobStore
 from pot_common.errors import OperatorError
-from tests.worlds.network import MemoryInternet, Node, build_nodes, running
+from tests.worlds.network import MemoryInternet, Node, build_nodes, running, stream_pair
 from tests.worlds.waiting import until
 
 MODEL = os.urandom(37 * CHUNK_BYTES + 5)
@@ -103,6 +106,32 @@ async def test_sender_of_wrong_chunks_is_penalized_and_replaced(tmp_path: Path) 
     assert store_of(nodes[0]).path(wanted).read_bytes() == MODEL
     rejections = nodes[0].network.metrics.rejections
     assert rejections[RejectionReason.CONTENT_MISMATCH] == 1
+
+
+async def test_validator_is_served_while_peers_read_nothing(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "blobs", quota_bytes=2**26)
+    wanted = store.put(MODEL)
+    exchange = BlobExchange(store, NetworkMetrics())
+    request = wire.encode_blob_request(wire.RequestChunks(wanted, 0, 2))
+
+    async def ask(nursery: trio.Nursery, validator: Address | None) -> FrameStream:
+        client, served = stream_pair()
+        nursery.start_soon(partial(exchange.serve, served, validator=validator))
+        await client.write_frame(request)
+        return client
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(blobs.SERVED_STREAMS_LIMIT + 1):
+            await ask(nursery, None)
+        silent = Address(b"\x01" * 20)
+        for _ in range(blobs.VALIDATOR_STREAMS_LIMIT + 1):
+            await ask(nursery, silent)
+        await trio.sleep(0.1)
+        client = await ask(nursery, Address(b"\x02" * 20))
+        with trio.fail_after(5):
+            chunks = [await client.read_frame(wire.CHUNK_FRAME_LIMIT_BYTES) for _ in range(2)]
+        nursery.cancel_scope.cancel()
+    assert b"".join(chunk[1:] for chunk in chunks) == MODEL[: 2 * CHUNK_BYTES]
 
 
 async def test_full_disk_is_reported_to_the_operator_not_blamed_on_peers(tmp_path: Path) -> None:

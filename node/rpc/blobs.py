@@ -3,14 +3,15 @@
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager
 from typing import BinaryIO, Final
 
 from chain.crypto import CHUNK_BYTES
 from chain.hexadecimal import to_hex
 from chain.primitives import Hash32
 from node.rpc.http import HttpError, Request, Response, json_response
-from node.rpc.uploads import Uploads
+from node.rpc.uploads import Places, Uploads
 from node.storage.blobs import BlobDamagedError, BlobStore
 
 CONCURRENT_TRANSFERS: Final = 64
@@ -25,7 +26,7 @@ class BlobReads:
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store
-        self._transfers = 0
+        self._places = Places(CONCURRENT_TRANSFERS, CONCURRENT_TRANSFERS)
 
     async def answer(self, request: Request, content_id: Hash32, *, chunks: bool) -> Response:
         """The response with a blob, a range of it, or the hashes of its chunks.
@@ -43,8 +44,7 @@ class BlobReads:
         try:
             size = os.fstat(file.fileno()).st_size
             selected = _parse_range(request.headers.get("range"), size)
-            if self._transfers >= CONCURRENT_TRANSFERS:
-                raise HttpError(503, "busy", "too many transfers at the same time: try again later")
+            self._places.check(request.client, content_id)
         except BaseException:
             file.close()
             raise
@@ -60,7 +60,11 @@ class BlobReads:
             file.close()
         return Response(
             200 if selected is None else 206,
-            b"" if request.method == "HEAD" else self._stream(file, first, last + 1 - first),
+            b""
+            if request.method == "HEAD"
+            else self._stream(
+                file, first, last + 1 - first, self._places.hold(request.client, content_id)
+            ),
             "application/octet-stream",
             headers,
             length_bytes=last + 1 - first,
@@ -80,9 +84,10 @@ class BlobReads:
             }
         )
 
-    async def _stream(self, file: BinaryIO, start: int, length: int) -> AsyncIterator[bytes]:
-        self._transfers += 1
-        try:
+    async def _stream(
+        self, file: BinaryIO, start: int, length: int, place: AbstractContextManager[None]
+    ) -> AsyncGenerator[bytes, None]:
+        with file, place:
             file.seek(start)
             while length:
                 part = await asyncio.to_thread(file.read, min(length, CHUNK_BYTES))
@@ -90,9 +95,6 @@ class BlobReads:
                     return  # the file was truncated; the client notices the missing bytes
                 length -= len(part)
                 yield part
-        finally:
-            self._transfers -= 1
-            file.close()
 
 
 class BlobService:

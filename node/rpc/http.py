@@ -7,7 +7,16 @@ import asyncio
 import ipaddress
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Mapping,
+    MutableMapping,
+)
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 from urllib.parse import parse_qsl
@@ -26,6 +35,9 @@ Send = Callable[[Message], Awaitable[None]]
 
 RECEIVE_TIMEOUT_SECONDS: Final = 30.0
 """Limit between two parts of a body, so that a stalled client does not keep its connection."""
+
+SEND_TIMEOUT_SECONDS: Final = 30.0
+"""How long a client may take for one part of a stream, 256 KiB of a blob."""
 
 GRACE_SECONDS: Final = 10.0
 """How long the first part of a body may take, whatever the least rate is."""
@@ -173,7 +185,7 @@ class Response:
     """An HTTP response, with its whole body or with a stream."""
 
     status: int
-    body: bytes | AsyncIterator[bytes] = b""
+    body: bytes | AsyncGenerator[bytes, None] = b""
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
     length_bytes: int | None = None
@@ -322,6 +334,13 @@ async def _send_response(
         )
         return
     if request.method != "HEAD":
-        async for part in body:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
+        try:
+            async with aclosing(body):
+                async for part in body:
+                    async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+                        await send({"type": "http.response.body", "body": part, "more_body": True})
+        except TimeoutError:
+            # A client that reads nothing loses its connection, and its place with it: the server
+            # closes what ends before its last part.
+            return
     await send({"type": "http.response.body", "body": b""})

@@ -51,14 +51,14 @@ _log = structlog.get_logger("node.rpc")
 
 
 class Places:
-    """The uploads of one kind at the same time, limited in all, by address and by subject."""
+    """Transfers of one kind at the same time, limited in all, by address and by subject."""
 
     def __init__(self, limit: int, subject_limit: int) -> None:
         """Begin with all places free.
 
         Args:
-            limit: The most uploads of this kind.
-            subject_limit: The most uploads of the same thing.
+            limit: The most transfers of this kind.
+            subject_limit: The most transfers of the same thing.
         """
         self._limit = limit
         self._subject_limit = subject_limit
@@ -66,11 +66,21 @@ class Places:
 
     @contextmanager
     def take(self, address: str, subject: bytes) -> Iterator[None]:
-        """Take a place until the upload ends.
+        """Take a place until the transfer ends.
 
         Args:
-            address: The IP address that sends.
-            subject: What is uploaded.
+            address: The client's IP address.
+            subject: What is transferred.
+
+        Raises:
+            HttpError: 503: There is no place.
+        """
+        self.check(address, subject)
+        with self.hold(address, subject):
+            yield
+
+    def check(self, address: str, subject: bytes) -> None:
+        """Refuse if there is no place.
 
         Raises:
             HttpError: 503: There is no place.
@@ -82,7 +92,11 @@ class Places:
             or of_address >= self._limit // ADDRESS_SHARE
             or of_subject >= self._subject_limit
         ):
-            raise HttpError(503, "busy", "too many uploads at the same time: try again later")
+            raise HttpError(503, "busy", "too many transfers at the same time: try again later")
+
+    @contextmanager
+    def hold(self, address: str, subject: bytes) -> Iterator[None]:
+        """Take a place that was checked for a moment ago."""
         place = (address, subject)
         self._taken.append(place)
         try:

@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from chain.crypto import CHUNK_BYTES, merkle_leaf
-from node.rpc.http import AccessRules, HttpError, Message, Request
+from node.rpc import http
+from node.rpc.blobs import CONCURRENT_TRANSFERS, BlobReads
+from node.rpc.http import AccessRules, HttpApplication, HttpError, Message, Request, Response
 from node.storage.blobs import BlobStore
 from tests.worlds.rpc import RpcHarness, rpc_harness
 
@@ -221,3 +224,43 @@ def test_too_large_body_is_status_413(rpc: RpcHarness) -> None:
     json_type = {"content-type": "application/json"}
     response = rpc.http("POST", "/", content=b" " * (5 * 2**20 + 1), headers=json_type)
     assert (response.status_code, response.headers["connection"]) == (413, "close")
+
+
+def test_client_that_reads_nothing_loses_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "SEND_TIMEOUT_SECONDS", 0.05)
+    store = BlobStore(tmp_path, quota_bytes=2**22)
+    blob = store.put(bytes(2 * CHUNK_BYTES))
+    reads = BlobReads(store)
+
+    async def answer(incoming: Request) -> Response:
+        return await reads.answer(incoming, blob, chunks=False)
+
+    application = HttpApplication(answer, AccessRules())
+
+    async def get(client: str, *, reads_nothing: bool) -> int:
+        statuses: list[int] = []
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+            elif reads_nothing and message.get("more_body"):
+                await asyncio.sleep(3_600)
+
+        scope = {**_POST, "type": "http", "method": "GET", "client": (client, 1)}
+        await application(scope, receive_nothing, send)
+        return statuses[0]
+
+    async def receive_nothing() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def run() -> tuple[list[int], int]:
+        slow = [get("192.0.2.1", reads_nothing=True) for _ in range(CONCURRENT_TRANSFERS)]
+        first = asyncio.gather(*slow, return_exceptions=True)
+        await asyncio.sleep(0)
+        other = await get("192.0.2.2", reads_nothing=False)
+        await first
+        return [await get("192.0.2.1", reads_nothing=False)], other
+
+    assert asyncio.run(run()) == ([200], 200)

@@ -179,10 +179,10 @@ def test_one_address_takes_a_quarter_of_the_places_at_most() -> None:
     with ExitStack() as stack:
         for number in range(2):
             stack.enter_context(places.take("192.0.2.1", bytes([number])))
-        with pytest.raises(HttpError, match="too many uploads"):
+        with pytest.raises(HttpError, match="too many transfers"):
             stack.enter_context(places.take("192.0.2.1", b"another"))
         for number in range(6):
             stack.enter_context(places.take(f"192.0.2.{2 + number}", bytes([number])))
-        with pytest.raises(HttpError, match="too many uploads"):
+        with pytest.raises(HttpError, match="too many transfers"):
             stack.enter_context(places.take("192.0.2.9", b"another"))
     stack.enter_context(places.take("192.0.2.1", b"another"))

@@ -83,6 +83,13 @@ MAX_SCHEDULE_POINTS: Final = 64
 MAX_LEARNING_RATE_PPB: Final = 10**10
 """A rate of 10: with the largest weight decay, 0.1, the decay at most cancels theta."""
 
+MIN_TOLERANCE_PPB: Final = 10_000
+"""Honest machines differ by up to 21 000 parts per billion in a gradient, though far less in the
+distance to its cells; below this bound rounding could be taken for a lie."""
+
+MIN_PHASE_SECONDS: Final = 4
+"""Votes are late after three quarters of a phase, which must leave a second for them."""
+
 MAX_TOLERANCE_PPB: Final = 10**7
 """0.01. Above it a miner could skip a sample unnoticed (measured from 2e-3 on)."""
 
@@ -285,12 +292,14 @@ def _decode_spec(value: Json) -> TaskSpec:
         schedule=fields.items("learning_rate_ppb", 1, MAX_SCHEDULE_POINTS, _decode_point),
         verification=Verification(
             audit_ppm=verification.integer("audit_ppm", 1, PPM),
-            tolerance_ppb=verification.integer("tolerance_ppb", 1, MAX_TOLERANCE_PPB),
+            tolerance_ppb=verification.integer(
+                "tolerance_ppb", MIN_TOLERANCE_PPB, MAX_TOLERANCE_PPB
+            ),
         ),
         phases=Phases(
-            commit_seconds=phases.integer("commit_seconds", 1, MAX_PHASE_SECONDS),
-            verdict_seconds=phases.integer("verdict_seconds", 1, MAX_PHASE_SECONDS),
-            result_seconds=phases.integer("result_seconds", 1, MAX_PHASE_SECONDS),
+            commit_seconds=phases.integer("commit_seconds", MIN_PHASE_SECONDS, MAX_PHASE_SECONDS),
+            verdict_seconds=phases.integer("verdict_seconds", MIN_PHASE_SECONDS, MAX_PHASE_SECONDS),
+            result_seconds=phases.integer("result_seconds", MIN_PHASE_SECONDS, MAX_PHASE_SECONDS),
         ),
         reward=Reward(
             token=Address(reward.hexadecimal("token", 20)),

@@ -24,6 +24,8 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
     /// @dev Every gradient is re-executed. Sampling needs the audit phase, which does not exist yet.
     uint256 private constant FULL_AUDIT_PPM = 1_000_000;
     uint256 private constant MAX_PHASE_SECONDS = 7 days;
+    /// @dev Votes are late after three quarters of a phase, which must leave a second for them.
+    uint256 private constant MIN_PHASE_SECONDS = 4;
 
     IValidatorSet private constant VALIDATORS = IValidatorSet(SystemAddresses.VALIDATOR_SET);
     IGradientLedger private constant LEDGER = IGradientLedger(SystemAddresses.GRADIENT_LEDGER);
@@ -227,6 +229,6 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
     }
 
     function _isPhase(uint32 phaseSeconds) private pure returns (bool) {
-        return phaseSeconds != 0 && phaseSeconds <= MAX_PHASE_SECONDS;
+        return phaseSeconds >= MIN_PHASE_SECONDS && phaseSeconds <= MAX_PHASE_SECONDS;
     }
 }

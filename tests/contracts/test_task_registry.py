@@ -77,11 +77,11 @@ def test_submission_escrows_the_budget_and_publishes_the_spec(world: World) -> N
         ({"max_units": 65_537}, "maxUnits"),
         ({"unit_price": 0}, "unitPrice"),
         ({"unit_price": 2**128 - 1}, "unitPrice"),
-        ({"commit_seconds": 0}, "commitSeconds"),
+        ({"commit_seconds": 3}, "commitSeconds"),
         ({"commit_seconds": 7 * 86_400 + 1}, "commitSeconds"),
-        ({"verdict_seconds": 0}, "verdictSeconds"),
+        ({"verdict_seconds": 3}, "verdictSeconds"),
         ({"verdict_seconds": 7 * 86_400 + 1}, "verdictSeconds"),
-        ({"result_seconds": 0}, "resultSeconds"),
+        ({"result_seconds": 3}, "resultSeconds"),
         ({"result_seconds": 7 * 86_400 + 1}, "resultSeconds"),
     ],
 )
@@ -97,7 +97,7 @@ def test_terms_at_their_bounds_are_accepted(world: World) -> None:
         min_miners=1024,
         unit_price=1,
         commit_seconds=week,
-        verdict_seconds=1,
+        verdict_seconds=4,
         result_seconds=week,
     )
     assert world.submit(terms).events

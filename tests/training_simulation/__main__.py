@@ -59,7 +59,7 @@ def hunt(name: str, first: int, seeds: int) -> int:
         try:
             simulate(seed)
         except AssertionError as error:
-            text = str(error).splitlines()[0][:100] if str(error) else "an assertion"
+            text = str(error).split(":")[0] or "an assertion"
             print(f"{name} | {seed} | {draw_world(seed)[0]} | {text}", flush=True)
             return 0
     print(f"{name} | none of {seeds} | |", flush=True)

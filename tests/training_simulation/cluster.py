@@ -67,7 +67,7 @@ class World:
     stalls: float = 0.0
     """The chance that a second begins with a stall of consensus, as long as a split."""
     outages: float = 0.0
-    """The chance that a second begins with the training of more than f validators stopped."""
+    """The chance that a second begins with an outage of more than f validators or all miners."""
     crashes_after_verdict: float = 0.0
     """The chance that an honest validator crashes when it has sent its verdict."""
     floor: int = ChainParameters().phase_floor_blocks
@@ -131,6 +131,7 @@ class Cluster:
         """Whether neither side of the split has a quorum, so that there are no blocks."""
         self._frozen: ChainView | None = None
         self._stalled_until_ms = 0
+        self._outage_until_ms = 0
         self._waiting: list[Transaction] = []
         """The calls of nodes that are cut off; they spread when the split heals."""
         self._wakes: set[str] = set()
@@ -315,17 +316,27 @@ class Cluster:
             self.after(random.randrange(1_000, world.cut_ms), self.heal_cut)
         if random.random() < world.stalls:
             self.stall(random.randrange(1_000, world.cut_ms))
-        if random.random() < world.outages:
-            quorum = self.chain.validator_set.quorum
-            count = random.randint(world.n - quorum + 1, world.n)
-            down_ms = random.randrange(1_000, world.down_ms)
-            for validator in random.sample(self.validators, count):
-                validator.crash(down_ms, is_whole=False)
+        is_free = self.now_ms >= self._outage_until_ms and self.counts["AttemptOpened"]
+        if random.random() < world.outages and is_free:
+            self._have_outage()
         for validator in self.validators:
             if random.random() < world.crashes:
                 is_whole = random.random() < 0.5
                 validator.crash(random.randrange(500, world.down_ms), is_whole=is_whole)
         self.after(TICK_MS, self._draw_faults)
+
+    def _have_outage(self) -> None:
+        """Stop the training of more than f validators, or all miners, for a while."""
+        world, random = self.world, self.random
+        down_ms = random.randrange(1_000, world.down_ms)
+        self._outage_until_ms = self.now_ms + down_ms
+        if random.random() < 0.4:
+            for miner in self.miners:
+                miner.stop(down_ms)
+            return
+        count = world.n - self.chain.validator_set.quorum + 1
+        for validator in random.sample(self.validators, count):
+            validator.crash(down_ms, is_whole=False)
 
     def heal(self) -> None:
         """End all faults of the network and all crashes; liars go on lying."""
@@ -335,6 +346,8 @@ class Cluster:
         self.heal_cut()
         for validator in self.validators:
             validator.boot()
+        for miner in self.miners:
+            miner.start()
 
     # What honest validators know, for checkers.
 

@@ -21,16 +21,6 @@ CONTRACT_MUTANTS: Final = {
         LEDGER,
         (("if (++_tallies[vote] == quorum)", "if (++_tallies[vote] == 1)"),),
     ),
-    "pay-for-all-commitments": Mutant(
-        "escrow pays for every committed unit",
-        LEDGER,
-        (
-            (
-                "_payOf(training, result.acceptedUnits) + (training.validatorFee",
-                "_payOf(training, training.committedUnits) + (training.validatorFee",
-            ),
-        ),
-    ),
     "late-is-timely": Mutant(
         "a verdict after the phase counts for pay",
         LEDGER,
@@ -44,7 +34,7 @@ CONTRACT_MUTANTS: Final = {
     "void-attempt-stays-reserved": Mutant(
         "the escrow of a void attempt is not released",
         LEDGER,
-        (("        REGISTRY.settleReservation(taskId, 0);\n", ""),),
+        (("        REGISTRY.settleReservation(taskId, payout);\n", ""),),
     ),
     "results-outlive-their-ballot": Mutant(
         "the results of a failed ballot count in the next one",

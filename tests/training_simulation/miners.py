@@ -112,6 +112,18 @@ class Miner(Actor):
         elif phase in (Phase.VERDICT, Phase.AUDIT):
             self._reveal(attempt)
 
+    def stop(self, down_ms: int) -> None:
+        """Do nothing for a while; what is on the disk stays."""
+        if self.is_up:
+            self.cluster.trace(f"{self.name} stops for {down_ms} ms")
+            self.is_up = False
+            self.cluster.after(down_ms, self.start)
+
+    def start(self) -> None:
+        """Go on, unless the miner has vanished for good."""
+        has_vanished = self.habit == "vanishes" and self.cluster.now_ms > self._vanishes_ms
+        self.is_up = not has_vanished
+
     def _once(self, key: tuple[object, ...], call: ContractCall, label: str) -> bool:
         """Send a call, and again if nothing came of it for a while."""
         sent_ms = self._sent_ms.get(key)

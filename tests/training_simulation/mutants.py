@@ -98,14 +98,19 @@ RULE_MUTANTS: Final = {
     "void-attempt-goes-on": Mutant(
         "a void attempt stays open",
         HISTORY,
-        (("        return replace(history, attempt=None)\n", "        return history\n"),),
+        (
+            (
+                "        return replace(history, attempt=None, voided=voided)\n",
+                "        return replace(history, voided=voided)\n",
+            ),
+        ),
     ),
     "share-of-all": Mutant(
         "silent validators have a share of the fee",
         HISTORY,
         (
             (
-                "spec.reward.validator_fee // len(timely)",
+                "spec.reward.validator_fee // len(earners)",
                 "spec.reward.validator_fee // len(validator_set.validators)",
             ),
         ),
@@ -113,12 +118,12 @@ RULE_MUTANTS: Final = {
     "pay-without-units": Mutant(
         "every accepted gradient is paid for one unit",
         HISTORY,
-        (("pay = record.units * spec", "pay = spec"),),
+        (("payouts[record.miner] += record.units * spec", "payouts[record.miner] += spec"),),
     ),
     "pay-to-validators": Mutant(
         "the fee goes to the consensus account",
         HISTORY,
-        (("operator = operator_of[verdict.validator]", "operator = verdict.validator"),),
+        (("            operator_of[record.validator]\n", "            record.validator\n"),),
     ),
     "rewards-forget": Mutant(
         "a leaf holds the pay of the last round only",

@@ -131,7 +131,7 @@ def draw_outage(random: Random) -> World:
         liars=draw_liars(random, n) if random.random() < 0.3 else (),
         compute_ms=random.choice((1_500, 6_000)),
         empty_block_ms=1_000,
-        outages=random.choice((0.02, 0.05)),
+        outages=random.choice((0.05, 0.3)),
         crashes_after_verdict=random.choice((0.0, 0.5)),
         down_ms=random.choice((30_000, 90_000, 300_000)),
         faulty_ms=random.choice((60_000, 150_000)),

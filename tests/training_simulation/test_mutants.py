@@ -1,0 +1,33 @@
+"""The training simulation notices each removed rule; the table has the first seed."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.mutants import mutate
+from tests.training_simulation.mutants import MUTANTS, TABLE, run_mutant
+
+ROOT = Path(__file__).parents[2]
+ROWS = [row.split(" | ") for row in TABLE.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_mutant_is_in_the_table_and_was_caught_within_200_seeds() -> None:
+    assert [row[0] for row in ROWS] == list(MUTANTS)
+    assert all(0 <= int(row[1]) < 200 for row in ROWS)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_changes_the_text_of_today(name: str) -> None:
+    mutant = MUTANTS[name]
+    path = ROOT / mutant.module
+    if path.suffix != ".sol":
+        path = ROOT / (mutant.module.replace(".", "/") + ".py")
+    text = path.read_text(encoding="utf-8")
+    assert mutate(mutant, text) != text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_mutant_is_caught_no_later_than_the_table_says(row: list[str]) -> None:
+    assert "| none of" not in run_mutant(row[0], int(row[1]) + 1)

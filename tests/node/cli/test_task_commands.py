@@ -262,10 +262,10 @@ def test_task_that_validators_would_refuse_is_refused_before_money_moves(
 def test_task_without_time_for_verdicts_is_refused_before_money_moves(
     pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
 ) -> None:
-    task_file.write_text(TASK_FILE.replace("verdict_seconds = 5", "verdict_seconds = 1"))
+    task_file.write_text(TASK_FILE.replace("verdict_seconds = 5", "verdict_seconds = 4"))
     with serve(registry.answers()) as url:
         refusal = pot.fails("task", "submit", task_file, *key, "--no-dry-run", "--rpc", url)
-    assert "verdict_seconds is 1" in refusal
+    assert "verdict_seconds is 4" in refusal
     assert refusal.endswith("nothing was paid")
     assert registry.transactions == []
 

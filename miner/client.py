@@ -6,9 +6,11 @@ genesis hash (miner/light.py). Answers without a proof are hints.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Final, TypeVar
 
 import httpx
@@ -45,10 +47,20 @@ from pot_common.rpc_replies import ClientError, NodeInfo, read_answer
 
 ANSWER_SECONDS: Final = 20.0
 """The longest silence in an answer: a busy node starts its call workers, then executes a call for
-seconds. A node that hangs costs this once."""
+seconds."""
 
 UNREACHABLE_REST_SECONDS: Final = 30.0
-"""For this long, a node that did not answer is asked only if no other is left."""
+"""For this long, a node that did not answer is asked only if no other is left. Each further failure
+doubles it: a node that hangs costs `ANSWER_SECONDS` each time that it is tried again."""
+
+LONGEST_REST_SECONDS: Final = 480.0
+"""The longest rest of a node that did not answer."""
+
+STRAGGLER_SECONDS: Final = 1.0
+"""The least time that other nodes have after the first answer, when all are asked at once."""
+
+STRAGGLER_FACTOR: Final = 3
+"""Other nodes have so many times as long as the first that answered, if that is more."""
 
 LIAR_REST_SECONDS: Final = 300.0
 """For this long, a node that gave a wrong answer is not asked; it may be repaired afterwards."""
@@ -59,6 +71,9 @@ may run that node, is paid it."""
 
 UNAVAILABLE_CODE: Final = -32002
 """EIP-1474: the node process behind this RPC process does not run; another node may answer."""
+
+FAILURES: Final = (httpx.HTTPError, ValueError, ClientError)
+"""What asking a node may raise."""
 
 Answer = TypeVar("Answer")
 """The type of what nodes are asked for."""
@@ -110,8 +125,11 @@ class FailoverClient(ChainClient):
         self._network: tuple[int, Hash32] | None = None
         self._recognized: set[str] = set()
         """Nodes that have named this network since they last failed."""
-        self._unreachable: dict[str, float] = {}
-        """By URL: until when, by the monotonic clock, other nodes are preferred."""
+        self._unreachable: dict[str, tuple[float, float]] = {}
+        """By URL: until when, by the monotonic clock, other nodes are preferred, and how long that
+        rest is in seconds."""
+        self._waiting_for: set[str] = set()
+        """Nodes that have not answered yet when all were asked at once."""
         self._liars: dict[str, tuple[float, str]] = {}
         """By URL: until when the node is not asked, and why."""
         self._http = open_http(ANSWER_SECONDS, transport)
@@ -148,8 +166,67 @@ class FailoverClient(ChainClient):
         honest = [at for at in positions if self._liars.get(self._urls[at], (0.0, ""))[0] <= now]
         return sorted(honest, key=lambda at: not self._is_reachable(self._urls[at]))
 
+    def _list_reachable(self) -> list[str]:
+        """The nodes to ask when all are asked; those that rest only if there are no others."""
+        candidates = [self._urls[position] for position in self._list_candidates()]
+        return [each for each in candidates if self._is_reachable(each)] or candidates
+
     def _is_reachable(self, url: str) -> bool:
-        return self._unreachable.get(url, 0.0) <= time.monotonic()
+        return self._unreachable.get(url, (0.0, 0.0))[0] <= time.monotonic()
+
+    def _put_off(self, url: str) -> None:
+        """Prefer other nodes for a while, because this one did not answer."""
+        _, last = self._unreachable.get(url, (0.0, 0.0))
+        rest = min(LONGEST_REST_SECONDS, 2 * last or UNREACHABLE_REST_SECONDS)
+        self._unreachable[url] = (time.monotonic() + rest, rest)
+
+    def _ask_at_once(
+        self, urls: Iterable[str], ask: Callable[[str], Answer]
+    ) -> dict[str, Answer | Exception]:
+        """What nodes answer that are all asked at the same time.
+
+        After the first answer the others are waited for only a few times as long as that took, so
+        a node that hangs delays nothing for long. It is not asked again while it hangs.
+        """
+        waiting = [url for url in urls if url not in self._waiting_for]
+        self._waiting_for.update(waiting)
+        answers: SimpleQueue[tuple[str, Answer | Exception]] = SimpleQueue()
+
+        def ask_one(url: str) -> None:
+            answer: Answer | Exception
+            try:
+                answer = ask(url)
+                self._unreachable.pop(url, None)
+            except Exception as error:  # noqa: BLE001 - raised again where it is awaited
+                if isinstance(error, httpx.HTTPError):
+                    self._put_off(url)
+                answer = error
+            self._waiting_for.discard(url)
+            answers.put((url, answer))
+
+        begin = time.monotonic()
+        for url in waiting:
+            # The process can end while a node hangs.
+            Thread(target=ask_one, args=(url,), daemon=True).start()
+        found: dict[str, Answer | Exception] = {}
+        deadline: float | None = None
+        while len(found) < len(waiting):
+            now = time.monotonic()
+            try:
+                url, answer = answers.get(
+                    timeout=None if deadline is None else max(0.0, deadline - now)
+                )
+            except Empty:
+                break
+            if isinstance(answer, Exception) and not isinstance(answer, FAILURES):
+                raise answer
+            found[url] = answer
+            if deadline is None and not isinstance(answer, Exception):
+                first_seconds = time.monotonic() - begin
+                deadline = time.monotonic() + max(
+                    STRAGGLER_SECONDS, STRAGGLER_FACTOR * first_seconds
+                )
+        return found
 
     # JSON-RPC.
 
@@ -167,7 +244,7 @@ class FailoverClient(ChainClient):
                 result = self._call_at(url, method, params)
             except (httpx.HTTPError, ValueError) as error:
                 failures.append(f"{url} ({describe_failure(error)})")
-                self._unreachable[url] = time.monotonic() + UNREACHABLE_REST_SECONDS
+                self._put_off(url)
                 continue
             except DishonestNodeError as error:
                 self.drop(error)
@@ -289,18 +366,11 @@ class FailoverClient(ChainClient):
         self, adapter: TypeAdapter[Answer | None], method: str, params: Sequence[Json]
     ) -> list[Answer]:
         """The answers of all nodes that give one."""
-        answers = []
-        for position in self._list_candidates():
-            url = self._urls[position]
-            if not self._is_reachable(url):
-                continue
-            try:
-                answer = read_answer(adapter, self._call_at(url, method, params))
-            except (httpx.HTTPError, ValueError, ClientError):
-                continue
-            if answer is not None:
-                answers.append(answer)
-        return answers
+        found = self._ask_at_once(
+            self._list_reachable(),
+            lambda url: read_answer(adapter, self._call_at(url, method, params)),
+        )
+        return [each for each in found.values() if each and not isinstance(each, Exception)]
 
     # Transactions.
 
@@ -391,18 +461,15 @@ class FailoverClient(ChainClient):
         Returns:
             The nodes that took it, and the answers of those that did not.
         """
+        found = self._ask_at_once(
+            (url for url in self._list_reachable() if url not in takers),
+            lambda url: self._http.post(f"{url}/v1/reveals", params=query, content=payload),
+        )
         accepted, refusals = set(), []
-        candidates = [self._urls[position] for position in self._list_candidates()]
-        for url in [each for each in candidates if self._is_reachable(each)] or candidates:
-            if url in takers:
-                continue
-            try:
-                response = self._http.post(f"{url}/v1/reveals", params=query, content=payload)
-            except httpx.HTTPError as error:
-                self._unreachable[url] = time.monotonic() + UNREACHABLE_REST_SECONDS
-                refusals.append(f"{url}: {describe_failure(error)}")
-                continue
-            if response.is_success:
+        for url, response in found.items():
+            if isinstance(response, Exception):
+                refusals.append(f"{url}: {describe_failure(response)}")
+            elif response.is_success:
                 accepted.add(url)
             else:
                 refusals.append(f"{url}: {response.status_code} {response.text[:200].strip()}")

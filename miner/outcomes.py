@@ -35,9 +35,9 @@ class OutcomeLog:
         self._client = client
         self._miner = miner
         self._awaited: AttemptId | None = None
-        """The last attempt with a commitment whose outcome was not logged."""
+        """The last attempt in which this miner committed, until its outcome is logged."""
         self.last: AttemptId | None = None
-        """The last attempt with a commitment."""
+        """The last attempt in which this miner committed."""
 
     def expect(self, attempt_id: AttemptId) -> None:
         """Log the outcome of the commitment to this attempt when it is known."""

@@ -34,7 +34,7 @@ LONGEST_PAUSE_SECONDS: Final = 1_800.0
 """The longest time for which a task is put aside."""
 
 EXAMINED_LIMIT: Final = 64
-"""The most tasks whose specification is fetched for one choice; the newest ones."""
+"""For one choice, the specifications of this many tasks are fetched, of the newest ones first."""
 
 _log = structlog.get_logger("miner")
 
@@ -148,7 +148,7 @@ def fetch_spec(
 
 
 def require_time_to_reveal(task: TaskId, spec: TaskSpec, parameters: ChainParameters) -> None:
-    """Accept a task whose phases leave honest miners time to reveal their gradients.
+    """Accept a task only if its phases leave honest miners time to reveal their gradients.
 
     Raises:
         ClientError: A bond in the task could be lost for lack of time.

@@ -43,8 +43,8 @@ CANDIDATE_SECONDS: Final = 8.0
 most 2.1 s on the machine of docs/measurements.md, so only a much slower machine gets here."""
 
 FORGIVEN_STOPS: Final = 1
-"""Candidates above that limit whose time does not count against the time for the block; so one of
-them does not keep all others out, and many do not delay the block for long."""
+"""The time of this many candidates above that limit does not count against the time for the block.
+So one of them does not keep all others out, and many do not delay the block for long."""
 
 _log = structlog.get_logger("node.executor")
 

@@ -1,4 +1,6 @@
+import time
 from pathlib import Path
+from threading import Event
 
 import httpx
 import pytest
@@ -8,7 +10,8 @@ from chain.contracts import training_token
 from chain.contracts.abi import ContractCall
 from chain.crypto import CHUNK_BYTES, content_id
 from chain.hexadecimal import to_hex
-from chain.primitives import Address
+from chain.primitives import Address, TaskId
+from chain.training.attempt import AttemptId
 from miner.client import TIP_LIMIT_WEI, FailoverClient
 from pot_common.rpc_client import ContentUnavailableError, NodeUnreachableError, RpcCallError
 from pot_common.rpc_replies import ClientError
@@ -230,3 +233,49 @@ def test_reveal_goes_to_every_node_and_reports_refusals() -> None:
 def test_view_function_is_called_at_the_head() -> None:
     balance = training_token.balance_of(MINER, MINER)
     assert client_of(FakeNode(MINER, token_balance=7)).read(balance) == 7
+
+
+def client_with_a_hanging_node(release: Event) -> tuple[FailoverClient, list[str]]:
+    """A client of `hang` and `node`; `hang` answers nothing until it is released."""
+    node, asked = FakeNode(MINER), []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        if request.url.host == "hang":
+            release.wait(20)
+            raise httpx.ReadTimeout("no answer")
+        return node.handle(request)
+
+    return FailoverClient(["http://hang", "http://node"], httpx.MockTransport(answer)), asked
+
+
+def test_node_that_hangs_keeps_no_gradient_from_the_others() -> None:
+    release = Event()
+    client, asked = client_with_a_hanging_node(release)
+    begin = time.monotonic()
+    takers, refusals = client.reveal({"task": 1, "round": 0}, b"payload")
+    assert (takers, refusals) == ({"http://node"}, [])
+    client.reveal_holders(AttemptId(TaskId(1), 0, 0), MINER)
+    assert time.monotonic() - begin < 10
+    assert asked.count("hang") == 1, "it is not asked again while it hangs"
+    release.set()
+
+
+def test_node_that_fails_again_and_again_rests_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr("miner.client.time.monotonic", lambda: now[0])
+    first, second = FakeNode(MINER, is_down=True), FakeNode(MINER)
+    client = client_of(first, second)
+    rests = []
+    for _ in range(6):
+        client.prefer("http://node0")
+        client.task(1)
+        begin = now[0]
+        while not client._is_reachable("http://node0"):
+            now[0] += 10
+        rests.append(now[0] - begin)
+    assert rests == [30, 60, 120, 240, 480, 480]
+    first.is_down = False
+    client.prefer("http://node0")
+    client.task(1)
+    assert client.current == "http://node0"

@@ -23,7 +23,7 @@ from chain.hexadecimal import to_hex
 from chain.json_types import Json
 from chain.primitives import Address, Hash32
 from chain.training.attempt import AttemptId
-from miner.mirrors import Mirrors, PrivateAddressError, Resolve, resolve_host
+from miner.mirrors import Mirrors, PrivateAddressError, Resolve, limit_time, resolve_host
 from miner.replies import (
     AttemptReply,
     GenesisReply,
@@ -42,6 +42,7 @@ from pot_common.rpc_client import (
     describe_failure,
     exchange,
     open_http,
+    send_request,
 )
 from pot_common.rpc_replies import ClientError, NodeInfo, read_answer
 
@@ -397,7 +398,7 @@ class FailoverClient(ChainClient):
         """
         for source in self._list_blob_urls(content_id):
             try:
-                with self._stream(source) as parts:
+                with self._stream(source, byte_count) as parts:
                     data = b"".join(_check_size(parts, byte_count))
             except (httpx.HTTPError, ValueError):
                 continue
@@ -420,7 +421,10 @@ class FailoverClient(ChainClient):
             ContentUnavailableError: No node and no mirror has it.
         """
         part_path = path.with_name(path.name + ".part")
-        attempts = [(source, self._stream(source)) for source in self._list_blob_urls(content_id)]
+        attempts = [
+            (source, self._stream(source, byte_count))
+            for source in self._list_blob_urls(content_id)
+        ]
         for url in mirrors:
             source = f"{url.rstrip('/')}/{content_id.hex()}"
             attempts.append((source, self._mirrors.stream(source, byte_count)))
@@ -448,10 +452,11 @@ class FailoverClient(ChainClient):
         return [f"{self._urls[position]}/v1/blobs/{to_hex(content_id)}" for position in order]
 
     @contextmanager
-    def _stream(self, source: str) -> Iterator[Iterator[bytes]]:
+    def _stream(self, source: str, byte_count: int) -> Iterator[Iterator[bytes]]:
+        started = time.monotonic()
         with self._http.stream("GET", source, headers={"accept-encoding": "identity"}) as response:
             response.raise_for_status()
-            yield response.iter_bytes()
+            yield limit_time(response.iter_bytes(), byte_count, started)
 
     def reveal(
         self, query: dict[str, str | int], payload: bytes, takers: frozenset[str] = frozenset()
@@ -463,7 +468,12 @@ class FailoverClient(ChainClient):
         """
         found = self._ask_at_once(
             (url for url in self._list_reachable() if url not in takers),
-            lambda url: self._http.post(f"{url}/v1/reveals", params=query, content=payload),
+            lambda url: send_request(
+                self._http,
+                self._http.build_request(
+                    "POST", f"{url}/v1/reveals", params=query, content=payload
+                ),
+            ),
         )
         accepted, refusals = set(), []
         for url, response in found.items():

@@ -8,7 +8,7 @@ that no second answer of the name service can replace it. Redirects are followed
 
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Final
@@ -110,12 +110,12 @@ class Mirrors:
             httpx.InvalidURL, ValueError: There is no such host, or the URL is malformed.
         """
         url = httpx.URL(source)
-        deadline = time.monotonic() + GRACE_SECONDS + byte_count / MIN_BYTES_PER_SECOND
+        started = time.monotonic()
         for _ in range(MAX_REDIRECTS + 1):
             with self._open(url) as response:
                 if response.status_code not in REDIRECT_STATUSES:
                     response.raise_for_status()
-                    yield _limit_time(response.iter_bytes(), deadline)
+                    yield limit_time(response.iter_bytes(), byte_count, started)
                     return
                 url = url.join(response.headers.get("location", ""))
         raise ValueError(f"{source} redirects more than {MAX_REDIRECTS} times")
@@ -161,12 +161,13 @@ class Mirrors:
         return [url.copy_with(host=each) for each in addresses]
 
 
-def _limit_time(parts: Iterator[bytes], deadline: float) -> Iterator[bytes]:
-    """The parts of a body.
+def limit_time(parts: Iterable[bytes], byte_count: int, started: float) -> Iterator[bytes]:
+    """The parts of a body of `byte_count` bytes that was asked for at `started` (monotonic).
 
     Raises:
-        ValueError: They come after the deadline, by the monotonic clock.
+        ValueError: The body comes too slowly.
     """
+    deadline = started + GRACE_SECONDS + byte_count / MIN_BYTES_PER_SECOND
     for part in parts:
         if time.monotonic() > deadline:
             raise ValueError(f"slower than {MIN_BYTES_PER_SECOND} bytes a second")

@@ -23,6 +23,8 @@ from pot_common.rpc_client import (
     describe_failure,
     exchange,
     open_http,
+    receive,
+    send_request,
 )
 from pot_common.rpc_replies import ClientError, read_bytes
 
@@ -111,8 +113,9 @@ class RpcClient(ChainClient):
         headers = {"content-length": str(len(data))}
         url = self._blob_url(content_id)
         try:
-            response = self._http.put(url, content=parts(), headers=headers)
-        except httpx.HTTPError as error:
+            request = self._http.build_request("PUT", url, content=parts(), headers=headers)
+            response = send_request(self._http, request)
+        except (httpx.HTTPError, ValueError) as error:
             raise self._unreachable(error) from error
         if not response.is_success:
             raise ClientError(f"{url}: {_describe_refusal(response)}")
@@ -128,13 +131,15 @@ class RpcClient(ChainClient):
         """
         data = bytearray()
         try:
-            with self._http.stream("GET", self._blob_url(content_id)) as response:
+            with self._http.stream(
+                "GET", self._blob_url(content_id), headers={"accept-encoding": "identity"}
+            ) as response:
                 if not response.is_success:
-                    response.read()
+                    refused = receive(response, ANSWER_SECONDS)
                     kind = ContentUnavailableError if response.status_code == 404 else ClientError
                     raise kind(
                         f"{self.url} does not have blob {to_hex(content_id)}: "
-                        f"{_describe_refusal(response)}; ask another node with --rpc"
+                        f"{_describe_refusal(refused)}; ask another node with --rpc"
                     )
                 for part in response.iter_bytes():
                     data += part
@@ -142,7 +147,7 @@ class RpcClient(ChainClient):
                         break
                     if progress is not None:
                         progress(len(part))
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, ValueError) as error:
             raise self._unreachable(error) from error
         if len(data) != byte_count or compute_content_id(bytes(data)) != content_id:
             raise ClientError(

@@ -1,3 +1,5 @@
+import gzip
+import itertools
 import json
 from collections.abc import Callable
 from typing import TypeAlias
@@ -185,3 +187,31 @@ def test_error_with_data_that_is_not_hex_is_refused(data: str) -> None:
 def test_answer_that_is_not_json_rpc_is_refused(response: httpx.Response) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the message is the parser's, or ours
         ask(response)
+
+
+def test_answer_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pot_common.rpc_client.ANSWER_LIMIT_BYTES", 1_000)
+    with pytest.raises(ValueError, match="larger than 1000 bytes"):
+        ask(httpx.Response(200, content=iter(lambda: b" " * 100, b"")))
+
+
+def test_answer_byte_by_byte_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr("pot_common.rpc_client.time.monotonic", lambda: next(seconds))
+    with pytest.raises(ValueError, match="longer than 2 seconds"):
+        ask(httpx.Response(200, content=iter(lambda: b" ", b"")))
+
+
+def test_packed_answer_is_not_unpacked() -> None:
+    requests: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        return httpx.Response(
+            200, headers={"content-encoding": "gzip"}, content=gzip.compress(b'{"result": 1}')
+        )
+
+    http = open_http(1.0, httpx.MockTransport(answer))
+    with pytest.raises(ValueError, match="compressed"):
+        exchange(http, "http://node", "eth_call", [])
+    assert [request.headers["accept-encoding"] for request in requests] == ["identity"]

@@ -49,6 +49,7 @@ class AttemptDescription:
             theta_root=theta_root,
             seed=self.seed,
             miner=miner,
+            local_steps=self.spec.local_steps,
         )
 
 

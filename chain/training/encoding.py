@@ -8,6 +8,7 @@ A payload is canonical: decode_gradient accepts only what quantize would have wr
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +16,7 @@ import numpy as np
 from eth_abi.abi import encode
 from numpy.typing import NDArray
 
-from chain.crypto import content_id, keccak256
+from chain.crypto import content_id, keccak256, merkle_leaf, merkle_root
 from chain.errors import InvalidGradient, RejectionReason
 from chain.primitives import Address, Hash32
 from chain.training.attempt import AttemptId
@@ -58,15 +59,21 @@ MAGIC: Final = b"GQ01"
 CODEC_INT8: Final = 8
 """The number of bits of a code."""
 
-HEADER: Final = struct.Struct("<4sBBHQQQ32s32s20sQI")
-"""Magic, codec, flags, local steps, parameters, round, chain id, theta root, seed, miner, task,
-attempt."""
+HEADER: Final = struct.Struct("<4sBBHQIIQ32s32s20sQI")
+"""Magic, codec, flags, local steps, parameters, round, step, chain id, theta root, seed, miner,
+task, attempt."""
 
 HEADER_BYTES: Final = HEADER.size
 """The length of the header, 128."""
 
 COMMITMENT_DOMAIN: Final = keccak256(b"Proof of Training: gradient commitment, version 1")
 """The first word of a commitment: no other hash of the protocol can be taken for one."""
+
+TRAJECTORY_COMMITMENT_DOMAIN: Final = keccak256(
+    b"Proof of Training: gradient commitment with trajectory, version 1"
+)
+"""The first word of a commitment that covers a trajectory root, too: it has a word more, so none
+can be read as the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,9 @@ class GradientHeader:
         theta_root: The model root of the parameters at which the gradient was taken.
         seed: The attempt's seed, which determines the samples.
         miner: The miner that computed the gradient.
+        local_steps: H, the optimizer steps of a miner in one round.
+        step: The 0-based step whose gradient the payload holds; None for the payload of the round.
+            A round of one step has no other payload.
     """
 
     attempt_id: AttemptId
@@ -90,6 +100,8 @@ class GradientHeader:
     theta_root: Hash32
     seed: Hash32
     miner: Address
+    local_steps: int = 1
+    step: int | None = None
 
     def encode(self) -> bytes:
         """The 128 bytes that start the payload."""
@@ -97,9 +109,10 @@ class GradientHeader:
             MAGIC,
             CODEC_INT8,
             0,
-            1,
+            self.local_steps,
             self.parameter_count,
             self.attempt_id.round_number,
+            0 if self.step is None else self.step + 1,
             self.chain_id,
             self.theta_root,
             self.seed,
@@ -257,8 +270,8 @@ def _validate_codes(exponents: Int8Array, codes: Int8Array, parameter_count: int
 
 def _describe_header(start: bytes, expected: GradientHeader) -> str:
     names = (
-        *("magic", "codec", "flags", "local_steps", "parameter_count", "round", "chain_id"),
-        *("theta_root", "seed", "miner", "task", "attempt"),
+        *("magic", "codec", "flags", "local_steps", "parameter_count", "round", "step"),
+        *("chain_id", "theta_root", "seed", "miner", "task", "attempt"),
     )
     got = HEADER.unpack_from(start)
     wanted = HEADER.unpack(expected.encode())
@@ -271,26 +284,46 @@ def compute_gradient_root(payload: bytes) -> Hash32:
     return content_id(payload)
 
 
+def compute_trajectory_root(step_roots: Sequence[Hash32]) -> Hash32:
+    """The root of RFC 6962's tree over the gradient roots of all steps of a round, in order."""
+    return merkle_root([merkle_leaf(root) for root in step_roots])
+
+
 def compute_commitment(
-    header: GradientHeader, gradient_root: Hash32, salt: Hash32, units: int
+    header: GradientHeader,
+    gradient_root: Hash32,
+    salt: Hash32,
+    units: int,
+    trajectory_root: Hash32 | None = None,
 ) -> Hash32:
     """The commitment that a miner posts on the chain before it reveals its gradient.
 
     keccak256(abi.encode(DOMAIN, chainId, task, round, attempt, miner, thetaRoot, gradientRoot,
-    salt, units)).
+    salt, units)); with a trajectory root, which follows the gradient root, under a domain of its
+    own.
+
+    Args:
+        header: The header of the gradient's payload.
+        gradient_root: The content id of the payload.
+        salt: The random bytes that keep the gradient from being guessed.
+        units: The units of the miner in this attempt.
+        trajectory_root: The root over the gradients of all steps; None if the round has one step,
+            whose gradient is the payload itself.
     """
-    types = ["bytes32", "uint256", "uint256", "uint256", "uint256", "address"]
+    assert (trajectory_root is None) == (header.local_steps == 1)
+    roots = [gradient_root] if trajectory_root is None else [gradient_root, trajectory_root]
+    types = ["bytes32", "uint256", "uint256", "uint256", "uint256", "address", "bytes32"]
     words = encode(
-        [*types, "bytes32", "bytes32", "bytes32", "uint256"],
+        [*types, *["bytes32"] * len(roots), "bytes32", "uint256"],
         [
-            COMMITMENT_DOMAIN,
+            COMMITMENT_DOMAIN if trajectory_root is None else TRAJECTORY_COMMITMENT_DOMAIN,
             header.chain_id,
             header.attempt_id.task_id,
             header.attempt_id.round_number,
             header.attempt_id.attempt_number,
             header.miner,
             header.theta_root,
-            gradient_root,
+            *roots,
             salt,
             units,
         ],

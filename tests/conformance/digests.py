@@ -17,7 +17,11 @@ from chain.primitives import BlockNumber, PrivateKey, View
 from chain.state import trie
 from chain.state.world_state import WorldState
 from chain.training.assignment import assign, compute_seed
-from chain.training.encoding import compute_commitment, compute_gradient_root
+from chain.training.encoding import (
+    compute_commitment,
+    compute_gradient_root,
+    compute_trajectory_root,
+)
 from chain.training.rewards import build_reward_tree, compute_leaf
 from chain.training.self_test import compute_self_test_digest
 from chain.training.task_spec_codec import compute_spec_hash, compute_terms
@@ -66,6 +70,20 @@ def build_join_digest() -> Value:
 def build_gradient_commitment() -> Value:
     root = compute_gradient_root(make_bytes(12, 999))
     return compute_commitment(values.GRADIENT_HEADER, root, make_hash(214), 15)
+
+
+@sample("digest.trajectory", "compute_commitment", "compute_trajectory_root")
+def build_trajectory_commitment() -> Value:
+    """The commitment to a round of several local steps, with what only such rounds have."""
+    header = replace(values.GRADIENT_HEADER, local_steps=17)
+    root = compute_trajectory_root([make_hash(215 + step) for step in range(3)])
+    reveal = replace(values.REVEAL, trajectory_root=root)
+    return {
+        "commitment": compute_commitment(header, make_hash(218), make_hash(214), 15, root),
+        "header": replace(header, step=11).encode(),
+        "reveal": reveal.encode(),
+        "root": root,
+    }
 
 
 @sample(

@@ -1,7 +1,7 @@
 """Every decoder of foreign input, which must decode it or refuse it with a reason."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
@@ -205,6 +205,7 @@ def build_targets(directory: Path) -> list[Target]:
             "reveal",
             canonical(lambda data: reveal_from_item(decode_item(data)), encode_self),
             reveal.encode(),
+            replace(reveal, trajectory_root=DIGEST).encode(),
         ),
         target("task spec", canonical(decode_task_spec, encode_task_spec), encode_task_spec(SPEC)),
         Target("genesis", [genesis_file()], parse_genesis, (InvalidGenesisError,)),

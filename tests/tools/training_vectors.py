@@ -4,6 +4,7 @@
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from chain.crypto import sha256
@@ -14,12 +15,15 @@ from chain.training.assignment import DOMAIN_SAMPLES, assign, compute_seed, perm
 from chain.training.attempt import AttemptId
 from chain.training.encoding import (
     COMMITMENT_DOMAIN,
+    TRAJECTORY_COMMITMENT_DOMAIN,
     compute_commitment,
     compute_gradient_root,
+    compute_trajectory_root,
     decode_gradient,
     encode_gradient,
 )
 from chain.training.optimizer import apply_update, initial_state
+from chain.training.reveal import Reveal
 from chain.training.rewards import build_reward_tree
 from chain.training.self_test import EXPECTED, OPTIMIZERS
 from chain.training.state import compute_model_root, compute_training_state_root
@@ -104,6 +108,14 @@ def build_encoding() -> object:
             }
         )
     salt = Hash32(sha256(b"salt"))
+    steps_header = replace(HEADER, local_steps=3)
+    step_roots = [
+        compute_gradient_root(
+            encode_gradient(replace(header_of(1, 300), local_steps=3, step=step), values)
+        )
+        for step, values in enumerate(random_gradient(4 + step, 300) for step in range(3))
+    ]
+    trajectory_root = compute_trajectory_root(step_roots)
     return {
         "gradients": cases,
         "commitment": {
@@ -119,7 +131,21 @@ def build_encoding() -> object:
             "units": 4,
             "expected": compute_commitment(HEADER, SEED, salt, 4).hex(),
         },
+        "trajectory": {
+            "header_of_the_round": steps_header.encode().hex(),
+            "header_of_step_2": replace(steps_header, step=2).encode().hex(),
+            "step_roots": [root.hex() for root in step_roots],
+            "trajectory_root": trajectory_root.hex(),
+            "domain": TRAJECTORY_COMMITMENT_DOMAIN.hex(),
+            "commitment": compute_commitment(steps_header, SEED, salt, 4, trajectory_root).hex(),
+            "reveal": build_reveal(salt, trajectory_root).encode().hex(),
+            "reveal_of_one_step": build_reveal(salt, None).encode().hex(),
+        },
     }
+
+
+def build_reveal(salt: Hash32, trajectory_root: Hash32 | None) -> Reveal:
+    return Reveal(HEADER.attempt_id, HEADER.miner, 4, salt, SEED, trajectory_root)
 
 
 def build_aggregation() -> object:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from chain.crypto import content_id, keccak256
+from chain.crypto import content_id, keccak256, sha256
 from chain.errors import InvalidGradient
 from chain.primitives import Hash32
 from chain.training.encoding import (
@@ -21,6 +21,7 @@ from chain.training.encoding import (
     compute_commitment,
     compute_exponents,
     compute_gradient_root,
+    compute_trajectory_root,
     count_payload_bytes,
     decode_gradient,
     encode_gradient,
@@ -175,6 +176,43 @@ def test_changed_byte_is_refused_or_decodes_to_canonical_payload(position: int, 
 
 def test_gradient_root_is_the_content_id_of_the_payload() -> None:
     assert compute_gradient_root(PAYLOAD) == content_id(PAYLOAD)
+
+
+def test_header_of_a_step_names_the_number_of_steps_and_its_own() -> None:
+    of_round = replace(HEADER, local_steps=16)
+    of_step = replace(of_round, step=8)
+    plain = HEADER.encode()
+    assert of_round.encode() == plain[:6] + b"\x10\x00" + plain[8:]
+    assert of_step.encode() == plain[:6] + b"\x10\x00" + plain[8:20] + b"\x09\0\0\0" + plain[24:]
+    payload = encode_gradient(of_step, random_gradient(1, 600))
+    with pytest.raises(InvalidGradient, match="the header's step differs"):
+        decode_gradient(payload, replace(of_step, step=7))
+    with pytest.raises(InvalidGradient, match="the header's local_steps, step differs"):
+        decode_gradient(payload, HEADER)
+
+
+def test_trajectory_root_is_the_tree_over_the_roots_in_order() -> None:
+    roots = [Hash32(bytes([number]) * 32) for number in range(3)]
+    first, second, third = (sha256(b"\0" + root) for root in roots)
+    expected = sha256(b"\x01" + sha256(b"\x01" + first + second) + third)
+    assert compute_trajectory_root(roots) == expected
+    assert compute_trajectory_root(roots[::-1]) != expected
+
+
+def test_commitment_of_several_steps_has_its_own_domain_and_root() -> None:
+    root, salt = compute_gradient_root(PAYLOAD), Hash32(b"\x88" * 32)
+    header, trajectory = replace(HEADER, local_steps=2), Hash32(b"\x89" * 32)
+    types = ["bytes32", *["uint256"] * 4, "address", *["bytes32"] * 4, "uint256"]
+    domain = keccak256(b"Proof of Training: gradient commitment with trajectory, version 1")
+    place = [31_337, 3, 7, 1, HEADER.miner, HEADER.theta_root]
+    words = encode(types, [domain, *place, root, trajectory, salt, 4])
+    assert compute_commitment(header, root, salt, 4, trajectory) == keccak256(words)
+    others = [
+        compute_commitment(HEADER, root, salt, 4),
+        compute_commitment(header, root, salt, 4, root),
+        compute_commitment(header, trajectory, salt, 4, root),
+    ]
+    assert len({keccak256(words), *others}) == 4
 
 
 def test_commitment_binds_every_field() -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from chain.training.acceptance import Availability, Verdict
+from chain.training.acceptance import Verdict
+from chain.training.availability import Availability
 
 MISS_SHARE: Final = 8
 """A miss costs an eighth of the round's pay: far less than the bond, as absence may be innocent."""

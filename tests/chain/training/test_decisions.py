@@ -6,7 +6,8 @@ from typing import TypeVar
 
 import pytest
 
-from chain.training.acceptance import Availability, Verdict
+from chain.training.acceptance import Verdict
+from chain.training.availability import Availability
 from chain.training.decisions import (
     Guilt,
     Outcome,

@@ -133,7 +133,7 @@ class Verification:
     """The verification profile.
 
     Attributes:
-        audit_ppm: p, the chance that an honest validator re-executes a given gradient.
+        audit_ppm: p, the least chance that validators re-execute a given gradient.
         tolerance_ppb: T, the largest cell distance of an honest gradient.
     """
 

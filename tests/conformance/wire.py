@@ -22,6 +22,8 @@ from chain.state.walk import END, START, collect_chunk
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.architectures import Mlp
 from chain.training.attempt import AttemptId
+from chain.training.availability import Availability, AvailabilityVote, encode_availability
+from chain.training.draws import AuditRule, compute_draws
 from chain.training.encoding import encode_gradient
 from chain.training.model_file import encode_model_file
 from chain.training.optimizer import apply_update, initial_state
@@ -449,6 +451,23 @@ def build_verdicts() -> Value:
     return encode_verdicts(
         [Verdict.CHEAT, Verdict.OK, Verdict.BAD, Verdict.MISSING, Verdict.BAD, Verdict.CHEAT]
     )
+
+
+@sample("format.availability", "encode_availability", "_compute_value")
+def build_availability() -> Value:
+    """The first votes of a validator, which contain its draws and the steps that these name."""
+    one_step = AuditRule(audit_ppm=300_000, local_steps=1, audit_steps=1, honest_votes=2)
+    rules = {
+        "one_step": one_step,
+        "named_steps": replace(one_step, local_steps=40, audit_steps=2),
+        "everything": AuditRule(10**6, 3, 3, 4),
+    }
+    words = tuple(Availability(index % 3) for index in range(31))
+    votes = {
+        name: AvailabilityVote(words, compute_draws(make_hash(49), make_hash(50), 31, rule))
+        for name, rule in rules.items()
+    }
+    return {name: encode_availability(vote, rules[name]) for name, vote in votes.items()}
 
 
 @sample(

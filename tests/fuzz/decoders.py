@@ -20,6 +20,13 @@ from chain.primitives import EMPTY_TRIE_ROOT, Address, BlockNumber, Hash32, Task
 from chain.state.walk import END, START, collect_chunk
 from chain.state.world_state import WorldState
 from chain.training.attempt import AttemptId
+from chain.training.availability import (
+    Availability,
+    AvailabilityVote,
+    decode_availability,
+    encode_availability,
+)
+from chain.training.draws import AuditRule, compute_draws
 from chain.training.reveal import Reveal, reveal_from_item
 from chain.training.task_spec_codec import decode_task_spec, encode_task_spec
 from chain.types.block import decode_block
@@ -46,6 +53,8 @@ from tests.worlds.stored_chain import genesis_file
 from tests.worlds.training import SPEC
 
 DIGEST = Hash32(b"\x31" * 32)
+VOTE_COUNT = 9
+AUDIT_RULE = AuditRule(audit_ppm=600_000, local_steps=40, audit_steps=2, honest_votes=2)
 PEER = "12D3KooW" + "A" * 44
 ADDRESS = f"/ip4/203.0.113.7/tcp/9000/p2p/{PEER}"
 
@@ -110,6 +119,8 @@ def build_targets(directory: Path) -> list[Target]:
     ]
     receipts = (build_receipt(2, 1, 21_000, ()), build_receipt(0, 0, 50_000, ()))
     reveal = Reveal(AttemptId(TaskId(1), 2, 0), factory.validators_of(1)[0], 3, DIGEST, DIGEST)
+    draws = compute_draws(DIGEST, DIGEST, VOTE_COUNT, AUDIT_RULE)
+    vote = AvailabilityVote((Availability.HELD,) * VOTE_COUNT, draws)
     manifest = BlobManifest(2**18 + 5, (DIGEST, DIGEST))
     statuses = [
         wire.Hello(1, 7331, DIGEST, HEAD, DIGEST, (ADDRESS,)),
@@ -206,6 +217,14 @@ def build_targets(directory: Path) -> list[Target]:
             canonical(lambda data: reveal_from_item(decode_item(data)), encode_self),
             reveal.encode(),
             replace(reveal, trajectory_root=DIGEST).encode(),
+        ),
+        target(
+            "availability vote",
+            canonical(
+                lambda data: decode_availability(data, VOTE_COUNT, AUDIT_RULE),
+                lambda vote: encode_availability(vote, AUDIT_RULE),
+            ),
+            encode_availability(vote, AUDIT_RULE),
         ),
         target("task spec", canonical(decode_task_spec, encode_task_spec), encode_task_spec(SPEC)),
         Target("genesis", [genesis_file()], parse_genesis, (InvalidGenesisError,)),

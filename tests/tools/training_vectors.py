@@ -13,6 +13,14 @@ from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.aggregation import aggregate, compute_weights
 from chain.training.assignment import DOMAIN_SAMPLES, assign, compute_seed, permute
 from chain.training.attempt import AttemptId
+from chain.training.availability import Availability, AvailabilityVote, encode_availability
+from chain.training.draws import (
+    DRAW_BITS,
+    AuditRule,
+    compute_draw_limit,
+    compute_draws,
+    compute_expected_draws,
+)
 from chain.training.encoding import (
     COMMITMENT_DOMAIN,
     TRAJECTORY_COMMITMENT_DOMAIN,
@@ -32,6 +40,7 @@ from chain.training.task_spec import (
     compute_learning_rate_ppb,
 )
 from chain.training.task_spec_codec import compute_spec_hash, encode_task_spec
+from chain.types.validator_set import compute_max_faulty, compute_quorum
 from tests.worlds.training import (
     HEADER,
     SPEC,
@@ -148,6 +157,52 @@ def build_reveal(salt: Hash32, trajectory_root: Hash32 | None) -> Reveal:
     return Reveal(HEADER.attempt_id, HEADER.miner, 4, salt, SEED, trajectory_root)
 
 
+def build_audit() -> object:
+    secret = sha256(b"audit secret")
+    expected = []
+    for validators in (4, 5, 7, 10, 25, 100):
+        honest_votes = compute_quorum(validators) - compute_max_faulty(validators)
+        for audit_ppm in (10_000, 50_000, 333_333, 1_000_000):
+            rule = AuditRule(audit_ppm, 1, 1, honest_votes)
+            counts = (1, 2, 10, 100, 1_024)
+            expected.append(
+                {
+                    "validators": validators,
+                    "audit_ppm": audit_ppm,
+                    "threshold": hex(compute_expected_draws(1 << DRAW_BITS, rule)),
+                    "limits": [[count, compute_draw_limit(count, rule)] for count in counts],
+                }
+            )
+    draws = []
+    for audit_ppm, steps, audit_steps, count in (
+        (50_000, 1, 1, 100),
+        (50_000, 16, 1, 200),
+        (500_000, 600, 3, 12),
+        (1_000_000, 3, 3, 2),
+    ):
+        rule = AuditRule(audit_ppm, steps, audit_steps, honest_votes=2)
+        found = compute_draws(secret, SEED, count, rule)
+        words = tuple(Availability(index % len(Availability)) for index in range(count))
+        draws.append(
+            {
+                "audit_ppm": audit_ppm,
+                "local_steps": steps,
+                "audit_steps": audit_steps,
+                "validators": 4,
+                "commitments": count,
+                "draws": [[draw.index, list(draw.steps)] for draw in found],
+                "words": "held, unavailable, unchecked, held, ...",
+                "vote": encode_availability(AvailabilityVote(words, found), rule).hex(),
+            }
+        )
+    return {
+        "audit_secret": secret.hex(),
+        "seed": SEED.hex(),
+        "expected_draws": expected,
+        "draws": draws,
+    }
+
+
 def build_aggregation() -> object:
     gradients = []
     for number, (units, norm) in enumerate(((3, 1.0), (1, 0.01), (2, 0.5))):
@@ -219,6 +274,7 @@ VECTORS = {
     "training_spec": build_spec,
     "training_assignment": build_assignment,
     "training_encoding": build_encoding,
+    "training_audit": build_audit,
     "training_aggregation": build_aggregation,
     "training_rewards": build_rewards,
 }

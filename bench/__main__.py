@@ -17,6 +17,7 @@ PROGRAMS = (
     "idle_peers",
     "consensus_loopback",
     "dead_validator",
+    "silent_validator",
     "new_tasks",
     "aggregation_memory",
     "sync",

@@ -344,6 +344,10 @@ class Devnet:
         if not any(child.is_running for child in self._miners):
             raise OperatorError(self._miners[0].describe_end())
 
+    def find_process(self, validator_index: int) -> int:
+        """The process id of a validator that was started."""
+        return self._validators[validator_index].process.pid
+
     def list_ended(self) -> tuple[str, ...]:
         """The names of the validators and miners that have ended."""
         return tuple(

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "bench"
 BASE_PORT = 40_000 + 40 * (os.getpid() % 500)
 """The nodes of a benchmark listen from here on, so that two runs on a machine seldom meet."""
-PORTS_OF = {"consensus_loopback", "dead_validator", "new_tasks", "sync"}
+PORTS_OF = {"consensus_loopback", "dead_validator", "new_tasks", "silent_validator", "sync"}
 
 
 def test_make_bench_runs_every_program() -> None:

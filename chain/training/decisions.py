@@ -18,6 +18,9 @@ from chain.training.availability import Availability
 MISS_SHARE: Final = 8
 """A miss costs an eighth of the round's pay: far less than the bond, as absence may be innocent."""
 
+UNCHECKED_SHARE: Final = 4
+"""A validator that leaves more than a quarter of the gradients unchecked earns no fee."""
+
 
 class Outcome(StrEnum):
     """The fate of a commitment in one ballot."""

@@ -7,7 +7,7 @@ it, and `pot task verify` repeats it.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, assert_never
+from typing import assert_never
 
 from chain.contracts.events import Event
 from chain.contracts.gradient_ledger import (
@@ -38,6 +38,7 @@ from chain.primitives import ZERO_HASH, Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Verdict, decode_verdicts
 from chain.training.attempt import AttemptId
 from chain.training.decisions import (
+    UNCHECKED_SHARE,
     Guilt,
     Outcome,
     VoteSizes,
@@ -49,9 +50,6 @@ from chain.training.task_spec import (
     TaskSpec,
 )
 from chain.types.validator_set import ValidatorSet
-
-UNCHECKED_SHARE: Final = 4
-"""A validator that leaves more than a quarter of the gradients unchecked earns no fee."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -349,11 +349,16 @@ def test_a_quarter_of_the_audits_may_stay_unchecked(
     assert decide(ballot).earners == ((A, B, C, D) if is_paid else (A, B, C))
 
 
-@pytest.mark.parametrize(("unchecked", "is_paid"), [(1, True), (2, True), (3, False)])
-def test_a_quarter_of_the_words_may_stay_unchecked(unchecked: int, is_paid: bool) -> None:
-    words = (LACKED_TIME,) * unchecked + (HELD,) * (8 - unchecked)
+@pytest.mark.parametrize(
+    ("unchecked", "count", "is_paid"),
+    [(1, 1, True), (2, 2, False), (1, 3, True), (2, 7, False), (2, 8, True), (3, 8, False)],
+)
+def test_a_quarter_of_the_words_or_one_may_stay_unchecked(
+    unchecked: int, count: int, is_paid: bool
+) -> None:
+    words = (LACKED_TIME,) * unchecked + (HELD,) * (count - unchecked)
     ballot = SampledBallot(
-        words=dict.fromkeys((A, B, C, D), (HELD,) * 8) | {D: words},
+        words=dict.fromkeys((A, B, C, D), (HELD,) * count) | {D: words},
         audited=(),
         verdicts={},
         receipted=frozenset(),

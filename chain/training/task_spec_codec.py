@@ -83,6 +83,9 @@ MAX_SCHEDULE_POINTS: Final = 64
 MAX_LEARNING_RATE_PPB: Final = 10**10
 """A rate of 10: with the largest weight decay, 0.1, the decay at most cancels theta."""
 
+MIN_AUDIT_PPM: Final = 10_000
+"""One per cent: the bond is then 199 rounds' pay, and grows as fast as the chance becomes less."""
+
 MIN_TOLERANCE_PPB: Final = 10_000
 """Honest machines differ by up to 21 000 parts per billion in a gradient, though far less in the
 distance to its cells; below this bound rounding could be taken for a lie."""
@@ -291,7 +294,7 @@ def _decode_spec(value: Json) -> TaskSpec:
         optimizer=_decode_optimizer(fields.child("optimizer")),
         schedule=fields.items("learning_rate_ppb", 1, MAX_SCHEDULE_POINTS, _decode_point),
         verification=Verification(
-            audit_ppm=verification.integer("audit_ppm", 1, PPM),
+            audit_ppm=verification.integer("audit_ppm", MIN_AUDIT_PPM, PPM),
             tolerance_ppb=verification.integer(
                 "tolerance_ppb", MIN_TOLERANCE_PPB, MAX_TOLERANCE_PPB
             ),

@@ -127,6 +127,8 @@ def test_canonical_bytes_are_sorted_and_without_spaces() -> None:
         ('"image":[1,8,8]', '"image":[1,8,9]', "does not fit"),
         ('"image":[1,8,8]', '"image":[1,8]', "spec.model.config.image"),
         ('"first_row":50', '"first_row":81', "spec.held_out"),
+        ('"audit_ppm":1000000', '"audit_ppm":9999', "spec.verification.audit_ppm"),
+        ('"audit_ppm":1000000', '"audit_ppm":1000001', "spec.verification.audit_ppm"),
         ('"local_steps":1', '"local_steps":2', "spec.local_steps"),
         ('"encoding":"int8"', '"encoding":"int4"', "spec.encoding"),
         ('"samples":8', '"samples":11', "spec.reward.max_units"),

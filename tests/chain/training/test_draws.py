@@ -101,6 +101,17 @@ def test_limit_is_twice_the_expected_draws_and_two(n: int, audit_ppm: int) -> No
             assert compute_draw_limit(count, rule) == min(count, int(twice) + 2)
 
 
+@given(rules, st.integers(1, 60), st.data())
+def test_limit_can_be_checked_without_a_root(
+    rule: AuditRule, count: int, data: st.DataObject
+) -> None:
+    """As a contract would: c draws of M are allowed if c - 3 < 2 r M, which powers decide."""
+    draws, votes = data.draw(st.integers(0, count)), rule.honest_votes
+    left = 2 * count + 3 - draws
+    is_within = PPM * left**votes > (PPM - rule.audit_ppm) * (2 * count) ** votes
+    assert (draws <= compute_draw_limit(count, rule)) == (draws < 3 or is_within)
+
+
 @pytest.mark.parametrize("n", [4, 7, 10, 25])
 @pytest.mark.parametrize("audit_ppm", [10_000, 50_000, 300_000])
 def test_limit_costs_less_than_half_a_percent_of_the_draws(n: int, audit_ppm: int) -> None:

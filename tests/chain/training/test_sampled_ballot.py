@@ -195,6 +195,20 @@ def test_late_lies_take_no_bond_if_enough_honest_validators_hold_it(n: int) -> N
             assert compute_guilt(final, sizes, is_all_audited=False) is not Guilt.FRAUD
 
 
+@pytest.mark.parametrize("n", SETS)
+def test_right_gradient_that_enough_honest_validators_hold_costs_nothing(n: int) -> None:
+    """Neither the bond nor the fine for a deviation, whatever the others say, in time or late."""
+    sizes = sizes_of(n)
+    holders = VALIDATORS[: n - sizes.quorum + 1]
+    others = VALIDATORS[len(holders) : n]
+    for held in combinations_with_replacement((OK, UNCHECKED), len(holders)):
+        for said in list_votes(tuple(Verdict), len(others)):
+            timely = dict(zip((*holders, *others), (*held, *said), strict=False))
+            late = [(other, lie) for other, lie in product(others, (BAD, CHEAT))]
+            for verdicts in (timely.values(), add_late_verdicts(timely, late)):
+                assert compute_guilt(verdicts, sizes, is_all_audited=False) is Guilt.NONE
+
+
 # Fines and bonds.
 
 

@@ -127,6 +127,8 @@ def compute_guilt(verdicts: Iterable[Verdict], sizes: VoteSizes, *, is_all_audit
 
     Cheat and missing count together: otherwise a miner could show a false gradient to a few
     validators only, so that neither verdict reaches a quorum.
+    If every gradient is audited, the bond takes more than f that say cheat, an honest validator
+    among them. Fewer may all lie about a gradient that the others only could not get.
 
     Args:
         verdicts: One from each validator that voted, those that voted late included.
@@ -139,7 +141,8 @@ def compute_guilt(verdicts: Iterable[Verdict], sizes: VoteSizes, *, is_all_audit
         return Guilt.NONE
     cheat, missing = count[Verdict.CHEAT], count[Verdict.MISSING]
     if cheat + missing >= sizes.quorum:
-        return Guilt.MISS if is_all_audited and cheat == 0 else Guilt.FRAUD
+        is_proven = cheat > sizes.max_faulty
+        return Guilt.MISS if is_all_audited and not is_proven else Guilt.FRAUD
     if not is_all_audited and count[Verdict.BAD] + cheat + missing >= sizes.quorum:
         return Guilt.DEVIATION
     return Guilt.NONE

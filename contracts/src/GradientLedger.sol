@@ -938,7 +938,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
 
     /// @dev True if the verdicts cost the whole bond, false if they cost a miss; reverts if they cost
     /// nothing. Cheat and missing count together: otherwise a miner could show a false gradient to a few
-    /// validators only, so that neither reaches a quorum.
+    /// validators only, so that neither reaches a quorum. The bond takes an honest validator's cheat.
     function _requireGuilt(bytes[] calldata verdicts, uint256 index, uint256 quorum)
         private
         pure
@@ -955,7 +955,7 @@ contract GradientLedger is IGradientLedger, ReentrancyGuardTransient {
         }
         uint256 faults = (quorum - 1) / 2; // f of a set with this quorum, whatever its size
         if (cheats + missing < quorum || oks > faults) revert LedgerNoQuorum(cheats + missing, quorum);
-        return cheats != 0;
+        return cheats > faults;
     }
 
     function _takeBond(uint256 taskId, Registration storage miner, address account, bool cheated)

@@ -105,10 +105,15 @@ def test_gradient_that_a_quorum_misses_costs_an_eighth_of_the_pay(world: World) 
     assert world.miner(MINERS[1]).bond == 2 * POT - POT // 4
 
 
-def test_false_gradient_shown_to_one_validator_costs_the_bond(world: World) -> None:
-    evidence = play(world, [(OK, MISSING)] * 2 + [(OK, CHEAT), (OK, OK)])
+def test_false_gradient_shown_to_two_validators_costs_the_bond(world: World) -> None:
+    evidence = play(world, [(OK, MISSING), (OK, CHEAT), (OK, CHEAT), (OK, OK)])
     assert slash(world, evidence).events[0] == MinerSlashed(world.task, MINERS[1], 2 * POT, True)
-    assert [world.credit(operator) for operator in OPERATORS] == [0, 0, POT, 0]
+    assert [world.credit(operator) for operator in OPERATORS] == [0, POT // 2, POT // 2, 0]
+
+
+def test_cheat_of_one_validator_beside_missing_costs_a_miss(world: World) -> None:
+    evidence = play(world, [(OK, MISSING)] * 2 + [(OK, CHEAT), (OK, OK)])
+    assert slash(world, evidence).events[0] == MinerSlashed(world.task, MINERS[1], POT // 4, False)
 
 
 def test_validators_without_time_cost_a_miner_nothing(world: World) -> None:

@@ -104,12 +104,12 @@ def is_accepted(tally: Tally, max_faulty: int) -> bool:
 
 def is_fraud(tally: Tally, validator_set: ValidatorSet) -> bool:
     """Whether a commitment costs its miner the whole bond."""
-    return _is_guilty(tally, validator_set) and tally.cheat > 0
+    return _is_guilty(tally, validator_set) and tally.cheat > validator_set.max_faulty
 
 
 def is_miss(tally: Tally, validator_set: ValidatorSet) -> bool:
     """Whether a commitment costs its miner a share of the round's pay."""
-    return _is_guilty(tally, validator_set) and tally.cheat == 0
+    return _is_guilty(tally, validator_set) and tally.cheat <= validator_set.max_faulty
 
 
 def _is_guilty(tally: Tally, validator_set: ValidatorSet) -> bool:

@@ -193,9 +193,9 @@ interface IGradientLedger {
 
     /// @notice Slash up to 32 miners (`indices` into `commitments`). The evidence is the whole commitment
     /// list of a settled ballot, and verdicts of validators, which must match the hashes stored here. A miner
-    /// is guilty if a quorum said cheat or missing, and at most f said ok. If one of them said cheat, it
+    /// is guilty if a quorum said cheat or missing, and at most f said ok. If more than f said cheat, it
     /// loses its whole bond: one half goes to the operators that said so in the verdict phase, the other
-    /// stays in this contract for ever. If all said missing, it loses an eighth of one round's pay. Anyone
+    /// stays in this contract for ever. Otherwise it loses an eighth of one round's pay. Anyone
     /// may call, for the last 4 ballots of a task.
     function slash(
         uint256 taskId,

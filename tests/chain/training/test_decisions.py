@@ -134,15 +134,27 @@ def test_no_bond_is_lost_if_enough_honest_validators_hold_the_bytes(
 
 @pytest.mark.parametrize("n", SETS)
 @pytest.mark.parametrize("is_all_audited", [True, False])
-def test_false_gradient_costs_the_bond_however_few_it_was_shown(
+def test_false_gradient_costs_the_bond_if_enough_validators_saw_it(
     n: int, is_all_audited: bool
 ) -> None:
     sizes = sizes_of(n)
     for shown in range(1, count_honest(n) + 1):
         honest = [CHEAT] * shown + [MISSING] * (count_honest(n) - shown)
         for lies in list_lies(n):
-            guilt = compute_guilt((*lies, *honest), sizes, is_all_audited=is_all_audited)
-            assert guilt is Guilt.FRAUD
+            words = (*lies, *honest)
+            guilt = compute_guilt(words, sizes, is_all_audited=is_all_audited)
+            is_proven = words.count(CHEAT) > sizes.max_faulty or not is_all_audited
+            assert guilt is (Guilt.FRAUD if is_proven else Guilt.MISS)
+            assert guilt is Guilt.FRAUD or shown <= sizes.max_faulty
+
+
+@pytest.mark.parametrize("n", SETS)
+def test_liars_turn_no_miss_into_the_loss_of_a_bond(n: int) -> None:
+    sizes = sizes_of(n)
+    for lies in list_lies(n):
+        for honest in list_votes((OK, BAD, MISSING, UNCHECKED), count_honest(n)):
+            guilt = compute_guilt((*lies, *honest), sizes, is_all_audited=True)
+            assert guilt in (Guilt.NONE, Guilt.MISS)
 
 
 @pytest.mark.parametrize("n", SETS)

@@ -12,7 +12,7 @@ from random import Random
 from types import MappingProxyType
 from typing import Final
 
-from chain.contracts import gradient_ledger
+from chain.contracts import gradient_ledger, validator_set
 from chain.contracts.abi import ContractCall
 from chain.contracts.errors import ContractError, decode_error
 from chain.contracts.events import Event, decode_event
@@ -29,6 +29,7 @@ from chain.contracts.gradient_ledger import (
     RoundSettled,
 )
 from chain.contracts.task_registry import TaskSubmitted
+from chain.contracts.validator_set import SetScheduled
 from chain.crypto import keccak256
 from chain.errors import InvalidSpec
 from chain.execution.block_environment import BlockEnvironment
@@ -70,6 +71,7 @@ from tests.worlds.contracts import (
     Reverted,
     World,
     account,
+    candidate_key,
     deploy_contracts,
 )
 
@@ -85,7 +87,9 @@ ENDLESS: Final = (Phase.INACTIVE, Phase.WAITING, Phase.SETTLEABLE, Phase.STALLED
 SUBMITTERS: Final = tuple(account(f"submitter {i}") for i in range(2))
 MINERS: Final = tuple(account(f"miner {i}") for i in range(8))
 STRANGER: Final = account("stranger")
-HOLDERS: Final = (*SUBMITTERS, *MINERS, STRANGER)
+JOINING_KEY: Final = candidate_key("validator that joins")
+JOINER: Final = account("operator that joins")
+HOLDERS: Final = (*SUBMITTERS, *MINERS, STRANGER, JOINER)
 """The accounts that hold POT from the start."""
 
 
@@ -141,9 +145,8 @@ class EngineWorld(World):
 
 @cache
 def _genesis(n: int, floor: int) -> tuple[Mapping[bytes, bytes], Hash32]:
-    world, validator_set = EngineWorld(), validators_of(n)
-    validators, operators = validator_set.validators, validator_set.operators
-    deploy_contracts(world, validators, operators, HOLDERS, floor)
+    world, first = EngineWorld(), validators_of(n)
+    deploy_contracts(world, first.validators, first.operators, HOLDERS, floor)
     return world.snapshot()
 
 
@@ -207,6 +210,8 @@ class ChainView:
     participants: dict[AttemptId, tuple[tuple[Address, int], ...]] = field(default_factory=dict)
     phases: dict[TaskId, "KnownPhase"] = field(default_factory=dict)
     probes: int = 0
+    validator_set: ValidatorSet = field(default_factory=lambda: ValidatorSet((), ()))
+    """The validators of the block at the head."""
 
     def phase(self, task_id: TaskId, now: int) -> tuple[Phase, Deadline]:
         """The phase of a task in a block on top of the head, at the time `now` in seconds.
@@ -238,8 +243,9 @@ class Chain:
 
     def __init__(self, n: int, floor: int, random: Random, trace: Callable[[str], None]) -> None:
         self.contracts = EngineWorld(*_genesis(n, floor))
-        self.view = ChainView(self.contracts)
-        self.validator_set = validators_of(n)
+        self.view = ChainView(self.contracts, validator_set=validators_of(n))
+        self._change_block: int | None = None
+        """The block from which another validator set is in force."""
         self.pool: list[Transaction] = []
         self.slashed: set[tuple[TaskId, Address]] = set()
         """The registrations that were slashed."""
@@ -251,6 +257,11 @@ class Chain:
         self._descriptions: dict[AttemptId, AttemptDescription] = {}
         self._assignments: dict[AttemptId, Assignment] = {}
         self._mix_key = random.randbytes(16)
+
+    @property
+    def validator_set(self) -> ValidatorSet:
+        """The validators of the block at the head."""
+        return self.view.validator_set
 
     def freeze(self) -> ChainView:
         """The chain as of now, for nodes that get no further block."""
@@ -270,6 +281,10 @@ class Chain:
         view = self.view
         view.number, view.timestamp = view.number + 1, max(now, view.timestamp)
         self.contracts.at(view.number, view.timestamp)
+        if self._change_block is not None and view.number >= self._change_block:
+            view.validator_set = self.contracts.read(validator_set.get_current())
+            self._change_block = None
+            self._trace(f"    {len(view.validator_set.validators)} validators from now on")
         opened: list[AttemptId] = []
         executed = []
         for transaction in self._take_from_pool():
@@ -351,6 +366,8 @@ class Chain:
         answer = self.contracts.send(sender, call)
         for event in answer.events:
             self._fold(event)
+            if isinstance(event, SetScheduled):
+                self._change_block = event.activation_block
         return Executed(Transaction(sender, call, "at once"), answer.events, None, answer.gas)
 
     # What follows from the chain.

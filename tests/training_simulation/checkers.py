@@ -13,6 +13,7 @@ from chain.contracts.addresses import (
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     TRAINING_TOKEN,
+    VALIDATOR_SET,
 )
 from chain.contracts.gradient_ledger import (
     AttemptOpened,
@@ -38,12 +39,13 @@ from chain.contracts.task_registry import (
 )
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.attempt import AttemptId
-from chain.training.history import CommitmentRecord, EndedAttempt, TaskHistory
+from chain.training.history import Attempt, CommitmentRecord, EndedAttempt, TaskHistory
 from chain.training.rewards import build_reward_tree
 from chain.training.task_spec import TaskSpec
+from chain.types.validator_set import ValidatorSet, compute_max_faulty
 from node.training.votes import VOTE_GAS
 from tests.training_simulation import formats
-from tests.training_simulation.chain import HOLDERS, SUBMITTERS, Executed
+from tests.training_simulation.chain import HOLDERS, JOINER, SUBMITTERS, Executed
 from tests.training_simulation.cluster import Cluster
 from tests.training_simulation.values import (
     TOLERANCE,
@@ -52,7 +54,7 @@ from tests.training_simulation.values import (
     compute_model_root,
     compute_next_state,
 )
-from tests.worlds.contracts import CHAIN_ID, SUPPLY_EACH, Reverted
+from tests.worlds.contracts import CHAIN_ID, STAKE, SUPPLY_EACH, Reverted
 
 MONEY: Final = "money"
 """No token is made or lost."""
@@ -133,8 +135,10 @@ class Checkers:
         self._cluster = cluster
         self._chain = cluster.chain
         self._without = without
-        self._validator_set = cluster.chain.validator_set
-        self._known = (*HOLDERS, *self._validator_set.operators, TASK_REGISTRY, GRADIENT_LEDGER)
+        self._operators = (*cluster.chain.validator_set.operators, JOINER)
+        contracts = (TASK_REGISTRY, GRADIENT_LEDGER, VALIDATOR_SET)
+        self._known = (*HOLDERS, *cluster.chain.validator_set.operators, *contracts)
+        self._supply = SUPPLY_EACH * len(HOLDERS) + STAKE * cluster.world.n
         self._bonds: dict[tuple[TaskId, Address], int] = {}
         self._units: dict[tuple[TaskId, Address], int] = {}
         self._slashed = 0
@@ -168,7 +172,7 @@ class Checkers:
             return
         key = (history.task_id, attempt.ballot_number)
         if key not in self._late_ms:
-            n, number = len(self._validator_set.validators), self._chain.view.number
+            n, number = len(self._judges(attempt).validators), self._chain.view.number
             spec = self._spec(history.task_id)
             if formats.is_late(deadline, spec, cluster.world.floor, n, number, cluster.now):
                 self._late_ms[key] = cluster.now_ms
@@ -212,9 +216,11 @@ class Checkers:
             name = error if isinstance(error, str) else error.name
             # A liar that takes its vote back can undo a quorum.
             is_undone = name == "LedgerNoQuorum" and "changes its result" in world.liars
-            is_race = is_liar or is_undone or name in RACES
+            # A validator may be removed while its vote is on the way.
+            is_removed = name == "ValidatorSetNotOperator" and world.set_change == "leave"
+            is_race = is_liar or is_undone or is_removed or name in RACES
             self.require(CALLS, is_race, f"{transaction.label}: {error}")
-        if transaction.sender in self._validator_set.operators:
+        if transaction.sender in self._operators:
             self.require(BOUNDS, executed.gas <= VOTE_GAS, f"{executed.gas} gas")
 
     def _apply(self, event: object) -> None:
@@ -284,7 +290,7 @@ class Checkers:
     def _is_guilty(self, settled: EndedAttempt, index: int, *, is_whole_bond: bool) -> bool:
         tally = formats.count_words(formats.list_votes(settled.attempt), index)
         judge = formats.is_fraud if is_whole_bond else formats.is_miss
-        return judge(tally, self._validator_set)
+        return judge(tally, self._judges(settled.attempt))
 
     def _is_innocent(self, settled: EndedAttempt, index: int, *, is_whole_bond: bool) -> bool:
         """Whether a gradient was good, and held in time by enough honest validators."""
@@ -296,12 +302,18 @@ class Checkers:
             return False
         # A phase that ended before it was late leaves no excuse for a gradient that was missed.
         late_ms = self._late_ms.get((attempt.id.task_id, attempt.ballot_number), NEVER_MS)
+        judges = self._judges(attempt)
         holders = sum(
             each.disk.payloads.get(payload.root, NEVER_MS) < late_ms
             for each in self._cluster.honest
+            if each.address in judges.validators
         )
-        needed = len(self._validator_set.validators) - self._validator_set.quorum + 1
+        needed = len(judges.validators) - judges.quorum + 1
         return holders >= needed
+
+    def _judges(self, attempt: Attempt) -> ValidatorSet:
+        """The validators that judge the ballot of an attempt."""
+        return attempt.validator_set or self._chain.validator_set
 
     def _find_payload(self, attempt_id: AttemptId, record: CommitmentRecord) -> Payload | None:
         """The gradient of a commitment; None if nothing opens it."""
@@ -311,7 +323,8 @@ class Checkers:
         task_id = event.task_id
         attempt_id = AttemptId(task_id, event.round, event.attempt)
         attempt, spec = self._chain.view.ended[attempt_id].attempt, self._spec(task_id)
-        accepted = formats.list_accepted(attempt, self._validator_set)
+        judges = self._judges(attempt)
+        accepted = formats.list_accepted(attempt, judges)
         units, gradients = 0, []
         for index in accepted:
             record = attempt.commitments[index]
@@ -327,8 +340,8 @@ class Checkers:
             if payload is not None:
                 gradients.append((record.units, payload.root))
         equal = sum(record.vote == event.result for record in attempt.results)
-        self.require(ROOT, equal >= self._validator_set.quorum, f"settled with {equal} votes")
-        pay = formats.compute_pay(attempt, spec, self._validator_set)
+        self.require(ROOT, equal >= judges.quorum, f"settled with {equal} votes")
+        pay = formats.compute_pay(attempt, spec, judges)
         payout = event.result.payout
         self.require(ESCROW, payout == sum(pay.values()), f"{payout} is not {pay}")
         miners = {record.miner for record in attempt.commitments}
@@ -355,7 +368,7 @@ class Checkers:
     def _check_money(self) -> None:
         contracts = self._chain.contracts
         held = sum(map(contracts.pot_of, self._known))
-        self.require(MONEY, held == SUPPLY_EACH * len(HOLDERS), f"{held} exist")
+        self.require(MONEY, held == self._supply, f"{held} exist")
         escrow = contracts.pot_of(TASK_REGISTRY)
         wanted = sum(self._escrow.values())
         self.require(MONEY, escrow == wanted, f"the registry holds {escrow}, not {wanted}")
@@ -462,8 +475,9 @@ class Checkers:
         """The longest course of an attempt: commitments, and three ballots of all phases."""
         phases, world = self._spec(task_id).phases, self._cluster.world
         # A stalled phase ends when an operator's turn comes, after two blocks for each before it.
-        turns = 2 * len(self._validator_set.validators) * world.empty_block_ms // 1000 + 2
-        blocks = max(world.floor, 2 * (self._validator_set.max_faulty + 1))
+        n = len(self._operators)
+        turns = 2 * n * world.empty_block_ms // 1000 + 2
+        blocks = max(world.floor, 2 * (compute_max_faulty(n) + 1))
         floor = blocks * world.empty_block_ms // 1000
         commit, verdict, result = (
             max(seconds, floor) + turns
@@ -504,7 +518,7 @@ class Checkers:
             if history.rewards:
                 self._claim_all(task_id, dict(history.rewards))
         contracts = self._chain.contracts
-        for operator in self._validator_set.operators:
+        for operator in self._operators:
             if contracts.credit(operator):
                 call = gradient_ledger.withdraw_credit(TRAINING_TOKEN)
                 self.on_block([self._chain.execute_at_once(operator, call)])

@@ -82,6 +82,8 @@ class World:
     """What the submitter of the main task does besides waiting (`submitters.HABITS`)."""
     attacks: float = 0.0
     """The chance that a second begins with a call of an attacker."""
+    set_change: str = ""
+    """How the validator set changes meanwhile: "join", "leave", or not at all."""
     units: int = 2
     """The units that each miner declares; their sum may exceed the capacity."""
 
@@ -240,7 +242,7 @@ class Cluster:
     def _has_quorum(self) -> bool:
         if self.now_ms < self._stalled_until_ms:
             return False
-        up = sum(each.is_deciding and each.name not in self._cut for each in self.validators)
+        up = sum(each.is_deciding and each.name not in self._cut for each in self.members)
         return not self._is_halted and up >= self.chain.validator_set.quorum
 
     def _make_block(self) -> None:
@@ -278,12 +280,13 @@ class Cluster:
     def cut(self, names: frozenset[str]) -> None:
         """Split the network: the smaller side sees no blocks until it heals."""
         quorum = self.chain.validator_set.quorum
-        inside = sum(each.name in names for each in self.validators)
+        members = self.members
+        inside = sum(each.name in names for each in members)
         if inside >= quorum:
             names = frozenset(actor.name for actor in self.actors) - names
-            inside = len(self.validators) - inside
+            inside = len(members) - inside
         self._cut = names
-        self._is_halted = len(self.validators) - inside < quorum
+        self._is_halted = len(members) - inside < quorum
         self._frozen = None if self._is_halted else self.chain.freeze()
         self.trace(f"cut: {sorted(names)}{' no quorum' if self._is_halted else ''}")
         self.counts["cuts"] += 1
@@ -334,8 +337,9 @@ class Cluster:
             for miner in self.miners:
                 miner.stop(down_ms)
             return
-        count = world.n - self.chain.validator_set.quorum + 1
-        for validator in random.sample(self.validators, count):
+        members = self.members
+        count = len(members) - self.chain.validator_set.quorum + 1
+        for validator in random.sample(members, count):
             validator.crash(down_ms, is_whole=False)
 
     def heal(self) -> None:
@@ -355,6 +359,11 @@ class Cluster:
     def honest(self) -> "list[Validator]":
         """The validators that follow the rules, up or down."""
         return [validator for validator in self.validators if validator.lie is None]
+
+    @property
+    def members(self) -> "list[Validator]":
+        """The validators of the set in force."""
+        return [validator for validator in self.validators if validator.is_member]
 
     def task_ids(self) -> list[TaskId]:
         """All tasks on the chain, by id."""

@@ -21,6 +21,16 @@ CONTRACT_MUTANTS: Final = {
         LEDGER,
         (("if (++_tallies[vote] == quorum)", "if (++_tallies[vote] == 1)"),),
     ),
+    "new-set-judges": Mutant(
+        "a change of the validator set changes whose results count in a ballot in progress",
+        LEDGER,
+        (
+            (
+                "record.ballotNumber == training.ballotNumber ? record.setVersion : VALIDATORS",
+                "VALIDATORS",
+            ),
+        ),
+    ),
     "late-is-timely": Mutant(
         "a verdict after the phase counts for pay",
         LEDGER,

@@ -245,6 +245,16 @@ RULE_MUTANTS: Final = {
             ),
         ),
     ),
+    "judges-of-today": Mutant(
+        "a change of the validator set changes who judges a ballot in progress",
+        HISTORY,
+        (
+            (
+                "        validator_set=attempt.validator_set or validator_set,",
+                "        validator_set=validator_set,",
+            ),
+        ),
+    ),
     "nothing-to-slash": Mutant(
         "guilty miners are not slashed",
         SLASHING,

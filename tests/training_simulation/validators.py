@@ -73,19 +73,26 @@ AGGREGATE_MS: Final = 200
 class Validator(Actor):
     """One validator with its operator account."""
 
-    def __init__(self, cluster: Cluster, index: int, lie: "Lie | None" = None) -> None:
-        name = f"validator {index}"
+    def __init__(
+        self,
+        cluster: Cluster,
+        name: str,
+        accounts: tuple[Address, Address],
+        lie: "Lie | None" = None,
+    ) -> None:
         super().__init__(cluster, name if lie is None else f"{name} ({lie.habit})")
-        validator_set = cluster.chain.validator_set
-        self.index = index
-        self.address = validator_set.validators[index]
-        self.operator = validator_set.operators[index]
+        self.address, self.operator = accounts
         self.lie = lie
         self.is_deciding = True
         """Whether it takes part in consensus."""
         self.disk = Disk()
         self.memory = Memory()
         self._lives = 0
+
+    @property
+    def is_member(self) -> bool:
+        """Whether it is in the validator set in force."""
+        return self.address in self.cluster.chain.validator_set.validators
 
     @property
     def _takes_turns(self) -> bool:
@@ -177,7 +184,7 @@ class Validator(Actor):
             spec,
             phase_view,
             self._get_own_work(history, work, is_late=is_late),
-            self.cluster.chain.validator_set,
+            self.view.validator_set,
             self.operator,
             self.cluster.now,
         )
@@ -186,7 +193,7 @@ class Validator(Actor):
         self._slash(history, spec, work)
 
     def _build_view(self, phase: Phase, deadline: Deadline, work: Work) -> rounds.PhaseView:
-        max_faulty = self.cluster.chain.validator_set.max_faulty
+        max_faulty = self.view.validator_set.max_faulty
         return rounds.PhaseView(
             phase,
             deadline,
@@ -531,7 +538,7 @@ class Validator(Actor):
         key = ("result", attempt.id, attempt.ballot_number)
         if self._is_waiting(key):
             return
-        outcome = compute_outcome(attempt, spec, self.cluster.chain.validator_set)
+        outcome = compute_outcome(attempt, spec, self.view.validator_set)
         if outcome.kind is not ResultKind.SETTLED:
             work.results = {attempt.ballot_number: build_empty_vote(outcome.kind)}
             self.cluster.wake(self)
@@ -568,7 +575,7 @@ class Validator(Actor):
     def _compute_payment(
         self, history: TaskHistory, attempt: Attempt, spec: TaskSpec, work: Work
     ) -> None:
-        outcome = compute_outcome(attempt, spec, self.cluster.chain.validator_set)
+        outcome = compute_outcome(attempt, spec, self.view.validator_set)
         vote = (
             build_payment_vote(history, outcome, CHAIN_ID)
             if outcome.kind is ResultKind.SETTLED
@@ -599,14 +606,14 @@ class Validator(Actor):
         for round_number in range(work.slashed_through + 1, history.rounds_settled):
             settled = self.view.settled[history.task_id, round_number]
             ended = EndedAttempt(settled.attempt, settled.block_number)
-            plan = plan_slashing(ended, spec, self.cluster.chain.validator_set, self.operator)
+            plan = plan_slashing(ended, spec, self.view.validator_set, self.operator)
             if plan is None:
                 if round_number == work.slashed_through + 1:
                     work.slashed_through = round_number
             elif self.view.number >= plan.due_block:
                 self._send_slashings(plan, work)
         for ended in history.voided:
-            plan = plan_slashing(ended, spec, self.cluster.chain.validator_set, self.operator)
+            plan = plan_slashing(ended, spec, self.view.validator_set, self.operator)
             if plan is not None and self.view.number >= plan.due_block:
                 self._send_calls(plan, work)
 

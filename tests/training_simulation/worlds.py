@@ -5,12 +5,14 @@ from dataclasses import replace
 from random import Random
 from typing import Final
 
-from chain.contracts import task_registry
+from chain.contracts import task_registry, training_token, validator_set
+from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
+from chain.crypto import get_address
 from chain.primitives import TaskId
 from chain.training.task_spec import Phases
 from chain.types.validator_set import compute_max_faulty
 from tests.training_simulation import liars, miners, submitters
-from tests.training_simulation.chain import SUBMITTERS
+from tests.training_simulation.chain import JOINER, JOINING_KEY, SUBMITTERS
 from tests.training_simulation.checkers import (
     PROGRESS,
     Checkers,
@@ -21,6 +23,7 @@ from tests.training_simulation.miners import HONEST, Miner
 from tests.training_simulation.submitters import Stranger, Submitter, submit_junk
 from tests.training_simulation.validators import Validator
 from tests.training_simulation.values import MAIN_SPEC, ROUND_COST, Cost
+from tests.worlds.contracts import STAKE, prove_join
 
 MAIN: Final = TaskId(1)
 """The task that honest miners train; it is submitted first."""
@@ -157,8 +160,30 @@ def draw_tight(random: Random) -> World:
         n=n,
         miners=draw_miners(random, random.randint(0, 1)),
         block_ms=random.choice((1_000, 2_000, 3_000)),
-        phases=random.choice(((5, 8, 5), (4, 4, 4), (8, 1, 8))),
+        phases=random.choice(((5, 8, 5), (4, 4, 4), (8, 4, 8))),
         floor=random.choice((1, 2, 4, 8)),
+    )
+
+
+def draw_change(random: Random) -> World:
+    """A world whose validator set changes, with as many liars as both sets tolerate."""
+    # Most of these changes also change f or q.
+    n, change = random.choice(
+        ((4, "join"), (5, "join"), (6, "join"), (4, "leave"), (5, "leave"), (7, "leave"))
+    )
+    count = compute_max_faulty(n if change == "join" else n - 1)
+    return World(
+        n=n,
+        miners=draw_miners(random, random.randint(0, 2)),
+        liars=draw_liars(random, n)[:count],
+        set_change=change,
+        check_ms=random.choice((300, 3_000)),
+        faulty_ms=40_000,
+        empty_block_ms=1_000,
+        compute_ms=random.choice((1_500, 6_000)),
+        crashes_after_verdict=random.choice((0.0, 0.0, 0.5)),
+        crashes=random.choice((0.0, 0.02)),
+        down_ms=random.choice((6_000, 25_000)),
     )
 
 
@@ -178,6 +203,7 @@ FAMILIES: Final[Mapping[str, tuple[Callable[[Random], World], int]]] = {
     "outage": (draw_outage, 10),
     "slow": (draw_slow, 4),
     "tight": (draw_tight, 3),
+    "change": (draw_change, 8),
     "junk": (draw_junk, 3),
 }
 """The families of worlds, each with its approximate share of a hundred seeds."""
@@ -190,6 +216,7 @@ KNOWN: Final[Mapping[str, frozenset[str]]] = {
     "outage": frozenset(),
     "slow": frozenset(),
     "tight": frozenset(),
+    "change": frozenset(),
     "junk": frozenset(),
 }
 """The properties that the rules break in a family; test_known_faults.py has a seed for each."""
@@ -209,9 +236,16 @@ def build(
         cluster.costs[f"junk {number}"] = Cost(world.junk_dry_run_ms, world.check_ms)
     liar_indices = cluster.random.sample(range(world.n), len(world.liars))
     lies = dict(zip(liar_indices, world.liars, strict=True))
-    for index in range(world.n):
+    first = cluster.chain.validator_set
+    for index, accounts in enumerate(zip(first.validators, first.operators, strict=True)):
         lie = Lie(lies[index]) if index in lies else None
-        cluster.validators.append(Validator(cluster, index, lie))
+        cluster.validators.append(Validator(cluster, f"validator {index}", accounts, lie))
+    if world.set_change == "join":
+        accounts = (get_address(JOINING_KEY), JOINER)
+        cluster.validators.append(Validator(cluster, "validator that joins", accounts))
+    if world.set_change:
+        change_ms = cluster.random.randrange(1_000, world.faulty_ms // 2)
+        cluster.after(change_ms, lambda: change_set(cluster))
     for index, habit in enumerate(world.miners):
         cluster.miners.append(Miner(cluster, index, habit, MAIN))
     submitter = Submitter(cluster, "submitter", SUBMITTERS[0], MAIN)
@@ -224,6 +258,28 @@ def build(
     rounds = 1 if "pays for one round" in world.habits_of_submitter else MAIN_SPEC.round_count
     submitter.submit(replace(MAIN_SPEC, phases=Phases(*world.phases)), rounds * ROUND_COST)
     return cluster
+
+
+def change_set(cluster: Cluster) -> None:
+    """Let all members vote for a change of the validator set; it takes effect some blocks later."""
+    chain = cluster.chain
+    operators = chain.validator_set.operators
+    if cluster.world.set_change == "join":
+        approve = training_token.approve(TRAINING_TOKEN, VALIDATOR_SET, STAKE)
+        chain.execute_at_once(JOINER, approve)
+        proof = prove_join(JOINING_KEY, JOINER)
+        join = validator_set.propose_join(get_address(JOINING_KEY), proof)
+        chain.execute_at_once(JOINER, join)
+        voters = operators
+    else:
+        honest = [each for each in cluster.honest if each.is_member]
+        removed = cluster.random.choice(honest)
+        chain.execute_at_once(operators[0], validator_set.propose_removal(removed.address))
+        voters = operators[1:]
+    for operator in voters[: chain.validator_set.quorum - len(operators) + len(voters)]:
+        chain.execute_at_once(operator, validator_set.vote_on_proposal(1))
+    cluster.trace(f"the validator set is to change: {cluster.world.set_change}")
+    cluster.counts["set changes"] += 1
 
 
 def run(cluster: Cluster) -> None:

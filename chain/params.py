@@ -77,6 +77,25 @@ class ChainParameters:
     evidence_blocks: int = 200_000
     """For how many blocks evidence is accepted, and the stake of a removed validator locked."""
 
+    task_slots: int = 64
+    """The most tasks that are open at a time."""
+    slot_price: int = 10**13
+    """Base units of POT for a second of a slot; it doubles with each eighth of the slots that is
+    taken. A day costs 0.864 POT at first."""
+    second_price: int = 10**14
+    """Base units of POT for a second of one validator's worker: 8.64 POT a day."""
+    byte_price: int = 10**17
+    """Base units of POT for a GiB of one validator's memory or disk for a day."""
+    examination_fee: int = 10**16
+    """Base units of POT for a validator's answer to a new task, besides the time of its dry run."""
+    pending_seconds: int = 3_600
+    """For how long validators may answer to a new task; then it expires."""
+    max_lifetime_seconds: int = 30 * 86_400
+    """How far in the future the end of a task's lifetime may be."""
+    idle_seconds: int = 86_400
+    """A task expires after this long without a paid attempt, or later if its attempts are long: a
+    day in which a submitter finds miners, or mends what keeps them away."""
+
     @property
     def execution_gas_per_second(self) -> int:
         """The least gas that a second of execution costs; bench/execution_floor.py measures it."""
@@ -109,6 +128,14 @@ _BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "min_validators": (1, MAX_VALIDATORS),
     "validator_change_blocks": (1, 1_000_000),
     "evidence_blocks": (1, 100_000_000),
+    "task_slots": (1, 1_024),
+    "slot_price": (1, 2**63 - 1),
+    "second_price": (1, 2**63 - 1),
+    "byte_price": (1, 2**63 - 1),
+    "examination_fee": (1, 2**63 - 1),
+    "pending_seconds": (600, 7 * 86_400),
+    "max_lifetime_seconds": (3_600, 365 * 86_400),
+    "idle_seconds": (60, 365 * 86_400),
 }
 """Lowest and highest value. Outside, a network could not run or an integer would overflow."""
 

@@ -436,6 +436,7 @@ def _build_workers(settings: VerifierSection) -> Workers:
             WorkerSettings(
                 (*verifier, *background),
                 timeout_seconds=BACKGROUND_PATIENCE * settings.timeout_seconds,
+                is_reused=False,
             )
         ),
         aggregator=WorkerPool(

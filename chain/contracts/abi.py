@@ -110,7 +110,7 @@ class Contract:
 
     def encode_constructor(self, *arguments: object) -> bytes:
         """The encoded arguments of the constructor, which follow the creation code."""
-        return encode(self.abi.constructor, arguments)
+        return encode(self.abi.constructor, [_to_plain(each) for each in arguments])
 
     def _encode(self, name: str, arguments: Sequence[object]) -> bytes:
         inputs = self.abi.functions[name].inputs

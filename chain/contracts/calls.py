@@ -12,7 +12,7 @@ class CallKind(Enum):
     """The kinds of calls that the mempool and the builder treat differently."""
 
     OPERATOR_VOTE = auto()
-    """A ready, verdict or result vote, a vote on the validator set, or evidence."""
+    """An answer to a task, a verdict or a result vote, a vote on the validator set, or evidence."""
     COMMITMENT = auto()
     OTHER = auto()
 
@@ -20,7 +20,7 @@ class CallKind(Enum):
 _KIND_OF: Final = {
     (module.CONTRACT.address, module.CONTRACT.compute_selector(name)): (kind, words)
     for module, name, kind, words in (
-        (task_registry, "postReady", CallKind.OPERATOR_VOTE, 1),
+        (task_registry, "answerTask", CallKind.OPERATOR_VOTE, 1),
         (gradient_ledger, "postVerdict", CallKind.OPERATOR_VOTE, 4),
         (gradient_ledger, "postResult", CallKind.OPERATOR_VOTE, 4),
         (gradient_ledger, "commitGradient", CallKind.COMMITMENT, 1),

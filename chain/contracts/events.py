@@ -31,11 +31,14 @@ from chain.contracts.gradient_ledger import (
 )
 from chain.contracts.reward_distributor import Claimed, RootSet
 from chain.contracts.task_registry import (
+    ExaminationPayWithdrawn,
     TaskActivated,
+    TaskAnswered,
     TaskClosed,
+    TaskFeeRefunded,
     TaskFunded,
+    TaskLeased,
     TaskPaused,
-    TaskReady,
     TaskRefunded,
     TaskResumed,
     TaskSubmitted,
@@ -55,12 +58,15 @@ from chain.types.receipt import Log
 Event = (
     TaskSubmitted
     | TaskFunded
-    | TaskReady
+    | TaskLeased
+    | TaskAnswered
     | TaskActivated
     | TaskPaused
     | TaskResumed
     | TaskClosed
     | TaskRefunded
+    | TaskFeeRefunded
+    | ExaminationPayWithdrawn
     | MinerRegistered
     | MinerLeft
     | BondWithdrawn

@@ -34,6 +34,17 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
         f"nothing of task {task} is left to refund: all is paid, or was refunded before"
     ),
     "TaskInvalidTerms": lambda field: f"the registry refuses the task's {field}; change it",
+    "TaskNoFreeSlot": lambda slots: (
+        f"all {slots} slots of the network are taken; try again when a task has ended"
+    ),
+    "TaskFeeTooHigh": lambda fee, limit: (
+        f"the fee is {fee} base units of POT, above the {limit} that were allowed: prices rise "
+        "with the tasks that are open; try again, or raise --max-fee"
+    ),
+    "TaskIsOver": lambda task: f"task {task} is over, so it cannot be extended; submit a new one",
+    "TaskNotExpired": lambda task: f"task {task} is not over yet (`pot task show {task}`)",
+    "TaskAnswersOver": lambda task: f"task {task} takes no answers of validators any more",
+    "TaskNothingToWithdraw": lambda account: f"account {account} has earned nothing by answers",
     "TaskSpecTooLarge": lambda size, limit: (
         f"the specification has {size} bytes, {limit} are allowed; name fewer shards or layers"
     ),

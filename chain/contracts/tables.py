@@ -175,23 +175,56 @@ REWARD_DISTRIBUTOR: Final = ContractAbi(
 """The ABI of RewardDistributor.sol."""
 
 TASK_REGISTRY: Final = ContractAbi(
-    constructor=(),
+    constructor=("(uint32,uint128,uint128,uint128,uint128,uint32,uint32,uint32,uint32,uint32)",),
     functions={
+        "answerOf": FunctionAbi(("uint256", "address"), ("uint16",)),
+        "answerTask": FunctionAbi(("uint256", "uint8"), ()),
+        "attemptSecondsOf": FunctionAbi(
+            ("(bytes32,address,uint128,uint128,uint32,uint32,uint32,uint32,uint32,uint32,uint32)",),
+            ("uint256",),
+        ),
+        "burnt": FunctionAbi((), ("uint256",)),
         "cancelTask": FunctionAbi(("uint256",), ()),
         "closeTask": FunctionAbi(("uint256", "uint8"), ()),
+        "examinationPayOf": FunctionAbi(("address",), ("uint256",)),
+        "expireTask": FunctionAbi(("uint256",), ()),
+        "extendTask": FunctionAbi(("uint256", "uint32", "uint32", "uint256"), ()),
         "fundTask": FunctionAbi(("uint256", "uint256"), ()),
         "getAccount": FunctionAbi(
             ("uint256",),
             ("(address,uint8,uint32,uint64,uint64,bool,uint256,uint256,uint256,uint256,uint256)",),
         ),
+        "getLease": FunctionAbi(
+            ("uint256",),
+            (
+                "(uint64,uint64,uint64,uint64,uint64,uint64,uint32,uint32,uint32,uint8,uint128,uint32,uint64,uint256,uint256)",
+            ),
+        ),
+        "getResources": FunctionAbi(("uint256",), ("(uint32,uint32,uint64,uint64)",)),
         "getTerms": FunctionAbi(
             ("uint256",),
             ("(bytes32,address,uint128,uint128,uint32,uint32,uint32,uint32,uint32,uint32,uint32)",),
         ),
-        "isReady": FunctionAbi(("uint256", "address"), ("bool",)),
+        "isExpired": FunctionAbi(("uint256",), ("bool",)),
+        "openTasks": FunctionAbi((), ("uint256",)),
         "pauseTask": FunctionAbi(("uint256",), ()),
         "payOut": FunctionAbi(("uint256", "address", "uint256"), ()),
-        "postReady": FunctionAbi(("uint256",), ()),
+        "prices": FunctionAbi(
+            (), ("(uint32,uint128,uint128,uint128,uint128,uint32,uint32,uint32,uint32,uint32)",)
+        ),
+        "quote": FunctionAbi(
+            (
+                "(bytes32,address,uint128,uint128,uint32,uint32,uint32,uint32,uint32,uint32,uint32)",
+                "(uint32,uint32,uint64,uint64)",
+                "uint32",
+                "uint32",
+            ),
+            ("(uint256,uint256,uint256,uint256,uint256,uint256)",),
+        ),
+        "quoteExtension": FunctionAbi(
+            ("uint256", "uint32", "uint32"), ("(uint256,uint256,uint256,uint256,uint256,uint256)",)
+        ),
+        "refundFee": FunctionAbi(("uint256",), ()),
         "refundTask": FunctionAbi(("uint256",), ()),
         "reserveRound": FunctionAbi(("uint256", "uint256"), ("bool",)),
         "resumeTask": FunctionAbi(("uint256",), ()),
@@ -199,19 +232,35 @@ TASK_REGISTRY: Final = ContractAbi(
         "submitTask": FunctionAbi(
             (
                 "(bytes32,address,uint128,uint128,uint32,uint32,uint32,uint32,uint32,uint32,uint32)",
+                "(uint32,uint32,uint64,uint64)",
                 "bytes",
+                "uint256",
+                "uint32",
+                "uint32",
                 "uint256",
             ),
             ("uint256",),
         ),
         "taskCount": FunctionAbi((), ("uint256",)),
+        "withdrawExaminationPay": FunctionAbi((), ()),
     },
     events={
+        "ExaminationPayWithdrawn": EventAbi(("address", "uint256"), (0,)),
         "TaskActivated": EventAbi(("uint256",), (0,)),
+        "TaskAnswered": EventAbi(("uint256", "address", "uint8", "uint32"), (0, 1)),
         "TaskClosed": EventAbi(("uint256", "uint8"), (0,)),
+        "TaskFeeRefunded": EventAbi(("uint256", "address", "uint256"), (0, 1)),
         "TaskFunded": EventAbi(("uint256", "address", "uint256"), (0, 1)),
+        "TaskLeased": EventAbi(
+            (
+                "uint256",
+                "address",
+                "uint256",
+                "(uint64,uint64,uint64,uint64,uint64,uint64,uint32,uint32,uint32,uint8,uint128,uint32,uint64,uint256,uint256)",
+            ),
+            (0, 1),
+        ),
         "TaskPaused": EventAbi(("uint256",), (0,)),
-        "TaskReady": EventAbi(("uint256", "address", "uint32"), (0, 1)),
         "TaskRefunded": EventAbi(("uint256", "address", "uint256"), (0, 1)),
         "TaskResumed": EventAbi(("uint256",), (0,)),
         "TaskSubmitted": EventAbi(("uint256", "address", "bytes32", "uint256", "bytes"), (0, 1, 2)),
@@ -219,13 +268,19 @@ TASK_REGISTRY: Final = ContractAbi(
     errors={
         "ReentrancyGuardReentrantCall": (),
         "SafeERC20FailedOperation": ("address",),
-        "TaskAlreadyReady": ("uint256", "address"),
+        "TaskAlreadyAnswered": ("uint256", "address"),
+        "TaskAnswersOver": ("uint256",),
+        "TaskFeeTooHigh": ("uint256", "uint256"),
         "TaskInexactTransfer": ("uint256", "uint256"),
         "TaskInvalidTerms": ("string",),
+        "TaskIsOver": ("uint256",),
+        "TaskNoFreeSlot": ("uint256",),
         "TaskNotDistributor": ("address",),
+        "TaskNotExpired": ("uint256",),
         "TaskNotLedger": ("address",),
         "TaskNotSubmitter": ("address",),
         "TaskNothingToRefund": ("uint256",),
+        "TaskNothingToWithdraw": ("address",),
         "TaskSpecHashMismatch": ("bytes32", "bytes32"),
         "TaskSpecTooLarge": ("uint256", "uint256"),
         "TaskUnknown": ("uint256",),

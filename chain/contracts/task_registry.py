@@ -30,6 +30,7 @@ class CloseReason(IntEnum):
     CANCELLED = 1
     EXPIRED = 2
     EXHAUSTED = 3
+    REFUSED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,90 @@ class TaskTerms:
     commit_seconds: int
     verdict_seconds: int
     result_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResources:
+    """The most that a task takes of one validator, as declared, in the order of the contract."""
+
+    unit_milliseconds: int
+    """Time of a worker to check one unit."""
+    evaluation_milliseconds: int
+    """Time of a worker to evaluate a model."""
+    peak_bytes: int
+    """Memory of a worker."""
+    disk_bytes: int
+    """What is kept for the task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """The prices of a network in base units of POT, in the order of the contract."""
+
+    task_slots: int
+    slot_price: int
+    second_price: int
+    byte_price: int
+    examination_fee: int
+    pending_seconds: int
+    max_lifetime_seconds: int
+    idle_seconds: int
+    empty_block_milliseconds: int
+    phase_floor_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """The parts of a fee, in base units of POT."""
+
+    pending_rent: int
+    """For the time in which the task is examined; burnt at once."""
+    answer_pay: int
+    """For one answer of a validator."""
+    examination: int
+    """For one answer of each validator."""
+    rent: int
+    """For the slot, memory and disk during the lifetime."""
+    computation: int
+    """For the validators' time in the attempts."""
+    fee: int
+    """All parts together."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLease:
+    """What was bought for a task, and when it ends.
+
+    A time is in seconds since the Unix epoch. A moment is a time and a block, and has passed when
+    both have: a chain that stands still takes no lifetime away.
+    """
+
+    window_time: int
+    """Answers are accepted, and the task may be pending, until this moment."""
+    window_block: BlockNumber
+    end_time: int
+    """The end of the lifetime; 0 before the task is active."""
+    end_block: BlockNumber
+    progress_time: int
+    """When the task became active, or when its last paid attempt ended."""
+    progress_block: BlockNumber
+    lifetime_seconds: int
+    """The lifetime that was bought before the task became active."""
+    attempts_left: int
+    """The attempts that may still open."""
+    attempt_seconds: int
+    """The longest course of an attempt."""
+    refusal_code: int
+    """The code with which the task was refused; 0 if it was not."""
+    answer_pay: int
+    """For one answer of a validator."""
+    idle_seconds: int
+    """The task is over after so long without a paid attempt, and after so many blocks."""
+    idle_blocks: int
+    held_pay: int
+    """For answers that were not given yet; returned to the submitter after the window."""
+    held_rent: int
+    """For the lifetime; burnt when the task becomes active, returned if it never does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +176,26 @@ class TaskFunded:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskReady:
-    """A validator is ready to judge a task."""
+class TaskLeased:
+    """Something was bought for a task, or its lifetime began."""
+
+    task_id: TaskId
+    sender: Address
+    burnt: int
+    """The base units of POT that were burnt by that."""
+    lease: TaskLease
+
+
+@dataclass(frozen=True, slots=True)
+class TaskAnswered:
+    """A validator is ready to judge a task, or refuses it."""
 
     task_id: TaskId
     validator: Address
-    ready_count: int
+    code: int
+    """0 if the validator is ready, else its reason."""
+    equal_count: int
+    """The answers with this code so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +237,50 @@ class TaskRefunded:
     amount: int
 
 
-def submit_task(terms: TaskTerms, spec: bytes, budget: int) -> ContractCall:
-    """Submit a task; `budget` base units must have been approved to the registry."""
-    return CONTRACT.call("submitTask", terms, spec, budget)
+@dataclass(frozen=True, slots=True)
+class TaskFeeRefunded:
+    """POT that was held for answers or for a lifetime was returned to the submitter."""
+
+    task_id: TaskId
+    to: Address
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExaminationPayWithdrawn:
+    """An operator took what its answers earned."""
+
+    account: Address
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """What is bought for a task."""
+
+    lifetime_seconds: int
+    """How long it may be open."""
+    attempts: int
+    """How many attempts at its rounds may open."""
+
+
+def submit_task(
+    terms: TaskTerms,
+    resources: TaskResources,
+    spec: bytes,
+    budget: int,
+    purchase: Purchase,
+    max_fee: int,
+) -> ContractCall:
+    """Submit a task; the budget, and the fee in POT, must have been approved to the registry."""
+    bought = (purchase.lifetime_seconds, purchase.attempts)
+    return CONTRACT.call("submitTask", terms, resources, spec, budget, *bought, max_fee)
+
+
+def extend_task(task_id: TaskId, purchase: Purchase, max_fee: int) -> ContractCall:
+    """Buy more lifetime or attempts; the fee in POT must have been approved to the registry."""
+    bought = (purchase.lifetime_seconds, purchase.attempts)
+    return CONTRACT.call("extendTask", task_id, *bought, max_fee)
 
 
 def fund_task(task_id: TaskId, amount: int) -> ContractCall:
@@ -148,9 +288,24 @@ def fund_task(task_id: TaskId, amount: int) -> ContractCall:
     return CONTRACT.call("fundTask", task_id, amount)
 
 
-def post_ready(task_id: TaskId) -> ContractCall:
-    """Vote that this validator is ready to judge a task; for operators."""
-    return CONTRACT.call("postReady", task_id)
+def answer_task(task_id: TaskId, code: int) -> ContractCall:
+    """Say that this validator is ready to judge a task (code 0), or why not; for operators."""
+    return CONTRACT.call("answerTask", task_id, code)
+
+
+def withdraw_examination_pay() -> ContractCall:
+    """Withdraw what the sender's answers have earned; for operators."""
+    return CONTRACT.call("withdrawExaminationPay")
+
+
+def expire_task(task_id: TaskId) -> ContractCall:
+    """Close a task that is over; any account may call this."""
+    return CONTRACT.call("expireTask", task_id)
+
+
+def refund_fee(task_id: TaskId) -> ContractCall:
+    """Return to the submitter the POT that is held and not needed; any account may call this."""
+    return CONTRACT.call("refundFee", task_id)
 
 
 def cancel_task(task_id: TaskId) -> ContractCall:
@@ -183,6 +338,65 @@ def get_account(task_id: TaskId) -> ContractView[TaskAccount]:
     return CONTRACT.view("getAccount", task_id, returns=TaskAccount)
 
 
-def is_ready(task_id: TaskId, operator: Address) -> ContractView[bool]:
-    """Whether an operator account has voted that it is ready for a task."""
-    return CONTRACT.view("isReady", task_id, operator, returns=bool)
+def get_resources(task_id: TaskId) -> ContractView[TaskResources]:
+    """What a task was declared to take of one validator."""
+    return CONTRACT.view("getResources", task_id, returns=TaskResources)
+
+
+def get_lease(task_id: TaskId) -> ContractView[TaskLease]:
+    """What was bought for a task, and when it ends."""
+    return CONTRACT.view("getLease", task_id, returns=TaskLease)
+
+
+def get_prices() -> ContractView[Prices]:
+    """The prices of the network."""
+    return CONTRACT.view("prices", returns=Prices)
+
+
+def get_quote(
+    terms: TaskTerms, resources: TaskResources, purchase: Purchase
+) -> ContractView[Quote]:
+    """The fee with which a task could be submitted now."""
+    bought = (purchase.lifetime_seconds, purchase.attempts)
+    return CONTRACT.view("quote", terms, resources, *bought, returns=Quote)
+
+
+def get_extension_quote(task_id: TaskId, purchase: Purchase) -> ContractView[Quote]:
+    """The fee with which a task could be extended now."""
+    bought = (purchase.lifetime_seconds, purchase.attempts)
+    return CONTRACT.view("quoteExtension", task_id, *bought, returns=Quote)
+
+
+def get_attempt_seconds(terms: TaskTerms) -> ContractView[int]:
+    """The longest course of an attempt, and so the least lifetime, of a task with these terms."""
+    return CONTRACT.view("attemptSecondsOf", terms, returns=int)
+
+
+def is_expired(task_id: TaskId) -> ContractView[bool]:
+    """Whether a task is over and can be closed."""
+    return CONTRACT.view("isExpired", task_id, returns=bool)
+
+
+def get_open_tasks() -> ContractView[int]:
+    """The number of tasks that are pending, active or paused."""
+    return CONTRACT.view("openTasks", returns=int)
+
+
+def get_burnt() -> ContractView[int]:
+    """The POT that fees have burnt, in base units."""
+    return CONTRACT.view("burnt", returns=int)
+
+
+def get_examination_pay(account: Address) -> ContractView[int]:
+    """What an operator account can withdraw for its answers."""
+    return CONTRACT.view("examinationPayOf", account, returns=int)
+
+
+def get_answer(task_id: TaskId, operator: Address) -> ContractView[int]:
+    """The answer of an operator's validator: its code + 1, or 0 if it has not answered."""
+    return CONTRACT.view("answerOf", task_id, operator, returns=int)
+
+
+def encode_constructor(prices: Prices) -> bytes:
+    """The constructor's argument."""
+    return CONTRACT.encode_constructor(prices)

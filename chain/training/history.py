@@ -27,9 +27,12 @@ from chain.contracts.gradient_ledger import (
 from chain.contracts.task_registry import (
     CloseReason,
     TaskActivated,
+    TaskAnswered,
     TaskClosed,
+    TaskFeeRefunded,
+    TaskLease,
+    TaskLeased,
     TaskPaused,
-    TaskReady,
     TaskResumed,
     TaskStatus,
     TaskSubmitted,
@@ -46,9 +49,16 @@ from chain.training.decisions import (
     decide_audited,
     needs_another_ballot,
 )
-from chain.training.task_spec import (
-    TaskSpec,
+from chain.training.leases import (
+    NO_LEASE,
+    READY_CODE,
+    is_expired,
+    note_progress,
+    pay_answer,
+    refund_fee,
+    use_attempt,
 )
+from chain.training.task_spec import TaskSpec
 from chain.types.validator_set import ValidatorSet
 
 
@@ -151,7 +161,11 @@ class TaskHistory:
     closed: BlockContext | None = None
     """The block that closed the task; None while it is open."""
     ready: tuple[Address, ...] = ()
-    """The validators that posted ready, in the order of the chain."""
+    """The validators that answered that they are ready, in the order of the chain."""
+    refusals: tuple[tuple[Address, int], ...] = ()
+    """The validators that refused, with their codes, in the order of the chain."""
+    lease: TaskLease = NO_LEASE
+    """What was bought for the task."""
     rounds_settled: int = 0
     training_state_root: Hash32 = ZERO_HASH
     """The root after the last settled round; zero before the first."""
@@ -169,6 +183,15 @@ class TaskHistory:
     def is_closed(self) -> bool:
         """Whether the task is over for good."""
         return self.status is TaskStatus.CLOSED
+
+    def has_answered(self, validator: Address) -> bool:
+        """Whether a validator said that it is ready, or why not."""
+        return validator in self.ready or any(each == validator for each, _ in self.refusals)
+
+    def is_expired(self, number: int, now: int) -> bool:
+        """Whether the task is over in a block with this number and time, and not closed yet."""
+        is_open = self.attempt is not None
+        return is_expired(self.status, self.lease, is_attempt_open=is_open, number=number, now=now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,8 +368,12 @@ def apply_event(
         case AttemptPaid() if history.attempt is not None:
             assert spec is not None, "an active task has a valid specification"
             payouts = compute_outcome(history.attempt, spec, validator_set).payouts
-            return Fold(replace(history, rewards=add_rewards(history.rewards, payouts)))
-        case TaskReady() | TaskActivated() | TaskResumed() | TaskPaused() | TaskClosed():
+            rewards = add_rewards(history.rewards, payouts)
+            lease = note_progress(history.lease, event.result.payout, block.number, block.timestamp)
+            return Fold(replace(history, rewards=rewards, lease=lease))
+        case TaskLeased() | TaskAnswered() | TaskFeeRefunded():
+            return Fold(_apply_to_lease(history, event, block))
+        case TaskActivated() | TaskResumed() | TaskPaused() | TaskClosed():
             return Fold(_apply_to_status(history, event, block))
         case AttemptOpened() | AttemptVoided():
             return Fold(_apply_to_attempts(history, event, block, spec, validator_set))
@@ -365,25 +392,41 @@ def apply_event(
             return Fold(history)
 
 
+def _apply_to_lease(
+    history: TaskHistory, event: TaskLeased | TaskAnswered | TaskFeeRefunded, block: BlockContext
+) -> TaskHistory:
+    if isinstance(event, TaskLeased):
+        return replace(history, lease=event.lease)
+    if isinstance(event, TaskFeeRefunded):
+        lease = refund_fee(history.lease, history.status, block.number, block.timestamp)
+        return replace(history, lease=lease)
+    paid = replace(history, lease=pay_answer(history.lease))
+    if event.code == READY_CODE:
+        return replace(paid, ready=(*history.ready, event.validator))
+    return replace(paid, refusals=(*history.refusals, (event.validator, event.code)))
+
+
 def _apply_to_status(
     history: TaskHistory,
-    event: TaskReady | TaskActivated | TaskResumed | TaskPaused | TaskClosed,
+    event: TaskActivated | TaskResumed | TaskPaused | TaskClosed,
     block: BlockContext,
 ) -> TaskHistory:
     match event:
-        case TaskReady():
-            return replace(history, ready=(*history.ready, event.validator))
         case TaskActivated() | TaskResumed():
             return replace(history, status=TaskStatus.ACTIVE)
         case TaskPaused():
             return replace(history, status=TaskStatus.PAUSED)
         case TaskClosed():
+            reason, lease = CloseReason(event.reason), history.lease
+            if reason is CloseReason.REFUSED:
+                lease = replace(lease, refusal_code=history.refusals[-1][1])
             return replace(
                 history,
                 status=TaskStatus.CLOSED,
-                close_reason=CloseReason(event.reason),
+                close_reason=reason,
                 closed=block,
                 attempt=None,
+                lease=lease,
             )
         case _:
             assert_never(event)
@@ -412,7 +455,13 @@ def _apply_to_attempts(
     )
     oldest = opened.ballot_number - EVIDENCE_BALLOTS
     voided = tuple(each for each in history.voided if each.attempt.ballot_number > oldest)
-    return replace(history, attempt=opened, ballot_count=opened.ballot_number, voided=voided)
+    return replace(
+        history,
+        attempt=opened,
+        ballot_count=opened.ballot_number,
+        voided=voided,
+        lease=use_attempt(history.lease),
+    )
 
 
 def _is_slashed(attempt: Attempt, spec: TaskSpec, validator_set: ValidatorSet) -> bool:
@@ -511,6 +560,7 @@ def _settle_round(
         model_root=event.result.model_root,
         attempt=None,
         rewards=add_rewards(history.rewards, payouts),
+        lease=note_progress(history.lease, event.result.payout, block.number, block.timestamp),
     )
     settled = SettledRound(attempt, event.result, block.number, block.timestamp)
     return Fold(after, settled)

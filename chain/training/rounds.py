@@ -14,6 +14,7 @@ from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.training.acceptance import Verdict
 from chain.training.history import Attempt, TaskHistory, get_quorum_vote
+from chain.training.leases import is_window_over
 from chain.training.task_spec import (
     TaskSpec,
 )
@@ -39,6 +40,8 @@ class PhaseView:
     head_number: BlockNumber
     since_block: BlockNumber
     """The first head at which this node saw this phase of this ballot."""
+    is_expired: bool = False
+    """Whether the task is over in the next block, and only has to be closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class OwnWork:
     """Whether the initial weights and every data shard are held."""
     is_accepted: bool | None
     """Whether the task passed the dry run; None before it ran."""
+    answer_code: int | None
+    """The answer of this validator to the task: 0 for ready, else why not; None before it knows."""
     is_state_held: bool
     """Whether the training state is held that the round in progress starts from."""
     verdicts: tuple[Verdict | None, ...]
@@ -68,8 +73,15 @@ class PrepareContent:
     """Fetch what the specification names, then dry-run the task."""
 
 
-class PostReady:
-    """Vote that the content is held and the task runs within limits."""
+@dataclass(frozen=True, slots=True)
+class AnswerTask:
+    """Say that the content is held and the task runs within limits (code 0), or why not."""
+
+    code: int
+
+
+class ExpireTask:
+    """Close a task that is over; it is this operator's turn."""
 
 
 class RestoreState:
@@ -130,9 +142,8 @@ class AdvanceRound:
     """End a stalled ballot or open an attempt; it is this operator's turn."""
 
 
-Duty = (
+RoundDuty = (
     PrepareContent
-    | PostReady
     | RestoreState
     | CheckGradients
     | PostVerdict
@@ -144,11 +155,14 @@ Duty = (
     | SettleRound
     | AdvanceRound
 )
+"""What a node does for a task that it can train."""
+
+Duty = AnswerTask | ExpireTask | RoundDuty
 
 
 def list_duties(
     history: TaskHistory,
-    spec: TaskSpec,
+    spec: TaskSpec | None,
     view: PhaseView,
     own: OwnWork,
     validator_set: ValidatorSet,
@@ -159,30 +173,65 @@ def list_duties(
 
     Args:
         history: The task at the head.
-        spec: The task's specification.
+        spec: The task's specification; None if the submitted bytes are invalid.
         view: The ledger's phase at the head.
         own: What this node holds and has computed.
         validator_set: The validators in force; used if the attempt has no judges of its own yet.
         own_operator: The account that votes for this node; None if the node does not vote.
-        now: Seconds since the Unix epoch; decides whether the verdict phase is nearly over, and
-            whether the result waits for its evaluation.
+        now: Seconds since the Unix epoch; decides whether answers are still accepted, whether the
+            verdict phase is nearly over, and whether the result waits for its evaluation.
     """
+    answers = _list_answers(history, view, own, validator_set, own_operator, now)
     if history.is_closed:
+        return answers
+    if view.is_expired:
+        is_ours = _is_our_turn(
+            history, view, validator_set, validator_set.find_operator(own_operator)
+        )
+        return (*answers, ExpireTask()) if is_ours else answers
+    if not own.is_content_held or own.is_accepted is None:
+        return (PrepareContent(),)
+    if not own.is_accepted or history.status is not TaskStatus.ACTIVE:
+        return answers
+    assert spec is not None, "a task without a valid specification is refused"
+    duties = _list_round_duties(history, spec, view, own, validator_set, own_operator, now)
+    return (*answers, *duties)
+
+
+def _list_answers(
+    history: TaskHistory,
+    view: PhaseView,
+    own: OwnWork,
+    validator_set: ValidatorSet,
+    own_operator: Address | None,
+    now: int,
+) -> tuple[Duty, ...]:
+    """The duty to answer to the task, as long as answers are accepted.
+
+    Also when the task is decided: every answer is paid, so no validator is in a hurry.
+    """
+    own_index = validator_set.find_operator(own_operator)
+    if own.answer_code is None or own_index is None:
         return ()
+    if history.has_answered(validator_set.validators[own_index]):
+        return ()
+    if is_window_over(history.lease, view.head_number + 1, now):
+        return ()
+    return (AnswerTask(own.answer_code),)
+
+
+def _list_round_duties(
+    history: TaskHistory,
+    spec: TaskSpec,
+    view: PhaseView,
+    own: OwnWork,
+    validator_set: ValidatorSet,
+    own_operator: Address | None,
+    now: int,
+) -> tuple[Duty, ...]:
     if history.attempt is not None:
         validator_set = history.attempt.validator_set or validator_set
     own_index = validator_set.find_operator(own_operator)
-    if not own.is_content_held or own.is_accepted is None:
-        return (PrepareContent(),)
-    if not own.is_accepted:
-        return ()
-    if history.status is not TaskStatus.ACTIVE:
-        is_wanted = (
-            history.status is TaskStatus.PENDING
-            and own_index is not None
-            and validator_set.validators[own_index] not in history.ready
-        )
-        return (PostReady(),) if is_wanted else ()
     if not own.is_state_held and view.phase is not Phase.PAYMENT:
         # All further duties need theta. Other operators can advance a stalled round meanwhile.
         return (RestoreState(),)

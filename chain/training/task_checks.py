@@ -53,6 +53,8 @@ class ObjectionCode(StrEnum):
     """An evaluation takes too much of the result phase."""
     VERDICT_PHASE_TOO_SHORT = "verdict_phase_too_short"
     """Honest gradients cannot be fetched, or not be checked, in the verdict phase."""
+    RESOURCES_EXCEEDED = "resources_exceeded"
+    """The task takes more than it declares, and so more than its fee pays for."""
     DRY_RUN_REFUSED = "dry_run_refused"
     """The worker found that the content breaks a rule."""
     DRY_RUN_FAILED = "dry_run_failed"
@@ -63,6 +65,27 @@ class ObjectionCode(StrEnum):
     """The node's disk quota is used up; the task is tried again."""
     TOO_MANY_TASKS = "too_many_tasks"
     """The node is ready for as many tasks as it serves; the task is tried again."""
+
+
+REFUSAL_CODES: Final[Mapping[ObjectionCode, int]] = {
+    ObjectionCode.SPEC_INVALID: 1,
+    ObjectionCode.TERMS_DIFFER: 2,
+    ObjectionCode.CONTENT_TOO_LARGE: 3,
+    ObjectionCode.DISK_TOO_LARGE: 4,
+    ObjectionCode.VERDICT_PHASE_TOO_SHORT: 5,
+    ObjectionCode.EVALUATION_TOO_SLOW: 6,
+    ObjectionCode.TOO_NOISY: 7,
+    ObjectionCode.RESOURCES_EXCEEDED: 8,
+    ObjectionCode.DRY_RUN_REFUSED: 9,
+    ObjectionCode.DRY_RUN_FAILED: 10,
+}
+"""The numbers with which validators refuse on the chain. The other objections are no answers: the
+validator tries again."""
+
+
+def describe_refusal(code: int) -> str:
+    """The name of a code with which validators refused; the number if this version has none."""
+    return next((each.value for each, number in REFUSAL_CODES.items() if number == code), str(code))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +154,44 @@ def find_disk_objection(spec: TaskSpec, limit_bytes: int) -> Objection | None:
         spec: The task's specification.
         limit_bytes: What the node keeps for all tasks together.
     """
-    needed = count_disk_bytes(spec)
-    if needed <= limit_bytes:
+    needed, declared = count_disk_bytes(spec), spec.resources.disk_bytes
+    if needed > declared:
+        return Objection(
+            ObjectionCode.RESOURCES_EXCEEDED,
+            f"the task takes up to {needed} bytes of disk, and declares {declared}",
+        )
+    if declared <= limit_bytes:
         return None
     return Objection(
         ObjectionCode.DISK_TOO_LARGE,
-        f"the task takes up to {needed} bytes of disk, a validator keeps at most {limit_bytes} for "
-        "all tasks",
+        f"the task takes up to {declared} bytes of disk, a validator keeps at most {limit_bytes} "
+        "for all tasks",
     )
+
+
+def find_declared_objection(
+    spec: TaskSpec, *, unit_milliseconds: int, evaluation_milliseconds: int, peak_bytes: int
+) -> Objection | None:
+    """The reason why a dry run took more than the task declares; None if it did not.
+
+    Args:
+        spec: The task's specification.
+        unit_milliseconds: The time of checking a gradient of one unit.
+        evaluation_milliseconds: The time of an evaluation of the held-out rows.
+        peak_bytes: The memory that the worker needed.
+    """
+    declared = spec.resources
+    for name, measured, limit in (
+        ("unit_milliseconds", unit_milliseconds, declared.unit_milliseconds),
+        ("evaluation_milliseconds", evaluation_milliseconds, declared.evaluation_milliseconds),
+        ("peak_bytes", peak_bytes, declared.peak_bytes),
+    ):
+        if measured > limit:
+            return Objection(
+                ObjectionCode.RESOURCES_EXCEEDED,
+                f"{name} is {measured} in the dry run, and {limit} is declared",
+            )
+    return None
 
 
 def find_measured_objection(

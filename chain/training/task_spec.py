@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from chain.contracts.task_registry import TaskResources
 from chain.primitives import Address, Hash32
 from chain.training.architectures import Model, Shape
 
@@ -191,6 +192,7 @@ class TaskSpec:
         phases: The durations of the phases.
         reward: Payment and participation.
         evaluate_every: Validators evaluate the held-out split every this many rounds.
+        resources: The most that the task takes of one validator, which the fee pays for.
     """
 
     name: str
@@ -210,6 +212,7 @@ class TaskSpec:
     phases: Phases
     reward: Reward
     evaluate_every: int
+    resources: TaskResources
 
     @property
     def sample_count(self) -> int:

@@ -8,9 +8,10 @@ strict: what it accepts re-encodes to the same bytes, so a specification has one
 import json
 import math
 import re
+from dataclasses import asdict
 from typing import Final, assert_never
 
-from chain.contracts.task_registry import TaskTerms
+from chain.contracts.task_registry import TaskResources, TaskTerms
 from chain.crypto import content_id
 from chain.errors import InvalidSpec, RejectionReason
 from chain.hexadecimal import to_hex
@@ -76,6 +77,12 @@ MAX_SAMPLES_PER_UNIT: Final = 2**20
 
 MAX_PHASE_SECONDS: Final = 86_400
 """One day: if a phase stalls, its votes are cast again on the next day."""
+
+MAX_MILLISECONDS: Final = 1000 * MAX_PHASE_SECONDS
+"""Checks and evaluations run within a phase."""
+
+MAX_RESOURCE_BYTES: Final = 2**50
+"""More than any node has; JSON integers are exact below 2**53."""
 
 MAX_SCHEDULE_POINTS: Final = 64
 """The most points of a piecewise linear learning rate."""
@@ -180,6 +187,7 @@ def encode_task_spec(spec: TaskSpec) -> bytes:
                 "min_miners": spec.reward.min_miners,
             },
             "evaluate_every": spec.evaluate_every,
+            "resources": asdict(spec.resources),
         }
     )
 
@@ -276,6 +284,7 @@ def _decode_spec(value: Json) -> TaskSpec:
     verification = fields.child("verification")
     phases = fields.child("phases")
     reward = fields.child("reward")
+    resources = fields.child("resources")
     spec = TaskSpec(
         name=fields.matching("name", LABEL_PATTERN),
         model=_decode_model(fields.child("model")),
@@ -312,8 +321,16 @@ def _decode_spec(value: Json) -> TaskSpec:
             min_miners=reward.integer("min_miners", 1, MAX_UNITS),
         ),
         evaluate_every=fields.integer("evaluate_every", 1, MAX_ROUNDS),
+        resources=TaskResources(
+            unit_milliseconds=resources.integer("unit_milliseconds", 1, MAX_MILLISECONDS),
+            evaluation_milliseconds=resources.integer(
+                "evaluation_milliseconds", 1, MAX_MILLISECONDS
+            ),
+            peak_bytes=resources.integer("peak_bytes", 1, MAX_RESOURCE_BYTES),
+            disk_bytes=resources.integer("disk_bytes", 1, MAX_RESOURCE_BYTES),
+        ),
     )
-    for part in (unit, held_out, verification, phases, reward, fields):
+    for part in (unit, held_out, verification, phases, reward, resources, fields):
         part.finish()
     return spec
 

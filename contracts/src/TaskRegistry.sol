@@ -26,35 +26,86 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
     uint256 private constant MAX_PHASE_SECONDS = 7 days;
     /// @dev Votes are late after three quarters of a phase, which must leave a second for them.
     uint256 private constant MIN_PHASE_SECONDS = 4;
+    /// @dev The longest examination, which every answer pays: two dry runs to the limit of a node's worker.
+    uint256 private constant DRY_RUN_SECONDS = 240;
+    /// @dev The ballots of an attempt, as in the ledger.
+    uint256 private constant MAX_BALLOTS = 3;
+    /// @dev The rent of one eighth of the slots is twice that of the eighth before it.
+    uint256 private constant PRICE_STEPS = 8;
+    /// @dev Validators keep the content of a task that never became active for one more day.
+    uint256 private constant KEPT_SECONDS = 1 days;
+    uint256 private constant BYTE_SECONDS = 2 ** 30 * 1 days;
+    /// @dev A task is idle after twice the longest chain of three attempts, or later.
+    uint256 private constant IDLE_ATTEMPTS = 6;
 
     IValidatorSet private constant VALIDATORS = IValidatorSet(SystemAddresses.VALIDATOR_SET);
     IGradientLedger private constant LEDGER = IGradientLedger(SystemAddresses.GRADIENT_LEDGER);
+    IERC20 private constant POT = IERC20(SystemAddresses.TRAINING_TOKEN);
 
+    uint32 private immutable _taskSlots;
+    uint128 private immutable _slotPrice;
+    uint128 private immutable _secondPrice;
+    uint128 private immutable _bytePrice;
+    uint128 private immutable _examinationFee;
+    uint32 private immutable _pendingSeconds;
+    uint32 private immutable _maxLifetimeSeconds;
+    uint32 private immutable _idleSeconds;
+    uint32 private immutable _emptyBlockMilliseconds;
+    uint32 private immutable _phaseFloorBlocks;
+
+    // Light clients read the first slots.
     uint256 public taskCount;
     mapping(uint256 taskId => TaskTerms) private _terms;
     mapping(uint256 taskId => TaskAccount) private _accounts;
-    mapping(uint256 taskId => mapping(address validator => bool)) private _ready;
+    mapping(uint256 taskId => TaskResources) private _resources;
+    mapping(uint256 taskId => TaskLease) private _leases;
+    /// @dev The code of each answer, plus 1.
+    mapping(uint256 taskId => mapping(address validator => uint16)) private _answers;
+    mapping(uint256 taskId => mapping(uint8 code => uint32)) private _answerCounts;
+    mapping(address operator => uint256) private _examinationPay;
+    uint256 public openTasks;
+    uint256 public burnt;
 
     modifier onlyLedger() {
         if (msg.sender != address(LEDGER)) revert TaskNotLedger(msg.sender);
         _;
     }
 
+    constructor(Prices memory prices_) {
+        _taskSlots = prices_.taskSlots;
+        _slotPrice = prices_.slotPrice;
+        _secondPrice = prices_.secondPrice;
+        _bytePrice = prices_.bytePrice;
+        _examinationFee = prices_.examinationFee;
+        _pendingSeconds = prices_.pendingSeconds;
+        _maxLifetimeSeconds = prices_.maxLifetimeSeconds;
+        _idleSeconds = prices_.idleSeconds;
+        _emptyBlockMilliseconds = prices_.emptyBlockMilliseconds;
+        _phaseFloorBlocks = prices_.phaseFloorBlocks;
+    }
+
     // ---- the submitter's calls
 
-    function submitTask(TaskTerms calldata terms, bytes calldata spec, uint256 budget)
-        external
-        nonReentrant
-        returns (uint256 taskId)
-    {
+    function submitTask(
+        TaskTerms calldata terms,
+        TaskResources calldata resources,
+        bytes calldata spec,
+        uint256 budget,
+        uint32 lifetimeSeconds,
+        uint32 attempts,
+        uint256 maxFee
+    ) external nonReentrant returns (uint256 taskId) {
         if (spec.length > MAX_SPEC_BYTES) revert TaskSpecTooLarge(spec.length, MAX_SPEC_BYTES);
         bytes32 actual = sha256(abi.encodePacked(bytes1(0), spec));
         if (actual != terms.specHash) revert TaskSpecHashMismatch(terms.specHash, actual);
         _validateTerms(terms);
+        _validateResources(resources);
         if (budget < _roundCost(terms)) revert TaskInvalidTerms("budget");
+        if (openTasks >= _taskSlots) revert TaskNoFreeSlot(_taskSlots);
 
         taskId = ++taskCount;
         _terms[taskId] = terms;
+        _resources[taskId] = resources;
         TaskAccount storage account = _accounts[taskId];
         account.submitter = msg.sender;
         account.status = TaskStatus.Pending;
@@ -62,8 +113,44 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         account.escrowed = budget;
         account.refundable = budget;
         emit TaskSubmitted(taskId, msg.sender, terms.specHash, budget, spec);
+        uint256 fee = _lease(taskId, lifetimeSeconds, attempts, maxFee);
+        ++openTasks;
 
         IERC20(terms.token).pullExact(msg.sender, budget);
+        POT.pullExact(msg.sender, fee);
+    }
+
+    function extendTask(uint256 taskId, uint32 lifetimeSeconds, uint32 attempts, uint256 maxFee)
+        external
+        nonReentrant
+    {
+        TaskAccount storage account = _open(taskId);
+        TaskLease storage lease = _leases[taskId];
+        if (_isExpirable(account, lease)) revert TaskIsOver(taskId);
+        Quote memory price = _quoteOf(taskId, lifetimeSeconds, attempts, openTasks - 1);
+        uint256 fee = price.rent + price.computation;
+        if (fee > maxFee) revert TaskFeeTooHigh(fee, maxFee);
+
+        uint256 spent = 0;
+        uint256 lifetime;
+        if (account.status == TaskStatus.Pending) {
+            lifetime = uint256(lease.lifetimeSeconds) + lifetimeSeconds;
+            lease.lifetimeSeconds = uint32(lifetime);
+            lease.heldRent += fee;
+        } else {
+            // Time that passed after the end, while an attempt was open, cannot be bought.
+            lease.endTime = _later(lease.endTime, block.timestamp) + lifetimeSeconds;
+            lease.endBlock = _later(lease.endBlock, block.number) + _blocksOf(lifetimeSeconds);
+            lifetime = lease.endTime - block.timestamp;
+            burnt += fee;
+            spent = fee;
+        }
+        if (lifetime > _maxLifetimeSeconds) revert TaskInvalidTerms("lifetimeSeconds");
+        lease.attemptsLeft += attempts;
+        emit TaskLeased(taskId, msg.sender, spent, lease);
+        _tryRound(taskId, account);
+
+        POT.pullExact(msg.sender, fee);
     }
 
     function fundTask(uint256 taskId, uint256 amount) external nonReentrant {
@@ -105,23 +192,67 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         IERC20(_terms[taskId].token).safeTransfer(submitter, amount);
     }
 
-    // ---- the validators' vote
+    function refundFee(uint256 taskId) external nonReentrant {
+        TaskAccount storage account = _known(taskId);
+        TaskLease storage lease = _leases[taskId];
+        uint256 amount = 0;
+        if (_hasPassed(lease.windowTime, lease.windowBlock)) {
+            amount = lease.heldPay;
+            lease.heldPay = 0;
+        }
+        if (account.status == TaskStatus.Closed) {
+            amount += lease.heldRent;
+            lease.heldRent = 0;
+        }
+        if (amount == 0) revert TaskNothingToRefund(taskId);
+        address submitter = account.submitter;
+        emit TaskFeeRefunded(taskId, submitter, amount);
 
-    function postReady(uint256 taskId) external {
-        (, address validator, uint256 quorum,) =
+        POT.safeTransfer(submitter, amount);
+    }
+
+    function expireTask(uint256 taskId) external {
+        TaskAccount storage account = _open(taskId);
+        if (!_isExpirable(account, _leases[taskId])) revert TaskNotExpired(taskId);
+        _close(taskId, account, CloseReason.Expired);
+    }
+
+    // ---- the validators' answers
+
+    function answerTask(uint256 taskId, uint8 code) external {
+        (, address validator, uint256 quorum, uint256 count) =
             VALIDATORS.memberOfOperator(VALIDATORS.version(), msg.sender);
         TaskAccount storage account = _known(taskId);
-        _requireStatus(taskId, account, TaskStatus.Pending);
-        if (_ready[taskId][validator]) revert TaskAlreadyReady(taskId, msg.sender);
-        _ready[taskId][validator] = true;
-        uint32 readyCount = ++account.readyCount;
-        emit TaskReady(taskId, validator, readyCount);
-        if (readyCount < quorum) return;
+        TaskLease storage lease = _leases[taskId];
+        if (_hasPassed(lease.windowTime, lease.windowBlock)) revert TaskAnswersOver(taskId);
+        if (_answers[taskId][validator] != 0) revert TaskAlreadyAnswered(taskId, msg.sender);
+        _answers[taskId][validator] = uint16(code) + 1;
+        uint32 equalCount = ++_answerCounts[taskId][code];
+        if (code == 0) account.readyCount = equalCount;
+        // A set that grew meanwhile has more validators than answers were paid for.
+        uint256 pay = lease.answerPay;
+        if (lease.heldPay >= pay) {
+            lease.heldPay -= pay;
+            _examinationPay[msg.sender] += pay;
+        }
+        emit TaskAnswered(taskId, validator, code, equalCount);
+        if (account.status != TaskStatus.Pending) return;
 
-        account.status = TaskStatus.Active;
-        account.activatedBlock = uint64(block.number);
-        emit TaskActivated(taskId);
-        _tryRound(taskId, account);
+        if (code == 0) {
+            if (equalCount >= quorum) _activate(taskId, account, lease);
+        } else if (equalCount > (count - 1) / 3) {
+            lease.refusalCode = code;
+            _close(taskId, account, CloseReason.Refused);
+        }
+    }
+
+    function withdrawExaminationPay() external nonReentrant {
+        uint256 amount = _examinationPay[msg.sender];
+        if (amount == 0) revert TaskNothingToWithdraw(msg.sender);
+        _examinationPay[msg.sender] = 0;
+        emit ExaminationPayWithdrawn(msg.sender, amount);
+
+        POT.safeTransfer(msg.sender, amount);
     }
 
     // ---- the ledger's calls
@@ -129,6 +260,10 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
     function reserveRound(uint256 taskId, uint256 amount) external onlyLedger returns (bool) {
         TaskAccount storage account = _accounts[taskId];
         if (account.status != TaskStatus.Active || account.refundable < amount) return false;
+        TaskLease storage lease = _leases[taskId];
+        uint32 attemptsLeft = lease.attemptsLeft;
+        if (attemptsLeft == 0 || !_coversAttempt(lease)) return false;
+        lease.attemptsLeft = attemptsLeft - 1;
         account.refundable -= amount;
         account.reserved += amount;
         return true;
@@ -139,6 +274,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         account.refundable += account.reserved - payout;
         account.reserved = 0;
         account.paid += payout;
+        if (payout != 0) _noteProgress(_leases[taskId]);
     }
 
     function pauseTask(uint256 taskId) external onlyLedger {
@@ -169,12 +305,70 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         return _terms[taskId];
     }
 
+    function getResources(uint256 taskId) external view returns (TaskResources memory) {
+        _known(taskId);
+        return _resources[taskId];
+    }
+
     function getAccount(uint256 taskId) external view returns (TaskAccount memory) {
         return _known(taskId);
     }
 
-    function isReady(uint256 taskId, address operator) external view returns (bool) {
-        return _ready[taskId][VALIDATORS.validatorOf(operator)];
+    function getLease(uint256 taskId) external view returns (TaskLease memory) {
+        _known(taskId);
+        return _leases[taskId];
+    }
+
+    function prices() external view returns (Prices memory) {
+        return Prices({
+            taskSlots: _taskSlots,
+            slotPrice: _slotPrice,
+            secondPrice: _secondPrice,
+            bytePrice: _bytePrice,
+            examinationFee: _examinationFee,
+            pendingSeconds: _pendingSeconds,
+            maxLifetimeSeconds: _maxLifetimeSeconds,
+            idleSeconds: _idleSeconds,
+            emptyBlockMilliseconds: _emptyBlockMilliseconds,
+            phaseFloorBlocks: _phaseFloorBlocks
+        });
+    }
+
+    function quote(
+        TaskTerms calldata terms,
+        TaskResources calldata resources,
+        uint32 lifetimeSeconds,
+        uint32 attempts
+    ) external view returns (Quote memory) {
+        return _quote(terms.maxUnits, resources, lifetimeSeconds, attempts, openTasks);
+    }
+
+    function quoteExtension(uint256 taskId, uint32 lifetimeSeconds, uint32 attempts)
+        external
+        view
+        returns (Quote memory price)
+    {
+        _open(taskId);
+        price = _quoteOf(taskId, lifetimeSeconds, attempts, openTasks - 1);
+        (price.pendingRent, price.answerPay, price.examination) = (0, 0, 0);
+        price.fee = price.rent + price.computation;
+    }
+
+    function attemptSecondsOf(TaskTerms calldata terms) external view returns (uint256) {
+        return _attemptSeconds(terms);
+    }
+
+    function isExpired(uint256 taskId) external view returns (bool) {
+        TaskAccount storage account = _known(taskId);
+        return account.status != TaskStatus.Closed && _isExpirable(account, _leases[taskId]);
+    }
+
+    function examinationPayOf(address account) external view returns (uint256) {
+        return _examinationPay[account];
+    }
+
+    function answerOf(uint256 taskId, address operator) external view returns (uint16) {
+        return _answers[taskId][VALIDATORS.validatorOf(operator)];
     }
 
     // ---- inside
@@ -205,7 +399,146 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
 
     function _close(uint256 taskId, TaskAccount storage account, CloseReason reason) private {
         account.status = TaskStatus.Closed;
+        --openTasks;
         emit TaskClosed(taskId, reason);
+    }
+
+    /// @dev Buys what a new task needs, and returns the fee.
+    function _lease(uint256 taskId, uint32 lifetimeSeconds, uint32 attempts, uint256 maxFee)
+        private
+        returns (uint256)
+    {
+        uint256 attemptSeconds = _attemptSeconds(_terms[taskId]);
+        if (lifetimeSeconds < attemptSeconds || lifetimeSeconds > _maxLifetimeSeconds) {
+            revert TaskInvalidTerms("lifetimeSeconds");
+        }
+        if (attempts == 0) revert TaskInvalidTerms("attempts");
+        Quote memory price = _quoteOf(taskId, lifetimeSeconds, attempts, openTasks);
+        if (price.fee > maxFee) revert TaskFeeTooHigh(price.fee, maxFee);
+
+        TaskLease storage lease = _leases[taskId];
+        lease.windowTime = uint64(block.timestamp) + _pendingSeconds;
+        lease.windowBlock = uint64(block.number) + _blocksOf(_pendingSeconds);
+        lease.lifetimeSeconds = lifetimeSeconds;
+        lease.attemptsLeft = attempts;
+        // At most the longest lifetime, which has 32 bits.
+        lease.attemptSeconds = uint32(attemptSeconds);
+        uint256 idleSeconds = _larger(IDLE_ATTEMPTS * attemptSeconds, _idleSeconds);
+        lease.idleSeconds = uint32(idleSeconds);
+        lease.idleBlocks = _blocksOf(idleSeconds);
+        // Prices have 63 bits, and dry runs 8.
+        lease.answerPay = uint128(price.answerPay);
+        lease.heldPay = price.examination;
+        lease.heldRent = price.rent + price.computation;
+        burnt += price.pendingRent;
+        emit TaskLeased(taskId, msg.sender, price.pendingRent, lease);
+        return price.fee;
+    }
+
+    function _activate(uint256 taskId, TaskAccount storage account, TaskLease storage lease) private {
+        account.status = TaskStatus.Active;
+        account.activatedBlock = uint64(block.number);
+        uint256 rent = lease.heldRent;
+        burnt += rent;
+        lease.heldRent = 0;
+        lease.endTime = uint64(block.timestamp) + lease.lifetimeSeconds;
+        lease.endBlock = uint64(block.number) + _blocksOf(lease.lifetimeSeconds);
+        _noteProgress(lease);
+        emit TaskActivated(taskId);
+        emit TaskLeased(taskId, msg.sender, rent, lease);
+        _tryRound(taskId, account);
+    }
+
+    // ---- inside: prices
+
+    /// @dev Prices have 63 bits, times 32, bytes 65 and validators 7, so no product leaves 256 bits.
+    function _quote(
+        uint256 maxUnits,
+        TaskResources memory resources,
+        uint32 lifetimeSeconds,
+        uint32 attempts,
+        uint256 othersOpen
+    ) private view returns (Quote memory price) {
+        uint256 n = VALIDATORS.count();
+        uint256 slotRate = uint256(_slotPrice) << (PRICE_STEPS * othersOpen / _taskSlots);
+        uint256 byteRate = n * _bytePrice * (uint256(resources.peakBytes) + resources.diskBytes);
+        price.pendingRent = slotRate * _pendingSeconds
+            + _divideUp(byteRate * (_pendingSeconds + KEPT_SECONDS), BYTE_SECONDS);
+        price.answerPay = uint256(_examinationFee) + uint256(_secondPrice) * DRY_RUN_SECONDS;
+        price.examination = n * price.answerPay;
+        price.rent = slotRate * lifetimeSeconds + _divideUp(byteRate * lifetimeSeconds, BYTE_SECONDS);
+        // What was checked is not checked again in a further ballot, but each may end in another model.
+        uint256 milliseconds =
+            maxUnits * resources.unitMilliseconds + MAX_BALLOTS * resources.evaluationMilliseconds;
+        price.computation = _divideUp(n * _secondPrice * milliseconds * attempts, 1000);
+        price.fee = price.pendingRent + price.examination + price.rent + price.computation;
+    }
+
+    function _quoteOf(uint256 taskId, uint32 lifetimeSeconds, uint32 attempts, uint256 othersOpen)
+        private
+        view
+        returns (Quote memory)
+    {
+        uint256 maxUnits = _terms[taskId].maxUnits;
+        return _quote(maxUnits, _resources[taskId], lifetimeSeconds, attempts, othersOpen);
+    }
+
+    function _divideUp(uint256 value, uint256 divisor) private pure returns (uint256) {
+        return (value + divisor - 1) / divisor;
+    }
+
+    // ---- inside: times
+
+    /// @dev Three ballots and the payment phase. Before each further ballot, and at the end, all operators
+    /// may have to let their turns of two blocks pass.
+    function _attemptSeconds(TaskTerms memory terms) private view returns (uint256) {
+        uint256 voteFloor = 2 * (VALIDATORS.maxFaulty() + 1);
+        if (voteFloor < _phaseFloorBlocks) voteFloor = _phaseFloorBlocks;
+        uint256 voteSeconds = _secondsOf(voteFloor);
+        uint256 result = _larger(terms.resultSeconds, voteSeconds);
+        return _larger(terms.commitSeconds, _secondsOf(_phaseFloorBlocks))
+            + MAX_BALLOTS
+                * (_larger(terms.verdictSeconds, voteSeconds) + result + _secondsOf(2 * VALIDATORS.count()))
+            + result;
+    }
+
+    function _isExpirable(TaskAccount storage account, TaskLease storage lease) private view returns (bool) {
+        if (account.status == TaskStatus.Pending) return _hasPassed(lease.windowTime, lease.windowBlock);
+        if (_isRoundOpen(account)) return false;
+        if (_hasPassed(lease.endTime, lease.endBlock)) return true;
+        return _hasPassed(lease.progressTime + lease.idleSeconds, lease.progressBlock + lease.idleBlocks);
+    }
+
+    /// @dev A lifetime ends when its time and its blocks are over, so the longer rest counts.
+    function _coversAttempt(TaskLease storage lease) private view returns (bool) {
+        uint256 needed = lease.attemptSeconds;
+        return block.timestamp + needed <= lease.endTime
+            || block.number + _blocksOf(needed) <= lease.endBlock;
+    }
+
+    function _hasPassed(uint256 time, uint256 number) private view returns (bool) {
+        return block.timestamp >= time && block.number >= number;
+    }
+
+    function _noteProgress(TaskLease storage lease) private {
+        lease.progressTime = uint64(block.timestamp);
+        lease.progressBlock = uint64(block.number);
+    }
+
+    function _blocksOf(uint256 duration) private view returns (uint64) {
+        return uint64(_divideUp(duration * 1000, _emptyBlockMilliseconds));
+    }
+
+    function _secondsOf(uint256 blocks) private view returns (uint256) {
+        return _divideUp(blocks * _emptyBlockMilliseconds, 1000);
+    }
+
+    function _larger(uint256 one, uint256 other) private pure returns (uint256) {
+        return one > other ? one : other;
+    }
+
+    function _later(uint64 one, uint256 now_) private pure returns (uint64) {
+        return uint64(_larger(one, now_));
     }
 
     /// @dev Prices have 128 bits and units 17, so the product cannot overflow uint256.
@@ -226,6 +559,13 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         if (!_isPhase(terms.resultSeconds)) revert TaskInvalidTerms("resultSeconds");
         // The ledger stores bonds in 128 bits.
         if (_roundCost(terms) > type(uint128).max) revert TaskInvalidTerms("unitPrice");
+    }
+
+    function _validateResources(TaskResources calldata resources) private pure {
+        if (resources.unitMilliseconds == 0) revert TaskInvalidTerms("unitMilliseconds");
+        if (resources.evaluationMilliseconds == 0) revert TaskInvalidTerms("evaluationMilliseconds");
+        if (resources.peakBytes == 0) revert TaskInvalidTerms("peakBytes");
+        if (resources.diskBytes == 0) revert TaskInvalidTerms("diskBytes");
     }
 
     function _isPhase(uint32 phaseSeconds) private pure returns (bool) {

@@ -2,25 +2,29 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import TRAINING_TOKEN
-from chain.contracts.task_registry import cancel_task, refund_task, resume_task
+from chain.contracts.task_registry import (
+    get_resources,
+)
 from chain.hexadecimal import to_hex
 from chain.json_types import JsonObject
 from chain.primitives import TaskId
 from chain.training.task_spec_codec import compute_spec_hash
+from node.cli import task_money_command
 from node.cli.account import KeyOption, PasswordOption, unlock_account
 from node.cli.output import (
     JsonOption,
     RpcOption,
     format_amount,
     format_rounded,
+    format_table,
     parse_amount,
     print_fields,
     print_json,
@@ -30,6 +34,19 @@ from node.cli.output import (
 )
 from node.cli.progress import progress_bar
 from node.cli.readiness import describe_readiness, fetch_readiness
+from node.cli.task_fee import (
+    describe_lease,
+    describe_offer,
+    encode_offer,
+)
+from node.cli.task_money_command import (
+    AttemptsOption,
+    LifetimeOption,
+    MaxFeeOption,
+    TaskArgument,
+    get_task,
+    read_wishes,
+)
 from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
 from node.client.task_bundle import TaskBundle
 from node.client.task_submission import (
@@ -37,7 +54,7 @@ from node.client.task_submission import (
     download_model,
     fetch_parameters,
     find_model,
-    fund_task,
+    make_offer,
     submit_task,
 )
 from pot_common.errors import OperatorError
@@ -55,8 +72,6 @@ RpcListOption = Annotated[
     ),
 ]
 """The option for the URLs of nodes; the first one answers what all nodes know."""
-
-TaskArgument = Annotated[int, typer.Argument(metavar="ID", help="Task id.")]
 
 
 @app.command(
@@ -86,15 +101,19 @@ def submit(
             help="Whether to run the task once here, as validators do, before anything is paid.",
         ),
     ] = True,
+    lifetime: LifetimeOption = None,
+    attempts: AttemptsOption = None,
+    max_fee: MaxFeeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check and submit a task; its budget is escrowed.
+    """Check and submit a task, and pay for it.
 
-    The specification is sent in a transaction; weights and data are uploaded to nodes. All of them
-    are computed from the task file. The unspent part of the budget is refunded after the task.
+    Its budget is escrowed, and the unspent part refunded after the task. The fee is shown before it
+    is paid (`pot task price`). The specification is sent in a transaction; weights and data are
+    uploaded to nodes. All of them are computed from the task file.
     """
     # Imported here, like TaskReplay below: numpy takes 0.15 s, which would delay other commands.
-    from node.client.task_checks import check_task, measure_task
+    from node.client.task_checks import check_task
     from node.client.task_file import load_task_file
 
     bundle = load_task_file(file, TRAINING_TOKEN, rounds)
@@ -107,13 +126,12 @@ def submit(
     clients = [RpcClient(url) for url in rpc or [DEFAULT_RPC_URL]]
     check_task(bundle, fetch_parameters(clients[0]).blob_bytes_per_second)
     account = unlock_account(clients[0], key, password_file)
-    if dry_run:
-        measured = measure_task(bundle)
-        print_note(
-            f"dry run passed: a unit takes {measured.unit_milliseconds} ms, with "
-            f"{measured.peak_bytes / 2**20:.0f} MiB of memory"
-        )
-    submission = submit_task(clients[0], account.private_key, bundle, amount)
+    bundle = _declare(bundle, dry_run=dry_run)
+    offer = make_offer(clients[0], bundle, read_wishes(lifetime, attempts, max_fee))
+    if not as_json:
+        for line in format_table(("", ""), describe_offer(bundle.spec, offer)):
+            print_note(line)
+    submission = submit_task(clients[0], account.private_key, bundle, offer, amount)
     _upload(clients, bundle)
     if as_json:
         print_json(
@@ -121,6 +139,7 @@ def submit(
                 "id": submission.task_id,
                 "specHash": to_hex(submission.spec_hash),
                 "budget": str(submission.budget),
+                **encode_offer(bundle.spec, offer),
                 "transactionHash": submission.transaction_hash,
             }
         )
@@ -130,6 +149,51 @@ def submit(
         f"escrowed {format_amount(submission.budget)} POT; what is not spent can be taken back"
     )
     print_line(f"next: pot task watch {submission.task_id}")
+
+
+@app.command(epilog="Example:  pot task price examples/digits.toml --lifetime 2d")
+def price(
+    file: Annotated[Path, typer.Argument(help="A task file; see examples/digits.toml.")],
+    rounds: Annotated[
+        int | None, typer.Option(help="Number of rounds, in place of the file's.")
+    ] = None,
+    lifetime: LifetimeOption = None,
+    attempts: AttemptsOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the fee of a task.
+
+    It is what submitting costs now, besides the budget. The task is run once here, to measure what
+    it takes of a validator. Nothing is paid.
+    """
+    from node.client.task_file import load_task_file
+
+    bundle = _declare(load_task_file(file, TRAINING_TOKEN, rounds), dry_run=True)
+    offer = make_offer(RpcClient(rpc), bundle, read_wishes(lifetime, attempts, None))
+    if as_json:
+        print_json(encode_offer(bundle.spec, offer))
+    else:
+        print_fields(describe_offer(bundle.spec, offer))
+
+
+def _declare(bundle: TaskBundle, *, dry_run: bool) -> TaskBundle:
+    """The task with what it takes of a validator, which a dry run measures."""
+    from node.client.task_checks import declare_resources, measure_task
+
+    if not dry_run:
+        if not bundle.is_measured:
+            raise OperatorError(
+                "without a dry run the task file must declare what the task takes, in [resources]: "
+                "unit_milliseconds, evaluation_milliseconds and peak_bytes"
+            )
+        return bundle
+    measured = measure_task(bundle)
+    print_note(
+        f"dry run passed: a unit takes {measured.unit_milliseconds} ms, with "
+        f"{measured.peak_bytes / 2**20:.0f} MiB of memory"
+    )
+    return bundle if bundle.is_measured else declare_resources(bundle, measured)
 
 
 def _upload(clients: Sequence[RpcClient], bundle: TaskBundle) -> None:
@@ -157,9 +221,12 @@ def upload(
     from node.client.task_file import load_task_file
 
     clients = [RpcClient(url) for url in rpc or [DEFAULT_RPC_URL]]
-    found = _get_task(clients[0], task)
+    found = get_task(clients[0], task)
     bundle = load_task_file(file, TRAINING_TOKEN, rounds)
-    if to_hex(compute_spec_hash(bundle.spec)) != get_text(found, "specHash"):
+    resources = clients[0].read(get_resources(TaskId(task)))
+    # What was measured at the submission is not in the file.
+    spec = replace(bundle.spec, resources=resources)
+    if to_hex(compute_spec_hash(spec)) != get_text(found, "specHash"):
         raise OperatorError(
             f"{file} is not the file of task {task}: it gives another specification; give the file "
             "and the --rounds that were submitted"
@@ -207,7 +274,7 @@ def show(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = Fa
     not, why.
     """
     clients = [RpcClient(url) for url in rpc or [DEFAULT_RPC_URL]]
-    found = _get_task(clients[0], task)
+    found = get_task(clients[0], task)
     is_pending = get_text(found, "status") == "pending"
     answers = fetch_readiness(clients, task) if is_pending else []
     if as_json:
@@ -226,6 +293,7 @@ def show(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = Fa
             (name, f"{format_amount(get_integer(account, name))} POT")
             for name in ("escrowed", "paid", "refundable")
         ),
+        *describe_lease(found, int(time.time())),
         ("model root", str(found["modelRoot"])),
         ("training state root", str(found["trainingStateRoot"])),
     ]
@@ -247,7 +315,7 @@ def watch(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = F
     waiting_for = ""
     told: list[str] = []
     while True:
-        found = _get_task(client, task)
+        found = get_task(client, task)
         settled = get_integer(found, "roundsSettled")
         for number in range(shown, settled):
             round_ = client.call_object("pot_getRound", task, number) or {}
@@ -381,130 +449,9 @@ def verify(
         print_line(f"all {len(results)} rounds reproduced: states, models, rewards, payouts")
 
 
-@app.command(epilog="Example:  pot task fund 1 --amount 25 --key alice")
-def fund(
-    task: TaskArgument,
-    amount: Annotated[str, typer.Option(help="POT to add to the escrow, such as 12.5.")],
-    key: KeyOption,
-    password_file: PasswordOption = None,
-    rpc: RpcOption = DEFAULT_RPC_URL,
-    as_json: JsonOption = False,
-) -> None:
-    """Add to a task's escrow.
-
-    Any account may do so. A round that waited for money then starts.
-    """
-    base_units = parse_amount(amount)
-    if base_units == 0:
-        raise OperatorError("--amount is 0; give what is to be added")
-    client = RpcClient(rpc)
-    _get_task(client, task)
-    account = unlock_account(client, key, password_file)
-    receipt = fund_task(client, account.private_key, TaskId(task), base_units)
-    _print_done(client, task, receipt, as_json, f"added {format_amount(base_units)} POT")
-
-
-@app.command(epilog="Example:  pot task cancel 1 --key alice")
-def cancel(
-    task: TaskArgument,
-    key: KeyOption,
-    password_file: PasswordOption = None,
-    rpc: RpcOption = DEFAULT_RPC_URL,
-    as_json: JsonOption = False,
-) -> None:
-    """Cancel a task that you submitted.
-
-    It is closed at once, or after the round in progress is settled and paid.
-    """
-    _send_to_registry(task, cancel_task, key, password_file, rpc, as_json, "cancelled")
-
-
-@app.command(epilog="Example:  pot task resume 1 --key alice")
-def resume(
-    task: TaskArgument,
-    key: KeyOption,
-    password_file: PasswordOption = None,
-    rpc: RpcOption = DEFAULT_RPC_URL,
-    as_json: JsonOption = False,
-) -> None:
-    """Resume a paused task that you submitted.
-
-    A task is paused after three attempts in a row without a result.
-    """
-    _send_to_registry(task, resume_task, key, password_file, rpc, as_json, "resumed")
-
-
-@app.command(epilog="Example:  pot task refund 1 --key alice")
-def refund(
-    task: TaskArgument,
-    key: KeyOption,
-    password_file: PasswordOption = None,
-    rpc: RpcOption = DEFAULT_RPC_URL,
-    as_json: JsonOption = False,
-) -> None:
-    """Refund the unspent budget of a closed task.
-
-    Any account may send this; the submitter gets the money.
-    """
-    _send_to_registry(task, refund_task, key, password_file, rpc, as_json, "refunded")
-
-
-def _send_to_registry(
-    task: int,
-    make_call: Callable[[TaskId], ContractCall],
-    key: Path,
-    password_file: Path | None,
-    rpc: str,
-    as_json: bool,
-    done: str,
-) -> None:
-
-    client = RpcClient(rpc)
-    _get_task(client, task)
-    receipt = unlock_account(client, key, password_file).send_call(make_call(TaskId(task)))
-    _print_done(client, task, receipt, as_json, done)
-
-
-def _print_done(
-    client: RpcClient, task: int, receipt: JsonObject, as_json: bool, done: str
-) -> None:
-    """Print what was done to a task, and its state now."""
-    found = _get_task(client, task)
-    transaction, status = get_text(receipt, "transactionHash"), get_text(found, "status")
-    is_cancelling = status != "closed" and get_value(found, "account", "cancelling") is True
-    amounts = {
-        name: get_integer(found, "account", name)
-        for name in ("escrowed", "paid", "refundable", "refunded")
-    }
-    if as_json:
-        print_json(
-            {
-                "id": task,
-                "status": status,
-                "cancelling": is_cancelling,
-                **{name: str(amount) for name, amount in amounts.items()},
-                "transactionHash": transaction,
-            }
-        )
-        return
-    print_line(f"task {task}: {done} in {transaction}")
-    print_fields(
-        [
-            ("status", f"{status}, closes with its round" if is_cancelling else status),
-            *((name, f"{format_amount(amount)} POT") for name, amount in amounts.items()),
-        ]
-    )
-    if status == "closed" and amounts["refundable"]:
-        print_line(f"next: pot task refund {task}")
-
-
-def _get_task(client: RpcClient, task: int) -> JsonObject:
-    found = client.call_object("pot_getTask", task)
-    if found is None:
-        raise OperatorError(f"there is no task {task}; `pot task list` lists all tasks")
-    return found
-
-
 def _planned_rounds(task: JsonObject) -> int:
 
     return get_integer(task, "terms", "rounds")
+
+
+app.registered_commands += task_money_command.app.registered_commands

@@ -10,6 +10,7 @@ from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.faucet import drip
 from chain.contracts.gradient_ledger import credit_of, withdraw_credit
 from chain.contracts.reward_distributor import RewardClaim, claim_many
+from chain.contracts.task_registry import get_examination_pay, withdraw_examination_pay
 from chain.contracts.training_token import balance_of, transfer
 from chain.hexadecimal import to_hex
 from chain.primitives import Address, TaskId
@@ -204,18 +205,30 @@ def credit(
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Withdraw an operator's share of slashed bonds.
+    """Withdraw what an operator earned besides fees.
 
-    Half the bond of a cheating miner goes to the validators that gave the verdict.
+    Half the bond of a cheating miner goes to the validators that gave the verdict. Each validator
+    that answers to a new task is paid from the task's fee.
     """
     client = RpcClient(rpc)
     account = unlock_account(client, key, password_file)
-    amount = client.read(credit_of(TRAINING_TOKEN, account.address))
+    share = client.read(credit_of(TRAINING_TOKEN, account.address))
+    pay = client.read(get_examination_pay(account.address))
+    amount = share + pay
     transaction = None
-    if amount:
+    if share:
         transaction = account.send_call(withdraw_credit(TRAINING_TOKEN))["transactionHash"]
+    if pay:
+        transaction = account.send_call(withdraw_examination_pay())["transactionHash"]
     if as_json:
-        print_json({"received": str(amount), "transactionHash": transaction})
+        print_json(
+            {
+                "received": str(amount),
+                "slashings": str(share),
+                "examinations": str(pay),
+                "transactionHash": transaction,
+            }
+        )
     elif transaction is None:
         print_line("no credit")
     else:

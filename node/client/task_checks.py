@@ -6,15 +6,18 @@ still be refused by single validators; `pot task show` then says why.
 
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from chain.contracts.task_registry import TaskResources
 from chain.json_types import JsonObject
 from chain.primitives import Hash32
+from chain.training.resources import count_disk_bytes
 from chain.training.task_checks import (
+    find_declared_objection,
     find_disk_objection,
     find_measured_objection,
     find_phase_objection,
@@ -29,6 +32,15 @@ from node.storage.blobs import PROMISED_SHARE
 from pot_common.errors import OperatorError
 from pot_common.framing import WORKER_ANSWERS, WORKER_QUESTIONS, FrameError
 
+TIME_MARGIN: Final = 4
+"""A task declares this many times the time that its dry run took here."""
+
+MEMORY_MARGIN: Final = 2
+"""A task declares this many times the memory that its dry run took here."""
+
+MIN_MILLISECONDS: Final = 50
+"""The least time that is declared: the shortest times are mostly noise."""
+
 UNPAID: Final = "nothing was paid"
 """The end of each refusal, so that a submitter knows where its money is."""
 
@@ -38,7 +50,25 @@ class TaskMeasurement:
     """What the dry run measured."""
 
     unit_milliseconds: int
+    evaluation_milliseconds: int
     peak_bytes: int
+
+
+def declare_resources(bundle: TaskBundle, measured: TaskMeasurement) -> TaskBundle:
+    """The task with a declaration of what it takes, several times what was measured here.
+
+    A validator refuses a task that takes more than it declares. Its machine may be slower than this
+    one, or busy, so the declaration leaves room.
+    """
+    resources = TaskResources(
+        unit_milliseconds=max(MIN_MILLISECONDS, TIME_MARGIN * measured.unit_milliseconds),
+        evaluation_milliseconds=max(
+            MIN_MILLISECONDS, TIME_MARGIN * measured.evaluation_milliseconds
+        ),
+        peak_bytes=MEMORY_MARGIN * measured.peak_bytes,
+        disk_bytes=count_disk_bytes(bundle.spec),
+    )
+    return replace(bundle, spec=replace(bundle.spec, resources=resources), is_measured=True)
 
 
 def check_task(bundle: TaskBundle, blob_bytes_per_second: int) -> None:
@@ -115,9 +145,21 @@ def measure_task(bundle: TaskBundle) -> TaskMeasurement:
     )
     if objection is not None:
         raise OperatorError(f"validators would refuse the task: {objection.reason}; {UNPAID}")
-    return TaskMeasurement(
-        get_integer(answer, "unit_milliseconds"), get_integer(answer, "peak_bytes")
+    measured = TaskMeasurement(
+        get_integer(answer, "unit_milliseconds"),
+        get_integer(answer, "evaluation_milliseconds"),
+        get_integer(answer, "peak_bytes"),
     )
+    if bundle.is_measured:
+        exceeded = find_declared_objection(
+            bundle.spec,
+            unit_milliseconds=measured.unit_milliseconds,
+            evaluation_milliseconds=measured.evaluation_milliseconds,
+            peak_bytes=measured.peak_bytes,
+        )
+        if exceeded is not None:
+            raise OperatorError(f"validators would refuse the task: {exceeded.reason}; {UNPAID}")
+    return measured
 
 
 def _write_task(bundle: TaskBundle, directory: Path) -> JsonObject:

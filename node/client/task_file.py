@@ -12,7 +12,7 @@ import tomllib
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Context, Decimal, Inexact
 from io import BytesIO
 from itertools import count, islice
@@ -22,6 +22,7 @@ from typing import Final, NoReturn, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from chain.contracts.task_registry import TaskResources
 from chain.crypto import content_id
 from chain.errors import InvalidSpec
 from chain.hexadecimal import from_plain_hex
@@ -34,6 +35,7 @@ from chain.training.architectures import (
     count_parameters,
     parameter_shapes,
 )
+from chain.training.resources import count_disk_bytes
 from chain.training.task_spec import (
     PPB,
     PPM,
@@ -55,7 +57,7 @@ from chain.training.task_spec import (
     Verification,
 )
 from chain.training.task_spec_codec import MAX_SHARD_BYTES, decode_task_spec, encode_task_spec
-from node.client.task_bundle import TaskBundle
+from node.client.task_bundle import TaskBundle, Wishes
 from pot_common.errors import OperatorError
 
 Toml: TypeAlias = "dict[str, Toml] | list[Toml] | str | int | Decimal | bool"
@@ -82,6 +84,9 @@ after it). The default of 28 would silently round a large price."""
 
 NPZ_DATE: Final = (1980, 1, 1, 0, 0, 0)
 """The date of all files in an archive, the earliest possible: equal rows then give equal bytes."""
+
+UNMEASURED: Final = TaskResources(1, 1, 1, 1)
+"""Stands for what the file does not declare, until the dry run has measured it."""
 
 DRAW_BITS: Final = 24
 """The random bits of a drawn weight: as many as float32 holds."""
@@ -137,6 +142,8 @@ def load_task_toml(
     training = settings.child("training")
     rounds = training.get("rounds", int) if round_count is None else round_count
     optimizer, schedule = _read_optimizer(settings.child("optimizer"), rounds)
+    declared = _read_resources(settings.child("resources", is_optional=True))
+    wishes = _read_wishes(settings.child("fee", is_optional=True))
     spec = TaskSpec(
         name=settings.get("name", str),
         model=model,
@@ -155,12 +162,16 @@ def load_task_toml(
         phases=_read_phases(settings.child("phases")),
         reward=_read_reward(settings.child("reward"), token),
         evaluate_every=training.get("evaluate_every", int, 1),
+        resources=declared or UNMEASURED,
     )
+    disk_bytes = count_disk_bytes(spec)
+    spec = replace(spec, resources=replace(spec.resources, disk_bytes=disk_bytes))
     if round_count is not None:
         training.get("rounds", int, 1)
     training.finish()
     settings.finish()
-    return TaskBundle(_check(spec), {content_id(blob): blob for blob in (weights, shard)})
+    blobs = {content_id(blob): blob for blob in (weights, shard)}
+    return TaskBundle(_check(spec), blobs, declared is not None, wishes)
 
 
 def _check(spec: TaskSpec) -> TaskSpec:
@@ -284,6 +295,30 @@ def _read_reward(table: "_Table", token: Address) -> Reward:
     return reward
 
 
+def _read_resources(table: "_Table") -> TaskResources | None:
+    """What the file declares, without the disk, which follows from the rest; None if nothing."""
+    if table.is_empty:
+        return None
+    resources = TaskResources(
+        unit_milliseconds=table.get("unit_milliseconds", int),
+        evaluation_milliseconds=table.get("evaluation_milliseconds", int),
+        peak_bytes=table.get("peak_bytes", int),
+        disk_bytes=1,
+    )
+    table.finish()
+    return resources
+
+
+def _read_wishes(table: "_Table") -> Wishes:
+    wishes = Wishes(
+        lifetime_seconds=table.get("lifetime_seconds", int, 0) or None,
+        attempts=table.get("attempts", int, 0) or None,
+        max_fee=table.scaled("max_fee", TOKEN_UNIT) if table.has("max_fee") else None,
+    )
+    table.finish()
+    return wishes
+
+
 class _Table:
     """One table of a task file; each setting is read once, and `finish` refuses the rest."""
 
@@ -302,8 +337,18 @@ class _Table:
         if self._settings:
             self.refuse(min(self._settings), "is not a known setting")
 
-    def child(self, key: str) -> "_Table":
-        return _Table(self._take(key), key)
+    @property
+    def is_empty(self) -> bool:
+        """Whether no setting is left."""
+        return not self._settings
+
+    def has(self, key: str) -> bool:
+        """Whether the setting is there and was not read yet."""
+        return key in self._settings
+
+    def child(self, key: str, *, is_optional: bool = False) -> "_Table":
+        """The table under `key`; an empty one if it is absent and optional."""
+        return _Table(self._settings.pop(key, {}) if is_optional else self._take(key), key)
 
     def _take(self, key: str) -> Toml:
         if key not in self._settings:

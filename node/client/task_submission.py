@@ -5,11 +5,12 @@ The command line and the development network use it.
 
 import json
 from dataclasses import dataclass
+from typing import Final
 
 from chain.contracts import task_registry, training_token
-from chain.contracts.addresses import TASK_REGISTRY
+from chain.contracts.addresses import TASK_REGISTRY, TRAINING_TOKEN
 from chain.contracts.events import decode_event
-from chain.contracts.task_registry import TaskSubmitted
+from chain.contracts.task_registry import Purchase, Quote, TaskSubmitted
 from chain.crypto import get_address
 from chain.hexadecimal import to_hex
 from chain.json_types import JsonObject
@@ -30,10 +31,22 @@ from node.client.rpc_client import (
     get_text,
     get_value,
 )
-from node.client.task_bundle import TaskBundle
+from node.client.task_bundle import TaskBundle, Wishes
 from pot_common.errors import OperatorError
 from pot_common.rpc_client import ContentUnavailableError
 from pot_common.rpc_replies import read_bytes
+
+SPARE_SHARE: Final = 4
+"""One attempt in so many may fail before a task runs out of attempts."""
+
+MIN_SPARE_ATTEMPTS: Final = 3
+"""The least attempts beyond the rounds: as many as may fail in a row until a task is paused."""
+
+FINDING_SECONDS: Final = 3_600
+"""The part of a lifetime in which miners may be found."""
+
+PRICE_MARGIN: Final = 10
+"""By default a submitter pays up to a tenth more than the price it was shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +58,16 @@ class Submission:
     budget: int
     """The base units of the task's token in escrow."""
     transaction_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What is bought for a task, and what that costs now."""
+
+    purchase: Purchase
+    quote: Quote
+    max_fee: int
+    """The most that the submitter pays, in base units of POT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +90,56 @@ def compute_round_budget(spec: TaskSpec) -> int:
     return spec.reward.max_units * spec.reward.unit_price + spec.reward.validator_fee
 
 
+def choose_purchase(spec: TaskSpec, attempt_seconds: int, longest_seconds: int) -> Purchase:
+    """A lifetime and attempts with which a task probably gets through all its rounds.
+
+    A quarter of the rounds may fail, each attempt may last until the end of its phases, and an hour
+    is for finding miners.
+
+    Args:
+        spec: The task's specification.
+        attempt_seconds: The longest course of an attempt.
+        longest_seconds: The longest lifetime that the network allows.
+    """
+    phases = spec.phases
+    attempts = spec.round_count + max(MIN_SPARE_ATTEMPTS, spec.round_count // SPARE_SHARE)
+    seconds = phases.commit_seconds + phases.verdict_seconds + phases.result_seconds
+    wanted = attempts * seconds + attempt_seconds + FINDING_SECONDS
+    return Purchase(min(wanted, longest_seconds), attempts)
+
+
+def make_offer(client: RpcClient, bundle: TaskBundle, wishes: Wishes) -> Offer:
+    """What the submitter buys for a task, at today's price.
+
+    Args:
+        client: A node.
+        bundle: The task, with what it declares.
+        wishes: What the submitter wants; the task file and defaults fill what is None.
+
+    Raises:
+        OperatorError: The network does not sell that.
+    """
+    spec, filed = bundle.spec, bundle.wishes
+    terms = compute_terms(spec)
+    prices = client.read(task_registry.get_prices())
+    attempt_seconds = client.read(task_registry.get_attempt_seconds(terms))
+    default = choose_purchase(spec, attempt_seconds, prices.max_lifetime_seconds)
+    purchase = Purchase(
+        wishes.lifetime_seconds or filed.lifetime_seconds or default.lifetime_seconds,
+        wishes.attempts or filed.attempts or default.attempts,
+    )
+    if not attempt_seconds <= purchase.lifetime_seconds <= prices.max_lifetime_seconds:
+        raise OperatorError(
+            f"a lifetime of {purchase.lifetime_seconds} s is not sold: one attempt of this task "
+            f"can take {attempt_seconds} s, and the network allows {prices.max_lifetime_seconds} s "
+            "at most; change --lifetime or the phases"
+        )
+    quote = client.read(task_registry.get_quote(terms, spec.resources, purchase))
+    wanted = wishes.max_fee if wishes.max_fee is not None else filed.max_fee
+    max_fee = quote.fee + quote.fee // PRICE_MARGIN if wanted is None else wanted
+    return Offer(purchase, quote, max_fee)
+
+
 def fetch_parameters(client: RpcClient) -> ChainParameters:
     """The parameters of the node's network.
 
@@ -83,9 +156,13 @@ def fetch_parameters(client: RpcClient) -> ChainParameters:
 
 
 def submit_task(
-    client: RpcClient, private_key: PrivateKey, bundle: TaskBundle, budget: int | None = None
+    client: RpcClient,
+    private_key: PrivateKey,
+    bundle: TaskBundle,
+    offer: Offer,
+    budget: int | None = None,
 ) -> Submission:
-    """Approve the budget, submit the specification, and wait until both are final.
+    """Approve budget and fee, submit the specification, and wait until all are final.
 
     Raises:
         OperatorError: The account cannot pay, or the registry refuses the task.
@@ -93,14 +170,33 @@ def submit_task(
     spec = bundle.spec
     submitter, token = get_address(private_key), spec.reward.token
     amount = compute_full_budget(spec) if budget is None else budget
-    balance = client.read(training_token.balance_of(token, submitter))
-    if balance < amount:
+    fee = offer.quote.fee
+    if fee > offer.max_fee:
         raise OperatorError(
-            f"account {to_hex(submitter)} has {balance} base units of token {to_hex(token)}, the "
-            f"budget is {amount}; send it more, or give a smaller --budget"
+            f"the fee is {fee} base units of POT, above --max-fee ({offer.max_fee}); raise it, or "
+            "buy less with --lifetime and --attempts"
         )
-    _approve(client, private_key, token, amount)
-    submission = task_registry.submit_task(compute_terms(spec), encode_task_spec(spec), amount)
+    needed = {token: amount}
+    needed[TRAINING_TOKEN] = needed.get(TRAINING_TOKEN, 0) + fee
+    for each, sum_ in needed.items():
+        balance = client.read(training_token.balance_of(each, submitter))
+        if balance < sum_:
+            raise OperatorError(
+                f"account {to_hex(submitter)} has {balance} base units of token {to_hex(each)}; "
+                f"{sum_} are needed (budget {amount}, fee {fee} of POT); send it more, or give a "
+                "smaller --budget"
+            )
+    allowed = {**needed, TRAINING_TOKEN: needed[TRAINING_TOKEN] - fee + offer.max_fee}
+    for each, sum_ in allowed.items():
+        _approve(client, private_key, each, sum_)
+    submission = task_registry.submit_task(
+        compute_terms(spec),
+        spec.resources,
+        encode_task_spec(spec),
+        amount,
+        offer.purchase,
+        offer.max_fee,
+    )
     receipt = client.transact(private_key, submission)
     event = _find_submission(receipt)
     return Submission(
@@ -122,6 +218,29 @@ def fund_task(
     token = client.read(task_registry.get_terms(task_id)).token
     _approve(client, private_key, token, amount)
     return client.transact(private_key, task_registry.fund_task(task_id, amount))
+
+
+def extend_task(
+    client: RpcClient,
+    private_key: PrivateKey,
+    task_id: TaskId,
+    purchase: Purchase,
+    max_fee: int | None = None,
+) -> JsonObject:
+    """Buy more lifetime or attempts, which any account may do; returns the receipt.
+
+    Raises:
+        OperatorError: There is no such open task, the price is above `max_fee`, or the account
+            cannot pay.
+    """
+    fee = client.read(task_registry.get_extension_quote(task_id, purchase)).fee
+    limit = fee + fee // PRICE_MARGIN if max_fee is None else max_fee
+    if fee > limit:
+        raise OperatorError(
+            f"the extension costs {fee} base units of POT, above --max-fee ({limit}); raise it"
+        )
+    _approve(client, private_key, TRAINING_TOKEN, limit)
+    return client.transact(private_key, task_registry.extend_task(task_id, purchase, limit))
 
 
 def _approve(client: RpcClient, private_key: PrivateKey, token: Address, amount: int) -> None:

@@ -60,6 +60,10 @@ POLL_SECONDS: Final = 0.1
 OPERATOR_COINS: Final = 1_000 * TOKEN_UNIT
 """Wei for each operator. Accounts without coins share only a quarter of each block."""
 
+FEE_TOKENS: Final = 100 * TOKEN_UNIT
+"""Base units of POT for the submitter's fee, which is far less with the prices of a development
+network."""
+
 SUBMITTER_COINS: Final = 1_000 * TOKEN_UNIT
 """Wei for the submitter."""
 
@@ -152,7 +156,7 @@ def prepare(plan: DevnetPlan) -> DevnetFiles:
     coins = {node.operator: OPERATOR_COINS for node in validators}
     network = replace(
         plan_development_network(seats),
-        tokens={submitter: compute_full_budget(bundle.spec)},
+        tokens={submitter: compute_full_budget(bundle.spec) + FEE_TOKENS},
         coins={**coins, submitter: SUBMITTER_COINS},
     )
     files = DevnetFiles(plan, bundle.spec, validators, miners, submitter_key, password_file)

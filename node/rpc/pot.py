@@ -43,8 +43,11 @@ from node.rpc.training_encoding import (
     encode_account,
     encode_deadline,
     encode_evaluation,
+    encode_lease,
     encode_participants,
     encode_records,
+    encode_refusals,
+    encode_resources,
     encode_round_state,
     encode_summary,
     encode_terms,
@@ -164,14 +167,19 @@ class PotMethods:
         contracts, task_id = self._view.contracts, history.task_id
         phase, deadline = await contracts.phase(task_id)
         terms = await contracts.read(task_registry.get_terms(task_id))
+        resources = await contracts.read(task_registry.get_resources(task_id))
         account = await contracts.read(task_registry.get_account(task_id))
+        head = self._view.chain.store.head()
         state = await contracts.read(gradient_ledger.get_round(task_id))
         return {
             **self._summarize(history),
             "phase": phase.name.lower(),
             "spec": _describe_spec(history),
             "terms": encode_terms(terms),
+            "resources": encode_resources(resources),
             "account": encode_account(account),
+            "lease": encode_lease(history.lease, history.status, head.number + 1, head.timestamp),
+            "refusals": encode_refusals(history),
             "round": encode_round_state(state),
             "deadline": encode_deadline(deadline),
             "evaluation": self._find_evaluation(history),

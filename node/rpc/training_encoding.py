@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from chain.contracts.gradient_ledger import Deadline, ResultVote, RoundState
-from chain.contracts.task_registry import TaskAccount, TaskTerms
+from chain.contracts.task_registry import (
+    TaskAccount,
+    TaskLease,
+    TaskResources,
+    TaskStatus,
+    TaskTerms,
+)
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address
@@ -22,6 +28,8 @@ from chain.training.history import (
     VerdictRecord,
     get_evaluation,
 )
+from chain.training.leases import compute_fee_refund
+from chain.training.task_checks import describe_refusal
 from chain.training.task_spec import PPM, TaskSpec
 
 EVALUATION_NAMES: Final = ("correctCount", "lossMillinats", "accuracyPpm")
@@ -43,6 +51,7 @@ def encode_summary(history: TaskHistory, spec: TaskSpec | None) -> JsonObject:
         "rounds": None if spec is None else spec.round_count,
         "roundsSettled": history.rounds_settled,
         "readyCount": len(history.ready),
+        "refusalCount": len(history.refusals),
         "trainingStateRoot": to_hex(history.training_state_root),
         "modelRoot": to_hex(history.model_root),
     }
@@ -62,6 +71,47 @@ def encode_terms(terms: TaskTerms) -> JsonObject:
         "verdictSeconds": terms.verdict_seconds,
         "resultSeconds": terms.result_seconds,
     }
+
+
+def encode_resources(resources: TaskResources) -> JsonObject:
+    """The most that a task takes of one validator, as declared."""
+    return {
+        "unitMilliseconds": resources.unit_milliseconds,
+        "evaluationMilliseconds": resources.evaluation_milliseconds,
+        "peakBytes": resources.peak_bytes,
+        "diskBytes": resources.disk_bytes,
+    }
+
+
+def encode_lease(lease: TaskLease, status: TaskStatus, number: int, now: int) -> JsonObject:
+    """What was bought for a task, when it ends, and what can be taken back at this moment."""
+    is_active = status in (TaskStatus.ACTIVE, TaskStatus.PAUSED)
+    code = lease.refusal_code
+    return {
+        "windowTime": lease.window_time,
+        "windowBlock": lease.window_block,
+        "lifetimeSeconds": lease.lifetime_seconds,
+        "endTime": lease.end_time if is_active else None,
+        "endBlock": lease.end_block if is_active else None,
+        "progressTime": lease.progress_time if is_active else None,
+        "progressBlock": lease.progress_block if is_active else None,
+        "idleSeconds": lease.idle_seconds,
+        "attemptsLeft": lease.attempts_left,
+        "attemptSeconds": lease.attempt_seconds,
+        "answerPay": str(lease.answer_pay),
+        "heldPay": str(lease.held_pay),
+        "heldRent": str(lease.held_rent),
+        "refundable": str(compute_fee_refund(lease, status, number, now)),
+        "refusal": describe_refusal(code) if code else None,
+    }
+
+
+def encode_refusals(history: TaskHistory) -> Json:
+    """The validators that refused a task, with their reasons, in the order of the chain."""
+    return [
+        {"validator": to_hex(validator), "reason": describe_refusal(code)}
+        for validator, code in history.refusals
+    ]
 
 
 def encode_account(account: TaskAccount) -> JsonObject:

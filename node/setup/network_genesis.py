@@ -11,7 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from chain.contracts import faucet, gradient_ledger, training_token, validator_set
+from chain.contracts import (
+    faucet,
+    gradient_ledger,
+    task_registry,
+    training_token,
+    validator_set,
+)
 from chain.contracts.addresses import (
     FAUCET,
     GRADIENT_LEDGER,
@@ -20,6 +26,7 @@ from chain.contracts.addresses import (
     TRAINING_TOKEN,
     VALIDATOR_SET,
 )
+from chain.contracts.task_registry import Prices
 from chain.execution.evm import run_constructor
 from chain.genesis import GenesisAccount, GenesisConfig, build_genesis, parse_genesis
 from chain.hexadecimal import from_plain_hex, to_hex
@@ -37,6 +44,19 @@ CONTRACTS_DIRECTORY: Final = Path(__file__).parents[2] / "contracts" / "build"
 
 DEVELOPMENT_CHAIN_ID: Final = 7_368_565
 """"pot" in ASCII, plus one. It differs from the template's, so that wallets tell them apart."""
+
+CHEAP_SLOT_PRICE: Final = 10**10
+"""Base units of POT for a second of a slot in a development network: a thousandth of the public
+price. The prices are almost nothing, but not nothing, so that whoever develops sees them."""
+
+CHEAP_SECOND_PRICE: Final = 10**11
+"""Base units of POT for a second of a validator's worker in a development network."""
+
+CHEAP_BYTE_PRICE: Final = 10**14
+"""Base units of POT for a GiB-day of a validator in a development network."""
+
+CHEAP_EXAMINATION_FEE: Final = 10**13
+"""Base units of POT for a validator's answer in a development network."""
 
 FAUCET_PORTION: Final = 1_000 * TOKEN_UNIT
 """POT that the faucet of a development network pays: enough for bonds and small tasks."""
@@ -134,6 +154,10 @@ def plan_development_network(
         phase_floor_blocks=2,
         validator_change_blocks=10,
         evidence_blocks=1_000,
+        slot_price=CHEAP_SLOT_PRICE,
+        second_price=CHEAP_SECOND_PRICE,
+        byte_price=CHEAP_BYTE_PRICE,
+        examination_fee=CHEAP_EXAMINATION_FEE,
     )
     return NetworkPlan(
         chain_id=chain_id,
@@ -174,7 +198,8 @@ def build_network(plan: NetworkPlan) -> GenesisConfig:
             change_blocks=parameters.validator_change_blocks,
             evidence_blocks=parameters.evidence_blocks,
         ),
-        TASK_REGISTRY: _load_bytecode("TaskRegistry"),
+        TASK_REGISTRY: _load_bytecode("TaskRegistry")
+        + task_registry.encode_constructor(build_prices(parameters)),
         GRADIENT_LEDGER: _load_bytecode("GradientLedger")
         + gradient_ledger.encode_constructor(
             parameters.phase_floor_blocks, parameters.grace_blocks
@@ -201,6 +226,22 @@ def build_network(plan: NetworkPlan) -> GenesisConfig:
         timestamp=plan.timestamp,
         gas_limit=plan.gas_limit,
         base_fee_per_gas=plan.base_fee_per_gas,
+    )
+
+
+def build_prices(parameters: ChainParameters) -> Prices:
+    """What the registry of a network with these parameters charges."""
+    return Prices(
+        task_slots=parameters.task_slots,
+        slot_price=parameters.slot_price,
+        second_price=parameters.second_price,
+        byte_price=parameters.byte_price,
+        examination_fee=parameters.examination_fee,
+        pending_seconds=parameters.pending_seconds,
+        max_lifetime_seconds=parameters.max_lifetime_seconds,
+        idle_seconds=parameters.idle_seconds,
+        empty_block_milliseconds=parameters.empty_block_interval_ms,
+        phase_floor_blocks=parameters.phase_floor_blocks,
     )
 
 

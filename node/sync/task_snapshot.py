@@ -15,12 +15,13 @@ from chain.contracts.events import decode_event
 from chain.contracts.gradient_ledger import AttemptOpened, RoundState
 from chain.contracts.set_reader import read_next_set
 from chain.contracts.state_reader import StateReader
-from chain.contracts.task_registry import CloseReason, TaskStatus
+from chain.contracts.task_registry import CloseReason, TaskLease, TaskStatus
 from chain.crypto import content_id, keccak256
 from chain.errors import InvalidSpec, RejectedInputError, RejectionReason
-from chain.primitives import BlockNumber, TaskId
+from chain.primitives import Address, BlockNumber, TaskId
 from chain.state.world_state import ReadableDatabase
 from chain.training.history import BlockContext, TaskHistory, apply_event
+from chain.training.leases import READY_CODE
 from chain.training.rewards import build_reward_tree
 from chain.training.task_spec_codec import decode_task_spec
 from chain.types.header import Header
@@ -90,8 +91,8 @@ class StateView:
             raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, f"rewards of task {task_id}")
         account = self.read(task_registry.get_account(task_id))
         state = self.read(gradient_ledger.get_round(task_id))
-        # Why else it was closed is told by its event alone.
-        is_completed = account.status is TaskStatus.CLOSED and state.round == terms.rounds
+        lease = self.read(task_registry.get_lease(task_id))
+        answers = self._list_answers(task_id, validator_set)
         history = TaskHistory(
             task_id=task_id,
             submitter=account.submitter,
@@ -100,14 +101,10 @@ class StateView:
             budget=account.escrowed,
             submitted_block=account.submitted_block,
             status=account.status,
-            close_reason=CloseReason.COMPLETED if is_completed else None,
-            ready=tuple(
-                validator
-                for validator, operator in zip(
-                    validator_set.validators, validator_set.operators, strict=True
-                )
-                if self.read(task_registry.is_ready(task_id, operator))
-            ),
+            close_reason=_find_close_reason(account.status, state.round, terms.rounds, lease),
+            ready=tuple(validator for validator, code in answers if code == READY_CODE),
+            refusals=tuple(each for each in answers if each[1] != READY_CODE),
+            lease=lease,
             rounds_settled=state.round,
             training_state_root=state.training_state_root,
             model_root=state.model_root,
@@ -115,6 +112,29 @@ class StateView:
             rewards=record.rewards,
         )
         return TaskProgress(history, state)
+
+    def _list_answers(
+        self, task_id: TaskId, validator_set: ValidatorSet
+    ) -> list[tuple[Address, int]]:
+        """The validators of a set that answered to a task, with their codes."""
+        found = (
+            (validator, self.read(task_registry.get_answer(task_id, operator)))
+            for validator, operator in zip(
+                validator_set.validators, validator_set.operators, strict=True
+            )
+        )
+        return [(validator, answer - 1) for validator, answer in found if answer]
+
+
+def _find_close_reason(
+    status: TaskStatus, settled: int, rounds: int, lease: TaskLease
+) -> CloseReason | None:
+    """Why a task was closed, as far as the contracts hold it; an event alone tells the rest."""
+    if status is not TaskStatus.CLOSED:
+        return None
+    if lease.refusal_code:
+        return CloseReason.REFUSED
+    return CloseReason.COMPLETED if settled == rounds else None
 
 
 def fold_attempt(

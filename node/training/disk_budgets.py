@@ -1,15 +1,16 @@
 """The disk that this validator has promised to tasks (docs/spec/training.md, section 11).
 
 A validator that is ready for a task must be able to keep its content, its states and the gradients
-of its rounds until it is closed. All that follows from the specification, so a task is refused
-before its first byte is fetched, and the gradients of one task never take the room of another.
+of its rounds until it is closed. The specification declares how much that is, and the task pays for
+it. So a task is refused before its first byte is fetched, and the gradients of one task never take
+the room of another.
 """
 
 from typing import Final
 
 from chain.primitives import TaskId
 from chain.training.history import TaskHistory
-from chain.training.resources import count_content_bytes, count_disk_bytes, count_state_bytes
+from chain.training.resources import count_content_bytes, count_state_bytes
 from chain.training.task_spec import TaskSpec
 
 FORGOTTEN_SECONDS: Final = 86_400
@@ -35,7 +36,7 @@ class DiskBudgets:
     def promise(self, task_id: TaskId, spec: TaskSpec) -> None:
         """Count an open task for which this validator is ready, or is about to be."""
         if task_id not in self._open:
-            self._open[task_id] = count_disk_bytes(spec)
+            self._open[task_id] = spec.resources.disk_bytes
 
     def has(self, task_id: TaskId) -> bool:
         """Whether an open task is counted."""
@@ -55,7 +56,7 @@ class DiskBudgets:
 
     def find_objection(self, task_id: TaskId, spec: TaskSpec, now: int) -> str | None:
         """The reason why a task can be promised no disk at the time `now`; None if it can."""
-        needed = 0 if task_id in self._open else count_disk_bytes(spec)
+        needed = 0 if task_id in self._open else spec.resources.disk_bytes
         self._closed = {
             each: (size, until) for each, (size, until) in self._closed.items() if until > now
         }
@@ -69,4 +70,4 @@ class DiskBudgets:
 
     def is_too_large(self, spec: TaskSpec) -> bool:
         """Whether a task takes more than all tasks together may."""
-        return count_disk_bytes(spec) > self._limit_bytes
+        return spec.resources.disk_bytes > self._limit_bytes

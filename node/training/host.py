@@ -4,9 +4,9 @@ After every block, blob and finished job it asks chain/training/rounds.py for th
 is done by jobs; a job runs once at a time, and is started again as long as its duty is listed. So a
 restart, a lost blob or a dead worker needs no code of its own. The jobs are in the other modules.
 
-It asks for a task only when a block changed the task or a job of the task ended; a task in progress
-is asked for after every block and some times a second as well, because its phases end by
-themselves. All other tasks cost nothing.
+It asks for a task when a block changed the task or a job of the task ended. A task in progress is
+asked for after every block and some times a second as well, because its phases end by themselves;
+other open tasks now and then, because they end by themselves, too. Closed tasks cost nothing.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,16 +19,18 @@ import trio
 
 from chain.contracts import gradient_ledger, task_registry
 from chain.contracts.abi import ContractCall
-from chain.contracts.gradient_ledger import BOND_CLOSED_BLOCKS, ResultVote
+from chain.contracts.gradient_ledger import BOND_CLOSED_BLOCKS, Deadline, Phase, ResultVote
 from chain.contracts.task_registry import TaskStatus
 from chain.json_types import JsonObject
 from chain.params import ChainParameters
-from chain.primitives import TaskId
+from chain.primitives import BlockNumber, TaskId
 from chain.training import rounds
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.history import Attempt, TaskHistory
+from chain.training.leases import is_window_over
 from chain.training.reveal import Reveal
-from chain.training.task_checks import Objection, ObjectionCode
+from chain.training.task_checks import REFUSAL_CODES, Objection, ObjectionCode
+from chain.training.task_spec import TaskSpec
 from node.chain.contract_reader import ContractReader
 from node.chain.training_index import TrainingIndex
 from node.clock import Clock
@@ -50,10 +52,12 @@ from node.training.work import (
     Job,
     JobKey,
     JobKind,
+    KnownTask,
     SeenPhase,
     ServedTask,
     TaskWork,
     TrainingPeers,
+    VotedTask,
 )
 from node.training.worker_pool import Workers
 from node.trio_types import TaskStatus as RunStatus
@@ -62,11 +66,14 @@ from pot_common.errors import StorageError
 TICK_SECONDS: Final = 0.25
 """How often duties are listed when nothing happens: a deadline passes without an event."""
 
+REST_SECONDS: Final = 2.0
+"""How often duties are listed to an open task that is not in progress: it ends by itself."""
+
 _log = structlog.get_logger("node.training")
 
 
 class TrainingHost:
-    """Does this node's duties to every task that is not closed."""
+    """Does this node's duties to every task that is not closed, and its last ones to those."""
 
     def __init__(
         self,
@@ -95,9 +102,12 @@ class TrainingHost:
         self._clock = clock
         self._work: dict[TaskId, TaskWork] = {}
         self._closed: set[TaskId] = set()
-        """Tasks that are skipped, because they are closed or refused."""
+        """Tasks that are skipped, because they are closed."""
         self._timed: set[TaskId] = set()
         """Tasks in progress; their phases end by themselves."""
+        self._resting: set[TaskId] = set()
+        """The other open tasks. They have no duty but to be closed when they are over."""
+        self._rests_until = 0.0
         self._changed: set[TaskId] = set()
         """Tasks that blocks have changed since duties were last listed."""
         self._is_all_due = True
@@ -115,6 +125,7 @@ class TrainingHost:
             blobs=blobs,
             content=content,
             dry_runs=workers.dry_runs,
+            dry_run_seconds=workers.checks.timeout_seconds,
             check_workers=workers.checks.count,
             budgets=self._budgets,
             clock=clock,
@@ -194,8 +205,7 @@ class TrainingHost:
             while True:
                 self._jobs.forget_changes()
                 for task_id in sorted(self._take_due()):
-                    if not self._jobs.is_waiting(JobKey(task_id, JobKind.PREPARE)):
-                        self._step(task_id, nursery)
+                    self._step(task_id, nursery)
                     # Many tasks must not delay consensus, which runs in the same thread.
                     await trio.lowlevel.checkpoint()
                 await self._jobs.wait_changed(TICK_SECONDS)
@@ -220,6 +230,9 @@ class TrainingHost:
     def _take_due(self) -> set[TaskId]:
         """The tasks whose duties may have changed."""
         due = self._jobs.take_due() | self._changed | self._timed
+        if trio.current_time() >= self._rests_until:
+            self._rests_until = trio.current_time() + REST_SECONDS
+            due |= self._resting
         if self._is_all_due:
             due.update(TaskId(number) for number in range(1, self._index.task_count() + 1))
         self._is_all_due = False
@@ -231,61 +244,110 @@ class TrainingHost:
         history = self._index.history(task_id)
         assert history is not None
         spec = self._index.spec(history)
-        held = self._work.get(task_id)
-        is_refused = held is not None and held.is_accepted is False
-        if spec is None:
-            invalid = Objection(ObjectionCode.SPEC_INVALID, "the bytes are no valid specification")
-            self._readiness.object(task_id, ReadinessState.REFUSED, invalid)
         if history.is_closed and spec is not None:
             self._budgets.close(history, spec)
-        if spec is None or is_refused or (history.is_closed and not self._may_slash(history)):
+        is_slashed = spec is None or not self._may_slash(history)
+        if history.is_closed and is_slashed and not self._may_answer(history):
             self._closed.add(task_id)
             self._timed.discard(task_id)
+            self._resting.discard(task_id)
             self._work.pop(task_id, None)
             return
+        work = self._work.setdefault(task_id, TaskWork())
+        is_trained = history.status is TaskStatus.ACTIVE and work.is_accepted is not False
         # The slashing of a closed task waits for blocks, as a round does.
-        if history.status in (TaskStatus.ACTIVE, TaskStatus.CLOSED):
+        if is_trained or history.is_closed:
             self._timed.add(task_id)
+            self._resting.discard(task_id)
         else:
             self._timed.discard(task_id)
-        task = ServedTask(history, spec, self._work.setdefault(task_id, TaskWork()))
-        view = self._get_view(history, task.work)
+            self._resting.add(task_id)
+        if spec is None and work.answer_code is None:
+            self._refuse_bytes(task_id, work)
+        now = self._clock.now_ms() // 1000
+        view = self._get_view(history, work, now, is_trained=is_trained)
         if self._contracts.head_number() != head:
             # A block became final meanwhile: history and phase may belong to different blocks.
             self._changed.add(task_id)
             self._jobs.wake()
             return
-        now = self._clock.now_ms() // 1000
+        is_late = spec is not None and rounds.is_late(spec, view, now)
         duties = rounds.list_duties(
             history,
             spec,
             view,
-            self._get_own_work(task, is_late=rounds.is_late(spec, view, now)),
+            self._get_own_work(history, spec, work, is_late=is_late),
             self._index.validator_set,
             None if self._votes is None else self._votes.operator.address,
             now,
         )
-        jobs = [job for duty in duties for job in self._list_jobs(duty, task)]
-        if self._slashings is not None:
-            jobs += self._slashings.list_jobs(task)
+        jobs: list[Job] = []
+        for duty in duties:
+            match duty:
+                case rounds.AnswerTask() | rounds.ExpireTask():
+                    jobs.append(self._build_call(duty, KnownTask(history, work)))
+                case _:
+                    assert spec is not None, "a task without a specification has no other duties"
+                    jobs += self._list_jobs(duty, ServedTask(history, spec, work))
+        if self._slashings is not None and spec is not None:
+            jobs += self._slashings.list_jobs(ServedTask(history, spec, work))
         for job in jobs:
             self._jobs.start(nursery, job)
 
-    def _get_view(self, history: TaskHistory, work: TaskWork) -> rounds.PhaseView:
-        phase, deadline = self._contracts.phase(history.task_id)
+    def _refuse_bytes(self, task_id: TaskId, work: TaskWork) -> None:
+        """Note the answer to a task whose bytes are no valid specification."""
+        invalid = Objection(ObjectionCode.SPEC_INVALID, "the bytes are no valid specification")
+        self._readiness.object(task_id, ReadinessState.REFUSED, invalid)
+        work.is_content_held, work.is_accepted = True, False
+        work.answer_code = REFUSAL_CODES[invalid.code]
+
+    def _may_answer(self, closed: TaskHistory) -> bool:
+        """Whether this validator may still have an answer for a closed task, which is paid."""
+        own = None if self._votes is None else self._votes.operator.address
+        index = self._index.validator_set.find_operator(own)
+        work = self._work.get(closed.task_id)
+        if index is None or work is None:
+            return False
+        is_preparing = self._jobs.is_waiting(JobKey(closed.task_id, JobKind.PREPARE))
+        now, number = self._clock.now_ms() // 1000, self._contracts.head_number() + 1
+        return (
+            (is_preparing or work.answer_code is not None)
+            and not closed.has_answered(self._index.validator_set.validators[index])
+            and not is_window_over(closed.lease, number, now)
+        )
+
+    def _get_view(
+        self, history: TaskHistory, work: TaskWork, now: int, *, is_trained: bool
+    ) -> rounds.PhaseView:
+        phase, deadline = Phase.INACTIVE, Deadline(BlockNumber(0), 0)
+        if is_trained:
+            phase, deadline = self._contracts.phase(history.task_id)
         attempt = history.attempt
-        seen = SeenPhase(phase)
+        head = self._contracts.head_number()
+        seen = SeenPhase(phase, is_expired=history.is_expired(head + 1, now))
         if attempt is not None:
             seen = SeenPhase(phase, attempt.id, attempt.ballot_number)
-        head = self._contracts.head_number()
         if seen != work.seen:
             work.seen, work.since_block = seen, head
         late_blocks = rounds.compute_late_blocks(
             self._phase_floor_blocks, self._index.validator_set.max_faulty
         )
-        return rounds.PhaseView(phase, deadline, late_blocks, head, work.since_block)
+        return rounds.PhaseView(
+            phase, deadline, late_blocks, head, work.since_block, seen.is_expired
+        )
 
-    def _list_jobs(self, duty: rounds.Duty, task: ServedTask) -> list[Job]:
+    def _build_call(self, duty: rounds.AnswerTask | rounds.ExpireTask, task: KnownTask) -> Job:
+        """The job that sends a call on the task as a whole."""
+        match duty:
+            case rounds.AnswerTask(code):
+                kind, call = JobKind.ANSWER, task_registry.answer_task(task.task_id, code)
+            case rounds.ExpireTask():
+                kind, call = JobKind.EXPIRE, task_registry.expire_task(task.task_id)
+            case _:
+                assert_never(duty)
+        return self._vote(task, JobKey(task.task_id, kind), lambda: call)
+
+    def _list_jobs(self, duty: rounds.RoundDuty, task: ServedTask) -> list[Job]:
         """The jobs that fulfil a duty."""
         task_id = task.task_id
         match duty:
@@ -294,9 +356,6 @@ class TrainingHost:
                 return [Job(key, partial(self._preparation.prepare, task))]
             case rounds.RestoreState():
                 return [Job(JobKey(task_id, JobKind.STATE), partial(self._states.restore, task))]
-            case rounds.PostReady():
-                call = partial(task_registry.post_ready, task_id)
-                return [self._vote(task, JobKey(task_id, JobKind.READY), call)]
             case rounds.AdvanceRound():
                 call = partial(gradient_ledger.advance_round, task_id)
                 return [self._vote_in_ballot(task, JobKind.ADVANCE, call)]
@@ -346,7 +405,7 @@ class TrainingHost:
             key = JobKey(task.task_id, kind, attempt.id, attempt.ballot_number)
         return self._vote(task, key, make_call)
 
-    def _vote(self, task: ServedTask, key: JobKey, make_call: Callable[[], ContractCall]) -> Job:
+    def _vote(self, task: VotedTask, key: JobKey, make_call: Callable[[], ContractCall]) -> Job:
         assert self._votes is not None, "a node without an operator has no duty to vote"
         return self._votes.build(task, key, make_call)
 
@@ -357,15 +416,23 @@ class TrainingHost:
         return self._contracts.head_number() <= closed.closed.number + BOND_CLOSED_BLOCKS
 
     def _count_served(self) -> int:
-        return sum(work.is_accepted is True for work in self._work.values())
+        """The open tasks that this node can judge."""
+        histories = (
+            self._index.history(task_id)
+            for task_id, work in self._work.items()
+            if work.is_accepted is True
+        )
+        return sum(history is not None and not history.is_closed for history in histories)
 
-    def _get_own_work(self, task: ServedTask, *, is_late: bool) -> rounds.OwnWork:
-        history, work = task.history, task.work
+    def _get_own_work(
+        self, history: TaskHistory, spec: TaskSpec | None, work: TaskWork, *, is_late: bool
+    ) -> rounds.OwnWork:
         attempt = history.attempt
         verdicts: tuple[Verdict | None, ...] = ()
         held: frozenset[int] = frozenset()
         result = None
-        if attempt is not None:
+        if attempt is not None and spec is not None:
+            task = ServedTask(history, spec, work)
             found = (work.checks.get((attempt.id, i)) for i in range(len(attempt.commitments)))
             verdicts = tuple(None if check is None else check.verdict for check in found)
             held = frozenset(
@@ -380,6 +447,7 @@ class TrainingHost:
         return rounds.OwnWork(
             is_content_held=work.is_content_held,
             is_accepted=work.is_accepted,
+            answer_code=work.answer_code,
             is_state_held=is_state_held,
             verdicts=verdicts,
             held=held,

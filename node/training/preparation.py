@@ -8,10 +8,15 @@ import trio
 
 from chain.contracts import task_registry
 from chain.contracts.task_registry import TaskStatus
+from chain.json_types import JsonObject
 from chain.primitives import TaskId
+from chain.training.leases import READY_CODE
 from chain.training.task_checks import (
+    REFUSAL_CODES,
     Objection,
     ObjectionCode,
+    find_declared_objection,
+    find_disk_objection,
     find_measured_objection,
     find_phase_objection,
     find_size_objection,
@@ -35,11 +40,11 @@ SERVED_TASKS_LIMIT: Final = 64
 """The most tasks that this node is ready for: its duties to each are listed after every block."""
 
 PREPARING_LIMIT: Final = 4
-"""The most tasks that are prepared at once. Submitting a task is nearly free, so any number may
-wait."""
+"""The most tasks that are prepared at once; the others wait."""
 
 DRY_RUN_TRIES: Final = 2
-"""A new task is refused after so many dry runs that killed their worker or took too long."""
+"""A new task is refused after so many dry runs that killed their worker, took too long, or took
+more than the task declares. Its fee pays for as many."""
 
 _log = structlog.get_logger("node.training")
 
@@ -63,6 +68,7 @@ class Preparation:
         blobs: BlobStore,
         content: Content,
         dry_runs: WorkerPool,
+        dry_run_seconds: float,
         check_workers: int,
         budgets: DiskBudgets,
         clock: Clock,
@@ -75,6 +81,7 @@ class Preparation:
         self._blobs = blobs
         self._content = content
         self._dry_runs = dry_runs
+        self._dry_run_seconds = dry_run_seconds
         self._check_workers = check_workers
         self._budgets = budgets
         self._clock = clock
@@ -84,7 +91,8 @@ class Preparation:
         self._turns = trio.CapacityLimiter(PREPARING_LIMIT)
         self._wait_seconds: dict[TaskId, float] = {}
         """The wait that follows the task's next failure."""
-        self._failed_dry_runs: dict[TaskId, int] = {}
+        self._dry_run_turn = trio.Lock()
+        """Held by the task that is dry-run, through all its tries."""
 
     async def prepare(self, task: ServedTask) -> None:
         """Fetch the content of a task and dry-run it.
@@ -111,7 +119,6 @@ class Preparation:
             self._jobs.put_off(JobKey(task.task_id, JobKind.PREPARE), seconds)
             raise
         self._wait_seconds.pop(task.task_id, None)
-        self._failed_dry_runs.pop(task.task_id, None)
 
     async def _prepare_in_budget(self, task: ServedTask) -> None:
         spec = task.spec
@@ -153,52 +160,102 @@ class Preparation:
             await self._content.ensure(content_id, size)
         work.is_content_held = True
         try:
-            answer = await self._dry_runs.ask(
-                "dry_run", self._content.get_inputs(task, spec.initial_weights)
-            )
+            async with self._dry_run_turn:
+                measured = await self._dry_run(task)
         except WorkerRefusedError as refusal:
             await self._content.check_intact([spec.initial_weights, *list_shard_ids(spec)])
             self._refuse(task, Objection(ObjectionCode.DRY_RUN_REFUSED, str(refusal)))
             return
-        except WorkerFailedError as error:
-            failures = self._failed_dry_runs.get(task.task_id, 0) + 1
-            self._failed_dry_runs[task.task_id] = failures
-            # Others are ready for an active task, so this machine may be at fault: it tries again.
-            if failures < DRY_RUN_TRIES or task.history.status is not TaskStatus.PENDING:
-                raise
-            reason = f"{failures} dry runs failed: {error}"
-            self._refuse(task, Objection(ObjectionCode.DRY_RUN_FAILED, reason))
+        if measured is None:
             return
-        measured = {name: value for name, value in answer.items() if name != "id"}
         objection = find_measured_objection(
             spec,
-            noise_ppb=get_integer(answer, "noise_ppb"),
-            unit_milliseconds=get_integer(answer, "unit_milliseconds"),
-            evaluation_milliseconds=get_integer(answer, "evaluation_milliseconds"),
+            noise_ppb=get_integer(measured, "noise_ppb"),
+            unit_milliseconds=get_integer(measured, "unit_milliseconds"),
+            evaluation_milliseconds=get_integer(measured, "evaluation_milliseconds"),
             workers=self._check_workers,
         )
         if objection is not None:
             self._refuse(task, objection)
             return
         _log.info("task accepted", task=task.task_id, **measured)
-        work.is_accepted = True
+        work.is_accepted, work.answer_code = True, READY_CODE
         self._readiness.set_state(task.task_id, ReadinessState.READY)
+
+    async def _dry_run(self, task: ServedTask) -> JsonObject | None:
+        """What the dry run measured; None if the task was refused after enough failures.
+
+        A new task is tried again at once, so that its examination takes no longer than its answer
+        is paid for.
+
+        Raises:
+            WorkerRefusedError: The content breaks a rule.
+            WorkerFailedError: The dry run of an active task did not finish.
+            TaskDelayedError: The dry run of an active task took more than declared; or the window
+                for answers is too short for the dry runs of a new task.
+        """
+        is_new = task.history.status is TaskStatus.PENDING
+        if is_new:
+            self._require_time(task)
+        code, reason = ObjectionCode.DRY_RUN_FAILED, ""
+        for _ in range(DRY_RUN_TRIES):
+            try:
+                answer = await self._dry_runs.ask(
+                    "dry_run", self._content.get_inputs(task, task.spec.initial_weights)
+                )
+            except WorkerFailedError as error:
+                # Others are ready for an active task, so this machine may be at fault: it tries
+                # again later.
+                if not is_new:
+                    raise
+                code, reason = ObjectionCode.DRY_RUN_FAILED, str(error)
+                continue
+            measured = {name: value for name, value in answer.items() if name != "id"}
+            exceeded = find_declared_objection(
+                task.spec,
+                unit_milliseconds=get_integer(measured, "unit_milliseconds"),
+                evaluation_milliseconds=get_integer(measured, "evaluation_milliseconds"),
+                peak_bytes=get_integer(measured, "peak_bytes"),
+            )
+            if exceeded is None:
+                return measured
+            code, reason = exceeded.code, exceeded.reason
+            if not is_new:
+                raise TaskDelayedError(code, reason)
+        self._refuse(task, Objection(code, f"{DRY_RUN_TRIES} dry runs failed: {reason}"))
+        return None
+
+    def _require_time(self, task: ServedTask) -> None:
+        """Begin no examination that could end too late to be paid."""
+        needed = int(DRY_RUN_TRIES * self._dry_run_seconds)
+        left = task.history.lease.window_time - self._clock.now_ms() // 1000
+        if left < needed:
+            raise TaskDelayedError(
+                ObjectionCode.TOO_MANY_TASKS,
+                f"other tasks came first, and {left} s are left to examine this one, which may "
+                f"take {needed} s",
+            )
 
     def _refuse(self, task: ServedTask, objection: Objection) -> None:
         _log.warning("task refused", task=task.task_id, reason=objection.reason)
         self._readiness.object(task.task_id, ReadinessState.REFUSED, objection)
         task.work.is_accepted = False
+        task.work.answer_code = REFUSAL_CODES[objection.code]
         task.work.is_content_held = True
 
     def _find_objection(self, task: ServedTask) -> Objection | None:
         """The reason why this node takes no part in a task; None if it takes part."""
         spec = task.spec
-        if self._contracts.read(task_registry.get_terms(task.task_id)) != compute_terms(spec):
+        terms = self._contracts.read(task_registry.get_terms(task.task_id))
+        resources = self._contracts.read(task_registry.get_resources(task.task_id))
+        if (terms, resources) != (compute_terms(spec), spec.resources):
             return Objection(
                 ObjectionCode.TERMS_DIFFER, "the terms on the chain differ from the specification"
             )
-        return find_size_objection(spec, self._blobs.quota_bytes) or find_phase_objection(
-            spec, self._blob_bytes_per_second
+        return (
+            find_size_objection(spec, self._blobs.quota_bytes)
+            or find_disk_objection(spec, self._blobs.promised_share_bytes)
+            or find_phase_objection(spec, self._blob_bytes_per_second)
         )
 
 

@@ -12,7 +12,7 @@ import trio
 from chain.contracts.abi import ContractCall
 from node.chain.contract_reader import ContractReader
 from node.operator.account import RESEND_BLOCKS, Operator
-from node.training.work import Job, JobKey, ServedTask, UnavailableError
+from node.training.work import Job, JobKey, UnavailableError, VotedTask
 
 VOTE_GAS: Final = 1_500_000
 """The gas limit of an operator's call; the most expensive one, slashing 32 miners, takes less."""
@@ -27,7 +27,7 @@ class OperatorVotes:
         self.operator = operator
         self._contracts = contracts
 
-    def build(self, task: ServedTask, key: JobKey, make_call: Callable[[], ContractCall]) -> Job:
+    def build(self, task: VotedTask, key: JobKey, make_call: Callable[[], ContractCall]) -> Job:
         """The job that sends a call, unless it was sent a moment ago or would revert."""
         work, attempt = task.work, task.history.attempt
 

@@ -26,8 +26,10 @@ class JobKind(StrEnum):
     """Fetch a task's content and dry-run the task."""
     STATE = "state"
     """Restore the training state that the round starts from."""
-    READY = "ready"
-    """The vote that this validator is ready for a task."""
+    ANSWER = "answer"
+    """The answer of this validator to a task: that it is ready, or why not."""
+    EXPIRE = "expire"
+    """Close a task that is over."""
     CHECK = "check"
     """Check one gradient."""
     VERDICT = "verdict"
@@ -88,6 +90,8 @@ class SeenPhase:
     attempt_id: AttemptId | None = None
     """None between attempts."""
     ballot_number: int | None = None
+    is_expired: bool = False
+    """Whether the task is over."""
 
 
 class UnavailableError(Exception):
@@ -156,6 +160,8 @@ class TaskWork:
 
     is_content_held: bool = False
     is_accepted: bool | None = None
+    answer_code: int | None = None
+    """The answer to the task: 0 for ready, else why not; None before it is known."""
     state_root: Hash32 | None = None
     state: tuple[Hash32, ...] | None = None
     """The content ids of the parts of the state that the round starts from, theta first."""
@@ -182,6 +188,35 @@ class TaskWork:
     """The last settled round with no slashing left to do."""
     slashed_voids: set[AttemptId] = field(default_factory=set)
     """Void attempts with no slashing left to do."""
+
+
+class VotedTask(Protocol):
+    """A task that an operator's call is about."""
+
+    @property
+    def task_id(self) -> TaskId:
+        """The id of the task."""
+
+    @property
+    def history(self) -> TaskHistory:
+        """The task at one head."""
+
+    @property
+    def work(self) -> TaskWork:
+        """This node's work on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTask:
+    """A task at one head, whether its specification is valid or not."""
+
+    history: TaskHistory
+    work: TaskWork
+
+    @property
+    def task_id(self) -> TaskId:
+        """The id of the task."""
+        return self.history.task_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,9 @@ class WorkerSettings:
     count: int = 1
     timeout_seconds: float = 120.0
     """The limit of one request, unless the request has its own."""
+    is_reused: bool = True
+    """Whether a worker answers more than one request. If not, what it measures of itself, such as
+    its peak of memory, belongs to one request."""
 
 
 class WorkerPool:
@@ -119,11 +122,12 @@ class WorkerPool:
         try:
             yield process
         except BaseException:
-            process.kill()
-            with trio.CancelScope(shield=True):
-                await process.wait()
+            await _end(process)
             raise
-        self._idle.append(process)
+        if self._settings.is_reused:
+            self._idle.append(process)
+        else:
+            await _end(process)
 
     async def _start(self) -> trio.Process:
         _log.info("worker starts", module=self._settings.command[0])
@@ -136,10 +140,7 @@ class WorkerPool:
     async def aclose(self) -> None:
         """Kill the idle workers."""
         while self._idle:
-            process = self._idle.pop()
-            process.kill()
-            with trio.CancelScope(shield=True):
-                await process.wait()
+            await _end(self._idle.pop())
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,12 @@ class Workers:
         """Kill the idle workers."""
         for pool in (self.checks, self.dry_runs, self.aggregator):
             await pool.aclose()
+
+
+async def _end(process: trio.Process) -> None:
+    process.kill()
+    with trio.CancelScope(shield=True):
+        await process.wait()
 
 
 async def _exchange(process: trio.Process, question: bytes) -> JsonObject:

@@ -17,7 +17,7 @@ from chain.state.world_state import get_account, get_code, get_storage
 from chain.types.header import decode_header
 
 ADDRESS = "0x" + "11" * 20
-GENESIS_HASH = "29ea7c922bb34a7a7c777fbc1fb2c1295f064942e4b7bf6671ecfcdbc9b77c6a"
+GENESIS_HASH = "6c34cd13c294abb4506f969a6a3f0de733bc686d965345791471efeec442f10a"
 VALIDATORS = ["0x" + f"{n:02x}" * 20 for n in (1, 2, 3, 4)]
 FILE = {
     "config": {

@@ -15,7 +15,7 @@ from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.events import EVENT_LAYOUTS, decode_event
 from chain.contracts.gradient_ledger import CommitmentEvidence, ResultKind, ResultVote
 from chain.contracts.reward_distributor import RewardClaim
-from chain.contracts.task_registry import TaskTerms
+from chain.contracts.task_registry import Prices, Purchase, TaskResources, TaskTerms
 from chain.contracts.validator_set import SignedDigest, SignedViewChange, VotePlace
 from chain.primitives import Address, BlockNumber
 from tests.conformance.registry import Value, sample
@@ -28,6 +28,8 @@ from tests.conformance.values import (
 )
 
 TERMS = TaskTerms(make_hash(1), make_address(2), 3, 4, 5, 6, 7, 8, 9, 10, 11)
+RESOURCES = TaskResources(62, 63, 64, 65)
+PURCHASE = Purchase(66, 67)
 VOTE = ResultVote(make_hash(12), make_hash(13), make_hash(14), 15, 98, ResultKind.PAID_ONLY)
 PROOF = (make_hash(16), make_hash(17))
 ONE, OTHER = make_address(18), make_address(19)
@@ -42,16 +44,30 @@ CLAIMS = (
 )
 
 CALLS = {
-    "submit_task": lambda: task_registry.submit_task(TERMS, b"spec", 40),
+    "submit_task": lambda: task_registry.submit_task(TERMS, RESOURCES, b"spec", 40, PURCHASE, 60),
     "fund_task": lambda: task_registry.fund_task(TASK, 41),
-    "post_ready": lambda: task_registry.post_ready(TASK),
+    "answer_task": lambda: task_registry.answer_task(TASK, 0),
     "cancel_task": lambda: task_registry.cancel_task(TASK),
     "resume_task": lambda: task_registry.resume_task(TASK),
     "refund_task": lambda: task_registry.refund_task(TASK),
     "task_count": lambda: task_registry.task_count(),
     "get_terms": lambda: task_registry.get_terms(TASK),
     "get_account": lambda: task_registry.get_account(TASK),
-    "is_ready": lambda: task_registry.is_ready(TASK, ONE),
+    "extend_task": lambda: task_registry.extend_task(TASK, PURCHASE, 61),
+    "withdraw_examination_pay": lambda: task_registry.withdraw_examination_pay(),
+    "expire_task": lambda: task_registry.expire_task(TASK),
+    "refund_fee": lambda: task_registry.refund_fee(TASK),
+    "get_resources": lambda: task_registry.get_resources(TASK),
+    "get_lease": lambda: task_registry.get_lease(TASK),
+    "get_prices": lambda: task_registry.get_prices(),
+    "get_quote": lambda: task_registry.get_quote(TERMS, RESOURCES, PURCHASE),
+    "get_extension_quote": lambda: task_registry.get_extension_quote(TASK, PURCHASE),
+    "get_attempt_seconds": lambda: task_registry.get_attempt_seconds(TERMS),
+    "is_expired": lambda: task_registry.is_expired(TASK),
+    "get_open_tasks": lambda: task_registry.get_open_tasks(),
+    "get_burnt": lambda: task_registry.get_burnt(),
+    "get_examination_pay": lambda: task_registry.get_examination_pay(ONE),
+    "get_answer": lambda: task_registry.get_answer(TASK, ONE),
     "register": lambda: gradient_ledger.register(TASK, 42),
     "leave": lambda: gradient_ledger.leave(TASK),
     "withdraw_bond": lambda: gradient_ledger.withdraw_bond(TASK),
@@ -126,6 +142,7 @@ CALLS = {
     "transfer": lambda: training_token.transfer(TRAINING_TOKEN, OTHER, 86),
     "drip": lambda: faucet.drip(ONE),
     "training_token_arguments": lambda: training_token.encode_constructor([ONE, OTHER], [87, 88]),
+    "task_registry_arguments": lambda: task_registry.encode_constructor(Prices(*range(126, 136))),
     "validator_set_arguments": lambda: validator_set.encode_constructor(
         [ONE], [OTHER], stake=89, min_validators=90, change_blocks=91, evidence_blocks=92
     ),
@@ -164,6 +181,10 @@ def build_events() -> Value:
             *(102, 10**18, ResultKind.SETTLED),
         ),
     }
+    (lease,) = (
+        layout.inputs[3] for layout in EVENT_LAYOUTS if layout.kind is task_registry.TaskLeased
+    )
+    arguments[lease] = tuple(range(110, 125))
     found = {}
     for layout in EVENT_LAYOUTS:
         name = layout.kind.__name__

@@ -149,7 +149,8 @@ def build_attempt_events() -> dict[str, object]:
         "submitted": build_log(
             "TaskSubmitted", task, make_address(15), keccak256(spec), 10**20, spec
         ),
-        "ready": build_log("TaskReady", task, validators[1], 1),
+        "leased": build_log("TaskLeased", task, make_address(15), 20, tuple(range(21, 36))),
+        "ready": build_log("TaskAnswered", task, validators[1], 0, 1),
         "activated": build_log("TaskActivated", task),
         "opened": build_log("AttemptOpened", task, 0, 0, 1, 10**19),
         "committed": build_log("GradientCommitted", task, 0, miner, 0, 0, 3, make_hash(16)),

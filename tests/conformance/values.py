@@ -16,6 +16,7 @@ from chain.consensus.messages import (
     Vote,
 )
 from chain.contracts.events import EVENT_LAYOUTS
+from chain.contracts.task_registry import TaskResources
 from chain.crypto import keccak256, sign
 from chain.primitives import (
     Address,
@@ -228,6 +229,9 @@ SPEC = TaskSpec(
     phases=Phases(commit_seconds=10, verdict_seconds=20, result_seconds=30),
     reward=Reward(make_address(108), 10**18, 10**17 + 1, 8, 3),
     evaluate_every=1,
+    resources=TaskResources(
+        unit_milliseconds=61, evaluation_milliseconds=62, peak_bytes=2**30 + 63, disk_bytes=2**34
+    ),
 )
 
 

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from chain.contracts import gradient_ledger
+from chain.contracts import gradient_ledger, task_registry
 from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY
 from chain.contracts.gradient_ledger import (
     CommitmentEvidence,
@@ -20,7 +20,7 @@ from chain.contracts.gradient_ledger import (
     ResultKind,
     VerdictPosted,
 )
-from chain.contracts.task_registry import TaskStatus
+from chain.contracts.task_registry import ExaminationPayWithdrawn, Purchase, TaskStatus
 from chain.primitives import Address
 from chain.training.rewards import RewardTree
 from tests.worlds.contracts import (
@@ -56,6 +56,7 @@ class Walk:
         self.posted: list[tuple[Address, bytes]] = []
         self.evidence: tuple = (0, (), ())
         self.slashed = 0
+        self.examination_pay = 0
         self.seen: Counter[str] = Counter()
         self.actions = {
             self.goes_on: 30,
@@ -71,6 +72,11 @@ class Walk:
             self.claims: 10,
             self.funds: 3,
             self.cancels: 0.3,
+            self.answers: 3,
+            self.extends: 2,
+            self.expires: 2,
+            self.takes_examination_pay: 3,
+            self.asks_for_fee: 2,
             self.resumes: 2,
             self.asks_for_refund: 2,
             self.waits: 4,
@@ -103,6 +109,8 @@ class Walk:
                 self.committed.append(evidence)
             if isinstance(event, VerdictPosted) and event.timely:
                 self.posted.append((event.validator, event.verdicts))
+            if isinstance(event, ExaminationPayWithdrawn):
+                self.examination_pay += event.amount
             if isinstance(event, MinerSlashed):
                 self.slashed += event.amount
 
@@ -203,8 +211,30 @@ class Walk:
     def asks_for_refund(self) -> None:
         self.attempt(self.world.refund)
 
+    def answers(self) -> None:
+        operator = self.random.choice(OPERATORS)
+        self.attempt(lambda: self.world.answer([operator], self.random.randint(0, 3)))
+
+    def extends(self) -> None:
+        purchase = Purchase(self.random.choice((0, 1_000)), self.random.choice((0, 5)))
+        self.attempt(lambda: self.world.extend(purchase, self.random.choice(MINERS)))
+
+    def expires(self) -> None:
+        self.attempt(self.world.expire)
+
+    def takes_examination_pay(self) -> None:
+        operator = self.random.choice(OPERATORS)
+        call = task_registry.withdraw_examination_pay()
+        self.attempt(lambda: self.world.send(operator, call))
+
+    def asks_for_fee(self) -> None:
+        self.attempt(self.world.refund_fee)
+
     def waits(self) -> None:
-        self.world.mine(self.random.choice((1, 2, 16, 256)), self.random.randint(0, 25))
+        blocks, seconds = self.random.choice((1, 2, 16, 256)), self.random.randint(0, 25)
+        if self.random.random() < 0.1:
+            blocks, seconds = 720, 3_600  # answers are over
+        self.world.mine(blocks, seconds)
 
     def tree(self, earned: dict[Address, int]) -> RewardTree:
         return self.world.rewards({who: amount for who, amount in earned.items() if amount})
@@ -217,11 +247,14 @@ class Walk:
         assert money.escrowed == money.paid + money.reserved + money.refundable + money.refunded
         claimed = world.claimed_total()
         assert claimed <= money.paid <= money.escrowed - money.refunded
-        assert world.pot_of(TASK_REGISTRY) == money.escrowed - money.refunded - claimed
+        lease = world.lease
+        pay = sum(world.read(task_registry.get_examination_pay(operator)) for operator in OPERATORS)
+        fees = world.burnt + lease.held_pay + lease.held_rent + pay
+        assert world.pot_of(TASK_REGISTRY) == money.escrowed - money.refunded - claimed + fees
         assert state.paid_total == money.paid
 
         miners = {miner: world.miner(miner) for miner in MINERS}
-        withdrawn = sum(world.pot_of(operator) for operator in OPERATORS)
+        withdrawn = sum(world.pot_of(operator) for operator in OPERATORS) - self.examination_pay
         credited = sum(world.credit(operator) for operator in OPERATORS)
         bonds = sum(miner.bond for miner in miners.values())
         assert world.pot_of(GRADIENT_LEDGER) == bonds + self.slashed - withdrawn
@@ -265,6 +298,10 @@ def test_a_whole_task_ends_with_every_unit_accounted_for() -> None:
     world.mine(16)
     for miner in MINERS[:2]:
         world.withdraw_bond(miner)
-    assert (world.balance(TASK_REGISTRY), world.balance(GRADIENT_LEDGER)) == (0, 0)
+    held = world.lease.held_pay + sum(
+        world.read(task_registry.get_examination_pay(operator)) for operator in OPERATORS
+    )
+    assert world.balance(TASK_REGISTRY) == world.burnt + held
+    assert world.balance(GRADIENT_LEDGER) == 0
     for miner in MINERS[:2]:
         assert world.balance(miner) == before[miner] + 2 * POT + 6 * POT

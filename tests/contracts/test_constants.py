@@ -11,6 +11,9 @@ from chain.contracts import gradient_ledger
 from chain.training import task_spec, task_spec_codec
 from chain.types import certificate
 from node.cli import miner_command
+from node.config import VerifierSection
+from node.training.disk_budgets import FORGOTTEN_SECONDS
+from node.training.preparation import DRY_RUN_TRIES
 
 ROOT = Path(__file__).parents[2]
 DAY = 86_400
@@ -49,6 +52,20 @@ def compute(node: ast.expr, known: dict[str, int]) -> int:
 @pytest.mark.parametrize("name", ["MAX_BALLOTS", "EVIDENCE_BALLOTS", "BOND_CLOSED_BLOCKS"])
 def test_constant_of_the_ledger_is_that_of_its_source(name: str) -> None:
     assert getattr(gradient_ledger, name) == constants("GradientLedger")[name]
+
+
+def test_an_answer_pays_for_every_dry_run_that_a_node_makes() -> None:
+    paid = constants("TaskRegistry")["DRY_RUN_SECONDS"]
+    assert paid == DRY_RUN_TRIES * VerifierSection().timeout_seconds
+
+
+def test_an_attempt_has_as_many_ballots_in_both_contracts() -> None:
+    registry, ledger = constants("TaskRegistry"), constants("GradientLedger")
+    assert registry["MAX_BALLOTS"] == ledger["MAX_BALLOTS"]
+
+
+def test_content_is_paid_for_as_long_as_nodes_keep_it_after_a_refusal() -> None:
+    assert constants("TaskRegistry")["KEPT_SECONDS"] == FORGOTTEN_SECONDS
 
 
 def test_specification_is_within_the_limits_of_the_registry() -> None:

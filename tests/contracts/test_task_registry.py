@@ -12,8 +12,9 @@ from chain.contracts.task_registry import (
     CloseReason,
     TaskAccount,
     TaskActivated,
+    TaskAnswered,
     TaskClosed,
-    TaskReady,
+    TaskLeased,
     TaskRefunded,
     TaskStatus,
     TaskSubmitted,
@@ -21,8 +22,11 @@ from chain.contracts.task_registry import (
 from chain.primitives import Hash32
 from tests.worlds.contracts import (
     BUDGET,
+    FEE_LIMIT,
     MINERS,
     OPERATORS,
+    PURCHASE,
+    RESOURCES,
     ROUND_COST,
     SPEC,
     STRANGER,
@@ -43,8 +47,9 @@ def world() -> World:
 
 
 def test_submission_escrows_the_budget_and_publishes_the_spec(world: World) -> None:
+    fee = world.quote().fee
     answer = world.submit()
-    assert answer.events == (TaskSubmitted(world.task, SUBMITTER, TERMS.spec_hash, BUDGET, SPEC),)
+    assert answer.events[0] == TaskSubmitted(world.task, SUBMITTER, TERMS.spec_hash, BUDGET, SPEC)
     assert int.from_bytes(answer.output, "big") == world.task
     assert world.money == TaskAccount(
         submitter=SUBMITTER,
@@ -61,8 +66,9 @@ def test_submission_escrows_the_budget_and_publishes_the_spec(world: World) -> N
     )
     terms = world.read(task_registry.get_terms(world.task))
     assert terms == TERMS
-    assert world.balance(TASK_REGISTRY) == BUDGET
-    assert world.balance(SUBMITTER) == SUPPLY_EACH - BUDGET
+    assert world.read(task_registry.get_resources(world.task)) == RESOURCES
+    assert world.balance(TASK_REGISTRY) == BUDGET + fee
+    assert world.balance(SUBMITTER) == SUPPLY_EACH - BUDGET - fee
 
 
 @pytest.mark.parametrize(
@@ -100,7 +106,7 @@ def test_terms_at_their_bounds_are_accepted(world: World) -> None:
         verdict_seconds=4,
         result_seconds=week,
     )
-    assert world.submit(terms).events
+    assert world.submit(terms, max_fee=2**200).events
 
 
 def test_a_budget_below_one_round_is_refused(world: World) -> None:
@@ -128,7 +134,7 @@ def test_a_spec_is_at_most_16_kib(world: World) -> None:
 
 
 def test_a_submission_without_allowance_takes_nothing(world: World) -> None:
-    data = task_registry.submit_task(TERMS, SPEC, BUDGET)
+    data = task_registry.submit_task(TERMS, RESOURCES, SPEC, BUDGET, PURCHASE, FEE_LIMIT)
     refused = refusal(world.send, SUBMITTER, data)
     assert refused == ContractError(
         "ERC20InsufficientAllowance", ("0x" + TASK_REGISTRY.hex(), 0, BUDGET)
@@ -138,30 +144,31 @@ def test_a_submission_without_allowance_takes_nothing(world: World) -> None:
 
 def test_a_quorum_of_ready_votes_activates_a_task(world: World) -> None:
     world.submit()
+    rent = world.lease.held_rent
     votes = [world.ready([operator]) for operator in OPERATORS[:3]]
     assert [vote.events for vote in votes] == [
-        (TaskReady(world.task, VALIDATORS[0], 1),),
-        (TaskReady(world.task, VALIDATORS[1], 2),),
-        (TaskReady(world.task, VALIDATORS[2], 3), TaskActivated(world.task)),
+        (TaskAnswered(world.task, VALIDATORS[0], 0, 1),),
+        (TaskAnswered(world.task, VALIDATORS[1], 0, 2),),
+        (
+            TaskAnswered(world.task, VALIDATORS[2], 0, 3),
+            TaskActivated(world.task),
+            TaskLeased(world.task, OPERATORS[2], rent, world.lease),
+        ),
     ]
     assert (world.money.status, world.money.activated_block) == (TaskStatus.ACTIVE, world.number)
-    is_ready = [world.read(task_registry.is_ready(world.task, one)) for one in OPERATORS]
-    assert is_ready == [1, 1, 1, 0]
+    answers = [world.read(task_registry.get_answer(world.task, one)) for one in OPERATORS]
+    assert answers == [1, 1, 1, 0]
 
 
-def test_ready_vote_is_refused_twice_late_and_from_a_non_validator(world: World) -> None:
+def test_an_answer_is_refused_twice_and_from_a_non_validator(world: World) -> None:
     world.submit()
     world.ready(OPERATORS[:1])
     hexadecimal = "0x" + OPERATORS[0].hex()
     assert refusal(world.ready, OPERATORS[:1]) == ContractError(
-        "TaskAlreadyReady", (world.task, hexadecimal)
+        "TaskAlreadyAnswered", (world.task, hexadecimal)
     )
     assert refusal(world.ready, [STRANGER]) == ContractError(
         "ValidatorSetNotOperator", ("0x" + STRANGER.hex(),)
-    )
-    world.ready(OPERATORS[1:3])
-    assert refusal(world.ready, OPERATORS[3:]) == ContractError(
-        "TaskWrongStatus", (world.task, TaskStatus.ACTIVE)
     )
 
 
@@ -178,9 +185,10 @@ def test_an_unknown_task_is_named(world: World) -> None:
 
 def test_a_pending_task_is_cancelled_at_once_and_refunded(world: World) -> None:
     world.submit()
+    before = world.balance(SUBMITTER) + BUDGET
     assert world.cancel().events == (TaskClosed(world.task, CloseReason.CANCELLED),)
     assert world.refund().events == (TaskRefunded(world.task, SUBMITTER, BUDGET),)
-    assert world.balance(SUBMITTER) == SUPPLY_EACH
+    assert world.balance(SUBMITTER) == before
     assert (world.money.refunded, world.money.refundable) == (BUDGET, 0)
     assert refusal(world.refund) == ContractError("TaskNothingToRefund", (world.task,))
 
@@ -215,7 +223,8 @@ def test_a_closed_task_takes_no_money_and_no_calls(world: World) -> None:
     assert refusal(world.fund, 1) == closed
     assert refusal(world.cancel) == closed
     assert refusal(world.resume) == closed
-    assert refusal(world.ready) == closed
+    assert refusal(world.extend, PURCHASE) == closed
+    assert refusal(world.expire) == closed
     assert refusal(world.register, MINERS[0]) == ContractError(
         "LedgerWrongPhase", (world.task, Phase.INACTIVE)
     )

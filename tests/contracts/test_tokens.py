@@ -8,20 +8,24 @@ from chain.contracts import gradient_ledger, reward_distributor, task_registry, 
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY, TRAINING_TOKEN
 from chain.contracts.errors import ContractError
-from chain.contracts.task_registry import TaskStatus
+from chain.contracts.task_registry import TaskStatus, TaskTerms
 from chain.crypto import get_address, keccak256, sign
 from chain.primitives import Hash32, PrivateKey
 from tests.worlds.contracts import (
     BUDGET,
     CHAIN_ID,
+    FEE_LIMIT,
     HOLDERS,
     MINERS,
     POT,
+    PURCHASE,
+    RESOURCES,
     SPEC,
     STAKE,
     STRANGER,
     SUBMITTER,
     SUPPLY_EACH,
+    TREASURY,
     VALIDATORS,
     Answer,
     Reverted,
@@ -137,6 +141,10 @@ def set_fee(world: World, fee: int) -> None:
     world.send(STRANGER, ContractCall(TOKEN, call("setFee(uint256)", ["uint256"], [fee])))
 
 
+def build_submission(terms: TaskTerms) -> ContractCall:
+    return task_registry.submit_task(terms, RESOURCES, SPEC, BUDGET, PURCHASE, FEE_LIMIT)
+
+
 def test_a_deposit_that_arrives_short_is_refused_everywhere(fee_world: World) -> None:
     set_fee(fee_world, 1)
     short = ContractError("TaskInexactTransfer", (BUDGET, BUDGET - 1))
@@ -156,7 +164,7 @@ def test_a_deposit_that_arrives_short_is_refused_everywhere(fee_world: World) ->
 
 
 def test_a_token_that_is_no_contract_is_refused(fee_world: World) -> None:
-    data = task_registry.submit_task(with_terms(token=STRANGER), SPEC, BUDGET)
+    data = build_submission(with_terms(token=STRANGER))
     with pytest.raises(Reverted):
         fee_world.send(SUBMITTER, data)
 
@@ -173,6 +181,8 @@ def world() -> World:
     world.approve(MINERS[1], GRADIENT_LEDGER, SUPPLY_EACH, TOKEN)
     for spender in (TASK_REGISTRY, GRADIENT_LEDGER):
         act(world, training_token.approve(TOKEN, spender, SUPPLY_EACH))
+    world.send(TREASURY, training_token.transfer(TRAINING_TOKEN, TOKEN, 2 * FEE_LIMIT))
+    act(world, training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, 2 * FEE_LIMIT))
     return world
 
 
@@ -196,7 +206,7 @@ def outcome(world: World) -> tuple[bool, bool, bytes]:
     return called, succeeded, answer[64:68]
 
 
-SUBMIT = task_registry.submit_task(TERMS, SPEC, BUDGET)
+SUBMIT = build_submission(TERMS)
 
 
 def test_a_submission_cannot_be_reentered(world: World) -> None:

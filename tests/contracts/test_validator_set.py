@@ -613,7 +613,7 @@ def test_slashed_validator_votes_no_more_from_the_next_call_on() -> None:
     calls = [
         validator_set.vote_on_proposal(2),
         validator_set.propose_removal(VALIDATORS[0]),
-        task_registry.post_ready(world.task),
+        task_registry.answer_task(world.task, 0),
     ]
     for call in calls:
         assert refusal(send, world, JOINER, call).name == "ValidatorSetAlreadySlashed"

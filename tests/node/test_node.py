@@ -88,7 +88,7 @@ async def test_an_operators_votes_have_nonces_in_order_and_are_includable(tmp_pa
     chain.submit()
     account = operator_account(chain, 0)
     for _ in range(3):
-        await account.send(task_registry.post_ready(TASK), 1_500_000)
+        await account.send(task_registry.answer_task(TASK, 0), 1_500_000)
     sent = list(account._mempool.candidates())
     assert [each.nonce for each in sent] == [0, 1, 2]
     assert {each.sender for each in sent} == {GENESIS_SET.operators[0]}

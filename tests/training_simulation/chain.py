@@ -61,7 +61,7 @@ from chain.training.history import (
 from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import decode_task_spec
 from chain.types.validator_set import ValidatorSet
-from tests.training_simulation.formats import may_end_early
+from tests.training_simulation.formats import PRICES, may_end_early
 from tests.worlds.contracts import (
     CHAIN_ID,
     FIRST_BLOCK,
@@ -144,9 +144,10 @@ class EngineWorld(World):
 
 
 @cache
-def _genesis(n: int, floor: int) -> tuple[Mapping[bytes, bytes], Hash32]:
+def _genesis(n: int, floor: int, empty_block_ms: int) -> tuple[Mapping[bytes, bytes], Hash32]:
     world, first = EngineWorld(), validators_of(n)
-    deploy_contracts(world, first.validators, first.operators, HOLDERS, floor)
+    prices = replace(PRICES, empty_block_milliseconds=empty_block_ms, phase_floor_blocks=floor)
+    deploy_contracts(world, first.validators, first.operators, HOLDERS, floor, prices)
     return world.snapshot()
 
 
@@ -241,8 +242,15 @@ class ChainView:
 class Chain:
     """The chain and its pool of calls."""
 
-    def __init__(self, n: int, floor: int, random: Random, trace: Callable[[str], None]) -> None:
-        self.contracts = EngineWorld(*_genesis(n, floor))
+    def __init__(
+        self,
+        n: int,
+        floor: int,
+        empty_block_ms: int,
+        random: Random,
+        trace: Callable[[str], None],
+    ) -> None:
+        self.contracts = EngineWorld(*_genesis(n, floor, empty_block_ms))
         self.view = ChainView(self.contracts, validator_set=validators_of(n))
         self._change_block: int | None = None
         """The block from which another validator set is in force."""

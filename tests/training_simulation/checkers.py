@@ -18,6 +18,7 @@ from chain.contracts.addresses import (
 from chain.contracts.gradient_ledger import (
     AttemptOpened,
     AttemptPaid,
+    AttemptVoided,
     BallotFailed,
     BondWithdrawn,
     CreditWithdrawn,
@@ -32,6 +33,7 @@ from chain.contracts.gradient_ledger import (
 )
 from chain.contracts.reward_distributor import Claimed
 from chain.contracts.task_registry import (
+    TaskClosed,
     TaskFunded,
     TaskRefunded,
     TaskStatus,
@@ -47,7 +49,9 @@ from node.training.votes import VOTE_GAS
 from tests.training_simulation import formats
 from tests.training_simulation.chain import HOLDERS, JOINER, SUBMITTERS, Executed
 from tests.training_simulation.cluster import Cluster
+from tests.training_simulation.fees import Fees, Moment
 from tests.training_simulation.values import (
+    JUNK_PURCHASE,
     TOLERANCE,
     Payload,
     compute_initial_state,
@@ -106,7 +110,10 @@ RACES: Final = frozenset(
         "LedgerTaskFull",
         "LedgerBondLocked",
         "ERC20InsufficientAllowance",  # the approval was lost
-        "TaskAlreadyReady",
+        "TaskAlreadyAnswered",
+        "TaskAnswersOver",
+        "TaskNotExpired",
+        "TaskIsOver",
         "TaskWrongStatus",
         "TaskNothingToRefund",
         "DistributorInvalidProof",
@@ -153,10 +160,14 @@ class Checkers:
         self._late_ms: dict[tuple[TaskId, int], int] = {}
         """When the verdict phase of a ballot became late, by task and ballot number."""
         self._opened: list[AttemptId] = []
-        self._submitted: dict[TaskId, tuple[int, Address]] = {}
-        self._slot_seconds: dict[Address, int] = {}
+        self._open: set[TaskId] = set()
+        """The tasks with an attempt in progress."""
+        self._fees = Fees(self._count_validators, cluster.world.empty_block_ms, self.require)
+        self._healthy_since: Moment | None = None
+        self._slot_price = 0
+        """What the slots cost that the wasteful submitter had so far."""
+        self._waste_since = cluster.now
         self._worker_ms: dict[Address, int] = {}
-        self._now = cluster.now
 
     def require(self, name: str, is_met: bool, text: str) -> None:
         """Raise a violation of `name` unless it is met, or not checked in this world."""
@@ -179,7 +190,7 @@ class Checkers:
 
     def note_work(self, task_id: TaskId, took_ms: int) -> None:
         """Add to the time that a task has cost the validators."""
-        submitter = self._submitted[task_id][1]
+        submitter = self._fees.tenancies[task_id].submitter
         self._worker_ms[submitter] = self._worker_ms.get(submitter, 0) + took_ms
 
     def on_block(self, executed: Sequence[Executed]) -> None:
@@ -187,6 +198,7 @@ class Checkers:
         touched: dict[TaskId, bool] = {}
         for each in executed:
             self._check_call(each)
+            self._fees.apply(each, self._cluster.world.extension, self._now_moment())
             for event in each.events:
                 task_id = getattr(event, "task_id", None)
                 if task_id is not None:
@@ -227,7 +239,7 @@ class Checkers:
         match event:
             case TaskSubmitted():
                 self._escrow[event.task_id] = event.budget
-                self._submitted[event.task_id] = (self._cluster.now, event.submitter)
+                self._submit(event)
                 self._earned[event.task_id] = {}
             case TaskFunded():
                 self._escrow[event.task_id] += event.amount
@@ -244,11 +256,41 @@ class Checkers:
             case CreditWithdrawn():
                 self._credits_withdrawn += event.amount
             case RoundSettled() | AttemptPaid():
+                if isinstance(event, RoundSettled):
+                    self._open.discard(event.task_id)
                 self._apply_result(event)
+            case TaskClosed():
+                self._check_close(event)
+            case AttemptVoided():
+                self._open.discard(event.task_id)
             case AttemptOpened():
+                self._fees.note_attempt(event.task_id, self._now_moment())
+                self._open.add(event.task_id)
                 self._opened.append(AttemptId(event.task_id, event.round, event.attempt))
             case _:
                 pass
+
+    def _count_validators(self) -> int:
+        return len(self._chain.validator_set.validators)
+
+    def _submit(self, event: TaskSubmitted) -> None:
+        world, spec = self._cluster.world, self._spec(event.task_id)
+        is_junk = event.submitter == SUBMITTERS[1]
+        bought = JUNK_PURCHASE if is_junk else world.purchase
+        n = self._count_validators()
+        seconds = formats.compute_attempt_seconds(spec, n, world.floor, world.empty_block_ms)
+        self._fees.submit(event, spec, bought, seconds, self._now_moment())
+
+    def _check_close(self, event: TaskClosed) -> None:
+        history = self._chain.view.histories[event.task_id]
+        codes = [code for _, code in history.refusals]
+        self._fees.check_close(
+            event,
+            max(map(codes.count, codes), default=0),
+            self._chain.validator_set.max_faulty,
+            self._now_moment(),
+            is_open=event.task_id in self._open,
+        )
 
     # Properties 1 and 2: bonds, pay and escrow.
 
@@ -349,6 +391,8 @@ class Checkers:
         self.require(ESCROW_SHARES, bool(accepted) or not shares, f"{shares} for no unit")
         self.require(PAY, event.result.accepted_units == units, f"{event.result} is not {units}")
 
+        if payout:
+            self._fees.note_payment(task_id, self._now_moment())
         earned = self._earned[task_id]
         for account, amount in pay.items():
             earned[account] = earned.get(account, 0) + amount
@@ -370,8 +414,10 @@ class Checkers:
         held = sum(map(contracts.pot_of, self._known))
         self.require(MONEY, held == self._supply, f"{held} exist")
         escrow = contracts.pot_of(TASK_REGISTRY)
-        wanted = sum(self._escrow.values())
+        wanted = sum(self._escrow.values()) + self._fees.held
         self.require(MONEY, escrow == wanted, f"the registry holds {escrow}, not {wanted}")
+        burnt = contracts.burnt
+        self.require(MONEY, burnt == self._fees.burnt, f"{burnt} burnt, not {self._fees.burnt}")
         bonds = contracts.pot_of(GRADIENT_LEDGER)
         wanted = sum(self._bonds.values()) + self._slashed - self._credits_withdrawn
         self.require(MONEY, bonds == wanted, f"the ledger holds {bonds}, not {wanted}")
@@ -384,6 +430,8 @@ class Checkers:
         shown = (history.status, len(history.ready), history.attempt is not None)
         held = (account.status, account.ready_count, account.reserved != 0)
         self.require(FOLD, shown == held, f"{shown} is not {held}")
+        lease = contracts.read(task_registry.get_lease(task_id))
+        self.require(FOLD, history.lease == lease, f"{history.lease} is not {lease}")
         earned = self._earned[task_id]
         self.require(PAY, dict(history.rewards) == earned, f"{history.rewards} is not {earned}")
         self.require(PAY, account.paid == sum(earned.values()), f"{account.paid} paid: {earned}")
@@ -462,14 +510,18 @@ class Checkers:
     # Properties 3 and 4: prices and ends.
 
     def _check_ends(self) -> None:
-        for task_id, history in self._chain.view.histories.items():
-            if history.is_closed or self._chain.spec(history) is None:
-                continue
-            lifetime = formats.get_lifetime_seconds(self._spec(task_id))
-            if lifetime is None:
-                continue
-            limit = self._submitted[task_id][0] + lifetime + self.attempt_seconds(task_id)
-            self.require(END, self._cluster.now <= limit, f"task {task_id} is open after {limit}")
+        now = self._now_moment()
+        if self._cluster.is_healed:
+            if self._healthy_since is None:
+                self._healthy_since = now
+            self._fees.check_ends(now, self._healthy_since)
+
+    def blocks_of(self, seconds: int) -> int:
+        """The blocks of a healthy chain in so many seconds."""
+        return self._fees.blocks_of(seconds)
+
+    def _now_moment(self) -> Moment:
+        return Moment(self._chain.view.timestamp, self._chain.view.number)
 
     def attempt_seconds(self, task_id: TaskId) -> int:
         """The longest course of an attempt: commitments, and three ballots of all phases."""
@@ -486,17 +538,15 @@ class Checkers:
         return commit + gradient_ledger.MAX_BALLOTS * (verdict + result)
 
     def _check_waste(self) -> None:
-        prices = formats.get_prices()
-        if prices is None:
-            return
-        elapsed, self._now = self._cluster.now - self._now, self._cluster.now
-        for task_id, (_, submitter) in self._submitted.items():
-            if not self._chain.view.histories[task_id].is_closed:
-                self._slot_seconds[submitter] = self._slot_seconds.get(submitter, 0) + elapsed
-        waster = SUBMITTERS[1]
-        owed = self._slot_seconds.get(waster, 0) * prices.slot_second
-        owed += self._worker_ms.get(waster, 0) * prices.validator_millisecond
-        own = [task_id for task_id, (_, who) in self._submitted.items() if who == waster]
+        """Whether the wasteful submitter pays for its slots and for the validators' time."""
+        now, waster = self._now_moment(), SUBMITTERS[1]
+        self._slot_price += self._fees.compute_slot_price(waster, now, self._waste_since)
+        self._waste_since = now.time
+        owed = self._slot_price
+        owed += self._worker_ms.get(waster, 0) * formats.PRICES.second_price // 1_000
+        own = [
+            task_id for task_id, each in self._fees.tenancies.items() if each.submitter == waster
+        ]
         escrow = sum(self._escrow[task_id] for task_id in own)
         paid = SUPPLY_EACH - self._chain.contracts.pot_of(waster) - escrow
         self.require(WASTE, paid >= owed, f"{paid} paid for what costs {owed}")

@@ -16,6 +16,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from chain.contracts.abi import ContractCall
+from chain.contracts.task_registry import Purchase
 from chain.params import ChainParameters
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.attempt import AttemptId
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
     from tests.training_simulation.miners import Miner
     from tests.training_simulation.submitters import Stranger, Submitter
     from tests.training_simulation.validators import Validator
+
+LONG: Final = Purchase(lifetime_seconds=14_400, attempts=200)
+"""More than a task needs in any world."""
+
+SHORT: Final = Purchase(lifetime_seconds=600, attempts=5)
+"""An extension of a task."""
 
 TICK_MS: Final = 1_000
 """How often a node looks at its duties when nothing happens; deadlines have whole seconds."""
@@ -75,8 +82,14 @@ class World:
     phases: tuple[int, int, int] = (8, 12, 8)
     """The longest durations of commitment, verdict and result, in seconds."""
     """The longest time until a split heals."""
+    purchase: Purchase = LONG
+    """What the submitter of the main task buys."""
+    extension: Purchase = SHORT
+    """What a submitter adds that extends its task."""
     junk: int = 0
     """The tasks that no miner trains."""
+    junk_waves: int = 1
+    """How often so many are submitted, each time when the others are over."""
     junk_dry_run_ms: int = 1_000
     habits_of_submitter: tuple[str, ...] = ()
     """What the submitter of the main task does besides waiting (`submitters.HABITS`)."""
@@ -124,7 +137,9 @@ class Cluster:
         self.start_ms = self.now_ms
         self.counts: Counter[str] = Counter()
         self._print = trace
-        self.chain = Chain(world.n, world.floor, Random(f"{seed} order"), self.trace)
+        self.chain = Chain(
+            world.n, world.floor, world.empty_block_ms, Random(f"{seed} order"), self.trace
+        )
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = 0
         self._last_block_ms = self.now_ms

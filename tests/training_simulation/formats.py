@@ -11,6 +11,7 @@ from typing import Final
 from chain.contracts import gradient_ledger
 from chain.contracts.abi import ContractCall
 from chain.contracts.gradient_ledger import CommitmentEvidence, Deadline, ResultVote
+from chain.contracts.task_registry import Prices, TaskResources
 from chain.primitives import Address
 from chain.training.acceptance import Verdict, decode_verdicts, encode_verdicts
 from chain.training.history import Attempt, TaskHistory
@@ -184,22 +185,70 @@ def is_late(deadline: Deadline, spec: TaskSpec, floor: int, n: int, number: int,
     return is_late_by_time and number >= deadline.block_number - max(floor // 4, max_faulty + 2)
 
 
-# Prices and lifetimes. The rules have none yet; the checkers are off while these return None.
+# Prices and lifetimes.
 
 
-@dataclass(frozen=True)
-class Prices:
-    """What genesis asks for each resource that a task reserves, in base units of POT."""
+PRICES: Final = Prices(
+    task_slots=64,
+    slot_price=10**9,
+    second_price=10**12,
+    byte_price=10**14,
+    examination_fee=10**10,
+    pending_seconds=600,
+    max_lifetime_seconds=30 * 86_400,
+    idle_seconds=1_500,
+    empty_block_milliseconds=4_000,
+    phase_floor_blocks=8,
+)
+"""The prices of every simulated network; the last two follow the world."""
 
-    slot_second: int
-    validator_millisecond: int
+DRY_RUN_SECONDS: Final = 240
+"""The worker's time that every answer is paid for."""
+
+KEPT_SECONDS: Final = 86_400
+"""How long content is kept of a task that never became active."""
+
+GIB_DAY: Final = 2**30 * 86_400
 
 
-def get_prices() -> Prices | None:
-    """The prices of the network; None while tasks are admitted without a price."""
-    return None
+def compute_attempt_seconds(spec: TaskSpec, n: int, floor: int, empty_block_ms: int) -> int:
+    """The longest course of an attempt: three ballots with their turns, and the payment phase."""
+
+    def last(blocks: int) -> int:
+        return -(-blocks * empty_block_ms // 1_000)
+
+    vote = last(max(floor, 2 * (compute_max_faulty(n) + 1)))
+    commit = max(spec.phases.commit_seconds, last(floor))
+    verdict, result = max(spec.phases.verdict_seconds, vote), max(spec.phases.result_seconds, vote)
+    return commit + 3 * (verdict + result + last(2 * n)) + result
 
 
-def get_lifetime_seconds(spec: TaskSpec) -> int | None:
-    """How long a task may be open; None while tasks have no lifetime."""
-    return getattr(spec, "lifetime_seconds", None)
+def compute_answer_pay() -> int:
+    """What one answer of a validator earns."""
+    return PRICES.examination_fee + DRY_RUN_SECONDS * PRICES.second_price
+
+
+def compute_rent(resources: TaskResources, n: int, others_open: int, seconds: int) -> int:
+    """The price of a slot, and of memory and disk at n validators, for so many seconds."""
+    slot = PRICES.slot_price * 2 ** (8 * others_open // PRICES.task_slots) * seconds
+    return slot + _compute_bytes(resources, n, seconds)
+
+
+def compute_pending_rent(resources: TaskResources, n: int, others_open: int) -> int:
+    """What is burnt at once for a task's time as a pending one."""
+    seconds = PRICES.pending_seconds
+    slot = PRICES.slot_price * 2 ** (8 * others_open // PRICES.task_slots) * seconds
+    return slot + _compute_bytes(resources, n, seconds + KEPT_SECONDS)
+
+
+def _compute_bytes(resources: TaskResources, n: int, seconds: int) -> int:
+    size = resources.peak_bytes + resources.disk_bytes
+    return -(-n * PRICES.byte_price * size * seconds // GIB_DAY)
+
+
+def compute_computation(spec: TaskSpec, n: int, attempts: int) -> int:
+    """The price of the validators' time in so many attempts."""
+    resources = spec.resources
+    milliseconds = spec.reward.max_units * resources.unit_milliseconds
+    milliseconds += 3 * resources.evaluation_milliseconds
+    return -(-n * PRICES.second_price * milliseconds * attempts // 1_000)

@@ -13,6 +13,7 @@ from chain.training.history import Attempt, TaskHistory
 from chain.training.result_vote import (
     build_empty_vote,
 )
+from chain.training.task_checks import REFUSAL_CODES, ObjectionCode
 from chain.training.task_spec import TaskSpec
 from tests.training_simulation.formats import (
     Words,
@@ -68,6 +69,7 @@ HABITS: Final = (
     "is out of turn",
     "keeps gradients to itself",
     "leaves turns to others",
+    "refuses tasks",
 )
 """Every way to lie."""
 
@@ -124,6 +126,14 @@ class Lie:
             other = replace(own, model_root=_flip(own.model_root))
             call = build_result_call(attempt, other)
             validator.vote(work, ("other", attempt.ballot_number), call, "another result")
+
+    def distort_answer(self, honest: int) -> int:
+        """The answer to a task instead of the honest one."""
+        return (
+            REFUSAL_CODES[ObjectionCode.DRY_RUN_REFUSED]
+            if self.habit == "refuses tasks"
+            else honest
+        )
 
     def distort_verdicts(self, validator: "Validator", honest: Sequence[Verdict]) -> Words | None:
         """What is said instead of the honest words; None for nothing."""

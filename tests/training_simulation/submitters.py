@@ -7,26 +7,34 @@ from chain.contracts import gradient_ledger, reward_distributor, task_registry, 
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import TASK_REGISTRY, TRAINING_TOKEN
 from chain.contracts.gradient_ledger import ResultKind, ResultVote
-from chain.contracts.task_registry import TaskStatus
+from chain.contracts.task_registry import Purchase, TaskStatus
 from chain.crypto import keccak256
 from chain.primitives import Address, TaskId
 from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import compute_terms, encode_task_spec
-from tests.training_simulation.chain import STRANGER, SUBMITTERS
+from tests.training_simulation.chain import STRANGER, SUBMITTERS, Transaction
 from tests.training_simulation.cluster import Actor, Cluster
 from tests.training_simulation.formats import build_slash_call
-from tests.training_simulation.values import ROUND_COST, junk_spec
+from tests.training_simulation.values import JUNK_PURCHASE, ROUND_COST, junk_spec
 from tests.worlds.contracts import POT
 
-HABITS: Final = ("pays for one round", "cancels", "funds")
+HABITS: Final = ("pays for one round", "cancels", "funds", "extends")
 """What a submitter may do besides waiting."""
 
 
-def build_submission(spec: TaskSpec, budget: int) -> tuple[ContractCall, ContractCall]:
+MAX_FEE: Final = 10 * POT
+"""The most that a submitter pays at a time."""
+
+
+def build_submission(
+    spec: TaskSpec, budget: int, purchase: Purchase
+) -> tuple[ContractCall, ContractCall]:
     """The approval and the submission of a task."""
     return (
-        training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, budget),
-        task_registry.submit_task(compute_terms(spec), encode_task_spec(spec), budget),
+        training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, budget + MAX_FEE),
+        task_registry.submit_task(
+            compute_terms(spec), spec.resources, encode_task_spec(spec), budget, purchase, MAX_FEE
+        ),
     )
 
 
@@ -44,7 +52,8 @@ class Submitter(Actor):
 
     def submit(self, spec: TaskSpec, budget: int) -> None:
         """Send the submission."""
-        for call, label in zip(build_submission(spec, budget), ("approve", "submit"), strict=True):
+        calls = build_submission(spec, budget, self.cluster.world.purchase)
+        for call, label in zip(calls, ("approve", "submit"), strict=True):
             self.send(self.address, call, f"{label} {spec.name}")
 
     def step(self) -> None:
@@ -62,6 +71,8 @@ class Submitter(Actor):
             self._acts_ms += 10_000_000
             if "cancels" in self._habits:
                 self.cancel()
+            elif "extends" in self._habits:
+                self.extend()
             elif self._habits:
                 self.fund(2 * ROUND_COST)
 
@@ -71,6 +82,13 @@ class Submitter(Actor):
         self.send(self.address, approve, "approve")
         self.send(self.address, task_registry.fund_task(self.task_id, amount), "fund")
 
+    def extend(self) -> None:
+        """Buy more lifetime and more attempts."""
+        approve = training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, MAX_FEE)
+        self.send(self.address, approve, "approve")
+        call = task_registry.extend_task(self.task_id, self.cluster.world.extension, MAX_FEE)
+        self.send(self.address, call, "extend")
+
     def cancel(self) -> None:
         """Ask for the end of the task."""
         self.send(self.address, task_registry.cancel_task(self.task_id), "cancel")
@@ -79,17 +97,36 @@ class Submitter(Actor):
         if not self._is_refunded:
             self._is_refunded = True
             self.send(self.address, task_registry.refund_task(self.task_id), "refund")
+            self.send(self.address, task_registry.refund_fee(self.task_id), "refund fee")
 
 
-def submit_junk(cluster: Cluster, count: int) -> None:
-    """Put many tasks onto the chain at once, each with the smallest escrow."""
+def submit_junk(cluster: Cluster, count: int, waves: int) -> None:
+    """Put many tasks onto the chain at once, each with the smallest escrow and lifetime.
+
+    When all of them are over, the next wave of as many takes their slots.
+    """
     sender = SUBMITTERS[1]
     first = len(cluster.chain.view.histories) + 1
+    task_ids = [TaskId(first + number) for number in range(count)]
     for validator in cluster.validators:
-        validator.disk.content.update(TaskId(first + number) for number in range(count))
+        validator.disk.content.update(task_ids)
     for number in range(count):
-        for call in build_submission(junk_spec(number), 1):
+        for call in build_submission(junk_spec(number), 1, JUNK_PURCHASE):
             cluster.checkers.on_block([cluster.chain.execute_at_once(sender, call)])
+
+    def go_on() -> None:
+        histories = cluster.chain.view.histories
+        if not all(histories[task_id].is_closed for task_id in task_ids):
+            cluster.after(1_000, go_on)
+            return
+        for task_id in task_ids:
+            for call in (task_registry.refund_task(task_id), task_registry.refund_fee(task_id)):
+                cluster.send(cluster.submitters[0], Transaction(sender, call, "refund junk"))
+        if waves > 1:
+            submit_junk(cluster, count, waves - 1)
+
+    if count:
+        cluster.after(1_000, go_on)
 
 
 class Stranger(Actor):
@@ -106,7 +143,8 @@ class Stranger(Actor):
             ("close", lambda task: _registry("closeTask", task, 0)),
             ("cancel", task_registry.cancel_task),
             ("resume", task_registry.resume_task),
-            ("post ready", task_registry.post_ready),
+            ("answer", lambda task: task_registry.answer_task(task, 0)),
+            ("take examination pay", lambda task: task_registry.withdraw_examination_pay()),
             ("post a verdict", lambda task: gradient_ledger.post_verdict(task, 0, 0, 0, b"\x02")),
             ("post a result", self._post_result),
             ("settle with a result of its own", self._settle),
@@ -125,6 +163,17 @@ class Stranger(Actor):
             label, build = self.random.choice(self._attacks)
             call = build(self.random.choice(tasks))
             self.cluster.attack(self, STRANGER, call, label)
+            # Any account may close what is over; the checkers know whether it was.
+            self.send(STRANGER, task_registry.expire_task(self.random.choice(tasks)), "expire")
+            self._answer_again(self.random.choice(tasks))
+
+    def _answer_again(self, task_id: TaskId) -> None:
+        """Let an operator answer a second time, to be paid twice."""
+        history, validator_set = self.view.histories[task_id], self.cluster.chain.validator_set
+        index = self.random.randrange(len(validator_set.validators))
+        if history.has_answered(validator_set.validators[index]):
+            call = task_registry.answer_task(task_id, self.random.randrange(3))
+            self.cluster.attack(self, validator_set.operators[index], call, "answer again")
 
     def _vote(self) -> ResultVote:
         roots = (keccak256(self.random.randbytes(4)) for _ in range(3))

@@ -3,12 +3,8 @@
 The mend takes the mark off, and the property out of `worlds.KNOWN`.
 """
 
-import pytest
-
-from tests.training_simulation import formats
 from tests.training_simulation.checkers import ESCROW_SHARES, PROGRESS, ViolationError
 from tests.training_simulation.cluster import Cluster, World
-from tests.training_simulation.values import MAIN_SPEC
 from tests.training_simulation.worlds import build, run
 
 ALL = frozenset({ESCROW_SHARES, PROGRESS})
@@ -41,13 +37,3 @@ def test_withheld_gradient_stalls_no_task() -> None:
             World(floor=4, faulty_ms=20_000, miners=("honest", "honest", "withholds")),
         ),
     )
-
-
-@pytest.mark.xfail(strict=True, reason="tasks have no lifetime, so a pending one stays for ever")
-def test_every_task_has_a_lifetime() -> None:
-    assert formats.get_lifetime_seconds(MAIN_SPEC) is not None
-
-
-@pytest.mark.xfail(strict=True, reason="a task pays nothing for the time that it takes")
-def test_a_network_has_prices() -> None:
-    assert formats.get_prices() is not None

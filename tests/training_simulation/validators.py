@@ -28,6 +28,7 @@ from chain.training.history import (
     compute_outcome,
     get_theta_root,
 )
+from chain.training.leases import READY_CODE, is_window_over
 from chain.training.result_vote import (
     build_empty_vote,
     build_payment_vote,
@@ -35,6 +36,7 @@ from chain.training.result_vote import (
 )
 from chain.training.reveal import Reveal
 from chain.training.slashing import SlashingPlan, plan_slashing
+from chain.training.task_checks import REFUSAL_CODES, ObjectionCode
 from chain.training.task_spec import TaskSpec
 from node.operator.account import RESEND_BLOCKS
 from node.training.jobs import RETRY_SECONDS
@@ -141,14 +143,19 @@ class Validator(Actor):
         self.cluster.wake(self)
 
     def _ask_worker(
-        self, worker: str, task_id: TaskId, took_ms: int, done: Callable[[bool], None]
+        self,
+        worker: str,
+        task_id: TaskId,
+        took_ms: int,
+        done: Callable[[bool], None],
+        limit_ms: int = WORKER_LIMIT_MS,
     ) -> None:
         """Call `done` when a worker is through; False if it took longer than its limit."""
         start = max(self.cluster.now_ms, self.memory.free_ms.get(worker, 0))
-        end = start + min(took_ms, WORKER_LIMIT_MS)
+        end = start + min(took_ms, limit_ms)
         self.memory.free_ms[worker] = end
         self.cluster.checkers.note_work(task_id, end - start)
-        self.later(end - self.cluster.now_ms, lambda: done(took_ms <= WORKER_LIMIT_MS))
+        self.later(end - self.cluster.now_ms, lambda: done(took_ms <= limit_ms))
 
     # Duties.
 
@@ -156,28 +163,30 @@ class Validator(Actor):
         """List the duties to every task, and do them."""
         view = self.view
         for task_id, history in tuple(view.histories.items()):
-            if task_id not in self.memory.closed and not self._is_waiting(("prepare", task_id)):
+            if task_id not in self.memory.closed:
                 self._step_task(task_id, history)
 
     def _step_task(self, task_id: TaskId, history: TaskHistory) -> None:
         memory, view = self.memory, self.view
         spec = self.cluster.chain.spec(history)
-        held = memory.work.get(task_id)
-        is_refused = held is not None and held.is_accepted is False
-        if spec is None or is_refused or (history.is_closed and not self._may_slash(history)):
+        is_done = history.is_closed and not self._may_slash(history)
+        if spec is None or (is_done and not self._may_answer(history)):
             memory.closed.add(task_id)
             memory.work.pop(task_id, None)
             return
         work = memory.work.setdefault(task_id, Work())
-        phase, deadline = view.phase(task_id, self.cluster.now)
+        phase, deadline = Phase.INACTIVE, Deadline(BlockNumber(0), 0)
+        if history.status is TaskStatus.ACTIVE:
+            phase, deadline = view.phase(task_id, self.cluster.now)
         attempt = history.attempt
-        seen = (phase, attempt and attempt.id, attempt and attempt.ballot_number)
+        is_expired = history.is_expired(view.number + 1, self.cluster.now)
+        seen = (phase, attempt and attempt.id, attempt and attempt.ballot_number, is_expired)
         if seen != work.seen:
             work.seen, work.since_block = seen, view.number
         self.cluster.checkers.note_phase(history, phase, deadline)
         if self.lie is not None:
             self.lie.act(self, history, spec, phase)
-        phase_view = self._build_view(phase, deadline, work)
+        phase_view = self._build_view(history, phase, deadline, work)
         is_late = rounds.is_late(spec, phase_view, self.cluster.now)
         duties = rounds.list_duties(
             history,
@@ -192,7 +201,9 @@ class Validator(Actor):
             self._do(duty, history, spec, work)
         self._slash(history, spec, work)
 
-    def _build_view(self, phase: Phase, deadline: Deadline, work: Work) -> rounds.PhaseView:
+    def _build_view(
+        self, history: TaskHistory, phase: Phase, deadline: Deadline, work: Work
+    ) -> rounds.PhaseView:
         max_faulty = self.view.validator_set.max_faulty
         return rounds.PhaseView(
             phase,
@@ -200,6 +211,16 @@ class Validator(Actor):
             rounds.compute_late_blocks(self.cluster.world.floor, max_faulty),
             BlockNumber(self.view.number),
             BlockNumber(work.since_block),
+            history.is_expired(self.view.number + 1, self.cluster.now),
+        )
+
+    def _may_answer(self, closed: TaskHistory) -> bool:
+        work, key = self.memory.work.get(closed.task_id), ("prepare", closed.task_id)
+        if work is None or closed.has_answered(self.address):
+            return False
+        is_coming = work.answer_code is not None or key in self.memory.running
+        return is_coming and not is_window_over(
+            closed.lease, self.view.number + 1, self.cluster.now
         )
 
     def _may_slash(self, history: TaskHistory) -> bool:
@@ -226,6 +247,7 @@ class Validator(Actor):
         return rounds.OwnWork(
             is_content_held=work.is_content_held,
             is_accepted=work.is_accepted,
+            answer_code=work.answer_code,
             is_state_held=is_state_held,
             verdicts=verdicts,
             held=held,
@@ -251,10 +273,17 @@ class Validator(Actor):
                 self._prepare(task_id, history, spec, work)
             case rounds.RestoreState():
                 self._restore_state(history, spec, work)
-            case rounds.PostReady():
-                self.vote(work, ("ready",), task_registry.post_ready(task_id), "ready")
-            case rounds.AdvanceRound() | rounds.SettleRound() if not self._takes_turns:
+            case rounds.AnswerTask(code):
+                if self.lie is not None:
+                    code = self.lie.distort_answer(code)
+                call = task_registry.answer_task(task_id, code)
+                self.vote(work, ("answer",), call, f"answer {code}")
+            case rounds.AdvanceRound() | rounds.SettleRound() | rounds.ExpireTask() if (
+                not self._takes_turns
+            ):
                 return
+            case rounds.ExpireTask():
+                self.vote(work, ("expire",), task_registry.expire_task(task_id), "expire")
             case rounds.AdvanceRound():
                 call = gradient_ledger.advance_round(task_id)
                 self._vote_in_ballot(work, attempt, "advance", call)
@@ -324,6 +353,8 @@ class Validator(Actor):
 
     def _prepare(self, task_id: TaskId, history: TaskHistory, spec: TaskSpec, work: Work) -> None:
         memory, key = self.memory, ("prepare", task_id)
+        if self._is_waiting(key):
+            return
         memory.running.add(key)
         memory.preparing.append(task_id)
         if len(memory.preparing) <= PREPARING_LIMIT:
@@ -343,21 +374,25 @@ class Validator(Actor):
                 return
             self.disk.content.add(task_id)
         work.is_content_held = True
+        start = max(self.cluster.now_ms, self.memory.free_ms.get("dry runs", 0))
+        is_new = history.status is TaskStatus.PENDING
+        limit_ms = WORKER_LIMIT_MS * (DRY_RUN_TRIES if is_new else 1)
+        if is_new and start + limit_ms > 1_000 * history.lease.window_time:
+            self._end_preparation(task_id, is_done=False)
+            return
 
         def done(is_in_time: bool) -> None:
-            is_refused = False
             if is_in_time:
-                work.is_accepted = True
-            else:
-                work.failed_dry_runs += 1
-                is_refused = (
-                    work.failed_dry_runs >= DRY_RUN_TRIES and history.status is TaskStatus.PENDING
-                )
-                if is_refused:
-                    work.is_accepted = False
-            self._end_preparation(task_id, is_done=is_in_time or is_refused)
+                work.is_accepted, work.answer_code = True, READY_CODE
+            elif is_new:
+                work.is_accepted = False
+                work.answer_code = REFUSAL_CODES[ObjectionCode.DRY_RUN_FAILED]
+            self._end_preparation(task_id, is_done=is_in_time or is_new)
 
-        self._ask_worker("dry runs", task_id, self.cluster.cost(spec).dry_run_ms, done)
+        took_ms = self.cluster.cost(spec).dry_run_ms
+        if took_ms > WORKER_LIMIT_MS:
+            took_ms = limit_ms + 1  # every try runs into the limit
+        self._ask_worker("dry runs", task_id, took_ms, done, limit_ms)
 
     def _end_preparation(self, task_id: TaskId, *, is_done: bool) -> None:
         memory, key = self.memory, ("prepare", task_id)

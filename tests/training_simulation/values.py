@@ -11,6 +11,7 @@ from functools import cache
 from typing import Final
 
 from chain.contracts.addresses import TRAINING_TOKEN
+from chain.contracts.task_registry import Purchase, TaskResources
 from chain.crypto import keccak256, sha256
 from chain.primitives import Address, Hash32
 from chain.training.acceptance import ExponentRule, Measurement
@@ -33,6 +34,12 @@ MAIN_SPEC: Final = replace(
         max_units=8,
         min_miners=2,
     ),
+    resources=TaskResources(
+        unit_milliseconds=2_000,
+        evaluation_milliseconds=1_000,
+        peak_bytes=2**29,
+        disk_bytes=2**24,
+    ),
 )
 """The task that honest miners train."""
 
@@ -46,7 +53,12 @@ TOLERANCE: Final = MAIN_SPEC.verification.tolerance_ppb
 def junk_spec(number: int) -> TaskSpec:
     """A task that no miner trains: it is as cheap as the rules allow."""
     reward = replace(MAIN_SPEC.reward, unit_price=1, validator_fee=0, max_units=1, min_miners=1)
-    return replace(MAIN_SPEC, name=f"junk {number}", reward=reward)
+    resources = TaskResources(1, 1, 1, 2**24)
+    return replace(MAIN_SPEC, name=f"junk {number}", reward=reward, resources=resources)
+
+
+JUNK_PURCHASE: Final = Purchase(lifetime_seconds=600, attempts=1)
+"""What is bought for such a task: about the least that is sold."""
 
 
 @dataclass(frozen=True)

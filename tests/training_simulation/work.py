@@ -29,10 +29,10 @@ class Work:
 
     is_content_held: bool = False
     is_accepted: bool | None = None
+    answer_code: int | None = None
     state_root: Hash32 | None = None
-    seen: tuple[Phase, AttemptId | None, int | None] | None = None
+    seen: tuple[Phase, AttemptId | None, int | None, bool] | None = None
     since_block: int = 0
-    failed_dry_runs: int = 0
     checks: dict[tuple[AttemptId, int], Verdict] = field(default_factory=dict)
     results: dict[int, ResultVote] = field(default_factory=dict)
     evaluated: set[Hash32] = field(default_factory=set)

@@ -7,22 +7,26 @@ from typing import Final
 
 from chain.contracts import task_registry, training_token, validator_set
 from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
+from chain.contracts.task_registry import Purchase
 from chain.crypto import get_address
 from chain.primitives import TaskId
+from chain.training.leases import is_lifetime_over
 from chain.training.task_spec import Phases
 from chain.types.validator_set import compute_max_faulty
 from tests.training_simulation import liars, miners, submitters
 from tests.training_simulation.chain import JOINER, JOINING_KEY, SUBMITTERS
 from tests.training_simulation.checkers import (
+    END,
     PROGRESS,
     Checkers,
 )
 from tests.training_simulation.cluster import Cluster, World
+from tests.training_simulation.formats import PRICES
 from tests.training_simulation.liars import Lie
 from tests.training_simulation.miners import HONEST, Miner
 from tests.training_simulation.submitters import Stranger, Submitter, submit_junk
 from tests.training_simulation.validators import Validator
-from tests.training_simulation.values import MAIN_SPEC, ROUND_COST, Cost
+from tests.training_simulation.values import JUNK_PURCHASE, MAIN_SPEC, ROUND_COST, Cost
 from tests.worlds.contracts import STAKE, prove_join
 
 MAIN: Final = TaskId(1)
@@ -189,9 +193,30 @@ def draw_change(random: Random) -> World:
 
 def draw_junk(random: Random) -> World:
     """A world with many tasks that no miner trains; some of their dry runs take long."""
-    junk, dry_run_ms = random.choice(((20, 100), (40, 5_000), (120, 150_000)))
+    junk, dry_run_ms = random.choice(((20, 100), (40, 5_000), (63, 150_000)))
     return World(
-        miners=draw_miners(random, 0), junk=junk, junk_dry_run_ms=dry_run_ms, faulty_ms=40_000
+        miners=draw_miners(random, 0),
+        junk=junk,
+        junk_dry_run_ms=dry_run_ms,
+        junk_waves=random.choice((1, 2)),
+        faulty_ms=40_000,
+        attacks=0.05,
+    )
+
+
+def draw_lease(random: Random) -> World:
+    """A world in which the lifetime or the attempts of the main task do not last."""
+    n = draw_n(random)
+    return World(
+        n=n,
+        miners=draw_miners(random, random.randint(0, 1)),
+        liars=draw_liars(random, n) if random.random() < 0.4 else (),
+        purchase=random.choice((Purchase(700, 50), Purchase(1_000, 50), Purchase(14_400, 2))),
+        habits_of_submitter=random.choice(((), ("extends",), ("pays for one round",))),
+        empty_block_ms=random.choice((1_000, 4_000)),
+        stalls=random.choice((0.0, 0.02)),
+        faulty_ms=random.choice((60_000, 400_000)),
+        attacks=0.2,
     )
 
 
@@ -205,6 +230,7 @@ FAMILIES: Final[Mapping[str, tuple[Callable[[Random], World], int]]] = {
     "tight": (draw_tight, 3),
     "change": (draw_change, 8),
     "junk": (draw_junk, 3),
+    "lease": (draw_lease, 8),
 }
 """The families of worlds, each with its approximate share of a hundred seeds."""
 
@@ -218,6 +244,7 @@ KNOWN: Final[Mapping[str, frozenset[str]]] = {
     "tight": frozenset(),
     "change": frozenset(),
     "junk": frozenset(),
+    "lease": frozenset(),
 }
 """The properties that the rules break in a family; test_known_faults.py has a seed for each."""
 
@@ -252,7 +279,7 @@ def build(
     cluster.submitters.append(submitter)
     if world.attacks:
         cluster.strangers.append(Stranger(cluster))
-    cluster.after(JUNK_MS, lambda: submit_junk(cluster, world.junk))
+    cluster.after(JUNK_MS, lambda: submit_junk(cluster, world.junk, world.junk_waves))
     for validator in cluster.random.sample(cluster.validators, world.n // 2 + 1):
         validator.disk.content.add(MAIN)
     rounds = 1 if "pays for one round" in world.habits_of_submitter else MAIN_SPEC.round_count
@@ -308,10 +335,29 @@ def run(cluster: Cluster) -> None:
         cluster.run_until(limit_ms, lambda: chain.view.histories[MAIN].is_closed)
         is_closed = chain.view.histories[MAIN].is_closed
         cluster.checkers.require(PROGRESS, is_closed, "the cancelled task does not close")
+    run_until_all_ended(cluster)
     number = chain.view.number
     limit_ms = cluster.now_ms + SETTLE_BLOCKS * world.empty_block_ms * 2
     cluster.run_until(limit_ms, lambda: chain.view.number >= number + SETTLE_BLOCKS)
     cluster.checkers.on_end()
+
+
+def run_until_all_ended(cluster: Cluster) -> None:
+    """Run until every junk task is over; a checker sees if one is not in time."""
+    world, histories = cluster.world, cluster.chain.view.histories
+    if not world.junk:
+        return
+    wave_ms = 1_000 * (PRICES.pending_seconds + JUNK_PURCHASE.lifetime_seconds) + 2 * (
+        compute_recovery_ms(cluster)
+    )
+    count = world.junk * world.junk_waves + 1
+
+    def is_over() -> bool:
+        found = list(cluster.chain.view.histories.values())
+        return len(found) >= count and all(each.is_closed for each in found)
+
+    is_ended = cluster.run_until(cluster.now_ms + world.junk_waves * wave_ms, is_over)
+    cluster.checkers.require(END, is_ended, f"{len(histories)} tasks, not all are closed")
 
 
 def is_hopeless(cluster: Cluster) -> bool:
@@ -329,6 +375,13 @@ def is_hopeless(cluster: Cluster) -> bool:
     )
     account = cluster.chain.contracts.read(task_registry.get_account(MAIN))
     is_poor = account.reserved == 0 and account.refundable < ROUND_COST
+    lease = history.lease
+    is_used_up = lease.attempts_left == 0 or is_lifetime_over(
+        lease,
+        cluster.chain.view.number + cluster.checkers.blocks_of(lease.attempt_seconds),
+        cluster.now + lease.attempt_seconds,
+    )
+    is_poor = is_poor or (account.reserved == 0 and is_used_up)
     return taking_part < MAIN_SPEC.reward.min_miners or not honest or is_poor
 
 

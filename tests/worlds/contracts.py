@@ -43,9 +43,18 @@ from chain.contracts.gradient_ledger import (
     ResultVote,
     RoundState,
 )
-from chain.contracts.task_registry import TaskAccount, TaskTerms
+from chain.contracts.task_registry import (
+    Prices,
+    Purchase,
+    Quote,
+    TaskAccount,
+    TaskLease,
+    TaskResources,
+    TaskTerms,
+)
 from chain.crypto import get_address, keccak256, sign
 from chain.primitives import EMPTY_TRIE_ROOT, ZERO_HASH, Address, Hash32, PrivateKey, TaskId
+from chain.training.leases import READY_CODE
 from chain.training.rewards import RewardTree, build_reward_tree
 from chain.types.receipt import Log
 
@@ -80,6 +89,8 @@ SUBMITTER = account("submitter")
 MINERS = tuple(account(f"miner {i}") for i in range(4))
 STRANGER = account("stranger")
 TREASURY = account("treasury")
+FEE_LIMIT = 10**15
+"""More than any fee of a test."""
 SUPPLY_EACH = 10_000 * POT
 STAKE = 500 * POT
 CHANGE_BLOCKS = 10
@@ -99,6 +110,23 @@ TERMS = TaskTerms(
     verdict_seconds=40,
     result_seconds=50,
 )
+RESOURCES = TaskResources(
+    unit_milliseconds=100, evaluation_milliseconds=200, peak_bytes=2**30, disk_bytes=2**29
+)
+PRICES = Prices(
+    task_slots=16,
+    slot_price=1_000,
+    second_price=7_000,
+    byte_price=86_400 * 200,
+    examination_fee=5_000,
+    pending_seconds=3_600,
+    max_lifetime_seconds=200 * 86_400,
+    idle_seconds=7 * 86_400,
+    empty_block_milliseconds=5_000,
+    phase_floor_blocks=FLOOR,
+)
+"""A byte price of 200 for a GiB-second, and other small numbers, so that sums are plain."""
+PURCHASE = Purchase(lifetime_seconds=100 * 86_400, attempts=1_000)
 ROUND_COST = TERMS.max_units * TERMS.unit_price + TERMS.validator_fee
 BUDGET = 3 * ROUND_COST
 OK, BAD, CHEAT, MISSING, UNCHECKED = range(5)
@@ -266,14 +294,39 @@ class World:
     def approve(self, owner: Address, spender: Address, amount: int, token=TRAINING_TOKEN) -> None:
         self.send(owner, training_token.approve(token, spender, amount))
 
-    def submit(self, terms: TaskTerms = TERMS, spec: bytes = SPEC, budget: int = BUDGET) -> Answer:
-        self.approve(SUBMITTER, TASK_REGISTRY, budget, terms.token)
-        return self.send(SUBMITTER, task_registry.submit_task(terms, spec, budget))
+    def submit(
+        self,
+        terms: TaskTerms = TERMS,
+        spec: bytes = SPEC,
+        budget: int = BUDGET,
+        purchase: Purchase = PURCHASE,
+        resources: TaskResources = RESOURCES,
+        max_fee: int = FEE_LIMIT,
+    ) -> Answer:
+        is_pot = terms.token == TRAINING_TOKEN
+        self.approve(SUBMITTER, TASK_REGISTRY, FEE_LIMIT + (budget if is_pot else 0))
+        if not is_pot:
+            self.approve(SUBMITTER, TASK_REGISTRY, budget, terms.token)
+        call = task_registry.submit_task(terms, resources, spec, budget, purchase, max_fee)
+        return self.send(SUBMITTER, call)
+
+    def answer(self, operators: Sequence[Address], code: int) -> Answer:
+        for operator in operators:
+            answer = self.send(operator, task_registry.answer_task(self.task, code))
+        return answer
 
     def ready(self, operators: Sequence[Address] = OPERATORS[:3]) -> Answer:
-        for operator in operators:
-            answer = self.send(operator, task_registry.post_ready(self.task))
-        return answer
+        return self.answer(operators, READY_CODE)
+
+    def extend(self, purchase: Purchase, sender: Address = SUBMITTER, limit: int = FEE_LIMIT):
+        self.approve(sender, TASK_REGISTRY, FEE_LIMIT)
+        return self.send(sender, task_registry.extend_task(self.task, purchase, limit))
+
+    def expire(self, sender: Address = STRANGER) -> Answer:
+        return self.send(sender, task_registry.expire_task(self.task))
+
+    def refund_fee(self) -> Answer:
+        return self.send(STRANGER, task_registry.refund_fee(self.task))
 
     def register(self, miner: Address, units: int = 2) -> Answer:
         bond = self.read(
@@ -376,6 +429,22 @@ class World:
         return self.read(gradient_ledger.get_round(self.task))
 
     @property
+    def lease(self) -> TaskLease:
+        return self.read(task_registry.get_lease(self.task))
+
+    @property
+    def burnt(self) -> int:
+        return self.read(task_registry.get_burnt())
+
+    def quote(
+        self,
+        terms: TaskTerms = TERMS,
+        resources: TaskResources = RESOURCES,
+        purchase: Purchase = PURCHASE,
+    ) -> Quote:
+        return self.read(task_registry.get_quote(terms, resources, purchase))
+
+    @property
     def money(self) -> TaskAccount:
         return self.read(task_registry.get_account(self.task))
 
@@ -427,6 +496,7 @@ def deploy_contracts(
     operators: Sequence[Address] = OPERATORS,
     holders: Sequence[Address] = HOLDERS,
     floor: int = FLOOR,
+    prices: Prices | None = None,
 ) -> None:
     """Deploy all contracts as genesis does; each holder has SUPPLY_EACH base units of POT."""
     stakes = STAKE * len(validators)
@@ -449,7 +519,11 @@ def deploy_contracts(
             evidence_blocks=EVIDENCE_BLOCKS,
         ),
     )
-    world.deploy("TaskRegistry", TASK_REGISTRY)
+    world.deploy(
+        "TaskRegistry",
+        TASK_REGISTRY,
+        task_registry.encode_constructor(prices or replace(PRICES, phase_floor_blocks=floor)),
+    )
     world.deploy(
         "GradientLedger", GRADIENT_LEDGER, gradient_ledger.encode_constructor(floor, GRACE)
     )

@@ -15,7 +15,13 @@ from chain.contracts.gradient_ledger import (
     ResultVote,
     VerdictPosted,
 )
-from chain.contracts.task_registry import TaskActivated, TaskSubmitted
+from chain.contracts.task_registry import (
+    TaskActivated,
+    TaskLease,
+    TaskResources,
+    TaskStatus,
+    TaskSubmitted,
+)
 from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Verdict, encode_verdicts
@@ -81,6 +87,12 @@ SPEC = TaskSpec(
         min_miners=3,
     ),
     evaluate_every=1,
+    resources=TaskResources(
+        unit_milliseconds=100,
+        evaluation_milliseconds=200,
+        peak_bytes=2**30,
+        disk_bytes=2**20,
+    ),
 )
 
 HEADER = GradientHeader(
@@ -133,6 +145,29 @@ SUBMITTED = TaskSubmitted(
 )
 
 
+LEASE = TaskLease(
+    window_time=1_600_000_000,
+    window_block=BlockNumber(50),
+    end_time=4_000_000_000,
+    end_block=BlockNumber(20_000),
+    progress_time=1_002,
+    progress_block=BlockNumber(2),
+    lifetime_seconds=100_000,
+    attempts_left=20,
+    attempt_seconds=500,
+    refusal_code=0,
+    answer_pay=7,
+    idle_seconds=2_000_000_000,
+    idle_blocks=10_000,
+    held_pay=28,
+    held_rent=0,
+)
+"""What was bought for the task. Answers are over for nodes of tests, and the lifetime is not."""
+
+OPEN_LEASE = replace(LEASE, window_time=3_000_000_000, window_block=BlockNumber(720))
+"""The same while answers are accepted."""
+
+
 def at(number: int) -> BlockContext:
     """The context of a block; blocks are a second apart."""
     return BlockContext(BlockNumber(number), 1_000 + number)
@@ -164,12 +199,17 @@ def result(validator: int, vote: ResultVote = VOTE, correct: int | None = None) 
 
 def history_after(*events: Event, start: int = 2) -> TaskHistory:
     """The history of an active task after these events, each in its own block."""
-    history = build_history(SUBMITTED, at(1))
+    history = replace(build_history(SUBMITTED, at(1)), lease=LEASE)
     for number, event in enumerate((TaskActivated(TASK), *events), start):
         history = apply_event(
             history, event, at(number), spec=SPEC, validator_set=GENESIS_SET
         ).history
     return history
+
+
+def pending_history() -> TaskHistory:
+    """The history of a task to which validators may answer."""
+    return replace(history_after(), status=TaskStatus.PENDING, lease=OPEN_LEASE)
 
 
 def dequantize(gradient: Gradient, parameter_count: int) -> Float32Array:

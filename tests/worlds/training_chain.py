@@ -15,10 +15,12 @@ from chain.contracts.addresses import (
     TRAINING_TOKEN,
 )
 from chain.contracts.gradient_ledger import ResultKind, ResultVote
+from chain.contracts.task_registry import Purchase
 from chain.crypto import keccak256
 from chain.params import ChainParameters
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.acceptance import Verdict, encode_verdicts
+from chain.training.leases import READY_CODE
 from chain.training.rewards import build_reward_tree
 from chain.training.task_spec_codec import compute_terms, encode_task_spec
 from chain.types.transaction import Transaction, decode_transaction
@@ -39,6 +41,9 @@ OPERATORS = tuple(Signer.from_key(bytes([n]) * 32) for n in range(1, 5))
 SUBMITTER, ANN, BEN = (Signer.from_key(bytes([n]) * 32) for n in (11, 12, 13))
 SPEC = replace(SMALL, reward=replace(SMALL.reward, token=TRAINING_TOKEN, min_miners=2))
 BUDGET = 100 * POT
+FEE = 50 * POT
+"""The most that is paid as fee."""
+PURCHASE = Purchase(lifetime_seconds=20 * 86_400, attempts=1_000)
 
 
 def address_of(signer: LocalAccount) -> Address:
@@ -109,12 +114,17 @@ class TrainingChain:
         terms = compute_terms(SPEC)
         spec = encode_task_spec(SPEC)
         self.finalize(
-            self.call(SUBMITTER, training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, BUDGET)),
-            self.call(SUBMITTER, task_registry.submit_task(terms, spec, BUDGET)),
+            self.call(
+                SUBMITTER, training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, BUDGET + FEE)
+            ),
+            self.call(
+                SUBMITTER,
+                task_registry.submit_task(terms, SPEC.resources, spec, BUDGET, PURCHASE, FEE),
+            ),
         )
 
     def activate(self) -> None:
-        ready = task_registry.post_ready(TASK)
+        ready = task_registry.answer_task(TASK, READY_CODE)
         self.finalize(*(self.call(each, ready) for each in OPERATORS[:3]))
 
     def register(self) -> None:

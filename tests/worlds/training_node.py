@@ -28,6 +28,7 @@ from chain.training.assignment import compute_seed
 from chain.training.attempt import AttemptId
 from chain.training.encoding import GradientHeader, compute_commitment, encode_gradient
 from chain.training.history import SettledRound, TaskHistory, apply_event
+from chain.training.resources import count_disk_bytes
 from chain.training.reveal import Reveal
 from chain.training.task_spec import (
     Shard,
@@ -76,15 +77,20 @@ SPEC = replace(
         shards=tuple(Shard(content_id(data), len(data), 50) for data in SHARDS),
     ),
 )
+SPEC = replace(SPEC, resources=replace(SPEC.resources, disk_bytes=count_disk_bytes(SPEC)))
 OK, BAD, CHEAT, MISSING, UNCHECKED = Verdict
 ENCODED_TERMS = encode(
     task_registry.CONTRACT.abi.functions["getTerms"].outputs, [astuple(compute_terms(SPEC))]
+)
+ENCODED_RESOURCES = encode(
+    task_registry.CONTRACT.abi.functions["getResources"].outputs, [astuple(SPEC.resources)]
 )
 MEASURED = {
     "parameter_count": SIZE,
     "unit_milliseconds": 3,
     "evaluation_milliseconds": 5,
     "noise_ppb": 4,
+    "peak_bytes": 2**20,
 }
 HONEST = {"distance_ppb": 4, "exponents": "kept", "noise_ppb": 0}
 
@@ -163,9 +169,11 @@ class FakeChain:
         return self.phase_now, Deadline(BlockNumber(0), NOW + seconds)
 
     def read(self, view: ContractView[T]) -> T:
-        """The terms of a task: preparation asks for nothing else."""
+        """The terms and resources of a task: preparation asks for nothing else."""
         task_id = TaskId(int.from_bytes(view.data[-32:], "big"))
         assert task_id in self.histories
+        if view == task_registry.get_resources(task_id):
+            return view.decode(ENCODED_RESOURCES)
         assert view == task_registry.get_terms(task_id)
         return view.decode(ENCODED_TERMS)
 

@@ -2,11 +2,13 @@
 pragma solidity ^0.8.30;
 
 /// @title Training tasks and the money behind them
-/// @notice Anyone can submit a training task with a budget, which is held in escrow. Once a quorum of
-/// validators holds the task's content, the task is active and the ledger runs its rounds. What is left at
-/// the end is refunded to the submitter.
+/// @notice Anyone can submit a training task with a budget, which is held in escrow, and a fee in POT for
+/// what the task takes of the validators. They examine it; once a quorum is ready, the task is active and
+/// the ledger runs its rounds. Every task ends: at the latest when the lifetime is over that was paid for.
+/// What is left of the budget is refunded to the submitter.
 /// @dev For every task, always: escrowed = paid + reserved + refundable + refunded, and the distributor's
-/// payments for the task never exceed paid.
+/// payments for the task never exceed paid. A moment is a time and a block, and it has passed when both
+/// have: a chain that stands still takes no lifetime away.
 interface ITaskRegistry {
     enum TaskStatus {
         None,
@@ -20,7 +22,8 @@ interface ITaskRegistry {
         Completed,
         Cancelled,
         Expired,
-        Exhausted
+        Exhausted,
+        Refused
     }
 
     /// @notice The part of a task's specification that contracts need; fixed when the task is submitted.
@@ -38,6 +41,14 @@ interface ITaskRegistry {
         uint32 resultSeconds;
     }
 
+    /// @notice The most that a task takes of one validator, as its specification declares it.
+    struct TaskResources {
+        uint32 unitMilliseconds; // of a worker, to check one unit
+        uint32 evaluationMilliseconds; // of a worker, to evaluate a model
+        uint64 peakBytes; // of memory that a worker needs
+        uint64 diskBytes; // that are kept for the task
+    }
+
     struct TaskAccount {
         address submitter;
         TaskStatus status;
@@ -52,16 +63,66 @@ interface ITaskRegistry {
         uint256 refunded;
     }
 
+    /// @notice What was bought for a task, in POT, and when it ends.
+    struct TaskLease {
+        uint64 windowTime; // answers are accepted, and the task may be pending, until this moment
+        uint64 windowBlock;
+        uint64 endTime; // the end of the lifetime; 0 before the task is active
+        uint64 endBlock;
+        // slot 1
+        uint64 progressTime; // when the task became active, or when its last paid attempt ended
+        uint64 progressBlock;
+        uint32 lifetimeSeconds; // bought before the task became active
+        uint32 attemptsLeft; // attempts that may still open
+        uint32 attemptSeconds; // the longest course of an attempt
+        uint8 refusalCode; // with which the task was refused; 0 if it was not
+        // slot 2
+        uint128 answerPay; // for one answer of a validator
+        uint32 idleSeconds; // without a paid attempt, after which the task is over
+        uint64 idleBlocks;
+        // slots 3 and 4
+        uint256 heldPay; // for answers that were not given yet
+        uint256 heldRent; // for the lifetime; burnt when the task becomes active
+    }
+
+    /// @notice The prices of a network, fixed at genesis, in base units of POT.
+    struct Prices {
+        uint32 taskSlots; // tasks that may be open at a time
+        uint128 slotPrice; // a second of a slot while all are free
+        uint128 secondPrice; // a second of one validator's worker
+        uint128 bytePrice; // a GiB of one validator for a day
+        uint128 examinationFee; // an answer, besides the time of the dry run
+        uint32 pendingSeconds; // how long answers are accepted
+        uint32 maxLifetimeSeconds; // how far in the future a lifetime may end
+        uint32 idleSeconds; // the least time without a paid attempt after which a task expires
+        uint32 emptyBlockMilliseconds; // the longest time between two blocks of a healthy chain
+        uint32 phaseFloorBlocks; // the least blocks of a phase
+    }
+
+    /// @notice The parts of a fee, in base units of POT.
+    struct Quote {
+        uint256 pendingRent; // for the time in which the task is examined; burnt at once
+        uint256 answerPay; // for one answer of a validator
+        uint256 examination; // for one answer of each validator
+        uint256 rent; // for the slot, memory and disk during the lifetime
+        uint256 computation; // for the validators' time in the attempts
+        uint256 fee; // pendingRent + examination + rent + computation
+    }
+
     event TaskSubmitted(
         uint256 indexed taskId, address indexed submitter, bytes32 indexed specHash, uint256 budget, bytes spec
     );
     event TaskFunded(uint256 indexed taskId, address indexed from, uint256 amount);
-    event TaskReady(uint256 indexed taskId, address indexed validator, uint32 readyCount);
+    /// @notice Something was bought for a task, or its lifetime began; `burnt` POT were burnt by that.
+    event TaskLeased(uint256 indexed taskId, address indexed from, uint256 burnt, TaskLease lease);
+    event TaskAnswered(uint256 indexed taskId, address indexed validator, uint8 code, uint32 equalCount);
     event TaskActivated(uint256 indexed taskId);
     event TaskPaused(uint256 indexed taskId);
     event TaskResumed(uint256 indexed taskId);
     event TaskClosed(uint256 indexed taskId, CloseReason reason);
     event TaskRefunded(uint256 indexed taskId, address indexed to, uint256 amount);
+    event TaskFeeRefunded(uint256 indexed taskId, address indexed to, uint256 amount);
+    event ExaminationPayWithdrawn(address indexed account, uint256 amount);
 
     error TaskUnknown(uint256 taskId);
     error TaskWrongStatus(uint256 taskId, TaskStatus status);
@@ -69,24 +130,47 @@ interface ITaskRegistry {
     error TaskSpecTooLarge(uint256 size, uint256 limit);
     error TaskSpecHashMismatch(bytes32 expected, bytes32 actual);
     error TaskNotSubmitter(address caller);
-    error TaskAlreadyReady(uint256 taskId, address operator);
+    error TaskNoFreeSlot(uint256 slots);
+    error TaskFeeTooHigh(uint256 fee, uint256 maxFee);
+    error TaskAlreadyAnswered(uint256 taskId, address operator);
+    error TaskAnswersOver(uint256 taskId);
+    error TaskNotExpired(uint256 taskId);
+    error TaskIsOver(uint256 taskId);
     error TaskInexactTransfer(uint256 expected, uint256 received);
     error TaskNothingToRefund(uint256 taskId);
+    error TaskNothingToWithdraw(address account);
     error TaskNotLedger(address caller);
     error TaskNotDistributor(address caller);
 
     /// @notice Submit a task. `spec` is its specification as canonical JSON, at most 16 KiB, and
-    /// terms.specHash is SHA-256(0x00 || spec). Pulls exactly `budget` of the token, so approve that first.
-    function submitTask(TaskTerms calldata terms, bytes calldata spec, uint256 budget)
-        external
-        returns (uint256 taskId);
+    /// terms.specHash is SHA-256(0x00 || spec). Pulls exactly `budget` of the token and the fee of `quote` in
+    /// POT, so approve both first. Reverts if the fee is above `maxFee` or no slot is free.
+    /// @param lifetimeSeconds How long the task may be open once it is active.
+    /// @param attempts How many attempts at rounds may open.
+    function submitTask(
+        TaskTerms calldata terms,
+        TaskResources calldata resources,
+        bytes calldata spec,
+        uint256 budget,
+        uint32 lifetimeSeconds,
+        uint32 attempts,
+        uint256 maxFee
+    ) external returns (uint256 taskId);
+
+    /// @notice Buy more lifetime or more attempts for an open task, at today's prices. Anyone may call.
+    function extendTask(uint256 taskId, uint32 lifetimeSeconds, uint32 attempts, uint256 maxFee) external;
 
     /// @notice Add to a task's escrow.
     function fundTask(uint256 taskId, uint256 amount) external;
 
-    /// @notice An operator vote: this validator holds the task's content and ran it once within its limits.
-    /// With a quorum of these votes the task becomes active.
-    function postReady(uint256 taskId) external;
+    /// @notice An operator vote: this validator examined the task. Code 0 says that it is ready: it holds the
+    /// task's content and ran it once within its limits. Every other code is a reason to refuse. One answer
+    /// of a validator, paid whatever it says, also if the task was decided meanwhile. With a quorum of code 0
+    /// the task becomes active; with f + 1 equal other codes it is closed.
+    function answerTask(uint256 taskId, uint8 code) external;
+
+    /// @notice Pay the caller what it earned by answers.
+    function withdrawExaminationPay() external;
 
     /// @notice Cancel a task; only its submitter may. Takes effect at once, or when the open round ends.
     function cancelTask(uint256 taskId) external;
@@ -97,9 +181,18 @@ interface ITaskRegistry {
     /// @notice Pay the refundable part of a closed task's escrow to its submitter. Anyone may call.
     function refundTask(uint256 taskId) external;
 
+    /// @notice Pay back to the submitter what was held in POT and is not needed: pay for answers that were
+    /// not given in time, and the rent of a task that closed before it was active. Anyone may call.
+    function refundFee(uint256 taskId) external;
+
+    /// @notice Close a task that is over: pending for too long, at the end of its lifetime, or idle. No
+    /// attempt may be open. Anyone may call.
+    function expireTask(uint256 taskId) external;
+
     // ---- the ledger's calls
 
-    /// @notice Move `amount` from refundable to reserved, for one round; false if there is not enough.
+    /// @notice Move `amount` from refundable to reserved, for one attempt; false if there is not enough, if all
+    /// attempts were used, or if the lifetime may end before the attempt does.
     function reserveRound(uint256 taskId, uint256 amount) external returns (bool);
 
     /// @notice End a round: `payout` of the reserved amount becomes paid, the rest becomes refundable.
@@ -120,7 +213,44 @@ interface ITaskRegistry {
 
     function getTerms(uint256 taskId) external view returns (TaskTerms memory);
 
+    function getResources(uint256 taskId) external view returns (TaskResources memory);
+
     function getAccount(uint256 taskId) external view returns (TaskAccount memory);
 
-    function isReady(uint256 taskId, address operator) external view returns (bool);
+    function getLease(uint256 taskId) external view returns (TaskLease memory);
+
+    /// @notice The prices of the network.
+    function prices() external view returns (Prices memory);
+
+    /// @notice The fee with which a task could be submitted now.
+    function quote(
+        TaskTerms calldata terms,
+        TaskResources calldata resources,
+        uint32 lifetimeSeconds,
+        uint32 attempts
+    ) external view returns (Quote memory);
+
+    /// @notice The fee with which a task could be extended now.
+    function quoteExtension(uint256 taskId, uint32 lifetimeSeconds, uint32 attempts)
+        external
+        view
+        returns (Quote memory);
+
+    /// @notice The least lifetime of a task with these terms: the longest course of an attempt.
+    function attemptSecondsOf(TaskTerms calldata terms) external view returns (uint256);
+
+    /// @notice Whether `expireTask` would close the task now.
+    function isExpired(uint256 taskId) external view returns (bool);
+
+    /// @notice The tasks that are pending, active or paused.
+    function openTasks() external view returns (uint256);
+
+    /// @notice The POT that fees have burnt; it stays in this contract for ever.
+    function burnt() external view returns (uint256);
+
+    /// @notice What an operator account can withdraw for its answers.
+    function examinationPayOf(address account) external view returns (uint256);
+
+    /// @notice The answer of an operator's validator: its code + 1, or 0 if it has not answered.
+    function answerOf(uint256 taskId, address operator) external view returns (uint16);
 }

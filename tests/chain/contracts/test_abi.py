@@ -41,7 +41,16 @@ from chain.contracts.gradient_ledger import (
     RoundState,
 )
 from chain.contracts.reward_distributor import RewardClaim
-from chain.contracts.task_registry import TaskAccount, TaskStatus, TaskTerms
+from chain.contracts.task_registry import (
+    Prices,
+    Purchase,
+    Quote,
+    TaskAccount,
+    TaskLease,
+    TaskResources,
+    TaskStatus,
+    TaskTerms,
+)
 from chain.contracts.validator_set import (
     SignedDigest,
     SignedViewChange,
@@ -83,19 +92,39 @@ WHO_TEXT, WHOM_TEXT = "0x" + WHO.hex(), "0x" + WHOM.hex()
 VOTE_WORDS = (HASH, b"\x44" * 32, b"\x55" * 32, 9, 77, 3)
 TERMS_WORDS = (HASH, WHO_TEXT, 1, 2, 3, 4, 5, 1_000_000, 6, 7, 8)
 
+RESOURCES = TaskResources(9, 10, 11, 12)
+PURCHASE = Purchase(13, 14)
 PLACE = VotePlace(3, 1, BlockNumber(8), 2)
 
 CALLS: list[tuple[str, str, ContractCall | ContractView]] = [
-    ("TaskRegistry", "submitTask", task_registry.submit_task(TERMS, b"{}", 5)),
+    (
+        "TaskRegistry",
+        "submitTask",
+        task_registry.submit_task(TERMS, RESOURCES, b"{}", 5, PURCHASE, 9),
+    ),
     ("TaskRegistry", "fundTask", task_registry.fund_task(TASK, 5)),
-    ("TaskRegistry", "postReady", task_registry.post_ready(TASK)),
+    ("TaskRegistry", "extendTask", task_registry.extend_task(TASK, PURCHASE, 9)),
+    ("TaskRegistry", "answerTask", task_registry.answer_task(TASK, 0)),
+    ("TaskRegistry", "withdrawExaminationPay", task_registry.withdraw_examination_pay()),
+    ("TaskRegistry", "expireTask", task_registry.expire_task(TASK)),
+    ("TaskRegistry", "refundFee", task_registry.refund_fee(TASK)),
     ("TaskRegistry", "cancelTask", task_registry.cancel_task(TASK)),
     ("TaskRegistry", "resumeTask", task_registry.resume_task(TASK)),
     ("TaskRegistry", "refundTask", task_registry.refund_task(TASK)),
     ("TaskRegistry", "taskCount", task_registry.task_count()),
     ("TaskRegistry", "getTerms", task_registry.get_terms(TASK)),
     ("TaskRegistry", "getAccount", task_registry.get_account(TASK)),
-    ("TaskRegistry", "isReady", task_registry.is_ready(TASK, WHO)),
+    ("TaskRegistry", "getResources", task_registry.get_resources(TASK)),
+    ("TaskRegistry", "getLease", task_registry.get_lease(TASK)),
+    ("TaskRegistry", "prices", task_registry.get_prices()),
+    ("TaskRegistry", "quote", task_registry.get_quote(TERMS, RESOURCES, PURCHASE)),
+    ("TaskRegistry", "quoteExtension", task_registry.get_extension_quote(TASK, PURCHASE)),
+    ("TaskRegistry", "attemptSecondsOf", task_registry.get_attempt_seconds(TERMS)),
+    ("TaskRegistry", "isExpired", task_registry.is_expired(TASK)),
+    ("TaskRegistry", "openTasks", task_registry.get_open_tasks()),
+    ("TaskRegistry", "burnt", task_registry.get_burnt()),
+    ("TaskRegistry", "examinationPayOf", task_registry.get_examination_pay(WHO)),
+    ("TaskRegistry", "answerOf", task_registry.get_answer(TASK, WHO)),
     ("GradientLedger", "register", gradient_ledger.register(TASK, 5)),
     ("GradientLedger", "leave", gradient_ledger.leave(TASK)),
     ("GradientLedger", "withdrawBond", gradient_ledger.withdraw_bond(TASK)),
@@ -179,9 +208,19 @@ CALLS: list[tuple[str, str, ContractCall | ContractView]] = [
 """Every call, with the contract that takes it."""
 
 ARGUMENTS = {
-    "submitTask": (TERMS_WORDS, b"{}", 5),
+    "submitTask": (TERMS_WORDS, (9, 10, 11, 12), b"{}", 5, 13, 14, 9),
+    "extendTask": (7, 13, 14, 9),
+    "answerTask": (7, 0),
+    "withdrawExaminationPay": (),
+    "prices": (),
+    "quote": (TERMS_WORDS, (9, 10, 11, 12), 13, 14),
+    "quoteExtension": (7, 13, 14),
+    "attemptSecondsOf": (TERMS_WORDS,),
+    "openTasks": (),
+    "burnt": (),
+    "examinationPayOf": (WHO_TEXT,),
     "fundTask": (7, 5),
-    "isReady": (7, WHO_TEXT),
+    "answerOf": (7, WHO_TEXT),
     "register": (7, 5),
     "commitGradient": (7, 1, 2, 3, HASH),
     "postVerdict": (7, 1, 2, 0, b"\x01"),
@@ -260,6 +299,11 @@ def test_every_call_and_view_is_covered_above() -> None:
     assert len(functions) == len({name for _, name, _ in CALLS}) == len(CALLS)
 
 
+LEASE = TaskLease(*[3] * 15)
+LEASE_TYPE = (
+    "(uint64,uint64,uint64,uint64,uint64,uint64,uint32,uint32,uint32,uint8,uint128,uint32,uint64,"
+    "uint256,uint256)"
+)
 SAMPLES = {
     "uint": (3, 3),
     "bool": (True, True),
@@ -269,6 +313,7 @@ SAMPLES = {
     "address[]": ([WHOM_TEXT, WHO_TEXT], (WHOM, WHO)),
     "uint32[]": ([6, 7], (6, 7)),
     "(bytes32,bytes32,bytes32,uint32,uint128,uint8)": (VOTE_WORDS, VOTE),
+    LEASE_TYPE: ((3,) * 15, LEASE),
 }
 """By type: a value for the encoder, and how Python has it."""
 
@@ -285,7 +330,12 @@ ANSWERS = {
     "getMiner": MinerState(*[3] * 5),
     "getValidator": ValidatorState(WHO, ValidatorStatus.EXITED, True, BlockNumber(3), 3),
     "getProposal": ValidatorProposal(WHO, WHO, True, True, BlockNumber(3), 3, 3, 3),
-    "isReady": True,
+    "isExpired": True,
+    "getResources": TaskResources(*[3] * 4),
+    "getLease": LEASE,
+    "prices": Prices(*[3] * 10),
+    "quote": Quote(*[3] * 6),
+    "quoteExtension": Quote(*[3] * 6),
     "rootOf": HASH,
     "genesisHash": HASH,
 }
@@ -370,6 +420,7 @@ def test_event_is_decoded_field_by_field(layout: EventLayout) -> None:
         "bytes32": (HASH, HASH),
         "bytes": (b"spec", b"spec"),
         "bool": (True, True),
+        LEASE_TYPE: ((3,) * 15, LEASE),
         "(bytes32,bytes32,bytes32,uint32,uint128,uint8)": (VOTE_WORDS, VOTE),
     }
     wire, expected = [], []
@@ -440,7 +491,7 @@ def test_error_is_decoded_for_people() -> None:
         compute_selector("TaskUnknown", ["uint256"]),
         compute_selector("TaskUnknown", ["uint256"]) + b"\x01",
         compute_selector("TaskInvalidTerms", ["string"]) + b"\xff" * 32,
-        compute_selector("TaskAlreadyReady", ["uint256", "address"]) + b"\xff" * 64,
+        compute_selector("TaskAlreadyAnswered", ["uint256", "address"]) + b"\xff" * 64,
         compute_selector("Error", ["string"]) + encode(["bytes"], [b"\xff"]),
     ],
     ids=range(8),
@@ -455,7 +506,7 @@ def test_call_data_is_classified_by_contract_and_function() -> None:
     }
     votes = {each for each, kind in kinds.items() if kind is CallKind.OPERATOR_VOTE}
     assert votes == {
-        ("TaskRegistry", "postReady"),
+        ("TaskRegistry", "answerTask"),
         ("GradientLedger", "postVerdict"),
         ("GradientLedger", "postResult"),
         ("ValidatorSet", "voteOnProposal"),
@@ -464,13 +515,13 @@ def test_call_data_is_classified_by_contract_and_function() -> None:
     }
     commitments = {each for each, kind in kinds.items() if kind is CallKind.COMMITMENT}
     assert commitments == {("GradientLedger", "commitGradient")}
-    vote = task_registry.post_ready(TASK).data
+    vote = task_registry.answer_task(TASK, 0).data
     assert identify_call(GRADIENT_LEDGER, vote) == (CallKind.OTHER, None)
     assert identify_call(None, vote) == (CallKind.OTHER, None)
     assert identify_call(TASK_REGISTRY, vote[:3]) == (CallKind.OTHER, None)
     assert identify_call(TASK_REGISTRY, vote[:5]) == (CallKind.OPERATOR_VOTE, None)
     assert decode_task_id(vote) == TASK
-    assert decode_task_id(vote[:-1]) is None
+    assert decode_task_id(vote[:35]) is None
 
 
 def test_two_votes_on_the_same_ballot_are_about_the_same_thing() -> None:

@@ -12,7 +12,13 @@ from chain.contracts.gradient_ledger import (
     ResultVote,
     RoundSettled,
 )
-from chain.contracts.task_registry import TaskClosed, TaskPaused, TaskReady, TaskResumed, TaskStatus
+from chain.contracts.task_registry import (
+    TaskAnswered,
+    TaskClosed,
+    TaskPaused,
+    TaskResumed,
+    TaskStatus,
+)
 from chain.primitives import ZERO_HASH
 from chain.training.acceptance import Verdict
 from chain.training.decisions import Guilt, Outcome
@@ -265,6 +271,8 @@ def test_status_follows_the_registry() -> None:
 
 
 def test_ready_validators_are_kept_in_order() -> None:
-    history = history_after(TaskReady(TASK, VALIDATORS[2], 1), TaskReady(TASK, VALIDATORS[0], 2))
+    history = history_after(
+        TaskAnswered(TASK, VALIDATORS[2], 0, 1), TaskAnswered(TASK, VALIDATORS[0], 0, 2)
+    )
 
     assert history.ready == (VALIDATORS[2], VALIDATORS[0])

@@ -7,16 +7,17 @@ from chain.training.acceptance import Verdict
 from chain.training.history import TaskHistory, build_history, get_quorum_vote
 from chain.training.rounds import (
     AdvanceRound,
+    AnswerTask,
     CheckGradients,
     ComputePayment,
     ComputeResult,
     Duty,
     EvaluateModel,
+    ExpireTask,
     OwnWork,
     Phase,
     PhaseView,
     PostEvaluation,
-    PostReady,
     PostResult,
     PostVerdict,
     PrepareContent,
@@ -27,6 +28,7 @@ from chain.training.rounds import (
 )
 from tests.worlds.training import (
     GENESIS_SET,
+    OPEN_LEASE,
     OPERATORS,
     SPEC,
     SUBMITTED,
@@ -43,6 +45,7 @@ OK, CHEAT, GONE = Verdict.OK, Verdict.CHEAT, Verdict.MISSING
 READY_WORK = OwnWork(
     is_content_held=True,
     is_accepted=True,
+    answer_code=None,
     is_state_held=True,
     verdicts=(),
     held=frozenset(),
@@ -84,13 +87,54 @@ def test_a_refused_task_is_owed_nothing() -> None:
     assert duties(build_history(SUBMITTED, at(1)), Phase.INACTIVE, own) == ()
 
 
-def test_ready_is_posted_once_and_only_by_validators() -> None:
+def test_an_answer_is_posted_once_and_only_by_validators() -> None:
     pending = build_history(SUBMITTED, at(1))
     said = replace(pending, ready=(GENESIS_SET.validators[0],))
 
-    assert [type(duty) for duty in duties(pending, Phase.INACTIVE)] == [PostReady]
-    assert duties(said, Phase.INACTIVE) == ()
-    assert duties(pending, Phase.INACTIVE, own_index=None) == ()
+    own = replace(READY_WORK, answer_code=0)
+
+    assert duties(pending, Phase.INACTIVE, own) == (AnswerTask(0),)
+    assert duties(said, Phase.INACTIVE, own) == ()
+    assert duties(pending, Phase.INACTIVE, own, own_index=None) == ()
+
+
+def test_a_refusal_is_posted_once_while_answers_are_accepted() -> None:
+    pending = replace(build_history(SUBMITTED, at(1)), lease=OPEN_LEASE)
+    own = replace(READY_WORK, is_accepted=False, answer_code=7)
+    said = replace(pending, refusals=((GENESIS_SET.validators[0], 7),))
+
+    assert duties(pending, Phase.INACTIVE, own) == (AnswerTask(7),)
+    assert duties(said, Phase.INACTIVE, own) == ()
+    late = {"now": OPEN_LEASE.window_time, "head": OPEN_LEASE.window_block - 1}
+    assert duties(pending, Phase.INACTIVE, own, **late) == ()
+    early = {**late, "head": OPEN_LEASE.window_block - 2}
+    assert duties(pending, Phase.INACTIVE, own, **early) == (AnswerTask(7),)
+
+
+def test_an_answer_is_posted_after_the_others_decided() -> None:
+    own = replace(READY_WORK, answer_code=0)
+    active = replace(history_after(), lease=OPEN_LEASE)
+    closed = replace(active, status=TaskStatus.CLOSED)
+    assert duties(active, Phase.WAITING, own) == (AnswerTask(0),)
+    assert duties(closed, Phase.INACTIVE, own) == (AnswerTask(0),)
+    assert duties(closed, Phase.INACTIVE) == ()
+
+
+def test_a_task_that_is_over_is_closed_by_operators_in_turn() -> None:
+    over = replace(view(Phase.INACTIVE), is_expired=True)
+
+    def find(own_index: int, head: int, own: OwnWork = READY_WORK) -> tuple[Duty, ...]:
+        at_head = replace(over, head_number=BlockNumber(head))
+        return list_duties(
+            history_after(), SPEC, at_head, own, GENESIS_SET, OPERATORS[own_index], 1_000
+        )
+
+    refusing = replace(READY_WORK, is_accepted=False)
+    new = replace(READY_WORK, is_content_held=False, is_accepted=None)
+    for own in (READY_WORK, refusing, new):
+        assert [type(duty) for duty in find(0, 10, own)] == [ExpireTask]
+    assert find(1, 11) == ()
+    assert [type(duty) for duty in find(1, 12)] == [ExpireTask]
 
 
 def test_a_late_node_fetches_the_state_before_anything_else() -> None:

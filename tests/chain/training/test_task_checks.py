@@ -8,8 +8,11 @@ from chain.training.resources import count_content_bytes, count_disk_bytes
 from chain.training.task_checks import (
     CONTENT_QUOTA_SHARE,
     MIN_VERDICT_SECONDS,
+    REFUSAL_CODES,
     Objection,
     ObjectionCode,
+    describe_refusal,
+    find_declared_objection,
     find_disk_objection,
     find_measured_objection,
     find_phase_objection,
@@ -58,9 +61,49 @@ def test_content_and_disk_have_upper_bounds() -> None:
     assert find_size_objection(SPEC, quota) is None
     too_large = find_size_objection(SPEC, quota - CONTENT_QUOTA_SHARE)
     assert code(too_large) is ObjectionCode.CONTENT_TOO_LARGE
-    assert find_disk_objection(SPEC, count_disk_bytes(SPEC)) is None
-    too_much = find_disk_objection(SPEC, count_disk_bytes(SPEC) - 1)
+    assert find_disk_objection(SPEC, SPEC.resources.disk_bytes) is None
+    too_much = find_disk_objection(SPEC, SPEC.resources.disk_bytes - 1)
     assert code(too_much) is ObjectionCode.DISK_TOO_LARGE
+
+
+def test_a_task_takes_no_more_disk_than_it_declares() -> None:
+    def declare(disk_bytes: int) -> TaskSpec:
+        return replace(SPEC, resources=replace(SPEC.resources, disk_bytes=disk_bytes))
+
+    assert find_disk_objection(declare(count_disk_bytes(SPEC)), 2**40) is None
+    too_little = find_disk_objection(declare(count_disk_bytes(SPEC) - 1), 2**40)
+    assert code(too_little) is ObjectionCode.RESOURCES_EXCEEDED
+
+
+def test_a_dry_run_takes_no_more_than_the_task_declares() -> None:
+    declared = SPEC.resources
+
+    def found(unit: int = 0, evaluation: int = 0, peak: int = 0) -> ObjectionCode | None:
+        return code(
+            find_declared_objection(
+                SPEC,
+                unit_milliseconds=declared.unit_milliseconds + unit,
+                evaluation_milliseconds=declared.evaluation_milliseconds + evaluation,
+                peak_bytes=declared.peak_bytes + peak,
+            )
+        )
+
+    assert found() is None
+    exceeded = ObjectionCode.RESOURCES_EXCEEDED
+    assert found(unit=1) is found(evaluation=1) is found(peak=1) is exceeded
+
+
+def test_every_final_objection_has_a_code_of_its_own() -> None:
+    waiting = {
+        ObjectionCode.CONTENT_UNAVAILABLE,
+        ObjectionCode.NO_ROOM,
+        ObjectionCode.TOO_MANY_TASKS,
+    }
+    assert set(REFUSAL_CODES) == set(ObjectionCode) - waiting
+    assert len(set(REFUSAL_CODES.values())) == len(REFUSAL_CODES)
+    assert all(0 < number < 2**8 for number in REFUSAL_CODES.values())
+    assert describe_refusal(8) == "resources_exceeded"
+    assert describe_refusal(99) == "99"
 
 
 def test_noise_checks_and_evaluation_have_upper_bounds() -> None:

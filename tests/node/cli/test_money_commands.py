@@ -115,6 +115,18 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         assert "is not registered for task 1" in pot.fails(*miner("leave", ANN))
         assert "is not registered for task 1" in pot.fails(*miner("withdraw", ANN))
 
+        # Anybody buys time and attempts, at a price that is shown before.
+        longer = pot(*task("extend", ANN, "--lifetime", "2h", "--attempts", "5"))
+        assert "added 2 h, 5 attempts" in longer
+        assert "above --max-fee (1)" in pot.fails(
+            *task("extend", ANN, "--attempts", "5", "--max-fee", "0.000000000000000001")
+        )
+        assert "nothing to buy" in pot.fails(*task("extend", ANN))
+        assert "is not a duration" in pot.fails(*task("extend", ANN, "--lifetime", "soon"))
+        shown = pot("task", "show", TASK, "--rpc", url)
+        assert "attempts left        1005" in shown
+        assert "unless validators are ready" in shown
+
         # Three attempts without a commitment pause it.
         chain.activate()
         catch_up(chain)
@@ -132,9 +144,12 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         void_attempt(chain)
         catch_up(chain)
         assert "next: pot task refund 1" not in pot(*task("refund", ANN))
-        assert "nothing of task 1 is left to refund" in pot.fails(*task("refund", SUBMITTER))
+        refunded = "nothing of task 1 is left to refund"
+        assert refunded in pot.fails(*task("refund", SUBMITTER))
         for _ in range(16):
             chain.finalize()
-        assert "no credit" in pot("wallet", "credit", *account(OPERATORS[0]), "--rpc", url)
+        credit = ("wallet", "credit", *account(OPERATORS[0]), "--rpc", url)
+        assert "received 0.034 POT" in pot(*credit)
+        assert "no credit" in pot(*credit)
         assert pot.json(*miner("withdraw", ANN))["received"] == str(BOND)
         assert "received 2 POT" in pot(*miner("withdraw", BEN))

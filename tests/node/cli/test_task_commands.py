@@ -1,17 +1,26 @@
 import json
+from dataclasses import astuple, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from eth_abi import encode
+from eth_abi import decode, encode
 
 from chain.contracts import task_registry, training_token
 from chain.contracts.addresses import FAUCET, TASK_REGISTRY, TRAINING_TOKEN
 from chain.contracts.events import EVENT_LAYOUTS
-from chain.contracts.task_registry import TaskSubmitted
+from chain.contracts.task_registry import Prices, Purchase, Quote, TaskResources, TaskSubmitted
 from chain.crypto import content_id
+from chain.primitives import TaskId
 from chain.training.model_file import encode_model_file
-from chain.training.task_spec_codec import compute_spec_hash, compute_terms, encode_task_spec
+from chain.training.resources import count_disk_bytes
+from chain.training.task_spec import TaskSpec
+from chain.training.task_spec_codec import (
+    compute_spec_hash,
+    compute_terms,
+    decode_task_spec,
+    encode_task_spec,
+)
 from chain.types.transaction import Transaction, decode_transaction
 from node.client.task_bundle import TaskBundle
 from node.client.task_file import load_task_toml
@@ -55,6 +64,28 @@ min_miners = 1
 """
 
 
+RESOURCES = TaskResources(50, 50, 2**29, 2**20)
+PURCHASE = Purchase(3_600, 5)
+PRICES = Prices(64, 10**13, 10**14, 10**17, 10**16, 3_600, 30 * 86_400, 86_400, 5_000, 8)
+QUOTE = Quote(10**15, 10**16, 4 * 10**16, 3 * 10**15, 10**14, 44_100_000_000_000_000)
+MAX_FEE = QUOTE.fee + QUOTE.fee // 10
+LEASE = {
+    "windowTime": 2**40,
+    "endTime": 2**40,
+    "progressTime": 2**40,
+    "idleSeconds": 86_400,
+    "attemptsLeft": 7,
+    "refusal": None,
+    "refundable": "0",
+}
+DECLARED = """
+[resources]
+unit_milliseconds = 50
+evaluation_milliseconds = 50
+peak_bytes = 536870912
+"""
+
+
 class FakeRegistry:
     """A chain that takes submissions, and knows what tests put into it."""
 
@@ -66,6 +97,27 @@ class FakeRegistry:
         self.readiness: object = None
         self.settled = 2
         self.model = b"\x00" * (4 * 23)
+        views = (
+            (task_registry.get_prices(), "prices", PRICES),
+            (
+                task_registry.get_attempt_seconds(compute_terms(bundle.spec)),
+                "attemptSecondsOf",
+                600,
+            ),
+            (
+                task_registry.get_quote(compute_terms(bundle.spec), RESOURCES, PURCHASE),
+                "quote",
+                QUOTE,
+            ),
+            (task_registry.get_resources(TaskId(1)), "getResources", RESOURCES),
+        )
+        self.views = {
+            view.data[:4].hex(): encode(
+                task_registry.CONTRACT.abi.functions[name].outputs,
+                [astuple(answer) if is_dataclass(answer) else answer],
+            )
+            for view, name, answer in views
+        }
 
     def answers(self) -> Answers:
         return {
@@ -90,6 +142,9 @@ class FakeRegistry:
         }
 
     def call(self, call: dict[str, str], block: str) -> str:
+        answer = self.views.get(call["data"][2:10])
+        if answer is not None:
+            return "0x" + answer.hex()
         allowance = training_token.allowance(TRAINING_TOKEN, FAUCET, FAUCET)
         is_allowance = call["data"].startswith("0x" + allowance.data[:4].hex())
         return "0x" + (0 if is_allowance else self.tokens).to_bytes(32, "big").hex()
@@ -109,6 +164,11 @@ class FakeRegistry:
         }
         return {"status": "0x1", "blockNumber": "0x1", "transactionHash": name, "logs": [log]}
 
+    @property
+    def spec(self) -> TaskSpec:
+        """The specification as it was submitted, with what was measured."""
+        return replace(self.bundle.spec, resources=RESOURCES)
+
     def task(self, task: int) -> object:
         if task != 1:
             return None
@@ -119,8 +179,10 @@ class FakeRegistry:
             "status": self.status,
             "phase": "inactive",
             "submitter": "0x" + "11" * 20,
-            "specHash": "0x" + compute_spec_hash(self.bundle.spec).hex(),
-            "spec": json.loads(encode_task_spec(self.bundle.spec)),
+            "specHash": "0x" + compute_spec_hash(self.spec).hex(),
+            "spec": json.loads(encode_task_spec(self.spec)),
+            "closeReason": "completed" if self.status == "closed" else None,
+            "lease": LEASE,
             "terms": {"rounds": 2},
             "rounds": 2,
             "account": {"escrowed": str(10**18), "paid": "0", "refundable": "0"},
@@ -166,6 +228,12 @@ def key(pot: Pot, tmp_path: Path) -> list[str]:
     return ["--key", str(made["key"]), "--password-file", str(password)]
 
 
+def encode_submitted_spec(submission: Transaction) -> bytes:
+    """The specification in the data of a submission."""
+    types = task_registry.CONTRACT.abi.functions["submitTask"].inputs
+    return decode(types, submission.data[4:])[2]
+
+
 def test_submit_approves_the_budget_sends_the_spec_and_uploads_blobs(
     pot: Pot,
     task_file: Path,
@@ -177,15 +245,22 @@ def test_submit_approves_the_budget_sends_the_spec_and_uploads_blobs(
     with serve(registry.answers(), blobs) as url:
         monkeypatch.setenv("ETH_RPC_URL", url)
         submitted = pot.json("task", "submit", task_file, *key)
-    spec, budget = registry.bundle.spec, compute_full_budget(registry.bundle.spec)
+    budget = compute_full_budget(registry.bundle.spec)
+    spec = decode_task_spec(encode_submitted_spec(registry.transactions[1]))
     assert budget == 2 * (4 * 15 * 10**17 + 5 * 10**17)
     assert submitted["id"] == 1
     approval, submission = registry.transactions
-    assert approval.data == training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, budget).data
-    assert (
-        submission.data
-        == task_registry.submit_task(compute_terms(spec), encode_task_spec(spec), budget).data
+    allowed = budget + MAX_FEE
+    assert approval.data == training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, allowed).data
+    purchase = Purchase(5 * 15 + 600 + 3_600, 2 + 3)
+    expected = task_registry.submit_task(
+        compute_terms(spec), spec.resources, encode_task_spec(spec), budget, purchase, MAX_FEE
     )
+    assert submission.data == expected.data
+    assert replace(spec, resources=RESOURCES) == registry.spec
+    assert submitted["resources"]["unitMilliseconds"] == spec.resources.unit_milliseconds >= 50
+    assert spec.resources.disk_bytes == count_disk_bytes(spec)
+    assert (submitted["fee"], submitted["maxFee"]) == (str(QUOTE.fee), str(MAX_FEE))
     assert sorted(blobs.values()) == sorted(registry.bundle.blobs.values())
     assert all(path == f"/v1/blobs/0x{content_id(blob).hex()}" for path, blob in blobs.items())
 
@@ -193,15 +268,20 @@ def test_submit_approves_the_budget_sends_the_spec_and_uploads_blobs(
 def test_rounds_and_budget_can_be_given(
     pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
 ) -> None:
+    task_file.write_text(TASK_FILE + DECLARED)
     with serve(registry.answers()) as url:
         pot(
             *("task", "submit", task_file, *key, "--rounds", 9, "--budget", "7"),
-            *("--no-dry-run", "--rpc", url),
+            *("--no-dry-run", "--lifetime", "2h", "--attempts", 20, "--max-fee", "1"),
+            *("--rpc", url),
         )
     assert (
         registry.transactions[0].data
-        == training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, 7 * 10**18).data
+        == training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, 8 * 10**18).data
     )
+    words = registry.transactions[1].data[4:]
+    bought = [int.from_bytes(words[at : at + 32], "big") for at in range(17 * 32, 20 * 32, 32)]
+    assert bought == [7_200, 20, 10**18]
     assert b'"rounds":9' in registry.transactions[1].data
 
 
@@ -217,6 +297,7 @@ def test_budget_that_pays_for_no_round_is_refused_before_anything_is_sent(
 def test_budget_above_the_balance_is_refused_before_any_transaction(
     pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
 ) -> None:
+    task_file.write_text(TASK_FILE + DECLARED)
     registry.tokens = 3
     with serve(registry.answers()) as url:
         refusal = pot.fails("task", "submit", task_file, *key, "--no-dry-run", "--rpc", url)
@@ -225,9 +306,57 @@ def test_budget_above_the_balance_is_refused_before_any_transaction(
     assert registry.transactions == []
 
 
+def test_task_that_declares_nothing_needs_a_dry_run(
+    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+) -> None:
+    with serve(registry.answers()) as url:
+        refusal = pot.fails("task", "submit", task_file, *key, "--no-dry-run", "--rpc", url)
+    assert "declare what the task takes, in [resources]" in refusal
+    assert registry.transactions == []
+
+
+def test_fee_above_the_largest_is_refused_before_any_transaction(
+    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+) -> None:
+    task_file.write_text(TASK_FILE + DECLARED + "[fee]\nmax_fee = 0.01\n")
+    with serve(registry.answers()) as url:
+        options = (*key, "--no-dry-run", "--rpc", url)
+        refusal = pot.fails("task", "submit", task_file, *options)
+        long = pot.fails("task", "submit", task_file, *options, "--lifetime", "31d")
+        short = pot.fails("task", "submit", task_file, *options, "--lifetime", "599s")
+    assert "above --max-fee (10000000000000000)" in refusal
+    assert "a lifetime of 2678400 s is not sold" in long
+    assert "one attempt of this task can take 600 s" in short
+    assert registry.transactions == []
+
+
+def test_price_shows_the_parts_of_the_fee_in_80_columns(
+    pot: Pot, task_file: Path, registry: FakeRegistry
+) -> None:
+    task_file.write_text(TASK_FILE + DECLARED)
+    with serve(registry.answers()) as url:
+        shown = pot("task", "price", task_file, "--rpc", url)
+        document = pot.json("task", "price", task_file, "--rpc", url)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert shown == (
+        "declared     50 ms a unit, 50 ms an evaluation,\n"
+        "             512 MiB of memory, 1 MiB of disk\n"
+        "lifetime     1 h 11 m, 5 attempts\n"
+        "examination  0.04 POT  4 validators answer\n"
+        "pending      0.001 POT  burnt now, for the time until they have\n"
+        "rent         0.003 POT  slot, memory and disk for the lifetime\n"
+        "computation  0.0001 POT  the validators' checks in the attempts\n"
+        "fee          0.0441 POT  at most 0.04851 POT\n"
+    )
+    assert (document["fee"], document["attempts"]) == (str(QUOTE.fee), 5)
+    assert registry.transactions == []
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
+        (("min_miners = 1", "min_miners = 1\n[fee]\nlife = 3"), "[fee] life is not a known"),
+        (("min_miners = 1", "min_miners = 1\n[resources]\npeak_bytes = 3"), "unit_milliseconds"),
         (("rounds = 2", "round = 2"), "rounds is missing"),
         (('"mean"', '"median"'), "aggregator must be one of"),
         (("rows.npz", "none.npz"), "none.npz"),

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from chain.contracts import gradient_ledger, reward_distributor, training_token
-from chain.contracts.addresses import FAUCET, GRADIENT_LEDGER, TRAINING_TOKEN
+from chain.contracts import gradient_ledger, reward_distributor, task_registry, training_token
+from chain.contracts.addresses import FAUCET, GRADIENT_LEDGER, TASK_REGISTRY, TRAINING_TOKEN
 from chain.contracts.reward_distributor import RewardClaim
 from chain.primitives import Address, TaskId
 from chain.types.transaction import Transaction, decode_transaction
@@ -192,7 +192,8 @@ def test_credit_of_an_operator_is_taken(pot: Pot, account: tuple[str, list[str]]
     chain = FakeChain()
     with serve(chain.answers()) as url:
         taken = pot.json("wallet", "credit", *account[1], "--rpc", url)
-    (transaction,) = chain.transactions
-    assert taken["received"] == str(10**18)
-    assert transaction.to == GRADIENT_LEDGER
-    assert transaction.data == gradient_ledger.withdraw_credit(TRAINING_TOKEN).data
+    share, pay = chain.transactions
+    assert (taken["received"], taken["slashings"]) == (str(2 * 10**18), str(10**18))
+    assert (share.to, pay.to) == (GRADIENT_LEDGER, TASK_REGISTRY)
+    assert share.data == gradient_ledger.withdraw_credit(TRAINING_TOKEN).data
+    assert pay.data == task_registry.withdraw_examination_pay().data

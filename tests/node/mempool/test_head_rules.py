@@ -65,7 +65,7 @@ def test_nonce_that_is_too_high_is_accepted(chain: TrainingChain) -> None:
 
 
 def test_only_operators_votes_and_miners_commitments_have_a_subject(chain: TrainingChain) -> None:
-    ready = task_registry.post_ready(TASK)
+    ready = task_registry.answer_task(TASK, 0)
     verdict = gradient_ledger.post_verdict(TASK, 0, 0, 0, b"\0")
     commitment = gradient_ledger.commit_gradient(TASK, 0, 0, 1, Hash32(b"\1" * 32))
     elsewhere = gradient_ledger.commit_gradient(TaskId(77), 0, 0, 1, Hash32(b"\1" * 32))
@@ -129,8 +129,11 @@ def test_only_votes_that_the_phase_expects_have_priority(tmp_path: Path) -> None
     chain.submit()
     chain.activate()
     chain.register()
+    again = chain.draft(OPERATORS[0], task_registry.answer_task(TASK, 1))
+    assert chain.rules.classify(again) is Priority.ORDINARY
+    late_answer = chain.draft(OPERATORS[3], task_registry.answer_task(TASK, 1))
+    assert chain.rules.classify(late_answer) is Priority.OPERATOR_VOTE
     early = [
-        task_registry.post_ready(TASK),
         gradient_ledger.post_verdict(TASK, 0, 0, 0, b"\0"),
         gradient_ledger.post_result(TASK, 0, 0, 0, chain.compute_vote(), 1, 1),
     ]

@@ -19,6 +19,7 @@ from chain.contracts.addresses import (
     TRAINING_TOKEN,
 )
 from chain.contracts.gradient_ledger import ResultKind, ResultVote
+from chain.contracts.task_registry import Purchase
 from chain.crypto import content_id, keccak256
 from chain.params import ChainParameters
 from chain.primitives import Address, Hash32, TaskId
@@ -54,6 +55,8 @@ SUBMITTER, ANN, BEN = (Signer.from_key(bytes([n]) * 32) for n in (11, 12, 13))
 SHARD = b"rows and columns" * 30_000
 WEIGHTS = bytes(4 * count_parameters(SMALL.model))
 GRADIENT = bytes(range(256)) * 20
+FEE = 50 * POT
+PURCHASE = Purchase(lifetime_seconds=20 * 86_400, attempts=1_000)
 SALT = Hash32(b"\x5a" * 32)
 
 
@@ -136,10 +139,13 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         spec = encode_task_spec(SPEC)
         terms = compute_terms(SPEC)
         finalize(
-            send(SUBMITTER, training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, budget)),
-            send(SUBMITTER, task_registry.submit_task(terms, spec, budget)),
+            send(SUBMITTER, training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, budget + FEE)),
+            send(
+                SUBMITTER,
+                task_registry.submit_task(terms, SPEC.resources, spec, budget, PURCHASE, FEE),
+            ),
         )
-        finalize(*(send(op, task_registry.post_ready(TASK)) for op in OPERATORS[:3]))
+        finalize(*(send(op, task_registry.answer_task(TASK, 0)) for op in OPERATORS[:3]))
         finalize(
             *(
                 send(miner, training_token.approve(TRAINING_TOKEN, GRADIENT_LEDGER, 500 * POT))

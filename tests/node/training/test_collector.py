@@ -23,9 +23,9 @@ from chain.contracts.gradient_ledger import (
 )
 from chain.contracts.task_registry import (
     TaskActivated,
+    TaskAnswered,
     TaskClosed,
     TaskPaused,
-    TaskReady,
     TaskResumed,
     TaskStatus,
 )
@@ -39,6 +39,7 @@ from chain.training.history import (
     apply_event,
     build_history,
 )
+from chain.training.leases import READY_CODE
 from chain.training.reveal import Reveal
 from chain.training.task_spec import (
     Shard,
@@ -187,7 +188,7 @@ class World:
 
     def start(self, task: TaskId = TASK) -> None:
         self.submit(task)
-        self.apply(task, TaskReady(task, VALIDATORS[0], 1))
+        self.apply(task, TaskAnswered(task, VALIDATORS[0], READY_CODE, 1))
         self.apply(task, TaskActivated(task))
 
     def open(self, task: TaskId = TASK, attempt: int = 0) -> None:
@@ -472,7 +473,7 @@ def act(world: World, task: TaskId, action: str) -> None:
     match action, history.status:
         case "ready", TaskStatus.PENDING:
             world.prepare(task)
-            world.apply(task, TaskReady(task, VALIDATORS[0], 1))
+            world.apply(task, TaskAnswered(task, VALIDATORS[0], READY_CODE, 1))
         case "activate", TaskStatus.PENDING:
             # If this node was not ready, other nodes were.
             world.apply(task, TaskActivated(task))

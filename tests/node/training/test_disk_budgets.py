@@ -4,9 +4,11 @@ from chain.contracts.task_registry import TaskStatus
 from chain.primitives import TaskId
 from chain.training.resources import count_content_bytes, count_disk_bytes, count_state_bytes
 from node.training.disk_budgets import DiskBudgets
-from tests.worlds.training import SPEC, at, history_after
+from tests.worlds.training import SPEC as SMALL
+from tests.worlds.training import at, history_after
 
-NEEDED = count_disk_bytes(SPEC)
+NEEDED = count_disk_bytes(SMALL) + 1
+SPEC = replace(SMALL, resources=replace(SMALL.resources, disk_bytes=NEEDED))
 KEPT = count_content_bytes(SPEC) + count_state_bytes(SPEC)
 ONE, TWO, THREE = TaskId(1), TaskId(2), TaskId(3)
 CLOSED_AT = at(9).timestamp

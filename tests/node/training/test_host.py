@@ -9,12 +9,11 @@ import trio
 from trio.testing import MockClock
 
 from chain.contracts import task_registry
-from chain.contracts.task_registry import TaskStatus
 from chain.primitives import TaskId
 from node.training.worker_pool import WorkerRefusedError
 from tests.worlds.training import (
     TASK,
-    history_after,
+    pending_history,
 )
 from tests.worlds.training_node import (
     OK,
@@ -45,7 +44,7 @@ async def test_a_restart_in_the_middle_of_a_round_loses_no_duty(
 async def test_a_refused_task_is_not_looked_at_again(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    pending = replace(history_after(), status=TaskStatus.PENDING)
+    pending = pending_history()
     chain = FakeChain({TASK: pending})
     node = Node(tmp_path, chain)
 
@@ -61,7 +60,7 @@ async def test_a_refused_task_is_not_looked_at_again(
 async def test_pending_tasks_cost_nothing_after_each_block(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    pending = replace(history_after(), status=TaskStatus.PENDING)
+    pending = pending_history()
     histories = {TaskId(n): replace(pending, task_id=TaskId(n)) for n in range(1, 1_001)}
     chain = FakeChain(histories)
     node = Node(tmp_path, chain, has_content=False)
@@ -82,7 +81,7 @@ async def test_pending_tasks_cost_nothing_after_each_block(
 async def test_block_that_changes_a_pending_task_has_it_looked_at(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    pending = replace(history_after(), status=TaskStatus.PENDING)
+    pending = pending_history()
     chain = FakeChain({})
     node = Node(tmp_path, chain)
 
@@ -94,4 +93,4 @@ async def test_block_that_changes_a_pending_task_has_it_looked_at(
         await until(lambda: bool(node.sent), seconds=2)
         nursery.cancel_scope.cancel()
 
-    assert node.sent == [task_registry.post_ready(TASK)]
+    assert node.sent == [task_registry.answer_task(TASK, 0)]

@@ -13,15 +13,21 @@ from chain.contracts.task_registry import TaskStatus
 from chain.crypto import content_id
 from chain.primitives import TaskId
 from chain.training.encoding import count_payload_bytes
+from chain.training.leases import READY_CODE
+from chain.training.task_checks import REFUSAL_CODES, ObjectionCode
 from node.training import preparation
+from node.training.preparation import DRY_RUN_TRIES
 from node.training.readiness import ReadinessState, TaskReadiness
 from node.training.worker_pool import WorkerFailedError, WorkerRefusedError
 from tests.worlds.training import (
     TASK,
+    VALIDATORS,
     at,
-    history_after,
+    pending_history,
 )
 from tests.worlds.training_node import (
+    MEASURED,
+    NOW,
     SHARDS,
     SIZE,
     SPEC,
@@ -45,13 +51,13 @@ hash of the only chunk of each of these blobs."""
 async def test_content_is_fetched_and_dry_run_before_ready_is_posted(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    history = replace(history_after(), status=TaskStatus.PENDING)
+    history = pending_history()
     node = Node(tmp_path, FakeChain({TASK: history}), has_content=False)
     node.peers.blobs = {content_id(data): data for data in (WEIGHTS, *SHARDS)}
 
     await node.run(lambda: bool(node.sent))
 
-    assert node.sent == [task_registry.post_ready(TASK)]
+    assert node.sent == [task_registry.answer_task(TASK, 0)]
     assert node.verifier.asked == ["dry_run"]
     assert sorted(node.blobs.content_ids()) == sorted(node.peers.blobs)
 
@@ -59,7 +65,7 @@ async def test_content_is_fetched_and_dry_run_before_ready_is_posted(
 async def test_thousand_tasks_without_available_content_cost_little(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    pending = replace(history_after(), status=TaskStatus.PENDING)
+    pending = pending_history()
     histories = {TaskId(n): replace(pending, task_id=TaskId(n)) for n in range(1, 1_001)}
     chain = FakeChain(histories)
     node = Node(tmp_path, chain, has_content=False)
@@ -77,7 +83,7 @@ async def test_ready_is_posted_for_at_most_the_served_tasks_limit(
 ) -> None:
     monkeypatch.setattr(preparation, "SERVED_TASKS_LIMIT", 2)
     monkeypatch.setattr(preparation, "PREPARING_LIMIT", 1)
-    pending = replace(history_after(), status=TaskStatus.PENDING)
+    pending = pending_history()
     chain = FakeChain({TaskId(n): replace(pending, task_id=TaskId(n)) for n in range(1, 9)})
     node = Node(tmp_path, chain)
 
@@ -89,7 +95,10 @@ async def test_ready_is_posted_for_at_most_the_served_tasks_limit(
         for task_id in list(chain.histories)[:2]:
             closed = replace(at(9), timestamp=0)
             chain.histories[task_id] = replace(
-                chain.histories[task_id], status=TaskStatus.CLOSED, closed=closed
+                chain.histories[task_id],
+                status=TaskStatus.CLOSED,
+                closed=closed,
+                ready=VALIDATORS[:1],
             )
         node.host.wake()
         await trio.sleep(60)
@@ -101,7 +110,7 @@ async def test_content_leaves_half_of_the_quota_to_promised_tasks(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     size = len(WEIGHTS) + sum(len(shard) for shard in SHARDS)
-    chain = FakeChain({TASK: replace(history_after(), status=TaskStatus.PENDING)})
+    chain = FakeChain({TASK: pending_history()})
     node = Node(tmp_path, chain, has_content=False, quota_bytes=32 * size)
     node.peers.blobs = {content_id(data): data for data in (WEIGHTS, *SHARDS)}
     filler = node.blobs.put(bytes(16 * size - size - 31))
@@ -122,18 +131,19 @@ async def test_task_larger_than_half_the_quota_is_refused_before_any_fetch(
         ("large", 2 * DISK_BYTES, True),
         ("small", 2 * DISK_BYTES - 2, False),
     ):
-        chain = FakeChain({TASK: replace(history_after(), status=TaskStatus.PENDING)})
+        chain = FakeChain({TASK: pending_history()})
         node = Node(tmp_path / name, chain, has_content=False, quota_bytes=quota_bytes)
         node.peers.blobs = {content_id(data): data for data in (WEIGHTS, *SHARDS)}
         await node.run_for(20)
         assert node.blobs.has(content_id(WEIGHTS)) == is_taken
-        assert bool(node.sent) == is_taken
+        code = READY_CODE if is_taken else REFUSAL_CODES[ObjectionCode.DISK_TOO_LARGE]
+        assert node.sent == [task_registry.answer_task(TASK, code)]
 
 
 async def test_task_whose_dry_run_fails_twice_is_refused(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    chain = FakeChain({TASK: replace(history_after(), status=TaskStatus.PENDING)})
+    chain = FakeChain({TASK: pending_history()})
     node = Node(tmp_path, chain)
 
     def fail(kind: str, _members: Mapping[str, object]) -> Mapping[str, object]:
@@ -143,13 +153,63 @@ async def test_task_whose_dry_run_fails_twice_is_refused(
     await node.run_for(120)
 
     assert node.verifier.asked == ["dry_run", "dry_run"]
-    assert node.sent == []
+    code = REFUSAL_CODES[ObjectionCode.DRY_RUN_FAILED]
+    assert node.sent == [task_registry.answer_task(TASK, code)]
+
+
+async def test_task_that_takes_more_than_declared_twice_is_refused(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    for name, failures, code in (
+        ("busy", 1, READY_CODE),
+        ("exceeded", 2, REFUSAL_CODES[ObjectionCode.RESOURCES_EXCEEDED]),
+    ):
+        node = Node(tmp_path / name, FakeChain({TASK: pending_history()}))
+        slow = {**MEASURED, "unit_milliseconds": SPEC.resources.unit_milliseconds + 1}
+        answers = iter([slow] * failures)
+        node.verifier.answers = lambda _kind, _members, left=answers: next(left, MEASURED)
+        await node.run_for(60)
+        assert node.sent == [task_registry.answer_task(TASK, code)], name
+        assert node.verifier.asked == ["dry_run", "dry_run"]
+
+
+async def test_no_dry_run_begins_that_could_end_after_its_pay(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    for name, spare_seconds, runs in (("late", -1, 0), ("in time", 1, 1)):
+        now = NOW + int(trio.current_time())
+        window = now + int(DRY_RUN_TRIES * 120) + spare_seconds
+        history = pending_history()
+        history = replace(history, lease=replace(history.lease, window_time=window))
+        node = Node(tmp_path / name, FakeChain({TASK: history}))
+        await node.run_for(5)
+        assert len(node.verifier.asked) == runs, name
+        state = node.host.describe_readiness(TASK)
+        assert state["code"] == (None if runs else "too_many_tasks")
+
+
+async def test_second_dry_run_waits_for_no_other_task(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    chain = FakeChain({TaskId(n): replace(pending_history(), task_id=TaskId(n)) for n in (1, 2)})
+    node = Node(tmp_path, chain)
+    failures = iter([WorkerFailedError("no answer")] * 2)
+
+    def answer(_kind: str, _members: Mapping[str, object]) -> Mapping[str, object]:
+        for failure in failures:
+            raise failure
+        return MEASURED
+
+    node.verifier.answers = answer
+    await node.run(lambda: len(node.sent) == 2)
+    codes = sorted(int.from_bytes(call.data[-32:], "big") for call in node.sent)
+    assert codes == [READY_CODE, REFUSAL_CODES[ObjectionCode.DRY_RUN_FAILED]]
 
 
 async def test_ready_is_not_posted_beyond_the_disk_quota(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    pending = replace(history_after(), status=TaskStatus.PENDING)
+    pending = pending_history()
     for name, quota_bytes, taken in (
         ("none", 2 * DISK_BYTES - 2, 0),
         ("one", 2 * DISK_BYTES, 1),
@@ -158,13 +218,14 @@ async def test_ready_is_not_posted_beyond_the_disk_quota(
         chain = FakeChain({TaskId(n): replace(pending, task_id=TaskId(n)) for n in range(1, 4)})
         node = Node(tmp_path / name, chain, quota_bytes=quota_bytes)
         await node.run_for(60)
-        assert len(set(node.sent)) == taken, name
+        ready = {call for call in node.sent if not any(call.data[-32:])}
+        assert len(ready) == taken, name
 
 
 async def test_reason_for_refusing_or_delaying_a_task_is_kept(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    chain = FakeChain({TASK: replace(history_after(), status=TaskStatus.PENDING)})
+    chain = FakeChain({TASK: pending_history()})
     refusing = Node(tmp_path / "refusing", chain)
     waiting = Node(tmp_path / "waiting", chain, has_content=False)
 
@@ -188,6 +249,6 @@ async def test_reason_for_refusing_or_delaying_a_task_is_kept(
 async def test_task_that_passes_the_dry_run_is_said_to_be_ready(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    node = Node(tmp_path, FakeChain({TASK: replace(history_after(), status=TaskStatus.PENDING)}))
+    node = Node(tmp_path, FakeChain({TASK: pending_history()}))
     await node.run(lambda: bool(node.sent))
     assert node.host.describe_readiness(TASK) == {"state": "ready", "code": None, "reason": None}

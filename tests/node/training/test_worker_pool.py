@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from chain.contracts.task_registry import TaskStatus
 from chain.primitives import TaskId
 from node.training.worker_pool import (
     WorkerFailedError,
@@ -18,7 +17,7 @@ from node.training.worker_pool import (
     WorkerRefusedError,
     WorkerSettings,
 )
-from tests.worlds.training import TASK, history_after
+from tests.worlds.training import TASK, pending_history
 from tests.worlds.training_node import OK, Node, expected_verdict, judging
 from tests.worlds.waiting import until
 
@@ -45,7 +44,8 @@ while prefix := sys.stdin.buffer.read(4):
     elif kind == "hang" or (kind == "dry_run" and "/2.spec" in request["spec"]):
         time.sleep(60)
     elif kind == "dry_run":
-        send(b'{"id": 0, "noise_ppb": 4, "evaluation_milliseconds": 5, "unit_milliseconds": 3}')
+        send(b'{"id": 0, "noise_ppb": 4, "evaluation_milliseconds": 5, "unit_milliseconds": 3,'
+             b' "peak_bytes": 9}')
     elif kind == "verify":
         send(b'{"id": 0, "distance_ppb": 4, "exponents": "kept", "noise_ppb": 0}')
     elif kind == "garbage":
@@ -168,7 +168,7 @@ async def test_a_check_does_not_wait_for_the_dry_run_of_another_task(tmp_path: P
         async with trio.open_nursery() as nursery:
             await nursery.start(node.host.run)
             await trio.sleep(1)
-            pending = replace(history_after(), task_id=TaskId(2), status=TaskStatus.PENDING)
+            pending = replace(pending_history(), task_id=TaskId(2))
             chain.histories[TaskId(2)] = pending
             node.host.wake()
             await trio.sleep(0.5)

@@ -1,0 +1,121 @@
+"""Showing what a task costs, and when it ends."""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from chain.json_types import JsonObject
+from chain.training.task_spec import TaskSpec
+from node.cli.output import format_amount
+from node.client.rpc_client import get_integer, get_value
+from node.client.task_submission import Offer
+from pot_common.errors import OperatorError
+
+UNIT_SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+"""The units of a duration."""
+
+_DURATION: Final = re.compile(r"([0-9]{1,9})([dhms]?)")
+
+
+def parse_duration(text: str) -> int:
+    """The seconds of a typed duration, such as 36h, 2d, 90m or 5400.
+
+    Raises:
+        OperatorError: The text is no duration.
+    """
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise OperatorError(f"{text!r} is not a duration; give a number with d, h, m or s")
+    return int(match[1]) * UNIT_SECONDS[match[2] or "s"]
+
+
+def format_duration(seconds: int) -> str:
+    """A duration in its two largest units, such as 2 d 3 h."""
+    parts = []
+    for unit, size in UNIT_SECONDS.items():
+        count, seconds = divmod(seconds, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"
+
+
+def format_bytes(count: int) -> str:
+    """A number of bytes in MiB or GiB."""
+    if count < 2**30:
+        return f"{-(-count // 2**20)} MiB"
+    return f"{count / 2**30:.1f} GiB"
+
+
+def describe_offer(spec: TaskSpec, offer: Offer) -> list[tuple[str, str]]:
+    """The fee of a task and its parts, as names and values."""
+    quote, bought = offer.quote, offer.purchase
+    resources = spec.resources
+    validators = quote.examination // quote.answer_pay
+    times = f"{resources.unit_milliseconds} ms a unit, "
+    times += f"{resources.evaluation_milliseconds} ms an evaluation,"
+    sizes = f"{format_bytes(resources.peak_bytes)} of memory, "
+    sizes += f"{format_bytes(resources.disk_bytes)} of disk"
+    return [
+        ("declared", times),
+        ("", sizes),
+        ("lifetime", f"{format_duration(bought.lifetime_seconds)}, {bought.attempts} attempts"),
+        ("examination", f"{_pot(quote.examination)}  {validators} validators answer"),
+        ("pending", f"{_pot(quote.pending_rent)}  burnt now, for the time until they have"),
+        ("rent", f"{_pot(quote.rent)}  slot, memory and disk for the lifetime"),
+        ("computation", f"{_pot(quote.computation)}  the validators' checks in the attempts"),
+        ("fee", f"{_pot(quote.fee)}  at most {format_amount(offer.max_fee)} POT"),
+    ]
+
+
+def encode_offer(spec: TaskSpec, offer: Offer) -> JsonObject:
+    """The same for scripts; amounts in base units of POT."""
+    quote, resources = offer.quote, spec.resources
+    return {
+        "resources": {
+            "unitMilliseconds": resources.unit_milliseconds,
+            "evaluationMilliseconds": resources.evaluation_milliseconds,
+            "peakBytes": resources.peak_bytes,
+            "diskBytes": resources.disk_bytes,
+        },
+        "lifetimeSeconds": offer.purchase.lifetime_seconds,
+        "attempts": offer.purchase.attempts,
+        "examination": str(quote.examination),
+        "pendingRent": str(quote.pending_rent),
+        "rent": str(quote.rent),
+        "computation": str(quote.computation),
+        "fee": str(quote.fee),
+        "maxFee": str(offer.max_fee),
+    }
+
+
+def describe_lease(task: JsonObject, now: int) -> Sequence[tuple[str, str]]:
+    """When a task ends, why it was refused, and what can be taken back, as names and values."""
+    lease = get_value(task, "lease")
+    assert isinstance(lease, dict)
+    status = get_value(task, "status")
+    rows: list[tuple[str, str]] = []
+    if status == "pending":
+        seconds = get_integer(lease, "windowTime") - now
+        rows.append(("expires", f"unless validators are ready {_describe_rest(seconds)}"))
+    elif status in ("active", "paused"):
+        rows.append(("expires", _describe_rest(get_integer(lease, "endTime") - now)))
+        idle = get_integer(lease, "progressTime") + get_integer(lease, "idleSeconds") - now
+        rows.append(("", f"or without a paid attempt {_describe_rest(idle)}"))
+    elif get_value(task, "closeReason") is not None:
+        rows.append(("closed", str(get_value(task, "closeReason"))))
+    if get_value(lease, "refusal") is not None:
+        rows.append(("refused", str(get_value(lease, "refusal"))))
+    if status != "closed":
+        rows.append(("attempts left", str(get_integer(lease, "attemptsLeft"))))
+    refund = get_integer(lease, "refundable")
+    if refund:
+        rows.append(("fee to take back", f"{format_amount(refund)} POT"))
+    return rows
+
+
+def _describe_rest(seconds: int) -> str:
+    return f"in {format_duration(seconds)}" if seconds > 0 else "now"
+
+
+def _pot(amount: int) -> str:
+    return f"{format_amount(amount)} POT"

@@ -1,0 +1,241 @@
+"""`pot task`: the commands that pay for a task, end it, and take money back."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chain.contracts.abi import ContractCall
+from chain.contracts.task_registry import (
+    Purchase,
+    cancel_task,
+    refund_fee,
+    refund_task,
+    resume_task,
+)
+from chain.json_types import JsonObject
+from chain.primitives import TaskId
+from node.cli.account import KeyOption, PasswordOption, unlock_account
+from node.cli.output import (
+    JsonOption,
+    RpcOption,
+    format_amount,
+    parse_amount,
+    print_fields,
+    print_json,
+    print_line,
+)
+from node.cli.task_fee import format_duration, parse_duration
+from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
+from node.client.task_bundle import Wishes
+from node.client.task_submission import extend_task, fund_task
+from pot_common.errors import OperatorError
+from pot_common.node_url import DEFAULT_RPC_URL
+
+app = typer.Typer()
+"""Its commands are added to those of `pot task`."""
+
+LifetimeOption = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="How long the task may be open, such as 36h or 2d."),
+]
+"""The option for the lifetime of a task."""
+
+AttemptsOption = Annotated[
+    int | None, typer.Option(help="How many attempts at rounds may open, failed ones included.")
+]
+"""The option for the attempts of a task."""
+
+MaxFeeOption = Annotated[
+    str | None,
+    typer.Option(help="The most POT to pay as fee; by default a tenth above the price shown."),
+]
+"""The option for the largest fee."""
+
+TaskArgument = Annotated[int, typer.Argument(metavar="ID", help="Task id.")]
+"""The argument for the id of a task."""
+
+
+@app.command(epilog="Example:  pot task fund 1 --amount 25 --key alice")
+def fund(
+    task: TaskArgument,
+    amount: Annotated[str, typer.Option(help="POT to add to the escrow, such as 12.5.")],
+    key: KeyOption,
+    password_file: PasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Add to a task's escrow.
+
+    Any account may do so. A round that waited for money then starts.
+    """
+    base_units = parse_amount(amount)
+    if base_units == 0:
+        raise OperatorError("--amount is 0; give what is to be added")
+    client = RpcClient(rpc)
+    get_task(client, task)
+    account = unlock_account(client, key, password_file)
+    receipt = fund_task(client, account.private_key, TaskId(task), base_units)
+    _print_done(client, task, receipt, as_json, f"added {format_amount(base_units)} POT")
+
+
+@app.command(epilog="Example:  pot task extend 1 --lifetime 2d --attempts 20 --key alice")
+def extend(
+    task: TaskArgument,
+    key: KeyOption,
+    lifetime: LifetimeOption = None,
+    attempts: AttemptsOption = None,
+    max_fee: MaxFeeOption = None,
+    password_file: PasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Buy more lifetime or attempts for an open task.
+
+    Any account may do so, at today's price.
+    """
+    wishes = read_wishes(lifetime, attempts, max_fee)
+    purchase = Purchase(wishes.lifetime_seconds or 0, wishes.attempts or 0)
+    if purchase == Purchase(0, 0):
+        raise OperatorError("nothing to buy; give --lifetime, --attempts or both")
+    client = RpcClient(rpc)
+    get_task(client, task)
+    account = unlock_account(client, key, password_file)
+    receipt = extend_task(client, account.private_key, TaskId(task), purchase, wishes.max_fee)
+    done = f"added {format_duration(purchase.lifetime_seconds)}, {purchase.attempts} attempts"
+    _print_done(client, task, receipt, as_json, done)
+
+
+@app.command(epilog="Example:  pot task cancel 1 --key alice")
+def cancel(
+    task: TaskArgument,
+    key: KeyOption,
+    password_file: PasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Cancel a task that you submitted.
+
+    It is closed at once, or after the round in progress is settled and paid.
+    """
+    _send_to_registry(task, cancel_task, key, password_file, rpc, as_json, "cancelled")
+
+
+@app.command(epilog="Example:  pot task resume 1 --key alice")
+def resume(
+    task: TaskArgument,
+    key: KeyOption,
+    password_file: PasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Resume a paused task that you submitted.
+
+    A task is paused after three attempts in a row without a result.
+    """
+    _send_to_registry(task, resume_task, key, password_file, rpc, as_json, "resumed")
+
+
+@app.command(epilog="Example:  pot task refund 1 --key alice")
+def refund(
+    task: TaskArgument,
+    key: KeyOption,
+    password_file: PasswordOption = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Refund what a task did not need.
+
+    That is the unspent budget of a closed task, pay for validators that did not answer in time, and
+    the rent of a task that never became active. Any account may send this; the submitter gets the
+    money.
+    """
+    client = RpcClient(rpc)
+    found = get_task(client, task)
+    account = unlock_account(client, key, password_file)
+    receipt: JsonObject | None = None
+    if get_integer(found, "lease", "refundable"):
+        receipt = account.send_call(refund_fee(TaskId(task)))
+    has_budget = get_text(found, "status") == "closed" and get_integer(
+        found, "account", "refundable"
+    )
+    if receipt is None or has_budget:
+        receipt = account.send_call(refund_task(TaskId(task)))
+    _print_done(client, task, receipt, as_json, "refunded")
+
+
+def _send_to_registry(
+    task: int,
+    make_call: Callable[[TaskId], ContractCall],
+    key: Path,
+    password_file: Path | None,
+    rpc: str,
+    as_json: bool,
+    done: str,
+) -> None:
+
+    client = RpcClient(rpc)
+    get_task(client, task)
+    receipt = unlock_account(client, key, password_file).send_call(make_call(TaskId(task)))
+    _print_done(client, task, receipt, as_json, done)
+
+
+def _print_done(
+    client: RpcClient, task: int, receipt: JsonObject, as_json: bool, done: str
+) -> None:
+    """Print what was done to a task, and its state now."""
+    found = get_task(client, task)
+    transaction, status = get_text(receipt, "transactionHash"), get_text(found, "status")
+    is_cancelling = status != "closed" and get_value(found, "account", "cancelling") is True
+    amounts = {
+        name: get_integer(found, "account", name)
+        for name in ("escrowed", "paid", "refundable", "refunded")
+    }
+    if as_json:
+        print_json(
+            {
+                "id": task,
+                "status": status,
+                "cancelling": is_cancelling,
+                **{name: str(amount) for name, amount in amounts.items()},
+                "transactionHash": transaction,
+            }
+        )
+        return
+    print_line(f"task {task}: {done} in {transaction}")
+    print_fields(
+        [
+            ("status", f"{status}, closes with its round" if is_cancelling else status),
+            *((name, f"{format_amount(amount)} POT") for name, amount in amounts.items()),
+        ]
+    )
+    if status == "closed" and amounts["refundable"]:
+        print_line(f"next: pot task refund {task}")
+
+
+def get_task(client: RpcClient, task: int) -> JsonObject:
+    """The task as RPC shows it.
+
+    Raises:
+        OperatorError: There is no such task.
+    """
+    found = client.call_object("pot_getTask", task)
+    if found is None:
+        raise OperatorError(f"there is no task {task}; `pot task list` lists all tasks")
+    return found
+
+
+def read_wishes(lifetime: str | None, attempts: int | None, max_fee: str | None) -> Wishes:
+    """What the options ask for.
+
+    Raises:
+        OperatorError: An option is malformed.
+    """
+    if attempts is not None and attempts < 1:
+        raise OperatorError(f"--attempts is {attempts}; give at least 1")
+    return Wishes(
+        lifetime_seconds=None if lifetime is None else parse_duration(lifetime),
+        attempts=attempts,
+        max_fee=None if max_fee is None else parse_amount(max_fee),
+    )

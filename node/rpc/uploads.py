@@ -137,7 +137,8 @@ class Uploads:
             is_new = await self._receive(
                 request, content_id, size, self._content_places, content_id
             )
-        await self._tell_node("blob_arrived", {})
+        if is_new:
+            await self._tell_node("blob_arrived", {})
         return json_response(
             {"contentId": to_hex(content_id), "bytes": size}, 201 if is_new else 200
         )

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +19,7 @@ from chain.training.assignment import Assignment
 from chain.training.attempt import AttemptId
 from chain.training.attempt_description import AttemptDescription, describe_attempt
 from chain.training.encoding import GradientHeader, count_payload_bytes
-from chain.training.history import Attempt, CommitmentRecord, get_theta_root
+from chain.training.history import Attempt, get_theta_root
 from chain.training.reveal import Reveal
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec
@@ -30,6 +29,7 @@ from node.storage.blobs import BlobStore
 from node.training.checks import get_checks_path
 from node.training.content import Content, get_integer, list_shard_ids
 from node.training.jobs import RETRY_SECONDS
+from node.training.known_reveals import AttemptReveals, KnownReveals
 from node.training.reveal_store import RevealStore
 from node.training.work import CheckedGradient, ServedTask, TrainingPeers, UnavailableError
 from node.training.worker_pool import WorkerFailedError, WorkerPool, WorkerRefusedError
@@ -47,12 +47,12 @@ FETCH_SECONDS: Final = 30.0
 """How long an announced gradient is fetched before others get its place. What has arrived is kept,
 so peers that send slowly delay their own gradients only."""
 
-OPENINGS_LIMIT: Final = 8
-"""The most commitments whose reveals are looked for at once: an attempt can have a thousand, and
-consensus runs in the same thread."""
-
 MISSING_SECONDS: Final = 1.0
-"""The wait before a missing reveal is looked for again. One that arrives ends the wait."""
+"""The wait before missing reveals are looked for again. One that is announced is not waited for."""
+
+RETRIES_PER_SECOND: Final = 32
+"""How many checks of an attempt look again for a gradient that no peer sends. A thousand miners can
+keep back their gradients, and consensus runs in the same thread."""
 
 DESCRIPTIONS_LIMIT: Final = 256
 """Attempts whose descriptions are kept: more than there are tasks in progress."""
@@ -87,7 +87,6 @@ class Gradients:
         self._contracts = contracts
         self._blobs = blobs
         self._content = content
-        self._reveals = reveals
         self._verifier = verifier
         self._peers = peers
         self._directory = directory
@@ -96,7 +95,7 @@ class Gradients:
         self._descriptions: FIFOCache[tuple[AttemptId, BlockNumber], AttemptDescription] = (
             FIFOCache(DESCRIPTIONS_LIMIT)
         )
-        self._openings = trio.CapacityLimiter(OPENINGS_LIMIT)
+        self._known = KnownReveals(reveals)
         self._fetches = trio.CapacityLimiter(FETCHES_LIMIT)
         self._fetching: set[Hash32] = set()
 
@@ -113,11 +112,7 @@ class Gradients:
         root = reveal.gradient_root
         if attempt is not None and attempt.id > reveal.attempt_id:
             return False
-        record = None
-        if attempt is not None and attempt.id == reveal.attempt_id:
-            found = (each for each in attempt.commitments if each.miner == reveal.miner)
-            record = next(found, None)
-        if attempt is None or record is None:
+        if attempt is None or self.find_index(attempt, reveal) is None:
             self._hints[reveal.attempt_id, reveal.miner] = reveal
             return False
         if root in self._announced or root in self._fetching:
@@ -125,7 +120,13 @@ class Gradients:
         header = self._describe(spec, attempt).build_header(
             reveal.miner, get_theta_root(history, spec)
         )
-        return reveal.opens(record.commitment, header)
+        return self._known.get(attempt).find(reveal, header) is not None
+
+    def find_index(self, attempt: Attempt, reveal: Reveal) -> int | None:
+        """The index of the commitment that a reveal is about; None if it is not there (yet)."""
+        if attempt.id != reveal.attempt_id:
+            return None
+        return self._known.get(attempt).indices.get(reveal.miner)
 
     async def take(self, reveal: Reveal) -> None:
         """Fetch the gradient of a wanted reveal at once, and announce it in turn.
@@ -156,11 +157,16 @@ class Gradients:
     async def _fetch(self, reveal: Reveal) -> None:
         history = self._index.history(reveal.attempt_id.task_id)
         spec = None if history is None else self._index.spec(history)
-        if spec is None:
+        if history is None or spec is None:
             return
         size = count_payload_bytes(count_parameters(spec.model))
         await self._content.ensure(reveal.gradient_root, size, is_urgent=True)
-        await trio.to_thread.run_sync(self._reveals.put, reveal)
+        attempt = history.attempt
+        if attempt is not None and attempt.id == reveal.attempt_id:
+            header = self._describe(spec, attempt).build_header(
+                reveal.miner, get_theta_root(history, spec)
+            )
+            await self._known.put(self._known.get(attempt), reveal, header)
 
     async def check(self, task: ServedTask, attempt: Attempt, index: int) -> None:
         """Judge the gradient of one commitment.
@@ -169,14 +175,27 @@ class Gradients:
             UnavailableError: The gradient, or content to check it with, cannot be fetched yet.
             WorkerFailedError: The worker died or took too long.
             WorkerRefusedError: The worker refused what this node gave it.
-            StorageError: The disk refused a reveal.
         """
+        known = self._known.get(attempt)
+        try:
+            await self._check(task, attempt, index, known)
+        except UnavailableError as error:
+            known.held.discard(index)
+            waiting = len(known.opened) - len(known.held)
+            seconds = max(RETRY_SECONDS, waiting / RETRIES_PER_SECOND)
+            raise UnavailableError(str(error), wait_seconds=seconds) from error
+
+    async def _check(
+        self, task: ServedTask, attempt: Attempt, index: int, known: AttemptReveals
+    ) -> None:
         spec, work = task.spec, task.work
-        record = attempt.commitments[index]
+        record, reveal = attempt.commitments[index], known.opened[index]
         key = (attempt.id, index)
-        async with self._openings:
-            header = self._build_header(task, attempt, record.miner)
-            reveal = await self._find_reveal(task, attempt, record, header)
+        header = self._build_header(task, attempt, record.miner)
+        needed = [reveal.gradient_root, header.theta_root, *list_shard_ids(spec)]
+        if all(self._blobs.has(content_id) for content_id in needed):
+            known.held.add(index)
+        known.unseen.discard(index)
         payload_bytes = count_payload_bytes(header.parameter_count)
         await self._content.ensure(reveal.gradient_root, payload_bytes, is_urgent=True)
         size = self._content.get_size(reveal.gradient_root)
@@ -188,6 +207,7 @@ class Gradients:
             header.theta_root, FLOAT32_BYTES * header.parameter_count, is_urgent=True
         )
         await self._content.ensure_shards(spec)
+        known.held.add(index)
         try:
             measurement = await self._measure(task, attempt, header, reveal)
         except WorkerRefusedError as refusal:
@@ -214,15 +234,9 @@ class Gradients:
                 distance_ppb=measurement.distance_ppb,
             )
 
-    def is_held(self, task: ServedTask, attempt: Attempt, index: int) -> bool:
-        """Whether this node holds all bytes that it needs to check a commitment."""
-        record = attempt.commitments[index]
-        reveal = self._reveals.get(attempt.id, record.miner)
-        header = self._build_header(task, attempt, record.miner)
-        if reveal is None or not reveal.opens(record.commitment, header):
-            return False
-        needed = [reveal.gradient_root, header.theta_root, *list_shard_ids(task.spec)]
-        return all(self._blobs.has(content_id) for content_id in needed)
+    def get_reveals(self, attempt: Attempt) -> AttemptReveals:
+        """What is known of an attempt's reveals."""
+        return self._known.get(attempt)
 
     async def prepare_input(self, task: ServedTask, attempt: Attempt, index: int) -> JsonObject:
         """An accepted gradient, which is held from now on, as the aggregation worker is told of it.
@@ -231,9 +245,13 @@ class Gradients:
             UnavailableError: The gradient cannot be fetched yet.
             StorageError: The disk refused a reveal.
         """
-        record = attempt.commitments[index]
+        record, known = attempt.commitments[index], self._known.get(attempt)
         header = self._build_header(task, attempt, record.miner)
-        reveal = await self._find_reveal(task, attempt, record, header)
+        if index not in known.opened:
+            await self._look_for_reveals(task, attempt)
+        reveal = known.opened.get(index)
+        if reveal is None:
+            raise UnavailableError(f"no reveal of {to_hex(record.miner)}")
         payload_bytes = count_payload_bytes(header.parameter_count)
         await self._content.ensure(reveal.gradient_root, payload_bytes, is_urgent=True)
         file = self._content.get_file(reveal.gradient_root)
@@ -245,10 +263,9 @@ class Gradients:
         Raises:
             UnavailableError: The reveal is not held.
         """
-        miner = attempt.commitments[index].miner
-        reveal = self._reveals.get(attempt.id, miner)
+        reveal = self._known.get(attempt).opened.get(index)
         if reveal is None:
-            raise UnavailableError(f"no reveal of {to_hex(miner)}")
+            raise UnavailableError(f"no reveal of {to_hex(attempt.commitments[index].miner)}")
         return reveal.gradient_root
 
     def describe_place(self, task: ServedTask, attempt: Attempt) -> JsonObject:
@@ -274,7 +291,7 @@ class Gradients:
         rows: dict[str, Mapping[str, object]] = {}
         for i, record in enumerate(attempt.commitments):
             check = task.work.checks.get((attempt.id, i)) or CheckedGradient(
-                verdicts[i], reason=self._describe_lack(attempt.id, record.miner)
+                verdicts[i], reason=self._describe_lack(attempt, i)
             )
             measurement = check.measurement
             rows[to_hex(record.miner)] = {
@@ -285,12 +302,12 @@ class Gradients:
             }
         get_checks_path(self._directory, attempt.id).write_text(json.dumps(rows))
 
-    def _describe_lack(self, attempt_id: AttemptId, miner: Address) -> str:
+    def _describe_lack(self, attempt: Attempt, index: int) -> str:
         """What was missing when the verdict on a gradient was due."""
-        reveal = self._reveals.get(attempt_id, miner)
-        if reveal is None:
+        known = self._known.get(attempt)
+        if index not in known.opened:
             return "not received in time: no reveal"
-        if not self._blobs.has(reveal.gradient_root):
+        if index not in known.held:
             return "not received in time: the reveal came, but the gradient could not be fetched"
         return "received, but this validator had no time to check it"
 
@@ -318,44 +335,37 @@ class Gradients:
 
     # Reveals.
 
-    async def _find_reveal(
-        self, task: ServedTask, attempt: Attempt, record: CommitmentRecord, header: GradientHeader
-    ) -> Reveal:
-        work, miner, commitment = task.work, record.miner, record.commitment
-        held = self._reveals.get(attempt.id, miner)
-        if held is not None and held.opens(commitment, header):
-            return held
-        async with work.asking:
-            hint = self._hints.get((attempt.id, miner))
-            found = [] if hint is None else [hint]
-            is_open = hint is not None and hint.opens(commitment, header)
-            if not is_open and trio.current_time() >= work.ask_again_at:
-                work.ask_again_at = trio.current_time() + RETRY_SECONDS
-                answers = await self._peers.fetch_reveals(attempt.id)
-                found += [reveal for reveal in answers if reveal.miner == miner]
-                await self._keep_others(attempt, header, answers)
-        for reveal in found:
-            if reveal.miner == miner and reveal.opens(commitment, header):
-                self._hints.pop((attempt.id, miner), None)
-                await trio.to_thread.run_sync(self._reveals.put, reveal)
-                return reveal
-        raise UnavailableError(f"no reveal of {to_hex(miner)}", wait_seconds=MISSING_SECONDS)
+    async def find_reveals(self, task: ServedTask, attempt: Attempt) -> None:
+        """Look for the reveals of an attempt that are not known yet, here and at peers.
 
-    async def _keep_others(
-        self, attempt: Attempt, header: GradientHeader, answers: Sequence[Reveal]
-    ) -> None:
-        """Store what opens the commitments of other miners than that of `header`."""
-        commitments = {each.miner: each.commitment for each in attempt.commitments}
-        del commitments[header.miner]
-        for reveal in dict.fromkeys(answers):
-            commitment = commitments.get(reveal.miner)
-            if commitment is None:
-                continue
-            if reveal.opens(commitment, replace(header, miner=reveal.miner)):
-                del commitments[reveal.miner]
-                await trio.to_thread.run_sync(self._reveals.put, reveal)
-            # Peers may have sent thousands of false ones; consensus runs in the same thread.
-            await trio.lowlevel.checkpoint()
+        Raises:
+            UnavailableError: Some are still missing.
+            StorageError: The disk refused a reveal.
+        """
+        await self._look_for_reveals(task, attempt)
+        missing = self._known.get(attempt).list_missing()
+        if missing:
+            raise UnavailableError(f"{len(missing)} reveals", wait_seconds=MISSING_SECONDS)
+
+    async def _look_for_reveals(self, task: ServedTask, attempt: Attempt) -> None:
+        work, known = task.work, self._known.get(attempt)
+        header = self._build_header(task, attempt, Address(bytes(20)))
+        async with work.asking:
+            await self._known.read(known, header)
+            for index in known.list_missing() if self._hints else ():
+                miner = attempt.commitments[index].miner
+                hint = self._hints.pop((attempt.id, miner), None)
+                if hint is not None:
+                    await self._known.put(known, hint, header)
+            now = trio.current_time()
+            if len(known.opened) == len(attempt.commitments) or now < work.ask_again_at:
+                return
+            work.ask_again_at = now + RETRY_SECONDS
+            for reveal in dict.fromkeys(await self._peers.fetch_reveals(attempt.id)):
+                if known.indices.get(reveal.miner) not in known.opened:
+                    await self._known.put(known, reveal, header)
+                # Peers may have sent thousands of false ones; consensus runs in the same thread.
+                await trio.lowlevel.checkpoint()
 
     async def _announce(self, reveal: Reveal) -> None:
         if reveal.gradient_root in self._announced:

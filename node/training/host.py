@@ -11,6 +11,7 @@ other open tasks now and then, because they end by themselves, too. Closed tasks
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Final, assert_never
 
@@ -38,6 +39,7 @@ from node.operator.account import Operator
 from node.storage.blobs import BlobQuotaError, BlobStore
 from node.training.content import Content
 from node.training.disk_budgets import DiskBudgets
+from node.training.due_tasks import DueTasks
 from node.training.gradients import Gradients
 from node.training.jobs import Jobs
 from node.training.preparation import Preparation
@@ -63,11 +65,9 @@ from node.training.worker_pool import Workers
 from node.trio_types import TaskStatus as RunStatus
 from pot_common.errors import StorageError
 
-TICK_SECONDS: Final = 0.25
-"""How often duties are listed when nothing happens: a deadline passes without an event."""
-
-REST_SECONDS: Final = 2.0
-"""How often duties are listed to an open task that is not in progress: it ends by itself."""
+STARTS_LIMIT: Final = 64
+"""The most checks of a task that are started at once: an attempt can have a thousand, and consensus
+runs in the same thread."""
 
 _log = structlog.get_logger("node.training")
 
@@ -101,17 +101,7 @@ class TrainingHost:
         self._workers = workers
         self._clock = clock
         self._work: dict[TaskId, TaskWork] = {}
-        self._closed: set[TaskId] = set()
-        """Tasks that are skipped, because they are closed."""
-        self._timed: set[TaskId] = set()
-        """Tasks in progress; their phases end by themselves."""
-        self._resting: set[TaskId] = set()
-        """The other open tasks. They have no duty but to be closed when they are over."""
-        self._rests_until = 0.0
-        self._changed: set[TaskId] = set()
-        """Tasks that blocks have changed since duties were last listed."""
-        self._is_all_due = True
-        """Whether the duties to every task are to be listed."""
+        self._due = DueTasks()
         self._budgets = DiskBudgets(blobs.promised_share_bytes, closed_seconds)
         self._jobs = Jobs()
         self._readiness = ReadinessLog()
@@ -155,12 +145,12 @@ class TrainingHost:
 
     def wake(self) -> None:
         """List the duties to all tasks again: any of them may have changed."""
-        self._is_all_due = True
+        self._due.note_all()
         self._jobs.wake()
 
     def on_new_head(self, changed: Iterable[TaskId]) -> None:
         """List the duties to the tasks in progress again, and to those that a block has changed."""
-        self._changed.update(changed)
+        self._due.note_block(changed)
         self._jobs.wake()
 
     def on_blob(self) -> None:
@@ -180,7 +170,7 @@ class TrainingHost:
         async with trio.open_nursery() as nursery:
             async for reveal in self._announced:
                 # Only tasks in progress are looked up: peers may name any task.
-                is_served = reveal.attempt_id.task_id in self._timed
+                is_served = self._due.is_in_progress(reveal.attempt_id.task_id)
                 if is_served and self._gradients.is_wanted(reveal):
                     nursery.start_soon(self._take, reveal)
 
@@ -190,7 +180,13 @@ class TrainingHost:
         except (BlobQuotaError, StorageError) as error:
             _log.warning("announced gradient not stored", reason=str(error))
             return
-        self._jobs.end_waits(JobKind.CHECK, reveal.attempt_id)
+        history = self._index.history(reveal.attempt_id.task_id)
+        attempt = None if history is None else history.attempt
+        index = None if attempt is None else self._gradients.find_index(attempt, reveal)
+        if index is not None:
+            task_id, attempt_id = reveal.attempt_id.task_id, reveal.attempt_id
+            key = JobKey(task_id, JobKind.CHECK, attempt_id, commitment_index=index)
+            self._jobs.end_wait(key)
 
     # The main loop.
 
@@ -204,11 +200,12 @@ class TrainingHost:
             await self._count_promises()
             while True:
                 self._jobs.forget_changes()
-                for task_id in sorted(self._take_due()):
+                ended, count = self._jobs.take_due(), self._index.task_count()
+                for task_id in self._due.take(ended, count):
                     self._step(task_id, nursery)
                     # Many tasks must not delay consensus, which runs in the same thread.
                     await trio.lowlevel.checkpoint()
-                await self._jobs.wait_changed(TICK_SECONDS)
+                await self._jobs.wait_changed(self._due.get_wait_seconds())
 
     async def _count_promises(self) -> None:
         """Count the disk of the tasks that this validator was ready for before it started."""
@@ -227,18 +224,6 @@ class TrainingHost:
         index = self._index.validator_set.find_operator(own)
         return index is not None and self._index.validator_set.validators[index] in history.ready
 
-    def _take_due(self) -> set[TaskId]:
-        """The tasks whose duties may have changed."""
-        due = self._jobs.take_due() | self._changed | self._timed
-        if trio.current_time() >= self._rests_until:
-            self._rests_until = trio.current_time() + REST_SECONDS
-            due |= self._resting
-        if self._is_all_due:
-            due.update(TaskId(number) for number in range(1, self._index.task_count() + 1))
-        self._is_all_due = False
-        self._changed = set()
-        return due - self._closed
-
     def _step(self, task_id: TaskId, nursery: trio.Nursery) -> None:
         head = self._contracts.head_number()
         history = self._index.history(task_id)
@@ -248,27 +233,23 @@ class TrainingHost:
             self._budgets.close(history, spec)
         is_slashed = spec is None or not self._may_slash(history)
         if history.is_closed and is_slashed and not self._may_answer(history):
-            self._closed.add(task_id)
-            self._timed.discard(task_id)
-            self._resting.discard(task_id)
+            self._due.close(task_id)
             self._work.pop(task_id, None)
             return
         work = self._work.setdefault(task_id, TaskWork())
         is_trained = history.status is TaskStatus.ACTIVE and work.is_accepted is not False
         # The slashing of a closed task waits for blocks, as a round does.
         if is_trained or history.is_closed:
-            self._timed.add(task_id)
-            self._resting.discard(task_id)
+            self._due.wait_for_phases(task_id)
         else:
-            self._timed.discard(task_id)
-            self._resting.add(task_id)
+            self._due.rest(task_id)
         if spec is None and work.answer_code is None:
             self._refuse_bytes(task_id, work)
         now = self._clock.now_ms() // 1000
         view = self._get_view(history, work, now, is_trained=is_trained)
         if self._contracts.head_number() != head:
             # A block became final meanwhile: history and phase may belong to different blocks.
-            self._changed.add(task_id)
+            self._due.note_block([task_id])
             self._jobs.wake()
             return
         is_late = spec is not None and rounds.is_late(spec, view, now)
@@ -360,15 +341,10 @@ class TrainingHost:
                 call = partial(gradient_ledger.advance_round, task_id)
                 return [self._vote_in_ballot(task, JobKind.ADVANCE, call)]
             case rounds.CheckGradients(indices):
-                attempt = _get_attempt(task)
-                return [
-                    Job(
-                        JobKey(task_id, JobKind.CHECK, attempt.id, commitment_index=index),
-                        partial(self._gradients.check, task, attempt, index),
-                    )
-                    for index in indices
-                ]
+                return self._list_checks(task, _get_attempt(task), indices)
             case rounds.PostVerdict(verdicts):
+                if not self._gradients.get_reveals(_get_attempt(task)).is_seen:
+                    return []  # more may be held than is known
                 call = partial(self._make_verdict, task, _get_attempt(task), verdicts)
                 return [self._vote_in_ballot(task, JobKind.VERDICT, call)]
             case rounds.ComputeResult():
@@ -394,6 +370,25 @@ class TrainingHost:
                 return [self._vote_in_ballot(task, JobKind.SETTLE, call)]
             case _:
                 assert_never(duty)
+
+    def _list_checks(self, task: ServedTask, attempt: Attempt, indices: Sequence[int]) -> list[Job]:
+        """The jobs that check commitments, and the one that looks for what is not revealed yet."""
+        opened = self._gradients.get_reveals(attempt).opened
+        jobs: list[Job] = []
+        if len(opened) < len(attempt.commitments):
+            key = JobKey(task.task_id, JobKind.REVEALS, attempt.id)
+            jobs.append(Job(key, partial(self._gradients.find_reveals, task, attempt)))
+        keys = (
+            JobKey(task.task_id, JobKind.CHECK, attempt.id, commitment_index=index)
+            for index in indices
+            if index in opened
+        )
+        startable = (key for key in keys if not self._jobs.is_waiting(key))
+        for key in islice(startable, STARTS_LIMIT):
+            assert key.commitment_index is not None
+            check = partial(self._gradients.check, task, attempt, key.commitment_index)
+            jobs.append(Job(key, check))
+        return jobs
 
     def _vote_in_ballot(
         self, task: ServedTask, kind: JobKind, make_call: Callable[[], ContractCall]
@@ -432,14 +427,10 @@ class TrainingHost:
         held: frozenset[int] = frozenset()
         result = None
         if attempt is not None and spec is not None:
-            task = ServedTask(history, spec, work)
             found = (work.checks.get((attempt.id, i)) for i in range(len(attempt.commitments)))
             verdicts = tuple(None if check is None else check.verdict for check in found)
-            held = frozenset(
-                i
-                for i, verdict in enumerate(verdicts)
-                if is_late and verdict is None and self._gradients.is_held(task, attempt, i)
-            )
+            if is_late:
+                held = frozenset(self._gradients.get_reveals(attempt).held)
             result = work.results.get(attempt.ballot_number)
         wanted = history.training_state_root if history.rounds_settled else work.state_root
         is_state_held = work.state is not None and work.state_root == wanted

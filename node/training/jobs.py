@@ -64,6 +64,11 @@ class Jobs:
         due, self._due = self._due, set()
         return due
 
+    def note_due(self, task_id: TaskId) -> None:
+        """Have the task looked at: a job of it may be possible now."""
+        self._due.add(task_id)
+        self.wake()
+
     def is_waiting(self, key: JobKey) -> bool:
         """Whether the job runs, or is held back until a later time."""
         return key in self._running or trio.current_time() < self._retry_at.get(key, 0)
@@ -75,6 +80,11 @@ class Jobs:
                 del self._retry_at[key]
                 self._due.add(key.task_id)
         self.wake()
+
+    def end_wait(self, key: JobKey) -> None:
+        """Let a held back job run at once."""
+        self._retry_at.pop(key, None)
+        self.note_due(key.task_id)
 
     def put_off(self, key: JobKey, seconds: float) -> None:
         """Hold the job back for that long; a longer wait that was set before remains."""

@@ -6,7 +6,7 @@ which checks them, share reveals without a lock. The gradient itself is a blob.
 
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -74,16 +74,17 @@ class RevealStore:
 
     def list(self, attempt_id: AttemptId) -> tuple[Reveal, ...]:
         """The reveals of an attempt by ascending miner address."""
-        directory = self._path(attempt_id)
-        names: Iterable[str] = (
-            sorted(path.name for path in directory.iterdir()) if directory.is_dir() else ()
-        )
-        found = (
-            self.get(attempt_id, Address(bytes.fromhex(name)))
-            for name in names
-            if _ADDRESS_NAME.fullmatch(name)
-        )
+        found = (self.get(attempt_id, miner) for miner in self.list_miners(attempt_id))
         return tuple(reveal for reveal in found if reveal is not None)
+
+    def list_miners(self, attempt_id: AttemptId) -> Sequence[Address]:
+        """The miners that have a reveal in an attempt, by ascending address."""
+        directory = self._path(attempt_id)
+        try:
+            names = sorted(path.name for path in directory.iterdir())
+        except FileNotFoundError:
+            return []
+        return [Address(bytes.fromhex(name)) for name in names if _ADDRESS_NAME.fullmatch(name)]
 
     def attempts(self) -> Iterator[AttemptId]:
         """The attempts that have a folder of reveals."""

@@ -30,6 +30,8 @@ class JobKind(StrEnum):
     """The answer of this validator to a task: that it is ready, or why not."""
     EXPIRE = "expire"
     """Close a task that is over."""
+    REVEALS = "reveals"
+    """Look for the reveals of an attempt."""
     CHECK = "check"
     """Check one gradient."""
     VERDICT = "verdict"
@@ -182,7 +184,7 @@ class TaskWork:
     sent: dict[JobKey, BlockNumber] = field(default_factory=dict)
     """The block at which each vote was last sent; old entries are removed."""
     asking: trio.Lock = field(default_factory=trio.Lock)
-    """Held while peers are asked for reveals, so that one request serves all waiting checks."""
+    """Held while peers are asked for reveals, so that two jobs do not ask for the same."""
     ask_again_at: float = 0.0
     slashed_through: int = -1
     """The last settled round with no slashing left to do."""

@@ -234,6 +234,8 @@ class FakeWorker:
     asked: list[str] = field(default_factory=list)
     timeout_seconds: float = 120.0
     count: int = 1
+    seconds: float = 0
+    """How long a check takes."""
 
     async def warm_up(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -241,7 +243,7 @@ class FakeWorker:
     async def ask(
         self, kind: str, members: Mapping[str, object], *, timeout_seconds: float = 120.0
     ) -> Mapping[str, object]:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.seconds if kind == "verify" else 0)
         self.asked.append(kind)
         return self.answers(kind, members)
 

@@ -1,0 +1,119 @@
+"""What this node knows of the reveals of the attempts in progress (docs/spec/training.md, 10.2).
+
+An attempt can have a thousand commitments, and consensus runs in the same thread. So commitments
+are found by their miner, the file of a reveal is read once, and by another thread, and what is held
+is known without a look at the disk.
+"""
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import trio
+from cachetools import FIFOCache
+
+from chain.primitives import Address
+from chain.training.attempt import AttemptId
+from chain.training.encoding import GradientHeader
+from chain.training.history import Attempt, CommitmentRecord
+from chain.training.reveal import Reveal
+from node.training.reveal_store import RevealStore
+
+ATTEMPTS_LIMIT: Final = 256
+"""Attempts that are kept in memory: more than there are tasks in progress."""
+
+
+@dataclass(slots=True)
+class AttemptReveals:
+    """The reveals of one attempt that open its commitments.
+
+    Attributes:
+        commitments: The commitments so far.
+        indices: The index of each miner's commitment.
+        opened: The reveals, by index of the commitment.
+        held: The indices of the commitments with all bytes in hand that a check needs.
+        is_read: Whether the store has been read. What it had may be held without being known.
+        unseen: The indices of commitments whose reveals the store had then, until their checks
+            have begun.
+    """
+
+    commitments: Sequence[CommitmentRecord]
+    indices: Mapping[Address, int]
+    opened: dict[int, Reveal] = field(default_factory=dict)
+    held: set[int] = field(default_factory=set)
+    is_read: bool = False
+    unseen: set[int] = field(default_factory=set)
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether all that was held when this node began with the attempt is known."""
+        return self.is_read and not self.unseen
+
+    def list_missing(self) -> list[int]:
+        """The indices of the commitments without a reveal."""
+        return [index for index in range(len(self.commitments)) if index not in self.opened]
+
+    def find(self, reveal: Reveal, header: GradientHeader) -> int | None:
+        """The index of the commitment that a reveal opens; None if it opens none.
+
+        Args:
+            reveal: The reveal.
+            header: The header of any miner's gradient in this attempt.
+        """
+        index = self.indices.get(reveal.miner)
+        if index is None:
+            return None
+        commitment = self.commitments[index].commitment
+        return index if reveal.opens(commitment, replace(header, miner=reveal.miner)) else None
+
+
+class KnownReveals:
+    """The reveals of attempts in progress, read from a store."""
+
+    def __init__(self, store: RevealStore) -> None:
+        self._store = store
+        self._attempts: FIFOCache[AttemptId, AttemptReveals] = FIFOCache(ATTEMPTS_LIMIT)
+
+    def get(self, attempt: Attempt) -> AttemptReveals:
+        """What is known of an attempt's reveals."""
+        known = self._attempts.get(attempt.id)
+        if known is None:
+            known = AttemptReveals((), {})
+            self._attempts[attempt.id] = known
+        if known.commitments is not attempt.commitments:
+            known.commitments = attempt.commitments
+            known.indices = {each.miner: i for i, each in enumerate(attempt.commitments)}
+        return known
+
+    async def put(self, known: AttemptReveals, reveal: Reveal, header: GradientHeader) -> bool:
+        """Store a reveal if it opens a commitment; False if it does not.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        index = known.find(reveal, header)
+        if index is None:
+            return False
+        await trio.to_thread.run_sync(self._store.put, reveal)
+        known.opened[index] = reveal
+        return True
+
+    async def read(self, known: AttemptReveals, header: GradientHeader) -> None:
+        """Read the reveals that the store has and that are not known yet."""
+        miners = {known.commitments[index].miner for index in known.list_missing()}
+        try:
+            for reveal in await trio.to_thread.run_sync(self._read, header.attempt_id, miners):
+                index = known.find(reveal, header)
+                if index is not None:
+                    known.opened[index] = reveal
+                    known.unseen |= set() if known.is_read else {index}
+                # A thousand may be read at once, and consensus runs in the same thread.
+                await trio.lowlevel.checkpoint()
+        finally:
+            known.is_read = True
+
+    def _read(self, attempt_id: AttemptId, miners: AbstractSet[Address]) -> list[Reveal]:
+        stored = self._store.list_miners(attempt_id)
+        found = [self._store.get(attempt_id, miner) for miner in stored if miner in miners]
+        return [reveal for reveal in found if reveal is not None]

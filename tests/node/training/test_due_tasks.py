@@ -1,0 +1,59 @@
+"""Which tasks are looked at, and how often."""
+
+import trio
+from trio.testing import MockClock
+
+from chain.primitives import TaskId
+from node.training.due_tasks import LISTING_SECONDS, REST_SECONDS, TICK_SECONDS, DueTasks
+
+BUSY, QUIET, RESTING, CLOSED = map(TaskId, (1, 2, 3, 4))
+
+
+def begun() -> DueTasks:
+    """Four tasks that have been looked at just now."""
+    due = DueTasks()
+    for task_id in (BUSY, QUIET):
+        due.wait_for_phases(task_id)
+    due.rest(RESTING)
+    assert due.take([], 4) == [BUSY, QUIET, RESTING, CLOSED]
+    due.close(CLOSED)
+    return due
+
+
+async def test_jobs_of_a_task_have_no_other_task_looked_at(autojump_clock: MockClock) -> None:
+    due = begun()
+    await trio.sleep(LISTING_SECONDS)
+    assert due.take([BUSY, CLOSED], 4) == [BUSY]
+
+
+async def test_a_thousand_ended_jobs_cost_a_few_looks_a_second(autojump_clock: MockClock) -> None:
+    due = begun()
+    looks = 0
+    for _ in range(1_000):
+        await trio.sleep(0.001)
+        looks += due.take([BUSY], 4).count(BUSY)
+    assert looks <= 1 / LISTING_SECONDS
+
+
+async def test_an_event_is_looked_at_soon_even_if_none_follows(autojump_clock: MockClock) -> None:
+    due = begun()
+    assert due.take([BUSY], 4) == []
+    assert due.get_wait_seconds() <= LISTING_SECONDS
+    await trio.sleep(due.get_wait_seconds())
+    assert due.take([], 4) == [BUSY]
+    assert due.get_wait_seconds() > 0
+
+
+async def test_a_block_has_tasks_in_progress_looked_at_at_once(autojump_clock: MockClock) -> None:
+    due = begun()
+    due.note_block([RESTING, CLOSED])
+    assert due.take([], 4) == [BUSY, QUIET, RESTING]
+    assert due.take([], 4) == []
+
+
+async def test_time_alone_has_tasks_looked_at(autojump_clock: MockClock) -> None:
+    due = begun()
+    await trio.sleep(TICK_SECONDS)
+    assert due.take([], 4) == [BUSY, QUIET]
+    await trio.sleep(REST_SECONDS)
+    assert due.take([], 4) == [BUSY, QUIET, RESTING]

@@ -1,0 +1,115 @@
+"""What is known of the reveals of attempts with many commitments."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chain.primitives import Address, Hash32
+from node.training.known_reveals import KnownReveals
+from node.training.reveal_store import RevealStore
+from tests.worlds.training import MINERS
+from tests.worlds.training_node import (
+    ATTEMPT,
+    MISSING,
+    REVEALS,
+    SPEC,
+    TASK,
+    UNCHECKED,
+    FakeChain,
+    Node,
+    expected_verdict,
+    header_of,
+    judging,
+)
+from tests.worlds.waiting import until
+
+pytestmark = pytest.mark.usefixtures("inline_threads")
+
+MANY = 1_024
+
+
+class CountingStore(RevealStore):
+    """A store that counts the files it reads."""
+
+    reads = 0
+
+    def get(self, attempt_id, miner):  # type: ignore[no-untyped-def]
+        self.reads += 1
+        return super().get(attempt_id, miner)
+
+
+def unrevealed() -> FakeChain:
+    """A chain with an attempt of many commitments that no miner reveals."""
+    history = judging(1).histories[TASK]
+    assert history.attempt is not None
+    record = history.attempt.commitments[0]
+    records = tuple(
+        replace(record, miner=Address(number.to_bytes(20, "big"))) for number in range(MANY)
+    )
+    attempt = replace(history.attempt, commitments=records)
+    return FakeChain({TASK: replace(history, attempt=attempt)})
+
+
+async def test_many_unrevealed_commitments_cost_a_few_looks_a_second(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, unrevealed())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await trio.sleep(3)
+        looks, asked = node.chain.phase_calls, node.peers.reveals_asked
+        await trio.sleep(5)
+        looks, asked = node.chain.phase_calls - looks, node.peers.reveals_asked - asked
+        nursery.cancel_scope.cancel()
+    assert looks <= 5 * 10
+    assert 3 <= asked <= 10
+
+
+async def test_each_stored_reveal_is_read_once(autojump_clock: MockClock, tmp_path: Path) -> None:
+    store = CountingStore(tmp_path)
+    for reveal in REVEALS[:2]:
+        store.put(reveal)
+    store.put(replace(REVEALS[0], miner=Address(b"\x77" * 20)))
+    history = judging().histories[TASK]
+    assert history.attempt is not None
+    reveals = KnownReveals(store)
+    known = reveals.get(history.attempt)
+
+    for _ in range(3):
+        await reveals.read(known, header_of(MINERS[2]))
+
+    assert store.reads == 2
+    assert known.opened == {0: REVEALS[0], 1: REVEALS[1]}
+    assert known.list_missing() == [2]
+
+
+async def test_only_reveals_that_open_a_commitment_are_stored(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    history = judging().histories[TASK]
+    assert history.attempt is not None
+    reveals = KnownReveals(RevealStore(tmp_path))
+    known = reveals.get(history.attempt)
+    false = replace(REVEALS[0], salt=Hash32(b"\x66" * 32))
+    for reveal, is_true in ((false, False), (REVEALS[0], True)):
+        assert await reveals.put(known, reveal, header_of(MINERS[1])) is is_true
+    assert RevealStore(tmp_path).list(ATTEMPT) == REVEALS[:1]
+
+
+async def test_restart_late_in_a_phase_says_unchecked_of_what_is_held(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, judging())
+    node.hold(0, 2)
+    node.verifier.seconds = 100
+    node.clock.ahead_seconds = SPEC.phases.verdict_seconds * 3 // 4
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await until(lambda: bool(node.verdicts()), seconds=3)
+        nursery.cancel_scope.cancel()
+
+    assert node.verdicts() == [expected_verdict(UNCHECKED, MISSING, UNCHECKED)]

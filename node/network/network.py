@@ -8,6 +8,7 @@ from typing import Final
 import trio
 
 from chain.primitives import Address, Hash32
+from chain.training.reveal import Reveal
 from node.network.dialler import Dialler
 from node.network.metrics import NetworkMetrics
 from node.network.peer_file import load_records, save_records
@@ -85,7 +86,7 @@ class Network:
             blob_store: holds the blobs to serve, and takes fetched ones.
             training_source: holds the reveals and state parts to serve.
             state_source: holds the state served to nodes that join by snapshot.
-            random: uniform in [0, 1), for the jitter of redialling.
+            random: uniform in [0, 1), for the jitter of redialling and the order of questions.
 
         Raises:
             OperatorError: A bootstrap address is not a full multiaddress.
@@ -121,6 +122,7 @@ class Network:
             pieces=self._pieces,
             transactions=self._transactions,
             metrics=self.metrics,
+            random=random,
         )
         self.requests = PeerRequests(self._sessions, self._blobs)
         self._dialler = Dialler(
@@ -234,8 +236,12 @@ class Network:
         is_validator = self._links.is_validator(session.validator)
         await self._blobs.serve(stream, session.validator if is_validator else None)
 
-    async def _serve_training(self, stream: FrameStream, _: Session) -> None:
-        await training.serve(stream, self._training_source)
+    async def _serve_training(self, stream: FrameStream, session: Session) -> None:
+        def on_announced(reveal: Reveal) -> None:
+            self._sessions.note_announced(session.peer_id, reveal.gradient_root)
+            self._training_source.on_announced_reveal(reveal)
+
+        await training.serve(stream, self._training_source, on_announced)
 
     async def _serve_state(self, stream: FrameStream, _: Session) -> None:
         await self._state_server.serve(stream)

@@ -15,7 +15,7 @@ from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.receipt import Receipt
 from node.network.peers import PeerInfo
-from node.network.protocols import blobs, blocks, state, training
+from node.network.protocols import blob_fetch, blobs, blocks, state, training
 from node.network.protocols.blobs import BlobExchange
 from node.network.protocols.state import TaskRecord
 from node.network.sessions import Sessions
@@ -89,6 +89,11 @@ class PeerRequests:
     def __init__(self, sessions: Sessions, blob_exchange: BlobExchange) -> None:
         self._sessions = sessions
         self._blobs = blob_exchange
+        self.slow_peers = blob_exchange.slow_peers
+
+    def list_preferred(self) -> tuple[PeerId, ...]:
+        """The peers that have a session, validators first and slow ones last."""
+        return self.slow_peers.sort(self._sessions.list_preferred())
 
     def peers(self) -> tuple[PeerInfo, ...]:
         """The peers that have a session, by peer id."""
@@ -191,7 +196,9 @@ class PeerRequests:
         """Whether the peer says that it holds the complete blob; False if it does not answer."""
         try:
             return await self._ask(
-                peer_id, blobs.PROTOCOL_ID, lambda stream: blobs.request_have(stream, content_id)
+                peer_id,
+                blobs.PROTOCOL_ID,
+                lambda stream: blob_fetch.request_have(stream, content_id),
             )
         except (UnreachablePeerError, RejectedInputError):
             return False
@@ -207,7 +214,7 @@ class PeerRequests:
         """
         await self._blobs.fetch(
             content_id,
-            self._sessions.peer_ids(),
+            self.slow_peers.sort(self._sessions.list_preferred(content_id)),
             self._sessions.open_stream,
             self._sessions.report_fault,
             is_urgent=is_urgent,

@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 import trio
-from cachetools import LRUCache
+from cachetools import FIFOCache, LRUCache
 
 from chain.errors import RejectedInputError
 from chain.primitives import Address, Hash32
@@ -50,6 +50,12 @@ LASTING_REFUSALS: Final = frozenset(
 )
 """Refusals that will last for minutes; each try would cost both sides a handshake of 25 ms."""
 
+ANNOUNCED_LIMIT: Final = 256
+"""Blobs that are remembered as announced by one peer: those of a few rounds."""
+
+ANNOUNCERS_LIMIT: Final = 4
+"""Peers that are asked before validators because they announced a blob: any peer may say so."""
+
 GOODBYE_SECONDS: Final = 0.2
 """How long a banned peer has to read the reason before its connection is closed."""
 
@@ -72,6 +78,8 @@ class Session:
     """The budgets of the streams that the peer opens, by kind of protocol."""
     served: Counter[str] = field(default_factory=Counter)
     """The number of the peer's streams being served, by kind of protocol."""
+    announced: FIFOCache[Hash32, None] = field(default_factory=lambda: FIFOCache(ANNOUNCED_LIMIT))
+    """The blobs that the peer says it holds."""
 
     @property
     def peer_id(self) -> PeerId:
@@ -103,6 +111,7 @@ class Sessions:
         pieces: PieceLinks,
         transactions: TransactionExchange,
         metrics: NetworkMetrics,
+        random: Callable[[], float],
     ) -> None:
         """Start without sessions.
 
@@ -116,6 +125,7 @@ class Sessions:
             pieces: sends coded pieces to a validator while its session lasts.
             transactions: announces transactions to a peer while its session lasts.
             metrics: counts sessions, frames and faults.
+            random: uniform in [0, 1), for the order in which peers are asked.
         """
         self._host = host
         self._identity = identity
@@ -126,6 +136,7 @@ class Sessions:
         self._pieces = pieces
         self._transactions = transactions
         self._metrics = metrics
+        self._random = random
         self._shared = SharedBudget()
         self._sessions: dict[PeerId, Session] = {}
         self._opened = trio.Event()
@@ -133,8 +144,34 @@ class Sessions:
         self._handshakes: LRUCache[PeerId, TokenBucket] = LRUCache(RECORD_LIMIT)
 
     def peer_ids(self) -> tuple[PeerId, ...]:
-        """The peers that have a session, the oldest session first."""
+        """The peers that have a session."""
         return tuple(self._sessions)
+
+    def list_preferred(self, content_id: Hash32 | None = None) -> tuple[PeerId, ...]:
+        """The peers that have a session, in the order in which they are asked for training data.
+
+        A few peers that announced the blob come first, then validators, then peers that the
+        operator named, then all others; chance decides among equals. So strangers, however many
+        and however old their sessions are, come before no validator.
+
+        Args:
+            content_id: the blob; None if no blob is wanted.
+        """
+
+        def get_rank(session: Session) -> int:
+            if self._links.is_validator(session.validator):
+                return 1
+            return 2 if self._table.is_persistent(session.peer_id) else 3
+
+        shuffled = sorted(self._sessions.values(), key=lambda _: self._random())
+        ranked = sorted(shuffled, key=get_rank)
+        first = [each for each in ranked if content_id in each.announced][:ANNOUNCERS_LIMIT]
+        return tuple(dict.fromkeys(each.peer_id for each in (*first, *ranked)))
+
+    def note_announced(self, peer_id: PeerId, content_id: Hash32) -> None:
+        """Remember that a peer says it holds a blob."""
+        if session := self._sessions.get(peer_id):
+            session.announced[content_id] = None
 
     def peers(self) -> tuple[PeerInfo, ...]:
         """The peers that have a session, by peer id."""

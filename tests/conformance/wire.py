@@ -322,7 +322,9 @@ def build_training() -> Value:
     }
     served = [data[4:] for data in requests.values()]
     served.insert(2, codec.encode([1, make_hash(173)]))
-    return {**requests, "answers": record(partial(training.serve, source=Training()), *served)}
+    source = Training()
+    serve = partial(training.serve, source=source, on_announced=source.on_announced_reveal)
+    return {**requests, "answers": record(serve, *served)}
 
 
 # /pot/state/1

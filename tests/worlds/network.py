@@ -25,7 +25,7 @@ from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.receipt import Receipt, encode_receipts
 from node.network.network import Network, NetworkConfig
-from node.network.protocols.blobs import Download
+from node.network.protocols.blob_fetch import Download
 from node.network.protocols.state import StateSource, TaskRecord
 from node.network.protocols.status import NodeIdentity
 from node.network.stream import (

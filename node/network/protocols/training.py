@@ -4,7 +4,7 @@ Gradients and tensors themselves are blobs; these messages tell which blobs to f
 verifies them: a reveal must open its commitment, parts must hash to their root.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final, Protocol
 
@@ -49,8 +49,15 @@ class TrainingSource(Protocol):
         """Take note of a reveal that a peer holds; it is not verified yet."""
 
 
-async def serve(stream: FrameStream, source: TrainingSource) -> None:
+async def serve(
+    stream: FrameStream, source: TrainingSource, on_announced: Callable[[Reveal], None]
+) -> None:
     """Answer the requests of a peer until it closes the stream.
+
+    Args:
+        stream: the peer's stream.
+        source: the data to answer with.
+        on_announced: takes note of a reveal that the peer holds; it is not verified yet.
 
     Raises:
         RejectedInputError: A request breaks the rules.
@@ -74,7 +81,7 @@ async def serve(stream: FrameStream, source: TrainingSource) -> None:
                 parts = await source.get_state_parts(Hash32(codec.as_bytes(root, length=32)))
                 await stream.write_frame(codec.encode(list(parts or ())))
             case 2, [reveal]:
-                source.on_announced_reveal(reveal_from_item(reveal))
+                on_announced(reveal_from_item(reveal))
                 await stream.write_frame(b"")
             case _:
                 raise InvalidMessage(RejectionReason.MALFORMED, f"unknown request {kind}")

@@ -15,6 +15,7 @@ from node.network.limits import LIMITS
 from node.network.network import Network, NetworkConfig
 from node.network.protocols import blobs, blocks, consensus, status, transactions
 from node.network.sessions import HANDSHAKES_BURST, HANDSHAKES_PER_SECOND
+from node.network.slow_peers import PATIENCE_SECONDS
 from node.network.stream import FrameStream
 from node.network.wire import DisconnectReason, Goodbye, decode_status
 from node.storage.blobs import BlobStore
@@ -369,8 +370,58 @@ async def test_garbage_causes_only_refusals(
         assert len(node.network.peers()) == 1
 
 
+async def test_validators_are_asked_before_strangers_with_older_sessions(
+    autojump_clock: MockClock,
+) -> None:
+    internet = MemoryInternet()
+    address = MemoryHost(internet, 0).listen_addresses()
+    *strangers, named = (
+        build_node(internet, number, bootstrap=address, is_validator=False)
+        for number in range(2, 7)
+    )
+    first = build_node(internet, 0, bootstrap=named.host.listen_addresses())
+    validator = build_node(internet, 1, bootstrap=address)
+    first.network.set_validators(validator_address(number) for number in (0, 1))
+    async with running(first, *strangers, named):
+        await until(lambda: len(first.network.peers()) == 5)
+        async with running(validator):
+            await until(lambda: len(first.network.peers()) == 6)
+            sessions = first.network._sessions
+            chances = dict.fromkeys(sessions.peer_ids(), 0.5)
+            chances |= {
+                strangers[number].host.peer_id: chance
+                for number, chance in enumerate((0.2, 0.1, 0.4, 0.3))
+            }
+            draws = iter([chances[peer_id] for peer_id in sessions.peer_ids()] * 2)
+            sessions._random = lambda: next(draws)
+            wanted = Hash32(b"x" * 32)
+            sessions.note_announced(strangers[2].host.peer_id, wanted)
+            anything, announced = sessions.list_preferred(), sessions.list_preferred(wanted)
+    preferred = [validator.host.peer_id, named.host.peer_id]
+    others = [strangers[number].host.peer_id for number in (1, 0, 3, 2)]
+    assert anything == (*preferred, *others)
+    assert announced == (others[-1], *preferred, *others[:-1])
+
+
+async def test_silent_stranger_does_not_delay_a_fetch_on_real_hosts(tmp_path: Path) -> None:
+    stores = [BlobStore(tmp_path / str(index), quota_bytes=2**26) for index in range(2)]
+    wanted = stores[0].put(os.urandom(20_000))
+    holder, _ = build_real_network(0, blobs=stores[0])
+    async with trio.open_nursery() as nursery:
+        await nursery.start(holder.run)
+        fetching, _ = build_real_network(1, bootstrap=holder.listen_addresses(), blobs=stores[1])
+        await nursery.start(fetching.run)
+        silent, _ = build_real_network(None, bootstrap=fetching.listen_addresses())
+        silent._host.set_handler(blobs.PROTOCOL_ID, hang)
+        await nursery.start(silent.run)
+        await until(lambda: len(fetching.peers()) == 2)
+        with trio.fail_after(PATIENCE_SECONDS):
+            await fetching.requests.fetch_blob(wanted, is_urgent=True)
+        nursery.cancel_scope.cancel()
+
+
 def build_real_network(
-    index: int,
+    index: int | None,
     *,
     bootstrap: tuple[str, ...] = (),
     validators: int = 2,

@@ -13,7 +13,8 @@ from chain.primitives import Address
 from node.network import wire
 from node.network.metrics import NetworkMetrics
 from node.network.protocols import blobs
-from node.network.protocols.blobs import BlobExchange, BlobUnavailableError, list_ranges
+from node.network.protocols.blob_fetch import BlobUnavailableError, list_ranges
+from node.network.protocols.blobs import BlobExchange
 from node.network.stream import FrameStream
 from node.storage.blobs import BlobStore
 from pot_common.errors import OperatorError

@@ -47,7 +47,7 @@ async def test_reveals_and_parts_are_served_and_announcements_passed_on(
     asking, serving = stream_pair()
     source = Source()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(training.serve, serving, source)
+        nursery.start_soon(training.serve, serving, source, source.on_announced_reveal)
         assert await training.request_reveals(asking, ATTEMPT) == tuple(source.reveals)
         assert await training.request_reveals(asking, AttemptId(TaskId(9), 2, 3)) == ()
         assert await training.request_state_parts(asking, ROOT) == tuple(source.parts)
@@ -62,7 +62,8 @@ async def test_answer_holds_all_reveals_that_an_attempt_can_have(
 ) -> None:
     asking, serving = stream_pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(training.serve, serving, Source(training.REVEALS_LIMIT + 5))
+        source = Source(training.REVEALS_LIMIT + 5)
+        nursery.start_soon(training.serve, serving, source, source.on_announced_reveal)
         answer = await training.request_reveals(asking, ATTEMPT)
         assert len(answer) == training.REVEALS_LIMIT
         nursery.cancel_scope.cancel()
@@ -89,7 +90,7 @@ async def test_malformed_request_is_refused(autojump_clock: MockClock, frame: by
     await asking.write_frame(frame)
     source = Source()
     with pytest.raises(RejectedInputError):
-        await training.serve(serving, source)
+        await training.serve(serving, source, source.on_announced_reveal)
     assert source.announced == []
 
 

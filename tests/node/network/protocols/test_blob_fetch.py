@@ -1,0 +1,183 @@
+"""A fetch from peers that are silent, slow or without the blob, under a virtual clock."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chain.crypto import CHUNK_BYTES
+from chain.primitives import Hash32
+from node.network import wire
+from node.network.metrics import NetworkMetrics
+from node.network.protocols import blob_fetch
+from node.network.protocols.blob_fetch import BlobUnavailableError
+from node.network.protocols.blobs import BlobExchange
+from node.network.slow_peers import PATIENCE_SECONDS
+from node.network.stream import FrameStream, PeerId
+from node.storage.blobs import BlobStore
+from tests.worlds.network import stream_pair
+
+Serve = Callable[[FrameStream], Awaitable[None]]
+BLOB = bytes(range(256)) * (5 * CHUNK_BYTES // 256) + b"end"
+
+pytestmark = pytest.mark.usefixtures("inline_threads")
+
+
+class World:
+    """A node without blobs, and the peers that it asks."""
+
+    def __init__(self, path: Path) -> None:
+        self.holder = BlobExchange(BlobStore(path / "holder", quota_bytes=2**26), NetworkMetrics())
+        self.without = BlobExchange(BlobStore(path / "none", quota_bytes=2**26), NetworkMetrics())
+        self.store = BlobStore(path / "own", quota_bytes=2**26)
+        self.own = BlobExchange(self.store, NetworkMetrics())
+        self.wanted = self.put(BLOB)
+
+    def put(self, data: bytes) -> Hash32:
+        store = self.holder.store
+        assert isinstance(store, BlobStore)
+        return store.put(data)
+
+    async def hold(self, stream: FrameStream) -> None:
+        await self.holder.serve(stream, None)
+
+    async def lack(self, stream: FrameStream) -> None:
+        await self.without.serve(stream, None)
+
+    async def be_silent(self, stream: FrameStream) -> None:
+        await trio.sleep_forever()
+
+    async def claim(self, stream: FrameStream) -> None:
+        """Say that the blob is held, and nothing more."""
+        await stream.read_frame(1_000)
+        await stream.write_frame(b"\x01")
+        await trio.sleep_forever()
+
+    def drip(self, chunk_seconds: float) -> Serve:
+        """A holder that sends a chunk every so many seconds."""
+
+        async def serve(stream: FrameStream) -> None:
+            while True:
+                match wire.decode_blob_request(await stream.read_frame(1_000)):
+                    case wire.RequestHave():
+                        await stream.write_frame(b"\x01")
+                    case wire.RequestManifest(blob_id):
+                        manifest = self.holder.store.manifest(blob_id)
+                        await stream.write_frame(wire.encode_manifest(manifest))
+                    case wire.RequestChunks(blob_id, first, count):
+                        for index in range(first, first + count):
+                            await trio.sleep(chunk_seconds)
+                            chunk = self.holder.store.chunk(blob_id, index)
+                            await stream.write_frame(b"\x01" + chunk)
+
+        return serve
+
+    async def fetch(self, peers: Mapping[str, Serve], wanted: Hash32 | None = None) -> float:
+        """Fetch the blob from these peers, and return the seconds that it took."""
+        start = trio.current_time()
+        async with trio.open_nursery() as nursery:
+
+            async def serve(name: PeerId, stream: FrameStream) -> None:
+                try:
+                    await peers[name](stream)
+                except blob_fetch.StreamClosedError:
+                    await stream.reset()
+
+            async def open_stream(peer_id: PeerId, protocol_id: str) -> FrameStream:
+                asking, serving = stream_pair()
+                nursery.start_soon(serve, peer_id, serving)
+                return asking
+
+            failure: BlobUnavailableError | None = None
+            try:
+                await self.own.fetch(
+                    self.wanted if wanted is None else wanted,
+                    [PeerId(name) for name in peers],
+                    open_stream,
+                    lambda *fault: pytest.fail(str(fault)),
+                    is_urgent=True,
+                )
+            except BlobUnavailableError as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return trio.current_time() - start
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+async def test_silent_peers_do_not_delay_a_fetch(world: World, autojump_clock: MockClock) -> None:
+    silent = {f"silent {number}": world.be_silent for number in range(15)}
+    assert await world.fetch({**silent, "holder": world.hold}) == 0
+    assert world.store.path(world.wanted).read_bytes() == BLOB
+
+
+async def test_next_peers_are_asked_beside_silent_ones(
+    world: World, autojump_clock: MockClock
+) -> None:
+    silent = {f"silent {number}": world.be_silent for number in range(40)}
+    seconds = await world.fetch({**silent, "holder": world.hold})
+    assert seconds == 2 * PATIENCE_SECONDS
+
+
+async def test_holder_behind_sixteen_peers_without_the_blob_is_found(
+    world: World, autojump_clock: MockClock
+) -> None:
+    without = {f"without {number}": world.lack for number in range(40)}
+    assert await world.fetch({**without, "holder": world.hold}) == 0
+
+
+async def test_peers_that_claim_a_blob_and_give_no_manifest_are_passed_by(
+    world: World, autojump_clock: MockClock
+) -> None:
+    false = {f"false {number}": world.claim for number in range(16)}
+    assert await world.fetch({**false, "holder": world.hold}) == PATIENCE_SECONDS
+
+
+async def test_chunks_that_a_slow_holder_owes_are_asked_of_another(
+    world: World, autojump_clock: MockClock
+) -> None:
+    seconds = await world.fetch({"slow": world.drip(20), "holder": world.hold})
+    assert seconds <= PATIENCE_SECONDS
+    assert world.store.path(world.wanted).read_bytes() == BLOB
+
+
+async def test_slow_holder_that_is_the_only_one_may_send_at_the_least_rate(
+    world: World, autojump_clock: MockClock
+) -> None:
+    least = CHUNK_BYTES / blob_fetch.LEAST_BYTES_PER_SECOND
+    assert await world.fetch({"slow": world.drip(least)}) == pytest.approx(6 * least)
+
+
+async def test_holder_below_the_least_rate_is_given_up(
+    world: World, autojump_clock: MockClock
+) -> None:
+    with pytest.raises(BlobUnavailableError, match="chunks missing"):
+        await world.fetch({"slow": world.drip(20)})
+    # Each chunk takes four seconds more than it may, and ten are forgiven.
+    assert trio.current_time() == pytest.approx(58, abs=3)
+
+
+async def test_peer_that_was_silent_is_asked_last_for_a_while(
+    world: World, autojump_clock: MockClock
+) -> None:
+    slow, silent = world.own.slow_peers, PeerId("silent")
+    with pytest.raises(BlobUnavailableError):
+        await world.fetch({"silent": world.be_silent})
+    assert slow.sort([silent, PeerId("other")]) == ("other", "silent")
+    await trio.sleep(60)
+    assert slow.sort([silent, PeerId("other")]) == ("silent", "other")
+
+
+async def test_fetch_ends_soon_if_all_peers_are_silent(
+    world: World, autojump_clock: MockClock
+) -> None:
+    with pytest.raises(BlobUnavailableError, match="no connected peer holds it"):
+        await world.fetch({f"silent {number}": world.be_silent for number in range(16)})
+    assert trio.current_time() == blob_fetch.HAVE_SECONDS

@@ -1,6 +1,7 @@
 """The training host's requests to peers: blobs, reveals and training states."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -10,8 +11,10 @@ from chain.errors import RejectedInputError
 from chain.primitives import Hash32
 from chain.training.attempt import AttemptId
 from chain.training.reveal import Reveal
-from node.network.protocols.blobs import BlobUnavailableError
+from chain.training.state import compute_state_root
+from node.network.protocols.blob_fetch import BlobUnavailableError
 from node.network.requests import PeerRequests
+from node.network.slow_peers import ask_until_answered
 from node.network.stream import PeerId, UnreachablePeerError
 from node.storage.blobs import BlobQuotaError, BlobStore
 
@@ -20,6 +23,13 @@ REVEALS_SECONDS: Final = 3.0
 
 ANNOUNCE_SECONDS: Final = 3.0
 """How long peers are given to take an announcement; a check may wait for this."""
+
+PARTS_SECONDS: Final = 10.0
+"""How long peers are asked for the parts of a state, some hundred bytes."""
+
+SLOW_PEER_SECONDS: Final = 0.3
+"""How long a peer that lately was slow gets after all others have answered. A silent peer would
+else delay each question to all by three seconds."""
 
 _log = structlog.get_logger("node.training")
 
@@ -58,38 +68,52 @@ class TrainingPeers:
         found: list[Reveal] = []
 
         async def ask(peer_id: PeerId) -> None:
-            try:
-                found.extend(await self._requests.request_reveals(peer_id, attempt_id))
-            except (UnreachablePeerError, RejectedInputError):
-                return
+            found.extend(await self._requests.request_reveals(peer_id, attempt_id))
 
-        with trio.move_on_after(REVEALS_SECONDS):
-            async with trio.open_nursery() as nursery:
-                for peer in self._requests.peers():
-                    nursery.start_soon(ask, peer.peer_id)
+        await self._ask_all(ask, REVEALS_SECONDS)
         return found
 
     async def fetch_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
         """The content ids below a training state root, from the first peer that knows them."""
-        for peer in self._requests.peers():
+
+        async def ask(peer_id: PeerId) -> Sequence[Hash32] | None:
             try:
-                parts = await self._requests.request_state_parts(peer.peer_id, state_root)
+                parts = await self._requests.request_state_parts(peer_id, state_root)
             except (UnreachablePeerError, RejectedInputError):
-                continue
-            if parts:
-                return parts
+                return None
+            return parts if parts and compute_state_root(parts) == state_root else None
+
+        with trio.move_on_after(PARTS_SECONDS):
+            return await ask_until_answered(
+                self._requests.list_preferred(), ask, self._requests.slow_peers
+            )
         return None
 
     async def announce_reveal(self, reveal: Reveal) -> None:
         """Tell every connected peer of a reveal that is held here; slow ones may miss it."""
 
         async def tell(peer_id: PeerId) -> None:
-            try:
-                await self._requests.announce_reveal(peer_id, reveal)
-            except (UnreachablePeerError, RejectedInputError):
-                return
+            await self._requests.announce_reveal(peer_id, reveal)
 
-        with trio.move_on_after(ANNOUNCE_SECONDS):
+        await self._ask_all(tell, ANNOUNCE_SECONDS)
+
+    async def _ask_all(self, ask: Callable[[PeerId], Awaitable[None]], seconds: float) -> None:
+        """Ask every connected peer at once; a slow one gets SLOW_PEER_SECONDS after the others."""
+        slow_peers = self._requests.slow_peers
+        peers = self._requests.list_preferred()
+        waited_for = {peer_id for peer_id in peers if not slow_peers.has(peer_id)}
+        with trio.move_on_after(seconds) as patience:
+
+            async def run(peer_id: PeerId) -> None:
+                with suppress(UnreachablePeerError, RejectedInputError):
+                    await ask(peer_id)
+                waited_for.discard(peer_id)
+                if not waited_for:
+                    last = trio.current_time() + SLOW_PEER_SECONDS
+                    patience.deadline = min(patience.deadline, last)
+
             async with trio.open_nursery() as nursery:
-                for peer in self._requests.peers():
-                    nursery.start_soon(tell, peer.peer_id)
+                for peer_id in peers:
+                    nursery.start_soon(run, peer_id)
+        for peer_id in sorted(waited_for):
+            slow_peers.add(peer_id)

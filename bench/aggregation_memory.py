@@ -36,6 +36,7 @@ from node.training.aggregation_worker import MEMORY_BYTES
 from node.training.content import Content
 from node.training.state_parts import StatePartStore
 from node.training.states import TrainingStates
+from node.training.turns import Turn
 from node.training.work import ServedTask, TaskWork
 from node.training.worker_pool import WorkerPool, WorkerSettings
 from tests.worlds.training import HEADER, SPEC, history_after
@@ -111,7 +112,7 @@ async def measure(directory: Path, model: Mlp, counts: Sequence[int]) -> list[Ro
     async def ask(work: str, members: JsonObject) -> None:
         start = time.monotonic()
         inputs = content.get_inputs(task, spec.initial_weights)
-        await verifier.ask(work, {**inputs, **members})
+        await verifier.ask(work, {**inputs, **members}, Turn())
         rows.append(
             Row(
                 "verifier worker",

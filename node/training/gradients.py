@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,7 @@ from node.training.content import Content, get_integer, list_shard_ids
 from node.training.jobs import RETRY_SECONDS
 from node.training.known_reveals import AttemptReveals, KnownReveals
 from node.training.reveal_store import RevealStore
+from node.training.turns import Turn
 from node.training.work import CheckedGradient, ServedTask, TrainingPeers, UnavailableError
 from node.training.worker_pool import WorkerFailedError, WorkerPool, WorkerRefusedError
 
@@ -391,12 +393,25 @@ class Gradients:
             "count": count,
             "header": {**self.describe_place(task, attempt), "miner": header.miner.hex()},
         }
-        answer = await self._verifier.ask("verify", inputs)
+        phases, reward = task.spec.phases, task.spec.reward
+        turn = Turn(
+            (attempt.id, "check"),
+            reward.max_units * task.spec.resources.unit_milliseconds / 1_000,
+            task.work.due_at - phases.verdict_seconds // 4,
+            partial(self.is_in_progress, attempt.id),
+        )
+        answer = await self._verifier.ask("verify", inputs, turn)
         distance, exponents = get_integer(answer, "distance_ppb"), answer.get("exponents")
         if exponents not in tuple(ExponentRule):
             raise WorkerFailedError(f"exponents are {exponents!r}")
         noise_ppb = get_integer(answer, "noise_ppb")
         return Measurement(distance, ExponentRule(str(exponents)), noise_ppb)
+
+    def is_in_progress(self, attempt_id: AttemptId) -> bool:
+        """Whether an attempt is still the latest of its task."""
+        history = self._index.history(attempt_id.task_id)
+        attempt = None if history is None else history.attempt
+        return attempt is not None and attempt.id == attempt_id
 
 
 def describe_fault(measurement: Measurement, tolerance_ppb: int) -> str:

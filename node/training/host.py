@@ -9,6 +9,7 @@ asked for after every block and some times a second as well, because its phases 
 other open tasks now and then, because they end by themselves, too. Closed tasks cost nothing.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
@@ -303,6 +304,8 @@ class TrainingHost:
         phase, deadline = Phase.INACTIVE, Deadline(BlockNumber(0), 0)
         if is_trained:
             phase, deadline = self._contracts.phase(history.task_id)
+            seconds = deadline.timestamp - now if deadline.timestamp else math.inf
+            work.due_at = trio.current_time() + seconds
         attempt = history.attempt
         head = self._contracts.head_number()
         seen = SeenPhase(phase, is_expired=history.is_expired(head + 1, now))
@@ -358,7 +361,7 @@ class TrainingHost:
             case rounds.EvaluateModel(model_root):
                 attempt = _get_attempt(task)
                 key = JobKey(task_id, JobKind.EVALUATE, attempt.id, attempt.ballot_number)
-                return [Job(key, partial(self._results.evaluate, task, model_root))]
+                return [Job(key, partial(self._results.evaluate, task, attempt, model_root))]
             case rounds.PostResult(vote):
                 call = partial(_make_result, task, _get_attempt(task), vote)
                 return [self._vote_in_ballot(task, JobKind.POST, call)]

@@ -10,6 +10,7 @@ from chain.errors import RejectedInputError
 from chain.primitives import TaskId
 from chain.training.attempt import AttemptId
 from node.storage.blobs import BlobDamagedError, BlobQuotaError
+from node.training.turns import WorkOverError
 from node.training.work import Job, JobKey, JobKind, UnavailableError
 from node.training.worker_pool import WorkerFailedError, WorkerRefusedError
 from pot_common.errors import StorageError
@@ -107,6 +108,8 @@ class Jobs:
         except UnavailableError as error:
             _log.debug("training job waits", job=str(key), reason=str(error))
             self.put_off(key, error.wait_seconds or RETRY_SECONDS)
+        except WorkOverError:
+            self._due.add(key.task_id)
         except WorkerFailedError as error:
             _log.debug("training job waits", job=str(key), reason=str(error))
             self.put_off(key, RETRY_SECONDS)

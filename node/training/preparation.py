@@ -30,6 +30,7 @@ from node.training.content import Content, get_integer, list_shard_ids
 from node.training.disk_budgets import DiskBudgets
 from node.training.jobs import RETRY_SECONDS, Jobs
 from node.training.readiness import ReadinessLog, ReadinessState
+from node.training.turns import Turn
 from node.training.work import JobKey, JobKind, ServedTask, UnavailableError
 from node.training.worker_pool import WorkerFailedError, WorkerPool, WorkerRefusedError
 
@@ -201,7 +202,7 @@ class Preparation:
         for _ in range(DRY_RUN_TRIES):
             try:
                 answer = await self._dry_runs.ask(
-                    "dry_run", self._content.get_inputs(task, task.spec.initial_weights)
+                    "dry_run", self._content.get_inputs(task, task.spec.initial_weights), Turn()
                 )
             except WorkerFailedError as error:
                 # Others are ready for an active task, so this machine may be at fault: it tries

@@ -20,6 +20,7 @@ from node.chain.training_index import TrainingIndex
 from node.training.content import Content, get_integer
 from node.training.gradients import Gradients
 from node.training.states import TrainingStates
+from node.training.turns import Turn
 from node.training.work import Evaluation, NextState, ServedTask
 from node.training.worker_pool import WorkerFailedError, WorkerPool, WorkerRefusedError
 
@@ -147,16 +148,17 @@ class Results:
             [self._gradients.get_root(attempt, index) for index in accepted]
         )
 
-    async def evaluate(self, task: ServedTask, model_root: Hash32) -> None:
+    async def evaluate(self, task: ServedTask, attempt: Attempt, model_root: Hash32) -> None:
         """Evaluate a model on the held-out rows.
 
         Raises:
             WorkerFailedError: The worker did not finish; the model is given up the next time.
+            WorkOverError: The attempt ended.
         """
         work = task.work
         found: Evaluation | None = None
         try:
-            found = await self._evaluate_parts(task, model_root)
+            found = await self._evaluate_parts(task, attempt, model_root)
         except WorkerFailedError as error:
             work.evaluation_failures += 1
             if work.evaluation_failures < EVALUATION_TRIES:
@@ -167,13 +169,21 @@ class Results:
         work.evaluation_failures = 0
         work.evaluations = {model_root: found}
 
-    async def _evaluate_parts(self, task: ServedTask, model_root: Hash32) -> Evaluation:
+    async def _evaluate_parts(
+        self, task: ServedTask, attempt: Attempt, model_root: Hash32
+    ) -> Evaluation:
         """The evaluation of a model, in parts between which other requests have their turn."""
         inputs = self._content.get_inputs(task, model_root)
         row_count = task.spec.held_out.row_count
         rows, correct_count, micronats = 0, 0, 0
+        turn = Turn(
+            (attempt.id, "evaluate"),
+            task.spec.resources.evaluation_milliseconds / 1_000,
+            task.work.due_at,
+            partial(self._gradients.is_in_progress, attempt.id),
+        )
         while rows < row_count:
-            answer = await self._verifier.ask("evaluate_part", {**inputs, "first": rows})
+            answer = await self._verifier.ask("evaluate_part", {**inputs, "first": rows}, turn)
             rows += max(1, get_integer(answer, "row_count"))
             correct_count += get_integer(answer, "correct_count")
             micronats += get_integer(answer, "loss_micronats")

@@ -16,6 +16,7 @@ from chain.training.state import FLOAT32_BYTES, compute_layout, compute_state_ro
 from node.storage.blobs import BlobStore
 from node.training.content import Content
 from node.training.state_parts import StatePartStore
+from node.training.turns import Turn
 from node.training.work import ServedTask, TrainingPeers, UnavailableError
 from node.training.worker_pool import WorkerFailedError, WorkerPool
 
@@ -102,6 +103,7 @@ class TrainingStates:
                     "outputs": [str(upload.path) for upload in uploads],
                     **members,
                 },
+                Turn((task.task_id, "advance"), deadline=task.work.due_at),
                 # What takes longer comes too late anyway.
                 timeout_seconds=max(self._aggregator.timeout_seconds, spec.phases.result_seconds),
             )

@@ -1,5 +1,6 @@
 """The values that the jobs of a task share (docs/spec/training.md, section 10)."""
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -186,6 +187,8 @@ class TaskWork:
     asking: trio.Lock = field(default_factory=trio.Lock)
     """Held while peers are asked for reveals, so that two jobs do not ask for the same."""
     ask_again_at: float = 0.0
+    due_at: float = math.inf
+    """When the votes of the phase are due, by trio's clock."""
     slashed_through: int = -1
     """The last settled round with no slashing left to do."""
     slashed_voids: set[AttemptId] = field(default_factory=set)

@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from chain.json_types import Json, JsonObject
+from node.training.turns import Turn, Turns
 from pot_common.framing import (
     LENGTH_BYTES,
     WORKER_ANSWERS,
@@ -63,7 +64,7 @@ class WorkerPool:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._idle: list[trio.Process] = []
-        self._slots = trio.CapacityLimiter(settings.count)
+        self._turns = Turns(settings.count)
 
     @property
     def count(self) -> int:
@@ -77,26 +78,33 @@ class WorkerPool:
 
     async def warm_up(self) -> None:
         """Start one worker before the first request: importing torch takes seconds."""
-        async with self._slots, self._worker():
+        async with self._turns.take(Turn()), self._worker():
             pass
 
     async def ask(
-        self, kind: str, members: Mapping[str, Json], *, timeout_seconds: float | None = None
+        self,
+        kind: str,
+        members: Mapping[str, Json],
+        turn: Turn,
+        *,
+        timeout_seconds: float | None = None,
     ) -> JsonObject:
         """The worker's answer to a request (the worker's module lists the requests).
 
         Args:
             kind: The kind of the request.
             members: Its other members.
+            turn: What the request belongs to.
             timeout_seconds: The limit of this request; None for that of the pool.
 
         Raises:
             WorkerRefusedError: The content of the request breaks a rule.
             WorkerFailedError: The worker died or took too long.
+            WorkOverError: The answer was not wanted any more before a worker was free.
         """
         question = WORKER_QUESTIONS.encode({"id": 0, "kind": kind, **members})
         limit = self._settings.timeout_seconds if timeout_seconds is None else timeout_seconds
-        async with self._slots, self._worker() as process:
+        async with self._turns.take(turn), self._worker() as process:
             answer: JsonObject = {}
             try:
                 with trio.fail_after(limit):

@@ -82,6 +82,7 @@ from node.network.wire import (
     encode_transaction_message,
 )
 from node.storage.blobs import BlobManifest, BlobStore
+from node.training.turns import Turn
 from node.training.worker_pool import WorkerPool, WorkerSettings
 from pot_common.framing import NODE_FRAMES, WORKER_ANSWERS
 from tests.conformance import values
@@ -636,7 +637,7 @@ def build_verifier_request() -> Value:
             [sys.executable, "-c", ECHO], stdin=-1, stdout=-1
         )
         verifier._idle.append(process)
-        answer = await verifier.ask("verify", members)
+        answer = await verifier.ask("verify", members, Turn())
         await verifier.aclose()
         return str(answer["frame"])
 

@@ -43,6 +43,7 @@ from node.training.host import TrainingHost
 from node.training.reveal_store import RevealStore
 from node.training.served_training import ServedTraining
 from node.training.state_parts import StatePartStore
+from node.training.turns import Turn
 from node.training.worker_pool import WorkerPool, Workers
 from pot_common.worker import WorkerRequest
 from tests.worlds.training import (
@@ -241,7 +242,12 @@ class FakeWorker:
         await trio.lowlevel.checkpoint()
 
     async def ask(
-        self, kind: str, members: Mapping[str, object], *, timeout_seconds: float = 120.0
+        self,
+        kind: str,
+        members: Mapping[str, object],
+        _turn: Turn,
+        *,
+        timeout_seconds: float = 120.0,
     ) -> Mapping[str, object]:
         await trio.sleep(self.seconds if kind == "verify" else 0)
         self.asked.append(kind)

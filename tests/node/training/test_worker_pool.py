@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from chain.primitives import TaskId
+from node.training.turns import Turn
 from node.training.worker_pool import (
     WorkerFailedError,
     WorkerPool,
@@ -90,8 +91,8 @@ def is_alive(process_id: object) -> bool:
 
 async def test_a_worker_answers_many_questions_and_ends_with_the_verifier() -> None:
     async with scripted() as verifier:
-        first = await verifier.ask("answer", {"value": 7})
-        second = await verifier.ask("answer", {"value": 8})
+        first = await verifier.ask("answer", {"value": 7}, Turn())
+        second = await verifier.ask("answer", {"value": 8}, Turn())
         assert (first["echo"], second["echo"]) == (7, 8)
         assert first["pid"] == second["pid"]
     assert not is_alive(first["pid"])
@@ -100,8 +101,8 @@ async def test_a_worker_answers_many_questions_and_ends_with_the_verifier() -> N
 async def test_a_refusal_names_its_reason_and_keeps_the_worker() -> None:
     async with scripted() as verifier:
         with pytest.raises(WorkerRefusedError) as refused:
-            await verifier.ask("refuse", {})
-        await verifier.ask("answer", {"value": 1})
+            await verifier.ask("refuse", {}, Turn())
+        await verifier.ask("answer", {"value": 1}, Turn())
         assert refused.value.reason == "bad_gradient"
         assert str(refused.value) == "bad_gradient: a code is -128"
         assert verifier.started == 1
@@ -110,21 +111,21 @@ async def test_a_refusal_names_its_reason_and_keeps_the_worker() -> None:
 @pytest.mark.parametrize("kind", ["die", "die in an answer", "garbage", "deep", "array", "endless"])
 async def test_a_worker_that_breaks_is_replaced(kind: str) -> None:
     async with scripted() as verifier:
-        broken = await verifier.ask("answer", {"value": 1})
+        broken = await verifier.ask("answer", {"value": 1}, Turn())
         with pytest.raises(WorkerFailedError):
-            await verifier.ask(kind, {})
+            await verifier.ask(kind, {}, Turn())
         assert not is_alive(broken["pid"])
-        assert (await verifier.ask("answer", {"value": 2}))["echo"] == 2
+        assert (await verifier.ask("answer", {"value": 2}, Turn()))["echo"] == 2
         assert verifier.started == 2
 
 
 async def test_a_worker_that_hangs_is_killed_and_replaced() -> None:
     async with scripted(seconds=0.3) as verifier:
-        hung = await verifier.ask("answer", {"value": 1})
+        hung = await verifier.ask("answer", {"value": 1}, Turn())
         with pytest.raises(WorkerFailedError, match=r"no answer to hang in 0\.3 s"):
-            await verifier.ask("hang", {})
+            await verifier.ask("hang", {}, Turn())
         assert not is_alive(hung["pid"])
-        assert (await verifier.ask("answer", {"value": 2}))["echo"] == 2
+        assert (await verifier.ask("answer", {"value": 2}, Turn()))["echo"] == 2
 
 
 async def test_the_end_of_a_worker_says_why() -> None:
@@ -135,7 +136,7 @@ async def test_the_end_of_a_worker_says_why() -> None:
             ("garbage", "breaks the protocol"),
         ):
             with pytest.raises(WorkerFailedError, match=end):
-                await verifier.ask(kind, {})
+                await verifier.ask(kind, {}, Turn())
 
 
 async def test_questions_wait_for_a_free_worker() -> None:
@@ -143,7 +144,7 @@ async def test_questions_wait_for_a_free_worker() -> None:
     async with scripted(workers=2) as verifier:
 
         async def ask(value: int) -> None:
-            answers.append((await verifier.ask("answer", {"value": value}))["echo"])
+            answers.append((await verifier.ask("answer", {"value": value}, Turn()))["echo"])
 
         async with trio.open_nursery() as nursery:
             for value in range(12):
@@ -154,9 +155,9 @@ async def test_questions_wait_for_a_free_worker() -> None:
 
 async def test_a_cancelled_question_leaves_no_process() -> None:
     async with scripted() as verifier:
-        asked = await verifier.ask("answer", {"value": 1})
+        asked = await verifier.ask("answer", {"value": 1}, Turn())
         with trio.move_on_after(0.1):
-            await verifier.ask("hang", {})
+            await verifier.ask("hang", {}, Turn())
         assert not is_alive(asked["pid"])
 
 

@@ -1,0 +1,94 @@
+"""Whose work is next on a worker."""
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from node.training.turns import Turn, Turns, WorkOverError
+
+LATE, SOON = 1_000.0, 20.0
+
+
+class World:
+    """Pieces of work that all wait behind the first; `done` has their names in order."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.turns = Turns(1)
+        self.nursery = nursery
+        self.done: list[str] = []
+        self.dropped: list[str] = []
+
+    async def add(self, name: str, turn: Turn, seconds: float = 1, pieces: int = 1) -> None:
+        self.nursery.start_soon(self._work, name, turn, seconds, pieces)
+        await wait_all_tasks_blocked()
+
+    async def _work(self, name: str, turn: Turn, seconds: float, pieces: int) -> None:
+        try:
+            for _ in range(pieces):
+                async with self.turns.take(turn):
+                    await trio.sleep(seconds)
+                    self.done.append(name)
+        except WorkOverError:
+            self.dropped.append(name)
+
+
+async def test_work_that_is_due_first_waits_for_one_piece_only(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        await world.add("long", Turn("junk", 500, LATE), pieces=100)
+        for _ in range(50):
+            await world.add("many", Turn("junk", 500, LATE))
+        await world.add("short", Turn("honest", 5, SOON))
+        await trio.sleep(2.5)
+        nursery.cancel_scope.cancel()
+    assert world.done == ["long", "short"]
+
+
+async def test_work_beyond_its_promise_leaves_the_turn_to_others(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        await world.add("greedy", Turn("greedy", 2, SOON), pieces=10)
+        await world.add("honest", Turn("honest", 3, LATE), pieces=3)
+    assert world.done == ["greedy"] * 2 + ["honest"] * 3 + ["greedy"] * 8
+
+
+async def test_work_beyond_promises_shares_what_is_left(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        await world.add("slow", Turn("slow", 0, LATE), seconds=3, pieces=3)
+        await world.add("fast", Turn("fast", 0, LATE), pieces=6)
+    assert world.done == ["slow", *["fast"] * 3, "slow", *["fast"] * 3, "slow"]
+
+
+async def test_work_that_is_too_late_delays_no_other(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        await world.add("first", Turn("first"))
+        await world.add("too late", Turn("late", 100, deadline=-1))
+        await world.add("in time", Turn("honest", 100, LATE))
+    assert world.done == ["first", "in time", "too late"]
+
+
+async def test_work_that_nobody_wants_any_more_is_dropped(autojump_clock: MockClock) -> None:
+    wanted = {"over", "open"}
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        await world.add("first", Turn())
+        for name in ("over", "open"):
+            await world.add(name, Turn(name, 100, LATE, lambda name=name: name in wanted))
+        wanted.remove("over")
+    assert (world.done, world.dropped) == (["first", "open"], ["over"])
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.0, 1.5])
+async def test_cancelled_work_gives_its_turn_back(
+    autojump_clock: MockClock, seconds: float
+) -> None:
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        await world.add("first", Turn())
+        with trio.move_on_after(seconds):
+            async with world.turns.take(Turn()):
+                await trio.sleep_forever()
+        await world.add("last", Turn())
+    assert world.done == ["first", "last"]

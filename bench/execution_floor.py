@@ -98,6 +98,12 @@ def modexp(base: int, exponent: int, modulus: int) -> bytes:
     )
 
 
+def call_without_gas(number: int, size: int) -> bytes:
+    """Write to the last word of `size` bytes of memory, then call for ever with them and no gas."""
+    prepare = push(0) + push(size - 32) + "52"
+    return loop("5f5f" + push(size) + "5f" + push(number) + "5ffa50", prepare)
+
+
 G1_POINT, G2_POINT = bls(multiply(G1, 7)), bls(multiply(G2, 9))
 BN_G1_POINT, BN_G2_POINT = bn(bn_multiply(BN_G1, 7)), bn(bn_multiply(BN_G2, 9))
 SCALAR = words(2**255 - 19)
@@ -137,6 +143,13 @@ PRECOMPILES: Mapping[str, bytes] = {
     "bls12 G2 msm, 64": call_precompile(0x0E, (G2_POINT + SCALAR) * 64, 256),
     "bls12 pairing, 1 pair": call_precompile(0x0F, G1_POINT + G2_POINT, 32),
     "bls12 pairing, 8 pairs": call_precompile(0x0F, (G1_POINT + G2_POINT) * 8, 32),
+    "bls12 G1 msm, 384 KiB, no gas": call_without_gas(0x0C, 3 * 2**17 // 160 * 160),
+    "bls12 G2 msm, 384 KiB, no gas": call_without_gas(0x0E, 3 * 2**17 // 288 * 288),
+    "bls12 pairing, 384 KiB, no gas": call_without_gas(0x0F, 3 * 2**17 // 384 * 384),
+    "bn254 pairing, 384 KiB, no gas": call_without_gas(8, 3 * 2**17 // 192 * 192),
+    "sha256, 384 KiB, no gas": call_without_gas(2, 3 * 2**17),
+    "identity, 384 KiB, no gas": call_without_gas(4, 3 * 2**17),
+    "modexp, 384 KiB, no gas": call_without_gas(5, 3 * 2**17),
     "bls12 map to G1": call_precompile(0x10, bytes(32) + words(2**200 + 5), 128),
     "bls12 map to G2": call_precompile(0x11, (bytes(32) + words(2**200 + 5)) * 2, 256),
 }

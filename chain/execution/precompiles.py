@@ -227,9 +227,15 @@ def _pad_coordinates(encoded: bytes) -> bytes:
     return b"".join(bytes(16) + encoded[start : start + 48] for start in range(0, len(encoded), 48))
 
 
-def _slices(data: bytes, size: int) -> list[bytes]:
+def _count(data: bytes, size: int) -> int:
+    """The number of parts of `size` bytes, which must be whole; there must be one at least."""
     if not data or len(data) % size:
         raise VMError(f"BLS12-381: not a multiple of {size} bytes")
+    return len(data) // size
+
+
+def _slices(data: bytes, size: int) -> list[bytes]:
+    """The parts of `size` bytes; to be called when they are paid for, because there may be many."""
     return [data[start : start + size] for start in range(0, len(data), size)]
 
 
@@ -260,16 +266,17 @@ def _msm_gas(count: int, gas: int, discounts: list[int], least_discount: int) ->
 
 
 def _g1_msm(computation: ComputationAPI) -> None:
-    pairs = _slices(computation.msg.data_as_bytes, 160)
+    data = computation.msg.data_as_bytes
     computation.consume_gas(
         _msm_gas(
-            len(pairs),
+            _count(data, 160),
             bls_gas.BLS12_G1_MSM_GAS,
             bls_gas.G1_MSM_DISCOUNTS,
             bls_gas.G1_MSM_MAX_DISCOUNT,
         ),
         reason="G1 multi-scalar multiplication",
     )
+    pairs = _slices(data, 160)
     points = [_g1(pair[:128], check_subgroup=True) for pair in pairs]
     scalars = [Scalar.from_be_bytes_mod_order(pair[128:]) for pair in pairs]
     total = G1Point.multiexp_unchecked(points, scalars)
@@ -277,16 +284,17 @@ def _g1_msm(computation: ComputationAPI) -> None:
 
 
 def _g2_msm(computation: ComputationAPI) -> None:
-    pairs = _slices(computation.msg.data_as_bytes, 288)
+    data = computation.msg.data_as_bytes
     computation.consume_gas(
         _msm_gas(
-            len(pairs),
+            _count(data, 288),
             bls_gas.BLS12_G2_MSM_GAS,
             bls_gas.G2_MSM_DISCOUNTS,
             bls_gas.G2_MSM_MAX_DISCOUNT,
         ),
         reason="G2 multi-scalar multiplication",
     )
+    pairs = _slices(data, 288)
     points = [_g2(pair[:256], check_subgroup=True) for pair in pairs]
     scalars = [Scalar.from_be_bytes_mod_order(pair[256:]) for pair in pairs]
     total = G2Point.multiexp_unchecked(points, scalars)
@@ -294,8 +302,10 @@ def _g2_msm(computation: ComputationAPI) -> None:
 
 
 def _pairing_check(computation: ComputationAPI) -> None:
-    pairs = _slices(computation.msg.data_as_bytes, 384)
-    computation.consume_gas(GAS_PAIRING_BASE + GAS_PAIRING_PAIR * len(pairs), reason="pairing")
+    data = computation.msg.data_as_bytes
+    count = _count(data, 384)
+    computation.consume_gas(GAS_PAIRING_BASE + GAS_PAIRING_PAIR * count, reason="pairing")
+    pairs = _slices(data, 384)
     g1_points = [_g1(pair[:128], check_subgroup=True) for pair in pairs]
     g2_points = [_g2(pair[128:], check_subgroup=True) for pair in pairs]
     computation.output = _TRUE if GT.pairing_check(g1_points, g2_points) else _FALSE

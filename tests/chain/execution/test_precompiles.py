@@ -17,12 +17,13 @@ from py_ecc.optimized_bn128 import multiply as bn_multiply
 from py_ecc.optimized_bn128 import neg as bn_neg
 from py_ecc.optimized_bn128 import normalize as bn_normalize
 
+from chain.execution import precompiles
 from chain.execution.precompiles import PRECOMPILES, run_precompile
 
 
-def run(table: dict, number: int, data: bytes) -> tuple:
+def run(table: dict, number: int, data: bytes, gas: int = 10**9) -> tuple:
     """The output and gas, or the fact that it failed."""
-    meter = GasMeter(10**9)
+    meter = GasMeter(gas)
     computation = SimpleNamespace(
         msg=SimpleNamespace(data=data, data_as_bytes=data),
         consume_gas=lambda amount, reason="": meter.consume_gas(amount, reason),
@@ -33,7 +34,7 @@ def run(table: dict, number: int, data: bytes) -> tuple:
         table[number.to_bytes(20, "big")](computation)
     except VMError:
         return ("failed",)
-    return computation.output, 10**9 - meter.gas_remaining
+    return computation.output, gas - meter.gas_remaining
 
 
 def coordinates(point: tuple, size: int) -> bytes:
@@ -188,6 +189,19 @@ def test_kzg_proof_of_zero_is_accepted_and_a_changed_one_refused() -> None:
         versioned + b"\xff" * 32 + word(0) + infinity + infinity,
     ):
         assert run(PRECOMPILES, 0x0A, wrong) == ("failed",)
+
+
+@pytest.mark.parametrize("number", [0x08, 0x0C, 0x0E, 0x0F])
+def test_long_input_is_not_taken_apart_before_it_is_paid_for(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        pytest.fail("work before the charge")
+
+    for name in ("_slices", "_bn254_g1", "_g1"):
+        monkeypatch.setattr(precompiles, name, refuse)
+    data = bytes(2**7 * 3**2 * 5)  # a multiple of every length
+    assert run(PRECOMPILES, number, data, gas=0) == ("failed",)
 
 
 def test_a_panic_of_a_native_library_refuses_the_input() -> None:

@@ -105,12 +105,17 @@ def build_block(
     assembly = BlockAssembly(parent, environment, database, config, budget.must_stop)
     dropped: list[DroppedTransaction] = []
     stopped: list[Transaction] = []
+    # The senders of candidates that did not fit: their later nonces cannot be executed before.
+    left_out: set[Address] = set()
     bytes_left = BODY_LIMIT_BYTES
     for transaction in candidates:
         if assembly.gas_available < GAS_TRANSACTION or not budget.may_begin():
             break
+        if transaction.sender in left_out:
+            continue
         size = len(transaction.raw) + TRANSACTION_OVERHEAD_BYTES
         if size > bytes_left or transaction.gas_limit > assembly.gas_available:
+            left_out.add(transaction.sender)
             continue
         try:
             assembly.add(transaction)
@@ -119,6 +124,7 @@ def build_block(
             continue
         except ExecutionStoppedError:
             stopped.append(transaction)
+            left_out.add(transaction.sender)
             continue
         bytes_left -= size
     sums, transactions, receipts, delta = assembly.finish()

@@ -36,6 +36,14 @@ def test_transaction_that_does_not_fit_the_gas_left_stays_in_the_pool() -> None:
     assert chain.apply(built.block) == built.result
 
 
+def test_later_transactions_of_a_sender_that_did_not_fit_stay_in_the_pool() -> None:
+    full = sign(ALICE, 0, None, data=b"\xfe", gas=2**24)
+    large, small = sign(BOB, 0, None, data=b"\xfe", gas=2**24), sign(BOB, 1, RECIPIENT)
+    built = Chain().build([full, large, small])
+    assert built.result.transactions == (full,)
+    assert built.dropped == ()
+
+
 class ScriptedBudget:
     """Allows so many candidates to begin, and stops the execution of those at given positions."""
 
@@ -67,6 +75,14 @@ def test_candidate_that_is_stopped_is_left_out_and_later_ones_are_not() -> None:
     assert built.stopped == (endless,)
     assert built.dropped == ()
     assert built.block == Chain().build([before, after]).block
+
+
+def test_later_transactions_of_a_stopped_sender_stay_in_the_pool() -> None:
+    endless = sign(ALICE, 0, None, data=bytes.fromhex("5b5f56"), gas=10_000_000)
+    built = Chain().build(
+        [endless, sign(ALICE, 1, RECIPIENT)], budget=ScriptedBudget(2, stopped=(0,))
+    )
+    assert (built.stopped, built.dropped) == ((endless,), ())
 
 
 def test_a_block_stays_below_its_size_limit() -> None:

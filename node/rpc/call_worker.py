@@ -9,6 +9,7 @@ closes, and by an alarm signal if a call exceeds its time limit inside native co
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,12 @@ class CallEngine:
         except ExecutionStoppedError:
             message = f"execution aborted (timeout = {request.seconds:g}s)"
             return {"error": RpcError(ErrorCode.INVALID_INPUT, message).to_json()}
+        except Exception as error:  # noqa: BLE001 - a stranger's input must not end the worker
+            # Overrides can make a state that no chain has, such as more wei than exist. The caller
+            # alone is to bear it: a worker that ends costs the next caller its start.
+            traceback.print_exc()
+            message = f"the call could not be executed: {str(error) or type(error).__name__}"
+            return {"error": RpcError(ErrorCode.INTERNAL, message).to_json()}
 
     def _execute(self, request: WorkerRequest, deadline: float) -> str:
         header = self._store.header(request.block)

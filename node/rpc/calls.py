@@ -192,11 +192,13 @@ class CallWorkers:
         self._free.release()
 
     async def _ask_worker(self, request: WorkerRequest) -> JsonObject:
-        while self._idle:
+        if self._idle:
             try:
                 return await self._ask(self._idle.pop(), request)
             except _WorkerEndedError:
-                continue  # the worker may have ended while it was idle, so try another one
+                # It may have ended while it was idle, so a new one is asked. A request that ends
+                # workers ends no more than these two.
+                pass
         try:
             return await self._ask(await self._start(), request)
         except _WorkerEndedError as error:

@@ -53,6 +53,18 @@ def test_worker_that_ended_while_idle_is_replaced() -> None:
     play(ANSWERS_ONCE, scenario)
 
 
+def test_call_ends_one_idle_worker_and_one_new_one_at_most() -> None:
+    async def scenario(workers: CallWorkers) -> None:
+        for _ in range(3):
+            await workers.warm_up()
+        first, second, _ = workers._idle
+        with pytest.raises(RpcError, match="could not be executed"):
+            await workers.call(HEADER, REQUEST, {})
+        assert workers._idle == [first, second]
+
+    play(ANSWERS_NOTHING, scenario)
+
+
 def test_call_that_ends_every_worker_is_an_internal_error() -> None:
     async def scenario(workers: CallWorkers) -> None:
         with pytest.raises(RpcError) as refusal:

@@ -347,6 +347,15 @@ def test_endless_call_is_stopped_and_the_next_one_works(world: World) -> None:
     assert world.rpc.result("eth_call", {"to": world.counter}) != "0x"
 
 
+def test_call_with_more_wei_than_exist_ends_no_worker(world: World) -> None:
+    accounts = ("0x" + "11" * 20, "0x" + "22" * 20)
+    rich = {account: {"balance": hex(2**256 - 1)} for account in accounts}
+    call = {"from": accounts[0], "to": accounts[1], "value": "0x1"}
+    error = world.rpc.error("eth_call", call, "latest", rich)
+    assert error["code"] == -32603
+    assert "the total supply is below 2**256" in error["message"]
+
+
 def test_gas_estimate_suffices_and_is_close_to_the_lowest(world: World) -> None:
     rpc, counter = world.rpc, world.counter
     assert rpc.result("eth_estimateGas", {"from": BOB.address, "to": ALICE.address}) != "0x0"

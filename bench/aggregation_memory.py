@@ -138,6 +138,8 @@ async def measure(directory: Path, model: Mlp, counts: Sequence[int]) -> list[Ro
         "verify",
         {
             "payload": str(blobs.path(root)),
+            "partial": str(blobs.path(root)) + ".partial",
+            "done": 0,
             "first": 0,
             "count": spec.samples_per_unit,
             "header": {**place, "miner": header.miner.hex()},

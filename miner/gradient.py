@@ -1,12 +1,13 @@
 """The gradient of a mean loss, for miner and verifier alike (docs/spec/training.md, section 5)."""
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from chain.training.encoding import Float32Array
+from chain.training.encoding import Float32Array, Float64Array
 from chain.training.task_spec import Loss
 from miner.loss import compute_loss_sum
 from miner.model import flatten, ordered_parameters
@@ -26,23 +27,50 @@ def compute_gradient(
         features: (B, ...), on the module's device.
         labels: (B,).
     """
+    partial = begin_gradient(module)
+    while partial.done < len(labels):
+        partial = continue_gradient(module, loss, features, labels, partial)
+    return flatten(partial.total)
+
+
+@dataclass(frozen=True, slots=True)
+class PartialGradient:
+    """What the first `done` of the samples contribute to a gradient."""
+
+    done: int
+    total: tuple[Tensor, ...]
+
+
+def begin_gradient(module: nn.Module) -> PartialGradient:
+    """The partial gradient before the first sample."""
     parameters = ordered_parameters(module)
-    total = tuple(torch.zeros_like(parameter) for parameter in parameters)
-    for start in range(0, len(labels), MICROBATCH):
-        part = slice(start, start + MICROBATCH)
-        mean = compute_loss_sum(loss, module(features[part]), labels[part]) / len(labels)
-        gradients = torch.autograd.grad(mean, parameters)
-        total = tuple(sum_ + gradient for sum_, gradient in zip(total, gradients, strict=True))
-    return flatten(total)
+    return PartialGradient(0, tuple(torch.zeros_like(parameter) for parameter in parameters))
 
 
-def clip(gradient: Float32Array) -> Float32Array:
-    """`gradient`, scaled to L2 norm 1 if it is longer; all zeros if any value is not finite.
+def continue_gradient(
+    module: nn.Module,
+    loss: Loss,
+    features: Tensor,
+    labels: Tensor,
+    partial: PartialGradient,
+    sample_limit: int = MICROBATCH,
+) -> PartialGradient:
+    """The partial gradient after `sample_limit` more samples, or after the last one."""
+    parameters = ordered_parameters(module)
+    part = slice(partial.done, partial.done + sample_limit)
+    mean = compute_loss_sum(loss, module(features[part]), labels[part]) / len(labels)
+    gradients = torch.autograd.grad(mean, parameters)
+    total = tuple(sum_ + gradient for sum_, gradient in zip(partial.total, gradients, strict=True))
+    return PartialGradient(min(part.stop, len(labels)), total)
+
+
+def clip(gradient: Float32Array | Float64Array) -> Float32Array:
+    """`gradient` in float32, scaled to L2 norm 1 if it is longer; zeros if a value is not finite.
 
     A diverged model then gives a gradient that changes nothing, instead of an error.
     """
     if not np.all(np.isfinite(gradient)):
-        return np.zeros_like(gradient)
+        return np.zeros(len(gradient), np.float32)
     wide = gradient.astype(np.float64)
     norm = float(np.sqrt(np.sum(wide * wide)))
-    return (wide / norm).astype(np.float32) if norm > 1 else gradient
+    return (wide / norm).astype(np.float32) if norm > 1 else gradient.astype(np.float32, copy=False)

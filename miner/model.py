@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from chain.training.architectures import KERNEL, Cnn, Mlp, Model
-from chain.training.encoding import Float32Array
+from chain.training.encoding import Float32Array, Float64Array
 
 
 class MlpModule(nn.Module):
@@ -90,6 +90,17 @@ def load_parameters(module: nn.Module, theta: bytes) -> None:
             end = offset + parameter.numel()
             parameter.copy_(values[offset:end].view_as(parameter))
             offset = end
+
+
+def unflatten(module: nn.Module, values: Float32Array | Float64Array) -> tuple[Tensor, ...]:
+    """The inverse of `flatten`, for tensors with the shapes of the parameters."""
+    tensors, offset = [], 0
+    for parameter in ordered_parameters(module):
+        end = offset + parameter.numel()
+        part = torch.from_numpy(values[offset:end]).to(parameter.device)
+        tensors.append(part.view_as(parameter))
+        offset = end
+    return tuple(tensors)
 
 
 def flatten(tensors: tuple[Tensor, ...]) -> Float32Array:

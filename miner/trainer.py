@@ -13,6 +13,7 @@ from chain.training.acceptance import ExponentRule, Measurement
 from chain.training.architectures import count_parameters
 from chain.training.encoding import (
     Float32Array,
+    Float64Array,
     GradientHeader,
     decode_gradient,
     encode_gradient,
@@ -21,10 +22,16 @@ from chain.training.encoding import (
 )
 from chain.training.task_spec import TaskSpec
 from miner.data import Dataset, load_dataset
-from miner.gradient import MICROBATCH, clip, compute_gradient
+from miner.gradient import (
+    MICROBATCH,
+    PartialGradient,
+    clip,
+    compute_gradient,
+    continue_gradient,
+)
 from miner.loss import compute_loss_sum
 from miner.measurement import MAX_DISTANCE_PPB, measure
-from miner.model import build_model, load_parameters
+from miner.model import build_model, flatten, load_parameters, unflatten
 
 MAX_INTEGER: Final = 2**53 - 1
 """JSON's largest exact integer."""
@@ -50,6 +57,14 @@ class EvaluationPart:
     correct_count: int
     row_count: int
     loss: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PartialSum:
+    """What the first `done` of the samples contribute to a gradient, in manifest order."""
+
+    done: int
+    values: Float32Array | Float64Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,11 +100,10 @@ class Trainer:
         It is the cell distance of an honest gradient, computed in float32, from the same gradient
         computed in float64. Two honest machines are at most about twice as far apart.
         """
-        exponents, codes = quantize(self.compute_gradient(theta, sample_indices))
-        precise = self.compute_precise_gradient(theta, sample_indices)
-        measurement = measure(from_codes(exponents, codes), precise)
-        is_kept = measurement.exponents is ExponentRule.KEPT
-        return measurement.distance_ppb if is_kept else MAX_DISTANCE_PPB
+        return compute_noise_ppb(
+            self.compute_gradient(theta, sample_indices),
+            self.compute_precise_gradient(theta, sample_indices),
+        )
 
     def compute_precise_gradient(self, theta: bytes, sample_indices: SampleIndices) -> Float32Array:
         """The clipped gradient, computed in float64 and rounded at the end."""
@@ -99,9 +113,41 @@ class Trainer:
             load_parameters(self.module, theta)
             features, labels = self.dataset.features[rows], self.dataset.labels[rows]
             wide = compute_gradient(self.module, self.spec.loss, features.double(), labels)
-            return clip(wide).astype(np.float32)
+            return clip(wide)
         finally:
             self.module.float()
+
+    def sum_gradients(
+        self, theta: bytes, sample_indices: SampleIndices, before: PartialSum
+    ) -> Iterator[PartialSum]:
+        """Yield the gradient over ever more of the samples; it is unclipped.
+
+        Args:
+            theta: The model.
+            sample_indices: The samples.
+            before: The sum so far; its type is that of the computation.
+        """
+        is_precise = before.values.dtype == np.float64
+        rows = self._find_rows(sample_indices)
+        step = min(MICROBATCH, max(1, self._count_samples_per_second()))
+        try:
+            if is_precise:
+                self.module.double()
+            load_parameters(self.module, theta)
+            features, labels = self.dataset.features[rows], self.dataset.labels[rows]
+            partial = PartialGradient(before.done, unflatten(self.module, before.values))
+            while partial.done < len(labels):
+                wide = features.double() if is_precise else features
+                partial = continue_gradient(
+                    self.module, self.spec.loss, wide, labels, partial, step
+                )
+                yield PartialSum(partial.done, flatten(partial.total))
+        finally:
+            self.module.float()
+
+    def _count_samples_per_second(self) -> int:
+        """The samples that a worker checks in a second, as the task declares."""
+        return 1_000 * self.spec.samples_per_unit // self.spec.resources.unit_milliseconds
 
     def _find_rows(self, sample_indices: SampleIndices) -> torch.Tensor:
         """The row of each sample, as `TaskSpec.row_of_sample` has it."""
@@ -153,6 +199,14 @@ class Trainer:
             yield EvaluationPart(
                 int((logits.argmax(dim=1) == labels).sum()), part.stop - part.start, loss
             )
+
+
+def compute_noise_ppb(gradient: Float32Array, precise: Float32Array) -> int:
+    """The numerical noise of a clipped gradient: its distance from the same one in float64."""
+    exponents, codes = quantize(gradient)
+    measurement = measure(from_codes(exponents, codes), precise)
+    is_kept = measurement.exponents is ExponentRule.KEPT
+    return measurement.distance_ppb if is_kept else MAX_DISTANCE_PPB
 
 
 def to_micronats(nats: float) -> int:

@@ -8,8 +8,11 @@ Every request has `id`, `kind`, and the paths `spec`, `theta` and `shards` (an a
     evaluate_part: `first`, a held-out row; evaluates rows from there on for a short while. Answers
         correct_count, row_count (the rows evaluated), loss_micronats (their sum).
     verify: the path `payload`; `first` and `count`, the stretch of the attempt's permutation that
-        holds the miner's samples; `header` (round, chain_id, seed, miner, task, attempt). Answers
-        distance_ppb, exponents, noise_ppb (0 unless the verdict depends on it), milliseconds.
+        holds the miner's samples; `header` (round, chain_id, seed, miner, task, attempt). Works
+        for a short while, as long as the check is not over. Answers either `done`, which is greater
+        than that of the request, and writes the sums so far to the path `partial`; or, at the end,
+        distance_ppb, exponents, noise_ppb (0 unless the verdict depends on it). The first request
+        has `done` 0, the next the `done` of the answer.
 """
 
 import argparse
@@ -18,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -29,7 +33,11 @@ from chain.primitives import Address, Hash32, TaskId
 from chain.training.acceptance import Verdict, compute_verdict
 from chain.training.architectures import count_parameters
 from chain.training.attempt import AttemptId
-from chain.training.encoding import GradientHeader, count_payload_bytes
+from chain.training.encoding import (
+    GradientHeader,
+    count_payload_bytes,
+    decode_gradient,
+)
 from chain.training.optimizer import initial_state
 from chain.training.resources import count_dataset_bytes
 from chain.training.state import FLOAT32_BYTES
@@ -37,9 +45,17 @@ from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import MAX_SPEC_BYTES, decode_task_spec
 from miner.data import read_file
 from miner.devices import open_device
-from miner.gradient import MICROBATCH
+from miner.gradient import MICROBATCH, clip
+from miner.measurement import measure
 from miner.samples import compute_samples
-from miner.trainer import Trainer, open_task, to_micronats
+from miner.trainer import (
+    PartialSum,
+    SampleIndices,
+    Trainer,
+    compute_noise_ppb,
+    open_task,
+    to_micronats,
+)
 from pot_common.errors import OperatorError
 from pot_common.framing import FrameError
 from pot_common.worker import (
@@ -60,7 +76,7 @@ DATASET_SHARE: Final = 2
 """The rows of a task take at most the memory limit divided by this."""
 
 PART_SECONDS: Final = 1.0
-"""How long a part of an evaluation takes. Checks that wait for this worker go in between."""
+"""How long a part of an evaluation or a check takes. Work of other tasks goes in between."""
 
 MEASURED_SAMPLES: Final = 2 * MICROBATCH
 """The most samples on which a dry run measures; times grow in proportion beyond that."""
@@ -210,7 +226,7 @@ class _Timer:
 
 
 def _verify(trainer: Trainer, theta: bytes, request: WorkerRequest) -> Answer:
-    start = time.monotonic()
+    end = time.monotonic() + PART_SECONDS
     parameter_count = count_parameters(trainer.spec.model)
     fields = request.child("header")
     header = GradientHeader(
@@ -231,16 +247,60 @@ def _verify(trainer: Trainer, theta: bytes, request: WorkerRequest) -> Answer:
     if count == 0 or first + count > sample_count:
         raise bad_request(f"the samples are no part of the {sample_count} there are")
     samples = compute_samples(header.seed, sample_count, first, count)
-    measurement = trainer.verify_payload(payload, header, theta, samples)
+    gradient = decode_gradient(payload, header)
+    path, done = request.path("partial"), request.integer("done")
+    single, precise = _load_sums(path, parameter_count, done, count)
+    single = _sum_until(end, trainer, theta, samples, single)
+    if single.done < count:
+        _save_sums(path, single)
+        return {"done": single.done}
+    computed = clip(single.values)
+    measurement = measure(gradient, computed)
     noise_ppb = 0
     if compute_verdict(measurement, trainer.spec.verification.tolerance_ppb) is Verdict.CHEAT:
-        noise_ppb = trainer.measure_noise_ppb(theta, samples)
+        precise = _sum_until(end, trainer, theta, samples, precise)
+        if precise.done < count:
+            _save_sums(path, single, precise)
+            return {"done": count + precise.done}
+        noise_ppb = compute_noise_ppb(computed, clip(precise.values))
     return {
         "distance_ppb": measurement.distance_ppb,
         "exponents": measurement.exponents.value,
         "noise_ppb": noise_ppb,
-        "milliseconds": round(1000 * (time.monotonic() - start)),
     }
+
+
+def _sum_until(
+    end: float, trainer: Trainer, theta: bytes, samples: SampleIndices, partial: PartialSum
+) -> PartialSum:
+    """The sum after more samples: after one step at least, or after the last sample."""
+    if partial.done < len(samples):
+        for after in trainer.sum_gradients(theta, samples, partial):
+            partial = after
+            if time.monotonic() > end:
+                break
+    return partial
+
+
+def _load_sums(
+    path: Path, parameter_count: int, done: int, count: int
+) -> tuple[PartialSum, PartialSum]:
+    """The sums of a check in float32, and in float64, which is begun when the other is over."""
+    if done >= 2 * count:
+        raise bad_request(f"a check of {count} samples is over before {done} are done")
+    single, precise = np.zeros(parameter_count, np.float32), np.zeros(parameter_count, np.float64)
+    if done:
+        data = read_file(path, single.nbytes + (precise.nbytes if done > count else 0))
+        single = np.frombuffer(data, np.float32, parameter_count).copy()
+        if done > count:
+            precise = np.frombuffer(data, np.float64, parameter_count, single.nbytes).copy()
+    return PartialSum(min(done, count), single), PartialSum(max(0, done - count), precise)
+
+
+def _save_sums(path: Path, *sums: PartialSum) -> None:
+    with path.open("wb") as file:
+        for each in sums:
+            file.write(each.values.data)
 
 
 def main() -> int:

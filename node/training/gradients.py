@@ -65,6 +65,9 @@ FETCH_RETRY_SECONDS: Final = 2.0
 REASON_LIMIT: Final = 400
 """The longest reason that is kept for a receipt, in characters."""
 
+PARTIAL_SUFFIX: Final = ".partial"
+"""The ending of the name of a file with the sums of an unfinished check."""
+
 _log = structlog.get_logger("node.training")
 
 
@@ -100,6 +103,8 @@ class Gradients:
         self._known = KnownReveals(reveals)
         self._fetches = trio.CapacityLimiter(FETCHES_LIMIT)
         self._fetching: set[Hash32] = set()
+        for path in directory.glob("*" + PARTIAL_SUFFIX):
+            path.unlink()  # left by a node that was killed
 
     def is_wanted(self, reveal: Reveal) -> bool:
         """Whether a reveal opens a commitment of an attempt in progress and is to be fetched.
@@ -386,9 +391,11 @@ class Gradients:
     ) -> Measurement:
         """The distance between the gradient and that which a verifier worker computes."""
         first, count = self._get_assignment(task, attempt).sample_range(header.miner)
+        path = self._directory / f"{attempt.id.task_id}-{header.miner.hex()}{PARTIAL_SUFFIX}"
         inputs: JsonObject = {
             **self._content.get_inputs(task, header.theta_root),
             "payload": str(self._blobs.path(reveal.gradient_root)),
+            "partial": str(path),
             "first": first,
             "count": count,
             "header": {**self.describe_place(task, attempt), "miner": header.miner.hex()},
@@ -400,7 +407,15 @@ class Gradients:
             task.work.due_at - phases.verdict_seconds // 4,
             partial(self.is_in_progress, attempt.id),
         )
-        answer = await self._verifier.ask("verify", inputs, turn)
+        answer: JsonObject = {"done": 0}
+        try:
+            while "done" in answer:
+                done = get_integer(answer, "done")
+                answer = await self._verifier.ask("verify", {**inputs, "done": done}, turn)
+                if "done" in answer and get_integer(answer, "done") <= done:
+                    raise WorkerFailedError("the check makes no progress")
+        finally:
+            path.unlink(missing_ok=True)
         distance, exponents = get_integer(answer, "distance_ppb"), answer.get("exponents")
         if exponents not in tuple(ExponentRule):
             raise WorkerFailedError(f"exponents are {exponents!r}")

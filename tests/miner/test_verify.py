@@ -50,7 +50,9 @@ class Files:
     def verify(self, **members: Json) -> JsonObject:
         payload = str(self.directory / "payload")
         place = {"first": FIRST, "count": len(SAMPLES), "header": HEADER_FIELDS}
-        return {**self.request("verify"), "payload": payload, **place, **members}
+        partial = str(self.directory / "partial")
+        request = self.request("verify", payload=payload, partial=partial, done=0)
+        return {**request, **place, **members}
 
 
 MODEL = Mlp(inputs=64, hidden=(8,), classes=10)
@@ -338,3 +340,29 @@ def test_bad_request_is_answered_with_an_error(files: Files, members: JsonObject
 def test_broken_stream_ends_the_worker(worker: Worker, frames: bytes) -> None:
     with pytest.raises(FrameError):
         serve(worker.answer, BytesIO(frames), BytesIO())
+
+
+@pytest.mark.parametrize(("payload", "done"), [("payload", [3, 6]), ("lie", [3, 6, 11, 14])])
+def test_check_in_parts_has_the_result_of_one_at_once(
+    files: Files, worker: Worker, monkeypatch: pytest.MonkeyPatch, payload: str, done: list[int]
+) -> None:
+    request = files.verify(payload=str(files.directory / payload))
+    (whole,) = ask(worker, request)
+    monkeypatch.setattr(verify, "PART_SECONDS", -1)
+    monkeypatch.setattr(trainer, "MICROBATCH", 3)
+
+    answers = ask(worker, request)
+    while "done" in answers[-1]:
+        # A worker that was started meanwhile goes on with the sums of the one before.
+        answers += ask(Worker(open_device("cpu")), {**request, "done": answers[-1]["done"]})
+
+    assert [answer.get("done") for answer in answers] == [*done, None]
+    assert {**answers[-1], "distance_ppb": 0} == {**whole, "distance_ppb": 0}
+    assert abs(answers[-1]["distance_ppb"] - whole["distance_ppb"]) < 1_000
+
+
+def test_check_without_its_sums_is_refused(files: Files, worker: Worker) -> None:
+    for done, name in ((7, "nothing"), (9, "payload"), (16, "partial")):
+        request = files.verify(done=done, partial=str(files.directory / name))
+        (answer,) = ask(worker, request)
+        assert "error" in answer

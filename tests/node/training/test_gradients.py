@@ -191,6 +191,45 @@ async def test_reason_for_refusing_a_gradient_is_kept_for_receipts(
     ]
 
 
+async def test_long_check_is_asked_for_in_parts(autojump_clock: MockClock, tmp_path: Path) -> None:
+    node = Node(tmp_path, judging(1))
+    node.hold(0)
+    asked: list[object] = []
+
+    def check_in_parts(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
+        if kind != "verify":
+            return honest_worker(kind, members)
+        asked.append(members["done"])
+        Path(str(members["partial"])).write_bytes(b"sums")
+        return HONEST if members["done"] == 5 else {"done": len(asked) + 2}
+
+    node.verifier.answers = check_in_parts
+    await node.run(lambda: bool(node.verdicts()))
+
+    assert asked == [0, 3, 4, 5]
+    assert node.verdicts() == [expected_verdict(OK)]
+    assert not any(path.name.endswith(".partial") for path in node.path.glob("training/*"))
+
+
+async def test_check_that_makes_no_progress_is_begun_again(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, judging(1))
+    node.hold(0)
+    asked: list[object] = []
+
+    def stand_still(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
+        if kind != "verify":
+            return honest_worker(kind, members)
+        asked.append(members["done"])
+        return HONEST if len(asked) == 4 else {"done": 3}
+
+    node.verifier.answers = stand_still
+    await node.run(lambda: bool(node.verdicts()))
+
+    assert asked == [0, 3, 0, 3]
+
+
 async def test_flood_of_announcements_neither_grows_memory_nor_wakes_host(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:

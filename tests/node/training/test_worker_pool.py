@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from chain.primitives import TaskId
+from chain.contracts.gradient_ledger import Deadline
+from chain.crypto import content_id
+from chain.json_types import Json, JsonObject
+from chain.primitives import BlockNumber, TaskId
+from chain.training.assignment import compute_seed
+from chain.training.encoding import compute_commitment, encode_gradient
+from chain.training.history import CommitmentRecord
+from node.chain.phase_cache import TaskPhase
 from node.training.turns import Turn
 from node.training.worker_pool import (
     WorkerFailedError,
@@ -18,8 +25,23 @@ from node.training.worker_pool import (
     WorkerRefusedError,
     WorkerSettings,
 )
-from tests.worlds.training import TASK, pending_history
-from tests.worlds.training_node import OK, Node, expected_verdict, judging
+from tests.worlds.training import MINERS, TASK, history_after, pending_history, random_gradient
+from tests.worlds.training_node import (
+    ATTEMPT,
+    OK,
+    OPENED,
+    REVEALS,
+    SALT,
+    SEED_BLOCK_HASH,
+    SIZE,
+    FakeChain,
+    FakeWorker,
+    Node,
+    expected_verdict,
+    header_of,
+    honest_worker,
+    judging,
+)
 from tests.worlds.waiting import until
 
 WORKER = r"""
@@ -47,6 +69,9 @@ while prefix := sys.stdin.buffer.read(4):
     elif kind == "dry_run":
         send(b'{"id": 0, "noise_ppb": 4, "evaluation_milliseconds": 5, "unit_milliseconds": 3,'
              b' "peak_bytes": 9}')
+    elif kind == "verify" and "/2-" in request["partial"] and request["done"] < 500:
+        time.sleep(0.05)
+        send(json.dumps({"id": 0, "done": request["done"] + 1}).encode())
     elif kind == "verify":
         send(b'{"id": 0, "distance_ppb": 4, "exponents": "kept", "noise_ppb": 0}')
     elif kind == "garbage":
@@ -65,6 +90,18 @@ class ScriptedPool(WorkerPool):
     """A verifier with a scripted worker."""
 
     started = 0
+    asked = 0
+
+    async def ask(
+        self,
+        kind: str,
+        members: Mapping[str, Json],
+        turn: Turn,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> JsonObject:
+        self.asked += kind == "verify"
+        return await super().ask(kind, members, turn, timeout_seconds=timeout_seconds)
 
     async def _start(self) -> trio.Process:
         self.started += 1
@@ -179,3 +216,45 @@ async def test_a_check_does_not_wait_for_the_dry_run_of_another_task(tmp_path: P
             nursery.cancel_scope.cancel()
     assert TaskId(2) != TASK
     assert node.verdicts() == [expected_verdict(OK)]
+
+
+class LongPhaseChain(FakeChain):
+    """A chain on which the verdicts on the second task are due much later."""
+
+    def phase(self, task_id: TaskId) -> TaskPhase:
+        phase, deadline = super().phase(task_id)
+        later = Deadline(deadline.block_number, deadline.timestamp + 1_000)
+        return phase, deadline if task_id == TASK else later
+
+
+async def test_a_long_check_of_one_task_delays_no_other(tmp_path: Path) -> None:
+    honest, junk = judging(2).histories[TASK], history_after(OPENED)
+    attempt_id = replace(ATTEMPT, task_id=TaskId(2))
+    header = replace(
+        header_of(MINERS[0]),
+        attempt_id=attempt_id,
+        seed=compute_seed(SEED_BLOCK_HASH, attempt_id),
+    )
+    payload = encode_gradient(header, random_gradient(1, SIZE))
+    reveal = replace(REVEALS[0], attempt_id=attempt_id, gradient_root=content_id(payload))
+    commitment = compute_commitment(header, reveal.gradient_root, SALT, 1)
+    assert junk.attempt is not None
+    record = CommitmentRecord(MINERS[0], 1, commitment, BlockNumber(5))
+    attempt = replace(junk.attempt, id=attempt_id, commitments=(record,))
+    junk = replace(junk, task_id=TaskId(2), attempt=attempt)
+    chain = LongPhaseChain({TASK: honest, TaskId(2): junk})
+
+    async with scripted() as verifier:
+        dry_runs = FakeWorker(honest_worker)
+        node = Node(tmp_path, chain, verifier=verifier, dry_runs=dry_runs)
+        node.clock.ahead_seconds = -int(trio.current_time())
+        node.blobs.put(payload)
+        node.reveals.put(reveal)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(node.host.run)
+            await until(lambda: verifier.asked > 3, seconds=10)
+            node.hold(0, 1)
+            node.host.wake()
+            await until(lambda: bool(node.verdicts()), seconds=10)
+            nursery.cancel_scope.cancel()
+    assert node.verdicts() == [expected_verdict(OK, OK)]

@@ -203,10 +203,13 @@ class PeerRequests:
         except (UnreachablePeerError, RejectedInputError):
             return False
 
-    async def fetch_blob(self, content_id: Hash32, *, is_urgent: bool = False) -> None:
+    async def fetch_blob(
+        self, content_id: Hash32, *, is_urgent: bool = False, task_id: TaskId | None = None
+    ) -> None:
         """Fetch a blob into the blob store from any peers that hold it, unless it is there.
 
-        One that a live round needs is urgent: it waits for no blob of a new task.
+        One that a live round needs is urgent: it waits for no blob of a new task. The places for
+        fetches are shared among the tasks that need blobs.
 
         Raises:
             BlobUnavailableError: Some chunks are missing; the others are kept for the next try.
@@ -218,6 +221,7 @@ class PeerRequests:
             self._sessions.open_stream,
             self._sessions.report_fault,
             is_urgent=is_urgent,
+            task_id=task_id,
         )
 
     async def _ask(

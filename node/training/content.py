@@ -4,19 +4,40 @@ Blobs may be large, so none is held in this process's memory as a whole.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from chain.json_types import JsonObject
-from chain.primitives import Hash32
-from chain.training.task_spec import (
-    TaskSpec,
-)
+from chain.primitives import Hash32, TaskId
+from chain.training.attempt import AttemptId
+from chain.training.history import Attempt
+from chain.training.task_spec import TaskSpec
 from node.storage.blobs import BlobDamagedError, BlobStore
 from node.training.work import ServedTask, TrainingPeers, UnavailableError
 from node.training.worker_pool import WorkerFailedError
 from pot_common.atomic_file import write_atomically
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What needs a blob."""
+
+    task_id: TaskId
+    attempt_id: AttemptId | None = None
+    """None if the task as a whole needs it."""
+    ballot_number: int | None = None
+    """Set if one ballot needs it."""
+
+    def is_over(self, current: Attempt | None) -> bool:
+        """Whether the need has ended, by the attempt in progress; None between attempts."""
+        if self.attempt_id is None:
+            return False
+        if current is None or current.id != self.attempt_id:
+            # A peer's announcement may be a block ahead of this node.
+            return current is None or current.id > self.attempt_id
+        return self.ballot_number not in (None, current.ballot_number)
 
 
 class Content:
@@ -26,32 +47,52 @@ class Content:
         self._blobs = blobs
         self._peers = peers
         self._directory = directory
+        self._fetches: dict[trio.CancelScope, Need] = {}
 
-    async def ensure(self, content_id: Hash32, size_limit: int, *, is_urgent: bool = False) -> None:
+    async def ensure(
+        self, content_id: Hash32, size_limit: int, need: Need, *, is_urgent: bool = True
+    ) -> None:
         """Fetch the blob unless it is held.
 
         Args:
             content_id: The blob.
             size_limit: A larger one is not kept.
+            need: What needs the blob. The fetch ends with it.
             is_urgent: Whether a duty to a live round needs it. It then waits for no fetch of the
                 content of tasks that are not served yet.
 
         Raises:
-            UnavailableError: No peer has it.
+            UnavailableError: No peer has it, or nothing needs it any more.
         """
         if self._blobs.renew(content_id):
             return
-        if not await self._peers.fetch_blob(content_id, size_limit, is_urgent=is_urgent):
+        is_held = False
+        scope = trio.CancelScope()
+        self._fetches[scope] = need
+        try:
+            with scope:
+                is_held = await self._peers.fetch_blob(
+                    content_id, size_limit, is_urgent=is_urgent, task_id=need.task_id
+                )
+        finally:
+            del self._fetches[scope]
+        if not is_held:
             raise UnavailableError(f"blob {content_id.hex()[:16]} cannot be fetched")
 
-    async def ensure_shards(self, spec: TaskSpec) -> None:
+    def end_fetches(self, task_id: TaskId, current: Attempt | None) -> None:
+        """End the fetches for attempts and ballots of a task that are over."""
+        for scope, need in self._fetches.items():
+            if need.task_id == task_id and need.is_over(current):
+                scope.cancel()
+
+    async def ensure_shards(self, spec: TaskSpec, need: Need) -> None:
         """Fetch the task's data unless they are held.
 
         Raises:
             UnavailableError: No peer has a shard.
         """
         for shard in spec.data.shards:
-            await self.ensure(shard.content_id, shard.byte_count, is_urgent=True)
+            await self.ensure(shard.content_id, shard.byte_count, need)
 
     def get_size(self, content_id: Hash32) -> int:
         """The length of a blob in bytes.

@@ -28,7 +28,7 @@ from node.chain.contract_reader import ContractReader
 from node.chain.training_index import TrainingIndex
 from node.storage.blobs import BlobStore
 from node.training.checks import get_checks_path
-from node.training.content import Content, get_integer, list_shard_ids
+from node.training.content import Content, Need, get_integer, list_shard_ids
 from node.training.jobs import RETRY_SECONDS
 from node.training.known_reveals import AttemptReveals, KnownReveals
 from node.training.reveal_store import RevealStore
@@ -41,13 +41,6 @@ HINT_LIMIT: Final = 4_096
 
 ANNOUNCED_LIMIT: Final = 4_096
 """The most gradients that are remembered as announced. A forgotten one is announced again."""
-
-FETCHES_LIMIT: Final = 32
-"""The most announced gradients that are fetched at once."""
-
-FETCH_SECONDS: Final = 30.0
-"""How long an announced gradient is fetched before others get its place. What has arrived is kept,
-so peers that send slowly delay their own gradients only."""
 
 MISSING_SECONDS: Final = 1.0
 """The wait before missing reveals are looked for again. One that is announced is not waited for."""
@@ -101,7 +94,6 @@ class Gradients:
             FIFOCache(DESCRIPTIONS_LIMIT)
         )
         self._known = KnownReveals(reveals)
-        self._fetches = trio.CapacityLimiter(FETCHES_LIMIT)
         self._fetching: set[Hash32] = set()
         for path in directory.glob("*" + PARTIAL_SUFFIX):
             path.unlink()  # left by a node that was killed
@@ -150,12 +142,9 @@ class Gradients:
         while self.is_wanted(reveal):
             self._fetching.add(root)
             try:
-                async with self._fetches:
-                    with trio.move_on_after(FETCH_SECONDS) as patience:
-                        await self._fetch(reveal)
-                if not patience.cancelled_caught:
-                    await self._announce(reveal)
-                    return
+                await self._fetch(reveal)
+                await self._announce(reveal)
+                return
             except UnavailableError:
                 await trio.sleep(FETCH_RETRY_SECONDS)
             finally:
@@ -167,7 +156,8 @@ class Gradients:
         if history is None or spec is None:
             return
         size = count_payload_bytes(count_parameters(spec.model))
-        await self._content.ensure(reveal.gradient_root, size, is_urgent=True)
+        need = Need(reveal.attempt_id.task_id, reveal.attempt_id)
+        await self._content.ensure(reveal.gradient_root, size, need)
         attempt = history.attempt
         if attempt is not None and attempt.id == reveal.attempt_id:
             header = self._describe(spec, attempt).build_header(
@@ -204,16 +194,16 @@ class Gradients:
             known.held.add(index)
         known.unseen.discard(index)
         payload_bytes = count_payload_bytes(header.parameter_count)
-        await self._content.ensure(reveal.gradient_root, payload_bytes, is_urgent=True)
+        need = Need(task.task_id, attempt.id)
+        await self._content.ensure(reveal.gradient_root, payload_bytes, need)
         size = self._content.get_size(reveal.gradient_root)
         if size != payload_bytes:
             work.checks[key] = _refuse(record.miner, f"{size} bytes instead of {payload_bytes}")
             return
         await self._announce(reveal)
-        await self._content.ensure(
-            header.theta_root, FLOAT32_BYTES * header.parameter_count, is_urgent=True
-        )
-        await self._content.ensure_shards(spec)
+        theta_bytes = FLOAT32_BYTES * header.parameter_count
+        await self._content.ensure(header.theta_root, theta_bytes, need)
+        await self._content.ensure_shards(spec, need)
         known.held.add(index)
         try:
             measurement = await self._measure(task, attempt, header, reveal)
@@ -260,7 +250,8 @@ class Gradients:
         if reveal is None:
             raise UnavailableError(f"no reveal of {to_hex(record.miner)}")
         payload_bytes = count_payload_bytes(header.parameter_count)
-        await self._content.ensure(reveal.gradient_root, payload_bytes, is_urgent=True)
+        need = Need(task.task_id, attempt.id, attempt.ballot_number)
+        await self._content.ensure(reveal.gradient_root, payload_bytes, need)
         file = self._content.get_file(reveal.gradient_root)
         return {**file, "units": record.units, "miner": record.miner.hex()}
 

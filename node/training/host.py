@@ -108,7 +108,7 @@ class TrainingHost:
         self._readiness = ReadinessLog()
         self._votes = None if operator is None else OperatorVotes(operator, contracts)
         self._slashings = None if self._votes is None else Slashings(index, contracts, self._votes)
-        content = Content(blobs, peers, directory)
+        content = self._content = Content(blobs, peers, directory)
         self._states = TrainingStates(blobs, state_parts, content, peers, workers.aggregator)
         self._preparation = Preparation(
             blob_bytes_per_second=parameters.blob_bytes_per_second,
@@ -230,6 +230,7 @@ class TrainingHost:
         history = self._index.history(task_id)
         assert history is not None
         spec = self._index.spec(history)
+        self._content.end_fetches(task_id, history.attempt)
         if history.is_closed and spec is not None:
             self._budgets.close(history, spec)
         is_slashed = spec is None or not self._may_slash(history)

@@ -8,7 +8,7 @@ import structlog
 import trio
 
 from chain.errors import RejectedInputError
-from chain.primitives import Hash32
+from chain.primitives import Hash32, TaskId
 from chain.training.attempt import AttemptId
 from chain.training.reveal import Reveal
 from chain.training.state import compute_state_root
@@ -42,11 +42,11 @@ class TrainingPeers:
         self._blobs = blobs
 
     async def fetch_blob(
-        self, content_id: Hash32, size_limit: int, *, is_urgent: bool = False
+        self, content_id: Hash32, size_limit: int, *, is_urgent: bool, task_id: TaskId
     ) -> bool:
-        """Fetch a blob into the store; False if no peer has it or it exceeds `size_limit`."""
+        """Fetch a blob for a task; False if no peer has it or it exceeds `size_limit`."""
         try:
-            await self._requests.fetch_blob(content_id, is_urgent=is_urgent)
+            await self._requests.fetch_blob(content_id, is_urgent=is_urgent, task_id=task_id)
         except BlobUnavailableError:
             return False
         except BlobQuotaError as error:

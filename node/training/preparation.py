@@ -26,7 +26,7 @@ from chain.training.task_spec_codec import compute_terms
 from node.chain.contract_reader import ContractReader
 from node.clock import Clock
 from node.storage.blobs import BlobStore
-from node.training.content import Content, get_integer, list_shard_ids
+from node.training.content import Content, Need, get_integer, list_shard_ids
 from node.training.disk_budgets import DiskBudgets
 from node.training.jobs import RETRY_SECONDS, Jobs
 from node.training.readiness import ReadinessLog, ReadinessState
@@ -40,8 +40,9 @@ RETRY_LIMIT_SECONDS: Final = 30.0
 SERVED_TASKS_LIMIT: Final = 64
 """The most tasks that this node is ready for: its duties to each are listed after every block."""
 
-PREPARING_LIMIT: Final = 4
-"""The most tasks that are prepared at once; the others wait."""
+PREPARING_LIMIT: Final = 16
+"""The most tasks that are prepared at once; the others wait. There are fewer places to fetch new
+content, since a task with a slow holder gives its place up only while another task waits for it."""
 
 DRY_RUN_TRIES: Final = 2
 """A new task is refused after so many dry runs that killed their worker, took too long, or took
@@ -158,7 +159,7 @@ class Preparation:
                 "blobs.quota_bytes",
             )
         for content_id, size in sorted(wanted.items()):
-            await self._content.ensure(content_id, size)
+            await self._content.ensure(content_id, size, Need(task.task_id), is_urgent=False)
         work.is_content_held = True
         try:
             async with self._dry_run_turn:

@@ -14,7 +14,7 @@ from chain.primitives import Hash32
 from chain.training.architectures import count_parameters
 from chain.training.state import FLOAT32_BYTES, compute_layout, compute_state_root
 from node.storage.blobs import BlobStore
-from node.training.content import Content
+from node.training.content import Content, Need
 from node.training.state_parts import StatePartStore
 from node.training.turns import Turn
 from node.training.work import ServedTask, TrainingPeers, UnavailableError
@@ -55,7 +55,9 @@ class TrainingStates:
     async def _begin(self, task: ServedTask) -> tuple[Hash32, ...]:
         spec = task.spec
         await self._content.ensure(
-            spec.initial_weights, FLOAT32_BYTES * count_parameters(spec.model), is_urgent=True
+            spec.initial_weights,
+            FLOAT32_BYTES * count_parameters(spec.model),
+            Need(task.task_id),
         )
         await self._content.check_intact([spec.initial_weights])
         _, *sizes = compute_layout(spec.optimizer, count_parameters(spec.model))
@@ -139,7 +141,7 @@ class TrainingStates:
             raise UnavailableError(f"training state {root.hex()[:16]} has {len(part_ids)} parts")
         await self.record(task, task.history.rounds_settled, part_ids)
         for part_id, size in zip(part_ids, layout, strict=True):
-            await self._content.ensure(part_id, size, is_urgent=True)
+            await self._content.ensure(part_id, size, Need(task.task_id))
             if self._content.get_size(part_id) != size:
                 raise UnavailableError(f"training state {root.hex()[:16]} has a part of other size")
         await self._content.check_intact(part_ids)

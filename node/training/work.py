@@ -113,9 +113,9 @@ class TrainingPeers(Protocol):
     """What the jobs ask of other nodes."""
 
     async def fetch_blob(
-        self, content_id: Hash32, size_limit: int, *, is_urgent: bool = False
+        self, content_id: Hash32, size_limit: int, *, is_urgent: bool, task_id: TaskId
     ) -> bool:
-        """Fetch a blob into the store; False if no peer has it or it exceeds `size_limit`."""
+        """Fetch a blob for a task; False if no peer has it or it exceeds `size_limit`."""
 
     async def fetch_reveals(self, attempt_id: AttemptId) -> Sequence[Reveal]:
         """The reveals of an attempt that peers hold, unverified and with duplicates."""

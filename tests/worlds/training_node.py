@@ -201,7 +201,7 @@ class FakePeers:
     store: BlobStore | None = None
 
     async def fetch_blob(
-        self, blob_id: Hash32, size_limit: int, *, is_urgent: bool = False
+        self, blob_id: Hash32, size_limit: int, *, is_urgent: bool, task_id: TaskId
     ) -> bool:
         self.asked.append(blob_id)
         self.busy += 1

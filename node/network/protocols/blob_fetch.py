@@ -17,6 +17,7 @@ from chain.crypto import CHUNK_BYTES
 from chain.errors import RejectedInputError
 from chain.hexadecimal import to_hex
 from chain.primitives import Hash32
+from node.network.fetch_places import Place
 from node.network.metrics import NetworkMetrics
 from node.network.slow_peers import PATIENCE_SECONDS, SlowPeers
 from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
@@ -143,7 +144,7 @@ class BlobFetch:
         slow_peers: SlowPeers,
         open_stream: OpenStream,
         on_fault: OnFault,
-        on_bytes: Callable[[int], None],
+        place: Place,
     ) -> None:
         """Begin with nothing asked.
 
@@ -155,7 +156,7 @@ class BlobFetch:
             slow_peers: is told of peers that let this node wait.
             open_stream: opens a stream to a peer.
             on_fault: is told of a peer that sent wrong data.
-            on_bytes: is told of the length of each verified chunk.
+            place: counts the verified bytes and knows the holders.
         """
         self._content_id = content_id
         self._store = store
@@ -164,7 +165,8 @@ class BlobFetch:
         self._slow_peers = slow_peers
         self._open_stream = open_stream
         self._on_fault = on_fault
-        self._on_bytes = on_bytes
+        self._place = place
+        place.list_holders = self._list_holders
         self._waiting: deque[PeerId] = deque()
         self._asked_count = 0
         self._talks: list[_Talk] = []
@@ -342,7 +344,7 @@ class BlobFetch:
             await self._in_thread(partial(self._download.write_chunk, index, data))
             self._missing.discard(index)
         self._metrics.blob_chunks_received += 1
-        self._on_bytes(len(data))
+        self._place.count(len(data))
         if not self._missing:
             self._notify()
 
@@ -370,6 +372,9 @@ class BlobFetch:
         (first, count), *others = list_ranges(indices)
         self._ranges.extendleft(reversed(others))
         return list(range(first, first + count))
+
+    def _list_holders(self) -> list[PeerId]:
+        return [talk.peer_id for talk in self._talks if talk.is_holder]
 
     def _list_owed(self, talk: _Talk) -> list[int]:
         return [index for index in talk.chunks if index in self._missing]

@@ -11,11 +11,14 @@ from typing import Final, Protocol, TypeVar
 
 import trio
 
-from chain.primitives import Address, Hash32
+from chain.hexadecimal import to_hex
+from chain.primitives import Address, Hash32, TaskId
+from node.network.fetch_places import FetchPlaces
 from node.network.metrics import NetworkMetrics
 from node.network.protocols.blob_fetch import (
     ANSWER_SECONDS,
     BlobFetch,
+    BlobUnavailableError,
     DownloadStore,
     OnFault,
 )
@@ -70,6 +73,15 @@ class BlobRepository(DownloadStore, Protocol):
         """A verified chunk of a blob; KeyError if it is not held."""
 
 
+class _Running:
+    """A fetch that runs or waits for its place."""
+
+    def __init__(self, is_urgent: bool) -> None:
+        self.is_urgent = is_urgent
+        self.scope = trio.CancelScope()
+        self.done = trio.Event()
+
+
 class BlobExchange:
     """Serves the blobs of this node, and fetches blobs from peers."""
 
@@ -80,9 +92,9 @@ class BlobExchange:
         self._threads = trio.CapacityLimiter(FETCH_THREADS)
         self._serving = trio.CapacityLimiter(SERVED_STREAMS_LIMIT)
         self._serving_validators: dict[Address, trio.CapacityLimiter] = {}
-        self._fetches = trio.CapacityLimiter(FETCH_LIMIT)
-        self._urgent_fetches = trio.CapacityLimiter(URGENT_FETCH_LIMIT)
-        self._fetching: dict[Hash32, trio.Event] = {}
+        self._places = FetchPlaces(FETCH_LIMIT)
+        self._urgent_places = FetchPlaces(URGENT_FETCH_LIMIT)
+        self._fetching: dict[Hash32, _Running] = {}
 
     async def serve(self, stream: FrameStream, validator: Address | None) -> None:
         """Answer the requests of a peer until it closes the stream.
@@ -139,6 +151,7 @@ class BlobExchange:
         on_fault: OnFault,
         *,
         is_urgent: bool = False,
+        task_id: TaskId | None = None,
     ) -> None:
         """Fetch a blob into the store, from several peers at a time.
 
@@ -148,30 +161,38 @@ class BlobExchange:
             open_stream: opens a stream to one of them, or raises UnreachablePeerError.
             on_fault: is told of a peer that sent wrong data.
             is_urgent: whether a live round needs it.
+            task_id: the task that needs it; None if that is not known.
 
         Raises:
             BlobUnavailableError: Some chunks are missing; the others are kept.
         """
         while (running := self._fetching.get(content_id)) is not None:
-            await running.wait()
-        done = self._fetching[content_id] = trio.Event()
+            if is_urgent and not running.is_urgent:
+                # Any task may name the blobs of another, and its fetch may wait for long.
+                running.scope.cancel()
+            await running.done.wait()
+        own = self._fetching[content_id] = _Running(is_urgent)
+        places = self._urgent_places if is_urgent else self._places
         try:
-            async with self._urgent_fetches if is_urgent else self._fetches:
-                if not await self.in_thread(partial(self.store.has, content_id)):
-                    fetch = BlobFetch(
-                        content_id,
-                        store=self.store,
-                        threads=self._threads,
-                        metrics=self.metrics,
-                        slow_peers=self.slow_peers,
-                        open_stream=lambda peer_id: open_stream(peer_id, PROTOCOL_ID),
-                        on_fault=on_fault,
-                        on_bytes=lambda _: None,
-                    )
-                    await fetch.run(peers)
+            with own.scope:
+                async with places.take(content_id, task_id) as place:
+                    if not await self.in_thread(partial(self.store.has, content_id)):
+                        fetch = BlobFetch(
+                            content_id,
+                            store=self.store,
+                            threads=self._threads,
+                            metrics=self.metrics,
+                            slow_peers=self.slow_peers,
+                            open_stream=lambda peer_id: open_stream(peer_id, PROTOCOL_ID),
+                            on_fault=on_fault,
+                            place=place,
+                        )
+                        await fetch.run(peers)
+                    return
         finally:
-            done.set()
             del self._fetching[content_id]
+            own.done.set()
+        raise BlobUnavailableError(f"{to_hex(content_id)}: others are fetched first")
 
     async def in_thread(self, work: Callable[[], _Result]) -> _Result:
         """Do disk work in one of the FETCH_THREADS threads."""

@@ -1,6 +1,7 @@
 """A node checks its own blobs before it relies on them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,14 @@ import trio
 from trio.testing import MockClock
 
 from chain.crypto import content_id
+from chain.primitives import TaskId
+from node.training.content import Content, Need
+from node.training.work import UnavailableError
 from tests.worlds.training_node import (
     OK,
     PAYLOADS,
     SHARDS,
+    TASK,
     WEIGHTS,
     Node,
     expected_verdict,
@@ -48,3 +53,50 @@ async def test_blob_damaged_on_disk_is_fetched_again_before_a_bad_verdict(
 
     assert node.verdicts() == [expected_verdict(OK)]
     assert path.read_bytes() == victim
+
+
+async def test_fetches_of_an_attempt_or_ballot_that_is_over_end(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    attempt = judging(1).histories[TASK].attempt
+    assert attempt is not None
+    later = replace(attempt, id=replace(attempt.id, attempt_number=1))
+    next_ballot = replace(attempt, ballot_number=attempt.ballot_number + 1)
+    needs = {
+        "task": Need(TASK),
+        "attempt": Need(TASK, attempt.id),
+        "ballot": Need(TASK, attempt.id, attempt.ballot_number),
+        "later attempt": Need(TASK, later.id),
+    }
+    content = Content(Node(tmp_path, judging(1)).blobs, NoAnswer(), tmp_path)
+    ended: list[str] = []
+
+    async def fetch(name: str) -> None:
+        with pytest.raises(UnavailableError):
+            await content.ensure(content_id(name.encode()), 10, needs[name])
+        ended.append(name)
+
+    async with trio.open_nursery() as nursery:
+        for name in needs:
+            nursery.start_soon(fetch, name)
+        for task_id, current in (
+            (TaskId(TASK + 1), None),
+            (TASK, attempt),
+            (TASK, next_ballot),
+            (TASK, later),
+            (TASK, None),
+        ):
+            await trio.sleep(1)
+            content.end_fetches(task_id, current)
+            await trio.sleep(1)
+            ended.append("-")
+        nursery.cancel_scope.cancel()
+    assert ended == ["-", "-", "ballot", "-", "attempt", "-", "later attempt", "-"]
+
+
+class NoAnswer:
+    """Peers that never answer."""
+
+    async def fetch_blob(self, *_: object, **__: object) -> bool:
+        await trio.sleep_forever()
+        raise AssertionError

@@ -1,6 +1,8 @@
 """A fetch from peers that are silent, slow or without the blob, under a virtual clock."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from chain.crypto import CHUNK_BYTES
-from chain.primitives import Hash32
+from chain.primitives import Hash32, TaskId
 from node.network import wire
 from node.network.metrics import NetworkMetrics
 from node.network.protocols import blob_fetch
@@ -74,7 +76,14 @@ class World:
 
         return serve
 
-    async def fetch(self, peers: Mapping[str, Serve], wanted: Hash32 | None = None) -> float:
+    async def fetch(
+        self,
+        peers: Mapping[str, Serve],
+        wanted: Hash32 | None = None,
+        *,
+        is_urgent: bool = True,
+        task: int = 1,
+    ) -> float:
         """Fetch the blob from these peers, and return the seconds that it took."""
         start = trio.current_time()
         async with trio.open_nursery() as nursery:
@@ -97,14 +106,24 @@ class World:
                     [PeerId(name) for name in peers],
                     open_stream,
                     lambda *fault: pytest.fail(str(fault)),
-                    is_urgent=True,
+                    is_urgent=is_urgent,
+                    task_id=TaskId(task),
                 )
             except BlobUnavailableError as error:
                 failure = error
+            seconds = trio.current_time() - start
             nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
-        return trio.current_time() - start
+        return seconds
+
+    async def try_fetch(self, *arguments: object, **options: object) -> None:
+        """Fetch again and again, as a job does."""
+        while True:
+            with suppress(BlobUnavailableError):
+                await self.fetch(*arguments, **options)
+                return
+            await trio.sleep(0.5)
 
 
 @pytest.fixture
@@ -181,3 +200,34 @@ async def test_fetch_ends_soon_if_all_peers_are_silent(
     with pytest.raises(BlobUnavailableError, match="no connected peer holds it"):
         await world.fetch({f"silent {number}": world.be_silent for number in range(16)})
     assert trio.current_time() == blob_fetch.HAVE_SECONDS
+
+
+@pytest.mark.parametrize(("is_urgent", "task"), [(True, 1), (False, 2)])
+async def test_fetches_that_drip_keep_no_place_from_a_prompt_one(
+    world: World, autojump_clock: MockClock, is_urgent: bool, task: int
+) -> None:
+    junk = [world.put(bytes([number]) * (CHUNK_BYTES + 1)) for number in range(40)]
+    async with trio.open_nursery() as nursery:
+        for blob_id in junk:
+            drip = partial(world.try_fetch, {"drip": world.drip(15)}, blob_id, is_urgent=is_urgent)
+            nursery.start_soon(drip)
+        await trio.sleep(10)
+        peers = {"drip": world.drip(15), "holder": world.hold}
+        seconds = await world.fetch(peers, is_urgent=is_urgent, task=task)
+        nursery.cancel_scope.cancel()
+    # At most a turn of 3 s for the place, and 2 s until the slow holder is passed by.
+    assert seconds <= 6
+
+
+async def test_fetch_that_a_live_round_needs_waits_for_no_place_of_new_content(
+    world: World, autojump_clock: MockClock
+) -> None:
+    junk = [world.put(bytes([number]) * (CHUNK_BYTES + 1)) for number in range(4)]
+    async with trio.open_nursery() as nursery:
+        for blob_id in (*junk, world.wanted):
+            peers = {"drip": world.drip(15)}
+            fetch = partial(world.try_fetch, peers, blob_id, is_urgent=False, task=2)
+            nursery.start_soon(fetch)
+            await trio.sleep(0.1)
+        assert await world.fetch({"holder": world.hold}) == 0
+        nursery.cancel_scope.cancel()

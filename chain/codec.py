@@ -66,6 +66,39 @@ def join_list(items: Sequence[bytes]) -> bytes:
     return bytes(rlp.codec.length_prefix(sum(map(len, items)), 0xC0)) + b"".join(items)
 
 
+def split_fields(data: bytes, *, limit_items: int) -> list[bytes]:
+    """The encodings of the items of a list from a peer; what is inside an item is not checked.
+
+    Raises:
+        RejectedInputError: MALFORMED if `data` is not one list, or if it has more items.
+    """
+    is_list, start, end = read_prefix(data, 0, len(data)) if data else (False, 0, 0)
+    if not is_list or end != len(data):
+        raise RejectedInputError(RejectionReason.MALFORMED, "expected a list")
+    items: list[bytes] = []
+    while start < end:
+        if len(items) == limit_items:
+            raise RejectedInputError(
+                RejectionReason.MALFORMED, f"expected at most {limit_items} items"
+            )
+        _, _, item_end = read_prefix(data, start, end)
+        items.append(data[start:item_end])
+        start = item_end
+    return items
+
+
+def decode_bytes(data: bytes) -> bytes:
+    """The byte string that `data` canonically encodes. A list is refused without decoding it.
+
+    Raises:
+        RejectedInputError: MALFORMED.
+    """
+    is_list, body, end = read_prefix(data, 0, len(data)) if data else (True, 0, 0)
+    if is_list or end != len(data):
+        raise RejectedInputError(RejectionReason.MALFORMED, "expected a byte string")
+    return data[body:end]
+
+
 def _decode_item(
     data: bytes, start: int, limit: int, depth_left: int, items_left: list[int]
 ) -> tuple[Item, int]:
@@ -74,25 +107,8 @@ def _decode_item(
     Depth is checked before an item is decoded, and only strings are copied. A library that builds
     the nested lists first takes a minute for a MiB of opening brackets.
     """
-    prefix = data[start]
-    if prefix < 0x80:
-        return data[start : start + 1], start + 1
-    is_list = prefix >= 0xC0
-    length = prefix - (0xC0 if is_list else 0x80)
-    body = start + 1
-    if length > 55:
-        body += length - 55
-        if body > limit or not data[start + 1]:
-            raise _not_canonical()
-        length = int.from_bytes(data[start + 1 : body], "big")
-        if length <= 55:
-            raise _not_canonical()
-    end = body + length
-    if end > limit:
-        raise _not_canonical()
+    is_list, body, end = read_prefix(data, start, limit)
     if not is_list:
-        if length == 1 and data[body] < 0x80:
-            raise _not_canonical()
         return data[body:end], end
     if depth_left == 0:
         raise RejectedInputError(RejectionReason.MALFORMED, "nested too deeply")
@@ -104,6 +120,36 @@ def _decode_item(
         item, body = _decode_item(data, body, end, depth_left - 1, items_left)
         items.append(item)
     return items, end
+
+
+def read_prefix(data: bytes, start: int, limit: int) -> tuple[bool, int, int]:
+    """Whether the item at `start` is a list, and where its content begins and ends.
+
+    Args:
+        data: Bytes from a peer.
+        start: The position of the item, below `limit`.
+        limit: The end of the list that holds the item.
+
+    Raises:
+        RejectedInputError: MALFORMED if the prefix or the string is not canonical.
+    """
+    prefix = data[start]
+    if prefix < 0x80:
+        return False, start, start + 1
+    is_list = prefix >= 0xC0
+    length = prefix - (0xC0 if is_list else 0x80)
+    body = start + 1
+    if length > 55:
+        body += length - 55
+        if body > limit or not data[start + 1]:
+            raise _not_canonical()
+        length = int.from_bytes(data[start + 1 : body], "big")
+        if length <= 55:
+            raise _not_canonical()
+    end = body + length
+    if end > limit or (length == 1 and not is_list and data[body] < 0x80):
+        raise _not_canonical()
+    return is_list, body, end
 
 
 def _not_canonical() -> RejectedInputError:

@@ -1,5 +1,6 @@
 """The strict RLP decoder, compared with the rlp library."""
 
+import contextlib
 import time
 
 import pytest
@@ -41,6 +42,27 @@ def test_list_is_split_and_joined_without_decoding_its_items(items: list[codec.I
     parts = [codec.encode(item) for item in items]
     assert codec.split_list(codec.encode(items)) == parts
     assert codec.join_list(parts) == codec.encode(items)
+    assert codec.split_fields(codec.encode(items), limit_items=len(items)) == parts
+
+
+@settings(max_examples=500)
+@given(st.binary(max_size=80))
+@example(b"")
+@example(b"\xc1\x01\x01")
+@example(b"\xc1\x81")
+@example(b"\x81\x00")
+@example(b"\x82\x01")
+def test_any_bytes_are_split_or_read_as_a_string_or_refused(data: bytes) -> None:
+    with contextlib.suppress(RejectedInputError):
+        assert codec.join_list(codec.split_fields(data, limit_items=80)) == data
+    with contextlib.suppress(RejectedInputError):
+        assert codec.encode(codec.decode_bytes(data)) == data
+
+
+def test_list_with_more_fields_than_the_limit_is_refused() -> None:
+    with pytest.raises(RejectedInputError) as caught:
+        codec.split_fields(codec.encode([b"", b""]), limit_items=1)
+    assert caught.value.reason == RejectionReason.MALFORMED
 
 
 @settings(max_examples=500)

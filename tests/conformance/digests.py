@@ -91,7 +91,6 @@ def build_trajectory_commitment() -> Value:
     "_decode_legacy",
     "_build_typed",
     "_recover_sender",
-    "_uint_item",
     "Transaction.created_address",
 )
 def build_transactions() -> Value:

@@ -1,4 +1,7 @@
 import contextlib
+import cProfile
+from collections.abc import Callable
+from dataclasses import astuple
 
 import pytest
 import rlp
@@ -6,10 +9,11 @@ from eth_account import Account
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chain import codec
 from chain.crypto import SECP256K1_ORDER
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.types.block import TRANSACTION_LIMIT_BYTES
-from chain.types.transaction import decode_transaction, sign_transaction
+from chain.types.transaction import Transaction, decode_transaction, sign_transaction
 
 KEY = b"\x11" * 32
 SENDER = bytes.fromhex(Account.from_key(KEY).address[2:])
@@ -66,6 +70,114 @@ def test_every_accepted_type_decodes_to_what_the_wallet_signed(transaction_type:
     assert [entry.nonce for entry in transaction.authorization_list] == (
         [7] if transaction_type == 4 else []
     )
+
+
+ADDRESSES = st.binary(min_size=20, max_size=20)
+ACCESS_LISTS = st.lists(st.tuples(ADDRESSES, st.lists(st.binary(min_size=32, max_size=32))))
+
+
+@given(ACCESS_LISTS)
+def test_access_list_decodes_to_what_the_wallet_signed(entries: list) -> None:
+    signed = [
+        {"address": "0x" + address.hex(), "storageKeys": ["0x" + key.hex() for key in keys]}
+        for address, keys in entries
+    ]
+    transaction = decode_transaction(sign(2, accessList=signed))
+    assert transaction.access_list == tuple((address, tuple(keys)) for address, keys in entries)
+    assert transaction.sender == SENDER
+
+
+def encode_again(transaction: Transaction) -> bytes:
+    """The encoding of the fields of a transaction of type 1 or 4, by the rlp library."""
+    head = [transaction.chain_id, transaction.nonce]
+    if transaction.type == 1:
+        head.append(transaction.max_fee_per_gas)
+    else:
+        head += [transaction.max_priority_fee_per_gas, transaction.max_fee_per_gas]
+    fields = [
+        *head,
+        transaction.gas_limit,
+        transaction.to or b"",
+        transaction.value,
+        transaction.data,
+        transaction.access_list,
+    ]
+    if transaction.type == 4:
+        fields.append([astuple(each) for each in transaction.authorization_list])
+    signature = [transaction.v, transaction.r, transaction.s]
+    return bytes([transaction.type]) + rlp.encode([*fields, *signature])
+
+
+@given(st.sampled_from([1, 4]), st.integers(0, 400), st.binary(max_size=2), st.integers(0, 2))
+def test_what_decodes_is_the_encoding_of_what_it_decodes_to(
+    transaction_type: int, position: int, inserted: bytes, removed: int
+) -> None:
+    raw = sign(transaction_type)
+    position %= len(raw)
+    changed = raw[:position] + inserted + raw[position + removed :]
+    with contextlib.suppress(InvalidTransaction):
+        transaction = decode_transaction(changed)
+        if transaction.type in (1, 4):
+            assert encode_again(transaction) == changed
+
+
+@pytest.mark.parametrize(
+    "access_list",
+    [
+        b"list",
+        [[RECIPIENT]],
+        [[RECIPIENT, [], []]],
+        [[RECIPIENT, b""]],
+        [[RECIPIENT[:19], []]],
+        [[RECIPIENT + b"\x00", []]],
+        [[RECIPIENT, [bytes(31)]]],
+        [[RECIPIENT, [bytes(33)]]],
+        [[RECIPIENT, [bytes(32), bytes(31), b"\x01"]]],
+        [[RECIPIENT, [[b"\x01"] * 32]]],
+        [RECIPIENT],
+        [[[b"\x01"] * 20, []]],
+    ],
+)
+def test_malformed_access_list_is_refused(access_list: object) -> None:
+    fields = rlp.decode(sign(2)[1:])
+    fields[8] = access_list
+    assert rejection(b"\x02" + rlp.encode(fields)) == RejectionReason.MALFORMED
+
+
+ADDRESS_ENTRY = bytes.fromhex("d694") + RECIPIENT + b"\xc0"
+MANY_ADDRESSES = codec.join_list([ADDRESS_ENTRY] * 5_600)
+EMPTY_LISTS = codec.join_list([b"\xc0"] * 130_000)
+
+
+@pytest.mark.parametrize(
+    ("transaction_type", "field_index", "field", "calls_limit"),
+    [
+        (2, 8, MANY_ADDRESSES, 5_600 * 6),
+        (2, 8, EMPTY_LISTS, 300),
+        (4, 9, EMPTY_LISTS, 300),
+        (2, 1, EMPTY_LISTS, 300),
+    ],
+)
+def test_a_large_transaction_decodes_with_few_calls(
+    transaction_type: int, field_index: int, field: bytes, calls_limit: int
+) -> None:
+    fields = codec.split_list(sign(transaction_type)[1:])
+    fields[field_index] = field
+    raw = bytes([transaction_type]) + codec.join_list(fields)
+    assert len(raw) <= TRANSACTION_LIMIT_BYTES
+    assert count_calls(lambda: decode_transaction(raw)) < calls_limit
+
+
+def test_many_items_that_are_no_transaction_are_refused_with_few_calls() -> None:
+    assert count_calls(lambda: decode_transaction(b"\x02" + EMPTY_LISTS)) < 300
+
+
+def count_calls(function: Callable[[], object]) -> int:
+    """The number of function calls that `function` makes, which no load of the machine changes."""
+    profile = cProfile.Profile()
+    with contextlib.suppress(InvalidTransaction):
+        profile.runcall(function)
+    return sum(entry.callcount for entry in profile.getstats())
 
 
 def test_hash_is_the_wallets() -> None:

@@ -85,7 +85,7 @@ class BlobReads:
         )
 
     async def _stream(
-        self, file: BinaryIO, start: int, length: int, place: AbstractContextManager[None]
+        self, file: BinaryIO, start: int, length: int, place: AbstractContextManager[object]
     ) -> AsyncGenerator[bytes, None]:
         with file, place:
             file.seek(start)

@@ -6,8 +6,9 @@ is.
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeVar
 
 import structlog
@@ -38,9 +39,15 @@ REVEAL_PLACES: Final = 64
 ADDRESS_SHARE: Final = 4
 """One IP address takes at most one part in this many of the places of a kind."""
 
-MINER_PLACES: Final = 2
-"""Uploads of one miner's gradient at the same time: others know its reveal once it is out, and must
-not keep the miner from uploading it itself."""
+MINER_PLACES: Final = 4
+"""Uploads of one miner's gradient at the same time, one from each IP address. Others know its reveal
+once it is out, and must not keep the miner from uploading it."""
+
+KEPT_SECONDS: Final = 1.0
+"""How long a slow upload keeps its place although another one has none."""
+
+FAST_BYTES_PER_SECOND: Final = 65_536.0
+"""An upload of this rate keeps its place."""
 
 LEAST_BYTES_PER_SECOND: Final = 16_384.0
 """A slower upload is ended, so that its place is free for others."""
@@ -50,34 +57,85 @@ Value = TypeVar("Value")
 _log = structlog.get_logger("node.rpc")
 
 
+class Place:
+    """The place of one transfer."""
+
+    def __init__(self, address: str, subject: bytes) -> None:
+        self.address = address
+        self.subject = subject
+        self.received_bytes = 0
+        self.is_lost = False
+        self._began_at = time.monotonic()
+        self._timer = asyncio.timeout(None)
+
+    def compute_rate(self) -> float:
+        """The bytes a second that have arrived."""
+        return self.received_bytes / max(time.monotonic() - self._began_at, KEPT_SECONDS)
+
+    def may_be_lost(self) -> bool:
+        """Whether a slow transfer has had its place for long enough to lose it."""
+        is_slow = self.compute_rate() < FAST_BYTES_PER_SECOND
+        return is_slow and time.monotonic() >= self._began_at + KEPT_SECONDS
+
+    def lose(self) -> None:
+        """End the transfer, because another one gets its place."""
+        self.is_lost = True
+        self._timer.reschedule(asyncio.get_running_loop().time())
+
+    @asynccontextmanager
+    async def keep(self) -> AsyncIterator["Place"]:
+        """Transfer until the place is lost.
+
+        Raises:
+            HttpError: 503: The place was lost.
+        """
+        try:
+            async with self._timer:
+                yield self
+        except TimeoutError as error:
+            if not self.is_lost:
+                raise
+            raise HttpError(
+                503, "busy", "this transfer was slow, and another one took its place"
+            ) from error
+
+
 class Places:
     """Transfers of one kind at the same time, limited in all, by address and by subject."""
 
-    def __init__(self, limit: int, subject_limit: int) -> None:
+    def __init__(self, limit: int, subject_limit: int, pair_limit: int | None = None) -> None:
         """Begin with all places free.
 
         Args:
             limit: The most transfers of this kind.
             subject_limit: The most transfers of the same thing.
+            pair_limit: The most transfers of the same thing from one address; None for no limit.
         """
         self._limit = limit
         self._subject_limit = subject_limit
-        self._taken: list[tuple[str, bytes]] = []
+        self._pair_limit = subject_limit if pair_limit is None else pair_limit
+        self._taken: list[Place] = []
 
-    @contextmanager
-    def take(self, address: str, subject: bytes) -> Iterator[None]:
-        """Take a place until the transfer ends.
+    @asynccontextmanager
+    async def take(self, address: str, subject: bytes) -> AsyncIterator[Place]:
+        """Take a place until the transfer ends; if there is none, that of the slowest transfer.
 
         Args:
             address: The client's IP address.
             subject: What is transferred.
 
         Raises:
-            HttpError: 503: There is no place.
+            HttpError: 503: There is no place, or another transfer took it later.
         """
-        self.check(address, subject)
-        with self.hold(address, subject):
-            yield
+        self._check_share(address)
+        for crowd in self._list_crowds(address, subject):
+            candidates = [place for place in crowd if place.may_be_lost()]
+            if not candidates:
+                raise _build_busy_error()
+            min(candidates, key=Place.compute_rate).lose()
+        with self.hold(address, subject) as place:
+            async with place.keep():
+                yield place
 
     def check(self, address: str, subject: bytes) -> None:
         """Refuse if there is no place.
@@ -85,24 +143,44 @@ class Places:
         Raises:
             HttpError: 503: There is no place.
         """
-        of_address = sum(each == address for each, _ in self._taken)
-        of_subject = sum(each == subject for _, each in self._taken)
-        if (
-            len(self._taken) >= self._limit
-            or of_address >= self._limit // ADDRESS_SHARE
-            or of_subject >= self._subject_limit
-        ):
-            raise HttpError(503, "busy", "too many transfers at the same time: try again later")
+        self._check_share(address)
+        if any(self._list_crowds(address, subject)):
+            raise _build_busy_error()
+
+    def _check_share(self, address: str) -> None:
+        of_address = sum(place.address == address for place in self._list_taken())
+        if of_address >= self._limit // ADDRESS_SHARE:
+            raise _build_busy_error()
 
     @contextmanager
-    def hold(self, address: str, subject: bytes) -> Iterator[None]:
+    def hold(self, address: str, subject: bytes) -> Iterator[Place]:
         """Take a place that was checked for a moment ago."""
-        place = (address, subject)
+        place = Place(address, subject)
         self._taken.append(place)
         try:
-            yield
+            yield place
         finally:
             self._taken.remove(place)
+
+    def _list_taken(self) -> list[Place]:
+        return [place for place in self._taken if not place.is_lost]
+
+    def _list_crowds(self, address: str, subject: bytes) -> Iterator[list[Place]]:
+        """The groups of transfers of which one has to end before another one may begin."""
+        alike = [place for place in self._list_taken() if place.subject == subject]
+        pairs = [place for place in alike if place.address == address]
+        if len(pairs) >= self._pair_limit:
+            yield pairs
+        alike = [place for place in alike if not place.is_lost]
+        if len(alike) >= self._subject_limit:
+            yield alike
+        taken = self._list_taken()
+        if len(taken) >= self._limit:
+            yield taken
+
+
+def _build_busy_error() -> HttpError:
+    return HttpError(503, "busy", "too many transfers at the same time: try again later")
 
 
 class Uploads:
@@ -113,7 +191,7 @@ class Uploads:
         self._view = view
         self._node = node
         self._content_places = Places(CONTENT_PLACES, CONTENT_PLACES // ADDRESS_SHARE)
-        self._reveal_places = Places(REVEAL_PLACES, MINER_PLACES)
+        self._reveal_places = Places(REVEAL_PLACES, MINER_PLACES, pair_limit=1)
         self._wanted: tuple[BlockNumber, Mapping[Hash32, int]] = (BlockNumber(-1), {})
 
     async def put_blob(self, request: Request, content_id: Hash32) -> Response:
@@ -228,20 +306,23 @@ class Uploads:
         if self._store.renew(content_id):
             return False
         try:
-            with places.take(request.client, subject):
-                await self._write(request, content_id, size, seconds)
+            async with places.take(request.client, subject) as place:
+                await self._write(request, content_id, size, seconds, place)
         except RejectedInputError as error:
             raise HttpError(422, error.reason.value, error.detail) from error
         except BlobQuotaError as error:
             raise HttpError(507, "quota", "the node has no room for this blob") from error
         return True
 
-    async def _write(self, request: Request, content_id: Hash32, size: int, seconds: float) -> None:
+    async def _write(
+        self, request: Request, content_id: Hash32, size: int, seconds: float, place: Place
+    ) -> None:
         with await asyncio.to_thread(self._store.upload, size, content_id) as upload:
             async for part in request.chunks(
                 size, least_rate=LEAST_BYTES_PER_SECOND, seconds=seconds
             ):
                 await asyncio.to_thread(upload.write, part)
+                place.received_bytes += len(part)
             await asyncio.to_thread(upload.finish)
 
     async def _tell_node(self, method: str, params: JsonObject) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -161,7 +161,7 @@ def test_others_cannot_keep_a_miner_from_uploading_its_gradient(
     monkeypatch.setattr(http, "GRACE_SECONDS", 0.3)
 
     async def run() -> tuple[list[int], list[int]]:
-        copies = [reveal_by(0, f"192.0.2.{number}") for number in range(3)]
+        copies = [reveal_by(0, f"192.0.2.{number}") for number in range(5)]
         stalled = asyncio.create_task(gather_statuses(uploads, *copies))
         await asyncio.sleep(0.05)
         other = reveal_by(1)
@@ -170,19 +170,90 @@ def test_others_cannot_keep_a_miner_from_uploading_its_gradient(
         return await stalled, statuses
 
     copied, other = asyncio.run(run())
-    assert sorted(copied) == [408, 408, 503], "two places for one miner's gradient"
+    assert sorted(copied) == [408, 408, 408, 408, 503], "four places for one miner's gradient"
     assert other == [201]
 
 
 def test_one_address_takes_a_quarter_of_the_places_at_most() -> None:
-    places = Places(limit=8, subject_limit=8)
-    with ExitStack() as stack:
-        for number in range(2):
-            stack.enter_context(places.take("192.0.2.1", bytes([number])))
-        with pytest.raises(HttpError, match="too many transfers"):
-            stack.enter_context(places.take("192.0.2.1", b"another"))
-        for number in range(6):
-            stack.enter_context(places.take(f"192.0.2.{2 + number}", bytes([number])))
-        with pytest.raises(HttpError, match="too many transfers"):
-            stack.enter_context(places.take("192.0.2.9", b"another"))
-    stack.enter_context(places.take("192.0.2.1", b"another"))
+    async def run() -> None:
+        places = Places(limit=8, subject_limit=8)
+        async with AsyncExitStack() as stack:
+            for number in range(2):
+                await stack.enter_async_context(places.take("192.0.2.1", bytes([number])))
+            with pytest.raises(HttpError, match="too many transfers"):
+                await stack.enter_async_context(places.take("192.0.2.1", b"another"))
+            for number in range(6):
+                address = f"192.0.2.{2 + number}"
+                await stack.enter_async_context(places.take(address, bytes([number])))
+            with pytest.raises(HttpError, match="too many transfers"):
+                await stack.enter_async_context(places.take("192.0.2.9", b"another"))
+        async with places.take("192.0.2.1", b"another"):
+            pass
+
+    asyncio.run(run())
+
+
+def test_slow_uploads_by_others_lose_their_places_to_the_miner(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.rpc.uploads.KEPT_SECONDS", 0.1)
+
+    async def run() -> tuple[list[int], list[int]]:
+        slow = [reveal_by(0, f"192.0.2.{number}") for number in range(4)]
+        stalled = asyncio.create_task(gather_statuses(uploads, *slow))
+        await asyncio.sleep(0.2)
+        own = reveal_by(0, "192.0.2.9")
+        own.go_on.set()
+        statuses = await gather_statuses(uploads, own)
+        for client in slow:
+            client.go_on.set()
+        return await stalled, statuses
+
+    stalled, own = asyncio.run(run())
+    assert own == [201]
+    assert stalled.count(503) == 1
+
+
+def test_one_address_has_one_place_for_a_gradient(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.rpc.uploads.KEPT_SECONDS", 0.1)
+
+    async def run() -> tuple[list[int], list[int]]:
+        stalled = asyncio.create_task(gather_statuses(uploads, reveal_by(0), reveal_by(0)))
+        await asyncio.sleep(0.2)
+        again = reveal_by(0)
+        again.go_on.set()
+        return await gather_statuses(uploads, again), await stalled
+
+    again, stalled = asyncio.run(run())
+    assert again == [201], "a client that comes again replaces its stalled upload"
+    assert stalled == [503, 503]
+
+
+def test_place_of_a_fast_upload_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.rpc.uploads.KEPT_SECONDS", 0.1)
+
+    async def run() -> list[str]:
+        places = Places(limit=8, subject_limit=2)
+        lost: list[str] = []
+
+        async def upload(address: str, rate: int) -> None:
+            try:
+                async with places.take(address, b"gradient") as place:
+                    for _ in range(40):
+                        place.received_bytes += rate // 100
+                        await asyncio.sleep(0.01)
+            except HttpError:
+                lost.append(address)
+
+        async with asyncio.TaskGroup() as group:
+            for address, rate in (("fast", 10**7), ("slow", 10**3)):
+                group.create_task(upload(address, rate))
+            await asyncio.sleep(0.2)
+            for address in ("second fast", "refused"):
+                group.create_task(upload(address, 10**7))
+            await asyncio.sleep(0)
+        return lost
+
+    assert sorted(asyncio.run(run())) == ["refused", "slow"]

@@ -40,8 +40,8 @@ ADDRESS_SHARE: Final = 4
 """One IP address takes at most one part in this many of the places of a kind."""
 
 MINER_PLACES: Final = 4
-"""Uploads of one miner's gradient at the same time, one from each IP address. Others know its reveal
-once it is out, and must not keep the miner from uploading it."""
+"""Uploads of one miner's gradient at the same time, one from each IP address. Others know its
+reveal once it is out, and must not keep the miner from uploading it."""
 
 KEPT_SECONDS: Final = 1.0
 """How long a slow upload keeps its place although another one has none."""

@@ -2,7 +2,8 @@
 
 A gradient that validators do not get in time costs its miner the bond. So it is not enough that a
 node has taken it: that node may be a block behind, cut off, or keep it to itself. The gradient is
-pushed to every node, and again after a while, until f + 1 validators hold it.
+pushed to every node, and again after a while, until q validators hold it: nodes name the holders, f
+of these may lie, and f + 1 others are to say *ok*.
 """
 
 import time
@@ -15,7 +16,7 @@ from chain.hexadecimal import to_hex
 from chain.primitives import Address
 from chain.training.attempt import AttemptId
 from chain.training.encoding import compute_gradient_root
-from chain.types.validator_set import compute_max_faulty
+from chain.types.validator_set import compute_max_faulty, compute_quorum
 from miner.client import FailoverClient
 from miner.gradient_store import PreparedGradient
 from miner.light import LightClient
@@ -26,6 +27,9 @@ catches up in about this."""
 
 PUSH_AGAIN_SECONDS: Final = 2.0
 """After this time a gradient is pushed again to nodes that took it; each time twice as long."""
+
+MORE_SECONDS: Final = 20.0
+"""How long q holders are waited for once f + 1 hold a gradient: some validators may be away."""
 
 WARNING_TRIES: Final = 10
 """After so many tries in vain, the log says that validators lack the gradient."""
@@ -44,9 +48,13 @@ class _Upload:
     holders: frozenset[Address] = frozenset()
     """The validators that hold it, as nodes say."""
     tries: int = 0
+    is_warned: bool = False
+    """Whether the log has said that too few validators hold it."""
     pause_seconds: float = field(default_factory=lambda: PUSH_AGAIN_SECONDS)
     again_at: float = field(default_factory=lambda: time.monotonic() + PUSH_AGAIN_SECONDS)
     """When it is pushed to all nodes again, by the monotonic clock."""
+    enough_at: float | None = None
+    """When f + 1 validators were first said to hold it; None before."""
 
 
 class RevealPusher:
@@ -81,14 +89,20 @@ class RevealPusher:
         if upload.takers:
             held_by = self._client.reveal_holders(attempt_id, self._miner)
             upload.holders |= held_by & validators
-        needed = compute_max_faulty(len(validators)) + 1
+        needed = compute_quorum(len(validators))
+        if upload.enough_at is None and len(upload.holders) > compute_max_faulty(len(validators)):
+            upload.enough_at = time.monotonic()
+        is_over = (
+            upload.enough_at is not None and time.monotonic() >= upload.enough_at + MORE_SECONDS
+        )
         place = {"round": attempt_id.round_number, "attempt": attempt_id.attempt_number}
-        if len(upload.holders) >= needed:
+        if len(upload.holders) >= needed or is_over:
             _log.info("gradient revealed", **place, validators=len(upload.holders))
             return True
         if not upload.takers:
             _log.warning("no node takes the gradient", **place, answers="; ".join(refusals))
-        elif upload.tries == WARNING_TRIES:
+        elif upload.enough_at is None and upload.tries >= WARNING_TRIES and not upload.is_warned:
+            upload.is_warned = True
             _log.warning(
                 "too few validators hold the gradient; without it they take the bond. It is pushed "
                 "again; name nodes of more operators with --rpc",

@@ -12,7 +12,7 @@ from typing import Final
 from chain.primitives import Hash32
 from chain.training.architectures import count_parameters
 from chain.training.encoding import count_payload_bytes
-from chain.training.resources import count_content_bytes, count_disk_bytes
+from chain.training.resources import MAX_MINERS, count_content_bytes, count_disk_bytes
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec
 
@@ -36,6 +36,16 @@ CONTENT_QUOTA_SHARE: Final = 8
 """Initial weights and data of one task take at most a node's blob quota divided by this."""
 
 
+AGGREGATION_SHARE: Final = 4
+"""An aggregation takes at most the result phase divided by this, so that most of it is left."""
+
+UPDATE_NANOSECONDS: Final = 100
+"""The time to update one parameter of a state, 80 ns where it was measured."""
+
+GRADIENT_NANOSECONDS: Final = 10
+"""The time to add one parameter of a gradient, at most 5 ns where it was measured."""
+
+
 class ObjectionCode(StrEnum):
     """Why a validator is not ready for a task. RPC shows the values."""
 
@@ -53,6 +63,10 @@ class ObjectionCode(StrEnum):
     """An evaluation takes too much of the result phase."""
     VERDICT_PHASE_TOO_SHORT = "verdict_phase_too_short"
     """Honest gradients cannot be fetched, or not be checked, in the verdict phase."""
+    AGGREGATION_TOO_SLOW = "aggregation_too_slow"
+    """Combining the gradients of a round takes too much of the result phase."""
+    WORKERS_BUSY = "workers_busy"
+    """The task's work does not fit beside that of the tasks that the validator serves."""
     RESOURCES_EXCEEDED = "resources_exceeded"
     """The task takes more than it declares, and so more than its fee pays for."""
     DRY_RUN_REFUSED = "dry_run_refused"
@@ -78,6 +92,8 @@ REFUSAL_CODES: Final[Mapping[ObjectionCode, int]] = {
     ObjectionCode.RESOURCES_EXCEEDED: 8,
     ObjectionCode.DRY_RUN_REFUSED: 9,
     ObjectionCode.DRY_RUN_FAILED: 10,
+    ObjectionCode.AGGREGATION_TOO_SLOW: 11,
+    ObjectionCode.WORKERS_BUSY: 12,
 }
 """The numbers with which validators refuse on the chain. The other objections are no answers: the
 validator tries again."""
@@ -167,6 +183,51 @@ def find_disk_objection(spec: TaskSpec, limit_bytes: int) -> Objection | None:
         f"the task takes up to {declared} bytes of disk, a validator keeps at most {limit_bytes} "
         "for all tasks",
     )
+
+
+def compute_aggregation_milliseconds(spec: TaskSpec) -> int:
+    """The time in which a worker combines the gradients of a round and updates the state."""
+    gradient_count = min(spec.reward.max_units, MAX_MINERS)
+    nanoseconds = UPDATE_NANOSECONDS + GRADIENT_NANOSECONDS * gradient_count
+    return count_parameters(spec.model) * nanoseconds // 1_000_000
+
+
+def find_aggregation_objection(spec: TaskSpec) -> Objection | None:
+    """The reason why the result of a round would come too late; None if there is none."""
+    milliseconds, seconds = compute_aggregation_milliseconds(spec), spec.phases.result_seconds
+    if milliseconds <= 1_000 * seconds // AGGREGATION_SHARE:
+        return None
+    return Objection(
+        ObjectionCode.AGGREGATION_TOO_SLOW,
+        f"combining the gradients of a round takes {milliseconds} ms, more than a quarter of "
+        f"result_seconds {seconds}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerShares:
+    """The parts of one worker's time that a task may take, in parts per million."""
+
+    check_ppm: int
+    """Of a worker that checks gradients and evaluates models."""
+    aggregation_ppm: int
+    """Of the worker that combines gradients."""
+
+
+def compute_worker_shares(
+    spec: TaskSpec, *, unit_milliseconds: int, evaluation_milliseconds: int
+) -> WorkerShares:
+    """The parts of the workers' time that a task may take in one of its phases.
+
+    Args:
+        spec: The task's specification.
+        unit_milliseconds: The time of checking a gradient of one unit.
+        evaluation_milliseconds: The time of an evaluation of the held-out rows.
+    """
+    checks = 1_000 * spec.reward.max_units * unit_milliseconds // spec.phases.verdict_seconds
+    evaluation = 1_000 * evaluation_milliseconds // spec.phases.result_seconds
+    aggregation = 1_000 * compute_aggregation_milliseconds(spec) // spec.phases.result_seconds
+    return WorkerShares(max(checks, evaluation), aggregation)
 
 
 def find_declared_objection(

@@ -17,6 +17,7 @@ from chain.json_types import JsonObject
 from chain.primitives import Hash32
 from chain.training.resources import count_disk_bytes
 from chain.training.task_checks import (
+    find_aggregation_objection,
     find_declared_objection,
     find_disk_objection,
     find_measured_objection,
@@ -93,6 +94,7 @@ def check_task(bundle: TaskBundle, blob_bytes_per_second: int) -> None:
         find_size_objection(bundle.spec, quota_bytes)
         or find_disk_objection(bundle.spec, quota_bytes // PROMISED_SHARE)
         or find_phase_objection(bundle.spec, blob_bytes_per_second)
+        or find_aggregation_objection(bundle.spec)
     )
     if objection is not None:
         raise OperatorError(f"validators would refuse the task: {objection.reason}; {UNPAID}")

@@ -31,13 +31,19 @@ from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.history import Attempt, TaskHistory
 from chain.training.leases import is_window_over
 from chain.training.reveal import Reveal
-from chain.training.task_checks import REFUSAL_CODES, Objection, ObjectionCode
+from chain.training.task_checks import (
+    REFUSAL_CODES,
+    Objection,
+    ObjectionCode,
+    compute_worker_shares,
+)
 from chain.training.task_spec import TaskSpec
 from node.chain.contract_reader import ContractReader
 from node.chain.training_index import TrainingIndex
 from node.clock import Clock
 from node.operator.account import Operator
 from node.storage.blobs import BlobQuotaError, BlobStore
+from node.training.capacity import Capacity
 from node.training.content import Content
 from node.training.disk_budgets import DiskBudgets
 from node.training.due_tasks import DueTasks
@@ -104,6 +110,7 @@ class TrainingHost:
         self._work: dict[TaskId, TaskWork] = {}
         self._due = DueTasks()
         self._budgets = DiskBudgets(blobs.promised_share_bytes, closed_seconds)
+        self._capacity = Capacity(workers.checks.count)
         self._jobs = Jobs()
         self._readiness = ReadinessLog()
         self._votes = None if operator is None else OperatorVotes(operator, contracts)
@@ -119,6 +126,7 @@ class TrainingHost:
             dry_run_seconds=workers.checks.timeout_seconds,
             check_workers=workers.checks.count,
             budgets=self._budgets,
+            capacity=self._capacity,
             clock=clock,
             jobs=self._jobs,
             readiness=self._readiness,
@@ -217,6 +225,13 @@ class TrainingHost:
                 self._budgets.promise(history.task_id, spec)
                 if history.is_closed:
                     self._budgets.close(history, spec)
+                else:
+                    shares = compute_worker_shares(
+                        spec,
+                        unit_milliseconds=spec.resources.unit_milliseconds,
+                        evaluation_milliseconds=spec.resources.evaluation_milliseconds,
+                    )
+                    self._capacity.promise(history.task_id, shares)
             await trio.lowlevel.checkpoint()
 
     def _is_ready(self, history: TaskHistory) -> bool:
@@ -233,6 +248,7 @@ class TrainingHost:
         self._content.end_fetches(task_id, history.attempt)
         if history.is_closed and spec is not None:
             self._budgets.close(history, spec)
+            self._capacity.release(task_id)
         is_slashed = spec is None or not self._may_slash(history)
         if history.is_closed and is_slashed and not self._may_answer(history):
             self._due.close(task_id)

@@ -15,6 +15,8 @@ from chain.training.task_checks import (
     REFUSAL_CODES,
     Objection,
     ObjectionCode,
+    compute_worker_shares,
+    find_aggregation_objection,
     find_declared_objection,
     find_disk_objection,
     find_measured_objection,
@@ -26,6 +28,7 @@ from chain.training.task_spec_codec import compute_terms
 from node.chain.contract_reader import ContractReader
 from node.clock import Clock
 from node.storage.blobs import BlobStore
+from node.training.capacity import Capacity
 from node.training.content import Content, Need, get_integer, list_shard_ids
 from node.training.disk_budgets import DiskBudgets
 from node.training.jobs import RETRY_SECONDS, Jobs
@@ -73,6 +76,7 @@ class Preparation:
         dry_run_seconds: float,
         check_workers: int,
         budgets: DiskBudgets,
+        capacity: Capacity,
         clock: Clock,
         jobs: Jobs,
         readiness: ReadinessLog,
@@ -86,6 +90,7 @@ class Preparation:
         self._dry_run_seconds = dry_run_seconds
         self._check_workers = check_workers
         self._budgets = budgets
+        self._capacity = capacity
         self._clock = clock
         self._jobs = jobs
         self._readiness = readiness
@@ -177,9 +182,18 @@ class Preparation:
             evaluation_milliseconds=get_integer(measured, "evaluation_milliseconds"),
             workers=self._check_workers,
         )
+        shares = compute_worker_shares(
+            spec,
+            unit_milliseconds=get_integer(measured, "unit_milliseconds"),
+            evaluation_milliseconds=get_integer(measured, "evaluation_milliseconds"),
+        )
+        # A task that is active has been promised its time before this node restarted.
+        if objection is None and task.history.status is TaskStatus.PENDING:
+            objection = self._capacity.find_objection(task.task_id, shares)
         if objection is not None:
             self._refuse(task, objection)
             return
+        self._capacity.promise(task.task_id, shares)
         _log.info("task accepted", task=task.task_id, **measured)
         work.is_accepted, work.answer_code = True, READY_CODE
         self._readiness.set_state(task.task_id, ReadinessState.READY)
@@ -258,6 +272,7 @@ class Preparation:
             find_size_objection(spec, self._blobs.quota_bytes)
             or find_disk_objection(spec, self._blobs.promised_share_bytes)
             or find_phase_objection(spec, self._blob_bytes_per_second)
+            or find_aggregation_objection(spec)
         )
 
 

@@ -2,16 +2,21 @@
 
 from dataclasses import replace
 
-from chain.training.architectures import count_parameters
+from chain.training.architectures import Mlp, count_parameters
 from chain.training.encoding import count_payload_bytes
 from chain.training.resources import count_content_bytes, count_disk_bytes
 from chain.training.task_checks import (
+    AGGREGATION_SHARE,
     CONTENT_QUOTA_SHARE,
     MIN_VERDICT_SECONDS,
     REFUSAL_CODES,
     Objection,
     ObjectionCode,
+    WorkerShares,
+    compute_aggregation_milliseconds,
+    compute_worker_shares,
     describe_refusal,
+    find_aggregation_objection,
     find_declared_objection,
     find_disk_objection,
     find_measured_objection,
@@ -54,6 +59,29 @@ def test_all_gradients_of_a_round_fit_into_the_verdict_phase() -> None:
     assert find_phase_objection(SPEC, ROUND_BYTES // seconds) is None
     short = find_phase_objection(SPEC, ROUND_BYTES // (seconds + 1) - 1)
     assert code(short) is ObjectionCode.VERDICT_PHASE_TOO_SHORT
+
+
+def test_largest_model_needs_a_result_phase_for_its_aggregation() -> None:
+    largest = replace(SPEC, model=Mlp(inputs=64, hidden=(8_000, 8_000), classes=10))
+    needed = compute_aggregation_milliseconds(largest) * AGGREGATION_SHARE
+    for seconds, expected in (
+        (4, ObjectionCode.AGGREGATION_TOO_SLOW),
+        (needed // 1_000, ObjectionCode.AGGREGATION_TOO_SLOW),
+        (needed // 1_000 + 1, None),
+    ):
+        spec = replace(largest, phases=replace(SPEC.phases, result_seconds=seconds))
+        assert code(find_aggregation_objection(spec)) is expected
+    assert find_aggregation_objection(SPEC) is None
+
+
+def test_shares_are_those_of_the_phase_that_takes_most() -> None:
+    phases = replace(SPEC.phases, verdict_seconds=20, result_seconds=10)
+    spec = replace(SPEC, phases=phases, reward=replace(SPEC.reward, max_units=4))
+    for unit, evaluation, expected in ((1_000, 1_000, 200_000), (1_000, 2_500, 250_000)):
+        shares = compute_worker_shares(
+            spec, unit_milliseconds=unit, evaluation_milliseconds=evaluation
+        )
+        assert shares == WorkerShares(expected, 0)
 
 
 def test_content_and_disk_have_upper_bounds() -> None:

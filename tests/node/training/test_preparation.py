@@ -14,8 +14,8 @@ from chain.crypto import content_id
 from chain.primitives import TaskId
 from chain.training.encoding import count_payload_bytes
 from chain.training.leases import READY_CODE
-from chain.training.task_checks import REFUSAL_CODES, ObjectionCode
-from node.training import preparation
+from chain.training.task_checks import REFUSAL_CODES, ObjectionCode, compute_worker_shares
+from node.training import capacity, preparation
 from node.training.preparation import DRY_RUN_TRIES
 from node.training.readiness import ReadinessState, TaskReadiness
 from node.training.worker_pool import WorkerFailedError, WorkerRefusedError
@@ -171,6 +171,22 @@ async def test_task_that_takes_more_than_declared_twice_is_refused(
         await node.run_for(60)
         assert node.sent == [task_registry.answer_task(TASK, code)], name
         assert node.verifier.asked == ["dry_run", "dry_run"]
+
+
+async def test_tasks_are_accepted_as_long_as_their_work_fits_together(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = {name: MEASURED[name] for name in ("unit_milliseconds", "evaluation_milliseconds")}
+    shares = compute_worker_shares(SPEC, **measured)
+    monkeypatch.setattr(capacity, "WHOLE_PPM", capacity.LIMIT_SHARE * (2 * shares.check_ppm + 1))
+    tasks = {TaskId(n): replace(pending_history(), task_id=TaskId(n)) for n in (1, 2, 3)}
+    node = Node(tmp_path, FakeChain(tasks))
+
+    await node.run(lambda: len(node.sent) == 3)
+
+    codes = [int.from_bytes(call.data[-32:], "big") for call in node.sent]
+    busy = REFUSAL_CODES[ObjectionCode.WORKERS_BUSY]
+    assert sorted(codes) == [READY_CODE, READY_CODE, busy]
 
 
 async def test_no_dry_run_begins_that_could_end_after_its_pay(

@@ -10,6 +10,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -21,6 +22,9 @@ from pot_common.framing import WORKER_ANSWERS, WORKER_QUESTIONS
 
 MAX_OPEN_FILES: Final = 256
 """More than Python, torch and the input and output files of one request need."""
+
+PROCESS_STATUS: Final = Path("/proc/self/status")
+"""Where Linux describes the process that reads it."""
 
 STDOUT: Final = 1
 """The file descriptor of standard output, to which libraries print, C++ ones included."""
@@ -136,6 +140,12 @@ def set_lowest_priority() -> None:
 
 def get_peak_memory_bytes() -> int:
     """The most memory that this process has had in use."""
+    # Linux hands the peak that getrusage reports down from the parent, which may be a large node.
+    with suppress(FileNotFoundError):
+        for line in PROCESS_STATUS.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == "VmHWM":
+                return int(value.removesuffix("kB")) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -49,3 +49,17 @@ def test_refusal_or_missing_file_is_an_answer_and_the_worker_goes_on() -> None:
 def test_array_of_objects_is_checked(members: dict[str, object]) -> None:
     with pytest.raises(RejectedInputError, match="array of objects"):
         WorkerRequest(members).children("files")  # type: ignore[arg-type]
+
+
+PARENT = r"""
+import subprocess, sys
+memory = bytearray(2**28)
+memory[::4096] = bytes(2**28 // 4096 - 1) + b"x"
+child = "from pot_common.worker import get_peak_memory_bytes; print(get_peak_memory_bytes())"
+subprocess.run([sys.executable, "-c", child], check=True)
+"""
+
+
+def test_peak_of_memory_is_that_of_the_worker_and_not_of_its_parent() -> None:
+    output = subprocess.run([sys.executable, "-c", PARENT], check=True, capture_output=True).stdout
+    assert 2**20 < int(output) < 2**28

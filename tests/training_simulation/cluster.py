@@ -75,6 +75,8 @@ class World:
     """The chance that a second begins with a stall of consensus, as long as a split."""
     outages: float = 0.0
     """The chance that a second begins with an outage of more than f validators or all miners."""
+    blackouts: bool = False
+    """Whether no validator at all trains in an outage of validators."""
     crashes_after_verdict: float = 0.0
     """The chance that an honest validator crashes when it has sent its verdict."""
     floor: int = ChainParameters().phase_floor_blocks
@@ -82,6 +84,8 @@ class World:
     phases: tuple[int, int, int] = (8, 12, 8)
     """The longest durations of commitment, verdict and result, in seconds."""
     """The longest time until a split heals."""
+    rounds: int = 4
+    """The rounds of the main task."""
     purchase: Purchase = LONG
     """What the submitter of the main task buys."""
     extension: Purchase = SHORT
@@ -354,6 +358,8 @@ class Cluster:
             return
         members = self.members
         count = len(members) - self.chain.validator_set.quorum + 1
+        if world.blackouts:
+            count = len(members)
         for validator in random.sample(members, count):
             validator.crash(down_ms, is_whole=False)
 

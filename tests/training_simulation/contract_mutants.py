@@ -72,6 +72,59 @@ CONTRACT_MUTANTS: Final = {
             ),
         ),
     ),
+    "expires-in-an-attempt": Mutant(
+        "a task can be closed while an attempt is open",
+        REGISTRY,
+        (("        if (_isRoundOpen(account)) return false;\n", ""),),
+    ),
+    "rent-is-free": Mutant(
+        "a fee leaves out the rent",
+        REGISTRY,
+        (
+            (
+                "price.pendingRent + price.examination + price.rent + price.computation;",
+                "price.pendingRent + price.examination + price.computation;",
+            ),
+        ),
+    ),
+    "rent-returns": Mutant(
+        "the rent of an active task can be refunded",
+        REGISTRY,
+        (("        burnt += rent;\n        lease.heldRent = 0;\n", "        burnt += rent;\n"),),
+    ),
+    "answers-are-paid-twice": Mutant(
+        "a validator can answer again, and is paid again",
+        REGISTRY,
+        (
+            (
+                (
+                    "        if (_answers[taskId][validator] != 0) "
+                    "revert TaskAlreadyAnswered(taskId, msg.sender);\n"
+                ),
+                "",
+            ),
+        ),
+    ),
+    "one-refusal-closes": Mutant(
+        "one validator can have a task refused",
+        REGISTRY,
+        (("} else if (equalCount > (count - 1) / 3) {", "} else if (equalCount > 0) {"),),
+    ),
+    "slots-stay-taken": Mutant(
+        "a closed task keeps its slot",
+        REGISTRY,
+        (("        --openTasks;\n", ""),),
+    ),
+    "attempts-are-free": Mutant(
+        "more attempts open than were bought",
+        REGISTRY,
+        (("        lease.attemptsLeft = attemptsLeft - 1;\n", ""),),
+    ),
+    "attempt-outlives-its-task": Mutant(
+        "an attempt opens that the lifetime does not cover",
+        REGISTRY,
+        (("if (attemptsLeft == 0 || !_coversAttempt(lease))", "if (attemptsLeft == 0)"),),
+    ),
     "any-account-pays-out": Mutant(
         "any account can have escrow paid out",
         REGISTRY,

@@ -175,6 +175,11 @@ RULE_MUTANTS: Final = {
         HISTORY,
         (("        if equal >= validator_set.quorum:", "        if equal:"),),
     ),
+    "no-expiry": Mutant(
+        "operators leave a task open that is over",
+        ROUNDS,
+        (("    if view.is_expired:\n", "    if False:\n"),),
+    ),
     "old-state": Mutant(
         "a round starts from the state of an earlier one",
         ROUNDS,

@@ -16,7 +16,7 @@ from tests.training_simulation.chain import STRANGER, SUBMITTERS, Transaction
 from tests.training_simulation.cluster import Actor, Cluster
 from tests.training_simulation.formats import build_slash_call
 from tests.training_simulation.values import JUNK_PURCHASE, ROUND_COST, junk_spec
-from tests.worlds.contracts import POT
+from tests.worlds.contracts import POT, Reverted
 
 HABITS: Final = ("pays for one round", "cancels", "funds", "extends")
 """What a submitter may do besides waiting."""
@@ -112,7 +112,12 @@ def submit_junk(cluster: Cluster, count: int, waves: int) -> None:
         validator.disk.content.update(task_ids)
     for number in range(count):
         for call in build_submission(junk_spec(number), 1, JUNK_PURCHASE):
-            cluster.checkers.on_block([cluster.chain.execute_at_once(sender, call)])
+            try:
+                done = cluster.chain.execute_at_once(sender, call)
+            except Reverted as reverted:
+                cluster.checkers.require("end", False, f"no slot is free: {reverted}")
+                return
+            cluster.checkers.on_block([done])
 
     def go_on() -> None:
         histories = cluster.chain.view.histories

@@ -9,6 +9,7 @@ from chain.contracts import task_registry, training_token, validator_set
 from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
 from chain.contracts.task_registry import Purchase
 from chain.crypto import get_address
+from chain.params import ChainParameters
 from chain.primitives import TaskId
 from chain.training.leases import is_lifetime_over
 from chain.training.task_spec import Phases
@@ -21,7 +22,7 @@ from tests.training_simulation.checkers import (
     Checkers,
 )
 from tests.training_simulation.cluster import Cluster, World
-from tests.training_simulation.formats import PRICES
+from tests.training_simulation.formats import PRICES, compute_attempt_seconds
 from tests.training_simulation.liars import Lie
 from tests.training_simulation.miners import HONEST, Miner
 from tests.training_simulation.submitters import Stranger, Submitter, submit_junk
@@ -200,23 +201,32 @@ def draw_junk(random: Random) -> World:
         junk_dry_run_ms=dry_run_ms,
         junk_waves=random.choice((1, 2)),
         faulty_ms=40_000,
-        attacks=0.05,
+        attacks=random.choice((0.0, 0.05)),
     )
 
 
 def draw_lease(random: Random) -> World:
     """A world in which the lifetime or the attempts of the main task do not last."""
-    n = draw_n(random)
+    n, empty_block_ms = draw_n(random), random.choice((1_000, 4_000))
+    floor = ChainParameters().phase_floor_blocks
+    seconds = compute_attempt_seconds(MAIN_SPEC, n, floor, empty_block_ms)
+    seconds += random.choice((40, 100, 250))
+    purchase = random.choice((Purchase(seconds, 50), Purchase(seconds, 50), Purchase(14_400, 2)))
+    liars = random.choice(((), draw_liars(random, n), ("refuses tasks",) * compute_max_faulty(n)))
     return World(
         n=n,
         miners=draw_miners(random, random.randint(0, 1)),
-        liars=draw_liars(random, n) if random.random() < 0.4 else (),
-        purchase=random.choice((Purchase(700, 50), Purchase(1_000, 50), Purchase(14_400, 2))),
+        liars=liars,
+        rounds=40,
+        purchase=purchase,
         habits_of_submitter=random.choice(((), ("extends",), ("pays for one round",))),
-        empty_block_ms=random.choice((1_000, 4_000)),
+        empty_block_ms=empty_block_ms,
         stalls=random.choice((0.0, 0.02)),
-        faulty_ms=random.choice((60_000, 400_000)),
-        attacks=0.2,
+        outages=random.choice((0.0, 0.3)),
+        blackouts=random.random() < 0.7,
+        down_ms=600_000,
+        faulty_ms=random.choice((60_000, *[1_000 * (seconds + 200)] * 3)),
+        attacks=random.choice((0.0, 0.2, 0.2)),
     )
 
 
@@ -230,7 +240,7 @@ FAMILIES: Final[Mapping[str, tuple[Callable[[Random], World], int]]] = {
     "tight": (draw_tight, 3),
     "change": (draw_change, 8),
     "junk": (draw_junk, 3),
-    "lease": (draw_lease, 8),
+    "lease": (draw_lease, 14),
 }
 """The families of worlds, each with its approximate share of a hundred seeds."""
 
@@ -282,8 +292,9 @@ def build(
     cluster.after(JUNK_MS, lambda: submit_junk(cluster, world.junk, world.junk_waves))
     for validator in cluster.random.sample(cluster.validators, world.n // 2 + 1):
         validator.disk.content.add(MAIN)
-    rounds = 1 if "pays for one round" in world.habits_of_submitter else MAIN_SPEC.round_count
-    submitter.submit(replace(MAIN_SPEC, phases=Phases(*world.phases)), rounds * ROUND_COST)
+    rounds = 1 if "pays for one round" in world.habits_of_submitter else world.rounds
+    spec = replace(MAIN_SPEC, phases=Phases(*world.phases), round_count=world.rounds)
+    submitter.submit(spec, rounds * ROUND_COST)
     return cluster
 
 

@@ -28,11 +28,12 @@ from chain.crypto import content_id, get_address
 from chain.hexadecimal import to_hex
 from chain.primitives import PrivateKey
 from chain.training.architectures import Mlp
+from chain.training.resources import count_disk_bytes
 from chain.training.task_spec import FeatureType, Reward, Shard
 from node.client.rpc_client import RpcClient
-from node.client.task_bundle import TaskBundle
+from node.client.task_bundle import TaskBundle, Wishes
 from node.client.task_file import build_initial_weights, encode_npz
-from node.client.task_submission import compute_round_budget, submit_task
+from node.client.task_submission import compute_round_budget, make_offer, submit_task
 from node.devnet.processes import ProcessGroup
 from pot_common.errors import OperatorError
 from pot_common.keystore import create_private_key
@@ -90,14 +91,17 @@ def build_bundle(number: int) -> TaskBundle:
         ),
     )
     blobs = {content_id(blob): blob for blob in (weights, shard)}
-    return TaskBundle(spec, blobs)
+    resources = replace(SPEC.resources, unit_milliseconds=60_000, evaluation_milliseconds=60_000)
+    resources = replace(resources, disk_bytes=count_disk_bytes(spec))
+    return TaskBundle(replace(spec, resources=resources), blobs)
 
 
 def submit(client: RpcClient, bundle: TaskBundle) -> None:
     """Submit a task from a new account, without its content."""
     key = create_private_key()
     client.transact(key, faucet.drip(get_address(key)))
-    submit_task(client, key, bundle, compute_round_budget(bundle.spec))
+    offer = make_offer(client, bundle, Wishes())
+    submit_task(client, key, bundle, offer, compute_round_budget(bundle.spec))
 
 
 def upload(client: RpcClient, bundle: TaskBundle) -> None:

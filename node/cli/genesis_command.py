@@ -12,12 +12,15 @@ from chain.primitives import Address
 from node.cli.output import (
     JsonOption,
     format_amount,
+    format_short,
     parse_address,
     parse_amount,
     print_fields,
     print_json,
     print_line,
+    print_table,
 )
+from node.setup.price_table import list_prices
 from pot_common.errors import OperatorError
 
 app = typer.Typer(no_args_is_help=True)
@@ -56,7 +59,7 @@ def new(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Write the genesis file of a new network, with the system contracts."""
+    """Write the genesis file of a new network, with its contracts."""
     from node.setup import network_genesis as networks
 
     if output.exists() and not force:
@@ -84,7 +87,7 @@ def new(
 def show(
     file: Annotated[Path, typer.Argument(help="A genesis file.")], as_json: JsonOption = False
 ) -> None:
-    """Print the hash, the validators and the parameters of a genesis file."""
+    """Print hash, validators and parameters of a genesis file."""
     config = parse_genesis(file.read_bytes())
     genesis_hash = to_hex(build_genesis(config).header.hash)
     coins = sum(account.balance for account in config.alloc.values())
@@ -111,6 +114,31 @@ def show(
                 for index, address in enumerate(config.parameters.validators)
             ),
         ]
+    )
+
+
+@app.command(epilog="Example:  pot genesis prices genesis.json")
+def prices(
+    file: Annotated[Path, typer.Argument(help="A genesis file, or a template.")],
+    validators: Annotated[
+        int | None, typer.Option(help="Number of validators; by default those of the file.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what it costs to waste what a network has."""
+    parameters = parse_genesis(file.read_bytes()).parameters
+    count = len(parameters.validators) if validators is None else validators
+    if count < 1:
+        raise OperatorError("the file names no validators; say how many with --validators")
+    rows = list_prices(parameters, count)
+    if as_json:
+        print_json(
+            [{"role": row.role, "what": row.what, "amount": str(row.amount)} for row in rows]
+        )
+        return
+    print_table(
+        ("who wastes", "what", "POT"),
+        [(row.role, row.what, format_short(row.amount)) for row in rows],
     )
 
 

@@ -18,6 +18,9 @@ from pot_common.node_url import RPC_VARIABLE
 ROUNDED_DECIMALS: Final = 4
 """Decimals of an amount in the line of a round. Shares are rounded down, so 3.3999... means 3.4."""
 
+SHORT_DIGITS: Final = 4
+"""Digits of a price that people compare; the exact one is in the JSON."""
+
 AMOUNT_DIGITS: Final = 78
 """Number of digits of the largest uint256."""
 
@@ -108,6 +111,12 @@ def format_amount(base_units: int) -> str:
     whole, fraction = divmod(base_units, TOKEN_UNIT)
     digits = f"{fraction:0{TOKEN_DECIMALS}d}".rstrip("0")
     return f"{whole}.{digits}" if digits else str(whole)
+
+
+def format_short(base_units: int) -> str:
+    """An amount of base units in whole tokens, rounded up to a few digits."""
+    scale = 10 ** max(0, len(str(base_units)) - SHORT_DIGITS)
+    return format_amount(-(-base_units // scale) * scale)
 
 
 def format_rounded(base_units: int) -> str:

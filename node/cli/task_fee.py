@@ -6,7 +6,7 @@ from typing import Final
 
 from chain.json_types import JsonObject
 from chain.training.task_spec import TaskSpec
-from node.cli.output import format_amount
+from node.cli.output import format_amount, format_short
 from node.client.rpc_client import get_integer, get_value
 from node.client.task_submission import Offer
 from pot_common.errors import OperatorError
@@ -63,7 +63,7 @@ def describe_offer(spec: TaskSpec, offer: Offer) -> list[tuple[str, str]]:
         ("pending", f"{_pot(quote.pending_rent)}  burnt now, for the time until they have"),
         ("rent", f"{_pot(quote.rent)}  slot, memory and disk for the lifetime"),
         ("computation", f"{_pot(quote.computation)}  the validators' checks in the attempts"),
-        ("fee", f"{_pot(quote.fee)}  at most {format_amount(offer.max_fee)} POT"),
+        ("fee", f"{_pot(quote.fee)}  at most {format_short(offer.max_fee)} POT"),
     ]
 
 
@@ -118,4 +118,4 @@ def _describe_rest(seconds: int) -> str:
 
 
 def _pot(amount: int) -> str:
-    return f"{format_amount(amount)} POT"
+    return f"{format_short(amount)} POT"

@@ -12,6 +12,7 @@ from chain.training import task_spec, task_spec_codec
 from chain.types import certificate
 from node.cli import miner_command
 from node.config import VerifierSection
+from node.setup.price_table import EXAMINATION_SECONDS, PRICE_STEPS
 from node.training.disk_budgets import FORGOTTEN_SECONDS
 from node.training.preparation import DRY_RUN_TRIES
 
@@ -57,6 +58,11 @@ def test_constant_of_the_ledger_is_that_of_its_source(name: str) -> None:
 def test_an_answer_pays_for_every_dry_run_that_a_node_makes() -> None:
     paid = constants("TaskRegistry")["DRY_RUN_SECONDS"]
     assert paid == DRY_RUN_TRIES * VerifierSection().timeout_seconds
+    assert paid == EXAMINATION_SECONDS
+
+
+def test_the_price_of_slots_rises_as_the_table_says() -> None:
+    assert constants("TaskRegistry")["PRICE_STEPS"] == PRICE_STEPS
 
 
 def test_an_attempt_has_as_many_ballots_in_both_contracts() -> None:

@@ -304,7 +304,7 @@ class World:
         max_fee: int = FEE_LIMIT,
     ) -> Answer:
         is_pot = terms.token == TRAINING_TOKEN
-        self.approve(SUBMITTER, TASK_REGISTRY, FEE_LIMIT + (budget if is_pot else 0))
+        self.approve(SUBMITTER, TASK_REGISTRY, max_fee + (budget if is_pot else 0))
         if not is_pot:
             self.approve(SUBMITTER, TASK_REGISTRY, budget, terms.token)
         call = task_registry.submit_task(terms, resources, spec, budget, purchase, max_fee)

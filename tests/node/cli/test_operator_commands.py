@@ -188,6 +188,17 @@ def test_misspelt_setting_is_named_with_the_one_that_was_meant(
     assert "did you mean rpc.port?" in pot.fails("config", "check", "--config", path)
 
 
+def test_prices_of_a_genesis_file_are_shown_in_80_columns(pot: Pot, tmp_path: Path) -> None:
+    template = Path(__file__).parents[3] / "genesis.json"
+    shown = pot("genesis", "prices", template, "--validators", 4)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "a slot for a day, the last" in shown
+    (first, *_) = pot.json("genesis", "prices", template, "--validators", 4)
+    expected = {"role": "submitter", "what": "a slot for a day, the first"}
+    assert first == {**expected, "amount": str(864 * 10**15)}
+    assert "--validators" in pot.fails("genesis", "prices", template)
+
+
 def test_lists_of_commands_cut_no_sentence(pot: Pot, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     for group in ((), ("genesis",), ("task",), ("wallet",), ("config",), ("miner",), ("node",)):

@@ -1,0 +1,60 @@
+"""What the cheapest way to waste something costs on a network (docs/prices.md).
+
+The table follows from the parameters of genesis, so whoever chooses prices sees what they mean.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from chain.params import ChainParameters
+
+DAY_SECONDS: Final = 86_400
+
+EXAMINATION_SECONDS: Final = 240
+"""The time of a validator's worker that an answer to a new task pays for."""
+
+PRICE_STEPS: Final = 8
+"""The price of a slot doubles with each of so many equal parts of the slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class PriceRow:
+    """One way to waste something."""
+
+    role: str
+    """Who wastes."""
+    what: str
+    amount: int
+    """The least that it costs, in base units of POT."""
+
+
+def list_prices(parameters: ChainParameters, validator_count: int) -> tuple[PriceRow, ...]:
+    """The price of each kind of waste, with so many validators.
+
+    Args:
+        parameters: The parameters of the network.
+        validator_count: The number of validators.
+    """
+    slots, pending = parameters.task_slots, parameters.pending_seconds
+    rates = [parameters.slot_price << PRICE_STEPS * taken // slots for taken in range(slots)]
+    answer = parameters.examination_fee + EXAMINATION_SECONDS * parameters.second_price
+    examination = validator_count * answer
+    in_turn = min(slots, -(-pending // EXAMINATION_SECONDS))
+    rows = (
+        ("a slot for a day, the first", rates[0] * DAY_SECONDS),
+        ("a slot for a day, the last", rates[-1] * DAY_SECONDS),
+        ("all slots for a day", sum(rates) * DAY_SECONDS),
+        ("all slots while one new task is pending", sum(rates) * pending),
+        ("a GiB of one validator for a day", parameters.byte_price),
+        ("a day of one validator's worker, in attempts", parameters.second_price * DAY_SECONDS),
+        (
+            "a day of one validator's worker, in examinations",
+            -(-answer * DAY_SECONDS // EXAMINATION_SECONDS),
+        ),
+        ("a new task that validators refuse", rates[0] * pending + examination),
+        (
+            "new tasks that keep validators from examining others as long",
+            sum(rates[:in_turn]) * pending + in_turn * examination,
+        ),
+    )
+    return tuple(PriceRow("submitter", what, amount) for what, amount in rows)

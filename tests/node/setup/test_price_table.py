@@ -1,0 +1,81 @@
+"""The table of prices: what the cheapest way to waste something costs."""
+
+from pathlib import Path
+
+import pytest
+from eth.db.atomic import AtomicDB
+
+from chain.contracts import task_registry
+from chain.contracts.task_registry import Purchase, Quote, TaskResources
+from chain.params import ChainParameters
+from node.cli.output import format_short
+from node.setup.network_genesis import Seat, build_prices, plan_development_network
+from node.setup.price_table import DAY_SECONDS, PriceRow, list_prices
+from tests.worlds.contracts import (
+    OPERATORS,
+    SUBMITTER,
+    VALIDATORS,
+    World,
+    deploy_contracts,
+    with_terms,
+)
+
+PAGE = (Path(__file__).parents[3] / "docs" / "prices.md").read_text(encoding="utf-8")
+PUBLIC = ChainParameters()
+DEVELOPMENT = plan_development_network(tuple(map(Seat, VALIDATORS, OPERATORS))).parameters
+NOTHING = TaskResources(1, 1, 1, 1)
+
+
+def render(rows: tuple[PriceRow, ...]) -> str:
+    lines = [f"| {row.role} | {row.what} | {format_short(row.amount)} |" for row in rows]
+    return "\n".join(("| who wastes | what | POT |", "|---|---|---|", *lines))
+
+
+@pytest.mark.parametrize("parameters", [PUBLIC, DEVELOPMENT], ids=["public", "development"])
+def test_page_shows_the_prices_of_four_validators(parameters: ChainParameters) -> None:
+    assert render(list_prices(parameters, 4)) in PAGE
+
+
+@pytest.mark.parametrize("parameters", [PUBLIC, DEVELOPMENT], ids=["public", "development"])
+def test_nothing_is_wasted_for_nothing(parameters: ChainParameters) -> None:
+    assert all(row.amount > 0 for row in list_prices(parameters, 1))
+
+
+def test_prices_are_what_the_contract_asks() -> None:
+    world = World(AtomicDB())
+    deploy_contracts(world, prices=build_prices(PUBLIC))
+    price = {row.what: row.amount for row in list_prices(PUBLIC, 4)}
+    purchase = Purchase(7 * DAY_SECONDS, 1)
+
+    def quote(resources: TaskResources) -> Quote:
+        return world.quote(with_terms(max_units=1, min_miners=1), resources, purchase)
+
+    slot = price["a slot for a day, the first"]
+    assert 0 <= quote(NOTHING).rent - 7 * slot < 10**12
+    gib = quote(TaskResources(1, 1, 2**30, 1)).rent - quote(NOTHING).rent
+    assert abs(gib - 7 * 4 * price["a GiB of one validator for a day"]) < 10**12
+    day_of_checks = TaskResources(DAY_SECONDS * 1_000, 1, 1, 1)
+    longer = quote(day_of_checks).computation - quote(NOTHING).computation
+    worker = price["a day of one validator's worker, in attempts"]
+    assert longer == 4 * worker - 4 * PUBLIC.second_price // 1_000
+    smallest = quote(NOTHING)
+    refused = smallest.pending_rent + smallest.examination
+    assert 0 <= refused - price["a new task that validators refuse"] < 10**12
+
+
+def test_last_slot_of_the_network_costs_what_the_table_says() -> None:
+    world = World(AtomicDB())
+    deploy_contracts(world, prices=build_prices(PUBLIC))
+    terms = with_terms(max_units=1, min_miners=1, unit_price=1, validator_fee=0)
+    purchase = Purchase(DAY_SECONDS, 1)
+    before, rents = world.balance(SUBMITTER), 0
+    for _ in range(PUBLIC.task_slots):
+        quote = world.quote(terms, NOTHING, purchase)
+        rents += quote.rent
+        world.submit(terms, budget=1, purchase=purchase, resources=NOTHING, max_fee=10**21)
+    assert world.read(task_registry.get_open_tasks()) == PUBLIC.task_slots
+    price = {row.what: row.amount for row in list_prices(PUBLIC, 4)}
+    assert 0 <= quote.rent - price["a slot for a day, the last"] < 10**12
+    assert 0 <= rents - price["all slots for a day"] < 64 * 10**12
+    pending = price["all slots while one new task is pending"]
+    assert before - world.balance(SUBMITTER) > rents + pending

@@ -14,7 +14,7 @@ from chain.state.world_state import WorldState, get_storage
 from chain.types.transaction import Transaction
 from chain.validation import compute_next_base_fee, validate_transaction
 from node.chain.contract_reader import ContractReader
-from node.mempool.pool import Priority, Subject
+from node.mempool.policy import Priority, Subject
 from node.storage.block_store import BlockStore
 from node.storage.database import Database
 

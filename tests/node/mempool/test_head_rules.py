@@ -12,7 +12,7 @@ from chain.contracts.addresses import TASK_REGISTRY, TRAINING_TOKEN
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.primitives import Hash32, TaskId
 from chain.types.transaction import decode_transaction
-from node.mempool.pool import Priority
+from node.mempool.policy import Priority
 from tests.worlds.stored_chain import CHAIN_ID
 from tests.worlds.training_chain import (
     ANN,

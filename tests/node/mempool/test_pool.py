@@ -8,14 +8,8 @@ from chain.errors import InvalidTransaction, RejectionReason
 from chain.primitives import Address, Hash32, TaskId
 from chain.types.transaction import Transaction
 from node.mempool import pool as mempool
-from node.mempool.pool import (
-    FREE_SHARE,
-    GAPPED_SHARE,
-    Mempool,
-    MempoolLimits,
-    Priority,
-    Subject,
-)
+from node.mempool.policy import MempoolLimits, Priority, Subject
+from node.mempool.pool import FREE_SHARE, GAPPED_SHARE, Mempool
 
 TASK = TaskId(1)
 ALICE, BOB, CAROL, DAVE = (Address(bytes([value]) * 20) for value in range(1, 5))

@@ -1,0 +1,73 @@
+"""What the mempool asks of the chain, and its limits (docs/spec/wire.md, section 5)."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+from chain.primitives import Address, TaskId
+from chain.types.transaction import Transaction
+
+
+class Priority(IntEnum):
+    """The class of a transaction; a lower value goes into a block earlier."""
+
+    OPERATOR_VOTE = 0
+    """An operator vote (docs/glossary.md) that the contracts would accept in the next block."""
+    COMMITMENT = 1
+    """A gradient commitment that the ledger would accept in the next block."""
+    ORDINARY = 2
+    """Any other transaction."""
+
+
+class Subject(NamedTuple):
+    """What a vote or a commitment is about; a sender does it once."""
+
+    task_id: TaskId
+    """The task; 0 for a vote on the validator set."""
+    call: bytes
+    """The contract and the beginning of the call, up to the argument that ends the subject."""
+
+
+class HeadRules(Protocol):
+    """The chain's rules and accounts that the mempool needs, in the state of the head."""
+
+    def validate(self, transaction: Transaction) -> None:
+        """Accept a transaction that could be included once its nonce is due.
+
+        Raises:
+            InvalidTransaction: The transaction could never be included. A nonce that is too low is
+                a reason for this, but one that is too high is not.
+        """
+
+    def nonce(self, sender: Address) -> int:
+        """The next nonce of an account."""
+
+    def balance(self, sender: Address) -> int:
+        """The balance of an account, in wei."""
+
+    def find_subject(self, transaction: Transaction) -> Subject | None:
+        """The subject of a transaction that may have priority; None for any other one."""
+
+    def classify(self, transaction: Transaction) -> Priority:
+        """The priority of a transaction that has a subject."""
+
+
+@dataclass(frozen=True, slots=True)
+class MempoolLimits:
+    """The limits of a mempool."""
+
+    transactions: int = 8_192
+    """Limit of transactions: five full blocks of transfers at a gas limit of 30 million."""
+    size_bytes: int = 32 * 2**20
+    """Limit of encoded bytes: eight blocks of the largest size."""
+    sender_transactions: int = 64
+    """Limit of a sender's transactions. A nonce must be less than this above the account's next
+    nonce. The number is geth's."""
+    free_sender_transactions: int = 4
+    """Limit of ordinary transactions of a sender without a balance. It needs three to approve a
+    bond, to register and to claim."""
+    waiting_blocks: int = 3_600
+    """A transaction that waited for more blocks than this is dropped: 30 minutes at two blocks a
+    second."""
+    banned: int = 4_096
+    """Limit of banned transactions that are remembered. The earliest ones are forgotten first."""

@@ -72,9 +72,7 @@ def split_fields(data: bytes, *, limit_items: int) -> list[bytes]:
     Raises:
         RejectedInputError: MALFORMED if `data` is not one list, or if it has more items.
     """
-    is_list, start, end = read_prefix(data, 0, len(data)) if data else (False, 0, 0)
-    if not is_list or end != len(data):
-        raise RejectedInputError(RejectionReason.MALFORMED, "expected a list")
+    start, end = len(data) - measure_list(data), len(data)
     items: list[bytes] = []
     while start < end:
         if len(items) == limit_items:
@@ -85,6 +83,31 @@ def split_fields(data: bytes, *, limit_items: int) -> list[bytes]:
         items.append(data[start:item_end])
         start = item_end
     return items
+
+
+def measure_list(data: bytes) -> int:
+    """The length of the encodings of the items of a list from a peer, which are not looked at.
+
+    Raises:
+        RejectedInputError: MALFORMED if `data` is not one list.
+    """
+    is_list, start, end = read_prefix(data, 0, len(data)) if data else (False, 0, 0)
+    if not is_list or end != len(data):
+        raise RejectedInputError(RejectionReason.MALFORMED, "expected a list")
+    return end - start
+
+
+def count_items(data: bytes, *, limit: int) -> int:
+    """The number of items of a list from a peer, or `limit` if it has more.
+
+    Raises:
+        RejectedInputError: MALFORMED if `data` is not one list.
+    """
+    start, count = len(data) - measure_list(data), 0
+    while start < len(data) and count < limit:
+        _, _, start = read_prefix(data, start, len(data))
+        count += 1
+    return count
 
 
 def decode_bytes(data: bytes) -> bytes:

@@ -37,6 +37,25 @@ FIELD_COUNTS: Final = {
 }
 """The number of fields of each type, the signature's three included."""
 
+GAS_LIMIT_INDEXES: Final = {
+    LEGACY_TYPE: 2,
+    ACCESS_LIST_TYPE: 3,
+    DYNAMIC_FEE_TYPE: 4,
+    SET_CODE_TYPE: 4,
+}
+"""The place of the gas limit among the fields of each type. Recipient, value, data and the lists
+follow it.
+"""
+
+SIGNATURE_FIELD_COUNT: Final = 3
+"""The last fields of each type: v or the parity, r and s."""
+
+FIRST_LIST_PREFIX: Final = 0xC0
+"""RLP: a legacy transaction is a list, so it begins with this byte or a higher one."""
+
+EMPTY_LIST: Final = b"\xc0"
+"""RLP: the encoding of a list without items."""
+
 AUTHORIZATION_FIELD_COUNT: Final = 6
 """The number of fields of an authorization, the signature's three included."""
 
@@ -118,23 +137,72 @@ def decode_transaction(raw: bytes) -> Transaction:
         InvalidTransaction: TOO_LARGE, MALFORMED, TRANSACTION_TYPE, or BAD_SIGNATURE (also for a
             high s: EIP-2).
     """
+    try:
+        transaction_type, fields = _split_fields(raw)
+        if transaction_type == LEGACY_TYPE:
+            return _decode_legacy(raw, fields)
+        return _TYPED_DECODERS[transaction_type](raw, fields)
+    except InvalidTransaction:
+        raise
+    except RejectedInputError as error:
+        raise InvalidTransaction(error.reason, error.detail) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What bounds the intrinsic gas of a transaction, read without decoding its lists."""
+
+    gas_limit: int
+    to: Address | None
+    """None if the transaction creates a contract."""
+    data: bytes
+    access_list_bytes: int
+    """The length of the encodings of the access list's entries."""
+    authorizations: bytes
+    """The encoded list of authorizations; an empty list in types that have none."""
+
+
+def decode_outline(raw: bytes) -> Outline:
+    """The outline of an encoded transaction; whatever else is in `raw` is not checked.
+
+    Raises:
+        InvalidTransaction: As `decode_transaction` raises it.
+    """
+    try:
+        return _read_outline(raw)
+    except InvalidTransaction:
+        raise
+    except RejectedInputError as error:
+        raise InvalidTransaction(error.reason, error.detail) from error
+
+
+def _read_outline(raw: bytes) -> Outline:
+    transaction_type, fields = _split_fields(raw)
+    gas_limit_index = GAS_LIMIT_INDEXES[transaction_type]
+    gas_limit, to, _, data, *lists = fields[gas_limit_index:-SIGNATURE_FIELD_COUNT]
+    access_list = EMPTY_LIST if transaction_type == LEGACY_TYPE else lists[0]
+    return Outline(
+        gas_limit=_decode_uint(gas_limit, bits=64),
+        to=_decode_recipient(to),
+        data=codec.decode_bytes(data),
+        access_list_bytes=codec.measure_list(access_list),
+        authorizations=lists[1] if transaction_type == SET_CODE_TYPE else EMPTY_LIST,
+    )
+
+
+def _split_fields(raw: bytes) -> tuple[int, list[bytes]]:
+    """The type of a transaction, and the encodings of its fields."""
     if len(raw) > TRANSACTION_LIMIT_BYTES:
         raise InvalidTransaction(
             RejectionReason.TOO_LARGE, f"{len(raw)} bytes, limit {TRANSACTION_LIMIT_BYTES}"
         )
     if not raw:
         raise InvalidTransaction(RejectionReason.MALFORMED, "no bytes")
-    is_legacy = raw[0] >= 0xC0
-    if not is_legacy and raw[0] not in _TYPED_DECODERS:
+    if raw[0] >= FIRST_LIST_PREFIX:
+        return LEGACY_TYPE, _split(raw, FIELD_COUNTS[LEGACY_TYPE])
+    if raw[0] not in _TYPED_DECODERS:
         raise InvalidTransaction(RejectionReason.TRANSACTION_TYPE, f"type {raw[0]}")
-    try:
-        if is_legacy:
-            return _decode_legacy(raw, _split(raw, FIELD_COUNTS[LEGACY_TYPE]))
-        return _TYPED_DECODERS[raw[0]](raw, _split(raw[1:], FIELD_COUNTS[raw[0]]))
-    except InvalidTransaction:
-        raise
-    except RejectedInputError as error:
-        raise InvalidTransaction(error.reason, error.detail) from error
+    return raw[0], _split(raw[1:], FIELD_COUNTS[raw[0]])
 
 
 def _split(payload: bytes, field_count: int) -> list[bytes]:

@@ -12,7 +12,7 @@ from chain.genesis import GenesisConfig
 from chain.primitives import Address, TaskId
 from chain.state.world_state import WorldState, get_storage
 from chain.types.transaction import Transaction
-from chain.validation import compute_next_base_fee, validate_transaction
+from chain.validation import compute_next_base_fee, validate_outline, validate_transaction
 from node.chain.contract_reader import ContractReader
 from node.mempool.policy import Priority, Subject
 from node.storage.block_store import BlockStore
@@ -45,6 +45,14 @@ class HeadRules:
         self._config = config
         self._contracts = contracts
         self._world: tuple[bytes, WorldState] | None = None
+
+    def validate_outline(self, raw: bytes) -> None:
+        """Refuse an encoded transaction that is not worth decoding.
+
+        Raises:
+            InvalidTransaction: The gas limit cannot pay for the data and the lists.
+        """
+        validate_outline(raw, self._config)
 
     def validate(self, transaction: Transaction) -> None:
         """Accept a transaction that could be included once its nonce is due.

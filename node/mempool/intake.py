@@ -5,7 +5,6 @@ from collections.abc import Callable
 import trio
 
 from chain.primitives import Hash32
-from chain.types.transaction import decode_transaction
 from node.mempool.pool import Mempool
 
 
@@ -21,7 +20,7 @@ class Pool:
         self._listeners.append(listener)
 
     def contains(self, transaction_hash: Hash32) -> bool:
-        """Whether a transaction is in the pool, is banned, or was refused since the last block."""
+        """Whether a transaction is in the pool, or need not be fetched."""
         return self._mempool.is_settled(transaction_hash)
 
     def get_raw(self, transaction_hash: Hash32) -> bytes | None:
@@ -40,7 +39,7 @@ class Pool:
             RejectedInputError: The transaction is malformed, or the pool refuses it.
         """
         await trio.lowlevel.checkpoint()
-        transaction = decode_transaction(raw)
+        transaction = self._mempool.decode(raw)
         self._mempool.add(transaction)
         for listener in self._listeners:
             listener(transaction.hash)

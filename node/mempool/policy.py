@@ -31,6 +31,13 @@ class Subject(NamedTuple):
 class HeadRules(Protocol):
     """The chain's rules and accounts that the mempool needs, in the state of the head."""
 
+    def validate_outline(self, raw: bytes) -> None:
+        """Refuse an encoded transaction that is not worth decoding.
+
+        Raises:
+            InvalidTransaction: The gas limit cannot pay for the data and the lists.
+        """
+
     def validate(self, transaction: Transaction) -> None:
         """Accept a transaction that could be included once its nonce is due.
 

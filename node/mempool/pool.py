@@ -21,9 +21,11 @@ from typing import Final
 
 from cachetools import FIFOCache
 
+from chain.crypto import keccak256
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.primitives import Address, Hash32
-from chain.types.transaction import Transaction
+from chain.types.transaction import Transaction, decode_transaction
+from chain.validation import FORM_REASONS
 from node.chain.finalizer import NewHead
 from node.mempool.commitment_share import CommitmentShare
 from node.mempool.policy import HeadRules, MempoolLimits, Priority, Subject
@@ -46,9 +48,9 @@ GAPPED_SHARE: Final = 4
 """All transactions behind nonce gaps may fill the pool's limits divided by this number."""
 
 REFUSED_LIMIT: Final = 8_192
-"""Limit of refused transactions that are remembered until the next block, so that they are not
-fetched again. It equals the default limit of transactions."""
-
+"""Limit of refused transactions that are remembered, so that they are not fetched again: those that
+another head may make valid until the next block, others until newer ones take their place. It
+equals the default limit of transactions."""
 
 BAN_BLOCKS: Final = 256
 """A transaction that took too long to execute, and any other with its sender and nonce, is refused
@@ -125,6 +127,8 @@ class Mempool:
         self._slow: FIFOCache[tuple[Address, int], int] = FIFOCache(self._limits.banned)
         """The number of blocks seen at which the ban of a sender's nonce ends."""
         self._refused: FIFOCache[Hash32, None] = FIFOCache(REFUSED_LIMIT)
+        self._invalid: FIFOCache[Hash32, None] = FIFOCache(REFUSED_LIMIT)
+        """Transactions that are refused at every head."""
         self._commitments = CommitmentShare(
             self._limits.transactions // COMMITMENT_SHARE,
             self._limits.size_bytes // COMMITMENT_SHARE,
@@ -169,17 +173,32 @@ class Mempool:
         """
         try:
             self._admit(transaction)
+        except InvalidTransaction as error:
+            refused = self._invalid if error.reason in FORM_REASONS else self._refused
+            refused.setdefault(transaction.hash, None)
+            raise
+
+    def decode(self, raw: bytes) -> Transaction:
+        """The transaction that `raw` encodes, unless its outline shows that it is invalid.
+
+        Raises:
+            InvalidTransaction: The transaction is refused at every head.
+        """
+        try:
+            self._rules.validate_outline(raw)
+            return decode_transaction(raw)
         except InvalidTransaction:
-            self._refused.setdefault(transaction.hash, None)
+            self._invalid.setdefault(keccak256(raw), None)
             raise
 
     def is_settled(self, transaction_hash: Hash32) -> bool:
-        """Whether a transaction is in the pool, is banned, or was refused since the last block.
+        """Whether a transaction is in the pool, or need not be fetched.
 
-        Such a transaction need not be fetched.
+        It need not if it is banned, is invalid at every head, or was refused since the last block.
         """
         return any(
-            transaction_hash in each for each in (self._entries, self._refused, self._banned)
+            transaction_hash in each
+            for each in (self._entries, self._refused, self._invalid, self._banned)
         )
 
     def _admit(self, transaction: Transaction) -> None:

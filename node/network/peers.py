@@ -15,6 +15,7 @@ from cachetools import FIFOCache
 
 from chain.errors import RejectionReason
 from chain.primitives import Address
+from chain.validation import FORM_REASONS
 from node.network.admission import get_address_group
 from node.network.stream import PeerId
 from node.network.wire import Head, peer_id_of_address
@@ -65,9 +66,7 @@ BAN_SECONDS: Final = 300.0
 """How long a banned peer is neither dialled nor served."""
 
 PENALTIES: Final[dict[RejectionReason, float]] = {
-    RejectionReason.MALFORMED: 50.0,
-    RejectionReason.TOO_LARGE: 50.0,
-    RejectionReason.BAD_SIGNATURE: 50.0,
+    **dict.fromkeys(FORM_REASONS, 50.0),
     RejectionReason.CONTENT_MISMATCH: 50.0,
     RejectionReason.FALSE_HEAD: 50.0,
     # An operator's mistake: the connection ends, but the peer is not banned.

@@ -364,9 +364,9 @@ class EthMethods:
     # Transactions.
 
     async def _send_raw_transaction(self, params: Parameters) -> Json:
-        # Only the length is checked here. Decoding takes 185 us, nearly all of it for the
-        # signature. Doing it here, too, would not protect the node, because an attacker can sign
-        # junk.
+        # Only the length is checked here. Decoding takes 0.1 ms, nearly all of it for the
+        # signature, and up to 8 ms with long lists. Doing it here, too, would not protect the
+        # node, because an attacker can sign junk.
         raw = params.required("data", parameters.parse_data)
         params.end()
         try:

@@ -55,6 +55,7 @@ def test_list_is_split_and_joined_without_decoding_its_items(items: list[codec.I
 def test_any_bytes_are_split_or_read_as_a_string_or_refused(data: bytes) -> None:
     with contextlib.suppress(RejectedInputError):
         assert codec.join_list(codec.split_fields(data, limit_items=80)) == data
+        assert codec.count_items(data, limit=80) == len(codec.split_fields(data, limit_items=80))
     with contextlib.suppress(RejectedInputError):
         assert codec.encode(codec.decode_bytes(data)) == data
 

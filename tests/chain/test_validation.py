@@ -1,3 +1,4 @@
+import cProfile
 from dataclasses import replace
 
 import pytest
@@ -5,22 +6,27 @@ from eth_account import Account as Wallet
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chain import codec
 from chain.crypto import get_address, keccak256
 from chain.errors import InvalidBlock, InvalidTransaction, RejectionReason
-from chain.execution.gas import compute_base_fee
+from chain.execution.gas import compute_base_fee, compute_floor_gas
 from chain.genesis import GenesisAccount
+from chain.hexadecimal import to_hex
 from chain.params import BaseFeeMode
 from chain.state.world_state import WorldState
 from chain.types.transaction import Transaction, decode_transaction
 from chain.validation import (
     RANDAO_DOMAIN,
     compute_mix_hash,
+    compute_required_gas,
     validate_fresh_proposal,
+    validate_outline,
     validate_transaction,
 )
 from tests.worlds.chain import ALICE, BOB, ETHER, VALIDATORS, Chain, genesis_config, sign
 
 RECIPIENT = b"\x77" * 20
+CONFIG = genesis_config({})
 
 
 def reason_of(transaction: Transaction, chain: Chain | None = None, **limits: int) -> str | None:
@@ -86,6 +92,70 @@ def test_intrinsic_gas_and_data_floor_are_required() -> None:
     below = sign(ALICE, 0, RECIPIENT, data=data, gas=60_999)
     assert reason_of(below) == RejectionReason.INTRINSIC_GAS
     assert reason_of(sign(ALICE, 0, RECIPIENT, data=data, gas=61_000)) is None
+
+
+ADDRESSES = st.binary(min_size=20, max_size=20).map(to_hex)
+KEYS = st.lists(st.binary(min_size=32, max_size=32).map(to_hex), max_size=40)
+ACCESS_LISTS = st.lists(st.tuples(ADDRESSES, KEYS), max_size=10)
+AUTHORIZATION = Wallet.sign_authorization({"chainId": 5, "address": RECIPIENT, "nonce": 7}, BOB)
+LARGE_ACCESS_LIST = [(to_hex(index.to_bytes(20)), []) for index in range(5_600)]
+
+
+def sign_with_lists(gas: int, entries: list, authorization_count: int, **fields: object) -> bytes:
+    """A transaction with an access list, of type 2, or 4 if it has authorizations."""
+    lists: dict[str, object] = {
+        "accessList": [{"address": address, "storageKeys": keys} for address, keys in entries]
+    }
+    if authorization_count:
+        lists["authorizationList"] = [AUTHORIZATION] * authorization_count
+    return sign(ALICE, 0, RECIPIENT, gas=gas, **lists, **fields).raw
+
+
+def refusal_of_outline(raw: bytes) -> RejectionReason:
+    with pytest.raises(InvalidTransaction) as refused:
+        validate_outline(raw, Chain().config)
+    return refused.value.reason
+
+
+@given(ACCESS_LISTS, st.integers(0, 5), st.binary(max_size=100))
+def test_an_outline_with_the_required_gas_is_never_refused(
+    entries: list, authorization_count: int, data: bytes
+) -> None:
+    raw = sign_with_lists(1_000_000, entries, authorization_count, data=data)
+    transaction = decode_transaction(raw)
+    required = max(compute_required_gas(transaction), compute_floor_gas(data))
+    validate_outline(sign_with_lists(required, entries, authorization_count, data=data), CONFIG)
+
+
+def test_a_legacy_outline_is_not_refused() -> None:
+    validate_outline(sign(ALICE, 0, RECIPIENT, gasPrice=1).raw, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("gas", "entries", "authorization_count", "data", "reason"),
+    [
+        (21_000, LARGE_ACCESS_LIST, 0, b"", RejectionReason.INTRINSIC_GAS),
+        (7_000_000, LARGE_ACCESS_LIST, 0, b"", RejectionReason.INTRINSIC_GAS),
+        (16_000_000, [], 900, b"", RejectionReason.INTRINSIC_GAS),
+        (21_000 + 39, [], 0, b"\x01", RejectionReason.INTRINSIC_GAS),
+        (2**24 + 1, LARGE_ACCESS_LIST, 0, b"", RejectionReason.GAS_CAP),
+    ],
+)
+def test_an_outline_that_cannot_pay_is_refused_without_decoding(
+    gas: int, entries: list, authorization_count: int, data: bytes, reason: RejectionReason
+) -> None:
+    raw = sign_with_lists(gas, entries, authorization_count, data=data)
+    profile = cProfile.Profile()
+    assert profile.runcall(refusal_of_outline, raw) == reason
+    assert sum(entry.callcount for entry in profile.getstats()) < 8_000
+
+
+def test_an_outline_with_wrong_lists_is_refused() -> None:
+    fields = codec.split_list(sign_with_lists(21_000, [], 0)[1:])
+    fields[8] = b"\x80"
+    malformed = b"\x02" + codec.join_list(fields)
+    assert refusal_of_outline(malformed) == RejectionReason.MALFORMED
+    assert refusal_of_outline(b"\x03" + malformed[1:]) == RejectionReason.TRANSACTION_TYPE
 
 
 def test_gas_is_limited_by_the_block_and_by_the_network() -> None:

@@ -33,7 +33,7 @@ from chain.types.block import decode_block
 from chain.types.certificate import decode_certificate
 from chain.types.header import decode_header
 from chain.types.receipt import build_receipt, decode_receipts, encode_receipts
-from chain.types.transaction import decode_transaction
+from chain.types.transaction import decode_outline, decode_transaction
 from node.consensus.guard_file import GuardFile
 from node.consensus.wal import WriteAheadLog
 from node.network import wire
@@ -156,6 +156,7 @@ def build_targets(directory: Path) -> list[Target]:
         target("header", canonical(decode_header, encode_self), block.header.encode()),
         target("certificate", canonical(decode_certificate, encode_self), CERTIFICATE.encode()),
         target("transaction", decode_transaction, *raw),
+        target("transaction outline", decode_outline, *raw),
         target(
             "status",
             canonical(wire.decode_status, wire.encode_status),

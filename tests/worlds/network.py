@@ -216,7 +216,7 @@ class Received:
 
 @dataclass
 class MemoryPool:
-    """Transactions by hash; those that start with `bad` are refused as forged."""
+    """Transactions by hash; those that start with the name of a reason are refused for it."""
 
     held: dict[Hash32, bytes] = field(default_factory=dict)
     submissions: int = 0
@@ -238,8 +238,9 @@ class MemoryPool:
 
     async def submit(self, raw: bytes) -> Hash32:
         self.submissions += 1
-        if raw.startswith(b"bad"):
-            raise RejectedInputError(RejectionReason.BAD_SIGNATURE)
+        for reason in RejectionReason:
+            if raw.startswith(reason.encode()):
+                raise RejectedInputError(reason)
         hashes = self.add(raw)
         self.announce(hashes)
         return hashes[0]

@@ -12,7 +12,9 @@ import trio
 from chain.crypto import keccak256
 from chain.errors import InvalidMessage, RejectedInputError, RejectionReason
 from chain.primitives import Hash32
+from chain.validation import FORM_REASONS
 from node.network.budget import TokenBucket
+from node.network.limits import compute_transaction_cost
 from node.network.metrics import NetworkMetrics
 from node.network.stream import (
     FrameStream,
@@ -53,11 +55,6 @@ WANTED_LIMIT: Final = 8_192
 
 HASHES_PER_SECOND: Final = 5_000.0
 """Announced hashes a second that are read from one peer; flow control delays more."""
-
-FAULTS: Final = frozenset(
-    {RejectionReason.MALFORMED, RejectionReason.BAD_SIGNATURE, RejectionReason.WRONG_CHAIN}
-)
-"""Refusals of what no honest node sends. Others may depend on how far a node has synced."""
 
 
 class TransactionPool(Protocol):
@@ -256,7 +253,8 @@ class TransactionExchange:
         try:
             await self._pool.submit(raw)
         except RejectedInputError as error:
-            if error.reason in FAULTS:
+            # Other refusals may depend on how far a node has synced.
+            if error.reason in FORM_REASONS:
                 raise
 
 
@@ -316,7 +314,7 @@ class _Fetcher:
             self._exchange.release(self._asked)
             self._asked = ()
         if self._shared:
-            await self._shared.take(len(transactions))
+            await self._shared.take(sum(map(compute_transaction_cost, transactions)))
 
     async def _ask(self) -> None:
         if not self._asked and (hashes := self._exchange.claim(self._wanted)):

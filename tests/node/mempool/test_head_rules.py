@@ -58,6 +58,14 @@ def test_each_rule_refuses_by_its_reason(
     assert refused.value.reason is reason
 
 
+def test_gas_that_cannot_pay_for_the_data_is_refused_undecoded(chain: TrainingChain) -> None:
+    data = chain.draft(SUBMITTER, ContractCall(TRAINING_TOKEN, bytes(100)), gas=21_999).raw
+    with pytest.raises(InvalidTransaction) as refused:
+        chain.rules.validate_outline(data)
+    assert refused.value.reason is RejectionReason.INTRINSIC_GAS
+    chain.rules.validate_outline(chain.draft(SUBMITTER, EMPTY_CALL).raw)
+
+
 def test_nonce_that_is_too_high_is_accepted(chain: TrainingChain) -> None:
     nonce = chain.rules.nonce(address_of(SUBMITTER))
     for ahead in (0, 1, 60):

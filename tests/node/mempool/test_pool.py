@@ -53,9 +53,16 @@ class FakeHead:
         self.early: set[Hash32] = set()
         """The votes and commitments that the contracts would not accept yet."""
         self.validated = 0
+        self.cap = 2**24
+
+    def validate_outline(self, raw: bytes) -> None:
+        if raw.startswith(b"gas"):
+            raise InvalidTransaction(RejectionReason.INTRINSIC_GAS)
 
     def validate(self, transaction: Transaction) -> None:
         self.validated += 1
+        if transaction.gas_limit > self.cap:
+            raise InvalidTransaction(RejectionReason.GAS_CAP)
         if transaction.max_fee_per_gas > 0 and self.balance(transaction.sender) == 0:
             raise InvalidTransaction(RejectionReason.INSUFFICIENT_FUNDS)
 
@@ -371,6 +378,23 @@ def test_refused_transaction_is_settled_until_the_next_block(pool, head):
     pool.on_finalized([])
     settled = [pool.is_settled(each.hash) for each in (held, refused, unknown)]
     assert settled == [True, False, False]
+
+
+@pytest.mark.parametrize("raw", [b"gas", b"malformed"])
+def test_what_no_head_makes_valid_is_settled_after_later_blocks(pool, raw):
+    with pytest.raises(InvalidTransaction):
+        pool.decode(raw)
+    pool.on_finalized([])
+    assert pool.is_settled(keccak256(raw))
+
+
+def test_invalid_form_found_by_the_rules_is_settled_after_later_blocks(pool, head):
+    head.cap = 20_000
+    given = transaction(ALICE, 0)
+    with pytest.raises(InvalidTransaction):
+        pool.add(given)
+    pool.on_finalized([])
+    assert pool.is_settled(given.hash)
 
 
 def test_number_of_remembered_refused_transactions_is_bounded(head, monkeypatch):

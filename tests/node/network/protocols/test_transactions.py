@@ -7,7 +7,12 @@ from trio.testing import MockClock
 from chain.crypto import keccak256
 from chain.errors import RejectedInputError, RejectionReason
 from node.network import wire
-from node.network.limits import BURST_SECONDS, SHARED_TRANSACTIONS_PER_SECOND, SharedBudget
+from node.network.limits import (
+    BURST_SECONDS,
+    BYTES_OF_A_TRANSACTION,
+    SHARED_TRANSACTIONS_PER_SECOND,
+    SharedBudget,
+)
 from node.network.metrics import NetworkMetrics
 from node.network.protocols import transactions
 from node.network.protocols.transactions import AnnouncementQueue, TransactionExchange
@@ -54,7 +59,8 @@ async def test_transaction_is_relayed_between_nodes_that_do_not_meet(
 async def test_transactions_of_non_validators_are_fetched_at_a_shared_rate(
     autojump_clock: MockClock,
 ) -> None:
-    raws = [b"transaction %d" % index for index in range(5_000)]
+    raws = [bytes([index]) * BYTES_OF_A_TRANSACTION * 20 for index in range(50)]
+    raws += [b"transaction %d" % index for index in range(4_000)]
     seconds: list[float] = []
     for shared in (None, SharedBudget().transactions):
         giving, taking = MemoryPool(), MemoryPool()
@@ -75,7 +81,7 @@ async def test_transactions_of_non_validators_are_fetched_at_a_shared_rate(
             nursery.cancel_scope.cancel()
         seconds.append(trio.current_time() - start)
     alone, sharing = seconds
-    waiting = len(raws) / SHARED_TRANSACTIONS_PER_SECOND - BURST_SECONDS
+    waiting = 5_050 / SHARED_TRANSACTIONS_PER_SECOND - BURST_SECONDS
     assert sharing - alone == pytest.approx(waiting, abs=0.5)
 
 
@@ -102,15 +108,25 @@ async def test_answers_stay_below_their_limit(autojump_clock: MockClock) -> None
         assert nodes[1].host.errors == []
 
 
-async def test_forged_transaction_costs_its_sender_points(
-    autojump_clock: MockClock,
+@pytest.mark.parametrize(
+    "reason",
+    [
+        RejectionReason.BAD_SIGNATURE,
+        RejectionReason.INTRINSIC_GAS,
+        RejectionReason.GAS_CAP,
+        RejectionReason.TIP_ABOVE_FEE,
+        RejectionReason.TRANSACTION_TYPE,
+    ],
+)
+async def test_transaction_that_no_head_makes_valid_costs_its_sender_points(
+    autojump_clock: MockClock, reason: RejectionReason
 ) -> None:
     nodes = build_nodes(MemoryInternet(), 2)
     async with running(*nodes):
         await until(lambda: all(node.network.peers() for node in nodes))
-        nodes[0].network.announce_transactions(nodes[0].pool.add(b"bad"))
-        await until(lambda: nodes[1].network.metrics.rejections[RejectionReason.BAD_SIGNATURE] == 1)
-        assert nodes[1].network.peers()[0].score < 100
+        nodes[0].network.announce_transactions(nodes[0].pool.add(reason.encode()))
+        await until(lambda: nodes[1].network.metrics.rejections[reason] == 1)
+        assert nodes[1].network.peers()[0].score < 60
 
 
 async def test_transaction_is_requested_elsewhere_if_its_announcer_is_silent(

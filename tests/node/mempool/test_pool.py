@@ -53,6 +53,7 @@ class FakeHead:
         self.early: set[Hash32] = set()
         """The votes and commitments that the contracts would not accept yet."""
         self.validated = 0
+        self.classified = 0
         self.cap = 2**24
 
     def validate_outline(self, raw: bytes) -> None:
@@ -77,6 +78,7 @@ class FakeHead:
         return Subject(self.tasks.get(transaction.sender, TASK), b"") if is_special else None
 
     def classify(self, transaction: Transaction) -> Priority:
+        self.classified += 1
         if transaction.hash in self.early:
             return Priority.ORDINARY
         return {ALICE: Priority.OPERATOR_VOTE, BOB: Priority.COMMITMENT}[transaction.to]
@@ -325,6 +327,39 @@ def test_vote_that_came_a_block_too_early_gets_its_priority_later(pool, head):
     head.early = set()
     pool.on_finalized([])
     assert list(pool.candidates()) == [vote, rich]
+
+
+def test_contracts_are_not_asked_about_what_is_refused_anyway(pool, head):
+    pool.add(transaction(ALICE, 0, tip=100, fee=100, to=BOB))
+    for nonce in (2, 3):
+        pool.add(transaction(CAROL, nonce))
+    head.balances[DAVE] = 1
+    asked = head.classified
+    for given in (
+        transaction(ALICE, 0, tip=109, fee=109, to=BOB),  # underpriced
+        transaction(ALICE, LIMITS.sender_transactions, to=BOB),  # too far ahead
+        transaction(ALICE, 2, to=BOB),  # no room behind a gap
+        transaction(DAVE, 0, tip=1, fee=1, to=BOB),  # no funds
+    ):
+        refusal(pool, given)
+    assert head.classified == asked
+
+
+def test_contracts_are_asked_about_few_calls_of_a_sender_that_they_refuse(pool, head):
+    filler = Address(bytes([9]) * 20)
+    for nonce in range(4):
+        pool.add(transaction(filler, nonce, tip=9, fee=9))
+        pool.add(transaction(CAROL, nonce, tip=9, fee=9))
+    calls = [transaction(DAVE, 0, tip=1, fee=1 + each, to=BOB) for each in range(1, 9)]
+    head.early = {each.hash for each in calls}
+    for each in calls:
+        assert refusal(pool, each).reason == RejectionReason.POOL_FULL
+    assert head.classified == mempool.REFUSED_CALLS_LIMIT
+    pool.on_finalized([])
+    refusal(pool, transaction(DAVE, 0, tip=1, fee=20))
+    head.early.clear()
+    pool.add(calls[0])
+    assert next(pool.candidates()) == calls[0]
 
 
 def test_gapped_transactions_share_a_quarter_and_evict_no_others(pool):

@@ -92,11 +92,12 @@ class HeadRules:
         if beginning is None or transaction.value:
             return None
         task_id = decode_task_id(transaction.data)
-        is_allowed = False
+        is_allowed, priority = False, Priority.OPERATOR_VOTE
         match kind:
             case CallKind.OPERATOR_VOTE if self._is_operator(transaction.sender):
                 is_allowed = transaction.gas_limit <= VOTE_GAS_LIMIT
             case CallKind.COMMITMENT if task_id is not None:
+                priority = Priority.COMMITMENT
                 is_allowed = (
                     transaction.gas_limit <= COMMITMENT_GAS_LIMIT
                     and len(transaction.data) <= COMMITMENT_DATA_LIMIT_BYTES
@@ -108,7 +109,7 @@ class HeadRules:
             return None
         if task_id is None or transaction.to == VALIDATOR_SET:
             task_id = TaskId(0)
-        return Subject(task_id, beginning)
+        return Subject(task_id, priority, beginning)
 
     def classify(self, transaction: Transaction) -> Priority:
         """The priority of a transaction that has a subject.

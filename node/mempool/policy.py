@@ -24,6 +24,8 @@ class Subject(NamedTuple):
 
     task_id: TaskId
     """The task; 0 for a vote on the validator set."""
+    priority: Priority
+    """The priority of the transaction if the contracts accept it."""
     call: bytes
     """The contract and the beginning of the call, up to the argument that ends the subject."""
 

@@ -28,6 +28,7 @@ from chain.types.transaction import Transaction, decode_transaction
 from chain.validation import FORM_REASONS
 from node.chain.finalizer import NewHead
 from node.mempool.commitment_share import CommitmentShare
+from node.mempool.early_calls import EarlyCalls
 from node.mempool.policy import HeadRules, MempoolLimits, Priority, Subject
 
 REPLACEMENT_PERCENT: Final = 110
@@ -40,13 +41,9 @@ FREE_SHARE: Final = 4
 COMMITMENT_SHARE: Final = 4
 """All commitments with priority may fill the pool's limits divided by this number."""
 
-EARLY_LIMIT: Final = 16
-"""The most votes and commitments that are examined again at the next block, because the contracts
-would not accept them yet: the sender's node may be a block ahead. Each takes about 2 ms."""
-
 REFUSED_CALLS_LIMIT: Final = 4
-"""After this many votes and commitments of a sender that the contracts would not accept, further
-ones are ordinary until the next block without asking the contracts, which takes 1 ms."""
+"""After this many votes and commitments of a sender that got no priority, further ones are ordinary
+until the next block without asking the contracts, which takes 1 ms."""
 
 GAPPED_SHARE: Final = 4
 """All transactions behind nonce gaps may fill the pool's limits divided by this number."""
@@ -134,12 +131,12 @@ class Mempool:
         self._invalid: FIFOCache[Hash32, None] = FIFOCache(REFUSED_LIMIT)
         """Transactions that are refused at every head."""
         self._refused_calls: dict[Address, int] = {}
-        """By sender, how many votes and commitments the contracts refused since the last block."""
+        """By sender, how many votes and commitments got no priority since the last block."""
         self._commitments = CommitmentShare(
             self._limits.transactions // COMMITMENT_SHARE,
             self._limits.size_bytes // COMMITMENT_SHARE,
         )
-        self._early: FIFOCache[Hash32, None] = FIFOCache(EARLY_LIMIT)
+        self._early = EarlyCalls()
         """Ordinary transactions that may get priority at the next block."""
         self._cheapest: list[tuple[tuple[int, int, int], Hash32]] = []
         self._size_bytes = 0
@@ -238,7 +235,11 @@ class Mempool:
         if is_gapped:
             self._check_gapped_share(transaction, replaced)
         # This comes late, because it may execute a call, which takes 1 ms.
-        priority, subject = self._classify(transaction, queue)
+        refused_calls = self._refused_calls.get(sender, 0)
+        is_asked = refused_calls < REFUSED_CALLS_LIMIT
+        priority, subject = self._classify(transaction, queue, is_asked=is_asked)
+        if subject is not None and is_asked:
+            self._refused_calls[sender] = refused_calls + 1
         entry = self._build_entry(transaction, priority, subject)
         if replaced is None:
             self._check_free_limits(entry, queue)
@@ -246,11 +247,20 @@ class Mempool:
         if replaced is not None:
             self._remove(replaced)
         self._insert(entry, account_nonce)
-        if priority is Priority.ORDINARY and subject is not None:
-            self._early[transaction.hash] = None
+        if subject is None:
+            return
+        if priority is not Priority.ORDINARY:
+            self._refused_calls[sender] = refused_calls
+        elif not is_gapped and self._early.get(sender, subject) not in self._entries:
+            self._early.put(sender, subject, transaction.hash)
 
-    def _classify(self, transaction: Transaction, queue: _Queue) -> tuple[Priority, Subject | None]:
-        """The priority of a transaction, and its subject if it may have priority later."""
+    def _classify(
+        self, transaction: Transaction, queue: _Queue, *, is_asked: bool = True
+    ) -> tuple[Priority, Subject | None]:
+        """The priority of a transaction, and its subject if it may have priority later.
+
+        Without `is_asked`, it has no priority yet, and the contracts are not asked.
+        """
         subject = self._rules.find_subject(transaction)
         is_held = any(
             each.subject == subject and each.transaction.nonce != transaction.nonce
@@ -258,17 +268,11 @@ class Mempool:
         )
         if subject is None or is_held:
             return Priority.ORDINARY, None
-        refused_calls = self._refused_calls.get(transaction.sender, 0)
-        if refused_calls >= REFUSED_CALLS_LIMIT:
-            return Priority.ORDINARY, subject
-        priority = self._rules.classify(transaction)
-        if priority is Priority.ORDINARY:
-            self._refused_calls[transaction.sender] = refused_calls + 1
-        if priority is Priority.COMMITMENT:
+        if subject.priority is Priority.COMMITMENT:
             has_room = self._commitments.has_room(len(transaction.raw))
             if not has_room and self._commitments.find_victim(subject.task_id) is None:
                 return Priority.ORDINARY, None
-        return priority, subject
+        return self._rules.classify(transaction) if is_asked else Priority.ORDINARY, subject
 
     def _build_entry(
         self, transaction: Transaction, priority: Priority, subject: Subject | None
@@ -317,12 +321,22 @@ class Mempool:
         self._examine_early()
 
     def _examine_early(self) -> None:
-        """Give priority to transactions that came a block too early for the contracts."""
-        early = [self._entries[each] for each in self._early if each in self._entries]
-        self._early.clear()
+        """Give priority to transactions that came too early for the contracts.
+
+        A vote is examined at each block while it waits, because its operator's later votes wait
+        behind it.
+        """
+        early = [self._entries[each] for each in self._early.take() if each in self._entries]
         for entry in early:
-            queue = self._queues[entry.transaction.sender]
+            sender = entry.transaction.sender
+            queue = self._queues[sender]
             priority, subject = self._classify(entry.transaction, queue)
+            if (
+                subject is not None
+                and priority is Priority.ORDINARY
+                and subject.priority is Priority.OPERATOR_VOTE
+            ):
+                self._early.put(sender, subject, entry.transaction.hash)
             if priority is Priority.COMMITMENT and not self._commitments.has_room(
                 len(entry.transaction.raw)
             ):

@@ -8,6 +8,7 @@ from chain.errors import InvalidTransaction, RejectionReason
 from chain.primitives import Address, Hash32, TaskId
 from chain.types.transaction import Transaction
 from node.mempool import pool as mempool
+from node.mempool.early_calls import EARLY_LIMIT
 from node.mempool.policy import MempoolLimits, Priority, Subject
 from node.mempool.pool import FREE_SHARE, GAPPED_SHARE, Mempool
 
@@ -50,6 +51,8 @@ class FakeHead:
         self.balances: dict[Address, int] = {}
         self.tasks: dict[Address, TaskId] = {}
         """The task of the commitments of a sender; TASK by default."""
+        self.tasks_of_hashes: dict[Hash32, TaskId] = {}
+        """The task of single commitments."""
         self.early: set[Hash32] = set()
         """The votes and commitments that the contracts would not accept yet."""
         self.validated = 0
@@ -74,8 +77,11 @@ class FakeHead:
         return self.balances.get(sender, 10**18)
 
     def find_subject(self, transaction: Transaction) -> Subject | None:
-        is_special = transaction.to in (ALICE, BOB)
-        return Subject(self.tasks.get(transaction.sender, TASK), b"") if is_special else None
+        priority = {ALICE: Priority.OPERATOR_VOTE, BOB: Priority.COMMITMENT}.get(transaction.to)
+        if priority is None:
+            return None
+        task_id = self.tasks_of_hashes.get(transaction.hash)
+        return Subject(task_id or self.tasks.get(transaction.sender, TASK), priority, b"")
 
     def classify(self, transaction: Transaction) -> Priority:
         self.classified += 1
@@ -327,6 +333,64 @@ def test_vote_that_came_a_block_too_early_gets_its_priority_later(pool, head):
     head.early = set()
     pool.on_finalized([])
     assert list(pool.candidates()) == [vote, rich]
+
+
+def test_vote_is_examined_at_each_block_while_it_waits(pool, head):
+    rich, vote = transaction(DAVE, 0, tip=5), transaction(CAROL, 0, to=ALICE)
+    head.early = {vote.hash}
+    for given in (rich, vote):
+        pool.add(given)
+    for _ in range(3):
+        pool.on_finalized([])
+    head.early = set()
+    pool.on_finalized([])
+    assert list(pool.candidates()) == [vote, rich]
+
+
+def test_gapped_calls_are_not_examined_again(pool, head):
+    gapped = transaction(CAROL, 2, to=BOB)
+    head.early = {gapped.hash}
+    pool.add(gapped)
+    asked = head.classified
+    pool.on_finalized([])
+    assert head.classified == asked
+
+
+def test_miners_take_no_place_of_an_operators_early_vote(head):
+    pool = Mempool(head, MempoolLimits())
+    vote = transaction(CAROL, 0, to=ALICE)
+    commitments = [transaction(DAVE, nonce, to=BOB) for nonce in range(40)]
+    head.tasks_of_hashes = {each.hash: TaskId(9 + at) for at, each in enumerate(commitments)}
+    head.early = {each.hash for each in (vote, *commitments)}
+    for given in (vote, *commitments):
+        pool.add(given)
+    head.early = set()
+    pool.on_finalized([])
+    assert next(pool.candidates()) == vote
+
+
+def test_sender_has_one_early_call_of_a_subject(head):
+    pool = Mempool(head, MempoolLimits())
+    honest = transaction(CAROL, 0, to=BOB)
+    repeated = [transaction(DAVE, nonce, to=BOB) for nonce in range(40)]
+    head.early = {each.hash for each in (honest, *repeated)}
+    for given in (honest, *repeated):
+        pool.add(given)
+    head.early = set()
+    pool.on_finalized([])
+    assert list(pool.candidates())[:2] == [honest, repeated[0]]
+
+
+def test_oldest_early_commitment_makes_room_for_another(head):
+    pool = Mempool(head, MempoolLimits())
+    senders = [Address(bytes([9 + each]) * 20) for each in range(EARLY_LIMIT + 1)]
+    given = [transaction(sender, 0, to=BOB) for sender in senders]
+    head.early = {each.hash for each in given}
+    for each in given:
+        pool.add(each)
+    head.early = set()
+    pool.on_finalized([])
+    assert list(pool.candidates()) == [*given[1:], given[0]]
 
 
 def test_contracts_are_not_asked_about_what_is_refused_anyway(pool, head):

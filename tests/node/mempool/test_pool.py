@@ -358,11 +358,11 @@ def test_gapped_calls_are_not_examined_again(pool, head):
 
 def test_miners_take_no_place_of_an_operators_early_vote(head):
     pool = Mempool(head, MempoolLimits())
-    vote = transaction(CAROL, 0, to=ALICE)
+    rich, vote = transaction(BOB, 0, tip=5), transaction(CAROL, 0, to=ALICE)
     commitments = [transaction(DAVE, nonce, to=BOB) for nonce in range(40)]
     head.tasks_of_hashes = {each.hash: TaskId(9 + at) for at, each in enumerate(commitments)}
     head.early = {each.hash for each in (vote, *commitments)}
-    for given in (vote, *commitments):
+    for given in (rich, vote, *commitments):
         pool.add(given)
     head.early = set()
     pool.on_finalized([])
@@ -371,14 +371,14 @@ def test_miners_take_no_place_of_an_operators_early_vote(head):
 
 def test_sender_has_one_early_call_of_a_subject(head):
     pool = Mempool(head, MempoolLimits())
-    honest = transaction(CAROL, 0, to=BOB)
+    rich, honest = transaction(BOB, 0, tip=5), transaction(CAROL, 0, to=BOB)
     repeated = [transaction(DAVE, nonce, to=BOB) for nonce in range(40)]
     head.early = {each.hash for each in (honest, *repeated)}
-    for given in (honest, *repeated):
+    for given in (rich, honest, *repeated):
         pool.add(given)
     head.early = set()
     pool.on_finalized([])
-    assert list(pool.candidates())[:2] == [honest, repeated[0]]
+    assert list(pool.candidates())[:3] == [honest, repeated[0], rich]
 
 
 def test_oldest_early_commitment_makes_room_for_another(head):

@@ -7,11 +7,11 @@ leave in the order of their nonces. Among senders, operator votes go first, then
 commitments, then the highest tip. Only a vote or a commitment that the contracts would accept in
 the next block has this priority, and a sender has one such transaction for each thing it may do.
 
-Gas may be free on this chain, so transactions of senders without a balance and commitments without
-a fee risk nothing; together they may use a quarter of the pool, and they never evict a transaction
-that pays. All commitments with priority may use a quarter, too. Transactions behind a nonce gap may
-never become valid; they may use a quarter, and they never evict others. A sender's balance must
-cover all its transactions together.
+Gas may be free on this chain, so transactions without a fee risk nothing. Together, without votes,
+they may use a quarter of the pool, and they never evict a transaction that pays. All commitments
+with priority may use a quarter, too. Transactions behind a nonce gap may never become valid; they
+may use a quarter, and they never evict others. A sender's balance must cover all its transactions
+together.
 """
 
 import heapq
@@ -67,8 +67,8 @@ class _Entry:
     subject: Subject | None
     """The subject of a vote or commitment with priority; None for an ordinary transaction."""
     is_free: bool
-    """Whether the transaction counts towards FREE_SHARE: it is no vote with priority, and its
-    sender had no balance when it was admitted, or it is a commitment without a fee."""
+    """Whether the transaction counts towards FREE_SHARE: it offers no fee, and is no vote with
+    priority."""
     arrival: int
     """The position in the order of admission, which breaks ties."""
     admitted_block: int
@@ -277,10 +277,10 @@ class Mempool:
     def _build_entry(
         self, transaction: Transaction, priority: Priority, subject: Subject | None
     ) -> _Entry:
+        # By the fee alone: with one wei, a sender would have a balance and yet risk nothing.
+        is_free = priority is not Priority.OPERATOR_VOTE and transaction.max_fee_per_gas == 0
         if priority is Priority.ORDINARY:
-            is_free, subject = self._rules.balance(transaction.sender) == 0, None
-        else:
-            is_free = priority is Priority.COMMITMENT and transaction.max_fee_per_gas == 0
+            subject = None
         return _Entry(transaction, priority, subject, is_free, self._arrivals, self._blocks)
 
     def drop(self, transaction_hash: Hash32, *, ban: bool = False) -> None:
@@ -402,14 +402,14 @@ class Mempool:
             )
 
     def _check_free_limits(self, entry: _Entry, queue: _Queue) -> None:
-        if not entry.is_free:
+        is_ordinary = entry.priority is Priority.ORDINARY
+        if not entry.is_free or (is_ordinary and self._rules.balance(entry.transaction.sender)):
             return
         # With a gap, a sender that risks nothing would hold a place that no block ever empties.
         if entry.transaction.nonce - queue.nonce > len(queue.pending()):
             raise InvalidTransaction(
                 RejectionReason.NONCE_TOO_HIGH, "nonce too high for an account without a balance"
             )
-        is_ordinary = entry.priority is Priority.ORDINARY
         if is_ordinary and len(queue.entries) >= self._limits.free_sender_transactions:
             raise InvalidTransaction(
                 RejectionReason.POOL_FULL, "too many transactions of an account without a balance"
@@ -478,7 +478,7 @@ class Mempool:
         held = None if victim is None else self._entries[victim]
         if held is None or held.transaction.sender == entry.transaction.sender:
             raise InvalidTransaction(
-                RejectionReason.POOL_FULL, "txpool is full for accounts without a balance"
+                RejectionReason.POOL_FULL, "txpool is full for transactions without a fee"
             )
         self._take_out(held)
 

@@ -19,7 +19,7 @@ ALICE, BOB, CAROL, DAVE = (Address(bytes([value]) * 20) for value in range(1, 5)
 def transaction(
     sender: Address, nonce: int, tip: int = 0, *, fee: int | None = None, size: int = 100, to=None
 ) -> Transaction:
-    fee = tip if fee is None else fee
+    fee = max(tip, 1) if fee is None else fee
     raw = keccak256(repr((sender, nonce, tip, fee, size, to)).encode()).ljust(size, b"\x00")
     return Transaction(
         raw=raw,
@@ -162,8 +162,8 @@ def test_replacement_needs_a_tenth_more_of_both_fees(pool):
 
 
 def test_replacing_a_free_transaction_needs_some_fee(pool):
-    pool.add(transaction(ALICE, 0, to=CAROL))
-    refusal(pool, transaction(ALICE, 0, to=DAVE))
+    pool.add(transaction(ALICE, 0, fee=0, to=CAROL))
+    refusal(pool, transaction(ALICE, 0, fee=0, to=DAVE))
     pool.add(transaction(ALICE, 0, tip=1))
 
 
@@ -260,17 +260,34 @@ def test_total_bytes_are_bounded(pool):
 def test_senders_without_a_balance_share_a_quarter(pool, head):
     senders = [Address(bytes([20 + i]) * 20) for i in range(4)]
     head.balances = dict.fromkeys(senders, 0)
-    pool.add(transaction(senders[0], 0))
-    assert "gap" not in refusal(pool, transaction(senders[1], 1)).detail
-    pool.add(transaction(senders[0], 1))
+    pool.add(transaction(senders[0], 0, fee=0))
+    assert "gap" not in refusal(pool, transaction(senders[1], 1, fee=0)).detail
+    pool.add(transaction(senders[0], 1, fee=0))
     assert len(pool) == LIMITS.transactions // FREE_SHARE
-    assert refusal(pool, transaction(senders[0], 2)).reason == RejectionReason.POOL_FULL
-    assert refusal(pool, transaction(senders[1], 0)).reason == RejectionReason.POOL_FULL
-    pool.add(transaction(senders[2], 0, to=ALICE))  # operator votes do not count
+    assert refusal(pool, transaction(senders[0], 2, fee=0)).reason == RejectionReason.POOL_FULL
+    assert refusal(pool, transaction(senders[1], 0, fee=0)).reason == RejectionReason.POOL_FULL
+    pool.add(transaction(senders[2], 0, fee=0, to=ALICE))  # operator votes do not count
     pool.add(transaction(ALICE, 0))
     head.nonces[senders[0]] = 1
-    pool.on_finalized([transaction(senders[0], 0)])
-    pool.add(transaction(senders[1], 0))
+    pool.on_finalized([transaction(senders[0], 0, fee=0)])
+    pool.add(transaction(senders[1], 0, fee=0))
+
+
+def test_a_balance_does_not_evade_the_share_of_what_pays_no_fee(pool, head):
+    senders = [Address(bytes([20 + i]) * 20) for i in range(3)]
+    head.balances = dict.fromkeys(senders, 1)
+    for sender in senders[: LIMITS.transactions // FREE_SHARE]:
+        pool.add(transaction(sender, 0, fee=0))
+    assert refusal(pool, transaction(senders[2], 0, fee=0)).reason == RejectionReason.POOL_FULL
+    pool.add(transaction(ALICE, 0, fee=1))
+
+
+def test_sender_with_a_balance_may_queue_and_leave_gaps_without_a_fee(head):
+    pool = Mempool(head, MempoolLimits())
+    given = [transaction(ALICE, nonce, fee=0) for nonce in (0, 1, 2, 3, 4, 9)]
+    for each in given:
+        pool.add(each)
+    assert list(pool.candidates()) == given[:5]
 
 
 def test_free_commitments_evict_no_transaction_that_pays(pool, head):
@@ -278,26 +295,27 @@ def test_free_commitments_evict_no_transaction_that_pays(pool, head):
     for given in paying:
         pool.add(given)
     head.balances[CAROL] = 0
-    assert refusal(pool, transaction(CAROL, 0, to=BOB)).detail == "txpool is full"
+    assert refusal(pool, transaction(CAROL, 0, fee=0, to=BOB)).detail == "txpool is full"
 
 
 def test_all_free_senders_together_share_a_quarter(pool, head):
     senders = [Address(bytes([20 + i]) * 20) for i in range(4)]
     head.balances = dict.fromkeys(senders, 0)
-    pool.add(transaction(senders[0], 0, to=BOB))
-    pool.add(transaction(senders[1], 0, to=BOB))
+    pool.add(transaction(senders[0], 0, fee=0, to=BOB))
+    pool.add(transaction(senders[1], 0, fee=0, to=BOB))
     assert len(pool) == LIMITS.transactions // FREE_SHARE
-    assert refusal(pool, transaction(senders[2], 0, to=BOB)).reason == RejectionReason.POOL_FULL
-    assert refusal(pool, transaction(senders[2], 0)).reason == RejectionReason.POOL_FULL
+    for to in (BOB, None):
+        given = transaction(senders[2], 0, fee=0, to=to)
+        assert refusal(pool, given).reason == RejectionReason.POOL_FULL
 
 
 def test_free_commitment_takes_the_place_of_an_ordinary_free_transaction(pool, head):
     senders = [Address(bytes([20 + i]) * 20) for i in range(4)]
     head.balances = dict.fromkeys(senders, 0)
-    ordinary = [transaction(sender, 0) for sender in senders[:2]]
+    ordinary = [transaction(sender, 0, fee=0) for sender in senders[:2]]
     for given in ordinary:
         pool.add(given)
-    pool.add(transaction(senders[2], 0, to=BOB))
+    pool.add(transaction(senders[2], 0, fee=0, to=BOB))
     assert ordinary[0].hash in pool
     assert ordinary[1].hash not in pool
 
@@ -566,7 +584,7 @@ class MempoolMachine(RuleBasedStateMachine):
         to=st.sampled_from([ALICE, BOB, CAROL]),
     )
     def send(self, sender, nonce, tip, size, to):
-        given = transaction(self.senders[sender], nonce, tip, size=size, to=to)
+        given = transaction(self.senders[sender], nonce, tip, fee=tip, size=size, to=to)
         before = set(self.pool.hashes())
         try:
             self.pool.add(given)
@@ -604,7 +622,7 @@ class MempoolMachine(RuleBasedStateMachine):
         free = [
             given
             for given in held
-            if self.head.balance(given.sender) == 0 and given.to != ALICE  # no vote
+            if given.max_fee_per_gas == 0 and given.to != ALICE  # no vote
         ]
         assert len(free) <= LIMITS.transactions // FREE_SHARE
         assert sum(len(given.raw) for given in free) <= LIMITS.size_bytes // FREE_SHARE

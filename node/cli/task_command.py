@@ -35,6 +35,7 @@ from node.cli.output import (
 from node.cli.progress import progress_bar
 from node.cli.readiness import describe_readiness, fetch_readiness
 from node.cli.task_fee import (
+    describe_early_end,
     describe_lease,
     describe_offer,
     encode_offer,
@@ -339,7 +340,7 @@ def watch(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = F
             told = lines
         time.sleep(WATCH_SECONDS)
     if shown < _planned_rounds(found):
-        raise OperatorError(f"task {task} closed after {shown} of {_planned_rounds(found)} rounds")
+        raise OperatorError(describe_early_end(found, shown, _planned_rounds(found)))
     if not as_json:
         print_line(f"done; next: pot task download {task} -o model.safetensors")
 

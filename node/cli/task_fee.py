@@ -88,6 +88,20 @@ def encode_offer(spec: TaskSpec, offer: Offer) -> JsonObject:
     }
 
 
+def describe_early_end(task: JsonObject, settled: int, planned: int) -> str:
+    """Why a task was closed before its last round, and what to do."""
+    number, reason = get_integer(task, "id"), get_value(task, "closeReason")
+    text = f"task {number} closed after {settled} of {planned} rounds"
+    refusal = get_value(task, "lease", "refusal")
+    if refusal is not None:
+        text += f": validators refuse it ({refusal})"
+    elif reason == "expired":
+        text += ": it expired"
+    elif reason is not None:
+        text += f": {reason}"
+    return f"{text}; `pot task refund {number}` takes back what is left"
+
+
 def describe_lease(task: JsonObject, now: int) -> Sequence[tuple[str, str]]:
     """When a task ends, why it was refused, and what can be taken back, as names and values."""
     lease = get_value(task, "lease")
@@ -96,7 +110,7 @@ def describe_lease(task: JsonObject, now: int) -> Sequence[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     if status == "pending":
         seconds = get_integer(lease, "windowTime") - now
-        rows.append(("expires", f"unless validators are ready {_describe_rest(seconds)}"))
+        rows.append(("expires", f"{_describe_rest(seconds)}, unless validators are ready"))
     elif status in ("active", "paused"):
         rows.append(("expires", _describe_rest(get_integer(lease, "endTime") - now)))
         idle = get_integer(lease, "progressTime") + get_integer(lease, "idleSeconds") - now

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from chain.contracts import training_token
+from chain.contracts import task_registry, training_token
 from chain.contracts.addresses import TRAINING_TOKEN
+from chain.contracts.task_registry import CloseReason
 from tests.training_simulation.checkers import ViolationError
 from tests.training_simulation.cluster import World
 from tests.training_simulation.miners import HONEST
@@ -48,6 +49,20 @@ def test_bond_survives_tasks_that_waste_the_verifier() -> None:
     cluster = build(1, World(junk=4, junk_dry_run_ms=150_000))
     run(cluster)
     assert cluster.counts["MinerSlashed"] == 0
+    _, *junk = cluster.chain.view.histories.values()
+    refused = [each.close_reason for each in junk].count(CloseReason.REFUSED)
+    # Each dry run takes its whole time twice, so two fit into the time for answers.
+    assert [each.is_closed for each in junk] == [True] * 4
+    assert refused == 2
+    open_tasks = cluster.chain.contracts.read(task_registry.get_open_tasks())
+    assert open_tasks == 0
+
+
+def test_slots_that_junk_took_are_free_for_the_next_tasks() -> None:
+    cluster = build(1, World(junk=10, junk_waves=2))
+    run(cluster)
+    reasons = [each.close_reason for each in cluster.chain.view.histories.values()]
+    assert reasons.count(CloseReason.EXPIRED) == 2 * 10
 
 
 def test_bond_survives_validators_that_restart_late() -> None:

@@ -96,6 +96,8 @@ class FakeRegistry:
         self.status = "closed"
         self.readiness: object = None
         self.settled = 2
+        self.close_reason = "completed"
+        self.refusal: str | None = None
         self.model = b"\x00" * (4 * 23)
         views = (
             (task_registry.get_prices(), "prices", PRICES),
@@ -181,8 +183,8 @@ class FakeRegistry:
             "submitter": "0x" + "11" * 20,
             "specHash": "0x" + compute_spec_hash(self.spec).hex(),
             "spec": json.loads(encode_task_spec(self.spec)),
-            "closeReason": "completed" if self.status == "closed" else None,
-            "lease": LEASE,
+            "closeReason": self.close_reason if self.status == "closed" else None,
+            "lease": {**LEASE, "refusal": self.refusal},
             "terms": {"rounds": 2},
             "rounds": 2,
             "account": {"escrowed": str(10**18), "paid": "0", "refundable": "0"},
@@ -475,7 +477,15 @@ def test_watch_prints_a_line_for_every_round_and_ends_with_the_task(
 def test_watch_of_a_task_that_closed_early_fails(pot: Pot, registry: FakeRegistry) -> None:
     registry.settled = 1
     with serve(registry.answers()) as url:
-        assert "after 1 of 2 rounds" in pot.fails("task", "watch", 1, "--rpc", url)
+        for reason, refusal, text in (
+            ("expired", None, "after 1 of 2 rounds: it expired; `pot task refund 1`"),
+            ("refused", "too_noisy", "rounds: validators refuse it (too_noisy);"),
+            ("cancelled", None, "rounds: cancelled;"),
+        ):
+            registry.close_reason, registry.refusal = reason, refusal
+            assert text in pot.fails("task", "watch", 1, "--rpc", url)
+        shown = pot("task", "show", 1, "--rpc", url)
+    assert "closed               cancelled" in shown
 
 
 def test_list_and_show_print_what_the_chain_says(pot: Pot, registry: FakeRegistry) -> None:

@@ -1,16 +1,21 @@
 """The table of prices: what the cheapest way to waste something costs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from eth.db.atomic import AtomicDB
 
 from chain.contracts import task_registry
-from chain.contracts.task_registry import Purchase, Quote, TaskResources
+from chain.contracts.task_registry import CloseReason, Purchase, Quote, TaskClosed, TaskResources
 from chain.params import ChainParameters
+from chain.primitives import TaskId
 from node.cli.output import format_short
+from node.config import BlobsSection
 from node.setup.network_genesis import Seat, build_prices, plan_development_network
 from node.setup.price_table import DAY_SECONDS, PriceRow, list_prices
+from node.storage.blobs import PROMISED_SHARE
+from node.training.disk_budgets import DiskBudgets
 from tests.worlds.contracts import (
     OPERATORS,
     SUBMITTER,
@@ -19,6 +24,7 @@ from tests.worlds.contracts import (
     deploy_contracts,
     with_terms,
 )
+from tests.worlds.training import SPEC
 
 PAGE = (Path(__file__).parents[3] / "docs" / "prices.md").read_text(encoding="utf-8")
 PUBLIC = ChainParameters()
@@ -61,6 +67,31 @@ def test_prices_are_what_the_contract_asks() -> None:
     smallest = quote(NOTHING)
     refused = smallest.pending_rent + smallest.examination
     assert 0 <= refused - price["a new task that validators refuse"] < 10**12
+
+
+def test_disk_of_all_validators_costs_rent_for_as_long_as_it_is_promised() -> None:
+    world = World(AtomicDB())
+    deploy_contracts(world, prices=build_prices(PUBLIC))
+    share = BlobsSection().quota_bytes // PROMISED_SHARE
+    eighth = TaskResources(1, 1, 1, share // 8)
+    terms = with_terms(max_units=1, min_miners=1, unit_price=1, validator_fee=0)
+    purchase = Purchase(DAY_SECONDS, 1)
+    rents = 0
+    for _ in range(8):
+        rents += world.quote(terms, eighth, purchase).rent
+        world.submit(terms, budget=1, purchase=purchase, resources=eighth, max_fee=10**21)
+    budgets = DiskBudgets(share, closed_seconds=100)
+    spec = replace(SPEC, resources=eighth)
+    for number in range(8):
+        assert budgets.find_objection(TaskId(number), spec, 0) is None
+        budgets.promise(TaskId(number), spec)
+    assert budgets.find_objection(TaskId(8), spec, 0) is not None
+    price = {row.what: row.amount for row in list_prices(PUBLIC, 4)}
+    assert rents >= 4 * price["a GiB of one validator for a day"] * share // 2**30
+    # And the promise ends with the lifetime.
+    world.ready()
+    world.mine(DAY_SECONDS // 5, DAY_SECONDS)
+    assert world.expire().events == (TaskClosed(world.task, CloseReason.EXPIRED),)
 
 
 def test_last_slot_of_the_network_costs_what_the_table_says() -> None:

@@ -78,7 +78,7 @@ class ObjectionCode(StrEnum):
     NO_ROOM = "no_room"
     """The node's disk quota is used up; the task is tried again."""
     TOO_MANY_TASKS = "too_many_tasks"
-    """The node is ready for as many tasks as it serves; the task is tried again."""
+    """Other tasks leave no time to examine this one; the task is tried again."""
 
 
 REFUSAL_CODES: Final[Mapping[ObjectionCode, int]] = {

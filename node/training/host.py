@@ -130,7 +130,6 @@ class TrainingHost:
             clock=clock,
             jobs=self._jobs,
             readiness=self._readiness,
-            count_served=self._count_served,
         )
         self._gradients = Gradients(
             chain_id=chain_id,
@@ -429,15 +428,6 @@ class TrainingHost:
         if self._slashings is None or closed.closed is None:
             return False
         return self._contracts.head_number() <= closed.closed.number + BOND_CLOSED_BLOCKS
-
-    def _count_served(self) -> int:
-        """The open tasks that this node can judge."""
-        histories = (
-            self._index.history(task_id)
-            for task_id, work in self._work.items()
-            if work.is_accepted is True
-        )
-        return sum(history is not None and not history.is_closed for history in histories)
 
     def _get_own_work(
         self, history: TaskHistory, spec: TaskSpec | None, work: TaskWork, *, is_late: bool

@@ -1,6 +1,5 @@
 """Preparing for a new task: fetch its content, then dry-run it (docs/spec/training.md, 10)."""
 
-from collections.abc import Callable
 from typing import Final, assert_never
 
 import structlog
@@ -40,9 +39,6 @@ from node.training.worker_pool import WorkerFailedError, WorkerPool, WorkerRefus
 RETRY_LIMIT_SECONDS: Final = 30.0
 """The longest wait between two tries: each failure doubles the task's wait, up to this."""
 
-SERVED_TASKS_LIMIT: Final = 64
-"""The most tasks that this node is ready for: its duties to each are listed after every block."""
-
 PREPARING_LIMIT: Final = 16
 """The most tasks that are prepared at once; the others wait. There are fewer places to fetch new
 content, since a task with a slow holder gives its place up only while another task waits for it."""
@@ -80,7 +76,6 @@ class Preparation:
         clock: Clock,
         jobs: Jobs,
         readiness: ReadinessLog,
-        count_served: Callable[[], int],
     ) -> None:
         self._blob_bytes_per_second = blob_bytes_per_second
         self._contracts = contracts
@@ -94,7 +89,6 @@ class Preparation:
         self._clock = clock
         self._jobs = jobs
         self._readiness = readiness
-        self._count_served = count_served
         self._turns = trio.CapacityLimiter(PREPARING_LIMIT)
         self._wait_seconds: dict[TaskId, float] = {}
         """The wait that follows the task's next failure."""
@@ -107,17 +101,11 @@ class Preparation:
         Few tasks are prepared at once, and each failure doubles the wait before the next try.
 
         Raises:
-            UnavailableError: Content cannot be fetched, or too many tasks are served.
+            UnavailableError: Content cannot be fetched, or other tasks leave no time to examine it.
             WorkerFailedError: The dry run did not finish.
         """
         try:
             async with self._turns:
-                served = self._count_served()
-                if task.history.status is TaskStatus.PENDING and served >= SERVED_TASKS_LIMIT:
-                    raise TaskDelayedError(
-                        ObjectionCode.TOO_MANY_TASKS,
-                        f"the node serves {served} tasks, and no more at a time",
-                    )
                 await self._prepare_in_budget(task)
         except (UnavailableError, WorkerFailedError) as error:
             self._readiness.object(task.task_id, ReadinessState.WAITING, _describe_delay(error))

@@ -86,7 +86,7 @@ def compute_kept(
             break
         first_round -= 1
     if history.status is TaskStatus.PENDING:
-        # Submitting is nearly free, so a pending task is kept only if this validator posted ready.
+        # Many tasks may be pending: one is kept only if this validator answered *ready*.
         if own_validator not in history.ready:
             return None
     elif history.is_closed:

@@ -20,6 +20,7 @@ from chain.contracts.task_registry import (
     TaskStatus,
 )
 from chain.primitives import TaskId
+from chain.training.leases import is_expired
 from tests.worlds.contracts import (
     BUDGET,
     FEE_LIMIT,
@@ -492,3 +493,30 @@ def test_prices_are_those_of_genesis(world: World) -> None:
     assert world.read(task_registry.get_prices()) == PRICES
     assert world.read(task_registry.get_attempt_seconds(TERMS)) == ATTEMPT_SECONDS
     assert world.quote().fee < FEE_LIMIT
+
+
+@pytest.mark.parametrize("status", [TaskStatus.PENDING, TaskStatus.ACTIVE, TaskStatus.PAUSED])
+def test_nodes_know_the_moment_at_which_a_task_is_over(status: TaskStatus) -> None:
+    world = new_world()
+    if status is TaskStatus.PAUSED:
+        world = started_world()
+        for _ in range(3):
+            world.pass_phase()
+            world.advance()
+            world.mine(1, 1)
+    else:
+        world.submit(purchase=Purchase(3 * DAY, 10))
+    if status is TaskStatus.ACTIVE:
+        world.ready()
+    assert world.money.status is status
+    lease = world.lease
+    times = (lease.window_time, lease.end_time, lease.progress_time + lease.idle_seconds)
+    blocks = (lease.window_block, lease.end_block, lease.progress_block + lease.idle_blocks)
+    found = set()
+    for time in {moment + shift for moment in times if moment for shift in (-1, 0)}:
+        for number in {moment + shift for moment in blocks if moment for shift in (-1, 0)}:
+            world.at(number, time)
+            is_over = is_expired(status, lease, is_attempt_open=False, number=number, now=time)
+            assert world.read(task_registry.is_expired(world.task)) == is_over
+            found.add(is_over)
+    assert found == {True, False}

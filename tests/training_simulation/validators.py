@@ -44,7 +44,6 @@ from node.training.preparation import (
     DRY_RUN_TRIES,
     PREPARING_LIMIT,
     RETRY_LIMIT_SECONDS,
-    SERVED_TASKS_LIMIT,
 )
 from node.training.worker_pool import WorkerSettings
 from tests.training_simulation.cluster import Actor, Cluster
@@ -363,10 +362,6 @@ class Validator(Actor):
     def _start_preparation(
         self, task_id: TaskId, history: TaskHistory, spec: TaskSpec, work: Work
     ) -> None:
-        served = sum(each.is_accepted is True for each in self.memory.work.values())
-        if history.status is TaskStatus.PENDING and served >= SERVED_TASKS_LIMIT:
-            self._end_preparation(task_id, is_done=False)
-            return
         if task_id not in self.disk.content:
             holders = (each for each in self._peers() if task_id in each.disk.content)
             if next(holders, None) is None:

@@ -1,10 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from chain.contracts.task_registry import Purchase, TaskResources
 from chain.crypto import content_id
 from chain.primitives import Address
+from chain.training.resources import count_disk_bytes
 from chain.training.task_spec import (
     AdamW,
     LabelType,
@@ -12,7 +15,10 @@ from chain.training.task_spec import (
     Sgd,
 )
 from chain.training.task_spec_codec import compute_terms
+from node.client.task_bundle import Wishes
+from node.client.task_checks import TaskMeasurement, declare_resources
 from node.client.task_file import build_digits, load_task_toml, shuffle_rows
+from node.client.task_submission import choose_purchase
 from pot_common.errors import OperatorError
 
 TOKEN = Address(b"\x44" * 20)
@@ -51,6 +57,32 @@ def test_a_file_of_ones_own_is_data_too(tmp_path: Path) -> None:
     assert (bundle.spec.data.row_count, bundle.spec.sample_count) == (40, 30)
     assert bundle.spec.data.label_type is LabelType.INT64
     assert bundle == load_task_toml(text, tmp_path, TOKEN)
+
+
+def test_resources_and_wishes_may_be_in_the_file() -> None:
+    plain = load_task_toml(DIGITS, Path(), TOKEN)
+    assert (plain.is_measured, plain.wishes) == (False, Wishes())
+    resources = "[resources]\nunit_milliseconds = 7\nevaluation_milliseconds = 8\npeak_bytes = 9\n"
+    fee = "[fee]\nlifetime_seconds = 3600\nattempts = 40\nmax_fee = 0.5\n"
+    bundle = load_task_toml(DIGITS + resources + fee, Path(), TOKEN)
+    assert bundle.is_measured
+    assert bundle.wishes == Wishes(3_600, 40, 5 * 10**17)
+    assert bundle.spec.resources == TaskResources(7, 8, 9, count_disk_bytes(bundle.spec))
+
+
+def test_declaration_leaves_room_for_slower_and_busier_machines() -> None:
+    plain = load_task_toml(DIGITS, Path(), TOKEN)
+    declared = declare_resources(plain, TaskMeasurement(100, 3, 2**28))
+    disk_bytes = count_disk_bytes(plain.spec)
+    assert declared.spec.resources == TaskResources(400, 50, 2**29, disk_bytes)
+    assert declared.is_measured
+
+
+def test_purchase_covers_failed_attempts_and_the_search_for_miners() -> None:
+    spec = load_task_toml(DIGITS, Path(), TOKEN).spec
+    assert choose_purchase(spec, 500, 10**6) == Purchase(45 * 60 + 500 + 3_600, 45)
+    assert choose_purchase(spec, 500, 4_000) == Purchase(4_000, 45)
+    assert choose_purchase(replace(spec, round_count=1), 500, 10**6).attempts == 4
 
 
 def test_a_price_keeps_every_digit() -> None:

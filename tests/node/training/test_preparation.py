@@ -9,7 +9,6 @@ import trio
 from trio.testing import MockClock
 
 from chain.contracts import task_registry
-from chain.contracts.task_registry import TaskStatus
 from chain.crypto import content_id
 from chain.primitives import TaskId
 from chain.training.encoding import count_payload_bytes
@@ -21,8 +20,6 @@ from node.training.readiness import ReadinessState, TaskReadiness
 from node.training.worker_pool import WorkerFailedError, WorkerRefusedError
 from tests.worlds.training import (
     TASK,
-    VALIDATORS,
-    at,
     pending_history,
 )
 from tests.worlds.training_node import (
@@ -76,34 +73,6 @@ async def test_thousand_tasks_without_available_content_cost_little(
     assert node.peers.busiest == preparation.PREPARING_LIMIT
     assert 1_000 <= len(node.peers.asked) <= 6_000
     assert chain.phase_calls <= 6_000
-
-
-async def test_ready_is_posted_for_at_most_the_served_tasks_limit(
-    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(preparation, "SERVED_TASKS_LIMIT", 2)
-    monkeypatch.setattr(preparation, "PREPARING_LIMIT", 1)
-    pending = pending_history()
-    chain = FakeChain({TaskId(n): replace(pending, task_id=TaskId(n)) for n in range(1, 9)})
-    node = Node(tmp_path, chain)
-
-    async with trio.open_nursery() as nursery:
-        await nursery.start(node.host.run)
-        await trio.sleep(60)
-        ready = set(node.sent)
-        assert len(ready) == 2
-        for task_id in list(chain.histories)[:2]:
-            closed = replace(at(9), timestamp=0)
-            chain.histories[task_id] = replace(
-                chain.histories[task_id],
-                status=TaskStatus.CLOSED,
-                closed=closed,
-                ready=VALIDATORS[:1],
-            )
-        node.host.wake()
-        await trio.sleep(60)
-        assert len(set(node.sent)) == 4
-        nursery.cancel_scope.cancel()
 
 
 async def test_content_leaves_half_of_the_quota_to_promised_tasks(

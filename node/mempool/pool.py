@@ -16,7 +16,6 @@ together.
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from cachetools import FIFOCache
@@ -29,6 +28,7 @@ from chain.validation import FORM_REASONS
 from node.chain.finalizer import NewHead
 from node.mempool.commitment_share import CommitmentShare
 from node.mempool.early_calls import EarlyCalls
+from node.mempool.entries import Entry, Queue
 from node.mempool.policy import HeadRules, MempoolLimits, Priority, Subject
 
 REPLACEMENT_PERCENT: Final = 110
@@ -58,59 +58,6 @@ BAN_BLOCKS: Final = 256
 for this many blocks. A ban of the hash alone would be evaded by a change of any byte."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """A transaction in the pool."""
-
-    transaction: Transaction
-    priority: Priority
-    subject: Subject | None
-    """The subject of a vote or commitment with priority; None for an ordinary transaction."""
-    is_free: bool
-    """Whether the transaction counts towards FREE_SHARE: it offers no fee, and is no vote with
-    priority."""
-    arrival: int
-    """The position in the order of admission, which breaks ties."""
-    admitted_block: int
-    """The number of blocks that the pool had seen when the transaction was admitted."""
-
-    @property
-    def worth(self) -> tuple[int, int, int]:
-        """The rank of the entry; the lowest rank is evicted first."""
-        return -self.priority, self.transaction.max_priority_fee_per_gas, -self.arrival
-
-    @property
-    def pays(self) -> bool:
-        """Whether the transaction offers a fee."""
-        return self.transaction.max_fee_per_gas > 0
-
-
-@dataclass(slots=True)
-class _Queue:
-    """The entries of one sender."""
-
-    nonce: int
-    """The account's next nonce at the head."""
-    entries: dict[int, _Entry] = field(default_factory=dict)
-    """The entries by nonce."""
-    gapped_count: int = 0
-    """The number of entries behind a nonce gap, as last counted."""
-    gapped_bytes: int = 0
-    """The encoded bytes of those entries."""
-
-    def pending(self) -> list[_Entry]:
-        """The entries with consecutive nonces, beginning with the account's next nonce."""
-        run: list[_Entry] = []
-        while (entry := self.entries.get(self.nonce + len(run))) is not None:
-            run.append(entry)
-        return run
-
-    def queued(self) -> list[_Entry]:
-        """The entries behind a nonce gap, by ascending nonce."""
-        first = self.nonce + len(self.pending())
-        return [self.entries[nonce] for nonce in sorted(self.entries) if nonce >= first]
-
-
 class Mempool:
     """A bounded pool of decoded transactions. It may be used by one thread at a time.
 
@@ -122,8 +69,8 @@ class Mempool:
     def __init__(self, rules: HeadRules, limits: MempoolLimits | None = None) -> None:
         self._rules = rules
         self._limits = limits or MempoolLimits()
-        self._entries: dict[Hash32, _Entry] = {}
-        self._queues: dict[Address, _Queue] = {}
+        self._entries: dict[Hash32, Entry] = {}
+        self._queues: dict[Address, Queue] = {}
         self._banned: FIFOCache[Hash32, None] = FIFOCache(self._limits.banned)
         self._slow: FIFOCache[tuple[Address, int], int] = FIFOCache(self._limits.banned)
         """The number of blocks seen at which the ban of a sender's nonce ends."""
@@ -224,7 +171,7 @@ class Mempool:
                 RejectionReason.NONCE_TOO_LOW,
                 f"nonce too low: next nonce {account_nonce}, tx nonce {transaction.nonce}",
             )
-        queue = self._queues.get(sender) or _Queue(account_nonce)
+        queue = self._queues.get(sender) or Queue(account_nonce)
         replaced = queue.entries.get(transaction.nonce)
         if replaced is None:
             self._check_nonce_limit(transaction, queue)
@@ -255,7 +202,7 @@ class Mempool:
             self._early.put(sender, subject, transaction.hash)
 
     def _classify(
-        self, transaction: Transaction, queue: _Queue, *, is_asked: bool = True
+        self, transaction: Transaction, queue: Queue, *, is_asked: bool = True
     ) -> tuple[Priority, Subject | None]:
         """The priority of a transaction, and its subject if it may have priority later.
 
@@ -276,12 +223,12 @@ class Mempool:
 
     def _build_entry(
         self, transaction: Transaction, priority: Priority, subject: Subject | None
-    ) -> _Entry:
+    ) -> Entry:
         # By the fee alone: with one wei, a sender would have a balance and yet risk nothing.
         is_free = priority is not Priority.OPERATOR_VOTE and transaction.max_fee_per_gas == 0
         if priority is Priority.ORDINARY:
             subject = None
-        return _Entry(transaction, priority, subject, is_free, self._arrivals, self._blocks)
+        return Entry(transaction, priority, subject, is_free, self._arrivals, self._blocks)
 
     def drop(self, transaction_hash: Hash32, *, ban: bool = False) -> None:
         """Remove a transaction that could not be included; with `ban`, refuse it from now on."""
@@ -385,14 +332,14 @@ class Mempool:
         """The number of transactions that are not behind a nonce gap, and of those that are."""
         return len(self._entries) - self._gapped_count, self._gapped_count
 
-    def _check_nonce_limit(self, transaction: Transaction, queue: _Queue) -> None:
+    def _check_nonce_limit(self, transaction: Transaction, queue: Queue) -> None:
         if transaction.nonce - queue.nonce >= self._limits.sender_transactions:
             raise InvalidTransaction(
                 RejectionReason.NONCE_TOO_HIGH,
                 f"nonce too high: next nonce {queue.nonce}, tx nonce {transaction.nonce}",
             )
 
-    def _check_gapped_share(self, transaction: Transaction, replaced: _Entry | None) -> None:
+    def _check_gapped_share(self, transaction: Transaction, replaced: Entry | None) -> None:
         count, size = 1, len(transaction.raw)
         if replaced is not None:
             count, size = 0, size - len(replaced.transaction.raw)
@@ -401,7 +348,7 @@ class Mempool:
                 RejectionReason.POOL_FULL, "txpool is full for transactions behind a nonce gap"
             )
 
-    def _check_free_limits(self, entry: _Entry, queue: _Queue) -> None:
+    def _check_free_limits(self, entry: Entry, queue: Queue) -> None:
         is_ordinary = entry.priority is Priority.ORDINARY
         if not entry.is_free or (is_ordinary and self._rules.balance(entry.transaction.sender)):
             return
@@ -415,7 +362,7 @@ class Mempool:
                 RejectionReason.POOL_FULL, "too many transactions of an account without a balance"
             )
 
-    def _check_funds(self, transaction: Transaction, queue: _Queue) -> None:
+    def _check_funds(self, transaction: Transaction, queue: Queue) -> None:
         others = (entry.transaction for entry in queue.entries.values())
         held = sum(other.cost for other in others if other.nonce != transaction.nonce)
         balance = self._rules.balance(transaction.sender)
@@ -432,7 +379,7 @@ class Mempool:
             or self._gapped_bytes + size > self._limits.size_bytes // GAPPED_SHARE
         )
 
-    def _count_gapped(self, queue: _Queue) -> None:
+    def _count_gapped(self, queue: Queue) -> None:
         """Update the totals behind nonce gaps after a change of `queue`."""
         queued = queue.queued()
         size = sum(len(entry.transaction.raw) for entry in queued)
@@ -440,7 +387,7 @@ class Mempool:
         self._gapped_bytes += size - queue.gapped_bytes
         queue.gapped_count, queue.gapped_bytes = len(queued), size
 
-    def _make_room(self, entry: _Entry, replaced: _Entry | None, *, is_gapped: bool) -> None:
+    def _make_room(self, entry: Entry, replaced: Entry | None, *, is_gapped: bool) -> None:
         """Evict transactions until `entry` fits, without `replaced`; otherwise refuse `entry`."""
         count, size = 1, len(entry.transaction.raw)
         free_count, free_bytes = (count, size) if entry.is_free else (0, 0)
@@ -464,7 +411,7 @@ class Mempool:
                 raise InvalidTransaction(RejectionReason.POOL_FULL, "txpool is full")
             self._evict_for(entry)
 
-    def _find_free_victim(self, entry: _Entry) -> Hash32 | None:
+    def _find_free_victim(self, entry: Entry) -> Hash32 | None:
         """The newest ordinary free transaction if `entry` is a commitment, which ranks above it."""
         if entry.priority is Priority.ORDINARY:
             return None
@@ -473,7 +420,7 @@ class Mempool:
             (each.transaction.hash for each in free if each.priority is Priority.ORDINARY), None
         )
 
-    def _evict_free(self, victim: Hash32 | None, entry: _Entry) -> None:
+    def _evict_free(self, victim: Hash32 | None, entry: Entry) -> None:
         """Evict `victim`; without one, or if it is of the same sender, refuse `entry`."""
         held = None if victim is None else self._entries[victim]
         if held is None or held.transaction.sender == entry.transaction.sender:
@@ -482,7 +429,7 @@ class Mempool:
             )
         self._take_out(held)
 
-    def _evict_for(self, entry: _Entry) -> None:
+    def _evict_for(self, entry: Entry) -> None:
         """Evict the last transaction of the sender of the lowest-ranked one.
 
         The last one is taken because any other would leave a nonce gap. `entry` is refused if no
@@ -505,11 +452,11 @@ class Mempool:
             raise InvalidTransaction(RejectionReason.POOL_FULL, "txpool is full")
         self._remove(victim)
 
-    def _insert(self, entry: _Entry, account_nonce: int) -> None:
+    def _insert(self, entry: Entry, account_nonce: int) -> None:
         transaction = entry.transaction
         self._arrivals += 1
         self._entries[transaction.hash] = entry
-        queue = self._queues.setdefault(transaction.sender, _Queue(account_nonce))
+        queue = self._queues.setdefault(transaction.sender, Queue(account_nonce))
         queue.nonce = account_nonce
         queue.entries[transaction.nonce] = entry
         self._count_gapped(queue)
@@ -524,14 +471,14 @@ class Mempool:
             self._cheapest = [(held.worth, name) for name, held in self._entries.items()]
             heapq.heapify(self._cheapest)
 
-    def _take_out(self, entry: _Entry) -> None:
+    def _take_out(self, entry: Entry) -> None:
         """Remove an entry. If it leaves too many behind a nonce gap, remove the last of those."""
         queue = self._queues[entry.transaction.sender]
         self._remove(entry)
         while queue.entries and self._is_gapped_full():
             self._remove(queue.entries[max(queue.entries)])
 
-    def _remove(self, entry: _Entry) -> None:
+    def _remove(self, entry: Entry) -> None:
         transaction = entry.transaction
         del self._entries[transaction.hash]
         queue = self._queues[transaction.sender]
@@ -558,11 +505,11 @@ def _check_replacement(transaction: Transaction, replaced: Transaction) -> None:
             )
 
 
-def _merge(runs: Iterable[Sequence[_Entry]], base_fee_per_gas: int) -> Iterator[Transaction]:
+def _merge(runs: Iterable[Sequence[Entry]], base_fee_per_gas: int) -> Iterator[Transaction]:
     """The transactions of all runs: in order within a run, the best first among runs."""
-    heads: list[tuple[int, int, int, Transaction, Iterator[_Entry]]] = []
+    heads: list[tuple[int, int, int, Transaction, Iterator[Entry]]] = []
 
-    def push_next(run: Iterator[_Entry]) -> None:
+    def push_next(run: Iterator[Entry]) -> None:
         entry = next(run, None)
         # If one transaction cannot pay the base fee, later ones of its sender cannot be included.
         if entry is not None and entry.transaction.max_fee_per_gas >= base_fee_per_gas:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from chain.primitives import Address
 from chain.types.transaction import Transaction
 from node.mempool.policy import Priority, Subject
 
@@ -21,6 +22,8 @@ class Entry:
     """The position in the order of admission, which breaks ties."""
     admitted_block: int
     """The number of blocks that the pool had seen when the transaction was admitted."""
+    authorities: tuple[Address, ...]
+    """The accounts that its authorizations may make delegate."""
 
     @property
     def worth(self) -> tuple[int, int, int]:

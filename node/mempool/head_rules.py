@@ -12,7 +12,12 @@ from chain.genesis import GenesisConfig
 from chain.primitives import Address, TaskId
 from chain.state.world_state import WorldState, get_storage
 from chain.types.transaction import Transaction
-from chain.validation import compute_next_base_fee, validate_outline, validate_transaction
+from chain.validation import (
+    compute_next_base_fee,
+    is_delegation,
+    validate_outline,
+    validate_transaction,
+)
 from node.chain.contract_reader import ContractReader
 from node.mempool.policy import Priority, Subject
 from node.storage.block_store import BlockStore
@@ -81,6 +86,10 @@ class HeadRules:
     def balance(self, sender: Address) -> int:
         """The balance of an account, in wei."""
         return self._view().get_balance(sender)
+
+    def is_delegated(self, account: Address) -> bool:
+        """Whether an account delegates to code (EIP-7702)."""
+        return is_delegation(self._view().get_code(account))
 
     def find_subject(self, transaction: Transaction) -> Subject | None:
         """The subject of a vote of an operator, or of a commitment of a registered miner.

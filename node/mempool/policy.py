@@ -54,6 +54,9 @@ class HeadRules(Protocol):
     def balance(self, sender: Address) -> int:
         """The balance of an account, in wei."""
 
+    def is_delegated(self, account: Address) -> bool:
+        """Whether an account delegates to code (EIP-7702)."""
+
     def find_subject(self, transaction: Transaction) -> Subject | None:
         """The subject of a transaction that may have priority; None for any other one."""
 

@@ -26,6 +26,7 @@ from chain.primitives import Address, Hash32
 from chain.types.transaction import Transaction, decode_transaction
 from chain.validation import FORM_REASONS
 from node.chain.finalizer import NewHead
+from node.mempool.authorizations import PendingAuthorizations
 from node.mempool.commitment_share import CommitmentShare
 from node.mempool.early_calls import EarlyCalls
 from node.mempool.entries import Entry, Queue
@@ -83,6 +84,7 @@ class Mempool:
             self._limits.transactions // COMMITMENT_SHARE,
             self._limits.size_bytes // COMMITMENT_SHARE,
         )
+        self._authorizations = PendingAuthorizations(rules)
         self._early = EarlyCalls()
         """Ordinary transactions that may get priority at the next block."""
         self._cheapest: list[tuple[tuple[int, int, int], Hash32]] = []
@@ -181,13 +183,14 @@ class Mempool:
         is_gapped = transaction.nonce - queue.nonce > len(queue.pending())
         if is_gapped:
             self._check_gapped_share(transaction, replaced)
+        authorities = self._check_delegation(transaction, queue)
         # This comes late, because it may execute a call, which takes 1 ms.
         refused_calls = self._refused_calls.get(sender, 0)
         is_asked = refused_calls < REFUSED_CALLS_LIMIT
         priority, subject = self._classify(transaction, queue, is_asked=is_asked)
         if subject is not None and is_asked:
             self._refused_calls[sender] = refused_calls + 1
-        entry = self._build_entry(transaction, priority, subject)
+        entry = self._build_entry(transaction, priority, subject, authorities)
         if replaced is None:
             self._check_free_limits(entry, queue)
         self._make_room(entry, replaced, is_gapped=is_gapped)
@@ -222,13 +225,19 @@ class Mempool:
         return self._rules.classify(transaction) if is_asked else Priority.ORDINARY, subject
 
     def _build_entry(
-        self, transaction: Transaction, priority: Priority, subject: Subject | None
+        self,
+        transaction: Transaction,
+        priority: Priority,
+        subject: Subject | None,
+        authorities: tuple[Address, ...],
     ) -> Entry:
         # By the fee alone: with one wei, a sender would have a balance and yet risk nothing.
         is_free = priority is not Priority.OPERATOR_VOTE and transaction.max_fee_per_gas == 0
         if priority is Priority.ORDINARY:
             subject = None
-        return Entry(transaction, priority, subject, is_free, self._arrivals, self._blocks)
+        return Entry(
+            transaction, priority, subject, is_free, self._arrivals, self._blocks, authorities
+        )
 
     def drop(self, transaction_hash: Hash32, *, ban: bool = False) -> None:
         """Remove a transaction that could not be included; with `ban`, refuse it from now on."""
@@ -289,7 +298,9 @@ class Mempool:
             ):
                 continue
             if priority is not Priority.ORDINARY:
-                promoted = self._build_entry(entry.transaction, priority, subject)
+                promoted = self._build_entry(
+                    entry.transaction, priority, subject, entry.authorities
+                )
                 self._remove(entry)
                 self._insert(promoted, queue.nonce)
 
@@ -347,6 +358,26 @@ class Mempool:
             raise InvalidTransaction(
                 RejectionReason.POOL_FULL, "txpool is full for transactions behind a nonce gap"
             )
+
+    def _check_delegation(self, transaction: Transaction, queue: Queue) -> tuple[Address, ...]:
+        """Refuse a second transaction of an account that may delegate; the new authorities."""
+        sender = transaction.sender
+        others_count = len(queue.entries.keys() - {transaction.nonce})
+        is_next = transaction.nonce == queue.nonce and not others_count
+        if not is_next and self._authorizations.may_delegate(sender):
+            raise InvalidTransaction(RejectionReason.DELEGATED_ACCOUNT, "it may delegate to code")
+        authorities = self._authorizations.recover(transaction)
+        for authority in authorities:
+            held = self._queues.get(authority)
+            if authority == sender:
+                count = others_count + 1
+            else:
+                count = 0 if held is None else len(held.entries)
+            if count > 1:
+                raise InvalidTransaction(
+                    RejectionReason.DELEGATED_ACCOUNT, "authority already has transactions"
+                )
+        return authorities
 
     def _check_free_limits(self, entry: Entry, queue: Queue) -> None:
         is_ordinary = entry.priority is Priority.ORDINARY
@@ -461,6 +492,7 @@ class Mempool:
         queue.entries[transaction.nonce] = entry
         self._count_gapped(queue)
         self._size_bytes += len(transaction.raw)
+        self._authorizations.add(entry.authorities)
         if entry.is_free:
             self._free_count += 1
             self._free_bytes += len(transaction.raw)
@@ -487,6 +519,7 @@ class Mempool:
         if not queue.entries:
             del self._queues[transaction.sender]
         self._size_bytes -= len(transaction.raw)
+        self._authorizations.remove(entry.authorities)
         if entry.is_free:
             self._free_count -= 1
             self._free_bytes -= len(transaction.raw)

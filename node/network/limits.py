@@ -7,6 +7,7 @@ loses no points.
 from dataclasses import dataclass
 from typing import Final
 
+from chain.types.transaction import SET_CODE_TYPE
 from node.network.budget import TokenBucket
 from node.network.metrics import NetworkMetrics
 
@@ -71,9 +72,15 @@ BYTES_OF_A_TRANSACTION: Final = 2_048
 to 8 ms."""
 
 
+BYTES_OF_AN_AUTHORIZATION: Final = 64
+"""An authorization has about 100 bytes, and to recover who signed it takes as long as for a
+transaction."""
+
+
 def compute_transaction_cost(raw: bytes) -> int:
     """How many transactions an encoded one counts for in the budget of all non-validators."""
-    return 1 + len(raw) // BYTES_OF_A_TRANSACTION
+    is_set_code = raw[:1] == bytes([SET_CODE_TYPE])
+    return 1 + len(raw) // (BYTES_OF_AN_AUTHORIZATION if is_set_code else BYTES_OF_A_TRANSACTION)
 
 
 def get_kind(protocol_id: str) -> str:

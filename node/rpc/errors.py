@@ -81,6 +81,8 @@ GETH_TEXTS: Final[Mapping[RejectionReason, str]] = {
     RejectionReason.REPLACEMENT_UNDERPRICED: "replacement transaction underpriced",
     RejectionReason.POOL_FULL: "txpool is full",
     RejectionReason.BANNED: "transaction can never be included",
+    RejectionReason.DELEGATED_ACCOUNT: "in-flight transaction limit reached for delegated accounts",
+    RejectionReason.TOO_MANY_AUTHORIZATIONS: "too many authorizations",
     RejectionReason.TOO_SLOW_TO_EXECUTE: "transaction takes too long to execute",
 }
 """geth's texts, which ethers, viem and web3 recognize, by our reason."""

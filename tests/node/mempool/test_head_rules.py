@@ -66,6 +66,19 @@ def test_gas_that_cannot_pay_for_the_data_is_refused_undecoded(chain: TrainingCh
     chain.rules.validate_outline(chain.draft(SUBMITTER, EMPTY_CALL).raw)
 
 
+def test_account_with_an_authorization_on_the_chain_is_delegated(tmp_path: Path) -> None:
+    chain = TrainingChain(tmp_path)
+    account = address_of(UNREGISTERED)
+    assert not chain.rules.is_delegated(account)
+    signed = UNREGISTERED.sign_authorization(
+        {"chainId": CHAIN_ID, "address": TRAINING_TOKEN, "nonce": 0}
+    )
+    payment = ContractCall(address_of(SUBMITTER), b"")
+    chain.finalize(chain.call(SUBMITTER, payment, authorizationList=[signed]))
+    assert chain.rules.is_delegated(account)
+    assert not chain.rules.is_delegated(TRAINING_TOKEN)
+
+
 def test_nonce_that_is_too_high_is_accepted(chain: TrainingChain) -> None:
     nonce = chain.rules.nonce(address_of(SUBMITTER))
     for ahead in (0, 1, 60):

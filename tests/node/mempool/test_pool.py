@@ -1,13 +1,17 @@
+from dataclasses import replace
+
 import pytest
+from eth_account import Account
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from chain.crypto import keccak256
+from chain.crypto import get_address, keccak256
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.primitives import Address, Hash32, TaskId
-from chain.types.transaction import Transaction
+from chain.types.transaction import Authorization, Transaction
 from node.mempool import pool as mempool
+from node.mempool.authorizations import AUTHORIZATIONS_LIMIT
 from node.mempool.early_calls import EARLY_LIMIT
 from node.mempool.policy import MempoolLimits, Priority, Subject
 from node.mempool.pool import FREE_SHARE, GAPPED_SHARE, Mempool
@@ -56,6 +60,7 @@ class FakeHead:
         self.early: set[Hash32] = set()
         """The votes and commitments that the contracts would not accept yet."""
         self.validated = 0
+        self.delegated: set[Address] = set()
         self.classified = 0
         self.cap = 2**24
 
@@ -75,6 +80,9 @@ class FakeHead:
 
     def balance(self, sender: Address) -> int:
         return self.balances.get(sender, 10**18)
+
+    def is_delegated(self, account: Address) -> bool:
+        return account in self.delegated
 
     def find_subject(self, transaction: Transaction) -> Subject | None:
         priority = {ALICE: Priority.OPERATOR_VOTE, BOB: Priority.COMMITMENT}.get(transaction.to)
@@ -483,6 +491,72 @@ def test_balance_must_cover_all_transactions_of_a_sender(pool, head):
     assert f"needs {cost} and {2 * cost} for others" in short.detail
     dearer = refusal(pool, transaction(ALICE, 1, tip=11))  # the replaced cost does not count
     assert f"needs {cost * 11 // 10} and {cost} for others" in dearer.detail
+
+
+AUTHORITY_KEY = keccak256(b"authority")
+AUTHORITY = get_address(AUTHORITY_KEY)
+
+
+def authorizing(sender: Address, at: int, *, count: int = 1, **changes: int) -> Transaction:
+    """A transaction with nonce `at` and authorizations of AUTHORITY, for chain 1 and nonce 0."""
+    fields = {"chainId": 1, "address": BOB, "nonce": 0, **changes}
+    signed = Account.sign_authorization(fields, AUTHORITY_KEY)
+    entry = Authorization(
+        chain_id=fields["chainId"],
+        address=BOB,
+        nonce=fields["nonce"],
+        y_parity=signed.y_parity,
+        r=signed.r,
+        s=signed.s,
+    )
+    return replace(transaction(sender, at), authorization_list=(entry,) * count)
+
+
+def test_delegated_account_has_one_transaction(pool, head):
+    head.delegated = {ALICE}
+    head.nonces[ALICE] = 5
+    assert refusal(pool, transaction(ALICE, 6)).reason == RejectionReason.DELEGATED_ACCOUNT
+    pool.add(transaction(ALICE, 5))
+    assert refusal(pool, transaction(ALICE, 6)).reason == RejectionReason.DELEGATED_ACCOUNT
+    pool.add(transaction(ALICE, 5, tip=9, fee=9))
+    head.nonces[ALICE] = 6
+    pool.on_finalized([transaction(ALICE, 5)])
+    pool.add(transaction(ALICE, 6))
+
+
+def test_account_with_a_waiting_authorization_has_one_transaction(pool, head):
+    given = authorizing(CAROL, 0)
+    pool.add(given)
+    pool.add(transaction(AUTHORITY, 0))
+    assert refusal(pool, transaction(AUTHORITY, 1)).reason == RejectionReason.DELEGATED_ACCOUNT
+    pool.drop(given.hash)
+    pool.add(transaction(AUTHORITY, 1))
+
+
+def test_authorization_of_an_account_with_two_transactions_is_refused(pool):
+    pool.add(transaction(AUTHORITY, 0))
+    pool.add(transaction(AUTHORITY, 1))
+    assert refusal(pool, authorizing(CAROL, 0)).reason == RejectionReason.DELEGATED_ACCOUNT
+
+
+def test_own_authorization_waits_alone(pool):
+    pool.add(transaction(AUTHORITY, 0))
+    own = authorizing(AUTHORITY, 1, nonce=2)
+    assert refusal(pool, own).reason == RejectionReason.DELEGATED_ACCOUNT
+
+
+@pytest.mark.parametrize("changes", [{"chainId": 2}, {"nonce": 2}])
+def test_authorization_that_can_never_apply_limits_nobody(pool, head, changes):
+    head.nonces[AUTHORITY] = 3
+    pool.add(authorizing(CAROL, 0, **changes))
+    pool.add(transaction(AUTHORITY, 3))
+    pool.add(transaction(AUTHORITY, 4))
+
+
+def test_number_of_authorizations_is_bounded(pool):
+    pool.add(authorizing(CAROL, 0, count=AUTHORIZATIONS_LIMIT))
+    refused = refusal(pool, authorizing(DAVE, 0, count=AUTHORIZATIONS_LIMIT + 1))
+    assert refused.reason == RejectionReason.TOO_MANY_AUTHORIZATIONS
 
 
 def test_refused_transaction_is_settled_until_the_next_block(pool, head):

@@ -4,6 +4,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from chain.types.block import TRANSACTION_LIMIT_BYTES
 from node.network.limits import (
     BURST_SECONDS,
     DEFAULT_LIMITS,
@@ -12,6 +13,7 @@ from node.network.limits import (
     SHARED_SERVED_BYTES_PER_SECOND,
     Meter,
     SharedBudget,
+    compute_transaction_cost,
     get_kind,
     get_limits,
 )
@@ -126,3 +128,9 @@ async def test_answers_are_paced_but_requests_of_ours_are_not(autojump_clock: Mo
         # 256 MiB at 64 MiB/s, of which the burst of two seconds is sent at once.
         assert trio.current_time() - start == pytest.approx(seconds, abs=0.1)
     assert metrics.frames["blob", "out"] == 2 * 4 * 64 * 4
+
+
+def test_large_transactions_and_authorizations_count_for_what_they_take() -> None:
+    assert compute_transaction_cost(b"\x02" + bytes(99)) == 1
+    assert compute_transaction_cost(b"\x02" + bytes(TRANSACTION_LIMIT_BYTES - 1)) == 65
+    assert compute_transaction_cost(b"\x04" + bytes(1_599)) == 26

@@ -3,10 +3,10 @@
     python -m bench.silent_validator [--json FILE] [--base-port P] [--smoke]
 
 The network of `pot devnet` with five validators and three miners, twice for each of two tasks: all
-healthy, and with one validator that is stopped (SIGSTOP) after the first round, so that its
-connections stay open and nothing answers on them. One task is the digits example, whose rounds take
-a second or two; the other trains a larger network on the same digits, so that a round takes more
-than ten seconds on two cores.
+healthy, and with one validator that is stopped (SIGSTOP) after the first round: its connections
+stay open, and it answers nothing. One task is the digits example, whose rounds take a second or
+two; the other trains a larger network on the same digits, so that a round takes more than ten
+seconds on two cores.
 Limits for the median round: twice that of five validators, and 1.2 times for the longer rounds.
 """
 

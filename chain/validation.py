@@ -220,7 +220,7 @@ bytes, and costs 2 400 + 1 900 k."""
 
 
 def validate_outline(raw: bytes, config: GenesisConfig) -> None:
-    """Refuse an encoded transaction whose gas limit cannot pay for its data and lists.
+    """Refuse an encoded transaction if its gas limit is below the cost of its data and lists.
 
     `validate_transaction` would refuse it, too, once it is decoded. But to decode a transaction
     of the largest size, and to recover its sender, takes 100 times as long as this check, which a

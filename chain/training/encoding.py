@@ -90,7 +90,7 @@ class GradientHeader:
         seed: The attempt's seed, which determines the samples.
         miner: The miner that computed the gradient.
         local_steps: H, the optimizer steps of a miner in one round.
-        step: The 0-based step whose gradient the payload holds; None for the payload of the round.
+        step: The 0-based step of the gradient in this payload; None for that of a whole round.
             A round of one step has no other payload.
     """
 
@@ -307,8 +307,8 @@ def compute_commitment(
         gradient_root: The content id of the payload.
         salt: The random bytes that keep the gradient from being guessed.
         units: The units of the miner in this attempt.
-        trajectory_root: The root over the gradients of all steps; None if the round has one step,
-            whose gradient is the payload itself.
+        trajectory_root: The root over the gradients of all steps; None in a round of one step, for
+            which the gradient root says the same.
     """
     assert (trajectory_root is None) == (header.local_steps == 1)
     roots = [gradient_root] if trajectory_root is None else [gradient_root, trajectory_root]

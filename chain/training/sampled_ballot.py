@@ -36,14 +36,14 @@ class SampledBallot:
         words: The first vote of each validator: one word for each commitment.
         audited: The indices of the commitments that any validator drew, ascending.
         verdicts: The second vote of each validator: one verdict for each audited commitment.
-        receipted: The audited commitments whose complete trajectory f + 1 validators signed for in
-            time.
+        excused: The audited commitments on which *missing* is read as *unchecked*: in time, f + 1
+            validators signed that they hold the complete trajectory.
     """
 
     words: Mapping[Address, tuple[Availability, ...]]
     audited: tuple[int, ...]
     verdicts: Mapping[Address, tuple[Verdict, ...]]
-    receipted: frozenset[int]
+    excused: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def _decide(ballot: SampledBallot, index: int, sizes: VoteSizes) -> _Decision:
         )
     place = ballot.audited.index(index)
     said = [vote[place] for vote in ballot.verdicts.values()]
-    verdicts = excuse_missing(said) if index in ballot.receipted else tuple(said)
+    verdicts = excuse_missing(said) if index in ballot.excused else tuple(said)
     outcome = decide_audited(verdicts, sizes)
     ok, unchecked = verdicts.count(Verdict.OK), verdicts.count(Verdict.UNCHECKED)
     return _Decision(
@@ -135,10 +135,11 @@ def compute_unaudited_guilt(words: Iterable[Availability], sizes: VoteSizes) -> 
 
 
 def excuse_missing(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:
-    """The verdicts on a commitment whose complete trajectory f + 1 validators signed for.
+    """The verdicts on a commitment if f + 1 validators signed that they hold its trajectory.
 
-    An honest one of them has all bytes and serves them. So whoever lacks them was cut off, which is
-    not the miner's fault: *missing* is read as *unchecked*, and no other verdict changes.
+    At least one of the signers is honest: it holds all bytes and serves them. A validator that
+    still lacks them was cut off, and that is not the miner's fault. So *missing* is read as
+    *unchecked*; no other verdict changes.
     """
     return tuple(
         Verdict.UNCHECKED if verdict is Verdict.MISSING else verdict for verdict in verdicts

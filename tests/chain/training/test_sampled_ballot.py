@@ -239,7 +239,7 @@ BALLOT = SampledBallot(
     words=dict.fromkeys((A, B, C, D), (HELD, HELD, HELD)),
     audited=(2,),
     verdicts=dict.fromkeys((A, B, C, D), (OK,)),
-    receipted=frozenset(),
+    excused=frozenset(),
 )
 ALL_ACCEPTED = SampledOutcome(
     outcomes=(Outcome.ACCEPTED,) * 3,
@@ -260,12 +260,12 @@ def with_words(*words: Availability) -> SampledBallot:
     return replace(BALLOT, words={each: (word, HELD, HELD) for each, word in votes.items()})
 
 
-def with_verdicts(*verdicts: Verdict, is_receipted: bool = False) -> SampledBallot:
+def with_verdicts(*verdicts: Verdict, is_excused: bool = False) -> SampledBallot:
     votes = dict(zip((A, B, C, D), verdicts, strict=True))
     return replace(
         BALLOT,
         verdicts={each: (verdict,) for each, verdict in votes.items()},
-        receipted=frozenset({2} if is_receipted else ()),
+        excused=frozenset({2} if is_excused else ()),
     )
 
 
@@ -294,11 +294,11 @@ def test_receipts_save_the_bond_and_open_another_ballot() -> None:
     verdicts = (MISSING, MISSING, MISSING, OK)
     without = decide(with_verdicts(*verdicts))
     assert (without.outcomes[2], without.is_failed) == (Outcome.MISSED, False)
-    receipted = with_verdicts(*verdicts, is_receipted=True)
-    outcome = decide(receipted)
+    excused = with_verdicts(*verdicts, is_excused=True)
+    outcome = decide(excused)
     assert (outcome.outcomes[2], outcome.is_failed) == (Outcome.UNDECIDED, True)
     assert outcome.guilt[2] is Guilt.MISS
-    last = decide(receipted, is_last=True)
+    last = decide(excused, is_last=True)
     assert (last.outcomes[2], last.is_failed) == (Outcome.UNDECIDED, False)
     assert last.guilt[2] is Guilt.NONE
     # Who was cut off keeps its share.
@@ -358,7 +358,7 @@ def test_a_quarter_of_the_audits_may_stay_unchecked(
         words=dict.fromkeys((A, B, C, D), (HELD,) * 8),
         audited=tuple(range(audited)),
         verdicts=dict.fromkeys((A, B, C, D), (OK,) * audited) | {D: verdicts},
-        receipted=frozenset(),
+        excused=frozenset(),
     )
     assert decide(ballot).earners == ((A, B, C, D) if is_paid else (A, B, C))
 
@@ -375,7 +375,7 @@ def test_a_quarter_of_the_words_or_one_may_stay_unchecked(
         words=dict.fromkeys((A, B, C, D), (HELD,) * count) | {D: words},
         audited=(),
         verdicts={},
-        receipted=frozenset(),
+        excused=frozenset(),
     )
     assert decide(ballot).earners == ((A, B, C, D) if is_paid else (A, B, C))
 

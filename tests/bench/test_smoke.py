@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import PROGRAMS
+from tests.worlds.ports import find_base_port
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "bench"
-BASE_PORT = 40_000 + 40 * (os.getpid() % 500)
-"""The nodes of a benchmark listen from here on, so that two runs on a machine seldom meet."""
 PORTS_OF = {"consensus_loopback", "dead_validator", "new_tasks", "silent_validator", "sync"}
 
 
@@ -37,7 +35,7 @@ def test_smoke_run_ends_well_and_writes_its_json(name: str, tmp_path: Path) -> N
     file = tmp_path / "out" / "result.json"
     options = ["--smoke", "--json", str(file)]
     if name in PORTS_OF:
-        options += ["--base-port", str(BASE_PORT)]
+        options += ["--base-port", str(find_base_port())]
     completed = subprocess.run(
         [sys.executable, "-m", f"bench.{name}", *options],
         cwd=ROOT,

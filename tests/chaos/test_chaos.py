@@ -1,16 +1,14 @@
 """A short run of `make chaos`: real nodes, each in processes of its own."""
 
-import os
 from pathlib import Path
 
 import pytest
 import trio
 
-from node.devnet.processes import require_free_ports
-from pot_common.errors import OperatorError
 from tests.chaos.manifest import draw_manifest
 from tests.chaos.network import LinkChoice
 from tests.chaos.run import Run
+from tests.worlds.ports import find_base_port
 
 SEED = 31
 """Four validators: one starts late, one is cut off, one loses all but its key, one restarts."""
@@ -20,17 +18,6 @@ CHANGING_SEED = 49
 and the joiner loses all but its key."""
 
 SECONDS = 75.0
-
-
-def find_base_port() -> int:
-    """The first of 90 ports that are free now, below those that the kernel gives away."""
-    for base in range(24_000 + os.getpid() % 20 * 100, 32_000, 100):
-        try:
-            require_free_ports({base + offset: "a node" for offset in range(90)})
-        except OperatorError:
-            continue
-        return base
-    raise AssertionError("no free ports")
 
 
 # A request that is cancelled leaves a generator of httpx's unfinished; a busy machine has some.

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,23 +23,11 @@ from node.devnet.devnet import Devnet, DevnetPlan, prepare
 from node.devnet.processes import ProcessGroup
 from pot_common.errors import OperatorError
 from pot_common.keystore import create_private_key, save_key
+from tests.worlds.ports import find_base_port
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 5
 SETTLE_SECONDS = 90.0
-
-
-def find_base_port() -> int:
-    """The first of eight free ports: four for RPC, and four for peers a hundred above."""
-    for base in range(21_000 + os.getpid() % 1_000 * 10, 60_000, 10):
-        try:
-            for offset in (*range(4), *range(100, 104)):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", base + offset))
-        except OSError:
-            continue
-        return base
-    raise AssertionError("no free ports")
 
 
 def write_task(directory: Path) -> Path:

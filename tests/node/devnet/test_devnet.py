@@ -19,6 +19,7 @@ from node.devnet.processes import ProcessGroup, require_free_ports
 from node.devnet.summary import MinerUnits, count_units, summarize_round
 from pot_common.errors import OperatorError
 from pot_common.keystore import load_key, read_address
+from tests.worlds.ports import find_base_port
 
 DIGITS = Path("examples/digits.toml")
 STEP_SECONDS = 0.02
@@ -124,19 +125,11 @@ def test_settings_of_the_operators_own_node_do_not_reach_children(
         assert child.log.read_text() == "None 1\n"
 
 
-def find_free_ports() -> int:
-    """A base port for a small network whose ports are all free."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return min(port, 60_000)
-
-
 def test_port_in_use_is_named_with_the_setting(tmp_path: Path) -> None:
     with socket.socket() as busy:
-        busy.bind(("127.0.0.1", 0))
+        port = find_base_port()
+        busy.bind(("127.0.0.1", port))
         busy.listen()
-        port = busy.getsockname()[1]
         with pytest.raises(OperatorError, match=rf"port {port} \(RPC\) .* --base-port"):
             require_free_ports({port: "RPC"})
     require_free_ports({port: "RPC"})
@@ -149,7 +142,7 @@ def plan_of(directory: Path, **changes: object) -> DevnetPlan:
         "task_file": DIGITS,
         "round_count": 3,
         "data_dir": directory,
-        "base_port": find_free_ports(),
+        "base_port": find_base_port(),
         **changes,
     }
     return DevnetPlan(**settings)  # type: ignore[arg-type]

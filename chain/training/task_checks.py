@@ -12,6 +12,7 @@ from typing import Final
 from chain.primitives import Hash32
 from chain.training.architectures import count_parameters
 from chain.training.encoding import count_payload_bytes
+from chain.training.fees import compute_promised_ppm
 from chain.training.resources import MAX_MINERS, count_content_bytes, count_disk_bytes
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec
@@ -214,20 +215,37 @@ class WorkerShares:
     """Of the worker that combines gradients."""
 
 
-def compute_worker_shares(
-    spec: TaskSpec, *, unit_milliseconds: int, evaluation_milliseconds: int
-) -> WorkerShares:
-    """The parts of the workers' time that a task may take in one of its phases.
+def compute_worker_shares(spec: TaskSpec) -> WorkerShares:
+    """The parts of the workers' time that a task may take, as it declares them and pays for."""
+    aggregation = 1_000 * compute_aggregation_milliseconds(spec) // spec.phases.result_seconds
+    return WorkerShares(compute_promised_ppm(spec), aggregation)
+
+
+def find_time_objection(spec: TaskSpec, workers: int) -> Objection | None:
+    """The reason why the declared times do not fit into the phases; None if they do.
+
+    They count, and not what a dry run measures, because a task is promised what it pays for.
 
     Args:
         spec: The task's specification.
-        unit_milliseconds: The time of checking a gradient of one unit.
-        evaluation_milliseconds: The time of an evaluation of the held-out rows.
+        workers: The workers that check gradients side by side.
     """
-    checks = 1_000 * spec.reward.max_units * unit_milliseconds // spec.phases.verdict_seconds
-    evaluation = 1_000 * evaluation_milliseconds // spec.phases.result_seconds
-    aggregation = 1_000 * compute_aggregation_milliseconds(spec) // spec.phases.result_seconds
-    return WorkerShares(max(checks, evaluation), aggregation)
+    declared = spec.resources
+    units, seconds = spec.reward.max_units, spec.phases.verdict_seconds
+    checks_milliseconds = -(-units * declared.unit_milliseconds // workers)
+    if checks_milliseconds > 1_000 * seconds // CHECKS_SHARE:
+        return Objection(
+            ObjectionCode.VERDICT_PHASE_TOO_SHORT,
+            f"checking {units} units takes up to {checks_milliseconds} ms, as declared, more than "
+            f"half of verdict_seconds {seconds}",
+        )
+    if declared.evaluation_milliseconds > 1_000 * spec.phases.result_seconds // EVALUATION_SHARE:
+        return Objection(
+            ObjectionCode.EVALUATION_TOO_SLOW,
+            f"an evaluation takes up to {declared.evaluation_milliseconds} ms, as declared, more "
+            f"than a quarter of result_seconds {spec.phases.result_seconds}",
+        )
+    return None
 
 
 def find_declared_objection(
@@ -255,42 +273,18 @@ def find_declared_objection(
     return None
 
 
-def find_measured_objection(
-    spec: TaskSpec,
-    *,
-    noise_ppb: int,
-    unit_milliseconds: int,
-    evaluation_milliseconds: int,
-    workers: int,
-) -> Objection | None:
-    """The reason why a task that was dry-run cannot be served; None if it can.
+def find_noise_objection(spec: TaskSpec, noise_ppb: int) -> Objection | None:
+    """The reason why honest machines would not agree on a task's gradients; None if they would.
 
     Args:
         spec: The task's specification.
         noise_ppb: The distance between two ways to compute its gradient, in parts per billion.
-        unit_milliseconds: The time of checking a gradient of one unit.
-        evaluation_milliseconds: The time of an evaluation of the held-out rows.
-        workers: The workers that check gradients side by side.
     """
     tolerance_ppb = spec.verification.tolerance_ppb
-    if noise_ppb > tolerance_ppb // NOISE_SHARE:
-        return Objection(
-            ObjectionCode.TOO_NOISY,
-            f"two ways to compute its gradient differ by {noise_ppb} parts per billion; its "
-            f"tolerance of {tolerance_ppb} allows a tenth of it",
-        )
-    units, seconds = spec.reward.max_units, spec.phases.verdict_seconds
-    checks_milliseconds = units * unit_milliseconds // workers
-    if checks_milliseconds > 1_000 * seconds // CHECKS_SHARE:
-        return Objection(
-            ObjectionCode.VERDICT_PHASE_TOO_SHORT,
-            f"checking {units} units takes {checks_milliseconds} ms, more than half of "
-            f"verdict_seconds {seconds}",
-        )
-    if evaluation_milliseconds > 1_000 * spec.phases.result_seconds // EVALUATION_SHARE:
-        return Objection(
-            ObjectionCode.EVALUATION_TOO_SLOW,
-            f"an evaluation takes {evaluation_milliseconds} ms, more than a quarter of "
-            f"result_seconds {spec.phases.result_seconds}",
-        )
-    return None
+    if noise_ppb <= tolerance_ppb // NOISE_SHARE:
+        return None
+    return Objection(
+        ObjectionCode.TOO_NOISY,
+        f"two ways to compute its gradient differ by {noise_ppb} parts per billion; its tolerance "
+        f"of {tolerance_ppb} allows a tenth of it",
+    )

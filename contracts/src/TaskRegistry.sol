@@ -23,6 +23,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
     uint256 private constant MAX_MINERS = 1024;
     /// @dev Every gradient is re-executed. Sampling needs the audit phase, which does not exist yet.
     uint256 private constant FULL_AUDIT_PPM = 1_000_000;
+    uint256 private constant PPM = 1_000_000;
     uint256 private constant MAX_PHASE_SECONDS = 7 days;
     /// @dev Votes are late after three quarters of a phase, which must leave a second for them.
     uint256 private constant MIN_PHASE_SECONDS = 4;
@@ -340,7 +341,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         uint32 lifetimeSeconds,
         uint32 attempts
     ) external view returns (Quote memory) {
-        return _quote(terms.maxUnits, resources, lifetimeSeconds, attempts, openTasks);
+        return _quote(terms, resources, lifetimeSeconds, attempts, openTasks);
     }
 
     function quoteExtension(uint256 taskId, uint32 lifetimeSeconds, uint32 attempts)
@@ -451,9 +452,10 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
 
     // ---- inside: prices
 
-    /// @dev Prices have 63 bits, times 32, bytes 65 and validators 7, so no product leaves 256 bits.
+    /// @dev Prices have 63 bits, times 32, bytes 65, validators 7 and the time of an attempt 50, so no
+    /// product leaves 256 bits.
     function _quote(
-        uint256 maxUnits,
+        TaskTerms memory terms,
         TaskResources memory resources,
         uint32 lifetimeSeconds,
         uint32 attempts,
@@ -462,15 +464,24 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         uint256 n = VALIDATORS.count();
         uint256 slotRate = uint256(_slotPrice) << (PRICE_STEPS * othersOpen / _taskSlots);
         uint256 byteRate = n * _bytePrice * (uint256(resources.peakBytes) + resources.diskBytes);
+        uint256 workerRate = n * _secondPrice;
+        // Of each validator's workers, as nodes compute it; 59 bits.
+        uint256 checkMilliseconds = terms.maxUnits * uint256(resources.unitMilliseconds);
+        uint256 sharePpm = _larger(
+            _divideUp(1000 * checkMilliseconds, terms.verdictSeconds),
+            _divideUp(1000 * uint256(resources.evaluationMilliseconds), terms.resultSeconds)
+        );
         price.pendingRent = slotRate * _pendingSeconds
-            + _divideUp(byteRate * (_pendingSeconds + KEPT_SECONDS), BYTE_SECONDS);
+            + _divideUp(byteRate * (_pendingSeconds + KEPT_SECONDS), BYTE_SECONDS)
+            + _divideUp(workerRate * sharePpm * _pendingSeconds, PPM);
         price.answerPay = uint256(_examinationFee) + uint256(_secondPrice) * DRY_RUN_SECONDS;
         price.examination = n * price.answerPay;
         price.rent = slotRate * lifetimeSeconds + _divideUp(byteRate * lifetimeSeconds, BYTE_SECONDS);
         // What was checked is not checked again in a further ballot, but each may end in another model.
-        uint256 milliseconds =
-            maxUnits * resources.unitMilliseconds + MAX_BALLOTS * resources.evaluationMilliseconds;
-        price.computation = _divideUp(n * _secondPrice * milliseconds * attempts, 1000);
+        uint256 used = 1000 * uint256(attempts)
+            * (checkMilliseconds + MAX_BALLOTS * uint256(resources.evaluationMilliseconds));
+        // The share is promised to the task as long as it is open, whether an attempt uses it or not.
+        price.computation = _divideUp(workerRate * _larger(used, sharePpm * lifetimeSeconds), PPM);
         price.fee = price.pendingRent + price.examination + price.rent + price.computation;
     }
 
@@ -479,8 +490,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         view
         returns (Quote memory)
     {
-        uint256 maxUnits = _terms[taskId].maxUnits;
-        return _quote(maxUnits, _resources[taskId], lifetimeSeconds, attempts, othersOpen);
+        return _quote(_terms[taskId], _resources[taskId], lifetimeSeconds, attempts, othersOpen);
     }
 
     function _divideUp(uint256 value, uint256 divisor) private pure returns (uint256) {

@@ -180,7 +180,7 @@ def price(
 
 def _declare(bundle: TaskBundle, *, dry_run: bool) -> TaskBundle:
     """The task with what it takes of a validator, which a dry run measures."""
-    from node.client.task_checks import declare_resources, measure_task
+    from node.client.task_checks import check_times, declare_resources, measure_task
 
     if not dry_run:
         if not bundle.is_measured:
@@ -188,13 +188,16 @@ def _declare(bundle: TaskBundle, *, dry_run: bool) -> TaskBundle:
                 "without a dry run the task file must declare what the task takes, in [resources]: "
                 "unit_milliseconds, evaluation_milliseconds and peak_bytes"
             )
+        check_times(bundle)
         return bundle
     measured = measure_task(bundle)
     print_note(
         f"dry run passed: a unit takes {measured.unit_milliseconds} ms, with "
         f"{measured.peak_bytes / 2**20:.0f} MiB of memory"
     )
-    return bundle if bundle.is_measured else declare_resources(bundle, measured)
+    declared = bundle if bundle.is_measured else declare_resources(bundle, measured)
+    check_times(declared)
+    return declared
 
 
 def _upload(clients: Sequence[RpcClient], bundle: TaskBundle) -> None:

@@ -5,7 +5,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from chain.json_types import JsonObject
-from chain.training.task_spec import TaskSpec
+from chain.training.fees import (
+    compute_attempts_time,
+    compute_promised_ppm,
+    compute_promised_time,
+)
+from chain.training.task_spec import PPM, TaskSpec
 from node.cli.output import format_amount, format_short
 from node.client.rpc_client import get_integer, get_value
 from node.client.task_submission import Offer
@@ -62,7 +67,7 @@ def describe_offer(spec: TaskSpec, offer: Offer) -> list[tuple[str, str]]:
         ("examination", f"{_pot(quote.examination)}  {validators} validators answer"),
         ("pending", f"{_pot(quote.pending_rent)}  burnt now, for the time until they have"),
         ("rent", f"{_pot(quote.rent)}  slot, memory and disk for the lifetime"),
-        ("computation", f"{_pot(quote.computation)}  the validators' checks in the attempts"),
+        ("computation", f"{_pot(quote.computation)}  {_describe_computation(spec, offer)}"),
         ("fee", f"{_pot(quote.fee)}  at most {format_short(offer.max_fee)} POT"),
     ]
 
@@ -125,6 +130,15 @@ def describe_lease(task: JsonObject, now: int) -> Sequence[tuple[str, str]]:
     if refund:
         rows.append(("fee to take back", f"{format_amount(refund)} POT"))
     return rows
+
+
+def _describe_computation(spec: TaskSpec, offer: Offer) -> str:
+    """What the fee pays of the validators' time: what is used or what is promised."""
+    promised = compute_promised_time(spec, offer.purchase.lifetime_seconds)
+    if promised <= compute_attempts_time(spec, offer.purchase.attempts):
+        return "the validators' checks in the attempts"
+    percent = compute_promised_ppm(spec) / PPM * 100
+    return f"{percent:.2g} % of a worker, promised for the lifetime"
 
 
 def _describe_rest(seconds: int) -> str:

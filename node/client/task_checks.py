@@ -20,9 +20,10 @@ from chain.training.task_checks import (
     find_aggregation_objection,
     find_declared_objection,
     find_disk_objection,
-    find_measured_objection,
+    find_noise_objection,
     find_phase_objection,
     find_size_objection,
+    find_time_objection,
     list_content,
 )
 from chain.training.task_spec_codec import encode_task_spec
@@ -100,6 +101,20 @@ def check_task(bundle: TaskBundle, blob_bytes_per_second: int) -> None:
         raise OperatorError(f"validators would refuse the task: {objection.reason}; {UNPAID}")
 
 
+def check_times(bundle: TaskBundle) -> None:
+    """Check that what the task declares fits into its phases.
+
+    Raises:
+        OperatorError: Validators would refuse the task.
+    """
+    objection = find_time_objection(bundle.spec, VerifierSection().workers)
+    if objection is not None:
+        raise OperatorError(
+            f"validators would refuse the task: {objection.reason}; make its phases longer, or "
+            f"declare less in [resources]; {UNPAID}"
+        )
+
+
 def measure_task(bundle: TaskBundle) -> TaskMeasurement:
     """Run the task as a validator's worker does, with a node's default limits.
 
@@ -138,13 +153,7 @@ def measure_task(bundle: TaskBundle) -> TaskMeasurement:
         raise OperatorError(
             f"validators would refuse the task: {detail}; mend the task file or its data; {UNPAID}"
         )
-    objection = find_measured_objection(
-        bundle.spec,
-        noise_ppb=get_integer(answer, "noise_ppb"),
-        unit_milliseconds=get_integer(answer, "unit_milliseconds"),
-        evaluation_milliseconds=get_integer(answer, "evaluation_milliseconds"),
-        workers=limits.workers,
-    )
+    objection = find_noise_objection(bundle.spec, get_integer(answer, "noise_ppb"))
     if objection is not None:
         raise OperatorError(f"validators would refuse the task: {objection.reason}; {UNPAID}")
     measured = TaskMeasurement(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from chain.params import ChainParameters
+from chain.training.fees import PROMISED_SHARE
 
 DAY_SECONDS: Final = 86_400
 
@@ -46,7 +47,15 @@ def list_prices(parameters: ChainParameters, validator_count: int) -> tuple[Pric
         ("all slots for a day", sum(rates) * DAY_SECONDS),
         ("all slots while one new task is pending", sum(rates) * pending),
         ("a GiB of one validator for a day", parameters.byte_price),
-        ("a day of one validator's worker, in attempts", parameters.second_price * DAY_SECONDS),
+        (
+            "a day of one validator's worker, in attempts or promised",
+            parameters.second_price * DAY_SECONDS,
+        ),
+        (
+            "a day of all that validators with one worker promise",
+            rates[0] * DAY_SECONDS
+            + validator_count * parameters.second_price * DAY_SECONDS // PROMISED_SHARE,
+        ),
         (
             "a day of one validator's worker, in examinations",
             -(-answer * DAY_SECONDS // EXAMINATION_SECONDS),

@@ -7,11 +7,8 @@ a task is accepted only if the shares that all accepted tasks may take fit into 
 from typing import Final
 
 from chain.primitives import TaskId
+from chain.training.fees import PROMISED_SHARE
 from chain.training.task_checks import Objection, ObjectionCode, WorkerShares
-
-LIMIT_SHARE: Final = 2
-"""All tasks together are promised the workers' time divided by this. The rest is for what arrives
-late, and for loading the data of the next task."""
 
 WHOLE_PPM: Final = 1_000_000
 """The whole time of one worker, in parts per million."""
@@ -22,8 +19,8 @@ class Capacity:
 
     def __init__(self, check_workers: int) -> None:
         """Begin without promises; `check_workers` check gradients side by side."""
-        self._check_limit = check_workers * WHOLE_PPM // LIMIT_SHARE
-        self._aggregation_limit = WHOLE_PPM // LIMIT_SHARE
+        self._check_limit = check_workers * WHOLE_PPM // PROMISED_SHARE
+        self._aggregation_limit = WHOLE_PPM // PROMISED_SHARE
         self._promised: dict[TaskId, WorkerShares] = {}
 
     def promise(self, task_id: TaskId, shares: WorkerShares) -> None:

@@ -225,12 +225,7 @@ class TrainingHost:
                 if history.is_closed:
                     self._budgets.close(history, spec)
                 else:
-                    shares = compute_worker_shares(
-                        spec,
-                        unit_milliseconds=spec.resources.unit_milliseconds,
-                        evaluation_milliseconds=spec.resources.evaluation_milliseconds,
-                    )
-                    self._capacity.promise(history.task_id, shares)
+                    self._capacity.promise(history.task_id, compute_worker_shares(spec))
             await trio.lowlevel.checkpoint()
 
     def _is_ready(self, history: TaskHistory) -> bool:

@@ -18,9 +18,10 @@ from chain.training.task_checks import (
     find_aggregation_objection,
     find_declared_objection,
     find_disk_objection,
-    find_measured_objection,
+    find_noise_objection,
     find_phase_objection,
     find_size_objection,
+    find_time_objection,
     list_content,
 )
 from chain.training.task_spec_codec import compute_terms
@@ -163,18 +164,8 @@ class Preparation:
             return
         if measured is None:
             return
-        objection = find_measured_objection(
-            spec,
-            noise_ppb=get_integer(measured, "noise_ppb"),
-            unit_milliseconds=get_integer(measured, "unit_milliseconds"),
-            evaluation_milliseconds=get_integer(measured, "evaluation_milliseconds"),
-            workers=self._check_workers,
-        )
-        shares = compute_worker_shares(
-            spec,
-            unit_milliseconds=get_integer(measured, "unit_milliseconds"),
-            evaluation_milliseconds=get_integer(measured, "evaluation_milliseconds"),
-        )
+        objection = find_noise_objection(spec, get_integer(measured, "noise_ppb"))
+        shares = compute_worker_shares(spec)
         # A task that is active has been promised its time before this node restarted.
         if objection is None and task.history.status is TaskStatus.PENDING:
             objection = self._capacity.find_objection(task.task_id, shares)
@@ -260,6 +251,7 @@ class Preparation:
             find_size_objection(spec, self._blobs.quota_bytes)
             or find_disk_objection(spec, self._blobs.promised_share_bytes)
             or find_phase_objection(spec, self._blob_bytes_per_second)
+            or find_time_objection(spec, self._check_workers)
             or find_aggregation_objection(spec)
         )
 

@@ -1,9 +1,12 @@
 """What tasks pay, and how each of them ends (docs/spec/contracts.md, section 4)."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 from eth.db.atomic import AtomicDB
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chain.contracts import task_registry
 from chain.contracts.addresses import TASK_REGISTRY
@@ -20,7 +23,14 @@ from chain.contracts.task_registry import (
     TaskStatus,
 )
 from chain.primitives import TaskId
+from chain.training.fees import (
+    compute_computation_fee,
+    compute_promised_time,
+    compute_time_fee,
+)
 from chain.training.leases import is_expired
+from chain.training.task_spec import Phases, TaskSpec
+from chain.training.task_spec_codec import compute_terms
 from tests.worlds.contracts import (
     BUDGET,
     FEE_LIMIT,
@@ -42,12 +52,15 @@ from tests.worlds.contracts import (
     started_world,
     with_terms,
 )
+from tests.worlds.training import SPEC as SMALL_SPEC
 
 N = 4
 SLOT, BYTES = 1_000, 200 * 3 // 2 * N
 """The prices of a second: of the first slots, and of 1.5 GiB at each of four validators."""
 ANSWER = 5_000 + 7_000 * 240
 ATTEMPT = 7_000 * N * (8 * 100 + 3 * 200) // 1_000
+PROMISE = 7_000 * N * 800 // 40_000
+"""The price of a second of what is promised: eight checks of 100 ms in 40 s."""
 DAY = 86_400
 ATTEMPT_SECONDS = 30 + 3 * (40 + 50 + 40) + 50
 BLOCK_SECONDS = 5
@@ -76,17 +89,97 @@ def submit_many(world: World, count: int) -> None:
 
 def test_a_fee_is_the_sum_of_parts_that_anyone_can_compute(world: World) -> None:
     assert world.quote(purchase=Purchase(10 * DAY, 20)) == Quote(
-        pending_rent=SLOT * 3_600 + BYTES * (3_600 + DAY),
+        pending_rent=(SLOT + PROMISE) * 3_600 + BYTES * (3_600 + DAY),
         answer_pay=ANSWER,
         examination=N * ANSWER,
         rent=(SLOT + BYTES) * 10 * DAY,
-        computation=20 * ATTEMPT,
-        fee=SLOT * 3_600
+        computation=PROMISE * 10 * DAY,
+        fee=(SLOT + PROMISE) * 3_600
         + BYTES * (3_600 + DAY)
         + N * ANSWER
-        + (SLOT + BYTES) * 10 * DAY
-        + 20 * ATTEMPT,
+        + (SLOT + BYTES + PROMISE) * 10 * DAY,
     )
+
+
+def test_time_is_paid_as_promised_or_as_used_whichever_is_more(world: World) -> None:
+    lifetime = DAY
+    attempts = PROMISE * lifetime // ATTEMPT
+    for bought, expected in (
+        (attempts, PROMISE * lifetime),
+        (attempts + 1, ATTEMPT * (attempts + 1)),
+    ):
+        assert world.quote(purchase=Purchase(lifetime, bought)).computation == expected
+
+
+def test_evaluations_are_promised_the_share_of_their_phase(world: World) -> None:
+    resources = replace(RESOURCES, evaluation_milliseconds=5_000)
+    quote = world.quote(resources=resources, purchase=Purchase(DAY, 1))
+    assert quote.computation == 7_000 * N * DAY * 5 // 50
+    less = replace(resources, evaluation_milliseconds=RESOURCES.evaluation_milliseconds)
+    price = world.quote(resources=less, purchase=Purchase(DAY, 1)).pending_rent
+    assert quote.pending_rent - price == (7_000 * N // 10 - PROMISE) * 3_600
+
+
+SPECIFICATIONS = st.builds(
+    lambda units, times, phases: replace(
+        SMALL_SPEC,
+        reward=replace(SMALL_SPEC.reward, max_units=units, min_miners=1),
+        phases=Phases(*phases),
+        resources=TaskResources(*times, 1, 1),
+    ),
+    st.integers(1, 65_536),
+    st.tuples(*[st.integers(1, 86_400_000)] * 2),
+    st.tuples(*[st.integers(4, 86_400)] * 3),
+)
+PURCHASES = st.builds(Purchase, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
+
+
+@cache
+def quiet_world() -> World:
+    """A world in which prices are asked for and nothing else happens."""
+    return new_world()
+
+
+@given(SPECIFICATIONS, PURCHASES)
+def test_nodes_compute_the_price_of_time_as_the_contract_does(
+    spec: TaskSpec, purchase: Purchase
+) -> None:
+    world, price = quiet_world(), PRICES.second_price
+    quote = world.quote(compute_terms(spec), spec.resources, purchase)
+    assert quote.computation == compute_computation_fee(
+        spec, purchase, validator_count=N, second_price=price
+    )
+    promised = compute_promised_time(spec, PRICES.pending_seconds)
+    rent = SLOT * 3_600 + -(-N * PRICES.byte_price * 2 * (3_600 + DAY) // (2**30 * DAY))
+    assert quote.pending_rent == rent + compute_time_fee(
+        promised, validator_count=N, second_price=price
+    )
+
+
+@given(SPECIFICATIONS, st.lists(PURCHASES, min_size=2, max_size=5))
+def test_no_split_of_a_purchase_is_cheaper_than_the_whole(
+    spec: TaskSpec, parts: list[Purchase]
+) -> None:
+    def price(purchase: Purchase) -> int:
+        return compute_computation_fee(spec, purchase, validator_count=N, second_price=3)
+
+    lifetime = sum(part.lifetime_seconds for part in parts)
+    whole = Purchase(lifetime, sum(part.attempts for part in parts))
+    paid = sum(map(price, parts))
+    assert paid >= price(whole)
+    promised = compute_promised_time(spec, lifetime)
+    assert paid >= compute_time_fee(promised, validator_count=N, second_price=3)
+
+
+def test_extensions_pay_what_one_purchase_of_all_pays(world: World) -> None:
+    whole = world.quote(purchase=Purchase(9 * DAY, 30))
+    world.submit(purchase=Purchase(DAY, 10))
+    world.extend(Purchase(3 * DAY, 0))
+    held = world.lease.held_rent
+    world.ready()
+    burnt = world.burnt
+    world.extend(Purchase(5 * DAY, 20))
+    assert held + world.burnt - burnt == whole.rent + whole.computation
 
 
 def test_a_submission_takes_the_fee_and_burns_the_pending_part(world: World) -> None:
@@ -184,6 +277,9 @@ def test_the_largest_numbers_of_all_overflow_no_fee() -> None:
     quote = world.quote(terms, resources, purchase)
     milliseconds = 65_536 * (2**32 - 1) + 3 * (2**32 - 1)
     assert quote.computation == -(-N * most * milliseconds * (2**32 - 1) // 1_000)
+    promise = -(-N * most * -(-65_536_000 * (2**32 - 1) // 40) * 3_600 // 10**6)
+    rent = most * 3_600 + -(-N * most * 2 * (2**64 - 1) * (3_600 + DAY) // (2**30 * DAY))
+    assert quote.pending_rent == rent + promise
     assert quote.examination == N * 241 * most
 
 
@@ -424,7 +520,7 @@ def test_an_extension_costs_todays_price_without_the_tasks_own_slot(world: World
     before, burnt = world.balance(MINERS[3]), world.burnt
     extension = Purchase(DAY, 3)
     quote = world.read(task_registry.get_extension_quote(world.task, extension))
-    assert quote.fee == quote.rent + quote.computation == (SLOT + BYTES) * DAY + 3 * ATTEMPT
+    assert quote.fee == quote.rent + quote.computation == (SLOT + BYTES + PROMISE) * DAY
     world.extend(extension, MINERS[3], quote.fee)
     assert world.balance(MINERS[3]) == before - quote.fee
     assert world.burnt == burnt + quote.fee
@@ -439,7 +535,7 @@ def test_a_pending_task_is_extended_with_money_that_is_held(world: World) -> Non
     held, burnt = world.lease.held_rent, world.burnt
     world.extend(Purchase(DAY, 2))
     assert (world.lease.lifetime_seconds, world.lease.attempts_left) == (2 * DAY, 3)
-    assert world.lease.held_rent == held + (SLOT + BYTES) * DAY + 2 * ATTEMPT
+    assert world.lease.held_rent == held + (SLOT + BYTES + PROMISE) * DAY
     assert world.burnt == burnt
     let_pass(world, 3_600)
     assert refusal(world.extend, Purchase(DAY, 0)) == ContractError("TaskIsOver", (world.task,))

@@ -87,6 +87,21 @@ CONTRACT_MUTANTS: Final = {
             ),
         ),
     ),
+    "promises-are-free": Mutant(
+        "a fee leaves out the time that validators promise and that no attempt uses",
+        REGISTRY,
+        (("_larger(used, sharePpm * lifetimeSeconds)", "used"),),
+    ),
+    "pending-promises-are-free": Mutant(
+        "a fee leaves out the time that is promised before a task is active",
+        REGISTRY,
+        (
+            (
+                "            + _divideUp(workerRate * sharePpm * _pendingSeconds, PPM);",
+                "            ;",
+            ),
+        ),
+    ),
     "rent-returns": Mutant(
         "the rent of an active task can be refunded",
         REGISTRY,

@@ -57,6 +57,7 @@ class Tenancy:
     progress: Moment | None = None
     is_open: bool = True
     attempts_opened: int = 0
+    answers_paid: int = 0
 
 
 class Fees:
@@ -101,8 +102,8 @@ class Fees:
         """Enter a new task, which pays the price of this moment."""
         others = self.count_open()
         self._require(MONEY, others < PRICES.task_slots, f"{others} tasks are open")
-        resources, n = spec.resources, self._count_validators()
-        self.burnt += formats.compute_pending_rent(resources, n, others)
+        n = self._count_validators()
+        self.burnt += formats.compute_pending_rent(spec, n, others)
         self.tenancies[event.task_id] = Tenancy(
             submitter=event.submitter,
             spec=spec,
@@ -117,7 +118,7 @@ class Fees:
     def _price(self, spec: TaskSpec, bought: Purchase, others: int) -> int:
         n = self._count_validators()
         rent = formats.compute_rent(spec.resources, n, others, bought.lifetime_seconds)
-        return rent + formats.compute_computation(spec, n, bought.attempts)
+        return rent + formats.compute_computation(spec, n, bought)
 
     def apply(self, executed: Executed, extension: Purchase, now: Moment) -> None:
         """Enter what a call did to the fees."""
@@ -164,6 +165,7 @@ class Fees:
         # Members that joined since the submission may find no pay left.
         pay = pay if tenancy.held_pay >= pay else 0
         tenancy.held_pay -= pay
+        tenancy.answers_paid += pay
         self._earned[operator] = self._earned.get(operator, 0) + pay
 
     def _refund(self, event: TaskFeeRefunded, now: Moment) -> None:
@@ -239,6 +241,23 @@ class Fees:
                 self._require(END, not end.has_passed(now), f"task {task_id} is open after {end}")
 
     # What a submitter paid for what it took.
+
+    def answers_paid(self, submitter: Address) -> int:
+        """What answers to a submitter's tasks have earned, which pays for dry runs."""
+        own = (each for each in self.tenancies.values() if each.submitter == submitter)
+        return sum(each.answers_paid for each in own)
+
+    def compute_promise_price(self, submitter: Address, now: Moment, since: int) -> int:
+        """The price of the time promised to a submitter's tasks in the seconds since a moment."""
+        price = 0
+        for tenancy in self.tenancies.values():
+            if tenancy.submitter == submitter and tenancy.is_open:
+                begin = max(since, tenancy.window.time - PRICES.pending_seconds)
+                until = min(now.time, self._get_limit(tenancy).time)
+                seconds, n = max(0, until - begin), self._count_validators()
+                # What was rounded up was a longer time.
+                price += max(0, formats.compute_promise(tenancy.spec, n, seconds) - 1)
+        return price
 
     def compute_slot_price(self, submitter: Address, now: Moment, since: int) -> int:
         """The price of the slots that a submitter's tasks had in the seconds since a moment."""

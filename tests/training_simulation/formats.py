@@ -11,7 +11,7 @@ from typing import Final
 from chain.contracts import gradient_ledger
 from chain.contracts.abi import ContractCall
 from chain.contracts.gradient_ledger import CommitmentEvidence, Deadline, ResultVote
-from chain.contracts.task_registry import Prices, TaskResources
+from chain.contracts.task_registry import Prices, Purchase, TaskResources
 from chain.primitives import Address
 from chain.training.acceptance import Verdict, decode_verdicts, encode_verdicts
 from chain.training.history import Attempt, TaskHistory
@@ -234,11 +234,12 @@ def compute_rent(resources: TaskResources, n: int, others_open: int, seconds: in
     return slot + _compute_bytes(resources, n, seconds)
 
 
-def compute_pending_rent(resources: TaskResources, n: int, others_open: int) -> int:
+def compute_pending_rent(spec: TaskSpec, n: int, others_open: int) -> int:
     """What is burnt at once for a task's time as a pending one."""
     seconds = PRICES.pending_seconds
     slot = PRICES.slot_price * 2 ** (8 * others_open // PRICES.task_slots) * seconds
-    return slot + _compute_bytes(resources, n, seconds + KEPT_SECONDS)
+    promise = compute_promise(spec, n, seconds)
+    return slot + _compute_bytes(spec.resources, n, seconds + KEPT_SECONDS) + promise
 
 
 def _compute_bytes(resources: TaskResources, n: int, seconds: int) -> int:
@@ -246,9 +247,21 @@ def _compute_bytes(resources: TaskResources, n: int, seconds: int) -> int:
     return -(-n * PRICES.byte_price * size * seconds // GIB_DAY)
 
 
-def compute_computation(spec: TaskSpec, n: int, attempts: int) -> int:
-    """The price of the validators' time in so many attempts."""
+def compute_promise(spec: TaskSpec, n: int, seconds: int) -> int:
+    """The price of the part of a worker's time that n validators promise for so many seconds."""
+    checks = spec.reward.max_units * spec.resources.unit_milliseconds
+    shares = (
+        (checks, spec.phases.verdict_seconds),
+        (spec.resources.evaluation_milliseconds, spec.phases.result_seconds),
+    )
+    ppm = max(-(-1_000 * busy_ms // phase) for busy_ms, phase in shares)
+    return -(-n * PRICES.second_price * ppm * seconds // 1_000_000)
+
+
+def compute_computation(spec: TaskSpec, n: int, bought: Purchase) -> int:
+    """The price of the validators' time: used in attempts or promised, whichever is more."""
     resources = spec.resources
     milliseconds = spec.reward.max_units * resources.unit_milliseconds
     milliseconds += 3 * resources.evaluation_milliseconds
-    return -(-n * PRICES.second_price * milliseconds * attempts // 1_000)
+    used = -(-n * PRICES.second_price * milliseconds * bought.attempts // 1_000)
+    return max(used, compute_promise(spec, n, bought.lifetime_seconds))

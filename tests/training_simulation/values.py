@@ -51,9 +51,13 @@ TOLERANCE: Final = MAIN_SPEC.verification.tolerance_ppb
 
 @cache
 def junk_spec(number: int) -> TaskSpec:
-    """A task that no miner trains: it is as cheap as the rules allow."""
+    """A task that no miner trains: it is as cheap as the rules allow.
+
+    Every fourth one has a quarter of a worker's time promised, and never uses it.
+    """
     reward = replace(MAIN_SPEC.reward, unit_price=1, validator_fee=0, max_units=1, min_miners=1)
-    resources = TaskResources(1, 1, 1, 2**24)
+    unit_milliseconds = 250 * MAIN_SPEC.phases.verdict_seconds if number % 4 == 0 else 1
+    resources = TaskResources(unit_milliseconds, 1, 1, 2**24)
     return replace(MAIN_SPEC, name=f"junk {number}", reward=reward, resources=resources)
 
 

@@ -41,7 +41,7 @@ OPERATORS = tuple(Signer.from_key(bytes([n]) * 32) for n in range(1, 5))
 SUBMITTER, ANN, BEN = (Signer.from_key(bytes([n]) * 32) for n in (11, 12, 13))
 SPEC = replace(SMALL, reward=replace(SMALL.reward, token=TRAINING_TOKEN, min_miners=2))
 BUDGET = 100 * POT
-FEE = 50 * POT
+FEE = 60 * POT
 """The most that is paid as fee."""
 PURCHASE = Purchase(lifetime_seconds=20 * 86_400, attempts=1_000)
 

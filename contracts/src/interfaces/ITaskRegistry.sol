@@ -105,7 +105,7 @@ interface ITaskRegistry {
         uint256 answerPay; // for one answer of a validator
         uint256 examination; // for one answer of each validator
         uint256 rent; // for the slot, memory and disk during the lifetime
-        uint256 computation; // for the validators' time in the attempts
+        uint256 computation; // for the validators' time: used in attempts or promised, whichever is more
         uint256 fee; // pendingRent + examination + rent + computation
     }
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from chain.training.architectures import Mlp, count_parameters
 from chain.training.encoding import count_payload_bytes
+from chain.training.fees import PROMISED_SHARE
 from chain.training.resources import count_content_bytes, count_disk_bytes
 from chain.training.task_checks import (
     AGGREGATION_SHARE,
@@ -19,9 +20,10 @@ from chain.training.task_checks import (
     find_aggregation_objection,
     find_declared_objection,
     find_disk_objection,
-    find_measured_objection,
+    find_noise_objection,
     find_phase_objection,
     find_size_objection,
+    find_time_objection,
     list_content,
 )
 from chain.training.task_spec import TaskSpec
@@ -77,10 +79,15 @@ def test_largest_model_needs_a_result_phase_for_its_aggregation() -> None:
 def test_shares_are_those_of_the_phase_that_takes_most() -> None:
     phases = replace(SPEC.phases, verdict_seconds=20, result_seconds=10)
     spec = replace(SPEC, phases=phases, reward=replace(SPEC.reward, max_units=4))
-    for unit, evaluation, expected in ((1_000, 1_000, 200_000), (1_000, 2_500, 250_000)):
-        shares = compute_worker_shares(
-            spec, unit_milliseconds=unit, evaluation_milliseconds=evaluation
+    for unit, evaluation, expected in (
+        (1_000, 1_000, 200_000),
+        (1_000, 2_500, 250_000),
+        (1_001, 1, 200_200),
+    ):
+        declared = replace(
+            SPEC.resources, unit_milliseconds=unit, evaluation_milliseconds=evaluation
         )
+        shares = compute_worker_shares(replace(spec, resources=declared))
         assert shares == WorkerShares(expected, 0)
 
 
@@ -134,25 +141,31 @@ def test_every_final_objection_has_a_code_of_its_own() -> None:
     assert describe_refusal(99) == "99"
 
 
-def test_noise_checks_and_evaluation_have_upper_bounds() -> None:
-    noise, milliseconds = SPEC.verification.tolerance_ppb // 10, 250 * SPEC.phases.result_seconds
+def test_noise_has_an_upper_bound() -> None:
+    noise = SPEC.verification.tolerance_ppb // 10
+    assert find_noise_objection(SPEC, noise) is None
+    assert code(find_noise_objection(SPEC, noise + 1)) is ObjectionCode.TOO_NOISY
+
+
+def test_declared_times_fit_into_the_phases_and_into_what_is_promised() -> None:
+    evaluation = 250 * SPEC.phases.result_seconds
     unit = 500 * SPEC.phases.verdict_seconds // SPEC.reward.max_units
 
-    def found(
-        noise_ppb: int, evaluation_milliseconds: int, unit_milliseconds: int, workers: int = 1
-    ) -> ObjectionCode | None:
-        return code(
-            find_measured_objection(
-                SPEC,
-                noise_ppb=noise_ppb,
-                unit_milliseconds=unit_milliseconds,
-                evaluation_milliseconds=evaluation_milliseconds,
-                workers=workers,
-            )
-        )
+    def declare(unit_milliseconds: int, evaluation_milliseconds: int) -> TaskSpec:
+        times = {
+            "unit_milliseconds": unit_milliseconds,
+            "evaluation_milliseconds": evaluation_milliseconds,
+        }
+        return replace(SPEC, resources=replace(SPEC.resources, **times))
 
-    assert found(noise, milliseconds, unit) is None
-    assert found(noise + 1, milliseconds, unit) is ObjectionCode.TOO_NOISY
-    assert found(noise, milliseconds + 1, unit) is ObjectionCode.EVALUATION_TOO_SLOW
-    assert found(noise, milliseconds, unit + 1) is ObjectionCode.VERDICT_PHASE_TOO_SHORT
-    assert found(noise, milliseconds, 3 * unit, workers=3) is None
+    def found(spec: TaskSpec, workers: int = 1) -> ObjectionCode | None:
+        return code(find_time_objection(spec, workers))
+
+    assert found(declare(unit, evaluation)) is None
+    assert found(declare(unit, evaluation + 1)) is ObjectionCode.EVALUATION_TOO_SLOW
+    assert found(declare(unit + 1, evaluation)) is ObjectionCode.VERDICT_PHASE_TOO_SHORT
+    assert found(declare(3 * unit, evaluation), workers=3) is None
+    assert found(declare(3 * unit + 1, evaluation), workers=3) is not None
+    # What the phases allow is promised to a task that is alone.
+    most = compute_worker_shares(declare(unit, evaluation)).check_ppm
+    assert most == 1_000_000 // PROMISED_SHARE

@@ -347,10 +347,31 @@ def test_price_shows_the_parts_of_the_fee_in_80_columns(
         "examination  0.04 POT  4 validators answer\n"
         "pending      0.001 POT  burnt now, for the time until they have\n"
         "rent         0.003 POT  slot, memory and disk for the lifetime\n"
-        "computation  0.0001 POT  the validators' checks in the attempts\n"
+        "computation  0.0001 POT  4 % of a worker, promised for the lifetime\n"
         "fee          0.0441 POT  at most 0.04851 POT\n"
     )
     assert (document["fee"], document["attempts"]) == (str(QUOTE.fee), 5)
+    assert registry.transactions == []
+
+
+def test_price_names_attempts_if_they_take_more_than_is_promised(
+    pot: Pot, task_file: Path, registry: FakeRegistry
+) -> None:
+    task_file.write_text(TASK_FILE + DECLARED)
+    with serve(registry.answers()) as url:
+        shown = pot("task", "price", task_file, "--attempts", "5000", "--rpc", url)
+    assert "computation  0.0001 POT  the validators' checks in the attempts\n" in shown
+
+
+def test_times_that_no_validator_promises_are_refused_before_any_payment(
+    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+) -> None:
+    too_long = DECLARED.replace("unit_milliseconds = 50", "unit_milliseconds = 50000")
+    task_file.write_text(TASK_FILE + too_long)
+    with serve(registry.answers()) as url:
+        refusal = pot.fails("task", "submit", task_file, *key, "--no-dry-run", "--rpc", url)
+    assert "more than half of verdict_seconds" in refusal
+    assert "nothing was paid" in refusal
     assert registry.transactions == []
 
 

@@ -55,7 +55,7 @@ SUBMITTER, ANN, BEN = (Signer.from_key(bytes([n]) * 32) for n in (11, 12, 13))
 SHARD = b"rows and columns" * 30_000
 WEIGHTS = bytes(4 * count_parameters(SMALL.model))
 GRADIENT = bytes(range(256)) * 20
-FEE = 50 * POT
+FEE = 60 * POT
 PURCHASE = Purchase(lifetime_seconds=20 * 86_400, attempts=1_000)
 SALT = Hash32(b"\x5a" * 32)
 

@@ -10,11 +10,12 @@ from chain.contracts import task_registry
 from chain.contracts.task_registry import CloseReason, Purchase, Quote, TaskClosed, TaskResources
 from chain.params import ChainParameters
 from chain.primitives import TaskId
+from chain.training.fees import PROMISED_SHARE
 from node.cli.output import format_short
 from node.config import BlobsSection
 from node.setup.network_genesis import Seat, build_prices, plan_development_network
 from node.setup.price_table import DAY_SECONDS, PriceRow, list_prices
-from node.storage.blobs import PROMISED_SHARE
+from node.storage.blobs import PROMISED_SHARE as PROMISED_DISK_SHARE
 from node.training.disk_budgets import DiskBudgets
 from tests.worlds.contracts import (
     OPERATORS,
@@ -60,19 +61,38 @@ def test_prices_are_what_the_contract_asks() -> None:
     assert 0 <= quote(NOTHING).rent - 7 * slot < 10**12
     gib = quote(TaskResources(1, 1, 2**30, 1)).rent - quote(NOTHING).rent
     assert abs(gib - 7 * 4 * price["a GiB of one validator for a day"]) < 10**12
-    day_of_checks = TaskResources(DAY_SECONDS * 1_000, 1, 1, 1)
-    longer = quote(day_of_checks).computation - quote(NOTHING).computation
-    worker = price["a day of one validator's worker, in attempts"]
-    assert longer == 4 * worker - 4 * PUBLIC.second_price // 1_000
     smallest = quote(NOTHING)
     refused = smallest.pending_rent + smallest.examination
-    assert 0 <= refused - price["a new task that validators refuse"] < 10**12
+    assert 0 <= refused - price["a new task that validators refuse"] < 10**14
+
+
+def test_time_of_workers_costs_what_the_table_says() -> None:
+    world = World(AtomicDB())
+    deploy_contracts(world, prices=build_prices(PUBLIC))
+    price = {row.what: row.amount for row in list_prices(PUBLIC, 4)}
+    worker = price["a day of one validator's worker, in attempts or promised"]
+    week = 7 * DAY_SECONDS
+    used = world.quote(
+        with_terms(max_units=1, min_miners=1, verdict_seconds=week, result_seconds=week),
+        TaskResources(1_000 * DAY_SECONDS, 1, 1, 1),
+        Purchase(DAY_SECONDS, 1),
+    )
+    assert 0 < used.computation - 4 * worker < 10**13
+    # Checks of 20 s in a verdict phase of 40 s are all that one worker is promised for.
+    promised = world.quote(
+        with_terms(max_units=1, min_miners=1, verdict_seconds=40),
+        TaskResources(20_000, 1, 1, 1),
+        Purchase(DAY_SECONDS, 1),
+    )
+    assert promised.computation == 4 * worker // PROMISED_SHARE
+    row = price["a day of all that validators with one worker promise"]
+    assert 0 <= promised.rent + promised.computation - row < 10**12
 
 
 def test_disk_of_all_validators_costs_rent_for_as_long_as_it_is_promised() -> None:
     world = World(AtomicDB())
     deploy_contracts(world, prices=build_prices(PUBLIC))
-    share = BlobsSection().quota_bytes // PROMISED_SHARE
+    share = BlobsSection().quota_bytes // PROMISED_DISK_SHARE
     eighth = TaskResources(1, 1, 1, share // 8)
     terms = with_terms(max_units=1, min_miners=1, unit_price=1, validator_fee=0)
     purchase = Purchase(DAY_SECONDS, 1)

@@ -12,6 +12,7 @@ from chain.contracts import task_registry
 from chain.crypto import content_id
 from chain.primitives import TaskId
 from chain.training.encoding import count_payload_bytes
+from chain.training.fees import PROMISED_SHARE
 from chain.training.leases import READY_CODE
 from chain.training.task_checks import REFUSAL_CODES, ObjectionCode, compute_worker_shares
 from node.training import capacity, preparation
@@ -145,9 +146,8 @@ async def test_task_that_takes_more_than_declared_twice_is_refused(
 async def test_tasks_are_accepted_as_long_as_their_work_fits_together(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = {name: MEASURED[name] for name in ("unit_milliseconds", "evaluation_milliseconds")}
-    shares = compute_worker_shares(SPEC, **measured)
-    monkeypatch.setattr(capacity, "WHOLE_PPM", capacity.LIMIT_SHARE * (2 * shares.check_ppm + 1))
+    shares = compute_worker_shares(SPEC)
+    monkeypatch.setattr(capacity, "WHOLE_PPM", PROMISED_SHARE * (2 * shares.check_ppm + 1))
     tasks = {TaskId(n): replace(pending_history(), task_id=TaskId(n)) for n in (1, 2, 3)}
     node = Node(tmp_path, FakeChain(tasks))
 

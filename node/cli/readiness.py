@@ -18,7 +18,7 @@ ADVICE: Final = {
     "too_noisy": "cancel the task; submit one with another model or a larger tolerance",
     "evaluation_too_slow": "cancel the task; submit it with a longer result_seconds",
     "aggregation_too_slow": "cancel the task; submit it with a longer result_seconds",
-    "workers_busy": "submit it again when another task is closed, or with longer phases",
+    "workers_busy": "wait until another task is closed, or submit one that declares less",
     "dry_run_refused": "cancel the task, mend its data or model, and submit it again",
     "dry_run_failed": "cancel the task; submit one with smaller units or a smaller model",
     "spec_invalid": "cancel the task; submit it with a pot of the network's version",

@@ -242,7 +242,7 @@ class TrainingHost:
         self._content.end_fetches(task_id, history.attempt)
         if history.is_closed and spec is not None:
             self._budgets.close(history, spec)
-            self._capacity.release(task_id)
+            self._preparation.release(task_id)
         is_slashed = spec is None or not self._may_slash(history)
         if history.is_closed and is_slashed and not self._may_answer(history):
             self._due.close(task_id)
@@ -347,6 +347,7 @@ class TrainingHost:
         task_id = task.task_id
         match duty:
             case rounds.PrepareContent():
+                self._preparation.claim(task)
                 key = JobKey(task_id, JobKind.PREPARE)
                 return [Job(key, partial(self._preparation.prepare, task))]
             case rounds.RestoreState():

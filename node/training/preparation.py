@@ -83,7 +83,7 @@ class Preparation:
         self._blobs = blobs
         self._content = content
         self._dry_runs = dry_runs
-        self._dry_run_seconds = dry_run_seconds
+        self._examination_seconds = int(DRY_RUN_TRIES * dry_run_seconds)
         self._check_workers = check_workers
         self._budgets = budgets
         self._capacity = capacity
@@ -95,6 +95,23 @@ class Preparation:
         """The wait that follows the task's next failure."""
         self._dry_run_turn = trio.Lock()
         """Held by the task that is dry-run, through all its tries."""
+
+    def claim(self, task: ServedTask) -> None:
+        """Have a task that is to be prepared promised its part of the workers' time.
+
+        A new task may have to wait for it. It is called for one task after another in the order of
+        the chain, so that all validators promise the room that is left to the same tasks.
+        """
+        shares = compute_worker_shares(task.spec)
+        if task.history.status is TaskStatus.PENDING:
+            self._capacity.claim(task.task_id, shares)
+        else:
+            self._capacity.promise(task.task_id, shares)
+
+    def release(self, task_id: TaskId) -> None:
+        """Promise a closed or refused task nothing more, and let those go on that now have room."""
+        for each in self._capacity.release(task_id):
+            self._jobs.end_wait(JobKey(each, JobKind.PREPARE))
 
     async def prepare(self, task: ServedTask) -> None:
         """Fetch the content of a task and dry-run it.
@@ -139,6 +156,13 @@ class Preparation:
             # Refused before anything is fetched: a submitter must not fill validators' disks.
             self._refuse(task, objection)
             return
+        if task.history.status is TaskStatus.PENDING:
+            busy = self._capacity.find_objection(task.task_id)
+            if busy is not None and self._is_too_late(task):
+                self._refuse(task, busy)
+                return
+            if busy is not None:
+                raise TaskDelayedError(busy.code, busy.reason)
         if self._readiness.get(task.task_id) is None:
             self._readiness.set_state(task.task_id, ReadinessState.PREPARING)
         wanted = list_content(spec)
@@ -165,14 +189,9 @@ class Preparation:
         if measured is None:
             return
         objection = find_noise_objection(spec, get_integer(measured, "noise_ppb"))
-        shares = compute_worker_shares(spec)
-        # A task that is active has been promised its time before this node restarted.
-        if objection is None and task.history.status is TaskStatus.PENDING:
-            objection = self._capacity.find_objection(task.task_id, shares)
         if objection is not None:
             self._refuse(task, objection)
             return
-        self._capacity.promise(task.task_id, shares)
         _log.info("task accepted", task=task.task_id, **measured)
         work.is_accepted, work.answer_code = True, READY_CODE
         self._readiness.set_state(task.task_id, ReadinessState.READY)
@@ -222,14 +241,20 @@ class Preparation:
 
     def _require_time(self, task: ServedTask) -> None:
         """Begin no examination that could end too late to be paid."""
-        needed = int(DRY_RUN_TRIES * self._dry_run_seconds)
-        left = task.history.lease.window_time - self._clock.now_ms() // 1000
-        if left < needed:
+        if self._is_too_late(task):
             raise TaskDelayedError(
                 ObjectionCode.TOO_MANY_TASKS,
-                f"other tasks came first, and {left} s are left to examine this one, which may "
-                f"take {needed} s",
+                f"other tasks came first, and {self._count_left(task)} s are left to examine this "
+                f"one, which may take {self._examination_seconds} s",
             )
+
+    def _is_too_late(self, task: ServedTask) -> bool:
+        """Whether an examination that begins now could end after the time for answers."""
+        return self._count_left(task) < self._examination_seconds
+
+    def _count_left(self, task: ServedTask) -> int:
+        """The seconds until answers are over."""
+        return task.history.lease.window_time - self._clock.now_ms() // 1000
 
     def _refuse(self, task: ServedTask, objection: Objection) -> None:
         _log.warning("task refused", task=task.task_id, reason=objection.reason)
@@ -237,6 +262,7 @@ class Preparation:
         task.work.is_accepted = False
         task.work.answer_code = REFUSAL_CODES[objection.code]
         task.work.is_content_held = True
+        self.release(task.task_id)
 
     def _find_objection(self, task: ServedTask) -> Objection | None:
         """The reason why this node takes no part in a task; None if it takes part."""

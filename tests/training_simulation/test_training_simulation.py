@@ -10,6 +10,7 @@ import pytest
 from chain.contracts import task_registry, training_token
 from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.task_registry import CloseReason
+from chain.training.task_checks import REFUSAL_CODES, ObjectionCode
 from tests.training_simulation.checkers import ViolationError
 from tests.training_simulation.cluster import World
 from tests.training_simulation.miners import HONEST
@@ -59,10 +60,33 @@ def test_bond_survives_tasks_that_waste_the_verifier() -> None:
 
 
 def test_slots_that_junk_took_are_free_for_the_next_tasks() -> None:
-    cluster = build(1, World(junk=10, junk_waves=2))
+    cluster = build(1, World(junk=8, junk_waves=2))
     run(cluster)
     reasons = [each.close_reason for each in cluster.chain.view.histories.values()]
-    assert reasons.count(CloseReason.EXPIRED) == 2 * 10
+    assert reasons.count(CloseReason.EXPIRED) == 2 * 8
+
+
+def test_task_waits_until_the_validators_have_time_for_it() -> None:
+    # The first and the fifth junk task need nearly a quarter of a worker each; the main task leaves
+    # too little for both at once.
+    cluster = build(1, World(junk=5))
+    run(cluster)
+    main, first, *_, fifth = cluster.chain.view.histories.values()
+    assert not first.refusals
+    assert not fifth.refusals
+    assert main.closed is not None
+    # Progress begins when a task becomes active, and miners take part in none of these.
+    assert first.lease.progress_block < main.closed.number < fifth.lease.progress_block
+
+
+def test_task_that_waits_too_long_is_refused_by_all() -> None:
+    cluster = build(1, World(junk=9))
+    run(cluster)
+    _, *junk = cluster.chain.view.histories.values()
+    busy = REFUSAL_CODES[ObjectionCode.WORKERS_BUSY]
+    refused = [each for each in junk if each.close_reason is CloseReason.REFUSED]
+    assert [each.task_id for each in refused] == [10]
+    assert {code for _, code in refused[0].refusals} == {busy}
 
 
 def test_bond_survives_validators_that_restart_late() -> None:

@@ -36,7 +36,7 @@ from chain.training.result_vote import (
 )
 from chain.training.reveal import Reveal
 from chain.training.slashing import SlashingPlan, plan_slashing
-from chain.training.task_checks import REFUSAL_CODES, ObjectionCode
+from chain.training.task_checks import REFUSAL_CODES, ObjectionCode, compute_worker_shares
 from chain.training.task_spec import TaskSpec
 from node.operator.account import RESEND_BLOCKS
 from node.training.jobs import RETRY_SECONDS
@@ -119,6 +119,10 @@ class Validator(Actor):
         """Start with what the disk holds."""
         if not self.is_up:
             self.is_up, self.is_deciding, self.memory = True, True, Memory()
+            for history in self.view.histories.values():
+                spec = self.cluster.chain.spec(history)
+                if spec is not None and self.address in history.ready and not history.is_closed:
+                    self.memory.capacity.promise(history.task_id, compute_worker_shares(spec))
             self.cluster.wake(self)
 
     def later(self, delay_ms: int, action: Callable[[], None]) -> None:
@@ -169,6 +173,8 @@ class Validator(Actor):
         memory, view = self.memory, self.view
         spec = self.cluster.chain.spec(history)
         is_done = history.is_closed and not self._may_slash(history)
+        if history.is_closed:
+            self._release(task_id)
         if spec is None or (is_done and not self._may_answer(history)):
             memory.closed.add(task_id)
             memory.work.pop(task_id, None)
@@ -352,6 +358,11 @@ class Validator(Actor):
 
     def _prepare(self, task_id: TaskId, history: TaskHistory, spec: TaskSpec, work: Work) -> None:
         memory, key = self.memory, ("prepare", task_id)
+        shares = compute_worker_shares(spec)
+        if history.status is TaskStatus.PENDING:
+            memory.capacity.claim(task_id, shares)
+        else:
+            memory.capacity.promise(task_id, shares)
         if self._is_waiting(key):
             return
         memory.running.add(key)
@@ -362,6 +373,14 @@ class Validator(Actor):
     def _start_preparation(
         self, task_id: TaskId, history: TaskHistory, spec: TaskSpec, work: Work
     ) -> None:
+        is_new = history.status is TaskStatus.PENDING
+        if is_new and self.memory.capacity.find_objection(task_id) is not None:
+            limit_ms = 1_000 * history.lease.window_time - WORKER_LIMIT_MS * DRY_RUN_TRIES
+            is_too_late = self.cluster.now_ms > limit_ms
+            if is_too_late:
+                self._refuse(work, task_id, ObjectionCode.WORKERS_BUSY)
+            self._end_preparation(task_id, is_done=is_too_late)
+            return
         if task_id not in self.disk.content:
             holders = (each for each in self._peers() if task_id in each.disk.content)
             if next(holders, None) is None:
@@ -370,7 +389,6 @@ class Validator(Actor):
             self.disk.content.add(task_id)
         work.is_content_held = True
         start = max(self.cluster.now_ms, self.memory.free_ms.get("dry runs", 0))
-        is_new = history.status is TaskStatus.PENDING
         limit_ms = WORKER_LIMIT_MS * (DRY_RUN_TRIES if is_new else 1)
         if is_new and start + limit_ms > 1_000 * history.lease.window_time:
             self._end_preparation(task_id, is_done=False)
@@ -380,14 +398,23 @@ class Validator(Actor):
             if is_in_time:
                 work.is_accepted, work.answer_code = True, READY_CODE
             elif is_new:
-                work.is_accepted = False
-                work.answer_code = REFUSAL_CODES[ObjectionCode.DRY_RUN_FAILED]
+                self._refuse(work, task_id, ObjectionCode.DRY_RUN_FAILED)
             self._end_preparation(task_id, is_done=is_in_time or is_new)
 
         took_ms = self.cluster.cost(spec).dry_run_ms
         if took_ms > WORKER_LIMIT_MS:
             took_ms = limit_ms + 1  # every try runs into the limit
         self._ask_worker("dry runs", task_id, took_ms, done, limit_ms)
+
+    def _refuse(self, work: Work, task_id: TaskId, code: ObjectionCode) -> None:
+        work.is_content_held, work.is_accepted = True, False
+        work.answer_code = REFUSAL_CODES[code]
+        self._release(task_id)
+
+    def _release(self, task_id: TaskId) -> None:
+        for each in self.memory.capacity.release(task_id):
+            self.memory.retry_at.pop(("prepare", each), None)
+            self.cluster.wake(self)
 
     def _end_preparation(self, task_id: TaskId, *, is_done: bool) -> None:
         memory, key = self.memory, ("prepare", task_id)

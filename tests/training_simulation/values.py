@@ -35,7 +35,7 @@ MAIN_SPEC: Final = replace(
         min_miners=2,
     ),
     resources=TaskResources(
-        unit_milliseconds=2_000,
+        unit_milliseconds=200,
         evaluation_milliseconds=1_000,
         peak_bytes=2**29,
         disk_bytes=2**24,
@@ -53,10 +53,10 @@ TOLERANCE: Final = MAIN_SPEC.verification.tolerance_ppb
 def junk_spec(number: int) -> TaskSpec:
     """A task that no miner trains: it is as cheap as the rules allow.
 
-    Every fourth one has a quarter of a worker's time promised, and never uses it.
+    Every fourth one has nearly a quarter of a worker's time promised, and never uses it.
     """
     reward = replace(MAIN_SPEC.reward, unit_price=1, validator_fee=0, max_units=1, min_miners=1)
-    unit_milliseconds = 250 * MAIN_SPEC.phases.verdict_seconds if number % 4 == 0 else 1
+    unit_milliseconds = 240 * MAIN_SPEC.phases.verdict_seconds if number % 4 == 0 else 1
     resources = TaskResources(unit_milliseconds, 1, 1, 2**24)
     return replace(MAIN_SPEC, name=f"junk {number}", reward=reward, resources=resources)
 

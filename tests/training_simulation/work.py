@@ -7,6 +7,7 @@ from chain.primitives import Address, Hash32, TaskId
 from chain.training.acceptance import Verdict
 from chain.training.attempt import AttemptId
 from chain.training.reveal import Reveal
+from node.training.capacity import Capacity
 
 JobKey = tuple[object, ...]
 """A job runs once at a time; its key says what it works on."""
@@ -54,5 +55,6 @@ class Memory:
     wait_ms: dict[TaskId, int] = field(default_factory=dict)
     preparing: list[TaskId] = field(default_factory=list)
     """Tasks in preparation and those that wait for a turn; the first PREPARING_LIMIT run."""
+    capacity: Capacity = field(default_factory=lambda: Capacity(1))
     free_ms: dict[str, int] = field(default_factory=dict)
     """When each worker is through with what it was asked for."""

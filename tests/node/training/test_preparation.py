@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from chain.contracts import task_registry
+from chain.contracts.task_registry import TaskStatus
 from chain.crypto import content_id
 from chain.primitives import TaskId
 from chain.training.encoding import count_payload_bytes
@@ -20,7 +21,9 @@ from node.training.preparation import DRY_RUN_TRIES
 from node.training.readiness import ReadinessState, TaskReadiness
 from node.training.worker_pool import WorkerFailedError, WorkerRefusedError
 from tests.worlds.training import (
+    LEASE,
     TASK,
+    at,
     pending_history,
 )
 from tests.worlds.training_node import (
@@ -61,8 +64,9 @@ async def test_content_is_fetched_and_dry_run_before_ready_is_posted(
 
 
 async def test_thousand_tasks_without_available_content_cost_little(
-    autojump_clock: MockClock, tmp_path: Path
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(capacity, "WHOLE_PPM", 10**12)
     pending = pending_history()
     histories = {TaskId(n): replace(pending, task_id=TaskId(n)) for n in range(1, 1_001)}
     chain = FakeChain(histories)
@@ -143,19 +147,81 @@ async def test_task_that_takes_more_than_declared_twice_is_refused(
         assert node.verifier.asked == ["dry_run", "dry_run"]
 
 
-async def test_tasks_are_accepted_as_long_as_their_work_fits_together(
+def promise_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let validators promise the time of two tasks and a little more."""
+    limit = 2 * compute_worker_shares(SPEC).check_ppm + 1
+    monkeypatch.setattr(capacity, "WHOLE_PPM", PROMISED_SHARE * limit)
+
+
+def answers(node: Node) -> list[tuple[int, int]]:
+    """The tasks that were answered, and the codes."""
+    return sorted(
+        (int.from_bytes(call.data[4:36], "big"), int.from_bytes(call.data[-32:], "big"))
+        for call in node.sent
+    )
+
+
+async def test_a_task_waits_without_an_answer_until_another_leaves_room(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shares = compute_worker_shares(SPEC)
-    monkeypatch.setattr(capacity, "WHOLE_PPM", PROMISED_SHARE * (2 * shares.check_ppm + 1))
-    tasks = {TaskId(n): replace(pending_history(), task_id=TaskId(n)) for n in (1, 2, 3)}
+    promise_two(monkeypatch)
+    tasks = {TaskId(n): replace(pending_history(), task_id=TaskId(n)) for n in (1, 2, 3, 4)}
     node = Node(tmp_path, FakeChain(tasks))
 
-    await node.run(lambda: len(node.sent) == 3)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await trio.sleep(300)
+        assert answers(node) == [(1, READY_CODE), (2, READY_CODE)]
+        assert node.verifier.asked == ["dry_run", "dry_run"]
+        state = node.host.describe_readiness(TaskId(3))
+        assert (state["state"], state["code"]) == ("waiting", "workers_busy")
+        assert "are promised to others" in str(state["reason"])
 
-    codes = [int.from_bytes(call.data[-32:], "big") for call in node.sent]
+        closed = replace(tasks[TaskId(1)], status=TaskStatus.CLOSED, lease=LEASE, closed=at(90))
+        node.chain.histories[TaskId(1)] = closed
+        node.host.on_new_head([TaskId(1)])
+        await trio.sleep(2)
+        assert answers(node) == [(1, READY_CODE), (2, READY_CODE), (3, READY_CODE)]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_task_is_refused_when_it_has_waited_too_long_for_room(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promise_two(monkeypatch)
     busy = REFUSAL_CODES[ObjectionCode.WORKERS_BUSY]
-    assert sorted(codes) == [READY_CODE, READY_CODE, busy]
+    window = NOW + int(trio.current_time()) + 1_000
+    lease = replace(pending_history().lease, window_time=window)
+    pending = replace(pending_history(), lease=lease)
+    tasks = {TaskId(n): replace(pending, task_id=TaskId(n)) for n in (1, 2, 3)}
+    node = Node(tmp_path, FakeChain(tasks))
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await trio.sleep(755)
+        assert answers(node) == [(1, READY_CODE), (2, READY_CODE)]
+        await trio.sleep(60)
+        assert answers(node) == [(1, READY_CODE), (2, READY_CODE), (3, busy)]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_refused_task_leaves_its_room_to_those_that_wait(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promise_two(monkeypatch)
+    tasks = {TaskId(n): replace(pending_history(), task_id=TaskId(n)) for n in (1, 2, 3)}
+    node = Node(tmp_path, FakeChain(tasks))
+    left = iter([WorkerFailedError("no answer")] * DRY_RUN_TRIES)
+
+    def fail_first(_kind: str, _members: Mapping[str, object]) -> Mapping[str, object]:
+        for failure in left:
+            raise failure
+        return MEASURED
+
+    node.verifier.answers = fail_first
+    await node.run(lambda: len(node.sent) == 3)
+    codes = sorted(code for _, code in answers(node))
+    assert codes == [READY_CODE, READY_CODE, REFUSAL_CODES[ObjectionCode.DRY_RUN_FAILED]]
 
 
 async def test_no_dry_run_begins_that_could_end_after_its_pay(

@@ -60,7 +60,7 @@ class TaskResources:
     unit_milliseconds: int
     """Time of a worker to check one unit."""
     evaluation_milliseconds: int
-    """Time of a worker to evaluate a model."""
+    """Time of a worker to evaluate a model, or to combine the gradients of a round."""
     peak_bytes: int
     """Memory of a worker."""
     disk_bytes: int

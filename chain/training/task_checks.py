@@ -224,7 +224,8 @@ def compute_worker_shares(spec: TaskSpec) -> WorkerShares:
 def find_time_objection(spec: TaskSpec, workers: int) -> Objection | None:
     """The reason why the declared times do not fit into the phases; None if they do.
 
-    They count, and not what a dry run measures, because a task is promised what it pays for.
+    They count, and not what a dry run measures, because a task is promised what it pays for. What
+    is declared for an evaluation is promised of the worker that aggregates, too.
 
     Args:
         spec: The task's specification.
@@ -244,6 +245,13 @@ def find_time_objection(spec: TaskSpec, workers: int) -> Objection | None:
             ObjectionCode.EVALUATION_TOO_SLOW,
             f"an evaluation takes up to {declared.evaluation_milliseconds} ms, as declared, more "
             f"than a quarter of result_seconds {spec.phases.result_seconds}",
+        )
+    aggregation_milliseconds = compute_aggregation_milliseconds(spec)
+    if aggregation_milliseconds > declared.evaluation_milliseconds:
+        return Objection(
+            ObjectionCode.RESOURCES_EXCEEDED,
+            f"combining the gradients of a round takes {aggregation_milliseconds} ms, and "
+            f"evaluation_milliseconds declares {declared.evaluation_milliseconds}",
         )
     return None
 

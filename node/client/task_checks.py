@@ -17,6 +17,7 @@ from chain.json_types import JsonObject
 from chain.primitives import Hash32
 from chain.training.resources import count_disk_bytes
 from chain.training.task_checks import (
+    compute_aggregation_milliseconds,
     find_aggregation_objection,
     find_declared_objection,
     find_disk_objection,
@@ -65,7 +66,9 @@ def declare_resources(bundle: TaskBundle, measured: TaskMeasurement) -> TaskBund
     resources = TaskResources(
         unit_milliseconds=max(MIN_MILLISECONDS, TIME_MARGIN * measured.unit_milliseconds),
         evaluation_milliseconds=max(
-            MIN_MILLISECONDS, TIME_MARGIN * measured.evaluation_milliseconds
+            MIN_MILLISECONDS,
+            TIME_MARGIN * measured.evaluation_milliseconds,
+            compute_aggregation_milliseconds(bundle.spec),
         ),
         peak_bytes=MEMORY_MARGIN * measured.peak_bytes,
         disk_bytes=count_disk_bytes(bundle.spec),

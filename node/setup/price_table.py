@@ -14,6 +14,9 @@ DAY_SECONDS: Final = 86_400
 EXAMINATION_SECONDS: Final = 240
 """The time of a validator's worker that an answer to a new task pays for."""
 
+SHORT_EXAMINATION_SECONDS: Final = 120
+"""The longest time in which validators examine a task that declares nearly nothing."""
+
 PRICE_STEPS: Final = 8
 """The price of a slot doubles with each of so many equal parts of the slots."""
 
@@ -41,6 +44,7 @@ def list_prices(parameters: ChainParameters, validator_count: int) -> tuple[Pric
     answer = parameters.examination_fee + EXAMINATION_SECONDS * parameters.second_price
     examination = validator_count * answer
     in_turn = min(slots, -(-pending // EXAMINATION_SECONDS))
+    short_in_turn = min(slots, -(-pending // SHORT_EXAMINATION_SECONDS))
     rows = (
         ("a slot for a day, the first", rates[0] * DAY_SECONDS),
         ("a slot for a day, the last", rates[-1] * DAY_SECONDS),
@@ -62,8 +66,12 @@ def list_prices(parameters: ChainParameters, validator_count: int) -> tuple[Pric
         ),
         ("a new task that validators refuse", rates[0] * pending + examination),
         (
-            "new tasks that keep validators from examining others as long",
+            "new tasks that keep long ones from examination as long",
             sum(rates[:in_turn]) * pending + in_turn * examination,
+        ),
+        (
+            "new tasks that keep short ones from examination as long",
+            sum(rates[:short_in_turn]) * pending + short_in_turn * examination,
         ),
     )
     return tuple(PriceRow("submitter", what, amount) for what, amount in rows)

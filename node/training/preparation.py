@@ -1,5 +1,6 @@
 """Preparing for a new task: fetch its content, then dry-run it (docs/spec/training.md, 10)."""
 
+import math
 from typing import Final, assert_never
 
 import structlog
@@ -31,6 +32,7 @@ from node.storage.blobs import BlobStore
 from node.training.capacity import Capacity
 from node.training.content import Content, Need, get_integer, list_shard_ids
 from node.training.disk_budgets import DiskBudgets
+from node.training.dry_runs import DryRunTurns, compute_dry_run_seconds
 from node.training.jobs import RETRY_SECONDS, Jobs
 from node.training.readiness import ReadinessLog, ReadinessState
 from node.training.turns import Turn
@@ -83,7 +85,7 @@ class Preparation:
         self._blobs = blobs
         self._content = content
         self._dry_runs = dry_runs
-        self._examination_seconds = int(DRY_RUN_TRIES * dry_run_seconds)
+        self._dry_run_seconds = dry_run_seconds
         self._check_workers = check_workers
         self._budgets = budgets
         self._capacity = capacity
@@ -93,8 +95,7 @@ class Preparation:
         self._turns = trio.CapacityLimiter(PREPARING_LIMIT)
         self._wait_seconds: dict[TaskId, float] = {}
         """The wait that follows the task's next failure."""
-        self._dry_run_turn = trio.Lock()
-        """Held by the task that is dry-run, through all its tries."""
+        self._dry_run_turns = DryRunTurns()
 
     def claim(self, task: ServedTask) -> None:
         """Have a task that is to be prepared promised its part of the workers' time.
@@ -116,51 +117,63 @@ class Preparation:
     async def prepare(self, task: ServedTask) -> None:
         """Fetch the content of a task and dry-run it.
 
-        Few tasks are prepared at once, and each failure doubles the wait before the next try.
+        Few tasks are fetched at once, and one is dry-run. Each failure doubles the wait before the
+        next try.
 
         Raises:
             UnavailableError: Content cannot be fetched, or other tasks leave no time to examine it.
             WorkerFailedError: The dry run did not finish.
         """
+        is_new = not self._budgets.has(task.task_id)
         try:
             async with self._turns:
-                await self._prepare_in_budget(task)
+                is_fetched = self._reserve_disk(task) and await self._fetch(task)
+            if is_fetched:
+                await self._examine(task)
         except (UnavailableError, WorkerFailedError) as error:
             self._readiness.object(task.task_id, ReadinessState.WAITING, _describe_delay(error))
             seconds = self._wait_seconds.get(task.task_id, RETRY_SECONDS)
             self._wait_seconds[task.task_id] = min(2 * seconds, RETRY_LIMIT_SECONDS)
             self._jobs.put_off(JobKey(task.task_id, JobKind.PREPARE), seconds)
             raise
+        finally:
+            if is_new and task.work.is_accepted is not True:
+                self._budgets.withdraw(task.task_id)
         self._wait_seconds.pop(task.task_id, None)
 
-    async def _prepare_in_budget(self, task: ServedTask) -> None:
+    def _reserve_disk(self, task: ServedTask) -> bool:
+        """Reserve what the task may take of the disk; False if it is refused.
+
+        Raises:
+            TaskDelayedError: Other tasks leave too little.
+        """
         spec = task.spec
         reason = self._budgets.find_objection(task.task_id, spec, self._clock.now_ms() // 1000)
         if reason is not None:
             if self._budgets.is_too_large(spec):
                 self._refuse(task, Objection(ObjectionCode.DISK_TOO_LARGE, reason))
-                return
+                return False
             raise TaskDelayedError(ObjectionCode.NO_ROOM, reason)
-        is_new = not self._budgets.has(task.task_id)
         self._budgets.promise(task.task_id, spec)
-        try:
-            await self._prepare(task)
-        finally:
-            if is_new and task.work.is_accepted is not True:
-                self._budgets.withdraw(task.task_id)
+        return True
 
-    async def _prepare(self, task: ServedTask) -> None:
+    async def _fetch(self, task: ServedTask) -> bool:
+        """Fetch what a task needs; False if it is refused.
+
+        Raises:
+            UnavailableError: Content cannot be fetched, or there is no room for the task.
+        """
         spec, work = task.spec, task.work
         objection = self._find_objection(task)
         if objection is not None:
             # Refused before anything is fetched: a submitter must not fill validators' disks.
             self._refuse(task, objection)
-            return
+            return False
         if task.history.status is TaskStatus.PENDING:
             busy = self._capacity.find_objection(task.task_id)
             if busy is not None and self._is_too_late(task):
                 self._refuse(task, busy)
-                return
+                return False
             if busy is not None:
                 raise TaskDelayedError(busy.code, busy.reason)
         if self._readiness.get(task.task_id) is None:
@@ -179,8 +192,19 @@ class Preparation:
         for content_id, size in sorted(wanted.items()):
             await self._content.ensure(content_id, size, Need(task.task_id), is_urgent=False)
         work.is_content_held = True
+        return True
+
+    async def _examine(self, task: ServedTask) -> None:
+        """Dry-run a task whose content is held, and decide whether to take part in it.
+
+        Raises:
+            TaskDelayedError: The dry run is to be repeated later.
+            WorkerFailedError: The dry run did not finish.
+        """
+        spec, work = task.spec, task.work
         try:
-            async with self._dry_run_turn:
+            # Kept through all tries, so that the examination is no longer than its answer pays for.
+            async with self._dry_run_turns.take(task.task_id, self._get_limit(task)):
                 measured = await self._dry_run(task)
         except WorkerRefusedError as refusal:
             await self._content.check_intact([spec.initial_weights, *list_shard_ids(spec)])
@@ -215,7 +239,10 @@ class Preparation:
         for _ in range(DRY_RUN_TRIES):
             try:
                 answer = await self._dry_runs.ask(
-                    "dry_run", self._content.get_inputs(task, task.spec.initial_weights), Turn()
+                    "dry_run",
+                    self._content.get_inputs(task, task.spec.initial_weights),
+                    Turn(),
+                    timeout_seconds=self._get_limit(task),
                 )
             except WorkerFailedError as error:
                 # Others are ready for an active task, so this machine may be at fault: it tries
@@ -245,12 +272,22 @@ class Preparation:
             raise TaskDelayedError(
                 ObjectionCode.TOO_MANY_TASKS,
                 f"other tasks came first, and {self._count_left(task)} s are left to examine this "
-                f"one, which may take {self._examination_seconds} s",
+                f"one, which may take {self._count_needed(task)} s",
             )
 
     def _is_too_late(self, task: ServedTask) -> bool:
         """Whether an examination that begins now could end after the time for answers."""
-        return self._count_left(task) < self._examination_seconds
+        return self._count_left(task) < self._count_needed(task)
+
+    def _get_limit(self, task: ServedTask) -> float:
+        """The longest time of one dry run; others are ready for an active task."""
+        if task.history.status is TaskStatus.ACTIVE:
+            return self._dry_run_seconds
+        return compute_dry_run_seconds(task.spec, self._dry_run_seconds)
+
+    def _count_needed(self, task: ServedTask) -> int:
+        """The most seconds that an examination takes, rounded up."""
+        return math.ceil(DRY_RUN_TRIES * self._get_limit(task))
 
     def _count_left(self, task: ServedTask) -> int:
         """The seconds until answers are over."""

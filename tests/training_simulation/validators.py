@@ -5,6 +5,7 @@ imitated here. One worker does the dry runs of new tasks and another one the che
 each in the order in which they were asked for.
 """
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -39,6 +40,7 @@ from chain.training.slashing import SlashingPlan, plan_slashing
 from chain.training.task_checks import REFUSAL_CODES, ObjectionCode, compute_worker_shares
 from chain.training.task_spec import TaskSpec
 from node.operator.account import RESEND_BLOCKS
+from node.training.dry_runs import compute_dry_run_seconds
 from node.training.jobs import RETRY_SECONDS
 from node.training.preparation import (
     DRY_RUN_TRIES,
@@ -374,9 +376,13 @@ class Validator(Actor):
         self, task_id: TaskId, history: TaskHistory, spec: TaskSpec, work: Work
     ) -> None:
         is_new = history.status is TaskStatus.PENDING
+        run_ms, tries = WORKER_LIMIT_MS, 1
+        if is_new:
+            run_ms = math.ceil(1_000 * compute_dry_run_seconds(spec, WORKER_LIMIT_MS / 1_000))
+            tries = DRY_RUN_TRIES
+        limit_ms = tries * run_ms
         if is_new and self.memory.capacity.find_objection(task_id) is not None:
-            limit_ms = 1_000 * history.lease.window_time - WORKER_LIMIT_MS * DRY_RUN_TRIES
-            is_too_late = self.cluster.now_ms > limit_ms
+            is_too_late = self.cluster.now_ms + limit_ms > 1_000 * history.lease.window_time
             if is_too_late:
                 self._refuse(work, task_id, ObjectionCode.WORKERS_BUSY)
             self._end_preparation(task_id, is_done=is_too_late)
@@ -389,7 +395,6 @@ class Validator(Actor):
             self.disk.content.add(task_id)
         work.is_content_held = True
         start = max(self.cluster.now_ms, self.memory.free_ms.get("dry runs", 0))
-        limit_ms = WORKER_LIMIT_MS * (DRY_RUN_TRIES if is_new else 1)
         if is_new and start + limit_ms > 1_000 * history.lease.window_time:
             self._end_preparation(task_id, is_done=False)
             return
@@ -402,7 +407,7 @@ class Validator(Actor):
             self._end_preparation(task_id, is_done=is_in_time or is_new)
 
         took_ms = self.cluster.cost(spec).dry_run_ms
-        if took_ms > WORKER_LIMIT_MS:
+        if took_ms > run_ms:
             took_ms = limit_ms + 1  # every try runs into the limit
         self._ask_worker("dry runs", task_id, took_ms, done, limit_ms)
 

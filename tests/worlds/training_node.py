@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from chain.contracts.gradient_ledger import (
     ResultVote,
     RoundSettled,
 )
+from chain.contracts.task_registry import TaskResources, TaskTerms
 from chain.crypto import content_id
 from chain.params import ChainParameters
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
@@ -44,7 +46,7 @@ from node.training.reveal_store import RevealStore
 from node.training.served_training import ServedTraining
 from node.training.state_parts import StatePartStore
 from node.training.turns import Turn
-from node.training.worker_pool import WorkerPool, Workers
+from node.training.worker_pool import WorkerFailedError, WorkerPool, Workers
 from pot_common.worker import WorkerRequest
 from tests.worlds.training import (
     GENESIS_SET,
@@ -80,12 +82,6 @@ SPEC = replace(
 )
 SPEC = replace(SPEC, resources=replace(SPEC.resources, disk_bytes=count_disk_bytes(SPEC)))
 OK, BAD, CHEAT, MISSING, UNCHECKED = Verdict
-ENCODED_TERMS = encode(
-    task_registry.CONTRACT.abi.functions["getTerms"].outputs, [astuple(compute_terms(SPEC))]
-)
-ENCODED_RESOURCES = encode(
-    task_registry.CONTRACT.abi.functions["getResources"].outputs, [astuple(SPEC.resources)]
-)
 MEASURED = {
     "parameter_count": SIZE,
     "unit_milliseconds": 3,
@@ -144,6 +140,8 @@ class FakeChain:
     reverts: str | None = None
     phase_calls: int = 0
     histories_read: int = 0
+    specs: dict[TaskId, TaskSpec] = field(default_factory=dict)
+    """The specifications of tasks that differ from SPEC."""
     validator_set = GENESIS_SET
 
     def task_count(self) -> int:
@@ -153,8 +151,8 @@ class FakeChain:
         self.histories_read += 1
         return self.histories.get(task_id)
 
-    def spec(self, _history: TaskHistory) -> TaskSpec:
-        return SPEC
+    def spec(self, history: TaskHistory) -> TaskSpec:
+        return self.specs.get(history.task_id, SPEC)
 
     def settled_round(self, _task_id: TaskId, round_number: int) -> SettledRound | None:
         return self.settled.get(round_number)
@@ -173,10 +171,11 @@ class FakeChain:
         """The terms and resources of a task: preparation asks for nothing else."""
         task_id = TaskId(int.from_bytes(view.data[-32:], "big"))
         assert task_id in self.histories
+        spec = self.specs.get(task_id, SPEC)
         if view == task_registry.get_resources(task_id):
-            return view.decode(ENCODED_RESOURCES)
+            return view.decode(_encode_answer("getResources", spec.resources))
         assert view == task_registry.get_terms(task_id)
-        return view.decode(ENCODED_TERMS)
+        return view.decode(_encode_answer("getTerms", compute_terms(spec)))
 
     def participants(self, _task_id: TaskId, _open: BlockNumber) -> tuple[tuple[Address, int], ...]:
         return tuple((miner, 1) for miner in MINERS)
@@ -186,6 +185,11 @@ class FakeChain:
 
     def simulate(self, *_call: object) -> str | None:
         return self.reverts
+
+
+@cache
+def _encode_answer(name: str, value: TaskResources | TaskTerms) -> bytes:
+    return encode(task_registry.CONTRACT.abi.functions[name].outputs, [astuple(value)])
 
 
 @dataclass
@@ -237,6 +241,7 @@ class FakeWorker:
     count: int = 1
     seconds: float = 0
     """How long a check takes."""
+    dry_run_seconds: float = 0
 
     async def warm_up(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -249,7 +254,10 @@ class FakeWorker:
         *,
         timeout_seconds: float = 120.0,
     ) -> Mapping[str, object]:
-        await trio.sleep(self.seconds if kind == "verify" else 0)
+        seconds = {"verify": self.seconds, "dry_run": self.dry_run_seconds}.get(kind, 0)
+        await trio.sleep(min(seconds, timeout_seconds))
+        if seconds > timeout_seconds:
+            raise WorkerFailedError(f"no answer to {kind} in {timeout_seconds} s")
         self.asked.append(kind)
         return self.answers(kind, members)
 

@@ -91,6 +91,20 @@ def test_shares_are_those_of_the_phase_that_takes_most() -> None:
         assert shares == WorkerShares(expected, 0)
 
 
+def test_declared_time_of_an_evaluation_covers_an_aggregation() -> None:
+    model = Mlp(inputs=64, hidden=(1_000, 1_000), classes=10)
+    large = replace(SPEC, model=model)
+    needed = compute_aggregation_milliseconds(large)
+    assert needed > 1
+    for declared, expected in ((needed, None), (needed - 1, ObjectionCode.RESOURCES_EXCEEDED)):
+        resources = replace(SPEC.resources, evaluation_milliseconds=declared)
+        spec = replace(large, resources=resources)
+        assert code(find_time_objection(spec, 1)) is expected
+    # So the promise of each worker is paid.
+    shares = compute_worker_shares(replace(large, resources=resources))
+    assert shares.check_ppm >= shares.aggregation_ppm
+
+
 def test_content_and_disk_have_upper_bounds() -> None:
     quota = CONTENT_QUOTA_SHARE * count_content_bytes(SPEC)
     assert find_size_objection(SPEC, quota) is None

@@ -14,9 +14,16 @@ from chain.training.fees import PROMISED_SHARE
 from node.cli.output import format_short
 from node.config import BlobsSection
 from node.setup.network_genesis import Seat, build_prices, plan_development_network
-from node.setup.price_table import DAY_SECONDS, PriceRow, list_prices
+from node.setup.price_table import (
+    DAY_SECONDS,
+    SHORT_EXAMINATION_SECONDS,
+    PriceRow,
+    list_prices,
+)
 from node.storage.blobs import PROMISED_SHARE as PROMISED_DISK_SHARE
 from node.training.disk_budgets import DiskBudgets
+from node.training.dry_runs import compute_dry_run_seconds
+from node.training.preparation import DRY_RUN_TRIES
 from tests.worlds.contracts import (
     OPERATORS,
     SUBMITTER,
@@ -64,6 +71,12 @@ def test_prices_are_what_the_contract_asks() -> None:
     smallest = quote(NOTHING)
     refused = smallest.pending_rent + smallest.examination
     assert 0 <= refused - price["a new task that validators refuse"] < 10**14
+
+
+def test_shortest_examination_is_that_of_nodes() -> None:
+    nothing = replace(SPEC, resources=NOTHING)
+    seconds = DRY_RUN_TRIES * compute_dry_run_seconds(nothing, 120)
+    assert SHORT_EXAMINATION_SECONDS <= seconds < SHORT_EXAMINATION_SECONDS + 1
 
 
 def test_time_of_workers_costs_what_the_table_says() -> None:

@@ -1,5 +1,6 @@
 """Preparing for tasks: fetch, dry run, then ready or refusal."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from chain.training.fees import PROMISED_SHARE
 from chain.training.leases import READY_CODE
 from chain.training.task_checks import REFUSAL_CODES, ObjectionCode, compute_worker_shares
 from node.training import capacity, preparation
+from node.training.dry_runs import compute_dry_run_seconds
 from node.training.preparation import DRY_RUN_TRIES
 from node.training.readiness import ReadinessState, TaskReadiness
 from node.training.worker_pool import WorkerFailedError, WorkerRefusedError
@@ -47,6 +49,8 @@ BLOB_COUNT = 3 + 3 * 4 + 4 * SPEC.reward.max_units
 DISK_BYTES = CONTENT_BYTES + 3 * STATE_BYTES + 4 * GRADIENT_BYTES + 32 * BLOB_COUNT
 """What the task takes at most: its content, three states, the gradients of four ballots, and the
 hash of the only chunk of each of these blobs."""
+EXAMINATION_SECONDS = math.ceil(DRY_RUN_TRIES * compute_dry_run_seconds(SPEC, 120))
+"""The longest examination of a task."""
 
 
 async def test_content_is_fetched_and_dry_run_before_ready_is_posted(
@@ -198,7 +202,7 @@ async def test_a_task_is_refused_when_it_has_waited_too_long_for_room(
 
     async with trio.open_nursery() as nursery:
         await nursery.start(node.host.run)
-        await trio.sleep(755)
+        await trio.sleep(1_000 - EXAMINATION_SECONDS - 5)
         assert answers(node) == [(1, READY_CODE), (2, READY_CODE)]
         await trio.sleep(60)
         assert answers(node) == [(1, READY_CODE), (2, READY_CODE), (3, busy)]
@@ -229,7 +233,7 @@ async def test_no_dry_run_begins_that_could_end_after_its_pay(
 ) -> None:
     for name, spare_seconds, runs in (("late", -1, 0), ("in time", 1, 1)):
         now = NOW + int(trio.current_time())
-        window = now + int(DRY_RUN_TRIES * 120) + spare_seconds
+        window = now + EXAMINATION_SECONDS + spare_seconds
         history = pending_history()
         history = replace(history, lease=replace(history.lease, window_time=window))
         node = Node(tmp_path / name, FakeChain({TASK: history}))
@@ -255,6 +259,42 @@ async def test_second_dry_run_waits_for_no_other_task(
     await node.run(lambda: len(node.sent) == 2)
     codes = sorted(int.from_bytes(call.data[-32:], "big") for call in node.sent)
     assert codes == [READY_CODE, REFUSAL_CODES[ObjectionCode.DRY_RUN_FAILED]]
+
+
+async def test_flood_of_long_dry_runs_delays_a_short_one_by_two_of_them(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "WHOLE_PPM", 10**12)
+    times = {"unit_milliseconds": 60_000, "evaluation_milliseconds": 200}
+    phases = replace(SPEC.phases, verdict_seconds=10**6)
+    long = replace(SPEC, phases=phases, resources=replace(SPEC.resources, **times))
+    pending, last = pending_history(), TaskId(30)
+    chain = FakeChain({TaskId(n): replace(pending, task_id=TaskId(n)) for n in range(1, last)})
+    chain.specs = {TaskId(n): long for n in range(1, last)}
+    node = Node(tmp_path, chain)
+    node.verifier.dry_run_seconds = 100.0
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await trio.sleep(50)
+        chain.histories[last] = replace(pending, task_id=last)
+        node.host.on_new_head([last])
+        await trio.sleep(3 * 100)
+        assert last in [task_id for task_id, _ in answers(node)]
+        assert len(node.sent) <= 4
+        nursery.cancel_scope.cancel()
+
+
+async def test_dry_run_is_given_no_more_time_than_its_task_declares(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, FakeChain({TASK: pending_history()}))
+    node.verifier.dry_run_seconds = 119.0
+    start = trio.current_time()
+    await node.run(lambda: bool(node.sent), seconds=500)
+    assert EXAMINATION_SECONDS - 2 < trio.current_time() - start < EXAMINATION_SECONDS + 2
+    code = REFUSAL_CODES[ObjectionCode.DRY_RUN_FAILED]
+    assert node.sent == [task_registry.answer_task(TASK, code)]
 
 
 async def test_ready_is_not_posted_beyond_the_disk_quota(

@@ -1,0 +1,87 @@
+"""Which new task is dry-run next, and for how long (docs/spec/training.md, section 10.1).
+
+Validators dry-run one task at a time, so tasks that take long would keep others waiting. Therefore
+a dry run may take no longer than follows from what its task declares. Turns alternate: the task
+with the shortest dry run is next, and then the earliest task. So a flood of long dry runs delays a
+short one by two of them, and no task waits for ever: of two turns, one is the earliest task's.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from chain.primitives import TaskId
+from chain.training.resources import count_dataset_bytes
+from chain.training.task_spec import TaskSpec
+
+BEGIN_SECONDS: Final = 60
+"""The longest time in which a worker starts and loads its libraries. A dry run of digits took 17 s
+in all on two busy cores."""
+
+LOAD_BYTES_PER_SECOND: Final = 20_000_000
+"""The slowest loading of rows that is waited for."""
+
+RUNS: Final = 10
+"""How often a dry run may take the declared times. It computes a unit five times: to warm up, to
+build a gradient, to check it, and twice for the noise."""
+
+
+def compute_dry_run_seconds(spec: TaskSpec, limit_seconds: float) -> float:
+    """The longest time of one dry run of a new task; `limit_seconds` at most."""
+    declared = spec.resources
+    milliseconds = declared.unit_milliseconds + declared.evaluation_milliseconds
+    loading = count_dataset_bytes(spec) / LOAD_BYTES_PER_SECOND
+    return min(limit_seconds, BEGIN_SECONDS + loading + RUNS * milliseconds / 1_000)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    task_id: TaskId
+    seconds: float
+    called: trio.Event
+
+
+class DryRunTurns:
+    """Lets one task at a time be dry-run, and says which is next."""
+
+    def __init__(self) -> None:
+        self._is_taken = False
+        self._waiting: list[_Waiting] = []
+        self._is_earliest_next = False
+
+    @asynccontextmanager
+    async def take(self, task_id: TaskId, seconds: float) -> AsyncIterator[None]:
+        """Wait for a turn, and have it inside of the context.
+
+        Args:
+            task_id: The task; earlier ones have lower ids.
+            seconds: The longest time of its dry run.
+        """
+        waiting = _Waiting(task_id, seconds, trio.Event())
+        self._waiting.append(waiting)
+        # Not at once: tasks that are ready at the same moment are compared with each other.
+        trio.lowlevel.current_trio_token().run_sync_soon(self._call_next, idempotent=True)
+        try:
+            await waiting.called.wait()
+            yield
+        finally:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+            else:
+                self._is_taken = False
+                self._call_next()
+
+    def _call_next(self) -> None:
+        if self._is_taken or not self._waiting:
+            return
+        if self._is_earliest_next:
+            chosen = min(self._waiting, key=lambda each: each.task_id)
+        else:
+            chosen = min(self._waiting, key=lambda each: (each.seconds, each.task_id))
+        self._is_earliest_next = not self._is_earliest_next
+        self._waiting.remove(chosen)
+        self._is_taken = True
+        chosen.called.set()

@@ -91,7 +91,7 @@ def build_bundle(number: int) -> TaskBundle:
         ),
     )
     blobs = {content_id(blob): blob for blob in (weights, shard)}
-    resources = replace(SPEC.resources, unit_milliseconds=60_000, evaluation_milliseconds=60_000)
+    resources = replace(SPEC.resources, unit_milliseconds=20_000, evaluation_milliseconds=20_000)
     resources = replace(resources, disk_bytes=count_disk_bytes(spec))
     return TaskBundle(replace(spec, resources=resources), blobs)
 

@@ -95,6 +95,11 @@ class ChainParameters:
     idle_seconds: int = 86_400
     """A task expires after this long without a paid attempt, or later if its attempts are long: a
     day in which a submitter finds miners, or mends what keeps them away."""
+    seat_bond_pot: int = 1
+    """The bond of each miner's seat in whole POT; it is burnt if the miner misses two of eight
+    attempts."""
+    seat_attempts: int = 256
+    """The term of a seat: after so many attempts a newcomer may take its place in a full task."""
 
     @property
     def execution_gas_per_second(self) -> int:
@@ -136,6 +141,8 @@ _BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "pending_seconds": (600, 7 * 86_400),
     "max_lifetime_seconds": (3_600, 365 * 86_400),
     "idle_seconds": (60, 365 * 86_400),
+    "seat_bond_pot": (1, 10**9),
+    "seat_attempts": (1, 1_000_000),
 }
 """Lowest and highest value. Outside, a network could not run or an integer would overflow."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from chain.contracts import ledger_storage
-from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY, VALIDATOR_SET
+from chain.contracts.addresses import GRADIENT_LEDGER, MINER_SEATS, TASK_REGISTRY, VALIDATOR_SET
 from chain.contracts.ledger_storage import AttemptState, RegistrationState
 from chain.contracts.set_storage import SET_SLOTS
 from chain.contracts.task_registry import TaskStatus
@@ -36,6 +36,8 @@ class ProvenAttempt:
     """An attempt as the chain opened it: all that a gradient and its commitment depend on."""
 
     attempt_id: AttemptId
+    ordinal: int
+    """Counts all attempts of the task, from 1."""
     open_block: BlockNumber
     seed: Hash32
     participants: tuple[tuple[Address, int], ...]
@@ -169,12 +171,11 @@ class LightClient:
             ClientError: No node answers.
         """
         block = BlockNumber(hint.open_block)
-        miners = [miner for miner, _ in hint.participants]
-        slots = (
-            *ledger_storage.list_attempt_slots(task),
-            *ledger_storage.list_participant_slots(task, miners),
-        )
-        header, state = self.read({GRADIENT_LEDGER: slots}, block)
+        reads = {
+            GRADIENT_LEDGER: ledger_storage.list_attempt_slots(task),
+            MINER_SEATS: ledger_storage.list_participant_slots(task, hint.seats),
+        }
+        header, state = self.read(reads, block)
         attempt = ledger_storage.read_attempt(state.get_storage, task)
         attempt_id = AttemptId(task, attempt.round_number, attempt.attempt_number)
         if not attempt.is_open or (attempt.open_block, attempt_id) != (
@@ -185,13 +186,16 @@ class LightClient:
                 source, f"round {hint.round}, attempt {hint.attempt} did not open in block {block}"
             )
         try:
-            participants = ledger_storage.read_participants(state.get_storage, task)
+            participants = ledger_storage.read_participants(
+                state.get_storage, task, attempt.ordinal
+            )
         except RejectedInputError as error:
             raise DishonestNodeError(source, "its list of participants is another") from error
         if participants != hint.participants:
             raise DishonestNodeError(source, "its list of participants is another")
         return ProvenAttempt(
             attempt_id=attempt_id,
+            ordinal=attempt.ordinal,
             open_block=block,
             seed=compute_seed(compute_mix_hash(header), attempt_id),
             participants=participants,
@@ -205,11 +209,11 @@ class LightClient:
             DishonestNodeError: The node cannot prove its answer.
             ClientError: No node answers.
         """
-        slots = (
-            *ledger_storage.list_attempt_slots(task),
-            *ledger_storage.list_registration_slots(task, miner),
-        )
-        header, state = self.read({GRADIENT_LEDGER: slots})
+        reads = {
+            GRADIENT_LEDGER: ledger_storage.list_attempt_slots(task),
+            MINER_SEATS: ledger_storage.list_registration_slots(task, miner),
+        }
+        header, state = self.read(reads)
         return Progress(
             header,
             ledger_storage.read_attempt(state.get_storage, task),

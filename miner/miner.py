@@ -134,10 +134,10 @@ class Miner:
             ClientError: There is no such task, or the account cannot take part in it.
         """
         spec, status = self._ask_honest(lambda: fetch_spec(self._client, self._light, task))
-        if status is TaskStatus.PENDING:
+        if status in (TaskStatus.PENDING, TaskStatus.PAUSED):
             if not waits:
                 return False
-            self._await_validators(task)
+            self._await_active(task, status)
         builder = self._open_task(spec, self._fetch_shards(spec))
         store = GradientStore(self._directory / f"task-{task}")
         worker = TaskWorker(self._client, self._light, self._identity, task, spec, builder, store)
@@ -157,12 +157,12 @@ class Miner:
             worker.claim()
         return True
 
-    def _await_validators(self, task: TaskId) -> None:
-        """Wait while the task is pending: a bond in it might never come to use."""
-        _log.info("the task is pending; the bond is paid once validators are ready", task=task)
+    def _await_active(self, task: TaskId, status: TaskStatus) -> None:
+        """Wait while the task is pending or paused: it takes no miners."""
+        _log.info("the task takes no miners yet", task=task, status=status.name.lower())
         while True:
             try:
-                if self._light.task(task)[1] is not TaskStatus.PENDING:
+                if self._light.task(task)[1] not in (TaskStatus.PENDING, TaskStatus.PAUSED):
                     return
             except ClientError as error:
                 self._try_another(error, RETRY_SECONDS)

@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from chain.contracts.miner_seats import MAX_MISSES
 from chain.primitives import Address
 from chain.training.attempt import AttemptId
 from miner.client import FailoverClient
@@ -17,9 +18,6 @@ from pot_common.rpc_replies import ClientError
 
 REASONS_LIMIT: Final = 3
 """The most different reasons in one sentence."""
-
-MISSING: Final = "missing"
-"""The verdict of a validator that did not have the gradient."""
 
 _log = structlog.get_logger("miner")
 
@@ -93,24 +91,34 @@ def describe_verdicts(receipts: Sequence[ReceiptReply]) -> str:
     return "; ".join([counted, *known])
 
 
+def describe_ended_seat(task_id: int, miss_count: int) -> str:
+    """Why a seat is over that did not lose its whole bond, and what to do."""
+    back = f"what is left of its bonds comes back with `pot miner withdraw {task_id}`"
+    if miss_count >= MAX_MISSES:
+        return (
+            f"the seat of this account in task {task_id} is over, because it missed {miss_count} "
+            "attempts: it did not commit in time, or validators could not get its gradient. Each "
+            f"cost an eighth of a round's pay; {back}. Before you start again, give the miner a "
+            "faster machine, fewer --units, or more nodes with --rpc"
+        )
+    return (
+        f"this account has left task {task_id}, or another miner took its place after its term; "
+        f"{back}"
+    )
+
+
 def describe_lost_bond(
     attempt_id: AttemptId | None, task_id: int, receipts: Sequence[ReceiptReply]
 ) -> str:
     """What was lost, why, and what to do."""
-    lost = f"task {task_id}: the bond of this account is lost, or a part of it"
-    again = (
-        f"take what is left with `pot miner withdraw {task_id}` and start the miner again, which "
-        "pays a new bond"
-    )
+    lost = f"task {task_id}: the bonds of this account are lost"
+    again = "start the miner again, which pays new bonds"
     if attempt_id is None or not any(receipt.verdicts for receipt in receipts):
         return (
             f"{lost}, because of a gradient of an earlier round, which pot_getReceipt explains. To "
             f"go on, {again}"
         )
     cure = "check this machine, or compute on another --device"
-    words = [each.verdict for receipt in receipts for each in receipt.verdicts]
-    if words.count(MISSING) * 2 > len(words):
-        cure = "name nodes of several operators with --rpc, so that gradients come in time"
     return (
         f"{lost}, because of its gradient of round {attempt_id.round_number}: "
         f"{describe_verdicts(receipts)}. To go on, {cure}; {again}"

@@ -24,6 +24,8 @@ class AttemptReply(Reply):
     open_block: int
     participants: tuple[tuple[HexAddress, int], ...]
     """Miners with their declared units, by ascending address."""
+    seats: tuple[HexAddress, ...]
+    """All seats after the opening block; some may have been taken after the attempt opened."""
 
     def get_attempt_id(self, task: TaskId) -> AttemptId:
         """The id of the attempt, which is one of `task`."""

@@ -117,7 +117,7 @@ class TaskChoice:
 
     def _rank(self, task: TaskId, spec: TaskSpec) -> tuple[bool, bool, int]:
         registration = self._light.progress(task, self._miner).registration
-        has_bond = registration.units > 0 and not registration.left_block
+        has_bond = registration.units > 0 and not registration.has_ended
         return has_bond, spec.reward.token == TRAINING_TOKEN, spec.reward.unit_price
 
 

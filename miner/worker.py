@@ -12,16 +12,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
-from chain.contracts import faucet, gradient_ledger, reward_distributor, training_token
+from chain.contracts import (
+    faucet,
+    gradient_ledger,
+    miner_seats,
+    reward_distributor,
+    training_token,
+)
 from chain.contracts.abi import ContractCall
-from chain.contracts.addresses import GRADIENT_LEDGER, TRAINING_TOKEN
+from chain.contracts.addresses import MINER_SEATS, TRAINING_TOKEN
+from chain.contracts.miner_seats import MAX_MINERS
 from chain.contracts.task_registry import TaskStatus
 from chain.hexadecimal import to_hex
-from chain.primitives import Address, Hash32, PrivateKey, TaskId
+from chain.primitives import TOKEN_UNIT, Address, Hash32, PrivateKey, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.assignment import Assignment
 from chain.training.attempt import AttemptId
@@ -31,18 +38,30 @@ from chain.training.encoding import (
     compute_commitment,
     compute_gradient_root,
 )
+from chain.training.fines import compute_bond
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec
 from miner.client import FailoverClient
 from miner.gradient_store import SALT_BYTES, GradientStore, PreparedGradient
 from miner.light import LightClient, ProvenAttempt
-from miner.outcomes import OutcomeLog, OutOfTaskError, describe_lost_bond
+from miner.outcomes import (
+    OutcomeLog,
+    OutOfTaskError,
+    describe_ended_seat,
+    describe_lost_bond,
+)
 from miner.replies import AttemptReply
 from miner.reveals import RevealPusher
 from miner.samples import compute_samples
 from miner.task_choice import require_time_to_reveal
 from pot_common.rpc_client import RpcCallError
 from pot_common.rpc_replies import ClientError
+
+REGISTER_TRIES: Final = 5
+"""How often a miner tries to take a seat: others may be faster, or an attempt may just open."""
+
+REGISTER_RETRY_SECONDS: Final = 2.0
+"""The pause between two tries."""
 
 _log = structlog.get_logger("miner")
 
@@ -99,9 +118,10 @@ class TaskWorker:
     # Bond and rewards.
 
     def register(self, units: int) -> None:
-        """Register for the task with `units` a round, unless the account is registered already.
+        """Take a seat with `units` a round, unless the account has one already.
 
-        An account that lost its bond earlier places a new one, once the rest of it is back.
+        An account that lost its bond earlier places a new one. In a full task the newcomer takes
+        the place of seats whose term is over.
 
         Raises:
             ClientError: The account has left the task or cannot pay the bond, or no unit is free.
@@ -109,10 +129,10 @@ class TaskWorker:
         registration = self._light.progress(self._task, self._identity.address).registration
         if registration.is_slashed:
             _log.warning("an earlier bond was lost; a new one is placed", task=self._task)
-        elif registration.left_block:
+        elif registration.units > 0 and registration.has_ended:
             raise ClientError(
-                f"this account has left task {self._task}: take its bond back with `pot miner "
-                f"withdraw {self._task}`, then start the miner again"
+                f"the seat of this account in task {self._task} has ended: take its bonds back "
+                f"with `pot miner withdraw {self._task}`, then start the miner again"
             )
         elif registration.units > 0:
             _log.info("miner is registered already", task=self._task)
@@ -122,40 +142,87 @@ class TaskWorker:
                 raise ClientError(
                     f"task {self._task} is closed; `pot task list` shows those that are open"
                 )
-            case TaskStatus.PENDING:
-                raise ClientError(
-                    f"task {self._task} is pending; a bond in it might never come to use"
-                )
+            case TaskStatus.PENDING | TaskStatus.PAUSED as status:
+                raise ClientError(f"task {self._task} is {status.name.lower()} and takes no miners")
             case _:
                 require_time_to_reveal(self._task, self._spec, self._light.network.parameters)
+        for tries_left in reversed(range(REGISTER_TRIES)):
+            try:
+                self._take_seat(units)
+            except RpcCallError as error:
+                # Another miner was faster, or an attempt has just opened.
+                if not tries_left:
+                    raise
+                _log.warning(f"no seat yet: {error}", task=self._task)
+                time.sleep(REGISTER_RETRY_SECONDS)
+            else:
+                return
+
+    def _take_seat(self, units: int) -> None:
         reward = self._spec.reward
-        taken = sum(
-            each.units for each in self._client.read(gradient_ledger.participants(self._task))
+        displaced, declared = self._choose_place(units)
+        bond = self._client.read(miner_seats.required_bond(self._task, declared))
+        most = compute_bond(declared * reward.unit_price, self._spec.verification.audit_ppm)
+        if bond > most:
+            raise ClientError(f"a node asks for a bond of {bond}; by the rules it is {most}")
+        seat_bond = self._light.network.parameters.seat_bond_pot * TOKEN_UNIT
+        needed = {TRAINING_TOKEN: seat_bond}
+        needed[reward.token] = needed.get(reward.token, 0) + bond
+        for token, amount in sorted(needed.items()):
+            self._fund(token, amount)
+        for token, amount in sorted(needed.items()):
+            self._transact(training_token.approve(token, MINER_SEATS, amount))
+        self._transact(miner_seats.register(self._task, declared, displaced))
+        _log.info(
+            "miner registered",
+            task=self._task,
+            units=declared,
+            bond=bond,
+            seat_bond=seat_bond,
+            displaced=len(displaced),
         )
-        declared = min(units, reward.max_units - taken)
-        if declared <= 0:
+
+    def _choose_place(self, units: int) -> tuple[tuple[Address, ...], int]:
+        """The seats to displace, oldest first, and the units that are free then.
+
+        Raises:
+            ClientError: The task is full, and the term of no seat is over.
+        """
+        max_units = self._spec.reward.max_units
+        seats = self._client.read(miner_seats.list_seats(self._task))
+        free = max_units - sum(each.units for each in seats)
+        count = len(seats)
+        ordinal = self._light.progress(self._task, self._identity.address).attempt.ordinal
+        term = self._light.network.parameters.seat_attempts
+        over = sorted(
+            (each.first_attempt, each.miner, each.units)
+            for each in seats
+            if each.first_attempt + term <= ordinal + 1
+        )
+        displaced: list[Address] = []
+        for _, miner, freed in over:
+            if free >= units and count < MAX_MINERS:
+                break
+            displaced.append(miner)
+            free += freed
+            count -= 1
+        if free <= 0 or count == MAX_MINERS:
             raise ClientError(
-                f"other miners do all {reward.max_units} units of task {self._task}; "
+                f"other miners do all {max_units} units of task {self._task}; "
                 "`pot task list` shows other tasks"
             )
-        # The bond at p = 1, which is the largest; the ledger takes only what it requires.
-        bond = declared * reward.unit_price
-        self._fund(bond)
-        self._transact(training_token.approve(reward.token, GRADIENT_LEDGER, bond))
-        self._transact(gradient_ledger.register(self._task, declared))
-        _log.info("miner registered", task=self._task, units=declared, bond=bond)
+        return tuple(displaced), min(units, free)
 
-    def _fund(self, bond: int) -> None:
-        token = self._spec.reward.token
+    def _fund(self, token: Address, needed: int) -> None:
         balance = self._token_balance(token)
-        if balance < bond and token == TRAINING_TOKEN and self._client.node_info().has_faucet:
+        if balance < needed and token == TRAINING_TOKEN and self._client.node_info().has_faucet:
             self._transact(faucet.drip(self._identity.address))
             balance = self._token_balance(token)
-        if balance < bond:
+        if balance < needed:
             raise ClientError(
                 f"account {to_hex(self._identity.address)} has {balance} base units of token "
-                f"{to_hex(token)}, the bond of task {self._task} is {bond}: send it the difference "
-                "or declare fewer --units"
+                f"{to_hex(token)}, the bonds of task {self._task} are {needed}: send it the "
+                "difference or declare fewer --units"
             )
 
     def _token_balance(self, token: Address) -> int:
@@ -260,11 +327,8 @@ class TaskWorker:
             last = self._outcomes.last
             receipts = [] if last is None else self._outcomes.fetch(last)
             raise OutOfTaskError(describe_lost_bond(last, self._task, receipts))
-        if registration.left_block:
-            raise OutOfTaskError(
-                f"this account has left task {self._task}; its bond comes back with `pot miner "
-                f"withdraw {self._task}`"
-            )
+        if registration.has_ended:
+            raise OutOfTaskError(describe_ended_seat(self._task, registration.miss_count))
 
     def _prepare(
         self, attempt: ProvenAttempt, header: GradientHeader, assignment: Assignment
@@ -302,7 +366,7 @@ class TaskWorker:
     def _has_committed(self, attempt: ProvenAttempt) -> bool:
         """Whether the attempt has a commitment of ours."""
         progress = self._light.progress(self._task, self._identity.address)
-        return progress.registration.committed_open_block == attempt.open_block
+        return progress.registration.committed_attempt == attempt.ordinal
 
     def _reveal(
         self, attempt: ProvenAttempt, ballot_number: int, prepared: PreparedGradient
@@ -318,7 +382,7 @@ class TaskWorker:
             attempt.open_block, self._spec.phases.commit_seconds, floor_blocks
         ):
             return False
-        if progress.registration.committed_open_block != attempt.open_block:
+        if progress.registration.committed_attempt != attempt.ordinal:
             self._revealed = (attempt.attempt_id, ballot_number)  # no commitment, nothing to reveal
             return False
         if self._pusher.push(attempt.attempt_id, ballot_number, prepared):

@@ -10,15 +10,21 @@ from dataclasses import replace
 import pytest
 
 from chain.builder import BODY_LIMIT_BYTES
+from chain.contracts.gradient_ledger import MIN_WINDOW_BLOCKS, RING, compute_window_blocks
+from chain.contracts.miner_seats import ATTEMPT_RING, MAX_FINES, MAX_MINERS
 from chain.execution.gas import GAS_FLOOR_TOKEN, GAS_TRANSACTION
 from chain.genesis import parse_genesis
 from chain.params import TICKS_PER_SECOND, TIMEOUT_CAP_FACTOR, ChainParameters, InvalidGenesisError
+from chain.training.rounds import TURN_BLOCKS
+from chain.training.slashing import BATCHES_LIMIT, HURRY_BLOCKS
 from chain.types.block import TRANSACTION_LIMIT_BYTES
+from chain.types.certificate import MAX_VALIDATORS
+from chain.types.validator_set import compute_max_faulty, compute_quorum
 from chain.validation import MAX_INIT_CODE_BYTES
 from node.chain.executor import CANDIDATE_SECONDS, FORGIVEN_STOPS
 from node.node import BUILD_SECONDS
 from node.operator.validator_set_calls import CALL_GAS
-from node.training.votes import VOTE_GAS
+from node.training.votes import SLASH_GAS, VOTE_GAS
 from tests.test_tidy import ROOT
 
 GENESIS = parse_genesis((ROOT / "genesis.json").read_bytes())
@@ -62,7 +68,7 @@ def test_the_largest_transaction_fits_the_block_and_its_data_the_cap() -> None:
     assert MAX_INIT_CODE_BYTES < TRANSACTION_LIMIT_BYTES
 
 
-@pytest.mark.parametrize("gas", [CALL_GAS, VOTE_GAS])
+@pytest.mark.parametrize("gas", [CALL_GAS, VOTE_GAS, SLASH_GAS])
 def test_gas_that_operators_send_is_below_the_cap(gas: int) -> None:
     assert gas <= PARAMETERS.transaction_gas_limit
 
@@ -70,3 +76,33 @@ def test_gas_that_operators_send_is_below_the_cap(gas: int) -> None:
 def test_unpriced_effort_needs_the_longer_timeout() -> None:
     assert replace(PARAMETERS, gas_per_tick=0).execution_gas_per_second == 1_000_000
     assert ChainParameters().execution_gas_per_second == 2 * TICKS_PER_SECOND
+
+
+@pytest.mark.parametrize("n", [4, MAX_VALIDATORS])
+def test_no_attempt_is_forgotten_before_its_windows_are_over(n: int) -> None:
+    quorum = compute_quorum(n)
+    window = compute_window_blocks(quorum)
+    # A settled attempt takes four blocks, a failed ballot three: votes follow what is final.
+    shortest_attempt, shortest_ballot = 4, 3
+    assert 3 * window <= RING * shortest_attempt
+    assert 3 * window <= ATTEMPT_RING * shortest_attempt
+    assert window <= RING * shortest_ballot
+    # The misses of a seat are known for 256 attempts.
+    assert 3 * window <= 256 * shortest_attempt
+
+
+@pytest.mark.parametrize("n", [4, 25, MAX_VALIDATORS])
+def test_every_operator_has_its_turn_before_a_window_closes(n: int) -> None:
+    window = compute_window_blocks(compute_quorum(n))
+    last_turn = TURN_BLOCKS * (n - 1)
+    # Each of f faulty primaries in a row may leave a call out of its block.
+    assert last_turn + 2 * (compute_max_faulty(n) + 1) < window
+    assert last_turn < window - HURRY_BLOCKS
+
+
+def test_a_round_of_fines_is_imposed_within_a_window() -> None:
+    batches = -(-MAX_MINERS // MAX_FINES)
+    # Each turn of two blocks carries the batches that an operator sends together, within the gas.
+    turns = -(-batches // BATCHES_LIMIT)
+    assert TURN_BLOCKS * turns < MIN_WINDOW_BLOCKS
+    assert GENESIS.gas_limit >= 3 * SLASH_GAS

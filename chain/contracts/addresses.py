@@ -17,7 +17,7 @@ TASK_REGISTRY: Final = Address(bytes.fromhex("706f740000000000000000000000000000
 
 
 GRADIENT_LEDGER: Final = Address(bytes.fromhex("706f740000000000000000000000000000000004"))
-"""The rounds: miners, commitments, operator votes, settlement, slashing."""
+"""The rounds: commitments, operator votes, settlement."""
 
 
 REWARD_DISTRIBUTOR: Final = Address(bytes.fromhex("706f740000000000000000000000000000000005"))
@@ -26,3 +26,7 @@ REWARD_DISTRIBUTOR: Final = Address(bytes.fromhex("706f7400000000000000000000000
 
 FAUCET: Final = Address(bytes.fromhex("706f740000000000000000000000000000000006"))
 """The faucet, which pays anyone; it exists only on development networks."""
+
+
+MINER_SEATS: Final = Address(bytes.fromhex("706f740000000000000000000000000000000007"))
+"""The seats of miners: bonds, terms, misses, fines."""

@@ -3,7 +3,7 @@
 from enum import Enum, auto
 from typing import Final
 
-from chain.contracts import gradient_ledger, task_registry, validator_set
+from chain.contracts import gradient_ledger, miner_seats, task_registry, validator_set
 from chain.contracts.abi import SELECTOR_BYTES, WORD_BYTES
 from chain.primitives import Address, TaskId
 
@@ -12,7 +12,7 @@ class CallKind(Enum):
     """The kinds of calls that the mempool and the builder treat differently."""
 
     OPERATOR_VOTE = auto()
-    """An answer to a task, a verdict or a result vote, a vote on the validator set, or evidence."""
+    """An answer to a task, a vote on verdicts, results, fines or the validator set, or evidence."""
     COMMITMENT = auto()
     OTHER = auto()
 
@@ -23,6 +23,8 @@ _KIND_OF: Final = {
         (task_registry, "answerTask", CallKind.OPERATOR_VOTE, 1),
         (gradient_ledger, "postVerdict", CallKind.OPERATOR_VOTE, 4),
         (gradient_ledger, "postResult", CallKind.OPERATOR_VOTE, 4),
+        (gradient_ledger, "postLateVerdict", CallKind.OPERATOR_VOTE, 2),
+        (miner_seats, "postFines", CallKind.OPERATOR_VOTE, 2),
         (gradient_ledger, "commitGradient", CallKind.COMMITMENT, 1),
         (validator_set, "voteOnProposal", CallKind.OPERATOR_VOTE, 1),
         (validator_set, "reportEquivocation", CallKind.OPERATOR_VOTE, 0),

@@ -6,6 +6,7 @@ from typing import Final
 from chain.contracts import (
     faucet,
     gradient_ledger,
+    miner_seats,
     reward_distributor,
     task_registry,
     training_token,
@@ -40,6 +41,7 @@ ERRORS: Final = {
     **validator_set.CONTRACT.abi.errors,
     **task_registry.CONTRACT.abi.errors,
     **gradient_ledger.CONTRACT.abi.errors,
+    **miner_seats.CONTRACT.abi.errors,
     **reward_distributor.CONTRACT.abi.errors,
     **faucet.CONTRACT.abi.errors,
 }

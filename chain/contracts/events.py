@@ -7,6 +7,7 @@ from typing import Final, get_args
 from chain.contracts import (
     faucet,
     gradient_ledger,
+    miner_seats,
     reward_distributor,
     task_registry,
     validator_set,
@@ -19,15 +20,22 @@ from chain.contracts.gradient_ledger import (
     AttemptPaid,
     AttemptVoided,
     BallotFailed,
-    BondWithdrawn,
-    CreditWithdrawn,
     GradientCommitted,
-    MinerLeft,
-    MinerRegistered,
-    MinerSlashed,
+    LateVerdictPosted,
     ResultPosted,
     RoundSettled,
     VerdictPosted,
+)
+from chain.contracts.miner_seats import (
+    BondWithdrawn,
+    CreditWithdrawn,
+    FinesApproved,
+    FinesPosted,
+    MinerAbsent,
+    MinerFined,
+    MinerLeft,
+    MinerRegistered,
+    SeatBondBurnt,
 )
 from chain.contracts.reward_distributor import Claimed, RootSet
 from chain.contracts.task_registry import (
@@ -70,15 +78,20 @@ Event = (
     | MinerRegistered
     | MinerLeft
     | BondWithdrawn
+    | MinerAbsent
+    | MinerFined
+    | SeatBondBurnt
+    | FinesPosted
+    | FinesApproved
     | AttemptOpened
     | GradientCommitted
     | VerdictPosted
+    | LateVerdictPosted
     | ResultPosted
     | RoundSettled
     | AttemptPaid
     | BallotFailed
     | AttemptVoided
-    | MinerSlashed
     | CreditWithdrawn
     | RootSet
     | Claimed
@@ -109,10 +122,20 @@ class EventLayout:
     """The first topic, which names the event."""
 
 
+_MODULES: Final = (
+    task_registry,
+    gradient_ledger,
+    miner_seats,
+    reward_distributor,
+    faucet,
+    validator_set,
+)
+
+
 def _list_layouts() -> Iterator[EventLayout]:
     """The layout of every class in `Event`. If one is missing, the import fails."""
     kinds = {kind.__name__: kind for kind in get_args(Event)}
-    for module in (task_registry, gradient_ledger, reward_distributor, faucet, validator_set):
+    for module in _MODULES:
         contract = module.CONTRACT
         for name, event in contract.abi.events.items():
             kind = kinds.pop(name)

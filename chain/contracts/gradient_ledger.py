@@ -1,6 +1,5 @@
 """The contract that runs rounds: calls, answers and events (docs/spec/contracts.md)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -19,13 +18,14 @@ NOT_EVALUATED: Final = 2**32 - 1
 MAX_BALLOTS: Final = 3
 """Ballots of one attempt at most. If the last one fails, the attempt is void."""
 
-EVIDENCE_BALLOTS: Final = 4
-"""The ledger keeps the evidence of this many latest ballots of a task; slashing needs one of
-them."""
+RING: Final = 512
+"""The ledger keeps the records of so many latest attempts and ballots of a task."""
 
-BOND_CLOSED_BLOCKS: Final = 16
-"""Blocks after the end of a closed task until its bonds are free. From then on no miner of it can
-be slashed."""
+MIN_WINDOW_BLOCKS: Final = 64
+"""The least number of blocks of each window after an attempt: late verdicts, fines, slashes."""
+
+BLOCKS_PER_SECOND: Final = 2
+"""Late verdicts have the seconds of a verdict phase, if blocks come at most so fast."""
 
 
 class Phase(IntEnum):
@@ -82,6 +82,8 @@ class RoundState:
     void_streak: int
     ballot_number: int
     """Counts all ballots of the task, from 1."""
+    attempt_count: int
+    """Counts all attempts of the task: the ordinal of the one that opened last."""
     open: bool
     open_block: BlockNumber
     """The opening block S: miners registered by its end take part. If no attempt is open, this and
@@ -97,31 +99,10 @@ class RoundState:
     verdict_count: int
     """Timely verdicts in this ballot."""
     result_count: int
-    commitment_digest: Hash32
     training_state_root: Hash32
     """The root after the last settled round; zero before the first."""
     model_root: Hash32
     paid_total: int
-
-
-@dataclass(frozen=True, slots=True)
-class MinerState:
-    """A miner's registration; `units` is 0 if it never registered."""
-
-    units: int
-    registered_block: BlockNumber
-    left_block: BlockNumber
-    """0 until the miner leaves."""
-    left_ballot_number: int
-    bond: int
-
-
-@dataclass(frozen=True, slots=True)
-class Participant:
-    """A registered miner and its declared units of work in a round."""
-
-    miner: Address
-    units: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,44 +114,22 @@ class Deadline:
 
 
 @dataclass(frozen=True, slots=True)
-class CommitmentEvidence:
-    """One entry of a ballot's list of commitments, as an argument of `slash`."""
+class EndedAttemptState:
+    """An attempt that ended, as the ledger keeps it; all fields are 0 if it does not."""
 
-    miner: Address
-    units: int
-    commitment: Hash32
-
-
-@dataclass(frozen=True, slots=True)
-class MinerRegistered:
-    """A miner registered; it takes part from the next attempt on."""
-
-    task_id: TaskId
-    miner: Address
-    units: int
-    bond: int
-
-
-@dataclass(frozen=True, slots=True)
-class MinerLeft:
-    """A miner left, or was removed because it was slashed."""
-
-    task_id: TaskId
-    miner: Address
-
-
-@dataclass(frozen=True, slots=True)
-class BondWithdrawn:
-    """A miner took its bond back."""
-
-    task_id: TaskId
-    miner: Address
-    amount: int
+    ordinal: int
+    ballot_number: int
+    judges: int
+    """The version of the validator set that judged its last ballot."""
+    window_blocks: int
+    late_blocks: int
+    """For so many blocks after its end late verdicts are taken."""
+    ended_block: BlockNumber
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptOpened:
-    """An attempt opened, for miners registered by the end of this block.
+    """An attempt opened, for the miners that have a seat.
 
     `reserved` base units of the escrow are set aside for it.
     """
@@ -178,6 +137,8 @@ class AttemptOpened:
     task_id: TaskId
     round: int
     attempt: int
+    ordinal: int
+    """Counts all attempts of the task, from 1."""
     expected_commitments: int
     reserved: int
 
@@ -206,6 +167,16 @@ class VerdictPosted:
     attempt: int
     ballot: int
     timely: bool
+    verdicts: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LateVerdictPosted:
+    """An operator gave its late verdicts on an attempt that has ended."""
+
+    task_id: TaskId
+    validator: Address
+    ordinal: int
     verdicts: bytes
 
 
@@ -265,40 +236,6 @@ class AttemptVoided:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class MinerSlashed:
-    """A miner lost its bond (`cheated`), or what a miss costs."""
-
-    task_id: TaskId
-    miner: Address
-    amount: int
-    cheated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CreditWithdrawn:
-    """An account withdrew its share of slashed bonds."""
-
-    token: Address
-    account: Address
-    amount: int
-
-
-def register(task_id: TaskId, units: int) -> ContractCall:
-    """Register the caller as a miner; the bond must have been approved to the ledger."""
-    return CONTRACT.call("register", task_id, units)
-
-
-def leave(task_id: TaskId) -> ContractCall:
-    """Leave a task; the caller still takes part in an attempt that is open already."""
-    return CONTRACT.call("leave", task_id)
-
-
-def withdraw_bond(task_id: TaskId) -> ContractCall:
-    """Take the caller's bond back, once it is not locked any more."""
-    return CONTRACT.call("withdrawBond", task_id)
-
-
 def commit_gradient(
     task_id: TaskId, round_number: int, attempt: int, units: int, commitment: Hash32
 ) -> ContractCall:
@@ -309,8 +246,13 @@ def commit_gradient(
 def post_verdict(
     task_id: TaskId, round_number: int, attempt: int, ballot: int, verdicts: bytes
 ) -> ContractCall:
-    """Vote on all commitments, with two bits for each; for operators."""
+    """Vote on all commitments, with four bits for each; for operators."""
     return CONTRACT.call("postVerdict", task_id, round_number, attempt, ballot, verdicts)
+
+
+def post_late_verdict(task_id: TaskId, ordinal: int, verdicts: bytes) -> ContractCall:
+    """Give late verdicts on an attempt that has ended; for operators."""
+    return CONTRACT.call("postLateVerdict", task_id, ordinal, verdicts)
 
 
 def post_result(
@@ -339,38 +281,6 @@ def advance_round(task_id: TaskId) -> ContractCall:
     return CONTRACT.call("advanceRound", task_id)
 
 
-def slash(
-    task_id: TaskId,
-    ballot_number: int,
-    commitments: Sequence[CommitmentEvidence],
-    verdicts: Sequence[tuple[Address, bytes]],
-    indices: Sequence[int],
-) -> ContractCall:
-    """Slash miners that a ballot found guilty; any account may call this.
-
-    Args:
-        task_id: The task.
-        ballot_number: The ballot's number within the task.
-        commitments: All commitments of the attempt, in their order.
-        verdicts: All timely verdicts of the ballot, each with the validator that posted it.
-        indices: The positions of the guilty miners among the commitments.
-    """
-    return CONTRACT.call(
-        "slash",
-        task_id,
-        ballot_number,
-        commitments,
-        [validator for validator, _ in verdicts],
-        [each for _, each in verdicts],
-        indices,
-    )
-
-
-def withdraw_credit(token: Address) -> ContractCall:
-    """Withdraw the caller's share of slashed bonds."""
-    return CONTRACT.call("withdrawCredit", token)
-
-
 def phase(task_id: TaskId) -> ContractView[Phase]:
     """The current phase of a task."""
     return CONTRACT.view("phase", task_id, returns=Phase)
@@ -386,14 +296,9 @@ def get_round(task_id: TaskId) -> ContractView[RoundState]:
     return CONTRACT.view("getRound", task_id, returns=RoundState)
 
 
-def get_miner(task_id: TaskId, miner: Address) -> ContractView[MinerState]:
-    """A miner's registration for a task."""
-    return CONTRACT.view("getMiner", task_id, miner, returns=MinerState)
-
-
-def participants(task_id: TaskId) -> ContractView[tuple[Participant, ...]]:
-    """The registered miners of a task, by ascending address."""
-    return CONTRACT.view("participants", task_id, returns=_build_participants)
+def ended_attempt(task_id: TaskId, ordinal: int) -> ContractView[EndedAttemptState]:
+    """An attempt that has ended, as long as the ledger keeps it."""
+    return CONTRACT.view("endedAttempt", task_id, ordinal, returns=EndedAttemptState)
 
 
 def judges_of(task_id: TaskId) -> ContractView[int]:
@@ -401,17 +306,21 @@ def judges_of(task_id: TaskId) -> ContractView[int]:
     return CONTRACT.view("judgesOf", task_id, returns=int)
 
 
-def credit_of(token: Address, account: Address) -> ContractView[int]:
-    """The base units of slashed bonds that an account may withdraw."""
-    return CONTRACT.view("creditOf", token, account, returns=int)
-
-
 def encode_constructor(phase_floor_blocks: int, grace_blocks: int) -> bytes:
     """The constructor's argument: the number of blocks that a phase lasts at least."""
     return CONTRACT.encode_constructor(phase_floor_blocks, grace_blocks)
 
 
-def _build_participants(
-    miners: tuple[Address, ...], units: tuple[int, ...]
-) -> tuple[Participant, ...]:
-    return tuple(Participant(*pair) for pair in sorted(zip(miners, units, strict=True)))
+def compute_window_blocks(quorum: int) -> int:
+    """The blocks of each window after an attempt that a set with this quorum judged.
+
+    All operators have a turn of two blocks in it, and there are some left for a call that f faulty
+    primaries in a row leave out of their blocks.
+    """
+    max_faulty = (quorum - 1) // 2
+    return max(MIN_WINDOW_BLOCKS, 3 * quorum + 2 * (max_faulty + 1) + 8)
+
+
+def compute_late_blocks(quorum: int, verdict_seconds: int) -> int:
+    """The blocks after an attempt in which late verdicts are taken."""
+    return max(compute_window_blocks(quorum), BLOCKS_PER_SECOND * verdict_seconds)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY
+from chain.contracts.addresses import GRADIENT_LEDGER, MINER_SEATS, TASK_REGISTRY
 from chain.contracts.task_registry import TaskStatus
 from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
@@ -20,11 +20,11 @@ ReadSlot = Callable[[Address, int], int]
 LEDGER_TRAININGS: Final = 0
 """GradientLedger._trainings: the attempt of each task."""
 
-LEDGER_MEMBERS: Final = 1
-"""GradientLedger._members: the registered miners of each task."""
+SEATS_MEMBERS: Final = 1
+"""MinerSeats._members: the miners of each task whose seats have not ended."""
 
-LEDGER_REGISTRATIONS: Final = 2
-"""GradientLedger._registrations: the registrations, by task and miner."""
+SEATS_SEATS: Final = 2
+"""MinerSeats._seats: the seats, by task and miner."""
 
 REGISTRY_TERMS: Final = 1
 """TaskRegistry._terms. The first word is the specification's hash."""
@@ -32,7 +32,7 @@ REGISTRY_TERMS: Final = 1
 REGISTRY_ACCOUNTS: Final = 2
 """TaskRegistry._accounts. The low bytes of the first word are the submitter, then the status."""
 
-MODEL_ROOT_OFFSET: Final = 9
+MODEL_ROOT_OFFSET: Final = 7
 """Offset of `modelRoot` in the struct Training, in words."""
 
 
@@ -42,6 +42,8 @@ class AttemptState:
 
     round_number: int
     attempt_number: int
+    ordinal: int
+    """Counts all attempts of the task, from 1."""
     is_open: bool
     open_block: BlockNumber
     open_time: int
@@ -54,14 +56,17 @@ class AttemptState:
 
 @dataclass(frozen=True, slots=True)
 class RegistrationState:
-    """A miner's registration in a task."""
+    """A miner's seat in a task."""
 
     units: int
-    """The declared units; 0 for an account that never registered."""
-    committed_open_block: BlockNumber
-    """The opening block of the attempt in which the miner committed last."""
-    left_block: BlockNumber
-    """The block in which the miner left or was slashed; 0 while it takes part."""
+    """The declared units; 0 for an account that has no seat."""
+    first_attempt: int
+    """The ordinal of the first attempt in which the seat takes part."""
+    committed_attempt: int
+    """The ordinal of the attempt in which the miner committed last; 0 if it never did."""
+    miss_count: int
+    has_ended: bool
+    """Whether the miner has left, or lost its seat."""
     is_slashed: bool
     """Whether the miner lost its bond; it takes part again only with a new one."""
 
@@ -80,7 +85,7 @@ def _element_slot(position: int, index: int) -> int:
 
 
 def _registration_slot(task: TaskId, miner: Address) -> int:
-    return _mapping_slot(_mapping_slot(LEDGER_REGISTRATIONS, _task_key(task)), miner)
+    return _mapping_slot(_mapping_slot(SEATS_SEATS, _task_key(task)), miner)
 
 
 def _bits(word: int, low: int, count: int) -> int:
@@ -99,6 +104,7 @@ def read_attempt(read: ReadSlot, task: TaskId) -> AttemptState:
     return AttemptState(
         round_number=_bits(place, 0, 32),
         attempt_number=_bits(place, 32, 32),
+        ordinal=_bits(place, 96, 32),
         is_open=_bits(place, 144, 8) == 1,
         open_block=BlockNumber(_bits(times, 0, 64)),
         open_time=_bits(times, 64, 64),
@@ -108,8 +114,8 @@ def read_attempt(read: ReadSlot, task: TaskId) -> AttemptState:
 
 
 def list_participant_slots(task: TaskId, miners: Sequence[Address]) -> tuple[int, ...]:
-    """The slots of the GradientLedger that `read_participants` reads if `miners` are registered."""
-    members = _mapping_slot(LEDGER_MEMBERS, _task_key(task))
+    """The slots of MinerSeats that `read_participants` reads if `miners` have seats."""
+    members = _mapping_slot(SEATS_MEMBERS, _task_key(task))
     return (
         members,
         *(_element_slot(members, index) for index in range(len(miners))),
@@ -117,31 +123,39 @@ def list_participant_slots(task: TaskId, miners: Sequence[Address]) -> tuple[int
     )
 
 
-def read_participants(read: ReadSlot, task: TaskId) -> tuple[tuple[Address, int], ...]:
-    """The registered miners with their declared units, by ascending address."""
-    members = _mapping_slot(LEDGER_MEMBERS, _task_key(task))
-    count = read(GRADIENT_LEDGER, members)
+def read_participants(
+    read: ReadSlot, task: TaskId, ordinal: int
+) -> tuple[tuple[Address, int], ...]:
+    """The miners that take part in an attempt with their declared units, by ascending address.
+
+    They are the seats after the block that opened it, without those that were taken after it opened
+    in that block.
+    """
+    members = _mapping_slot(SEATS_MEMBERS, _task_key(task))
+    count = read(MINER_SEATS, members)
     miners = [
-        Address(read(GRADIENT_LEDGER, _element_slot(members, index)).to_bytes(32, "big")[12:])
+        Address(read(MINER_SEATS, _element_slot(members, index)).to_bytes(32, "big")[12:])
         for index in range(count)
     ]
-    return tuple((miner, read_registration(read, task, miner).units) for miner in sorted(miners))
+    seats = [(miner, read_registration(read, task, miner)) for miner in sorted(miners)]
+    return tuple((miner, seat.units) for miner, seat in seats if seat.first_attempt <= ordinal)
 
 
 def list_registration_slots(task: TaskId, miner: Address) -> tuple[int, ...]:
-    """The slots of the GradientLedger that `read_registration` reads."""
+    """The slots of MinerSeats that `read_registration` reads."""
     return (_registration_slot(task, miner),)
 
 
 def read_registration(read: ReadSlot, task: TaskId, miner: Address) -> RegistrationState:
     """A miner's place in a task."""
-    word = read(GRADIENT_LEDGER, _registration_slot(task, miner))
-    has_position = _bits(word, 224, 24) != 0
+    word = read(MINER_SEATS, _registration_slot(task, miner))
     return RegistrationState(
         units=_bits(word, 0, 32),
-        committed_open_block=BlockNumber(_bits(word, 160, 64) if has_position else 0),
-        left_block=BlockNumber(_bits(word, 96, 64)),
-        is_slashed=_bits(word, 248, 8) != 0,
+        first_attempt=_bits(word, 32, 32),
+        committed_attempt=_bits(word, 128, 32),
+        miss_count=_bits(word, 192, 8),
+        has_ended=_bits(word, 160, 32) == 0,
+        is_slashed=_bits(word, 208, 8) != 0,
     )
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from chain.contracts.errors import ContractError
-from chain.contracts.gradient_ledger import BOND_CLOSED_BLOCKS, Phase
+from chain.contracts.gradient_ledger import MIN_WINDOW_BLOCKS, Phase
+from chain.contracts.miner_seats import IDLE_BLOCKS
 from chain.contracts.task_registry import TaskStatus
 
 Argument = int | str | bool
@@ -52,31 +53,47 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
         f"the token moved {received} base units instead of {expected}; one that takes a fee cannot "
         "pay a task"
     ),
-    "LedgerAlreadyRegistered": lambda task, miner: (
-        f"account {miner} is, or was, registered for task {task}; `pot miner withdraw {task}` "
-        "frees it for another registration"
+    "SeatsAlreadyRegistered": lambda task, miner: (
+        f"account {miner} has, or had, a seat in task {task}; `pot miner withdraw {task}` "
+        "frees it for another one"
     ),
-    "LedgerNotRegistered": lambda task, miner: (
-        f"account {miner} is not registered for task {task}, or has left it; check --key and the "
+    "SeatsNotRegistered": lambda task, miner: (
+        f"account {miner} has no seat in task {task}, or its seat has ended; check --key and the "
         "task id"
     ),
-    "LedgerBondLocked": lambda task, _miner: (
-        f"the bond in task {task} is still locked: until {BOND_CLOSED_BLOCKS} blocks after the "
-        f"task closes, or, if you leave it first (`pot miner leave {task}`), until its next rounds "
-        "are settled; try again later"
+    "SeatsNotActive": lambda task: (
+        f"task {task} takes no miners now, because it is not active; `pot task list` shows others"
     ),
-    "LedgerInvalidUnits": lambda units: (
+    "SeatsAttemptOpening": lambda task: (
+        f"an attempt of task {task} has just opened; try again in the next block"
+    ),
+    "SeatsAttemptOwed": lambda task, _miner: (
+        f"a seat takes part in at least one attempt of task {task}; leave during that attempt, or "
+        f"after {IDLE_BLOCKS} blocks without one"
+    ),
+    "SeatsBondLocked": lambda task, _miner: (
+        f"the bonds in task {task} are still locked: leave it first (`pot miner leave {task}`) or "
+        "wait until it is closed, and then until the gradients of your last attempt can be fined "
+        f"no more, which takes {3 * MIN_WINDOW_BLOCKS} blocks or more"
+    ),
+    "SeatsInvalidUnits": lambda units: (
         f"{units} units are not allowed; give --units from 1 to the task's max_units"
     ),
-    "LedgerNotParticipating": lambda task, miner: (
+    "SeatsNotParticipating": lambda task, miner: (
         f"account {miner} takes no part in this attempt of task {task}: it registered after the "
-        "attempt opened, or it lost its bond"
+        "attempt opened, or its seat has ended"
     ),
-    "LedgerTooManyMiners": lambda limit: f"the task has its {limit} miners; mine another",
+    "SeatsTaskFull": lambda units: (
+        f"only {units} units of the task are free; give fewer --units, or mine another task"
+    ),
+    "SeatsNotDisplaceable": lambda task, miner: (
+        f"the seat of {miner} in task {task} is not over yet, or need not be displaced; try again"
+    ),
+    "SeatsTooManyMiners": lambda limit: f"the task has its {limit} miners; mine another",
     "LedgerWrongPhase": lambda task, phase: (
         f"task {task} is in phase {_phase(phase)}, which rules this out; wait for the next round"
     ),
-    "LedgerNothingToWithdraw": lambda: "the account has no credit in this token; nothing to do",
+    "SeatsNothingToWithdraw": lambda: "the account has no credit in this token; nothing to do",
     "DistributorNothingToClaim": lambda task, account: (
         f"account {account} has claimed all it earned of task {task}"
     ),

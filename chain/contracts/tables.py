@@ -28,22 +28,22 @@ GRADIENT_LEDGER: Final = ContractAbi(
     functions={
         "advanceRound": FunctionAbi(("uint256",), ()),
         "commitGradient": FunctionAbi(("uint256", "uint32", "uint32", "uint32", "bytes32"), ()),
-        "commitmentPosition": FunctionAbi(("uint256", "address"), ("uint32",)),
-        "creditOf": FunctionAbi(("address", "address"), ("uint256",)),
         "deadline": FunctionAbi(("uint256",), ("uint64", "uint64")),
-        "getMiner": FunctionAbi(("uint256", "address"), ("(uint32,uint64,uint64,uint64,uint256)",)),
+        "endedAttempt": FunctionAbi(
+            ("uint256", "uint32"), ("(uint32,uint32,uint32,uint32,uint32,uint64)",)
+        ),
+        "expectOneLess": FunctionAbi(("uint256",), ()),
         "getRound": FunctionAbi(
             ("uint256",),
             (
-                "(uint32,uint32,uint32,uint32,uint64,bool,uint64,uint64,uint64,uint64,uint64,uint64,uint32,uint32,uint32,uint32,uint32,bytes32,bytes32,bytes32,uint256)",
+                "(uint32,uint32,uint32,uint32,uint64,uint32,bool,uint64,uint64,uint64,uint64,uint64,uint64,uint32,uint32,uint32,uint32,uint32,bytes32,bytes32,uint256)",
             ),
         ),
         "graceBlocks": FunctionAbi((), ("uint32",)),
         "judgesOf": FunctionAbi(("uint256",), ("uint256",)),
-        "leave": FunctionAbi(("uint256",), ()),
-        "participants": FunctionAbi(("uint256",), ("address[]", "uint32[]")),
         "phase": FunctionAbi(("uint256",), ("uint8",)),
         "phaseFloorBlocks": FunctionAbi((), ("uint32",)),
+        "postLateVerdict": FunctionAbi(("uint256", "uint32", "bytes"), ()),
         "postResult": FunctionAbi(
             (
                 "uint256",
@@ -57,20 +57,15 @@ GRADIENT_LEDGER: Final = ContractAbi(
             (),
         ),
         "postVerdict": FunctionAbi(("uint256", "uint32", "uint32", "uint32", "bytes"), ()),
-        "register": FunctionAbi(("uint256", "uint32"), ()),
-        "requiredBond": FunctionAbi(("uint256", "uint32"), ("uint256",)),
+        "progressOf": FunctionAbi(("uint256",), ("(uint32,bool,uint64,uint64)",)),
         "settleRound": FunctionAbi(
             ("uint256", "(bytes32,bytes32,bytes32,uint32,uint128,uint8)"), ()
         ),
-        "slash": FunctionAbi(
-            ("uint256", "uint64", "(address,uint32,bytes32)[]", "address[]", "bytes[]", "uint32[]"),
-            (),
-        ),
-        "withdrawBond": FunctionAbi(("uint256",), ()),
-        "withdrawCredit": FunctionAbi(("address",), ()),
     },
     events={
-        "AttemptOpened": EventAbi(("uint256", "uint32", "uint32", "uint32", "uint256"), (0, 1)),
+        "AttemptOpened": EventAbi(
+            ("uint256", "uint32", "uint32", "uint32", "uint32", "uint256"), (0, 1)
+        ),
         "AttemptPaid": EventAbi(
             (
                 "uint256",
@@ -83,14 +78,10 @@ GRADIENT_LEDGER: Final = ContractAbi(
         ),
         "AttemptVoided": EventAbi(("uint256", "uint32", "uint32"), (0, 1)),
         "BallotFailed": EventAbi(("uint256", "uint32", "uint32", "uint32"), (0, 1)),
-        "BondWithdrawn": EventAbi(("uint256", "address", "uint256"), (0, 1)),
-        "CreditWithdrawn": EventAbi(("address", "address", "uint256"), (0, 1)),
         "GradientCommitted": EventAbi(
             ("uint256", "uint32", "address", "uint32", "uint32", "uint32", "bytes32"), (0, 1, 2)
         ),
-        "MinerLeft": EventAbi(("uint256", "address"), (0, 1)),
-        "MinerRegistered": EventAbi(("uint256", "address", "uint32", "uint256"), (0, 1)),
-        "MinerSlashed": EventAbi(("uint256", "address", "uint256", "bool"), (0, 1)),
+        "LateVerdictPosted": EventAbi(("uint256", "address", "uint32", "bytes"), (0, 1)),
         "ResultPosted": EventAbi(
             (
                 "uint256",
@@ -119,35 +110,87 @@ GRADIENT_LEDGER: Final = ContractAbi(
         ),
     },
     errors={
-        "LedgerAlreadyCommitted": ("uint256", "address"),
-        "LedgerAlreadyRegistered": ("uint256", "address"),
-        "LedgerAlreadySlashed": ("uint256", "address"),
         "LedgerAlreadyVoted": ("address",),
-        "LedgerBallotNotSettled": ("uint64",),
-        "LedgerBondLocked": ("uint256", "address"),
-        "LedgerEvidenceExpired": (),
-        "LedgerEvidenceMismatch": (),
         "LedgerInvalidResult": ("uint8",),
-        "LedgerInvalidUnits": ("uint32",),
         "LedgerInvalidVerdicts": ("uint256", "uint256"),
         "LedgerNoQuorum": ("uint256", "uint256"),
-        "LedgerNotParticipating": ("uint256", "address"),
-        "LedgerNotRegistered": ("uint256", "address"),
-        "LedgerNothingToWithdraw": (),
+        "LedgerNotSeats": ("address",),
         "LedgerPayoutTooLarge": ("uint256", "uint256"),
-        "LedgerTaskFull": ("uint32",),
-        "LedgerTooManyMiners": ("uint256",),
-        "LedgerTooManySlashes": ("uint256", "uint256"),
+        "LedgerTooLate": ("uint256", "uint32"),
         "LedgerTooManyUnits": ("uint32", "uint32"),
         "LedgerUnknownVerdict": (),
         "LedgerWrongPhase": ("uint256", "uint8"),
         "LedgerWrongRound": ("uint32", "uint32", "uint32"),
-        "ReentrancyGuardReentrantCall": (),
-        "SafeERC20FailedOperation": ("address",),
-        "TaskInexactTransfer": ("uint256", "uint256"),
     },
 )
 """The ABI of GradientLedger.sol."""
+
+MINER_SEATS: Final = ContractAbi(
+    constructor=("uint256", "uint32"),
+    functions={
+        "creditOf": FunctionAbi(("address", "address"), ("uint256",)),
+        "endSeats": FunctionAbi(("uint256", "address[]"), ()),
+        "finesOf": FunctionAbi(("uint256", "uint32"), ("bytes32", "bytes32")),
+        "getSeat": FunctionAbi(
+            ("uint256", "address"),
+            ("(uint32,uint32,uint32,uint32,uint32,uint32,uint8,bool,bool,uint40,uint256)",),
+        ),
+        "leave": FunctionAbi(("uint256",), ()),
+        "listOver": FunctionAbi(("uint256", "uint256"), ("address[]",)),
+        "listSeats": FunctionAbi(("uint256",), ("address[]", "uint32[]", "uint32[]")),
+        "noteCommitment": FunctionAbi(("uint256", "uint32", "address", "uint32"), ()),
+        "participants": FunctionAbi(("uint256",), ("address[]", "uint32[]")),
+        "postFines": FunctionAbi(("uint256", "uint32", "bytes32"), ()),
+        "register": FunctionAbi(("uint256", "uint32", "address[]"), ()),
+        "requiredBond": FunctionAbi(("uint256", "uint32"), ("uint256",)),
+        "seatAttempts": FunctionAbi((), ("uint32",)),
+        "seatBond": FunctionAbi((), ("uint256",)),
+        "seatCount": FunctionAbi(("uint256",), ("uint256",)),
+        "slash": FunctionAbi(
+            ("uint256", "uint32", "(uint32,uint32,address,uint8,uint256)[]", "bytes32[][]"), ()
+        ),
+        "withdrawBond": FunctionAbi(("uint256",), ()),
+        "withdrawCredit": FunctionAbi(("address",), ()),
+        "withdrawSeatBond": FunctionAbi(("uint256",), ()),
+    },
+    events={
+        "BondWithdrawn": EventAbi(("uint256", "address", "uint256", "uint256"), (0, 1)),
+        "CreditWithdrawn": EventAbi(("address", "address", "uint256"), (0, 1)),
+        "FinesApproved": EventAbi(("uint256", "uint32", "bool", "bytes32"), (0,)),
+        "FinesPosted": EventAbi(("uint256", "address", "uint32", "bool", "bytes32"), (0, 1)),
+        "MinerAbsent": EventAbi(("uint256", "address", "uint32", "uint256"), (0, 1)),
+        "MinerFined": EventAbi(("uint256", "address", "uint32", "uint8", "uint256"), (0, 1)),
+        "MinerLeft": EventAbi(("uint256", "address"), (0, 1)),
+        "MinerRegistered": EventAbi(("uint256", "address", "uint32", "uint256", "uint256"), (0, 1)),
+        "SeatBondBurnt": EventAbi(("uint256", "address", "uint256"), (0, 1)),
+    },
+    errors={
+        "ReentrancyGuardReentrantCall": (),
+        "SafeERC20FailedOperation": ("address",),
+        "SeatsAlreadyCommitted": ("uint256", "address"),
+        "SeatsAlreadyRegistered": ("uint256", "address"),
+        "SeatsAlreadyVoted": ("address",),
+        "SeatsAttemptOpening": ("uint256",),
+        "SeatsAttemptOwed": ("uint256", "address"),
+        "SeatsBondLocked": ("uint256", "address"),
+        "SeatsInvalidFine": ("uint256",),
+        "SeatsInvalidUnits": ("uint32",),
+        "SeatsNoneOver": ("uint256",),
+        "SeatsNotActive": ("uint256",),
+        "SeatsNotDisplaceable": ("uint256", "address"),
+        "SeatsNotLedger": ("address",),
+        "SeatsNotParticipating": ("uint256", "address"),
+        "SeatsNotRegistered": ("uint256", "address"),
+        "SeatsNothingToFine": ("uint256", "uint32"),
+        "SeatsNothingToWithdraw": (),
+        "SeatsTaskFull": ("uint32",),
+        "SeatsTooManyFines": ("uint256", "uint256"),
+        "SeatsTooManyMiners": ("uint256",),
+        "SeatsWindowClosed": ("uint256", "uint32"),
+        "TaskInexactTransfer": ("uint256", "uint256"),
+    },
+)
+"""The ABI of MinerSeats.sol."""
 
 REWARD_DISTRIBUTOR: Final = ContractAbi(
     constructor=(),
@@ -184,6 +227,7 @@ TASK_REGISTRY: Final = ContractAbi(
             ("uint256",),
         ),
         "burnt": FunctionAbi((), ("uint256",)),
+        "canReserveRound": FunctionAbi(("uint256", "uint256"), ("bool",)),
         "cancelTask": FunctionAbi(("uint256",), ()),
         "closeTask": FunctionAbi(("uint256", "uint8"), ()),
         "examinationPayOf": FunctionAbi(("address",), ("uint256",)),

@@ -7,16 +7,13 @@ which commitments it draws; then all give verdicts on what was drawn.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from chain.training.acceptance import Verdict
 from chain.training.availability import Availability
-
-MISS_SHARE: Final = 8
-"""A miss costs an eighth of the round's pay: far less than the bond, as absence may be innocent."""
 
 UNCHECKED_SHARE: Final = 4
 """A validator that leaves more than a quarter of the gradients unchecked earns no fee."""
@@ -146,6 +143,19 @@ def compute_guilt(verdicts: Iterable[Verdict], sizes: VoteSizes, *, is_all_audit
     if not is_all_audited and count[Verdict.BAD] + cheat + missing >= sizes.quorum:
         return Guilt.DEVIATION
     return Guilt.NONE
+
+
+def may_be_guilty(verdicts: Sequence[Verdict], silent: int, sizes: VoteSizes) -> bool:
+    """Whether an audited commitment is guilty, or may become so by late verdicts.
+
+    Args:
+        verdicts: One from each validator that voted in time.
+        silent: The number of validators that did not vote in time.
+        sizes: The sizes of the set that judges the ballot.
+    """
+    count = Counter(verdicts)
+    possible = count[Verdict.CHEAT] + count[Verdict.MISSING] + count[Verdict.UNCHECKED] + silent
+    return count[Verdict.OK] <= sizes.max_faulty and possible >= sizes.quorum
 
 
 def is_late_delivery(outcome: Outcome, missing: int, sizes: VoteSizes) -> bool:

@@ -11,19 +11,20 @@ from typing import assert_never
 
 from chain.contracts.events import Event
 from chain.contracts.gradient_ledger import (
-    EVIDENCE_BALLOTS,
     MAX_BALLOTS,
     AttemptOpened,
     AttemptPaid,
     AttemptVoided,
     BallotFailed,
     GradientCommitted,
+    LateVerdictPosted,
     ResultKind,
     ResultPosted,
     ResultVote,
     RoundSettled,
     VerdictPosted,
 )
+from chain.contracts.miner_seats import FinesApproved, FinesPosted, MinerFined
 from chain.contracts.task_registry import (
     CloseReason,
     TaskActivated,
@@ -40,6 +41,16 @@ from chain.contracts.task_registry import (
 from chain.primitives import ZERO_HASH, Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Verdict, decode_verdicts
 from chain.training.attempt import AttemptId
+from chain.training.attempt_records import (
+    Attempt,
+    CommitmentRecord,
+    EndedAttempt,
+    ResultRecord,
+    VerdictRecord,
+    add_late_deliveries,
+    apply_to_ended,
+    end_attempt,
+)
 from chain.training.decisions import (
     UNCHECKED_SHARE,
     Guilt,
@@ -69,70 +80,6 @@ class BlockContext:
     number: BlockNumber
     timestamp: int
     """Seconds since the Unix epoch."""
-
-
-@dataclass(frozen=True, slots=True)
-class CommitmentRecord:
-    """One commitment of an attempt; its index is its position in `Attempt.commitments`."""
-
-    miner: Address
-    units: int
-    commitment: Hash32
-    block_number: BlockNumber
-
-
-@dataclass(frozen=True, slots=True)
-class VerdictRecord:
-    """One validator's verdicts on all commitments of the ballot."""
-
-    validator: Address
-    is_timely: bool
-    """Whether it was posted in the verdict phase. A later verdict counts for slashing only."""
-    verdicts: bytes
-    """As `encode_verdicts` writes them."""
-    block_number: BlockNumber
-
-
-@dataclass(frozen=True, slots=True)
-class ResultRecord:
-    """One validator's latest vote for the outcome of the ballot."""
-
-    validator: Address
-    vote: ResultVote
-    correct_count: int | None
-    """Correct answers on the held-out split; None if the validator did not evaluate."""
-    loss_millinats: int
-    block_number: BlockNumber
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One assignment and commitment of a round, with the votes of its ballot in progress."""
-
-    id: AttemptId
-    ballot: int
-    ballot_number: int
-    """The number of the ballot in its task, from 1; the ledger keeps evidence by this number."""
-    open_block: BlockNumber
-    open_timestamp: int
-    expected_count: int
-    """The number of commitments that were expected when the attempt opened."""
-    commitments: tuple[CommitmentRecord, ...] = ()
-    verdicts: tuple[VerdictRecord, ...] = ()
-    """At most one from each validator, in the order in which they were posted."""
-    results: tuple[ResultRecord, ...] = ()
-    """The latest from each validator."""
-    validator_set: ValidatorSet | None = None
-    """The validators that judge the ballot: the set at its first verdict; None before that."""
-
-
-@dataclass(frozen=True, slots=True)
-class EndedAttempt:
-    """An attempt that a result ended, with the votes of its last ballot."""
-
-    attempt: Attempt
-    block_number: BlockNumber
-    """The block that ended it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +121,8 @@ class TaskHistory:
     """The attempt in progress; None if there is none."""
     ballot_count: int = 0
     """The number of ballots so far, including the one in progress."""
-    voided: tuple[EndedAttempt, ...] = ()
-    """Attempts that a result voided, with guilty miners, as long as the ledger has the evidence."""
+    ended: tuple[EndedAttempt, ...] = ()
+    """Attempts for which miners may still be fined, in the order of the chain."""
     rewards: tuple[tuple[Address, int], ...] = ()
     """The amount that each account has earned in all rounds, by ascending address."""
 
@@ -373,6 +320,8 @@ def apply_event(
             return Fold(replace(history, rewards=rewards, lease=lease))
         case TaskLeased() | TaskAnswered() | TaskFeeRefunded():
             return Fold(_apply_to_lease(history, event, block))
+        case LateVerdictPosted() | FinesPosted() | FinesApproved() | MinerFined():
+            return Fold(replace(history, ended=apply_to_ended(history.ended, event, block.number)))
         case TaskActivated() | TaskResumed() | TaskPaused() | TaskClosed():
             return Fold(_apply_to_status(history, event, block))
         case AttemptOpened() | AttemptVoided():
@@ -440,36 +389,29 @@ def _apply_to_attempts(
     validator_set: ValidatorSet,
 ) -> TaskHistory:
     if isinstance(event, AttemptVoided):
-        voided = history.voided
         attempt = history.attempt
-        if attempt is not None and spec is not None and _is_slashed(attempt, spec, validator_set):
-            voided = (*voided, EndedAttempt(attempt, block.number))
-        return replace(history, attempt=None, voided=voided)
+        ended = history.ended
+        if attempt is not None and spec is not None:
+            ended = end_attempt(
+                history.ended, attempt, block.number, spec.phases.verdict_seconds, validator_set
+            )
+        return replace(history, attempt=None, ended=ended)
     opened = Attempt(
         id=AttemptId(event.task_id, event.round, event.attempt),
         ballot=0,
         ballot_number=history.ballot_count + 1,
+        ordinal=event.ordinal,
         open_block=block.number,
         open_timestamp=block.timestamp,
         expected_count=event.expected_commitments,
+        theta_root=ZERO_HASH if spec is None else get_theta_root(history, spec),
     )
-    oldest = opened.ballot_number - EVIDENCE_BALLOTS
-    voided = tuple(each for each in history.voided if each.attempt.ballot_number > oldest)
     return replace(
         history,
         attempt=opened,
         ballot_count=opened.ballot_number,
-        voided=voided,
         lease=use_attempt(history.lease),
     )
-
-
-def _is_slashed(attempt: Attempt, spec: TaskSpec, validator_set: ValidatorSet) -> bool:
-    """Whether the ledger slashes for a void attempt: a result ended it, and a miner is guilty."""
-    vote = get_quorum_vote(attempt, attempt.validator_set or validator_set)
-    if vote is None or vote.kind is ResultKind.FAILED:
-        return False
-    return bool(compute_outcome(attempt, spec, validator_set).guilty)
 
 
 def get_quorum_vote(attempt: Attempt, validator_set: ValidatorSet) -> ResultVote | None:
@@ -498,9 +440,12 @@ def _apply_to_attempt(
             return _add_result(attempt, event, block)
         case BallotFailed():
             if event.ballot + 1 == MAX_BALLOTS:
-                return attempt  # AttemptVoided follows
+                # AttemptVoided follows. The verdicts of this ballot are judged as the last ones.
+                late = add_late_deliveries(attempt, validator_set)
+                return replace(attempt, late_deliveries=late)
             return replace(
                 attempt,
+                late_deliveries=add_late_deliveries(attempt, validator_set),
                 ballot=event.ballot + 1,
                 ballot_number=attempt.ballot_number + 1,
                 verdicts=(),
@@ -539,7 +484,6 @@ def _add_result(attempt: Attempt, event: ResultPosted, block: BlockContext) -> A
 
 
 def _is_current(attempt: Attempt, event: VerdictPosted | ResultPosted) -> bool:
-    # A late verdict on an earlier ballot is evidence for slashing, and nothing else.
     voted_on = AttemptId(event.task_id, event.round, event.attempt)
     return (voted_on, event.ballot) == (attempt.id, attempt.ballot)
 
@@ -561,6 +505,9 @@ def _settle_round(
         attempt=None,
         rewards=add_rewards(history.rewards, payouts),
         lease=note_progress(history.lease, event.result.payout, block.number, block.timestamp),
+        ended=end_attempt(
+            history.ended, attempt, block.number, spec.phases.verdict_seconds, validator_set
+        ),
     )
     settled = SettledRound(attempt, event.result, block.number, block.timestamp)
     return Fold(after, settled)

@@ -7,18 +7,19 @@ from collections.abc import Iterable
 from math import prod
 from typing import Final
 
-from chain.contracts.gradient_ledger import EVIDENCE_BALLOTS
+from chain.contracts.miner_seats import MAX_MINERS
 from chain.crypto import CHUNK_BYTES
 from chain.training.architectures import count_parameters
 from chain.training.encoding import count_payload_bytes
 from chain.training.state import FLOAT32_BYTES, compute_layout
 from chain.training.task_spec import FeatureType, LabelType, TaskSpec
 
-MAX_MINERS: Final = 1_024
-"""The most miners that the ledger admits to a task."""
-
 KEPT_STATES: Final = 2
 """A state is kept until two later rounds are settled, for nodes that are behind."""
+
+KEPT_ROUNDS: Final = 3
+"""The gradients of as many attempts are kept: the one in progress, the one before it, and as many
+accused ones of earlier attempts as one more would have."""
 
 LABEL_BYTES: Final = 8
 """The size of a label in memory."""
@@ -41,16 +42,21 @@ def count_state_bytes(spec: TaskSpec) -> int:
     return sum(compute_layout(spec.optimizer, count_parameters(spec.model)))
 
 
+def count_gradients(spec: TaskSpec) -> int:
+    """The most gradients of an attempt."""
+    return min(spec.reward.max_units, MAX_MINERS)
+
+
 def count_disk_bytes(spec: TaskSpec) -> int:
     """The most bytes that a node keeps for the task while it is open.
 
     They are its content, the training states that are kept and the one in progress, and the
-    gradients of as many ballots as evidence is kept for.
+    gradients of `KEPT_ROUNDS` attempts.
     """
     parameter_count = count_parameters(spec.model)
     content = [FLOAT32_BYTES * parameter_count, *(each.byte_count for each in spec.data.shards)]
     states = (1 + KEPT_STATES) * _count_stored(compute_layout(spec.optimizer, parameter_count))
-    gradient_count = EVIDENCE_BALLOTS * min(spec.reward.max_units, MAX_MINERS)
+    gradient_count = KEPT_ROUNDS * count_gradients(spec)
     gradients = gradient_count * _count_stored([count_payload_bytes(parameter_count)])
     return _count_stored(content) + states + gradients
 

@@ -13,6 +13,7 @@ from eth_abi.abi import encode
 
 from chain.crypto import keccak256
 from chain.primitives import ZERO_HASH, Address, Hash32, TaskId
+from chain.training.sorted_tree import build_nodes, build_proof
 
 EMPTY_ROOT: Final = ZERO_HASH
 """The root before any account has earned something: no leaf hashes to it, so no claim passes."""
@@ -30,10 +31,6 @@ def compute_leaf(
         [chain_id, distributor, task_id, account, cumulative],
     )
     return keccak256(keccak256(words))
-
-
-def _hash_pair(one: Hash32, other: Hash32) -> Hash32:
-    return keccak256(min(one, other) + max(one, other))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +54,7 @@ class RewardTree:
     def proof(self, account: Address) -> tuple[Hash32, ...] | None:
         """The sibling hashes from an account's leaf to the root; None if it has earned nothing."""
         leaf = self.leaves.get(account)
-        if leaf is None:
-            return None
-        position = self.nodes.index(leaf, len(self.leaves) - 1)
-        siblings = []
-        while position > 0:
-            siblings.append(self.nodes[position + 1 if position % 2 else position - 1])
-            position = (position - 1) // 2
-        return tuple(siblings)
+        return None if leaf is None else build_proof(self.nodes, leaf)
 
 
 def build_reward_tree(
@@ -76,7 +66,4 @@ def build_reward_tree(
         for account, amount in sorted(cumulative.items())
         if amount > 0
     }
-    nodes = [ZERO_HASH] * (len(leaves) - 1) + sorted(leaves.values(), reverse=True)
-    for i in reversed(range(len(leaves) - 1)):
-        nodes[i] = _hash_pair(nodes[2 * i + 1], nodes[2 * i + 2])
-    return RewardTree(tuple(nodes), leaves)
+    return RewardTree(build_nodes(leaves.values()), leaves)

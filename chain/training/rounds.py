@@ -13,7 +13,8 @@ from chain.contracts.gradient_ledger import Deadline, Phase, ResultKind, ResultV
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.training.acceptance import Verdict
-from chain.training.history import Attempt, TaskHistory, get_quorum_vote
+from chain.training.attempt_records import Attempt
+from chain.training.history import TaskHistory, get_quorum_vote
 from chain.training.leases import is_window_over
 from chain.training.task_spec import (
     TaskSpec,

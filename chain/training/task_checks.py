@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from chain.contracts.miner_seats import MAX_MINERS
 from chain.primitives import Hash32
 from chain.training.architectures import count_parameters
 from chain.training.encoding import count_payload_bytes
 from chain.training.fees import compute_promised_ppm
-from chain.training.resources import MAX_MINERS, count_content_bytes, count_disk_bytes
+from chain.training.resources import count_content_bytes, count_disk_bytes
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec
 

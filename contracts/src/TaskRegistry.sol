@@ -260,11 +260,9 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
 
     function reserveRound(uint256 taskId, uint256 amount) external onlyLedger returns (bool) {
         TaskAccount storage account = _accounts[taskId];
-        if (account.status != TaskStatus.Active || account.refundable < amount) return false;
         TaskLease storage lease = _leases[taskId];
-        uint32 attemptsLeft = lease.attemptsLeft;
-        if (attemptsLeft == 0 || !_coversAttempt(lease)) return false;
-        lease.attemptsLeft = attemptsLeft - 1;
+        if (!_canReserve(account, lease, amount)) return false;
+        --lease.attemptsLeft;
         account.refundable -= amount;
         account.reserved += amount;
         return true;
@@ -313,6 +311,10 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
 
     function getAccount(uint256 taskId) external view returns (TaskAccount memory) {
         return _known(taskId);
+    }
+
+    function canReserveRound(uint256 taskId, uint256 amount) external view returns (bool) {
+        return _canReserve(_accounts[taskId], _leases[taskId], amount);
     }
 
     function getLease(uint256 taskId) external view returns (TaskLease memory) {
@@ -387,6 +389,15 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
 
     function _requireStatus(uint256 taskId, TaskAccount storage account, TaskStatus status) private view {
         if (account.status != status) revert TaskWrongStatus(taskId, account.status);
+    }
+
+    function _canReserve(TaskAccount storage account, TaskLease storage lease, uint256 amount)
+        private
+        view
+        returns (bool)
+    {
+        return account.status == TaskStatus.Active && account.refundable >= amount
+            && lease.attemptsLeft != 0 && _coversAttempt(lease);
     }
 
     /// @dev A round never costs 0, so a reservation above 0 means that an attempt is open.

@@ -2,7 +2,7 @@
 
 from typing import TypeVar
 
-from chain.contracts import gradient_ledger
+from chain.contracts import gradient_ledger, miner_seats
 from chain.contracts.abi import ContractCall, ContractView
 from chain.contracts.errors import decode_error
 from chain.contracts.state_reader import StateReader
@@ -74,7 +74,7 @@ class ContractReader:
         self, task_id: TaskId, open_block: BlockNumber
     ) -> tuple[tuple[Address, int], ...]:
         """The miners of an attempt that opened in `open_block` and their units, by address."""
-        found = self.read(gradient_ledger.participants(task_id), open_block)
+        found = self.read(miner_seats.participants(task_id), open_block)
         return tuple((each.miner, each.units) for each in found)
 
     def mix_hash_after(self, number: BlockNumber) -> Hash32:

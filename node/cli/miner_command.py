@@ -10,12 +10,13 @@ from typing import Annotated
 import typer
 
 from chain.contracts.abi import ContractCall
-from chain.contracts.gradient_ledger import get_miner, withdraw_bond
-from chain.contracts.gradient_ledger import leave as leave_task
+from chain.contracts.events import decode_event
+from chain.contracts.miner_seats import BondWithdrawn, get_seat, withdraw_bond
+from chain.contracts.miner_seats import leave as leave_task
 from chain.primitives import TaskId
 from node.cli.account import KeyOption, PasswordOption, find_key_file, unlock_account
 from node.cli.output import JsonOption, RpcOption, format_amount, print_json, print_line
-from node.client.rpc_client import RpcClient, get_text
+from node.client.rpc_client import RpcClient, decode_log, get_objects, get_text
 from pot_common.miner_options import EXAMPLE, MinerOptions, build_command
 from pot_common.node_url import DEFAULT_RPC_URL
 
@@ -42,12 +43,12 @@ def leave(
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Leave a task after the round in progress.
+    """Leave a task at the end of the attempt in progress.
 
-    The miner must still finish that round, so stop it only afterwards. Take the bond back with
-    `pot miner withdraw`.
+    The miner must still finish that attempt, so stop it only afterwards. A new miner owes one
+    attempt. Take the bonds back with `pot miner withdraw`.
     """
-    _send_to_ledger(task, leave_task, key, password_file, rpc, as_json, "left")
+    _send_to_seats(task, leave_task, key, password_file, rpc, as_json, "left")
 
 
 @app.command(epilog="Example:  pot miner withdraw 1 --key miner-1")
@@ -58,14 +59,15 @@ def withdraw(
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Take back the bond in a task.
+    """Take back the bonds in a task that you left or that is closed.
 
-    This is possible 16 blocks after the task was closed, or some rounds after you left it.
+    This is possible 192 blocks after your last attempt there, or later if its verdict phase is
+    longer than 32 seconds.
     """
-    _send_to_ledger(task, withdraw_bond, key, password_file, rpc, as_json, "bond withdrawn")
+    _send_to_seats(task, withdraw_bond, key, password_file, rpc, as_json, "bond withdrawn")
 
 
-def _send_to_ledger(
+def _send_to_seats(
     task: int,
     make_call: Callable[[TaskId], ContractCall],
     key: Path,
@@ -74,20 +76,23 @@ def _send_to_ledger(
     as_json: bool,
     done: str,
 ) -> None:
-
     client = RpcClient(rpc)
     account = unlock_account(client, key, password_file)
-    registration = get_miner(TaskId(task), account.address)
-    before = client.read(registration).bond
     receipt = account.send_call(make_call(TaskId(task)))
-    bond = client.read(registration).bond
+    bond = client.read(get_seat(TaskId(task), account.address)).bond
+    received, received_pot = 0, 0
+    for entry in get_objects(receipt, "logs"):
+        event = decode_event(decode_log(entry))
+        if isinstance(event, BondWithdrawn):
+            received, received_pot = event.amount, event.seat_bond
     transaction = get_text(receipt, "transactionHash")
     if as_json:
         print_json(
             {
                 "task": task,
                 "bond": str(bond),
-                "received": str(before - bond),
+                "received": str(received),
+                "seatBond": str(received_pot),
                 "transactionHash": transaction,
             }
         )
@@ -96,4 +101,7 @@ def _send_to_ledger(
     if bond:
         print_line(f"bond {format_amount(bond)} POT; next: pot miner withdraw {task}")
     else:
-        print_line(f"received {format_amount(before - bond)} POT")
+        print_line(
+            f"received {format_amount(received)} of the task's token and "
+            f"{format_amount(received_pot)} POT of the seat's bond"
+        )

@@ -8,7 +8,7 @@ import typer
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.faucet import drip
-from chain.contracts.gradient_ledger import credit_of, withdraw_credit
+from chain.contracts.miner_seats import credit_of, withdraw_credit
 from chain.contracts.reward_distributor import RewardClaim, claim_many
 from chain.contracts.task_registry import get_examination_pay, withdraw_examination_pay
 from chain.contracts.training_token import balance_of, transfer

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 from chain.contracts.addresses import (
     GRADIENT_LEDGER,
+    MINER_SEATS,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
 )
 from chain.contracts.events import Event, decode_event
-from chain.contracts.gradient_ledger import MinerLeft, MinerRegistered, ResultVote, VerdictPosted
+from chain.contracts.gradient_ledger import AttemptOpened, ResultVote, VerdictPosted
+from chain.contracts.miner_seats import MinerLeft, MinerRegistered
 from chain.contracts.task_registry import TaskSubmitted
 from chain.contracts.validator_set import get_current
 from chain.errors import InvalidGradient
@@ -23,6 +25,7 @@ from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.aggregation import aggregate
 from chain.training.architectures import count_parameters
 from chain.training.attempt_description import describe_attempt
+from chain.training.attempt_records import CommitmentRecord
 from chain.training.encoding import (
     Gradient,
     GradientHeader,
@@ -32,7 +35,6 @@ from chain.training.encoding import (
 )
 from chain.training.history import (
     BlockContext,
-    CommitmentRecord,
     SettledRound,
     TaskHistory,
     add_rewards,
@@ -139,9 +141,7 @@ class TaskReplay:
                 validator_set=self._validator_set,
             )
             self._history, settled = fold.history, fold.settled
-            attempt = self._history.attempt
-            if attempt is not None and number == attempt.open_block:
-                # Registrations count up to the end of the opening block.
+            if isinstance(event, AttemptOpened):
                 participants[number] = tuple(sorted(self._members.items()))
             if settled is None:
                 continue
@@ -272,7 +272,9 @@ class TaskReplay:
         first = get_integer(task, "submittedBlock")
         last = self._client.quantity("eth_blockNumber")
         topics = [None, to_hex(self._task_id.to_bytes(32, "big"))]
-        for entry in self._client.logs((TASK_REGISTRY, GRADIENT_LEDGER), topics, first, last):
+        for entry in self._client.logs(
+            (TASK_REGISTRY, GRADIENT_LEDGER, MINER_SEATS), topics, first, last
+        ):
             event = decode_event(decode_log(entry))
             if event is not None and getattr(event, "task_id", None) == self._task_id:
                 yield BlockNumber(int(get_text(entry, "blockNumber"), 16)), event

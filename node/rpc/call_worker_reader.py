@@ -5,7 +5,7 @@ from typing import Final, TypeVar
 
 from cachetools import FIFOCache
 
-from chain.contracts import gradient_ledger
+from chain.contracts import gradient_ledger, miner_seats
 from chain.contracts.abi import ContractView
 from chain.execution.call_values import CallRequest
 from chain.primitives import Address, BlockNumber, TaskId
@@ -31,6 +31,9 @@ class CallWorkerReader:
         self._participants: FIFOCache[
             tuple[TaskId, BlockNumber], tuple[tuple[Address, int], ...]
         ] = FIFOCache(CACHED_ATTEMPTS)
+        self._seats: FIFOCache[tuple[TaskId, BlockNumber], tuple[Address, ...]] = FIFOCache(
+            CACHED_ATTEMPTS
+        )
         self._phases = PhaseCache()
 
     async def read(self, view: ContractView[T], header: Header | None = None) -> T:
@@ -70,9 +73,21 @@ class CallWorkerReader:
         """The miners of the attempt that opened in `open_block`, with their declared units."""
         key = (task_id, open_block)
         if key not in self._participants:
-            header = self._chain.store.header(open_block)
-            if header is None:
-                raise header_not_found()
-            found = await self.read(gradient_ledger.participants(task_id), header)
+            header = self._get_header(open_block)
+            found = await self.read(miner_seats.participants(task_id), header)
             self._participants[key] = tuple((each.miner, each.units) for each in found)
         return self._participants[key]
+
+    async def seats(self, task_id: TaskId, block: BlockNumber) -> tuple[Address, ...]:
+        """The miners that have seats after a final block, by address."""
+        key = (task_id, block)
+        if key not in self._seats:
+            found = await self.read(miner_seats.list_seats(task_id), self._get_header(block))
+            self._seats[key] = tuple(each.miner for each in found)
+        return self._seats[key]
+
+    def _get_header(self, number: BlockNumber) -> Header:
+        header = self._chain.store.header(number)
+        if header is None:
+            raise header_not_found()
+        return header

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Final, assert_never
 
-from chain.contracts import gradient_ledger, reward_distributor, task_registry
+from chain.contracts import gradient_ledger, miner_seats, reward_distributor, task_registry
 from chain.contracts.addresses import (
     FAUCET,
     GRADIENT_LEDGER,
+    MINER_SEATS,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     TRAINING_TOKEN,
@@ -18,9 +19,9 @@ from chain.json_types import Json, JsonObject
 from chain.primitives import Address, TaskId
 from chain.training.acceptance import decode_verdicts
 from chain.training.architectures import count_parameters
+from chain.training.attempt_records import Attempt
 from chain.training.decisions import Guilt, Outcome
 from chain.training.history import (
-    Attempt,
     RoundOutcome,
     SettledRound,
     TaskHistory,
@@ -49,6 +50,7 @@ from node.rpc.training_encoding import (
     encode_refusals,
     encode_resources,
     encode_round_state,
+    encode_seat,
     encode_summary,
     encode_terms,
     encode_vote,
@@ -129,6 +131,7 @@ class PotMethods:
                 "taskRegistry": to_hex(TASK_REGISTRY),
                 "gradientLedger": to_hex(GRADIENT_LEDGER),
                 "rewardDistributor": to_hex(REWARD_DISTRIBUTOR),
+                "minerSeats": to_hex(MINER_SEATS),
                 "faucet": to_hex(FAUCET) if has_faucet else None,
             },
         }
@@ -206,15 +209,18 @@ class PotMethods:
             return None
         phase, deadline = await self._view.contracts.phase(history.task_id)
         participants = await self._view.contracts.participants(history.task_id, attempt.open_block)
+        seats = await self._view.contracts.seats(history.task_id, attempt.open_block)
         seed = self._view.describe(spec, attempt).seed
         return {
             "round": attempt.id.round_number,
             "attempt": attempt.id.attempt_number,
+            "ordinal": attempt.ordinal,
             "ballot": attempt.ballot,
             "phase": phase.name.lower(),
             "openBlock": attempt.open_block,
             "seed": to_hex(seed),
             "participants": encode_participants(participants),
+            "seats": [to_hex(miner) for miner in seats],
             "trainingStateRoot": to_hex(history.training_state_root),
             "thetaRoot": to_hex(get_theta_root(history, spec)),
             "deadline": encode_deadline(deadline),
@@ -322,6 +328,7 @@ class PotMethods:
         )
         is_accepted = outcome is not None and index is not None and index in outcome.accepted
         pay = attempt.commitments[index].units * spec.reward.unit_price if index is not None else 0
+        seat = await self._view.contracts.read(miner_seats.get_seat(history.task_id, miner))
         reveal = self._view.reveals.get(attempt.id, miner)
         was_held = (
             outcome is not None
@@ -340,6 +347,8 @@ class PotMethods:
             "accepted": None if settled is None else is_accepted,
             "pay": str(pay if is_accepted else 0),
             "reason": _explain(outcome, index),
+            "fine": _find_fine(history, attempt, miner),
+            "seat": encode_seat(seat),
         }
 
     async def _encode_verdicts(
@@ -423,6 +432,18 @@ class PotMethods:
             "parameters": parameter_count,
             "path": f"/v1/blobs/{to_hex(model_root)}",
         }
+
+
+def _find_fine(history: TaskHistory, attempt: Attempt, miner: Address) -> Json:
+    """The heaviest fine that a miner has paid for an attempt; None if it paid none."""
+    paid = [
+        kind
+        for ended in history.ended
+        if ended.attempt.ordinal == attempt.ordinal
+        for account, kind in ended.imposed
+        if account == miner
+    ]
+    return max(paid).name.lower() if paid else None
 
 
 def _describe_spec(history: TaskHistory) -> Json:

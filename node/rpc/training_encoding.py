@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from chain.contracts.gradient_ledger import Deadline, ResultVote, RoundState
+from chain.contracts.miner_seats import SeatState
 from chain.contracts.task_registry import (
     TaskAccount,
     TaskLease,
@@ -19,15 +20,8 @@ from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address
 from chain.training.acceptance import decode_verdicts
-from chain.training.history import (
-    Attempt,
-    CommitmentRecord,
-    ResultRecord,
-    SettledRound,
-    TaskHistory,
-    VerdictRecord,
-    get_evaluation,
-)
+from chain.training.attempt_records import Attempt, CommitmentRecord, ResultRecord, VerdictRecord
+from chain.training.history import SettledRound, TaskHistory, get_evaluation
 from chain.training.leases import compute_fee_refund
 from chain.training.task_checks import describe_refusal
 from chain.training.task_spec import PPM, TaskSpec
@@ -138,6 +132,19 @@ def encode_round_state(state: RoundState) -> JsonObject:
         "commitmentCount": state.commitment_count,
         "verdictCount": state.verdict_count,
         "resultCount": state.result_count,
+    }
+
+
+def encode_seat(seat: SeatState) -> JsonObject:
+    """A miner's seat as it is at the head."""
+    return {
+        "units": seat.units,
+        "firstAttempt": seat.first_attempt,
+        "misses": seat.miss_count,
+        "bond": str(seat.bond),
+        "hasSeatBond": seat.has_seat_bond,
+        "ended": seat.position == 0,
+        "slashed": seat.is_slashed,
     }
 
 

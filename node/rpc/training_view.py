@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chain.training.attempt_description import AttemptDescription, describe_attempt
-from chain.training.history import Attempt
+from chain.training.attempt_records import Attempt
 from chain.training.task_spec import (
     TaskSpec,
 )

@@ -14,6 +14,7 @@ from typing import Final
 from chain.contracts import (
     faucet,
     gradient_ledger,
+    miner_seats,
     task_registry,
     training_token,
     validator_set,
@@ -21,6 +22,7 @@ from chain.contracts import (
 from chain.contracts.addresses import (
     FAUCET,
     GRADIENT_LEDGER,
+    MINER_SEATS,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     TRAINING_TOKEN,
@@ -205,6 +207,10 @@ def build_network(plan: NetworkPlan) -> GenesisConfig:
             parameters.phase_floor_blocks, parameters.grace_blocks
         ),
         REWARD_DISTRIBUTOR: _load_bytecode("RewardDistributor"),
+        MINER_SEATS: _load_bytecode("MinerSeats")
+        + miner_seats.encode_constructor(
+            parameters.seat_bond_pot * TOKEN_UNIT, parameters.seat_attempts
+        ),
     }
     if plan.has_faucet:
         init_codes[FAUCET] = _load_bytecode("Faucet") + faucet.encode_constructor(

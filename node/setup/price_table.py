@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from chain.params import ChainParameters
+from chain.primitives import TOKEN_UNIT
 from chain.training.fees import PROMISED_SHARE
 
 DAY_SECONDS: Final = 86_400
@@ -19,6 +20,10 @@ SHORT_EXAMINATION_SECONDS: Final = 120
 
 PRICE_STEPS: Final = 8
 """The price of a slot doubles with each of so many equal parts of the slots."""
+
+SQUATTED_ATTEMPTS: Final = 3
+"""The attempts that wait for a miner that never commits: its seat has ended after two, and is over
+before the fourth opens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,4 +79,8 @@ def list_prices(parameters: ChainParameters, validator_count: int) -> tuple[Pric
             sum(rates[:short_in_turn]) * pending + short_in_turn * examination,
         ),
     )
-    return tuple(PriceRow("submitter", what, amount) for what, amount in rows)
+    seat = -(-parameters.seat_bond_pot * TOKEN_UNIT // SQUATTED_ATTEMPTS)
+    return (
+        *(PriceRow("submitter", what, amount) for what, amount in rows),
+        PriceRow("miner", "a seat in an attempt, by miners that never commit", seat),
+    )

@@ -13,8 +13,8 @@ from typing import Final, Literal, TypeVar
 import structlog
 import trio
 
-from chain.contracts import gradient_ledger
-from chain.contracts.addresses import GRADIENT_LEDGER
+from chain.contracts import miner_seats
+from chain.contracts.addresses import GRADIENT_LEDGER, MINER_SEATS
 from chain.contracts.set_reader import read_next_set
 from chain.contracts.state_reader import StateReader
 from chain.errors import InvalidBlock, RejectedInputError, RejectionReason
@@ -488,12 +488,12 @@ class SnapshotSync:
         if opened.number == pivot_number:
             return
         account = await self._with_nodes(
-            pivot_number, lambda: get_account(self._database, opened.state_root, GRADIENT_LEDGER)
+            pivot_number, lambda: get_account(self._database, opened.state_root, MINER_SEATS)
         )
         if account is not None and account.storage_root != EMPTY_TRIE_ROOT:
             await self._fetch_trie(pivot_number, account.storage_root)
         read = StateReader.at(self._database, opened, self._chain_id).read
-        participants = gradient_ledger.participants(progress.history.task_id)
+        participants = miner_seats.participants(progress.history.task_id)
         await self._with_nodes(pivot_number, lambda: read(participants))
 
     async def _with_nodes(self, pivot_number: BlockNumber, read: Callable[[], _Answer]) -> _Answer:

@@ -16,7 +16,7 @@ from chain.contracts.gradient_ledger import AttemptOpened, RoundState
 from chain.contracts.set_reader import read_next_set
 from chain.contracts.state_reader import StateReader
 from chain.contracts.task_registry import CloseReason, TaskLease, TaskStatus
-from chain.crypto import content_id, keccak256
+from chain.crypto import content_id
 from chain.errors import InvalidSpec, RejectedInputError, RejectionReason
 from chain.primitives import Address, BlockNumber, TaskId
 from chain.state.world_state import ReadableDatabase
@@ -176,15 +176,5 @@ def fold_attempt(
                     ).history
     attempt = folded.attempt
     assert attempt is not None, "the ledger says that it is open"
-    assert _compute_digest(folded) == progress.round.commitment_digest
+    assert len(attempt.commitments) == progress.round.commitment_count
     return replace(progress.history, attempt=attempt)
-
-
-def _compute_digest(history: TaskHistory) -> bytes:
-    """The ledger's chain of hashes over the commitments of the attempt."""
-    assert history.attempt is not None
-    digest = bytes(32)
-    for record in history.attempt.commitments:
-        words = (digest, record.miner, record.units.to_bytes(4, "big"), record.commitment)
-        digest = keccak256(b"".join(word.rjust(32, b"\0") for word in words))
-    return digest

@@ -8,6 +8,7 @@ is fetched again (`BlobStore.collect`).
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import structlog
 import trio
 
 from chain.primitives import Address, Hash32, TaskId
+from chain.training.attempt import AttemptId
 from node.chain.training_index import TrainingIndex
 from node.clock import Clock
 from node.metrics.registry import NodeMetrics
@@ -145,22 +147,27 @@ class Collector:
         needed = {each for task in wanted.kept.values() for each in task.content}
         over: list[tuple[Sequence[Hash32], Callable[[], None]]] = []
         for attempt_id in self._reveals.attempts():
-            roots = [reveal.gradient_root for reveal in self._reveals.list(attempt_id)]
+            reveals = self._reveals.list(attempt_id)
             task = wanted.kept.get(attempt_id.task_id)
-            is_kept = task is not None and task.keeps_gradients(attempt_id)
             # While a node syncs, it may hold blobs of tasks that it does not know yet.
-            if is_kept or attempt_id.task_id > wanted.task_count:
-                needed.update(roots)
-            else:
-                over.append((roots, partial(self._reveals.remove, attempt_id)))
+            is_unknown = attempt_id.task_id > wanted.task_count
+            kept = {
+                each.gradient_root
+                for each in reveals
+                if is_unknown or (task is not None and task.keeps_gradient(attempt_id, each.miner))
+            }
+            needed.update(kept)
+            free = [each.gradient_root for each in reveals if each.gradient_root not in kept]
+            if free or not reveals:
+                over.append((free, partial(self._forget_reveals, attempt_id, kept)))
         for state in self._state_parts.states():
             task = wanted.kept.get(state.task_id)
             is_kept = task is not None and task.keeps_state(state.rounds_settled)
             if is_kept or state.task_id > wanted.task_count:
                 needed.update(state.part_ids)
             else:
-                remove = partial(self._state_parts.remove, state.task_id, state.root)
-                over.append((state.part_ids, remove))
+                forget_state = partial(self._state_parts.remove, state.task_id, state.root)
+                over.append((state.part_ids, forget_state))
         for content_ids, forget in over:
             for content_id in content_ids:
                 if content_id not in needed:
@@ -175,6 +182,11 @@ class Collector:
             self._state_parts.remove_task(task_id)
         if wanted.gone:
             self._remove_files(frozenset(wanted.gone))
+
+    def _forget_reveals(self, attempt_id: AttemptId, kept: AbstractSet[Hash32]) -> None:
+        """Delete the reveals of an attempt, unless some of its gradients are kept."""
+        if not kept:
+            self._reveals.remove(attempt_id)
 
     def _free(self, content_id: Hash32, before_ns: int) -> None:
         freed = self._blobs.collect(content_id, before_ns)

@@ -12,7 +12,7 @@ import trio
 from chain.json_types import JsonObject
 from chain.primitives import Hash32, TaskId
 from chain.training.attempt import AttemptId
-from chain.training.history import Attempt
+from chain.training.attempt_records import Attempt
 from chain.training.task_spec import TaskSpec
 from node.storage.blobs import BlobDamagedError, BlobStore
 from node.training.work import ServedTask, TrainingPeers, UnavailableError

@@ -1,6 +1,7 @@
 """Finding, opening and judging committed gradients (docs/spec/training.md, 3 to 5 and 10)."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,8 @@ from chain.training.architectures import count_parameters
 from chain.training.assignment import Assignment
 from chain.training.attempt import AttemptId
 from chain.training.attempt_description import AttemptDescription, describe_attempt
+from chain.training.attempt_records import Attempt
 from chain.training.encoding import GradientHeader, count_payload_bytes
-from chain.training.history import Attempt, get_theta_root
 from chain.training.reveal import Reveal
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec
@@ -116,9 +117,7 @@ class Gradients:
             return False
         if root in self._announced or root in self._fetching:
             return False
-        header = self._describe(spec, attempt).build_header(
-            reveal.miner, get_theta_root(history, spec)
-        )
+        header = self._describe(spec, attempt).build_header(reveal.miner, attempt.theta_root)
         return self._known.get(attempt).find(reveal, header) is not None
 
     def find_index(self, attempt: Attempt, reveal: Reveal) -> int | None:
@@ -160,9 +159,7 @@ class Gradients:
         await self._content.ensure(reveal.gradient_root, size, need)
         attempt = history.attempt
         if attempt is not None and attempt.id == reveal.attempt_id:
-            header = self._describe(spec, attempt).build_header(
-                reveal.miner, get_theta_root(history, spec)
-            )
+            header = self._describe(spec, attempt).build_header(reveal.miner, attempt.theta_root)
             await self._known.put(self._known.get(attempt), reveal, header)
 
     async def check(self, task: ServedTask, attempt: Attempt, index: int) -> None:
@@ -194,7 +191,7 @@ class Gradients:
             known.held.add(index)
         known.unseen.discard(index)
         payload_bytes = count_payload_bytes(header.parameter_count)
-        need = Need(task.task_id, attempt.id)
+        need = self._build_need(attempt)
         await self._content.ensure(reveal.gradient_root, payload_bytes, need)
         size = self._content.get_size(reveal.gradient_root)
         if size != payload_bytes:
@@ -328,8 +325,7 @@ class Gradients:
         return work.assignments[attempt.id]
 
     def _build_header(self, task: ServedTask, attempt: Attempt, miner: Address) -> GradientHeader:
-        theta_root = get_theta_root(task.history, task.spec)
-        return self._describe(task.spec, attempt).build_header(miner, theta_root)
+        return self._describe(task.spec, attempt).build_header(miner, attempt.theta_root)
 
     # Reveals.
 
@@ -382,7 +378,9 @@ class Gradients:
     ) -> Measurement:
         """The distance between the gradient and that which a verifier worker computes."""
         first, count = self._get_assignment(task, attempt).sample_range(header.miner)
-        path = self._directory / f"{attempt.id.task_id}-{header.miner.hex()}{PARTIAL_SUFFIX}"
+        # A miner's gradients of two attempts may be checked at the same time.
+        place = f"{attempt.id.task_id}-{attempt.id.round_number}-{attempt.id.attempt_number}"
+        path = self._directory / f"{place}-{header.miner.hex()}{PARTIAL_SUFFIX}"
         inputs: JsonObject = {
             **self._content.get_inputs(task, header.theta_root),
             "payload": str(self._blobs.path(reveal.gradient_root)),
@@ -392,11 +390,13 @@ class Gradients:
             "header": {**self.describe_place(task, attempt), "miner": header.miner.hex()},
         }
         phases, reward = task.spec.phases, task.spec.reward
+        due_at = task.work.due_at - phases.verdict_seconds // 4
         turn = Turn(
             (attempt.id, "check"),
             reward.max_units * task.spec.resources.unit_milliseconds / 1_000,
-            task.work.due_at - phases.verdict_seconds // 4,
-            partial(self.is_in_progress, attempt.id),
+            # A check for a late verdict lets those of rounds in progress pass.
+            due_at if self.is_in_progress(attempt.id) else -math.inf,
+            partial(self._is_judged, attempt.id),
         )
         answer: JsonObject = {"done": 0}
         try:
@@ -418,6 +418,19 @@ class Gradients:
         history = self._index.history(attempt_id.task_id)
         attempt = None if history is None else history.attempt
         return attempt is not None and attempt.id == attempt_id
+
+    def _is_judged(self, attempt_id: AttemptId) -> bool:
+        """Whether verdicts on an attempt still count, for its result or, late, for fines."""
+        history, head = self._index.history(attempt_id.task_id), self._contracts.head_number()
+        return self.is_in_progress(attempt_id) or any(
+            each.attempt.id == attempt_id and head < each.late_until
+            for each in (() if history is None else history.ended)
+        )
+
+    def _build_need(self, attempt: Attempt) -> Need:
+        """What a check of an attempt needs blobs for."""
+        is_live = self.is_in_progress(attempt.id)
+        return Need(attempt.id.task_id, attempt.id if is_live else None)
 
 
 def describe_fault(measurement: Measurement, tolerance_ppb: int) -> str:

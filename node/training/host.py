@@ -21,14 +21,15 @@ import trio
 
 from chain.contracts import gradient_ledger, task_registry
 from chain.contracts.abi import ContractCall
-from chain.contracts.gradient_ledger import BOND_CLOSED_BLOCKS, Deadline, Phase, ResultVote
+from chain.contracts.gradient_ledger import Deadline, Phase, ResultVote
 from chain.contracts.task_registry import TaskStatus
 from chain.json_types import JsonObject
 from chain.params import ChainParameters
 from chain.primitives import BlockNumber, TaskId
 from chain.training import rounds
 from chain.training.acceptance import Verdict, encode_verdicts
-from chain.training.history import Attempt, TaskHistory
+from chain.training.attempt_records import Attempt
+from chain.training.history import TaskHistory
 from chain.training.leases import is_window_over
 from chain.training.reveal import Reveal
 from chain.training.task_checks import (
@@ -114,7 +115,7 @@ class TrainingHost:
         self._jobs = Jobs()
         self._readiness = ReadinessLog()
         self._votes = None if operator is None else OperatorVotes(operator, contracts)
-        self._slashings = None if self._votes is None else Slashings(index, contracts, self._votes)
+        self._slashings: Slashings | None = None
         content = self._content = Content(blobs, peers, directory)
         self._states = TrainingStates(blobs, state_parts, content, peers, workers.aggregator)
         self._preparation = Preparation(
@@ -142,6 +143,14 @@ class TrainingHost:
             peers=peers,
             directory=directory,
         )
+        if self._votes is not None:
+            self._slashings = Slashings(
+                chain_id=chain_id,
+                index=index,
+                contracts=contracts,
+                votes=self._votes,
+                gradients=self._gradients,
+            )
         self._results = Results(
             chain_id=chain_id,
             index=index,
@@ -420,10 +429,11 @@ class TrainingHost:
         return self._votes.build(task, key, make_call)
 
     def _may_slash(self, closed: TaskHistory) -> bool:
-        """Whether miners of a closed task's last rounds may still have to be slashed."""
-        if self._slashings is None or closed.closed is None:
+        """Whether miners of a closed task may still have to be fined."""
+        if self._slashings is None:
             return False
-        return self._contracts.head_number() <= closed.closed.number + BOND_CLOSED_BLOCKS
+        head = self._contracts.head_number()
+        return any(head < ended.slashed_until for ended in closed.ended)
 
     def _get_own_work(
         self, history: TaskHistory, spec: TaskSpec | None, work: TaskWork, *, is_late: bool

@@ -15,8 +15,8 @@ from cachetools import FIFOCache
 
 from chain.primitives import Address
 from chain.training.attempt import AttemptId
+from chain.training.attempt_records import Attempt, CommitmentRecord
 from chain.training.encoding import GradientHeader
-from chain.training.history import Attempt, CommitmentRecord
 from chain.training.reveal import Reveal
 from node.training.reveal_store import RevealStore
 

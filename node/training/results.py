@@ -10,7 +10,8 @@ from chain.contracts.gradient_ledger import ResultKind
 from chain.errors import RejectionReason
 from chain.json_types import Json
 from chain.primitives import Hash32
-from chain.training.history import Attempt, compute_outcome
+from chain.training.attempt_records import Attempt
+from chain.training.history import compute_outcome
 from chain.training.result_vote import (
     build_empty_vote,
     build_payment_vote,
@@ -87,6 +88,7 @@ class Results:
             (attempt_id, index): check
             for (attempt_id, index), check in work.checks.items()
             if attempt_id.round_number >= round_number
+            or attempt_id in {each.attempt.id for each in history.ended}
         }
 
     async def compute_payment(self, task: ServedTask, attempt: Attempt) -> None:

@@ -3,15 +3,15 @@
 The collector evaluates it at every collection and deletes what no task needs.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
-from chain.contracts.gradient_ledger import BOND_CLOSED_BLOCKS, EVIDENCE_BALLOTS
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.training.attempt import AttemptId
+from chain.training.attempt_records import list_accused
 from chain.training.history import SettledRound, TaskHistory
-from chain.training.resources import KEPT_STATES
+from chain.training.resources import KEPT_STATES, count_gradients
 from chain.training.task_spec import (
     TaskSpec,
 )
@@ -33,18 +33,17 @@ class KeptTask:
 
     content: frozenset[Hash32]
     """The initial weights, the data shards, and the final model of a closed task."""
-    first_round: int
-    """The first round with gradients that are kept."""
-    open_attempt: AttemptId
-    """The attempt in progress: earlier attempts at its round are void."""
+    first_attempt: AttemptId
+    """The first attempt of which all gradients are kept."""
+    accused: Mapping[AttemptId, frozenset[Address]]
+    """The miners with gradients in earlier attempts that late verdicts may find guilty."""
     first_state: int
     """The first state that is kept, counted in settled rounds."""
 
-    def keeps_gradients(self, attempt_id: AttemptId) -> bool:
-        """Whether the gradients of an attempt are kept."""
-        is_same_round = attempt_id.round_number == self.open_attempt.round_number
-        is_void = is_same_round and attempt_id < self.open_attempt
-        return attempt_id.round_number >= self.first_round and not is_void
+    def keeps_gradient(self, attempt_id: AttemptId, miner: Address) -> bool:
+        """Whether the gradient of a miner in an attempt is kept."""
+        is_recent = attempt_id >= self.first_attempt
+        return is_recent or miner in self.accused.get(attempt_id, frozenset())
 
     def keeps_state(self, rounds_settled: int) -> bool:
         """Whether the state after `rounds_settled` rounds is kept."""
@@ -74,17 +73,9 @@ def compute_kept(
             node does not validate.
     """
     content = {spec.initial_weights, *(shard.content_id for shard in spec.data.shards)}
-    next_round, next_state = history.rounds_settled, history.rounds_settled + 1
-    attempt_number = 0 if history.attempt is None else history.attempt.id.attempt_number
-    first_round, first_state = next_round, history.rounds_settled + 1 - KEPT_STATES
-    while first_round > 0:
-        settled = get_settled(first_round - 1)
-        if (
-            settled is None  # before the snapshot that this node began with, so it has no gradients
-            or settled.attempt.ballot_number <= history.ballot_count - EVIDENCE_BALLOTS
-        ):
-            break
-        first_round -= 1
+    first_attempt = _find_first_attempt(history, get_settled)
+    accused = _list_accused(history, spec, head_number)
+    first_state = history.rounds_settled + 1 - KEPT_STATES
     if history.status is TaskStatus.PENDING:
         # Many tasks may be pending: one is kept only if this validator answered *ready*.
         if own_validator not in history.ready:
@@ -96,10 +87,39 @@ def compute_kept(
         if history.rounds_settled == 0:
             return None  # a task that closed before a round was settled must not use the disk
         content.add(history.model_root)
-        first_state = next_state
-        if head_number > closed.number + BOND_CLOSED_BLOCKS:
-            first_round = next_round
+        first_state = history.rounds_settled + 1
+        first_attempt = AttemptId(history.task_id, history.rounds_settled, 0)
     if policy.retention is Retention.TASK:
-        first_round, attempt_number, first_state = 0, 0, 0
-    open_attempt = AttemptId(history.task_id, next_round, attempt_number)
-    return KeptTask(frozenset(content), first_round, open_attempt, first_state)
+        first_attempt, first_state = AttemptId(history.task_id, 0, 0), 0
+    return KeptTask(frozenset(content), first_attempt, accused, first_state)
+
+
+def _find_first_attempt(
+    history: TaskHistory, get_settled: Callable[[int], SettledRound | None]
+) -> AttemptId:
+    """The attempt before the one in progress; the first of the round if that is not known."""
+    attempt, next_round = history.attempt, history.rounds_settled
+    first = AttemptId(history.task_id, next_round, 0)
+    if attempt is not None and attempt.id.attempt_number > 0:
+        return replace(first, attempt_number=attempt.id.attempt_number - 1)
+    settled = None if next_round == 0 else get_settled(next_round - 1)
+    # Before the snapshot that this node began with it has no gradients.
+    return first if settled is None else settled.attempt.id
+
+
+def _list_accused(
+    history: TaskHistory, spec: TaskSpec, head_number: BlockNumber
+) -> Mapping[AttemptId, frozenset[Address]]:
+    """The miners with gradients that late verdicts may still find guilty, by attempt.
+
+    Of the latest there are as many as an attempt has gradients at most.
+    """
+    left = count_gradients(spec)
+    accused: dict[AttemptId, frozenset[Address]] = {}
+    for ended in reversed(history.ended):
+        if head_number <= ended.late_until:
+            commitments = ended.attempt.commitments
+            indices = list_accused(ended.attempt, ended.validator_set)[:left]
+            left -= len(indices)
+            accused[ended.attempt.id] = frozenset(commitments[i].miner for i in indices)
+    return accused

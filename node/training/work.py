@@ -51,8 +51,14 @@ class JobKind(StrEnum):
     """Settle a round with the result that a quorum posted."""
     ADVANCE = "advance"
     """End a stalled ballot, or open an attempt."""
+    LATE = "late"
+    """Give late verdicts on an attempt that has ended."""
+    FINES = "fines"
+    """Vote on the fines of an attempt."""
     SLASH = "slash"
-    """Slash the miners that a settled round found guilty."""
+    """Impose fines that a quorum approved."""
+    END_SEATS = "end_seats"
+    """End the seats of miners that missed twice."""
 
 
 class JobKey(NamedTuple):
@@ -189,10 +195,10 @@ class TaskWork:
     ask_again_at: float = 0.0
     due_at: float = math.inf
     """When the votes of the phase are due, by trio's clock."""
-    slashed_through: int = -1
-    """The last settled round with no slashing left to do."""
-    slashed_voids: set[AttemptId] = field(default_factory=set)
-    """Void attempts with no slashing left to do."""
+    fines_planned: dict[int, BlockNumber] = field(default_factory=dict)
+    """The head at which the fines of an attempt were last planned, by its ordinal."""
+    seats_checked: int = 0
+    """The ordinal of the last attempt in which no seat was left to end."""
 
 
 class VotedTask(Protocol):

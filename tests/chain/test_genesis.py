@@ -17,7 +17,7 @@ from chain.state.world_state import get_account, get_code, get_storage
 from chain.types.header import decode_header
 
 ADDRESS = "0x" + "11" * 20
-GENESIS_HASH = "6c34cd13c294abb4506f969a6a3f0de733bc686d965345791471efeec442f10a"
+GENESIS_HASH = "a191473f9797aab5a8e40a172883de6730f85dbaa47813d6948b49b9a228d3d2"
 VALIDATORS = ["0x" + f"{n:02x}" * 20 for n in (1, 2, 3, 4)]
 FILE = {
     "config": {

@@ -5,6 +5,7 @@ from dataclasses import astuple
 from chain.contracts import (
     faucet,
     gradient_ledger,
+    miner_seats,
     reward_distributor,
     task_registry,
     training_token,
@@ -13,7 +14,8 @@ from chain.contracts import (
 from chain.contracts.abi import ContractCall, ContractView
 from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.events import EVENT_LAYOUTS, decode_event
-from chain.contracts.gradient_ledger import CommitmentEvidence, ResultKind, ResultVote
+from chain.contracts.gradient_ledger import ResultKind, ResultVote
+from chain.contracts.miner_seats import Fine, FineKind
 from chain.contracts.reward_distributor import RewardClaim
 from chain.contracts.task_registry import Prices, Purchase, TaskResources, TaskTerms
 from chain.contracts.validator_set import SignedDigest, SignedViewChange, VotePlace
@@ -33,11 +35,10 @@ PURCHASE = Purchase(66, 67)
 VOTE = ResultVote(make_hash(12), make_hash(13), make_hash(14), 15, 98, ResultKind.PAID_ONLY)
 PROOF = (make_hash(16), make_hash(17))
 ONE, OTHER = make_address(18), make_address(19)
-COMMITMENTS = (
-    CommitmentEvidence(make_address(20), 21, make_hash(22)),
-    CommitmentEvidence(make_address(23), 24, make_hash(25)),
+FINES = (
+    (Fine(20, 21, make_address(22), FineKind.FRAUD, 23), (make_hash(24), make_hash(25))),
+    (Fine(26, 27, make_address(28), FineKind.MISS, 0), ()),
 )
-VERDICTS = ((make_address(26), b"\x1b"), (make_address(28), b"\x1d\x02"))
 CLAIMS = (
     RewardClaim(TASK, make_address(30), 31, PROOF),
     RewardClaim(TASK, make_address(32), 33, ()),
@@ -68,9 +69,17 @@ CALLS = {
     "get_burnt": lambda: task_registry.get_burnt(),
     "get_examination_pay": lambda: task_registry.get_examination_pay(ONE),
     "get_answer": lambda: task_registry.get_answer(TASK, ONE),
-    "register": lambda: gradient_ledger.register(TASK, 42),
-    "leave": lambda: gradient_ledger.leave(TASK),
-    "withdraw_bond": lambda: gradient_ledger.withdraw_bond(TASK),
+    "register": lambda: miner_seats.register(TASK, 42, (ONE, OTHER)),
+    "leave": lambda: miner_seats.leave(TASK),
+    "withdraw_bond": lambda: miner_seats.withdraw_bond(TASK),
+    "withdraw_seat_bond": lambda: miner_seats.withdraw_seat_bond(TASK),
+    "end_seats": lambda: miner_seats.end_seats(TASK, (ONE, OTHER)),
+    "post_fines": lambda: miner_seats.post_fines(TASK, 57, make_hash(58)),
+    "post_late_verdict": lambda: gradient_ledger.post_late_verdict(TASK, 59, b"\x32\x33"),
+    "ended_attempt": lambda: gradient_ledger.ended_attempt(TASK, 60),
+    "progress_of": lambda: gradient_ledger.CONTRACT.view(
+        "progressOf", TASK, returns=lambda *fields: fields
+    ),
     "commit_gradient": lambda: gradient_ledger.commit_gradient(TASK, 43, 44, 45, make_hash(46)),
     "post_verdict": lambda: gradient_ledger.post_verdict(TASK, 47, 48, 49, b"\x32\x33"),
     "post_result": lambda: [
@@ -79,19 +88,23 @@ CALLS = {
     ],
     "settle_round": lambda: gradient_ledger.settle_round(TASK, VOTE),
     "advance_round": lambda: gradient_ledger.advance_round(TASK),
-    "slash": lambda: gradient_ledger.slash(TASK, 57, COMMITMENTS, VERDICTS, (0, 1)),
-    "withdraw_credit": lambda: gradient_ledger.withdraw_credit(ONE),
+    "slash": lambda: miner_seats.slash(TASK, 57, FINES),
+    "withdraw_credit": lambda: miner_seats.withdraw_credit(ONE),
     "phase": lambda: gradient_ledger.phase(TASK),
     "deadline": lambda: gradient_ledger.deadline(TASK),
     "get_round": lambda: gradient_ledger.get_round(TASK),
-    "get_miner": lambda: gradient_ledger.get_miner(TASK, ONE),
-    "participants": lambda: gradient_ledger.participants(TASK),
-    "required_bond": lambda: gradient_ledger.CONTRACT.view("requiredBond", TASK, 58, returns=int),
-    "commitment_position": lambda: gradient_ledger.CONTRACT.view(
-        "commitmentPosition", TASK, ONE, returns=int
+    "get_seat": lambda: miner_seats.get_seat(TASK, ONE),
+    "list_seats": lambda: miner_seats.list_seats(TASK),
+    "list_over": lambda: miner_seats.list_over(TASK, 58),
+    "participants": lambda: miner_seats.participants(TASK),
+    "required_bond": lambda: miner_seats.required_bond(TASK, 58),
+    "seat_bond": lambda: miner_seats.seat_bond(),
+    "seat_attempts": lambda: miner_seats.seat_attempts(),
+    "fines_of": lambda: miner_seats.CONTRACT.view(
+        "finesOf", TASK, 58, returns=lambda *roots: roots
     ),
     "judges_of": lambda: gradient_ledger.judges_of(TASK),
-    "credit_of": lambda: gradient_ledger.credit_of(ONE, OTHER),
+    "credit_of": lambda: miner_seats.credit_of(ONE, OTHER),
     "phase_floor_blocks": lambda: gradient_ledger.CONTRACT.view("phaseFloorBlocks", returns=int),
     "grace_blocks": lambda: gradient_ledger.CONTRACT.view("graceBlocks", returns=int),
     "claim": lambda: reward_distributor.claim(TASK, 59, PROOF),
@@ -147,6 +160,7 @@ CALLS = {
         [ONE], [OTHER], stake=89, min_validators=90, change_blocks=91, evidence_blocks=92
     ),
     "gradient_ledger_arguments": lambda: gradient_ledger.encode_constructor(93, 97),
+    "miner_seats_arguments": lambda: miner_seats.encode_constructor(98, 99),
     "faucet_arguments": lambda: faucet.encode_constructor(94, 95, 96),
 }
 """The calls by the name of their function without its verb."""
@@ -176,6 +190,7 @@ def build_events() -> Value:
         "bool": True,
         "bytes": b"\x62\x63",
         "bytes32": make_hash(98),
+        "uint8": int(FineKind.FRAUD),
         "(bytes32,bytes32,bytes32,uint32,uint128,uint8)": (
             *(make_hash(99), make_hash(100), make_hash(101)),
             *(102, 10**18, ResultKind.SETTLED),

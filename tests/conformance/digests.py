@@ -9,6 +9,7 @@ from chain.consensus.messages import (
     compute_signing_digest,
     compute_view_change_payload,
 )
+from chain.contracts.miner_seats import Fine, FineKind
 from chain.contracts.set_storage import compute_set_hash
 from chain.contracts.validator_set import compute_join_digest
 from chain.crypto import chunk_hashes, content_id, merkle_path, merkle_root
@@ -24,6 +25,7 @@ from chain.training.encoding import (
 )
 from chain.training.rewards import build_reward_tree, compute_leaf
 from chain.training.self_test import compute_self_test_digest
+from chain.training.slashing import build_fine_tree, compute_fine_leaf
 from chain.training.task_spec_codec import compute_spec_hash, compute_terms
 from chain.transition import compute_receipts_root, compute_transactions_root
 from chain.types.account import Account, encode_storage_value
@@ -128,6 +130,21 @@ def build_rewards() -> Value:
         ),
         "tree": tree.nodes,
         "proof": tree.proof(make_address(222)),
+    }
+
+
+@sample("digest.fines", "compute_fine_leaf")
+def build_fines() -> Value:
+    kinds = (FineKind.MISS, FineKind.FRAUD, FineKind.MISS)
+    fines = [
+        Fine(300 + at, 310 + at, make_address(60 + at), kind, 320 + at)
+        for at, kind in enumerate(kinds)
+    ]
+    tree = build_fine_tree(values.CHAIN_ID, values.TASK, 330, fines)
+    return {
+        "leaf": compute_fine_leaf(values.CHAIN_ID, values.TASK, 331, fines[1]),
+        "tree": tree.nodes,
+        "proof": tree.prove(2)[1],
     }
 
 

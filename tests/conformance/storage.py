@@ -14,13 +14,20 @@ from chain.consensus.records import (
     encode_record,
 )
 from chain.contracts import ledger_storage, set_storage
+from chain.contracts.miner_seats import FineKind
 from chain.contracts.task_registry import CloseReason, TaskStatus
 from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber, Hash32, View
 from chain.state.walk import StateItem
 from chain.training.acceptance import ExponentRule, Measurement, Verdict, encode_verdicts
 from chain.training.attempt import AttemptId
-from chain.training.history import Attempt, BlockContext, CommitmentRecord, TaskHistory
+from chain.training.attempt_records import (
+    ApprovedFines,
+    Attempt,
+    CommitmentRecord,
+    EndedAttempt,
+)
+from chain.training.history import BlockContext, TaskHistory
 from chain.training.task_spec_codec import encode_task_spec
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
@@ -152,7 +159,7 @@ def build_attempt_events() -> dict[str, object]:
         "leased": build_log("TaskLeased", task, make_address(15), 20, tuple(range(21, 36))),
         "ready": build_log("TaskAnswered", task, validators[1], 0, 1),
         "activated": build_log("TaskActivated", task),
-        "opened": build_log("AttemptOpened", task, 0, 0, 1, 10**19),
+        "opened": build_log("AttemptOpened", task, 0, 0, 1, 1, 10**19),
         "committed": build_log("GradientCommitted", task, 0, miner, 0, 0, 3, make_hash(16)),
         **{
             f"verdict_{at}": build_log("VerdictPosted", task, 0, validator, 0, 0, at != 3, verdicts)
@@ -165,9 +172,37 @@ def build_attempt_events() -> dict[str, object]:
             for at, validator in enumerate(validators[:3])
         },
         "settled": build_log("RoundSettled", task, 0, 0, 0, vote),
-        "opened_again": build_log("AttemptOpened", task, 1, 0, 2, 10**19),
+        "opened_again": build_log("AttemptOpened", task, 1, 0, 2, 2, 10**19),
         "committed_again": build_log("GradientCommitted", task, 1, miner, 0, 0, 2, make_hash(19)),
     }
+
+
+def build_ended() -> EndedAttempt:
+    """An attempt that ended and may still cost a fine."""
+    commitment = CommitmentRecord(make_address(200), 201, make_hash(202), BlockNumber(203))
+    return EndedAttempt(
+        Attempt(
+            values.ATTEMPT,
+            ballot=204,
+            ballot_number=205,
+            ordinal=206,
+            open_block=BlockNumber(207),
+            open_timestamp=208,
+            expected_count=209,
+            theta_root=make_hash(210),
+            commitments=(commitment,),
+            late_deliveries=((211, 0),),
+        ),
+        block_number=BlockNumber(212),
+        validator_set=values.GENESIS_SET,
+        late_until=BlockNumber(213),
+        voted_until=BlockNumber(214),
+        slashed_until=BlockNumber(215),
+        late_verdicts=((make_address(216), b"\x11"),),
+        fines_votes=((make_address(217), True),),
+        approved=(ApprovedFines(make_hash(218), False, BlockNumber(219)),),
+        imposed=((make_address(220), FineKind.FRAUD),),
+    )
 
 
 @sample(
@@ -202,6 +237,7 @@ def build_training_index() -> Value:
         model_root=make_hash(29),
         ballot_count=30,
         rewards=((make_address(31), 2**90),),
+        ended=(build_ended(),),
     )
     return {"of_a_block": rows, "of_a_snapshot": build_rows([history])}
 
@@ -315,7 +351,7 @@ def build_checks() -> Value:
         CommitmentRecord(make_address(50 + at), 1, make_hash(60 + at), BlockNumber(70))
         for at in range(3)
     )
-    attempt = Attempt(values.ATTEMPT, 0, 1, BlockNumber(71), 72, 3, commitments)
+    attempt = Attempt(values.ATTEMPT, 0, 1, 2, BlockNumber(71), 72, 3, make_hash(73), commitments)
     history = TaskHistory(
         values.TASK, make_address(73), make_hash(74), b"", 75, BlockNumber(76), attempt=attempt
     )

@@ -10,21 +10,17 @@ from random import Random
 
 import pytest
 
-from chain.contracts import gradient_ledger, task_registry
-from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY
-from chain.contracts.gradient_ledger import (
-    CommitmentEvidence,
-    GradientCommitted,
-    MinerSlashed,
-    Phase,
-    ResultKind,
-    VerdictPosted,
-)
+from chain.contracts import miner_seats, task_registry
+from chain.contracts.addresses import GRADIENT_LEDGER, MINER_SEATS, TASK_REGISTRY
+from chain.contracts.gradient_ledger import GradientCommitted, Phase, ResultKind, VerdictPosted
+from chain.contracts.miner_seats import Fine, FineKind, MinerAbsent, MinerFined, SeatBondBurnt
 from chain.contracts.task_registry import ExaminationPayWithdrawn, Purchase, TaskStatus
 from chain.primitives import Address
 from chain.training.rewards import RewardTree
+from chain.training.slashing import FineTree, build_fine_tree
 from tests.worlds.contracts import (
     BAD,
+    CHAIN_ID,
     CHEAT,
     HOLDERS,
     MINERS,
@@ -32,6 +28,7 @@ from tests.worlds.contracts import (
     OK,
     OPERATORS,
     POT,
+    SEAT_BOND,
     STRANGER,
     SUPPLY_EACH,
     TERMS,
@@ -43,6 +40,7 @@ from tests.worlds.contracts import (
 )
 
 STEPS = 80
+BOND = 5 * POT // 2
 
 
 class Walk:
@@ -52,10 +50,11 @@ class Walk:
         self.random = Random(seed)
         self.world = started_world()
         self.earned: dict[Address, int] = {}
-        self.committed: list[CommitmentEvidence] = []
-        self.posted: list[tuple[Address, bytes]] = []
-        self.evidence: tuple = (0, (), ())
-        self.slashed = 0
+        self.committed: list[Address] = []
+        self.posted: list[Address] = []
+        self.fines: tuple[int, FineTree] | None = None
+        self.burnt = 0
+        """What fines, misses and ended seats have taken from bonds."""
         self.examination_pay = 0
         self.seen: Counter[str] = Counter()
         self.actions = {
@@ -67,7 +66,9 @@ class Walk:
             self.leaves: 2,
             self.withdraws: 6,
             self.advances: 2,
-            self.slashes: 10,
+            self.fines_an_attempt: 6,
+            self.slashes: 6,
+            self.ends_seats: 4,
             self.takes_credit: 4,
             self.claims: 10,
             self.funds: 3,
@@ -105,14 +106,13 @@ class Walk:
         for event in answer.events:
             self.seen[type(event).__name__] += 1
             if isinstance(event, GradientCommitted):
-                evidence = CommitmentEvidence(event.miner, event.units, event.commitment)
-                self.committed.append(evidence)
+                self.committed.append(event.miner)
             if isinstance(event, VerdictPosted) and event.timely:
-                self.posted.append((event.validator, event.verdicts))
+                self.posted.append(event.validator)
+            if isinstance(event, MinerAbsent | MinerFined | SeatBondBurnt):
+                self.burnt += event.amount
             if isinstance(event, ExaminationPayWithdrawn):
                 self.examination_pay += event.amount
-            if isinstance(event, MinerSlashed):
-                self.slashed += event.amount
 
     # ---- calls
 
@@ -123,7 +123,7 @@ class Walk:
             self.world.mine(1, 1)
         elif phase is Phase.COMMITMENT and not self.committed and self.random.random() < 0.9:
             for miner in MINERS:
-                units = self.world.miner(miner).units
+                units = self.world.seat(miner).units
                 self.attempt(lambda miner=miner, units=units: self.world.commit(miner, units))
         elif phase is Phase.VERDICT and not self.posted:
             words = self.random.choices((OK, BAD, CHEAT, MISSING), (6, 1, 5, 2), k=4)
@@ -147,7 +147,6 @@ class Walk:
         if not units:
             vote, earned = empty_result(ResultKind.VOID), self.earned
         self.world.agree(vote)
-        self.evidence = (state.ballot_number, tuple(self.committed), tuple(self.posted))
         self.earned, self.committed, self.posted = earned, [], []
         self.record(self.world.settle(vote))
 
@@ -182,15 +181,33 @@ class Walk:
             if after["attempt"] != before["attempt"]:
                 self.committed = []
 
+    def fines_an_attempt(self) -> None:
+        """Let a quorum vote for fines of some attempt, whatever its verdicts were."""
+        ordinal = self.random.randint(1, self.world.round.attempt_count + 1)
+        kinds = (FineKind.MISS, FineKind.MISS, FineKind.FRAUD)
+        fines = [
+            Fine(0, index, miner, self.random.choice(kinds), self.random.randint(0, 15))
+            for index, miner in enumerate(MINERS[: self.random.randint(1, 4)])
+        ]
+        tree = build_fine_tree(CHAIN_ID, self.world.task, ordinal, fines)
+        call = miner_seats.post_fines(self.world.task, ordinal, tree.root)
+        for operator in OPERATORS[:3]:
+            self.attempt(lambda one=operator: self.world.send(one, call))
+        self.fines = ordinal, tree
+
     def slashes(self) -> None:
-        ballot_number, commitments, verdicts = self.evidence
-        data = gradient_ledger.slash(
-            self.world.task, ballot_number, commitments, verdicts, [self.random.randint(0, 3)]
-        )
-        self.attempt(lambda: self.world.send(STRANGER, data))
+        if self.fines is None:
+            return
+        ordinal, tree = self.fines
+        chosen = [tree.prove(self.random.randrange(len(tree.fines)))]
+        call = miner_seats.slash(self.world.task, ordinal, chosen)
+        self.attempt(lambda: self.world.send(STRANGER, call))
+
+    def ends_seats(self) -> None:
+        self.attempt(lambda: self.world.end_seats(*MINERS))
 
     def takes_credit(self) -> None:
-        data = gradient_ledger.withdraw_credit(TERMS.token)
+        data = miner_seats.withdraw_credit(TERMS.token)
         operator = self.random.choice(OPERATORS)
         self.attempt(lambda: self.world.send(operator, data))
 
@@ -253,22 +270,25 @@ class Walk:
         assert world.pot_of(TASK_REGISTRY) == money.escrowed - money.refunded - claimed + fees
         assert state.paid_total == money.paid
 
-        miners = {miner: world.miner(miner) for miner in MINERS}
+        seats = {miner: world.seat(miner) for miner in MINERS}
         withdrawn = sum(world.pot_of(operator) for operator in OPERATORS) - self.examination_pay
         credited = sum(world.credit(operator) for operator in OPERATORS)
-        bonds = sum(miner.bond for miner in miners.values())
-        assert world.pot_of(GRADIENT_LEDGER) == bonds + self.slashed - withdrawn
-        assert credited + withdrawn <= self.slashed // 2
-        everyone = (*HOLDERS, *OPERATORS, TASK_REGISTRY, GRADIENT_LEDGER)
+        bonds = sum(seat.bond + SEAT_BOND * seat.has_seat_bond for seat in seats.values())
+        assert world.pot_of(MINER_SEATS) == bonds + self.burnt - withdrawn
+        assert world.pot_of(GRADIENT_LEDGER) == 0
+        assert credited + withdrawn <= self.burnt // 2
+        everyone = (*HOLDERS, *OPERATORS, TASK_REGISTRY, MINER_SEATS)
         assert sum(map(world.pot_of, everyone)) == SUPPLY_EACH * len(HOLDERS)
 
         assert state.open == (money.reserved != 0)
         assert not state.open or money.status is TaskStatus.ACTIVE
         assert (world.phase is Phase.INACTIVE) == (money.status is not TaskStatus.ACTIVE)
         assert state.commitment_count <= state.expected_commitments
-        assert {one.miner for one in world.participants()} == {
-            who for who, miner in miners.items() if miner.bond and not miner.left_block
+        listed = world.read(miner_seats.list_seats(world.task))
+        assert {one.miner for one in listed} == {
+            who for who, seat in seats.items() if seat.position
         }
+        assert sum(one.units for one in listed) <= TERMS.max_units
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -281,7 +301,7 @@ def test_no_sequence_of_calls_makes_or_loses_money(seed: int) -> None:
 
 def test_a_whole_task_ends_with_every_unit_accounted_for() -> None:
     world = started_world()
-    before = {who: world.balance(who) for who in (*HOLDERS, TASK_REGISTRY, GRADIENT_LEDGER)}
+    before = {who: world.balance(who) for who in HOLDERS}
     share = TERMS.validator_fee // 4
     earned: dict[Address, int] = {}
     for round_number in range(1, TERMS.rounds + 1):
@@ -295,13 +315,13 @@ def test_a_whole_task_ends_with_every_unit_accounted_for() -> None:
     for who, cumulative in earned.items():
         world.claim(who, tree, cumulative)
     world.refund()
-    world.mine(16)
+    world.mine(80 + 2 * 64 + 1)
     for miner in MINERS[:2]:
         world.withdraw_bond(miner)
     held = world.lease.held_pay + sum(
         world.read(task_registry.get_examination_pay(operator)) for operator in OPERATORS
     )
     assert world.balance(TASK_REGISTRY) == world.burnt + held
-    assert world.balance(GRADIENT_LEDGER) == 0
+    assert world.balance(MINER_SEATS) == 0
     for miner in MINERS[:2]:
-        assert world.balance(miner) == before[miner] + 2 * POT + 6 * POT
+        assert world.balance(miner) == before[miner] + BOND + SEAT_BOND + 6 * POT

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chain.contracts import gradient_ledger
+from chain.contracts import gradient_ledger, miner_seats
 from chain.training import task_spec, task_spec_codec
 from chain.types import certificate
 from node.cli import miner_command
@@ -50,7 +50,7 @@ def compute(node: ast.expr, known: dict[str, int]) -> int:
             raise ValueError(ast.dump(node))
 
 
-@pytest.mark.parametrize("name", ["MAX_BALLOTS", "EVIDENCE_BALLOTS", "BOND_CLOSED_BLOCKS"])
+@pytest.mark.parametrize("name", ["MAX_BALLOTS", "RING", "MIN_WINDOW_BLOCKS", "BLOCKS_PER_SECOND"])
 def test_constant_of_the_ledger_is_that_of_its_source(name: str) -> None:
     assert getattr(gradient_ledger, name) == constants("GradientLedger")[name]
 
@@ -74,6 +74,27 @@ def test_content_is_paid_for_as_long_as_nodes_keep_it_after_a_refusal() -> None:
     assert constants("TaskRegistry")["KEPT_SECONDS"] == FORGOTTEN_SECONDS
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MAX_MINERS",
+        "MAX_FINES",
+        "MAX_ENDED_SEATS",
+        "MISS_SHARE",
+        "MAX_MISSES",
+        "MISS_WINDOW",
+        "IDLE_BLOCKS",
+        "ATTEMPT_RING",
+    ],
+)
+def test_constant_of_the_seats_is_that_of_its_source(name: str) -> None:
+    assert getattr(miner_seats, name) == constants("MinerSeats")[name]
+
+
+def test_ledger_and_seats_keep_as_many_attempts() -> None:
+    assert constants("GradientLedger")["RING"] == constants("MinerSeats")["ATTEMPT_RING"]
+
+
 def test_specification_is_within_the_limits_of_the_registry() -> None:
     registry = constants("TaskRegistry")
     assert registry["MAX_SPEC_BYTES"] == task_spec_codec.MAX_SPEC_BYTES
@@ -87,7 +108,7 @@ def test_validator_sets_have_the_same_limit_everywhere() -> None:
 
 
 def test_texts_for_people_name_the_blocks_until_a_bond_is_free() -> None:
-    expected = f"{gradient_ledger.BOND_CLOSED_BLOCKS} blocks"
+    expected = f"{3 * gradient_ledger.MIN_WINDOW_BLOCKS} blocks"
     assert expected in str(miner_command.withdraw.__doc__)
     guide = (ROOT / "docs" / "operator-guide.md").read_text()
     (line,) = (each for each in guide.splitlines() if "`pot miner withdraw ID`" in each)

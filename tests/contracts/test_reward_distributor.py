@@ -3,7 +3,7 @@
 import pytest
 
 from chain.contracts import reward_distributor
-from chain.contracts.addresses import GRADIENT_LEDGER
+from chain.contracts.addresses import MINER_SEATS
 from chain.contracts.errors import ContractError
 from chain.contracts.reward_distributor import Claimed, RewardClaim
 from chain.crypto import keccak256
@@ -13,6 +13,7 @@ from tests.worlds.contracts import (
     MINERS,
     OPERATORS,
     POT,
+    SEAT_BOND,
     STRANGER,
     SUPPLY_EACH,
     TERMS,
@@ -46,7 +47,7 @@ def test_all_earners_claim_and_nothing_is_left(world: World) -> None:
     tree = settle(world, EARNED)
     root = world.read(reward_distributor.root_of(world.task))
     assert root == tree.root
-    bond = 2 * POT
+    bond = 5 * POT // 2 + SEAT_BOND
     for account, amount in EARNED.items():
         before = world.balance(account)
         answer = world.claim(account, tree, amount)
@@ -137,7 +138,7 @@ def test_root_that_promises_more_than_was_paid_is_capped(world: World) -> None:
         "DistributorExceedsPaid", (world.task, PAID + 4 * POT, PAID)
     )
     # Bonds and escrow did not move.
-    assert world.balance(GRADIENT_LEDGER) == 4 * POT
+    assert world.balance(MINER_SEATS) == 2 * (5 * POT // 2 + SEAT_BOND)
 
 
 def test_nothing_can_be_claimed_before_a_round_is_settled(world: World) -> None:

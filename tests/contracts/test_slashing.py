@@ -1,308 +1,422 @@
-"""Evidence, bonds taken and credits (docs/spec/contracts.md, section 6)."""
+"""Fines by a root, bonds taken and credits (docs/spec/contracts.md, section 6)."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from chain.contracts import gradient_ledger
-from chain.contracts.addresses import GRADIENT_LEDGER, TRAINING_TOKEN
+from chain.contracts import miner_seats, validator_set
+from chain.contracts.addresses import MINER_SEATS, TRAINING_TOKEN
 from chain.contracts.errors import ContractError
-from chain.contracts.gradient_ledger import (
-    CommitmentEvidence,
+from chain.contracts.gradient_ledger import Phase, ResultKind
+from chain.contracts.miner_seats import (
     CreditWithdrawn,
+    Fine,
+    FineKind,
+    FinesApproved,
+    FinesPosted,
+    MinerFined,
     MinerLeft,
-    MinerSlashed,
-    Phase,
-    ResultKind,
+    SeatBondBurnt,
 )
 from chain.crypto import keccak256
-from chain.primitives import Address
+from chain.primitives import Hash32
+from chain.training.slashing import FineTree, build_fine_tree
+from node.training.votes import SLASH_GAS
+from tests.training_simulation.chain import EngineWorld, validators_of
 from tests.worlds.contracts import (
-    BAD,
+    CHAIN_ID,
+    CHANGE_BLOCKS,
     CHEAT,
     MINERS,
-    MISSING,
-    OK,
     OPERATORS,
     POT,
+    SEAT_BOND,
     STRANGER,
+    SUBMITTER,
     SUPPLY_EACH,
-    UNCHECKED,
     VALIDATORS,
     Answer,
     World,
+    account,
+    deploy_contracts,
     empty_result,
-    pack,
     refusal,
     result,
     started_world,
+    with_terms,
 )
 
-COMMITMENTS = tuple(
-    CommitmentEvidence(miner, 2, keccak256(b"commitment" + miner)) for miner in MINERS[:2]
-)
-MISMATCH = ContractError("LedgerEvidenceMismatch", ())
+MISS = POT // 4
+BOND = 2 * POT + 2 * MISS
+LATE = 80
+"""Blocks for late verdicts: twice the seconds of the verdict phase."""
+WINDOW = 64
+"""Blocks for votes on fines after that, and again for slashes."""
+FRAUD = Fine(0, 1, MINERS[1], FineKind.FRAUD, 0b0111)
+MISSED = Fine(0, 1, MINERS[1], FineKind.MISS, 0)
 
 
 @pytest.fixture
 def world() -> World:
-    return started_world()
+    """A settled round, and the next attempt in its commitment phase."""
+    world = started_world()
+    world.play_round()
+    return world
 
 
-def slash(
-    world: World,
-    verdicts: Sequence[tuple[Address, Sequence[int]]],
-    indices: Sequence[int] = (1,),
-    commitments: Sequence[CommitmentEvidence] = COMMITMENTS,
-    ballot_number: int = 1,
-) -> Answer:
-    shown = [(validator, pack(each)) for validator, each in verdicts]
-    data = gradient_ledger.slash(world.task, ballot_number, commitments, shown, indices)
-    return world.send(STRANGER, data)
+def tree_of(*fines: Fine, ordinal: int = 1) -> FineTree:
+    return build_fine_tree(CHAIN_ID, World.task, ordinal, fines)
 
 
-def play(world: World, verdicts: Sequence[Sequence[int]]) -> list[tuple[Address, Sequence[int]]]:
-    """Settle a round in which validator i votes verdicts[i]; return the evidence of it."""
+def post(world: World, operator: bytes, root: Hash32, ordinal: int = 1) -> Answer:
+    return world.send(operator, miner_seats.post_fines(world.task, ordinal, root))
+
+
+def approve(world: World, tree: FineTree, ordinal: int = 1) -> Answer:
+    for operator in OPERATORS[:3]:
+        answer = post(world, operator, tree.root, ordinal)
+    return answer
+
+
+def slash(world: World, tree: FineTree, *indices: int, ordinal: int = 1) -> Answer:
+    fines = [tree.prove(i) for i in indices or range(len(tree.fines))]
+    return world.send(STRANGER, miner_seats.slash(world.task, ordinal, fines))
+
+
+def fine(world: World, *fines: Fine, ordinal: int = 1) -> Answer:
+    tree = tree_of(*fines, ordinal=ordinal)
+    approve(world, tree, ordinal)
+    return slash(world, tree, ordinal=ordinal)
+
+
+def closed(ordinal: int = 1) -> ContractError:
+    return ContractError("SeatsWindowClosed", (1, ordinal))
+
+
+# ---- votes
+
+
+def test_quorum_of_equal_votes_approves_a_root(world: World) -> None:
+    tree = tree_of(FRAUD)
+    assert post(world, OPERATORS[0], tree.root).events == (
+        FinesPosted(world.task, VALIDATORS[0], 1, False, tree.root),
+    )
+    post(world, OPERATORS[1], keccak256(b"other"))
+    assert refusal(slash, world, tree) == ContractError("SeatsInvalidFine", (0,))
+    post(world, OPERATORS[2], tree.root)
+    assert post(world, OPERATORS[3], tree.root).events[-1] == FinesApproved(
+        world.task, 1, False, tree.root
+    )
+    assert slash(world, tree).events
+
+
+def test_a_judge_votes_once_and_no_other_account_does(world: World) -> None:
+    root = tree_of(FRAUD).root
+    post(world, OPERATORS[0], root)
+    again = refusal(post, world, OPERATORS[0], keccak256(b"other"))
+    assert again == ContractError("SeatsAlreadyVoted", ("0x" + VALIDATORS[0].hex(),))
+    refused = refusal(post, world, STRANGER, root)
+    assert refused == ContractError("ValidatorSetNotOperator", ("0x" + STRANGER.hex(),))
+
+
+def test_closing_vote_comes_after_the_late_verdicts(world: World) -> None:
+    """The late verdicts made a miss a fraud; the miner pays the difference."""
+    fine(world, MISSED)
+    world.mine(LATE)
+    tree = tree_of(FRAUD)
+    assert approve(world, tree).events[-1] == FinesApproved(world.task, 1, True, tree.root)
+    assert slash(world, tree).events[0] == MinerFined(
+        world.task, MINERS[1], 1, FineKind.FRAUD, BOND - MISS
+    )
+    first = tree_of(MISSED).root
+    view = miner_seats.CONTRACT.view("finesOf", world.task, 1, returns=lambda *roots: roots)
+    assert world.read(view) == (first, tree.root)
+
+
+def test_windows_are_as_long_as_the_specification_says(world: World) -> None:
+    ended = world.number - 1
+    tree = tree_of(FRAUD)
+    world.at(ended + LATE + WINDOW, world.timestamp)
+    approve(world, tree)
+    world.at(ended + LATE + WINDOW + 1, world.timestamp)
+    assert refusal(post, world, OPERATORS[3], tree.root) == closed()
+    world.at(ended + LATE + 2 * WINDOW + 1, world.timestamp)
+    assert refusal(slash, world, tree) == closed()
+    world.at(ended + LATE + 2 * WINDOW, world.timestamp)
+    assert slash(world, tree).events
+
+
+def test_no_vote_on_an_attempt_that_has_not_ended_or_never_was(world: World) -> None:
+    root = tree_of(FRAUD).root
+    for ordinal in (0, 2, 3, 513):
+        assert refusal(post, world, OPERATORS[0], root, ordinal) == closed(ordinal)
+
+
+def test_judges_of_the_attempt_vote_after_they_have_left_the_set() -> None:
+    world = started_world()
     world.commit_all()
-    for operator, each in zip(OPERATORS, verdicts, strict=False):
-        world.verdict(operator, each)
-    if len(verdicts) < len(OPERATORS):
-        world.pass_phase()
-    world.settle(world.agree(result(accepted_units=2)))
+    world.judge()
+    world.send(OPERATORS[0], validator_set.leave_set())
+    world.mine(CHANGE_BLOCKS)
+    world.settle(world.agree(operators=OPERATORS[:3]))
     world.mine(1, 1)
-    return list(zip(VALIDATORS, verdicts, strict=False))
+    tree = tree_of(FRAUD)
+    assert approve(world, tree).events[-1] == FinesApproved(world.task, 1, False, tree.root)
 
 
-def test_a_quorum_of_cheat_takes_the_whole_bond(world: World) -> None:
-    evidence = play(world, [(OK, CHEAT)] * 3 + [(OK, BAD)])
-    assert slash(world, evidence).events == (
-        MinerSlashed(world.task, MINERS[1], 2 * POT, True),
-        MinerLeft(world.task, MINERS[1]),
-    )
-    assert world.miner(MINERS[1]).bond == 0
-    assert world.miner(MINERS[1]).left_block == world.number
-    # Validators that voted CHEAT share one half, rounded down; the other stays in the contract.
-    assert [world.credit(operator) for operator in OPERATORS] == [POT // 3] * 3 + [0]
-    assert world.balance(GRADIENT_LEDGER) == 4 * POT
-
-
-def test_a_credit_is_withdrawn_once(world: World) -> None:
-    slash(world, play(world, [(OK, CHEAT)] * 4))
-    data = gradient_ledger.withdraw_credit(TRAINING_TOKEN)
-    assert world.send(OPERATORS[0], data).events == (
-        CreditWithdrawn(TRAINING_TOKEN, OPERATORS[0], POT // 4),
-    )
-    assert world.balance(OPERATORS[0]) == POT // 4
-    nothing = ContractError("LedgerNothingToWithdraw", ())
-    assert refusal(world.send, OPERATORS[0], data) == nothing
-    assert refusal(world.send, STRANGER, data) == nothing
-
-
-def test_gradient_that_a_quorum_misses_costs_an_eighth_of_the_pay(world: World) -> None:
-    evidence = play(world, [(OK, MISSING)] * 3 + [(OK, OK)])
-    assert slash(world, evidence).events[0] == MinerSlashed(world.task, MINERS[1], POT // 4, False)
-    assert [world.credit(operator) for operator in OPERATORS] == [0] * 4
-    assert world.miner(MINERS[1]).bond == 2 * POT - POT // 4
-
-
-def test_false_gradient_shown_to_two_validators_costs_the_bond(world: World) -> None:
-    evidence = play(world, [(OK, MISSING), (OK, CHEAT), (OK, CHEAT), (OK, OK)])
-    assert slash(world, evidence).events[0] == MinerSlashed(world.task, MINERS[1], 2 * POT, True)
-    assert [world.credit(operator) for operator in OPERATORS] == [0, POT // 2, POT // 2, 0]
-
-
-def test_cheat_of_one_validator_beside_missing_costs_a_miss(world: World) -> None:
-    evidence = play(world, [(OK, MISSING)] * 2 + [(OK, CHEAT), (OK, OK)])
-    assert slash(world, evidence).events[0] == MinerSlashed(world.task, MINERS[1], POT // 4, False)
-
-
-def test_validators_without_time_cost_a_miner_nothing(world: World) -> None:
-    for verdicts in ([UNCHECKED] * 4, [UNCHECKED] * 2 + [MISSING, CHEAT]):
-        evidence = play(world, [(OK, each) for each in verdicts])
-        assert isinstance(refusal(slash, world, evidence), ContractError)
-        world.mine(1, 1)
-
-
-def test_less_than_a_quorum_slashes_nobody(world: World) -> None:
-    evidence = play(world, [(OK, CHEAT), (OK, MISSING), (OK, BAD), (OK, UNCHECKED)])
-    assert refusal(slash, world, evidence) == ContractError("LedgerNoQuorum", (2, 3))
-    assert refusal(slash, world, evidence, indices=[0]) == ContractError("LedgerNoQuorum", (0, 3))
-
-
-def test_a_late_verdict_convicts_but_earns_nothing(world: World) -> None:
-    evidence = play(world, [(OK, CHEAT), (OK, CHEAT), (OK, BAD)])
-    assert refusal(slash, world, evidence) == ContractError("LedgerNoQuorum", (2, 3))
-    world.verdict(OPERATORS[3], (OK, CHEAT), round=0, attempt=0, ballot=0)
-    slash(world, [*evidence, (VALIDATORS[3], (OK, CHEAT))])
-    assert [world.credit(operator) for operator in OPERATORS] == [POT // 2, POT // 2, 0, 0]
-
-
-def test_several_miners_are_slashed_in_one_call(world: World) -> None:
-    evidence = play(world, [(CHEAT, CHEAT)] * 4)
-    events = slash(world, evidence, indices=[0, 1]).events
-    assert [event.miner for event in events if isinstance(event, MinerSlashed)] == list(MINERS[:2])
-
-
-def test_nobody_is_slashed_twice(world: World) -> None:
-    evidence = play(world, [(OK, CHEAT)] * 4)
-    twice = ContractError("LedgerAlreadySlashed", (1, "0x" + MINERS[1].hex()))
-    assert refusal(slash, world, evidence, indices=[1, 1]) == twice
-    slash(world, evidence)
-    assert refusal(slash, world, evidence) == twice
-    assert refusal(world.withdraw_bond, MINERS[1]) == ContractError(
-        "LedgerNotRegistered", (1, "0x" + MINERS[1].hex())
-    )
-
-
-def test_a_new_bond_does_not_answer_for_an_old_round(world: World) -> None:
-    evidence = play(world, [(OK, CHEAT)] * 4)
-    slash(world, evidence)
-    world.register(MINERS[1])
-    assert refusal(slash, world, evidence) == ContractError(
-        "LedgerNotParticipating", (1, "0x" + MINERS[1].hex())
-    )
-    assert world.miner(MINERS[1]).bond == 2 * POT
-
-
-def test_evidence_must_be_what_was_posted(world: World) -> None:
-    evidence = play(world, [(OK, CHEAT)] * 3 + [(OK, BAD)])
-    forged = [(VALIDATORS[0], (CHEAT, CHEAT)), *evidence[1:]]
-    assert refusal(slash, world, forged) == MISMATCH
-    # All timely verdicts must be given, so the caller cannot choose who shares the bond.
-    assert refusal(slash, world, evidence[:3]) == MISMATCH
-    assert refusal(slash, world, [*evidence, evidence[0]]) == MISMATCH
-    assert refusal(slash, world, evidence, commitments=COMMITMENTS[:1]) == MISMATCH
-    assert refusal(slash, world, evidence, commitments=COMMITMENTS[::-1]) == MISMATCH
-    assert refusal(slash, world, evidence, indices=[2]) == MISMATCH
-    stranger = [*evidence, (STRANGER, (OK, CHEAT))]
-    refused = refusal(slash, world, stranger)
-    assert refused == ContractError("ValidatorSetNotMember", ("0x" + STRANGER.hex(),))
-    assert slash(world, evidence).events
-
-
-def test_at_most_32_are_slashed_in_one_call(world: World) -> None:
-    refused = refusal(slash, world, [], indices=[0] * 33)
-    assert refused == ContractError("LedgerTooManySlashes", (33, 32))
-
-
-def test_a_ballot_that_settled_nothing_slashes_nobody(world: World) -> None:
-    world.commit_all()
-    world.judge((OK, CHEAT))
-    evidence = [(validator, (OK, CHEAT)) for validator in VALIDATORS]
-    not_settled = ContractError("LedgerBallotNotSettled", (1,))
-    assert refusal(slash, world, evidence) == not_settled
-    # The ballot fails, the votes are cast again, and those settle the round.
-    world.pass_phase()
-    world.advance()
-    world.judge((OK, CHEAT))
-    world.settle(world.agree(result(accepted_units=2)))
-    assert refusal(slash, world, evidence) == not_settled
-    assert slash(world, evidence, ballot_number=2).events
-
-
-def test_attempt_that_a_quorum_found_void_slashes_its_cheats(world: World) -> None:
-    world.commit_all()
-    world.judge((CHEAT, CHEAT))
-    world.settle(world.agree(empty_result(ResultKind.VOID)))
-    evidence = [(validator, (CHEAT, CHEAT)) for validator in VALIDATORS]
-    assert slash(world, evidence).events[0] == MinerSlashed(world.task, MINERS[1], 2 * POT, True)
-
-
-def test_ballot_without_a_result_slashes_no_miner(world: World) -> None:
+def test_attempt_without_a_result_can_be_fined() -> None:
+    world = started_world()
     world.commit_all()
     for _ in range(3):
-        world.judge((OK, CHEAT))
+        world.judge()
         world.pass_phase()
         if world.phase is Phase.PAYMENT:
             world.pass_phase()
         world.advance()
-    evidence = [(validator, (OK, CHEAT)) for validator in VALIDATORS]
-    for ballot_number in (1, 2, 3):
-        refused = refusal(slash, world, evidence, ballot_number=ballot_number)
-        assert refused == ContractError("LedgerBallotNotSettled", (ballot_number,))
-
-
-def test_evidence_expires_with_the_fourth_ballot_after(world: World) -> None:
-    expired = ContractError("LedgerEvidenceExpired", ())
-    assert refusal(slash, world, [], ballot_number=0) == expired
-    assert refusal(slash, world, [], ballot_number=1) == expired
-    evidence = play(world, [(OK, CHEAT)] * 4)
-    for _ in range(2):
-        world.pass_phase()
-        world.advance()
-        world.mine(1, 1)
-    assert world.round.ballot_number == 4
-    other = started_world()
-    assert slash(world, evidence).events
-
-    evidence = play(other, [(OK, CHEAT)] * 4)
-    for _ in range(3):
-        other.pass_phase()
-        other.advance()
-        other.mine(1, 1)
-    other.resume()
-    assert other.round.ballot_number == 5
-    assert refusal(slash, other, evidence) == expired
-
-
-def test_a_bitmap_of_an_older_ballot_in_the_same_slot_is_no_evidence(world: World) -> None:
-    """Ballots 1 and 5 share a slot, and validator 3 voted in the first only."""
-    play(world, [(OK, CHEAT)] * 4)
-    for _ in range(3):
-        world.pass_phase()
-        world.advance()
-        world.mine(1, 1)
-    world.resume()
     world.mine(1, 1)
-    assert world.round.ballot_number == 5
-    evidence = play(world, [(OK, CHEAT), (OK, CHEAT), (OK, OK)])
-    forged = [*evidence, (VALIDATORS[3], (OK, CHEAT))]
-    assert refusal(slash, world, forged, ballot_number=5) == MISMATCH
+    assert fine(world, replace(MISSED, ballot=2)).events
 
 
-def test_a_slashed_miner_is_out_of_the_attempt_in_progress(world: World) -> None:
-    evidence = play(world, [(OK, CHEAT)] * 4)
-    assert world.phase is Phase.COMMITMENT
+def test_void_attempt_can_be_fined() -> None:
+    world = started_world()
+    world.commit_all()
+    world.judge()
+    world.settle(world.agree(empty_result(ResultKind.VOID)))
+    world.mine(1, 1)
+    assert fine(world, FRAUD).events
+
+
+# ---- fraud
+
+
+def test_fraud_takes_the_whole_bond_and_ends_the_seat(world: World) -> None:
+    assert fine(world, FRAUD).events == (
+        MinerFined(world.task, MINERS[1], 1, FineKind.FRAUD, BOND),
+        SeatBondBurnt(world.task, MINERS[1], SEAT_BOND),
+        MinerLeft(world.task, MINERS[1]),
+    )
+    seat = world.seat(MINERS[1])
+    assert (seat.bond, seat.is_slashed, seat.position) == (0, True, 0)
+    # Validators that said cheat share one half, rounded down; the other stays in the contract.
+    share = BOND // 2 // 3
+    assert [world.credit(operator) for operator in OPERATORS] == [share] * 3 + [0]
+    assert world.balance(MINER_SEATS) == 2 * (BOND + SEAT_BOND)
+    gone = ContractError("SeatsNotRegistered", (1, "0x" + MINERS[1].hex()))
+    assert refusal(world.withdraw_bond, MINERS[1]) == gone
+
+
+def test_a_credit_is_withdrawn_once(world: World) -> None:
+    fine(world, FRAUD)
+    data = miner_seats.withdraw_credit(TRAINING_TOKEN)
+    share = BOND // 2 // 3
+    assert world.send(OPERATORS[0], data).events == (
+        CreditWithdrawn(TRAINING_TOKEN, OPERATORS[0], share),
+    )
+    assert world.balance(OPERATORS[0]) == share
+    nothing = ContractError("SeatsNothingToWithdraw", ())
+    assert refusal(world.send, OPERATORS[0], data) == nothing
+    assert refusal(world.send, STRANGER, data) == nothing
+
+
+def test_fraud_without_a_timely_accuser_credits_no_account(world: World) -> None:
+    fine(world, replace(FRAUD, accusers=0))
+    assert [world.credit(operator) for operator in OPERATORS] == [0] * 4
+
+
+def test_no_fine_is_imposed_twice(world: World) -> None:
+    fine(world, FRAUD)
+    tree = tree_of(FRAUD)
+    nothing = ContractError("SeatsNothingToFine", (1, 1))
+    assert refusal(slash, world, tree) == nothing
+    other = started_world()
+    other.play_round()
+    tree = tree_of(MISSED)
+    approve(other, tree)
+    slash(other, tree)
+    assert refusal(slash, other, tree) == nothing
+    assert refusal(slash, other, tree, 0, 0) == nothing
+
+
+def test_a_new_bond_does_not_answer_for_an_old_attempt(world: World) -> None:
+    fine(world, FRAUD)
+    world.register(MINERS[1])
+    assert refusal(slash, world, tree_of(FRAUD)) == ContractError("SeatsNothingToFine", (1, 1))
+    assert world.seat(MINERS[1]).bond == BOND
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(FRAUD, miner=MINERS[0]),
+        replace(FRAUD, accusers=0b1000),
+        replace(FRAUD, index=0),
+        replace(FRAUD, ballot=1),
+        replace(FRAUD, kind=FineKind.MISS),
+    ],
+)
+def test_a_fine_must_be_what_was_approved(world: World, other: Fine) -> None:
+    tree = tree_of(FRAUD, replace(MISSED, index=0, miner=MINERS[0]))
+    approve(world, tree)
+    forged = [(other, tree.prove(0)[1])]
+    refused = refusal(world.send, STRANGER, miner_seats.slash(world.task, 1, forged))
+    assert refused == ContractError("SeatsInvalidFine", (0,))
+
+
+def test_an_inner_node_is_no_fine_and_other_attempts_have_other_roots(world: World) -> None:
+    tree = tree_of(FRAUD)
+    approve(world, tree)
+    world.play_round()
+    assert refusal(slash, world, tree, ordinal=2) == ContractError("SeatsInvalidFine", (0,))
+
+
+def test_slashed_miner_is_out_of_the_attempt_in_progress(world: World) -> None:
     world.commit(MINERS[0])
     # The slashed miner's commitment was the last one expected.
-    slash(world, evidence)
+    fine(world, FRAUD)
     assert (world.phase, world.round.expected_commitments) == (Phase.VERDICT, 1)
     assert (world.round.verdict_block, world.round.verdict_time) == (world.number, world.timestamp)
     assert [one.miner for one in world.participants()] == [MINERS[0]]
 
 
-def test_a_slashed_miner_cannot_commit(world: World) -> None:
-    evidence = play(world, [(OK, CHEAT)] * 4)
-    slash(world, evidence)
-    assert world.phase is Phase.COMMITMENT
+def test_slashed_miner_cannot_commit(world: World) -> None:
+    fine(world, FRAUD)
     assert refusal(world.commit, MINERS[1]) == ContractError(
-        "LedgerNotParticipating", (1, "0x" + MINERS[1].hex())
+        "SeatsNotParticipating", (1, "0x" + MINERS[1].hex())
     )
 
 
-def test_a_miner_slashed_in_the_opening_block_is_not_expected(world: World) -> None:
+def test_slashed_miner_that_has_committed_already_is_judged_by_its_work(world: World) -> None:
     world.commit_all()
-    world.judge((OK, CHEAT))
-    world.settle(world.agree(result(accepted_units=2)))
-    assert world.round.expected_commitments == 2
-    slash(world, [(validator, (OK, CHEAT)) for validator in VALIDATORS])
-    assert world.round.expected_commitments == 1
-    world.mine(1, 1)
-    world.commit(MINERS[0])
-    assert world.phase is Phase.VERDICT
-
-
-def test_a_slashed_miner_that_has_committed_already_is_judged_by_its_work(world: World) -> None:
-    evidence = play(world, [(OK, CHEAT)] * 4)
-    world.commit_all()
-    slash(world, evidence)
+    fine(world, FRAUD)
     assert (world.round.expected_commitments, world.round.commitment_count) == (2, 2)
     world.judge()
     assert world.settle(world.agree(result(accepted_units=4))).events
 
 
-def test_a_miner_that_left_is_slashed_while_its_bond_is_locked(world: World) -> None:
-    evidence = play(world, [(OK, CHEAT)] * 4)
+def test_miner_that_left_is_slashed_while_its_bond_is_locked(world: World) -> None:
     world.leave(MINERS[1])
-    assert slash(world, evidence).events == (MinerSlashed(world.task, MINERS[1], 2 * POT, True),)
-    assert world.balance(MINERS[1]) == SUPPLY_EACH - 2 * POT
+    fine(world, FRAUD)
+    assert world.balance(MINERS[1]) == SUPPLY_EACH - BOND - SEAT_BOND
+    # It takes part in the attempt in which it left, which expects its commitment no more.
+    assert world.round.expected_commitments == 1
+
+
+def test_no_miner_is_slashed_in_the_block_that_opens_an_attempt() -> None:
+    world = started_world()
+    world.commit_all()
+    world.judge()
+    world.settle(world.agree())
+    tree = tree_of(FRAUD)
+    approve(world, tree)
+    assert refusal(slash, world, tree) == ContractError("SeatsAttemptOpening", (1,))
+    world.mine(1, 1)
+    assert slash(world, tree).events
+
+
+# ---- misses
+
+
+def test_miss_costs_an_eighth_of_the_pay_and_not_the_seat(world: World) -> None:
+    assert fine(world, MISSED).events == (
+        MinerFined(world.task, MINERS[1], 1, FineKind.MISS, MISS),
+    )
+    seat = world.seat(MINERS[1])
+    assert (seat.bond, seat.miss_count, seat.position != 0) == (BOND - MISS, 1, True)
+    assert [world.credit(operator) for operator in OPERATORS] == [0] * 4
+    assert world.commit(MINERS[1]).events
+
+
+def test_second_miss_ends_the_seat(world: World) -> None:
+    fine(world, MISSED)
+    world.play_round()
+    assert fine(world, MISSED, ordinal=2).events == (
+        MinerFined(world.task, MINERS[1], 2, FineKind.MISS, MISS),
+        SeatBondBurnt(world.task, MINERS[1], SEAT_BOND),
+        MinerLeft(world.task, MINERS[1]),
+    )
+    # A third miss, found late, is charged as well; the seat ended without it.
+    assert world.seat(MINERS[1]).bond == 2 * POT
+
+
+def test_misses_may_be_found_in_any_order(world: World) -> None:
+    world.play_round()
+    fine(world, MISSED, ordinal=2)
+    events = fine(world, MISSED, ordinal=1).events
+    assert SeatBondBurnt(world.task, MINERS[1], SEAT_BOND) in events
+    assert refusal(slash, world, tree_of(MISSED)) == ContractError("SeatsNothingToFine", (1, 1))
+
+
+def test_fines_that_were_imposed_do_not_stop_the_others(world: World) -> None:
+    both = tree_of(FRAUD, Fine(0, 0, MINERS[0], FineKind.MISS, 0))
+    approve(world, both)
+    slash(world, both, 0)
+    events = slash(world, both, 0, 1).events
+    assert events == (MinerFined(world.task, MINERS[0], 1, FineKind.MISS, MISS),)
+
+
+def test_deviation_is_reserved_for_tasks_that_audit_a_sample(world: World) -> None:
+    tree = tree_of(replace(FRAUD, kind=FineKind.DEVIATION))
+    approve(world, tree)
+    assert refusal(slash, world, tree) == ContractError("SeatsNothingToFine", (1, 1))
+
+
+# ---- size
+
+
+def test_at_most_16_fines_are_imposed_in_one_call(world: World) -> None:
+    fines = [replace(FRAUD, index=i) for i in range(17)]
+    tree = tree_of(*fines)
+    refused = refusal(slash, world, tree)
+    assert refused == ContractError("SeatsTooManyFines", (17, 16))
+
+
+def test_fine_in_a_round_of_1024_costs_little_more_than_in_a_small_one(world: World) -> None:
+    crowd = [Fine(0, i, account(f"crowd {i}"), FineKind.MISS, 0) for i in range(1_022)]
+    large = tree_of(FRAUD, Fine(0, 0, MINERS[0], FineKind.MISS, 0), *crowd)
+    approve(world, large)
+    gas = slash(world, large, 0).gas
+    other = started_world()
+    other.play_round()
+    small = tree_of(FRAUD, Fine(0, 0, MINERS[0], FineKind.MISS, 0))
+    approve(other, small)
+    assert gas < slash(other, small, 0).gas + 10 * 1_000
+
+
+@pytest.mark.parametrize("kind", [FineKind.FRAUD, FineKind.MISS])
+def test_largest_batch_of_fines_fits_the_gas_that_operators_send(kind: FineKind) -> None:
+    """16 of 1 024 fines, with 100 validators that all accuse; each miss is the seat's second."""
+    world = EngineWorld()
+    validators = validators_of(100)
+    crowd = [account(f"crowd {i}") for i in range(16)]
+    holders = (SUBMITTER, *crowd)
+    deploy_contracts(world, validators.validators, validators.operators, holders)
+    quorum = validators.operators[: validators.quorum]
+    terms = with_terms(max_units=16, min_miners=1)
+    world.submit(terms, budget=3 * (16 * POT + terms.validator_fee))
+    world.ready(quorum)
+    for miner in crowd:
+        world.register(miner, units=1)
+    world.advance()
+    for _ in range(2):
+        world.mine(1, 1)
+        for miner in crowd:
+            world.commit(miner, 1)
+        for operator in validators.operators:
+            world.verdict(operator, [CHEAT] * 16)
+        void = empty_result(ResultKind.VOID)
+        for operator in quorum:
+            world.result(operator, void)
+        world.settle(void)
+    world.mine(1, 1)
+    for ordinal in (1, 2):
+        accusers = (1 << 100) - 1 if kind is FineKind.FRAUD else 0
+        fines = [Fine(0, i, account(f"crowd {i}"), kind, accusers) for i in range(1_024)]
+        tree = tree_of(*fines, ordinal=ordinal)
+        for operator in quorum:
+            post(world, operator, tree.root, ordinal)
+        proofs = [tree.prove(i) for i in range(16)]
+        call = miner_seats.slash(world.task, ordinal, proofs)
+        gas = world.send(STRANGER, call).gas + 21_000 + 16 * len(call.data)
+        assert gas <= SLASH_GAS
+        if kind is FineKind.FRAUD:
+            break

@@ -387,6 +387,7 @@ def test_no_more_attempts_open_than_were_bought(world: World) -> None:
     world.ready()
     for miner in MINERS[:2]:
         world.register(miner)
+    world.advance()
     assert (world.round.open, world.lease.attempts_left) == (True, 0)
     world.mine(1, 1)
     world.play_round()
@@ -403,6 +404,10 @@ def start_with_miners(world: World, lifetime_seconds: int, *, seconds: int, bloc
     world.mine(blocks, seconds)
     for miner in MINERS[:2]:
         world.register(miner)
+    if world.phase is not Phase.STALLED:
+        assert refusal(world.advance).name == "LedgerWrongPhase"
+        return False
+    world.advance()
     return world.round.open
 
 
@@ -455,6 +460,7 @@ def test_a_chain_that_stood_still_takes_no_lifetime(world: World) -> None:
     assert refusal(world.expire).name == "TaskNotExpired"
     for miner in MINERS[:2]:
         world.register(miner)
+    world.advance()
     assert world.round.open
 
 

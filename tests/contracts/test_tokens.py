@@ -4,9 +4,9 @@ import pytest
 from eth_abi.abi import encode
 from eth_utils.abi import function_signature_to_4byte_selector as compute_selector
 
-from chain.contracts import gradient_ledger, reward_distributor, task_registry, training_token
+from chain.contracts import miner_seats, reward_distributor, task_registry, training_token
 from chain.contracts.abi import ContractCall
-from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY, TRAINING_TOKEN
+from chain.contracts.addresses import MINER_SEATS, TASK_REGISTRY, TRAINING_TOKEN
 from chain.contracts.errors import ContractError
 from chain.contracts.task_registry import TaskStatus, TaskTerms
 from chain.crypto import get_address, keccak256, sign
@@ -20,6 +20,7 @@ from tests.worlds.contracts import (
     POT,
     PURCHASE,
     RESOURCES,
+    SEAT_BOND,
     SPEC,
     STAKE,
     STRANGER,
@@ -38,6 +39,8 @@ from tests.worlds.contracts import (
 )
 
 TOKEN = account("a token that means harm")
+BOND = 5 * POT // 2
+"""The bond for two units."""
 TERMS = with_terms(token=TOKEN)
 REENTERED = compute_selector("ReentrancyGuardReentrantCall()")
 
@@ -155,10 +158,11 @@ def test_a_deposit_that_arrives_short_is_refused_everywhere(fee_world: World) ->
     fee_world.approve(SUBMITTER, TASK_REGISTRY, 10, TOKEN)
     fund = task_registry.fund_task(fee_world.task, 10)
     assert refusal(fee_world.send, SUBMITTER, fund) == ContractError("TaskInexactTransfer", (10, 7))
-    fee_world.approve(MINERS[0], GRADIENT_LEDGER, 2 * POT, TOKEN)
-    register = gradient_ledger.register(fee_world.task, 2)
+    fee_world.ready()
+    fee_world.approve(MINERS[0], MINER_SEATS, BOND, TOKEN)
+    register = miner_seats.register(fee_world.task, 2)
     assert refusal(fee_world.send, MINERS[0], register) == ContractError(
-        "TaskInexactTransfer", (2 * POT, 2 * POT - 3)
+        "TaskInexactTransfer", (BOND, BOND - 3)
     )
     assert fee_world.participants() == ()
 
@@ -177,12 +181,15 @@ def world() -> World:
     world = new_world()
     arguments = encode(["address[]", "uint256"], [HOLDERS, SUPPLY_EACH])
     world.deploy("CallbackToken", TOKEN, arguments)
-    world.approve(MINERS[0], GRADIENT_LEDGER, SUPPLY_EACH, TOKEN)
-    world.approve(MINERS[1], GRADIENT_LEDGER, SUPPLY_EACH, TOKEN)
-    for spender in (TASK_REGISTRY, GRADIENT_LEDGER):
+    world.approve(MINERS[0], MINER_SEATS, SUPPLY_EACH, TOKEN)
+    world.approve(MINERS[1], MINER_SEATS, SUPPLY_EACH, TOKEN)
+    for spender in (TASK_REGISTRY, MINER_SEATS):
         act(world, training_token.approve(TOKEN, spender, SUPPLY_EACH))
     world.send(TREASURY, training_token.transfer(TRAINING_TOKEN, TOKEN, 2 * FEE_LIMIT))
     act(world, training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, 2 * FEE_LIMIT))
+    # The token's own account pays a seat bond in POT when it registers.
+    world.send(TREASURY, training_token.transfer(TRAINING_TOKEN, TOKEN, SEAT_BOND))
+    act(world, training_token.approve(TRAINING_TOKEN, MINER_SEATS, SEAT_BOND))
     return world
 
 
@@ -241,23 +248,25 @@ def test_a_refund_cannot_be_reentered(world: World) -> None:
 
 def test_a_registration_cannot_be_reentered(world: World) -> None:
     world.submit(TERMS)
-    register = gradient_ledger.register(world.task, 2)
+    world.ready()
+    register = miner_seats.register(world.task, 2)
     arm(world, register)
     act(world, register)
     assert outcome(world) == (True, False, REENTERED)
-    assert world.balance(GRADIENT_LEDGER, TOKEN) == 2 * POT
+    assert world.balance(MINER_SEATS, TOKEN) == BOND
 
 
 def test_a_bond_withdrawn_cannot_be_withdrawn_again(world: World) -> None:
     world.submit(TERMS)
-    act(world, gradient_ledger.register(world.task, 2))
+    world.ready()
+    act(world, miner_seats.register(world.task, 2))
     world.register(MINERS[0])
     world.cancel()
-    withdraw = gradient_ledger.withdraw_bond(world.task)
+    withdraw = miner_seats.withdraw_bond(world.task)
     arm(world, withdraw)
     act(world, withdraw)
     assert outcome(world) == (True, False, REENTERED)
-    assert world.balance(GRADIENT_LEDGER, TOKEN) == 2 * POT
+    assert world.balance(MINER_SEATS, TOKEN) == BOND
 
 
 def test_a_claim_is_recorded_before_it_is_paid(world: World) -> None:
@@ -265,6 +274,7 @@ def test_a_claim_is_recorded_before_it_is_paid(world: World) -> None:
     world.ready()
     for miner in MINERS[:2]:
         world.register(miner)
+    world.advance()
     world.mine(1, 1)
     world.commit_all()
     world.judge()
@@ -287,6 +297,7 @@ def test_votes_and_settlement_call_no_token(world: World) -> None:
     world.ready()
     for miner in MINERS[:2]:
         world.register(miner)
+    world.advance()
     world.mine(1, 1)
     # From here on every call of the token fails.
     world.state.set_code(TOKEN, b"\xfe")

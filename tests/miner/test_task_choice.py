@@ -11,7 +11,7 @@ from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.ledger_storage import RegistrationState
 from chain.contracts.task_registry import TaskStatus
 from chain.params import ChainParameters
-from chain.primitives import Address, BlockNumber, Hash32, TaskId
+from chain.primitives import Address, Hash32, TaskId
 from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import compute_spec_hash, encode_task_spec
 from miner import task_choice
@@ -23,7 +23,7 @@ from tests.worlds.node_for_miners import MINING_SPEC
 
 MINER = Address(b"\x77" * 20)
 OTHER_TOKEN = Address(b"\x70" * 20)
-OUTSIDE = RegistrationState(0, BlockNumber(0), BlockNumber(0), False)
+OUTSIDE = RegistrationState(0, 0, 0, 0, has_ended=True, is_slashed=False)
 
 
 @dataclass
@@ -75,9 +75,9 @@ def test_task_that_pays_most_for_a_unit_in_pot_is_chosen() -> None:
 
 def test_task_with_a_bond_comes_before_one_that_pays_more() -> None:
     chain = FakeChain({1: paying(5), 2: paying(9)})
-    chain.registrations[1] = RegistrationState(1, BlockNumber(0), BlockNumber(0), False)
+    chain.registrations[1] = RegistrationState(1, 1, 0, 0, has_ended=False, is_slashed=False)
     assert choice_of(chain).choose() == 1
-    chain.registrations[1] = RegistrationState(1, BlockNumber(0), BlockNumber(8), True)
+    chain.registrations[1] = RegistrationState(1, 1, 0, 0, has_ended=True, is_slashed=True)
     assert choice_of(chain).choose() == 2
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from chain.contracts import faucet, gradient_ledger, reward_distributor, training_token
-from chain.contracts.addresses import GRADIENT_LEDGER, REWARD_DISTRIBUTOR, TRAINING_TOKEN
+from chain.contracts import faucet, miner_seats, reward_distributor, training_token
+from chain.contracts.addresses import MINER_SEATS, REWARD_DISTRIBUTOR, TRAINING_TOKEN
 from chain.crypto import get_address
 from chain.primitives import Address, PrivateKey
 from chain.training.assignment import assign
@@ -17,6 +17,7 @@ from pot_common.rpc_replies import ClientError
 from tests.worlds.node_for_miners import (
     BOND,
     MINING_SPEC,
+    SEAT_BOND,
     SHARD,
     TASK,
     THETA,
@@ -86,8 +87,8 @@ def test_new_miner_asks_the_faucet_registers_and_fetches_the_data(tmp_path: Path
     node = stage.play()
     assert [transaction.data for transaction in node.transactions] == [
         faucet.drip(MINER).data,
-        training_token.approve(TRAINING_TOKEN, GRADIENT_LEDGER, BOND).data,
-        gradient_ledger.register(TASK, 1).data,
+        training_token.approve(TRAINING_TOKEN, MINER_SEATS, BOND + SEAT_BOND).data,
+        miner_seats.register(TASK, 1).data,
     ]
     assert stage.shards == [SHARD]
 
@@ -99,7 +100,7 @@ def test_registered_miner_pays_no_second_bond(tmp_path: Path) -> None:
 def test_error_about_a_poor_account_states_the_bond(tmp_path: Path) -> None:
     node = FakeNode(MINER)
     node.eth_sendRawTransaction = lambda raw: "0x00"  # type: ignore[method-assign]
-    with pytest.raises(ClientError, match=f"has 0 base units .* is {BOND}: send it"):
+    with pytest.raises(ClientError, match=f"has 0 base units .* are {BOND + SEAT_BOND}: send it"):
         Stage(tmp_path, node, []).play()
 
 
@@ -345,13 +346,46 @@ def test_miner_that_lost_its_bond_says_what_was_lost_why_and_what_to_do(tmp_path
     next_round = {"phase": "commitment", "round_number": 1, "is_slashed": True}
     node = registered(receipt=UNPAID)
     lost = (
-        r"task 1: the bond of this account is lost, .* its gradient of round 0: 3 of 4 "
-        r"validators said missing, .*; not received in time: no reveal. To go on, name nodes of "
-        r"several operators with --rpc.*`pot miner withdraw 1`.* pays a new bond"
+        r"task 1: the bonds of this account are lost, .* its gradient of round 0: 3 of 4 "
+        r"validators said missing, .*. To go on, check this machine.*; start the miner again, "
+        r"which pays new bonds"
     )
     with pytest.raises(ClientError, match=lost):
         Stage(tmp_path, node, [COMMITMENT, VERDICT, next_round]).play()
     assert len(node.commitments) == 1
+
+
+def test_miner_with_two_misses_says_why_its_seat_is_over(tmp_path: Path) -> None:
+    next_round = {"phase": "commitment", "round_number": 1, "miss_count": 2}
+    node = registered()
+    over = r"is over, because it missed 2 attempts.*`pot miner withdraw 1`.*nodes with --rpc"
+    with pytest.raises(ClientError, match=over):
+        Stage(tmp_path, node, [COMMITMENT, VERDICT, next_round]).play()
+
+
+def test_newcomer_to_a_full_task_names_seats_after_their_term(tmp_path: Path) -> None:
+    units = MINING_SPEC.reward.max_units
+    third = Address(b"\x79" * 20)
+    node = FakeNode(
+        MINER,
+        participants=((OTHER, units - 1), (third, 1)),
+        token_balance=10 * BOND,
+        round_number=40,
+        # The term of 256 attempts is over for one of them.
+        first_attempts={OTHER: 146, third: 145},
+    )
+    Stage(tmp_path, node, []).play()
+    assert node.transactions[-1].data == miner_seats.register(TASK, 1, [third]).data
+
+
+def test_miner_says_that_a_task_is_full(tmp_path: Path) -> None:
+    node = FakeNode(
+        MINER,
+        participants=((OTHER, MINING_SPEC.reward.max_units),),
+        token_balance=10 * BOND,
+    )
+    with pytest.raises(ClientError, match="other miners do all"):
+        Stage(tmp_path, node, []).play()
 
 
 def test_miner_that_chooses_goes_on_after_a_lost_bond_without_a_new_one(

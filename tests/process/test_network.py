@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from chain.contracts.addresses import GRADIENT_LEDGER
+from chain.contracts.addresses import MINER_SEATS
 from chain.contracts.events import decode_event
-from chain.contracts.gradient_ledger import MinerSlashed
+from chain.contracts.miner_seats import FineKind, MinerFined
 from chain.json_types import JsonObject
 from chain.primitives import Address, Hash32
 from chain.types.receipt import Log
@@ -62,19 +62,17 @@ def get_task(network: Devnet) -> JsonObject:
     return found
 
 
-def slashings(client: RpcClient) -> list[MinerSlashed]:
+def fines(client: RpcClient) -> list[MinerFined]:
     logs = client.call_list(
         "eth_getLogs",
-        {"address": "0x" + GRADIENT_LEDGER.hex(), "fromBlock": "0x0", "toBlock": "latest"},
+        {"address": "0x" + MINER_SEATS.hex(), "fromBlock": "0x0", "toBlock": "latest"},
     )
     events = []
     for log in logs:
         assert isinstance(log, dict)
         topics = tuple(Hash32(bytes.fromhex(topic[2:])) for topic in log["topics"])
-        events.append(
-            decode_event(Log(GRADIENT_LEDGER, topics, bytes.fromhex(str(log["data"])[2:])))
-        )
-    return [event for event in events if isinstance(event, MinerSlashed)]
+        events.append(decode_event(Log(MINER_SEATS, topics, bytes.fromhex(str(log["data"])[2:]))))
+    return [event for event in events if isinstance(event, MinerFined)]
 
 
 def run(*arguments: str) -> JsonObject:
@@ -120,9 +118,9 @@ def test_network_trains_slashes_a_liar_and_survives_a_killed_validator(tmp_path:
         assert network.submit() == 1
 
         # The liar's gradient is rejected by all and its bond is gone.
-        wait_for("the slashing", SETTLE_SECONDS, lambda: slashings(network.get_client()) != [])
-        [slashing] = slashings(network.get_client())
-        assert (slashing.miner, slashing.cheated) == (liar, True)
+        wait_for("the fine", SETTLE_SECONDS, lambda: fines(network.get_client()) != [])
+        [fine] = fines(network.get_client())
+        assert (fine.miner, fine.kind) == (liar, FineKind.FRAUD)
 
         # One validator is killed. The others go on, and it comes back with what it had.
         client = network.clients[3]

@@ -12,22 +12,20 @@ from random import Random
 from types import MappingProxyType
 from typing import Final
 
-from chain.contracts import gradient_ledger, validator_set
+from chain.contracts import gradient_ledger, miner_seats, validator_set
 from chain.contracts.abi import ContractCall
 from chain.contracts.errors import ContractError, decode_error
 from chain.contracts.events import Event, decode_event
 from chain.contracts.gradient_ledger import (
     AttemptOpened,
     AttemptVoided,
-    BondWithdrawn,
+    BallotFailed,
     Deadline,
-    MinerLeft,
-    MinerRegistered,
-    MinerSlashed,
+    LateVerdictPosted,
     Phase,
-    ResultKind,
     RoundSettled,
 )
+from chain.contracts.miner_seats import BondWithdrawn, MinerLeft, MinerRegistered
 from chain.contracts.task_registry import TaskSubmitted
 from chain.contracts.validator_set import SetScheduled
 from chain.crypto import keccak256
@@ -48,20 +46,18 @@ from chain.state.world_state import WorldState
 from chain.training.assignment import Assignment
 from chain.training.attempt import AttemptId
 from chain.training.attempt_description import AttemptDescription, describe_attempt
+from chain.training.attempt_records import Attempt
 from chain.training.history import (
-    Attempt,
     BlockContext,
-    EndedAttempt,
     SettledRound,
     TaskHistory,
     apply_event,
     build_history,
-    get_quorum_vote,
 )
 from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import decode_task_spec
 from chain.types.validator_set import ValidatorSet
-from tests.training_simulation.formats import PRICES, may_end_early
+from tests.training_simulation.formats import PRICES, Ended, may_end_early
 from tests.worlds.contracts import (
     CHAIN_ID,
     FIRST_BLOCK,
@@ -206,8 +202,9 @@ class ChainView:
     timestamp: int = FIRST_TIME
     histories: dict[TaskId, TaskHistory] = field(default_factory=dict)
     settled: dict[tuple[TaskId, int], SettledRound] = field(default_factory=dict)
-    ended: dict[AttemptId, EndedAttempt] = field(default_factory=dict)
-    """Attempts that a result ended."""
+    ended: dict[AttemptId, Ended] = field(default_factory=dict)
+    failed: dict[AttemptId, tuple[Attempt, ...]] = field(default_factory=dict)
+    """The failed ballots of each attempt."""
     participants: dict[AttemptId, tuple[tuple[Address, int], ...]] = field(default_factory=dict)
     phases: dict[TaskId, "KnownPhase"] = field(default_factory=dict)
     probes: int = 0
@@ -255,8 +252,6 @@ class Chain:
         self._change_block: int | None = None
         """The block from which another validator set is in force."""
         self.pool: list[Transaction] = []
-        self.slashed: set[tuple[TaskId, Address]] = set()
-        """The registrations that were slashed."""
         self.registrations: dict[tuple[TaskId, Address], bool] = {}
         """The miners with a bond, and whether each takes part in the next attempt."""
         self.errors: dict[str, int] = {}
@@ -280,6 +275,7 @@ class Chain:
             histories=dict(live.histories),
             settled=dict(live.settled),
             ended=dict(live.ended),
+            failed=dict(live.failed),
             participants=dict(live.participants),
             phases=dict(live.phases),
         )
@@ -303,7 +299,7 @@ class Chain:
                 if isinstance(event, AttemptOpened):
                     opened.append(AttemptId(event.task_id, event.round, event.attempt))
         for attempt_id in opened:
-            found = self.contracts.read(gradient_ledger.participants(attempt_id.task_id))
+            found = self.contracts.read(miner_seats.participants(attempt_id.task_id))
             view.participants[attempt_id] = tuple((each.miner, each.units) for each in found)
         return executed
 
@@ -344,9 +340,17 @@ class Chain:
         history = view.histories[task_id]
         attempt = history.attempt
         if attempt is not None and isinstance(event, AttemptVoided | RoundSettled):
-            vote = get_quorum_vote(attempt, attempt.validator_set or self.validator_set)
-            if vote is not None and vote.kind is not ResultKind.FAILED:
-                view.ended[attempt.id] = EndedAttempt(attempt, block.number)
+            judges = attempt.validator_set or self.validator_set
+            failed = view.failed.get(attempt.id, ())
+            view.ended[attempt.id] = Ended(attempt, block.number, judges, failed)
+        if attempt is not None and isinstance(event, BallotFailed):
+            judges = attempt.validator_set or self.validator_set
+            failed = replace(attempt, validator_set=judges)
+            view.failed[attempt.id] = (*view.failed.get(attempt.id, ()), failed)
+        if isinstance(event, LateVerdictPosted):
+            ended = self.find_ended(task_id, event.ordinal)
+            word = (event.validator, event.verdicts, block.number)
+            view.ended[ended.attempt.id] = replace(ended, late=(*ended.late, word))
         fold = apply_event(
             history, event, block, spec=_decode(history.spec), validator_set=self.validator_set
         )
@@ -360,13 +364,18 @@ class Chain:
                 self.registrations[task_id, miner] = True
             case MinerLeft(miner=miner):
                 self.registrations[task_id, miner] = False
-            case MinerSlashed(miner=miner):
-                self.slashed.add((task_id, miner))
             case BondWithdrawn(miner=miner):
-                self.slashed.discard((task_id, miner))
                 del self.registrations[task_id, miner]
             case _:
                 pass
+
+    def find_ended(self, task_id: TaskId, ordinal: int) -> Ended:
+        """An attempt that has ended, by its ordinal."""
+        return next(
+            each
+            for attempt_id, each in self.view.ended.items()
+            if attempt_id.task_id == task_id and each.attempt.ordinal == ordinal
+        )
 
     def execute_at_once(self, sender: Address, call: ContractCall) -> Executed:
         """Execute a call of an account that must succeed, in the block at the head."""

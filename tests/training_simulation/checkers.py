@@ -5,11 +5,14 @@ decide and who is paid is counted by `formats`, not by the code under test.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
-from chain.contracts import gradient_ledger, reward_distributor, task_registry
+from chain.contracts import gradient_ledger, miner_seats, reward_distributor, task_registry
 from chain.contracts.addresses import (
     GRADIENT_LEDGER,
+    MINER_SEATS,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     TRAINING_TOKEN,
@@ -20,16 +23,25 @@ from chain.contracts.gradient_ledger import (
     AttemptPaid,
     AttemptVoided,
     BallotFailed,
-    BondWithdrawn,
-    CreditWithdrawn,
     Deadline,
     GradientCommitted,
-    MinerRegistered,
-    MinerSlashed,
+    LateVerdictPosted,
     Phase,
     ResultPosted,
     RoundSettled,
     VerdictPosted,
+)
+from chain.contracts.miner_seats import (
+    BondWithdrawn,
+    CreditWithdrawn,
+    FineKind,
+    FinesApproved,
+    FinesPosted,
+    MinerAbsent,
+    MinerFined,
+    MinerLeft,
+    MinerRegistered,
+    SeatBondBurnt,
 )
 from chain.contracts.reward_distributor import Claimed
 from chain.contracts.task_registry import (
@@ -41,11 +53,12 @@ from chain.contracts.task_registry import (
 )
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.attempt import AttemptId
-from chain.training.history import Attempt, CommitmentRecord, EndedAttempt, TaskHistory
+from chain.training.attempt_records import Attempt, CommitmentRecord, EndedAttempt
+from chain.training.history import TaskHistory
 from chain.training.rewards import build_reward_tree
 from chain.training.task_spec import TaskSpec
 from chain.types.validator_set import ValidatorSet, compute_max_faulty
-from node.training.votes import VOTE_GAS
+from node.training.votes import SLASH_GAS, VOTE_GAS
 from tests.training_simulation import formats
 from tests.training_simulation.chain import HOLDERS, JOINER, SUBMITTERS, Executed
 from tests.training_simulation.cluster import Cluster
@@ -58,7 +71,7 @@ from tests.training_simulation.values import (
     compute_model_root,
     compute_next_state,
 )
-from tests.worlds.contracts import CHAIN_ID, STAKE, SUPPLY_EACH, Reverted
+from tests.worlds.contracts import CHAIN_ID, SEAT_BOND, STAKE, SUPPLY_EACH, Reverted
 
 MONEY: Final = "money"
 """No token is made or lost."""
@@ -89,11 +102,23 @@ BOUNDS: Final = "bounds"
 ASSIGNMENT: Final = "assignment"
 """Miners train on different samples, and no more than a round has."""
 GUILT: Final = "guilt"
-"""A miner whose commitment is guilty by the words of a settled ballot is slashed."""
+"""A miner whose commitment is guilty by the words of its attempt is fined, once and no more."""
+ABSENCE: Final = "absence"
+"""A miner is charged for attempts in which it took part and did not commit, and for no others."""
+SEATS: Final = "seats"
+"""A seat ends at its second miss, and only two in eight attempts or a fraud burn its bond."""
 PROGRESS: Final = "progress"
 """A healthy network settles a round within a bounded time."""
 
-UNPAID: Final = (GradientCommitted, VerdictPosted, ResultPosted, BallotFailed)
+UNPAID: Final = (
+    GradientCommitted,
+    VerdictPosted,
+    LateVerdictPosted,
+    ResultPosted,
+    BallotFailed,
+    FinesPosted,
+    FinesApproved,
+)
 """Events after which a task's account is as before."""
 
 RACES: Final = frozenset(
@@ -101,14 +126,21 @@ RACES: Final = frozenset(
         "LedgerWrongPhase",
         "LedgerWrongRound",
         "LedgerAlreadyVoted",
-        "LedgerAlreadyCommitted",
-        "LedgerAlreadyRegistered",
-        "LedgerAlreadySlashed",
-        "LedgerEvidenceExpired",
-        "LedgerNotParticipating",
-        "LedgerNotRegistered",
-        "LedgerTaskFull",
-        "LedgerBondLocked",
+        "LedgerTooLate",
+        "SeatsAlreadyCommitted",
+        "SeatsAlreadyRegistered",
+        "SeatsAlreadyVoted",
+        "SeatsAttemptOpening",
+        "SeatsAttemptOwed",
+        "SeatsBondLocked",
+        "SeatsNoneOver",
+        "SeatsNotActive",
+        "SeatsNotDisplaceable",
+        "SeatsNothingToFine",
+        "SeatsNotParticipating",
+        "SeatsNotRegistered",
+        "SeatsTaskFull",
+        "SeatsWindowClosed",
         "ERC20InsufficientAllowance",  # the approval was lost
         "TaskAlreadyAnswered",
         "TaskAnswersOver",
@@ -135,6 +167,37 @@ class ViolationError(AssertionError):
         self.name = name
 
 
+@dataclass
+class Seat:
+    """What the events say of a miner's seat."""
+
+    units: int
+    bond: int
+    seat_bond: int
+    first_attempt: int
+    last_attempt: int | None = None
+    """None while the seat has not ended."""
+    absent: set[int] = field(default_factory=set)
+    """The attempts that were charged as absences."""
+    fined: dict[int, FineKind] = field(default_factory=dict)
+    """The fines by attempt."""
+
+    @property
+    def missed(self) -> set[int]:
+        """The attempts that were missed."""
+        return self.absent | {each for each, kind in self.fined.items() if kind is FineKind.MISS}
+
+    @property
+    def is_fraud(self) -> bool:
+        """Whether the seat was lost by a fraud."""
+        return FineKind.FRAUD in self.fined.values()
+
+    def has_close_misses(self) -> bool:
+        """Whether two misses were within eight attempts."""
+        ordered = sorted(self.missed)
+        return any(later - earlier < formats.MISS_WINDOW for earlier, later in pairwise(ordered))
+
+
 class Checkers:
     """Checks every property except those that `without` names."""
 
@@ -143,14 +206,16 @@ class Checkers:
         self._chain = cluster.chain
         self._without = without
         self._operators = (*cluster.chain.validator_set.operators, JOINER)
-        contracts = (TASK_REGISTRY, GRADIENT_LEDGER, VALIDATOR_SET)
+        contracts = (TASK_REGISTRY, GRADIENT_LEDGER, MINER_SEATS, VALIDATOR_SET)
         self._known = (*HOLDERS, *cluster.chain.validator_set.operators, *contracts)
         self._supply = SUPPLY_EACH * len(HOLDERS) + STAKE * cluster.world.n
-        self._bonds: dict[tuple[TaskId, Address], int] = {}
-        self._units: dict[tuple[TaskId, Address], int] = {}
-        self._slashed = 0
+        self._seats: dict[tuple[TaskId, Address], Seat] = {}
+        self._old_seats: list[tuple[tuple[TaskId, Address], Seat]] = []
+        """Seats whose bonds were withdrawn, or that were followed by another one."""
+        self._burnt = 0
+        """What fines and misses have taken from bonds."""
         self._credits_withdrawn = 0
-        self._ever_slashed: set[tuple[TaskId, Address]] = set()
+        self._attempt_count: dict[TaskId, int] = {}
         self._escrow: dict[TaskId, int] = {}
         """What the registry must hold for each task."""
         self._earned: dict[TaskId, dict[Address, int]] = {}
@@ -235,7 +300,9 @@ class Checkers:
             is_race = is_liar or is_undone or is_removed or name in RACES
             self.require(CALLS, is_race, f"{transaction.label}: {error}")
         if transaction.sender in self._operators:
-            self.require(BOUNDS, executed.gas <= VOTE_GAS, f"{executed.gas} gas")
+            is_fine = transaction.call.to == MINER_SEATS
+            limit = SLASH_GAS if is_fine else VOTE_GAS
+            self.require(BOUNDS, executed.gas <= limit, f"{executed.gas} gas")
 
     def _apply(self, event: object) -> None:
         match event:
@@ -248,13 +315,22 @@ class Checkers:
             case TaskRefunded() | Claimed():
                 self._escrow[event.task_id] -= event.amount
             case MinerRegistered():
-                self._bonds[event.task_id, event.miner] = event.bond
-                self._units[event.task_id, event.miner] = event.units
+                self._apply_registration(event)
+            case MinerLeft():
+                seat = self._seats[event.task_id, event.miner]
+                seat.last_attempt = self._attempt_count.get(event.task_id, 0)
             case BondWithdrawn():
-                bond = self._bonds.pop((event.task_id, event.miner))
-                self.require(MONEY, event.amount == bond, f"{event.amount} of a bond of {bond}")
-            case MinerSlashed():
-                self._apply_slash(event)
+                self._apply_withdrawal(event)
+            case MinerAbsent():
+                self._apply_absence(event)
+            case MinerFined():
+                self._apply_fine(event)
+            case SeatBondBurnt():
+                seat = self._seats[event.task_id, event.miner]
+                is_over = seat.has_close_misses() or seat.is_fraud
+                self.require(SEATS, is_over, f"{self._name(event.miner)}: {seat}")
+                self._burnt += event.amount
+                seat.seat_bond -= event.amount
             case CreditWithdrawn():
                 self._credits_withdrawn += event.amount
             case RoundSettled() | AttemptPaid():
@@ -268,6 +344,7 @@ class Checkers:
             case AttemptOpened():
                 self._fees.note_attempt(event.task_id, self._now_moment())
                 self._open.add(event.task_id)
+                self._attempt_count[event.task_id] = event.ordinal
                 self._opened.append(AttemptId(event.task_id, event.round, event.attempt))
             case _:
                 pass
@@ -296,49 +373,114 @@ class Checkers:
 
     # Properties 1 and 2: bonds, pay and escrow.
 
-    def _apply_slash(self, event: MinerSlashed) -> None:
+    def _apply_registration(self, event: MinerRegistered) -> None:
         key = (event.task_id, event.miner)
-        fine = formats.compute_fine(
-            self._spec(event.task_id),
-            self._units[key],
-            self._bonds[key],
-            is_whole_bond=event.cheated,
-        )
-        name = BOND if event.cheated else BOND_HELD
-        self.require(name, event.amount == fine, f"{event} takes something else than {fine}")
-        self._bonds[key] -= event.amount
-        self._slashed += event.amount
-        self._ever_slashed.add(key)
-        reasons = [
-            (settled, index)
-            for settled, index in self._list_commitments(event.task_id, event.miner)
-            if self._is_guilty(settled, index, is_whole_bond=event.cheated)
-        ]
-        self.require(name, bool(reasons), f"{self._name(event.miner)} is slashed without votes")
-        is_innocent = all(
-            self._is_innocent(settled, index, is_whole_bond=event.cheated)
-            for settled, index in reasons
-        )
-        text = f"{self._name(event.miner)} loses {event.amount}, and its gradient is good"
-        self.require(name, not is_innocent, text)
+        if key in self._seats:
+            old = self._seats[key]
+            self.require(SEATS, old.is_fraud, f"{event} beside {old}")
+            self._old_seats.append((key, old))
+        bond = formats.compute_bond(self._spec(event.task_id), event.units)
+        amounts = (event.bond, event.seat_bond)
+        self.require(MONEY, amounts == (bond, SEAT_BOND), f"{amounts} paid for {bond}")
+        first = self._attempt_count.get(event.task_id, 0) + 1
+        self._seats[key] = Seat(event.units, bond, SEAT_BOND, first)
 
-    def _list_commitments(self, task_id: TaskId, miner: Address) -> list[tuple[EndedAttempt, int]]:
-        return [
-            (ended, index)
+    def _apply_withdrawal(self, event: BondWithdrawn) -> None:
+        key = (event.task_id, event.miner)
+        seat = self._seats.pop(key)
+        self._old_seats.append((key, seat))
+        amounts, held = (event.amount, event.seat_bond), (seat.bond, seat.seat_bond)
+        self.require(MONEY, amounts == held, f"{amounts} of bonds of {held}")
+        self.require(SEATS, not seat.has_close_misses() or not seat.seat_bond, f"{seat}")
+        if len(seat.missed) >= formats.MISSES:
+            return
+        last = seat.last_attempt or self._attempt_count.get(event.task_id, 0)
+        absent = {
+            attempt_id
             for attempt_id, ended in self._chain.view.ended.items()
-            if attempt_id.task_id == task_id
-            for index, record in enumerate(ended.attempt.commitments)
-            if record.miner == miner
+            if attempt_id.task_id == event.task_id
+            and seat.first_attempt <= ended.attempt.ordinal <= last
+            and not any(each.miner == event.miner for each in ended.attempt.commitments)
+        }
+        ordinals = {self._chain.view.ended[each].attempt.ordinal for each in absent}
+        text = f"{self._name(event.miner)} was absent in {ordinals}, and pays for {seat.absent}"
+        self.require(ABSENCE, ordinals == seat.absent, text)
+
+    def _apply_absence(self, event: MinerAbsent) -> None:
+        seat = self._seats[event.task_id, event.miner]
+        name = self._name(event.miner)
+        miss = formats.compute_miss(self._spec(event.task_id), seat.units)
+        self.require(ABSENCE, event.amount == min(miss, seat.bond), f"{event} of {seat}")
+        ended = self._chain.find_ended(event.task_id, event.ordinal)
+        participants = dict(self._chain.view.participants.get(ended.attempt.id, ()))
+        is_absent = event.miner in participants and not any(
+            record.miner == event.miner for record in ended.attempt.commitments
+        )
+        self.require(ABSENCE, is_absent, f"{name} was no absent participant: {event}")
+        self.require(ABSENCE, event.ordinal not in seat.missed, f"{name} pays twice: {event}")
+        self.require(SEATS, len(seat.missed) < formats.MISSES, f"{name}: {event} after {seat}")
+        seat.absent.add(event.ordinal)
+        self._take(seat, event.amount)
+
+    def _take(self, seat: Seat, amount: int) -> None:
+        seat.bond -= amount
+        self._burnt += amount
+
+    def _apply_fine(self, event: MinerFined) -> None:
+        seat, spec = self._seats[event.task_id, event.miner], self._spec(event.task_id)
+        name = self._name(event.miner)
+        is_fraud = event.kind == FineKind.FRAUD
+        miss = formats.compute_miss(spec, seat.units)
+        amount = seat.bond if is_fraud else min(miss, seat.bond)
+        rule = BOND if is_fraud else BOND_HELD
+        self.require(rule, event.amount == amount, f"{event} takes something else than {amount}")
+        known = seat.fined.get(event.ordinal)
+        is_new = known is None or (known == FineKind.MISS and is_fraud)
+        self.require(GUILT, is_new, f"{name} is fined twice: {event}")
+        self.require(GUILT, event.ordinal >= seat.first_attempt, f"{event} is older than {seat}")
+        seat.fined[event.ordinal] = FineKind(event.kind)
+        self._take(seat, event.amount)
+        ended = self._chain.find_ended(event.task_id, event.ordinal)
+        commitments = enumerate(ended.attempt.commitments)
+        index = next((i for i, record in commitments if record.miner == event.miner), None)
+        assert index is not None, f"{name} has not committed: {event}"
+        late_blocks, window = formats.compute_windows(spec, ended.judges)
+        until = ended.block_number + late_blocks + 2 * window
+        self.require(GUILT, self._chain.view.number <= until, f"{event} comes after {until}")
+        tally = formats.count_guilty_words(ended, index)
+        if is_fraud:
+            is_guilty = formats.is_fraud(tally, ended.judges)
+            self.require(BOND, is_guilty, f"{name} is slashed without votes")
+            is_innocent = self._is_innocent(ended, index, is_whole_bond=True)
+            self.require(BOND, not is_innocent, f"{name} loses all, and its gradient is good")
+            return
+        late = [
+            each
+            for each in ended.failed
+            if formats.is_delivered_late(each, index, self._judges(each))
         ]
+        early = formats.count_guilty_words(ended, index, ended.block_number)
+        is_guilty = any(formats.is_miss(each, ended.judges) for each in (tally, early))
+        self.require(BOND_HELD, is_guilty or bool(late), f"{name} is fined without votes")
+        if is_guilty:
+            is_innocent = self._is_innocent(ended, index, is_whole_bond=False)
+        else:
+            is_innocent = all(self._was_with_all(each, index) for each in late)
+        self.require(BOND_HELD, not is_innocent, f"{name} pays a miss, and its gradient is good")
 
-    def _is_guilty(self, settled: EndedAttempt, index: int, *, is_whole_bond: bool) -> bool:
-        tally = formats.count_words(formats.list_votes(settled.attempt), index)
-        judge = formats.is_fraud if is_whole_bond else formats.is_miss
-        return judge(tally, self._judges(settled.attempt))
+    def _was_with_all(self, attempt: Attempt, index: int) -> bool:
+        """Whether all honest validators held a gradient before its ballot was late."""
+        payload = self._find_payload(attempt.id, attempt.commitments[index])
+        late_ms = self._late_ms.get((attempt.id.task_id, attempt.ballot_number), NEVER_MS)
+        return payload is not None and all(
+            each.disk.payloads.get(payload.root, NEVER_MS) < late_ms
+            for each in self._cluster.honest
+            if each.address in self._judges(attempt).validators
+        )
 
-    def _is_innocent(self, settled: EndedAttempt, index: int, *, is_whole_bond: bool) -> bool:
+    def _is_innocent(self, ended: formats.Ended, index: int, *, is_whole_bond: bool) -> bool:
         """Whether a gradient was good, and held in time by enough honest validators."""
-        attempt = settled.attempt
+        attempt = ended.attempt
         payload = self._find_payload(attempt.id, attempt.commitments[index])
         if payload is None or payload.is_malformed:
             return False
@@ -420,9 +562,10 @@ class Checkers:
         self.require(MONEY, escrow == wanted, f"the registry holds {escrow}, not {wanted}")
         burnt = contracts.burnt
         self.require(MONEY, burnt == self._fees.burnt, f"{burnt} burnt, not {self._fees.burnt}")
-        bonds = contracts.pot_of(GRADIENT_LEDGER)
-        wanted = sum(self._bonds.values()) + self._slashed - self._credits_withdrawn
-        self.require(MONEY, bonds == wanted, f"the ledger holds {bonds}, not {wanted}")
+        bonds = contracts.pot_of(MINER_SEATS)
+        wanted = sum(seat.bond + seat.seat_bond for seat in self._seats.values())
+        wanted += self._burnt - self._credits_withdrawn
+        self.require(MONEY, bonds == wanted, f"the seats hold {bonds}, not {wanted}")
 
     def _check_account(self, history: TaskHistory) -> None:
         contracts, task_id = self._chain.contracts, history.task_id
@@ -561,23 +704,68 @@ class Checkers:
 
     def on_end(self) -> None:
         """Check what must be true once the network was healthy for a while and the task closed."""
-        for attempt_id, settled in sorted(self._chain.view.ended.items(), key=lambda e: e[0]):
-            task_id = attempt_id.task_id
-            for index, record in enumerate(settled.attempt.commitments):
-                is_proven = any(
-                    self._is_guilty(settled, index, is_whole_bond=each) for each in (True, False)
-                )
-                is_slashed = (task_id, record.miner) in self._ever_slashed
-                text = f"{self._name(record.miner)} is guilty and was not slashed"
-                self.require(GUILT, is_slashed or not is_proven, text)
+        self._check_guilty()
         for task_id, history in sorted(self._chain.view.histories.items()):
             if history.rewards:
                 self._claim_all(task_id, dict(history.rewards))
         contracts = self._chain.contracts
         for operator in self._operators:
             if contracts.credit(operator):
-                call = gradient_ledger.withdraw_credit(TRAINING_TOKEN)
+                call = miner_seats.withdraw_credit(TRAINING_TOKEN)
                 self.on_block([self._chain.execute_at_once(operator, call)])
+
+        self._withdraw_all()
+
+    def is_closing_due(self, ended: EndedAttempt) -> bool:
+        """Whether late words have made a commitment guilty that has not paid for it."""
+        view = self._chain.view.ended[ended.attempt.id]
+        return any(self._owes(view, index) for index in range(len(ended.attempt.commitments)))
+
+    def _check_guilty(self) -> None:
+        for _, ended in sorted(self._chain.view.ended.items(), key=lambda each: each[0]):
+            for index, record in enumerate(ended.attempt.commitments):
+                text = f"{self._name(record.miner)} is guilty and was not fined"
+                self.require(GUILT, not self._owes(ended, index), text)
+
+    def _owes(self, ended: formats.Ended, index: int) -> bool:
+        """Whether a commitment is guilty, and its miner has not paid although it has a bond."""
+        attempt = ended.attempt
+        key = (attempt.id.task_id, attempt.commitments[index].miner)
+        seats = [seat for each, seat in self._old_seats if each == key]
+        seats += [self._seats[key]] if key in self._seats else []
+        seat = next(
+            (each for each in reversed(seats) if each.first_attempt <= attempt.ordinal), None
+        )
+        assert seat is not None, "a miner that committed has a seat"
+        paid = seat.fined.get(attempt.ordinal)
+        if paid == FineKind.FRAUD or seat.bond == 0:
+            return False
+        tally = formats.count_guilty_words(ended, index)
+        early = formats.count_guilty_words(ended, index, ended.block_number)
+        if any(formats.is_fraud(each, ended.judges) for each in (tally, early)):
+            return True
+        is_missed = any(formats.is_miss(each, ended.judges) for each in (tally, early)) or any(
+            formats.is_delivered_late(each, index, self._judges(each)) for each in ended.failed
+        )
+        return is_missed and paid is None
+
+    def _withdraw_all(self) -> None:
+        """Have every miner of a closed task take its bonds back, once all windows are over."""
+        for (task_id, miner), seat in sorted(self._seats.items()):
+            history = self._chain.view.histories[task_id]
+            if seat.is_fraud or not history.is_closed:
+                continue
+            for ended in self._chain.view.ended.values():
+                if ended.attempt.id.task_id == task_id:
+                    late, window = formats.compute_windows(self._spec(task_id), ended.judges)
+                    free = ended.block_number + late + 2 * window + 1
+                    self._chain.view.number = max(self._chain.view.number, free)
+            call = miner_seats.withdraw_bond(task_id)
+            try:
+                self.on_block([self._chain.execute_at_once(miner, call)])
+            except Reverted as reverted:
+                text = f"{self._name(miner)} cannot withdraw: {reverted}"
+                raise ViolationError(MONEY, text) from reverted
 
     def _claim_all(self, task_id: TaskId, earned: Mapping[Address, int]) -> None:
         """Claim for every account what it has not claimed yet; nothing may be left over."""

@@ -12,6 +12,7 @@ from tests.simulation.mutants import Mutant, mutate
 ROOT: Final = Path(__file__).parents[2]
 
 LEDGER: Final = "contracts/src/GradientLedger.sol"
+SEATS: Final = "contracts/src/MinerSeats.sol"
 REGISTRY: Final = "contracts/src/TaskRegistry.sol"
 DISTRIBUTOR: Final = "contracts/src/RewardDistributor.sol"
 
@@ -34,12 +35,102 @@ CONTRACT_MUTANTS: Final = {
     "late-is-timely": Mutant(
         "a verdict after the phase counts for pay",
         LEDGER,
-        (("return (record, current == Phase.Verdict);", "return (record, true);"),),
+        (("bool timely = current == Phase.Verdict;", "bool timely = true;"),),
     ),
     "fined-bond-stays": Mutant(
         "a slashed miner takes its whole bond back",
-        LEDGER,
-        (("        miner.bond -= uint128(amount);\n", ""),),
+        SEATS,
+        (("        seat.bond = 0;\n", ""),),
+    ),
+    "absence-is-free": Mutant(
+        "an attempt without a commitment is no miss",
+        SEATS,
+        (
+            (
+                "return endedCount > accounted ? endedCount - accounted : 0;",
+                "return endedCount > accounted ? 0 : 0;",
+            ),
+        ),
+    ),
+    "seat-never-ends": Mutant(
+        "a seat goes on after its second miss",
+        SEATS,
+        (
+            (
+                "        if (seat.position == 0) return;\n        _endSeat(",
+                "        if (seat.position != type(uint32).max) return;\n        _endSeat(",
+            ),
+        ),
+    ),
+    "seat-bond-is-safe": Mutant(
+        "two misses in eight attempts burn no seat bond",
+        SEATS,
+        (
+            (
+                "if (missed & (missed >> i) != 0) _burn",
+                "if (missed >> i == missed) _burn",
+            ),
+        ),
+    ),
+    "seat-bond-burns-for-any-two-misses": Mutant(
+        "two misses that are far apart burn the seat bond",
+        SEATS,
+        (("MISS_WINDOW = 8;", "MISS_WINDOW = 200;"),),
+    ),
+    "fined-twice": Mutant(
+        "a miss can be imposed again and again",
+        SEATS,
+        (
+            (
+                "if (ordinal <= misses.last && (misses.attempts >> age) & 1 != 0) return false;",
+                "if (age > 300) return false;",
+            ),
+        ),
+    ),
+    "fines-by-one-vote": Mutant(
+        "one validator can have any miner fined",
+        SEATS,
+        (("if (++_tallies[key] == quorum) {", "if (++_tallies[key] == 1) {"),),
+    ),
+    "fines-by-the-set-of-today": Mutant(
+        "a change of the validator set changes who votes on fines",
+        SEATS,
+        (
+            (
+                "VALIDATORS.memberOfOperator(ended.judges, msg.sender)",
+                "VALIDATORS.memberOfOperator(VALIDATORS.version(), msg.sender)",
+            ),
+        ),
+    ),
+    "leave-in-the-opening-block": Mutant(
+        "a seat can end in the block that opens an attempt",
+        SEATS,
+        (
+            (
+                "if (progress.isOpen && progress.openBlock == block.number) revert",
+                "if (progress.isOpen && progress.openBlock > block.number) revert",
+            ),
+        ),
+    ),
+    "leave-before-the-first-attempt": Mutant(
+        "a newcomer can leave at once",
+        SEATS,
+        (
+            (
+                "if (seat.firstAttempt > progress.attemptCount && !_isIdle",
+                "if (seat.firstAttempt > progress.attemptCount + 9 && !_isIdle",
+            ),
+        ),
+    ),
+    "bond-leaves-at-once": Mutant(
+        "bonds come back before the last attempt can be fined no more",
+        SEATS,
+        (
+            (
+                "if (ended.endedBlock != 0 && block.number <= until)",
+                "if (until == 1)",
+            ),
+        ),
     ),
     "void-attempt-stays-reserved": Mutant(
         "the escrow of a void attempt is not released",
@@ -133,12 +224,17 @@ CONTRACT_MUTANTS: Final = {
     "attempts-are-free": Mutant(
         "more attempts open than were bought",
         REGISTRY,
-        (("        lease.attemptsLeft = attemptsLeft - 1;\n", ""),),
+        (("        --lease.attemptsLeft;\n", ""),),
     ),
     "attempt-outlives-its-task": Mutant(
         "an attempt opens that the lifetime does not cover",
         REGISTRY,
-        (("if (attemptsLeft == 0 || !_coversAttempt(lease))", "if (attemptsLeft == 0)"),),
+        (
+            (
+                " && lease.attemptsLeft != 0 && _coversAttempt(lease);",
+                " && lease.attemptsLeft != 0;",
+            ),
+        ),
     ),
     "any-account-pays-out": Mutant(
         "any account can have escrow paid out",

@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from chain.contracts import gradient_ledger
+from chain.contracts import gradient_ledger, miner_seats
 from chain.contracts.abi import ContractCall
-from chain.contracts.gradient_ledger import CommitmentEvidence, Deadline, ResultVote
+from chain.contracts.gradient_ledger import Deadline, ResultVote
+from chain.contracts.miner_seats import Fine, FineKind
 from chain.contracts.task_registry import Prices, Purchase, TaskResources
 from chain.primitives import Address
 from chain.training.acceptance import Verdict, decode_verdicts, encode_verdicts
-from chain.training.history import Attempt, TaskHistory
+from chain.training.attempt_records import Attempt
+from chain.training.history import TaskHistory
 from chain.training.task_spec import TaskSpec
 from chain.types.validator_set import ValidatorSet, compute_max_faulty
 
@@ -25,7 +27,13 @@ CHEAT_FACTOR: Final = 10
 """A distance above this many tolerances proves a cheat."""
 
 MISS_SHARE: Final = 8
-"""A miss costs the pay of a round divided by this."""
+"""A miss costs the pay of a round divided by this, rounded up."""
+
+MISSES: Final = 2
+"""A seat ends at so many misses."""
+
+MISS_WINDOW: Final = 8
+"""Two misses in so many attempts burn the seat bond."""
 
 ABSENT: Final = Verdict.MISSING
 """What a validator says of a gradient that has not come, or that is malformed."""
@@ -51,11 +59,10 @@ def build_result_call(
 
 
 def build_slash_call(attempt: Attempt) -> ContractCall:
-    """A call that slashes the first miner of an attempt with the votes of its ballot so far."""
-    records = [CommitmentEvidence(r.miner, r.units, r.commitment) for r in attempt.commitments]
-    votes = [(r.validator, r.verdicts) for r in attempt.verdicts]
-    task_id = attempt.id.task_id
-    return gradient_ledger.slash(task_id, attempt.ballot_number, records, votes, [0])
+    """A call that fines the first miner of an attempt without any vote for that."""
+    miner = attempt.commitments[0].miner if attempt.commitments else bytes(20)
+    fine = Fine(attempt.ballot, 0, Address(miner), FineKind.FRAUD, 1)
+    return miner_seats.slash(attempt.id.task_id, attempt.ordinal, [(fine, ())])
 
 
 def list_votes(attempt: Attempt, *, is_timely: bool = True) -> dict[Address, Words]:
@@ -103,6 +110,40 @@ def is_accepted(tally: Tally, max_faulty: int) -> bool:
     return tally.ok > max_faulty and tally.against <= max_faulty
 
 
+@dataclass
+class Ended:
+    """An attempt that has ended, as the chain told it."""
+
+    attempt: Attempt
+    """With the votes of its last ballot."""
+    block_number: int
+    judges: ValidatorSet
+    """The validators that judge it."""
+    failed: tuple[Attempt, ...] = ()
+    """The same with the votes of each ballot that failed; its set judged that ballot."""
+    late: tuple[tuple[Address, bytes, int], ...] = ()
+    """Late votes: validator, words and block."""
+
+
+def count_guilty_words(ended: Ended, index: int, until: int | None = None) -> Tally:
+    """The tally of a commitment with the late words up to a block; with None, of all of them."""
+    attempt = ended.attempt
+    said = {validator: words[index] for validator, words in list_votes(attempt).items()}
+    count = len(attempt.commitments)
+    late = [
+        (each.validator, each.verdicts, ended.block_number)
+        for each in attempt.verdicts
+        if not each.is_timely
+    ]
+    for validator, encoded, number in (*late, *ended.late):
+        word = decode_verdicts(encoded, count)[index]
+        is_open = said.get(validator, Verdict.UNCHECKED) is Verdict.UNCHECKED
+        is_word = word in (Verdict.OK, Verdict.BAD, Verdict.CHEAT)
+        if is_open and is_word and (until is None or number <= until):
+            said[validator] = word
+    return count_words({validator: [word] for validator, word in said.items()}, 0)
+
+
 def is_fraud(tally: Tally, validator_set: ValidatorSet) -> bool:
     """Whether a commitment costs its miner the whole bond."""
     return _is_guilty(tally, validator_set) and tally.cheat > validator_set.max_faulty
@@ -118,9 +159,25 @@ def _is_guilty(tally: Tally, validator_set: ValidatorSet) -> bool:
     return is_quorum and tally.ok <= validator_set.max_faulty
 
 
-def compute_fine(spec: TaskSpec, units: int, bond: int, *, is_whole_bond: bool) -> int:
-    """What a slashed miner loses."""
-    return bond if is_whole_bond else units * spec.reward.unit_price // MISS_SHARE
+def is_delivered_late(failed: Attempt, index: int, validator_set: ValidatorSet) -> bool:
+    """Whether a commitment came so late that it made its ballot fail."""
+    tally, faulty = count_words(list_votes(failed), index), validator_set.max_faulty
+    checked = tally.ok + tally.against
+    is_missed = tally.missing >= validator_set.quorum and checked <= faulty
+    is_decided = tally.against > faulty or tally.ok > faulty or is_missed
+    return not is_decided and tally.missing > faulty
+
+
+def compute_miss(spec: TaskSpec, units: int) -> int:
+    """What a miss costs."""
+    return -(-units * spec.reward.unit_price // MISS_SHARE)
+
+
+def compute_windows(spec: TaskSpec, validator_set: ValidatorSet) -> tuple[int, int]:
+    """The blocks for late words after an attempt, and those of each window that follows."""
+    quorum = validator_set.quorum
+    window = max(64, 3 * quorum + 2 * (validator_set.max_faulty + 1) + 8)
+    return max(window, 2 * spec.phases.verdict_seconds), window
 
 
 def list_accepted(attempt: Attempt, validator_set: ValidatorSet) -> tuple[int, ...]:
@@ -156,8 +213,8 @@ def compute_pay(
 
 
 def compute_bond(spec: TaskSpec, units: int) -> int:
-    """What a miner deposits for that many units."""
-    return units * spec.reward.unit_price
+    """What a miner deposits for that many units, in the task's token."""
+    return units * spec.reward.unit_price + MISSES * compute_miss(spec, units)
 
 
 def may_end_early(history: TaskHistory) -> bool:

@@ -9,7 +9,8 @@ from chain.contracts.gradient_ledger import Phase, ResultKind, ResultVote
 from chain.crypto import keccak256
 from chain.primitives import Hash32
 from chain.training.acceptance import Verdict
-from chain.training.history import Attempt, TaskHistory
+from chain.training.attempt_records import Attempt
+from chain.training.history import TaskHistory
 from chain.training.result_vote import (
     build_empty_vote,
 )
@@ -70,6 +71,7 @@ HABITS: Final = (
     "keeps gradients to itself",
     "leaves turns to others",
     "refuses tasks",
+    "votes for other fines",
 )
 """Every way to lie."""
 
@@ -143,6 +145,10 @@ class Lie:
             # The call is in the pool before the process ends.
             validator.cluster.after(1, lambda: validator.crash(validator.random.randrange(60_000)))
         return honest
+
+    def distort_fines(self, honest: Hash32) -> Hash32:
+        """The root of fines that is voted for instead of the honest one."""
+        return _flip(honest) if self.habit == "votes for other fines" else honest
 
     def distort_result(self, validator: "Validator", honest: ResultVote) -> ResultVote | None:
         """The result that is posted instead of the honest one; None for nothing."""

@@ -4,16 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from chain.contracts import gradient_ledger, reward_distributor, training_token
+from chain.contracts import gradient_ledger, miner_seats, reward_distributor, training_token
 from chain.contracts.abi import ContractCall
-from chain.contracts.addresses import GRADIENT_LEDGER, REWARD_DISTRIBUTOR
-from chain.contracts.gradient_ledger import BOND_CLOSED_BLOCKS, Phase
+from chain.contracts.addresses import MINER_SEATS, REWARD_DISTRIBUTOR
+from chain.contracts.gradient_ledger import Phase
 from chain.contracts.task_registry import TaskStatus
 from chain.crypto import keccak256
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.attempt import AttemptId
+from chain.training.attempt_records import Attempt
 from chain.training.encoding import compute_commitment
-from chain.training.history import Attempt, TaskHistory, get_theta_root
+from chain.training.history import TaskHistory
 from chain.training.reveal import Reveal
 from chain.training.rewards import build_reward_tree
 from chain.training.task_spec import TaskSpec
@@ -21,7 +22,7 @@ from tests.training_simulation.chain import MINERS
 from tests.training_simulation.cluster import Actor, Cluster
 from tests.training_simulation.formats import CHEAT_FACTOR, compute_bond
 from tests.training_simulation.values import TOLERANCE, Payload
-from tests.worlds.contracts import CHAIN_ID
+from tests.worlds.contracts import CHAIN_ID, SEAT_ATTEMPTS, SEAT_BOND
 
 if TYPE_CHECKING:
     from tests.training_simulation.validators import Validator
@@ -96,7 +97,7 @@ class Miner(Actor):
         if history is None or spec is None or history.status is TaskStatus.PENDING:
             return
         if history.is_closed:
-            self._withdraw(history)
+            self._claim_at_the_end(history)
             return
         if self.habit in ("leaves at once", "leaves and comes back"):
             self._leave_and_return()
@@ -140,22 +141,38 @@ class Miner(Actor):
         state = self.cluster.chain.registrations.get((self.task_id, self.address))
         if state is not None:
             return state
-        bond = compute_bond(spec, self.units)
-        approve = training_token.approve(spec.reward.token, GRADIENT_LEDGER, bond)
+        if self.view.histories[self.task_id].status is not TaskStatus.ACTIVE:
+            return False
+        bond = compute_bond(spec, self.units) + SEAT_BOND
+        approve = training_token.approve(spec.reward.token, MINER_SEATS, bond)
         if self._once(("approve",), approve, "approve"):
-            call = gradient_ledger.register(self.task_id, self.units)
+            displaced = self._list_displaced(spec)
+            call = miner_seats.register(self.task_id, self.units, displaced)
             self.send(self.address, call, f"register for {self.units}")
             if self.habit == "leaves at once":
-                self.send(self.address, gradient_ledger.leave(self.task_id), "leave")
+                self.send(self.address, miner_seats.leave(self.task_id), "leave")
         return False
+
+    def _list_displaced(self, spec: TaskSpec) -> tuple[Address, ...]:
+        """Seats whose term is over, oldest first, if the task is full."""
+        contracts = self.view.contracts
+        seats = contracts.read(miner_seats.list_seats(self.task_id))
+        ordinal = contracts.read(gradient_ledger.get_round(self.task_id)).attempt_count
+        free = spec.reward.max_units - sum(each.units for each in seats)
+        displaced = []
+        for each in sorted(seats, key=lambda each: (each.first_attempt, each.miner)):
+            if free < self.units and each.first_attempt + SEAT_ATTEMPTS <= ordinal + 1:
+                displaced.append(each.miner)
+                free += each.units
+        return tuple(displaced)
 
     def _leave_and_return(self) -> None:
         if (self.task_id, self.address) not in self.cluster.chain.registrations:
             return
         if self.habit == "leaves and comes back" and self.random.random() < 0.1:
-            self._once(("leave",), gradient_ledger.leave(self.task_id), "leave")
+            self._once(("leave",), miner_seats.leave(self.task_id), "leave")
         if self.random.random() < 0.2:
-            self._once(("withdraw",), gradient_ledger.withdraw_bond(self.task_id), "withdraw early")
+            self._once(("withdraw",), miner_seats.withdraw_bond(self.task_id), "withdraw early")
 
     # A gradient.
 
@@ -228,7 +245,7 @@ class Miner(Actor):
             del self.cluster.gradients[attempt.id, self.address]
             return attempt.commitments[0].commitment
         description = self.cluster.chain.describe(attempt, spec)
-        header = description.build_header(self.address, get_theta_root(history, spec))
+        header = description.build_header(self.address, attempt.theta_root)
         return compute_commitment(header, prepared.payload.root, prepared.salt, prepared.units)
 
     # Its reveal.
@@ -287,12 +304,7 @@ class Miner(Actor):
             call = reward_distributor.claim(self.task_id, earned[self.address], proof)
             self.send(self.address, call, "claim")
 
-    def _withdraw(self, history: TaskHistory) -> None:
-        closed = history.closed
-        if self._is_over or closed is None:
-            return
-        if self.view.number >= closed.number + BOND_CLOSED_BLOCKS + 1:
+    def _claim_at_the_end(self, history: TaskHistory) -> None:
+        if not self._is_over:
             self._is_over = True
             self.claim(history)
-            if (self.task_id, self.address) in self.cluster.chain.registrations:
-                self.send(self.address, gradient_ledger.withdraw_bond(self.task_id), "withdraw")

@@ -23,6 +23,8 @@ RESULT_VOTE: Final = "chain.training.result_vote"
 REWARDS: Final = "chain.training.rewards"
 ROUNDS: Final = "chain.training.rounds"
 SLASHING: Final = "chain.training.slashing"
+SORTED_TREE: Final = "chain.training.sorted_tree"
+ATTEMPT_RECORDS: Final = "chain.training.attempt_records"
 
 RULE_MUTANTS: Final = {
     "rejected-by-f": Mutant(
@@ -100,8 +102,8 @@ RULE_MUTANTS: Final = {
         HISTORY,
         (
             (
-                "        return replace(history, attempt=None, voided=voided)\n",
-                "        return replace(history, voided=voided)\n",
+                "        return replace(history, attempt=None, ended=ended)\n",
+                "        return replace(history, ended=ended)\n",
             ),
         ),
     ),
@@ -197,17 +199,12 @@ RULE_MUTANTS: Final = {
     ),
     "wrong-sibling": Mutant(
         "a proof holds nodes on its path instead of their siblings",
-        REWARDS,
-        (
-            (
-                "self.nodes[position + 1 if position % 2 else position - 1]",
-                "self.nodes[position]",
-            ),
-        ),
+        SORTED_TREE,
+        (("nodes[position + 1 if position % 2 else position - 1]", "nodes[position]"),),
     ),
     "sorted-children": Mutant(
         "children are hashed in the order in which they come",
-        REWARDS,
+        SORTED_TREE,
         (("keccak256(min(one, other) + max(one, other))", "keccak256(one + other)"),),
     ),
     "no-units-in-the-result": Mutant(
@@ -240,13 +237,13 @@ RULE_MUTANTS: Final = {
         HISTORY,
         (("verdict is Verdict.CHEAT and outcome", "verdict is None and outcome"),),
     ),
-    "void-slashes-none": Mutant(
-        "miners found guilty in a void attempt are not slashed",
+    "void-fines-none": Mutant(
+        "miners found guilty in a void attempt are not fined",
         HISTORY,
         (
             (
-                "    return bool(compute_outcome(attempt, spec, validator_set).guilty)",
-                "    return False",
+                "        return replace(history, attempt=None, ended=ended)\n",
+                "        return replace(history, attempt=None)\n",
             ),
         ),
     ),
@@ -261,9 +258,39 @@ RULE_MUTANTS: Final = {
         ),
     ),
     "nothing-to-slash": Mutant(
-        "guilty miners are not slashed",
+        "guilty miners are not fined",
         SLASHING,
-        (("    if not outcome.guilty or own_index is None:", "    if True:"),),
+        (("        if guilt is Guilt.NONE:\n", "        if True:\n"),),
+    ),
+    "fines-find-no-sender": Mutant(
+        "approved fines are not imposed",
+        SLASHING,
+        (("        if is_due and tree is not None:\n", "        if False:\n"),),
+    ),
+    "late-words-ignored": Mutant(
+        "a validator that was shut out of the phase cannot convict",
+        SLASHING,
+        (("if own[index] is Verdict.UNCHECKED and verdict in", "if False and verdict in"),),
+    ),
+    "late-words-overwrite": Mutant(
+        "a late word replaces any other",
+        SLASHING,
+        (("if own[index] is Verdict.UNCHECKED and verdict in", "if verdict in"),),
+    ),
+    "late-delivery-is-free": Mutant(
+        "a gradient so late that its ballot failed costs nothing",
+        ATTEMPT_RECORDS,
+        (("            late.append((attempt.ballot, index))\n", "            pass\n"),),
+    ),
+    "no-closing-vote": Mutant(
+        "late words change no fine",
+        SLASHING,
+        (
+            (
+                "    if tree is None or head_number",
+                "    if is_closing or not tree or head_number",
+            ),
+        ),
     ),
 }
 

@@ -3,7 +3,13 @@
 from collections.abc import Callable
 from typing import Final
 
-from chain.contracts import gradient_ledger, reward_distributor, task_registry, training_token
+from chain.contracts import (
+    gradient_ledger,
+    miner_seats,
+    reward_distributor,
+    task_registry,
+    training_token,
+)
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import TASK_REGISTRY, TRAINING_TOKEN
 from chain.contracts.gradient_ledger import ResultKind, ResultVote
@@ -156,9 +162,13 @@ class Stranger(Actor):
             ("slash without evidence", self._slash),
             ("claim without a proof", lambda task: reward_distributor.claim(task, POT, ())),
             ("commit without a bond", self._commit),
-            ("leave", gradient_ledger.leave),
-            ("withdraw a bond", gradient_ledger.withdraw_bond),
-            ("withdraw credit", lambda task: gradient_ledger.withdraw_credit(TRAINING_TOKEN)),
+            ("note a commitment", lambda task: _seats("noteCommitment", task, 1, STRANGER, 1)),
+            ("expect one less", self._expect_one_less),
+            ("vote for fines", lambda task: miner_seats.post_fines(task, 1, keccak256(b"mine"))),
+            ("say a late word", lambda task: gradient_ledger.post_late_verdict(task, 1, b"\x02")),
+            ("leave", miner_seats.leave),
+            ("withdraw a bond", miner_seats.withdraw_bond),
+            ("withdraw credit", lambda task: miner_seats.withdraw_credit(TRAINING_TOKEN)),
         )
 
     def step(self) -> None:
@@ -200,12 +210,19 @@ class Stranger(Actor):
     def _commit(self, task_id: TaskId) -> ContractCall:
         return gradient_ledger.commit_gradient(task_id, 0, 0, 1, keccak256(b"nothing"))
 
+    def _expect_one_less(self, task_id: TaskId) -> ContractCall:
+        return gradient_ledger.CONTRACT.call("expectOneLess", task_id)
+
     def _slash(self, task_id: TaskId) -> ContractCall:
         history = self.view.histories[task_id]
         attempt = history.attempt
         if attempt is None:
-            return gradient_ledger.slash(task_id, history.ballot_count, (), (), [0])
+            return miner_seats.slash(task_id, 1, [])
         return build_slash_call(attempt)
+
+
+def _seats(name: str, *arguments: object) -> ContractCall:
+    return miner_seats.CONTRACT.call(name, *arguments)
 
 
 def _registry(name: str, *arguments: object) -> ContractCall:

@@ -9,26 +9,16 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from chain.contracts import gradient_ledger, task_registry
+from chain.contracts import gradient_ledger, miner_seats, task_registry
 from chain.contracts.abi import ContractCall
-from chain.contracts.gradient_ledger import (
-    BOND_CLOSED_BLOCKS,
-    EVIDENCE_BALLOTS,
-    Deadline,
-    Phase,
-    ResultKind,
-)
+from chain.contracts.gradient_ledger import Deadline, Phase, ResultKind
+from chain.contracts.miner_seats import MAX_ENDED_SEATS
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training import rounds
-from chain.training.acceptance import Verdict, compute_verdict
-from chain.training.history import (
-    Attempt,
-    EndedAttempt,
-    TaskHistory,
-    compute_outcome,
-    get_theta_root,
-)
+from chain.training.acceptance import Verdict, compute_verdict, encode_verdicts
+from chain.training.attempt_records import Attempt, EndedAttempt
+from chain.training.history import TaskHistory, compute_outcome
 from chain.training.leases import READY_CODE, is_window_over
 from chain.training.result_vote import (
     build_empty_vote,
@@ -36,7 +26,14 @@ from chain.training.result_vote import (
     build_result_vote,
 )
 from chain.training.reveal import Reveal
-from chain.training.slashing import SlashingPlan, plan_slashing
+from chain.training.slashing import (
+    HURRY_BLOCKS,
+    LATE_VERDICTS,
+    ImposeFines,
+    PostFines,
+    list_open_words,
+    plan_fines,
+)
 from chain.training.task_checks import REFUSAL_CODES, ObjectionCode, compute_worker_shares
 from chain.training.task_spec import TaskSpec
 from node.operator.account import RESEND_BLOCKS
@@ -231,8 +228,7 @@ class Validator(Actor):
         )
 
     def _may_slash(self, history: TaskHistory) -> bool:
-        closed = history.closed
-        return closed is not None and self.view.number <= closed.number + BOND_CLOSED_BLOCKS
+        return any(self.view.number < ended.slashed_until for ended in history.ended)
 
     def _get_own_work(self, history: TaskHistory, work: Work, *, is_late: bool) -> rounds.OwnWork:
         attempt = history.attempt
@@ -483,7 +479,7 @@ class Validator(Actor):
         spec = self.cluster.chain.spec(history)
         assert spec is not None
         description = self.cluster.chain.describe(attempt, spec)
-        header = description.build_header(reveal.miner, get_theta_root(history, spec))
+        header = description.build_header(reveal.miner, attempt.theta_root)
         return reveal.opens(commitment, header)
 
     def _store(self, reveal: Reveal) -> None:
@@ -658,39 +654,68 @@ class Validator(Actor):
 
         self._ask_worker("checks", task_id, self.cluster.world.evaluate_ms, done)
 
-    # Slashing.
+    # Fines and seats.
 
     def _slash(self, history: TaskHistory, spec: TaskSpec, work: Work) -> None:
         if not self._takes_turns:
             return
-        too_old = history.rounds_settled - EVIDENCE_BALLOTS - 1
-        work.slashed_through = max(work.slashed_through, too_old)
-        for round_number in range(work.slashed_through + 1, history.rounds_settled):
-            settled = self.view.settled[history.task_id, round_number]
-            ended = EndedAttempt(settled.attempt, settled.block_number)
-            plan = plan_slashing(ended, spec, self.view.validator_set, self.operator)
-            if plan is None:
-                if round_number == work.slashed_through + 1:
-                    work.slashed_through = round_number
-            elif self.view.number >= plan.due_block:
-                self._send_slashings(plan, work)
-        for ended in history.voided:
-            plan = plan_slashing(ended, spec, self.view.validator_set, self.operator)
-            if plan is not None and self.view.number >= plan.due_block:
-                self._send_calls(plan, work)
+        number = BlockNumber(self.view.number)
+        self._end_seats(history, work)
+        for ended in history.ended:
+            self._give_late_verdicts(history, ended, spec, work)
+            ordinal = ended.attempt.ordinal
+            if work.fines_planned.get(ordinal) == number:
+                continue
+            work.fines_planned[ordinal] = number
+            for duty in plan_fines(CHAIN_ID, ended, self.operator, number):
+                self._do_fines(history.task_id, work, duty)
 
-    def _send_slashings(self, plan: SlashingPlan, work: Work) -> None:
-        is_over = self.view.number >= plan.due_block + RESEND_BLOCKS
-        if not self._send_calls(plan, work) and is_over:
-            work.slashed_through = max(work.slashed_through, plan.attempt_id.round_number)
+    def _do_fines(self, task_id: TaskId, work: Work, duty: PostFines | ImposeFines) -> None:
+        match duty:
+            case PostFines(ordinal, is_closing, root):
+                if self.lie is not None:
+                    root = self.lie.distort_fines(root)
+                call = miner_seats.post_fines(task_id, ordinal, root)
+                key = ("fines", ordinal, is_closing)
+                self.vote(work, key, call, f"fines of {ordinal} {is_closing}")
+            case ImposeFines(ordinal, batch, fines):
+                call = miner_seats.slash(task_id, ordinal, fines)
+                self.vote(work, ("slash", ordinal, batch), call, f"slash for {ordinal}")
 
-    def _send_calls(self, plan: SlashingPlan, work: Work) -> bool:
-        """Send a slashing of each guilty miner that was not slashed; False if there is none."""
-        task_id = plan.attempt_id.task_id
-        slashed = self.cluster.chain.slashed
-        open_indices = [
-            i for i in plan.guilty if (task_id, plan.commitments[i].miner) not in slashed
-        ]
-        for i in open_indices:
-            self.vote(work, ("slash", plan.attempt_id, i), plan.build_call(i), f"slash {i}")
-        return bool(open_indices)
+    def _give_late_verdicts(
+        self, history: TaskHistory, ended: EndedAttempt, spec: TaskSpec, work: Work
+    ) -> None:
+        if self.view.number >= ended.late_until:
+            return
+        attempt = ended.attempt
+        indices = list_open_words(ended, self.address)
+        missing = [i for i in indices if (attempt.id, i) not in work.checks]
+        if missing and self.view.number < ended.late_until - HURRY_BLOCKS:
+            for index in missing:
+                self._check(history, attempt, spec, work, index)
+            return
+        found = {i: work.checks[attempt.id, i] for i in indices if i not in missing}
+        if any(verdict in LATE_VERDICTS for verdict in found.values()):
+            count = len(attempt.commitments)
+            words = [found.get(i, Verdict.UNCHECKED) for i in range(count)]
+            call = gradient_ledger.post_late_verdict(
+                history.task_id, attempt.ordinal, encode_verdicts(words)
+            )
+            self.vote(work, ("late", attempt.id), call, f"late {describe_words(words)}")
+
+    def _end_seats(self, history: TaskHistory, work: Work) -> None:
+        attempt = history.attempt
+        if attempt is None or work.seats_checked >= attempt.ordinal:
+            return
+        own_index = self.view.validator_set.find_operator(self.operator)
+        if own_index is None:
+            return
+        place = (own_index - attempt.id.round_number) % len(self.view.validator_set.validators)
+        if self.view.number < attempt.open_block + rounds.TURN_BLOCKS * place:
+            return
+        over = self.view.contracts.read(miner_seats.list_over(history.task_id, MAX_ENDED_SEATS))
+        if not over:
+            work.seats_checked = attempt.ordinal
+            return
+        call = miner_seats.end_seats(history.task_id, over)
+        self.vote(work, ("end seats", attempt.id), call, f"end {len(over)} seats")

@@ -39,7 +39,10 @@ class Work:
     evaluated: set[Hash32] = field(default_factory=set)
     """The models that were evaluated."""
     sent: dict[JobKey, int] = field(default_factory=dict)
-    slashed_through: int = -1
+    fines_planned: dict[int, int] = field(default_factory=dict)
+    """The head at which the fines of an attempt were last planned, by its ordinal."""
+    seats_checked: int = 0
+    """The ordinal of the last attempt in which no seat was left to end."""
 
 
 @dataclass

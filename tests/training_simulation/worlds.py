@@ -37,7 +37,7 @@ JUNK_MS: Final = 8_000
 """When the tasks that no miner trains are submitted: the main task is active by then."""
 
 SETTLE_BLOCKS: Final = 24
-"""How many blocks a closed task is watched: bonds are free and slashings are over by then."""
+"""How many blocks a closed task is watched at least: fines are approved and imposed by then."""
 
 
 def draw_world(seed: int) -> tuple[str, World]:
@@ -350,6 +350,7 @@ def run(cluster: Cluster) -> None:
     number = chain.view.number
     limit_ms = cluster.now_ms + SETTLE_BLOCKS * world.empty_block_ms * 2
     cluster.run_until(limit_ms, lambda: chain.view.number >= number + SETTLE_BLOCKS)
+    _run_closing_votes(cluster)
     cluster.checkers.on_end()
 
 
@@ -369,6 +370,23 @@ def run_until_all_ended(cluster: Cluster) -> None:
 
     is_ended = cluster.run_until(cluster.now_ms + world.junk_waves * wave_ms, is_over)
     cluster.checkers.require(END, is_ended, f"{len(histories)} tasks, not all are closed")
+
+
+def _run_closing_votes(cluster: Cluster) -> None:
+    """Go to the end of the windows in which the fines of the last attempts may change."""
+    chain = cluster.chain
+    while pending := [
+        each
+        for each in chain.view.histories[MAIN].ended
+        if chain.view.number <= each.voted_until and cluster.checkers.is_closing_due(each)
+    ]:
+        # Nothing happens meanwhile but empty blocks.
+        chain.view.number = max(chain.view.number, pending[0].late_until - 1)
+        number = chain.view.number
+        limit_ms = cluster.now_ms + 2 * SETTLE_BLOCKS * cluster.world.empty_block_ms
+        cluster.run_until(limit_ms, lambda number=number: chain.view.number >= number + 24)
+        if chain.view.number < number + SETTLE_BLOCKS:
+            return
 
 
 def is_hopeless(cluster: Cluster) -> bool:

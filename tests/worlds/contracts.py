@@ -20,6 +20,7 @@ from eth.vm.message import Message
 
 from chain.contracts import (
     gradient_ledger,
+    miner_seats,
     reward_distributor,
     task_registry,
     training_token,
@@ -28,6 +29,7 @@ from chain.contracts import (
 from chain.contracts.abi import ContractCall, ContractView
 from chain.contracts.addresses import (
     GRADIENT_LEDGER,
+    MINER_SEATS,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     TRAINING_TOKEN,
@@ -35,14 +37,8 @@ from chain.contracts.addresses import (
 )
 from chain.contracts.errors import ContractError, decode_error
 from chain.contracts.events import Event, decode_event
-from chain.contracts.gradient_ledger import (
-    MinerState,
-    Participant,
-    Phase,
-    ResultKind,
-    ResultVote,
-    RoundState,
-)
+from chain.contracts.gradient_ledger import Phase, ResultKind, ResultVote, RoundState
+from chain.contracts.miner_seats import Participant, SeatState
 from chain.contracts.task_registry import (
     Prices,
     Purchase,
@@ -93,6 +89,8 @@ FEE_LIMIT = 10**15
 """More than any fee of a test."""
 SUPPLY_EACH = 10_000 * POT
 STAKE = 500 * POT
+SEAT_BOND = 3 * POT
+SEAT_ATTEMPTS = 10
 CHANGE_BLOCKS = 10
 EVIDENCE_BLOCKS = 1_000
 
@@ -328,18 +326,19 @@ class World:
     def refund_fee(self) -> Answer:
         return self.send(STRANGER, task_registry.refund_fee(self.task))
 
-    def register(self, miner: Address, units: int = 2) -> Answer:
-        bond = self.read(
-            gradient_ledger.CONTRACT.view("requiredBond", self.task, units, returns=int)
-        )
-        self.approve(miner, GRADIENT_LEDGER, bond)
-        return self.send(miner, gradient_ledger.register(self.task, units))
+    def register(self, miner: Address, units: int = 2, displaced: Sequence[Address] = ()) -> Answer:
+        bond = self.read(miner_seats.required_bond(self.task, units))
+        self.approve(miner, MINER_SEATS, bond + SEAT_BOND)
+        return self.send(miner, miner_seats.register(self.task, units, displaced))
 
     def leave(self, miner: Address) -> Answer:
-        return self.send(miner, gradient_ledger.leave(self.task))
+        return self.send(miner, miner_seats.leave(self.task))
 
     def withdraw_bond(self, miner: Address) -> Answer:
-        return self.send(miner, gradient_ledger.withdraw_bond(self.task))
+        return self.send(miner, miner_seats.withdraw_bond(self.task))
+
+    def end_seats(self, *miners: Address) -> Answer:
+        return self.send(STRANGER, miner_seats.end_seats(self.task, miners))
 
     def commit(self, miner: Address, units: int = 2, **place: int) -> Answer:
         place = {**self.place(), **place}
@@ -394,6 +393,7 @@ class World:
         self.ready()
         for miner in miners:
             self.register(miner)
+        self.advance()
         self.mine(1, 1)
 
     def commit_all(self, miners: Sequence[Address] = MINERS[:2]) -> None:
@@ -468,17 +468,17 @@ class World:
         place = keccak256(key.to_bytes(32, "big") + slot.to_bytes(32, "big"))
         return self.state.get_storage(contract, int.from_bytes(place, "big"))
 
-    def miner(self, miner: Address) -> MinerState:
-        return self.read(gradient_ledger.get_miner(self.task, miner))
+    def seat(self, miner: Address) -> SeatState:
+        return self.read(miner_seats.get_seat(self.task, miner))
 
     def participants(self) -> tuple[Participant, ...]:
-        return self.read(gradient_ledger.participants(self.task))
+        return self.read(miner_seats.participants(self.task))
 
     def balance(self, holder: Address, token: Address = TRAINING_TOKEN) -> int:
         return self.read(training_token.balance_of(token, holder))
 
     def credit(self, operator: Address) -> int:
-        return self.read(gradient_ledger.credit_of(TRAINING_TOKEN, operator))
+        return self.read(miner_seats.credit_of(TRAINING_TOKEN, operator))
 
     def claimed_total(self) -> int:
         return self.read(reward_distributor.CONTRACT.view("claimedTotalOf", self.task, returns=int))
@@ -528,6 +528,9 @@ def deploy_contracts(
         "GradientLedger", GRADIENT_LEDGER, gradient_ledger.encode_constructor(floor, GRACE)
     )
     world.deploy("RewardDistributor", REWARD_DISTRIBUTOR)
+    world.deploy(
+        "MinerSeats", MINER_SEATS, miner_seats.encode_constructor(SEAT_BOND, SEAT_ATTEMPTS)
+    )
 
 
 @cache

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 import httpx
 from eth_abi.abi import encode
 
-from chain.contracts import gradient_ledger, training_token
+from chain.contracts import gradient_ledger, miner_seats, training_token
 from chain.contracts.addresses import (
     FAUCET,
     GRADIENT_LEDGER,
+    MINER_SEATS,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     TRAINING_TOKEN,
@@ -62,12 +63,16 @@ MINING_SPEC: TaskSpec = replace(
     data=replace(SPEC.data, shards=(Shard(content_id(SHARD), len(SHARD), 100),)),
     reward=replace(SPEC.reward, token=TRAINING_TOKEN),
 )
-BOND = MINING_SPEC.reward.unit_price
+BOND = 5 * MINING_SPEC.reward.unit_price // 4
+"""The bond for one unit: one round's pay and two misses."""
+
+SEAT_BOND = 10**18
 HEX_CONTRACTS = {
     "token": TRAINING_TOKEN,
     "taskRegistry": TASK_REGISTRY,
     "gradientLedger": GRADIENT_LEDGER,
     "rewardDistributor": REWARD_DISTRIBUTOR,
+    "minerSeats": MINER_SEATS,
     "faucet": FAUCET,
 }
 
@@ -106,6 +111,10 @@ class FakeNode:
     token_balance: int = 0
     units: int = 0
     is_slashed: bool = False
+    miss_count: int = 0
+    """The misses of the miner's seat, which ends at the second one."""
+    first_attempts: dict[Address, int] = field(default_factory=dict)
+    """The first attempts of other seats; 1 if not named."""
     spec: TaskSpec = MINING_SPEC
     is_down: bool = False
     refuses_reveals: bool = False
@@ -152,11 +161,12 @@ class FakeNode:
     def storage_at(self, block: int) -> Storage:
         """The contracts' storage at the end of a block."""
         is_committed = block > self.open_block and bool(self.commitments)
-        is_member = self.units and not self.is_slashed
+        is_member = self.units and not self.has_lost_its_seat
         members = self.participants if is_member else self.others
         late = () if (self.miner in dict(members) or not self.units) else ((self.miner, 1),)
         attempt = attempt_storage(
             TASK,
+            ordinal=self.ordinal,
             round_number=self.round_number,
             attempt=self.attempt,
             open_block=self.open_block,
@@ -167,10 +177,12 @@ class FakeNode:
         spec_hash = content_id(encode_task_spec(self.spec))
         status = self.status if block > self.open_block else "active"
         return {
-            GRADIENT_LEDGER: {
+            GRADIENT_LEDGER: attempt,
+            MINER_SEATS: {
                 # Its place in the list of members is overwritten.
-                **members_storage(TASK, late, {}, is_slashed=self.is_slashed),
-                **attempt,
+                **members_storage(
+                    TASK, late, {}, is_slashed=self.is_slashed, miss_count=self.miss_count
+                ),
                 **members_storage(TASK, members, committed),
             },
             TASK_REGISTRY: task_storage(TASK, spec_hash, TaskStatus[status.upper()]),
@@ -183,18 +195,28 @@ class FakeNode:
         return sets[-1] if sets else VALIDATOR_KEYS
 
     @property
+    def has_lost_its_seat(self) -> bool:
+        """Whether the seat of the miner has ended."""
+        return self.is_slashed or self.miss_count >= 2
+
+    @property
     def others(self) -> tuple[tuple[Address, int], ...]:
         """The registered miners other than the one under test."""
         return tuple(each for each in self.participants if each[0] != self.miner)
 
     @property
+    def ordinal(self) -> int:
+        """The ordinal of the attempt."""
+        return 1 + 10 * self.round_number + self.attempt
+
+    @property
     def committed_at(self) -> int:
-        """The opening block of the attempt that the last commitment is to."""
+        """The ordinal of the attempt that the last commitment is to."""
         round_number, attempt = (
             int.from_bytes(self.commitments[-1].data[start : start + 32], "big")
             for start in (36, 68)
         )
-        return 7 + 100 * round_number + 10 * attempt
+        return 1 + 10 * round_number + attempt
 
     @property
     def commitments(self) -> list[Transaction]:
@@ -273,7 +295,7 @@ class FakeNode:
         return [self.pot_getTask(TASK)] if page["offset"] == 0 else []
 
     def pot_getAttempt(self, task: int) -> object:  # noqa: N802
-        listed = self.others if self.is_slashed else self.participants
+        listed = self.others if self.has_lost_its_seat else self.participants
         return {
             "round": self.round_number,
             "attempt": self.attempt,
@@ -281,6 +303,7 @@ class FakeNode:
             "phase": self.phase,
             "openBlock": self.open_block,
             "participants": [["0x" + miner.hex(), units] for miner, units in listed],
+            "seats": ["0x" + miner.hex() for miner, _ in listed],
         }
 
     def pot_getRevealHolders(  # noqa: N802
@@ -317,11 +340,14 @@ class FakeNode:
 
     def eth_call(self, call: dict[str, str], block: str) -> object:
         data = bytes.fromhex(call["data"][2:])
-        if data == gradient_ledger.participants(TASK).data:
-            types = gradient_ledger.CONTRACT.abi.functions["participants"].outputs
+        if data == miner_seats.list_seats(TASK).data:
+            types = miner_seats.CONTRACT.abi.functions["listSeats"].outputs
             members = self.participants if self.units else self.others
-            columns = [[miner for miner, _ in members], [units for _, units in members]]
+            firsts = [self.first_attempts.get(miner, 1) for miner, _ in members]
+            columns = [[miner for miner, _ in members], [units for _, units in members], firsts]
             return "0x" + encode(types, columns).hex()
+        if selector(data) == selector(miner_seats.required_bond(TASK, 1).data):
+            return word(self.spec.reward.unit_price * 5 * int.from_bytes(data[-32:], "big") // 4)
         assert selector(data) == selector(
             training_token.balance_of(TRAINING_TOKEN, self.miner).data
         )
@@ -347,7 +373,7 @@ class FakeNode:
         self.transactions.append(transaction)
         if transaction.to == FAUCET:
             self.token_balance += 10 * BOND
-        if selector(transaction.data) == selector(gradient_ledger.register(TASK, 1).data):
+        if selector(transaction.data) == selector(miner_seats.register(TASK, 1).data):
             self.units = 1
         return "0x" + transaction.hash.hex()
 

@@ -97,11 +97,12 @@ def attempt_storage(
     verdict_block: int = 0,
     model_root: Hash32,
     is_open: bool = True,
+    ordinal: int = 1,
 ) -> dict[int, int]:
     """The ledger's storage of an attempt."""
     place, times, model = ledger_storage.list_attempt_slots(task)
     return {
-        place: round_number | attempt << 32 | is_open << 144,
+        place: round_number | attempt << 32 | ordinal << 96 | is_open << 144,
         times: open_block | START << 64 | verdict_block << 128,
         model: int.from_bytes(model_root, "big"),
     }
@@ -113,10 +114,12 @@ def members_storage(
     committed: Mapping[Address, int],
     *,
     is_slashed: bool = False,
+    first_attempt: int = 1,
+    miss_count: int = 0,
 ) -> dict[int, int]:
-    """The ledger's storage of registered miners in the order of their registration.
+    """The storage of seats in the order in which they were taken.
 
-    `committed` gives the opening block of the attempt in which a miner committed last.
+    `committed` gives the ordinal of the attempt in which a miner committed last.
     """
     miners = [miner for miner, _ in members]
     count, *slots = ledger_storage.list_participant_slots(task, miners)
@@ -125,9 +128,11 @@ def members_storage(
     }
     registrations = {
         slot: units
-        | committed.get(miner, 0) << 160
-        | (miner in committed) << 224
-        | is_slashed << 248
+        | first_attempt << 32
+        | committed.get(miner, 0) << 128
+        | (not is_slashed and miss_count < 2) << 160
+        | miss_count << 192
+        | is_slashed << 208
         for slot, (miner, units) in zip(slots[len(miners) :], members, strict=True)
     }
     return {count: len(miners), **elements, **registrations}

@@ -175,7 +175,7 @@ def at(number: int) -> BlockContext:
 
 def opened(round_number: int = 0, attempt: int = 0) -> AttemptOpened:
     """An attempt for which three commitments are expected."""
-    return AttemptOpened(TASK, round_number, attempt, 3, 10**19)
+    return AttemptOpened(TASK, round_number, attempt, round_number + attempt + 1, 3, 10**19)
 
 
 def committed(index: int, units: int = 1) -> GradientCommitted:
@@ -197,12 +197,12 @@ def result(validator: int, vote: ResultVote = VOTE, correct: int | None = None) 
     return ResultPosted(TASK, 0, VALIDATORS[validator], 0, 0, vote, correct, 500 + validator)
 
 
-def history_after(*events: Event, start: int = 2) -> TaskHistory:
+def history_after(*events: Event, start: int = 2, spec: TaskSpec = SPEC) -> TaskHistory:
     """The history of an active task after these events, each in its own block."""
     history = replace(build_history(SUBMITTED, at(1)), lease=LEASE)
     for number, event in enumerate((TaskActivated(TASK), *events), start):
         history = apply_event(
-            history, event, at(number), spec=SPEC, validator_set=GENESIS_SET
+            history, event, at(number), spec=spec, validator_set=GENESIS_SET
         ).history
     return history
 

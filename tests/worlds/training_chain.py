@@ -6,10 +6,10 @@ from pathlib import Path
 from eth_account import Account as Signer
 from eth_account.signers.local import LocalAccount
 
-from chain.contracts import gradient_ledger, task_registry, training_token
+from chain.contracts import gradient_ledger, miner_seats, task_registry, training_token
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import (
-    GRADIENT_LEDGER,
+    MINER_SEATS,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     TRAINING_TOKEN,
@@ -128,11 +128,12 @@ class TrainingChain:
         self.finalize(*(self.call(each, ready) for each in OPERATORS[:3]))
 
     def register(self) -> None:
-        approve = training_token.approve(TRAINING_TOKEN, GRADIENT_LEDGER, 500 * POT)
+        approve = training_token.approve(TRAINING_TOKEN, MINER_SEATS, 500 * POT)
         self.finalize(
             *(self.call(each, approve) for each in (ANN, BEN)),
-            self.call(ANN, gradient_ledger.register(TASK, 1)),
-            self.call(BEN, gradient_ledger.register(TASK, 2)),
+            self.call(ANN, miner_seats.register(TASK, 1)),
+            self.call(BEN, miner_seats.register(TASK, 2)),
+            self.call(BEN, gradient_ledger.advance_round(TASK)),
         )
         self.finalize()
 

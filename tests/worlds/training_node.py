@@ -11,6 +11,7 @@ from eth_abi.abi import encode
 
 from chain.contracts import gradient_ledger, task_registry
 from chain.contracts.abi import ContractCall, ContractView
+from chain.contracts.addresses import MINER_SEATS
 from chain.contracts.gradient_ledger import (
     AttemptOpened,
     Deadline,
@@ -28,6 +29,7 @@ from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.architectures import count_parameters
 from chain.training.assignment import compute_seed
 from chain.training.attempt import AttemptId
+from chain.training.attempt_records import EndedAttempt
 from chain.training.encoding import GradientHeader, compute_commitment, encode_gradient
 from chain.training.history import SettledRound, TaskHistory, apply_event
 from chain.training.resources import count_disk_bytes
@@ -117,7 +119,7 @@ def committed(reveal: Reveal, index: int) -> GradientCommitted:
     return GradientCommitted(TASK, 0, reveal.miner, 0, index, 1, commitment)
 
 
-OPENED = AttemptOpened(TASK, 0, 0, 3, 10**19)
+OPENED = AttemptOpened(TASK, 0, 0, 1, 3, 10**19)
 COMMITTED = tuple(committed(reveal, i) for i, reveal in enumerate(REVEALS))
 
 
@@ -142,6 +144,7 @@ class FakeChain:
     histories_read: int = 0
     specs: dict[TaskId, TaskSpec] = field(default_factory=dict)
     """The specifications of tasks that differ from SPEC."""
+    seats_over: tuple[Address, ...] = ()
     validator_set = GENESIS_SET
 
     def task_count(self) -> int:
@@ -168,7 +171,9 @@ class FakeChain:
         return self.phase_now, Deadline(BlockNumber(0), NOW + seconds)
 
     def read(self, view: ContractView[T]) -> T:
-        """The terms and resources of a task: preparation asks for nothing else."""
+        """The terms and resources of a task, for its preparation, or the seats that are over."""
+        if view.to == MINER_SEATS:
+            return view.decode(encode(["address[]"], [self.seats_over]))
         task_id = TaskId(int.from_bytes(view.data[-32:], "big"))
         assert task_id in self.histories
         spec = self.specs.get(task_id, SPEC)
@@ -357,7 +362,7 @@ def expected_verdict(*verdicts: Verdict) -> bytes:
 
 
 def judging(count: int = 3) -> FakeChain:
-    return FakeChain({TASK: history_after(OPENED, *COMMITTED[:count])})
+    return FakeChain({TASK: history_after(OPENED, *COMMITTED[:count], spec=SPEC)})
 
 
 VOTE = ResultVote(
@@ -390,8 +395,18 @@ def settled_round(round_number: int, *verdicts: Verdict) -> SettledRound:
     return replace(settled, attempt=attempt)
 
 
-def slashing_chain(head: int, rounds_settled: int, **settled: SettledRound) -> FakeChain:
-    history = replace(history_after(), rounds_settled=rounds_settled)
-    by_number = {int(name[1:]): each for name, each in settled.items()}
-    quiet = {n: settled_round(n, OK, OK, OK) for n in range(rounds_settled) if n not in by_number}
-    return FakeChain({TASK: history}, Phase.WAITING, head, {**quiet, **by_number})
+def ended_attempt(*words: Sequence[Verdict], at_block: int = 90) -> EndedAttempt:
+    """An attempt of three miners that ended after these verdicts of the first validators."""
+    events = [verdict(i, *each) for i, each in enumerate(words)]
+    results = [result(i, VOTE) for i in range(3)]
+    history = with_results(judging().histories[TASK], *events, *results)
+    over = RoundSettled(TASK, 0, 0, 0, VOTE)
+    history = apply_event(history, over, at(at_block), spec=SPEC, validator_set=GENESIS_SET).history
+    (ended,) = history.ended
+    return ended
+
+
+def fining_chain(head: int, *ended: EndedAttempt) -> FakeChain:
+    """A chain with a settled round, whose ended attempts may be fined."""
+    history = replace(history_after(), rounds_settled=1, ended=ended)
+    return FakeChain({TASK: history}, Phase.WAITING, head)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 pragma solidity ^0.8.30;
 
-/// @title Training rounds: registration of miners, commitments, operator votes, settlement, slashing
-/// @notice A task is trained in rounds. Each round is one or more attempts: the registered miners commit
+/// @title Training rounds: attempts, commitments, operator votes, settlement
+/// @notice A task is trained in rounds. Each round is one or more attempts: the miners with seats commit
 /// to gradients, then the validators' operators vote a verdict on each gradient, then on the result. If a
 /// vote misses its quorum it is repeated in the next ballot; after three ballots the attempt is void.
 /// @dev `phase(taskId)` decides which phase a task is in; nodes must not compute it in another way. A
@@ -11,22 +11,14 @@ pragma solidity ^0.8.30;
 interface IGradientLedger {
     enum Phase {
         Inactive, // the task is not active
-        Waiting, // no attempt is open: too few miners, or not enough escrow
+        Waiting, // no attempt is open and none can: too few miners, or not enough escrow
         Commitment, // begins in the block after the opening block
         Verdict,
         Audit, // reserved for tasks in which only a sample of the gradients is re-executed
         Result,
         Payment, // the last ballot has no result in time: vote to pay what was accepted
         Settleable, // a quorum posted the same result: call settleRound
-        Stalled // a deadline passed without a quorum or without commitments: call advanceRound
-    }
-
-    struct Miner {
-        uint32 units; // units of work that the miner does in each round
-        uint64 registeredBlock;
-        uint64 leftBlock; // 0 until the miner leaves
-        uint64 leftBallotNumber; // the task's ballotNumber when the miner left
-        uint256 bond;
+        Stalled // a deadline passed in vain, or an attempt can open: call advanceRound
     }
 
     struct Round {
@@ -34,7 +26,8 @@ interface IGradientLedger {
         uint32 attempt; // 0-based, within the round
         uint32 ballot; // 0-based, within the attempt, at most 2
         uint32 voidStreak; // void attempts in a row
-        uint64 ballotNumber; // counts all ballots of the task, from 1; selects where its verdicts are stored
+        uint64 ballotNumber; // counts all ballots of the task, from 1
+        uint32 attemptCount; // counts all attempts of the task: the ordinal of the last one
         bool open; // whether an attempt is open
         uint64 openBlock; // S: miners registered by its end take part; block S + 1 gives the seed
         uint64 openTime;
@@ -47,10 +40,28 @@ interface IGradientLedger {
         uint32 committedUnits;
         uint32 verdictCount; // timely verdicts of this ballot
         uint32 resultCount;
-        bytes32 commitmentDigest; // chain of keccak256(abi.encode(digest, miner, units, commitment))
         bytes32 trainingStateRoot; // after the last settled round; 0 before the first
         bytes32 modelRoot;
         uint256 paidTotal; // sum over all settled rounds, in base units of the token
+    }
+
+    /// @dev How far a task is, for the seats of its miners.
+    struct Progress {
+        uint32 attemptCount; // the ordinal of the attempt that opened last
+        bool isOpen;
+        uint64 openBlock;
+        uint64 endedBlock; // of the last attempt that ended
+    }
+
+    /// @dev After the attempt has ended, late verdicts are taken for `lateBlocks`, votes on fines for
+    /// `windowBlocks` more, and slashes for another `windowBlocks`.
+    struct EndedAttempt {
+        uint32 ordinal;
+        uint32 ballotNumber; // of its last ballot
+        uint32 judges; // the version of the validator set that judged it
+        uint32 windowBlocks;
+        uint32 lateBlocks;
+        uint64 endedBlock;
     }
 
     enum ResultKind {
@@ -70,11 +81,13 @@ interface IGradientLedger {
         ResultKind kind;
     }
 
-    event MinerRegistered(uint256 indexed taskId, address indexed miner, uint32 units, uint256 bond);
-    event MinerLeft(uint256 indexed taskId, address indexed miner);
-    event BondWithdrawn(uint256 indexed taskId, address indexed miner, uint256 amount);
     event AttemptOpened(
-        uint256 indexed taskId, uint32 indexed round, uint32 attempt, uint32 expectedCommitments, uint256 reserved
+        uint256 indexed taskId,
+        uint32 indexed round,
+        uint32 attempt,
+        uint32 ordinal,
+        uint32 expectedCommitments,
+        uint256 reserved
     );
     event GradientCommitted(
         uint256 indexed taskId,
@@ -95,6 +108,10 @@ interface IGradientLedger {
         bool timely,
         bytes verdicts
     );
+    /// @dev A verdict on the last ballot of an ended attempt; it counts for fines only.
+    event LateVerdictPosted(
+        uint256 indexed taskId, address indexed validator, uint32 ordinal, bytes verdicts
+    );
     event ResultPosted(
         uint256 indexed taskId,
         uint32 indexed round,
@@ -114,16 +131,9 @@ interface IGradientLedger {
     );
     event BallotFailed(uint256 indexed taskId, uint32 indexed round, uint32 attempt, uint32 ballot);
     event AttemptVoided(uint256 indexed taskId, uint32 indexed round, uint32 attempt);
-    event MinerSlashed(uint256 indexed taskId, address indexed miner, uint256 amount, bool cheated);
-    event CreditWithdrawn(address indexed token, address indexed account, uint256 amount);
 
     error LedgerWrongPhase(uint256 taskId, Phase phase);
     error LedgerWrongRound(uint32 round, uint32 attempt, uint32 ballot);
-    error LedgerAlreadyRegistered(uint256 taskId, address miner);
-    error LedgerNotRegistered(uint256 taskId, address miner);
-    error LedgerInvalidUnits(uint32 units);
-    error LedgerAlreadyCommitted(uint256 taskId, address miner);
-    error LedgerNotParticipating(uint256 taskId, address miner);
     error LedgerAlreadyVoted(address validator);
     error LedgerInvalidVerdicts(uint256 length, uint256 expected);
     error LedgerUnknownVerdict();
@@ -131,26 +141,8 @@ interface IGradientLedger {
     error LedgerPayoutTooLarge(uint256 payout, uint256 limit);
     error LedgerTooManyUnits(uint32 acceptedUnits, uint32 committedUnits);
     error LedgerInvalidResult(ResultKind kind);
-    error LedgerBondLocked(uint256 taskId, address miner);
-    error LedgerEvidenceMismatch();
-    error LedgerEvidenceExpired();
-    error LedgerTooManySlashes(uint256 count, uint256 limit);
-    error LedgerAlreadySlashed(uint256 taskId, address miner);
-    error LedgerNothingToWithdraw();
-    error LedgerTooManyMiners(uint256 limit);
-    error LedgerTaskFull(uint32 freeUnits);
-    error LedgerBallotNotSettled(uint64 ballotNumber);
-
-    /// @notice Register the caller as a miner that does `units` of work in each round. Reverts if fewer of
-    /// the task's maxUnits are free. Pulls a bond of requiredBond(taskId, units) in the task's token.
-    function register(uint256 taskId, uint32 units) external;
-
-    /// @notice Leave the task. The caller still takes part in an attempt that is open already.
-    function leave(uint256 taskId) external;
-
-    /// @notice Return the caller's bond. Reverts until no ballot that the caller took part in can be used
-    /// for slashing any more.
-    function withdrawBond(uint256 taskId) external;
+    error LedgerTooLate(uint256 taskId, uint32 ordinal);
+    error LedgerNotSeats(address caller);
 
     /// @notice Commit to a gradient over the registered units, in the commitment phase. `commitment` is
     /// keccak256(abi.encode(DOMAIN, chainId, task, round, attempt, miner, thetaRoot, gradientRoot, salt, units)).
@@ -159,10 +151,13 @@ interface IGradientLedger {
 
     /// @notice An operator vote on every commitment of the attempt. Four bits a commitment, the first in
     /// the less significant half of a byte: 0 ok, 1 bad, 2 cheat, 3 missing, 4 unchecked. Padding is 0.
-    /// A verdict after the phase, until 8 blocks after the end of the ballot, is kept as evidence for
-    /// slashing but does not count for acceptance.
+    /// A verdict after the phase counts for fines only, and shows that this validator is to be waited for.
     function postVerdict(uint256 taskId, uint32 round, uint32 attempt, uint32 ballot, bytes calldata verdicts)
         external;
+
+    /// @notice An operator vote of a judge of the last ballot of an ended attempt, once, in its window for late
+    /// verdicts. For fines only, its ok, bad or cheat stands for a verdict that is absent or unchecked.
+    function postLateVerdict(uint256 taskId, uint32 ordinal, bytes calldata verdicts) external;
 
     /// @notice An operator vote on the result of the round. A later vote replaces it until the round is
     /// settled. The evaluation on the held-out split (`correctCount`, `lossMillinats`) may differ between
@@ -182,32 +177,13 @@ interface IGradientLedger {
     function settleRound(uint256 taskId, ResultVote calldata result) external;
 
     /// @notice Move a stalled round on: to the next ballot, or, after the last one, to the next attempt. Also
-    /// opens an attempt of a waiting task that has enough miners and escrow. Anyone may call.
+    /// opens an attempt of a task that has enough miners and escrow. Anyone may call.
     function advanceRound(uint256 taskId) external;
 
-    struct CommitmentRecord {
-        address miner;
-        uint32 units;
-        bytes32 commitment;
-    }
+    // ---- the seats' call
 
-    /// @notice Slash up to 32 miners (`indices` into `commitments`). The evidence is the whole commitment
-    /// list of a settled ballot, and verdicts of validators, which must match the hashes stored here. A miner
-    /// is guilty if a quorum said cheat or missing, and at most f said ok. If more than f said cheat, it
-    /// loses its whole bond: one half goes to the operators that said so in the verdict phase, the other
-    /// stays in this contract for ever. Otherwise it loses an eighth of one round's pay. Anyone
-    /// may call, for the last 4 ballots of a task.
-    function slash(
-        uint256 taskId,
-        uint64 ballotNumber,
-        CommitmentRecord[] calldata commitments,
-        address[] calldata validators,
-        bytes[] calldata verdicts,
-        uint32[] calldata indices
-    ) external;
-
-    /// @notice Transfer to the caller what slashing credited to it.
-    function withdrawCredit(address token) external;
+    /// @notice Wait for one commitment less: a participant that has not committed was slashed.
+    function expectOneLess(uint256 taskId) external;
 
     // ---- views
 
@@ -219,21 +195,14 @@ interface IGradientLedger {
 
     function getRound(uint256 taskId) external view returns (Round memory);
 
-    function getMiner(uint256 taskId, address miner) external view returns (Miner memory);
+    function progressOf(uint256 taskId) external view returns (Progress memory);
 
-    /// @notice The registered miners and their declared units, in no particular order.
-    function participants(uint256 taskId) external view returns (address[] memory miners, uint32[] memory units);
-
-    function requiredBond(uint256 taskId, uint32 units) external view returns (uint256);
-
-    /// @notice The index + 1 of a miner's commitment in the open attempt; 0 if it made none.
-    function commitmentPosition(uint256 taskId, address miner) external view returns (uint32);
+    /// @notice An attempt that has ended; zeros if it has not, or ended more than 512 attempts ago.
+    function endedAttempt(uint256 taskId, uint32 ordinal) external view returns (EndedAttempt memory);
 
     /// @notice The version of the validator set that judges the current ballot. Before the ballot's first
     /// verdict this is the set in force.
     function judgesOf(uint256 taskId) external view returns (uint256 version);
-
-    function creditOf(address token, address account) external view returns (uint256);
 
     /// @notice The least number of blocks of every phase; votes get 2(f + 1) if that is more.
     function phaseFloorBlocks() external view returns (uint32);

@@ -217,6 +217,9 @@ interface ITaskRegistry {
 
     function getAccount(uint256 taskId) external view returns (TaskAccount memory);
 
+    /// @notice Whether reserveRound would succeed now.
+    function canReserveRound(uint256 taskId, uint256 amount) external view returns (bool);
+
     function getLease(uint256 taskId) external view returns (TaskLease memory);
 
     /// @notice The prices of the network.

@@ -12,6 +12,7 @@ from eth_abi.abi import decode, encode
 from chain.contracts import (
     faucet,
     gradient_ledger,
+    miner_seats,
     reward_distributor,
     task_registry,
     training_token,
@@ -21,6 +22,7 @@ from chain.contracts.abi import ContractCall, ContractView, InvalidAnswerError, 
 from chain.contracts.addresses import (
     FAUCET,
     GRADIENT_LEDGER,
+    MINER_SEATS,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     TRAINING_TOKEN,
@@ -30,15 +32,21 @@ from chain.contracts.calls import CallKind, decode_task_id, identify_call
 from chain.contracts.errors import ERRORS, ContractError, decode_error
 from chain.contracts.events import EVENT_LAYOUTS, EventLayout, decode_event
 from chain.contracts.gradient_ledger import (
-    CommitmentEvidence,
     Deadline,
-    MinerState,
-    Participant,
+    EndedAttemptState,
     Phase,
     ResultKind,
     ResultPosted,
     ResultVote,
     RoundState,
+)
+from chain.contracts.miner_seats import (
+    Fine,
+    FineKind,
+    ListedSeat,
+    MinerFined,
+    Participant,
+    SeatState,
 )
 from chain.contracts.reward_distributor import RewardClaim
 from chain.contracts.task_registry import (
@@ -69,6 +77,7 @@ MODULES = (
     validator_set,
     task_registry,
     gradient_ledger,
+    miner_seats,
     reward_distributor,
     faucet,
 )
@@ -79,6 +88,7 @@ CONTRACT = {
     VALIDATOR_SET: "ValidatorSet",
     TASK_REGISTRY: "TaskRegistry",
     GRADIENT_LEDGER: "GradientLedger",
+    MINER_SEATS: "MinerSeats",
     REWARD_DISTRIBUTOR: "RewardDistributor",
     FAUCET: "Faucet",
 }
@@ -125,9 +135,20 @@ CALLS: list[tuple[str, str, ContractCall | ContractView]] = [
     ("TaskRegistry", "burnt", task_registry.get_burnt()),
     ("TaskRegistry", "examinationPayOf", task_registry.get_examination_pay(WHO)),
     ("TaskRegistry", "answerOf", task_registry.get_answer(TASK, WHO)),
-    ("GradientLedger", "register", gradient_ledger.register(TASK, 5)),
-    ("GradientLedger", "leave", gradient_ledger.leave(TASK)),
-    ("GradientLedger", "withdrawBond", gradient_ledger.withdraw_bond(TASK)),
+    ("MinerSeats", "register", miner_seats.register(TASK, 5, [WHO, WHOM])),
+    ("MinerSeats", "leave", miner_seats.leave(TASK)),
+    ("MinerSeats", "withdrawBond", miner_seats.withdraw_bond(TASK)),
+    ("MinerSeats", "withdrawSeatBond", miner_seats.withdraw_seat_bond(TASK)),
+    ("MinerSeats", "endSeats", miner_seats.end_seats(TASK, [WHO])),
+    ("MinerSeats", "postFines", miner_seats.post_fines(TASK, 4, HASH)),
+    ("MinerSeats", "getSeat", miner_seats.get_seat(TASK, WHO)),
+    ("MinerSeats", "listSeats", miner_seats.list_seats(TASK)),
+    ("MinerSeats", "listOver", miner_seats.list_over(TASK, 5)),
+    ("MinerSeats", "requiredBond", miner_seats.required_bond(TASK, 5)),
+    ("MinerSeats", "seatBond", miner_seats.seat_bond()),
+    ("MinerSeats", "seatAttempts", miner_seats.seat_attempts()),
+    ("GradientLedger", "endedAttempt", gradient_ledger.ended_attempt(TASK, 4)),
+    ("GradientLedger", "postLateVerdict", gradient_ledger.post_late_verdict(TASK, 4, b"\x01")),
     (
         "GradientLedger",
         "commitGradient",
@@ -146,17 +167,16 @@ CALLS: list[tuple[str, str, ContractCall | ContractView]] = [
     ("GradientLedger", "settleRound", gradient_ledger.settle_round(TASK, VOTE)),
     ("GradientLedger", "advanceRound", gradient_ledger.advance_round(TASK)),
     (
-        "GradientLedger",
+        "MinerSeats",
         "slash",
-        gradient_ledger.slash(TASK, 4, [CommitmentEvidence(WHO, 2, HASH)], [(WHOM, b"\x02")], [0]),
+        miner_seats.slash(TASK, 4, [(Fine(1, 2, WHO, FineKind.FRAUD, 5), (HASH,))]),
     ),
-    ("GradientLedger", "withdrawCredit", gradient_ledger.withdraw_credit(WHO)),
+    ("MinerSeats", "withdrawCredit", miner_seats.withdraw_credit(WHO)),
     ("GradientLedger", "phase", gradient_ledger.phase(TASK)),
     ("GradientLedger", "deadline", gradient_ledger.deadline(TASK)),
     ("GradientLedger", "getRound", gradient_ledger.get_round(TASK)),
-    ("GradientLedger", "getMiner", gradient_ledger.get_miner(TASK, WHO)),
-    ("GradientLedger", "participants", gradient_ledger.participants(TASK)),
-    ("GradientLedger", "creditOf", gradient_ledger.credit_of(WHO, WHOM)),
+    ("MinerSeats", "participants", miner_seats.participants(TASK)),
+    ("MinerSeats", "creditOf", miner_seats.credit_of(WHO, WHOM)),
     ("RewardDistributor", "claim", reward_distributor.claim(TASK, 5, [HASH])),
     (
         "RewardDistributor",
@@ -221,14 +241,20 @@ ARGUMENTS = {
     "examinationPayOf": (WHO_TEXT,),
     "fundTask": (7, 5),
     "answerOf": (7, WHO_TEXT),
-    "register": (7, 5),
+    "register": (7, 5, (WHO_TEXT, WHOM_TEXT)),
+    "endSeats": (7, (WHO_TEXT,)),
+    "postFines": (7, 4, HASH),
+    "getSeat": (7, WHO_TEXT),
+    "listOver": (7, 5),
+    "requiredBond": (7, 5),
+    "endedAttempt": (7, 4),
+    "postLateVerdict": (7, 4, b"\x01"),
     "commitGradient": (7, 1, 2, 3, HASH),
     "postVerdict": (7, 1, 2, 0, b"\x01"),
     "postResult": (7, 1, 2, 0, VOTE_WORDS, 5, 6),
     "settleRound": (7, VOTE_WORDS),
-    "slash": (7, 4, ((WHO_TEXT, 2, HASH),), (WHOM_TEXT,), (b"\x02",), (0,)),
+    "slash": (7, 4, ((1, 2, WHO_TEXT, 2, 5),), ((HASH,),)),
     "withdrawCredit": (WHO_TEXT,),
-    "getMiner": (7, WHO_TEXT),
     "creditOf": (WHO_TEXT, WHOM_TEXT),
     "claim": (7, 5, (HASH,)),
     "claimMany": (((7, WHO_TEXT, 5, (HASH,)),),),
@@ -246,6 +272,8 @@ ARGUMENTS = {
     "transfer": (WHO_TEXT, 5),
     "drip": (WHO_TEXT,),
     "taskCount": (),
+    "seatBond": (),
+    "seatAttempts": (),
     "committee": (),
     "nextValidators": (),
     "activationBlock": (),
@@ -326,8 +354,11 @@ ANSWERS = {
     "nextValidators": (WHOM, WHO),
     "getTerms": TaskTerms(HASH, WHO, *[3] * 9),
     "getAccount": TaskAccount(WHO, TaskStatus.PAUSED, 3, 3, 3, True, *[3] * 5),
-    "getRound": RoundState(*[3] * 5, True, *[3] * 11, HASH, HASH, HASH, 3),
-    "getMiner": MinerState(*[3] * 5),
+    "getRound": RoundState(*[3] * 6, True, *[3] * 11, HASH, HASH, 3),
+    "endedAttempt": EndedAttemptState(*[3] * 6),
+    "getSeat": SeatState(*[3] * 7, True, True, 3, 3),
+    "listSeats": (ListedSeat(WHO, 7, 7), ListedSeat(WHOM, 6, 6)),
+    "listOver": (WHOM, WHO),
     "getValidator": ValidatorState(WHO, ValidatorStatus.EXITED, True, BlockNumber(3), 3),
     "getProposal": ValidatorProposal(WHO, WHO, True, True, BlockNumber(3), 3, 3, 3),
     "isExpired": True,
@@ -421,6 +452,7 @@ def test_event_is_decoded_field_by_field(layout: EventLayout) -> None:
         "bytes": (b"spec", b"spec"),
         "bool": (True, True),
         LEASE_TYPE: ((3,) * 15, LEASE),
+        "uint8": (2, FineKind.FRAUD if layout.kind is MinerFined else 2),
         "(bytes32,bytes32,bytes32,uint32,uint128,uint8)": (VOTE_WORDS, VOTE),
     }
     wire, expected = [], []
@@ -476,10 +508,10 @@ def test_every_error_of_the_contracts_is_known() -> None:
 
 def test_error_is_decoded_for_people() -> None:
     types = ["uint256", "address"]
-    data = compute_selector("LedgerAlreadyCommitted", types) + encode(types, [7, WHO])
+    data = compute_selector("SeatsAlreadyCommitted", types) + encode(types, [7, WHO])
     error = decode_error(data)
-    assert error == ContractError("LedgerAlreadyCommitted", (7, WHO_TEXT))
-    assert str(error) == f"LedgerAlreadyCommitted(7, {WHO_TEXT})"
+    assert error == ContractError("SeatsAlreadyCommitted", (7, WHO_TEXT))
+    assert str(error) == f"SeatsAlreadyCommitted(7, {WHO_TEXT})"
 
 
 @pytest.mark.parametrize(
@@ -508,7 +540,9 @@ def test_call_data_is_classified_by_contract_and_function() -> None:
     assert votes == {
         ("TaskRegistry", "answerTask"),
         ("GradientLedger", "postVerdict"),
+        ("GradientLedger", "postLateVerdict"),
         ("GradientLedger", "postResult"),
+        ("MinerSeats", "postFines"),
         ("ValidatorSet", "voteOnProposal"),
         ("ValidatorSet", "reportEquivocation"),
         ("ValidatorSet", "reportLostLock"),

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from chain.contracts import ledger_storage
-from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY
+from chain.contracts.addresses import GRADIENT_LEDGER, MINER_SEATS, TASK_REGISTRY
 from chain.contracts.task_registry import TaskStatus
 from chain.crypto import content_id
 from chain.state.proof import ProvenState, build_state_proof
@@ -22,11 +22,11 @@ def test_slots_of_commitments_and_settled_models_match_the_contract(
 
     def read() -> tuple[ledger_storage.AttemptState, ledger_storage.RegistrationState]:
         head = chain.store.head()
-        slots = (
-            *ledger_storage.list_attempt_slots(TASK),
-            *ledger_storage.list_registration_slots(TASK, MINERS[0]),
-        )
-        nodes = build_state_proof(chain.local.database, head.state_root, {GRADIENT_LEDGER: slots})
+        slots = {
+            GRADIENT_LEDGER: ledger_storage.list_attempt_slots(TASK),
+            MINER_SEATS: ledger_storage.list_registration_slots(TASK, MINERS[0]),
+        }
+        nodes = build_state_proof(chain.local.database, head.state_root, slots)
         state = ProvenState(head.state_root, nodes)
         return (
             ledger_storage.read_attempt(state.get_storage, TASK),
@@ -34,10 +34,19 @@ def test_slots_of_commitments_and_settled_models_match_the_contract(
         )
 
     opened, registration = read()
-    assert (registration.units, registration.committed_open_block) == (1, 0)
+    assert opened.ordinal == 1
+    assert registration == ledger_storage.RegistrationState(1, 1, 0, 0, False, False)
+    head = chain.store.head()
+    participants = {MINER_SEATS: ledger_storage.list_participant_slots(TASK, MINERS)}
+    nodes = build_state_proof(chain.local.database, head.state_root, participants)
+    state = ProvenState(head.state_root, nodes)
+    found = ledger_storage.read_participants(state.get_storage, TASK, 1)
+    assert found == tuple(sorted(zip(MINERS, (1, 2), strict=True)))
+    # No seat was taken before an attempt that did not open.
+    assert ledger_storage.read_participants(state.get_storage, TASK, 0) == ()
     chain.commit()
     over, registration = read()
-    assert registration.committed_open_block == opened.open_block
+    assert registration.committed_attempt == 1
     assert over.verdict_block > opened.open_block
     chain.judge()
     chain.agree()

@@ -7,15 +7,16 @@ from mypy import api
 
 ROOT = Path(__file__).parents[3]
 GIVEN = """
-from chain.contracts import gradient_ledger, task_registry
-from chain.contracts.gradient_ledger import MinerState, RoundState
+from chain.contracts import gradient_ledger, miner_seats, task_registry
+from chain.contracts.gradient_ledger import RoundState
+from chain.contracts.miner_seats import SeatState
 from chain.contracts.state_reader import StateReader
 from chain.primitives import TaskId
 
 def use(reader: StateReader, task_id: TaskId) -> RoundState:
 """
 
-WRONGLY_DECLARED = "reader.read(gradient_ledger.CONTRACT.view('getMiner', returns=MinerState))"
+WRONGLY_DECLARED = "reader.read(miner_seats.CONTRACT.view('getSeat', returns=SeatState))"
 
 
 @pytest.mark.slow
@@ -24,9 +25,9 @@ WRONGLY_DECLARED = "reader.read(gradient_ledger.CONTRACT.view('getMiner', return
     [
         ("return reader.read(gradient_ledger.get_round(task_id))", None),
         ("return reader.read(task_registry.get_account(task_id))", "TaskAccount"),
-        ("return reader.read(gradient_ledger.leave(task_id))", "ContractCall"),
+        ("return reader.read(miner_seats.leave(task_id))", "ContractCall"),
         ("return gradient_ledger.get_round(task_id).decode(b'').units", "units"),
-        (f"return {WRONGLY_DECLARED}", "MinerState"),
+        (f"return {WRONGLY_DECLARED}", "SeatState"),
     ],
     ids=["right", "another view", "a call", "another field", "another declaration"],
 )

@@ -8,10 +8,11 @@ from chain.contracts.gradient_ledger import (
     AttemptPaid,
     AttemptVoided,
     BallotFailed,
+    LateVerdictPosted,
     ResultKind,
-    ResultVote,
     RoundSettled,
 )
+from chain.contracts.miner_seats import FineKind, FinesApproved, FinesPosted, MinerFined
 from chain.contracts.task_registry import (
     TaskAnswered,
     TaskClosed,
@@ -19,8 +20,9 @@ from chain.contracts.task_registry import (
     TaskResumed,
     TaskStatus,
 )
-from chain.primitives import ZERO_HASH
+from chain.primitives import BlockNumber, Hash32
 from chain.training.acceptance import Verdict
+from chain.training.attempt_records import ApprovedFines
 from chain.training.decisions import Guilt, Outcome
 from chain.training.history import (
     add_rewards,
@@ -203,25 +205,54 @@ def test_payment_of_a_void_attempt_adds_rewards_and_keeps_the_model() -> None:
     void = AttemptVoided(TASK, 0, 0)
     history = history_after(opened(), committed(0), *failed, *posted, paid, void)
     assert dict(history.rewards)[MINERS[0]] == PRICE
-    assert (history.rounds_settled, history.attempt, history.voided) == (0, None, ())
+    assert (history.rounds_settled, history.attempt, history.ended) == (0, None, ())
 
 
-def test_guilty_of_a_void_attempt_are_known_as_long_as_their_evidence() -> None:
-    void = ResultVote(ZERO_HASH, ZERO_HASH, ZERO_HASH, 0, 0, ResultKind.VOID)
-    votes = [verdict(i, CHEAT) for i in range(4)]
-    agreed = [result(i, void) for i in range(3)]
-    ended = history_after(opened(), committed(0), *votes, *agreed, AttemptVoided(TASK, 0, 0))
-    stalled = history_after(opened(), committed(0), *votes, AttemptVoided(TASK, 0, 0))
-    assert stalled.voided == ()
-    assert [each.attempt.id.attempt_number for each in ended.voided] == [0]
-    kept = []
-    for attempt in range(1, 6):
-        for event in (opened(attempt=attempt), AttemptVoided(TASK, 0, attempt)):
-            ended = apply_event(
-                ended, event, at(50 + attempt), spec=SPEC, validator_set=GENESIS_SET
+def test_attempt_without_guilty_miners_is_not_remembered() -> None:
+    votes = [verdict(i, OK, BAD) for i in range(3)]
+    history = history_after(opened(), committed(0), committed(1), *votes, AttemptVoided(TASK, 0, 0))
+    assert history.ended == ()
+
+
+def test_attempt_is_remembered_until_its_miners_can_be_fined_no_more() -> None:
+    votes = [verdict(i, CHEAT) for i in range(2)]
+    history = history_after(opened(), committed(0), *votes, AttemptVoided(TASK, 0, 0))
+    (ended,) = history.ended
+    # Late verdicts have twice the seconds of the verdict phase, but 64 blocks at least.
+    window = 64
+    late = max(window, 2 * SPEC.phases.verdict_seconds)
+    end = ended.block_number
+    assert (ended.late_until, ended.voted_until, ended.slashed_until) == (
+        end + late,
+        end + late + window,
+        end + late + 2 * window,
+    )
+    for number, count in ((ended.slashed_until, 1), (ended.slashed_until + 1, 0)):
+        after = history
+        for event in (opened(attempt=1), AttemptVoided(TASK, 0, 1)):
+            after = apply_event(
+                after, event, at(number), spec=SPEC, validator_set=GENESIS_SET
             ).history
-        kept.append(len(ended.voided))
-    assert kept == [1, 1, 1, 0, 0], "the ledger has the evidence of four ballots"
+        assert len(after.ended) == count
+
+
+def test_late_words_votes_and_fines_are_told_apart_by_attempt() -> None:
+    votes = [verdict(i, CHEAT) for i in range(2)]
+    history = history_after(opened(), committed(0), *votes, AttemptVoided(TASK, 0, 0))
+    root = Hash32(b"\x05" * 32)
+    for event in (
+        LateVerdictPosted(TASK, VALIDATORS[2], 1, b"\x02"),
+        LateVerdictPosted(TASK, VALIDATORS[2], 2, b"\x01"),
+        FinesPosted(TASK, VALIDATORS[3], 1, True, root),
+        FinesApproved(TASK, 1, True, root),
+        MinerFined(TASK, MINERS[0], 1, FineKind.FRAUD, 5),
+    ):
+        history = apply_event(history, event, at(60), spec=SPEC, validator_set=GENESIS_SET).history
+    (ended,) = history.ended
+    assert ended.late_verdicts == ((VALIDATORS[2], b"\x02"),)
+    assert ended.fines_votes == ((VALIDATORS[3], True),)
+    assert ended.approved == (ApprovedFines(root, True, BlockNumber(60)),)
+    assert ended.imposed == ((MINERS[0], FineKind.FRAUD),)
 
 
 @given(

@@ -9,14 +9,14 @@ MODEL = Mlp(inputs=64, hidden=(1_000,), classes=10)
 """75 010 parameters: 300 040 bytes in two chunks."""
 
 
-def test_disk_of_a_task_is_content_three_states_and_four_ballots() -> None:
+def test_disk_of_a_task_is_content_three_states_and_three_rounds() -> None:
     spec = replace(
         SPEC, model=MODEL, optimizer=Sgd(0), reward=replace(SPEC.reward, max_units=5_000)
     )
     theta, payload = 300_040, 128 + 294 * 257
     content = theta + 64 + (5_000 + 32) + (4_000 + 32)
     states = 3 * (theta + 64)
-    gradients = 4 * 1_024 * (payload + 32)
+    gradients = 3 * 1_024 * (payload + 32)
     assert count_content_bytes(spec) == theta + 9_000
     assert count_disk_bytes(spec) == content + states + gradients
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from chain.contracts import gradient_ledger, task_registry
+from chain.contracts import gradient_ledger, miner_seats, task_registry
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import GRADIENT_LEDGER
 from chain.contracts.gradient_ledger import Phase
@@ -43,11 +43,9 @@ def test_registered_miners_take_part_in_the_order_of_addresses(chain: TrainingCh
     assert history.attempt is not None
     expected = tuple(sorted([(address_of(ANN), 1), (address_of(BEN), 2)]))
     assert chain.contracts.participants(TASK, history.attempt.open_block) == expected
-    assert chain.contracts.read(gradient_ledger.get_miner(TASK, address_of(ANN))).units
-    assert not chain.contracts.read(gradient_ledger.get_miner(TASK, address_of(SUBMITTER))).units
-    assert not chain.contracts.read(
-        gradient_ledger.get_miner(TaskId(2**64 - 1), address_of(ANN))
-    ).units
+    assert chain.contracts.read(miner_seats.get_seat(TASK, address_of(ANN))).units
+    assert not chain.contracts.read(miner_seats.get_seat(TASK, address_of(SUBMITTER))).units
+    assert not chain.contracts.read(miner_seats.get_seat(TaskId(2**64 - 1), address_of(ANN))).units
 
 
 def test_the_phase_is_that_of_the_next_block(chain: TrainingChain) -> None:
@@ -72,7 +70,7 @@ def test_a_simulation_names_the_contracts_error_and_changes_nothing(chain: Train
     refusal = chain.contracts.simulate(operator, early, 1_500_000)
     assert refusal is not None
     assert refusal.startswith("Ledger")
-    leave = gradient_ledger.leave(TASK)
+    leave = miner_seats.leave(TASK)
     assert chain.contracts.simulate(address_of(ANN), leave, 1_500_000) is None
     assert chain.contracts.simulate(address_of(ANN), leave, 25_000) is not None
     assert chain.contracts.simulate(

@@ -112,8 +112,8 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         assert "give what is to be added" in pot.fails(*task("fund", ANN, "--amount", "0"))
         unknown = ("task", "cancel", 9, *account(SUBMITTER), "--rpc", url)
         assert "there is no task 9; `pot task list`" in pot.fails(*unknown)
-        assert "is not registered for task 1" in pot.fails(*miner("leave", ANN))
-        assert "is not registered for task 1" in pot.fails(*miner("withdraw", ANN))
+        assert "has no seat in task 1" in pot.fails(*miner("leave", ANN))
+        assert "has no seat in task 1" in pot.fails(*miner("withdraw", ANN))
 
         # Anybody buys time and attempts, at a price that is shown before.
         longer = pot(*task("extend", ANN, "--lifetime", "2h", "--attempts", "5"))
@@ -136,7 +136,8 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
             void_attempt(chain)
         assert "status      active" in pot(*task("resume", SUBMITTER))
 
-        # It closes where its round ends, and gives back what is left.
+        # It closes where its round ends, and gives back what is left: two misses cost the miners an
+        # eighth of a round's pay each, and the bond of the seat.
         left = pot(*miner("leave", ANN))
         assert "bond 1 POT; next: pot miner withdraw 1" in left
         cancelled = pot.json(*task("cancel", SUBMITTER))
@@ -146,10 +147,11 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         assert "next: pot task refund 1" not in pot(*task("refund", ANN))
         refunded = "nothing of task 1 is left to refund"
         assert refunded in pot.fails(*task("refund", SUBMITTER))
-        for _ in range(16):
+        for _ in range(3 * 64 + 1):
             chain.finalize()
         credit = ("wallet", "credit", *account(OPERATORS[0]), "--rpc", url)
         assert "received 0.034 POT" in pot(*credit)
         assert "no credit" in pot(*credit)
-        assert pot.json(*miner("withdraw", ANN))["received"] == str(BOND)
-        assert "received 2 POT" in pot(*miner("withdraw", BEN))
+        back = pot.json(*miner("withdraw", ANN))
+        assert (back["received"], back["seatBond"]) == (str(POT), "0")
+        assert "received 2 of the task's token and 0 POT" in pot(*miner("withdraw", BEN))

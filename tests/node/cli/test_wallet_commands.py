@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from chain.contracts import gradient_ledger, reward_distributor, task_registry, training_token
-from chain.contracts.addresses import FAUCET, GRADIENT_LEDGER, TASK_REGISTRY, TRAINING_TOKEN
+from chain.contracts import miner_seats, reward_distributor, task_registry, training_token
+from chain.contracts.addresses import FAUCET, MINER_SEATS, TASK_REGISTRY, TRAINING_TOKEN
 from chain.contracts.reward_distributor import RewardClaim
 from chain.primitives import Address, TaskId
 from chain.types.transaction import Transaction, decode_transaction
@@ -194,6 +194,6 @@ def test_credit_of_an_operator_is_taken(pot: Pot, account: tuple[str, list[str]]
         taken = pot.json("wallet", "credit", *account[1], "--rpc", url)
     share, pay = chain.transactions
     assert (taken["received"], taken["slashings"]) == (str(2 * 10**18), str(10**18))
-    assert (share.to, pay.to) == (GRADIENT_LEDGER, TASK_REGISTRY)
-    assert share.data == gradient_ledger.withdraw_credit(TRAINING_TOKEN).data
+    assert (share.to, pay.to) == (MINER_SEATS, TASK_REGISTRY)
+    assert share.data == miner_seats.withdraw_credit(TRAINING_TOKEN).data
     assert pay.data == task_registry.withdraw_examination_pay().data

@@ -9,13 +9,12 @@ from chain.contracts.events import Event
 from chain.contracts.gradient_ledger import (
     AttemptOpened,
     GradientCommitted,
-    MinerLeft,
-    MinerRegistered,
     ResultKind,
     ResultVote,
     RoundSettled,
     VerdictPosted,
 )
+from chain.contracts.miner_seats import MinerLeft, MinerRegistered
 from chain.contracts.task_registry import TaskActivated, TaskSubmitted
 from chain.crypto import content_id
 from chain.hexadecimal import to_hex
@@ -66,16 +65,18 @@ class FakeChain(RpcClient):
         spec = encode_task_spec(REPLAYED)
         submitted = TaskSubmitted(TASK, OPERATORS[0], content_id(spec), 10**20, spec)
         self.events = [(1, submitted), (2, TaskActivated(TASK))]
-        # The second miner takes part: it registers in the opening block, after the attempt opened.
-        registered = [MinerRegistered(TASK, miner, 2, 2 * PRICE) for miner in MINERS]
-        opening = [registered[0], AttemptOpened(TASK, 0, 0, 3, 10**19), *registered[1:]]
+        registered = [MinerRegistered(TASK, miner, 2, 2 * PRICE, 10**18) for miner in MINERS]
+        # A miner that registers after the attempt opened takes no part in it.
+        late = MinerRegistered(TASK, OPERATORS[3], 2, 2 * PRICE, 10**18)
+        opened = AttemptOpened(TASK, 0, 0, 1, 3, 10**19)
+        opening = [*registered, opened, late, MinerLeft(TASK, OPERATORS[3])]
         self.events += [(3, event) for event in opening]
         state = initial_state(REPLAYED.optimizer, THETA)
         cumulative: dict[bytes, int] = {}
         for round_number, open_block in ((0, 3), (1, 9)):
             participants = [(miner, 2) for miner in MINERS]
             if round_number == 1:
-                self.events += [(9, AttemptOpened(TASK, 1, 0, 3, 10**19))]
+                self.events += [(9, AttemptOpened(TASK, 1, 0, 2, 3, 10**19))]
             mix_hash = Hash32((open_block + 1).to_bytes(32, "big"))
             attempt_id = AttemptId(TASK, round_number, 0)
             seed = compute_seed(mix_hash, attempt_id)

@@ -10,10 +10,16 @@ from eth_account import Account as Signer
 from eth_account.signers.local import LocalAccount
 from structlog.testing import capture_logs
 
-from chain.contracts import gradient_ledger, reward_distributor, task_registry, training_token
+from chain.contracts import (
+    gradient_ledger,
+    miner_seats,
+    reward_distributor,
+    task_registry,
+    training_token,
+)
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import (
-    GRADIENT_LEDGER,
+    MINER_SEATS,
     REWARD_DISTRIBUTOR,
     TASK_REGISTRY,
     TRAINING_TOKEN,
@@ -148,11 +154,12 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         finalize(*(send(op, task_registry.answer_task(TASK, 0)) for op in OPERATORS[:3]))
         finalize(
             *(
-                send(miner, training_token.approve(TRAINING_TOKEN, GRADIENT_LEDGER, 500 * POT))
+                send(miner, training_token.approve(TRAINING_TOKEN, MINER_SEATS, 500 * POT))
                 for miner in (ANN, BEN)
             ),
-            send(ANN, gradient_ledger.register(TASK, 1)),
-            send(BEN, gradient_ledger.register(TASK, 2)),
+            send(ANN, miner_seats.register(TASK, 1)),
+            send(BEN, miner_seats.register(TASK, 2)),
+            send(BEN, gradient_ledger.advance_round(TASK)),
         )
         early = rpc.result("pot_getAttempt", TASK)
         assert early is not None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from chain.contracts import ledger_storage
-from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY
+from chain.contracts.addresses import GRADIENT_LEDGER, MINER_SEATS, TASK_REGISTRY
 from chain.contracts.task_registry import TaskStatus
 from chain.errors import RejectedInputError
 from chain.light import TrustedNetwork, verify_network
@@ -51,8 +51,8 @@ def test_proven_slots_agree_with_the_contracts(
 ) -> None:
     chain, rpc = served
     reads = {
-        GRADIENT_LEDGER: (
-            *ledger_storage.list_attempt_slots(TASK),
+        GRADIENT_LEDGER: ledger_storage.list_attempt_slots(TASK),
+        MINER_SEATS: (
             *ledger_storage.list_participant_slots(TASK, MINERS),
             *ledger_storage.list_registration_slots(TASK, Address(b"\x01" * 20)),
         ),
@@ -68,11 +68,11 @@ def test_proven_slots_agree_with_the_contracts(
     opened = chain.store.header(attempt.open_block)
     assert opened is not None
     assert attempt.open_time == opened.timestamp
-    assert ledger_storage.read_participants(state.get_storage, TASK) == tuple(
+    assert ledger_storage.read_participants(state.get_storage, TASK, attempt.ordinal) == tuple(
         sorted(zip(MINERS, (1, 2), strict=True))
     )
     absent = ledger_storage.read_registration(state.get_storage, TASK, Address(b"\x01" * 20))
-    assert (absent.units, absent.committed_open_block) == (0, 0)
+    assert (absent.units, absent.committed_attempt) == (0, 0)
     assert ledger_storage.read_task(state.get_storage, TASK) == (
         compute_spec_hash(SPEC),
         TaskStatus.ACTIVE,

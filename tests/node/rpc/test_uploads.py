@@ -11,7 +11,8 @@ import pytest
 from chain.primitives import BlockNumber, Hash32, TaskId
 from chain.training.assignment import compute_seed
 from chain.training.attempt_description import AttemptDescription
-from chain.training.history import Attempt, TaskHistory
+from chain.training.attempt_records import Attempt
+from chain.training.history import TaskHistory
 from chain.training.task_spec import TaskSpec
 from node.rpc import http
 from node.rpc.http import HttpError, Message, Request

@@ -153,7 +153,7 @@ async def test_a_committed_blob_of_another_length_counts_as_missing(
 ) -> None:
     short = b"not a gradient"
     reveal = replace(REVEALS[0], gradient_root=content_id(short))
-    history = history_after(OPENED, committed(reveal, 0))
+    history = history_after(OPENED, committed(reveal, 0), spec=SPEC)
     node = Node(tmp_path, FakeChain({TASK: history}))
     node.blobs.put(short)
     node.reveals.put(reveal)

@@ -45,9 +45,9 @@ pytestmark = pytest.mark.usefixtures("inline_threads")
 CONTENT_BYTES = len(WEIGHTS) + sum(len(shard) for shard in SHARDS)
 STATE_BYTES = 3 * len(WEIGHTS) + 8
 GRADIENT_BYTES = SPEC.reward.max_units * count_payload_bytes(SIZE)
-BLOB_COUNT = 3 + 3 * 4 + 4 * SPEC.reward.max_units
-DISK_BYTES = CONTENT_BYTES + 3 * STATE_BYTES + 4 * GRADIENT_BYTES + 32 * BLOB_COUNT
-"""What the task takes at most: its content, three states, the gradients of four ballots, and the
+BLOB_COUNT = 3 + 3 * 4 + 3 * SPEC.reward.max_units
+DISK_BYTES = CONTENT_BYTES + 3 * STATE_BYTES + 3 * GRADIENT_BYTES + 32 * BLOB_COUNT
+"""What the task takes at most: its content, three states, the gradients of three attempts, and the
 hash of the only chunk of each of these blobs."""
 EXAMINATION_SECONDS = math.ceil(DRY_RUN_TRIES * compute_dry_run_seconds(SPEC, 120))
 """The longest examination of a task."""

@@ -5,15 +5,24 @@ from dataclasses import replace
 
 import pytest
 
-from chain.contracts.gradient_ledger import AttemptOpened, AttemptVoided, BallotFailed, RoundSettled
+from chain.contracts.gradient_ledger import (
+    AttemptOpened,
+    AttemptVoided,
+    GradientCommitted,
+    RoundSettled,
+    VerdictPosted,
+)
 from chain.contracts.task_registry import TaskClosed, TaskStatus
-from chain.primitives import BlockNumber
+from chain.primitives import BlockNumber, Hash32
+from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.attempt import AttemptId
 from chain.training.history import SettledRound, TaskHistory, apply_event
+from chain.training.task_spec import TaskSpec
 from node.config import Retention
 from node.training.retention import KeptTask, RetentionPolicy, compute_kept
 from tests.worlds.training import (
     GENESIS_SET,
+    MINERS,
     SPEC,
     TASK,
     VALIDATORS,
@@ -22,6 +31,7 @@ from tests.worlds.training import (
     history_after,
 )
 
+OK, BAD, CHEAT, MISSING, UNCHECKED = Verdict
 LIVE = RetentionPolicy(Retention.LIVE, closed_seconds=1_000)
 EVERYTHING = RetentionPolicy(Retention.TASK, closed_seconds=1_000)
 CONTENT = frozenset({SPEC.initial_weights, *(shard.content_id for shard in SPEC.data.shards)})
@@ -37,27 +47,17 @@ def play(*events: object) -> tuple[TaskHistory, list[SettledRound]]:
     return history, rounds
 
 
-def settle(count: int) -> list[object]:
-    return [
-        event
-        for number in range(count)
-        for event in (
-            AttemptOpened(TASK, number, 0, 3, 1),
-            RoundSettled(TASK, number, 0, 0, VOTE),
-        )
-    ]
-
-
 def keep(
     history: TaskHistory,
     settled: Sequence[SettledRound | None],
     policy: RetentionPolicy = LIVE,
     head: int = 100,
     own: int | None = 0,
+    spec: TaskSpec = SPEC,
 ) -> KeptTask | None:
     return compute_kept(
         history,
-        SPEC,
+        spec,
         lambda number: settled[number],
         policy,
         head_number=BlockNumber(head),
@@ -66,43 +66,83 @@ def keep(
     )
 
 
-@pytest.mark.parametrize(
-    ("open_round", "first_round"),
-    [(True, 4), (False, 3)],  # the open ballot replaces the oldest of four
-)
-def test_gradients_stay_while_the_ledger_has_their_evidence(
-    open_round: bool, first_round: int
-) -> None:
-    events = settle(7) + ([AttemptOpened(TASK, 7, 0, 3, 1)] if open_round else [])
+def keeps(kept: KeptTask, round_number: int, attempt: int = 0, miner: int = 0) -> bool:
+    return kept.keeps_gradient(AttemptId(TASK, round_number, attempt), MINERS[miner])
+
+
+def judged(number: int, *words: tuple[Verdict, Verdict], attempt: int = 0) -> list[object]:
+    """An attempt of two miners with the verdicts of the first validators, before its end."""
+    verdicts = [
+        VerdictPosted(TASK, number, VALIDATORS[i], attempt, 0, True, encode_verdicts(each))
+        for i, each in enumerate(words)
+    ]
+    commitments = [
+        GradientCommitted(TASK, number, MINERS[i], attempt, i, 1, Hash32(bytes(32)))
+        for i in range(2)
+    ]
+    opened = AttemptOpened(TASK, number, attempt, number + attempt + 1, 2, 1)
+    return [opened, *commitments, *verdicts]
+
+
+def settle(count: int, first: int = 0) -> list[object]:
+    """Rounds in which all gradients are ok."""
+    return [
+        event
+        for number in range(first, first + count)
+        for event in (
+            *judged(number, *[(OK, OK)] * 3),
+            RoundSettled(TASK, number, 0, 0, VOTE),
+        )
+    ]
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_gradients_of_two_attempts_are_kept(is_open: bool) -> None:
+    events = settle(7) + ([AttemptOpened(TASK, 7, 0, 8, 3, 1)] if is_open else [])
     kept = keep(*play(*events))
     assert kept is not None
-    stays = [number for number in range(10) if kept.keeps_gradients(AttemptId(TASK, number, 0))]
-    assert stays == list(range(first_round, 10))
+    assert [number for number in range(10) if keeps(kept, number)] == [6, 7, 8, 9]
 
 
 def test_rounds_before_the_snapshot_of_a_node_are_not_kept() -> None:
     history, settled = play(*settle(7))
-    known: list[SettledRound | None] = [*[None] * 5, *settled[5:]]
+    known: list[SettledRound | None] = [None] * 7
     kept = keep(history, known)
     assert kept is not None
-    assert [number for number in range(8) if kept.keeps_gradients(AttemptId(TASK, number, 0))] == [
-        5,
-        6,
-        7,
-    ]
+    assert [number for number in range(9) if keeps(kept, number)] == [7, 8]
     assert kept.keeps_state(7)
+    assert settled
 
 
-def test_further_ballots_push_older_evidence_out() -> None:
-    opened = AttemptOpened(TASK, 3, 0, 3, 1)
-    kept = keep(*play(*settle(3), opened, BallotFailed(TASK, 3, 0, 0)))
+def test_accused_gradients_stay_while_late_verdicts_are_taken() -> None:
+    accused = [*judged(0, *[(OK, CHEAT)] * 2, (OK, OK)), RoundSettled(TASK, 0, 0, 0, VOTE)]
+    history, settled = play(*accused, *settle(4, first=1))
+    (ended,) = history.ended
+    kept = keep(history, settled, head=ended.late_until)
     assert kept is not None
-    assert [kept.keeps_gradients(AttemptId(TASK, number, 0)) for number in range(4)] == [
-        False,
-        True,
-        True,
-        True,
+    # A late cheat of the fourth validator would convict the second miner.
+    assert [keeps(kept, 0, miner=miner) for miner in range(2)] == [False, True]
+    assert not keeps(kept, 1)
+    kept = keep(history, settled, head=ended.late_until + 1)
+    assert kept is not None
+    assert not keeps(kept, 0, miner=1)
+
+
+def test_no_more_accused_gradients_are_kept_than_a_round_has() -> None:
+    spec = replace(SPEC, reward=replace(SPEC.reward, max_units=3, min_miners=1))
+    guilty = [
+        event
+        for number in range(5)
+        for event in (
+            *judged(number, *[(CHEAT, CHEAT)] * 3),
+            RoundSettled(TASK, number, 0, 0, VOTE),
+        )
     ]
+    history, settled = play(*guilty, *settle(2, first=5))
+    kept = keep(history, settled, spec=spec)
+    assert kept is not None
+    found = [(n, m) for n in range(5) for m in range(2) if keeps(kept, n, miner=m)]
+    assert found == [(3, 0), (4, 0), (4, 1)]
 
 
 def test_a_state_stays_until_two_later_rounds_are_settled() -> None:
@@ -112,15 +152,17 @@ def test_a_state_stays_until_two_later_rounds_are_settled() -> None:
     assert [count for count in range(9) if kept.keeps_state(count)] == [6, 7, 8]
 
 
-def test_gradients_of_a_void_attempt_go() -> None:
-    void = [AttemptOpened(TASK, 1, 0, 3, 1), AttemptVoided(TASK, 1, 0)]
-    kept = keep(*play(*settle(1), *void, AttemptOpened(TASK, 1, 1, 3, 1)))
+def test_gradients_of_a_void_attempt_go_when_the_next_but_one_opens() -> None:
+    void = [AttemptOpened(TASK, 1, 0, 2, 3, 1), AttemptVoided(TASK, 1, 0)]
+    again = [AttemptOpened(TASK, 1, 1, 3, 3, 1), AttemptVoided(TASK, 1, 1)]
+    history, settled = play(*settle(1), *void, *again[:1])
+    kept = keep(history, settled)
     assert kept is not None
-    assert (
-        kept.keeps_gradients(AttemptId(TASK, 1, 0)),
-        kept.keeps_gradients(AttemptId(TASK, 1, 1)),
-    ) == (False, True)
-    assert kept.keeps_gradients(AttemptId(TASK, 0, 0))
+    assert [keeps(kept, 1, attempt) for attempt in range(2)] == [True, True]
+    assert not keeps(kept, 0)
+    kept = keep(*play(*settle(1), *void, *again, AttemptOpened(TASK, 1, 2, 4, 3, 1)))
+    assert kept is not None
+    assert [keeps(kept, 1, attempt) for attempt in range(3)] == [False, True, True]
 
 
 def test_a_paused_task_is_live() -> None:
@@ -128,46 +170,45 @@ def test_a_paused_task_is_live() -> None:
     assert keep(replace(history, status=TaskStatus.PAUSED), settled) == keep(history, settled)
 
 
-def test_closed_task_keeps_its_model_and_slashable_gradients() -> None:
-    history, settled = play(*settle(6), TaskClosed(TASK, 1))
-    assert history.closed == at(22)
-    early = keep(history, settled, head=22 + 16)
+def test_closed_task_keeps_its_model_and_accused_gradients() -> None:
+    accused = [*judged(5, *[(OK, CHEAT)] * 2), RoundSettled(TASK, 5, 0, 0, VOTE)]
+    history, settled = play(*settle(5), *accused, TaskClosed(TASK, 1))
+    (ended,) = history.ended
+    closed = history.closed
+    assert closed is not None
+    early = keep(history, settled, head=ended.late_until)
     assert early is not None
     assert early.content == CONTENT | {VOTE.model_root}
-    assert [early.keeps_gradients(AttemptId(TASK, number, 0)) for number in range(6)] == [
-        False,
-        False,
-        *[True] * 4,
-    ]
+    assert [keeps(early, number, miner=1) for number in range(6)] == [False] * 5 + [True]
     assert not early.keeps_state(6)
-    late = keep(history, settled, head=22 + 17)
+    late = keep(history, settled, head=ended.late_until + 1)
     assert late is not None
     assert late.content == early.content
-    assert not any(late.keeps_gradients(AttemptId(TASK, number, 0)) for number in range(6))
-    assert keep(history, settled, head=22 + 999) == late
-    assert keep(history, settled, head=22 + 1_000) is None
+    assert not any(keeps(late, number, miner=1) for number in range(6))
+    assert keep(history, settled, head=closed.number + 999) == late
+    assert keep(history, settled, head=closed.number + 1_000) is None
 
 
 @pytest.mark.parametrize("policy", [LIVE, EVERYTHING])
 def test_nothing_is_kept_of_task_cancelled_before_its_first_round(
     policy: RetentionPolicy,
 ) -> None:
-    history, settled = play(AttemptOpened(TASK, 0, 0, 3, 1), TaskClosed(TASK, 1))
+    history, settled = play(AttemptOpened(TASK, 0, 0, 1, 3, 1), TaskClosed(TASK, 1))
     assert keep(history, settled, policy, head=20) is None
 
 
 def test_retention_task_keeps_everything_until_the_task_goes() -> None:
-    void = [AttemptOpened(TASK, 6, 0, 3, 1), AttemptVoided(TASK, 6, 0)]
-    history, settled = play(*settle(6), *void, AttemptOpened(TASK, 6, 1, 3, 1))
+    void = [AttemptOpened(TASK, 6, 0, 7, 3, 1), AttemptVoided(TASK, 6, 0)]
+    history, settled = play(*settle(6), *void, AttemptOpened(TASK, 6, 1, 8, 3, 1))
     closed = apply_event(
-        history, TaskClosed(TASK, 1), at(30), spec=SPEC, validator_set=GENESIS_SET
+        history, TaskClosed(TASK, 1), at(90), spec=SPEC, validator_set=GENESIS_SET
     ).history
     for each in (history, closed):
         kept = keep(each, settled, EVERYTHING)
         assert kept is not None
-        assert all(kept.keeps_gradients(AttemptId(TASK, number, 0)) for number in range(8))
+        assert all(keeps(kept, number) for number in range(8))
         assert all(kept.keeps_state(count) for count in range(8))
-    assert keep(closed, settled, EVERYTHING, head=30 + 1_000) is None
+    assert keep(closed, settled, EVERYTHING, head=90 + 1_000) is None
 
 
 @pytest.mark.parametrize("policy", [LIVE, EVERYTHING])

@@ -44,7 +44,7 @@ async def test_the_state_of_a_settled_round_is_restored_from_peers(
         training_state_root=root,
         model_root=compute_model_root(state),
     )
-    opened = AttemptOpened(TASK, 1, 0, 3, 10**19)
+    opened = AttemptOpened(TASK, 1, 0, 2, 3, 10**19)
     history = apply_event(history, opened, at(50), spec=SPEC, validator_set=GENESIS_SET).history
     node = Node(tmp_path, FakeChain({TASK: history}, Phase.COMMITMENT))
     node.chain.settled = {0: settled_round(0, OK, OK, OK)}

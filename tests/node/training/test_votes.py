@@ -33,7 +33,7 @@ async def test_memory_of_votes_and_jobs_does_not_grow_with_rounds(
         await nursery.start(node.host.run)
         for round_number in range(40):
             chain.head += 3
-            opened = AttemptOpened(TASK, 0, round_number, 3, 10**19)
+            opened = AttemptOpened(TASK, 0, round_number, round_number + 1, 3, 10**19)
             history = apply_event(
                 history_after(), opened, at(50), spec=SPEC, validator_set=GENESIS_SET
             ).history

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import trio
 
+from chain.contracts import gradient_ledger
 from chain.contracts.gradient_ledger import Deadline
 from chain.crypto import content_id
 from chain.json_types import Json, JsonObject
 from chain.primitives import BlockNumber, TaskId
+from chain.training.acceptance import encode_verdicts
 from chain.training.assignment import compute_seed
+from chain.training.attempt_records import CommitmentRecord
 from chain.training.encoding import compute_commitment, encode_gradient
-from chain.training.history import CommitmentRecord
 from node.chain.phase_cache import TaskPhase
 from node.training.turns import Turn
 from node.training.worker_pool import (
@@ -28,16 +30,21 @@ from node.training.worker_pool import (
 from tests.worlds.training import MINERS, TASK, history_after, pending_history, random_gradient
 from tests.worlds.training_node import (
     ATTEMPT,
+    CHEAT,
     OK,
     OPENED,
     REVEALS,
     SALT,
     SEED_BLOCK_HASH,
     SIZE,
+    SPEC,
+    UNCHECKED,
     FakeChain,
     FakeWorker,
     Node,
+    ended_attempt,
     expected_verdict,
+    fining_chain,
     header_of,
     honest_worker,
     judging,
@@ -218,6 +225,18 @@ async def test_a_check_does_not_wait_for_the_dry_run_of_another_task(tmp_path: P
     assert node.verdicts() == [expected_verdict(OK)]
 
 
+async def test_gradients_of_an_ended_attempt_are_checked_for_late_verdicts(tmp_path: Path) -> None:
+    # Validator 0 is silent on the second gradient, and its word would convict the miner.
+    ended = ended_attempt((OK, UNCHECKED, OK), (OK, CHEAT, OK), (OK, CHEAT, OK))
+    async with scripted() as verifier:
+        node = Node(tmp_path, fining_chain(91, ended), verifier=verifier, dry_runs=verifier)
+        node.clock.ahead_seconds = -int(trio.current_time())
+        node.hold(0, 1, 2)
+        await node.run(lambda: bool(node.sent), seconds=10)
+    verdicts = encode_verdicts([UNCHECKED, OK, UNCHECKED])
+    assert node.sent == [gradient_ledger.post_late_verdict(TASK, 1, verdicts)]
+
+
 class LongPhaseChain(FakeChain):
     """A chain on which the verdicts on the second task are due much later."""
 
@@ -228,7 +247,7 @@ class LongPhaseChain(FakeChain):
 
 
 async def test_a_long_check_of_one_task_delays_no_other(tmp_path: Path) -> None:
-    honest, junk = judging(2).histories[TASK], history_after(OPENED)
+    honest, junk = judging(2).histories[TASK], history_after(OPENED, spec=SPEC)
     attempt_id = replace(ATTEMPT, task_id=TaskId(2))
     header = replace(
         header_of(MINERS[0]),

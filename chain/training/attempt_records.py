@@ -1,0 +1,211 @@
+"""An attempt as the chain tells it: commitments, votes, and what follows its end.
+
+docs/spec/training.md, section 10, says what the records mean; history.py folds them from events.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from chain.contracts.gradient_ledger import (
+    LateVerdictPosted,
+    ResultVote,
+    compute_late_blocks,
+    compute_window_blocks,
+)
+from chain.contracts.miner_seats import FineKind, FinesApproved, FinesPosted, MinerFined
+from chain.primitives import Address, BlockNumber, Hash32
+from chain.training.acceptance import Verdict, decode_verdicts
+from chain.training.attempt import AttemptId
+from chain.training.decisions import (
+    VoteSizes,
+    decide_audited,
+    is_late_delivery,
+    may_be_guilty,
+)
+from chain.types.validator_set import ValidatorSet
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentRecord:
+    """One commitment of an attempt; its index is its position in `Attempt.commitments`."""
+
+    miner: Address
+    units: int
+    commitment: Hash32
+    block_number: BlockNumber
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictRecord:
+    """One validator's verdicts on all commitments of the ballot."""
+
+    validator: Address
+    is_timely: bool
+    """Whether it was posted in the verdict phase. A later verdict counts for fines only."""
+    verdicts: bytes
+    """As `encode_verdicts` writes them."""
+    block_number: BlockNumber
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRecord:
+    """One validator's latest vote for the outcome of the ballot."""
+
+    validator: Address
+    vote: ResultVote
+    correct_count: int | None
+    """Correct answers on the held-out split; None if the validator did not evaluate."""
+    loss_millinats: int
+    block_number: BlockNumber
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One assignment and commitment of a round, with the votes of its ballot in progress."""
+
+    id: AttemptId
+    ballot: int
+    ballot_number: int
+    """The number of the ballot in its task, from 1."""
+    ordinal: int
+    """The number of the attempt in its task, from 1; fines are kept by this number."""
+    open_block: BlockNumber
+    open_timestamp: int
+    expected_count: int
+    """The number of commitments that were expected when the attempt opened."""
+    theta_root: Hash32
+    """The root of the model that the round starts from."""
+    commitments: tuple[CommitmentRecord, ...] = ()
+    verdicts: tuple[VerdictRecord, ...] = ()
+    """At most one from each validator, in the order in which they were posted."""
+    results: tuple[ResultRecord, ...] = ()
+    """The latest from each validator."""
+    validator_set: ValidatorSet | None = None
+    """The validators that judge the ballot: the set at its first verdict; None before that."""
+    late_deliveries: tuple[tuple[int, int], ...] = ()
+    """Ballot and index of each commitment that came so late that its ballot failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovedFines:
+    """A root of fines with a quorum."""
+
+    root: Hash32
+    is_closing: bool
+    """Whether a quorum voted for it after the window for late verdicts."""
+    block_number: BlockNumber
+
+
+@dataclass(frozen=True, slots=True)
+class EndedAttempt:
+    """An attempt that has ended and may still cost a fine, with the votes of its last ballot."""
+
+    attempt: Attempt
+    block_number: BlockNumber
+    """The block that ended it."""
+    validator_set: ValidatorSet
+    """The validators that judge it."""
+    late_until: BlockNumber
+    """The last block that takes late verdicts."""
+    voted_until: BlockNumber
+    """The last block that takes votes on fines."""
+    slashed_until: BlockNumber
+    """The last block that takes slashes."""
+    late_verdicts: tuple[tuple[Address, bytes], ...] = ()
+    """Verdicts on the last ballot that came after the end, with their validators."""
+    fines_votes: tuple[tuple[Address, bool], ...] = ()
+    """The votes on fines: validators, and whether they were closing votes."""
+    approved: tuple[ApprovedFines, ...] = ()
+    imposed: tuple[tuple[Address, FineKind], ...] = ()
+    """The fines that miners have paid."""
+
+
+def list_accused(attempt: Attempt, validator_set: ValidatorSet) -> tuple[int, ...]:
+    """The commitments that the verdicts of the ballot, and those still to come, may find guilty."""
+    count = len(attempt.commitments)
+    sizes = VoteSizes(validator_set.max_faulty, validator_set.quorum)
+    votes = [decode_verdicts(each.verdicts, count) for each in attempt.verdicts if each.is_timely]
+    silent = len(validator_set.validators) - len(votes)
+    return tuple(
+        index
+        for index in range(count)
+        if may_be_guilty([vote[index] for vote in votes], silent, sizes)
+    )
+
+
+def end_attempt(
+    before: Sequence[EndedAttempt],
+    attempt: Attempt,
+    block_number: BlockNumber,
+    verdict_seconds: int,
+    validator_set: ValidatorSet,
+) -> tuple[EndedAttempt, ...]:
+    """The attempts that may still be fined, with one that ends in this block.
+
+    Args:
+        before: Those that ended before.
+        attempt: The attempt that ends.
+        block_number: This block.
+        verdict_seconds: Of the verdict phase; the window for late verdicts depends on it.
+        validator_set: The validators in force; used if the attempt has no judges of its own.
+    """
+    validator_set = attempt.validator_set or validator_set
+    open_still = tuple(each for each in before if block_number <= each.slashed_until)
+    if not (attempt.late_deliveries or list_accused(attempt, validator_set)):
+        return open_still
+    window = compute_window_blocks(validator_set.quorum)
+    late_until = block_number + compute_late_blocks(validator_set.quorum, verdict_seconds)
+    ended = EndedAttempt(
+        attempt=attempt,
+        block_number=block_number,
+        validator_set=validator_set,
+        late_until=BlockNumber(late_until),
+        voted_until=BlockNumber(late_until + window),
+        slashed_until=BlockNumber(late_until + 2 * window),
+    )
+    return (*open_still, ended)
+
+
+def apply_to_ended(
+    before: Sequence[EndedAttempt],
+    event: LateVerdictPosted | FinesPosted | FinesApproved | MinerFined,
+    block_number: BlockNumber,
+) -> tuple[EndedAttempt, ...]:
+    """The ended attempts after a late verdict, a vote on fines or a fine."""
+
+    def apply(ended: EndedAttempt) -> EndedAttempt:
+        match event:
+            case LateVerdictPosted():
+                late = (event.validator, event.verdicts)
+                return replace(ended, late_verdicts=(*ended.late_verdicts, late))
+            case FinesPosted():
+                vote = (event.validator, event.is_closing)
+                return replace(ended, fines_votes=(*ended.fines_votes, vote))
+            case FinesApproved():
+                approved = ApprovedFines(event.root, event.is_closing, block_number)
+                return replace(ended, approved=(*ended.approved, approved))
+            case MinerFined():
+                fine = (event.miner, event.kind)
+                return replace(ended, imposed=(*ended.imposed, fine))
+            case _:
+                assert_never(event)
+
+    return tuple(apply(each) if each.attempt.ordinal == event.ordinal else each for each in before)
+
+
+def add_late_deliveries(
+    attempt: Attempt, validator_set: ValidatorSet
+) -> tuple[tuple[int, int], ...]:
+    """The late deliveries of the attempt with those of its ballot, which has failed."""
+    validator_set = attempt.validator_set or validator_set
+    sizes = VoteSizes(validator_set.max_faulty, validator_set.quorum)
+    count = len(attempt.commitments)
+    votes = [decode_verdicts(each.verdicts, count) for each in attempt.verdicts if each.is_timely]
+    late = list(attempt.late_deliveries)
+    for index in range(count):
+        verdicts = [vote[index] for vote in votes]
+        outcome = decide_audited(verdicts, sizes)
+        if is_late_delivery(outcome, verdicts.count(Verdict.MISSING), sizes):
+            late.append((attempt.ballot, index))
+    return tuple(late)

@@ -1,0 +1,557 @@
+// SPDX-License-Identifier: MIT
+pragma solidity ^0.8.30;
+
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProof.sol";
+import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
+import {IGradientLedger} from "./interfaces/IGradientLedger.sol";
+import {IMinerSeats} from "./interfaces/IMinerSeats.sol";
+import {ITaskRegistry} from "./interfaces/ITaskRegistry.sol";
+import {IValidatorSet} from "./interfaces/IValidatorSet.sol";
+import {ExactTransfer} from "./libraries/ExactTransfer.sol";
+import {SystemAddresses} from "./libraries/SystemAddresses.sol";
+
+/// @title The seats of miners; IMinerSeats documents its functions
+/// @dev Absence is accounted for lazily: every attempt between `accountedAttempt` and the last ended one, in
+/// which the seat took part, was missed, as a commitment moves `accountedAttempt` on. A seat ends at its
+/// second miss, so no gap needs more than two steps.
+contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
+    using ExactTransfer for IERC20;
+    using SafeERC20 for IERC20;
+
+    /// @dev Gradients of one round, which validators download, check and aggregate.
+    uint256 private constant MAX_MINERS = 1024;
+    uint256 private constant MAX_FINES = 16;
+    uint256 private constant MAX_ENDED_SEATS = 64;
+    /// @dev A miss costs this part of one round's pay: far less than the bond, as absence may be innocent.
+    uint256 private constant MISS_SHARE = 8;
+    /// @dev The bond covers so many misses besides its rule, and then the seat ends.
+    uint256 private constant MAX_MISSES = 2;
+    /// @dev Two misses in so many attempts burn the seat bond.
+    uint256 private constant MISS_WINDOW = 8;
+    /// @dev A seat in a task that opens no attempt may leave after so many blocks.
+    uint256 private constant IDLE_BLOCKS = 256;
+    uint256 private constant PPM = 1_000_000;
+    /// @dev The roots of so many latest attempts are kept: more than can end within all windows.
+    uint32 private constant ATTEMPT_RING = 512;
+
+    IValidatorSet private constant VALIDATORS = IValidatorSet(SystemAddresses.VALIDATOR_SET);
+    ITaskRegistry private constant REGISTRY = ITaskRegistry(SystemAddresses.TASK_REGISTRY);
+    IGradientLedger private constant LEDGER = IGradientLedger(SystemAddresses.GRADIENT_LEDGER);
+    IERC20 private constant POT = IERC20(SystemAddresses.TRAINING_TOKEN);
+
+    /// @dev The task's terms, copied when the first miner registers.
+    struct TaskSeats {
+        address token;
+        uint32 maxUnits;
+        uint32 auditPpm;
+        uint32 registeredUnits; // of all seats that have not ended, at most maxUnits
+        uint128 unitPrice;
+    }
+
+    struct Misses {
+        uint256 attempts; // bit k: the seat missed the attempt `last` - k
+        uint32 last;
+    }
+
+    /// @dev The votes on the fines of an attempt; [0] at once, [1] closing.
+    struct FinesVote {
+        uint32 ordinal;
+        uint104[2] voters; // bit i: validator i of the judging set voted
+        bytes32[2] roots; // with a quorum
+    }
+
+    uint256 public immutable seatBond;
+    uint32 public immutable seatAttempts;
+
+    mapping(uint256 taskId => TaskSeats) private _tasks;
+    mapping(uint256 taskId => address[]) private _members;
+    mapping(uint256 taskId => mapping(address miner => Seat)) private _seats;
+    mapping(uint256 taskId => mapping(address miner => Misses)) private _misses;
+    mapping(uint256 taskId => mapping(uint256 ring => FinesVote)) private _fines;
+    /// @dev How many validators voted for a root, by the hash of task, attempt, vote and root.
+    mapping(bytes32 vote => uint256) private _tallies;
+    mapping(address token => mapping(address account => uint256)) private _credits;
+
+    constructor(uint256 seatBond_, uint32 seatAttempts_) {
+        seatBond = seatBond_;
+        seatAttempts = seatAttempts_;
+    }
+
+    // ---- miners
+
+    function register(uint256 taskId, uint32 units, address[] calldata displaced) external nonReentrant {
+        if (!_isActive(taskId)) revert SeatsNotActive(taskId);
+        if (units == 0) revert SeatsInvalidUnits(units);
+        Seat storage seat = _seats[taskId][msg.sender];
+        if (seat.units != 0 && !seat.isSlashed) revert SeatsAlreadyRegistered(taskId, msg.sender);
+        TaskSeats storage task = _load(taskId);
+        IGradientLedger.Progress memory progress = LEDGER.progressOf(taskId);
+        address[] storage members = _members[taskId];
+        if (displaced.length != 0) _requireNotOpening(taskId, progress);
+        for (uint256 i = 0; i < displaced.length; ++i) {
+            _displace(taskId, task, progress, displaced[i], units);
+        }
+        if (members.length == MAX_MINERS) revert SeatsTooManyMiners(MAX_MINERS);
+        // A miner does what it declared: there is no draw that its address or the seed could win.
+        uint32 freeUnits = task.maxUnits - task.registeredUnits;
+        if (units > freeUnits) revert SeatsTaskFull(freeUnits);
+
+        task.registeredUnits += units;
+        uint256 bond = _bondOf(task, units);
+        members.push(msg.sender);
+        delete _misses[taskId][msg.sender];
+        _seats[taskId][msg.sender] = Seat({
+            units: units,
+            firstAttempt: progress.attemptCount + 1,
+            lastAttempt: 0,
+            accountedAttempt: progress.attemptCount,
+            committedAttempt: 0,
+            position: uint32(members.length),
+            missCount: 0,
+            hasSeatBond: true,
+            isSlashed: false,
+            registeredBlock: uint40(block.number),
+            bond: bond
+        });
+        emit MinerRegistered(taskId, msg.sender, units, bond, seatBond);
+
+        IERC20(task.token).pullExact(msg.sender, bond);
+        POT.pullExact(msg.sender, seatBond);
+    }
+
+    function leave(uint256 taskId) external {
+        Seat storage seat = _seats[taskId][msg.sender];
+        if (seat.position == 0) revert SeatsNotRegistered(taskId, msg.sender);
+        IGradientLedger.Progress memory progress = LEDGER.progressOf(taskId);
+        _requireNotOpening(taskId, progress);
+        if (seat.firstAttempt > progress.attemptCount && !_isIdle(taskId, progress, seat)) {
+            revert SeatsAttemptOwed(taskId, msg.sender);
+        }
+        _account(taskId, progress, seat, msg.sender);
+        // Its second miss may have ended the seat.
+        if (seat.position != 0) _endSeat(taskId, progress, seat, msg.sender);
+    }
+
+    function withdrawBond(uint256 taskId) external nonReentrant {
+        Seat storage seat = _requireFree(taskId);
+        uint256 bond = seat.bond;
+        uint256 potBond = seat.hasSeatBond ? seatBond : 0;
+        address token = _tasks[taskId].token;
+        delete _seats[taskId][msg.sender];
+        emit BondWithdrawn(taskId, msg.sender, bond, potBond);
+
+        if (bond != 0) IERC20(token).safeTransfer(msg.sender, bond);
+        if (potBond != 0) POT.safeTransfer(msg.sender, potBond);
+    }
+
+    function withdrawSeatBond(uint256 taskId) external nonReentrant {
+        Seat storage seat = _requireFree(taskId);
+        if (!seat.hasSeatBond) revert SeatsNothingToWithdraw();
+        seat.hasSeatBond = false;
+        emit BondWithdrawn(taskId, msg.sender, 0, seatBond);
+
+        POT.safeTransfer(msg.sender, seatBond);
+    }
+
+    function endSeats(uint256 taskId, address[] calldata miners) external {
+        if (miners.length > MAX_ENDED_SEATS) revert SeatsTooManyFines(miners.length, MAX_ENDED_SEATS);
+        IGradientLedger.Progress memory progress = LEDGER.progressOf(taskId);
+        _requireNotOpening(taskId, progress);
+        uint256 seatsBefore = _members[taskId].length;
+        for (uint256 i = 0; i < miners.length; ++i) {
+            Seat storage seat = _seats[taskId][miners[i]];
+            if (seat.position != 0) _account(taskId, progress, seat, miners[i]);
+        }
+        if (_members[taskId].length == seatsBefore) revert SeatsNoneOver(taskId);
+    }
+
+    function noteCommitment(uint256 taskId, uint32 ordinal, address miner, uint32 units) external {
+        if (msg.sender != address(LEDGER)) revert SeatsNotLedger(msg.sender);
+        Seat storage seat = _seats[taskId][miner];
+        if (!_takesPart(seat, ordinal)) revert SeatsNotParticipating(taskId, miner);
+        if (seat.committedAttempt == ordinal) revert SeatsAlreadyCommitted(taskId, miner);
+        if (units != seat.units) revert SeatsInvalidUnits(units);
+        if (seat.accountedAttempt + 1 < ordinal) {
+            _account(taskId, LEDGER.progressOf(taskId), seat, miner);
+        }
+        seat.accountedAttempt = ordinal;
+        seat.committedAttempt = ordinal;
+    }
+
+    // ---- fines
+
+    function postFines(uint256 taskId, uint32 ordinal, bytes32 root) external {
+        IGradientLedger.EndedAttempt memory ended = LEDGER.endedAttempt(taskId, ordinal);
+        (uint256 index, address validator, uint256 quorum,) =
+            VALIDATORS.memberOfOperator(ended.judges, msg.sender);
+        uint256 lateUntil = uint256(ended.endedBlock) + ended.lateBlocks;
+        if (ended.endedBlock == 0 || root == 0 || block.number > lateUntil + ended.windowBlocks) {
+            revert SeatsWindowClosed(taskId, ordinal);
+        }
+        bool isClosing = block.number > lateUntil;
+        uint256 stage = isClosing ? 1 : 0;
+        FinesVote storage vote = _fines[taskId][ordinal % ATTEMPT_RING];
+        if (vote.ordinal != ordinal) {
+            delete _fines[taskId][ordinal % ATTEMPT_RING];
+            vote.ordinal = ordinal;
+        }
+        uint104 bit = uint104(1 << index);
+        if (vote.voters[stage] & bit != 0) revert SeatsAlreadyVoted(validator);
+        vote.voters[stage] |= bit;
+        emit FinesPosted(taskId, validator, ordinal, isClosing, root);
+        bytes32 key = keccak256(abi.encode(taskId, ordinal, stage, root));
+        if (++_tallies[key] == quorum) {
+            delete _tallies[key];
+            vote.roots[stage] = root;
+            emit FinesApproved(taskId, ordinal, isClosing, root);
+        }
+    }
+
+    function slash(uint256 taskId, uint32 ordinal, Fine[] calldata fines, bytes32[][] calldata proofs)
+        external
+    {
+        if (fines.length > MAX_FINES) revert SeatsTooManyFines(fines.length, MAX_FINES);
+        IGradientLedger.EndedAttempt memory ended = LEDGER.endedAttempt(taskId, ordinal);
+        uint256 until = uint256(ended.endedBlock) + ended.lateBlocks + 2 * uint256(ended.windowBlocks);
+        if (ended.endedBlock == 0 || block.number > until) revert SeatsWindowClosed(taskId, ordinal);
+        IGradientLedger.Progress memory progress = LEDGER.progressOf(taskId);
+        _requireNotOpening(taskId, progress);
+
+        bool isAnyImposed = false;
+        for (uint256 i = 0; i < fines.length; ++i) {
+            if (!_isApproved(taskId, ordinal, fines[i], proofs[i])) revert SeatsInvalidFine(i);
+            if (_impose(taskId, ordinal, progress, ended.judges, fines[i])) isAnyImposed = true;
+        }
+        if (!isAnyImposed) revert SeatsNothingToFine(taskId, ordinal);
+    }
+
+    function withdrawCredit(address token) external nonReentrant {
+        uint256 amount = _credits[token][msg.sender];
+        if (amount == 0) revert SeatsNothingToWithdraw();
+        _credits[token][msg.sender] = 0;
+        emit CreditWithdrawn(token, msg.sender, amount);
+
+        IERC20(token).safeTransfer(msg.sender, amount);
+    }
+
+    // ---- views
+
+    function seatCount(uint256 taskId) external view returns (uint256) {
+        return _members[taskId].length;
+    }
+
+    function getSeat(uint256 taskId, address miner) external view returns (Seat memory) {
+        return _seats[taskId][miner];
+    }
+
+    function listSeats(uint256 taskId)
+        public
+        view
+        returns (address[] memory miners, uint32[] memory units, uint32[] memory firstAttempts)
+    {
+        miners = _members[taskId];
+        units = new uint32[](miners.length);
+        firstAttempts = new uint32[](miners.length);
+        for (uint256 i = 0; i < miners.length; ++i) {
+            Seat storage seat = _seats[taskId][miners[i]];
+            (units[i], firstAttempts[i]) = (seat.units, seat.firstAttempt);
+        }
+    }
+
+    function participants(uint256 taskId)
+        external
+        view
+        returns (address[] memory miners, uint32[] memory units)
+    {
+        uint32[] memory firstAttempts;
+        (miners, units, firstAttempts) = listSeats(taskId);
+        uint32 ordinal = LEDGER.progressOf(taskId).attemptCount;
+        uint256 count = 0;
+        for (uint256 i = 0; i < miners.length; ++i) {
+            if (firstAttempts[i] > ordinal) continue;
+            (miners[count], units[count]) = (miners[i], units[i]);
+            ++count;
+        }
+        assembly ("memory-safe") {
+            mstore(miners, count)
+            mstore(units, count)
+        }
+    }
+
+    function listOver(uint256 taskId, uint256 limit) external view returns (address[] memory miners) {
+        address[] storage members = _members[taskId];
+        IGradientLedger.Progress memory progress = LEDGER.progressOf(taskId);
+        uint32 endedCount = _endedCount(progress);
+        miners = new address[](limit);
+        uint256 count = 0;
+        for (uint256 i = 0; i < members.length && count < limit; ++i) {
+            Seat storage seat = _seats[taskId][members[i]];
+            if (seat.missCount + _absencesOf(seat, endedCount) < MAX_MISSES) continue;
+            miners[count] = members[i];
+            ++count;
+        }
+        assembly ("memory-safe") {
+            mstore(miners, count)
+        }
+    }
+
+    function requiredBond(uint256 taskId, uint32 units) external view returns (uint256) {
+        ITaskRegistry.TaskTerms memory terms = REGISTRY.getTerms(taskId);
+        return _computeBond(uint256(units) * terms.unitPrice, terms.auditPpm);
+    }
+
+    function finesOf(uint256 taskId, uint32 ordinal) external view returns (bytes32 first, bytes32 closing) {
+        FinesVote storage vote = _fines[taskId][ordinal % ATTEMPT_RING];
+        if (vote.ordinal == ordinal) (first, closing) = (vote.roots[0], vote.roots[1]);
+    }
+
+    function creditOf(address token, address account) external view returns (uint256) {
+        return _credits[token][account];
+    }
+
+    // ---- inside: seats
+
+    function _load(uint256 taskId) private returns (TaskSeats storage task) {
+        task = _tasks[taskId];
+        if (task.maxUnits != 0) return task;
+        ITaskRegistry.TaskTerms memory terms = REGISTRY.getTerms(taskId);
+        task.token = terms.token;
+        task.maxUnits = terms.maxUnits;
+        task.auditPpm = terms.auditPpm;
+        task.unitPrice = terms.unitPrice;
+    }
+
+    function _isActive(uint256 taskId) private view returns (bool) {
+        return REGISTRY.getAccount(taskId).status == ITaskRegistry.TaskStatus.Active;
+    }
+
+    /// @dev The participants of an attempt are the seats after the block that opens it, so none of them ends
+    /// in that block.
+    function _requireNotOpening(uint256 taskId, IGradientLedger.Progress memory progress) private view {
+        if (progress.isOpen && progress.openBlock == block.number) revert SeatsAttemptOpening(taskId);
+    }
+
+    function _takesPart(Seat storage seat, uint32 ordinal) private view returns (bool) {
+        return seat.units != 0 && !seat.isSlashed && seat.firstAttempt <= ordinal
+            && (seat.position != 0 || seat.lastAttempt >= ordinal);
+    }
+
+    function _isIdle(uint256 taskId, IGradientLedger.Progress memory progress, Seat storage seat)
+        private
+        view
+        returns (bool)
+    {
+        if (!_isActive(taskId)) return true;
+        uint256 quietSince =
+            seat.registeredBlock > progress.endedBlock ? seat.registeredBlock : progress.endedBlock;
+        return !progress.isOpen && block.number >= quietSince + IDLE_BLOCKS;
+    }
+
+    /// @dev The newcomer may name no more seats than it needs.
+    function _displace(
+        uint256 taskId,
+        TaskSeats storage task,
+        IGradientLedger.Progress memory progress,
+        address miner,
+        uint32 units
+    ) private {
+        Seat storage seat = _seats[taskId][miner];
+        bool isFull = _members[taskId].length == MAX_MINERS || units > task.maxUnits - task.registeredUnits;
+        bool isTermOver =
+            seat.position != 0 && uint256(seat.firstAttempt) + seatAttempts <= progress.attemptCount + 1;
+        if (!isFull || !isTermOver) revert SeatsNotDisplaceable(taskId, miner);
+        _account(taskId, progress, seat, miner);
+        if (seat.position != 0) _endSeat(taskId, progress, seat, miner);
+    }
+
+    /// @dev Takes a seat out of the next attempts; it finishes the open one.
+    function _endSeat(
+        uint256 taskId,
+        IGradientLedger.Progress memory progress,
+        Seat storage seat,
+        address miner
+    ) private {
+        address[] storage members = _members[taskId];
+        uint256 position = seat.position;
+        address last = members[members.length - 1];
+        members[position - 1] = last;
+        _seats[taskId][last].position = uint32(position);
+        members.pop();
+        _tasks[taskId].registeredUnits -= seat.units;
+
+        seat.position = 0;
+        seat.lastAttempt = progress.attemptCount;
+        emit MinerLeft(taskId, miner);
+    }
+
+    function _endedCount(IGradientLedger.Progress memory progress) private pure returns (uint32) {
+        return progress.isOpen ? progress.attemptCount - 1 : progress.attemptCount;
+    }
+
+    /// @dev The ended attempts in which the seat took part and that are not accounted for: all were missed.
+    function _absencesOf(Seat storage seat, uint32 endedCount) private view returns (uint32) {
+        if (seat.position == 0 && seat.lastAttempt < endedCount) endedCount = seat.lastAttempt;
+        uint32 accounted = seat.accountedAttempt;
+        return endedCount > accounted ? endedCount - accounted : 0;
+    }
+
+    function _account(
+        uint256 taskId,
+        IGradientLedger.Progress memory progress,
+        Seat storage seat,
+        address miner
+    ) private {
+        uint32 endedCount = _endedCount(progress);
+        while (_absencesOf(seat, endedCount) != 0) {
+            uint32 ordinal = seat.accountedAttempt + 1;
+            seat.accountedAttempt = ordinal;
+            uint256 amount = _takeMiss(taskId, seat, miner, ordinal);
+            emit MinerAbsent(taskId, miner, ordinal, amount);
+            _endIfOver(taskId, progress, seat, miner);
+        }
+    }
+
+    /// @dev Reverts nothing: the caller knows that the seat has not missed this attempt yet.
+    function _takeMiss(uint256 taskId, Seat storage seat, address miner, uint32 ordinal)
+        private
+        returns (uint256 amount)
+    {
+        Misses storage misses = _misses[taskId][miner];
+        if (ordinal > misses.last) {
+            misses.attempts = (misses.attempts << (ordinal - misses.last)) | 1;
+            misses.last = ordinal;
+        } else {
+            misses.attempts |= 1 << (misses.last - ordinal);
+        }
+        if (seat.missCount < MAX_MISSES) ++seat.missCount;
+        amount = _missOf(uint256(seat.units) * _tasks[taskId].unitPrice);
+        if (amount > seat.bond) amount = seat.bond;
+        seat.bond -= amount;
+    }
+
+    /// @dev After two misses the bond covers its rule and no further miss, so the seat ends. If both are
+    /// within eight attempts, also of a seat that has left meanwhile, the seat bond is burnt.
+    function _endIfOver(
+        uint256 taskId,
+        IGradientLedger.Progress memory progress,
+        Seat storage seat,
+        address miner
+    ) private {
+        if (seat.missCount < MAX_MISSES) return;
+        uint256 missed = _misses[taskId][miner].attempts;
+        for (uint256 i = 1; i < MISS_WINDOW; ++i) {
+            if (missed & (missed >> i) != 0) _burnSeatBond(taskId, seat, miner);
+        }
+        if (seat.position == 0) return;
+        _endSeat(taskId, progress, seat, miner);
+        // Nothing that follows is an absence: the seat is over since this miss.
+        seat.accountedAttempt = progress.attemptCount;
+    }
+
+    function _burnSeatBond(uint256 taskId, Seat storage seat, address miner) private {
+        if (!seat.hasSeatBond) return;
+        seat.hasSeatBond = false;
+        emit SeatBondBurnt(taskId, miner, seatBond);
+    }
+
+    /// @dev The caller's seat, with both bonds free: its last attempt can be fined no more.
+    function _requireFree(uint256 taskId) private returns (Seat storage seat) {
+        seat = _seats[taskId][msg.sender];
+        if (seat.units == 0 || seat.isSlashed) revert SeatsNotRegistered(taskId, msg.sender);
+        IGradientLedger.Progress memory progress = LEDGER.progressOf(taskId);
+        bool isClosed = REGISTRY.getAccount(taskId).status == ITaskRegistry.TaskStatus.Closed;
+        if (seat.position != 0 && !isClosed) revert SeatsBondLocked(taskId, msg.sender);
+        _account(taskId, progress, seat, msg.sender);
+        if (seat.position != 0) _endSeat(taskId, progress, seat, msg.sender);
+        uint32 last = seat.lastAttempt;
+        if (last < seat.firstAttempt) return seat; // it took part in none
+        if (progress.isOpen && last == progress.attemptCount) revert SeatsBondLocked(taskId, msg.sender);
+        IGradientLedger.EndedAttempt memory ended = LEDGER.endedAttempt(taskId, last);
+        // An attempt that the ledger has forgotten is older than its windows.
+        uint256 until = uint256(ended.endedBlock) + ended.lateBlocks + 2 * uint256(ended.windowBlocks);
+        if (ended.endedBlock != 0 && block.number <= until) revert SeatsBondLocked(taskId, msg.sender);
+    }
+
+    // ---- inside: fines
+
+    function _isApproved(uint256 taskId, uint32 ordinal, Fine calldata fine, bytes32[] calldata proof)
+        private
+        view
+        returns (bool)
+    {
+        FinesVote storage vote = _fines[taskId][ordinal % ATTEMPT_RING];
+        if (vote.ordinal != ordinal) return false;
+        bytes32 leaf = keccak256(
+            bytes.concat(keccak256(abi.encode(block.chainid, address(this), taskId, ordinal, fine)))
+        );
+        bytes32 root = MerkleProof.processProofCalldata(proof, leaf);
+        return root == vote.roots[0] || root == vote.roots[1];
+    }
+
+    /// @dev False if the fine was imposed before, or if nothing is left to take. A fraud takes what a miss of
+    /// the same attempt has left.
+    function _impose(
+        uint256 taskId,
+        uint32 ordinal,
+        IGradientLedger.Progress memory progress,
+        uint256 judges,
+        Fine calldata fine
+    ) private returns (bool) {
+        Seat storage seat = _seats[taskId][fine.miner];
+        // A bond covers only attempts that opened after it was placed.
+        if (seat.bond == 0 || ordinal < seat.firstAttempt) return false;
+        if (fine.kind == FineKind.Miss) {
+            Misses storage misses = _misses[taskId][fine.miner];
+            // What is older than 256 attempts is not known, and beyond all windows.
+            uint256 age = ordinal > misses.last ? 0 : misses.last - ordinal;
+            if (age > 255) return false;
+            if (ordinal <= misses.last && (misses.attempts >> age) & 1 != 0) return false;
+            uint256 amount = _takeMiss(taskId, seat, fine.miner, ordinal);
+            emit MinerFined(taskId, fine.miner, ordinal, FineKind.Miss, amount);
+            _endIfOver(taskId, progress, seat, fine.miner);
+            return true;
+        }
+        if (fine.kind != FineKind.Fraud) return false;
+        uint256 bond = seat.bond;
+        bool isExpected =
+            progress.isOpen && _takesPart(seat, progress.attemptCount)
+            && seat.committedAttempt != progress.attemptCount;
+        seat.bond = 0;
+        emit MinerFined(taskId, fine.miner, ordinal, FineKind.Fraud, bond);
+        _burnSeatBond(taskId, seat, fine.miner);
+        if (seat.position != 0) _endSeat(taskId, progress, seat, fine.miner);
+        seat.isSlashed = true;
+        // A commitment of this miner would be refused from now on, so the attempt expects one less.
+        if (isExpected) LEDGER.expectOneLess(taskId);
+        _creditAccusers(_tasks[taskId].token, bond / 2, judges, fine.accusers);
+        return true;
+    }
+
+    function _creditAccusers(address token, uint256 amount, uint256 judges, uint256 accusers) private {
+        uint256 count = 0;
+        for (uint256 bits = accusers; bits != 0; bits &= bits - 1) ++count;
+        if (count == 0) return;
+        (, address[] memory operators) = VALIDATORS.committeeOf(judges);
+        for (uint256 i = 0; i < operators.length; ++i) {
+            if ((accusers >> i) & 1 != 0) _credits[token][operators[i]] += amount / count;
+        }
+    }
+
+    // ---- inside: amounts
+
+    function _bondOf(TaskSeats storage task, uint32 units) private view returns (uint256) {
+        return _computeBond(uint256(units) * task.unitPrice, task.auditPpm);
+    }
+
+    /// @dev (2/p - 1) times the pay of one round, rounded up, and two misses.
+    function _computeBond(uint256 pay, uint256 auditPpm) private pure returns (uint256) {
+        return (pay * (2 * PPM - auditPpm) + auditPpm - 1) / auditPpm + MAX_MISSES * _missOf(pay);
+    }
+
+    /// @dev Rounded up, so that no miss is free.
+    function _missOf(uint256 pay) private pure returns (uint256) {
+        return (pay + MISS_SHARE - 1) / MISS_SHARE;
+    }
+}

@@ -1,0 +1,421 @@
+"""Seats: bonds, terms, absence, leaving (docs/spec/contracts.md, section 6)."""
+
+import pytest
+
+from chain.contracts import miner_seats
+from chain.contracts.addresses import MINER_SEATS
+from chain.contracts.errors import ContractError
+from chain.contracts.gradient_ledger import Phase, ResultKind
+from chain.contracts.miner_seats import (
+    IDLE_BLOCKS,
+    MAX_ENDED_SEATS,
+    BondWithdrawn,
+    ListedSeat,
+    MinerAbsent,
+    MinerLeft,
+    MinerRegistered,
+    Participant,
+    SeatBondBurnt,
+)
+from chain.contracts.task_registry import TaskStatus
+from chain.primitives import Address, TaskId
+from tests.worlds.contracts import (
+    MINERS,
+    POT,
+    SEAT_ATTEMPTS,
+    SEAT_BOND,
+    STRANGER,
+    SUPPLY_EACH,
+    TERMS,
+    TREASURY,
+    World,
+    empty_result,
+    new_world,
+    refusal,
+    started_world,
+    with_terms,
+)
+
+MISS = POT // 4
+"""An eighth of the pay for two units."""
+
+BOND = 2 * POT + 2 * MISS
+WINDOWS = 80 + 2 * 64
+"""The blocks after an attempt until its miners can be fined no more. Late verdicts have twice the
+40 seconds of the verdict phase, votes and slashes 64 blocks each."""
+
+
+@pytest.fixture
+def world() -> World:
+    """An active task without miners."""
+    world = new_world()
+    world.submit()
+    world.ready()
+    return world
+
+
+@pytest.fixture
+def started() -> World:
+    """An attempt with two miners, in its commitment phase."""
+    return started_world()
+
+
+def about(name: str, who: bytes) -> ContractError:
+    return ContractError(name, (1, "0x" + who.hex()))
+
+
+def skip_attempt(world: World, *present: Address) -> None:
+    """Play an attempt in which only some miners commit and no validator votes, to the next one."""
+    for miner in present:
+        world.commit(miner)
+    ordinal = world.round.attempt_count
+    while world.round.open and world.round.attempt_count == ordinal:
+        if world.phase is Phase.STALLED:
+            world.advance()
+        else:
+            world.pass_phase()
+    if world.money.status is TaskStatus.PAUSED:
+        world.resume()
+    world.mine(1, 1)
+
+
+def void_attempt_at_once(world: World) -> None:
+    """Play an attempt of two miners in one block, as a void one."""
+    world.commit_all()
+    world.judge()
+    world.settle(world.agree(empty_result(ResultKind.VOID)))
+    if world.money.status is TaskStatus.PAUSED:
+        world.resume()
+    world.mine(1, 1)
+
+
+# ---- registration
+
+
+def test_seat_costs_a_bond_that_covers_two_misses_and_one_in_pot(world: World) -> None:
+    answer = world.register(MINERS[0])
+    assert answer.events == (MinerRegistered(world.task, MINERS[0], 2, BOND, SEAT_BOND),)
+    seat = world.seat(MINERS[0])
+    assert (seat.units, seat.first_attempt, seat.bond) == (2, 1, BOND)
+    assert (seat.has_seat_bond, seat.position) == (True, 1)
+    assert world.balance(MINER_SEATS) == BOND + SEAT_BOND
+    assert world.read(miner_seats.list_seats(world.task)) == (ListedSeat(MINERS[0], 2, 1),)
+
+
+def test_no_miss_is_free(world: World) -> None:
+    world.submit(with_terms(unit_price=1, validator_fee=0))
+    world.task = 2
+    assert world.read(miner_seats.required_bond(world.task, 1)) == 3
+
+
+def test_registration_twice_or_of_impossible_units_is_refused(world: World) -> None:
+    world.register(MINERS[0])
+    assert refusal(world.register, MINERS[0]) == about("SeatsAlreadyRegistered", MINERS[0])
+    assert refusal(world.register, MINERS[1], 0) == ContractError("SeatsInvalidUnits", (0,))
+
+
+@pytest.mark.parametrize("status", ["pending", "paused", "closed"])
+def test_only_an_active_task_takes_miners(status: str) -> None:
+    world = new_world() if status == "pending" else started_world()
+    if status == "pending":
+        world.submit()
+    elif status == "closed":
+        world.pass_phase()
+        world.cancel()
+        world.advance()
+    else:
+        for _ in range(3):
+            world.pass_phase()
+            world.advance()
+            world.mine(1, 1)
+    assert world.money.status.name.lower() == status
+    assert refusal(world.register, MINERS[2]) == ContractError("SeatsNotActive", (1,))
+
+
+def test_registered_units_never_exceed_those_of_a_round(started: World) -> None:
+    started.register(MINERS[2], units=4)
+    assert refusal(started.register, MINERS[3], 1) == ContractError("SeatsTaskFull", (0,))
+    started.leave(MINERS[0])
+    assert refusal(started.register, MINERS[3], 3) == ContractError("SeatsTaskFull", (2,))
+    started.register(MINERS[3], units=2)
+    seats = started.read(miner_seats.list_seats(started.task))
+    assert sum(each.units for each in seats) == TERMS.max_units
+
+
+def test_registration_without_allowance_leaves_nothing(world: World) -> None:
+    refused = refusal(world.send, MINERS[0], miner_seats.register(world.task, 1))
+    assert isinstance(refused, ContractError)
+    assert refused.name == "ERC20InsufficientAllowance"
+    assert world.participants() == ()
+
+
+def test_only_the_ledger_notes_commitments(started: World) -> None:
+    call = miner_seats.CONTRACT.call("noteCommitment", started.task, 1, MINERS[0], 2)
+    refused = refusal(started.send, STRANGER, call)
+    assert refused == ContractError("SeatsNotLedger", ("0x" + STRANGER.hex(),))
+
+
+# ---- terms
+
+
+def test_newcomer_to_a_full_task_displaces_seats_after_their_term(started: World) -> None:
+    started.register(MINERS[2])
+    started.register(MINERS[3])
+    for played in range(1, SEAT_ATTEMPTS):
+        not_yet = refusal(started.register, TREASURY, 2, [MINERS[0]])
+        assert not_yet == about("SeatsNotDisplaceable", MINERS[0])
+        skip_attempt(started, *(MINERS[:2] if played == 1 else MINERS))
+    assert started.round.attempt_count == SEAT_ATTEMPTS
+    events = started.register(TREASURY, 2, [MINERS[0]]).events
+    assert MinerLeft(started.task, MINERS[0]) in events
+    # It finishes the attempt in progress.
+    assert started.commit(MINERS[0]).events
+    assert started.seat(MINERS[0]).last_attempt == SEAT_ATTEMPTS
+
+
+def test_no_seat_is_displaced_while_there_is_room(started: World) -> None:
+    for _ in range(SEAT_ATTEMPTS):
+        skip_attempt(started, *MINERS[:2])
+    refused = refusal(started.register, MINERS[2], 4, [MINERS[0]])
+    assert refused == about("SeatsNotDisplaceable", MINERS[0])
+    # The first makes enough room, so the second is not needed.
+    refused = refusal(started.register, MINERS[2], 6, [MINERS[0], MINERS[1]])
+    assert refused == about("SeatsNotDisplaceable", MINERS[1])
+    assert started.register(MINERS[2], 6, [MINERS[0]]).events
+
+
+# ---- leaving
+
+
+def test_miner_that_leaves_finishes_the_attempt_but_not_the_next(started: World) -> None:
+    assert started.leave(MINERS[0]).events == (MinerLeft(started.task, MINERS[0]),)
+    assert started.round.expected_commitments == 2
+    started.register(MINERS[2])
+    started.play_round()
+    assert refusal(started.commit, MINERS[0]) == about("SeatsNotParticipating", MINERS[0])
+    assert started.commit(MINERS[2]).events
+    assert refusal(started.leave, MINERS[0]) == about("SeatsNotRegistered", MINERS[0])
+
+
+def test_no_seat_ends_in_the_block_that_opens_an_attempt(world: World) -> None:
+    for miner in MINERS[:2]:
+        world.register(miner)
+    world.advance()
+    opening = ContractError("SeatsAttemptOpening", (world.task,))
+    assert refusal(world.leave, MINERS[0]) == opening
+    assert refusal(world.register, MINERS[2], 8, [MINERS[0]]) == opening
+    assert refusal(world.end_seats, MINERS[0]) == opening
+    assert world.participants() == tuple(Participant(each, 2) for each in sorted(MINERS[:2]))
+    world.mine(1, 1)
+    assert world.leave(MINERS[0]).events
+    assert world.commit(MINERS[0]).events
+
+
+def test_register_and_leave_reserves_no_escrow(world: World) -> None:
+    """A newcomer owes one attempt, so no attempt opens in which nobody can commit."""
+    for miner in MINERS[:2]:
+        world.register(miner)
+        assert refusal(world.leave, miner) == about("SeatsAttemptOwed", miner)
+    world.advance()
+    world.mine(1, 1)
+    for miner in MINERS[:2]:
+        world.leave(miner)
+    # Both owe this attempt; it costs them a miss, and the next one does not open.
+    world.pass_phase()
+    world.advance()
+    assert (world.round.open, world.money.reserved) == (False, 0)
+    world.mine(WINDOWS + 1)
+    world.withdraw_bond(MINERS[0])
+    assert world.balance(MINERS[0]) == SUPPLY_EACH - MISS
+
+
+def test_seat_in_a_task_that_stands_still_may_leave(world: World) -> None:
+    world.register(MINERS[0])
+    world.mine(IDLE_BLOCKS - 1)
+    assert refusal(world.leave, MINERS[0]) == about("SeatsAttemptOwed", MINERS[0])
+    world.mine(1)
+    world.leave(MINERS[0])
+    world.withdraw_bond(MINERS[0])
+    assert world.balance(MINERS[0]) == SUPPLY_EACH
+
+
+def test_the_list_of_participants_survives_departures_in_any_order(world: World) -> None:
+    for miner in MINERS:
+        world.register(miner)
+    world.advance()
+    world.mine(1, 1)
+    for miner in (MINERS[1], MINERS[3], MINERS[0]):
+        world.leave(miner)
+    assert [one.miner for one in world.participants()] == [MINERS[2]]
+
+
+# ---- absence
+
+
+def test_absence_costs_an_eighth_of_the_pay_and_twice_the_seat(started: World) -> None:
+    skip_attempt(started, MINERS[0])
+    skip_attempt(started, MINERS[0])
+    assert started.read(miner_seats.list_over(started.task, 8)) == (MINERS[1],)
+    before = started.balance(MINER_SEATS)
+    assert started.end_seats(MINERS[1]).events == (
+        MinerAbsent(started.task, MINERS[1], 1, MISS),
+        MinerAbsent(started.task, MINERS[1], 2, MISS),
+        SeatBondBurnt(started.task, MINERS[1], SEAT_BOND),
+        MinerLeft(started.task, MINERS[1]),
+    )
+    assert started.balance(MINER_SEATS) == before, "burnt amounts stay in the contract"
+    assert started.seat(MINERS[1]).bond == 2 * POT
+    assert started.read(miner_seats.list_over(started.task, 8)) == ()
+
+
+def test_absence_in_void_attempts_counts_and_is_found_by_a_commitment(started: World) -> None:
+    skip_attempt(started)
+    assert started.commit(MINERS[1]).events[0] == MinerAbsent(started.task, MINERS[1], 1, MISS)
+    seat = started.seat(MINERS[1])
+    assert (seat.miss_count, seat.accounted_attempt, seat.bond) == (1, 2, BOND - MISS)
+
+
+def test_misses_more_than_eight_attempts_apart_burn_no_seat_bond(started: World) -> None:
+    skip_attempt(started, MINERS[0])
+    for _ in range(7):
+        skip_attempt(started, *MINERS[:2])
+    skip_attempt(started, MINERS[0])
+    assert started.end_seats(MINERS[1]).events == (
+        MinerAbsent(started.task, MINERS[1], 9, MISS),
+        # Its bond covers no further miss.
+        MinerLeft(started.task, MINERS[1]),
+    )
+    assert started.seat(MINERS[1]).has_seat_bond
+
+
+def test_two_misses_in_eight_attempts_burn_the_seat_bond(started: World) -> None:
+    skip_attempt(started, MINERS[0])
+    for _ in range(6):
+        skip_attempt(started, *MINERS[:2])
+    skip_attempt(started, MINERS[0])
+    events = started.end_seats(MINERS[1]).events
+    assert SeatBondBurnt(started.task, MINERS[1], SEAT_BOND) in events
+
+
+def test_leaving_between_two_misses_saves_no_seat_bond(started: World) -> None:
+    skip_attempt(started, MINERS[0])
+    assert started.leave(MINERS[1]).events[0] == MinerAbsent(started.task, MINERS[1], 1, MISS)
+    skip_attempt(started, MINERS[0])
+    started.mine(WINDOWS + 1)
+    answer = started.withdraw_bond(MINERS[1])
+    assert SeatBondBurnt(started.task, MINERS[1], SEAT_BOND) in answer.events
+    assert answer.events[-1] == BondWithdrawn(started.task, MINERS[1], 2 * POT, 0)
+
+
+def test_seats_that_are_not_over_cannot_be_ended(started: World) -> None:
+    skip_attempt(started, MINERS[0])
+    none = ContractError("SeatsNoneOver", (started.task,))
+    assert refusal(started.end_seats, MINERS[0], MINERS[1], STRANGER) == none
+    many = [STRANGER] * (MAX_ENDED_SEATS + 1)
+    refused = refusal(started.end_seats, *many)
+    assert refused == ContractError("SeatsTooManyFines", (65, MAX_ENDED_SEATS))
+
+
+def test_squatter_costs_three_slow_attempts_and_pays_both_bonds(started: World) -> None:
+    """One seat that never commits makes attempts last to their deadlines until operators end it."""
+    for _ in range(2):
+        skip_attempt(started, MINERS[0])
+    started.end_seats(MINERS[1])
+    skip_attempt(started, MINERS[0])
+    assert started.round.open is False, "the task waits for its second miner"
+    started.register(MINERS[2])
+    started.advance()
+    started.mine(1, 1)
+    started.commit_all((MINERS[0], MINERS[2]))
+    assert started.phase is Phase.VERDICT
+
+
+def test_one_unit_identities_pay_a_seat_bond_each(world: World) -> None:
+    world.submit(with_terms(unit_price=1, validator_fee=0, max_units=4, min_miners=1))
+    world.task = TaskId(2)
+    world.ready()
+    for miner in MINERS:
+        world.register(miner, units=1)
+    world.advance()
+    world.mine(1, 1)
+    for _ in range(2):
+        skip_attempt(world)
+    world.end_seats(*MINERS)
+    skip_attempt(world)
+    world.mine(WINDOWS + 1)
+    for miner in MINERS:
+        world.withdraw_bond(miner)
+        # All but the part of the bond that answers for fraud is burnt.
+        assert world.balance(miner) == SUPPLY_EACH - SEAT_BOND - 2
+
+
+# ---- bonds
+
+
+def test_bonds_are_locked_until_the_last_attempt_can_be_fined_no_more(started: World) -> None:
+    locked = about("SeatsBondLocked", MINERS[0])
+    assert refusal(started.withdraw_bond, MINERS[0]) == locked
+    started.leave(MINERS[0])
+    started.register(MINERS[2])
+    assert refusal(started.withdraw_bond, MINERS[0]) == locked
+    started.play_round()
+    started.mine(WINDOWS - 1)
+    assert refusal(started.withdraw_bond, MINERS[0]) == locked
+    started.mine(1)
+    assert started.withdraw_bond(MINERS[0]).events == (
+        BondWithdrawn(started.task, MINERS[0], BOND, SEAT_BOND),
+    )
+    assert started.balance(MINERS[0]) == SUPPLY_EACH
+    assert started.seat(MINERS[0]).units == 0
+    assert refusal(started.withdraw_bond, MINERS[0]) == about("SeatsNotRegistered", MINERS[0])
+    assert started.register(MINERS[0]).events
+
+
+def test_attempts_that_follow_fast_do_not_free_a_bond(started: World) -> None:
+    started.register(MINERS[2])
+    started.leave(MINERS[0])
+    void_attempt_at_once(started)
+    first_end = started.number - 1
+    for _ in range(12):
+        started.commit_all(MINERS[1:3])
+        started.judge()
+        started.settle(started.agree(empty_result(ResultKind.VOID)))
+        if started.money.status is TaskStatus.PAUSED:
+            started.resume()
+        started.mine(1, 1)
+    assert started.round.attempt_count == 14
+    assert refusal(started.withdraw_bond, MINERS[0]) == about("SeatsBondLocked", MINERS[0])
+    started.mine(first_end + WINDOWS - started.number)
+    assert refusal(started.withdraw_bond, MINERS[0]) == about("SeatsBondLocked", MINERS[0])
+    started.mine(1)
+    assert started.withdraw_bond(MINERS[0]).events
+
+
+def test_bonds_of_a_closed_task_need_no_leaving(started: World) -> None:
+    started.cancel()
+    started.play_round()
+    started.mine(WINDOWS - 1)
+    assert refusal(started.withdraw_bond, MINERS[0]) == about("SeatsBondLocked", MINERS[0])
+    started.mine(1)
+    started.withdraw_bond(MINERS[0])
+    assert started.balance(MINERS[0]) == SUPPLY_EACH
+    assert [one.miner for one in started.participants()] == [MINERS[1]]
+
+
+def test_seat_bond_comes_back_alone(started: World) -> None:
+    started.cancel()
+    started.play_round()
+    started.mine(WINDOWS)
+    call = miner_seats.withdraw_seat_bond(started.task)
+    assert started.send(MINERS[0], call).events[-1] == BondWithdrawn(
+        started.task, MINERS[0], 0, SEAT_BOND
+    )
+    assert refusal(started.send, MINERS[0], call) == ContractError("SeatsNothingToWithdraw", ())
+    assert started.withdraw_bond(MINERS[0]).events == (
+        BondWithdrawn(started.task, MINERS[0], BOND, 0),
+    )
+
+
+def test_unregistered_account_cannot_leave_or_withdraw(started: World) -> None:
+    assert refusal(started.leave, STRANGER) == about("SeatsNotRegistered", STRANGER)
+    assert refusal(started.withdraw_bond, STRANGER) == about("SeatsNotRegistered", STRANGER)

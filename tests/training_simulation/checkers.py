@@ -155,6 +155,9 @@ RACES: Final = frozenset(
 """Refusals that an honest sender may meet, because something else came first."""
 
 
+IDLE_BLOCKS: Final = 256
+"""A newcomer may leave a task that opens no attempt for so long."""
+
 NEVER_MS: Final = 2**63
 """Later than any moment."""
 
@@ -175,6 +178,7 @@ class Seat:
     bond: int
     seat_bond: int
     first_attempt: int
+    since_block: int
     last_attempt: int | None = None
     """None while the seat has not ended."""
     absent: set[int] = field(default_factory=set)
@@ -319,6 +323,7 @@ class Checkers:
             case MinerLeft():
                 seat = self._seats[event.task_id, event.miner]
                 seat.last_attempt = self._attempt_count.get(event.task_id, 0)
+                self._check_leaving(event, seat)
             case BondWithdrawn():
                 self._apply_withdrawal(event)
             case MinerAbsent():
@@ -383,7 +388,16 @@ class Checkers:
         amounts = (event.bond, event.seat_bond)
         self.require(MONEY, amounts == (bond, SEAT_BOND), f"{amounts} paid for {bond}")
         first = self._attempt_count.get(event.task_id, 0) + 1
-        self._seats[key] = Seat(event.units, bond, SEAT_BOND, first)
+        self._seats[key] = Seat(event.units, bond, SEAT_BOND, first, self._chain.view.number)
+
+    def _check_leaving(self, event: MinerLeft, seat: Seat) -> None:
+        """A newcomer owes an attempt, unless none opens."""
+        view = self._chain.view
+        is_owed = view.histories[event.task_id].status is TaskStatus.ACTIVE
+        is_owed = is_owed and view.number < seat.since_block + IDLE_BLOCKS
+        has_taken_part = self._attempt_count.get(event.task_id, 0) >= seat.first_attempt
+        text = f"{self._name(event.miner)} leaves before its first attempt"
+        self.require(SEATS, has_taken_part or not is_owed, text)
 
     def _apply_withdrawal(self, event: BondWithdrawn) -> None:
         key = (event.task_id, event.miner)

@@ -52,6 +52,7 @@ SPEAKERS: Final[Mapping[str, Speak]] = {
     "calls all unchecked": _say(Verdict.UNCHECKED),
     "says anything": _say_anything,
     "copies": _copy,
+    "takes back its ok": _say(Verdict.OK),
 }
 """Liars that never re-execute a gradient."""
 
@@ -145,6 +146,11 @@ class Lie:
             # The call is in the pool before the process ends.
             validator.cluster.after(1, lambda: validator.crash(validator.random.randrange(60_000)))
         return honest
+
+    def distort_late_verdicts(self, attempt: Attempt, honest: Words) -> Words:
+        """What is said after the attempt instead of the honest words."""
+        takes_back = self.habit == "takes back its ok"
+        return [Verdict.CHEAT] * len(attempt.commitments) if takes_back else honest
 
     def distort_fines(self, honest: Hash32) -> Hash32:
         """The root of fines that is voted for instead of the honest one."""

@@ -20,7 +20,7 @@ from chain.training.rewards import build_reward_tree
 from chain.training.task_spec import TaskSpec
 from tests.training_simulation.chain import MINERS
 from tests.training_simulation.cluster import Actor, Cluster
-from tests.training_simulation.formats import CHEAT_FACTOR, compute_bond
+from tests.training_simulation.formats import CHEAT_FACTOR, MISS_WINDOW, compute_bond
 from tests.training_simulation.values import TOLERANCE, Payload
 from tests.worlds.contracts import CHAIN_ID, SEAT_ATTEMPTS, SEAT_BOND
 
@@ -30,12 +30,16 @@ if TYPE_CHECKING:
 RESEND_MS: Final = 6_000
 """A call that had no effect for this long is sent again."""
 
+AWAY_EVERY: Final = MISS_WINDOW + 1
+"""A miner that is away now and then misses one of so many attempts."""
+
 HONEST: Final = "honest"
 HABITS: Final = (
     "vanishes",
     "withholds",
     "reveals to one validator",
     "reveals late",
+    "reveals just in time",
     "commits twice",
     "cheats",
     "is bad",
@@ -44,6 +48,7 @@ HABITS: Final = (
     "is malformed",
     "claims more units",
     "squats",
+    "is away now and then",
     "leaves at once",
     "leaves and comes back",
     "copies a commitment",
@@ -78,6 +83,7 @@ class Miner(Actor):
         self._sent_ms: dict[tuple[object, ...], int] = {}
         self._prepared: dict[AttemptId, Prepared] = {}
         self._vanishes_ms = cluster.now_ms + self.random.randrange(5_000, 60_000)
+        self._last_seconds = self.random.randrange(4, 8)
         self._is_over = False
         self._claimed_rounds = 0
 
@@ -178,6 +184,8 @@ class Miner(Actor):
 
     def _commit(self, history: TaskHistory, attempt: Attempt, spec: TaskSpec) -> None:
         chain = self.cluster.chain
+        if self.habit == "is away now and then" and attempt.ordinal % AWAY_EVERY == 1:
+            return
         if attempt.id in self._prepared:
             if not any(record.miner == self.address for record in attempt.commitments):
                 self._send_commitment(history, attempt, spec)
@@ -257,8 +265,11 @@ class Miner(Actor):
         if not any(record.miner == self.address for record in attempt.commitments):
             return
         _, deadline = self.view.phase(self.task_id, self.cluster.now)
-        is_last_moment = self.cluster.now >= deadline.timestamp - 3
-        if self.habit == "reveals late" and not is_last_moment:
+        left = deadline.timestamp - self.cluster.now
+        if self.habit == "reveals late" and left > 3:
+            return
+        # Some validators have it before they post, and others do not.
+        if self.habit == "reveals just in time" and left > self._last_seconds:
             return
         if prepared.ballot_number != attempt.ballot_number:
             prepared.ballot_number, prepared.takers = attempt.ballot_number, set()

@@ -16,13 +16,14 @@ from chain.contracts.gradient_ledger import ResultKind, ResultVote
 from chain.contracts.task_registry import Purchase, TaskStatus
 from chain.crypto import keccak256
 from chain.primitives import Address, TaskId
+from chain.training.slashing import build_fine_tree, compute_fines
 from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import compute_terms, encode_task_spec
-from tests.training_simulation.chain import STRANGER, SUBMITTERS, Transaction
+from tests.training_simulation.chain import JOINER, STRANGER, SUBMITTERS, Transaction
 from tests.training_simulation.cluster import Actor, Cluster
 from tests.training_simulation.formats import build_slash_call
 from tests.training_simulation.values import JUNK_PURCHASE, ROUND_COST, junk_spec
-from tests.worlds.contracts import POT, Reverted
+from tests.worlds.contracts import CHAIN_ID, POT, Reverted
 
 HABITS: Final = ("pays for one round", "cancels", "funds", "extends")
 """What a submitter may do besides waiting."""
@@ -160,6 +161,7 @@ class Stranger(Actor):
             ("post a result", self._post_result),
             ("settle with a result of its own", self._settle),
             ("slash without evidence", self._slash),
+            ("impose a fine again", self._slash_again),
             ("claim without a proof", lambda task: reward_distributor.claim(task, POT, ())),
             ("commit without a bond", self._commit),
             ("note a commitment", lambda task: _seats("noteCommitment", task, 1, STRANGER, 1)),
@@ -181,6 +183,15 @@ class Stranger(Actor):
             # Any account may close what is over; the checkers know whether it was.
             self.send(STRANGER, task_registry.expire_task(self.random.choice(tasks)), "expire")
             self._answer_again(self.random.choice(tasks))
+            self._vote_for_others(self.random.choice(tasks))
+
+    def _vote_for_others(self, task_id: TaskId) -> None:
+        """Let operators that do not judge an attempt vote on its fines."""
+        for ended in self.view.histories[task_id].ended:
+            for operator in (*self.cluster.chain.validator_set.operators, JOINER):
+                if ended.validator_set.find_operator(operator) is None:
+                    call = miner_seats.post_fines(task_id, ended.attempt.ordinal, keccak256(b""))
+                    self.cluster.attack(self, operator, call, "vote on fines of others")
 
     def _answer_again(self, task_id: TaskId) -> None:
         """Let an operator answer a second time, to be paid twice."""
@@ -219,6 +230,21 @@ class Stranger(Actor):
         if attempt is None:
             return miner_seats.slash(task_id, 1, [])
         return build_slash_call(attempt)
+
+    def _slash_again(self, task_id: TaskId) -> ContractCall:
+        """All fines that miners have paid, each with its proof."""
+        for ended in self.view.histories[task_id].ended:
+            paid = dict(ended.imposed)
+            for is_closing in (False, True):
+                fines = compute_fines(ended, is_closing=is_closing)
+                if not any(paid.get(fine.miner, -1) >= fine.kind for fine in fines):
+                    continue
+                tree = build_fine_tree(CHAIN_ID, task_id, ended.attempt.ordinal, fines)
+                proven = map(tree.prove, range(len(fines)))
+                again = [each for each in proven if paid.get(each[0].miner, -1) >= each[0].kind]
+                if any(approved.root == tree.root for approved in ended.approved):
+                    return miner_seats.slash(task_id, ended.attempt.ordinal, again)
+        return miner_seats.slash(task_id, 1, [])
 
 
 def _seats(name: str, *arguments: object) -> ContractCall:

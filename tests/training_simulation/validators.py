@@ -695,9 +695,10 @@ class Validator(Actor):
                 self._check(history, attempt, spec, work, index)
             return
         found = {i: work.checks[attempt.id, i] for i in indices if i not in missing}
-        if any(verdict in LATE_VERDICTS for verdict in found.values()):
-            count = len(attempt.commitments)
-            words = [found.get(i, Verdict.UNCHECKED) for i in range(count)]
+        words = [found.get(i, Verdict.UNCHECKED) for i in range(len(attempt.commitments))]
+        if self.lie is not None:
+            words = self.lie.distort_late_verdicts(attempt, words)
+        if any(verdict in LATE_VERDICTS for verdict in words):
             call = gradient_ledger.post_late_verdict(
                 history.task_id, attempt.ordinal, encode_verdicts(words)
             )

@@ -158,6 +158,49 @@ def draw_slow(random: Random) -> World:
     )
 
 
+def draw_late(random: Random) -> World:
+    """A world in which validators see different gradients in time, and liars use that.
+
+    Blocks are quick: only then are the windows for late verdicts and fines over in time.
+    """
+    n = draw_n(random)
+    guilty = random.choice(("withholds", "withholds", "cheats"))
+    habits = (HONEST, HONEST, "reveals just in time", "reveals just in time", guilty)
+    habit = random.choice(("takes back its ok", "is late", "is silent", "calls all unchecked"))
+    return World(
+        n=n,
+        miners=habits,
+        units=1,
+        liars=(habit,) * compute_max_faulty(n),
+        download_ms=random.choice((1_000, 4_000)),
+        max_delay_ms=random.choice((150, 1_500)),
+        check_ms=random.choice((300, 1_500)),
+        cuts=random.choice((0.05, 0.15)),
+        cut_ms=random.choice((6_000, 25_000)),
+        stalls=random.choice((0.0, 0.03)),
+        crashes=random.choice((0.0, 0.02)),
+        down_ms=6_000,
+        faulty_ms=random.choice((60_000, 140_000)),
+        empty_block_ms=1_000,
+        rounds=16,
+        attacks=random.choice((0.0, 0.2)),
+    )
+
+
+def draw_long(random: Random) -> World:
+    """A world of many short rounds, with a miner that misses some that are far apart."""
+    return World(
+        miners=(HONEST, HONEST, "is away now and then", *draw_miners(random, 0)[2:]),
+        rounds=24,
+        block_ms=500,
+        empty_block_ms=1_000,
+        compute_ms=1_000,
+        faulty_ms=random.choice((30_000, 90_000)),
+        attacks=random.choice((0.0, 0.05)),
+        units=random.choice((1, 2)),
+    )
+
+
 def draw_tight(random: Random) -> World:
     """A world whose task has phases that are hardly longer than the time between two blocks."""
     n = draw_n(random)
@@ -176,10 +219,11 @@ def draw_change(random: Random) -> World:
     n, change = random.choice(
         ((4, "join"), (5, "join"), (6, "join"), (4, "leave"), (5, "leave"), (7, "leave"))
     )
+    guilty = random.choice((("withholds", "cheats"), miners.HABITS))
     count = compute_max_faulty(n if change == "join" else n - 1)
     return World(
         n=n,
-        miners=draw_miners(random, random.randint(0, 2)),
+        miners=(*draw_miners(random, random.randint(0, 1)), random.choice(guilty)),
         liars=draw_liars(random, n)[:count],
         set_change=change,
         check_ms=random.choice((300, 3_000)),
@@ -189,6 +233,7 @@ def draw_change(random: Random) -> World:
         crashes_after_verdict=random.choice((0.0, 0.0, 0.5)),
         crashes=random.choice((0.0, 0.02)),
         down_ms=random.choice((6_000, 25_000)),
+        attacks=0.2,
     )
 
 
@@ -237,6 +282,8 @@ FAMILIES: Final[Mapping[str, tuple[Callable[[Random], World], int]]] = {
     "storm": (draw_storm, 24),
     "outage": (draw_outage, 10),
     "slow": (draw_slow, 4),
+    "late": (draw_late, 8),
+    "long": (draw_long, 3),
     "tight": (draw_tight, 3),
     "change": (draw_change, 8),
     "junk": (draw_junk, 3),
@@ -251,6 +298,8 @@ KNOWN: Final[Mapping[str, frozenset[str]]] = {
     "storm": frozenset(),
     "outage": frozenset(),
     "slow": frozenset(),
+    "late": frozenset(),
+    "long": frozenset(),
     "tight": frozenset(),
     "change": frozenset(),
     "junk": frozenset(),

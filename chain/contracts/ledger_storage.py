@@ -20,6 +20,9 @@ ReadSlot = Callable[[Address, int], int]
 LEDGER_TRAININGS: Final = 0
 """GradientLedger._trainings: the attempt of each task."""
 
+LEDGER_TERMS_OFFSET: Final = 3
+"""Offset in the struct Training, in words, of the terms and `endedBlock`."""
+
 SEATS_MEMBERS: Final = 1
 """MinerSeats._members: the miners of each task whose seats have not ended."""
 
@@ -31,6 +34,12 @@ REGISTRY_TERMS: Final = 1
 
 REGISTRY_ACCOUNTS: Final = 2
 """TaskRegistry._accounts. The low bytes of the first word are the submitter, then the status."""
+
+REGISTRY_LEASES: Final = 4
+"""TaskRegistry._leases: what was bought for each task."""
+
+REFUNDABLE_OFFSET: Final = 5
+"""Offset of `refundable` in the struct TaskAccount, in words."""
 
 MODEL_ROOT_OFFSET: Final = 7
 """Offset of `modelRoot` in the struct Training, in words."""
@@ -55,6 +64,24 @@ class AttemptState:
 
 
 @dataclass(frozen=True, slots=True)
+class OpeningState:
+    """What decides whether a task can open an attempt, besides its terms."""
+
+    status: TaskStatus
+    is_open: bool
+    """Whether an attempt is in progress."""
+    seat_count: int
+    refundable: int
+    """What the escrow has for further rounds, in base units of the task's token."""
+    attempts_left: int
+    attempt_seconds: int
+    """The longest course of an attempt."""
+    end_time: int
+    """The end of the lifetime is this time and this block, whichever is later."""
+    end_block: BlockNumber
+
+
+@dataclass(frozen=True, slots=True)
 class RegistrationState:
     """A miner's seat in a task."""
 
@@ -69,6 +96,17 @@ class RegistrationState:
     """Whether the miner has left, or lost its seat."""
     is_slashed: bool
     """Whether the miner lost its bond; it takes part again only with a new one."""
+    registered_block: BlockNumber
+
+    @property
+    def has_seat(self) -> bool:
+        """Whether the miner takes part in the next attempt."""
+        return self.units > 0 and not self.has_ended
+
+    @property
+    def has_bonds_to_return(self) -> bool:
+        """Whether the seat has ended, and its bonds wait for the miner to withdraw them."""
+        return self.units > 0 and self.has_ended and not self.is_slashed
 
 
 def _mapping_slot(position: int, key: bytes) -> int:
@@ -156,7 +194,44 @@ def read_registration(read: ReadSlot, task: TaskId, miner: Address) -> Registrat
         miss_count=_bits(word, 192, 8),
         has_ended=_bits(word, 160, 32) == 0,
         is_slashed=_bits(word, 208, 8) != 0,
+        registered_block=BlockNumber(_bits(word, 216, 40)),
     )
+
+
+def list_opening_slots(task: TaskId) -> dict[Address, tuple[int, ...]]:
+    """The slots that `read_opening` and `read_ended_block` read, by contract."""
+    key = _task_key(task)
+    training = _mapping_slot(LEDGER_TRAININGS, key)
+    account, lease = _mapping_slot(REGISTRY_ACCOUNTS, key), _mapping_slot(REGISTRY_LEASES, key)
+    return {
+        GRADIENT_LEDGER: (training, training + LEDGER_TERMS_OFFSET),
+        MINER_SEATS: (_mapping_slot(SEATS_MEMBERS, key),),
+        TASK_REGISTRY: (account, account + REFUNDABLE_OFFSET, lease, lease + 1),
+    }
+
+
+def read_opening(read: ReadSlot, task: TaskId) -> OpeningState:
+    """What decides whether a task can open an attempt."""
+    slots = list_opening_slots(task)
+    place, _ = (read(GRADIENT_LEDGER, slot) for slot in slots[GRADIENT_LEDGER])
+    (seat_count,) = (read(MINER_SEATS, slot) for slot in slots[MINER_SEATS])
+    account, refundable, ends, counts = (read(TASK_REGISTRY, slot) for slot in slots[TASK_REGISTRY])
+    return OpeningState(
+        status=TaskStatus(_bits(account, 160, 8)),
+        is_open=_bits(place, 144, 8) == 1,
+        seat_count=seat_count,
+        refundable=refundable,
+        attempts_left=_bits(counts, 160, 32),
+        attempt_seconds=_bits(counts, 192, 32),
+        end_time=_bits(ends, 128, 64),
+        end_block=BlockNumber(_bits(ends, 192, 64)),
+    )
+
+
+def read_ended_block(read: ReadSlot, task: TaskId) -> BlockNumber:
+    """The block in which the last attempt of a task ended; 0 if none has ended."""
+    _, terms_slot = list_opening_slots(task)[GRADIENT_LEDGER]
+    return BlockNumber(_bits(read(GRADIENT_LEDGER, terms_slot), 192, 64))
 
 
 def list_task_slots(task: TaskId) -> tuple[int, ...]:

@@ -253,6 +253,11 @@ def get_seat(task_id: TaskId, miner: Address) -> ContractView[SeatState]:
     return CONTRACT.view("getSeat", task_id, miner, returns=SeatState)
 
 
+def seat_count(task_id: TaskId) -> ContractView[int]:
+    """The number of seats of a task that have not ended."""
+    return CONTRACT.view("seatCount", task_id, returns=int)
+
+
 def list_seats(task_id: TaskId) -> ContractView[tuple[ListedSeat, ...]]:
     """The seats of a task that have not ended, by ascending address of the miner."""
     return CONTRACT.view("listSeats", task_id, returns=_build_seats)

@@ -37,6 +37,7 @@ from node.cli.readiness import describe_readiness, fetch_readiness
 from node.cli.task_fee import (
     describe_early_end,
     describe_lease,
+    describe_obstacles,
     describe_offer,
     encode_offer,
 )
@@ -284,12 +285,13 @@ def show(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = Fa
     if as_json:
         print_json({**found, "readiness": list(answers)} if is_pending else found)
         return
-    account = found["account"]
+    account, obstacles = found["account"], describe_obstacles(found)
     rows = [
         ("task", str(task)),
         ("name", str(get_value(found, "spec", "name"))),
         ("status", get_text(found, "status")),
         ("phase", str(get_value(found, "phase"))),
+        *([("no attempt", obstacles)] if obstacles else []),
         ("submitter", get_text(found, "submitter")),
         ("spec hash", get_text(found, "specHash")),
         ("rounds settled", f"{found['roundsSettled']} of {_planned_rounds(found)}"),
@@ -316,7 +318,7 @@ def watch(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = F
     clients = [RpcClient(url) for url in rpc or [DEFAULT_RPC_URL]]
     client = clients[0]
     shown = 0
-    waiting_for = ""
+    waiting_for, told_obstacles = "", ""
     told: list[str] = []
     while True:
         found = get_task(client, task)
@@ -335,6 +337,10 @@ def watch(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = F
         if not as_json and status != waiting_for and status != "active":
             print_note(f"the task is {status}")
         waiting_for = status
+        obstacles = describe_obstacles(found)
+        if not as_json and obstacles and obstacles != told_obstacles:
+            print_note(f"the task opens no attempt: {obstacles}")
+        told_obstacles = obstacles
         if not as_json and status == "pending":
             lines = describe_readiness(fetch_readiness(clients, task))
             for line in lines:

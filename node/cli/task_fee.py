@@ -12,7 +12,7 @@ from chain.training.fees import (
 )
 from chain.training.task_spec import PPM, TaskSpec
 from node.cli.output import format_amount, format_short
-from node.client.rpc_client import get_integer, get_value
+from node.client.rpc_client import get_integer, get_objects, get_text, get_value
 from node.client.task_submission import Offer
 from pot_common.errors import OperatorError
 
@@ -105,6 +105,13 @@ def describe_early_end(task: JsonObject, settled: int, planned: int) -> str:
     elif reason is not None:
         text += f": {reason}"
     return f"{text}; `pot task refund {number}` takes back what is left"
+
+
+def describe_obstacles(task: JsonObject) -> str:
+    """Why an active or paused task opens no attempt; empty if one is in progress, or can open."""
+    found = get_objects(task, "obstacles")
+    is_stopped = get_value(task, "status") in ("active", "paused")
+    return "; ".join(get_text(each, "reason") for each in found) if is_stopped else ""
 
 
 def describe_lease(task: JsonObject, now: int) -> Sequence[tuple[str, str]]:

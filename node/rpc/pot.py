@@ -14,6 +14,7 @@ from chain.contracts.addresses import (
     TRAINING_TOKEN,
     VALIDATOR_SET,
 )
+from chain.contracts.ledger_storage import OpeningState
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address, TaskId
@@ -30,6 +31,7 @@ from chain.training.history import (
     get_rewards,
     get_theta_root,
 )
+from chain.training.openings import list_obstacles
 from chain.training.rewards import build_reward_tree
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import (
@@ -45,6 +47,7 @@ from node.rpc.training_encoding import (
     encode_deadline,
     encode_evaluation,
     encode_lease,
+    encode_obstacles,
     encode_participants,
     encode_records,
     encode_refusals,
@@ -174,9 +177,28 @@ class PotMethods:
         account = await contracts.read(task_registry.get_account(task_id))
         head = self._view.chain.store.head()
         state = await contracts.read(gradient_ledger.get_round(task_id))
+        opening = OpeningState(
+            status=history.status,
+            is_open=history.attempt is not None,
+            seat_count=await contracts.read(miner_seats.seat_count(task_id)),
+            refundable=account.refundable,
+            attempts_left=history.lease.attempts_left,
+            attempt_seconds=history.lease.attempt_seconds,
+            end_time=history.lease.end_time,
+            end_block=history.lease.end_block,
+        )
+        prices = await contracts.read(task_registry.get_prices())
+        obstacles = list_obstacles(
+            opening,
+            terms,
+            number=head.number + 1,
+            now=head.timestamp,
+            empty_block_interval_ms=prices.empty_block_milliseconds,
+        )
         return {
             **self._summarize(history),
             "phase": phase.name.lower(),
+            "obstacles": encode_obstacles(obstacles),
             "spec": _describe_spec(history),
             "terms": encode_terms(terms),
             "resources": encode_resources(resources),

@@ -23,6 +23,7 @@ from chain.training.acceptance import decode_verdicts
 from chain.training.attempt_records import Attempt, CommitmentRecord, ResultRecord, VerdictRecord
 from chain.training.history import SettledRound, TaskHistory, get_evaluation
 from chain.training.leases import compute_fee_refund
+from chain.training.openings import Obstacle
 from chain.training.task_checks import describe_refusal
 from chain.training.task_spec import PPM, TaskSpec
 
@@ -98,6 +99,11 @@ def encode_lease(lease: TaskLease, status: TaskStatus, number: int, now: int) ->
         "refundable": str(compute_fee_refund(lease, status, number, now)),
         "refusal": describe_refusal(code) if code else None,
     }
+
+
+def encode_obstacles(obstacles: Sequence[Obstacle]) -> Json:
+    """Why a task opens no attempt; empty if one is in progress, or can open."""
+    return [{"kind": each.kind.value, "reason": each.reason} for each in obstacles]
 
 
 def encode_refusals(history: TaskHistory) -> Json:

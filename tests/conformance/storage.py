@@ -411,6 +411,7 @@ def build_trusted_network() -> Value:
     "_element_slot",
     "_task_key",
     "list_attempt_slots",
+    "list_opening_slots",
     "list_participant_slots",
     "list_registration_slots",
     "list_task_slots",
@@ -431,6 +432,8 @@ def build_slots() -> Value:
     attempt = ledger_storage.read_attempt(read, values.TASK)
     registration = ledger_storage.read_registration(read, values.TASK, miners[0])
     task = ledger_storage.read_task(read, values.TASK)
+    opening = ledger_storage.read_opening(read, values.TASK)
+    ended_block = ledger_storage.read_ended_block(read, values.TASK)
     set_hashes: list[Hash32] = [
         set_storage.read_next_set_hash(read, BlockNumber(number)) for number in (85, 86)
     ]
@@ -439,6 +442,7 @@ def build_slots() -> Value:
             *ledger_storage.list_attempt_slots(values.TASK),
             *(getattr(attempt, name) for name in attempt.__slots__),
         ],
+        "opening": [*(getattr(opening, name) for name in opening.__slots__), ended_block],
         "participants": ledger_storage.list_participant_slots(values.TASK, miners),
         "registration": [
             *ledger_storage.list_registration_slots(values.TASK, miners[1]),

@@ -23,7 +23,7 @@ from tests.worlds.node_for_miners import MINING_SPEC
 
 MINER = Address(b"\x77" * 20)
 OTHER_TOKEN = Address(b"\x70" * 20)
-OUTSIDE = RegistrationState(0, 0, 0, 0, has_ended=True, is_slashed=False)
+OUTSIDE = RegistrationState(0, 0, 0, 0, has_ended=True, is_slashed=False, registered_block=0)
 
 
 @dataclass
@@ -75,9 +75,13 @@ def test_task_that_pays_most_for_a_unit_in_pot_is_chosen() -> None:
 
 def test_task_with_a_bond_comes_before_one_that_pays_more() -> None:
     chain = FakeChain({1: paying(5), 2: paying(9)})
-    chain.registrations[1] = RegistrationState(1, 1, 0, 0, has_ended=False, is_slashed=False)
+    chain.registrations[1] = RegistrationState(
+        1, 1, 0, 0, has_ended=False, is_slashed=False, registered_block=0
+    )
     assert choice_of(chain).choose() == 1
-    chain.registrations[1] = RegistrationState(1, 1, 0, 0, has_ended=True, is_slashed=True)
+    chain.registrations[1] = RegistrationState(
+        1, 1, 0, 0, has_ended=True, is_slashed=True, registered_block=0
+    )
     assert choice_of(chain).choose() == 2
 
 

@@ -142,6 +142,7 @@ CALLS: list[tuple[str, str, ContractCall | ContractView]] = [
     ("MinerSeats", "endSeats", miner_seats.end_seats(TASK, [WHO])),
     ("MinerSeats", "postFines", miner_seats.post_fines(TASK, 4, HASH)),
     ("MinerSeats", "getSeat", miner_seats.get_seat(TASK, WHO)),
+    ("MinerSeats", "seatCount", miner_seats.seat_count(TASK)),
     ("MinerSeats", "listSeats", miner_seats.list_seats(TASK)),
     ("MinerSeats", "listOver", miner_seats.list_over(TASK, 5)),
     ("MinerSeats", "requiredBond", miner_seats.required_bond(TASK, 5)),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from chain.contracts import ledger_storage
+from chain.contracts import gradient_ledger, ledger_storage, miner_seats, task_registry
 from chain.contracts.addresses import GRADIENT_LEDGER, MINER_SEATS, TASK_REGISTRY
 from chain.contracts.task_registry import TaskStatus
 from chain.crypto import content_id
@@ -35,7 +35,8 @@ def test_slots_of_commitments_and_settled_models_match_the_contract(
 
     opened, registration = read()
     assert opened.ordinal == 1
-    assert registration == ledger_storage.RegistrationState(1, 1, 0, 0, False, False)
+    registered = chain.store.head().number - 1
+    assert registration == ledger_storage.RegistrationState(1, 1, 0, 0, False, False, registered)
     head = chain.store.head()
     participants = {MINER_SEATS: ledger_storage.list_participant_slots(TASK, MINERS)}
     nodes = build_state_proof(chain.local.database, head.state_root, participants)
@@ -69,3 +70,36 @@ def test_task_is_closed_when_it_was_cancelled(tmp_path: Path) -> None:
             content_id(encode_task_spec(SPEC)),
             status,
         )
+
+
+def test_slots_of_what_an_attempt_needs_match_the_contracts(tmp_path: Path) -> None:
+    chain = TrainingChain(tmp_path / "database")
+
+    def read() -> tuple[ledger_storage.OpeningState, int]:
+        head = chain.store.head()
+        slots = ledger_storage.list_opening_slots(TASK)
+        nodes = build_state_proof(chain.local.database, head.state_root, slots)
+        storage = ProvenState(head.state_root, nodes).get_storage
+        opening = ledger_storage.read_opening(storage, TASK)
+        assert opening == ledger_storage.OpeningState(
+            status=chain.contracts.read(task_registry.get_account(TASK)).status,
+            is_open=chain.contracts.read(gradient_ledger.get_round(TASK)).open,
+            seat_count=chain.contracts.read(miner_seats.seat_count(TASK)),
+            refundable=chain.contracts.read(task_registry.get_account(TASK)).refundable,
+            attempts_left=chain.contracts.read(task_registry.get_lease(TASK)).attempts_left,
+            attempt_seconds=chain.contracts.read(task_registry.get_lease(TASK)).attempt_seconds,
+            end_time=chain.contracts.read(task_registry.get_lease(TASK)).end_time,
+            end_block=chain.contracts.read(task_registry.get_lease(TASK)).end_block,
+        )
+        return opening, ledger_storage.read_ended_block(storage, TASK)
+
+    chain.submit()
+    assert read()[0].status is TaskStatus.PENDING
+    chain.activate()
+    chain.register()
+    opening, ended_block = read()
+    assert (opening.is_open, opening.seat_count, opening.attempts_left) == (True, 2, 999)
+    assert ended_block == 0
+    for step in (chain.commit, chain.judge, chain.agree, chain.settle):
+        step()
+    assert read()[1] == chain.store.head().number

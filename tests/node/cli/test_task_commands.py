@@ -98,6 +98,7 @@ class FakeRegistry:
         self.settled = 2
         self.close_reason = "completed"
         self.refusal: str | None = None
+        self.obstacles: list[object] = []
         self.model = b"\x00" * (4 * 23)
         views = (
             (task_registry.get_prices(), "prices", PRICES),
@@ -180,6 +181,7 @@ class FakeRegistry:
             "name": "tiny",
             "status": self.status,
             "phase": "inactive",
+            "obstacles": self.obstacles,
             "submitter": "0x" + "11" * 20,
             "specHash": "0x" + compute_spec_hash(self.spec).hex(),
             "spec": json.loads(encode_task_spec(self.spec)),
@@ -420,6 +422,36 @@ def test_task_without_time_for_verdicts_is_refused_before_money_moves(
     assert "verdict_seconds is 4" in refusal
     assert refusal.endswith("nothing was paid")
     assert registry.transactions == []
+
+
+OBSTACLES: list[object] = [
+    {"kind": "miners", "reason": "too few miners: 1 of 3"},
+    {"kind": "attempts", "reason": "no attempts are left of those that were bought"},
+]
+WHY_NO_ATTEMPT = "too few miners: 1 of 3; no attempts are left of those that were bought"
+
+
+def test_show_says_why_an_active_task_opens_no_attempt(pot: Pot, registry: FakeRegistry) -> None:
+    registry.status, registry.obstacles = "active", OBSTACLES
+    with serve(registry.answers()) as url:
+        shown = pot("task", "show", 1, "--rpc", url)
+        assert f"no attempt           {WHY_NO_ATTEMPT}\n" in shown
+        registry.obstacles = []
+        assert "no attempt" not in pot("task", "show", 1, "--rpc", url)
+
+
+def test_watch_says_once_why_a_task_opens_no_attempt(pot: Pot, registry: FakeRegistry) -> None:
+    registry.obstacles = OBSTACLES
+    asked = iter(range(3))
+    task = registry.task
+
+    def active_at_first(number: int) -> object:
+        registry.status = "closed" if next(asked, None) is None else "active"
+        return task(number)
+
+    with serve({**registry.answers(), "pot_getTask": active_at_first}) as url:
+        _, _, notes = pot._run(("task", "watch", 1, "--rpc", url))
+    assert notes.count(f"the task opens no attempt: {WHY_NO_ATTEMPT}") == 1
 
 
 def test_show_says_why_a_validator_is_not_ready_in_80_columns(

@@ -92,6 +92,8 @@ class Round:
     reveal: dict[str, object]
     early: dict[str, object]
     """The result of pot_getAttempt when the head was the block that opened the attempt."""
+    obstacles: list[object]
+    """What kept the task from opening an attempt before miners registered."""
     open_reveals: dict[str, int]
     """The statuses of uploads while the attempt was in progress, by case."""
 
@@ -152,6 +154,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
             ),
         )
         finalize(*(send(op, task_registry.answer_task(TASK, 0)) for op in OPERATORS[:3]))
+        obstacles = rpc.result("pot_getTask", TASK)["obstacles"]
         finalize(
             *(
                 send(miner, training_token.approve(TRAINING_TOKEN, MINER_SEATS, 500 * POT))
@@ -248,7 +251,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
             "reason": "distance 2000000 ppb, the tolerance is 100000 ppb",
         }
         path.write_text(json.dumps({text(address_of(BEN)): row}))
-        yield Round(rpc, seed, vote, reveal, early, statuses)
+        yield Round(rpc, seed, vote, reveal, early, obstacles, statuses)
 
 
 def test_tasks_are_listed_in_pages(training: Round) -> None:
@@ -279,6 +282,11 @@ def test_task_shows_specification_amounts_and_round(training: Round) -> None:
     assert training.rpc.result("pot_getTask", 2) is None
     for task_id in (0, -1, "one", None, 1.5, True):
         assert training.rpc.error("pot_getTask", task_id)["code"] == -32602
+
+
+def test_task_says_why_it_opens_no_attempt(training: Round) -> None:
+    assert training.obstacles == [{"kind": "miners", "reason": "too few miners: 0 of 2"}]
+    assert training.rpc.result("pot_getTask", 1)["obstacles"] == []
 
 
 def test_attempt_shows_seed_participants_and_roots(training: Round) -> None:

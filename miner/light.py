@@ -8,20 +8,23 @@ withhold answers, so a miner should use several nodes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from chain.contracts import ledger_storage
 from chain.contracts.addresses import GRADIENT_LEDGER, MINER_SEATS, TASK_REGISTRY, VALIDATOR_SET
-from chain.contracts.ledger_storage import AttemptState, RegistrationState
+from chain.contracts.ledger_storage import AttemptState, OpeningState, RegistrationState
+from chain.contracts.miner_seats import IDLE_BLOCKS
 from chain.contracts.set_storage import SET_SLOTS
-from chain.contracts.task_registry import TaskStatus
+from chain.contracts.task_registry import TaskStatus, TaskTerms
 from chain.errors import RejectedInputError
 from chain.light import LightChain, TrustedNetwork, verify_network
+from chain.params import ChainParameters
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.state.proof import ProvenState
 from chain.training.assignment import compute_seed
 from chain.training.attempt import AttemptId
+from chain.training.openings import Obstacle, list_obstacles
 from chain.types.header import Header
 from chain.validation import compute_mix_hash
 from miner.client import DishonestNodeError, FailoverClient
@@ -67,6 +70,35 @@ class Progress:
             header.timestamp >= attempt.open_time + commit_seconds
             and header.number >= open_block + floor_blocks
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a task needs to open an attempt, and one miner's seat in it, at a final block."""
+
+    header: Header
+    opening: OpeningState
+    registration: RegistrationState
+    ended_block: BlockNumber
+    """The block in which the last attempt ended; 0 if none has ended."""
+
+    def list_obstacles(
+        self, terms: TaskTerms, parameters: ChainParameters, *, newcomer_count: int = 0
+    ) -> tuple[Obstacle, ...]:
+        """What the task lacks to open an attempt, if so many more miners take a seat."""
+        return list_obstacles(
+            replace(self.opening, seat_count=self.opening.seat_count + newcomer_count),
+            terms,
+            number=self.header.number + 1,
+            now=self.header.timestamp,
+            empty_block_interval_ms=parameters.empty_block_interval_ms,
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the task has opened no attempt for so long that even a newcomer may leave."""
+        quiet_since = max(self.registration.registered_block, self.ended_block)
+        return not self.opening.is_open and self.header.number >= quiet_since + IDLE_BLOCKS
 
 
 class LightClient:
@@ -218,6 +250,23 @@ class LightClient:
             header,
             ledger_storage.read_attempt(state.get_storage, task),
             ledger_storage.read_registration(state.get_storage, task, miner),
+        )
+
+    def standing(self, task: TaskId, miner: Address) -> Standing:
+        """What a task needs for an attempt, and the miner's seat, at a final block near the head.
+
+        Raises:
+            DishonestNodeError: The node cannot prove its answer.
+            ClientError: No node answers.
+        """
+        reads = ledger_storage.list_opening_slots(task)
+        reads[MINER_SEATS] += ledger_storage.list_registration_slots(task, miner)
+        header, state = self.read(reads)
+        return Standing(
+            header,
+            ledger_storage.read_opening(state.get_storage, task),
+            ledger_storage.read_registration(state.get_storage, task, miner),
+            ledger_storage.read_ended_block(state.get_storage, task),
         )
 
     def task(self, task: TaskId) -> tuple[Hash32, TaskStatus]:

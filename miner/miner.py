@@ -12,8 +12,10 @@ from chain.crypto import get_address
 from chain.primitives import PrivateKey, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.task_spec import TaskSpec
+from miner.bonds import BondReturns
 from miner.client import DishonestNodeError, FailoverClient
 from miner.gradient_store import GradientStore
+from miner.idle_watch import IdleWatch
 from miner.light import LightClient
 from miner.outcomes import OutOfTaskError
 from miner.task_choice import TaskChoice, fetch_spec
@@ -32,9 +34,6 @@ CONTENT_RETRY_SECONDS: Final = 0.3
 
 IDLE_SECONDS: Final = 1.0
 """Between two looks for an open task."""
-
-IDLE_TASK_SECONDS: Final = 60.0
-"""A task without an attempt for so long lacks money or miners; another task may pay meanwhile."""
 
 PATIENCE_SECONDS: Final = 5.0
 """After so long without anything to do, another node is asked: this one may withhold news. Longer
@@ -84,16 +83,21 @@ class Miner:
         self._poll_seconds = poll_seconds
         self._claims = claims
         self._choice = TaskChoice(client, light, self._identity.address)
+        self._bonds = BondReturns(client, light, self._identity)
         self._last_work = time.monotonic()
         """When there was last something to do, or another node was chosen."""
-        self._last_attempt = self._last_work
-        """When there was last an attempt in progress."""
 
     def mine_all(self) -> None:
-        """Take part in the task that pays best; when it closes, in the next. Never returns."""
+        """Take part in the task that pays best; when it ends, in the next. Never returns."""
         _log.info("looking for a task", account=self._identity.address)
+        has_searched = False
         while True:
             try:
+                if not has_searched:
+                    self._bonds.search()
+                    has_searched = True
+                if self._bonds.collect():
+                    self._choice.look_again()
                 task = self._choice.choose()
                 if task is not None:
                     self._mine_chosen(task)
@@ -103,40 +107,39 @@ class Miner:
             time.sleep(IDLE_SECONDS)
 
     def _mine_chosen(self, task: TaskId) -> None:
-        """Mine a task until it ends, pauses or stands still; if it cannot be mined, put it aside.
+        """Mine a task until it ends or stands still; if it cannot be mined, put it aside.
 
         Raises:
             NodeUnreachableError: No node answers.
         """
         try:
-            if self.mine(task, waits=False):
+            if self.mine(task, stays=False):
                 self._choice.finish(task)
             else:
-                self._choice.put_aside(task, ClientError("it has no attempt in progress"))
+                self._choice.leave_idle(task)
         except OutOfTaskError as error:
             _log.error(str(error))
             self._choice.finish(task)
+            self._bonds.expect(task)
         except (NodeUnreachableError, DishonestNodeError):
             raise
         except ClientError as error:
             self._choice.put_aside(task, error)
 
-    def mine(self, task: TaskId, *, waits: bool = True) -> bool:
+    def mine(self, task: TaskId, *, stays: bool = True) -> bool:
         """Take part in `task` until it is closed, and return whether it is.
 
         Args:
             task: The task.
-            waits: Whether to wait while the task is pending, paused or without an attempt.
-                Otherwise this returns.
+            stays: Whether to wait while the task is pending, paused or without an attempt.
+                Otherwise the miner leaves a task that opens no attempt, and this returns.
 
         Raises:
             OutOfTaskError: The account lost its bond in the task, or has left it.
             ClientError: There is no such task, or the account cannot take part in it.
         """
         spec, status = self._ask_honest(lambda: fetch_spec(self._client, self._light, task))
-        if status in (TaskStatus.PENDING, TaskStatus.PAUSED):
-            if not waits:
-                return False
+        if stays and status in (TaskStatus.PENDING, TaskStatus.PAUSED):
             self._await_active(task, status)
         builder = self._open_task(spec, self._fetch_shards(spec))
         store = GradientStore(self._directory / f"task-{task}")
@@ -145,17 +148,48 @@ class Miner:
         _log.info(
             "mining the task", task=task, name=spec.name, parameters=count_parameters(spec.model)
         )
-        self._last_attempt = time.monotonic()
-        while (status := self._get_status(task)) is not TaskStatus.CLOSED:
-            idle_seconds = time.monotonic() - self._last_attempt
-            if not waits and (status is TaskStatus.PAUSED or idle_seconds > IDLE_TASK_SECONDS):
+        watch = worker.build_watch(stays=stays)
+        while self._get_status(task) is not TaskStatus.CLOSED:
+            if self._has_left(worker, watch, stays=stays):
+                self._bonds.expect(task)
+                if self._claims:
+                    worker.claim()
                 return False
-            self._follow(worker, task)
+            self._follow(worker, watch, task)
         worker.log_last_outcome()
         _log.info("task closed", task=task)
+        if stays:
+            _log.info(f"the bonds come back later, with `pot miner withdraw {task}`", task=task)
+        else:
+            self._bonds.expect(task)
         if self._claims:
             worker.claim()
         return True
+
+    def _has_left(self, worker: TaskWorker, watch: IdleWatch, *, stays: bool) -> bool:
+        """Whether the miner is out of the task, which it leaves if the task opens no attempt.
+
+        Raises:
+            OutOfTaskError: The account has lost its seat, or gave it up by hand.
+        """
+        try:
+            if not stays:
+                self._bonds.collect()
+            standing = watch.look()
+            if standing is None:
+                return False
+            if standing.registration.has_seat:
+                if standing.is_idle and not stays:
+                    worker.leave()
+            elif worker.has_left:
+                return True
+            else:
+                worker.require_bond()
+        except OutOfTaskError:
+            raise
+        except ClientError as error:
+            self._try_another(error, RETRY_SECONDS)
+        return False
 
     def _await_active(self, task: TaskId, status: TaskStatus) -> None:
         """Wait while the task is pending or paused: it takes no miners."""
@@ -184,11 +218,11 @@ class Miner:
             self._try_another(error, RETRY_SECONDS)
             return TaskStatus.ACTIVE
 
-    def _follow(self, worker: TaskWorker, task: TaskId) -> None:
+    def _follow(self, worker: TaskWorker, watch: IdleWatch, task: TaskId) -> None:
         """Follow the attempts at the task's rounds until none is open, or the node fails."""
         try:
             while (hint := self._client.attempt(task)) is not None:
-                self._last_attempt = time.monotonic()
+                watch.note_attempt()
                 if worker.is_old(hint):
                     self._choose_next_node()
                     break

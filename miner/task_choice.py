@@ -1,9 +1,13 @@
 """Which task a miner takes that chooses by itself (`pot miner run --task auto`).
 
-Anyone may submit a task. A bond is placed only for a task that is active, and whose phases leave
-time to reveal a gradient. Among those, a task in which the account has a bond already comes first,
-then the one that pays most for a unit in the network's own token. A task that cannot be mined is
-put aside for a while, so that it does not keep the miner from the others.
+Anyone may submit a task, and need not mean it. A miner has a seat in one task at a time: in a
+second one it would miss attempts. So a task in which the account has a seat comes first. A bond is
+placed only for a task that is active, whose phases leave time to reveal a gradient, and that lacks
+nothing for an attempt but miners. Of those, the miner prefers tasks in which it did not wait in
+vain before, then pay in the network's own token, then tasks that lack fewest miners besides itself,
+then the highest pay for a unit. It does take a task that lacks more miners if there is no other:
+else the first miners of such a task would wait for one another. A task that cannot be mined is put
+aside for a while, so that it does not keep the miner from the others.
 """
 
 import json
@@ -19,11 +23,12 @@ from chain.contracts.task_registry import TaskStatus
 from chain.errors import RejectedInputError
 from chain.params import ChainParameters
 from chain.primitives import Address, TaskId
+from chain.training.openings import ObstacleKind, describe_obstacles
 from chain.training.task_checks import find_phase_objection
 from chain.training.task_spec import TaskSpec
-from chain.training.task_spec_codec import compute_spec_hash, decode_task_spec
+from chain.training.task_spec_codec import compute_spec_hash, compute_terms, decode_task_spec
 from miner.client import DishonestNodeError, FailoverClient
-from miner.light import LightClient
+from miner.light import LightClient, Standing
 from pot_common.rpc_client import NodeUnreachableError
 from pot_common.rpc_replies import ClientError
 
@@ -32,6 +37,11 @@ FIRST_PAUSE_SECONDS: Final = 10.0
 
 LONGEST_PAUSE_SECONDS: Final = 1_800.0
 """The longest time for which a task is put aside."""
+
+IDLE_REST_SECONDS: Final = 120.0
+"""How long a task is put aside that the miner has left because it opened no attempt; each further
+time doubles it. It is shorter than the stay in such a task, so that miners that need one another
+meet."""
 
 EXAMINED_LIMIT: Final = 64
 """For one choice, the specifications of this many tasks are fetched, of the newest ones first."""
@@ -46,7 +56,7 @@ class _Pause:
     until: float
     """By the monotonic clock."""
     seconds: float
-    """How long it was put aside last."""
+    """How long it was put aside for its last failure; half of the shortest time if it never was."""
 
 
 class TaskChoice:
@@ -57,8 +67,14 @@ class TaskChoice:
         self._light = light
         self._miner = miner
         self._pauses: dict[TaskId, _Pause] = {}
+        self._rests: dict[TaskId, float] = {}
+        """The tasks that opened no attempt while the miner had a seat, each with its last rest in
+        seconds. They come after all others until the process ends; a stay in one takes minutes, so
+        they stay few."""
         self._specs: dict[TaskId, TaskSpec] = {}
         """The specifications of active tasks that can be mined."""
+        self._told: dict[TaskId, str] = {}
+        """What tasks that are not taken lack, as it was logged last."""
 
     def choose(self) -> TaskId | None:
         """The task to take part in now; None if there is none.
@@ -66,22 +82,28 @@ class TaskChoice:
         Raises:
             ClientError: No node answers.
         """
-        active = {TaskId(each.id) for each in self._client.list_tasks() if each.status == "active"}
-        self._pauses = {each: pause for each, pause in self._pauses.items() if each in active}
-        self._specs = {each: spec for each, spec in self._specs.items() if each in active}
+        listed = self._client.list_tasks()
+        found = {TaskId(each.id) for each in listed if each.status in ("active", "paused")}
+        for known in (self._pauses, self._specs, self._told):
+            for closed in known.keys() - found:
+                del known[closed]
         now = time.monotonic()
-        due = sorted(
-            (
-                each
-                for each in active
-                if each not in self._pauses or self._pauses[each].until <= now
-            ),
-            reverse=True,
-        )
+        due = [
+            each for each in found if each not in self._pauses or self._pauses[each].until <= now
+        ]
+        newest = sorted(due, reverse=True)[:EXAMINED_LIMIT]
+        standings = {each: self._light.standing(each, self._miner) for each in newest}
+        seated = [
+            (standing.opening.is_open, each)
+            for each, standing in standings.items()
+            if standing.registration.has_seat
+        ]
+        if seated:
+            return max(seated)[1]
         ranked = [
-            (self._rank(each, spec), each)
-            for each in due[:EXAMINED_LIMIT]
-            if (spec := self._examine(each)) is not None
+            (rank, each)
+            for each, standing in standings.items()
+            if (rank := self._rank(each, standing)) is not None
         ]
         return max(ranked)[1] if ranked else None
 
@@ -94,18 +116,58 @@ class TaskChoice:
         self._pauses[task] = _Pause(time.monotonic() + seconds, seconds)
         _log.warning("task put aside", task=task, seconds=seconds, reason=str(error))
 
+    def leave_idle(self, task: TaskId) -> None:
+        """Prefer all other tasks: this one opened no attempt while the miner had a seat in it."""
+        rest = min(2 * self._rests.get(task, IDLE_REST_SECONDS / 2), LONGEST_PAUSE_SECONDS)
+        self._rests[task] = rest
+        self._pause(task, rest)
+
+    def look_again(self) -> None:
+        """End the pauses of tasks that failed: the account has money again for a bond."""
+        now = time.monotonic()
+        for task, pause in self._pauses.items():
+            if task not in self._rests and pause.until < math.inf:
+                pause.until = min(pause.until, now)
+
     def finish(self, task: TaskId) -> None:
         """Never choose a task again: it is closed, or cost the account its bond."""
         self._pauses[task] = _Pause(math.inf, LONGEST_PAUSE_SECONDS)
+
+    def _rank(self, task: TaskId, standing: Standing) -> tuple[bool, bool, int, int] | None:
+        """The place of a task in which the account has no seat; None if it takes no seat now."""
+        seat, status = standing.registration, standing.opening.status
+        if status is not TaskStatus.ACTIVE or seat.has_bonds_to_return:
+            self._pause(task)
+            return None
+        spec = self._examine(task)
+        if spec is None:
+            return None
+        obstacles = standing.list_obstacles(
+            compute_terms(spec), self._light.network.parameters, newcomer_count=1
+        )
+        if any(each.kind is not ObstacleKind.MINERS for each in obstacles):
+            self._pause(task)
+            reason = describe_obstacles(obstacles)
+            if self._told.get(task) != reason:
+                self._told[task] = reason
+                _log.info("task not taken: it opens no attempt", task=task, reason=reason)
+            return None
+        missing = max(0, spec.reward.min_miners - standing.opening.seat_count - 1)
+        is_pot = spec.reward.token == TRAINING_TOKEN
+        return task not in self._rests, is_pot, -missing, spec.reward.unit_price
+
+    def _pause(self, task: TaskId, seconds: float = FIRST_PAUSE_SECONDS) -> None:
+        """Look at a task again after a pause, which does not count as a failure."""
+        known = self._pauses.get(task)
+        last_seconds = FIRST_PAUSE_SECONDS / 2 if known is None else known.seconds
+        self._pauses[task] = _Pause(time.monotonic() + seconds, last_seconds)
 
     def _examine(self, task: TaskId) -> TaskSpec | None:
         """The specification of a task if it can be mined; otherwise the task is put aside."""
         if task in self._specs:
             return self._specs[task]
         try:
-            spec, status = fetch_spec(self._client, self._light, task)
-            if status is not TaskStatus.ACTIVE:
-                return None
+            spec, _ = fetch_spec(self._client, self._light, task)
             require_time_to_reveal(task, spec, self._light.network.parameters)
         except (DishonestNodeError, NodeUnreachableError):
             raise
@@ -114,11 +176,6 @@ class TaskChoice:
             return None
         self._specs[task] = spec
         return spec
-
-    def _rank(self, task: TaskId, spec: TaskSpec) -> tuple[bool, bool, int]:
-        registration = self._light.progress(task, self._miner).registration
-        has_bond = registration.units > 0 and not registration.has_ended
-        return has_bond, spec.reward.token == TRAINING_TOKEN, spec.reward.unit_price
 
 
 def fetch_spec(

@@ -43,6 +43,7 @@ from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec
 from miner.client import FailoverClient
 from miner.gradient_store import SALT_BYTES, GradientStore, PreparedGradient
+from miner.idle_watch import IdleWatch
 from miner.light import LightClient, ProvenAttempt
 from miner.outcomes import (
     OutcomeLog,
@@ -106,6 +107,8 @@ class TaskWorker:
         self._spec = spec
         self._builder = builder
         self._store = store
+        self.has_left = False
+        """Whether `leave` was called."""
         self._proven: ProvenAttempt | None = None
         """The last attempt that was proven."""
         self._committed: AttemptId | None = None
@@ -116,6 +119,10 @@ class TaskWorker:
         self._outcomes = OutcomeLog(client, identity.address)
 
     # Bond and rewards.
+
+    def build_watch(self, *, stays: bool) -> IdleWatch:
+        """A watch of the task while it opens no attempt; `stays` as it has."""
+        return IdleWatch(self._light, self._task, self._spec, self._identity.address, stays=stays)
 
     def register(self, units: int) -> None:
         """Take a seat with `units` a round, unless the account has one already.
@@ -228,13 +235,32 @@ class TaskWorker:
     def _token_balance(self, token: Address) -> int:
         return self._client.read(training_token.balance_of(token, self._identity.address))
 
+    def leave(self) -> None:
+        """Give the seat up; if an attempt has just opened, the miner still owes it.
+
+        Raises:
+            RpcCallError: An attempt opens in this very block.
+        """
+        self._transact(miner_seats.leave(self._task))
+        self.has_left = True
+        _log.info("left the task", task=self._task)
+
     def claim(self) -> None:
         """Claim what the account has earned in the task and not claimed yet."""
         reward = self._client.reward_proof(self._task, self._identity.address)
         if reward is None or reward.claimable == 0:
             _log.info("no rewards to claim", task=self._task)
             return
-        self._transact(reward_distributor.claim(self._task, reward.cumulative, reward.proof))
+        try:
+            self._transact(reward_distributor.claim(self._task, reward.cumulative, reward.proof))
+        except RpcCallError as error:
+            # The token is of the submitter's choice. The miner must not wait for it.
+            _log.warning(
+                "rewards not claimed; try `pot wallet claim` later",
+                task=self._task,
+                reason=str(error),
+            )
+            return
         _log.info("rewards claimed", task=self._task, amount=reward.claimable)
 
     def log_last_outcome(self) -> None:
@@ -267,7 +293,7 @@ class TaskWorker:
             try:
                 self._commit(self._prove(hint))
             except RpcCallError:
-                self._require_bond()
+                self.require_bond()
                 raise
             self._committed = attempt_id
             return True
@@ -289,7 +315,7 @@ class TaskWorker:
         round_number, attempt_number = attempt_id.round_number, attempt_id.attempt_number
         assignment = self._describe(attempt).assign(attempt.participants)
         if assignment.units_of(self._identity.address) == 0:
-            self._require_bond()
+            self.require_bond()
             _log.info(
                 "no work in this attempt, which opened before this miner registered",
                 round=round_number,
@@ -316,7 +342,7 @@ class TaskWorker:
             "gradient committed", round=round_number, attempt=attempt_number, commitment=commitment
         )
 
-    def _require_bond(self) -> None:
+    def require_bond(self) -> None:
         """Accept an account that still takes part in the task.
 
         Raises:

@@ -56,6 +56,7 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
         "encode_log",
         "encode_lease",
         "encode_logs",
+        "encode_obstacles",
         "encode_offer",
         "encode_participants",
         "encode_receipt",

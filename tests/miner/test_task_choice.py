@@ -8,18 +8,20 @@ import pytest
 from structlog.testing import capture_logs
 
 from chain.contracts.addresses import TRAINING_TOKEN
-from chain.contracts.ledger_storage import RegistrationState
+from chain.contracts.ledger_storage import OpeningState, RegistrationState
 from chain.contracts.task_registry import TaskStatus
 from chain.params import ChainParameters
-from chain.primitives import Address, Hash32, TaskId
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import compute_spec_hash, encode_task_spec
 from miner import task_choice
 from miner.client import DishonestNodeError
+from miner.light import Standing
 from miner.task_choice import TaskChoice
 from pot_common.rpc_client import NodeUnreachableError
 from pot_common.rpc_replies import ClientError
 from tests.worlds.node_for_miners import MINING_SPEC
+from tests.worlds.proofs import GENESIS
 
 MINER = Address(b"\x77" * 20)
 OTHER_TOKEN = Address(b"\x70" * 20)
@@ -34,6 +36,8 @@ class FakeChain:
     listed_status: str = "active"
     proven: dict[int, TaskStatus] = field(default_factory=dict)
     registrations: dict[int, RegistrationState] = field(default_factory=dict)
+    changes: dict[int, dict[str, object]] = field(default_factory=dict)
+    """By task: how it differs from one that can open an attempt."""
     fetched: list[int] = field(default_factory=list)
     current: str = "http://node"
     network = SimpleNamespace(parameters=ChainParameters())
@@ -48,8 +52,20 @@ class FakeChain:
     def task(self, task: int) -> tuple[Hash32, TaskStatus]:
         return compute_spec_hash(self.specs[task]), self.proven.get(task, TaskStatus.ACTIVE)
 
-    def progress(self, task: int, _miner: Address) -> SimpleNamespace:
-        return SimpleNamespace(registration=self.registrations.get(task, OUTSIDE))
+    def standing(self, task: int, _miner: Address) -> Standing:
+        opening = OpeningState(
+            status=self.proven.get(task, TaskStatus[self.listed_status.upper()]),
+            is_open=False,
+            seat_count=3,
+            refundable=10**30,
+            attempts_left=10,
+            attempt_seconds=500,
+            end_time=GENESIS.timestamp + 10**6,
+            end_block=BlockNumber(0),
+        )
+        opening = replace(opening, **self.changes.get(task, {}))  # type: ignore[arg-type]
+        registration = self.registrations.get(task, OUTSIDE)
+        return Standing(GENESIS, opening, registration, BlockNumber(0))
 
 
 def paying(price: int, token: Address = TRAINING_TOKEN) -> TaskSpec:
@@ -73,23 +89,115 @@ def test_task_that_pays_most_for_a_unit_in_pot_is_chosen() -> None:
     assert choice_of(chain).choose() == 2
 
 
-def test_task_with_a_bond_comes_before_one_that_pays_more() -> None:
+def seat(*, has_ended: bool = False, is_slashed: bool = False) -> RegistrationState:
+    return RegistrationState(
+        1, 1, 0, 0, has_ended=has_ended, is_slashed=is_slashed, registered_block=BlockNumber(0)
+    )
+
+
+def test_task_with_a_seat_comes_first_even_if_it_is_paused_or_poor() -> None:
     chain = FakeChain({1: paying(5), 2: paying(9)})
-    chain.registrations[1] = RegistrationState(
-        1, 1, 0, 0, has_ended=False, is_slashed=False, registered_block=0
-    )
+    chain.registrations[1] = seat()
     assert choice_of(chain).choose() == 1
-    chain.registrations[1] = RegistrationState(
-        1, 1, 0, 0, has_ended=True, is_slashed=True, registered_block=0
-    )
+    chain.changes[1] = {"status": TaskStatus.PAUSED}
+    assert choice_of(chain).choose() == 1
+    chain.changes[1] = {"refundable": 0}
+    assert choice_of(chain).choose() == 1
+
+
+def test_task_with_an_attempt_comes_first_of_those_with_a_seat() -> None:
+    chain = FakeChain({1: paying(5), 2: paying(9)}, registrations={1: seat(), 2: seat()})
+    assert choice_of(chain).choose() == 2
+    chain.changes[1] = {"is_open": True}
+    assert choice_of(chain).choose() == 1
+
+
+def test_task_whose_bond_was_lost_is_taken_again_only_with_a_new_choice() -> None:
+    chain = FakeChain({1: paying(5), 2: paying(9)})
+    chain.registrations[1] = seat(has_ended=True, is_slashed=True)
     assert choice_of(chain).choose() == 2
 
 
-def test_task_that_only_a_node_calls_active_is_not_chosen() -> None:
+def test_task_in_which_old_bonds_are_locked_is_not_chosen() -> None:
+    chain = FakeChain({1: paying(5), 2: paying(9)}, registrations={2: seat(has_ended=True)})
+    assert choice_of(chain).choose() == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"attempts_left": 0}, "no attempts are left"),
+        ({"refundable": 0}, "too little escrow: 0 of"),
+        ({"end_time": GENESIS.timestamp + 499}, "less lifetime is left than an attempt may take"),
+    ],
+)
+def test_task_that_can_open_no_attempt_is_not_chosen_and_the_log_says_why(
+    changes: dict[str, object], reason: str, now: SimpleNamespace
+) -> None:
+    chain = FakeChain({1: paying(5), 2: paying(9)}, changes={2: changes})
+    choice = choice_of(chain)
+    with capture_logs() as logs:
+        for _ in range(3):
+            assert choice.choose() == 1
+            now.seconds += 11
+    (entry,) = logs
+    assert (entry["event"], entry["task"]) == ("task not taken: it opens no attempt", 2)
+    assert reason in entry["reason"]
+    chain.changes.clear()
+    assert choice.choose() == 2
+
+
+def test_task_that_needs_fewest_miners_besides_this_one_comes_first() -> None:
+    chain = FakeChain({1: paying(5), 2: paying(9), 3: paying(7)})
+    assert MINING_SPEC.reward.min_miners == 3
+    chain.changes = {2: {"seat_count": 0}, 3: {"seat_count": 1}}
+    assert choice_of(chain).choose() == 1
+    chain.changes[1] = {"attempts_left": 0}
+    assert choice_of(chain).choose() == 3
+    chain.changes[3] = {"seat_count": 2}
+    assert choice_of(chain).choose() == 3
+    chain.changes[3] = {"attempts_left": 0}
+    assert choice_of(chain).choose() == 2, "its first miner must not wait for others"
+
+
+def test_task_that_stood_idle_comes_last_and_not_at_once(now: SimpleNamespace) -> None:
+    chain = FakeChain({1: paying(5), 2: paying(9)})
+    choice = choice_of(chain)
+    assert choice.choose() == 2
+    choice.leave_idle(TaskId(2))
+    now.seconds += 10**6
+    assert choice.choose() == 1
+    chain.changes[1] = {"attempts_left": 0}
+    assert choice.choose() == 2
+    waited = []
+    for _ in range(3):
+        choice.leave_idle(TaskId(2))
+        began = now.seconds
+        while choice.choose() is None:
+            now.seconds += 10
+        waited.append(now.seconds - began)
+    assert waited == [240, 480, 960]
+
+
+def test_pauses_for_lack_of_money_end_when_bonds_are_back(now: SimpleNamespace) -> None:
+    chain = FakeChain({1: paying(5), 2: paying(9), 3: paying(7)})
+    choice = choice_of(chain)
+    choice.put_aside(TaskId(2), ClientError("the bond cannot be paid"))
+    choice.finish(TaskId(3))
+    assert choice.choose() == 1
+    choice.leave_idle(TaskId(1))
+    choice.look_again()
+    assert choice.choose() == 2
+    choice.finish(TaskId(2))
+    assert choice.choose() is None
+
+
+def test_task_that_only_a_node_calls_active_is_not_chosen(now: SimpleNamespace) -> None:
     chain = FakeChain({1: paying(5), 2: paying(9)}, proven={2: TaskStatus.PENDING})
     choice = choice_of(chain)
     assert choice.choose() == 1
     chain.proven.clear()
+    now.seconds += 10
     assert choice.choose() == 2
     chain.listed_status = "pending"
     assert choice.choose() is None

@@ -113,6 +113,15 @@ class FakeNode:
     is_slashed: bool = False
     miss_count: int = 0
     """The misses of the miner's seat, which ends at the second one."""
+    has_left: bool = False
+    """Whether the miner gave its seat up."""
+    registered_block: int = 0
+    """The block in which the miner took its seat."""
+    has_attempt: bool = True
+    """Whether an attempt is in progress; if not, none was ever opened."""
+    attempts_left: int = 100
+    passed_blocks: int = 0
+    """Blocks that followed without a change."""
     first_attempts: dict[Address, int] = field(default_factory=dict)
     """The first attempts of other seats; 1 if not named."""
     spec: TaskSpec = MINING_SPEC
@@ -149,7 +158,8 @@ class FakeNode:
     @property
     def head(self) -> int:
         """The last final block."""
-        return self.open_block + (1 if self.phase == "commitment" else 4) - self.lag
+        begun = self.open_block + (1 if self.phase == "commitment" else 4)
+        return begun + self.passed_blocks - self.lag
 
     @property
     def seed(self) -> Hash32:
@@ -172,6 +182,7 @@ class FakeNode:
             open_block=self.open_block,
             verdict_block=0 if block < self.open_block + 3 else self.open_block + 2,
             model_root=content_id(THETA) if self.round_number else Hash32(bytes(32)),
+            is_open=self.has_attempt,
         )
         committed = {self.miner: self.committed_at} if is_committed else {}
         spec_hash = content_id(encode_task_spec(self.spec))
@@ -181,11 +192,21 @@ class FakeNode:
             MINER_SEATS: {
                 # Its place in the list of members is overwritten.
                 **members_storage(
-                    TASK, late, {}, is_slashed=self.is_slashed, miss_count=self.miss_count
+                    TASK,
+                    late,
+                    {},
+                    is_slashed=self.is_slashed,
+                    miss_count=self.miss_count,
+                    has_left=self.has_left,
                 ),
-                **members_storage(TASK, members, committed),
+                **members_storage(TASK, members, committed, registered_block=self.registered_block),
             },
-            TASK_REGISTRY: task_storage(TASK, spec_hash, TaskStatus[status.upper()]),
+            TASK_REGISTRY: task_storage(
+                TASK,
+                spec_hash,
+                TaskStatus[status.upper()],
+                attempts_left=self.attempts_left,
+            ),
             VALIDATOR_SET: set_storage(self.keys_at(block + 1)),
         }
 
@@ -197,7 +218,7 @@ class FakeNode:
     @property
     def has_lost_its_seat(self) -> bool:
         """Whether the seat of the miner has ended."""
-        return self.is_slashed or self.miss_count >= 2
+        return self.is_slashed or self.has_left or self.miss_count >= 2
 
     @property
     def others(self) -> tuple[tuple[Address, int], ...]:
@@ -295,6 +316,8 @@ class FakeNode:
         return [self.pot_getTask(TASK)] if page["offset"] == 0 else []
 
     def pot_getAttempt(self, task: int) -> object:  # noqa: N802
+        if not self.has_attempt:
+            return None
         listed = self.others if self.has_lost_its_seat else self.participants
         return {
             "round": self.round_number,
@@ -374,7 +397,11 @@ class FakeNode:
         if transaction.to == FAUCET:
             self.token_balance += 10 * BOND
         if selector(transaction.data) == selector(miner_seats.register(TASK, 1).data):
-            self.units = 1
+            self.units, self.registered_block = 1, self.head
+        if transaction.data == miner_seats.leave(TASK).data:
+            self.has_left = True
+        if transaction.data == miner_seats.withdraw_bond(TASK).data:
+            self.units, self.has_left = 0, False
         return "0x" + transaction.hash.hex()
 
     def eth_getTransactionReceipt(self, name: str) -> object:  # noqa: N802

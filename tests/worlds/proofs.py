@@ -10,6 +10,7 @@ from chain.consensus.messages import (
     compute_signing_digest,
 )
 from chain.contracts import ledger_storage
+from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY
 from chain.contracts.set_storage import SET_HASH_SLOT, compute_set_hash
 from chain.contracts.task_registry import TaskStatus
 from chain.crypto import get_address, sign
@@ -98,13 +99,16 @@ def attempt_storage(
     model_root: Hash32,
     is_open: bool = True,
     ordinal: int = 1,
+    ended_block: int = 0,
 ) -> dict[int, int]:
     """The ledger's storage of an attempt."""
     place, times, model = ledger_storage.list_attempt_slots(task)
+    _, terms = ledger_storage.list_opening_slots(task)[GRADIENT_LEDGER]
     return {
         place: round_number | attempt << 32 | ordinal << 96 | is_open << 144,
         times: open_block | START << 64 | verdict_block << 128,
         model: int.from_bytes(model_root, "big"),
+        terms: ended_block << 192,
     }
 
 
@@ -116,6 +120,8 @@ def members_storage(
     is_slashed: bool = False,
     first_attempt: int = 1,
     miss_count: int = 0,
+    has_left: bool = False,
+    registered_block: int = 0,
 ) -> dict[int, int]:
     """The storage of seats in the order in which they were taken.
 
@@ -130,9 +136,10 @@ def members_storage(
         slot: units
         | first_attempt << 32
         | committed.get(miner, 0) << 128
-        | (not is_slashed and miss_count < 2) << 160
+        | (not is_slashed and not has_left and miss_count < 2) << 160
         | miss_count << 192
         | is_slashed << 208
+        | registered_block << 216
         for slot, (miner, units) in zip(slots[len(miners) :], members, strict=True)
     }
     return {count: len(miners), **elements, **registrations}
@@ -143,10 +150,19 @@ def ledger_with(*parts: Mapping[int, int]) -> dict[int, int]:
     return {slot: value for part in parts for slot, value in part.items()}
 
 
-def task_storage(task: TaskId, spec_hash: Hash32, status: TaskStatus) -> dict[int, int]:
-    """The registry's storage of a task."""
+def task_storage(
+    task: TaskId, spec_hash: Hash32, status: TaskStatus, *, attempts_left: int = 100
+) -> dict[int, int]:
+    """The registry's storage of a task with enough money, and a lifetime of years."""
     terms, account = ledger_storage.list_task_slots(task)
-    return {terms: int.from_bytes(spec_hash, "big"), account: int(status) << 160}
+    _, refundable, ends, counts = ledger_storage.list_opening_slots(task)[TASK_REGISTRY]
+    return {
+        terms: int.from_bytes(spec_hash, "big"),
+        account: int(status) << 160,
+        refundable: 10**30,
+        ends: (START + 10**8) << 128,
+        counts: attempts_left << 160 | 500 << 192,
+    }
 
 
 def set_storage(keys: tuple[PrivateKey, ...]) -> dict[int, int]:

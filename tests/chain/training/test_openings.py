@@ -90,7 +90,7 @@ def test_task_that_lacks_nothing_or_has_an_attempt_has_no_obstacle() -> None:
         (
             {"end_time": 9_999, "end_block": BlockNumber(1_999)},
             "lifetime",
-            "the lifetime ends too soon: in 499 s, and an attempt may take 500 s",
+            "less lifetime is left than an attempt may take: 500 s",
         ),
     ],
 )
@@ -116,7 +116,7 @@ def test_all_missing_conditions_are_told_in_one_text() -> None:
     assert describe_obstacles(()) == ""
 
 
-def test_obstacles_are_those_of_the_contracts_from_submission_to_the_first_attempt() -> None:
+def test_obstacles_are_those_of_the_contracts_until_an_attempt_opens() -> None:
     world = new_world()
     world.submit()
     assert look(world) == ([ObstacleKind.PENDING], Phase.INACTIVE)
@@ -148,7 +148,7 @@ def test_task_without_money_or_attempts_says_so_until_they_are_bought() -> None:
     assert look(world) == ([], Phase.WAITING), "the extension opened an attempt in this block"
 
 
-def test_lifetime_is_too_short_from_the_block_in_which_the_contract_says_so() -> None:
+def test_lifetime_is_too_short_from_the_same_block_as_in_the_contract() -> None:
     world = new_world()
     world.submit(purchase=Purchase(86_400, 9))
     world.ready()

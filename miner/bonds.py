@@ -1,0 +1,117 @@
+"""Bonds that come back, from tasks that were left or are closed (docs/spec/contracts.md, 6.4).
+
+Bonds stay locked until the last attempt of the seat can be fined no more. The chain remembers
+whose bonds they are, so a miner that starts again finds them there.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from chain.contracts import miner_seats
+from chain.contracts.abi import ContractCall
+from chain.contracts.task_registry import TaskStatus
+from chain.primitives import TaskId
+from miner.client import DishonestNodeError, FailoverClient
+from miner.light import LightClient
+from miner.worker import MinerIdentity
+from pot_common.rpc_client import NodeUnreachableError, RpcCallError
+from pot_common.rpc_replies import ClientError
+
+FIRST_RETRY_SECONDS: Final = 15.0
+"""Between the first two tries to take bonds back; each further pause is twice as long."""
+
+LONGEST_RETRY_SECONDS: Final = 900.0
+"""The longest such pause."""
+
+SEARCH_LIMIT: Final = 64
+"""For bonds of earlier runs, so many tasks are searched, of the newest ones first."""
+
+_log = structlog.get_logger("miner")
+
+
+@dataclass(slots=True)
+class _Retry:
+    due: float
+    """When to try, by the monotonic clock."""
+    seconds: float
+    """The pause after that try."""
+
+
+class BondReturns:
+    """Takes the bonds of one account back, from each task as soon as they are free."""
+
+    def __init__(self, client: FailoverClient, light: LightClient, identity: MinerIdentity) -> None:
+        self._client = client
+        self._light = light
+        self._identity = identity
+        self._retries: dict[TaskId, _Retry] = {}
+
+    def search(self) -> None:
+        """Find the bonds of earlier runs.
+
+        Raises:
+            ClientError: No node answers.
+        """
+        newest = sorted((TaskId(each.id) for each in self._client.list_tasks()), reverse=True)
+        for task in newest[:SEARCH_LIMIT]:
+            standing = self._light.standing(task, self._identity.address)
+            seat, status = standing.registration, standing.opening.status
+            is_closed = status is TaskStatus.CLOSED and seat.units > 0 and not seat.is_slashed
+            if seat.has_bonds_to_return or is_closed:
+                self.expect(task)
+
+    def expect(self, task: TaskId) -> None:
+        """Take back the bonds of a seat that has ended, or whose task is closed."""
+        self._retries.setdefault(task, _Retry(time.monotonic(), FIRST_RETRY_SECONDS))
+
+    def collect(self) -> bool:
+        """Take back the bonds that are free, and the others later; returns whether any are back.
+
+        Raises:
+            ClientError: No node answers.
+        """
+        is_any_back = False
+        now = time.monotonic()
+        for task, retry in sorted(self._retries.items()):
+            if retry.due > now:
+                continue
+            longer = min(2 * retry.seconds, LONGEST_RETRY_SECONDS)
+            self._retries[task] = _Retry(now + retry.seconds, longer)
+            if self._withdraw(task):
+                del self._retries[task]
+                is_any_back = True
+        return is_any_back
+
+    def _withdraw(self, task: TaskId) -> bool:
+        """Whether nothing is left to take back from a task."""
+        seat = self._light.standing(task, self._identity.address).registration
+        if seat.units == 0 or seat.is_slashed:
+            return True  # they were withdrawn by hand, or lost
+        try:
+            self._transact(miner_seats.withdraw_bond(task))
+        except (NodeUnreachableError, DishonestNodeError):
+            raise
+        except ClientError as error:
+            # They are locked, or the task's token refuses the transfer, perhaps only in a block.
+            reason = str(error)
+        else:
+            _log.info("bonds are back", task=task)
+            return True
+        try:
+            self._transact(miner_seats.withdraw_seat_bond(task))
+        except RpcCallError:
+            return False  # both are still locked
+        _log.warning(
+            "the seat's bond in POT is back, and the bond in the task's token is not; try "
+            f"`pot miner withdraw {task}` later",
+            task=task,
+            reason=reason,
+        )
+        return True
+
+    def _transact(self, call: ContractCall) -> None:
+        identity = self._identity
+        self._client.transact(identity.private_key, call, chain_id=identity.chain_id)

@@ -1,0 +1,93 @@
+"""Watches a task that opens no attempt, and tells why (docs/spec/contracts.md, section 6.1)."""
+
+import time
+from typing import Final
+
+import structlog
+
+from chain.contracts.miner_seats import IDLE_BLOCKS
+from chain.primitives import Address, BlockNumber, TaskId
+from chain.training.openings import describe_obstacles
+from chain.training.task_spec import TaskSpec
+from chain.training.task_spec_codec import compute_terms
+from miner.light import LightClient, Standing
+
+QUIET_SECONDS: Final = 10.0
+"""After so long without an attempt, its reason is looked for, and then as often. Attempts follow
+one another within a block, and miners that start together register within seconds."""
+
+OPENING_SECONDS: Final = 60.0
+"""How long validators may take to open an attempt that can open before the log says so: each waits
+for its turn, two blocks long."""
+
+_log = structlog.get_logger("miner")
+
+
+class IdleWatch:
+    """Watches one task in which the miner has a seat, while it has no attempt in progress."""
+
+    def __init__(
+        self, light: LightClient, task: TaskId, spec: TaskSpec, miner: Address, *, stays: bool
+    ) -> None:
+        """Make the watch of a task.
+
+        Args:
+            light: The chain, as proofs show it.
+            task: The task.
+            spec: Its specification.
+            miner: The account with the seat.
+            stays: Whether the miner waits however long it takes; only the log tells.
+        """
+        self._light = light
+        self._task = task
+        self._terms = compute_terms(spec)
+        self._miner = miner
+        self._stays = stays
+        self._told: str | None = None
+        """The reason that was logged last."""
+        self._seated_block: BlockNumber | None = None
+        """The first block in which the seat was proven; None before. Nodes may be behind it."""
+        self._last_attempt = self._last_look = time.monotonic()
+
+    def note_attempt(self) -> None:
+        """Take note that an attempt is in progress."""
+        self._last_attempt = time.monotonic()
+        self._told = None
+
+    def look(self) -> Standing | None:
+        """The task without an attempt; None if one is in progress, or if it is too early to ask.
+
+        Logs what the task lacks, once for each reason.
+
+        Raises:
+            ClientError: No node answers.
+        """
+        now = time.monotonic()
+        if now - max(self._last_attempt, self._last_look) < QUIET_SECONDS:
+            return None
+        standing = self._light.standing(self._task, self._miner)
+        self._last_look = now
+        number = standing.header.number
+        if self._seated_block is None and standing.registration.units > 0:
+            self._seated_block = number
+        is_behind = self._seated_block is None or number < self._seated_block
+        if standing.opening.is_open or is_behind:
+            return None
+        if standing.registration.has_seat:
+            self._tell(standing, now - self._last_attempt)
+        return standing
+
+    def _tell(self, standing: Standing, quiet_seconds: float) -> None:
+        obstacles = standing.list_obstacles(self._terms, self._light.network.parameters)
+        if not obstacles and quiet_seconds < OPENING_SECONDS:
+            return
+        reason = describe_obstacles(obstacles) or "it could, and no validator has opened one"
+        if reason == self._told:
+            return
+        self._told = reason
+        plan = (
+            f"the miner waits; to give the seat up: pot miner leave {self._task}"
+            if self._stays
+            else f"the miner leaves after {IDLE_BLOCKS} blocks without an attempt"
+        )
+        _log.warning(f"the task opens no attempt: {reason}; {plan}", task=self._task)

@@ -1,0 +1,280 @@
+"""A miner in a task that opens no attempt says why, leaves it, and takes its bonds back."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from chain.contracts import miner_seats, reward_distributor, training_token
+from chain.contracts.addresses import MINER_SEATS, TRAINING_TOKEN
+from chain.contracts.miner_seats import IDLE_BLOCKS
+from chain.crypto import get_address
+from chain.primitives import PrivateKey
+from miner.bonds import BondReturns
+from miner.client import FailoverClient
+from miner.light import LightClient, fetch_network
+from miner.miner import Miner
+from miner.outcomes import OutOfTaskError
+from miner.worker import MinerIdentity
+from tests.worlds.node_for_miners import BOND, SEAT_BOND, TASK, CountingTrainer, FakeNode
+from tests.worlds.proofs import CHAIN_ID, GENESIS
+
+KEY = PrivateKey(b"\x11" * 32)
+MINER = get_address(KEY)
+NAMES = {
+    training_token.approve(TRAINING_TOKEN, MINER_SEATS, BOND + SEAT_BOND).data: "approve",
+    miner_seats.register(TASK, 1).data: "register",
+    miner_seats.leave(TASK).data: "leave",
+    miner_seats.withdraw_bond(TASK).data: "withdraw",
+    miner_seats.withdraw_seat_bond(TASK).data: "withdraw POT",
+    reward_distributor.claim(TASK, 9, [b"\x01" * 32]).data: "claim",
+}
+
+
+class IdleNode(FakeNode):
+    """A node whose task has no attempt, and whose chain makes a block a second."""
+
+    def __init__(self, **fields: object) -> None:
+        super().__init__(MINER, has_attempt=False, **fields)  # type: ignore[arg-type]
+        self.locked: tuple[str, ...] = ()
+        """The calls that the contract refuses now."""
+
+    @property
+    def names(self) -> list[str]:
+        """The transactions in order."""
+        return [NAMES[each.data] for each in self.transactions]
+
+    def eth_estimateGas(self, call: dict[str, str]) -> object:  # noqa: N802
+        if NAMES.get(bytes.fromhex(call["data"][2:])) in self.locked:
+            raise RuntimeError(3, "execution reverted", None)
+        return super().eth_estimateGas(call)
+
+
+class Clock:
+    """A clock that goes on when the miner sleeps, and the node's chain with it."""
+
+    def __init__(self, node: FakeNode, seconds: float) -> None:
+        self.now = 0.0
+        self._node = node
+        self._end = seconds
+        self.at: dict[float, Callable[[], None]] = {}
+        """What happens at a time."""
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += max(seconds, 0.25)
+        self._node.passed_blocks = int(self.now)
+        for due in sorted(each for each in self.at if each <= self.now):
+            self.at.pop(due)()
+        if self.now > self._end:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeNode, float], Clock]:
+    def start(node: FakeNode, seconds: float) -> Clock:
+        clock = Clock(node, seconds)
+        for module in ("miner", "task_choice", "worker", "bonds", "idle_watch"):
+            monkeypatch.setattr(f"miner.{module}.time", clock)
+        return clock
+
+    return start
+
+
+def light_of(node: FakeNode) -> tuple[FailoverClient, LightClient]:
+    client = FailoverClient(["http://node"], node.transport())
+    return client, LightClient(client, fetch_network(client, CHAIN_ID, GENESIS.hash))
+
+
+def miner_of(directory: Path, node: FakeNode, *, claims: bool = False) -> Miner:
+    client, light = light_of(node)
+    return Miner(
+        client,
+        light,
+        KEY,
+        directory,
+        1,
+        lambda spec, shards: CountingTrainer(),
+        poll_seconds=1.0,
+        claims=claims,
+    )
+
+
+def mine_all(directory: Path, node: FakeNode) -> list[str]:
+    """Let a miner choose tasks until the clock ends; returns its log."""
+    node.token_balance = BOND + SEAT_BOND
+    with capture_logs() as logs, pytest.raises(KeyboardInterrupt):
+        miner_of(directory, node).mine_all()
+    return [str(each["event"]) for each in logs]
+
+
+def test_miner_leaves_an_idle_task_and_takes_its_bonds_back(
+    tmp_path: Path, clocks: Callable[[FakeNode, float], Clock]
+) -> None:
+    node = IdleNode()
+    clocks(node, IDLE_BLOCKS + 60)
+    events = mine_all(tmp_path, node)
+    assert node.names == ["approve", "register", "leave", "withdraw"]
+    (told,) = (each for each in events if "opens no attempt" in each)
+    assert told == (
+        "the task opens no attempt: too few miners: 1 of 3; the miner leaves after 256 blocks "
+        "without an attempt"
+    )
+
+
+def test_miner_does_not_leave_before_the_contract_allows_it(
+    tmp_path: Path, clocks: Callable[[FakeNode, float], Clock]
+) -> None:
+    node = IdleNode()
+    clocks(node, IDLE_BLOCKS - 2)
+    mine_all(tmp_path, node)
+    assert node.names == ["approve", "register"]
+
+
+def test_miner_stays_in_a_task_that_opens_an_attempt_in_time(
+    tmp_path: Path, clocks: Callable[[FakeNode, float], Clock]
+) -> None:
+    node = IdleNode()
+    clock = clocks(node, 3 * IDLE_BLOCKS)
+
+    def open_attempt() -> None:
+        node.has_attempt, node.phase = True, "result"
+
+    clock.at[IDLE_BLOCKS - 20] = open_attempt
+    mine_all(tmp_path, node)
+    assert node.names == ["approve", "register"]
+
+
+def test_miner_places_no_bond_in_a_task_that_sold_its_last_attempt(
+    tmp_path: Path, clocks: Callable[[FakeNode, float], Clock]
+) -> None:
+    node = IdleNode(attempts_left=0)
+    clocks(node, 100)
+    mine_all(tmp_path, node)
+    assert node.names == []
+
+
+def test_miner_that_names_its_task_stays_and_says_once_why_it_waits(
+    tmp_path: Path, clocks: Callable[[FakeNode, float], Clock]
+) -> None:
+    node = IdleNode(units=1, attempts_left=0)
+    clocks(node, 2 * IDLE_BLOCKS)
+    with capture_logs() as logs, pytest.raises(KeyboardInterrupt):
+        miner_of(tmp_path, node).mine(TASK)
+    assert node.names == []
+    (told,) = (each["event"] for each in logs if each["log_level"] == "warning")
+    assert told == (
+        "the task opens no attempt: too few miners: 1 of 3; no attempts are left of those that "
+        "were bought; the miner waits; to give the seat up: pot miner leave 1"
+    )
+
+
+def test_miner_whose_seat_was_given_up_by_hand_does_not_wait_for_ever(
+    tmp_path: Path, clocks: Callable[[FakeNode, float], Clock]
+) -> None:
+    node = IdleNode(units=1)
+    clock = clocks(node, 1_000)
+    clock.at[50] = lambda: setattr(node, "has_left", True)
+    with pytest.raises(OutOfTaskError, match="this account has left task 1"):
+        miner_of(tmp_path, node).mine(TASK)
+    assert clock.now < 100
+
+
+def test_miner_finishes_an_attempt_that_opened_while_it_left(
+    tmp_path: Path, clocks: Callable[[FakeNode, float], Clock]
+) -> None:
+    node = IdleNode(units=1)
+    clock = clocks(node, 1_000)
+    send = node.eth_sendRawTransaction
+    ends = []
+
+    def end_attempt() -> None:
+        node.has_attempt = False
+        ends.append(clock.now)
+
+    def open_attempt(raw: str) -> object:
+        node.has_attempt, node.phase = True, "result"
+        clock.at[clock.now + 50] = end_attempt
+        return send(raw)
+
+    node.eth_sendRawTransaction = open_attempt  # type: ignore[method-assign]
+    assert not miner_of(tmp_path, node).mine(TASK, stays=False)
+    assert node.names == ["leave"]
+    assert ends
+    assert clock.now > ends[0]
+
+
+def test_miner_goes_on_if_the_token_refuses_to_pay_its_rewards(
+    tmp_path: Path, clocks: Callable[[FakeNode, float], Clock]
+) -> None:
+    node = IdleNode(units=1, claimable=9)
+    clocks(node, 1_000)
+    node.locked = ("claim",)
+    with capture_logs() as logs:
+        assert not miner_of(tmp_path, node, claims=True).mine(TASK, stays=False)
+    assert node.names == ["leave"]
+    assert logs[-1]["event"] == "rewards not claimed; try `pot wallet claim` later"
+
+
+def bonds_of(node: FakeNode) -> BondReturns:
+    client, light = light_of(node)
+    return BondReturns(client, light, MinerIdentity(KEY, MINER, CHAIN_ID))
+
+
+def test_locked_bonds_are_tried_again_until_they_are_free(
+    clocks: Callable[[FakeNode, float], Clock],
+) -> None:
+    node = IdleNode(units=1, has_left=True)
+    clock = clocks(node, 10_000)
+    node.locked = ("withdraw", "withdraw POT")
+    bonds = bonds_of(node)
+    bonds.expect(TASK)
+    tries = []
+    while not bonds.collect():
+        clock.sleep(5)
+        if clock.now > 300:
+            node.locked = ()
+        tries.append(clock.now)
+    assert node.names == ["withdraw"]
+    assert tries[-1] == 465, "after pauses of 15, 30, 60, 120 and 240 seconds"
+    assert not bonds.collect()
+
+
+def test_pot_comes_back_if_the_token_refuses_the_transfer(
+    clocks: Callable[[FakeNode, float], Clock],
+) -> None:
+    node = IdleNode(units=1, has_left=True)
+    clocks(node, 1_000)
+    node.locked = ("withdraw",)
+    bonds = bonds_of(node)
+    bonds.expect(TASK)
+    with capture_logs() as logs:
+        assert bonds.collect()
+    assert node.names == ["withdraw POT"]
+    (entry,) = logs
+    assert "try `pot miner withdraw 1` later" in entry["event"]
+    assert not bonds.collect()
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"units": 1, "has_left": True}, ["withdraw"]),
+        ({"units": 1, "status": "closed"}, ["withdraw"]),
+        ({"units": 1}, []),
+        ({"units": 1, "is_slashed": True}, []),
+        ({"units": 0, "status": "closed"}, []),
+    ],
+)
+def test_miner_that_starts_finds_the_bonds_of_earlier_runs(
+    fields: dict[str, object], names: list[str], clocks: Callable[[FakeNode, float], Clock]
+) -> None:
+    node = IdleNode(**fields)
+    clocks(node, 100)
+    bonds = bonds_of(node)
+    bonds.search()
+    bonds.collect()
+    assert node.names == names

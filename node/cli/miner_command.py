@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -15,7 +14,14 @@ from chain.contracts.miner_seats import BondWithdrawn, get_seat, withdraw_bond
 from chain.contracts.miner_seats import leave as leave_task
 from chain.primitives import TaskId
 from node.cli.account import KeyOption, PasswordOption, find_key_file, unlock_account
-from node.cli.output import JsonOption, RpcOption, format_amount, print_json, print_line
+from node.cli.output import (
+    JsonOption,
+    RpcOption,
+    TaskArgument,
+    format_amount,
+    print_json,
+    print_line,
+)
 from node.client.rpc_client import RpcClient, decode_log, get_objects, get_text
 from pot_common.miner_options import EXAMPLE, MinerOptions, build_command
 from pot_common.node_url import DEFAULT_RPC_URL
@@ -30,9 +36,6 @@ def _start(options: MinerOptions) -> None:
 
 
 app.command("run", epilog=EXAMPLE)(build_command(_start))
-
-
-TaskArgument = Annotated[int, typer.Argument(metavar="ID", help="Task id.")]
 
 
 @app.command(epilog="Example:  pot miner leave 1 --key miner-1")

@@ -32,6 +32,9 @@ RpcOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 """The option for output as JSON."""
 
+TaskArgument = Annotated[int, typer.Argument(metavar="ID", help="Task id.")]
+"""The argument for the id of a task."""
+
 _ADDRESS: Final = re.compile(r"(0x)?[0-9a-fA-F]{40}")
 
 

@@ -22,6 +22,7 @@ from node.cli.account import KeyOption, PasswordOption, unlock_account
 from node.cli.output import (
     JsonOption,
     RpcOption,
+    TaskArgument,
     format_amount,
     format_rounded,
     format_table,
@@ -45,7 +46,6 @@ from node.cli.task_money_command import (
     AttemptsOption,
     LifetimeOption,
     MaxFeeOption,
-    TaskArgument,
     get_task,
     read_wishes,
 )

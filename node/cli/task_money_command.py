@@ -20,6 +20,7 @@ from node.cli.account import KeyOption, PasswordOption, unlock_account
 from node.cli.output import (
     JsonOption,
     RpcOption,
+    TaskArgument,
     format_amount,
     parse_amount,
     print_fields,
@@ -52,9 +53,6 @@ MaxFeeOption = Annotated[
     typer.Option(help="The most POT to pay as fee; by default a tenth above the price shown."),
 ]
 """The option for the largest fee."""
-
-TaskArgument = Annotated[int, typer.Argument(metavar="ID", help="Task id.")]
-"""The argument for the id of a task."""
 
 
 @app.command(epilog="Example:  pot task fund 1 --amount 25 --key alice")

@@ -5,12 +5,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from chain.contracts.abi import ContractCall
 from chain.contracts.events import decode_event
-from chain.contracts.miner_seats import BondWithdrawn, get_seat, withdraw_bond
+from chain.contracts.miner_seats import (
+    BondWithdrawn,
+    get_seat,
+    withdraw_bond,
+    withdraw_seat_bond,
+)
 from chain.contracts.miner_seats import leave as leave_task
 from chain.primitives import TaskId
 from node.cli.account import KeyOption, PasswordOption, find_key_file, unlock_account
@@ -58,6 +64,12 @@ def leave(
 def withdraw(
     task: TaskArgument,
     key: KeyOption,
+    pot_only: Annotated[
+        bool,
+        typer.Option(
+            "--pot-only", help="Only the seat's bond in POT, if the task's token refuses to pay."
+        ),
+    ] = False,
     password_file: PasswordOption = None,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
@@ -67,7 +79,8 @@ def withdraw(
     This is possible 192 blocks after your last attempt there, or later if its verdict phase is
     longer than 32 seconds.
     """
-    _send_to_seats(task, withdraw_bond, key, password_file, rpc, as_json, "bond withdrawn")
+    call = withdraw_seat_bond if pot_only else withdraw_bond
+    _send_to_seats(task, call, key, password_file, rpc, as_json, "bond withdrawn")
 
 
 def _send_to_seats(
@@ -103,7 +116,7 @@ def _send_to_seats(
     print_line(f"task {task}: {done} in {transaction}")
     if bond:
         print_line(f"bond {format_amount(bond)} POT; next: pot miner withdraw {task}")
-    else:
+    if received or received_pot or not bond:
         print_line(
             f"received {format_amount(received)} of the task's token and "
             f"{format_amount(received_pot)} POT of the seat's bond"

@@ -1,5 +1,6 @@
 """`pot wallet`: creates accounts, shows and sends money, claims rewards."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -17,6 +18,7 @@ from chain.primitives import Address, TaskId
 from node.cli.account import (
     ACCOUNT_NAME,
     DEFAULT_WALLET,
+    Account,
     KeyOption,
     PasswordOption,
     find_key_file,
@@ -33,7 +35,7 @@ from node.cli.output import (
     print_line,
     print_table,
 )
-from node.client.rpc_client import RpcClient, get_integer
+from node.client.rpc_client import RpcClient, get_integer, get_text
 from pot_common.errors import OperatorError
 from pot_common.keystore import (
     ask_new_password,
@@ -44,6 +46,7 @@ from pot_common.keystore import (
     save_key,
 )
 from pot_common.node_url import DEFAULT_RPC_URL
+from pot_common.rpc_client import RpcCallError
 
 POT: Final = "POT"
 """The name of the reward token on the command line."""
@@ -165,19 +168,22 @@ def claim(
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Claim the rewards of an account."""
+    """Claim the rewards of an account.
+
+    If the token of one task refuses to pay, the rewards of the others are claimed all the same.
+    """
     client = RpcClient(rpc)
     sender = unlock_account(client, key, password_file)
     owner = sender.address if account is None else parse_address(account)
     claims: list[RewardClaim] = []
-    claimable = 0
+    amounts: dict[int, int] = {}
     for task_id in _list_task_ids(client) if task is None else [task]:
         reward = client.reward_proof(task_id, owner)
         if reward is None:
             raise OperatorError(f"there is no task {task_id}; `pot task list` lists all tasks")
         if reward.claimable == 0:
             continue
-        claimable += reward.claimable
+        amounts[task_id] = reward.claimable
         claims.append(
             RewardClaim(
                 task_id=TaskId(task_id),
@@ -186,21 +192,54 @@ def claim(
                 proof=reward.proof,
             )
         )
-    transaction = None
-    if claims:
-        transaction = sender.send_call(claim_many(claims))["transactionHash"]
+    transactions, refused = _send_claims(sender, claims)
+    claimable = sum(amount for task_id, amount in amounts.items() if task_id not in refused)
+    transaction = transactions[-1] if transactions else None
     if as_json:
-        tasks = [claim.task_id for claim in claims]
+        tasks = [claim.task_id for claim in claims if claim.task_id not in refused]
         print_json({"claimed": str(claimable), "tasks": tasks, "transactionHash": transaction})
-    elif transaction is None:
-        print_line("nothing to claim")
-    else:
+    elif transaction is not None:
         print_line(f"claimed {format_amount(claimable)} POT in {transaction}")
+    elif not refused:
+        print_line("nothing to claim")
+    if refused:
+        raise OperatorError(
+            "; ".join(f"task {task_id} does not pay: {refused[task_id]}" for task_id in refused)
+        )
+
+
+def _send_claims(
+    sender: Account, claims: Sequence[RewardClaim]
+) -> tuple[list[str], dict[TaskId, str]]:
+    """The hashes of the transactions that pay, and the tasks that refuse with their reasons."""
+    if not claims:
+        return [], {}
+    try:
+        return [get_text(sender.send_call(claim_many(claims)), "transactionHash")], {}
+    except RpcCallError:
+        if len(claims) == 1:
+            raise
+    # All together are too many, or one of them fails, and with it the whole transaction.
+    hashes: list[str] = []
+    refused: dict[TaskId, str] = {}
+    for each in claims:
+        try:
+            hashes.append(get_text(sender.send_call(claim_many([each])), "transactionHash"))
+        except RpcCallError as error:
+            refused[each.task_id] = str(error)
+    return hashes, refused
 
 
 @app.command(epilog="Example:  pot wallet credit --key keys/operator.json")
 def credit(
     key: KeyOption,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="The token of a task that pays in another than POT: only shares of its bonds.",
+        ),
+    ] = None,
     password_file: PasswordOption = None,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
@@ -212,12 +251,13 @@ def credit(
     """
     client = RpcClient(rpc)
     account = unlock_account(client, key, password_file)
-    share = client.read(credit_of(TRAINING_TOKEN, account.address))
-    pay = client.read(get_examination_pay(account.address))
+    shared = TRAINING_TOKEN if token is None else parse_address(token)
+    share = client.read(credit_of(shared, account.address))
+    pay = client.read(get_examination_pay(account.address)) if token is None else 0
     amount = share + pay
     transaction = None
     if share:
-        transaction = account.send_call(withdraw_credit(TRAINING_TOKEN))["transactionHash"]
+        transaction = account.send_call(withdraw_credit(shared))["transactionHash"]
     if pay:
         transaction = account.send_call(withdraw_examination_pay())["transactionHash"]
     if as_json:
@@ -232,7 +272,8 @@ def credit(
     elif transaction is None:
         print_line("no credit")
     else:
-        print_line(f"received {format_amount(amount)} POT in {transaction}")
+        unit = "POT" if token is None else f"of token {token}"
+        print_line(f"received {format_amount(amount)} {unit} in {transaction}")
 
 
 @app.command(epilog="Example:  pot wallet faucet --key alice.json")

@@ -54,14 +54,21 @@ class Pot:
 
 @contextmanager
 def serve(answers: Answers, blobs: dict[str, bytes] | None = None) -> Iterator[str]:
-    """The URL of a node that answers JSON-RPC from `answers` and keeps blobs in `blobs`."""
+    """The URL of a node that answers JSON-RPC from `answers` and keeps blobs in `blobs`.
+
+    An answer that raises RuntimeError, with a code and a message, becomes an error of JSON-RPC.
+    """
     stored = {} if blobs is None else blobs
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             call = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            result = answers[call["method"]](*call["params"])
-            self._answer(200, json.dumps({"id": 1, "result": result}).encode())
+            try:
+                answer = {"result": answers[call["method"]](*call["params"])}
+            except RuntimeError as error:
+                code, message = error.args
+                answer = {"error": {"code": code, "message": message}}
+            self._answer(200, json.dumps({"id": 1, **answer}).encode())
 
         def do_PUT(self) -> None:
             stored[self.path] = self.rfile.read(int(self.headers["content-length"]))

@@ -152,6 +152,7 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         credit = ("wallet", "credit", *account(OPERATORS[0]), "--rpc", url)
         assert "received 0.034 POT" in pot(*credit)
         assert "no credit" in pot(*credit)
+        assert "nothing" in pot.fails(*miner("withdraw", ANN), "--pot-only")
         back = pot.json(*miner("withdraw", ANN))
         assert (back["received"], back["seatBond"]) == (str(POT), "0")
         assert "received 2 of the task's token and 0 POT" in pot(*miner("withdraw", BEN))

@@ -158,6 +158,31 @@ def test_claim_takes_the_rewards_of_every_task_in_one_transaction(
     )
 
 
+def test_task_that_does_not_pay_keeps_no_reward_of_others(
+    pot: Pot, account: tuple[str, list[str]]
+) -> None:
+    chain = FakeChain()
+
+    def refuse_task_1(call: dict[str, str]) -> str:
+        alone = reward_distributor.claim_many(claims[:1]).data
+        if bytes.fromhex(call["data"][2:]) in (alone, together):
+            raise RuntimeError(3, "execution reverted")
+        return "0x5208"
+
+    owner = Address(bytes.fromhex(account[0][2:]))
+    proof = (bytes.fromhex(PROOF[2:]),)
+    claims = [RewardClaim(TaskId(1), owner, 5, proof), RewardClaim(TaskId(3), owner, 7, proof)]
+    together = reward_distributor.claim_many(claims).data
+    with serve({**chain.answers(), "eth_estimateGas": refuse_task_1}) as url:
+        refused = pot.fails("wallet", "claim", *account[1], "--rpc", url)
+        assert "task 1 does not pay: execution reverted" in refused
+        assert "execution reverted" in pot.fails(
+            "wallet", "claim", *account[1], "--task", 1, "--rpc", url
+        )
+    (paid,) = chain.transactions
+    assert paid.data == reward_distributor.claim_many(claims[1:]).data
+
+
 def test_claim_for_another_account_pays_that_account(
     pot: Pot, account: tuple[str, list[str]]
 ) -> None:
@@ -197,3 +222,12 @@ def test_credit_of_an_operator_is_taken(pot: Pot, account: tuple[str, list[str]]
     assert (share.to, pay.to) == (MINER_SEATS, TASK_REGISTRY)
     assert share.data == miner_seats.withdraw_credit(TRAINING_TOKEN).data
     assert pay.data == task_registry.withdraw_examination_pay().data
+
+
+def test_credit_in_the_token_of_a_task_is_taken(pot: Pot, account: tuple[str, list[str]]) -> None:
+    chain, token = FakeChain(), Address(b"\x44" * 20)
+    with serve(chain.answers()) as url:
+        taken = pot("wallet", "credit", *account[1], "--token", "0x" + token.hex(), "--rpc", url)
+    assert f"received 1 of token 0x{token.hex()} in " in taken
+    (share,) = chain.transactions
+    assert share.data == miner_seats.withdraw_credit(token).data

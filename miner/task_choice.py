@@ -2,12 +2,12 @@
 
 Anyone may submit a task, and need not mean it. A miner has a seat in one task at a time: in a
 second one it would miss attempts. So a task in which the account has a seat comes first. A bond is
-placed only for a task that is active, whose phases leave time to reveal a gradient, and that lacks
-nothing for an attempt but miners. Of those, the miner prefers tasks in which it did not wait in
-vain before, then pay in the network's own token, then tasks that lack fewest miners besides itself,
-then the highest pay for a unit. It does take a task that lacks more miners if there is no other:
-else the first miners of such a task would wait for one another. A task that cannot be mined is put
-aside for a while, so that it does not keep the miner from the others.
+placed only for a task that is active, whose phases leave time to commit to a gradient and to reveal
+it, and that lacks nothing for an attempt but miners. Of those, the miner prefers tasks in which it
+did not wait in vain before, then pay in the network's own token, then tasks that lack fewest miners
+besides itself, then the highest pay for a unit. It does take a task that lacks more miners if there
+is no other: else the first miners of such a task would wait for one another. A task that cannot be
+mined is put aside for a while, so that it does not keep the miner from the others.
 """
 
 import json
@@ -24,7 +24,7 @@ from chain.errors import RejectedInputError
 from chain.params import ChainParameters
 from chain.primitives import Address, TaskId
 from chain.training.openings import ObstacleKind, describe_obstacles
-from chain.training.task_checks import find_phase_objection
+from chain.training.task_checks import find_commitment_objection, find_phase_objection
 from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import compute_spec_hash, compute_terms, decode_task_spec
 from miner.client import DishonestNodeError, FailoverClient
@@ -168,7 +168,7 @@ class TaskChoice:
             return self._specs[task]
         try:
             spec, _ = fetch_spec(self._client, self._light, task)
-            require_time_to_reveal(task, spec, self._light.network.parameters)
+            require_enough_time(task, spec, self._light.network.parameters)
         except (DishonestNodeError, NodeUnreachableError):
             raise
         except ClientError as error:
@@ -204,13 +204,14 @@ def fetch_spec(
     return decoded, status
 
 
-def require_time_to_reveal(task: TaskId, spec: TaskSpec, parameters: ChainParameters) -> None:
-    """Accept a task only if its phases leave honest miners time to reveal their gradients.
+def require_enough_time(task: TaskId, spec: TaskSpec, parameters: ChainParameters) -> None:
+    """Accept a task only if its phases leave honest miners time to commit and to reveal.
 
     Raises:
         ClientError: A bond in the task could be lost for lack of time.
     """
-    objection = find_phase_objection(spec, parameters.blob_bytes_per_second)
+    speed = parameters.blob_bytes_per_second
+    objection = find_phase_objection(spec, speed) or find_commitment_objection(spec, speed)
     if objection is not None:
         raise ClientError(
             f"task {task} could cost you the bond: {objection.reason}; take another task"

@@ -54,7 +54,7 @@ from miner.outcomes import (
 from miner.replies import AttemptReply
 from miner.reveals import RevealPusher
 from miner.samples import compute_samples
-from miner.task_choice import require_time_to_reveal
+from miner.task_choice import require_enough_time
 from pot_common.rpc_client import RpcCallError
 from pot_common.rpc_replies import ClientError
 
@@ -152,7 +152,7 @@ class TaskWorker:
             case TaskStatus.PENDING | TaskStatus.PAUSED as status:
                 raise ClientError(f"task {self._task} is {status.name.lower()} and takes no miners")
             case _:
-                require_time_to_reveal(self._task, self._spec, self._light.network.parameters)
+                require_enough_time(self._task, self._spec, self._light.network.parameters)
         for tries_left in reversed(range(REGISTER_TRIES)):
             try:
                 self._take_seat(units)

@@ -27,6 +27,16 @@ NOISE_SHARE: Final = 10
 """The numerical noise of a task is at most its tolerance divided by this, or honest machines would
 be taken for cheats."""
 
+COMMITMENT_SHARE: Final = 2
+"""A miner of one unit fetches the model and computes its gradient in at most the commitment phase
+divided by this. The rest is for a final block to bring it the attempt, and for a block to take its
+commitment: about 2 s at a block interval of 1 s, half of the shortest phase."""
+
+TRANSFERS_SHARE: Final = 2
+"""Bringing the gradients of a round to a validator takes at most the verdict phase divided by this.
+Validators vote after three quarters of the phase; the last quarter before is for the final block
+that lets miners begin, and for the check of the gradient that comes last."""
+
 CHECKS_SHARE: Final = 2
 """Checking all gradients of a round takes at most the verdict phase divided by this. Gradients come
 late, and validators vote after three quarters of the phase."""
@@ -69,6 +79,8 @@ class ObjectionCode(StrEnum):
     """Combining the gradients of a round takes too much of the result phase."""
     WORKERS_BUSY = "workers_busy"
     """The task's work does not fit beside that of the tasks that the validator serves."""
+    COMMITMENT_PHASE_TOO_SHORT = "commitment_phase_too_short"
+    """An honest miner cannot commit in time, not even to a gradient of one unit."""
     RESOURCES_EXCEEDED = "resources_exceeded"
     """The task takes more than it declares, and so more than its fee pays for."""
     DRY_RUN_REFUSED = "dry_run_refused"
@@ -96,6 +108,7 @@ REFUSAL_CODES: Final[Mapping[ObjectionCode, int]] = {
     ObjectionCode.DRY_RUN_FAILED: 10,
     ObjectionCode.AGGREGATION_TOO_SLOW: 11,
     ObjectionCode.WORKERS_BUSY: 12,
+    ObjectionCode.COMMITMENT_PHASE_TOO_SHORT: 13,
 }
 """The numbers with which validators refuse on the chain. The other objections are no answers: the
 validator tries again."""
@@ -136,15 +149,44 @@ def find_phase_objection(spec: TaskSpec, blob_bytes_per_second: int) -> Objectio
             f"verdict_seconds is {seconds}: gradients could come too late for the verdicts; at "
             f"least {MIN_VERDICT_SECONDS} are needed",
         )
-    payload_bytes = count_payload_bytes(count_parameters(spec.model))
-    needed_seconds = payload_bytes * spec.reward.max_units // blob_bytes_per_second
-    if needed_seconds > seconds:
+    # A miner uploads its own first; then a validator has all of them to download.
+    transfer_bytes = count_payload_bytes(count_parameters(spec.model)) * (1 + spec.reward.max_units)
+    if TRANSFERS_SHARE * transfer_bytes > seconds * blob_bytes_per_second:
         return Objection(
             ObjectionCode.VERDICT_PHASE_TOO_SHORT,
-            f"verdict_seconds {seconds} is too short to fetch {spec.reward.max_units} gradients, "
-            f"which takes {needed_seconds} s",
+            f"bringing {spec.reward.max_units} gradients to a validator takes "
+            f"{transfer_bytes // blob_bytes_per_second} s, more than half of verdict_seconds "
+            f"{seconds}",
         )
     return None
+
+
+def compute_model_milliseconds(spec: TaskSpec, blob_bytes_per_second: int) -> int:
+    """The time to download the model of a round, rounded up."""
+    model_bytes = FLOAT32_BYTES * count_parameters(spec.model)
+    return -(-1_000 * model_bytes // blob_bytes_per_second)
+
+
+def find_commitment_objection(spec: TaskSpec, blob_bytes_per_second: int) -> Objection | None:
+    """The reason why no honest miner commits in time; None if one of a single unit does.
+
+    A task that is refused for this would cost its miners their bonds, and its submitter nothing.
+    The declared time counts, because a validator refuses a task whose unit takes longer than that
+    in its dry run.
+
+    Args:
+        spec: The task's specification.
+        blob_bytes_per_second: What a miner can download, a parameter of the network.
+    """
+    seconds, unit = spec.phases.commit_seconds, spec.resources.unit_milliseconds
+    model = compute_model_milliseconds(spec, blob_bytes_per_second)
+    if COMMITMENT_SHARE * (model + unit) <= 1_000 * seconds:
+        return None
+    return Objection(
+        ObjectionCode.COMMITMENT_PHASE_TOO_SHORT,
+        f"a miner needs up to {model} ms to fetch the model and {unit} ms to compute a unit, as "
+        f"declared, more than half of commit_seconds {seconds}",
+    )
 
 
 def find_size_objection(spec: TaskSpec, quota_bytes: int) -> Objection | None:

@@ -26,6 +26,7 @@ ADVICE: Final = {
     "too_many_tasks": "wait, or submit it again when fewer tasks are pending",
     "resources_exceeded": "cancel the task; submit it with a larger [resources] in its file",
     "no_room": "wait, or ask the operator for room",
+    "commitment_phase_too_short": "cancel the task; submit it with a longer commit_seconds",
     "verdict_phase_too_short": "cancel the task; submit it with a longer verdict_seconds",
 }
 """What the submitter can do, by the code of a validator's answer."""

@@ -126,9 +126,10 @@ def submit(
             f"--budget {budget} pays for no round: one costs up to {format_amount(least)} POT"
         )
     clients = [RpcClient(url) for url in rpc or [DEFAULT_RPC_URL]]
-    check_task(bundle, fetch_parameters(clients[0]).blob_bytes_per_second)
+    blob_bytes_per_second = fetch_parameters(clients[0]).blob_bytes_per_second
+    check_task(bundle, blob_bytes_per_second)
     account = unlock_account(clients[0], key, password_file)
-    bundle = _declare(bundle, dry_run=dry_run)
+    bundle = _declare(bundle, blob_bytes_per_second, dry_run=dry_run)
     offer = make_offer(clients[0], bundle, read_wishes(lifetime, attempts, max_fee))
     if not as_json:
         for line in format_table(("", ""), describe_offer(bundle.spec, offer)):
@@ -171,15 +172,18 @@ def price(
     """
     from node.client.task_file import load_task_file
 
-    bundle = _declare(load_task_file(file, TRAINING_TOKEN, rounds), dry_run=True)
-    offer = make_offer(RpcClient(rpc), bundle, read_wishes(lifetime, attempts, None))
+    client = RpcClient(rpc)
+    blob_bytes_per_second = fetch_parameters(client).blob_bytes_per_second
+    bundle = load_task_file(file, TRAINING_TOKEN, rounds)
+    bundle = _declare(bundle, blob_bytes_per_second, dry_run=True)
+    offer = make_offer(client, bundle, read_wishes(lifetime, attempts, None))
     if as_json:
         print_json(encode_offer(bundle.spec, offer))
     else:
         print_fields(describe_offer(bundle.spec, offer))
 
 
-def _declare(bundle: TaskBundle, *, dry_run: bool) -> TaskBundle:
+def _declare(bundle: TaskBundle, blob_bytes_per_second: int, *, dry_run: bool) -> TaskBundle:
     """The task with what it takes of a validator, which a dry run measures."""
     from node.client.task_checks import check_times, declare_resources, measure_task
 
@@ -189,7 +193,7 @@ def _declare(bundle: TaskBundle, *, dry_run: bool) -> TaskBundle:
                 "without a dry run the task file must declare what the task takes, in [resources]: "
                 "unit_milliseconds, evaluation_milliseconds and peak_bytes"
             )
-        check_times(bundle)
+        check_times(bundle, blob_bytes_per_second)
         return bundle
     measured = measure_task(bundle)
     print_note(
@@ -197,7 +201,7 @@ def _declare(bundle: TaskBundle, *, dry_run: bool) -> TaskBundle:
         f"{measured.peak_bytes / 2**20:.0f} MiB of memory"
     )
     declared = bundle if bundle.is_measured else declare_resources(bundle, measured)
-    check_times(declared)
+    check_times(declared, blob_bytes_per_second)
     return declared
 
 

@@ -19,6 +19,7 @@ from chain.training.resources import count_disk_bytes
 from chain.training.task_checks import (
     compute_aggregation_milliseconds,
     find_aggregation_objection,
+    find_commitment_objection,
     find_declared_objection,
     find_disk_objection,
     find_noise_objection,
@@ -104,13 +105,19 @@ def check_task(bundle: TaskBundle, blob_bytes_per_second: int) -> None:
         raise OperatorError(f"validators would refuse the task: {objection.reason}; {UNPAID}")
 
 
-def check_times(bundle: TaskBundle) -> None:
+def check_times(bundle: TaskBundle, blob_bytes_per_second: int) -> None:
     """Check that what the task declares fits into its phases.
+
+    Args:
+        bundle: The task.
+        blob_bytes_per_second: What a miner can download, a parameter of the network.
 
     Raises:
         OperatorError: Validators would refuse the task.
     """
-    objection = find_time_objection(bundle.spec, VerifierSection().workers)
+    objection = find_commitment_objection(
+        bundle.spec, blob_bytes_per_second
+    ) or find_time_objection(bundle.spec, VerifierSection().workers)
     if objection is not None:
         raise OperatorError(
             f"validators would refuse the task: {objection.reason}; make its phases longer, or "

@@ -17,6 +17,7 @@ from chain.training.task_checks import (
     ObjectionCode,
     compute_worker_shares,
     find_aggregation_objection,
+    find_commitment_objection,
     find_declared_objection,
     find_disk_objection,
     find_noise_objection,
@@ -314,6 +315,7 @@ class Preparation:
             find_size_objection(spec, self._blobs.quota_bytes)
             or find_disk_objection(spec, self._blobs.promised_share_bytes)
             or find_phase_objection(spec, self._blob_bytes_per_second)
+            or find_commitment_objection(spec, self._blob_bytes_per_second)
             or find_time_objection(spec, self._check_workers)
             or find_aggregation_objection(spec)
         )

@@ -212,6 +212,20 @@ def test_task_without_time_to_reveal_is_not_chosen_and_the_log_says_why() -> Non
     assert "could cost you the bond: verdict_seconds is 4" in entry["reason"]
 
 
+def test_task_without_time_to_commit_is_not_chosen_and_the_log_says_why() -> None:
+    trap = replace(
+        paying(9),
+        phases=replace(MINING_SPEC.phases, commit_seconds=4, verdict_seconds=600),
+        resources=replace(MINING_SPEC.resources, unit_milliseconds=60_000),
+    )
+    with capture_logs() as logs:
+        assert choice_of(FakeChain({1: paying(5), 2: trap})).choose() == 1
+    (entry,) = logs
+    assert (entry["event"], entry["task"]) == ("task put aside", 2)
+    assert "could cost you the bond: a miner needs" in entry["reason"]
+    assert "60000 ms to compute a unit, as declared, more than half" in entry["reason"]
+
+
 def test_failing_task_is_put_aside_for_a_growing_time(now: SimpleNamespace) -> None:
     choice = choice_of(FakeChain({1: paying(5), 2: paying(9)}))
     waited = []

@@ -6,6 +6,7 @@ from chain.training.architectures import Mlp, count_parameters
 from chain.training.encoding import count_payload_bytes
 from chain.training.fees import PROMISED_SHARE
 from chain.training.resources import count_content_bytes, count_disk_bytes
+from chain.training.state import FLOAT32_BYTES
 from chain.training.task_checks import (
     AGGREGATION_SHARE,
     CONTENT_QUOTA_SHARE,
@@ -18,6 +19,7 @@ from chain.training.task_checks import (
     compute_worker_shares,
     describe_refusal,
     find_aggregation_objection,
+    find_commitment_objection,
     find_declared_objection,
     find_disk_objection,
     find_noise_objection,
@@ -30,7 +32,8 @@ from chain.training.task_spec import TaskSpec
 from tests.worlds.training import SPEC
 
 FAST = 10**9
-ROUND_BYTES = SPEC.reward.max_units * count_payload_bytes(count_parameters(SPEC.model))
+TRANSFER_BYTES = (1 + SPEC.reward.max_units) * count_payload_bytes(count_parameters(SPEC.model))
+MODEL_BYTES = FLOAT32_BYTES * count_parameters(SPEC.model)
 
 
 def with_verdict_seconds(seconds: int) -> TaskSpec:
@@ -56,11 +59,41 @@ def test_verdict_phase_has_a_lower_bound() -> None:
     assert "verdict_seconds is 4" in str(short)
 
 
-def test_all_gradients_of_a_round_fit_into_the_verdict_phase() -> None:
-    seconds = SPEC.phases.verdict_seconds
-    assert find_phase_objection(SPEC, ROUND_BYTES // seconds) is None
-    short = find_phase_objection(SPEC, ROUND_BYTES // (seconds + 1) - 1)
+def test_all_gradients_of_a_round_arrive_within_half_of_the_verdict_phase() -> None:
+    speed = -(-2 * TRANSFER_BYTES // SPEC.phases.verdict_seconds)
+    assert find_phase_objection(SPEC, speed) is None
+    short = find_phase_objection(SPEC, speed - 1)
     assert code(short) is ObjectionCode.VERDICT_PHASE_TOO_SHORT
+
+
+def hasten(commit_seconds: int, unit_milliseconds: int) -> TaskSpec:
+    return replace(
+        SPEC,
+        phases=replace(SPEC.phases, commit_seconds=commit_seconds),
+        resources=replace(SPEC.resources, unit_milliseconds=unit_milliseconds),
+    )
+
+
+def test_unit_that_no_miner_computes_in_time_is_refused() -> None:
+    # It cost all miners their bonds: a unit took 4 s, and commitments were over after 4 s.
+    trap = find_commitment_objection(hasten(4, 60_000), FAST)
+    assert trap == Objection(
+        ObjectionCode.COMMITMENT_PHASE_TOO_SHORT,
+        "a miner needs up to 1 ms to fetch the model and 60000 ms to compute a unit, as declared, "
+        "more than half of commit_seconds 4",
+    )
+
+
+def test_unit_and_model_take_at_most_half_of_the_commitment_phase() -> None:
+    second = MODEL_BYTES
+    assert find_commitment_objection(hasten(8, 3_000), second) is None
+    for spec, speed in (
+        (hasten(8, 3_001), second),
+        (hasten(7, 3_000), second),
+        (hasten(8, 3_000), second - 1),
+    ):
+        short = find_commitment_objection(spec, speed)
+        assert code(short) is ObjectionCode.COMMITMENT_PHASE_TOO_SHORT
 
 
 def test_largest_model_needs_a_result_phase_for_its_aggregation() -> None:

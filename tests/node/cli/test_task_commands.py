@@ -368,12 +368,25 @@ def test_price_names_attempts_if_they_take_more_than_is_promised(
 def test_times_that_no_validator_promises_are_refused_before_any_payment(
     pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
 ) -> None:
-    too_long = DECLARED.replace("unit_milliseconds = 50", "unit_milliseconds = 50000")
+    too_long = DECLARED.replace("unit_milliseconds = 50", "unit_milliseconds = 2000")
     task_file.write_text(TASK_FILE + too_long)
     with serve(registry.answers()) as url:
         refusal = pot.fails("task", "submit", task_file, *key, "--no-dry-run", "--rpc", url)
     assert "more than half of verdict_seconds" in refusal
     assert "nothing was paid" in refusal
+    assert registry.transactions == []
+
+
+def test_unit_that_miners_cannot_commit_to_in_time_is_refused_unpaid(
+    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+) -> None:
+    too_long = DECLARED.replace("unit_milliseconds = 50", "unit_milliseconds = 2500")
+    task_file.write_text(TASK_FILE + too_long)
+    with serve(registry.answers()) as url:
+        for command in (("submit", task_file, *key, "--no-dry-run"), ("submit", task_file, *key)):
+            refusal = pot.fails("task", *command, "--rpc", url)
+            assert "more than half of commit_seconds 5; make its phases longer" in refusal
+            assert "nothing was paid" in refusal
     assert registry.transactions == []
 
 

@@ -118,6 +118,23 @@ async def test_task_larger_than_half_the_quota_is_refused_before_any_fetch(
         assert node.sent == [task_registry.answer_task(TASK, code)]
 
 
+async def test_task_whose_units_take_longer_than_its_commitment_phase_is_refused(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    phases = replace(SPEC.phases, commit_seconds=4, verdict_seconds=600)
+    resources = replace(SPEC.resources, unit_milliseconds=60_000)
+    trap = replace(SPEC, phases=phases, resources=resources)
+    chain = FakeChain({TASK: pending_history()})
+    chain.specs = {TASK: trap}
+    node = Node(tmp_path, chain)
+
+    await node.run_for(20)
+
+    assert node.verifier.asked == []
+    code = REFUSAL_CODES[ObjectionCode.COMMITMENT_PHASE_TOO_SHORT]
+    assert node.sent == [task_registry.answer_task(TASK, code)]
+
+
 async def test_task_whose_dry_run_fails_twice_is_refused(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -266,7 +283,7 @@ async def test_flood_of_long_dry_runs_delays_a_short_one_by_two_of_them(
 ) -> None:
     monkeypatch.setattr(capacity, "WHOLE_PPM", 10**12)
     times = {"unit_milliseconds": 60_000, "evaluation_milliseconds": 200}
-    phases = replace(SPEC.phases, verdict_seconds=10**6)
+    phases = replace(SPEC.phases, commit_seconds=200, verdict_seconds=10**6)
     long = replace(SPEC, phases=phases, resources=replace(SPEC.resources, **times))
     pending, last = pending_history(), TaskId(30)
     chain = FakeChain({TaskId(n): replace(pending, task_id=TaskId(n)) for n in range(1, last)})

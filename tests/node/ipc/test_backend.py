@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from chain.crypto import get_address, recover
 from chain.errors import RejectedInputError, RejectionReason
 from chain.hexadecimal import to_hex
-from chain.primitives import Address, Hash32, TaskId
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.attempt import AttemptId
 from chain.training.reveal import Reveal
 from node.health.reader import HealthReader
@@ -225,6 +225,28 @@ async def test_validators_node_info_and_sync_state_are_correct(
         assert backend.get_sync_state()["peers"] == 2
         backend.on_blob()
         assert notified.woken == 1
+
+
+async def test_proposals_are_counted_once_for_each_head(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_backend(tmp_path) as (backend, node, _):
+        read: list[int] = []
+        read_coinbases = node.store.coinbases
+
+        def count(first: BlockNumber, last: BlockNumber) -> tuple[Address, ...]:
+            read.append(last)
+            return read_coinbases(first, last)
+
+        monkeypatch.setattr(node.store, "coinbases", count)
+        await until(lambda: node.store.head_number() >= 1)
+        head = node.store.head_number()
+        read.clear()
+        assert [backend.get_validators() for _ in range(3)] == [backend.get_validators()] * 3
+        assert read == [head]
+        await until(lambda: node.store.head_number() > head)
+        rows = backend.get_validators()
+        assert sum(row["blocksProposed"] for row in rows) == node.store.head_number()
 
 
 async def test_own_answer_to_a_task_names_the_validator(

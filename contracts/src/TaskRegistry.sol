@@ -128,6 +128,8 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         TaskAccount storage account = _open(taskId);
         TaskLease storage lease = _leases[taskId];
         if (_isExpirable(account, lease)) revert TaskIsOver(taskId);
+        // An event that costs no fee would make every node write the task's history again.
+        if (lifetimeSeconds == 0 && attempts == 0) revert TaskInvalidTerms("attempts");
         Quote memory price = _quoteOf(taskId, lifetimeSeconds, attempts, openTasks - 1);
         uint256 fee = price.rent + price.computation;
         if (fee > maxFee) revert TaskFeeTooHigh(fee, maxFee);
@@ -156,6 +158,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
 
     function fundTask(uint256 taskId, uint256 amount) external nonReentrant {
         TaskAccount storage account = _open(taskId);
+        if (amount == 0) revert TaskInvalidTerms("amount");
         account.escrowed += amount;
         account.refundable += amount;
         emit TaskFunded(taskId, msg.sender, amount);

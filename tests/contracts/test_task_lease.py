@@ -566,6 +566,15 @@ def test_a_task_that_is_over_cannot_be_extended(world: World) -> None:
     assert refusal(world.extend, Purchase(DAY, 1)) == ContractError("TaskIsOver", (world.task,))
 
 
+def test_purchase_of_nothing_is_refused(world: World) -> None:
+    """It would cost no fee, and any account could have all nodes write the task's row again."""
+    world.submit(purchase=Purchase(DAY, 1))
+    nothing = ContractError("TaskInvalidTerms", ("attempts",))
+    assert refusal(world.extend, Purchase(0, 0), STRANGER) == nothing
+    world.ready()
+    assert refusal(world.extend, Purchase(0, 0), STRANGER) == nothing
+
+
 def test_time_after_the_end_is_not_extended() -> None:
     world = started_world()
     let_pass(world, PURCHASE.lifetime_seconds + DAY)

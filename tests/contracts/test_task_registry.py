@@ -193,6 +193,13 @@ def test_a_pending_task_is_cancelled_at_once_and_refunded(world: World) -> None:
     assert refusal(world.refund) == ContractError("TaskNothingToRefund", (world.task,))
 
 
+def test_funding_with_nothing_is_refused(world: World) -> None:
+    """It would cost nothing but gas, and leave an event of the task in every block."""
+    world.submit()
+    nothing = ContractError("TaskInvalidTerms", ("amount",))
+    assert refusal(world.fund, 0, STRANGER) == nothing
+
+
 def test_only_the_submitter_cancels_and_resumes(world: World) -> None:
     world.submit()
     not_submitter = ContractError("TaskNotSubmitter", ("0x" + STRANGER.hex(),))

@@ -157,10 +157,11 @@ interface ITaskRegistry {
         uint256 maxFee
     ) external returns (uint256 taskId);
 
-    /// @notice Buy more lifetime or more attempts for an open task, at today's prices. Anyone may call.
+    /// @notice Buy more lifetime or more attempts for an open task, at today's prices. Anyone may call. Reverts if
+    /// both are 0.
     function extendTask(uint256 taskId, uint32 lifetimeSeconds, uint32 attempts, uint256 maxFee) external;
 
-    /// @notice Add to a task's escrow.
+    /// @notice Add more than 0 to a task's escrow.
     function fundTask(uint256 taskId, uint256 amount) external;
 
     /// @notice An operator vote: this validator examined the task. Code 0 says that it is ready: it holds the

@@ -11,11 +11,11 @@ import typer
 from chain.errors import RejectedInputError
 from chain.primitives import TaskId
 from chain.training.task_spec import TaskSpec
+from miner.builder import OpenTask, PayloadBuilder
 from miner.client import FailoverClient
 from miner.light import LightClient
 from miner.miner import Miner
 from miner.trust import find_network
-from miner.worker import OpenTask, PayloadBuilder
 from pot_common.errors import OperatorError
 from pot_common.keystore import unlock_key
 from pot_common.lock_file import lock

@@ -13,13 +13,14 @@ from chain.primitives import PrivateKey, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.task_spec import TaskSpec
 from miner.bonds import BondReturns
+from miner.builder import OpenTask
 from miner.client import DishonestNodeError, FailoverClient
 from miner.gradient_store import GradientStore
 from miner.idle_watch import IdleWatch
 from miner.light import LightClient
 from miner.outcomes import OutOfTaskError
 from miner.task_choice import TaskChoice, fetch_spec
-from miner.worker import MinerIdentity, OpenTask, TaskWorker
+from miner.worker import MinerIdentity, TaskWorker
 from pot_common.rpc_client import ContentUnavailableError, NodeUnreachableError, RpcCallError
 from pot_common.rpc_replies import ClientError
 

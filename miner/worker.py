@@ -9,10 +9,8 @@ reveal it after its restart, and is never taken for a cheat.
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -41,6 +39,7 @@ from chain.training.encoding import (
 from chain.training.fines import compute_bond
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec
+from miner.builder import PayloadBuilder
 from miner.client import FailoverClient
 from miner.gradient_store import SALT_BYTES, GradientStore, PreparedGradient
 from miner.idle_watch import IdleWatch
@@ -55,6 +54,7 @@ from miner.replies import AttemptReply
 from miner.reveals import RevealPusher
 from miner.samples import compute_samples
 from miner.task_choice import require_enough_time
+from miner.trial import UnitTrial
 from pot_common.rpc_client import RpcCallError
 from pot_common.rpc_replies import ClientError
 
@@ -65,17 +65,6 @@ REGISTER_RETRY_SECONDS: Final = 2.0
 """The pause between two tries."""
 
 _log = structlog.get_logger("miner")
-
-
-class PayloadBuilder(Protocol):
-    """Computes gradients of one task."""
-
-    def build_payload(self, header: GradientHeader, theta: bytes, samples: Sequence[int]) -> bytes:
-        """The encoded gradient at `theta` over `samples`, for the place that `header` names."""
-
-
-OpenTask = Callable[[TaskSpec, Sequence[Path]], PayloadBuilder]
-"""Opens a task with its shards in the given files, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +96,8 @@ class TaskWorker:
         self._spec = spec
         self._builder = builder
         self._store = store
+        self._affordable_units: int | None = None
+        """The units that were measured to be computed in time; None before."""
         self.has_left = False
         """Whether `leave` was called."""
         self._proven: ProvenAttempt | None = None
@@ -153,6 +144,7 @@ class TaskWorker:
                 raise ClientError(f"task {self._task} is {status.name.lower()} and takes no miners")
             case _:
                 require_enough_time(self._task, self._spec, self._light.network.parameters)
+        units = self._count_units(units)
         for tries_left in reversed(range(REGISTER_TRIES)):
             try:
                 self._take_seat(units)
@@ -164,6 +156,25 @@ class TaskWorker:
                 time.sleep(REGISTER_RETRY_SECONDS)
             else:
                 return
+
+    def _count_units(self, wanted: int) -> int:
+        """The units to declare: no more than this machine computes in time.
+
+        Raises:
+            ClientError: It does not compute a single one in time.
+        """
+        if self._affordable_units is None:
+            trial = UnitTrial(self._task, self._spec, self._builder)
+            wanted = min(wanted, self._spec.reward.max_units)
+            self._affordable_units = trial.count_units(wanted, self._fetch_newest_theta)
+        units = self._affordable_units
+        if units < wanted:
+            _log.warning(
+                f"this machine computes {units} of {wanted} units in half of the "
+                f"{self._spec.phases.commit_seconds} s in which miners commit; it takes as many",
+                task=self._task,
+            )
+        return units
 
     def _take_seat(self, units: int) -> None:
         reward = self._spec.reward
@@ -377,9 +388,16 @@ class TaskWorker:
         return prepared
 
     def _build_header(self, attempt: ProvenAttempt) -> GradientHeader:
-        is_first_round = attempt.attempt_id.round_number == 0
-        theta_root = self._spec.initial_weights if is_first_round else attempt.model_root
+        theta_root = self._find_theta_root(attempt.attempt_id.round_number, attempt.model_root)
         return self._describe(attempt).build_header(self._identity.address, theta_root)
+
+    def _find_theta_root(self, round_number: int, model_root: Hash32) -> Hash32:
+        return self._spec.initial_weights if round_number == 0 else model_root
+
+    def _fetch_newest_theta(self) -> bytes:
+        """The model from which the attempt in progress starts, or the next one."""
+        attempt = self._light.progress(self._task, self._identity.address).attempt
+        return self._fetch_theta(self._find_theta_root(attempt.round_number, attempt.model_root))
 
     def _describe(self, attempt: ProvenAttempt) -> AttemptDescription:
         chain_id = self._identity.chain_id

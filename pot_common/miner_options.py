@@ -79,7 +79,8 @@ def build_command(run: Callable[[MinerOptions], None]) -> Callable[..., None]:
             str, typer.Option(help="A task's id, or auto for the active one that pays best.")
         ] = "auto",
         units: Annotated[
-            int, typer.Option(help="Units of work a round; the bond grows with them.")
+            int,
+            typer.Option(help="Units of work a round, if this machine computes as many in time."),
         ] = 1,
         password_file: Annotated[
             Path | None, typer.Option(help="A file with the password; without it, you are asked.")

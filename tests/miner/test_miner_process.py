@@ -5,7 +5,7 @@ import eth_keyfile
 import pytest
 
 from miner.__main__ import main
-from miner.worker import OpenTask
+from miner.builder import OpenTask
 from pot_common.lock_file import lock
 from pot_common.miner_options import MinerOptions
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from chain.training.encoding import GradientHeader, encode_gradient
 from chain.training.task_spec import TaskSpec
 from miner.__main__ import load_task_opener, main
+from miner.builder import OpenTask
 from miner.trainer import Trainer
-from miner.worker import OpenTask
 from pot_common.miner_options import MinerOptions
 
 Lie = Callable[[Trainer, GradientHeader, bytes, Sequence[int]], bytes]

@@ -144,12 +144,14 @@ class Miner:
             self._await_active(task, status)
         builder = self._open_task(spec, self._fetch_shards(spec))
         store = GradientStore(self._directory / f"task-{task}")
-        worker = TaskWorker(self._client, self._light, self._identity, task, spec, builder, store)
+        worker = TaskWorker(
+            *(self._client, self._light, self._identity, task, spec, builder, store), stays=stays
+        )
         self._ask_honest(lambda: worker.register(self._units))
         _log.info(
             "mining the task", task=task, name=spec.name, parameters=count_parameters(spec.model)
         )
-        watch = worker.build_watch(stays=stays)
+        watch = worker.build_watch()
         while self._get_status(task) is not TaskStatus.CLOSED:
             if self._has_left(worker, watch, stays=stays):
                 self._bonds.expect(task)
@@ -182,7 +184,7 @@ class Miner:
             if standing.registration.has_seat:
                 if standing.is_idle and not stays:
                     worker.leave()
-            elif worker.has_left:
+            elif worker.has_left and not worker.gave_up:
                 return True
             else:
                 worker.require_bond()

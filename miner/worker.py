@@ -9,6 +9,7 @@ reveal it after its restart, and is never taken for a cheat.
 
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,6 +42,7 @@ from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec
 from miner.builder import PayloadBuilder
 from miner.client import FailoverClient
+from miner.deadline import compute_with_deadline
 from miner.gradient_store import SALT_BYTES, GradientStore, PreparedGradient
 from miner.idle_watch import IdleWatch
 from miner.light import LightClient, ProvenAttempt
@@ -63,6 +65,11 @@ REGISTER_TRIES: Final = 5
 
 REGISTER_RETRY_SECONDS: Final = 2.0
 """The pause between two tries."""
+
+LEAVE_SHARE: Final = 4
+"""A miner that cannot commit to its first attempt leaves when this part of the commitment phase is
+left: a second in the shortest phase, in which a block takes the call. It computed as much in half
+of the phase before it paid its bonds."""
 
 _log = structlog.get_logger("miner")
 
@@ -88,7 +95,22 @@ class TaskWorker:
         spec: TaskSpec,
         builder: PayloadBuilder,
         store: GradientStore,
+        *,
+        stays: bool,
     ) -> None:
+        """Make the worker of a task.
+
+        Args:
+            client: The nodes.
+            light: The chain, as proofs show it.
+            identity: The account that mines.
+            task: The task.
+            spec: Its specification.
+            builder: Computes gradients.
+            store: Keeps them.
+            stays: Whether the miner stays in the task whatever happens; otherwise it leaves a task
+                that opens no attempt, or in which it misses attempts.
+        """
         self._client = client
         self._light = light
         self._identity = identity
@@ -98,8 +120,13 @@ class TaskWorker:
         self._store = store
         self._affordable_units: int | None = None
         """The units that were measured to be computed in time; None before."""
+        self._stays = stays
+        self._has_committed_before = False
+        """Whether this seat is known to have committed in time to an attempt."""
         self.has_left = False
         """Whether `leave` was called."""
+        self.gave_up = False
+        """Whether it was called because of a missed attempt, so that the miner must not return."""
         self._proven: ProvenAttempt | None = None
         """The last attempt that was proven."""
         self._committed: AttemptId | None = None
@@ -111,9 +138,11 @@ class TaskWorker:
 
     # Bond and rewards.
 
-    def build_watch(self, *, stays: bool) -> IdleWatch:
-        """A watch of the task while it opens no attempt; `stays` as it has."""
-        return IdleWatch(self._light, self._task, self._spec, self._identity.address, stays=stays)
+    def build_watch(self) -> IdleWatch:
+        """A watch of the task while it opens no attempt."""
+        return IdleWatch(
+            self._light, self._task, self._spec, self._identity.address, stays=self._stays
+        )
 
     def register(self, units: int) -> None:
         """Take a seat with `units` a round, unless the account has one already.
@@ -349,9 +378,46 @@ class TaskWorker:
             ),
         )
         self._outcomes.expect(attempt_id)
+        self._has_committed_before = True
         _log.info(
             "gradient committed", round=round_number, attempt=attempt_number, commitment=commitment
         )
+        self._leave_after_miss()
+
+    def _leave_after_miss(self) -> None:
+        """Leave the seat now that it has committed, if it missed an attempt before.
+
+        A second miss would cost an eighth of a round's pay and the seat bond. After a commitment,
+        leaving costs nothing.
+        """
+        registration = self._light.progress(self._task, self._identity.address).registration
+        if not registration.miss_count or not registration.has_seat:
+            return
+        missed = "this seat has missed an attempt, and a second miss costs its bond in POT"
+        if self._stays:
+            _log.warning(
+                f"{missed}; to give it up without a further loss: pot miner leave {self._task}",
+                task=self._task,
+            )
+            return
+        self._give_up(f"{missed}; the miner has committed once more and leaves the task")
+
+    def _leave_late(self) -> None:
+        """Leave the seat while the attempt that it may miss is still open."""
+        self._give_up(
+            f"the first gradient is not computed, and miners commit for "
+            f"{self._spec.phases.commit_seconds} s: this machine took less time for it before the "
+            "bonds were paid; the miner leaves the task, so that it misses one attempt at most"
+        )
+
+    def _give_up(self, reason: str) -> None:
+        _log.warning(reason, task=self._task)
+        try:
+            self.leave()
+        except ClientError as error:
+            _log.warning(f"not left: {error}", task=self._task)
+        else:
+            self.gave_up = True
 
     def require_bond(self) -> None:
         """Accept an account that still takes part in the task.
@@ -378,7 +444,9 @@ class TaskWorker:
         prepared = PreparedGradient(
             units=assignment.units_of(self._identity.address),
             salt=Hash32(secrets.token_bytes(SALT_BYTES)),
-            payload=self._builder.build_payload(header, theta, samples),
+            payload=self._compute_in_time(
+                lambda: self._builder.build_payload(header, theta, samples)
+            ),
         )
         self._store.save(attempt.attempt_id, prepared)
         seconds = round(time.monotonic() - started, 3)
@@ -386,6 +454,22 @@ class TaskWorker:
             "gradient", round=attempt.attempt_id.round_number, samples=len(samples), seconds=seconds
         )
         return prepared
+
+    def _compute_in_time(self, compute: Callable[[], bytes]) -> bytes:
+        """A payload. If the first one of a seat takes too long, the miner leaves meanwhile.
+
+        A seat that has committed before stays: this attempt may be an exception, and a seat whose
+        last attempt was missed is worth less than one that commits once more and leaves.
+        """
+        if self._stays or self._has_committed_before or self.has_left:
+            return compute()
+        progress = self._light.progress(self._task, self._identity.address)
+        if progress.registration.committed_attempt:
+            self._has_committed_before = True
+            return compute()
+        seconds = self._spec.phases.commit_seconds
+        end_time = progress.attempt.open_time + seconds - progress.header.timestamp
+        return compute_with_deadline(compute, end_time - seconds / LEAVE_SHARE, self._leave_late)
 
     def _build_header(self, attempt: ProvenAttempt) -> GradientHeader:
         theta_root = self._find_theta_root(attempt.attempt_id.round_number, attempt.model_root)

@@ -194,12 +194,18 @@ class FakeNode:
                 **members_storage(
                     TASK,
                     late,
-                    {},
+                    committed,
                     is_slashed=self.is_slashed,
                     miss_count=self.miss_count,
                     has_left=self.has_left,
                 ),
-                **members_storage(TASK, members, committed, registered_block=self.registered_block),
+                **members_storage(
+                    TASK,
+                    members,
+                    committed,
+                    miss_count=self.miss_count if is_member else 0,
+                    registered_block=self.registered_block,
+                ),
             },
             TASK_REGISTRY: task_storage(
                 TASK,

@@ -1,0 +1,187 @@
+"""A miner that misses an attempt leaves the task before a second miss costs its bond in POT."""
+
+from collections.abc import MutableMapping, Sequence
+from pathlib import Path
+from threading import Event
+
+import pytest
+from structlog.testing import capture_logs
+
+from chain.contracts import miner_seats
+from chain.crypto import get_address
+from chain.primitives import Address, PrivateKey
+from chain.training.encoding import GradientHeader
+from miner import worker
+from miner.client import FailoverClient
+from miner.deadline import compute_with_deadline
+from miner.light import LightClient, fetch_network
+from miner.miner import Miner
+from miner.outcomes import OutOfTaskError
+from tests.worlds.node_for_miners import BOND, TASK, CountingTrainer, FakeNode
+from tests.worlds.proofs import CHAIN_ID, GENESIS
+
+KEY = PrivateKey(b"\x11" * 32)
+MINER = get_address(KEY)
+OTHER = Address(b"\x01" * 20)
+COMMITMENT = {"phase": "commitment"}
+VERDICT = {"phase": "verdict"}
+LEAVE = miner_seats.leave(TASK).data
+
+
+class SeatNode(FakeNode):
+    """A node that goes through a script of phases, and tells when the miner gives its seat up."""
+
+    def __init__(self, script: Sequence[dict[str, object]], **fields: object) -> None:
+        super().__init__(MINER, units=1, participants=((OTHER, 1), (MINER, 1)), **fields)  # type: ignore[arg-type]
+        self._script = iter(script)
+        self.left = Event()
+
+    @property
+    def names(self) -> list[str]:
+        """The transactions in order."""
+        return ["leave" if each.data == LEAVE else "commit" for each in self.transactions]
+
+    def eth_sendRawTransaction(self, raw: str) -> object:  # noqa: N802
+        sent = super().eth_sendRawTransaction(raw)
+        if self.transactions[-1].data == LEAVE:
+            self.left.set()
+        return sent
+
+    def pot_getAttempt(self, task: int) -> object:  # noqa: N802
+        changes = next(self._script, None)
+        if changes is None:
+            self.status = "closed"
+            return None
+        for name, value in changes.items():
+            setattr(self, name, value)
+        return super().pot_getAttempt(task)
+
+
+class SlowTrainer(CountingTrainer):
+    """A trainer whose gradient is not ready before the miner has given up its seat."""
+
+    def __init__(self, node: SeatNode) -> None:
+        super().__init__()
+        self._node = node
+
+    def build_payload(self, header: GradientHeader, theta: bytes, samples: Sequence[int]) -> bytes:
+        assert self._node.left.wait(timeout=60)
+        return super().build_payload(header, theta, list(samples))
+
+
+@pytest.fixture(autouse=True)
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("miner.worker.time.sleep", lambda seconds: None)
+
+
+def mine(
+    directory: Path, node: SeatNode, trainer: CountingTrainer, *, stays: bool = False
+) -> list[str]:
+    """Mine until the script ends or the miner is out of the task; returns its warnings."""
+    client = FailoverClient(["http://node"], node.transport())
+    light = LightClient(client, fetch_network(client, CHAIN_ID, GENESIS.hash))
+    miner = Miner(
+        *(client, light, KEY, directory, 1, lambda spec, shards: trainer),
+        poll_seconds=0.0,
+        claims=False,
+    )
+    with capture_logs() as logs:
+        try:
+            miner.mine(TASK, stays=stays)
+        except OutOfTaskError as error:
+            return [*warnings_of(logs), str(error)]
+    return warnings_of(logs)
+
+
+def warnings_of(logs: Sequence[MutableMapping[str, object]]) -> list[str]:
+    return [str(each["event"]) for each in logs if each["log_level"] == "warning"]
+
+
+def test_miner_leaves_while_the_first_attempt_that_it_may_miss_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "LEAVE_SHARE", 1)
+    node = SeatNode([COMMITMENT, VERDICT, {"attempt": 1, **COMMITMENT}])
+    left, *_, out = mine(tmp_path, node, SlowTrainer(node))
+    assert node.names == ["leave", "commit"]
+    assert len(node.reveals) == 1, "it was in time after all, and is paid"
+    assert "the first gradient is not computed, and miners commit for 10 s" in left
+    assert "this account has left task 1" in out
+
+
+def test_miner_whose_seat_committed_before_stays_if_one_gradient_is_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = SeatNode([COMMITMENT, VERDICT, {"attempt": 1, **COMMITMENT}])
+    trainer = CountingTrainer()
+    build = trainer.build_payload
+
+    def build_late(header: GradientHeader, theta: bytes, samples: list[int]) -> bytes:
+        # From the second attempt on, no time at all is left before the miner would leave.
+        monkeypatch.setattr(worker, "LEAVE_SHARE", 1)
+        return build(header, theta, samples)
+
+    trainer.build_payload = build_late  # type: ignore[method-assign]
+    mine(tmp_path, node, trainer)
+    assert node.names == ["commit", "commit"]
+
+
+def test_miner_that_missed_an_attempt_commits_once_more_and_leaves(tmp_path: Path) -> None:
+    node = SeatNode(
+        [
+            COMMITMENT,
+            VERDICT,
+            {"attempt": 1, "miss_count": 1, **COMMITMENT},
+            VERDICT,
+            {"attempt": 2, **COMMITMENT},
+        ]
+    )
+    *_, left, _, out = mine(tmp_path, node, CountingTrainer())
+    assert node.names == ["commit", "commit", "leave"]
+    assert [query["attempt"] for query, _ in node.reveals] == ["0", "1"]
+    assert left == (
+        "this seat has missed an attempt, and a second miss costs its bond in POT; the miner has "
+        "committed once more and leaves the task"
+    )
+    assert "this account has left task 1" in out
+
+
+def test_miner_that_names_its_task_is_told_how_to_leave_after_a_miss(tmp_path: Path) -> None:
+    node = SeatNode([{"miss_count": 1, **COMMITMENT}, VERDICT])
+    (told,) = mine(tmp_path, node, CountingTrainer(), stays=True)
+    assert node.names == ["commit"]
+    assert told.endswith("to give it up without a further loss: pot miner leave 1")
+
+
+def test_miner_does_not_return_to_a_task_in_which_it_missed_an_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = SeatNode([{"miss_count": 1, **COMMITMENT}, VERDICT, {"attempt": 1, **COMMITMENT}])
+    node.token_balance = 100 * BOND
+    withdraw = miner_seats.withdraw_bond(TASK).data
+    client = FailoverClient(["http://node"], node.transport())
+    light = LightClient(client, fetch_network(client, CHAIN_ID, GENESIS.hash))
+    miner = Miner(
+        *(client, light, KEY, tmp_path, 1, lambda spec, shards: CountingTrainer()),
+        poll_seconds=0.0,
+        claims=False,
+    )
+    waits = iter(range(100))
+
+    def wait(_seconds: float) -> None:
+        if next(waits, None) is None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("miner.miner.time.sleep", wait)
+    with pytest.raises(KeyboardInterrupt):
+        miner.mine_all()
+    assert node.names[:2] == ["commit", "leave"]
+    assert [each.data for each in node.transactions[2:]] == [withdraw]
+
+
+def test_what_a_computation_raises_reaches_its_caller() -> None:
+    def fail() -> bytes:
+        raise ValueError("no memory")
+
+    with pytest.raises(ValueError, match="no memory"):
+        compute_with_deadline(fail, 60.0, lambda: None)

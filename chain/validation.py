@@ -24,6 +24,7 @@ from chain.execution.gas import (
 )
 from chain.genesis import GenesisConfig
 from chain.hexadecimal import to_hex
+from chain.params import ChainParameters
 from chain.primitives import (
     EMPTY_REQUESTS_HASH,
     EMPTY_TRIE_ROOT,
@@ -80,9 +81,8 @@ def compute_extra_data(parent_certificate: CommitCertificate | None) -> Hash32:
     return ZERO_HASH if parent_certificate is None else parent_certificate.hash
 
 
-def compute_next_base_fee(parent: Header, config: GenesisConfig) -> int:
+def compute_next_base_fee(parent: Header, parameters: ChainParameters) -> int:
     """The base fee of the block after `parent`, in wei a unit of gas."""
-    parameters = config.parameters
     return compute_base_fee(
         parameters.base_fee_mode,
         parameters.base_fee_floor_wei,
@@ -128,7 +128,7 @@ HEADER_RULES: Final[dict[str, HeaderRule]] = {
     "mix_hash": lambda header, context: header.mix_hash == compute_mix_hash(context.parent),
     "nonce": lambda header, _: header.nonce == bytes(8),
     "base_fee_per_gas": lambda header, context: (
-        header.base_fee_per_gas == compute_next_base_fee(context.parent, context.config)
+        header.base_fee_per_gas == compute_next_base_fee(context.parent, context.config.parameters)
     ),
     "withdrawals_root": lambda header, _: header.withdrawals_root == EMPTY_TRIE_ROOT,
     "blob_gas_used": lambda header, _: header.blob_gas_used == 0,

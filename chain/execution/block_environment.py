@@ -58,7 +58,7 @@ class BlockEnvironment:
             timestamp=max(timestamp, parent.timestamp),
             coinbase=coinbase,
             gas_limit=config.gas_limit,
-            base_fee_per_gas=compute_next_base_fee(parent, config),
+            base_fee_per_gas=compute_next_base_fee(parent, config.parameters),
             mix_hash=compute_mix_hash(parent),
             gas_per_tick=config.parameters.gas_per_tick,
         )

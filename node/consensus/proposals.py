@@ -17,7 +17,7 @@ from chain.hexadecimal import to_hex
 from chain.params import ChainParameters
 from chain.primitives import Address, Hash32
 from chain.types.block import Block
-from chain.validation import validate_fresh_proposal
+from chain.validation import compute_next_base_fee, validate_fresh_proposal
 from node.chain.executor import Executor, Refusal
 from node.clock import Clock
 from node.mempool.pool import Mempool
@@ -145,9 +145,10 @@ class Proposals:
         # Votes and commitments come in bursts; a short wait brings them into the same block.
         if self._transaction_held_at is not None:
             await trio.sleep_until(self._transaction_held_at + GATHER_SECONDS)
+        base_fee = compute_next_base_fee(head, self._parameters)
         built = await self._executor.build(
             head,
-            lambda: self._mempool.candidates(head.base_fee_per_gas),
+            lambda: self._mempool.candidates(base_fee),
             self._coinbase,
             self._store.certificate(head.number),
         )

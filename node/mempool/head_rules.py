@@ -71,7 +71,7 @@ class HeadRules:
                 transaction,
                 self._view(),
                 self._config,
-                base_fee_per_gas=compute_next_base_fee(head, self._config),
+                base_fee_per_gas=compute_next_base_fee(head, self._config.parameters),
                 gas_available=head.gas_limit,
             )
         except InvalidTransaction as error:

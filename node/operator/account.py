@@ -65,7 +65,7 @@ class OperatorAccount:
             RejectedInputError: The pool refuses it.
         """
         async with self._turn:
-            base_fee = compute_next_base_fee(self._store.head(), self._config)
+            base_fee = compute_next_base_fee(self._store.head(), self._config.parameters)
             tip = PRIORITY_FEE_WEI if base_fee else 0
             transaction = sign_transaction(
                 self._private_key,

@@ -111,7 +111,7 @@ def build_service(
     store.check_initialized()
     genesis = parse_genesis(store.genesis_config())
     chain = ChainView(store, database)
-    fees = FeeOracle(chain, lambda parent: compute_next_base_fee(parent, genesis))
+    fees = FeeOracle(chain, lambda parent: compute_next_base_fee(parent, genesis.parameters))
     eth = EthMethods(
         chain=chain,
         chain_id=genesis.chain_id,

@@ -17,11 +17,12 @@ from chain.contracts.addresses import (
 from chain.contracts.gradient_ledger import ResultKind, ResultVote
 from chain.contracts.task_registry import Purchase
 from chain.crypto import keccak256
-from chain.params import ChainParameters
+from chain.params import BaseFeeMode, ChainParameters
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.leases import READY_CODE
 from chain.training.rewards import build_reward_tree
+from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import compute_terms, encode_task_spec
 from chain.types.transaction import Transaction, decode_transaction
 from chain.types.validator_set import ValidatorSet
@@ -50,6 +51,7 @@ def address_of(signer: LocalAccount) -> Address:
     return Address(bytes.fromhex(signer.address[2:]))
 
 
+_ACCOUNTS = tuple(map(address_of, (*OPERATORS, SUBMITTER, ANN, BEN)))
 GENESIS_SET = ValidatorSet(VALIDATORS, tuple(address_of(each) for each in OPERATORS))
 
 
@@ -63,17 +65,31 @@ class FixedClock:
 class TrainingChain:
     """Sends calls and finalizes them, a method for each step of a round."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, base_fee_per_gas: int = 0, spec: TaskSpec = SPEC) -> None:
+        """Begin at genesis.
+
+        Args:
+            path: A folder for the database.
+            base_fee_per_gas: The base fee of genesis, and the least one; gas is free with 0. The
+                steps of a round pay up to ten times as much.
+            spec: The specification of the task.
+        """
+        self._spec = spec
         seats = tuple(map(Seat, VALIDATORS, GENESIS_SET.operators))
         config = build_network(
             NetworkPlan(
                 chain_id=CHAIN_ID,
                 seats=seats,
-                parameters=ChainParameters(phase_floor_blocks=1),
+                parameters=ChainParameters(
+                    phase_floor_blocks=1,
+                    base_fee_mode=BaseFeeMode.EIP1559 if base_fee_per_gas else BaseFeeMode.FIXED,
+                    base_fee_floor_wei=base_fee_per_gas,
+                ),
                 gas_limit=30_000_000,
-                base_fee_per_gas=0,
+                base_fee_per_gas=base_fee_per_gas,
                 timestamp=START,
                 tokens={address_of(each): 1_000 * POT for each in (SUBMITTER, ANN, BEN)},
+                coins={} if base_fee_per_gas == 0 else dict.fromkeys(_ACCOUNTS, 1_000 * POT),
             )
         )
         clock: Clock = FixedClock()
@@ -88,18 +104,19 @@ class TrainingChain:
             contracts=self.contracts,
         )
         self._nonces: dict[str, int] = {}
+        self._fees = {"maxFeePerGas": 10 * base_fee_per_gas, "maxPriorityFeePerGas": 0}
 
     def call(self, signer: LocalAccount, call: ContractCall, **fields: object) -> bytes:
         """A raw transaction with the account's next nonce, to be finalized."""
         nonce = self._nonces.get(signer.address, 0)
         self._nonces[signer.address] = nonce + 1
-        return sign(
-            signer, nonce=nonce, to="0x" + call.to.hex(), data=call.data, gas=3_000_000, **fields
-        )
+        known = {"nonce": nonce, "gas": 3_000_000, **self._fees, **fields}
+        return sign(signer, to="0x" + call.to.hex(), data=call.data, **known)
 
     def draft(self, signer: LocalAccount, call: ContractCall, **fields: object) -> Transaction:
         """A transaction with the account's next nonce, not to be finalized."""
-        known = {"nonce": self._nonces.get(signer.address, 0), "gas": 3_000_000, **fields}
+        nonce = self._nonces.get(signer.address, 0)
+        known = {"nonce": nonce, "gas": 3_000_000, **self._fees, **fields}
         return decode_transaction(sign(signer, to="0x" + call.to.hex(), data=call.data, **known))
 
     def finalize(self, *raw: bytes) -> None:
@@ -111,15 +128,15 @@ class TrainingChain:
     # The steps of a round.
 
     def submit(self) -> None:
-        terms = compute_terms(SPEC)
-        spec = encode_task_spec(SPEC)
+        terms = compute_terms(self._spec)
+        spec = encode_task_spec(self._spec)
         self.finalize(
             self.call(
                 SUBMITTER, training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, BUDGET + FEE)
             ),
             self.call(
                 SUBMITTER,
-                task_registry.submit_task(terms, SPEC.resources, spec, BUDGET, PURCHASE, FEE),
+                task_registry.submit_task(terms, self._spec.resources, spec, BUDGET, PURCHASE, FEE),
             ),
         )
 

@@ -1,6 +1,6 @@
 """Proposals answer what the replica asks about blocks, or None once it has gone on."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -8,14 +8,19 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from chain import builder
 from chain.consensus.effects import BuildBlock
 from chain.consensus.inputs import BlockBuilt, BlockFetched, BlockValidated
+from chain.contracts.abi import ContractCall
 from chain.crypto import get_address, keccak256
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Address, BlockNumber, Hash32, View
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
+from chain.types.header import Header
+from chain.types.transaction import Transaction
 from node.consensus.proposals import Proposals
+from node.mempool.pool import Mempool
 from node.network.peers import PeerInfo
 from node.network.stream import PeerId, UnreachablePeerError
 from node.network.wire import Head
@@ -27,6 +32,9 @@ from tests.worlds.cluster import (
     network_genesis,
     with_body,
 )
+from tests.worlds.stored_chain import sign as sign_fields
+from tests.worlds.training_chain import OPERATORS, SUBMITTER, FixedClock, TrainingChain
+from tests.worlds.training_chain import VALIDATORS as CHAIN_VALIDATORS
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
 
@@ -109,6 +117,61 @@ async def test_block_holds_what_the_pool_holds(node: ClusterNode, proposals: Pro
     assert built is not None
     assert built.block.transactions == (TRANSFER.raw,)
     assert built.block.header.coinbase == VALIDATORS[0]
+
+
+class DirectExecutor:
+    """Builds blocks in the calling thread."""
+
+    def __init__(self, chain: TrainingChain) -> None:
+        self._chain = chain
+
+    async def build(
+        self,
+        parent: Header,
+        candidates: Callable[[], Iterable[Transaction]],
+        coinbase: Address,
+        parent_certificate: CommitCertificate | None,
+    ) -> builder.BuiltBlock:
+        await trio.lowlevel.checkpoint()
+        return builder.build_block(
+            parent,
+            candidates(),
+            self._chain.local.database,
+            self._chain.local.config,
+            coinbase=coinbase,
+            timestamp=parent.timestamp + 1,
+            parent_certificate=parent_certificate,
+        )
+
+
+async def test_pool_keeps_what_cannot_pay_the_base_fee_of_the_next_block(
+    peers: Peers, tmp_path: Path
+) -> None:
+    chain = TrainingChain(tmp_path, base_fee_per_gas=10**9)
+    pool = Mempool(chain.rules)
+    transfer = ContractCall(Address(b"\x01" * 20), b"")
+    low = [
+        chain.draft(OPERATORS[0], transfer, nonce=nonce, maxFeePerGas=10**9) for nonce in range(2)
+    ]
+    for each in low:
+        pool.add(each)
+    # A creation that burns its gas; two fill a block, and the base fee rises by an eighth.
+    burn = {"to": b"", "data": b"\xfe", "gas": 15_000_000, "maxFeePerGas": 10**10}
+    chain.local.extend(*(sign_fields(SUBMITTER, nonce=nonce, **burn) for nonce in range(2)))
+    pool.on_finalized([])
+    proposals = Proposals(
+        parameters=chain.local.config.parameters,
+        coinbase=CHAIN_VALIDATORS[0],
+        store=chain.store,
+        executor=DirectExecutor(chain),  # type: ignore[arg-type]  # builds without a thread
+        mempool=pool,
+        peers=peers,
+        clock=FixedClock(),
+    )
+    built = await proposals.build(BuildBlock(TWO, View(0)))
+    assert built is not None
+    assert built.block.transactions == ()
+    assert [each.hash in pool for each in low] == [True, True]
 
 
 async def test_questions_about_another_number_are_not_answered(

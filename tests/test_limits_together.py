@@ -22,6 +22,8 @@ from chain.types.certificate import MAX_VALIDATORS
 from chain.types.validator_set import compute_max_faulty, compute_quorum
 from chain.validation import MAX_INIT_CODE_BYTES
 from node.chain.executor import CANDIDATE_SECONDS, FORGIVEN_STOPS
+from node.mempool.entries import CARRIED_GAS_LIMIT
+from node.mempool.head_rules import OPERATOR_GAS_LIMIT
 from node.node import BUILD_SECONDS
 from node.operator.validator_set_calls import CALL_GAS
 from node.training.votes import SLASH_GAS, VOTE_GAS
@@ -71,6 +73,12 @@ def test_the_largest_transaction_fits_the_block_and_its_data_the_cap() -> None:
 @pytest.mark.parametrize("gas", [CALL_GAS, VOTE_GAS, SLASH_GAS])
 def test_gas_that_operators_send_is_below_the_cap(gas: int) -> None:
     assert gas <= PARAMETERS.transaction_gas_limit
+
+
+@pytest.mark.parametrize("gas", [CALL_GAS, VOTE_GAS, SLASH_GAS])
+def test_a_call_of_an_operator_has_priority_and_a_late_one_delays_no_vote(gas: int) -> None:
+    assert gas <= OPERATOR_GAS_LIMIT
+    assert gas + 2 * VOTE_GAS <= CARRIED_GAS_LIMIT < GENESIS.gas_limit // 2
 
 
 def test_unpriced_effort_needs_the_longer_timeout() -> None:

@@ -13,6 +13,10 @@ class CallKind(Enum):
 
     OPERATOR_VOTE = auto()
     """An answer to a task, a vote on verdicts, results, fines or the validator set, or evidence."""
+    OPERATOR_DUTY = auto()
+    """A call that any account may make, and operators make in turn: it ends a round, a ballot, a
+    task or a seat, imposes fines, or changes the validator set. The contract accepts it once, when
+    it is due."""
     COMMITMENT = auto()
     OTHER = auto()
 
@@ -25,6 +29,13 @@ _KIND_OF: Final = {
         (gradient_ledger, "postResult", CallKind.OPERATOR_VOTE, 4),
         (gradient_ledger, "postLateVerdict", CallKind.OPERATOR_VOTE, 2),
         (miner_seats, "postFines", CallKind.OPERATOR_VOTE, 2),
+        (gradient_ledger, "settleRound", CallKind.OPERATOR_DUTY, 1),
+        (gradient_ledger, "advanceRound", CallKind.OPERATOR_DUTY, 1),
+        (task_registry, "expireTask", CallKind.OPERATOR_DUTY, 1),
+        (miner_seats, "slash", CallKind.OPERATOR_DUTY, 7),
+        (miner_seats, "endSeats", CallKind.OPERATOR_DUTY, 1),
+        (validator_set, "carryOut", CallKind.OPERATOR_DUTY, 1),
+        (validator_set, "removeExiting", CallKind.OPERATOR_DUTY, 1),
         (gradient_ledger, "commitGradient", CallKind.COMMITMENT, 1),
         (validator_set, "voteOnProposal", CallKind.OPERATOR_VOTE, 1),
         (validator_set, "reportEquivocation", CallKind.OPERATOR_VOTE, 0),
@@ -32,15 +43,18 @@ _KIND_OF: Final = {
     )
 }
 """The kind of a call, and how many of its first arguments say what it is about, by contract and
-selector. A miner commits once in a task at a time; an operator reports one validator at a time."""
+selector. A miner commits once in a task at a time; an operator reports one validator at a time.
+Seven words of slash end with the first of its fines. recordGenesis is missing, because the contract
+accepts it again and again."""
 
 
 def identify_call(to: Address | None, data: bytes) -> tuple[CallKind, bytes | None]:
     """The kind of a call, and the part of it that says what it is about.
 
-    That part is equal for two votes of an operator on the same ballot, and for two commitments of
-    a miner in the same task. It is None for other calls, and for data that is too short. Whether
-    the sender is allowed to make the call is checked by the contract.
+    That part is equal for two votes of an operator on the same ballot, for two duties of one kind
+    to the same task, and for two commitments of a miner in the same task. It is None for other
+    calls, and for data that is too short. Whether the sender is allowed to make the call is checked
+    by the contract.
     """
     if to is None:
         return CallKind.OTHER, None
@@ -51,6 +65,6 @@ def identify_call(to: Address | None, data: bytes) -> tuple[CallKind, bytes | No
 
 
 def decode_task_id(data: bytes) -> TaskId | None:
-    """The task id in an operator vote or a commitment; None if the data is too short."""
+    """The task id in a vote, duty or commitment; None if the data is too short."""
     word = data[SELECTOR_BYTES : SELECTOR_BYTES + WORD_BYTES]
     return TaskId(int.from_bytes(word, "big")) if len(word) == WORD_BYTES else None

@@ -1,10 +1,17 @@
 """The transactions of the mempool, each with what the pool knows of it, and queued by sender."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from chain.primitives import Address
 from chain.types.transaction import Transaction
 from node.mempool.policy import Priority, Subject
+
+CARRIED_GAS_LIMIT: Final = 12_000_000
+"""The most gas that the ordinary transactions before an operator's vote may ask for, to go with it:
+enough for one that imposes fines (9 million) and two votes (1.5 million each) that came too late.
+Votes are scarce, because the contracts accept each once, so an operator moves few others by them.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,29 @@ class Queue:
         while (entry := self.entries.get(self.nonce + len(run))) is not None:
             run.append(entry)
         return run
+
+    def count_carried(self) -> int:
+        """How many of the entries of `pending` have the priority of an operator's vote.
+
+        Those before a vote have it, because the vote cannot go before them.
+        """
+        carried_count, gas = 0, 0
+        for position, entry in enumerate(self.pending()):
+            if entry.priority is Priority.OPERATOR_VOTE:
+                carried_count, gas = position + 1, 0
+            else:
+                gas += entry.transaction.gas_limit
+                if gas > CARRIED_GAS_LIMIT:
+                    break
+        return carried_count
+
+    def rank(self) -> list[tuple[Priority, Entry]]:
+        """The entries of `pending`, each with the priority that it has for a block."""
+        carried_count = self.count_carried()
+        return [
+            (Priority.OPERATOR_VOTE if position < carried_count else entry.priority, entry)
+            for position, entry in enumerate(self.pending())
+        ]
 
     def queued(self) -> list[Entry]:
         """The entries behind a nonce gap, by ascending nonce."""

@@ -12,7 +12,8 @@ class Priority(IntEnum):
     """The class of a transaction; a lower value goes into a block earlier."""
 
     OPERATOR_VOTE = 0
-    """An operator vote (docs/glossary.md) that the contracts would accept in the next block."""
+    """An operator's vote or duty (docs/glossary.md) that the contracts would accept in the next
+    block."""
     COMMITMENT = 1
     """A gradient commitment that the ledger would accept in the next block."""
     ORDINARY = 2
@@ -20,7 +21,7 @@ class Priority(IntEnum):
 
 
 class Subject(NamedTuple):
-    """What a vote or a commitment is about; a sender does it once."""
+    """What a vote, a duty or a commitment is about; a sender does it once."""
 
     task_id: TaskId
     """The task; 0 for a vote on the validator set."""

@@ -3,9 +3,10 @@
 The limits and the order are the policy of this node; they do not decide which blocks are valid. The
 pool limits the number of transactions, their bytes, the transactions of each sender, the distance
 of a nonce from its account, and the blocks that a transaction may wait. Transactions of one sender
-leave in the order of their nonces. Among senders, operator votes go first, then gradient
-commitments, then the highest tip. Only a vote or a commitment that the contracts would accept in
-the next block has this priority, and a sender has one such transaction for each thing it may do.
+leave in the order of their nonces. Among senders, operators' votes and duties go first,
+then gradient commitments, then the highest tip. Only a call that the contracts would accept in the
+next block has this priority, and a sender has one such transaction for each thing it may do. What
+an operator sent before a vote goes with it, up to a limit of gas, because the vote waits behind it.
 
 Gas may be free on this chain, so transactions without a fee risk nothing. Together, without votes,
 they may use a quarter of the pool, and they never evict a transaction that pays. All commitments
@@ -46,6 +47,10 @@ REFUSED_CALLS_LIMIT: Final = 4
 """After this many votes and commitments of a sender that got no priority, further ones are ordinary
 until the next block without asking the contracts, which takes 1 ms."""
 
+ACCEPTED_CALLS_LIMIT: Final = 32
+"""After this many calls of a sender that got priority, further ones are ordinary until the next
+block. So an operator that breaks the rules takes a bounded part of this node's time, and blocks."""
+
 GAPPED_SHARE: Final = 4
 """All transactions behind nonce gaps may fill the pool's limits divided by this number."""
 
@@ -80,6 +85,8 @@ class Mempool:
         """Transactions that are refused at every head."""
         self._refused_calls: dict[Address, int] = {}
         """By sender, how many votes and commitments got no priority since the last block."""
+        self._accepted_calls: dict[Address, int] = {}
+        """By sender, how many got priority since the last block."""
         self._commitments = CommitmentShare(
             self._limits.transactions // COMMITMENT_SHARE,
             self._limits.size_bytes // COMMITMENT_SHARE,
@@ -186,7 +193,8 @@ class Mempool:
         authorities = self._check_delegation(transaction, queue)
         # This comes late, because it may execute a call, which takes 1 ms.
         refused_calls = self._refused_calls.get(sender, 0)
-        is_asked = refused_calls < REFUSED_CALLS_LIMIT
+        accepted_calls = self._accepted_calls.get(sender, 0)
+        is_asked = refused_calls < REFUSED_CALLS_LIMIT and accepted_calls < ACCEPTED_CALLS_LIMIT
         priority, subject = self._classify(transaction, queue, is_asked=is_asked)
         if subject is not None and is_asked:
             self._refused_calls[sender] = refused_calls + 1
@@ -201,6 +209,7 @@ class Mempool:
             return
         if priority is not Priority.ORDINARY:
             self._refused_calls[sender] = refused_calls
+            self._accepted_calls[sender] = accepted_calls + 1
         elif not is_gapped and self._early.get(sender, subject) not in self._entries:
             self._early.put(sender, subject, transaction.hash)
 
@@ -260,6 +269,7 @@ class Mempool:
         self._blocks += 1
         self._refused.clear()
         self._refused_calls.clear()
+        self._accepted_calls.clear()
         for sender in {transaction.sender: None for transaction in transactions}:
             queue = self._queues.get(sender)
             if queue is None:
@@ -318,7 +328,7 @@ class Mempool:
         cannot include the later ones. The iterator reads a copy, so the pool may change meanwhile,
         and another thread may iterate.
         """
-        return _merge([queue.pending() for queue in self._queues.values()], base_fee_per_gas)
+        return _merge([queue.rank() for queue in self._queues.values()], base_fee_per_gas)
 
     def pending_nonce(self, sender: Address) -> int:
         """The nonce that the next transaction of a sender should have."""
@@ -326,6 +336,11 @@ class Mempool:
         if queue is None:
             return self._rules.nonce(sender)
         return queue.nonce + len(queue.pending())
+
+    def pending(self, sender: Address) -> tuple[Transaction, ...]:
+        """The transactions of a sender without a nonce gap, by ascending nonce."""
+        queue = self._queues.get(sender)
+        return () if queue is None else tuple(each.transaction for each in queue.pending())
 
     def content(
         self,
@@ -466,13 +481,20 @@ class Mempool:
         The last one is taken because any other would leave a nonce gap. `entry` is refused if no
         other ranks below it, or if it is free and would evict one that pays.
         """
+        carried: list[tuple[tuple[int, int, int], Hash32]] = []
         while True:
-            # The pool is full, so the heap holds at least one entry that is not outdated.
+            if not self._cheapest:
+                self._cheapest = carried
+                raise InvalidTransaction(RejectionReason.POOL_FULL, "txpool is full")
             worth, transaction_hash = self._cheapest[0]
             held = self._entries.get(transaction_hash)
             if held is not None and held.worth == worth:
-                break
+                if not self._is_carried(held):
+                    break
+                carried.append(self._cheapest[0])
             heapq.heappop(self._cheapest)
+        for each in carried:
+            heapq.heappush(self._cheapest, each)
         queue = self._queues[held.transaction.sender]
         victim = queue.entries[max(queue.entries)]
         if (
@@ -482,6 +504,13 @@ class Mempool:
         ):
             raise InvalidTransaction(RejectionReason.POOL_FULL, "txpool is full")
         self._remove(victim)
+
+    def _is_carried(self, entry: Entry) -> bool:
+        """Whether an ordinary transaction goes with a later vote of its sender."""
+        if entry.priority is Priority.OPERATOR_VOTE:
+            return False
+        queue = self._queues[entry.transaction.sender]
+        return entry.transaction.nonce - queue.nonce < queue.count_carried()
 
     def _insert(self, entry: Entry, account_nonce: int) -> None:
         transaction = entry.transaction
@@ -538,18 +567,21 @@ def _check_replacement(transaction: Transaction, replaced: Transaction) -> None:
             )
 
 
-def _merge(runs: Iterable[Sequence[Entry]], base_fee_per_gas: int) -> Iterator[Transaction]:
+def _merge(
+    runs: Iterable[Sequence[tuple[Priority, Entry]]], base_fee_per_gas: int
+) -> Iterator[Transaction]:
     """The transactions of all runs: in order within a run, the best first among runs."""
-    heads: list[tuple[int, int, int, Transaction, Iterator[Entry]]] = []
+    heads: list[tuple[int, int, int, Transaction, Iterator[tuple[Priority, Entry]]]] = []
 
-    def push_next(run: Iterator[Entry]) -> None:
-        entry = next(run, None)
+    def push_next(run: Iterator[tuple[Priority, Entry]]) -> None:
+        first = next(run, None)
         # If one transaction cannot pay the base fee, later ones of its sender cannot be included.
-        if entry is not None and entry.transaction.max_fee_per_gas >= base_fee_per_gas:
+        if first is not None and first[1].transaction.max_fee_per_gas >= base_fee_per_gas:
+            priority, entry = first
             transaction = entry.transaction
             tip = transaction.compute_effective_gas_price(base_fee_per_gas) - base_fee_per_gas
             # No two arrivals are equal, so the comparison never reaches the transaction.
-            heapq.heappush(heads, (entry.priority, -tip, entry.arrival, transaction, run))
+            heapq.heappush(heads, (priority, -tip, entry.arrival, transaction, run))
 
     for entries in runs:
         push_next(iter(entries))

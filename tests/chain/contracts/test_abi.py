@@ -548,6 +548,16 @@ def test_call_data_is_classified_by_contract_and_function() -> None:
         ("ValidatorSet", "reportEquivocation"),
         ("ValidatorSet", "reportLostLock"),
     }
+    duties = {each for each, kind in kinds.items() if kind is CallKind.OPERATOR_DUTY}
+    assert duties == {
+        ("TaskRegistry", "expireTask"),
+        ("GradientLedger", "settleRound"),
+        ("GradientLedger", "advanceRound"),
+        ("MinerSeats", "slash"),
+        ("MinerSeats", "endSeats"),
+        ("ValidatorSet", "carryOut"),
+        ("ValidatorSet", "removeExiting"),
+    }
     commitments = {each for each, kind in kinds.items() if kind is CallKind.COMMITMENT}
     assert commitments == {("GradientLedger", "commitGradient")}
     vote = task_registry.answer_task(TASK, 0).data

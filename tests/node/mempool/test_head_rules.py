@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from eth_account import Account as Signer
 
-from chain.contracts import gradient_ledger, task_registry, training_token
+from chain.contracts import gradient_ledger, miner_seats, task_registry, training_token
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import TASK_REGISTRY, TRAINING_TOKEN
 from chain.errors import InvalidTransaction, RejectionReason
@@ -163,6 +163,40 @@ def test_only_votes_that_the_phase_expects_have_priority(tmp_path: Path) -> None
     chain.commit()
     verdict = chain.draft(OPERATORS[3], gradient_ledger.post_verdict(TASK, 0, 0, 0, b"\0"))
     assert chain.rules.classify(verdict) is Priority.OPERATOR_VOTE
+
+
+def test_only_the_duty_that_is_due_has_priority_and_only_of_an_operator(tmp_path: Path) -> None:
+    chain = TrainingChain(tmp_path)
+    chain.submit()
+    chain.activate()
+    chain.register()
+    advance = gradient_ledger.advance_round(TASK)
+    settle = gradient_ledger.settle_round(TASK, chain.compute_vote())
+    expire = task_registry.expire_task(TASK)
+    fines = miner_seats.slash(TASK, 0, [])
+    seats = miner_seats.end_seats(TASK, [address_of(ANN)])
+
+    def list_accepted() -> list[ContractCall]:
+        drafts = {
+            call: chain.draft(OPERATORS[3], call) for call in (advance, settle, expire, seats)
+        }
+        for call, draft in drafts.items():
+            assert chain.rules.find_subject(draft) is not None
+            assert chain.rules.find_subject(chain.draft(ANN, call)) is None
+        return [
+            call
+            for call, draft in drafts.items()
+            if chain.rules.classify(draft) is Priority.OPERATOR_VOTE
+        ]
+
+    assert chain.rules.find_subject(chain.draft(OPERATORS[3], fines)) is None
+    assert list_accepted() == []
+    chain.commit()
+    chain.judge()
+    chain.agree()
+    assert list_accepted() == [settle]
+    chain.settle()
+    assert list_accepted() == []
 
 
 def test_accounts_are_read_at_the_current_head(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from chain.types.transaction import Authorization, Transaction
 from node.mempool import pool as mempool
 from node.mempool.authorizations import AUTHORIZATIONS_LIMIT
 from node.mempool.early_calls import EARLY_LIMIT
+from node.mempool.entries import CARRIED_GAS_LIMIT
 from node.mempool.policy import MempoolLimits, Priority, Subject
 from node.mempool.pool import FREE_SHARE, GAPPED_SHARE, Mempool
 
@@ -202,6 +203,67 @@ def test_candidates_are_ordered_by_effective_tip_and_pay_the_base_fee(pool):
     for given in (capped, tipping, too_low, follower):
         pool.add(given)
     assert list(pool.candidates(base_fee_per_gas=100)) == [tipping, capped]
+
+
+def test_what_an_operator_sent_before_a_vote_goes_with_it(pool):
+    rich, commitment = transaction(DAVE, 0, tip=9), transaction(BOB, 0, to=BOB)
+    stale, vote, later = (
+        transaction(CAROL, n, tip=1, to=to) for n, to in enumerate((None, ALICE, None))
+    )
+    for given in (rich, commitment, stale, later):
+        pool.add(given)
+    assert list(pool.candidates()) == [commitment, rich, stale]
+    pool.add(vote)
+    assert list(pool.candidates()) == [stale, vote, commitment, rich, later]
+
+
+def test_no_vote_is_first_behind_more_gas_than_it_may_carry(head):
+    pool = Mempool(head, replace(LIMITS, transactions=20))
+    rich = transaction(DAVE, 0, tip=9)
+    junk = [
+        replace(transaction(CAROL, nonce, tip=1), gas_limit=CARRIED_GAS_LIMIT // 2)
+        for nonce in range(3)
+    ]
+    given = [rich, *junk, transaction(CAROL, 3, to=ALICE)]
+    for each in given:
+        pool.add(each)
+    assert list(pool.candidates()) == given
+    # A miner's commitment carries nothing: any account may be a miner.
+    miner = [transaction(BOB, 0, tip=1), transaction(BOB, 1, to=BOB)]
+    for each in miner:
+        pool.add(each)
+    assert next(pool.candidates()) == rich
+
+
+def test_no_tip_evicts_a_vote_by_what_its_operator_sent_before(head):
+    pool = Mempool(head, LIMITS)
+    stale, vote = transaction(CAROL, 0, tip=1), transaction(CAROL, 1, to=ALICE)
+    strangers = [Address(bytes([20 + i]) * 20) for i in range(10)]
+    for given in (stale, vote, *(transaction(each, 0, tip=2) for each in strangers[:6])):
+        pool.add(given)
+    pool.add(transaction(strangers[6], 0, tip=3))
+    assert (stale.hash in pool, vote.hash in pool) == (True, True)
+    # If all that is held is more worth, the newcomer is refused.
+    for each in strangers[:6]:
+        held = transaction(each, 0, tip=2)
+        if held.hash in pool:
+            pool.add(transaction(each, 0, tip=4))
+    refusal(pool, transaction(strangers[7], 0, tip=2))
+    assert (stale.hash in pool, vote.hash in pool) == (True, True)
+
+
+def test_contracts_are_asked_about_few_calls_of_a_sender_that_they_accept(head):
+    pool = Mempool(head, MempoolLimits())
+    votes = [transaction(CAROL, nonce, tip=1, to=ALICE) for nonce in range(40)]
+    head.tasks_of_hashes = {each.hash: TaskId(9 + at) for at, each in enumerate(votes)}
+    for each in votes:
+        pool.add(each)
+    assert head.classified == mempool.ACCEPTED_CALLS_LIMIT
+    rich = transaction(DAVE, 0, tip=9)
+    pool.add(rich)
+    assert list(pool.candidates()).index(rich) == mempool.ACCEPTED_CALLS_LIMIT
+    pool.on_finalized([])
+    assert list(pool.candidates()) == [*votes, rich]
 
 
 def test_candidates_do_not_change_with_the_pool(pool):

@@ -1,25 +1,29 @@
 """The operator's account: it signs and submits this validator's transactions.
 
 The consensus key signs consensus messages only, so votes on tasks and on validators come from an
-Ethereum account of their own.
+Ethereum account of their own. A call waits for all earlier ones of the account, so what waits is
+replaced with a higher fee when the base fee has risen, or when the call is sent again.
 """
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
 import trio
 
 from chain.contracts.abi import ContractCall
+from chain.contracts.calls import CallKind, identify_call
 from chain.crypto import get_address
+from chain.errors import RejectedInputError
 from chain.genesis import GenesisConfig
 from chain.hexadecimal import to_hex
 from chain.primitives import Address, PrivateKey
-from chain.types.transaction import sign_transaction
+from chain.types.transaction import Transaction, sign_transaction
 from chain.types.validator_set import ValidatorSet
 from chain.validation import compute_next_base_fee
 from node.mempool.intake import Pool
-from node.mempool.pool import Mempool
+from node.mempool.pool import REPLACEMENT_PERCENT, Mempool
 from node.storage.block_store import BlockStore
 from pot_common.errors import OperatorError
 
@@ -29,6 +33,12 @@ RESEND_BLOCKS: Final = 6
 PRIORITY_FEE_WEI: Final = 1_000_000_000
 """The priority fee of an operator's transaction; 0 on a network with a base fee of 0."""
 
+RESENT_FEE_LIMIT_WEI: Final = 10 * PRIORITY_FEE_WEI
+"""A call that is sent again raises its priority fee up to this. Votes need no high one: they go
+before what others send. More is paid only as far as the base fee has risen."""
+
+_log = structlog.get_logger("node.operator")
+
 
 @dataclass(frozen=True, slots=True)
 class Operator:
@@ -36,7 +46,22 @@ class Operator:
 
     address: Address
     send: Callable[[ContractCall, int], Awaitable[None]]
-    """Signs and submits a call with a gas limit, or raises RejectedInputError."""
+    """Signs and submits a call with a gas limit, or raises RejectedInputError. A call that waits
+    for a block already is not sent twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a transaction pays, in wei a unit of gas."""
+
+    max_fee: int
+    tip: int
+
+    def raise_above(self, transaction: Transaction) -> "Offer":
+        """The least offer of at least this that the pool takes instead of a transaction's."""
+        tip = max(self.tip, _raise(transaction.max_priority_fee_per_gas))
+        limit = max(self.max_fee - self.tip + tip, _raise(transaction.max_fee_per_gas))
+        return Offer(limit, tip)
 
 
 class OperatorAccount:
@@ -59,26 +84,92 @@ class OperatorAccount:
         self._turn = trio.Lock()
 
     async def send(self, call: ContractCall, gas_limit: int) -> None:
-        """Sign a call and submit it to the pool.
+        """Sign a call and submit it to the pool; raise the fees of calls that wait before it.
+
+        A call on the subject of one that waits takes its place with a higher fee, unless that has
+        been raised to the limit: then the earlier one goes on waiting.
 
         Raises:
-            RejectedInputError: The pool refuses it.
+            RejectedInputError: The pool refuses the call.
         """
         async with self._turn:
-            base_fee = compute_next_base_fee(self._store.head(), self._config.parameters)
-            tip = PRIORITY_FEE_WEI if base_fee else 0
-            transaction = sign_transaction(
-                self._private_key,
-                chain_id=self._config.chain_id,
-                nonce=self._mempool.pending_nonce(self.address),
-                max_priority_fee_per_gas=tip,
-                max_fee_per_gas=2 * base_fee + tip,
-                gas_limit=gas_limit,
-                to=call.to,
-                value=0,
-                data=call.data,
+            offer = self._compute_offer()
+            pending = self._mempool.pending(self.address)
+            held = next((each for each in pending if _is_same_subject(each, call)), None)
+            if held is None:
+                nonce = self._mempool.pending_nonce(self.address)
+                await self._submit(call, gas_limit, nonce, offer)
+            elif _is_outdated(held, offer) or _may_raise(held, offer):
+                await self._replace(held, call, gas_limit, offer)
+            # The last call comes first: the pool asks the contracts about few calls in a block.
+            for each in pending:
+                if each is not held and _is_duty(each) and _is_outdated(each, offer):
+                    assert each.to is not None
+                    await self._replace(
+                        each, ContractCall(each.to, each.data), each.gas_limit, offer
+                    )
+
+    def _compute_offer(self) -> Offer:
+        """What a new call pays: it can be included while the base fee doubles."""
+        base_fee = compute_next_base_fee(self._store.head(), self._config.parameters)
+        tip = PRIORITY_FEE_WEI if base_fee else 0
+        return Offer(2 * base_fee + tip, tip)
+
+    async def _replace(
+        self, held: Transaction, call: ContractCall, gas_limit: int, offer: Offer
+    ) -> None:
+        """Replace a transaction in the pool.
+
+        If the pool refuses, for example for a low balance, the old one goes on waiting.
+        """
+        try:
+            await self._submit(call, gas_limit, held.nonce, offer.raise_above(held))
+        except RejectedInputError as error:
+            _log.warning(
+                "fee of an operator's call not raised", nonce=held.nonce, reason=str(error)
             )
-            await self._pool.submit(transaction.raw)
+
+    async def _submit(self, call: ContractCall, gas_limit: int, nonce: int, offer: Offer) -> None:
+        transaction = sign_transaction(
+            self._private_key,
+            chain_id=self._config.chain_id,
+            nonce=nonce,
+            max_priority_fee_per_gas=offer.tip,
+            max_fee_per_gas=offer.max_fee,
+            gas_limit=gas_limit,
+            to=call.to,
+            value=0,
+            data=call.data,
+        )
+        await self._pool.submit(transaction.raw)
+
+
+def _raise(fee: int) -> int:
+    """The least fee for which the pool replaces one with this fee."""
+    return max(fee + 1, -(-fee * REPLACEMENT_PERCENT // 100))
+
+
+def _is_outdated(transaction: Transaction, offer: Offer) -> bool:
+    """Whether the base fee has risen so far that a new call would pay enough to replace an old."""
+    return offer.max_fee >= _raise(transaction.max_fee_per_gas)
+
+
+def _may_raise(held: Transaction, offer: Offer) -> bool:
+    """Whether a call that is sent again may offer a higher priority fee."""
+    return offer.tip > 0 and _raise(held.max_priority_fee_per_gas) <= RESENT_FEE_LIMIT_WEI
+
+
+def _is_duty(transaction: Transaction) -> bool:
+    """Whether a transaction is a call of this node, rather than one that its operator made."""
+    kind, _ = identify_call(transaction.to, transaction.data)
+    return kind in (CallKind.OPERATOR_VOTE, CallKind.OPERATOR_DUTY) and not transaction.value
+
+
+def _is_same_subject(held: Transaction, call: ContractCall) -> bool:
+    if (held.to, held.data) == (call.to, call.data):
+        return True
+    _, subject = identify_call(call.to, call.data)
+    return subject is not None and identify_call(held.to, held.data)[1] == subject
 
 
 def check_operator(

@@ -7,7 +7,7 @@ import pytest
 
 from chain.contracts import task_registry
 from chain.crypto import get_address, keccak256
-from chain.primitives import Address, PrivateKey
+from chain.primitives import Address, PrivateKey, TaskId
 from node.config import NodeConfig
 from node.consensus.served_blocks import ServedBlocks
 from node.genesis import load_genesis, open_chain
@@ -87,8 +87,8 @@ async def test_an_operators_votes_have_nonces_in_order_and_are_includable(tmp_pa
     chain = TrainingChain(tmp_path)
     chain.submit()
     account = operator_account(chain, 0)
-    for _ in range(3):
-        await account.send(task_registry.answer_task(TASK, 0), 1_500_000)
+    for task_id in (TASK, 2, 3):
+        await account.send(task_registry.answer_task(TaskId(task_id), 0), 1_500_000)
     sent = list(account._mempool.candidates())
     assert [each.nonce for each in sent] == [0, 1, 2]
     assert {each.sender for each in sent} == {GENESIS_SET.operators[0]}

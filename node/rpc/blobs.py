@@ -11,7 +11,8 @@ from chain.crypto import CHUNK_BYTES
 from chain.hexadecimal import to_hex
 from chain.primitives import Hash32
 from node.rpc.http import HttpError, Request, Response, json_response
-from node.rpc.uploads import Places, Uploads
+from node.rpc.read_places import ReadPlaces
+from node.rpc.uploads import Uploads
 from node.storage.blobs import BlobDamagedError, BlobStore
 
 CONCURRENT_TRANSFERS: Final = 64
@@ -26,7 +27,7 @@ class BlobReads:
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store
-        self._places = Places(CONCURRENT_TRANSFERS, CONCURRENT_TRANSFERS)
+        self._places = ReadPlaces(CONCURRENT_TRANSFERS)
 
     async def answer(self, request: Request, content_id: Hash32, *, chunks: bool) -> Response:
         """The response with a blob, a range of it, or the hashes of its chunks.
@@ -44,7 +45,7 @@ class BlobReads:
         try:
             size = os.fstat(file.fileno()).st_size
             selected = _parse_range(request.headers.get("range"), size)
-            self._places.check(request.client, content_id)
+            self._places.check(request.client)
         except BaseException:
             file.close()
             raise
@@ -62,9 +63,7 @@ class BlobReads:
             200 if selected is None else 206,
             b""
             if request.method == "HEAD"
-            else self._stream(
-                file, first, last + 1 - first, self._places.hold(request.client, content_id)
-            ),
+            else self._stream(file, first, last + 1 - first, self._places.hold(request.client)),
             "application/octet-stream",
             headers,
             length_bytes=last + 1 - first,

@@ -53,11 +53,22 @@ _log = structlog.get_logger("node.rpc")
 class HttpError(Exception):
     """A request is answered with an error; `reason` is for programs, `message` for people."""
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(
+        self, status: int, reason: str, message: str, *, retry_after_seconds: int | None = None
+    ) -> None:
+        """Make an error.
+
+        Args:
+            status: The HTTP status.
+            reason: The reason, for programs.
+            message: The reason, for people.
+            retry_after_seconds: When the client should ask again; None if it is not told.
+        """
         super().__init__(message)
         self.status = status
         self.reason = reason
         self.message = message
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Request:
@@ -199,11 +210,14 @@ def json_response(value: JsonObject, status: int = 200) -> Response:
 
 def error_response(error: HttpError) -> Response:
     """The response for an error, with the body `{"error": reason, "message": ...}`."""
-    return Response(
-        error.status,
-        dump_json({"error": error.reason, "message": error.message}),
+    headers = {}
+    if error.status in (408, 413):
         # The rest of the body was not read; it must not be parsed as the next request.
-        headers={"connection": "close"} if error.status in (408, 413) else {},
+        headers["connection"] = "close"
+    if error.retry_after_seconds is not None:
+        headers["retry-after"] = str(error.retry_after_seconds)
+    return Response(
+        error.status, dump_json({"error": error.reason, "message": error.message}), headers=headers
     )
 
 

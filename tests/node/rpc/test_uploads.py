@@ -2,39 +2,78 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from chain.primitives import BlockNumber, Hash32, TaskId
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.assignment import compute_seed
+from chain.training.attempt import AttemptId
 from chain.training.attempt_description import AttemptDescription
 from chain.training.attempt_records import Attempt
+from chain.training.encoding import compute_commitment
 from chain.training.history import TaskHistory
+from chain.training.reveal import Reveal
 from chain.training.task_spec import TaskSpec
 from node.rpc import http
 from node.rpc.http import HttpError, Message, Request
-from node.rpc.uploads import Places, Uploads
+from node.rpc.uploads import Uploads
 from node.storage.blobs import BlobStore
 from node.training.reveal_store import RevealStore
+from tests.worlds.training import TASK
 from tests.worlds.training_node import (
     CHAIN_ID,
     PAYLOADS,
     REVEALS,
+    SALT,
     SEED_BLOCK_HASH,
     SHARDS,
     SPEC,
+    header_of,
     judging,
 )
+
+OTHER_ATTEMPT = AttemptId(TaskId(2), 0, 0)
+OTHER_REVEALS = tuple(
+    Reveal(OTHER_ATTEMPT, Address(bytes([number]) * 20), 1, SALT, Hash32(bytes([number]) * 32))
+    for number in range(1, 17)
+)
+"""The reveals of sixteen miners of another task; their gradients are never sent to the end."""
+
+
+def other_task() -> TaskHistory:
+    """A task with sixteen commitments in its attempt in progress."""
+    history = judging().histories[TASK]
+    assert history.attempt is not None
+    records = tuple(
+        replace(
+            history.attempt.commitments[0],
+            miner=reveal.miner,
+            commitment=compute_commitment(
+                replace(
+                    header_of(reveal.miner),
+                    attempt_id=OTHER_ATTEMPT,
+                    seed=compute_seed(SEED_BLOCK_HASH, OTHER_ATTEMPT),
+                ),
+                reveal.gradient_root,
+                SALT,
+                1,
+            ),
+        )
+        for reveal in OTHER_REVEALS
+    )
+    attempt = replace(history.attempt, id=OTHER_ATTEMPT, commitments=records)
+    return replace(history, task_id=OTHER_ATTEMPT.task_id, attempt=attempt)
 
 
 @dataclass
 class FakeTraining:
-    """What uploads read of the chain: one task with three commitments."""
+    """What uploads read of the chain: a task with three commitments, and one with sixteen."""
 
     reveals: RevealStore
+    specs: dict[TaskId, TaskSpec] = field(default_factory=dict)
+    """The specifications of tasks that have another than SPEC."""
 
     @property
     def chain(self) -> "FakeTraining":
@@ -46,13 +85,14 @@ class FakeTraining:
         return BlockNumber(100)
 
     def live_tasks(self) -> Iterator[TaskHistory]:
-        yield from judging().histories.values()
+        yield judging().histories[TASK]
+        yield other_task()
 
     def history(self, task_id: TaskId) -> TaskHistory | None:
-        return judging().histories.get(task_id)
+        return next((each for each in self.live_tasks() if each.task_id == task_id), None)
 
-    def spec(self, _history: TaskHistory) -> TaskSpec:
-        return SPEC
+    def spec(self, history: TaskHistory) -> TaskSpec:
+        return self.specs.get(history.task_id, SPEC)
 
     def describe(self, spec: TaskSpec, attempt: Attempt) -> AttemptDescription:
         seed = compute_seed(SEED_BLOCK_HASH, attempt.id)
@@ -87,13 +127,16 @@ class Client:
 
 
 def reveal_by(index: int, address: str = "192.0.2.1") -> Client:
-    reveal = REVEALS[index]
+    return reveal_of(REVEALS[index], PAYLOADS[index], address)
+
+
+def reveal_of(reveal: Reveal, payload: bytes, address: str) -> Client:
     query = (
         f"task={reveal.attempt_id.task_id}&round=0&attempt=0&miner=0x{reveal.miner.hex()}"
         f"&units={reveal.units}&salt=0x{reveal.salt.hex()}"
         f"&gradientRoot=0x{reveal.gradient_root.hex()}"
     )
-    return Client(f"/v1/reveals?{query}", PAYLOADS[index], address)
+    return Client(f"/v1/reveals?{query}", payload, address)
 
 
 def shard_from(address: str) -> Client:
@@ -105,9 +148,13 @@ def shard_id() -> Hash32:
 
 
 @pytest.fixture
-def uploads(tmp_path: Path) -> Uploads:
-    store = BlobStore(tmp_path / "blobs", quota_bytes=2**26)
-    return Uploads(store, FakeTraining(RevealStore(tmp_path / "reveals")), FakeNode())
+def training(tmp_path: Path) -> FakeTraining:
+    return FakeTraining(RevealStore(tmp_path / "reveals"))
+
+
+@pytest.fixture
+def uploads(tmp_path: Path, training: FakeTraining) -> Uploads:
+    return Uploads(BlobStore(tmp_path / "blobs", quota_bytes=2**26), training, FakeNode())
 
 
 def test_stalled_uploads_of_content_take_no_place_of_a_reveal(uploads: Uploads) -> None:
@@ -129,6 +176,42 @@ def test_stalled_uploads_of_content_take_no_place_of_a_reveal(uploads: Uploads) 
             await asyncio.gather(*tasks, return_exceptions=True)
 
     assert asyncio.run(run()) == 201
+
+
+def test_uploads_of_another_task_take_no_place_of_a_reveal(uploads: Uploads) -> None:
+    async def run() -> list[int]:
+        # Sixteen seats of one unit, each from four addresses, as long as they are fast enough.
+        held = asyncio.gather(
+            *(
+                uploads.post_reveal(reveal_of(reveal, PAYLOADS[0], f"198.51.100.{number}").request)
+                for reveal in OTHER_REVEALS
+                for number in range(4)
+            ),
+            return_exceptions=True,
+        )
+        await asyncio.sleep(0.2)
+        honest = [reveal_by(index, "203.0.113.7") for index in range(3)]
+        for each in honest:
+            each.go_on.set()
+        statuses = await gather_statuses(uploads, *honest)
+        held.cancel()
+        return statuses
+
+    assert asyncio.run(run()) == [201, 201, 201]
+
+
+def test_content_is_accepted_although_another_task_lies_about_its_size(
+    uploads: Uploads, training: FakeTraining
+) -> None:
+    first, second = SPEC.data.shards
+    lies = {TASK: (replace(first, byte_count=1), second)}
+    lies[OTHER_ATTEMPT.task_id] = (first, replace(second, byte_count=1))
+    for task_id, shards in lies.items():
+        training.specs[task_id] = replace(SPEC, data=replace(SPEC.data, shards=shards))
+    for shard, body in zip(SPEC.data.shards, SHARDS, strict=True):
+        upload = Client("/v1/blobs/x", body)
+        upload.go_on.set()
+        assert asyncio.run(uploads.put_blob(upload.request, shard.content_id)).status == 201
 
 
 async def gather_statuses(uploads: Uploads, *clients: Client) -> list[int]:
@@ -175,29 +258,10 @@ def test_others_cannot_keep_a_miner_from_uploading_its_gradient(
     assert other == [201]
 
 
-def test_one_address_takes_a_quarter_of_the_places_at_most() -> None:
-    async def run() -> None:
-        places = Places(limit=8, subject_limit=8)
-        async with AsyncExitStack() as stack:
-            for number in range(2):
-                await stack.enter_async_context(places.take("192.0.2.1", bytes([number])))
-            with pytest.raises(HttpError, match="too many transfers"):
-                await stack.enter_async_context(places.take("192.0.2.1", b"another"))
-            for number in range(6):
-                address = f"192.0.2.{2 + number}"
-                await stack.enter_async_context(places.take(address, bytes([number])))
-            with pytest.raises(HttpError, match="too many transfers"):
-                await stack.enter_async_context(places.take("192.0.2.9", b"another"))
-        async with places.take("192.0.2.1", b"another"):
-            pass
-
-    asyncio.run(run())
-
-
 def test_slow_uploads_by_others_lose_their_places_to_the_miner(
     uploads: Uploads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.rpc.uploads.KEPT_SECONDS", 0.1)
+    monkeypatch.setattr("node.rpc.upload_places.KEPT_SECONDS", 0.1)
 
     async def run() -> tuple[list[int], list[int]]:
         slow = [reveal_by(0, f"192.0.2.{number}") for number in range(4)]
@@ -218,7 +282,7 @@ def test_slow_uploads_by_others_lose_their_places_to_the_miner(
 def test_one_address_has_one_place_for_a_gradient(
     uploads: Uploads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.rpc.uploads.KEPT_SECONDS", 0.1)
+    monkeypatch.setattr("node.rpc.upload_places.KEPT_SECONDS", 0.1)
 
     async def run() -> tuple[list[int], list[int]]:
         stalled = asyncio.create_task(gather_statuses(uploads, reveal_by(0), reveal_by(0)))
@@ -230,31 +294,3 @@ def test_one_address_has_one_place_for_a_gradient(
     again, stalled = asyncio.run(run())
     assert again == [201], "a client that comes again replaces its stalled upload"
     assert stalled == [503, 503]
-
-
-def test_place_of_a_fast_upload_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.rpc.uploads.KEPT_SECONDS", 0.1)
-
-    async def run() -> list[str]:
-        places = Places(limit=8, subject_limit=2)
-        lost: list[str] = []
-
-        async def upload(address: str, rate: int) -> None:
-            try:
-                async with places.take(address, b"gradient") as place:
-                    for _ in range(40):
-                        place.received_bytes += rate // 100
-                        await asyncio.sleep(0.01)
-            except HttpError:
-                lost.append(address)
-
-        async with asyncio.TaskGroup() as group:
-            for address, rate in (("fast", 10**7), ("slow", 10**3)):
-                group.create_task(upload(address, rate))
-            await asyncio.sleep(0.2)
-            for address in ("second fast", "refused"):
-                group.create_task(upload(address, 10**7))
-            await asyncio.sleep(0)
-        return lost
-
-    assert sorted(asyncio.run(run())) == ["refused", "slow"]

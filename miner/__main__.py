@@ -1,5 +1,6 @@
 """`python -m miner`: the process that `pot miner run` starts."""
 
+import math
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from chain.training.task_spec import TaskSpec
 from miner.builder import OpenTask, PayloadBuilder
 from miner.client import FailoverClient
 from miner.light import LightClient
+from miner.limits import DAY_SECONDS, GIB, MinerLimits, get_machine_memory_bytes
 from miner.miner import Miner
 from miner.trust import find_network
 from pot_common.errors import OperatorError
@@ -36,6 +38,7 @@ def run(options: MinerOptions, load_task_opener: Callable[[MinerOptions], OpenTa
         raise OperatorError(f"--units is {options.units}; give at least 1")
     if options.task != "auto" and not options.task.isdecimal():
         raise OperatorError(f"--task is {options.task!r}; give a task id, or auto")
+    limits = read_limits(options)
     private_key = unlock_key(options.key, options.password_file, setting="--password-file")
     with lock(
         options.data_dir / "lock",
@@ -53,6 +56,7 @@ def run(options: MinerOptions, load_task_opener: Callable[[MinerOptions], OpenTa
             options.data_dir,
             options.units,
             load_task_opener(options),
+            limits,
             poll_seconds=options.poll_ms / 1000,
             claims=options.claim,
         )
@@ -60,6 +64,27 @@ def run(options: MinerOptions, load_task_opener: Callable[[MinerOptions], OpenTa
             miner.mine_all()
         else:
             miner.mine(TaskId(int(options.task)))
+
+
+def read_limits(options: MinerOptions) -> MinerLimits:
+    """What the options allow a task to take.
+
+    Raises:
+        OperatorError: A limit is not positive.
+    """
+    memory_gib = options.memory_gib
+    for name, value in (
+        ("--memory-gib", memory_gib),
+        ("--data-gib", options.data_gib),
+        ("--lock-days", options.lock_days),
+    ):
+        if value is not None and not 0 < value < math.inf:
+            raise OperatorError(f"{name} is {value}; give a number above 0")
+    return MinerLimits(
+        memory_bytes=get_machine_memory_bytes() if memory_gib is None else int(GIB * memory_gib),
+        data_bytes=int(GIB * options.data_gib),
+        lock_seconds=int(DAY_SECONDS * options.lock_days),
+    )
 
 
 def load_task_opener(options: MinerOptions) -> OpenTask:
@@ -77,7 +102,8 @@ def load_task_opener(options: MinerOptions) -> OpenTask:
     def open_shards(spec: TaskSpec, shards: Sequence[Path]) -> PayloadBuilder:
         try:
             return open_task(spec, (path.read_bytes() for path in shards), device)
-        except RejectedInputError as error:
+        except (RejectedInputError, MemoryError, RuntimeError) as error:
+            # torch raises RuntimeError if a device has too little memory.
             raise ClientError(f"the data of task {spec.name!r} cannot be used: {error}") from error
 
     return open_shards

@@ -18,6 +18,7 @@ from miner.client import DishonestNodeError, FailoverClient
 from miner.gradient_store import GradientStore
 from miner.idle_watch import IdleWatch
 from miner.light import LightClient
+from miner.limits import MinerLimits, require_enough_time, require_room
 from miner.outcomes import OutOfTaskError
 from miner.task_choice import TaskChoice, fetch_spec
 from miner.worker import MinerIdentity, TaskWorker
@@ -57,6 +58,7 @@ class Miner:
         directory: Where gradients and data are kept.
         units: Units of work to declare, a round.
         open_task: Opens a task for computing.
+        limits: What the operator allows a task to take.
         poll_seconds: Between two questions about the attempt in progress.
         claims: Whether to claim the rewards when the task closes.
     """
@@ -69,6 +71,7 @@ class Miner:
         directory: Path,
         units: int,
         open_task: OpenTask,
+        limits: MinerLimits,
         *,
         poll_seconds: float,
         claims: bool,
@@ -83,7 +86,8 @@ class Miner:
         self._open_task = open_task
         self._poll_seconds = poll_seconds
         self._claims = claims
-        self._choice = TaskChoice(client, light, self._identity.address)
+        self._limits = limits
+        self._choice = TaskChoice(client, light, self._identity.address, limits)
         self._bonds = BondReturns(client, light, self._identity)
         self._last_work = time.monotonic()
         """When there was last something to do, or another node was chosen."""
@@ -142,6 +146,7 @@ class Miner:
         spec, status = self._ask_honest(lambda: fetch_spec(self._client, self._light, task))
         if stays and status in (TaskStatus.PENDING, TaskStatus.PAUSED):
             self._await_active(task, status)
+        self._ask_honest(lambda: self._require_acceptable(task, spec))
         builder = self._open_task(spec, self._fetch_shards(spec))
         store = GradientStore(self._directory / f"task-{task}")
         worker = TaskWorker(
@@ -168,6 +173,16 @@ class Miner:
         if self._claims:
             worker.claim()
         return True
+
+    def _require_acceptable(self, task: TaskId, spec: TaskSpec) -> None:
+        """Accept a task before its data is fetched. One with a seat is accepted, as it is owed.
+
+        Raises:
+            ClientError: The task could cost the bonds, or takes more than the operator allows.
+        """
+        if not self._light.progress(task, self._identity.address).registration.has_seat:
+            require_enough_time(task, spec, self._light.network.parameters)
+            require_room(task, spec, self._limits)
 
     def _has_left(self, worker: TaskWorker, watch: IdleWatch, *, stays: bool) -> bool:
         """Whether the miner is out of the task, which it leaves if the task opens no attempt.

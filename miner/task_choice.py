@@ -6,8 +6,9 @@ placed only for a task that is active, whose phases leave time to commit to a gr
 it, and that lacks nothing for an attempt but miners. Of those, the miner prefers tasks in which it
 did not wait in vain before, then pay in the network's own token, then tasks that lack fewest miners
 besides itself, then the highest pay for a unit. It does take a task that lacks more miners if there
-is no other: else the first miners of such a task would wait for one another. A task that cannot be
-mined is put aside for a while, so that it does not keep the miner from the others.
+is no other: else the first miners of such a task would wait for one another. A task that takes more
+memory or disk than the operator allows, locks bonds for longer, or cannot be mined is put aside for
+a while, so that it does not keep the miner from the others.
 """
 
 import json
@@ -21,14 +22,19 @@ import structlog
 from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.task_registry import TaskStatus
 from chain.errors import RejectedInputError
-from chain.params import ChainParameters
 from chain.primitives import Address, TaskId
 from chain.training.openings import ObstacleKind, describe_obstacles
-from chain.training.task_checks import find_commitment_objection, find_phase_objection
 from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import compute_spec_hash, compute_terms, decode_task_spec
 from miner.client import DishonestNodeError, FailoverClient
 from miner.light import LightClient, Standing
+from miner.limits import (
+    MinerLimits,
+    compute_lock_seconds,
+    require_enough_time,
+    require_room,
+    require_short_lock,
+)
 from pot_common.rpc_client import NodeUnreachableError
 from pot_common.rpc_replies import ClientError
 
@@ -62,10 +68,13 @@ class _Pause:
 class TaskChoice:
     """Chooses tasks for one account."""
 
-    def __init__(self, client: FailoverClient, light: LightClient, miner: Address) -> None:
+    def __init__(
+        self, client: FailoverClient, light: LightClient, miner: Address, limits: MinerLimits
+    ) -> None:
         self._client = client
         self._light = light
         self._miner = miner
+        self._limits = limits
         self._pauses: dict[TaskId, _Pause] = {}
         self._rests: dict[TaskId, float] = {}
         """The tasks that opened no attempt while the miner had a seat, each with its last rest in
@@ -168,7 +177,7 @@ class TaskChoice:
             return self._specs[task]
         try:
             spec, _ = fetch_spec(self._client, self._light, task)
-            require_enough_time(task, spec, self._light.network.parameters)
+            self._require_acceptable(task, spec)
         except (DishonestNodeError, NodeUnreachableError):
             raise
         except ClientError as error:
@@ -176,6 +185,13 @@ class TaskChoice:
             return None
         self._specs[task] = spec
         return spec
+
+    def _require_acceptable(self, task: TaskId, spec: TaskSpec) -> None:
+        parameters = self._light.network.parameters
+        require_enough_time(task, spec, parameters)
+        require_room(task, spec, self._limits)
+        lock_seconds = compute_lock_seconds(spec, parameters, len(self._light.validators))
+        require_short_lock(task, lock_seconds, self._limits)
 
 
 def fetch_spec(
@@ -202,17 +218,3 @@ def fetch_spec(
             f"it gives another specification of task {task} than the chain has the hash of",
         )
     return decoded, status
-
-
-def require_enough_time(task: TaskId, spec: TaskSpec, parameters: ChainParameters) -> None:
-    """Accept a task only if its phases leave honest miners time to commit and to reveal.
-
-    Raises:
-        ClientError: A bond in the task could be lost for lack of time.
-    """
-    speed = parameters.blob_bytes_per_second
-    objection = find_phase_objection(spec, speed) or find_commitment_objection(spec, speed)
-    if objection is not None:
-        raise ClientError(
-            f"task {task} could cost you the bond: {objection.reason}; take another task"
-        )

@@ -46,6 +46,7 @@ from miner.deadline import compute_with_deadline
 from miner.gradient_store import SALT_BYTES, GradientStore, PreparedGradient
 from miner.idle_watch import IdleWatch
 from miner.light import LightClient, ProvenAttempt
+from miner.limits import DAY_SECONDS, compute_lock_seconds
 from miner.outcomes import (
     OutcomeLog,
     OutOfTaskError,
@@ -55,7 +56,6 @@ from miner.outcomes import (
 from miner.replies import AttemptReply
 from miner.reveals import RevealPusher
 from miner.samples import compute_samples
-from miner.task_choice import require_enough_time
 from miner.trial import UnitTrial
 from pot_common.rpc_client import RpcCallError
 from pot_common.rpc_replies import ClientError
@@ -172,7 +172,7 @@ class TaskWorker:
             case TaskStatus.PENDING | TaskStatus.PAUSED as status:
                 raise ClientError(f"task {self._task} is {status.name.lower()} and takes no miners")
             case _:
-                require_enough_time(self._task, self._spec, self._light.network.parameters)
+                pass
         units = self._count_units(units)
         for tries_left in reversed(range(REGISTER_TRIES)):
             try:
@@ -227,6 +227,13 @@ class TaskWorker:
             bond=bond,
             seat_bond=seat_bond,
             displaced=len(displaced),
+            lock_days=round(self._compute_lock_seconds() / DAY_SECONDS, 2),
+        )
+
+    def _compute_lock_seconds(self) -> int:
+        """The longest time for which the bonds are locked once the miner wants to leave."""
+        return compute_lock_seconds(
+            self._spec, self._light.network.parameters, len(self._light.validators)
         )
 
     def _choose_place(self, units: int) -> tuple[tuple[Address, ...], int]:

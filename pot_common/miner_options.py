@@ -40,6 +40,9 @@ class MinerOptions:
     data_dir: Path
     device: str
     threads: int
+    memory_gib: float | None
+    data_gib: float
+    lock_days: float
     claim: bool
     private_data_host: tuple[str, ...]
     log_format: MinerLogFormat
@@ -90,6 +93,17 @@ def build_command(run: Callable[[MinerOptions], None]) -> Callable[..., None]:
         ] = Path("miner-data"),
         device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
         threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+        memory_gib: Annotated[
+            float | None,
+            typer.Option(
+                help="Take no task that declares more memory; without it, all of this machine's."
+            ),
+        ] = None,
+        data_gib: Annotated[float, typer.Option(help="Keep no more task data on the disk.")] = 16.0,
+        lock_days: Annotated[
+            float,
+            typer.Option(help="With --task auto, take no task that may lock bonds for longer."),
+        ] = 2.0,
         claim: Annotated[
             bool, typer.Option("--claim", help="Claim the rewards when the task closes.")
         ] = False,
@@ -123,6 +137,9 @@ def build_command(run: Callable[[MinerOptions], None]) -> Callable[..., None]:
                 data_dir=data_dir,
                 device=device,
                 threads=threads,
+                memory_gib=memory_gib,
+                data_gib=data_gib,
+                lock_days=lock_days,
                 claim=claim,
                 private_data_host=tuple(private_data_host or ()),
                 log_format=log_format,

@@ -17,7 +17,7 @@ from miner.light import LightClient, fetch_network
 from miner.miner import Miner
 from miner.outcomes import OutOfTaskError
 from miner.worker import MinerIdentity
-from tests.worlds.node_for_miners import BOND, SEAT_BOND, TASK, CountingTrainer, FakeNode
+from tests.worlds.node_for_miners import BOND, LIMITS, SEAT_BOND, TASK, CountingTrainer, FakeNode
 from tests.worlds.proofs import CHAIN_ID, GENESIS
 
 KEY = PrivateKey(b"\x11" * 32)
@@ -98,6 +98,7 @@ def miner_of(directory: Path, node: FakeNode, *, claims: bool = False) -> Miner:
         directory,
         1,
         lambda spec, shards: CountingTrainer(),
+        LIMITS,
         poll_seconds=1.0,
         claims=claims,
     )

@@ -11,7 +11,7 @@ from chain.primitives import Address, PrivateKey
 from miner.client import FailoverClient
 from miner.light import LightClient, fetch_network
 from miner.miner import Miner
-from tests.worlds.node_for_miners import TASK, CountingTrainer, FakeNode
+from tests.worlds.node_for_miners import LIMITS, TASK, CountingTrainer, FakeNode
 from tests.worlds.proofs import CHAIN_ID, GENESIS
 
 KEY = PrivateKey(b"\x11" * 32)
@@ -63,6 +63,7 @@ class Network:
             directory,
             1,
             lambda spec, shards: self.trainer,
+            LIMITS,
             poll_seconds=0.1,
             claims=False,
         )

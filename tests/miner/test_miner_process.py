@@ -79,7 +79,16 @@ def test_missing_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "No such file" in error_of(capsys, "--key", str(tmp_path / "none"))
 
 
-@pytest.mark.parametrize("options", [("--units", "0"), ("--task", "first")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--units", "0"),
+        ("--task", "first"),
+        ("--memory-gib", "0"),
+        ("--data-gib", "nan"),
+        ("--lock-days", "-1"),
+    ],
+)
 def test_invalid_settings_are_refused(
     options: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:

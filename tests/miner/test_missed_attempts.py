@@ -17,7 +17,7 @@ from miner.deadline import compute_with_deadline
 from miner.light import LightClient, fetch_network
 from miner.miner import Miner
 from miner.outcomes import OutOfTaskError
-from tests.worlds.node_for_miners import BOND, TASK, CountingTrainer, FakeNode
+from tests.worlds.node_for_miners import BOND, LIMITS, TASK, CountingTrainer, FakeNode
 from tests.worlds.proofs import CHAIN_ID, GENESIS
 
 KEY = PrivateKey(b"\x11" * 32)
@@ -81,7 +81,7 @@ def mine(
     client = FailoverClient(["http://node"], node.transport())
     light = LightClient(client, fetch_network(client, CHAIN_ID, GENESIS.hash))
     miner = Miner(
-        *(client, light, KEY, directory, 1, lambda spec, shards: trainer),
+        *(client, light, KEY, directory, 1, lambda spec, shards: trainer, LIMITS),
         poll_seconds=0.0,
         claims=False,
     )
@@ -162,7 +162,7 @@ def test_miner_does_not_return_to_a_task_in_which_it_missed_an_attempt(
     client = FailoverClient(["http://node"], node.transport())
     light = LightClient(client, fetch_network(client, CHAIN_ID, GENESIS.hash))
     miner = Miner(
-        *(client, light, KEY, tmp_path, 1, lambda spec, shards: CountingTrainer()),
+        *(client, light, KEY, tmp_path, 1, lambda spec, shards: CountingTrainer(), LIMITS),
         poll_seconds=0.0,
         claims=False,
     )

@@ -12,7 +12,7 @@ from chain.contracts.ledger_storage import OpeningState, RegistrationState
 from chain.contracts.task_registry import TaskStatus
 from chain.params import ChainParameters
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
-from chain.training.task_spec import TaskSpec
+from chain.training.task_spec import Shard, TaskSpec
 from chain.training.task_spec_codec import compute_spec_hash, encode_task_spec
 from miner import task_choice
 from miner.client import DishonestNodeError
@@ -20,7 +20,7 @@ from miner.light import Standing
 from miner.task_choice import TaskChoice
 from pot_common.rpc_client import NodeUnreachableError
 from pot_common.rpc_replies import ClientError
-from tests.worlds.node_for_miners import MINING_SPEC
+from tests.worlds.node_for_miners import LIMITS, MINING_SPEC
 from tests.worlds.proofs import GENESIS
 
 MINER = Address(b"\x77" * 20)
@@ -41,6 +41,7 @@ class FakeChain:
     fetched: list[int] = field(default_factory=list)
     current: str = "http://node"
     network = SimpleNamespace(parameters=ChainParameters())
+    validators = (OTHER_TOKEN,) * 4
 
     def list_tasks(self) -> list[SimpleNamespace]:
         return [SimpleNamespace(id=each, status=self.listed_status) for each in self.specs]
@@ -74,7 +75,7 @@ def paying(price: int, token: Address = TRAINING_TOKEN) -> TaskSpec:
 
 
 def choice_of(chain: FakeChain) -> TaskChoice:
-    return TaskChoice(chain, chain, MINER)
+    return TaskChoice(chain, chain, MINER, LIMITS)
 
 
 @pytest.fixture
@@ -224,6 +225,38 @@ def test_task_without_time_to_commit_is_not_chosen_and_the_log_says_why() -> Non
     assert (entry["event"], entry["task"]) == ("task put aside", 2)
     assert "could cost you the bond: a miner needs" in entry["reason"]
     assert "60000 ms to compute a unit, as declared, more than half" in entry["reason"]
+
+
+def test_task_that_may_lock_bonds_for_days_is_not_chosen() -> None:
+    patient = replace(
+        paying(9),
+        phases=replace(MINING_SPEC.phases, verdict_seconds=86_400),
+    )
+    # The bonds were locked for 172 928 blocks after an attempt of three such phases.
+    days = (172_928 * 5 / 86_400) + 3
+    with capture_logs() as logs:
+        assert choice_of(FakeChain({1: paying(5), 2: patient})).choose() == 1
+    (entry,) = logs
+    assert (entry["event"], entry["task"]) == ("task put aside", 2)
+    assert entry["reason"] == (
+        f"task 2 may lock bonds for {days:.1f} days after its last attempt has begun, and "
+        "--lock-days allows 2"
+    )
+
+
+def test_task_beyond_the_memory_or_the_disk_is_not_chosen() -> None:
+    large = replace(
+        paying(9), resources=replace(MINING_SPEC.resources, peak_bytes=LIMITS.memory_bytes + 1)
+    )
+    shard = Shard(Hash32(b"\x22" * 32), 3 * LIMITS.data_bytes // 2, 100)
+    long = replace(paying(7), data=replace(MINING_SPEC.data, shards=(shard,)))
+    with capture_logs() as logs:
+        assert choice_of(FakeChain({1: paying(5), 2: large, 3: long})).choose() == 1
+    reasons = {entry["task"]: entry["reason"] for entry in logs}
+    assert reasons == {
+        2: "task 2 takes up to 8.00 GiB of memory, and --memory-gib allows 8.00",
+        3: "task 3 takes up to 0.75 GiB of disk, and --data-gib allows 0.50",
+    }
 
 
 def test_failing_task_is_put_aside_for_a_growing_time(now: SimpleNamespace) -> None:

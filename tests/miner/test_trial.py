@@ -16,7 +16,7 @@ from miner.client import FailoverClient
 from miner.light import LightClient, fetch_network
 from miner.miner import Miner
 from pot_common.rpc_replies import ClientError
-from tests.worlds.node_for_miners import BOND, MINING_SPEC, TASK, CountingTrainer, FakeNode
+from tests.worlds.node_for_miners import BOND, LIMITS, MINING_SPEC, TASK, CountingTrainer, FakeNode
 from tests.worlds.proofs import CHAIN_ID, GENESIS
 
 KEY = PrivateKey(b"\x11" * 32)
@@ -62,7 +62,7 @@ def start(
     client = FailoverClient(["http://node"], node.transport())
     light = LightClient(client, fetch_network(client, CHAIN_ID, GENESIS.hash))
     miner = Miner(
-        *(client, light, KEY, directory, units, lambda spec, shards: trainer),
+        *(client, light, KEY, directory, units, lambda spec, shards: trainer, LIMITS),
         poll_seconds=0.0,
         claims=False,
     )

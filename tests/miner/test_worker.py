@@ -16,6 +16,7 @@ from miner.miner import Miner
 from pot_common.rpc_replies import ClientError
 from tests.worlds.node_for_miners import (
     BOND,
+    LIMITS,
     MINING_SPEC,
     SEAT_BOND,
     SHARD,
@@ -48,6 +49,7 @@ class Stage:
             directory,
             1,
             self._make_trainer,
+            LIMITS,
             poll_seconds=0.0,
             claims=True,
         )
@@ -276,6 +278,27 @@ def test_miner_pays_no_bond_for_a_task_without_time_to_reveal(
     phases = replace(MINING_SPEC.phases, verdict_seconds=1)
     node = FakeNode(MINER, spec=replace(MINING_SPEC, phases=phases))
     assert mine_all(tmp_path, node, monkeypatch).transactions == []
+
+
+def test_data_of_a_task_beyond_the_limits_is_not_fetched(tmp_path: Path) -> None:
+    for changes, message in (
+        ({"peak_bytes": LIMITS.memory_bytes + 1}, "GiB of memory, and --memory-gib allows 8.00"),
+        ({"unit_milliseconds": 60_000}, "60000 ms to compute a unit"),
+    ):
+        resources = replace(MINING_SPEC.resources, **changes)
+        node = FakeNode(MINER, spec=replace(MINING_SPEC, resources=resources))
+        stage = Stage(tmp_path, node, [])
+        with pytest.raises(ClientError, match=message):
+            stage.play()
+        assert (stage.shards, node.transactions) == ([], [])
+
+
+def test_registration_says_how_long_bonds_are_locked(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        Stage(tmp_path, FakeNode(MINER), []).play()
+    (entry,) = (each for each in logs if each["event"] == "miner registered")
+    # 192 blocks of 5 s, after an attempt of 190 s.
+    assert entry["lock_days"] == round((192 * 5 + 190) / 86_400, 2)
 
 
 def test_gradient_is_pushed_again_until_enough_validators_hold_it(

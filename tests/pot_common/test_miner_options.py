@@ -9,6 +9,7 @@ ALL = [
     *("--key", "k.json", "--rpc", "http://a", "--rpc", "http://b", "--genesis", "0x00"),
     *("--task", "7", "--units", "3", "--password-file", "p", "--data-dir", "d"),
     *("--device", "cuda:1", "--threads", "4", "--claim", "--log-format", "json", "--poll-ms", "5"),
+    *("--memory-gib", "3.5", "--data-gib", "8", "--lock-days", "0.5"),
     *("--private-data-host", "nas", "--private-data-host", "lab"),
 ]
 
@@ -34,6 +35,9 @@ def test_every_option_is_read() -> None:
         data_dir=Path("d"),
         device="cuda:1",
         threads=4,
+        memory_gib=3.5,
+        data_gib=8.0,
+        lock_days=0.5,
         claim=True,
         private_data_host=("nas", "lab"),
         log_format=MinerLogFormat.JSON,

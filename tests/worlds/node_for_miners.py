@@ -35,6 +35,7 @@ from chain.training.task_spec import (
 from chain.training.task_spec_codec import encode_task_spec
 from chain.types.transaction import Transaction, decode_transaction
 from chain.validation import compute_mix_hash
+from miner.limits import MinerLimits
 from tests.worlds.proofs import (
     CHAIN_ID,
     GENESIS,
@@ -67,6 +68,9 @@ BOND = 5 * MINING_SPEC.reward.unit_price // 4
 """The bond for one unit: one round's pay and two misses."""
 
 SEAT_BOND = 10**18
+LIMITS = MinerLimits(memory_bytes=2**33, data_bytes=2**29, lock_seconds=2 * 86_400)
+"""What the operator of a miner under test allows."""
+
 HEX_CONTRACTS = {
     "token": TRAINING_TOKEN,
     "taskRegistry": TASK_REGISTRY,

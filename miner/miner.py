@@ -15,12 +15,12 @@ from chain.training.task_spec import TaskSpec
 from miner.bonds import BondReturns
 from miner.builder import OpenTask
 from miner.client import DishonestNodeError, FailoverClient
-from miner.gradient_store import GradientStore
 from miner.idle_watch import IdleWatch
 from miner.light import LightClient
 from miner.limits import MinerLimits, require_enough_time, require_room
 from miner.outcomes import OutOfTaskError
 from miner.task_choice import TaskChoice, fetch_spec
+from miner.task_files import TaskFiles
 from miner.worker import MinerIdentity, TaskWorker
 from pot_common.rpc_client import ContentUnavailableError, NodeUnreachableError, RpcCallError
 from pot_common.rpc_replies import ClientError
@@ -81,7 +81,9 @@ class Miner:
         self._identity = MinerIdentity(
             private_key, get_address(private_key), light.network.chain_id
         )
-        self._directory = directory / light.network.genesis_hash.hex()[:16]
+        self._files = TaskFiles(
+            client, directory / light.network.genesis_hash.hex()[:16], limits.data_bytes
+        )
         self._units = units
         self._open_task = open_task
         self._poll_seconds = poll_seconds
@@ -100,6 +102,7 @@ class Miner:
             try:
                 if not has_searched:
                     self._bonds.search()
+                    self._delete_closed()
                     has_searched = True
                 if self._bonds.collect():
                     self._choice.look_again()
@@ -111,6 +114,16 @@ class Miner:
                 self._try_another(error, RETRY_SECONDS)
             time.sleep(IDLE_SECONDS)
 
+    def _delete_closed(self) -> None:
+        """Delete the gradients of tasks that closed while the miner did not run.
+
+        Raises:
+            ClientError: No node answers.
+        """
+        for task in self._files.list_tasks():
+            if self._light.task(task)[1] is TaskStatus.CLOSED:
+                self._files.delete(task)
+
     def _mine_chosen(self, task: TaskId) -> None:
         """Mine a task until it ends or stands still; if it cannot be mined, put it aside.
 
@@ -120,12 +133,14 @@ class Miner:
         try:
             if self.mine(task, stays=False):
                 self._choice.finish(task)
+                self._files.delete(task)
             else:
                 self._choice.leave_idle(task)
         except OutOfTaskError as error:
             _log.error(str(error))
             self._choice.finish(task)
             self._bonds.expect(task)
+            self._files.delete(task)  # no attempt that it took part in is open any more
         except (NodeUnreachableError, DishonestNodeError):
             raise
         except ClientError as error:
@@ -147,8 +162,8 @@ class Miner:
         if stays and status in (TaskStatus.PENDING, TaskStatus.PAUSED):
             self._await_active(task, status)
         self._ask_honest(lambda: self._require_acceptable(task, spec))
-        builder = self._open_task(spec, self._fetch_shards(spec))
-        store = GradientStore(self._directory / f"task-{task}")
+        builder = self._open_task(spec, self._files.fetch_shards(task, spec))
+        store = self._files.open_gradients(task)
         worker = TaskWorker(
             *(self._client, self._light, self._identity, task, spec, builder, store), stays=stays
         )
@@ -279,16 +294,3 @@ class Miner:
     def _choose_next_node(self) -> None:
         self._last_work = time.monotonic()
         self._client.rotate()
-
-    def _fetch_shards(self, spec: TaskSpec) -> tuple[Path, ...]:
-        """The files of the task's data; missing ones are fetched."""
-        directory = self._directory / "data"
-        directory.mkdir(parents=True, exist_ok=True)
-        paths = []
-        for shard in spec.data.shards:
-            path = directory / f"{shard.content_id.hex()}.npz"
-            if not path.exists():
-                self._client.fetch_file(shard.content_id, shard.byte_count, path, spec.data.urls)
-                _log.info("data shard fetched", content=shard.content_id, bytes=shard.byte_count)
-            paths.append(path)
-        return tuple(paths)

@@ -177,6 +177,7 @@ def test_miner_does_not_return_to_a_task_in_which_it_missed_an_attempt(
         miner.mine_all()
     assert node.names[:2] == ["commit", "leave"]
     assert [each.data for each in node.transactions[2:]] == [withdraw]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [], "nothing is kept of it"
 
 
 def test_what_a_computation_raises_reaches_its_caller() -> None:

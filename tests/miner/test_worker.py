@@ -430,6 +430,17 @@ def test_miner_that_chooses_goes_on_after_a_lost_bond_without_a_new_one(
     assert len(node.commitments) == 1
 
 
+def test_miner_that_starts_deletes_the_gradients_of_closed_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = registered()
+    Stage(tmp_path, node, [COMMITMENT]).play()
+    assert list(tmp_path.rglob("*.gradient"))
+    node.transactions.clear()
+    assert mine_all(tmp_path, node, monkeypatch).status == "closed"
+    assert list(tmp_path.rglob("*.gradient")) == []
+
+
 def test_miner_that_names_a_pending_task_waits_until_it_is_active(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,12 @@ STRAGGLER_SECONDS: Final = 1.0
 STRAGGLER_FACTOR: Final = 3
 """Other nodes have so many times as long as the first that answered, if that is more."""
 
+BUSY_REST_SECONDS: Final = 1.0
+"""After this time a node without a place for a gradient is asked again, unless it names a time."""
+
+LONGEST_BUSY_REST_SECONDS: Final = 10.0
+"""The longest time that a node without a place is left alone, whatever it says."""
+
 LIAR_REST_SECONDS: Final = 300.0
 """For this long, a node that gave a wrong answer is not asked; it may be repaired afterwards."""
 
@@ -131,6 +137,8 @@ class FailoverClient(ChainClient):
         rest is in seconds."""
         self._waiting_for: set[str] = set()
         """Nodes that have not answered yet when all were asked at once."""
+        self._busy: dict[str, float] = {}
+        """By URL: until when, by the monotonic clock, the node has no place for a gradient."""
         self._liars: dict[str, tuple[float, str]] = {}
         """By URL: until when the node is not asked, and why."""
         self._http = open_http(ANSWER_SECONDS, transport)
@@ -463,17 +471,19 @@ class FailoverClient(ChainClient):
     ) -> tuple[frozenset[str], list[str]]:
         """Upload a gradient to every node that is not in `takers`.
 
+        A node without a place for it is left alone for as long as it says.
+
         Returns:
             The nodes that took it, and the answers of those that did not.
         """
+        now = time.monotonic()
         found = self._ask_at_once(
-            (url for url in self._list_reachable() if url not in takers),
-            lambda url: send_request(
-                self._http,
-                self._http.build_request(
-                    "POST", f"{url}/v1/reveals", params=query, content=payload
-                ),
+            (
+                url
+                for url in self._list_reachable()
+                if url not in takers and self._busy.get(url, 0.0) <= now
             ),
+            lambda url: self._send_reveal(url, query, payload),
         )
         accepted, refusals = set(), []
         for url, response in found.items():
@@ -483,7 +493,34 @@ class FailoverClient(ChainClient):
                 accepted.add(url)
             else:
                 refusals.append(f"{url}: {response.status_code} {response.text[:200].strip()}")
+                if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+                    self._busy[url] = time.monotonic() + _read_retry_after(response)
         return frozenset(accepted), refusals
+
+    def _send_reveal(self, url: str, query: dict[str, str | int], payload: bytes) -> httpx.Response:
+        """Upload a gradient to one node.
+
+        Raises:
+            httpx.HTTPError: The node does not answer.
+            ValueError: The answer is too large, or takes too long.
+            ClientError: The node closed the connection before all was sent.
+        """
+        request = self._http.build_request(
+            "POST", f"{url}/v1/reveals", params=query, content=payload
+        )
+        try:
+            return send_request(self._http, request)
+        except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
+            # A node that refuses a gradient does not wait for its end, and its answer may be lost.
+            raise ClientError(f"the upload was cut off ({describe_failure(error)})") from error
+
+
+def _read_retry_after(response: httpx.Response) -> float:
+    """For how many seconds a node without a place is to be left alone."""
+    value = response.headers.get("retry-after", "")
+    if not value.isascii() or not value.isdigit() or len(value) > 9:
+        return BUSY_REST_SECONDS
+    return min(LONGEST_BUSY_REST_SECONDS, float(value))
 
 
 def _check_size(parts: Iterable[bytes], byte_count: int) -> Iterator[bytes]:

@@ -47,6 +47,8 @@ class _Upload:
     """The nodes that have taken it since it was last pushed to all."""
     holders: frozenset[Address] = frozenset()
     """The validators that hold it, as nodes say."""
+    refusals: tuple[str, ...] = ()
+    """What the log last said about nodes that do not take it."""
     tries: int = 0
     is_warned: bool = False
     """Whether the log has said that too few validators hold it."""
@@ -99,9 +101,21 @@ class RevealPusher:
         if len(upload.holders) >= needed or is_over:
             _log.info("gradient revealed", **place, validators=len(upload.holders))
             return True
-        if not upload.takers:
-            _log.warning("no node takes the gradient", **place, answers="; ".join(refusals))
-        elif upload.enough_at is None and upload.tries >= WARNING_TRIES and not upload.is_warned:
+        # Nodes that have no place are asked again when they say; the log tells what is new.
+        if refusals and tuple(refusals) != upload.refusals:
+            upload.refusals = tuple(refusals)
+            _log.warning(
+                "nodes do not take the gradient; it is sent to them again",
+                **place,
+                takers=len(upload.takers),
+                answers="; ".join(refusals),
+            )
+        if (
+            upload.takers
+            and upload.enough_at is None
+            and upload.tries >= WARNING_TRIES
+            and not upload.is_warned
+        ):
             upload.is_warned = True
             _log.warning(
                 "too few validators hold the gradient; without it they take the bond. It is pushed "

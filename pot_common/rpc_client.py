@@ -101,7 +101,7 @@ def send_request(http: httpx.Client, request: httpx.Request) -> httpx.Response:
 
 
 def receive(response: httpx.Response, wait_seconds: float | None) -> httpx.Response:
-    """An answer whose head is there, with its body in memory.
+    """An answer whose head is there, with its body in memory and, of its headers, Retry-After.
 
     A node that sends its body byte by byte gets twice the time that a silent node gets.
 
@@ -119,7 +119,10 @@ def receive(response: httpx.Response, wait_seconds: float | None) -> httpx.Respo
             raise ValueError(f"the answer is larger than {ANSWER_LIMIT_BYTES} bytes")
         if wait_seconds is not None and time.monotonic() - started > 2 * wait_seconds:
             raise ValueError(f"the answer takes longer than {2 * wait_seconds:g} seconds")
-    return httpx.Response(response.status_code, content=bytes(body), request=response.request)
+    kept = {name: value for name, value in response.headers.items() if name == "retry-after"}
+    return httpx.Response(
+        response.status_code, headers=kept, content=bytes(body), request=response.request
+    )
 
 
 def exchange(http: httpx.Client, url: str, method: str, params: Sequence[Json]) -> Json:

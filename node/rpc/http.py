@@ -86,6 +86,7 @@ class Request:
         assert isinstance(query, bytes)
         self._query_string = query.decode("latin-1")
         self._receive = receive
+        self._is_body_read = False
         client = scope.get("client")
         self.client = str(client[0]) if isinstance(client, list | tuple) and client else ""
         """The IP address that the request comes from; empty if it is unknown."""
@@ -105,6 +106,12 @@ class Request:
             )
         except ValueError as error:
             raise HttpError(400, "malformed", "too many query fields") from error
+
+    @property
+    def has_unread_body(self) -> bool:
+        """Whether the client may still be sending its body."""
+        has_body = self.headers.get("content-length", "0") != "0"
+        return (has_body or "transfer-encoding" in self.headers) and not self._is_body_read
 
     @property
     def content_type(self) -> str:
@@ -159,9 +166,10 @@ class Request:
             received += len(part)
             if received > limit_bytes:
                 raise HttpError(413, "too_large", f"content length too large, limit {limit_bytes}")
+            self._is_body_read = not message.get("more_body", False)
             if part:
                 yield part
-            if not message.get("more_body", False):
+            if self._is_body_read:
                 return
 
     async def body(self, limit_bytes: int) -> bytes:
@@ -211,9 +219,6 @@ def json_response(value: JsonObject, status: int = 200) -> Response:
 def error_response(error: HttpError) -> Response:
     """The response for an error, with the body `{"error": reason, "message": ...}`."""
     headers = {}
-    if error.status in (408, 413):
-        # The rest of the body was not read; it must not be parsed as the next request.
-        headers["connection"] = "close"
     if error.retry_after_seconds is not None:
         headers["retry-after"] = str(error.retry_after_seconds)
     return Response(
@@ -304,6 +309,9 @@ class HttpApplication:
         response = await self._respond(request)
         self._metrics.on_response(response.status)
         extra = self._rules.cross_origin_headers(request)
+        if request.has_unread_body:
+            # The client is to send no more of it, and it must not be parsed as the next request.
+            extra["connection"] = "close"
         await _send_response(request, response, extra, send)
 
     async def _respond(self, request: Request) -> Response:

@@ -230,6 +230,53 @@ def test_reveal_goes_to_every_node_and_reports_refusals() -> None:
     assert client.reveal({"task": 1}, b"payload", takers) == ({"http://node1"}, [])
 
 
+def test_busy_node_is_asked_again_when_it_says_and_others_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr("miner.client.time.monotonic", lambda: now)
+    busy, other = FakeNode(MINER, busy_seconds="3"), FakeNode(MINER, refuses_reveals=True)
+    client = client_of(busy, other)
+    for asked in ((1, 1), (1, 2)):
+        client.reveal({"task": 1}, b"payload")
+        assert (busy.asked_reveals, other.asked_reveals) == asked
+    busy.busy_seconds = None
+    now += 3.0
+    assert client.reveal({"task": 1}, b"payload")[0] == {"http://node0"}
+
+
+@pytest.mark.parametrize(("named", "seconds"), [("99999", 10.0), ("soon", 1.0), ("", 1.0)])
+def test_busy_node_cannot_put_a_gradient_off_for_long(
+    named: str, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr("miner.client.time.monotonic", lambda: now)
+    busy = FakeNode(MINER, busy_seconds=named)
+    client = client_of(busy)
+    for count, later in ((1, seconds - 0.1), (1, 0.1), (2, 0.0)):
+        client.reveal({"task": 1}, b"payload")
+        assert busy.asked_reveals == count
+        now += later
+
+
+def test_node_that_cuts_an_upload_off_is_asked_again_at_once() -> None:
+    node, cuts = FakeNode(MINER), [httpx.WriteError("broken pipe"), httpx.ReadError("reset")]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if cuts:
+            raise cuts.pop()
+        return node.handle(request)
+
+    urls = ["http://node", "http://down"]
+    down = FakeNode(MINER, is_down=True)
+    client = FailoverClient(
+        urls,
+        httpx.MockTransport(lambda r: (down.handle if r.url.host == "down" else answer)(r)),
+    )
+    found = [client.reveal({"task": 1}, b"payload")[0] for _ in range(3)]
+    assert found == [frozenset(), frozenset(), {"http://node"}]
+
+
 def test_view_function_is_called_at_the_head() -> None:
     balance = training_token.balance_of(MINER, MINER)
     assert client_of(FakeNode(MINER, token_balance=7)).read(balance) == 7

@@ -194,6 +194,16 @@ def test_reveal_is_tried_again_until_a_node_takes_it(tmp_path: Path) -> None:
     assert len(node.reveals) == 1
 
 
+def test_log_says_once_that_nodes_have_no_place_for_a_gradient(tmp_path: Path) -> None:
+    script = [COMMITMENT, {**VERDICT, "busy_seconds": "0"}, *[VERDICT] * 3, {"busy_seconds": None}]
+    with capture_logs() as logs:
+        node = Stage(tmp_path, registered(), script).play()
+    assert (node.asked_reveals, len(node.reveals)) == (5, 1)
+    (line,) = [each for each in logs if "do not take the gradient" in str(each["event"])]
+    assert "503" in line["answers"]
+    assert "no place for this upload now: try again" in line["answers"]
+
+
 def test_each_attempt_has_its_own_gradient_and_salt(tmp_path: Path) -> None:
     script = [COMMITMENT, VERDICT, {"phase": "commitment", "attempt": 1}, VERDICT]
     node = Stage(tmp_path, registered(), script).play()

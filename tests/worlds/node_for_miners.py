@@ -131,6 +131,10 @@ class FakeNode:
     spec: TaskSpec = MINING_SPEC
     is_down: bool = False
     refuses_reveals: bool = False
+    busy_seconds: str | None = None
+    """If set, the node has no place for a gradient, and names this time."""
+    asked_reveals: int = 0
+    """The number of requests to take a gradient."""
     holders: tuple[Address, ...] = tuple(map(get_address, VALIDATOR_KEYS))
     """The validators that hold a gradient once it was revealed here."""
     receipt: object = None
@@ -294,6 +298,10 @@ class FakeNode:
         return httpx.Response(200, json={"jsonrpc": "2.0", "id": call["id"], "result": result})
 
     def take_reveal(self, query: dict[str, str], body: bytes) -> httpx.Response:
+        self.asked_reveals += 1
+        if self.busy_seconds is not None:
+            refusal = {"error": "busy", "message": "no place for this upload now: try again"}
+            return httpx.Response(503, json=refusal, headers={"retry-after": self.busy_seconds})
         if self.refuses_reveals:
             return httpx.Response(409, json={"error": "wrong_round", "message": "too early"})
         self.reveals.append((query, body))

@@ -9,7 +9,15 @@ import pytest
 from chain.crypto import CHUNK_BYTES, merkle_leaf
 from node.rpc import http
 from node.rpc.blobs import CONCURRENT_TRANSFERS, BlobReads
-from node.rpc.http import AccessRules, HttpApplication, HttpError, Message, Request, Response
+from node.rpc.http import (
+    AccessRules,
+    HttpApplication,
+    HttpError,
+    Message,
+    Request,
+    Response,
+    error_response,
+)
 from node.storage.blobs import BlobStore
 from tests.worlds.rpc import RpcHarness, rpc_harness
 
@@ -224,6 +232,20 @@ def test_too_large_body_is_status_413(rpc: RpcHarness) -> None:
     json_type = {"content-type": "application/json"}
     response = rpc.http("POST", "/", content=b" " * (5 * 2**20 + 1), headers=json_type)
     assert (response.status_code, response.headers["connection"]) == (413, "close")
+
+
+def test_client_sends_no_more_of_a_body_that_is_not_read(rpc: RpcHarness) -> None:
+    for path in ("/v1/nothing", "/liveness"):
+        response = rpc.http("POST", path, content=b"body")
+        assert response.headers["connection"] == "close"
+    assert "connection" not in rpc.http("POST", "/", json=CALL).headers
+    assert "connection" not in rpc.http("GET", "/liveness").headers
+
+
+def test_refused_client_is_told_when_to_ask_again() -> None:
+    response = error_response(HttpError(503, "busy", "no place", retry_after_seconds=3))
+    assert response.headers == {"retry-after": "3"}
+    assert error_response(HttpError(503, "busy", "no place")).headers == {}
 
 
 def test_client_that_reads_nothing_loses_its_place(

@@ -37,7 +37,7 @@ from chain.training.encoding import (
     compute_commitment,
     compute_gradient_root,
 )
-from chain.training.fines import compute_bond
+from chain.training.fines import compute_bond, compute_miss
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec
 from miner.builder import PayloadBuilder
@@ -66,10 +66,13 @@ REGISTER_TRIES: Final = 5
 REGISTER_RETRY_SECONDS: Final = 2.0
 """The pause between two tries."""
 
+LEAVE_SECONDS: Final = 5.0
+"""A miner that cannot commit leaves when so much of the commitment phase is left: enough for a
+block to take the call before the next attempt can open."""
+
 LEAVE_SHARE: Final = 4
-"""A miner that cannot commit to its first attempt leaves when this part of the commitment phase is
-left: a second in the shortest phase, in which a block takes the call. It computed as much in half
-of the phase before it paid its bonds."""
+"""In a short phase, when it has this part left. The miner computed as much in half of the phase
+before it paid its bonds."""
 
 _log = structlog.get_logger("miner")
 
@@ -121,8 +124,6 @@ class TaskWorker:
         self._affordable_units: int | None = None
         """The units that were measured to be computed in time; None before."""
         self._stays = stays
-        self._has_committed_before = False
-        """Whether this seat is known to have committed in time to an attempt."""
         self.has_left = False
         """Whether `leave` was called."""
         self.gave_up = False
@@ -385,7 +386,6 @@ class TaskWorker:
             ),
         )
         self._outcomes.expect(attempt_id)
-        self._has_committed_before = True
         _log.info(
             "gradient committed", round=round_number, attempt=attempt_number, commitment=commitment
         )
@@ -412,7 +412,7 @@ class TaskWorker:
     def _leave_late(self) -> None:
         """Leave the seat while the attempt that it may miss is still open."""
         self._give_up(
-            f"the first gradient is not computed, and miners commit for "
+            f"the gradient is not computed, and miners commit for "
             f"{self._spec.phases.commit_seconds} s: this machine took less time for it before the "
             "bonds were paid; the miner leaves the task, so that it misses one attempt at most"
         )
@@ -448,11 +448,12 @@ class TaskWorker:
         theta = self._fetch_theta(header.theta_root)
         first, count = assignment.sample_range(self._identity.address)
         samples = compute_samples(assignment.seed, assignment.sample_count, first, count).tolist()
+        units = assignment.units_of(self._identity.address)
         prepared = PreparedGradient(
-            units=assignment.units_of(self._identity.address),
+            units=units,
             salt=Hash32(secrets.token_bytes(SALT_BYTES)),
             payload=self._compute_in_time(
-                lambda: self._builder.build_payload(header, theta, samples)
+                lambda: self._builder.build_payload(header, theta, samples), units
             ),
         )
         self._store.save(attempt.attempt_id, prepared)
@@ -462,21 +463,27 @@ class TaskWorker:
         )
         return prepared
 
-    def _compute_in_time(self, compute: Callable[[], bytes]) -> bytes:
-        """A payload. If the first one of a seat takes too long, the miner leaves meanwhile.
+    def _compute_in_time(self, compute: Callable[[], bytes], units: int) -> bytes:
+        """A payload. If it takes too long, the miner may leave meanwhile.
 
-        A seat that has committed before stays: this attempt may be an exception, and a seat whose
-        last attempt was missed is worth less than one that commits once more and leaves.
+        A seat that misses its last attempt loses its bond in POT, and one that commits once more
+        does not. So the miner stays for the next attempt, unless a further miss would cost as much
+        as that bond.
         """
-        if self._stays or self._has_committed_before or self.has_left:
+        if self._stays or self.has_left or not self._is_miss_dear(units):
             return compute()
         progress = self._light.progress(self._task, self._identity.address)
-        if progress.registration.committed_attempt:
-            self._has_committed_before = True
-            return compute()
         seconds = self._spec.phases.commit_seconds
-        end_time = progress.attempt.open_time + seconds - progress.header.timestamp
-        return compute_with_deadline(compute, end_time - seconds / LEAVE_SHARE, self._leave_late)
+        left = progress.attempt.open_time + seconds - progress.header.timestamp
+        margin = min(LEAVE_SECONDS, seconds / LEAVE_SHARE)
+        return compute_with_deadline(compute, left - margin, self._leave_late)
+
+    def _is_miss_dear(self, units: int) -> bool:
+        """Whether a miss costs at least as much as the bond in POT."""
+        reward = self._spec.reward
+        seat_bond = self._light.network.parameters.seat_bond_pot * TOKEN_UNIT
+        is_pot = reward.token == TRAINING_TOKEN
+        return is_pot and compute_miss(units * reward.unit_price) >= seat_bond
 
     def _build_header(self, attempt: ProvenAttempt) -> GradientHeader:
         theta_root = self._find_theta_root(attempt.attempt_id.round_number, attempt.model_root)

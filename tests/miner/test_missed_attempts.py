@@ -1,6 +1,7 @@
 """A miner that misses an attempt leaves the task before a second miss costs its bond in POT."""
 
 from collections.abc import MutableMapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -8,16 +9,26 @@ import pytest
 from structlog.testing import capture_logs
 
 from chain.contracts import miner_seats
+from chain.contracts.addresses import TRAINING_TOKEN
 from chain.crypto import get_address
 from chain.primitives import Address, PrivateKey
 from chain.training.encoding import GradientHeader
+from chain.training.task_spec import TaskSpec
 from miner import worker
 from miner.client import FailoverClient
 from miner.deadline import compute_with_deadline
 from miner.light import LightClient, fetch_network
 from miner.miner import Miner
 from miner.outcomes import OutOfTaskError
-from tests.worlds.node_for_miners import BOND, LIMITS, TASK, CountingTrainer, FakeNode
+from tests.worlds.node_for_miners import (
+    BOND,
+    LIMITS,
+    MINING_SPEC,
+    SEAT_BOND,
+    TASK,
+    CountingTrainer,
+    FakeNode,
+)
 from tests.worlds.proofs import CHAIN_ID, GENESIS
 
 KEY = PrivateKey(b"\x11" * 32)
@@ -26,6 +37,11 @@ OTHER = Address(b"\x01" * 20)
 COMMITMENT = {"phase": "commitment"}
 VERDICT = {"phase": "verdict"}
 LEAVE = miner_seats.leave(TASK).data
+
+
+def paying(price: int, token: Address = TRAINING_TOKEN) -> TaskSpec:
+    """A task that pays so much for a unit."""
+    return replace(MINING_SPEC, reward=replace(MINING_SPEC.reward, unit_price=price, token=token))
 
 
 class SeatNode(FakeNode):
@@ -97,33 +113,30 @@ def warnings_of(logs: Sequence[MutableMapping[str, object]]) -> list[str]:
     return [str(each["event"]) for each in logs if each["log_level"] == "warning"]
 
 
-def test_miner_leaves_while_the_first_attempt_that_it_may_miss_is_open(
+def test_miner_leaves_while_the_attempt_that_it_may_miss_is_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "LEAVE_SHARE", 1)
-    node = SeatNode([COMMITMENT, VERDICT, {"attempt": 1, **COMMITMENT}])
+    monkeypatch.setattr(worker, "LEAVE_SECONDS", 1_000)
+    node = SeatNode([COMMITMENT, VERDICT, {"attempt": 1, **COMMITMENT}], spec=paying(8 * SEAT_BOND))
     left, *_, out = mine(tmp_path, node, SlowTrainer(node))
     assert node.names == ["leave", "commit"]
     assert len(node.reveals) == 1, "it was in time after all, and is paid"
-    assert "the first gradient is not computed, and miners commit for 10 s" in left
+    assert "the gradient is not computed, and miners commit for 10 s" in left
     assert "this account has left task 1" in out
 
 
-def test_miner_whose_seat_committed_before_stays_if_one_gradient_is_slow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("price", "token"), [(8 * SEAT_BOND - 8, TRAINING_TOKEN), (8 * SEAT_BOND, OTHER)]
+)
+def test_miner_stays_if_another_miss_costs_less_than_its_bond_in_pot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, price: int, token: Address
 ) -> None:
-    node = SeatNode([COMMITMENT, VERDICT, {"attempt": 1, **COMMITMENT}])
-    trainer = CountingTrainer()
-    build = trainer.build_payload
-
-    def build_late(header: GradientHeader, theta: bytes, samples: list[int]) -> bytes:
-        # From the second attempt on, no time at all is left before the miner would leave.
-        monkeypatch.setattr(worker, "LEAVE_SHARE", 1)
-        return build(header, theta, samples)
-
-    trainer.build_payload = build_late  # type: ignore[method-assign]
-    mine(tmp_path, node, trainer)
-    assert node.names == ["commit", "commit"]
+    monkeypatch.setattr(worker, "LEAVE_SHARE", 1)
+    monkeypatch.setattr(worker, "LEAVE_SECONDS", 1_000)
+    node = SeatNode([COMMITMENT, VERDICT], spec=paying(price, token))
+    mine(tmp_path, node, CountingTrainer())
+    assert node.names == ["commit"]
 
 
 def test_miner_that_missed_an_attempt_commits_once_more_and_leaves(tmp_path: Path) -> None:

@@ -51,6 +51,13 @@ CONTENT_QUOTA_SHARE: Final = 8
 AGGREGATION_SHARE: Final = 4
 """An aggregation takes at most the result phase divided by this, so that most of it is left."""
 
+DISK_MARGIN: Final = 2
+"""A task declares at most so many times the disk that it can take. The bound is exact, so this is
+for programs that count a little more; what is declared is kept free of other tasks."""
+
+SMALL_DISK_BYTES: Final = 64 * 2**20
+"""Any task may declare as much disk as this: 64 of them take an eighth of the default promise."""
+
 UPDATE_NANOSECONDS: Final = 100
 """The time to update one parameter of a state, 80 ns where it was measured."""
 
@@ -90,7 +97,9 @@ class ObjectionCode(StrEnum):
     CONTENT_UNAVAILABLE = "content_unavailable"
     """Weights or data cannot be fetched yet; the task is tried again."""
     NO_ROOM = "no_room"
-    """The node's disk quota is used up; the task is tried again."""
+    """The task does not fit on the disk beside what the validator promised to others, or holds."""
+    DECLARES_TOO_MUCH = "declares_too_much"
+    """The task would have more of the disk promised than it can ever take."""
     TOO_MANY_TASKS = "too_many_tasks"
     """Other tasks leave no time to examine this one; the task is tried again."""
 
@@ -109,6 +118,8 @@ REFUSAL_CODES: Final[Mapping[ObjectionCode, int]] = {
     ObjectionCode.AGGREGATION_TOO_SLOW: 11,
     ObjectionCode.WORKERS_BUSY: 12,
     ObjectionCode.COMMITMENT_PHASE_TOO_SHORT: 13,
+    ObjectionCode.NO_ROOM: 14,
+    ObjectionCode.DECLARES_TOO_MUCH: 15,
 }
 """The numbers with which validators refuse on the chain. The other objections are no answers: the
 validator tries again."""
@@ -220,6 +231,13 @@ def find_disk_objection(spec: TaskSpec, limit_bytes: int) -> Objection | None:
             ObjectionCode.RESOURCES_EXCEEDED,
             f"the task takes up to {needed} bytes of disk, and declares {declared}",
         )
+    most = max(DISK_MARGIN * needed, SMALL_DISK_BYTES)
+    if declared > most:
+        return Objection(
+            ObjectionCode.DECLARES_TOO_MUCH,
+            f"the task declares {declared} bytes of disk, but takes {needed} at most; declare no "
+            f"more than {most}",
+        )
     if declared <= limit_bytes:
         return None
     return Objection(
@@ -249,19 +267,21 @@ def find_aggregation_objection(spec: TaskSpec) -> Objection | None:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerShares:
-    """The parts of one worker's time that a task may take, in parts per million."""
+class Promise:
+    """What a validator promises to a task while it is open."""
 
     check_ppm: int
-    """Of a worker that checks gradients and evaluates models."""
+    """Millionths of the time of a worker that checks gradients and evaluates models."""
     aggregation_ppm: int
-    """Of the worker that combines gradients."""
+    """Millionths of the time of the worker that combines gradients."""
+    disk_bytes: int
+    """For content, states and gradients."""
 
 
-def compute_worker_shares(spec: TaskSpec) -> WorkerShares:
-    """The parts of the workers' time that a task may take, as it declares them and pays for."""
+def compute_promise(spec: TaskSpec) -> Promise:
+    """What a task may take of a validator, as it declares it and pays for it."""
     aggregation = 1_000 * compute_aggregation_milliseconds(spec) // spec.phases.result_seconds
-    return WorkerShares(compute_promised_ppm(spec), aggregation)
+    return Promise(compute_promised_ppm(spec), aggregation, spec.resources.disk_bytes)
 
 
 def find_time_objection(spec: TaskSpec, workers: int) -> Objection | None:

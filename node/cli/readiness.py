@@ -25,7 +25,8 @@ ADVICE: Final = {
     "terms_differ": "cancel the task; submit it with `pot task submit`",
     "too_many_tasks": "wait, or submit it again when fewer tasks are pending",
     "resources_exceeded": "cancel the task; submit it with a larger [resources] in its file",
-    "no_room": "wait, or ask the operator for room",
+    "no_room": "wait until another task is closed, or ask the operator for room",
+    "declares_too_much": "cancel the task; submit it with `pot task submit`, which counts the disk",
     "commitment_phase_too_short": "cancel the task; submit it with a longer commit_seconds",
     "verdict_phase_too_short": "cancel the task; submit it with a longer verdict_seconds",
 }

@@ -18,6 +18,9 @@ EXAMINATION_SECONDS: Final = 240
 SHORT_EXAMINATION_SECONDS: Final = 120
 """The longest time in which validators examine a task that declares nearly nothing."""
 
+PROMISED_GIB: Final = 32
+"""What a validator with the default blobs.quota_bytes promises to all tasks together."""
+
 PRICE_STEPS: Final = 8
 """The price of a slot doubles with each of so many equal parts of the slots."""
 
@@ -64,6 +67,10 @@ def list_prices(parameters: ChainParameters, validator_count: int) -> tuple[Pric
             "a day of all that validators with one worker promise",
             rates[0] * DAY_SECONDS
             + validator_count * parameters.second_price * DAY_SECONDS // PROMISED_SHARE,
+        ),
+        (
+            "a day of all the disk that validators with 64 GiB promise",
+            rates[0] * DAY_SECONDS + validator_count * parameters.byte_price * PROMISED_GIB,
         ),
         (
             "a day of one validator's worker, in examinations",

@@ -1,90 +1,119 @@
-"""The time of its workers that this validator has promised to tasks (docs/spec/training.md, 10.1).
+"""What this validator has promised to tasks (docs/spec/training.md, sections 10.1 and 11).
 
-Each task's checks have to fit into its verdict phase while the other tasks are checked as well. So
-a new task is examined only if what all tasks are promised fits into half of the time. Until then it
+A task's checks have to fit into its verdict phase while other tasks are checked as well, and its
+content, states and gradients must have room until it is closed. So a new task is examined only if
+what all tasks are promised fits into half of the workers' time and half of the disk. Until then it
 waits: room goes to the tasks that wait in ascending id, to each that it is enough for. All
 validators see the same tasks, declarations and ends, so they promise room to the same tasks.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from chain.primitives import TaskId
 from chain.training.fees import PROMISED_SHARE
-from chain.training.task_checks import Objection, ObjectionCode, WorkerShares
+from chain.training.task_checks import Objection, ObjectionCode, Promise
 
 WHOLE_PPM: Final = 1_000_000
 """The whole time of one worker, in parts per million."""
 
 
 class Capacity:
-    """The promised shares of each task, the tasks that wait for room, and the limits."""
+    """What each task is promised, the tasks that wait for room, and the limits."""
 
-    def __init__(self, check_workers: int) -> None:
-        """Begin without promises; `check_workers` check gradients side by side."""
+    def __init__(
+        self, check_workers: int, disk_bytes: int, count_closed_bytes: Callable[[], int]
+    ) -> None:
+        """Begin without promises.
+
+        Args:
+            check_workers: The workers that check gradients side by side.
+            disk_bytes: The most bytes that are promised to all tasks together.
+            count_closed_bytes: The bytes that closed tasks take of them.
+        """
         self._check_limit = check_workers * WHOLE_PPM // PROMISED_SHARE
         self._aggregation_limit = WHOLE_PPM // PROMISED_SHARE
-        self._promised: dict[TaskId, WorkerShares] = {}
-        self._waiting: dict[TaskId, WorkerShares] = {}
+        self._disk_limit = disk_bytes
+        self._count_closed_bytes = count_closed_bytes
+        self._promised: dict[TaskId, Promise] = {}
+        self._waiting: dict[TaskId, Promise] = {}
+        self._active: set[TaskId] = set()
+        """Active tasks that wait: for disk, but not for time."""
 
-    def promise(self, task_id: TaskId, shares: WorkerShares) -> None:
-        """Count a task whatever room there is: it is active, or this validator was ready for it."""
-        self._promised[task_id] = shares
-        self._waiting.pop(task_id, None)
+    def promise(self, task_id: TaskId, promise: Promise) -> None:
+        """Count a task whatever room there is: this validator was ready for it."""
+        self._promised[task_id] = promise
+        self._stop_waiting(task_id)
 
-    def claim(self, task_id: TaskId, shares: WorkerShares) -> None:
-        """Promise a new task its shares, now or when other tasks have left enough room."""
-        if task_id in self._promised or task_id in self._waiting:
+    def claim(self, task_id: TaskId, promise: Promise, *, is_active: bool = False) -> None:
+        """Promise a task what it declares, now or when other tasks have left enough room.
+
+        An active task does not wait for time, because others are ready for it and its rounds go on,
+        but for disk, or it would take what was promised to others.
+        """
+        if task_id in self._promised or (task_id in self._waiting and not is_active):
             return
-        # What is left is not enough for any task that waits already.
-        counted = self._promised if self._has_room(shares) else self._waiting
-        counted[task_id] = shares
+        self._waiting[task_id] = promise
+        if is_active:
+            self._active.add(task_id)
+        self.give_room()
 
     def release(self, task_id: TaskId) -> tuple[TaskId, ...]:
         """Count a task no more: it is closed or refused. Returns the tasks that now have room."""
-        self._waiting.pop(task_id, None)
+        self._stop_waiting(task_id)
         self._promised.pop(task_id, None)
-        return self._give_room()
+        return self.give_room()
 
-    def find_objection(self, task_id: TaskId) -> Objection | None:
-        """What a task waits for; None if it is promised its shares, or not counted any more."""
-        shares = self._waiting.get(task_id)
-        if shares is None:
-            return None
-        for name, needed, promised, limit in self._compare(shares):
-            if promised + needed > limit:
-                return Objection(
-                    ObjectionCode.WORKERS_BUSY,
-                    f"{name} take {needed} millionths of a worker's time; of the {limit} that a "
-                    f"validator promises to all tasks, {promised} are promised to others",
-                )
-        raise AssertionError("room that is enough for a task was given to it")
-
-    def _give_room(self) -> tuple[TaskId, ...]:
+    def give_room(self) -> tuple[TaskId, ...]:
+        """Promise what is left to tasks that wait. Returns those that now have room."""
         given = []
         for task_id in sorted(self._waiting):
-            shares = self._waiting[task_id]
-            if self._has_room(shares):
-                self._promised[task_id] = self._waiting.pop(task_id)
+            promise = self._waiting[task_id]
+            if self._find_shortage(task_id, promise) is None:
+                self._promised[task_id] = promise
+                self._stop_waiting(task_id)
                 given.append(task_id)
         return tuple(given)
 
-    def _has_room(self, shares: WorkerShares) -> bool:
-        return all(used + needed <= limit for _, needed, used, limit in self._compare(shares))
+    def find_objection(self, task_id: TaskId) -> Objection | None:
+        """What a task waits for; None if it is promised its part, or not counted any more."""
+        promise = self._waiting.get(task_id)
+        return None if promise is None else self._find_shortage(task_id, promise)
 
-    def _compare(self, shares: WorkerShares) -> tuple[tuple[str, int, int, int], ...]:
-        """What a task needs, what is promised, and the limit, for each kind of work."""
+    def _stop_waiting(self, task_id: TaskId) -> None:
+        self._waiting.pop(task_id, None)
+        self._active.discard(task_id)
+
+    def _find_shortage(self, task_id: TaskId, wanted: Promise) -> Objection | None:
         promised = self._promised.values()
-        return (
+        disk = sum(each.disk_bytes for each in promised) + self._count_closed_bytes()
+        if disk + wanted.disk_bytes > self._disk_limit:
+            return Objection(
+                ObjectionCode.NO_ROOM,
+                f"the task declares {wanted.disk_bytes} bytes of disk; of the {self._disk_limit} "
+                f"that blobs.quota_bytes of a validator allows to all tasks, {disk} are promised "
+                "to others",
+            )
+        if task_id in self._active:
+            return None
+        for name, needed, used, limit in (
             (
                 "checks and evaluations",
-                shares.check_ppm,
+                wanted.check_ppm,
                 sum(each.check_ppm for each in promised),
                 self._check_limit,
             ),
             (
                 "aggregations",
-                shares.aggregation_ppm,
+                wanted.aggregation_ppm,
                 sum(each.aggregation_ppm for each in promised),
                 self._aggregation_limit,
             ),
-        )
+        ):
+            if used + needed > limit:
+                return Objection(
+                    ObjectionCode.WORKERS_BUSY,
+                    f"{name} take {needed} millionths of a worker's time; of the {limit} that a "
+                    f"validator promises to all tasks, {used} are promised to others",
+                )
+        return None

@@ -36,7 +36,7 @@ from chain.training.task_checks import (
     REFUSAL_CODES,
     Objection,
     ObjectionCode,
-    compute_worker_shares,
+    compute_promise,
 )
 from chain.training.task_spec import TaskSpec
 from node.chain.contract_reader import ContractReader
@@ -45,8 +45,8 @@ from node.clock import Clock
 from node.operator.account import Operator
 from node.storage.blobs import BlobQuotaError, BlobStore
 from node.training.capacity import Capacity
+from node.training.closed_disk import ClosedDisk
 from node.training.content import Content
-from node.training.disk_budgets import DiskBudgets
 from node.training.due_tasks import DueTasks
 from node.training.gradients import Gradients
 from node.training.jobs import Jobs
@@ -110,8 +110,12 @@ class TrainingHost:
         self._clock = clock
         self._work: dict[TaskId, TaskWork] = {}
         self._due = DueTasks()
-        self._budgets = DiskBudgets(blobs.promised_share_bytes, closed_seconds)
-        self._capacity = Capacity(workers.checks.count)
+        self._closed_disk = ClosedDisk(closed_seconds)
+        self._capacity = Capacity(
+            workers.checks.count,
+            blobs.promised_share_bytes,
+            lambda: self._closed_disk.count(clock.now_ms() // 1000),
+        )
         self._jobs = Jobs()
         self._readiness = ReadinessLog()
         self._votes = None if operator is None else OperatorVotes(operator, contracts)
@@ -126,7 +130,6 @@ class TrainingHost:
             dry_runs=workers.dry_runs,
             dry_run_seconds=workers.checks.timeout_seconds,
             check_workers=workers.checks.count,
-            budgets=self._budgets,
             capacity=self._capacity,
             clock=clock,
             jobs=self._jobs,
@@ -225,16 +228,15 @@ class TrainingHost:
                 await self._jobs.wait_changed(self._due.get_wait_seconds())
 
     async def _count_promises(self) -> None:
-        """Count the disk of the tasks that this validator was ready for before it started."""
+        """Count the tasks that this validator was ready for before it started."""
         for number in range(1, self._index.task_count() + 1):
             history = self._index.history(TaskId(number))
             spec = None if history is None else self._index.spec(history)
             if history is not None and spec is not None and self._is_ready(history):
-                self._budgets.promise(history.task_id, spec)
                 if history.is_closed:
-                    self._budgets.close(history, spec)
+                    self._closed_disk.add(history, spec)
                 else:
-                    self._capacity.promise(history.task_id, compute_worker_shares(spec))
+                    self._capacity.promise(history.task_id, compute_promise(spec))
             await trio.lowlevel.checkpoint()
 
     def _is_ready(self, history: TaskHistory) -> bool:
@@ -250,7 +252,9 @@ class TrainingHost:
         spec = self._index.spec(history)
         self._content.end_fetches(task_id, history.attempt)
         if history.is_closed and spec is not None:
-            self._budgets.close(history, spec)
+            known = self._work.get(task_id)
+            if self._is_ready(history) or (known is not None and known.is_accepted is True):
+                self._closed_disk.add(history, spec)
             self._preparation.release(task_id)
         is_slashed = spec is None or not self._may_slash(history)
         if history.is_closed and is_slashed and not self._may_answer(history):

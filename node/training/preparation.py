@@ -1,6 +1,7 @@
 """Preparing for a new task: fetch its content, then dry-run it (docs/spec/training.md, 10)."""
 
 import math
+from collections.abc import Iterable
 from typing import Final, assert_never
 
 import structlog
@@ -15,7 +16,7 @@ from chain.training.task_checks import (
     REFUSAL_CODES,
     Objection,
     ObjectionCode,
-    compute_worker_shares,
+    compute_promise,
     find_aggregation_objection,
     find_commitment_objection,
     find_declared_objection,
@@ -32,7 +33,6 @@ from node.clock import Clock
 from node.storage.blobs import BlobStore
 from node.training.capacity import Capacity
 from node.training.content import Content, Need, get_integer, list_shard_ids
-from node.training.disk_budgets import DiskBudgets
 from node.training.dry_runs import DryRunTurns, compute_dry_run_seconds
 from node.training.jobs import RETRY_SECONDS, Jobs
 from node.training.readiness import ReadinessLog, ReadinessState
@@ -75,7 +75,6 @@ class Preparation:
         dry_runs: WorkerPool,
         dry_run_seconds: float,
         check_workers: int,
-        budgets: DiskBudgets,
         capacity: Capacity,
         clock: Clock,
         jobs: Jobs,
@@ -88,7 +87,6 @@ class Preparation:
         self._dry_runs = dry_runs
         self._dry_run_seconds = dry_run_seconds
         self._check_workers = check_workers
-        self._budgets = budgets
         self._capacity = capacity
         self._clock = clock
         self._jobs = jobs
@@ -99,20 +97,20 @@ class Preparation:
         self._dry_run_turns = DryRunTurns()
 
     def claim(self, task: ServedTask) -> None:
-        """Have a task that is to be prepared promised its part of the workers' time.
+        """Have a task that is to be prepared promised its part of the workers' time and the disk.
 
-        A new task may have to wait for it. It is called for one task after another in the order of
-        the chain, so that all validators promise the room that is left to the same tasks.
+        It may have to wait for it. It is called for one task after another in the order of the
+        chain, so that all validators promise the room that is left to the same tasks.
         """
-        shares = compute_worker_shares(task.spec)
-        if task.history.status is TaskStatus.PENDING:
-            self._capacity.claim(task.task_id, shares)
-        else:
-            self._capacity.promise(task.task_id, shares)
+        is_active = task.history.status is not TaskStatus.PENDING
+        self._capacity.claim(task.task_id, compute_promise(task.spec), is_active=is_active)
 
     def release(self, task_id: TaskId) -> None:
         """Promise a closed or refused task nothing more, and let those go on that now have room."""
-        for each in self._capacity.release(task_id):
+        self._end_waits(self._capacity.release(task_id))
+
+    def _end_waits(self, task_ids: Iterable[TaskId]) -> None:
+        for each in task_ids:
             self._jobs.end_wait(JobKey(each, JobKind.PREPARE))
 
     async def prepare(self, task: ServedTask) -> None:
@@ -125,10 +123,11 @@ class Preparation:
             UnavailableError: Content cannot be fetched, or other tasks leave no time to examine it.
             WorkerFailedError: The dry run did not finish.
         """
-        is_new = not self._budgets.has(task.task_id)
+        # The content of closed tasks is deleted with time, and no event tells of it.
+        self._end_waits(self._capacity.give_room())
         try:
             async with self._turns:
-                is_fetched = self._reserve_disk(task) and await self._fetch(task)
+                is_fetched = await self._fetch(task)
             if is_fetched:
                 await self._examine(task)
         except (UnavailableError, WorkerFailedError) as error:
@@ -137,26 +136,7 @@ class Preparation:
             self._wait_seconds[task.task_id] = min(2 * seconds, RETRY_LIMIT_SECONDS)
             self._jobs.put_off(JobKey(task.task_id, JobKind.PREPARE), seconds)
             raise
-        finally:
-            if is_new and task.work.is_accepted is not True:
-                self._budgets.withdraw(task.task_id)
         self._wait_seconds.pop(task.task_id, None)
-
-    def _reserve_disk(self, task: ServedTask) -> bool:
-        """Reserve what the task may take of the disk; False if it is refused.
-
-        Raises:
-            TaskDelayedError: Other tasks leave too little.
-        """
-        spec = task.spec
-        reason = self._budgets.find_objection(task.task_id, spec, self._clock.now_ms() // 1000)
-        if reason is not None:
-            if self._budgets.is_too_large(spec):
-                self._refuse(task, Objection(ObjectionCode.DISK_TOO_LARGE, reason))
-                return False
-            raise TaskDelayedError(ObjectionCode.NO_ROOM, reason)
-        self._budgets.promise(task.task_id, spec)
-        return True
 
     async def _fetch(self, task: ServedTask) -> bool:
         """Fetch what a task needs; False if it is refused.
@@ -170,13 +150,9 @@ class Preparation:
             # Refused before anything is fetched: a submitter must not fill validators' disks.
             self._refuse(task, objection)
             return False
-        if task.history.status is TaskStatus.PENDING:
-            busy = self._capacity.find_objection(task.task_id)
-            if busy is not None and self._is_too_late(task):
-                self._refuse(task, busy)
-                return False
-            if busy is not None:
-                raise TaskDelayedError(busy.code, busy.reason)
+        busy = self._capacity.find_objection(task.task_id)
+        if busy is not None:
+            return self._wait_for_room(task, busy)
         if self._readiness.get(task.task_id) is None:
             self._readiness.set_state(task.task_id, ReadinessState.PREPARING)
         wanted = list_content(spec)
@@ -185,15 +161,29 @@ class Preparation:
         )
         # The directory may hold hundreds of thousands of files.
         if missing and not await trio.to_thread.run_sync(self._blobs.has_room_for_content, missing):
-            raise TaskDelayedError(
-                ObjectionCode.NO_ROOM,
-                f"the node has no room for {missing} bytes of content; its operator can raise "
-                "blobs.quota_bytes",
+            return self._wait_for_room(
+                task,
+                Objection(
+                    ObjectionCode.NO_ROOM,
+                    f"the node has no room for {missing} bytes of content; its operator can raise "
+                    "blobs.quota_bytes",
+                ),
             )
         for content_id, size in sorted(wanted.items()):
             await self._content.ensure(content_id, size, Need(task.task_id), is_urgent=False)
         work.is_content_held = True
         return True
+
+    def _wait_for_room(self, task: ServedTask, objection: Objection) -> bool:
+        """Let a task wait; False if it is refused, because it is new and has waited too long.
+
+        Raises:
+            TaskDelayedError: It waits.
+        """
+        if task.history.status is TaskStatus.PENDING and self._is_too_late(task):
+            self._refuse(task, objection)
+            return False
+        raise TaskDelayedError(objection.code, objection.reason)
 
     async def _examine(self, task: ServedTask) -> None:
         """Dry-run a task whose content is held, and decide whether to take part in it.

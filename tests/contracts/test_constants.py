@@ -13,7 +13,7 @@ from chain.types import certificate
 from node.cli import miner_command
 from node.config import VerifierSection
 from node.setup.price_table import EXAMINATION_SECONDS, PRICE_STEPS
-from node.training.disk_budgets import FORGOTTEN_SECONDS
+from node.training.closed_disk import FORGOTTEN_SECONDS
 from node.training.preparation import DRY_RUN_TRIES
 
 ROOT = Path(__file__).parents[2]

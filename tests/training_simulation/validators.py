@@ -34,7 +34,7 @@ from chain.training.slashing import (
     list_open_words,
     plan_fines,
 )
-from chain.training.task_checks import REFUSAL_CODES, ObjectionCode, compute_worker_shares
+from chain.training.task_checks import REFUSAL_CODES, ObjectionCode, compute_promise
 from chain.training.task_spec import TaskSpec
 from node.operator.account import RESEND_BLOCKS
 from node.training.dry_runs import compute_dry_run_seconds
@@ -121,7 +121,7 @@ class Validator(Actor):
             for history in self.view.histories.values():
                 spec = self.cluster.chain.spec(history)
                 if spec is not None and self.address in history.ready and not history.is_closed:
-                    self.memory.capacity.promise(history.task_id, compute_worker_shares(spec))
+                    self.memory.capacity.promise(history.task_id, compute_promise(spec))
             self.cluster.wake(self)
 
     def later(self, delay_ms: int, action: Callable[[], None]) -> None:
@@ -356,11 +356,8 @@ class Validator(Actor):
 
     def _prepare(self, task_id: TaskId, history: TaskHistory, spec: TaskSpec, work: Work) -> None:
         memory, key = self.memory, ("prepare", task_id)
-        shares = compute_worker_shares(spec)
-        if history.status is TaskStatus.PENDING:
-            memory.capacity.claim(task_id, shares)
-        else:
-            memory.capacity.promise(task_id, shares)
+        is_active = history.status is not TaskStatus.PENDING
+        memory.capacity.claim(task_id, compute_promise(spec), is_active=is_active)
         if self._is_waiting(key):
             return
         memory.running.add(key)

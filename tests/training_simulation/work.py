@@ -1,6 +1,7 @@
 """What a simulated validator holds and has computed: on its disk, and in its memory."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from chain.contracts.gradient_ledger import Phase, ResultVote
 from chain.primitives import Address, Hash32, TaskId
@@ -8,6 +9,9 @@ from chain.training.acceptance import Verdict
 from chain.training.attempt import AttemptId
 from chain.training.reveal import Reveal
 from node.training.capacity import Capacity
+
+DISK_BYTES: Final = 2**30
+"""What is promised to all tasks together: enough for 64 of the world's tasks."""
 
 JobKey = tuple[object, ...]
 """A job runs once at a time; its key says what it works on."""
@@ -58,6 +62,6 @@ class Memory:
     wait_ms: dict[TaskId, int] = field(default_factory=dict)
     preparing: list[TaskId] = field(default_factory=list)
     """Tasks in preparation and those that wait for a turn; the first PREPARING_LIMIT run."""
-    capacity: Capacity = field(default_factory=lambda: Capacity(1))
+    capacity: Capacity = field(default_factory=lambda: Capacity(1, DISK_BYTES, lambda: 0))
     free_ms: dict[str, int] = field(default_factory=dict)
     """When each worker is through with what it was asked for."""

@@ -10,13 +10,15 @@ from chain.training.state import FLOAT32_BYTES
 from chain.training.task_checks import (
     AGGREGATION_SHARE,
     CONTENT_QUOTA_SHARE,
+    DISK_MARGIN,
     MIN_VERDICT_SECONDS,
     REFUSAL_CODES,
+    SMALL_DISK_BYTES,
     Objection,
     ObjectionCode,
-    WorkerShares,
+    Promise,
     compute_aggregation_milliseconds,
-    compute_worker_shares,
+    compute_promise,
     describe_refusal,
     find_aggregation_objection,
     find_commitment_objection,
@@ -120,8 +122,8 @@ def test_shares_are_those_of_the_phase_that_takes_most() -> None:
         declared = replace(
             SPEC.resources, unit_milliseconds=unit, evaluation_milliseconds=evaluation
         )
-        shares = compute_worker_shares(replace(spec, resources=declared))
-        assert shares == WorkerShares(expected, 0)
+        shares = compute_promise(replace(spec, resources=declared))
+        assert shares == Promise(expected, 0, SPEC.resources.disk_bytes)
 
 
 def test_declared_time_of_an_evaluation_covers_an_aggregation() -> None:
@@ -134,7 +136,7 @@ def test_declared_time_of_an_evaluation_covers_an_aggregation() -> None:
         spec = replace(large, resources=resources)
         assert code(find_time_objection(spec, 1)) is expected
     # So the promise of each worker is paid.
-    shares = compute_worker_shares(replace(large, resources=resources))
+    shares = compute_promise(replace(large, resources=resources))
     assert shares.check_ppm >= shares.aggregation_ppm
 
 
@@ -155,6 +157,22 @@ def test_a_task_takes_no_more_disk_than_it_declares() -> None:
     assert find_disk_objection(declare(count_disk_bytes(SPEC)), 2**40) is None
     too_little = find_disk_objection(declare(count_disk_bytes(SPEC) - 1), 2**40)
     assert code(too_little) is ObjectionCode.RESOURCES_EXCEEDED
+
+
+def test_a_task_declares_no_more_disk_than_twice_what_it_can_take() -> None:
+    def found(spec: TaskSpec, disk_bytes: int) -> ObjectionCode | None:
+        declared = replace(spec, resources=replace(spec.resources, disk_bytes=disk_bytes))
+        return code(find_disk_objection(declared, 2**60))
+
+    assert count_disk_bytes(SPEC) < SMALL_DISK_BYTES // DISK_MARGIN
+    assert found(SPEC, SMALL_DISK_BYTES) is None
+    assert found(SPEC, SMALL_DISK_BYTES + 1) is ObjectionCode.DECLARES_TOO_MUCH
+    assert found(SPEC, 32 * 2**30) is ObjectionCode.DECLARES_TOO_MUCH
+    large = replace(SPEC, model=Mlp(inputs=64, hidden=(8_000, 8_000), classes=10))
+    needed = count_disk_bytes(large)
+    assert needed > SMALL_DISK_BYTES
+    assert found(large, DISK_MARGIN * needed) is None
+    assert found(large, DISK_MARGIN * needed + 1) is ObjectionCode.DECLARES_TOO_MUCH
 
 
 def test_a_dry_run_takes_no_more_than_the_task_declares() -> None:
@@ -178,7 +196,6 @@ def test_a_dry_run_takes_no_more_than_the_task_declares() -> None:
 def test_every_final_objection_has_a_code_of_its_own() -> None:
     waiting = {
         ObjectionCode.CONTENT_UNAVAILABLE,
-        ObjectionCode.NO_ROOM,
         ObjectionCode.TOO_MANY_TASKS,
     }
     assert set(REFUSAL_CODES) == set(ObjectionCode) - waiting
@@ -214,5 +231,5 @@ def test_declared_times_fit_into_the_phases_and_into_what_is_promised() -> None:
     assert found(declare(3 * unit, evaluation), workers=3) is None
     assert found(declare(3 * unit + 1, evaluation), workers=3) is not None
     # What the phases allow is promised to a task that is alone.
-    most = compute_worker_shares(declare(unit, evaluation)).check_ppm
+    most = compute_promise(declare(unit, evaluation)).check_ppm
     assert most == 1_000_000 // PROMISED_SHARE

@@ -11,6 +11,7 @@ from chain.contracts.task_registry import CloseReason, Purchase, Quote, TaskClos
 from chain.params import ChainParameters
 from chain.primitives import TaskId
 from chain.training.fees import PROMISED_SHARE
+from chain.training.task_checks import Promise
 from node.cli.output import format_short
 from node.config import BlobsSection
 from node.setup.network_genesis import Seat, build_prices, plan_development_network
@@ -21,7 +22,7 @@ from node.setup.price_table import (
     list_prices,
 )
 from node.storage.blobs import PROMISED_SHARE as PROMISED_DISK_SHARE
-from node.training.disk_budgets import DiskBudgets
+from node.training.capacity import Capacity
 from node.training.dry_runs import compute_dry_run_seconds
 from node.training.preparation import DRY_RUN_TRIES
 from tests.worlds.contracts import (
@@ -113,14 +114,19 @@ def test_disk_of_all_validators_costs_rent_for_as_long_as_it_is_promised() -> No
     for _ in range(8):
         rents += world.quote(terms, eighth, purchase).rent
         world.submit(terms, budget=1, purchase=purchase, resources=eighth, max_fee=10**21)
-    budgets = DiskBudgets(share, closed_seconds=100)
-    spec = replace(SPEC, resources=eighth)
-    for number in range(8):
-        assert budgets.find_objection(TaskId(number), spec, 0) is None
-        budgets.promise(TaskId(number), spec)
-    assert budgets.find_objection(TaskId(8), spec, 0) is not None
+    capacity = Capacity(1, share, lambda: 0)
+    promise = Promise(check_ppm=0, aggregation_ppm=0, disk_bytes=share // 8)
+    for number in range(9):
+        capacity.claim(TaskId(number), promise)
+        assert (capacity.find_objection(TaskId(number)) is None) is (number < 8)
     price = {row.what: row.amount for row in list_prices(PUBLIC, 4)}
     assert rents >= 4 * price["a GiB of one validator for a day"] * share // 2**30
+    row = price["a day of all the disk that validators with 64 GiB promise"]
+    empty = World(AtomicDB())
+    deploy_contracts(empty, prices=build_prices(PUBLIC))
+    one = empty.quote(terms, replace(eighth, disk_bytes=share), purchase)
+    assert 0 <= one.rent - row < 10**12
+    assert row < rents
     # And the promise ends with the lifetime.
     world.ready()
     world.mine(DAY_SECONDS // 5, DAY_SECONDS)

@@ -1,20 +1,29 @@
 """The workers' time is promised once, and new tasks wait for what others leave."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chain.primitives import TaskId
-from chain.training.task_checks import ObjectionCode, WorkerShares
+from chain.training.task_checks import ObjectionCode, Promise
 from node.training.capacity import Capacity
 
 ONE, TWO, THREE, FOUR = (TaskId(number) for number in range(1, 5))
-THIRD = WorkerShares(check_ppm=333_333, aggregation_ppm=1)
-SMALL = WorkerShares(check_ppm=166_667, aggregation_ppm=1)
-TINY = WorkerShares(check_ppm=1, aggregation_ppm=1)
+THIRD = Promise(check_ppm=333_333, aggregation_ppm=1, disk_bytes=0)
+SMALL = Promise(check_ppm=166_667, aggregation_ppm=1, disk_bytes=0)
+TINY = Promise(check_ppm=1, aggregation_ppm=1, disk_bytes=0)
+
+HALF = Promise(check_ppm=0, aggregation_ppm=0, disk_bytes=500)
+DISK_BYTES = 1_000
+
+
+def build(check_workers: int = 1) -> Capacity:
+    return Capacity(check_workers, DISK_BYTES, lambda: 0)
 
 
 def test_promises_of_all_tasks_fit_into_half_of_the_time() -> None:
-    capacity = Capacity(1)
+    capacity = build()
     capacity.claim(ONE, THIRD)
     capacity.claim(ONE, THIRD)
     capacity.claim(TWO, SMALL)
@@ -30,7 +39,7 @@ def test_promises_of_all_tasks_fit_into_half_of_the_time() -> None:
 
 
 def test_room_goes_to_the_earliest_task_that_it_is_enough_for() -> None:
-    capacity = Capacity(1)
+    capacity = build()
     capacity.claim(ONE, THIRD)
     for task_id, shares in ((FOUR, SMALL), (THREE, THIRD), (TWO, THIRD)):
         capacity.claim(task_id, shares)
@@ -41,7 +50,7 @@ def test_room_goes_to_the_earliest_task_that_it_is_enough_for() -> None:
 
 
 def test_a_task_that_waits_takes_no_room_when_it_is_closed() -> None:
-    capacity = Capacity(1)
+    capacity = build()
     capacity.claim(ONE, THIRD)
     capacity.claim(TWO, THIRD)
     assert capacity.release(TWO) == ()
@@ -50,7 +59,7 @@ def test_a_task_that_waits_takes_no_room_when_it_is_closed() -> None:
 
 
 def test_an_active_task_is_counted_whatever_room_there_is() -> None:
-    capacity = Capacity(1)
+    capacity = build()
     capacity.claim(ONE, THIRD)
     capacity.claim(TWO, THIRD)
     capacity.promise(TWO, THIRD)
@@ -60,28 +69,66 @@ def test_an_active_task_is_counted_whatever_room_there_is() -> None:
 
 
 def test_more_workers_have_more_time_for_checks_and_not_for_aggregations() -> None:
-    capacity = Capacity(2)
-    shares = WorkerShares(check_ppm=500_000, aggregation_ppm=250_000)
+    capacity = build(2)
+    shares = Promise(check_ppm=500_000, aggregation_ppm=250_000, disk_bytes=0)
     capacity.claim(ONE, shares)
     capacity.claim(TWO, shares)
     assert capacity.find_objection(TWO) is None
     for number, (left, is_waiting) in enumerate(
-        ((WorkerShares(1, 0), True), (WorkerShares(0, 1), True), (WorkerShares(0, 0), False)), 3
+        ((Promise(1, 0, 0), True), (Promise(0, 1, 0), True), (Promise(0, 0, 0), False)), 3
     ):
         capacity.claim(TaskId(number), left)
         assert (capacity.find_objection(TaskId(number)) is not None) is is_waiting
+
+
+def test_tasks_wait_for_disk_in_the_same_order_as_for_time() -> None:
+    capacity = build()
+    for task_id, disk_bytes in ((ONE, 900), (FOUR, 101), (THREE, 500), (TWO, 600)):
+        capacity.claim(task_id, replace(HALF, disk_bytes=disk_bytes))
+    objection = capacity.find_objection(FOUR)
+    assert objection is not None
+    assert objection.code is ObjectionCode.NO_ROOM
+    assert "declares 101 bytes of disk; of the 1000" in objection.reason
+    assert "900 are promised" in objection.reason
+    assert capacity.release(ONE) == (TWO, FOUR)
+    assert capacity.find_objection(THREE) is not None
+
+
+def test_an_active_task_waits_for_disk_but_not_for_time() -> None:
+    capacity = build()
+    capacity.claim(ONE, replace(THIRD, disk_bytes=600))
+    for task_id, disk_bytes in ((TWO, 401), (THREE, 400)):
+        capacity.claim(task_id, replace(THIRD, disk_bytes=disk_bytes), is_active=True)
+    assert capacity.find_objection(TWO) is not None
+    assert capacity.find_objection(THREE) is None
+    # A task that has waited for time since it was new waits no longer when it is active.
+    capacity.claim(FOUR, THIRD)
+    assert capacity.find_objection(FOUR) is not None
+    capacity.claim(FOUR, THIRD, is_active=True)
+    assert capacity.find_objection(FOUR) is None
+
+
+def test_room_that_closed_tasks_leave_with_time_is_given() -> None:
+    closed = [501]
+    capacity = Capacity(1, DISK_BYTES, lambda: closed[0])
+    capacity.claim(ONE, HALF)
+    assert capacity.find_objection(ONE) is not None
+    assert capacity.give_room() == ()
+    closed[0] = 500
+    assert capacity.give_room() == (ONE,)
+    assert capacity.find_objection(ONE) is None
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 6), st.integers(1, 500_000))))
 def test_no_time_is_promised_twice_and_none_is_left_that_is_enough(
     steps: list[tuple[bool, int, int]],
 ) -> None:
-    capacity, claimed = Capacity(1), dict[TaskId, int]()
+    capacity, claimed = build(), dict[TaskId, int]()
     for is_claim, number, ppm in steps:
         task_id = TaskId(number)
         if is_claim:
             claimed.setdefault(task_id, ppm)
-            capacity.claim(task_id, WorkerShares(claimed[task_id], 0))
+            capacity.claim(task_id, Promise(claimed[task_id], 0, 0))
         else:
             claimed.pop(task_id, None)
             capacity.release(task_id)

@@ -16,7 +16,7 @@ from chain.primitives import TaskId
 from chain.training.encoding import count_payload_bytes
 from chain.training.fees import PROMISED_SHARE
 from chain.training.leases import READY_CODE
-from chain.training.task_checks import REFUSAL_CODES, ObjectionCode, compute_worker_shares
+from chain.training.task_checks import REFUSAL_CODES, ObjectionCode, compute_promise
 from node.training import capacity, preparation
 from node.training.dry_runs import compute_dry_run_seconds
 from node.training.preparation import DRY_RUN_TRIES
@@ -170,7 +170,7 @@ async def test_task_that_takes_more_than_declared_twice_is_refused(
 
 def promise_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let validators promise the time of two tasks and a little more."""
-    limit = 2 * compute_worker_shares(SPEC).check_ppm + 1
+    limit = 2 * compute_promise(SPEC).check_ppm + 1
     monkeypatch.setattr(capacity, "WHOLE_PPM", PROMISED_SHARE * limit)
 
 
@@ -312,6 +312,51 @@ async def test_dry_run_is_given_no_more_time_than_its_task_declares(
     assert EXAMINATION_SECONDS - 2 < trio.current_time() - start < EXAMINATION_SECONDS + 2
     code = REFUSAL_CODES[ObjectionCode.DRY_RUN_FAILED]
     assert node.sent == [task_registry.answer_task(TASK, code)]
+
+
+async def test_task_that_declares_far_more_disk_than_it_takes_keeps_no_other_out(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    pending = pending_history()
+    quota_bytes = 2**30
+    greedy = replace(SPEC, resources=replace(SPEC.resources, disk_bytes=quota_bytes // 2))
+    chain = FakeChain({TaskId(n): replace(pending, task_id=TaskId(n)) for n in (1, 2)})
+    chain.specs = {TaskId(1): greedy}
+    node = Node(tmp_path, chain, quota_bytes=quota_bytes)
+    await node.run_for(60)
+    refused = REFUSAL_CODES[ObjectionCode.DECLARES_TOO_MUCH]
+    assert answers(node) == [(1, refused), (2, READY_CODE)]
+
+
+async def test_a_task_waits_for_disk_and_is_refused_when_it_has_waited_too_long(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    window = NOW + int(trio.current_time()) + 1_000
+    lease = replace(pending_history().lease, window_time=window)
+    pending = replace(pending_history(), lease=lease)
+    tasks = {TaskId(n): replace(pending, task_id=TaskId(n)) for n in (1, 2, 3)}
+    # Each closed task keeps less than a fifth of what it was promised.
+    node = Node(tmp_path, FakeChain(tasks), quota_bytes=2 * DISK_BYTES + 2 * DISK_BYTES // 5)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await trio.sleep(300)
+        assert answers(node) == [(1, READY_CODE)]
+        for number in (2, 3):
+            state = node.host.describe_readiness(TaskId(number))
+            assert (state["state"], state["code"]) == ("waiting", "no_room")
+            assert f"{DISK_BYTES} are promised to others" in str(state["reason"])
+
+        closed = replace(tasks[TaskId(1)], status=TaskStatus.CLOSED, closed=at(90))
+        node.chain.histories[TaskId(1)] = closed
+        node.host.on_new_head([TaskId(1)])
+        await trio.sleep(2)
+        assert answers(node) == [(1, READY_CODE), (2, READY_CODE)]
+        await trio.sleep(1_000 - EXAMINATION_SECONDS - 300)
+        full = REFUSAL_CODES[ObjectionCode.NO_ROOM]
+        await trio.sleep(60)
+        assert answers(node) == [(1, READY_CODE), (2, READY_CODE), (3, full)]
+        nursery.cancel_scope.cancel()
 
 
 async def test_ready_is_not_posted_beyond_the_disk_quota(

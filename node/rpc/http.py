@@ -24,6 +24,7 @@ from urllib.parse import parse_qsl
 import structlog
 
 from chain.json_types import JsonObject
+from node.network.admission import get_address_group
 from node.rpc.metrics import RpcMetrics
 from pot_common.json_text import dump_json
 
@@ -41,6 +42,9 @@ SEND_TIMEOUT_SECONDS: Final = 30.0
 
 GRACE_SECONDS: Final = 10.0
 """How long the first part of a body may take, whatever the least rate is."""
+
+LEAST_BYTES_PER_SECOND: Final = 16_384.0
+"""A slower body is not read to its end, so that its connection and place are free for others."""
 
 QUERY_LIMIT_FIELDS: Final = 32
 """Limit of fields in a query string; no resource here has more than ten."""
@@ -88,8 +92,9 @@ class Request:
         self._receive = receive
         self._is_body_read = False
         client = scope.get("client")
-        self.client = str(client[0]) if isinstance(client, list | tuple) and client else ""
-        """The IP address that the request comes from; empty if it is unknown."""
+        host = str(client[0]) if isinstance(client, list | tuple) and client else ""
+        self.client = get_client_group(host)
+        """The IP address that the request comes from, or its IPv6 network; empty if unknown."""
 
     @property
     def query(self) -> Mapping[str, str]:
@@ -178,7 +183,8 @@ class Request:
         Raises:
             HttpError: As for `chunks`.
         """
-        return b"".join([part async for part in self.chunks(limit_bytes)])
+        parts = self.chunks(limit_bytes, least_rate=LEAST_BYTES_PER_SECOND)
+        return b"".join([part async for part in parts])
 
     async def finish(self, work: Coroutine[object, object, _T]) -> _T:
         """The result of `work`, which is cancelled if the client disconnects.
@@ -277,6 +283,14 @@ class AccessRules:
                 "access-control-max-age": "600",
             },
         )
+
+
+def get_client_group(address: str) -> str:
+    """What counts as one client: an IPv4 address or an IPv6 /64; other texts are unchanged."""
+    try:
+        return get_address_group(ipaddress.ip_address(address))
+    except ValueError:
+        return address
 
 
 def _is_address(name: str) -> bool:

@@ -23,6 +23,7 @@ from node.rpc.blobs import BlobReads, BlobService
 from node.rpc.call_worker_reader import CallWorkerReader
 from node.rpc.calls import CallExecutor, CallWorkers
 from node.rpc.chain_view import ChainView
+from node.rpc.connections import SharedConnection
 from node.rpc.dispatch import Dispatcher
 from node.rpc.eth import EthMethods
 from node.rpc.fees import FeeOracle
@@ -38,9 +39,6 @@ from node.storage.block_store import BlockStore
 from node.storage.database import Database, open_database
 from node.training.reveal_store import RevealStore
 from pot_common.errors import OperatorError
-
-CONNECTION_LIMIT: Final = 512
-"""Limit of connections and of running requests; above it, a request gets status 503 at once."""
 
 KEEP_ALIVE_SECONDS: Final = 75
 """An idle connection is closed after this time. It is longer than the polling interval of wallets,
@@ -168,14 +166,13 @@ async def serve(options: RpcOptions, *, parent_pid: int | None = None) -> None:
         uvicorn.Config(
             application,
             loop="uvloop",
-            http="httptools",
+            http=SharedConnection,
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
             date_header=False,
-            limit_concurrency=CONNECTION_LIMIT,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=2,
         )

@@ -29,7 +29,7 @@ from chain.training.task_checks import list_content
 from chain.training.task_spec import TaskSpec
 from node.ipc.client import IpcError, NodeLink
 from node.rpc.errors import RpcError
-from node.rpc.http import HttpError, Request, Response, json_response
+from node.rpc.http import LEAST_BYTES_PER_SECOND, HttpError, Request, Response, json_response
 from node.rpc.parameters import parse_address, parse_hash
 from node.rpc.training_view import TrainingView
 from node.rpc.upload_places import (
@@ -54,9 +54,6 @@ REVEAL_PLACES: Final = 64
 MINER_PLACES: Final = 4
 """Uploads of one miner's gradient at the same time, one from each IP address. Others know its
 reveal once it is out, and must not keep the miner from uploading it."""
-
-LEAST_BYTES_PER_SECOND: Final = 16_384.0
-"""A slower upload is ended, so that its place is free for others."""
 
 Value = TypeVar("Value")
 

@@ -23,6 +23,7 @@ from node.config import load_config
 from node.ipc.server import IpcServer
 from node.metrics.registry import NodeMetrics
 from node.metrics.rpc_files import DIRECTORY_VARIABLE, prepare_files
+from node.rpc.connections import CONNECTION_LIMIT
 from node.rpc.process import RpcProcesses
 from pot_common.errors import OperatorError
 from tests.worlds.rpc import InstantNode
@@ -107,6 +108,20 @@ def url(data_directory: tuple[Path, StoredChain]) -> Iterator[str]:
         rpc_process(directory, "--parent-pid", str(os.getpid())) as (_, url),
     ):
         yield url
+
+
+def test_idle_connections_of_one_address_keep_no_other_client_out(url: str) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    idle = [
+        socket.create_connection((host, int(port)), source_address=("127.0.0.9", 0))
+        for _ in range(CONNECTION_LIMIT + 8)
+    ]
+    try:
+        answers = [httpx.get(f"{url}/liveness").status_code for _ in range(3)]
+    finally:
+        for each in idle:
+            each.close()
+    assert answers == [200, 200, 200]
 
 
 def test_web3_deploys_sends_waits_reads_logs_and_calls(url: str) -> None:

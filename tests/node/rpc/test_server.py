@@ -234,6 +234,17 @@ def test_too_large_body_is_status_413(rpc: RpcHarness) -> None:
     assert (response.status_code, response.headers["connection"]) == (413, "close")
 
 
+def test_call_that_arrives_too_slowly_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "GRACE_SECONDS", 0.05)
+
+    async def receive() -> Message:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    with pytest.raises(HttpError, match="too slowly"):
+        asyncio.run(Request({**_POST}, receive).body(2**20))
+
+
 def test_client_sends_no_more_of_a_body_that_is_not_read(rpc: RpcHarness) -> None:
     for path in ("/v1/nothing", "/liveness"):
         response = rpc.http("POST", path, content=b"body")

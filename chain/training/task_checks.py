@@ -28,9 +28,9 @@ NOISE_SHARE: Final = 10
 be taken for cheats."""
 
 COMMITMENT_SHARE: Final = 2
-"""A miner of one unit fetches the model and computes its gradient in at most the commitment phase
-divided by this. The rest is for a final block to bring it the attempt, and for a block to take its
-commitment: about 2 s at a block interval of 1 s, half of the shortest phase."""
+"""A miner of the fewest units fetches the model and computes its gradient in at most the commitment
+phase divided by this. The rest is for a final block to bring it the attempt, and for a block to
+take its commitment: about 2 s at a block interval of 1 s, half of the shortest phase."""
 
 TRANSFERS_SHARE: Final = 2
 """Bringing the gradients of a round to a validator takes at most the verdict phase divided by this.
@@ -179,8 +179,9 @@ def compute_model_milliseconds(spec: TaskSpec, blob_bytes_per_second: int) -> in
 
 
 def find_commitment_objection(spec: TaskSpec, blob_bytes_per_second: int) -> Objection | None:
-    """The reason why no honest miner commits in time; None if one of a single unit does.
+    """The reason why no honest miner commits in time; None if one with the fewest units does.
 
+    The fewest are those with which as many miners as a task may have do all its units.
     A task that is refused for this would cost its miners their bonds, and its submitter nothing.
     The declared time counts, because a validator refuses a task whose unit takes longer than that
     in its dry run.
@@ -189,14 +190,17 @@ def find_commitment_objection(spec: TaskSpec, blob_bytes_per_second: int) -> Obj
         spec: The task's specification.
         blob_bytes_per_second: What a miner can download, a parameter of the network.
     """
-    seconds, unit = spec.phases.commit_seconds, spec.resources.unit_milliseconds
+    seconds = spec.phases.commit_seconds
+    units = -(-spec.reward.max_units // MAX_MINERS)
+    computation = units * spec.resources.unit_milliseconds
     model = compute_model_milliseconds(spec, blob_bytes_per_second)
-    if COMMITMENT_SHARE * (model + unit) <= 1_000 * seconds:
+    if COMMITMENT_SHARE * (model + computation) <= 1_000 * seconds:
         return None
+    work = "a unit" if units == 1 else f"the {units} units of a seat"
     return Objection(
         ObjectionCode.COMMITMENT_PHASE_TOO_SHORT,
-        f"a miner needs up to {model} ms to fetch the model and {unit} ms to compute a unit, as "
-        f"declared, more than half of commit_seconds {seconds}",
+        f"a miner needs up to {model} ms to fetch the model and {computation} ms to compute "
+        f"{work}, as declared, more than half of commit_seconds {seconds}",
     )
 
 

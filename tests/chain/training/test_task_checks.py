@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from chain.contracts.miner_seats import MAX_MINERS
 from chain.training.architectures import Mlp, count_parameters
 from chain.training.encoding import count_payload_bytes
 from chain.training.fees import PROMISED_SHARE
@@ -96,6 +97,18 @@ def test_unit_and_model_take_at_most_half_of_the_commitment_phase() -> None:
     ):
         short = find_commitment_objection(spec, speed)
         assert code(short) is ObjectionCode.COMMITMENT_PHASE_TOO_SHORT
+
+
+def test_seats_do_several_units_if_a_task_has_more_units_than_seats() -> None:
+    def found(max_units: int, unit_milliseconds: int) -> Objection | None:
+        spec = hasten(4, unit_milliseconds)
+        reward = replace(spec.reward, max_units=max_units)
+        return find_commitment_objection(replace(spec, reward=reward), FAST)
+
+    assert found(MAX_MINERS, 1_999) is None
+    short = found(MAX_MINERS + 1, 1_999)
+    assert "3998 ms to compute the 2 units of a seat" in str(short)
+    assert found(MAX_MINERS + 1, 999) is None
 
 
 def test_largest_model_needs_a_result_phase_for_its_aggregation() -> None:

@@ -11,7 +11,6 @@ from chain.hexadecimal import to_hex
 from chain.primitives import Address
 from node.cli.output import (
     JsonOption,
-    format_amount,
     format_short,
     parse_address,
     parse_amount,
@@ -21,6 +20,7 @@ from node.cli.output import (
     print_table,
 )
 from node.setup.price_table import list_prices
+from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 
 app = typer.Typer(no_args_is_help=True)

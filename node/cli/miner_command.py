@@ -24,11 +24,11 @@ from node.cli.output import (
     JsonOption,
     RpcOption,
     TaskArgument,
-    format_amount,
     print_json,
     print_line,
 )
 from node.client.rpc_client import RpcClient, decode_log, get_objects, get_text
+from pot_common.amounts import format_amount
 from pot_common.miner_options import EXAMPLE, MinerOptions, build_command
 from pot_common.node_url import DEFAULT_RPC_URL
 

@@ -11,7 +11,8 @@ import typer
 from eth_utils.address import to_checksum_address
 
 from chain.hexadecimal import from_plain_hex
-from chain.primitives import TOKEN_DECIMALS, TOKEN_UNIT, Address
+from chain.primitives import TOKEN_DECIMALS, Address
+from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 from pot_common.node_url import RPC_VARIABLE
 
@@ -107,13 +108,6 @@ def parse_amount(text: str) -> int:
         if not is_amount or amount != amount.to_integral_value():
             raise OperatorError(f"{text!r} is not an amount; give a number such as 12.5")
         return int(amount)
-
-
-def format_amount(base_units: int) -> str:
-    """An amount of base units in whole tokens, without trailing zeros."""
-    whole, fraction = divmod(base_units, TOKEN_UNIT)
-    digits = f"{fraction:0{TOKEN_DECIMALS}d}".rstrip("0")
-    return f"{whole}.{digits}" if digits else str(whole)
 
 
 def format_short(base_units: int) -> str:

@@ -23,7 +23,6 @@ from node.cli.output import (
     JsonOption,
     RpcOption,
     TaskArgument,
-    format_amount,
     format_rounded,
     format_table,
     parse_amount,
@@ -59,6 +58,7 @@ from node.client.task_submission import (
     make_offer,
     submit_task,
 )
+from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 from pot_common.node_url import DEFAULT_RPC_URL, RPC_VARIABLE
 

@@ -11,9 +11,10 @@ from chain.training.fees import (
     compute_promised_time,
 )
 from chain.training.task_spec import PPM, TaskSpec
-from node.cli.output import format_amount, format_short
+from node.cli.output import format_short
 from node.client.rpc_client import get_integer, get_objects, get_text, get_value
 from node.client.task_submission import Offer
+from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 
 UNIT_SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}

@@ -21,7 +21,6 @@ from node.cli.output import (
     JsonOption,
     RpcOption,
     TaskArgument,
-    format_amount,
     parse_amount,
     print_fields,
     print_json,
@@ -31,6 +30,7 @@ from node.cli.task_fee import format_duration, parse_duration
 from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
 from node.client.task_bundle import Wishes
 from node.client.task_submission import extend_task, fund_task
+from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 from pot_common.node_url import DEFAULT_RPC_URL
 

@@ -27,13 +27,13 @@ from node.cli.account import Account, KeyOption, PasswordOption, unlock_account
 from node.cli.output import (
     JsonOption,
     RpcOption,
-    format_amount,
     parse_address,
     print_json,
     print_line,
     print_table,
 )
 from node.client.rpc_client import RpcClient, decode_log, get_objects
+from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 from pot_common.keystore import unlock_key
 from pot_common.node_url import DEFAULT_RPC_URL

@@ -27,7 +27,6 @@ from node.cli.account import (
 from node.cli.output import (
     JsonOption,
     RpcOption,
-    format_amount,
     parse_address,
     parse_amount,
     print_fields,
@@ -36,6 +35,7 @@ from node.cli.output import (
     print_table,
 )
 from node.client.rpc_client import RpcClient, get_integer, get_text
+from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 from pot_common.keystore import (
     ask_new_password,

@@ -3,12 +3,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.cli.output import (
-    format_amount,
     format_rounded,
     format_table,
     parse_address,
     parse_amount,
 )
+from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 
 

@@ -60,10 +60,30 @@ def run(options: MinerOptions, load_task_opener: Callable[[MinerOptions], OpenTa
             poll_seconds=options.poll_ms / 1000,
             claims=options.claim,
         )
-        if options.task == "auto":
+        mine(miner, None if options.task == "auto" else TaskId(int(options.task)))
+
+
+def mine(miner: Miner, task: TaskId | None) -> None:
+    """Mine a task, or each in turn; if the miner is stopped, say what becomes of its seat.
+
+    Raises:
+        OperatorError: The task cannot be mined.
+    """
+    try:
+        if task is None:
             miner.mine_all()
         else:
-            miner.mine(TaskId(int(options.task)))
+            miner.mine(task)
+    except KeyboardInterrupt:
+        notice = miner.describe_stop()
+        if notice is None:
+            raise
+        _log.warning(notice)
+    except OperatorError:
+        notice = miner.describe_stop()
+        if notice is not None:
+            _log.warning(notice)
+        raise
 
 
 def read_limits(options: MinerOptions) -> MinerLimits:
@@ -139,8 +159,7 @@ def main(
 
 def _stop(signal_number: int, frame: object) -> None:
     # Whatever was committed to is on the disk, so the miner may stop at any point.
-    _log.info("miner stopped")
-    sys.exit(0)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

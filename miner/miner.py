@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -19,6 +20,7 @@ from miner.idle_watch import IdleWatch
 from miner.light import LightClient
 from miner.limits import MinerLimits, require_enough_time, require_room
 from miner.outcomes import OutOfTaskError
+from miner.stopping import describe_stop
 from miner.task_choice import TaskChoice, fetch_spec
 from miner.task_files import TaskFiles
 from miner.worker import MinerIdentity, TaskWorker
@@ -46,6 +48,16 @@ _log = structlog.get_logger("miner")
 
 Answer = TypeVar("Answer")
 """The type of what nodes are asked for."""
+
+
+@dataclass(slots=True)
+class _MinedTask:
+    task: TaskId
+    spec: TaskSpec
+    has_seat: bool = False
+    """Whether the account had a seat before the worker began."""
+    worker: TaskWorker | None = None
+    """None while the task's data is fetched."""
 
 
 class Miner:
@@ -91,6 +103,8 @@ class Miner:
         self._limits = limits
         self._choice = TaskChoice(client, light, self._identity.address, limits)
         self._bonds = BondReturns(client, light, self._identity)
+        self._mined: _MinedTask | None = None
+        """The task that was accepted last; None before the first, and once it is closed."""
         self._last_work = time.monotonic()
         """When there was last something to do, or another node was chosen."""
 
@@ -161,12 +175,16 @@ class Miner:
         spec, status = self._ask_honest(lambda: fetch_spec(self._client, self._light, task))
         if stays and status in (TaskStatus.PENDING, TaskStatus.PAUSED):
             self._await_active(task, status)
-        self._ask_honest(lambda: self._require_acceptable(task, spec))
+        mined = _MinedTask(task, spec)
+        mined.has_seat = self._ask_honest(lambda: self._require_acceptable(task, spec))
+        self._mined = mined
         builder = self._open_task(spec, self._files.fetch_shards(task, spec))
         store = self._files.open_gradients(task)
         worker = TaskWorker(
             *(self._client, self._light, self._identity, task, spec, builder, store), stays=stays
         )
+        worker.has_seat = mined.has_seat
+        mined.worker = worker
         self._ask_honest(lambda: worker.register(self._units))
         _log.info(
             "mining the task", task=task, name=spec.name, parameters=count_parameters(spec.model)
@@ -179,6 +197,7 @@ class Miner:
                     worker.claim()
                 return False
             self._follow(worker, watch, task)
+        self._mined = None
         worker.log_last_outcome()
         _log.info("task closed", task=task)
         if stays:
@@ -189,15 +208,35 @@ class Miner:
             worker.claim()
         return True
 
-    def _require_acceptable(self, task: TaskId, spec: TaskSpec) -> None:
+    def _require_acceptable(self, task: TaskId, spec: TaskSpec) -> bool:
         """Accept a task before its data is fetched. One with a seat is accepted, as it is owed.
+
+        Returns:
+            Whether the account has a seat.
 
         Raises:
             ClientError: The task could cost the bonds, or takes more than the operator allows.
         """
-        if not self._light.progress(task, self._identity.address).registration.has_seat:
+        has_seat = self._light.progress(task, self._identity.address).registration.has_seat
+        if not has_seat:
             require_enough_time(task, spec, self._light.network.parameters)
             require_room(task, spec, self._limits)
+        return has_seat
+
+    def describe_stop(self) -> str | None:
+        """What the operator loses by a stop now; None if the account has no seat, so nothing."""
+        mined = self._mined
+        if mined is None:
+            return None
+        worker = mined.worker
+        if not (mined.has_seat if worker is None else worker.has_seat):
+            return None
+        return describe_stop(
+            mined.task,
+            mined.spec,
+            self._light.network.parameters.seat_bond_pot,
+            is_at_work=worker is None or worker.is_at_work,
+        )
 
     def _has_left(self, worker: TaskWorker, watch: IdleWatch, *, stays: bool) -> bool:
         """Whether the miner is out of the task, which it leaves if the task opens no attempt.

@@ -124,6 +124,8 @@ class TaskWorker:
         self._affordable_units: int | None = None
         """The units that were measured to be computed in time; None before."""
         self._stays = stays
+        self.has_seat = False
+        """Whether the account has, or may have, a seat that has not ended."""
         self.has_left = False
         """Whether `leave` was called."""
         self.gave_up = False
@@ -163,6 +165,7 @@ class TaskWorker:
                 f"with `pot miner withdraw {self._task}`, then start the miner again"
             )
         elif registration.units > 0:
+            self.has_seat = True
             _log.info("miner is registered already", task=self._task)
             return
         match self._light.task(self._task)[1]:
@@ -220,7 +223,12 @@ class TaskWorker:
             self._fund(token, amount)
         for token, amount in sorted(needed.items()):
             self._transact(training_token.approve(token, MINER_SEATS, amount))
-        self._transact(miner_seats.register(self._task, declared, displaced))
+        self.has_seat = True  # also if the miner is stopped before it has the receipt
+        try:
+            self._transact(miner_seats.register(self._task, declared, displaced))
+        except RpcCallError:
+            self.has_seat = False
+            raise
         _log.info(
             "miner registered",
             task=self._task,
@@ -290,7 +298,7 @@ class TaskWorker:
             RpcCallError: An attempt opens in this very block.
         """
         self._transact(miner_seats.leave(self._task))
-        self.has_left = True
+        self.has_left, self.has_seat = True, False
         _log.info("left the task", task=self._task)
 
     def claim(self) -> None:
@@ -320,6 +328,12 @@ class TaskWorker:
         self._client.transact(identity.private_key, call, chain_id=identity.chain_id)
 
     # Work.
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether the attempt in progress, or a newcomer's first one, may need its gradient."""
+        proven, revealed = self._proven, self._revealed
+        return proven is None or revealed is None or revealed[0] != proven.attempt_id
 
     def is_old(self, hint: AttemptReply) -> bool:
         """Whether a later attempt was proven before: the node that gave the hint is behind."""
@@ -433,6 +447,7 @@ class TaskWorker:
             OutOfTaskError: It lost its bond, or has left. The message says why, and what to do.
         """
         registration = self._light.progress(self._task, self._identity.address).registration
+        self.has_seat = registration.has_seat
         if registration.is_slashed:
             last = self._outcomes.last
             receipts = [] if last is None else self._outcomes.fetch(last)

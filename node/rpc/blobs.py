@@ -4,14 +4,13 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncGenerator
-from contextlib import AbstractContextManager
 from typing import BinaryIO, Final
 
 from chain.crypto import CHUNK_BYTES
 from chain.hexadecimal import to_hex
 from chain.primitives import Hash32
 from node.rpc.http import HttpError, Request, Response, json_response
-from node.rpc.read_places import ReadPlaces
+from node.rpc.read_places import ReadPlace, ReadPlaces
 from node.rpc.uploads import Uploads
 from node.storage.blobs import BlobDamagedError, BlobStore
 
@@ -45,7 +44,8 @@ class BlobReads:
         try:
             size = os.fstat(file.fileno()).st_size
             selected = _parse_range(request.headers.get("range"), size)
-            self._places.check(request.client)
+            is_head = request.method == "HEAD"
+            place = None if is_head else self._places.take(request.client)
         except BaseException:
             file.close()
             raise
@@ -57,16 +57,15 @@ class BlobReads:
         }
         if selected is not None:
             headers["content-range"] = f"bytes {first}-{last}/{size}"
-        if request.method == "HEAD":
+        if place is None:
             file.close()
         return Response(
             200 if selected is None else 206,
-            b""
-            if request.method == "HEAD"
-            else self._stream(file, first, last + 1 - first, self._places.hold(request.client)),
+            b"" if place is None else self._stream(file, first, last + 1 - first, place),
             "application/octet-stream",
             headers,
             length_bytes=last + 1 - first,
+            on_start=None if place is None else place.begin,
         )
 
     async def _answer_chunks(self, content_id: Hash32) -> Response:
@@ -84,16 +83,20 @@ class BlobReads:
         )
 
     async def _stream(
-        self, file: BinaryIO, start: int, length: int, place: AbstractContextManager[object]
+        self, file: BinaryIO, start: int, length: int, place: ReadPlace
     ) -> AsyncGenerator[bytes, None]:
-        with file, place:
-            file.seek(start)
-            while length:
-                part = await asyncio.to_thread(file.read, min(length, CHUNK_BYTES))
-                if not part:
-                    return  # the file was truncated; the client notices the missing bytes
-                length -= len(part)
-                yield part
+        try:
+            with file:
+                file.seek(start)
+                while length:
+                    part = await asyncio.to_thread(file.read, min(length, CHUNK_BYTES))
+                    if not part:
+                        return  # the file was truncated; the client notices the missing bytes
+                    length -= len(part)
+                    place.sent_bytes += len(part)
+                    yield part
+        finally:
+            self._places.release(place)
 
 
 class BlobService:

@@ -215,6 +215,8 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
     length_bytes: int | None = None
     """The length of the stream, or of the body that a response to HEAD leaves out; else None."""
+    on_start: Callable[[asyncio.Timeout], None] | None = None
+    """Is given the timer that ends the stream; None if nothing else may end it."""
 
 
 def json_response(value: JsonObject, status: int = 200) -> Response:
@@ -371,12 +373,14 @@ async def _send_response(
         return
     if request.method != "HEAD":
         try:
-            async with aclosing(body):
+            async with asyncio.timeout(None) as timer, aclosing(body):
+                if response.on_start is not None:
+                    response.on_start(timer)
                 async for part in body:
                     async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
                         await send({"type": "http.response.body", "body": part, "more_body": True})
         except TimeoutError:
-            # A client that reads nothing loses its connection, and its place with it: the server
+            # A client that reads nothing, or that lost its place, loses its connection: the server
             # closes what ends before its last part.
             return
     await send({"type": "http.response.body", "body": b""})

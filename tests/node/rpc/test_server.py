@@ -15,7 +15,6 @@ from node.rpc.http import (
     HttpError,
     Message,
     Request,
-    Response,
     error_response,
 )
 from node.storage.blobs import BlobStore
@@ -259,41 +258,69 @@ def test_refused_client_is_told_when_to_ask_again() -> None:
     assert error_response(HttpError(503, "busy", "no place")).headers == {}
 
 
+class Readers:
+    """Clients that fetch one blob, each from its own address if it names one."""
+
+    def __init__(self, directory: Path) -> None:
+        store = BlobStore(directory, quota_bytes=2**22)
+        blob = store.put(bytes(2 * CHUNK_BYTES))
+        reads = BlobReads(store)
+        self._application = HttpApplication(
+            lambda request: reads.answer(request, blob, chunks=False), AccessRules()
+        )
+
+    async def get(self, client: str, *, reads_nothing: bool = False) -> tuple[int, int]:
+        """The status, and the bytes that a client has read in the end."""
+        status, read_bytes = 0, 0
+
+        async def send(message: Message) -> None:
+            nonlocal status, read_bytes
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                return
+            if reads_nothing and message.get("more_body"):
+                await asyncio.sleep(3_600)
+            read_bytes += len(message["body"])
+
+        async def receive() -> Message:
+            return {"type": "http.disconnect"}
+
+        scope = {**_POST, "type": "http", "method": "GET", "client": (client, 1)}
+        await self._application(scope, receive, send)
+        return status, read_bytes
+
+
+WHOLE = (200, 2 * CHUNK_BYTES)
+
+
 def test_client_that_reads_nothing_loses_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "SEND_TIMEOUT_SECONDS", 0.05)
-    store = BlobStore(tmp_path, quota_bytes=2**22)
-    blob = store.put(bytes(2 * CHUNK_BYTES))
-    reads = BlobReads(store)
+    readers = Readers(tmp_path)
 
-    async def answer(incoming: Request) -> Response:
-        return await reads.answer(incoming, blob, chunks=False)
+    async def run() -> tuple[int, int]:
+        slow = [readers.get("192.0.2.1", reads_nothing=True) for _ in range(CONCURRENT_TRANSFERS)]
+        assert await asyncio.gather(*slow) == [(200, 0)] * CONCURRENT_TRANSFERS
+        return await readers.get("192.0.2.1")
 
-    application = HttpApplication(answer, AccessRules())
+    assert asyncio.run(run()) == WHOLE
 
-    async def get(client: str, *, reads_nothing: bool) -> int:
-        statuses: list[int] = []
 
-        async def send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                statuses.append(message["status"])
-            elif reads_nothing and message.get("more_body"):
-                await asyncio.sleep(3_600)
+def test_readers_at_few_addresses_keep_no_other_client_out(tmp_path: Path) -> None:
+    readers = Readers(tmp_path)
 
-        scope = {**_POST, "type": "http", "method": "GET", "client": (client, 1)}
-        await application(scope, receive_nothing, send)
-        return statuses[0]
+    async def run() -> tuple[tuple[int, int], int]:
+        held = [
+            asyncio.create_task(readers.get(f"192.0.2.{number % 4}", reads_nothing=True))
+            for number in range(CONCURRENT_TRANSFERS)
+        ]
+        await asyncio.sleep(0.05)
+        other = await readers.get("203.0.113.7")
+        ended = sum(task.done() for task in held)
+        for task in held:
+            task.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+        return other, ended
 
-    async def receive_nothing() -> Message:
-        return {"type": "http.disconnect"}
-
-    async def run() -> tuple[list[int], int]:
-        slow = [get("192.0.2.1", reads_nothing=True) for _ in range(CONCURRENT_TRANSFERS)]
-        first = asyncio.gather(*slow, return_exceptions=True)
-        await asyncio.sleep(0)
-        other = await get("192.0.2.2", reads_nothing=False)
-        await first
-        return [await get("192.0.2.1", reads_nothing=False)], other
-
-    assert asyncio.run(run()) == ([200], 200)
+    assert asyncio.run(run()) == (WHOLE, 1)

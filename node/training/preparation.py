@@ -34,6 +34,7 @@ from node.storage.blobs import BlobStore
 from node.training.capacity import Capacity
 from node.training.content import Content, Need, get_integer, list_shard_ids
 from node.training.dry_runs import DryRunTurns, compute_dry_run_seconds
+from node.training.fetch_turns import FetchTurns
 from node.training.jobs import RETRY_SECONDS, Jobs
 from node.training.readiness import ReadinessLog, ReadinessState
 from node.training.turns import Turn
@@ -44,8 +45,8 @@ RETRY_LIMIT_SECONDS: Final = 30.0
 """The longest wait between two tries: each failure doubles the task's wait, up to this."""
 
 PREPARING_LIMIT: Final = 16
-"""The most tasks that are prepared at once; the others wait. There are fewer places to fetch new
-content, since a task with a slow holder gives its place up only while another task waits for it."""
+"""The most tasks whose content is fetched at once; the others wait. There are fewer places to fetch
+new content, since a task with a slow holder gives its place up only while another waits for it."""
 
 DRY_RUN_TRIES: Final = 2
 """A new task is refused after so many dry runs that killed their worker, took too long, or took
@@ -91,7 +92,7 @@ class Preparation:
         self._clock = clock
         self._jobs = jobs
         self._readiness = readiness
-        self._turns = trio.CapacityLimiter(PREPARING_LIMIT)
+        self._turns = FetchTurns(PREPARING_LIMIT)
         self._wait_seconds: dict[TaskId, float] = {}
         """The wait that follows the task's next failure."""
         self._dry_run_turns = DryRunTurns()
@@ -126,8 +127,11 @@ class Preparation:
         # The content of closed tasks is deleted with time, and no event tells of it.
         self._end_waits(self._capacity.give_room())
         try:
-            async with self._turns:
+            is_fetched: bool | None = None
+            async with self._turns.take():
                 is_fetched = await self._fetch(task)
+            if is_fetched is None:
+                raise UnavailableError("its content comes slowly, and other tasks wait for a turn")
             if is_fetched:
                 await self._examine(task)
         except (UnavailableError, WorkerFailedError) as error:

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from chain.contracts import task_registry
 from chain.contracts.task_registry import TaskStatus
 from chain.crypto import content_id
-from chain.primitives import TaskId
+from chain.primitives import Hash32, TaskId
 from chain.training.encoding import count_payload_bytes
 from chain.training.fees import PROMISED_SHARE
 from chain.training.leases import READY_CODE
@@ -82,6 +82,47 @@ async def test_thousand_tasks_without_available_content_cost_little(
     assert node.peers.busiest == preparation.PREPARING_LIMIT
     assert 1_000 <= len(node.peers.asked) <= 6_000
     assert chain.phase_calls <= 6_000
+
+
+async def test_tasks_with_slow_content_keep_no_other_from_its_turn(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "WHOLE_PPM", 10**12)
+    slow_count = 2 * preparation.PREPARING_LIMIT
+    numbers = range(1, slow_count + 2)
+    tasks = {TaskId(n): replace(pending_history(), task_id=TaskId(n)) for n in numbers}
+    node = Node(tmp_path, FakeChain(tasks), has_content=False)
+    node.peers.blobs = {content_id(data): data for data in (WEIGHTS, *SHARDS)}
+    fetch = node.peers.fetch_blob
+
+    async def fetch_slowly(
+        blob_id: Hash32, size_limit: int, *, is_urgent: bool, task_id: TaskId
+    ) -> bool:
+        if task_id <= slow_count:
+            await trio.sleep_forever()
+        return await fetch(blob_id, size_limit, is_urgent=is_urgent, task_id=task_id)
+
+    node.peers.fetch_blob = fetch_slowly  # type: ignore[method-assign]
+    await node.run(lambda: (slow_count + 1, READY_CODE) in answers(node), seconds=100)
+
+
+async def test_slow_content_is_fetched_in_one_turn_while_no_other_task_waits(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "WHOLE_PPM", 10**12)
+    numbers = range(1, preparation.PREPARING_LIMIT + 1)
+    tasks = {TaskId(n): replace(pending_history(), task_id=TaskId(n)) for n in numbers}
+    node = Node(tmp_path, FakeChain(tasks), has_content=False)
+    begun: list[TaskId] = []
+
+    async def fetch_for_long(*_blob: object, task_id: TaskId, is_urgent: bool) -> bool:
+        begun.append(task_id)
+        await trio.sleep(1_000)
+        return False
+
+    node.peers.fetch_blob = fetch_for_long  # type: ignore[assignment]
+    await node.run_for(900)
+    assert sorted(begun) == list(numbers)
 
 
 async def test_content_leaves_half_of_the_quota_to_promised_tasks(

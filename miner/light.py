@@ -57,9 +57,7 @@ class Progress:
     attempt: AttemptState
     registration: RegistrationState
 
-    def is_past_commitments(
-        self, open_block: BlockNumber, commit_seconds: int, floor_blocks: int
-    ) -> bool:
+    def is_past_commitments(self, open_block: BlockNumber, commit_seconds: int) -> bool:
         """Whether no more commitments can come to the attempt that opened in `open_block`."""
         attempt, header = self.attempt, self.header
         if header.number < open_block:
@@ -68,7 +66,7 @@ class Progress:
             return True
         return (
             header.timestamp >= attempt.open_time + commit_seconds
-            and header.number >= open_block + floor_blocks
+            and header.number >= open_block + attempt.floor_blocks
         )
 
 

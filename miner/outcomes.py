@@ -98,12 +98,13 @@ def describe_ended_seat(task_id: int, miss_count: int) -> str:
         return (
             f"the seat of this account in task {task_id} is over, because it missed {miss_count} "
             "attempts: it did not commit in time, or validators could not get its gradient. Each "
-            f"cost an eighth of a round's pay; {back}. Before you start again, give the miner a "
-            "faster machine, fewer --units, or more nodes with --rpc"
+            "cost an eighth of a round's pay and of the bond in POT; two within eight attempts, or "
+            f"one in the last attempt, cost all of the bond in POT; {back}. Before you start "
+            "again, give the miner a faster machine, fewer --units, or more nodes with --rpc"
         )
     return (
         f"this account has left task {task_id}, or another miner took its place after its term; "
-        f"{back}"
+        f"{back}. The bond in POT is lost if it missed the last attempt that it took part in"
     )
 
 

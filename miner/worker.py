@@ -24,7 +24,12 @@ from chain.contracts import (
 )
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import MINER_SEATS, TRAINING_TOKEN
-from chain.contracts.miner_seats import MAX_MINERS
+from chain.contracts.miner_seats import (
+    DISPLACED_PER_UNIT,
+    MAX_MINERS,
+    compute_free_units,
+    compute_least_units,
+)
 from chain.contracts.task_registry import TaskStatus
 from chain.hexadecimal import to_hex
 from chain.primitives import TOKEN_UNIT, Address, Hash32, PrivateKey, TaskId
@@ -246,15 +251,23 @@ class TaskWorker:
         )
 
     def _choose_place(self, units: int) -> tuple[tuple[Address, ...], int]:
-        """The seats to displace, oldest first, and the units that are free then.
+        """The seats to displace, oldest first, and the units to declare.
+
+        They are no more than are free then.
 
         Raises:
-            ClientError: The task is full, and the term of no seat is over.
+            ClientError: A seat has more units, or the task is full and no seat can be displaced.
         """
-        max_units = self._spec.reward.max_units
+        reward = self._spec.reward
         seats = self._client.read(miner_seats.list_seats(self._task))
-        free = max_units - sum(each.units for each in seats)
-        count = len(seats)
+        taken = {each.miner: each.units for each in seats}
+        least = compute_least_units(reward.max_units)
+        if units < least:
+            raise ClientError(
+                f"a seat in task {self._task} has at least {least} units, and {units} are too few; "
+                f"give --units {least} or more to a machine that computes them in time"
+            )
+        wanted = min(units, reward.max_units)
         ordinal = self._light.progress(self._task, self._identity.address).attempt.ordinal
         term = self._light.network.parameters.seat_attempts
         over = sorted(
@@ -262,19 +275,27 @@ class TaskWorker:
             for each in seats
             if each.first_attempt + term <= ordinal + 1
         )
+        free = compute_free_units(reward.max_units, reward.min_miners, tuple(taken.values()))
         displaced: list[Address] = []
+        displaceable = DISPLACED_PER_UNIT * wanted
         for _, miner, freed in over:
-            if free >= units and count < MAX_MINERS:
+            if free >= wanted and len(taken) < MAX_MINERS:
                 break
-            displaced.append(miner)
-            free += freed
-            count -= 1
-        if free <= 0 or count == MAX_MINERS:
+            left = [each for other, each in taken.items() if other != miner]
+            free_then = compute_free_units(reward.max_units, reward.min_miners, left)
+            # Fewer units than wanted may be declared in the end, and displace fewer.
+            is_worth_it = DISPLACED_PER_UNIT * (free_then - free) >= freed
+            if freed <= displaceable and is_worth_it:
+                displaced.append(miner)
+                del taken[miner]
+                free = free_then
+                displaceable -= freed
+        if free < least or len(taken) == MAX_MINERS:
             raise ClientError(
-                f"other miners do all {max_units} units of task {self._task}; "
+                f"other miners do all {reward.max_units} units of task {self._task}; "
                 "`pot task list` shows other tasks"
             )
-        return tuple(displaced), min(units, free)
+        return tuple(displaced), min(wanted, free)
 
     def _fund(self, token: Address, needed: int) -> None:
         balance = self._token_balance(token)
@@ -534,10 +555,7 @@ class TaskWorker:
             Whether an upload was tried.
         """
         progress = self._light.progress(self._task, self._identity.address)
-        floor_blocks = self._light.network.parameters.phase_floor_blocks
-        if not progress.is_past_commitments(
-            attempt.open_block, self._spec.phases.commit_seconds, floor_blocks
-        ):
+        if not progress.is_past_commitments(attempt.open_block, self._spec.phases.commit_seconds):
             return False
         if progress.registration.committed_attempt != attempt.ordinal:
             self._revealed = (attempt.attempt_id, ballot_number)  # no commitment, nothing to reveal

@@ -59,6 +59,8 @@ class AttemptState:
     """Seconds since the Unix epoch."""
     verdict_block: BlockNumber
     """The block of the last expected commitment, or in which a later ballot began; 0 before."""
+    floor_blocks: int
+    """The least blocks of each phase of the attempt."""
     model_root: Hash32
     """The root after the last settled round; zero before the first."""
 
@@ -133,12 +135,12 @@ def _bits(word: int, low: int, count: int) -> int:
 def list_attempt_slots(task: TaskId) -> tuple[int, ...]:
     """The slots of the GradientLedger that `read_attempt` reads."""
     base = _mapping_slot(LEDGER_TRAININGS, _task_key(task))
-    return base, base + 1, base + MODEL_ROOT_OFFSET
+    return base, base + 1, base + 2, base + MODEL_ROOT_OFFSET
 
 
 def read_attempt(read: ReadSlot, task: TaskId) -> AttemptState:
     """The current attempt of a task."""
-    place, times, model = (read(GRADIENT_LEDGER, slot) for slot in list_attempt_slots(task))
+    place, times, votes, model = (read(GRADIENT_LEDGER, slot) for slot in list_attempt_slots(task))
     return AttemptState(
         round_number=_bits(place, 0, 32),
         attempt_number=_bits(place, 32, 32),
@@ -147,6 +149,7 @@ def read_attempt(read: ReadSlot, task: TaskId) -> AttemptState:
         open_block=BlockNumber(_bits(times, 0, 64)),
         open_time=_bits(times, 64, 64),
         verdict_block=BlockNumber(_bits(times, 128, 64)),
+        floor_blocks=_bits(votes, 232, 16),
         model_root=Hash32(model.to_bytes(32, "big")),
     )
 

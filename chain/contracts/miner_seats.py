@@ -23,13 +23,16 @@ MAX_ENDED_SEATS: Final = 64
 """The most seats of one `endSeats` call."""
 
 MISS_SHARE: Final = 8
-"""A miss costs the pay of one round divided by this."""
+"""A miss costs the pay of one round, and the seat bond, divided by this."""
 
 MAX_MISSES: Final = 2
 """The bond covers so many misses, and then the seat ends."""
 
 MISS_WINDOW: Final = 8
 """Two misses in so many attempts burn the seat bond."""
+
+DISPLACED_PER_UNIT: Final = 2
+"""A newcomer displaces at most so many units for each of its own."""
 
 IDLE_BLOCKS: Final = 256
 """A seat in a task that opens no attempt may leave after so many blocks."""
@@ -42,7 +45,7 @@ class FineKind(IntEnum):
     """What a fine takes, numbered as in the contract."""
 
     MISS = 0
-    """An eighth of the round's pay."""
+    """An eighth of the round's pay and of the seat bond."""
     DEVIATION = 1
     """Reserved for tasks in which only a sample of the gradients is re-executed."""
     FRAUD = 2
@@ -66,6 +69,7 @@ class SeatState:
     """0 once the seat has ended."""
     miss_count: int
     has_seat_bond: bool
+    """Less an eighth for each miss."""
     is_slashed: bool
     """Whether the miner lost its bond; it may register again."""
     registered_block: BlockNumber
@@ -156,7 +160,10 @@ class MinerFined:
 
 @dataclass(frozen=True, slots=True)
 class SeatBondBurnt:
-    """A seat lost its bond in POT: for two misses in eight attempts, or for a fraud."""
+    """A seat lost an eighth of its bond in POT for a miss, or all that was left of it.
+
+    It loses the rest for two misses in eight attempts, a miss in its last attempt, or a fraud.
+    """
 
     task_id: TaskId
     miner: Address
@@ -217,6 +224,26 @@ def withdraw_bond(task_id: TaskId) -> ContractCall:
 def withdraw_seat_bond(task_id: TaskId) -> ContractCall:
     """Take the caller's bond in POT back, whatever becomes of the task's token."""
     return CONTRACT.call("withdrawSeatBond", task_id)
+
+
+def compute_least_units(max_units: int) -> int:
+    """The least units of a seat: so small ones cannot take all places and leave units free."""
+    return -(-max_units // MAX_MINERS)
+
+
+def compute_free_units(max_units: int, min_miners: int, taken: Sequence[int]) -> int:
+    """The most units that a newcomer may have without displacing a seat.
+
+    No attempt opens without `min_miners` seats, so the first ones leave a least seat for each of
+    the others.
+
+    Args:
+        max_units: The units of a round.
+        min_miners: The seats that an attempt needs to open.
+        taken: The units of each seat that has not ended.
+    """
+    missing = max(0, min_miners - len(taken) - 1)
+    return max_units - sum(taken) - missing * compute_least_units(max_units)
 
 
 def end_seats(task_id: TaskId, miners: Sequence[Address]) -> ContractCall:

@@ -62,7 +62,7 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
         "task id"
     ),
     "SeatsNotActive": lambda task: (
-        f"task {task} takes no miners now, because it is not active; `pot task list` shows others"
+        f"task {task} takes no miners: it is pending or closed; `pot task list` shows others"
     ),
     "SeatsAttemptOpening": lambda task: (
         f"an attempt of task {task} has just opened; try again in the next block"
@@ -79,6 +79,9 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
     "SeatsInvalidUnits": lambda units: (
         f"{units} units are not allowed; give --units from 1 to the task's max_units"
     ),
+    "SeatsTooFewUnits": lambda least: (
+        f"a seat of this task has at least {least} units; give --units {least} or more"
+    ),
     "SeatsNotParticipating": lambda task, miner: (
         f"account {miner} takes no part in this attempt of task {task}: it registered after the "
         "attempt opened, or its seat has ended"
@@ -87,7 +90,8 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
         f"only {units} units of the task are free; give fewer --units, or mine another task"
     ),
     "SeatsNotDisplaceable": lambda task, miner: (
-        f"the seat of {miner} in task {task} is not over yet, or need not be displaced; try again"
+        f"the seat of {miner} in task {task} is not over yet, need not be displaced, or has more "
+        "than twice your units; try again"
     ),
     "SeatsTooManyMiners": lambda limit: f"the task has its {limit} miners; mine another",
     "LedgerWrongPhase": lambda task, phase: (

@@ -184,6 +184,7 @@ MINER_SEATS: Final = ContractAbi(
         "SeatsNothingToFine": ("uint256", "uint32"),
         "SeatsNothingToWithdraw": (),
         "SeatsTaskFull": ("uint32",),
+        "SeatsTooFewUnits": ("uint32",),
         "SeatsTooManyFines": ("uint256", "uint256"),
         "SeatsTooManyMiners": ("uint256",),
         "SeatsWindowClosed": ("uint256", "uint32"),
@@ -272,7 +273,7 @@ TASK_REGISTRY: Final = ContractAbi(
         "refundTask": FunctionAbi(("uint256",), ()),
         "reserveRound": FunctionAbi(("uint256", "uint256"), ("bool",)),
         "resumeTask": FunctionAbi(("uint256",), ()),
-        "settleReservation": FunctionAbi(("uint256", "uint256"), ()),
+        "settleReservation": FunctionAbi(("uint256", "uint256", "bool"), ()),
         "submitTask": FunctionAbi(
             (
                 "(bytes32,address,uint128,uint128,uint32,uint32,uint32,uint32,uint32,uint32,uint32)",

@@ -64,9 +64,11 @@ from chain.training.leases import (
     NO_LEASE,
     READY_CODE,
     is_expired,
+    note_payout,
     note_progress,
     pay_answer,
     refund_fee,
+    return_attempt,
     use_attempt,
 )
 from chain.training.task_spec import TaskSpec
@@ -316,7 +318,7 @@ def apply_event(
             assert spec is not None, "an active task has a valid specification"
             payouts = compute_outcome(history.attempt, spec, validator_set).payouts
             rewards = add_rewards(history.rewards, payouts)
-            lease = note_progress(history.lease, event.result.payout, block.number, block.timestamp)
+            lease = note_payout(history.lease, event.result.payout, block.number, block.timestamp)
             return Fold(replace(history, rewards=rewards, lease=lease))
         case TaskLeased() | TaskAnswered() | TaskFeeRefunded():
             return Fold(_apply_to_lease(history, event, block))
@@ -361,8 +363,11 @@ def _apply_to_status(
     block: BlockContext,
 ) -> TaskHistory:
     match event:
-        case TaskActivated() | TaskResumed():
+        case TaskActivated():
             return replace(history, status=TaskStatus.ACTIVE)
+        case TaskResumed():
+            lease = note_progress(history.lease, block.number, block.timestamp)
+            return replace(history, status=TaskStatus.ACTIVE, lease=lease)
         case TaskPaused():
             return replace(history, status=TaskStatus.PAUSED)
         case TaskClosed():
@@ -390,12 +395,14 @@ def _apply_to_attempts(
 ) -> TaskHistory:
     if isinstance(event, AttemptVoided):
         attempt = history.attempt
-        ended = history.ended
+        ended, lease = history.ended, history.lease
+        if attempt is not None and not attempt.commitments:
+            lease = return_attempt(lease, block.number, block.timestamp)
         if attempt is not None and spec is not None:
             ended = end_attempt(
                 history.ended, attempt, block.number, spec.phases.verdict_seconds, validator_set
             )
-        return replace(history, attempt=None, ended=ended)
+        return replace(history, attempt=None, ended=ended, lease=lease)
     opened = Attempt(
         id=AttemptId(event.task_id, event.round, event.attempt),
         ballot=0,
@@ -504,7 +511,7 @@ def _settle_round(
         model_root=event.result.model_root,
         attempt=None,
         rewards=add_rewards(history.rewards, payouts),
-        lease=note_progress(history.lease, event.result.payout, block.number, block.timestamp),
+        lease=note_payout(history.lease, event.result.payout, block.number, block.timestamp),
         ended=end_attempt(
             history.ended, attempt, block.number, spec.phases.verdict_seconds, validator_set
         ),

@@ -45,6 +45,11 @@ def use_attempt(lease: TaskLease) -> TaskLease:
     return replace(lease, attempts_left=max(0, lease.attempts_left - 1))
 
 
+def return_attempt(lease: TaskLease, number: BlockNumber, timestamp: int) -> TaskLease:
+    """The lease after an attempt without a commitment, which is not counted as used, nor idle."""
+    return note_progress(replace(lease, attempts_left=lease.attempts_left + 1), number, timestamp)
+
+
 def compute_fee_refund(lease: TaskLease, status: TaskStatus, number: int, now: int) -> int:
     """What is held in POT for a task and not needed any more."""
     pay = lease.held_pay if is_window_over(lease, number, now) else 0
@@ -60,10 +65,13 @@ def refund_fee(
     return replace(lease, held_pay=held_pay, held_rent=held_rent)
 
 
-def note_progress(lease: TaskLease, payout: int, number: BlockNumber, timestamp: int) -> TaskLease:
+def note_payout(lease: TaskLease, payout: int, number: BlockNumber, timestamp: int) -> TaskLease:
     """The lease after an attempt ended with this payout."""
-    if not payout:
-        return lease
+    return note_progress(lease, number, timestamp) if payout else lease
+
+
+def note_progress(lease: TaskLease, number: BlockNumber, timestamp: int) -> TaskLease:
+    """The lease after something from which the task's idle time is counted anew."""
     return replace(lease, progress_time=timestamp, progress_block=number)
 
 
@@ -78,7 +86,7 @@ def is_lifetime_over(lease: TaskLease, number: int, now: int) -> bool:
 
 
 def is_idle(lease: TaskLease, number: int, now: int) -> bool:
-    """Whether a task that became active went too long without a paid attempt."""
+    """Whether an active task went too long without progress."""
     return (
         now >= lease.progress_time + lease.idle_seconds
         and number >= lease.progress_block + lease.idle_blocks
@@ -94,6 +102,8 @@ def is_expired(
             return False
         case TaskStatus.PENDING:
             return is_window_over(lease, number, now)
-        case TaskStatus.ACTIVE | TaskStatus.PAUSED:
+        case TaskStatus.ACTIVE:
             is_over = is_lifetime_over(lease, number, now) or is_idle(lease, number, now)
             return is_over and not is_attempt_open
+        case TaskStatus.PAUSED:
+            return is_lifetime_over(lease, number, now)

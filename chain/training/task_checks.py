@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from chain.contracts.miner_seats import MAX_MINERS
+from chain.contracts.miner_seats import MAX_MINERS, compute_least_units
 from chain.primitives import Hash32
 from chain.training.architectures import count_parameters
 from chain.training.encoding import count_payload_bytes
@@ -191,7 +191,7 @@ def find_commitment_objection(spec: TaskSpec, blob_bytes_per_second: int) -> Obj
         blob_bytes_per_second: What a miner can download, a parameter of the network.
     """
     seconds = spec.phases.commit_seconds
-    units = -(-spec.reward.max_units // MAX_MINERS)
+    units = compute_least_units(spec.reward.max_units)
     computation = units * spec.resources.unit_milliseconds
     model = compute_model_milliseconds(spec, blob_bytes_per_second)
     if COMMITMENT_SHARE * (model + computation) <= 1_000 * seconds:

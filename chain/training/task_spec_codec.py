@@ -11,6 +11,7 @@ import re
 from dataclasses import asdict
 from typing import Final, assert_never
 
+from chain.contracts.miner_seats import compute_least_units
 from chain.contracts.task_registry import TaskResources, TaskTerms
 from chain.crypto import content_id
 from chain.errors import InvalidSpec, RejectionReason
@@ -444,8 +445,9 @@ def _validate_spec(spec: TaskSpec) -> None:
             "spec.reward.max_units",
             f"times unit.samples is {needed}, of {spec.sample_count} samples to train on",
         )
-    if spec.reward.min_miners > spec.reward.max_units:
-        refuse("spec.reward.min_miners", "exceeds max_units, so some would have no work")
+    least = compute_least_units(spec.reward.max_units)
+    if spec.reward.min_miners > spec.reward.max_units // least:
+        refuse("spec.reward.min_miners", f"exceeds max_units, of which a seat has at least {least}")
     rounds = [point.round_number for point in spec.schedule]
     if rounds[0] != 0 or any(rounds[i] >= rounds[i + 1] for i in range(len(rounds) - 1)):
         refuse("spec.learning_rate_ppb", "must start at round 0 and ascend")

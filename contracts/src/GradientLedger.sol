@@ -15,7 +15,7 @@ import {SystemAddresses} from "./libraries/SystemAddresses.sol";
 contract GradientLedger is IGradientLedger {
     /// @dev Ballots of one attempt. If the last one fails, the attempt is void.
     uint8 private constant MAX_BALLOTS = 3;
-    /// @dev After this many void attempts in a row a task is paused until its submitter resumes it.
+    /// @dev After this many void attempts in a row that had a commitment, a task is paused until its submitter resumes it.
     uint8 private constant MAX_VOID_ATTEMPTS = 3;
     /// @dev The records of so many latest ballots and attempts are kept: more than can end within the windows
     /// for late verdicts, fines and slashing.
@@ -55,7 +55,7 @@ contract GradientLedger is IGradientLedger {
         uint64 resultBlock; // end of the verdict phase, once a quorum voted in time; may be ahead
         uint64 resultTime;
         uint104 resultVoters; // bit i: validator i posted a result in this ballot
-        uint16 voteFloor; // least blocks of a verdict or result phase of this attempt
+        uint16 floorBlocks; // least blocks of each phase of this attempt
         ResultKind quorumKind; // of the result with a quorum
         // slot 3: the task's terms, copied when the first attempt opens
         uint32 rounds;
@@ -85,7 +85,7 @@ contract GradientLedger is IGradientLedger {
         uint104 late; // bit i: validator i posted its late verdict
     }
 
-    /// @dev The start of a phase. It ends once `length` seconds and `phaseFloorBlocks` blocks are over.
+    /// @dev The start of a phase. It ends once `length` seconds and `floor` blocks are over.
     struct Moment {
         Phase phase;
         uint64 startBlock;
@@ -230,7 +230,7 @@ contract GradientLedger is IGradientLedger {
         training.attempt = 0;
         training.voidStreak = 0;
         _endAttempt(taskId, training);
-        REGISTRY.settleReservation(taskId, result.payout);
+        REGISTRY.settleReservation(taskId, result.payout, false);
         _goOn(taskId, training);
     }
 
@@ -343,9 +343,9 @@ contract GradientLedger is IGradientLedger {
         training.openTime = uint64(block.timestamp);
         training.verdictBlock = 0;
         training.verdictTime = 0;
-        // Each of f faulty primaries in a row may leave votes out of its block.
+        // Each of f faulty primaries in a row may leave commitments or votes out of its block.
         uint256 floor = 2 * (VALIDATORS.maxFaulty() + 1);
-        training.voteFloor = uint16(floor > phaseFloorBlocks ? floor : phaseFloorBlocks);
+        training.floorBlocks = uint16(floor > phaseFloorBlocks ? floor : phaseFloorBlocks);
         _clearResults(training);
         emit AttemptOpened(
             taskId, training.round, training.attempt, ordinal, uint32(seatCount), reserved
@@ -370,9 +370,12 @@ contract GradientLedger is IGradientLedger {
     function _voidAttempt(uint256 taskId, Training storage training, uint256 payout) private {
         emit AttemptVoided(taskId, training.round, training.attempt);
         ++training.attempt;
-        ++training.voidStreak;
+        // Without a commitment validators had no work. Miners that stay away pay for it themselves, and
+        // must not be able to pause a task.
+        bool isEmpty = training.commitmentCount == 0;
+        if (!isEmpty) ++training.voidStreak;
         _endAttempt(taskId, training);
-        REGISTRY.settleReservation(taskId, payout);
+        REGISTRY.settleReservation(taskId, payout, isEmpty);
         _goOn(taskId, training);
     }
 
@@ -431,14 +434,14 @@ contract GradientLedger is IGradientLedger {
                 training.openBlock,
                 training.openTime,
                 training.commitSeconds,
-                phaseFloorBlocks
+                training.floorBlocks
             );
         } else if (training.commitmentCount == 0) {
             moment.phase = Phase.Stalled;
         } else if (!_areVerdictsOver(training)) {
             (uint64 startBlock, uint64 startTime) = _verdictStart(training);
             moment = Moment(
-                Phase.Verdict, startBlock, startTime, training.verdictSeconds, training.voteFloor
+                Phase.Verdict, startBlock, startTime, training.verdictSeconds, training.floorBlocks
             );
         } else if (training.quorumVote != 0) {
             // A ballot that failed has nothing to settle.
@@ -449,7 +452,7 @@ contract GradientLedger is IGradientLedger {
         } else {
             uint32 length = training.resultSeconds;
             (uint64 startBlock, uint64 startTime) = _resultStart(training);
-            uint32 floor = training.voteFloor;
+            uint32 floor = training.floorBlocks;
             moment = Moment(Phase.Result, startBlock, startTime, length, floor);
             if (!_isOver(startBlock, startTime, length, floor)) return moment;
             if (training.ballot + 1 == MAX_BALLOTS) {
@@ -473,7 +476,9 @@ contract GradientLedger is IGradientLedger {
 
     function _areCommitmentsOver(Training storage training) private view returns (bool) {
         return training.verdictBlock != 0
-            || _isOver(training.openBlock, training.openTime, training.commitSeconds, phaseFloorBlocks);
+            || _isOver(
+                training.openBlock, training.openTime, training.commitSeconds, training.floorBlocks
+            );
     }
 
     function _areVerdictsOver(Training storage training) private view returns (bool) {
@@ -481,19 +486,19 @@ contract GradientLedger is IGradientLedger {
             return block.number >= training.resultBlock && block.timestamp >= training.resultTime;
         }
         (uint64 startBlock, uint64 startTime) = _verdictStart(training);
-        return _isOver(startBlock, startTime, training.verdictSeconds, training.voteFloor);
+        return _isOver(startBlock, startTime, training.verdictSeconds, training.floorBlocks);
     }
 
     /// @dev A phase that ran to its deadline ends exactly then, no matter when a transaction comes.
     function _verdictStart(Training storage training) private view returns (uint64, uint64) {
         if (training.verdictBlock != 0) return (training.verdictBlock, training.verdictTime);
-        return (training.openBlock + phaseFloorBlocks, training.openTime + training.commitSeconds);
+        return (training.openBlock + training.floorBlocks, training.openTime + training.commitSeconds);
     }
 
     function _resultStart(Training storage training) private view returns (uint64, uint64) {
         if (training.resultBlock != 0) return (training.resultBlock, training.resultTime);
         (uint64 startBlock, uint64 startTime) = _verdictStart(training);
-        return (startBlock + training.voteFloor, startTime + training.verdictSeconds);
+        return (startBlock + training.floorBlocks, startTime + training.verdictSeconds);
     }
 
     function _isOver(uint64 startBlock, uint64 startTime, uint32 length, uint32 floor)

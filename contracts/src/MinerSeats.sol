@@ -20,16 +20,21 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
     using ExactTransfer for IERC20;
     using SafeERC20 for IERC20;
 
-    /// @dev Gradients of one round, which validators download, check and aggregate.
+    /// @dev Gradients of one round, which validators download, check and aggregate. A seat has at least
+    /// this part of the task's units, so that small seats cannot take all places and leave units free.
     uint256 private constant MAX_MINERS = 1024;
     uint256 private constant MAX_FINES = 16;
     uint256 private constant MAX_ENDED_SEATS = 64;
-    /// @dev A miss costs this part of one round's pay: far less than the bond, as absence may be innocent.
+    /// @dev A miss costs this part of one round's pay and of the seat bond: far less than the bonds, as
+    /// absence may be innocent.
     uint256 private constant MISS_SHARE = 8;
     /// @dev The bond covers so many misses besides its rule, and then the seat ends.
     uint256 private constant MAX_MISSES = 2;
     /// @dev Two misses in so many attempts burn the seat bond.
     uint256 private constant MISS_WINDOW = 8;
+    /// @dev A newcomer displaces at most so many units for each of its own, or small seats could take the
+    /// place of all that a task has.
+    uint256 private constant DISPLACED_PER_UNIT = 2;
     /// @dev A seat in a task that opens no attempt may leave after so many blocks.
     uint256 private constant IDLE_BLOCKS = 256;
     uint256 private constant PPM = 1_000_000;
@@ -48,6 +53,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         uint32 auditPpm;
         uint32 registeredUnits; // of all seats that have not ended, at most maxUnits
         uint128 unitPrice;
+        uint32 minMiners;
     }
 
     struct Misses {
@@ -82,20 +88,22 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
     // ---- miners
 
     function register(uint256 taskId, uint32 units, address[] calldata displaced) external nonReentrant {
-        if (!_isActive(taskId)) revert SeatsNotActive(taskId);
-        if (units == 0) revert SeatsInvalidUnits(units);
+        if (!_takesMiners(taskId)) revert SeatsNotActive(taskId);
         Seat storage seat = _seats[taskId][msg.sender];
         if (seat.units != 0 && !seat.isSlashed) revert SeatsAlreadyRegistered(taskId, msg.sender);
         TaskSeats storage task = _load(taskId);
+        uint32 least = _leastUnits(task);
+        if (units < least) revert SeatsTooFewUnits(least);
         IGradientLedger.Progress memory progress = LEDGER.progressOf(taskId);
         address[] storage members = _members[taskId];
+        uint256 displaceable = DISPLACED_PER_UNIT * units;
         if (displaced.length != 0) _requireNotOpening(taskId, progress);
         for (uint256 i = 0; i < displaced.length; ++i) {
-            _displace(taskId, task, progress, displaced[i], units);
+            displaceable -= _displace(taskId, task, progress, displaced[i], units, displaceable);
         }
         if (members.length == MAX_MINERS) revert SeatsTooManyMiners(MAX_MINERS);
         // A miner does what it declared: there is no draw that its address or the seed could win.
-        uint32 freeUnits = task.maxUnits - task.registeredUnits;
+        uint32 freeUnits = _freeUnits(taskId, task);
         if (units > freeUnits) revert SeatsTaskFull(freeUnits);
 
         task.registeredUnits += units;
@@ -137,7 +145,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
     function withdrawBond(uint256 taskId) external nonReentrant {
         Seat storage seat = _requireFree(taskId);
         uint256 bond = seat.bond;
-        uint256 potBond = seat.hasSeatBond ? seatBond : 0;
+        uint256 potBond = _seatBondLeft(seat);
         address token = _tasks[taskId].token;
         delete _seats[taskId][msg.sender];
         emit BondWithdrawn(taskId, msg.sender, bond, potBond);
@@ -148,11 +156,12 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
 
     function withdrawSeatBond(uint256 taskId) external nonReentrant {
         Seat storage seat = _requireFree(taskId);
-        if (!seat.hasSeatBond) revert SeatsNothingToWithdraw();
+        uint256 potBond = _seatBondLeft(seat);
+        if (potBond == 0) revert SeatsNothingToWithdraw();
         seat.hasSeatBond = false;
-        emit BondWithdrawn(taskId, msg.sender, 0, seatBond);
+        emit BondWithdrawn(taskId, msg.sender, 0, potBond);
 
-        POT.safeTransfer(msg.sender, seatBond);
+        POT.safeTransfer(msg.sender, potBond);
     }
 
     function endSeats(uint256 taskId, address[] calldata miners) external {
@@ -321,6 +330,28 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         task.maxUnits = terms.maxUnits;
         task.auditPpm = terms.auditPpm;
         task.unitPrice = terms.unitPrice;
+        task.minMiners = terms.minMiners;
+    }
+
+    /// @dev A seat in a paused task is ready for the attempt that opens when the submitter resumes it.
+    function _takesMiners(uint256 taskId) private view returns (bool) {
+        ITaskRegistry.TaskStatus status = REGISTRY.getAccount(taskId).status;
+        return status == ITaskRegistry.TaskStatus.Active || status == ITaskRegistry.TaskStatus.Paused;
+    }
+
+    function _leastUnits(TaskSeats storage task) private view returns (uint32) {
+        return uint32((task.maxUnits + MAX_MINERS - 1) / MAX_MINERS);
+    }
+
+    /// @dev The most units that a newcomer may have. No attempt opens without `minMiners` seats, so the
+    /// first ones leave a least seat for each of the others: else one seat with all units would keep the
+    /// task from opening any. The registry sees to it that `minMiners` least seats fit.
+    function _freeUnits(uint256 taskId, TaskSeats storage task) private view returns (uint32 freeUnits) {
+        uint256 seatsAfter = _members[taskId].length + 1;
+        freeUnits = task.maxUnits - task.registeredUnits;
+        if (seatsAfter < task.minMiners) {
+            freeUnits -= uint32(task.minMiners - seatsAfter) * _leastUnits(task);
+        }
     }
 
     function _isActive(uint256 taskId) private view returns (bool) {
@@ -349,21 +380,23 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         return !progress.isOpen && block.number >= quietSince + IDLE_BLOCKS;
     }
 
-    /// @dev The newcomer may name no more seats than it needs.
+    /// @dev The newcomer may name no more seats than it needs, and none above `displaceable` units.
     function _displace(
         uint256 taskId,
         TaskSeats storage task,
         IGradientLedger.Progress memory progress,
         address miner,
-        uint32 units
-    ) private {
+        uint32 units,
+        uint256 displaceable
+    ) private returns (uint32) {
         Seat storage seat = _seats[taskId][miner];
-        bool isFull = _members[taskId].length == MAX_MINERS || units > task.maxUnits - task.registeredUnits;
+        bool isFull = _members[taskId].length == MAX_MINERS || units > _freeUnits(taskId, task);
         bool isTermOver =
             seat.position != 0 && uint256(seat.firstAttempt) + seatAttempts <= progress.attemptCount + 1;
-        if (!isFull || !isTermOver) revert SeatsNotDisplaceable(taskId, miner);
+        if (!isFull || !isTermOver || seat.units > displaceable) revert SeatsNotDisplaceable(taskId, miner);
         _account(taskId, progress, seat, miner);
         if (seat.position != 0) _endSeat(taskId, progress, seat, miner);
+        return seat.units;
     }
 
     /// @dev Takes a seat out of the next attempts; it finishes the open one.
@@ -409,7 +442,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
             seat.accountedAttempt = ordinal;
             uint256 amount = _takeMiss(taskId, seat, miner, ordinal);
             emit MinerAbsent(taskId, miner, ordinal, amount);
-            _endIfOver(taskId, progress, seat, miner);
+            _countMiss(taskId, progress, seat, miner);
         }
     }
 
@@ -425,20 +458,24 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         } else {
             misses.attempts |= 1 << (misses.last - ordinal);
         }
-        if (seat.missCount < MAX_MISSES) ++seat.missCount;
         amount = _missOf(uint256(seat.units) * _tasks[taskId].unitPrice);
         if (amount > seat.bond) amount = seat.bond;
         seat.bond -= amount;
     }
 
-    /// @dev After two misses the bond covers its rule and no further miss, so the seat ends. If both are
-    /// within eight attempts, also of a seat that has left meanwhile, the seat bond is burnt.
-    function _endIfOver(
+    /// @dev A miss burns an eighth of the seat bond, whatever the task's token is worth. After two misses
+    /// the bond covers its rule and no further miss, so the seat ends. If both are within eight attempts,
+    /// also of a seat that has left meanwhile, the rest of the seat bond is burnt.
+    function _countMiss(
         uint256 taskId,
         IGradientLedger.Progress memory progress,
         Seat storage seat,
         address miner
     ) private {
+        if (seat.missCount < MISS_SHARE) {
+            ++seat.missCount;
+            if (seat.hasSeatBond) emit SeatBondBurnt(taskId, miner, seatBond / MISS_SHARE);
+        }
         if (seat.missCount < MAX_MISSES) return;
         uint256 missed = _misses[taskId][miner].attempts;
         for (uint256 i = 1; i < MISS_WINDOW; ++i) {
@@ -451,12 +488,18 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
     }
 
     function _burnSeatBond(uint256 taskId, Seat storage seat, address miner) private {
-        if (!seat.hasSeatBond) return;
+        uint256 left = _seatBondLeft(seat);
+        if (left == 0) return;
         seat.hasSeatBond = false;
-        emit SeatBondBurnt(taskId, miner, seatBond);
+        emit SeatBondBurnt(taskId, miner, left);
     }
 
-    /// @dev The caller's seat, with both bonds free: its last attempt can be fined no more.
+    function _seatBondLeft(Seat storage seat) private view returns (uint256) {
+        return seat.hasSeatBond ? seatBond - seat.missCount * (seatBond / MISS_SHARE) : 0;
+    }
+
+    /// @dev The caller's seat, with both bonds free: its last attempt can be fined no more. A seat that
+    /// missed its last attempt loses the seat bond, so that leaving saves nothing after a miss.
     function _requireFree(uint256 taskId) private returns (Seat storage seat) {
         seat = _seats[taskId][msg.sender];
         if (seat.units == 0 || seat.isSlashed) revert SeatsNotRegistered(taskId, msg.sender);
@@ -472,6 +515,9 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         // An attempt that the ledger has forgotten is older than its windows.
         uint256 until = uint256(ended.endedBlock) + ended.lateBlocks + 2 * uint256(ended.windowBlocks);
         if (ended.endedBlock != 0 && block.number <= until) revert SeatsBondLocked(taskId, msg.sender);
+        if (seat.committedAttempt != last || _misses[taskId][msg.sender].last == last) {
+            _burnSeatBond(taskId, seat, msg.sender);
+        }
     }
 
     // ---- inside: fines
@@ -510,7 +556,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
             if (ordinal <= misses.last && (misses.attempts >> age) & 1 != 0) return false;
             uint256 amount = _takeMiss(taskId, seat, fine.miner, ordinal);
             emit MinerFined(taskId, fine.miner, ordinal, FineKind.Miss, amount);
-            _endIfOver(taskId, progress, seat, fine.miner);
+            _countMiss(taskId, progress, seat, fine.miner);
             return true;
         }
         if (fine.kind != FineKind.Fraud) return false;

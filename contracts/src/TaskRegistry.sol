@@ -19,7 +19,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
     uint256 private constant MAX_SPEC_BYTES = 16 * 1024;
     /// @dev With more units the sum of gradients could leave the range |sum| < 2**61 of aggregation.
     uint256 private constant MAX_UNITS = 65_536;
-    /// @dev `slash` takes the whole commitment list of a round, which must fit into one transaction.
+    /// @dev A task has at most so many seats, and each has at least this part of its units, rounded up.
     uint256 private constant MAX_MINERS = 1024;
     /// @dev Every gradient is re-executed. Sampling needs the audit phase, which does not exist yet.
     uint256 private constant FULL_AUDIT_PPM = 1_000_000;
@@ -179,6 +179,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         if (msg.sender != account.submitter) revert TaskNotSubmitter(msg.sender);
         _requireStatus(taskId, account, TaskStatus.Paused);
         account.status = TaskStatus.Active;
+        _noteProgress(_leases[taskId]);
         emit TaskResumed(taskId);
         _tryRound(taskId, account);
     }
@@ -271,12 +272,14 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         return true;
     }
 
-    function settleReservation(uint256 taskId, uint256 payout) external onlyLedger {
+    function settleReservation(uint256 taskId, uint256 payout, bool isEmpty) external onlyLedger {
         TaskAccount storage account = _accounts[taskId];
+        TaskLease storage lease = _leases[taskId];
         account.refundable += account.reserved - payout;
         account.reserved = 0;
         account.paid += payout;
-        if (payout != 0) _noteProgress(_leases[taskId]);
+        if (isEmpty) ++lease.attemptsLeft;
+        if (payout != 0 || isEmpty) _noteProgress(lease);
     }
 
     function pauseTask(uint256 taskId) external onlyLedger {
@@ -516,13 +519,13 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
     /// @dev Three ballots and the payment phase. Before each further ballot, and at the end, all operators
     /// may have to let their turns of two blocks pass.
     function _attemptSeconds(TaskTerms memory terms) private view returns (uint256) {
-        uint256 voteFloor = 2 * (VALIDATORS.maxFaulty() + 1);
-        if (voteFloor < _phaseFloorBlocks) voteFloor = _phaseFloorBlocks;
-        uint256 voteSeconds = _secondsOf(voteFloor);
-        uint256 result = _larger(terms.resultSeconds, voteSeconds);
-        return _larger(terms.commitSeconds, _secondsOf(_phaseFloorBlocks))
+        uint256 floorBlocks = 2 * (VALIDATORS.maxFaulty() + 1);
+        if (floorBlocks < _phaseFloorBlocks) floorBlocks = _phaseFloorBlocks;
+        uint256 floorSeconds = _secondsOf(floorBlocks);
+        uint256 result = _larger(terms.resultSeconds, floorSeconds);
+        return _larger(terms.commitSeconds, floorSeconds)
             + MAX_BALLOTS
-                * (_larger(terms.verdictSeconds, voteSeconds) + result + _secondsOf(2 * VALIDATORS.count()))
+                * (_larger(terms.verdictSeconds, floorSeconds) + result + _secondsOf(2 * VALIDATORS.count()))
             + result;
     }
 
@@ -530,7 +533,9 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         if (account.status == TaskStatus.Pending) return _hasPassed(lease.windowTime, lease.windowBlock);
         if (_isRoundOpen(account)) return false;
         if (_hasPassed(lease.endTime, lease.endBlock)) return true;
-        return _hasPassed(lease.progressTime + lease.idleSeconds, lease.progressBlock + lease.idleBlocks);
+        // The submitter of a paused task may come back as long as it has paid for.
+        return account.status == TaskStatus.Active
+            && _hasPassed(lease.progressTime + lease.idleSeconds, lease.progressBlock + lease.idleBlocks);
     }
 
     /// @dev A lifetime ends when its time and its blocks are over, so the longer rest counts.
@@ -574,7 +579,9 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         if (terms.unitPrice == 0) revert TaskInvalidTerms("unitPrice");
         if (terms.rounds == 0) revert TaskInvalidTerms("rounds");
         if (terms.maxUnits == 0 || terms.maxUnits > MAX_UNITS) revert TaskInvalidTerms("maxUnits");
-        if (terms.minMiners == 0 || terms.minMiners > terms.maxUnits || terms.minMiners > MAX_MINERS) {
+        // So many seats fit: each has at least `leastUnits`.
+        uint256 leastUnits = (terms.maxUnits + MAX_MINERS - 1) / MAX_MINERS;
+        if (terms.minMiners == 0 || terms.minMiners > terms.maxUnits / leastUnits) {
             revert TaskInvalidTerms("minMiners");
         }
         if (terms.auditPpm != FULL_AUDIT_PPM) revert TaskInvalidTerms("auditPpm");

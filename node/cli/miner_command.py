@@ -54,8 +54,9 @@ def leave(
 ) -> None:
     """Leave a task at the end of the attempt in progress.
 
-    The miner must still finish that attempt, so stop it only afterwards. A new miner owes one
-    attempt. Take the bonds back with `pot miner withdraw`.
+    The miner must still finish that attempt, so stop it only afterwards: a seat that misses its
+    last attempt loses its bond in POT. After a miss, commit once more before you leave. A new miner
+    owes one attempt. Take the bonds back with `pot miner withdraw`.
     """
     _send_to_seats(task, leave_task, key, password_file, rpc, as_json, "left")
 

@@ -126,8 +126,9 @@ def describe_lease(task: JsonObject, now: int) -> Sequence[tuple[str, str]]:
         rows.append(("expires", f"{_describe_rest(seconds)}, unless validators are ready"))
     elif status in ("active", "paused"):
         rows.append(("expires", _describe_rest(get_integer(lease, "endTime") - now)))
-        idle = get_integer(lease, "progressTime") + get_integer(lease, "idleSeconds") - now
-        rows.append(("", f"or without a paid attempt {_describe_rest(idle)}"))
+        if status == "active":
+            idle = get_integer(lease, "progressTime") + get_integer(lease, "idleSeconds") - now
+            rows.append(("", f"or without a paid attempt {_describe_rest(idle)}"))
     elif get_value(task, "closeReason") is not None:
         rows.append(("closed", str(get_value(task, "closeReason"))))
     if get_value(lease, "refusal") is not None:

@@ -6,6 +6,7 @@ The table follows from the parameters of genesis, so whoever chooses prices sees
 from dataclasses import dataclass
 from typing import Final
 
+from chain.contracts.miner_seats import MISS_SHARE
 from chain.params import ChainParameters
 from chain.primitives import TOKEN_UNIT
 from chain.training.fees import PROMISED_SHARE
@@ -26,7 +27,7 @@ PRICE_STEPS: Final = 8
 
 SQUATTED_ATTEMPTS: Final = 3
 """The attempts that wait for a miner that never commits: its seat has ended after two, and is over
-before the fourth opens."""
+before the fourth opens. All of its seat bond is burnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,17 @@ def list_prices(parameters: ChainParameters, validator_count: int) -> tuple[Pric
             sum(rates[:short_in_turn]) * pending + short_in_turn * examination,
         ),
     )
-    seat = -(-parameters.seat_bond_pot * TOKEN_UNIT // SQUATTED_ATTEMPTS)
+    seat_bond = parameters.seat_bond_pot * TOKEN_UNIT
     return (
         *(PriceRow("submitter", what, amount) for what, amount in rows),
-        PriceRow("miner", "a seat in an attempt, by miners that never commit", seat),
+        PriceRow(
+            "miner",
+            "a seat in an attempt, by miners that never commit",
+            -(-seat_bond // SQUATTED_ATTEMPTS),
+        ),
+        PriceRow(
+            "miner",
+            "a seat in an attempt, by miners that commit to every other",
+            seat_bond // MISS_SHARE,
+        ),
     )

@@ -273,7 +273,11 @@ class Walk:
         seats = {miner: world.seat(miner) for miner in MINERS}
         withdrawn = sum(world.pot_of(operator) for operator in OPERATORS) - self.examination_pay
         credited = sum(world.credit(operator) for operator in OPERATORS)
-        bonds = sum(seat.bond + SEAT_BOND * seat.has_seat_bond for seat in seats.values())
+        eighth = SEAT_BOND // 8
+        seat_bonds = sum(
+            SEAT_BOND - eighth * seat.miss_count for seat in seats.values() if seat.has_seat_bond
+        )
+        bonds = sum(seat.bond for seat in seats.values()) + seat_bonds
         assert world.pot_of(MINER_SEATS) == bonds + self.burnt - withdrawn
         assert world.pot_of(GRADIENT_LEDGER) == 0
         assert credited + withdrawn <= self.burnt // 2

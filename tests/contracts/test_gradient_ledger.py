@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from eth.db.atomic import AtomicDB
 
 from chain.contracts import gradient_ledger, validator_set
 from chain.contracts.addresses import VALIDATOR_SET
@@ -48,7 +49,9 @@ from tests.worlds.contracts import (
     TERMS,
     VALIDATORS,
     World,
+    account,
     candidate_key,
+    deploy_contracts,
     empty_result,
     new_world,
     new_world_with_floor,
@@ -221,7 +224,7 @@ def test_an_attempt_without_a_commitment_is_void_and_the_next_one_opens(started:
         AttemptOpened(started.task, 0, 1, 2, 2, ROUND_COST),
     )
     state = started.round
-    assert (state.round, state.attempt, state.void_streak, state.ballot_number) == (0, 1, 1, 2)
+    assert (state.round, state.attempt, state.void_streak, state.ballot_number) == (0, 1, 0, 2)
     assert (state.open_block, started.money.paid) == (started.number, 0)
     started.mine(1, 1)
     assert refusal(started.commit, MINERS[0], attempt=0) == ContractError(
@@ -684,11 +687,8 @@ def test_three_failed_ballots_void_the_attempt(started: World) -> None:
 
 def test_three_void_attempts_pause_the_task_until_it_is_resumed(started: World) -> None:
     for _ in range(2):
-        started.pass_phase()
-        started.advance()
-        started.mine(1, 1)
-    started.pass_phase()
-    assert started.advance().events == (
+        started.void_round()
+    assert started.void_round().events == (
         AttemptVoided(started.task, 0, 2),
         TaskPaused(started.task),
     )
@@ -697,10 +697,12 @@ def test_three_void_attempts_pause_the_task_until_it_is_resumed(started: World) 
     assert refusal(started.advance) == wrong_phase(Phase.INACTIVE)
     started.fund(1)
     assert not started.round.open
+    # A newcomer is ready for the attempt that opens at once.
+    started.register(MINERS[2])
 
     assert started.resume().events == (
         TaskResumed(started.task),
-        AttemptOpened(started.task, 0, 3, 4, 2, ROUND_COST),
+        AttemptOpened(started.task, 0, 3, 4, 3, ROUND_COST),
     )
     assert started.round.void_streak == 0
     assert refusal(started.resume) == ContractError(
@@ -710,18 +712,58 @@ def test_three_void_attempts_pause_the_task_until_it_is_resumed(started: World) 
 
 def test_a_settled_round_ends_a_streak_of_void_attempts(started: World) -> None:
     for _ in range(2):
-        started.pass_phase()
-        started.advance()
-        started.mine(1, 1)
+        started.void_round()
+    assert started.round.void_streak == 2
     started.play_round()
     assert (started.round.void_streak, started.round.attempt) == (0, 0)
 
 
+def test_absent_miners_pause_no_task_and_use_up_no_attempt(started: World) -> None:
+    left = started.lease.attempts_left
+    for _ in range(2):
+        started.void_round()
+    for miner in MINERS[2:]:
+        started.register(miner)
+    started.pass_phase()
+    assert started.advance().events == (
+        AttemptVoided(started.task, 0, 2),
+        AttemptOpened(started.task, 0, 3, 4, 4, ROUND_COST),
+    )
+    assert (started.round.void_streak, started.lease.attempts_left) == (2, left - 2)
+    assert started.lease.progress_time == started.timestamp
+    started.mine(1, 1)
+    started.commit_all(MINERS)
+    started.judge([OK] * 4)
+    voided = started.settle(started.agree(empty_result(ResultKind.VOID))).events
+    assert voided[-1] == TaskPaused(started.task)
+
+
+@pytest.mark.parametrize(("count", "floor"), [(4, 8), (13, 10), (31, 22)])
+def test_commitments_have_blocks_for_each_liar_to_leave_them_out(count: int, floor: int) -> None:
+    """Each of f faulty primaries in a row may leave commitments out of its block."""
+    world = World(AtomicDB())
+    operators = tuple(account(f"operator {index}") for index in range(count))
+    validators = tuple(sorted(account(f"validator {index}") for index in range(count)))
+    deploy_contracts(world, validators, operators, floor=8)
+    world.submit(with_terms(commit_seconds=4))
+    world.ready(operators[: -(-2 * count // 3)])
+    for miner in MINERS[:2]:
+        world.register(miner)
+    world.advance()
+    opened = world.number
+    world.mine(1, 0)
+    assert deadline(world).block_number == opened + floor
+    world.mine(floor - 2, 100)
+    assert world.phase is Phase.COMMITMENT
+    world.commit(MINERS[0])
+    world.mine(1)
+    assert deadline(world).block_number == opened + 2 * floor
+    assert world.phase is Phase.VERDICT
+
+
 def test_a_paused_task_can_be_cancelled(started: World) -> None:
     for _ in range(3):
-        started.pass_phase()
-        started.advance()
-        started.mine(1, 1)
+        started.void_round()
     assert started.cancel().events == (TaskClosed(started.task, CloseReason.CANCELLED),)
     started.refund()
     assert started.money.refunded == BUDGET

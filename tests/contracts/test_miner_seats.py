@@ -2,7 +2,7 @@
 
 import pytest
 
-from chain.contracts import miner_seats
+from chain.contracts import miner_seats, training_token
 from chain.contracts.addresses import MINER_SEATS
 from chain.contracts.errors import ContractError
 from chain.contracts.gradient_ledger import Phase, ResultKind
@@ -20,6 +20,7 @@ from chain.contracts.miner_seats import (
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address, TaskId
 from tests.worlds.contracts import (
+    BUDGET,
     MINERS,
     POT,
     SEAT_ATTEMPTS,
@@ -29,6 +30,7 @@ from tests.worlds.contracts import (
     TERMS,
     TREASURY,
     World,
+    account,
     empty_result,
     new_world,
     refusal,
@@ -38,6 +40,9 @@ from tests.worlds.contracts import (
 
 MISS = POT // 4
 """An eighth of the pay for two units."""
+
+EIGHTH = SEAT_BOND // 8
+"""What a miss costs of the seat bond."""
 
 BOND = 2 * POT + 2 * MISS
 WINDOWS = 80 + 2 * 64
@@ -111,23 +116,18 @@ def test_no_miss_is_free(world: World) -> None:
 def test_registration_twice_or_of_impossible_units_is_refused(world: World) -> None:
     world.register(MINERS[0])
     assert refusal(world.register, MINERS[0]) == about("SeatsAlreadyRegistered", MINERS[0])
-    assert refusal(world.register, MINERS[1], 0) == ContractError("SeatsInvalidUnits", (0,))
+    assert refusal(world.register, MINERS[1], 0) == ContractError("SeatsTooFewUnits", (1,))
 
 
-@pytest.mark.parametrize("status", ["pending", "paused", "closed"])
-def test_only_an_active_task_takes_miners(status: str) -> None:
+@pytest.mark.parametrize("status", ["pending", "closed"])
+def test_only_an_active_or_paused_task_takes_miners(status: str) -> None:
     world = new_world() if status == "pending" else started_world()
     if status == "pending":
         world.submit()
-    elif status == "closed":
+    else:
         world.pass_phase()
         world.cancel()
         world.advance()
-    else:
-        for _ in range(3):
-            world.pass_phase()
-            world.advance()
-            world.mine(1, 1)
     assert world.money.status.name.lower() == status
     assert refusal(world.register, MINERS[2]) == ContractError("SeatsNotActive", (1,))
 
@@ -140,6 +140,39 @@ def test_registered_units_never_exceed_those_of_a_round(started: World) -> None:
     started.register(MINERS[3], units=2)
     seats = started.read(miner_seats.list_seats(started.task))
     assert sum(each.units for each in seats) == TERMS.max_units
+
+
+def test_small_seats_cannot_take_all_places_and_leave_units_free(world: World) -> None:
+    world.submit(with_terms(max_units=65_536, unit_price=1, validator_fee=0))
+    world.task = TaskId(2)
+    world.ready()
+    assert refusal(world.register, MINERS[0], 63) == ContractError("SeatsTooFewUnits", (64,))
+    assert world.register(MINERS[0], 64).events
+
+
+def test_first_seats_leave_room_for_those_without_which_no_attempt_opens(world: World) -> None:
+    """One seat with all units would keep a task from opening any, and cost nothing."""
+    assert refusal(world.register, MINERS[0], TERMS.max_units) == ContractError(
+        "SeatsTaskFull", (TERMS.max_units - 1,)
+    )
+    world.register(MINERS[0], TERMS.max_units - 1)
+    world.register(MINERS[1], 1)
+    world.advance()
+    assert world.round.open
+
+
+def test_room_for_missing_seats_is_as_large_as_least_seats(world: World) -> None:
+    world.submit(with_terms(max_units=4_000, min_miners=4, unit_price=1, validator_fee=0))
+    world.task = TaskId(2)
+    world.ready()
+    full = ContractError("SeatsTaskFull", (4_000 - 3 * 4,))
+    assert refusal(world.register, MINERS[0], 4_000) == full
+    world.register(MINERS[0], 4_000 - 3 * 4)
+    assert refusal(world.register, MINERS[1], 5) == ContractError("SeatsTaskFull", (4,))
+    for miner in MINERS[1:]:
+        world.register(miner, 4)
+    world.advance()
+    assert world.round.open
 
 
 def test_registration_without_allowance_leaves_nothing(world: World) -> None:
@@ -184,6 +217,33 @@ def test_no_seat_is_displaced_while_there_is_room(started: World) -> None:
     assert started.register(MINERS[2], 6, [MINERS[0]]).events
 
 
+def test_small_newcomers_do_not_displace_large_seats(world: World) -> None:
+    """One unit took the place of eight, and the task trained an eighth of them."""
+    world.submit(with_terms(min_miners=1), budget=20 * BUDGET)
+    world.task = TaskId(2)
+    world.ready()
+    world.register(MINERS[0], 5)
+    world.register(MINERS[1], 3)
+    world.advance()
+    world.mine(1, 1)
+    for _ in range(SEAT_ATTEMPTS):
+        world.commit(MINERS[0], 5)
+        world.commit(MINERS[1], 3)
+        world.judge()
+        world.settle(world.agree(empty_result(ResultKind.VOID)))
+        if world.money.status is TaskStatus.PAUSED:
+            world.resume()
+        world.mine(1, 1)
+    too_large = ContractError("SeatsNotDisplaceable", (2, "0x" + MINERS[0].hex()))
+    assert refusal(world.register, MINERS[2], 2, [MINERS[0]]) == too_large
+    # Both together are too large, too.
+    assert refusal(world.register, MINERS[2], 3, [MINERS[1], MINERS[0]]).name == (
+        "SeatsNotDisplaceable"
+    )
+    assert world.register(MINERS[2], 3, [MINERS[0]]).events
+    assert world.register(MINERS[3], 3, [MINERS[1]]).events
+
+
 # ---- leaving
 
 
@@ -226,7 +286,8 @@ def test_register_and_leave_reserves_no_escrow(world: World) -> None:
     assert (world.round.open, world.money.reserved) == (False, 0)
     world.mine(WINDOWS + 1)
     world.withdraw_bond(MINERS[0])
-    assert world.balance(MINERS[0]) == SUPPLY_EACH - MISS
+    # Who leaves after a miss has missed its last attempt.
+    assert world.balance(MINERS[0]) == SUPPLY_EACH - MISS - SEAT_BOND
 
 
 def test_seat_in_a_task_that_stands_still_may_leave(world: World) -> None:
@@ -259,8 +320,10 @@ def test_absence_costs_an_eighth_of_the_pay_and_twice_the_seat(started: World) -
     before = started.balance(MINER_SEATS)
     assert started.end_seats(MINERS[1]).events == (
         MinerAbsent(started.task, MINERS[1], 1, MISS),
+        SeatBondBurnt(started.task, MINERS[1], EIGHTH),
         MinerAbsent(started.task, MINERS[1], 2, MISS),
-        SeatBondBurnt(started.task, MINERS[1], SEAT_BOND),
+        SeatBondBurnt(started.task, MINERS[1], EIGHTH),
+        SeatBondBurnt(started.task, MINERS[1], SEAT_BOND - 2 * EIGHTH),
         MinerLeft(started.task, MINERS[1]),
     )
     assert started.balance(MINER_SEATS) == before, "burnt amounts stay in the contract"
@@ -282,10 +345,18 @@ def test_misses_more_than_eight_attempts_apart_burn_no_seat_bond(started: World)
     skip_attempt(started, MINERS[0])
     assert started.end_seats(MINERS[1]).events == (
         MinerAbsent(started.task, MINERS[1], 9, MISS),
+        SeatBondBurnt(started.task, MINERS[1], EIGHTH),
         # Its bond covers no further miss.
         MinerLeft(started.task, MINERS[1]),
     )
     assert started.seat(MINERS[1]).has_seat_bond
+    # It takes part in the attempt in progress, and is not over by a miss if it commits.
+    skip_attempt(started, *MINERS[:2])
+    started.mine(WINDOWS)
+    answer = started.withdraw_bond(MINERS[1])
+    assert answer.events[-1] == BondWithdrawn(
+        started.task, MINERS[1], 2 * POT, SEAT_BOND - 2 * EIGHTH
+    )
 
 
 def test_two_misses_in_eight_attempts_burn_the_seat_bond(started: World) -> None:
@@ -294,7 +365,7 @@ def test_two_misses_in_eight_attempts_burn_the_seat_bond(started: World) -> None
         skip_attempt(started, *MINERS[:2])
     skip_attempt(started, MINERS[0])
     events = started.end_seats(MINERS[1]).events
-    assert SeatBondBurnt(started.task, MINERS[1], SEAT_BOND) in events
+    assert SeatBondBurnt(started.task, MINERS[1], SEAT_BOND - 2 * EIGHTH) in events
 
 
 def test_leaving_between_two_misses_saves_no_seat_bond(started: World) -> None:
@@ -303,8 +374,79 @@ def test_leaving_between_two_misses_saves_no_seat_bond(started: World) -> None:
     skip_attempt(started, MINERS[0])
     started.mine(WINDOWS + 1)
     answer = started.withdraw_bond(MINERS[1])
-    assert SeatBondBurnt(started.task, MINERS[1], SEAT_BOND) in answer.events
+    assert SeatBondBurnt(started.task, MINERS[1], SEAT_BOND - 2 * EIGHTH) in answer.events
     assert answer.events[-1] == BondWithdrawn(started.task, MINERS[1], 2 * POT, 0)
+
+
+@pytest.mark.parametrize("is_seat_bond_alone", [False, True])
+def test_leaving_saves_no_seat_bond_after_a_miss(started: World, is_seat_bond_alone: bool) -> None:
+    started.leave(MINERS[1])
+    started.register(MINERS[2])
+    skip_attempt(started, MINERS[0])
+    started.mine(WINDOWS)
+    if is_seat_bond_alone:
+        call = miner_seats.withdraw_seat_bond(started.task)
+        none = ContractError("SeatsNothingToWithdraw", ())
+        assert refusal(started.send, MINERS[1], call) == none
+    assert started.withdraw_bond(MINERS[1]).events == (
+        MinerAbsent(started.task, MINERS[1], 1, MISS),
+        SeatBondBurnt(started.task, MINERS[1], EIGHTH),
+        SeatBondBurnt(started.task, MINERS[1], SEAT_BOND - EIGHTH),
+        BondWithdrawn(started.task, MINERS[1], BOND - MISS, 0),
+    )
+
+
+def test_displacement_saves_no_seat_bond_after_a_miss(started: World) -> None:
+    for _ in range(SEAT_ATTEMPTS - 1):
+        skip_attempt(started, *MINERS[:2])
+    started.register(MINERS[2], 6, [MINERS[0]])
+    skip_attempt(started, MINERS[1])
+    started.mine(WINDOWS)
+    assert started.withdraw_bond(MINERS[0]).events[-1] == BondWithdrawn(
+        started.task, MINERS[0], BOND - MISS, 0
+    )
+
+
+def test_seat_that_commits_once_more_after_a_miss_keeps_its_bond(started: World) -> None:
+    """The least that a wasted attempt of a seat costs: an eighth of both."""
+    skip_attempt(started, MINERS[0])
+    started.commit(MINERS[1])
+    started.leave(MINERS[1])
+    skip_attempt(started, MINERS[0])
+    started.mine(WINDOWS)
+    answer = started.withdraw_bond(MINERS[1])
+    assert answer.events == (
+        BondWithdrawn(started.task, MINERS[1], BOND - MISS, SEAT_BOND - EIGHTH),
+    )
+
+
+def test_squatters_in_turn_pause_no_task_and_lose_their_seat_bonds(world: World) -> None:
+    """Six accounts with all units, two at a time, each away for one attempt."""
+    squatters = [account(f"squatter {index}") for index in range(6)]
+    for squatter in squatters:
+        world.send(TREASURY, training_token.CONTRACT.call("transfer", squatter, 100 * POT))
+    left = world.lease.attempts_left
+    for squatter in squatters[:2]:
+        world.register(squatter, units=4)
+    world.advance()
+    world.mine(1, 1)
+    for first in (0, 2, 4):
+        for squatter in squatters[first : first + 2]:
+            world.leave(squatter)
+        for squatter in squatters[first + 2 : first + 4]:
+            world.register(squatter, units=4)
+        world.pass_phase()
+        world.advance()
+        world.mine(1, 1)
+    # The task has room again, and has lost nothing that its submitter paid for.
+    assert (world.money.status, world.round.void_streak) == (TaskStatus.ACTIVE, 0)
+    assert world.lease.attempts_left == left
+    world.register(MINERS[0], 4)
+    world.register(MINERS[1], 4)
+    world.mine(WINDOWS)
+    for squatter in squatters:
+        world.withdraw_bond(squatter)
+        assert world.balance(squatter) == 100 * POT - SEAT_BOND - POT // 2
 
 
 def test_seats_that_are_not_over_cannot_be_ended(started: World) -> None:

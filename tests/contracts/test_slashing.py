@@ -9,6 +9,7 @@ from chain.contracts.addresses import MINER_SEATS, TRAINING_TOKEN
 from chain.contracts.errors import ContractError
 from chain.contracts.gradient_ledger import Phase, ResultKind
 from chain.contracts.miner_seats import (
+    BondWithdrawn,
     CreditWithdrawn,
     Fine,
     FineKind,
@@ -52,6 +53,9 @@ LATE = 80
 """Blocks for late verdicts: twice the seconds of the verdict phase."""
 WINDOW = 64
 """Blocks for votes on fines after that, and again for slashes."""
+WINDOWS = LATE + 2 * WINDOW
+EIGHTH = SEAT_BOND // 8
+"""What a miss costs of the seat bond."""
 FRAUD = Fine(0, 1, MINERS[1], FineKind.FRAUD, 0b0111)
 MISSED = Fine(0, 1, MINERS[1], FineKind.MISS, 0)
 
@@ -319,6 +323,7 @@ def test_no_miner_is_slashed_in_the_block_that_opens_an_attempt() -> None:
 def test_miss_costs_an_eighth_of_the_pay_and_not_the_seat(world: World) -> None:
     assert fine(world, MISSED).events == (
         MinerFined(world.task, MINERS[1], 1, FineKind.MISS, MISS),
+        SeatBondBurnt(world.task, MINERS[1], EIGHTH),
     )
     seat = world.seat(MINERS[1])
     assert (seat.bond, seat.miss_count, seat.position != 0) == (BOND - MISS, 1, True)
@@ -331,7 +336,8 @@ def test_second_miss_ends_the_seat(world: World) -> None:
     world.play_round()
     assert fine(world, MISSED, ordinal=2).events == (
         MinerFined(world.task, MINERS[1], 2, FineKind.MISS, MISS),
-        SeatBondBurnt(world.task, MINERS[1], SEAT_BOND),
+        SeatBondBurnt(world.task, MINERS[1], EIGHTH),
+        SeatBondBurnt(world.task, MINERS[1], SEAT_BOND - 2 * EIGHTH),
         MinerLeft(world.task, MINERS[1]),
     )
     # A third miss, found late, is charged as well; the seat ended without it.
@@ -342,7 +348,7 @@ def test_misses_may_be_found_in_any_order(world: World) -> None:
     world.play_round()
     fine(world, MISSED, ordinal=2)
     events = fine(world, MISSED, ordinal=1).events
-    assert SeatBondBurnt(world.task, MINERS[1], SEAT_BOND) in events
+    assert SeatBondBurnt(world.task, MINERS[1], SEAT_BOND - 2 * EIGHTH) in events
     assert refusal(slash, world, tree_of(MISSED)) == ContractError("SeatsNothingToFine", (1, 1))
 
 
@@ -351,7 +357,39 @@ def test_fines_that_were_imposed_do_not_stop_the_others(world: World) -> None:
     approve(world, both)
     slash(world, both, 0)
     events = slash(world, both, 0, 1).events
-    assert events == (MinerFined(world.task, MINERS[0], 1, FineKind.MISS, MISS),)
+    assert events == (
+        MinerFined(world.task, MINERS[0], 1, FineKind.MISS, MISS),
+        SeatBondBurnt(world.task, MINERS[0], EIGHTH),
+    )
+
+
+def test_gradient_missed_in_the_last_attempt_costs_the_seat_bond(world: World) -> None:
+    """Who commits and delivers nothing fares no better than who is absent."""
+    world.leave(MINERS[1])
+    world.register(MINERS[2])
+    world.play_round()
+    fine(world, MISSED, ordinal=2)
+    world.mine(WINDOWS)
+    assert world.withdraw_bond(MINERS[1]).events == (
+        SeatBondBurnt(world.task, MINERS[1], SEAT_BOND - EIGHTH),
+        BondWithdrawn(world.task, MINERS[1], BOND - MISS, 0),
+    )
+
+
+def test_fine_for_an_attempt_of_an_earlier_seat_takes_nothing(world: World) -> None:
+    """The bond in POT can be withdrawn alone, and a seat can be followed by another one."""
+    world.leave(MINERS[1])
+    world.register(MINERS[2])
+    world.play_round()
+    tree = tree_of(MISSED, ordinal=2)
+    approve(world, tree, ordinal=2)
+    world.mine(WINDOWS)
+    world.send(MINERS[1], miner_seats.withdraw_seat_bond(world.task))
+    assert refusal(slash, world, tree, ordinal=2) == closed(2)
+    world.withdraw_bond(MINERS[1])
+    world.register(MINERS[1])
+    assert refusal(slash, world, tree, ordinal=2) == closed(2)
+    assert world.balance(MINERS[1]) == SUPPLY_EACH - BOND - SEAT_BOND
 
 
 def test_deviation_is_reserved_for_tasks_that_audit_a_sample(world: World) -> None:

@@ -473,15 +473,29 @@ def test_a_task_expires_only_at_the_end_of_its_attempt() -> None:
     assert world.expire().events == (TaskClosed(world.task, CloseReason.EXPIRED),)
 
 
-def test_a_paused_task_expires_too() -> None:
+def test_a_paused_task_waits_for_its_submitter_until_its_lifetime_ends() -> None:
+    """Miners that make attempts fail must not cost the submitter the rent that it has paid."""
     world = started_world()
     for _ in range(3):
-        world.pass_phase()
-        world.advance()
-        world.mine(1, 1)
+        world.void_round()
     assert world.money.status is TaskStatus.PAUSED
+    let_pass(world, 90 * DAY)
     assert refusal(world.expire).name == "TaskNotExpired"
-    let_pass(world, 7 * DAY)
+    # Its idle time is counted anew, even if it has no miners.
+    for miner in MINERS[:2]:
+        world.leave(miner)
+    world.resume()
+    let_pass(world, 7 * DAY - BLOCK_SECONDS)
+    assert refusal(world.expire).name == "TaskNotExpired"
+    let_pass(world, BLOCK_SECONDS)
+    assert world.expire().events == (TaskClosed(world.task, CloseReason.EXPIRED),)
+
+
+def test_a_paused_task_ends_with_its_lifetime() -> None:
+    world = started_world()
+    for _ in range(3):
+        world.void_round()
+    let_pass(world, PURCHASE.lifetime_seconds)
     assert world.expire().events == (TaskClosed(world.task, CloseReason.EXPIRED),)
 
 
@@ -497,9 +511,7 @@ def test_an_idle_task_expires_long_before_its_lifetime(world: World) -> None:
 def test_a_paid_attempt_is_progress_and_a_void_one_is_not() -> None:
     world = started_world()
     began = world.lease.progress_time
-    world.pass_phase()
-    world.advance()
-    world.mine(1, 1)
+    world.void_round()
     assert world.lease.progress_time == began
     world.play_round()
     assert world.lease.progress_time == world.timestamp - 1
@@ -612,9 +624,7 @@ def test_nodes_know_the_moment_at_which_a_task_is_over(status: TaskStatus) -> No
     if status is TaskStatus.PAUSED:
         world = started_world()
         for _ in range(3):
-            world.pass_phase()
-            world.advance()
-            world.mine(1, 1)
+            world.void_round()
     else:
         world.submit(purchase=Purchase(3 * DAY, 10))
     if status is TaskStatus.ACTIVE:

@@ -78,7 +78,9 @@ def test_submission_escrows_the_budget_and_publishes_the_spec(world: World) -> N
         ({"rounds": 0}, "rounds"),
         ({"min_miners": 0}, "minMiners"),
         ({"min_miners": 9}, "minMiners"),
-        ({"min_miners": 1025, "max_units": 2000}, "minMiners"),
+        ({"min_miners": 1025, "max_units": 65_536}, "minMiners"),
+        # Each seat has two units at least.
+        ({"min_miners": 1001, "max_units": 2000}, "minMiners"),
         ({"max_units": 0}, "maxUnits"),
         ({"max_units": 65_537}, "maxUnits"),
         ({"unit_price": 0}, "unitPrice"),
@@ -269,7 +271,7 @@ def test_the_calls_of_other_contracts_are_theirs_alone(world: World) -> None:
     not_ledger = ContractError("TaskNotLedger", ("0x" + SUBMITTER.hex(),))
     for name, values in (
         ("reserveRound", (1, 1)),
-        ("settleReservation", (1, 0)),
+        ("settleReservation", (1, 0, False)),
         ("pauseTask", (1,)),
         ("closeTask", (1, 0)),
     ):

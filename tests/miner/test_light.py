@@ -212,16 +212,18 @@ def test_commitments_end_with_the_last_one_or_with_the_phase(
 ) -> None:
     node, light = reader.node, reader.light
     opened = node.open_block
-    assert not light.progress(TASK, MINER).is_past_commitments(opened, 5, 2)
+    assert not light.progress(TASK, MINER).is_past_commitments(opened, 5)
     node.phase = "verdict"
-    assert light.progress(TASK, MINER).is_past_commitments(opened, 5, 2)
+    assert light.progress(TASK, MINER).is_past_commitments(opened, 5)
     node.round_number = 1
-    assert light.progress(TASK, MINER).is_past_commitments(opened, 5, 2)
+    assert light.progress(TASK, MINER).is_past_commitments(opened, 5)
     node.phase = "commitment"
     waiting = light.progress(TASK, MINER)
-    assert waiting.is_past_commitments(node.open_block, 0, 1)
-    assert not waiting.is_past_commitments(node.open_block, 0, 2)
-    assert not waiting.is_past_commitments(node.open_block, 1, 1)
+    assert not waiting.is_past_commitments(node.open_block, 0)
+    node.floor_blocks = 1
+    waiting = light.progress(TASK, MINER)
+    assert waiting.is_past_commitments(node.open_block, 0)
+    assert not waiting.is_past_commitments(node.open_block, 1)
 
 
 def transport_of(*nodes: FakeNode) -> httpx.MockTransport:

@@ -398,17 +398,43 @@ def test_miner_with_two_misses_says_why_its_seat_is_over(tmp_path: Path) -> None
 
 def test_newcomer_to_a_full_task_names_seats_after_their_term(tmp_path: Path) -> None:
     units = MINING_SPEC.reward.max_units
-    third = Address(b"\x79" * 20)
+    third, fourth = Address(b"\x79" * 20), Address(b"\x7a" * 20)
     node = FakeNode(
         MINER,
-        participants=((OTHER, units - 1), (third, 1)),
+        participants=((OTHER, units - 2), (third, 1), (fourth, 1)),
         token_balance=10 * BOND,
         round_number=40,
         # The term of 256 attempts is over for one of them.
-        first_attempts={OTHER: 146, third: 145},
+        first_attempts={OTHER: 146, third: 145, fourth: 146},
     )
     Stage(tmp_path, node, []).play()
     assert node.transactions[-1].data == miner_seats.register(TASK, 1, [third]).data
+
+
+def test_newcomer_names_no_seat_with_more_than_twice_its_units(tmp_path: Path) -> None:
+    units = MINING_SPEC.reward.max_units
+    third = Address(b"\x79" * 20)
+    node = FakeNode(
+        MINER,
+        participants=((OTHER, units - 3), (third, 3)),
+        token_balance=10 * BOND,
+        round_number=40,
+        first_attempts={OTHER: 140, third: 145},
+    )
+    with pytest.raises(ClientError, match="other miners do all"):
+        Stage(tmp_path, node, []).play()
+    assert node.transactions == []
+
+
+def test_miner_with_fewer_units_than_the_least_seat_takes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The least seat of a task with more than 1024 units.
+    monkeypatch.setattr("miner.worker.compute_least_units", lambda _units: 2)
+    node = FakeNode(MINER, token_balance=10 * BOND)
+    with pytest.raises(ClientError, match="has at least 2 units, and 1 are too few"):
+        Stage(tmp_path, node, []).play()
+    assert node.transactions == []
 
 
 def test_miner_says_that_a_task_is_full(tmp_path: Path) -> None:

@@ -106,7 +106,11 @@ GUILT: Final = "guilt"
 ABSENCE: Final = "absence"
 """A miner is charged for attempts in which it took part and did not commit, and for no others."""
 SEATS: Final = "seats"
-"""A seat ends at its second miss, and only two in eight attempts or a fraud burn its bond."""
+"""A seat ends at its second miss, and each burns an eighth of its bond in POT.
+
+Two misses in eight attempts, a miss in the last attempt and a fraud burn what is left, and nothing
+else does.
+"""
 PROGRESS: Final = "progress"
 """A healthy network settles a round within a bounded time."""
 
@@ -177,6 +181,7 @@ class Seat:
     units: int
     bond: int
     seat_bond: int
+    """What is left of the bond in POT."""
     first_attempt: int
     since_block: int
     last_attempt: int | None = None
@@ -185,6 +190,8 @@ class Seat:
     """The attempts that were charged as absences."""
     fined: dict[int, FineKind] = field(default_factory=dict)
     """The fines by attempt."""
+    eighths_burnt: int = 0
+    """How often an eighth of the seat bond was burnt for a miss."""
 
     @property
     def missed(self) -> set[int]:
@@ -332,8 +339,7 @@ class Checkers:
                 self._apply_fine(event)
             case SeatBondBurnt():
                 seat = self._seats[event.task_id, event.miner]
-                is_over = seat.has_close_misses() or seat.is_fraud
-                self.require(SEATS, is_over, f"{self._name(event.miner)}: {seat}")
+                self._check_burning(event, seat)
                 self._burnt += event.amount
                 seat.seat_bond -= event.amount
             case CreditWithdrawn():
@@ -346,6 +352,9 @@ class Checkers:
                 self._check_close(event)
             case AttemptVoided():
                 self._open.discard(event.task_id)
+                ordinal = self._attempt_count[event.task_id]
+                if not self._chain.find_ended(event.task_id, ordinal).attempt.commitments:
+                    self._fees.note_empty_attempt(event.task_id, self._now_moment())
             case AttemptOpened():
                 self._fees.note_attempt(event.task_id, self._now_moment())
                 self._open.add(event.task_id)
@@ -378,6 +387,27 @@ class Checkers:
 
     # Properties 1 and 2: bonds, pay and escrow.
 
+    def _check_burning(self, event: SeatBondBurnt, seat: Seat) -> None:
+        """A miss burns an eighth of the seat bond, and all of it is burnt only for a reason."""
+        text = f"{self._name(event.miner)}: {event} of {seat}"
+        if event.amount == SEAT_BOND // formats.MISS_SHARE:
+            seat.eighths_burnt += 1
+            self.require(SEATS, seat.eighths_burnt <= len(seat.missed), text)
+            return
+        self.require(SEATS, event.amount == seat.seat_bond, text)
+        is_over = seat.has_close_misses() or seat.is_fraud
+        is_over = is_over or self._has_missed_last(event.task_id, event.miner, seat)
+        self.require(SEATS, is_over, text)
+
+    def _has_missed_last(self, task_id: TaskId, miner: Address, seat: Seat) -> bool:
+        """Whether a seat that has ended missed the last attempt that it took part in."""
+        last = seat.last_attempt
+        assert last is not None
+        if last < seat.first_attempt:
+            return False
+        commitments = self._chain.find_ended(task_id, last).attempt.commitments
+        return last in seat.missed or not any(each.miner == miner for each in commitments)
+
     def _apply_registration(self, event: MinerRegistered) -> None:
         key = (event.task_id, event.miner)
         if key in self._seats:
@@ -405,7 +435,12 @@ class Checkers:
         self._old_seats.append((key, seat))
         amounts, held = (event.amount, event.seat_bond), (seat.bond, seat.seat_bond)
         self.require(MONEY, amounts == held, f"{amounts} of bonds of {held}")
-        self.require(SEATS, not seat.has_close_misses() or not seat.seat_bond, f"{seat}")
+        is_burnt = seat.has_close_misses() or self._has_missed_last(*key, seat)
+        self.require(
+            SEATS, not is_burnt or not seat.seat_bond, f"{self._name(event.miner)}: {seat}"
+        )
+        are_paid = not seat.seat_bond or seat.eighths_burnt == len(seat.missed)
+        self.require(SEATS, are_paid, f"{self._name(event.miner)} paid for fewer misses: {seat}")
         if len(seat.missed) >= formats.MISSES:
             return
         last = seat.last_attempt or self._attempt_count.get(event.task_id, 0)

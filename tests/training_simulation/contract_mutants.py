@@ -77,6 +77,35 @@ CONTRACT_MUTANTS: Final = {
         SEATS,
         (("MISS_WINDOW = 8;", "MISS_WINDOW = 200;"),),
     ),
+    "a-miss-at-the-end-burns-nothing": Mutant(
+        "a seat that missed its last attempt keeps its seat bond",
+        SEATS,
+        (
+            (
+                "seat.committedAttempt != last || _misses[taskId][msg.sender].last == last",
+                "last == 0",
+            ),
+        ),
+    ),
+    "a-miss-burns-no-seat-bond": Mutant(
+        "a single miss costs nothing of the seat bond",
+        SEATS,
+        (
+            (
+                "if (seat.hasSeatBond) emit SeatBondBurnt(taskId, miner, seatBond / MISS_SHARE);",
+                "",
+            ),
+            (
+                "seatBond - seat.missCount * (seatBond / MISS_SHARE)",
+                "seatBond",
+            ),
+        ),
+    ),
+    "empty-attempts-are-used-up": Mutant(
+        "an attempt without a commitment is counted as used",
+        REGISTRY,
+        (("        if (isEmpty) ++lease.attemptsLeft;\n", ""),),
+    ),
     "fined-twice": Mutant(
         "a miss can be imposed again and again",
         SEATS,
@@ -135,7 +164,7 @@ CONTRACT_MUTANTS: Final = {
     "void-attempt-stays-reserved": Mutant(
         "the escrow of a void attempt is not released",
         LEDGER,
-        (("        REGISTRY.settleReservation(taskId, payout);\n", ""),),
+        (("        REGISTRY.settleReservation(taskId, payout, isEmpty);\n", ""),),
     ),
     "results-outlive-their-ballot": Mutant(
         "the results of a failed ballot count in the next one",

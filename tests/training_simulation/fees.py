@@ -13,6 +13,8 @@ from chain.contracts.task_registry import (
     TaskClosed,
     TaskFeeRefunded,
     TaskLeased,
+    TaskPaused,
+    TaskResumed,
     TaskSubmitted,
 )
 from chain.primitives import Address, TaskId
@@ -55,6 +57,7 @@ class Tenancy:
     end: Moment | None = None
     """None until the task is active."""
     progress: Moment | None = None
+    is_paused: bool = False
     is_open: bool = True
     attempts_opened: int = 0
     answers_paid: int = 0
@@ -134,6 +137,11 @@ class Fees:
                     tenancy.held_rent = 0
                     tenancy.end = self.later(now, tenancy.bought.lifetime_seconds)
                     tenancy.progress = now
+                case TaskPaused():
+                    self.tenancies[event.task_id].is_paused = True
+                case TaskResumed():
+                    self.tenancies[event.task_id].is_paused = False
+                    self.tenancies[event.task_id].progress = now
                 case TaskAnswered():
                     self._pay(event, executed.transaction.sender)
                 case ExaminationPayWithdrawn():
@@ -192,6 +200,11 @@ class Fees:
         )
         self._require(END, is_covered, f"an attempt of task {task_id} ends after {tenancy.end}")
 
+    def note_empty_attempt(self, task_id: TaskId, now: Moment) -> None:
+        """An attempt ended without a commitment: it is not used up, and was no idle time."""
+        self.tenancies[task_id].attempts_opened -= 1
+        self.tenancies[task_id].progress = now
+
     def note_payment(self, task_id: TaskId, now: Moment) -> None:
         """An attempt of a task was paid."""
         self.tenancies[task_id].progress = now
@@ -223,7 +236,7 @@ class Fees:
         return tenancy.window if tenancy.end is None else tenancy.end
 
     def _is_idle(self, tenancy: Tenancy, now: Moment) -> bool:
-        if tenancy.progress is None:
+        if tenancy.progress is None or tenancy.is_paused:
             return False
         idle = max(PRICES.idle_seconds, 6 * tenancy.attempt_seconds)
         return self.later(tenancy.progress, idle).has_passed(now)

@@ -27,7 +27,7 @@ CHEAT_FACTOR: Final = 10
 """A distance above this many tolerances proves a cheat."""
 
 MISS_SHARE: Final = 8
-"""A miss costs the pay of a round divided by this, rounded up."""
+"""A miss costs the pay of a round divided by this, rounded up, and as much of the seat bond."""
 
 MISSES: Final = 2
 """A seat ends at so many misses."""
@@ -275,7 +275,7 @@ def compute_attempt_seconds(spec: TaskSpec, n: int, floor: int, empty_block_ms: 
         return -(-blocks * empty_block_ms // 1_000)
 
     vote = last(max(floor, 2 * (compute_max_faulty(n) + 1)))
-    commit = max(spec.phases.commit_seconds, last(floor))
+    commit = max(spec.phases.commit_seconds, vote)
     verdict, result = max(spec.phases.verdict_seconds, vote), max(spec.phases.result_seconds, vote)
     return commit + 3 * (verdict + result + last(2 * n)) + result
 

@@ -102,8 +102,8 @@ RULE_MUTANTS: Final = {
         HISTORY,
         (
             (
-                "        return replace(history, attempt=None, ended=ended)\n",
-                "        return replace(history, ended=ended)\n",
+                "        return replace(history, attempt=None, ended=ended, lease=lease)\n",
+                "        return replace(history, ended=ended, lease=lease)\n",
             ),
         ),
     ),
@@ -242,8 +242,8 @@ RULE_MUTANTS: Final = {
         HISTORY,
         (
             (
-                "        return replace(history, attempt=None, ended=ended)\n",
-                "        return replace(history, attempt=None)\n",
+                "        return replace(history, attempt=None, ended=ended, lease=lease)\n",
+                "        return replace(history, attempt=None, lease=lease)\n",
             ),
         ),
     ),

@@ -150,7 +150,7 @@ class Stranger(Actor):
             ("set a rewards root", self._set_root),
             ("pay out", self._pay_out),
             ("reserve", lambda task: _registry("reserveRound", task, 1)),
-            ("settle a reservation", lambda task: _registry("settleReservation", task, 1)),
+            ("settle a reservation", lambda task: _registry("settleReservation", task, 1, True)),
             ("pause", lambda task: _registry("pauseTask", task)),
             ("close", lambda task: _registry("closeTask", task, 0)),
             ("cancel", task_registry.cancel_task),

@@ -418,6 +418,14 @@ class World:
         self.mine(1, 1)
         return settled
 
+    def void_round(self) -> Answer:
+        """Play an open attempt with commitments that pays no miner, and go on by one block."""
+        self.commit_all()
+        self.judge()
+        voided = self.settle(self.agree(empty_result(ResultKind.VOID)))
+        self.mine(1, 1)
+        return voided
+
     # ---- reads
 
     @property
@@ -497,6 +505,7 @@ def deploy_contracts(
     holders: Sequence[Address] = HOLDERS,
     floor: int = FLOOR,
     prices: Prices | None = None,
+    seat_bond: int = SEAT_BOND,
 ) -> None:
     """Deploy all contracts as genesis does; each holder has SUPPLY_EACH base units of POT."""
     stakes = STAKE * len(validators)
@@ -529,7 +538,7 @@ def deploy_contracts(
     )
     world.deploy("RewardDistributor", REWARD_DISTRIBUTOR)
     world.deploy(
-        "MinerSeats", MINER_SEATS, miner_seats.encode_constructor(SEAT_BOND, SEAT_ATTEMPTS)
+        "MinerSeats", MINER_SEATS, miner_seats.encode_constructor(seat_bond, SEAT_ATTEMPTS)
     )
 
 

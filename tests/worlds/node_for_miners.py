@@ -115,6 +115,8 @@ class FakeNode:
     token_balance: int = 0
     units: int = 0
     is_slashed: bool = False
+    floor_blocks: int = 2
+    """The least blocks of each phase of the attempt."""
     miss_count: int = 0
     """The misses of the miner's seat, which ends at the second one."""
     has_left: bool = False
@@ -189,6 +191,7 @@ class FakeNode:
             attempt=self.attempt,
             open_block=self.open_block,
             verdict_block=0 if block < self.open_block + 3 else self.open_block + 2,
+            floor_blocks=self.floor_blocks,
             model_root=content_id(THETA) if self.round_number else Hash32(bytes(32)),
             is_open=self.has_attempt,
         )

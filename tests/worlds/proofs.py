@@ -96,17 +96,19 @@ def attempt_storage(
     attempt: int,
     open_block: int,
     verdict_block: int = 0,
+    floor_blocks: int = 2,
     model_root: Hash32,
     is_open: bool = True,
     ordinal: int = 1,
     ended_block: int = 0,
 ) -> dict[int, int]:
     """The ledger's storage of an attempt."""
-    place, times, model = ledger_storage.list_attempt_slots(task)
+    place, times, votes, model = ledger_storage.list_attempt_slots(task)
     _, terms = ledger_storage.list_opening_slots(task)[GRADIENT_LEDGER]
     return {
         place: round_number | attempt << 32 | ordinal << 96 | is_open << 144,
         times: open_block | START << 64 | verdict_block << 128,
+        votes: floor_blocks << 232,
         model: int.from_bytes(model_root, "big"),
         terms: ended_block << 192,
     }

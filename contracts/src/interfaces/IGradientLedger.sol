@@ -6,8 +6,8 @@ pragma solidity ^0.8.30;
 /// to gradients, then the validators' operators vote a verdict on each gradient, then on the result. If a
 /// vote misses its quorum it is repeated in the next ballot; after three ballots the attempt is void.
 /// @dev `phase(taskId)` decides which phase a task is in; nodes must not compute it in another way. A
-/// phase ends at the first block with timestamp >= start + seconds and number >= start + the floor set in
-/// genesis, or earlier, at the block with the last expected transaction.
+/// phase ends at the first block with timestamp >= start + seconds and number >= start + the floor of the
+/// attempt, or earlier, at the block with the last expected transaction.
 interface IGradientLedger {
     enum Phase {
         Inactive, // the task is not active
@@ -25,7 +25,7 @@ interface IGradientLedger {
         uint32 round; // 0-based; equals the number of rounds settled so far
         uint32 attempt; // 0-based, within the round
         uint32 ballot; // 0-based, within the attempt, at most 2
-        uint32 voidStreak; // void attempts in a row
+        uint32 voidStreak; // void attempts in a row, those without a commitment not counted
         uint64 ballotNumber; // counts all ballots of the task, from 1
         uint32 attemptCount; // counts all attempts of the task: the ordinal of the last one
         bool open; // whether an attempt is open

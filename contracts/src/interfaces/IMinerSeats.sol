@@ -8,7 +8,7 @@ pragma solidity ^0.8.30;
 /// @dev An attempt is named by its ordinal, which counts all attempts of a task from 1.
 interface IMinerSeats {
     enum FineKind {
-        Miss, // no gradient that a quorum could get: an eighth of the round's pay
+        Miss, // no gradient that a quorum could get: an eighth of the round's pay and of the seat bond
         Deviation, // reserved for tasks in which only a sample of the gradients is re-executed
         Fraud // the whole bond
     }
@@ -21,7 +21,7 @@ interface IMinerSeats {
         uint32 committedAttempt; // the attempt of the miner's last commitment
         uint32 position; // index in the list of seats + 1; 0 once the seat has ended
         uint8 missCount;
-        bool hasSeatBond;
+        bool hasSeatBond; // less an eighth for each miss
         bool isSlashed; // the miner lost its bond; it may register again
         uint40 registeredBlock;
         uint256 bond;
@@ -46,7 +46,8 @@ interface IMinerSeats {
     event MinerFined(
         uint256 indexed taskId, address indexed miner, uint32 ordinal, FineKind kind, uint256 amount
     );
-    /// @dev Two misses were within eight attempts, or the miner committed a fraud.
+    /// @dev A miss burnt an eighth of the seat bond; or all that was left of it is burnt, because two misses
+    /// were within eight attempts, the seat missed its last attempt, or the miner committed a fraud.
     event SeatBondBurnt(uint256 indexed taskId, address indexed miner, uint256 amount);
     event FinesPosted(
         uint256 indexed taskId, address indexed validator, uint32 ordinal, bool isClosing, bytes32 root
@@ -56,6 +57,7 @@ interface IMinerSeats {
 
     error SeatsNotActive(uint256 taskId);
     error SeatsInvalidUnits(uint32 units);
+    error SeatsTooFewUnits(uint32 least);
     error SeatsAlreadyRegistered(uint256 taskId, address miner);
     error SeatsNotRegistered(uint256 taskId, address miner);
     error SeatsTooManyMiners(uint256 limit);
@@ -76,8 +78,9 @@ interface IMinerSeats {
     error SeatsNothingToWithdraw();
 
     /// @notice Take a seat with `units` of work in each round, from the next attempt on. Pulls
-    /// requiredBond(taskId, units) in the task's token, and the seat bond in POT. The task must be active.
-    /// If too few units are free, `displaced` names seats whose term is over; they leave.
+    /// requiredBond(taskId, units) in the task's token, and the seat bond in POT. The task must be active or
+    /// paused, and `units` at least a 1024th of the task's. If too few units are free, `displaced` names seats
+    /// whose term is over, with at most twice as many units; they leave.
     function register(uint256 taskId, uint32 units, address[] calldata displaced) external;
 
     /// @notice Leave the task at the end of the attempt in progress. Reverts before the seat has taken part
@@ -85,7 +88,8 @@ interface IMinerSeats {
     function leave(uint256 taskId) external;
 
     /// @notice Return both bonds of the caller, whose seat has ended or whose task is closed. Reverts until
-    /// no attempt that the caller took part in can be fined any more.
+    /// no attempt that the caller took part in can be fined any more. What is left of the seat bond is burnt
+    /// if the seat missed the last attempt that it took part in.
     function withdrawBond(uint256 taskId) external;
 
     /// @notice Return the bond in POT alone, for callers whose task has a token that no longer moves.

@@ -70,7 +70,8 @@ interface ITaskRegistry {
         uint64 endTime; // the end of the lifetime; 0 before the task is active
         uint64 endBlock;
         // slot 1
-        uint64 progressTime; // when the task became active, or when its last paid attempt ended
+        // when the task became active, was resumed, or its last attempt ended that was paid or had no commitment
+        uint64 progressTime;
         uint64 progressBlock;
         uint32 lifetimeSeconds; // bought before the task became active
         uint32 attemptsLeft; // attempts that may still open
@@ -78,7 +79,7 @@ interface ITaskRegistry {
         uint8 refusalCode; // with which the task was refused; 0 if it was not
         // slot 2
         uint128 answerPay; // for one answer of a validator
-        uint32 idleSeconds; // without a paid attempt, after which the task is over
+        uint32 idleSeconds; // after progress, until an active task is over
         uint64 idleBlocks;
         // slots 3 and 4
         uint256 heldPay; // for answers that were not given yet
@@ -176,7 +177,8 @@ interface ITaskRegistry {
     /// @notice Cancel a task; only its submitter may. Takes effect at once, or when the open round ends.
     function cancelTask(uint256 taskId) external;
 
-    /// @notice Resume a task that was paused after three void attempts in a row; only its submitter may.
+    /// @notice Resume a task that was paused after three void attempts with commitments in a row; only its
+    /// submitter may. A paused task ends with its lifetime, and not sooner because it is idle.
     function resumeTask(uint256 taskId) external;
 
     /// @notice Pay the refundable part of a closed task's escrow to its submitter. Anyone may call.
@@ -197,7 +199,8 @@ interface ITaskRegistry {
     function reserveRound(uint256 taskId, uint256 amount) external returns (bool);
 
     /// @notice End a round: `payout` of the reserved amount becomes paid, the rest becomes refundable.
-    function settleReservation(uint256 taskId, uint256 payout) external;
+    /// An attempt without a commitment cost validators nothing: it is not counted as used, nor is its time idle.
+    function settleReservation(uint256 taskId, uint256 payout, bool isEmpty) external;
 
     function pauseTask(uint256 taskId) external;
 

@@ -10,8 +10,11 @@ from pathlib import Path
 from eth_account.signers.local import LocalAccount
 
 from chain.contracts import gradient_ledger
-from chain.primitives import PrivateKey
+from chain.contracts.gradient_ledger import ResultKind, ResultVote
+from chain.crypto import keccak256
+from chain.primitives import ZERO_HASH, PrivateKey
 from chain.state.world_state import get_account
+from chain.training.acceptance import Verdict, encode_verdicts
 from pot_common.keystore import save_key
 from tests.worlds.command_line import Pot
 from tests.worlds.rpc import RpcHarness, rpc_harness
@@ -88,6 +91,25 @@ def void_attempt(chain: TrainingChain) -> None:
     chain.finalize(chain.call(OPERATORS[0], gradient_ledger.advance_round(TASK)))
 
 
+def fail_attempt(chain: TrainingChain, attempt: int) -> None:
+    """Let miners commit to an attempt that pays none of them."""
+    catch_up(chain)
+    commitment = keccak256(b"gradient")
+    for miner, units in ((ANN, 1), (BEN, 2)):
+        call = gradient_ledger.commit_gradient(TASK, 0, attempt, units, commitment)
+        chain.finalize(chain.call(miner, call))
+    verdicts = encode_verdicts([Verdict.BAD, Verdict.BAD])
+    void = ResultVote(ZERO_HASH, ZERO_HASH, ZERO_HASH, 0, 0, ResultKind.VOID)
+    for call in (
+        gradient_ledger.post_verdict(TASK, 0, attempt, 0, verdicts),
+        gradient_ledger.post_result(TASK, 0, attempt, 0, void, None, 0),
+    ):
+        chain.finalize(*(chain.call(each, call) for each in OPERATORS))
+        chain.finalize()
+    chain.finalize(chain.call(OPERATORS[0], gradient_ledger.settle_round(TASK, void)))
+    chain.finalize()
+
+
 def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
     pot: Pot, tmp_path: Path
 ) -> None:
@@ -127,19 +149,19 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         assert "attempts left        1005" in shown
         assert "unless validators are ready" in shown
 
-        # Three attempts without a commitment pause it.
+        # Three attempts with commitments and without pay pause it.
         chain.activate()
         catch_up(chain)
         chain.register()
         assert "still locked" in pot.fails(*miner("withdraw", ANN))
-        for _ in range(3):
-            void_attempt(chain)
+        for attempt in range(3):
+            fail_attempt(chain, attempt)
         assert "status      active" in pot(*task("resume", SUBMITTER))
 
-        # It closes where its round ends, and gives back what is left: two misses cost the miners an
-        # eighth of a round's pay each, and the bond of the seat.
+        # It closes where its round ends, and gives back what is left: a miss costs the miners an
+        # eighth of a round's pay, and in the last attempt the bond of the seat.
         left = pot(*miner("leave", ANN))
-        assert "bond 1 POT; next: pot miner withdraw 1" in left
+        assert "bond 1.25 POT; next: pot miner withdraw 1" in left
         cancelled = pot.json(*task("cancel", SUBMITTER))
         assert (cancelled["status"], cancelled["cancelling"]) == ("active", True)
         void_attempt(chain)
@@ -154,5 +176,5 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         assert "no credit" in pot(*credit)
         assert "nothing" in pot.fails(*miner("withdraw", ANN), "--pot-only")
         back = pot.json(*miner("withdraw", ANN))
-        assert (back["received"], back["seatBond"]) == (str(POT), "0")
-        assert "received 2 of the task's token and 0 POT" in pot(*miner("withdraw", BEN))
+        assert (back["received"], back["seatBond"]) == (str(9 * POT // 8), "0")
+        assert "received 2.25 of the task's token and 0 POT" in pot(*miner("withdraw", BEN))

@@ -7,9 +7,10 @@ import pytest
 from eth.db.atomic import AtomicDB
 
 from chain.contracts import task_registry
+from chain.contracts.miner_seats import MISS_WINDOW
 from chain.contracts.task_registry import CloseReason, Purchase, Quote, TaskClosed, TaskResources
 from chain.params import ChainParameters
-from chain.primitives import TaskId
+from chain.primitives import TOKEN_UNIT, TaskId
 from chain.training.fees import PROMISED_SHARE
 from chain.training.task_checks import Promise
 from node.cli.output import format_short
@@ -26,11 +27,14 @@ from node.training.capacity import Capacity
 from node.training.dry_runs import compute_dry_run_seconds
 from node.training.preparation import DRY_RUN_TRIES
 from tests.worlds.contracts import (
+    MINERS,
+    OK,
     OPERATORS,
     SUBMITTER,
     VALIDATORS,
     World,
     deploy_contracts,
+    result,
     with_terms,
 )
 from tests.worlds.training import SPEC
@@ -149,3 +153,79 @@ def test_last_slot_of_the_network_costs_what_the_table_says() -> None:
     assert 0 <= rents - price["all slots for a day"] < 64 * 10**12
     pending = price["all slots while one new task is pending"]
     assert before - world.balance(SUBMITTER) > rents + pending
+
+
+class Waster:
+    """A miner without company, whose wasted attempts and burnt POT are counted."""
+
+    def __init__(self) -> None:
+        self.world = World(AtomicDB())
+        deploy_contracts(self.world, seat_bond=PUBLIC.seat_bond_pot * TOKEN_UNIT)
+        terms = with_terms(min_miners=1, max_units=1, unit_price=1, validator_fee=0, rounds=100)
+        self.world.submit(terms, budget=100)
+        self.world.ready()
+        self.world.register(MINERS[0], units=1)
+        self.world.advance()
+        self.world.mine(1, 1)
+        self.missed = 0
+
+    def miss(self) -> None:
+        self.world.pass_phase()
+        self.world.advance()
+        self.world.mine(1, 1)
+        self.missed += 1
+
+    def commit(self) -> None:
+        self.world.commit(MINERS[0], units=1)
+        self.world.judge([OK])
+        self.world.settle(self.world.agree(replace(result(accepted_units=1), payout=1)))
+        self.world.mine(1, 1)
+
+    def compute_price(self) -> int:
+        """Take the bonds back; returns the burnt POT for each attempt missed."""
+        self.world.mine(1_000)
+        before = self.world.balance(MINERS[0])
+        self.world.withdraw_bond(MINERS[0])
+        # The bond for one unit is worth less than three base units.
+        returned = self.world.balance(MINERS[0]) - before
+        burnt = PUBLIC.seat_bond_pot * TOKEN_UNIT - returned
+        return burnt // self.missed
+
+
+def test_least_that_a_wasted_attempt_of_a_seat_costs() -> None:
+    price = {row.what: row.amount for row in list_prices(PUBLIC, 4)}
+    never = price["a seat in an attempt, by miners that never commit"]
+    other = price["a seat in an attempt, by miners that commit to every other"]
+
+    silent = Waster()
+    silent.miss()
+    silent.miss()
+    silent.world.end_seats(MINERS[0])
+    silent.miss()
+    assert -2 <= silent.compute_price() - never <= 0
+
+    leaver = Waster()
+    leaver.world.leave(MINERS[0])
+    leaver.miss()
+    assert leaver.compute_price() > never
+
+    worker = Waster()
+    worker.miss()
+    worker.world.leave(MINERS[0])
+    worker.commit()
+    assert -3 <= worker.compute_price() - other <= 0
+
+    patient = Waster()
+    patient.miss()
+    for _ in range(MISS_WINDOW - 1):
+        patient.commit()
+    patient.miss()
+    patient.world.end_seats(MINERS[0])
+    patient.commit()
+    assert -3 <= patient.compute_price() - other <= 0
+
+    hasty = Waster()
+    for _ in range(2):
+        hasty.miss()
+        hasty.commit()
+    assert hasty.compute_price() > never

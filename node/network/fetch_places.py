@@ -23,6 +23,9 @@ holder gets a whole chunk through."""
 TURN_DOUBLINGS_LIMIT: Final = 3
 """The longest turn is 24 s: a chunk at the least rate takes 16."""
 
+LONGEST_TURN_SECONDS: Final = TURN_SECONDS * 2**TURN_DOUBLINGS_LIMIT
+"""How long a fast fetch keeps the only place of its task if another task has none."""
+
 CROWDED_SECONDS: Final = 0.5
 """The turn of a slow fetch if its only holders serve more than their share of all fetches."""
 
@@ -30,7 +33,8 @@ HOLDER_SHARE: Final = 4
 """A peer's share is one part in this many of the places."""
 
 FAST_BYTES_PER_SECOND: Final = 65_536.0
-"""A fetch of this rate keeps its place, unless its task has two places more than one that waits."""
+"""A fetch of this rate keeps its place, unless its task has two places more than one that waits, or
+one that waits has none."""
 
 CHECK_SECONDS: Final = 0.5
 """How often a waiting fetch looks whether another has to give up its place."""
@@ -159,6 +163,8 @@ class FetchPlaces:
         for place in sorted(staying, key=Place.compute_rate):
             is_slow = place.compute_rate() < FAST_BYTES_PER_SECOND
             is_unfair = counts[place.task_id] == most >= counts[next_place.task_id] + 2
+            # With more tasks than places, the tasks without one take turns.
+            is_last_resort = most == 1 and counts[next_place.task_id] == 0
             holders = list(place.list_holders())
             is_crowded = bool(holders) and all(by_holder[peer] > share for peer in holders)
             turn = TURN_SECONDS
@@ -166,6 +172,10 @@ class FetchPlaces:
                 turn = CROWDED_SECONDS
             elif self._count_given_up(next_place) >= self._count_given_up(place) and not is_unfair:
                 turn *= 2 ** min(self._count_given_up(place), TURN_DOUBLINGS_LIMIT)
-            if (is_slow or is_unfair) and trio.current_time() >= place.granted_at + turn:
+            if is_last_resort and not is_slow:
+                turn = LONGEST_TURN_SECONDS
+            if (
+                is_slow or is_unfair or is_last_resort
+            ) and trio.current_time() >= place.granted_at + turn:
                 return place
         return None

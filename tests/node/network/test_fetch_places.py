@@ -81,6 +81,24 @@ async def test_task_without_places_gets_one_of_a_task_with_many(
         nursery.cancel_scope.cancel()
 
 
+async def test_task_gets_a_place_although_more_tasks_than_places_fetch_fast(
+    autojump_clock: MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        for task, name in enumerate("abcd", 1):
+            await world.begin(name, task=task, rate=80_000 + task)
+        await world.begin("new", task=5, rate=100_000)
+        await trio.sleep(23)
+        assert world.ended == {}
+        await trio.sleep(2)
+        assert world.ended.keys() == {"a"}
+        assert world.granted.keys() == {"a", "b", "c", "d", "new"}
+        await trio.sleep(60)
+        assert world.ended.keys() == {"a"}, "no fetch waits"
+        nursery.cancel_scope.cancel()
+
+
 async def test_new_fetch_comes_before_those_that_were_slow(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         world = World(nursery, limit=1)

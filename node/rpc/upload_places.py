@@ -1,4 +1,4 @@
-"""Places for uploads, shared by group and by claimant (docs/spec/rpc.md, section 6).
+"""Places for uploads, shared by group and by claimant (docs/spec/rpc.md, section 6; decision 0031).
 
 A miner that finds no place for its gradient is fined. So a place is not given to whoever comes
 first. A group is a ballot of one task, or the content of one task, and each group has places of

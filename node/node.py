@@ -324,6 +324,7 @@ class _Node:
             clock=clock,
             policy=RetentionPolicy(config.blobs.retention, closed_seconds),
             own_validator=validator,
+            is_served=self._training.is_served,
             metrics=metrics,
         )
         self._metrics_feed = MetricsFeed(

@@ -32,6 +32,10 @@ STDOUT: Final = 1
 LOWEST_NICENESS: Final = 19
 """The niceness of a background worker where the system has no idle class."""
 
+FILES_FAULT: Final = "files_fault"
+"""The `error` of an answer to a request of which a file could not be read or written. The node gave
+the worker that file, so the fault is the node's: it says nothing about what was asked."""
+
 Answer = Mapping[str, Json]
 """The members of an answer without its id."""
 
@@ -104,8 +108,8 @@ def bad_request(problem: str) -> RejectedInputError:
 def serve(answer: Callable[[WorkerRequest], Answer], questions: BinaryIO, out: BinaryIO) -> None:
     """Answer questions until their stream ends.
 
-    An answer has the request's `id`. If the request or its files break a rule, it has `error` and
-    `detail` and nothing else.
+    An answer has the request's `id`. If the request or its files break a rule, or a file cannot be
+    read, it has `error` and `detail` and nothing else.
 
     Raises:
         FrameError: A frame breaks the protocol; the node that wrote it is at fault.
@@ -116,7 +120,7 @@ def serve(answer: Callable[[WorkerRequest], Answer], questions: BinaryIO, out: B
         except RejectedInputError as refusal:
             given = {"error": refusal.reason.value, "detail": refusal.detail}
         except OSError as error:
-            given = {"error": RejectionReason.CONTENT_MISMATCH.value, "detail": str(error)}
+            given = {"error": FILES_FAULT, "detail": str(error)}
         out.write(WORKER_ANSWERS.encode({"id": members.get("id"), **given}))
         out.flush()
 

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Final
 
 from chain.contracts.task_registry import TaskResources
@@ -35,6 +35,7 @@ from node.config import BlobsSection, VerifierSection
 from node.storage.blobs import PROMISED_SHARE
 from pot_common.errors import OperatorError
 from pot_common.framing import WORKER_ANSWERS, WORKER_QUESTIONS, FrameError
+from pot_common.worker import FILES_FAULT
 
 TIME_MARGIN: Final = 4
 """A task declares this many times the time that its dry run took here."""
@@ -157,6 +158,10 @@ def measure_task(bundle: TaskBundle) -> TaskMeasurement:
             f"the dry run ended without an answer; it may need more than the "
             f"{limits.memory_limit_bytes} bytes of memory that validators allow it: make units or "
             f"the model smaller; {UNPAID}"
+        )
+    if answer.get("error") == FILES_FAULT:
+        raise OperatorError(
+            f"the dry run failed: {answer.get('detail')}; make room in {gettempdir()}; {UNPAID}"
         )
     if "error" in answer:
         detail = answer.get("detail") or answer["error"]

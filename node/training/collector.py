@@ -73,6 +73,7 @@ class Collector:
         clock: Clock,
         policy: RetentionPolicy,
         own_validator: Address | None,
+        is_served: Callable[[TaskId], bool],
         metrics: NodeMetrics,
     ) -> None:
         self._store = store
@@ -84,6 +85,8 @@ class Collector:
         self._clock = clock
         self._policy = policy
         self._own_validator = own_validator
+        self._is_served = is_served
+        """Whether this node works on a task, such as a dry run of one that others have closed."""
         self._metrics = metrics
         self._gone: set[TaskId] = set()
         """Closed tasks that need nothing and are skipped."""
@@ -136,7 +139,7 @@ class Collector:
                 )
             if task is not None:
                 kept[task_id] = task
-            elif history.is_closed:
+            elif history.is_closed and not self._is_served(task_id):
                 gone.append(task_id)
                 self._gone.add(task_id)
             # Many tasks must not delay consensus, which runs in the same thread.

@@ -177,6 +177,10 @@ class TrainingHost:
         """Retry the checks that are held back: the RPC process stored a blob that one may need."""
         self._jobs.end_waits(JobKind.CHECK)
 
+    def is_served(self, task_id: TaskId) -> bool:
+        """Whether this node has or may have duties to a task; its files may then be in use."""
+        return task_id in self._work
+
     def get_readiness(self, task_id: TaskId) -> TaskReadiness | None:
         """This node's answer to a task; None if its preparation has not begun."""
         return self._readiness.get(task_id)

@@ -39,7 +39,12 @@ from node.training.jobs import RETRY_SECONDS, Jobs
 from node.training.readiness import ReadinessLog, ReadinessState
 from node.training.turns import Turn
 from node.training.work import JobKey, JobKind, ServedTask, UnavailableError
-from node.training.worker_pool import WorkerFailedError, WorkerPool, WorkerRefusedError
+from node.training.worker_pool import (
+    WorkerFailedError,
+    WorkerFilesError,
+    WorkerPool,
+    WorkerRefusedError,
+)
 
 RETRY_LIMIT_SECONDS: Final = 30.0
 """The longest wait between two tries: each failure doubles the task's wait, up to this."""
@@ -224,8 +229,9 @@ class Preparation:
         Raises:
             WorkerRefusedError: The content breaks a rule.
             WorkerFailedError: The dry run of an active task did not finish.
-            TaskDelayedError: The dry run of an active task took more than declared; or the window
-                for answers is too short for the dry runs of a new task.
+            TaskDelayedError: The dry run of an active task took more than declared; or a file of
+                this node failed; or the window for answers is too short for the dry runs of a new
+                task.
         """
         is_new = task.history.status is TaskStatus.PENDING
         if is_new:
@@ -239,6 +245,12 @@ class Preparation:
                     Turn(),
                     timeout_seconds=self._get_limit(task),
                 )
+            except WorkerFilesError as error:
+                # Says nothing about the task: it is fetched again if need be, and run again.
+                await self._content.check_intact(
+                    [task.spec.initial_weights, *list_shard_ids(task.spec)]
+                )
+                raise TaskDelayedError(ObjectionCode.CONTENT_UNAVAILABLE, str(error)) from error
             except WorkerFailedError as error:
                 # Others are ready for an active task, so this machine may be at fault: it tries
                 # again later.

@@ -23,7 +23,12 @@ from node.training.gradients import Gradients
 from node.training.states import TrainingStates
 from node.training.turns import Turn
 from node.training.work import Evaluation, NextState, ServedTask
-from node.training.worker_pool import WorkerFailedError, WorkerPool, WorkerRefusedError
+from node.training.worker_pool import (
+    WorkerFailedError,
+    WorkerFilesError,
+    WorkerPool,
+    WorkerRefusedError,
+)
 
 MAX_LOSS: Final = 2**53 - 1
 """The largest loss: JSON's largest exact integer."""
@@ -131,6 +136,9 @@ class Results:
         except WorkerRefusedError as refusal:
             if refusal.reason == RejectionReason.CONTENT_MISMATCH:
                 await self._check_inputs(task, attempt, accepted)
+            raise
+        except WorkerFilesError:
+            await self._check_inputs(task, attempt, accepted)
             raise
         work.next_state = NextState(attempt.id, accepted, part_ids)
         return part_ids

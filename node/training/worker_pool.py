@@ -25,6 +25,7 @@ from pot_common.framing import (
     FrameError,
     decode_body,
 )
+from pot_common.worker import FILES_FAULT
 
 END_SECONDS: Final = 1.0
 """How long a worker that closed its output is given to end, for a message that says why."""
@@ -34,6 +35,10 @@ _log = structlog.get_logger("node.training")
 
 class WorkerFailedError(Exception):
     """A worker died or took too long; the request may be repeated."""
+
+
+class WorkerFilesError(WorkerFailedError):
+    """A worker could not read or write a file that this node gave it: the fault of this node."""
 
 
 class WorkerRefusedError(Exception):
@@ -99,6 +104,7 @@ class WorkerPool:
 
         Raises:
             WorkerRefusedError: The content of the request breaks a rule.
+            WorkerFilesError: The worker could not read or write a file of this node.
             WorkerFailedError: The worker died or took too long.
             WorkOverError: The answer was not wanted any more before a worker was free.
         """
@@ -119,6 +125,8 @@ class WorkerPool:
             ) as error:
                 end = await _describe_end(process)
                 raise WorkerFailedError(f"the worker ended during {kind}: {end}") from error
+        if answer.get("error") == FILES_FAULT:
+            raise WorkerFilesError(f"a file of this node fails: {answer.get('detail', '')}")
         if "error" in answer:
             raise WorkerRefusedError(str(answer["error"]), str(answer.get("detail", "")))
         return answer

@@ -216,7 +216,7 @@ def test_rows_beyond_the_memory_limit_are_refused_before_unpacking(files: Files)
     [
         ("payload", "short", "content_mismatch", "bytes long"),
         ("payload", "foreign", "bad_gradient", "magic"),
-        ("payload", "nowhere", "content_mismatch", "No such file"),
+        ("payload", "nowhere", "files_fault", "No such file"),
         ("theta", "payload", "content_mismatch", "bytes long"),
         ("spec", "theta", "malformed", "not JSON"),
     ],

@@ -37,7 +37,7 @@ def test_refusal_or_missing_file_is_an_answer_and_the_worker_goes_on() -> None:
     serve(answer, BytesIO(b"".join(map(WORKER_QUESTIONS.encode, questions))), answers)
     answers.seek(0)
     missing, malformed, sound = iter(lambda: WORKER_ANSWERS.read(answers), None)
-    assert (missing["id"], missing["error"]) == (1, "content_mismatch")
+    assert (missing["id"], missing["error"]) == (1, "files_fault")
     assert (malformed["id"], malformed["error"]) == (2, "malformed")
     assert sound["id"] == 3
     assert "error" not in sound

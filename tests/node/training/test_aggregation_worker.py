@@ -100,7 +100,7 @@ def ask(request: JsonObject) -> JsonObject | None:
         ({"gradients": ["x"]}, "malformed"),
         ({"outputs": []}, "malformed"),
         ({"header": {}}, "malformed"),
-        ({"spec": "/nowhere"}, "content_mismatch"),
+        ({"spec": "/nowhere"}, "files_fault"),
     ],
 )
 def test_bad_request_is_answered_with_an_error(

@@ -107,6 +107,7 @@ class World:
         self.histories: dict[TaskId, TaskHistory] = {}
         self.rounds: dict[tuple[TaskId, int], SettledRound] = {}
         self.weights: dict[TaskId, bytes] = {}
+        self.served: set[TaskId] = set()
         self.made = 0
         self.metrics = NodeMetrics()
         self.restart()
@@ -123,6 +124,7 @@ class World:
             clock=self,
             policy=self.policy,
             own_validator=VALIDATORS[0],
+            is_served=self.served.__contains__,
             metrics=self.metrics,
         )
 
@@ -361,6 +363,22 @@ async def test_a_closed_task_leaves_its_model_and_then_nothing(tmp_path: Path) -
     assert world.blobs.used_bytes() == 0
     for directory in (world.path / "reveals", world.path / "states", world.directory):
         assert list(directory.iterdir()) == []
+
+
+async def test_files_of_a_closed_task_stay_while_it_is_served(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.submit(TASK)
+    spec_path = world.directory / f"{TASK}.spec.json"
+    spec_path.write_bytes(b"{}")
+    world.served.add(TASK)
+    world.apply(TASK, TaskClosed(TASK, 1))
+    world.pass_time(3 * DAY)
+    await world.collect()
+    # A dry run that began before others closed the task reads it.
+    assert spec_path.exists()
+    world.served.clear()
+    await world.collect()
+    assert not spec_path.exists()
 
 
 async def test_what_two_tasks_share_stays_for_the_second(tmp_path: Path) -> None:

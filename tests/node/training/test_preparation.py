@@ -21,7 +21,7 @@ from node.training import capacity, preparation
 from node.training.dry_runs import compute_dry_run_seconds
 from node.training.preparation import DRY_RUN_TRIES
 from node.training.readiness import ReadinessState, TaskReadiness
-from node.training.worker_pool import WorkerFailedError, WorkerRefusedError
+from node.training.worker_pool import WorkerFailedError, WorkerFilesError, WorkerRefusedError
 from tests.worlds.training import (
     LEASE,
     TASK,
@@ -191,6 +191,24 @@ async def test_task_whose_dry_run_fails_twice_is_refused(
     assert node.verifier.asked == ["dry_run", "dry_run"]
     code = REFUSAL_CODES[ObjectionCode.DRY_RUN_FAILED]
     assert node.sent == [task_registry.answer_task(TASK, code)]
+
+
+async def test_file_that_this_node_lacks_is_no_answer_to_the_task(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, FakeChain({TASK: pending_history()}))
+    failures = iter([WorkerFilesError("a file of this node fails: No such file")] * 3)
+
+    def fail(_kind: str, _members: Mapping[str, object]) -> Mapping[str, object]:
+        for failure in failures:
+            raise failure
+        return MEASURED
+
+    node.verifier.answers = fail
+    await node.run_for(60)
+
+    assert node.verifier.asked == ["dry_run"] * 4
+    assert node.sent == [task_registry.answer_task(TASK, READY_CODE)]
 
 
 async def test_task_that_takes_more_than_declared_twice_is_refused(

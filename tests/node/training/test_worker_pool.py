@@ -23,6 +23,7 @@ from node.chain.phase_cache import TaskPhase
 from node.training.turns import Turn
 from node.training.worker_pool import (
     WorkerFailedError,
+    WorkerFilesError,
     WorkerPool,
     WorkerRefusedError,
     WorkerSettings,
@@ -63,6 +64,8 @@ while prefix := sys.stdin.buffer.read(4):
         send(json.dumps({"id": 0, "pid": os.getpid(), "echo": request["value"]}).encode())
     elif kind == "refuse":
         send(b'{"id": 0, "error": "bad_gradient", "detail": "a code is -128"}')
+    elif kind == "lack":
+        send(b'{"id": 0, "error": "files_fault", "detail": "No such file: /a"}')
     elif kind == "die":
         os._exit(1)
     elif kind == "burn":
@@ -150,6 +153,12 @@ async def test_a_refusal_names_its_reason_and_keeps_the_worker() -> None:
         assert refused.value.reason == "bad_gradient"
         assert str(refused.value) == "bad_gradient: a code is -128"
         assert verifier.started == 1
+
+
+async def test_file_that_a_worker_cannot_read_is_no_refusal() -> None:
+    async with scripted() as verifier:
+        with pytest.raises(WorkerFilesError, match="a file of this node fails: No such file: /a"):
+            await verifier.ask("lack", {}, Turn())
 
 
 @pytest.mark.parametrize("kind", ["die", "die in an answer", "garbage", "deep", "array", "endless"])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from chain.training.architectures import KERNEL, Cnn, Mlp, Model
-from chain.training.encoding import Float32Array, Float64Array
+from chain.training.encoding import Float32Array
 
 
 class MlpModule(nn.Module):
@@ -92,7 +92,7 @@ def load_parameters(module: nn.Module, theta: bytes) -> None:
             offset = end
 
 
-def unflatten(module: nn.Module, values: Float32Array | Float64Array) -> tuple[Tensor, ...]:
+def unflatten(module: nn.Module, values: Float32Array) -> tuple[Tensor, ...]:
     """The inverse of `flatten`, for tensors with the shapes of the parameters."""
     tensors, offset = [], 0
     for parameter in ordered_parameters(module):

@@ -1,6 +1,6 @@
 """One task on one device, for miners and verifiers (docs/spec/training.md, section 5)."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,29 +9,33 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from chain.training.acceptance import ExponentRule, Measurement
+from chain.training.acceptance import Measurement
 from chain.training.architectures import count_parameters
 from chain.training.encoding import (
     Float32Array,
-    Float64Array,
     GradientHeader,
     decode_gradient,
     encode_gradient,
-    from_codes,
-    quantize,
 )
 from chain.training.task_spec import TaskSpec
 from miner.data import Dataset, load_dataset
 from miner.gradient import (
-    MICROBATCH,
     PartialGradient,
     clip,
     compute_gradient,
+    compute_microbatch,
     continue_gradient,
 )
 from miner.loss import compute_loss_sum
-from miner.measurement import MAX_DISTANCE_PPB, measure
+from miner.measurement import measure
 from miner.model import build_model, flatten, load_parameters, unflatten
+from miner.noise import (
+    Trial,
+    build_reference,
+    compute_noise_ppb,
+    continue_trial,
+    load_moved_parameters,
+)
 
 MAX_INTEGER: Final = 2**53 - 1
 """JSON's largest exact integer."""
@@ -64,7 +68,11 @@ class PartialSum:
     """What the first `done` of the samples contribute to a gradient, in manifest order."""
 
     done: int
-    values: Float32Array | Float64Array
+    values: Float32Array
+
+
+SumStep = Callable[[torch.Tensor, torch.Tensor, PartialGradient], PartialGradient]
+"""Adds the next samples to a sum; takes the features and labels of all samples."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,62 +100,83 @@ class Trainer:
         rows = self._find_rows(sample_indices)
         load_parameters(self.module, theta)
         features, labels = self.dataset.features[rows], self.dataset.labels[rows]
-        return compute_gradient(self.module, self.spec.loss, features, labels)
+        microbatch = compute_microbatch(self.spec.model)
+        return compute_gradient(self.module, self.spec.loss, features, labels, microbatch)
 
-    def measure_noise_ppb(self, theta: bytes, sample_indices: SampleIndices) -> int:
-        """The task's numerical noise in parts per billion.
+    def measure_noise_ppb(
+        self,
+        theta: bytes,
+        sample_indices: SampleIndices,
+        trials: Sequence[Trial],
+        seed: bytes,
+    ) -> tuple[int, ...]:
+        """The cell distance, in parts per billion, of the gradient from that of each trial."""
+        encoded = build_reference(self.compute_unclipped_gradient(theta, sample_indices))
+        distances = []
+        for trial in trials:
+            *_, last = self.sum_trial(theta, sample_indices, self.begin_sum(), trial, seed)
+            distances.append(compute_noise_ppb(self.module, encoded, last.values))
+        return tuple(distances)
 
-        It is the cell distance of an honest gradient, computed in float32, from the same gradient
-        computed in float64. Two honest machines are at most about twice as far apart.
-        """
-        return compute_noise_ppb(
-            self.compute_gradient(theta, sample_indices),
-            self.compute_precise_gradient(theta, sample_indices),
-        )
-
-    def compute_precise_gradient(self, theta: bytes, sample_indices: SampleIndices) -> Float32Array:
-        """The clipped gradient, computed in float64 and rounded at the end."""
-        rows = self._find_rows(sample_indices)
-        self.module.double()
-        try:
-            load_parameters(self.module, theta)
-            features, labels = self.dataset.features[rows], self.dataset.labels[rows]
-            wide = compute_gradient(self.module, self.spec.loss, features.double(), labels)
-            return clip(wide)
-        finally:
-            self.module.float()
+    def begin_sum(self) -> PartialSum:
+        """The sum before the first sample."""
+        return PartialSum(0, np.zeros(count_parameters(self.spec.model), np.float32))
 
     def sum_gradients(
         self, theta: bytes, sample_indices: SampleIndices, before: PartialSum
     ) -> Iterator[PartialSum]:
-        """Yield the gradient over ever more of the samples; it is unclipped.
+        """Yield the unclipped gradient over ever more of the samples.
+
+        The last sum has the bits of `compute_unclipped_gradient`, wherever a check was interrupted.
 
         Args:
             theta: The model.
             sample_indices: The samples.
-            before: The sum so far; its type is that of the computation.
+            before: The sum so far.
         """
-        is_precise = before.values.dtype == np.float64
-        rows = self._find_rows(sample_indices)
-        step = min(MICROBATCH, max(1, self._count_samples_per_second()))
-        try:
-            if is_precise:
-                self.module.double()
-            load_parameters(self.module, theta)
-            features, labels = self.dataset.features[rows], self.dataset.labels[rows]
-            partial = PartialGradient(before.done, unflatten(self.module, before.values))
-            while partial.done < len(labels):
-                wide = features.double() if is_precise else features
-                partial = continue_gradient(
-                    self.module, self.spec.loss, wide, labels, partial, step
-                )
-                yield PartialSum(partial.done, flatten(partial.total))
-        finally:
-            self.module.float()
+        microbatch = compute_microbatch(self.spec.model)
 
-    def _count_samples_per_second(self) -> int:
-        """The samples that a worker checks in a second, as the task declares."""
-        return 1_000 * self.spec.samples_per_unit // self.spec.resources.unit_milliseconds
+        def step(
+            features: torch.Tensor, labels: torch.Tensor, partial: PartialGradient
+        ) -> PartialGradient:
+            return continue_gradient(
+                self.module, self.spec.loss, features, labels, partial, microbatch
+            )
+
+        load_parameters(self.module, theta)
+        return self._sum(sample_indices, before, step)
+
+    def sum_trial(
+        self,
+        theta: bytes,
+        sample_indices: SampleIndices,
+        before: PartialSum,
+        trial: Trial,
+        seed: bytes,
+    ) -> Iterator[PartialSum]:
+        """Yield the scaled gradient of a trial over ever more of the samples."""
+        size = trial.compute_step(compute_microbatch(self.spec.model))
+
+        def step(
+            features: torch.Tensor, labels: torch.Tensor, partial: PartialGradient
+        ) -> PartialGradient:
+            return continue_trial(
+                self.module, self.spec.loss, features, labels, partial, size, trial, seed
+            )
+
+        load_moved_parameters(self.module, theta, trial, seed)
+        indices = np.asarray(sample_indices)[trial.order(len(sample_indices))]
+        return self._sum(indices, before, step)
+
+    def _sum(
+        self, sample_indices: SampleIndices, before: PartialSum, step: SumStep
+    ) -> Iterator[PartialSum]:
+        rows = self._find_rows(sample_indices)
+        features, labels = self.dataset.features[rows], self.dataset.labels[rows]
+        partial = PartialGradient(before.done, unflatten(self.module, before.values))
+        while partial.done < len(labels):
+            partial = step(features, labels, partial)
+            yield PartialSum(partial.done, flatten(partial.total))
 
     def _find_rows(self, sample_indices: SampleIndices) -> torch.Tensor:
         """The row of each sample, as `TaskSpec.row_of_sample` has it."""
@@ -190,8 +219,9 @@ class Trainer:
         load_parameters(self.module, theta)
         held_out = self.spec.held_out
         end = held_out.first_row + held_out.row_count
-        for start in range(held_out.first_row + first, end, MICROBATCH):
-            part = slice(start, min(start + MICROBATCH, end))
+        microbatch = compute_microbatch(self.spec.model)
+        for start in range(held_out.first_row + first, end, microbatch):
+            part = slice(start, min(start + microbatch, end))
             labels = self.dataset.labels[part]
             with torch.no_grad():
                 logits = self.module(self.dataset.features[part])
@@ -199,14 +229,6 @@ class Trainer:
             yield EvaluationPart(
                 int((logits.argmax(dim=1) == labels).sum()), part.stop - part.start, loss
             )
-
-
-def compute_noise_ppb(gradient: Float32Array, precise: Float32Array) -> int:
-    """The numerical noise of a clipped gradient: its distance from the same one in float64."""
-    exponents, codes = quantize(gradient)
-    measurement = measure(from_codes(exponents, codes), precise)
-    is_kept = measurement.exponents is ExponentRule.KEPT
-    return measurement.distance_ppb if is_kept else MAX_DISTANCE_PPB
 
 
 def to_micronats(nats: float) -> int:

@@ -12,15 +12,16 @@ Every request has `id`, `kind`, and the paths `spec`, `theta` and `shards` (an a
         for a short while, as long as the check is not over. Answers either `done`, which is greater
         than that of the request, and writes the sums so far to the path `partial`; or, at the end,
         distance_ppb, exponents, noise_ppb (0 unless the verdict depends on it). The first request
-        has `done` 0, the next the `done` of the answer.
+        has `done` 0, the next the `done` of the answer. The samples of a trial count again.
 """
 
 import argparse
+import secrets
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,7 @@ from chain.training.encoding import (
     GradientHeader,
     count_payload_bytes,
     decode_gradient,
+    encode_gradient,
 )
 from chain.training.optimizer import initial_state
 from chain.training.resources import count_dataset_bytes
@@ -45,17 +47,12 @@ from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import MAX_SPEC_BYTES, decode_task_spec
 from miner.data import read_file
 from miner.devices import open_device
-from miner.gradient import MICROBATCH, clip
-from miner.measurement import measure
+from miner.examination import MEASURED_SAMPLES, examine_noise_ppb
+from miner.gradient import clip
+from miner.measurement import MAX_DISTANCE_PPB, measure
+from miner.noise import CHECK_TRIALS, SEED_BYTES, build_reference, compute_noise_ppb
 from miner.samples import compute_samples
-from miner.trainer import (
-    PartialSum,
-    SampleIndices,
-    Trainer,
-    compute_noise_ppb,
-    open_task,
-    to_micronats,
-)
+from miner.trainer import PartialSum, Trainer, open_task, to_micronats
 from pot_common.errors import OperatorError
 from pot_common.framing import FrameError
 from pot_common.worker import (
@@ -77,9 +74,6 @@ DATASET_SHARE: Final = 2
 
 PART_SECONDS: Final = 1.0
 """How long a part of an evaluation or a check takes. Work of other tasks goes in between."""
-
-MEASURED_SAMPLES: Final = 2 * MICROBATCH
-"""The most samples on which a dry run measures; times grow in proportion beyond that."""
 
 
 @dataclass(slots=True)
@@ -165,7 +159,7 @@ def _dry_run(trainer: Trainer, theta: bytes) -> Answer:
             RejectionReason.BAD_SPEC, "the gradient at the initial weights is not finite"
         )
     header = _build_any_header(spec)
-    payload = trainer.build_payload(header, theta, samples)
+    payload = encode_gradient(header, clip(gradient))
     timer = _Timer(trainer)
     trainer.verify_payload(payload, header, theta, samples)
     unit_milliseconds = timer.read(spec.samples_per_unit, len(samples))
@@ -176,7 +170,7 @@ def _dry_run(trainer: Trainer, theta: bytes) -> Answer:
         "parameter_count": count_parameters(spec.model),
         "unit_milliseconds": unit_milliseconds,
         "evaluation_milliseconds": evaluation_milliseconds,
-        "noise_ppb": trainer.measure_noise_ppb(theta, samples),
+        "noise_ppb": examine_noise_ppb(trainer, theta, secrets.token_bytes(SEED_BYTES)),
         "peak_bytes": get_peak_memory_bytes(),
     }
 
@@ -249,58 +243,91 @@ def _verify(trainer: Trainer, theta: bytes, request: WorkerRequest) -> Answer:
     samples = compute_samples(header.seed, sample_count, first, count)
     gradient = decode_gradient(payload, header)
     path, done = request.path("partial"), request.integer("done")
-    single, precise = _load_sums(path, parameter_count, done, count)
-    single = _sum_until(end, trainer, theta, samples, single)
-    if single.done < count:
-        _save_sums(path, single)
-        return {"done": single.done}
-    computed = clip(single.values)
-    measurement = measure(gradient, computed)
-    noise_ppb = 0
-    if compute_verdict(measurement, trainer.spec.verification.tolerance_ppb) is Verdict.CHEAT:
-        precise = _sum_until(end, trainer, theta, samples, precise)
-        if precise.done < count:
-            _save_sums(path, single, precise)
-            return {"done": count + precise.done}
-        noise_ppb = compute_noise_ppb(computed, clip(precise.values))
+    sums = _load_sums(path, trainer, done, count)
+    if sums.reference.done < count:
+        reference = _sum_until(
+            end, sums.reference, trainer.sum_gradients(theta, samples, sums.reference)
+        )
+        sums = replace(sums, reference=reference)
+        if reference.done < count:
+            _save_sums(path, sums)
+            return {"done": reference.done}
+    encoded = build_reference(sums.reference.values)
+    measurement = measure(gradient, clip(sums.reference.values))
+    if encoded is None:
+        measurement = replace(measurement, noise_ppb=MAX_DISTANCE_PPB)
+    tolerance_ppb = trainer.spec.verification.tolerance_ppb
+    while compute_verdict(measurement, tolerance_ppb) is Verdict.CHEAT and sums.trial_index < len(
+        CHECK_TRIALS
+    ):
+        trial = CHECK_TRIALS[sums.trial_index]
+        parts = trainer.sum_trial(theta, samples, sums.trial, trial, sums.seed)
+        sums = replace(sums, trial=_sum_until(end, sums.trial, parts))
+        if sums.trial.done < count:
+            _save_sums(path, sums)
+            return {"done": (1 + sums.trial_index) * count + sums.trial.done}
+        # Only the latest noise is kept: with each one before, the gradient was still a cheat.
+        noise_ppb = compute_noise_ppb(trainer.module, encoded, sums.trial.values)
+        measurement = replace(measurement, noise_ppb=noise_ppb)
+        sums = replace(sums, trial_index=sums.trial_index + 1, trial=trainer.begin_sum())
     return {
         "distance_ppb": measurement.distance_ppb,
         "exponents": measurement.exponents.value,
-        "noise_ppb": noise_ppb,
+        "noise_ppb": measurement.noise_ppb,
     }
 
 
-def _sum_until(
-    end: float, trainer: Trainer, theta: bytes, samples: SampleIndices, partial: PartialSum
-) -> PartialSum:
-    """The sum after more samples: after one step at least, or after the last sample."""
-    if partial.done < len(samples):
-        for after in trainer.sum_gradients(theta, samples, partial):
-            partial = after
-            if time.monotonic() > end:
-                break
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sums:
+    """A check in progress.
+
+    Attributes:
+        reference: The gradient in the order of the specification.
+        trial_index: The trials that are over.
+        trial: The sum of the trial in progress.
+        seed: The seed of the draws of all trials; no other validator has it.
+    """
+
+    reference: PartialSum
+    trial_index: int
+    trial: PartialSum
+    seed: bytes
+
+
+def _sum_until(end: float, partial: PartialSum, parts: Iterator[PartialSum]) -> PartialSum:
+    """The last of `parts` before `end`, but at least the first."""
+    for after in parts:
+        partial = after
+        if time.monotonic() > end:
+            break
     return partial
 
 
-def _load_sums(
-    path: Path, parameter_count: int, done: int, count: int
-) -> tuple[PartialSum, PartialSum]:
-    """The sums of a check in float32, and in float64, which is begun when the other is over."""
-    if done >= 2 * count:
+def _load_sums(path: Path, trainer: Trainer, done: int, count: int) -> _Sums:
+    """The sums of a check of which `done` samples were done."""
+    stage, rest = divmod(done, count)
+    if stage > len(CHECK_TRIALS):
         raise bad_request(f"a check of {count} samples is over before {done} are done")
-    single, precise = np.zeros(parameter_count, np.float32), np.zeros(parameter_count, np.float64)
-    if done:
-        data = read_file(path, single.nbytes + (precise.nbytes if done > count else 0))
-        single = np.frombuffer(data, np.float32, parameter_count).copy()
-        if done > count:
-            precise = np.frombuffer(data, np.float64, parameter_count, single.nbytes).copy()
-    return PartialSum(min(done, count), single), PartialSum(max(0, done - count), precise)
+    empty = trainer.begin_sum()
+    if not done:
+        return _Sums(empty, 0, empty, secrets.token_bytes(SEED_BYTES))
+    size = empty.values.nbytes
+    data = read_file(path, SEED_BYTES + (2 * size if stage else size))
+    seed, reference, trial = data[:SEED_BYTES], data[SEED_BYTES:][:size], data[SEED_BYTES + size :]
+    return _Sums(
+        PartialSum(min(done, count), np.frombuffer(reference, np.float32).copy()),
+        max(0, stage - 1),
+        PartialSum(rest, np.frombuffer(trial, np.float32).copy()) if stage else empty,
+        seed,
+    )
 
 
-def _save_sums(path: Path, *sums: PartialSum) -> None:
+def _save_sums(path: Path, sums: _Sums) -> None:
     with path.open("wb") as file:
-        for each in sums:
-            file.write(each.values.data)
+        file.write(sums.seed)
+        file.write(sums.reference.values.data)
+        if sums.trial.done:
+            file.write(sums.trial.values.data)
 
 
 def main() -> int:

@@ -24,8 +24,8 @@ vote after three quarters of it; until then a final block must reach the miner, 
 must reach the validators: about 2 s at a block interval of 1 s."""
 
 NOISE_SHARE: Final = 10
-"""The numerical noise of a task is at most its tolerance divided by this, or honest machines would
-be taken for cheats."""
+"""The numerical noise of a task is at most its tolerance divided by this, or honest gradients would
+not be paid."""
 
 COMMITMENT_SHARE: Final = 2
 """A miner of the fewest units fetches the model and computes its gradient in at most the commitment
@@ -353,13 +353,13 @@ def find_noise_objection(spec: TaskSpec, noise_ppb: int) -> Objection | None:
 
     Args:
         spec: The task's specification.
-        noise_ppb: The distance between two ways to compute its gradient, in parts per billion.
+        noise_ppb: How far rounding moves its gradients, in parts per billion.
     """
     tolerance_ppb = spec.verification.tolerance_ppb
     if noise_ppb <= tolerance_ppb // NOISE_SHARE:
         return None
     return Objection(
         ObjectionCode.TOO_NOISY,
-        f"two ways to compute its gradient differ by {noise_ppb} parts per billion; its tolerance "
-        f"of {tolerance_ppb} allows a tenth of it",
+        f"rounding moves its gradients by {noise_ppb} parts per billion; its tolerance of "
+        f"{tolerance_ppb} allows a tenth of it",
     )

@@ -29,6 +29,7 @@ from miner.devices import open_device
 from miner.gradient import clip, compute_gradient
 from miner.measurement import measure
 from miner.model import load_parameters
+from miner.noise import CHECK_TRIALS
 from miner.trainer import Trainer, open_task
 from node.client.task_bundle import TaskBundle
 from node.client.task_file import load_task_toml
@@ -182,6 +183,7 @@ def _one_by_one(trainer: Trainer, simulated: SimulatedRound) -> np.ndarray:
             trainer.spec.loss,
             trainer.dataset.features[part],
             trainer.dataset.labels[part],
+            8,
         )
         for part in rows.split(8)
     ]
@@ -254,7 +256,12 @@ def test_each_kind_of_lie_is_judged_a_cheat(
             simulated.theta,
             simulated.indices[0],
         )
-        verdict = compute_verdict(measurement, 100_000)
+        noise_ppb = max(
+            trainer.measure_noise_ppb(
+                simulated.theta, simulated.indices[0], CHECK_TRIALS, bytes([number])
+            )
+        )
+        verdict = compute_verdict(replace(measurement, noise_ppb=noise_ppb), 100_000)
         # One sample that the model has learned hardly moves the mean: it is bad at least.
         assert verdict is Verdict.CHEAT or (lie, verdict) == ("one sample skipped", Verdict.BAD)
 

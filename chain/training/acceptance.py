@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from itertools import chain
 from typing import Final
 
 from chain.errors import InvalidMessage, RejectionReason
@@ -70,6 +71,13 @@ def compute_verdict(measurement: Measurement, tolerance_ppb: int) -> Verdict:
     return Verdict.OK
 
 
+_PAIRS: Final = {second << 4 | first: (first, second) for first in Verdict for second in Verdict}
+"""The two verdicts of each byte. A vote on 1 024 commitments is decoded for each of 100 validators
+where an attempt ends, so a verdict must cost no arithmetic."""
+
+_KNOWN_BYTES: Final = frozenset(_PAIRS)
+
+
 def encode_verdicts(verdicts: Sequence[Verdict]) -> bytes:
     """The bytes of a vote: four bits a verdict, the first in the low half of a byte, padding 0."""
     data = bytearray(-(-len(verdicts) // VERDICTS_PER_BYTE))
@@ -89,13 +97,16 @@ def decode_verdicts(data: bytes, commitment_count: int) -> tuple[Verdict, ...]:
         raise InvalidMessage(
             RejectionReason.MALFORMED, f"{len(data)} bytes for {commitment_count} verdicts"
         )
-    values = [
-        data[i // VERDICTS_PER_BYTE] >> (4 * (i % VERDICTS_PER_BYTE)) & 15
-        for i in range(commitment_count)
-    ]
-    if any(value > Verdict.UNCHECKED for value in values):
-        raise InvalidMessage(RejectionReason.MALFORMED, f"verdict {max(values)} is unknown")
-    verdicts = tuple(map(Verdict, values))
-    if encode_verdicts(verdicts) != data:
+    if not _KNOWN_BYTES.issuperset(data):
+        raise InvalidMessage(RejectionReason.MALFORMED, f"a verdict of {data.hex()} is unknown")
+    verdicts = tuple(chain.from_iterable(map(_PAIRS.__getitem__, data)))
+    if verdicts[commitment_count:] not in ((), (Verdict.OK,)):
         raise InvalidMessage(RejectionReason.MALFORMED, "the padding of the verdicts is not 0")
-    return verdicts
+    return verdicts[:commitment_count]
+
+
+def list_by_commitment(
+    votes: Sequence[Sequence[Verdict]], commitment_count: int
+) -> tuple[tuple[Verdict, ...], ...]:
+    """The verdicts on each commitment, in the order of the votes."""
+    return tuple(zip(*votes, strict=True)) if votes else ((),) * commitment_count

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from chain.contracts.gradient_ledger import (
+    RING,
     LateVerdictPosted,
     ResultVote,
     compute_late_blocks,
@@ -15,7 +16,7 @@ from chain.contracts.gradient_ledger import (
 )
 from chain.contracts.miner_seats import FineKind, FinesApproved, FinesPosted, MinerFined
 from chain.primitives import Address, BlockNumber, Hash32
-from chain.training.acceptance import Verdict, decode_verdicts
+from chain.training.acceptance import Verdict, decode_verdicts, list_by_commitment
 from chain.training.attempt import AttemptId
 from chain.training.decisions import (
     VoteSizes,
@@ -88,6 +89,22 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class EndedMark:
+    """An attempt that may still cost a fine, as the history of its task names it.
+
+    The attempt itself is an `EndedAttempt`. It can be large and is seldom needed, so it is kept
+    apart.
+    """
+
+    attempt_id: AttemptId
+    ordinal: int
+    changed_block: BlockNumber
+    """The last block with an event of the attempt: the attempt is the same until it is another."""
+    late_until: BlockNumber
+    slashed_until: BlockNumber
+
+
+@dataclass(frozen=True, slots=True)
 class ApprovedFines:
     """A root of fines with a quorum."""
 
@@ -122,41 +139,44 @@ class EndedAttempt:
 
 
 def list_accused(attempt: Attempt, validator_set: ValidatorSet) -> tuple[int, ...]:
-    """The commitments that the verdicts of the ballot, and those still to come, may find guilty."""
+    """The commitments that the verdicts of the ballot, and those still to come, may find guilty.
+
+    None without a verdict in the ballot: then the ledger has no record of it that could take late
+    ones.
+    """
+    if not attempt.verdicts:
+        return ()
     count = len(attempt.commitments)
     sizes = VoteSizes(validator_set.max_faulty, validator_set.quorum)
     votes = [decode_verdicts(each.verdicts, count) for each in attempt.verdicts if each.is_timely]
     silent = len(validator_set.validators) - len(votes)
     return tuple(
         index
-        for index in range(count)
-        if may_be_guilty([vote[index] for vote in votes], silent, sizes)
+        for index, verdicts in enumerate(list_by_commitment(votes, count))
+        if may_be_guilty(verdicts, silent, sizes)
     )
 
 
 def end_attempt(
-    before: Sequence[EndedAttempt],
     attempt: Attempt,
     block_number: BlockNumber,
     verdict_seconds: int,
     validator_set: ValidatorSet,
-) -> tuple[EndedAttempt, ...]:
-    """The attempts that may still be fined, with one that ends in this block.
+) -> EndedAttempt | None:
+    """The attempt as it ends in this block; None if no miner can be fined for it.
 
     Args:
-        before: Those that ended before.
-        attempt: The attempt that ends.
+        attempt: The attempt.
         block_number: This block.
         verdict_seconds: Of the verdict phase; the window for late verdicts depends on it.
         validator_set: The validators in force; used if the attempt has no judges of its own.
     """
     validator_set = attempt.validator_set or validator_set
-    open_still = tuple(each for each in before if block_number <= each.slashed_until)
     if not (attempt.late_deliveries or list_accused(attempt, validator_set)):
-        return open_still
+        return None
     window = compute_window_blocks(validator_set.quorum)
     late_until = block_number + compute_late_blocks(validator_set.quorum, verdict_seconds)
-    ended = EndedAttempt(
+    return EndedAttempt(
         attempt=attempt,
         block_number=block_number,
         validator_set=validator_set,
@@ -164,34 +184,54 @@ def end_attempt(
         voted_until=BlockNumber(late_until + window),
         slashed_until=BlockNumber(late_until + 2 * window),
     )
-    return (*open_still, ended)
+
+
+def add_mark(
+    marks: Sequence[EndedMark], ordinal: int, ended: EndedAttempt | None, block_number: BlockNumber
+) -> tuple[EndedMark, ...]:
+    """The attempts that may still be fined, when a further one ends in this block.
+
+    Args:
+        marks: Those that ended before.
+        ordinal: The ordinal of the attempt that ends.
+        ended: It, if its miners may be fined.
+        block_number: This block.
+    """
+    oldest = ordinal - RING + 1
+    kept = tuple(
+        each for each in marks if block_number <= each.slashed_until and each.ordinal >= oldest
+    )
+    return kept if ended is None else (*kept, build_mark(ended, block_number))
+
+
+def build_mark(ended: EndedAttempt, changed_block: BlockNumber) -> EndedMark:
+    """The mark of an attempt that this block has changed."""
+    attempt = ended.attempt
+    return EndedMark(
+        attempt.id, attempt.ordinal, changed_block, ended.late_until, ended.slashed_until
+    )
 
 
 def apply_to_ended(
-    before: Sequence[EndedAttempt],
+    ended: EndedAttempt,
     event: LateVerdictPosted | FinesPosted | FinesApproved | MinerFined,
     block_number: BlockNumber,
-) -> tuple[EndedAttempt, ...]:
-    """The ended attempts after a late verdict, a vote on fines or a fine."""
-
-    def apply(ended: EndedAttempt) -> EndedAttempt:
-        match event:
-            case LateVerdictPosted():
-                late = (event.validator, event.verdicts)
-                return replace(ended, late_verdicts=(*ended.late_verdicts, late))
-            case FinesPosted():
-                vote = (event.validator, event.is_closing)
-                return replace(ended, fines_votes=(*ended.fines_votes, vote))
-            case FinesApproved():
-                approved = ApprovedFines(event.root, event.is_closing, block_number)
-                return replace(ended, approved=(*ended.approved, approved))
-            case MinerFined():
-                fine = (event.miner, event.kind)
-                return replace(ended, imposed=(*ended.imposed, fine))
-            case _:
-                assert_never(event)
-
-    return tuple(apply(each) if each.attempt.ordinal == event.ordinal else each for each in before)
+) -> EndedAttempt:
+    """The ended attempt after a late verdict, a vote on its fines or a fine."""
+    match event:
+        case LateVerdictPosted():
+            late = (event.validator, event.verdicts)
+            return replace(ended, late_verdicts=(*ended.late_verdicts, late))
+        case FinesPosted():
+            vote = (event.validator, event.is_closing)
+            return replace(ended, fines_votes=(*ended.fines_votes, vote))
+        case FinesApproved():
+            approved = ApprovedFines(event.root, event.is_closing, block_number)
+            return replace(ended, approved=(*ended.approved, approved))
+        case MinerFined():
+            return replace(ended, imposed=(*ended.imposed, (event.miner, event.kind)))
+        case _:
+            assert_never(event)
 
 
 def add_late_deliveries(
@@ -203,8 +243,7 @@ def add_late_deliveries(
     count = len(attempt.commitments)
     votes = [decode_verdicts(each.verdicts, count) for each in attempt.verdicts if each.is_timely]
     late = list(attempt.late_deliveries)
-    for index in range(count):
-        verdicts = [vote[index] for vote in votes]
+    for index, verdicts in enumerate(list_by_commitment(votes, count)):
         outcome = decide_audited(verdicts, sizes)
         if is_late_delivery(outcome, verdicts.count(Verdict.MISSING), sizes):
             late.append((attempt.ballot, index))

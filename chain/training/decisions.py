@@ -6,7 +6,6 @@ task that audits a sample has two: first each validator says what it holds (`Ava
 which commitments it draws; then all give verdicts on what was drawn.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -70,14 +69,15 @@ def decide_audited(verdicts: Iterable[Verdict], sizes: VoteSizes) -> Outcome:
         verdicts: One from each validator that voted in time.
         sizes: The sizes of the set that judges the ballot.
     """
-    count = Counter(verdicts)
-    against = count[Verdict.BAD] + count[Verdict.CHEAT]
+    count = tuple(verdicts).count
+    against = count(Verdict.BAD) + count(Verdict.CHEAT)
     if against > sizes.max_faulty:
         return Outcome.REJECTED
-    if count[Verdict.OK] > sizes.max_faulty:
+    ok = count(Verdict.OK)
+    if ok > sizes.max_faulty:
         return Outcome.ACCEPTED
-    checked = count[Verdict.OK] + against
-    if count[Verdict.MISSING] >= sizes.quorum and checked <= sizes.max_faulty:
+    checked = ok + against
+    if count(Verdict.MISSING) >= sizes.quorum and checked <= sizes.max_faulty:
         return Outcome.MISSED
     return Outcome.UNDECIDED
 
@@ -92,10 +92,10 @@ def decide_unaudited(answers: Iterable[Availability], sizes: VoteSizes) -> Outco
         answers: One from each validator that voted in time.
         sizes: The sizes of the set that judges the ballot.
     """
-    count = Counter(answers)
-    if count[Availability.HELD] > sizes.max_faulty:
+    count = tuple(answers).count
+    if count(Availability.HELD) > sizes.max_faulty:
         return Outcome.ACCEPTED
-    if count[Availability.UNAVAILABLE] >= sizes.quorum:
+    if count(Availability.UNAVAILABLE) >= sizes.quorum:
         return Outcome.MISSED
     return Outcome.UNDECIDED
 
@@ -133,14 +133,14 @@ def compute_guilt(verdicts: Iterable[Verdict], sizes: VoteSizes, *, is_all_audit
         is_all_audited: Whether the task audits every commitment. A gradient that a quorum could not
             get then costs no more than none would, for its miner did not dodge a rare audit.
     """
-    count = Counter(verdicts)
-    if count[Verdict.OK] > sizes.max_faulty:
+    count = tuple(verdicts).count
+    if count(Verdict.OK) > sizes.max_faulty:
         return Guilt.NONE
-    cheat, missing = count[Verdict.CHEAT], count[Verdict.MISSING]
+    cheat, missing = count(Verdict.CHEAT), count(Verdict.MISSING)
     if cheat + missing >= sizes.quorum:
         is_proven = cheat > sizes.max_faulty
         return Guilt.MISS if is_all_audited and not is_proven else Guilt.FRAUD
-    if not is_all_audited and count[Verdict.BAD] + cheat + missing >= sizes.quorum:
+    if not is_all_audited and count(Verdict.BAD) + cheat + missing >= sizes.quorum:
         return Guilt.DEVIATION
     return Guilt.NONE
 
@@ -153,9 +153,10 @@ def may_be_guilty(verdicts: Sequence[Verdict], silent: int, sizes: VoteSizes) ->
         silent: The number of validators that did not vote in time.
         sizes: The sizes of the set that judges the ballot.
     """
-    count = Counter(verdicts)
-    possible = count[Verdict.CHEAT] + count[Verdict.MISSING] + count[Verdict.UNCHECKED] + silent
-    return count[Verdict.OK] <= sizes.max_faulty and possible >= sizes.quorum
+    if verdicts.count(Verdict.OK) > sizes.max_faulty:
+        return False
+    against = (Verdict.CHEAT, Verdict.MISSING, Verdict.UNCHECKED)
+    return sum(map(verdicts.count, against)) + silent >= sizes.quorum
 
 
 def is_late_delivery(outcome: Outcome, missing: int, sizes: VoteSizes) -> bool:

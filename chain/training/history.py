@@ -5,7 +5,7 @@ it, and `pot task verify` repeats it.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -39,15 +39,17 @@ from chain.contracts.task_registry import (
     TaskSubmitted,
 )
 from chain.primitives import ZERO_HASH, Address, BlockNumber, Hash32, TaskId
-from chain.training.acceptance import Verdict, decode_verdicts
+from chain.training.acceptance import Verdict, decode_verdicts, list_by_commitment
 from chain.training.attempt import AttemptId
 from chain.training.attempt_records import (
     Attempt,
     CommitmentRecord,
     EndedAttempt,
+    EndedMark,
     ResultRecord,
     VerdictRecord,
     add_late_deliveries,
+    add_mark,
     apply_to_ended,
     end_attempt,
 )
@@ -123,10 +125,8 @@ class TaskHistory:
     """The attempt in progress; None if there is none."""
     ballot_count: int = 0
     """The number of ballots so far, including the one in progress."""
-    ended: tuple[EndedAttempt, ...] = ()
+    ended: tuple[EndedMark, ...] = ()
     """Attempts for which miners may still be fined, in the order of the chain."""
-    rewards: tuple[tuple[Address, int], ...] = ()
-    """The amount that each account has earned in all rounds, by ascending address."""
 
     @property
     def is_closed(self) -> bool:
@@ -186,7 +186,7 @@ def compute_outcome(attempt: Attempt, spec: TaskSpec, validator_set: ValidatorSe
     count = len(attempt.commitments)
     sizes = VoteSizes(validator_set.max_faulty, validator_set.quorum)
     votes = [decode_verdicts(record.verdicts, count) for record in timely]
-    by_commitment = tuple(tuple(vote[i] for vote in votes) for i in range(count))
+    by_commitment = list_by_commitment(votes, count)
     outcomes = tuple(decide_audited(verdicts, sizes) for verdicts in by_commitment)
     is_last = attempt.ballot + 1 == MAX_BALLOTS
     is_failed = not is_last and any(
@@ -234,6 +234,8 @@ def _earns_fee(vote: Sequence[Verdict], outcomes: Sequence[Outcome]) -> bool:
     """
     if vote.count(Verdict.UNCHECKED) > max(1, len(vote) // UNCHECKED_SHARE):
         return False
+    if Verdict.CHEAT not in vote:
+        return True
     return not any(
         verdict is Verdict.CHEAT and outcome is Outcome.ACCEPTED
         for verdict, outcome in zip(vote, outcomes, strict=True)
@@ -241,13 +243,13 @@ def _earns_fee(vote: Sequence[Verdict], outcomes: Sequence[Outcome]) -> bool:
 
 
 def add_rewards(
-    earned: Sequence[tuple[Address, int]], payouts: Sequence[tuple[Address, int]]
-) -> tuple[tuple[Address, int], ...]:
-    """Cumulative rewards after a round, by ascending address."""
-    total: dict[Address, int] = dict(earned)
+    earned: Mapping[Address, int], payouts: Sequence[tuple[Address, int]]
+) -> dict[Address, int]:
+    """Cumulative rewards after a round."""
+    total = dict(earned)
     for account, pay in payouts:
         total[account] = total.get(account, 0) + pay
-    return tuple(sorted(total.items()))
+    return total
 
 
 def get_lower_median(values: Sequence[int]) -> int | None:
@@ -285,11 +287,15 @@ def build_history(event: TaskSubmitted, block: BlockContext) -> TaskHistory:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """What one event makes of a task's history."""
+    """What one event makes of a task's history, and of what is kept beside it."""
 
     history: TaskHistory
     settled: SettledRound | None = None
     """The round that the event settled, if it settled one."""
+    ended: EndedAttempt | None = None
+    """The attempt that may still be fined and that the event ended or changed; None without one."""
+    payouts: tuple[tuple[Address, int], ...] = ()
+    """What the event pays, by ascending account."""
 
 
 def apply_event(
@@ -299,6 +305,7 @@ def apply_event(
     *,
     spec: TaskSpec | None,
     validator_set: ValidatorSet,
+    find_ended: Callable[[int], EndedAttempt | None] = lambda _ordinal: None,
 ) -> Fold:
     """The history after one event of its task.
 
@@ -309,6 +316,7 @@ def apply_event(
         spec: The task's specification; None if the submitted bytes are invalid. Such a task never
             becomes active, for no honest validator posts ready.
         validator_set: The validators of that block.
+        find_ended: Returns an attempt that the history names as ended, by its ordinal.
     """
     match event:
         case RoundSettled() if history.attempt is not None:
@@ -317,17 +325,18 @@ def apply_event(
         case AttemptPaid() if history.attempt is not None:
             assert spec is not None, "an active task has a valid specification"
             payouts = compute_outcome(history.attempt, spec, validator_set).payouts
-            rewards = add_rewards(history.rewards, payouts)
             lease = note_payout(history.lease, event.result.payout, block.number, block.timestamp)
-            return Fold(replace(history, rewards=rewards, lease=lease))
+            return Fold(replace(history, lease=lease), payouts=payouts)
         case TaskLeased() | TaskAnswered() | TaskFeeRefunded():
             return Fold(_apply_to_lease(history, event, block))
         case LateVerdictPosted() | FinesPosted() | FinesApproved() | MinerFined():
-            return Fold(replace(history, ended=apply_to_ended(history.ended, event, block.number)))
+            return _apply_to_fines(history, event, block, find_ended)
         case TaskActivated() | TaskResumed() | TaskPaused() | TaskClosed():
             return Fold(_apply_to_status(history, event, block))
-        case AttemptOpened() | AttemptVoided():
-            return Fold(_apply_to_attempts(history, event, block, spec, validator_set))
+        case AttemptOpened():
+            return Fold(_open_attempt(history, event, block, spec))
+        case AttemptVoided():
+            return _void_attempt(history, block, spec, validator_set)
         case GradientCommitted() | VerdictPosted() | ResultPosted() | BallotFailed():
             if history.attempt is None:
                 return Fold(history)
@@ -386,23 +395,55 @@ def _apply_to_status(
             assert_never(event)
 
 
-def _apply_to_attempts(
+def _apply_to_fines(
     history: TaskHistory,
-    event: AttemptOpened | AttemptVoided,
+    event: LateVerdictPosted | FinesPosted | FinesApproved | MinerFined,
+    block: BlockContext,
+    find_ended: Callable[[int], EndedAttempt | None],
+) -> Fold:
+    mark = next((each for each in history.ended if each.ordinal == event.ordinal), None)
+    if mark is None:
+        return Fold(history)
+    ended = find_ended(event.ordinal)
+    assert ended is not None, "an attempt that the history names is kept"
+    changed = apply_to_ended(ended, event, block.number)
+    marks = tuple(
+        replace(each, changed_block=block.number) if each is mark else each
+        for each in history.ended
+    )
+    return Fold(replace(history, ended=marks), ended=changed)
+
+
+def _void_attempt(
+    history: TaskHistory,
     block: BlockContext,
     spec: TaskSpec | None,
     validator_set: ValidatorSet,
+) -> Fold:
+    attempt, lease = history.attempt, history.lease
+    if attempt is not None and not attempt.commitments:
+        lease = return_attempt(lease, block.number, block.timestamp)
+    after = replace(history, attempt=None, lease=lease)
+    if attempt is None or spec is None:
+        return Fold(after)
+    return _end_attempt(after, attempt, block, spec, validator_set)
+
+
+def _end_attempt(
+    after: TaskHistory,
+    attempt: Attempt,
+    block: BlockContext,
+    spec: TaskSpec,
+    validator_set: ValidatorSet,
+) -> Fold:
+    ended = end_attempt(attempt, block.number, spec.phases.verdict_seconds, validator_set)
+    marks = add_mark(after.ended, attempt.ordinal, ended, block.number)
+    return Fold(replace(after, ended=marks), ended=ended)
+
+
+def _open_attempt(
+    history: TaskHistory, event: AttemptOpened, block: BlockContext, spec: TaskSpec | None
 ) -> TaskHistory:
-    if isinstance(event, AttemptVoided):
-        attempt = history.attempt
-        ended, lease = history.ended, history.lease
-        if attempt is not None and not attempt.commitments:
-            lease = return_attempt(lease, block.number, block.timestamp)
-        if attempt is not None and spec is not None:
-            ended = end_attempt(
-                history.ended, attempt, block.number, spec.phases.verdict_seconds, validator_set
-            )
-        return replace(history, attempt=None, ended=ended, lease=lease)
     opened = Attempt(
         id=AttemptId(event.task_id, event.round, event.attempt),
         ballot=0,
@@ -510,19 +551,11 @@ def _settle_round(
         training_state_root=event.result.training_state_root,
         model_root=event.result.model_root,
         attempt=None,
-        rewards=add_rewards(history.rewards, payouts),
         lease=note_payout(history.lease, event.result.payout, block.number, block.timestamp),
-        ended=end_attempt(
-            history.ended, attempt, block.number, spec.phases.verdict_seconds, validator_set
-        ),
     )
     settled = SettledRound(attempt, event.result, block.number, block.timestamp)
-    return Fold(after, settled)
-
-
-def get_rewards(history: TaskHistory) -> Mapping[Address, int]:
-    """The amount that each account has earned in all rounds."""
-    return dict(history.rewards)
+    fold = _end_attempt(after, attempt, block, spec, validator_set)
+    return replace(fold, settled=settled, payouts=payouts)
 
 
 def get_theta_root(history: TaskHistory, spec: TaskSpec) -> Hash32:

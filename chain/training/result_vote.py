@@ -1,14 +1,17 @@
 """The vote for the result of a ballot (docs/spec/training.md, section 10)."""
 
+from collections.abc import Mapping
+
 from chain.contracts.addresses import REWARD_DISTRIBUTOR
 from chain.contracts.gradient_ledger import ResultKind, ResultVote
-from chain.primitives import ZERO_HASH, Hash32
-from chain.training.history import RoundOutcome, TaskHistory, add_rewards
+from chain.primitives import ZERO_HASH, Address, Hash32, TaskId
+from chain.training.history import RoundOutcome, add_rewards
 from chain.training.rewards import build_reward_tree
 
 
 def build_result_vote(
-    history: TaskHistory,
+    task_id: TaskId,
+    earned: Mapping[Address, int],
     outcome: RoundOutcome,
     *,
     chain_id: int,
@@ -18,7 +21,8 @@ def build_result_vote(
     """The vote that settles a round with this outcome of its ballot.
 
     Args:
-        history: The task before the round is settled.
+        task_id: The task.
+        earned: What each account has earned before the round is settled.
         outcome: The consequences of the ballot's verdicts; its kind is SETTLED.
         chain_id: EIP-155's.
         training_state_root: The root of the training state after the round.
@@ -28,20 +32,22 @@ def build_result_vote(
     return ResultVote(
         training_state_root,
         model_root,
-        _get_rewards_root(history, outcome, chain_id),
+        _get_rewards_root(task_id, earned, outcome, chain_id),
         outcome.accepted_units,
         outcome.payout,
         ResultKind.SETTLED,
     )
 
 
-def build_payment_vote(history: TaskHistory, outcome: RoundOutcome, chain_id: int) -> ResultVote:
+def build_payment_vote(
+    task_id: TaskId, earned: Mapping[Address, int], outcome: RoundOutcome, chain_id: int
+) -> ResultVote:
     """The vote that pays what a void attempt has accepted, and leaves the model as it is."""
     assert outcome.kind is ResultKind.SETTLED
     return ResultVote(
         ZERO_HASH,
         ZERO_HASH,
-        _get_rewards_root(history, outcome, chain_id),
+        _get_rewards_root(task_id, earned, outcome, chain_id),
         outcome.accepted_units,
         outcome.payout,
         ResultKind.PAID_ONLY,
@@ -54,6 +60,8 @@ def build_empty_vote(kind: ResultKind) -> ResultVote:
     return ResultVote(ZERO_HASH, ZERO_HASH, ZERO_HASH, 0, 0, kind)
 
 
-def _get_rewards_root(history: TaskHistory, outcome: RoundOutcome, chain_id: int) -> Hash32:
-    earned = dict(add_rewards(history.rewards, outcome.payouts))
-    return build_reward_tree(chain_id, REWARD_DISTRIBUTOR, history.task_id, earned).root
+def _get_rewards_root(
+    task_id: TaskId, earned: Mapping[Address, int], outcome: RoundOutcome, chain_id: int
+) -> Hash32:
+    total = add_rewards(earned, outcome.payouts)
+    return build_reward_tree(chain_id, REWARD_DISTRIBUTOR, task_id, total).root

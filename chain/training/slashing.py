@@ -6,17 +6,15 @@ Any account may impose a fine that an approved root contains. Operators take tur
 one of them pays for it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
-
-from eth_abi.abi import encode
 
 from chain.contracts.addresses import MINER_SEATS
 from chain.contracts.miner_seats import MAX_FINES, Fine, FineKind
 from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
-from chain.training.acceptance import Verdict, decode_verdicts
+from chain.training.acceptance import Verdict, decode_verdicts, list_by_commitment
 from chain.training.attempt_records import Attempt, EndedAttempt, list_accused
 from chain.training.decisions import Guilt, VoteSizes, compute_guilt
 from chain.training.rounds import TURN_BLOCKS
@@ -54,20 +52,27 @@ class ImposeFines:
     """Each with its proof."""
 
 
+@dataclass(frozen=True, slots=True)
+class FinePlan:
+    """What one operator does now about the fines of an attempt."""
+
+    duties: tuple[PostFines | ImposeFines, ...]
+    next_block: BlockNumber | None
+    """The first head at which there may be more to do, unless an event of the attempt comes before;
+    None if only an event can bring it."""
+
+
 def compute_fine_leaf(chain_id: int, task_id: TaskId, ordinal: int, fine: Fine) -> Hash32:
     """keccak256(keccak256(abi.encode(chainId, seats, task, ordinal, fine))).
 
     It is hashed twice, so that no inner node can be passed off as a leaf.
     """
-    words = encode(
-        ["uint256", "address", "uint256", "uint32", "(uint32,uint32,address,uint8,uint256)"],
-        [
-            chain_id,
-            MINER_SEATS,
-            task_id,
-            ordinal,
-            (fine.ballot, fine.index, fine.miner, fine.kind, fine.accusers),
-        ],
+    members = (fine.ballot, fine.index, fine.miner, fine.kind, fine.accusers)
+    # All words are static, so ABI encoding puts them one after the other; eth_abi takes ten times
+    # as long, and an attempt may have 1 024 fines.
+    words = b"".join(
+        each.rjust(32, b"\0") if isinstance(each, bytes) else each.to_bytes(32, "big")
+        for each in (chain_id, MINER_SEATS, task_id, ordinal, *members)
     )
     return keccak256(keccak256(words))
 
@@ -98,6 +103,22 @@ def build_fine_tree(
     return FineTree(tuple(fines), leaves, build_nodes(leaves))
 
 
+@dataclass(frozen=True, slots=True)
+class FineTrees:
+    """The trees of the two votes on an attempt; None where there are no fines.
+
+    Each is final when its vote begins, so it is built once.
+    """
+
+    first: FineTree | None
+    closing: FineTree | None = None
+
+    @property
+    def all(self) -> tuple[FineTree, ...]:
+        """Those that there are."""
+        return tuple(each for each in (self.first, self.closing) if each is not None)
+
+
 def compute_fines(ended: EndedAttempt, *, is_closing: bool) -> tuple[Fine, ...]:
     """The fines of an attempt, by the index of the commitment; the heaviest of each miner.
 
@@ -111,8 +132,9 @@ def compute_fines(ended: EndedAttempt, *, is_closing: bool) -> tuple[Fine, ...]:
     said = _add_late_words(timely, ended, is_closing=is_closing)
     late = dict(reversed([(index, ballot) for ballot, index in attempt.late_deliveries]))
     fines = []
+    by_commitment = list_by_commitment(said, len(attempt.commitments))
     for index, record in enumerate(attempt.commitments):
-        guilt = compute_guilt([each[index] for each in said], sizes, is_all_audited=True)
+        guilt = compute_guilt(by_commitment[index], sizes, is_all_audited=True)
         ballot, accusers = attempt.ballot, 0
         if guilt is Guilt.NONE and index in late:
             guilt, ballot = Guilt.MISS, late[index]
@@ -152,50 +174,77 @@ def _add_late_words(
     for validator, encoded in late:
         # Unchecked counts for nothing, as an absent word does.
         own = words.setdefault(validator, [Verdict.UNCHECKED] * count)
+        if Verdict.UNCHECKED not in own:
+            continue
         for index, verdict in enumerate(decode_verdicts(encoded, count)):
             if own[index] is Verdict.UNCHECKED and verdict in LATE_VERDICTS:
                 own[index] = verdict
     return list(words.values())
 
 
+def build_fine_trees(chain_id: int, ended: EndedAttempt, head_number: BlockNumber) -> FineTrees:
+    """The trees that operators vote on at this head; the closing one as soon as it is final."""
+    first = _build_tree(chain_id, ended, is_closing=False)
+    if head_number < ended.late_until:
+        return FineTrees(first)
+    if not ended.late_verdicts:
+        return FineTrees(first, first)
+    return FineTrees(first, _build_tree(chain_id, ended, is_closing=True))
+
+
 def plan_fines(
-    chain_id: int, ended: EndedAttempt, operator: Address, head_number: BlockNumber
-) -> tuple[PostFines | ImposeFines, ...]:
+    ended: EndedAttempt,
+    trees: FineTrees,
+    operator: Address,
+    head_number: BlockNumber,
+    hopeless: Collection[Fine] = (),
+) -> FinePlan:
     """What one operator does now about the fines of an attempt.
 
     Args:
-        chain_id: The network.
         ended: The attempt, at the head.
+        trees: Its trees at the head.
         operator: The account that would send the calls.
         head_number: The head, whose child is the first block that can hold them.
+        hopeless: Fines of which it is known that the contract has nothing to take for them.
     """
     validator_set = ended.validator_set
     own_index = validator_set.find_operator(operator)
     if own_index is None or head_number >= ended.slashed_until:
-        return ()
-    trees = {
-        is_closing: _build_tree(chain_id, ended, is_closing)
-        for is_closing in (False, True)
-        if not is_closing or head_number >= ended.late_until
-    }
+        return FinePlan((), None)
     vote = _plan_vote(ended, trees, validator_set.validators[own_index], head_number)
     duties: list[PostFines | ImposeFines] = [] if vote is None else [vote]
     place = (own_index - ended.attempt.id.round_number) % len(validator_set.validators)
-    is_hurry = head_number >= ended.slashed_until - HURRY_BLOCKS
+    hurry = ended.slashed_until - HURRY_BLOCKS
+    turns = []
     for approved in ended.approved:
-        is_due = is_hurry or head_number >= approved.block_number + TURN_BLOCKS * place
-        tree = next((each for each in trees.values() if each and each.root == approved.root), None)
-        if is_due and tree is not None:
-            duties += _list_batches(ended, tree)
-    return tuple(duties)
+        tree = next((each for each in trees.all if each.root == approved.root), None)
+        if tree is None:
+            continue
+        batches = _list_batches(ended, tree, hopeless)
+        due = min(hurry, approved.block_number + TURN_BLOCKS * place)
+        if head_number >= due:
+            duties += batches
+        elif batches:
+            turns.append(due)
+    if duties:
+        return FinePlan(tuple(duties), BlockNumber(head_number + 1))
+    later = [each for each in (ended.late_until, *turns) if each > head_number]
+    return FinePlan((), BlockNumber(min(later)) if later else None)
 
 
-def _list_batches(ended: EndedAttempt, tree: FineTree) -> list[ImposeFines]:
+def _list_batches(
+    ended: EndedAttempt, tree: FineTree, hopeless: Collection[Fine]
+) -> list[ImposeFines]:
     """The first batches of fines that are not imposed. A batch has the same name at every head."""
     batches = []
+    imposed = get_heaviest(ended.imposed)
     for start in range(0, len(tree.fines), MAX_FINES):
-        group = range(start, min(start + MAX_FINES, len(tree.fines)))
-        left = tuple(tree.prove(i) for i in group if not _is_imposed(ended, tree.fines[i]))
+        left = tuple(
+            tree.prove(i)
+            for i, fine in enumerate(tree.fines[start : start + MAX_FINES], start)
+            if not _is_covered(fine, imposed) and fine not in hopeless
+        )
         if left:
             batches.append(ImposeFines(ended.attempt.ordinal, start, left))
         if len(batches) == BATCHES_LIMIT:
@@ -203,7 +252,7 @@ def _list_batches(ended: EndedAttempt, tree: FineTree) -> list[ImposeFines]:
     return batches
 
 
-def _build_tree(chain_id: int, ended: EndedAttempt, is_closing: bool) -> FineTree | None:
+def _build_tree(chain_id: int, ended: EndedAttempt, *, is_closing: bool) -> FineTree | None:
     fines = compute_fines(ended, is_closing=is_closing)
     attempt = ended.attempt
     if not fines:
@@ -213,31 +262,37 @@ def _build_tree(chain_id: int, ended: EndedAttempt, is_closing: bool) -> FineTre
 
 def _plan_vote(
     ended: EndedAttempt,
-    trees: Mapping[bool, FineTree | None],
+    trees: FineTrees,
     validator: Address,
     head_number: BlockNumber,
 ) -> PostFines | None:
     """The vote that is due now: at once, or a closing one if that makes a fine heavier."""
     is_closing = head_number >= ended.late_until
-    tree = trees[is_closing]
+    tree = trees.closing if is_closing else trees.first
     if tree is None or head_number >= ended.voted_until:
         return None
     if (validator, is_closing) in ended.fines_votes:
         return None
     approved = {each.root for each in ended.approved}
-    first = trees[False]
-    known = dict.fromkeys(() if first is None or first.root not in approved else first.fines)
-    if all(any(_covers(old, fine) for old in known) for fine in tree.fines):
+    first = trees.first
+    known = () if first is None or first.root not in approved else first.fines
+    heaviest = get_heaviest((fine.miner, fine.kind) for fine in known)
+    if all(_is_covered(fine, heaviest) for fine in tree.fines):
         return None
     return PostFines(ended.attempt.ordinal, is_closing, tree.root)
 
 
-def _covers(old: Fine, fine: Fine) -> bool:
-    return old.miner == fine.miner and old.kind >= fine.kind
+def get_heaviest(fines: Iterable[tuple[Address, FineKind]]) -> Mapping[Address, FineKind]:
+    """The heaviest kind of fine of each miner."""
+    heaviest: dict[Address, FineKind] = {}
+    for miner, kind in fines:
+        heaviest[miner] = max(kind, heaviest.get(miner, kind))
+    return heaviest
 
 
-def _is_imposed(ended: EndedAttempt, fine: Fine) -> bool:
-    return any(miner == fine.miner and kind >= fine.kind for miner, kind in ended.imposed)
+def _is_covered(fine: Fine, heaviest: Mapping[Address, FineKind]) -> bool:
+    kind = heaviest.get(fine.miner)
+    return kind is not None and kind >= fine.kind
 
 
 def list_open_words(ended: EndedAttempt, validator: Address) -> tuple[int, ...]:

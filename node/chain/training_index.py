@@ -1,18 +1,24 @@
 """Tasks and rounds as rows of the database, written with the block that changes them.
 
 The rows are the values of chain/training/history.py as JSON. The training host and the RPC
-processes read them.
+processes read them. What can be large and is seldom needed has rows of its own, so that a block
+writes no more than it changes: each attempt that may still be fined, and what each account has
+earned.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from pydantic import ConfigDict, TypeAdapter
 
-from chain.contracts.events import decode_event
+from chain.contracts.events import Event, decode_event
+from chain.contracts.gradient_ledger import RING
 from chain.contracts.task_registry import TaskSubmitted
 from chain.errors import InvalidSpec
-from chain.primitives import BlockNumber, TaskId
+from chain.primitives import Address, BlockNumber, TaskId
+from chain.training.attempt import AttemptId
+from chain.training.attempt_records import EndedAttempt, EndedMark, list_accused
 from chain.training.history import (
     BlockContext,
     SettledRound,
@@ -33,8 +39,12 @@ KEPT_HISTORIES: Final = 1_024
 """The size of the cache of decoded tasks. With more live tasks, lookups decode from disk each time:
 slower, still correct."""
 
+KEPT_ACCUSED: Final = 4_096
+"""The size of the cache of accused miners, by ended attempt."""
+
 _COUNT_KEY: Final = b"count"
 _TASK: Final = b"task"
+_REWARD: Final = b"reward"
 _TASK_ID_BYTES: Final = 8
 _CONFIG: Final = ConfigDict(ser_json_bytes="hex", val_json_bytes="hex")
 
@@ -42,6 +52,9 @@ _CONFIG: Final = ConfigDict(ser_json_bytes="hex", val_json_bytes="hex")
 _HISTORIES: Final = TypeAdapter(tuple[TaskHistory], config=_CONFIG)
 """Histories are wrapped in a tuple, because pydantic accepts no configuration for a dataclass that
 it does not own."""
+
+_ENDED: Final = TypeAdapter(tuple[EndedAttempt], config=_CONFIG)
+"""Wrapped in a tuple for the same reason."""
 
 _ROUNDS: Final = TypeAdapter(tuple[SettledRound], config=_CONFIG)
 """Wrapped in a tuple for the same reason."""
@@ -53,7 +66,9 @@ class TrainingIndex:
     def __init__(self, store: BlockStore) -> None:
         self._store = store
         self._specs: dict[TaskId, TaskSpec | None] = {}
-        self._histories: dict[TaskId, tuple[BlockNumber, TaskHistory]] = {}
+        self._histories: dict[TaskId, tuple[BlockNumber, bytes, TaskHistory]] = {}
+        """With the head at which the row was last read, and the row."""
+        self._accused: dict[tuple[TaskId, int], tuple[Address, ...]] = {}
 
     @property
     def validator_set(self) -> ValidatorSet:
@@ -66,23 +81,61 @@ class TrainingIndex:
         return 0 if value is None else int.from_bytes(value, "big")
 
     def history(self, task_id: TaskId) -> TaskHistory | None:
-        """The task at the head, decoded once for each block; None if there is no such task."""
+        """The task at the head, decoded when its row changes; None if there is no such task."""
         head = self._store.head_number()
         known = self._histories.get(task_id)
         if known is not None and known[0] == head:
-            return known[1]
+            return known[2]
         value = self._store.training_row(_history_key(task_id))
         if value is None:
             return None
-        history = _HISTORIES.validate_json(value)[0]
+        is_same = known is not None and known[1] == value
+        history = known[2] if known is not None and is_same else _HISTORIES.validate_json(value)[0]
         if len(self._histories) >= KEPT_HISTORIES:
             self._histories.clear()
-        self._histories[task_id] = (head, history)
+        self._histories[task_id] = (head, value, history)
         return history
+
+    def ended(self, task_id: TaskId, ordinal: int) -> EndedAttempt | None:
+        """An attempt that may still be fined, at the head; None if it is not known or forgotten.
+
+        It is decoded each time, and may have 300 kB: not in the thread in which consensus runs.
+        """
+        value = self._store.training_row(_ended_key(task_id, ordinal))
+        found = None if value is None else _ENDED.validate_json(value)[0]
+        # The row of an older attempt is used again.
+        return found if found is not None and found.attempt.ordinal == ordinal else None
+
+    def accused(self, mark: EndedMark) -> tuple[Address, ...]:
+        """The miners that late verdicts may find guilty, decoded once for each ended attempt."""
+        key = (mark.attempt_id.task_id, mark.ordinal)
+        if key not in self._accused:
+            ended = self.ended(*key)
+            if ended is None:
+                return ()
+            if len(self._accused) >= KEPT_ACCUSED:
+                self._accused.clear()
+            commitments = ended.attempt.commitments
+            indices = list_accused(ended.attempt, ended.validator_set)
+            self._accused[key] = tuple(commitments[i].miner for i in indices)
+        return self._accused[key]
+
+    def rewards(self, task_id: TaskId) -> dict[Address, int]:
+        """What each account has earned in all rounds of a task, by ascending account.
+
+        It grows with the accounts, without bound: not in the thread in which consensus runs.
+        """
+        rows = self._store.training_rows(_REWARD + _encode_id(task_id))
+        return {Address(account): int.from_bytes(amount, "big") for account, amount in rows}
+
+    def reward(self, task_id: TaskId, account: Address) -> int:
+        """What one account has earned in all rounds of a task."""
+        value = self._store.training_row(_reward_key(task_id, account))
+        return 0 if value is None else int.from_bytes(value, "big")
 
     def settled_round(self, task_id: TaskId, round_number: int) -> SettledRound | None:
         """A settled round; None if it is not settled or older than this node's snapshot."""
-        value = self._store.training_row(_round_key(task_id, round_number))
+        value = self._store.training_row(_round_key(AttemptId(task_id, round_number, 0)))
         return None if value is None else _ROUNDS.validate_json(value)[0]
 
     def spec(self, history: TaskHistory) -> TaskSpec | None:
@@ -103,32 +156,72 @@ class TrainingIndex:
 
     def compute_rows(self, header: Header, receipts: Sequence[Receipt]) -> Mapping[bytes, bytes]:
         """The rows that change when this block, the child of the head, is finalized."""
+        changes = _Changes(self, self._store.validator_set(header.number))
         context = BlockContext(header.number, header.timestamp)
-        validator_set = self._store.validator_set(header.number)
-        changed: dict[TaskId, TaskHistory] = {}
-        rows: dict[bytes, bytes] = {}
         for receipt in receipts:
             for entry in receipt.logs:
                 event = decode_event(entry)
-                if event is None or not hasattr(event, "task_id"):
-                    continue
-                task_id = TaskId(event.task_id)
-                if isinstance(event, TaskSubmitted):
-                    changed[task_id] = build_history(event, context)
-                    rows[_COUNT_KEY] = task_id.to_bytes(8, "big")
-                    continue
-                history = changed.get(task_id) or self.history(task_id)
-                assert history is not None, "events of a task follow its submission"
-                fold = apply_event(
-                    history, event, context, spec=self.spec(history), validator_set=validator_set
-                )
-                changed[task_id] = fold.history
-                if fold.settled is not None:
-                    key = _round_key(task_id, fold.settled.attempt.id.round_number)
-                    rows[key] = _ROUNDS.dump_json((fold.settled,))
-        rows.update(
-            (_history_key(id_), _HISTORIES.dump_json((each,))) for id_, each in changed.items()
+                if event is not None:
+                    changes.apply(event, context)
+        return changes.encode()
+
+
+class _Changes:
+    """The parts of tasks that the events of a block change."""
+
+    def __init__(self, index: TrainingIndex, validator_set: ValidatorSet) -> None:
+        self._index = index
+        self._validator_set = validator_set
+        self._task_count: int | None = None
+        self._histories: dict[TaskId, TaskHistory] = {}
+        self._ended: dict[tuple[TaskId, int], EndedAttempt] = {}
+        self._rewards: dict[tuple[TaskId, Address], int] = {}
+        self._rounds: list[SettledRound] = []
+
+    def apply(self, event: Event, context: BlockContext) -> None:
+        """Note what an event changes, if it is one of a task."""
+        if not hasattr(event, "task_id"):
+            return
+        task_id = TaskId(event.task_id)
+        if isinstance(event, TaskSubmitted):
+            self._histories[task_id] = build_history(event, context)
+            self._task_count = task_id
+            return
+        history = self._histories.get(task_id) or self._index.history(task_id)
+        assert history is not None, "events of a task follow its submission"
+        fold = apply_event(
+            history,
+            event,
+            context,
+            spec=self._index.spec(history),
+            validator_set=self._validator_set,
+            find_ended=partial(self._find_ended, task_id),
         )
+        if fold.history is not history:
+            self._histories[task_id] = fold.history
+        if fold.ended is not None:
+            self._ended[task_id, fold.ended.attempt.ordinal] = fold.ended
+        if fold.settled is not None:
+            self._rounds.append(fold.settled)
+        for account, pay in fold.payouts:
+            key = (task_id, account)
+            earned = self._rewards.get(key)
+            self._rewards[key] = pay + (self._index.reward(*key) if earned is None else earned)
+
+    def _find_ended(self, task_id: TaskId, ordinal: int) -> EndedAttempt | None:
+        return self._ended.get((task_id, ordinal)) or self._index.ended(task_id, ordinal)
+
+    def encode(self) -> Mapping[bytes, bytes]:
+        """The rows of what has changed."""
+        rows = {_round_key(each.attempt.id): _ROUNDS.dump_json((each,)) for each in self._rounds}
+        if self._task_count is not None:
+            rows[_COUNT_KEY] = _encode_id(self._task_count)
+        for key, ended in self._ended.items():
+            rows[_ended_key(*key)] = _ENDED.dump_json((ended,))
+        for reward_key, earned in self._rewards.items():
+            rows[_reward_key(*reward_key)] = earned.to_bytes(32, "big")
+        for task_id, history in self._histories.items():
+            rows[_history_key(task_id)] = _HISTORIES.dump_json((history,))
         return rows
 
 
@@ -144,15 +237,38 @@ def list_changed_tasks(rows: Iterable[bytes]) -> tuple[TaskId, ...]:
     )
 
 
-def build_rows(histories: Sequence[TaskHistory]) -> Mapping[bytes, bytes]:
-    """The rows of all tasks, given in the order of their ids, without their settled rounds."""
-    rows = {_history_key(each.task_id): _HISTORIES.dump_json((each,)) for each in histories}
-    return {_COUNT_KEY: len(histories).to_bytes(8, "big"), **rows}
+def build_rows(
+    tasks: Sequence[tuple[TaskHistory, Iterable[tuple[Address, int]]]],
+) -> Mapping[bytes, bytes]:
+    """The rows of all tasks, without their settled rounds and what may be fined.
+
+    Args:
+        tasks: The tasks in the order of their ids, each with what accounts have earned.
+    """
+    rows = {_COUNT_KEY: _encode_id(len(tasks))}
+    for history, rewards in tasks:
+        rows[_history_key(history.task_id)] = _HISTORIES.dump_json((history,))
+        for account, earned in rewards:
+            rows[_reward_key(history.task_id, account)] = earned.to_bytes(32, "big")
+    return rows
+
+
+def _encode_id(number: int) -> bytes:
+    return number.to_bytes(_TASK_ID_BYTES, "big")
 
 
 def _history_key(task_id: TaskId) -> bytes:
-    return _TASK + task_id.to_bytes(_TASK_ID_BYTES, "big")
+    return _TASK + _encode_id(task_id)
 
 
-def _round_key(task_id: TaskId, round_number: int) -> bytes:
-    return b"round" + task_id.to_bytes(8, "big") + round_number.to_bytes(8, "big")
+def _ended_key(task_id: TaskId, ordinal: int) -> bytes:
+    """The key of an ended attempt; there are no more of a task than the ledger keeps."""
+    return b"ended" + _encode_id(task_id) + (ordinal % RING).to_bytes(2, "big")
+
+
+def _reward_key(task_id: TaskId, account: Address) -> bytes:
+    return _REWARD + _encode_id(task_id) + account
+
+
+def _round_key(attempt_id: AttemptId) -> bytes:
+    return b"round" + _encode_id(attempt_id.task_id) + _encode_id(attempt_id.round_number)

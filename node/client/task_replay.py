@@ -25,7 +25,7 @@ from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.aggregation import aggregate
 from chain.training.architectures import count_parameters
 from chain.training.attempt_description import describe_attempt
-from chain.training.attempt_records import CommitmentRecord
+from chain.training.attempt_records import CommitmentRecord, EndedAttempt
 from chain.training.encoding import (
     Gradient,
     GradientHeader,
@@ -109,6 +109,8 @@ class TaskReplay:
         self.spec: TaskSpec = decode_task_spec(submission.spec)
         """The specification that was submitted."""
         self._members: dict[Address, int] = {}
+        self._ended: dict[int, EndedAttempt] = {}
+        self._earned: dict[Address, int] = {}
 
     def rounds(self) -> Iterator[ReplayedRound]:
         """Every settled round, computed again.
@@ -139,14 +141,18 @@ class TaskReplay:
                 BlockContext(number, 0),
                 spec=self.spec,
                 validator_set=self._validator_set,
+                find_ended=self._ended.get,
             )
             self._history, settled = fold.history, fold.settled
+            if fold.ended is not None:
+                self._ended[fold.ended.attempt.ordinal] = fold.ended
+            self._earned = add_rewards(self._earned, fold.payouts)
             if isinstance(event, AttemptOpened):
                 participants[number] = tuple(sorted(self._members.items()))
             if settled is None:
                 continue
             state = self._advance(before, settled, participants[settled.attempt.open_block], state)
-            yield self._compare(before, settled, state)
+            yield self._compare(settled, state)
             participants = {
                 block: members for block, members in participants.items() if block >= number
             }
@@ -231,17 +237,10 @@ class TaskReplay:
             'blobs.retention = "task" keep it; ask one with --rpc'
         )
 
-    def _compare(
-        self, before: TaskHistory, settled: SettledRound, state: TrainingState
-    ) -> ReplayedRound:
+    def _compare(self, settled: SettledRound, state: TrainingState) -> ReplayedRound:
         attempt = settled.attempt
         outcome = compute_outcome(attempt, self.spec, self._validator_set)
-        rewards = build_reward_tree(
-            self._chain_id,
-            REWARD_DISTRIBUTOR,
-            self._task_id,
-            dict(add_rewards(before.rewards, outcome.payouts)),
-        )
+        rewards = build_reward_tree(self._chain_id, REWARD_DISTRIBUTOR, self._task_id, self._earned)
         return ReplayedRound(
             round_number=attempt.id.round_number,
             block_number=settled.block_number,

@@ -1,5 +1,6 @@
 """The `pot_` methods for the node, tasks, rounds and rewards (docs/spec/rpc.md, section 2)."""
 
+import asyncio
 from collections.abc import Mapping
 from functools import partial
 from typing import Final, assert_never
@@ -17,7 +18,7 @@ from chain.contracts.addresses import (
 from chain.contracts.ledger_storage import OpeningState
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
-from chain.primitives import Address, TaskId
+from chain.primitives import Address, BlockNumber, TaskId
 from chain.training.acceptance import decode_verdicts
 from chain.training.architectures import count_parameters
 from chain.training.attempt_records import Attempt
@@ -28,11 +29,11 @@ from chain.training.history import (
     TaskHistory,
     compute_outcome,
     get_evaluation,
-    get_rewards,
     get_theta_root,
 )
 from chain.training.openings import list_obstacles
-from chain.training.rewards import build_reward_tree
+from chain.training.rewards import RewardTree, build_reward_tree
+from chain.training.slashing import get_heaviest
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import (
     TaskSpec,
@@ -72,6 +73,9 @@ number."""
 EVALUATION_SEARCH_LIMIT: Final = 64
 """Number of latest rounds that are searched for the latest evaluation."""
 
+TREES_LIMIT: Final = 4
+"""The most trees of rewards that are kept, each of 1 kB for each account that its task has paid."""
+
 _parse_id = partial(parse_integer, low=1, high=2**53 - 1)
 _parse_round = partial(parse_integer, low=0, high=2**32 - 1)
 
@@ -86,6 +90,9 @@ class PotMethods:
         self._node = node
         self._client_version = client_version
         self._rpc_url = rpc_url
+        self._building = asyncio.Lock()
+        self._trees: dict[TaskId, tuple[BlockNumber, Mapping[Address, int], RewardTree]] = {}
+        """The latest trees, each with the block of its task's last payment, and the rewards."""
 
     def table(self) -> Mapping[str, Method]:
         """The methods by name."""
@@ -369,7 +376,7 @@ class PotMethods:
             "accepted": None if settled is None else is_accepted,
             "pay": str(pay if is_accepted else 0),
             "reason": _explain(outcome, index),
-            "fine": _find_fine(history, attempt, miner),
+            "fine": self._find_fine(history, attempt, miner),
             "seat": encode_seat(seat),
         }
 
@@ -409,6 +416,14 @@ class PotMethods:
         validator = info.get("validator") if isinstance(info, dict) else None
         return validator.lower() if isinstance(validator, str) else None
 
+    def _find_fine(self, history: TaskHistory, attempt: Attempt, miner: Address) -> Json:
+        """The heaviest fine that a miner has paid for an attempt; None if it paid none."""
+        if all(mark.ordinal != attempt.ordinal for mark in history.ended):
+            return None
+        ended = self._view.index.ended(history.task_id, attempt.ordinal)
+        fines = get_heaviest(() if ended is None else ended.imposed)
+        return fines[miner].name.lower() if miner in fines else None
+
     # Rewards and models.
 
     async def _get_reward_proof(self, params: Parameters) -> Json:
@@ -417,8 +432,7 @@ class PotMethods:
         params.end()
         if history is None:
             return None
-        rewards = get_rewards(history)
-        tree = build_reward_tree(self._view.chain_id, REWARD_DISTRIBUTOR, history.task_id, rewards)
+        rewards, tree = await self._find_tree(history)
         cumulative = rewards.get(account, 0)
         claimed = await self._view.contracts.read(
             reward_distributor.claimed_of(history.task_id, account)
@@ -430,6 +444,23 @@ class PotMethods:
             "claimable": str(max(0, cumulative - claimed)),
             "proof": [to_hex(sibling) for sibling in tree.proof(account) or ()],
         }
+
+    async def _find_tree(self, history: TaskHistory) -> tuple[Mapping[Address, int], RewardTree]:
+        """A task's rewards and their tree, built in a thread and once after each payment."""
+        task_id, paid_block = history.task_id, history.lease.progress_block
+        async with self._building:
+            known = self._trees.get(task_id)
+            if known is None or known[0] != paid_block:
+                rewards, tree = await asyncio.to_thread(self._build_tree, task_id)
+                if len(self._trees) >= TREES_LIMIT:
+                    self._trees.clear()
+                known = self._trees[task_id] = (paid_block, rewards, tree)
+        return known[1], known[2]
+
+    def _build_tree(self, task_id: TaskId) -> tuple[Mapping[Address, int], RewardTree]:
+        rewards = self._view.index.rewards(task_id)
+        chain_id = self._view.chain_id
+        return rewards, build_reward_tree(chain_id, REWARD_DISTRIBUTOR, task_id, rewards)
 
     async def _get_model(self, params: Parameters) -> Json:
         history = self._take_task(params)
@@ -454,18 +485,6 @@ class PotMethods:
             "parameters": parameter_count,
             "path": f"/v1/blobs/{to_hex(model_root)}",
         }
-
-
-def _find_fine(history: TaskHistory, attempt: Attempt, miner: Address) -> Json:
-    """The heaviest fine that a miner has paid for an attempt; None if it paid none."""
-    paid = [
-        kind
-        for ended in history.ended
-        if ended.attempt.ordinal == attempt.ordinal
-        for account, kind in ended.imposed
-        if account == miner
-    ]
-    return max(paid).name.lower() if paid else None
 
 
 def _describe_spec(history: TaskHistory) -> Json:

@@ -24,8 +24,11 @@ from node.storage.database import Database, Reader, Table, Writer
 from node.storage.snapshot_progress import clear_progress
 from pot_common.errors import OperatorError
 
-SCHEMA_VERSION: Final = b"4"
+SCHEMA_VERSION: Final = b"5"
 """Increased when the meaning of a table changes; a data directory of another version is refused."""
+
+KEY_LIMIT_BYTES: Final = 64
+"""No key of the training index is longer."""
 
 _SCHEMA_KEY: Final = b"schema"
 _GENESIS_KEY: Final = b"genesis"
@@ -245,6 +248,15 @@ class BlockStore:
         """One row of the training index; None if there is none."""
         with self._database.read() as reader:
             return reader.get(Table.TRAINING, key)
+
+    def training_rows(self, prefix: bytes) -> tuple[tuple[bytes, bytes], ...]:
+        """The rows of the training index whose keys begin with `prefix`, without it, in order."""
+        last = prefix + b"\xff" * KEY_LIMIT_BYTES
+        with self._database.read() as reader:
+            return tuple(
+                (key[len(prefix) :], value)
+                for key, value in reader.scan(Table.TRAINING, prefix, last)
+            )
 
     def head(self) -> Header:
         """The header of the last finalized block, from a cache."""

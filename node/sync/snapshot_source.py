@@ -72,7 +72,7 @@ class SnapshotSource:
         self, history: TaskHistory, number: BlockNumber
     ) -> tuple[tuple[Address, int], ...] | None:
         """What was earned as of a block: what rounds settled since have added is taken off."""
-        earned = dict(history.rewards)
+        earned = self._index.rewards(history.task_id)
         spec = self._index.spec(history)
         for back in range(history.rounds_settled):
             if back == ROUNDS_BACK_LIMIT:

@@ -374,6 +374,7 @@ class SnapshotSync:
         for task in tasks:
             if task.open_block is not None:
                 await self._fetch_participants(header.number, headers[task.open_block], task)
+        rewards = [task.rewards for task in tasks]
         block = await self._ask(header.number, self._bind_block(header))
         return Snapshot(
             ancestors=ancestors,
@@ -381,7 +382,7 @@ class SnapshotSync:
             certificate=pivot.certificate,
             receipts=receipts,
             senders=tuple(decode_transaction(raw).sender for raw in block.transactions),
-            training_rows=build_rows(histories),
+            training_rows=build_rows(list(zip(histories, rewards, strict=True))),
             validator_set=validator_set,
             next_validator_set=await trio.to_thread.run_sync(
                 view.next_validator_set, validator_set

@@ -36,6 +36,8 @@ class TaskProgress:
 
     history: TaskHistory
     """Without the attempt in progress."""
+    rewards: tuple[tuple[Address, int], ...]
+    """What each account has earned, by ascending address."""
     round: RoundState
 
     @property
@@ -109,9 +111,8 @@ class StateView:
             training_state_root=state.training_state_root,
             model_root=state.model_root,
             ballot_count=state.ballot_number,
-            rewards=record.rewards,
         )
-        return TaskProgress(history, state)
+        return TaskProgress(history, record.rewards, state)
 
     def _list_answers(
         self, task_id: TaskId, validator_set: ValidatorSet

@@ -128,15 +128,19 @@ class Collector:
             spec = self._index.spec(history)
             task = None
             if spec is not None:
-                task = compute_kept(
+                compute = partial(
+                    compute_kept,
                     history,
                     spec,
                     partial(self._index.settled_round, task_id),
+                    self._index.accused,
                     self._policy,
                     head_number=head.number,
                     head_timestamp=head.timestamp,
                     own_validator=self._own_validator,
                 )
+                # Each ended attempt is read once, and may have 300 kB.
+                task = await trio.to_thread.run_sync(compute) if history.ended else compute()
             if task is not None:
                 kept[task_id] = task
             elif history.is_closed and not self._is_served(task_id):

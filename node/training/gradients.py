@@ -423,7 +423,7 @@ class Gradients:
         """Whether verdicts on an attempt still count, for its result or, late, for fines."""
         history, head = self._index.history(attempt_id.task_id), self._contracts.head_number()
         return self.is_in_progress(attempt_id) or any(
-            each.attempt.id == attempt_id and head < each.late_until
+            each.attempt_id == attempt_id and head < each.late_until
             for each in (() if history is None else history.ended)
         )
 

@@ -441,7 +441,7 @@ class TrainingHost:
         if self._slashings is None:
             return False
         head = self._contracts.head_number()
-        return any(head < ended.slashed_until for ended in closed.ended)
+        return any(head < mark.slashed_until for mark in closed.ended)
 
     def _get_own_work(
         self, history: TaskHistory, spec: TaskSpec | None, work: TaskWork, *, is_late: bool

@@ -6,12 +6,12 @@ from typing import Final
 import structlog
 import trio
 
-from chain.contracts.gradient_ledger import ResultKind
+from chain.contracts.gradient_ledger import ResultKind, ResultVote
 from chain.errors import RejectionReason
 from chain.json_types import Json
 from chain.primitives import Hash32
 from chain.training.attempt_records import Attempt
-from chain.training.history import compute_outcome
+from chain.training.history import RoundOutcome, compute_outcome
 from chain.training.result_vote import (
     build_empty_vote,
     build_payment_vote,
@@ -36,6 +36,10 @@ MAX_LOSS: Final = 2**53 - 1
 EVALUATION_TRIES: Final = 2
 """After so many failures of a worker a model is not evaluated; the result needs no evaluation."""
 
+TREES_LIMIT: Final = 1
+"""The most trees of rewards that are built at once. A tree takes 20 us and 1 kB for each account
+that its task has paid."""
+
 _log = structlog.get_logger("node.training")
 
 
@@ -58,6 +62,7 @@ class Results:
         self._gradients = gradients
         self._states = states
         self._verifier = verifier
+        self._trees = trio.CapacityLimiter(TREES_LIMIT)
 
     async def compute(self, task: ServedTask, attempt: Attempt) -> None:
         """Have the accepted gradients aggregated and the next state stored.
@@ -71,40 +76,50 @@ class Results:
         """
         history, work = task.history, task.work
         round_number = attempt.id.round_number
-        outcome = compute_outcome(attempt, task.spec, self._index.validator_set)
+        outcome = await self._compute_outcome(task, attempt)
         if outcome.kind is not ResultKind.SETTLED:
             work.results = {attempt.ballot_number: build_empty_vote(outcome.kind)}
             return
         part_ids = await self._advance(task, attempt, outcome.accepted)
         root = await self._states.record(task, round_number + 1, part_ids)
-        # The tree of rewards grows with the accounts that a task has paid.
-        vote = await trio.to_thread.run_sync(
-            partial(
-                build_result_vote,
-                history,
+
+        def build() -> ResultVote:
+            return build_result_vote(
+                task.task_id,
+                self._index.rewards(task.task_id),
                 outcome,
                 chain_id=self._chain_id,
                 training_state_root=root,
                 model_root=part_ids[0],
             )
-        )
+
+        vote = await trio.to_thread.run_sync(build, limiter=self._trees)
         work.results = {attempt.ballot_number: vote}
         work.checks = {
             (attempt_id, index): check
             for (attempt_id, index), check in work.checks.items()
             if attempt_id.round_number >= round_number
-            or attempt_id in {each.attempt.id for each in history.ended}
+            or attempt_id in {each.attempt_id for each in history.ended}
         }
 
     async def compute_payment(self, task: ServedTask, attempt: Attempt) -> None:
         """Replace the result of a last ballot, which no quorum shares, by one that only pays."""
-        outcome = compute_outcome(attempt, task.spec, self._index.validator_set)
-        vote = (
-            build_payment_vote(task.history, outcome, self._chain_id)
-            if outcome.kind is ResultKind.SETTLED
-            else build_empty_vote(outcome.kind)
-        )
+        outcome = await self._compute_outcome(task, attempt)
+
+        def build() -> ResultVote:
+            if outcome.kind is not ResultKind.SETTLED:
+                return build_empty_vote(outcome.kind)
+            earned = self._index.rewards(task.task_id)
+            return build_payment_vote(task.task_id, earned, outcome, self._chain_id)
+
+        vote = await trio.to_thread.run_sync(build, limiter=self._trees)
         task.work.results = {attempt.ballot_number: vote}
+
+    async def _compute_outcome(self, task: ServedTask, attempt: Attempt) -> RoundOutcome:
+        """The consequences of the verdicts, which takes 20 ms with 1 024 of 100 validators."""
+        return await trio.to_thread.run_sync(
+            compute_outcome, attempt, task.spec, self._index.validator_set
+        )
 
     async def _advance(
         self, task: ServedTask, attempt: Attempt, accepted: tuple[int, ...]

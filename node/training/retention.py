@@ -3,13 +3,13 @@
 The collector evaluates it at every collection and deletes what no task needs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.training.attempt import AttemptId
-from chain.training.attempt_records import list_accused
+from chain.training.attempt_records import EndedMark
 from chain.training.history import SettledRound, TaskHistory
 from chain.training.resources import KEPT_STATES, count_gradients
 from chain.training.task_spec import (
@@ -54,6 +54,7 @@ def compute_kept(
     history: TaskHistory,
     spec: TaskSpec,
     get_settled: Callable[[int], SettledRound | None],
+    get_accused: Callable[[EndedMark], Sequence[Address]],
     policy: RetentionPolicy,
     *,
     head_number: BlockNumber,
@@ -66,6 +67,7 @@ def compute_kept(
         history: The task at the head.
         spec: The task's specification.
         get_settled: Returns a settled round of the task by its number; None if it is unknown.
+        get_accused: Returns the miners of an ended attempt that late verdicts may find guilty.
         policy: The operator's settings.
         head_number: The number of the head.
         head_timestamp: The timestamp of the head in seconds. A node that is behind deletes later.
@@ -74,7 +76,7 @@ def compute_kept(
     """
     content = {spec.initial_weights, *(shard.content_id for shard in spec.data.shards)}
     first_attempt = _find_first_attempt(history, get_settled)
-    accused = _list_accused(history, spec, head_number)
+    accused = _list_accused(history, spec, get_accused, head_number)
     first_state = history.rounds_settled + 1 - KEPT_STATES
     if history.status is TaskStatus.PENDING:
         # Many tasks may be pending: one is kept only if this validator answered *ready*.
@@ -108,7 +110,10 @@ def _find_first_attempt(
 
 
 def _list_accused(
-    history: TaskHistory, spec: TaskSpec, head_number: BlockNumber
+    history: TaskHistory,
+    spec: TaskSpec,
+    get_accused: Callable[[EndedMark], Sequence[Address]],
+    head_number: BlockNumber,
 ) -> Mapping[AttemptId, frozenset[Address]]:
     """The miners with gradients that late verdicts may still find guilty, by attempt.
 
@@ -116,10 +121,11 @@ def _list_accused(
     """
     left = count_gradients(spec)
     accused: dict[AttemptId, frozenset[Address]] = {}
-    for ended in reversed(history.ended):
-        if head_number <= ended.late_until:
-            commitments = ended.attempt.commitments
-            indices = list_accused(ended.attempt, ended.validator_set)[:left]
-            left -= len(indices)
-            accused[ended.attempt.id] = frozenset(commitments[i].miner for i in indices)
+    for mark in reversed(history.ended):
+        if left == 0:
+            break
+        if head_number <= mark.late_until:
+            miners = get_accused(mark)[:left]
+            left -= len(miners)
+            accused[mark.attempt_id] = frozenset(miners)
     return accused

@@ -37,8 +37,18 @@ class OperatorVotes:
         key: JobKey,
         make_call: Callable[[], ContractCall],
         gas_limit: int = VOTE_GAS,
+        *,
+        on_refusal: Callable[[str], None] = lambda _error: None,
     ) -> Job:
-        """The job that sends a call, unless it was sent a moment ago or would revert."""
+        """The job that sends a call, unless it was sent a moment ago or would revert.
+
+        Args:
+            task: The task that the call is about.
+            key: The identity of the job.
+            make_call: Returns the call.
+            gas_limit: The gas limit of the transaction.
+            on_refusal: Called with the error's name if the call would revert.
+        """
         work, attempt = task.work, task.history.attempt
 
         async def send() -> None:
@@ -51,6 +61,7 @@ class OperatorVotes:
                 self._contracts.simulate, self.operator.address, call, gas_limit
             )
             if refusal is not None:
+                on_refusal(refusal)
                 # Another operator was faster or the phase is over; the next duties show which.
                 raise UnavailableError(f"{key} would revert: {refusal}")
             await self.operator.send(call, gas_limit)

@@ -9,12 +9,15 @@ from typing import NamedTuple, Protocol
 import trio
 
 from chain.contracts.gradient_ledger import Phase, ResultVote
+from chain.contracts.miner_seats import Fine
 from chain.primitives import BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Measurement, Verdict
 from chain.training.assignment import Assignment
 from chain.training.attempt import AttemptId
+from chain.training.attempt_records import EndedAttempt, EndedMark
 from chain.training.history import TaskHistory
 from chain.training.reveal import Reveal
+from chain.training.slashing import FineTrees
 from chain.training.task_spec import (
     TaskSpec,
 )
@@ -51,6 +54,8 @@ class JobKind(StrEnum):
     """Settle a round with the result that a quorum posted."""
     ADVANCE = "advance"
     """End a stalled ballot, or open an attempt."""
+    ENDED = "ended"
+    """Work out what there is to do about an attempt that has ended."""
     LATE = "late"
     """Give late verdicts on an attempt that has ended."""
     FINES = "fines"
@@ -164,6 +169,30 @@ class NextState:
 
 
 @dataclass(slots=True)
+class AttemptFines:
+    """What this node has worked out about an attempt that may be fined."""
+
+    ended: EndedAttempt
+    """Without its commitments and verdicts, unless there are open words."""
+    changed_block: BlockNumber
+    """The last block with an event of the attempt that is known here."""
+    trees: FineTrees
+    is_closing: bool
+    """Whether the window for late verdicts was over, so that the trees are final."""
+    open_words: tuple[int, ...] = ()
+    """The commitments on which a late verdict of this validator would count."""
+    next_block: BlockNumber | None = None
+    """The first head at which to plan again; None if only an event can bring something to do."""
+    hopeless: set[Fine] = field(default_factory=set)
+    """Fines for which the contract has nothing to take."""
+
+    def holds_at(self, mark: EndedMark, head: BlockNumber) -> bool:
+        """Whether all this is still so at a head."""
+        is_in_time = self.is_closing or head < mark.late_until
+        return is_in_time and self.changed_block == mark.changed_block
+
+
+@dataclass(slots=True)
 class TaskWork:
     """This node's progress on one task; all of it can be computed again after a restart."""
 
@@ -195,8 +224,8 @@ class TaskWork:
     ask_again_at: float = 0.0
     due_at: float = math.inf
     """When the votes of the phase are due, by trio's clock."""
-    fines_planned: dict[int, BlockNumber] = field(default_factory=dict)
-    """The head at which the fines of an attempt were last planned, by its ordinal."""
+    fines: dict[int, AttemptFines] = field(default_factory=dict)
+    """By ordinal of the attempt."""
     seats_checked: int = 0
     """The ordinal of the last attempt in which no seat was left to end."""
 

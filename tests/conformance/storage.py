@@ -26,11 +26,13 @@ from chain.training.attempt_records import (
     Attempt,
     CommitmentRecord,
     EndedAttempt,
+    build_mark,
 )
 from chain.training.history import BlockContext, TaskHistory
 from chain.training.task_spec_codec import encode_task_spec
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
+from chain.types.receipt import Log
 from node.chain.training_index import TrainingIndex, build_rows
 from node.consensus.evidence_store import EvidenceStore
 from node.consensus.guard_file import GuardFile
@@ -177,6 +179,17 @@ def build_attempt_events() -> dict[str, object]:
     }
 
 
+def build_cheat() -> list[Log]:
+    """The logs of the end of the second round, whose gradient is a cheat."""
+    task, words = values.TASK, encode_verdicts([Verdict.CHEAT])
+    validators = values.GENESIS_SET.validators
+    return [
+        *(build_log("VerdictPosted", task, 1, each, 0, 0, True, words) for each in validators[:3]),
+        build_log("AttemptVoided", task, 1, 0),
+        build_log("MinerFined", task, make_address(11), 2, FineKind.FRAUD, 7),
+    ]
+
+
 def build_ended() -> EndedAttempt:
     """An attempt that ended and may still cost a fine."""
     commitment = CommitmentRecord(make_address(200), 201, make_hash(202), BlockNumber(203))
@@ -208,8 +221,12 @@ def build_ended() -> EndedAttempt:
 @sample(
     "storage.training_index",
     "TrainingIndex.compute_rows",
+    "_Changes.encode",
     "build_rows",
+    "_encode_id",
     "_history_key",
+    "_ended_key",
+    "_reward_key",
     "_round_key",
 )
 def build_training_index() -> Value:
@@ -219,7 +236,9 @@ def build_training_index() -> Value:
         store = BlockStore(database)
         store.initialize(GENESIS, DELTA, b"{}", values.GENESIS_SET)
         header = build_child(Block(GENESIS, (), None), (), 20).header
-        rows = TrainingIndex(store).compute_rows(header, [build_task_receipt(*logs)])
+        index = TrainingIndex(store)
+        rows = index.compute_rows(header, [build_task_receipt(*logs)])
+        rows_of_fines = index.compute_rows(header, [build_task_receipt(*logs, *build_cheat())])
         database.close()
     history = TaskHistory(
         task_id=values.TASK,
@@ -236,10 +255,14 @@ def build_training_index() -> Value:
         training_state_root=make_hash(28),
         model_root=make_hash(29),
         ballot_count=30,
-        rewards=((make_address(31), 2**90),),
-        ended=(build_ended(),),
+        ended=(build_mark(build_ended(), BlockNumber(221)),),
     )
-    return {"of_a_block": rows, "of_a_snapshot": build_rows([history])}
+    rewards = ((make_address(31), 2**90),)
+    return {
+        "of_a_block": rows,
+        "of_an_attempt_with_a_fine": rows_of_fines,
+        "of_a_snapshot": build_rows([(history, rewards)]),
+    }
 
 
 @sample("storage.consensus_record", "encode_record", "_encode", "message_to_item")

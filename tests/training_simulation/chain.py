@@ -46,11 +46,12 @@ from chain.state.world_state import WorldState
 from chain.training.assignment import Assignment
 from chain.training.attempt import AttemptId
 from chain.training.attempt_description import AttemptDescription, describe_attempt
-from chain.training.attempt_records import Attempt
+from chain.training.attempt_records import Attempt, EndedAttempt
 from chain.training.history import (
     BlockContext,
     SettledRound,
     TaskHistory,
+    add_rewards,
     apply_event,
     build_history,
 )
@@ -203,6 +204,9 @@ class ChainView:
     histories: dict[TaskId, TaskHistory] = field(default_factory=dict)
     settled: dict[tuple[TaskId, int], SettledRound] = field(default_factory=dict)
     ended: dict[AttemptId, Ended] = field(default_factory=dict)
+    fined: dict[tuple[TaskId, int], EndedAttempt] = field(default_factory=dict)
+    """The attempts that the histories name as ended, by task and ordinal."""
+    rewards: dict[TaskId, dict[Address, int]] = field(default_factory=dict)
     failed: dict[AttemptId, tuple[Attempt, ...]] = field(default_factory=dict)
     """The failed ballots of each attempt."""
     participants: dict[AttemptId, tuple[tuple[Address, int], ...]] = field(default_factory=dict)
@@ -210,6 +214,10 @@ class ChainView:
     probes: int = 0
     validator_set: ValidatorSet = field(default_factory=lambda: ValidatorSet((), ()))
     """The validators of the block at the head."""
+
+    def list_ended(self, task_id: TaskId) -> list[EndedAttempt]:
+        """The attempts of a task for which miners may still be fined."""
+        return [self.fined[task_id, mark.ordinal] for mark in self.histories[task_id].ended]
 
     def phase(self, task_id: TaskId, now: int) -> tuple[Phase, Deadline]:
         """The phase of a task in a block on top of the head, at the time `now` in seconds.
@@ -275,6 +283,8 @@ class Chain:
             histories=dict(live.histories),
             settled=dict(live.settled),
             ended=dict(live.ended),
+            fined=dict(live.fined),
+            rewards=dict(live.rewards),
             failed=dict(live.failed),
             participants=dict(live.participants),
             phases=dict(live.phases),
@@ -331,6 +341,7 @@ class Chain:
         block = BlockContext(BlockNumber(view.number), view.timestamp)
         if isinstance(event, TaskSubmitted):
             view.histories[event.task_id] = build_history(event, block)
+            view.rewards[event.task_id] = {}
             return
         task_id = getattr(event, "task_id", None)
         if task_id is None:
@@ -352,9 +363,17 @@ class Chain:
             word = (event.validator, event.verdicts, block.number)
             view.ended[ended.attempt.id] = replace(ended, late=(*ended.late, word))
         fold = apply_event(
-            history, event, block, spec=_decode(history.spec), validator_set=self.validator_set
+            history,
+            event,
+            block,
+            spec=_decode(history.spec),
+            validator_set=self.validator_set,
+            find_ended=lambda ordinal: view.fined.get((task_id, ordinal)),
         )
         view.histories[task_id] = fold.history
+        if fold.ended is not None:
+            view.fined[task_id, fold.ended.attempt.ordinal] = fold.ended
+        view.rewards[task_id] = add_rewards(view.rewards[task_id], fold.payouts)
         if fold.settled is not None:
             view.settled[task_id, fold.settled.attempt.id.round_number] = fold.settled
 

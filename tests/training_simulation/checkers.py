@@ -627,7 +627,8 @@ class Checkers:
         lease = contracts.read(task_registry.get_lease(task_id))
         self.require(FOLD, history.lease == lease, f"{history.lease} is not {lease}")
         earned = self._earned[task_id]
-        self.require(PAY, dict(history.rewards) == earned, f"{history.rewards} is not {earned}")
+        rewards = self._chain.view.rewards[task_id]
+        self.require(PAY, rewards == earned, f"{rewards} is not {earned}")
         self.require(PAY, account.paid == sum(earned.values()), f"{account.paid} paid: {earned}")
         if history.rounds_settled:
             key = (task_id, tuple(earned.items()))
@@ -644,7 +645,7 @@ class Checkers:
         shown: Mapping[str, object] = {
             "round": history.rounds_settled,
             "open": attempt is not None,
-            "paid": sum(amount for _, amount in history.rewards),
+            "paid": sum(self._chain.view.rewards[history.task_id].values()),
             "state": history.training_state_root,
             "model": history.model_root,
         }
@@ -754,9 +755,9 @@ class Checkers:
     def on_end(self) -> None:
         """Check what must be true once the network was healthy for a while and the task closed."""
         self._check_guilty()
-        for task_id, history in sorted(self._chain.view.histories.items()):
-            if history.rewards:
-                self._claim_all(task_id, dict(history.rewards))
+        for task_id, rewards in sorted(self._chain.view.rewards.items()):
+            if rewards:
+                self._claim_all(task_id, rewards)
         contracts = self._chain.contracts
         for operator in self._operators:
             if contracts.credit(operator):

@@ -307,7 +307,7 @@ class Miner(Actor):
 
     def claim(self, history: TaskHistory) -> None:
         """Claim what the account has earned, as the settled roots prove it."""
-        earned = dict(history.rewards)
+        earned = self.view.rewards[history.task_id]
         if self.address in earned:
             tree = build_reward_tree(CHAIN_ID, REWARD_DISTRIBUTOR, self.task_id, earned)
             proof = tree.proof(self.address)

@@ -37,8 +37,8 @@ RULE_MUTANTS: Final = {
         DECISIONS,
         (
             (
-                "    if count[Verdict.OK] > sizes.max_faulty:\n        return Outcome",
-                "    if count[Verdict.OK] >= sizes.max_faulty:\n        return Outcome",
+                "    if ok > sizes.max_faulty:\n        return Outcome",
+                "    if ok >= sizes.max_faulty:\n        return Outcome",
             ),
         ),
     ),
@@ -47,8 +47,8 @@ RULE_MUTANTS: Final = {
         DECISIONS,
         (
             (
-                "against = count[Verdict.BAD] + count[Verdict.CHEAT]",
-                "against = count[Verdict.CHEAT]",
+                "against = count(Verdict.BAD) + count(Verdict.CHEAT)",
+                "against = count(Verdict.CHEAT)",
             ),
         ),
     ),
@@ -102,8 +102,8 @@ RULE_MUTANTS: Final = {
         HISTORY,
         (
             (
-                "        return replace(history, attempt=None, ended=ended, lease=lease)\n",
-                "        return replace(history, ended=ended, lease=lease)\n",
+                "    after = replace(history, attempt=None, lease=lease)\n",
+                "    after = replace(history, lease=lease)\n",
             ),
         ),
     ),
@@ -130,7 +130,7 @@ RULE_MUTANTS: Final = {
     "rewards-forget": Mutant(
         "a leaf holds the pay of the last round only",
         HISTORY,
-        (("total: dict[Address, int] = dict(earned)", "total: dict[Address, int] = {}"),),
+        (("total = dict(earned)", "total: dict[Address, int] = {}"),),
     ),
     "missing-at-once": Mutant(
         "what has not come yet is called missing",
@@ -242,8 +242,8 @@ RULE_MUTANTS: Final = {
         HISTORY,
         (
             (
-                "        return replace(history, attempt=None, ended=ended, lease=lease)\n",
-                "        return replace(history, attempt=None, lease=lease)\n",
+                "    if attempt is None or spec is None:\n",
+                "    if True:\n",
             ),
         ),
     ),
@@ -265,7 +265,7 @@ RULE_MUTANTS: Final = {
     "fines-find-no-sender": Mutant(
         "approved fines are not imposed",
         SLASHING,
-        (("        if is_due and tree is not None:\n", "        if False:\n"),),
+        (("        if head_number >= due:\n", "        if False:\n"),),
     ),
     "late-words-ignored": Mutant(
         "a validator that was shut out of the phase cannot convict",
@@ -275,7 +275,10 @@ RULE_MUTANTS: Final = {
     "late-words-overwrite": Mutant(
         "a late word replaces any other",
         SLASHING,
-        (("if own[index] is Verdict.UNCHECKED and verdict in", "if verdict in"),),
+        (
+            ("if Verdict.UNCHECKED not in own:", "if False:"),
+            ("if own[index] is Verdict.UNCHECKED and verdict in", "if verdict in"),
+        ),
     ),
     "late-delivery-is-free": Mutant(
         "a gradient so late that its ballot failed costs nothing",

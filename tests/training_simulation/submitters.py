@@ -187,7 +187,7 @@ class Stranger(Actor):
 
     def _vote_for_others(self, task_id: TaskId) -> None:
         """Let operators that do not judge an attempt vote on its fines."""
-        for ended in self.view.histories[task_id].ended:
+        for ended in self.view.list_ended(task_id):
             for operator in (*self.cluster.chain.validator_set.operators, JOINER):
                 if ended.validator_set.find_operator(operator) is None:
                     call = miner_seats.post_fines(task_id, ended.attempt.ordinal, keccak256(b""))
@@ -233,7 +233,7 @@ class Stranger(Actor):
 
     def _slash_again(self, task_id: TaskId) -> ContractCall:
         """All fines that miners have paid, each with its proof."""
-        for ended in self.view.histories[task_id].ended:
+        for ended in self.view.list_ended(task_id):
             paid = dict(ended.imposed)
             for is_closing in (False, True):
                 fines = compute_fines(ended, is_closing=is_closing)

@@ -28,8 +28,7 @@ def test_smallest_round_pays_two_honest_miners() -> None:
     run(cluster)
     assert cluster.counts["RoundSettled"] >= 2
     assert cluster.counts["MinerFined"] == 0
-    (history,) = cluster.chain.view.histories.values()
-    earned = dict(history.rewards)
+    (earned,) = cluster.chain.view.rewards.values()
     assert all(earned[miner.address] > 0 for miner in cluster.miners)
 
 

@@ -31,6 +31,7 @@ from chain.training.slashing import (
     LATE_VERDICTS,
     ImposeFines,
     PostFines,
+    build_fine_trees,
     list_open_words,
     plan_fines,
 )
@@ -57,7 +58,7 @@ from tests.training_simulation.values import (
     compute_model_root,
     compute_next_state,
 )
-from tests.training_simulation.work import Disk, JobKey, Memory, Work
+from tests.training_simulation.work import Disk, JobKey, Memory, PlannedFines, Work
 from tests.worlds.contracts import CHAIN_ID
 
 if TYPE_CHECKING:
@@ -616,7 +617,8 @@ class Validator(Actor):
             self.disk.states.add(root)
             work.results = {
                 attempt.ballot_number: build_result_vote(
-                    history,
+                    history.task_id,
+                    self.view.rewards[history.task_id],
                     outcome,
                     chain_id=CHAIN_ID,
                     training_state_root=root,
@@ -632,7 +634,9 @@ class Validator(Actor):
     ) -> None:
         outcome = compute_outcome(attempt, spec, self.view.validator_set)
         vote = (
-            build_payment_vote(history, outcome, CHAIN_ID)
+            build_payment_vote(
+                history.task_id, self.view.rewards[history.task_id], outcome, CHAIN_ID
+            )
             if outcome.kind is ResultKind.SETTLED
             else build_empty_vote(outcome.kind)
         )
@@ -658,13 +662,27 @@ class Validator(Actor):
             return
         number = BlockNumber(self.view.number)
         self._end_seats(history, work)
-        for ended in history.ended:
+        for mark in history.ended:
+            ended = self.view.fined[history.task_id, mark.ordinal]
             self._give_late_verdicts(history, ended, spec, work)
-            ordinal = ended.attempt.ordinal
-            if work.fines_planned.get(ordinal) == number:
+            known = work.fines.get(mark.ordinal)
+            is_closing = number >= mark.late_until
+            if (
+                known is None
+                or known.is_closing != is_closing
+                or known.changed_block != mark.changed_block
+            ):
+                trees = build_fine_trees(CHAIN_ID, ended, number)
+                if known is not None and known.is_closing == is_closing:
+                    # Nodes build the trees of a vote once.
+                    assert known.trees == trees
+                known = PlannedFines(mark.changed_block, is_closing, trees, number)
+                work.fines[mark.ordinal] = known
+            if known.next_block is None or number < known.next_block:
                 continue
-            work.fines_planned[ordinal] = number
-            for duty in plan_fines(CHAIN_ID, ended, self.operator, number):
+            plan = plan_fines(ended, known.trees, self.operator, number)
+            known.next_block = plan.next_block
+            for duty in plan.duties:
                 self._do_fines(history.task_id, work, duty)
 
     def _do_fines(self, task_id: TaskId, work: Work, duty: PostFines | ImposeFines) -> None:

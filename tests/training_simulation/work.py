@@ -8,6 +8,7 @@ from chain.primitives import Address, Hash32, TaskId
 from chain.training.acceptance import Verdict
 from chain.training.attempt import AttemptId
 from chain.training.reveal import Reveal
+from chain.training.slashing import FineTrees
 from node.training.capacity import Capacity
 
 DISK_BYTES: Final = 2**30
@@ -29,6 +30,17 @@ class Disk:
 
 
 @dataclass
+class PlannedFines:
+    """What is known about the fines of an ended attempt."""
+
+    changed_block: int
+    is_closing: bool
+    trees: FineTrees
+    next_block: int | None
+    """The first head at which to plan again; None if an event must come before."""
+
+
+@dataclass
 class Work:
     """The progress on one task, which a crash loses."""
 
@@ -43,8 +55,8 @@ class Work:
     evaluated: set[Hash32] = field(default_factory=set)
     """The models that were evaluated."""
     sent: dict[JobKey, int] = field(default_factory=dict)
-    fines_planned: dict[int, int] = field(default_factory=dict)
-    """The head at which the fines of an attempt were last planned, by its ordinal."""
+    fines: dict[int, PlannedFines] = field(default_factory=dict)
+    """By ordinal of the attempt."""
     seats_checked: int = 0
     """The ordinal of the last attempt in which no seat was left to end."""
 

@@ -426,7 +426,7 @@ def _run_closing_votes(cluster: Cluster) -> None:
     chain = cluster.chain
     while pending := [
         each
-        for each in chain.view.histories[MAIN].ended
+        for each in chain.view.list_ended(MAIN)
         if chain.view.number <= each.voted_until and cluster.checkers.is_closing_due(each)
     ]:
         # Nothing happens meanwhile but empty blocks.

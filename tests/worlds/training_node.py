@@ -29,7 +29,7 @@ from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.architectures import count_parameters
 from chain.training.assignment import compute_seed
 from chain.training.attempt import AttemptId
-from chain.training.attempt_records import EndedAttempt
+from chain.training.attempt_records import EndedAttempt, build_mark
 from chain.training.encoding import GradientHeader, compute_commitment, encode_gradient
 from chain.training.history import SettledRound, TaskHistory, apply_event
 from chain.training.resources import count_disk_bytes
@@ -139,6 +139,11 @@ class FakeChain:
     phase_now: Phase = Phase.VERDICT
     head: int = 100
     settled: dict[int, SettledRound] = field(default_factory=dict)
+    fined: dict[int, EndedAttempt] = field(default_factory=dict)
+    """The ended attempts of the histories, by ordinal."""
+    ended_read: int = 0
+    earned: dict[Address, int] = field(default_factory=dict)
+    simulated: int = 0
     reverts: str | None = None
     phase_calls: int = 0
     histories_read: int = 0
@@ -159,6 +164,19 @@ class FakeChain:
 
     def settled_round(self, _task_id: TaskId, round_number: int) -> SettledRound | None:
         return self.settled.get(round_number)
+
+    def ended(self, _task_id: TaskId, ordinal: int) -> EndedAttempt | None:
+        self.ended_read += 1
+        return self.fined.get(ordinal)
+
+    def set_ended(self, *ended: EndedAttempt) -> None:
+        """Replace the ended attempts, all changed in the block at the head."""
+        self.fined = {each.attempt.ordinal: each for each in ended}
+        marks = tuple(build_mark(each, self.head_number()) for each in ended)
+        self.histories[TASK] = replace(self.histories[TASK], ended=marks)
+
+    def rewards(self, _task_id: TaskId) -> dict[Address, int]:
+        return self.earned
 
     def head_number(self) -> BlockNumber:
         return BlockNumber(self.head)
@@ -189,6 +207,7 @@ class FakeChain:
         return SEED_BLOCK_HASH
 
     def simulate(self, *_call: object) -> str | None:
+        self.simulated += 1
         return self.reverts
 
 
@@ -401,12 +420,14 @@ def ended_attempt(*words: Sequence[Verdict], at_block: int = 90) -> EndedAttempt
     results = [result(i, VOTE) for i in range(3)]
     history = with_results(judging().histories[TASK], *events, *results)
     over = RoundSettled(TASK, 0, 0, 0, VOTE)
-    history = apply_event(history, over, at(at_block), spec=SPEC, validator_set=GENESIS_SET).history
-    (ended,) = history.ended
+    ended = apply_event(history, over, at(at_block), spec=SPEC, validator_set=GENESIS_SET).ended
+    assert ended is not None
     return ended
 
 
 def fining_chain(head: int, *ended: EndedAttempt) -> FakeChain:
     """A chain with a settled round, whose ended attempts may be fined."""
-    history = replace(history_after(), rounds_settled=1, ended=ended)
-    return FakeChain({TASK: history}, Phase.WAITING, head)
+    history = replace(history_after(), rounds_settled=1)
+    chain = FakeChain({TASK: history}, Phase.WAITING, head)
+    chain.set_ended(*ended)
+    return chain

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chain.contracts.gradient_ledger import (
+    RING,
     AttemptPaid,
     AttemptVoided,
     BallotFailed,
@@ -20,9 +21,15 @@ from chain.contracts.task_registry import (
     TaskResumed,
     TaskStatus,
 )
-from chain.primitives import BlockNumber, Hash32
+from chain.primitives import Address, BlockNumber, Hash32
 from chain.training.acceptance import Verdict
-from chain.training.attempt_records import ApprovedFines
+from chain.training.attempt_records import (
+    ApprovedFines,
+    EndedAttempt,
+    EndedMark,
+    add_mark,
+    build_mark,
+)
 from chain.training.decisions import Guilt, Outcome
 from chain.training.history import (
     add_rewards,
@@ -115,7 +122,7 @@ def test_settlement_pays_accepted_units_and_timely_operators() -> None:
     expected = {MINERS[0]: 2 * PRICE, MINERS[1]: PRICE}
     if share:
         expected.update(dict.fromkeys(OPERATORS[:3], share))
-    assert dict(after.rewards) == expected
+    assert dict(fold.payouts) == expected
     assert (after.rounds_settled, after.attempt) == (1, None)
     assert (after.model_root, after.training_state_root) == (
         VOTE.model_root,
@@ -203,9 +210,13 @@ def test_payment_of_a_void_attempt_adds_rewards_and_keeps_the_model() -> None:
     posted = [verdict(i, OK, ballot=2) for i in range(3)]
     paid = AttemptPaid(TASK, 0, 0, 2, VOTE)
     void = AttemptVoided(TASK, 0, 0)
-    history = history_after(opened(), committed(0), *failed, *posted, paid, void)
-    assert dict(history.rewards)[MINERS[0]] == PRICE
+    history = history_after(opened(), committed(0), *failed, *posted)
+    fold = apply_event(history, paid, at(90), spec=SPEC, validator_set=GENESIS_SET)
+    assert dict(fold.payouts)[MINERS[0]] == PRICE
+    fold = apply_event(fold.history, void, at(90), spec=SPEC, validator_set=GENESIS_SET)
+    history = fold.history
     assert (history.rounds_settled, history.attempt, history.ended) == (0, None, ())
+    assert (fold.ended, fold.payouts) == (None, ())
 
 
 def test_attempt_without_guilty_miners_is_not_remembered() -> None:
@@ -214,14 +225,26 @@ def test_attempt_without_guilty_miners_is_not_remembered() -> None:
     assert history.ended == ()
 
 
+def end_attempt_of(*events: object) -> EndedAttempt:
+    """The attempt of one miner that is void after these events."""
+    before = history_after(opened(), committed(0), *events)
+    number = 2 + 3 + len(events)
+    void = AttemptVoided(TASK, 0, 0)
+    ended = apply_event(before, void, at(number), spec=SPEC, validator_set=GENESIS_SET).ended
+    assert ended is not None
+    return ended
+
+
 def test_attempt_is_remembered_until_its_miners_can_be_fined_no_more() -> None:
     votes = [verdict(i, CHEAT) for i in range(2)]
     history = history_after(opened(), committed(0), *votes, AttemptVoided(TASK, 0, 0))
-    (ended,) = history.ended
+    (mark,) = history.ended
+    ended = end_attempt_of(*votes)
     # Late verdicts have twice the seconds of the verdict phase, but 64 blocks at least.
     window = 64
     late = max(window, 2 * SPEC.phases.verdict_seconds)
     end = ended.block_number
+    assert mark == build_mark(ended, end)
     assert (ended.late_until, ended.voted_until, ended.slashed_until) == (
         end + late,
         end + late + window,
@@ -236,9 +259,28 @@ def test_attempt_is_remembered_until_its_miners_can_be_fined_no_more() -> None:
         assert len(after.ended) == count
 
 
+def test_no_more_ended_attempts_are_named_than_the_ledger_keeps() -> None:
+    ended = end_attempt_of(*(verdict(i, CHEAT) for i in range(2)))
+    marks: tuple[EndedMark, ...] = ()
+    for ordinal in range(1, RING + 3):
+        later = replace(ended, attempt=replace(ended.attempt, ordinal=ordinal))
+        marks = add_mark(marks, ordinal, later, ended.block_number)
+    assert [each.ordinal for each in marks] == list(range(3, RING + 3))
+    # An attempt without guilt takes a place of the ledger's, too.
+    marks = add_mark(marks, RING + 3, None, ended.block_number)
+    assert [each.ordinal for each in marks] == list(range(4, RING + 3))
+
+
+def test_attempt_whose_last_ballot_had_no_verdict_is_not_remembered() -> None:
+    """The ledger has no record of such a ballot, and takes no late verdicts on it."""
+    history = history_after(opened(), committed(0), AttemptVoided(TASK, 0, 0))
+    assert history.ended == ()
+
+
 def test_late_words_votes_and_fines_are_told_apart_by_attempt() -> None:
     votes = [verdict(i, CHEAT) for i in range(2)]
     history = history_after(opened(), committed(0), *votes, AttemptVoided(TASK, 0, 0))
+    ended = end_attempt_of(*votes)
     root = Hash32(b"\x05" * 32)
     for event in (
         LateVerdictPosted(TASK, VALIDATORS[2], 1, b"\x02"),
@@ -247,8 +289,16 @@ def test_late_words_votes_and_fines_are_told_apart_by_attempt() -> None:
         FinesApproved(TASK, 1, True, root),
         MinerFined(TASK, MINERS[0], 1, FineKind.FRAUD, 5),
     ):
-        history = apply_event(history, event, at(60), spec=SPEC, validator_set=GENESIS_SET).history
-    (ended,) = history.ended
+        fold = apply_event(
+            history,
+            event,
+            at(60),
+            spec=SPEC,
+            validator_set=GENESIS_SET,
+            find_ended={1: ended}.get,
+        )
+        history, ended = fold.history, fold.ended or ended
+    assert history.ended == (build_mark(ended, BlockNumber(60)),)
     assert ended.late_verdicts == ((VALIDATORS[2], b"\x02"),)
     assert ended.fines_votes == ((VALIDATORS[3], True),)
     assert ended.approved == (ApprovedFines(root, True, BlockNumber(60)),)
@@ -261,12 +311,12 @@ def test_late_words_votes_and_fines_are_told_apart_by_attempt() -> None:
     )
 )
 def test_rewards_only_grow_and_conserve_every_unit(rounds: list[tuple]) -> None:
-    earned = ()
+    earned: dict[Address, int] = {}
     for payout in rounds:
         grown = add_rewards(earned, [payout])
-        assert all(dict(grown)[account] >= amount for account, amount in earned)
+        assert all(grown[account] >= amount for account, amount in earned.items())
         earned = grown
-    assert sum(amount for _, amount in earned) == sum(amount for _, amount in rounds)
+    assert sum(earned.values()) == sum(amount for _, amount in rounds)
 
 
 def test_evaluation_is_lower_median_of_votes_for_settled_result() -> None:

@@ -16,9 +16,11 @@ from chain.training.history import apply_event
 from chain.training.slashing import (
     BATCHES_LIMIT,
     HURRY_BLOCKS,
+    FinePlan,
     ImposeFines,
     PostFines,
     build_fine_tree,
+    build_fine_trees,
     compute_fines,
     list_open_words,
     plan_fines,
@@ -46,8 +48,8 @@ def ended_after(*events: object) -> EndedAttempt:
     """An attempt of two miners that ends in block END after these events."""
     history = history_after(opened(), committed(0), committed(1), *events)
     void = AttemptVoided(TASK, 0, 0)
-    history = apply_event(history, void, at(END), spec=SPEC, validator_set=GENESIS_SET).history
-    (ended,) = history.ended
+    ended = apply_event(history, void, at(END), spec=SPEC, validator_set=GENESIS_SET).ended
+    assert ended is not None
     return ended
 
 
@@ -125,8 +127,13 @@ def test_ballot_that_failed_for_lack_of_time_costs_nothing() -> None:
 # ---- votes
 
 
+def plan_as(ended: EndedAttempt, operator: Address, head: int, *hopeless: Fine) -> FinePlan:
+    trees = build_fine_trees(CHAIN_ID, ended, BlockNumber(head))
+    return plan_fines(ended, trees, operator, BlockNumber(head), hopeless)
+
+
 def plan(ended: EndedAttempt, operator: int, head: int) -> tuple[object, ...]:
-    return plan_fines(CHAIN_ID, ended, OPERATORS[operator], BlockNumber(head))
+    return plan_as(ended, OPERATORS[operator], head).duties
 
 
 def root_of(*fines: Fine) -> bytes:
@@ -139,7 +146,7 @@ def test_every_judge_votes_once_as_soon_as_the_attempt_has_ended() -> None:
     assert [plan(ended, i, END) for i in range(4)] == [(vote,)] * 4
     voted = replace(ended, fines_votes=((VALIDATORS[0], False),))
     assert plan(voted, 0, END) == ()
-    assert plan_fines(CHAIN_ID, ended, Address(b"\x09" * 20), BlockNumber(END)) == ()
+    assert plan_as(ended, Address(b"\x09" * 20), END) == FinePlan((), None)
 
 
 def test_closing_vote_is_cast_only_if_late_words_made_a_fine_heavier() -> None:
@@ -187,6 +194,23 @@ def test_every_operator_imposes_fines_when_the_window_is_about_to_close() -> Non
     ended = replace(ended, approved=(last,), fines_votes=votes)
     hurry = ended.slashed_until - HURRY_BLOCKS
     assert all(plan(ended, i, hurry) for i in range(4))
+
+
+def test_plan_names_the_next_block_that_can_bring_something_to_do() -> None:
+    ended = judged(*[(OK, CHEAT)] * 4)
+    votes = tuple((each, False) for each in VALIDATORS)
+    approval = ApprovedFines(root_of(fraud(0b1111)), False, BlockNumber(END + 2))
+    voted = replace(ended, fines_votes=votes)
+    operator = OPERATORS[3]
+    assert plan_as(voted, operator, END).next_block == ended.late_until
+    approved = replace(voted, approved=(approval,))
+    assert plan_as(approved, operator, END + 2).next_block == END + 2 + 3 * 2
+    due = plan_as(approved, operator, END + 8)
+    assert (len(due.duties), due.next_block) == (1, END + 9)
+    hopeless = plan_as(approved, operator, END + 8, fraud(0b1111))
+    assert hopeless == FinePlan((), ended.late_until)
+    paid = replace(approved, imposed=((MINERS[1], FineKind.FRAUD),))
+    assert plan_as(paid, operator, ended.late_until) == FinePlan((), None)
 
 
 def test_root_that_the_chain_does_not_give_is_not_imposed() -> None:

@@ -33,11 +33,12 @@ from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.architectures import count_parameters
 from chain.training.assignment import assign, compute_seed
 from chain.training.encoding import GradientHeader, compute_commitment, count_payload_bytes
-from chain.training.rewards import build_reward_tree, compute_leaf
+from chain.training.rewards import RewardTree, build_reward_tree, compute_leaf
 from chain.training.task_spec import (
     Shard,
 )
 from chain.training.task_spec_codec import compute_spec_hash, compute_terms, encode_task_spec
+from node.rpc import pot
 from node.setup.network_genesis import NetworkPlan, Seat, build_network, encode_genesis
 from node.storage.blobs import BlobStore
 from node.training.checks import get_checks_path
@@ -380,6 +381,21 @@ def test_node_says_which_validators_hold_a_gradient(training: Round) -> None:
     assert held == {"validators": ["0x" + "22" * 20]}
     assert training.rpc.result("pot_getRevealHolders", 2, 0, 0, ANN.address) is None
     assert training.rpc.error("pot_getRevealHolders", 1, 0, 0, "ann")["code"] == -32602
+
+
+def test_tree_of_rewards_is_built_once_for_each_payment(
+    training: Round, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[int] = []
+
+    def build(*arguments: object) -> RewardTree:
+        built.append(len(arguments))
+        return build_reward_tree(*arguments)
+
+    monkeypatch.setattr(pot, "build_reward_tree", build)
+    for account in (ANN, BEN, ANN):
+        assert training.rpc.result("pot_getRewardProof", 1, account.address) is not None
+    assert len(built) <= 1
 
 
 def test_reward_proof_is_valid_for_the_claimable_amount(training: Round) -> None:

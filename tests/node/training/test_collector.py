@@ -31,9 +31,9 @@ from chain.contracts.task_registry import (
     TaskStatus,
 )
 from chain.crypto import CHUNK_BYTES, content_id
-from chain.primitives import BlockNumber, Hash32, TaskId
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Verdict, encode_verdicts
-from chain.training.attempt_records import Attempt
+from chain.training.attempt_records import Attempt, EndedAttempt, EndedMark, list_accused
 from chain.training.history import (
     BlockContext,
     SettledRound,
@@ -106,6 +106,7 @@ class World:
         self.specs: dict[TaskId, TaskSpec] = {}
         self.histories: dict[TaskId, TaskHistory] = {}
         self.rounds: dict[tuple[TaskId, int], SettledRound] = {}
+        self.fined: dict[tuple[TaskId, int], EndedAttempt] = {}
         self.weights: dict[TaskId, bytes] = {}
         self.served: set[TaskId] = set()
         self.made = 0
@@ -148,6 +149,11 @@ class World:
     def settled_round(self, task_id: TaskId, number: int) -> SettledRound | None:
         return self.rounds.get((task_id, number))
 
+    def accused(self, mark: EndedMark) -> tuple[Address, ...]:
+        ended = self.fined[mark.attempt_id.task_id, mark.ordinal]
+        indices = list_accused(ended.attempt, ended.validator_set)
+        return tuple(ended.attempt.commitments[i].miner for i in indices)
+
     # Events.
 
     def put(self, data: bytes) -> Hash32:
@@ -173,6 +179,8 @@ class World:
         )
         history, settled = fold.history, fold.settled
         self.histories[task] = history
+        if fold.ended is not None:
+            self.fined[task, fold.ended.attempt.ordinal] = fold.ended
         if settled is not None:
             self.rounds[task, settled.attempt.id.round_number] = settled
 
@@ -274,11 +282,14 @@ class World:
                     part_ids = self.parts.get(root)
                     assert part_ids is not None, f"state {count} of {history.rounds_settled}"
                     yield from ((f"state {count}", part) for part in part_ids)
-            for ended in history.ended:
+            for mark in history.ended:
                 # Late verdicts may still find these gradients guilty.
-                if self.block <= ended.late_until and (is_live or is_shown):
-                    yield from self.list_revealed(task, ended.attempt)
-            if is_live and history.rounds_settled:
+                if self.block <= mark.late_until and (is_live or is_shown):
+                    yield from self.list_revealed(task, self.fined[task, mark.ordinal].attempt)
+            # The attempt before the one in progress; after a void attempt that is the void one.
+            attempt = history.attempt
+            is_first = attempt is None or attempt.id.attempt_number == 0
+            if is_live and history.rounds_settled and is_first:
                 yield from self.list_revealed(
                     task, self.rounds[task, history.rounds_settled - 1].attempt
                 )

@@ -1,6 +1,7 @@
 """The results that validators compute from accepted gradients."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from chain.primitives import ZERO_HASH
 from chain.training.acceptance import Verdict
 from chain.training.history import compute_outcome
 from chain.training.result_vote import build_payment_vote
+from node.training import results
+from node.training.work import ServedTask, TaskWork
 from node.training.worker_pool import WorkerFailedError, WorkerRefusedError
 from tests.worlds.training import (
     GENESIS_SET,
@@ -37,9 +40,8 @@ from tests.worlds.training_node import (
 )
 from tests.worlds.waiting import until
 
-pytestmark = pytest.mark.usefixtures("inline_threads")
 
-
+@pytest.mark.usefixtures("inline_threads")
 async def test_the_result_is_that_of_every_other_validator(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -62,6 +64,7 @@ async def test_the_result_is_that_of_every_other_validator(
     ("given", "kind"),
     [(Verdict.BAD, ResultKind.VOID), (Verdict.UNCHECKED, ResultKind.FAILED)],
 )
+@pytest.mark.usefixtures("inline_threads")
 async def test_ballot_without_an_accepted_gradient_computes_no_state(
     autojump_clock: MockClock, tmp_path: Path, given: Verdict, kind: ResultKind
 ) -> None:
@@ -74,6 +77,7 @@ async def test_ballot_without_an_accepted_gradient_computes_no_state(
     assert "advance" not in node.aggregator.asked
 
 
+@pytest.mark.usefixtures("inline_threads")
 async def test_payment_is_posted_for_what_was_accepted(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -84,11 +88,36 @@ async def test_payment_is_posted_for_what_was_accepted(
     await node.run(lambda: bool(node.sent))
     assert judged.attempt is not None
     outcome = compute_outcome(judged.attempt, SPEC, GENESIS_SET)
-    vote = build_payment_vote(judged, outcome, CHAIN_ID)
+    vote = build_payment_vote(TASK, {}, outcome, CHAIN_ID)
     assert node.sent[0] == gradient_ledger.post_result(TASK, 0, 0, 2, vote, None, 0)
     assert (vote.accepted_units, vote.payout) == (2, outcome.payout)
 
 
+async def test_payment_is_computed_outside_the_thread_of_consensus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tree of rewards grows with the accounts that the task has paid."""
+    threads: set[int] = set()
+
+    def note(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            threads.add(threading.get_ident())
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(results, "compute_outcome", note(compute_outcome))
+    monkeypatch.setattr(results, "build_payment_vote", note(build_payment_vote))
+    judged = with_results(judging().histories[TASK], *(verdict(i, OK, OK, OK) for i in range(4)))
+    node, work = Node(tmp_path, FakeChain({TASK: judged}, Phase.PAYMENT)), TaskWork()
+    assert judged.attempt is not None
+    await node.host._results.compute_payment(ServedTask(judged, SPEC, work), judged.attempt)
+    assert work.results
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+@pytest.mark.usefixtures("inline_threads")
 async def test_result_is_posted_even_if_evaluation_fails(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -107,6 +136,7 @@ async def test_result_is_posted_even_if_evaluation_fails(
     assert [call.data[:4] for call in node.sent] == [start]
 
 
+@pytest.mark.usefixtures("inline_threads")
 async def test_result_is_posted_even_if_no_worker_ends_the_evaluation(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -123,6 +153,7 @@ async def test_result_is_posted_even_if_no_worker_ends_the_evaluation(
     await node.run(lambda: bool(node.sent), seconds=20)
 
 
+@pytest.mark.usefixtures("inline_threads")
 async def test_result_is_posted_with_its_evaluation(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -139,6 +170,7 @@ async def test_result_is_posted_with_its_evaluation(
         assert call.data[-64:] == (12).to_bytes(32, "big") + loss.to_bytes(32, "big")
 
 
+@pytest.mark.usefixtures("inline_threads")
 async def test_further_ballot_on_the_same_gradients_computes_no_state(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:

@@ -1,7 +1,9 @@
 """Which parts of a task are kept in each of its states."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
+from typing import NamedTuple
 
 import pytest
 
@@ -13,9 +15,10 @@ from chain.contracts.gradient_ledger import (
     VerdictPosted,
 )
 from chain.contracts.task_registry import TaskClosed, TaskStatus
-from chain.primitives import BlockNumber, Hash32
+from chain.primitives import Address, BlockNumber, Hash32
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.attempt import AttemptId
+from chain.training.attempt_records import list_accused
 from chain.training.history import SettledRound, TaskHistory, apply_event
 from chain.training.task_spec import TaskSpec
 from node.config import Retention
@@ -37,19 +40,33 @@ EVERYTHING = RetentionPolicy(Retention.TASK, closed_seconds=1_000)
 CONTENT = frozenset({SPEC.initial_weights, *(shard.content_id for shard in SPEC.data.shards)})
 
 
-def play(*events: object) -> tuple[TaskHistory, list[SettledRound]]:
-    history, rounds = history_after(), []
+class Played(NamedTuple):
+    """A task after some events, and what is kept beside its history."""
+
+    history: TaskHistory
+    settled: list[SettledRound | None]
+    accused: dict[int, tuple[Address, ...]]
+    """The miners that late verdicts may find guilty, by ordinal of the attempt."""
+
+
+def play(*events: object) -> Played:
+    history, rounds, accused = history_after(), [], {}
     for number, event in enumerate(events, 10):
         fold = apply_event(history, event, at(number), spec=SPEC, validator_set=GENESIS_SET)
         history, settled = fold.history, fold.settled
         if settled is not None:
             rounds.append(settled)
-    return history, rounds
+        if fold.ended is not None:
+            attempt = fold.ended.attempt
+            indices = list_accused(attempt, fold.ended.validator_set)
+            accused[attempt.ordinal] = tuple(attempt.commitments[i].miner for i in indices)
+    return Played(history, rounds, accused)
 
 
 def keep(
     history: TaskHistory,
     settled: Sequence[SettledRound | None],
+    accused: Mapping[int, Sequence[Address]] = MappingProxyType({}),
     policy: RetentionPolicy = LIVE,
     head: int = 100,
     own: int | None = 0,
@@ -59,6 +76,7 @@ def keep(
         history,
         spec,
         lambda number: settled[number],
+        lambda mark: accused[mark.ordinal],
         policy,
         head_number=BlockNumber(head),
         head_timestamp=at(head).timestamp,
@@ -105,7 +123,7 @@ def test_gradients_of_two_attempts_are_kept(is_open: bool) -> None:
 
 
 def test_rounds_before_the_snapshot_of_a_node_are_not_kept() -> None:
-    history, settled = play(*settle(7))
+    history, settled, _ = play(*settle(7))
     known: list[SettledRound | None] = [None] * 7
     kept = keep(history, known)
     assert kept is not None
@@ -115,15 +133,15 @@ def test_rounds_before_the_snapshot_of_a_node_are_not_kept() -> None:
 
 
 def test_accused_gradients_stay_while_late_verdicts_are_taken() -> None:
-    accused = [*judged(0, *[(OK, CHEAT)] * 2, (OK, OK)), RoundSettled(TASK, 0, 0, 0, VOTE)]
-    history, settled = play(*accused, *settle(4, first=1))
+    guilty = [*judged(0, *[(OK, CHEAT)] * 2, (OK, OK)), RoundSettled(TASK, 0, 0, 0, VOTE)]
+    history, settled, accused = play(*guilty, *settle(4, first=1))
     (ended,) = history.ended
-    kept = keep(history, settled, head=ended.late_until)
+    kept = keep(history, settled, accused, head=ended.late_until)
     assert kept is not None
     # A late cheat of the fourth validator would convict the second miner.
     assert [keeps(kept, 0, miner=miner) for miner in range(2)] == [False, True]
     assert not keeps(kept, 1)
-    kept = keep(history, settled, head=ended.late_until + 1)
+    kept = keep(history, settled, accused, head=ended.late_until + 1)
     assert kept is not None
     assert not keeps(kept, 0, miner=1)
 
@@ -138,8 +156,8 @@ def test_no_more_accused_gradients_are_kept_than_a_round_has() -> None:
             RoundSettled(TASK, number, 0, 0, VOTE),
         )
     ]
-    history, settled = play(*guilty, *settle(2, first=5))
-    kept = keep(history, settled, spec=spec)
+    history, settled, accused = play(*guilty, *settle(2, first=5))
+    kept = keep(history, settled, accused, spec=spec)
     assert kept is not None
     found = [(n, m) for n in range(5) for m in range(2) if keeps(kept, n, miner=m)]
     assert found == [(3, 0), (4, 0), (4, 1)]
@@ -155,8 +173,8 @@ def test_a_state_stays_until_two_later_rounds_are_settled() -> None:
 def test_gradients_of_a_void_attempt_go_when_the_next_but_one_opens() -> None:
     void = [AttemptOpened(TASK, 1, 0, 2, 3, 1), AttemptVoided(TASK, 1, 0)]
     again = [AttemptOpened(TASK, 1, 1, 3, 3, 1), AttemptVoided(TASK, 1, 1)]
-    history, settled = play(*settle(1), *void, *again[:1])
-    kept = keep(history, settled)
+    history, settled, accused = play(*settle(1), *void, *again[:1])
+    kept = keep(history, settled, accused)
     assert kept is not None
     assert [keeps(kept, 1, attempt) for attempt in range(2)] == [True, True]
     assert not keeps(kept, 0)
@@ -166,56 +184,58 @@ def test_gradients_of_a_void_attempt_go_when_the_next_but_one_opens() -> None:
 
 
 def test_a_paused_task_is_live() -> None:
-    history, settled = play(*settle(2))
-    assert keep(replace(history, status=TaskStatus.PAUSED), settled) == keep(history, settled)
+    history, settled, accused = play(*settle(2))
+    assert keep(replace(history, status=TaskStatus.PAUSED), settled) == keep(
+        history, settled, accused
+    )
 
 
 def test_closed_task_keeps_its_model_and_accused_gradients() -> None:
-    accused = [*judged(5, *[(OK, CHEAT)] * 2), RoundSettled(TASK, 5, 0, 0, VOTE)]
-    history, settled = play(*settle(5), *accused, TaskClosed(TASK, 1))
+    guilty = [*judged(5, *[(OK, CHEAT)] * 2), RoundSettled(TASK, 5, 0, 0, VOTE)]
+    history, settled, accused = play(*settle(5), *guilty, TaskClosed(TASK, 1))
     (ended,) = history.ended
     closed = history.closed
     assert closed is not None
-    early = keep(history, settled, head=ended.late_until)
+    early = keep(history, settled, accused, head=ended.late_until)
     assert early is not None
     assert early.content == CONTENT | {VOTE.model_root}
     assert [keeps(early, number, miner=1) for number in range(6)] == [False] * 5 + [True]
     assert not early.keeps_state(6)
-    late = keep(history, settled, head=ended.late_until + 1)
+    late = keep(history, settled, accused, head=ended.late_until + 1)
     assert late is not None
     assert late.content == early.content
     assert not any(keeps(late, number, miner=1) for number in range(6))
-    assert keep(history, settled, head=closed.number + 999) == late
-    assert keep(history, settled, head=closed.number + 1_000) is None
+    assert keep(history, settled, accused, head=closed.number + 999) == late
+    assert keep(history, settled, accused, head=closed.number + 1_000) is None
 
 
 @pytest.mark.parametrize("policy", [LIVE, EVERYTHING])
 def test_nothing_is_kept_of_task_cancelled_before_its_first_round(
     policy: RetentionPolicy,
 ) -> None:
-    history, settled = play(AttemptOpened(TASK, 0, 0, 1, 3, 1), TaskClosed(TASK, 1))
-    assert keep(history, settled, policy, head=20) is None
+    history, settled, accused = play(AttemptOpened(TASK, 0, 0, 1, 3, 1), TaskClosed(TASK, 1))
+    assert keep(history, settled, accused, policy=policy, head=20) is None
 
 
 def test_retention_task_keeps_everything_until_the_task_goes() -> None:
     void = [AttemptOpened(TASK, 6, 0, 7, 3, 1), AttemptVoided(TASK, 6, 0)]
-    history, settled = play(*settle(6), *void, AttemptOpened(TASK, 6, 1, 8, 3, 1))
+    history, settled, _ = play(*settle(6), *void, AttemptOpened(TASK, 6, 1, 8, 3, 1))
     closed = apply_event(
         history, TaskClosed(TASK, 1), at(90), spec=SPEC, validator_set=GENESIS_SET
     ).history
     for each in (history, closed):
-        kept = keep(each, settled, EVERYTHING)
+        kept = keep(each, settled, policy=EVERYTHING)
         assert kept is not None
         assert all(keeps(kept, number) for number in range(8))
         assert all(kept.keeps_state(count) for count in range(8))
-    assert keep(closed, settled, EVERYTHING, head=90 + 1_000) is None
+    assert keep(closed, settled, policy=EVERYTHING, head=90 + 1_000) is None
 
 
 @pytest.mark.parametrize("policy", [LIVE, EVERYTHING])
 def test_content_of_pending_task_is_kept_if_ready_was_posted(policy: RetentionPolicy) -> None:
     pending = replace(history_after(), status=TaskStatus.PENDING, ready=VALIDATORS[:1])
-    promised = keep(pending, [], policy, own=0)
+    promised = keep(pending, [], policy=policy, own=0)
     assert promised is not None
     assert promised.content == CONTENT
-    assert keep(pending, [], policy, own=1) is None
-    assert keep(pending, [], policy, own=None) is None
+    assert keep(pending, [], policy=policy, own=1) is None
+    assert keep(pending, [], policy=policy, own=None) is None

@@ -8,11 +8,20 @@ import trio
 from trio.testing import MockClock
 
 from chain.contracts import gradient_ledger, miner_seats
+from chain.contracts.miner_seats import FineKind
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import BlockNumber
 from chain.training.acceptance import Verdict, encode_verdicts
-from chain.training.attempt_records import ApprovedFines
-from chain.training.slashing import build_fine_tree, compute_fines
+from chain.training.attempt_records import ApprovedFines, EndedAttempt
+from chain.training.slashing import (
+    FinePlan,
+    FineTrees,
+    build_fine_tree,
+    build_fine_trees,
+    compute_fines,
+    plan_fines,
+)
+from node.training import slashings
 from tests.worlds.training import MINERS, TASK, VALIDATORS, at
 from tests.worlds.training_node import (
     CHAIN_ID,
@@ -87,6 +96,92 @@ async def test_fines_of_the_last_attempt_are_imposed_after_the_task_is_closed(
     await late.run_for(3)
     assert late.sent == []
     assert late.host._work == {}
+
+
+def approved_attempt(ordinal: int) -> EndedAttempt:
+    """An attempt of a round of its own, of which the fines are approved."""
+    attempt_id = replace(GUILTY.attempt.id, round_number=ordinal)
+    ended = replace(GUILTY, attempt=replace(GUILTY.attempt, ordinal=ordinal, id=attempt_id))
+    tree = build_fine_tree(CHAIN_ID, TASK, ordinal, compute_fines(ended, is_closing=False))
+    approval = replace(APPROVED.approved[0], root=tree.root)
+    return replace(ended, approved=(approval,), fines_votes=APPROVED.fines_votes)
+
+
+LISTINGS = 30
+"""At least as often duties are listed in eight seconds, and many more heads than a turn takes."""
+
+
+async def test_attempt_with_nothing_to_do_is_read_once(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[int] = []
+    planned: list[int] = []
+
+    def build(chain_id: int, ended: EndedAttempt, head: BlockNumber) -> FineTrees:
+        built.append(ended.attempt.ordinal)
+        return build_fine_trees(chain_id, ended, head)
+
+    def plan(ended: EndedAttempt, *rest: object) -> FinePlan:
+        planned.append(ended.attempt.ordinal)
+        return plan_fines(ended, *rest)
+
+    monkeypatch.setattr(slashings, "build_fine_trees", build)
+    monkeypatch.setattr(slashings, "plan_fines", plan)
+    paid = tuple((miner, FineKind.FRAUD) for miner in MINERS)
+    over = [replace(approved_attempt(k), imposed=paid) for k in range(1, 9)]
+    chain = fining_chain(97, *over)
+    node = Node(tmp_path, chain)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        for _ in range(LISTINGS):
+            chain.head += 1
+            node.host.on_new_head([])
+            await trio.sleep(0.5)
+        assert (chain.ended_read, chain.simulated) == (8, 0)
+        assert sorted(built) == sorted(planned) == list(range(1, 9))
+        # An event of one attempt has that attempt read again, and its trees stay.
+        chain.set_ended(*over[:7], replace(over[7], imposed=()))
+        marks = chain.histories[TASK].ended
+        old = tuple(replace(each, changed_block=BlockNumber(97)) for each in marks[:7])
+        chain.histories[TASK] = replace(chain.histories[TASK], ended=(*old, marks[7]))
+        node.host.on_new_head([TASK])
+        await until(lambda: bool(node.sent))
+        assert (chain.ended_read, len(built)) == (9, 8)
+        nursery.cancel_scope.cancel()
+
+
+async def test_fines_that_cannot_be_imposed_are_tried_once(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """A second fraud of a miner that was slashed meanwhile has no bond to take."""
+    chain = fining_chain(97, APPROVED)
+    chain.reverts = "SeatsNothingToFine"
+    node = Node(tmp_path, chain)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        for _ in range(LISTINGS):
+            chain.head += 1
+            node.host.on_new_head([])
+            await trio.sleep(0.6)
+        nursery.cancel_scope.cancel()
+    assert (chain.simulated, node.sent) == (1, [])
+
+
+async def test_fines_refused_for_the_moment_are_tried_again(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    chain = fining_chain(97, APPROVED)
+    chain.reverts = "SeatsAttemptOpening"
+    node = Node(tmp_path, chain)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await until(lambda: chain.simulated > 0)
+        chain.reverts = None
+        for chain.head in (98, 99):
+            node.host.on_new_head([])
+            await trio.sleep(1)
+        assert node.sent == [SLASH]
+        nursery.cancel_scope.cancel()
 
 
 def late_call(*verdicts: Verdict) -> object:

@@ -1,0 +1,154 @@
+"""A block writes and reads only the parts of a task that its events change."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from chain.contracts.miner_seats import FineKind
+from chain.crypto import keccak256
+from chain.primitives import BlockNumber
+from chain.training.acceptance import Verdict, encode_verdicts
+from chain.training.task_spec_codec import encode_task_spec
+from chain.types.validator_set import ValidatorSet
+from node.chain.training_index import TrainingIndex
+from tests.conformance import values
+from tests.conformance.values import build_log, build_task_receipt, make_address, make_hash
+
+TASK = values.TASK
+LEASED = ("TaskLeased", make_address(15), 20, tuple(range(21, 36)))
+
+
+class Rows:
+    """The database as the index sees it: rows by key, and the head."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+        self.number = 0
+        self.read: list[bytes] = []
+
+    def head_number(self) -> BlockNumber:
+        return BlockNumber(self.number)
+
+    def validator_set(self, _number: BlockNumber) -> ValidatorSet:
+        return values.GENESIS_SET
+
+    def training_row(self, key: bytes) -> bytes | None:
+        self.read.append(key)
+        return self.rows.get(key)
+
+    def training_rows(self, prefix: bytes) -> tuple[tuple[bytes, bytes], ...]:
+        found = sorted(each for each in self.rows.items() if each[0].startswith(prefix))
+        return tuple((key[len(prefix) :], value) for key, value in found)
+
+
+class World:
+    """An index, and the rows that each block of events writes."""
+
+    def __init__(self) -> None:
+        self.store = Rows()
+        self.index = TrainingIndex(self.store)
+        spec = encode_task_spec(values.SPEC)
+        self.play("TaskSubmitted", make_address(15), keccak256(b""), 1, spec)
+        self.play("TaskActivated")
+
+    def play(self, name: str, *rest: object) -> Mapping[bytes, bytes]:
+        """Store a block with one event of the task; the rows that it wrote."""
+        header = replace(values.HEADER, number=BlockNumber(self.store.number + 1))
+        receipt = build_task_receipt(build_log(name, TASK, *rest))
+        rows = self.index.compute_rows(header, [receipt])
+        self.store.rows.update(rows)
+        self.store.number += 1
+        return rows
+
+    def play_attempt(self, number: int) -> Mapping[bytes, bytes]:
+        """An attempt of eight miners of which the first cheats; the rows of its last block."""
+        self.play("AttemptOpened", number, 0, number + 1, 8, 1)
+        for i in range(8):
+            miner = make_address(50 + 10 * number + i)
+            self.play("GradientCommitted", number, miner, 0, i, 1, make_hash(16))
+        words = encode_verdicts([Verdict.CHEAT, *[Verdict.OK] * 7])
+        for validator in values.GENESIS_SET.validators:
+            self.play("VerdictPosted", number, validator, 0, 0, True, words)
+        vote = (make_hash(12), make_hash(13), make_hash(14), 3, 10**18, 0)
+        return self.play("RoundSettled", number, 0, 0, vote)
+
+
+def list_kinds(keys: Mapping[bytes, bytes]) -> list[str]:
+    """What the rows hold, in order."""
+    found = (re.match(rb"[a-z]+", key) for key in keys)
+    return sorted(match[0].decode() for match in found if match is not None)
+
+
+def test_block_writes_only_the_parts_of_a_task_that_it_changes() -> None:
+    world = World()
+    fresh = world.play(*LEASED)
+    for number in range(3):
+        rows = world.play_attempt(number)
+        # Seven miners and the four operators are paid; the cheat is not.
+        assert list_kinds(rows) == ["ended", *["reward"] * 11, "round", "task"]
+    leased = world.play(*LEASED)
+    assert list_kinds(leased) == ["task"]
+    # A mark takes 200 bytes; eight commitments and four verdicts would take 3 kB.
+    assert len(*leased.values()) < len(*fresh.values()) + 3 * 300
+    miner = make_address(50 + 10)
+    assert list_kinds(world.play("MinerFined", miner, 2, FineKind.FRAUD, 5)) == ["ended", "task"]
+    ended = [world.index.ended(TASK, ordinal) for ordinal in (1, 2, 3)]
+    fines = [None if each is None else each.imposed for each in ended]
+    assert fines == [(), ((miner, FineKind.FRAUD),), ()]
+
+
+def test_rewards_of_all_rounds_are_added_up_by_account() -> None:
+    world = World()
+    for number in range(2):
+        world.play_attempt(number)
+    rewards, price = world.index.rewards(TASK), values.SPEC.reward.unit_price
+    miners = [make_address(50 + 10 * number + i) for number in range(2) for i in range(1, 8)]
+    share = 2 * (values.SPEC.reward.validator_fee // 4)
+    expected = dict.fromkeys(miners, price) | dict.fromkeys(values.GENESIS_SET.operators, share)
+    assert rewards == expected
+    assert list(rewards) == sorted(expected)
+    assert world.index.reward(TASK, miners[0]) == price
+    assert world.index.reward(TASK, make_address(1)) == 0
+
+
+def test_event_that_changes_nothing_writes_no_row() -> None:
+    world = World()
+    assert world.play("TaskFunded", make_address(15), 1) == {}
+    assert world.play("MinerRegistered", make_address(16), 1, 2, 3) == {}
+
+
+def test_task_is_not_decoded_again_while_its_row_is_the_same() -> None:
+    world = World()
+    world.play_attempt(0)
+    before = world.index.history(TASK)
+    world.play("TaskFunded", make_address(15), 1)
+    assert world.index.history(TASK) is before
+
+
+def test_event_reads_no_other_part_of_its_task() -> None:
+    world = World()
+    for number in range(3):
+        world.play_attempt(number)
+    world.store.read.clear()
+    world.play(*LEASED)
+    assert list_kinds(dict.fromkeys(world.store.read, b"")) == ["task"]
+    world.store.read.clear()
+    world.play("FinesPosted", values.GENESIS_SET.validators[0], 2, False, make_hash(3))
+    assert list_kinds(dict.fromkeys(world.store.read, b"")) == ["ended", "task"]
+
+
+def test_row_of_an_attempt_that_the_ledger_forgot_is_written_over() -> None:
+    world = World()
+    world.play_attempt(0)
+    world.play("AttemptOpened", 1, 0, 1 + 512, 8, 1)
+    world.play("GradientCommitted", 1, make_address(50), 0, 0, 1, make_hash(16))
+    words = encode_verdicts([Verdict.CHEAT])
+    for validator in values.GENESIS_SET.validators:
+        world.play("VerdictPosted", 1, validator, 0, 0, True, words)
+    world.play("AttemptVoided", 1, 0)
+    assert sum(key.startswith(b"ended") for key in world.store.rows) == 1
+    assert world.index.ended(TASK, 1) is None
+    assert world.index.ended(TASK, 513) is not None
+    history = world.index.history(TASK)
+    assert history is not None
+    assert [mark.ordinal for mark in history.ended] == [513]

@@ -83,8 +83,8 @@ class Worker:
     Attributes:
         device: The device that computes.
         memory_bytes: The limit of this process.
-        processor_seconds: The most processor time that a dry run may take; None for no limit. A
-            dry run that takes more ends the process.
+        processor_seconds: The most processor time that a request may take; None for no limit. A
+            request that takes more ends the process. It may ask for less: `processor_milliseconds`.
         task_hash: The content id of the specification that `trainer` is for.
         trainer: The open task; None before the first request.
     """
@@ -103,7 +103,7 @@ class Worker:
             OSError: A file cannot be read.
         """
         if self.processor_seconds is not None:
-            signal.setitimer(signal.ITIMER_PROF, self.processor_seconds)
+            signal.setitimer(signal.ITIMER_PROF, self._get_processor_seconds(request))
         trainer = self._open(request)
         theta_size = count_parameters(trainer.spec.model) * FLOAT32_BYTES
         theta = read_file(request.path("theta"), theta_size)
@@ -118,6 +118,14 @@ class Worker:
                 return _verify(trainer, theta, request)
             case _:
                 raise bad_request(f"kind {kind!r} is unknown")
+
+    def _get_processor_seconds(self, request: WorkerRequest) -> float:
+        assert self.processor_seconds is not None
+        if "processor_milliseconds" not in request.members:
+            return self.processor_seconds
+        # A timer of 0 would be none.
+        wanted = max(1, request.integer("processor_milliseconds")) / 1_000
+        return min(self.processor_seconds, wanted)
 
     def _open(self, request: WorkerRequest) -> Trainer:
         with request.path("spec").open("rb") as file:

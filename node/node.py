@@ -79,8 +79,8 @@ DAY_SECONDS: Final = 86_400
 """Seconds in a day; the setting blobs.closed_task_days is in days."""
 
 BACKGROUND_PATIENCE: Final = 10
-"""A dry run may take this many times verifier.timeout_seconds by the clock, because it runs only
-when the processor is free; its processor time is limited to verifier.timeout_seconds."""
+"""A dry run may take this many times its limit by the clock, because it runs only when the
+processor is free. The limit itself is one of processor time."""
 
 METRICS_SECONDS: Final = 1.0
 """Interval of updating the gauges."""
@@ -436,7 +436,9 @@ def _build_workers(settings: VerifierSection) -> Workers:
         dry_runs=WorkerPool(
             WorkerSettings(
                 (*verifier, *background),
-                timeout_seconds=BACKGROUND_PATIENCE * settings.timeout_seconds,
+                timeout_seconds=settings.timeout_seconds,
+                # What a task takes of another device shows in the time of the clock only.
+                patience=BACKGROUND_PATIENCE if settings.device == "cpu" else 1,
                 is_reused=False,
             )
         ),

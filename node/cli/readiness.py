@@ -23,6 +23,7 @@ ADVICE: Final = {
     "dry_run_failed": "cancel the task; submit one with smaller units or a smaller model",
     "spec_invalid": "cancel the task; submit it with a pot of the network's version",
     "terms_differ": "cancel the task; submit it with `pot task submit`",
+    "validator_busy": "wait; the validator tries again, and its machine is to blame",
     "too_many_tasks": "wait, or submit it again when fewer tasks are pending",
     "resources_exceeded": "cancel the task; submit it with a larger [resources] in its file",
     "no_room": "wait until another task is closed, or ask the operator for room",

@@ -1,9 +1,11 @@
 """Which new task is dry-run next, and for how long (docs/spec/training.md, section 10.1).
 
 Validators dry-run one task at a time, so tasks that take long would keep others waiting. Therefore
-a dry run may take no longer than follows from what its task declares. Turns alternate: the task
-with the shortest dry run is next, and then the earliest task. So a flood of long dry runs delays a
-short one by two of them, and no task waits for ever: of two turns, one is the earliest task's.
+a dry run may take no more processor time than follows from what its task declares. By the clock it
+may take far longer, because other processes must not make a task look slow; a dry run that the
+clock ends says nothing about its task. Turns alternate: the task with the shortest dry run is next,
+and then the earliest task. So a flood of long dry runs delays a short one by two of them, and no
+task waits for ever: of two turns, one is the earliest task's.
 """
 
 from collections.abc import AsyncIterator
@@ -31,7 +33,7 @@ further ones only in the first 10 s."""
 
 
 def compute_dry_run_seconds(spec: TaskSpec, limit_seconds: float) -> float:
-    """The longest time of one dry run of a new task; `limit_seconds` at most."""
+    """The most processor time of one dry run of a new task; `limit_seconds` at most."""
     declared = spec.resources
     milliseconds = declared.unit_milliseconds + declared.evaluation_milliseconds
     loading = count_dataset_bytes(spec) / LOAD_BYTES_PER_SECOND

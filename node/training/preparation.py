@@ -44,6 +44,7 @@ from node.training.worker_pool import (
     WorkerFilesError,
     WorkerPool,
     WorkerRefusedError,
+    WorkerStalledError,
 )
 
 RETRY_LIMIT_SECONDS: Final = 30.0
@@ -54,8 +55,9 @@ PREPARING_LIMIT: Final = 16
 new content, since a task with a slow holder gives its place up only while another waits for it."""
 
 DRY_RUN_TRIES: Final = 2
-"""A new task is refused after so many dry runs that killed their worker, took too long, or took
-more than the task declares. Its fee pays for as many."""
+"""A new task is refused after so many dry runs that killed their worker, took too much processor
+time, or took more than the task declares. Its fee pays for as many. A dry run that got too little
+processor time is none of them."""
 
 _log = structlog.get_logger("node.training")
 
@@ -230,8 +232,8 @@ class Preparation:
             WorkerRefusedError: The content breaks a rule.
             WorkerFailedError: The dry run of an active task did not finish.
             TaskDelayedError: The dry run of an active task took more than declared; or a file of
-                this node failed; or the window for answers is too short for the dry runs of a new
-                task.
+                this node failed; or its machine is too busy; or the window
+                for answers is too short for the dry runs of a new task.
         """
         is_new = task.history.status is TaskStatus.PENDING
         if is_new:
@@ -239,12 +241,9 @@ class Preparation:
         code, reason = ObjectionCode.DRY_RUN_FAILED, ""
         for _ in range(DRY_RUN_TRIES):
             try:
-                answer = await self._dry_runs.ask(
-                    "dry_run",
-                    self._content.get_inputs(task, task.spec.initial_weights),
-                    Turn(),
-                    timeout_seconds=self._get_limit(task),
-                )
+                answer = await self._ask_in_time(task)
+            except WorkerStalledError as error:
+                raise TaskDelayedError(ObjectionCode.VALIDATOR_BUSY, str(error)) from error
             except WorkerFilesError as error:
                 # Says nothing about the task: it is fetched again if need be, and run again.
                 await self._content.check_intact(
@@ -273,6 +272,23 @@ class Preparation:
         self._refuse(task, Objection(code, f"{DRY_RUN_TRIES} dry runs failed: {reason}"))
         return None
 
+    async def _ask_in_time(self, task: ServedTask) -> JsonObject:
+        """The answer to one dry run, which ends with the time for answers of a new task.
+
+        Raises:
+            WorkerStalledError: That time ended first.
+        """
+        is_new = task.history.status is TaskStatus.PENDING
+        left = self._count_left(task)
+        with trio.move_on_after(left if is_new else math.inf):
+            return await self._dry_runs.ask(
+                "dry_run",
+                self._content.get_inputs(task, task.spec.initial_weights),
+                Turn(),
+                timeout_seconds=self._get_limit(task),
+            )
+        raise WorkerStalledError(f"no answer to dry_run in the {left} s that answers had left")
+
     def _require_time(self, task: ServedTask) -> None:
         """Begin no examination that could end too late to be paid."""
         if self._is_too_late(task):
@@ -287,13 +303,13 @@ class Preparation:
         return self._count_left(task) < self._count_needed(task)
 
     def _get_limit(self, task: ServedTask) -> float:
-        """The longest time of one dry run; others are ready for an active task."""
+        """The most processor time of one dry run; others are ready for an active task."""
         if task.history.status is TaskStatus.ACTIVE:
             return self._dry_run_seconds
         return compute_dry_run_seconds(task.spec, self._dry_run_seconds)
 
     def _count_needed(self, task: ServedTask) -> int:
-        """The most seconds that an examination takes, rounded up."""
+        """The most processor seconds that an examination takes, rounded up."""
         return math.ceil(DRY_RUN_TRIES * self._get_limit(task))
 
     def _count_left(self, task: ServedTask) -> int:

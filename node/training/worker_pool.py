@@ -5,6 +5,7 @@ when they are needed, and replaced when they die. Work of live rounds and dry ru
 pools of their own, so that neither waits for the other.
 """
 
+import math
 import signal
 import subprocess
 import sys
@@ -37,6 +38,10 @@ class WorkerFailedError(Exception):
     """A worker died or took too long; the request may be repeated."""
 
 
+class WorkerStalledError(WorkerFailedError):
+    """A worker did not get the processor time that its request may take: the fault of this node."""
+
+
 class WorkerFilesError(WorkerFailedError):
     """A worker could not read or write a file that this node gave it: the fault of this node."""
 
@@ -58,6 +63,9 @@ class WorkerSettings:
     count: int = 1
     timeout_seconds: float = 120.0
     """The limit of one request, unless the request has its own."""
+    patience: int = 1
+    """How many times its limit a request may take by the clock. If more than 1, the limit is one of
+    processor time: on a busy machine a worker of the lowest priority hardly runs."""
     is_reused: bool = True
     """Whether a worker answers more than one request. If not, what it measures of itself, such as
     its peak of memory, belongs to one request."""
@@ -100,22 +108,33 @@ class WorkerPool:
             kind: The kind of the request.
             members: Its other members.
             turn: What the request belongs to.
-            timeout_seconds: The limit of this request; None for that of the pool.
+            timeout_seconds: The limit of this request; None for that of the pool. It is processor
+                time if the pool has patience.
 
         Raises:
             WorkerRefusedError: The content of the request breaks a rule.
+            WorkerStalledError: The worker had not taken its processor time when patience ended.
             WorkerFilesError: The worker could not read or write a file of this node.
             WorkerFailedError: The worker died or took too long.
             WorkOverError: The answer was not wanted any more before a worker was free.
         """
-        question = WORKER_QUESTIONS.encode({"id": 0, "kind": kind, **members})
         limit = self._settings.timeout_seconds if timeout_seconds is None else timeout_seconds
+        patience = self._settings.patience
+        bound: JsonObject = (
+            {"processor_milliseconds": math.ceil(1_000 * limit)} if patience > 1 else {}
+        )
+        question = WORKER_QUESTIONS.encode({"id": 0, "kind": kind, **members, **bound})
         async with self._turns.take(turn), self._worker() as process:
             answer: JsonObject = {}
             try:
-                with trio.fail_after(limit):
+                with trio.fail_after(patience * limit):
                     answer = await _exchange(process, question)
             except trio.TooSlowError as error:
+                if patience > 1:
+                    raise WorkerStalledError(
+                        f"no answer to {kind} in {patience * limit:g} s, in which the worker took "
+                        f"less than {limit:g} s of processor time"
+                    ) from error
                 raise WorkerFailedError(f"no answer to {kind} in {limit:g} s") from error
             except (
                 trio.BrokenResourceError,

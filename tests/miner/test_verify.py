@@ -303,9 +303,14 @@ def test_dry_run_refuses_a_model_that_is_not_finite(files: Files, worker: Worker
 
 
 @pytest.mark.process
-def test_dry_run_that_takes_too_much_processor_time_is_ended(files: Files) -> None:
-    frame = WORKER_QUESTIONS.encode(files.request("dry_run"))
-    with worker_process("--background", "--processor-seconds", "0.001") as process:
+@pytest.mark.parametrize(
+    ("seconds", "members"), [("0.001", {}), ("100", {"processor_milliseconds": 1})]
+)
+def test_dry_run_that_takes_too_much_processor_time_is_ended(
+    files: Files, seconds: str, members: dict[str, int]
+) -> None:
+    frame = WORKER_QUESTIONS.encode({**files.request("dry_run"), **members})
+    with worker_process("--background", "--processor-seconds", seconds) as process:
         output, _ = process.communicate(frame * 1_000, timeout=60)
     assert process.returncode == -signal.SIGPROF
     assert len(output) < 100_000

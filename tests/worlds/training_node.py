@@ -266,6 +266,8 @@ class FakeWorker:
     seconds: float = 0
     """How long a check takes."""
     dry_run_seconds: float = 0
+    patience: int = 1
+    """How many times its limit a request may take by the clock."""
 
     async def warm_up(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -279,8 +281,9 @@ class FakeWorker:
         timeout_seconds: float = 120.0,
     ) -> Mapping[str, object]:
         seconds = {"verify": self.seconds, "dry_run": self.dry_run_seconds}.get(kind, 0)
-        await trio.sleep(min(seconds, timeout_seconds))
-        if seconds > timeout_seconds:
+        limit_seconds = self.patience * timeout_seconds
+        await trio.sleep(min(seconds, limit_seconds))
+        if seconds > limit_seconds:
             raise WorkerFailedError(f"no answer to {kind} in {timeout_seconds} s")
         self.asked.append(kind)
         return self.answers(kind, members)

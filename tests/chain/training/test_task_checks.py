@@ -209,6 +209,7 @@ def test_a_dry_run_takes_no_more_than_the_task_declares() -> None:
 def test_every_final_objection_has_a_code_of_its_own() -> None:
     waiting = {
         ObjectionCode.CONTENT_UNAVAILABLE,
+        ObjectionCode.VALIDATOR_BUSY,
         ObjectionCode.TOO_MANY_TASKS,
     }
     assert set(REFUSAL_CODES) == set(ObjectionCode) - waiting

@@ -21,7 +21,12 @@ from node.training import capacity, preparation
 from node.training.dry_runs import compute_dry_run_seconds
 from node.training.preparation import DRY_RUN_TRIES
 from node.training.readiness import ReadinessState, TaskReadiness
-from node.training.worker_pool import WorkerFailedError, WorkerFilesError, WorkerRefusedError
+from node.training.worker_pool import (
+    WorkerFailedError,
+    WorkerFilesError,
+    WorkerRefusedError,
+    WorkerStalledError,
+)
 from tests.worlds.training import (
     LEASE,
     TASK,
@@ -191,6 +196,40 @@ async def test_task_whose_dry_run_fails_twice_is_refused(
     assert node.verifier.asked == ["dry_run", "dry_run"]
     code = REFUSAL_CODES[ObjectionCode.DRY_RUN_FAILED]
     assert node.sent == [task_registry.answer_task(TASK, code)]
+
+
+async def test_slow_machine_is_no_answer_to_the_task(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, FakeChain({TASK: pending_history()}))
+    failures = iter([WorkerStalledError("no answer to dry_run in 610 s")] * 3)
+
+    def stall(_kind: str, _members: Mapping[str, object]) -> Mapping[str, object]:
+        for failure in failures:
+            raise failure
+        return MEASURED
+
+    node.verifier.answers = stall
+    await node.run_for(0.5)
+    state = node.host.describe_readiness(TASK)
+    assert (state["state"], state["code"]) == ("waiting", "validator_busy")
+    await node.run_for(60)
+    assert node.verifier.asked == ["dry_run"] * 4
+    assert node.sent == [task_registry.answer_task(TASK, READY_CODE)]
+
+
+async def test_dry_run_on_a_slow_machine_ends_with_the_time_for_answers(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    history = pending_history()
+    window = NOW + int(trio.current_time()) + EXAMINATION_SECONDS + 60
+    lease = replace(history.lease, window_time=window)
+    node = Node(tmp_path, FakeChain({TASK: replace(history, lease=lease)}))
+    # By the clock; the processor time is not used up.
+    node.verifier.dry_run_seconds, node.verifier.patience = 10 * EXAMINATION_SECONDS, 100
+    await node.run_for(EXAMINATION_SECONDS + 100)
+    assert (node.verifier.asked, node.sent) == ([], [])
+    assert node.host.describe_readiness(TASK)["state"] == "waiting"
 
 
 async def test_file_that_this_node_lacks_is_no_answer_to_the_task(

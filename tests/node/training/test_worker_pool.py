@@ -27,6 +27,7 @@ from node.training.worker_pool import (
     WorkerPool,
     WorkerRefusedError,
     WorkerSettings,
+    WorkerStalledError,
 )
 from tests.worlds.training import MINERS, TASK, history_after, pending_history, random_gradient
 from tests.worlds.training_node import (
@@ -64,6 +65,9 @@ while prefix := sys.stdin.buffer.read(4):
         send(json.dumps({"id": 0, "pid": os.getpid(), "echo": request["value"]}).encode())
     elif kind == "refuse":
         send(b'{"id": 0, "error": "bad_gradient", "detail": "a code is -128"}')
+    elif kind == "limit":
+        milliseconds = request["processor_milliseconds"]
+        send(json.dumps({"id": 0, "processor_milliseconds": milliseconds}).encode())
     elif kind == "lack":
         send(b'{"id": 0, "error": "files_fault", "detail": "No such file: /a"}')
     elif kind == "die":
@@ -179,6 +183,18 @@ async def test_a_worker_that_hangs_is_killed_and_replaced() -> None:
             await verifier.ask("hang", {}, Turn())
         assert not is_alive(hung["pid"])
         assert (await verifier.ask("answer", {"value": 2}, Turn()))["echo"] == 2
+
+
+async def test_pool_with_patience_limits_processor_time_and_says_who_is_slow() -> None:
+    settings = WorkerSettings(("unused",), timeout_seconds=10, patience=4)
+    verifier = ScriptedPool(settings)
+    try:
+        answer = await verifier.ask("limit", {}, Turn(), timeout_seconds=0.1)
+        assert answer["processor_milliseconds"] == 100
+        with pytest.raises(WorkerStalledError, match=r"in 0\.4 s, .* less than 0\.1 s of proc"):
+            await verifier.ask("hang", {}, Turn(), timeout_seconds=0.1)
+    finally:
+        await verifier.aclose()
 
 
 async def test_the_end_of_a_worker_says_why() -> None:

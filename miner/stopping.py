@@ -23,11 +23,13 @@ def describe_stop(task: TaskId, spec: TaskSpec, seat_bond_pot: int, *, is_at_wor
         seat_bond_pot: The bond of a seat, in POT.
         is_at_work: Whether the attempt in progress may still need a gradient of this miner.
     """
+    bond = format_amount(seat_bond_pot * TOKEN_UNIT)
     seconds = max(1, spec.phases.commit_seconds // COMPUTING_SHARE)
     owed = "; an attempt in progress is owed also then" if is_at_work else ""
     return (
-        f"miner stopped, and its seat in task {task} goes on: each attempt that it misses is "
-        f"fined, and two burn the seat's bond of {format_amount(seat_bond_pot * TOKEN_UNIT)} POT. "
+        f"miner stopped, and its seat in task {task} goes on: each attempt that it misses costs an "
+        f"eighth of its pay and of its bond of {bond} POT, and two, or its last one, cost all of "
+        "that bond. "
         f"Start the miner again within about {seconds} s, or give the seat up: "
         f"pot miner leave {task}{owed}"
     )

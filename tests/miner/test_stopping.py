@@ -25,9 +25,9 @@ from tests.worlds.proofs import CHAIN_ID, GENESIS
 KEY = PrivateKey(b"\x11" * 32)
 MINER = get_address(KEY)
 NOTICE = (
-    "miner stopped, and its seat in task 1 goes on: each attempt that it misses is fined, and two "
-    "burn the seat's bond of 1 POT. Start the miner again within about 5 s, or give the seat up: "
-    "pot miner leave 1"
+    "miner stopped, and its seat in task 1 goes on: each attempt that it misses costs an "
+    "eighth of its pay and of its bond of 1 POT, and two, or its last one, cost all of that bond. "
+    "Start the miner again within about 5 s, or give the seat up: pot miner leave 1"
 )
 OWED = "; an attempt in progress is owed also then"
 

@@ -17,6 +17,7 @@ from miner.client import FailoverClient
 from miner.light import LightClient
 from miner.limits import DAY_SECONDS, GIB, MinerLimits, get_machine_memory_bytes
 from miner.miner import Miner
+from miner.outcomes import OutOfTaskError
 from miner.trust import find_network
 from pot_common.errors import OperatorError
 from pot_common.keystore import unlock_key
@@ -79,6 +80,10 @@ def mine(miner: Miner, task: TaskId | None) -> None:
         if notice is None:
             raise
         _log.warning(notice)
+    except OutOfTaskError as error:
+        if not error.has_left:
+            raise
+        _log.info(str(error))
     except OperatorError:
         notice = miner.describe_stop()
         if notice is not None:

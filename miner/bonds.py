@@ -16,6 +16,7 @@ from chain.contracts.task_registry import TaskStatus
 from chain.primitives import TaskId
 from miner.client import DishonestNodeError, FailoverClient
 from miner.light import LightClient
+from miner.outcomes import describe_ended_seat
 from miner.worker import MinerIdentity
 from pot_common.rpc_client import NodeUnreachableError, RpcCallError
 from pot_common.rpc_replies import ClientError
@@ -62,6 +63,11 @@ class BondReturns:
             is_closed = status is TaskStatus.CLOSED and seat.units > 0 and not seat.is_slashed
             if seat.has_bonds_to_return or is_closed:
                 self.expect(task)
+            if seat.has_bonds_to_return:
+                told = describe_ended_seat(
+                    self._client, task, self._identity.address, seat.miss_count
+                )
+                _log.warning(told, task=task)
 
     def expect(self, task: TaskId) -> None:
         """Take back the bonds of a seat that has ended, or whose task is closed."""

@@ -1,5 +1,6 @@
 """The miner's loop: which task it mines, and which node it asks (docs/spec/rpc.md, section 9)."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -151,7 +152,7 @@ class Miner:
             else:
                 self._choice.leave_idle(task)
         except OutOfTaskError as error:
-            _log.error(str(error))
+            _log.log(logging.INFO if error.has_left else logging.ERROR, str(error))
             self._choice.finish(task)
             self._bonds.expect(task)
             self._files.delete(task)  # no attempt that it took part in is open any more

@@ -14,7 +14,9 @@ from chain.primitives import Address
 from chain.training.attempt import AttemptId
 from miner.client import FailoverClient
 from miner.replies import ReceiptReply
+from pot_common import seats
 from pot_common.rpc_replies import ClientError
+from pot_common.seats import fetch_seat
 
 REASONS_LIMIT: Final = 3
 """The most different reasons in one sentence."""
@@ -24,6 +26,11 @@ _log = structlog.get_logger("miner")
 
 class OutOfTaskError(ClientError):
     """The account takes part in a task no more: it lost its bond, or has left."""
+
+    def __init__(self, message: str, *, has_left: bool = False) -> None:
+        super().__init__(message)
+        self.has_left = has_left
+        """Whether the seat ended without a loss of the miner's making: it left, or its term."""
 
 
 class OutcomeLog:
@@ -91,20 +98,29 @@ def describe_verdicts(receipts: Sequence[ReceiptReply]) -> str:
     return "; ".join([counted, *known])
 
 
-def describe_ended_seat(task_id: int, miss_count: int) -> str:
-    """Why a seat is over that did not lose its whole bond, and what to do."""
-    back = f"what is left of its bonds comes back with `pot miner withdraw {task_id}`"
-    if miss_count >= MAX_MISSES:
-        return (
-            f"the seat of this account in task {task_id} is over, because it missed {miss_count} "
-            "attempts: it did not commit in time, or validators could not get its gradient. Each "
-            "cost an eighth of a round's pay and of the bond in POT; two within eight attempts, or "
-            f"one in the last attempt, cost all of the bond in POT; {back}. Before you start "
-            "again, give the miner a faster machine, fewer --units, or more nodes with --rpc"
-        )
+def describe_ended_seat(
+    client: FailoverClient, task_id: int, miner: Address, miss_count: int
+) -> str:
+    """What a seat lost that did not lose its whole bond, why, and what to do.
+
+    Args:
+        client: The nodes, one of which tells what the seat lost.
+        task_id: The task.
+        miner: The account.
+        miss_count: The misses that are proven.
+    """
+    try:
+        seat = fetch_seat(client, task_id, miner)
+    except ClientError:
+        seat = None
+    told = f"the seat of this account in task {task_id} has ended; see pot miner status {task_id}"
+    if seat is not None:
+        told = seats.describe_ended_seat(seat)
+    if miss_count < MAX_MISSES:
+        return told
     return (
-        f"this account has left task {task_id}, or another miner took its place after its term; "
-        f"{back}. The bond in POT is lost if it missed the last attempt that it took part in"
+        f"{told}. Before it starts again, give the miner a faster machine, fewer --units, or more "
+        "nodes with --rpc; before you stop it, leave"
     )
 
 

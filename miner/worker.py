@@ -27,6 +27,7 @@ from chain.contracts.addresses import MINER_SEATS, TRAINING_TOKEN
 from chain.contracts.miner_seats import (
     DISPLACED_PER_UNIT,
     MAX_MINERS,
+    MAX_MISSES,
     compute_free_units,
     compute_least_units,
 )
@@ -165,10 +166,8 @@ class TaskWorker:
         if registration.is_slashed:
             _log.warning("an earlier bond was lost; a new one is placed", task=self._task)
         elif registration.units > 0 and registration.has_ended:
-            raise ClientError(
-                f"the seat of this account in task {self._task} has ended: take its bonds back "
-                f"with `pot miner withdraw {self._task}`, then start the miner again"
-            )
+            told = self._describe_ended(registration.miss_count)
+            raise ClientError(f"{told}. Start the miner again when the bonds are back")
         elif registration.units > 0:
             self.has_seat = True
             _log.info("miner is registered already", task=self._task)
@@ -474,7 +473,12 @@ class TaskWorker:
             receipts = [] if last is None else self._outcomes.fetch(last)
             raise OutOfTaskError(describe_lost_bond(last, self._task, receipts))
         if registration.has_ended:
-            raise OutOfTaskError(describe_ended_seat(self._task, registration.miss_count))
+            misses = registration.miss_count
+            raise OutOfTaskError(self._describe_ended(misses), has_left=misses < MAX_MISSES)
+
+    def _describe_ended(self, miss_count: int) -> str:
+        """What the ended seat lost, as nodes tell it, and what to do."""
+        return describe_ended_seat(self._client, self._task, self._identity.address, miss_count)
 
     def _prepare(
         self, attempt: ProvenAttempt, header: GradientHeader, assignment: Assignment

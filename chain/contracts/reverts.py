@@ -58,8 +58,8 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
         "frees it for another one"
     ),
     "SeatsNotRegistered": lambda task, miner: (
-        f"account {miner} has no seat in task {task}, or its seat has ended; check --key and the "
-        "task id"
+        f"account {miner} has no seat in task {task}, or its seat has ended (`pot miner status "
+        f"{task}`); check --key and the task id"
     ),
     "SeatsNotActive": lambda task: (
         f"task {task} takes no miners: it is pending or closed; `pot task list` shows others"
@@ -72,9 +72,9 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
         f"after {IDLE_BLOCKS} blocks without one"
     ),
     "SeatsBondLocked": lambda task, _miner: (
-        f"the bonds in task {task} are still locked: leave it first (`pot miner leave {task}`) or "
-        "wait until it is closed, and then until the gradients of your last attempt can be fined "
-        f"no more, which takes {3 * MIN_WINDOW_BLOCKS} blocks or more"
+        f"the bonds in task {task} are locked while the seat goes on, and then until the gradients "
+        f"of its last attempt can be fined no more, which takes {3 * MIN_WINDOW_BLOCKS} blocks or "
+        f"more; `pot miner status {task}` says how many are left"
     ),
     "SeatsInvalidUnits": lambda units: (
         f"{units} units are not allowed; give --units from 1 to the task's max_units"

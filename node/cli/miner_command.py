@@ -4,8 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -13,24 +12,49 @@ from chain.contracts.abi import ContractCall
 from chain.contracts.events import decode_event
 from chain.contracts.miner_seats import (
     BondWithdrawn,
-    get_seat,
     withdraw_bond,
     withdraw_seat_bond,
 )
 from chain.contracts.miner_seats import leave as leave_task
+from chain.hexadecimal import to_hex
 from chain.primitives import TaskId
-from node.cli.account import KeyOption, PasswordOption, find_key_file, unlock_account
+from node.cli.account import (
+    Account,
+    KeyOption,
+    PasswordOption,
+    find_key_file,
+    unlock_account,
+)
 from node.cli.output import (
     JsonOption,
     RpcOption,
     TaskArgument,
+    print_fields,
     print_json,
     print_line,
 )
-from node.client.rpc_client import RpcClient, decode_log, get_objects, get_text
+from node.client.rpc_client import RpcClient, decode_log, get_integer, get_objects, get_text
 from pot_common.amounts import format_amount
+from pot_common.errors import OperatorError
+from pot_common.keystore import read_address
 from pot_common.miner_options import EXAMPLE, MinerOptions, build_command
 from pot_common.node_url import DEFAULT_RPC_URL
+from pot_common.seats import (
+    SeatReply,
+    describe_amounts,
+    describe_ended_seat,
+    describe_lock,
+    describe_token,
+    fetch_seat,
+    name_next_command,
+)
+
+END_REASONS: Final = {
+    "misses": "it missed too many attempts",
+    "fraud": "a fraud took both bonds",
+    "left": "the account left, or was displaced after its term",
+}
+"""Why a seat has ended."""
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -58,7 +82,12 @@ def leave(
     last attempt loses its bond in POT. After a miss, commit once more before you leave. A new miner
     owes one attempt. Take the bonds back with `pot miner withdraw`.
     """
-    _send_to_seats(task, leave_task, key, password_file, rpc, as_json, "left")
+    client = RpcClient(rpc)
+    account = unlock_account(client, key, password_file)
+    seat = fetch_seat(client, task, account.address)
+    if seat is not None and seat.last_attempt is not None:
+        raise OperatorError(describe_ended_seat(seat))
+    _send_to_seats(task, leave_task, account, client, as_json, "left")
 
 
 @app.command(epilog="Example:  pot miner withdraw 1 --key miner-1")
@@ -81,22 +110,107 @@ def withdraw(
     longer than 32 seconds.
     """
     call = withdraw_seat_bond if pot_only else withdraw_bond
-    _send_to_seats(task, call, key, password_file, rpc, as_json, "bond withdrawn")
+    client = RpcClient(rpc)
+    account = unlock_account(client, key, password_file)
+    _require_free(fetch_seat(client, task, account.address), task)
+    _send_to_seats(task, call, account, client, as_json, "bond withdrawn")
+
+
+@app.command(epilog="Example:  pot miner status --key miner-1")
+def status(
+    key: KeyOption,
+    task: Annotated[
+        int | None, typer.Argument(metavar="[ID]", help="Task id; without it, all tasks.")
+    ] = None,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the seats of an account: bonds, misses, and when bonds can be withdrawn."""
+    client = RpcClient(rpc)
+    miner = read_address(find_key_file(key))
+    tasks = [task] if task is not None else _list_task_ids(client)
+    if as_json:
+        answers = [client.call("pot_getSeat", each, to_hex(miner)) for each in tasks]
+        print_json([each for each in answers if each is not None])
+        return
+    seats = [seat for each in tasks if (seat := fetch_seat(client, each, miner)) is not None]
+    if not seats:
+        print_line(f"account {to_hex(miner)} has no seat" + (f" in task {task}" if task else ""))
+    for position, seat in enumerate(seats):
+        if position:
+            print_line("")
+        print_fields(_describe_seat(seat))
+
+
+def _list_task_ids(client: RpcClient) -> list[int]:
+    ids: list[int] = []
+    while page := client.call_list("pot_listTasks", {"offset": len(ids)}):
+        ids += [get_integer(each, "id") for each in page]
+    return ids
+
+
+def _describe_seat(seat: SeatReply) -> list[tuple[str, str]]:
+    token = describe_token(seat)
+    state = "goes on"
+    if seat.ended:
+        state = f"ended: {END_REASONS.get(seat.end_reason or '', 'for an unknown reason')}"
+    elif seat.closed:
+        state = "ended: the task is closed"
+    rows = [
+        (f"task {seat.task}", state),
+        ("units", str(seat.units)),
+        ("bond", f"{format_amount(seat.bond)} {token}"),
+        ("seat bond", f"{format_amount(seat.seat_bond)} POT"),
+        ("misses", f"{seat.misses} of {seat.miss_limit}"),
+    ]
+    for loss in seat.losses:
+        row = f"attempt {loss.attempt}: {loss.kind}, {format_amount(loss.amount)} {token}"
+        rows.append(("", row))
+    if seat.seat_bond_paid:
+        rows.append(("", f"of the seat bond {format_amount(seat.seat_bond_paid)} POT are burnt"))
+    committed = seat.committed_attempt
+    rows.append(("committed last", "never" if committed is None else f"to attempt {committed}"))
+    if not seat.ended:
+        rows.append(("term", f"{seat.term_attempts} attempts are left of it"))
+    rows.append(("bonds", describe_lock(seat)))
+    command = name_next_command(seat)
+    if command is not None:
+        rows.append(("", f"next: {command}" if seat.ended else f"to give it up: {command}"))
+    rows.append(("claimable", f"{format_amount(seat.claimable)} {token}"))
+    return rows
+
+
+def _require_free(seat: SeatReply | None, task: int) -> None:
+    """Accept bonds that can be withdrawn now.
+
+    Raises:
+        OperatorError: They are locked, lost, or withdrawn already.
+    """
+    if seat is None:
+        raise OperatorError(
+            f"the account has no seat in task {task}, or has withdrawn its bonds; check --key and "
+            "the task id"
+        )
+    if seat.locked_blocks is None and not seat.is_lost:
+        raise OperatorError(
+            f"the bonds in task {task} are locked, because the seat goes on; to give it up: "
+            f"pot miner leave {task}"
+        )
+    if seat.locked_blocks != 0:
+        raise OperatorError(describe_ended_seat(seat))
 
 
 def _send_to_seats(
     task: int,
     make_call: Callable[[TaskId], ContractCall],
-    key: Path,
-    password_file: Path | None,
-    rpc: str,
+    account: Account,
+    client: RpcClient,
     as_json: bool,
     done: str,
 ) -> None:
-    client = RpcClient(rpc)
-    account = unlock_account(client, key, password_file)
     receipt = account.send_call(make_call(TaskId(task)))
-    bond = client.read(get_seat(TaskId(task), account.address)).bond
+    seat = fetch_seat(client, task, account.address)
+    bond, seat_bond = (0, 0) if seat is None else (seat.bond, seat.seat_bond)
     received, received_pot = 0, 0
     for entry in get_objects(receipt, "logs"):
         event = decode_event(decode_log(entry))
@@ -110,14 +224,16 @@ def _send_to_seats(
                 "bond": str(bond),
                 "received": str(received),
                 "seatBond": str(received_pot),
+                "lockedBlocks": None if seat is None else seat.locked_blocks,
                 "transactionHash": transaction,
             }
         )
         return
     print_line(f"task {task}: {done} in {transaction}")
-    if bond:
-        print_line(f"bond {format_amount(bond)} POT; next: pot miner withdraw {task}")
-    if received or received_pot or not bond:
+    if seat is not None and (bond or seat_bond):
+        print_line(f"bonds: {describe_amounts(seat, bond, seat_bond)}")
+        print_line(f"they are {describe_lock(seat)}; next: {name_next_command(seat)}")
+    if received or received_pot or seat is None:
         print_line(
             f"received {format_amount(received)} of the task's token and "
             f"{format_amount(received_pot)} POT of the seat's bond"

@@ -42,6 +42,7 @@ from node.ipc.client import IpcError, NodeLink
 from node.rpc.dispatch import Method
 from node.rpc.errors import ErrorCode, RpcError, history_not_held, invalid_params
 from node.rpc.parameters import BlockTag, Parameters, parse_address, parse_integer, parse_object
+from node.rpc.seats import describe_seat
 from node.rpc.training_encoding import (
     EVALUATION_NAMES,
     encode_account,
@@ -76,6 +77,10 @@ EVALUATION_SEARCH_LIMIT: Final = 64
 TREES_LIMIT: Final = 4
 """The most trees of rewards that are kept, each of 1 kB for each account that its task has paid."""
 
+EVENT_SEARCHES: Final = 2
+"""Limit of searches for the events of seats at the same time. Others wait, so that threads remain
+for short requests."""
+
 _parse_id = partial(parse_integer, low=1, high=2**53 - 1)
 _parse_round = partial(parse_integer, low=0, high=2**32 - 1)
 
@@ -94,6 +99,8 @@ class PotMethods:
         self._trees: dict[TaskId, tuple[BlockNumber, Mapping[Address, int], RewardTree]] = {}
         """The latest trees, each with the block of its task's last payment, and the rewards."""
 
+        self._searches = asyncio.Semaphore(EVENT_SEARCHES)
+
     def table(self) -> Mapping[str, Method]:
         """The methods by name."""
         return {
@@ -105,6 +112,7 @@ class PotMethods:
             "pot_getRevealHolders": self._get_reveal_holders,
             "pot_getRewardProof": self._get_reward_proof,
             "pot_getRound": self._get_round,
+            "pot_getSeat": self._get_seat,
             "pot_getTask": self._get_task,
             "pot_listTasks": self._list_tasks,
             "pot_nodeInfo": self._node_info,
@@ -425,6 +433,14 @@ class PotMethods:
         return fines[miner].name.lower() if miner in fines else None
 
     # Rewards and models.
+
+    async def _get_seat(self, params: Parameters) -> Json:
+        history = self._take_task(params)
+        miner = params.required("miner", parse_address)
+        params.end()
+        if history is None:
+            return None
+        return await describe_seat(self._view, history, miner, self._searches)
 
     async def _get_reward_proof(self, params: Parameters) -> Json:
         history = self._take_task(params)

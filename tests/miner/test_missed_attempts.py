@@ -1,5 +1,6 @@
 """A miner that misses an attempt leaves the task before a second miss costs its bond in POT."""
 
+import re
 from collections.abc import MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,14 @@ from chain.primitives import Address, PrivateKey
 from chain.training.encoding import GradientHeader
 from chain.training.task_spec import TaskSpec
 from miner import worker
+from miner.bonds import BondReturns
 from miner.client import FailoverClient
 from miner.deadline import compute_with_deadline
 from miner.light import LightClient, fetch_network
 from miner.miner import Miner
 from miner.outcomes import OutOfTaskError
+from miner.worker import MinerIdentity
+from pot_common.rpc_replies import ClientError
 from tests.worlds.node_for_miners import (
     BOND,
     LIMITS,
@@ -191,6 +195,32 @@ def test_miner_does_not_return_to_a_task_in_which_it_missed_an_attempt(
     assert node.names[:2] == ["commit", "leave"]
     assert [each.data for each in node.transactions[2:]] == [withdraw]
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [], "nothing is kept of it"
+
+
+LOST = (
+    "the seat of this account in task 1 has ended, because it missed 2 attempts; it paid 0.25 POT "
+    "of its bond and 1 POT of its seat bond for no commitment in attempts 5 and 6; left are 1 POT "
+    "of its bond and 0 POT of its seat bond; they are free in 180 blocks (about 15 min): pot miner "
+    "withdraw 1. Before it starts again, give the miner a faster machine, fewer --units, or more "
+    "nodes with --rpc; before you stop it, leave"
+)
+
+
+def test_miner_that_starts_after_two_misses_says_what_was_lost(tmp_path: Path) -> None:
+    node = SeatNode([], spec=paying(10**18))
+    node.miss_count = 2
+    with pytest.raises(ClientError, match=re.escape(LOST)):
+        mine(tmp_path, node, CountingTrainer(), stays=True)
+
+
+def test_miner_of_any_task_says_at_start_what_was_lost(tmp_path: Path) -> None:
+    node = SeatNode([], spec=paying(10**18))
+    node.miss_count = 2
+    client = FailoverClient(["http://node"], node.transport())
+    light = LightClient(client, fetch_network(client, CHAIN_ID, GENESIS.hash))
+    with capture_logs() as logs:
+        BondReturns(client, light, MinerIdentity(KEY, MINER, CHAIN_ID)).search()
+    assert warnings_of(logs) == [LOST]
 
 
 def test_what_a_computation_raises_reaches_its_caller() -> None:

@@ -391,7 +391,7 @@ def test_miner_that_lost_its_bond_says_what_was_lost_why_and_what_to_do(tmp_path
 def test_miner_with_two_misses_says_why_its_seat_is_over(tmp_path: Path) -> None:
     next_round = {"phase": "commitment", "round_number": 1, "miss_count": 2}
     node = registered()
-    over = r"is over, because it missed 2 attempts.*`pot miner withdraw 1`.*nodes with --rpc"
+    over = "has ended, because it missed 2 attempts.*pot miner withdraw 1.*nodes with --rpc"
     with pytest.raises(ClientError, match=over):
         Stage(tmp_path, node, [COMMITMENT, VERDICT, next_round]).play()
 

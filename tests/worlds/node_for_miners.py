@@ -360,6 +360,36 @@ class FakeNode:
     def pot_getReceipt(self, task: int, round_number: int, miner: str) -> object:  # noqa: N802
         return self.receipt
 
+    def pot_getSeat(self, task: int, miner: str) -> object:  # noqa: N802
+        if not self.units:
+            return None
+        price = self.spec.reward.unit_price
+        return {
+            "task": task,
+            "token": "0x" + self.spec.reward.token.hex(),
+            "units": 1,
+            "bond": str(BOND - self.miss_count * price // 8),
+            "bondPaid": str(self.miss_count * price // 8),
+            "seatBond": str(0 if self.miss_count > 1 else SEAT_BOND),
+            "seatBondPaid": str(SEAT_BOND if self.miss_count > 1 else 0),
+            "misses": self.miss_count,
+            "missLimit": 2,
+            "lastAttempt": self.ordinal if self.has_lost_its_seat else None,
+            "committedAttempt": None,
+            "termAttempts": 256,
+            "ended": self.has_lost_its_seat,
+            "endReason": "misses" if self.miss_count > 1 else "left",
+            "closed": False,
+            "owesAttempt": False,
+            "losses": [
+                {"attempt": 5 + each, "kind": "absence", "amount": str(price // 8)}
+                for each in range(self.miss_count)
+            ],
+            "lockedBlocks": 180,
+            "lockedSeconds": 900,
+            "claimable": "0",
+        }
+
     def pot_getGenesis(self) -> object:  # noqa: N802
         return genesis_answer()
 

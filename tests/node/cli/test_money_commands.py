@@ -30,6 +30,8 @@ from tests.worlds.training_chain import (
 )
 
 POT = 10**18
+
+
 BOND = SPEC.reward.unit_price
 
 
@@ -153,15 +155,34 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         chain.activate()
         catch_up(chain)
         chain.register()
-        assert "still locked" in pot.fails(*miner("withdraw", ANN))
+        going = "the bonds in task 1 are locked, because the seat goes on; to give it up: pot miner"
+        assert going in pot.fails(*miner("withdraw", ANN))
         for attempt in range(3):
             fail_attempt(chain, attempt)
         assert "status      active" in pot(*task("resume", SUBMITTER))
 
         # It closes where its round ends, and gives back what is left: a miss costs the miners an
         # eighth of a round's pay, and in the last attempt the bond of the seat.
-        left = pot(*miner("leave", ANN))
-        assert "bond 1.25 POT; next: pot miner withdraw 1" in left
+        status = ("miner", "status", "--key", account(ANN)[1], "--rpc", url)
+        assert pot(*status).splitlines() == [
+            "task 1          goes on",
+            "units           1",
+            "bond            1.25 POT",
+            "seat bond       1 POT",
+            "misses          0 of 2",
+            "committed last  to attempt 3",
+            "term            252 attempts are left of it",
+            "bonds           locked while the seat goes on",
+            "                to give it up: pot miner leave 1",
+            "claimable       0 POT",
+        ]
+        left = pot(*miner("leave", ANN)).partition("\n")[2]
+        assert left == (
+            "bonds: 1.25 POT of its bond and 1 POT of its seat bond\n"
+            "they are free 192 blocks (about 6 min) after the attempt in progress; "
+            "next: pot miner withdraw 1\n"
+        )
+        assert "this account has left task 1" in pot.fails(*miner("leave", ANN))
         cancelled = pot.json(*task("cancel", SUBMITTER))
         assert (cancelled["status"], cancelled["cancelling"]) == ("active", True)
         void_attempt(chain)
@@ -169,12 +190,22 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         assert "next: pot task refund 1" not in pot(*task("refund", ANN))
         refunded = "nothing of task 1 is left to refund"
         assert refunded in pot.fails(*task("refund", SUBMITTER))
+        assert pot.fails(*miner("withdraw", ANN)) == (
+            "error: this account has left task 1, or another miner took its place after its term; "
+            "it paid 0.125 POT of its bond and 1 POT of its seat bond for no commitment in "
+            "attempt 4; left are 1.125 POT of its bond and 0 POT of its seat bond; they are free "
+            "in 191 blocks (about 6 min): pot miner withdraw 1"
+        )
         for _ in range(3 * 64 + 1):
             chain.finalize()
+        (seat,) = json.loads(pot(*status, "--json"))
+        assert seat["losses"] == [{"attempt": 4, "kind": "absence", "amount": str(POT // 8)}]
+        assert (seat["lockedBlocks"], seat["seatBond"], seat["lastAttempt"]) == (0, "0", 4)
         credit = ("wallet", "credit", *account(OPERATORS[0]), "--rpc", url)
         assert "received 0.034 POT" in pot(*credit)
         assert "no credit" in pot(*credit)
         assert "nothing" in pot.fails(*miner("withdraw", ANN), "--pot-only")
         back = pot.json(*miner("withdraw", ANN))
         assert (back["received"], back["seatBond"]) == (str(9 * POT // 8), "0")
+        assert "has no seat in task 1" in pot(*status, TASK)
         assert "received 2.25 of the task's token and 0 POT" in pot(*miner("withdraw", BEN))

@@ -11,27 +11,34 @@ from pot_common.rpc_replies import ClientError
 LINE_WIDTH: Final = 80
 """The width of a terminal that every line fits."""
 
-ADVICE: Final = {
+CURES: Final = {
+    "spec_invalid": "submit it with a pot of the network's version",
+    "terms_differ": "submit it with `pot task submit`",
+    "content_too_large": "submit one with less data or a smaller model",
+    "disk_too_large": "submit one with fewer units or a smaller model",
+    "verdict_phase_too_short": "submit it with a longer verdict_seconds, or fewer max_units",
+    "evaluation_too_slow": "submit it with a longer result_seconds, or fewer held_out rows",
+    "too_noisy": "submit one with another model or a larger tolerance",
+    "resources_exceeded": "submit it with a larger [resources] in its file, or without that part",
+    "dry_run_refused": "mend its data or model, and submit it again",
+    "dry_run_failed": "submit one with smaller units or a smaller model",
+    "aggregation_too_slow": "submit it with a longer result_seconds",
+    "workers_busy": "submit it unchanged when another task is closed, or one that declares less",
+    "commitment_phase_too_short": "submit it with a longer commit_seconds",
+    "no_room": "submit it unchanged when another task is closed, or one that takes less disk",
+    "declares_too_much": "submit it with `pot task submit`, which counts the disk",
+}
+"""What the submitter of a refused task can do, by the code of the refusal. The fee is paid again.
+The operator guide, section 11.4, has the same table."""
+
+WAITS: Final = {
     "content_unavailable": "pot task upload ID FILE, with an --rpc that validators reach",
-    "content_too_large": "cancel the task; submit one with less data or a smaller model",
-    "disk_too_large": "cancel the task; submit one with fewer units or a smaller model",
-    "too_noisy": "cancel the task; submit one with another model or a larger tolerance",
-    "evaluation_too_slow": "cancel the task; submit it with a longer result_seconds",
-    "aggregation_too_slow": "cancel the task; submit it with a longer result_seconds",
     "workers_busy": "wait until another task is closed, or submit one that declares less",
-    "dry_run_refused": "cancel the task, mend its data or model, and submit it again",
-    "dry_run_failed": "cancel the task; submit one with smaller units or a smaller model",
-    "spec_invalid": "cancel the task; submit it with a pot of the network's version",
-    "terms_differ": "cancel the task; submit it with `pot task submit`",
+    "no_room": "wait until another task is closed, or ask the operator for room",
     "validator_busy": "wait; the validator tries again, and its machine is to blame",
     "too_many_tasks": "wait, or submit it again when fewer tasks are pending",
-    "resources_exceeded": "cancel the task; submit it with a larger [resources] in its file",
-    "no_room": "wait until another task is closed, or ask the operator for room",
-    "declares_too_much": "cancel the task; submit it with `pot task submit`, which counts the disk",
-    "commitment_phase_too_short": "cancel the task; submit it with a longer commit_seconds",
-    "verdict_phase_too_short": "cancel the task; submit it with a longer verdict_seconds",
 }
-"""What the submitter can do, by the code of a validator's answer."""
+"""What the submitter of a task can do that a validator lets wait, by the code of its reason."""
 
 
 def fetch_readiness(clients: Sequence[RpcClient], task: int) -> list[JsonObject]:
@@ -64,12 +71,35 @@ def describe_readiness(answers: Sequence[JsonObject]) -> list[str]:
                 verb = "refuses the task" if state == "refused" else "waits"
                 text = f"{name} {verb}: {get_value(answer, 'reason')}"
                 lines += textwrap.wrap(text, LINE_WIDTH, subsequent_indent="  ")
-                if code in ADVICE:
-                    lines += textwrap.wrap(f"  next: {ADVICE[code]}", LINE_WIDTH)
+                cure = CURES.get(code) if state == "refused" else WAITS.get(code)
+                if cure is not None:
+                    first = "cancel the task; " if state == "refused" else ""
+                    lines += textwrap.wrap(f"  next: {first}{cure}", LINE_WIDTH)
             case "ready":
                 lines.append(f"{name}: the dry run passed; its vote follows")
             case "preparing":
                 lines.append(f"{name}: fetches the content, or runs the task once")
             case _:
                 lines.append(f"{name}: has not begun with the task")
+    return lines
+
+
+def describe_refusal(task: JsonObject, answers: Sequence[JsonObject]) -> list[str]:
+    """The lines that say why a closed task was refused, and what to change; none if it was not.
+
+    Args:
+        task: The task.
+        answers: What nodes still know of their validators' reasons. The chain has only a code.
+    """
+    refusal = get_value(task, "lease", "refusal")
+    if refusal is None:
+        return []
+    lines = []
+    for answer in answers:
+        validator, state = get_value(answer, "validator"), get_value(answer, "state")
+        if isinstance(validator, str) and state == "refused":
+            text = f"validator {validator[:10]} refused the task: {get_value(answer, 'reason')}"
+            lines += textwrap.wrap(text, LINE_WIDTH, subsequent_indent="  ")
+    if str(refusal) in CURES:
+        lines += textwrap.wrap(f"next: {CURES[str(refusal)]}", LINE_WIDTH)
     return lines

@@ -33,7 +33,7 @@ from node.cli.output import (
     print_table,
 )
 from node.cli.progress import progress_bar
-from node.cli.readiness import describe_readiness, fetch_readiness
+from node.cli.readiness import describe_readiness, describe_refusal, fetch_readiness
 from node.cli.task_fee import (
     describe_early_end,
     describe_lease,
@@ -285,9 +285,11 @@ def show(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = Fa
     clients = [RpcClient(url) for url in rpc or [DEFAULT_RPC_URL]]
     found = get_task(clients[0], task)
     is_pending = get_text(found, "status") == "pending"
-    answers = fetch_readiness(clients, task) if is_pending else []
+    is_refused = get_value(found, "lease", "refusal") is not None
+    answers = fetch_readiness(clients, task) if is_pending or is_refused else []
     if as_json:
-        print_json({**found, "readiness": list(answers)} if is_pending else found)
+        is_asked = is_pending or is_refused
+        print_json({**found, "readiness": list(answers)} if is_asked else found)
         return
     account, obstacles = found["account"], describe_obstacles(found)
     rows = [
@@ -308,7 +310,8 @@ def show(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = Fa
         ("training state root", str(found["trainingStateRoot"])),
     ]
     print_fields(rows)
-    for line in describe_readiness(answers):
+    lines = describe_readiness(answers) if is_pending else describe_refusal(found, answers)
+    for line in lines:
         print_line(line)
 
 
@@ -353,6 +356,9 @@ def watch(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = F
             told = lines
         time.sleep(WATCH_SECONDS)
     if shown < _planned_rounds(found):
+        if not as_json and get_value(found, "lease", "refusal") is not None:
+            for line in describe_refusal(found, fetch_readiness(clients, task)):
+                print_note(line)
         raise OperatorError(describe_early_end(found, shown, _planned_rounds(found)))
     if not as_json:
         print_line(f"done; next: pot task download {task} -o model.safetensors")

@@ -486,7 +486,7 @@ def test_show_says_why_a_validator_is_not_ready_in_80_columns(
         assert "validator 0xabababab: ready" in pot("task", "show", 1, "--rpc", first)
     expected = (
         "validator 0xabababab refuses the task: bad_spec: a label is not one of 2 classes\n"
-        "  next: cancel the task, mend its data or model, and submit it again\n"
+        "  next: cancel the task; mend its data or model, and submit it again\n"
     )
     assert shown.endswith(2 * expected)
     assert max(map(len, expected.splitlines())) <= 80

@@ -17,6 +17,7 @@ from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training import rounds
 from chain.training.acceptance import Verdict, compute_verdict, encode_verdicts
+from chain.training.attempt import AttemptId
 from chain.training.attempt_records import Attempt, EndedAttempt
 from chain.training.history import TaskHistory, compute_outcome
 from chain.training.leases import READY_CODE, is_window_over
@@ -58,7 +59,16 @@ from tests.training_simulation.values import (
     compute_model_root,
     compute_next_state,
 )
-from tests.training_simulation.work import Disk, JobKey, Memory, PlannedFines, Work
+from tests.training_simulation.work import (
+    PIECE_MS,
+    Disk,
+    Job,
+    JobKey,
+    Memory,
+    PlannedFines,
+    Queue,
+    Work,
+)
 from tests.worlds.contracts import CHAIN_ID
 
 if TYPE_CHECKING:
@@ -145,20 +155,62 @@ class Validator(Actor):
         self.memory.running.discard(key)
         self.cluster.wake(self)
 
-    def _ask_worker(
-        self,
-        worker: str,
-        task_id: TaskId,
-        took_ms: int,
-        done: Callable[[bool], None],
-        limit_ms: int = WORKER_LIMIT_MS,
+    def _ask_for_dry_run(
+        self, task_id: TaskId, took_ms: int, done: Callable[[bool], None], limit_ms: int
     ) -> None:
-        """Call `done` when a worker is through; False if it took longer than its limit."""
-        start = max(self.cluster.now_ms, self.memory.free_ms.get(worker, 0))
+        """Call `done` when the dry run is over; False if it took longer than its limit."""
+        start = max(self.cluster.now_ms, self.memory.dry_runs_end_ms)
         end = start + min(took_ms, limit_ms)
-        self.memory.free_ms[worker] = end
+        self.memory.dry_runs_end_ms = end
         self.cluster.checkers.note_work(task_id, end - start)
         self.later(end - self.cluster.now_ms, lambda: done(took_ms <= limit_ms))
+
+    def _ask_for_check(
+        self,
+        attempt_id: AttemptId,
+        kind: str,
+        took_ms: int,
+        promised_ms: int,
+        done: Callable[[], None],
+    ) -> None:
+        """Call `done` when the worker is through, which does the most urgent pieces first."""
+        queue, task_id = self.memory.checks, attempt_id.task_id
+        self.cluster.checkers.note_work(task_id, took_ms)
+
+        def get_deadline_ms() -> int:
+            history = self.view.histories[task_id]
+            attempt = history.attempt
+            if attempt is None or attempt.id != attempt_id:
+                return 0
+            _, deadline = self.view.phase(task_id, self.cluster.now)
+            spec = self.cluster.chain.spec(history)
+            assert spec is not None
+            early = spec.phases.verdict_seconds // 4 if kind == "check" else 0
+            return 1_000 * (deadline.timestamp - early)
+
+        queue.count += 1
+        promise = (attempt_id, kind)
+        queue.jobs.append(Job(promise, promised_ms, queue.count, took_ms, get_deadline_ms, done))
+        if not queue.is_busy:
+            self._work_on(queue)
+
+    def _work_on(self, queue: Queue) -> None:
+        """Do the next piece."""
+        job = queue.choose(self.cluster.now_ms)
+        piece_ms = min(job.left_ms, PIECE_MS)
+        queue.is_busy = True
+
+        def end() -> None:
+            queue.is_busy = False
+            queue.used_ms[job.promise] += piece_ms
+            job.left_ms -= piece_ms
+            if job.left_ms == 0:
+                queue.jobs.remove(job)
+                job.done()
+            if queue.jobs and not queue.is_busy:
+                self._work_on(queue)
+
+        self.later(piece_ms, end)
 
     # Duties.
 
@@ -320,7 +372,8 @@ class Validator(Actor):
                 assert attempt is not None
                 self._compute_payment(history, attempt, spec, work)
             case rounds.EvaluateModel(model_root):
-                self._evaluate(task_id, model_root, work)
+                assert attempt is not None
+                self._evaluate(attempt.id, spec, model_root, work)
             case rounds.PostEvaluation(vote):
                 assert attempt is not None
                 call = build_result_call(attempt, vote, is_evaluated=True)
@@ -388,7 +441,7 @@ class Validator(Actor):
                 return
             self.disk.content.add(task_id)
         work.is_content_held = True
-        start = max(self.cluster.now_ms, self.memory.free_ms.get("dry runs", 0))
+        start = max(self.cluster.now_ms, self.memory.dry_runs_end_ms)
         if is_new and start + limit_ms > 1_000 * history.lease.window_time:
             self._end_preparation(task_id, is_done=False)
             return
@@ -403,7 +456,7 @@ class Validator(Actor):
         took_ms = self.cluster.cost(spec).dry_run_ms
         if took_ms > run_ms:
             took_ms = limit_ms + 1  # every try runs into the limit
-        self._ask_worker("dry runs", task_id, took_ms, done, limit_ms)
+        self._ask_for_dry_run(task_id, took_ms, done, limit_ms)
 
     def _refuse(self, work: Work, task_id: TaskId, code: ObjectionCode) -> None:
         work.is_content_held, work.is_accepted = True, False
@@ -527,10 +580,7 @@ class Validator(Actor):
         self.memory.running.add(key)
         payload = self.cluster.payloads[reveal.gradient_root]
 
-        def done(is_in_time: bool) -> None:
-            if not is_in_time:
-                self._put_off(key)
-                return
+        def done() -> None:
             verdict = ABSENT
             if not payload.is_malformed:
                 measurement = payload.measure(self.address)
@@ -538,7 +588,9 @@ class Validator(Actor):
             checks[attempt.id, index] = verdict
             self._finish(key)
 
-        self._ask_worker("checks", attempt.id.task_id, self.cluster.cost(spec).check_ms, done)
+        promised_ms = spec.reward.max_units * spec.resources.unit_milliseconds
+        took_ms = self.cluster.cost(spec).check_ms
+        self._ask_for_check(attempt.id, "check", took_ms, promised_ms, done)
 
     def _find_reveal(
         self, history: TaskHistory, attempt: Attempt, miner: Address, commitment: Hash32
@@ -643,17 +695,23 @@ class Validator(Actor):
         work.results = {attempt.ballot_number: vote}
         self.cluster.wake(self)
 
-    def _evaluate(self, task_id: TaskId, model_root: Hash32, work: Work) -> None:
+    def _evaluate(
+        self, attempt_id: AttemptId, spec: TaskSpec, model_root: Hash32, work: Work
+    ) -> None:
         key = ("evaluate", model_root)
         if self._is_waiting(key):
             return
         self.memory.running.add(key)
 
-        def done(is_in_time: bool) -> None:
+        def done() -> None:
             work.evaluated.add(model_root)
             self._finish(key)
 
-        self._ask_worker("checks", task_id, self.cluster.world.evaluate_ms, done)
+        took_ms, promised_ms = (
+            self.cluster.world.evaluate_ms,
+            spec.resources.evaluation_milliseconds,
+        )
+        self._ask_for_check(attempt_id, "evaluate", took_ms, promised_ms, done)
 
     # Fines and seats.
 

@@ -1,5 +1,7 @@
 """What a simulated validator holds and has computed: on its disk, and in its memory."""
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,6 +18,45 @@ DISK_BYTES: Final = 2**30
 
 JobKey = tuple[object, ...]
 """A job runs once at a time; its key says what it works on."""
+
+
+PIECE_MS: Final = 1_000
+"""How long a worker works on one task before it looks for more urgent work."""
+
+
+@dataclass
+class Job:
+    """What a worker that re-executes gradients and evaluates models was asked for."""
+
+    promise: JobKey
+    """What its time is counted against."""
+    promised_ms: int
+    """What its task declares for that."""
+    number: int
+    """Its place among equals: the first one has its turn first."""
+    left_ms: int
+    get_deadline_ms: Callable[[], int]
+    """When its result is due; a moment in the past if it is due no more."""
+    done: Callable[[], None]
+
+
+@dataclass
+class Queue:
+    """The work of one worker, in pieces; docs/spec/training.md, section 10.2, has the order."""
+
+    jobs: list[Job] = field(default_factory=list)
+    is_busy: bool = False
+    count: int = 0
+    used_ms: Counter[JobKey] = field(default_factory=Counter)
+
+    def choose(self, now_ms: int) -> Job:
+        """The job whose piece is next."""
+        return min(self.jobs, key=lambda job: self._rank(job, now_ms))
+
+    def _rank(self, job: Job, now_ms: int) -> tuple[bool, int, int]:
+        used, deadline_ms = self.used_ms[job.promise], job.get_deadline_ms()
+        is_beyond = used >= job.promised_ms or deadline_ms <= now_ms
+        return is_beyond, used if is_beyond else deadline_ms, job.number
 
 
 @dataclass
@@ -75,5 +116,6 @@ class Memory:
     preparing: list[TaskId] = field(default_factory=list)
     """Tasks in preparation and those that wait for a turn; the first PREPARING_LIMIT run."""
     capacity: Capacity = field(default_factory=lambda: Capacity(1, DISK_BYTES, lambda: 0))
-    free_ms: dict[str, int] = field(default_factory=dict)
-    """When each worker is through with what it was asked for."""
+    dry_runs_end_ms: int = 0
+    """When the worker for dry runs is through with what it was asked for."""
+    checks: Queue = field(default_factory=Queue)

@@ -2,6 +2,7 @@
 
 --seed K       run seed K alone and print one line an event
 --seeds N      run N seeds from --first on, and report
+--family NAME  of these, only the seeds of one family
 --mutant NAME  the same with one rule removed; 0 if a seed notices
 --mutants      every mutant; writes the table of the seeds that notice
 """
@@ -24,6 +25,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="replay this seed")
     parser.add_argument("--seeds", type=int, default=200, help="how many seeds (default 200)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
+    parser.add_argument("--family", help="only seeds of this family")
     parser.add_argument("--all-checkers", action="store_true", help="check known faults, too")
     parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="break one rule")
     parser.add_argument("--mutants", action="store_true", help="break each rule in turn")
@@ -37,7 +39,7 @@ def main() -> int:
         return replay(arguments.seed, without)
     if arguments.mutant:
         return hunt(arguments.mutant, arguments.first, arguments.seeds)
-    return survey(arguments.first, arguments.seeds, without)
+    return survey(arguments.first, arguments.seeds, without, arguments.family)
 
 
 def replay(seed: int, without: frozenset[str] | None) -> int:
@@ -66,8 +68,10 @@ def hunt(name: str, first: int, seeds: int) -> int:
     return 1
 
 
-def survey(first: int, seeds: int, without: frozenset[str] | None) -> int:
-    """Run many seeds and print totals of their events."""
+def survey(
+    first: int, seeds: int, without: frozenset[str] | None, wanted: str | None = None
+) -> int:
+    """Run many seeds and print totals of their events; if a family is wanted, its seeds alone."""
     from tests.training_simulation.worlds import draw_world, simulate
 
     failed: list[int] = []
@@ -78,6 +82,8 @@ def survey(first: int, seeds: int, without: frozenset[str] | None) -> int:
     start = time.process_time()
     for seed in range(first, first + seeds):
         family, world = draw_world(seed)
+        if wanted not in (None, family):
+            continue
         families[family] += 1
         began = time.process_time()
         try:
@@ -97,8 +103,8 @@ def survey(first: int, seeds: int, without: frozenset[str] | None) -> int:
     for name, count in sorted(violations.items()):
         print(f"{count} x {name}")
     print(
-        f"{seeds} seeds from {first}, {len(failed)} failed, {seconds:.1f} CPU s, "
-        f"{1000 * seconds / seeds:.0f} ms a seed"
+        f"{families.total()} seeds from {first}, {len(failed)} failed, {seconds:.1f} CPU s, "
+        f"{1000 * seconds / max(1, families.total()):.0f} ms a seed"
     )
     if failed:
         print(f"again: make simulate-training SEED={failed[0]}; all: {failed}")

@@ -12,7 +12,7 @@ from random import Random
 from types import MappingProxyType
 from typing import Final
 
-from chain.contracts import gradient_ledger, miner_seats, validator_set
+from chain.contracts import gradient_ledger, miner_seats, training_token, validator_set
 from chain.contracts.abi import ContractCall
 from chain.contracts.errors import ContractError, decode_error
 from chain.contracts.events import Event, decode_event
@@ -59,11 +59,13 @@ from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import decode_task_spec
 from chain.types.validator_set import ValidatorSet
 from tests.training_simulation.formats import PRICES, Ended, may_end_early
+from tests.training_simulation.values import OTHER_TOKEN
 from tests.worlds.contracts import (
     CHAIN_ID,
     FIRST_BLOCK,
     FIRST_TIME,
     GAS,
+    SUPPLY_EACH,
     Answer,
     Reverted,
     World,
@@ -81,8 +83,8 @@ PROBE_EVERY: Final = 50
 ENDLESS: Final = (Phase.INACTIVE, Phase.WAITING, Phase.SETTLEABLE, Phase.STALLED)
 """The phases without a deadline."""
 
-SUBMITTERS: Final = tuple(account(f"submitter {i}") for i in range(2))
-MINERS: Final = tuple(account(f"miner {i}") for i in range(8))
+SUBMITTERS: Final = tuple(account(f"submitter {i}") for i in range(4))
+MINERS: Final = tuple(account(f"miner {i}") for i in range(16))
 STRANGER: Final = account("stranger")
 JOINING_KEY: Final = candidate_key("validator that joins")
 JOINER: Final = account("operator that joins")
@@ -134,6 +136,11 @@ class EngineWorld(World):
             computation.get_gas_used(),
         )
 
+    def tokens_of(self, token: Address, holder: Address) -> int:
+        """The balance of a token, read from storage, which is faster than a call."""
+        key = int.from_bytes(holder, "big")
+        return self.read_mapping("TrainingToken", token, "_balances", key)
+
     def snapshot(self) -> tuple[Mapping[bytes, bytes], Hash32]:
         """A state from which another world can start."""
         root, added = self._accounts.compute_delta()
@@ -141,10 +148,22 @@ class EngineWorld(World):
 
 
 @cache
-def _genesis(n: int, floor: int, empty_block_ms: int) -> tuple[Mapping[bytes, bytes], Hash32]:
+def _genesis(
+    n: int, floor: int, empty_block_ms: int, seat_attempts: int
+) -> tuple[Mapping[bytes, bytes], Hash32]:
     world, first = EngineWorld(), validators_of(n)
     prices = replace(PRICES, empty_block_milliseconds=empty_block_ms, phase_floor_blocks=floor)
-    deploy_contracts(world, first.validators, first.operators, HOLDERS, floor, prices)
+    deploy_contracts(
+        world,
+        first.validators,
+        first.operators,
+        HOLDERS,
+        floor,
+        prices,
+        seat_attempts=seat_attempts,
+    )
+    amounts = (SUPPLY_EACH,) * len(HOLDERS)
+    world.deploy("TrainingToken", OTHER_TOKEN, training_token.encode_constructor(HOLDERS, amounts))
     return world.snapshot()
 
 
@@ -164,6 +183,10 @@ class Transaction:
     call: ContractCall
     label: str
     is_honest: bool = True
+    is_guess: bool = False
+    """Whether the sender expects nothing."""
+    is_safe: bool = False
+    """Whether it is never lost."""
 
 
 @dataclass(frozen=True)
@@ -252,17 +275,21 @@ class Chain:
         n: int,
         floor: int,
         empty_block_ms: int,
+        seat_attempts: int,
         random: Random,
         trace: Callable[[str], None],
     ) -> None:
-        self.contracts = EngineWorld(*_genesis(n, floor, empty_block_ms))
+        self.contracts = EngineWorld(*_genesis(n, floor, empty_block_ms, seat_attempts))
         self.view = ChainView(self.contracts, validator_set=validators_of(n))
         self._change_block: int | None = None
         """The block from which another validator set is in force."""
         self.pool: list[Transaction] = []
         self.registrations: dict[tuple[TaskId, Address], bool] = {}
         """The miners with a bond, and whether each takes part in the next attempt."""
+        self.displaced: set[tuple[TaskId, Address]] = set()
+        """The miners with a bond whose seat a newcomer took."""
         self.errors: dict[str, int] = {}
+        self._ids_by_name: dict[str, TaskId] = {}
         self._random = random
         self._trace = trace
         self._descriptions: dict[AttemptId, AttemptDescription] = {}
@@ -304,6 +331,7 @@ class Chain:
         for transaction in self._take_from_pool():
             done = self._execute(transaction)
             executed.append(done)
+            self._note_displaced(done)
             for event in done.events:
                 self._fold(event)
                 if isinstance(event, AttemptOpened):
@@ -342,6 +370,9 @@ class Chain:
         if isinstance(event, TaskSubmitted):
             view.histories[event.task_id] = build_history(event, block)
             view.rewards[event.task_id] = {}
+            spec = _decode(event.spec)
+            if spec is not None:
+                self._ids_by_name[spec.name] = event.task_id
             return
         task_id = getattr(event, "task_id", None)
         if task_id is None:
@@ -377,16 +408,29 @@ class Chain:
         if fold.settled is not None:
             view.settled[task_id, fold.settled.attempt.id.round_number] = fold.settled
 
+    def _note_displaced(self, executed: Executed) -> None:
+        events = executed.events
+        newcomers = [each for each in events if isinstance(each, MinerRegistered)]
+        for event in events:
+            if newcomers and isinstance(event, MinerLeft):
+                self.displaced.add((event.task_id, event.miner))
+
     def _fold_registration(self, task_id: TaskId, event: Event) -> None:
         match event:
             case MinerRegistered(miner=miner):
                 self.registrations[task_id, miner] = True
+                self.displaced.discard((task_id, miner))
             case MinerLeft(miner=miner):
                 self.registrations[task_id, miner] = False
             case BondWithdrawn(miner=miner):
                 del self.registrations[task_id, miner]
+                self.displaced.discard((task_id, miner))
             case _:
                 pass
+
+    def find_task(self, name: str) -> TaskId:
+        """The task with this name; 0, which no task has, if it is not on the chain yet."""
+        return self._ids_by_name.get(name, TaskId(0))
 
     def find_ended(self, task_id: TaskId, ordinal: int) -> Ended:
         """An attempt that has ended, by its ordinal."""

@@ -4,10 +4,13 @@ Six named properties of training and money, and that the parts agree with each o
 decide and who is paid is counted by `formats`, not by the code under test.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Final
+
+from eth_abi.abi import decode
 
 from chain.contracts import gradient_ledger, miner_seats, reward_distributor, task_registry
 from chain.contracts.addresses import (
@@ -18,6 +21,7 @@ from chain.contracts.addresses import (
     TRAINING_TOKEN,
     VALIDATOR_SET,
 )
+from chain.contracts.errors import ContractError
 from chain.contracts.gradient_ledger import (
     AttemptOpened,
     AttemptPaid,
@@ -60,11 +64,12 @@ from chain.training.task_spec import TaskSpec
 from chain.types.validator_set import ValidatorSet, compute_max_faulty
 from node.training.votes import SLASH_GAS, VOTE_GAS
 from tests.training_simulation import formats
-from tests.training_simulation.chain import HOLDERS, JOINER, SUBMITTERS, Executed
+from tests.training_simulation.chain import HOLDERS, JOINER, SUBMITTERS, Executed, Transaction
 from tests.training_simulation.cluster import Cluster
 from tests.training_simulation.fees import Fees, Moment
 from tests.training_simulation.values import (
     JUNK_PURCHASE,
+    OTHER_TOKEN,
     TOLERANCE,
     Payload,
     compute_initial_state,
@@ -109,7 +114,8 @@ SEATS: Final = "seats"
 """A seat ends at its second miss, and each burns an eighth of its bond in POT.
 
 Two misses in eight attempts, a miss in the last attempt and a fraud burn what is left, and nothing
-else does.
+else does. All seats together have no more units than a round. A newcomer displaces only seats whose
+term is over and whose units it needs, and is refused for no other reason.
 """
 PROGRESS: Final = "progress"
 """A healthy network settles a round within a bounded time."""
@@ -165,6 +171,9 @@ IDLE_BLOCKS: Final = 256
 NEVER_MS: Final = 2**63
 """Later than any moment."""
 
+REGISTER: Final = miner_seats.register(TaskId(0), 0).data[:4]
+"""The selector of a call that takes a seat."""
+
 
 class ViolationError(AssertionError):
     """A property does not hold; `name` says which."""
@@ -219,14 +228,21 @@ class Checkers:
         self._operators = (*cluster.chain.validator_set.operators, JOINER)
         contracts = (TASK_REGISTRY, GRADIENT_LEDGER, MINER_SEATS, VALIDATOR_SET)
         self._known = (*HOLDERS, *cluster.chain.validator_set.operators, *contracts)
-        self._supply = SUPPLY_EACH * len(HOLDERS) + STAKE * cluster.world.n
+        self._supplies = {TRAINING_TOKEN: SUPPLY_EACH * len(HOLDERS) + STAKE * cluster.world.n}
+        """The supply of each token that pays for a task."""
+        if not all(each.is_paid_in_pot for each in cluster.world.others):
+            self._supplies[OTHER_TOKEN] = SUPPLY_EACH * len(HOLDERS)
         self._seats: dict[tuple[TaskId, Address], Seat] = {}
         self._old_seats: list[tuple[tuple[TaskId, Address], Seat]] = []
         """Seats whose bonds were withdrawn, or that were followed by another one."""
-        self._burnt = 0
-        """What fines and misses have taken from bonds."""
-        self._credits_withdrawn = 0
+        self._burnt: Counter[Address] = Counter()
+        """What fines and misses have taken from bonds, by token."""
+        self._credits: Counter[tuple[Address, Address]] = Counter()
+        """What operators have earned as accusers and not withdrawn, by token and operator."""
+        self._credits_withdrawn: Counter[Address] = Counter()
         self._attempt_count: dict[TaskId, int] = {}
+        self._open_block: dict[TaskId, int] = {}
+        """The block in which the last attempt of each task opened."""
         self._escrow: dict[TaskId, int] = {}
         """What the registry must hold for each task."""
         self._earned: dict[TaskId, dict[Address, int]] = {}
@@ -308,12 +324,99 @@ class Checkers:
             is_undone = name == "LedgerNoQuorum" and "changes its result" in world.liars
             # A validator may be removed while its vote is on the way.
             is_removed = name == "ValidatorSetNotOperator" and world.set_change == "leave"
-            is_race = is_liar or is_undone or is_removed or name in RACES
+            is_race = is_liar or is_undone or is_removed or name in RACES or transaction.is_guess
             self.require(CALLS, is_race, f"{transaction.label}: {error}")
+            if not isinstance(error, str):
+                self._check_refusal(transaction, error)
+        if transaction.call.data[:4] == REGISTER and transaction.is_honest:
+            self._check_place(executed)
         if transaction.sender in self._operators:
             is_fine = transaction.call.to == MINER_SEATS
             limit = SLASH_GAS if is_fine else VOTE_GAS
             self.require(BOUNDS, executed.gas <= limit, f"{executed.gas} gas")
+
+    def _check_refusal(self, transaction: Transaction, error: ContractError) -> None:
+        """Refusals that are right in one case and wrong in another."""
+        sender = transaction.sender
+        match error:
+            case ContractError("SeatsNotParticipating", (int(number), _)):
+                task_id = TaskId(number)
+                attempt = self._chain.view.histories[task_id].attempt
+                at = None if attempt is None else attempt.id
+                participants = () if at is None else self._chain.view.participants.get(at, ())
+                seat = self._seats.get((task_id, sender))
+                takes_part = sender in dict(participants) and seat and not seat.is_fraud
+                self.require(SEATS, not takes_part, f"{transaction.label} of a participant")
+            case ContractError("SeatsBondLocked", (int(number), _)):
+                task_id = TaskId(number)
+                seat = self._seats[task_id, sender]
+                is_closed = self._chain.view.histories[task_id].is_closed
+                last = seat.last_attempt
+                if last is None:
+                    last = self._attempt_count.get(task_id, 0) if is_closed else None
+                is_locked = last is None or self._is_locked(task_id, seat, last)
+                self.require(SEATS, is_locked, f"{transaction.label}: the bond of {seat} is free")
+            case _:
+                pass
+
+    def _is_locked(self, task_id: TaskId, seat: Seat, last_attempt: int) -> bool:
+        """Whether the last attempt of a seat can still be fined."""
+        if last_attempt < seat.first_attempt:
+            return False
+        return self._chain.view.number < self.compute_free_block(task_id, last_attempt)
+
+    def compute_free_block(self, task_id: TaskId, ordinal: int) -> int:
+        """The first block in which an attempt cannot be fined any more."""
+        is_open = task_id in self._open and self._attempt_count[task_id] == ordinal
+        if is_open:
+            return NEVER_MS
+        ended = self._chain.find_ended(task_id, ordinal)
+        late_blocks, window = formats.compute_windows(self._spec(task_id), ended.judges)
+        return ended.block_number + late_blocks + 2 * window + 1
+
+    def _check_place(self, executed: Executed) -> None:
+        """Whether a newcomer got the place that it asked for if it had to, and only then."""
+        transaction, error = executed.transaction, executed.error
+        number, units, names = decode(["uint256", "uint32", "address[]"], transaction.call.data[4:])
+        task_id, displaced = TaskId(number), [Address(bytes.fromhex(each[2:])) for each in names]
+        objection = self._find_objection(task_id, units, displaced)
+        name = "" if error is None else error if isinstance(error, str) else error.name
+        text = f"{transaction.label}: {objection or 'it has a right to its place'}, {error}"
+        if error is None:
+            self.require(SEATS, not objection, text)
+        elif name in ("SeatsTaskFull", "SeatsNotDisplaceable", "SeatsAttemptOpening"):
+            self.require(SEATS, bool(objection), text)
+        if error is None and displaced:
+            self._cluster.counts["seats displaced"] += len(displaced)
+
+    def _find_objection(self, task_id: TaskId, units: int, displaced: Sequence[Address]) -> str:
+        """Why a newcomer has no right to its place; empty if it has one."""
+        is_open = task_id in self._open
+        if displaced and is_open and self._open_block[task_id] == self._chain.view.number:
+            return "an attempt has just opened"
+        ordinal, term = self._attempt_count.get(task_id, 0), self._cluster.world.seat_attempts
+        live = {
+            miner: seat
+            for (of_task, miner), seat in self._seats.items()
+            if of_task == task_id and seat.last_attempt is None
+        }
+        spec, most = self._spec(task_id), formats.DISPLACED_PER_UNIT * units
+
+        def count_free() -> int:
+            return formats.count_free_units(spec, [seat.units for seat in live.values()])
+
+        for miner in displaced:
+            if units <= count_free():
+                return "it needs no further seat"
+            seat = live.pop(miner, None)
+            if seat is None:
+                return "it names a miner without a seat"
+            if seat.first_attempt + term > ordinal + 1:
+                return "it names a seat within its term"
+            most -= seat.units
+            if most < 0:
+                return "it displaces too many units"
+        return "the task is full" if units > count_free() else ""
 
     def _apply(self, event: object) -> None:
         match event:
@@ -340,10 +443,12 @@ class Checkers:
             case SeatBondBurnt():
                 seat = self._seats[event.task_id, event.miner]
                 self._check_burning(event, seat)
-                self._burnt += event.amount
+                self._burnt[TRAINING_TOKEN] += event.amount
                 seat.seat_bond -= event.amount
             case CreditWithdrawn():
-                self._credits_withdrawn += event.amount
+                earned = self._credits.pop((event.token, event.account), 0)
+                self.require(MONEY, event.amount == earned, f"{event} is not {earned}")
+                self._credits_withdrawn[event.token] += event.amount
             case RoundSettled() | AttemptPaid():
                 if isinstance(event, RoundSettled):
                     self._open.discard(event.task_id)
@@ -359,6 +464,7 @@ class Checkers:
                 self._fees.note_attempt(event.task_id, self._now_moment())
                 self._open.add(event.task_id)
                 self._attempt_count[event.task_id] = event.ordinal
+                self._open_block[event.task_id] = self._chain.view.number
                 self._opened.append(AttemptId(event.task_id, event.round, event.attempt))
             case _:
                 pass
@@ -368,8 +474,10 @@ class Checkers:
 
     def _submit(self, event: TaskSubmitted) -> None:
         world, spec = self._cluster.world, self._spec(event.task_id)
-        is_junk = event.submitter == SUBMITTERS[1]
-        bought = JUNK_PURCHASE if is_junk else world.purchase
+        bought = JUNK_PURCHASE
+        if event.submitter != SUBMITTERS[1]:
+            submitters = self._cluster.submitters
+            bought = next(each.purchase for each in submitters if each.spec.name == spec.name)
         n = self._count_validators()
         seconds = formats.compute_attempt_seconds(spec, n, world.floor, world.empty_block_ms)
         self._fees.submit(event, spec, bought, seconds, self._now_moment())
@@ -441,9 +549,13 @@ class Checkers:
         )
         are_paid = not seat.seat_bond or seat.eighths_burnt == len(seat.missed)
         self.require(SEATS, are_paid, f"{self._name(event.miner)} paid for fewer misses: {seat}")
+        last = seat.last_attempt
+        if last is None:
+            last = self._attempt_count.get(event.task_id, 0)
+        is_locked = self._is_locked(event.task_id, seat, last)
+        self.require(SEATS, not is_locked, f"{event} comes before the end of all windows")
         if len(seat.missed) >= formats.MISSES:
             return
-        last = seat.last_attempt or self._attempt_count.get(event.task_id, 0)
         absent = {
             attempt_id
             for attempt_id, ended in self._chain.view.ended.items()
@@ -469,11 +581,11 @@ class Checkers:
         self.require(ABSENCE, event.ordinal not in seat.missed, f"{name} pays twice: {event}")
         self.require(SEATS, len(seat.missed) < formats.MISSES, f"{name}: {event} after {seat}")
         seat.absent.add(event.ordinal)
-        self._take(seat, event.amount)
+        self._take(event, seat)
 
-    def _take(self, seat: Seat, amount: int) -> None:
-        seat.bond -= amount
-        self._burnt += amount
+    def _take(self, event: MinerAbsent | MinerFined, seat: Seat) -> None:
+        seat.bond -= event.amount
+        self._burnt[self._token(event.task_id)] += event.amount
 
     def _apply_fine(self, event: MinerFined) -> None:
         seat, spec = self._seats[event.task_id, event.miner], self._spec(event.task_id)
@@ -488,7 +600,7 @@ class Checkers:
         self.require(GUILT, is_new, f"{name} is fined twice: {event}")
         self.require(GUILT, event.ordinal >= seat.first_attempt, f"{event} is older than {seat}")
         seat.fined[event.ordinal] = FineKind(event.kind)
-        self._take(seat, event.amount)
+        self._take(event, seat)
         ended = self._chain.find_ended(event.task_id, event.ordinal)
         commitments = enumerate(ended.attempt.commitments)
         index = next((i for i, record in commitments if record.miner == event.miner), None)
@@ -502,6 +614,8 @@ class Checkers:
             self.require(BOND, is_guilty, f"{name} is slashed without votes")
             is_innocent = self._is_innocent(ended, index, is_whole_bond=True)
             self.require(BOND, not is_innocent, f"{name} loses all, and its gradient is good")
+            for operator, share in formats.share_bond(ended, index, event.amount).items():
+                self._credits[spec.reward.token, operator] += share
             return
         late = [
             each
@@ -603,17 +717,27 @@ class Checkers:
     # Money, and the fold.
 
     def _check_money(self) -> None:
-        contracts = self._chain.contracts
-        held = sum(map(contracts.pot_of, self._known))
-        self.require(MONEY, held == self._supply, f"{held} exist")
-        escrow = contracts.pot_of(TASK_REGISTRY)
-        wanted = sum(self._escrow.values()) + self._fees.held
-        self.require(MONEY, escrow == wanted, f"the registry holds {escrow}, not {wanted}")
-        burnt = contracts.burnt
+        burnt = self._chain.contracts.burnt
         self.require(MONEY, burnt == self._fees.burnt, f"{burnt} burnt, not {self._fees.burnt}")
-        bonds = contracts.pot_of(MINER_SEATS)
-        wanted = sum(seat.bond + seat.seat_bond for seat in self._seats.values())
-        wanted += self._burnt - self._credits_withdrawn
+        for token in self._supplies:
+            self._check_token(token)
+
+    def _check_token(self, token: Address) -> None:
+        """Compare the balances of a token with the books."""
+        contracts, is_pot = self._chain.contracts, token == TRAINING_TOKEN
+        held = sum(contracts.tokens_of(token, holder) for holder in self._known)
+        self.require(MONEY, held == self._supplies[token], f"{held} exist")
+        escrow = contracts.tokens_of(token, TASK_REGISTRY)
+        wanted = self._fees.held if is_pot else 0
+        wanted += sum(
+            amount for task_id, amount in self._escrow.items() if self._token(task_id) == token
+        )
+        self.require(MONEY, escrow == wanted, f"the registry holds {escrow}, not {wanted}")
+        bonds = contracts.tokens_of(token, MINER_SEATS)
+        wanted = self._burnt[token] - self._credits_withdrawn[token]
+        for (task_id, _), seat in self._seats.items():
+            wanted += seat.bond if self._token(task_id) == token else 0
+            wanted += seat.seat_bond if is_pot else 0
         self.require(MONEY, bonds == wanted, f"the seats hold {bonds}, not {wanted}")
 
     def _check_account(self, history: TaskHistory) -> None:
@@ -759,11 +883,13 @@ class Checkers:
             if rewards:
                 self._claim_all(task_id, rewards)
         contracts = self._chain.contracts
-        for operator in self._operators:
-            if contracts.credit(operator):
-                call = miner_seats.withdraw_credit(TRAINING_TOKEN)
+        for token, operator in product(self._supplies, self._operators):
+            credit = contracts.read(miner_seats.credit_of(token, operator))
+            earned = self._credits[token, operator]
+            self.require(MONEY, credit == earned, f"{self._name(operator)}: {credit}, not {earned}")
+            if credit:
+                call = miner_seats.withdraw_credit(token)
                 self.on_block([self._chain.execute_at_once(operator, call)])
-
         self._withdraw_all()
 
     def is_closing_due(self, ended: EndedAttempt) -> bool:
@@ -826,7 +952,7 @@ class Checkers:
             self.require(CLAIM, claimed <= cumulative, f"{claimed} of {cumulative} claimed")
             if claimed == cumulative:
                 continue
-            before = contracts.pot_of(account)
+            before = contracts.tokens_of(self._token(task_id), account)
             proof = tree.proof(account)
             assert proof is not None
             call = reward_distributor.claim(task_id, cumulative, proof)
@@ -835,7 +961,7 @@ class Checkers:
             except Reverted as reverted:
                 text = f"{self._name(account)} cannot claim: {reverted}"
                 raise ViolationError(CLAIM, text) from reverted
-            received = contracts.pot_of(account) - before
+            received = contracts.tokens_of(self._token(task_id), account) - before
             self.require(CLAIM, received == cumulative - claimed, f"{received} received")
         account = contracts.read(task_registry.get_account(task_id))
         left = self._escrow[task_id] - account.refundable - account.reserved
@@ -845,6 +971,9 @@ class Checkers:
             self.on_block([self._chain.execute_at_once(account.submitter, call)])
 
     # Names.
+
+    def _token(self, task_id: TaskId) -> Address:
+        return self._spec(task_id).reward.token
 
     def _spec(self, task_id: TaskId) -> TaskSpec:
         spec = self._chain.spec(self._chain.view.histories[task_id])

@@ -23,7 +23,7 @@ from chain.training.attempt import AttemptId
 from chain.training.task_spec import TaskSpec
 from tests.training_simulation.chain import Chain, ChainView, Executed, Transaction
 from tests.training_simulation.values import Cost, Payload
-from tests.worlds.contracts import FIRST_TIME
+from tests.worlds.contracts import FIRST_TIME, POT, SEAT_ATTEMPTS
 
 if TYPE_CHECKING:
     from tests.training_simulation.checkers import Checkers
@@ -39,6 +39,38 @@ SHORT: Final = Purchase(lifetime_seconds=600, attempts=5)
 
 TICK_MS: Final = 1_000
 """How often a node looks at its duties when nothing happens; deadlines have whole seconds."""
+
+
+@dataclass(frozen=True)
+class OtherTask:
+    """A task that is trained beside the main one, by the same validators."""
+
+    name: str
+    miners: tuple[tuple[int, str], ...]
+    """The indices of its miners' accounts, and their habits here."""
+    starts_ms: int = 1_000
+    is_paid_in_pot: bool = True
+    phases: tuple[int, int, int] = (8, 12, 8)
+    rounds: int = 4
+    min_miners: int = 2
+    max_units: int = 8
+    unit_price: int = POT
+    units: int = 2
+    check_ms: int = 300
+    unit_milliseconds: int = 200
+    """What it declares of that."""
+    habits_of_submitter: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """A miner that comes when others have taken the seats of the main task."""
+
+    habit: str
+    units: int
+    starts_ms: int
+    misnaming: str = ""
+    """What is wrong with the seats that it names at first (`miners.MISNAMINGS`)."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +135,10 @@ class World:
     """How the validator set changes meanwhile: "join", "leave", or not at all."""
     units: int = 2
     """The units that each miner declares; their sum may exceed the capacity."""
+    others: tuple[OtherTask, ...] = ()
+    seat_attempts: int = SEAT_ATTEMPTS
+    """The term of a seat."""
+    newcomers: tuple[Newcomer, ...] = ()
 
 
 class Actor:
@@ -123,9 +159,12 @@ class Actor:
         """Do what is to be done now."""
         raise NotImplementedError
 
-    def send(self, sender: Address, call: ContractCall, label: str) -> None:
+    def send(
+        self, sender: Address, call: ContractCall, label: str, *, is_safe: bool = False
+    ) -> None:
         """Send a call to the chain."""
-        self.cluster.send(self, Transaction(sender, call, f"{self.name}: {label}"))
+        label = f"{self.name}: {label}"
+        self.cluster.send(self, Transaction(sender, call, label, is_safe=is_safe))
 
 
 class Cluster:
@@ -142,7 +181,12 @@ class Cluster:
         self.counts: Counter[str] = Counter()
         self._print = trace
         self.chain = Chain(
-            world.n, world.floor, world.empty_block_ms, Random(f"{seed} order"), self.trace
+            world.n,
+            world.floor,
+            world.empty_block_ms,
+            world.seat_attempts,
+            Random(f"{seed} order"),
+            self.trace,
         )
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = 0
@@ -238,7 +282,8 @@ class Cluster:
         """Send a call to the pool; it may be lost, or wait for the network to heal."""
         self.counts["calls"] += 1
         is_first = not self.chain.view.histories  # without a task there is nothing to see
-        if self.random.random() < self.world.loss and not self.is_healed and not is_first:
+        is_safe = self.is_healed or is_first or transaction.is_safe
+        if self.random.random() < self.world.loss and not is_safe:
             self.trace(f"{transaction.label} is lost")
             return
         if actor.name in self._cut:

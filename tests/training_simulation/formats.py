@@ -29,6 +29,9 @@ CHEAT_FACTOR: Final = 10
 MISS_SHARE: Final = 8
 """A miss costs the pay of a round divided by this, rounded up, and as much of the seat bond."""
 
+DISPLACED_PER_UNIT: Final = 2
+"""A newcomer displaces at most so many units for each of its own."""
+
 MISSES: Final = 2
 """A seat ends at so many misses."""
 
@@ -168,6 +171,17 @@ def is_delivered_late(failed: Attempt, index: int, validator_set: ValidatorSet) 
     return not is_decided and tally.missing > faulty
 
 
+def share_bond(ended: Ended, index: int, bond: int) -> dict[Address, int]:
+    """What the operators that called a fraud a cheat in time have of its bond."""
+    votes, judges = list_votes(ended.attempt), ended.judges
+    accusers = [
+        operator
+        for validator, operator in zip(judges.validators, judges.operators, strict=True)
+        if validator in votes and votes[validator][index] is Verdict.CHEAT
+    ]
+    return {operator: bond // 2 // len(accusers) for operator in accusers}
+
+
 def compute_miss(spec: TaskSpec, units: int) -> int:
     """What a miss costs."""
     return -(-units * spec.reward.unit_price // MISS_SHARE)
@@ -210,6 +224,14 @@ def compute_pay(
         operator = validator_set.operators[validator_set.validators.index(validator)]
         pay[operator] = pay.get(operator, 0) + spec.reward.validator_fee // len(earners)
     return {account: amount for account, amount in pay.items() if amount}
+
+
+def count_free_units(spec: TaskSpec, taken: Sequence[int]) -> int:
+    """The most units of a newcomer: the first miners leave a unit for each of the fewest."""
+    reward = spec.reward
+    assert reward.max_units <= 1_024, "the least seat of a larger task has more than one unit"
+    reserved = max(0, reward.min_miners - len(taken) - 1)
+    return reward.max_units - sum(taken) - reserved
 
 
 def compute_bond(spec: TaskSpec, units: int) -> int:

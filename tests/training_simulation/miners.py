@@ -1,13 +1,15 @@
 """Simulated miners: they register, commit, reveal, claim and leave with real calls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 from chain.contracts import gradient_ledger, miner_seats, reward_distributor, training_token
 from chain.contracts.abi import ContractCall
-from chain.contracts.addresses import MINER_SEATS, REWARD_DISTRIBUTOR
+from chain.contracts.addresses import MINER_SEATS, REWARD_DISTRIBUTOR, TRAINING_TOKEN
 from chain.contracts.gradient_ledger import Phase
+from chain.contracts.miner_seats import ListedSeat
 from chain.contracts.task_registry import TaskStatus
 from chain.crypto import keccak256
 from chain.primitives import Address, Hash32, TaskId
@@ -18,11 +20,17 @@ from chain.training.history import TaskHistory
 from chain.training.reveal import Reveal
 from chain.training.rewards import build_reward_tree
 from chain.training.task_spec import TaskSpec
-from tests.training_simulation.chain import MINERS
+from tests.training_simulation.chain import MINERS, STRANGER, Transaction
 from tests.training_simulation.cluster import Actor, Cluster
-from tests.training_simulation.formats import CHEAT_FACTOR, MISS_WINDOW, compute_bond
-from tests.training_simulation.values import TOLERANCE, Payload
-from tests.worlds.contracts import CHAIN_ID, SEAT_ATTEMPTS, SEAT_BOND
+from tests.training_simulation.formats import (
+    CHEAT_FACTOR,
+    DISPLACED_PER_UNIT,
+    MISS_WINDOW,
+    compute_bond,
+    count_free_units,
+)
+from tests.training_simulation.values import MAIN_SPEC, TOLERANCE, Payload
+from tests.worlds.contracts import CHAIN_ID, SEAT_BOND
 
 if TYPE_CHECKING:
     from tests.training_simulation.validators import Validator
@@ -55,6 +63,16 @@ HABITS: Final = (
 )
 """Every way of a miner to be a nuisance; one near the tolerance may be honest."""
 
+MISNAMINGS: Final = (
+    "a seat within its term",
+    "itself",
+    "one seat twice",
+    "an unknown miner",
+    "more seats than it needs",
+    "too few seats",
+)
+"""What may be wrong with the seats that a newcomer wants to displace."""
+
 NUISANCES_WITHOUT_GRADIENT: Final = ("squats", "leaves at once")
 
 
@@ -72,14 +90,20 @@ class Prepared:
 
 
 class Miner(Actor):
-    """One miner of one task."""
+    """One miner of one task. An account that trains in several tasks has one for each."""
 
-    def __init__(self, cluster: Cluster, index: int, habit: str, task_id: TaskId) -> None:
-        super().__init__(cluster, f"miner {index} ({habit})")
+    def __init__(
+        self, cluster: Cluster, index: int, habit: str, task_name: str = MAIN_SPEC.name
+    ) -> None:
+        place = "" if task_name == MAIN_SPEC.name else f" of {task_name}"
+        super().__init__(cluster, f"miner {index} ({habit}){place}")
         self.address: Address = MINERS[index]
         self.habit = habit
-        self.task_id = task_id
+        self.task_name = task_name
         self.units = cluster.world.units
+        self.starts_ms = 0
+        """When it begins to look for a seat, since the start."""
+        self.misnaming = ""
         self._sent_ms: dict[tuple[object, ...], int] = {}
         self._prepared: dict[AttemptId, Prepared] = {}
         self._vanishes_ms = cluster.now_ms + self.random.randrange(5_000, 60_000)
@@ -92,8 +116,15 @@ class Miner(Actor):
         """Whether it does what its task asks for."""
         return self.habit == HONEST
 
+    @property
+    def task_id(self) -> TaskId:
+        """The task; 0 until it is on the chain."""
+        return self.cluster.chain.find_task(self.task_name)
+
     def step(self) -> None:
         """Do what the phase of the task asks for."""
+        if self.cluster.now_ms < self.cluster.start_ms + self.starts_ms:
+            return
         if self.habit == "vanishes" and self.cluster.now_ms > self._vanishes_ms:
             self.is_up = False
             return
@@ -107,10 +138,10 @@ class Miner(Actor):
             return
         if self.habit in ("leaves at once", "leaves and comes back"):
             self._leave_and_return()
-        if not self._register(spec):
+        attempt = history.attempt
+        if not self._register(spec) and not self._finishes(history, spec):
             return
         self._claim_sometimes(history)
-        attempt = history.attempt
         if attempt is None or self.habit in NUISANCES_WITHOUT_GRADIENT:
             return
         phase, _ = view.phase(self.task_id, self.cluster.now)
@@ -149,28 +180,89 @@ class Miner(Actor):
             return state
         if self.view.histories[self.task_id].status is not TaskStatus.ACTIVE:
             return False
-        bond = compute_bond(spec, self.units) + SEAT_BOND
-        approve = training_token.approve(spec.reward.token, MINER_SEATS, bond)
+        token = spec.reward.token
+        most = spec.reward.max_units if self.misnaming else self.units
+        amounts = {token: compute_bond(spec, most)}
+        amounts[TRAINING_TOKEN] = amounts.get(TRAINING_TOKEN, 0) + SEAT_BOND
+        approve = training_token.approve(token, MINER_SEATS, amounts.pop(token))
         if self._once(("approve",), approve, "approve"):
+            for other, amount in amounts.items():
+                approve = training_token.approve(other, MINER_SEATS, amount)
+                self.send(self.address, approve, "approve the seat bond")
             displaced = self._list_displaced(spec)
-            call = miner_seats.register(self.task_id, self.units, displaced)
-            self.send(self.address, call, f"register for {self.units}")
+            if self.misnaming and self.random.random() < 0.7:
+                self._misname(spec, displaced)
+            else:
+                call = miner_seats.register(self.task_id, self.units, displaced)
+                self.send(self.address, call, f"register for {self.units}")
             if self.habit == "leaves at once":
                 self.send(self.address, miner_seats.leave(self.task_id), "leave")
         return False
 
     def _list_displaced(self, spec: TaskSpec) -> tuple[Address, ...]:
         """Seats whose term is over, oldest first, if the task is full."""
-        contracts = self.view.contracts
-        seats = contracts.read(miner_seats.list_seats(self.task_id))
-        ordinal = contracts.read(gradient_ledger.get_round(self.task_id)).attempt_count
-        free = spec.reward.max_units - sum(each.units for each in seats)
-        displaced = []
-        for each in sorted(seats, key=lambda each: (each.first_attempt, each.miner)):
-            if free < self.units and each.first_attempt + SEAT_ATTEMPTS <= ordinal + 1:
+        seats = self.view.contracts.read(miner_seats.list_seats(self.task_id))
+        taken = {each.miner: each.units for each in seats}
+        most = DISPLACED_PER_UNIT * self.units
+        displaced: list[Address] = []
+        for each in self._list_over(seats):
+            is_full = count_free_units(spec, list(taken.values())) < self.units
+            if is_full and each.units <= most:
                 displaced.append(each.miner)
-                free += each.units
+                most -= taken.pop(each.miner)
         return tuple(displaced)
+
+    def _list_over(self, seats: Sequence[ListedSeat]) -> list[ListedSeat]:
+        """The seats whose term is over, oldest first."""
+        found = self.view.contracts.read(gradient_ledger.get_round(self.task_id))
+        term = self.cluster.world.seat_attempts
+        return sorted(
+            (each for each in seats if each.first_attempt + term <= found.attempt_count + 1),
+            key=lambda each: (each.first_attempt, each.miner),
+        )
+
+    def _misname(self, spec: TaskSpec, rightly: tuple[Address, ...]) -> None:
+        """Try to register with a list of seats that is usually wrong."""
+        seats = self.view.contracts.read(miner_seats.list_seats(self.task_id))
+        newest_first = sorted(seats, key=lambda each: (-each.first_attempt, each.miner))
+        miners = [each.miner for each in newest_first]
+        named: Sequence[Address] = rightly
+        units = self.units
+        match self.misnaming:
+            case "a seat within its term":
+                free = spec.reward.max_units - sum(each.units for each in seats)
+                sums = accumulate((each.units for each in newest_first), initial=free)
+                named = miners[: sum(each < self.units for each in sums)]
+            case "itself":
+                named = (self.address, *rightly)
+            case "one seat twice":
+                named = (*rightly[:1], *rightly) or miners[-1:] * 2
+            case "an unknown miner":
+                named = (*rightly, STRANGER)
+            case "more seats than it needs":
+                over = self._list_over(seats)
+                named = [each.miner for each in over[: len(rightly) + 1]]
+            case _:
+                units = spec.reward.max_units
+        call = miner_seats.register(self.task_id, units, named)
+        label = f"{self.name}: register for {units} and displace {self.misnaming}"
+        guess = Transaction(self.address, call, label, is_guess=True)
+        self.cluster.send(self, guess)
+
+    def _finishes(self, history: TaskHistory, spec: TaskSpec) -> bool:
+        """Whether a displaced miner has an attempt to finish; if not, it wants its bonds back."""
+        key = (self.task_id, self.address)
+        if key not in self.cluster.chain.displaced:
+            return False
+        seat = self.view.contracts.read(miner_seats.get_seat(*key))
+        attempt = history.attempt
+        if attempt is not None and attempt.ordinal <= seat.last_attempt:
+            return True
+        free_block = self.cluster.checkers.compute_free_block(self.task_id, seat.last_attempt)
+        if self.view.number >= free_block:
+            call = miner_seats.withdraw_bond(self.task_id)
+            self._once(("withdraw",), call, "withdraw after its displacement")
+        return False
 
     def _leave_and_return(self) -> None:
         if (self.task_id, self.address) not in self.cluster.chain.registrations:

@@ -1,6 +1,6 @@
 """Submitters of tasks, honest and wasteful, and an attacker that calls whatever it may not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from chain.contracts import (
@@ -22,7 +22,7 @@ from chain.training.task_spec_codec import compute_terms, encode_task_spec
 from tests.training_simulation.chain import JOINER, STRANGER, SUBMITTERS, Transaction
 from tests.training_simulation.cluster import Actor, Cluster
 from tests.training_simulation.formats import build_slash_call
-from tests.training_simulation.values import JUNK_PURCHASE, ROUND_COST, junk_spec
+from tests.training_simulation.values import JUNK_PURCHASE, compute_round_cost, junk_spec
 from tests.worlds.contracts import CHAIN_ID, POT, Reverted
 
 HABITS: Final = ("pays for one round", "cancels", "funds", "extends")
@@ -33,35 +33,68 @@ MAX_FEE: Final = 10 * POT
 """The most that a submitter pays at a time."""
 
 
-def build_submission(
-    spec: TaskSpec, budget: int, purchase: Purchase
-) -> tuple[ContractCall, ContractCall]:
-    """The approval and the submission of a task."""
+def build_submission(spec: TaskSpec, budget: int, purchase: Purchase) -> tuple[ContractCall, ...]:
+    """The approvals and the submission of a task."""
     return (
-        training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, budget + MAX_FEE),
+        *build_approvals({spec.reward.token: budget}),
         task_registry.submit_task(
             compute_terms(spec), spec.resources, encode_task_spec(spec), budget, purchase, MAX_FEE
         ),
     )
 
 
-class Submitter(Actor):
-    """The submitter of one task, or of a row of tasks that nobody trains."""
+def build_approvals(escrow: Mapping[Address, int]) -> tuple[ContractCall, ...]:
+    """What a submitter lets the registry take: escrow, and the fee in POT."""
+    amounts = {TRAINING_TOKEN: MAX_FEE}
+    for token, amount in escrow.items():
+        amounts[token] = amounts.get(token, 0) + amount
+    return tuple(
+        training_token.approve(token, TASK_REGISTRY, amount) for token, amount in amounts.items()
+    )
 
-    def __init__(self, cluster: Cluster, name: str, account: Address, task_id: TaskId) -> None:
+
+class Submitter(Actor):
+    """The submitter of one task that is trained."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        name: str,
+        account: Address,
+        spec: TaskSpec,
+        habits: tuple[str, ...],
+        purchase: Purchase,
+    ) -> None:
         super().__init__(cluster, name)
         self.address = account
-        self.task_id = task_id
+        self.spec = spec
+        self.purchase = purchase
         self._resumed_block = 0
         self._is_refunded = False
-        self._habits = cluster.world.habits_of_submitter
+        self._habits = habits
         self._acts_ms = cluster.now_ms + self.random.randrange(10_000, 60_000)
 
-    def submit(self, spec: TaskSpec, budget: int) -> None:
-        """Send the submission."""
-        calls = build_submission(spec, budget, self.cluster.world.purchase)
-        for call, label in zip(calls, ("approve", "submit"), strict=True):
-            self.send(self.address, call, f"{label} {spec.name}")
+    @property
+    def task_id(self) -> TaskId:
+        """The task; 0 until it is on the chain."""
+        return self.cluster.chain.find_task(self.spec.name)
+
+    def submit(self, rounds: int) -> None:
+        """Send the submission, with an escrow for so many rounds."""
+        budget = rounds * compute_round_cost(self.spec)
+        *approvals, call = build_submission(self.spec, budget, self.purchase)
+        for approval in approvals:
+            self.send(self.address, approval, f"approve {self.spec.name}", is_safe=True)
+        self.send(self.address, call, f"submit {self.spec.name}", is_safe=True)
+
+    def hand_out_content(self) -> None:
+        """Give the content to half of the validators, once the task has an id."""
+        if not self.task_id:
+            self.cluster.after(100, self.hand_out_content)
+            return
+        validators = self.cluster.validators
+        for validator in self.random.sample(validators, len(validators) // 2 + 1):
+            validator.disk.content.add(self.task_id)
 
     def step(self) -> None:
         """Resume a paused task, fund and cancel it by habit, and take the refund at the end."""
@@ -81,11 +114,11 @@ class Submitter(Actor):
             elif "extends" in self._habits:
                 self.extend()
             elif self._habits:
-                self.fund(2 * ROUND_COST)
+                self.fund(2 * compute_round_cost(self.spec))
 
     def fund(self, amount: int) -> None:
         """Add to the escrow."""
-        approve = training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, amount)
+        approve = training_token.approve(self.spec.reward.token, TASK_REGISTRY, amount)
         self.send(self.address, approve, "approve")
         self.send(self.address, task_registry.fund_task(self.task_id, amount), "fund")
 

@@ -11,11 +11,13 @@ from chain.contracts import task_registry, training_token
 from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.task_registry import CloseReason
 from chain.training.task_checks import REFUSAL_CODES, ObjectionCode
+from tests.training_simulation.chain import MINERS
 from tests.training_simulation.checkers import ViolationError
-from tests.training_simulation.cluster import World
+from tests.training_simulation.cluster import Newcomer, OtherTask, World
 from tests.training_simulation.miners import HONEST
+from tests.training_simulation.values import OTHER_TOKEN
 from tests.training_simulation.worlds import FAMILIES, KNOWN, build, draw_world, run, simulate
-from tests.worlds.contracts import account
+from tests.worlds.contracts import SUPPLY_EACH, account
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -87,6 +89,63 @@ def test_task_that_waits_too_long_is_refused_by_all() -> None:
     refused = [each for each in junk if each.close_reason is CloseReason.REFUSED]
     assert [each.task_id for each in refused] == [10]
     assert {code for _, code in refused[0].refusals} == {busy}
+
+
+def test_account_is_paid_for_each_task_in_the_token_of_that_task() -> None:
+    other = OtherTask("second", ((0, HONEST), (8, HONEST)), is_paid_in_pot=False)
+    cluster = build(1, World(others=(other,)))
+    run(cluster)
+    first, second = cluster.chain.view.histories.values()
+    assert (first.rounds_settled, second.rounds_settled) == (4, 4)
+    account, rewards = MINERS[0], cluster.chain.view.rewards
+    assert rewards[first.task_id][account] > 0
+    balance = cluster.chain.contracts.tokens_of(OTHER_TOKEN, account)
+    assert balance == SUPPLY_EACH + rewards[second.task_id][account]
+
+
+def test_fraud_in_one_task_costs_no_seat_in_another() -> None:
+    other = OtherTask("second", ((0, "cheats"), (8, HONEST), (9, HONEST)))
+    cluster = build(1, World(others=(other,)))
+    run(cluster)
+    assert cluster.counts["MinerFined"] == 1
+    first, second = cluster.chain.view.histories.values()
+    assert (first.rounds_settled, second.rounds_settled) == (4, 4)
+    rewards = cluster.chain.view.rewards
+    assert MINERS[0] in rewards[first.task_id]
+    assert MINERS[0] not in rewards[second.task_id]
+
+
+def test_checks_that_take_longer_than_declared_delay_their_own_task_alone() -> None:
+    slow = OtherTask(
+        "second", ((8, HONEST), (9, HONEST)), check_ms=20_000, unit_milliseconds=100, starts_ms=0
+    )
+    cluster = build(1, World(others=(slow,), rounds=30))
+    run(cluster)
+    first, second = cluster.chain.view.histories.values()
+    assert second.rounds_settled < 3
+    assert first.rounds_settled > 6
+
+
+def test_newcomer_takes_a_seat_whose_term_is_over() -> None:
+    newcomer = Newcomer(HONEST, units=2, starts_ms=5_000)
+    world = World(
+        miners=(HONEST,) * 4,
+        newcomers=(newcomer,),
+        seat_attempts=3,
+        rounds=40,
+        compute_ms=5_000,
+        block_ms=500,
+        empty_block_ms=500,
+        faulty_ms=140_000,
+    )
+    cluster = build(1, world)
+    run(cluster)
+    # One of the first four is displaced, has its bonds back, and displaces another one.
+    assert cluster.counts["seats displaced"] == 2
+    assert cluster.counts["BondWithdrawn"] == 1
+    assert cluster.counts["MinerAbsent"] == 0
+    (rewards,) = cluster.chain.view.rewards.values()
+    assert {miner.address for miner in cluster.miners} <= set(rewards)
 
 
 def test_bond_survives_validators_that_restart_late() -> None:

@@ -18,7 +18,7 @@ from chain.training.acceptance import ExponentRule, Measurement
 from chain.training.attempt import AttemptId
 from chain.training.task_spec import Phases, TaskSpec
 from tests.training_simulation.formats import CHEAT_FACTOR
-from tests.worlds.contracts import POT
+from tests.worlds.contracts import POT, account
 from tests.worlds.training import SPEC as SMALL
 
 MAIN_SPEC: Final = replace(
@@ -43,8 +43,17 @@ MAIN_SPEC: Final = replace(
 )
 """The task that honest miners train."""
 
-ROUND_COST: Final = MAIN_SPEC.reward.max_units * POT + MAIN_SPEC.reward.validator_fee
-"""The escrow that an attempt at a round of the main task reserves."""
+OTHER_TOKEN: Final = account("another token")
+"""A second token, in which a task may pay its miners."""
+
+
+def compute_round_cost(spec: TaskSpec) -> int:
+    """The escrow that an attempt at a round reserves."""
+    return spec.reward.max_units * spec.reward.unit_price + spec.reward.validator_fee
+
+
+ROUND_COST: Final = compute_round_cost(MAIN_SPEC)
+"""That of the main task."""
 
 TOLERANCE: Final = MAIN_SPEC.verification.tolerance_ppb
 

@@ -10,9 +10,9 @@ from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
 from chain.contracts.task_registry import Purchase
 from chain.crypto import get_address
 from chain.params import ChainParameters
-from chain.primitives import TaskId
+from chain.primitives import Address, TaskId
 from chain.training.leases import is_lifetime_over
-from chain.training.task_spec import Phases
+from chain.training.task_spec import Phases, TaskSpec
 from chain.types.validator_set import compute_max_faulty
 from tests.training_simulation import liars, miners, submitters
 from tests.training_simulation.chain import JOINER, JOINING_KEY, SUBMITTERS
@@ -21,20 +21,26 @@ from tests.training_simulation.checkers import (
     PROGRESS,
     Checkers,
 )
-from tests.training_simulation.cluster import Cluster, World
+from tests.training_simulation.cluster import LONG, Cluster, Newcomer, OtherTask, World
 from tests.training_simulation.formats import PRICES, compute_attempt_seconds
 from tests.training_simulation.liars import Lie
 from tests.training_simulation.miners import HONEST, Miner
 from tests.training_simulation.submitters import Stranger, Submitter, submit_junk
 from tests.training_simulation.validators import Validator
-from tests.training_simulation.values import JUNK_PURCHASE, MAIN_SPEC, ROUND_COST, Cost
-from tests.worlds.contracts import STAKE, prove_join
-
-MAIN: Final = TaskId(1)
-"""The task that honest miners train; it is submitted first."""
+from tests.training_simulation.values import (
+    JUNK_PURCHASE,
+    MAIN_SPEC,
+    OTHER_TOKEN,
+    Cost,
+    compute_round_cost,
+)
+from tests.worlds.contracts import POT, STAKE, prove_join
 
 JUNK_MS: Final = 8_000
 """When the tasks that no miner trains are submitted: the main task is active by then."""
+
+SUBMISSION_MS: Final = 20_000
+"""A submission is on a healthy chain after this time."""
 
 SETTLE_BLOCKS: Final = 24
 """How many blocks a closed task is watched at least: fines are approved and imposed by then."""
@@ -42,10 +48,23 @@ SETTLE_BLOCKS: Final = 24
 
 def draw_world(seed: int) -> tuple[str, World]:
     """The family and the world of a seed."""
-    random = Random(f"training world {seed}")
-    (family,) = random.choices(list(FAMILIES), [weight for _, weight in FAMILIES.values()])
-    draw, _ = FAMILIES[family]
-    return family, draw(random)
+    random, later = Random(f"training world {seed}"), Random(f"later training world {seed}")
+    # What was added later has draws of its own: all other seeds have the worlds that they had,
+    # and the table of mutants, in which their numbers are, stays true.
+    share = sum(weight for _, weight in LATER_FAMILIES.values())
+    is_later = later.randrange(100) < share
+    families = LATER_FAMILIES if is_later else FIRST_FAMILIES
+    random = later if is_later else random
+    (family,) = random.choices(list(families), [weight for _, weight in families.values()])
+    draw, _ = families[family]
+    world = draw(random)
+    if family in ("lies", "storm") and later.random() < 0.2:
+        world = replace(world, others=draw_others(later, world.miners, 1))
+    return family, world
+
+
+GUILTY: Final = ("cheats", "withholds", "is malformed")
+"""Habits of miners that are fined wherever they train."""
 
 
 def draw_n(random: Random) -> int:
@@ -275,7 +294,103 @@ def draw_lease(random: Random) -> World:
     )
 
 
-FAMILIES: Final[Mapping[str, tuple[Callable[[Random], World], int]]] = {
+def draw_others(random: Random, members: tuple[str, ...], count: int) -> tuple[OtherTask, ...]:
+    """Further tasks, each with miners of its own and some of those of the main task."""
+    names = (("second", 8), ("third", 12))[:count]
+    return tuple(draw_other(random, name, first, members) for name, first in names)
+
+
+def draw_other(random: Random, name: str, first: int, members: tuple[str, ...]) -> OtherTask:
+    """A further task: a healthy one, one with bad miners only, or one whose checks take long."""
+    kind = random.choice(("healthy", "healthy", "bad", "slow"))
+    bad = (*miners.HABITS, *GUILTY * 3)
+    own = random.randint(2, 3)
+    habits = random.choices(bad, k=own) if kind == "bad" else [HONEST] * own
+    shared = random.sample(range(len(members)), random.randint(1, 2))
+    others = tuple(
+        # An account may be honest in one task and guilty in another.
+        (index, random.choice((members[index], members[index], HONEST, random.choice(bad))))
+        for index in shared
+    )
+    return OtherTask(
+        name=name,
+        miners=(*enumerate(habits, first), *others),
+        starts_ms=random.randrange(500, 12_000),
+        is_paid_in_pot=random.random() < 0.5,
+        phases=random.choice(((8, 12, 8), (5, 8, 5), (15, 30, 15))),
+        rounds=random.choice((1, 4, 12)),
+        min_miners=random.choice((1, 2)),
+        max_units=random.choice((4, 8)),
+        unit_price=random.choice((1, POT, 3 * POT // 7)),
+        units=random.choice((1, 2)),
+        check_ms=random.choice((3_000, 20_000)) if kind == "slow" else 300,
+        unit_milliseconds=100 if kind == "slow" else 200,
+        habits_of_submitter=tuple(random.sample(submitters.HABITS, random.randint(0, 1))),
+    )
+
+
+def draw_many(random: Random) -> World:
+    """A world with two or three tasks that are trained at the same time."""
+    n, habits = draw_n(random), [HONEST, HONEST, random.choice((HONEST, *GUILTY))]
+    habits += random.choices(miners.HABITS, k=random.randint(0, 1))
+    members = tuple(random.sample(habits, len(habits)))
+    others = draw_others(random, members, random.choice((1, 1, 2)))
+    junk = random.choice((0, 0, 0, 10))
+    if junk:
+        # They are submitted first: a new task waits for the dry runs of earlier ones.
+        others = tuple(replace(each, starts_ms=500) for each in others)
+    return World(
+        n=n,
+        miners=members,
+        others=others,
+        junk=junk,
+        junk_dry_run_ms=random.choice((100, 150_000)),
+        liars=draw_liars(random, n) if random.random() < 0.4 else (),
+        block_ms=random.choice((500, 1_000)),
+        # The submitter pays for no dry run that a crash interrupts.
+        crashes=0.0 if junk else random.choice((0.0, 0.0, 0.02)),
+        crashes_after_verdict=0.0 if junk else random.choice((0.0, 0.0, 0.5)),
+        rounds=random.choice((4, 12)),
+        faulty_ms=random.choice((30_000, 50_000)),
+        attacks=random.choice((0.0, 0.1)),
+        habits_of_submitter=tuple(random.sample(submitters.HABITS, random.randint(0, 1))),
+    )
+
+
+def draw_seats(random: Random) -> World:
+    """A world whose full task has short terms, and newcomers that displace its miners."""
+    n, units = draw_n(random), random.choice((2, 2, 3, 4))
+    count = MAIN_SPEC.reward.max_units // units
+    faulty_ms = random.choice((20_000, 30_000, 40_000, 40_000, 120_000))
+    habits = [HONEST] * max(2, count - 1) + random.choices((HONEST, *miners.HABITS), k=1)
+    members = tuple(random.sample(habits[:count], count))
+    newcomers = tuple(
+        Newcomer(
+            habit=HONEST if random.random() < 0.7 else random.choice(miners.HABITS),
+            units=random.choice((1, 2, 2, 3, 4, 6)),
+            starts_ms=random.randrange(5_000, faulty_ms * 3 // 4),
+            misnaming=random.choice(("", *miners.MISNAMINGS)),
+        )
+        for _ in range(random.randint(2, 4))
+    )
+    return World(
+        n=n,
+        miners=members,
+        units=units,
+        newcomers=newcomers,
+        seat_attempts=random.choice((2, 3, 4)),
+        rounds=100,
+        block_ms=500,
+        empty_block_ms=500,
+        faulty_ms=faulty_ms,
+        liars=draw_liars(random, n) if random.random() < 0.3 else (),
+        loss=random.choice((0.0, 0.05)),
+        crashes=random.choice((0.0, 0.0, 0.02)),
+        others=draw_others(random, members, 1) if random.random() < 0.2 else (),
+    )
+
+
+FIRST_FAMILIES: Final[Mapping[str, tuple[Callable[[Random], World], int]]] = {
     "plain": (draw_plain, 15),
     "nuisances": (draw_nuisances, 20),
     "lies": (draw_lies, 24),
@@ -289,7 +404,15 @@ FAMILIES: Final[Mapping[str, tuple[Callable[[Random], World], int]]] = {
     "junk": (draw_junk, 3),
     "lease": (draw_lease, 14),
 }
-"""The families of worlds, each with its approximate share of a hundred seeds."""
+"""Families of worlds, each with its weight."""
+
+LATER_FAMILIES: Final[Mapping[str, tuple[Callable[[Random], World], int]]] = {
+    "many": (draw_many, 8),
+    "seats": (draw_seats, 7),
+}
+"""Families that were added later, each with its share of a hundred seeds."""
+
+FAMILIES: Final = {**FIRST_FAMILIES, **LATER_FAMILIES}
 
 KNOWN: Final[Mapping[str, frozenset[str]]] = {
     "plain": frozenset(),
@@ -304,6 +427,8 @@ KNOWN: Final[Mapping[str, frozenset[str]]] = {
     "change": frozenset(),
     "junk": frozenset(),
     "lease": frozenset(),
+    "many": frozenset(),
+    "seats": frozenset(),
 }
 """The properties that the rules break in a family; test_known_faults.py has a seed for each."""
 
@@ -317,7 +442,7 @@ def build(
     """The cluster of a world before its first event."""
     cluster = Cluster(seed, world, trace)
     cluster.checkers = Checkers(cluster, without)
-    cluster.costs["main"] = Cost(dry_run_ms=1_000, check_ms=world.check_ms)
+    cluster.costs[MAIN_SPEC.name] = Cost(dry_run_ms=1_000, check_ms=world.check_ms)
     for number in range(world.junk):
         cluster.costs[f"junk {number}"] = Cost(world.junk_dry_run_ms, world.check_ms)
     liar_indices = cluster.random.sample(range(world.n), len(world.liars))
@@ -333,18 +458,62 @@ def build(
         change_ms = cluster.random.randrange(1_000, world.faulty_ms // 2)
         cluster.after(change_ms, lambda: change_set(cluster))
     for index, habit in enumerate(world.miners):
-        cluster.miners.append(Miner(cluster, index, habit, MAIN))
-    submitter = Submitter(cluster, "submitter", SUBMITTERS[0], MAIN)
+        cluster.miners.append(Miner(cluster, index, habit))
+    for index, newcomer in enumerate(world.newcomers, len(world.miners)):
+        miner = Miner(cluster, index, newcomer.habit)
+        miner.units, miner.misnaming = newcomer.units, newcomer.misnaming
+        miner.starts_ms = newcomer.starts_ms
+        cluster.miners.append(miner)
+    spec = replace(MAIN_SPEC, phases=Phases(*world.phases), round_count=world.rounds)
+    submitter = Submitter(
+        cluster, "submitter", SUBMITTERS[0], spec, world.habits_of_submitter, world.purchase
+    )
     cluster.submitters.append(submitter)
+    for other, account in zip(world.others, SUBMITTERS[2:], strict=False):
+        add_task(cluster, other, account)
     if world.attacks:
         cluster.strangers.append(Stranger(cluster))
     cluster.after(JUNK_MS, lambda: submit_junk(cluster, world.junk, world.junk_waves))
     for validator in cluster.random.sample(cluster.validators, world.n // 2 + 1):
-        validator.disk.content.add(MAIN)
-    rounds = 1 if "pays for one round" in world.habits_of_submitter else world.rounds
-    spec = replace(MAIN_SPEC, phases=Phases(*world.phases), round_count=world.rounds)
-    submitter.submit(spec, rounds * ROUND_COST)
+        validator.disk.content.add(TaskId(1))
+    submitter.submit(1 if "pays for one round" in world.habits_of_submitter else world.rounds)
     return cluster
+
+
+def add_task(cluster: Cluster, other: OtherTask, account: Address) -> None:
+    """Add another task with its submitter and its miners."""
+    spec = build_other_spec(other)
+    cluster.costs[spec.name] = Cost(dry_run_ms=1_000, check_ms=other.check_ms)
+    name = f"submitter of {spec.name}"
+    submitter = Submitter(cluster, name, account, spec, other.habits_of_submitter, LONG)
+    cluster.submitters.append(submitter)
+    for index, habit in other.miners:
+        miner = Miner(cluster, index, habit, spec.name)
+        miner.units = other.units
+        cluster.miners.append(miner)
+    rounds = 1 if "pays for one round" in other.habits_of_submitter else other.rounds
+    cluster.after(other.starts_ms, lambda: submitter.submit(rounds))
+    cluster.after(other.starts_ms, submitter.hand_out_content)
+
+
+def build_other_spec(other: OtherTask) -> TaskSpec:
+    """The specification of another task."""
+    reward = replace(
+        MAIN_SPEC.reward,
+        token=TRAINING_TOKEN if other.is_paid_in_pot else OTHER_TOKEN,
+        unit_price=other.unit_price,
+        max_units=other.max_units,
+        min_miners=other.min_miners,
+    )
+    resources = replace(MAIN_SPEC.resources, unit_milliseconds=other.unit_milliseconds)
+    return replace(
+        MAIN_SPEC,
+        name=other.name,
+        phases=Phases(*other.phases),
+        round_count=other.rounds,
+        reward=reward,
+        resources=resources,
+    )
 
 
 def change_set(cluster: Cluster) -> None:
@@ -370,31 +539,28 @@ def change_set(cluster: Cluster) -> None:
 
 
 def run(cluster: Cluster) -> None:
-    """Run the faulty time, then require a settled round, then end the task and share it out."""
+    """Run the faulty time, then require settled rounds, then end the tasks and share them out."""
     world, chain = cluster.world, cluster.chain
     cluster.start()
     cluster.run_until(cluster.start_ms + world.faulty_ms)
     cluster.heal()
-
-    def is_settled_or_closed() -> bool:
-        history = chain.view.histories.get(MAIN)
-        return history is not None and (history.is_closed or history.rounds_settled > before)
-
-    known = chain.view.histories.get(MAIN)
-    before = 0 if known is None else known.rounds_settled
-    limit_ms = cluster.now_ms + compute_recovery_ms(cluster)
-    is_settled = is_settled_or_closed() or cluster.run_until(limit_ms, is_settled_or_closed)
-    history = chain.view.histories.get(MAIN)
-    shown = None if history is None else (history.status.name, history.attempt)
-    cluster.checkers.require(PROGRESS, is_settled or is_hopeless(cluster), f"{shown}")
-    if history is None:
+    _require_progress(cluster)
+    if not chain.view.histories:
         return
-    if not history.is_closed:
-        cluster.submitters[0].cancel()
-        limit_ms = cluster.now_ms + compute_recovery_ms(cluster)
-        cluster.run_until(limit_ms, lambda: chain.view.histories[MAIN].is_closed)
-        is_closed = chain.view.histories[MAIN].is_closed
-        cluster.checkers.require(PROGRESS, is_closed, "the cancelled task does not close")
+    for submitter in cluster.submitters:
+        history = chain.view.histories.get(submitter.task_id)
+        if history is not None and not history.is_closed:
+            submitter.cancel()
+    began_ms = cluster.now_ms
+    for submitter in cluster.submitters:
+        task_id = submitter.task_id
+        if task_id and not chain.view.histories[task_id].is_closed:
+            limit_ms = began_ms + compute_recovery_ms(cluster, task_id)
+            is_closed = cluster.run_until(
+                limit_ms, lambda task_id=task_id: chain.view.histories[task_id].is_closed
+            )
+            text = f"the cancelled task {task_id} does not close"
+            cluster.checkers.require(PROGRESS, is_closed, text)
     run_until_all_ended(cluster)
     number = chain.view.number
     limit_ms = cluster.now_ms + SETTLE_BLOCKS * world.empty_block_ms * 2
@@ -403,15 +569,46 @@ def run(cluster: Cluster) -> None:
     cluster.checkers.on_end()
 
 
+def _require_progress(cluster: Cluster) -> None:
+    """Require of each task that a healthy network settles a round of it within its time."""
+    chain = cluster.chain
+    histories = chain.view.histories
+    waiting = {each.spec.name: 0 for each in cluster.submitters}
+    for submitter in cluster.submitters:
+        if submitter.task_id:
+            waiting[submitter.spec.name] = histories[submitter.task_id].rounds_settled
+    began_ms = cluster.now_ms
+    if len(cluster.submitters) > 1:
+        # A submission may have waited until the network was whole again.
+        is_known = all(each.task_id for each in cluster.submitters)
+        cluster.run_until(
+            began_ms + SUBMISSION_MS, lambda: all(each.task_id for each in cluster.submitters)
+        )
+        began_ms = began_ms if is_known else cluster.now_ms
+    limits = {each: compute_recovery_ms(cluster, each.task_id) for each in cluster.submitters}
+    for submitter in sorted(limits, key=lambda each: limits[each]):
+
+        def is_settled_or_closed(submitter: Submitter = submitter) -> bool:
+            history = histories.get(submitter.task_id)
+            before = waiting[submitter.spec.name]
+            return history is not None and (history.is_closed or history.rounds_settled > before)
+
+        limit_ms = began_ms + limits[submitter]
+        is_settled = is_settled_or_closed() or cluster.run_until(limit_ms, is_settled_or_closed)
+        history = histories.get(submitter.task_id)
+        shown = None if history is None else (history.status.name, history.attempt)
+        is_excused = is_settled or is_hopeless(cluster, submitter)
+        cluster.checkers.require(PROGRESS, is_excused, f"{submitter.spec.name}: {shown}")
+
+
 def run_until_all_ended(cluster: Cluster) -> None:
     """Run until every junk task is over; a checker sees if one is not in time."""
     world, histories = cluster.world, cluster.chain.view.histories
     if not world.junk:
         return
-    wave_ms = 1_000 * (PRICES.pending_seconds + JUNK_PURCHASE.lifetime_seconds) + 2 * (
-        compute_recovery_ms(cluster)
-    )
-    count = world.junk * world.junk_waves + 1
+    recovery_ms = compute_recovery_ms(cluster, cluster.submitters[0].task_id)
+    wave_ms = 1_000 * (PRICES.pending_seconds + JUNK_PURCHASE.lifetime_seconds) + 2 * recovery_ms
+    count = world.junk * world.junk_waves + len(cluster.submitters)
 
     def is_over() -> bool:
         found = list(cluster.chain.view.histories.values())
@@ -426,11 +623,13 @@ def _run_closing_votes(cluster: Cluster) -> None:
     chain = cluster.chain
     while pending := [
         each
-        for each in chain.view.list_ended(MAIN)
+        for task_id in chain.view.histories
+        for each in chain.view.list_ended(task_id)
         if chain.view.number <= each.voted_until and cluster.checkers.is_closing_due(each)
     ]:
         # Nothing happens meanwhile but empty blocks.
-        chain.view.number = max(chain.view.number, pending[0].late_until - 1)
+        first = min(each.late_until for each in pending)
+        chain.view.number = max(chain.view.number, first - 1)
         number = chain.view.number
         limit_ms = cluster.now_ms + 2 * SETTLE_BLOCKS * cluster.world.empty_block_ms
         cluster.run_until(limit_ms, lambda number=number: chain.view.number >= number + 24)
@@ -438,21 +637,18 @@ def _run_closing_votes(cluster: Cluster) -> None:
             return
 
 
-def is_hopeless(cluster: Cluster) -> bool:
+def is_hopeless(cluster: Cluster, submitter: Submitter) -> bool:
     """Whether the task cannot go on: too few miners take part, or the escrow is too small."""
-    history = cluster.chain.view.histories.get(MAIN)
+    task_id, spec = submitter.task_id, submitter.spec
+    history = cluster.chain.view.histories.get(task_id)
     if history is None:
         return True  # its submission was lost
-    taking_part = sum(
-        cluster.chain.registrations.get((MAIN, miner.address), False) for miner in cluster.miners
-    )
-    honest = sum(
-        cluster.chain.registrations.get((MAIN, miner.address), False)
-        for miner in cluster.miners
-        if miner.is_honest
-    )
-    account = cluster.chain.contracts.read(task_registry.get_account(MAIN))
-    is_poor = account.reserved == 0 and account.refundable < ROUND_COST
+    miners = [each for each in cluster.miners if each.task_name == spec.name]
+    registrations = cluster.chain.registrations
+    taking_part = [each for each in miners if registrations.get((task_id, each.address), False)]
+    honest = [each for each in taking_part if each.is_honest]
+    account = cluster.chain.contracts.read(task_registry.get_account(task_id))
+    is_poor = account.reserved == 0 and account.refundable < compute_round_cost(spec)
     lease = history.lease
     is_used_up = lease.attempts_left == 0 or is_lifetime_over(
         lease,
@@ -460,13 +656,18 @@ def is_hopeless(cluster: Cluster) -> bool:
         cluster.now + lease.attempt_seconds,
     )
     is_poor = is_poor or (account.reserved == 0 and is_used_up)
-    return taking_part < MAIN_SPEC.reward.min_miners or not honest or is_poor
+    # A task that takes more time than it declares has the workers when no other task wants them.
+    promised_ms = spec.reward.max_units * spec.resources.unit_milliseconds
+    took_ms = len(taking_part) * cluster.cost(spec).check_ms
+    if spec.name != MAIN_SPEC.name and took_ms > promised_ms:
+        return True
+    return len(taking_part) < spec.reward.min_miners or not honest or is_poor
 
 
-def compute_recovery_ms(cluster: Cluster) -> int:
+def compute_recovery_ms(cluster: Cluster, task_id: TaskId) -> int:
     """The longest time until a healthy network settles a round, whatever came before."""
-    known = MAIN in cluster.chain.view.histories
-    seconds = 2 * cluster.checkers.attempt_seconds(MAIN) if known else 0
+    known = task_id in cluster.chain.view.histories
+    seconds = 2 * cluster.checkers.attempt_seconds(task_id) if known else 0
     return (seconds + 30) * 1000
 
 

@@ -506,6 +506,7 @@ def deploy_contracts(
     floor: int = FLOOR,
     prices: Prices | None = None,
     seat_bond: int = SEAT_BOND,
+    seat_attempts: int = SEAT_ATTEMPTS,
 ) -> None:
     """Deploy all contracts as genesis does; each holder has SUPPLY_EACH base units of POT."""
     stakes = STAKE * len(validators)
@@ -538,7 +539,7 @@ def deploy_contracts(
     )
     world.deploy("RewardDistributor", REWARD_DISTRIBUTOR)
     world.deploy(
-        "MinerSeats", MINER_SEATS, miner_seats.encode_constructor(seat_bond, SEAT_ATTEMPTS)
+        "MinerSeats", MINER_SEATS, miner_seats.encode_constructor(seat_bond, seat_attempts)
     )
 
 

@@ -161,6 +161,60 @@ CONTRACT_MUTANTS: Final = {
             ),
         ),
     ),
+    "displaced-before-its-term": Mutant(
+        "a newcomer takes any seat of a full task",
+        SEATS,
+        (
+            (
+                (
+                    "seat.position != 0 && uint256(seat.firstAttempt) + seatAttempts"
+                    " <= progress.attemptCount + 1;"
+                ),
+                "seat.position != 0;",
+            ),
+        ),
+    ),
+    "displaced-for-nothing": Mutant(
+        "a newcomer ends seats whose units it does not need",
+        SEATS,
+        (("if (!isFull || !isTermOver ||", "if (!isTermOver ||"),),
+    ),
+    "displacement-exceeds-the-capacity": Mutant(
+        "a newcomer that displaces a seat gets more units than are free",
+        SEATS,
+        (
+            (
+                "if (units > freeUnits) revert",
+                "if (units > freeUnits && displaced.length == 0) revert",
+            ),
+        ),
+    ),
+    "seat-ends-in-its-attempt": Mutant(
+        "a displaced miner cannot finish the attempt in progress",
+        SEATS,
+        (
+            (
+                "        seat.lastAttempt = progress.attemptCount;\n",
+                "        seat.lastAttempt = _endedCount(progress);\n",
+            ),
+        ),
+    ),
+    "misses-of-all-tasks": Mutant(
+        "a miss in one task counts in another one",
+        SEATS,
+        (
+            ("delete _misses[taskId][msg.sender]", "delete _misses[0][msg.sender]"),
+            ("misses = _misses[taskId][miner];", "misses = _misses[0][miner];"),
+            ("missed = _misses[taskId][miner]", "missed = _misses[0][miner]"),
+            ("misses = _misses[taskId][fine.miner]", "misses = _misses[0][fine.miner]"),
+            ("|| _misses[taskId][msg.sender].last", "|| _misses[0][msg.sender].last"),
+        ),
+    ),
+    "accusers-are-paid-in-pot": Mutant(
+        "the bond of a task in another token is shared out in POT, which others deposited",
+        SEATS,
+        (("_creditAccusers(_tasks[taskId].token,", "_creditAccusers(address(POT),"),),
+    ),
     "void-attempt-stays-reserved": Mutant(
         "the escrow of a void attempt is not released",
         LEDGER,
@@ -295,6 +349,15 @@ CONTRACT_MUTANTS: Final = {
         "an account can claim the same reward twice",
         DISTRIBUTOR,
         (("        pot.claimed[account] = cumulative;\n", ""),),
+    ),
+    "claims-of-all-tasks": Mutant(
+        "what an account claimed of one task counts as claimed of another one",
+        DISTRIBUTOR,
+        (
+            ("return _pots[taskId].claimed[account]", "return _pots[0].claimed[account]"),
+            ("before = pot.claimed[account]", "before = _pots[0].claimed[account]"),
+            ("pot.claimed[account] = cumulative", "_pots[0].claimed[account] = cumulative"),
+        ),
     ),
 }
 

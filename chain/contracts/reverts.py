@@ -34,7 +34,12 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
     "TaskNothingToRefund": lambda task: (
         f"nothing of task {task} is left to refund: all is paid, or was refunded before"
     ),
-    "TaskInvalidTerms": lambda field: f"the registry refuses the task's {field}; change it",
+    "TaskInvalidTerms": lambda field: (
+        "the network sells no lifetime that ends so late; give a shorter --lifetime (the most is "
+        "max_lifetime_seconds in the parameters of `pot_getGenesis`)"
+        if field == "lifetimeSeconds"
+        else f"the registry refuses the task's {field}; change it"
+    ),
     "TaskNoFreeSlot": lambda slots: (
         f"all {slots} slots of the network are taken; try again when a task has ended"
     ),

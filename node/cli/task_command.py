@@ -51,6 +51,7 @@ from node.cli.task_money_command import (
 from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
 from node.client.task_bundle import TaskBundle
 from node.client.task_submission import (
+    compute_full_budget,
     compute_round_budget,
     download_model,
     fetch_parameters,
@@ -132,7 +133,8 @@ def submit(
     bundle = _declare(bundle, blob_bytes_per_second, dry_run=dry_run)
     offer = make_offer(clients[0], bundle, read_wishes(lifetime, attempts, max_fee))
     if not as_json:
-        for line in format_table(("", ""), describe_offer(bundle.spec, offer)):
+        planned = compute_full_budget(bundle.spec) if amount is None else amount
+        for line in format_table(("", ""), describe_offer(bundle.spec, offer, planned)):
             print_note(line)
     submission = submit_task(clients[0], account.private_key, bundle, offer, amount)
     _upload(clients, bundle)
@@ -165,9 +167,9 @@ def price(
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the fee of a task.
+    """Print the fee and the budget of a task.
 
-    It is what submitting costs now, besides the budget. The task is run once here, to measure what
+    They are what submitting takes of the account now. The task is run once here, to measure what
     it takes of a validator. Nothing is paid.
     """
     from node.client.task_file import load_task_file
@@ -177,10 +179,11 @@ def price(
     bundle = load_task_file(file, TRAINING_TOKEN, rounds)
     bundle = _declare(bundle, blob_bytes_per_second, dry_run=True)
     offer = make_offer(client, bundle, read_wishes(lifetime, attempts, None))
+    budget = compute_full_budget(bundle.spec)
     if as_json:
-        print_json(encode_offer(bundle.spec, offer))
+        print_json({**encode_offer(bundle.spec, offer), "budget": str(budget)})
     else:
-        print_fields(describe_offer(bundle.spec, offer))
+        print_fields(describe_offer(bundle.spec, offer, budget))
 
 
 def _declare(bundle: TaskBundle, blob_bytes_per_second: int, *, dry_run: bool) -> TaskBundle:

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from chain.contracts.addresses import TRAINING_TOKEN
+from chain.contracts.task_registry import Purchase
 from chain.json_types import JsonObject
 from chain.training.fees import (
     compute_attempts_time,
@@ -52,8 +54,41 @@ def format_bytes(count: int) -> str:
     return f"{count / 2**30:.1f} GiB"
 
 
-def describe_offer(spec: TaskSpec, offer: Offer) -> list[tuple[str, str]]:
-    """The fee of a task and its parts, as names and values."""
+def describe_purchase(purchase: Purchase) -> str:
+    """What was bought, such as `2 h, 5 attempts`; what was not is not named."""
+    parts = []
+    if purchase.lifetime_seconds:
+        parts.append(format_duration(purchase.lifetime_seconds))
+    if purchase.attempts:
+        parts.append(f"{purchase.attempts} attempts")
+    return ", ".join(parts)
+
+
+def describe_extension(offer: Offer) -> list[tuple[str, str]]:
+    """The price of more lifetime or attempts and its parts, as names and values."""
+    quote = offer.quote
+    return [
+        ("extension", describe_purchase(offer.purchase)),
+        ("rent", f"{_pot(quote.rent)}  slot, memory and disk for the lifetime"),
+        ("computation", f"{_pot(quote.computation)}  the validators' time"),
+        ("fee", f"{_pot(quote.fee)}  at most {format_short(offer.max_fee)} POT"),
+    ]
+
+
+def build_extension_answer(offer: Offer) -> JsonObject:
+    """The same for scripts; amounts in base units of POT."""
+    return {
+        "lifetimeSeconds": offer.purchase.lifetime_seconds,
+        "attempts": offer.purchase.attempts,
+        "rent": str(offer.quote.rent),
+        "computation": str(offer.quote.computation),
+        "fee": str(offer.quote.fee),
+        "maxFee": str(offer.max_fee),
+    }
+
+
+def describe_offer(spec: TaskSpec, offer: Offer, budget: int) -> list[tuple[str, str]]:
+    """The fee of a task and its parts, and its budget, as names and values."""
     quote, bought = offer.quote, offer.purchase
     resources = spec.resources
     validators = quote.examination // quote.answer_pay
@@ -66,10 +101,20 @@ def describe_offer(spec: TaskSpec, offer: Offer) -> list[tuple[str, str]]:
         ("", sizes),
         ("lifetime", f"{format_duration(bought.lifetime_seconds)}, {bought.attempts} attempts"),
         ("examination", f"{_pot(quote.examination)}  {validators} validators answer"),
-        ("pending", f"{_pot(quote.pending_rent)}  burnt now, for the time until they have"),
+        ("pending", f"{_pot(quote.pending_rent)}  burnt now: until they have, at most 1 h"),
         ("rent", f"{_pot(quote.rent)}  slot, memory and disk for the lifetime"),
         ("computation", f"{_pot(quote.computation)}  {_describe_computation(spec, offer)}"),
         ("fee", f"{_pot(quote.fee)}  at most {format_short(offer.max_fee)} POT"),
+        *_describe_sum(spec, quote.fee, budget),
+    ]
+
+
+def _describe_sum(spec: TaskSpec, fee: int, budget: int) -> list[tuple[str, str]]:
+    if spec.reward.token != TRAINING_TOKEN:
+        return [("budget", f"{budget} base units of the task's token, in escrow for miners")]
+    return [
+        ("budget", f"{_pot(budget)}  in escrow for miners; what is left comes back"),
+        ("in all", f"{format_amount(fee + budget)} POT"),
     ]
 
 

@@ -1,5 +1,6 @@
 """`pot task`: the commands that pay for a task, end it, and take money back."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -21,15 +22,24 @@ from node.cli.output import (
     JsonOption,
     RpcOption,
     TaskArgument,
+    format_short,
+    format_table,
     parse_amount,
     print_fields,
     print_json,
     print_line,
+    print_note,
 )
-from node.cli.task_fee import format_duration, parse_duration
+from node.cli.task_fee import (
+    build_extension_answer,
+    describe_extension,
+    describe_lease,
+    describe_purchase,
+    parse_duration,
+)
 from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
 from node.client.task_bundle import Wishes
-from node.client.task_submission import extend_task, fund_task
+from node.client.task_submission import extend_task, fund_task, make_extension
 from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 from pot_common.node_url import DEFAULT_RPC_URL
@@ -85,24 +95,40 @@ def extend(
     lifetime: LifetimeOption = None,
     attempts: AttemptsOption = None,
     max_fee: MaxFeeOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the price, and pay nothing.")
+    ] = False,
     password_file: PasswordOption = None,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
     """Buy more lifetime or attempts for an open task.
 
-    Any account may do so, at today's price.
+    Any account may do so, at today's price, which is shown before it is paid.
     """
-    wishes = read_wishes(lifetime, attempts, max_fee)
+    # 0 attempts beside a lifetime are as good as none.
+    wishes = read_wishes(lifetime, attempts or None, max_fee)
     purchase = Purchase(wishes.lifetime_seconds or 0, wishes.attempts or 0)
     if purchase == Purchase(0, 0):
         raise OperatorError("nothing to buy; give --lifetime, --attempts or both")
     client = RpcClient(rpc)
     get_task(client, task)
+    offer = make_extension(client, TaskId(task), purchase, wishes.max_fee, int(time.time()))
+    if dry_run:
+        if as_json:
+            print_json({"id": task, **build_extension_answer(offer)})
+        else:
+            print_fields(describe_extension(offer))
+        return
+    if not as_json:
+        for line in format_table(("", ""), describe_extension(offer)):
+            print_note(line)
     account = unlock_account(client, key, password_file)
-    receipt = extend_task(client, account.private_key, TaskId(task), purchase, wishes.max_fee)
-    done = f"added {format_duration(purchase.lifetime_seconds)}, {purchase.attempts} attempts"
+    receipt = extend_task(client, account.private_key, TaskId(task), offer)
+    done = f"added {describe_purchase(purchase)} for about {format_short(offer.quote.fee)} POT"
     _print_done(client, task, receipt, as_json, done)
+    if not as_json:
+        print_fields(describe_lease(get_task(client, task), int(time.time())))
 
 
 @app.command(epilog="Example:  pot task cancel 1 --key alice")

@@ -32,6 +32,7 @@ from node.client.rpc_client import (
     get_value,
 )
 from node.client.task_bundle import TaskBundle, Wishes
+from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 from pot_common.rpc_client import ContentUnavailableError
 from pot_common.rpc_replies import read_bytes
@@ -173,8 +174,9 @@ def submit_task(
     fee = offer.quote.fee
     if fee > offer.max_fee:
         raise OperatorError(
-            f"the fee is {fee} base units of POT, above --max-fee ({offer.max_fee}); raise it, or "
-            "buy less with --lifetime and --attempts"
+            f"the fee is {format_amount(fee)} POT, above --max-fee "
+            f"({format_amount(offer.max_fee)} POT); raise it, or buy less with --lifetime and "
+            "--attempts"
         )
     needed = {token: amount}
     needed[TRAINING_TOKEN] = needed.get(TRAINING_TOKEN, 0) + fee
@@ -182,9 +184,9 @@ def submit_task(
         balance = client.read(training_token.balance_of(each, submitter))
         if balance < sum_:
             raise OperatorError(
-                f"account {to_hex(submitter)} has {balance} base units of token {to_hex(each)}; "
-                f"{sum_} are needed (budget {amount}, fee {fee} of POT); send it more, or give a "
-                "smaller --budget"
+                f"account {to_hex(submitter)} has {_name_amount(balance, each)}, and needs "
+                f"{_name_amount(sum_, each)}: a budget of {_name_amount(amount, token)} and a fee "
+                f"of {format_amount(fee)} POT; send it more, or give a smaller --budget"
             )
     allowed = {**needed, TRAINING_TOKEN: needed[TRAINING_TOKEN] - fee + offer.max_fee}
     for each, sum_ in allowed.items():
@@ -220,27 +222,61 @@ def fund_task(
     return client.transact(private_key, task_registry.fund_task(task_id, amount))
 
 
+def make_extension(
+    client: RpcClient, task_id: TaskId, purchase: Purchase, max_fee: int | None, now: int
+) -> Offer:
+    """What more lifetime or attempts of an open task cost now.
+
+    Args:
+        client: A node.
+        task_id: The task.
+        purchase: What is added.
+        max_fee: The most that is paid; None for a tenth above the price.
+        now: The time in seconds since the Unix epoch.
+
+    Raises:
+        OperatorError: There is no such open task, or its lifetime would end too late.
+    """
+    quote = client.read(task_registry.get_extension_quote(task_id, purchase))
+    lease = client.read(task_registry.get_lease(task_id))
+    longest = client.read(task_registry.get_prices()).max_lifetime_seconds
+    # The lifetime of a pending task has not begun.
+    left = max(0, lease.end_time - now) if lease.end_time else lease.lifetime_seconds
+    if purchase.lifetime_seconds and left + purchase.lifetime_seconds > longest:
+        raise OperatorError(
+            f"a lifetime that ends in {left + purchase.lifetime_seconds} s is not sold: task "
+            f"{task_id} has {left} s left, and the network allows {longest} s at most; give "
+            f"--lifetime {max(0, longest - left)}s at most"
+        )
+    return Offer(
+        purchase, quote, quote.fee + quote.fee // PRICE_MARGIN if max_fee is None else max_fee
+    )
+
+
 def extend_task(
-    client: RpcClient,
-    private_key: PrivateKey,
-    task_id: TaskId,
-    purchase: Purchase,
-    max_fee: int | None = None,
+    client: RpcClient, private_key: PrivateKey, task_id: TaskId, offer: Offer
 ) -> JsonObject:
     """Buy more lifetime or attempts, which any account may do; returns the receipt.
 
     Raises:
-        OperatorError: There is no such open task, the price is above `max_fee`, or the account
-            cannot pay.
+        OperatorError: There is no such open task, the price is above the largest fee, or the
+            account cannot pay.
     """
-    fee = client.read(task_registry.get_extension_quote(task_id, purchase)).fee
-    limit = fee + fee // PRICE_MARGIN if max_fee is None else max_fee
+    fee, limit = offer.quote.fee, offer.max_fee
     if fee > limit:
         raise OperatorError(
-            f"the extension costs {fee} base units of POT, above --max-fee ({limit}); raise it"
+            f"the extension costs {format_amount(fee)} POT, above --max-fee "
+            f"({format_amount(limit)} POT); raise it"
         )
     _approve(client, private_key, TRAINING_TOKEN, limit)
-    return client.transact(private_key, task_registry.extend_task(task_id, purchase, limit))
+    return client.transact(private_key, task_registry.extend_task(task_id, offer.purchase, limit))
+
+
+def _name_amount(amount: int, token: Address) -> str:
+    """An amount for people. How many decimals other tokens than POT have is not known."""
+    if token == TRAINING_TOKEN:
+        return f"{format_amount(amount)} POT"
+    return f"{amount} base units of token {to_hex(token)}"
 
 
 def _approve(client: RpcClient, private_key: PrivateKey, token: Address, amount: int) -> None:

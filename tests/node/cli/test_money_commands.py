@@ -140,9 +140,16 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         assert "has no seat in task 1" in pot.fails(*miner("withdraw", ANN))
 
         # Anybody buys time and attempts, at a price that is shown before.
+        priced = pot(*task("extend", ANN, "--lifetime", "2h", "--attempts", "0", "--dry-run"))
+        assert priced.startswith("extension    2 h\n")
+        assert "attempts left        1000" in pot("task", "show", TASK, "--rpc", url)
         longer = pot(*task("extend", ANN, "--lifetime", "2h", "--attempts", "5"))
-        assert "added 2 h, 5 attempts" in longer
-        assert "above --max-fee (1)" in pot.fails(
+        assert "added 2 h, 5 attempts for about 0." in longer
+        assert "attempts left  1005" in longer
+        assert "the network allows 2592000 s at most; give --lifetime" in pot.fails(
+            *task("extend", ANN, "--lifetime", "31d")
+        )
+        assert "above --max-fee (0.000000000000000001 POT)" in pot.fails(
             *task("extend", ANN, "--attempts", "5", "--max-fee", "0.000000000000000001")
         )
         assert "nothing to buy" in pot.fails(*task("extend", ANN))

@@ -305,7 +305,7 @@ def test_budget_above_the_balance_is_refused_before_any_transaction(
     registry.tokens = 3
     with serve(registry.answers()) as url:
         refusal = pot.fails("task", "submit", task_file, *key, "--no-dry-run", "--rpc", url)
-    assert "has 3 base units" in refusal
+    assert "has 0.000000000000000003 POT, and needs 13.0441 POT: a budget of 13 POT" in refusal
     assert "--budget" in refusal
     assert registry.transactions == []
 
@@ -328,7 +328,7 @@ def test_fee_above_the_largest_is_refused_before_any_transaction(
         refusal = pot.fails("task", "submit", task_file, *options)
         long = pot.fails("task", "submit", task_file, *options, "--lifetime", "31d")
         short = pot.fails("task", "submit", task_file, *options, "--lifetime", "599s")
-    assert "above --max-fee (10000000000000000)" in refusal
+    assert "the fee is 0.0441 POT, above --max-fee (0.01 POT)" in refusal
     assert "a lifetime of 2678400 s is not sold" in long
     assert "one attempt of this task can take 600 s" in short
     assert registry.transactions == []
@@ -347,10 +347,12 @@ def test_price_shows_the_parts_of_the_fee_in_80_columns(
         "             512 MiB of memory, 1 MiB of disk\n"
         "lifetime     1 h 11 m, 5 attempts\n"
         "examination  0.04 POT  4 validators answer\n"
-        "pending      0.001 POT  burnt now, for the time until they have\n"
+        "pending      0.001 POT  burnt now: until they have, at most 1 h\n"
         "rent         0.003 POT  slot, memory and disk for the lifetime\n"
         "computation  0.0001 POT  4 % of a worker, promised for the lifetime\n"
         "fee          0.0441 POT  at most 0.04851 POT\n"
+        "budget       13 POT  in escrow for miners; what is left comes back\n"
+        "in all       13.0441 POT\n"
     )
     assert (document["fee"], document["attempts"]) == (str(QUOTE.fee), 5)
     assert registry.transactions == []

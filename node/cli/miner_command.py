@@ -17,6 +17,7 @@ from chain.contracts.miner_seats import (
 )
 from chain.contracts.miner_seats import leave as leave_task
 from chain.hexadecimal import to_hex
+from chain.json_types import JsonObject
 from chain.primitives import TaskId
 from node.cli.account import (
     Account,
@@ -48,6 +49,9 @@ from pot_common.seats import (
     fetch_seat,
     name_next_command,
 )
+
+ADDRESS_DIGITS: Final = 10
+"""The characters of a validator's address that fit a line; `--json` has them all."""
 
 END_REASONS: Final = {
     "misses": "it missed too many attempts",
@@ -140,6 +144,57 @@ def status(
         if position:
             print_line("")
         print_fields(_describe_seat(seat))
+
+
+@app.command(epilog="Example:  pot miner receipt 1 0 --key miner-1")
+def receipt(
+    task: TaskArgument,
+    round_number: Annotated[
+        int, typer.Argument(metavar="ROUND", help="The round, from 0 as in the miner's log.")
+    ],
+    key: KeyOption,
+    rpc: RpcOption = DEFAULT_RPC_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what became of an account's work in a round: verdicts, pay and fine."""
+    client = RpcClient(rpc)
+    miner = read_address(find_key_file(key))
+    found = client.call_object("pot_getReceipt", task, round_number, to_hex(miner))
+    if found is None:
+        raise OperatorError(
+            f"account {to_hex(miner)} took no part in round {round_number} of task {task}, or the "
+            "task has not come to it (`pot task show`)"
+        )
+    if as_json:
+        print_json(found)
+        return
+    print_fields(_describe_receipt(found))
+
+
+def _describe_receipt(found: JsonObject) -> list[tuple[str, str]]:
+    samples = found.get("samples")
+    count = len(samples) if isinstance(samples, list) else samples
+    block = found.get("commitmentBlock")
+    accepted = {True: "yes", False: "no"}.get(bool(found.get("accepted")), "")
+    if found.get("accepted") is None:
+        accepted = "not yet"
+    rows = [
+        ("units", f"{get_integer(found, 'units')}, which are {count} samples"),
+        ("committed", "no" if block is None else f"in block {block}"),
+    ]
+    for verdict in get_objects(found, "verdicts"):
+        reason = verdict.get("reason")
+        told = get_text(verdict, "verdict") + ("" if reason is None else f": {reason}")
+        rows.append((get_text(verdict, "validator")[:ADDRESS_DIGITS], told))
+    rows += [
+        ("accepted", f"{accepted}: {get_text(found, 'reason')}"),
+        ("pay", f"{format_amount(int(get_text(found, 'pay')))} of the task's token"),
+    ]
+    fine = found.get("fine")
+    absence = int(get_text(found, "absenceFine"))
+    cost = f", {format_amount(absence)} of the task's token" if absence else ""
+    rows.append(("fine", "none" if fine is None else f"{fine}{cost}"))
+    return rows
 
 
 def _list_task_ids(client: RpcClient) -> list[int]:

@@ -23,6 +23,7 @@ from chain.training.acceptance import decode_verdicts
 from chain.training.architectures import count_parameters
 from chain.training.attempt_records import Attempt
 from chain.training.decisions import Guilt, Outcome
+from chain.training.fines import compute_miss
 from chain.training.history import (
     RoundOutcome,
     SettledRound,
@@ -42,7 +43,7 @@ from node.ipc.client import IpcError, NodeLink
 from node.rpc.dispatch import Method
 from node.rpc.errors import ErrorCode, RpcError, history_not_held, invalid_params
 from node.rpc.parameters import BlockTag, Parameters, parse_address, parse_integer, parse_object
-from node.rpc.seats import describe_seat
+from node.rpc.seats import ABSENCE, describe_seat
 from node.rpc.training_encoding import (
     EVALUATION_NAMES,
     encode_account,
@@ -364,7 +365,9 @@ class PotMethods:
             else compute_outcome(attempt, spec, self._view.index.validator_set)
         )
         is_accepted = outcome is not None and index is not None and index in outcome.accepted
-        pay = attempt.commitments[index].units * spec.reward.unit_price if index is not None else 0
+        is_absent = settled is not None and index is None
+        declared = units if index is None else attempt.commitments[index].units
+        pay = declared * spec.reward.unit_price
         seat = await self._view.contracts.read(miner_seats.get_seat(history.task_id, miner))
         reveal = self._view.reveals.get(attempt.id, miner)
         was_held = (
@@ -384,8 +387,9 @@ class PotMethods:
             "accepted": None if settled is None else is_accepted,
             "pay": str(pay if is_accepted else 0),
             "reason": _explain(outcome, index),
-            "fine": self._find_fine(history, attempt, miner),
-            "seat": encode_seat(seat),
+            "fine": ABSENCE if is_absent else self._find_fine(history, attempt, miner),
+            "absenceFine": str(compute_miss(pay) if is_absent else 0),
+            "seat": encode_seat(seat) if seat.units else None,
         }
 
     async def _encode_verdicts(

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.worlds.command_line import Pot
+from chain.primitives import PrivateKey
+from pot_common.keystore import save_key
+from tests.worlds.command_line import Pot, serve
 
 
 class Replaced(BaseException):
@@ -45,3 +47,67 @@ def test_account_of_the_wallet_is_named_by_its_name(
     with pytest.raises(Replaced):
         pot("miner", "run", "--key", "miner-1")
     assert started[0][3:5] == ["--key", str(tmp_path / "miner-1.json")]
+
+
+RECEIPT = {
+    "samples": list(range(128)),
+    "units": 2,
+    "commitmentBlock": 9,
+    "verdicts": [
+        {"validator": "0x" + "ab" * 20, "verdict": "ok", "reason": None},
+        {"validator": "0x" + "cd" * 20, "verdict": "cheat", "reason": "distance 9 ppb"},
+    ],
+    "accepted": True,
+    "pay": str(2 * 10**18),
+    "reason": "accepted",
+    "fine": None,
+    "absenceFine": "0",
+}
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "miner.json"
+    save_key(path, PrivateKey(b"\x11" * 32), "secret", light=True)
+    return path
+
+
+def test_receipt_says_what_became_of_the_work_of_a_round(pot: Pot, key_file: Path) -> None:
+    with serve({"pot_getReceipt": lambda *_: RECEIPT}) as url:
+        shown = pot("miner", "receipt", 1, 0, "--key", key_file, "--rpc", url)
+    assert shown.splitlines() == [
+        "units       2, which are 128 samples",
+        "committed   in block 9",
+        "0xabababab  ok",
+        "0xcdcdcdcd  cheat: distance 9 ppb",
+        "accepted    yes: accepted",
+        "pay         2 of the task's token",
+        "fine        none",
+    ]
+
+
+def test_receipt_shows_a_fine_for_absence(pot: Pot, key_file: Path) -> None:
+    absent = {
+        **RECEIPT,
+        "commitmentBlock": None,
+        "verdicts": [],
+        "accepted": False,
+        "pay": "0",
+        "reason": "no commitment in this attempt",
+        "fine": "absence",
+        "absenceFine": str(10**18 // 4),
+    }
+    with serve({"pot_getReceipt": lambda *_: absent}) as url:
+        shown = pot("miner", "receipt", 1, 0, "--key", key_file, "--rpc", url)
+    assert shown.splitlines()[1:] == [
+        "committed  no",
+        "accepted   no: no commitment in this attempt",
+        "pay        0 of the task's token",
+        "fine       absence, 0.25 of the task's token",
+    ]
+
+
+def test_receipt_of_a_round_without_work_says_so(pot: Pot, key_file: Path) -> None:
+    with serve({"pot_getReceipt": lambda *_: None}) as url:
+        error = pot.fails("miner", "receipt", 1, 7, "--key", key_file, "--rpc", url)
+    assert "took no part in round 7 of task 1" in error

@@ -15,6 +15,7 @@ from chain.training.attempt import AttemptId
 from miner.client import FailoverClient
 from miner.replies import ReceiptReply
 from pot_common import seats
+from pot_common.amounts import format_amount
 from pot_common.rpc_replies import ClientError
 from pot_common.seats import fetch_seat
 
@@ -69,7 +70,7 @@ class OutcomeLog:
         if settled is None:
             return
         if settled.accepted:
-            _log.info("gradient accepted", **place, pay=settled.pay)
+            _log.info("gradient accepted", **place, pay=format_amount(settled.pay))
         else:
             reason = f"{settled.reason} ({describe_verdicts(receipts)})"
             _log.warning("gradient not paid", **place, reason=reason)

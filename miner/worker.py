@@ -63,6 +63,7 @@ from miner.replies import AttemptReply
 from miner.reveals import RevealPusher
 from miner.samples import compute_samples
 from miner.trial import UnitTrial
+from pot_common.amounts import format_amount
 from pot_common.rpc_client import RpcCallError
 from pot_common.rpc_replies import ClientError
 
@@ -219,7 +220,10 @@ class TaskWorker:
         bond = self._client.read(miner_seats.required_bond(self._task, declared))
         most = compute_bond(declared * reward.unit_price, self._spec.verification.audit_ppm)
         if bond > most:
-            raise ClientError(f"a node asks for a bond of {bond}; by the rules it is {most}")
+            raise ClientError(
+                f"a node asks for a bond of {format_amount(bond)}; by the rules it is "
+                f"{format_amount(most)}"
+            )
         seat_bond = self._light.network.parameters.seat_bond_pot * TOKEN_UNIT
         needed = {TRAINING_TOKEN: seat_bond}
         needed[reward.token] = needed.get(reward.token, 0) + bond
@@ -237,8 +241,8 @@ class TaskWorker:
             "miner registered",
             task=self._task,
             units=declared,
-            bond=bond,
-            seat_bond=seat_bond,
+            bond=format_amount(bond),
+            seat_bond_pot=format_amount(seat_bond),
             displaced=len(displaced),
             lock_days=round(self._compute_lock_seconds() / DAY_SECONDS, 2),
         )
@@ -302,9 +306,10 @@ class TaskWorker:
             self._transact(faucet.drip(self._identity.address))
             balance = self._token_balance(token)
         if balance < needed:
+            name = "POT" if token == TRAINING_TOKEN else f"of token {to_hex(token)}"
             raise ClientError(
-                f"account {to_hex(self._identity.address)} has {balance} base units of token "
-                f"{to_hex(token)}, the bonds of task {self._task} are {needed}: send it the "
+                f"account {to_hex(self._identity.address)} has {format_amount(balance)} "
+                f"{name}, the bonds of task {self._task} are {format_amount(needed)}: send it the "
                 "difference or declare fewer --units"
             )
 
@@ -337,7 +342,7 @@ class TaskWorker:
                 reason=str(error),
             )
             return
-        _log.info("rewards claimed", task=self._task, amount=reward.claimable)
+        _log.info("rewards claimed", task=self._task, amount=format_amount(reward.claimable))
 
     def log_last_outcome(self) -> None:
         """Log what became of the last gradient: the task is closed, and no attempt follows."""

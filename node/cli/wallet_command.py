@@ -240,6 +240,9 @@ def credit(
             help="The token of a task that pays in another than POT: only shares of its bonds.",
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what there is, and what it is for.")
+    ] = False,
     password_file: PasswordOption = None,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
@@ -250,12 +253,23 @@ def credit(
     that answers to a new task is paid from the task's fee.
     """
     client = RpcClient(rpc)
-    account = unlock_account(client, key, password_file)
     shared = TRAINING_TOKEN if token is None else parse_address(token)
-    share = client.read(credit_of(shared, account.address))
-    pay = client.read(get_examination_pay(account.address)) if token is None else 0
+    unit = "POT" if token is None else f"of token {token}"
+    operator = read_address(find_key_file(key))
+    share = client.read(credit_of(shared, operator))
+    pay = client.read(get_examination_pay(operator)) if token is None else 0
     amount = share + pay
+    if not as_json and amount:
+        print_line(f"shares of slashed bonds  {format_amount(share)} {unit}")
+        print_line(f"answers to new tasks     {format_amount(pay)} {unit}")
+    if dry_run:
+        if as_json:
+            print_json({"slashings": str(share), "examinations": str(pay)})
+        elif not amount:
+            print_line("no credit")
+        return
     transaction = None
+    account = unlock_account(client, key, password_file)
     if share:
         transaction = account.send_call(withdraw_credit(shared))["transactionHash"]
     if pay:
@@ -272,7 +286,6 @@ def credit(
     elif transaction is None:
         print_line("no credit")
     else:
-        unit = "POT" if token is None else f"of token {token}"
         print_line(f"received {format_amount(amount)} {unit} in {transaction}")
 
 

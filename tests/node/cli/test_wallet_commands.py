@@ -224,6 +224,14 @@ def test_credit_of_an_operator_is_taken(pot: Pot, account: tuple[str, list[str]]
     assert pay.data == task_registry.withdraw_examination_pay().data
 
 
+def test_credit_is_shown_before_it_is_taken(pot: Pot, account: tuple[str, list[str]]) -> None:
+    chain = FakeChain()
+    with serve(chain.answers()) as url:
+        shown = pot("wallet", "credit", *account[1], "--dry-run", "--rpc", url)
+    assert shown == "shares of slashed bonds  1 POT\nanswers to new tasks     1 POT\n"
+    assert chain.transactions == []
+
+
 def test_credit_in_the_token_of_a_task_is_taken(pot: Pot, account: tuple[str, list[str]]) -> None:
     chain, token = FakeChain(), Address(b"\x44" * 20)
     with serve(chain.answers()) as url:

@@ -40,6 +40,7 @@ from node.cli.task_fee import (
     describe_obstacles,
     describe_offer,
     encode_offer,
+    find_shortages,
 )
 from node.cli.task_money_command import (
     AttemptsOption,
@@ -51,6 +52,7 @@ from node.cli.task_money_command import (
 from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
 from node.client.task_bundle import TaskBundle
 from node.client.task_submission import (
+    Offer,
     compute_full_budget,
     compute_round_budget,
     download_model,
@@ -136,6 +138,7 @@ def submit(
         planned = compute_full_budget(bundle.spec) if amount is None else amount
         for line in format_table(("", ""), describe_offer(bundle.spec, offer, planned)):
             print_note(line)
+    _warn(bundle, offer)
     submission = submit_task(clients[0], account.private_key, bundle, offer, amount)
     _upload(clients, bundle)
     if as_json:
@@ -180,15 +183,27 @@ def price(
     bundle = _declare(bundle, blob_bytes_per_second, dry_run=True)
     offer = make_offer(client, bundle, read_wishes(lifetime, attempts, None))
     budget = compute_full_budget(bundle.spec)
+    _warn(bundle, offer)
     if as_json:
         print_json({**encode_offer(bundle.spec, offer), "budget": str(budget)})
     else:
         print_fields(describe_offer(bundle.spec, offer, budget))
 
 
+def _warn(bundle: TaskBundle, offer: Offer) -> None:
+    """Tell a submitter that what it buys may not be enough for all rounds."""
+    for warning in find_shortages(bundle.spec, offer.purchase):
+        print_note(f"warning: {warning}")
+
+
 def _declare(bundle: TaskBundle, blob_bytes_per_second: int, *, dry_run: bool) -> TaskBundle:
     """The task with what it takes of a validator, which a dry run measures."""
-    from node.client.task_checks import check_times, declare_resources, measure_task
+    from node.client.task_checks import (
+        check_times,
+        declare_resources,
+        find_inflated,
+        measure_task,
+    )
 
     if not dry_run:
         if not bundle.is_measured:
@@ -198,12 +213,16 @@ def _declare(bundle: TaskBundle, blob_bytes_per_second: int, *, dry_run: bool) -
             )
         check_times(bundle, blob_bytes_per_second)
         return bundle
+    if bundle.is_measured:
+        check_times(bundle, blob_bytes_per_second)
     measured = measure_task(bundle)
     print_note(
         f"dry run passed: a unit takes {measured.unit_milliseconds} ms, with "
         f"{measured.peak_bytes / 2**20:.0f} MiB of memory"
     )
     declared = bundle if bundle.is_measured else declare_resources(bundle, measured)
+    for warning in find_inflated(declared.spec.resources, measured):
+        print_note(f"warning: {warning}")
     check_times(declared, blob_bytes_per_second)
     return declared
 

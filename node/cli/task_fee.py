@@ -109,6 +109,25 @@ def describe_offer(spec: TaskSpec, offer: Offer, budget: int) -> list[tuple[str,
     ]
 
 
+def find_shortages(spec: TaskSpec, purchase: Purchase) -> list[str]:
+    """Why what is bought may not be enough for all rounds of a task: a sentence for each reason."""
+    found = []
+    rounds, phases = spec.round_count, spec.phases
+    if purchase.attempts < rounds:
+        found.append(
+            f"{purchase.attempts} attempts are too few for {rounds} rounds; give --attempts "
+            f"{rounds} or more"
+        )
+    seconds = rounds * (phases.commit_seconds + phases.verdict_seconds + phases.result_seconds)
+    if purchase.lifetime_seconds < seconds:
+        found.append(
+            f"{rounds} rounds can take {format_duration(seconds)} if their phases last to the "
+            f"end, and the task is open for {format_duration(purchase.lifetime_seconds)}; give a "
+            "longer --lifetime, or extend the task later"
+        )
+    return found
+
+
 def _describe_sum(spec: TaskSpec, fee: int, budget: int) -> list[tuple[str, str]]:
     if spec.reward.token != TRAINING_TOKEN:
         return [("budget", f"{budget} base units of the task's token, in escrow for miners")]

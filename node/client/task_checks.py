@@ -43,6 +43,10 @@ TIME_MARGIN: Final = 4
 MEMORY_MARGIN: Final = 2
 """A task declares this many times the memory that its dry run took here."""
 
+INFLATED: Final = 16
+"""A submitter that declares this many times what its dry run took is warned: a machine four times
+as slow is allowed for by a quarter of that."""
+
 MIN_MILLISECONDS: Final = 50
 """The least time that is declared: the shortest times are mostly noise."""
 
@@ -72,7 +76,11 @@ def declare_resources(bundle: TaskBundle, measured: TaskMeasurement) -> TaskBund
             TIME_MARGIN * measured.evaluation_milliseconds,
             compute_aggregation_milliseconds(bundle.spec),
         ),
-        peak_bytes=MEMORY_MARGIN * measured.peak_bytes,
+        # Validators have no more memory for it, so a larger declaration would only be dearer.
+        peak_bytes=max(
+            measured.peak_bytes,
+            min(MEMORY_MARGIN * measured.peak_bytes, VerifierSection().memory_limit_bytes),
+        ),
         disk_bytes=count_disk_bytes(bundle.spec),
     )
     return replace(bundle, spec=replace(bundle.spec, resources=resources), is_measured=True)
@@ -107,7 +115,7 @@ def check_task(bundle: TaskBundle, blob_bytes_per_second: int) -> None:
 
 
 def check_times(bundle: TaskBundle, blob_bytes_per_second: int) -> None:
-    """Check that what the task declares fits into its phases.
+    """Check that what the task declares fits into its phases, and into a worker's memory.
 
     Args:
         bundle: The task.
@@ -124,6 +132,32 @@ def check_times(bundle: TaskBundle, blob_bytes_per_second: int) -> None:
             f"validators would refuse the task: {objection.reason}; make its phases longer, or "
             f"declare less in [resources]; {UNPAID}"
         )
+    limit_bytes = VerifierSection().memory_limit_bytes
+    if bundle.spec.resources.peak_bytes > limit_bytes:
+        raise OperatorError(
+            f"peak_bytes declares {bundle.spec.resources.peak_bytes} bytes of memory, and a worker "
+            f"of a validator has {limit_bytes}: declare less in [resources]; {UNPAID}"
+        )
+
+
+def find_inflated(resources: TaskResources, measured: TaskMeasurement) -> list[str]:
+    """What a task declares and pays for, but by far does not take: a sentence for each."""
+    pairs = (
+        ("unit_milliseconds", resources.unit_milliseconds, measured.unit_milliseconds),
+        (
+            "evaluation_milliseconds",
+            resources.evaluation_milliseconds,
+            measured.evaluation_milliseconds,
+        ),
+        ("peak_bytes", resources.peak_bytes, measured.peak_bytes),
+    )
+    return [
+        f"{name} declares {declared}, and the dry run took {taken}: the fee pays for what is "
+        "declared"
+        for name, declared, taken in pairs
+        # The shortest times are mostly noise.
+        if declared > INFLATED * (taken if name == "peak_bytes" else max(MIN_MILLISECONDS, taken))
+    ]
 
 
 def measure_task(bundle: TaskBundle) -> TaskMeasurement:

@@ -22,7 +22,9 @@ from chain.training.task_spec_codec import (
     encode_task_spec,
 )
 from chain.types.transaction import Transaction, decode_transaction
+from node.cli.task_fee import find_shortages
 from node.client.task_bundle import TaskBundle
+from node.client.task_checks import TaskMeasurement, find_inflated
 from node.client.task_file import load_task_toml
 from node.client.task_submission import compute_full_budget
 from tests.worlds.command_line import Answers, Pot, serve
@@ -377,6 +379,42 @@ def test_times_that_no_validator_promises_are_refused_before_any_payment(
     assert "more than half of verdict_seconds" in refusal
     assert "nothing was paid" in refusal
     assert registry.transactions == []
+
+
+def test_memory_that_no_worker_has_is_refused_before_any_payment(
+    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+) -> None:
+    declared = DECLARED.replace("peak_bytes = 536870912", "peak_bytes = 10000000000000")
+    task_file.write_text(TASK_FILE + declared)
+    with serve(registry.answers()) as url:
+        for options in (("--no-dry-run",), ()):
+            refusal = pot.fails("task", "submit", task_file, *key, *options, "--rpc", url)
+            assert "a worker of a validator has 4294967296: declare less in [resources]" in refusal
+            assert "nothing was paid" in refusal
+    assert registry.transactions == []
+
+
+def test_far_more_than_the_dry_run_took_is_warned_of() -> None:
+    measured = TaskMeasurement(unit_milliseconds=3, evaluation_milliseconds=100, peak_bytes=2**20)
+    fitting = TaskResources(16 * 50, 1_600, 2**24, 2**20)
+    assert find_inflated(fitting, measured) == []
+    assert find_inflated(TaskResources(801, 1_601, 2**24 + 1, 2**20), measured) == [
+        f"{name} declares {declared}, and the dry run took {taken}: the fee pays for what is "
+        "declared"
+        for name, declared, taken in (
+            ("unit_milliseconds", 801, 3),
+            ("evaluation_milliseconds", 1_601, 100),
+            ("peak_bytes", 2**24 + 1, 2**20),
+        )
+    ]
+
+
+def test_purchase_that_is_too_short_for_the_rounds_is_warned_of(registry: FakeRegistry) -> None:
+    seconds = 2 * (5 + 5 + 5)
+    assert find_shortages(registry.spec, Purchase(seconds, 2)) == []
+    attempts, lifetime = find_shortages(registry.spec, Purchase(seconds - 1, 1))
+    assert attempts == "1 attempts are too few for 2 rounds; give --attempts 2 or more"
+    assert lifetime.startswith("2 rounds can take 30 s if their phases last to the end, and the")
 
 
 def test_unit_that_miners_cannot_commit_to_in_time_is_refused_unpaid(

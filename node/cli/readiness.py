@@ -54,8 +54,8 @@ def fetch_readiness(clients: Sequence[RpcClient], task: int) -> list[JsonObject]
     return answers
 
 
-def describe_readiness(answers: Sequence[JsonObject]) -> list[str]:
-    """The lines that say which validators are ready, and why others are not."""
+def describe_readiness(task: int, answers: Sequence[JsonObject]) -> list[str]:
+    """The lines that say which validators are ready for a task, and why others are not."""
     lines = []
     for answer in answers:
         validator = get_value(answer, "validator")
@@ -74,7 +74,8 @@ def describe_readiness(answers: Sequence[JsonObject]) -> list[str]:
                 cure = CURES.get(code) if state == "refused" else WAITS.get(code)
                 if cure is not None:
                     first = "cancel the task; " if state == "refused" else ""
-                    lines += textwrap.wrap(f"  next: {first}{cure}", LINE_WIDTH)
+                    text = f"  next: {first}{cure.replace(' ID ', f' {task} ')}"
+                    lines += textwrap.wrap(text, LINE_WIDTH)
             case "ready":
                 lines.append(f"{name}: the dry run passed; its vote follows")
             case "preparing":

@@ -314,6 +314,8 @@ def show(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = Fa
         print_json({**found, "readiness": list(answers)} if is_asked else found)
         return
     account, obstacles = found["account"], describe_obstacles(found)
+    # Before, it is what the submitter would get by cancelling, which nobody asked for.
+    is_closed = get_text(found, "status") == "closed"
     rows = [
         ("task", str(task)),
         ("name", str(get_value(found, "spec", "name"))),
@@ -325,14 +327,14 @@ def show(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = Fa
         ("rounds settled", f"{found['roundsSettled']} of {_planned_rounds(found)}"),
         *(
             (name, f"{format_amount(get_integer(account, name))} POT")
-            for name in ("escrowed", "paid", "refundable")
+            for name in ("escrowed", "paid", *(["refundable"] if is_closed else []))
         ),
         *describe_lease(found, int(time.time())),
         ("model root", str(found["modelRoot"])),
         ("training state root", str(found["trainingStateRoot"])),
     ]
     print_fields(rows)
-    lines = describe_readiness(answers) if is_pending else describe_refusal(found, answers)
+    lines = describe_readiness(task, answers) if is_pending else describe_refusal(found, answers)
     for line in lines:
         print_line(line)
 
@@ -371,7 +373,7 @@ def watch(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = F
             print_note(f"the task opens no attempt: {obstacles}")
         told_obstacles = obstacles
         if not as_json and status == "pending":
-            lines = describe_readiness(fetch_readiness(clients, task))
+            lines = describe_readiness(task, fetch_readiness(clients, task))
             for line in lines:
                 if line not in told:
                     print_note(line)

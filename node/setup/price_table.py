@@ -65,7 +65,7 @@ def list_prices(parameters: ChainParameters, validator_count: int) -> tuple[Pric
             parameters.second_price * DAY_SECONDS,
         ),
         (
-            "a day of all that validators with one worker promise",
+            "a day of all the time that validators with one worker promise",
             rates[0] * DAY_SECONDS
             + validator_count * parameters.second_price * DAY_SECONDS // PROMISED_SHARE,
         ),
@@ -79,11 +79,11 @@ def list_prices(parameters: ChainParameters, validator_count: int) -> tuple[Pric
         ),
         ("a new task that validators refuse", rates[0] * pending + examination),
         (
-            "new tasks that keep long ones from examination as long",
+            "new tasks that delay other long dry runs for a pending time",
             sum(rates[:in_turn]) * pending + in_turn * examination,
         ),
         (
-            "new tasks that keep short ones from examination as long",
+            "new tasks that delay short dry runs for a pending time",
             sum(rates[:short_in_turn]) * pending + short_in_turn * examination,
         ),
     )

@@ -7,6 +7,7 @@ import pytest
 from chain.contracts.task_registry import Purchase, TaskResources
 from chain.crypto import content_id
 from chain.primitives import Address
+from chain.training.architectures import Mlp
 from chain.training.resources import count_disk_bytes
 from chain.training.task_spec import (
     AdamW,
@@ -16,13 +17,27 @@ from chain.training.task_spec import (
 )
 from chain.training.task_spec_codec import compute_terms
 from node.client.task_bundle import Wishes
-from node.client.task_checks import TaskMeasurement, declare_resources
+from node.client.task_checks import (
+    TaskMeasurement,
+    check_task,
+    check_times,
+    declare_resources,
+)
 from node.client.task_file import build_digits, load_task_toml, shuffle_rows
 from node.client.task_submission import choose_purchase
 from pot_common.errors import OperatorError
 
 TOKEN = Address(b"\x44" * 20)
 DIGITS = Path("examples/digits.toml").read_text()
+
+
+def test_example_of_plain_layers_passes_the_checks_before_payment() -> None:
+    text = Path("examples/digits-mlp.toml").read_text()
+    bundle = load_task_toml(text, Path(), TOKEN)
+    assert bundle.spec.model == Mlp(inputs=64, hidden=(32,), classes=10)
+    bundle = declare_resources(bundle, TaskMeasurement(10, 10, 2**28))
+    check_task(bundle, 10**7)
+    check_times(bundle, 10**7)
 
 
 def test_digits_example_is_the_documented_task() -> None:

@@ -103,7 +103,7 @@ def test_time_of_workers_costs_what_the_table_says() -> None:
         Purchase(DAY_SECONDS, 1),
     )
     assert promised.computation == 4 * worker // PROMISED_SHARE
-    row = price["a day of all that validators with one worker promise"]
+    row = price["a day of all the time that validators with one worker promise"]
     assert 0 <= promised.rent + promised.computation - row < 10**12
 
 

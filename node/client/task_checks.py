@@ -4,6 +4,7 @@ The limits are a node's defaults. An operator may have set lower ones, so a task
 still be refused by single validators; `pot task show` then says why.
 """
 
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -49,6 +50,9 @@ as slow is allowed for by a quarter of that."""
 
 MIN_MILLISECONDS: Final = 50
 """The least time that is declared: the shortest times are mostly noise."""
+
+PATIENCE: Final = 10
+"""A dry run may take this many times its processor time by the clock, as at a validator."""
 
 UNPAID: Final = "nothing was paid"
 """The end of each refusal, so that a submitter knows where its money is."""
@@ -171,22 +175,28 @@ def measure_task(bundle: TaskBundle) -> TaskMeasurement:
         question = _write_task(bundle, Path(directory))
         command = [sys.executable, "-m", "miner.verify"]
         command += ["--memory-bytes", str(limits.memory_limit_bytes)]
+        command += ["--processor-seconds", str(limits.timeout_seconds)]
         try:
             result = subprocess.run(
                 command,
                 input=WORKER_QUESTIONS.encode(question),
                 capture_output=True,
                 check=False,
-                timeout=limits.timeout_seconds,
+                timeout=PATIENCE * limits.timeout_seconds,
             )
             answer = WORKER_ANSWERS.read(BytesIO(result.stdout))
         except subprocess.TimeoutExpired as error:
             raise OperatorError(
-                f"the dry run takes longer than the {limits.timeout_seconds:g} s that validators "
-                f"allow it: make units or the model smaller; {UNPAID}"
+                f"the dry run did not end in {PATIENCE * limits.timeout_seconds:g} s: this machine "
+                f"is too busy; try again later, or on another one; {UNPAID}"
             ) from error
         except FrameError as error:
             raise OperatorError(f"the dry run failed: {error}; {UNPAID}") from error
+    if result.returncode == -signal.SIGPROF:
+        raise OperatorError(
+            f"the dry run takes more than the {limits.timeout_seconds:g} s of processor time that "
+            f"validators allow it: make units or the model smaller; {UNPAID}"
+        )
     if answer is None:
         raise OperatorError(
             f"the dry run ended without an answer; it may need more than the "

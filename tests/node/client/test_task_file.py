@@ -16,15 +16,18 @@ from chain.training.task_spec import (
     Sgd,
 )
 from chain.training.task_spec_codec import compute_terms
+from node.client import task_checks
 from node.client.task_bundle import Wishes
 from node.client.task_checks import (
     TaskMeasurement,
     check_task,
     check_times,
     declare_resources,
+    measure_task,
 )
 from node.client.task_file import build_digits, load_task_toml, shuffle_rows
 from node.client.task_submission import choose_purchase
+from node.config import VerifierSection
 from pot_common.errors import OperatorError
 
 TOKEN = Address(b"\x44" * 20)
@@ -38,6 +41,16 @@ def test_example_of_plain_layers_passes_the_checks_before_payment() -> None:
     bundle = declare_resources(bundle, TaskMeasurement(10, 10, 2**28))
     check_task(bundle, 10**7)
     check_times(bundle, 10**7)
+
+
+@pytest.mark.process
+def test_dry_run_is_limited_in_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = VerifierSection(timeout_seconds=0.01)
+    monkeypatch.setattr(task_checks, "VerifierSection", lambda: limits)
+    monkeypatch.setattr(task_checks, "PATIENCE", 12_000)
+    text = Path("examples/digits-mlp.toml").read_text()
+    with pytest.raises(OperatorError, match=r"more than the 0\.01 s of processor time"):
+        measure_task(load_task_toml(text, Path(), TOKEN))
 
 
 def test_digits_example_is_the_documented_task() -> None:

@@ -13,6 +13,7 @@ from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.task_registry import (
     get_resources,
 )
+from chain.crypto import get_address
 from chain.hexadecimal import to_hex
 from chain.json_types import JsonObject
 from chain.primitives import TaskId
@@ -58,6 +59,7 @@ from node.client.task_submission import (
     download_model,
     fetch_parameters,
     find_model,
+    find_open_namesake,
     make_offer,
     submit_task,
 )
@@ -139,6 +141,10 @@ def submit(
         for line in format_table(("", ""), describe_offer(bundle.spec, offer, planned)):
             print_note(line)
     _warn(bundle, offer)
+    name = bundle.spec.name
+    namesake = find_open_namesake(clients[0], get_address(account.private_key), name)
+    if namesake is not None:
+        print_note(f"warning: task {namesake} of this account is open, too, and is named {name}")
     submission = submit_task(clients[0], account.private_key, bundle, offer, amount)
     _upload(clients, bundle)
     if as_json:

@@ -46,6 +46,9 @@ MIN_SPARE_ATTEMPTS: Final = 3
 FINDING_SECONDS: Final = 3_600
 """The part of a lifetime in which miners may be found."""
 
+LISTED_TASKS: Final = 100
+"""The most tasks that one answer lists; more than there are slots by default."""
+
 PRICE_MARGIN: Final = 10
 """By default a submitter pays up to a tenth more than the price it was shown."""
 
@@ -154,6 +157,20 @@ def fetch_parameters(client: RpcClient) -> ChainParameters:
         raise OperatorError(
             f"{client.url} runs a network with rules that this version does not know: {error}"
         ) from error
+
+
+def find_open_namesake(client: RpcClient, submitter: Address, name: str) -> int | None:
+    """An open task of the submitter with the same name; None if none of the newest has it.
+
+    Names are compared, because what a dry run measures differs from one submission to the next.
+    """
+    count = client.read(task_registry.task_count())
+    page: JsonObject = {"offset": max(0, count - LISTED_TASKS), "limit": LISTED_TASKS}
+    for task in client.call_list("pot_listTasks", page):
+        is_own = get_text(task, "submitter") == to_hex(submitter)
+        if is_own and get_value(task, "name") == name and get_text(task, "status") != "closed":
+            return get_integer(task, "id")
+    return None
 
 
 def submit_task(

@@ -11,7 +11,7 @@ from chain.contracts.addresses import FAUCET, TASK_REGISTRY, TRAINING_TOKEN
 from chain.contracts.events import EVENT_LAYOUTS
 from chain.contracts.task_registry import Prices, Purchase, Quote, TaskResources, TaskSubmitted
 from chain.crypto import content_id
-from chain.primitives import TaskId
+from chain.primitives import Address, TaskId
 from chain.training.model_file import encode_model_file
 from chain.training.resources import count_disk_bytes
 from chain.training.task_spec import TaskSpec
@@ -23,10 +23,11 @@ from chain.training.task_spec_codec import (
 )
 from chain.types.transaction import Transaction, decode_transaction
 from node.cli.task_fee import find_shortages
+from node.client.rpc_client import RpcClient
 from node.client.task_bundle import TaskBundle
 from node.client.task_checks import TaskMeasurement, find_inflated
 from node.client.task_file import load_task_toml
-from node.client.task_submission import compute_full_budget
+from node.client.task_submission import compute_full_budget, find_open_namesake
 from tests.worlds.command_line import Answers, Pot, serve
 from tests.worlds.proofs import genesis_answer
 
@@ -415,6 +416,17 @@ def test_purchase_that_is_too_short_for_the_rounds_is_warned_of(registry: FakeRe
     attempts, lifetime = find_shortages(registry.spec, Purchase(seconds - 1, 1))
     assert attempts == "1 attempts are too few for 2 rounds; give --attempts 2 or more"
     assert lifetime.startswith("2 rounds can take 30 s if their phases last to the end, and the")
+
+
+def test_open_task_of_the_same_submitter_and_name_is_found(registry: FakeRegistry) -> None:
+    submitter = Address(b"\x11" * 20)
+    with serve(registry.answers()) as url:
+        client = RpcClient(url)
+        assert find_open_namesake(client, submitter, "tiny") is None
+        registry.status = "active"
+        assert find_open_namesake(client, submitter, "tiny") == 1
+        assert find_open_namesake(client, submitter, "large") is None
+        assert find_open_namesake(client, Address(bytes(20)), "tiny") is None
 
 
 def test_unit_that_miners_cannot_commit_to_in_time_is_refused_unpaid(

@@ -129,7 +129,7 @@ def status(
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the seats of an account: bonds, misses, and when bonds can be withdrawn."""
+    """Show the seats of an account, with bonds and misses."""
     client = RpcClient(rpc)
     miner = read_address(find_key_file(key))
     tasks = [task] if task is not None else _list_task_ids(client)
@@ -156,7 +156,7 @@ def receipt(
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what became of an account's work in a round: verdicts, pay and fine."""
+    """Show what became of your work in a round."""
     client = RpcClient(rpc)
     miner = read_address(find_key_file(key))
     found = client.call_object("pot_getReceipt", task, round_number, to_hex(miner))

@@ -65,7 +65,7 @@ def list_prices(parameters: ChainParameters, validator_count: int) -> tuple[Pric
             parameters.second_price * DAY_SECONDS,
         ),
         (
-            "a day of all the time that validators with one worker promise",
+            "a day of all the time that one-worker validators promise",
             rates[0] * DAY_SECONDS
             + validator_count * parameters.second_price * DAY_SECONDS // PROMISED_SHARE,
         ),
@@ -79,7 +79,7 @@ def list_prices(parameters: ChainParameters, validator_count: int) -> tuple[Pric
         ),
         ("a new task that validators refuse", rates[0] * pending + examination),
         (
-            "new tasks that delay other long dry runs for a pending time",
+            "new tasks that delay long dry runs for a pending time",
             sum(rates[:in_turn]) * pending + in_turn * examination,
         ),
         (
@@ -97,7 +97,7 @@ def list_prices(parameters: ChainParameters, validator_count: int) -> tuple[Pric
         ),
         PriceRow(
             "miner",
-            "a seat in an attempt, by miners that commit to every other",
+            "a seat in an attempt, by miners that skip every other",
             seat_bond // MISS_SHARE,
         ),
     )

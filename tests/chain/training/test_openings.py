@@ -166,9 +166,7 @@ def test_lifetime_is_too_short_from_the_same_block_as_in_the_contract() -> None:
 def test_paused_task_says_so_until_its_submitter_resumes_it() -> None:
     world = started_world()
     for _ in range(3):
-        world.mine()
-        world.pass_phase()
-        world.advance()
+        world.void_round()
     assert look(world) == ([ObstacleKind.PAUSED], Phase.INACTIVE)
     world.resume(SUBMITTER)
     assert look(world)[0] == []

@@ -103,7 +103,7 @@ def test_time_of_workers_costs_what_the_table_says() -> None:
         Purchase(DAY_SECONDS, 1),
     )
     assert promised.computation == 4 * worker // PROMISED_SHARE
-    row = price["a day of all the time that validators with one worker promise"]
+    row = price["a day of all the time that one-worker validators promise"]
     assert 0 <= promised.rent + promised.computation - row < 10**12
 
 
@@ -195,7 +195,7 @@ class Waster:
 def test_least_that_a_wasted_attempt_of_a_seat_costs() -> None:
     price = {row.what: row.amount for row in list_prices(PUBLIC, 4)}
     never = price["a seat in an attempt, by miners that never commit"]
-    other = price["a seat in an attempt, by miners that commit to every other"]
+    other = price["a seat in an attempt, by miners that skip every other"]
 
     silent = Waster()
     silent.miss()

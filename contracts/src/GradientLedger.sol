@@ -15,14 +15,16 @@ import {SystemAddresses} from "./libraries/SystemAddresses.sol";
 contract GradientLedger is IGradientLedger {
     /// @dev Ballots of one attempt. If the last one fails, the attempt is void.
     uint8 private constant MAX_BALLOTS = 3;
-    /// @dev After this many void attempts in a row that had a commitment, a task is paused until its submitter resumes it.
+    /// @dev After so many void attempts in a row, those without a commitment not counted, a task is paused until
+    /// its submitter resumes it.
     uint8 private constant MAX_VOID_ATTEMPTS = 3;
-    /// @dev The records of so many latest ballots and attempts are kept: more than can end within the windows
-    /// for late verdicts, fines and slashing.
+    /// @dev The records of so many latest ballots and attempts are kept. More can end within an attempt's windows
+    /// for late verdicts, fines and slashes only if its verdict phase is very long.
     uint32 private constant RING = 512;
-    /// @dev The least number of blocks of each of these windows.
+    /// @dev The least number of blocks of each of these three windows.
     uint256 private constant MIN_WINDOW_BLOCKS = 64;
-    /// @dev Late verdicts have the seconds of a verdict phase, if blocks come at most so fast.
+    /// @dev The window for late verdicts has so many blocks for each second of the verdict phase. It then lasts at
+    /// least as long as that phase, unless blocks come faster than this.
     uint256 private constant BLOCKS_PER_SECOND = 2;
 
     /// @dev The bits worth 4 and 8 in each group of four.
@@ -237,7 +239,8 @@ contract GradientLedger is IGradientLedger {
     function advanceRound(uint256 taskId) external {
         Training storage training = _trainings[taskId];
         if (!training.open) {
-            // The registry calls when a task may go on; what else is missing is no error of its caller.
+            // The registry calls this whenever the task may be able to go on. If no attempt can open yet, the
+            // registry's own caller did nothing wrong, so this does not revert.
             bool isOpened = _tryOpen(taskId, training);
             if (isOpened || msg.sender == address(REGISTRY)) return;
         }
@@ -321,8 +324,8 @@ contract GradientLedger is IGradientLedger {
         training.validatorFee = terms.validatorFee;
     }
 
-    /// @dev Opens an attempt in this block if there are enough seats and enough escrow. A seat cannot leave
-    /// before it has taken part, so the attempt has as many participants as are counted here.
+    /// @dev Opens an attempt in this block if the task has all that it needs. No seat can end in this block, so
+    /// the attempt has as many participants as are counted here.
     function _tryOpen(uint256 taskId, Training storage training) private returns (bool) {
         if (!_canOpen(taskId)) return false;
         _load(taskId, training);
@@ -370,8 +373,8 @@ contract GradientLedger is IGradientLedger {
     function _voidAttempt(uint256 taskId, Training storage training, uint256 payout) private {
         emit AttemptVoided(taskId, training.round, training.attempt);
         ++training.attempt;
-        // Without a commitment validators had no work. Miners that stay away pay for it themselves, and
-        // must not be able to pause a task.
+        // Without a commitment validators had no work. Absent miners are charged for that attempt, and must not
+        // be able to pause a task.
         bool isEmpty = training.commitmentCount == 0;
         if (!isEmpty) ++training.voidStreak;
         _endAttempt(taskId, training);
@@ -382,7 +385,8 @@ contract GradientLedger is IGradientLedger {
     function _endAttempt(uint256 taskId, Training storage training) private {
         uint256 judges = _judges(taskId, training);
         uint256 quorum = VALIDATORS.quorumOf(judges);
-        // All operators' turns of two blocks, an inclusion that f faulty primaries delay, and some more.
+        // Enough for the turns of all operators, of two blocks each (3 q is at least 2 n), for f faulty primaries
+        // in a row that leave a call out, and for 8 blocks more.
         uint256 window = 3 * quorum + 2 * ((quorum - 1) / 2 + 1) + 8;
         if (window < MIN_WINDOW_BLOCKS) window = MIN_WINDOW_BLOCKS;
         uint256 late = BLOCKS_PER_SECOND * training.verdictSeconds;

@@ -13,32 +13,34 @@ import {ExactTransfer} from "./libraries/ExactTransfer.sol";
 import {SystemAddresses} from "./libraries/SystemAddresses.sol";
 
 /// @title The seats of miners; IMinerSeats documents its functions
-/// @dev Absence is accounted for lazily: every attempt between `accountedAttempt` and the last ended one, in
-/// which the seat took part, was missed, as a commitment moves `accountedAttempt` on. A seat ends at its
-/// second miss, so no gap needs more than two steps.
+/// @dev Absence is accounted for lazily, the next time a call touches the seat. A commitment sets
+/// `accountedAttempt` to its attempt, so the seat missed every later attempt that has ended and in which it
+/// took part. A seat ends at its second miss, so at most two of them are charged.
 contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
     using ExactTransfer for IERC20;
     using SafeERC20 for IERC20;
 
-    /// @dev Gradients of one round, which validators download, check and aggregate. A seat has at least
-    /// this part of the task's units, so that small seats cannot take all places and leave units free.
+    /// @dev The most seats of a task, because validators download, check and aggregate a gradient of each. A
+    /// seat has at least a 1024th of the task's units, so that small seats cannot take all places and leave
+    /// units free.
     uint256 private constant MAX_MINERS = 1024;
     uint256 private constant MAX_FINES = 16;
     uint256 private constant MAX_ENDED_SEATS = 64;
-    /// @dev A miss costs this part of one round's pay and of the seat bond: far less than the bonds, as
-    /// absence may be innocent.
+    /// @dev A miss costs one round's pay and the seat bond, each divided by this: far less than the bonds,
+    /// because absence may be innocent.
     uint256 private constant MISS_SHARE = 8;
-    /// @dev The bond covers so many misses besides its rule, and then the seat ends.
+    /// @dev The bond covers so many misses besides a fraud; then the seat ends.
     uint256 private constant MAX_MISSES = 2;
-    /// @dev Two misses in so many attempts burn the seat bond.
+    /// @dev Two misses within so many attempts burn all of the seat bond.
     uint256 private constant MISS_WINDOW = 8;
-    /// @dev A newcomer displaces at most so many units for each of its own, or small seats could take the
-    /// place of all that a task has.
+    /// @dev A newcomer may displace seats with at most so many units for each unit of its own. Without this
+    /// limit, small seats could displace all large ones and leave most units free.
     uint256 private constant DISPLACED_PER_UNIT = 2;
-    /// @dev A seat in a task that opens no attempt may leave after so many blocks.
+    /// @dev A miner that has taken part in no attempt may leave once the task opened none for so many blocks.
     uint256 private constant IDLE_BLOCKS = 256;
     uint256 private constant PPM = 1_000_000;
-    /// @dev The roots of so many latest attempts are kept: more than can end within all windows.
+    /// @dev The votes on fines are kept for so many latest attempts. More can end within an attempt's windows
+    /// only if its verdict phase is very long; then the rest of the windows is lost.
     uint32 private constant ATTEMPT_RING = 512;
 
     IValidatorSet private constant VALIDATORS = IValidatorSet(SystemAddresses.VALIDATOR_SET);
@@ -61,11 +63,11 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         uint32 last;
     }
 
-    /// @dev The votes on the fines of an attempt; [0] at once, [1] closing.
+    /// @dev The votes on the fines of an attempt. Index 0 is the vote at once, index 1 the closing vote.
     struct FinesVote {
         uint32 ordinal;
         uint104[2] voters; // bit i: validator i of the judging set voted
-        bytes32[2] roots; // with a quorum
+        bytes32[2] roots; // approved by a quorum; 0 before
     }
 
     uint256 public immutable seatBond;
@@ -102,7 +104,8 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
             displaceable -= _displace(taskId, task, progress, displaced[i], units, displaceable);
         }
         if (members.length == MAX_MINERS) revert SeatsTooManyMiners(MAX_MINERS);
-        // A miner does what it declared: there is no draw that its address or the seed could win.
+        // Each miner does the units that it declared. Nothing is drawn, so no choice of an address or of the
+        // seed brings more work.
         uint32 freeUnits = _freeUnits(taskId, task);
         if (units > freeUnits) revert SeatsTaskFull(freeUnits);
 
@@ -138,7 +141,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
             revert SeatsAttemptOwed(taskId, msg.sender);
         }
         _account(taskId, progress, seat, msg.sender);
-        // Its second miss may have ended the seat.
+        // Accounting may have found a second miss, which ends the seat.
         if (seat.position != 0) _endSeat(taskId, progress, seat, msg.sender);
     }
 
@@ -343,9 +346,10 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         return uint32((task.maxUnits + MAX_MINERS - 1) / MAX_MINERS);
     }
 
-    /// @dev The most units that a newcomer may have. No attempt opens without `minMiners` seats, so the
-    /// first ones leave a least seat for each of the others: else one seat with all units would keep the
-    /// task from opening any. The registry sees to it that `minMiners` least seats fit.
+    /// @dev The most units that a newcomer may have. No attempt opens without `minMiners` seats. So while
+    /// seats are missing, the least units of a seat stay free for each further one that is missing. Otherwise
+    /// one seat with all units would keep the task from opening any attempt. The registry makes sure that
+    /// `minMiners` seats of the least units fit.
     function _freeUnits(uint256 taskId, TaskSeats storage task) private view returns (uint32 freeUnits) {
         uint256 seatsAfter = _members[taskId].length + 1;
         freeUnits = task.maxUnits - task.registeredUnits;
@@ -358,8 +362,8 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         return REGISTRY.getAccount(taskId).status == ITaskRegistry.TaskStatus.Active;
     }
 
-    /// @dev The participants of an attempt are the seats after the block that opens it, so none of them ends
-    /// in that block.
+    /// @dev The participants of an attempt are read from the state after the block that opens it. So no seat
+    /// may end in that block.
     function _requireNotOpening(uint256 taskId, IGradientLedger.Progress memory progress) private view {
         if (progress.isOpen && progress.openBlock == block.number) revert SeatsAttemptOpening(taskId);
     }
@@ -380,7 +384,8 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         return !progress.isOpen && block.number >= quietSince + IDLE_BLOCKS;
     }
 
-    /// @dev The newcomer may name no more seats than it needs, and none above `displaceable` units.
+    /// @dev Displaces one seat, and returns its units. Reverts if the newcomer does not need the room, if the
+    /// term of the seat is not over, or if the seat has more than `displaceable` units.
     function _displace(
         uint256 taskId,
         TaskSeats storage task,
@@ -399,7 +404,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         return seat.units;
     }
 
-    /// @dev Takes a seat out of the next attempts; it finishes the open one.
+    /// @dev The seat takes part in no attempt that opens from now on; it still finishes the open one.
     function _endSeat(
         uint256 taskId,
         IGradientLedger.Progress memory progress,
@@ -423,7 +428,8 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         return progress.isOpen ? progress.attemptCount - 1 : progress.attemptCount;
     }
 
-    /// @dev The ended attempts in which the seat took part and that are not accounted for: all were missed.
+    /// @dev The number of attempts that have ended, in which the seat took part, and that are not accounted for
+    /// yet. It missed all of them.
     function _absencesOf(Seat storage seat, uint32 endedCount) private view returns (uint32) {
         if (seat.position == 0 && seat.lastAttempt < endedCount) endedCount = seat.lastAttempt;
         uint32 accounted = seat.accountedAttempt;
@@ -446,7 +452,8 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         }
     }
 
-    /// @dev Reverts nothing: the caller knows that the seat has not missed this attempt yet.
+    /// @dev Charges the bond for a miss. Checks nothing: the caller knows that the seat was not charged for this
+    /// attempt before.
     function _takeMiss(uint256 taskId, Seat storage seat, address miner, uint32 ordinal)
         private
         returns (uint256 amount)
@@ -464,8 +471,8 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
     }
 
     /// @dev A miss burns an eighth of the seat bond, whatever the task's token is worth. After two misses
-    /// the bond covers its rule and no further miss, so the seat ends. If both are within eight attempts,
-    /// also of a seat that has left meanwhile, the rest of the seat bond is burnt.
+    /// the bond covers a fraud and no further miss, so the seat ends. If both are within eight attempts, the
+    /// rest of the seat bond is burnt, even if the miner has left meanwhile.
     function _countMiss(
         uint256 taskId,
         IGradientLedger.Progress memory progress,
@@ -483,7 +490,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         }
         if (seat.position == 0) return;
         _endSeat(taskId, progress, seat, miner);
-        // Nothing that follows is an absence: the seat is over since this miss.
+        // The seat is over since this miss, so later attempts are no absences.
         seat.accountedAttempt = progress.attemptCount;
     }
 
@@ -498,8 +505,9 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         return seat.hasSeatBond ? seatBond - seat.missCount * (seatBond / MISS_SHARE) : 0;
     }
 
-    /// @dev The caller's seat, with both bonds free: its last attempt can be fined no more. A seat that
-    /// missed its last attempt loses the seat bond, so that leaving saves nothing after a miss.
+    /// @dev The caller's seat. Reverts if its last attempt can still be fined, because both bonds are locked
+    /// until then. A seat that missed its last attempt loses the rest of the seat bond, so that a miner saves
+    /// nothing by leaving after a miss.
     function _requireFree(uint256 taskId) private returns (Seat storage seat) {
         seat = _seats[taskId][msg.sender];
         if (seat.units == 0 || seat.isSlashed) revert SeatsNotRegistered(taskId, msg.sender);
@@ -509,10 +517,10 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         _account(taskId, progress, seat, msg.sender);
         if (seat.position != 0) _endSeat(taskId, progress, seat, msg.sender);
         uint32 last = seat.lastAttempt;
-        if (last < seat.firstAttempt) return seat; // it took part in none
+        if (last < seat.firstAttempt) return seat; // the seat took part in no attempt
         if (progress.isOpen && last == progress.attemptCount) revert SeatsBondLocked(taskId, msg.sender);
         IGradientLedger.EndedAttempt memory ended = LEDGER.endedAttempt(taskId, last);
-        // An attempt that the ledger has forgotten is older than its windows.
+        // The ledger gives 0 for an attempt that it has forgotten, which can be fined no more.
         uint256 until = uint256(ended.endedBlock) + ended.lateBlocks + 2 * uint256(ended.windowBlocks);
         if (ended.endedBlock != 0 && block.number <= until) revert SeatsBondLocked(taskId, msg.sender);
         if (seat.committedAttempt != last || _misses[taskId][msg.sender].last == last) {
@@ -536,8 +544,8 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         return root == vote.roots[0] || root == vote.roots[1];
     }
 
-    /// @dev False if the fine was imposed before, or if nothing is left to take. A fraud takes what a miss of
-    /// the same attempt has left.
+    /// @dev Imposes a fine; false if it was imposed before, or if nothing is left to take. A fraud takes what a
+    /// miss of the same attempt has left.
     function _impose(
         uint256 taskId,
         uint32 ordinal,
@@ -550,7 +558,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         if (seat.bond == 0 || ordinal < seat.firstAttempt) return false;
         if (fine.kind == FineKind.Miss) {
             Misses storage misses = _misses[taskId][fine.miner];
-            // What is older than 256 attempts is not known, and beyond all windows.
+            // Misses are kept for 256 attempts. Earlier ones are beyond their windows.
             uint256 age = ordinal > misses.last ? 0 : misses.last - ordinal;
             if (age > 255) return false;
             if (ordinal <= misses.last && (misses.attempts >> age) & 1 != 0) return false;
@@ -569,7 +577,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         _burnSeatBond(taskId, seat, fine.miner);
         if (seat.position != 0) _endSeat(taskId, progress, seat, fine.miner);
         seat.isSlashed = true;
-        // A commitment of this miner would be refused from now on, so the attempt expects one less.
+        // The ledger refuses a commitment of this miner from now on, so the attempt must not wait for one.
         if (isExpected) LEDGER.expectOneLess(taskId);
         _creditAccusers(_tasks[taskId].token, bond / 2, judges, fine.accusers);
         return true;

@@ -27,9 +27,9 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
     uint256 private constant MAX_PHASE_SECONDS = 7 days;
     /// @dev Votes are late after three quarters of a phase, which must leave a second for them.
     uint256 private constant MIN_PHASE_SECONDS = 4;
-    /// @dev The longest examination, which every answer pays: two dry runs to the limit of a node's worker.
+    /// @dev Every answer pays for the longest examination: two dry runs that take all the time that a node allows.
     uint256 private constant DRY_RUN_SECONDS = 240;
-    /// @dev The ballots of an attempt, as in the ledger.
+    /// @dev The most ballots of an attempt, as in the ledger.
     uint256 private constant MAX_BALLOTS = 3;
     /// @dev The rent of one eighth of the slots is twice that of the eighth before it.
     uint256 private constant PRICE_STEPS = 8;
@@ -128,7 +128,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         TaskAccount storage account = _open(taskId);
         TaskLease storage lease = _leases[taskId];
         if (_isExpirable(account, lease)) revert TaskIsOver(taskId);
-        // An event that costs no fee would make every node write the task's history again.
+        // Each event makes every node write the task's history again, so no event may be free.
         if (lifetimeSeconds == 0 && attempts == 0) revert TaskInvalidTerms("attempts");
         Quote memory price = _quoteOf(taskId, lifetimeSeconds, attempts, openTasks - 1);
         uint256 fee = price.rent + price.computation;
@@ -497,7 +497,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         // What was checked is not checked again in a further ballot, but each may end in another model.
         uint256 used = 1000 * uint256(attempts)
             * (checkMilliseconds + MAX_BALLOTS * uint256(resources.evaluationMilliseconds));
-        // The share is promised to the task as long as it is open, whether an attempt uses it or not.
+        // Validators keep the share free as long as the task is open, whether an attempt uses it or not.
         price.computation = _divideUp(workerRate * _larger(used, sharePpm * lifetimeSeconds), PPM);
         price.fee = price.pendingRent + price.examination + price.rent + price.computation;
     }
@@ -579,7 +579,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         if (terms.unitPrice == 0) revert TaskInvalidTerms("unitPrice");
         if (terms.rounds == 0) revert TaskInvalidTerms("rounds");
         if (terms.maxUnits == 0 || terms.maxUnits > MAX_UNITS) revert TaskInvalidTerms("maxUnits");
-        // So many seats fit: each has at least `leastUnits`.
+        // `minMiners` seats must fit, each of which has at least `leastUnits`.
         uint256 leastUnits = (terms.maxUnits + MAX_MINERS - 1) / MAX_MINERS;
         if (terms.minMiners == 0 || terms.minMiners > terms.maxUnits / leastUnits) {
             revert TaskInvalidTerms("minMiners");
@@ -588,7 +588,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         if (!_isPhase(terms.commitSeconds)) revert TaskInvalidTerms("commitSeconds");
         if (!_isPhase(terms.verdictSeconds)) revert TaskInvalidTerms("verdictSeconds");
         if (!_isPhase(terms.resultSeconds)) revert TaskInvalidTerms("resultSeconds");
-        // The ledger stores bonds in 128 bits.
+        // The ledger's results hold a round's payout in 128 bits.
         if (_roundCost(terms) > type(uint128).max) revert TaskInvalidTerms("unitPrice");
     }
 

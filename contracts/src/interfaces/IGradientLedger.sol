@@ -11,25 +11,25 @@ pragma solidity ^0.8.30;
 interface IGradientLedger {
     enum Phase {
         Inactive, // the task is not active
-        Waiting, // no attempt is open and none can: too few miners, or not enough escrow
+        Waiting, // the attempt opened in this block; or none is open and none can open
         Commitment, // begins in the block after the opening block
         Verdict,
         Audit, // reserved for tasks in which only a sample of the gradients is re-executed
         Result,
         Payment, // the last ballot has no result in time: vote to pay what was accepted
         Settleable, // a quorum posted the same result: call settleRound
-        Stalled // a deadline passed in vain, or an attempt can open: call advanceRound
+        Stalled // a deadline passed without what the phase needed, or an attempt can open: call advanceRound
     }
 
     struct Round {
         uint32 round; // 0-based; equals the number of rounds settled so far
         uint32 attempt; // 0-based, within the round
         uint32 ballot; // 0-based, within the attempt, at most 2
-        uint32 voidStreak; // void attempts in a row, those without a commitment not counted
+        uint32 voidStreak; // void attempts in a row; those without a commitment are not counted
         uint64 ballotNumber; // counts all ballots of the task, from 1
         uint32 attemptCount; // counts all attempts of the task: the ordinal of the last one
         bool open; // whether an attempt is open
-        uint64 openBlock; // S: miners registered by its end take part; block S + 1 gives the seed
+        uint64 openBlock; // S: miners that had a seat when it opened take part; block S gives the seed
         uint64 openTime;
         uint64 verdictBlock; // start of this ballot's verdict phase; 0 before it
         uint64 verdictTime;
@@ -38,27 +38,27 @@ interface IGradientLedger {
         uint32 expectedCommitments;
         uint32 commitmentCount;
         uint32 committedUnits;
-        uint32 verdictCount; // timely verdicts of this ballot
+        uint32 verdictCount; // validators with a timely verdict in this ballot
         uint32 resultCount;
         bytes32 trainingStateRoot; // after the last settled round; 0 before the first
         bytes32 modelRoot;
         uint256 paidTotal; // sum over all settled rounds, in base units of the token
     }
 
-    /// @dev How far a task is, for the seats of its miners.
+    /// @dev The attempts of a task, as `MinerSeats` needs them.
     struct Progress {
         uint32 attemptCount; // the ordinal of the attempt that opened last
         bool isOpen;
         uint64 openBlock;
-        uint64 endedBlock; // of the last attempt that ended
+        uint64 endedBlock; // the block in which the last attempt ended; 0 if none has
     }
 
     /// @dev After the attempt has ended, late verdicts are taken for `lateBlocks`, votes on fines for
     /// `windowBlocks` more, and slashes for another `windowBlocks`.
     struct EndedAttempt {
         uint32 ordinal;
-        uint32 ballotNumber; // of its last ballot
-        uint32 judges; // the version of the validator set that judged it
+        uint32 ballotNumber; // the number of its last ballot
+        uint32 judges; // the version of the validator set that judged that ballot
         uint32 windowBlocks;
         uint32 lateBlocks;
         uint64 endedBlock;
@@ -144,19 +144,21 @@ interface IGradientLedger {
     error LedgerTooLate(uint256 taskId, uint32 ordinal);
     error LedgerNotSeats(address caller);
 
-    /// @notice Commit to a gradient over the registered units, in the commitment phase. `commitment` is
+    /// @notice Commit to a gradient over the units of the caller's seat, in the commitment phase. `commitment` is
     /// keccak256(abi.encode(DOMAIN, chainId, task, round, attempt, miner, thetaRoot, gradientRoot, salt, units)).
     function commitGradient(uint256 taskId, uint32 round, uint32 attempt, uint32 units, bytes32 commitment)
         external;
 
     /// @notice An operator vote on every commitment of the attempt. Four bits a commitment, the first in
     /// the less significant half of a byte: 0 ok, 1 bad, 2 cheat, 3 missing, 4 unchecked. Padding is 0.
-    /// A verdict after the phase counts for fines only, and shows that this validator is to be waited for.
+    /// A verdict after the phase counts for fines only. It also makes the next two ballots wait for this
+    /// validator.
     function postVerdict(uint256 taskId, uint32 round, uint32 attempt, uint32 ballot, bytes calldata verdicts)
         external;
 
-    /// @notice An operator vote of a judge of the last ballot of an ended attempt, once, in its window for late
-    /// verdicts. For fines only, its ok, bad or cheat stands for a verdict that is absent or unchecked.
+    /// @notice An operator vote on an attempt that has ended, in its window for late verdicts; once for each judge
+    /// of the attempt's last ballot. It counts for fines only: where the judge gave no verdict or said unchecked,
+    /// its ok, bad or cheat counts instead.
     function postLateVerdict(uint256 taskId, uint32 ordinal, bytes calldata verdicts) external;
 
     /// @notice An operator vote on the result of the round. A later vote replaces it until the round is
@@ -177,12 +179,12 @@ interface IGradientLedger {
     function settleRound(uint256 taskId, ResultVote calldata result) external;
 
     /// @notice Move a stalled round on: to the next ballot, or, after the last one, to the next attempt. Also
-    /// opens an attempt of a task that has enough miners and escrow. Anyone may call.
+    /// opens an attempt if the task has all that it needs for one. Anyone may call.
     function advanceRound(uint256 taskId) external;
 
     // ---- the seats' call
 
-    /// @notice Wait for one commitment less: a participant that has not committed was slashed.
+    /// @notice Wait for one commitment less, because a participant was slashed before it committed.
     function expectOneLess(uint256 taskId) external;
 
     // ---- views

@@ -8,29 +8,29 @@ pragma solidity ^0.8.30;
 /// @dev An attempt is named by its ordinal, which counts all attempts of a task from 1.
 interface IMinerSeats {
     enum FineKind {
-        Miss, // no gradient that a quorum could get: an eighth of the round's pay and of the seat bond
+        Miss, // a quorum could not get the gradient: costs an eighth of the round's pay and of the seat bond
         Deviation, // reserved for tasks in which only a sample of the gradients is re-executed
-        Fraud // the whole bond
+        Fraud // the gradient is a cheat: costs the whole bond and the seat bond
     }
 
     struct Seat {
         uint32 units; // units of work that the miner does in each round; 0 if it has no seat
         uint32 firstAttempt; // the first attempt in which the seat takes part
-        uint32 lastAttempt; // the last one, once the seat has ended
-        uint32 accountedAttempt; // absence is accounted for up to this attempt
+        uint32 lastAttempt; // the last attempt in which it takes part; 0 while the seat has not ended
+        uint32 accountedAttempt; // absences up to this attempt are charged
         uint32 committedAttempt; // the attempt of the miner's last commitment
         uint32 position; // index in the list of seats + 1; 0 once the seat has ended
         uint8 missCount;
-        bool hasSeatBond; // less an eighth for each miss
-        bool isSlashed; // the miner lost its bond; it may register again
+        bool hasSeatBond; // whether a part of the seat bond is left: an eighth less for each miss
+        bool isSlashed; // a fraud has taken both bonds; the miner may register again
         uint40 registeredBlock;
-        uint256 bond;
+        uint256 bond; // what is left of it, in base units of the task's token
     }
 
     /// @dev A leaf of an attempt's tree of fines.
     struct Fine {
-        uint32 ballot; // the ballot whose verdicts cost the fine
-        uint32 index; // of the commitment
+        uint32 ballot; // the fine follows from the verdicts of this ballot of the attempt
+        uint32 index; // the index of the commitment in the attempt
         address miner;
         FineKind kind;
         uint256 accusers; // bit i: validator i of the judging set said cheat in time
@@ -46,7 +46,7 @@ interface IMinerSeats {
     event MinerFined(
         uint256 indexed taskId, address indexed miner, uint32 ordinal, FineKind kind, uint256 amount
     );
-    /// @dev A miss burnt an eighth of the seat bond; or all that was left of it is burnt, because two misses
+    /// @dev A miss burnt an eighth of the seat bond. Or all that was left of it is burnt, because two misses
     /// were within eight attempts, the seat missed its last attempt, or the miner committed a fraud.
     event SeatBondBurnt(uint256 indexed taskId, address indexed miner, uint256 amount);
     event FinesPosted(
@@ -79,28 +79,31 @@ interface IMinerSeats {
 
     /// @notice Take a seat with `units` of work in each round, from the next attempt on. Pulls
     /// requiredBond(taskId, units) in the task's token, and the seat bond in POT. The task must be active or
-    /// paused, and `units` at least a 1024th of the task's. If too few units are free, `displaced` names seats
-    /// whose term is over, with at most twice as many units; they leave.
+    /// paused, and `units` at least a 1024th of the task's. A newcomer to a full task names in `displaced` the
+    /// miners whose seats end to make room: their terms must be over, and together they may have at most twice
+    /// as many units as the newcomer.
     function register(uint256 taskId, uint32 units, address[] calldata displaced) external;
 
     /// @notice Leave the task at the end of the attempt in progress. Reverts before the seat has taken part
     /// in an attempt, unless the task is not active or opened none for 256 blocks.
     function leave(uint256 taskId) external;
 
-    /// @notice Return both bonds of the caller, whose seat has ended or whose task is closed. Reverts until
-    /// no attempt that the caller took part in can be fined any more. What is left of the seat bond is burnt
-    /// if the seat missed the last attempt that it took part in.
+    /// @notice Pay the caller what is left of both its bonds. The caller's seat must have ended, or the task
+    /// must be closed. Reverts as long as an attempt in which the seat took part can be fined. If the seat missed
+    /// the last of these attempts, the rest of the seat bond is burnt instead of paid.
     function withdrawBond(uint256 taskId) external;
 
-    /// @notice Return the bond in POT alone, for callers whose task has a token that no longer moves.
+    /// @notice Pay the caller only what is left of its bond in POT, under the same conditions. For tasks whose
+    /// token refuses transfers, which makes `withdrawBond` revert.
     function withdrawSeatBond(uint256 taskId) external;
 
-    /// @notice Account for the absences of up to 64 miners, and end the seats with two misses. Reverts if
-    /// none of them ends. Anyone may call.
+    /// @notice Charge up to 64 miners for their absences, and end the seats with two misses. Reverts if no seat
+    /// ends. Anyone may call.
     function endSeats(uint256 taskId, address[] calldata miners) external;
 
-    /// @notice An operator vote of the judges of an ended attempt on the root of its fines. Each judge has one
-    /// vote at once, and a closing one after the window of late verdicts. With a quorum the root is approved.
+    /// @notice An operator vote on the root of the fines of an attempt that has ended; for operators of the
+    /// judges of its last ballot. Each has one vote before the window for late verdicts ends, and a closing vote
+    /// after it. A quorum of equal votes approves the root.
     function postFines(uint256 taskId, uint32 ordinal, bytes32 root) external;
 
     /// @notice Impose up to 16 fines that an approved root contains. Fines that were imposed before are
@@ -108,7 +111,7 @@ interface IMinerSeats {
     function slash(uint256 taskId, uint32 ordinal, Fine[] calldata fines, bytes32[][] calldata proofs)
         external;
 
-    /// @notice Transfer to the caller what slashing credited to it.
+    /// @notice Pay the caller its credit in `token`: shares of the bonds that frauds have cost.
     function withdrawCredit(address token) external;
 
     // ---- the ledger's call
@@ -130,16 +133,18 @@ interface IMinerSeats {
         view
         returns (address[] memory miners, uint32[] memory units, uint32[] memory firstAttempts);
 
-    /// @notice The seats that take part in the attempt that opened last. Ask in the state after the block in
-    /// which it opened.
+    /// @notice The miners that take part in the attempt that opened last, with their units. Read it in the state
+    /// after the block in which that attempt opened: seats may end later.
     function participants(uint256 taskId)
         external
         view
         returns (address[] memory miners, uint32[] memory units);
 
-    /// @notice The miners whose seats endSeats would end, at most `limit`.
+    /// @notice Miners whose seats have two misses, absences that are not charged yet included. `endSeats` would
+    /// end these seats. At most `limit` miners are returned.
     function listOver(uint256 taskId, uint256 limit) external view returns (address[] memory miners);
 
+    /// @notice The bond of a seat with that many units, in base units of the task's token.
     function requiredBond(uint256 taskId, uint32 units) external view returns (uint256);
 
     /// @notice The approved roots of an attempt's fines; 0 where there is none.
@@ -150,6 +155,6 @@ interface IMinerSeats {
     /// @notice The bond of each seat in base units of POT.
     function seatBond() external view returns (uint256);
 
-    /// @notice The term of a seat: after so many attempts it may be displaced.
+    /// @notice The term of a seat in attempts: after it, a newcomer to a full task may displace the seat.
     function seatAttempts() external view returns (uint32);
 }

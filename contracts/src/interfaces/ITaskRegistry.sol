@@ -70,7 +70,8 @@ interface ITaskRegistry {
         uint64 endTime; // the end of the lifetime; 0 before the task is active
         uint64 endBlock;
         // slot 1
-        // when the task became active, was resumed, or its last attempt ended that was paid or had no commitment
+        // the latest progress: the task became active or was resumed, or an attempt ended that was paid or that
+        // had no commitment
         uint64 progressTime;
         uint64 progressBlock;
         uint32 lifetimeSeconds; // bought before the task became active
@@ -177,8 +178,8 @@ interface ITaskRegistry {
     /// @notice Cancel a task; only its submitter may. Takes effect at once, or when the open round ends.
     function cancelTask(uint256 taskId) external;
 
-    /// @notice Resume a task that was paused after three void attempts with commitments in a row; only its
-    /// submitter may. A paused task ends with its lifetime, and not sooner because it is idle.
+    /// @notice Resume a task that was paused because three attempts in a row had commitments and were void; only
+    /// its submitter may. A paused task does not become idle: it ends with its lifetime at the earliest.
     function resumeTask(uint256 taskId) external;
 
     /// @notice Pay the refundable part of a closed task's escrow to its submitter. Anyone may call.
@@ -199,7 +200,8 @@ interface ITaskRegistry {
     function reserveRound(uint256 taskId, uint256 amount) external returns (bool);
 
     /// @notice End a round: `payout` of the reserved amount becomes paid, the rest becomes refundable.
-    /// An attempt without a commitment cost validators nothing: it is not counted as used, nor is its time idle.
+    /// `isEmpty` says that the attempt had no commitment, and so cost validators nothing: it is given back to the
+    /// task, and counts as progress.
     function settleReservation(uint256 taskId, uint256 payout, bool isEmpty) external;
 
     function pauseTask(uint256 taskId) external;
